@@ -1,0 +1,356 @@
+#!/usr/bin/env python3
+"""Runs every kind of test of this tree and closes with one plain line.
+
+    python3 scripts/test.py                     all phases
+    python3 scripts/test.py format lints        only these
+    python3 scripts/test.py fuzz --seconds 600  longer fuzzing
+
+A phase that lacks a tool is skipped and says which; with CI=true that is a failure.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "busbar"
+TOOLS = Path(os.environ.get("BUSBAR_TOOLS", CACHE / "tools"))
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+BUSBAR = TARGET / "release" / "busbar"
+CI = os.environ.get("CI") == "true"
+START_SECONDS_MAX = 30
+
+
+class Missing(Exception):
+    """A tool that this machine does not have."""
+
+
+class Tally:
+    """What passed, failed and was skipped, and a line for each that did not pass."""
+
+    def __init__(self):
+        self.passed = self.failed = self.skipped = 0
+        self.notes = []
+
+    def ok(self, count=1):
+        self.passed += count
+
+    def fail(self, what, count=1):
+        self.failed += count
+        self.notes.append(f"failed: {what}")
+
+    def skip(self, what, why):
+        self.skipped += 1
+        self.notes.append(f"skipped: {what}: {why}")
+
+
+def tool(name):
+    """The path of a command, or Missing."""
+    for folder in (TOOLS / "bin", Path("/usr/sbin")):
+        if (folder / name).exists():
+            return str(folder / name)
+    found = shutil.which(name)
+    if not found:
+        raise Missing(f"{name} is not installed (run scripts/setup test)")
+    return found
+
+
+def environment(**more):
+    env = dict(os.environ, **more)
+    env["PATH"] = f"{TOOLS / 'bin'}:{env['PATH']}"
+    return env
+
+
+def run(args, cwd=ROOT, env=None, quiet=False):
+    """Runs a command, passes its output on and returns (exit code, output)."""
+    if not quiet:
+        print("  $", " ".join(str(a) for a in args), flush=True)
+    process = subprocess.Popen(
+        [str(a) for a in args], cwd=cwd, env=env or environment(), stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+    )
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if not quiet:
+            print("   ", line, end="", flush=True)
+    return process.wait(), "".join(lines)
+
+
+def command(tally, name, args, **how):
+    """One command that counts as one test."""
+    code, _ = run(args, **how)
+    tally.ok() if code == 0 else tally.fail(f"{name} (exit code {code})")
+    return code == 0
+
+
+class Node:
+    """A busbar on ports and a data folder of its own, ended with `stop`."""
+
+    def __init__(self, project, **settings):
+        self.data = tempfile.mkdtemp(prefix="busbar-test-")
+        self.log = open(Path(self.data) / "node.out", "w+")
+        self.http, self.mqtt = free_port(), free_port()
+        env = environment(
+            BUSBAR_DATA_DIR=str(Path(self.data) / "data"),
+            BUSBAR_HTTP_LISTEN=f"127.0.0.1:{self.http}",
+            BUSBAR_MQTT_LISTEN=f"127.0.0.1:{self.mqtt}",
+            **settings,
+        )
+        self.process = subprocess.Popen(
+            [str(BUSBAR), "run", str(project)], env=env, stdin=subprocess.DEVNULL,
+            stdout=self.log, stderr=subprocess.STDOUT,
+        )
+        self.url = f"http://127.0.0.1:{self.http}"
+        self.wait_ready()
+
+    def wait_ready(self):
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                break
+            try:
+                with urllib.request.urlopen(f"{self.url}/readyz", timeout=1) as answer:
+                    if answer.status == 200:
+                        return
+            except OSError:
+                time.sleep(0.05)
+        self.log.seek(0)
+        output = self.log.read()
+        self.stop()
+        raise RuntimeError(f"the node did not become ready:\n{output}")
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.log.close()
+        shutil.rmtree(self.data, ignore_errors=True)
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+# The phases, in the order in which they run.
+
+
+def phase_format(tally, _):
+    command(tally, "cargo fmt", ["cargo", "fmt", "--all", "--check"])
+
+
+def phase_licences(tally, _):
+    tool("cargo-deny")
+    command(tally, "cargo deny", ["cargo", "deny", "--log-level", "error", "check", "licenses", "bans", "sources"])
+
+
+def phase_web(tally, _):
+    web = ROOT / "web"
+    if not command(tally, "npm ci", ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"], cwd=web):
+        return
+    command(tally, "console types", ["npm", "run", "check", "--silent"], cwd=web)
+    command(tally, "console lint", ["npm", "run", "lint", "--silent"], cwd=web)
+    code, output = run(["npm", "test", "--silent"], cwd=web)
+    counted = re.search(r"Tests\s+(?:(\d+) failed \| )?(\d+) passed", plain(output))
+    if counted:
+        tally.ok(int(counted[2]))
+        if counted[1]:
+            tally.fail("console unit tests", int(counted[1]))
+    elif code == 0:
+        tally.fail("console unit tests: no count in the output")
+    if code != 0 and not (counted and counted[1]):
+        tally.fail(f"console unit tests (exit code {code})")
+    command(tally, "console build", ["npm", "run", "build", "--silent"], cwd=web)
+
+
+def phase_lints(tally, _):
+    command(tally, "cargo clippy", [
+        "cargo", "clippy", "--release", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings",
+    ])
+
+
+def phase_build(tally, _):
+    command(tally, "cargo build", ["cargo", "build", "--release", "--locked", "-p", "busbar"])
+
+
+def phase_unit(tally, _):
+    code, output = run(["cargo", "test", "--release", "--locked", "--workspace", "--no-fail-fast"])
+    cargo_counts(tally, "cargo test", code, output)
+
+
+def cargo_counts(tally, name, code, output):
+    counts = re.findall(r"test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", output)
+    failed = sum(int(c[1]) for c in counts)
+    tally.ok(sum(int(c[0]) for c in counts))
+    names = re.findall(r"^\s*test (\S+) \.\.\. FAILED", output, re.M)
+    if failed:
+        tally.fail(f"{name}: {', '.join(names[:20]) or failed}", failed)
+    for _ in range(sum(int(c[2]) for c in counts)):
+        tally.skip(name, "a test is marked ignored")
+    if code != 0 and not failed:
+        tally.fail(f"{name} (exit code {code})")
+
+
+def phase_examples(tally, _):
+    for project in sorted(p for p in (ROOT / "examples").iterdir() if (p / "busbar.toml").exists()):
+        command(tally, f"busbar check {project.name}", [BUSBAR, "check", project])
+        command(tally, f"busbar test {project.name}", [BUSBAR, "test", project])
+
+
+def phase_protocol(tally, _):
+    for needed in ("mosquitto_pub", "mosquitto_sub", "curl"):
+        tool(needed)
+    python = paho()
+    node = Node(ROOT / "examples" / "minimal")
+    try:
+        code, output = run([python, "tests/protocol/run.py", node.url, str(node.mqtt), BUSBAR])
+    finally:
+        node.stop()
+    counted = re.search(r"^(\d+) passed, (\d+) failed$", output, re.M)
+    if not counted:
+        tally.fail(f"protocol tests gave no count (exit code {code})")
+        return
+    tally.ok(int(counted[1]))
+    if int(counted[2]):
+        tally.fail("protocol tests", int(counted[2]))
+
+
+def paho():
+    """A Python of our own with the Paho client, kept in the cache."""
+    home = CACHE / "paho"
+    python = home / "bin" / "python"
+    if not python.exists():
+        code, output = run([sys.executable, "-m", "venv", home], quiet=True)
+        if code != 0:
+            raise Missing(f"python3-venv: {output.strip()}")
+    if run([python, "-c", "import paho.mqtt"], quiet=True)[0] != 0:
+        code, output = run([python, "-m", "pip", "install", "-q", "paho-mqtt==2.1.0"], quiet=True)
+        if code != 0:
+            raise Missing(f"paho-mqtt could not be installed: {output.strip()[-300:]}")
+    return python
+
+
+def phase_docs(tally, _):
+    code, output = run([sys.executable, "scripts/docs_test.py", BUSBAR])
+    counted = re.search(r"^(\d+) passed, (\d+) failed$", output, re.M)
+    if not counted:
+        tally.fail(f"documentation tests gave no count (exit code {code})")
+        return
+    tally.ok(int(counted[1]))
+    if int(counted[2]):
+        tally.fail("documentation", int(counted[2]))
+
+
+def phase_fuzz(tally, options):
+    tool("cargo-fuzz")
+    if run(["cargo", "+nightly", "--version"], quiet=True)[0] != 0:
+        raise Missing("the nightly toolchain is not installed (rustup toolchain install nightly)")
+    env = environment(CARGO_TARGET_DIR=str(TARGET / "fuzz"))
+    code, listed = run(["cargo", "+nightly", "fuzz", "list"], env=env, quiet=True)
+    targets = listed.split() if code == 0 else []
+    if not targets:
+        tally.fail("no fuzz targets found")
+    for target in targets:
+        corpus = Path(tempfile.mkdtemp(prefix="busbar-fuzz-"))
+        seeds = ROOT / "fuzz" / "seeds" / target
+        folders = [corpus] + ([seeds] if seeds.exists() else [])
+        command(tally, f"fuzz {target}", [
+            "cargo", "+nightly", "fuzz", "run", "--sanitizer", "none", target, *folders, "--",
+            f"-max_total_time={options.seconds}", "-rss_limit_mb=2048", "-max_len=65536", "-verbosity=0",
+        ], env=env)
+        shutil.rmtree(corpus, ignore_errors=True)
+
+
+def phase_browser(tally, _):
+    chromium = tool("chromium")
+    node = Node(ROOT / "examples" / "host-watch")
+    try:
+        env = environment(BASE_URL=node.url, MQTT_PORT=str(node.mqtt), CHROMIUM=chromium)
+        code, output = run(["npm", "run", "e2e", "--silent"], cwd=ROOT / "web", env=env)
+    finally:
+        node.stop()
+    passed = re.search(r"^\s*(\d+) passed", plain(output), re.M)
+    failed = re.search(r"^\s*(\d+) failed", plain(output), re.M)
+    skipped = re.search(r"^\s*(\d+) skipped", plain(output), re.M)
+    if passed:
+        tally.ok(int(passed[1]))
+    if failed and int(failed[1]):
+        tally.fail("browser tests", int(failed[1]))
+    if skipped and int(skipped[1]):
+        tally.skip("browser tests", f"{skipped[1]} skipped themselves")
+    if code != 0 and not (failed and int(failed[1])) or (code == 0 and not passed):
+        tally.fail(f"browser tests (exit code {code})")
+
+
+def plain(text):
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+PHASES = {
+    "format": phase_format,
+    "licences": phase_licences,
+    "web": phase_web,
+    "build": phase_build,
+    "lints": phase_lints,
+    "unit": phase_unit,
+    "examples": phase_examples,
+    "protocol": phase_protocol,
+    "docs": phase_docs,
+    "browser": phase_browser,
+    "fuzz": phase_fuzz,
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("phases", nargs="*", metavar="phase", help=", ".join(PHASES))
+    parser.add_argument("--seconds", type=int, default=8, help="fuzzing time for each target")
+    options = parser.parse_args()
+    unknown = [p for p in options.phases if p not in PHASES]
+    if unknown:
+        parser.error(f"no phase called {', '.join(unknown)}; there are {', '.join(PHASES)}")
+
+    total = Tally()
+    table = []
+    for name in options.phases or PHASES:
+        print(f"\n== {name}", flush=True)
+        tally, begun = Tally(), time.monotonic()
+        try:
+            PHASES[name](tally, options)
+        except Missing as why:
+            tally.fail(f"{name}: {why}") if CI else tally.skip(name, str(why))
+        except (OSError, RuntimeError) as why:
+            tally.fail(f"{name}: {why}")
+        table.append((name, tally, time.monotonic() - begun))
+        total.passed += tally.passed
+        total.failed += tally.failed
+        total.skipped += tally.skipped
+        total.notes += tally.notes
+
+    print(f"\n{'phase':<10} {'passed':>7} {'failed':>7} {'skipped':>8} {'seconds':>8}")
+    for name, tally, seconds in table:
+        print(f"{name:<10} {tally.passed:>7} {tally.failed:>7} {tally.skipped:>8} {seconds:>8.0f}")
+    for note in total.notes:
+        print(note)
+    print(f"{total.passed} passed, {total.failed} failed, {total.skipped} skipped")
+    return 1 if total.failed or not total.passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
