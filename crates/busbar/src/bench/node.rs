@@ -1,0 +1,261 @@
+//! The processes that a benchmark measures: this binary on a data folder of its own, and peers.
+
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::load;
+use super::report::Row;
+
+/// A server under test; ended, and its folder removed, when dropped.
+pub struct Process {
+    /// Where it speaks MQTT.
+    pub mqtt: SocketAddr,
+    http: Option<SocketAddr>,
+    child: Child,
+    folder: PathBuf,
+}
+
+/// A server that does not answer within this time has failed to start.
+const START_MAX: Duration = Duration::from_secs(30);
+/// Idle memory is read after this much idling.
+const IDLE: Duration = Duration::from_secs(3);
+/// Events that wait in the stream before the flow figure starts, for each second asked for.
+const FLOW_EVENTS_PER_SECOND: u64 = 200_000;
+
+impl Process {
+    /// Starts this binary with a project, on free ports and an empty data folder.
+    ///
+    /// # Errors
+    /// When it does not accept connections within [`START_MAX`]; says what it printed.
+    pub fn busbar(project: &Path) -> Result<Process, String> {
+        let program =
+            std::env::current_exe().map_err(|why| format!("cannot find this program: {why}"))?;
+        let (mqtt, http) = (free_address()?, free_address()?);
+        let folder = fresh_folder("node")?;
+        let mut command = Command::new(program);
+        command
+            .arg("run")
+            .arg(project)
+            .env("BUSBAR_DATA_DIR", folder.join("data"))
+            .env("BUSBAR_MQTT_LISTEN", mqtt.to_string())
+            .env("BUSBAR_HTTP_LISTEN", http.to_string());
+        Process::start(command, mqtt, Some(http), folder)
+    }
+
+    /// Starts Mosquitto as Debian packages it, when it is installed.
+    ///
+    /// # Errors
+    /// When it is installed but does not start.
+    pub fn mosquitto() -> Result<Option<Process>, String> {
+        let program = [
+            "/usr/sbin/mosquitto",
+            "/usr/local/sbin/mosquitto",
+            "/usr/bin/mosquitto",
+        ]
+        .into_iter()
+        .find(|path| Path::new(path).exists());
+        let Some(program) = program else {
+            eprintln!("mosquitto is not installed here, so it is not measured");
+            return Ok(None);
+        };
+        let mqtt = free_address()?;
+        let folder = fresh_folder("mosquitto")?;
+        let settings = folder.join("mosquitto.conf");
+        let text = format!(
+            "listener {} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\n",
+            mqtt.port()
+        );
+        std::fs::write(&settings, text)
+            .map_err(|why| format!("cannot write {}: {why}", settings.display()))?;
+        let mut command = Command::new(program);
+        command.arg("-c").arg(&settings);
+        Process::start(command, mqtt, None, folder).map(Some)
+    }
+
+    fn start(
+        mut command: Command,
+        mqtt: SocketAddr,
+        http: Option<SocketAddr>,
+        folder: PathBuf,
+    ) -> Result<Process, String> {
+        let output = folder.join("output");
+        let file = std::fs::File::create(&output)
+            .map_err(|why| format!("cannot write {}: {why}", output.display()))?;
+        let errors = file
+            .try_clone()
+            .map_err(|why| format!("cannot write {}: {why}", output.display()))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file)
+            .stderr(errors)
+            .spawn()
+            .map_err(|why| format!("cannot start {command:?}: {why}"))?;
+        let mut process = Process {
+            mqtt,
+            http,
+            child,
+            folder,
+        };
+        let begun = Instant::now();
+        while load::connect(mqtt, "bench-probe").is_err() {
+            let ended = process.child.try_wait().ok().flatten();
+            if ended.is_some() || begun.elapsed() > START_MAX {
+                let said = std::fs::read_to_string(&output).unwrap_or_default();
+                return Err(format!("the server did not start: {}", said.trim()));
+            }
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+        Ok(process)
+    }
+
+    fn resident_bytes(&self) -> Option<u64> {
+        let mut status = String::new();
+        let path = format!("/proc/{}/status", self.child.id());
+        std::fs::File::open(path)
+            .ok()?
+            .read_to_string(&mut status)
+            .ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+        line.split_whitespace()
+            .nth(1)?
+            .parse::<u64>()
+            .ok()
+            .map(|kib| kib * 1024)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A project without flows in a folder of its own.
+pub fn bare_project() -> Result<PathBuf, String> {
+    project(&[("busbar.toml", "")])
+}
+
+/// Start to first event accepted, and the memory that an idle node holds.
+pub fn start_row() -> Result<Row, String> {
+    let project = bare_project()?;
+    let begun = Instant::now();
+    let node = Process::busbar(&project)?;
+    load::publish_one(node.mqtt, "bench/start").map_err(|why| format!("first event: {why}"))?;
+    let started = begun.elapsed();
+    std::thread::park_timeout(IDLE);
+    let idle = node
+        .resident_bytes()
+        .ok_or("the memory of the node could not be read from /proc")?;
+    Ok(Row {
+        job: super::START,
+        who: "busbar".to_owned(),
+        connections: 1,
+        events_per_second: None,
+        latency_ms: None,
+        events: 1,
+        lost: 0,
+        note: Some(format!(
+            "first event on disk after {:.2} s; {:.0} MB idle",
+            started.as_secs_f64(),
+            idle as f64 / 1e6
+        )),
+    })
+}
+
+/// Events wait in a stream; a flow with `where` and `select` on their JSON starts and works them
+/// off into another stream.
+pub fn flow_row(seconds: u64) -> Result<Row, String> {
+    let events = seconds * FLOW_EVENTS_PER_SECOND;
+    let project = project(&[
+        ("busbar.toml", "[flow]\nthreads = 1\n"),
+        ("streams/readings.yaml", READINGS),
+        ("streams/peaks.yaml", "topics: peak/#\n"),
+    ])?;
+    let node = Process::busbar(&project)?;
+    let http = node.http.ok_or("the node has no HTTP address")?;
+    eprintln!("busbar: {}, {events} events ...", super::FLOW);
+    load::fill_json(node.mqtt, events).map_err(|why| format!("filling the stream: {why}"))?;
+
+    let body = serde_json::json!({ "files": {
+        "streams/readings.yaml": READINGS,
+        "streams/peaks.yaml": "topics: peak/#\n",
+        "flows/peaks.yaml": PEAKS,
+    }});
+    let begun = Instant::now();
+    let answer = ureq::post(format!("http://{http}/api/v1/apply"))
+        .send_json(body)
+        .map_err(|why| format!("deploying the flow: {why}"))?;
+    drop(answer);
+    let mut first = None;
+    loop {
+        let flow: serde_json::Value = ureq::get(format!("http://{http}/api/v1/flows/peaks"))
+            .call()
+            .and_then(|mut answer| answer.body_mut().read_json())
+            .map_err(|why| format!("reading the flow's counters: {why}"))?;
+        let done = flow["counters"]["in"]
+            .as_u64()
+            .ok_or("the flow has no counter `in`")?;
+        if done > 0 && first.is_none() {
+            first = Some((Instant::now(), done));
+        }
+        if done >= events {
+            break;
+        }
+        if begun.elapsed() > START_MAX + Duration::from_secs(seconds * 10) {
+            return Err(format!(
+                "the flow took {done} of {events} events and stopped there"
+            ));
+        }
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+    let (at, already) = first.ok_or("the flow took no event")?;
+    let rate = (events - already) as f64 / at.elapsed().as_secs_f64().max(1e-9);
+    Ok(Row {
+        job: super::FLOW,
+        who: "busbar".to_owned(),
+        connections: 0,
+        events_per_second: Some(rate),
+        latency_ms: None,
+        events,
+        lost: 0,
+        note: Some("one task, one partition".to_owned()),
+    })
+}
+
+const READINGS: &str = "topics: meter/+/reading\nformat: json\nschema:\n  site: text\n  kw: float\n  volt: float\n  phase: int\n  status: text\n  serial: text\n  note: text\n";
+const PEAKS: &str = "from: readings\nsteps:\n  - where: kw >= 5 and status <> 'test'\n  - select: site, kw * 1000 as watt\nto:\n  - stream: peaks\n    topic: peak/${site}\n";
+
+fn project(files: &[(&str, &str)]) -> Result<PathBuf, String> {
+    let folder = fresh_folder("project")?;
+    for (name, text) in files {
+        let path = folder.join(name);
+        let parent = path.parent().unwrap_or(&folder);
+        std::fs::create_dir_all(parent)
+            .and_then(|()| std::fs::write(&path, text))
+            .map_err(|why| format!("cannot write {}: {why}", path.display()))?;
+    }
+    Ok(folder)
+}
+
+fn fresh_folder(kind: &str) -> Result<PathBuf, String> {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!(
+        "busbar-bench-{}-{kind}-{number}",
+        std::process::id()
+    ));
+    std::fs::create_dir_all(&folder)
+        .map_err(|why| format!("cannot create {}: {why}", folder.display()))?;
+    Ok(folder)
+}
+
+fn free_address() -> Result<SocketAddr, String> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr())
+        .map_err(|why| format!("no free port on loopback: {why}"))
+}
