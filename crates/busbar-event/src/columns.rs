@@ -1,0 +1,79 @@
+//! What types the typed columns of a batch may have, and how others become these.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, StructArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, FieldRef, Fields};
+
+use crate::batch::check_columns;
+use crate::{Class, Error, Result};
+
+/// The columns with types that are stored: views and dictionaries become plain, the rest stays.
+pub(crate) fn plain(columns: &StructArray) -> Result<StructArray> {
+    check_columns(columns.data_type(), 0, &mut 0)?;
+    let fields = columns.fields();
+    let mut plain_fields: Vec<FieldRef> = Vec::with_capacity(fields.len());
+    let mut same = true;
+    for field in fields {
+        let plain = plain_type(field.data_type()).ok_or_else(|| refuse(field))?;
+        if &plain == field.data_type() {
+            plain_fields.push(field.clone());
+        } else {
+            same = false;
+            plain_fields.push(Arc::new(Field::clone(field).with_data_type(plain)));
+        }
+    }
+    if same {
+        return Ok(columns.clone());
+    }
+    let arrays = columns
+        .columns()
+        .iter()
+        .zip(&plain_fields)
+        .map(|(array, field)| {
+            cast(array, field.data_type()).map_err(|error| refuse(field).caused_by(error))
+        });
+    let arrays = arrays.collect::<Result<Vec<_>>>()?;
+    StructArray::try_new_with_length(
+        Fields::from(plain_fields),
+        arrays,
+        columns.nulls().cloned(),
+        columns.len(),
+    )
+    .map_err(|error| Error::new(Class::Permanent, "event.batch-mixed").caused_by(error))
+}
+
+fn refuse(field: &Field) -> Error {
+    Error::new(Class::Permanent, "event.batch-column")
+        .with("column", field.name())
+        .with("type", field.data_type())
+}
+
+/// The stored type of a column of this type, or `None` if such columns are not stored.
+pub(crate) fn plain_type(data_type: &DataType) -> Option<DataType> {
+    use DataType::*;
+    let nested = |field: &FieldRef| -> Option<FieldRef> {
+        let plain = plain_type(field.data_type())?;
+        Some(if &plain == field.data_type() {
+            field.clone()
+        } else {
+            Arc::new(Field::clone(field).with_data_type(plain))
+        })
+    };
+    Some(match data_type {
+        Null | Boolean | Int8 | Int16 | Int32 | Int64 | UInt8 | UInt16 | UInt32 | UInt64 => {
+            data_type.clone()
+        }
+        Float32 | Float64 | Utf8 | Binary | Date32 | Date64 => data_type.clone(),
+        Timestamp(..) | Time32(_) | Time64(_) | Duration(_) | Decimal128(..) => data_type.clone(),
+        Float16 => Float32,
+        Utf8View | LargeUtf8 => Utf8,
+        BinaryView | LargeBinary => Binary,
+        Dictionary(_, values) => plain_type(values)?,
+        List(field) | LargeList(field) => List(nested(field)?),
+        Struct(fields) => Struct(fields.iter().map(nested).collect::<Option<Fields>>()?),
+        Map(entries, sorted) => Map(nested(entries)?, *sorted),
+        _ => return None,
+    })
+}

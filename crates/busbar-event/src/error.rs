@@ -1,0 +1,173 @@
+//! One error type for what people see: a class that says what to do about it, a code that names
+//! it for programs, and arguments from which each language's catalogue makes a sentence.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+use crate::messages::{self, Language};
+
+/// What whoever meets the error should do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// Trying again later may succeed: a full disk, a broken connection, a timeout.
+    Transient,
+    /// Trying again with the same input cannot succeed: the input becomes a dead letter.
+    Permanent,
+    /// Somebody must change a setting or a resource first.
+    Configuration,
+}
+
+impl Class {
+    /// The class as it is written in the API: `transient`, `permanent` or `configuration`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Class::Transient => "transient",
+            Class::Permanent => "permanent",
+            Class::Configuration => "configuration",
+        }
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An error that names the thing, the place and the way out.
+///
+/// The text comes from `messages/<language>/<area>.txt`, keyed by [`Error::code`], whose part
+/// before the first dot names the area's file. Cloning is cheap, so one failure can be told to
+/// everybody who waited for it.
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
+
+/// Shorthand for results of this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Clone)]
+struct Inner {
+    class: Class,
+    code: &'static str,
+    args: Vec<(&'static str, String)>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of a class, named by its code in the message catalogue.
+    pub fn new(class: Class, code: &'static str) -> Self {
+        Error(Arc::new(Inner {
+            class,
+            code,
+            args: Vec::new(),
+            source: None,
+        }))
+    }
+
+    /// Adds an argument that the catalogue's text names as `{name}`.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl fmt::Display) -> Self {
+        Arc::make_mut(&mut self.0)
+            .args
+            .push((name, value.to_string()));
+        self
+    }
+
+    /// Adds the error that led to this one; its text is shown after ours.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Arc::make_mut(&mut self.0).source = Some(Arc::new(source));
+        self
+    }
+
+    /// What to do about it.
+    pub fn class(&self) -> Class {
+        self.0.class
+    }
+
+    /// The name for programs, such as `flow.unknown-column`.
+    pub fn code(&self) -> &'static str {
+        self.0.code
+    }
+
+    /// The arguments, in the order in which they were added.
+    pub fn args(&self) -> &[(&'static str, String)] {
+        &self.0.args
+    }
+
+    /// The sentence in a language, without the cause.
+    pub fn message(&self, language: Language) -> String {
+        messages::text(language, self.0.code, &self.0.args)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message(Language::En))?;
+        match &self.0.source {
+            Some(source) => write!(f, ": {source}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} [{} {}]", self, self.0.class, self.0.code)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_ref().map(|source| source.as_ref() as _)
+    }
+}
+
+/// The shape of an error in the API: `{class, code, message, message_zh, args}`.
+impl Serialize for Error {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        struct Args<'a>(&'a [(&'static str, String)]);
+        impl Serialize for Args<'_> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+            }
+        }
+        let cause = self.0.source.as_ref().map(|source| source.to_string());
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("class", self.0.class.as_str())?;
+        map.serialize_entry("code", self.0.code)?;
+        map.serialize_entry("message", &self.message(Language::En))?;
+        map.serialize_entry("message_zh", &self.message(Language::Zh))?;
+        map.serialize_entry("args", &Args(&self.0.args))?;
+        if let Some(cause) = cause {
+            map.serialize_entry("cause", &cause)?;
+        }
+        map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_where_and_why_in_both_languages() {
+        let error = Error::new(Class::Permanent, "event.topic-wildcard")
+            .with("topic", "a/+/b")
+            .caused_by(std::io::Error::other("disk on fire"));
+        assert_eq!(error.class(), Class::Permanent);
+        assert_eq!(error.args(), &[("topic", "a/+/b".to_string())]);
+        assert!(error.message(Language::En).contains("a/+/b"));
+        assert!(error.message(Language::Zh).contains("a/+/b"));
+        assert_ne!(error.message(Language::En), error.message(Language::Zh));
+        assert!(error.to_string().ends_with(": disk on fire"), "{error}");
+        let json = serde_json::to_value(&error).unwrap();
+        assert_eq!(json["class"], "permanent");
+        assert_eq!(json["code"], "event.topic-wildcard");
+        assert_eq!(json["args"]["topic"], "a/+/b");
+        assert_eq!(json["cause"], "disk on fire");
+    }
+}
