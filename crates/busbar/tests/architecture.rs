@@ -1,0 +1,152 @@
+//! Holds the tree to its own map: arrows between crates go down, heavy dependencies live in one
+//! crate, paths that the documents name exist, both languages say the same things.
+
+#![allow(missing_docs)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// From the top of the ladder to its foot; a crate may use those behind it, never those before it.
+const LADDER: &[&str] = &[
+    "busbar",
+    "busbar-server",
+    "busbar-gateway",
+    "busbar-connect",
+    "busbar-flow",
+    "busbar-catalog",
+    "busbar-sql",
+    "busbar-table",
+    "busbar-access",
+    "busbar-bus",
+    "busbar-log",
+    "busbar-mqtt",
+    "busbar-event",
+];
+
+/// Each heavy dependency, and the one crate that may know it.
+const HEAVY: &[(&str, &str)] = &[
+    ("datafusion", "busbar-sql"),
+    ("rusqlite", "busbar-table"),
+    ("axum", "busbar-server"),
+    ("rmqtt-codec", "busbar-mqtt"),
+    ("sysinfo", "busbar-connect"),
+    ("argon2", "busbar-access"),
+    ("clap", "busbar"),
+];
+
+/// Files that a person may read whole.
+const LINES_MAX: usize = 800;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the root of the tree")
+}
+
+fn dependencies() -> BTreeMap<String, Vec<String>> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .current_dir(root())
+        .output()
+        .expect("cargo metadata runs");
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("its JSON");
+    let mut crates = BTreeMap::new();
+    for package in metadata["packages"].as_array().expect("packages") {
+        let uses = package["dependencies"].as_array().expect("dependencies");
+        let uses = uses.iter().filter(|d| d["kind"].is_null()).map(text_of("name")).collect();
+        crates.insert(text_of("name")(package), uses);
+    }
+    crates
+}
+
+fn text_of(key: &str) -> impl Fn(&Value) -> String {
+    move |value| value[key].as_str().expect(key).to_owned()
+}
+
+#[test]
+fn arrows_between_crates_go_down() {
+    let crates = dependencies();
+    let rung = |name: &str| LADDER.iter().position(|rung| *rung == name);
+    for (name, uses) in &crates {
+        let from = rung(name).unwrap_or_else(|| panic!("{name} has no rung on the ladder"));
+        for used in uses.iter().filter(|used| used.starts_with("busbar")) {
+            let to = rung(used).unwrap_or_else(|| panic!("{used} has no rung on the ladder"));
+            assert!(to > from, "{name} uses {used}, which stands above it");
+        }
+    }
+    assert_eq!(crates.len(), LADDER.len(), "a rung without a crate");
+}
+
+#[test]
+fn each_heavy_dependency_lives_in_one_crate() {
+    let crates = dependencies();
+    for (heavy, home) in HEAVY {
+        let users: Vec<_> = crates
+            .iter()
+            .filter(|(_, uses)| uses.iter().any(|used| used == heavy))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        assert_eq!(users, [*home], "who uses {heavy}");
+    }
+}
+
+#[test]
+fn paths_that_the_documents_name_exist() {
+    for document in ["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md", "README.zh-CN.md"] {
+        let text = std::fs::read_to_string(root().join(document)).expect(document);
+        for quoted in text.split('`').skip(1).step_by(2) {
+            let begins = ["crates/", "web/", "examples/", "docs/", "scripts/", "tests/", "fuzz/"];
+            if begins.iter().any(|begin| quoted.starts_with(begin)) && !quoted.contains([' ', '<', '*']) {
+                let built = quoted.starts_with("web/dist");
+                assert!(built || root().join(quoted).exists(), "{document} names {quoted}");
+            }
+        }
+        for link in text.split("](").skip(1) {
+            let target = link.split(')').next().unwrap_or_default();
+            if !target.contains("://") && !target.starts_with('#') {
+                let file = target.split('#').next().unwrap_or_default();
+                assert!(root().join(file).exists(), "{document} links to {target}");
+            }
+        }
+    }
+}
+
+#[test]
+fn both_readmes_have_the_same_commands() {
+    let commands = |name: &str| -> Vec<String> {
+        let text = std::fs::read_to_string(root().join(name)).expect(name);
+        let blocks = text.split("```").skip(1).step_by(2);
+        blocks
+            .flat_map(str::lines)
+            .filter(|line| !line.trim_start().starts_with('#'))
+            .map(|line| line.split(" #").next().unwrap_or_default().trim().to_owned())
+            .collect()
+    };
+    assert_eq!(commands("README.md"), commands("README.zh-CN.md"));
+}
+
+#[test]
+fn no_file_is_too_long_to_read() {
+    let mut long = Vec::new();
+    visit(&root().join("crates"), &mut |path| {
+        if path.extension().is_some_and(|ending| ending == "rs") {
+            let lines = std::fs::read_to_string(path).expect("a source file").lines().count();
+            if lines > LINES_MAX {
+                long.push(format!("{} has {lines} lines", path.display()));
+            }
+        }
+    });
+    assert!(long.is_empty(), "split by story: {long:#?}");
+}
+
+fn visit(folder: &Path, each: &mut dyn FnMut(&Path)) {
+    for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            visit(&path, each);
+        } else {
+            each(&path);
+        }
+    }
+}
