@@ -1,0 +1,777 @@
+//! The door: logins, users, tokens, sessions.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use busbar_event::{Class, Error};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::attempts::Attempts;
+use crate::backing::Backing;
+use crate::limits::{
+    PASSWORD_BYTES_MAX, SESSION_AGE_SECONDS_MAX, SESSION_IDLE_SECONDS, SESSION_SAVE_SECONDS,
+    SESSIONS_MAX, TOKEN_NAME_BYTES_MAX, TOKENS_MAX, USER_NAME_BYTES_MAX, USERS_MAX, VERIFIED_MAX,
+    VERIFIED_SECONDS,
+};
+use crate::password::{self, Cost, Hasher};
+use crate::principal::{Principal, Role, Via};
+use crate::rules::Rules;
+use crate::secret::{self, Digest};
+
+/// Users, tokens and sessions of a node. Shared by every protocol.
+pub struct Access {
+    backing: Arc<dyn Backing>,
+    now: Arc<dyn Fn() -> i64 + Send + Sync>,
+    hasher: Hasher,
+    /// Key of the digests of verified passwords; differs in each process.
+    key: [u8; 32],
+    /// Moves when a user or token changes.
+    epoch: AtomicU64,
+    any_users: AtomicBool,
+    /// Held while users or tokens change, so that what is checked still holds when it is kept.
+    /// Lock order: `changing`, then `state`.
+    changing: Mutex<()>,
+    state: Mutex<State>,
+}
+
+/// How an [`Access`] works.
+#[derive(Clone)]
+pub struct AccessOptions {
+    /// What a password hash costs.
+    pub cost: Cost,
+    /// Seconds since 1970.
+    pub now: Arc<dyn Fn() -> i64 + Send + Sync>,
+}
+
+impl Default for AccessOptions {
+    fn default() -> Self {
+        AccessOptions {
+            cost: Cost::Standard,
+            now: Arc::new(|| {
+                std::time::SystemTime::now()
+                    .duration_since(std::time::UNIX_EPOCH)
+                    .map_or(0, |since| since.as_secs() as i64)
+            }),
+        }
+    }
+}
+
+/// A user to be.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewUser {
+    /// The name to log in with.
+    pub name: String,
+    /// The password; kept only as a hash.
+    pub password: String,
+    /// What the user may do.
+    pub role: Role,
+    /// What narrows it down.
+    #[serde(default)]
+    pub rules: Rules,
+}
+
+/// What to change about a user; what is absent stays.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UserChange {
+    /// The new password.
+    #[serde(default)]
+    pub password: Option<String>,
+    /// The new role.
+    #[serde(default)]
+    pub role: Option<Role>,
+    /// The new rules.
+    #[serde(default)]
+    pub rules: Option<Rules>,
+}
+
+/// A token to be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewToken {
+    /// What it is for.
+    pub name: String,
+    /// Its role; at most the user's, which it is when absent.
+    #[serde(default)]
+    pub role: Option<Role>,
+    /// Rules of its own; the user's hold as well.
+    #[serde(default)]
+    pub rules: Rules,
+    /// When it ends, in seconds since 1970.
+    #[serde(default)]
+    pub expires: Option<i64>,
+}
+
+/// A user as others may see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UserView {
+    /// The name.
+    pub name: String,
+    /// The role.
+    pub role: Role,
+    /// The rules.
+    pub rules: Rules,
+    /// When it was made, in seconds since 1970.
+    pub created: i64,
+}
+
+/// A token as others may see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TokenView {
+    /// Public id, part of the token.
+    pub id: String,
+    /// What it is for.
+    pub name: String,
+    /// Whose it is.
+    pub user: String,
+    /// The role.
+    pub role: Role,
+    /// The rules.
+    pub rules: Rules,
+    /// When it was made, in seconds since 1970.
+    pub created: i64,
+    /// When it ends, in seconds since 1970.
+    pub expires: Option<i64>,
+}
+
+/// A fresh session.
+pub struct Session {
+    /// The secret for the cookie.
+    pub secret: String,
+    /// Seconds until it ends when it is not used.
+    pub idle_seconds: i64,
+}
+
+/// What is found before a token's secret, so that scanners recognise leaked ones.
+const TOKEN_PREFIX: &str = "bbt_";
+
+#[derive(Clone, Serialize, Deserialize)]
+struct UserRecord {
+    hash: String,
+    role: Role,
+    rules: Arc<Rules>,
+    created: i64,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct TokenRecord {
+    name: String,
+    user: String,
+    digest: String,
+    role: Role,
+    rules: Arc<Rules>,
+    created: i64,
+    expires: Option<i64>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct SessionRecord {
+    user: String,
+    created: i64,
+    expires: i64,
+}
+
+#[derive(Default)]
+struct State {
+    users: BTreeMap<String, UserRecord>,
+    tokens: BTreeMap<String, TokenRecord>,
+    sessions: HashMap<Digest, SessionRecord>,
+    attempts: Attempts,
+    /// Digests of passwords that were verified lately, and until when they count.
+    verified: HashMap<Digest, i64>,
+}
+
+impl Access {
+    /// Opens what `backing` keeps.
+    pub fn open(backing: Arc<dyn Backing>, options: AccessOptions) -> Result<Access, Error> {
+        let mut state = State::default();
+        for (key, value) in backing.load()? {
+            state.restore(&key, &value)?;
+        }
+        let access = Access {
+            backing,
+            now: options.now,
+            hasher: Hasher::new(options.cost)?,
+            key: secret::random()?,
+            epoch: AtomicU64::new(1),
+            any_users: AtomicBool::new(!state.users.is_empty()),
+            changing: Mutex::new(()),
+            state: Mutex::new(state),
+        };
+        access.forget_expired_sessions()?;
+        Ok(access)
+    }
+
+    /// True as soon as one user exists: from then on everybody needs a login.
+    pub fn has_users(&self) -> bool {
+        self.any_users.load(Ordering::Acquire)
+    }
+
+    /// Moves when a user or token changes. Whoever holds a [`Principal`] for long compares it
+    /// and asks [`Access::current`].
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// The principal as it is now; `None` when its user or token is gone (or, for
+    /// [`Principal::local`], when there are users now).
+    pub fn current(&self, principal: &Principal) -> Option<Principal> {
+        let now = (self.now)();
+        let state = self.state.lock();
+        match principal.via() {
+            Via::Local => (!self.has_users()).then(|| principal.clone()),
+            Via::Token(id) => state.token_principal(id, now),
+            via => state.user_principal(principal.name(), via.clone()),
+        }
+    }
+
+    // ---- logins ----------------------------------------------------------------------------
+
+    /// Logs in by password. Hashes, so it takes some 25 ms of a core: call it from a thread that
+    /// may wait. `peer` is whom the attempt counts against.
+    pub fn authenticate_password(
+        &self,
+        user: &str,
+        password: &str,
+        peer: Option<IpAddr>,
+    ) -> Result<Principal, Error> {
+        let now = (self.now)();
+        if user.len() > USER_NAME_BYTES_MAX || password.len() > PASSWORD_BYTES_MAX {
+            self.state.lock().attempts.failed("", peer, now);
+            return Err(refused());
+        }
+        let digest = Digest::keyed(&self.key, user, password);
+        let hash = {
+            let state = self.state.lock();
+            if let Some(seconds) = state.attempts.wait(user, peer, now) {
+                return Err(Error::new(Class::Transient, "access.too-many-attempts")
+                    .with("seconds", seconds));
+            }
+            let hash = state.users.get(user).map(|record| record.hash.clone());
+            if state.verified.get(&digest).is_some_and(|until| *until > now)
+                && let Some(principal) = state.user_principal(user, Via::Password)
+            {
+                return Ok(principal);
+            }
+            hash
+        };
+        let verified = self.hasher.verify(hash.as_deref(), password)?;
+        let mut state = self.state.lock();
+        // The user may have changed while the hash was computed.
+        let unchanged = state.users.get(user).map(|record| &record.hash) == hash.as_ref();
+        match state.user_principal(user, Via::Password) {
+            Some(principal) if verified && unchanged => {
+                state.attempts.succeeded(user, peer);
+                state.remember(digest, now);
+                Ok(principal)
+            }
+            _ => {
+                state.attempts.failed(user, peer, now);
+                Err(refused())
+            }
+        }
+    }
+
+    /// Logs in by API token. Cheap.
+    pub fn authenticate_token(&self, token: &str, peer: Option<IpAddr>) -> Result<Principal, Error> {
+        let now = (self.now)();
+        let mut state = self.state.lock();
+        if let Some(seconds) = state.attempts.wait(TOKEN_PREFIX, peer, now) {
+            return Err(
+                Error::new(Class::Transient, "access.too-many-attempts").with("seconds", seconds)
+            );
+        }
+        let id = token
+            .strip_prefix(TOKEN_PREFIX)
+            .and_then(|rest| rest.split_once('_'))
+            .map(|(id, _)| id);
+        if let Some(id) = id
+            && let Some(record) = state.tokens.get(id)
+            && let Some(digest) = Digest::from_text(&record.digest)
+            && digest.same(&Digest::of(token))
+            && let Some(principal) = state.token_principal(id, now)
+        {
+            return Ok(principal);
+        }
+        state.attempts.failed(TOKEN_PREFIX, peer, now);
+        Err(refused())
+    }
+
+    /// Opens a session for somebody who just logged in.
+    pub fn open_session(&self, principal: &Principal) -> Result<Session, Error> {
+        if *principal.via() != Via::Password {
+            return Err(Error::new(Class::Permanent, "access.session-needs-password"));
+        }
+        let secret = secret::secret()?;
+        let digest = Digest::of(&secret);
+        let now = (self.now)();
+        let record = SessionRecord {
+            user: principal.name().to_owned(),
+            created: now,
+            expires: now + SESSION_IDLE_SECONDS,
+        };
+        let _changing = self.changing.lock();
+        let oldest = {
+            let state = self.state.lock();
+            (state.sessions.len() >= SESSIONS_MAX)
+                .then(|| state.sessions.iter().min_by_key(|(_, record)| record.expires))
+                .flatten()
+                .map(|(digest, _)| *digest)
+        };
+        if let Some(oldest) = oldest {
+            self.drop_session(oldest)?;
+        }
+        self.keep(&session_key(&digest), &record)?;
+        self.state.lock().sessions.insert(digest, record);
+        Ok(Session {
+            secret,
+            idle_seconds: SESSION_IDLE_SECONDS,
+        })
+    }
+
+    /// The principal of a session cookie, if it is one. Using a session prolongs it.
+    pub fn session(&self, secret: &str) -> Option<Principal> {
+        let now = (self.now)();
+        let digest = Digest::of(secret);
+        let (principal, save) = {
+            let mut state = self.state.lock();
+            let record = state.sessions.get_mut(&digest)?;
+            let end = record.created + SESSION_AGE_SECONDS_MAX;
+            if record.expires <= now || end <= now {
+                return None;
+            }
+            let expires = (now + SESSION_IDLE_SECONDS).min(end);
+            let save = (expires - record.expires >= SESSION_SAVE_SECONDS).then(|| {
+                record.expires = expires;
+                record.clone()
+            });
+            let user = record.user.clone();
+            (state.user_principal(&user, Via::Session)?, save)
+        };
+        if let Some(record) = save {
+            // A session whose new end cannot be kept (a full disk) still holds in this process.
+            let _ = self.keep(&session_key(&digest), &record);
+        }
+        Some(principal)
+    }
+
+    /// Ends a session.
+    pub fn close_session(&self, secret: &str) -> Result<(), Error> {
+        let _changing = self.changing.lock();
+        self.drop_session(Digest::of(secret))
+    }
+
+    // ---- users -----------------------------------------------------------------------------
+
+    /// The users, by name.
+    pub fn users(&self) -> Vec<UserView> {
+        let state = self.state.lock();
+        state
+            .users
+            .iter()
+            .map(|(name, record)| view_user(name, record))
+            .collect()
+    }
+
+    /// Makes a user. The first one must be an admin, so that nobody is locked out. With
+    /// `only_first`, refuses when there is a user already (decided and kept as one step).
+    pub fn add_user(&self, new: NewUser, only_first: bool) -> Result<UserView, Error> {
+        check_user_name(&new.name)?;
+        password::check(&new.password)?;
+        new.rules.check()?;
+        if only_first && self.has_users() {
+            return Err(Error::new(Class::Permanent, "access.login-needed"));
+        }
+        let record = UserRecord {
+            hash: self.hasher.hash(&new.password)?,
+            role: new.role,
+            rules: Arc::new(new.rules),
+            created: (self.now)(),
+        };
+        let _changing = self.changing.lock();
+        {
+            let state = self.state.lock();
+            if only_first && !state.users.is_empty() {
+                return Err(Error::new(Class::Permanent, "access.login-needed"));
+            }
+            if state.users.is_empty() && new.role != Role::Admin {
+                return Err(Error::new(Class::Permanent, "access.first-user-admin"));
+            }
+            if state.users.contains_key(&new.name) {
+                return Err(
+                    Error::new(Class::Permanent, "access.user-exists").with("user", &new.name)
+                );
+            }
+            if state.users.len() >= USERS_MAX {
+                return Err(
+                    Error::new(Class::Permanent, "access.too-many-users").with("max", USERS_MAX)
+                );
+            }
+        }
+        self.keep(&user_key(&new.name), &record)?;
+        let view = view_user(&new.name, &record);
+        self.state.lock().users.insert(new.name, record);
+        self.changed();
+        Ok(view)
+    }
+
+    /// Changes a user. A new password ends the user's sessions.
+    pub fn change_user(&self, name: &str, change: UserChange) -> Result<UserView, Error> {
+        if let Some(rules) = &change.rules {
+            rules.check()?;
+        }
+        let hash = match &change.password {
+            Some(password) => {
+                password::check(password)?;
+                Some(self.hasher.hash(password)?)
+            }
+            None => None,
+        };
+        let _changing = self.changing.lock();
+        let mut record = self.user_record(name)?;
+        if let Some(role) = change.role {
+            if role != Role::Admin {
+                self.check_other_admin(name)?;
+            }
+            record.role = role;
+        }
+        if let Some(rules) = change.rules {
+            record.rules = Arc::new(rules);
+        }
+        let password_changed = hash.is_some();
+        if let Some(hash) = hash {
+            record.hash = hash;
+        }
+        self.keep(&user_key(name), &record)?;
+        let view = view_user(name, &record);
+        let ended = {
+            let mut state = self.state.lock();
+            state.users.insert(name.to_owned(), record);
+            state.verified.clear();
+            if password_changed {
+                state.sessions_of(name)
+            } else {
+                Vec::new()
+            }
+        };
+        self.changed();
+        for digest in ended {
+            self.drop_session(digest)?;
+        }
+        Ok(view)
+    }
+
+    /// Removes a user with its tokens and sessions. The last admin stays.
+    pub fn remove_user(&self, name: &str) -> Result<(), Error> {
+        let _changing = self.changing.lock();
+        self.user_record(name)?;
+        self.check_other_admin(name)?;
+        let (tokens, sessions) = {
+            let state = self.state.lock();
+            let tokens: Vec<String> = state
+                .tokens
+                .iter()
+                .filter(|(_, token)| token.user == name)
+                .map(|(id, _)| id.clone())
+                .collect();
+            (tokens, state.sessions_of(name))
+        };
+        // The user goes first: should the process end in between, tokens and sessions of a user
+        // who is gone let nobody in.
+        self.backing.delete(user_key(name).as_bytes())?;
+        {
+            let mut state = self.state.lock();
+            state.users.remove(name);
+            state.verified.clear();
+        }
+        self.changed();
+        for id in tokens {
+            self.drop_token(&id)?;
+        }
+        for digest in sessions {
+            self.drop_session(digest)?;
+        }
+        Ok(())
+    }
+
+    // ---- tokens ----------------------------------------------------------------------------
+
+    /// The tokens: all of them, or one user's.
+    pub fn tokens(&self, user: Option<&str>) -> Vec<TokenView> {
+        let state = self.state.lock();
+        state
+            .tokens
+            .iter()
+            .filter(|(_, record)| user.is_none_or(|user| record.user == user))
+            .map(|(id, record)| view_token(id, record))
+            .collect()
+    }
+
+    /// Makes a token for `owner`. The text is shown this once and not kept.
+    pub fn add_token(&self, owner: &Principal, new: NewToken) -> Result<(TokenView, String), Error> {
+        new.rules.check()?;
+        if new.name.len() > TOKEN_NAME_BYTES_MAX || new.name.chars().any(char::is_control) {
+            return Err(Error::new(Class::Permanent, "access.bad-token-name")
+                .with("max", TOKEN_NAME_BYTES_MAX));
+        }
+        // A token that could make tokens would outlive its own revocation.
+        if matches!(owner.via(), Via::Token(_)) {
+            return Err(Error::new(Class::Permanent, "access.token-needs-password"));
+        }
+        let now = (self.now)();
+        if new.expires.is_some_and(|end| end <= now) {
+            return Err(Error::new(Class::Permanent, "access.token-expired"));
+        }
+        let role = new.role.unwrap_or(owner.role());
+        owner.require(role)?;
+        let id = secret::id()?;
+        let text = format!("{TOKEN_PREFIX}{id}_{}", secret::secret()?);
+        let record = TokenRecord {
+            name: new.name,
+            user: owner.name().to_owned(),
+            digest: Digest::of(&text).to_text(),
+            role,
+            rules: Arc::new(new.rules),
+            created: now,
+            expires: new.expires,
+        };
+        let _changing = self.changing.lock();
+        self.user_record(owner.name())?;
+        if self.state.lock().tokens.len() >= TOKENS_MAX {
+            return Err(
+                Error::new(Class::Permanent, "access.too-many-tokens").with("max", TOKENS_MAX)
+            );
+        }
+        self.keep(&token_key(&id), &record)?;
+        let view = view_token(&id, &record);
+        self.state.lock().tokens.insert(id, record);
+        self.changed();
+        Ok((view, text))
+    }
+
+    /// Revokes a token: anybody's for an admin, one's own for the others.
+    pub fn remove_token(&self, by: &Principal, id: &str) -> Result<(), Error> {
+        let _changing = self.changing.lock();
+        let known = {
+            let state = self.state.lock();
+            state
+                .tokens
+                .get(id)
+                .is_some_and(|record| by.role() == Role::Admin || record.user == by.name())
+        };
+        if !known {
+            return Err(Error::new(Class::Permanent, "access.unknown-token").with("id", id));
+        }
+        self.drop_token(id)?;
+        self.changed();
+        Ok(())
+    }
+
+    // ---- inside ----------------------------------------------------------------------------
+
+    fn changed(&self) {
+        let any = !self.state.lock().users.is_empty();
+        self.any_users.store(any, Ordering::Release);
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn keep(&self, key: &str, record: &impl Serialize) -> Result<(), Error> {
+        let value = serde_json::to_vec(record)
+            .map_err(|cause| Error::new(Class::Permanent, "access.damaged").caused_by(cause))?;
+        self.backing.put(key.as_bytes(), &value)
+    }
+
+    fn user_record(&self, name: &str) -> Result<UserRecord, Error> {
+        let state = self.state.lock();
+        state.users.get(name).cloned().ok_or_else(|| {
+            Error::new(Class::Permanent, "access.unknown-user").with("user", clip(name))
+        })
+    }
+
+    fn check_other_admin(&self, name: &str) -> Result<(), Error> {
+        let state = self.state.lock();
+        let other = state
+            .users
+            .iter()
+            .any(|(other, record)| other != name && record.role == Role::Admin);
+        let is_admin = state
+            .users
+            .get(name)
+            .is_some_and(|record| record.role == Role::Admin);
+        if is_admin && !other {
+            Err(Error::new(Class::Permanent, "access.last-admin").with("user", clip(name)))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn drop_token(&self, id: &str) -> Result<(), Error> {
+        self.backing.delete(token_key(id).as_bytes())?;
+        self.state.lock().tokens.remove(id);
+        Ok(())
+    }
+
+    fn drop_session(&self, digest: Digest) -> Result<(), Error> {
+        // Out of the memory first: a logout holds even when the disk is full.
+        let known = self.state.lock().sessions.remove(&digest).is_some();
+        if known {
+            self.backing.delete(session_key(&digest).as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn forget_expired_sessions(&self) -> Result<(), Error> {
+        let now = (self.now)();
+        let expired: Vec<Digest> = self
+            .state
+            .lock()
+            .sessions
+            .iter()
+            .filter(|(_, record)| record.expires <= now)
+            .map(|(digest, _)| *digest)
+            .collect();
+        for digest in expired {
+            self.drop_session(digest)?;
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn restore(&mut self, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        let damaged = || {
+            Error::new(Class::Permanent, "access.damaged")
+                .with("key", clip(&String::from_utf8_lossy(key)))
+        };
+        let key_text = std::str::from_utf8(key).map_err(|_| damaged())?;
+        match key_text.split_once('/') {
+            Some(("user", name)) => {
+                let record = serde_json::from_slice(value).map_err(|_| damaged())?;
+                self.users.insert(name.to_owned(), record);
+            }
+            Some(("token", id)) => {
+                let record = serde_json::from_slice(value).map_err(|_| damaged())?;
+                self.tokens.insert(id.to_owned(), record);
+            }
+            Some(("session", digest)) => {
+                let digest = Digest::from_text(digest).ok_or_else(damaged)?;
+                let record = serde_json::from_slice(value).map_err(|_| damaged())?;
+                self.sessions.insert(digest, record);
+            }
+            _ => return Err(damaged()),
+        }
+        Ok(())
+    }
+
+    fn user_principal(&self, name: &str, via: Via) -> Option<Principal> {
+        let record = self.users.get(name)?;
+        Some(Principal::new(
+            name.into(),
+            record.role,
+            via,
+            record.rules.clone(),
+            None,
+        ))
+    }
+
+    fn token_principal(&self, id: &str, now: i64) -> Option<Principal> {
+        let token = self.tokens.get(id)?;
+        let user = self.users.get(&token.user)?;
+        if token.expires.is_some_and(|end| end <= now) {
+            return None;
+        }
+        Some(Principal::new(
+            token.user.as_str().into(),
+            token.role.min(user.role),
+            Via::Token(id.into()),
+            user.rules.clone(),
+            Some(token.rules.clone()),
+        ))
+    }
+
+    fn sessions_of(&self, name: &str) -> Vec<Digest> {
+        self.sessions
+            .iter()
+            .filter(|(_, record)| record.user == name)
+            .map(|(digest, _)| *digest)
+            .collect()
+    }
+
+    fn remember(&mut self, digest: Digest, now: i64) {
+        if self.verified.len() >= VERIFIED_MAX {
+            self.verified.retain(|_, until| *until > now);
+        }
+        if self.verified.len() < VERIFIED_MAX {
+            self.verified.insert(digest, now + VERIFIED_SECONDS);
+        }
+    }
+}
+
+fn user_key(name: &str) -> String {
+    format!("user/{name}")
+}
+
+fn token_key(id: &str) -> String {
+    format!("token/{id}")
+}
+
+fn session_key(digest: &Digest) -> String {
+    format!("session/{}", digest.to_text())
+}
+
+fn view_user(name: &str, record: &UserRecord) -> UserView {
+    UserView {
+        name: name.to_owned(),
+        role: record.role,
+        rules: (*record.rules).clone(),
+        created: record.created,
+    }
+}
+
+fn view_token(id: &str, record: &TokenRecord) -> TokenView {
+    TokenView {
+        id: id.to_owned(),
+        name: record.name.clone(),
+        user: record.user.clone(),
+        role: record.role,
+        rules: (*record.rules).clone(),
+        created: record.created,
+        expires: record.expires,
+    }
+}
+
+/// A name is what a person types and what stands in a URL: letters and digits of any script,
+/// and `. _ - @`.
+fn check_user_name(name: &str) -> Result<(), Error> {
+    let fits = !name.is_empty()
+        && name.len() <= USER_NAME_BYTES_MAX
+        && name != "local"
+        && name
+            .chars()
+            .all(|c| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '@'));
+    if fits {
+        Ok(())
+    } else {
+        Err(Error::new(Class::Permanent, "access.bad-user-name")
+            .with("user", clip(name))
+            .with("max", USER_NAME_BYTES_MAX))
+    }
+}
+
+/// One answer for every failed login: it does not tell which part was wrong.
+fn refused() -> Error {
+    Error::new(Class::Permanent, "access.refused")
+}
+
+/// A name from outside, short enough for an error.
+fn clip(name: &str) -> String {
+    name.chars().take(USER_NAME_BYTES_MAX).collect()
+}
+
+#[cfg(test)]
+#[path = "access_tests.rs"]
+mod tests;

@@ -1,0 +1,294 @@
+use std::sync::atomic::AtomicI64;
+
+use super::*;
+use crate::backing::MemoryBacking;
+use crate::limits::FAILURES_PER_USER_AND_PEER_MAX;
+
+const PEER: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
+
+struct World {
+    backing: Arc<MemoryBacking>,
+    time: Arc<AtomicI64>,
+}
+
+impl World {
+    fn new() -> World {
+        World {
+            backing: Arc::default(),
+            time: Arc::new(AtomicI64::new(1_000_000)),
+        }
+    }
+
+    fn open(&self) -> Access {
+        let time = self.time.clone();
+        Access::open(
+            self.backing.clone(),
+            AccessOptions {
+                cost: Cost::Least,
+                now: Arc::new(move || time.load(Ordering::SeqCst)),
+            },
+        )
+        .unwrap()
+    }
+
+    fn pass(&self, seconds: i64) {
+        self.time.fetch_add(seconds, Ordering::SeqCst);
+    }
+}
+
+fn user(name: &str, role: Role) -> NewUser {
+    NewUser {
+        name: name.into(),
+        password: format!("{name}-password"),
+        role,
+        rules: Rules::default(),
+    }
+}
+
+fn login(access: &Access, name: &str) -> Principal {
+    access
+        .authenticate_password(name, &format!("{name}-password"), PEER)
+        .unwrap()
+}
+
+#[test]
+fn users_tokens_and_sessions_survive_a_restart() {
+    let world = World::new();
+    let (token, session) = {
+        let access = world.open();
+        assert!(!access.has_users());
+        access.add_user(user("ann", Role::Admin), true).unwrap();
+        assert!(access.has_users());
+        let ann = login(&access, "ann");
+        let new = NewToken {
+            name: "ci".into(),
+            role: Some(Role::Operator),
+            rules: Rules::default(),
+            expires: None,
+        };
+        let (view, token) = access.add_token(&ann, new).unwrap();
+        assert!(!serde_json::to_string(&view).unwrap().contains(&token));
+        (token, access.open_session(&ann).unwrap().secret)
+    };
+    let access = world.open();
+    assert_eq!(login(&access, "ann").role(), Role::Admin);
+    let by_token = access.authenticate_token(&token, PEER).unwrap();
+    assert_eq!((by_token.name(), by_token.role()), ("ann", Role::Operator));
+    assert_eq!(access.session(&session).unwrap().name(), "ann");
+    let kept = world.backing.load().unwrap();
+    for (_, value) in kept {
+        let text = String::from_utf8(value).unwrap();
+        assert!(!text.contains("ann-password") && !text.contains(&token) && !text.contains(&session));
+    }
+}
+
+#[test]
+fn a_wrong_login_says_nothing_and_guessing_is_slowed() {
+    let world = World::new();
+    let access = world.open();
+    access.add_user(user("ann", Role::Admin), true).unwrap();
+    let wrong = access.authenticate_password("ann", "no", PEER).unwrap_err();
+    let unknown = access.authenticate_password("bob", "no", PEER).unwrap_err();
+    assert_eq!(wrong.to_string(), unknown.to_string());
+    for _ in 1..FAILURES_PER_USER_AND_PEER_MAX {
+        access.authenticate_password("ann", "no", PEER).unwrap_err();
+    }
+    let waits = access
+        .authenticate_password("ann", "ann-password", PEER)
+        .unwrap_err();
+    assert_eq!(waits.code(), "access.too-many-attempts");
+    assert!(access
+        .authenticate_password("ann", "ann-password", Some([10, 1, 1, 1].into()))
+        .is_ok());
+    world.pass(60);
+    login(&access, "ann");
+}
+
+#[test]
+fn only_the_first_user_needs_no_login_and_must_be_admin() {
+    let access = World::new().open();
+    assert_eq!(
+        access.add_user(user("v", Role::Viewer), true).unwrap_err().code(),
+        "access.first-user-admin"
+    );
+    access.add_user(user("ann", Role::Admin), true).unwrap();
+    assert_eq!(
+        access.add_user(user("eve", Role::Admin), true).unwrap_err().code(),
+        "access.login-needed"
+    );
+    access.add_user(user("bob", Role::Viewer), false).unwrap();
+    assert_eq!(
+        access.add_user(user("bob", Role::Viewer), false).unwrap_err().code(),
+        "access.user-exists"
+    );
+    for bad in ["", "a/b", "a b", "local", "x\n", &"y".repeat(65)] {
+        let refused = access.add_user(user(bad, Role::Viewer), false).unwrap_err();
+        assert_eq!(refused.code(), "access.bad-user-name", "{bad:?}");
+    }
+}
+
+#[test]
+fn many_first_users_at_once_make_one() {
+    let access = World::new().open();
+    let made = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|n| {
+                let access = &access;
+                scope.spawn(move || access.add_user(user(&format!("u{n}"), Role::Admin), true).is_ok())
+            })
+            .collect();
+        threads.into_iter().map(|t| t.join().unwrap()).filter(|ok| *ok).count()
+    });
+    assert_eq!(made, 1);
+    assert_eq!(access.users().len(), 1);
+}
+
+#[test]
+fn a_removed_or_changed_user_loses_what_it_had() {
+    let world = World::new();
+    let access = world.open();
+    let local = Principal::local();
+    assert!(access.current(&local).is_some());
+    access.add_user(user("ann", Role::Admin), true).unwrap();
+    assert!(access.current(&local).is_none());
+    access.add_user(user("bob", Role::Operator), false).unwrap();
+    let bob = login(&access, "bob");
+    let session = access.open_session(&bob).unwrap().secret;
+    let new = NewToken {
+        name: "t".into(),
+        role: None,
+        rules: Rules::default(),
+        expires: None,
+    };
+    let (_, token) = access.add_token(&bob, new).unwrap();
+    let epoch = access.epoch();
+    access
+        .change_user(
+            "bob",
+            UserChange {
+                role: Some(Role::Viewer),
+                ..UserChange::default()
+            },
+        )
+        .unwrap();
+    assert!(access.epoch() > epoch);
+    assert_eq!(access.current(&bob).unwrap().role(), Role::Viewer);
+    assert_eq!(
+        access.authenticate_token(&token, PEER).unwrap().role(),
+        Role::Viewer
+    );
+    access
+        .change_user(
+            "bob",
+            UserChange {
+                password: Some("another-one".into()),
+                ..UserChange::default()
+            },
+        )
+        .unwrap();
+    assert!(access.session(&session).is_none());
+    assert!(access.authenticate_password("bob", "bob-password", PEER).is_err());
+    assert!(access.authenticate_password("bob", "another-one", PEER).is_ok());
+    access.remove_user("bob").unwrap();
+    assert!(access.authenticate_token(&token, PEER).is_err());
+    assert!(access.authenticate_password("bob", "another-one", PEER).is_err());
+    assert!(access.current(&bob).is_none());
+    assert_eq!(access.remove_user("ann").unwrap_err().code(), "access.last-admin");
+    assert_eq!(
+        access
+            .change_user("ann", UserChange { role: Some(Role::Viewer), ..UserChange::default() })
+            .unwrap_err()
+            .code(),
+        "access.last-admin"
+    );
+}
+
+#[test]
+fn sessions_slide_and_end() {
+    let world = World::new();
+    let access = world.open();
+    access.add_user(user("ann", Role::Admin), true).unwrap();
+    let secret = access.open_session(&login(&access, "ann")).unwrap().secret;
+    for _ in 0..4 {
+        world.pass(SESSION_IDLE_SECONDS - 60);
+        assert!(access.session(&secret).is_some());
+    }
+    world.pass(SESSION_IDLE_SECONDS + 1);
+    assert!(access.session(&secret).is_none());
+    let secret = access.open_session(&login(&access, "ann")).unwrap().secret;
+    access.close_session(&secret).unwrap();
+    assert!(access.session(&secret).is_none());
+    let secret = access.open_session(&login(&access, "ann")).unwrap().secret;
+    for _ in 0..SESSION_AGE_SECONDS_MAX / 3600 {
+        world.pass(3600);
+        access.session(&secret);
+    }
+    assert!(access.session(&secret).is_none(), "however much it is used");
+}
+
+#[test]
+fn a_token_is_at_most_its_user_and_expires() {
+    let world = World::new();
+    let access = world.open();
+    access.add_user(user("ann", Role::Admin), true).unwrap();
+    access.add_user(user("bob", Role::Operator), false).unwrap();
+    let bob = login(&access, "bob");
+    let new = |role, expires| NewToken {
+        name: "t".into(),
+        role,
+        rules: Rules::default(),
+        expires,
+    };
+    assert_eq!(
+        access.add_token(&bob, new(Some(Role::Admin), None)).unwrap_err().code(),
+        "access.role-needed"
+    );
+    let end = (access.now)() + 10;
+    let (view, token) = access.add_token(&bob, new(None, Some(end))).unwrap();
+    let by_token = access.authenticate_token(&token, PEER).unwrap();
+    assert_eq!(
+        access.add_token(&by_token, new(None, None)).unwrap_err().code(),
+        "access.token-needs-password"
+    );
+    assert!(access.authenticate_token(&format!("{token}x"), PEER).is_err());
+    world.pass(10);
+    assert!(access.authenticate_token(&token, PEER).is_err());
+    assert!(access.current(&by_token).is_none());
+    let eve = access.add_user(user("eve", Role::Viewer), false).map(|_| login(&access, "eve")).unwrap();
+    assert_eq!(access.remove_token(&eve, &view.id).unwrap_err().code(), "access.unknown-token");
+    access.remove_token(&bob, &view.id).unwrap();
+    assert!(access.tokens(None).is_empty());
+}
+
+#[test]
+fn a_backing_that_fails_changes_nothing() {
+    struct Full;
+    impl Backing for Full {
+        fn load(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+            Ok(Vec::new())
+        }
+        fn put(&self, _: &[u8], _: &[u8]) -> Result<(), Error> {
+            Err(Error::new(Class::Transient, "access.busy"))
+        }
+        fn delete(&self, _: &[u8]) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+    let options = AccessOptions { cost: Cost::Least, ..AccessOptions::default() };
+    let access = Access::open(Arc::new(Full), options).unwrap();
+    assert!(access.add_user(user("ann", Role::Admin), true).is_err());
+    assert!(!access.has_users());
+}
+
+#[test]
+fn damaged_records_are_named_not_skipped() {
+    let world = World::new();
+    world.backing.put(b"user/ann", b"{").unwrap();
+    let time = world.time.clone();
+    let options = AccessOptions {
+        cost: Cost::Least,
+        now: Arc::new(move || time.load(Ordering::SeqCst)),
+    };
+    let refused = Access::open(world.backing.clone(), options).err().unwrap();
+    assert_eq!(refused.code(), "access.damaged");
+}

@@ -1,0 +1,126 @@
+//! How an error becomes an answer: a status that fits, and a body in one shape.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use busbar_event::{Class, Error};
+use serde::Serialize;
+
+/// Result of a handler.
+pub(crate) type Answer<T> = Result<T, Refusal>;
+
+/// An error on its way to a client.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    status: StatusCode,
+    error: Error,
+    diagnostics: Option<serde_json::Value>,
+}
+
+impl Refusal {
+    /// An error with the status given.
+    pub(crate) fn new(status: StatusCode, error: Error) -> Self {
+        Refusal {
+            status,
+            error,
+            diagnostics: None,
+        }
+    }
+
+    /// A permanent error named by its code, answered with `status`.
+    pub(crate) fn permanent(status: StatusCode, code: &'static str) -> Self {
+        Refusal::new(status, Error::new(Class::Permanent, code))
+    }
+
+    /// Something with this name does not exist.
+    pub(crate) fn unknown(code: &'static str, name: &str) -> Self {
+        let name: String = name.chars().take(128).collect();
+        Refusal::new(
+            StatusCode::NOT_FOUND,
+            Error::new(Class::Permanent, code).with("name", name),
+        )
+    }
+
+    /// Adds what a checker found, with files and spans.
+    pub(crate) fn with_diagnostics(mut self, diagnostics: impl Serialize) -> Self {
+        self.diagnostics = serde_json::to_value(diagnostics).ok();
+        self
+    }
+
+    /// The status of the answer.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The error.
+    pub(crate) fn error(&self) -> &Error {
+        &self.error
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Refusal::new(status_of(&error), error)
+    }
+}
+
+/// The status that says best what a code means; the class decides for all others.
+pub(crate) fn status_of(error: &Error) -> StatusCode {
+    match error.code() {
+        "access.refused" | "access.login-needed" => StatusCode::UNAUTHORIZED,
+        "access.role-needed" | "access.session-needs-password" | "access.token-needs-password" => {
+            StatusCode::FORBIDDEN
+        }
+        "access.too-many-attempts" => StatusCode::TOO_MANY_REQUESTS,
+        "access.user-exists" | "access.last-admin" => StatusCode::CONFLICT,
+        "access.unknown-user" | "access.unknown-token" => StatusCode::NOT_FOUND,
+        "log.full" | "bus.full" => StatusCode::INSUFFICIENT_STORAGE,
+        _ => match error.class() {
+            Class::Transient => StatusCode::SERVICE_UNAVAILABLE,
+            Class::Permanent => StatusCode::BAD_REQUEST,
+            Class::Configuration => StatusCode::UNPROCESSABLE_ENTITY,
+        },
+    }
+}
+
+/// Seconds after which a client should try again, for errors that pass.
+pub(crate) fn retry_after(error: &Error) -> Option<u64> {
+    if error.class() != Class::Transient {
+        return None;
+    }
+    let told = error
+        .args()
+        .iter()
+        .find(|(name, _)| *name == "seconds")
+        .and_then(|(_, seconds)| seconds.parse().ok());
+    Some(told.unwrap_or(if error.code() == "log.full" { 5 } else { 1 }))
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            error: &'a Error,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            diagnostics: Option<serde_json::Value>,
+        }
+        let retry = retry_after(&self.error);
+        let body = serde_json::to_vec(&Body {
+            error: &self.error,
+            diagnostics: self.diagnostics,
+        })
+        .unwrap_or_default();
+        let mut response = (self.status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        if let Some(seconds) = retry {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

@@ -1,0 +1,89 @@
+//! Every bound of the HTTP side, with its unit last.
+
+/// Largest body of a request, in bytes.
+pub const BODY_BYTES_MAX: usize = 16 << 20;
+/// Most events in one request.
+pub const REQUEST_EVENTS_MAX: usize = 100_000;
+/// Rejected events that are named one by one in an answer; the rest is counted.
+pub const REJECTS_NAMED_MAX: usize = 1_000;
+/// Bytes of request head: line and headers.
+pub const HEAD_BYTES_MAX: usize = 32 << 10;
+/// Headers of a request.
+pub const HEADERS_MAX: usize = 64;
+/// Seconds a client may take to send a head, or to begin its next request.
+pub const HEAD_SECONDS_MAX: u64 = 30;
+/// Seconds a client may take to send a body.
+pub const BODY_SECONDS_MAX: u64 = 60;
+/// Seconds a TLS handshake may take.
+pub const HANDSHAKE_SECONDS_MAX: u64 = 10;
+/// HTTP connections at a time.
+pub const CONNECTIONS_MAX: usize = 4_096;
+/// HTTP connections of one peer at a time.
+pub const CONNECTIONS_PER_PEER_MAX: usize = 1_024;
+/// Peers whose rates are kept.
+pub const PEERS_MAX: usize = 16_384;
+/// Requests one peer may make in a second, and in one go.
+pub const REQUESTS_PER_PEER_PER_SECOND_MAX: u32 = 20_000;
+/// Seconds that running requests get to end when the node stops.
+pub const DRAIN_SECONDS_MAX: u64 = 10;
+
+/// Nesting of JSON.
+pub const JSON_DEPTH_MAX: usize = 128;
+
+/// Requests that wait for the publishing thread.
+pub const INLET_QUEUE_MAX: usize = 1_024;
+/// Bytes of requests that wait for the publishing thread.
+pub const INLET_BYTES_MAX: usize = 64 << 20;
+/// Seconds a request waits until its events are committed; then the answer is "unknown".
+pub const COMMIT_SECONDS_MAX: u64 = 30;
+
+/// Live subscriptions (server-sent events and WebSocket) at a time.
+pub const SUBSCRIPTIONS_MAX: usize = 2_048;
+/// Subscriptions of one WebSocket.
+pub const SOCKET_SUBSCRIPTIONS_MAX: usize = 64;
+/// Bytes of one frame a WebSocket client may send.
+pub const SOCKET_FRAME_BYTES_MAX: usize = 4 << 20;
+/// Bytes a subscription reads at once.
+pub const SUBSCRIPTION_READ_BYTES: usize = 256 << 10;
+/// Bytes rendered before they are handed to the connection; the next ones wait until these went.
+pub const SUBSCRIPTION_CHUNK_BYTES: usize = 64 << 10;
+/// Seconds between signs of life on a quiet subscription.
+pub const KEEP_ALIVE_SECONDS: u64 = 15;
+/// Seconds a WebSocket client may take to accept a chunk.
+pub const SOCKET_SEND_SECONDS_MAX: u64 = 60;
+/// Most events `from=last:N` may ask for.
+pub const LAST_EVENTS_MAX: usize = 10_000;
+/// Events looked at to find the last N that match.
+pub const LAST_SCAN_EVENTS_MAX: u64 = 1 << 20;
+
+/// Events in one page of a stream.
+pub const PAGE_EVENTS_MAX: usize = 1_000;
+/// Bytes of events in one page.
+pub const PAGE_BYTES_MAX: usize = 8 << 20;
+/// Events looked at for one page.
+pub const PAGE_SCAN_EVENTS_MAX: u64 = 1 << 20;
+/// Topics in one page.
+pub const PAGE_TOPICS_MAX: usize = 1_000;
+
+/// Rows of an SQL answer.
+pub const SQL_ROWS_MAX: usize = 100_000;
+/// Rows of an SQL answer when the request does not say.
+pub const SQL_ROWS_DEFAULT: usize = 1_000;
+/// Bytes of an SQL answer.
+pub const SQL_BYTES_MAX: usize = 32 << 20;
+/// Bytes of an SQL text.
+pub const SQL_TEXT_BYTES_MAX: usize = 64 << 10;
+/// SQL queries at a time.
+pub const SQL_QUERIES_MAX: usize = 4;
+
+/// Files of a bundle.
+pub const BUNDLE_FILES_MAX: usize = 10_000;
+
+/// Seconds of history for sparklines.
+pub const HISTORY_SECONDS: usize = 300;
+/// Listeners of the live feed at a time.
+pub const LIVE_LISTENERS_MAX: usize = 512;
+
+const _: () = assert!(SUBSCRIPTION_CHUNK_BYTES <= SUBSCRIPTION_READ_BYTES);
+const _: () = assert!(BODY_BYTES_MAX <= INLET_BYTES_MAX);
+const _: () = assert!(CONNECTIONS_PER_PEER_MAX <= CONNECTIONS_MAX);

@@ -1,0 +1,146 @@
+//! Peers: how many connections each has and how fast it asks.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::limits::{
+    CONNECTIONS_PER_PEER_MAX, PEERS_MAX, REQUESTS_PER_PEER_PER_SECOND_MAX,
+};
+
+/// All peers that are connected or were a moment ago.
+#[derive(Default)]
+pub(crate) struct Peers {
+    peers: Mutex<HashMap<IpAddr, Arc<Peer>>>,
+}
+
+/// One address.
+pub(crate) struct Peer {
+    connections: AtomicUsize,
+    bucket: Mutex<Bucket>,
+}
+
+struct Bucket {
+    tokens: f64,
+    filled: Instant,
+}
+
+/// A connection that counts, as long as it lives.
+#[derive(Clone)]
+pub(crate) struct Link(Arc<Held>);
+
+struct Held {
+    peer: Arc<Peer>,
+    address: SocketAddr,
+    tls: bool,
+}
+
+impl Peers {
+    /// Counts a connection in; `None` when this peer has enough of them.
+    pub(crate) fn connect(&self, address: SocketAddr, tls: bool) -> Option<Link> {
+        let peer = {
+            let mut peers = self.peers.lock();
+            if peers.len() >= PEERS_MAX {
+                // Who is neither connected nor in debt need not be remembered.
+                peers.retain(|_, peer| Arc::strong_count(peer) > 1);
+                if peers.len() >= PEERS_MAX {
+                    return None;
+                }
+            }
+            peers
+                .entry(address.ip().to_canonical())
+                .or_insert_with(|| Arc::new(Peer::new()))
+                .clone()
+        };
+        let before = peer.connections.fetch_add(1, Ordering::AcqRel);
+        let link = Link(Arc::new(Held { peer, address, tls }));
+        (before < CONNECTIONS_PER_PEER_MAX).then_some(link)
+    }
+}
+
+impl Peer {
+    fn new() -> Peer {
+        Peer {
+            connections: AtomicUsize::new(0),
+            bucket: Mutex::new(Bucket {
+                tokens: f64::from(REQUESTS_PER_PEER_PER_SECOND_MAX),
+                filled: Instant::now(),
+            }),
+        }
+    }
+}
+
+impl Link {
+    /// Who is at the other end.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+
+    /// True when nobody can listen in.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.0.tls
+    }
+
+    /// True when the other end is this machine.
+    pub(crate) fn is_loopback(&self) -> bool {
+        self.0.address.ip().to_canonical().is_loopback()
+    }
+
+    /// Counts a request; false when this peer asks too fast.
+    pub(crate) fn admit(&self) -> bool {
+        let now = Instant::now();
+        let mut bucket = self.0.peer.bucket.lock();
+        let rate = f64::from(REQUESTS_PER_PEER_PER_SECOND_MAX);
+        let earned = now.duration_since(bucket.filled).as_secs_f64() * rate;
+        bucket.tokens = (bucket.tokens + earned).min(rate);
+        bucket.filled = now;
+        let admitted = bucket.tokens >= 1.0;
+        if admitted {
+            bucket.tokens -= 1.0;
+        }
+        admitted
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.peer.connections.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn connections_of_a_peer_are_counted_and_given_back() {
+        let peers = Peers::default();
+        let links: Vec<_> = (0..CONNECTIONS_PER_PEER_MAX)
+            .map(|_| peers.connect(address("10.0.0.1:1"), false).unwrap())
+            .collect();
+        assert!(peers.connect(address("10.0.0.1:2"), false).is_none());
+        assert!(peers.connect(address("[::ffff:10.0.0.1]:2"), false).is_none());
+        assert!(peers.connect(address("10.0.0.2:2"), false).is_some());
+        drop(links);
+        assert!(peers.connect(address("10.0.0.1:2"), false).is_some());
+    }
+
+    #[test]
+    fn a_flood_is_refused_for_a_moment() {
+        let link = Peers::default().connect(address("127.0.0.1:1"), false).unwrap();
+        assert!(link.is_loopback() && !link.is_tls());
+        let admitted = (0..REQUESTS_PER_PEER_PER_SECOND_MAX * 2)
+            .filter(|_| link.admit())
+            .count();
+        assert!(admitted >= REQUESTS_PER_PEER_PER_SECOND_MAX as usize);
+        assert!(admitted < REQUESTS_PER_PEER_PER_SECOND_MAX as usize * 2);
+    }
+}
