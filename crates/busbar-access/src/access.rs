@@ -153,6 +153,7 @@ const TOKEN_PREFIX: &str = "bbt_";
 struct UserRecord {
     hash: String,
     role: Role,
+    #[serde(with = "shared")]
     rules: Arc<Rules>,
     created: i64,
 }
@@ -163,6 +164,7 @@ struct TokenRecord {
     user: String,
     digest: String,
     role: Role,
+    #[serde(with = "shared")]
     rules: Arc<Rules>,
     created: i64,
     expires: Option<i64>,
@@ -252,7 +254,10 @@ impl Access {
                     .with("seconds", seconds));
             }
             let hash = state.users.get(user).map(|record| record.hash.clone());
-            if state.verified.get(&digest).is_some_and(|until| *until > now)
+            if state
+                .verified
+                .get(&digest)
+                .is_some_and(|until| *until > now)
                 && let Some(principal) = state.user_principal(user, Via::Password)
             {
                 return Ok(principal);
@@ -277,7 +282,11 @@ impl Access {
     }
 
     /// Logs in by API token. Cheap.
-    pub fn authenticate_token(&self, token: &str, peer: Option<IpAddr>) -> Result<Principal, Error> {
+    pub fn authenticate_token(
+        &self,
+        token: &str,
+        peer: Option<IpAddr>,
+    ) -> Result<Principal, Error> {
         let now = (self.now)();
         let mut state = self.state.lock();
         if let Some(seconds) = state.attempts.wait(TOKEN_PREFIX, peer, now) {
@@ -304,7 +313,10 @@ impl Access {
     /// Opens a session for somebody who just logged in.
     pub fn open_session(&self, principal: &Principal) -> Result<Session, Error> {
         if *principal.via() != Via::Password {
-            return Err(Error::new(Class::Permanent, "access.session-needs-password"));
+            return Err(Error::new(
+                Class::Permanent,
+                "access.session-needs-password",
+            ));
         }
         let secret = secret::secret()?;
         let digest = Digest::of(&secret);
@@ -318,7 +330,12 @@ impl Access {
         let oldest = {
             let state = self.state.lock();
             (state.sessions.len() >= SESSIONS_MAX)
-                .then(|| state.sessions.iter().min_by_key(|(_, record)| record.expires))
+                .then(|| {
+                    state
+                        .sessions
+                        .iter()
+                        .min_by_key(|(_, record)| record.expires)
+                })
                 .flatten()
                 .map(|(digest, _)| *digest)
         };
@@ -512,7 +529,11 @@ impl Access {
     }
 
     /// Makes a token for `owner`. The text is shown this once and not kept.
-    pub fn add_token(&self, owner: &Principal, new: NewToken) -> Result<(TokenView, String), Error> {
+    pub fn add_token(
+        &self,
+        owner: &Principal,
+        new: NewToken,
+    ) -> Result<(TokenView, String), Error> {
         new.rules.check()?;
         if new.name.len() > TOKEN_NAME_BYTES_MAX || new.name.chars().any(char::is_control) {
             return Err(Error::new(Class::Permanent, "access.bad-token-name")
@@ -581,7 +602,7 @@ impl Access {
 
     fn keep(&self, key: &str, record: &impl Serialize) -> Result<(), Error> {
         let value = serde_json::to_vec(record)
-            .map_err(|cause| Error::new(Class::Permanent, "access.damaged").caused_by(cause))?;
+            .map_err(|_| Error::new(Class::Permanent, "access.damaged").with("key", key))?;
         self.backing.put(key.as_bytes(), &value)
     }
 
@@ -708,6 +729,24 @@ impl State {
         if self.verified.len() < VERIFIED_MAX {
             self.verified.insert(digest, now + VERIFIED_SECONDS);
         }
+    }
+}
+
+/// Rules behind a pointer are written like rules.
+mod shared {
+    use super::{Arc, Deserialize, Rules, Serialize};
+
+    pub(super) fn serialize<S: serde::Serializer>(
+        rules: &Arc<Rules>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        Rules::serialize(rules, serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<Rules>, D::Error> {
+        Rules::deserialize(deserializer).map(Arc::new)
     }
 }
 

@@ -78,7 +78,9 @@ fn users_tokens_and_sessions_survive_a_restart() {
     let kept = world.backing.load().unwrap();
     for (_, value) in kept {
         let text = String::from_utf8(value).unwrap();
-        assert!(!text.contains("ann-password") && !text.contains(&token) && !text.contains(&session));
+        assert!(
+            !text.contains("ann-password") && !text.contains(&token) && !text.contains(&session)
+        );
     }
 }
 
@@ -97,9 +99,11 @@ fn a_wrong_login_says_nothing_and_guessing_is_slowed() {
         .authenticate_password("ann", "ann-password", PEER)
         .unwrap_err();
     assert_eq!(waits.code(), "access.too-many-attempts");
-    assert!(access
-        .authenticate_password("ann", "ann-password", Some([10, 1, 1, 1].into()))
-        .is_ok());
+    assert!(
+        access
+            .authenticate_password("ann", "ann-password", Some([10, 1, 1, 1].into()))
+            .is_ok()
+    );
     world.pass(60);
     login(&access, "ann");
 }
@@ -108,17 +112,26 @@ fn a_wrong_login_says_nothing_and_guessing_is_slowed() {
 fn only_the_first_user_needs_no_login_and_must_be_admin() {
     let access = World::new().open();
     assert_eq!(
-        access.add_user(user("v", Role::Viewer), true).unwrap_err().code(),
+        access
+            .add_user(user("v", Role::Viewer), true)
+            .unwrap_err()
+            .code(),
         "access.first-user-admin"
     );
     access.add_user(user("ann", Role::Admin), true).unwrap();
     assert_eq!(
-        access.add_user(user("eve", Role::Admin), true).unwrap_err().code(),
+        access
+            .add_user(user("eve", Role::Admin), true)
+            .unwrap_err()
+            .code(),
         "access.login-needed"
     );
     access.add_user(user("bob", Role::Viewer), false).unwrap();
     assert_eq!(
-        access.add_user(user("bob", Role::Viewer), false).unwrap_err().code(),
+        access
+            .add_user(user("bob", Role::Viewer), false)
+            .unwrap_err()
+            .code(),
         "access.user-exists"
     );
     for bad in ["", "a/b", "a b", "local", "x\n", &"y".repeat(65)] {
@@ -134,10 +147,18 @@ fn many_first_users_at_once_make_one() {
         let threads: Vec<_> = (0..8)
             .map(|n| {
                 let access = &access;
-                scope.spawn(move || access.add_user(user(&format!("u{n}"), Role::Admin), true).is_ok())
+                scope.spawn(move || {
+                    access
+                        .add_user(user(&format!("u{n}"), Role::Admin), true)
+                        .is_ok()
+                })
             })
             .collect();
-        threads.into_iter().map(|t| t.join().unwrap()).filter(|ok| *ok).count()
+        threads
+            .into_iter()
+            .map(|t| t.join().unwrap())
+            .filter(|ok| *ok)
+            .count()
     });
     assert_eq!(made, 1);
     assert_eq!(access.users().len(), 1);
@@ -187,16 +208,37 @@ fn a_removed_or_changed_user_loses_what_it_had() {
         )
         .unwrap();
     assert!(access.session(&session).is_none());
-    assert!(access.authenticate_password("bob", "bob-password", PEER).is_err());
-    assert!(access.authenticate_password("bob", "another-one", PEER).is_ok());
+    assert!(
+        access
+            .authenticate_password("bob", "bob-password", PEER)
+            .is_err()
+    );
+    assert!(
+        access
+            .authenticate_password("bob", "another-one", PEER)
+            .is_ok()
+    );
     access.remove_user("bob").unwrap();
     assert!(access.authenticate_token(&token, PEER).is_err());
-    assert!(access.authenticate_password("bob", "another-one", PEER).is_err());
+    assert!(
+        access
+            .authenticate_password("bob", "another-one", PEER)
+            .is_err()
+    );
     assert!(access.current(&bob).is_none());
-    assert_eq!(access.remove_user("ann").unwrap_err().code(), "access.last-admin");
+    assert_eq!(
+        access.remove_user("ann").unwrap_err().code(),
+        "access.last-admin"
+    );
     assert_eq!(
         access
-            .change_user("ann", UserChange { role: Some(Role::Viewer), ..UserChange::default() })
+            .change_user(
+                "ann",
+                UserChange {
+                    role: Some(Role::Viewer),
+                    ..UserChange::default()
+                }
+            )
             .unwrap_err()
             .code(),
         "access.last-admin"
@@ -240,22 +282,38 @@ fn a_token_is_at_most_its_user_and_expires() {
         expires,
     };
     assert_eq!(
-        access.add_token(&bob, new(Some(Role::Admin), None)).unwrap_err().code(),
+        access
+            .add_token(&bob, new(Some(Role::Admin), None))
+            .unwrap_err()
+            .code(),
         "access.role-needed"
     );
     let end = (access.now)() + 10;
     let (view, token) = access.add_token(&bob, new(None, Some(end))).unwrap();
     let by_token = access.authenticate_token(&token, PEER).unwrap();
     assert_eq!(
-        access.add_token(&by_token, new(None, None)).unwrap_err().code(),
+        access
+            .add_token(&by_token, new(None, None))
+            .unwrap_err()
+            .code(),
         "access.token-needs-password"
     );
-    assert!(access.authenticate_token(&format!("{token}x"), PEER).is_err());
+    assert!(
+        access
+            .authenticate_token(&format!("{token}x"), PEER)
+            .is_err()
+    );
     world.pass(10);
     assert!(access.authenticate_token(&token, PEER).is_err());
     assert!(access.current(&by_token).is_none());
-    let eve = access.add_user(user("eve", Role::Viewer), false).map(|_| login(&access, "eve")).unwrap();
-    assert_eq!(access.remove_token(&eve, &view.id).unwrap_err().code(), "access.unknown-token");
+    let eve = access
+        .add_user(user("eve", Role::Viewer), false)
+        .map(|_| login(&access, "eve"))
+        .unwrap();
+    assert_eq!(
+        access.remove_token(&eve, &view.id).unwrap_err().code(),
+        "access.unknown-token"
+    );
     access.remove_token(&bob, &view.id).unwrap();
     assert!(access.tokens(None).is_empty());
 }
@@ -274,7 +332,10 @@ fn a_backing_that_fails_changes_nothing() {
             Ok(())
         }
     }
-    let options = AccessOptions { cost: Cost::Least, ..AccessOptions::default() };
+    let options = AccessOptions {
+        cost: Cost::Least,
+        ..AccessOptions::default()
+    };
     let access = Access::open(Arc::new(Full), options).unwrap();
     assert!(access.add_user(user("ann", Role::Admin), true).is_err());
     assert!(!access.has_users());

@@ -14,6 +14,8 @@ use crate::limits::{
 #[derive(Default)]
 pub(crate) struct Attempts {
     entries: HashMap<Counted, Failures>,
+    /// When forgiven entries were last thrown out, so that a full map is not searched each time.
+    swept: i64,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -55,7 +57,8 @@ impl Attempts {
 
     /// Counts a failure.
     pub(crate) fn failed(&mut self, user: &str, peer: Option<IpAddr>, now: i64) {
-        if self.entries.len() + 3 > FAILURE_ENTRIES_MAX {
+        if self.entries.len() + 3 > FAILURE_ENTRIES_MAX && self.swept != now {
+            self.swept = now;
             self.entries.retain(|_, failures| failures.left(now) > 0);
         }
         for (key, _) in counted(user, peer) {
@@ -117,7 +120,10 @@ mod tests {
             assert_eq!(attempts.wait("ann", PEER, 0), None);
             attempts.failed("ann", PEER, 0);
         }
-        assert_eq!(attempts.wait("ann", PEER, 0), Some(FAILURE_FORGIVEN_SECONDS));
+        assert_eq!(
+            attempts.wait("ann", PEER, 0),
+            Some(FAILURE_FORGIVEN_SECONDS)
+        );
         assert_eq!(attempts.wait("ann", Some([10, 0, 0, 2].into()), 0), None);
         assert_eq!(attempts.wait("bob", PEER, 0), None);
         assert_eq!(attempts.wait("ann", PEER, FAILURE_FORGIVEN_SECONDS), None);

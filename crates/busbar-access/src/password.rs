@@ -136,9 +136,14 @@ mod tests {
 
     #[test]
     fn lengths_are_checked_before_any_work() {
-        assert_eq!(check("short").unwrap_err().code(), "access.password-too-short");
         assert_eq!(
-            check(&"x".repeat(PASSWORD_BYTES_MAX + 1)).unwrap_err().code(),
+            check("short").unwrap_err().code(),
+            "access.password-too-short"
+        );
+        assert_eq!(
+            check(&"x".repeat(PASSWORD_BYTES_MAX + 1))
+                .unwrap_err()
+                .code(),
             "access.password-too-long"
         );
         check("八个汉字也是密码").unwrap();

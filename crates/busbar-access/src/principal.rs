@@ -70,7 +70,13 @@ struct Inner {
 impl Principal {
     /// Whoever sits at the machine of a node that has no users yet. May do everything.
     pub fn local() -> Principal {
-        Principal::new("local".into(), Role::Admin, Via::Local, Arc::default(), None)
+        Principal::new(
+            "local".into(),
+            Role::Admin,
+            Via::Local,
+            Arc::default(),
+            None,
+        )
     }
 
     pub(crate) fn new(
@@ -192,7 +198,13 @@ mod tests {
     }
 
     fn with(role: Role, user: &str, token: Option<&str>) -> Principal {
-        Principal::new("u".into(), role, Via::Password, rules(user), token.map(rules))
+        Principal::new(
+            "u".into(),
+            role,
+            Via::Password,
+            rules(user),
+            token.map(rules),
+        )
     }
 
     #[test]
@@ -217,18 +229,31 @@ mod tests {
         assert!(!device.may_publish("plant/x", "inbox"));
         assert!(device.may_receive("gauge/g1/rain", "rain"));
         assert!(!device.may_receive("gauge/g1/rain", "other"));
-        assert_eq!(device.may_subscribe(&Filter::parse("meter/+/x").unwrap()), Reach::All);
-        assert_eq!(device.may_subscribe(&Filter::parse("#").unwrap()), Reach::Some);
+        assert_eq!(
+            device.may_subscribe(&Filter::parse("meter/+/x").unwrap()),
+            Reach::All
+        );
+        assert_eq!(
+            device.may_subscribe(&Filter::parse("#").unwrap()),
+            Reach::Some
+        );
         assert!(device.may_read_stream("rain") && !device.may_read_stream("meter"));
         assert!(device.may_read_table("t") && !device.may_read_table("u"));
     }
 
     #[test]
     fn an_empty_list_allows_nothing() {
-        let none = with(Role::Admin, r#"{"publish":[],"subscribe":[],"read":[]}"#, None);
+        let none = with(
+            Role::Admin,
+            r#"{"publish":[],"subscribe":[],"read":[]}"#,
+            None,
+        );
         assert!(!none.may_publish("a", "inbox"));
         assert!(!none.may_receive("a", "inbox"));
         assert!(!none.may_read_stream("inbox"));
-        assert_eq!(none.may_subscribe(&Filter::parse("#").unwrap()), Reach::None);
+        assert_eq!(
+            none.may_subscribe(&Filter::parse("#").unwrap()),
+            Reach::None
+        );
     }
 }
