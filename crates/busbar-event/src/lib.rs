@@ -15,6 +15,8 @@ pub mod limits;
 pub mod messages;
 mod reshape;
 pub mod tags;
+#[cfg(test)]
+mod testing;
 pub mod topic;
 
 pub use batch::{Batch, Body, EventRef};
