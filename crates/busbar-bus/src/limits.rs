@@ -1,0 +1,80 @@
+//! Every bound of the bus in one place; the unit stands last in a name.
+
+/// Rows at which a lane's batch is sealed without waiting for the one before it.
+pub const LANE_ROWS_MAX: usize = 8_192;
+/// Bytes at which a lane's batch is sealed without waiting for the one before it. Large enough
+/// that the fixed part of a sync is shared, small enough that encoding overlaps the disk.
+pub const LANE_BYTES_MAX: usize = 1 << 20;
+/// Sealed and not yet settled batches of one lane at which its publisher stops being writable.
+pub const LANE_IN_FLIGHT_MAX: u64 = 4;
+/// Topics a publisher remembers the way of.
+pub const TOPIC_CACHE_MAX: usize = 131_072;
+/// Bytes of topic text a publisher remembers.
+pub const TOPIC_CACHE_BYTES_MAX: usize = 16 << 20;
+/// Bytes a publisher may hold before it books them in the shared budget.
+pub const BUDGET_STEP_BYTES: u64 = 64 << 10;
+/// Fixed cost booked for an event beside its own bytes.
+pub const EVENT_OVERHEAD_BYTES: usize = 32;
+/// Ranges of failed batches a lane remembers; older tickets read as failed afterwards.
+pub const LANE_FAILURES_MAX: usize = 256;
+/// Default of the byte budget of all publishers.
+pub const IN_FLIGHT_BYTES_MAX_DEFAULT: u64 = 64 << 20;
+/// Beyond the budget by this factor, events are refused even if the owner goes on reading.
+pub const IN_FLIGHT_HARD_FACTOR: u64 = 2;
+
+/// Longest name of a stream.
+pub const STREAM_NAME_BYTES_MAX: usize = 64;
+/// Most streams of a project.
+pub const STREAMS_MAX: usize = 4_096;
+/// Most topic patterns of a stream.
+pub const STREAM_TOPICS_MAX: usize = 256;
+/// Most partitions of a stream.
+pub const STREAM_PARTITIONS_MAX: u16 = 256;
+/// Longest key template.
+pub const KEY_TEMPLATE_BYTES_MAX: usize = 1_024;
+
+/// Most rows of one `append`, so that what a producer's position covers fits one frame.
+pub const APPEND_ROWS_MAX: usize = 1 << 20;
+/// Most bytes (in memory) of one `append`.
+pub const APPEND_BYTES_MAX: usize = 32 << 20;
+/// Bytes a cursor asks of the log at once.
+pub const CURSOR_READ_BYTES: usize = 4 << 20;
+
+/// Retained topics by default.
+pub const RETAINED_TOPICS_MAX_DEFAULT: usize = 2_000_000;
+/// Bytes of retained values by default.
+pub const RETAINED_BYTES_MAX_DEFAULT: usize = 512 << 20;
+/// Most retained values in one page.
+pub const RETAINED_PAGE_MAX: usize = 1_000;
+/// Most topics looked at for one page, so that a page never holds the commit thread up for long.
+pub const RETAINED_STEPS_MAX: usize = 16_384;
+/// Changes the journal of retained values writes at once.
+pub const RETAINED_JOURNAL_CHANGES_MAX: usize = 4_096;
+/// How long changed retained values are gathered before they are journalled.
+pub const RETAINED_JOURNAL_EVERY_MILLIS: u64 = 250;
+/// Bytes of log after which positions are journalled though no retained value changed.
+pub const RETAINED_RESCAN_BYTES: u64 = 64 << 20;
+/// Expired values removed at one go.
+pub const RETAINED_EXPIRE_MAX: usize = 4_096;
+
+/// Events a schema is inferred from; then it is fixed.
+pub const SCHEMA_SAMPLES: usize = 100;
+/// Bytes read at most to find them.
+pub const SCHEMA_SAMPLE_BYTES_MAX: usize = 1 << 20;
+
+/// Topics of which the live board keeps the last event.
+pub const LAST_TOPICS_MAX: usize = 20_000;
+/// Payload bytes the live board keeps in all.
+pub const LAST_BYTES_MAX: usize = 32 << 20;
+/// Bytes of each partition the live board reads back when it is first asked.
+pub const LAST_SCAN_BYTES_MAX: usize = 8 << 20;
+
+/// Rows of a frame that small frames are merged to when a segment is sealed.
+pub const MERGE_ROWS_MAX: usize = busbar_event::limits::BATCH_ROWS_MAX;
+/// Bytes of a frame that small frames are merged to.
+pub const MERGE_BYTES_MAX: usize = busbar_event::limits::BATCH_BYTES_MAX;
+
+const _: () = assert!(LANE_ROWS_MAX <= busbar_event::limits::BATCH_ROWS_MAX);
+const _: () = assert!(LANE_BYTES_MAX <= busbar_event::limits::BATCH_BYTES_MAX);
+const _: () = assert!(LANE_IN_FLIGHT_MAX > 1);
+const _: () = assert!(APPEND_BYTES_MAX >= busbar_event::limits::BATCH_BYTES_MAX);

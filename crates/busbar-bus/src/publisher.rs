@@ -1,0 +1,464 @@
+//! The way in: one publisher a thread, one lane for each partition it writes to.
+//!
+//! A push copies an event's payload once, into the builder of its lane, and does nothing else:
+//! where its topic goes is remembered from the event before it or from a cache, and nothing is
+//! locked, allocated or parsed. A flush seals what has gathered, encodes it on this thread (so
+//! that encoding overlaps the disk) and hands it to the commit thread. While that is busy the next
+//! batch gathers, so batches are as long as the disk is slow, with no setting for it.
+
+use std::{
+    cell::Cell,
+    hash::BuildHasher,
+    marker::PhantomData,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use busbar_event::{Flags, Micros, Row, limits as event, topic};
+use busbar_log::{Appended, LogError};
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+
+use crate::{
+    bus::Shared,
+    key::KeyRule,
+    lane::{Failure, Lane, Status, Ticket},
+    limits::{
+        BUDGET_STEP_BYTES, EVENT_OVERHEAD_BYTES, LANE_IN_FLIGHT_MAX, TOPIC_CACHE_BYTES_MAX, TOPIC_CACHE_MAX,
+    },
+    refused::Refused,
+    routes::Routes,
+    stream::StreamPartition,
+};
+
+/// An event on its way in; everything is borrowed from the caller.
+#[derive(Clone, Copy, Debug)]
+pub struct Event<'a> {
+    /// Where it belongs.
+    pub topic: &'a str,
+    /// Its key; `None` lets the stream make one, if it says how.
+    pub key: Option<&'a str>,
+    /// When it happened (or arrived).
+    pub time: Micros,
+    /// Who published it.
+    pub client: Option<&'a str>,
+    /// Quality of service, retain and what the sender says of the payload.
+    pub flags: Flags,
+    /// Names and values.
+    pub tags: &'a [(&'a str, &'a str)],
+    /// What it says.
+    pub payload: &'a [u8],
+}
+
+/// Takes events in on one thread. Tickets tell when they are as durable as their stream says.
+///
+/// The owner pushes what it has read, calls [`flush`](Publisher::flush) when its sockets are
+/// drained, is woken when something settled, then calls [`settle`](Publisher::settle) and asks for
+/// its tickets. While [`writable`](Publisher::writable) is false it must stop reading.
+pub struct Publisher {
+    shared: Arc<Shared>,
+    routes: Arc<Routes>,
+    route_epoch: u64,
+    lanes: Vec<Lane>,
+    /// Lane of a partition, by its dense id; `u32::MAX` where there is none yet.
+    lane_of: Vec<u32>,
+    /// Lanes whose builder is not empty.
+    filled: Vec<u32>,
+    /// Lanes seen with as many batches on their way as they may have.
+    choked: Vec<u32>,
+    ways: Ways,
+    signal: Arc<Signal>,
+    /// Bytes pushed and not yet booked in the shared budget.
+    unbooked: u64,
+    /// The budget was far overrun when it was last looked at.
+    overrun: bool,
+    /// One thread at a time: moving it is fine, sharing it is not.
+    not_sync: PhantomData<Cell<()>>,
+}
+
+/// Wakes the owner once for any number of settled batches.
+struct Signal {
+    wake: Arc<dyn Fn() + Send + Sync>,
+    raised: AtomicBool,
+    /// Batches settled so far.
+    settled: AtomicU64,
+    /// Bytes sealed and not settled.
+    in_flight: AtomicU64,
+}
+
+/// What is remembered of a topic.
+struct Way {
+    topic: Box<str>,
+    hash: u64,
+    partitions: Arc<[Arc<StreamPartition>]>,
+    key: WayKey,
+    /// The lane last used and the topic's dictionary id in its builder, valid in that epoch.
+    lane: u32,
+    id: u32,
+    epoch: u64,
+}
+
+/// The key of an event that has none.
+enum WayKey {
+    None,
+    /// What the topic alone decides.
+    Fixed(Box<str>),
+    /// The value of this tag.
+    Tag(Box<str>),
+}
+
+/// Ways by topic, bounded in number and in bytes; cleared when full.
+struct Ways {
+    table: HashTable<u32>,
+    all: Vec<Way>,
+    bytes: usize,
+    last: usize,
+    hasher: RandomState,
+}
+
+const NO_LANE: u32 = u32::MAX;
+
+impl Publisher {
+    pub(crate) fn new(shared: Arc<Shared>, wake: Arc<dyn Fn() + Send + Sync>) -> Self {
+        let (routes, route_epoch) = shared.routes();
+        Self {
+            shared,
+            routes,
+            route_epoch,
+            lanes: Vec::new(),
+            lane_of: Vec::new(),
+            filled: Vec::new(),
+            choked: Vec::new(),
+            ways: Ways::new(),
+            signal: Arc::new(Signal {
+                wake,
+                raised: AtomicBool::new(false),
+                settled: AtomicU64::new(0),
+                in_flight: AtomicU64::new(0),
+            }),
+            unbooked: 0,
+            overrun: false,
+            not_sync: PhantomData,
+        }
+    }
+
+    /// Takes an event; its ticket settles some time after a [`flush`](Publisher::flush).
+    #[inline]
+    pub fn push(&mut self, event: &Event<'_>) -> Result<Ticket, Refused> {
+        if self.route_epoch != self.shared.route_epoch() {
+            self.reroute();
+        }
+        self.check(event)?;
+        let at = match self.ways.last(event.topic) {
+            Some(at) => at,
+            None => self.ways.find(event.topic, &self.routes)?,
+        };
+        let way = &mut self.ways.all[at];
+        let key = match event.key {
+            Some(key) => Some(key),
+            None => match &way.key {
+                WayKey::None => None,
+                WayKey::Fixed(key) => Some(&**key),
+                WayKey::Tag(name) => {
+                    event.tags.iter().find(|(tag, _)| *tag == &**name).map(|(_, value)| *value)
+                }
+            },
+        };
+        let partition = match &*way.partitions {
+            [one] => one,
+            many => &many[partition_of(key.unwrap_or(event.topic), many.len())],
+        };
+        let lane_at = match self.lane_of.get(partition.id().index()) {
+            Some(&lane) if lane != NO_LANE => lane,
+            _ => open_lane(&mut self.lanes, &mut self.lane_of, partition),
+        };
+        let lane = &mut self.lanes[lane_at as usize];
+        let epoch = lane.builder.epoch();
+        if way.lane != lane_at || way.epoch != epoch {
+            (way.lane, way.epoch) = (lane_at, epoch);
+            way.id = lane.builder.topic_id(event.topic);
+        }
+        if lane.builder.is_empty() {
+            self.filled.push(lane_at);
+        }
+        let client = event.client.map(|client| lane.client_id(client));
+        lane.builder.push(Row {
+            topic: way.id,
+            key,
+            time: event.time,
+            client,
+            flags: event.flags,
+            tags: event.tags,
+            payload: event.payload,
+        });
+        let ticket = Ticket { lane: lane_at, seq: lane.next };
+        let bytes = (event.payload.len() + EVENT_OVERHEAD_BYTES) as u64;
+        lane.gathered += bytes;
+        self.unbooked += bytes;
+        if lane.is_full() {
+            self.full(lane_at);
+        } else if self.unbooked >= BUDGET_STEP_BYTES {
+            self.book();
+        }
+        Ok(ticket)
+    }
+
+    /// Seals what has gathered: each lane of which nothing is on its way, and each that is full.
+    /// Call it when the sockets are drained and whenever something settled.
+    pub fn flush(&mut self) {
+        let mut at = 0;
+        while let Some(&lane) = self.filled.get(at) {
+            let in_flight = self.lanes[lane as usize].in_flight();
+            let full = self.lanes[lane as usize].is_full();
+            if in_flight == 0 || (full && in_flight < LANE_IN_FLIGHT_MAX) {
+                self.filled.swap_remove(at);
+                self.seal(lane);
+            } else {
+                at += 1;
+            }
+        }
+        self.book();
+    }
+
+    /// What became of a ticket of this publisher.
+    #[inline]
+    pub fn status(&self, ticket: Ticket) -> Status {
+        match self.lanes.get(ticket.lane as usize) {
+            Some(lane) => lane.outcome.status(ticket.seq),
+            None => Status::Failed(Failure::Forgotten),
+        }
+    }
+
+    /// Arms the wake-up again and returns how many batches have settled so far. Call it after a
+    /// wake-up and *before* looking at tickets, so that what settles afterwards wakes again.
+    pub fn settle(&mut self) -> u64 {
+        self.signal.raised.swap(false, Ordering::AcqRel);
+        self.committed_epoch()
+    }
+
+    /// How many batches have settled so far: while it stays the same no ticket changes.
+    #[inline]
+    pub fn committed_epoch(&self) -> u64 {
+        self.signal.settled.load(Ordering::Acquire)
+    }
+
+    /// Whether the owner may read more from its sockets. Once false, ask again after a wake-up.
+    pub fn writable(&mut self) -> bool {
+        let lanes = &self.lanes;
+        self.choked.retain(|lane| lanes[*lane as usize].in_flight() >= LANE_IN_FLIGHT_MAX);
+        self.choked.is_empty() && self.shared.budget().has_room()
+    }
+
+    /// Bytes pushed that have not settled.
+    pub fn in_flight_bytes(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.gathered).sum::<u64>()
+            + self.signal.in_flight.load(Ordering::Acquire)
+    }
+
+    /// Whether anything pushed still waits for a [`flush`](Publisher::flush).
+    pub fn has_gathered(&self) -> bool {
+        !self.filled.is_empty()
+    }
+
+    /// Refuses what no lane could take; nothing here looks at the payload's bytes.
+    #[inline]
+    fn check(&mut self, event: &Event<'_>) -> Result<(), Refused> {
+        if self.overrun {
+            self.overrun = self.shared.budget().overrun();
+            if self.overrun {
+                return Err(Refused::Overloaded);
+            }
+        }
+        if event.payload.len() > self.shared.payload_bytes_max() {
+            return Err(Refused::PayloadTooLarge);
+        }
+        if event.key.is_some_and(|key| key.len() > event::KEY_BYTES_MAX) {
+            return Err(Refused::KeyTooLong);
+        }
+        if !event.tags.is_empty() {
+            let long = |text: &str| text.len() > event::TAG_BYTES_MAX;
+            if event.tags.len() > event::TAGS_MAX
+                || event.tags.iter().any(|(name, value)| long(name) || long(value))
+            {
+                return Err(Refused::Tags);
+            }
+        }
+        if event.flags.retain()
+            && !event.payload.is_empty()
+            && !self.shared.retained().has_room(event.topic)
+        {
+            return Err(Refused::RetainedFull);
+        }
+        Ok(())
+    }
+
+    /// A lane has so much that it need not wait; or so much that it must not.
+    #[cold]
+    fn full(&mut self, at: u32) {
+        self.book();
+        let lane = &self.lanes[at as usize];
+        let in_flight = lane.in_flight();
+        let must = lane.builder.rows() >= event::BATCH_ROWS_MAX
+            || lane.builder.bytes() >= event::BATCH_BYTES_MAX;
+        if in_flight < LANE_IN_FLIGHT_MAX || must {
+            self.filled.retain(|filled| *filled != at);
+            self.seal(at);
+        }
+        if in_flight + 1 >= LANE_IN_FLIGHT_MAX && !self.choked.contains(&at) {
+            self.choked.push(at);
+        }
+    }
+
+    /// Encodes a lane's batch and hands it to the commit thread.
+    fn seal(&mut self, at: u32) {
+        self.book();
+        let lane = &mut self.lanes[at as usize];
+        let batch = lane.time.apply(&lane.partition, lane.builder.finish());
+        let seq = lane.next;
+        lane.next += 1;
+        let bytes = std::mem::take(&mut lane.gathered);
+        let (outcome, signal) = (Arc::clone(&lane.outcome), Arc::clone(&self.signal));
+        let shared = Arc::clone(&self.shared);
+        signal.in_flight.fetch_add(bytes, Ordering::Relaxed);
+        let done = move |result: Result<Appended, LogError>| {
+            let result = match result {
+                Ok(_) => Ok(()),
+                Err(error) => Err(Failure::of(&error)),
+            };
+            outcome.settle(seq, result);
+            shared.budget().release(bytes);
+            signal.in_flight.fetch_sub(bytes, Ordering::Release);
+            signal.raise();
+        };
+        lane.partition.append(batch, Vec::new(), Box::new(done));
+    }
+
+    /// Books what was pushed since the last time.
+    fn book(&mut self) {
+        if self.unbooked > 0 {
+            self.shared.budget().book(std::mem::take(&mut self.unbooked));
+            self.overrun = self.shared.budget().overrun();
+        }
+    }
+
+    /// Streams have changed: topics are looked up anew. Lanes stay; what they have gathered goes
+    /// where it was meant to go when it was pushed.
+    #[cold]
+    fn reroute(&mut self) {
+        (self.routes, self.route_epoch) = self.shared.routes();
+        self.ways.clear();
+    }
+}
+
+/// What was taken and never flushed is still written.
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        while let Some(lane) = self.filled.pop() {
+            self.seal(lane);
+        }
+    }
+}
+
+/// The partition that events of a key (or of a topic, where there is no key) go to.
+pub(crate) fn partition_of(key: &str, partitions: usize) -> usize {
+    // Fixed for ever: a key must stay in its partition over restarts and versions.
+    let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    let mixed = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (((mixed >> 32) * partitions as u64) >> 32) as usize
+}
+
+#[cold]
+fn open_lane(lanes: &mut Vec<Lane>, lane_of: &mut Vec<u32>, to: &Arc<StreamPartition>) -> u32 {
+    let index = to.id().index();
+    if lane_of.len() <= index {
+        lane_of.resize(index + 1, NO_LANE);
+    }
+    let lane = lanes.len() as u32;
+    lanes.push(Lane::new(Arc::clone(to)));
+    lane_of[index] = lane;
+    lane
+}
+
+impl Signal {
+    fn raise(&self) {
+        self.settled.fetch_add(1, Ordering::Release);
+        if !self.raised.swap(true, Ordering::AcqRel) {
+            (self.wake)();
+        }
+    }
+}
+
+impl Ways {
+    fn new() -> Ways {
+        Ways {
+            table: HashTable::new(),
+            all: Vec::new(),
+            bytes: 0,
+            last: 0,
+            hasher: RandomState::default(),
+        }
+    }
+
+    /// The way of the event before, if this one has the same topic.
+    #[inline]
+    fn last(&self, topic: &str) -> Option<usize> {
+        match self.all.get(self.last) {
+            Some(way) if *way.topic == *topic => Some(self.last),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    fn find(&mut self, topic: &str, routes: &Routes) -> Result<usize, Refused> {
+        let hash = self.hasher.hash_one(topic);
+        let all = &self.all;
+        let found = self.table.find(hash, |at| *all[*at as usize].topic == *topic);
+        self.last = match found {
+            Some(at) => *at as usize,
+            None => self.learn(hash, topic, routes)?,
+        };
+        Ok(self.last)
+    }
+
+    #[cold]
+    fn learn(&mut self, hash: u64, topic: &str, routes: &Routes) -> Result<usize, Refused> {
+        topic::check(topic).map_err(|_| Refused::Topic)?;
+        if self.all.len() >= TOPIC_CACHE_MAX || self.bytes + topic.len() > TOPIC_CACHE_BYTES_MAX {
+            self.clear();
+        }
+        let home = routes.home(topic);
+        let key = match home.key_rule().as_deref() {
+            None => WayKey::None,
+            Some(KeyRule::Tag(name)) => WayKey::Tag(name.as_str().into()),
+            Some(rule) => match rule.of_topic(topic) {
+                Some(key) => WayKey::Fixed(key.into()),
+                None => WayKey::None,
+            },
+        };
+        let at = self.all.len();
+        self.bytes += topic.len();
+        self.all.push(Way {
+            topic: topic.into(),
+            hash,
+            partitions: home.partitions(),
+            key,
+            lane: NO_LANE,
+            id: 0,
+            epoch: 0,
+        });
+        let all = &self.all;
+        self.table.insert_unique(hash, at as u32, |at| all[*at as usize].hash);
+        Ok(at)
+    }
+
+    fn clear(&mut self) {
+        self.table.clear();
+        self.all.clear();
+        self.bytes = 0;
+        self.last = 0;
+    }
+}

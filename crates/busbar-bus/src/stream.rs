@@ -1,0 +1,404 @@
+//! Streams and their partitions.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use busbar_event::{Batch, Error, Result, encode};
+use busbar_log::{
+    Append, Appended, Clock, Companion, Damage, Done, Frame, LogError, Partition, WakerGuard,
+};
+use parking_lot::RwLock;
+use tokio::sync::Notify;
+
+use crate::{
+    error::from_log,
+    ingest::TimeRule,
+    key::KeyRule,
+    meter::{Counters, Meter},
+    schema::Schema,
+    spec::StreamSpec,
+};
+
+/// A durable, ordered, partitioned log of events.
+pub struct Stream {
+    name: Arc<str>,
+    current: RwLock<Current>,
+    /// Its file is gone: what it holds can be read, nothing new is routed to it.
+    detached: AtomicBool,
+    internal: bool,
+    pub(crate) schema: Schema,
+    clock: Arc<dyn Clock>,
+}
+
+/// What a change of the stream's file replaces.
+struct Current {
+    spec: Arc<StreamSpec>,
+    key: Option<Arc<KeyRule>>,
+    partitions: Arc<[Arc<StreamPartition>]>,
+}
+
+impl Stream {
+    pub(crate) fn new(
+        name: &str,
+        spec: StreamSpec,
+        partitions: Vec<Arc<StreamPartition>>,
+        internal: bool,
+        schema: Schema,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Stream> {
+        let key = key_rule(&spec)?;
+        Ok(Stream {
+            name: name.into(),
+            current: RwLock::new(Current {
+                spec: Arc::new(spec),
+                key,
+                partitions: partitions.into(),
+            }),
+            detached: AtomicBool::new(false),
+            internal,
+            schema,
+            clock,
+        })
+    }
+
+    /// The stream's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What its file says now.
+    pub fn spec(&self) -> Arc<StreamSpec> {
+        Arc::clone(&self.current.read().spec)
+    }
+
+    /// Its partitions, in order of their numbers.
+    pub fn partitions(&self) -> Arc<[Arc<StreamPartition>]> {
+        Arc::clone(&self.current.read().partitions)
+    }
+
+    /// Whether its file is gone: it can be read, but takes no new events from topics.
+    pub fn is_detached(&self) -> bool {
+        self.detached.load(Ordering::Acquire)
+    }
+
+    /// Whether it belongs to Busbar itself (dead letters and the like) and captures no topics.
+    pub fn is_internal(&self) -> bool {
+        self.internal
+    }
+
+    /// What was committed to all its partitions since the process started, and how fast.
+    pub fn counters(&self) -> Counters {
+        let now = self.clock.now_micros();
+        let mut all = Counters::default();
+        for partition in self.partitions().iter() {
+            all += partition.meter.read(now);
+        }
+        all
+    }
+
+    /// Bytes on disk.
+    pub fn bytes(&self) -> u64 {
+        self.partitions().iter().map(|partition| partition.bytes()).sum()
+    }
+
+    pub(crate) fn key_rule(&self) -> Option<Arc<KeyRule>> {
+        self.current.read().key.clone()
+    }
+
+    pub(crate) fn set_detached(&self, detached: bool) {
+        self.detached.store(detached, Ordering::Release);
+    }
+
+    pub(crate) fn replace(
+        &self,
+        spec: StreamSpec,
+        partitions: Vec<Arc<StreamPartition>>,
+    ) -> Result<()> {
+        let key = key_rule(&spec)?;
+        *self.current.write() = Current {
+            spec: Arc::new(spec),
+            key,
+            partitions: partitions.into(),
+        };
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+fn key_rule(spec: &StreamSpec) -> Result<Option<Arc<KeyRule>>> {
+    Ok(match &spec.key {
+        Some(key) => Some(Arc::new(KeyRule::parse(key)?)),
+        None => None,
+    })
+}
+
+/// Number of a partition in this process: dense, so that tables can be indexed by it, never used
+/// again for another one, and not the same after a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PartitionId(pub u32);
+
+impl PartitionId {
+    /// As an index.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Rows with consecutive offsets.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// Offset of the first row.
+    pub base: u64,
+    /// The rows.
+    pub batch: Batch,
+    /// Producers that have rows in the frame these come from, with the positions they had reached
+    /// at its end.
+    pub producers: Arc<[(Arc<str>, u64)]>,
+}
+
+impl Chunk {
+    /// First offset after these rows.
+    pub fn end(&self) -> u64 {
+        self.base + self.batch.rows() as u64
+    }
+}
+
+/// Frames that hold a retained event carry this attribute, so that others need not be opened.
+pub(crate) const ATTRIBUTE_RETAIN: u16 = 1;
+
+/// One ordered part of a stream.
+pub struct StreamPartition {
+    id: PartitionId,
+    stream: Arc<str>,
+    number: u16,
+    log: Partition,
+    pub(crate) meter: Meter,
+    commits: Arc<Notify>,
+    _wake: WakerGuard,
+    time: RwLock<Option<Arc<TimeRule>>>,
+}
+
+impl StreamPartition {
+    pub(crate) fn new(
+        id: PartitionId,
+        stream: Arc<str>,
+        number: u16,
+        log: Partition,
+    ) -> StreamPartition {
+        let commits = Arc::new(Notify::new());
+        let wake = {
+            let commits = Arc::clone(&commits);
+            log.on_commit(Arc::new(move || commits.notify_waiters()))
+        };
+        StreamPartition {
+            id,
+            stream,
+            number,
+            log,
+            meter: Meter::default(),
+            commits,
+            _wake: wake,
+            time: RwLock::new(None),
+        }
+    }
+
+    /// Its number in this process.
+    pub fn id(&self) -> PartitionId {
+        self.id
+    }
+
+    /// The name of its stream.
+    pub fn stream(&self) -> &str {
+        &self.stream
+    }
+
+    /// Its number within the stream.
+    pub fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// First offset that is kept.
+    pub fn start(&self) -> u64 {
+        self.log.start()
+    }
+
+    /// First offset that is not committed yet.
+    pub fn end(&self) -> u64 {
+        self.log.end()
+    }
+
+    /// Bytes on disk.
+    pub fn bytes(&self) -> u64 {
+        self.log.bytes()
+    }
+
+    /// Places that cannot be read.
+    pub fn damage(&self) -> Vec<Damage> {
+        self.log.damage()
+    }
+
+    /// An offset before which every event is older than `micros`.
+    pub fn offset_at_time(&self, micros: i64) -> Result<u64> {
+        self.log.offset_at_time(micros).map_err(from_log)
+    }
+
+    /// The last committed position of a producer.
+    pub fn producer_position(&self, producer: &str) -> Option<u64> {
+        self.log.producer_position(producer)
+    }
+
+    /// Committed rows from `offset` on, from memory or disk: at least one unless `offset` is the
+    /// end. May block on the disk.
+    ///
+    /// # Errors
+    /// Where `offset` is trimmed, damaged or beyond the end; a [`Cursor`](crate::Cursor) goes on
+    /// behind such places and says what was missed.
+    pub fn read(&self, offset: u64, bytes_max: usize) -> Result<Vec<Chunk>> {
+        self.read_raw(offset, bytes_max).map_err(ReadError::into_error)
+    }
+
+    /// As [`read`](StreamPartition::read), if memory has the rows; never blocks.
+    pub fn read_cached(&self, offset: u64, bytes_max: usize) -> Option<Result<Vec<Chunk>>> {
+        let frames = self.log.read_cached(offset, bytes_max)?;
+        Some(chunks(offset, &frames).map_err(ReadError::into_error))
+    }
+
+    /// Calls `waker` on the commit thread when the end has moved, until the guard is dropped.
+    pub fn on_commit(&self, waker: Arc<dyn Fn() + Send + Sync>) -> WakerGuard {
+        self.log.on_commit(waker)
+    }
+
+    /// The partition of the log below.
+    pub fn log(&self) -> &Partition {
+        &self.log
+    }
+
+    pub(crate) fn commits(&self) -> &Notify {
+        &self.commits
+    }
+
+    pub(crate) fn read_raw(&self, offset: u64, bytes_max: usize) -> Result<Vec<Chunk>, ReadError> {
+        let frames = self.log.read(offset, bytes_max).map_err(ReadError::Log)?;
+        chunks(offset, &frames)
+    }
+
+    pub(crate) fn read_cached_raw(
+        &self,
+        offset: u64,
+        bytes_max: usize,
+    ) -> Option<Result<Vec<Chunk>, ReadError>> {
+        let frames = self.log.read_cached(offset, bytes_max)?;
+        Some(chunks(offset, &frames))
+    }
+
+    /// Encodes a batch on this thread and hands it to the commit thread.
+    pub(crate) fn append(&self, batch: Batch, producers: Vec<(Arc<str>, u64)>, done: Done) {
+        let (min_time, max_time) = batch.time_range();
+        let attributes = if batch.any_retain() { ATTRIBUTE_RETAIN } else { 0 };
+        self.log.append(Append {
+            body: encode(&batch),
+            count: batch.rows() as u32,
+            min_time,
+            max_time,
+            producers,
+            attributes,
+            companion: Some(Arc::new(batch)),
+            done: Some(done),
+        });
+    }
+
+    pub(crate) fn time_rule(&self) -> Option<Arc<TimeRule>> {
+        self.time.read().clone()
+    }
+
+    pub(crate) fn set_time_rule(&self, rule: Option<Arc<TimeRule>>) {
+        *self.time.write() = rule;
+    }
+}
+
+impl std::fmt::Debug for StreamPartition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.stream, self.number)
+    }
+}
+
+/// Why rows could not be read, with what is needed to go on behind them.
+#[derive(Debug)]
+pub(crate) enum ReadError {
+    Log(LogError),
+    /// A frame whose bytes are as written but which is no batch.
+    Body { from: u64, resume: u64, cause: Error },
+}
+
+impl ReadError {
+    pub fn into_error(self) -> Error {
+        match self {
+            ReadError::Log(error) => from_log(error),
+            ReadError::Body { from, resume, cause } => {
+                cause.with("from", from).with("resume", resume)
+            }
+        }
+    }
+}
+
+/// The batch of a frame: decoded once, then kept beside it.
+pub(crate) fn batch_of(frame: &Frame) -> Result<Batch> {
+    let companion = frame.companion_or_init(|frame| {
+        let batch = busbar_event::decode(frame.body.clone())?;
+        if batch.rows() != frame.count as usize {
+            return Err(Error::new(busbar_event::Class::Permanent, "bus.frame-rows")
+                .with("rows", batch.rows())
+                .with("count", frame.count));
+        }
+        Ok(Arc::new(batch) as Companion)
+    })?;
+    match companion.downcast_ref::<Batch>() {
+        Some(batch) => Ok(batch.clone()),
+        None => busbar_event::decode(frame.body.clone()),
+    }
+}
+
+/// The rows of `frames` from `offset` on. What is unreadable after good rows is left for the next
+/// call, which then begins with it.
+fn chunks(offset: u64, frames: &[Frame]) -> Result<Vec<Chunk>, ReadError> {
+    let mut chunks = Vec::with_capacity(frames.len());
+    for frame in frames {
+        if frame.end() <= offset {
+            continue;
+        }
+        let batch = match batch_of(frame) {
+            Ok(batch) => batch,
+            Err(_) if !chunks.is_empty() => break,
+            Err(cause) => {
+                return Err(ReadError::Body {
+                    from: frame.base.max(offset),
+                    resume: frame.end(),
+                    cause,
+                });
+            }
+        };
+        let skip = offset.saturating_sub(frame.base) as usize;
+        chunks.push(Chunk {
+            base: frame.base + skip as u64,
+            batch: if skip == 0 { batch } else { batch.slice(skip, batch.rows() - skip) },
+            producers: Arc::clone(&frame.producers),
+        });
+    }
+    Ok(chunks)
+}
+
+/// How an append through the bus ended, for one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Landed {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Where in it.
+    pub appended: Appended,
+}
