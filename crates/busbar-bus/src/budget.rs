@@ -18,7 +18,10 @@ pub struct ByteBudget {
 impl ByteBudget {
     /// A budget of `max` bytes.
     pub fn new(max: u64) -> Self {
-        Self { used: AtomicU64::new(0), max }
+        Self {
+            used: AtomicU64::new(0),
+            max,
+        }
     }
 
     /// Bytes booked now.

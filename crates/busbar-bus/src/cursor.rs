@@ -43,7 +43,12 @@ impl Cursor {
     /// A cursor that begins at `position`; before the start or beyond the end it begins there.
     pub fn new(partition: Arc<StreamPartition>, position: u64) -> Cursor {
         let position = position.min(partition.end());
-        Cursor { partition, position, read: VecDeque::new(), read_bytes: CURSOR_READ_BYTES }
+        Cursor {
+            partition,
+            position,
+            read: VecDeque::new(),
+            read_bytes: CURSOR_READ_BYTES,
+        }
     }
 
     /// Asks the log for at most so many bytes at once.
@@ -125,7 +130,10 @@ impl Cursor {
         if self.position >= self.partition.end() {
             return Ok(None);
         }
-        match self.partition.read_cached_raw(self.position, self.read_bytes) {
+        match self
+            .partition
+            .read_cached_raw(self.position, self.read_bytes)
+        {
             Some(read) => self.take(read),
             None => Ok(None),
         }
@@ -167,6 +175,10 @@ impl Cursor {
             return Err(cause);
         }
         let from = std::mem::replace(&mut self.position, resume);
-        Ok(Some(Item::Gap(Gap { from, resume, cause })))
+        Ok(Some(Item::Gap(Gap {
+            from,
+            resume,
+            cause,
+        })))
     }
 }

@@ -13,5 +13,7 @@ pub fn from_log(error: LogError) -> Error {
     error
         .args()
         .into_iter()
-        .fold(Error::new(class, error.code()), |made, (name, value)| made.with(name, value))
+        .fold(Error::new(class, error.code()), |made, (name, value)| {
+            made.with(name, value)
+        })
 }

@@ -71,7 +71,9 @@ impl KeyRule {
 
     /// The key of every event of `topic`, if the topic alone decides it.
     pub fn of_topic(&self, name: &str) -> Option<String> {
-        let KeyRule::Topic(parts) = self else { return None };
+        let KeyRule::Topic(parts) = self else {
+            return None;
+        };
         let words = topic::parts(name);
         let mut key = String::new();
         for part in parts {
@@ -95,10 +97,24 @@ mod tests {
     fn keys_come_from_topics() {
         let key = |template: &str, topic: &str| KeyRule::parse(template).unwrap().of_topic(topic);
         assert_eq!(key("${client}", "meter/m1/reading").as_deref(), Some("m1"));
-        assert_eq!(key("a-${kind}.${subject}", "meter/m1/x/y").as_deref(), Some("a-meter.x/y"));
+        assert_eq!(
+            key("a-${kind}.${subject}", "meter/m1/x/y").as_deref(),
+            Some("a-meter.x/y")
+        );
         assert_eq!(key("${client}", "meter"), None);
-        assert_eq!(KeyRule::parse("${tags.site}").unwrap(), KeyRule::Tag("site".into()));
-        for bad in ["client", "${", "${colour}", "${tags.}", "${client", "${tags.a}${tags.b}", ""] {
+        assert_eq!(
+            KeyRule::parse("${tags.site}").unwrap(),
+            KeyRule::Tag("site".into())
+        );
+        for bad in [
+            "client",
+            "${",
+            "${colour}",
+            "${tags.}",
+            "${client",
+            "${tags.a}${tags.b}",
+            "",
+        ] {
             assert!(KeyRule::parse(bad).is_err(), "{bad}");
         }
     }

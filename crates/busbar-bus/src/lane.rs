@@ -211,7 +211,9 @@ impl Rest {
         match self.failures.get_mut(at) {
             Some((range, why)) if range.end == seq && *why == failure => range.end += 1,
             _ => {
-                let at = self.failures.partition_point(|(range, _)| range.start <= seq);
+                let at = self
+                    .failures
+                    .partition_point(|(range, _)| range.start <= seq);
                 self.failures.insert(at, (seq..seq + 1, failure));
             }
         }
@@ -259,7 +261,14 @@ mod tests {
         assert_eq!(outcome.rest.lock().failures.len(), 1);
         let last = 10 + 4 * LANE_FAILURES_MAX as u64;
         for seq in 10..last {
-            outcome.settle(seq, if seq % 2 == 0 { Err(Failure::DiskFull) } else { Ok(()) });
+            outcome.settle(
+                seq,
+                if seq % 2 == 0 {
+                    Err(Failure::DiskFull)
+                } else {
+                    Ok(())
+                },
+            );
         }
         assert!(outcome.rest.lock().failures.len() <= LANE_FAILURES_MAX);
         assert_eq!(outcome.status(0), Status::Failed(Failure::Forgotten));

@@ -75,7 +75,11 @@ impl Tally {
         if last == second {
             self.now.store(self.now.load(Relaxed) + n, Relaxed);
         } else {
-            let before = if last + 1 == second { self.now.load(Relaxed) } else { 0 };
+            let before = if last + 1 == second {
+                self.now.load(Relaxed)
+            } else {
+                0
+            };
             self.before.store(before, Relaxed);
             self.now.store(n, Relaxed);
             self.second.store(second, Relaxed);

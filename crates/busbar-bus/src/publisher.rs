@@ -26,7 +26,8 @@ use crate::{
     key::KeyRule,
     lane::{Failure, Lane, Status, Ticket},
     limits::{
-        BUDGET_STEP_BYTES, EVENT_OVERHEAD_BYTES, LANE_IN_FLIGHT_MAX, TOPIC_CACHE_BYTES_MAX, TOPIC_CACHE_MAX,
+        BUDGET_STEP_BYTES, EVENT_OVERHEAD_BYTES, LANE_IN_FLIGHT_MAX, TOPIC_CACHE_BYTES_MAX,
+        TOPIC_CACHE_MAX,
     },
     refused::Refused,
     routes::Routes,
@@ -161,9 +162,11 @@ impl Publisher {
             None => match &way.key {
                 WayKey::None => None,
                 WayKey::Fixed(key) => Some(&**key),
-                WayKey::Tag(name) => {
-                    event.tags.iter().find(|(tag, _)| *tag == &**name).map(|(_, value)| *value)
-                }
+                WayKey::Tag(name) => event
+                    .tags
+                    .iter()
+                    .find(|(tag, _)| *tag == &**name)
+                    .map(|(_, value)| *value),
             },
         };
         let partition = match &*way.partitions {
@@ -193,7 +196,10 @@ impl Publisher {
             tags: event.tags,
             payload: event.payload,
         });
-        let ticket = Ticket { lane: lane_at, seq: lane.next };
+        let ticket = Ticket {
+            lane: lane_at,
+            seq: lane.next,
+        };
         let bytes = (event.payload.len() + EVENT_OVERHEAD_BYTES) as u64;
         lane.gathered += bytes;
         self.unbooked += bytes;
@@ -247,7 +253,8 @@ impl Publisher {
     /// Whether the owner may read more from its sockets. Once false, ask again after a wake-up.
     pub fn writable(&mut self) -> bool {
         let lanes = &self.lanes;
-        self.choked.retain(|lane| lanes[*lane as usize].in_flight() >= LANE_IN_FLIGHT_MAX);
+        self.choked
+            .retain(|lane| lanes[*lane as usize].in_flight() >= LANE_IN_FLIGHT_MAX);
         self.choked.is_empty() && self.shared.budget().has_room()
     }
 
@@ -274,20 +281,29 @@ impl Publisher {
         if event.payload.len() > self.shared.payload_bytes_max() {
             return Err(Refused::PayloadTooLarge);
         }
-        if event.key.is_some_and(|key| key.len() > event::KEY_BYTES_MAX) {
+        if event
+            .key
+            .is_some_and(|key| key.len() > event::KEY_BYTES_MAX)
+        {
             return Err(Refused::KeyTooLong);
         }
         if !event.tags.is_empty() {
             let long = |text: &str| text.len() > event::TAG_BYTES_MAX;
             if event.tags.len() > event::TAGS_MAX
-                || event.tags.iter().any(|(name, value)| long(name) || long(value))
+                || event
+                    .tags
+                    .iter()
+                    .any(|(name, value)| long(name) || long(value))
             {
                 return Err(Refused::Tags);
             }
         }
         if event.flags.retain()
             && !event.payload.is_empty()
-            && !self.shared.retained().has_room(event.topic)
+            && !self
+                .shared
+                .retained()
+                .has_room(event.topic, event.payload.len())
         {
             return Err(Refused::RetainedFull);
         }
@@ -320,7 +336,8 @@ impl Publisher {
         lane.next += 1;
         let bytes = std::mem::take(&mut lane.gathered);
         let (outcome, signal) = (Arc::clone(&lane.outcome), Arc::clone(&self.signal));
-        let shared = Arc::clone(&self.shared);
+        // Not the whole bus: the commit thread must never be the one to drop that.
+        let budget = self.shared.budget_handle();
         signal.in_flight.fetch_add(bytes, Ordering::Relaxed);
         let done = move |result: Result<Appended, LogError>| {
             let result = match result {
@@ -328,7 +345,7 @@ impl Publisher {
                 Err(error) => Err(Failure::of(&error)),
             };
             outcome.settle(seq, result);
-            shared.budget().release(bytes);
+            budget.release(bytes);
             signal.in_flight.fetch_sub(bytes, Ordering::Release);
             signal.raise();
         };
@@ -338,7 +355,9 @@ impl Publisher {
     /// Books what was pushed since the last time.
     fn book(&mut self) {
         if self.unbooked > 0 {
-            self.shared.budget().book(std::mem::take(&mut self.unbooked));
+            self.shared
+                .budget()
+                .book(std::mem::take(&mut self.unbooked));
             self.overrun = self.shared.budget().overrun();
         }
     }
@@ -416,7 +435,9 @@ impl Ways {
     fn find(&mut self, topic: &str, routes: &Routes) -> Result<usize, Refused> {
         let hash = self.hasher.hash_one(topic);
         let all = &self.all;
-        let found = self.table.find(hash, |at| *all[*at as usize].topic == *topic);
+        let found = self
+            .table
+            .find(hash, |at| *all[*at as usize].topic == *topic);
         self.last = match found {
             Some(at) => *at as usize,
             None => self.learn(hash, topic, routes)?,
@@ -451,7 +472,8 @@ impl Ways {
             epoch: 0,
         });
         let all = &self.all;
-        self.table.insert_unique(hash, at as u32, |at| all[*at as usize].hash);
+        self.table
+            .insert_unique(hash, at as u32, |at| all[*at as usize].hash);
         Ok(at)
     }
 

@@ -32,7 +32,11 @@ impl Routes {
             }
         }
         patterns.sort_by_cached_key(|(filter, _)| std::cmp::Reverse(filter.specificity()));
-        Routes { literal, patterns, inbox }
+        Routes {
+            literal,
+            patterns,
+            inbox,
+        }
     }
 
     /// The stream that takes events of `topic`.

@@ -21,7 +21,12 @@ pub struct StreamSpec {
     /// Topic patterns (MQTT wildcards `+` and `#`) this stream captures: one, or a list. Of all
     /// streams whose patterns match, the most specific one takes an event. A stream without
     /// patterns gets its events from flows only.
-    #[serde(default, alias = "topic", skip_serializing_if = "Vec::is_empty", with = "one_or_many")]
+    #[serde(
+        default,
+        alias = "topic",
+        skip_serializing_if = "Vec::is_empty",
+        with = "one_or_many"
+    )]
     #[schemars(with = "OneOrMany")]
     pub topics: Vec<Filter>,
     /// Partitions. Events of one key (of one topic where there is no key) stay in one partition,
@@ -96,7 +101,10 @@ impl Default for StreamSpec {
 impl StreamSpec {
     /// A stream of raw payloads that captures `topics`.
     pub fn capturing(topics: Vec<Filter>) -> Self {
-        Self { topics, ..Self::default() }
+        Self {
+            topics,
+            ..Self::default()
+        }
     }
 
     /// Refuses what no other file could make right.
@@ -104,7 +112,8 @@ impl StreamSpec {
         check_name(name)?;
         let refuse = |code| Err(Error::new(Class::Configuration, code).with("stream", name));
         if self.partitions == 0 || self.partitions > STREAM_PARTITIONS_MAX {
-            return refuse("bus.partitions-range").map_err(|e| e.with("max", STREAM_PARTITIONS_MAX));
+            return refuse("bus.partitions-range")
+                .map_err(|e| e.with("max", STREAM_PARTITIONS_MAX));
         }
         if self.topics.len() > STREAM_TOPICS_MAX {
             return refuse("bus.topics-many").map_err(|e| e.with("max", STREAM_TOPICS_MAX));
@@ -113,7 +122,7 @@ impl StreamSpec {
             KeyRule::parse(key).map_err(|e| e.with("stream", name))?;
         }
         if let Some(time) = &self.time {
-            if self.format.is_raw() {
+            if self.format == FormatSpec::Raw {
                 return refuse("bus.time-raw").map_err(|e| e.with("column", time));
             }
             if self.schema.is_none() {
@@ -149,7 +158,9 @@ pub fn check_name(name: &str) -> Result<()> {
     let fits = !name.is_empty()
         && name.len() <= STREAM_NAME_BYTES_MAX
         && !name.starts_with(['_', '-'])
-        && name.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_');
+        && name
+            .chars()
+            .all(|c| c.is_alphanumeric() || c == '-' || c == '_');
     if fits {
         Ok(())
     } else {
@@ -171,7 +182,10 @@ fn is_one(n: &u16) -> bool {
 /// How a list of topics looks in a file.
 #[derive(JsonSchema)]
 #[serde(untagged)]
-#[allow(dead_code, reason = "describes the form to schemars; the values never exist")]
+#[allow(
+    dead_code,
+    reason = "describes the form to schemars; the values never exist"
+)]
 enum OneOrMany {
     One(String),
     Many(Vec<String>),
@@ -227,7 +241,8 @@ mod tests {
         .unwrap();
         assert_eq!(spec.topics.len(), 1);
         assert_eq!(spec.retention.age.unwrap().to_string(), "1w");
-        let again: StreamSpec = serde_json::from_str(&serde_json::to_string(&spec).unwrap()).unwrap();
+        let again: StreamSpec =
+            serde_json::from_str(&serde_json::to_string(&spec).unwrap()).unwrap();
         assert_eq!(again, spec);
         assert!(serde_json::from_str::<StreamSpec>(r#"{"topics":"a","colour":1}"#).is_err());
         assert!(serde_json::from_str::<StreamSpec>(r#"{"topics":["a/#/b"]}"#).is_err());
@@ -238,7 +253,16 @@ mod tests {
         for name in ["meter", "meter-2", "读数", "a_b"] {
             check_name(name).unwrap();
         }
-        for name in ["", "_dead", "../x", "a/b", "a b", "-x", ".", &"x".repeat(65)] {
+        for name in [
+            "",
+            "_dead",
+            "../x",
+            "a/b",
+            "a b",
+            "-x",
+            ".",
+            &"x".repeat(65),
+        ] {
             assert!(check_name(name).is_err(), "{name}");
         }
     }

@@ -100,7 +100,10 @@ impl Stream {
 
     /// Bytes on disk.
     pub fn bytes(&self) -> u64 {
-        self.partitions().iter().map(|partition| partition.bytes()).sum()
+        self.partitions()
+            .iter()
+            .map(|partition| partition.bytes())
+            .sum()
     }
 
     pub(crate) fn key_rule(&self) -> Option<Arc<KeyRule>> {
@@ -128,7 +131,9 @@ impl Stream {
 
 impl std::fmt::Debug for Stream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stream").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Stream")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -179,7 +184,7 @@ pub struct StreamPartition {
     stream: Arc<str>,
     number: u16,
     log: Partition,
-    pub(crate) meter: Meter,
+    pub(crate) meter: Arc<Meter>,
     commits: Arc<Notify>,
     _wake: WakerGuard,
     time: RwLock<Option<Arc<TimeRule>>>,
@@ -202,7 +207,7 @@ impl StreamPartition {
             stream,
             number,
             log,
-            meter: Meter::default(),
+            meter: Arc::default(),
             commits,
             _wake: wake,
             time: RwLock::new(None),
@@ -261,7 +266,8 @@ impl StreamPartition {
     /// Where `offset` is trimmed, damaged or beyond the end; a [`Cursor`](crate::Cursor) goes on
     /// behind such places and says what was missed.
     pub fn read(&self, offset: u64, bytes_max: usize) -> Result<Vec<Chunk>> {
-        self.read_raw(offset, bytes_max).map_err(ReadError::into_error)
+        self.read_raw(offset, bytes_max)
+            .map_err(ReadError::into_error)
     }
 
     /// As [`read`](StreamPartition::read), if memory has the rows; never blocks.
@@ -301,7 +307,11 @@ impl StreamPartition {
     /// Encodes a batch on this thread and hands it to the commit thread.
     pub(crate) fn append(&self, batch: Batch, producers: Vec<(Arc<str>, u64)>, done: Done) {
         let (min_time, max_time) = batch.time_range();
-        let attributes = if batch.any_retain() { ATTRIBUTE_RETAIN } else { 0 };
+        let attributes = if batch.any_retain() {
+            ATTRIBUTE_RETAIN
+        } else {
+            0
+        };
         self.log.append(Append {
             body: encode(&batch),
             count: batch.rows() as u32,
@@ -334,16 +344,22 @@ impl std::fmt::Debug for StreamPartition {
 pub(crate) enum ReadError {
     Log(LogError),
     /// A frame whose bytes are as written but which is no batch.
-    Body { from: u64, resume: u64, cause: Error },
+    Body {
+        from: u64,
+        resume: u64,
+        cause: Error,
+    },
 }
 
 impl ReadError {
     pub fn into_error(self) -> Error {
         match self {
             ReadError::Log(error) => from_log(error),
-            ReadError::Body { from, resume, cause } => {
-                cause.with("from", from).with("resume", resume)
-            }
+            ReadError::Body {
+                from,
+                resume,
+                cause,
+            } => cause.with("from", from).with("resume", resume),
         }
     }
 }
@@ -387,7 +403,11 @@ fn chunks(offset: u64, frames: &[Frame]) -> Result<Vec<Chunk>, ReadError> {
         let skip = offset.saturating_sub(frame.base) as usize;
         chunks.push(Chunk {
             base: frame.base + skip as u64,
-            batch: if skip == 0 { batch } else { batch.slice(skip, batch.rows() - skip) },
+            batch: if skip == 0 {
+                batch
+            } else {
+                batch.slice(skip, batch.rows() - skip)
+            },
             producers: Arc::clone(&frame.producers),
         });
     }

@@ -43,7 +43,9 @@ const SIZES: &[(&str, u64)] = &[
 impl Span {
     /// A span of so many microseconds; never negative.
     pub fn from_micros(micros: i64) -> Self {
-        Self { micros: micros.max(0) }
+        Self {
+            micros: micros.max(0),
+        }
     }
 
     /// Microseconds.
@@ -61,9 +63,10 @@ impl Span {
         let (number, unit) = split(text);
         let micros = match (number.parse::<i64>(), unit) {
             (Ok(0), "") => Some(0),
-            (Ok(n), unit) => {
-                SPANS.iter().find(|(name, _)| *name == unit).and_then(|(_, f)| n.checked_mul(*f))
-            }
+            (Ok(n), unit) => SPANS
+                .iter()
+                .find(|(name, _)| *name == unit)
+                .and_then(|(_, f)| n.checked_mul(*f)),
             _ => None,
         };
         micros
@@ -103,7 +106,9 @@ impl Size {
 /// The digits and what stands behind them.
 fn split(text: &str) -> (&str, &str) {
     let text = text.trim();
-    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     (&text[..end], text[end..].trim_start())
 }
 
@@ -221,14 +226,27 @@ mod tests {
         }
         assert_eq!(Span::parse("604800s").unwrap().to_string(), "1w");
         assert_eq!(Span::default().to_string(), "0s");
-        for text in ["", "s", "-1s", "5", "1.5s", "9223372036854775807w", "5 minutes"] {
+        for text in [
+            "",
+            "s",
+            "-1s",
+            "5",
+            "1.5s",
+            "9223372036854775807w",
+            "5 minutes",
+        ] {
             assert!(Span::parse(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn sizes_read_as_written() {
-        for (text, bytes) in [("512MiB", 512 << 20), ("10GB", 10_000_000_000), ("7", 7), ("1 kb", 1000)] {
+        for (text, bytes) in [
+            ("512MiB", 512 << 20),
+            ("10GB", 10_000_000_000),
+            ("7", 7),
+            ("1 kb", 1000),
+        ] {
             assert_eq!(Size::parse(text).unwrap().as_bytes(), bytes, "{text}");
         }
         assert_eq!(Size::from_bytes(1 << 30).to_string(), "1GiB");

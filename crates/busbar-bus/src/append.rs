@@ -1,0 +1,249 @@
+//! Appending whole batches: what flows, connectors and the API do.
+
+use std::{future::Future, sync::Arc};
+
+use arrow::array::{Array, StringArray, StringBuilder, UInt32Array};
+use busbar_event::{Batch, Class, Error, Result};
+use tokio::sync::oneshot;
+
+use crate::{
+    bus::Bus,
+    error::from_log,
+    ingest::TimeReader,
+    key::KeyRule,
+    limits::{APPEND_BYTES_MAX, APPEND_ROWS_MAX},
+    publisher::partition_of,
+    stream::{Landed, Stream, StreamPartition},
+};
+
+/// How an append ended.
+#[derive(Clone, Debug, Default)]
+pub struct Appended {
+    /// Where its rows landed, one entry for each partition touched.
+    pub parts: Vec<Landed>,
+}
+
+impl Appended {
+    /// Rows written now.
+    pub fn rows(&self) -> u64 {
+        self.parts
+            .iter()
+            .map(|part| u64::from(part.appended.count))
+            .sum()
+    }
+
+    /// Whether all of it had been written before.
+    pub fn duplicate(&self) -> bool {
+        !self.parts.is_empty() && self.parts.iter().all(|part| part.appended.duplicate)
+    }
+}
+
+/// Who appends, and the position it has reached with these rows. In a partition that knows a
+/// position of this producer that is not lower, the rows are not written again.
+pub type Producer = (Arc<str>, u64);
+
+impl Bus {
+    /// Routes the rows of a batch by their topics and appends them, one frame for each partition
+    /// touched. The rows are handed to the commit thread before this returns, in the order of
+    /// calls; the future waits until they are as durable as their streams say.
+    pub fn append(
+        &self,
+        batch: Batch,
+        producer: Option<Producer>,
+    ) -> impl Future<Output = Result<Appended>> + Send + 'static {
+        let sent = check_size(&batch).map(|()| {
+            self.route(&batch)
+                .into_iter()
+                .map(|(partition, rows)| send(&partition, rows, producer.clone()))
+                .collect()
+        });
+        settle(sent)
+    }
+
+    /// As [`append`](Bus::append), to one stream whatever the topics are.
+    pub fn append_to(
+        &self,
+        stream: &Stream,
+        batch: Batch,
+        producer: Option<Producer>,
+    ) -> impl Future<Output = Result<Appended>> + Send + 'static {
+        let sent = check_size(&batch).map(|()| {
+            let mut parts = Parts::default();
+            let all: Vec<u32> = (0..batch.rows() as u32).collect();
+            parts.add(stream, &batch, all);
+            parts
+                .finish(&batch)
+                .into_iter()
+                .map(|(partition, rows)| send(&partition, rows, producer.clone()))
+                .collect()
+        });
+        settle(sent)
+    }
+
+    /// The rows of each partition. One look at the routes for each distinct topic.
+    fn route(&self, batch: &Batch) -> Vec<(Arc<StreamPartition>, Batch)> {
+        let (routes, _) = self.shared.routes();
+        let topics = batch.topic_values();
+        let mut streams: Vec<&Arc<Stream>> = Vec::new();
+        // For each distinct topic the index of its stream; looked up when a row first needs it.
+        let mut home: Vec<u32> = vec![u32::MAX; topics.len()];
+        let mut rows: Vec<Vec<u32>> = Vec::new();
+        for (row, key) in batch.topic_keys().iter().enumerate() {
+            let slot = &mut home[*key as usize];
+            if *slot == u32::MAX {
+                let stream = routes.home(topics.value(*key as usize));
+                let at = streams.iter().position(|known| Arc::ptr_eq(known, stream));
+                *slot = at.unwrap_or_else(|| {
+                    streams.push(stream);
+                    rows.push(Vec::new());
+                    streams.len() - 1
+                }) as u32;
+            }
+            rows[*slot as usize].push(row as u32);
+        }
+        let mut parts = Parts::default();
+        for (stream, rows) in streams.into_iter().zip(rows) {
+            parts.add(stream, batch, rows);
+        }
+        parts.finish(batch)
+    }
+}
+
+/// Rows by partition, while they are sorted out.
+#[derive(Default)]
+struct Parts {
+    parts: Vec<(Arc<StreamPartition>, Vec<u32>, Option<Arc<KeyRule>>)>,
+}
+
+impl Parts {
+    fn add(&mut self, stream: &Stream, batch: &Batch, rows: Vec<u32>) {
+        if rows.is_empty() {
+            return;
+        }
+        let partitions = stream.partitions();
+        let rule = stream.key_rule();
+        if let [one] = &*partitions {
+            self.parts.push((Arc::clone(one), rows, rule));
+            return;
+        }
+        let mut split: Vec<Vec<u32>> = vec![Vec::new(); partitions.len()];
+        // Keys made from topics are made once for each distinct topic.
+        let mut made: Vec<Option<Option<String>>> = vec![None; batch.topic_values().len()];
+        for row in rows {
+            let at = row as usize;
+            let topic_at = batch.topic_keys()[at] as usize;
+            let topic = batch.topic(at);
+            let key = match (batch.key(at), rule.as_deref()) {
+                (Some(key), _) => Some(key),
+                (None, Some(KeyRule::Tag(name))) => tag(batch, at, name),
+                (None, Some(rule)) => made[topic_at]
+                    .get_or_insert_with(|| rule.of_topic(topic))
+                    .as_deref(),
+                (None, None) => None,
+            };
+            split[partition_of(key.unwrap_or(topic), partitions.len())].push(row);
+        }
+        for (partition, rows) in partitions.iter().zip(split) {
+            if !rows.is_empty() {
+                self.parts.push((Arc::clone(partition), rows, rule.clone()));
+            }
+        }
+    }
+
+    fn finish(self, batch: &Batch) -> Vec<(Arc<StreamPartition>, Batch)> {
+        self.parts
+            .into_iter()
+            .map(|(partition, rows, rule)| {
+                let part = match rows.len() == batch.rows() {
+                    true => batch.clone(),
+                    false => batch.take(&UInt32Array::from(rows)),
+                };
+                let part = match rule {
+                    Some(rule) => with_keys(&rule, part),
+                    None => part,
+                };
+                (partition, part)
+            })
+            .collect()
+    }
+}
+
+fn tag<'a>(batch: &'a Batch, row: usize, name: &str) -> Option<&'a str> {
+    batch
+        .tags(row)
+        .find(|(tag, _)| *tag == name)
+        .map(|(_, value)| value)
+}
+
+/// Gives rows without a key the one their stream makes.
+fn with_keys(rule: &KeyRule, batch: Batch) -> Batch {
+    let missing = batch.keys().is_none_or(|keys| keys.null_count() > 0);
+    if !missing {
+        return batch;
+    }
+    let topics = batch.topic_values();
+    let mut made: Vec<Option<Option<String>>> = vec![None; topics.len()];
+    let mut keys = StringBuilder::with_capacity(batch.rows(), 16 * batch.rows());
+    for row in 0..batch.rows() {
+        let topic_at = batch.topic_keys()[row] as usize;
+        keys.append_option(match (batch.key(row), rule) {
+            (Some(key), _) => Some(key),
+            (None, KeyRule::Tag(name)) => tag(&batch, row, name),
+            (None, rule) => made[topic_at]
+                .get_or_insert_with(|| rule.of_topic(topics.value(topic_at)))
+                .as_deref(),
+        });
+    }
+    let keys: StringArray = keys.finish();
+    let mut envelope = batch.envelope();
+    envelope.key = Some(keys);
+    // The same rows with one column of the same length: it cannot fail to fit.
+    Batch::from_columns(envelope, batch.body().clone()).unwrap_or(batch)
+}
+
+fn check_size(batch: &Batch) -> Result<()> {
+    if batch.rows() > APPEND_ROWS_MAX || batch.bytes() > APPEND_BYTES_MAX {
+        return Err(Error::new(Class::Permanent, "bus.append-large")
+            .with("rows", batch.rows())
+            .with("rows_max", APPEND_ROWS_MAX)
+            .with("bytes", batch.bytes())
+            .with("bytes_max", APPEND_BYTES_MAX));
+    }
+    Ok(())
+}
+
+type Waiting = (
+    Arc<StreamPartition>,
+    oneshot::Receiver<busbar_log::Result<busbar_log::Appended>>,
+);
+
+fn send(partition: &Arc<StreamPartition>, batch: Batch, producer: Option<Producer>) -> Waiting {
+    let (tell, told) = oneshot::channel();
+    let batch = TimeReader::default().apply(partition, batch);
+    let done = Box::new(move |result| {
+        // Nobody waits any more if the caller was cancelled; the rows are written all the same.
+        let _ = tell.send(result);
+    });
+    partition.append(batch, producer.into_iter().collect(), done);
+    (Arc::clone(partition), told)
+}
+
+async fn settle(sent: Result<Vec<Waiting>>) -> Result<Appended> {
+    let mut appended = Appended::default();
+    let mut failed = None;
+    for (partition, told) in sent? {
+        match told.await.unwrap_or(Err(busbar_log::LogError::Closed)) {
+            Ok(landed) => {
+                appended.parts.push(Landed {
+                    partition: partition.id(),
+                    appended: landed,
+                });
+            }
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    match failed {
+        Some(error) => Err(from_log(error)),
+        None => Ok(appended),
+    }
+}
