@@ -1,0 +1,38 @@
+//! Tables: state that flows keep, queries read and people look at.
+//!
+//! A table is rows of typed columns, with or without a key. Its *engine* says where it lives:
+//!
+//! | engine | lives in | keeps | after a restart |
+//! | --- | --- | --- | --- |
+//! | [`Hot`] | memory | rows until their time to live is over, bounded in rows and bytes | empty |
+//! | [`Relational`] | one SQLite file | everything | as it was at the last commit |
+//!
+//! Both sit behind [`Table`] and pass the same conformance suite (`tests/conformance.rs`). Rows move
+//! in and out as Arrow record batches; there is no call for a single row.
+//!
+//! **Exactly once.** A [`Write`] may carry the [`ProducerPosition`] it stands for. An engine keeps
+//! the last position of every producer together with the rows, in the same transaction, and ignores
+//! a write whose position it already has.
+//!
+//! **Calls block.** [`Relational`] waits for the disk inside [`Table::write`] and for SQLite inside
+//! a scan. Callers on an async thread hand these calls to a thread that may block
+//! (`tokio::task::spawn_blocking`). [`Hot`] never waits for more than its own lock.
+//!
+//! This crate knows no stream, no topic, no flow and no SQL beyond what SQLite is asked.
+
+mod columns;
+mod hot;
+pub mod limits;
+mod position;
+mod registry;
+mod relational;
+mod spec;
+mod table;
+
+pub use columns::{ColumnType, canonical_schema};
+pub use hot::Hot;
+pub use position::ProducerPosition;
+pub use registry::Tables;
+pub use relational::Relational;
+pub use spec::{ColumnSpec, HotSpec, RelationalSpec, TableSpec, WhenFull};
+pub use table::{Applied, Compare, Condition, Constant, Rejected, Rows, Scan, Stats, Table, Write};

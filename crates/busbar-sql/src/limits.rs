@@ -1,0 +1,58 @@
+//! Every bound of this crate, with its unit last.
+
+use std::time::Duration;
+
+/// Longest expression or query, in bytes.
+pub const TEXT_BYTES_MAX: usize = 64 << 10;
+
+/// Most operators in one text. They make trees as deep as they are many, and a deep tree needs
+/// stack when it is compiled and each time it is evaluated.
+pub const OPERATORS_MAX: usize = 256;
+
+/// Deepest nesting of brackets and subqueries.
+pub const NESTING_MAX: usize = 50;
+
+/// Most streams and tables one query may name.
+pub const RELATIONS_MAX: usize = 32;
+
+/// Most levels of a topic that `topic_part` looks at.
+pub const TOPIC_PARTS_MAX: i64 = 128;
+
+/// Longest path that `json_get` takes, in steps.
+pub const JSON_PATH_STEPS_MAX: usize = 32;
+
+/// Most characters of a text that an error repeats.
+pub const QUOTED_CHARS_MAX: usize = 80;
+
+/// Most names that an error lists.
+pub const NAMES_LISTED_MAX: usize = 24;
+
+/// Rows of a query's answer unless the caller says otherwise.
+pub const QUERY_ROWS_MAX_DEFAULT: usize = 10_000;
+
+/// Memory of one query unless the node says otherwise, in bytes.
+pub const QUERY_BYTES_MAX_DEFAULT: usize = 256 << 20;
+
+/// Time of one query unless the node says otherwise.
+pub const QUERY_TIME_MAX_DEFAULT: Duration = Duration::from_secs(30);
+
+/// Queries that run at the same time unless the node says otherwise.
+pub const QUERIES_MAX_DEFAULT: usize = 8;
+
+/// How long a query waits for its turn before it is told that the node is busy.
+pub const QUERY_TURN_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Threads that run queries.
+pub const QUERY_THREADS_MAX: usize = 2;
+
+/// Batches a query may be ahead of whoever reads its answer.
+pub const ANSWER_BATCHES_AHEAD_MAX: usize = 2;
+
+/// Batches a scan may be ahead of the operators above it.
+pub const SCAN_BATCHES_AHEAD_MAX: usize = 2;
+
+/// Bytes of frames a stream scan reads at a time.
+pub const SCAN_READ_BYTES_MAX: usize = 4 << 20;
+
+/// Rows a batch has while a query works on it.
+pub const BATCH_ROWS: usize = 8192;

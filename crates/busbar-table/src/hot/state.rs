@@ -1,0 +1,386 @@
+//! The rows of a hot table: slots in chunks, an index by key, and the order in which rows were
+//! written, which is both the order in which they expire and the one in which they are evicted.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::SchemaRef;
+use arrow::row::{RowConverter, Rows, SortField};
+use busbar_event::{Class, Error};
+use foldhash::fast::FixedState;
+use hashbrown::{HashMap, HashTable};
+use std::hash::BuildHasher;
+
+use super::chunk::{Chunk, Source};
+use crate::columns::{ColumnType, Prepared, arrow_error, type_of};
+use crate::limits::HOT_CHUNK_ROWS;
+use crate::spec::{HotOptions, WhenFull};
+use crate::table::Stats;
+
+/// Text and binary bytes of one chunk: a place in it is a `u32`, an Arrow offset an `i32`.
+const CHUNK_BYTES_MAX: usize = 1 << 30;
+
+/// What a row costs besides its values: its place in the order, its key and its index entry.
+const ROW_BYTES: u64 = 64;
+
+const NONE: u32 = u32::MAX;
+
+pub(super) struct State {
+    pub options: HotOptions,
+    pub schema: SchemaRef,
+    /// Places of the key's columns; empty until they are known.
+    pub key: Vec<usize>,
+    pub positions: HashMap<Arc<str>, u64>,
+    pub stats: Stats,
+    kinds: Vec<ColumnType>,
+    chunks: Vec<Arc<Chunk>>,
+    chunk_bytes: Vec<usize>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    index: HashTable<u32>,
+    /// The row written longest ago, and the one written last.
+    oldest: u32,
+    newest: u32,
+    /// Counts writes, so that a slot knows which row of which write touched it last.
+    writes: u64,
+}
+
+struct Slot {
+    hash: u64,
+    key: Box<[u8]>,
+    written: i64,
+    older: u32,
+    newer: u32,
+    touched: (u64, u32),
+    live: bool,
+}
+
+/// What [`State::put`] did.
+#[derive(Default)]
+pub(super) struct Done {
+    pub put: usize,
+    pub deleted: usize,
+}
+
+impl State {
+    pub fn new(options: HotOptions, schema: SchemaRef) -> Self {
+        Self {
+            options,
+            kinds: schema.fields().iter().map(|f| type_of(f)).collect(),
+            schema,
+            key: Vec::new(),
+            positions: HashMap::new(),
+            stats: Stats::default(),
+            chunks: Vec::new(),
+            chunk_bytes: Vec::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            index: HashTable::new(),
+            oldest: NONE,
+            newest: NONE,
+            writes: 0,
+        }
+    }
+
+    /// Take a schema that begins with the present one.
+    pub fn widen(&mut self, schema: SchemaRef) {
+        for field in &schema.fields()[self.kinds.len()..] {
+            let kind = type_of(field);
+            self.kinds.push(kind);
+            for chunk in &mut self.chunks {
+                Arc::make_mut(chunk).add_column(kind);
+            }
+        }
+        self.schema = schema;
+    }
+
+    /// Remove what has lived its time.
+    pub fn expire(&mut self, now: i64) {
+        let Some(ttl) = self.options.ttl else {
+            return;
+        };
+        let ttl = i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX);
+        while self.oldest != NONE {
+            let slot = &self.slots[self.oldest as usize];
+            if slot.written.saturating_add(ttl) > now {
+                break;
+            }
+            self.remove(self.oldest);
+            self.stats.expired += 1;
+        }
+    }
+
+    /// Refuse rows that would not fit, before anything is changed.
+    pub fn check_room(&self, rows: &Prepared, keys: Option<&Rows>) -> Result<(), Error> {
+        let sources = self.sources(rows);
+        let incoming: usize = sources
+            .iter()
+            .map(|(_, source)| (0..rows.rows).map(|row| source.bytes_at(row)).sum::<usize>())
+            .sum();
+        let fixed = self.fixed_bytes();
+        let most_rows = self.stats.rows + rows.rows as u64;
+        let most_bytes = self.stats.bytes + incoming as u64 + rows.rows as u64 * fixed;
+        if self.options.when_full == WhenFull::Evict {
+            return Ok(());
+        }
+        if most_rows <= self.options.rows_max && most_bytes <= self.options.bytes_max {
+            return Ok(());
+        }
+        // Too much if every row were new: now count those that are.
+        let mut new = hashbrown::HashSet::new();
+        let mut bytes = self.stats.bytes;
+        for row in (0..rows.rows).filter(|row| !rows.is_delete(*row)) {
+            let incoming: usize = sources.iter().map(|(_, s)| s.bytes_at(row)).sum();
+            bytes += incoming as u64;
+            match keys.map(|keys| keys.row(row).data()) {
+                None => bytes += fixed,
+                Some(key) => match self.find(hash(key), key) {
+                    Some(slot) => {
+                        let (chunk, place) = place(slot);
+                        let columns = sources.iter().map(|(column, _)| *column);
+                        bytes -= self.chunks[chunk].bytes_of(place, columns) as u64;
+                    }
+                    None => {
+                        if new.insert(key) {
+                            bytes += fixed + key.len() as u64;
+                        }
+                    }
+                },
+            }
+        }
+        let added = match keys {
+            Some(_) => new.len() as u64,
+            None => rows.rows as u64,
+        };
+        if self.stats.rows + added > self.options.rows_max || bytes > self.options.bytes_max {
+            return Err(Error::new(Class::Transient, "table.full")
+                .with("rows", self.stats.rows)
+                .with("rows_max", self.options.rows_max)
+                .with("bytes", self.stats.bytes)
+                .with("bytes_max", self.options.bytes_max));
+        }
+        Ok(())
+    }
+
+    /// Put and delete rows. `keys` are theirs, in the table's own encoding.
+    pub fn put(&mut self, rows: &Prepared, keys: Option<&Rows>, now: i64) -> Done {
+        self.writes += 1;
+        let mut done = Done::default();
+        let mut places = vec![NONE; rows.rows];
+        for (row, at) in places.iter_mut().enumerate() {
+            let key: &[u8] = keys.map_or(&[], |keys| keys.row(row).data());
+            let hash = hash(key);
+            let known = keys.and_then(|_| self.find(hash, key));
+            if rows.is_delete(row) {
+                done.deleted += 1;
+                if let Some(slot) = known {
+                    self.remove(slot);
+                }
+                continue;
+            }
+            done.put += 1;
+            let slot = match known {
+                Some(slot) => {
+                    self.unlink(slot);
+                    slot
+                }
+                None => self.insert(hash, key, keys.is_some()),
+            };
+            self.link(slot);
+            self.slots[slot as usize].written = now;
+            self.slots[slot as usize].touched = (self.writes, row as u32);
+            *at = slot;
+            while self.stats.rows > self.options.rows_max && self.oldest != slot {
+                self.evict();
+            }
+        }
+        let sources = self.sources_owned(rows);
+        for (column, array) in &sources {
+            let source = Source::new(self.kinds[*column], array);
+            for (row, slot) in places.iter().enumerate() {
+                if *slot == NONE || !self.is_last(*slot, row) {
+                    continue;
+                }
+                let (chunk, place) = place(*slot);
+                let chunk_rows = Arc::make_mut(&mut self.chunks[chunk]);
+                let (before, after) = chunk_rows.set(*column, place, &source, row);
+                self.chunk_bytes[chunk] = self.chunk_bytes[chunk] - before + after;
+                self.stats.bytes = self.stats.bytes - before as u64 + after as u64;
+            }
+        }
+        while self.stats.bytes > self.options.bytes_max && self.oldest != self.newest {
+            self.evict();
+        }
+        done
+    }
+
+    /// Whether the chunks could take so many more bytes, wherever they land.
+    pub fn chunks_can_take(&self, rows: &Prepared) -> bool {
+        let incoming: usize = rows
+            .columns
+            .iter()
+            .map(|(_, array)| array.get_array_memory_size())
+            .sum();
+        let fullest = self.chunk_bytes.iter().copied().max().unwrap_or(0);
+        fullest + incoming <= CHUNK_BYTES_MAX
+    }
+
+    /// The rows there are, as chunks that will not change.
+    pub fn snapshot(&self) -> Vec<Arc<Chunk>> {
+        let alive = self.chunks.iter().filter(|chunk| chunk.live_rows() > 0);
+        alive.cloned().collect()
+    }
+
+    /// The chunk of the row with that key, and its place there.
+    pub fn lookup(&self, key: &[u8]) -> Option<(Arc<Chunk>, usize)> {
+        let (chunk, place) = place(self.find(hash(key), key)?);
+        Some((Arc::clone(&self.chunks[chunk]), place))
+    }
+
+    /// Encode the key's columns of some rows.
+    pub fn encode_keys(&self, columns: &[ArrayRef]) -> Result<Rows, Error> {
+        let fields = self.key.iter().map(|column| {
+            SortField::new(self.schema.field(*column).data_type().clone())
+        });
+        let converter = RowConverter::new(fields.collect()).map_err(arrow_error)?;
+        converter.convert_columns(columns).map_err(arrow_error)
+    }
+
+    fn sources<'a>(&self, rows: &'a Prepared) -> Vec<(usize, Source<'a>)> {
+        let columns = rows.columns.iter();
+        columns
+            .map(|(column, array)| (*column, Source::new(self.kinds[*column], array)))
+            .collect()
+    }
+
+    fn sources_owned(&self, rows: &Prepared) -> Vec<(usize, ArrayRef)> {
+        rows.columns.clone()
+    }
+
+    fn is_last(&self, slot: u32, row: usize) -> bool {
+        let slot = &self.slots[slot as usize];
+        slot.live && slot.touched == (self.writes, row as u32)
+    }
+
+    fn fixed_bytes(&self) -> u64 {
+        ROW_BYTES + 9 * self.kinds.len() as u64
+    }
+
+    fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
+        self.index
+            .find(hash, |slot| &*self.slots[*slot as usize].key == key)
+            .copied()
+    }
+
+    fn insert(&mut self, hash: u64, key: &[u8], indexed: bool) -> u32 {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                if self.chunks.last().is_none_or(|chunk| chunk.is_full()) {
+                    self.chunks.push(Arc::new(Chunk::new(self.kinds.iter().copied())));
+                    self.chunk_bytes.push(0);
+                }
+                if let Some(chunk) = self.chunks.last_mut() {
+                    Arc::make_mut(chunk).push();
+                }
+                self.slots.push(Slot {
+                    hash: 0,
+                    key: Box::default(),
+                    written: 0,
+                    older: NONE,
+                    newer: NONE,
+                    touched: (0, 0),
+                    live: false,
+                });
+                (self.slots.len() - 1) as u32
+            }
+        };
+        let (chunk, place) = place(slot);
+        Arc::make_mut(&mut self.chunks[chunk]).revive(place);
+        let entry = &mut self.slots[slot as usize];
+        entry.hash = hash;
+        entry.key = key.into();
+        entry.live = true;
+        if indexed {
+            let slots = &self.slots;
+            self.index
+                .insert_unique(hash, slot, |slot| slots[*slot as usize].hash);
+        }
+        self.stats.rows += 1;
+        self.stats.bytes += self.fixed_bytes() + key.len() as u64;
+        slot
+    }
+
+    fn remove(&mut self, slot: u32) {
+        self.unlink(slot);
+        let (chunk, place) = place(slot);
+        let bytes = Arc::make_mut(&mut self.chunks[chunk]).clear(place);
+        self.chunk_bytes[chunk] -= bytes;
+        let entry = &mut self.slots[slot as usize];
+        let key = std::mem::take(&mut entry.key);
+        entry.live = false;
+        let hash = entry.hash;
+        if let Ok(found) = self.index.find_entry(hash, |known| *known == slot) {
+            found.remove();
+        }
+        self.free.push(slot);
+        self.stats.rows -= 1;
+        self.stats.bytes -= self.fixed_bytes() + (key.len() + bytes) as u64;
+    }
+
+    fn evict(&mut self) {
+        self.remove(self.oldest);
+        self.stats.evicted += 1;
+    }
+
+    fn link(&mut self, slot: u32) {
+        let before = self.newest;
+        self.slots[slot as usize].older = before;
+        self.slots[slot as usize].newer = NONE;
+        match self.slots.get_mut(before as usize) {
+            Some(before) => before.newer = slot,
+            None => self.oldest = slot,
+        }
+        self.newest = slot;
+    }
+
+    fn unlink(&mut self, slot: u32) {
+        let Slot { older, newer, .. } = self.slots[slot as usize];
+        match self.slots.get_mut(older as usize) {
+            Some(older) => older.newer = newer,
+            None => self.oldest = newer,
+        }
+        match self.slots.get_mut(newer as usize) {
+            Some(newer) => newer.older = older,
+            None => self.newest = older,
+        }
+    }
+}
+
+/// Keys come from outside, but a table's rows are bounded and its writers are flows, not strangers:
+/// a fixed seed keeps runs repeatable.
+fn hash(key: &[u8]) -> u64 {
+    FixedState::with_seed(0x6275_7362_6172).hash_one(key)
+}
+
+fn place(slot: u32) -> (usize, usize) {
+    let slot = slot as usize;
+    (slot / HOT_CHUNK_ROWS, slot % HOT_CHUNK_ROWS)
+}
+
+/// Rows of one chunk, in the columns asked for.
+pub(super) fn chunk_batch(
+    chunk: &Chunk,
+    schema: &SchemaRef,
+    columns: &[usize],
+) -> Result<RecordBatch, Error> {
+    if columns.is_empty() {
+        return crate::columns::rows_without_columns(schema, chunk.live_rows());
+    }
+    let arrays = columns.iter().map(|column| chunk.array(*column)).collect();
+    let batch = RecordBatch::try_new(Arc::clone(schema), arrays).map_err(arrow_error)?;
+    match chunk.mask() {
+        None => Ok(batch),
+        Some(mask) => arrow::compute::filter_record_batch(&batch, &mask).map_err(arrow_error),
+    }
+}

@@ -1,0 +1,46 @@
+//! Every bound of this crate, with its unit last.
+
+use std::time::Duration;
+
+/// Longest table name, in bytes. A name becomes a file name.
+pub const NAME_BYTES_MAX: usize = 64;
+
+/// Longest column name, in bytes.
+pub const COLUMN_NAME_BYTES_MAX: usize = 128;
+
+/// Most columns a table may have. SQLite's own bound is 2000.
+pub const COLUMNS_MAX: usize = 512;
+
+/// Largest text, binary or JSON value. A larger one rejects its row.
+pub const VALUE_BYTES_MAX: usize = 4 << 20;
+
+/// Rows of a hot table unless its file says otherwise.
+pub const HOT_ROWS_MAX_DEFAULT: u64 = 1_000_000;
+
+/// Bytes of a hot table unless its file says otherwise.
+pub const HOT_BYTES_MAX_DEFAULT: u64 = 256 << 20;
+
+/// Rows a hot table can be allowed at most: a slot is a `u32`.
+pub const HOT_ROWS_MAX: u64 = u32::MAX as u64 - 1;
+
+/// Rows in one chunk of a hot table: what a writer copies at most when a reader holds the chunk.
+pub const HOT_CHUNK_ROWS: usize = 4096;
+
+/// Rows one batch of a relational scan holds at most.
+pub const SCAN_ROWS_MAX: usize = 4096;
+
+/// Text and binary bytes after which a batch of a relational scan is handed over early.
+pub const SCAN_BYTES_MAX: usize = 4 << 20;
+
+/// Connections for reading that a relational table keeps open when nobody uses them.
+pub const READERS_IDLE_MAX: usize = 4;
+
+/// How long SQLite waits for a lock that another process holds on the file.
+pub const BUSY_WAIT: Duration = Duration::from_secs(5);
+
+/// Prepared statements a connection keeps.
+pub const STATEMENTS_CACHED_MAX: usize = 32;
+
+
+const _: () = assert!(HOT_CHUNK_ROWS.is_power_of_two());
+const _: () = assert!(HOT_ROWS_MAX_DEFAULT <= HOT_ROWS_MAX);

@@ -1,0 +1,214 @@
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::datatypes::{Schema, SchemaRef};
+use busbar_event::Error;
+
+use crate::ProducerPosition;
+
+/// Kept rows. See the [crate's page](crate) for what engines promise.
+pub trait Table: Debug + Send + Sync {
+    /// The table's name: that of its file in the project.
+    fn name(&self) -> &str;
+
+    /// `hot` or `relational`, for people.
+    fn engine(&self) -> &'static str;
+
+    /// Columns as they are now; [`Table::evolve`] may add some later. Empty until a table without
+    /// declared columns meets its first flow.
+    fn schema(&self) -> SchemaRef;
+
+    /// Names of the key's columns; empty for a table that only grows.
+    fn key(&self) -> &[String];
+
+    /// Add the columns of `schema` that are missing, as nullable ones. A column that is already
+    /// there with another type is refused, and so is any new one if the table's file declares its
+    /// columns.
+    fn evolve(&self, schema: &Schema) -> Result<(), Error>;
+
+    /// What [`Table::evolve`] would say, without doing it: for checking a flow before it is deployed.
+    fn check(&self, schema: &Schema) -> Result<(), Error>;
+
+    /// Put and delete rows, all or nothing, in the order of the batch. Blocks until the rows are as
+    /// safe as the engine makes them.
+    ///
+    /// Columns that the batch does not have keep their value in a row that exists and are null in a
+    /// new one. Rows that cannot be kept (a null in the key, a value out of range or too large) are
+    /// named in [`Applied::rejected`] and their neighbours are written. The same rows are named when
+    /// a write turns out to be a duplicate, so that a crash between writing and dead-lettering
+    /// loses none.
+    fn write(&self, write: &Write<'_>) -> Result<Applied, Error>;
+
+    /// Read rows. The answer is one consistent picture of the table at the time of this call.
+    fn scan(&self, scan: &Scan) -> Result<Rows, Error>;
+
+    /// Rows there are now, expired ones not counted.
+    fn rows(&self) -> Result<u64, Error>;
+
+    /// The last position written by `producer`, if any.
+    fn position(&self, producer: &str) -> Result<Option<u64>, Error>;
+
+    /// Counters for people.
+    fn stats(&self) -> Result<Stats, Error>;
+
+    /// Shorthand for a [`Table::write`] that only puts rows.
+    fn apply(
+        &self,
+        batch: &RecordBatch,
+        position: Option<&ProducerPosition>,
+    ) -> Result<Applied, Error> {
+        self.write(&Write {
+            rows: batch,
+            deletes: None,
+            position,
+        })
+    }
+}
+
+/// Rows to put and to delete.
+#[derive(Clone, Copy, Debug)]
+pub struct Write<'a> {
+    /// The rows, in order. A row that is deleted needs only its key's columns.
+    pub rows: &'a RecordBatch,
+    /// True for a row whose key is to be deleted. Needs a table with a key.
+    pub deletes: Option<&'a BooleanArray>,
+    /// What the write stands for; none if it need not be recognised when it comes again.
+    pub position: Option<&'a ProducerPosition>,
+}
+
+/// What a [`Write`] did.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Rows put. Rows of the batch that a later row of the same batch replaces are counted too.
+    pub put: usize,
+    /// Rows of the batch that asked for a deletion, whether or not there was such a row.
+    pub deleted: usize,
+    /// The position was already there: nothing was written.
+    pub duplicate: bool,
+    /// Rows that cannot be kept, in the order of the batch.
+    pub rejected: Vec<Rejected>,
+}
+
+/// A row that cannot be kept.
+#[derive(Debug)]
+pub struct Rejected {
+    /// Its place in the batch.
+    pub row: usize,
+    /// Why.
+    pub cause: Error,
+}
+
+/// What to read.
+#[derive(Clone, Debug, Default)]
+pub struct Scan {
+    /// Columns by their place in [`Table::schema`]; none for all.
+    pub projection: Option<Vec<usize>>,
+    /// Conditions that an engine *may* use to read less. The caller applies them again.
+    pub conditions: Vec<Condition>,
+    /// Stop after at least this many rows that fit the conditions the engine uses. A limit together
+    /// with conditions is only followed by an engine that uses all of them.
+    pub limit: Option<usize>,
+}
+
+/// `column <compare> constant`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Condition {
+    /// The column's place in [`Table::schema`].
+    pub column: usize,
+    /// How to compare.
+    pub compare: Compare,
+    /// With what.
+    pub constant: Constant,
+}
+
+/// A comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compare {
+    /// `=`
+    Equal,
+    /// `<`
+    Less,
+    /// `<=`
+    LessOrEqual,
+    /// `>`
+    Greater,
+    /// `>=`
+    GreaterOrEqual,
+}
+
+/// A constant of a [`Condition`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Constant {
+    /// For columns of truth values.
+    Bool(bool),
+    /// For columns of whole numbers.
+    Int(i64),
+    /// For columns of numbers.
+    Float(f64),
+    /// For columns of text.
+    Text(String),
+    /// For columns of times: microseconds since 1970.
+    Time(i64),
+}
+
+/// Counters of a table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Rows there are.
+    pub rows: u64,
+    /// Bytes they take: memory for a hot table, the file for a relational one.
+    pub bytes: u64,
+    /// Rows put since the start.
+    pub put: u64,
+    /// Rows deleted since the start.
+    pub deleted: u64,
+    /// Rows whose time to live was over, since the start.
+    pub expired: u64,
+    /// Rows that made room for others, since the start.
+    pub evicted: u64,
+    /// Rows rejected since the start.
+    pub rejected: u64,
+    /// Writes that were recognised as duplicates since the start.
+    pub duplicates: u64,
+}
+
+/// Rows being read: record batches, one at a time. Dropping it ends the reading.
+pub struct Rows {
+    schema: SchemaRef,
+    batches: Box<dyn Iterator<Item = Result<RecordBatch, Error>> + Send>,
+}
+
+impl Rows {
+    /// Rows of `schema`, the projected one.
+    pub fn new(
+        schema: SchemaRef,
+        batches: impl Iterator<Item = Result<RecordBatch, Error>> + Send + 'static,
+    ) -> Self {
+        Self {
+            schema,
+            batches: Box::new(batches),
+        }
+    }
+
+    /// The schema of the batches.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+}
+
+impl Debug for Rows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rows")
+            .field("schema", &self.schema)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Result<RecordBatch, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.batches.next()
+    }
+}
