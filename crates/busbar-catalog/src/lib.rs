@@ -1,0 +1,42 @@
+//! The resources of a project: what a folder of files says, and every version of it.
+//!
+//! One directory is a project. A file is a resource and its name is the file's name. This crate reads
+//! the files ([`Project`]), points at what is wrong in them ([`Diagnostic`]), describes them as JSON
+//! Schemas ([`schema`]), compares them by meaning ([`Change`]) and keeps every applied version
+//! ([`History`]). Settings of the process itself are in [`Config`].
+//!
+//! What is absent: the catalog does not know SQL, so it cannot say whether an expression has a type
+//! (`busbar-flow` does that, and points into the file by [`Source::place`]); it starts nothing and
+//! opens no socket; it does not know which connectors exist.
+
+mod bundle;
+mod change;
+mod config;
+mod connection;
+mod de;
+mod diagnostic;
+mod flow;
+mod history;
+pub mod limits;
+mod name;
+mod project;
+pub mod schema;
+mod template;
+mod topology;
+mod tree;
+
+pub use bundle::{Bundle, Kind};
+pub use change::{Change, ChangeKind, FileChange, canonical, changes, file_changes, text_diff};
+pub use config::{Config, ConfigSource, DataConfig, HttpConfig, LimitsConfig, LogConfig, LogFormat, MqttConfig, CLIENT_VARIABLES};
+pub use connection::{ConnectionOptions, ConnectionSpec};
+pub use diagnostic::{Diagnostic, Printed, Severity, has_errors, suggest};
+pub use flow::{
+    Expect, ExpectEvent, FlowSpec, Given, OutputSpec, OutputTarget, Start, StepSpec, TestSpec,
+};
+pub use history::{History, Version, VersionInfo};
+pub use name::check_name;
+pub use project::{Parsed, Project};
+pub use busbar_bus::{Size, Span};
+pub use template::{Template, TemplatePart, Variable};
+pub use topology::{INBOX, check_topology, possible_streams};
+pub use tree::{Node, Path, PathItem, Source, Spot, Value};

@@ -1,0 +1,470 @@
+//! Settings of the process: `busbar.toml`, environment, flags.
+//!
+//! Every setting is `[section] key` in the file and `BUSBAR_<SECTION>_<KEY>` in the environment. Flags win
+//! over environment, environment over file. Each of the three is read by itself first, so that a complaint
+//! names the file and place, the variable, or the flag.
+
+use std::path::PathBuf;
+
+use busbar_bus::{Size, Span};
+use busbar_event::{Class, Error};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use toml::de::{DeTable, DeValue};
+
+use crate::bundle::CONFIG_FILE;
+use crate::diagnostic::{Diagnostic, has_errors, suggest};
+use crate::limits::FILE_BYTES_MAX;
+use crate::tree::{Node, Spot, Value};
+
+/// All settings, with their defaults.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where data is kept.
+    pub data: DataConfig,
+    /// HTTP: API, console, WebSocket.
+    pub http: HttpConfig,
+    /// MQTT.
+    pub mqtt: MqttConfig,
+    /// Bounds.
+    pub limits: LimitsConfig,
+    /// What the process says of itself.
+    pub log: LogConfig,
+}
+
+/// `[data]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataConfig {
+    /// The data folder; a relative path starts at the project's folder.
+    pub dir: PathBuf,
+    /// Bytes of a segment of a stream before the next one is begun.
+    pub segment_size: Size,
+    /// Recent frames kept in memory for each partition.
+    pub cache_size: Size,
+}
+
+/// `[http]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// Address and port, or `off`.
+    pub listen: String,
+    /// Certificate chain (PEM). With it and `tls_key` the port speaks HTTPS.
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key (PEM).
+    pub tls_key: Option<PathBuf>,
+    /// The largest body of a request.
+    pub body_size: Size,
+    /// Requests handled at the same time; what is beyond waits.
+    pub requests: u32,
+    /// How long a login in the console lasts without use.
+    pub session: Span,
+}
+
+/// `[mqtt]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MqttConfig {
+    /// Address and port of plain TCP, or `off`.
+    pub listen: String,
+    /// Address and port of TLS, or `off`.
+    pub tls_listen: String,
+    /// Certificate chain (PEM).
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key (PEM).
+    pub tls_key: Option<PathBuf>,
+    /// Whether `/mqtt` on the HTTP port speaks MQTT over WebSocket.
+    pub ws: bool,
+    /// The largest packet that is taken.
+    pub packet_size: Size,
+    /// The longest time a session outlives its connection.
+    pub session_expiry: Span,
+    /// Unacknowledged QoS 1 and 2 messages a client may have under way at the same time.
+    pub receive_max: u16,
+    /// Topic aliases a client may use.
+    pub topic_alias_max: u16,
+    /// How long a new connection may take to say CONNECT.
+    pub connect_timeout: Span,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Open connections of all protocols together.
+    pub connections: u32,
+    /// New connections a second.
+    pub connection_rate: u32,
+    /// Events a second that one client may publish; 0 is no limit.
+    pub publish_rate: u32,
+    /// The largest payload of an event.
+    pub payload_size: Size,
+    /// Subscriptions of one session.
+    pub subscriptions: u32,
+    /// Topics whose last event is retained.
+    pub retained: u32,
+    /// Memory that events between socket and disk may take; beyond it gateways stop reading.
+    pub in_flight_size: Size,
+    /// How long a query may run.
+    pub query_time: Span,
+    /// Memory a query may take.
+    pub query_memory: Size,
+    /// Rows a query may answer.
+    pub query_rows: u32,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,busbar_gateway=debug`.
+    pub level: String,
+    /// `text` or `json`.
+    pub format: LogFormat,
+}
+
+/// How lines of the process's own log look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines.
+    Json,
+}
+
+fn size(bytes: u64) -> Size {
+    Size::from_bytes(bytes)
+}
+
+fn seconds(seconds: i64) -> Span {
+    Span::from_micros(seconds * 1_000_000)
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        DataConfig {
+            dir: "data".into(),
+            segment_size: size(256 << 20),
+            cache_size: size(16 << 20),
+        }
+    }
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        HttpConfig {
+            listen: "127.0.0.1:8080".into(),
+            tls_cert: None,
+            tls_key: None,
+            body_size: size(16 << 20),
+            requests: 1024,
+            session: seconds(7 * 86_400),
+        }
+    }
+}
+
+impl Default for MqttConfig {
+    fn default() -> Self {
+        MqttConfig {
+            listen: "127.0.0.1:1883".into(),
+            tls_listen: OFF.into(),
+            tls_cert: None,
+            tls_key: None,
+            ws: true,
+            packet_size: size(4 << 20),
+            session_expiry: seconds(7 * 86_400),
+            receive_max: 1024,
+            topic_alias_max: 1024,
+            connect_timeout: seconds(10),
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        LimitsConfig {
+            connections: 20_000,
+            connection_rate: 5_000,
+            publish_rate: 0,
+            payload_size: size(1 << 20),
+            subscriptions: 1_000,
+            retained: 1_000_000,
+            in_flight_size: size(256 << 20),
+            query_time: seconds(30),
+            query_memory: size(256 << 20),
+            query_rows: 100_000,
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        LogConfig { level: "info".into(), format: LogFormat::Text }
+    }
+}
+
+/// What stands for "do not listen".
+const OFF: &str = "off";
+
+/// Variables that begin with `BUSBAR_` and are no settings of the process: the command line reads them.
+pub const CLIENT_VARIABLES: [&str; 6] = [
+    "BUSBAR_LANG",
+    "BUSBAR_PASSWORD",
+    "BUSBAR_PROJECT",
+    "BUSBAR_TOKEN",
+    "BUSBAR_URL",
+    "BUSBAR_USER",
+];
+
+/// Where settings come from.
+#[derive(Clone, Debug, Default)]
+pub struct ConfigSource {
+    /// The text of `busbar.toml`, if there is one.
+    pub file: Option<String>,
+    /// The process's environment, as from [`std::env::vars`].
+    pub env: Vec<(String, String)>,
+    /// Flags: what people typed (`--data-dir`), section, key, value.
+    pub flags: Vec<(String, &'static str, &'static str, String)>,
+}
+
+impl Config {
+    /// Brings file, environment and flags together. The diagnostics beside the settings are warnings.
+    ///
+    /// # Errors
+    /// Every unknown key and every value that does not fit.
+    pub fn load(source: &ConfigSource) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
+        let mut bad = Vec::new();
+        let mut merged = Node { span: 0..0, value: Value::Map(Vec::new()), raw: None };
+        if let Some(text) = &source.file {
+            match parse_file(text) {
+                Ok(node) => merge(&mut merged, node),
+                Err(diagnostic) => bad.push(diagnostic),
+            }
+        }
+        for (name, value) in &source.env {
+            let Some(rest) = name.strip_prefix("BUSBAR_") else { continue };
+            if CLIENT_VARIABLES.contains(&name.as_str()) {
+                continue;
+            }
+            match parse_variable(name, rest, value) {
+                Ok(node) => merge(&mut merged, node),
+                Err(diagnostic) => bad.push(diagnostic),
+            }
+        }
+        for (flag, section, key, value) in &source.flags {
+            match parse_setting(flag, section, key, value) {
+                Ok(node) => merge(&mut merged, node),
+                Err(diagnostic) => bad.push(diagnostic),
+            }
+        }
+        if has_errors(&bad) {
+            return Err(bad);
+        }
+        let text = source.file.as_deref().unwrap_or_default();
+        let config: Config =
+            merged.read().map_err(|e| vec![e.diagnostic(CONFIG_FILE, text, &merged)])?;
+        config.check().map_err(|e| vec![Diagnostic::new(CONFIG_FILE, "", 0..0, e)])?;
+        Ok((config, bad))
+    }
+
+    /// Checks the text of a `busbar.toml`.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn check_file(text: &str) -> Result<(), Diagnostic> {
+        parse_file(text).map(|_| ())
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let pairs = [
+            ("http", &self.http.tls_cert, &self.http.tls_key, false),
+            ("mqtt", &self.mqtt.tls_cert, &self.mqtt.tls_key, self.mqtt.tls_listen != OFF),
+        ];
+        for (section, cert, key, needed) in pairs {
+            if cert.is_some() != key.is_some() || (needed && cert.is_none()) {
+                return Err(Error::new(Class::Configuration, "catalog.tls-pair")
+                    .with("section", section));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn parse_file(text: &str) -> Result<Node, Diagnostic> {
+    let refuse = |span, error| Err(Diagnostic::new(CONFIG_FILE, text, span, error));
+    if text.len() > FILE_BYTES_MAX {
+        let error = Error::new(Class::Configuration, "catalog.file-too-long")
+            .with("bytes", text.len())
+            .with("bytes_max", FILE_BYTES_MAX);
+        return refuse(0..0, error);
+    }
+    let table = match DeTable::parse(text) {
+        Ok(table) => table,
+        Err(e) => {
+            let error = Error::new(Class::Configuration, "catalog.toml").with("why", e.message());
+            return refuse(e.span().unwrap_or(0..0), error);
+        }
+    };
+    let node = table_node(table.span(), table.get_ref());
+    // By itself first: every key has a default, so a part is a whole.
+    match node.read::<Config>() {
+        Ok(_) => Ok(node),
+        Err(e) => Err(e.diagnostic(CONFIG_FILE, text, &node)),
+    }
+}
+
+fn table_node(span: std::ops::Range<usize>, table: &DeTable<'_>) -> Node {
+    let entries = table
+        .iter()
+        .map(|(key, value)| {
+            let spot = Spot { text: key.get_ref().to_string(), span: key.span() };
+            (spot, value_node(value.span(), value.get_ref()))
+        })
+        .collect();
+    Node { span, value: Value::Map(entries), raw: None }
+}
+
+fn value_node(span: std::ops::Range<usize>, value: &DeValue<'_>) -> Node {
+    let mut raw = None;
+    let value = match value {
+        DeValue::String(text) => Value::Text(text.to_string()),
+        DeValue::Boolean(b) => Value::Bool(*b),
+        DeValue::Integer(number) => {
+            let digits = number.as_str();
+            raw = Some(digits.into());
+            // Too large for any setting: as text it is refused with its place.
+            i64::from_str_radix(digits, number.radix())
+                .map_or_else(|_| Value::Text(digits.to_owned()), Value::Int)
+        }
+        DeValue::Float(number) => {
+            raw = Some(number.as_str().into());
+            let text = number.as_str();
+            text.parse().map_or_else(|_| Value::Text(text.to_owned()), Value::Float)
+        }
+        DeValue::Datetime(time) => Value::Text(time.to_string()),
+        DeValue::Array(items) => {
+            Value::Seq(items.iter().map(|i| value_node(i.span(), i.get_ref())).collect())
+        }
+        DeValue::Table(table) => return table_node(span, table),
+    };
+    Node { span, value, raw }
+}
+
+/// `BUSBAR_HTTP_LISTEN` is `[http] listen`: the section has no underscore, the key may have.
+fn parse_variable(name: &str, rest: &str, value: &str) -> Result<Node, Diagnostic> {
+    let lower = rest.to_ascii_lowercase();
+    let (section, key) = lower.split_once('_').unwrap_or((&lower, ""));
+    let sections = ["data", "http", "limits", "log", "mqtt"];
+    if !sections.contains(&section) || key.is_empty() {
+        let error = Error::new(Class::Configuration, "catalog.unknown-variable").with("name", name);
+        let known: Vec<String> = sections
+            .iter()
+            .map(|s| format!("BUSBAR_{}", s.to_ascii_uppercase()))
+            .chain(CLIENT_VARIABLES.iter().map(|v| (*v).to_owned()))
+            .collect();
+        let head = format!("BUSBAR_{}", section.to_ascii_uppercase());
+        let help = suggest(name, known.iter().map(String::as_str))
+            .or_else(|| suggest(&head, known.iter().map(String::as_str)));
+        // Other programs may have variables of this name; a mistyped section is more likely.
+        return Err(Diagnostic::new(name, value, 0..value.len(), error).with_help(help).warning());
+    }
+    parse_setting(name, section, key, value)
+}
+
+fn parse_setting(from: &str, section: &str, key: &str, value: &str) -> Result<Node, Diagnostic> {
+    let span = 0..value.len();
+    let typed = match value.trim() {
+        "true" => Value::Bool(true),
+        "false" => Value::Bool(false),
+        text => text.parse().map_or_else(|_| Value::Text(value.to_owned()), Value::Int),
+    };
+    let leaf = Node { span: span.clone(), value: typed, raw: Some(value.into()) };
+    let wrap = |key: &str, node: Node| Node {
+        span: span.clone(),
+        value: Value::Map(vec![(Spot { text: key.to_owned(), span: span.clone() }, node)]),
+        raw: None,
+    };
+    let node = wrap(section, wrap(key, leaf));
+    match node.read::<Config>() {
+        Ok(_) => Ok(node),
+        Err(e) => Err(e.diagnostic(from, value, &node)),
+    }
+}
+
+/// Puts the settings of `over` over those of `under`.
+fn merge(under: &mut Node, over: Node) {
+    match (&mut under.value, over.value) {
+        (Value::Map(into), Value::Map(from)) => {
+            for (key, node) in from {
+                match into.iter_mut().find(|(k, _)| k.text == key.text) {
+                    Some((_, old)) => merge(old, node),
+                    None => into.push((key, node)),
+                }
+            }
+        }
+        (slot, value) => {
+            *slot = value;
+            under.span = over.span;
+            under.raw = over.raw;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(file: &str, env: &[(&str, &str)]) -> ConfigSource {
+        ConfigSource {
+            file: Some(file.to_owned()),
+            env: env.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
+            flags: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn flags_win_over_environment_and_environment_over_file() {
+        let file = "[http]\nlisten = \"127.0.0.1:1\"\n[mqtt]\nlisten = \"127.0.0.1:2\"\nws = true\n";
+        let env = [("BUSBAR_HTTP_LISTEN", "127.0.0.1:3"), ("BUSBAR_MQTT_WS", "false"), ("PATH", "/")];
+        let mut source = source(file, &env);
+        source.flags.push(("--data-dir".into(), "data", "dir", "/var/x".into()));
+        let (config, warnings) = Config::load(&source).unwrap();
+        assert!(warnings.is_empty());
+        assert_eq!(config.http.listen, "127.0.0.1:3");
+        assert_eq!(config.mqtt.listen, "127.0.0.1:2");
+        assert!(!config.mqtt.ws);
+        assert_eq!(config.data.dir, PathBuf::from("/var/x"));
+        // A number is a fine name of a folder.
+        let source = self::source("", &[("BUSBAR_DATA_DIR", "5"), ("BUSBAR_LIMITS_CONNECTIONS", "7")]);
+        let (config, _) = Config::load(&source).unwrap();
+        assert_eq!((config.data.dir, config.limits.connections), ("5".into(), 7));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        let bad = |s: &ConfigSource| {
+            let bad = Config::load(s).unwrap_err();
+            let help = bad[0].help().and_then(|h| h.args().first()).map(|a| a.1.clone());
+            (bad[0].file().to_owned(), bad[0].error().code(), bad[0].word().to_owned(), help)
+        };
+        let some = |s: &str| Some(s.to_owned());
+        assert_eq!(
+            bad(&source("[http]\nlisen = \"x\"\n", &[])),
+            ("busbar.toml".into(), "catalog.unknown-key", "lisen".into(), some("listen"))
+        );
+        let (file, code, word, _) = bad(&source("[limits]\nquery_time = \"5 parsec\"\n", &[]));
+        assert_eq!((file.as_str(), code, word.as_str()), ("busbar.toml", "catalog.invalid", "\"5 parsec\""));
+        let (file, code, ..) = bad(&source("", &[("BUSBAR_MQTT_LISEN", "x")]));
+        assert_eq!((file.as_str(), code), ("BUSBAR_MQTT_LISEN", "catalog.unknown-key"));
+        let (_, code, word, _) = bad(&source("a = [", &[]));
+        assert_eq!((code, word.len() <= 2), ("catalog.toml", true));
+        let (_, code, ..) = bad(&source("[mqtt]\ntls_listen = \"127.0.0.1:8883\"\n", &[]));
+        assert_eq!(code, "catalog.tls-pair");
+        let (_, warnings) = Config::load(&source("", &[("BUSBAR_HTPP_LISTEN", "x")])).unwrap();
+        assert_eq!(warnings[0].error().code(), "catalog.unknown-variable");
+    }
+}

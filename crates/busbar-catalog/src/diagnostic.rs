@@ -1,0 +1,222 @@
+//! What is wrong in a file, where, and what would be right.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use busbar_event::{Class, Error, Language};
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+
+/// How bad a [`Diagnostic`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// The project is refused.
+    Error,
+    /// The project is taken, but somebody should look.
+    Warning,
+}
+
+/// One complaint about one place in one file.
+#[derive(Clone, Debug)]
+pub struct Diagnostic {
+    file: Arc<str>,
+    text: Arc<str>,
+    span: Range<usize>,
+    error: Arc<Error>,
+    help: Option<Arc<Error>>,
+    severity: Severity,
+}
+
+impl Diagnostic {
+    /// A complaint about `span` (bytes of `text`) of `file`.
+    pub fn new(file: &str, text: &str, span: Range<usize>, error: Error) -> Diagnostic {
+        let mut start = span.start.min(text.len());
+        while !text.is_char_boundary(start) {
+            start -= 1;
+        }
+        let mut end = span.end.clamp(start, text.len());
+        while !text.is_char_boundary(end) {
+            end += 1;
+        }
+        Diagnostic {
+            file: file.into(),
+            text: text.into(),
+            span: start..end,
+            error: Arc::new(error),
+            help: None,
+            severity: Severity::Error,
+        }
+    }
+
+    /// Adds a hint at what would be right.
+    #[must_use]
+    pub fn with_help(mut self, help: Option<Error>) -> Diagnostic {
+        if let Some(help) = help {
+            self.help = Some(Arc::new(help));
+        }
+        self
+    }
+
+    /// Makes it a warning.
+    #[must_use]
+    pub fn warning(mut self) -> Diagnostic {
+        self.severity = Severity::Warning;
+        self
+    }
+
+    /// The file's path in the project.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// The place in the file, in bytes.
+    pub fn span(&self) -> Range<usize> {
+        self.span.clone()
+    }
+
+    /// The words it is about.
+    pub fn word(&self) -> &str {
+        &self.text[self.span.clone()]
+    }
+
+    /// Line and column of the place, both from 1, the column in characters.
+    pub fn line_column(&self) -> (usize, usize) {
+        let before = &self.text[..self.span.start];
+        let line = before.bytes().filter(|b| *b == b'\n').count() + 1;
+        let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+        (line, column)
+    }
+
+    /// What is wrong.
+    pub fn error(&self) -> &Error {
+        &self.error
+    }
+
+    /// What would be right, where that is known.
+    pub fn help(&self) -> Option<&Error> {
+        self.help.as_deref()
+    }
+
+    /// How bad it is.
+    pub fn severity(&self) -> Severity {
+        self.severity
+    }
+
+    /// The diagnostic as `miette` prints it, in a language.
+    pub fn printed(&self, language: Language) -> Printed {
+        Printed {
+            message: self.error.message(language),
+            help: self.help.as_ref().map(|h| h.message(language)),
+            code: self.error.code(),
+            severity: self.severity,
+            source: miette::NamedSource::new(&*self.file, self.text.to_string()),
+            // An empty span would print no caret.
+            span: (self.span.start, self.span.len().max(1)),
+        }
+    }
+}
+
+/// `file:line:column: message`, in English.
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (line, column) = self.line_column();
+        let message = self.error.message(Language::En);
+        write!(f, "{}:{line}:{column}: {message}", self.file)?;
+        match &self.help {
+            Some(help) => write!(f, " ({})", help.message(Language::En)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Diagnostic {}
+
+impl Serialize for Diagnostic {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let (line, column) = self.line_column();
+        let args: serde_json::Map<String, serde_json::Value> = self
+            .error
+            .args()
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.clone().into()))
+            .collect();
+        let mut out = s.serialize_struct("Diagnostic", 12)?;
+        out.serialize_field("file", &*self.file)?;
+        out.serialize_field("line", &line)?;
+        out.serialize_field("column", &column)?;
+        out.serialize_field("start", &self.span.start)?;
+        out.serialize_field("end", &self.span.end)?;
+        out.serialize_field(
+            "severity",
+            match self.severity {
+                Severity::Error => "error",
+                Severity::Warning => "warning",
+            },
+        )?;
+        out.serialize_field("code", self.error.code())?;
+        out.serialize_field("args", &args)?;
+        out.serialize_field("message", &self.error.message(Language::En))?;
+        out.serialize_field("message_zh", &self.error.message(Language::Zh))?;
+        let help = |language| self.help.as_ref().map(|h| h.message(language));
+        out.serialize_field("help", &help(Language::En))?;
+        out.serialize_field("help_zh", &help(Language::Zh))?;
+        out.end()
+    }
+}
+
+/// A diagnostic in one language, for `miette`'s reporters.
+#[derive(Debug)]
+pub struct Printed {
+    message: String,
+    help: Option<String>,
+    code: &'static str,
+    severity: Severity,
+    source: miette::NamedSource<String>,
+    span: (usize, usize),
+}
+
+impl fmt::Display for Printed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Printed {}
+
+impl miette::Diagnostic for Printed {
+    fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        Some(Box::new(self.code))
+    }
+    fn severity(&self) -> Option<miette::Severity> {
+        Some(match self.severity {
+            Severity::Error => miette::Severity::Error,
+            Severity::Warning => miette::Severity::Warning,
+        })
+    }
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.help.as_ref().map(|h| Box::new(h) as Box<dyn fmt::Display>)
+    }
+    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
+        Some(&self.source)
+    }
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = miette::LabeledSpan> + '_>> {
+        let label = miette::LabeledSpan::new_primary_with_span(None, self.span);
+        Some(Box::new(std::iter::once(label)))
+    }
+}
+
+/// "did you mean …?" for a word close enough to one that is known.
+pub fn suggest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<Error> {
+    let lower = word.to_lowercase();
+    known
+        .into_iter()
+        .map(|k| (strsim::damerau_levenshtein(&lower, &k.to_lowercase()), k))
+        .filter(|(distance, k)| *distance <= (k.chars().count().max(3) / 3))
+        .min()
+        .map(|(_, k)| Error::new(Class::Configuration, "catalog.did-you-mean").with("name", k))
+}
+
+/// Whether any of them refuses the project.
+pub fn has_errors(diagnostics: &[Diagnostic]) -> bool {
+    diagnostics.iter().any(|d| d.severity == Severity::Error)
+}

@@ -1,0 +1,297 @@
+//! `flows/<name>.yaml`: from where, through which steps, to where.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use busbar_bus::Span;
+
+/// A flow as its file says it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FlowSpec {
+    /// What the flow is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// The stream, or streams, whose events the flow reads.
+    #[serde(deserialize_with = "one_or_many")]
+    #[schemars(with = "OneOrMany")]
+    pub from: Vec<String>,
+    /// Where a flow that has never run begins.
+    #[serde(default)]
+    pub start: Start,
+    /// What is done with the events, in order.
+    #[serde(default)]
+    pub steps: Vec<StepSpec>,
+    /// Where the results go; each result goes to every one of them.
+    pub to: Vec<OutputSpec>,
+    /// Examples that `busbar test` runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tests: Vec<TestSpec>,
+    /// `false`: the flow is kept but does not run.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+}
+
+/// Where a flow that has never run begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// With the oldest event that is kept.
+    #[default]
+    Earliest,
+    /// With the first event that arrives after it was deployed.
+    Latest,
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum StepSpec {
+    /// Keep the events for which this SQL condition is true.
+    Where(String),
+    /// Compute these columns, a list as after SQL's `SELECT`.
+    Select(String),
+    /// Run a query over each batch: `select … from input …`.
+    Sql(String),
+}
+
+impl StepSpec {
+    /// The key in the file.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            StepSpec::Where(_) => "where",
+            StepSpec::Select(_) => "select",
+            StepSpec::Sql(_) => "sql",
+        }
+    }
+
+    /// The SQL.
+    pub fn text(&self) -> &str {
+        match self {
+            StepSpec::Where(t) | StepSpec::Select(t) | StepSpec::Sql(t) => t,
+        }
+    }
+}
+
+/// Where results go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "OutputFile", into = "OutputFile")]
+#[schemars(with = "OutputFile")]
+pub struct OutputSpec {
+    /// The one target.
+    pub target: OutputTarget,
+    /// For streams and topics: the event's key, a template.
+    pub key: Option<String>,
+    /// For topics: keep the last event of each topic for those who come later.
+    pub retain: bool,
+}
+
+/// The target of an [`OutputSpec`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OutputTarget {
+    /// A stream. Where its topic pattern has `+` or `#`, the event's own topic fills in, unless a
+    /// template for the topic is given.
+    Stream {
+        /// The stream's name.
+        stream: String,
+        /// The topic's template.
+        topic: Option<String>,
+    },
+    /// Events with this topic, a template such as `alarm/${site}/rain`; the stream that captures the
+    /// topic keeps them.
+    Topic(String),
+    /// Rows of a table.
+    Table(String),
+    /// Another system.
+    Connection(String),
+}
+
+/// An output as it is written: one of `stream`, `topic`, `table` and `connection`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct OutputFile {
+    /// The name of a stream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stream: Option<String>,
+    /// A topic; `${column}` stands for a column's value, `${topic}`, `${key}`, `${kind}`, `${client}` and
+    /// `${subject}` for the event's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    topic: Option<String>,
+    /// The name of a table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    table: Option<String>,
+    /// The name of a connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    connection: Option<String>,
+    /// The event's key, a template as for `topic`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    /// Keep the last event of each topic for those who come later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retain: Option<bool>,
+}
+
+impl TryFrom<OutputFile> for OutputSpec {
+    type Error = &'static str;
+    fn try_from(file: OutputFile) -> Result<Self, &'static str> {
+        let retain = file.retain;
+        let target = match (file.stream, file.topic, file.table, file.connection) {
+            (Some(stream), topic, None, None) => OutputTarget::Stream { stream, topic },
+            (None, Some(topic), None, None) => OutputTarget::Topic(topic),
+            (None, None, Some(table), None) => OutputTarget::Table(table),
+            (None, None, None, Some(connection)) => OutputTarget::Connection(connection),
+            (None, None, None, None) => {
+                return Err("an output needs one of stream, topic, table, connection");
+            }
+            _ => return Err("an output goes to one place: stream, topic, table or connection"),
+        };
+        let events = matches!(target, OutputTarget::Stream { .. } | OutputTarget::Topic(_));
+        if !events && (file.key.is_some() || retain.is_some()) {
+            return Err("`key` and `retain` belong to outputs to a stream or topic");
+        }
+        Ok(OutputSpec { target, key: file.key, retain: retain.unwrap_or(false) })
+    }
+}
+
+impl From<OutputSpec> for OutputFile {
+    fn from(spec: OutputSpec) -> Self {
+        let mut file =
+            OutputFile { key: spec.key, retain: spec.retain.then_some(true), ..Default::default() };
+        match spec.target {
+            OutputTarget::Stream { stream, topic } => {
+                file.stream = Some(stream);
+                file.topic = topic;
+            }
+            OutputTarget::Topic(topic) => file.topic = Some(topic),
+            OutputTarget::Table(table) => file.table = Some(table),
+            OutputTarget::Connection(connection) => file.connection = Some(connection),
+        }
+        file
+    }
+}
+
+impl OutputSpec {
+    /// The key in the file: `stream`, `topic`, `table` or `connection`.
+    pub fn kind(&self) -> &'static str {
+        match self.target {
+            OutputTarget::Stream { .. } => "stream",
+            OutputTarget::Topic(_) => "topic",
+            OutputTarget::Table(_) => "table",
+            OutputTarget::Connection(_) => "connection",
+        }
+    }
+
+    /// The stream's, table's or connection's name, or the topic's template.
+    pub fn name(&self) -> &str {
+        match &self.target {
+            OutputTarget::Stream { stream, .. } => stream,
+            OutputTarget::Topic(name)
+            | OutputTarget::Table(name)
+            | OutputTarget::Connection(name) => name,
+        }
+    }
+}
+
+/// One example: these events in, those rows out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TestSpec {
+    /// What the example shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What comes in, in order.
+    pub given: Vec<Given>,
+    /// The rows, or events, that must come out, in order.
+    #[serde(default)]
+    pub expect: Vec<Expect>,
+    /// How many events must become dead letters. Without it none may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead: Option<usize>,
+}
+
+/// Something that comes in.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Given {
+    /// The event's topic. Without it a topic of the flow's first stream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// The payload: text goes as it is, anything else as JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<serde_json::Value>,
+    /// The event's key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The event's time, RFC 3339. Without it the test's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<String>,
+    /// The event's tags.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tags: Option<std::collections::BTreeMap<String, String>>,
+    /// Instead of an event: this much time passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advance: Option<Span>,
+}
+
+/// A row that must come out: the columns named here must have these values, others may be there. With
+/// `topic` and `payload` as the only keys, an event of the first output with a topic.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Expect(pub serde_json::Map<String, serde_json::Value>);
+
+/// An expected row seen as an event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExpectEvent<'a> {
+    /// The topic it must have.
+    pub topic: &'a str,
+    /// The payload it must have, when one is given.
+    pub payload: Option<&'a serde_json::Value>,
+}
+
+impl Expect {
+    /// The row as an event, when it names a topic and nothing but `topic` and `payload`.
+    pub fn event(&self) -> Option<ExpectEvent<'_>> {
+        let topic = self.0.get("topic")?.as_str()?;
+        let rest = self.0.keys().all(|k| k == "topic" || k == "payload");
+        rest.then(|| ExpectEvent { topic, payload: self.0.get("payload") })
+    }
+}
+
+/// A name, or a list of names.
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "describes the shape for the JSON Schema")]
+enum OneOrMany {
+    /// One stream.
+    One(String),
+    /// Several streams.
+    Many(Vec<String>),
+}
+
+fn one_or_many<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
+    struct Names;
+    impl<'de> serde::de::Visitor<'de> for Names {
+        type Value = Vec<String>;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a stream's name or a list of them")
+        }
+        fn visit_str<E>(self, name: &str) -> Result<Vec<String>, E> {
+            Ok(vec![name.to_owned()])
+        }
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(
+            self,
+            mut seq: A,
+        ) -> Result<Vec<String>, A::Error> {
+            let mut names = Vec::new();
+            while let Some(name) = seq.next_element()? {
+                names.push(name);
+            }
+            Ok(names)
+        }
+    }
+    d.deserialize_any(Names)
+}
+
+fn yes() -> bool {
+    true
+}

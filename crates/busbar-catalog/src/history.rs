@@ -1,0 +1,165 @@
+//! Every version of the project that was applied.
+//!
+//! One [`Store`] keeps them: key `v` and the version's number in eight bytes, big endian, so that versions
+//! scan in order; value the version as JSON. The newest one is what runs.
+
+use std::collections::BTreeMap;
+
+use busbar_event::{Class, Error};
+use busbar_log::{Change as StoreChange, Store};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::bundle::Bundle;
+use crate::limits::{HISTORY_VERSIONS_MAX, NOTE_BYTES_MAX};
+
+/// The applied versions, newest last.
+#[derive(Clone)]
+pub struct History {
+    store: Store,
+}
+
+/// One applied version.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Version {
+    /// When, by whom and why.
+    #[serde(flatten)]
+    pub info: VersionInfo,
+    /// The files.
+    pub files: BTreeMap<String, String>,
+}
+
+/// A version without its files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionInfo {
+    /// Its number, from 1.
+    pub version: u64,
+    /// When it was applied, microseconds since 1970.
+    pub time_micros: i64,
+    /// Who applied it.
+    pub author: String,
+    /// Why.
+    #[serde(default)]
+    pub note: String,
+}
+
+const PREFIX: &[u8] = b"v";
+
+fn key(version: u64) -> Bytes {
+    let mut key = PREFIX.to_vec();
+    key.extend_from_slice(&version.to_be_bytes());
+    key.into()
+}
+
+fn number(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.strip_prefix(PREFIX)?.try_into().ok()?))
+}
+
+impl History {
+    /// The history in a store.
+    pub fn new(store: Store) -> History {
+        History { store }
+    }
+
+    /// Adds a version and lets go of the oldest beyond [`HISTORY_VERSIONS_MAX`].
+    /// Waits for the disk.
+    ///
+    /// # Errors
+    /// What the store says; `catalog.note-too-long`.
+    pub fn add(
+        &self,
+        bundle: &Bundle,
+        author: &str,
+        note: &str,
+        time_micros: i64,
+    ) -> Result<VersionInfo, Error> {
+        if note.len() > NOTE_BYTES_MAX {
+            return Err(Error::new(Class::Permanent, "catalog.note-too-long")
+                .with("bytes_max", NOTE_BYTES_MAX));
+        }
+        let numbers = self.numbers();
+        let version = numbers.last().map_or(1, |last| last + 1);
+        let info = VersionInfo {
+            version,
+            time_micros,
+            author: author.to_owned(),
+            note: note.to_owned(),
+        };
+        let value = Version { info: info.clone(), files: bundle.files.clone() };
+        let json = serde_json::to_vec(&value).map_err(unreadable)?;
+        let mut changes = vec![StoreChange::Put(key(version), json.into())];
+        let beyond = (numbers.len() + 1).saturating_sub(HISTORY_VERSIONS_MAX);
+        changes.extend(numbers[..beyond].iter().map(|old| StoreChange::Delete(key(*old))));
+        self.store.apply_sync(changes).map_err(|e| {
+            Error::new(Class::Transient, "catalog.history-write").caused_by(e)
+        })?;
+        Ok(info)
+    }
+
+    /// The newest version: what runs.
+    ///
+    /// # Errors
+    /// A version that cannot be read.
+    pub fn newest(&self) -> Result<Option<Version>, Error> {
+        self.numbers().last().map(|n| self.version(*n)).transpose()
+    }
+
+    /// One version.
+    ///
+    /// # Errors
+    /// `catalog.unknown-version`, or a version that cannot be read.
+    pub fn version(&self, version: u64) -> Result<Version, Error> {
+        let value = self.store.get(&key(version)).ok_or_else(|| {
+            Error::new(Class::Permanent, "catalog.unknown-version").with("version", version)
+        })?;
+        serde_json::from_slice(&value).map_err(unreadable)
+    }
+
+    /// All versions without their files, newest first.
+    ///
+    /// # Errors
+    /// A version that cannot be read.
+    pub fn list(&self) -> Result<Vec<VersionInfo>, Error> {
+        self.scan(|value| serde_json::from_slice::<VersionInfo>(value).map_err(unreadable))
+    }
+
+    /// The texts one file had, newest first, each with the version that brought it. `None` is a version in
+    /// which the file went away.
+    ///
+    /// # Errors
+    /// A version that cannot be read.
+    pub fn of_file(&self, path: &str) -> Result<Vec<(VersionInfo, Option<String>)>, Error> {
+        let mut all = self.scan(|value| {
+            let mut version: Version = serde_json::from_slice(value).map_err(unreadable)?;
+            let text = version.files.remove(path);
+            Ok((version.info, text))
+        })?;
+        all.reverse();
+        let mut texts: Vec<(VersionInfo, Option<String>)> = Vec::new();
+        for (info, text) in all {
+            if texts.last().map_or(text.is_some(), |(_, last)| *last != text) {
+                texts.push((info, text));
+            }
+        }
+        texts.reverse();
+        Ok(texts)
+    }
+
+    fn scan<T>(&self, mut read: impl FnMut(&[u8]) -> Result<T, Error>) -> Result<Vec<T>, Error> {
+        let mut all = Vec::new();
+        for (_, value) in self.store.scan(PREFIX, None, HISTORY_VERSIONS_MAX + 1) {
+            all.push(read(&value)?);
+        }
+        all.reverse();
+        Ok(all)
+    }
+
+    fn numbers(&self) -> Vec<u64> {
+        let pairs = self.store.scan(PREFIX, None, HISTORY_VERSIONS_MAX + 1);
+        pairs.iter().filter_map(|(key, _)| number(key)).collect()
+    }
+}
+
+fn unreadable(e: serde_json::Error) -> Error {
+    Error::new(Class::Permanent, "catalog.history-read").caused_by(e)
+}

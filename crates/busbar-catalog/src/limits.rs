@@ -1,0 +1,31 @@
+//! Every bound of this crate, units last.
+
+/// Files in one project.
+pub const PROJECT_FILES_MAX: usize = 4096;
+/// Bytes of one file of a project.
+pub const FILE_BYTES_MAX: usize = 1 << 20;
+/// Bytes of all files of a project together.
+pub const PROJECT_BYTES_MAX: usize = 16 << 20;
+/// Bytes of a resource's name.
+pub const NAME_BYTES_MAX: usize = 64;
+/// How deep a YAML document may nest.
+pub const YAML_DEPTH_MAX: usize = 64;
+/// Nodes of one YAML document, aliases expanded.
+pub const YAML_NODES_MAX: usize = 200_000;
+/// Versions of the project kept in the history.
+pub const HISTORY_VERSIONS_MAX: usize = 1000;
+/// Bytes of the note given with an applied version.
+pub const NOTE_BYTES_MAX: usize = 4096;
+/// Input streams of one flow.
+pub const FLOW_INPUTS_MAX: usize = 64;
+/// Steps of one flow.
+pub const FLOW_STEPS_MAX: usize = 64;
+/// Outputs of one flow.
+pub const FLOW_OUTPUTS_MAX: usize = 32;
+/// Bytes of one expression or query in a flow.
+pub const EXPRESSION_BYTES_MAX: usize = 64 << 10;
+/// Diagnostics reported for one project; what is beyond is counted, not listed.
+pub const DIAGNOSTICS_MAX: usize = 200;
+
+const _: () = assert!(FILE_BYTES_MAX <= PROJECT_BYTES_MAX);
+const _: () = assert!(EXPRESSION_BYTES_MAX <= FILE_BYTES_MAX);

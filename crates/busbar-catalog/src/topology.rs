@@ -1,0 +1,332 @@
+//! What names what: unknown streams, tables and connections, patterns given twice, and circles.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use busbar_event::topic::Filter;
+use busbar_event::{Class, Error};
+
+use crate::diagnostic::{Diagnostic, suggest};
+use crate::flow::{FlowSpec, OutputTarget};
+use crate::project::Project;
+use crate::template::Template;
+use crate::tree::{PathItem, Source};
+
+/// The stream that takes what no other captures.
+pub const INBOX: &str = "inbox";
+
+/// Checks how the resources of a project refer to each other.
+pub fn check_topology(project: &Project) -> Vec<Diagnostic> {
+    let mut bad = Vec::new();
+    check_patterns(project, &mut bad);
+    // A flow's outputs, as streams: what a circle is made of.
+    let mut edges: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for (name, flow) in &project.flows {
+        let targets = check_flow(project, &flow.spec, &flow.source, &mut bad);
+        edges.insert(name, targets);
+    }
+    for connection in project.connections.values() {
+        if let Err((span, error)) = connection_topic(connection.spec.topic.as_deref()) {
+            bad.push(connection.source.diagnostic(&["topic".into()], span, error));
+        }
+    }
+    check_circles(project, &edges, &mut bad);
+    bad
+}
+
+fn connection_topic(
+    topic: Option<&str>,
+) -> Result<(), (Option<std::ops::Range<usize>>, Error)> {
+    let Some(topic) = topic else { return Ok(()) };
+    let template = Template::parse(topic).map_err(|(span, e)| (Some(span), e))?;
+    template.pattern().map_err(|e| (None, e))?;
+    Ok(())
+}
+
+fn check_patterns(project: &Project, bad: &mut Vec<Diagnostic>) {
+    let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
+    for (name, stream) in &project.streams {
+        if let Err(error) = stream.spec.check(name) {
+            bad.push(stream.source.diagnostic(&[], None, error));
+        }
+        if name == INBOX && !stream.spec.topics.is_empty() {
+            // Its pattern is what remains; another would leave events without a home.
+            let only_rest = stream.spec.topics.iter().all(|t| t.as_str() == "#");
+            if !only_rest {
+                let error = Error::new(Class::Configuration, "catalog.inbox-pattern");
+                bad.push(stream.source.diagnostic(&["topics".into()], None, error));
+            }
+        }
+        for (i, topic) in stream.spec.topics.iter().enumerate() {
+            if name != INBOX && topic.as_str() == "#" {
+                let error = Error::new(Class::Configuration, "catalog.pattern-inbox");
+                bad.push(pattern_place(&stream.source, i, error));
+            } else if let Some(other) = seen.insert(topic.as_str(), name) {
+                let error = Error::new(Class::Configuration, "catalog.pattern-twice")
+                    .with("pattern", topic)
+                    .with("other", other);
+                bad.push(pattern_place(&stream.source, i, error));
+            }
+        }
+    }
+}
+
+fn pattern_place(source: &Source, index: usize, error: Error) -> Diagnostic {
+    let key = if source.root().child("topics".into()).is_some() { "topics" } else { "topic" };
+    source.diagnostic(&[key.into(), index.into()], None, error)
+}
+
+fn check_flow(
+    project: &Project,
+    spec: &FlowSpec,
+    source: &Source,
+    bad: &mut Vec<Diagnostic>,
+) -> BTreeSet<String> {
+    let unknown = |kind: &'static str, name: &str, known: Vec<&str>| {
+        let code = match kind {
+            "stream" => "catalog.unknown-stream",
+            "table" => "catalog.unknown-table",
+            _ => "catalog.unknown-connection",
+        };
+        let help = suggest(name, known.iter().copied()).or_else(|| {
+            (!known.is_empty()).then(|| {
+                Error::new(Class::Configuration, "catalog.known-names")
+                    .with("names", known.iter().take(10).copied().collect::<Vec<_>>().join(", "))
+            })
+        });
+        (Error::new(Class::Configuration, code).with("name", name), help)
+    };
+    let streams = || {
+        let mut names: Vec<&str> = project.streams.keys().map(String::as_str).collect();
+        names.push(INBOX);
+        names
+    };
+    for (i, name) in spec.from.iter().enumerate() {
+        if name != INBOX && !project.streams.contains_key(name) {
+            let (error, help) = unknown("stream", name, streams());
+            let diagnostic = source.diagnostic(&["from".into(), i.into()], None, error);
+            bad.push(diagnostic.with_help(help));
+        }
+    }
+    let mut targets = BTreeSet::new();
+    for (i, output) in spec.to.iter().enumerate() {
+        let at = |key| [PathItem::Key("to"), PathItem::Index(i), PathItem::Key(key)];
+        let mut template = |key: &'static str, text: &str| -> Option<Filter> {
+            let parsed = Template::parse(text).map_err(|(span, e)| (Some(span), e));
+            let pattern = match (parsed, key) {
+                (Ok(t), "topic") => t.pattern().map(Some).map_err(|e| (None, e)),
+                (Ok(_), _) => Ok(None),
+                (Err(e), _) => Err(e),
+            };
+            pattern
+                .map_err(|(span, error)| bad.push(source.diagnostic(&at(key), span, error)))
+                .ok()
+                .flatten()
+        };
+        if let Some(key) = &output.key {
+            template("key", key);
+        }
+        match &output.target {
+            OutputTarget::Stream { stream, topic } => {
+                if let Some(topic) = topic {
+                    template("topic", topic);
+                }
+                if stream != INBOX && !project.streams.contains_key(stream) {
+                    let (error, help) = unknown("stream", stream, streams());
+                    bad.push(source.diagnostic(&at("stream"), None, error).with_help(help));
+                }
+                targets.insert(stream.clone());
+            }
+            OutputTarget::Topic(text) => {
+                if let Some(pattern) = template("topic", text) {
+                    targets.extend(possible_streams(project, &pattern));
+                }
+            }
+            OutputTarget::Table(name) => {
+                if !project.tables.contains_key(name) {
+                    let known = project.tables.keys().map(String::as_str).collect();
+                    let (error, help) = unknown("table", name, known);
+                    bad.push(source.diagnostic(&at("table"), None, error).with_help(help));
+                }
+            }
+            OutputTarget::Connection(name) => {
+                if !project.connections.contains_key(name) {
+                    let known = project.connections.keys().map(String::as_str).collect();
+                    let (error, help) = unknown("connection", name, known);
+                    bad.push(source.diagnostic(&at("connection"), None, error).with_help(help));
+                }
+            }
+        }
+    }
+    targets
+}
+
+/// The streams that can capture a topic of `pattern`: of all that overlap it, from the most specific on,
+/// until one takes every topic the pattern has.
+pub fn possible_streams(project: &Project, pattern: &Filter) -> BTreeSet<String> {
+    let mut filters: Vec<(&Filter, &String)> = project
+        .streams
+        .iter()
+        .flat_map(|(name, stream)| stream.spec.topics.iter().map(move |f| (f, name)))
+        .filter(|(filter, _)| filter.overlaps(pattern))
+        .collect();
+    filters.sort_by_key(|(filter, _)| std::cmp::Reverse(filter.specificity()));
+    let mut possible = BTreeSet::new();
+    for (filter, name) in filters {
+        possible.insert(name.clone());
+        if covers(filter.as_str(), pattern.as_str()) {
+            return possible;
+        }
+    }
+    possible.insert(INBOX.to_owned());
+    possible
+}
+
+/// Whether `wide` matches every topic that `narrow` matches.
+fn covers(wide: &str, narrow: &str) -> bool {
+    let (mut wide, mut narrow) = (wide.split('/').peekable(), narrow.split('/').peekable());
+    let mut first = true;
+    loop {
+        match (wide.next(), narrow.next()) {
+            (Some("#"), below) => {
+                // Wildcards in the first level leave `$…` out; a literal `$…` is then not covered.
+                return !(first && below.is_some_and(|n| n.starts_with('$')));
+            }
+            (None, None) => return true,
+            (Some("+"), Some(n)) => {
+                if n == "#" || (first && n.starts_with('$')) {
+                    return false;
+                }
+            }
+            (Some(w), Some(n)) if w == n => {}
+            _ => return false,
+        }
+        first = false;
+    }
+}
+
+/// A flow whose output can come back to it would feed itself for ever.
+fn check_circles(
+    project: &Project,
+    edges: &BTreeMap<&str, BTreeSet<String>>,
+    bad: &mut Vec<Diagnostic>,
+) {
+    for (name, flow) in &project.flows {
+        // From this flow's outputs on: which streams, through which flows.
+        let mut way: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut next: Vec<(String, Vec<String>)> = edges
+            .get(name.as_str())
+            .into_iter()
+            .flatten()
+            .map(|stream| (stream.clone(), vec![name.clone(), stream.clone()]))
+            .collect();
+        while let Some((stream, path)) = next.pop() {
+            if way.contains_key(&stream) {
+                continue;
+            }
+            for (other, reader) in &project.flows {
+                if reader.spec.from.contains(&stream) {
+                    for target in edges.get(other.as_str()).into_iter().flatten() {
+                        let mut path = path.clone();
+                        path.extend([other.clone(), target.clone()]);
+                        next.push((target.clone(), path));
+                    }
+                }
+            }
+            way.insert(stream, path);
+        }
+        for (i, from) in flow.spec.from.iter().enumerate() {
+            let Some(path) = way.get(from) else { continue };
+            let mut path = path.clone();
+            path.insert(0, from.clone());
+            let error = Error::new(Class::Configuration, "catalog.circle")
+                .with("flow", name)
+                .with("path", path.join(" → "));
+            bad.push(flow.source.diagnostic(&["from".into(), i.into()], None, error));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::Bundle;
+
+    fn check(files: &[(&str, &str)]) -> Vec<(String, String, Option<String>)> {
+        let files = files.iter().map(|(p, t)| ((*p).to_owned(), (*t).to_owned())).collect();
+        let (_, bad) = Project::parse(Bundle { files });
+        bad.iter()
+            .map(|d| {
+                let help = d.help().and_then(|h| h.args().first()).map(|a| a.1.clone());
+                (d.error().code().to_owned(), d.word().to_owned(), help)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn names_that_are_not_there_are_refused_with_a_suggestion() {
+        let bad = check(&[
+            ("streams/meter.yaml", "topics: meter/#\n"),
+            ("flows/a.yaml", "from: metre\nto:\n  - stream: inbx\n  - table: t\n"),
+        ]);
+        let some = |s: &str| Some(s.to_owned());
+        assert_eq!(
+            bad,
+            [
+                ("catalog.unknown-stream".into(), "metre".into(), some("meter")),
+                ("catalog.unknown-stream".into(), "inbx".into(), some("inbox")),
+                ("catalog.unknown-table".into(), "t".into(), None),
+            ]
+        );
+    }
+
+    #[test]
+    fn circles_are_refused_also_through_topics_and_other_flows() {
+        let streams = [
+            ("streams/a.yaml", "topics: a/#\n"),
+            ("streams/b.yaml", "topics: b/+\n"),
+            ("streams/c.yaml", "topics: [c/x, c/y/#]\n"),
+        ];
+        let with = |flows: &[(&'static str, &'static str)]| {
+            let mut files = streams.to_vec();
+            files.extend_from_slice(flows);
+            check(&files).into_iter().map(|(code, word, _)| (code, word)).collect::<Vec<_>>()
+        };
+        let circle = |word: &str| ("catalog.circle".to_owned(), word.to_owned());
+        assert_eq!(with(&[("flows/f.yaml", "from: a\nto: [{ topic: 'a/${k}' }]\n")]), [circle("a")]);
+        assert_eq!(with(&[("flows/f.yaml", "from: a\nto: [{ topic: 'b/${k}' }]\n")]), []);
+        assert_eq!(
+            with(&[
+                ("flows/f.yaml", "from: [c, a]\nto: [{ topic: 'b/${k}' }]\n"),
+                ("flows/g.yaml", "from: b\nto: [{ stream: a }]\n"),
+            ]),
+            [circle("a"), circle("b")]
+        );
+        // `b/+` takes every `b/${k}`; `d/…` lands in the inbox.
+        assert_eq!(with(&[("flows/f.yaml", "from: inbox\nto: [{ topic: 'b/${k}' }]\n")]), []);
+        assert_eq!(
+            with(&[("flows/f.yaml", "from: inbox\nto: [{ topic: 'd/${k}' }]\n")]),
+            [circle("inbox")]
+        );
+    }
+
+    #[test]
+    fn a_pattern_belongs_to_one_stream() {
+        let bad = check(&[
+            ("streams/a.yaml", "topics: [x, y/#]\n"),
+            ("streams/b.yaml", "topics: y/#\n"),
+            ("streams/c.yaml", "topics: '#'\n"),
+        ]);
+        let codes: Vec<_> = bad.iter().map(|b| (b.0.as_str(), b.1.as_str())).collect();
+        assert_eq!(codes, [("catalog.pattern-twice", "y/#"), ("catalog.pattern-inbox", "'#'")]);
+    }
+
+    #[test]
+    fn covering_is_about_every_topic() {
+        for (wide, narrow) in [("#", "a/+"), ("a/#", "a"), ("a/#", "a/+/b"), ("a/+", "a/b"), ("+/#", "a/#")] {
+            assert!(covers(wide, narrow), "{wide} {narrow}");
+        }
+        for (wide, narrow) in [("a/+", "a/#"), ("a/b", "a/+"), ("#", "$sys/a"), ("+/a", "$s/a"), ("a", "a/#")] {
+            assert!(!covers(wide, narrow), "{wide} {narrow}");
+        }
+    }
+}

@@ -1,0 +1,501 @@
+//! A YAML document as a tree whose every node knows where it stands in the text.
+//!
+//! Specs stay plain serde types: they are read from the tree by the deserializer in `de.rs`, whose errors
+//! carry the place of the node that was being read, and any later complaint about a value finds its
+//! place again by its path.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use busbar_event::{Class, Error};
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_saphyr::{Location, Spanned};
+
+use crate::diagnostic::Diagnostic;
+use crate::limits::{FILE_BYTES_MAX, YAML_DEPTH_MAX, YAML_NODES_MAX};
+
+/// One file: its path in the project, its text and what the text says.
+#[derive(Clone, Debug)]
+pub struct Source {
+    file: Arc<str>,
+    text: Arc<str>,
+    root: Node,
+}
+
+/// A value and its place, a range of bytes in the file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Where the value is written. For a mapping or a sequence from its first to its last child.
+    pub span: Range<usize>,
+    /// What is written there.
+    pub value: Value,
+    /// How a number, a boolean or null was written, for fields that want text.
+    pub(crate) raw: Option<Box<str>>,
+}
+
+/// What a YAML node says, in the types of JSON.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// Nothing, `~` or `null`.
+    Null,
+    /// `true` or `false`.
+    Bool(bool),
+    /// A whole number.
+    Int(i64),
+    /// A whole number above `i64::MAX`.
+    UInt(u64),
+    /// A number with a fraction or an exponent.
+    Float(f64),
+    /// Text.
+    Text(String),
+    /// A sequence.
+    Seq(Vec<Node>),
+    /// A mapping, in the order of the file.
+    Map(Vec<(Spot, Node)>),
+}
+
+/// A key of a mapping and its place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spot {
+    /// The key.
+    pub text: String,
+    /// Where it is written.
+    pub span: Range<usize>,
+}
+
+/// One step of a [`Path`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathItem<'a> {
+    /// The value under a key.
+    Key(&'a str),
+    /// An element of a sequence.
+    Index(usize),
+}
+
+/// The way from a document's root to a value.
+pub type Path<'a> = &'a [PathItem<'a>];
+
+impl<'a> From<&'a str> for PathItem<'a> {
+    fn from(key: &'a str) -> Self {
+        PathItem::Key(key)
+    }
+}
+
+impl From<usize> for PathItem<'_> {
+    fn from(index: usize) -> Self {
+        PathItem::Index(index)
+    }
+}
+
+impl Source {
+    /// Reads a YAML (or JSON) document. `file` is the path people know it by.
+    ///
+    /// # Errors
+    /// A diagnostic with the place where the text stops being YAML, or a bound it goes beyond.
+    pub fn parse(file: &str, text: &str) -> Result<Source, Diagnostic> {
+        if text.len() > FILE_BYTES_MAX {
+            let error = Error::new(Class::Configuration, "catalog.file-too-long")
+                .with("bytes", text.len())
+                .with("bytes_max", FILE_BYTES_MAX);
+            return Err(Diagnostic::new(file, "", 0..0, error));
+        }
+        let mut budget = serde_saphyr::Budget::default();
+        budget.max_depth = YAML_DEPTH_MAX;
+        budget.max_nodes = YAML_NODES_MAX;
+        budget.max_events = YAML_NODES_MAX * 2;
+        let options = serde_saphyr::options! {
+            strict_booleans: true,
+            with_snippet: false,
+            leading_zero_numbers_as_strings: true,
+            underscored_numbers_as_strings: true,
+            budget: Some(budget),
+        };
+        let parsed: Result<Read, _> = serde_saphyr::from_str_with_options(text, options);
+        let root = match parsed {
+            Ok(read) => read.settle(text),
+            Err(error) => {
+                let error = error.without_snippet();
+                let at = error.location().and_then(|l| bytes_of(&l)).unwrap_or(0..0);
+                let why = error.to_string();
+                let why = why.lines().next().unwrap_or_default().to_owned();
+                let error = Error::new(Class::Configuration, "catalog.yaml").with("why", why);
+                return Err(Diagnostic::new(file, text, at, error));
+            }
+        };
+        Ok(Source { file: file.into(), text: text.into(), root })
+    }
+
+    /// The path of the file in the project.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// The file's text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The whole document.
+    pub fn root(&self) -> &Node {
+        &self.root
+    }
+
+    /// The document as a typed value; the error points at the node that does not fit.
+    ///
+    /// # Errors
+    /// A diagnostic with the offending node's place, and a suggestion for a mistyped key.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, Diagnostic> {
+        self.read_node(&self.root)
+    }
+
+    /// The same for one node of the document.
+    ///
+    /// # Errors
+    /// As [`Source::read`].
+    pub fn read_node<T: DeserializeOwned>(&self, node: &Node) -> Result<T, Diagnostic> {
+        node.read().map_err(|e| e.diagnostic(&self.file, &self.text, node))
+    }
+
+    /// The node at a path, or the deepest one on the way that exists.
+    pub fn node(&self, path: Path<'_>) -> &Node {
+        let mut at = &self.root;
+        for item in path {
+            match at.child(*item) {
+                Some(next) => at = next,
+                None => break,
+            }
+        }
+        at
+    }
+
+    /// The place of `inner`, a range of bytes inside the text value at `path`.
+    ///
+    /// Plain and quoted scalars on one line are exact; block scalars are mapped line by line; where the
+    /// text was escaped or folded, the answer is the whole scalar.
+    pub fn place(&self, path: Path<'_>, inner: Option<Range<usize>>) -> Range<usize> {
+        let node = self.node(path);
+        match (&node.value, inner) {
+            (Value::Text(value), Some(inner)) => {
+                place_in_scalar(&self.text, &node.span, value, &inner)
+                    .unwrap_or_else(|| node.span.clone())
+            }
+            _ => node.span.clone(),
+        }
+    }
+
+    /// A diagnostic at a path of this file, optionally at a range inside the text there.
+    pub fn diagnostic(
+        &self,
+        path: Path<'_>,
+        inner: Option<Range<usize>>,
+        error: Error,
+    ) -> Diagnostic {
+        Diagnostic::new(&self.file, &self.text, self.place(path, inner), error)
+    }
+
+    /// A diagnostic at a key (not its value) of the mapping at `path`.
+    pub fn diagnostic_at_key(&self, path: Path<'_>, key: &str, error: Error) -> Diagnostic {
+        let node = self.node(path);
+        let span = match &node.value {
+            Value::Map(entries) => {
+                entries.iter().find(|(k, _)| k.text == key).map(|(k, _)| k.span.clone())
+            }
+            _ => None,
+        };
+        Diagnostic::new(&self.file, &self.text, span.unwrap_or(node.span.clone()), error)
+    }
+}
+
+impl Node {
+    /// A typed value from this node.
+    pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T, crate::de::NodeError> {
+        T::deserialize(self).map_err(|e| e.at(&self.span))
+    }
+
+    /// The child under a key or index.
+    pub fn child(&self, item: PathItem<'_>) -> Option<&Node> {
+        match (&self.value, item) {
+            (Value::Map(entries), PathItem::Key(key)) => {
+                entries.iter().find(|(k, _)| k.text == key).map(|(_, node)| node)
+            }
+            (Value::Seq(items), PathItem::Index(index)) => items.get(index),
+            // A single value stands for a list of one (`from: a`).
+            (_, PathItem::Index(0)) => Some(self),
+            _ => None,
+        }
+    }
+
+    /// The value as JSON.
+    pub fn to_json(&self) -> serde_json::Value {
+        use serde_json::Value as Json;
+        match &self.value {
+            Value::Null => Json::Null,
+            Value::Bool(b) => Json::Bool(*b),
+            Value::Int(i) => Json::from(*i),
+            Value::UInt(u) => Json::from(*u),
+            Value::Float(f) => Json::from(*f),
+            Value::Text(t) => Json::String(t.clone()),
+            Value::Seq(items) => Json::Array(items.iter().map(Node::to_json).collect()),
+            Value::Map(entries) => {
+                Json::Object(entries.iter().map(|(k, v)| (k.text.clone(), v.to_json())).collect())
+            }
+        }
+    }
+}
+
+impl Serialize for Node {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        self.to_json().serialize(s)
+    }
+}
+
+/// What serde-saphyr hands over; [`Read::settle`] turns it into nodes.
+struct Read(Spanned<ReadValue>);
+
+enum ReadValue {
+    Scalar(Value),
+    Seq(Vec<Read>),
+    Map(Vec<(Spanned<String>, Read)>),
+}
+
+fn bytes_of(location: &Location) -> Option<Range<usize>> {
+    let span = location.span();
+    let start = usize::try_from(span.byte_offset()?).ok()?;
+    let len = usize::try_from(span.byte_len().unwrap_or(0)).ok()?;
+    Some(start..start.checked_add(len)?)
+}
+
+/// A range that slices `text` without a panic, whatever the parser said.
+fn clamp(text: &str, span: Range<usize>) -> Range<usize> {
+    let floor = |mut at: usize| {
+        at = at.min(text.len());
+        while !text.is_char_boundary(at) {
+            at -= 1;
+        }
+        at
+    };
+    let start = floor(span.start);
+    start..floor(span.end).max(start)
+}
+
+impl Read {
+    fn settle(self, text: &str) -> Node {
+        let own = bytes_of(&self.0.referenced).unwrap_or(0..0);
+        let mut span = clamp(text, own);
+        let mut raw = None;
+        let value = match self.0.value {
+            ReadValue::Scalar(value) => {
+                if let (Value::Text(_), end) = (&value, text[span.clone()].trim_end().len()) {
+                    // Block scalars end before the blank lines that follow them.
+                    span.end = span.start + end;
+                } else {
+                    raw = Some(text[span.clone()].trim().into());
+                }
+                value
+            }
+            ReadValue::Seq(items) => {
+                let items: Vec<Node> = items.into_iter().map(|i| i.settle(text)).collect();
+                widen(&mut span, items.first().map(|n| &n.span), items.last().map(|n| &n.span));
+                Value::Seq(items)
+            }
+            ReadValue::Map(entries) => {
+                let entries: Vec<(Spot, Node)> = entries
+                    .into_iter()
+                    .map(|(key, node)| {
+                        let span = clamp(text, bytes_of(&key.referenced).unwrap_or(0..0));
+                        (Spot { text: key.value, span }, node.settle(text))
+                    })
+                    .collect();
+                widen(
+                    &mut span,
+                    entries.first().map(|(k, _)| &k.span),
+                    entries.last().map(|(_, n)| &n.span),
+                );
+                Value::Map(entries)
+            }
+        };
+        Node { span, value, raw }
+    }
+}
+
+fn widen(span: &mut Range<usize>, first: Option<&Range<usize>>, last: Option<&Range<usize>>) {
+    if let Some(first) = first {
+        span.start = span.start.min(first.start);
+    }
+    if let Some(last) = last {
+        span.end = span.end.max(last.end);
+    }
+}
+
+impl<'de> Deserialize<'de> for Read {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Spanned::<ReadValue>::deserialize(d).map(Read)
+    }
+}
+
+impl<'de> Deserialize<'de> for ReadValue {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = ReadValue;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a YAML value")
+            }
+            fn visit_unit<E>(self) -> Result<ReadValue, E> {
+                Ok(ReadValue::Scalar(Value::Null))
+            }
+            fn visit_none<E>(self) -> Result<ReadValue, E> {
+                Ok(ReadValue::Scalar(Value::Null))
+            }
+            fn visit_some<D: Deserializer<'de>>(self, d: D) -> Result<ReadValue, D::Error> {
+                ReadValue::deserialize(d)
+            }
+            fn visit_bool<E>(self, v: bool) -> Result<ReadValue, E> {
+                Ok(ReadValue::Scalar(Value::Bool(v)))
+            }
+            fn visit_i64<E>(self, v: i64) -> Result<ReadValue, E> {
+                Ok(ReadValue::Scalar(Value::Int(v)))
+            }
+            fn visit_u64<E>(self, v: u64) -> Result<ReadValue, E> {
+                Ok(ReadValue::Scalar(i64::try_from(v).map_or(Value::UInt(v), Value::Int)))
+            }
+            fn visit_f64<E>(self, v: f64) -> Result<ReadValue, E> {
+                Ok(ReadValue::Scalar(Value::Float(v)))
+            }
+            fn visit_str<E>(self, v: &str) -> Result<ReadValue, E> {
+                Ok(ReadValue::Scalar(Value::Text(v.to_owned())))
+            }
+            fn visit_string<E>(self, v: String) -> Result<ReadValue, E> {
+                Ok(ReadValue::Scalar(Value::Text(v)))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<ReadValue, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    items.push(item);
+                }
+                Ok(ReadValue::Seq(items))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ReadValue, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(key) = map.next_key()? {
+                    entries.push((key, map.next_value()?));
+                }
+                Ok(ReadValue::Map(entries))
+            }
+        }
+        d.deserialize_any(Any)
+    }
+}
+
+/// Maps a range inside a scalar's value to the file.
+fn place_in_scalar(
+    text: &str,
+    span: &Range<usize>,
+    value: &str,
+    inner: &Range<usize>,
+) -> Option<Range<usize>> {
+    let inner = inner.start.min(value.len())..inner.end.min(value.len());
+    let written = text.get(span.clone())?;
+    // Plain, or quoted without an escape: the value stands in the file as it is.
+    let shift = match written.as_bytes().first()? {
+        b'"' | b'\'' if written.get(1..)?.starts_with(value) => 1,
+        _ if written.starts_with(value) => 0,
+        _ => return place_in_block(text, span, value, &inner),
+    };
+    Some(span.start + shift + inner.start..span.start + shift + inner.end)
+}
+
+/// A literal (`|`) or folded (`>`) scalar, or a plain one over several lines: the value's lines are found
+/// again one after the other, each behind its indentation.
+fn place_in_block(
+    text: &str,
+    span: &Range<usize>,
+    value: &str,
+    inner: &Range<usize>,
+) -> Option<Range<usize>> {
+    // A folded line break is a space in the value, so words are what both have in common.
+    let place = |offset: usize| -> Option<usize> {
+        let mut at = span.start;
+        if matches!(text.as_bytes().get(at)?, b'|' | b'>') {
+            at += text.get(at..)?.find('\n')? + 1;
+        }
+        let mut rest = value;
+        let mut done = 0;
+        loop {
+            let blank = rest.len() - rest.trim_start().len();
+            if offset < done + blank && offset > done {
+                // Inside white space: right behind the word before it.
+                return Some(at);
+            }
+            done += blank;
+            rest = &rest[blank..];
+            let gap = text.get(at..)?;
+            at += gap.len() - gap.trim_start().len();
+            let word = rest.find(char::is_whitespace).unwrap_or(rest.len());
+            if !text.get(at..)?.starts_with(&rest[..word]) {
+                return None;
+            }
+            if offset <= done + word {
+                return Some(at + offset.saturating_sub(done));
+            }
+            if word == 0 {
+                return None;
+            }
+            at += word;
+            done += word;
+            rest = &rest[word..];
+        }
+    };
+    let start = place(inner.start)?;
+    let end = if inner.end > inner.start { place(inner.end)? } else { start };
+    Some(start..end.max(start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(yaml: &str, path: Path<'_>, inner: Range<usize>) -> String {
+        let source = Source::parse("flows/x.yaml", yaml).unwrap();
+        yaml[source.place(path, Some(inner))].to_owned()
+    }
+
+    #[test]
+    fn finds_words_in_every_kind_of_scalar() {
+        let path: Path<'_> = &[PathItem::Key("a"), PathItem::Index(0), PathItem::Key("where")];
+        assert_eq!(shown("a:\n  - where: x > yy and z\n", path, 4..6), "yy");
+        assert_eq!(shown("a:\n  - where: 'x > yy and z'\n", path, 4..6), "yy");
+        assert_eq!(shown("a:\n  - where: \"x > yy and z\"\n", path, 4..6), "yy");
+        assert_eq!(shown("a:\n  - where: x >\n      yy and z\n", path, 4..6), "yy");
+        assert_eq!(shown("a:\n  - where: |\n      x >\n      yy and z\n", path, 4..6), "yy");
+        assert_eq!(shown("a:\n  - where: >-\n      x >\n\n      yy and z\n", path, 4..6), "yy");
+        assert_eq!(shown("a:\n  - where: größe > yy # c\n", path, 10..12), "yy");
+        // An escape inside: the whole scalar rather than a wrong word.
+        assert_eq!(shown("a:\n  - where: \"x\\t> yy\"\n", path, 4..6), "\"x\\t> yy\"");
+    }
+
+    #[test]
+    fn keeps_the_types_of_json_and_how_numbers_were_written() {
+        let source = Source::parse("f", "a: 1\nb: 1.50\nc: yes\nd: ~\ne: true\nf: '1'\n").unwrap();
+        let json = source.root().to_json();
+        assert_eq!(json, serde_json::json!({"a":1,"b":1.5,"c":"yes","d":null,"e":true,"f":"1"}));
+        let raw = source.node(&["b".into()]).raw.as_deref();
+        assert_eq!(raw, Some("1.50"));
+    }
+
+    #[test]
+    fn hostile_documents_are_refused_with_a_place() {
+        let deep = "[".repeat(5000);
+        for bad in ["a: [1,", "a: 1\na: 2\n", "\tx: 1", deep.as_str(), "a: b: c"] {
+            let diagnostic = Source::parse("f", bad).unwrap_err();
+            assert_eq!(diagnostic.error().code(), "catalog.yaml", "{bad:.20}");
+        }
+        let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x]\n");
+        for i in 1..9 {
+            let alias = format!("*a{}", i - 1);
+            bomb += &format!("a{i}: &a{i} [{}]\n", [alias.as_str(); 9].join(","));
+        }
+        assert!(Source::parse("f", &bomb).is_err());
+    }
+}
