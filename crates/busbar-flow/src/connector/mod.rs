@@ -1,0 +1,297 @@
+//! What the author of a connector needs, and nothing else.
+//!
+//! A connector is a [`Source`] (events come in), a [`Sink`] (rows go out) or both, and a [`Connector`] that
+//! makes them from the options in a connection's file. Each trait has one method that must be written;
+//! waiting, repeating with back-off, batching, dead letters, positions and counters are wrapped around it by
+//! the runtime.
+
+mod drive;
+mod retry;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use busbar_catalog::{ConnectionSpec, Diagnostic};
+use busbar_event::{Batch, Error};
+use busbar_log::Clock;
+use serde::Serialize;
+
+pub use drive::{SourceDriver, SourceStatus};
+pub use retry::{Backoff, Outcome, deliver};
+
+/// A future that a trait object can answer with.
+pub type Work<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Brings events in.
+pub trait Source: Send {
+    /// What has arrived since the last call. May wait; may be dropped while it waits, after which it is called
+    /// again and must have lost nothing.
+    ///
+    /// # Errors
+    /// *Transient*: called again after a back-off. *Configuration*: the connection stops and says why.
+    /// *Permanent*: counted and shown, then called again; what cannot be read should rather be published
+    /// as it came, so that a flow's dead letter keeps it.
+    fn poll(&mut self) -> Work<'_, Result<Polled, Error>>;
+
+    /// Everything up to this position of a part is committed: acknowledge it upstream.
+    fn committed(&mut self, part: &str, position: u64) {
+        let _ = (part, position);
+    }
+
+    /// Called once, before the source is dropped in good order.
+    fn close(&mut self) -> Work<'_, Result<(), Error>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// What [`Source::poll`] brought.
+#[derive(Debug)]
+pub enum Polled {
+    /// Events.
+    Batch(Polling),
+    /// Nothing for now; ask again after this long.
+    Idle(Duration),
+    /// There will never be more.
+    End,
+}
+
+/// Events and how far they reach.
+#[derive(Debug)]
+pub struct Polling {
+    /// The events, with their topics.
+    pub batch: Batch,
+    /// Which of several things the source reads (one file of many); empty when it reads one.
+    pub part: Arc<str>,
+    /// The position behind each row or behind the last one; none for a source that cannot say where it is,
+    /// whose events are then delivered at most as often as it reads them.
+    pub position: Position,
+}
+
+/// How far a source has read. Positions of a part only grow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Position {
+    /// The source cannot be resumed.
+    None,
+    /// Behind the last row. After a crash the source may publish the batch that was under way once more
+    /// in part, if its rows went to several partitions.
+    End(u64),
+    /// Behind each row: exactly once, for the wrapper can cut.
+    Rows(Vec<u64>),
+}
+
+impl Position {
+    /// The position behind the last row.
+    pub fn last(&self) -> Option<u64> {
+        match self {
+            Position::None => None,
+            Position::End(position) => Some(*position),
+            Position::Rows(positions) => positions.last().copied(),
+        }
+    }
+}
+
+/// Takes rows out.
+pub trait Sink: Send {
+    /// Writes rows, all of them or those not named in the answer. The rows are written when this returns.
+    ///
+    /// # Errors
+    /// *Transient*: called again with the same rows after a back-off, for ever. *Permanent*: the batch is
+    /// split until the rows at fault are found; each becomes a dead letter. *Configuration*: the
+    /// sink stops and says why.
+    fn write<'a>(&'a mut self, delivery: &'a Delivery) -> Work<'a, Result<Written, Error>>;
+
+    /// What [`Sink::write`] promises when the process dies in the middle.
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::AtLeastOnce
+    }
+
+    /// For sinks that keep the position with the rows: how far a producer has come.
+    fn position<'a>(&'a mut self, producer: &'a str) -> Work<'a, Result<Option<u64>, Error>> {
+        let _ = producer;
+        Box::pin(async { Ok(None) })
+    }
+
+    /// Called once, before the sink is dropped in good order.
+    fn close(&mut self) -> Work<'_, Result<(), Error>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// Rows for a [`Sink`]: as events, and as columns where the flow made columns.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The rows as events: topic, key, time, tags and payload.
+    pub events: Batch,
+    /// The rows as columns: what the flow's last step made, or the events' own.
+    pub rows: RecordBatch,
+    /// Who writes, for sinks that keep positions.
+    pub producer: Arc<str>,
+    /// The position behind the last row.
+    pub position: u64,
+}
+
+impl Delivery {
+    /// Some of the rows.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Delivery {
+        Delivery {
+            events: self.events.slice(range.start, range.len()),
+            rows: self.rows.slice(range.start, range.len()),
+            producer: Arc::clone(&self.producer),
+            position: self.position,
+        }
+    }
+}
+
+/// What became of a [`Delivery`].
+#[derive(Debug, Default)]
+pub struct Written {
+    /// Rows that will never be taken, and why.
+    pub rejected: Vec<(usize, Error)>,
+}
+
+/// What a sink promises across a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Guarantee {
+    /// No row is missing; rows may be there twice.
+    AtLeastOnce,
+    /// Each row is there once.
+    ExactlyOnce,
+}
+
+/// What a connection may be used for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Roles {
+    /// It brings events in as soon as it is there.
+    pub source: bool,
+    /// Flows may name it in `to`.
+    pub sink: bool,
+}
+
+/// One kind of connection.
+pub trait Connector: Send + Sync {
+    /// The key in the connection's file: `host`, `file`, `http`, `mqtt`.
+    fn kind(&self) -> &'static str;
+
+    /// Reads the options without opening anything.
+    ///
+    /// # Errors
+    /// A diagnostic that points into the file.
+    fn check(&self, spec: &ConnectionSpec) -> Result<Roles, Diagnostic>;
+
+    /// The JSON Schema of the options.
+    fn schema(&self) -> serde_json::Value;
+
+    /// Opens the source.
+    ///
+    /// # Errors
+    /// As [`Source::poll`].
+    fn source<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        context: SourceContext,
+    ) -> Work<'a, Result<Box<dyn Source>, Error>>;
+
+    /// Opens the sink.
+    ///
+    /// # Errors
+    /// As [`Sink::write`].
+    fn sink<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        context: SinkContext,
+    ) -> Work<'a, Result<Box<dyn Sink>, Error>>;
+}
+
+/// The connectors there are, by kind. `busbar-connect` fills one; tests make their own.
+#[derive(Clone, Default)]
+pub struct Connectors {
+    kinds: BTreeMap<&'static str, Arc<dyn Connector>>,
+}
+
+impl Connectors {
+    /// A registry of these.
+    pub fn new(connectors: impl IntoIterator<Item = Arc<dyn Connector>>) -> Connectors {
+        Connectors { kinds: connectors.into_iter().map(|c| (c.kind(), c)).collect() }
+    }
+
+    /// The connector of a kind.
+    pub fn get(&self, kind: &str) -> Option<&Arc<dyn Connector>> {
+        self.kinds.get(kind)
+    }
+
+    /// The kinds, in order.
+    pub fn kinds(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.kinds.keys().copied()
+    }
+
+    /// Reads the options of a connection.
+    ///
+    /// # Errors
+    /// An unknown kind with a suggestion, or what the connector says.
+    pub fn check(&self, spec: &ConnectionSpec) -> Result<Roles, Diagnostic> {
+        match self.get(&spec.kind) {
+            Some(connector) => connector.check(spec),
+            None => {
+                let error = Error::new(
+                    busbar_event::Class::Configuration,
+                    "flow.unknown-connector",
+                )
+                .with("kind", &spec.kind)
+                .with("known", self.kinds().collect::<Vec<_>>().join(", "));
+                let help = busbar_catalog::suggest(&spec.kind, self.kinds());
+                Err(spec.diagnostic_at_kind(error).with_help(help))
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Connectors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.kinds()).finish()
+    }
+}
+
+/// What a source is opened with.
+#[derive(Clone)]
+pub struct SourceContext {
+    /// The connection's name.
+    pub name: Arc<str>,
+    /// The folder relative paths start at.
+    pub project_dir: Arc<std::path::Path>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// How far each part was committed the last time.
+    pub resume: Resume,
+}
+
+/// The committed positions of a source's parts.
+#[derive(Clone, Debug, Default)]
+pub struct Resume(pub BTreeMap<String, u64>);
+
+impl Resume {
+    /// The position behind the last committed row of a part; 0 for a part never read.
+    pub fn position(&self, part: &str) -> u64 {
+        self.0.get(part).copied().unwrap_or(0)
+    }
+}
+
+/// What a sink is opened with.
+#[derive(Clone)]
+pub struct SinkContext {
+    /// The connection's name.
+    pub name: Arc<str>,
+    /// The folder relative paths start at.
+    pub project_dir: Arc<std::path::Path>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// The columns of [`Delivery::rows`].
+    pub schema: SchemaRef,
+}

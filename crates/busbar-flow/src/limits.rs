@@ -1,0 +1,39 @@
+//! Every bound of this crate, units last.
+
+use std::time::Duration;
+
+pub use busbar_event::limits::{BATCH_BYTES_MAX, BATCH_ROWS_MAX};
+
+/// Batches of one task between reading and the durable output.
+pub const IN_FLIGHT_BATCHES_MAX: usize = 2;
+/// Bytes a task asks its input partition for at once.
+pub const READ_BYTES: usize = BATCH_BYTES_MAX;
+/// How long a checkpoint may lag behind the outputs it is about. Outputs to logs and SQLite are recognised
+/// when they come again, so the lag costs work after a crash, not correctness.
+pub const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
+/// The first pause before a failed write is tried again.
+pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+/// The longest pause between two tries.
+pub const BACKOFF_LAST: Duration = Duration::from_secs(30);
+/// How long a new version of a flow has to show that it can run.
+pub const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a flow has to finish what it has begun before it is cut off; its outputs then come again.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Rows a hot-deployed version is tried on before it takes over.
+pub const TRIAL_ROWS_MAX: usize = 1024;
+/// Bytes of an error's text kept with a dead letter.
+pub const CAUSE_BYTES_MAX: usize = 1024;
+/// Groups of dead letters told apart; what is beyond is one group.
+pub const DEAD_GROUPS_MAX: usize = 1000;
+/// Dead letters listed or re-driven by one call.
+pub const DEAD_LETTERS_MAX: usize = 100_000;
+/// Bytes of a topic or key made from a template.
+pub const TEMPLATE_BYTES_MAX: usize = busbar_event::limits::TOPIC_BYTES_MAX;
+/// Differences shown of one failed flow test.
+pub const TEST_DIFFERENCES_MAX: usize = 20;
+/// Versions of a flow listed.
+pub const FLOW_VERSIONS_MAX: usize = 100;
+/// How often the rate of a counter is taken.
+pub const RATE_EVERY: Duration = Duration::from_secs(1);
+
+const _: () = assert!(TRIAL_ROWS_MAX <= BATCH_ROWS_MAX);
