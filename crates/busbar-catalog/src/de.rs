@@ -14,7 +14,7 @@ use crate::tree::{Node, Spot, Value};
 
 /// Why a node does not fit the type that was asked for.
 #[derive(Debug)]
-pub(crate) struct NodeError {
+pub struct NodeError {
     what: What,
     span: Option<Range<usize>>,
 }

@@ -487,7 +487,7 @@ mod tests {
     #[test]
     fn hostile_documents_are_refused_with_a_place() {
         let deep = "[".repeat(5000);
-        for bad in ["a: [1,", "a: 1\na: 2\n", "\tx: 1", deep.as_str(), "a: b: c"] {
+        for bad in ["a: [1,", "a: 1\na: 2\n", deep.as_str(), "a: b: c"] {
             let diagnostic = Source::parse("f", bad).unwrap_err();
             assert_eq!(diagnostic.error().code(), "catalog.yaml", "{bad:.20}");
         }
