@@ -1,0 +1,332 @@
+//! Drives a [`Source`]: polls it, appends what it brings, keeps its place.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use busbar_bus::Bus;
+use busbar_catalog::ConnectionSpec;
+use busbar_event::{Batch, Class, Error};
+use busbar_log::{Change, Store};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::{Backoff, Connector, Polled, Polling, Position, Resume, Source, SourceContext};
+use crate::limits::{BATCH_ROWS_MAX, DRAIN_TIMEOUT};
+
+/// A source that runs.
+pub struct SourceDriver {
+    stop: watch::Sender<bool>,
+    task: Option<JoinHandle<()>>,
+    status: Arc<Mutex<SourceStatus>>,
+}
+
+/// How a source is.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SourceStatus {
+    /// `starting`, `running`, `retrying`, `ended` or `stopped`.
+    pub state: &'static str,
+    /// Events brought since the start.
+    pub events: u64,
+    /// Why it waits or has stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Error>,
+    /// Tries since it last worked.
+    pub tries: u32,
+    /// How far each part was committed.
+    pub positions: BTreeMap<String, u64>,
+}
+
+impl SourceDriver {
+    /// Begins to drive the source of a connection. Its committed positions are kept in `store`.
+    pub fn start(
+        name: &str,
+        spec: ConnectionSpec,
+        connector: Arc<dyn Connector>,
+        bus: Bus,
+        store: Store,
+        project_dir: Arc<Path>,
+    ) -> SourceDriver {
+        let (stop, stopped) = watch::channel(false);
+        let status = Arc::new(Mutex::new(SourceStatus { state: "starting", ..Default::default() }));
+        let driving = Driving {
+            name: name.into(),
+            spec,
+            connector,
+            bus,
+            store,
+            project_dir,
+            stopped,
+            status: Arc::clone(&status),
+        };
+        let task = tokio::spawn(driving.run());
+        SourceDriver { stop, task: Some(task), status }
+    }
+
+    /// How it is.
+    pub fn status(&self) -> SourceStatus {
+        self.status.lock().clone()
+    }
+
+    /// Lets it finish what it has begun, and ends it.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        if let Some(mut task) = self.task.take()
+            && tokio::time::timeout(DRAIN_TIMEOUT, &mut task).await.is_err()
+        {
+            // What was appended is known by its position when the source runs again.
+            task.abort();
+        }
+    }
+}
+
+impl Drop for SourceDriver {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+    }
+}
+
+struct Driving {
+    name: Arc<str>,
+    spec: ConnectionSpec,
+    connector: Arc<dyn Connector>,
+    bus: Bus,
+    store: Store,
+    project_dir: Arc<Path>,
+    stopped: watch::Receiver<bool>,
+    status: Arc<Mutex<SourceStatus>>,
+}
+
+/// Why driving ended.
+enum Ended {
+    Stopped,
+    Over,
+}
+
+impl Driving {
+    async fn run(mut self) {
+        let mut backoff = Backoff::new(self.bus.clock().now_micros() as u64);
+        loop {
+            match self.drive(&mut backoff).await {
+                Ok(Ended::Stopped) => return self.tell("stopped", None),
+                Ok(Ended::Over) => return self.tell("ended", None),
+                Err(error) if error.class() == Class::Configuration => {
+                    tracing::warn!(connection = %self.name, %error, "the connection stops");
+                    return self.tell("stopped", Some(error));
+                }
+                Err(error) => {
+                    let pause = backoff.pause();
+                    self.status.lock().tries = backoff.tries();
+                    self.tell("retrying", Some(error));
+                    if self.sleep(pause).await {
+                        return self.tell("stopped", None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Opens the source and takes what it brings, until it fails or is over.
+    async fn drive(&mut self, backoff: &mut Backoff) -> Result<Ended, Error> {
+        let resume = self.resume();
+        self.status.lock().positions = resume.0.clone();
+        let context = SourceContext {
+            name: Arc::clone(&self.name),
+            project_dir: Arc::clone(&self.project_dir),
+            clock: Arc::clone(self.bus.clock()),
+            resume: resume.clone(),
+        };
+        let mut source = self.connector.source(&self.spec, context).await?;
+        let mut parts: BTreeMap<Arc<str>, Part> = BTreeMap::new();
+        self.tell("running", None);
+        loop {
+            let polled = tokio::select! {
+                biased;
+                () = told(self.stopped.clone()) => {
+                    source.close().await?;
+                    return Ok(Ended::Stopped);
+                }
+                polled = source.poll() => polled,
+            };
+            match polled {
+                Ok(Polled::Batch(polling)) => {
+                    let part = parts.entry(Arc::clone(&polling.part)).or_insert_with(|| {
+                        Part::new(&self.bus, &self.name, &polling.part, &resume)
+                    });
+                    if !self.take(source.as_mut(), part, polling, backoff).await? {
+                        return Ok(Ended::Stopped);
+                    }
+                    if backoff.tries() > 0 {
+                        backoff.reset();
+                        self.status.lock().tries = 0;
+                        self.tell("running", None);
+                    }
+                }
+                Ok(Polled::Idle(pause)) => {
+                    if self.sleep(pause).await {
+                        source.close().await?;
+                        return Ok(Ended::Stopped);
+                    }
+                }
+                Ok(Polled::End) => {
+                    source.close().await?;
+                    return Ok(Ended::Over);
+                }
+                Err(error) if error.class() == Class::Permanent => {
+                    // What it could not read is gone by; it says what it was and goes on.
+                    tracing::warn!(connection = %self.name, %error, "the source skipped something");
+                    self.tell("running", Some(error));
+                    if self.sleep(backoff.pause()).await {
+                        return Ok(Ended::Stopped);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Appends a batch, for as long as it takes; false when it was told to stop before it could.
+    async fn take(
+        &mut self,
+        source: &mut dyn Source,
+        part: &mut Part,
+        polling: Polling,
+        backoff: &mut Backoff,
+    ) -> Result<bool, Error> {
+        let rows = polling.batch.rows();
+        if let Position::Rows(positions) = &polling.position
+            && positions.len() != rows
+        {
+            return Err(Error::new(Class::Configuration, "flow.source-positions")
+                .with("connection", &self.name));
+        }
+        for (batch, position) in part.cut(&polling) {
+            loop {
+                let producer = position.map(|p| (Arc::clone(&part.producer), p));
+                match self.bus.append(batch.clone(), producer).await {
+                    Ok(_) => break,
+                    Err(error) if error.class() == Class::Transient => {
+                        let pause = backoff.pause();
+                        self.status.lock().tries = backoff.tries();
+                        self.tell("retrying", Some(error));
+                        if self.sleep(pause).await {
+                            return Ok(false);
+                        }
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        self.status.lock().events += rows as u64;
+        if let Some(position) = polling.position.last() {
+            self.keep(&polling.part, position);
+            source.committed(&polling.part, position);
+        }
+        Ok(true)
+    }
+
+    /// Notes how far a part is committed. Not waited for: what is appended after it is recognised.
+    fn keep(&self, part: &str, position: u64) {
+        let value = Bytes::copy_from_slice(&position.to_be_bytes());
+        self.store.apply(vec![Change::Put(self.key(part).into(), value)], None);
+        self.status.lock().positions.insert(part.to_owned(), position);
+    }
+
+    fn key(&self, part: &str) -> Vec<u8> {
+        format!("source/{}/{part}", self.name).into_bytes()
+    }
+
+    fn resume(&self) -> Resume {
+        let prefix = self.key("");
+        let mut parts = BTreeMap::new();
+        let mut after: Option<Bytes> = None;
+        loop {
+            let page = self.store.scan(&prefix, after.as_deref(), BATCH_ROWS_MAX);
+            let Some((last, _)) = page.last() else { return Resume(parts) };
+            after = Some(last.clone());
+            for (key, value) in &page {
+                let part = String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
+                if let Ok(bytes) = <[u8; 8]>::try_from(&value[..]) {
+                    parts.insert(part, u64::from_be_bytes(bytes));
+                }
+            }
+        }
+    }
+
+    fn tell(&self, state: &'static str, error: Option<Error>) {
+        let mut status = self.status.lock();
+        status.state = state;
+        status.error = error;
+    }
+
+    /// Waits; true when it was told to stop meanwhile.
+    async fn sleep(&self, pause: Duration) -> bool {
+        tokio::select! {
+            () = told(self.stopped.clone()) => true,
+            () = tokio::time::sleep(pause) => false,
+        }
+    }
+}
+
+/// Waits until it is said, or until nobody is left to say it.
+async fn told(mut stopped: watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+/// One of the things a source reads.
+struct Part {
+    producer: Arc<str>,
+    /// Positions that some partitions know already, above the committed one: a crash came between appends.
+    /// Batches are cut there, so that each piece is either known to a partition or not.
+    cuts: Vec<u64>,
+}
+
+impl Part {
+    fn new(bus: &Bus, connection: &str, part: &str, resume: &Resume) -> Part {
+        let producer: Arc<str> = if part.is_empty() {
+            format!("connection:{connection}").into()
+        } else {
+            format!("connection:{connection}:{part}").into()
+        };
+        let committed = resume.position(part);
+        let mut cuts: Vec<u64> = bus
+            .streams()
+            .iter()
+            .flat_map(|stream| stream.partitions().to_vec())
+            .filter_map(|partition| partition.producer_position(&producer))
+            .filter(|position| *position > committed)
+            .collect();
+        cuts.sort_unstable();
+        cuts.dedup();
+        Part { producer, cuts }
+    }
+
+    /// The pieces of a batch between known positions, each with the position behind it.
+    fn cut(&mut self, polling: &Polling) -> Vec<(Batch, Option<u64>)> {
+        let batch = &polling.batch;
+        let (Position::Rows(positions), false) = (&polling.position, self.cuts.is_empty()) else {
+            return vec![(batch.clone(), polling.position.last())];
+        };
+        let mut pieces = Vec::new();
+        let mut from = 0;
+        for cut in &self.cuts {
+            let to = positions.partition_point(|position| position <= cut);
+            if to > from {
+                pieces.push((batch.slice(from, to - from), Some(positions[to - 1])));
+                from = to;
+            }
+        }
+        if from < batch.rows() {
+            let rest = batch.slice(from, batch.rows() - from);
+            pieces.push((rest, positions.last().copied()));
+        }
+        if let Some(last) = positions.last() {
+            self.cuts.retain(|cut| cut > last);
+        }
+        pieces
+    }
+}
