@@ -1,0 +1,101 @@
+/** Calls to the node. Every failure is an `ApiError` that carries what a person needs to go on. */
+import { i18n, t } from './i18n.svelte';
+import type { ApiProblem } from './types';
+
+const BASE = '/api/v1';
+/** A call that has not been answered by then is given up and said so. */
+export const CALL_MS_MAX = 30_000;
+
+export class ApiError extends Error {
+  constructor(
+    readonly status: number,
+    readonly problem: ApiProblem,
+  ) {
+    super(problem.message);
+  }
+
+  /** The sentence in the language on screen. */
+  get text(): string {
+    return said(this.problem);
+  }
+}
+
+/** The sentence of a problem in the language on screen. */
+export function said(problem: { message: string; message_zh?: string }): string {
+  return i18n.language === 'zh' && problem.message_zh ? problem.message_zh : problem.message;
+}
+
+type Listener = () => void;
+let onUnauthorised: Listener = () => {};
+/** Called when the node says that a login is needed. */
+export function whenUnauthorised(listener: Listener): void {
+  onUnauthorised = listener;
+}
+
+export interface CallOptions {
+  method?: 'GET' | 'POST' | 'DELETE';
+  query?: Record<string, string | number | undefined>;
+  body?: unknown;
+  signal?: AbortSignal;
+}
+
+export function url(path: string, query: CallOptions['query'] = {}): string {
+  const search = new URLSearchParams();
+  for (const [k, v] of Object.entries(query)) if (v !== undefined && v !== '') search.set(k, String(v));
+  const text = search.toString();
+  return `${BASE}${path}${text ? `?${text}` : ''}`;
+}
+
+export async function call<T>(path: string, options: CallOptions = {}): Promise<T> {
+  const limit = AbortSignal.timeout(CALL_MS_MAX);
+  const signal = options.signal ? AbortSignal.any([options.signal, limit]) : limit;
+  let response: Response;
+  try {
+    response = await fetch(url(path, options.query), {
+      method: options.method ?? 'GET',
+      headers: options.body === undefined ? {} : { 'content-type': 'application/json' },
+      body: options.body === undefined ? undefined : JSON.stringify(options.body),
+      credentials: 'same-origin',
+      signal,
+    });
+  } catch (cause) {
+    if (options.signal?.aborted) throw cause;
+    throw local(0, limit.aborted ? 'console.timeout' : 'console.unreachable');
+  }
+  if (response.status === 204) return undefined as T;
+  const text = await response.text();
+  let body: unknown;
+  try {
+    body = text === '' ? undefined : JSON.parse(text);
+  } catch {
+    throw local(response.status, 'console.not_json', { status: String(response.status) });
+  }
+  if (response.ok) return body as T;
+  const problem = (body as { error?: ApiProblem } | undefined)?.error;
+  // A refused login is told where it was tried; any other 401 leads to the login page.
+  if (response.status === 401 && path !== '/session') onUnauthorised();
+  throw problem?.message
+    ? new ApiError(response.status, problem)
+    : local(response.status, 'console.not_json', { status: String(response.status) });
+}
+
+/** Problems the console itself finds: said by our own catalogue, in the language on screen. */
+function local(
+  status: number,
+  code: 'console.timeout' | 'console.unreachable' | 'console.not_json',
+  args: Record<string, string> = {},
+): ApiError {
+  return new ApiError(status, { class: 'transient', code, message: t(code, args), args });
+}
+
+/** Any thrown thing as a problem that can be shown. */
+export function problemOf(cause: unknown): ApiProblem {
+  if (cause instanceof ApiError) return cause.problem;
+  return {
+    class: 'permanent',
+    code: 'console.fault',
+    message: cause instanceof Error ? cause.message : String(cause),
+  };
+}
+
+export const part = encodeURIComponent;

@@ -1,0 +1,25 @@
+/** The formats of `format.ts` in the language on screen: reading them in a component tracks the language. */
+import * as format from './format';
+import { i18n, t } from './i18n.svelte';
+
+export const short = (n: number | null | undefined): string => format.short(n, i18n.language);
+export const whole = (n: number | null | undefined): string => format.whole(n, i18n.language);
+export const bytes = (n: number | null | undefined): string => format.bytes(n, i18n.language);
+export const percent = (n: number): string => format.percent(n, i18n.language);
+export const duration = (s: number | null | undefined): string => format.duration(s, i18n.language);
+export const clock = (time: string | number | Date | null | undefined): string =>
+  format.clock(time, i18n.language);
+export const moment = (time: string | number | Date | null | undefined): string =>
+  format.moment(time, i18n.language);
+export const zone = (): string => format.zone(new Date(), i18n.language);
+
+/** Events a second, with its unit. */
+export const rate = (n: number | null | undefined): string => t('unit.per_second', { n: short(n) });
+
+/** How long ago, to `now`. */
+export function ago(time: string | number | Date | null | undefined, now: number = Date.now()): string {
+  const date = format.asDate(time);
+  if (!date) return '–';
+  const seconds = Math.max(0, (now - date.getTime()) / 1000);
+  return seconds < 1 ? t('time.now') : t('time.ago', { span: duration(Math.floor(seconds)) });
+}

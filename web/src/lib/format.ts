@@ -1,0 +1,131 @@
+/** Numbers with units and times with their zone, pure: the language is an argument. */
+import type { Language } from './i18n.svelte';
+
+const NONE = '–';
+const LOCALE: Record<Language, string> = { en: 'en-GB', zh: 'zh-CN' };
+const STEPS: Record<Language, [number, string][]> = {
+  en: [
+    [1e9, ' G'],
+    [1e6, ' M'],
+    [1e4, ' k'],
+  ],
+  zh: [
+    [1e8, ' 亿'],
+    [1e4, ' 万'],
+  ],
+};
+
+function digits(n: number, language: Language, max: number): string {
+  return n.toLocaleString(LOCALE[language], { maximumFractionDigits: max });
+}
+
+/** Three significant digits at most: `12.3 k`, `1.23 万`; small numbers keep what they have. */
+export function short(n: number | null | undefined, language: Language): string {
+  if (n === null || n === undefined || !Number.isFinite(n)) return NONE;
+  const size = Math.abs(n);
+  for (const [step, name] of STEPS[language]) {
+    if (size >= step) {
+      const scaled = n / step;
+      const at = Math.abs(scaled);
+      // English counts thousands from ten thousand on, so the thousands have a step of their own.
+      const value = name === ' k' ? n / 1e3 : scaled;
+      const shown = name === ' k' ? Math.abs(value) : at;
+      return digits(value, language, shown >= 100 ? 0 : shown >= 10 ? 1 : 2) + name;
+    }
+  }
+  return digits(n, language, size >= 100 || Number.isInteger(n) ? 0 : size >= 10 ? 1 : 2);
+}
+
+export function whole(n: number | null | undefined, language: Language): string {
+  if (n === null || n === undefined || !Number.isFinite(n)) return NONE;
+  return digits(n, language, 0);
+}
+
+export function bytes(n: number | null | undefined, language: Language): string {
+  if (n === null || n === undefined || !Number.isFinite(n)) return NONE;
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
+  let unit = 0;
+  let value = n;
+  while (Math.abs(value) >= 1024 && unit < units.length - 1) {
+    value /= 1024;
+    unit += 1;
+  }
+  return `${digits(value, language, value >= 100 || unit === 0 ? 0 : value >= 10 ? 1 : 2)} ${units[unit]}`;
+}
+
+export function percent(part: number, language: Language): string {
+  if (!Number.isFinite(part)) return NONE;
+  return part.toLocaleString(LOCALE[language], {
+    style: 'percent',
+    maximumFractionDigits: part < 0.1 ? 1 : 0,
+  });
+}
+
+const TIME_UNITS: Record<Language, { d: string; h: string; min: string; s: string; ms: string; us: string }> =
+  {
+    en: { d: 'd', h: 'h', min: 'min', s: 's', ms: 'ms', us: 'µs' },
+    zh: { d: '天', h: '小时', min: '分', s: '秒', ms: '毫秒', us: '微秒' },
+  };
+
+/** The two largest units of a span: `2 h 5 min`, `850 ms`. */
+export function duration(seconds: number | null | undefined, language: Language): string {
+  if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return NONE;
+  const u = TIME_UNITS[language];
+  const s = Math.max(0, seconds);
+  if (s === 0) return `0 ${u.s}`;
+  if (s < 0.001) return `${digits(s * 1e6, language, 0)} ${u.us}`;
+  if (s < 1) return `${digits(s * 1e3, language, s < 0.01 ? 1 : 0)} ${u.ms}`;
+  if (s < 60) return `${digits(s, language, s < 10 ? 1 : 0)} ${u.s}`;
+  const parts: [number, string][] = [
+    [Math.floor(s / 86400), u.d],
+    [Math.floor((s % 86400) / 3600), u.h],
+    [Math.floor((s % 3600) / 60), u.min],
+    [Math.floor(s % 60), u.s],
+  ];
+  const first = parts.findIndex(([n]) => n > 0);
+  return parts
+    .slice(first, first + 2)
+    .filter(([n]) => n > 0)
+    .map(([n, unit]) => `${n} ${unit}`)
+    .join(' ');
+}
+
+/** `14:03:07.123`, in the browser's zone. */
+export function clock(time: string | number | Date | null | undefined, language: Language): string {
+  const date = asDate(time);
+  if (!date) return NONE;
+  return date.toLocaleTimeString(LOCALE[language], {
+    hour: '2-digit',
+    minute: '2-digit',
+    second: '2-digit',
+    fractionalSecondDigits: 3,
+    hourCycle: 'h23',
+  });
+}
+
+/** Date, time and zone: `2026-11-22 14:03:07 UTC+8`. */
+export function moment(time: string | number | Date | null | undefined, language: Language): string {
+  const date = asDate(time);
+  if (!date) return NONE;
+  const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+  const at = `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
+  return `${day} ${at} ${zone(date, language)}`;
+}
+
+/** The browser's zone as people write it: `UTC`, `UTC+8`, `UTC−3:30`. */
+export function zone(date: Date, _language: Language): string {
+  const minutes = -date.getTimezoneOffset();
+  if (minutes === 0) return 'UTC';
+  const size = Math.abs(minutes);
+  return `UTC${minutes < 0 ? '−' : '+'}${Math.floor(size / 60)}${size % 60 ? `:${two(size % 60)}` : ''}`;
+}
+
+export function asDate(time: string | number | Date | null | undefined): Date | null {
+  if (time === null || time === undefined || time === '') return null;
+  const date = time instanceof Date ? time : new Date(time);
+  return Number.isNaN(date.getTime()) ? null : date;
+}
+
+function two(n: number): string {
+  return String(n).padStart(2, '0');
+}

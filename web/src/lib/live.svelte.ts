@@ -1,0 +1,73 @@
+/** The node's state as `/api/v1/live` tells it each second, with short histories for sparklines. */
+import { pushed } from './ring';
+import { Sse, type Link } from './sse';
+import type { FlowDetail, Live, Overview } from './types';
+import { url } from './api';
+import { readLive } from './wire';
+
+/** Seconds of history kept in the page: what the large chart shows. */
+export const HISTORY_S = 300;
+/** Points of a sparkline. */
+export const SPARK_POINTS = 60;
+
+class LiveState {
+  link = $state<Link>('closed');
+  overview = $state.raw<Overview | null>(null);
+  flows = $state.raw<Map<string, FlowDetail>>(new Map());
+  /** Unix seconds, in, out: the columns of the large chart. */
+  times = $state.raw<number[]>([]);
+  rateIn = $state.raw<number[]>([]);
+  rateOut = $state.raw<number[]>([]);
+  streamRates = $state.raw<Map<string, number[]>>(new Map());
+  flowRates = $state.raw<Map<string, number[]>>(new Map());
+  /** Milliseconds of this clock when the last message came; "how long ago" counts from here. */
+  now = $state(Date.now());
+
+  #sse: Sse | null = null;
+
+  start(): void {
+    this.#sse ??= new Sse(
+      url('/live'),
+      {
+        message: (data) => {
+          const live = readLive(data);
+          if (live) this.take(live);
+        },
+        link: (link) => (this.link = link),
+      },
+      { kinds: ['live', 'overview'], chatty: true },
+    );
+  }
+
+  stop(): void {
+    this.#sse?.close();
+    this.#sse = null;
+  }
+
+  take({ overview, flows }: Live): void {
+    const at = Date.parse(overview.time) / 1000 || Date.now() / 1000;
+    if (this.times.length === 0) this.#seed(overview, at);
+    this.times = pushed(this.times, at, HISTORY_S);
+    this.rateIn = pushed(this.rateIn, overview.events_in_per_s, HISTORY_S);
+    this.rateOut = pushed(this.rateOut, overview.events_out_per_s, HISTORY_S);
+    this.streamRates = grown(this.streamRates, overview.streams);
+    this.flowRates = grown(this.flowRates, overview.flows);
+    this.flows = new Map(flows.map((f) => [f.name, f]));
+    this.overview = overview;
+    this.now = Date.now();
+  }
+
+  /** The node remembers some history; the chart starts with it instead of with nothing. */
+  #seed({ history }: Overview, at: number): void {
+    const n = Math.min(history.in.length, history.out.length, HISTORY_S - 1);
+    this.rateIn = history.in.slice(history.in.length - n);
+    this.rateOut = history.out.slice(history.out.length - n);
+    this.times = this.rateIn.map((_, i) => at - (n - i) * history.step_s);
+  }
+}
+
+function grown(old: Map<string, number[]>, items: { name: string; rate: number }[]): Map<string, number[]> {
+  return new Map(items.map(({ name, rate }) => [name, pushed(old.get(name) ?? [], rate, SPARK_POINTS)]));
+}
+
+export const live = new LiveState();

@@ -1,0 +1,96 @@
+/**
+ * A server-sent event stream that comes back by itself: back-off with jitter, a state that can be shown,
+ * and no connection held by a tab nobody looks at (browsers allow six to a host).
+ */
+export type Link = 'connecting' | 'open' | 'reconnecting' | 'closed';
+
+export const BACK_OFF_MS_MIN = 500;
+export const BACK_OFF_MS_MAX = 15_000;
+/** No message for this long on a stream that speaks each second means a dead connection. */
+export const SILENCE_MS_MAX = 12_000;
+
+/** The wait before attempt `n` (from 0): doubling to a bound, half of it random. */
+export function backOff(attempt: number, random: () => number = Math.random): number {
+  const full = Math.min(BACK_OFF_MS_MAX, BACK_OFF_MS_MIN * 2 ** Math.min(attempt, 20));
+  return full / 2 + (full / 2) * random();
+}
+
+export interface SseHandlers {
+  message: (data: string, kind: string) => void;
+  link: (link: Link) => void;
+}
+
+export class Sse {
+  #source: EventSource | null = null;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #watch: ReturnType<typeof setInterval> | undefined;
+  #heard = 0;
+  #attempt = 0;
+  #stopped = false;
+
+  constructor(
+    private readonly url: string,
+    private readonly handlers: SseHandlers,
+    private readonly options: { kinds?: string[]; chatty?: boolean } = {},
+  ) {
+    document.addEventListener('visibilitychange', this.#visibility);
+    handlers.link('connecting');
+    this.#open();
+  }
+
+  close(): void {
+    this.#stopped = true;
+    document.removeEventListener('visibilitychange', this.#visibility);
+    this.#drop();
+    this.handlers.link('closed');
+  }
+
+  #open(): void {
+    if (this.#stopped || this.#source || document.visibilityState === 'hidden') return;
+    const source = new EventSource(this.url);
+    this.#source = source;
+    this.#heard = Date.now();
+    source.onopen = () => {
+      this.#attempt = 0;
+      this.#heard = Date.now();
+      this.handlers.link('open');
+    };
+    const receive = (e: MessageEvent<string>) => {
+      this.#heard = Date.now();
+      this.handlers.message(e.data, e.type);
+    };
+    source.onmessage = receive;
+    for (const kind of this.options.kinds ?? []) source.addEventListener(kind, receive);
+    source.onerror = () => this.#retry();
+    if (this.options.chatty) {
+      this.#watch = setInterval(() => {
+        if (Date.now() - this.#heard > SILENCE_MS_MAX) this.#retry();
+      }, 2000);
+    }
+  }
+
+  #retry(): void {
+    this.#drop();
+    if (this.#stopped) return;
+    this.handlers.link('reconnecting');
+    this.#timer = setTimeout(() => this.#open(), backOff(this.#attempt));
+    this.#attempt += 1;
+  }
+
+  #drop(): void {
+    clearTimeout(this.#timer);
+    clearInterval(this.#watch);
+    this.#source?.close();
+    this.#source = null;
+  }
+
+  readonly #visibility = (): void => {
+    if (document.visibilityState === 'hidden') {
+      this.#drop();
+    } else if (!this.#source) {
+      this.#attempt = 0;
+      clearTimeout(this.#timer);
+      this.#open();
+    }
+  };
+}

@@ -1,0 +1,16 @@
+import { mount } from 'svelte';
+import './app.css';
+import App from './App.svelte';
+import { whenUnauthorised } from './lib/api';
+import { i18n } from './lib/i18n.svelte';
+import { router } from './lib/router.svelte';
+import { session } from './lib/session.svelte';
+import { theme } from './lib/theme.svelte';
+
+theme.start();
+router.start();
+whenUnauthorised(() => session.expired());
+
+// The texts come first: nothing is ever shown in keys.
+void i18n.start().then(() => mount(App, { target: document.getElementById('app')! }));
+void session.start();

@@ -1,0 +1,11 @@
+import type { FlowEdge, FlowNode } from '../lib/types';
+
+export const GRAPH = Symbol('graph');
+
+/** What nodes and edges of the picture ask: functions, so that reading them tracks the live values. */
+export interface GraphContext {
+  node: (id: string) => FlowNode | undefined;
+  edge: (id: string) => FlowEdge | undefined;
+  chosen: () => string | null;
+  down: () => boolean;
+}
