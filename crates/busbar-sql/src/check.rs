@@ -1,0 +1,138 @@
+//! Types of both sides of an operator, checked while places in the text are still known.
+//!
+//! DataFusion would turn one side into the other's type (`level >= 'high'` compares text), which is
+//! rarely meant and fails late. Here a number is not compared with text, a truth value not with a
+//! number, and neither is reckoned with the other.
+
+use std::ops::{ControlFlow, Range};
+
+use arrow::datatypes::DataType;
+use datafusion::common::DFSchema;
+use datafusion::logical_expr::ExprSchemable;
+use datafusion::sql::planner::PlannerContext;
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Spanned, visit_expressions};
+
+use crate::Diagnostic;
+use crate::planner::Context;
+use crate::text;
+
+/// Check every operator of a parsed expression whose sides can be planned by themselves; what
+/// cannot is left to the planner, which then says why.
+pub(crate) fn types(
+    text: &str,
+    parsed: &Expr,
+    context: &Context<'_>,
+    schema: &DFSchema,
+) -> Result<(), Diagnostic> {
+    let planner = context.planner();
+    let type_of = |expr: &Expr| -> Option<DataType> {
+        let mut scope = PlannerContext::new();
+        let planned = planner.sql_to_expr(expr.clone(), schema, &mut scope).ok()?;
+        planned.get_type(schema).ok()
+    };
+    let found = visit_expressions(parsed, |expr| {
+        let pairs: Vec<(&Expr, &Expr, String)> = match expr {
+            Expr::BinaryOp { left, op, right } if is_checked(op) => {
+                vec![(left, right, op.to_string())]
+            }
+            Expr::Between {
+                expr, low, high, ..
+            } => vec![
+                (expr, low, "between".to_owned()),
+                (expr, high, "between".to_owned()),
+            ],
+            Expr::InList { expr, list, .. } => list
+                .iter()
+                .map(|item| (&**expr, item, "in".to_owned()))
+                .collect(),
+            _ => Vec::new(),
+        };
+        let Some((first, _, _)) = pairs.first() else {
+            return ControlFlow::Continue(());
+        };
+        let Some(left_type) = type_of(first) else {
+            return ControlFlow::Continue(());
+        };
+        for (left, right, operator) in pairs {
+            let Some(right_type) = type_of(right) else {
+                continue;
+            };
+            if !fit(&left_type, &right_type) {
+                let place = place(text, expr).or_else(|| place(text, left));
+                return ControlFlow::Break(
+                    Diagnostic::new("sql.types-differ", place.unwrap_or(0..text.len()))
+                        .with("operator", operator)
+                        .with("left", text::quote(&left.to_string()))
+                        .with("left_type", word(&left_type))
+                        .with("right", text::quote(&right.to_string()))
+                        .with("right_type", word(&right_type)),
+                );
+            }
+        }
+        ControlFlow::Continue(())
+    });
+    match found {
+        ControlFlow::Break(diagnostic) => Err(diagnostic),
+        ControlFlow::Continue(()) => Ok(()),
+    }
+}
+
+/// Where a parsed expression stands.
+pub(crate) fn place(text: &str, expr: &Expr) -> Option<Range<usize>> {
+    text::parser_range(text, expr.span())
+}
+
+fn is_checked(operator: &BinaryOperator) -> bool {
+    matches!(
+        operator,
+        BinaryOperator::Eq
+            | BinaryOperator::NotEq
+            | BinaryOperator::Lt
+            | BinaryOperator::LtEq
+            | BinaryOperator::Gt
+            | BinaryOperator::GtEq
+            | BinaryOperator::Plus
+            | BinaryOperator::Minus
+            | BinaryOperator::Multiply
+            | BinaryOperator::Divide
+            | BinaryOperator::Modulo
+    )
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Number,
+    Text,
+    Bool,
+    Other,
+}
+
+fn family(data_type: &DataType) -> Family {
+    match data_type {
+        DataType::Dictionary(_, value) => family(value),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Family::Text,
+        DataType::Boolean => Family::Bool,
+        other if other.is_numeric() => Family::Number,
+        _ => Family::Other,
+    }
+}
+
+fn fit(left: &DataType, right: &DataType) -> bool {
+    let (left, right) = (family(left), family(right));
+    left == right || left == Family::Other || right == Family::Other
+}
+
+/// A type in the words of flow and table files.
+pub(crate) fn word(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Dictionary(_, value) => word(value),
+        DataType::Boolean => "bool".to_owned(),
+        other if other.is_integer() => "int".to_owned(),
+        other if other.is_numeric() => "float".to_owned(),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "text".to_owned(),
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => "binary".to_owned(),
+        DataType::Timestamp(..) => "time".to_owned(),
+        DataType::Null => "null".to_owned(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,223 @@
+//! One expression over the columns of a batch, compiled.
+
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::{DataType, SchemaRef};
+use busbar_event::{Class, Error};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{DFSchema, DataFusionError};
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::logical_expr::{Expr, Volatility};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::physical_expr::expressions::Column as PhysicalColumn;
+use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
+use datafusion::sql::planner::PlannerContext;
+use datafusion::sql::sqlparser::ast::{self, visit_expressions};
+
+use crate::diagnostic::{explain, run_error};
+use crate::names::Names;
+use crate::planner::Context;
+use crate::{Diagnostic, Failed, check, dictionary, session, text};
+
+/// A compiled expression and the columns it reads.
+#[derive(Clone, Debug)]
+pub(crate) struct Expression {
+    physical: Arc<dyn PhysicalExpr>,
+    schema: SchemaRef,
+    data_type: DataType,
+    nullable: bool,
+}
+
+impl Expression {
+    /// Compile what was parsed from `text`, wherever in it.
+    pub fn compile(schema: &SchemaRef, text: &str, mut parsed: ast::Expr) -> Result<Self, Diagnostic> {
+        let state = session::state();
+        let context = Context::new(state);
+        let wrong = |error: DataFusionError| explain(text, error, session::function_names());
+        let relation = DFSchema::try_from(Arc::clone(schema)).map_err(wrong)?;
+        Names::of(schema).resolve(&mut parsed);
+        refuse_subqueries(text, &parsed)?;
+        check::types(text, &parsed, &context, &relation)?;
+        let logical = context
+            .planner()
+            .sql_to_expr(parsed, &relation, &mut PlannerContext::new())
+            .map_err(wrong)?;
+        refuse_unrepeatable(text, &logical)?;
+        let simplifier = ExprSimplifier::new(
+            SimplifyContext::builder()
+                .with_schema(Arc::new(relation.clone()))
+                .with_config_options(Arc::clone(state.config_options()))
+                .build(),
+        );
+        let logical = simplifier.coerce(logical, &relation).map_err(wrong)?;
+        let logical = simplifier.simplify(logical).map_err(wrong)?;
+        let physical = create_physical_expr(
+            &logical,
+            &relation,
+            state.execution_props(),
+            &PhysicalPlanningContext::default(),
+        )
+        .map_err(wrong)?;
+        let data_type = physical.data_type(schema).map_err(wrong)?;
+        let nullable = physical.nullable(schema).map_err(wrong)?;
+        let physical = dictionary::once_for_each_value(physical, schema).map_err(wrong)?;
+        Ok(Self {
+            physical,
+            schema: Arc::clone(schema),
+            data_type,
+            nullable,
+        })
+    }
+
+    /// A column as it is.
+    pub fn column(schema: &SchemaRef, index: usize) -> Self {
+        let field = schema.field(index);
+        Self {
+            physical: Arc::new(PhysicalColumn::new(field.name(), index)),
+            schema: Arc::clone(schema),
+            data_type: field.data_type().clone(),
+            nullable: field.is_nullable(),
+        }
+    }
+
+    pub fn data_type(&self) -> &DataType {
+        &self.data_type
+    }
+
+    /// The column's place, for an expression that is nothing but a column.
+    pub fn source(&self) -> Option<usize> {
+        let column = self.physical.downcast_ref::<PhysicalColumn>()?;
+        Some(column.index())
+    }
+
+    pub fn nullable(&self) -> bool {
+        self.nullable
+    }
+
+    /// Places in the schema of the columns it reads, sorted.
+    pub fn columns(&self) -> Vec<usize> {
+        let mut columns = Vec::new();
+        let walked = self.physical.apply(|node| {
+            if let Some(column) = node.downcast_ref::<PhysicalColumn>() {
+                columns.push(column.index());
+            }
+            Ok(TreeNodeRecursion::Continue)
+        });
+        debug_assert!(walked.is_ok());
+        columns.sort_unstable();
+        columns.dedup();
+        columns
+    }
+
+    /// The same expression over batches of another schema that has all its columns.
+    pub fn bind(&self, schema: &SchemaRef) -> Result<Self, Error> {
+        let physical = Arc::clone(&self.physical)
+            .transform_up(|node| {
+                let Some(column) = node.downcast_ref::<PhysicalColumn>() else {
+                    return Ok(Transformed::no(node));
+                };
+                let field = self.schema.field(column.index());
+                let index = schema.index_of(field.name())?;
+                if schema.field(index).data_type() != field.data_type() {
+                    return Err(DataFusionError::Plan(format!(
+                        "column {} has another type",
+                        field.name()
+                    )));
+                }
+                Ok(Transformed::yes(
+                    Arc::new(PhysicalColumn::new(field.name(), index)) as Arc<dyn PhysicalExpr>,
+                ))
+            })
+            .map_err(|cause| Error::new(Class::Configuration, "sql.bind").with("detail", cause))?;
+        Ok(Self {
+            physical: physical.data,
+            schema: Arc::clone(schema),
+            ..self.clone()
+        })
+    }
+
+    pub fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef, Error> {
+        self.physical
+            .evaluate(batch)
+            .and_then(|value| value.into_array(batch.num_rows()))
+            .map_err(run_error)
+    }
+}
+
+/// Evaluate on a batch; where that fails, find the rows that are to blame by halving, so that their
+/// neighbours go on. Says which rows are good (none: all) and which are not.
+pub(crate) fn isolate(
+    rows: usize,
+    fails: &mut dyn FnMut(Range<usize>) -> Option<Error>,
+) -> Vec<Failed> {
+    let mut failed = Vec::new();
+    let mut open = vec![0..rows];
+    while let Some(range) = open.pop() {
+        if range.is_empty() {
+            continue;
+        }
+        let Some(cause) = fails(range.clone()) else {
+            continue;
+        };
+        if range.len() == 1 {
+            failed.push(Failed {
+                row: range.start,
+                cause,
+            });
+            continue;
+        }
+        let middle = range.start + range.len() / 2;
+        // The first half is looked at first, so that rows come in order.
+        open.push(middle..range.end);
+        open.push(range.start..middle);
+    }
+    failed
+}
+
+fn refuse_subqueries(text: &str, parsed: &ast::Expr) -> Result<(), Diagnostic> {
+    let found = visit_expressions(parsed, |expr| match expr {
+        ast::Expr::Subquery(_) | ast::Expr::InSubquery { .. } | ast::Expr::Exists { .. } => {
+            ControlFlow::Break(check::place(text, expr).unwrap_or(0..text.len()))
+        }
+        _ => ControlFlow::Continue(()),
+    });
+    match found {
+        ControlFlow::Break(place) => Err(Diagnostic::new("sql.subquery-here", place)),
+        ControlFlow::Continue(()) => Ok(()),
+    }
+}
+
+/// An event that is processed again must give the same result, and one event is not many.
+pub(crate) fn refuse_unrepeatable(text: &str, logical: &Expr) -> Result<(), Diagnostic> {
+    let mut found = None;
+    let walked = logical.apply(|node| {
+        let code_and_name = match node {
+            Expr::ScalarFunction(call)
+                if call.func.signature().volatility != Volatility::Immutable =>
+            {
+                Some(("sql.not-repeatable", call.func.name().to_owned()))
+            }
+            Expr::AggregateFunction(call) => {
+                Some(("sql.aggregate-here", call.func.name().to_owned()))
+            }
+            Expr::WindowFunction(call) => Some(("sql.aggregate-here", call.fun.name().to_owned())),
+            _ => None,
+        };
+        found = code_and_name;
+        Ok(match found {
+            Some(_) => TreeNodeRecursion::Stop,
+            None => TreeNodeRecursion::Continue,
+        })
+    });
+    debug_assert!(walked.is_ok());
+    match found {
+        None => Ok(()),
+        Some((code, name)) => {
+            let place = text::find_word(text, &name).unwrap_or(0..text.len());
+            Err(Diagnostic::new(code, place).with("function", name))
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! Functions of Busbar's own: one file each, listed here.
+
+mod json_get;
+mod topic_part;
+
+use std::sync::Arc;
+
+use datafusion::logical_expr::ScalarUDF;
+
+/// Every function, in the order of the alphabet.
+pub(crate) fn all() -> Vec<Arc<ScalarUDF>> {
+    vec![
+        Arc::new(json_get::function("json_get", json_get::Wanted::Text)),
+        Arc::new(json_get::function("json_get_bool", json_get::Wanted::Bool)),
+        Arc::new(json_get::function("json_get_float", json_get::Wanted::Float)),
+        Arc::new(json_get::function("json_get_int", json_get::Wanted::Int)),
+        Arc::new(topic_part::function()),
+    ]
+}

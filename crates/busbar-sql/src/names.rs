@@ -1,0 +1,81 @@
+//! Names as people write them.
+//!
+//! SQL folds words without quotes to small letters, and so does DataFusion. Fields of JSON are often
+//! called `levelMm`. So a word that is a column's name but for its case is quoted, as if the
+//! person had done so, before the planner sees it.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use arrow::datatypes::Schema;
+use datafusion::sql::sqlparser::ast::{Expr, Ident, VisitMut, VisitorMut};
+
+/// Columns that may be meant.
+#[derive(Default)]
+pub(crate) struct Names {
+    exact: BTreeMap<String, ()>,
+    /// By small letters; none where several names differ only in case.
+    folded: BTreeMap<String, Option<String>>,
+}
+
+impl Names {
+    pub fn of(schema: &Schema) -> Self {
+        let mut names = Self::default();
+        names.add(schema);
+        names
+    }
+
+    pub fn add(&mut self, schema: &Schema) {
+        for field in schema.fields() {
+            let name = field.name();
+            if self.exact.insert(name.clone(), ()).is_none() {
+                self.folded
+                    .entry(name.to_lowercase())
+                    .and_modify(|known| *known = None)
+                    .or_insert_with(|| Some(name.clone()));
+            }
+        }
+    }
+
+    /// Quote the names of columns in a parsed text.
+    pub fn resolve<T: VisitMut>(&self, parsed: &mut T) {
+        let _: ControlFlow<()> = parsed.visit(&mut Resolver(self));
+    }
+
+    fn fix(&self, ident: &mut Ident) {
+        if ident.quote_style.is_some() {
+            return;
+        }
+        let folded = ident.value.to_lowercase();
+        let known = if self.exact.contains_key(&ident.value) {
+            ident.value.clone()
+        } else if self.exact.contains_key(&folded) {
+            return;
+        } else {
+            match self.folded.get(&folded) {
+                Some(Some(name)) => name.clone(),
+                _ => return,
+            }
+        };
+        // Left alone where folding finds it, so that errors show the word as it was written.
+        if known != folded {
+            ident.value = known;
+            ident.quote_style = Some('"');
+        }
+    }
+}
+
+struct Resolver<'a>(&'a Names);
+
+impl VisitorMut for Resolver<'_> {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        match expr {
+            Expr::Identifier(ident) => self.0.fix(ident),
+            Expr::CompoundIdentifier(idents) => idents.iter_mut().for_each(|i| self.0.fix(i)),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+}

@@ -1,0 +1,139 @@
+//! Parsing, bounded before anything is built.
+
+use std::ops::Range;
+
+use datafusion::sql::parser::{DFParserBuilder, Statement};
+use datafusion::sql::sqlparser::ast::{Expr, SelectItem};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, TokenizerError};
+
+use crate::Diagnostic;
+use crate::diagnostic::{explain, syntax};
+use crate::limits::{NESTING_MAX, OPERATORS_MAX, TEXT_BYTES_MAX};
+use crate::{session, text};
+
+static DIALECT: GenericDialect = GenericDialect {};
+
+/// One expression and nothing after it.
+pub(crate) fn expression(text: &str) -> Result<Expr, Diagnostic> {
+    let mut parser = parser(text)?;
+    let parsed = parser.parse_expr();
+    finish(text, &mut parser, parsed)
+}
+
+/// A list as between `select` and `from`.
+pub(crate) fn select_list(text: &str) -> Result<Vec<SelectItem>, Diagnostic> {
+    let mut parser = parser(text)?;
+    let parsed = parser.parse_comma_separated(Parser::parse_select_item);
+    finish(text, &mut parser, parsed)
+}
+
+/// One statement; a semicolon may follow.
+pub(crate) fn statement(text: &str) -> Result<Statement, Diagnostic> {
+    let tokens = tokens(text)?;
+    let mut statements = DFParserBuilder::new(tokens)
+        .with_dialect(&DIALECT)
+        .with_recursion_limit(NESTING_MAX)
+        .build()
+        .and_then(|mut parser| parser.parse_statements())
+        .map_err(|error| explain(text, error, session::function_names()))?;
+    match (statements.pop_front(), statements.len()) {
+        (Some(statement), 0) => Ok(statement),
+        (None, _) => Err(Diagnostic::new("sql.empty", 0..text.len())),
+        _ => Err(Diagnostic::new("sql.one-statement", 0..text.len())),
+    }
+}
+
+/// The place of the first word of a text.
+pub(crate) fn first_word(text: &str) -> Range<usize> {
+    let start = text.len() - text.trim_start().len();
+    text::word_at(text, start)
+}
+
+fn parser(text: &str) -> Result<Parser<'static>, Diagnostic> {
+    Ok(Parser::new(&DIALECT)
+        .with_tokens_with_locations(tokens(text)?)
+        .with_recursion_limit(NESTING_MAX))
+}
+
+fn finish<T>(
+    text: &str,
+    parser: &mut Parser<'_>,
+    parsed: Result<T, datafusion::sql::sqlparser::parser::ParserError>,
+) -> Result<T, Diagnostic> {
+    let parsed = parsed.map_err(|error| syntax(text, &error.to_string(), None))?;
+    let next = parser.peek_token();
+    if next.token == Token::EOF {
+        return Ok(parsed);
+    }
+    let place = text::parser_range(text, next.span).unwrap_or(text.len()..text.len());
+    Err(Diagnostic::new("sql.syntax", place)
+        .with("detail", text::quote(&format!("unexpected {}", next.token))))
+}
+
+fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, Diagnostic> {
+    if text.len() > TEXT_BYTES_MAX {
+        return Err(Diagnostic::new("sql.too-long", 0..text.len())
+            .with("bytes", text.len())
+            .with("most", TEXT_BYTES_MAX));
+    }
+    if text.trim().is_empty() {
+        return Err(Diagnostic::new("sql.empty", 0..text.len()));
+    }
+    let tokens = Tokenizer::new(&DIALECT, text)
+        .tokenize_with_location()
+        .map_err(|TokenizerError { message, location }| {
+            let start = text::offset(text, location.line, location.column);
+            Diagnostic::new("sql.syntax", text::word_at(text, start))
+                .with("detail", text::quote(&message))
+        })?;
+    let operators = tokens.iter().filter(|token| deepens(&token.token)).count();
+    if operators > OPERATORS_MAX {
+        return Err(Diagnostic::new("sql.too-many-operators", 0..text.len())
+            .with("operators", operators)
+            .with("most", OPERATORS_MAX));
+    }
+    Ok(tokens)
+}
+
+/// Whether a token can make the tree one deeper without a bracket.
+fn deepens(token: &Token) -> bool {
+    match token {
+        Token::Word(word) => matches!(
+            word.keyword,
+            Keyword::AND
+                | Keyword::OR
+                | Keyword::NOT
+                | Keyword::XOR
+                | Keyword::IS
+                | Keyword::IN
+                | Keyword::LIKE
+                | Keyword::ILIKE
+                | Keyword::SIMILAR
+                | Keyword::RLIKE
+                | Keyword::REGEXP
+                | Keyword::BETWEEN
+                | Keyword::DIV
+                | Keyword::AT
+                | Keyword::COLLATE
+                | Keyword::UNION
+                | Keyword::INTERSECT
+                | Keyword::EXCEPT
+                | Keyword::JOIN
+        ),
+        Token::Comma
+        | Token::SemiColon
+        | Token::LParen
+        | Token::RParen
+        | Token::Whitespace(_)
+        | Token::Number(..)
+        | Token::Period
+        | Token::EOF => false,
+        Token::SingleQuotedString(_) | Token::DoubleQuotedString(_) => false,
+        Token::Char(_) | Token::RBracket | Token::RBrace => false,
+        // Every other sign is taken for an operator.
+        _ => true,
+    }
+}

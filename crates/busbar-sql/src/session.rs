@@ -1,0 +1,70 @@
+//! DataFusion's state: functions, rules and options, the same for expressions and queries.
+
+use std::sync::{Arc, LazyLock};
+
+use datafusion::execution::context::SessionState;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::execution::SessionStateDefaults;
+use datafusion::prelude::SessionConfig;
+
+use crate::functions;
+use crate::limits::BATCH_ROWS;
+use crate::planner::FieldAccess;
+
+static STATE: LazyLock<SessionState> = LazyLock::new(|| build(Arc::default()));
+
+/// The names of all functions, for suggestions.
+static FUNCTIONS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let state = state();
+    let mut names: Vec<String> = state
+        .scalar_functions()
+        .keys()
+        .chain(state.aggregate_functions().keys())
+        .chain(state.window_functions().keys())
+        .cloned()
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+});
+
+/// The state that plans everything and runs what works on one batch.
+pub(crate) fn state() -> &'static SessionState {
+    &STATE
+}
+
+/// A state that runs one query within the bounds of `runtime`.
+pub(crate) fn state_within(runtime: Arc<RuntimeEnv>) -> SessionState {
+    SessionStateBuilder::new_from_existing(STATE.clone())
+        .with_runtime_env(runtime)
+        .build()
+}
+
+pub(crate) fn function_names() -> &'static [String] {
+    &FUNCTIONS
+}
+
+fn build(runtime: Arc<RuntimeEnv>) -> SessionState {
+    let mut config = SessionConfig::new()
+        // One partition: a query takes one core and leaves the others to the events.
+        .with_target_partitions(1)
+        .with_batch_size(BATCH_ROWS)
+        .with_information_schema(false)
+        .with_create_default_catalog_and_schema(false);
+    let parser = &mut config.options_mut().sql_parser;
+    parser.collect_spans = true;
+    parser.map_string_types_to_utf8view = false;
+    let mut scalars = SessionStateDefaults::default_scalar_functions();
+    scalars.extend(functions::all());
+    let mut planners = SessionStateDefaults::default_expr_planners();
+    planners.push(Arc::new(FieldAccess));
+    SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .with_expr_planners(planners)
+        .with_scalar_functions(scalars)
+        .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+        .with_window_functions(SessionStateDefaults::default_window_functions())
+        .build()
+}
