@@ -7,10 +7,11 @@ use std::hash::BuildHasher;
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::{BinaryArray, Int32Array, StringArray};
-use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use hashbrown::HashTable;
 
 use crate::batch::Inner;
+use crate::bits::Bits;
 use crate::envelope::{Names, Tags};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_ROWS_MAX};
 use crate::{Batch, Body, Flags, Micros};
@@ -168,12 +169,15 @@ impl BatchBuilder {
     pub fn finish(&mut self) -> Batch {
         self.epoch += 1;
         let keys = self.keys.take().map(|keys| {
-            let nulls = keys.valid.finish();
+            let nulls = keys.valid.into_nulls();
             keys.values.into_text(nulls)
         });
         let client_values = self.clients.take();
         let client = self.client_keys.take().map(|clients| Names {
-            keys: Int32Array::new(ScalarBuffer::from(clients.values), clients.valid.finish()),
+            keys: Int32Array::new(
+                ScalarBuffer::from(clients.values),
+                clients.valid.into_nulls(),
+            ),
             values: client_values,
         });
         let tags = self.tags.take().map(|tags| Tags {
@@ -269,10 +273,7 @@ impl<V: Default> Nullable<V> {
     fn all_null(rows: usize) -> Self {
         Nullable {
             values: V::default(),
-            valid: Bits {
-                bytes: vec![0; rows.div_ceil(8)],
-                len: rows,
-            },
+            valid: Bits::repeat(false, rows),
         }
     }
 }
@@ -282,37 +283,6 @@ struct TagColumns {
     ends: Vec<i32>,
     names: Strings,
     values: Strings,
-}
-
-/// A bitmap that grows.
-#[derive(Debug)]
-struct Bits {
-    bytes: Vec<u8>,
-    len: usize,
-}
-
-impl Bits {
-    #[inline]
-    fn push(&mut self, on: bool) {
-        let bit = self.len & 7;
-        if bit == 0 {
-            self.bytes.push(0);
-        }
-        if let Some(last) = self.bytes.last_mut() {
-            *last |= u8::from(on) << bit;
-        }
-        self.len += 1;
-    }
-
-    /// The bitmap, or `None` if every bit is set.
-    fn finish(self) -> Option<NullBuffer> {
-        let nulls = NullBuffer::new(BooleanBuffer::new(
-            Buffer::from_vec(self.bytes),
-            0,
-            self.len,
-        ));
-        (nulls.null_count() > 0).then_some(nulls)
-    }
 }
 
 /// Numbers distinct strings from 0. Remembers the last one asked for, since events of one topic

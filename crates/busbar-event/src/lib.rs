@@ -5,6 +5,7 @@
 //! This crate knows nothing of disks, sockets, streams or SQL.
 
 mod batch;
+mod bits;
 mod builder;
 mod codec;
 mod columns;

@@ -1,15 +1,32 @@
-//! Payloads as typed columns.
+//! Payloads as typed columns: [`Decoder`].
 
-use arrow::array::{BinaryArray, RecordBatch, UInt32Array};
-use arrow::datatypes::SchemaRef;
+use std::sync::Arc;
 
-use super::FormatSpec;
+use arrow::array::{Array, ArrayRef, BinaryArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::datatypes::{DataType, Field, SchemaRef};
+
+use super::column::Column;
+use super::csv::{CsvDecoder, CsvFault};
+use super::json::{JsonDecoder, Problem, Reject};
+use super::scan::Fault;
+use super::schema::META_PATH;
+use super::{FieldType, FormatSpec};
+use crate::limits::JSON_DEPTH_MAX;
 use crate::{Class, Error, Result};
 
 /// Reads the columns of one projection from payloads, batch after batch.
 #[derive(Debug)]
 pub struct Decoder {
     schema: SchemaRef,
+    columns: Vec<Column>,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Raw,
+    Json(JsonDecoder),
+    Csv(Box<CsvDecoder>),
 }
 
 /// What became of the payloads of a batch.
@@ -35,12 +52,73 @@ pub struct Rejected {
 impl Decoder {
     /// A decoder of payloads in this format and with this schema that reads the columns of
     /// `projection`, by their index in the schema, in that order.
-    pub fn new(_format: &FormatSpec, schema: &SchemaRef, projection: &[usize]) -> Result<Decoder> {
-        let schema = schema.project(projection).map_err(|error| {
+    ///
+    /// The schema of raw payloads is one column of bytes.
+    pub fn new(format: &FormatSpec, schema: &SchemaRef, projection: &[usize]) -> Result<Decoder> {
+        let projected = schema.project(projection).map_err(|error| {
             Error::new(Class::Configuration, "event.schema-projection").caused_by(error)
         })?;
+        let unfit = |field: &Field| {
+            Error::new(Class::Configuration, "event.schema-type")
+                .with("field", crate::quote(field.name()))
+                .with("type", field.data_type())
+        };
+        let mut columns = Vec::new();
+        if *format != FormatSpec::Raw {
+            for field in projected.fields() {
+                let field_type = FieldType::of(field).ok_or_else(|| unfit(field))?;
+                columns.push(Column::new(field, field_type));
+            }
+        }
+        let kind = match format {
+            FormatSpec::Raw => {
+                match projected
+                    .fields()
+                    .iter()
+                    .find(|field| *field.data_type() != DataType::Binary)
+                {
+                    Some(field) => return Err(unfit(field)),
+                    None => Kind::Raw,
+                }
+            }
+            FormatSpec::Json(options) => {
+                let root = options.root.iter().flat_map(|root| root.split('.'));
+                let paths: Vec<Vec<String>> = projected
+                    .fields()
+                    .iter()
+                    .map(|field| {
+                        let path: Vec<&str> = match field.metadata().get(META_PATH) {
+                            Some(path) => path.split('.').collect(),
+                            None => vec![field.name()],
+                        };
+                        root.clone().chain(path).map(str::to_string).collect()
+                    })
+                    .collect();
+                if paths.iter().any(|path| path.len() > JSON_DEPTH_MAX) {
+                    return Err(Error::new(Class::Configuration, "event.json-depth")
+                        .with("max", JSON_DEPTH_MAX)
+                        .with("position", 0));
+                }
+                Kind::Json(JsonDecoder::new(&columns, &paths))
+            }
+            FormatSpec::Csv(options) => {
+                let names = projected.fields().iter().map(|field| {
+                    field
+                        .metadata()
+                        .get(META_PATH)
+                        .unwrap_or(field.name())
+                        .clone()
+                });
+                let width = schema.fields().len();
+                let decoder =
+                    CsvDecoder::new(options, names.collect(), projection.to_vec(), width)?;
+                Kind::Csv(Box::new(decoder))
+            }
+        };
         Ok(Decoder {
-            schema: schema.into(),
+            schema: Arc::new(projected),
+            columns,
+            kind,
         })
     }
 
@@ -49,17 +127,139 @@ impl Decoder {
         &self.schema
     }
 
-    /// Decodes the payloads of a batch.
-    pub fn decode(&mut self, _payloads: &BinaryArray) -> Decoded {
+    /// Decodes the payloads of a batch. What can be read of it is read; the rest is named.
+    pub fn decode(&mut self, payloads: &BinaryArray) -> Decoded {
+        if let Kind::Raw = self.kind {
+            let columns = self
+                .schema
+                .fields()
+                .iter()
+                .map(|_| Arc::new(payloads.clone()) as ArrayRef);
+            let columns = record(&self.schema, columns.collect(), payloads.len());
+            return Decoded {
+                columns,
+                rows: None,
+                rejected: Vec::new(),
+            };
+        }
+        let all_utf8 = is_utf8(payloads);
+        let mut good: Option<Vec<u32>> = None;
+        let mut rejected = Vec::new();
+        for row in 0..payloads.len() {
+            let payload = payloads.value(row);
+            match self.row(payload, all_utf8) {
+                Ok(()) => {
+                    if let Some(good) = &mut good {
+                        good.push(row as u32);
+                    }
+                }
+                Err(cause) => {
+                    good.get_or_insert_with(|| (0..row as u32).collect());
+                    rejected.push(Rejected { row, cause });
+                }
+            }
+        }
+        let columns = self.columns.iter_mut().map(Column::finish).collect();
+        let rows = payloads.len() - rejected.len();
         Decoded {
-            columns: RecordBatch::new_empty(self.schema.clone()),
-            rows: None,
-            rejected: vec![],
+            columns: record(&self.schema, columns, rows),
+            rows: good.map(UInt32Array::from),
+            rejected,
+        }
+    }
+
+    #[inline]
+    fn row(&mut self, payload: &[u8], is_utf8: bool) -> Result<()> {
+        if !is_utf8 && let Err(error) = std::str::from_utf8(payload) {
+            return Err(
+                self.json_error(Reject::Document(Fault::Utf8(error.valid_up_to())), payload)
+            );
+        }
+        match &mut self.kind {
+            Kind::Raw => Ok(()),
+            Kind::Json(json) => match json.row(payload, &mut self.columns) {
+                Ok(()) => Ok(()),
+                Err(reject) => Err(self.json_error(reject, payload)),
+            },
+            Kind::Csv(csv) => match csv.row(payload, &mut self.columns) {
+                Ok(()) => Ok(()),
+                Err(fault) => Err(self.csv_error(fault)),
+            },
+        }
+    }
+
+    #[cold]
+    fn json_error(&self, reject: Reject, payload: &[u8]) -> Error {
+        let fault = match reject {
+            Reject::Field(column, problem, at) => return self.field_error(column, problem, at),
+            Reject::Document(fault) => fault,
+        };
+        let at = |code, position| Error::new(Class::Permanent, code).with("position", position);
+        match fault {
+            Fault::End => at("event.json-end", payload.len()),
+            Fault::Syntax(position) => at("event.json-syntax", position),
+            Fault::Text(position) => at("event.json-text", position),
+            Fault::Number(position) => at("event.json-number", position),
+            Fault::Depth(position) => at("event.json-depth", position).with("max", JSON_DEPTH_MAX),
+            Fault::Trailing(position) => at("event.json-trailing", position),
+            Fault::NotObject => Error::new(Class::Permanent, "event.json-object"),
+            Fault::Utf8(position) => at("event.payload-utf8", position),
+        }
+    }
+
+    #[cold]
+    fn csv_error(&self, fault: CsvFault) -> Error {
+        let at = |code, position| Error::new(Class::Permanent, code).with("position", position);
+        match fault {
+            CsvFault::Field(column, problem, at) => self.field_error(column, problem, at),
+            CsvFault::Quote(position) => at("event.csv-quote", position),
+            CsvFault::Empty => Error::new(Class::Permanent, "event.csv-empty"),
+            CsvFault::Rows(position) => at("event.csv-rows", position),
+            CsvFault::Width(found, expected) => Error::new(Class::Permanent, "event.csv-width")
+                .with("found", found)
+                .with("expected", expected),
+        }
+    }
+
+    fn field_error(&self, column: usize, problem: Problem, position: usize) -> Error {
+        let column = &self.columns[column];
+        let (code, found) = match problem {
+            Problem::Type(found) => ("event.field-type", found),
+            Problem::Range => ("event.field-range", "number"),
+            Problem::Time => ("event.field-time", ""),
+            Problem::Missing => {
+                return Error::new(Class::Permanent, "event.field-missing")
+                    .with("field", crate::quote(&column.name));
+            }
+        };
+        let error = Error::new(Class::Permanent, code)
+            .with("field", crate::quote(&column.name))
+            .with("position", position);
+        match problem {
+            Problem::Time => error,
+            Problem::Range => error.with("type", column.field_type.as_str()),
+            _ => error
+                .with("type", column.field_type.as_str())
+                .with("found", found),
         }
     }
 }
 
-/// The schema that fits the payloads of a sample.
-pub fn infer(_format: &FormatSpec, _sample: &BinaryArray) -> Result<SchemaRef> {
-    Err(Error::new(Class::Permanent, "event.infer-empty"))
+fn record(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> RecordBatch {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(schema.clone(), columns, &options)
+        .expect("columns were made for this schema")
+}
+
+/// Whether every payload is UTF-8: looked at all at once, since most are.
+fn is_utf8(payloads: &BinaryArray) -> bool {
+    let offsets = payloads.value_offsets();
+    let (first, last) = (offsets[0] as usize, offsets[offsets.len() - 1] as usize);
+    let bytes = payloads.value_data();
+    simdutf8::basic::from_utf8(&bytes[first..last]).is_ok_and(|text| {
+        // No payload may begin within a character.
+        offsets
+            .iter()
+            .all(|offset| text.is_char_boundary(*offset as usize - first))
+    })
 }

@@ -79,6 +79,18 @@ pub(super) const META_PATH: &str = "busbar.path";
 pub(super) const META_UNIT: &str = "busbar.unit";
 
 impl FieldType {
+    /// The type as it is written in files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FieldType::Bool => "bool",
+            FieldType::Int => "int",
+            FieldType::Float => "float",
+            FieldType::Text => "text",
+            FieldType::Time => "time",
+            FieldType::Json => "json",
+        }
+    }
+
     /// The Arrow type of such a column.
     pub fn data_type(self) -> DataType {
         match self {
