@@ -1,22 +1,34 @@
 //! The embedded segmented log: bytes, frames and disks. It does not know what an event is.
 
 mod clock;
+mod commit;
 mod disk;
 mod doctor;
 mod error;
 mod frame;
+mod index;
 pub mod limits;
 mod log;
 mod partition;
+mod recover;
+mod rewrite;
+mod scan;
+mod segment;
 pub mod sim;
 mod store;
+mod sync;
+mod tail;
+mod writer;
 
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use commit::Step;
 pub use disk::{Disk, Entry, File, OsDisk, Space};
 pub use doctor::{DoctorReport, Finding, Severity, doctor};
 pub use error::{Class, Damage, LogError, Result};
+#[doc(hidden)]
+pub use frame::check_frame;
 pub use frame::{Companion, Frame};
-pub use log::{Log, LogOptions};
+pub use log::{DATA_VERSION, Driver, Log, LogOptions};
 pub use partition::{
     Append, Appended, Done, Durability, Merged, Partition, PartitionOptions, Rewritten,
     SegmentInfo, WakerGuard,

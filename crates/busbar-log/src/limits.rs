@@ -51,6 +51,8 @@ pub const STORE_SEGMENT_BYTES: u64 = 8 << 20;
 pub const STORE_GARBAGE_BYTES_MIN: u64 = 16 << 20;
 /// Live bytes that one step of compaction moves.
 pub const STORE_COMPACT_STEP_BYTES: usize = 1 << 20;
+/// Steps of compaction of one store in a second at most.
+pub const STORE_COMPACT_ROUNDS_MAX: usize = 512;
 /// How long a segment that failed rests before a new one is tried.
 pub const RETRY_MICROS: i64 = 500_000;
 
@@ -63,7 +65,5 @@ const _: () = {
     assert!(HEADER_BYTES_MAX / ALIGN_BYTES <= u16::MAX as usize);
     assert!(STORE_KEY_BYTES_MAX + STORE_VALUE_BYTES_MAX + 64 < BODY_BYTES_MAX);
     assert!(SEGMENT_BYTES_MAX / ALIGN_BYTES as u64 <= u32::MAX as u64);
-    assert!(
-        PRODUCERS_PER_PARTITION_MAX * (2 + PRODUCER_ID_BYTES_MAX + 16) < BODY_BYTES_MAX
-    );
+    assert!(PRODUCERS_PER_PARTITION_MAX * (2 + PRODUCER_ID_BYTES_MAX + 16) < BODY_BYTES_MAX);
 };

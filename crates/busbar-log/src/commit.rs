@@ -1,0 +1,412 @@
+//! The commit thread: gathers waiting appends of all partitions, writes them, syncs each file once,
+//! and tells everybody, in order. While a sync runs, the next group gathers by itself.
+//!
+//! The logic is a plain struct whose [`Committer::step`] does one group, so a test can drive it
+//! without a thread.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::clock::Clock;
+use crate::disk::{Disk, File};
+use crate::error::LogError;
+use crate::limits::{GROUP_APPENDS_MAX, GROUP_BYTES_MAX, QUEUE_APPENDS_MAX, QUEUE_BYTES_MAX};
+use crate::partition::{Append, Inner};
+use crate::sync::Syncers;
+use crate::writer::{cost, guarded};
+
+/// Room on the disk is looked at again when this long has passed.
+const SPACE_MICROS: i64 = 100_000;
+/// A small disk's reserve is this part of it.
+const RESERVE_PART: u64 = 32;
+/// Partitions whose names begin so are stores.
+pub(crate) const STORE_PREFIX: &str = "store/";
+
+/// Work for the commit thread.
+pub(crate) enum Item {
+    Append {
+        partition: Arc<Inner>,
+        append: Box<Append>,
+        body_crc: u32,
+    },
+    /// Seal the segment that is written to.
+    Roll(Arc<Inner>),
+    /// A background sync has ended.
+    Synced {
+        partition: Arc<Inner>,
+        file: Arc<dyn File>,
+        position: u64,
+        result: io::Result<()>,
+    },
+    /// Close everything and end.
+    Shutdown(Vec<Arc<Inner>>),
+}
+
+/// What waits for the commit thread. Bounded: beyond it appends are refused.
+#[derive(Default)]
+pub(crate) struct Queue {
+    waiting: Mutex<Waiting>,
+    work: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    items: Vec<Item>,
+    bytes: usize,
+    /// The commit thread sleeps and wants to be woken.
+    asleep: bool,
+    /// No append is taken any more.
+    closed: bool,
+}
+
+impl Queue {
+    /// Adds an append, or gives it back with the reason.
+    pub fn push_append(&self, item: Item, bytes: usize) -> Result<(), (Item, LogError)> {
+        let mut waiting = self.waiting.lock();
+        let refused = if waiting.closed {
+            Some(LogError::Closed)
+        } else if waiting.bytes + bytes > QUEUE_BYTES_MAX
+            || waiting.items.len() >= QUEUE_APPENDS_MAX
+        {
+            Some(LogError::Busy {
+                waiting_bytes: waiting.bytes,
+            })
+        } else {
+            None
+        };
+        if let Some(error) = refused {
+            return Err((item, error));
+        }
+        waiting.bytes += bytes;
+        waiting.items.push(item);
+        self.wake(waiting);
+        Ok(())
+    }
+
+    /// Adds other work.
+    pub fn push(&self, item: Item) {
+        let mut waiting = self.waiting.lock();
+        if !waiting.closed {
+            waiting.items.push(item);
+            self.wake(waiting);
+        }
+    }
+
+    fn wake(&self, mut waiting: parking_lot::MutexGuard<'_, Waiting>) {
+        let asleep = std::mem::take(&mut waiting.asleep);
+        drop(waiting);
+        if asleep {
+            self.work.notify_one();
+        }
+    }
+
+    /// Sleeps until there is work or `wait` has passed.
+    pub fn sleep(&self, wait: Option<Duration>) {
+        let mut waiting = self.waiting.lock();
+        if !waiting.items.is_empty() {
+            return;
+        }
+        waiting.asleep = true;
+        match wait {
+            Some(wait) => {
+                self.work.wait_for(&mut waiting, wait);
+            }
+            None => self.work.wait(&mut waiting),
+        }
+        waiting.asleep = false;
+    }
+
+    /// Takes no appends any more; what waits is still there.
+    fn close(&self) -> Vec<Item> {
+        let mut waiting = self.waiting.lock();
+        waiting.closed = true;
+        waiting.bytes = 0;
+        std::mem::take(&mut waiting.items)
+    }
+}
+
+fn refuse(item: Item, error: &LogError) {
+    if let Item::Append { mut append, .. } = item
+        && let Some(done) = append.done.take()
+    {
+        guarded("completion", || done(Err(error.clone())));
+    }
+}
+
+/// What a step has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Something; there may be more.
+    Worked,
+    /// Nothing: there is nothing to do before this many microseconds have passed, if given.
+    Idle(Option<i64>),
+    /// The log has been shut down.
+    Ended,
+}
+
+/// The commit logic.
+pub(crate) struct Committer {
+    queue: Arc<Queue>,
+    clock: Arc<dyn Clock>,
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    syncers: Syncers,
+    /// Taken from the queue, not yet in a group.
+    ready: VecDeque<Item>,
+    touched: Vec<Arc<Inner>>,
+    /// Partitions of durability `memory` with unsynced data.
+    unsynced: Vec<Arc<Inner>>,
+    sync_interval: i64,
+    next_sync: i64,
+    reserve_bytes: u64,
+    space_checked: i64,
+    space_free: u64,
+    space_reserve: u64,
+    ended: bool,
+}
+
+impl Committer {
+    pub fn new(
+        queue: Arc<Queue>,
+        clock: Arc<dyn Clock>,
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        options: &crate::log::LogOptions,
+        threads: bool,
+    ) -> Committer {
+        Committer {
+            queue,
+            clock,
+            disk,
+            dir,
+            syncers: Syncers::new(threads),
+            ready: VecDeque::new(),
+            touched: Vec::new(),
+            unsynced: Vec::new(),
+            sync_interval: i64::try_from(options.sync_interval.as_micros()).unwrap_or(i64::MAX),
+            next_sync: i64::MAX,
+            reserve_bytes: options.reserve_bytes,
+            space_checked: i64::MIN,
+            space_free: 0,
+            space_reserve: 0,
+            ended: false,
+        }
+    }
+
+    /// Commits one group.
+    pub fn step(&mut self) -> Step {
+        if self.ended {
+            return Step::Ended;
+        }
+        let now = self.clock.now_micros();
+        if self.next_sync != i64::MAX {
+            // A clock that is set back must not put the sync off.
+            self.next_sync = self.next_sync.min(now.saturating_add(self.sync_interval));
+        }
+        if now >= self.next_sync {
+            self.sync_in_background();
+        }
+        if self.ready.is_empty() {
+            let mut waiting = self.queue.waiting.lock();
+            if waiting.items.is_empty() {
+                let due = self
+                    .next_sync
+                    .checked_sub(now)
+                    .filter(|_| self.next_sync != i64::MAX);
+                return Step::Idle(due);
+            }
+            self.ready.extend(waiting.items.drain(..));
+            waiting.bytes = 0;
+        }
+        self.gather(now);
+        self.commit();
+        if self.ended {
+            Step::Ended
+        } else {
+            Step::Worked
+        }
+    }
+
+    /// Moves appends into their partitions' groups until the group is full or other work is met.
+    fn gather(&mut self, now: i64) {
+        let (mut bytes, mut appends) = (0, 0);
+        while bytes < GROUP_BYTES_MAX && appends < GROUP_APPENDS_MAX {
+            match self.ready.pop_front() {
+                Some(Item::Append {
+                    partition,
+                    append,
+                    body_crc,
+                }) => {
+                    let size = cost(&append);
+                    let refused =
+                        (!self.has_room(&partition, size as u64, now)).then(|| LogError::Full {
+                            path: partition.dir.clone(),
+                        });
+                    bytes += size;
+                    appends += 1;
+                    let mut writer = partition.writer.lock();
+                    let first = !writer.has_group();
+                    writer.add(append, body_crc, refused);
+                    drop(writer);
+                    if first {
+                        self.touched.push(partition);
+                    }
+                }
+                Some(other) if appends > 0 => {
+                    // In order: what came before it is committed first.
+                    self.ready.push_front(other);
+                    return;
+                }
+                Some(other) => self.other(other, now),
+                None => return,
+            }
+        }
+    }
+
+    fn other(&mut self, item: Item, now: i64) {
+        match item {
+            Item::Append { .. } => {}
+            Item::Roll(partition) => {
+                if !partition.closed.load(Ordering::Acquire)
+                    && let Err(error) = partition.writer.lock().roll(&partition, now)
+                {
+                    tracing::warn!(partition = partition.name, %error, "cannot begin a segment");
+                }
+            }
+            Item::Synced {
+                partition,
+                file,
+                position,
+                result,
+            } => self.synced(&partition, &file, position, result, now),
+            Item::Shutdown(partitions) => {
+                let left = self.queue.close();
+                self.ready.extend(left);
+                for item in self.ready.drain(..) {
+                    refuse(item, &LogError::Closed);
+                }
+                for partition in partitions {
+                    partition.writer.lock().close(&partition);
+                }
+                self.ended = true;
+            }
+        }
+    }
+
+    /// Writes, syncs and publishes the groups of the touched partitions.
+    fn commit(&mut self) {
+        let touched = std::mem::take(&mut self.touched);
+        let now = self.clock.now_micros();
+        let files: Vec<Option<Arc<dyn File>>> = touched
+            .iter()
+            .map(|partition| partition.writer.lock().write(partition, now))
+            .collect();
+        let results = self.syncers.sync(&files);
+        for ((partition, file), result) in touched.iter().zip(&files).zip(results) {
+            let before = partition.end.load(Ordering::Acquire);
+            let durable = file.is_some() && result.is_ok();
+            let mut writer = partition.writer.lock();
+            writer.finish(partition, result, now);
+            if durable {
+                let position = writer.position();
+                writer.synced(partition, position);
+            } else if writer.unsynced().is_some() {
+                self.unsynced_later(partition, now);
+            }
+            drop(writer);
+            if partition.end.load(Ordering::Acquire) != before {
+                let wakers = partition.wakers.read().clone();
+                for (_, waker) in wakers.iter() {
+                    guarded("waker", || waker());
+                }
+            }
+        }
+        self.touched = touched;
+        self.touched.clear();
+    }
+
+    fn unsynced_later(&mut self, partition: &Arc<Inner>, now: i64) {
+        if !self.unsynced.iter().any(|p| Arc::ptr_eq(p, partition)) {
+            self.unsynced.push(partition.clone());
+            if self.next_sync == i64::MAX {
+                self.next_sync = now.saturating_add(self.sync_interval);
+            }
+        }
+    }
+
+    /// Syncs what durability `memory` has acknowledged, beside the commits that go on.
+    fn sync_in_background(&mut self) {
+        self.next_sync = i64::MAX;
+        for partition in std::mem::take(&mut self.unsynced) {
+            let unsynced = partition.writer.lock().unsynced();
+            if let Some((file, position)) = unsynced {
+                let queue = self.queue.clone();
+                self.syncers.later(file.clone(), move |result| {
+                    queue.push(Item::Synced {
+                        partition,
+                        file,
+                        position,
+                        result,
+                    });
+                });
+            }
+        }
+    }
+
+    fn synced(
+        &mut self,
+        partition: &Arc<Inner>,
+        file: &Arc<dyn File>,
+        position: u64,
+        result: io::Result<()>,
+        now: i64,
+    ) {
+        let mut writer = partition.writer.lock();
+        if !writer.writes_to(file) {
+            // Sealed in between, which synced it, or closed after a failure.
+            return;
+        }
+        match result {
+            Ok(()) => {
+                writer.synced(partition, position);
+                if writer.unsynced().is_some() {
+                    drop(writer);
+                    self.unsynced_later(partition, now);
+                }
+            }
+            Err(e) => writer.background_failed(partition, e, now),
+        }
+    }
+
+    /// Whether the disk has room for `bytes` above the reserve. Stores may use half the reserve:
+    /// positions and sessions must be kept when there is no room for more events.
+    fn has_room(&mut self, partition: &Inner, bytes: u64, now: i64) -> bool {
+        if now >= self.space_checked.saturating_add(SPACE_MICROS) || now < self.space_checked {
+            self.space_checked = now;
+            // If it cannot be told, the write will say.
+            (self.space_free, self.space_reserve) = match self.disk.space(&self.dir) {
+                Ok(space) => (
+                    space.free,
+                    self.reserve_bytes.min(space.total / RESERVE_PART),
+                ),
+                Err(_) => (u64::MAX, 0),
+            };
+        }
+        let reserve = if partition.name.starts_with(STORE_PREFIX) {
+            self.space_reserve / 2
+        } else {
+            self.space_reserve
+        };
+        if self.space_free < bytes.saturating_add(reserve) {
+            return false;
+        }
+        self.space_free -= bytes;
+        true
+    }
+}
