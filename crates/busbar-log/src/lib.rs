@@ -23,7 +23,7 @@ mod writer;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use commit::Step;
 pub use disk::{Disk, Entry, File, OsDisk, Space};
-pub use doctor::{DoctorReport, Finding, Severity, doctor};
+pub use doctor::{DoctorReport, Finding, Severity, doctor, doctor_with};
 pub use error::{Class, Damage, LogError, Result};
 #[doc(hidden)]
 pub use frame::check_frame;
@@ -33,4 +33,4 @@ pub use partition::{
     Append, Appended, Done, Durability, Merged, Partition, PartitionOptions, Rewritten,
     SegmentInfo, WakerGuard,
 };
-pub use store::{Change, Store};
+pub use store::{Applied, Change, Store};

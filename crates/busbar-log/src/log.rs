@@ -27,8 +27,8 @@ use crate::writer::{Active, Writer, write_all};
 
 /// The version of the data folder this program writes, and the newest it reads.
 pub const DATA_VERSION: u32 = 1;
-const VERSION_FILE: &str = "VERSION";
-const LOCK_FILE: &str = "LOCK";
+pub(crate) const VERSION_FILE: &str = "VERSION";
+pub(crate) const LOCK_FILE: &str = "LOCK";
 /// How often retention and compaction are looked at.
 const KEEP_INTERVAL: Duration = Duration::from_secs(1);
 

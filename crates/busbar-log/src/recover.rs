@@ -166,14 +166,14 @@ fn recover_last(
     let file = open(disk, &path)?;
     let failed = |e| LogError::io("cannot read", &path, e);
     let stored = load(disk, &index_path(&path));
-    let mut tail = read_tail(&*file, &path, base, len, stored).map_err(failed)?;
+    let mut tail = read_tail(&*file, &path, base, len, stored, true).map_err(failed)?;
     if !tail.producers_known {
         // The segment before this one knows all but the newest.
         let mut older = ProducerTable::default();
         if let Some((base, path, len)) = before.last() {
             let file = open(disk, path)?;
             let stored = load(disk, &index_path(path));
-            let last = read_tail(&*file, path, *base, *len, stored)
+            let last = read_tail(&*file, path, *base, *len, stored, true)
                 .map_err(|e| LogError::io("cannot read", path, e))?;
             older = last.producers;
         }
@@ -252,13 +252,15 @@ fn has_frame(file: &dyn File, len: u64) -> io::Result<bool> {
     Scan::new(file, salt, FIXED_BYTES as u64, len, true).resync()
 }
 
-/// Reads the last segment from where its index ends, and judges what follows the last good frame.
+/// Reads the last segment, from where its index ends if `skip_indexed`, and judges what follows the
+/// last good frame.
 pub(crate) fn read_tail(
     file: &dyn File,
     path: &Path,
     base: u64,
     len: u64,
     stored: Option<(Index, Vec<(Arc<str>, u64)>)>,
+    skip_indexed: bool,
 ) -> io::Result<Tail> {
     let mut damage = Vec::new();
     let head = read_aligned(file, 0, FIXED_BYTES)?;
@@ -290,7 +292,7 @@ pub(crate) fn read_tail(
         // It was written after a sync of all it covers.
         proven = stored.len;
         stored_end = stored.end;
-        if stored.len <= len {
+        if skip_indexed && stored.len <= len {
             producers.load(table.into_iter(), stored.end);
             producers_known = true;
             index = stored;
