@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::disk::{Disk, Entry};
 use crate::error::Damage;
 use crate::frame::{FIXED_BYTES, Header, Kind, SegmentHeader, Why};
-use crate::index::{Index, load, read_whole};
+use crate::index::{Index, Table, load, read_whole};
 use crate::log::{LOCK_FILE, VERSION_FILE, parse_version};
 use crate::recover::read_tail;
 use crate::scan::{Found, Scan, read_aligned};
@@ -317,7 +317,7 @@ impl Doctor<'_> {
         file: &dyn crate::disk::File,
         base: u64,
         len: u64,
-        stored: Option<(Index, Vec<(std::sync::Arc<str>, u64)>)>,
+        stored: Option<(Index, Table)>,
     ) -> io::Result<()> {
         // All of it, not only what the index does not cover.
         let tail = read_tail(file, path, base, len, stored, false)?;

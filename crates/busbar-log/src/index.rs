@@ -18,7 +18,7 @@
 //! | 64 | 8 | largest time in them |
 //! | 72 | 8 | when the last of them was written |
 //! | 80 | 4 | number of entries |
-//! | 84 | 4 | number of producers |
+//! | 84 | 4 | number of producers; 2³² - 1: they are not listed |
 //! | 88 | | for each entry: offset (8), position in the segment (8), largest time up to the next entry (8) |
 //! | | | for each producer: length of its id (2), id, position (8), in order of their last appends |
 
@@ -33,6 +33,10 @@ use crate::limits::{INDEX_FILE_BYTES_MAX, INDEX_STRIDE_BYTES, PRODUCERS_PER_PART
 const MAGIC: [u8; 4] = *b"BBIX";
 const VERSION: u32 = 1;
 const FIXED: usize = 88;
+const UNKNOWN: u32 = u32::MAX;
+
+/// The producers as they were at the end of what an index covers, if that is known.
+pub(crate) type Table = Option<Vec<(Arc<str>, u64)>>;
 
 /// One place of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,8 +108,9 @@ impl Index {
         self.places.iter().find(|p| p.max_time >= micros).copied()
     }
 
-    pub fn encode(&self, producers: &[(Arc<str>, u64)]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(FIXED + self.places.len() * 24 + producers.len() * 48);
+    /// With the producers as they were at the end of what is covered, if that is known.
+    pub fn encode(&self, producers: Option<&[(Arc<str>, u64)]>) -> Vec<u8> {
+        let mut out = Vec::with_capacity(FIXED + self.places.len() * 24);
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&VERSION.to_le_bytes());
@@ -123,20 +128,21 @@ impl Index {
             out.extend_from_slice(&number.to_le_bytes());
         }
         out.extend_from_slice(&(self.places.len() as u32).to_le_bytes());
-        out.extend_from_slice(&(producers.len() as u32).to_le_bytes());
+        let count = producers.map_or(UNKNOWN, |list| list.len() as u32);
+        out.extend_from_slice(&count.to_le_bytes());
         for place in &self.places {
             out.extend_from_slice(&place.offset.to_le_bytes());
             out.extend_from_slice(&place.position.to_le_bytes());
             out.extend_from_slice(&place.max_time.to_le_bytes());
         }
-        encode_producers(producers, &mut out);
+        encode_producers(producers.unwrap_or_default(), &mut out);
         let crc = crc32c::crc32c(&out[8..]);
         out[4..8].copy_from_slice(&crc.to_le_bytes());
         out
     }
 
     /// The index these bytes hold, and the producers; `None` if they are damaged.
-    pub fn decode(bytes: &[u8]) -> Option<(Index, Vec<(Arc<str>, u64)>)> {
+    pub fn decode(bytes: &[u8]) -> Option<(Index, Table)> {
         if bytes.len() < FIXED || bytes[..4] != MAGIC {
             return None;
         }
@@ -144,16 +150,22 @@ impl Index {
             return None;
         }
         let places = u32_at(bytes, 80) as usize;
-        let producers = u32_at(bytes, 84) as usize;
+        let producers = u32_at(bytes, 84);
         let rest = &bytes[FIXED..];
         let (place_bytes, rest) = rest.split_at_checked(places.checked_mul(24)?)?;
-        if producers > PRODUCERS_PER_PARTITION_MAX {
-            return None;
-        }
-        let table: Vec<_> = ProducerReader(rest).take(producers).collect();
-        if table.len() != producers {
-            return None;
-        }
+        let table = if producers == UNKNOWN {
+            None
+        } else {
+            let count = producers as usize;
+            if count > PRODUCERS_PER_PARTITION_MAX {
+                return None;
+            }
+            let table: Vec<_> = ProducerReader(rest).take(count).collect();
+            if table.len() != count {
+                return None;
+            }
+            Some(table)
+        };
         let place = |raw: &[u8]| Place {
             offset: u64_at(raw, 0),
             position: u64_at(raw, 8),
@@ -225,7 +237,7 @@ pub(crate) fn read_whole(disk: &dyn Disk, path: &Path, bytes_max: u64) -> io::Re
 }
 
 /// Reads an index file; `None` if there is none or it is damaged.
-pub(crate) fn load(disk: &dyn Disk, path: &Path) -> Option<(Index, Vec<(Arc<str>, u64)>)> {
+pub(crate) fn load(disk: &dyn Disk, path: &Path) -> Option<(Index, Table)> {
     Index::decode(&read_whole(disk, path, INDEX_FILE_BYTES_MAX).ok()?)
 }
 
@@ -256,8 +268,15 @@ mod tests {
         index.end = 400;
         index.len = 700_032;
         let producers = vec![(Arc::from("a"), 1), (Arc::from("zähler"), u64::MAX)];
-        let bytes = index.encode(&producers);
-        assert_eq!(Index::decode(&bytes), Some((index.clone(), producers)));
+        let bytes = index.encode(Some(&producers));
+        assert_eq!(
+            Index::decode(&bytes),
+            Some((index.clone(), Some(producers)))
+        );
+        assert_eq!(
+            Index::decode(&index.encode(None)),
+            Some((index.clone(), None))
+        );
         for at in 0..bytes.len() {
             let mut bad = bytes.clone();
             bad[at] ^= 4;

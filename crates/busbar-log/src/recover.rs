@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crate::disk::{Disk, File};
 use crate::error::{Damage, LogError, Result};
 use crate::frame::{FIXED_BYTES, Header, Kind, ProducerReader, SegmentHeader, Why};
-use crate::index::{Index, load};
+use crate::index::{Index, Table, load};
 use crate::limits::{ALIGN_BYTES, PRODUCERS_PER_PARTITION_MAX};
 use crate::scan::{Found, Scan, read_aligned};
 use crate::segment::{Segment, find_salt, index_path, parse_segment_name};
@@ -259,7 +259,7 @@ pub(crate) fn read_tail(
     path: &Path,
     base: u64,
     len: u64,
-    stored: Option<(Index, Vec<(Arc<str>, u64)>)>,
+    stored: Option<(Index, Table)>,
     skip_indexed: bool,
 ) -> io::Result<Tail> {
     let mut damage = Vec::new();
@@ -292,7 +292,10 @@ pub(crate) fn read_tail(
         // It was written after a sync of all it covers.
         proven = stored.len;
         stored_end = stored.end;
-        if skip_indexed && stored.len <= len {
+        if skip_indexed
+            && stored.len <= len
+            && let Some(table) = table
+        {
             producers.load(table.into_iter(), stored.end);
             producers_known = true;
             index = stored;

@@ -84,8 +84,8 @@ impl Partition {
             .and_then(|()| disk.sync_dir(&inner.dir));
         replaced.map_err(failed)?;
         // The producers of the old index file still hold at the segment's end.
-        let producers = load(disk, &index_path(&old.path)).map_or(Vec::new(), |(_, table)| table);
-        let bytes = output.index.encode(&producers);
+        let producers = load(disk, &index_path(&old.path)).and_then(|(_, table)| table);
+        let bytes = output.index.encode(producers.as_deref());
         let _ = write_whole(disk, &index_path(&old.path), &bytes, false);
         inner.files.forget(&old.path);
         let new = Segment::sealed(old.path.clone(), base, old.end(), after, Some(output.index));

@@ -136,7 +136,7 @@ impl Segment {
                 let _ = write_whole(
                     &*files.disk,
                     &index_path(&self.path),
-                    &index.encode(&[]),
+                    &index.encode(None),
                     false,
                 );
                 index

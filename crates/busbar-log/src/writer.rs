@@ -578,7 +578,7 @@ impl Active {
             let covered = index.len;
             let path = index_path(&self.segment.path);
             // It can be rebuilt, so a failure costs only time.
-            if write_whole(disk, &path, &index.encode(producers), false).is_ok() {
+            if write_whole(disk, &path, &index.encode(Some(producers)), false).is_ok() {
                 self.checkpointed = covered;
             }
         }

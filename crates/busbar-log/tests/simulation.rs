@@ -441,7 +441,8 @@ fn what_was_acknowledged_survives_every_history() {
         return;
     }
     let runs = std::env::var("BUSBAR_SIM_RUNS").ok();
-    let runs = runs.and_then(|r| r.parse().ok()).unwrap_or(150);
+    let usual = if cfg!(debug_assertions) { 40 } else { 300 };
+    let runs = runs.and_then(|r| r.parse().ok()).unwrap_or(usual);
     let mut acknowledged = 0;
     for seed in 0..runs {
         match std::panic::catch_unwind(|| run(seed)) {
