@@ -79,6 +79,22 @@ export async function call<T>(path: string, options: CallOptions = {}): Promise<
     : local(response.status, 'console.not_json', { status: String(response.status) });
 }
 
+/** Why an address that should be a stream is none; null when it is one, or when nobody answers. */
+export async function refusal(address: string): Promise<ApiProblem | null> {
+  const abort = new AbortController();
+  try {
+    const response = await fetch(address, { credentials: 'same-origin', signal: abort.signal });
+    if (response.ok) return null;
+    if (response.status === 401) onUnauthorised();
+    const body = (await response.json()) as { error?: ApiProblem };
+    return body.error ?? null;
+  } catch {
+    return null;
+  } finally {
+    abort.abort();
+  }
+}
+
 /** Problems the console itself finds: said by our own catalogue, in the language on screen. */
 function local(
   status: number,

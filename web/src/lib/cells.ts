@@ -13,7 +13,7 @@ export function isNumeric(type: string): boolean {
 }
 
 export function isTime(type: string): boolean {
-  return /^(timestamp|date)/i.test(type);
+  return /^(timestamp|time|date)/i.test(type);
 }
 
 /** The width of each column in characters, from its name and its first rows. */

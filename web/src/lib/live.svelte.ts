@@ -22,6 +22,8 @@ class LiveState {
   flowRates = $state.raw<Map<string, number[]>>(new Map());
   /** Milliseconds of this clock when the last message came; "how long ago" counts from here. */
   now = $state(Date.now());
+  /** The node's own clock at that message, in milliseconds: what a watermark is compared with. */
+  time = $state(Date.now());
 
   #sse: Sse | null = null;
 
@@ -55,6 +57,7 @@ class LiveState {
     this.flows = new Map(flows.map((f) => [f.name, f]));
     this.overview = overview;
     this.now = Date.now();
+    this.time = at * 1000;
   }
 
   /** The node remembers some history; the chart starts with it instead of with nothing. */

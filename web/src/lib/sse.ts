@@ -2,6 +2,9 @@
  * A server-sent event stream that comes back by itself: back-off with jitter, a state that can be shown,
  * and no connection held by a tab nobody looks at (browsers allow six to a host).
  */
+import { refusal } from './api';
+import type { ApiProblem } from './types';
+
 export type Link = 'connecting' | 'open' | 'reconnecting' | 'closed';
 
 export const BACK_OFF_MS_MIN = 500;
@@ -18,6 +21,8 @@ export function backOff(attempt: number, random: () => number = Math.random): nu
 export interface SseHandlers {
   message: (data: string, kind: string) => void;
   link: (link: Link) => void;
+  /** The node said no and why; no further attempt is made. */
+  refused?: (problem: ApiProblem) => void;
 }
 
 export class Sse {
@@ -27,11 +32,12 @@ export class Sse {
   #heard = 0;
   #attempt = 0;
   #stopped = false;
+  #last = '';
 
   constructor(
     private readonly url: string,
     private readonly handlers: SseHandlers,
-    private readonly options: { kinds?: string[]; chatty?: boolean } = {},
+    private readonly options: { kinds?: string[]; chatty?: boolean; resume?: boolean } = {},
   ) {
     document.addEventListener('visibilitychange', this.#visibility);
     handlers.link('connecting');
@@ -47,7 +53,9 @@ export class Sse {
 
   #open(): void {
     if (this.#stopped || this.#source || document.visibilityState === 'hidden') return;
-    const source = new EventSource(this.url);
+    // After a break the stream goes on behind the last event that came.
+    const from = this.options.resume && this.#last !== '' ? `&from=${encodeURIComponent(this.#last)}` : '';
+    const source = new EventSource(this.url + from);
     this.#source = source;
     this.#heard = Date.now();
     source.onopen = () => {
@@ -57,15 +65,34 @@ export class Sse {
     };
     const receive = (e: MessageEvent<string>) => {
       this.#heard = Date.now();
+      if (e.lastEventId !== '') this.#last = e.lastEventId;
       this.handlers.message(e.data, e.type);
     };
     source.onmessage = receive;
     for (const kind of this.options.kinds ?? []) source.addEventListener(kind, receive);
-    source.onerror = () => this.#retry();
+    source.onerror = () => {
+      // Closed by the browser: the answer was not a stream. What it was instead is worth knowing.
+      if (source.readyState === EventSource.CLOSED) void this.#refused();
+      else this.#retry();
+    };
     if (this.options.chatty) {
       this.#watch = setInterval(() => {
         if (Date.now() - this.#heard > SILENCE_MS_MAX) this.#retry();
       }, 2000);
+    }
+  }
+
+  async #refused(): Promise<void> {
+    this.#drop();
+    const problem = await refusal(this.url);
+    if (this.#stopped) return;
+    if (problem && problem.class !== 'transient' && this.handlers.refused) {
+      this.#stopped = true;
+      document.removeEventListener('visibilitychange', this.#visibility);
+      this.handlers.link('closed');
+      this.handlers.refused(problem);
+    } else {
+      this.#retry();
     }
   }
 
@@ -89,6 +116,8 @@ export class Sse {
       this.#drop();
     } else if (!this.#source) {
       this.#attempt = 0;
+      // What came while nobody looked is in the stream; the tail goes on from now.
+      this.#last = '';
       clearTimeout(this.#timer);
       this.#open();
     }

@@ -1,7 +1,7 @@
 /** A live tail: the last events of a topic filter, bounded, which can be paused without losing the count. */
 import { url } from './api';
 import { Sse, type Link } from './sse';
-import type { BusEvent } from './types';
+import type { ApiProblem, BusEvent } from './types';
 import { readEvent } from './wire';
 
 /** Rows kept in the page; older ones fall out. */
@@ -24,6 +24,9 @@ export class Tail {
   held = $state(0);
   received = $state(0);
   /** Set when the node refuses the stream (a bad filter, say): reconnecting would not help. */
+  problem = $state.raw<ApiProblem | null>(null);
+  /** Parts of the log that could not be read: removed by retention, or damaged. */
+  gaps = $state(0);
   #waiting: TailRow[] = [];
   #next = 0;
   #sse: Sse | null = null;
@@ -35,16 +38,24 @@ export class Tail {
     this.rows = [];
     this.held = 0;
     this.received = 0;
+    this.problem = null;
+    this.gaps = 0;
+    this.#next = 0;
     this.#sse = new Sse(
       url('/events', query),
       {
-        message: (data) => {
+        message: (data, kind) => {
+          if (kind === 'gap') {
+            this.gaps += 1;
+            return;
+          }
           const event = readEvent(data);
           if (event) this.add(event);
         },
         link: (link) => (this.link = link),
+        refused: (problem) => (this.problem = problem),
       },
-      { kinds: ['event'] },
+      { kinds: ['event', 'gap'], resume: true },
     );
     this.#timer = setInterval(() => this.draw(), DRAW_MS);
   }

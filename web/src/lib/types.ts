@@ -21,6 +21,8 @@ export interface Overview {
   connections: ConnectionSummary[];
   dead: { count: number };
   disk: { used_bytes: number; free_bytes: number; total_bytes: number };
+  /** Bytes between sockets and disk, and how many there may be. */
+  budget?: { used_bytes: number; max_bytes: number };
   sessions?: number;
 }
 
@@ -34,6 +36,8 @@ export interface StreamSummary {
   durability: Durability;
   damaged: number;
   internal?: boolean;
+  /** Its file is gone: it can be read and gets no events. */
+  detached?: boolean;
 }
 
 export interface Partition {
@@ -59,9 +63,9 @@ export interface StreamDetail {
   name: string;
   topics: string[];
   format: string | null;
-  /** What is older, or more, is removed; null keeps everything. */
-  retention_s: number | null;
-  retention_bytes: number | null;
+  /** What is older, or more, is removed, as the file says it; null keeps everything. */
+  retention: { age: string | null; bytes: string | null };
+  detached: boolean;
   durability: Durability;
   rate: number;
   events: number;
@@ -160,7 +164,8 @@ export interface TableSummary {
   rows: number;
   key: string[];
   columns: Field[];
-  ttl_s?: number | null;
+  /** As the file says it: `10m`. */
+  ttl?: string | null;
 }
 
 export interface ConnectionSummary {

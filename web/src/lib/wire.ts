@@ -25,6 +25,8 @@ const isObject = (v: unknown): v is Raw => typeof v === 'object' && v !== null &
 const object = (v: unknown): Raw => (isObject(v) ? v : {});
 const num = (v: unknown): number => (typeof v === 'number' && Number.isFinite(v) ? v : 0);
 const str = (v: unknown): string => (typeof v === 'string' ? v : typeof v === 'number' ? String(v) : '');
+/** A span or size as the file has it: text, or a number. */
+const shown = (v: unknown): string | null => str(v) || null;
 const opt = (v: unknown): string | null => (typeof v === 'string' ? v : null);
 const objects = (v: unknown): Raw[] => (Array.isArray(v) ? v.filter(isObject) : []);
 const strings = (v: unknown): string[] =>
@@ -59,6 +61,7 @@ function stream(v: Raw): StreamSummary {
     durability: str(v.durability) as StreamSummary['durability'],
     damaged: num(v.damaged),
     internal: v.internal === true,
+    detached: v.detached === true,
   };
 }
 
@@ -119,6 +122,9 @@ function overview(v: Raw): Overview {
       free_bytes: num(disk.free_bytes),
       total_bytes: num(disk.total_bytes),
     },
+    budget: isObject(v.budget)
+      ? { used_bytes: num(v.budget.used_bytes), max_bytes: num(v.budget.max_bytes) }
+      : undefined,
     sessions: typeof v.sessions === 'number' ? v.sessions : undefined,
   };
 }
@@ -144,18 +150,19 @@ export const readConnections = (v: unknown): ConnectionSummary[] => list(v, 'con
 
 export function readStream(answer: unknown): StreamDetail {
   const v = object(answer);
-  const retention = object(v.retention);
+  const spec = object(v.spec);
+  const retention = object(spec.retention);
   return {
     name: str(v.name),
     topics: strings(v.topics),
-    format: opt(v.format),
-    retention_s: typeof retention.age_s === 'number' ? retention.age_s : null,
-    retention_bytes: typeof retention.bytes === 'number' ? retention.bytes : null,
+    format: opt(spec.format) ?? Object.keys(object(spec.format))[0] ?? null,
+    retention: { age: shown(retention.age), bytes: shown(retention.bytes) },
+    detached: v.detached === true,
     durability: str(v.durability) as StreamDetail['durability'],
     rate: num(v.rate),
     events: num(v.events),
     bytes: num(v.bytes),
-    partitions: objects(v.partitions).map((p) => ({
+    partitions: objects(v.partition_list).map((p) => ({
       index: num(p.index),
       start: num(p.start),
       end: num(p.end),
@@ -223,7 +230,7 @@ function table(v: Raw): TableSummary {
     rows: num(v.rows),
     key: strings(v.key),
     columns: fields(v.columns),
-    ttl_s: typeof v.ttl_s === 'number' ? v.ttl_s : null,
+    ttl: shown(object(object(v.spec).hot).ttl),
   };
 }
 
