@@ -1,8 +1,13 @@
-/** Places a flow's graph: left to right by distance from the source, each layer centred. */
+/**
+ * Places a flow's graph. Where there is room it runs left to right by distance from the source, each
+ * layer centred; on a narrow screen it is one column, and siblings are branches that are set in a little.
+ */
 export interface Placed {
   id: string;
   x: number;
   y: number;
+  /** Downwards only: one of several that hang on one step, drawn like the branches of a tree. */
+  branch: boolean;
 }
 
 export interface LayoutOptions {
@@ -10,7 +15,6 @@ export interface LayoutOptions {
   height: number;
   gapX: number;
   gapY: number;
-  /** On a narrow screen the graph runs downwards. */
   down: boolean;
 }
 
@@ -30,13 +34,21 @@ export function layout(ids: string[], edges: { from: string; to: string }[], o: 
   }
   const layers: string[][] = [];
   for (const id of ids) (layers[depth.get(id)!] ??= []).push(id);
-  const along = (o.down ? o.height : o.width) + o.gapX;
-  const across = (o.down ? o.width : o.height) + o.gapY;
+  if (o.down) {
+    const branches = layers.flatMap((layer) => layer.map((id) => ({ id, branch: layer.length > 1 })));
+    return branches.map(({ id, branch }, i) => ({
+      id,
+      x: branch ? o.gapX : 0,
+      y: i * (o.height + o.gapY),
+      branch,
+    }));
+  }
   return layers.flatMap((layer, level) =>
-    layer.map((id, i) => {
-      const main = level * along;
-      const side = (i - (layer.length - 1) / 2) * across;
-      return o.down ? { id, x: side, y: main } : { id, x: main, y: side };
-    }),
+    layer.map((id, i) => ({
+      id,
+      x: level * (o.width + o.gapX),
+      y: (i - (layer.length - 1) / 2) * (o.height + o.gapY),
+      branch: false,
+    })),
   );
 }

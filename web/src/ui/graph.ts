@@ -8,4 +8,5 @@ export interface GraphContext {
   edge: (id: string) => FlowEdge | undefined;
   chosen: () => string | null;
   down: () => boolean;
+  branch: (id: string) => boolean;
 }

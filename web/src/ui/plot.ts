@@ -39,7 +39,7 @@ export function draw(target: HTMLElement, o: PlotOptions, data: UPlot.AlignedDat
     grid: { stroke: colour('--line'), width: 1 },
     ticks: { show: false },
   };
-  const x: UPlot.Axis = { ...axis, grid: { show: false }, space: 70 };
+  const x: UPlot.Axis = { ...axis, grid: { show: false }, space: 70, size: 32 };
   if (o.time) x.values = (_u, splits) => splits.map((s) => o.clock(s));
   else if (o.names) {
     const names = o.names;
@@ -56,7 +56,7 @@ export function draw(target: HTMLElement, o: PlotOptions, data: UPlot.AlignedDat
         x: { time: false, range: o.bars ? (_u, min, max) => [min - 0.6, max + 0.6] : undefined },
         y: { range: (_u, min, max) => [Math.min(0, min), max <= 0 ? (min < 0 ? 0 : 1) : max * 1.1] },
       },
-      axes: [x, { ...axis, size: 64, values: (_u, splits) => splits.map((s) => o.format(s)) }],
+      axes: [x, { ...axis, size: 56, values: (_u, splits) => splits.map((s) => o.format(s)) }],
       series: [
         {},
         ...o.labels.map((label, i): UPlot.Series => {

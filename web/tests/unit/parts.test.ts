@@ -1,0 +1,244 @@
+import { describe, expect, it } from 'vitest';
+import { cellText, csv, isNumeric, isTime, numbers, suggestion, widths } from '../../src/lib/cells';
+import { diff, folded } from '../../src/lib/diff';
+import { layout } from '../../src/lib/layout';
+import { pushed } from '../../src/lib/ring';
+import { href, parse } from '../../src/lib/router.svelte';
+import { caret, quoted, tokens } from '../../src/lib/sqltext';
+import { BACK_OFF_MS_MAX, BACK_OFF_MS_MIN, backOff } from '../../src/lib/sse';
+import { contains, HELD_ROWS_MAX, Tail, TAIL_ROWS_MAX } from '../../src/lib/tail.svelte';
+import { readEvent, readFlow, readLetters, readLive, readStreams } from '../../src/lib/wire';
+
+describe('routes', () => {
+  it('go out and come back with any name', () => {
+    for (const name of ['host', 'a/b', '流 1', '50%', 'x?y=z#w']) {
+      const route = parse(href('streams', [name], { q: 'select 1 & 2' }));
+      expect(route.page).toBe('streams');
+      expect(route.args).toEqual([name]);
+      expect(route.query.get('q')).toBe('select 1 & 2');
+    }
+    expect(parse('').page).toBe('');
+    expect(parse('#/flows/%E0%A4%A').args).toEqual(['%E0%A4%A']);
+  });
+});
+
+describe('what the node sends', () => {
+  it('is read when it is not what we expect', () => {
+    for (const bad of ['', 'x', '[]', 'null', '{}', '{"overview":1}']) expect(readLive(bad)).toBeNull();
+    const live = readLive('{"overview":{"streams":[{"name":"a"},7,null],"history":3},"flows":"no"}');
+    expect(live?.overview.streams[0]).toMatchObject({ name: 'a', rate: 0, topics: [] });
+    expect(live?.overview.history).toEqual({ step_s: 1, in: [], out: [] });
+    expect(live?.flows).toEqual([]);
+    expect(readEvent('{"topic":1}')).toBeNull();
+    expect(readStreams([{ name: 'b' }])).toHaveLength(1);
+    expect(readStreams({ streams: [{ name: 'b' }] })).toHaveLength(1);
+    expect(
+      readLetters({
+        letters: [
+          { id: 1, event: {} },
+          { id: 'x', event: { topic: 't' } },
+        ],
+      }),
+    ).toHaveLength(1);
+  });
+
+  it('is checked for conservation', () => {
+    expect(readFlow({ in: 10, out: 6, filtered: 3, dead: 1, held: 0 }).conservation.balanced).toBe(true);
+    expect(readFlow({ in: 10, out: 6, filtered: 3, dead: 0, held: 0 }).conservation.balanced).toBe(false);
+  });
+});
+
+describe('the live tail', () => {
+  const event = (topic: string) => ({
+    topic,
+    time: '2026-01-01T00:00:00Z',
+    payload: { kw: 3.2 },
+    tags: { site: 'north' },
+  });
+
+  it('keeps the newest rows and no more', () => {
+    const tail = new Tail();
+    for (let i = 0; i < TAIL_ROWS_MAX * 3; i += 1) {
+      tail.add(event(`t/${i}`));
+      if (i % 700 === 0) tail.draw();
+    }
+    tail.draw();
+    expect(tail.rows).toHaveLength(TAIL_ROWS_MAX);
+    expect(tail.rows[0]!.event.topic).toBe(`t/${TAIL_ROWS_MAX * 3 - 1}`);
+    expect(tail.received).toBe(TAIL_ROWS_MAX * 3);
+  });
+
+  it('counts what comes while it is paused and shows it afterwards', () => {
+    const tail = new Tail();
+    tail.add(event('a'));
+    tail.draw();
+    tail.pause(true);
+    for (let i = 0; i < 5; i += 1) tail.add(event(`b/${i}`));
+    tail.draw();
+    expect([tail.rows.length, tail.held]).toEqual([1, 5]);
+    tail.pause(false);
+    expect([tail.rows.length, tail.held]).toEqual([6, 0]);
+  });
+
+  it('stays bounded however long it is paused', () => {
+    const tail = new Tail();
+    tail.pause(true);
+    for (let i = 0; i < HELD_ROWS_MAX * 5; i += 1) tail.add(event('c'));
+    tail.draw();
+    expect(tail.held).toBe(HELD_ROWS_MAX * 5);
+    tail.pause(false);
+    expect(tail.rows.length).toBeLessThanOrEqual(TAIL_ROWS_MAX);
+  });
+
+  it('finds words in topic, tags and payload', () => {
+    const e = event('meter/M1/reading');
+    expect(['m1', 'NORTH', '3.2', ''].every((w) => contains(e, w))).toBe(true);
+    expect(contains(e, 'south')).toBe(false);
+  });
+});
+
+describe('reconnecting', () => {
+  it('waits longer each time, within bounds', () => {
+    expect(backOff(0, () => 0)).toBe(BACK_OFF_MS_MIN / 2);
+    expect(backOff(3, () => 1)).toBe(BACK_OFF_MS_MIN * 8);
+    for (const n of [10, 100, 10_000]) expect(backOff(n, () => 1)).toBe(BACK_OFF_MS_MAX);
+  });
+
+  it('has a ring for its history', () => {
+    expect(pushed([1, 2, 3], 4, 3)).toEqual([2, 3, 4]);
+    expect(pushed([], 1, 3)).toEqual([1]);
+  });
+});
+
+describe('differences', () => {
+  const text = (lines: ReturnType<typeof diff>, sides: string[]) =>
+    lines.filter((l) => sides.includes(l.kind)).map((l) => l.text);
+
+  it('rebuild both sides', () => {
+    let seed = 1;
+    const random = (n: number) => (seed = (seed * 16807) % 2147483647) % n;
+    for (let round = 0; round < 200; round += 1) {
+      const a = Array.from({ length: random(12) }, () => String(random(4)));
+      const b = Array.from({ length: random(12) }, () => String(random(4)));
+      const lines = diff(a.join('\n'), b.join('\n'));
+      const clean = (l: string[]) => (l.length === 1 && l[0] === '' ? [] : l);
+      expect(text(lines, ['same', 'removed'])).toEqual(clean(a));
+      expect(text(lines, ['same', 'added'])).toEqual(clean(b));
+    }
+  });
+
+  it('fold what did not change', () => {
+    const a = Array.from({ length: 40 }, (_, i) => `line ${i}`);
+    const b = a.with(20, 'other');
+    const lines = folded(diff(a.join('\n'), b.join('\n')));
+    expect(lines.filter((l) => l.kind === 'fold').map((l) => l.text)).toEqual(['17', '16']);
+    expect(lines.find((l) => l.kind === 'added')).toMatchObject({ text: 'other', new: 21 });
+  });
+});
+
+describe('SQL text', () => {
+  it('is coloured without losing a character', () => {
+    for (const sql of ["select 'it''s', \"x\" -- c\nfrom t where a >= 1.5", "'open", '', '流 #!', '--']) {
+      expect(
+        tokens(sql)
+          .map((x) => x.text)
+          .join(''),
+      ).toBe(sql);
+    }
+    expect(tokens('Select a').map((x) => x.kind)).toEqual(['keyword', 'plain', 'word']);
+  });
+
+  it('shows where an error is', () => {
+    expect(caret('select a,\n  valu from t', { start: 12, end: 16 })).toEqual({
+      line: 2,
+      column: 3,
+      text: '  valu from t',
+      mark: '  ^^^^',
+    });
+    expect(caret('x', { start: 99, end: 120 }).mark).toBe(' ^');
+  });
+
+  it('quotes a name only when it must', () => {
+    expect([quoted('host'), quoted('dead-letters'), quoted('a"b')]).toEqual([
+      'host',
+      '"dead-letters"',
+      '"a""b"',
+    ]);
+  });
+});
+
+describe('answers', () => {
+  const columns = [
+    { name: 'at', type: 'time' },
+    { name: 'host', type: 'text' },
+    { name: 'n', type: 'int' },
+  ];
+
+  it('suggest a chart', () => {
+    expect(suggestion(columns)).toEqual({ x: 0, y: 2 });
+    expect(suggestion(columns.slice(1))).toEqual({ x: 0, y: 1 });
+    expect(suggestion([columns[1]!])).toBeNull();
+    expect([
+      isNumeric('uint'),
+      isNumeric('Float64'),
+      isNumeric('text'),
+      isTime('time'),
+      isTime('Timestamp(µs)'),
+    ]).toEqual([true, true, false, true, true]);
+    expect(numbers([[1], ['2.5'], [null], ['x'], ['']], 0)).toEqual([1, 2.5, null, null, null]);
+  });
+
+  it('become CSV that spreadsheets read', () => {
+    expect(
+      csv(columns.slice(1), [
+        ['a,"b"', 1],
+        [null, 2],
+      ]),
+    ).toBe('\uFEFFhost,n\r\n"a,""b""",1\r\n,2\r\n');
+  });
+
+  it('have columns as wide as what is in them, within bounds', () => {
+    expect(widths([{ name: 'x', type: 'text' }], [['网络网络']])).toEqual([11]);
+    expect(widths([{ name: 'x', type: 'text' }], [['y'.repeat(500)]])).toEqual([47]);
+    expect(cellText({ a: 1 })).toBe('{"a":1}');
+  });
+});
+
+describe('the graph', () => {
+  const edges = [
+    { from: 'a', to: 'b' },
+    { from: 'b', to: 'c' },
+    { from: 'b', to: 'd' },
+  ];
+  const size = { width: 100, height: 50, gapX: 20, gapY: 10 };
+
+  it('runs from left to right, outputs above one another', () => {
+    const at = Object.fromEntries(
+      layout(['a', 'b', 'c', 'd'], edges, { ...size, down: false }).map((p) => [p.id, [p.x, p.y]]),
+    );
+    expect(at).toEqual({ a: [0, 0], b: [120, 0], c: [240, -30], d: [240, 30] });
+  });
+
+  it('is one column on a phone', () => {
+    const placed = layout(['a', 'b', 'c', 'd'], edges, { ...size, down: true });
+    expect(placed.map((p) => [p.x, p.y, p.branch])).toEqual([
+      [0, 0, false],
+      [0, 60, false],
+      [20, 120, true],
+      [20, 180, true],
+    ]);
+  });
+
+  it('does not hang on a cycle', () => {
+    expect(
+      layout(
+        ['a', 'b'],
+        [
+          { from: 'a', to: 'b' },
+          { from: 'b', to: 'a' },
+        ],
+        { ...size, down: false },
+      ),
+    ).toHaveLength(2);
+  });
+});
