@@ -5,6 +5,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
+        mpsc::Sender,
     },
 };
 
@@ -15,6 +16,7 @@ use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    board::Board,
     budget::ByteBudget,
     error::from_log,
     ingest::TimeRule,
@@ -22,6 +24,7 @@ use crate::{
         IN_FLIGHT_BYTES_MAX_DEFAULT, RETAINED_BYTES_MAX_DEFAULT, RETAINED_TOPICS_MAX_DEFAULT,
         STREAMS_MAX,
     },
+    merge,
     publisher::Publisher,
     retained::Retained,
     routes::{Routes, check_patterns},
@@ -82,6 +85,9 @@ pub(crate) struct Shared {
     /// One change of streams at a time.
     changing: Mutex<()>,
     registry: Store,
+    pub(crate) board: Board,
+    /// Ends the thread that merges small frames when this is dropped.
+    _merging: Sender<()>,
 }
 
 /// What streams stand on.
@@ -134,17 +140,20 @@ impl Bus {
         }
         ground.recover(streams.values())?;
         let inbox = Arc::clone(&streams[INBOX]);
-        let shared = Shared {
+        let (merging, stop) = std::sync::mpsc::channel();
+        let merged = ground.log.store("merged").map_err(from_log)?;
+        let shared = Arc::new(Shared {
             ground,
             routes: RwLock::new(Arc::new(Routes::new(&[], inbox))),
             route_epoch: AtomicU64::new(1),
             streams: RwLock::new(streams),
             changing: Mutex::new(()),
             registry,
-        };
-        Ok(Bus {
-            shared: Arc::new(shared),
-        })
+            board: Board::default(),
+            _merging: merging,
+        });
+        merge::start(Arc::downgrade(&shared), merged, stop)?;
+        Ok(Bus { shared })
     }
 
     /// Makes the streams be as their files say: new ones are made, others changed while events
@@ -209,7 +218,7 @@ impl Bus {
 
     /// All streams, in order of their names; detached and internal ones too.
     pub fn streams(&self) -> Vec<Arc<Stream>> {
-        self.shared.streams.read().values().cloned().collect()
+        self.shared.streams()
     }
 
     /// The stream of that name.
@@ -286,6 +295,13 @@ impl Bus {
         self.shared.payload_bytes_max()
     }
 
+    /// Writes what is still in memory and ends the log. To be called when publishers are gone.
+    pub fn shutdown(&self) -> Result<()> {
+        let written = self.retained().flush();
+        self.log().shutdown();
+        written
+    }
+
     /// The columns of a stream, see [`Stream::schema`].
     pub fn stream_schema(&self, name: &str) -> Result<Option<SchemaRef>> {
         match self.stream(name) {
@@ -298,6 +314,10 @@ impl Bus {
 }
 
 impl Shared {
+    pub fn streams(&self) -> Vec<Arc<Stream>> {
+        self.streams.read().values().cloned().collect()
+    }
+
     #[inline]
     pub fn route_epoch(&self) -> u64 {
         self.route_epoch.load(Ordering::Acquire)

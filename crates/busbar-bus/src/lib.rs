@@ -8,6 +8,7 @@
 //! This crate does not know sockets, protocols, flows or SQL, nor how frames get to the disk.
 
 mod append;
+mod board;
 mod budget;
 mod bus;
 mod cursor;
@@ -16,6 +17,7 @@ mod ingest;
 mod key;
 mod lane;
 pub mod limits;
+mod merge;
 mod meter;
 mod publisher;
 mod refused;

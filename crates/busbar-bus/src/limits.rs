@@ -69,10 +69,14 @@ pub const LAST_BYTES_MAX: usize = 32 << 20;
 /// Bytes of each partition the live board reads back when it is first asked.
 pub const LAST_SCAN_BYTES_MAX: usize = 8 << 20;
 
-/// Rows of a frame that small frames are merged to when a segment is sealed.
-pub const MERGE_ROWS_MAX: usize = busbar_event::limits::BATCH_ROWS_MAX;
-/// Bytes of a frame that small frames are merged to.
-pub const MERGE_BYTES_MAX: usize = busbar_event::limits::BATCH_BYTES_MAX;
+/// Bytes of the run of small frames that are merged to one.
+pub const MERGE_BYTES_MAX: usize = busbar_event::limits::BATCH_BYTES_MAX / 4;
+/// Segments whose frames are larger than this on average stay as they are.
+pub const MERGE_FRAME_BYTES_MIN: usize = 32 << 10;
+/// Bytes of a segment by which the size of its frames is judged.
+pub const MERGE_SAMPLE_BYTES: usize = 1 << 20;
+/// How often sealed segments are looked for.
+pub const MERGE_EVERY_MILLIS: u64 = 10_000;
 
 const _: () = assert!(LANE_ROWS_MAX <= busbar_event::limits::BATCH_ROWS_MAX);
 const _: () = assert!(LANE_BYTES_MAX <= busbar_event::limits::BATCH_BYTES_MAX);
