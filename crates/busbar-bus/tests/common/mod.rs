@@ -52,6 +52,8 @@ impl World {
     /// Ends the process and starts it again; what was not synced is gone if `power_cut`.
     pub fn restart(self, power_cut: bool) -> World {
         let World { disk, clock, bus } = self;
+        disk.fail_syncs(0);
+        disk.fail_writes(0);
         match power_cut {
             true => disk.crash(),
             false => disk.kill(),
