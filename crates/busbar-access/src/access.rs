@@ -281,6 +281,11 @@ impl Access {
         }
     }
 
+    /// Whether `text` has the form of an API token.
+    pub fn is_token(text: &str) -> bool {
+        text.starts_with(TOKEN_PREFIX)
+    }
+
     /// Logs in by API token. Cheap.
     pub fn authenticate_token(
         &self,

@@ -98,6 +98,8 @@ pub(crate) struct Lane {
     pub gathered: u64,
     pub outcome: Arc<Outcome>,
     pub time: TimeReader,
+    /// Producers of the events in the builder, with the last position of each.
+    pub producers: Vec<(Arc<str>, u64)>,
     client: String,
     client_id: u32,
     /// Epoch of the builder in which `client_id` is valid; `None` before the first client.
@@ -113,6 +115,7 @@ impl Lane {
             gathered: 0,
             outcome: Arc::default(),
             time: TimeReader::default(),
+            producers: Vec::new(),
             client: String::new(),
             client_id: 0,
             client_epoch: None,
@@ -133,6 +136,20 @@ impl Lane {
         self.client_id
     }
 
+    /// Whether one frame cannot name more producers.
+    #[inline]
+    pub fn is_crowded(&self) -> bool {
+        self.producers.len() >= busbar_log::limits::PRODUCERS_PER_FRAME_MAX
+    }
+
+    /// Notes the position of a producer that has an event in the builder.
+    pub fn remember(&mut self, producer: &Arc<str>, position: u64) {
+        match self.producers.iter_mut().find(|(known, _)| known == producer) {
+            Some((_, last)) => *last = position.max(*last),
+            None => self.producers.push((Arc::clone(producer), position)),
+        }
+    }
+
     /// Sealed batches that have not settled.
     #[inline]
     pub fn in_flight(&self) -> u64 {
@@ -142,7 +159,9 @@ impl Lane {
     /// Whether the batch that gathers need not wait for the one before it.
     #[inline]
     pub fn is_full(&self) -> bool {
-        self.builder.rows() >= LANE_ROWS_MAX || self.gathered >= LANE_BYTES_MAX as u64
+        self.builder.rows() >= LANE_ROWS_MAX
+            || self.gathered >= LANE_BYTES_MAX as u64
+            || self.is_crowded()
     }
 }
 

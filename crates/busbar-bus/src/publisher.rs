@@ -31,7 +31,7 @@ use crate::{
     },
     refused::Refused,
     routes::Routes,
-    stream::StreamPartition,
+    stream::{PartitionId, StreamPartition},
 };
 
 /// An event on its way in; everything is borrowed from the caller.
@@ -148,6 +148,47 @@ impl Publisher {
     /// Takes an event; its ticket settles some time after a [`flush`](Publisher::flush).
     #[inline]
     pub fn push(&mut self, event: &Event<'_>) -> Result<Ticket, Refused> {
+        self.push_with(event, None)
+    }
+
+    /// As [`push`](Publisher::push), and the frame that the event lands in carries `position` of
+    /// `producer`, so that after a crash [`StreamPartition::producer_position`] tells whether the
+    /// event was committed. A producer's positions must grow.
+    pub fn push_from(
+        &mut self,
+        event: &Event<'_>,
+        producer: &Arc<str>,
+        position: u64,
+    ) -> Result<Ticket, Refused> {
+        self.push_with(event, Some((producer, position)))
+    }
+
+    /// The partition that an event goes to.
+    pub fn place(&self, event: &Event<'_>) -> PartitionId {
+        let (routes, _) = self.shared.routes();
+        let home = routes.home(event.topic);
+        let partitions = home.partitions();
+        let rule = home.key_rule();
+        let key = event.key.map(str::to_owned).or_else(|| match rule.as_deref()? {
+            KeyRule::Tag(name) => {
+                let tag = event.tags.iter().find(|(tag, _)| *tag == name.as_str());
+                tag.map(|(_, value)| (*value).to_owned())
+            }
+            rule => rule.of_topic(event.topic),
+        });
+        let number = match partitions.len() {
+            1 => 0,
+            many => partition_of(key.as_deref().unwrap_or(event.topic), many),
+        };
+        partitions[number].id()
+    }
+
+    #[inline(always)]
+    fn push_with(
+        &mut self,
+        event: &Event<'_>,
+        producer: Option<(&Arc<str>, u64)>,
+    ) -> Result<Ticket, Refused> {
         if self.route_epoch != self.shared.route_epoch() {
             self.reroute();
         }
@@ -185,6 +226,9 @@ impl Publisher {
         }
         if lane.builder.is_empty() {
             self.filled.push(lane_at);
+        }
+        if let Some((producer, position)) = producer {
+            lane.remember(producer, position);
         }
         let client = event.client.map(|client| lane.client_id(client));
         lane.builder.push(Row {
@@ -317,7 +361,8 @@ impl Publisher {
         let lane = &self.lanes[at as usize];
         let in_flight = lane.in_flight();
         let must = lane.builder.rows() >= event::BATCH_ROWS_MAX
-            || lane.builder.bytes() >= event::BATCH_BYTES_MAX;
+            || lane.builder.bytes() >= event::BATCH_BYTES_MAX
+            || lane.is_crowded();
         if in_flight < LANE_IN_FLIGHT_MAX || must {
             self.filled.retain(|filled| *filled != at);
             self.seal(at);
@@ -335,6 +380,7 @@ impl Publisher {
         let seq = lane.next;
         lane.next += 1;
         let bytes = std::mem::take(&mut lane.gathered);
+        let producers = std::mem::take(&mut lane.producers);
         let (outcome, signal) = (Arc::clone(&lane.outcome), Arc::clone(&self.signal));
         // Not the whole bus: the commit thread must never be the one to drop that.
         let budget = self.shared.budget_handle();
@@ -349,7 +395,7 @@ impl Publisher {
             signal.in_flight.fetch_sub(bytes, Ordering::Release);
             signal.raise();
         };
-        lane.partition.append(batch, Vec::new(), Box::new(done));
+        lane.partition.append(batch, producers, Box::new(done));
     }
 
     /// Books what was pushed since the last time.
