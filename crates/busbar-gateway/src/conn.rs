@@ -1,0 +1,413 @@
+//! One connection: its output, its acknowledgements in order, and where it is in its life.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use busbar_bus::Chunk;
+use busbar_event::Micros;
+use busbar_mqtt::control::Connect;
+use busbar_mqtt::{AckKind, Decoder, Reason, Version};
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
+use crate::authorizer::Identity;
+use crate::limits::{OUT_BYTES_HIGH, OUT_BYTES_KEEP};
+use crate::state::Session;
+
+/// A connection of a core: its slot and a generation, so that a late answer to one that is gone
+/// does not reach its successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnId {
+    /// Slot on its core.
+    pub slot: u32,
+    /// Generation of the slot.
+    pub generation: u32,
+}
+
+/// What is to be written to a client, in order. Bytes that must not leave before a journal batch is
+/// durable are staged, and so is all that comes after them.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    ready: Vec<u8>,
+    at: usize,
+    staged: VecDeque<(u64, Vec<u8>)>,
+    staged_bytes: usize,
+}
+
+impl Outbox {
+    /// Where to append. With a gate the bytes wait for that journal batch.
+    #[inline]
+    pub fn append(&mut self, gate: Option<u64>, write: impl FnOnce(&mut Vec<u8>)) {
+        if gate.is_none() && self.staged.is_empty() {
+            return write(&mut self.ready);
+        }
+        let gate = gate.unwrap_or(0);
+        match self.staged.back() {
+            Some((last, _)) if *last >= gate => {}
+            _ => self.staged.push_back((gate, Vec::new())),
+        }
+        if let Some((_, bytes)) = self.staged.back_mut() {
+            let before = bytes.len();
+            write(bytes);
+            self.staged_bytes += bytes.len() - before;
+        }
+    }
+
+    /// Lets out what waited for journal batches up to `done`.
+    pub fn release(&mut self, done: u64) {
+        while let Some((gate, _)) = self.staged.front() {
+            if *gate > done {
+                return;
+            }
+            if let Some((_, bytes)) = self.staged.pop_front() {
+                self.staged_bytes -= bytes.len();
+                self.ready.extend_from_slice(&bytes);
+            }
+        }
+    }
+
+    /// Whether something waits for journal batch `seq` or one before it.
+    pub fn waits_for(&self, seq: u64) -> bool {
+        self.staged.front().is_some_and(|(gate, _)| *gate <= seq)
+    }
+
+    /// Forgets what was not yet let out.
+    pub fn drop_staged(&mut self) {
+        self.staged.clear();
+        self.staged_bytes = 0;
+    }
+
+    /// Bytes not yet written.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.ready.len() - self.at + self.staged_bytes
+    }
+
+    /// Whether nothing is left to write, staged bytes included.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What may be written now.
+    pub fn writable(&self) -> &[u8] {
+        &self.ready[self.at..]
+    }
+
+    /// `n` bytes were written.
+    pub fn wrote(&mut self, n: usize) {
+        self.at = (self.at + n).min(self.ready.len());
+        if self.at == self.ready.len() {
+            self.at = 0;
+            if self.ready.capacity() > 2 * OUT_BYTES_HIGH {
+                self.ready = Vec::with_capacity(OUT_BYTES_KEEP);
+            } else {
+                self.ready.clear();
+            }
+        }
+    }
+}
+
+/// Acknowledgements of consecutive publishes that share a fate.
+#[derive(Debug)]
+pub struct AckRun<T> {
+    /// What they wait for.
+    pub state: AckState<T>,
+    /// First packet identifier.
+    pub first: u16,
+    /// How many.
+    pub count: u32,
+    /// PUBACK or PUBREC.
+    pub kind: AckKind,
+}
+
+/// What an acknowledgement waits for.
+#[derive(Debug, PartialEq)]
+pub enum AckState<T> {
+    /// A commit.
+    Ticket(T),
+    /// A held QoS 2 publish: its sequence number.
+    Held(u64),
+    /// Nothing.
+    Done(Reason),
+}
+
+/// A QoS 2 publish of a persistent session that waits until its packet identifier is journalled.
+#[derive(Debug)]
+pub struct Held {
+    /// The journal batch.
+    pub gate: u64,
+    /// The session's sequence number.
+    pub seq: u64,
+    /// The event, owned.
+    pub event: OwnedEvent,
+}
+
+/// An event that had to be kept.
+#[derive(Debug, Default)]
+pub struct OwnedEvent {
+    /// Topic.
+    pub topic: String,
+    /// Flags.
+    pub flags: busbar_event::Flags,
+    /// Tags.
+    pub tags: Vec<(String, String)>,
+    /// Payload.
+    pub payload: Vec<u8>,
+    /// Time.
+    pub time: Micros,
+}
+
+impl OwnedEvent {
+    /// Bytes it keeps.
+    pub fn bytes(&self) -> usize {
+        let tags: usize = self.tags.iter().map(|(n, v)| n.len() + v.len()).sum();
+        self.topic.len() + self.payload.len() + tags + 64
+    }
+
+    /// Lends it as an event of `client`.
+    pub fn lend<R>(&self, client: &str, with: impl FnOnce(&busbar_bus::Event<'_>) -> R) -> R {
+        let tags: Vec<(&str, &str)> = self
+            .tags
+            .iter()
+            .map(|(n, v)| (n.as_str(), v.as_str()))
+            .collect();
+        with(&busbar_bus::Event {
+            topic: &self.topic,
+            key: None,
+            time: self.time,
+            client: Some(client),
+            flags: self.flags,
+            tags: &tags,
+            payload: &self.payload,
+        })
+    }
+}
+
+/// Where a connection is in its life.
+#[derive(Debug)]
+pub enum Phase {
+    /// CONNECT is awaited.
+    Connect,
+    /// The authority is asked.
+    Authenticating(Box<Connect>),
+    /// The session is fetched from another core; somebody may already want it from us.
+    Claiming(Box<Connect>, Option<Eviction>),
+    /// Packets flow.
+    Live,
+    /// To be closed once what is ready is written.
+    Closing,
+}
+
+/// Another connection wants this one's session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Eviction {
+    /// Core of the newcomer.
+    pub core: usize,
+    /// The newcomer.
+    pub conn: ConnId,
+    /// It starts clean: the session ends.
+    pub clean: bool,
+}
+
+/// A partition that a session reads at its own pace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lag {
+    /// Partition.
+    pub partition: u32,
+    /// Next offset.
+    pub at: u64,
+}
+
+/// What a read from disk brought.
+#[derive(Debug)]
+pub struct Cold {
+    /// Partition.
+    pub partition: u32,
+    /// Offset that was asked for.
+    pub offset: u64,
+    /// The rows, or where to go on when there are none.
+    pub result: Result<Vec<Chunk>, u64>,
+}
+
+/// Retained messages still to be sent for a subscription.
+#[derive(Debug)]
+pub struct RetainedTask {
+    /// Slot of the subscription.
+    pub sub: u32,
+    /// Topic sent last.
+    pub after: Option<String>,
+}
+
+/// One connection.
+pub struct Conn<T> {
+    /// Who.
+    pub id: ConnId,
+    /// From where.
+    pub peer: Option<SocketAddr>,
+    /// Packets in.
+    pub decoder: Decoder,
+    /// The version, 3.1.1 until CONNECT says.
+    pub version: Version,
+    /// Life.
+    pub phase: Phase,
+    /// Bytes of a packet that has not arrived wholly, or that wait for the phase to change.
+    pub partial: Vec<u8>,
+    /// Bytes out.
+    pub out: Outbox,
+    /// Acknowledgements in order.
+    pub acks: VecDeque<AckRun<T>>,
+    /// In the core's list of connections with acknowledgements.
+    pub acking: bool,
+    /// In the core's list of connections to be looked at by their sockets.
+    pub awake: bool,
+    /// In the core's list of connections that can take more.
+    pub pumping: bool,
+    /// The session; there from CONNACK on.
+    pub session: Option<Box<Session>>,
+    /// Who it is.
+    pub identity: Option<Arc<dyn Identity>>,
+    /// Nothing has to be asked event by event.
+    pub unrestricted: bool,
+    /// Topics that may, or may not, be published to.
+    pub permissions: HashMap<Box<str>, bool, RandomState>,
+    /// Microseconds of silence allowed; zero for any.
+    pub silence_us: Micros,
+    /// When the last packet came, or the connection.
+    pub heard: Micros,
+    /// QoS 1 and 2 messages the client takes at a time.
+    pub window: usize,
+    /// Of the session's messages in flight, those sent on this connection that count.
+    pub sent: usize,
+    /// Largest packet the client takes.
+    pub packet_out_max: usize,
+    /// The client wants reason strings.
+    pub problem_info: bool,
+    /// Aliases the client set.
+    pub aliases_in: Vec<Option<Box<str>>>,
+    /// Aliases we set.
+    pub aliases_out: HashMap<Box<str>, u16, RandomState>,
+    /// How many of ours the client takes.
+    pub aliases_out_max: u16,
+    /// Publishes with QoS 1 or 2 not yet done.
+    pub receiving: u32,
+    /// The topic of the last publish, known to be text.
+    pub last_topic: String,
+    /// Partitions read at its own pace.
+    pub lag: Vec<Lag>,
+    /// Rows before these offsets went to this session before.
+    pub from: Vec<(u32, u64)>,
+    /// QoS 0 rows before these offsets passed while it was away.
+    pub qos0_from: Vec<(u32, u64)>,
+    /// A read from disk is under way.
+    pub reading: bool,
+    /// What it brought.
+    pub cold: Option<Cold>,
+    /// Packet identifiers to send again, in order.
+    pub resend: VecDeque<u16>,
+    /// Retained messages to send.
+    pub retained: VecDeque<RetainedTask>,
+    /// QoS 2 publishes held.
+    pub held: VecDeque<Held>,
+    /// Their bytes.
+    pub held_bytes: usize,
+    /// The session must be journalled with the next batch.
+    pub must_journal: bool,
+    /// The session should be journalled some time.
+    pub lazy_journal: bool,
+    /// The client said goodbye properly: no will.
+    pub said_goodbye: bool,
+    /// When the end of a closing connection is forced.
+    pub close_by: Option<Micros>,
+    /// The identifier the server chose for it, until CONNACK said so.
+    pub assigned: Option<String>,
+}
+
+impl<T> Conn<T> {
+    /// A connection of which nothing is known.
+    pub fn new(
+        id: ConnId,
+        peer: Option<SocketAddr>,
+        packet_bytes_max: u32,
+        now: Micros,
+    ) -> Conn<T> {
+        Conn {
+            id,
+            peer,
+            decoder: Decoder::new(packet_bytes_max),
+            version: Version::V311,
+            phase: Phase::Connect,
+            partial: Vec::new(),
+            out: Outbox::default(),
+            acks: VecDeque::new(),
+            acking: false,
+            awake: false,
+            pumping: false,
+            session: None,
+            identity: None,
+            unrestricted: false,
+            permissions: HashMap::default(),
+            silence_us: 0,
+            heard: now,
+            window: 0,
+            sent: 0,
+            packet_out_max: usize::MAX,
+            problem_info: true,
+            aliases_in: Vec::new(),
+            aliases_out: HashMap::default(),
+            aliases_out_max: 0,
+            receiving: 0,
+            last_topic: String::new(),
+            lag: Vec::new(),
+            from: Vec::new(),
+            qos0_from: Vec::new(),
+            reading: false,
+            cold: None,
+            resend: VecDeque::new(),
+            retained: VecDeque::new(),
+            held: VecDeque::new(),
+            held_bytes: 0,
+            must_journal: false,
+            lazy_journal: false,
+            said_goodbye: false,
+            close_by: None,
+            assigned: None,
+        }
+    }
+
+    /// Whether packets flow.
+    pub fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Live)
+    }
+
+    /// The session's position in a partition, if it lags there.
+    pub fn lag_in(&self, partition: u32) -> Option<u64> {
+        self.lag
+            .iter()
+            .find(|l| l.partition == partition)
+            .map(|l| l.at)
+    }
+
+    /// Puts an acknowledgement at the end of the queue, joined to its predecessor if it can be.
+    #[inline]
+    pub fn push_ack(&mut self, state: AckState<T>, id: u16, kind: AckKind)
+    where
+        T: PartialEq,
+    {
+        if let Some(last) = self.acks.back_mut()
+            && last.kind == kind
+            && last.state == state
+            && !matches!(state, AckState::Held(_))
+            && u32::from(last.first) + last.count == u32::from(id)
+        {
+            last.count += 1;
+            return;
+        }
+        self.acks.push_back(AckRun {
+            state,
+            first: id,
+            count: 1,
+            kind,
+        });
+    }
+}

@@ -1,0 +1,586 @@
+//! From the log to clients: a committed frame is looked at once, each distinct topic in it is
+//! matched once, and rows are encoded straight into the output buffers.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arrow::array::{Array as _, UInt32Array};
+use busbar_bus::Chunk;
+use busbar_event::{Batch, Flags, Micros};
+use busbar_mqtt::property::{Writer, id as property};
+use busbar_mqtt::{PublishOut, Version};
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
+use crate::authorizer::Reach;
+use crate::conn::{Conn, ConnId, Lag};
+use crate::index::SubRef;
+use crate::limits::{LIVE_READ_BYTES, LIVE_ROWS_PER_TURN, MATCH_CACHE_TOPICS_MAX, OUT_BYTES_HIGH};
+use crate::message::{is_expired, write_row_properties};
+use crate::spine::{PartitionInfo, Spine};
+use crate::state::{InFlight, Source};
+
+use super::Core;
+use super::journal::Journal;
+
+/// A core's live position in a partition.
+pub(super) struct Feed {
+    pub info: PartitionInfo,
+    /// Next offset to be looked at.
+    pub live: u64,
+    /// Whether any subscription of this core may match something here.
+    pub wanted: bool,
+    cache: HashMap<Box<str>, Option<Rc<Matched>>, RandomState>,
+    epoch: u64,
+}
+
+impl Feed {
+    pub fn new(info: PartitionInfo, live: u64) -> Feed {
+        Feed {
+            info,
+            live,
+            wanted: false,
+            cache: HashMap::default(),
+            epoch: 0,
+        }
+    }
+}
+
+/// Who gets a topic.
+pub(super) struct Matched {
+    targets: Box<[Target]>,
+}
+
+/// What one connection's subscriptions to a topic come to.
+pub(super) struct Target {
+    conn: u32,
+    grant: Grant,
+    /// From this offset on the grant holds for every row; before, and for the client's own messages
+    /// under no-local, the subscriptions are asked one by one.
+    since: u64,
+    no_local: bool,
+    subs: Box<[u32]>,
+}
+
+/// How a row is to be sent.
+#[derive(Clone, Debug)]
+pub(super) struct Grant {
+    pub qos: u8,
+    pub retain_as_published: bool,
+    /// Sent from the retained values: the retain flag is set whatever the options say.
+    pub retained: bool,
+    pub ids: Box<[u32]>,
+}
+
+/// Where a row is.
+pub(super) struct RowAt<'a> {
+    pub partition: &'a Arc<str>,
+    pub offset: u64,
+    pub batch: &'a Batch,
+    pub row: usize,
+    pub payload: &'a [u8],
+}
+
+/// What became of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Given {
+    /// Sent, or to be skipped.
+    Done,
+    /// The client can take no more for now.
+    Full,
+}
+
+/// What sending needs besides the connection.
+pub(super) struct Sender<'a> {
+    pub journal: &'a mut Journal,
+    pub properties: &'a mut Vec<u8>,
+    pub now: Micros,
+    pub sent: u64,
+    pub expired: u64,
+    pub too_large: u64,
+}
+
+impl Target {
+    /// What `subs` of a connection come to for a topic in a partition.
+    pub fn new<T>(
+        conn: &Conn<T>,
+        subs: impl Iterator<Item = u32>,
+        info: &PartitionInfo,
+        topic: &str,
+    ) -> Option<Target> {
+        let session = conn.session.as_ref()?;
+        let mut kept = Vec::new();
+        let (mut since, mut no_local) = (0, false);
+        for slot in subs {
+            let Some(Some(sub)) = session.subs.get(slot as usize) else {
+                continue;
+            };
+            let allowed = match sub.reach {
+                Reach::All => true,
+                Reach::None => false,
+                Reach::Some => conn
+                    .identity
+                    .as_ref()
+                    .is_some_and(|i| i.may_receive(topic, &info.stream)),
+            };
+            if allowed {
+                kept.push(slot);
+                since = since.max(sub.since.get(&info.name).copied().unwrap_or(0));
+                no_local |= sub.options.no_local;
+            }
+        }
+        if kept.is_empty() {
+            return None;
+        }
+        let floors = conn.from.iter().chain(&conn.qos0_from);
+        for (partition, at) in floors {
+            if *partition == info.number {
+                since = since.max(*at);
+            }
+        }
+        let grant = merge(conn, &kept)?;
+        Some(Target {
+            conn: conn.id.slot,
+            grant,
+            since,
+            no_local,
+            subs: kept.into(),
+        })
+    }
+
+    /// The grant for one row, asking the subscriptions one by one.
+    fn grant_slowly<T>(
+        &self,
+        conn: &Conn<T>,
+        info: &PartitionInfo,
+        offset: u64,
+        batch: &Batch,
+        row: usize,
+    ) -> Option<Grant> {
+        let floor = |list: &[(u32, u64)]| {
+            list.iter()
+                .find(|(p, _)| *p == info.number)
+                .map_or(0, |(_, at)| *at)
+        };
+        if offset < floor(&conn.from) {
+            return None;
+        }
+        let session = conn.session.as_ref()?;
+        let own = batch.client(row) == Some(&*session.client);
+        let kept: Vec<u32> = self
+            .subs
+            .iter()
+            .copied()
+            .filter(|slot| {
+                let Some(Some(sub)) = session.subs.get(*slot as usize) else {
+                    return false;
+                };
+                let since = sub.since.get(&info.name).copied().unwrap_or(0);
+                offset >= since && !(own && sub.options.no_local)
+            })
+            .collect();
+        let grant = merge(conn, &kept)?;
+        let qos = grant.qos.min(Flags(batch.flags()[row]).qos());
+        if qos == 0 && offset < floor(&conn.qos0_from) {
+            return None;
+        }
+        Some(grant)
+    }
+
+    /// Sends a row to its connection as far as its subscriptions grant it.
+    pub fn offer<T>(
+        &self,
+        conn: &mut Conn<T>,
+        info: &PartitionInfo,
+        at: &RowAt<'_>,
+        sender: &mut Sender<'_>,
+    ) -> Given {
+        if at.offset >= self.since && !self.no_local {
+            return sender.give(conn, at, &self.grant, None);
+        }
+        match self.grant_slowly(conn, info, at.offset, at.batch, at.row) {
+            Some(grant) => sender.give(conn, at, &grant, None),
+            None => Given::Done,
+        }
+    }
+}
+
+fn merge<T>(conn: &Conn<T>, subs: &[u32]) -> Option<Grant> {
+    let session = conn.session.as_ref()?;
+    let mut grant: Option<Grant> = None;
+    let mut ids = Vec::new();
+    for slot in subs {
+        let Some(Some(sub)) = session.subs.get(*slot as usize) else {
+            continue;
+        };
+        if sub.id > 0 && !ids.contains(&sub.id) {
+            ids.push(sub.id);
+        }
+        let o = &sub.options;
+        let g = grant.get_or_insert(Grant {
+            qos: 0,
+            retain_as_published: false,
+            retained: false,
+            ids: Box::default(),
+        });
+        g.qos = g.qos.max(o.qos);
+        g.retain_as_published |= o.retain_as_published;
+    }
+    let mut grant = grant?;
+    grant.ids = ids.into();
+    Some(grant)
+}
+
+impl Sender<'_> {
+    /// Sends a row to a connection, if it has room.
+    #[inline]
+    pub fn give<T>(
+        &mut self,
+        conn: &mut Conn<T>,
+        at: &RowAt<'_>,
+        grant: &Grant,
+        group: Option<&Arc<str>>,
+    ) -> Given {
+        let flags = Flags(at.batch.flags()[at.row]);
+        let qos = grant.qos.min(flags.qos());
+        if conn.out.len() >= OUT_BYTES_HIGH || !conn.resend.is_empty() && !grant.retained {
+            return Given::Full;
+        }
+        if qos > 0 && conn.sent >= conn.window {
+            return Given::Full;
+        }
+        if flags.reserved_tags() && is_expired(at.batch, at.row, self.now) {
+            self.expired += 1;
+            return Given::Done;
+        }
+        let Some(session) = conn.session.as_mut() else {
+            return Given::Done;
+        };
+        let packet_id = if qos > 0 { session.take_id() } else { 0 };
+        if !self.send(conn, at, grant, qos, packet_id, false) {
+            self.too_large += 1;
+            return Given::Done;
+        }
+        if qos > 0 {
+            let source = match grant.retained {
+                true => Source::Own(at.batch.take(&UInt32Array::from(vec![at.row as u32]))),
+                false => Source::Log(Arc::clone(at.partition), at.offset),
+            };
+            if let Some(session) = conn.session.as_mut() {
+                let order = session.next_order;
+                session.next_order += 1;
+                let group = group.cloned();
+                let flight = InFlight {
+                    order,
+                    qos,
+                    released: false,
+                    source,
+                    group,
+                };
+                session.in_flight.insert(packet_id, flight);
+            }
+            conn.sent += 1;
+            self.journal.lazily(conn);
+        }
+        Given::Done
+    }
+
+    /// Encodes a PUBLISH into the connection's output; false when it is too large for the client.
+    #[inline]
+    pub fn send<T>(
+        &mut self,
+        conn: &mut Conn<T>,
+        at: &RowAt<'_>,
+        grant: &Grant,
+        qos: u8,
+        packet_id: u16,
+        dup: bool,
+    ) -> bool {
+        let flags = Flags(at.batch.flags()[at.row]);
+        let topic = at.batch.topic(at.row);
+        self.properties.clear();
+        let v5 = conn.version == Version::V5;
+        if v5 && (at.batch.has_tags() || flags.utf8() || !grant.ids.is_empty()) {
+            write_row_properties(at.batch, at.row, self.now, self.properties);
+            for id in &grant.ids {
+                Writer(self.properties).variable(property::SUBSCRIPTION_ID, *id);
+            }
+        }
+        let retain = grant.retained || grant.retain_as_published && flags.retain();
+        let full_topic = topic.as_bytes();
+        if conn.packet_out_max != usize::MAX {
+            let properties = &self.properties[..];
+            let payload = at.payload;
+            let whole = PublishOut {
+                dup,
+                qos,
+                retain,
+                topic: full_topic,
+                packet_id,
+                properties,
+                payload,
+            };
+            // An alias takes three bytes more at most.
+            if whole.packet_len(conn.version) + 3 > conn.packet_out_max {
+                return false;
+            }
+        }
+        let (mut alias, mut topic_bytes) = (None, full_topic);
+        if v5 && conn.aliases_out_max > 0 {
+            match conn.aliases_out.get(topic) {
+                Some(known) => {
+                    alias = Some(*known);
+                    topic_bytes = &[];
+                }
+                None if conn.aliases_out.len() < usize::from(conn.aliases_out_max) => {
+                    let new = conn.aliases_out.len() as u16 + 1;
+                    conn.aliases_out.insert(topic.into(), new);
+                    alias = Some(new);
+                }
+                None => {}
+            }
+        }
+        if let Some(alias) = alias {
+            Writer(self.properties).two(property::TOPIC_ALIAS, alias);
+        }
+        let gate = if qos == 2 {
+            self.journal.gate(conn)
+        } else {
+            None
+        };
+        let packet = PublishOut {
+            dup,
+            qos,
+            retain,
+            topic: topic_bytes,
+            packet_id,
+            properties: self.properties,
+            payload: at.payload,
+        };
+        let version = conn.version;
+        conn.out.append(gate, |out| packet.encode(version, out));
+        self.sent += 1;
+        true
+    }
+}
+
+impl<S: Spine> Core<S> {
+    /// Delivers what was committed since the last turn. True when there is more.
+    pub(super) fn deliver_live(&mut self, now: Micros) -> bool {
+        let mut rows = 0;
+        for slot in 0..self.feeds.len() {
+            let Some(feed) = &mut self.feeds[slot] else {
+                continue;
+            };
+            let partition = feed.info.number;
+            loop {
+                let Some(feed) = &mut self.feeds[slot] else {
+                    break;
+                };
+                let end = self.spine.end(partition);
+                if feed.live >= end {
+                    break;
+                }
+                if !feed.wanted {
+                    feed.live = end;
+                    break;
+                }
+                if rows >= LIVE_ROWS_PER_TURN {
+                    return true;
+                }
+                let Some(chunks) = self
+                    .spine
+                    .read_cached(partition, feed.live, LIVE_READ_BYTES)
+                else {
+                    // This core slept so long that the rows left the memory: everybody reads on by
+                    // itself.
+                    self.all_lag(slot);
+                    break;
+                };
+                if chunks.is_empty() {
+                    break;
+                }
+                for chunk in &chunks {
+                    self.deliver_chunk(slot, chunk, now);
+                    rows += chunk.batch.rows();
+                }
+            }
+        }
+        false
+    }
+
+    fn deliver_chunk(&mut self, slot: usize, chunk: &Chunk, now: Micros) {
+        let Core {
+            feeds,
+            conns,
+            index,
+            matched,
+            awake,
+            journal,
+            properties,
+            ..
+        } = self;
+        let Some(feed) = &mut feeds[slot] else { return };
+        let live = feed.live;
+        feed.live = chunk.end().max(live);
+        if feed.epoch != index.epoch() {
+            feed.epoch = index.epoch();
+            feed.cache.clear();
+        }
+        let batch = &chunk.batch;
+        let topics = batch.topic_values();
+        matched.clear();
+        let mut any = false;
+        for i in 0..topics.len() {
+            let hit = match_topic(feed, conns, index, topics.value(i));
+            any |= hit.is_some();
+            matched.push(hit);
+        }
+        if !any {
+            return;
+        }
+        let payloads = batch.payloads();
+        let keys = batch.topic_keys();
+        let mut sender = Sender {
+            journal,
+            properties,
+            now,
+            sent: 0,
+            expired: 0,
+            too_large: 0,
+        };
+        let skip = live.saturating_sub(chunk.base) as usize;
+        for row in skip..batch.rows() {
+            let Some(hit) = &matched[keys[row] as usize] else {
+                continue;
+            };
+            let at = RowAt {
+                partition: &feed.info.name,
+                offset: chunk.base + row as u64,
+                batch,
+                row,
+                payload: payloads.value(row),
+            };
+            for target in &hit.targets {
+                let Some(Some(conn)) = conns.get_mut(target.conn as usize) else {
+                    continue;
+                };
+                if !conn.lag.is_empty() && conn.lag_in(feed.info.number).is_some() {
+                    continue;
+                }
+                if !conn.is_live() {
+                    // It is about to go; its session goes on from here.
+                    conn.lag.push(Lag {
+                        partition: feed.info.number,
+                        at: at.offset,
+                    });
+                    continue;
+                }
+                match target.offer(conn, &feed.info, &at, &mut sender) {
+                    Given::Done => {}
+                    Given::Full => {
+                        conn.lag.push(Lag {
+                            partition: feed.info.number,
+                            at: at.offset,
+                        });
+                    }
+                }
+                if !conn.awake && !conn.out.is_empty() {
+                    conn.awake = true;
+                    awake.push(conn.id);
+                }
+            }
+        }
+        let Sender {
+            sent,
+            expired,
+            too_large,
+            ..
+        } = sender;
+        self.count_out(sent, expired, too_large);
+    }
+
+    pub(super) fn count_out(&mut self, sent: u64, expired: u64, too_large: u64) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let counters = &self.shared.counters;
+        counters.publishes_out.fetch_add(sent, Relaxed);
+        if expired + too_large > 0 {
+            counters.expired.fetch_add(expired, Relaxed);
+            counters.too_large.fetch_add(too_large, Relaxed);
+        }
+    }
+
+    fn all_lag(&mut self, slot: usize) {
+        let Some(feed) = &mut self.feeds[slot] else {
+            return;
+        };
+        let (partition, at) = (feed.info.number, feed.live);
+        feed.live = self.spine.end(partition);
+        let mut waiting: Vec<ConnId> = Vec::new();
+        for conn in self.conns.iter_mut().flatten() {
+            if conn.session.is_some() && conn.lag_in(partition).is_none() {
+                conn.lag.push(Lag { partition, at });
+                waiting.push(conn.id);
+            }
+        }
+        for id in waiting {
+            self.pump(id);
+        }
+    }
+
+    /// Notes which partitions any subscription of this core may match.
+    pub(super) fn count_wanted(&mut self) {
+        let filters: Vec<_> = self
+            .conns
+            .iter()
+            .flatten()
+            .filter_map(|c| c.session.as_ref())
+            .flat_map(|s| s.live_subs().filter(|(_, sub)| sub.share.is_none()))
+            .map(|(_, sub)| sub.filter.clone())
+            .collect();
+        for feed in self.feeds.iter_mut().flatten() {
+            let wanted = filters.iter().any(|f| feed.info.may_match(f));
+            if wanted && !feed.wanted {
+                // Nobody looked at what passed; it was before any subscription of this core, or
+                // its session reads it by itself.
+                feed.live = self.spine.end(feed.info.number).max(feed.live);
+            }
+            feed.wanted = wanted;
+        }
+    }
+}
+
+fn match_topic<T>(
+    feed: &mut Feed,
+    conns: &[Option<Conn<T>>],
+    index: &crate::index::Index,
+    topic: &str,
+) -> Option<Rc<Matched>> {
+    if let Some(known) = feed.cache.get(topic) {
+        return known.clone();
+    }
+    let mut refs: Vec<SubRef> = Vec::new();
+    index.matches(topic, &mut refs);
+    let mut targets = Vec::new();
+    for group in refs.chunk_by(|a, b| a.conn == b.conn) {
+        let Some(Some(conn)) = conns.get(group[0].conn as usize) else {
+            continue;
+        };
+        targets.extend(Target::new(
+            conn,
+            group.iter().map(|r| r.sub),
+            &feed.info,
+            topic,
+        ));
+    }
+    let matched = (!targets.is_empty()).then(|| {
+        Rc::new(Matched {
+            targets: targets.into(),
+        })
+    });
+    if feed.cache.len() >= MATCH_CACHE_TOPICS_MAX {
+        feed.cache.clear();
+    }
+    feed.cache.insert(topic.into(), matched.clone());
+    matched
+}

@@ -1,0 +1,289 @@
+//! CONNECT: who is it, may it, where is its session, and the CONNACK.
+
+use std::sync::Arc;
+
+use busbar_event::Micros;
+use busbar_mqtt::control::Connect;
+use busbar_mqtt::encode::ConnAck;
+use busbar_mqtt::{Reason, Refusal, Result, Version};
+
+use crate::authorizer::{Credentials, Identity, Reach};
+use crate::conn::{ConnId, Eviction, Lag, Phase};
+use crate::limits::{CLIENT_ID_BYTES_MAX, IN_FLIGHT_OUT_MAX};
+use crate::registry::Claim;
+use crate::spine::Spine;
+use crate::state::{Session, Source};
+
+use super::{Core, Effect, Message, Numbers};
+
+impl<S: Spine> Core<S> {
+    pub(super) fn connect(
+        &mut self,
+        id: ConnId,
+        mut connect: Box<Connect>,
+        now: Micros,
+    ) -> Result<()> {
+        let number = self.number;
+        let shared = Arc::clone(&self.shared);
+        let Some(conn) = self.conn(id) else {
+            return Ok(());
+        };
+        conn.version = connect.version;
+        let refusal = if shared.is_stopping() {
+            Some((Reason::SERVER_SHUTTING_DOWN, "the server stops"))
+        } else if !shared.within_rate(now) {
+            Some((
+                Reason::CONNECTION_RATE_EXCEEDED,
+                "too many connections in this second",
+            ))
+        } else if connect.auth_method.is_some() {
+            Some((
+                Reason::BAD_AUTHENTICATION_METHOD,
+                "no such authentication method",
+            ))
+        } else if connect.client_id.len() > CLIENT_ID_BYTES_MAX {
+            Some((
+                Reason::CLIENT_IDENTIFIER_NOT_VALID,
+                "the client identifier is too long",
+            ))
+        } else {
+            None
+        };
+        if let Some((reason, detail)) = refusal {
+            self.refuse_connect(id, reason, detail);
+            return Ok(());
+        }
+        if connect.client_id.is_empty() {
+            // Not a secret, but nobody else's: core, slot and generation are unique while the
+            // process lives, the time tells processes apart.
+            connect.client_id =
+                format!("auto-{now:x}-{number:x}-{:x}-{:x}", id.slot, id.generation);
+            conn.assigned = Some(connect.client_id.clone());
+        }
+        let credentials = Credentials {
+            client_id: connect.client_id.clone(),
+            username: connect.username.take(),
+            password: connect.password.take(),
+            peer: conn.peer,
+        };
+        conn.phase = Phase::Authenticating(connect);
+        self.effects.push(Effect::Authenticate(id, credentials));
+        Ok(())
+    }
+
+    /// What the authority said.
+    pub fn authenticated(
+        &mut self,
+        id: ConnId,
+        result: std::result::Result<Arc<dyn Identity>, Reason>,
+        now: Micros,
+    ) {
+        let number = self.number;
+        let shared = Arc::clone(&self.shared);
+        let spine = &self.spine;
+        let Some(Some(conn)) = self.conns.get_mut(id.slot as usize).filter(|c| {
+            c.as_ref()
+                .is_some_and(|c| c.id == id && matches!(c.phase, Phase::Authenticating(_)))
+        }) else {
+            return;
+        };
+        let Phase::Authenticating(connect) = std::mem::replace(&mut conn.phase, Phase::Connect)
+        else {
+            return;
+        };
+        let identity = match result {
+            Ok(identity) => identity,
+            Err(reason) => return self.refuse_connect(id, reason, reason.name()),
+        };
+        if let Some(will) = &connect.will {
+            let stream = spine.stream_of(&will.topic);
+            if busbar_event::topic::check(&will.topic).is_err() || is_reserved(&will.topic) {
+                return self.refuse_connect(id, Reason::TOPIC_NAME_INVALID, "will topic");
+            }
+            if !identity.may_publish(&will.topic, &stream) {
+                return self.refuse_connect(id, Reason::NOT_AUTHORIZED, "will topic");
+            }
+        }
+        conn.unrestricted = identity.is_unrestricted();
+        conn.identity = Some(identity);
+        let client: Arc<str> = connect.client_id.as_str().into();
+        let clean = connect.clean_start;
+        match shared.claim(&client, number, id) {
+            Claim::Full => {
+                self.refuse_connect(id, Reason::QUOTA_EXCEEDED, "too many sessions");
+            }
+            Claim::New => self.attach(id, connect, None, now),
+            Claim::Resume(session) if clean => {
+                self.end_session(session, now);
+                self.attach(id, connect, None, now);
+            }
+            Claim::Resume(session) => self.attach(id, connect, Some(session), now),
+            Claim::Ask(core, holder) => {
+                conn.phase = Phase::Claiming(connect, None);
+                let eviction = Eviction {
+                    core: number,
+                    conn: id,
+                    clean,
+                };
+                self.effects.push(Effect::Post(
+                    core,
+                    Message::Evict {
+                        client,
+                        conn: holder,
+                        eviction,
+                    },
+                ));
+            }
+        }
+    }
+
+    /// The session arrived from its former connection.
+    pub(super) fn claimed(&mut self, id: ConnId, session: Option<Box<Session>>, now: Micros) {
+        let claiming = self
+            .conn(id)
+            .is_some_and(|c| matches!(c.phase, Phase::Claiming(..)));
+        if !claiming {
+            // The newcomer left meanwhile: the session is nobody's.
+            return self.orphaned(id, session, now);
+        }
+        let Some(conn) = self.conn(id) else { return };
+        let Phase::Claiming(connect, wanted) = std::mem::replace(&mut conn.phase, Phase::Connect)
+        else {
+            return;
+        };
+        self.attach(id, connect, session, now);
+        if let Some(eviction) = wanted {
+            let Some(client) = self
+                .conn(id)
+                .and_then(|c| c.session.as_ref())
+                .map(|s| Arc::clone(&s.client))
+            else {
+                return;
+            };
+            self.evict(client, id, eviction, now);
+        }
+    }
+
+    fn attach(
+        &mut self,
+        id: ConnId,
+        connect: Box<Connect>,
+        session: Option<Box<Session>>,
+        now: Micros,
+    ) {
+        let limits = self.shared.limits.clone();
+        let present = session.is_some();
+        let mut session =
+            session.unwrap_or_else(|| Box::new(Session::new(connect.client_id.as_str().into())));
+        let recorded = session.recorded;
+        session.expiry_s = connect.session_expiry_s.min(limits.session_expiry_s_max);
+        session.will = connect.will;
+        let keep_alive_s = match limits.keep_alive_s_max {
+            0 => connect.keep_alive_s,
+            max if connect.keep_alive_s == 0 => max,
+            max => connect.keep_alive_s.min(max),
+        };
+        let numbers: Numbers = self
+            .feeds
+            .iter()
+            .flatten()
+            .map(|f| (Arc::clone(&f.info.name), f.info.number))
+            .collect();
+        let (mut lag, mut from, mut qos0_from) = (Vec::new(), Vec::new(), Vec::new());
+        if present {
+            for feed in self.feeds.iter().flatten() {
+                let partition = feed.info.number;
+                let saved = session.positions.get(&feed.info.name).copied().unwrap_or(0);
+                let wanted = session
+                    .live_subs()
+                    .any(|(_, sub)| sub.share.is_none() && feed.info.may_match(&sub.filter));
+                from.push((partition, saved));
+                qos0_from.push((partition, self.spine.end(partition)));
+                if wanted && saved < feed.live {
+                    lag.push(Lag {
+                        partition,
+                        at: saved,
+                    });
+                }
+            }
+        }
+        // What went to a partition that is no more cannot be sent again.
+        session.in_flight.retain(|_, f| match &f.source {
+            Source::Log(partition, _) => numbers.contains_key(partition),
+            Source::Own(_) => true,
+        });
+        let mut resend: Vec<(u64, u16)> = session
+            .in_flight
+            .iter()
+            .map(|(packet, f)| (f.order, *packet))
+            .collect();
+        resend.sort_unstable();
+        let expiry_s = session.expiry_s;
+        let Some(conn) = self.conn(id) else { return };
+        conn.heard = now;
+        conn.silence_us = i64::from(keep_alive_s) * 1_500_000;
+        conn.window = usize::from(connect.receive_maximum).min(IN_FLIGHT_OUT_MAX);
+        conn.packet_out_max = connect
+            .maximum_packet_size
+            .map_or(usize::MAX, |n| n as usize);
+        conn.problem_info = connect.request_problem_info;
+        conn.aliases_out_max = connect
+            .topic_alias_maximum
+            .min(limits.topic_alias_out_maximum);
+        conn.lag = lag;
+        conn.from = from;
+        conn.qos0_from = qos0_from;
+        conn.resend = resend.into_iter().map(|(_, packet)| packet).collect();
+        conn.sent = 0;
+        let identity = conn.identity.clone();
+        for sub in session.subs.iter_mut().flatten() {
+            sub.reach = identity
+                .as_ref()
+                .map_or(Reach::None, |i| i.may_subscribe(&sub.filter));
+        }
+        conn.session = Some(session);
+        conn.phase = Phase::Live;
+        let version = connect.version;
+        let assigned = conn.assigned.take();
+        self.join_all(id);
+        let gate = match self.gate(id) {
+            None if recorded => {
+                // It ends with the connection from now on; so does its record.
+                self.journal.delete(&connect.client_id);
+                None
+            }
+            gate => gate,
+        };
+        let ack = ConnAck {
+            session_present: present,
+            reason: Reason::SUCCESS,
+            session_expiry_s: (version == Version::V5 && expiry_s != connect.session_expiry_s)
+                .then_some(expiry_s),
+            receive_maximum: limits.receive_maximum,
+            maximum_packet_size: Some(limits.packet_bytes_max),
+            topic_alias_maximum: limits.topic_alias_maximum,
+            assigned_client_id: assigned.as_deref(),
+            server_keep_alive_s: (keep_alive_s != connect.keep_alive_s).then_some(keep_alive_s),
+            response_info: None,
+            reason_string: None,
+        };
+        if let Some(conn) = self.conn(id) {
+            conn.out.append(gate, |out| ack.encode(version, out));
+        }
+        self.wake(id);
+        self.pump(id);
+        self.resume_input(id, now);
+    }
+
+    pub(super) fn check_live(&mut self, id: ConnId) -> Result<()> {
+        match self.conn(id).is_some_and(|c| c.is_live()) {
+            true => Ok(()),
+            false => Err(Refusal::protocol("the first packet is not CONNECT")),
+        }
+    }
+}
+
+/// Topics that clients may not publish to.
+pub(super) fn is_reserved(topic: &str) -> bool {
+    topic == "$SYS" || topic.starts_with("$SYS/")
+}

@@ -1,0 +1,230 @@
+//! Sessions on disk: what must be durable before bytes leave, and what may follow lazily.
+//!
+//! A batch that must be written (a QoS 2 assignment, a subscription, a released identifier) gates
+//! the bytes that depend on it. Low-water marks of QoS 1 follow within [`LAZY_JOURNAL_US`]: after a
+//! crash some messages come twice, none is lost.
+
+use std::sync::Arc;
+
+use busbar_event::Micros;
+use busbar_log::Change;
+use busbar_mqtt::Reason;
+use bytes::Bytes;
+
+use crate::conn::{Conn, ConnId};
+use crate::limits::LAZY_JOURNAL_US;
+use crate::spine::Spine;
+use crate::state::{Positions, Session, put_positions};
+
+use super::{Core, Effect};
+
+/// Changes that wait for the end of the turn.
+pub(super) struct Journal {
+    next: u64,
+    changes: Vec<Change>,
+    must: Vec<ConnId>,
+    lazy: Vec<ConnId>,
+    lazy_at: Micros,
+    lazy_due: bool,
+}
+
+impl Default for Journal {
+    fn default() -> Journal {
+        Journal {
+            next: 1,
+            changes: Vec::new(),
+            must: Vec::new(),
+            lazy: Vec::new(),
+            lazy_at: 0,
+            lazy_due: false,
+        }
+    }
+}
+
+impl Journal {
+    pub(super) fn is_due(&self) -> bool {
+        !self.must.is_empty() || !self.changes.is_empty() || self.lazy_due
+    }
+
+    pub(super) fn lazy_is_due(&mut self, now: Micros) {
+        if !self.lazy.is_empty() && now - self.lazy_at >= LAZY_JOURNAL_US {
+            self.lazy_at = now;
+            self.lazy_due = true;
+        }
+    }
+
+    pub(super) fn lazy_now(&mut self) {
+        self.lazy_due = true;
+    }
+
+    /// Number of the batch that will be handed over next.
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// See [`Core::gate`].
+    pub(super) fn gate<T>(&mut self, conn: &mut Conn<T>) -> Option<u64> {
+        let session = conn.session.as_mut()?;
+        if !session.is_persistent() {
+            return None;
+        }
+        if !conn.must_journal {
+            conn.must_journal = true;
+            self.must.push(conn.id);
+        }
+        Some(self.next)
+    }
+
+    /// See [`Core::journal_lazily`].
+    #[inline]
+    pub(super) fn lazily<T>(&mut self, conn: &mut Conn<T>) {
+        if !conn.lazy_journal && conn.session.as_ref().is_some_and(|s| s.is_persistent()) {
+            conn.lazy_journal = true;
+            self.lazy.push(conn.id);
+        }
+    }
+
+    pub(super) fn put(&mut self, session: &Session) {
+        self.changes.push(Change::Put(
+            session_key(&session.client),
+            session.encode().into(),
+        ));
+    }
+
+    pub(super) fn delete(&mut self, client: &str) {
+        self.changes.push(Change::Delete(session_key(client)));
+    }
+
+    pub(super) fn delete_group(&mut self, text: &str) {
+        self.changes.push(Change::Delete(group_key(text)));
+    }
+
+    pub(super) fn put_record(&mut self, client: &str, record: Vec<u8>) {
+        self.changes
+            .push(Change::Put(session_key(client), record.into()));
+    }
+}
+
+/// Key of a session's record.
+pub fn session_key(client: &str) -> Bytes {
+    format!("s/{client}").into_bytes().into()
+}
+
+/// Key of a shared subscription's record.
+pub fn group_key(text: &str) -> Bytes {
+    format!("g/{text}").into_bytes().into()
+}
+
+impl<S: Spine> Core<S> {
+    /// The session of `id` must be journalled with the next batch; the number of that batch, for
+    /// bytes that depend on it. `None` when the session does not outlive its connection.
+    pub(super) fn gate(&mut self, id: ConnId) -> Option<u64> {
+        let conn = match self.conns.get_mut(id.slot as usize) {
+            Some(Some(conn)) if conn.id == id => conn,
+            _ => return None,
+        };
+        self.journal.gate(conn)
+    }
+
+    /// The session of `id` changed in a way that may be written later.
+    pub(super) fn journal_lazily(&mut self, id: ConnId) {
+        if let Some(Some(conn)) = self.conns.get_mut(id.slot as usize)
+            && conn.id == id
+        {
+            self.journal.lazily(conn);
+        }
+    }
+
+    pub(super) fn journal_due(&mut self, _now: Micros) {
+        let mut due = std::mem::take(&mut self.journal.must);
+        if std::mem::take(&mut self.journal.lazy_due) {
+            due.append(&mut self.journal.lazy);
+        }
+        for id in due {
+            let positions = self.positions_of(id);
+            let Some(conn) = self.conn(id) else { continue };
+            if !(conn.must_journal || conn.lazy_journal) {
+                continue;
+            }
+            conn.must_journal = false;
+            conn.lazy_journal = false;
+            let Some(session) = conn.session.as_mut().filter(|s| s.is_persistent()) else {
+                continue;
+            };
+            session.positions = positions;
+            session.recorded = true;
+            let (key, record) = (session_key(&session.client), session.encode());
+            self.journal.changes.push(Change::Put(key, record.into()));
+        }
+        if self.journal.changes.is_empty() {
+            return;
+        }
+        let changes = std::mem::take(&mut self.journal.changes);
+        self.effects
+            .push(Effect::Journal(self.journal.next, changes));
+        self.journal.next += 1;
+    }
+
+    /// A journal batch is durable, or has failed.
+    pub fn journalled(&mut self, seq: u64, ok: bool, now: Micros) {
+        for slot in 0..self.conns.len() {
+            let Some(conn) = self.conns[slot].as_mut() else {
+                continue;
+            };
+            let id = conn.id;
+            let held = conn.held.front().is_some_and(|h| h.gate <= seq);
+            if !held && !conn.out.waits_for(seq) {
+                continue;
+            }
+            if !ok {
+                self.disconnect(id, Reason::QUOTA_EXCEEDED, "the session cannot be kept");
+                continue;
+            }
+            conn.out.release(seq);
+            self.wake(id);
+            if held {
+                self.publish_held(id, seq, now);
+            }
+        }
+    }
+
+    /// Where the session of `id` continues after a restart.
+    pub(super) fn positions_of(&mut self, id: ConnId) -> Positions {
+        let mut all = Positions::default();
+        let Some(Some(conn)) = self.conns.get(id.slot as usize) else {
+            return all;
+        };
+        for feed in self.feeds.iter().flatten() {
+            let partition = feed.info.number;
+            let at = conn.lag_in(partition).unwrap_or(feed.live);
+            let from = conn
+                .from
+                .iter()
+                .find(|f| f.0 == partition)
+                .map_or(0, |f| f.1);
+            all.insert(Arc::clone(&feed.info.name), at.max(from));
+        }
+        all
+    }
+
+    pub(super) fn journal_groups(&mut self, now: Micros) {
+        if now - self.group_journal_at >= LAZY_JOURNAL_US {
+            self.group_journal_at = now;
+            self.journal_groups_now();
+        }
+    }
+
+    pub(super) fn journal_groups_now(&mut self) {
+        for local in &mut self.groups {
+            let low = local.group.lock().low_water();
+            let mut record = Vec::new();
+            put_positions(&mut record, &low);
+            if local.saved != low {
+                local.saved = low;
+                self.journal
+                    .changes
+                    .push(Change::Put(group_key(&local.text), record.into()));
+            }
+        }
+    }
+}

@@ -1,0 +1,611 @@
+//! The session core of one thread: packets in, packets and effects out, time as a parameter.
+//!
+//! A shell feeds it (`open`, `input`, `gone`, `turn`, `tick` and the answers to effects) and carries
+//! out what it asks for. Nothing here does input or output, waits, or reads a clock, so tests, the
+//! fuzzer and replays drive it without sockets.
+//!
+//! What it does not know: TCP, TLS, WebSocket, tokio, files.
+
+mod catch_up;
+mod deliver;
+mod handshake;
+mod inbound;
+mod journal;
+mod leave;
+mod subscribe;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use busbar_bus::Chunk;
+use busbar_event::Micros;
+use busbar_log::Change;
+use busbar_mqtt::{Packet, Reason, Refusal, Split, Version, encode, version_of_refused_connect};
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+
+use crate::authorizer::{Credentials, Identity};
+use crate::conn::{Cold, Conn, ConnId, Eviction, Phase};
+use crate::group::Group;
+use crate::index::Index;
+use crate::limits::{
+    CLOSE_WAIT_US, HELD_BYTES_MAX, OUT_BYTES_LOW, OUT_BYTES_STOP_READING, REASON_STRING_BYTES_MAX,
+};
+use crate::registry::Shared;
+use crate::spine::Spine;
+use crate::state::Session;
+
+pub use journal::{group_key, session_key};
+
+use deliver::{Feed, Matched};
+use journal::Journal;
+
+/// What the core asks its shell to do.
+pub enum Effect {
+    /// Ask the authority, then call [`Core::authenticated`].
+    Authenticate(ConnId, Credentials),
+    /// Make these changes durable, then call [`Core::journalled`] with the number. Batches are
+    /// handed over in order and must become durable in order.
+    Journal(u64, Vec<Change>),
+    /// Read rows from disk, then call [`Core::thawed`].
+    ReadCold(Reader, u32, u64),
+    /// Give a message to another core (or to this one).
+    Post(usize, Message),
+}
+
+/// Who wants a read from disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// A connection.
+    Conn(ConnId),
+    /// A shared subscription.
+    Group(Arc<str>),
+}
+
+/// From core to core.
+pub enum Message {
+    /// Give up the session of `client`, which `conn` holds, to the connection of the eviction.
+    Evict {
+        /// Client identifier.
+        client: Arc<str>,
+        /// Who holds it.
+        conn: ConnId,
+        /// Who wants it.
+        eviction: Eviction,
+    },
+    /// The session that a connection waits for; `None` when it ended.
+    Claimed(ConnId, Option<Box<Session>>),
+    /// Rows wait in the queue of a shared subscription's member.
+    Dealt,
+}
+
+/// The session core of one thread.
+pub struct Core<S: Spine> {
+    /// The log.
+    pub spine: S,
+    shared: Arc<Shared>,
+    number: usize,
+    conns: Vec<Option<Conn<S::Ticket>>>,
+    generations: Vec<u32>,
+    free: Vec<u32>,
+    index: Index,
+    feeds: Vec<Option<Feed>>,
+    topology: Option<u64>,
+    groups: Vec<LocalGroup>,
+    effects: Vec<Effect>,
+    awake: Vec<ConnId>,
+    acking: Vec<ConnId>,
+    pumping: Vec<ConnId>,
+    journal: Journal,
+    matched: Vec<Option<Rc<Matched>>>,
+    tags: Vec<(String, String)>,
+    properties: Vec<u8>,
+    unflushed: bool,
+    leaving: Vec<leave::Leaving>,
+    stash: Vec<(ConnId, Box<Session>)>,
+    orphans: Vec<(ConnId, Option<Eviction>)>,
+    group_journal_at: Micros,
+}
+
+struct LocalGroup {
+    text: Arc<str>,
+    group: Arc<Mutex<Group>>,
+    members: Vec<ConnId>,
+    saved: crate::state::Positions,
+}
+
+impl<S: Spine> Core<S> {
+    /// Core `number` of those that share `shared`.
+    pub fn new(spine: S, shared: Arc<Shared>, number: usize) -> Core<S> {
+        let mut core = Core {
+            spine,
+            shared,
+            number,
+            conns: Vec::new(),
+            generations: Vec::new(),
+            free: Vec::new(),
+            index: Index::default(),
+            feeds: Vec::new(),
+            topology: None,
+            groups: Vec::new(),
+            effects: Vec::new(),
+            awake: Vec::new(),
+            acking: Vec::new(),
+            pumping: Vec::new(),
+            journal: Journal::default(),
+            matched: Vec::new(),
+            tags: Vec::new(),
+            properties: Vec::new(),
+            unflushed: false,
+            leaving: Vec::new(),
+            stash: Vec::new(),
+            orphans: Vec::new(),
+            group_journal_at: 0,
+        };
+        core.look_around();
+        core
+    }
+
+    /// A connection arrived. `None`: there are too many, or they come too fast; a 5.0 client would
+    /// be told so only after its CONNECT, so it is let in where it can be told.
+    pub fn open(&mut self, peer: Option<SocketAddr>, now: Micros) -> Option<ConnId> {
+        if !self.shared.open_connection() {
+            self.shared
+                .counters
+                .refusals
+                .fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                self.conns.push(None);
+                self.generations.push(0);
+                (self.conns.len() - 1) as u32
+            }
+        };
+        let generation = &mut self.generations[slot as usize];
+        *generation = generation.wrapping_add(1);
+        let id = ConnId {
+            slot,
+            generation: *generation,
+        };
+        let bytes_max = self.shared.limits.packet_bytes_max;
+        self.conns[slot as usize] = Some(Conn::new(id, peer, bytes_max, now));
+        Some(id)
+    }
+
+    /// Bytes arrived. All of them are taken: decoded, or kept until the rest of a packet is there.
+    pub fn input(&mut self, id: ConnId, mut bytes: &[u8], now: Micros) {
+        let Some(conn) = self.conn(id) else { return };
+        conn.heard = now;
+        if !conn.partial.is_empty() {
+            let mut partial = std::mem::take(&mut conn.partial);
+            while !bytes.is_empty() && self.takes_packets(id) {
+                let want = match self.split(id, &partial) {
+                    Some(Split::Whole(_)) => 0,
+                    Some(Split::Partial(Some(len))) => len - partial.len(),
+                    Some(Split::Partial(None)) => 1,
+                    None => return,
+                };
+                let (head, tail) = bytes.split_at(want.min(bytes.len()));
+                partial.extend_from_slice(head);
+                bytes = tail;
+                let used = self.packets(id, &partial, now);
+                if used == partial.len() {
+                    partial.clear();
+                    break;
+                }
+                partial.drain(..used);
+            }
+            if !partial.is_empty() {
+                if let Some(conn) = self.conn(id) {
+                    partial.extend_from_slice(bytes);
+                    conn.partial = partial;
+                }
+                return;
+            }
+            // Keep a modest buffer for the next packet that comes in pieces.
+            if let Some(conn) = self.conn(id)
+                && partial.capacity() <= 4096
+            {
+                conn.partial = partial;
+            }
+        }
+        let used = self.packets(id, bytes, now);
+        if let Some(conn) = self.conn(id)
+            && !matches!(conn.phase, Phase::Closing)
+        {
+            conn.partial.extend_from_slice(&bytes[used..]);
+        }
+    }
+
+    /// Decodes what was kept while the phase did not allow it.
+    fn resume_input(&mut self, id: ConnId, now: Micros) {
+        let Some(conn) = self.conn(id) else { return };
+        if conn.partial.is_empty() {
+            return;
+        }
+        let mut partial = std::mem::take(&mut conn.partial);
+        let used = self.packets(id, &partial, now);
+        partial.drain(..used);
+        if let Some(conn) = self.conn(id)
+            && !matches!(conn.phase, Phase::Closing)
+        {
+            conn.partial = partial;
+        }
+    }
+
+    fn takes_packets(&mut self, id: ConnId) -> bool {
+        self.conn(id)
+            .is_some_and(|c| matches!(c.phase, Phase::Connect | Phase::Live))
+    }
+
+    fn split<'a>(&mut self, id: ConnId, bytes: &'a [u8]) -> Option<Split<'a>> {
+        let conn = self.conn(id)?;
+        match conn.decoder.split(bytes) {
+            Ok(split) => Some(split),
+            Err(refusal) => {
+                self.refuse_bytes(id, refusal, bytes);
+                None
+            }
+        }
+    }
+
+    /// Decodes whole packets from the front; how many bytes they took.
+    fn packets(&mut self, id: ConnId, bytes: &[u8], now: Micros) -> usize {
+        let mut at = 0;
+        while at < bytes.len() {
+            let slot = id.slot as usize;
+            let Some(conn) = self.conns[slot].as_mut() else {
+                return bytes.len();
+            };
+            match conn.phase {
+                Phase::Connect | Phase::Live => {}
+                Phase::Closing => return bytes.len(),
+                _ => return at,
+            }
+            let frame = match conn.decoder.split(&bytes[at..]) {
+                Ok(Split::Whole(frame)) => frame,
+                Ok(Split::Partial(_)) => return at,
+                Err(refusal) => {
+                    self.refuse_bytes(id, refusal, &bytes[at..]);
+                    return bytes.len();
+                }
+            };
+            let done = match conn.decoder.decode(frame) {
+                Ok(Packet::Publish(publish)) => self.publish(id, &publish, now),
+                Ok(Packet::Ack(ack)) => self.ack(id, ack, now),
+                Ok(Packet::Control(control)) => self.control(id, control, now),
+                Err(refusal) => Err(refusal),
+            };
+            if let Err(refusal) = done {
+                self.refuse_bytes(id, refusal, &bytes[at..]);
+                return bytes.len();
+            }
+            at += frame.len;
+        }
+        at
+    }
+
+    fn refuse_bytes(&mut self, id: ConnId, refusal: Refusal, bytes: &[u8]) {
+        if let Some(conn) = self.conn(id)
+            && matches!(conn.phase, Phase::Connect)
+        {
+            // The answer to a CONNECT is a CONNACK, in the version the client asked for.
+            let is_connect = bytes.first() == Some(&0x10);
+            match version_of_refused_connect(bytes).filter(|_| is_connect) {
+                Some(version) => {
+                    conn.version = version;
+                    return self.refuse_connect(id, refusal.reason, refusal.detail);
+                }
+                None => conn.version = Version::V311,
+            }
+        }
+        self.disconnect(id, refusal.reason, refusal.detail);
+    }
+
+    /// Tells the client why, if its version has words for it, and closes. The will goes out.
+    fn disconnect(&mut self, id: ConnId, reason: Reason, detail: &str) {
+        let live = self.conn(id).is_some_and(|c| c.is_live());
+        let Some(conn) = self.conn(id) else { return };
+        if matches!(conn.phase, Phase::Closing) {
+            return;
+        }
+        tracing::debug!(?reason, detail, peer = ?conn.peer, "closing an MQTT connection");
+        let version = conn.version;
+        let text = Some(cut(detail)).filter(|t| !t.is_empty());
+        if live {
+            conn.out.drop_staged();
+            conn.out
+                .append(None, |out| encode::disconnect(version, reason, text, out));
+        }
+        conn.phase = Phase::Closing;
+        conn.partial = Vec::new();
+        self.shared
+            .counters
+            .refusals
+            .fetch_add(1, Ordering::Relaxed);
+        self.wake(id);
+    }
+
+    fn refuse_connect(&mut self, id: ConnId, reason: Reason, detail: &str) {
+        let Some(conn) = self.conn(id) else { return };
+        let version = conn.version;
+        let text = Some(cut(detail)).filter(|t| !t.is_empty());
+        conn.out.append(None, |out| {
+            encode::ConnAck::refusal(reason, text).encode(version, out)
+        });
+        conn.phase = Phase::Closing;
+        conn.partial = Vec::new();
+        self.shared
+            .counters
+            .refusals
+            .fetch_add(1, Ordering::Relaxed);
+        self.wake(id);
+    }
+
+    /// What may be written to the socket now.
+    pub fn output(&self, id: ConnId) -> &[u8] {
+        match self.conns.get(id.slot as usize) {
+            Some(Some(conn)) if conn.id == id => conn.out.writable(),
+            _ => &[],
+        }
+    }
+
+    /// `n` bytes of it were written.
+    pub fn wrote(&mut self, id: ConnId, n: usize) {
+        let Some(conn) = self.conn(id) else { return };
+        let before = conn.out.len();
+        conn.out.wrote(n);
+        if before > OUT_BYTES_LOW && conn.out.len() <= OUT_BYTES_LOW {
+            self.pump(id);
+        }
+    }
+
+    /// Whether the socket should be read.
+    pub fn wants_input(&mut self, id: ConnId) -> bool {
+        let writable = self.spine.writable();
+        self.conn(id).is_some_and(|c| match c.phase {
+            Phase::Connect => true,
+            Phase::Live => {
+                writable && c.out.len() < OUT_BYTES_STOP_READING && c.held_bytes < HELD_BYTES_MAX
+            }
+            _ => false,
+        })
+    }
+
+    /// Whether the socket is to be closed when [`Core::output`] is empty.
+    pub fn is_closing(&mut self, id: ConnId) -> bool {
+        self.conn(id)
+            .is_none_or(|c| matches!(c.phase, Phase::Closing))
+    }
+
+    /// Connections whose sockets should look at them: output, a change of appetite, or the end.
+    pub fn take_awake(&mut self) -> Vec<ConnId> {
+        let awake = std::mem::take(&mut self.awake);
+        for id in &awake {
+            if let Some(conn) = self.conn(*id) {
+                conn.awake = false;
+            }
+        }
+        awake
+    }
+
+    /// What is to be done; carry it out in order.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Whether a turn would find something to do.
+    pub fn has_work(&self) -> bool {
+        self.unflushed
+            || !self.pumping.is_empty()
+            || self.journal.is_due()
+            || !self.leaving.is_empty()
+    }
+
+    /// One turn: hands publishes to the disk, releases acknowledgements, delivers what was
+    /// committed, serves those that lag. True when there is more to do at once.
+    pub fn turn(&mut self, now: Micros) -> bool {
+        if self.topology != Some(self.spine.topology()) {
+            self.look_around();
+        }
+        self.settle_leaving(now);
+        self.spine.flush();
+        self.unflushed = false;
+        self.release_acks(now);
+        let mut more = self.deliver_live(now);
+        more |= self.pump_all(now);
+        more |= self.deal_groups(now);
+        self.journal_due(now);
+        more
+    }
+
+    /// Looks at the clocks: silence, slow starters, wills and sessions whose time has come.
+    pub fn tick(&mut self, now: Micros) {
+        let wait = self.shared.limits.connect_wait_us;
+        for slot in 0..self.conns.len() {
+            let Some(conn) = &self.conns[slot] else {
+                continue;
+            };
+            let (id, silent) = (conn.id, now - conn.heard);
+            match conn.phase {
+                Phase::Closing => match conn.close_by {
+                    Some(at) if now >= at => {
+                        if let Some(conn) = self.conn(id) {
+                            conn.out = Default::default();
+                        }
+                        self.wake(id);
+                    }
+                    Some(_) => {}
+                    None => {
+                        if let Some(conn) = self.conn(id) {
+                            conn.close_by = Some(now + CLOSE_WAIT_US);
+                        }
+                    }
+                },
+                Phase::Live if conn.silence_us > 0 && silent > conn.silence_us => {
+                    self.disconnect(id, Reason::KEEP_ALIVE_TIMEOUT, "nothing was heard in time");
+                }
+                Phase::Live if conn.identity.as_ref().is_some_and(|i| !i.is_current()) => {
+                    self.disconnect(id, Reason::NOT_AUTHORIZED, "the login no longer holds");
+                }
+                Phase::Connect if silent > wait => {
+                    self.disconnect(id, Reason::MAXIMUM_CONNECT_TIME, "no CONNECT came");
+                }
+                _ => {}
+            }
+        }
+        if self.number == 0 {
+            self.absent_due(now);
+        }
+        self.journal.lazy_is_due(now);
+        self.journal_groups(now);
+    }
+
+    /// A message from another core.
+    pub fn message(&mut self, message: Message, now: Micros) {
+        self.settle_leaving(now);
+        match message {
+            Message::Evict {
+                client,
+                conn,
+                eviction,
+            } => self.evict(client, conn, eviction, now),
+            Message::Claimed(id, session) => self.claimed(id, session, now),
+            Message::Dealt => {}
+        }
+    }
+
+    /// What a read from disk brought: rows, or where to go on when what was there is gone.
+    pub fn thawed(
+        &mut self,
+        reader: Reader,
+        partition: u32,
+        offset: u64,
+        result: Result<Vec<Chunk>, u64>,
+    ) {
+        match reader {
+            Reader::Conn(id) => {
+                if let Some(conn) = self.conn(id) {
+                    conn.reading = false;
+                    conn.cold = Some(Cold {
+                        partition,
+                        offset,
+                        result,
+                    });
+                    self.pump(id);
+                }
+            }
+            Reader::Group(text) => {
+                if let Some(group) = self.shared.existing_group(&text) {
+                    let round = group.lock().thawed(&self.spine, partition, result);
+                    self.after_round(&text, round);
+                }
+            }
+        }
+    }
+
+    /// Says goodbye to everybody: the server stops.
+    pub fn shut_down(&mut self, now: Micros) {
+        for slot in 0..self.conns.len() {
+            if let Some(id) = self.conns[slot].as_ref().map(|c| c.id) {
+                self.disconnect(id, Reason::SERVER_SHUTTING_DOWN, "the server stops");
+            }
+        }
+        self.journal.lazy_now();
+        self.journal_groups_now();
+        self.turn(now);
+    }
+
+    /// Whether what others commit concerns this core.
+    pub fn is_watching(&self) -> bool {
+        !self.groups.is_empty() || self.feeds.iter().flatten().any(|f| f.wanted)
+    }
+
+    /// Connections of this core.
+    pub fn connections(&self) -> usize {
+        self.conns.len() - self.free.len()
+    }
+
+    /// Whether publishes wait for their commit.
+    pub fn is_waiting(&self) -> bool {
+        !self.acking.is_empty()
+    }
+
+    fn conn(&mut self, id: ConnId) -> Option<&mut Conn<S::Ticket>> {
+        match self.conns.get_mut(id.slot as usize) {
+            Some(Some(conn)) if conn.id == id => Some(conn),
+            _ => None,
+        }
+    }
+
+    fn wake(&mut self, id: ConnId) {
+        if let Some(Some(conn)) = self.conns.get_mut(id.slot as usize)
+            && !conn.awake
+        {
+            conn.awake = true;
+            self.awake.push(id);
+        }
+    }
+
+    fn pump(&mut self, id: ConnId) {
+        if let Some(Some(conn)) = self.conns.get_mut(id.slot as usize)
+            && !conn.pumping
+        {
+            conn.pumping = true;
+            self.pumping.push(id);
+        }
+    }
+
+    /// Learns which partitions there are.
+    fn look_around(&mut self) {
+        self.topology = Some(self.spine.topology());
+        let partitions = self.spine.partitions();
+        for feed in self.feeds.iter_mut().flatten() {
+            if let Some(info) = partitions.iter().find(|p| p.number == feed.info.number) {
+                feed.info.captures = info.captures.clone();
+            }
+        }
+        for info in partitions {
+            let slot = info.number as usize;
+            if self.feeds.len() <= slot {
+                self.feeds.resize_with(slot + 1, || None);
+            }
+            if self.feeds[slot].is_none() {
+                // What a new stream already holds was committed before this core looked; sessions
+                // that should see it have their own positions.
+                let live = match self.index.is_empty() {
+                    true => self.spine.end(info.number),
+                    false => self.spine.start(info.number),
+                };
+                self.feeds[slot] = Some(Feed::new(info, live));
+            }
+        }
+        self.index.touch();
+        self.count_wanted();
+    }
+
+    fn may_receive(identity: &Option<Arc<dyn Identity>>, topic: &str, stream: &str) -> bool {
+        identity
+            .as_ref()
+            .is_some_and(|i| i.may_receive(topic, stream))
+    }
+}
+
+/// A map from partition names to numbers.
+pub(crate) type Numbers = HashMap<Arc<str>, u32, RandomState>;
+
+fn cut(text: &str) -> &str {
+    match text
+        .char_indices()
+        .find(|(at, _)| *at >= REASON_STRING_BYTES_MAX)
+    {
+        Some((at, _)) => &text[..at],
+        None => text,
+    }
+}

@@ -1,0 +1,238 @@
+//! Starting and stopping the gateway.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use busbar_bus::Bus;
+use busbar_event::{Class, Error, Result};
+use busbar_log::Store;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::authorizer::Authorizer;
+use crate::config::{GatewayConfig, TlsConfig};
+use crate::group::restore_groups;
+use crate::limits::LISTEN_BACKLOG;
+use crate::registry::Shared;
+use crate::shell::{self, Acceptors, Inbound, Link, Stream};
+use crate::state::Session;
+use crate::stats::Stats;
+
+/// The MQTT gateway.
+pub struct Gateway;
+
+/// A running gateway. Dropping it stops it without waiting; [`Handle::shutdown`] waits.
+pub struct Handle {
+    shared: Arc<Shared>,
+    links: Arc<[Arc<Link>]>,
+    threads: Vec<JoinHandle<()>>,
+    addrs: LocalAddrs,
+    next: std::sync::atomic::AtomicUsize,
+}
+
+/// Where the gateway listens: the ports that the system gave are here.
+#[derive(Clone, Debug, Default)]
+pub struct LocalAddrs {
+    /// Plain TCP.
+    pub tcp: Vec<SocketAddr>,
+    /// TLS.
+    pub tls: Option<SocketAddr>,
+    /// WebSocket.
+    pub websocket: Option<SocketAddr>,
+}
+
+impl Gateway {
+    /// Binds the addresses, restores the sessions and starts the core threads.
+    pub fn start(
+        bus: Bus,
+        authorizer: Arc<dyn Authorizer>,
+        config: GatewayConfig,
+    ) -> Result<Handle> {
+        let store = bus.store("sessions")?;
+        let shared = Arc::new(Shared::new(config.limits.clone()));
+        restore(&shared, &store, bus.clock().now_micros());
+        let mut addrs = LocalAddrs::default();
+        let mut acceptors = Acceptors::default();
+        for addr in &config.listen {
+            let (listener, local) = bind(*addr)?;
+            addrs.tcp.push(local);
+            acceptors.tcp.push(listener);
+        }
+        if let Some(tls) = &config.tls {
+            let rustls = rustls_config(tls)?;
+            let (listener, local) = bind(tls.listen)?;
+            addrs.tls = Some(local);
+            acceptors.tls = Some((listener, rustls));
+        }
+        if let Some(addr) = config.websocket {
+            let (listener, local) = bind(addr)?;
+            addrs.websocket = Some(local);
+            acceptors.websocket = Some(listener);
+        }
+        let cores = match config.cores {
+            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+            n => n,
+        };
+        let links: Arc<[Arc<Link>]> = (0..cores).map(|_| Arc::new(Link::default())).collect();
+        let mut threads = Vec::with_capacity(cores);
+        let mut acceptors = Some(acceptors);
+        for number in 0..cores {
+            let seed = shell::Seed {
+                number,
+                bus: bus.clone(),
+                authorizer: Arc::clone(&authorizer),
+                shared: Arc::clone(&shared),
+                links: Arc::clone(&links),
+                store: store.clone(),
+                acceptors: acceptors.take(),
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("mqtt-{number}"))
+                .spawn(move || shell::run(seed))
+                .map_err(|e| Error::new(Class::Transient, "gateway.thread").caused_by(e))?;
+            threads.push(thread);
+        }
+        Ok(Handle {
+            shared,
+            links,
+            threads,
+            addrs,
+            next: Default::default(),
+        })
+    }
+}
+
+impl Handle {
+    /// Where it listens.
+    pub fn local_addrs(&self) -> &LocalAddrs {
+        &self.addrs
+    }
+
+    /// Its counters.
+    pub fn stats(&self) -> Stats {
+        Stats::of(&self.shared)
+    }
+
+    /// Serves a byte stream that somebody else accepted.
+    pub fn hand_over(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        peer: Option<SocketAddr>,
+    ) {
+        self.post(Inbound::Stream(Box::new(stream), peer));
+    }
+
+    /// Serves a WebSocket connection whose HTTP upgrade was answered already (with subprotocol
+    /// `mqtt`): `io` is the raw connection after the 101.
+    pub fn hand_over_websocket(
+        &self,
+        io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        peer: Option<SocketAddr>,
+    ) {
+        let io: Box<dyn Stream> = Box::new(io);
+        self.post(Inbound::WebSocket(io, peer));
+    }
+
+    /// Says goodbye to all clients, makes their sessions durable and waits for the threads.
+    pub fn shutdown(mut self) {
+        self.stop();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a gateway thread had panicked");
+            }
+        }
+    }
+
+    fn post(&self, inbound: Inbound) {
+        let next = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.links[next % self.links.len()].post(inbound);
+    }
+
+    fn stop(&self) {
+        self.shared.stop();
+        for link in self.links.iter() {
+            link.post(Inbound::Stop);
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn restore(shared: &Shared, store: &Store, now: i64) {
+    let mut after: Option<bytes::Bytes> = None;
+    loop {
+        let page = store.scan(b"s/", after.as_deref(), 1024);
+        let Some((last, _)) = page.last() else { return };
+        after = Some(last.clone());
+        for (key, record) in page {
+            let client = std::str::from_utf8(&key)
+                .ok()
+                .and_then(|k| k.strip_prefix("s/"));
+            let session = client.and_then(|c| Session::decode(c.into(), &record));
+            let Some(session) = session else {
+                tracing::error!(key = %String::from_utf8_lossy(&key), "a session record is damaged");
+                continue;
+            };
+            restore_groups(shared, &session, |text| {
+                let key = crate::core::group_key(text);
+                store.get(&key).map(|record| record.to_vec())
+            });
+            let will_at = session
+                .will
+                .as_ref()
+                .map(|w| now + i64::from(w.delay_s) * 1_000_000);
+            let expires_at = session.expires_at(now);
+            shared.restore(Box::new(session), will_at, expires_at);
+        }
+    }
+}
+
+fn bind(addr: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr)> {
+    let failed = |e: std::io::Error| {
+        let code = match e.kind() {
+            std::io::ErrorKind::AddrInUse => "gateway.port-in-use",
+            _ => "gateway.listen",
+        };
+        Error::new(Class::Configuration, code)
+            .with("address", addr)
+            .caused_by(e)
+    };
+    let open = || {
+        let domain = socket2::Domain::for_address(addr);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(LISTEN_BACKLOG)?;
+        let listener: std::net::TcpListener = socket.into();
+        let local = listener.local_addr()?;
+        Ok((listener, local))
+    };
+    open().map_err(failed)
+}
+
+fn rustls_config(tls: &TlsConfig) -> Result<Arc<rustls::ServerConfig>> {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let bad = |path: &std::path::Path, why: String| {
+        Error::new(Class::Configuration, "gateway.tls")
+            .with("file", path.display())
+            .with("why", why)
+    };
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&tls.cert)
+        .and_then(Iterator::collect)
+        .map_err(|e| bad(&tls.cert, e.to_string()))?;
+    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|e| bad(&tls.key, e.to_string()))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| bad(&tls.cert, e.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|e| bad(&tls.cert, e.to_string()))?;
+    Ok(Arc::new(config))
+}

@@ -1,0 +1,339 @@
+//! A shared subscription: one cursor for all its members.
+//!
+//! Whichever core looks first reads what was committed and deals the rows round robin to members
+//! with room; the others find theirs in their queues. A row is outstanding until it was written
+//! (QoS 0) or acknowledged; rows of members that leave are dealt again.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use arrow::array::Array as _;
+use busbar_bus::Chunk;
+use busbar_event::Batch;
+use busbar_event::topic::Filter;
+
+use crate::conn::ConnId;
+use crate::limits::{CATCH_UP_READ_BYTES, GROUP_QUEUE_ROWS_MAX};
+use crate::registry::Shared;
+use crate::spine::{PartitionInfo, Spine};
+use crate::state::{Positions, Session, read_positions};
+
+/// A shared subscription.
+pub struct Group {
+    /// `$share/name/filter`.
+    pub text: Arc<str>,
+    /// What it matches.
+    pub filter: Filter,
+    /// Sessions that subscribe, connected or not.
+    pub sessions: usize,
+    members: Vec<Member>,
+    next: usize,
+    again: VecDeque<Dealt>,
+    cursors: Vec<(u32, u64)>,
+    outstanding: BTreeSet<(u32, u64)>,
+    topology: Option<u64>,
+    partitions: Vec<PartitionInfo>,
+    start: Positions,
+    reading: bool,
+}
+
+struct Member {
+    core: usize,
+    conn: ConnId,
+    queue: VecDeque<Dealt>,
+    full: bool,
+}
+
+/// A row dealt to a member.
+#[derive(Clone, Debug)]
+pub struct Dealt {
+    /// Partition.
+    pub partition: u32,
+    /// Offset.
+    pub offset: u64,
+    /// The batch and the row in it; `None` when it has to be read again.
+    pub row: Option<(Batch, usize)>,
+}
+
+/// What a round of dealing asks for.
+#[derive(Debug, Default)]
+pub struct Round {
+    /// Cores whose members were dealt rows.
+    pub wake: Vec<usize>,
+    /// A read from disk that is needed to go on.
+    pub cold: Option<(u32, u64)>,
+    /// There is more to deal.
+    pub more: bool,
+}
+
+impl Group {
+    /// A group whose cursors start at `start`; partitions not named there start at their beginning.
+    pub fn new(text: Arc<str>, filter: Filter, start: Positions) -> Group {
+        Group {
+            text,
+            filter,
+            sessions: 0,
+            members: Vec::new(),
+            next: 0,
+            again: VecDeque::new(),
+            cursors: Vec::new(),
+            outstanding: BTreeSet::new(),
+            topology: None,
+            partitions: Vec::new(),
+            start,
+            reading: false,
+        }
+    }
+
+    /// A member connects.
+    pub fn join(&mut self, core: usize, conn: ConnId) {
+        if !self
+            .members
+            .iter()
+            .any(|m| m.core == core && m.conn == conn)
+        {
+            self.members.push(Member {
+                core,
+                conn,
+                queue: VecDeque::new(),
+                full: false,
+            });
+        }
+    }
+
+    /// A member is gone; what waited for it goes to the others.
+    pub fn leave(&mut self, core: usize, conn: ConnId) {
+        if let Some(at) = self
+            .members
+            .iter()
+            .position(|m| m.core == core && m.conn == conn)
+        {
+            let member = self.members.swap_remove(at);
+            for dealt in member.queue.into_iter().rev() {
+                self.again.push_front(dealt);
+            }
+        }
+    }
+
+    /// A row that a member got but did not acknowledge before its session ended.
+    pub fn give_back(&mut self, partition: u32, offset: u64) {
+        self.again.push_back(Dealt {
+            partition,
+            offset,
+            row: None,
+        });
+    }
+
+    /// A row is done.
+    pub fn done(&mut self, partition: u32, offset: u64) {
+        self.outstanding.remove(&(partition, offset));
+    }
+
+    /// Members on `core`.
+    pub fn has_member(&self, core: usize) -> bool {
+        self.members.iter().any(|m| m.core == core)
+    }
+
+    /// The next row for a member.
+    pub fn front(&mut self, core: usize, conn: ConnId) -> Option<Dealt> {
+        let member = self
+            .members
+            .iter_mut()
+            .find(|m| m.core == core && m.conn == conn)?;
+        member.full = false;
+        member.queue.front().cloned()
+    }
+
+    /// The member took its next row.
+    pub fn pop(&mut self, core: usize, conn: ConnId) {
+        if let Some(m) = self
+            .members
+            .iter_mut()
+            .find(|m| m.core == core && m.conn == conn)
+        {
+            m.queue.pop_front();
+        }
+    }
+
+    /// The member cannot take more for now.
+    pub fn set_full(&mut self, core: usize, conn: ConnId) {
+        if let Some(m) = self
+            .members
+            .iter_mut()
+            .find(|m| m.core == core && m.conn == conn)
+        {
+            m.full = true;
+        }
+    }
+
+    /// Where to go on after a restart: before the oldest row that is not done.
+    pub fn low_water(&self) -> Positions {
+        let mut all = self.start.clone();
+        for (number, at) in &self.cursors {
+            let Some(info) = self.partitions.iter().find(|p| p.number == *number) else {
+                continue;
+            };
+            let oldest = self
+                .outstanding
+                .range((*number, 0)..(*number, u64::MAX))
+                .next();
+            let at = oldest.map_or(*at, |(_, offset)| (*offset).min(*at));
+            all.insert(Arc::clone(&info.name), at);
+        }
+        all
+    }
+
+    /// What a read from disk brought.
+    pub fn thawed<S: Spine>(
+        &mut self,
+        spine: &S,
+        partition: u32,
+        result: Result<Vec<Chunk>, u64>,
+    ) -> Round {
+        self.reading = false;
+        let mut round = Round::default();
+        match result {
+            Ok(chunks) => {
+                self.deal_chunks(partition, &chunks, &mut round);
+            }
+            Err(resume) => self.set_cursor(partition, resume),
+        }
+        let more = self.deal(spine);
+        round.wake.extend(more.wake);
+        round.more |= more.more;
+        round.cold = round.cold.or(more.cold);
+        round
+    }
+
+    /// Deals what there is to members with room.
+    pub fn deal<S: Spine>(&mut self, spine: &S) -> Round {
+        let mut round = Round::default();
+        if self.topology != Some(spine.topology()) {
+            self.look_around(spine);
+        }
+        while let Some(dealt) = self.again.pop_front() {
+            if let Err(dealt) = self.give(dealt, &mut round) {
+                self.again.push_front(dealt);
+                return round;
+            }
+        }
+        for i in 0..self.cursors.len() {
+            let (partition, _) = self.cursors[i];
+            loop {
+                let at = self.cursors[i].1.max(spine.start(partition));
+                self.cursors[i].1 = at;
+                if self.reading || at >= spine.end(partition) || !self.has_room() {
+                    break;
+                }
+                match spine.read_cached(partition, at, CATCH_UP_READ_BYTES) {
+                    None => {
+                        self.reading = true;
+                        round.cold = Some((partition, at));
+                        break;
+                    }
+                    Some(chunks) if chunks.is_empty() => break,
+                    Some(chunks) => {
+                        if !self.deal_chunks(partition, &chunks, &mut round) {
+                            return round;
+                        }
+                    }
+                }
+            }
+        }
+        round
+    }
+
+    fn look_around<S: Spine>(&mut self, spine: &S) {
+        self.topology = Some(spine.topology());
+        self.partitions = spine.partitions();
+        for info in &self.partitions {
+            let overlaps = info.may_match(&self.filter);
+            if overlaps && !self.cursors.iter().any(|(n, _)| *n == info.number) {
+                let at = self.start.get(&info.name).copied().unwrap_or(0);
+                self.cursors.push((info.number, at));
+            }
+        }
+    }
+
+    fn set_cursor(&mut self, partition: u32, at: u64) {
+        if let Some(c) = self.cursors.iter_mut().find(|c| c.0 == partition) {
+            c.1 = c.1.max(at);
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.members.iter().any(Member::has_room)
+    }
+
+    /// Deals chunks from the cursor on; false when no member had room any more.
+    fn deal_chunks(&mut self, partition: u32, chunks: &[Chunk], round: &mut Round) -> bool {
+        let Some(mut at) = self.cursors.iter().find(|c| c.0 == partition).map(|c| c.1) else {
+            return true;
+        };
+        for chunk in chunks {
+            let batch = &chunk.batch;
+            let topics = batch.topic_values();
+            let hits: Vec<bool> = (0..topics.len())
+                .map(|i| self.filter.matches(topics.value(i)))
+                .collect();
+            let skip = at.saturating_sub(chunk.base) as usize;
+            for row in skip..batch.rows() {
+                let offset = chunk.base + row as u64;
+                if hits[batch.topic_keys()[row] as usize] {
+                    let dealt = Dealt {
+                        partition,
+                        offset,
+                        row: Some((batch.clone(), row)),
+                    };
+                    if self.give(dealt, round).is_err() {
+                        self.set_cursor(partition, offset);
+                        return false;
+                    }
+                    self.outstanding.insert((partition, offset));
+                }
+            }
+            at = chunk.end().max(at);
+            self.set_cursor(partition, at);
+        }
+        true
+    }
+
+    fn give(&mut self, dealt: Dealt, round: &mut Round) -> Result<(), Dealt> {
+        for _ in 0..self.members.len() {
+            self.next = (self.next + 1) % self.members.len();
+            let member = &mut self.members[self.next];
+            if member.has_room() {
+                if !round.wake.contains(&member.core) {
+                    round.wake.push(member.core);
+                }
+                member.queue.push_back(dealt);
+                return Ok(());
+            }
+        }
+        Err(dealt)
+    }
+}
+
+impl Member {
+    fn has_room(&self) -> bool {
+        !self.full && self.queue.len() < GROUP_QUEUE_ROWS_MAX
+    }
+}
+
+/// Enters the shared subscriptions of a session read from disk, whose client is away. `record` gives
+/// a group's own record.
+pub fn restore_groups(
+    shared: &Shared,
+    session: &Session,
+    record: impl Fn(&str) -> Option<Vec<u8>>,
+) {
+    for (_, sub) in session.live_subs().filter(|(_, s)| s.share.is_some()) {
+        let group = shared.group(&sub.text, || {
+            let start = record(&sub.text)
+                .and_then(|r| read_positions(&r))
+                .unwrap_or_else(|| sub.since.clone());
+            Group::new(Arc::clone(&sub.text), sub.filter.clone(), start)
+        });
+        group.lock().sessions += 1;
+    }
+}

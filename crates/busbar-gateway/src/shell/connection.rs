@@ -1,0 +1,153 @@
+//! The task of one connection: moves bytes between its socket and the core.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::conn::ConnId;
+use crate::limits::READ_BYTES_PER_TURN_MAX;
+
+use super::Local;
+
+/// The task.
+pub(super) struct Connection<S> {
+    local: Rc<Local>,
+    id: ConnId,
+    stream: S,
+    unflushed: bool,
+    gone: bool,
+}
+
+impl<S> Connection<S> {
+    pub fn new(local: Rc<Local>, id: ConnId, stream: S) -> Connection<S> {
+        Connection {
+            local,
+            id,
+            stream,
+            unflushed: false,
+            gone: false,
+        }
+    }
+
+    fn leave(&mut self) {
+        if !std::mem::replace(&mut self.gone, true) {
+            self.local.core.borrow_mut().gone(self.id, self.local.now());
+            if let Some(waker) = self
+                .local
+                .wakers
+                .borrow_mut()
+                .get_mut(self.id.slot as usize)
+            {
+                *waker = None;
+            }
+            self.local.act();
+            self.local.kick();
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// Writes what there is; an error ends the connection.
+    fn write(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        loop {
+            let n = {
+                let core = self.local.core.borrow();
+                let out = core.output(self.id);
+                if out.is_empty() {
+                    break;
+                }
+                ready!(Pin::new(&mut self.stream).poll_write(cx, out))?
+            };
+            if n == 0 {
+                return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
+            }
+            self.unflushed = true;
+            let mut core = self.local.core.borrow_mut();
+            core.wrote(self.id, n);
+            if core.has_work() {
+                drop(core);
+                self.local.kick();
+            }
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        {
+            let mut wakers = this.local.wakers.borrow_mut();
+            match &mut wakers[this.id.slot as usize] {
+                Some(waker) if waker.will_wake(cx.waker()) => {}
+                slot => *slot = Some(cx.waker().clone()),
+            }
+        }
+        let mut read = 0;
+        loop {
+            let written = this.write(cx);
+            if let Poll::Ready(Err(_)) = written {
+                this.leave();
+                return Poll::Ready(());
+            }
+            let (closing, hungry) = {
+                let mut core = this.local.core.borrow_mut();
+                (core.is_closing(this.id), core.wants_input(this.id))
+            };
+            if closing {
+                // The client's bytes are not read any more; its own end, or the clock, ends it.
+                if written.is_pending() && !this.local.core.borrow().output(this.id).is_empty() {
+                    return Poll::Pending;
+                }
+                let _ = Pin::new(&mut this.stream).poll_shutdown(cx);
+                this.leave();
+                return Poll::Ready(());
+            }
+            if !hungry {
+                this.local.paused.borrow_mut().push(this.id);
+                return Poll::Pending;
+            }
+            if read >= READ_BYTES_PER_TURN_MAX {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let mut buffer = this.local.buffer.borrow_mut();
+            let mut into = ReadBuf::new(&mut buffer);
+            match Pin::new(&mut this.stream).poll_read(cx, &mut into) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) if !into.filled().is_empty() => {
+                    let bytes = into.filled();
+                    read += bytes.len();
+                    let now = this.local.now();
+                    this.local.core.borrow_mut().input(this.id, bytes, now);
+                    drop(buffer);
+                    this.local.act();
+                    this.local.kick();
+                }
+                Poll::Ready(_) => {
+                    drop(buffer);
+                    this.leave();
+                    return Poll::Ready(());
+                }
+            }
+        }
+    }
+}
+
+impl<S> Drop for Connection<S> {
+    fn drop(&mut self) {
+        // The task was cut off: the gateway stops.
+        if !self.gone {
+            self.local.core.borrow_mut().gone(self.id, self.local.now());
+        }
+    }
+}
