@@ -107,10 +107,7 @@ impl Batch {
                 let offsets = payload.value_offsets();
                 (offsets[offsets.len() - 1] - offsets[0]) as usize + 4 * offsets.len()
             }
-            Body::Columns(columns) => columns
-                .to_data()
-                .get_slice_memory_size()
-                .unwrap_or_else(|_| columns.get_array_memory_size()),
+            Body::Columns(columns) => crate::columns::bytes(columns),
         };
         fixed + text(&batch.topic_values) + key + tags + client + body
     }

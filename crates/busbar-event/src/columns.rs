@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, StructArray};
+use arrow::array::{Array, AsArray, StructArray};
+use arrow::buffer::OffsetBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 
@@ -42,6 +43,39 @@ pub(crate) fn plain(columns: &StructArray) -> Result<StructArray> {
         columns.len(),
     )
     .map_err(|error| Error::new(Class::Permanent, "event.batch-mixed").caused_by(error))
+}
+
+/// How much memory the rows of a stored column take, in bytes, without what is shared with rows
+/// sliced away.
+pub(crate) fn bytes(array: &dyn Array) -> usize {
+    let rows = array.len();
+    let span = |offsets: &OffsetBuffer<i32>| {
+        let first = offsets[0] as usize;
+        (first, offsets[offsets.len() - 1] as usize - first)
+    };
+    let values = match array.data_type() {
+        DataType::Boolean => rows.div_ceil(8),
+        DataType::Utf8 => 4 * rows + span(array.as_string::<i32>().offsets()).1,
+        DataType::Binary => 4 * rows + span(array.as_binary::<i32>().offsets()).1,
+        DataType::List(_) => {
+            let list = array.as_list::<i32>();
+            let (first, items) = span(list.offsets());
+            4 * rows + bytes(&list.values().slice(first, items))
+        }
+        DataType::Map(..) => {
+            let map = array.as_map();
+            let (first, pairs) = span(map.offsets());
+            4 * rows + bytes(&map.entries().slice(first, pairs))
+        }
+        DataType::Struct(_) => array
+            .as_struct()
+            .columns()
+            .iter()
+            .map(|column| bytes(column))
+            .sum(),
+        fixed => rows * fixed.primitive_width().unwrap_or(0),
+    };
+    values + array.nulls().map_or(0, |_| rows.div_ceil(8))
 }
 
 fn refuse(field: &Field) -> Error {

@@ -5,6 +5,8 @@
 //! This crate knows nothing of disks, sockets, streams or SQL.
 
 mod batch;
+#[cfg(test)]
+mod batch_tests;
 mod bits;
 mod builder;
 mod codec;

@@ -58,10 +58,11 @@ pub fn decode(body: Bytes) -> Result<Batch> {
         true => Some(messages.dictionary(CLIENT_DICTIONARY)?),
         false => None,
     };
-    let (metadata, data) = messages.next()?;
-    let record = ipc::root_as_message(&metadata)
+    let metadata = messages.metadata()?;
+    let message = ipc::root_as_message(&metadata)
         .map_err(|error| damaged("record batch metadata").caused_by(error))?;
-    let record = record
+    let data = messages.data(&message)?;
+    let record = message
         .header_as_record_batch()
         .ok_or_else(|| damaged("no record batch"))?;
     let mut parts = Parts::new(&record, data)?;
@@ -145,8 +146,8 @@ struct Messages {
 }
 
 impl Messages {
-    /// The metadata of the next message and its data.
-    fn next(&mut self) -> Result<(Buffer, Buffer)> {
+    /// The metadata of the next message, which has not been looked at.
+    fn metadata(&mut self) -> Result<Buffer> {
         let rest = &self.body[self.at..];
         let Some((prefix, rest)) = rest.split_first_chunk::<8>() else {
             return Err(damaged("message prefix"));
@@ -157,17 +158,18 @@ impl Messages {
             return Err(damaged("message prefix"));
         }
         let metadata = self.body.slice_with_length(self.at + 8, length);
-        let message = ipc::root_as_message(&metadata)
-            .map_err(|error| damaged("message metadata").caused_by(error))?;
-        let data_length = usize::try_from(message.bodyLength()).unwrap_or(usize::MAX);
-        if data_length > rest.len() - length {
+        self.at += 8 + length;
+        Ok(metadata)
+    }
+
+    /// The data of a message whose metadata was the last thing read.
+    fn data(&mut self, message: &ipc::Message<'_>) -> Result<Buffer> {
+        let length = usize::try_from(message.bodyLength()).unwrap_or(usize::MAX);
+        if length > self.body.len() - self.at {
             return Err(damaged("message length"));
         }
-        let data = self
-            .body
-            .slice_with_length(self.at + 8 + length, data_length);
-        self.at += 8 + length + data_length;
-        Ok((metadata, data))
+        self.at += length;
+        Ok(self.body.slice_with_length(self.at - length, length))
     }
 
     fn end(&self) -> Result<()> {
@@ -184,7 +186,7 @@ impl Messages {
             /// The last schema read: the batches of one stream have the same columns.
             static LAST: RefCell<Option<(Vec<u8>, Fields)>> = const { RefCell::new(None) };
         }
-        let (metadata, _) = self.next()?;
+        let metadata = self.metadata()?;
         LAST.with_borrow_mut(|last| {
             if let Some((bytes, fields)) = last
                 && bytes[..] == metadata[..]
@@ -204,9 +206,10 @@ impl Messages {
 
     /// The values of the dictionary with this id.
     fn dictionary(&mut self, id: i64) -> Result<StringArray> {
-        let (metadata, data) = self.next()?;
+        let metadata = self.metadata()?;
         let message = ipc::root_as_message(&metadata)
             .map_err(|error| damaged("dictionary metadata").caused_by(error))?;
+        let data = self.data(&message)?;
         let dictionary = message
             .header_as_dictionary_batch()
             .ok_or_else(|| damaged("no dictionary"))?;

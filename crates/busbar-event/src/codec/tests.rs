@@ -222,3 +222,40 @@ fn a_newer_version_says_so() {
         "event.body-damaged"
     );
 }
+
+/// The bodies of the first version, which every later one must read.
+///
+/// After a change of the layout, which needs a new version, `BUSBAR_UPDATE=1 cargo test golden`
+/// writes them anew; the old ones are then kept under another name.
+#[test]
+fn golden_bodies_are_read_and_written_the_same() {
+    let events: Vec<Owned> = (0..3)
+        .map(|row| Owned {
+            topic: ["meter/m1/reading", "门/东/状态"][row % 2].to_string(),
+            key: (row != 1).then(|| format!("k{row}")),
+            time: 1_795_312_984_000_000 + row as i64,
+            client: (row == 2).then(|| "m1".to_string()),
+            flags: row as u8,
+            tags: vec![("site".to_string(), "a".to_string()); row],
+            payload: format!("{{\"kw\":{row}.5}}").into_bytes(),
+        })
+        .collect();
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
+    for (name, batch) in [
+        ("payload-1.body", batch(&events)),
+        ("columns-1.body", typed(&events)),
+    ] {
+        let written = encode(&batch);
+        if std::env::var_os("BUSBAR_UPDATE").is_some() {
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join(name), &written).unwrap();
+        }
+        let golden = std::fs::read(folder.join(name)).unwrap();
+        assert!(written[..] == golden[..], "{name} is written differently");
+        assert_eq!(
+            decode(golden.into()).unwrap().record(),
+            batch.record(),
+            "{name}"
+        );
+    }
+}

@@ -23,9 +23,14 @@ const WIDE_ALIGN_ROWS: usize = 256;
 /// The bytes of a batch, in memory aligned to 64 bytes. Copies each column once.
 pub fn encode(batch: &Batch) -> Bytes {
     let inner = &*batch.0;
-    let present = u8::from(inner.key.is_some()) * HAS_KEY
-        | u8::from(inner.tags.is_some()) * HAS_TAGS
-        | u8::from(inner.client.is_some()) * HAS_CLIENT;
+    let mut present = 0;
+    for (there, bit) in [
+        (inner.key.is_some(), HAS_KEY),
+        (inner.tags.is_some(), HAS_TAGS),
+        (inner.client.is_some(), HAS_CLIENT),
+    ] {
+        present |= if there { bit } else { 0 };
+    }
     let align = if batch.rows() < WIDE_ALIGN_ROWS {
         16
     } else {
@@ -319,7 +324,7 @@ impl AsRef<[u8]> for Aligned {
 
 /// A bitmap that begins at a byte.
 fn bits(bits: &BooleanBuffer) -> Buffer {
-    if bits.offset() % 8 == 0 {
+    if bits.offset().is_multiple_of(8) {
         bits.inner()
             .slice_with_length(bits.offset() / 8, bits.len().div_ceil(8))
     } else {

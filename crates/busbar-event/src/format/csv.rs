@@ -34,6 +34,9 @@ struct Value {
     doubled: bool,
 }
 
+/// The names that a header gives, if there is one, and the values, `None` for an empty one.
+pub(super) type Texts = (Option<Vec<String>>, Vec<Option<String>>);
+
 /// Why a payload is not a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CsvFault {
@@ -132,11 +135,8 @@ impl CsvDecoder {
         Ok(())
     }
 
-    /// Names and texts of the first row and, if there is a header, its names: for inference.
-    pub fn texts(
-        &mut self,
-        payload: &[u8],
-    ) -> Result<(Option<Vec<String>>, Vec<Option<String>>), CsvFault> {
+    /// The first row as text: for inference.
+    pub fn texts(&mut self, payload: &[u8]) -> Result<Texts, CsvFault> {
         let mut at = 0;
         let mut names = None;
         if self.header {

@@ -3,12 +3,12 @@
 use std::io::Write;
 
 use arrow::array::*;
-use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
+use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::*;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::scan::is_json;
+use super::scan::{is_json, plain_end};
 use super::time;
 
 /// Each row as a JSON object; a null is left out.
@@ -63,7 +63,7 @@ impl<'a> Object<'a> {
         out.push(b'{');
         let begin = out.len();
         for (key, column) in &self.members {
-            if column.array.is_valid(row) && !matches!(column.values, Values::Nothing) {
+            if column.is_valid(row) && !matches!(column.values, Values::Nothing) {
                 if out.len() > begin {
                     out.push(b',');
                 }
@@ -78,6 +78,7 @@ impl<'a> Object<'a> {
 /// A column, its type looked up once and not for each value.
 struct Column<'a> {
     array: &'a dyn Array,
+    nulls: Option<&'a NullBuffer>,
     values: Values<'a>,
 }
 
@@ -195,12 +196,21 @@ impl<'a> Column<'a> {
             DataType::Struct(_) => Values::Object(Object::new(array.as_struct())),
             _ => Values::Other,
         };
-        Column { array, values }
+        Column {
+            array,
+            nulls: array.nulls(),
+            values,
+        }
+    }
+
+    #[inline]
+    fn is_valid(&self, row: usize) -> bool {
+        self.nulls.is_none_or(|nulls| nulls.is_valid(row))
     }
 
     /// A value that may be null.
     fn write_nullable(&self, row: usize, out: &mut Vec<u8>) {
-        if self.array.is_valid(row) {
+        if self.is_valid(row) {
             self.write(row, out)
         } else {
             null(out)
@@ -318,25 +328,21 @@ fn clock(value: i64, scale: i64, out: &mut Vec<u8>) {
 fn text(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
     let mut from = 0;
-    for (at, byte) in text.iter().enumerate() {
-        let short = match byte {
-            b'"' => b'"',
-            b'\\' => b'\\',
-            b'\n' => b'n',
-            b'\r' => b'r',
-            b'\t' => b't',
-            0..=0x1f => 0,
-            _ => continue,
-        };
+    loop {
+        let at = plain_end(text, from);
         out.extend_from_slice(&text[from..at]);
-        from = at + 1;
-        if short == 0 {
-            // Writing to memory does not fail.
-            let _ = write!(out, "\\u{byte:04x}");
-        } else {
-            out.extend_from_slice(&[b'\\', short]);
+        let Some(byte) = text.get(at) else { break };
+        match byte {
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            0..=0x1f => {
+                // Writing to memory does not fail.
+                let _ = write!(out, "\\u{byte:04x}");
+            }
+            _ => out.extend_from_slice(&[b'\\', *byte]),
         }
+        from = at + 1;
     }
-    out.extend_from_slice(&text[from..]);
     out.push(b'"');
 }

@@ -368,7 +368,7 @@ const HIGHS: u64 = 0x8080_8080_8080_8080;
 
 /// The first byte from `at` on that is a quote, a backslash or a control character.
 #[inline(always)]
-fn plain_end(bytes: &[u8], mut at: usize) -> usize {
+pub(super) fn plain_end(bytes: &[u8], mut at: usize) -> usize {
     while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
         let word = u64::from_le_bytes(*chunk);
         // Each term has the high bit of a byte set if the byte is the one looked for; bytes above

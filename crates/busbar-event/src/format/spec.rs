@@ -65,18 +65,21 @@ impl FormatSpec {
 
 impl Serialize for FormatSpec {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let with =
-            |serializer: S, options: &dyn Fn(&mut S::SerializeMap) -> Result<(), S::Error>| {
-                let mut map = serializer.serialize_map(Some(1))?;
-                options(&mut map)?;
-                map.end()
-            };
+        fn with<S: Serializer, O: Serialize>(
+            serializer: S,
+            name: &'static str,
+            options: &O,
+        ) -> Result<S::Ok, S::Error> {
+            let mut map = serializer.serialize_map(Some(1))?;
+            map.serialize_entry(name, options)?;
+            map.end()
+        }
         match self {
             FormatSpec::Json(options) if *options != JsonOptions::default() => {
-                with(serializer, &|map| map.serialize_entry("json", options))
+                with(serializer, "json", options)
             }
             FormatSpec::Csv(options) if *options != CsvOptions::default() => {
-                with(serializer, &|map| map.serialize_entry("csv", options))
+                with(serializer, "csv", options)
             }
             plain => serializer.serialize_str(plain.name()),
         }

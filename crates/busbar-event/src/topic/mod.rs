@@ -4,6 +4,8 @@
 //! last `#` for any number of levels, the parent included, as MQTT defines them. A wildcard in the
 //! first level never matches a topic that begins with `$`.
 
+mod foreign;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
@@ -13,17 +15,21 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::limits::{TOPIC_BYTES_MAX, TOPIC_LEVELS_MAX};
 use crate::{Class, Error, Result};
 
+pub use foreign::{Separator, from_binary, to_binary};
+
 /// Checks that `topic` may name an event: not empty, not too long or deep, no wildcard, no NUL.
 pub fn check(topic: &str) -> Result<()> {
-    let mut levels = 1;
-    for byte in topic.bytes() {
-        match byte {
-            b'/' => levels += 1,
-            b'+' | b'#' => return Err(refuse("event.topic-wildcard", topic)),
-            0 => return Err(refuse("event.topic-nul", topic)),
-            _ => {}
-        }
+    let bytes = topic.as_bytes();
+    match memchr::memchr3(b'+', b'#', 0, bytes).map(|at| bytes[at]) {
+        Some(0) => return Err(refuse("event.topic-nul", topic)),
+        Some(_) => return Err(refuse("event.topic-wildcard", topic)),
+        None => {}
     }
+    // A short topic cannot have too many levels.
+    let levels = match bytes.len() < TOPIC_LEVELS_MAX {
+        true => 1,
+        false => 1 + memchr::memchr_iter(b'/', bytes).count(),
+    };
     check_size(topic, levels)
 }
 
@@ -252,3 +258,6 @@ pub fn parts(topic: &str) -> Parts<'_> {
         subject: levels.next().unwrap_or_default(),
     }
 }
+
+#[cfg(test)]
+mod tests;
