@@ -1,0 +1,187 @@
+//! The node's REST API, as the commands use it.
+
+use std::io::{BufRead, BufReader};
+use std::time::Duration;
+
+use busbar_event::{Class, Error, Language};
+use serde_json::Value;
+
+use crate::exit::{self, Failure};
+use crate::say::language;
+
+/// A node that is running, here or elsewhere.
+#[derive(Debug, Clone, clap::Args)]
+pub struct NodeArgs {
+    /// The running node's address.
+    #[arg(long, global = true, env = "BUSBAR_NODE", value_name = "URL", help_heading = "Node")]
+    node: Option<String>,
+    /// An API token, when the node has users.
+    #[arg(long, global = true, env = "BUSBAR_TOKEN", value_name = "TOKEN", hide_env_values = true, help_heading = "Node")]
+    token: Option<String>,
+}
+
+/// Answers of queries may be large; they are read whole up to this size.
+const ANSWER_BYTES_MAX: u64 = 1 << 30;
+/// A node that has not begun to answer by then is not going to.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
+
+impl NodeArgs {
+    fn url(&self) -> String {
+        if let Some(url) = &self.node {
+            let url = url.trim_end_matches('/');
+            return if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+        }
+        // The same setting that tells a node where to listen tells its commands where to ask.
+        let listen = std::env::var("BUSBAR_HTTP_LISTEN").unwrap_or_else(|_| DEFAULT_LISTEN.to_owned());
+        format!("http://{listen}")
+    }
+
+    /// GET.
+    ///
+    /// # Errors
+    /// When the node is not there, refuses, or answers what is not JSON.
+    pub fn get(&self, path: &str) -> Result<Value, Failure> {
+        let request = self.agent(None).get(format!("{}{path}", self.url()));
+        self.read(self.authorized(request).call())
+    }
+
+    /// POST of a JSON body.
+    ///
+    /// # Errors
+    /// As [`NodeArgs::get`].
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let request = self.agent(None).post(format!("{}{path}", self.url()));
+        self.read(self.authorized(request).send_json(body))
+    }
+
+    /// DELETE.
+    ///
+    /// # Errors
+    /// As [`NodeArgs::get`].
+    pub fn delete(&self, path: &str) -> Result<Value, Failure> {
+        let request = self.agent(None).delete(format!("{}{path}", self.url()));
+        self.read(self.authorized(request).call())
+    }
+
+    /// The `data` lines of a server-sent event stream, for as long as it lasts and `each` says so.
+    ///
+    /// # Errors
+    /// As [`NodeArgs::get`]; also when the stream breaks.
+    pub fn events(&self, path: &str, mut each: impl FnMut(&str) -> bool) -> Result<(), Failure> {
+        let request = self.agent(None).get(format!("{}{path}", self.url()));
+        let mut answer = self.authorized(request).call().map_err(|why| self.unreachable(why))?;
+        if !answer.status().is_success() {
+            return self.read(Ok(answer)).map(drop);
+        }
+        let reader = BufReader::new(answer.body_mut().with_config().limit(u64::MAX).reader());
+        for line in reader.lines() {
+            let line = line.map_err(|why| {
+                let error = Error::new(Class::Transient, "cli.stream-broken").with("node", self.url());
+                Failure::new(exit::UNAVAILABLE, error.caused_by(why))
+            })?;
+            if let Some(data) = line.strip_prefix("data:")
+                && !each(data.trim_start())
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn agent(&self, timeout: Option<Duration>) -> ureq::Agent {
+        ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(CONNECT_MAX))
+            .timeout_global(timeout)
+            .build()
+            .into()
+    }
+
+    fn authorized<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
+        match &self.token {
+            Some(token) => request.header("Authorization", format!("Bearer {token}")),
+            None => request,
+        }
+    }
+
+    fn read(&self, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value, Failure> {
+        let mut answer = answer.map_err(|why| self.unreachable(why))?;
+        let status = answer.status();
+        let text = answer
+            .body_mut()
+            .with_config()
+            .limit(ANSWER_BYTES_MAX)
+            .read_to_string()
+            .map_err(|why| self.unreachable(why))?;
+        let value: Value = if text.is_empty() { Value::Null } else {
+            serde_json::from_str(&text).map_err(|why| {
+                let error = Error::new(Class::Transient, "cli.strange-answer").with("node", self.url());
+                Failure::new(exit::UNAVAILABLE, error.with("status", status).caused_by(why))
+            })?
+        };
+        if status.is_success() {
+            return Ok(value);
+        }
+        Err(refusal(status.as_u16(), &value["error"]))
+    }
+
+    fn unreachable(&self, why: ureq::Error) -> Failure {
+        let error = Error::new(Class::Transient, "cli.node-unreachable").with("node", self.url());
+        Failure::new(exit::UNAVAILABLE, error.caused_by(why))
+    }
+}
+
+/// The node's own words, in the reader's language.
+fn refusal(status: u16, error: &Value) -> Failure {
+    let key = if language() == Language::Zh { "message_zh" } else { "message" };
+    let mut text = error[key].as_str().unwrap_or("?").to_owned();
+    if let Some(cause) = error["cause"].as_str() {
+        text = format!("{text}: {cause}");
+    }
+    let class = match error["class"].as_str() {
+        Some("transient") => Class::Transient,
+        Some("configuration") => Class::Configuration,
+        _ => Class::Permanent,
+    };
+    let code = match (status, class) {
+        (401 | 403, _) => exit::DENIED,
+        (_, Class::Transient) => exit::TRANSIENT,
+        (_, Class::Configuration) => exit::CONFIGURATION,
+        (_, Class::Permanent) => exit::FOUND,
+    };
+    Failure::new(code, Error::new(class, "cli.refused").with("text", text))
+}
+
+/// A text as one segment of a path or one value of a query.
+pub fn escape(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            let _ = write!(escaped, "%{byte:02X}");
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_survives_the_query_string() {
+        assert_eq!(escape("alarm/#"), "alarm%2F%23");
+        assert_eq!(escape("电表-1"), "%E7%94%B5%E8%A1%A8-1");
+    }
+
+    #[test]
+    fn a_refusal_keeps_its_class_as_an_exit_code() {
+        let error = serde_json::json!({ "class": "configuration", "message": "no such stream", "message_zh": "没有这个流" });
+        assert_eq!(refusal(404, &error).code, exit::CONFIGURATION);
+        assert_eq!(refusal(401, &error).code, exit::DENIED);
+        assert!(refusal(404, &error).error.to_string().contains("no such stream") || language() == Language::Zh);
+    }
+}

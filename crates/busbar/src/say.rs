@@ -1,0 +1,112 @@
+//! What the program prints for people: the reader's language, tables, units.
+
+use std::fmt::Write as _;
+
+use busbar_event::Language;
+use serde_json::Value;
+
+/// The reader's language, by the usual variables.
+pub fn language() -> Language {
+    let wanted = ["BUSBAR_LANG", "LC_ALL", "LC_MESSAGES", "LANG"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
+    match wanted {
+        Some(value) if value.starts_with("zh") => Language::Zh,
+        _ => Language::En,
+    }
+}
+
+/// A line of the catalogue in the reader's language.
+pub fn line(code: &str, args: &[(&'static str, String)]) -> String {
+    busbar_event::messages::text(language(), code, args)
+}
+
+/// Columns that line up, numbers to the right. Wide characters count twice, as terminals show them.
+pub fn table(head: &[String], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = head.iter().map(|cell| width(cell)).collect();
+    for row in rows {
+        for (cell, widest) in row.iter().zip(&mut widths) {
+            *widest = (*widest).max(width(cell));
+        }
+    }
+    let numeric: Vec<bool> = (0..head.len())
+        .map(|column| {
+            let cells = || rows.iter().filter_map(|row| row.get(column)).filter(|cell| !cell.is_empty());
+            cells().next().is_some() && cells().all(|cell| is_number(cell))
+        })
+        .collect();
+    let mut text = String::new();
+    for row in std::iter::once(head).chain(rows.iter().map(Vec::as_slice)) {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let pad = " ".repeat(widths[column].saturating_sub(width(cell)));
+            let gap = if column == 0 { "" } else { "  " };
+            let _ = if numeric[column] { write!(line, "{gap}{pad}{cell}") } else { write!(line, "{gap}{cell}{pad}") };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A value of an answer as one cell, without line breaks or control characters.
+pub fn cell(value: &Value) -> String {
+    let text = match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Bytes with a binary unit.
+pub fn bytes(count: f64) -> String {
+    scaled(count, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB"])
+}
+
+/// A rate with a decimal unit.
+pub fn rate(per_second: f64) -> String {
+    scaled(per_second, 1000.0, &["/s", "k/s", "M/s", "G/s"])
+}
+
+fn scaled(mut value: f64, step: f64, units: &[&str]) -> String {
+    let mut unit = 0;
+    while value >= step && unit + 1 < units.len() {
+        value /= step;
+        unit += 1;
+    }
+    let digits = if value >= 100.0 || value.fract() == 0.0 { 0 } else { 1 };
+    format!("{value:.digits$} {}", units[unit])
+}
+
+fn is_number(cell: &str) -> bool {
+    cell.parse::<f64>().is_ok() || cell.starts_with(|c: char| c.is_ascii_digit()) && cell.ends_with("/s")
+}
+
+fn width(text: &str) -> usize {
+    text.chars().map(|c| if matches!(c as u32, 0x1100..=0x115f | 0x2e80..=0xa4cf | 0xac00..=0xd7a3 | 0xf900..=0xfaff | 0xfe30..=0xfe6f | 0xff00..=0xff60 | 0xffe0..=0xffe6 | 0x1f300..=0x1faff) { 2 } else { 1 }).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_in_both_scripts() {
+        let head = ["站点".to_owned(), "kw".to_owned()];
+        let rows = [vec!["北".to_owned(), "3.2".to_owned()], vec!["ab".to_owned(), "10".to_owned()]];
+        assert_eq!(table(&head, &rows), "站点   kw\n北    3.2\nab     10\n");
+    }
+
+    #[test]
+    fn numbers_get_units() {
+        assert_eq!(bytes(0.0), "0 B");
+        assert_eq!(bytes(1536.0), "1.5 KiB");
+        assert_eq!(rate(1_250_000.0), "1.2 M/s");
+    }
+
+    #[test]
+    fn a_cell_cannot_drive_the_terminal() {
+        assert_eq!(cell(&Value::String("a\x1b[2J\nb".into())), "a [2J b");
+    }
+}
