@@ -24,6 +24,7 @@ const LADDER: &[&str] = &[
     "busbar-log",
     "busbar-mqtt",
     "busbar-event",
+    "busbar-features",
 ];
 
 /// Each heavy dependency, and the one crate that may know it.
@@ -36,6 +37,9 @@ const HEAVY: &[(&str, &str)] = &[
     ("argon2", "busbar-access"),
     ("clap", "busbar"),
 ];
+
+/// The crate without code that lists shared features; it may name what lives elsewhere.
+const FEATURES: &str = "busbar-features";
 
 /// Files that a person may read whole.
 const LINES_MAX: usize = 800;
@@ -84,10 +88,35 @@ fn each_heavy_dependency_lives_in_one_crate() {
     for (heavy, home) in HEAVY {
         let users: Vec<_> = crates
             .iter()
-            .filter(|(_, uses)| uses.iter().any(|used| used == heavy))
+            .filter(|(name, uses)| *name != FEATURES && uses.iter().any(|used| used == heavy))
             .map(|(name, _)| name.as_str())
             .collect();
         assert_eq!(users, [*home], "who uses {heavy}");
+    }
+}
+
+/// Features that a selection of packages gives to what `busbar-sql` is built of.
+fn features(selection: &[&str]) -> BTreeMap<String, String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "-e", "normal,build", "--prefix", "none", "-f", "{p}\t{f}"])
+        .args(selection)
+        .current_dir(root())
+        .output()
+        .expect("cargo tree runs");
+    let text = String::from_utf8(output.stdout).expect("its text");
+    let lines = text.lines().filter_map(|line| line.trim_end_matches(" (*)").split_once('\t'));
+    lines.filter(|(name, _)| !name.starts_with("busbar")).map(|(n, f)| (n.to_owned(), f.to_owned())).collect()
+}
+
+#[test]
+fn every_selection_of_packages_shares_one_build_of_datafusion() {
+    let alone = features(&["-p", "datafusion"]);
+    let whole = features(&["--workspace"]);
+    for selection in ["busbar-sql", "busbar-flow", "busbar-server", "busbar"] {
+        let part = features(&["-p", selection]);
+        for name in alone.keys() {
+            assert_eq!(part.get(name), whole.get(name), "{name} in -p {selection}: see {FEATURES}");
+        }
     }
 }
 
