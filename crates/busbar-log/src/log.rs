@@ -31,6 +31,8 @@ pub(crate) const VERSION_FILE: &str = "VERSION";
 pub(crate) const LOCK_FILE: &str = "LOCK";
 /// How often retention and compaction are looked at.
 const KEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How long compaction waits for the commit thread before it looks again.
+const COMPACT_PAUSE: Duration = Duration::from_millis(2);
 
 /// How a log works.
 #[derive(Clone, Debug)]
@@ -136,7 +138,7 @@ impl Log {
         let keep = spawn(
             "log-keep",
             Box::new(move || {
-                while keeper.sleep() {
+                while keeper.sleep(KEEP_INTERVAL) {
                     match weak.upgrade() {
                         Some(shared) => shared.keep(),
                         None => return,
@@ -354,7 +356,11 @@ impl Shared {
                     Ok(Compaction::Moved) => {}
                     // The commit thread has to do its part first.
                     Ok(Compaction::Waiting) if self.driven => break,
-                    Ok(Compaction::Waiting) => std::thread::sleep(Duration::from_millis(2)),
+                    Ok(Compaction::Waiting) => {
+                        if !self.keeper.sleep(COMPACT_PAUSE) {
+                            return;
+                        }
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "compaction of a store failed");
                         break;
@@ -400,10 +406,10 @@ struct Keeper {
 
 impl Keeper {
     /// Sleeps for a while; `false` when it is time to end.
-    fn sleep(&self) -> bool {
+    fn sleep(&self, wait: Duration) -> bool {
         let mut ended = self.ended.lock();
         if !*ended {
-            self.wake.wait_for(&mut ended, KEEP_INTERVAL);
+            self.wake.wait_for(&mut ended, wait);
         }
         !*ended
     }
