@@ -22,6 +22,8 @@ mod writer;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use commit::Step;
+#[doc(hidden)]
+pub use crc32c::crc32c;
 pub use disk::{Disk, Entry, File, OsDisk, Space};
 pub use doctor::{DoctorReport, Finding, Severity, doctor, doctor_with};
 pub use error::{Class, Damage, LogError, Result};
