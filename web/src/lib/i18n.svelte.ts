@@ -23,7 +23,9 @@ export function preferred(languages: readonly string[]): Language {
 
 /** Puts `{name}` placeholders in; one without a value stays visible, so that a test or a user finds it. */
 export function fill(text: string, args: Args): string {
-  return text.replace(/\{(\w+)\}/g, (whole, name: string) => (Object.hasOwn(args, name) ? String(args[name]) : whole));
+  return text.replace(/\{(\w+)\}/g, (whole, name: string) =>
+    Object.hasOwn(args, name) ? String(args[name]) : whole,
+  );
 }
 
 class I18n {

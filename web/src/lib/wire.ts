@@ -291,6 +291,13 @@ function version(v: Raw): Version {
   };
 }
 
+/** A flow reads one stream or several, which are told as one text. */
+export const sources = (from: string): string[] =>
+  from
+    .split(',')
+    .map((name) => name.trim())
+    .filter((name) => name !== '');
+
 /** Newest first, whatever order they came in. */
 const newest = (all: Version[]): Version[] => all.sort((a, b) => b.version - a.version);
 export const readVersions = (v: unknown): Version[] => newest(list(v, 'versions').map(version));

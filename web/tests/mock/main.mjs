@@ -59,7 +59,7 @@ function matcher(filter) {
 }
 
 const routes = [
-  ['GET', /^\/session$/, () => ({ body: { user: users ? 'admin' : null, role: 'admin', users } })],
+  ['GET', /^\/session$/, () => ({ body: { user: users ? 'admin' : 'local', role: 'admin', users } })],
   ['DELETE', /^\/session$/, () => ({ status: 204, cookie: 'busbar_session=; Path=/; Max-Age=0' })],
   ['GET', /^\/overview$/, () => ({ body: world.overview() })],
   ['GET', /^\/streams$/, () => ({ body: { streams: world.streamList() } })],
@@ -150,6 +150,14 @@ async function api(request, response, url) {
       401,
       problem(401, 'access.refused', 'User or password is wrong.', '用户名或密码不正确。').body,
     );
+  }
+  if (
+    request.method === 'GET' &&
+    path === '/session' &&
+    users &&
+    !/busbar_session=mock/.test(request.headers.cookie ?? '')
+  ) {
+    return json(200, { user: null, role: null, users: true });
   }
   if (users && !/busbar_session=mock/.test(request.headers.cookie ?? '')) {
     return json(401, problem(401, 'access.login-needed', 'Log in first.', '请先登录。').body);

@@ -19,7 +19,7 @@ const FILES = {
   'connections/head-office.yaml': 'mqtt:\n  url: mqtts://broker.example.net:8883\n  out: ["alarm/#"]\n',
   'streams/host.yaml': 'topics: host/#\nformat: json\nretention: { age: 7d, bytes: 2GiB }\n',
   'streams/alarms.yaml': 'topics: alarm/#\nformat: json\nretention: { age: 90d }\n',
-  'streams/meters.yaml': 'topics: meter/+/reading\nformat: json\npartitions: 2\n',
+  'streams/meter.yaml': 'topics: meter/+/reading\nformat: json\npartitions: 2\n',
   'tables/latest.yaml': 'hot: { ttl: 10m }\nkey: [host, reading]\n',
   'tables/busy_minutes.yaml': 'relational: {}\nkey: [host, at]\n',
   'flows/latest.yaml':
@@ -27,7 +27,7 @@ const FILES = {
   'flows/cpu-alarm.yaml':
     "# Tells when a processor is busy.\nfrom: host\nsteps:\n  - where: reading = 'cpu' and value >= 80\n  - select: host, reading, value, 'high' as level\nto:\n  - topic: alarm/${host}/cpu\n  - table: busy_minutes\n  - connection: archive\ntests:\n  - given:  [{ topic: host/a/cpu, payload: { host: a, reading: cpu, value: 91 } }]\n    expect: [{ host: a, value: 91, level: high }]\n",
   'flows/meter-check.yaml':
-    'from: meters\nsteps:\n  - where: kw >= 0\n  - select: meter, kw\nto:\n  - connection: head-office\n',
+    'from: meter\nsteps:\n  - where: kw >= 0\n  - select: meter, kw\nto:\n  - connection: head-office\n',
 };
 
 const OLD_ALARM = FILES['flows/cpu-alarm.yaml']
@@ -57,7 +57,7 @@ export class World {
     this.streams = [
       stream('host', ['host/#'], 184_233),
       stream('alarms', ['alarm/#'], 1_204),
-      stream('meters', ['meter/+/reading'], 2_481_930, 'memory', 2),
+      stream('meter', ['meter/+/reading'], 2_481_930, 'memory', 2),
       stream('inbox', ['#'], 311),
     ];
     this.flows = new Map();
@@ -84,7 +84,7 @@ export class World {
     );
     this.#flow(
       'meter-check',
-      'meters',
+      'meter',
       [
         ['where', 'kw >= 0'],
         ['select', 'meter, kw'],
