@@ -71,12 +71,34 @@ export async function call<T>(path: string, options: CallOptions = {}): Promise<
     throw local(response.status, 'console.not_json', { status: String(response.status) });
   }
   if (response.ok) return body as T;
-  const problem = (body as { error?: ApiProblem } | undefined)?.error;
+  const problem = located(body as Refused | undefined);
   // A refused login is told where it was tried; any other 401 leads to the login page.
   if (response.status === 401 && path !== '/session') onUnauthorised();
   throw problem?.message
     ? new ApiError(response.status, problem)
     : local(response.status, 'console.not_json', { status: String(response.status) });
+}
+
+interface Refused {
+  error?: ApiProblem;
+  /** What a checker found, with places in the text that was sent. */
+  diagnostics?: Found[];
+}
+
+interface Found {
+  start?: number;
+  end?: number;
+  suggestion?: string | null;
+  span?: { start: number; end: number };
+}
+
+/** The error of a refusal, with the place of its first diagnostic when it has one. */
+function located(body: Refused | undefined): ApiProblem | undefined {
+  const problem = body?.error;
+  const found = body?.diagnostics?.[0];
+  if (!problem || !found) return problem;
+  const span = found.span ?? { start: found.start ?? 0, end: found.end ?? 0 };
+  return { ...problem, span: problem.span ?? span, suggestion: problem.suggestion ?? found.suggestion };
 }
 
 /** Why an address that should be a stream is none; null when it is one, or when nobody answers. */

@@ -28,23 +28,39 @@ export function tokens(sql: string): Token[] {
   return out;
 }
 
-/** The line a span starts in, with a caret line under the words it covers. */
-export function caret(
-  text: string,
-  span: { start: number; end: number },
-): { line: number; column: number; text: string; mark: string } {
-  const start = Math.min(Math.max(0, span.start), text.length);
+export interface Spot {
+  line: number;
+  column: number;
+  text: string;
+  mark: string;
+}
+
+/**
+ * The line a span starts in, with a line of carets under the words it covers. The node counts bytes of
+ * UTF-8. Null when the span is all of the text: then there is nothing to point at.
+ */
+export function caret(text: string, span: { start: number; end: number }): Spot | null {
+  const utf8 = new TextEncoder().encode(text);
+  const characters = (end: number) => new TextDecoder().decode(utf8.subarray(0, Math.max(0, end))).length;
+  const start = characters(span.start);
+  const end = characters(span.end);
+  if (start === 0 && end >= text.length) return null;
   const begin = text.lastIndexOf('\n', start - 1) + 1;
   const stop = text.indexOf('\n', start);
   const line = text.slice(begin, stop === -1 ? undefined : stop);
-  const column = start - begin;
-  const length = Math.max(1, Math.min(span.end, begin + line.length) - start);
+  const before = line.slice(0, start - begin);
+  const under = line.slice(start - begin, Math.max(start + 1, end) - begin);
   return {
     line: text.slice(0, begin).split('\n').length,
-    column: column + 1,
+    column: [...before].length + 1,
     text: line,
-    mark: ' '.repeat(column) + '^'.repeat(length),
+    mark: widths(before, ' ', '\u3000') + (widths(under, '^', '^^') || '^'),
   };
+}
+
+/** One sign a character; Chinese characters are as wide as two. */
+function widths(text: string, narrow: string, wide: string): string {
+  return [...text].map((c) => (c.codePointAt(0)! > 0x2e7f ? wide : narrow)).join('');
 }
 
 /** A relation's name as SQL: quoted only when it must be. */

@@ -173,7 +173,10 @@ async function api(request, response, url) {
       response.write(`event: live\ndata: ${JSON.stringify(world.live())}\n\n`);
       return closed(live, response);
     }
-    const matches = matcher(query.filter ?? '#');
+    const stream = world.streams.find((s) => s.name === query.stream);
+    const home = (stream?.topics ?? ['#']).map(matcher);
+    const filter = matcher(query.filter ?? '#');
+    const matches = (topic) => filter(topic) && home.some((one) => one(topic));
     const tail = {
       response,
       wants: (event) => matches(event.topic),

@@ -148,14 +148,21 @@ describe('SQL text', () => {
     expect(tokens('Select a').map((x) => x.kind)).toEqual(['keyword', 'plain', 'word']);
   });
 
-  it('shows where an error is', () => {
+  it('shows where an error is, by bytes of UTF-8', () => {
     expect(caret('select a,\n  valu from t', { start: 12, end: 16 })).toEqual({
       line: 2,
       column: 3,
       text: '  valu from t',
       mark: '  ^^^^',
     });
-    expect(caret('x', { start: 99, end: 120 }).mark).toBe(' ^');
+    // 表 is three bytes and two columns wide.
+    expect(caret('select 表, valu', { start: 12, end: 16 })).toMatchObject({
+      column: 11,
+      mark: '       \u3000  ^^^^',
+    });
+    expect(caret('select 表', { start: 7, end: 10 })?.mark).toBe('       ^^');
+    expect(caret('ab', { start: 99, end: 120 })?.mark).toBe('  ^');
+    expect(caret('a\nb', { start: 0, end: 3 })).toBeNull();
   });
 
   it('quotes a name only when it must', () => {
