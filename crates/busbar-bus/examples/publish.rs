@@ -78,7 +78,9 @@ impl Run {
         let mut chunks = self.chunks.clone();
         chunks.sort();
         let at = (chunks.len() as f64 * quantile) as usize;
-        chunks.get(at).map_or(0.0, |took| took.as_secs_f64() * 1e9 / READ as f64)
+        chunks
+            .get(at)
+            .map_or(0.0, |took| took.as_secs_f64() * 1e9 / READ as f64)
     }
 }
 

@@ -112,7 +112,14 @@ impl Bus {
 /// Rows by partition, while they are sorted out.
 #[derive(Default)]
 struct Parts {
-    parts: Vec<(Arc<StreamPartition>, Vec<u32>, Option<Arc<KeyRule>>)>,
+    parts: Vec<Part>,
+}
+
+/// The rows of one partition, and how keys are made there.
+struct Part {
+    partition: Arc<StreamPartition>,
+    rows: Vec<u32>,
+    rule: Option<Arc<KeyRule>>,
 }
 
 impl Parts {
@@ -123,7 +130,12 @@ impl Parts {
         let partitions = stream.partitions();
         let rule = stream.key_rule();
         if let [one] = &*partitions {
-            self.parts.push((Arc::clone(one), rows, rule));
+            let partition = Arc::clone(one);
+            self.parts.push(Part {
+                partition,
+                rows,
+                rule,
+            });
             return;
         }
         let mut split: Vec<Vec<u32>> = vec![Vec::new(); partitions.len()];
@@ -145,7 +157,11 @@ impl Parts {
         }
         for (partition, rows) in partitions.iter().zip(split) {
             if !rows.is_empty() {
-                self.parts.push((Arc::clone(partition), rows, rule.clone()));
+                self.parts.push(Part {
+                    partition: Arc::clone(partition),
+                    rows,
+                    rule: rule.clone(),
+                });
             }
         }
     }
@@ -153,17 +169,23 @@ impl Parts {
     fn finish(self, batch: &Batch) -> Vec<(Arc<StreamPartition>, Batch)> {
         self.parts
             .into_iter()
-            .map(|(partition, rows, rule)| {
-                let part = match rows.len() == batch.rows() {
-                    true => batch.clone(),
-                    false => batch.take(&UInt32Array::from(rows)),
-                };
-                let part = match rule {
-                    Some(rule) => with_keys(&rule, part),
-                    None => part,
-                };
-                (partition, part)
-            })
+            .map(
+                |Part {
+                     partition,
+                     rows,
+                     rule,
+                 }| {
+                    let part = match rows.len() == batch.rows() {
+                        true => batch.clone(),
+                        false => batch.take(&UInt32Array::from(rows)),
+                    };
+                    let part = match rule {
+                        Some(rule) => with_keys(&rule, part),
+                        None => part,
+                    };
+                    (partition, part)
+                },
+            )
             .collect()
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use arrow::datatypes::SchemaRef;
 use busbar_event::{Class, Error, Result, format::FormatSpec, limits as event};
-use busbar_log::{Change, Clock, Frame, Log, PartitionOptions, Store, SystemClock};
+use busbar_log::{Change, Clock, Frame, Log, PartitionOptions, Rewritten, Store, SystemClock};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,7 @@ use crate::{
     error::from_log,
     ingest::TimeRule,
     limits::{
+        CACHE_BYTES_DEFAULT, CACHE_PARTITION_BYTES_MAX, CACHE_PARTITION_BYTES_MIN,
         IN_FLIGHT_BYTES_MAX_DEFAULT, RETAINED_BYTES_MAX_DEFAULT, RETAINED_TOPICS_MAX_DEFAULT,
         STREAMS_MAX,
     },
@@ -45,7 +46,7 @@ pub struct BusOptions {
     pub payload_bytes_max: usize,
     /// Size at which a segment of a stream is sealed.
     pub segment_bytes: u64,
-    /// Recent frames each partition keeps in memory.
+    /// Memory for recent events of all partitions together.
     pub cache_bytes: usize,
     /// Topics that may have a retained value.
     pub retained_topics_max: usize,
@@ -62,7 +63,7 @@ impl Default for BusOptions {
             in_flight_bytes_max: IN_FLIGHT_BYTES_MAX_DEFAULT,
             payload_bytes_max: event::PAYLOAD_BYTES_MAX_DEFAULT,
             segment_bytes: partition.segment_bytes,
-            cache_bytes: partition.cache_bytes,
+            cache_bytes: CACHE_BYTES_DEFAULT,
             retained_topics_max: RETAINED_TOPICS_MAX_DEFAULT,
             retained_bytes_max: RETAINED_BYTES_MAX_DEFAULT,
             clock: Arc::new(SystemClock),
@@ -187,18 +188,23 @@ impl Bus {
             next.insert(name.clone(), Arc::clone(&stream));
             changes.push((stream, spec, partitions));
         }
-        for ((stream, spec, partitions), rule) in changes.into_iter().zip(rules) {
-            let before = stream.spec();
-            if before.format != spec.format {
+        for (stream, spec, _) in &changes {
+            if stream.spec().format != spec.format {
                 stream.schema.forget(stream.name())?;
             }
+        }
+        // Nothing fails from here on.
+        for ((stream, spec, partitions), rule) in changes.into_iter().zip(rules) {
             for partition in &partitions {
                 partition.set_time_rule(rule.clone());
-                partition
-                    .log()
-                    .set_options(shared.ground.partition_options(spec));
             }
             stream.replace(spec.clone(), partitions)?;
+        }
+        for stream in next.values() {
+            let options = shared.ground.partition_options(&stream.spec());
+            for partition in stream.partitions().iter() {
+                partition.log().set_options(options.clone());
+            }
         }
         for (name, stream) in &next {
             let named = specs.contains_key(name) || name == INBOX || stream.is_internal();
@@ -293,6 +299,23 @@ impl Bus {
     /// The largest payload that is taken.
     pub fn payload_bytes_max(&self) -> usize {
         self.shared.payload_bytes_max()
+    }
+
+    /// Writes sealed segments of small frames anew with large ones; a thread does so by itself every
+    /// [`MERGE_EVERY_MILLIS`](crate::limits::MERGE_EVERY_MILLIS). Blocks on the disk.
+    pub fn merge_small_frames(&self) -> Result<Rewritten> {
+        let merged = self.store("merged")?;
+        let mut all = Rewritten::default();
+        for stream in self.streams() {
+            for partition in stream.partitions().iter() {
+                let done = merge::sweep(partition.log(), &merged)?;
+                all.frames.0 += done.frames.0;
+                all.frames.1 += done.frames.1;
+                all.bytes.0 += done.bytes.0;
+                all.bytes.1 += done.bytes.1;
+            }
+        }
+        Ok(all)
     }
 
     /// Writes what is still in memory and ends the log. To be called when publishers are gone.
@@ -416,8 +439,15 @@ impl Ground {
                 Durability::Memory => busbar_log::Durability::Memory,
                 Durability::Fsync => busbar_log::Durability::Fsync,
             },
-            cache_bytes: self.options.cache_bytes,
+            // A frame is kept twice: as bytes and as what they decode to.
+            cache_bytes: (self.options.cache_bytes / 2 / self.partitions().max(1))
+                .clamp(CACHE_PARTITION_BYTES_MIN, CACHE_PARTITION_BYTES_MAX),
         }
+    }
+
+    /// Partitions opened so far.
+    fn partitions(&self) -> usize {
+        self.next.load(Ordering::Relaxed) as usize
     }
 
     /// Reads what was retained after the journal was last written.

@@ -144,7 +144,11 @@ impl Lane {
 
     /// Notes the position of a producer that has an event in the builder.
     pub fn remember(&mut self, producer: &Arc<str>, position: u64) {
-        match self.producers.iter_mut().find(|(known, _)| known == producer) {
+        match self
+            .producers
+            .iter_mut()
+            .find(|(known, _)| known == producer)
+        {
             Some((_, last)) => *last = position.max(*last),
             None => self.producers.push((Arc::clone(producer), position)),
         }

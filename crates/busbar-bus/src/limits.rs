@@ -37,6 +37,12 @@ pub const KEY_TEMPLATE_BYTES_MAX: usize = 1_024;
 pub const APPEND_ROWS_MAX: usize = 1 << 20;
 /// Most bytes (in memory) of one `append`.
 pub const APPEND_BYTES_MAX: usize = 32 << 20;
+/// Memory for recent events of all partitions, by default.
+pub const CACHE_BYTES_DEFAULT: usize = 256 << 20;
+/// Recent frames a partition keeps at most.
+pub const CACHE_PARTITION_BYTES_MAX: usize = 16 << 20;
+/// Recent frames a partition keeps however many there are.
+pub const CACHE_PARTITION_BYTES_MIN: usize = 256 << 10;
 /// Bytes a cursor asks of the log at once.
 pub const CURSOR_READ_BYTES: usize = 4 << 20;
 

@@ -169,13 +169,16 @@ impl Publisher {
         let home = routes.home(event.topic);
         let partitions = home.partitions();
         let rule = home.key_rule();
-        let key = event.key.map(str::to_owned).or_else(|| match rule.as_deref()? {
-            KeyRule::Tag(name) => {
-                let tag = event.tags.iter().find(|(tag, _)| *tag == name.as_str());
-                tag.map(|(_, value)| (*value).to_owned())
-            }
-            rule => rule.of_topic(event.topic),
-        });
+        let key = event
+            .key
+            .map(str::to_owned)
+            .or_else(|| match rule.as_deref()? {
+                KeyRule::Tag(name) => {
+                    let tag = event.tags.iter().find(|(tag, _)| *tag == name.as_str());
+                    tag.map(|(_, value)| (*value).to_owned())
+                }
+                rule => rule.of_topic(event.topic),
+            });
         let number = match partitions.len() {
             1 => 0,
             many => partition_of(key.as_deref().unwrap_or(event.topic), many),

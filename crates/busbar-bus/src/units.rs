@@ -130,7 +130,7 @@ impl fmt::Display for Span {
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (unit, factor) in SIZES {
-            if self.bytes > 0 && self.bytes % factor == 0 {
+            if self.bytes > 0 && self.bytes.is_multiple_of(*factor) {
                 return write!(f, "{}{unit}", self.bytes / factor);
             }
         }

@@ -240,11 +240,7 @@ fn what_was_pushed_and_never_flushed_is_written_when_the_publisher_goes() {
     publisher.push(&event("b", b"2")).unwrap();
     drop(publisher);
     let stream = world.bus.stream("inbox").unwrap();
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    while stream.partitions()[0].end() < 2 {
-        assert!(std::time::Instant::now() < until);
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
+    common::wait_for("the events", || stream.partitions()[0].end() == 2);
 }
 
 #[test]

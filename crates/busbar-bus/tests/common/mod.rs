@@ -134,6 +134,15 @@ pub fn publish(bus: &Bus, events: &[Event<'_>]) {
     );
 }
 
+/// Waits until something that another thread does has come true.
+pub fn wait_for(what: &str, mut come: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !come() {
+        assert!(Instant::now() < until, "{what} does not come");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
 /// Topics and payloads of all that a stream holds, partition by partition.
 pub fn contents(bus: &Bus, stream: &str) -> Vec<Vec<(String, Vec<u8>)>> {
     let stream = bus.stream(stream).expect("the stream exists");
