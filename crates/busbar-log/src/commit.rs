@@ -123,7 +123,7 @@ impl Queue {
     }
 
     /// Takes no appends any more; what waits is still there.
-    fn close(&self) -> Vec<Item> {
+    pub fn close(&self) -> Vec<Item> {
         let mut waiting = self.waiting.lock();
         waiting.closed = true;
         waiting.bytes = 0;
@@ -131,7 +131,8 @@ impl Queue {
     }
 }
 
-fn refuse(item: Item, error: &LogError) {
+/// Tells who waits for an append that it has not been written.
+pub(crate) fn refuse(item: Item, error: &LogError) {
     if let Item::Append { mut append, .. } = item
         && let Some(done) = append.done.take()
     {

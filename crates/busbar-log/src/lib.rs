@@ -1,4 +1,24 @@
 //! The embedded segmented log: bytes, frames and disks. It does not know what an event is.
+//!
+//! A [`Log`] is a data folder with one commit thread. An append travels so:
+//!
+//! 1. [`Partition::append`] checksums the body on the caller's core and puts it into a queue
+//!    (`commit.rs`); it never blocks.
+//! 2. The commit thread takes all that waits as one group, assigns offsets, recognises what
+//!    producers repeat, and writes each partition's frames with one vectored write
+//!    (`writer.rs`, the format in `frame.rs`). Bodies are not copied.
+//! 3. It syncs each file it has touched once, several at the same time (`sync.rs`). Meanwhile the
+//!    next group gathers.
+//! 4. Only then, in order: observers see the frames, they go to the memory of recent frames
+//!    (`tail.rs`), the end moves, completions and wakers are called.
+//!
+//! Readers see what is committed and nothing else, from memory or from segments (`segment.rs`) by
+//! a sparse index (`index.rs`). What happens at the next start is in `recover.rs`. A [`Store`] is a
+//! map in memory whose journal is a partition. Clock and disk are parameters: `sim` has a disk that
+//! loses power.
+//!
+//! What is absent: no knowledge of a body's content, no configuration files, no async runtime, and
+//! no retry of a failed sync.
 
 mod clock;
 mod commit;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::clock::Clock;
-use crate::commit::{Committer, Item, Queue, STORE_PREFIX, Step};
+use crate::commit::{Committer, Item, Queue, STORE_PREFIX, Step, refuse};
 use crate::disk::{Disk, File};
 use crate::error::{LogError, Result};
 use crate::frame::FIXED_BYTES;
@@ -121,6 +121,8 @@ impl Log {
         let commit = spawn(
             "log-commit",
             Box::new(move || {
+                // However this thread ends, nobody waits for it in vain.
+                let _closing = Closing(queue.clone());
                 loop {
                     match committer.step() {
                         Step::Worked => {}
@@ -242,7 +244,7 @@ impl Log {
             *inner.writer.lock() = Writer::new(None, 0);
             let _held = inner.maintenance.lock();
             for segment in inner.segments.write().drain(..) {
-                inner.files.forget(&segment.path);
+                inner.files.forget(&segment);
             }
             inner
                 .start
@@ -394,6 +396,17 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.shutdown();
+    }
+}
+
+/// Refuses all appends, those that wait included, when the commit thread ends.
+struct Closing(Arc<Queue>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        for item in self.0.close() {
+            refuse(item, &LogError::Closed);
+        }
     }
 }
 

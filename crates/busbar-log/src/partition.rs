@@ -370,6 +370,11 @@ impl Inner {
                     if let Some(damage) = found.damage
                         && (out.is_empty() || damage.from < end)
                     {
+                        if !self.is_current(&segment) {
+                            // Written anew while it was read: what looked bad is another file.
+                            out.clear();
+                            continue;
+                        }
                         let error = self.note(damage);
                         if out.is_empty() {
                             return Err(error);
@@ -383,6 +388,13 @@ impl Inner {
             out.retain(|frame| frame.base < end);
         }
         Ok(out)
+    }
+
+    /// Whether a segment is still the one that stands at its place.
+    fn is_current(&self, segment: &Arc<Segment>) -> bool {
+        // A rewrite that has replaced the file but not yet the segment is waited for.
+        let _held = self.maintenance.lock();
+        self.segments.read().iter().any(|s| Arc::ptr_eq(s, segment))
     }
 
     /// Remembers damage, and makes the error that tells the reader.
@@ -419,7 +431,7 @@ impl Inner {
                 }
             };
             self.start.store(next, Ordering::Release);
-            self.files.forget(&oldest.path);
+            self.files.forget(&oldest);
             match self.files.disk.remove(&oldest.path) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                     // A younger one must not go before it: a store would see what was deleted.
@@ -447,7 +459,7 @@ impl Inner {
             let segments = self.segments.read().clone();
             let mut keep_from = 0;
             for next in segments.iter().skip(1) {
-                if next.load_index(&self.files)?.created_micros >= limit {
+                if next.with_index(&self.files, |index| index.created_micros)? >= limit {
                     break;
                 }
                 keep_from = next.base;

@@ -19,7 +19,8 @@ impl Partition {
     /// Writes the sealed segment that begins at `base` anew: `merge` gets runs of neighbouring
     /// frames (together at most `run_bytes_max`, two frames at least) and answers what to write in
     /// their place, or `None` to keep them as they are. Offsets do not change. Crash-safe: the new
-    /// file replaces the old one by a rename once it is synced. Readers are not disturbed.
+    /// file replaces the old one by a rename once it is synced. Readers are not disturbed; `merge`
+    /// itself must not read this partition.
     ///
     /// # Errors
     /// When there is no such sealed segment, when it is damaged (nothing is changed then), or when
@@ -42,9 +43,9 @@ impl Partition {
             let why = "there is no such sealed segment";
             return Err(LogError::Refused { why });
         };
-        let index = old.load_index(&inner.files)?;
+        let index = old.with_index(&inner.files, Index::clone)?;
         let disk = &*inner.files.disk;
-        let file = inner.files.open(&old.path)?;
+        let file = inner.files.open(&old)?;
         let temporary = old.path.with_extension("new");
         let failed = |e| LogError::io("cannot write anew", &old.path, e);
         match disk.remove(&temporary) {
@@ -87,7 +88,7 @@ impl Partition {
         let producers = load(disk, &index_path(&old.path)).and_then(|(_, table)| table);
         let bytes = output.index.encode(producers.as_deref());
         let _ = write_whole(disk, &index_path(&old.path), &bytes, false);
-        inner.files.forget(&old.path);
+        inner.files.forget(&old);
         let new = Segment::sealed(old.path.clone(), base, old.end(), after, Some(output.index));
         let mut segments = inner.segments.write();
         if let Some(place) = segments.iter_mut().find(|s| Arc::ptr_eq(s, &old)) {

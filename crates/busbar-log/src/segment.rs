@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -23,6 +24,8 @@ const HINTS: usize = 8;
 
 /// One segment.
 pub(crate) struct Segment {
+    /// Tells it from another that has or had the same path.
+    id: u64,
     pub base: u64,
     pub path: PathBuf,
     state: Mutex<State>,
@@ -65,7 +68,9 @@ impl Segment {
         sealed: bool,
         index: Option<Index>,
     ) -> Segment {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Segment {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
             base,
             path,
             state: Mutex::new(State {
@@ -117,33 +122,29 @@ impl Segment {
         self.state.lock().index.clone()
     }
 
-    /// The index, loaded or rebuilt if needed.
-    pub fn load_index(&self, files: &Files) -> Result<Index> {
-        if let Some(index) = self.state.lock().index.clone() {
-            return Ok(index);
-        }
-        let file = files.open(&self.path)?;
+    /// Looks at the index, which is loaded or rebuilt if needed.
+    pub fn with_index<T>(&self, files: &Files, look: impl FnOnce(&Index) -> T) -> Result<T> {
         let (end, len) = {
             let state = self.state.lock();
+            if let Some(index) = &state.index {
+                return Ok(look(index));
+            }
             (state.end, state.len)
         };
+        let file = files.open(self)?;
         let index = match stored_index(&*files.disk, &self.path, self.base) {
             Some(index) if index.len <= len && index.end <= end => index,
             _ => {
                 let index = rebuild(&*file, self.base, end, len)
                     .map_err(|e| LogError::io("cannot read", &self.path, e))?;
                 // Only to be faster next time.
-                let _ = write_whole(
-                    &*files.disk,
-                    &index_path(&self.path),
-                    &index.encode(None),
-                    false,
-                );
+                let bytes = index.encode(None);
+                let _ = write_whole(&*files.disk, &index_path(&self.path), &bytes, false);
                 index
             }
         };
         let mut state = self.state.lock();
-        Ok(state.index.get_or_insert(index).clone())
+        Ok(look(state.index.get_or_insert(index)))
     }
 
     /// Reads frames from the one that holds `offset` on into `out`, while they fit in `bytes_max`
@@ -155,7 +156,7 @@ impl Segment {
         bytes_max: usize,
         out: &mut Vec<Frame>,
     ) -> Result<ReadEnd> {
-        let file = files.open(&self.path)?;
+        let file = files.open(self)?;
         self.read_file(&*file, files, offset, bytes_max, out)
             .map_err(|e| match e {
                 ReadError::Io(e) => LogError::io("cannot read", &self.path, e),
@@ -223,20 +224,12 @@ impl Segment {
         files: &Files,
         offset: u64,
     ) -> std::result::Result<(u64, u32, u64, u64), ReadError> {
-        let known = {
+        let (place, salt) = self
+            .with_index(files, |index| (index.place_of(offset), index.salt))
+            .map_err(ReadError::Log)?;
+        let (end, len) = {
             let state = self.state.lock();
-            state.index.as_ref().map(|index| {
-                let place = index.place_of(offset);
-                (place, index.salt, state.end, state.len)
-            })
-        };
-        let (place, salt, end, len) = match known {
-            Some(known) => known,
-            None => {
-                let index = self.load_index(files).map_err(ReadError::Log)?;
-                let state = self.state.lock();
-                (index.place_of(offset), index.salt, state.end, state.len)
-            }
+            (state.end, state.len)
         };
         let mut best = place.map_or((0, FIXED_BYTES as u64), |p| (p.offset, p.position));
         for hint in self.state.lock().hints {
@@ -297,13 +290,13 @@ impl Segment {
 
     /// An offset in this segment before which every row is older than `micros`; `None` if all are.
     pub fn offset_at_time(&self, files: &Files, micros: i64) -> Result<Option<u64>> {
-        let index = self.load_index(files)?;
-        let Some(place) = index.place_at_time(micros) else {
+        let found = self.with_index(files, |index| (index.place_at_time(micros), index.salt))?;
+        let (Some(place), salt) = found else {
             return Ok(None);
         };
-        let file = files.open(&self.path)?;
+        let file = files.open(self)?;
         let len = self.len();
-        let mut scan = Scan::new(&*file, index.salt, place.position, len, false);
+        let mut scan = Scan::new(&*file, salt, place.position, len, false);
         while scan.position < place.position + 2 * INDEX_STRIDE_BYTES {
             match scan.next() {
                 Ok(Found::Frame(h)) if h.kind == Kind::Rows && h.max_time >= micros => {
@@ -420,7 +413,7 @@ pub(crate) struct Files {
 
 #[derive(Default)]
 struct Open {
-    files: HashMap<PathBuf, (Arc<dyn File>, u64)>,
+    files: HashMap<u64, (Arc<dyn File>, u64)>,
     tick: u64,
 }
 
@@ -432,32 +425,32 @@ impl Files {
         }
     }
 
-    pub fn open(&self, path: &Path) -> Result<Arc<dyn File>> {
+    pub fn open(&self, segment: &Segment) -> Result<Arc<dyn File>> {
         let mut open = self.open.lock();
         open.tick += 1;
         let tick = open.tick;
-        if let Some((file, used)) = open.files.get_mut(path) {
+        if let Some((file, used)) = open.files.get_mut(&segment.id) {
             *used = tick;
             return Ok(file.clone());
         }
         drop(open);
         let file = self
             .disk
-            .open(path, false)
-            .map_err(|e| LogError::io("cannot open", path, e))?;
+            .open(&segment.path, false)
+            .map_err(|e| LogError::io("cannot open", &segment.path, e))?;
         let mut open = self.open.lock();
         if open.files.len() >= FILES_OPEN_MAX
             && let Some(oldest) = open.files.iter().min_by_key(|(_, (_, used))| *used)
         {
-            let oldest = oldest.0.clone();
+            let oldest = *oldest.0;
             open.files.remove(&oldest);
         }
-        open.files.insert(path.to_path_buf(), (file.clone(), tick));
+        open.files.insert(segment.id, (file.clone(), tick));
         Ok(file)
     }
 
-    /// Forgets a file that is removed or replaced. Those who read it still can.
-    pub fn forget(&self, path: &Path) {
-        self.open.lock().files.remove(path);
+    /// Closes the file of a segment that is removed or replaced. Those who read it still can.
+    pub fn forget(&self, segment: &Segment) {
+        self.open.lock().files.remove(&segment.id);
     }
 }

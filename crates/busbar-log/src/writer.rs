@@ -351,10 +351,9 @@ impl Writer {
             }
             active.durable = active.position;
         }
-        if active.reserved > active.position {
-            let _ = active.file.truncate(active.position);
-            active.reserved = 0;
-        }
+        // Gives back what was reserved, also by an earlier process.
+        let _ = active.file.truncate(active.position);
+        active.reserved = 0;
         if active.checkpointed < active.position {
             active.checkpoint(&*inner.files.disk, &inner.producers.lock().list());
         }
@@ -383,9 +382,8 @@ impl Writer {
         // Once the next segment may exist, a row more in this one would be lost behind its begin.
         if let Some(mut old) = self.active.take() {
             old.segment.seal(self.next);
-            if old.reserved > old.position {
-                let _ = old.file.truncate(old.position);
-            }
+            // Gives back what was reserved, also by an earlier process.
+            let _ = old.file.truncate(old.position);
             old.checkpoint(&*inner.files.disk, &inner.producers.lock().list());
         }
         self.begin(inner, now)
@@ -471,10 +469,9 @@ impl Writer {
         file.sync()?;
         disk.rename(&temporary, &path)?;
         disk.sync_dir(&inner.dir)?;
-        // A failed segment without a committed row had this very name.
-        inner.files.forget(&path);
         let segment = Arc::new(Segment::active(path, Index::new(salt, self.next, now, len)));
         let mut segments = inner.segments.write();
+        // A failed segment without a committed row had this very name.
         segments.retain(|s| s.base != segment.base);
         segments.push(segment.clone());
         drop(segments);
