@@ -88,7 +88,8 @@ export interface BusEvent {
   offset?: number;
 }
 
-export type FlowState = 'running' | 'paused' | 'stopped' | 'failed' | 'starting' | 'retrying';
+/** `running`, `retrying`, `waiting`, `paused`, `disabled` or `stopped`. */
+export type FlowState = string;
 
 export interface FlowSummary {
   name: string;
@@ -131,6 +132,8 @@ export interface FlowEdge {
 
 export interface Conservation {
   in: number;
+  /** Rows that a query made beyond those it was given. */
+  added: number;
   out: number;
   filtered: number;
   dead: number;
@@ -141,6 +144,8 @@ export interface Conservation {
 export interface FlowDetail extends FlowSummary {
   graph: { nodes: FlowNode[]; edges: FlowEdge[] };
   conservation: Conservation;
+  /** Events that retention or damage took before the flow could read them. */
+  missed: number;
   source?: string;
 }
 
@@ -185,6 +190,10 @@ export interface SqlResult {
   rows: unknown[][];
   truncated: boolean;
   elapsed_ms: number;
+  /** Events left out because their payload does not decode to the columns asked for. */
+  undecodable?: number;
+  /** Events left out because they cannot be read from the disk. */
+  unreadable?: number;
 }
 
 export interface DeadGroup {
@@ -234,6 +243,8 @@ export interface ApiProblem {
   args?: Record<string, string>;
   span?: { start: number; end: number } | null;
   suggestion?: string | null;
+  /** What a system below us said, in its own words. */
+  cause?: string;
 }
 
 /** What `/api/v1/live` sends each second. */

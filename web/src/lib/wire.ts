@@ -184,17 +184,20 @@ export function readFlow(answer: unknown): FlowDetail {
   const c = isObject(v.conservation) ? v.conservation : v;
   const sum = {
     in: num(c.in),
+    added: num(c.added),
     out: num(c.out),
     filtered: num(c.filtered),
     dead: num(c.dead),
     held: num(c.held),
   };
-  const balanced =
-    typeof c.balanced === 'boolean' ? c.balanced : sum.in === sum.out + sum.filtered + sum.dead + sum.held;
+  const accounted = sum.out + sum.filtered + sum.dead + sum.held;
+  const balanced = typeof c.balanced === 'boolean' ? c.balanced : sum.in + sum.added === accounted;
+  const nodes = objects(graph.nodes);
+  const byId = new Map(nodes.map((n) => [str(n.id), n]));
   const detail: FlowDetail = {
     ...flow(v),
     graph: {
-      nodes: objects(graph.nodes).map((n) => ({
+      nodes: nodes.map((n) => ({
         id: str(n.id),
         kind: str(n.kind),
         label: str(n.label),
@@ -203,7 +206,8 @@ export function readFlow(answer: unknown): FlowDetail {
         filtered: num(n.filtered),
         dead: num(n.dead),
         held: num(n.held),
-        rate: num(n.rate),
+        // A source is as fast as what leaves it.
+        rate: n.role === 'from' ? Math.max(num(n.rate), num(n.rate_out)) : num(n.rate),
         lag: num(n.lag),
         watermark: opt(n.watermark),
         guarantee: opt(n.guarantee),
@@ -213,14 +217,22 @@ export function readFlow(answer: unknown): FlowDetail {
         from: str(e.from),
         to: str(e.to),
         rate: num(e.rate),
-        backlog: num(e.backlog),
+        backlog:
+          typeof e.backlog === 'number' ? e.backlog : waiting(byId.get(str(e.from)), byId.get(str(e.to))),
         watermark: opt(e.watermark),
       })),
     },
     conservation: { ...sum, balanced },
+    missed: num(v.missed),
   };
   if (typeof v.source === 'string') detail.source = v.source;
   return detail;
+}
+
+/** What waits between two steps: before an output with a cursor of its own, or in the stream that is read. */
+function waiting(from: Raw | undefined, to: Raw | undefined): number {
+  if (to?.role === 'to' && num(to.lag) > 0) return num(to.lag);
+  return from?.role === 'from' ? num(from.lag) : 0;
 }
 
 function table(v: Raw): TableSummary {

@@ -113,7 +113,7 @@ export class World {
     for (let i = 0; i < 37; i += 1)
       this.#bury(
         'cpu-alarm',
-        'where',
+        'decode',
         'flow.not-json',
         `The payload is not JSON: a value is expected at byte ${12}.`,
         '载荷不是合法的 JSON：第 12 字节处应为一个值。',
@@ -122,7 +122,7 @@ export class World {
     for (let i = 0; i < 12; i += 1)
       this.#bury(
         'latest',
-        'select',
+        'step:0',
         'flow.column-type',
         'Column value: "n/a" is not a number (float).',
         '列 value：“n/a”不是数值（浮点数）。',
@@ -136,7 +136,7 @@ export class World {
     for (let i = 0; i < 4; i += 1)
       this.#bury(
         'meter-check',
-        'connection',
+        'to:0',
         'connect.too-large',
         'The event is larger (1.2 MiB) than the broker takes (1 MiB).',
         '事件过大（1.2 MiB），超出对端代理允许的 1 MiB。',
@@ -147,6 +147,7 @@ export class World {
   #flow(name, from, steps, outputs, pass) {
     const node = (id, kind, label, guarantee = null) => ({
       id,
+      role: id.split('-')[0],
       kind,
       label,
       guarantee,
