@@ -194,13 +194,12 @@ fn recover_last(
             recovered.torn_bytes = bytes;
         }
         if len > used {
-            // Durable before anything is written there: otherwise a later crash could bring the
-            // old tail back behind the new frames.
             file.truncate(used)
-                .and_then(|()| file.sync())
                 .map_err(|e| LogError::io("cannot cut off the torn tail of", &path, e))?;
         }
-        // What was in the page cache is not known to be on the disk.
+        // The cut is durable before anything is written there: otherwise a later crash could bring
+        // the old tail back behind the new frames. And what was read from the page cache just now
+        // is not known to be on the disk.
         file.sync()
             .map_err(|e| LogError::io("cannot sync", &path, e))?;
         disk.sync_dir(dir)

@@ -588,3 +588,36 @@ fn a_removed_partition_is_gone_and_can_be_made_again() {
     assert_eq!(p.end(), 0);
     commit(&mut driver, &p, append(vec![1; 100], 1)).unwrap();
 }
+
+#[test]
+fn a_torn_tail_does_not_come_back_behind_new_frames() {
+    for seed in 0..20 {
+        let disk = SimDisk::new(seed);
+        let clock: Arc<ManualClock> = Arc::default();
+        let (log, mut driver) = open(&disk, &clock);
+        let p = log.partition("p", options()).unwrap();
+        commit(&mut driver, &p, append(vec![1; 1000], 1)).unwrap();
+        // One group, one sync: the first of the two is torn, the second has survived.
+        p.append(append(vec![2; 1000], 1));
+        commit(&mut driver, &p, append(vec![3; 1000], 1)).unwrap();
+        drop((log, driver, p));
+        disk.kill();
+        let file = Path::new("/data/p/00000000000000000000.log");
+        disk.corrupt(file, 128 + 1088 + 100, &[0; 300]).unwrap();
+        let (log, mut driver) = open(&disk, &clock);
+        let p = log.partition("p", options()).unwrap();
+        assert_eq!((p.end(), p.damage().len()), (1, 0));
+        if seed % 2 == 0 {
+            // Of the very size, so that what was left over would fit behind it.
+            commit(&mut driver, &p, append(vec![4; 1000], 1)).unwrap();
+        }
+        let end = p.end();
+        drop((log, driver, p));
+        disk.crash();
+        let (log, _driver) = open(&disk, &clock);
+        let p = log.partition("p", options()).unwrap();
+        assert_eq!(p.end(), end, "seed {seed}");
+        let first: Vec<u8> = read_all(&p).iter().map(|f| f.body[0]).collect();
+        assert_eq!(first, [1, 4][..end as usize]);
+    }
+}
