@@ -13,7 +13,7 @@ use crate::{
     key::KeyRule,
     limits::{APPEND_BYTES_MAX, APPEND_ROWS_MAX},
     publisher::partition_of,
-    stream::{Landed, Stream, StreamPartition},
+    stream::{Landed, Origin, Stream, StreamPartition},
 };
 
 /// How an append ended.
@@ -246,7 +246,7 @@ fn send(partition: &Arc<StreamPartition>, batch: Batch, producer: Option<Produce
         // Nobody waits any more if the caller was cancelled; the rows are written all the same.
         let _ = tell.send(result);
     });
-    partition.append(batch, producer.into_iter().collect(), done);
+    partition.append(batch, Origin::One(producer), done);
     (Arc::clone(partition), told)
 }
 

@@ -7,6 +7,7 @@ use std::sync::{
 
 use busbar_event::{BatchBuilder, Class, Error};
 use busbar_log::LogError;
+use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 use crate::{
@@ -99,7 +100,8 @@ pub(crate) struct Lane {
     pub outcome: Arc<Outcome>,
     pub time: TimeReader,
     /// Producers of the events in the builder, with the last position of each.
-    pub producers: Vec<(Arc<str>, u64)>,
+    producers: Vec<(Arc<str>, u64)>,
+    producer_at: HashMap<Arc<str>, usize>,
     client: String,
     client_id: u32,
     /// Epoch of the builder in which `client_id` is valid; `None` before the first client.
@@ -116,6 +118,7 @@ impl Lane {
             outcome: Arc::default(),
             time: TimeReader::default(),
             producers: Vec::new(),
+            producer_at: HashMap::new(),
             client: String::new(),
             client_id: 0,
             client_epoch: None,
@@ -144,14 +147,23 @@ impl Lane {
 
     /// Notes the position of a producer that has an event in the builder.
     pub fn remember(&mut self, producer: &Arc<str>, position: u64) {
-        match self
-            .producers
-            .iter_mut()
-            .find(|(known, _)| known == producer)
-        {
-            Some((_, last)) => *last = position.max(*last),
-            None => self.producers.push((Arc::clone(producer), position)),
-        }
+        let at = match self.producer_at.get(producer) {
+            Some(at) => *at,
+            None => {
+                let at = self.producers.len();
+                self.producer_at.insert(Arc::clone(producer), at);
+                self.producers.push((Arc::clone(producer), position));
+                at
+            }
+        };
+        let last = &mut self.producers[at].1;
+        *last = position.max(*last);
+    }
+
+    /// The producers of the batch that is sealed.
+    pub fn take_producers(&mut self) -> Vec<(Arc<str>, u64)> {
+        self.producer_at.clear();
+        std::mem::take(&mut self.producers)
     }
 
     /// Sealed batches that have not settled.

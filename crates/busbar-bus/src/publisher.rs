@@ -31,7 +31,7 @@ use crate::{
     },
     refused::Refused,
     routes::Routes,
-    stream::{PartitionId, StreamPartition},
+    stream::{Origin, PartitionId, StreamPartition},
 };
 
 /// An event on its way in; everything is borrowed from the caller.
@@ -153,7 +153,7 @@ impl Publisher {
 
     /// As [`push`](Publisher::push), and the frame that the event lands in carries `position` of
     /// `producer`, so that after a crash [`StreamPartition::producer_position`] tells whether the
-    /// event was committed. A producer's positions must grow.
+    /// event was committed. The position is only recorded: the event is stored whatever it is.
     pub fn push_from(
         &mut self,
         event: &Event<'_>,
@@ -383,7 +383,7 @@ impl Publisher {
         let seq = lane.next;
         lane.next += 1;
         let bytes = std::mem::take(&mut lane.gathered);
-        let producers = std::mem::take(&mut lane.producers);
+        let producers = lane.take_producers();
         let (outcome, signal) = (Arc::clone(&lane.outcome), Arc::clone(&self.signal));
         // Not the whole bus: the commit thread must never be the one to drop that.
         let budget = self.shared.budget_handle();
@@ -398,7 +398,8 @@ impl Publisher {
             signal.in_flight.fetch_sub(bytes, Ordering::Release);
             signal.raise();
         };
-        lane.partition.append(batch, producers, Box::new(done));
+        lane.partition
+            .append(batch, Origin::Many(producers), Box::new(done));
     }
 
     /// Books what was pushed since the last time.

@@ -7,7 +7,8 @@ use std::sync::{
 
 use busbar_event::{Batch, Error, Result, encode};
 use busbar_log::{
-    Append, Appended, Clock, Companion, Damage, Done, Frame, LogError, Partition, WakerGuard,
+    Append, Appended, Clock, Companion, Damage, Done, Frame, LogError, Partition, RECORDS_ONLY,
+    WakerGuard,
 };
 use parking_lot::RwLock;
 use tokio::sync::Notify;
@@ -178,6 +179,15 @@ impl Chunk {
 /// Frames that hold a retained event carry this attribute, so that others need not be opened.
 pub(crate) const ATTRIBUTE_RETAIN: u16 = 1;
 
+/// Who made the rows of an append.
+pub(crate) enum Origin {
+    /// One producer, whose position decides whether they have been written before; or nobody who
+    /// says so.
+    One(Option<(Arc<str>, u64)>),
+    /// Many senders, some of whom leave a position; the rows are new in any case.
+    Many(Vec<(Arc<str>, u64)>),
+}
+
 /// One ordered part of a stream.
 pub struct StreamPartition {
     id: PartitionId,
@@ -305,12 +315,18 @@ impl StreamPartition {
     }
 
     /// Encodes a batch on this thread and hands it to the commit thread.
-    pub(crate) fn append(&self, batch: Batch, producers: Vec<(Arc<str>, u64)>, done: Done) {
+    pub(crate) fn append(&self, batch: Batch, from: Origin, done: Done) {
         let (min_time, max_time) = batch.time_range();
-        let attributes = if batch.any_retain() {
-            ATTRIBUTE_RETAIN
-        } else {
-            0
+        let mut attributes = 0;
+        if batch.any_retain() {
+            attributes |= ATTRIBUTE_RETAIN;
+        }
+        let producers = match from {
+            Origin::One(producer) => producer.into_iter().collect(),
+            Origin::Many(producers) => {
+                attributes |= RECORDS_ONLY;
+                producers
+            }
         };
         self.log.append(Append {
             body: encode(&batch),

@@ -272,6 +272,26 @@ fn a_used_up_budget_stops_reading_and_then_refuses() {
 }
 
 #[test]
+fn the_position_of_one_sender_takes_no_rows_of_others_away() {
+    let world = World::new(6);
+    let mut publisher = publisher(&world.bus);
+    let (a, b) = ("session:a".into(), "session:b".into());
+    for (a_at, b_at) in [(3, 1), (3, 2), (1, 1)] {
+        let tickets = [
+            publisher.push(&event("t", b"plain")).unwrap(),
+            publisher.push_from(&event("t", b"a"), &a, a_at).unwrap(),
+            publisher.push_from(&event("t", b"b"), &b, b_at).unwrap(),
+        ];
+        let statuses = settle(&mut publisher, &tickets);
+        assert_eq!(statuses, [Status::Committed; 3]);
+    }
+    assert_eq!(contents(&world.bus, "inbox")[0].len(), 9);
+    let partition = &world.bus.stream("inbox").unwrap().partitions()[0];
+    assert_eq!(partition.producer_position("session:a"), Some(3));
+    assert_eq!(partition.producer_position("session:b"), Some(2));
+}
+
+#[test]
 fn keys_and_clients_and_tags_arrive_as_they_were_sent() {
     let world = World::new(5);
     world

@@ -52,7 +52,7 @@ pub use frame::check_frame;
 pub use frame::{Companion, Frame};
 pub use log::{DATA_VERSION, Driver, Log, LogOptions};
 pub use partition::{
-    Append, Appended, Done, Durability, Merged, Partition, PartitionOptions, Rewritten,
-    SegmentInfo, WakerGuard,
+    Append, Appended, Done, Durability, Merged, Partition, PartitionOptions, RECORDS_ONLY,
+    Rewritten, SegmentInfo, WakerGuard,
 };
 pub use store::{Applied, Change, Store};

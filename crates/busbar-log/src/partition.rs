@@ -57,6 +57,11 @@ impl Default for PartitionOptions {
 /// Called on the commit thread, in order, when an append has been committed or has failed.
 pub type Done = Box<dyn FnOnce(Result<Appended>) + Send>;
 
+/// The one bit of [`Append::attributes`] that means something to the log: the producers' positions
+/// are recorded, but do not decide whether the rows have been written before. For rows of many
+/// senders in one frame, where the position of one must not take away the rows of another.
+pub const RECORDS_ONLY: u16 = 1 << 15;
+
 /// Some rows to append at once.
 pub struct Append {
     /// The rows, opaque. Best aligned at 64 bytes, so that those who read it from the cache decode
@@ -71,7 +76,7 @@ pub struct Append {
     /// Producers with rows here and the position each has reached. An append whose producers
     /// all have reached their positions before is acknowledged as a duplicate and not written.
     pub producers: Vec<(Arc<str>, u64)>,
-    /// The appender's own bits.
+    /// The appender's own bits; but see [`RECORDS_ONLY`].
     pub attributes: u16,
     /// What the body decodes to, for live readers.
     pub companion: Option<Companion>,

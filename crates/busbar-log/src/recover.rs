@@ -31,10 +31,11 @@ impl ProducerTable {
         self.positions.get(id).map(|(position, _)| *position)
     }
 
-    /// Takes note that `id` has reached `position` with rows at `offset`.
+    /// Takes note that `id` has reached `position` with rows at `offset`. A position is never
+    /// lowered, which only frames of [`RECORDS_ONLY`](crate::partition::RECORDS_ONLY) could try.
     pub fn set(&mut self, id: &Arc<str>, position: u64, offset: u64) {
         if let Some(known) = self.positions.get_mut(id) {
-            *known = (position, offset);
+            *known = (position.max(known.0), offset);
             return;
         }
         self.positions.insert(id.clone(), (position, offset));

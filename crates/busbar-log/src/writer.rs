@@ -20,7 +20,7 @@ use crate::limits::{
     BODY_BYTES_MAX, PRODUCER_ID_BYTES_MAX, PRODUCERS_PER_FRAME_MAX, RETRY_MICROS,
     SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, WRITE_PARTS_MAX,
 };
-use crate::partition::{Append, Appended, Done, Durability, Inner};
+use crate::partition::{Append, Appended, Done, Durability, Inner, RECORDS_ONLY};
 use crate::segment::{Segment, index_path, segment_name};
 
 /// The index of a segment is written anew when this much has been added: recovery reads no more.
@@ -143,7 +143,7 @@ impl Writer {
                     .or_else(|| committed.get(id));
                 known += usize::from(last.is_some_and(|last| *position <= last));
             }
-            if known > 0 {
+            if known > 0 && append.attributes & RECORDS_ONLY == 0 {
                 pending.state = if known == append.producers.len() {
                     PendingState::Duplicate
                 } else {
@@ -158,7 +158,8 @@ impl Writer {
                 Arc::from(std::mem::take(&mut append.producers))
             };
             for (id, position) in producers.iter() {
-                self.tentative.insert(id.clone(), *position);
+                let last = self.tentative.entry(id.clone()).or_insert(*position);
+                *last = (*last).max(*position);
             }
             let header = Header {
                 kind: Kind::Rows,

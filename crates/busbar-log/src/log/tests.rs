@@ -196,6 +196,39 @@ fn a_repeated_position_is_acknowledged_and_not_written() {
 }
 
 #[test]
+fn positions_that_are_only_recorded_take_no_rows_away() {
+    let disk = SimDisk::new(1);
+    let clock = Arc::default();
+    let from = |positions: &[(&str, u64)]| Append {
+        producers: positions
+            .iter()
+            .map(|(id, at)| (Arc::from(*id), *at))
+            .collect(),
+        attributes: crate::RECORDS_ONLY,
+        ..append(vec![1; 100], 1)
+    };
+    {
+        let (log, mut driver) = open(&disk, &clock);
+        let p = log.partition("p", options()).unwrap();
+        for positions in [
+            [("a", 5), ("b", 1)],
+            [("a", 5), ("b", 2)],
+            [("a", 4), ("b", 2)],
+        ] {
+            assert!(!commit(&mut driver, &p, from(&positions)).unwrap().duplicate);
+        }
+        assert_eq!((p.end(), p.producer_position("a")), (3, Some(5)));
+    }
+    disk.crash();
+    let (log, _driver) = open(&disk, &clock);
+    let p = log.partition("p", options()).unwrap();
+    assert_eq!(
+        (p.end(), p.producer_position("a"), p.producer_position("b")),
+        (3, Some(5), Some(2))
+    );
+}
+
+#[test]
 fn a_full_disk_refuses_and_heals() {
     let disk = SimDisk::new(2);
     let clock: Arc<ManualClock> = Arc::default();
