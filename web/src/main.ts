@@ -7,6 +7,9 @@ import { router } from './lib/router.svelte';
 import { session } from './lib/session.svelte';
 import { theme } from './lib/theme.svelte';
 
+// The node answers any path with this page; what stands in the path is meant as a page of the console.
+if (location.pathname !== '/') history.replaceState(null, '', `/#${location.pathname}${location.search}`);
+
 theme.start();
 router.start();
 whenUnauthorised(() => session.expired());

@@ -7,6 +7,8 @@ import { readLive } from './wire';
 
 /** Seconds of history kept in the page: what the large chart shows. */
 export const HISTORY_S = 300;
+/** A hole in what came that is longer than this is filled from the node's history. */
+export const GAP_S_MAX = 5;
 /** Points of a sparkline. */
 export const SPARK_POINTS = 60;
 
@@ -48,7 +50,9 @@ class LiveState {
 
   take({ overview, flows }: Live): void {
     const at = Date.parse(overview.time) / 1000 || Date.now() / 1000;
-    if (this.times.length === 0) this.#seed(overview, at);
+    // After a pause (a hidden tab, a lost connection) the node's own history fills the hole.
+    const last = this.times.at(-1);
+    if (last === undefined || at - last > GAP_S_MAX) this.#seed(overview, at);
     this.times = pushed(this.times, at, HISTORY_S);
     this.rateIn = pushed(this.rateIn, overview.events_in_per_s, HISTORY_S);
     this.rateOut = pushed(this.rateOut, overview.events_out_per_s, HISTORY_S);
@@ -66,6 +70,8 @@ class LiveState {
     this.rateIn = history.in.slice(history.in.length - n);
     this.rateOut = history.out.slice(history.out.length - n);
     this.times = this.rateIn.map((_, i) => at - (n - i) * history.step_s);
+    this.streamRates = new Map();
+    this.flowRates = new Map();
   }
 }
 

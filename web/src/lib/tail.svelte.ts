@@ -27,7 +27,7 @@ export class Tail {
   problem = $state.raw<ApiProblem | null>(null);
   /** Parts of the log that could not be read: removed by retention, or damaged. */
   gaps = $state(0);
-  #waiting: TailRow[] = [];
+  #waiting: { id: number; data: string }[] = [];
   #next = 0;
   #sse: Sse | null = null;
   #timer: ReturnType<typeof setInterval> | undefined;
@@ -49,8 +49,7 @@ export class Tail {
             this.gaps += 1;
             return;
           }
-          const event = readEvent(data);
-          if (event) this.add(event);
+          this.add(data);
         },
         link: (link) => (this.link = link),
         refused: (problem) => (this.problem = problem),
@@ -66,8 +65,9 @@ export class Tail {
     clearInterval(this.#timer);
   }
 
-  add(event: BusEvent): void {
-    this.#waiting.push({ id: this.#next, event });
+  /** An event as it came. It is read when it is drawn: most of a fast stream never is. */
+  add(data: string): void {
+    this.#waiting.push({ id: this.#next, data });
     this.#next += 1;
     // Dropped in blocks: shifting one by one would cost a copy for each event.
     if (this.#waiting.length > HELD_ROWS_MAX * 2) this.#waiting = this.#waiting.slice(-HELD_ROWS_MAX);
@@ -82,7 +82,13 @@ export class Tail {
     }
     this.held = 0;
     if (this.#waiting.length === 0) return;
-    const fresh = this.#waiting.slice(-TAIL_ROWS_MAX).reverse();
+    const fresh = this.#waiting
+      .slice(-TAIL_ROWS_MAX)
+      .reverse()
+      .flatMap(({ id, data }): TailRow[] => {
+        const event = readEvent(data);
+        return event ? [{ id, event }] : [];
+      });
     this.#waiting = [];
     this.rows = [...fresh, ...this.rows].slice(0, TAIL_ROWS_MAX);
   }
