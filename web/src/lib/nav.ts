@@ -13,6 +13,7 @@ interface Page {
 export const pages: Page[] = [
   { page: '', name: 'nav.overview', icon: 'overview', quick: true },
   { page: 'streams', name: 'nav.streams', icon: 'streams', quick: true },
+  { page: 'topics', name: 'nav.topics', icon: 'topic' },
   { page: 'flows', name: 'nav.flows', icon: 'flows', quick: true },
   { page: 'tables', name: 'nav.tables', icon: 'tables' },
   { page: 'sql', name: 'nav.sql', icon: 'sql', quick: true },
@@ -30,6 +31,7 @@ const views: Record<string, { list: Lazy; detail?: Lazy }> = {
   streams: { list: () => import('../pages/Streams.svelte'), detail: () => import('../pages/Stream.svelte') },
   flows: { list: () => import('../pages/Flows.svelte'), detail: () => import('../pages/Flow.svelte') },
   tables: { list: () => import('../pages/Tables.svelte'), detail: () => import('../pages/Table.svelte') },
+  topics: { list: () => import('../pages/Topics.svelte') },
   sql: { list: () => import('../pages/Sql.svelte') },
   'dead-letters': { list: () => import('../pages/DeadLetters.svelte') },
   connections: { list: () => import('../pages/Connections.svelte') },

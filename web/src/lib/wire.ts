@@ -144,6 +144,11 @@ function event(v: Raw): BusEvent | null {
   return typeof v.topic === 'string' ? (v as unknown as BusEvent) : null;
 }
 
+export const readTopics = (v: unknown): BusEvent[] =>
+  list(v, 'topics').flatMap((one) => {
+    const found = event(one);
+    return found ? [found] : [];
+  });
 export const readStreams = (v: unknown): StreamSummary[] => list(v, 'streams').map(stream);
 export const readFlows = (v: unknown): FlowSummary[] => list(v, 'flows').map(flow);
 export const readConnections = (v: unknown): ConnectionSummary[] => list(v, 'connections').map(connection);

@@ -98,6 +98,7 @@ export async function fits(page: Page): Promise<void> {
 export const PAGES = [
   '',
   'streams',
+  'topics',
   'flows',
   'tables',
   'sql',

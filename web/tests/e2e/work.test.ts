@@ -118,3 +118,14 @@ test('the project and its history can be read', async ({ page }) => {
   await files.filter({ hasText: '.yaml' }).first().click();
   await expect(page.locator('main pre')).not.toBeEmpty();
 });
+
+test('the last value of a topic stays on its board', async ({ page, request }) => {
+  await open(page, '#/topics');
+  await request.post('/api/v1/events', {
+    data: { topic: 'meter/e2e-kept/reading', payload: { kw: 4.25 }, retain: true },
+  });
+  await page.locator('[data-search]').fill('meter/e2e-kept/+');
+  const board = page.locator('[data-topics] li');
+  await expect(board).toHaveCount(1);
+  await expect(board).toContainText('4.25');
+});

@@ -9,7 +9,7 @@ import { World } from './world.mjs';
 
 const DIST = fileURLToPath(new URL('../../dist/', import.meta.url));
 const CSP =
-  "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'";
+  "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 const TYPES = {
   '.html': 'text/html; charset=utf-8',
   '.js': 'text/javascript',
@@ -68,6 +68,7 @@ const routes = [
     /^\/streams\/([^/]+)$/,
     ({ name }) => (world.stream(name) ? { body: world.stream(name) } : missing('stream', name)),
   ],
+  ['GET', /^\/topics$/, ({ query }) => ({ body: { topics: world.topics(matcher(query.filter ?? '#')) } })],
   ['GET', /^\/flows$/, () => ({ body: { flows: world.flowList() } })],
   [
     'GET',

@@ -40,6 +40,8 @@ export class World {
     this.began = Date.now();
     this.files = { ...FILES };
     this.onEvent = () => {};
+    /** The last event of each topic. */
+    this.last = new Map();
     this.history_in = [];
     this.history_out = [];
     for (let i = 0; i < 180; i += 1) this.#rates(i);
@@ -212,6 +214,11 @@ export class World {
     }
   }
 
+  #say(event) {
+    this.last.set(event.topic, event);
+    this.onEvent(event);
+  }
+
   /** Some events, ten times a second. */
   make() {
     const hosts = ['web-1', 'web-2', 'db-1'];
@@ -228,7 +235,7 @@ export class World {
       host_stream.events += 1;
       host_stream.bytes += 64;
       host_stream.made += 1;
-      this.onEvent({
+      this.#say({
         topic: `host/${host}/${reading}`,
         key: host,
         time: micros(Date.now()),
@@ -290,6 +297,12 @@ export class World {
     flow.filtered = flow.pass === 1 ? 0 : Math.max(0, filtered);
     flow.rate = now;
     flow.lag = flow.error ? sink.lag : Math.round(this.random() * 4);
+  }
+
+  topics(matches) {
+    return [...this.last.values()]
+      .filter((event) => matches(event.topic))
+      .sort((a, b) => (a.topic < b.topic ? -1 : 1));
   }
 
   flowList() {
@@ -598,7 +611,7 @@ export class World {
         `主题“${body.topic ?? ''}”中含有通配符；+ 和 # 只能用于过滤器，请发布到一个确定的主题。`,
       );
     }
-    this.onEvent({
+    this.#say({
       topic: body.topic,
       key: body.key ?? null,
       time: micros(Date.now()),
