@@ -2,10 +2,17 @@
 import { ApiError, call, problemOf } from './api';
 import type { ApiProblem, Session } from './types';
 
+/** From least to most. The node decides; the console only leaves out what would be refused. */
+const ROLES = ['viewer', 'operator', 'admin'];
+
 class SessionState {
   status = $state<'unknown' | 'in' | 'login' | 'unreachable'>('unknown');
   who = $state.raw<Session | null>(null);
   problem = $state.raw<ApiProblem | null>(null);
+
+  may(role: 'operator' | 'admin'): boolean {
+    return this.who?.users !== true || ROLES.indexOf(this.who.role ?? '') >= ROLES.indexOf(role);
+  }
 
   async start(): Promise<void> {
     try {
