@@ -13,10 +13,23 @@ use crate::say::language;
 #[derive(Debug, Clone, clap::Args)]
 pub struct NodeArgs {
     /// The running node's address.
-    #[arg(long, global = true, env = "BUSBAR_NODE", value_name = "URL", help_heading = "Node")]
+    #[arg(
+        long,
+        global = true,
+        env = "BUSBAR_NODE",
+        value_name = "URL",
+        help_heading = "Node"
+    )]
     node: Option<String>,
     /// An API token, when the node has users.
-    #[arg(long, global = true, env = "BUSBAR_TOKEN", value_name = "TOKEN", hide_env_values = true, help_heading = "Node")]
+    #[arg(
+        long,
+        global = true,
+        env = "BUSBAR_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true,
+        help_heading = "Node"
+    )]
     token: Option<String>,
 }
 
@@ -30,10 +43,15 @@ impl NodeArgs {
     fn url(&self) -> String {
         if let Some(url) = &self.node {
             let url = url.trim_end_matches('/');
-            return if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+            return if url.contains("://") {
+                url.to_owned()
+            } else {
+                format!("http://{url}")
+            };
         }
         // The same setting that tells a node where to listen tells its commands where to ask.
-        let listen = std::env::var("BUSBAR_HTTP_LISTEN").unwrap_or_else(|_| DEFAULT_LISTEN.to_owned());
+        let listen =
+            std::env::var("BUSBAR_HTTP_LISTEN").unwrap_or_else(|_| DEFAULT_LISTEN.to_owned());
         format!("http://{listen}")
     }
 
@@ -70,14 +88,18 @@ impl NodeArgs {
     /// As [`NodeArgs::get`]; also when the stream breaks.
     pub fn events(&self, path: &str, mut each: impl FnMut(&str) -> bool) -> Result<(), Failure> {
         let request = self.agent(None).get(format!("{}{path}", self.url()));
-        let mut answer = self.authorized(request).call().map_err(|why| self.unreachable(why))?;
+        let mut answer = self
+            .authorized(request)
+            .call()
+            .map_err(|why| self.unreachable(why))?;
         if !answer.status().is_success() {
             return self.read(Ok(answer)).map(drop);
         }
         let reader = BufReader::new(answer.body_mut().with_config().limit(u64::MAX).reader());
         for line in reader.lines() {
             let line = line.map_err(|why| {
-                let error = Error::new(Class::Transient, "cli.stream-broken").with("node", self.url());
+                let error =
+                    Error::new(Class::Transient, "cli.stream-broken").with("node", self.url());
                 Failure::new(exit::UNAVAILABLE, error.caused_by(why))
             })?;
             if let Some(data) = line.strip_prefix("data:")
@@ -105,7 +127,10 @@ impl NodeArgs {
         }
     }
 
-    fn read(&self, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value, Failure> {
+    fn read(
+        &self,
+        answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<Value, Failure> {
         let mut answer = answer.map_err(|why| self.unreachable(why))?;
         let status = answer.status();
         let text = answer
@@ -114,10 +139,16 @@ impl NodeArgs {
             .limit(ANSWER_BYTES_MAX)
             .read_to_string()
             .map_err(|why| self.unreachable(why))?;
-        let value: Value = if text.is_empty() { Value::Null } else {
+        let value: Value = if text.is_empty() {
+            Value::Null
+        } else {
             serde_json::from_str(&text).map_err(|why| {
-                let error = Error::new(Class::Transient, "cli.strange-answer").with("node", self.url());
-                Failure::new(exit::UNAVAILABLE, error.with("status", status).caused_by(why))
+                let error =
+                    Error::new(Class::Transient, "cli.strange-answer").with("node", self.url());
+                Failure::new(
+                    exit::UNAVAILABLE,
+                    error.with("status", status).caused_by(why),
+                )
             })?
         };
         if status.is_success() {
@@ -134,7 +165,11 @@ impl NodeArgs {
 
 /// The node's own words, in the reader's language.
 fn refusal(status: u16, error: &Value) -> Failure {
-    let key = if language() == Language::Zh { "message_zh" } else { "message" };
+    let key = if language() == Language::Zh {
+        "message_zh"
+    } else {
+        "message"
+    };
     let mut text = error[key].as_str().unwrap_or("?").to_owned();
     if let Some(cause) = error["cause"].as_str() {
         text = format!("{text}: {cause}");
@@ -182,6 +217,12 @@ mod tests {
         let error = serde_json::json!({ "class": "configuration", "message": "no such stream", "message_zh": "没有这个流" });
         assert_eq!(refusal(404, &error).code, exit::CONFIGURATION);
         assert_eq!(refusal(401, &error).code, exit::DENIED);
-        assert!(refusal(404, &error).error.to_string().contains("no such stream") || language() == Language::Zh);
+        assert!(
+            refusal(404, &error)
+                .error
+                .to_string()
+                .contains("no such stream")
+                || language() == Language::Zh
+        );
     }
 }

@@ -1,14 +1,149 @@
-//! The command line and the process.
-mod bench;
+//! The command line and the process: parses arguments, runs one command, ends with a code that
+//! [`exit`] documents.
 
-fn main() {
-    #[derive(clap::Parser)]
-    struct A {
-        #[command(flatten)]
-        b: bench::BenchArgs,
+mod bench;
+mod client;
+mod commands;
+mod exit;
+mod say;
+
+use std::process::ExitCode;
+
+use busbar_event::{Class, Error};
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use client::NodeArgs;
+use commands::{apply, check, dead_letters, doctor, flows, run, sql, tap, test, top, users};
+use exit::Failure;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Takes an organisation's events in, keeps them, works on them while they move, shows them live.
+#[derive(Debug, Parser)]
+#[command(name = "busbar", version, propagate_version = true, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Print JSON, for programs.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 all went well · 1 something was found wrong · 2 usage · \
+69 no node there, or its port is taken · 73 the data folder cannot be written · 74 the disk failed · \
+75 try again later · 76 a data folder of a newer version · 77 not allowed · 78 a setting or file must be changed";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::RunArgs),
+    Check(check::CheckArgs),
+    Test(test::TestArgs),
+    Apply(apply::ApplyArgs),
+    Sql(sql::SqlArgs),
+    Tap(tap::TapArgs),
+    Top(top::TopArgs),
+    /// Flows of a running node.
+    #[command(subcommand)]
+    Flows(flows::FlowsCommand),
+    Replay(flows::ReplayArgs),
+    #[command(subcommand)]
+    DeadLetters(dead_letters::DeadLettersCommand),
+    Doctor(doctor::DoctorArgs),
+    /// Measure this program on this machine.
+    Bench(bench::BenchArgs),
+    #[command(subcommand)]
+    User(users::UserCommand),
+    #[command(subcommand)]
+    Token(users::TokenCommand),
+    Schema(check::SchemaArgs),
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if !matches!(cli.command, Command::Run(_) | Command::Bench(_)) {
+        restore_pipes();
     }
-    let a = <A as clap::Parser>::parse();
-    if let Err(e) = bench::run(&a.b) {
-        eprintln!("{e}");
+    match dispatch(&cli) {
+        Ok(()) => ExitCode::from(exit::OK),
+        Err(failure) => {
+            let mut text = failure.error.message(say::language());
+            let mut cause = std::error::Error::source(&failure.error);
+            while let Some(why) = cause {
+                text = format!("{text}: {why}");
+                cause = why.source();
+            }
+            if cli.json {
+                println!("{}", serde_json::json!({ "error": failure.error }));
+            } else {
+                eprintln!("busbar: {text}");
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn dispatch(cli: &Cli) -> Result<(), Failure> {
+    let (node, json) = (&cli.node, cli.json);
+    match &cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Check(args) => check::run(args, json),
+        Command::Test(args) => test::run(args, json),
+        Command::Apply(args) => apply::run(args, node, json),
+        Command::Sql(args) => sql::run(args, node, json),
+        Command::Tap(args) => tap::run(args, node, json),
+        Command::Top(args) => top::run(args, node, json),
+        Command::Flows(command) => flows::run(command, node, json),
+        Command::Replay(args) => flows::replay(args, node, json),
+        Command::DeadLetters(command) => dead_letters::run(command, node, json),
+        Command::Doctor(args) => doctor::run(args, json),
+        Command::Bench(args) => bench::run(args, json).map_err(|why| {
+            Failure::new(
+                exit::FOUND,
+                Error::new(Class::Transient, "cli.refused").with("text", why),
+            )
+        }),
+        Command::User(command) => users::user(command, node, json),
+        Command::Token(command) => users::token(command, node, json),
+        Command::Schema(args) => {
+            check::print_schema(args);
+            Ok(())
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                *shell,
+                &mut Cli::command(),
+                "busbar",
+                &mut std::io::stdout(),
+            );
+            Ok(())
+        }
+    }
+}
+
+/// `busbar sql … | head` ends quietly when `head` has enough, as other commands do. Rust ignores
+/// SIGPIPE, which would make a panic of it. Only for commands that print: a server must survive
+/// peers that go away.
+fn restore_pipes() {
+    // SAFETY: called before this program starts any thread; SIG_DFL is a valid disposition for SIGPIPE.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
     }
 }

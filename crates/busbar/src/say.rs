@@ -31,7 +31,11 @@ pub fn table(head: &[String], rows: &[Vec<String>]) -> String {
     }
     let numeric: Vec<bool> = (0..head.len())
         .map(|column| {
-            let cells = || rows.iter().filter_map(|row| row.get(column)).filter(|cell| !cell.is_empty());
+            let cells = || {
+                rows.iter()
+                    .filter_map(|row| row.get(column))
+                    .filter(|cell| !cell.is_empty())
+            };
             cells().next().is_some() && cells().all(|cell| is_number(cell))
         })
         .collect();
@@ -41,7 +45,11 @@ pub fn table(head: &[String], rows: &[Vec<String>]) -> String {
         for (column, cell) in row.iter().enumerate() {
             let pad = " ".repeat(widths[column].saturating_sub(width(cell)));
             let gap = if column == 0 { "" } else { "  " };
-            let _ = if numeric[column] { write!(line, "{gap}{pad}{cell}") } else { write!(line, "{gap}{cell}{pad}") };
+            let _ = if numeric[column] {
+                write!(line, "{gap}{pad}{cell}")
+            } else {
+                write!(line, "{gap}{cell}{pad}")
+            };
         }
         text.push_str(line.trim_end());
         text.push('\n');
@@ -56,7 +64,9 @@ pub fn cell(value: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 /// Bytes with a binary unit.
@@ -75,12 +85,17 @@ fn scaled(mut value: f64, step: f64, units: &[&str]) -> String {
         value /= step;
         unit += 1;
     }
-    let digits = if value >= 100.0 || value.fract() == 0.0 { 0 } else { 1 };
+    let digits = if value >= 100.0 || value.fract() == 0.0 {
+        0
+    } else {
+        1
+    };
     format!("{value:.digits$} {}", units[unit])
 }
 
 fn is_number(cell: &str) -> bool {
-    cell.parse::<f64>().is_ok() || cell.starts_with(|c: char| c.is_ascii_digit()) && cell.ends_with("/s")
+    cell.parse::<f64>().is_ok()
+        || cell.starts_with(|c: char| c.is_ascii_digit()) && cell.ends_with("/s")
 }
 
 fn width(text: &str) -> usize {
@@ -94,7 +109,10 @@ mod tests {
     #[test]
     fn columns_line_up_in_both_scripts() {
         let head = ["站点".to_owned(), "kw".to_owned()];
-        let rows = [vec!["北".to_owned(), "3.2".to_owned()], vec!["ab".to_owned(), "10".to_owned()]];
+        let rows = [
+            vec!["北".to_owned(), "3.2".to_owned()],
+            vec!["ab".to_owned(), "10".to_owned()],
+        ];
         assert_eq!(table(&head, &rows), "站点   kw\n北    3.2\nab     10\n");
     }
 

@@ -45,12 +45,21 @@ const FEATURES: &str = "busbar-features";
 const LINES_MAX: usize = 800;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the root of the tree")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .expect("the root of the tree")
 }
 
 fn dependencies() -> BTreeMap<String, Vec<String>> {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--no-deps",
+            "--offline",
+        ])
         .current_dir(root())
         .output()
         .expect("cargo metadata runs");
@@ -58,7 +67,11 @@ fn dependencies() -> BTreeMap<String, Vec<String>> {
     let mut crates = BTreeMap::new();
     for package in metadata["packages"].as_array().expect("packages") {
         let uses = package["dependencies"].as_array().expect("dependencies");
-        let uses = uses.iter().filter(|d| d["kind"].is_null()).map(text_of("name")).collect();
+        let uses = uses
+            .iter()
+            .filter(|d| d["kind"].is_null())
+            .map(text_of("name"))
+            .collect();
         crates.insert(text_of("name")(package), uses);
     }
     crates
@@ -98,14 +111,28 @@ fn each_heavy_dependency_lives_in_one_crate() {
 /// Features that a selection of packages gives to what `busbar-sql` is built of.
 fn features(selection: &[&str]) -> BTreeMap<String, String> {
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--offline", "-e", "normal,build", "--prefix", "none", "-f", "{p}\t{f}"])
+        .args([
+            "tree",
+            "--offline",
+            "-e",
+            "normal,build",
+            "--prefix",
+            "none",
+            "-f",
+            "{p}\t{f}",
+        ])
         .args(selection)
         .current_dir(root())
         .output()
         .expect("cargo tree runs");
     let text = String::from_utf8(output.stdout).expect("its text");
-    let lines = text.lines().filter_map(|line| line.trim_end_matches(" (*)").split_once('\t'));
-    lines.filter(|(name, _)| !name.starts_with("busbar")).map(|(n, f)| (n.to_owned(), f.to_owned())).collect()
+    let lines = text
+        .lines()
+        .filter_map(|line| line.trim_end_matches(" (*)").split_once('\t'));
+    lines
+        .filter(|(name, _)| !name.starts_with("busbar"))
+        .map(|(n, f)| (n.to_owned(), f.to_owned()))
+        .collect()
 }
 
 #[test]
@@ -115,20 +142,42 @@ fn every_selection_of_packages_shares_one_build_of_datafusion() {
     for selection in ["busbar-sql", "busbar-flow", "busbar-server", "busbar"] {
         let part = features(&["-p", selection]);
         for name in alone.keys() {
-            assert_eq!(part.get(name), whole.get(name), "{name} in -p {selection}: see {FEATURES}");
+            assert_eq!(
+                part.get(name),
+                whole.get(name),
+                "{name} in -p {selection}: see {FEATURES}"
+            );
         }
     }
 }
 
 #[test]
 fn paths_that_the_documents_name_exist() {
-    for document in ["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md", "README.zh-CN.md"] {
+    for document in [
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "README.md",
+        "README.zh-CN.md",
+    ] {
         let text = std::fs::read_to_string(root().join(document)).expect(document);
         for quoted in text.split('`').skip(1).step_by(2) {
-            let begins = ["crates/", "web/", "examples/", "docs/", "scripts/", "tests/", "fuzz/"];
-            if begins.iter().any(|begin| quoted.starts_with(begin)) && !quoted.contains([' ', '<', '*']) {
+            let begins = [
+                "crates/",
+                "web/",
+                "examples/",
+                "docs/",
+                "scripts/",
+                "tests/",
+                "fuzz/",
+            ];
+            if begins.iter().any(|begin| quoted.starts_with(begin))
+                && !quoted.contains([' ', '<', '*'])
+            {
                 let built = quoted.starts_with("web/dist");
-                assert!(built || root().join(quoted).exists(), "{document} names {quoted}");
+                assert!(
+                    built || root().join(quoted).exists(),
+                    "{document} names {quoted}"
+                );
             }
         }
         for link in text.split("](").skip(1) {
@@ -149,7 +198,13 @@ fn both_readmes_have_the_same_commands() {
         blocks
             .flat_map(str::lines)
             .filter(|line| !line.trim_start().starts_with('#'))
-            .map(|line| line.split(" #").next().unwrap_or_default().trim().to_owned())
+            .map(|line| {
+                line.split(" #")
+                    .next()
+                    .unwrap_or_default()
+                    .trim()
+                    .to_owned()
+            })
             .collect()
     };
     assert_eq!(commands("README.md"), commands("README.zh-CN.md"));
@@ -160,7 +215,10 @@ fn no_file_is_too_long_to_read() {
     let mut long = Vec::new();
     visit(&root().join("crates"), &mut |path| {
         if path.extension().is_some_and(|ending| ending == "rs") {
-            let lines = std::fs::read_to_string(path).expect("a source file").lines().count();
+            let lines = std::fs::read_to_string(path)
+                .expect("a source file")
+                .lines()
+                .count();
             if lines > LINES_MAX {
                 long.push(format!("{} has {lines} lines", path.display()));
             }

@@ -41,9 +41,6 @@ pub struct BenchArgs {
     /// Write the figures to this file as well.
     #[arg(long, value_name = "FILE")]
     pub json_file: Option<PathBuf>,
-    /// Print JSON instead of the table.
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// A latency figure is taken at this rate, well below what saturates anything.
@@ -54,7 +51,7 @@ const LATENCY_RATE: u64 = 20_000;
 /// # Errors
 /// In words for people: a node that does not start, a broker that is not there, a file that cannot
 /// be written.
-pub fn run(args: &BenchArgs) -> Result<(), String> {
+pub fn run(args: &BenchArgs, json: bool) -> Result<(), String> {
     let mut report = Report::new();
     if let Some(address) = args.against {
         mqtt_rows(args, &address.to_string(), address, &mut report)?;
@@ -79,7 +76,7 @@ pub fn run(args: &BenchArgs) -> Result<(), String> {
         std::fs::write(file, report.json())
             .map_err(|why| format!("cannot write {}: {why}", file.display()))?;
     }
-    if args.json {
+    if json {
         println!("{}", report.json());
     } else {
         print!("{}", report.table());

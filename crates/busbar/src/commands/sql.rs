@@ -21,34 +21,68 @@ pub struct SqlArgs {
 
 /// Runs the query and prints its rows.
 pub fn run(args: &SqlArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
-    let answer = node.post("/api/v1/sql", &json!({ "sql": args.query, "limit": args.limit }))?;
-    let columns: Vec<String> = list(&answer["columns"]).iter().map(|column| say::cell(&column["name"])).collect();
+    let answer = node.post(
+        "/api/v1/sql",
+        &json!({ "sql": args.query, "limit": args.limit }),
+    )?;
+    let columns: Vec<String> = list(&answer["columns"])
+        .iter()
+        .map(|column| say::cell(&column["name"]))
+        .collect();
     let rows = list(&answer["rows"]);
     if json {
         let objects: Vec<Value> = rows
             .iter()
-            .map(|row| columns.iter().cloned().zip(list(row).iter().cloned()).collect())
+            .map(|row| {
+                columns
+                    .iter()
+                    .cloned()
+                    .zip(list(row).iter().cloned())
+                    .collect()
+            })
             .collect();
         println!("{}", Value::from(objects));
         return Ok(());
     }
     if args.csv {
-        println!("{}", columns.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(","));
+        println!(
+            "{}",
+            columns
+                .iter()
+                .map(|name| quoted(name))
+                .collect::<Vec<_>>()
+                .join(",")
+        );
         for row in rows {
             let cells: Vec<_> = list(row).iter().map(csv_cell).collect();
             println!("{}", cells.join(","));
         }
         return Ok(());
     }
-    let cells: Vec<Vec<String>> = rows.iter().map(|row| list(row).iter().map(say::cell).collect()).collect();
+    let cells: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| list(row).iter().map(say::cell).collect())
+        .collect();
     print!("{}", say::table(&columns, &cells));
     let count = rows.len().to_string();
-    let millis = answer["elapsed_ms"].as_f64().map_or(String::new(), |millis| format!("{millis:.0}"));
+    let millis = answer["elapsed_ms"]
+        .as_f64()
+        .map_or(String::new(), |millis| format!("{millis:.0}"));
     let truncated = answer["truncated"] == json!(true);
-    let code = if truncated { "cli.rows-truncated" } else { "cli.rows" };
-    eprintln!("{}", say::line(code, &[("count", count), ("millis", millis)]));
+    let code = if truncated {
+        "cli.rows-truncated"
+    } else {
+        "cli.rows"
+    };
+    eprintln!(
+        "{}",
+        say::line(code, &[("count", count), ("millis", millis)])
+    );
     if let Some(undecodable) = answer["undecodable"].as_u64().filter(|count| *count > 0) {
-        eprintln!("{}", say::line("cli.undecodable", &[("count", undecodable.to_string())]));
+        eprintln!(
+            "{}",
+            say::line("cli.undecodable", &[("count", undecodable.to_string())])
+        );
     }
     Ok(())
 }

@@ -21,7 +21,11 @@ pub struct TapArgs {
 
 /// Prints events until they end or enough are there.
 pub fn run(args: &TapArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
-    let path = format!("/api/v1/events?filter={}&from={}", escape(&args.filter), escape(&args.from));
+    let path = format!(
+        "/api/v1/events?filter={}&from={}",
+        escape(&args.filter),
+        escape(&args.from)
+    );
     let mut left = args.count.unwrap_or(u64::MAX);
     if left == 0 {
         return Ok(());
@@ -29,10 +33,12 @@ pub fn run(args: &TapArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
     node.events(&path, |data| {
         let events = match serde_json::from_str(data) {
             Ok(Value::Array(events)) => events,
-            Ok(Value::Object(mut frame)) if frame.contains_key("events") => match frame.remove("events") {
-                Some(Value::Array(events)) => events,
-                _ => Vec::new(),
-            },
+            Ok(Value::Object(mut frame)) if frame.contains_key("events") => {
+                match frame.remove("events") {
+                    Some(Value::Array(events)) => events,
+                    _ => Vec::new(),
+                }
+            }
             Ok(event) => vec![event],
             Err(_) => Vec::new(),
         };
@@ -43,8 +49,16 @@ pub fn run(args: &TapArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
             if json {
                 println!("{event}");
             } else {
-                let payload = event.get("payload").or(event.get("payload_base64")).unwrap_or(&Value::Null);
-                println!("{}  {}  {}", say::cell(&event["time"]), say::cell(&event["topic"]), say::cell(payload));
+                let payload = event
+                    .get("payload")
+                    .or(event.get("payload_base64"))
+                    .unwrap_or(&Value::Null);
+                println!(
+                    "{}  {}  {}",
+                    say::cell(&event["time"]),
+                    say::cell(&event["topic"]),
+                    say::cell(payload)
+                );
             }
             left -= 1;
             if left == 0 {

@@ -55,7 +55,12 @@ pub fn user(command: &UserCommand, node: &NodeArgs, json: bool) -> Result<(), Fa
             let answer = node.post("/api/v1/users", &body)?;
             said(&answer, json, "cli.user-added", name);
         }
-        UserCommand::List => listed(&node.get("/api/v1/users")?, "users", &["name", "role"], json),
+        UserCommand::List => listed(
+            &node.get("/api/v1/users")?,
+            "users",
+            &["name", "role"],
+            json,
+        ),
         UserCommand::Remove { name } => {
             let answer = node.delete(&format!("/api/v1/users/{}", escape(name)))?;
             said(&answer, json, "cli.user-removed", name);
@@ -75,7 +80,12 @@ pub fn token(command: &TokenCommand, node: &NodeArgs, json: bool) -> Result<(), 
                 println!("{}", say::cell(&answer["token"]));
             }
         }
-        TokenCommand::List => listed(&node.get("/api/v1/tokens")?, "tokens", &["id", "name", "user", "created"], json),
+        TokenCommand::List => listed(
+            &node.get("/api/v1/tokens")?,
+            "tokens",
+            &["id", "name", "user", "created"],
+            json,
+        ),
         TokenCommand::Remove { id } => {
             let answer = node.delete(&format!("/api/v1/tokens/{}", escape(id)))?;
             said(&answer, json, "cli.token-removed", id);
@@ -90,9 +100,15 @@ fn password() -> Result<String, Failure> {
         eprint!("{} ", say::line("cli.password", &[]));
     }
     let mut line = String::new();
-    std::io::stdin().lock().read_line(&mut line).map_err(|why| {
-        Failure::new(exit::IO, Error::new(Class::Transient, "cli.no-password").caused_by(why))
-    })?;
+    std::io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .map_err(|why| {
+            Failure::new(
+                exit::IO,
+                Error::new(Class::Transient, "cli.no-password").caused_by(why),
+            )
+        })?;
     let password = line.trim_end_matches(['\r', '\n']);
     if password.is_empty() {
         return Err(Error::new(Class::Configuration, "cli.no-password").into());
@@ -113,9 +129,19 @@ fn listed(answer: &Value, name: &str, columns: &[&str], json: bool) {
         println!("{answer}");
         return;
     }
-    let list = answer.as_array().or_else(|| answer[name].as_array()).map_or(&[][..], Vec::as_slice);
+    let list = answer
+        .as_array()
+        .or_else(|| answer[name].as_array())
+        .map_or(&[][..], Vec::as_slice);
     let head: Vec<String> = columns.iter().map(|column| (*column).to_owned()).collect();
-    let rows: Vec<Vec<String>> =
-        list.iter().map(|entry| columns.iter().map(|name| say::cell(&entry[*name])).collect()).collect();
+    let rows: Vec<Vec<String>> = list
+        .iter()
+        .map(|entry| {
+            columns
+                .iter()
+                .map(|name| say::cell(&entry[*name]))
+                .collect()
+        })
+        .collect();
     print!("{}", say::table(&head, &rows));
 }

@@ -1,0 +1,98 @@
+//! `busbar check`: everything that can be said about a project without running it.
+
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+
+use busbar_catalog::{Bundle, Diagnostic, Kind, Project, has_errors, schema};
+use busbar_event::{Class, Error};
+use miette::{GraphicalReportHandler, GraphicalTheme};
+
+use crate::exit::{self, Failure};
+use crate::say;
+
+/// Check a project without running it.
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    /// The project's folder.
+    #[arg(default_value = ".")]
+    dir: PathBuf,
+}
+
+/// Print the JSON Schema of a kind of file, for editors.
+#[derive(Debug, clap::Args)]
+pub struct SchemaArgs {
+    /// The kind of file.
+    #[arg(value_parser = ["config", "stream", "flow", "table", "connection"])]
+    kind: String,
+}
+
+/// Checks and prints what is wrong.
+pub fn run(args: &CheckArgs, json: bool) -> Result<(), Failure> {
+    let (project, diagnostics) = load(&args.dir);
+    report(&diagnostics, json);
+    let Some(project) = project.filter(|_| !has_errors(&diagnostics)) else {
+        let errors = diagnostics
+            .iter()
+            .filter(|d| d.severity() == busbar_catalog::Severity::Error);
+        let error =
+            Error::new(Class::Configuration, "cli.check-failed").with("count", errors.count());
+        return Err(Failure::new(exit::FOUND, error));
+    };
+    if !json {
+        let counts = [
+            ("streams", project.streams.len().to_string()),
+            ("flows", project.flows.len().to_string()),
+            ("tables", project.tables.len().to_string()),
+            ("connections", project.connections.len().to_string()),
+        ];
+        println!("{}", say::line("cli.check-passed", &counts));
+    }
+    Ok(())
+}
+
+/// A project with everything there is to say about it; `None` when it cannot be read at all.
+pub fn load(dir: &Path) -> (Option<Project>, Vec<Diagnostic>) {
+    let bundle = match Bundle::read(dir) {
+        Ok(bundle) => bundle,
+        Err(diagnostics) => return (None, diagnostics),
+    };
+    let (project, mut diagnostics) = Project::parse(bundle);
+    if !has_errors(&diagnostics) {
+        diagnostics.extend(busbar_flow::check(&project, &busbar_connect::registry()));
+    }
+    (Some(project), diagnostics)
+}
+
+/// Prints diagnostics with the line they are about, or as JSON.
+pub fn report(diagnostics: &[Diagnostic], json: bool) {
+    if json {
+        println!("{}", serde_json::json!({ "diagnostics": diagnostics }));
+        return;
+    }
+    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let theme = if color {
+        GraphicalTheme::unicode()
+    } else {
+        GraphicalTheme::unicode_nocolor()
+    };
+    let handler = GraphicalReportHandler::new_themed(theme).with_links(false);
+    for diagnostic in diagnostics {
+        let mut text = String::new();
+        match handler.render_report(&mut text, &diagnostic.printed(say::language())) {
+            Ok(()) => eprintln!("{text}"),
+            Err(_) => eprintln!("{diagnostic}"),
+        }
+    }
+}
+
+/// Prints a schema.
+pub fn print_schema(args: &SchemaArgs) {
+    let kind = match args.kind.as_str() {
+        "config" => Kind::Config,
+        "stream" => Kind::Stream,
+        "flow" => Kind::Flow,
+        "table" => Kind::Table,
+        _ => Kind::Connection,
+    };
+    println!("{:#}", schema::schema(kind));
+}

@@ -1,0 +1,95 @@
+//! `busbar doctor`: checks a data folder, byte by byte, without changing it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use busbar_event::{Class, Error};
+use busbar_log::OsDisk;
+use indicatif::ProgressBar;
+
+use crate::exit::{self, Failure};
+use crate::say;
+
+/// Check a data folder without changing it.
+#[derive(Debug, clap::Args)]
+pub struct DoctorArgs {
+    /// The data folder.
+    dir: PathBuf,
+}
+
+/// Reads everything and prints what it found.
+pub fn run(args: &DoctorArgs, json: bool) -> Result<(), Failure> {
+    if !args.dir.join("VERSION").exists() {
+        let error =
+            Error::new(Class::Configuration, "cli.no-data").with("path", args.dir.display());
+        return Err(error.into());
+    }
+    let progress = if json {
+        ProgressBar::hidden()
+    } else {
+        ProgressBar::new_spinner()
+    };
+    progress.enable_steady_tick(Duration::from_millis(100));
+    progress.set_message(say::line(
+        "cli.doctor-reads",
+        &[("path", args.dir.display().to_string())],
+    ));
+    let report = busbar_log::doctor(&OsDisk, &args.dir);
+    progress.finish_and_clear();
+    if json {
+        let findings: Vec<_> = report
+            .findings
+            .iter()
+            .map(|finding| {
+                let args: serde_json::Map<_, _> = finding
+                    .args
+                    .iter()
+                    .map(|(name, value)| ((*name).to_owned(), value.clone().into()))
+                    .collect();
+                serde_json::json!({
+                    "severity": format!("{:?}", finding.severity).to_lowercase(),
+                    "code": finding.code,
+                    "file": finding.file.display().to_string(),
+                    "position": finding.position,
+                    "args": args,
+                    "text": finding.text,
+                })
+            })
+            .collect();
+        let summary = serde_json::json!({
+            "healthy": report.healthy(),
+            "partitions": report.partitions,
+            "segments": report.segments,
+            "frames": report.frames,
+            "rows": report.rows,
+            "bytes": report.bytes,
+            "findings": findings,
+        });
+        println!("{summary}");
+    } else {
+        for finding in &report.findings {
+            let place = finding
+                .position
+                .map_or(String::new(), |at| format!(":{at}"));
+            println!("{:?}  {}{place}", finding.severity, finding.file.display());
+            println!("    {}", finding.text);
+        }
+        let counts = [
+            ("partitions", report.partitions.to_string()),
+            ("segments", report.segments.to_string()),
+            ("frames", report.frames.to_string()),
+            ("rows", report.rows.to_string()),
+            ("size", say::bytes(report.bytes as f64)),
+        ];
+        println!("{}", say::line("cli.doctor-read", &counts));
+    }
+    if report.healthy() {
+        if !json {
+            println!("{}", say::line("cli.doctor-healthy", &[]));
+        }
+        return Ok(());
+    }
+    let error =
+        Error::new(Class::Permanent, "cli.doctor-found").with("count", report.findings.len());
+    Err(Failure::new(exit::FOUND, error))
+}

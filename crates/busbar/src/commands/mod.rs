@@ -1,0 +1,13 @@
+//! One file a command.
+
+pub mod apply;
+pub mod check;
+pub mod dead_letters;
+pub mod doctor;
+pub mod flows;
+pub mod run;
+pub mod sql;
+pub mod tap;
+pub mod test;
+pub mod top;
+pub mod users;
