@@ -13,7 +13,7 @@ use busbar_event::{Class, Error};
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use client::NodeArgs;
-use commands::{apply, check, dead_letters, doctor, flows, run, sql, tap, test, top, users};
+use commands::{apply, check, dead_letters, doctor, flows, reference, run, sql, tap, test, top, users};
 use exit::Failure;
 
 #[global_allocator]
@@ -59,6 +59,8 @@ enum Command {
     #[command(subcommand)]
     Token(users::TokenCommand),
     Schema(check::SchemaArgs),
+    #[command(hide = true)]
+    Reference(reference::ReferenceArgs),
     /// Print completions for a shell.
     Completions {
         /// The shell.
@@ -116,6 +118,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
             check::print_schema(args);
             Ok(())
         }
+        Command::Reference(args) => reference::run(args, &mut Cli::command()),
         Command::Completions { shell } => {
             clap_complete::generate(
                 *shell,

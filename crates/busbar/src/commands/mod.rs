@@ -5,6 +5,7 @@ pub mod check;
 pub mod dead_letters;
 pub mod doctor;
 pub mod flows;
+pub mod reference;
 pub mod run;
 pub mod sql;
 pub mod tap;

@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""Holds the documents to the program: docs_test.py BUSBAR
+
+The reference pages must be what the program writes today, and the commands of the README must work:
+they run in a shell of their own, beside a node on the example that the README starts.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import test as suite  # noqa: E402
+
+BUSBAR = Path(sys.argv[1]).resolve()
+WAIT = 60
+
+# The README speaks of the usual ports; the node of this test has others.
+PRELUDE = """
+set -eu
+mosquitto_pub() { command mosquitto_pub -p "$MQTT_PORT" "$@"; }
+mosquitto_sub() { command timeout 20 mosquitto_sub -p "$MQTT_PORT" "$@"; }
+busbar() { command "$BUSBAR" "$@"; }
+"""
+
+
+def reference_pages():
+    with tempfile.TemporaryDirectory() as fresh:
+        subprocess.run([BUSBAR, "reference", fresh], check=True, timeout=WAIT)
+        made = {p.name: p.read_text() for p in Path(fresh).iterdir()}
+    kept = {p.name: p.read_text() for p in (ROOT / "docs" / "reference").iterdir()}
+    stale = sorted(n for n in made.keys() | kept.keys() if made.get(n) != kept.get(n))
+    assert not stale, f"run `busbar reference docs/reference`: {', '.join(stale)} changed"
+
+
+def readme_commands(name):
+    """Every shell block but the first, which builds everything and is what got us here."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / name).read_text(), re.S)
+    assert len(blocks) >= 3, "the README has lost its commands"
+    node = suite.Node(ROOT / "examples" / "host-watch")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for block in blocks[1:]:
+                script = PRELUDE + block.replace("http://127.0.0.1:8080", node.url)
+                env = dict(
+                    os.environ, BUSBAR=str(BUSBAR), BUSBAR_NODE=node.url, MQTT_PORT=str(node.mqtt), LANG="C.UTF-8",
+                )
+                done = subprocess.run(
+                    ["bash", "-c", script], cwd=folder, env=env, capture_output=True, text=True, timeout=WAIT,
+                )
+                assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+                if "busbar sql" in block:
+                    assert "m1" in done.stdout and "alarm/m1/power" in done.stdout, done.stdout + done.stderr
+    finally:
+        node.stop()
+
+
+def main():
+    checks = [
+        ("the reference pages are what the program writes", reference_pages),
+        ("the commands of README.md work", lambda: readme_commands("README.md")),
+        ("the commands of README.zh-CN.md work", lambda: readme_commands("README.zh-CN.md")),
+    ]
+    passed = failed = 0
+    for name, check in checks:
+        try:
+            check()
+        except Exception as why:  # noqa: BLE001 - every check is told of
+            failed += 1
+            print(f"FAILED {name}: {why}")
+        else:
+            passed += 1
+            print(f"ok {name}")
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
