@@ -39,6 +39,8 @@ pub struct RunArgs {
 
 /// Editors write a file in several steps; this long after the last one the project is read.
 const SETTLE: Duration = Duration::from_millis(150);
+/// Who applied a version that was saved in the project's folder.
+const SAVED: &str = "saved";
 /// Changes that may wait to be looked at; more of them say nothing new.
 const CHANGES_MAX: usize = 1;
 
@@ -67,6 +69,7 @@ async fn serve(args: &RunArgs, config: Config) -> Result<(), Failure> {
         return Err(refused(&diagnostics));
     };
     check::report(&diagnostics, false);
+    let data = args.dir.join(&config.data.dir).display().to_string();
     let folder = args.dir.canonicalize().unwrap_or_else(|_| args.dir.clone());
     let options = NodeOptions {
         config,
@@ -86,8 +89,8 @@ async fn serve(args: &RunArgs, config: Config) -> Result<(), Failure> {
         |address: Option<std::net::SocketAddr>| address.map_or("off".to_owned(), |a| a.to_string());
     let places = [
         ("http", shown(node.http_address())),
-        ("mqtt", shown(node.mqtt_address())),
-        ("data", node.data_dir().display().to_string()),
+        ("mqtt", shown(node.mqtt_addresses().tcp.first().copied())),
+        ("data", data),
         ("durability", "fsync".to_owned()),
     ];
     println!("{}", say::line("cli.ready", &places));
@@ -182,7 +185,7 @@ fn config(args: &RunArgs) -> Result<Config, Failure> {
         ("--mqtt-listen", "mqtt", "listen", &args.mqtt_listen),
     ];
     let source = ConfigSource {
-        file: std::fs::read_to_string(args.dir.join(CONFIG_FILE)).ok(),
+        file: std::fs::read_to_string(args.dir.join(Kind::Config.path(""))).ok(),
         env: std::env::vars().collect(),
         flags: flags
             .into_iter()
