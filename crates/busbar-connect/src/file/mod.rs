@@ -1,0 +1,181 @@
+//! `file`: lines of files come in as events, rows go out as lines of a file.
+//!
+//! ```yaml
+//! file: { read: "in/*.ndjson" }          # a source
+//! topic: plant/${file}/line
+//! ```
+//! ```yaml
+//! file: { write: out/alarms.csv, format: csv }   # a sink
+//! ```
+//!
+//! Paths stay inside the project's folder, because projects can be sent to a node from outside; who
+//! wants another folder puts a symbolic link there.
+
+mod sink;
+mod source;
+
+use std::path::{Component, Path};
+
+use busbar_catalog::{ConnectionSpec, Diagnostic};
+use busbar_event::{Class, Error};
+use busbar_flow::{Connector, Roles, Sink, SinkContext, Source, SourceContext, Work};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::topic::TopicTemplate;
+use sink::FileSink;
+use source::FileSource;
+
+/// The connector.
+pub struct File;
+
+/// Reads lines from files as events, or writes rows as lines of a file.
+///
+/// As a source: exactly once; it goes on behind the last line that is in a stream. A line counts
+/// once its line break is there. A file that is replaced (another inode) is read from its beginning.
+///
+/// As a sink: exactly once; it cuts off what an unfinished write left, so the file belongs to it.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Options {
+    /// A file to read, or several by `*` in the last part of the path.
+    read: Option<String>,
+    /// A file to write.
+    write: Option<String>,
+    /// What a line is.
+    #[serde(default)]
+    format: LineFormat,
+}
+
+/// What a line of a file is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum LineFormat {
+    /// One JSON document.
+    #[default]
+    Ndjson,
+    /// Comma-separated values; the first line names the columns. A source makes JSON objects of them.
+    Csv,
+    /// Any text; each line is a payload as it is. Only for sources.
+    Lines,
+}
+
+const DEFAULT_TOPIC: &str = "file/${connection}/${file}";
+const OFFERED: [&str; 2] = ["connection", "file"];
+
+impl File {
+    fn options(spec: &ConnectionSpec) -> Result<Options, Diagnostic> {
+        let options: Options = spec.options.read()?;
+        let refuse = |key: &str, code| {
+            spec.options.diagnostic(key, Error::new(Class::Configuration, code))
+        };
+        match (&options.read, &options.write) {
+            (Some(path), None) => {
+                check_path(path).map_err(|code| refuse("read", code))?;
+                let folder = Path::new(path).parent().unwrap_or(Path::new(""));
+                if folder.to_string_lossy().contains('*') {
+                    return Err(refuse("read", "connect.file-pattern"));
+                }
+            }
+            (None, Some(path)) => {
+                check_path(path).map_err(|code| refuse("write", code))?;
+                if path.contains('*') {
+                    return Err(refuse("write", "connect.file-pattern"));
+                }
+                if options.format == LineFormat::Lines {
+                    return Err(refuse("format", "connect.file-lines-sink"));
+                }
+            }
+            _ => return Err(refuse("read", "connect.file-read-or-write")),
+        }
+        Ok(options)
+    }
+}
+
+/// A path inside the project's folder: relative, without a way up.
+fn check_path(path: &str) -> Result<(), &'static str> {
+    let inside = !path.is_empty()
+        && !path.contains('\0')
+        && Path::new(path)
+            .components()
+            .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+        && Path::new(path).file_name().is_some();
+    if inside { Ok(()) } else { Err("connect.file-outside") }
+}
+
+impl Connector for File {
+    fn kind(&self) -> &'static str {
+        "file"
+    }
+
+    fn check(&self, spec: &ConnectionSpec) -> Result<Roles, Diagnostic> {
+        let options = File::options(spec)?;
+        if options.read.is_some() {
+            TopicTemplate::read(spec, DEFAULT_TOPIC, &OFFERED)?;
+        }
+        Ok(Roles { source: options.read.is_some(), sink: options.write.is_some() })
+    }
+
+    fn schema(&self) -> serde_json::Value {
+        schemars::schema_for!(Options).to_value()
+    }
+
+    fn source<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        context: SourceContext,
+    ) -> Work<'a, Result<Box<dyn Source>, Error>> {
+        Box::pin(async move {
+            let options = File::options(spec).map_err(|refused| refused.error().clone())?;
+            let topic = TopicTemplate::read(spec, DEFAULT_TOPIC, &OFFERED)
+                .map_err(|refused| refused.error().clone())?;
+            let Some(pattern) = options.read else {
+                return Err(Error::new(Class::Configuration, "connect.no-source").with("kind", "file"));
+            };
+            Ok(Box::new(FileSource::new(&pattern, options.format, topic, context)) as Box<dyn Source>)
+        })
+    }
+
+    fn sink<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        context: SinkContext,
+    ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
+        Box::pin(async move {
+            let options = File::options(spec).map_err(|refused| refused.error().clone())?;
+            let Some(path) = options.write else {
+                return Err(Error::new(Class::Configuration, "connect.no-sink").with("kind", "file"));
+            };
+            let path = context.project_dir.join(path);
+            let sink = FileSink::open(path, options.format == LineFormat::Csv, context.schema);
+            sink.await.map(|sink| Box::new(sink) as Box<dyn Sink>)
+        })
+    }
+}
+
+/// A failure of the file system, with the file's name.
+fn failed(path: &Path, why: std::io::Error) -> Error {
+    use std::io::ErrorKind;
+    let class = match why.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::IsADirectory | ErrorKind::NotADirectory | ErrorKind::ReadOnlyFilesystem => {
+            Class::Configuration
+        }
+        _ => Class::Transient,
+    };
+    Error::new(class, "connect.file-failed").with("file", path.display()).caused_by(why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_stay_inside_the_project() {
+        for path in ["in.ndjson", "in/*.csv", "./in/a"] {
+            assert_eq!(check_path(path), Ok(()), "{path}");
+        }
+        for path in ["", "/etc/passwd", "../x", "in/../../x", "in/..", "a\0b"] {
+            assert_eq!(check_path(path), Err("connect.file-outside"), "{path}");
+        }
+    }
+}

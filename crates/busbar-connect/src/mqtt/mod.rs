@@ -1,0 +1,188 @@
+//! `mqtt`: a bridge to another broker, either way.
+//!
+//! ```yaml
+//! mqtt: { address: "plant.example:1883", subscribe: ["meter/#"] }     # a source
+//! topic: plant/${topic}
+//! ```
+//! ```yaml
+//! mqtt: { address: "head.example:8883", tls: {}, publish: "site-7/${topic}" }   # a sink
+//! ```
+
+mod link;
+mod sink;
+mod source;
+
+use busbar_bus::Span;
+use busbar_catalog::{ConnectionSpec, Diagnostic};
+use busbar_event::topic::Filter;
+use busbar_event::{Class, Error};
+use busbar_flow::{Connector, Roles, Sink, SinkContext, Source, SourceContext, Work};
+use busbar_mqtt::Version;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::http::Secret;
+use crate::topic::TopicTemplate;
+use sink::MqttSink;
+use source::MqttSource;
+
+/// The connector.
+pub struct Mqtt;
+
+/// A bridge to another MQTT broker.
+///
+/// At least once either way: what comes in is acknowledged to the other broker once it is in a
+/// stream; what goes out is done once the other broker has acknowledged it.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Options {
+    /// Host and port of the broker.
+    address: String,
+    /// Encrypt; `{}` trusts the usual authorities.
+    tls: Option<Tls>,
+    /// Version of the protocol.
+    #[serde(default)]
+    version: ProtocolVersion,
+    /// How the bridge names itself; made from the connection's name when not given.
+    client_id: Option<String>,
+    /// User name.
+    user: Option<String>,
+    /// Password, a text or `{ env: NAME }`.
+    password: Option<Secret>,
+    /// Filters to subscribe to; makes the connection a source.
+    #[serde(default)]
+    subscribe: Vec<Filter>,
+    /// Topic to publish rows on, a template over `topic`; makes the connection a sink.
+    publish: Option<String>,
+    /// Highest quality of service to subscribe with.
+    #[serde(default = "qos_1")]
+    #[schemars(range(max = 2))]
+    qos: u8,
+    /// How long the other broker shall keep the session while the bridge is away.
+    #[serde(default = "one_day")]
+    session_expiry: Span,
+    /// How often the bridge shows that it is alive.
+    #[serde(default = "half_a_minute")]
+    keep_alive: Span,
+}
+
+/// Encryption of the connection.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Tls {
+    /// A PEM file, inside the project's folder, with the authorities to trust.
+    ca: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+enum ProtocolVersion {
+    #[serde(rename = "3.1.1")]
+    V311,
+    #[default]
+    #[serde(rename = "5.0")]
+    V5,
+}
+
+impl From<ProtocolVersion> for Version {
+    fn from(version: ProtocolVersion) -> Version {
+        match version {
+            ProtocolVersion::V311 => Version::V311,
+            ProtocolVersion::V5 => Version::V5,
+        }
+    }
+}
+
+fn qos_1() -> u8 {
+    1
+}
+
+fn one_day() -> Span {
+    Span::from_micros(86_400_000_000)
+}
+
+fn half_a_minute() -> Span {
+    Span::from_micros(30_000_000)
+}
+
+const OFFERED: [&str; 1] = ["topic"];
+
+impl Mqtt {
+    fn options(spec: &ConnectionSpec) -> Result<Options, Diagnostic> {
+        let options: Options = spec.options.read()?;
+        let refuse = |key: &str, code| {
+            spec.options.diagnostic(key, Error::new(Class::Configuration, code))
+        };
+        let port = options.address.rsplit_once(':').and_then(|(host, port)| {
+            (!host.is_empty()).then(|| port.parse::<u16>().ok()).flatten()
+        });
+        if port.is_none_or(|port| port == 0) {
+            return Err(refuse("address", "connect.mqtt-address"));
+        }
+        if options.qos > 2 {
+            return Err(refuse("qos", "connect.mqtt-qos"));
+        }
+        if options.subscribe.is_empty() == options.publish.is_none() {
+            return Err(refuse("subscribe", "connect.mqtt-subscribe-or-publish"));
+        }
+        let keep_alive = options.keep_alive.as_duration().as_secs();
+        if !(1..=u64::from(u16::MAX)).contains(&keep_alive) {
+            return Err(refuse("keep_alive", "connect.mqtt-keep-alive"));
+        }
+        if options.password.is_some() && options.user.is_none() {
+            return Err(refuse("password", "connect.mqtt-user"));
+        }
+        if let Some(ca) = options.tls.as_ref().and_then(|tls| tls.ca.as_deref()) {
+            crate::file::check_path(ca).map_err(|code| refuse("tls", code))?;
+        }
+        Ok(options)
+    }
+
+    /// The template of outgoing topics, read as a connection's topic is.
+    fn publish_topic(spec: &ConnectionSpec, options: &Options) -> Result<TopicTemplate, Diagnostic> {
+        let spec = ConnectionSpec { topic: options.publish.clone(), ..spec.clone() };
+        TopicTemplate::read(&spec, "${topic}", &OFFERED)
+    }
+}
+
+impl Connector for Mqtt {
+    fn kind(&self) -> &'static str {
+        "mqtt"
+    }
+
+    fn check(&self, spec: &ConnectionSpec) -> Result<Roles, Diagnostic> {
+        let options = Mqtt::options(spec)?;
+        Mqtt::publish_topic(spec, &options)?;
+        TopicTemplate::read(spec, "${topic}", &OFFERED)?;
+        Ok(Roles { source: !options.subscribe.is_empty(), sink: options.publish.is_some() })
+    }
+
+    fn schema(&self) -> serde_json::Value {
+        schemars::schema_for!(Options).to_value()
+    }
+
+    fn source<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        context: SourceContext,
+    ) -> Work<'a, Result<Box<dyn Source>, Error>> {
+        Box::pin(async move {
+            let inner = |refused: Diagnostic| refused.error().clone();
+            let options = Mqtt::options(spec).map_err(inner)?;
+            let topic = TopicTemplate::read(spec, "${topic}", &OFFERED).map_err(inner)?;
+            Ok(Box::new(MqttSource::new(options, topic, context)) as Box<dyn Source>)
+        })
+    }
+
+    fn sink<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        context: SinkContext,
+    ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
+        Box::pin(async move {
+            let inner = |refused: Diagnostic| refused.error().clone();
+            let options = Mqtt::options(spec).map_err(inner)?;
+            let topic = Mqtt::publish_topic(spec, &options).map_err(inner)?;
+            Ok(Box::new(MqttSink::new(options, topic, context)) as Box<dyn Sink>)
+        })
+    }
+}
