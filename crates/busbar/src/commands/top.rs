@@ -27,19 +27,13 @@ pub fn run(args: &TopArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
         let streams = node.get("/api/v1/streams")?;
         let flows = node.get("/api/v1/flows")?;
         if json {
-            println!(
-                "{}",
-                serde_json::json!({ "overview": overview, "streams": streams, "flows": flows })
-            );
+            println!("{}", serde_json::json!({ "overview": overview, "streams": streams, "flows": flows }));
         } else {
             let picture = picture(&overview, &streams, &flows);
             // One write, so that the screen does not flicker.
             let clear = if again { "\x1b[H\x1b[2J" } else { "" };
             let mut out = std::io::stdout().lock();
-            if write!(out, "{clear}{picture}")
-                .and_then(|()| out.flush())
-                .is_err()
-            {
+            if write!(out, "{clear}{picture}").and_then(|()| out.flush()).is_err() {
                 return Ok(());
             }
         }
@@ -57,72 +51,46 @@ fn picture(overview: &Value, streams: &Value, flows: &Value) -> String {
         &[
             ("version", say::cell(&overview["version"])),
             ("memory", say::bytes(number(&overview["memory_bytes"]))),
-            (
-                "rate_in",
-                say::rate(number(&overview["events_in_per_second"])),
-            ),
-            (
-                "rate_out",
-                say::rate(number(&overview["events_out_per_second"])),
-            ),
+            ("rate_in", say::rate(number(&overview["events_in_per_s"]))),
+            ("rate_out", say::rate(number(&overview["events_out_per_s"]))),
             ("durability", say::cell(&overview["durability"])),
         ],
     );
     text.push_str("\n\n");
-    let head = |codes: &[&str]| {
-        codes
-            .iter()
-            .map(|code| say::line(code, &[]))
-            .collect::<Vec<_>>()
-    };
+    let head = |codes: &[&str]| codes.iter().map(|code| say::line(code, &[])).collect::<Vec<_>>();
     let rows: Vec<Vec<String>> = entries(streams, "streams")
         .iter()
         .map(|stream| {
             vec![
                 say::cell(&stream["name"]),
-                say::rate(number(&stream["events_per_second"])),
+                say::rate(number(&stream["rate"])),
                 say::cell(&stream["events"]),
                 say::bytes(number(&stream["bytes"])),
             ]
         })
         .collect();
-    text.push_str(&say::table(
-        &head(&["cli.stream", "cli.rate", "cli.events", "cli.size"]),
-        &rows,
-    ));
+    text.push_str(&say::table(&head(&["cli.stream", "cli.rate", "cli.events", "cli.size"]), &rows));
     text.push('\n');
     let rows: Vec<Vec<String>> = entries(flows, "flows")
         .iter()
         .map(|flow| {
-            let counters = &flow["counters"];
             vec![
                 say::cell(&flow["name"]),
                 say::cell(&flow["state"]),
-                say::cell(&counters["in"]),
-                say::cell(&counters["out"]),
-                say::cell(&counters["filtered"]),
-                say::cell(&counters["dead"]),
+                say::cell(&flow["in"]),
+                say::cell(&flow["out"]),
+                say::cell(&flow["filtered"]),
+                say::cell(&flow["dead"]),
                 say::cell(&flow["lag"]),
             ]
         })
         .collect();
-    let codes = [
-        "cli.flow",
-        "cli.state",
-        "cli.in",
-        "cli.out",
-        "cli.filtered",
-        "cli.dead",
-        "cli.lag",
-    ];
+    let codes = ["cli.flow", "cli.state", "cli.in", "cli.out", "cli.filtered", "cli.dead", "cli.lag"];
     text.push_str(&say::table(&head(&codes), &rows));
     text
 }
 
 /// The list of an answer, whether it stands alone or under its name.
 fn entries<'a>(value: &'a Value, name: &str) -> &'a [Value] {
-    value
-        .as_array()
-        .or_else(|| value[name].as_array())
-        .map_or(&[], Vec::as_slice)
+    value.as_array().or_else(|| value[name].as_array()).map_or(&[], Vec::as_slice)
 }
