@@ -37,3 +37,7 @@ pub const FLOW_VERSIONS_MAX: usize = 100;
 pub const RATE_EVERY: Duration = Duration::from_secs(1);
 
 const _: () = assert!(TRIAL_ROWS_MAX <= BATCH_ROWS_MAX);
+/// Cursors of one flow on one partition: the flow's own and one for each connection, of all versions.
+pub const LANES_MAX: usize = 1024;
+/// Dead letters of which cause and number are kept in memory; older ones stay in their stream.
+pub const DEAD_INDEX_MAX: usize = 1_000_000;

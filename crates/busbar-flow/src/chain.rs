@@ -1,0 +1,255 @@
+//! The steps of a flow, as a pure function from a batch of events to rows.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, BooleanArray, RecordBatch, UInt32Array};
+use arrow::compute::{filter, filter_record_batch, prep_null_mask_filter, take, take_record_batch};
+use arrow::datatypes::SchemaRef;
+use busbar_event::{Batch, Class, Error};
+use busbar_sql::{BatchQuery, Failed, Predicate, Projection};
+
+use crate::counters::Counters;
+use crate::reader::Reader;
+use crate::render::{Origin, OriginRows};
+
+/// A step that was compiled.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Where(Predicate),
+    Select(Projection),
+    Sql(BatchQuery),
+}
+
+/// Reader and steps of one flow for one input stream.
+pub(crate) struct Chain {
+    pub reader: Reader,
+    pub steps: Vec<Step>,
+    pub schema: SchemaRef,
+}
+
+/// Where in a flow an event came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Its payload could not be read.
+    Decode,
+    /// A step, by its index.
+    Step(usize),
+    /// An output, by its index.
+    Output(usize),
+}
+
+/// An event that could not be processed.
+#[derive(Clone, Debug)]
+pub(crate) struct Dead {
+    /// Which event of the batch.
+    pub event: usize,
+    pub place: Place,
+    pub cause: Error,
+}
+
+/// What the steps made of a batch.
+pub(crate) struct Computed {
+    pub events: Batch,
+    /// The rows that are left, of [`Chain::schema`].
+    pub rows: RecordBatch,
+    pub origin: Made,
+    pub dead: Vec<Dead>,
+    /// For the reader and then each step.
+    pub counts: Vec<Counters>,
+}
+
+/// From which events rows were made.
+#[derive(Clone, Debug)]
+pub(crate) enum Made {
+    /// Row `i` of event `i`.
+    Same,
+    /// Row `i` of event `rows[i]`.
+    From(UInt32Array),
+    /// Each of many: a query's result.
+    Many,
+}
+
+impl Made {
+    fn event(&self, row: usize) -> usize {
+        match self {
+            Made::Same => row,
+            Made::From(rows) => rows.value(row) as usize,
+            Made::Many => 0,
+        }
+    }
+
+    fn filter(&mut self, mask: &BooleanArray) -> Result<(), Error> {
+        *self = match self {
+            Made::Same => {
+                let rows: UInt32Array = mask
+                    .values()
+                    .set_indices()
+                    .map(|row| row as u32)
+                    .collect::<Vec<u32>>()
+                    .into();
+                Made::From(rows)
+            }
+            Made::From(rows) => Made::From(uint32(filter(rows, mask).map_err(misfit)?)?),
+            Made::Many => Made::Many,
+        };
+        Ok(())
+    }
+
+    fn take(&mut self, good: &UInt32Array) -> Result<(), Error> {
+        *self = match self {
+            Made::Same => Made::From(good.clone()),
+            Made::From(rows) => Made::From(uint32(take(rows, good, None).map_err(misfit)?)?),
+            Made::Many => Made::Many,
+        };
+        Ok(())
+    }
+}
+
+fn uint32(array: arrow::array::ArrayRef) -> Result<UInt32Array, Error> {
+    array
+        .as_any()
+        .downcast_ref::<UInt32Array>()
+        .cloned()
+        .ok_or_else(|| Error::new(Class::Permanent, "flow.misfit").with("column", ""))
+}
+
+fn misfit(e: arrow::error::ArrowError) -> Error {
+    Error::new(Class::Permanent, "flow.misfit").with("column", "").caused_by(e)
+}
+
+impl Computed {
+    /// The rows' origin, for templates and envelopes.
+    pub fn origin(&self) -> Origin<'_> {
+        Origin {
+            events: &self.events,
+            rows: match &self.origin {
+                Made::Same => OriginRows::Same,
+                Made::From(rows) => OriginRows::Some(rows),
+                Made::Many => OriginRows::None,
+            },
+        }
+    }
+}
+
+impl Chain {
+    /// Runs the steps. Events that fail alone are in [`Computed::dead`]; an error is one of the whole.
+    pub fn run(&mut self, events: Batch) -> Result<Computed, Error> {
+        let read = self.reader.read(&events)?;
+        let mut counts = Vec::with_capacity(1 + self.steps.len());
+        let mut dead: Vec<Dead> = read
+            .rejected
+            .into_iter()
+            .map(|(event, cause)| Dead { event, place: Place::Decode, cause })
+            .collect();
+        counts.push(Counters {
+            input: events.rows() as u64,
+            out: read.rows.num_rows() as u64,
+            dead: dead.len() as u64,
+            ..Counters::default()
+        });
+        let mut rows = read.rows;
+        let mut made = read.events.map_or(Made::Same, Made::From);
+        for (index, step) in self.steps.iter().enumerate() {
+            let before = rows.num_rows();
+            let mut died = 0;
+            // First as if all was well; only when it is not, look for the rows at fault.
+            let result = match step.apply(&rows, &mut made) {
+                Ok(result) => result,
+                Err(error) => {
+                    if error.class() != Class::Permanent {
+                        return Err(error);
+                    }
+                    let failing = step.failing(&rows);
+                    if failing.is_empty() {
+                        return Err(error);
+                    }
+                    died = failing.len();
+                    let good = without(before, &failing);
+                    for failed in failing {
+                        let event = made.event(failed.row);
+                        dead.push(Dead { event, place: Place::Step(index), cause: failed.cause });
+                    }
+                    made.take(&good)?;
+                    rows = take_record_batch(&rows, &good).map_err(misfit)?;
+                    step.apply(&rows, &mut made)?
+                }
+            };
+            let out = result.num_rows();
+            let reached = before - died;
+            counts.push(Counters {
+                input: before as u64,
+                out: out as u64,
+                dead: died as u64,
+                filtered: reached.saturating_sub(out) as u64,
+                added: out.saturating_sub(reached) as u64,
+                held: 0,
+            });
+            rows = result;
+        }
+        Ok(Computed { events, rows, origin: made, dead, counts })
+    }
+}
+
+impl Step {
+    /// The rows that come out; `made` follows.
+    fn apply(&self, rows: &RecordBatch, made: &mut Made) -> Result<RecordBatch, Error> {
+        match self {
+            Step::Where(predicate) => {
+                let mask = predicate.evaluate(rows)?;
+                let mask = if mask.null_count() > 0 { prep_null_mask_filter(&mask) } else { mask };
+                if mask.true_count() == rows.num_rows() {
+                    return Ok(rows.clone());
+                }
+                let kept = filter_record_batch(rows, &mask).map_err(misfit)?;
+                made.filter(&mask)?;
+                Ok(kept)
+            }
+            Step::Select(projection) => projection.evaluate(rows),
+            Step::Sql(query) => {
+                let result = query.evaluate(rows)?;
+                *made = Made::Many;
+                Ok(result)
+            }
+        }
+    }
+
+    fn failing(&self, rows: &RecordBatch) -> Vec<Failed> {
+        match self {
+            Step::Where(predicate) => predicate.failing(rows),
+            Step::Select(projection) => projection.failing(rows),
+            Step::Sql(query) => query.failing(rows),
+        }
+    }
+}
+
+fn without(rows: usize, failing: &[Failed]) -> UInt32Array {
+    let mut skip = failing.iter().map(|f| f.row).peekable();
+    let good: Vec<u32> = (0..rows)
+        .filter(|row| skip.next_if_eq(row).is_none())
+        .map(|row| row as u32)
+        .collect();
+    good.into()
+}
+
+/// The steps see nothing but these columns.
+pub(crate) fn bind(steps: &[Step], schema: &SchemaRef) -> Result<Vec<Step>, Error> {
+    let mut bound = Vec::with_capacity(steps.len());
+    // The first step that makes columns of its own ends what depends on the input.
+    let mut steps = steps.iter();
+    for step in steps.by_ref() {
+        match step {
+            Step::Where(predicate) => bound.push(Step::Where(predicate.bind(schema)?)),
+            Step::Select(projection) => {
+                bound.push(Step::Select(projection.bind(schema)?));
+                break;
+            }
+            Step::Sql(query) => {
+                bound.push(Step::Sql(query.clone()));
+                break;
+            }
+        }
+    }
+    bound.extend(steps.cloned());
+    Ok(bound)
+}
+

@@ -1,0 +1,399 @@
+//! Dead letters: events that could not be processed, kept as they came, with the cause.
+//!
+//! They are the events of the stream [`DEAD_LETTERS`]: topic, key, time, tags and payload as they were, and
+//! these tags beside: `$dead-flow`, `$dead-place`, `$dead-output`, `$dead-class`, `$dead-code`, `$dead-args`
+//! (JSON), `$dead-stream`, `$dead-partition`, `$dead-offset`, `$dead-at`. A store says which of them were
+//! sent through their flow again.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use busbar_bus::{Bus, Cursor, Item, Stream};
+use busbar_event::{Batch, BatchBuilder, Class, Error, Flags, Language, Row};
+use busbar_log::{Change, Store};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::chain::{Dead, Place};
+use crate::limits::{CAUSE_BYTES_MAX, DEAD_GROUPS_MAX, DEAD_INDEX_MAX, DEAD_LETTERS_MAX};
+use crate::status::{DeadFilter, DeadGroup, DeadLetter, class_word, words};
+
+/// The stream of dead letters.
+pub const DEAD_LETTERS: &str = "dead-letters";
+
+const FLOW: &str = "$dead-flow";
+const PLACE: &str = "$dead-place";
+const OUTPUT: &str = "$dead-output";
+const CLASS: &str = "$dead-class";
+const CODE: &str = "$dead-code";
+const ARGS: &str = "$dead-args";
+const STREAM: &str = "$dead-stream";
+const PARTITION: &str = "$dead-partition";
+const OFFSET: &str = "$dead-offset";
+const AT: &str = "$dead-at";
+const MARK: &str = "$dead-";
+
+/// Where an event was read.
+#[derive(Clone, Debug)]
+pub(crate) struct Spot {
+    pub stream: Arc<str>,
+    pub partition: u16,
+    pub offset: u64,
+}
+
+/// Makes the dead letters of a batch.
+pub(crate) fn letters(
+    flow: &str,
+    events: &Batch,
+    dead: &[Dead],
+    output_ids: &[Arc<str>],
+    now_micros: i64,
+    spot: impl Fn(usize) -> Spot,
+) -> Batch {
+    let mut builder = BatchBuilder::new();
+    let now = now_micros.to_string();
+    for letter in dead {
+        let event = events.event(letter.event);
+        let args: Vec<(&str, String)> =
+            letter.cause.args().iter().map(|(name, value)| (*name, cut(value))).collect();
+        let args = serde_json::to_string(&args).unwrap_or_default();
+        let (place, output) = match letter.place {
+            Place::Decode => ("decode".to_owned(), ""),
+            Place::Step(i) => (format!("step:{i}"), ""),
+            Place::Output(i) => (format!("to:{i}"), output_ids.get(i).map_or("", |id| &**id)),
+        };
+        let spot = spot(letter.event);
+        let (partition, offset) = (spot.partition.to_string(), spot.offset.to_string());
+        // A letter that dies again keeps one set of marks.
+        let mut tags: Vec<(&str, &str)> =
+            event.tags().filter(|(name, _)| !name.starts_with(MARK)).collect();
+        tags.extend([
+            (FLOW, flow),
+            (PLACE, place.as_str()),
+            (OUTPUT, output),
+            (CLASS, class_word(letter.cause.class())),
+            (CODE, letter.cause.code()),
+            (ARGS, args.as_str()),
+            (STREAM, &*spot.stream),
+            (PARTITION, partition.as_str()),
+            (OFFSET, offset.as_str()),
+            (AT, now.as_str()),
+        ]);
+        let topic = builder.topic_id(event.topic);
+        let client = event.client.map(|client| builder.client_id(client));
+        builder.push(Row {
+            topic,
+            key: event.key,
+            time: event.time,
+            client,
+            flags: event.flags.with_retain(false).with_reserved_tags(true),
+            tags: &tags,
+            payload: &event.payload,
+        });
+    }
+    builder.finish()
+}
+
+fn cut(text: &str) -> String {
+    let mut end = text.len().min(CAUSE_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
+/// A letter with what it takes to send it again.
+pub(crate) struct Letter {
+    pub shown: DeadLetter,
+    /// The output that refused it; empty when it died before.
+    pub output: String,
+    pub flags: Flags,
+}
+
+fn letter(events: &Batch, row: usize, id: u64, redriven: bool) -> Letter {
+    let event = events.event(row);
+    let mut marks: HashMap<&str, &str> = HashMap::new();
+    let mut tags = Vec::new();
+    for (name, value) in event.tags() {
+        if name.starts_with(MARK) {
+            marks.insert(name, value);
+        } else {
+            tags.push((name.to_owned(), value.to_owned()));
+        }
+    }
+    let mark = |name: &str| marks.get(name).copied().unwrap_or_default().to_owned();
+    let number = |name: &str| marks.get(name).and_then(|v| v.parse().ok()).unwrap_or(0);
+    let args: Vec<(String, String)> =
+        marks.get(ARGS).and_then(|v| serde_json::from_str(v).ok()).unwrap_or_default();
+    let code = mark(CODE);
+    let reserved = tags.iter().any(|(n, _)| n.starts_with('$') && !n.starts_with("$$"));
+    Letter {
+        flags: event.flags.with_reserved_tags(reserved),
+        output: mark(OUTPUT),
+        shown: DeadLetter {
+            id,
+            flow: mark(FLOW),
+            place: mark(PLACE),
+            class: mark(CLASS),
+            message: words(&code, &args, Language::En),
+            message_zh: words(&code, &args, Language::Zh),
+            code,
+            args,
+            stream: mark(STREAM),
+            partition: u16::try_from(number(PARTITION)).unwrap_or(0),
+            offset: number(OFFSET),
+            died_micros: marks.get(AT).and_then(|v| v.parse().ok()).unwrap_or(0),
+            topic: event.topic.to_owned(),
+            key: event.key.map(str::to_owned),
+            time_micros: event.time,
+            tags,
+            payload: event.payload.into_owned(),
+            redriven,
+        },
+    }
+}
+
+/// The letters' events as they were.
+pub(crate) fn originals(letters: &[Letter]) -> Batch {
+    let mut builder = BatchBuilder::new();
+    for letter in letters {
+        let shown = &letter.shown;
+        let tags: Vec<(&str, &str)> =
+            shown.tags.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let topic = builder.topic_id(&shown.topic);
+        builder.push(Row {
+            topic,
+            key: shown.key.as_deref(),
+            time: shown.time_micros,
+            client: None,
+            flags: letter.flags,
+            tags: &tags,
+            payload: &shown.payload,
+        });
+    }
+    builder.finish()
+}
+
+/// All dead letters, by number and cause.
+pub(crate) struct DeadLetters {
+    stream: Arc<Stream>,
+    store: Store,
+    index: Mutex<Index>,
+}
+
+#[derive(Default)]
+struct Index {
+    /// The number of the next letter to read.
+    next: u64,
+    entries: VecDeque<Entry>,
+    groups: Vec<DeadGroup>,
+    by_cause: HashMap<(String, String, String), usize>,
+    redriven: BTreeSet<u64>,
+    loaded: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    id: u64,
+    group: usize,
+}
+
+/// A re-drive that was begun; it is finished after a crash.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Run {
+    pub run: u64,
+    pub ids: Vec<u64>,
+}
+
+const DONE: &[u8] = b"done/";
+const RUN: &[u8] = b"run/";
+
+fn numbered(prefix: &[u8], number: u64) -> Bytes {
+    let mut key = prefix.to_vec();
+    key.extend_from_slice(&number.to_be_bytes());
+    key.into()
+}
+
+impl DeadLetters {
+    pub fn open(bus: &Bus) -> Result<DeadLetters, Error> {
+        Ok(DeadLetters {
+            stream: bus.internal_stream(DEAD_LETTERS)?,
+            store: bus.store("dead-letters")?,
+            index: Mutex::default(),
+        })
+    }
+
+    pub fn stream(&self) -> &Arc<Stream> {
+        &self.stream
+    }
+
+    /// Reads what has come since the last time. May block on the disk.
+    fn refresh(&self, index: &mut Index) -> Result<(), Error> {
+        if !index.loaded {
+            let mut after: Option<Bytes> = None;
+            loop {
+                let page = self.store.scan(DONE, after.as_deref(), DEAD_LETTERS_MAX);
+                let Some((last, _)) = page.last() else { break };
+                after = Some(last.clone());
+                for (key, _) in &page {
+                    if let Ok(number) = <[u8; 8]>::try_from(&key[DONE.len()..]) {
+                        index.redriven.insert(u64::from_be_bytes(number));
+                    }
+                }
+            }
+            index.loaded = true;
+        }
+        let Some(partition) = self.stream.partitions().first().cloned() else { return Ok(()) };
+        let mut cursor = Cursor::new(partition, index.next);
+        while let Some(item) = cursor.try_next()? {
+            match item {
+                Item::Gap(gap) => index.next = gap.resume,
+                Item::Chunk(chunk) => {
+                    for row in 0..chunk.batch.rows() {
+                        let id = chunk.base + row as u64;
+                        let letter = letter(&chunk.batch, row, id, false).shown;
+                        index.add(letter);
+                    }
+                    index.next = chunk.end();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many there are that were not sent again, without reading the disk for new ones.
+    pub fn open_count(&self) -> u64 {
+        self.index.lock().groups.iter().map(|g| g.open).sum()
+    }
+
+    /// The causes, the one with the newest letter first. May block on the disk.
+    pub fn groups(&self) -> Result<Vec<DeadGroup>, Error> {
+        let mut index = self.index.lock();
+        self.refresh(&mut index)?;
+        let mut groups = index.groups.clone();
+        groups.sort_by_key(|g| std::cmp::Reverse(g.newest));
+        Ok(groups)
+    }
+
+    /// The numbers of those that fit, newest first. May block on the disk.
+    pub fn find(&self, filter: &DeadFilter, limit: usize) -> Result<Vec<u64>, Error> {
+        let mut index = self.index.lock();
+        self.refresh(&mut index)?;
+        let fits = |entry: &&Entry| {
+            let group = &index.groups[entry.group];
+            let is = |wanted: &Option<String>, has: &str| wanted.as_deref().is_none_or(|w| w == has);
+            is(&filter.flow, &group.flow)
+                && is(&filter.code, &group.code)
+                && is(&filter.place, &group.place)
+                && filter.ids.as_ref().is_none_or(|ids| ids.contains(&entry.id))
+                && (filter.redriven || !index.redriven.contains(&entry.id))
+        };
+        let limit = limit.min(DEAD_LETTERS_MAX);
+        Ok(index.entries.iter().rev().filter(fits).map(|e| e.id).take(limit).collect())
+    }
+
+    /// Reads letters by number. Those that are gone are left out. May block on the disk.
+    pub fn read(&self, ids: &[u64]) -> Result<Vec<Letter>, Error> {
+        let Some(partition) = self.stream.partitions().first().cloned() else {
+            return Ok(Vec::new());
+        };
+        let mut letters = Vec::with_capacity(ids.len());
+        let mut chunks: Vec<busbar_bus::Chunk> = Vec::new();
+        for id in ids {
+            if *id < partition.start() || *id >= partition.end() {
+                continue;
+            }
+            let holds = |c: &busbar_bus::Chunk| (c.base..c.end()).contains(id);
+            if !chunks.iter().any(holds) {
+                chunks = partition.read(*id, crate::limits::READ_BYTES)?;
+            }
+            let redriven = self.index.lock().redriven.contains(id);
+            if let Some(chunk) = chunks.iter().find(|c| holds(c)) {
+                let row = (id - chunk.base) as usize;
+                letters.push(letter(&chunk.batch, row, *id, redriven));
+            }
+        }
+        Ok(letters)
+    }
+
+    /// Notes a re-drive before it is begun.
+    pub fn begin(&self, run: &Run) -> Result<(), Error> {
+        let value = serde_json::to_vec(run)
+            .map_err(|e| Error::new(Class::Permanent, "flow.checkpoint").caused_by(e))?;
+        let change = Change::Put(numbered(RUN, run.run), value.into());
+        self.store.apply_sync(vec![change]).map_err(busbar_bus::from_log)
+    }
+
+    /// Notes that all letters of a re-drive were sent.
+    pub fn finish(&self, run: &Run, done: &[u64]) -> Result<(), Error> {
+        let mut changes: Vec<Change> =
+            done.iter().map(|id| Change::Put(numbered(DONE, *id), Bytes::from_static(b"1"))).collect();
+        changes.push(Change::Delete(numbered(RUN, run.run)));
+        self.store.apply_sync(changes).map_err(busbar_bus::from_log)?;
+        let mut index = self.index.lock();
+        for id in done {
+            index.mark(*id);
+        }
+        Ok(())
+    }
+
+    /// Re-drives that were begun and not finished.
+    pub fn unfinished(&self) -> Result<Vec<Run>, Error> {
+        self.store
+            .scan(RUN, None, DEAD_LETTERS_MAX)
+            .iter()
+            .map(|(_, value)| {
+                serde_json::from_slice(value)
+                    .map_err(|e| Error::new(Class::Permanent, "flow.checkpoint").caused_by(e))
+            })
+            .collect()
+    }
+}
+
+impl Index {
+    fn add(&mut self, letter: DeadLetter) {
+        let cause = (letter.flow.clone(), letter.place.clone(), letter.code.clone());
+        let group = match self.by_cause.get(&cause) {
+            Some(group) => *group,
+            None if self.groups.len() < DEAD_GROUPS_MAX => {
+                self.groups.push(DeadGroup {
+                    flow: letter.flow,
+                    place: letter.place,
+                    class: letter.class,
+                    code: letter.code,
+                    message: String::new(),
+                    message_zh: String::new(),
+                    count: 0,
+                    open: 0,
+                    first_micros: letter.died_micros,
+                    last_micros: letter.died_micros,
+                    newest: letter.id,
+                });
+                self.by_cause.insert(cause, self.groups.len() - 1);
+                self.groups.len() - 1
+            }
+            None => DEAD_GROUPS_MAX - 1,
+        };
+        let known = &mut self.groups[group];
+        known.count += 1;
+        known.open += u64::from(!self.redriven.contains(&letter.id));
+        known.message = letter.message;
+        known.message_zh = letter.message_zh;
+        known.last_micros = known.last_micros.max(letter.died_micros);
+        known.newest = letter.id;
+        self.entries.push_back(Entry { id: letter.id, group });
+        if self.entries.len() > DEAD_INDEX_MAX {
+            self.entries.pop_front();
+        }
+    }
+
+    fn mark(&mut self, id: u64) {
+        if self.redriven.insert(id)
+            && let Ok(at) = self.entries.binary_search_by_key(&id, |e| e.id)
+        {
+            let group = self.entries[at].group;
+            self.groups[group].open = self.groups[group].open.saturating_sub(1);
+        }
+    }
+}

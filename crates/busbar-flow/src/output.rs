@@ -1,0 +1,208 @@
+//! Writers: where the rows of a task go, each with the name it is known by on the other side.
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+
+use busbar_bus::{Bus, Stream};
+use busbar_catalog::ConnectionSpec;
+use busbar_event::{Class, Error};
+use busbar_log::Clock;
+use busbar_table::{ProducerPosition, Table};
+use arrow::datatypes::SchemaRef;
+
+use crate::connector::{Connector, Delivery, Sink, SinkContext, deliver};
+use crate::shape::Outgoing;
+
+/// Writes to one output for one task.
+pub(crate) struct Writer {
+    pub producer: Arc<str>,
+    to: To,
+}
+
+enum To {
+    /// The stream that captures the topic.
+    Topic(Bus),
+    Stream(Bus, Arc<Stream>),
+    Table(Arc<dyn Table>),
+    Sink(OpenSink),
+}
+
+/// A sink and what it takes to open it.
+pub(crate) struct OpenSink {
+    pub connector: Arc<dyn Connector>,
+    pub spec: ConnectionSpec,
+    pub name: Arc<str>,
+    pub project_dir: Arc<Path>,
+    pub clock: Arc<dyn Clock>,
+    pub schema: SchemaRef,
+    pub sink: Option<Box<dyn Sink>>,
+}
+
+impl OpenSink {
+    /// Opens the sink unless it is open.
+    pub async fn open(&mut self) -> Result<&mut Box<dyn Sink>, Error> {
+        let sink = match self.sink.take() {
+            Some(sink) => sink,
+            None => {
+                let context = SinkContext {
+                    name: Arc::clone(&self.name),
+                    project_dir: Arc::clone(&self.project_dir),
+                    clock: Arc::clone(&self.clock),
+                    schema: Arc::clone(&self.schema),
+                };
+                self.connector.sink(&self.spec, context).await?
+            }
+        };
+        Ok(self.sink.insert(sink))
+    }
+}
+
+/// Rows that were refused for good, by their number in what was sent.
+pub(crate) type Refusals = Vec<(usize, Error)>;
+
+impl Writer {
+    pub fn topic(bus: Bus, producer: Arc<str>) -> Writer {
+        Writer { producer, to: To::Topic(bus) }
+    }
+
+    pub fn stream(bus: Bus, stream: Arc<Stream>, producer: Arc<str>) -> Writer {
+        Writer { producer, to: To::Stream(bus, stream) }
+    }
+
+    pub fn table(table: Arc<dyn Table>, producer: Arc<str>) -> Writer {
+        Writer { producer, to: To::Table(table) }
+    }
+
+    pub fn sink(sink: OpenSink, producer: Arc<str>) -> Writer {
+        Writer { producer, to: To::Sink(sink) }
+    }
+
+    /// Positions above `committed` that some part of the other side knows already. Input is cut at them, so
+    /// that a piece is known as a whole or not at all.
+    pub async fn known(&mut self, committed: u64) -> Result<Vec<u64>, Error> {
+        let mut known = match &mut self.to {
+            To::Topic(bus) => positions(bus.streams().iter(), &self.producer),
+            To::Stream(_, stream) => positions([&*stream].into_iter(), &self.producer),
+            To::Table(table) => {
+                let (table, producer) = (Arc::clone(table), Arc::clone(&self.producer));
+                blocking(move || table.position(&producer)).await?.into_iter().collect()
+            }
+            To::Sink(open) => match open.sink.as_mut() {
+                Some(sink) => sink.position(&self.producer).await?.into_iter().collect(),
+                None => Vec::new(),
+            },
+        };
+        known.retain(|position| *position > committed);
+        Ok(known)
+    }
+
+    /// Writes everything that can be written, and says what cannot. Transient errors go to `wait`, which
+    /// answers when to try again or that it is over.
+    pub async fn write<W, F>(
+        &mut self,
+        outgoing: &Outgoing,
+        position: u64,
+        mut wait: W,
+    ) -> Result<Refusals, Error>
+    where
+        W: FnMut(Error) -> F,
+        F: Future<Output = Result<(), Error>>,
+    {
+        match (&mut self.to, outgoing) {
+            (To::Topic(_) | To::Stream(..), Outgoing::Events(events)) => {
+                if events.rows() == 0 {
+                    return Ok(Refusals::new());
+                }
+                loop {
+                    let producer = Some((Arc::clone(&self.producer), position));
+                    let appended = match &self.to {
+                        To::Stream(bus, stream) => {
+                            bus.append_to(stream, events.clone(), producer).await
+                        }
+                        To::Topic(bus) => bus.append(events.clone(), producer).await,
+                        _ => return Err(mismatch()),
+                    };
+                    match appended {
+                        Ok(_) => return Ok(Refusals::new()),
+                        Err(error) if error.class() == Class::Transient => wait(error).await?,
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            (To::Table(table), Outgoing::Rows(rows)) => {
+                if rows.num_rows() == 0 {
+                    return Ok(Refusals::new());
+                }
+                let at = ProducerPosition::new(Arc::clone(&self.producer), position);
+                loop {
+                    let applied = if table.engine() == "hot" {
+                        table.apply(rows, Some(&at))
+                    } else {
+                        let (table, rows, at) = (Arc::clone(table), rows.clone(), at.clone());
+                        blocking(move || table.apply(&rows, Some(&at))).await
+                    };
+                    match applied {
+                        Ok(applied) => {
+                            let refused = applied.rejected.into_iter();
+                            return Ok(refused.map(|r| (r.row, r.cause)).collect());
+                        }
+                        Err(error) if error.class() == Class::Transient => wait(error).await?,
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            (To::Sink(open), Outgoing::Delivery { events, rows }) => {
+                if events.rows() == 0 {
+                    return Ok(Refusals::new());
+                }
+                let sink = loop {
+                    match open.open().await {
+                        Ok(_) => break open.sink.as_mut().ok_or_else(mismatch)?,
+                        Err(error) if error.class() == Class::Transient => wait(error).await?,
+                        Err(error) => return Err(error),
+                    }
+                };
+                let delivery = Delivery {
+                    events: events.clone(),
+                    rows: rows.clone(),
+                    producer: Arc::clone(&self.producer),
+                    position,
+                };
+                deliver(sink.as_mut(), &delivery, wait).await.map(|outcome| outcome.rejected)
+            }
+            _ => Err(mismatch()),
+        }
+    }
+
+    /// Lets go in good order.
+    pub async fn close(&mut self) {
+        if let To::Sink(open) = &mut self.to
+            && let Some(mut sink) = open.sink.take()
+            && let Err(error) = sink.close().await
+        {
+            tracing::warn!(connection = %open.name, %error, "closing the sink failed");
+        }
+    }
+}
+
+fn mismatch() -> Error {
+    Error::new(Class::Permanent, "flow.misfit").with("column", "")
+}
+
+fn positions<'a>(streams: impl Iterator<Item = &'a Arc<Stream>>, producer: &str) -> Vec<u64> {
+    streams
+        .flat_map(|stream| stream.partitions().to_vec())
+        .filter_map(|partition| partition.producer_position(producer))
+        .collect()
+}
+
+/// Runs what may wait for a disk where that holds nobody up.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) => Err(Error::new(Class::Transient, "flow.worker").caused_by(e)),
+    }
+}

@@ -1,0 +1,182 @@
+//! Sending dead letters through the present version of their flow again, each once.
+//!
+//! A run is noted with its letters before it begins, and its writes carry the run's own producer names, so that
+//! a run which a crash cut off is finished without writing anything twice.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use busbar_catalog::Project;
+use busbar_event::{Class, Error};
+
+use super::Runtime;
+use crate::chain::{Dead, Place};
+use crate::compile::Plan;
+use crate::connector::Backoff;
+use crate::dead::{Letter, Run, Spot, letters, originals};
+use crate::limits::{BATCH_ROWS_MAX, DEAD_LETTERS_MAX};
+use crate::output::{Writer, blocking};
+use crate::shape::{Outgoing, event_of};
+use crate::status::{DeadFilter, Redriven};
+use crate::task::prepare_outputs;
+
+/// How often a write of a re-drive is tried.
+const TRIES_MAX: u32 = 5;
+
+impl Runtime {
+    /// Sends the dead letters that fit, and were not sent before, through the present version of their flows.
+    /// One that an output refused goes to that output only.
+    ///
+    /// # Errors
+    /// What kept the run from being finished; it is finished at the next re-drive or start.
+    pub async fn redrive(&self, filter: DeadFilter) -> Result<Redriven, Error> {
+        let project = self.inner.project.lock().await;
+        let dead = Arc::clone(&self.inner.dead);
+        let filter = DeadFilter { redriven: false, ..filter };
+        let mut ids = blocking(move || dead.find(&filter, DEAD_LETTERS_MAX)).await?;
+        ids.sort_unstable();
+        if ids.is_empty() {
+            return Ok(Redriven::default());
+        }
+        let run = Run { run: self.inner.runs.fetch_add(1, Ordering::Relaxed), ids };
+        let (dead, noted) = (Arc::clone(&self.inner.dead), run.clone());
+        blocking(move || dead.begin(&noted)).await?;
+        self.drive(&project, &run).await
+    }
+
+    /// Finishes what a crash, or an error, cut off.
+    pub(super) async fn finish_redrives(&self) {
+        let project = self.inner.project.lock().await;
+        let runs = match self.inner.dead.unfinished() {
+            Ok(runs) => runs,
+            Err(error) => return tracing::warn!(%error, "unfinished re-drives cannot be read"),
+        };
+        for run in runs {
+            if let Err(error) = self.drive(&project, &run).await {
+                tracing::warn!(run = run.run, %error, "a re-drive is still not finished");
+            }
+        }
+    }
+
+    async fn drive(&self, project: &Project, run: &Run) -> Result<Redriven, Error> {
+        let mut result = Redriven::default();
+        let mut done = Vec::new();
+        // By flow, input and the output that refused them.
+        let mut groups: BTreeMap<(String, String, String), Vec<u64>> = BTreeMap::new();
+        for ids in run.ids.chunks(BATCH_ROWS_MAX) {
+            for letter in self.letters(ids.to_vec()).await? {
+                let shown = letter.shown;
+                groups.entry((shown.flow, shown.stream, letter.output)).or_default().push(shown.id);
+            }
+        }
+        for ((flow, stream, output), ids) in groups {
+            let plan = match project.flows.get(&flow) {
+                Some(parsed) => self.plan(project, &flow, parsed).await?,
+                None => None,
+            };
+            let input = plan.as_ref().and_then(|p| p.inputs.iter().position(|i| i.stream == stream));
+            let (Some(plan), Some(input)) = (plan, input) else {
+                result.orphaned += ids.len() as u64;
+                continue;
+            };
+            let only: Vec<usize> = (0..plan.outputs.len())
+                .filter(|o| output.is_empty() || *plan.outputs[*o].id == *output)
+                .collect();
+            if only.is_empty() {
+                result.orphaned += ids.len() as u64;
+                continue;
+            }
+            let prefix = format!("redrive:{}:{flow}:{stream}:{output}", run.run);
+            let mut writers = Vec::new();
+            for o in &only {
+                writers.push(self.writer(project, &plan, input, *o, &prefix, true).await?);
+            }
+            let mut dead_writer = self.dead_writer(&format!("{prefix}:dead"));
+            let mut sent = 0;
+            for ids in ids.chunks(BATCH_ROWS_MAX) {
+                let letters = self.letters(ids.to_vec()).await?;
+                sent += ids.len() as u64;
+                result.died += self
+                    .send(&plan, input, &only, &letters, &mut writers, &mut dead_writer, sent)
+                    .await?;
+                done.extend_from_slice(ids);
+            }
+            result.sent += sent;
+            for writer in &mut writers {
+                writer.close().await;
+            }
+        }
+        let (dead, run) = (Arc::clone(&self.inner.dead), run.clone());
+        blocking(move || dead.finish(&run, &done)).await?;
+        Ok(result)
+    }
+
+    async fn letters(&self, ids: Vec<u64>) -> Result<Vec<Letter>, Error> {
+        let dead = Arc::clone(&self.inner.dead);
+        blocking(move || dead.read(&ids)).await
+    }
+
+    /// Sends one batch; answers how many died again.
+    #[allow(clippy::too_many_arguments, reason = "one caller, one place")]
+    async fn send(
+        &self,
+        plan: &Arc<Plan>,
+        input: usize,
+        only: &[usize],
+        sent: &[Letter],
+        writers: &mut [Writer],
+        dead_writer: &mut Writer,
+        position: u64,
+    ) -> Result<u64, Error> {
+        let events = originals(sent);
+        let mut chain = plan.inputs[input].chain()?;
+        let computed = chain.run(events)?;
+        let prepared = prepare_outputs(plan, input, only, &computed)?;
+        let mut dead: Vec<Dead> = computed.dead.clone();
+        for ((writer, prepared), output) in writers.iter_mut().zip(&prepared).zip(only) {
+            dead.extend(prepared.dead.iter().cloned());
+            let refused = tries(writer, &prepared.outgoing, position).await?;
+            for (row, cause) in refused {
+                let event = event_of(&prepared.made, row);
+                dead.push(Dead { event, place: Place::Output(*output), cause });
+            }
+        }
+        if !dead.is_empty() {
+            let ids: Vec<Arc<str>> = plan.outputs.iter().map(|o| Arc::clone(&o.id)).collect();
+            let now = self.inner.options.bus.clock().now_micros();
+            let batch = letters(&plan.name, &computed.events, &dead, &ids, now, |event| {
+                let shown = &sent[event].shown;
+                Spot {
+                    stream: shown.stream.as_str().into(),
+                    partition: shown.partition,
+                    offset: shown.offset,
+                }
+            });
+            tries(dead_writer, &Outgoing::Events(batch), position).await?;
+        }
+        Ok(dead.len() as u64)
+    }
+}
+
+/// Writes, and tries again a few times: somebody waits for the answer.
+async fn tries(
+    writer: &mut Writer,
+    outgoing: &Outgoing,
+    position: u64,
+) -> Result<crate::output::Refusals, Error> {
+    let mut backoff = Backoff::new(position);
+    writer
+        .write(outgoing, position, |error| {
+            let pause = backoff.pause();
+            let over = backoff.tries() > TRIES_MAX || error.class() != Class::Transient;
+            async move {
+                if over {
+                    return Err(error);
+                }
+                tokio::time::sleep(pause).await;
+                Ok(())
+            }
+        })
+        .await
+}

@@ -1,0 +1,183 @@
+//! What runs, for people and programs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use busbar_catalog::OutputTarget;
+use busbar_event::{Class, Error};
+
+use super::{Flow, Runtime};
+use crate::compile::Target;
+use crate::connector::Guarantee;
+use crate::counters::Tally;
+use crate::status::{
+    ConnectionStatus, Conservation, Edge, FlowState, FlowStatus, NodeStatus, TaskStatus,
+};
+
+impl Runtime {
+    /// Every flow, in the order of their names.
+    pub fn status(&self) -> Vec<FlowStatus> {
+        let flows: Vec<Arc<Flow>> = self.inner.flows.read().values().cloned().collect();
+        flows.iter().map(|flow| self.flow_status(flow)).collect()
+    }
+
+    /// One flow.
+    pub fn status_of(&self, name: &str) -> Option<FlowStatus> {
+        let flow = self.inner.flows.read().get(name).cloned()?;
+        Some(self.flow_status(&flow))
+    }
+
+    /// Every connection, in the order of their names.
+    pub fn connections(&self) -> Vec<ConnectionStatus> {
+        let mut writers: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for flow in self.inner.flows.read().values() {
+            for output in &flow.parsed.spec.to {
+                if let OutputTarget::Connection(name) = &output.target {
+                    writers.entry(name.clone()).or_default().push(flow.name.clone());
+                }
+            }
+        }
+        let sources = self.inner.sources.lock();
+        sources
+            .iter()
+            .map(|(name, connected)| ConnectionStatus {
+                name: name.clone(),
+                kind: connected.kind.clone(),
+                enabled: connected.enabled,
+                roles: connected.roles,
+                source: connected.driver.as_ref().map(|driver| driver.status()),
+                flows: writers.remove(name).unwrap_or_default(),
+            })
+            .collect()
+    }
+
+    /// Dead letters that were not sent again, as far as they have been counted.
+    pub fn dead_open(&self) -> u64 {
+        self.inner.dead.open_count()
+    }
+
+    fn flow_status(&self, flow: &Flow) -> FlowStatus {
+        let spec = &flow.parsed.spec;
+        let (from, steps) = (spec.from.len(), spec.steps.len());
+        let empty = Tally::new(from + steps + spec.to.len());
+        let reading = flow.shared.as_ref().map_or_else(|| empty.read(), |s| s.tally.read());
+        let tasks = self.tasks(flow);
+        let lag_of = |stream: &str, lane: Option<&str>| -> u64 {
+            tasks
+                .iter()
+                .filter(|t| t.stream == stream && lane.is_none_or(|lane| t.lane == lane))
+                .map(|t| t.lag)
+                .max()
+                .unwrap_or(0)
+        };
+        let mut nodes = Vec::with_capacity(reading.nodes.len());
+        let mut add = |id: String, kind, role, label: &str, lag, guarantee| {
+            let read = &reading.nodes[nodes.len()];
+            nodes.push(NodeStatus {
+                id,
+                kind,
+                role,
+                label: label.to_owned(),
+                counters: read.counters,
+                rate_in: read.rate_in,
+                rate_out: read.rate_out,
+                lag,
+                error: read.error.clone(),
+                tries: read.tries,
+                guarantee,
+            });
+        };
+        for stream in &spec.from {
+            add(format!("from:{stream}"), "stream", "from", stream, lag_of(stream, None), None);
+        }
+        for (i, step) in spec.steps.iter().enumerate() {
+            add(format!("step:{i}"), step.kind(), "step", step.text().trim(), 0, None);
+        }
+        for (i, output) in spec.to.iter().enumerate() {
+            let plan = flow.shared.as_ref().map(|s| &s.plan.outputs[i]);
+            let sink = plan.is_some_and(|p| matches!(p.target, Target::Connection(_)));
+            let lane = plan.map(|p| format!("to-{}", p.id)).filter(|_| sink);
+            let lag = match &lane {
+                Some(lane) => {
+                    spec.from.iter().map(|s| lag_of(s, Some(lane.as_str()))).sum()
+                }
+                None => 0,
+            };
+            let guarantee = if sink { Guarantee::AtLeastOnce } else { Guarantee::ExactlyOnce };
+            let name = output.name();
+            add(format!("to:{i}"), output.kind(), "to", name, lag, Some(guarantee));
+        }
+        let trying = nodes.iter().any(|n| n.tries > 0);
+        let (mut state, mut error) = match (&flow.idle, &flow.shared) {
+            (Some((state, error)), _) => (*state, error.clone()),
+            (None, Some(shared)) => shared.state.lock().clone(),
+            (None, None) => (FlowState::Stopped, None),
+        };
+        if state == FlowState::Running && trying {
+            state = FlowState::Retrying;
+            error = nodes.iter().find(|n| n.tries > 0).and_then(|n| n.error.clone());
+        }
+        if state == FlowState::Waiting && error.is_none() {
+            error = Some(
+                Error::new(Class::Transient, "flow.waiting").with("streams", spec.from.join(", ")),
+            );
+        }
+        let difference = nodes
+            .iter()
+            .map(|n| n.counters.difference())
+            .chain([reading.flow.difference()])
+            .find(|d| *d != 0)
+            .unwrap_or(0);
+        FlowStatus {
+            name: flow.name.clone(),
+            version: flow.version,
+            state,
+            error,
+            edges: edges(&nodes),
+            nodes,
+            conservation: Conservation { counters: reading.flow, difference },
+            lag: spec.from.iter().map(|s| lag_of(s, None)).sum(),
+            missed: reading.missed,
+            started_micros: flow.started_micros,
+            tasks,
+        }
+    }
+
+    fn tasks(&self, flow: &Flow) -> Vec<TaskStatus> {
+        let Some(shared) = &flow.shared else { return Vec::new() };
+        let positions = shared.positions.lock().clone();
+        positions
+            .into_iter()
+            .map(|(key, position)| {
+                let stream = self.inner.options.bus.stream(&key.stream);
+                let end = stream.and_then(|s| {
+                    s.partitions().iter().find(|p| p.number() == key.partition).map(|p| p.end())
+                });
+                TaskStatus {
+                    stream: key.stream,
+                    partition: key.partition,
+                    lane: key.lane,
+                    position,
+                    lag: end.unwrap_or(position).saturating_sub(position),
+                }
+            })
+            .collect()
+    }
+}
+
+/// Inputs to the first step, step to step, the last step to every output.
+fn edges(nodes: &[NodeStatus]) -> Vec<Edge> {
+    let of = |role: &'static str| nodes.iter().filter(move |n| n.role == role);
+    let edge = |a: &NodeStatus, b: &NodeStatus| Edge { from: a.id.clone(), to: b.id.clone() };
+    let steps: Vec<&NodeStatus> = of("step").collect();
+    let mut edges = Vec::new();
+    match (steps.first(), steps.last()) {
+        (Some(first), Some(last)) => {
+            edges.extend(of("from").map(|from| edge(from, first)));
+            edges.extend(steps.windows(2).map(|pair| edge(pair[0], pair[1])));
+            edges.extend(of("to").map(|to| edge(last, to)));
+        }
+        _ => edges.extend(of("from").flat_map(|from| of("to").map(move |to| edge(from, to)))),
+    }
+    edges
+}

@@ -1,0 +1,414 @@
+//! Result rows as what an output takes: events, table rows, deliveries.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, DictionaryArray, Int32Array, MapArray, RecordBatch,
+    RecordBatchOptions, StringArray, StructArray, TimestampMicrosecondArray, UInt8Array,
+    UInt32Array,
+};
+use arrow::compute::{cast, filter, filter_record_batch, take};
+use arrow::datatypes::{DataType, Field, Fields, Int32Type, Schema, TimeUnit, TimestampMicrosecondType};
+use busbar_event::{Batch, Body, Class, Envelope, Error, Flags, dictionary};
+
+use crate::chain::{Computed, Dead, Made, Place};
+use crate::compile::{OutputPlan, Shape, TopicShape, table_schema};
+use crate::reader::{is_envelope, plain, text};
+use crate::render::fit;
+
+/// What is common to all outputs of a batch of results.
+pub(crate) struct Shaped {
+    key: Option<StringArray>,
+    time: TimestampMicrosecondArray,
+    tags: Option<MapArray>,
+    flags: Vec<u8>,
+    body: Body,
+    /// The topics of the events behind the rows, or those a step named.
+    topic: Option<DictionaryArray<Int32Type>>,
+}
+
+/// What goes to one output.
+#[derive(Clone, Debug)]
+pub(crate) enum Outgoing {
+    /// Events for a stream or for whoever captures them.
+    Events(Batch),
+    /// Rows of a table.
+    Rows(RecordBatch),
+    /// Both, for a connection.
+    Delivery { events: Batch, rows: RecordBatch },
+}
+
+/// An [`Outgoing`] with the events its rows came from, to name them when they are rejected.
+#[derive(Clone, Debug)]
+pub(crate) struct Prepared {
+    pub outgoing: Outgoing,
+    pub made: Made,
+    /// How many rows had come for this output.
+    pub rows: usize,
+    /// Rows that could not even be prepared.
+    pub dead: Vec<Dead>,
+}
+
+fn misfit(e: arrow::error::ArrowError) -> Error {
+    Error::new(Class::Permanent, "flow.misfit").with("column", "").caused_by(e)
+}
+
+impl Shaped {
+    /// Works out envelope and body of result rows. `projected`: a step made columns of its own.
+    pub fn new(computed: &Computed, projected: bool) -> Result<Shaped, Error> {
+        let rows = computed.rows.num_rows();
+        let events = &computed.events;
+        // The envelope of the events behind the rows, without touching payloads.
+        let own = match &computed.origin {
+            Made::Same => Some(events.envelope()),
+            Made::From(indices) => Some(taken(&events.envelope(), indices)?),
+            Made::Many => None,
+        };
+        let named = |name: &str| {
+            let field = computed.rows.schema_ref().field_with_name(name).ok()?;
+            (projected && is_envelope(name, field.data_type()))
+                .then(|| computed.rows.column_by_name(name).cloned())?
+        };
+        let topic = match named("topic") {
+            Some(array) => Some(dictionary(&text(&array)?)),
+            None => own.as_ref().map(|own| own.topic.clone()),
+        };
+        let key = match named("key") {
+            Some(array) => Some(text(&array)?),
+            None => own.as_ref().and_then(|own| own.key.clone()),
+        };
+        let latest = events.time_range().1;
+        let time = match named("time") {
+            Some(array) => times(&array, own.as_ref().map(|own| &own.time), latest)?,
+            None => match &own {
+                Some(own) => own.time.clone(),
+                // A query's rows are as late as the latest event they can be made of.
+                None => TimestampMicrosecondArray::from(vec![latest; rows]).with_timezone("UTC"),
+            },
+        };
+        let tags = match named("tags") {
+            Some(array) => array.as_map_opt().cloned(),
+            None => own.as_ref().and_then(|own| own.tags.clone()),
+        };
+        let mut flags = vec![Flags(0).with_qos(1).0; rows];
+        let (body, tags) = if projected {
+            for flag in &mut flags {
+                *flag |= Flags::UTF8;
+            }
+            // What was said about the old payload does not hold for the new one.
+            let reserved = own
+                .as_ref()
+                .is_some_and(|own| own.flags.values().iter().any(|f| f & Flags::RESERVED_TAGS != 0));
+            let tags = if reserved { tags.map(|t| without_reserved(&t)).transpose()? } else { tags };
+            (Body::Columns(columns(&computed.rows)?), tags)
+        } else {
+            if let Some(own) = &own {
+                for (flag, was) in flags.iter_mut().zip(own.flags.values()) {
+                    *flag |= was & (Flags::UTF8 | Flags::RESERVED_TAGS);
+                }
+            }
+            (taken_body(events.body(), &computed.origin)?, tags)
+        };
+        Ok(Shaped { key, time, tags, flags, body, topic })
+    }
+
+    fn batch(
+        &self,
+        topic: DictionaryArray<Int32Type>,
+        key: Option<StringArray>,
+        retain: bool,
+    ) -> Result<Batch, Error> {
+        let flags: UInt8Array = match retain {
+            true => self.flags.iter().map(|f| f | Flags::RETAIN).collect::<Vec<u8>>().into(),
+            false => self.flags.clone().into(),
+        };
+        let envelope = Envelope {
+            topic,
+            key: key.or_else(|| self.key.clone()),
+            time: self.time.clone(),
+            tags: self.tags.clone(),
+            client: None,
+            flags,
+        };
+        Batch::from_columns(envelope, self.body.clone())
+    }
+}
+
+/// Prepares result rows for one output.
+pub(crate) fn prepare(
+    computed: &Computed,
+    shaped: Option<&Shaped>,
+    plan: &OutputPlan,
+    shape: &Shape,
+    index: usize,
+) -> Result<Prepared, Error> {
+    use crate::compile::Target;
+    let rows = computed.rows.num_rows();
+    if let Target::Table(_) = plan.target {
+        let record = table_rows(&computed.rows, &shape.columns)?;
+        return Ok(Prepared {
+            outgoing: Outgoing::Rows(record),
+            made: computed.origin.clone(),
+            rows,
+            dead: Vec::new(),
+        });
+    }
+    let Some(shaped) = shaped else {
+        return Err(Error::new(Class::Permanent, "flow.misfit").with("column", "topic"));
+    };
+    let mut failed: Vec<(usize, Error)> = Vec::new();
+    let own = || {
+        shaped
+            .topic
+            .clone()
+            .unwrap_or_else(|| dictionary(&StringArray::new_null(rows)))
+    };
+    let topic = match &shape.topic {
+        TopicShape::Own => own(),
+        TopicShape::Made(renderer) => {
+            let rendered = renderer.render(&computed.rows, computed.origin())?;
+            failed.extend(rendered.failed);
+            rendered.values
+        }
+        TopicShape::Fit(patterns) => {
+            let own = own();
+            let values = text(own.values())?;
+            let fitted: StringArray = values
+                .iter()
+                .map(|topic| topic.and_then(|topic| fit(patterns, topic)))
+                .collect();
+            DictionaryArray::new(own.keys().clone(), Arc::new(fitted))
+        }
+    };
+    let key = match &shape.key {
+        Some(renderer) => {
+            let rendered = renderer.render(&computed.rows, computed.origin())?;
+            failed.extend(rendered.failed);
+            Some(text(&(Arc::new(rendered.values) as ArrayRef))?)
+        }
+        None => None,
+    };
+    // Topics that are null or no topics: their rows go, the others stay.
+    let bad_topics = bad_topics(&topic);
+    if !bad_topics.is_empty() {
+        for row in 0..rows {
+            let bad = if topic.keys().is_null(row) {
+                None
+            } else {
+                bad_topics.iter().find(|(at, _)| *at == topic.keys().value(row) as usize)
+            };
+            if let Some((_, error)) = bad {
+                failed.push((row, error.clone()));
+            }
+        }
+    }
+    for row in (0..rows).filter(|row| topic.keys().is_null(*row)) {
+        failed.push((row, Error::new(Class::Permanent, "flow.template-null").with("column", "topic")));
+    }
+    // The first reason of each row.
+    failed.sort_by_key(|(row, _)| *row);
+    failed.dedup_by_key(|(row, _)| *row);
+    let mut made = computed.origin.clone();
+    let (events, records) = if failed.is_empty() {
+        (shaped.batch(topic, key, plan.retain)?, computed.rows.clone())
+    } else {
+        let mut keep = vec![true; rows];
+        for (row, _) in &failed {
+            keep[*row] = false;
+        }
+        let mask = BooleanArray::from(keep);
+        let events = masked(shaped, &topic, key.as_ref(), &mask, plan.retain)?;
+        made = match &computed.origin {
+            Made::Many => Made::Many,
+            _ => Made::From(
+                (0..rows)
+                    .filter(|row| mask.value(*row))
+                    .map(|row| event_of(&computed.origin, row) as u32)
+                    .collect::<Vec<u32>>()
+                    .into(),
+            ),
+        };
+        (events, filter_record_batch(&computed.rows, &mask).map_err(misfit)?)
+    };
+    let dead = failed
+        .into_iter()
+        .map(|(row, cause)| Dead {
+            event: event_of(&computed.origin, row),
+            place: Place::Output(index),
+            cause,
+        })
+        .collect();
+    let outgoing = match plan.target {
+        Target::Connection(_) => {
+            let all: Vec<usize> = (0..records.num_columns()).collect();
+            Outgoing::Delivery { events, rows: table_rows(&records, &all)? }
+        }
+        _ => Outgoing::Events(events),
+    };
+    Ok(Prepared { outgoing, made, rows, dead })
+}
+
+/// The event behind a row; for a query's rows the first one of the batch.
+pub(crate) fn event_of(made: &Made, row: usize) -> usize {
+    match made {
+        Made::Same => row,
+        Made::From(rows) => rows.value(row) as usize,
+        Made::Many => 0,
+    }
+}
+
+fn bad_topics(topic: &DictionaryArray<Int32Type>) -> Vec<(usize, Error)> {
+    let Some(values) = topic.values().as_string_opt::<i32>() else { return Vec::new() };
+    let mut used = vec![false; values.len()];
+    for key in topic.keys().iter().flatten() {
+        used[key as usize] = true;
+    }
+    (0..values.len())
+        .filter(|at| used[*at])
+        .filter_map(|at| {
+            if values.is_null(at) {
+                let error = Error::new(Class::Permanent, "flow.topic-fit");
+                return Some((at, error));
+            }
+            busbar_event::topic::check(values.value(at)).err().map(|e| (at, e))
+        })
+        .collect()
+}
+
+fn masked(
+    shaped: &Shaped,
+    topic: &DictionaryArray<Int32Type>,
+    key: Option<&StringArray>,
+    mask: &BooleanArray,
+    retain: bool,
+) -> Result<Batch, Error> {
+    let keep = |array: &dyn Array| filter(array, mask).map_err(misfit);
+    let text = |array: &StringArray| keep(array).map(|a| a.as_string::<i32>().clone());
+    let kept = Shaped {
+        key: shaped.key.as_ref().map(text).transpose()?,
+        time: keep(&shaped.time)?.as_primitive::<TimestampMicrosecondType>().clone(),
+        tags: match &shaped.tags {
+            Some(tags) => keep(tags)?.as_map_opt().cloned(),
+            None => None,
+        },
+        flags: keep(&UInt8Array::from(shaped.flags.clone()))?
+            .as_primitive::<arrow::datatypes::UInt8Type>()
+            .values()
+            .to_vec(),
+        body: match &shaped.body {
+            Body::Payload(array) => Body::Payload(keep(array)?.as_binary::<i32>().clone()),
+            Body::Columns(array) => Body::Columns(keep(array)?.as_struct().clone()),
+        },
+        topic: None,
+    };
+    let keys = keep(topic.keys())?.as_primitive::<Int32Type>().clone();
+    let topic = DictionaryArray::new(keys, Arc::clone(topic.values()));
+    kept.batch(topic, key.map(text).transpose()?, retain)
+}
+
+fn taken(envelope: &Envelope, rows: &UInt32Array) -> Result<Envelope, Error> {
+    let pick = |array: &dyn Array| take(array, rows, None).map_err(misfit);
+    let names = |array: &DictionaryArray<Int32Type>| -> Result<DictionaryArray<Int32Type>, Error> {
+        let keys: Int32Array = pick(array.keys())?.as_primitive::<Int32Type>().clone();
+        Ok(DictionaryArray::new(keys, Arc::clone(array.values())))
+    };
+    Ok(Envelope {
+        topic: names(&envelope.topic)?,
+        key: match &envelope.key {
+            Some(key) => Some(pick(key)?.as_string::<i32>().clone()),
+            None => None,
+        },
+        time: pick(&envelope.time)?.as_primitive::<TimestampMicrosecondType>().clone(),
+        tags: match &envelope.tags {
+            Some(tags) => pick(tags)?.as_map_opt().cloned(),
+            None => None,
+        },
+        client: None,
+        flags: pick(&envelope.flags)?.as_primitive::<arrow::datatypes::UInt8Type>().clone(),
+    })
+}
+
+fn taken_body(body: &Body, made: &Made) -> Result<Body, Error> {
+    let Made::From(rows) = made else { return Ok(body.clone()) };
+    Ok(match body {
+        Body::Payload(array) => {
+            Body::Payload(take(array, rows, None).map_err(misfit)?.as_binary::<i32>().clone())
+        }
+        Body::Columns(array) => {
+            Body::Columns(take(array, rows, None).map_err(misfit)?.as_struct().clone())
+        }
+    })
+}
+
+/// The columns of a result that are not part of the envelope, as an event's body.
+fn columns(rows: &RecordBatch) -> Result<StructArray, Error> {
+    let mut fields: Vec<Field> = Vec::new();
+    let mut arrays: Vec<ArrayRef> = Vec::new();
+    for (field, array) in rows.schema_ref().fields().iter().zip(rows.columns()) {
+        if !is_envelope(field.name(), field.data_type()) {
+            let array = plain(array)?;
+            fields.push(field.as_ref().clone().with_data_type(array.data_type().clone()));
+            arrays.push(array);
+        }
+    }
+    if arrays.is_empty() {
+        return Ok(StructArray::new_empty_fields(rows.num_rows(), None));
+    }
+    StructArray::try_new(Fields::from(fields), arrays, None).map_err(misfit)
+}
+
+fn table_rows(rows: &RecordBatch, columns: &[usize]) -> Result<RecordBatch, Error> {
+    let schema: Schema = table_schema(rows.schema_ref(), columns);
+    let arrays: Vec<ArrayRef> =
+        columns.iter().map(|c| plain(rows.column(*c))).collect::<Result<_, _>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    RecordBatch::try_new_with_options(Arc::new(schema), arrays, &options).map_err(misfit)
+}
+
+fn times(
+    array: &ArrayRef,
+    own: Option<&TimestampMicrosecondArray>,
+    latest: i64,
+) -> Result<TimestampMicrosecondArray, Error> {
+    let micros = cast(array, &DataType::Timestamp(TimeUnit::Microsecond, None)).map_err(misfit)?;
+    let micros = micros.as_primitive::<TimestampMicrosecondType>();
+    let values: Vec<i64> = (0..micros.len())
+        .map(|row| match micros.is_valid(row) {
+            true => micros.value(row),
+            // An event has a time: its own where the column has none.
+            false => own.map_or(latest, |own| own.value(row)),
+        })
+        .collect();
+    Ok(TimestampMicrosecondArray::from(values).with_timezone("UTC"))
+}
+
+/// Tags without those that describe the payload; a tag of the user's own that begins with `$` has two.
+fn without_reserved(tags: &MapArray) -> Result<MapArray, Error> {
+    use arrow::array::{MapBuilder, StringBuilder};
+    let entries = tags.entries();
+    let names = text(entries.column(0))?;
+    let values = text(entries.column(1))?;
+    let (key, value) = match tags.data_type() {
+        DataType::Map(entry, _) => match entry.data_type() {
+            DataType::Struct(fields) => (Arc::clone(&fields[0]), Arc::clone(&fields[1])),
+            _ => return Ok(tags.clone()),
+        },
+        _ => return Ok(tags.clone()),
+    };
+    let mut builder = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new())
+        .with_keys_field(key)
+        .with_values_field(value);
+    for row in 0..tags.len() {
+        let range = tags.value_offsets()[row] as usize..tags.value_offsets()[row + 1] as usize;
+        for at in range {
+            let name = names.value(at);
+            if name.starts_with('$') && !name.starts_with("$$") {
+                continue;
+            }
+            builder.keys().append_value(name);
+            builder.values().append_option(values.is_valid(at).then(|| values.value(at)));
+        }
+        builder.append(tags.is_valid(row)).map_err(misfit)?;
+    }
+    Ok(builder.finish())
+}

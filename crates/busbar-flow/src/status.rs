@@ -1,0 +1,275 @@
+//! What a flow, a connection and the dead letters look like from outside.
+
+use std::collections::BTreeMap;
+
+use busbar_event::{Class, Error, Language};
+use serde::{Deserialize, Serialize};
+
+use crate::connector::{Guarantee, Roles, SourceStatus};
+use crate::counters::Counters;
+
+/// A flow at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct FlowStatus {
+    /// Its name.
+    pub name: String,
+    /// The version of the project that it came with.
+    pub version: u64,
+    /// What it does.
+    pub state: FlowState,
+    /// Why it does not run, or does not get on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Error>,
+    /// Its inputs, steps and outputs.
+    pub nodes: Vec<NodeStatus>,
+    /// How they hang together.
+    pub edges: Vec<Edge>,
+    /// What became of every event.
+    pub conservation: Conservation,
+    /// Committed events it has not read yet.
+    pub lag: u64,
+    /// Events that retention or damage took before it could read them.
+    pub missed: u64,
+    /// When this version began to run, microseconds since 1970.
+    pub started_micros: i64,
+    /// The positions of its tasks.
+    pub tasks: Vec<TaskStatus>,
+}
+
+/// What a flow does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FlowState {
+    /// It reads and writes.
+    Running,
+    /// An output fails for the moment; it tries again.
+    Retrying,
+    /// An input has no columns before its first event.
+    Waiting,
+    /// Somebody paused it.
+    Paused,
+    /// Its file says `enabled: false`.
+    Disabled,
+    /// It cannot go on; the error says why.
+    Stopped,
+}
+
+/// A node of a flow's graph.
+#[derive(Clone, Debug, Serialize)]
+pub struct NodeStatus {
+    /// Unique in the flow: `from:rain`, `step:0`, `to:1`.
+    pub id: String,
+    /// `stream`, `where`, `select`, `sql`, `topic`, `table` or `connection`.
+    pub kind: &'static str,
+    /// `from`, `step` or `to`.
+    pub role: &'static str,
+    /// The stream, the SQL, the topic's template, the table or the connection.
+    pub label: String,
+    /// Counts since the version began to run.
+    pub counters: Counters,
+    /// Events that came in the last second.
+    pub rate_in: f64,
+    /// Events that went on in the last second.
+    pub rate_out: f64,
+    /// For inputs and for connections: committed events not read yet.
+    pub lag: u64,
+    /// Why it does not get on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Error>,
+    /// Tries since it last worked.
+    pub tries: u32,
+    /// For outputs: what is promised across a crash.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guarantee: Option<Guarantee>,
+}
+
+/// From one node to the next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Edge {
+    /// The node it leaves.
+    pub from: String,
+    /// The node it enters.
+    pub to: String,
+}
+
+/// The equation `in + added = out + filtered + dead + held`.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Conservation {
+    /// Its terms for the flow as a whole.
+    #[serde(flatten)]
+    pub counters: Counters,
+    /// What it is off by, and what any node's own is off by; anything but 0 is an alarm.
+    pub difference: i64,
+}
+
+/// One task of a flow: a cursor.
+#[derive(Clone, Debug, Serialize)]
+pub struct TaskStatus {
+    /// The input stream.
+    pub stream: String,
+    /// Its partition.
+    pub partition: u16,
+    /// `main`, or the connection whose own cursor this is.
+    pub lane: String,
+    /// Every event before this offset is done with.
+    pub position: u64,
+    /// Committed events behind it.
+    pub lag: u64,
+}
+
+/// What [`crate::Runtime::apply`] did.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Applied {
+    /// Flows that run in their new version.
+    pub deployed: Vec<String>,
+    /// Flows that are gone.
+    pub removed: Vec<String>,
+    /// Flows whose meaning is as it was.
+    pub unchanged: Vec<String>,
+    /// Flows that could not start: the version before goes on, if there was one.
+    pub failed: BTreeMap<String, Error>,
+    /// Connections that were opened or opened anew.
+    pub connections: Vec<String>,
+}
+
+/// From where a flow is to read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReplayFrom {
+    /// The oldest event that is kept.
+    Earliest,
+    /// The end: skip what is there.
+    Latest,
+    /// The first event at or after this time, microseconds since 1970.
+    Time(i64),
+}
+
+/// A connection at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConnectionStatus {
+    /// Its name.
+    pub name: String,
+    /// Its kind.
+    pub kind: String,
+    /// Whether its file says `enabled`.
+    pub enabled: bool,
+    /// What it can be used for.
+    pub roles: Roles,
+    /// The source, where it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceStatus>,
+    /// The flows that write to it.
+    pub flows: Vec<String>,
+}
+
+/// An event that could not be processed, with its cause.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeadLetter {
+    /// Its number among the dead letters.
+    pub id: u64,
+    /// The flow it died in.
+    pub flow: String,
+    /// Where: `decode`, `step:0`, `to:1`.
+    pub place: String,
+    /// The class of the cause.
+    pub class: String,
+    /// The code of the cause.
+    pub code: String,
+    /// The cause in words.
+    pub message: String,
+    /// The cause in Chinese words.
+    pub message_zh: String,
+    /// The arguments of the message.
+    pub args: Vec<(String, String)>,
+    /// The stream it was read from.
+    pub stream: String,
+    /// The partition of the stream.
+    pub partition: u16,
+    /// Its offset in the partition.
+    pub offset: u64,
+    /// When it died, microseconds since 1970.
+    pub died_micros: i64,
+    /// The event's topic.
+    pub topic: String,
+    /// The event's key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The event's time, microseconds since 1970.
+    pub time_micros: i64,
+    /// The event's tags.
+    pub tags: Vec<(String, String)>,
+    /// The event's payload.
+    #[serde(serialize_with = "payload_text")]
+    pub payload: Vec<u8>,
+    /// Whether it was sent through its flow again.
+    pub redriven: bool,
+}
+
+fn payload_text<S: serde::Serializer>(payload: &[u8], s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(&String::from_utf8_lossy(payload))
+}
+
+/// Dead letters with one cause.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeadGroup {
+    /// The flow.
+    pub flow: String,
+    /// Where in the flow.
+    pub place: String,
+    /// The class of the cause.
+    pub class: String,
+    /// The code of the cause.
+    pub code: String,
+    /// The newest one's cause in words.
+    pub message: String,
+    /// The same in Chinese.
+    pub message_zh: String,
+    /// How many there are.
+    pub count: u64,
+    /// How many of them have not been sent again.
+    pub open: u64,
+    /// When the first one died, microseconds since 1970.
+    pub first_micros: i64,
+    /// When the last one died.
+    pub last_micros: i64,
+    /// The number of the newest one.
+    pub newest: u64,
+}
+
+/// Which dead letters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeadFilter {
+    /// Those of one flow.
+    pub flow: Option<String>,
+    /// Those with one code.
+    #[serde(alias = "cause")]
+    pub code: Option<String>,
+    /// Those of one place in a flow.
+    pub place: Option<String>,
+    /// Those with these numbers.
+    pub ids: Option<Vec<u64>>,
+    /// With those that were sent again already; only for looking.
+    pub redriven: bool,
+}
+
+/// What a re-drive did.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Redriven {
+    /// Events sent through their flows again.
+    pub sent: u64,
+    /// Of these, events that died again.
+    pub died: u64,
+    /// Dead letters whose flow is gone.
+    pub orphaned: u64,
+}
+
+/// The words of a cause that was kept by code and arguments.
+pub(crate) fn words(code: &str, args: &[(String, String)], language: Language) -> String {
+    busbar_event::messages::text(language, code, args)
+}
+
+/// How a class is written.
+pub(crate) fn class_word(class: Class) -> &'static str {
+    class.as_str()
+}

@@ -1,0 +1,435 @@
+//! The tests in flow files: events in, rows out, with a clock of their own and no disk.
+
+use std::fmt;
+
+use arrow::array::{Array, BinaryArray, RecordBatch, StructArray};
+use arrow::datatypes::{DataType, Field, Fields};
+use busbar_catalog::{Expect, FlowSpec, Given, Project, TestSpec};
+use busbar_event::format::{encode_json, infer};
+use busbar_event::topic::Filter;
+use busbar_event::{BatchBuilder, Class, Error, Flags, Row};
+use busbar_log::{Clock, ManualClock};
+use serde::Serialize;
+use serde_json::Value as Json;
+
+use crate::chain::Computed;
+use crate::compile::{NoPlan, Plan, World, compile};
+use crate::connector::Connectors;
+use crate::limits::TEST_DIFFERENCES_MAX;
+use crate::reader::{Input, plain};
+use crate::shape::Outgoing;
+use crate::task::prepare_outputs;
+
+/// What the tests of a project came to.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// One entry a test, in the order of flows and files.
+    pub tests: Vec<TestReport>,
+}
+
+/// What one test came to.
+#[derive(Clone, Debug, Serialize)]
+pub struct TestReport {
+    /// The flow.
+    pub flow: String,
+    /// The test's name, or its number from 1.
+    pub test: String,
+    /// Whether all was as expected.
+    pub passed: bool,
+    /// What was not.
+    pub differences: Vec<Difference>,
+    /// How long it took, in microseconds.
+    pub micros: u64,
+}
+
+/// Something that was not as expected.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase", tag = "kind")]
+pub enum Difference {
+    /// An expected row did not come.
+    Missing {
+        /// Its number, from 1.
+        row: usize,
+        /// What was expected.
+        expected: Json,
+    },
+    /// A row came that was not expected.
+    Unexpected {
+        /// Its number, from 1.
+        row: usize,
+        /// What came.
+        actual: Json,
+    },
+    /// A row came with another value.
+    Different {
+        /// Its number, from 1.
+        row: usize,
+        /// The column.
+        column: String,
+        /// The value expected.
+        expected: Json,
+        /// The value that came; null if there is no such column.
+        actual: Json,
+    },
+    /// Another number of events died than expected.
+    Dead {
+        /// How many were expected to.
+        expected: usize,
+        /// How many did.
+        actual: usize,
+        /// Why.
+        causes: Vec<String>,
+    },
+    /// The test could not be run.
+    Failed {
+        /// Why.
+        message: String,
+        /// The same in Chinese.
+        message_zh: String,
+    },
+}
+
+impl Report {
+    /// Whether every test passed.
+    pub fn passed(&self) -> bool {
+        self.tests.iter().all(|t| t.passed)
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Difference::Missing { row, expected } => write!(f, "row {row} did not come: {expected}"),
+            Difference::Unexpected { row, actual } => {
+                write!(f, "row {row} was not expected: {actual}")
+            }
+            Difference::Different { row, column, expected, actual } => {
+                write!(f, "row {row}, {column}: expected {expected}, got {actual}")
+            }
+            Difference::Dead { expected, actual, causes } => {
+                write!(f, "{actual} dead letters, expected {expected}")?;
+                causes.iter().try_for_each(|cause| write!(f, "\n  {cause}"))
+            }
+            Difference::Failed { message, .. } => f.write_str(message),
+        }
+    }
+}
+
+/// Runs the tests of a project's flows, or of one of them. The project must have passed
+/// [`crate::check`].
+pub fn run_tests(project: &Project, connectors: &Connectors, only: Option<&str>) -> Report {
+    let (world, _) = World::of_project(project, connectors);
+    let mut report = Report::default();
+    for (name, flow) in &project.flows {
+        if only.is_some_and(|only| only != name) {
+            continue;
+        }
+        for (i, test) in flow.spec.tests.iter().enumerate() {
+            let began = std::time::Instant::now();
+            let compiled = plan(name, &flow.spec, &flow.source, &world, test);
+            let differences = match compiled.and_then(|plan| run(&plan, &world, test)) {
+                Ok(differences) => differences,
+                Err(error) => vec![Difference::Failed {
+                    message: error.to_string(),
+                    message_zh: error.message(busbar_event::Language::Zh),
+                }],
+            };
+            report.tests.push(TestReport {
+                flow: name.clone(),
+                test: test.name.clone().unwrap_or_else(|| (i + 1).to_string()),
+                passed: differences.is_empty(),
+                differences,
+                micros: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+            });
+        }
+    }
+    report
+}
+
+/// The flow's plan; columns that are not declared are inferred from what the test gives.
+fn plan(
+    name: &str,
+    spec: &FlowSpec,
+    source: &busbar_catalog::Source,
+    world: &World,
+    test: &TestSpec,
+) -> Result<Plan, Error> {
+    let mut world = world.clone();
+    for stream in &spec.from {
+        let Some(info) = world.streams.get_mut(stream) else { continue };
+        if info.input.is_none() {
+            let format = busbar_event::format::FormatSpec::Json(Default::default());
+            let payloads: Vec<Vec<u8>> =
+                test.given.iter().filter_map(|g| g.payload.as_ref().map(payload)).collect();
+            let sample = BinaryArray::from_iter_values(payloads);
+            let columns = infer(&format, &sample)?;
+            info.input = Some(Input { format, columns: Some(columns) });
+        }
+    }
+    compile(name, spec, source, &world).map_err(|none| match none {
+        NoPlan::Wrong(wrong) => wrong.first().map_or_else(
+            || Error::new(Class::Configuration, "flow.worker"),
+            |first| first.error().clone(),
+        ),
+        NoPlan::Waiting(stream) => {
+            Error::new(Class::Configuration, "flow.waiting").with("streams", stream)
+        }
+    })
+}
+
+/// When the clock of a test begins: 2000-01-01T00:00:00Z.
+const BEGIN_MICROS: i64 = 946_684_800_000_000;
+
+fn run(plan: &Plan, world: &World, test: &TestSpec) -> Result<Vec<Difference>, Error> {
+    let clock = ManualClock::new(BEGIN_MICROS);
+    let mut chains = plan.inputs.iter().map(|i| i.chain()).collect::<Result<Vec<_>, _>>()?;
+    let outputs: Vec<usize> = (0..plan.outputs.len()).collect();
+    let mut out = Outcome::default();
+    let mut pending: Vec<(usize, BatchBuilder)> = Vec::new();
+    for given in test.given.iter().map(Some).chain([None]) {
+        if let Some(given) = given.filter(|g| g.advance.is_none()) {
+            let (input, topic) = place(plan, world, given)?;
+            // Events of one stream that come together are one batch.
+            if pending.last().is_none_or(|(last, _)| *last != input) {
+                pending.push((input, BatchBuilder::new()));
+            }
+            if let Some((_, builder)) = pending.last_mut() {
+                push(builder, given, &topic, &clock)?;
+            }
+            continue;
+        }
+        for (input, mut builder) in pending.drain(..) {
+            let computed = chains[input].run(builder.finish())?;
+            for dead in &computed.dead {
+                out.causes.push(dead.cause.to_string());
+            }
+            out.take(plan, input, &outputs, &computed)?;
+        }
+        if let Some(span) = given.and_then(|g| g.advance) {
+            clock.advance(span.as_micros());
+        }
+    }
+    Ok(compare(test, &out))
+}
+
+/// What came out.
+#[derive(Default)]
+struct Outcome {
+    rows: Vec<Json>,
+    /// Topic and payload of the first output that makes events.
+    events: Vec<(String, Json)>,
+    causes: Vec<String>,
+}
+
+impl Outcome {
+    fn take(
+        &mut self,
+        plan: &Plan,
+        input: usize,
+        outputs: &[usize],
+        computed: &Computed,
+    ) -> Result<(), Error> {
+        let mut first = true;
+        for prepared in prepare_outputs(plan, input, outputs, computed)? {
+            self.causes.extend(prepared.dead.iter().map(|d| d.cause.to_string()));
+            if let (Outgoing::Events(events), true) = (&prepared.outgoing, first) {
+                first = false;
+                let payloads = events.payloads();
+                for row in 0..events.rows() {
+                    let payload = parsed(payloads.value(row));
+                    self.events.push((events.topic(row).to_owned(), payload));
+                }
+            }
+        }
+        let mut rows = objects(&computed.rows)?;
+        if !plan.inputs[input].projected {
+            // No step named columns: the events' own payloads are what comes out.
+            for (row, object) in rows.iter_mut().enumerate() {
+                let event = computed.origin().event(row).unwrap_or(0);
+                let own = computed.events.event(event);
+                if let (Json::Object(object), Json::Object(payload)) = (object, parsed(&own.payload)) {
+                    object.entry("topic").or_insert_with(|| own.topic.into());
+                    for (name, value) in payload {
+                        object.entry(name).or_insert(value);
+                    }
+                }
+            }
+        }
+        self.rows.extend(rows);
+        Ok(())
+    }
+}
+
+fn parsed(payload: &[u8]) -> Json {
+    serde_json::from_slice(payload)
+        .unwrap_or_else(|_| Json::String(String::from_utf8_lossy(payload).into_owned()))
+}
+
+/// Rows as JSON objects.
+fn objects(rows: &RecordBatch) -> Result<Vec<Json>, Error> {
+    let mut fields: Vec<Field> = Vec::new();
+    let mut arrays = Vec::new();
+    for (field, array) in rows.schema_ref().fields().iter().zip(rows.columns()) {
+        if !matches!(field.data_type(), DataType::Map(..)) {
+            let array = plain(array)?;
+            fields.push(field.as_ref().clone().with_data_type(array.data_type().clone()));
+            arrays.push(array);
+        }
+    }
+    if arrays.is_empty() {
+        return Ok(vec![Json::Object(Default::default()); rows.num_rows()]);
+    }
+    let structs = StructArray::try_new(Fields::from(fields), arrays, None)
+        .map_err(|e| Error::new(Class::Permanent, "flow.misfit").with("column", "").caused_by(e))?;
+    let encoded = encode_json(&structs);
+    Ok((0..encoded.len()).map(|row| parsed(encoded.value(row))).collect())
+}
+
+fn compare(test: &TestSpec, out: &Outcome) -> Vec<Difference> {
+    let mut differences = Vec::new();
+    let as_events = test.expect.iter().all(|e| e.event().is_some()) && !test.expect.is_empty();
+    let actual: Vec<Json> = if as_events && !out.events.is_empty() {
+        out.events
+            .iter()
+            .map(|(topic, payload)| serde_json::json!({ "topic": topic, "payload": payload }))
+            .collect()
+    } else {
+        out.rows.clone()
+    };
+    for (i, expected) in test.expect.iter().enumerate() {
+        match actual.get(i) {
+            None => differences.push(Difference::Missing {
+                row: i + 1,
+                expected: Json::Object(expected.0.clone()),
+            }),
+            Some(actual) => compare_row(i + 1, expected, actual, &mut differences),
+        }
+    }
+    for (i, actual) in actual.iter().enumerate().skip(test.expect.len()) {
+        differences.push(Difference::Unexpected { row: i + 1, actual: actual.clone() });
+    }
+    let expected = test.dead.unwrap_or(0);
+    if out.causes.len() != expected {
+        differences.push(Difference::Dead {
+            expected,
+            actual: out.causes.len(),
+            causes: out.causes.iter().take(TEST_DIFFERENCES_MAX).cloned().collect(),
+        });
+    }
+    differences.truncate(TEST_DIFFERENCES_MAX);
+    differences
+}
+
+fn compare_row(row: usize, expected: &Expect, actual: &Json, differences: &mut Vec<Difference>) {
+    for (column, wanted) in &expected.0 {
+        let got = actual.get(column).cloned().unwrap_or(Json::Null);
+        if !same(wanted, &got) {
+            differences.push(Difference::Different {
+                row,
+                column: column.clone(),
+                expected: wanted.clone(),
+                actual: got,
+            });
+        }
+    }
+}
+
+/// Equal as people see it: 90 is 90.0, and an object has at least the fields expected.
+fn same(wanted: &Json, got: &Json) -> bool {
+    match (wanted, got) {
+        (Json::Number(a), Json::Number(b)) => {
+            a == b || matches!((a.as_f64(), b.as_f64()), (Some(a), Some(b)) if a == b)
+        }
+        (Json::Array(a), Json::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+        }
+        (Json::Object(a), Json::Object(b)) => {
+            a.iter().all(|(name, a)| same(a, b.get(name).unwrap_or(&Json::Null)))
+        }
+        (a, b) => a == b,
+    }
+}
+
+/// Which input an event is for, and its topic.
+fn place(plan: &Plan, world: &World, given: &Given) -> Result<(usize, String), Error> {
+    let patterns = |stream: &str| -> Vec<Filter> {
+        world.streams.get(stream).map(|s| s.topics.clone()).unwrap_or_default()
+    };
+    let topic = match &given.topic {
+        Some(topic) => topic.clone(),
+        None => {
+            let first = plan.inputs.first().map(|i| patterns(&i.stream)).unwrap_or_default();
+            match first.first() {
+                Some(pattern) => pattern.as_str().replace(['+', '#'], "x"),
+                None => "test/x/x".to_owned(),
+            }
+        }
+    };
+    busbar_event::topic::check(&topic)?;
+    let best = plan
+        .inputs
+        .iter()
+        .enumerate()
+        .filter_map(|(i, input)| {
+            patterns(&input.stream)
+                .into_iter()
+                .filter(|p| p.matches(&topic))
+                .map(|p| p.specificity())
+                .max()
+                .map(|specificity| (specificity, i))
+        })
+        .max();
+    match (best, plan.inputs.len()) {
+        (Some((_, input)), _) => Ok((input, topic)),
+        // A stream without patterns, or the inbox.
+        (None, 1) if patterns(&plan.inputs[0].stream).is_empty() => Ok((0, topic)),
+        _ => Err(Error::new(Class::Configuration, "flow.test-topic").with("topic", topic)),
+    }
+}
+
+fn payload(value: &Json) -> Vec<u8> {
+    match value {
+        Json::String(text) => text.clone().into_bytes(),
+        other => other.to_string().into_bytes(),
+    }
+}
+
+fn push(
+    builder: &mut BatchBuilder,
+    given: &Given,
+    topic: &str,
+    clock: &ManualClock,
+) -> Result<(), Error> {
+    let time = match &given.time {
+        Some(text) => time_micros(text)?,
+        None => clock.now_micros(),
+    };
+    let tags: Vec<(&str, &str)> = given
+        .tags
+        .iter()
+        .flatten()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let payload = given.payload.as_ref().map(payload).unwrap_or_default();
+    let topic = builder.topic_id(topic);
+    builder.push(Row {
+        topic,
+        key: given.key.as_deref(),
+        time,
+        client: None,
+        flags: Flags(0),
+        tags: &tags,
+        payload: &payload,
+    });
+    Ok(())
+}
+
+fn time_micros(text: &str) -> Result<i64, Error> {
+    arrow::compute::kernels::cast_utils::string_to_timestamp_nanos(text)
+        .map(|nanos| nanos.div_euclid(1000))
+        .map_err(|e| {
+            Error::new(Class::Configuration, "flow.test-time")
+                .with("text", busbar_event::quote(text))
+                .caused_by(e)
+        })
+}

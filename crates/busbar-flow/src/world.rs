@@ -1,0 +1,134 @@
+//! What flows can name, from a project's files alone or from what runs; and checking a project without
+//! running it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use busbar_bus::{Bus, StreamSpec};
+use busbar_catalog::{Diagnostic, INBOX, Project};
+use busbar_event::format::FormatSpec;
+use busbar_event::{Class, Error};
+use busbar_log::SystemClock;
+use busbar_table::{HotSpec, TableSpec, Tables};
+
+use crate::compile::{NoPlan, StreamInfo, World, compile};
+use crate::connector::Connectors;
+use crate::reader::Input;
+
+/// Checks everything that can be checked without running: types of expressions, columns of tables, options
+/// of connections. Fields and topology are checked by [`Project::parse`] before.
+pub fn check(project: &Project, connectors: &Connectors) -> Vec<Diagnostic> {
+    let (world, mut bad) = World::of_project(project, connectors);
+    for (name, flow) in &project.flows {
+        if let Err(NoPlan::Wrong(wrong)) = compile(name, &flow.spec, &flow.source, &world) {
+            bad.extend(wrong);
+        }
+    }
+    bad
+}
+
+impl World {
+    /// The world of a project's files. Streams whose columns are not declared are there without columns.
+    pub fn of_project(project: &Project, connectors: &Connectors) -> (World, Vec<Diagnostic>) {
+        let mut world = World::default();
+        let mut bad = Vec::new();
+        for (name, stream) in &project.streams {
+            match declared(&stream.spec) {
+                Ok(input) => {
+                    let info = StreamInfo { input, topics: stream.spec.topics.clone() };
+                    world.streams.insert(name.clone(), info);
+                }
+                Err(error) => {
+                    bad.push(stream.source.diagnostic(&["schema".into()], None, error));
+                    let info = StreamInfo { input: None, topics: stream.spec.topics.clone() };
+                    world.streams.insert(name.clone(), info);
+                }
+            }
+        }
+        world.streams.entry(INBOX.to_owned()).or_insert_with(inbox);
+        for (name, table) in &project.tables {
+            if let Err(error) = table.spec.check(name) {
+                bad.push(table.source.diagnostic(&[], None, error));
+                continue;
+            }
+            // The same columns and key in memory: nothing is opened to check.
+            let spec = TableSpec {
+                hot: Some(HotSpec::default()),
+                relational: None,
+                ..table.spec.clone()
+            };
+            let opened = Tables::open("", Arc::new(SystemClock)).and_then(|tables| {
+                tables.apply(&BTreeMap::from([(name.clone(), spec)]))?;
+                Ok(tables.table(name))
+            });
+            match opened {
+                Ok(Some(opened)) => {
+                    world.tables.insert(name.clone(), opened);
+                }
+                Ok(None) => {}
+                Err(error) => bad.push(table.source.diagnostic(&[], None, error)),
+            }
+        }
+        bad.extend(world.add_connections(project, connectors));
+        (world, bad)
+    }
+
+    /// The world as it runs: inferred columns and columns that tables have grown are known.
+    pub(crate) fn of_bus(
+        bus: &Bus,
+        tables: &Tables,
+        project: &Project,
+        connectors: &Connectors,
+    ) -> Result<World, Error> {
+        let mut world = World::default();
+        let names = project.streams.keys().map(String::as_str);
+        for name in names.chain([INBOX]) {
+            let Some(stream) = bus.stream(name) else { continue };
+            let spec = stream.spec();
+            let columns = stream.schema()?;
+            let input = (columns.is_some() || spec.format == FormatSpec::Raw)
+                .then(|| Input { format: spec.format.clone(), columns });
+            let info = StreamInfo { input, topics: spec.topics.clone() };
+            world.streams.insert(name.to_owned(), info);
+        }
+        for name in project.tables.keys() {
+            if let Some(table) = tables.table(name) {
+                world.tables.insert(name.clone(), table);
+            }
+        }
+        // They were checked before anything was changed.
+        let _ = world.add_connections(project, connectors);
+        Ok(world)
+    }
+
+    fn add_connections(&mut self, project: &Project, connectors: &Connectors) -> Vec<Diagnostic> {
+        let mut bad = Vec::new();
+        for (name, connection) in &project.connections {
+            let roles = match connectors.check(&connection.spec) {
+                Ok(roles) => roles,
+                Err(diagnostic) => {
+                    bad.push(diagnostic);
+                    continue;
+                }
+            };
+            self.connections.insert(name.clone(), (connection.spec.clone(), roles.sink));
+        }
+        bad
+    }
+}
+
+fn declared(spec: &StreamSpec) -> Result<Option<Input>, Error> {
+    let columns = spec.schema.as_ref().map(|schema| schema.schema()).transpose()?;
+    if columns.is_some() && spec.format == FormatSpec::Raw {
+        return Err(Error::new(Class::Configuration, "flow.schema-raw"));
+    }
+    Ok((columns.is_some() || spec.format == FormatSpec::Raw)
+        .then(|| Input { format: spec.format.clone(), columns }))
+}
+
+fn inbox() -> StreamInfo {
+    StreamInfo {
+        input: Some(Input { format: FormatSpec::Raw, columns: None }),
+        topics: Vec::new(),
+    }
+}
