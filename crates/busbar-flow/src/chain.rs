@@ -1,6 +1,5 @@
 //! The steps of a flow, as a pure function from a batch of events to rows.
 
-use std::sync::Arc;
 
 use arrow::array::{Array, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::{filter, filter_record_batch, prep_null_mask_filter, take, take_record_batch};
@@ -12,8 +11,7 @@ use crate::counters::Counters;
 use crate::reader::Reader;
 use crate::render::{Origin, OriginRows};
 
-/// A step that was compiled.
-#[derive(Clone, Debug)]
+/// A step that can be run.
 pub(crate) enum Step {
     Where(Predicate),
     Select(Projection),
@@ -24,7 +22,6 @@ pub(crate) enum Step {
 pub(crate) struct Chain {
     pub reader: Reader,
     pub steps: Vec<Step>,
-    pub schema: SchemaRef,
 }
 
 /// Where in a flow an event came to its end.
@@ -50,7 +47,7 @@ pub(crate) struct Dead {
 /// What the steps made of a batch.
 pub(crate) struct Computed {
     pub events: Batch,
-    /// The rows that are left, of [`Chain::schema`].
+    /// The rows that are left.
     pub rows: RecordBatch,
     pub origin: Made,
     pub dead: Vec<Dead>,
@@ -149,7 +146,7 @@ impl Chain {
         });
         let mut rows = read.rows;
         let mut made = read.events.map_or(Made::Same, Made::From);
-        for (index, step) in self.steps.iter().enumerate() {
+        for (index, step) in self.steps.iter_mut().enumerate() {
             let before = rows.num_rows();
             let mut died = 0;
             // First as if all was well; only when it is not, look for the rows at fault.
@@ -190,9 +187,33 @@ impl Chain {
     }
 }
 
+fn without(rows: usize, failing: &[Failed]) -> UInt32Array {
+    let mut skip = failing.iter().map(|f| f.row).peekable();
+    let good: Vec<u32> = (0..rows)
+        .filter(|row| skip.next_if_eq(row).is_none())
+        .map(|row| row as u32)
+        .collect();
+    good.into()
+}
+
 impl Step {
+    /// The same step over other columns, of which it needs a part. Each task has steps of its own, because a
+    /// query keeps what it works on.
+    pub fn bind(&self, schema: &SchemaRef) -> Result<Step, Error> {
+        Ok(match self {
+            Step::Where(predicate) => Step::Where(predicate.bind(schema)?),
+            Step::Select(projection) => Step::Select(projection.bind(schema)?),
+            Step::Sql(query) => Step::Sql(query.bind(schema)?),
+        })
+    }
+
+    /// Whether it makes columns of its own.
+    pub fn projects(&self) -> bool {
+        !matches!(self, Step::Where(_))
+    }
+
     /// The rows that come out; `made` follows.
-    fn apply(&self, rows: &RecordBatch, made: &mut Made) -> Result<RecordBatch, Error> {
+    fn apply(&mut self, rows: &RecordBatch, made: &mut Made) -> Result<RecordBatch, Error> {
         match self {
             Step::Where(predicate) => {
                 let mask = predicate.evaluate(rows)?;
@@ -206,50 +227,36 @@ impl Step {
             }
             Step::Select(projection) => projection.evaluate(rows),
             Step::Sql(query) => {
-                let result = query.evaluate(rows)?;
+                let result = query.execute(rows)?;
                 *made = Made::Many;
                 Ok(result)
             }
         }
     }
 
-    fn failing(&self, rows: &RecordBatch) -> Vec<Failed> {
+    /// The rows that make it fail, each with its cause.
+    fn failing(&mut self, rows: &RecordBatch) -> Vec<Failed> {
         match self {
             Step::Where(predicate) => predicate.failing(rows),
             Step::Select(projection) => projection.failing(rows),
-            Step::Sql(query) => query.failing(rows),
-        }
-    }
-}
-
-fn without(rows: usize, failing: &[Failed]) -> UInt32Array {
-    let mut skip = failing.iter().map(|f| f.row).peekable();
-    let good: Vec<u32> = (0..rows)
-        .filter(|row| skip.next_if_eq(row).is_none())
-        .map(|row| row as u32)
-        .collect();
-    good.into()
-}
-
-/// The steps see nothing but these columns.
-pub(crate) fn bind(steps: &[Step], schema: &SchemaRef) -> Result<Vec<Step>, Error> {
-    let mut bound = Vec::with_capacity(steps.len());
-    // The first step that makes columns of its own ends what depends on the input.
-    let mut steps = steps.iter();
-    for step in steps.by_ref() {
-        match step {
-            Step::Where(predicate) => bound.push(Step::Where(predicate.bind(schema)?)),
-            Step::Select(projection) => {
-                bound.push(Step::Select(projection.bind(schema)?));
-                break;
-            }
             Step::Sql(query) => {
-                bound.push(Step::Sql(query.clone()));
-                break;
+                // Halves, until a row fails by itself.
+                let mut failed = Vec::new();
+                let mut open = vec![0..rows.num_rows()];
+                while let Some(range) = open.pop() {
+                    let Err(cause) = query.execute(&rows.slice(range.start, range.len())) else {
+                        continue;
+                    };
+                    if range.len() == 1 {
+                        failed.push(Failed { row: range.start, cause });
+                    } else if range.len() > 1 {
+                        let middle = range.start + range.len() / 2;
+                        open.push(middle..range.end);
+                        open.push(range.start..middle);
+                    }
+                }
+                failed
             }
         }
     }
-    bound.extend(steps.cloned());
-    Ok(bound)
 }
-

@@ -14,7 +14,7 @@ use busbar_event::{Class, Error};
 use busbar_sql::{BatchQuery, Predicate, Projection};
 use busbar_table::Table;
 
-use crate::chain::{Chain, Step, bind};
+use crate::chain::{Chain, Step};
 use crate::reader::{ENVELOPE, Input, Reader, is_envelope};
 use crate::render::Renderer;
 
@@ -47,12 +47,12 @@ pub(crate) struct Plan {
 }
 
 /// The flow as seen from one of its input streams.
-#[derive(Clone)]
 pub(crate) struct InputPlan {
     pub stream: String,
     input: Input,
     places: Vec<usize>,
-    steps: Vec<Step>,
+    /// Each step and the columns it sees; the first ones see what is read.
+    steps: Vec<(Step, SchemaRef)>,
     /// The columns of the results.
     pub schema: SchemaRef,
     /// For each output what it takes from these results.
@@ -110,11 +110,15 @@ pub(crate) enum NoPlan {
 impl InputPlan {
     /// A chain for one task: it keeps a decoder of its own.
     pub fn chain(&self) -> Result<Chain, Error> {
-        Ok(Chain {
-            reader: Reader::new(&self.input, &self.places)?,
-            steps: self.steps.clone(),
-            schema: Arc::clone(&self.schema),
-        })
+        let reader = Reader::new(&self.input, &self.places)?;
+        let mut steps = Vec::with_capacity(self.steps.len());
+        // Until a step makes columns of its own, steps see the pruned input.
+        let mut own = false;
+        for (step, sees) in &self.steps {
+            steps.push(step.bind(if own { sees } else { reader.schema() })?);
+            own |= step.projects();
+        }
+        Ok(Chain { reader, steps })
     }
 }
 
@@ -218,6 +222,7 @@ impl Compiler<'_> {
         let (mut projected, mut derived) = (false, false);
         for (i, step) in self.spec.steps.iter().enumerate() {
             let text = step.text();
+            let sees = Arc::clone(&schema);
             let compiled = match step {
                 StepSpec::Where(_) => Predicate::compile(&schema, text).map(|predicate| {
                     if !projected {
@@ -235,8 +240,7 @@ impl Compiler<'_> {
                 }),
                 StepSpec::Sql(_) => BatchQuery::compile(&schema, text).map(|query| {
                     if !projected {
-                        // A query sees the whole row.
-                        needed.extend(0..relation.fields().len());
+                        needed.extend(query.columns());
                     }
                     (projected, derived) = (true, true);
                     schema = query.schema();
@@ -244,7 +248,7 @@ impl Compiler<'_> {
                 }),
             };
             match compiled {
-                Ok(step) => steps.push(step),
+                Ok(step) => steps.push((step, sees)),
                 Err(wrong) => {
                     let path = ["steps".into(), i.into(), PathItem::Key(step.kind())];
                     let help = wrong.suggestion().map(|name| {
@@ -260,8 +264,6 @@ impl Compiler<'_> {
         // What outputs need of rows that no step has made anew.
         let shapes = self.shapes(&schema, projected, derived)?;
         if projected {
-            let pruned = prune(&relation, &needed)?;
-            let steps = self.internal(bind(&steps, &pruned))?;
             return Some(InputPlan {
                 stream: stream.to_owned(),
                 input: input.clone(),
@@ -283,7 +285,6 @@ impl Compiler<'_> {
             }
         }
         let pruned = prune(&relation, &needed)?;
-        let steps = self.internal(bind(&steps, &pruned))?;
         let shapes = self.shapes(&pruned, projected, derived)?;
         Some(InputPlan {
             stream: stream.to_owned(),
@@ -294,10 +295,6 @@ impl Compiler<'_> {
             shapes,
             projected,
         })
-    }
-
-    fn internal<T>(&mut self, result: Result<T, Error>) -> Option<T> {
-        result.map_err(|e| self.bad.push(self.source.diagnostic(&["steps".into()], None, e))).ok()
     }
 
     fn shapes(&mut self, schema: &SchemaRef, projected: bool, derived: bool) -> Option<Vec<Shape>> {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use arrow::array::Array;
 use busbar_bus::{Bus, Cursor, Item, StreamPartition};
 use busbar_event::{Batch, Body, Class, Error};
 use parking_lot::Mutex;

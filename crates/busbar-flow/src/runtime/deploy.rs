@@ -76,7 +76,7 @@ impl Runtime {
         };
         let mut marks = Vec::with_capacity(ready.len());
         for task in &ready {
-            let position = self.position(&plan, task, &ended).await?;
+            let position = self.position(&plan, &task.key, &task.partition, &ended)?;
             marks.push((task.key.clone(), Mark { generation: kept.generation, position }));
         }
         self.keep(name, &marks, |_| {}).await?;
@@ -305,28 +305,29 @@ impl Runtime {
 
     /// Where a task begins: where the version before ended, or its checkpoint, or where another cursor of the
     /// same flow is, or as `start` says.
-    async fn position(
+    fn position(
         &self,
         plan: &Plan,
-        task: &Ready,
+        key: &TaskKey,
+        partition: &StreamPartition,
         ended: &[(TaskKey, Mark)],
     ) -> Result<u64, Error> {
-        let (start, end) = (task.partition.start(), task.partition.end());
-        if let Some((_, mark)) = ended.iter().find(|(key, _)| *key == task.key) {
+        let (start, end) = (partition.start(), partition.end());
+        if let Some((_, mark)) = ended.iter().find(|(known, _)| known == key) {
             return Ok(mark.position);
         }
         let checkpoints = &self.inner.checkpoints;
-        if let Some(mark) = checkpoints.task(&plan.name, &task.key)? {
+        if let Some(mark) = checkpoints.task(&plan.name, key)? {
             return Ok(mark.position.min(end));
         }
         let beside = ended
             .iter()
-            .filter(|(key, _)| {
-                key.stream == task.key.stream && key.partition == task.key.partition
+            .filter(|(known, _)| {
+                known.stream == key.stream && known.partition == key.partition
             })
             .map(|(_, mark)| mark.position)
             .min();
-        let lanes = checkpoints.lanes(&plan.name, &task.key.stream, task.key.partition)?;
+        let lanes = checkpoints.lanes(&plan.name, &key.stream, key.partition)?;
         let beside = beside.or_else(|| lanes.iter().map(|mark| mark.position).min());
         Ok(match (beside, plan.spec.start) {
             (Some(position), _) => position.min(end),
