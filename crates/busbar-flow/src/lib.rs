@@ -28,6 +28,10 @@ mod testing;
 mod world;
 
 pub use compile::{StreamInfo, World};
+pub use connector::{
+    Connector, Connectors, Delivery, Guarantee, Polled, Polling, Position, Resume, Roles, Sink,
+    SinkContext, Source, SourceContext, Work, Written,
+};
 pub use counters::Counters;
 pub use dead::DEAD_LETTERS;
 pub use reader::Input;

@@ -1,0 +1,162 @@
+//! A node without servers: bus on a simulated disk, tables in a temporary folder, flows.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::{Array, AsArray, BinaryArray, StringArray};
+use busbar_bus::{Bus, BusOptions};
+use busbar_catalog::{Bundle, Project};
+use busbar_event::{Batch, Body, Envelope};
+use busbar_flow::connector::Connectors;
+use busbar_flow::{FlowStatus, Runtime, RuntimeOptions};
+use busbar_log::sim::SimDisk;
+use busbar_log::{Clock, Log, LogOptions, SystemClock};
+use busbar_table::{Scan, Tables};
+
+pub struct World {
+    pub disk: SimDisk,
+    pub folder: Arc<tempfile::TempDir>,
+    pub tokio: tokio::runtime::Runtime,
+    pub bus: Bus,
+    pub tables: Arc<Tables>,
+    pub flows: Runtime,
+    pub connectors: Connectors,
+}
+
+impl World {
+    pub fn new(seed: u64) -> World {
+        World::with(seed, Connectors::default())
+    }
+
+    pub fn with(seed: u64, connectors: Connectors) -> World {
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        World::open(SimDisk::new(seed), folder, connectors)
+    }
+
+    fn open(disk: SimDisk, folder: Arc<tempfile::TempDir>, connectors: Connectors) -> World {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let options = LogOptions::default();
+        let log = Log::open(Arc::new(disk.clone()), Path::new("/data"), options, clock.clone());
+        let bus = Bus::open(log.expect("the log opens"), BusOptions::default());
+        let bus = bus.expect("the bus opens");
+        let tables = Arc::new(Tables::open(folder.path(), clock).unwrap());
+        let tokio = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let flows = tokio.block_on(async {
+            Runtime::open(RuntimeOptions {
+                bus: bus.clone(),
+                tables: Arc::clone(&tables),
+                connectors: connectors.clone(),
+                project_dir: folder.path().into(),
+            })
+            .expect("the runtime opens")
+        });
+        World { disk, folder, tokio, bus, tables, flows, connectors }
+    }
+
+    /// The process is killed, or the power fails, and it starts again.
+    pub fn restart(self, power_cut: bool) -> World {
+        let World { disk, folder, tokio, bus, tables, flows, connectors } = self;
+        match power_cut {
+            true => disk.crash(),
+            false => disk.kill(),
+        }
+        drop((flows, bus, tables));
+        tokio.shutdown_timeout(Duration::from_secs(20));
+        World::open(disk, folder, connectors)
+    }
+
+    /// Applies a project's files; panics with what is wrong.
+    pub fn apply(&self, files: &[(&str, &str)]) -> busbar_flow::Applied {
+        self.try_apply(files).unwrap_or_else(|bad| panic!("{bad:?}"))
+    }
+
+    pub fn try_apply(&self, files: &[(&str, &str)]) -> Result<busbar_flow::Applied, Vec<String>> {
+        let project = project(files);
+        let applied = self.tokio.block_on(self.flows.apply(&project, 1));
+        applied.map_err(|bad| bad.iter().map(ToString::to_string).collect())
+    }
+
+    /// Appends JSON payloads, as a source that remembers its position.
+    pub fn publish(&self, topic: &str, payloads: &[String]) {
+        self.tokio.block_on(self.bus.append(batch(topic, payloads), None)).unwrap();
+    }
+
+    pub fn flow(&self, name: &str) -> FlowStatus {
+        self.flows.status_of(name).expect("the flow is there")
+    }
+
+    /// Waits until a flow has read everything and nothing is on its way.
+    pub fn settle(&self, name: &str) -> FlowStatus {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let status = self.flow(name);
+            if status.lag == 0 && status.conservation.counters.held == 0 {
+                return status;
+            }
+            assert!(Instant::now() < until, "the flow does not settle: {status:#?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Every event of a stream: topic and payload.
+    pub fn contents(&self, stream: &str) -> Vec<(String, serde_json::Value)> {
+        let Some(stream) = self.bus.stream(stream) else { return Vec::new() };
+        let mut all = Vec::new();
+        for partition in stream.partitions().iter() {
+            let mut at = partition.start();
+            while at < partition.end() {
+                for chunk in partition.read(at, 1 << 20).unwrap() {
+                    let payloads = chunk.batch.payloads();
+                    for row in 0..chunk.batch.rows() {
+                        let payload = serde_json::from_slice(payloads.value(row));
+                        let text = || String::from_utf8_lossy(payloads.value(row)).into_owned();
+                        let payload = payload.unwrap_or_else(|_| text().into());
+                        all.push((chunk.batch.topic(row).to_owned(), payload));
+                    }
+                    at = chunk.end();
+                }
+            }
+        }
+        all
+    }
+
+    /// The values of a whole-number column of a table.
+    pub fn table_ints(&self, table: &str, column: &str) -> Vec<i64> {
+        let table = self.tables.table(table).expect("the table is there");
+        let mut values = Vec::new();
+        for batch in table.scan(&Scan::default()).unwrap() {
+            let batch = batch.unwrap();
+            let column = batch.column_by_name(column).expect("the column is there").clone();
+            let column = column.as_primitive::<arrow::datatypes::Int64Type>();
+            values.extend((0..column.len()).map(|row| column.value(row)));
+        }
+        values
+    }
+}
+
+pub fn project(files: &[(&str, &str)]) -> Project {
+    let files: BTreeMap<String, String> =
+        files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
+    let (project, bad) = Project::parse(Bundle { files });
+    assert!(bad.is_empty(), "{bad:?}");
+    project
+}
+
+pub fn batch(topic: &str, payloads: &[String]) -> Batch {
+    let now = SystemClock.now_micros();
+    let topics = StringArray::from(vec![topic; payloads.len()]);
+    let envelope = Envelope::new(&topics, vec![now; payloads.len()]);
+    let body = BinaryArray::from_iter_values(payloads.iter().map(|p| p.as_bytes()));
+    Batch::from_columns(envelope, Body::Payload(body)).unwrap()
+}
+
+pub fn ids(contents: &[(String, serde_json::Value)]) -> Vec<i64> {
+    contents.iter().filter_map(|(_, payload)| payload["id"].as_i64()).collect()
+}
