@@ -20,7 +20,7 @@ use crate::limits::{CAUSE_BYTES_MAX, DEAD_GROUPS_MAX, DEAD_INDEX_MAX, DEAD_LETTE
 use crate::status::{DeadFilter, DeadGroup, DeadLetter, class_word, words};
 
 /// The stream of dead letters.
-pub const DEAD_LETTERS: &str = "dead-letters";
+pub const DEAD_LETTERS: &str = "_dead";
 
 const FLOW: &str = "$dead-flow";
 const PLACE: &str = "$dead-place";

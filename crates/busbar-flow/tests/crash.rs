@@ -87,7 +87,7 @@ fn history(seed: u64) {
     once("out", ids(&world.contents("out")), &|v| v > 0);
     once("alarm", ids(&world.contents("alarm")), &|v| v > 0);
     once("all", world.table_ints("all", "id"), &|v| v > 0);
-    once("dead letters", ids(&world.contents("dead-letters")), &|v| v == 0);
+    once("dead letters", ids(&world.contents(busbar_flow::DEAD_LETTERS)), &|v| v == 0);
 }
 
 #[test]

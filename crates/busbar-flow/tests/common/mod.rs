@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::{Array, AsArray, BinaryArray, StringArray};
+use arrow::array::{AsArray, BinaryArray, StringArray};
 use busbar_bus::{Bus, BusOptions};
 use busbar_catalog::{Bundle, Project};
 use busbar_event::{Batch, Body, Envelope};
