@@ -20,7 +20,11 @@ pub struct Backoff {
 impl Backoff {
     /// A back-off whose chance comes from `seed`.
     pub fn new(seed: u64) -> Backoff {
-        Backoff { next: BACKOFF_FIRST, tries: 0, seed: seed | 1 }
+        Backoff {
+            next: BACKOFF_FIRST,
+            tries: 0,
+            seed: seed | 1,
+        }
     }
 
     /// How often it has been asked since it was reset.
