@@ -261,7 +261,7 @@ impl Step {
             Step::Sql(query) => {
                 // Halves, until a row fails by itself.
                 let mut failed = Vec::new();
-                let mut open = vec![0..rows.num_rows()];
+                let mut open: Vec<_> = std::iter::once(0..rows.num_rows()).collect();
                 while let Some(range) = open.pop() {
                     let Err(cause) = query.execute(&rows.slice(range.start, range.len())) else {
                         continue;

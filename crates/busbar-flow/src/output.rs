@@ -25,7 +25,7 @@ enum To {
     Topic(Bus),
     Stream(Bus, Arc<Stream>),
     Table(Arc<dyn Table>),
-    Sink(OpenSink),
+    Sink(Box<OpenSink>),
 }
 
 /// A sink and what it takes to open it.
@@ -86,7 +86,7 @@ impl Writer {
     pub fn sink(sink: OpenSink, producer: Arc<str>) -> Writer {
         Writer {
             producer,
-            to: To::Sink(sink),
+            to: To::Sink(Box::new(sink)),
         }
     }
 

@@ -13,7 +13,7 @@ use busbar_flow::{
     Connector, Connectors, DeadFilter, Delivery, FlowState, Polled, Polling, Position, Roles, Sink,
     SinkContext, Source, SourceContext, Work, Written,
 };
-use common::{World, batch, ids};
+use common::{World, batch, ids, rest};
 use parking_lot::Mutex;
 
 const IN: (&str, &str) = (
@@ -179,7 +179,7 @@ fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(30);
     while !done() {
         assert!(Instant::now() < until, "{what} does not come");
-        std::thread::sleep(Duration::from_millis(5));
+        rest(5);
     }
 }
 
@@ -293,7 +293,7 @@ fn a_source_goes_on_where_it_was_committed() {
             .lock()
             .extend(readings(round * 20..round * 20 + 20));
         // Killed at any moment: before, between or after its appends.
-        std::thread::sleep(Duration::from_millis(3 * round as u64));
+        rest(3 * round as u64);
         world = world.restart(round % 2 == 0);
         world.apply(&[IN, FAKE]);
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use busbar_flow::{DeadFilter, FlowState, ReplayFrom};
-use common::{World, ids};
+use common::{World, ids, rest};
 
 const IN: (&str, &str) = (
     "streams/in.yaml",
@@ -174,11 +174,11 @@ fn a_new_version_takes_over_under_load_and_none_is_lost_or_doubled() {
         id
     });
     for n in 1..=8 {
-        std::thread::sleep(Duration::from_millis(60));
+        rest(60);
         let applied = world.apply(&[IN, OUT, ("flows/f.yaml", &version(n))]);
         assert_eq!(applied.deployed, ["f"]);
     }
-    std::thread::sleep(Duration::from_millis(60));
+    rest(60);
     stop.send(()).unwrap();
     let count = publisher.join().unwrap();
     world.settle("f");
@@ -199,7 +199,7 @@ fn pause_resume_and_replay() {
     world.settle("f");
     world.tokio.block_on(world.flows.pause("f")).unwrap();
     world.publish("in/a/b", &[reading(3, 3)]);
-    std::thread::sleep(Duration::from_millis(50));
+    rest(50);
     assert_eq!(world.flow("f").state, FlowState::Paused);
     assert_eq!(ids(&world.contents("out")), [1, 2]);
     let world = world.restart(false);
@@ -229,7 +229,7 @@ fn a_flow_waits_for_the_first_event_to_know_its_columns() {
     let until = Instant::now() + Duration::from_secs(20);
     while world.flow("f").state == FlowState::Waiting {
         assert!(Instant::now() < until, "still waiting");
-        std::thread::sleep(Duration::from_millis(20));
+        rest(20);
     }
     world.settle("f");
     assert_eq!(ids(&world.contents("out")), [1]);

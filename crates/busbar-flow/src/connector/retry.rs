@@ -80,7 +80,7 @@ where
     let mut outcome = Outcome::default();
     // Ranges still to write, the next one last.
     let rows = delivery.events.rows();
-    let mut open = vec![0..rows];
+    let mut open: Vec<_> = std::iter::once(0..rows).collect();
     while let Some(range) = open.pop() {
         if range.is_empty() {
             continue;

@@ -128,7 +128,7 @@ impl World {
                 Instant::now() < until,
                 "the flow does not settle: {status:#?}"
             );
-            std::thread::sleep(Duration::from_millis(5));
+            rest(5);
         }
     }
 
@@ -171,6 +171,15 @@ impl World {
         }
         values
     }
+}
+
+/// Lets so many milliseconds go by.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the test's own thread, not an async worker"
+)]
+pub fn rest(millis: u64) {
+    std::thread::sleep(Duration::from_millis(millis));
 }
 
 pub fn project(files: &[(&str, &str)]) -> Project {
