@@ -70,11 +70,20 @@ impl Bundle {
     /// # Errors
     /// A folder that cannot be read, a file that is too long, or too many of them.
     pub fn read(dir: &Path) -> Result<Bundle, Vec<Diagnostic>> {
-        let mut reader = Reader { bundle: Bundle::default(), bytes: 0, bad: Vec::new() };
+        let mut reader = Reader {
+            bundle: Bundle::default(),
+            bytes: 0,
+            bad: Vec::new(),
+        };
         if !dir.is_dir() {
-            let error = Error::new(Class::Configuration, "catalog.no-project")
-                .with("path", dir.display());
-            return Err(vec![Diagnostic::new(&dir.display().to_string(), "", 0..0, error)]);
+            let error =
+                Error::new(Class::Configuration, "catalog.no-project").with("path", dir.display());
+            return Err(vec![Diagnostic::new(
+                &dir.display().to_string(),
+                "",
+                0..0,
+                error,
+            )]);
         }
         let config = dir.join(CONFIG_FILE);
         if config.exists() {
@@ -83,7 +92,11 @@ impl Bundle {
         for folder in Kind::FOLDERS.iter().map(|k| k.folder()).chain(LATER) {
             reader.folder(&dir.join(folder), folder);
         }
-        if reader.bad.is_empty() { Ok(reader.bundle) } else { Err(reader.bad) }
+        if reader.bad.is_empty() {
+            Ok(reader.bundle)
+        } else {
+            Err(reader.bad)
+        }
     }
 
     /// The kind and name a path stands for.
@@ -175,9 +188,12 @@ impl Reader {
         let text = (|| {
             let length = std::fs::metadata(at)?.len();
             if length > FILE_BYTES_MAX as u64 {
-                return Ok(Err(Error::new(Class::Configuration, "catalog.file-too-long")
-                    .with("bytes", length)
-                    .with("bytes_max", FILE_BYTES_MAX)));
+                return Ok(Err(Error::new(
+                    Class::Configuration,
+                    "catalog.file-too-long",
+                )
+                .with("bytes", length)
+                .with("bytes_max", FILE_BYTES_MAX)));
             }
             std::fs::read_to_string(at).map(Ok)
         })();
@@ -210,8 +226,14 @@ mod tests {
 
     #[test]
     fn a_path_is_a_kind_and_a_name_or_refused() {
-        assert_eq!(Bundle::classify("flows/rain-alarm.yaml").unwrap(), (Kind::Flow, "rain-alarm"));
-        assert_eq!(Bundle::classify("streams/a.yml").unwrap(), (Kind::Stream, "a"));
+        assert_eq!(
+            Bundle::classify("flows/rain-alarm.yaml").unwrap(),
+            (Kind::Flow, "rain-alarm")
+        );
+        assert_eq!(
+            Bundle::classify("streams/a.yml").unwrap(),
+            (Kind::Stream, "a")
+        );
         for (bad, code) in [
             ("../x.yaml", "catalog.path"),
             ("flows/../x.yaml", "catalog.name"),
@@ -236,7 +258,11 @@ mod tests {
         std::fs::write(dir.path().join("README.md"), "hi").unwrap();
         let bundle = Bundle::read(dir.path()).unwrap();
         assert_eq!(bundle.files.keys().collect::<Vec<_>>(), ["flows/a.yaml"]);
-        std::fs::write(dir.path().join("flows/b.yaml"), "x".repeat(FILE_BYTES_MAX + 1)).unwrap();
+        std::fs::write(
+            dir.path().join("flows/b.yaml"),
+            "x".repeat(FILE_BYTES_MAX + 1),
+        )
+        .unwrap();
         let bad = Bundle::read(dir.path()).unwrap_err();
         assert_eq!(bad[0].error().code(), "catalog.file-too-long");
         assert!(Bundle::read(&dir.path().join("nowhere")).is_err());

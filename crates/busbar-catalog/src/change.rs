@@ -48,7 +48,12 @@ pub fn changes(old: &Project, new: &Project) -> Vec<Change> {
     let mut all = Vec::new();
     compare(Kind::Stream, &old.streams, &new.streams, &mut all);
     compare(Kind::Table, &old.tables, &new.tables, &mut all);
-    compare(Kind::Connection, &old.connections, &new.connections, &mut all);
+    compare(
+        Kind::Connection,
+        &old.connections,
+        &new.connections,
+        &mut all,
+    );
     compare(Kind::Flow, &old.flows, &new.flows, &mut all);
     all
 }
@@ -69,7 +74,11 @@ fn compare<T: Serialize>(
             }
             _ => continue,
         };
-        all.push(Change { kind, name: name.clone(), change });
+        all.push(Change {
+            kind,
+            name: name.clone(),
+            change,
+        });
     }
 }
 
@@ -85,7 +94,11 @@ pub fn canonical<T: Serialize>(kind: Kind, spec: &T) -> Json {
             // Where a new flow begins says nothing about one that runs.
             map.remove("start");
             if let Some(Json::Array(steps)) = map.get_mut("steps") {
-                for text in steps.iter_mut().filter_map(Json::as_object_mut).flat_map(|m| m.values_mut()) {
+                for text in steps
+                    .iter_mut()
+                    .filter_map(Json::as_object_mut)
+                    .flat_map(|m| m.values_mut())
+                {
                     if let Json::String(sql) = text {
                         *sql = fold_sql(sql);
                     }
@@ -160,7 +173,11 @@ pub fn file_changes(old: &Bundle, new: &Bundle) -> Vec<FileChange> {
             };
             let empty = String::new();
             let diff = text_diff(path, a.unwrap_or(&empty), b.unwrap_or(&empty));
-            Some(FileChange { path: path.clone(), change, diff })
+            Some(FileChange {
+                path: path.clone(),
+                change,
+                diff,
+            })
         })
         .collect()
 }
@@ -183,14 +200,17 @@ mod tests {
             ("streams/a.yaml".to_owned(), "topics: a/#\n".to_owned()),
             ("flows/f.yaml".to_owned(), flow.to_owned()),
         ];
-        let (project, bad) = Project::parse(Bundle { files: files.into_iter().collect() });
+        let (project, bad) = Project::parse(Bundle {
+            files: files.into_iter().collect(),
+        });
         assert!(bad.is_empty(), "{bad:?}");
         project
     }
 
     #[test]
     fn only_a_different_meaning_is_a_change() {
-        let old = project("from: a\nsteps:\n  - where: x > 1 and y = 'a  b'\nto:\n  - topic: b/x\n");
+        let old =
+            project("from: a\nsteps:\n  - where: x > 1 and y = 'a  b'\nto:\n  - topic: b/x\n");
         for same in [
             "# a note\nto: [{topic: b/x}]\nfrom: [a]\nsteps: [{where: \"x > 1 and y = 'a  b'\"}]\n",
             "from: a\nsteps:\n  - where: |\n      x > 1 -- really\n      and y = 'a  b'\nto:\n  - topic: b/x\nenabled: true\ndescription: hi\n",
@@ -204,18 +224,34 @@ mod tests {
         ] {
             let found = changes(&old, &project(other));
             assert_eq!(found.len(), 1, "{other}");
-            assert_eq!((found[0].kind, found[0].change), (Kind::Flow, ChangeKind::Changed));
+            assert_eq!(
+                (found[0].kind, found[0].change),
+                (Kind::Flow, ChangeKind::Changed)
+            );
         }
     }
 
     #[test]
     fn texts_are_compared_line_by_line() {
         let bundle = |files: &[(&str, &str)]| Bundle {
-            files: files.iter().map(|(p, t)| ((*p).to_owned(), (*t).to_owned())).collect(),
+            files: files
+                .iter()
+                .map(|(p, t)| ((*p).to_owned(), (*t).to_owned()))
+                .collect(),
         };
-        let found = file_changes(&bundle(&[("a", "1\n"), ("b", "x\n")]), &bundle(&[("b", "y\n"), ("c", "")]));
+        let found = file_changes(
+            &bundle(&[("a", "1\n"), ("b", "x\n")]),
+            &bundle(&[("b", "y\n"), ("c", "")]),
+        );
         let kinds: Vec<_> = found.iter().map(|f| (f.path.as_str(), f.change)).collect();
-        assert_eq!(kinds, [("a", ChangeKind::Removed), ("b", ChangeKind::Changed), ("c", ChangeKind::Added)]);
+        assert_eq!(
+            kinds,
+            [
+                ("a", ChangeKind::Removed),
+                ("b", ChangeKind::Changed),
+                ("c", ChangeKind::Added)
+            ]
+        );
         assert!(found[1].diff.contains("-x\n+y\n"), "{}", found[1].diff);
     }
 }

@@ -203,7 +203,10 @@ impl Default for LimitsConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        LogConfig { level: "info".into(), format: LogFormat::Text }
+        LogConfig {
+            level: "info".into(),
+            format: LogFormat::Text,
+        }
     }
 }
 
@@ -238,7 +241,11 @@ impl Config {
     /// Every unknown key and every value that does not fit.
     pub fn load(source: &ConfigSource) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
         let mut bad = Vec::new();
-        let mut merged = Node { span: 0..0, value: Value::Map(Vec::new()), raw: None };
+        let mut merged = Node {
+            span: 0..0,
+            value: Value::Map(Vec::new()),
+            raw: None,
+        };
         if let Some(text) = &source.file {
             match parse_file(text) {
                 Ok(node) => merge(&mut merged, node),
@@ -246,7 +253,9 @@ impl Config {
             }
         }
         for (name, value) in &source.env {
-            let Some(rest) = name.strip_prefix("BUSBAR_") else { continue };
+            let Some(rest) = name.strip_prefix("BUSBAR_") else {
+                continue;
+            };
             if CLIENT_VARIABLES.contains(&name.as_str()) {
                 continue;
             }
@@ -265,9 +274,12 @@ impl Config {
             return Err(bad);
         }
         let text = source.file.as_deref().unwrap_or_default();
-        let config: Config =
-            merged.read().map_err(|e| vec![e.diagnostic(CONFIG_FILE, text, &merged)])?;
-        config.check().map_err(|e| vec![Diagnostic::new(CONFIG_FILE, "", 0..0, e)])?;
+        let config: Config = merged
+            .read()
+            .map_err(|e| vec![e.diagnostic(CONFIG_FILE, text, &merged)])?;
+        config
+            .check()
+            .map_err(|e| vec![Diagnostic::new(CONFIG_FILE, "", 0..0, e)])?;
         Ok((config, bad))
     }
 
@@ -282,12 +294,18 @@ impl Config {
     fn check(&self) -> Result<(), Error> {
         let pairs = [
             ("http", &self.http.tls_cert, &self.http.tls_key, false),
-            ("mqtt", &self.mqtt.tls_cert, &self.mqtt.tls_key, self.mqtt.tls_listen != OFF),
+            (
+                "mqtt",
+                &self.mqtt.tls_cert,
+                &self.mqtt.tls_key,
+                self.mqtt.tls_listen != OFF,
+            ),
         ];
         for (section, cert, key, needed) in pairs {
             if cert.is_some() != key.is_some() || (needed && cert.is_none()) {
-                return Err(Error::new(Class::Configuration, "catalog.tls-pair")
-                    .with("section", section));
+                return Err(
+                    Error::new(Class::Configuration, "catalog.tls-pair").with("section", section)
+                );
             }
         }
         Ok(())
@@ -321,11 +339,18 @@ fn table_node(span: std::ops::Range<usize>, table: &DeTable<'_>) -> Node {
     let entries = table
         .iter()
         .map(|(key, value)| {
-            let spot = Spot { text: key.get_ref().to_string(), span: key.span() };
+            let spot = Spot {
+                text: key.get_ref().to_string(),
+                span: key.span(),
+            };
             (spot, value_node(value.span(), value.get_ref()))
         })
         .collect();
-    Node { span, value: Value::Map(entries), raw: None }
+    Node {
+        span,
+        value: Value::Map(entries),
+        raw: None,
+    }
 }
 
 fn value_node(span: std::ops::Range<usize>, value: &DeValue<'_>) -> Node {
@@ -343,12 +368,16 @@ fn value_node(span: std::ops::Range<usize>, value: &DeValue<'_>) -> Node {
         DeValue::Float(number) => {
             raw = Some(number.as_str().into());
             let text = number.as_str();
-            text.parse().map_or_else(|_| Value::Text(text.to_owned()), Value::Float)
+            text.parse()
+                .map_or_else(|_| Value::Text(text.to_owned()), Value::Float)
         }
         DeValue::Datetime(time) => Value::Text(time.to_string()),
-        DeValue::Array(items) => {
-            Value::Seq(items.iter().map(|i| value_node(i.span(), i.get_ref())).collect())
-        }
+        DeValue::Array(items) => Value::Seq(
+            items
+                .iter()
+                .map(|i| value_node(i.span(), i.get_ref()))
+                .collect(),
+        ),
         DeValue::Table(table) => return table_node(span, table),
     };
     Node { span, value, raw }
@@ -370,7 +399,9 @@ fn parse_variable(name: &str, rest: &str, value: &str) -> Result<Node, Diagnosti
         let help = suggest(name, known.iter().map(String::as_str))
             .or_else(|| suggest(&head, known.iter().map(String::as_str)));
         // Other programs may have variables of this name; a mistyped section is more likely.
-        return Err(Diagnostic::new(name, value, 0..value.len(), error).with_help(help).warning());
+        return Err(Diagnostic::new(name, value, 0..value.len(), error)
+            .with_help(help)
+            .warning());
     }
     parse_setting(name, section, key, value)
 }
@@ -380,12 +411,24 @@ fn parse_setting(from: &str, section: &str, key: &str, value: &str) -> Result<No
     let typed = match value.trim() {
         "true" => Value::Bool(true),
         "false" => Value::Bool(false),
-        text => text.parse().map_or_else(|_| Value::Text(value.to_owned()), Value::Int),
+        text => text
+            .parse()
+            .map_or_else(|_| Value::Text(value.to_owned()), Value::Int),
     };
-    let leaf = Node { span: span.clone(), value: typed, raw: Some(value.into()) };
+    let leaf = Node {
+        span: span.clone(),
+        value: typed,
+        raw: Some(value.into()),
+    };
     let wrap = |key: &str, node: Node| Node {
         span: span.clone(),
-        value: Value::Map(vec![(Spot { text: key.to_owned(), span: span.clone() }, node)]),
+        value: Value::Map(vec![(
+            Spot {
+                text: key.to_owned(),
+                span: span.clone(),
+            },
+            node,
+        )]),
         raw: None,
     };
     let node = wrap(section, wrap(key, leaf));
@@ -421,17 +464,27 @@ mod tests {
     fn source(file: &str, env: &[(&str, &str)]) -> ConfigSource {
         ConfigSource {
             file: Some(file.to_owned()),
-            env: env.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
+            env: env
+                .iter()
+                .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+                .collect(),
             flags: Vec::new(),
         }
     }
 
     #[test]
     fn flags_win_over_environment_and_environment_over_file() {
-        let file = "[http]\nlisten = \"127.0.0.1:1\"\n[mqtt]\nlisten = \"127.0.0.1:2\"\nws = true\n";
-        let env = [("BUSBAR_HTTP_LISTEN", "127.0.0.1:3"), ("BUSBAR_MQTT_WS", "false"), ("PATH", "/")];
+        let file =
+            "[http]\nlisten = \"127.0.0.1:1\"\n[mqtt]\nlisten = \"127.0.0.1:2\"\nws = true\n";
+        let env = [
+            ("BUSBAR_HTTP_LISTEN", "127.0.0.1:3"),
+            ("BUSBAR_MQTT_WS", "false"),
+            ("PATH", "/"),
+        ];
         let mut source = source(file, &env);
-        source.flags.push(("--data-dir".into(), "data", "dir", "/var/x".into()));
+        source
+            .flags
+            .push(("--data-dir".into(), "data", "dir", "/var/x".into()));
         let (config, warnings) = Config::load(&source).unwrap();
         assert!(warnings.is_empty());
         assert_eq!(config.http.listen, "127.0.0.1:3");
@@ -439,27 +492,52 @@ mod tests {
         assert!(!config.mqtt.ws);
         assert_eq!(config.data.dir, PathBuf::from("/var/x"));
         // A number is a fine name of a folder.
-        let source = self::source("", &[("BUSBAR_DATA_DIR", "5"), ("BUSBAR_LIMITS_CONNECTIONS", "7")]);
+        let source = self::source(
+            "",
+            &[("BUSBAR_DATA_DIR", "5"), ("BUSBAR_LIMITS_CONNECTIONS", "7")],
+        );
         let (config, _) = Config::load(&source).unwrap();
-        assert_eq!((config.data.dir, config.limits.connections), ("5".into(), 7));
+        assert_eq!(
+            (config.data.dir, config.limits.connections),
+            ("5".into(), 7)
+        );
     }
 
     #[test]
     fn what_is_wrong_is_named_with_its_place() {
         let bad = |s: &ConfigSource| {
             let bad = Config::load(s).unwrap_err();
-            let help = bad[0].help().and_then(|h| h.args().first()).map(|a| a.1.clone());
-            (bad[0].file().to_owned(), bad[0].error().code(), bad[0].word().to_owned(), help)
+            let help = bad[0]
+                .help()
+                .and_then(|h| h.args().first())
+                .map(|a| a.1.clone());
+            (
+                bad[0].file().to_owned(),
+                bad[0].error().code(),
+                bad[0].word().to_owned(),
+                help,
+            )
         };
         let some = |s: &str| Some(s.to_owned());
         assert_eq!(
             bad(&source("[http]\nlisen = \"x\"\n", &[])),
-            ("busbar.toml".into(), "catalog.unknown-key", "lisen".into(), some("listen"))
+            (
+                "busbar.toml".into(),
+                "catalog.unknown-key",
+                "lisen".into(),
+                some("listen")
+            )
         );
         let (file, code, word, _) = bad(&source("[limits]\nquery_time = \"5 parsec\"\n", &[]));
-        assert_eq!((file.as_str(), code, word.as_str()), ("busbar.toml", "catalog.invalid", "\"5 parsec\""));
+        assert_eq!(
+            (file.as_str(), code, word.as_str()),
+            ("busbar.toml", "catalog.invalid", "\"5 parsec\"")
+        );
         let (file, code, ..) = bad(&source("", &[("BUSBAR_MQTT_LISEN", "x")]));
-        assert_eq!((file.as_str(), code), ("BUSBAR_MQTT_LISEN", "catalog.unknown-key"));
+        assert_eq!(
+            (file.as_str(), code),
+            ("BUSBAR_MQTT_LISEN", "catalog.unknown-key")
+        );
         let (_, code, word, _) = bad(&source("a = [", &[]));
         assert_eq!((code, word.len() <= 2), ("catalog.toml", true));
         let (_, code, ..) = bad(&source("[mqtt]\ntls_listen = \"127.0.0.1:8883\"\n", &[]));

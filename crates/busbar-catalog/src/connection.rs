@@ -44,7 +44,10 @@ impl ConnectionOptions {
     /// What is wrong with the text as YAML.
     pub fn from_text(text: &str) -> Result<ConnectionOptions, Diagnostic> {
         let source = Source::parse("connection", text)?;
-        Ok(ConnectionOptions { node: source.root().clone(), source })
+        Ok(ConnectionOptions {
+            node: source.root().clone(),
+            source,
+        })
     }
 
     /// The options as the connector's own type.
@@ -63,7 +66,12 @@ impl ConnectionOptions {
     /// A diagnostic about one option; about all of them when the key is not there.
     pub fn diagnostic(&self, key: &str, error: Error) -> Diagnostic {
         let at = self.node.child(key.into()).unwrap_or(&self.node);
-        Diagnostic::new(self.source.file(), self.source.text(), at.span.clone(), error)
+        Diagnostic::new(
+            self.source.file(),
+            self.source.text(),
+            at.span.clone(),
+            error,
+        )
     }
 }
 
@@ -89,7 +97,9 @@ impl ConnectionSpec {
         let Value::Map(entries) = &root.value else {
             return Err(refuse(&root.span, "catalog.connection-kind"));
         };
-        let mut kinds = entries.iter().filter(|(k, _)| !COMMON.contains(&k.text.as_str()));
+        let mut kinds = entries
+            .iter()
+            .filter(|(k, _)| !COMMON.contains(&k.text.as_str()));
         let Some((key, node)) = kinds.next() else {
             return Err(refuse(&root.span, "catalog.connection-kind"));
         };
@@ -99,7 +109,10 @@ impl ConnectionSpec {
         Ok(ConnectionSpec {
             description: common(source, "description")?,
             kind: key.text.clone(),
-            options: ConnectionOptions { source: source.clone(), node: node.clone() },
+            options: ConnectionOptions {
+                source: source.clone(),
+                node: node.clone(),
+            },
             topic: common(source, "topic")?,
             enabled: common(source, "enabled")?.unwrap_or(true),
         })
@@ -107,7 +120,9 @@ impl ConnectionSpec {
 
     /// The place of the kind's key, for complaints about it.
     pub fn diagnostic_at_kind(&self, error: Error) -> Diagnostic {
-        self.options.source.diagnostic_at_key(&[], &self.kind, error)
+        self.options
+            .source
+            .diagnostic_at_key(&[], &self.kind, error)
     }
 }
 
@@ -126,11 +141,20 @@ mod tests {
     fn one_key_names_the_kind() {
         let read = |text| ConnectionSpec::read(&Source::parse("connections/x.yaml", text).unwrap());
         let spec = read("host: { every: 1s }\ntopic: host/a\n").unwrap();
-        assert_eq!((spec.kind.as_str(), spec.topic.as_deref()), ("host", Some("host/a")));
+        assert_eq!(
+            (spec.kind.as_str(), spec.topic.as_deref()),
+            ("host", Some("host/a"))
+        );
         assert_eq!(spec.options.to_json(), serde_json::json!({"every": "1s"}));
-        assert_eq!(read("topic: a\n").unwrap_err().error().code(), "catalog.connection-kind");
+        assert_eq!(
+            read("topic: a\n").unwrap_err().error().code(),
+            "catalog.connection-kind"
+        );
         let twice = read("host: {}\nfile: {}\n").unwrap_err();
-        assert_eq!((twice.error().code(), twice.word()), ("catalog.connection-kinds", "file"));
+        assert_eq!(
+            (twice.error().code(), twice.word()),
+            ("catalog.connection-kinds", "file")
+        );
     }
 
     #[test]
@@ -142,8 +166,15 @@ mod tests {
             every: crate::Span,
         }
         let source = Source::parse("connections/x.yaml", "host:\n  evry: 1s\n").unwrap();
-        let error = ConnectionSpec::read(&source).unwrap().options.read::<Options>().unwrap_err();
-        assert_eq!((error.word(), error.error().code()), ("evry", "catalog.unknown-key"));
+        let error = ConnectionSpec::read(&source)
+            .unwrap()
+            .options
+            .read::<Options>()
+            .unwrap_err();
+        assert_eq!(
+            (error.word(), error.error().code()),
+            ("evry", "catalog.unknown-key")
+        );
         assert_eq!(error.help().unwrap().args()[0].1, "every");
     }
 }

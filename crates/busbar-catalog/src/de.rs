@@ -57,9 +57,9 @@ impl NodeError {
             }
             What::MissingKey(key) => new("catalog.missing-key").with("key", key),
             What::DuplicateKey(key) => new("catalog.duplicate-key").with("key", key),
-            What::WrongType { found, expected } => {
-                new("catalog.wrong-type").with("found", found).with("expected", expected)
-            }
+            What::WrongType { found, expected } => new("catalog.wrong-type")
+                .with("found", found)
+                .with("expected", expected),
             What::Other(why) => new("catalog.invalid").with("why", why),
         };
         let span = self.span.unwrap_or_else(|| node.span.clone());
@@ -91,10 +91,18 @@ impl de::Error for NodeError {
         What::Other(why.to_string()).into()
     }
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        What::WrongType { found: found.to_string(), expected: expected.to_string() }.into()
+        What::WrongType {
+            found: found.to_string(),
+            expected: expected.to_string(),
+        }
+        .into()
     }
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        What::WrongType { found: found.to_string(), expected: expected.to_string() }.into()
+        What::WrongType {
+            found: found.to_string(),
+            expected: expected.to_string(),
+        }
+        .into()
     }
     fn unknown_field(key: &str, known: &'static [&'static str]) -> Self {
         What::UnknownKey(key.to_owned(), known).into()
@@ -128,9 +136,10 @@ impl<'de> Deserializer<'de> for &'de Node {
             Value::Float(v) => visitor.visit_f64(*v),
             Value::Text(v) => visitor.visit_borrowed_str(v),
             Value::Seq(items) => visitor.visit_seq(Items(items.iter())),
-            Value::Map(entries) => {
-                visitor.visit_map(Entries { rest: entries.iter(), value: None })
-            }
+            Value::Map(entries) => visitor.visit_map(Entries {
+                rest: entries.iter(),
+                value: None,
+            }),
         }
         .map_err(|e| e.at(&self.span))
     }
@@ -147,7 +156,9 @@ impl<'de> Deserializer<'de> for &'de Node {
         match (&self.value, &self.raw) {
             // `version: 1.10` and `where: true` mean what is written.
             (Value::Bool(_) | Value::Int(_) | Value::UInt(_) | Value::Float(_), Some(raw)) => {
-                visitor.visit_borrowed_str(raw).map_err(|e: NodeError| e.at(&self.span))
+                visitor
+                    .visit_borrowed_str(raw)
+                    .map_err(|e: NodeError| e.at(&self.span))
             }
             _ => self.deserialize_any(visitor),
         }
@@ -162,7 +173,9 @@ impl<'de> Deserializer<'de> for &'de Node {
         _name: &'static str,
         visitor: V,
     ) -> Result<V::Value, NodeError> {
-        visitor.visit_newtype_struct(self).map_err(|e| e.at(&self.span))
+        visitor
+            .visit_newtype_struct(self)
+            .map_err(|e| e.at(&self.span))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -172,9 +185,11 @@ impl<'de> Deserializer<'de> for &'de Node {
         visitor: V,
     ) -> Result<V::Value, NodeError> {
         match &self.value {
-            Value::Text(name) => {
-                visitor.visit_enum(Variant { name, span: &self.span, content: None })
-            }
+            Value::Text(name) => visitor.visit_enum(Variant {
+                name,
+                span: &self.span,
+                content: None,
+            }),
             Value::Map(entries) if entries.len() == 1 => {
                 let (key, node) = &entries[0];
                 visitor.visit_enum(Variant {
@@ -195,7 +210,10 @@ impl<'de> Deserializer<'de> for &'de Node {
         match &self.value {
             // An empty file, or a key with nothing behind it, is a mapping without keys.
             Value::Null => visitor
-                .visit_map(Entries { rest: [].iter(), value: None })
+                .visit_map(Entries {
+                    rest: [].iter(),
+                    value: None,
+                })
                 .map_err(|e| e.at(&self.span)),
             _ => self.deserialize_any(visitor),
         }
@@ -265,7 +283,9 @@ impl<'de> MapAccess<'de> for Entries<'de> {
         &mut self,
         seed: K,
     ) -> Result<Option<K::Value>, NodeError> {
-        let Some((key, node)) = self.rest.next() else { return Ok(None) };
+        let Some((key, node)) = self.rest.next() else {
+            return Ok(None);
+        };
         self.value = Some(node);
         seed.deserialize(key.text.as_str().into_deserializer())
             .map(Some)
@@ -291,10 +311,7 @@ struct Variant<'de> {
 impl<'de> EnumAccess<'de> for Variant<'de> {
     type Error = NodeError;
     type Variant = Self;
-    fn variant_seed<V: DeserializeSeed<'de>>(
-        self,
-        seed: V,
-    ) -> Result<(V::Value, Self), NodeError> {
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), NodeError> {
         let variant = seed
             .deserialize(self.name.into_deserializer())
             .map_err(|e: NodeError| e.at(self.span))?;

@@ -149,14 +149,21 @@ impl TryFrom<OutputFile> for OutputSpec {
         if !events && (file.key.is_some() || retain.is_some()) {
             return Err("`key` and `retain` belong to outputs to a stream or topic");
         }
-        Ok(OutputSpec { target, key: file.key, retain: retain.unwrap_or(false) })
+        Ok(OutputSpec {
+            target,
+            key: file.key,
+            retain: retain.unwrap_or(false),
+        })
     }
 }
 
 impl From<OutputSpec> for OutputFile {
     fn from(spec: OutputSpec) -> Self {
-        let mut file =
-            OutputFile { key: spec.key, retain: spec.retain.then_some(true), ..Default::default() };
+        let mut file = OutputFile {
+            key: spec.key,
+            retain: spec.retain.then_some(true),
+            ..Default::default()
+        };
         match spec.target {
             OutputTarget::Stream { stream, topic } => {
                 file.stream = Some(stream);
@@ -253,7 +260,10 @@ impl Expect {
     pub fn event(&self) -> Option<ExpectEvent<'_>> {
         let topic = self.0.get("topic")?.as_str()?;
         let rest = self.0.keys().all(|k| k == "topic" || k == "payload");
-        rest.then(|| ExpectEvent { topic, payload: self.0.get("payload") })
+        rest.then(|| ExpectEvent {
+            topic,
+            payload: self.0.get("payload"),
+        })
     }
 }
 

@@ -52,7 +52,9 @@ fn key(version: u64) -> Bytes {
 }
 
 fn number(key: &[u8]) -> Option<u64> {
-    Some(u64::from_be_bytes(key.strip_prefix(PREFIX)?.try_into().ok()?))
+    Some(u64::from_be_bytes(
+        key.strip_prefix(PREFIX)?.try_into().ok()?,
+    ))
 }
 
 impl History {
@@ -85,14 +87,21 @@ impl History {
             author: author.to_owned(),
             note: note.to_owned(),
         };
-        let value = Version { info: info.clone(), files: bundle.files.clone() };
+        let value = Version {
+            info: info.clone(),
+            files: bundle.files.clone(),
+        };
         let json = serde_json::to_vec(&value).map_err(unreadable)?;
         let mut changes = vec![StoreChange::Put(key(version), json.into())];
         let beyond = (numbers.len() + 1).saturating_sub(HISTORY_VERSIONS_MAX);
-        changes.extend(numbers[..beyond].iter().map(|old| StoreChange::Delete(key(*old))));
-        self.store.apply_sync(changes).map_err(|e| {
-            Error::new(Class::Transient, "catalog.history-write").caused_by(e)
-        })?;
+        changes.extend(
+            numbers[..beyond]
+                .iter()
+                .map(|old| StoreChange::Delete(key(*old))),
+        );
+        self.store
+            .apply_sync(changes)
+            .map_err(|e| Error::new(Class::Transient, "catalog.history-write").caused_by(e))?;
         Ok(info)
     }
 
@@ -137,7 +146,10 @@ impl History {
         all.reverse();
         let mut texts: Vec<(VersionInfo, Option<String>)> = Vec::new();
         for (info, text) in all {
-            if texts.last().map_or(text.is_some(), |(_, last)| *last != text) {
+            if texts
+                .last()
+                .map_or(text.is_some(), |(_, last)| *last != text)
+            {
                 texts.push((info, text));
             }
         }
@@ -162,4 +174,85 @@ impl History {
 
 fn unreadable(e: serde_json::Error) -> Error {
     Error::new(Class::Permanent, "catalog.history-read").caused_by(e)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use busbar_log::sim::SimDisk;
+    use busbar_log::{Log, LogOptions, ManualClock};
+
+    use super::*;
+
+    fn bundle(files: &[(&str, &str)]) -> Bundle {
+        Bundle {
+            files: files
+                .iter()
+                .map(|(p, t)| ((*p).to_owned(), (*t).to_owned()))
+                .collect(),
+        }
+    }
+
+    fn open(disk: &SimDisk) -> (Log, History) {
+        let clock = Arc::new(ManualClock::new(0));
+        let log = Log::open(
+            Arc::new(disk.clone()),
+            Path::new("/d"),
+            LogOptions::default(),
+            clock,
+        );
+        let log = log.unwrap();
+        let store = log.store("catalog").unwrap();
+        (log, History::new(store))
+    }
+
+    #[test]
+    fn every_version_is_kept_over_a_power_cut() {
+        let disk = SimDisk::new(1);
+        let (log, history) = open(&disk);
+        assert_eq!(history.newest().unwrap(), None);
+        let one = bundle(&[("flows/a.yaml", "1")]);
+        let two = bundle(&[("flows/a.yaml", "1"), ("flows/b.yaml", "x")]);
+        let three = bundle(&[("flows/b.yaml", "y")]);
+        for (i, bundle) in [&one, &two, &three].into_iter().enumerate() {
+            let info = history
+                .add(bundle, "eva", "because", 10 + i as i64)
+                .unwrap();
+            assert_eq!(info.version, i as u64 + 1);
+        }
+        drop((log, history));
+        disk.crash();
+        let (_log, history) = open(&disk);
+        assert_eq!(history.newest().unwrap().unwrap().files, three.files);
+        assert_eq!(history.version(1).unwrap().files, one.files);
+        assert_eq!(
+            history.version(9).unwrap_err().code(),
+            "catalog.unknown-version"
+        );
+        let list = history.list().unwrap();
+        assert_eq!(
+            list.iter().map(|v| v.version).collect::<Vec<_>>(),
+            [3, 2, 1]
+        );
+        assert_eq!((list[0].author.as_str(), list[0].time_micros), ("eva", 12));
+        let of = |path: &str| -> Vec<(u64, Option<String>)> {
+            let texts = history.of_file(path).unwrap();
+            texts
+                .into_iter()
+                .map(|(info, text)| (info.version, text))
+                .collect()
+        };
+        assert_eq!(of("flows/a.yaml"), [(3, None), (1, Some("1".into()))]);
+        assert_eq!(
+            of("flows/b.yaml"),
+            [(3, Some("y".into())), (2, Some("x".into()))]
+        );
+        assert!(
+            history
+                .add(&one, "eva", &"x".repeat(NOTE_BYTES_MAX + 1), 0)
+                .is_err()
+        );
+    }
 }

@@ -26,8 +26,12 @@ mod topology;
 mod tree;
 
 pub use bundle::{Bundle, Kind};
+pub use busbar_bus::{Size, Span};
 pub use change::{Change, ChangeKind, FileChange, canonical, changes, file_changes, text_diff};
-pub use config::{Config, ConfigSource, DataConfig, HttpConfig, LimitsConfig, LogConfig, LogFormat, MqttConfig, CLIENT_VARIABLES};
+pub use config::{
+    CLIENT_VARIABLES, Config, ConfigSource, DataConfig, HttpConfig, LimitsConfig, LogConfig,
+    LogFormat, MqttConfig,
+};
 pub use connection::{ConnectionOptions, ConnectionSpec};
 pub use diagnostic::{Diagnostic, Printed, Severity, has_errors, suggest};
 pub use flow::{
@@ -36,7 +40,6 @@ pub use flow::{
 pub use history::{History, Version, VersionInfo};
 pub use name::check_name;
 pub use project::{Parsed, Project};
-pub use busbar_bus::{Size, Span};
 pub use template::{Template, TemplatePart, Variable};
 pub use topology::{INBOX, check_topology, possible_streams};
 pub use tree::{Node, Path, PathItem, Source, Spot, Value};

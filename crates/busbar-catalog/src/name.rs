@@ -33,7 +33,19 @@ mod tests {
         for good in ["a", "rain-alarm", "cpu_5", "x1"] {
             assert!(check_name(good).is_ok(), "{good}");
         }
-        for bad in ["", "1a", "-a", "_a", "A", "a.b", "a/b", "..", "ä", "a b", &"a".repeat(65)] {
+        for bad in [
+            "",
+            "1a",
+            "-a",
+            "_a",
+            "A",
+            "a.b",
+            "a/b",
+            "..",
+            "ä",
+            "a b",
+            &"a".repeat(65),
+        ] {
             assert!(check_name(bad).is_err(), "{bad}");
         }
     }

@@ -49,7 +49,11 @@ impl Project {
     /// Everything that is wrong, ordered by file and place.
     pub fn load(dir: &Path) -> Result<Project, Vec<Diagnostic>> {
         let (project, diagnostics) = Project::parse(Bundle::read(dir)?);
-        if has_errors(&diagnostics) { Err(diagnostics) } else { Ok(project) }
+        if has_errors(&diagnostics) {
+            Err(diagnostics)
+        } else {
+            Ok(project)
+        }
     }
 
     /// Reads a bundle. What could be read is in the project; what could not, in the diagnostics, which hold
@@ -87,9 +91,12 @@ impl Project {
         let twice = match kind {
             Kind::Stream => insert(&mut self.streams, name, source.read()?, source),
             Kind::Table => insert(&mut self.tables, name, source.read()?, source),
-            Kind::Connection => {
-                insert(&mut self.connections, name, ConnectionSpec::read(&source)?, source)
-            }
+            Kind::Connection => insert(
+                &mut self.connections,
+                name,
+                ConnectionSpec::read(&source)?,
+                source,
+            ),
             Kind::Flow => {
                 let spec: FlowSpec = source.read()?;
                 check_flow(&spec, &source)?;
@@ -110,12 +117,18 @@ impl Project {
 
     /// The specs of the streams, for the bus.
     pub fn stream_specs(&self) -> BTreeMap<String, StreamSpec> {
-        self.streams.iter().map(|(name, p)| (name.clone(), p.spec.clone())).collect()
+        self.streams
+            .iter()
+            .map(|(name, p)| (name.clone(), p.spec.clone()))
+            .collect()
     }
 
     /// The specs of the tables.
     pub fn table_specs(&self) -> BTreeMap<String, TableSpec> {
-        self.tables.iter().map(|(name, p)| (name.clone(), p.spec.clone())).collect()
+        self.tables
+            .iter()
+            .map(|(name, p)| (name.clone(), p.spec.clone()))
+            .collect()
     }
 }
 
@@ -125,7 +138,8 @@ fn insert<T>(
     spec: T,
     source: Source,
 ) -> Option<Source> {
-    map.insert(name, Parsed { spec, source }).map(|old| old.source)
+    map.insert(name, Parsed { spec, source })
+        .map(|old| old.source)
 }
 
 /// What the types of a flow's fields do not say.

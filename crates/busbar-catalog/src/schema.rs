@@ -40,12 +40,21 @@ mod tests {
 
     #[test]
     fn every_kind_has_a_schema_with_descriptions() {
-        for kind in [Kind::Config, Kind::Stream, Kind::Table, Kind::Flow, Kind::Connection] {
+        for kind in [
+            Kind::Config,
+            Kind::Stream,
+            Kind::Table,
+            Kind::Flow,
+            Kind::Connection,
+        ] {
             let schema = schema(kind);
             assert!(schema["properties"].is_object(), "{kind:?}: {schema}");
         }
         let flow = schema(Kind::Flow);
         assert_eq!(flow["additionalProperties"], json!(false));
-        assert!(flow["properties"]["from"].to_string().contains("OneOrMany"), "{flow}");
+        assert!(
+            flow["properties"]["from"].to_string().contains("OneOrMany"),
+            "{flow}"
+        );
     }
 }

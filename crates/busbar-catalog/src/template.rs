@@ -118,7 +118,10 @@ impl Template {
         if !literal.is_empty() {
             parts.push(TemplatePart::Literal(literal));
         }
-        Ok(Template { text: text.to_owned(), parts })
+        Ok(Template {
+            text: text.to_owned(),
+            parts,
+        })
     }
 
     /// The pieces.
@@ -147,8 +150,10 @@ impl Template {
             match part {
                 TemplatePart::Literal(text) => {
                     if text.contains(['+', '#']) {
-                        return Err(Error::new(Class::Configuration, "catalog.template-wildcard")
-                            .with("text", &self.text));
+                        return Err(
+                            Error::new(Class::Configuration, "catalog.template-wildcard")
+                                .with("text", &self.text),
+                        );
                     }
                     for (i, piece) in text.split('/').enumerate() {
                         if i > 0 {

@@ -33,9 +33,7 @@ pub fn check_topology(project: &Project) -> Vec<Diagnostic> {
     bad
 }
 
-fn connection_topic(
-    topic: Option<&str>,
-) -> Result<(), (Option<std::ops::Range<usize>>, Error)> {
+fn connection_topic(topic: Option<&str>) -> Result<(), (Option<std::ops::Range<usize>>, Error)> {
     let Some(topic) = topic else { return Ok(()) };
     let template = Template::parse(topic).map_err(|(span, e)| (Some(span), e))?;
     template.pattern().map_err(|e| (None, e))?;
@@ -71,7 +69,11 @@ fn check_patterns(project: &Project, bad: &mut Vec<Diagnostic>) {
 }
 
 fn pattern_place(source: &Source, index: usize, error: Error) -> Diagnostic {
-    let key = if source.root().child("topics".into()).is_some() { "topics" } else { "topic" };
+    let key = if source.root().child("topics".into()).is_some() {
+        "topics"
+    } else {
+        "topic"
+    };
     source.diagnostic(&[key.into(), index.into()], None, error)
 }
 
@@ -89,11 +91,21 @@ fn check_flow(
         };
         let help = suggest(name, known.iter().copied()).or_else(|| {
             (!known.is_empty()).then(|| {
-                Error::new(Class::Configuration, "catalog.known-names")
-                    .with("names", known.iter().take(10).copied().collect::<Vec<_>>().join(", "))
+                Error::new(Class::Configuration, "catalog.known-names").with(
+                    "names",
+                    known
+                        .iter()
+                        .take(10)
+                        .copied()
+                        .collect::<Vec<_>>()
+                        .join(", "),
+                )
             })
         });
-        (Error::new(Class::Configuration, code).with("name", name), help)
+        (
+            Error::new(Class::Configuration, code).with("name", name),
+            help,
+        )
     };
     let streams = || {
         let mut names: Vec<&str> = project.streams.keys().map(String::as_str).collect();
@@ -132,7 +144,11 @@ fn check_flow(
                 }
                 if stream != INBOX && !project.streams.contains_key(stream) {
                     let (error, help) = unknown("stream", stream, streams());
-                    bad.push(source.diagnostic(&at("stream"), None, error).with_help(help));
+                    bad.push(
+                        source
+                            .diagnostic(&at("stream"), None, error)
+                            .with_help(help),
+                    );
                 }
                 targets.insert(stream.clone());
             }
@@ -152,7 +168,11 @@ fn check_flow(
                 if !project.connections.contains_key(name) {
                     let known = project.connections.keys().map(String::as_str).collect();
                     let (error, help) = unknown("connection", name, known);
-                    bad.push(source.diagnostic(&at("connection"), None, error).with_help(help));
+                    bad.push(
+                        source
+                            .diagnostic(&at("connection"), None, error)
+                            .with_help(help),
+                    );
                 }
             }
         }
@@ -241,7 +261,10 @@ fn check_circles(
             let error = Error::new(Class::Configuration, "catalog.circle")
                 .with("flow", name)
                 .with("path", path.join(" → "));
-            bad.push(flow.source.diagnostic(&["from".into(), i.into()], None, error));
+            bad.push(
+                flow.source
+                    .diagnostic(&["from".into(), i.into()], None, error),
+            );
         }
     }
 }
@@ -252,7 +275,10 @@ mod tests {
     use crate::bundle::Bundle;
 
     fn check(files: &[(&str, &str)]) -> Vec<(String, String, Option<String>)> {
-        let files = files.iter().map(|(p, t)| ((*p).to_owned(), (*t).to_owned())).collect();
+        let files = files
+            .iter()
+            .map(|(p, t)| ((*p).to_owned(), (*t).to_owned()))
+            .collect();
         let (_, bad) = Project::parse(Bundle { files });
         bad.iter()
             .map(|d| {
@@ -266,14 +292,25 @@ mod tests {
     fn names_that_are_not_there_are_refused_with_a_suggestion() {
         let bad = check(&[
             ("streams/meter.yaml", "topics: meter/#\n"),
-            ("flows/a.yaml", "from: metre\nto:\n  - stream: inbx\n  - table: t\n"),
+            (
+                "flows/a.yaml",
+                "from: metre\nto:\n  - stream: inbx\n  - table: t\n",
+            ),
         ]);
         let some = |s: &str| Some(s.to_owned());
         assert_eq!(
             bad,
             [
-                ("catalog.unknown-stream".into(), "metre".into(), some("meter")),
-                ("catalog.unknown-stream".into(), "inbx".into(), some("inbox")),
+                (
+                    "catalog.unknown-stream".into(),
+                    "metre".into(),
+                    some("meter")
+                ),
+                (
+                    "catalog.unknown-stream".into(),
+                    "inbx".into(),
+                    some("inbox")
+                ),
                 ("catalog.unknown-table".into(), "t".into(), None),
             ]
         );
@@ -289,11 +326,20 @@ mod tests {
         let with = |flows: &[(&'static str, &'static str)]| {
             let mut files = streams.to_vec();
             files.extend_from_slice(flows);
-            check(&files).into_iter().map(|(code, word, _)| (code, word)).collect::<Vec<_>>()
+            check(&files)
+                .into_iter()
+                .map(|(code, word, _)| (code, word))
+                .collect::<Vec<_>>()
         };
         let circle = |word: &str| ("catalog.circle".to_owned(), word.to_owned());
-        assert_eq!(with(&[("flows/f.yaml", "from: a\nto: [{ topic: 'a/${k}' }]\n")]), [circle("a")]);
-        assert_eq!(with(&[("flows/f.yaml", "from: a\nto: [{ topic: 'b/${k}' }]\n")]), []);
+        assert_eq!(
+            with(&[("flows/f.yaml", "from: a\nto: [{ topic: 'a/${k}' }]\n")]),
+            [circle("a")]
+        );
+        assert_eq!(
+            with(&[("flows/f.yaml", "from: a\nto: [{ topic: 'b/${k}' }]\n")]),
+            []
+        );
         assert_eq!(
             with(&[
                 ("flows/f.yaml", "from: [c, a]\nto: [{ topic: 'b/${k}' }]\n"),
@@ -302,7 +348,10 @@ mod tests {
             [circle("a"), circle("b")]
         );
         // `b/+` takes every `b/${k}`; `d/…` lands in the inbox.
-        assert_eq!(with(&[("flows/f.yaml", "from: inbox\nto: [{ topic: 'b/${k}' }]\n")]), []);
+        assert_eq!(
+            with(&[("flows/f.yaml", "from: inbox\nto: [{ topic: 'b/${k}' }]\n")]),
+            []
+        );
         assert_eq!(
             with(&[("flows/f.yaml", "from: inbox\nto: [{ topic: 'd/${k}' }]\n")]),
             [circle("inbox")]
@@ -317,15 +366,33 @@ mod tests {
             ("streams/c.yaml", "topics: '#'\n"),
         ]);
         let codes: Vec<_> = bad.iter().map(|b| (b.0.as_str(), b.1.as_str())).collect();
-        assert_eq!(codes, [("catalog.pattern-twice", "y/#"), ("catalog.pattern-inbox", "'#'")]);
+        assert_eq!(
+            codes,
+            [
+                ("catalog.pattern-twice", "y/#"),
+                ("catalog.pattern-inbox", "'#'")
+            ]
+        );
     }
 
     #[test]
     fn covering_is_about_every_topic() {
-        for (wide, narrow) in [("#", "a/+"), ("a/#", "a"), ("a/#", "a/+/b"), ("a/+", "a/b"), ("+/#", "a/#")] {
+        for (wide, narrow) in [
+            ("#", "a/+"),
+            ("a/#", "a"),
+            ("a/#", "a/+/b"),
+            ("a/+", "a/b"),
+            ("+/#", "a/#"),
+        ] {
             assert!(covers(wide, narrow), "{wide} {narrow}");
         }
-        for (wide, narrow) in [("a/+", "a/#"), ("a/b", "a/+"), ("#", "$sys/a"), ("+/a", "$s/a"), ("a", "a/#")] {
+        for (wide, narrow) in [
+            ("a/+", "a/#"),
+            ("a/b", "a/+"),
+            ("#", "$sys/a"),
+            ("+/a", "$s/a"),
+            ("a", "a/#"),
+        ] {
             assert!(!covers(wide, narrow), "{wide} {narrow}");
         }
     }

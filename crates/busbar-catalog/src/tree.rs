@@ -123,7 +123,11 @@ impl Source {
                 return Err(Diagnostic::new(file, text, at, error));
             }
         };
-        Ok(Source { file: file.into(), text: text.into(), root })
+        Ok(Source {
+            file: file.into(),
+            text: text.into(),
+            root,
+        })
     }
 
     /// The path of the file in the project.
@@ -154,7 +158,8 @@ impl Source {
     /// # Errors
     /// As [`Source::read`].
     pub fn read_node<T: DeserializeOwned>(&self, node: &Node) -> Result<T, Diagnostic> {
-        node.read().map_err(|e| e.diagnostic(&self.file, &self.text, node))
+        node.read()
+            .map_err(|e| e.diagnostic(&self.file, &self.text, node))
     }
 
     /// The node at a path, or the deepest one on the way that exists.
@@ -198,12 +203,18 @@ impl Source {
     pub fn diagnostic_at_key(&self, path: Path<'_>, key: &str, error: Error) -> Diagnostic {
         let node = self.node(path);
         let span = match &node.value {
-            Value::Map(entries) => {
-                entries.iter().find(|(k, _)| k.text == key).map(|(k, _)| k.span.clone())
-            }
+            Value::Map(entries) => entries
+                .iter()
+                .find(|(k, _)| k.text == key)
+                .map(|(k, _)| k.span.clone()),
             _ => None,
         };
-        Diagnostic::new(&self.file, &self.text, span.unwrap_or(node.span.clone()), error)
+        Diagnostic::new(
+            &self.file,
+            &self.text,
+            span.unwrap_or(node.span.clone()),
+            error,
+        )
     }
 }
 
@@ -216,9 +227,10 @@ impl Node {
     /// The child under a key or index.
     pub fn child(&self, item: PathItem<'_>) -> Option<&Node> {
         match (&self.value, item) {
-            (Value::Map(entries), PathItem::Key(key)) => {
-                entries.iter().find(|(k, _)| k.text == key).map(|(_, node)| node)
-            }
+            (Value::Map(entries), PathItem::Key(key)) => entries
+                .iter()
+                .find(|(k, _)| k.text == key)
+                .map(|(_, node)| node),
             (Value::Seq(items), PathItem::Index(index)) => items.get(index),
             // A single value stands for a list of one (`from: a`).
             (_, PathItem::Index(0)) => Some(self),
@@ -237,9 +249,12 @@ impl Node {
             Value::Float(f) => Json::from(*f),
             Value::Text(t) => Json::String(t.clone()),
             Value::Seq(items) => Json::Array(items.iter().map(Node::to_json).collect()),
-            Value::Map(entries) => {
-                Json::Object(entries.iter().map(|(k, v)| (k.text.clone(), v.to_json())).collect())
-            }
+            Value::Map(entries) => Json::Object(
+                entries
+                    .iter()
+                    .map(|(k, v)| (k.text.clone(), v.to_json()))
+                    .collect(),
+            ),
         }
     }
 }
@@ -296,7 +311,11 @@ impl Read {
             }
             ReadValue::Seq(items) => {
                 let items: Vec<Node> = items.into_iter().map(|i| i.settle(text)).collect();
-                widen(&mut span, items.first().map(|n| &n.span), items.last().map(|n| &n.span));
+                widen(
+                    &mut span,
+                    items.first().map(|n| &n.span),
+                    items.last().map(|n| &n.span),
+                );
                 Value::Seq(items)
             }
             ReadValue::Map(entries) => {
@@ -304,7 +323,13 @@ impl Read {
                     .into_iter()
                     .map(|(key, node)| {
                         let span = clamp(text, bytes_of(&key.referenced).unwrap_or(0..0));
-                        (Spot { text: key.value, span }, node.settle(text))
+                        (
+                            Spot {
+                                text: key.value,
+                                span,
+                            },
+                            node.settle(text),
+                        )
                     })
                     .collect();
                 widen(
@@ -358,7 +383,9 @@ impl<'de> Deserialize<'de> for ReadValue {
                 Ok(ReadValue::Scalar(Value::Int(v)))
             }
             fn visit_u64<E>(self, v: u64) -> Result<ReadValue, E> {
-                Ok(ReadValue::Scalar(i64::try_from(v).map_or(Value::UInt(v), Value::Int)))
+                Ok(ReadValue::Scalar(
+                    i64::try_from(v).map_or(Value::UInt(v), Value::Int),
+                ))
             }
             fn visit_f64<E>(self, v: f64) -> Result<ReadValue, E> {
                 Ok(ReadValue::Scalar(Value::Float(v)))
@@ -448,7 +475,11 @@ fn place_in_block(
         }
     };
     let start = place(inner.start)?;
-    let end = if inner.end > inner.start { place(inner.end)? } else { start };
+    let end = if inner.end > inner.start {
+        place(inner.end)?
+    } else {
+        start
+    };
     Some(start..end.max(start))
 }
 
@@ -463,23 +494,46 @@ mod tests {
 
     #[test]
     fn finds_words_in_every_kind_of_scalar() {
-        let path: Path<'_> = &[PathItem::Key("a"), PathItem::Index(0), PathItem::Key("where")];
+        let path: Path<'_> = &[
+            PathItem::Key("a"),
+            PathItem::Index(0),
+            PathItem::Key("where"),
+        ];
         assert_eq!(shown("a:\n  - where: x > yy and z\n", path, 4..6), "yy");
         assert_eq!(shown("a:\n  - where: 'x > yy and z'\n", path, 4..6), "yy");
         assert_eq!(shown("a:\n  - where: \"x > yy and z\"\n", path, 4..6), "yy");
-        assert_eq!(shown("a:\n  - where: x >\n      yy and z\n", path, 4..6), "yy");
-        assert_eq!(shown("a:\n  - where: |\n      x >\n      yy and z\n", path, 4..6), "yy");
-        assert_eq!(shown("a:\n  - where: >-\n      x >\n\n      yy and z\n", path, 4..6), "yy");
+        assert_eq!(
+            shown("a:\n  - where: x >\n      yy and z\n", path, 4..6),
+            "yy"
+        );
+        assert_eq!(
+            shown("a:\n  - where: |\n      x >\n      yy and z\n", path, 4..6),
+            "yy"
+        );
+        assert_eq!(
+            shown(
+                "a:\n  - where: >-\n      x >\n\n      yy and z\n",
+                path,
+                4..6
+            ),
+            "yy"
+        );
         assert_eq!(shown("a:\n  - where: größe > yy # c\n", path, 10..12), "yy");
         // An escape inside: the whole scalar rather than a wrong word.
-        assert_eq!(shown("a:\n  - where: \"x\\t> yy\"\n", path, 4..6), "\"x\\t> yy\"");
+        assert_eq!(
+            shown("a:\n  - where: \"x\\t> yy\"\n", path, 4..6),
+            "\"x\\t> yy\""
+        );
     }
 
     #[test]
     fn keeps_the_types_of_json_and_how_numbers_were_written() {
         let source = Source::parse("f", "a: 1\nb: 1.50\nc: yes\nd: ~\ne: true\nf: '1'\n").unwrap();
         let json = source.root().to_json();
-        assert_eq!(json, serde_json::json!({"a":1,"b":1.5,"c":"yes","d":null,"e":true,"f":"1"}));
+        assert_eq!(
+            json,
+            serde_json::json!({"a":1,"b":1.5,"c":"yes","d":null,"e":true,"f":"1"})
+        );
         let raw = source.node(&["b".into()]).raw.as_deref();
         assert_eq!(raw, Some("1.50"));
     }

@@ -1,6 +1,5 @@
 //! The steps of a flow, as a pure function from a batch of events to rows.
 
-
 use arrow::array::{Array, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::{filter, filter_record_batch, prep_null_mask_filter, take, take_record_batch};
 use arrow::datatypes::SchemaRef;
@@ -111,7 +110,9 @@ fn uint32(array: arrow::array::ArrayRef) -> Result<UInt32Array, Error> {
 }
 
 fn misfit(e: arrow::error::ArrowError) -> Error {
-    Error::new(Class::Permanent, "flow.misfit").with("column", "").caused_by(e)
+    Error::new(Class::Permanent, "flow.misfit")
+        .with("column", "")
+        .caused_by(e)
 }
 
 impl Computed {
@@ -136,7 +137,11 @@ impl Chain {
         let mut dead: Vec<Dead> = read
             .rejected
             .into_iter()
-            .map(|(event, cause)| Dead { event, place: Place::Decode, cause })
+            .map(|(event, cause)| Dead {
+                event,
+                place: Place::Decode,
+                cause,
+            })
             .collect();
         counts.push(Counters {
             input: events.rows() as u64,
@@ -164,7 +169,11 @@ impl Chain {
                     let good = without(before, &failing);
                     for failed in failing {
                         let event = made.event(failed.row);
-                        dead.push(Dead { event, place: Place::Step(index), cause: failed.cause });
+                        dead.push(Dead {
+                            event,
+                            place: Place::Step(index),
+                            cause: failed.cause,
+                        });
                     }
                     made.take(&good)?;
                     rows = take_record_batch(&rows, &good).map_err(misfit)?;
@@ -183,7 +192,13 @@ impl Chain {
             });
             rows = result;
         }
-        Ok(Computed { events, rows, origin: made, dead, counts })
+        Ok(Computed {
+            events,
+            rows,
+            origin: made,
+            dead,
+            counts,
+        })
     }
 }
 
@@ -217,7 +232,11 @@ impl Step {
         match self {
             Step::Where(predicate) => {
                 let mask = predicate.evaluate(rows)?;
-                let mask = if mask.null_count() > 0 { prep_null_mask_filter(&mask) } else { mask };
+                let mask = if mask.null_count() > 0 {
+                    prep_null_mask_filter(&mask)
+                } else {
+                    mask
+                };
                 if mask.true_count() == rows.num_rows() {
                     return Ok(rows.clone());
                 }
@@ -242,13 +261,16 @@ impl Step {
             Step::Sql(query) => {
                 // Halves, until a row fails by itself.
                 let mut failed = Vec::new();
-                let mut open = vec![0..rows.num_rows()];
+                let mut open: Vec<_> = std::iter::once(0..rows.num_rows()).collect();
                 while let Some(range) = open.pop() {
                     let Err(cause) = query.execute(&rows.slice(range.start, range.len())) else {
                         continue;
                     };
                     if range.len() == 1 {
-                        failed.push(Failed { row: range.start, cause });
+                        failed.push(Failed {
+                            row: range.start,
+                            cause,
+                        });
                     } else if range.len() > 1 {
                         let middle = range.start + range.len() / 2;
                         open.push(middle..range.end);

@@ -46,7 +46,9 @@ fn flow_key(flow: &str) -> Bytes {
 }
 
 fn task_key(flow: &str, key: &TaskKey) -> Bytes {
-    format!("flow/{flow}/{}/{}/{}", key.stream, key.partition, key.lane).into_bytes().into()
+    format!("flow/{flow}/{}/{}/{}", key.stream, key.partition, key.lane)
+        .into_bytes()
+        .into()
 }
 
 impl Checkpoints {
@@ -76,7 +78,11 @@ impl Checkpoints {
     /// Writes everything about a flow, all or nothing, and waits for the disk.
     pub fn write(&self, flow: &str, kept: Kept, marks: &[(TaskKey, Mark)]) -> Result<(), Error> {
         let mut changes = vec![put(flow_key(flow), &kept)];
-        changes.extend(marks.iter().map(|(key, mark)| put(task_key(flow, key), mark)));
+        changes.extend(
+            marks
+                .iter()
+                .map(|(key, mark)| put(task_key(flow, key), mark)),
+        );
         self.0.apply_sync(changes).map_err(busbar_bus::from_log)
     }
 }

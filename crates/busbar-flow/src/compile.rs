@@ -129,13 +129,20 @@ pub(crate) fn compile(
     source: &Source,
     world: &World,
 ) -> Result<Plan, NoPlan> {
-    let mut compiler = Compiler { spec, source, world, bad: Vec::new() };
+    let mut compiler = Compiler {
+        spec,
+        source,
+        world,
+        bad: Vec::new(),
+    };
     let outputs = compiler.outputs();
     let mut inputs = Vec::new();
     let mut waiting = None;
     for (i, stream) in spec.from.iter().enumerate() {
         match world.streams.get(stream) {
-            Some(StreamInfo { input: Some(input), .. }) => {
+            Some(StreamInfo {
+                input: Some(input), ..
+            }) => {
                 if let Some(plan) = compiler.input(stream, input) {
                     inputs.push(plan);
                 }
@@ -144,23 +151,34 @@ pub(crate) fn compile(
             None => {
                 let known = world.streams.keys().map(String::as_str);
                 let help = suggest(stream, known);
-                let error = Error::new(Class::Configuration, "catalog.unknown-stream")
-                    .with("name", stream);
+                let error =
+                    Error::new(Class::Configuration, "catalog.unknown-stream").with("name", stream);
                 let path = [PathItem::Key("from"), PathItem::Index(i)];
-                compiler.bad.push(source.diagnostic(&path, None, error).with_help(help));
+                compiler
+                    .bad
+                    .push(source.diagnostic(&path, None, error).with_help(help));
             }
         }
     }
     if !compiler.bad.is_empty() {
         // The same word may be wrong for each of several inputs.
-        compiler.bad.sort_by_key(|d| (d.span().start, d.error().code()));
-        compiler.bad.dedup_by(|a, b| a.span() == b.span() && a.error().code() == b.error().code());
+        compiler
+            .bad
+            .sort_by_key(|d| (d.span().start, d.error().code()));
+        compiler
+            .bad
+            .dedup_by(|a, b| a.span() == b.span() && a.error().code() == b.error().code());
         return Err(NoPlan::Wrong(compiler.bad));
     }
     if let Some(stream) = waiting {
         return Err(NoPlan::Waiting(stream));
     }
-    Ok(Plan { name: name.into(), spec: spec.clone(), inputs, outputs })
+    Ok(Plan {
+        name: name.into(),
+        spec: spec.clone(),
+        inputs,
+        outputs,
+    })
 }
 
 struct Compiler<'a> {
@@ -186,7 +204,11 @@ impl Compiler<'_> {
                 OutputTarget::Connection(name) => Target::Connection(name.clone()),
             };
             self.known(i, output, &target);
-            outputs.push(OutputPlan { id: id.into(), target, retain: output.retain });
+            outputs.push(OutputPlan {
+                id: id.into(),
+                target,
+                retain: output.retain,
+            });
         }
         outputs
     }
@@ -195,17 +217,32 @@ impl Compiler<'_> {
     fn known(&mut self, i: usize, output: &OutputSpec, target: &Target) {
         let (name, code, known): (&str, &'static str, Vec<&String>) = match target {
             Target::Topic => return,
-            Target::Stream(n) => (n, "catalog.unknown-stream", self.world.streams.keys().collect()),
-            Target::Table(n) => (n, "catalog.unknown-table", self.world.tables.keys().collect()),
-            Target::Connection(n) => {
-                (n, "catalog.unknown-connection", self.world.connections.keys().collect())
-            }
+            Target::Stream(n) => (
+                n,
+                "catalog.unknown-stream",
+                self.world.streams.keys().collect(),
+            ),
+            Target::Table(n) => (
+                n,
+                "catalog.unknown-table",
+                self.world.tables.keys().collect(),
+            ),
+            Target::Connection(n) => (
+                n,
+                "catalog.unknown-connection",
+                self.world.connections.keys().collect(),
+            ),
         };
-        let path = [PathItem::Key("to"), PathItem::Index(i), PathItem::Key(output.kind())];
+        let path = [
+            PathItem::Key("to"),
+            PathItem::Index(i),
+            PathItem::Key(output.kind()),
+        ];
         if !known.iter().any(|k| *k == name) {
             let help = suggest(name, known.iter().map(|k| k.as_str()));
             let error = Error::new(Class::Configuration, code).with("name", name);
-            self.bad.push(self.source.diagnostic(&path, None, error).with_help(help));
+            self.bad
+                .push(self.source.diagnostic(&path, None, error).with_help(help));
         } else if let Target::Connection(n) = target
             && self.world.connections.get(n).is_some_and(|(_, sink)| !sink)
         {
@@ -326,7 +363,10 @@ impl Compiler<'_> {
                 })
                 .ok()
         };
-        let key = output.key.as_ref().and_then(|text| template(self, "key", text, false));
+        let key = output
+            .key
+            .as_ref()
+            .and_then(|text| template(self, "key", text, false));
         let own_topic = |this: &mut Self, key: &'static str| {
             let has = schema
                 .field_with_name("topic")
@@ -367,13 +407,19 @@ impl Compiler<'_> {
             }
             OutputTarget::Connection(_) => TopicShape::Own,
         };
-        Shape { topic, key, columns }
+        Shape {
+            topic,
+            key,
+            columns,
+        }
     }
 
     /// Whether a stream with declared columns can take these.
     fn stream_types(&mut self, i: usize, stream: &str, schema: &Schema, projected: bool) {
         let info = self.world.streams.get(stream);
-        let Some(declared) = info.and_then(|s| s.input.as_ref()?.columns.as_ref()) else { return };
+        let Some(declared) = info.and_then(|s| s.input.as_ref()?.columns.as_ref()) else {
+            return;
+        };
         for field in schema.fields() {
             if !projected || is_envelope(field.name(), field.data_type()) {
                 continue;
@@ -386,7 +432,11 @@ impl Compiler<'_> {
                     .with("stream", stream)
                     .with("found", field.data_type())
                     .with("expected", wanted.data_type());
-                let path = [PathItem::Key("to"), PathItem::Index(i), PathItem::Key("stream")];
+                let path = [
+                    PathItem::Key("to"),
+                    PathItem::Index(i),
+                    PathItem::Key("stream"),
+                ];
                 self.bad.push(self.source.diagnostic(&path, None, error));
             }
         }
@@ -394,7 +444,9 @@ impl Compiler<'_> {
 
     /// The columns a table takes of the results.
     fn table(&mut self, i: usize, name: &str, schema: &Schema, projected: bool) -> Vec<usize> {
-        let Some(table) = self.world.tables.get(name) else { return Vec::new() };
+        let Some(table) = self.world.tables.get(name) else {
+            return Vec::new();
+        };
         let declared = table.schema();
         let wanted = |field: &Field| {
             if matches!(field.data_type(), DataType::Map(..)) {
@@ -409,15 +461,25 @@ impl Compiler<'_> {
         let columns: Vec<usize> = (0..schema.fields().len())
             .filter(|column| wanted(schema.field(*column)))
             .collect();
-        let path = [PathItem::Key("to"), PathItem::Index(i), PathItem::Key("table")];
+        let path = [
+            PathItem::Key("to"),
+            PathItem::Index(i),
+            PathItem::Key("table"),
+        ];
         for key in table.key() {
-            if !columns.iter().any(|column| schema.field(*column).name() == key) {
-                let names = columns.iter().map(|column| schema.field(*column).name().as_str());
+            if !columns
+                .iter()
+                .any(|column| schema.field(*column).name() == key)
+            {
+                let names = columns
+                    .iter()
+                    .map(|column| schema.field(*column).name().as_str());
                 let help = suggest(key, names);
                 let error = Error::new(Class::Configuration, "flow.table-key")
                     .with("table", name)
                     .with("column", key);
-                self.bad.push(self.source.diagnostic(&path, None, error).with_help(help));
+                self.bad
+                    .push(self.source.diagnostic(&path, None, error).with_help(help));
                 return columns;
             }
         }

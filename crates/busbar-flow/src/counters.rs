@@ -107,7 +107,12 @@ pub(crate) struct Reading {
 impl Tally {
     pub fn new(nodes: usize) -> Tally {
         let nodes = vec![Node::default(); nodes];
-        Tally(Mutex::new(Inner { nodes, flow: Counters::default(), missed: 0, last_tick: None }))
+        Tally(Mutex::new(Inner {
+            nodes,
+            flow: Counters::default(),
+            missed: 0,
+            last_tick: None,
+        }))
     }
 
     pub fn add(&self, delta: &Delta) {
@@ -160,7 +165,9 @@ impl Tally {
     pub fn tick(&self, now_micros: i64) {
         let mut inner = self.0.lock();
         let before = inner.last_tick.replace(now_micros);
-        let Some(micros) = before.map(|b| now_micros - b).filter(|m| *m > 0) else { return };
+        let Some(micros) = before.map(|b| now_micros - b).filter(|m| *m > 0) else {
+            return;
+        };
         let seconds = micros as f64 / 1e6;
         for node in &mut inner.nodes {
             let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
@@ -183,6 +190,10 @@ impl Tally {
                 tries: node.tries,
             })
             .collect();
-        Reading { nodes, flow: inner.flow, missed: inner.missed }
+        Reading {
+            nodes,
+            flow: inner.flow,
+            missed: inner.missed,
+        }
     }
 }

@@ -55,8 +55,12 @@ pub(crate) fn letters(
     let now = now_micros.to_string();
     for letter in dead {
         let event = events.event(letter.event);
-        let args: Vec<(&str, String)> =
-            letter.cause.args().iter().map(|(name, value)| (*name, cut(value))).collect();
+        let args: Vec<(&str, String)> = letter
+            .cause
+            .args()
+            .iter()
+            .map(|(name, value)| (*name, cut(value)))
+            .collect();
         let args = serde_json::to_string(&args).unwrap_or_default();
         let (place, output) = match letter.place {
             Place::Decode => ("decode".to_owned(), ""),
@@ -66,8 +70,10 @@ pub(crate) fn letters(
         let spot = spot(letter.event);
         let (partition, offset) = (spot.partition.to_string(), spot.offset.to_string());
         // A letter that dies again keeps one set of marks.
-        let mut tags: Vec<(&str, &str)> =
-            event.tags().filter(|(name, _)| !name.starts_with(MARK)).collect();
+        let mut tags: Vec<(&str, &str)> = event
+            .tags()
+            .filter(|(name, _)| !name.starts_with(MARK))
+            .collect();
         tags.extend([
             (FLOW, flow),
             (PLACE, place.as_str()),
@@ -124,10 +130,14 @@ fn letter(events: &Batch, row: usize, id: u64, redriven: bool) -> Letter {
     }
     let mark = |name: &str| marks.get(name).copied().unwrap_or_default().to_owned();
     let number = |name: &str| marks.get(name).and_then(|v| v.parse().ok()).unwrap_or(0);
-    let args: Vec<(String, String)> =
-        marks.get(ARGS).and_then(|v| serde_json::from_str(v).ok()).unwrap_or_default();
+    let args: Vec<(String, String)> = marks
+        .get(ARGS)
+        .and_then(|v| serde_json::from_str(v).ok())
+        .unwrap_or_default();
     let code = mark(CODE);
-    let reserved = tags.iter().any(|(n, _)| n.starts_with('$') && !n.starts_with("$$"));
+    let reserved = tags
+        .iter()
+        .any(|(n, _)| n.starts_with('$') && !n.starts_with("$$"));
     Letter {
         flags: event.flags.with_reserved_tags(reserved),
         output: mark(OUTPUT),
@@ -159,8 +169,11 @@ pub(crate) fn originals(letters: &[Letter]) -> Batch {
     let mut builder = BatchBuilder::new();
     for letter in letters {
         let shown = &letter.shown;
-        let tags: Vec<(&str, &str)> =
-            shown.tags.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let tags: Vec<(&str, &str)> = shown
+            .tags
+            .iter()
+            .map(|(n, v)| (n.as_str(), v.as_str()))
+            .collect();
         let topic = builder.topic_id(&shown.topic);
         builder.push(Row {
             topic,
@@ -244,7 +257,9 @@ impl DeadLetters {
             }
             index.loaded = true;
         }
-        let Some(partition) = self.stream.partitions().first().cloned() else { return Ok(()) };
+        let Some(partition) = self.stream.partitions().first().cloned() else {
+            return Ok(());
+        };
         let mut cursor = Cursor::new(partition, index.next);
         while let Some(item) = cursor.try_next()? {
             match item {
@@ -282,15 +297,26 @@ impl DeadLetters {
         self.refresh(&mut index)?;
         let fits = |entry: &&Entry| {
             let group = &index.groups[entry.group];
-            let is = |wanted: &Option<String>, has: &str| wanted.as_deref().is_none_or(|w| w == has);
+            let is =
+                |wanted: &Option<String>, has: &str| wanted.as_deref().is_none_or(|w| w == has);
             is(&filter.flow, &group.flow)
                 && is(&filter.code, &group.code)
                 && is(&filter.place, &group.place)
-                && filter.ids.as_ref().is_none_or(|ids| ids.contains(&entry.id))
+                && filter
+                    .ids
+                    .as_ref()
+                    .is_none_or(|ids| ids.contains(&entry.id))
                 && (filter.redriven || !index.redriven.contains(&entry.id))
         };
         let limit = limit.min(DEAD_LETTERS_MAX);
-        Ok(index.entries.iter().rev().filter(fits).map(|e| e.id).take(limit).collect())
+        Ok(index
+            .entries
+            .iter()
+            .rev()
+            .filter(fits)
+            .map(|e| e.id)
+            .take(limit)
+            .collect())
     }
 
     /// Reads letters by number. Those that are gone are left out. May block on the disk.
@@ -322,15 +348,21 @@ impl DeadLetters {
         let value = serde_json::to_vec(run)
             .map_err(|e| Error::new(Class::Permanent, "flow.checkpoint").caused_by(e))?;
         let change = Change::Put(numbered(RUN, run.run), value.into());
-        self.store.apply_sync(vec![change]).map_err(busbar_bus::from_log)
+        self.store
+            .apply_sync(vec![change])
+            .map_err(busbar_bus::from_log)
     }
 
     /// Notes that all letters of a re-drive were sent.
     pub fn finish(&self, run: &Run, done: &[u64]) -> Result<(), Error> {
-        let mut changes: Vec<Change> =
-            done.iter().map(|id| Change::Put(numbered(DONE, *id), Bytes::from_static(b"1"))).collect();
+        let mut changes: Vec<Change> = done
+            .iter()
+            .map(|id| Change::Put(numbered(DONE, *id), Bytes::from_static(b"1")))
+            .collect();
         changes.push(Change::Delete(numbered(RUN, run.run)));
-        self.store.apply_sync(changes).map_err(busbar_bus::from_log)?;
+        self.store
+            .apply_sync(changes)
+            .map_err(busbar_bus::from_log)?;
         let mut index = self.index.lock();
         for id in done {
             index.mark(*id);
@@ -353,7 +385,11 @@ impl DeadLetters {
 
 impl Index {
     fn add(&mut self, letter: DeadLetter) {
-        let cause = (letter.flow.clone(), letter.place.clone(), letter.code.clone());
+        let cause = (
+            letter.flow.clone(),
+            letter.place.clone(),
+            letter.code.clone(),
+        );
         let group = match self.by_cause.get(&cause) {
             Some(group) => *group,
             None if self.groups.len() < DEAD_GROUPS_MAX => {
@@ -382,7 +418,10 @@ impl Index {
         known.message_zh = letter.message_zh;
         known.last_micros = known.last_micros.max(letter.died_micros);
         known.newest = letter.id;
-        self.entries.push_back(Entry { id: letter.id, group });
+        self.entries.push_back(Entry {
+            id: letter.id,
+            group,
+        });
         if self.entries.len() > DEAD_INDEX_MAX {
             self.entries.pop_front();
         }

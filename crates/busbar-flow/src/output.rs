@@ -4,12 +4,12 @@ use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 
+use arrow::datatypes::SchemaRef;
 use busbar_bus::{Bus, Stream};
 use busbar_catalog::ConnectionSpec;
 use busbar_event::{Class, Error};
 use busbar_log::Clock;
 use busbar_table::{ProducerPosition, Table};
-use arrow::datatypes::SchemaRef;
 
 use crate::connector::{Connector, Delivery, Sink, SinkContext, deliver};
 use crate::shape::Outgoing;
@@ -25,7 +25,7 @@ enum To {
     Topic(Bus),
     Stream(Bus, Arc<Stream>),
     Table(Arc<dyn Table>),
-    Sink(OpenSink),
+    Sink(Box<OpenSink>),
 }
 
 /// A sink and what it takes to open it.
@@ -63,19 +63,31 @@ pub(crate) type Refusals = Vec<(usize, Error)>;
 
 impl Writer {
     pub fn topic(bus: Bus, producer: Arc<str>) -> Writer {
-        Writer { producer, to: To::Topic(bus) }
+        Writer {
+            producer,
+            to: To::Topic(bus),
+        }
     }
 
     pub fn stream(bus: Bus, stream: Arc<Stream>, producer: Arc<str>) -> Writer {
-        Writer { producer, to: To::Stream(bus, stream) }
+        Writer {
+            producer,
+            to: To::Stream(bus, stream),
+        }
     }
 
     pub fn table(table: Arc<dyn Table>, producer: Arc<str>) -> Writer {
-        Writer { producer, to: To::Table(table) }
+        Writer {
+            producer,
+            to: To::Table(table),
+        }
     }
 
     pub fn sink(sink: OpenSink, producer: Arc<str>) -> Writer {
-        Writer { producer, to: To::Sink(sink) }
+        Writer {
+            producer,
+            to: To::Sink(Box::new(sink)),
+        }
     }
 
     /// Positions above `committed` that some part of the other side knows already. Input is cut at them, so
@@ -86,7 +98,10 @@ impl Writer {
             To::Stream(_, stream) => positions([&*stream].into_iter(), &self.producer),
             To::Table(table) => {
                 let (table, producer) = (Arc::clone(table), Arc::clone(&self.producer));
-                blocking(move || table.position(&producer)).await?.into_iter().collect()
+                blocking(move || table.position(&producer))
+                    .await?
+                    .into_iter()
+                    .collect()
             }
             To::Sink(open) => match open.sink.as_mut() {
                 Some(sink) => sink.position(&self.producer).await?.into_iter().collect(),
@@ -169,7 +184,9 @@ impl Writer {
                     producer: Arc::clone(&self.producer),
                     position,
                 };
-                deliver(sink.as_mut(), &delivery, wait).await.map(|outcome| outcome.rejected)
+                deliver(sink.as_mut(), &delivery, wait)
+                    .await
+                    .map(|outcome| outcome.rejected)
             }
             _ => Err(mismatch()),
         }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StructArray, UInt32Array, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StructArray, UInt32Array,
+    new_null_array,
+};
 use arrow::compute::{CastOptions, cast_with_options, take};
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use busbar_event::format::{Decoder, FormatSpec};
@@ -90,7 +93,12 @@ impl Reader {
             ),
             _ => (Arc::new(Schema::empty()), None),
         };
-        Ok(Reader { schema, from, columns, decoder })
+        Ok(Reader {
+            schema,
+            from,
+            columns,
+            decoder,
+        })
     }
 
     /// The columns that are read.
@@ -104,7 +112,11 @@ impl Reader {
             (None, _) => (None, None, Vec::new()),
             (Some(decoder), Body::Payload(payloads)) => {
                 let decoded = decoder.decode(payloads);
-                let rejected = decoded.rejected.into_iter().map(|r| (r.row, r.cause)).collect();
+                let rejected = decoded
+                    .rejected
+                    .into_iter()
+                    .map(|r| (r.row, r.cause))
+                    .collect();
                 (Some(decoded.columns), decoded.rows, rejected)
             }
             (Some(_), Body::Columns(body)) => typed(&self.columns, body)?,
@@ -133,15 +145,25 @@ impl Reader {
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)
             .map_err(misfit)?;
-        Ok(Rows { rows, events: good, rejected })
+        Ok(Rows {
+            rows,
+            events: good,
+            rejected,
+        })
     }
 }
 
 fn misfit(e: arrow::error::ArrowError) -> Error {
-    Error::new(Class::Permanent, "flow.misfit").with("column", "").caused_by(e)
+    Error::new(Class::Permanent, "flow.misfit")
+        .with("column", "")
+        .caused_by(e)
 }
 
-type Typed = (Option<RecordBatch>, Option<UInt32Array>, Vec<(usize, Error)>);
+type Typed = (
+    Option<RecordBatch>,
+    Option<UInt32Array>,
+    Vec<(usize, Error)>,
+);
 
 /// Columns of a typed body: by name, cast where the stream's file says another type than the flow that wrote
 /// them. A value that does not fit rejects its row.
@@ -178,7 +200,10 @@ fn typed(columns: &SchemaRef, body: &StructArray) -> Result<Typed, Error> {
     bad.dedup_by_key(|(row, _)| *row);
     let good = (!bad.is_empty()).then(|| {
         let mut skip = bad.iter().map(|(row, _)| *row).peekable();
-        (0..body.len()).filter(|row| skip.next_if_eq(row).is_none()).map(|row| row as u32).collect()
+        (0..body.len())
+            .filter(|row| skip.next_if_eq(row).is_none())
+            .map(|row| row as u32)
+            .collect()
     });
     if let Some(good) = &good {
         for array in &mut arrays {
@@ -187,13 +212,20 @@ fn typed(columns: &SchemaRef, body: &StructArray) -> Result<Typed, Error> {
     }
     let rows = good.as_ref().map_or(body.len(), UInt32Array::len);
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    let record = RecordBatch::try_new_with_options(Arc::clone(columns), arrays, &options)
-        .map_err(misfit)?;
+    let record =
+        RecordBatch::try_new_with_options(Arc::clone(columns), arrays, &options).map_err(misfit)?;
     Ok((Some(record), good, bad))
 }
 
 fn cast_safely(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, arrow::error::ArrowError> {
-    cast_with_options(array, to, &CastOptions { safe: true, ..Default::default() })
+    cast_with_options(
+        array,
+        to,
+        &CastOptions {
+            safe: true,
+            ..Default::default()
+        },
+    )
 }
 
 /// An array in place of one with dictionary or view encoding, for those who want plain text.

@@ -128,15 +128,22 @@ impl Renderer {
                     pieces.push(Piece::Column(column, false));
                 }
                 _ => {
-                    let code =
-                        if column.is_none() && own.is_none() { "flow.unknown-column" } else { "flow.no-event" };
+                    let code = if column.is_none() && own.is_none() {
+                        "flow.unknown-column"
+                    } else {
+                        "flow.no-event"
+                    };
                     let error = Error::new(Class::Configuration, code).with("column", &name);
                     let names = schema.fields().iter().map(|f| f.name().as_str());
                     return Err((span.clone(), error, suggest(&name, names)));
                 }
             }
         }
-        Ok(Renderer { pieces, by_topic, topic: is_topic })
+        Ok(Renderer {
+            pieces,
+            by_topic,
+            topic: is_topic,
+        })
     }
 
     /// The columns of the result that are needed.
@@ -221,7 +228,10 @@ impl Renderer {
                 }
             }
         }
-        Ok(Rendered { values: values.finish(keys), failed })
+        Ok(Rendered {
+            values: values.finish(keys),
+            failed,
+        })
     }
 
     fn render_by_topic(&self, rows: usize, origin: Origin<'_>) -> Rendered {
@@ -256,7 +266,10 @@ impl Renderer {
                 }
             }
         }
-        Rendered { values: values.finish(keys), failed }
+        Rendered {
+            values: values.finish(keys),
+            failed,
+        }
     }
 
     fn check(&self, text: &str) -> Result<(), Error> {
@@ -277,7 +290,9 @@ fn null(name: &str) -> Error {
 }
 
 fn own_value(own: Own, origin: Origin<'_>, row: usize, text: &mut String) -> Result<(), Error> {
-    let Some(event) = origin.event(row) else { return Err(null("topic")) };
+    let Some(event) = origin.event(row) else {
+        return Err(null("topic"));
+    };
     let topic = origin.events.topic(event);
     let (name, value) = match own {
         Own::Topic => ("topic", topic),
@@ -351,7 +366,10 @@ mod tests {
         };
         let fit = |patterns: &[&str], topic| fit(&filters(patterns), topic);
         let some = |s: &str| Some(s.to_owned());
-        assert_eq!(fit(&["clean/+/reading"], "meter/m1/raw"), some("clean/m1/reading"));
+        assert_eq!(
+            fit(&["clean/+/reading"], "meter/m1/raw"),
+            some("clean/m1/reading")
+        );
         assert_eq!(fit(&["clean/#"], "meter/m1/raw"), some("clean/m1/raw"));
         assert_eq!(fit(&["x/+/+/+", "y"], "meter/m1"), some("y"));
         assert_eq!(fit(&["x/+/+/+"], "meter/m1"), None);

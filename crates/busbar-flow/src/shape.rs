@@ -8,7 +8,9 @@ use arrow::array::{
     UInt32Array,
 };
 use arrow::compute::{cast, filter, filter_record_batch, take};
-use arrow::datatypes::{DataType, Field, Fields, Int32Type, Schema, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{
+    DataType, Field, Fields, Int32Type, Schema, TimeUnit, TimestampMicrosecondType,
+};
 use busbar_event::{Batch, Body, Class, Envelope, Error, Flags, dictionary};
 
 use crate::chain::{Computed, Dead, Made, Place};
@@ -50,7 +52,9 @@ pub(crate) struct Prepared {
 }
 
 fn misfit(e: arrow::error::ArrowError) -> Error {
-    Error::new(Class::Permanent, "flow.misfit").with("column", "").caused_by(e)
+    Error::new(Class::Permanent, "flow.misfit")
+        .with("column", "")
+        .caused_by(e)
 }
 
 impl Shaped {
@@ -96,10 +100,17 @@ impl Shaped {
                 *flag |= Flags::UTF8;
             }
             // What was said about the old payload does not hold for the new one.
-            let reserved = own
-                .as_ref()
-                .is_some_and(|own| own.flags.values().iter().any(|f| f & Flags::RESERVED_TAGS != 0));
-            let tags = if reserved { tags.map(|t| without_reserved(&t)).transpose()? } else { tags };
+            let reserved = own.as_ref().is_some_and(|own| {
+                own.flags
+                    .values()
+                    .iter()
+                    .any(|f| f & Flags::RESERVED_TAGS != 0)
+            });
+            let tags = if reserved {
+                tags.map(|t| without_reserved(&t)).transpose()?
+            } else {
+                tags
+            };
             (Body::Columns(columns(&computed.rows)?), tags)
         } else {
             if let Some(own) = &own {
@@ -109,7 +120,14 @@ impl Shaped {
             }
             (taken_body(events.body(), &computed.origin)?, tags)
         };
-        Ok(Shaped { key, time, tags, flags, body, topic })
+        Ok(Shaped {
+            key,
+            time,
+            tags,
+            flags,
+            body,
+            topic,
+        })
     }
 
     fn batch(
@@ -119,7 +137,12 @@ impl Shaped {
         retain: bool,
     ) -> Result<Batch, Error> {
         let flags: UInt8Array = match retain {
-            true => self.flags.iter().map(|f| f | Flags::RETAIN).collect::<Vec<u8>>().into(),
+            true => self
+                .flags
+                .iter()
+                .map(|f| f | Flags::RETAIN)
+                .collect::<Vec<u8>>()
+                .into(),
             false => self.flags.clone().into(),
         };
         let envelope = Envelope {
@@ -195,7 +218,9 @@ pub(crate) fn prepare(
             let bad = if topic.keys().is_null(row) {
                 None
             } else {
-                bad_topics.iter().find(|(at, _)| *at == topic.keys().value(row) as usize)
+                bad_topics
+                    .iter()
+                    .find(|(at, _)| *at == topic.keys().value(row) as usize)
             };
             if let Some((_, error)) = bad {
                 failed.push((row, error.clone()));
@@ -203,14 +228,20 @@ pub(crate) fn prepare(
         }
     }
     for row in (0..rows).filter(|row| topic.keys().is_null(*row)) {
-        failed.push((row, Error::new(Class::Permanent, "flow.template-null").with("column", "topic")));
+        failed.push((
+            row,
+            Error::new(Class::Permanent, "flow.template-null").with("column", "topic"),
+        ));
     }
     // The first reason of each row.
     failed.sort_by_key(|(row, _)| *row);
     failed.dedup_by_key(|(row, _)| *row);
     let mut made = computed.origin.clone();
     let (events, records) = if failed.is_empty() {
-        (shaped.batch(topic, key, plan.retain)?, computed.rows.clone())
+        (
+            shaped.batch(topic, key, plan.retain)?,
+            computed.rows.clone(),
+        )
     } else {
         let mut keep = vec![true; rows];
         for (row, _) in &failed {
@@ -228,7 +259,10 @@ pub(crate) fn prepare(
                     .into(),
             ),
         };
-        (events, filter_record_batch(&computed.rows, &mask).map_err(misfit)?)
+        (
+            events,
+            filter_record_batch(&computed.rows, &mask).map_err(misfit)?,
+        )
     };
     let dead = failed
         .into_iter()
@@ -241,11 +275,19 @@ pub(crate) fn prepare(
     let outgoing = match plan.target {
         Target::Connection(_) => {
             let all: Vec<usize> = (0..records.num_columns()).collect();
-            Outgoing::Delivery { events, rows: table_rows(&records, &all)? }
+            Outgoing::Delivery {
+                events,
+                rows: table_rows(&records, &all)?,
+            }
         }
         _ => Outgoing::Events(events),
     };
-    Ok(Prepared { outgoing, made, rows, dead })
+    Ok(Prepared {
+        outgoing,
+        made,
+        rows,
+        dead,
+    })
 }
 
 /// The event behind a row; for a query's rows the first one of the batch.
@@ -258,7 +300,9 @@ pub(crate) fn event_of(made: &Made, row: usize) -> usize {
 }
 
 fn bad_topics(topic: &DictionaryArray<Int32Type>) -> Vec<(usize, Error)> {
-    let Some(values) = topic.values().as_string_opt::<i32>() else { return Vec::new() };
+    let Some(values) = topic.values().as_string_opt::<i32>() else {
+        return Vec::new();
+    };
     let mut used = vec![false; values.len()];
     for key in topic.keys().iter().flatten() {
         used[key as usize] = true;
@@ -270,7 +314,9 @@ fn bad_topics(topic: &DictionaryArray<Int32Type>) -> Vec<(usize, Error)> {
                 let error = Error::new(Class::Permanent, "flow.topic-fit");
                 return Some((at, error));
             }
-            busbar_event::topic::check(values.value(at)).err().map(|e| (at, e))
+            busbar_event::topic::check(values.value(at))
+                .err()
+                .map(|e| (at, e))
         })
         .collect()
 }
@@ -286,7 +332,9 @@ fn masked(
     let text = |array: &StringArray| keep(array).map(|a| a.as_string::<i32>().clone());
     let kept = Shaped {
         key: shaped.key.as_ref().map(text).transpose()?,
-        time: keep(&shaped.time)?.as_primitive::<TimestampMicrosecondType>().clone(),
+        time: keep(&shaped.time)?
+            .as_primitive::<TimestampMicrosecondType>()
+            .clone(),
         tags: match &shaped.tags {
             Some(tags) => keep(tags)?.as_map_opt().cloned(),
             None => None,
@@ -318,22 +366,31 @@ fn taken(envelope: &Envelope, rows: &UInt32Array) -> Result<Envelope, Error> {
             Some(key) => Some(pick(key)?.as_string::<i32>().clone()),
             None => None,
         },
-        time: pick(&envelope.time)?.as_primitive::<TimestampMicrosecondType>().clone(),
+        time: pick(&envelope.time)?
+            .as_primitive::<TimestampMicrosecondType>()
+            .clone(),
         tags: match &envelope.tags {
             Some(tags) => pick(tags)?.as_map_opt().cloned(),
             None => None,
         },
         client: None,
-        flags: pick(&envelope.flags)?.as_primitive::<arrow::datatypes::UInt8Type>().clone(),
+        flags: pick(&envelope.flags)?
+            .as_primitive::<arrow::datatypes::UInt8Type>()
+            .clone(),
     })
 }
 
 fn taken_body(body: &Body, made: &Made) -> Result<Body, Error> {
-    let Made::From(rows) = made else { return Ok(body.clone()) };
+    let Made::From(rows) = made else {
+        return Ok(body.clone());
+    };
     Ok(match body {
-        Body::Payload(array) => {
-            Body::Payload(take(array, rows, None).map_err(misfit)?.as_binary::<i32>().clone())
-        }
+        Body::Payload(array) => Body::Payload(
+            take(array, rows, None)
+                .map_err(misfit)?
+                .as_binary::<i32>()
+                .clone(),
+        ),
         Body::Columns(array) => {
             Body::Columns(take(array, rows, None).map_err(misfit)?.as_struct().clone())
         }
@@ -347,7 +404,12 @@ fn columns(rows: &RecordBatch) -> Result<StructArray, Error> {
     for (field, array) in rows.schema_ref().fields().iter().zip(rows.columns()) {
         if !is_envelope(field.name(), field.data_type()) {
             let array = plain(array)?;
-            fields.push(field.as_ref().clone().with_data_type(array.data_type().clone()));
+            fields.push(
+                field
+                    .as_ref()
+                    .clone()
+                    .with_data_type(array.data_type().clone()),
+            );
             arrays.push(array);
         }
     }
@@ -359,8 +421,10 @@ fn columns(rows: &RecordBatch) -> Result<StructArray, Error> {
 
 fn table_rows(rows: &RecordBatch, columns: &[usize]) -> Result<RecordBatch, Error> {
     let schema: Schema = table_schema(rows.schema_ref(), columns);
-    let arrays: Vec<ArrayRef> =
-        columns.iter().map(|c| plain(rows.column(*c))).collect::<Result<_, _>>()?;
+    let arrays: Vec<ArrayRef> = columns
+        .iter()
+        .map(|c| plain(rows.column(*c)))
+        .collect::<Result<_, _>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
     RecordBatch::try_new_with_options(Arc::new(schema), arrays, &options).map_err(misfit)
 }
@@ -406,7 +470,9 @@ fn without_reserved(tags: &MapArray) -> Result<MapArray, Error> {
                 continue;
             }
             builder.keys().append_value(name);
-            builder.values().append_option(values.is_valid(at).then(|| values.value(at)));
+            builder
+                .values()
+                .append_option(values.is_valid(at).then(|| values.value(at)));
         }
         builder.append(tags.is_valid(row)).map_err(misfit)?;
     }

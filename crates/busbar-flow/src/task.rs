@@ -67,11 +67,19 @@ pub(crate) fn lanes(plan: &Plan) -> Vec<Lane> {
     let (sinks, own): (Vec<usize>, Vec<usize>) = (0..plan.outputs.len()).partition(is_connection);
     let mut lanes = Vec::new();
     if !own.is_empty() {
-        lanes.push(Lane { id: "main".into(), outputs: own, main: true });
+        lanes.push(Lane {
+            id: "main".into(),
+            outputs: own,
+            main: true,
+        });
     }
     for output in sinks {
         let id = format!("to-{}", plan.outputs[output].id);
-        lanes.push(Lane { id, outputs: vec![output], main: lanes.is_empty() });
+        lanes.push(Lane {
+            id,
+            outputs: vec![output],
+            main: lanes.is_empty(),
+        });
     }
     lanes
 }
@@ -137,7 +145,10 @@ pub(crate) fn stopped() -> Error {
 impl Task {
     /// Runs until it is told to stop or cannot go on; answers how far it has come.
     pub async fn run(mut self) -> u64 {
-        let mut end = Ended { position: self.position, writers: Vec::new() };
+        let mut end = Ended {
+            position: self.position,
+            writers: Vec::new(),
+        };
         if let Err(error) = self.work(&mut end).await
             && error.code() != STOPPED
         {
@@ -150,8 +161,13 @@ impl Task {
         for writer in &mut end.writers {
             writer.close().await;
         }
-        let mark = Mark { generation: self.generation, position: end.position };
-        self.surroundings.checkpoints.note(&self.shared.plan.name, &self.key, mark);
+        let mark = Mark {
+            generation: self.generation,
+            position: end.position,
+        };
+        self.surroundings
+            .checkpoints
+            .note(&self.shared.plan.name, &self.key, mark);
         end.position
     }
 
@@ -196,7 +212,9 @@ impl Task {
                     continue;
                 }
                 Err(error) if error.class() == Class::Transient => {
-                    self.shared.tally.error(self.input, Some(error), backoff.tries() + 1);
+                    self.shared
+                        .tally
+                        .error(self.input, Some(error), backoff.tries() + 1);
                     tokio::select! {
                         () = told(self.stop.clone()) => {}
                         () = tokio::time::sleep(backoff.pause()) => {}
@@ -211,7 +229,9 @@ impl Task {
             let computed = match self.chain.run(stretch.batch.clone()) {
                 Ok(computed) => computed,
                 Err(error) if error.class() == Class::Transient => {
-                    self.shared.tally.error(self.input, Some(error), backoff.tries() + 1);
+                    self.shared
+                        .tally
+                        .error(self.input, Some(error), backoff.tries() + 1);
                     input.rest.push_front(stretch);
                     tokio::time::sleep(backoff.pause()).await;
                     continue;
@@ -236,7 +256,9 @@ impl Task {
                     self.save(end.position, &mut saved);
                 }
             }
-            let Some((writers, dead_writer)) = held.take() else { break Err(stopped()) };
+            let Some((writers, dead_writer)) = held.take() else {
+                break Err(stopped());
+            };
             self.shared.tally.add(&delta);
             let leaving = Leaving {
                 shared: Arc::clone(&self.shared),
@@ -247,12 +269,20 @@ impl Task {
                 base: from,
                 end: to,
                 events: computed.events,
-                dead: if self.lane.main { computed.dead } else { Vec::new() },
+                dead: if self.lane.main {
+                    computed.dead
+                } else {
+                    Vec::new()
+                },
                 rows: computed.rows.num_rows(),
                 prepared,
             };
             let writing = tokio::spawn(leaving.write(writers, dead_writer));
-            flight = Some(Flight { writing, end: to, delta });
+            flight = Some(Flight {
+                writing,
+                end: to,
+                delta,
+            });
             // Computing is not waiting: others on this thread get their turn.
             tokio::task::yield_now().await;
         };
@@ -298,7 +328,11 @@ impl Task {
             delta.flow.dead = computed.dead.len() as u64;
             delta.flow.held = rows;
             for (i, counts) in computed.counts.iter().enumerate() {
-                let node = if i == 0 { self.input } else { self.shared.step_node(i - 1) };
+                let node = if i == 0 {
+                    self.input
+                } else {
+                    self.shared.step_node(i - 1)
+                };
                 delta.flow.filtered += counts.filtered;
                 delta.flow.added += counts.added;
                 delta.nodes.push((node, *counts));
@@ -306,8 +340,12 @@ impl Task {
         }
         for (output, prepared) in self.lane.outputs.iter().zip(&prepared) {
             let dead = prepared.dead.len() as u64;
-            let counts =
-                Counters { input: rows, dead, held: rows - dead, ..Counters::default() };
+            let counts = Counters {
+                input: rows,
+                dead,
+                held: rows - dead,
+                ..Counters::default()
+            };
             delta.nodes.push((self.shared.output_node(*output), counts));
         }
         debug_assert_eq!(input.stream, self.key.stream);
@@ -330,7 +368,10 @@ impl Task {
         match landing.result {
             Ok(()) => {
                 end.position = flight.end;
-                self.shared.positions.lock().insert(self.key.clone(), flight.end);
+                self.shared
+                    .positions
+                    .lock()
+                    .insert(self.key.clone(), flight.end);
                 Ok(Some((landing.writers, landing.dead_writer)))
             }
             Err(error) => {
@@ -346,8 +387,13 @@ impl Task {
     }
 
     fn save(&self, position: u64, saved: &mut (u64, Instant)) {
-        let mark = Mark { generation: self.generation, position };
-        self.surroundings.checkpoints.note(&self.shared.plan.name, &self.key, mark);
+        let mark = Mark {
+            generation: self.generation,
+            position,
+        };
+        self.surroundings
+            .checkpoints
+            .note(&self.shared.plan.name, &self.key, mark);
         *saved = (position, Instant::now());
     }
 }
@@ -374,7 +420,15 @@ pub(crate) fn prepare_outputs(
     };
     outputs
         .iter()
-        .map(|o| prepare(computed, shaped.as_ref(), &plan.outputs[*o], &input.shapes[*o], *o))
+        .map(|o| {
+            prepare(
+                computed,
+                shaped.as_ref(),
+                &plan.outputs[*o],
+                &input.shapes[*o],
+                *o,
+            )
+        })
         .collect()
 }
 
@@ -383,8 +437,7 @@ async fn landed(flight: &mut Option<Flight>) -> (Flight, Result<Landing, Error>)
         Some(flight) => (&mut flight.writing).await,
         None => std::future::pending().await,
     };
-    let landing = landing
-        .map_err(|e| Error::new(Class::Permanent, "flow.worker").caused_by(e));
+    let landing = landing.map_err(|e| Error::new(Class::Permanent, "flow.worker").caused_by(e));
     match flight.take() {
         Some(flight) => (flight, landing),
         None => std::future::pending().await,
@@ -414,7 +467,11 @@ struct Leaving {
 impl Leaving {
     async fn write(mut self, mut writers: Vec<Writer>, mut dead_writer: Writer) -> Landing {
         let result = self.write_all(&mut writers, &mut dead_writer).await;
-        Landing { writers, dead_writer, result }
+        Landing {
+            writers,
+            dead_writer,
+            result,
+        }
     }
 
     async fn write_all(
@@ -423,18 +480,22 @@ impl Leaving {
         dead_writer: &mut Writer,
     ) -> Result<(), Error> {
         let this = &*self;
-        let writes = writers.iter_mut().zip(&this.prepared).zip(&this.lane.outputs).map(
-            |((writer, prepared), output)| async move {
+        let writes = writers
+            .iter_mut()
+            .zip(&this.prepared)
+            .zip(&this.lane.outputs)
+            .map(|((writer, prepared), output)| async move {
                 let node = this.shared.output_node(*output);
                 let mut waiter = Waiter::new(&this.shared, node, this.stop.clone(), this.end);
                 let wait = |error| waiter.wait(error);
                 let written = writer.write(&prepared.outgoing, this.end, wait).await;
                 if waiter.tried() {
-                    this.shared.tally.error(node, written.as_ref().err().cloned(), 0);
+                    this.shared
+                        .tally
+                        .error(node, written.as_ref().err().cloned(), 0);
                 }
                 written
-            },
-        );
+            });
         let written = futures::future::join_all(writes).await;
         let mut refusals: Vec<Refusals> = Vec::with_capacity(written.len());
         for result in written {
@@ -446,16 +507,26 @@ impl Leaving {
         let mut lost_most = 0;
         let mut dead = std::mem::take(&mut self.dead);
         let mut settled = Vec::with_capacity(refusals.len());
-        for ((refused, prepared), output) in
-            refusals.into_iter().zip(&self.prepared).zip(&self.lane.outputs)
+        for ((refused, prepared), output) in refusals
+            .into_iter()
+            .zip(&self.prepared)
+            .zip(&self.lane.outputs)
         {
             let sent = prepared.rows - prepared.dead.len();
-            settled.push((self.shared.output_node(*output), sent as u64, refused.len() as u64));
+            settled.push((
+                self.shared.output_node(*output),
+                sent as u64,
+                refused.len() as u64,
+            ));
             lost_most = lost_most.max(refused.len() + prepared.dead.len());
             for (row, cause) in refused {
                 let event = event_of(&prepared.made, row);
                 lost.insert(event);
-                dead.push(Dead { event, place: crate::chain::Place::Output(*output), cause });
+                dead.push(Dead {
+                    event,
+                    place: crate::chain::Place::Output(*output),
+                    cause,
+                });
             }
             for letter in &prepared.dead {
                 lost.insert(letter.event);
@@ -489,7 +560,10 @@ impl Leaving {
         let node = self.shared.output_node(first);
         let mut waiter = Waiter::new(&self.shared, node, self.stop.clone(), self.end);
         let outgoing = crate::shape::Outgoing::Events(batch);
-        writer.write(&outgoing, self.end, |error| waiter.wait(error)).await.map(drop)
+        writer
+            .write(&outgoing, self.end, |error| waiter.wait(error))
+            .await
+            .map(drop)
     }
 }
 
@@ -508,7 +582,12 @@ impl<'a> Waiter<'a> {
         stop: watch::Receiver<bool>,
         seed: u64,
     ) -> Waiter<'a> {
-        Waiter { shared, node, stop, backoff: Backoff::new(seed.wrapping_mul(0x9e37_79b9)) }
+        Waiter {
+            shared,
+            node,
+            stop,
+            backoff: Backoff::new(seed.wrapping_mul(0x9e37_79b9)),
+        }
     }
 
     fn tried(&self) -> bool {
@@ -518,7 +597,9 @@ impl<'a> Waiter<'a> {
     /// Waits for the next try. An error: the flow is to stop.
     fn wait(&mut self, error: Error) -> impl Future<Output = Result<(), Error>> + use<> {
         let pause = self.backoff.pause();
-        self.shared.tally.error(self.node, Some(error), self.backoff.tries());
+        self.shared
+            .tally
+            .error(self.node, Some(error), self.backoff.tries());
         let stop = self.stop.clone();
         async move {
             tokio::select! {
@@ -552,7 +633,10 @@ impl InputReader {
             match self.cursor.next().await? {
                 Item::Gap(gap) => return Ok(Next::Gap(gap.resume - gap.from, gap.cause)),
                 Item::Chunk(chunk) => {
-                    self.rest.push_back(Stretch { base: chunk.base, batch: chunk.batch });
+                    self.rest.push_back(Stretch {
+                        base: chunk.base,
+                        batch: chunk.batch,
+                    });
                 }
             }
         }
@@ -561,7 +645,9 @@ impl InputReader {
 
     /// Puts together what is there already, up to a full batch.
     fn gather(&mut self) -> Result<Next, Error> {
-        let Some(first) = self.rest.pop_front() else { return Err(stopped()) };
+        let Some(first) = self.rest.pop_front() else {
+            return Err(stopped());
+        };
         let (mut rows, mut bytes) = (first.batch.rows(), first.batch.bytes());
         let mut all = vec![first];
         while rows < BATCH_ROWS_MAX && bytes < BATCH_BYTES_MAX {
@@ -570,9 +656,10 @@ impl InputReader {
                 None if self.gap.is_some() => break,
                 // What went wrong is found again when this is all there is to do.
                 None => match self.cursor.poll_memory() {
-                    Ok(Some(Item::Chunk(chunk))) => {
-                        Stretch { base: chunk.base, batch: chunk.batch }
-                    }
+                    Ok(Some(Item::Chunk(chunk))) => Stretch {
+                        base: chunk.base,
+                        batch: chunk.batch,
+                    },
                     Ok(Some(Item::Gap(gap))) => {
                         self.gap = Some((gap.resume - gap.from, gap.cause));
                         break;
@@ -599,7 +686,10 @@ impl InputReader {
         };
         if batch.rows() > BATCH_ROWS_MAX {
             let rest = batch.slice(BATCH_ROWS_MAX, batch.rows() - BATCH_ROWS_MAX);
-            self.rest.push_front(Stretch { base: base + BATCH_ROWS_MAX as u64, batch: rest });
+            self.rest.push_front(Stretch {
+                base: base + BATCH_ROWS_MAX as u64,
+                batch: rest,
+            });
             batch = batch.slice(0, BATCH_ROWS_MAX);
         }
         Ok(Next::Stretch(Stretch { base, batch }))
@@ -613,8 +703,14 @@ impl InputReader {
         };
         let rows = (cut - stretch.base) as usize;
         let rest = stretch.batch.slice(rows, stretch.batch.rows() - rows);
-        self.rest.push_front(Stretch { base: cut, batch: rest });
-        Stretch { base: stretch.base, batch: stretch.batch.slice(0, rows) }
+        self.rest.push_front(Stretch {
+            base: cut,
+            batch: rest,
+        });
+        Stretch {
+            base: stretch.base,
+            batch: stretch.batch.slice(0, rows),
+        }
     }
 }
 

@@ -99,14 +99,25 @@ impl Report {
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Difference::Missing { row, expected } => write!(f, "row {row} did not come: {expected}"),
+            Difference::Missing { row, expected } => {
+                write!(f, "row {row} did not come: {expected}")
+            }
             Difference::Unexpected { row, actual } => {
                 write!(f, "row {row} was not expected: {actual}")
             }
-            Difference::Different { row, column, expected, actual } => {
+            Difference::Different {
+                row,
+                column,
+                expected,
+                actual,
+            } => {
                 write!(f, "row {row}, {column}: expected {expected}, got {actual}")
             }
-            Difference::Dead { expected, actual, causes } => {
+            Difference::Dead {
+                expected,
+                actual,
+                causes,
+            } => {
                 write!(f, "{actual} dead letters, expected {expected}")?;
                 causes.iter().try_for_each(|cause| write!(f, "\n  {cause}"))
             }
@@ -156,14 +167,22 @@ fn plan(
 ) -> Result<Plan, Error> {
     let mut world = world.clone();
     for stream in &spec.from {
-        let Some(info) = world.streams.get_mut(stream) else { continue };
+        let Some(info) = world.streams.get_mut(stream) else {
+            continue;
+        };
         if info.input.is_none() {
             let format = busbar_event::format::FormatSpec::Json(Default::default());
-            let payloads: Vec<Vec<u8>> =
-                test.given.iter().filter_map(|g| g.payload.as_ref().map(payload)).collect();
+            let payloads: Vec<Vec<u8>> = test
+                .given
+                .iter()
+                .filter_map(|g| g.payload.as_ref().map(payload))
+                .collect();
             let sample = BinaryArray::from_iter_values(payloads);
             let columns = infer(&format, &sample)?;
-            info.input = Some(Input { format, columns: Some(columns) });
+            info.input = Some(Input {
+                format,
+                columns: Some(columns),
+            });
         }
     }
     compile(name, spec, source, &world).map_err(|none| match none {
@@ -182,7 +201,11 @@ const BEGIN_MICROS: i64 = 946_684_800_000_000;
 
 fn run(plan: &Plan, world: &World, test: &TestSpec) -> Result<Vec<Difference>, Error> {
     let clock = ManualClock::new(BEGIN_MICROS);
-    let mut chains = plan.inputs.iter().map(|i| i.chain()).collect::<Result<Vec<_>, _>>()?;
+    let mut chains = plan
+        .inputs
+        .iter()
+        .map(|i| i.chain())
+        .collect::<Result<Vec<_>, _>>()?;
     let outputs: Vec<usize> = (0..plan.outputs.len()).collect();
     let mut out = Outcome::default();
     let mut pending: Vec<(usize, BatchBuilder)> = Vec::new();
@@ -231,7 +254,8 @@ impl Outcome {
     ) -> Result<(), Error> {
         let mut first = true;
         for prepared in prepare_outputs(plan, input, outputs, computed)? {
-            self.causes.extend(prepared.dead.iter().map(|d| d.cause.to_string()));
+            self.causes
+                .extend(prepared.dead.iter().map(|d| d.cause.to_string()));
             if let (Outgoing::Events(events), true) = (&prepared.outgoing, first) {
                 first = false;
                 let payloads = events.payloads();
@@ -247,7 +271,9 @@ impl Outcome {
             for (row, object) in rows.iter_mut().enumerate() {
                 let event = computed.origin().event(row).unwrap_or(0);
                 let own = computed.events.event(event);
-                if let (Json::Object(object), Json::Object(payload)) = (object, parsed(&own.payload)) {
+                if let (Json::Object(object), Json::Object(payload)) =
+                    (object, parsed(&own.payload))
+                {
                     object.entry("topic").or_insert_with(|| own.topic.into());
                     for (name, value) in payload {
                         object.entry(name).or_insert(value);
@@ -272,17 +298,27 @@ fn objects(rows: &RecordBatch) -> Result<Vec<Json>, Error> {
     for (field, array) in rows.schema_ref().fields().iter().zip(rows.columns()) {
         if !matches!(field.data_type(), DataType::Map(..)) {
             let array = plain(array)?;
-            fields.push(field.as_ref().clone().with_data_type(array.data_type().clone()));
+            fields.push(
+                field
+                    .as_ref()
+                    .clone()
+                    .with_data_type(array.data_type().clone()),
+            );
             arrays.push(array);
         }
     }
     if arrays.is_empty() {
         return Ok(vec![Json::Object(Default::default()); rows.num_rows()]);
     }
-    let structs = StructArray::try_new(Fields::from(fields), arrays, None)
-        .map_err(|e| Error::new(Class::Permanent, "flow.misfit").with("column", "").caused_by(e))?;
+    let structs = StructArray::try_new(Fields::from(fields), arrays, None).map_err(|e| {
+        Error::new(Class::Permanent, "flow.misfit")
+            .with("column", "")
+            .caused_by(e)
+    })?;
     let encoded = encode_json(&structs);
-    Ok((0..encoded.len()).map(|row| parsed(encoded.value(row))).collect())
+    Ok((0..encoded.len())
+        .map(|row| parsed(encoded.value(row)))
+        .collect())
 }
 
 fn compare(test: &TestSpec, out: &Outcome) -> Vec<Difference> {
@@ -306,14 +342,22 @@ fn compare(test: &TestSpec, out: &Outcome) -> Vec<Difference> {
         }
     }
     for (i, actual) in actual.iter().enumerate().skip(test.expect.len()) {
-        differences.push(Difference::Unexpected { row: i + 1, actual: actual.clone() });
+        differences.push(Difference::Unexpected {
+            row: i + 1,
+            actual: actual.clone(),
+        });
     }
     let expected = test.dead.unwrap_or(0);
     if out.causes.len() != expected {
         differences.push(Difference::Dead {
             expected,
             actual: out.causes.len(),
-            causes: out.causes.iter().take(TEST_DIFFERENCES_MAX).cloned().collect(),
+            causes: out
+                .causes
+                .iter()
+                .take(TEST_DIFFERENCES_MAX)
+                .cloned()
+                .collect(),
         });
     }
     differences.truncate(TEST_DIFFERENCES_MAX);
@@ -343,9 +387,9 @@ fn same(wanted: &Json, got: &Json) -> bool {
         (Json::Array(a), Json::Array(b)) => {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
         }
-        (Json::Object(a), Json::Object(b)) => {
-            a.iter().all(|(name, a)| same(a, b.get(name).unwrap_or(&Json::Null)))
-        }
+        (Json::Object(a), Json::Object(b)) => a
+            .iter()
+            .all(|(name, a)| same(a, b.get(name).unwrap_or(&Json::Null))),
         (a, b) => a == b,
     }
 }
@@ -353,12 +397,20 @@ fn same(wanted: &Json, got: &Json) -> bool {
 /// Which input an event is for, and its topic.
 fn place(plan: &Plan, world: &World, given: &Given) -> Result<(usize, String), Error> {
     let patterns = |stream: &str| -> Vec<Filter> {
-        world.streams.get(stream).map(|s| s.topics.clone()).unwrap_or_default()
+        world
+            .streams
+            .get(stream)
+            .map(|s| s.topics.clone())
+            .unwrap_or_default()
     };
     let topic = match &given.topic {
         Some(topic) => topic.clone(),
         None => {
-            let first = plan.inputs.first().map(|i| patterns(&i.stream)).unwrap_or_default();
+            let first = plan
+                .inputs
+                .first()
+                .map(|i| patterns(&i.stream))
+                .unwrap_or_default();
             match first.first() {
                 Some(pattern) => pattern.as_str().replace(['+', '#'], "x"),
                 None => "test/x/x".to_owned(),

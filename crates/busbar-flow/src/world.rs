@@ -35,12 +35,18 @@ impl World {
         for (name, stream) in &project.streams {
             match declared(&stream.spec) {
                 Ok(input) => {
-                    let info = StreamInfo { input, topics: stream.spec.topics.clone() };
+                    let info = StreamInfo {
+                        input,
+                        topics: stream.spec.topics.clone(),
+                    };
                     world.streams.insert(name.clone(), info);
                 }
                 Err(error) => {
                     bad.push(stream.source.diagnostic(&["schema".into()], None, error));
-                    let info = StreamInfo { input: None, topics: stream.spec.topics.clone() };
+                    let info = StreamInfo {
+                        input: None,
+                        topics: stream.spec.topics.clone(),
+                    };
                     world.streams.insert(name.clone(), info);
                 }
             }
@@ -83,12 +89,19 @@ impl World {
         let mut world = World::default();
         let names = project.streams.keys().map(String::as_str);
         for name in names.chain([INBOX]) {
-            let Some(stream) = bus.stream(name) else { continue };
+            let Some(stream) = bus.stream(name) else {
+                continue;
+            };
             let spec = stream.spec();
             let columns = stream.schema()?;
-            let input = (columns.is_some() || spec.format == FormatSpec::Raw)
-                .then(|| Input { format: spec.format.clone(), columns });
-            let info = StreamInfo { input, topics: spec.topics.clone() };
+            let input = (columns.is_some() || spec.format == FormatSpec::Raw).then(|| Input {
+                format: spec.format.clone(),
+                columns,
+            });
+            let info = StreamInfo {
+                input,
+                topics: spec.topics.clone(),
+            };
             world.streams.insert(name.to_owned(), info);
         }
         for name in project.tables.keys() {
@@ -111,24 +124,36 @@ impl World {
                     continue;
                 }
             };
-            self.connections.insert(name.clone(), (connection.spec.clone(), roles.sink));
+            self.connections
+                .insert(name.clone(), (connection.spec.clone(), roles.sink));
         }
         bad
     }
 }
 
 fn declared(spec: &StreamSpec) -> Result<Option<Input>, Error> {
-    let columns = spec.schema.as_ref().map(|schema| schema.schema()).transpose()?;
+    let columns = spec
+        .schema
+        .as_ref()
+        .map(|schema| schema.schema())
+        .transpose()?;
     if columns.is_some() && spec.format == FormatSpec::Raw {
         return Err(Error::new(Class::Configuration, "flow.schema-raw"));
     }
-    Ok((columns.is_some() || spec.format == FormatSpec::Raw)
-        .then(|| Input { format: spec.format.clone(), columns }))
+    Ok(
+        (columns.is_some() || spec.format == FormatSpec::Raw).then(|| Input {
+            format: spec.format.clone(),
+            columns,
+        }),
+    )
 }
 
 fn inbox() -> StreamInfo {
     StreamInfo {
-        input: Some(Input { format: FormatSpec::Raw, columns: None }),
+        input: Some(Input {
+            format: FormatSpec::Raw,
+            columns: None,
+        }),
         topics: Vec::new(),
     }
 }

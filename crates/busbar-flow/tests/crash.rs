@@ -12,9 +12,18 @@ use busbar_log::sim::Random;
 use common::{World, batch, ids};
 
 const FILES: [(&str, &str); 5] = [
-    ("streams/in.yaml", "topics: in/#\nformat: json\npartitions: 2\nschema: { id: int, v: int, site: text }\n"),
-    ("streams/out.yaml", "topics: out/#\nformat: json\nschema: { id: int, w: int }\n"),
-    ("streams/alarm.yaml", "topics: alarm/#\nformat: json\npartitions: 3\nkey: '${client}'\n"),
+    (
+        "streams/in.yaml",
+        "topics: in/#\nformat: json\npartitions: 2\nschema: { id: int, v: int, site: text }\n",
+    ),
+    (
+        "streams/out.yaml",
+        "topics: out/#\nformat: json\nschema: { id: int, w: int }\n",
+    ),
+    (
+        "streams/alarm.yaml",
+        "topics: alarm/#\nformat: json\npartitions: 3\nkey: '${client}'\n",
+    ),
     ("tables/all.yaml", "relational: {}\n"),
     (
         "flows/f.yaml",
@@ -53,7 +62,10 @@ fn history(seed: u64) {
             let topic = format!("in/c{}/x", random.below(4));
             // The position makes a repetition after a crash harmless, as a source's does.
             let producer = Some(("test".into(), to as u64));
-            match world.tokio.block_on(world.bus.append(batch(&topic, &events), producer)) {
+            match world
+                .tokio
+                .block_on(world.bus.append(batch(&topic, &events), producer))
+            {
                 Ok(_) => next = to,
                 Err(_) => break,
             }
@@ -64,7 +76,11 @@ fn history(seed: u64) {
             // What was appended without an answer is known by its position.
             let known = world.bus.stream("in").map_or(0, |stream| {
                 let partitions = stream.partitions();
-                partitions.iter().filter_map(|p| p.producer_position("test")).max().unwrap_or(0)
+                partitions
+                    .iter()
+                    .filter_map(|p| p.producer_position("test"))
+                    .max()
+                    .unwrap_or(0)
             });
             next = next.max(known as i64);
             world.apply(&FILES);
@@ -80,14 +96,24 @@ fn history(seed: u64) {
         }
         for id in came.iter().filter(|id| wanted(v(**id))) {
             let count = counts.remove(id).unwrap_or(0);
-            assert_eq!(count, 1, "seed {seed}, {crashes} crashes: {what} has {id} {count} times");
+            assert_eq!(
+                count, 1,
+                "seed {seed}, {crashes} crashes: {what} has {id} {count} times"
+            );
         }
-        assert!(counts.is_empty(), "seed {seed}: {what} has more: {counts:?}");
+        assert!(
+            counts.is_empty(),
+            "seed {seed}: {what} has more: {counts:?}"
+        );
     };
     once("out", ids(&world.contents("out")), &|v| v > 0);
     once("alarm", ids(&world.contents("alarm")), &|v| v > 0);
     once("all", world.table_ints("all", "id"), &|v| v > 0);
-    once("dead letters", ids(&world.contents(busbar_flow::DEAD_LETTERS)), &|v| v == 0);
+    once(
+        "dead letters",
+        ids(&world.contents(busbar_flow::DEAD_LETTERS)),
+        &|v| v == 0,
+    );
 }
 
 #[test]

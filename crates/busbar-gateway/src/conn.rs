@@ -128,6 +128,9 @@ pub enum AckState<T> {
     Ticket(T),
     /// A held QoS 2 publish: its sequence number.
     Held(u64),
+    /// A QoS 2 publish that comes again while the first one is still on its way to the disk: its
+    /// packet identifier.
+    Doubt(u16),
     /// Nothing.
     Done(Reason),
 }
@@ -397,7 +400,7 @@ impl<T> Conn<T> {
         if let Some(last) = self.acks.back_mut()
             && last.kind == kind
             && last.state == state
-            && !matches!(state, AckState::Held(_))
+            && !matches!(state, AckState::Held(_) | AckState::Doubt(_))
             && u32::from(last.first) + last.count == u32::from(id)
         {
             last.count += 1;

@@ -3,6 +3,9 @@
 //! Whichever core looks first reads what was committed and deals the rows round robin to members
 //! with room; the others find theirs in their queues. A row is outstanding until it was written
 //! (QoS 0) or acknowledged; rows of members that leave are dealt again.
+//!
+//! Cursors and outstanding rows are journalled lazily. After a proper restart each row is still
+//! delivered once; after a crash some come twice, whatever their QoS, and none is lost.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -16,7 +19,7 @@ use crate::conn::ConnId;
 use crate::limits::{CATCH_UP_READ_BYTES, GROUP_QUEUE_ROWS_MAX};
 use crate::registry::Shared;
 use crate::spine::{PartitionInfo, Spine};
-use crate::state::{Positions, Session, read_positions};
+use crate::state::{Fields, Positions, Session, Source, put_bytes, put_count, put_positions};
 
 /// A shared subscription.
 pub struct Group {
@@ -34,6 +37,10 @@ pub struct Group {
     topology: Option<u64>,
     partitions: Vec<PartitionInfo>,
     start: Positions,
+    /// Rows that were dealt before a restart and not done.
+    pending: Vec<(Arc<str>, u64)>,
+    /// Of those, and of what lies behind the cursors, the rows that sessions hold in flight.
+    taken: BTreeSet<(Arc<str>, u64)>,
     reading: bool,
 }
 
@@ -81,8 +88,52 @@ impl Group {
             topology: None,
             partitions: Vec::new(),
             start,
+            pending: Vec::new(),
+            taken: BTreeSet::new(),
             reading: false,
         }
+    }
+
+    /// A group from its record; `None` when it is not one.
+    pub fn decode(text: Arc<str>, filter: Filter, record: &[u8]) -> Option<Group> {
+        let mut r = Fields::new(record);
+        let start = r.positions()?;
+        let mut group = Group::new(text, filter, start);
+        for _ in 0..r.u32()? {
+            let name = r.text()?.into();
+            group.pending.push((name, r.u64()?));
+        }
+        Some(group)
+    }
+
+    /// What is to be known after a restart: the cursors, and the rows that are not done.
+    pub fn encode(&self) -> Vec<u8> {
+        let name = |number: u32| self.partitions.iter().find(|p| p.number == number);
+        let mut cursors = self.start.clone();
+        for (number, at) in &self.cursors {
+            if let Some(info) = name(*number) {
+                cursors.insert(Arc::clone(&info.name), *at);
+            }
+        }
+        let mut rows: Vec<(Arc<str>, u64)> = self.pending.clone();
+        for (number, offset) in &self.outstanding {
+            if let Some(info) = name(*number) {
+                rows.push((Arc::clone(&info.name), *offset));
+            }
+        }
+        let mut record = Vec::new();
+        put_positions(&mut record, &cursors);
+        put_count(&mut record, rows.len());
+        for (name, offset) in rows {
+            put_bytes(&mut record, name.as_bytes());
+            record.extend_from_slice(&offset.to_be_bytes());
+        }
+        record
+    }
+
+    /// A session that was read from disk holds this row in flight.
+    pub fn take(&mut self, partition: &Arc<str>, offset: u64) {
+        self.taken.insert((Arc::clone(partition), offset));
     }
 
     /// A member connects.
@@ -166,23 +217,6 @@ impl Group {
         }
     }
 
-    /// Where to go on after a restart: before the oldest row that is not done.
-    pub fn low_water(&self) -> Positions {
-        let mut all = self.start.clone();
-        for (number, at) in &self.cursors {
-            let Some(info) = self.partitions.iter().find(|p| p.number == *number) else {
-                continue;
-            };
-            let oldest = self
-                .outstanding
-                .range((*number, 0)..(*number, u64::MAX))
-                .next();
-            let at = oldest.map_or(*at, |(_, offset)| (*offset).min(*at));
-            all.insert(Arc::clone(&info.name), at);
-        }
-        all
-    }
-
     /// What a read from disk brought.
     pub fn thawed<S: Spine>(
         &mut self,
@@ -252,6 +286,22 @@ impl Group {
                 let at = self.start.get(&info.name).copied().unwrap_or(0);
                 self.cursors.push((info.number, at));
             }
+            let (number, again) = (info.number, &mut self.again);
+            let (taken, outstanding) = (&mut self.taken, &mut self.outstanding);
+            self.pending.retain(|(name, offset)| {
+                if *name != info.name {
+                    return true;
+                }
+                outstanding.insert((number, *offset));
+                if !taken.remove(&(Arc::clone(name), *offset)) {
+                    again.push_back(Dealt {
+                        partition: number,
+                        offset: *offset,
+                        row: None,
+                    });
+                }
+                false
+            });
         }
     }
 
@@ -270,6 +320,11 @@ impl Group {
         let Some(mut at) = self.cursors.iter().find(|c| c.0 == partition).map(|c| c.1) else {
             return true;
         };
+        let name = self
+            .partitions
+            .iter()
+            .find(|p| p.number == partition)
+            .map(|p| Arc::clone(&p.name));
         for chunk in chunks {
             let batch = &chunk.batch;
             let topics = batch.topic_values();
@@ -280,6 +335,13 @@ impl Group {
             for row in skip..batch.rows() {
                 let offset = chunk.base + row as u64;
                 if hits[batch.topic_keys()[row] as usize] {
+                    if let Some(name) = &name
+                        && !self.taken.is_empty()
+                        && self.taken.remove(&(Arc::clone(name), offset))
+                    {
+                        self.outstanding.insert((partition, offset));
+                        continue;
+                    }
                     let dealt = Dealt {
                         partition,
                         offset,
@@ -329,11 +391,22 @@ pub fn restore_groups(
 ) {
     for (_, sub) in session.live_subs().filter(|(_, s)| s.share.is_some()) {
         let group = shared.group(&sub.text, || {
-            let start = record(&sub.text)
-                .and_then(|r| read_positions(&r))
-                .unwrap_or_else(|| sub.since.clone());
-            Group::new(Arc::clone(&sub.text), sub.filter.clone(), start)
+            record(&sub.text)
+                .and_then(|r| Group::decode(Arc::clone(&sub.text), sub.filter.clone(), &r))
+                .unwrap_or_else(|| {
+                    Group::new(Arc::clone(&sub.text), sub.filter.clone(), sub.since.clone())
+                })
         });
-        group.lock().sessions += 1;
+        let mut group = group.lock();
+        group.sessions += 1;
+        for flight in session
+            .in_flight
+            .values()
+            .filter(|f| f.group.as_ref() == Some(&sub.text))
+        {
+            if let Source::Log(partition, offset) = &flight.source {
+                group.take(partition, *offset);
+            }
+        }
     }
 }

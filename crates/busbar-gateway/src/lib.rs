@@ -21,6 +21,7 @@ pub mod limits;
 pub mod message;
 pub mod registry;
 mod shell;
+pub mod sim;
 pub mod spine;
 pub mod state;
 mod stats;

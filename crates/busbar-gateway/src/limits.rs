@@ -50,6 +50,8 @@ pub const STOP_WAIT: Duration = Duration::from_secs(2);
 pub const LISTEN_BACKLOG: i32 = 1024;
 /// How often changed sessions with QoS 1 low-water marks are journalled, in microseconds.
 pub const LAZY_JOURNAL_US: i64 = 500_000;
+/// Failed QoS 2 publishes of lost connections that are remembered until their clients send again.
+pub const LOST_NOTES_MAX: usize = 65_536;
 /// Bytes of a client identifier.
 pub const CLIENT_ID_BYTES_MAX: usize = 1024;
 /// Bytes of a reason string.

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::conn::ConnId;
 use crate::group::Group;
-use crate::limits::Limits;
+use crate::limits::{LOST_NOTES_MAX, Limits};
 use crate::state::Session;
 
 /// What the cores share. Each lock is held for a look-up or a move, never while waiting; no two of
@@ -23,6 +23,8 @@ pub struct Shared {
     pub counters: Counters,
     clients: Mutex<HashMap<Arc<str>, Whereabouts, RandomState>>,
     groups: Mutex<HashMap<Arc<str>, Arc<Mutex<Group>>, RandomState>>,
+    /// QoS 2 publishes that failed after their connection was lost: client and sequence number.
+    lost: Mutex<Vec<(Arc<str>, u64)>>,
     connections: AtomicUsize,
     rate: Mutex<(Micros, u32)>,
     stopping: AtomicBool,
@@ -82,6 +84,7 @@ impl Shared {
             counters: Counters::default(),
             clients: Mutex::default(),
             groups: Mutex::default(),
+            lost: Mutex::default(),
             connections: AtomicUsize::new(0),
             rate: Mutex::new((0, 0)),
             stopping: AtomicBool::new(false),
@@ -98,6 +101,27 @@ impl Shared {
         }
         self.counters.connections.fetch_add(1, Ordering::Relaxed);
         true
+    }
+
+    /// Notes that a QoS 2 publish failed after its connection was lost.
+    pub fn note_lost(&self, client: &Arc<str>, seq: u64) {
+        let mut lost = self.lost.lock();
+        if lost.len() >= LOST_NOTES_MAX {
+            lost.remove(0);
+        }
+        lost.push((Arc::clone(client), seq));
+    }
+
+    /// Whether that was noted; it is forgotten then.
+    pub fn was_lost(&self, client: &str, seq: u64) -> bool {
+        let mut lost = self.lost.lock();
+        match lost.iter().position(|(c, s)| **c == *client && *s == seq) {
+            Some(at) => {
+                lost.swap_remove(at);
+                true
+            }
+            None => false,
+        }
     }
 
     /// Counts a connection that is gone.

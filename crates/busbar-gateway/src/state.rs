@@ -75,9 +75,19 @@ pub struct Received {
     pub seq: u64,
     /// The partition it went to.
     pub partition: Arc<str>,
-    /// Known to be committed, or on its way on this very connection. A record read from disk, or
-    /// taken over with its connection cut, has to ask the log.
-    pub sure: bool,
+    /// Whether it is stored.
+    pub stored: Stored,
+}
+
+/// What is known of a QoS 2 publish whose packet identifier is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// It is stored, or on its way on this very connection.
+    Yes,
+    /// It was on its way when its connection was lost: the log will know, or its core that it failed.
+    OnItsWay,
+    /// Read from disk: the log knows.
+    AskLog,
 }
 
 /// A session.
@@ -301,7 +311,7 @@ impl Session {
                 Received {
                     seq,
                     partition,
-                    sure: false,
+                    stored: Stored::AskLog,
                 },
             );
         }
@@ -330,11 +340,13 @@ pub fn split_share(text: &str) -> Result<(Option<Arc<str>>, Filter), Reason> {
     }
 }
 
-fn put_count(w: &mut Vec<u8>, n: usize) {
+/// Appends a count.
+pub(crate) fn put_count(w: &mut Vec<u8>, n: usize) {
     w.extend_from_slice(&(n as u32).to_be_bytes());
 }
 
-fn put_bytes(w: &mut Vec<u8>, bytes: &[u8]) {
+/// Appends bytes behind their length.
+pub(crate) fn put_bytes(w: &mut Vec<u8>, bytes: &[u8]) {
     put_count(w, bytes.len());
     w.extend_from_slice(bytes);
 }
@@ -346,11 +358,6 @@ pub fn put_positions(w: &mut Vec<u8>, positions: &Positions) {
         put_bytes(w, name.as_bytes());
         w.extend_from_slice(&at.to_be_bytes());
     }
-}
-
-/// Reads what [`put_positions`] wrote.
-pub fn read_positions(record: &[u8]) -> Option<Positions> {
-    Fields(record).positions()
 }
 
 fn encode_will(w: &mut Vec<u8>, will: Option<&Will>) {
@@ -415,9 +422,13 @@ fn decode_will(r: &mut Fields<'_>) -> Option<Option<Will>> {
 }
 
 /// Reads the fields of a record; `None` at its end.
-struct Fields<'a>(&'a [u8]);
+pub(crate) struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
+    pub(crate) fn new(record: &'a [u8]) -> Fields<'a> {
+        Fields(record)
+    }
+
     fn take(&mut self, n: usize) -> Option<&'a [u8]> {
         let (head, tail) = self.0.split_at_checked(n)?;
         self.0 = tail;
@@ -432,11 +443,11 @@ impl<'a> Fields<'a> {
         Some(u16::from_be_bytes(self.take(2)?.try_into().ok()?))
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(crate) fn u32(&mut self) -> Option<u32> {
         Some(u32::from_be_bytes(self.take(4)?.try_into().ok()?))
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub(crate) fn u64(&mut self) -> Option<u64> {
         Some(u64::from_be_bytes(self.take(8)?.try_into().ok()?))
     }
 
@@ -445,7 +456,7 @@ impl<'a> Fields<'a> {
         self.take(n)
     }
 
-    fn text(&mut self) -> Option<&'a str> {
+    pub(crate) fn text(&mut self) -> Option<&'a str> {
         std::str::from_utf8(self.bytes()?).ok()
     }
 
@@ -455,7 +466,7 @@ impl<'a> Fields<'a> {
         Some(there.then_some(bytes))
     }
 
-    fn positions(&mut self) -> Option<Positions> {
+    pub(crate) fn positions(&mut self) -> Option<Positions> {
         let mut all = HashMap::default();
         for _ in 0..self.u32()? {
             let name = self.text()?.into();
@@ -505,7 +516,7 @@ mod tests {
             Received {
                 seq: 8,
                 partition: "inbox/0".into(),
-                sure: true,
+                stored: Stored::Yes,
             },
         );
         s.will = Some(Will {

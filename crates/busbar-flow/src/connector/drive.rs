@@ -52,7 +52,10 @@ impl SourceDriver {
         project_dir: Arc<Path>,
     ) -> SourceDriver {
         let (stop, stopped) = watch::channel(false);
-        let status = Arc::new(Mutex::new(SourceStatus { state: "starting", ..Default::default() }));
+        let status = Arc::new(Mutex::new(SourceStatus {
+            state: "starting",
+            ..Default::default()
+        }));
         let driving = Driving {
             name: name.into(),
             spec,
@@ -64,7 +67,11 @@ impl SourceDriver {
             status: Arc::clone(&status),
         };
         let task = tokio::spawn(driving.run());
-        SourceDriver { stop, task: Some(task), status }
+        SourceDriver {
+            stop,
+            task: Some(task),
+            status,
+        }
     }
 
     /// How it is.
@@ -76,7 +83,9 @@ impl SourceDriver {
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
         if let Some(mut task) = self.task.take()
-            && tokio::time::timeout(DRAIN_TIMEOUT, &mut task).await.is_err()
+            && tokio::time::timeout(DRAIN_TIMEOUT, &mut task)
+                .await
+                .is_err()
         {
             // What was appended is known by its position when the source runs again.
             task.abort();
@@ -232,8 +241,12 @@ impl Driving {
     /// Notes how far a part is committed. Not waited for: what is appended after it is recognised.
     fn keep(&self, part: &str, position: u64) {
         let value = Bytes::copy_from_slice(&position.to_be_bytes());
-        self.store.apply(vec![Change::Put(self.key(part).into(), value)], None);
-        self.status.lock().positions.insert(part.to_owned(), position);
+        self.store
+            .apply(vec![Change::Put(self.key(part).into(), value)], None);
+        self.status
+            .lock()
+            .positions
+            .insert(part.to_owned(), position);
     }
 
     fn key(&self, part: &str) -> Vec<u8> {
@@ -246,7 +259,9 @@ impl Driving {
         let mut after: Option<Bytes> = None;
         loop {
             let page = self.store.scan(&prefix, after.as_deref(), BATCH_ROWS_MAX);
-            let Some((last, _)) = page.last() else { return Resume(parts) };
+            let Some((last, _)) = page.last() else {
+                return Resume(parts);
+            };
             after = Some(last.clone());
             for (key, value) in &page {
                 let part = String::from_utf8_lossy(&key[prefix.len()..]).into_owned();

@@ -219,7 +219,9 @@ pub struct Connectors {
 impl Connectors {
     /// A registry of these.
     pub fn new(connectors: impl IntoIterator<Item = Arc<dyn Connector>>) -> Connectors {
-        Connectors { kinds: connectors.into_iter().map(|c| (c.kind(), c)).collect() }
+        Connectors {
+            kinds: connectors.into_iter().map(|c| (c.kind(), c)).collect(),
+        }
     }
 
     /// The connector of a kind.
@@ -240,12 +242,10 @@ impl Connectors {
         match self.get(&spec.kind) {
             Some(connector) => connector.check(spec),
             None => {
-                let error = Error::new(
-                    busbar_event::Class::Configuration,
-                    "flow.unknown-connector",
-                )
-                .with("kind", &spec.kind)
-                .with("known", self.kinds().collect::<Vec<_>>().join(", "));
+                let error =
+                    Error::new(busbar_event::Class::Configuration, "flow.unknown-connector")
+                        .with("kind", &spec.kind)
+                        .with("known", self.kinds().collect::<Vec<_>>().join(", "));
                 let help = busbar_catalog::suggest(&spec.kind, self.kinds());
                 Err(spec.diagnostic_at_kind(error).with_help(help))
             }

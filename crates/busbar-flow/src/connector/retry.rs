@@ -20,7 +20,11 @@ pub struct Backoff {
 impl Backoff {
     /// A back-off whose chance comes from `seed`.
     pub fn new(seed: u64) -> Backoff {
-        Backoff { next: BACKOFF_FIRST, tries: 0, seed: seed | 1 }
+        Backoff {
+            next: BACKOFF_FIRST,
+            tries: 0,
+            seed: seed | 1,
+        }
     }
 
     /// How often it has been asked since it was reset.
@@ -76,7 +80,7 @@ where
     let mut outcome = Outcome::default();
     // Ranges still to write, the next one last.
     let rows = delivery.events.rows();
-    let mut open = vec![0..rows];
+    let mut open: Vec<_> = std::iter::once(0..rows).collect();
     while let Some(range) = open.pop() {
         if range.is_empty() {
             continue;

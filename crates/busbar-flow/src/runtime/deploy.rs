@@ -51,7 +51,11 @@ impl Runtime {
             tasks: Mutex::default(),
         };
         let kept = self.inner.checkpoints.flow(name)?;
-        let plan = if parsed.spec.enabled { self.plan(project, name, parsed).await? } else { None };
+        let plan = if parsed.spec.enabled {
+            self.plan(project, name, parsed).await?
+        } else {
+            None
+        };
         let idle = match (&plan, parsed.spec.enabled, kept.paused) {
             (_, false, _) => Some(FlowState::Disabled),
             (None, ..) => Some(FlowState::Waiting),
@@ -67,8 +71,12 @@ impl Runtime {
             return Ok(());
         };
         // The new version: everything open, and its first batch computed, before the old one stops.
-        let replaces = old.as_ref().is_some_and(|o| o.state() == FlowState::Running);
-        let ready = self.ready(project, &plan, kept.generation, replaces).await?;
+        let replaces = old
+            .as_ref()
+            .is_some_and(|o| o.state() == FlowState::Running);
+        let ready = self
+            .ready(project, &plan, kept.generation, replaces)
+            .await?;
         let ready = self.trial(&plan, ready, old.as_ref()).await?;
         let ended = match &old {
             Some(old) => self.halt(old).await,
@@ -77,7 +85,13 @@ impl Runtime {
         let mut marks = Vec::with_capacity(ready.len());
         for task in &ready {
             let position = self.position(&plan, &task.key, &task.partition, &ended)?;
-            marks.push((task.key.clone(), Mark { generation: kept.generation, position }));
+            marks.push((
+                task.key.clone(),
+                Mark {
+                    generation: kept.generation,
+                    position,
+                },
+            ));
         }
         self.keep(name, &marks, |_| {}).await?;
         let shared = Arc::new(FlowShared {
@@ -105,7 +119,12 @@ impl Runtime {
             };
             let task = tokio::spawn(task.run());
             let generation = mark.generation;
-            flow.tasks.lock().push(Running { key, generation, stop, task });
+            flow.tasks.lock().push(Running {
+                key,
+                generation,
+                stop,
+                task,
+            });
         }
         self.put(flow);
         Ok(())
@@ -134,8 +153,12 @@ impl Runtime {
             match compile(&name, &parsed.spec, &parsed.source, &world) {
                 Ok(plan) => {
                     for output in 0..plan.outputs.len() {
-                        let Target::Table(table) = &plan.outputs[output].target else { continue };
-                        let Some(table) = tables.table(table) else { continue };
+                        let Target::Table(table) = &plan.outputs[output].target else {
+                            continue;
+                        };
+                        let Some(table) = tables.table(table) else {
+                            continue;
+                        };
                         for input in &plan.inputs {
                             let columns = &input.shapes[output].columns;
                             table.evolve(&table_schema(&input.schema, columns))?;
@@ -180,7 +203,8 @@ impl Runtime {
                     let mut writers = Vec::with_capacity(lane.outputs.len());
                     for output in &lane.outputs {
                         writers.push(
-                            self.writer(project, plan, i, *output, &prefix, strict).await?,
+                            self.writer(project, plan, i, *output, &prefix, strict)
+                                .await?,
                         );
                     }
                     let dead_writer = self.dead_writer(&format!("{prefix}:dead:{}", lane.id));
@@ -222,12 +246,17 @@ impl Runtime {
         Ok(match &plan.outputs[output].target {
             Target::Topic => Writer::topic(bus, producer),
             Target::Stream(name) => {
-                let stream = bus.stream(name).ok_or_else(|| gone("catalog.unknown-stream", name))?;
+                let stream = bus
+                    .stream(name)
+                    .ok_or_else(|| gone("catalog.unknown-stream", name))?;
                 Writer::stream(bus, stream, producer)
             }
             Target::Table(name) => {
                 let table = options.tables.table(name);
-                Writer::table(table.ok_or_else(|| gone("catalog.unknown-table", name))?, producer)
+                Writer::table(
+                    table.ok_or_else(|| gone("catalog.unknown-table", name))?,
+                    producer,
+                )
             }
             Target::Connection(name) => {
                 let unknown = || gone("catalog.unknown-connection", name);
@@ -256,7 +285,9 @@ impl Runtime {
                 };
                 match failed {
                     // The other side may be down just now; the task goes on trying.
-                    Some(error) if strict || error.class() != Class::Transient => return Err(error),
+                    Some(error) if strict || error.class() != Class::Transient => {
+                        return Err(error);
+                    }
                     _ => {}
                 }
                 Writer::sink(sink, producer)
@@ -279,8 +310,12 @@ impl Runtime {
         blocking(move || {
             let mut ready = ready;
             for task in &mut ready {
-                let at = known.get(&task.key).copied().unwrap_or_else(|| task.partition.start());
-                let mut cursor = Cursor::new(Arc::clone(&task.partition), at.min(task.partition.end()));
+                let at = known
+                    .get(&task.key)
+                    .copied()
+                    .unwrap_or_else(|| task.partition.start());
+                let mut cursor =
+                    Cursor::new(Arc::clone(&task.partition), at.min(task.partition.end()));
                 // At the end there is nothing to try; what has just gone by will do.
                 if cursor.lag() == 0 {
                     let back = at.saturating_sub(TRIAL_ROWS_MAX as u64);
@@ -322,9 +357,7 @@ impl Runtime {
         }
         let beside = ended
             .iter()
-            .filter(|(known, _)| {
-                known.stream == key.stream && known.partition == key.partition
-            })
+            .filter(|(known, _)| known.stream == key.stream && known.partition == key.partition)
             .map(|(_, mark)| mark.position)
             .min();
         let lanes = checkpoints.lanes(&plan.name, &key.stream, key.partition)?;
@@ -343,13 +376,18 @@ impl Runtime {
             let names: Vec<String> = sources
                 .iter()
                 .filter(|(name, connected)| {
-                    project.connections.get(*name).is_none_or(|c| {
-                        canonical(Kind::Connection, &c.spec) != connected.meaning
-                    })
+                    project
+                        .connections
+                        .get(*name)
+                        .is_none_or(|c| canonical(Kind::Connection, &c.spec) != connected.meaning)
                 })
                 .map(|(name, _)| name.clone())
                 .collect();
-            names.iter().filter_map(|n| sources.remove(n)).filter_map(|c| c.driver).collect()
+            names
+                .iter()
+                .filter_map(|n| sources.remove(n))
+                .filter_map(|c| c.driver)
+                .collect()
         };
         for driver in gone {
             driver.stop().await;
@@ -366,9 +404,10 @@ impl Runtime {
                 continue;
             }
             let spec = &connection.spec;
-            let (Ok(roles), Some(connector)) =
-                (options.connectors.check(spec), options.connectors.get(&spec.kind))
-            else {
+            let (Ok(roles), Some(connector)) = (
+                options.connectors.check(spec),
+                options.connectors.get(&spec.kind),
+            ) else {
                 continue;
             };
             let driver = (roles.source && spec.enabled).then(|| {

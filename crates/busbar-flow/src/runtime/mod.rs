@@ -126,7 +126,10 @@ impl Runtime {
             return Err(diagnostics);
         }
         let whole = |error: Error| vec![Diagnostic::new("", "", 0..0, error)];
-        let (bus, tables) = (self.inner.options.bus.clone(), Arc::clone(&self.inner.options.tables));
+        let (bus, tables) = (
+            self.inner.options.bus.clone(),
+            Arc::clone(&self.inner.options.tables),
+        );
         let (streams, specs) = (project.stream_specs(), project.table_specs());
         blocking(move || {
             bus.apply_streams(&streams)?;
@@ -139,7 +142,11 @@ impl Runtime {
         self.stop_sources(project).await;
         let gone: Vec<Arc<Flow>> = {
             let flows = self.inner.flows.read();
-            flows.values().filter(|f| !project.flows.contains_key(&f.name)).cloned().collect()
+            flows
+                .values()
+                .filter(|f| !project.flows.contains_key(&f.name))
+                .cloned()
+                .collect()
         };
         for flow in gone {
             let ended = self.halt(&flow).await;
@@ -151,13 +158,18 @@ impl Runtime {
             let old = self.inner.flows.read().get(name).cloned();
             let meaning = meaning(project, parsed);
             let runs = |f: &Arc<Flow>| {
-                f.meaning == meaning && f.state() != FlowState::Stopped && f.state() != FlowState::Waiting
+                f.meaning == meaning
+                    && f.state() != FlowState::Stopped
+                    && f.state() != FlowState::Waiting
             };
             if old.as_ref().is_some_and(runs) {
                 applied.unchanged.push(name.clone());
                 continue;
             }
-            match self.deploy(project, name, parsed, version, old, meaning).await {
+            match self
+                .deploy(project, name, parsed, version, old, meaning)
+                .await
+            {
                 Ok(()) => applied.deployed.push(name.clone()),
                 Err(error) => {
                     tracing::warn!(flow = %name, %error, "the flow's new version does not start");
@@ -207,8 +219,12 @@ impl Runtime {
         let mut ended = self.halt(&flow).await;
         for (key, mark) in &mut ended {
             let stream = self.inner.options.bus.stream(&key.stream);
-            let partition = stream
-                .and_then(|s| s.partitions().iter().find(|p| p.number() == key.partition).cloned());
+            let partition = stream.and_then(|s| {
+                s.partitions()
+                    .iter()
+                    .find(|p| p.number() == key.partition)
+                    .cloned()
+            });
             let Some(partition) = partition else { continue };
             mark.position = match from {
                 ReplayFrom::Earliest => partition.start(),
@@ -260,7 +276,11 @@ impl Runtime {
         let dead = Arc::clone(&self.inner.dead);
         blocking(move || {
             let ids = dead.find(&filter, limit)?;
-            Ok(dead.read(&ids)?.into_iter().map(|letter| letter.shown).collect())
+            Ok(dead
+                .read(&ids)?
+                .into_iter()
+                .map(|letter| letter.shown)
+                .collect())
         })
         .await
     }
@@ -277,7 +297,10 @@ impl Runtime {
     }
 
     fn put(&self, flow: Flow) {
-        self.inner.flows.write().insert(flow.name.clone(), Arc::new(flow));
+        self.inner
+            .flows
+            .write()
+            .insert(flow.name.clone(), Arc::new(flow));
     }
 
     /// Starts a flow that was halted, as it is.
@@ -285,7 +308,8 @@ impl Runtime {
         let parsed = flow.parsed.clone();
         let meaning = flow.meaning.clone();
         let (name, version) = (flow.name.clone(), flow.version);
-        self.deploy(project, &name, &parsed, version, Some(flow), meaning).await
+        self.deploy(project, &name, &parsed, version, Some(flow), meaning)
+            .await
     }
 
     /// Ends a flow's tasks; answers how far they have come.
@@ -309,7 +333,13 @@ impl Runtime {
                 }
             };
             if let Some(position) = position {
-                ended.push((running.key, Mark { generation: running.generation, position }));
+                ended.push((
+                    running.key,
+                    Mark {
+                        generation: running.generation,
+                        position,
+                    },
+                ));
             }
         }
         ended
@@ -327,7 +357,13 @@ impl Runtime {
         let marks: Vec<(TaskKey, Mark)> = ended
             .iter()
             .map(|(key, mark)| {
-                (key.clone(), Mark { generation: kept.generation, position: mark.position })
+                (
+                    key.clone(),
+                    Mark {
+                        generation: kept.generation,
+                        position: mark.position,
+                    },
+                )
             })
             .collect();
         let (checkpoints, name) = (self.inner.checkpoints.clone(), name.to_owned());
@@ -389,7 +425,10 @@ fn meaning(project: &Project, parsed: &Parsed<FlowSpec>) -> serde_json::Value {
             OutputTarget::Topic(_) => continue,
             OutputTarget::Table(name) => {
                 let table = project.tables.get(name);
-                (format!("table/{name}"), table.map(|t| canonical(Kind::Table, &t.spec)))
+                (
+                    format!("table/{name}"),
+                    table.map(|t| canonical(Kind::Table, &t.spec)),
+                )
             }
             OutputTarget::Connection(name) => {
                 let connection = project.connections.get(name);

@@ -33,13 +33,19 @@ impl Runtime {
     pub async fn redrive(&self, filter: DeadFilter) -> Result<Redriven, Error> {
         let project = self.inner.project.lock().await;
         let dead = Arc::clone(&self.inner.dead);
-        let filter = DeadFilter { redriven: false, ..filter };
+        let filter = DeadFilter {
+            redriven: false,
+            ..filter
+        };
         let mut ids = blocking(move || dead.find(&filter, DEAD_LETTERS_MAX)).await?;
         ids.sort_unstable();
         if ids.is_empty() {
             return Ok(Redriven::default());
         }
-        let run = Run { run: self.inner.runs.fetch_add(1, Ordering::Relaxed), ids };
+        let run = Run {
+            run: self.inner.runs.fetch_add(1, Ordering::Relaxed),
+            ids,
+        };
         let (dead, noted) = (Arc::clone(&self.inner.dead), run.clone());
         blocking(move || dead.begin(&noted)).await?;
         self.drive(&project, &run).await
@@ -67,7 +73,10 @@ impl Runtime {
         for ids in run.ids.chunks(BATCH_ROWS_MAX) {
             for letter in self.letters(ids.to_vec()).await? {
                 let shown = letter.shown;
-                groups.entry((shown.flow, shown.stream, letter.output)).or_default().push(shown.id);
+                groups
+                    .entry((shown.flow, shown.stream, letter.output))
+                    .or_default()
+                    .push(shown.id);
             }
         }
         for ((flow, stream, output), ids) in groups {
@@ -75,7 +84,9 @@ impl Runtime {
                 Some(parsed) => self.plan(project, &flow, parsed).await?,
                 None => None,
             };
-            let input = plan.as_ref().and_then(|p| p.inputs.iter().position(|i| i.stream == stream));
+            let input = plan
+                .as_ref()
+                .and_then(|p| p.inputs.iter().position(|i| i.stream == stream));
             let (Some(plan), Some(input)) = (plan, input) else {
                 result.orphaned += ids.len() as u64;
                 continue;
@@ -90,7 +101,10 @@ impl Runtime {
             let prefix = format!("redrive:{}:{flow}:{stream}:{output}", run.run);
             let mut writers = Vec::new();
             for o in &only {
-                writers.push(self.writer(project, &plan, input, *o, &prefix, true).await?);
+                writers.push(
+                    self.writer(project, &plan, input, *o, &prefix, true)
+                        .await?,
+                );
             }
             let mut dead_writer = self.dead_writer(&format!("{prefix}:dead"));
             let mut sent = 0;
@@ -98,7 +112,15 @@ impl Runtime {
                 let letters = self.letters(ids.to_vec()).await?;
                 sent += ids.len() as u64;
                 result.died += self
-                    .send(&plan, input, &only, &letters, &mut writers, &mut dead_writer, sent)
+                    .send(
+                        &plan,
+                        input,
+                        &only,
+                        &letters,
+                        &mut writers,
+                        &mut dead_writer,
+                        sent,
+                    )
                     .await?;
                 done.extend_from_slice(ids);
             }
@@ -139,7 +161,11 @@ impl Runtime {
             let refused = tries(writer, &prepared.outgoing, position).await?;
             for (row, cause) in refused {
                 let event = event_of(&prepared.made, row);
-                dead.push(Dead { event, place: Place::Output(*output), cause });
+                dead.push(Dead {
+                    event,
+                    place: Place::Output(*output),
+                    cause,
+                });
             }
         }
         if !dead.is_empty() {

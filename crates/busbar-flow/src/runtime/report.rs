@@ -33,7 +33,10 @@ impl Runtime {
         for flow in self.inner.flows.read().values() {
             for output in &flow.parsed.spec.to {
                 if let OutputTarget::Connection(name) = &output.target {
-                    writers.entry(name.clone()).or_default().push(flow.name.clone());
+                    writers
+                        .entry(name.clone())
+                        .or_default()
+                        .push(flow.name.clone());
                 }
             }
         }
@@ -60,7 +63,10 @@ impl Runtime {
         let spec = &flow.parsed.spec;
         let (from, steps) = (spec.from.len(), spec.steps.len());
         let empty = Tally::new(from + steps + spec.to.len());
-        let reading = flow.shared.as_ref().map_or_else(|| empty.read(), |s| s.tally.read());
+        let reading = flow
+            .shared
+            .as_ref()
+            .map_or_else(|| empty.read(), |s| s.tally.read());
         let tasks = self.tasks(flow);
         let lag_of = |stream: &str, lane: Option<&str>| -> u64 {
             tasks
@@ -88,24 +94,51 @@ impl Runtime {
             });
         };
         for stream in &spec.from {
-            add(format!("from:{stream}"), "stream", "from", stream, lag_of(stream, None), None);
+            add(
+                format!("from:{stream}"),
+                "stream",
+                "from",
+                stream,
+                lag_of(stream, None),
+                None,
+            );
         }
         for (i, step) in spec.steps.iter().enumerate() {
-            add(format!("step:{i}"), step.kind(), "step", step.text().trim(), 0, None);
+            add(
+                format!("step:{i}"),
+                step.kind(),
+                "step",
+                step.text().trim(),
+                0,
+                None,
+            );
         }
         for (i, output) in spec.to.iter().enumerate() {
             let plan = flow.shared.as_ref().map(|s| &s.plan.outputs[i]);
             let sink = plan.is_some_and(|p| matches!(p.target, Target::Connection(_)));
             let lane = plan.map(|p| format!("to-{}", p.id)).filter(|_| sink);
             let lag = match &lane {
-                Some(lane) => {
-                    spec.from.iter().map(|s| lag_of(s, Some(lane.as_str()))).sum()
-                }
+                Some(lane) => spec
+                    .from
+                    .iter()
+                    .map(|s| lag_of(s, Some(lane.as_str())))
+                    .sum(),
                 None => 0,
             };
-            let guarantee = if sink { Guarantee::AtLeastOnce } else { Guarantee::ExactlyOnce };
+            let guarantee = if sink {
+                Guarantee::AtLeastOnce
+            } else {
+                Guarantee::ExactlyOnce
+            };
             let name = output.name();
-            add(format!("to:{i}"), output.kind(), "to", name, lag, Some(guarantee));
+            add(
+                format!("to:{i}"),
+                output.kind(),
+                "to",
+                name,
+                lag,
+                Some(guarantee),
+            );
         }
         let trying = nodes.iter().any(|n| n.tries > 0);
         let (mut state, mut error) = match (&flow.idle, &flow.shared) {
@@ -115,7 +148,10 @@ impl Runtime {
         };
         if state == FlowState::Running && trying {
             state = FlowState::Retrying;
-            error = nodes.iter().find(|n| n.tries > 0).and_then(|n| n.error.clone());
+            error = nodes
+                .iter()
+                .find(|n| n.tries > 0)
+                .and_then(|n| n.error.clone());
         }
         if state == FlowState::Waiting && error.is_none() {
             error = Some(
@@ -135,7 +171,10 @@ impl Runtime {
             error,
             edges: edges(&nodes),
             nodes,
-            conservation: Conservation { counters: reading.flow, difference },
+            conservation: Conservation {
+                counters: reading.flow,
+                difference,
+            },
             lag: spec.from.iter().map(|s| lag_of(s, None)).sum(),
             missed: reading.missed,
             started_micros: flow.started_micros,
@@ -144,14 +183,19 @@ impl Runtime {
     }
 
     fn tasks(&self, flow: &Flow) -> Vec<TaskStatus> {
-        let Some(shared) = &flow.shared else { return Vec::new() };
+        let Some(shared) = &flow.shared else {
+            return Vec::new();
+        };
         let positions = shared.positions.lock().clone();
         positions
             .into_iter()
             .map(|(key, position)| {
                 let stream = self.inner.options.bus.stream(&key.stream);
                 let end = stream.and_then(|s| {
-                    s.partitions().iter().find(|p| p.number() == key.partition).map(|p| p.end())
+                    s.partitions()
+                        .iter()
+                        .find(|p| p.number() == key.partition)
+                        .map(|p| p.end())
                 });
                 TaskStatus {
                     stream: key.stream,
@@ -168,7 +212,10 @@ impl Runtime {
 /// Inputs to the first step, step to step, the last step to every output.
 fn edges(nodes: &[NodeStatus]) -> Vec<Edge> {
     let of = |role: &'static str| nodes.iter().filter(move |n| n.role == role);
-    let edge = |a: &NodeStatus, b: &NodeStatus| Edge { from: a.id.clone(), to: b.id.clone() };
+    let edge = |a: &NodeStatus, b: &NodeStatus| Edge {
+        from: a.id.clone(),
+        to: b.id.clone(),
+    };
     let steps: Vec<&NodeStatus> = of("step").collect();
     let mut edges = Vec::new();
     match (steps.first(), steps.last()) {

@@ -39,7 +39,12 @@ impl World {
     fn open(disk: SimDisk, folder: Arc<tempfile::TempDir>, connectors: Connectors) -> World {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let options = LogOptions::default();
-        let log = Log::open(Arc::new(disk.clone()), Path::new("/data"), options, clock.clone());
+        let log = Log::open(
+            Arc::new(disk.clone()),
+            Path::new("/data"),
+            options,
+            clock.clone(),
+        );
         let bus = Bus::open(log.expect("the log opens"), BusOptions::default());
         let bus = bus.expect("the bus opens");
         let tables = Arc::new(Tables::open(folder.path(), clock).unwrap());
@@ -57,12 +62,28 @@ impl World {
             })
             .expect("the runtime opens")
         });
-        World { disk, folder, tokio, bus, tables, flows, connectors }
+        World {
+            disk,
+            folder,
+            tokio,
+            bus,
+            tables,
+            flows,
+            connectors,
+        }
     }
 
     /// The process is killed, or the power fails, and it starts again.
     pub fn restart(self, power_cut: bool) -> World {
-        let World { disk, folder, tokio, bus, tables, flows, connectors } = self;
+        let World {
+            disk,
+            folder,
+            tokio,
+            bus,
+            tables,
+            flows,
+            connectors,
+        } = self;
         match power_cut {
             true => disk.crash(),
             false => disk.kill(),
@@ -74,7 +95,8 @@ impl World {
 
     /// Applies a project's files; panics with what is wrong.
     pub fn apply(&self, files: &[(&str, &str)]) -> busbar_flow::Applied {
-        self.try_apply(files).unwrap_or_else(|bad| panic!("{bad:?}"))
+        self.try_apply(files)
+            .unwrap_or_else(|bad| panic!("{bad:?}"))
     }
 
     pub fn try_apply(&self, files: &[(&str, &str)]) -> Result<busbar_flow::Applied, Vec<String>> {
@@ -85,7 +107,9 @@ impl World {
 
     /// Appends JSON payloads, as a source that remembers its position.
     pub fn publish(&self, topic: &str, payloads: &[String]) {
-        self.tokio.block_on(self.bus.append(batch(topic, payloads), None)).unwrap();
+        self.tokio
+            .block_on(self.bus.append(batch(topic, payloads), None))
+            .unwrap();
     }
 
     pub fn flow(&self, name: &str) -> FlowStatus {
@@ -100,14 +124,19 @@ impl World {
             if status.lag == 0 && status.conservation.counters.held == 0 {
                 return status;
             }
-            assert!(Instant::now() < until, "the flow does not settle: {status:#?}");
-            std::thread::sleep(Duration::from_millis(5));
+            assert!(
+                Instant::now() < until,
+                "the flow does not settle: {status:#?}"
+            );
+            rest(5);
         }
     }
 
     /// Every event of a stream: topic and payload.
     pub fn contents(&self, stream: &str) -> Vec<(String, serde_json::Value)> {
-        let Some(stream) = self.bus.stream(stream) else { return Vec::new() };
+        let Some(stream) = self.bus.stream(stream) else {
+            return Vec::new();
+        };
         let mut all = Vec::new();
         for partition in stream.partitions().iter() {
             let mut at = partition.start();
@@ -133,7 +162,10 @@ impl World {
         let mut values = Vec::new();
         for batch in table.scan(&Scan::default()).unwrap() {
             let batch = batch.unwrap();
-            let column = batch.column_by_name(column).expect("the column is there").clone();
+            let column = batch
+                .column_by_name(column)
+                .expect("the column is there")
+                .clone();
             let column = column.as_primitive::<arrow::datatypes::Int64Type>();
             values.extend((0..column.len()).map(|row| column.value(row)));
         }
@@ -141,9 +173,20 @@ impl World {
     }
 }
 
+/// Lets so many milliseconds go by.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the test's own thread, not an async worker"
+)]
+pub fn rest(millis: u64) {
+    std::thread::sleep(Duration::from_millis(millis));
+}
+
 pub fn project(files: &[(&str, &str)]) -> Project {
-    let files: BTreeMap<String, String> =
-        files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
+    let files: BTreeMap<String, String> = files
+        .iter()
+        .map(|(path, text)| ((*path).to_owned(), (*text).to_owned()))
+        .collect();
     let (project, bad) = Project::parse(Bundle { files });
     assert!(bad.is_empty(), "{bad:?}");
     project
@@ -158,5 +201,8 @@ pub fn batch(topic: &str, payloads: &[String]) -> Batch {
 }
 
 pub fn ids(contents: &[(String, serde_json::Value)]) -> Vec<i64> {
-    contents.iter().filter_map(|(_, payload)| payload["id"].as_i64()).collect()
+    contents
+        .iter()
+        .filter_map(|(_, payload)| payload["id"].as_i64())
+        .collect()
 }

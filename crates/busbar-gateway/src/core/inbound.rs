@@ -15,7 +15,7 @@ use crate::conn::{AckState, ConnId, Held, OwnedEvent, Phase};
 use crate::limits::PERMISSION_CACHE_TOPICS_MAX;
 use crate::message::{flags, tags_of};
 use crate::spine::Spine;
-use crate::state::Received;
+use crate::state::{Received, Stored};
 
 use super::Core;
 use super::handshake::is_reserved;
@@ -81,7 +81,8 @@ impl<S: Spine> Core<S> {
                 return Err(Refusal::protocol("subscription identifier from a client"));
             }
         }
-        if conn.last_topic.as_bytes() != p.topic || properties.alias.is_some() {
+        let same = conn.last_topic.as_bytes() == p.topic && !p.topic.is_empty();
+        if !same || properties.alias.is_some() {
             let limit = self.shared.limits.topic_alias_maximum;
             self.topic_of(id, p, &properties, limit)?;
         }
@@ -89,16 +90,19 @@ impl<S: Spine> Core<S> {
             return Ok(());
         };
         if p.qos > 0 {
-            let again = p.qos == 2 && self.is_repeated(id, p.packet_id);
-            if again {
+            let state = match p.qos {
+                2 => match self.repeated(id, p.packet_id) {
+                    Repeated::New => None,
+                    Repeated::Stored => Some(AckState::Done(Reason::SUCCESS)),
+                    Repeated::Doubt => Some(AckState::Doubt(p.packet_id)),
+                },
+                _ => None,
+            };
+            if let Some(state) = state {
                 let Some(conn) = self.conn(id) else {
                     return Ok(());
                 };
-                conn.push_ack(
-                    AckState::Done(Reason::SUCCESS),
-                    p.packet_id,
-                    AckKind::Pubrec,
-                );
+                conn.push_ack(state, p.packet_id, AckKind::Pubrec);
                 self.acks_wait(id);
                 return Ok(());
             }
@@ -299,14 +303,8 @@ impl<S: Spine> Core<S> {
         };
         let ticket = self.spine.publish(&event, None)?;
         self.unflushed = true;
-        self.shared
-            .counters
-            .publishes_in
-            .fetch_add(1, Ordering::Relaxed);
-        self.shared
-            .counters
-            .bytes_in
-            .fetch_add(p.payload.len() as u64, Ordering::Relaxed);
+        self.taken_in.0 += 1;
+        self.taken_in.1 += p.payload.len() as u64;
         Ok(ticket)
     }
 
@@ -332,7 +330,7 @@ impl<S: Spine> Core<S> {
                 let received = Received {
                     seq: 0,
                     partition: "".into(),
-                    sure: true,
+                    stored: Stored::Yes,
                 };
                 session.received.insert(p.packet_id, received);
             }
@@ -361,7 +359,7 @@ impl<S: Spine> Core<S> {
             Received {
                 seq,
                 partition,
-                sure: true,
+                stored: Stored::Yes,
             },
         );
         conn.held_bytes += event.bytes();
@@ -402,33 +400,41 @@ impl<S: Spine> Core<S> {
             {
                 run.state = state;
             }
-            self.shared
-                .counters
-                .publishes_in
-                .fetch_add(1, Ordering::Relaxed);
+            self.taken_in.0 += 1;
         }
         self.acks_wait(id);
     }
 
-    fn is_repeated(&mut self, id: ConnId, packet_id: u16) -> bool {
+    /// Whether a QoS 2 publish with this identifier came before.
+    fn repeated(&mut self, id: ConnId, packet_id: u16) -> Repeated {
         let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
-            return false;
+            return Repeated::New;
         };
         let Some(session) = conn.session.as_mut() else {
-            return false;
+            return Repeated::New;
         };
-        if !session.received.contains_key(&packet_id) {
-            return false;
-        }
-        let producer = session.producer();
-        let Some(received) = session.received.get_mut(&packet_id) else {
-            return false;
+        let Some(received) = session.received.get(&packet_id) else {
+            return Repeated::New;
         };
-        if !received.sure {
-            let at = self.spine.producer_position(&received.partition, &producer);
-            received.sure = at.is_some_and(|at| at >= received.seq);
+        if received.stored == Stored::Yes {
+            return Repeated::Stored;
         }
-        received.sure
+        let at = self
+            .spine
+            .producer_position(&received.partition, &session.producer());
+        if at.is_some_and(|at| at >= received.seq) {
+            if let Some(received) = session.received.get_mut(&packet_id) {
+                received.stored = Stored::Yes;
+            }
+            return Repeated::Stored;
+        }
+        let lost = received.stored == Stored::AskLog
+            || self.shared.was_lost(&session.client, received.seq);
+        if !lost {
+            return Repeated::Doubt;
+        }
+        session.received.remove(&packet_id);
+        Repeated::New
     }
 
     fn acks_wait(&mut self, id: ConnId) {
@@ -449,18 +455,33 @@ impl<S: Spine> Core<S> {
     }
 
     fn release_acks_of(&mut self, id: ConnId) -> bool {
-        let Some(Some(conn)) = self
-            .conns
-            .get_mut(id.slot as usize)
-            .filter(|c| c.as_ref().is_some_and(|c| c.id == id))
-        else {
-            return false;
-        };
         let (mut wrote, mut failed) = (false, None);
-        while let Some(run) = conn.acks.front() {
+        loop {
+            let Some(conn) = self.conn(id) else {
+                return false;
+            };
+            if let Some(AckState::Doubt(packet_id)) = conn.acks.front().map(|run| &run.state) {
+                let packet_id = *packet_id;
+                match self.repeated(id, packet_id) {
+                    Repeated::Doubt => break,
+                    Repeated::Stored => {}
+                    // It is to be sent once more, by a client that then knows that it must.
+                    Repeated::New => {
+                        failed = Some(Reason::QUOTA_EXCEEDED);
+                        break;
+                    }
+                }
+                if let Some(run) = self.conn(id).and_then(|c| c.acks.front_mut()) {
+                    run.state = AckState::Done(Reason::SUCCESS);
+                }
+            }
+            let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
+                return false;
+            };
+            let Some(run) = conn.acks.front() else { break };
             let reason = match &run.state {
                 AckState::Done(reason) => *reason,
-                AckState::Held(_) => break,
+                AckState::Held(_) | AckState::Doubt(_) => break,
                 AckState::Ticket(ticket) => match self.spine.status(*ticket) {
                     Status::Pending => break,
                     Status::Committed => Reason::SUCCESS,
@@ -511,6 +532,9 @@ impl<S: Spine> Core<S> {
             });
             wrote = true;
         }
+        let Some(conn) = self.conn(id) else {
+            return false;
+        };
         let waits = !conn.acks.is_empty();
         conn.acking = waits;
         if wrote {
@@ -646,6 +670,15 @@ impl<S: Spine> Core<S> {
         }
         self.journal_lazily(id);
     }
+}
+
+enum Repeated {
+    /// It did not, or it was lost and comes again as it should.
+    New,
+    /// It is stored.
+    Stored,
+    /// It is still on its way to the disk.
+    Doubt,
 }
 
 enum Verdict {

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use crate::conn::{Conn, ConnId};
 use crate::limits::LAZY_JOURNAL_US;
 use crate::spine::Spine;
-use crate::state::{Positions, Session, put_positions};
+use crate::state::{Positions, Session};
 
 use super::{Core, Effect};
 
@@ -216,14 +216,11 @@ impl<S: Spine> Core<S> {
 
     pub(super) fn journal_groups_now(&mut self) {
         for local in &mut self.groups {
-            let low = local.group.lock().low_water();
-            let mut record = Vec::new();
-            put_positions(&mut record, &low);
-            if local.saved != low {
-                local.saved = low;
-                self.journal
-                    .changes
-                    .push(Change::Put(group_key(&local.text), record.into()));
+            let record = local.group.lock().encode();
+            if local.saved != record {
+                let change = Change::Put(group_key(&local.text), record.clone().into());
+                local.saved = record;
+                self.journal.changes.push(change);
             }
         }
     }

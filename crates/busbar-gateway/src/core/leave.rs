@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use busbar_bus::Status;
 use busbar_event::Micros;
 use busbar_mqtt::control::Will;
 use busbar_mqtt::{AckKind, Reason};
@@ -9,7 +10,7 @@ use busbar_mqtt::{AckKind, Reason};
 use crate::conn::{AckState, Conn, ConnId, Eviction, Phase};
 use crate::message::event_of_will;
 use crate::spine::Spine;
-use crate::state::{Session, Source};
+use crate::state::{Session, Source, Stored};
 
 use super::{Core, Effect, Message};
 
@@ -23,7 +24,27 @@ pub(super) struct Leaving {
     wanted: Option<Eviction>,
 }
 
+/// A QoS 2 publish that is on its way to the disk although its connection is lost.
+pub(super) struct Trailing<T> {
+    ticket: T,
+    client: Arc<str>,
+    seq: u64,
+}
+
 impl<S: Spine> Core<S> {
+    /// Learns what became of publishes whose connections were lost.
+    pub(super) fn settle_trailing(&mut self) {
+        let (spine, shared) = (&self.spine, &self.shared);
+        self.trailing.retain(|t| match spine.status(t.ticket) {
+            Status::Pending => true,
+            Status::Committed => false,
+            Status::Failed(_) => {
+                shared.note_lost(&t.client, t.seq);
+                false
+            }
+        });
+    }
+
     /// The socket is closed.
     pub fn gone(&mut self, id: ConnId, now: Micros) {
         let Some(conn) = self.conn(id) else { return };
@@ -61,10 +82,11 @@ impl<S: Spine> Core<S> {
         conn.out.drop_staged();
         let mut session = conn.session.take()?;
         session.positions = positions;
-        settle_received(conn, &mut session);
+        let trailing = settle_received(conn, &mut session);
         conn.held.clear();
         conn.held_bytes = 0;
         conn.acks.clear();
+        self.trailing.extend(trailing);
         if said_goodbye {
             session.will = None;
         }
@@ -293,9 +315,10 @@ enum Ending {
     TakenOver { clean: bool },
 }
 
-/// QoS 2 publishes whose commit was not awaited: held ones were not published and are forgotten, the
-/// others have to be asked for when the client sends them again.
-fn settle_received<T>(conn: &Conn<T>, session: &mut Session) {
+/// QoS 2 publishes whose commit was not awaited: held ones were not published and are forgotten; of
+/// the others it is learnt later what became of them.
+fn settle_received<T: Copy>(conn: &Conn<T>, session: &mut Session) -> Vec<Trailing<T>> {
+    let mut trailing = Vec::new();
     for run in conn.acks.iter().filter(|r| r.kind == AckKind::Pubrec) {
         for i in 0..run.count {
             let packet_id = run.first.wrapping_add(i as u16);
@@ -303,12 +326,20 @@ fn settle_received<T>(conn: &Conn<T>, session: &mut Session) {
                 AckState::Held(_) => {
                     session.received.remove(&packet_id);
                 }
-                _ => {
+                AckState::Ticket(ticket) => {
                     if let Some(received) = session.received.get_mut(&packet_id) {
-                        received.sure = false;
+                        received.stored = Stored::OnItsWay;
+                        let client = Arc::clone(&session.client);
+                        trailing.push(Trailing {
+                            ticket,
+                            client,
+                            seq: received.seq,
+                        });
                     }
                 }
+                AckState::Doubt(_) | AckState::Done(_) => {}
             }
         }
     }
+    trailing
 }

@@ -104,6 +104,8 @@ pub struct Core<S: Spine> {
     tags: Vec<(String, String)>,
     properties: Vec<u8>,
     unflushed: bool,
+    taken_in: (u64, u64),
+    trailing: Vec<leave::Trailing<S::Ticket>>,
     leaving: Vec<leave::Leaving>,
     stash: Vec<(ConnId, Box<Session>)>,
     orphans: Vec<(ConnId, Option<Eviction>)>,
@@ -114,7 +116,7 @@ struct LocalGroup {
     text: Arc<str>,
     group: Arc<Mutex<Group>>,
     members: Vec<ConnId>,
-    saved: crate::state::Positions,
+    saved: Vec<u8>,
 }
 
 impl<S: Spine> Core<S> {
@@ -140,6 +142,8 @@ impl<S: Spine> Core<S> {
             tags: Vec::new(),
             properties: Vec::new(),
             unflushed: false,
+            taken_in: (0, 0),
+            trailing: Vec::new(),
             leaving: Vec::new(),
             stash: Vec::new(),
             orphans: Vec::new(),
@@ -415,8 +419,20 @@ impl<S: Spine> Core<S> {
             self.look_around();
         }
         self.settle_leaving(now);
+        let (publishes, bytes) = std::mem::take(&mut self.taken_in);
+        if publishes > 0 {
+            self.shared
+                .counters
+                .publishes_in
+                .fetch_add(publishes, Ordering::Relaxed);
+            self.shared
+                .counters
+                .bytes_in
+                .fetch_add(bytes, Ordering::Relaxed);
+        }
         self.spine.flush();
         self.unflushed = false;
+        self.settle_trailing();
         self.release_acks(now);
         let mut more = self.deliver_live(now);
         more |= self.pump_all(now);
@@ -524,7 +540,14 @@ impl<S: Spine> Core<S> {
 
     /// Whether what others commit concerns this core.
     pub fn is_watching(&self) -> bool {
-        !self.groups.is_empty() || self.feeds.iter().flatten().any(|f| f.wanted)
+        !self.groups.is_empty()
+            || !self.acking.is_empty()
+            || self.feeds.iter().flatten().any(|f| f.wanted)
+    }
+
+    /// The connections themselves.
+    pub fn all_connections(&self) -> Vec<ConnId> {
+        self.conns.iter().flatten().map(|c| c.id).collect()
     }
 
     /// Connections of this core.

@@ -218,7 +218,7 @@ impl<S: Spine> Core<S> {
                 text: Arc::clone(&sub.text),
                 group,
                 members: vec![id],
-                saved: Positions::default(),
+                saved: Vec::new(),
             }),
         }
     }

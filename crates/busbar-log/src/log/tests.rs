@@ -654,3 +654,36 @@ fn a_torn_tail_does_not_come_back_behind_new_frames() {
         assert_eq!(first, [1, 4][..end as usize]);
     }
 }
+
+#[test]
+fn an_index_does_not_vouch_for_what_was_not_synced() {
+    for seed in 0..6 {
+        let disk = SimDisk::new(seed);
+        let clock: Arc<ManualClock> = Arc::default();
+        let (log, mut driver) = open(&disk, &clock);
+        let memory = PartitionOptions {
+            durability: Durability::Memory,
+            segment_bytes: 64 << 20,
+            ..options()
+        };
+        let p = log.partition("p", memory).unwrap();
+        commit(&mut driver, &p, append(vec![1; 17 << 19], 1)).unwrap();
+        commit(&mut driver, &p, append(vec![2; 17 << 19], 1)).unwrap();
+        clock.advance(200_000);
+        // Written between the background sync and the news of it.
+        commit(&mut driver, &p, append(vec![3; 20_000], 1)).unwrap();
+        driver.drain();
+        drop((log, driver, p));
+        // If there is an index by now, it survives.
+        if let Ok(index) = disk.open(Path::new("/data/p/00000000000000000000.idx"), true) {
+            index.sync().unwrap();
+            disk.sync_dir(Path::new("/data/p")).unwrap();
+        }
+        disk.crash();
+        let (log, _driver) = open(&disk, &clock);
+        let p = log.partition("p", options()).unwrap();
+        assert!(p.end() >= 2, "seed {seed}");
+        assert_eq!(p.damage(), [], "seed {seed}");
+        assert_eq!(read_all(&p).len() as u64, p.end());
+    }
+}

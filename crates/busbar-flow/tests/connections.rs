@@ -1,0 +1,304 @@
+//! Sources and sinks that misbehave: what is tried again, what dies, what stops, and who is held up.
+
+mod common;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use busbar_catalog::{ConnectionSpec, Diagnostic};
+use busbar_event::{Class, Error};
+use busbar_flow::{
+    Connector, Connectors, DeadFilter, Delivery, FlowState, Polled, Polling, Position, Roles, Sink,
+    SinkContext, Source, SourceContext, Work, Written,
+};
+use common::{World, batch, ids, rest};
+use parking_lot::Mutex;
+
+const IN: (&str, &str) = (
+    "streams/in.yaml",
+    "topics: in/#\nformat: json\nschema: { id: int, v: int, site: text }\n",
+);
+const OUT: (&str, &str) = (
+    "streams/out.yaml",
+    "topics: out/#\nformat: json\nschema: { id: int, v: int }\n",
+);
+const FAKE: (&str, &str) = ("connections/fake.yaml", "fake: {}\n");
+
+/// A connector whose other side is in memory.
+#[derive(Default)]
+struct Fake {
+    /// What was written.
+    written: Mutex<Vec<i64>>,
+    /// Transient failures still to come.
+    down: AtomicUsize,
+    /// Rows that are never taken: refused by name, or by failing every batch they are in.
+    refused: Mutex<Vec<i64>>,
+    poison: Mutex<Vec<i64>>,
+    /// Whether it answers with an error of configuration.
+    misconfigured: AtomicUsize,
+    /// For the source: what there is, and how often it fails.
+    supply: Mutex<Vec<String>>,
+    committed: Mutex<Vec<u64>>,
+}
+
+struct FakeSink(Arc<Fake>);
+
+fn error(class: Class) -> Error {
+    Error::new(class, "flow.worker")
+}
+
+fn row_ids(delivery: &Delivery) -> Vec<i64> {
+    let payloads = delivery.events.payloads();
+    let id = |row| {
+        let json: serde_json::Value = serde_json::from_slice(payloads.value(row)).unwrap();
+        json["id"].as_i64().unwrap()
+    };
+    (0..delivery.events.rows()).map(id).collect()
+}
+
+impl Sink for FakeSink {
+    fn write<'a>(&'a mut self, delivery: &'a Delivery) -> Work<'a, Result<Written, Error>> {
+        Box::pin(async move {
+            let fake = &self.0;
+            if fake.misconfigured.load(Ordering::SeqCst) > 0 {
+                return Err(error(Class::Configuration));
+            }
+            let less = |n: usize| n.checked_sub(1);
+            if fake
+                .down
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less)
+                .is_ok()
+            {
+                return Err(error(Class::Transient));
+            }
+            let rows = row_ids(delivery);
+            if rows.iter().any(|id| fake.poison.lock().contains(id)) {
+                return Err(error(Class::Permanent));
+            }
+            let mut written = Written::default();
+            for (row, id) in rows.into_iter().enumerate() {
+                match fake.refused.lock().contains(&id) {
+                    true => written.rejected.push((row, error(Class::Permanent))),
+                    false => fake.written.lock().push(id),
+                }
+            }
+            Ok(written)
+        })
+    }
+}
+
+/// Brings its supply three lines at a time.
+struct FakeSource {
+    fake: Arc<Fake>,
+    at: usize,
+    hiccups: VecDeque<Class>,
+}
+
+impl Source for FakeSource {
+    fn poll(&mut self) -> Work<'_, Result<Polled, Error>> {
+        Box::pin(async move {
+            if let Some(class) = self.hiccups.pop_front() {
+                return Err(error(class));
+            }
+            let supply = self.fake.supply.lock().clone();
+            let to = (self.at + 3).min(supply.len());
+            if to == self.at {
+                return Ok(Polled::Idle(Duration::from_millis(5)));
+            }
+            let positions = (self.at as u64 + 1..=to as u64).collect();
+            let polling = Polling {
+                batch: batch("in/x/y", &supply[self.at..to]),
+                part: "lines".into(),
+                position: Position::Rows(positions),
+            };
+            self.at = to;
+            Ok(Polled::Batch(polling))
+        })
+    }
+
+    fn committed(&mut self, _part: &str, position: u64) {
+        self.fake.committed.lock().push(position);
+    }
+}
+
+struct FakeConnector(Arc<Fake>);
+
+impl Connector for FakeConnector {
+    fn kind(&self) -> &'static str {
+        "fake"
+    }
+    fn check(&self, _: &ConnectionSpec) -> Result<Roles, Diagnostic> {
+        let source = !self.0.supply.lock().is_empty();
+        Ok(Roles { source, sink: true })
+    }
+    fn schema(&self) -> serde_json::Value {
+        serde_json::json!({})
+    }
+    fn source<'a>(
+        &'a self,
+        _: &'a ConnectionSpec,
+        context: SourceContext,
+    ) -> Work<'a, Result<Box<dyn Source>, Error>> {
+        let at = context.resume.position("lines") as usize;
+        let hiccups = VecDeque::from([Class::Permanent]);
+        let source = FakeSource {
+            fake: Arc::clone(&self.0),
+            at,
+            hiccups,
+        };
+        Box::pin(async move { Ok(Box::new(source) as Box<dyn Source>) })
+    }
+    fn sink<'a>(
+        &'a self,
+        _: &'a ConnectionSpec,
+        _: SinkContext,
+    ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
+        let sink = FakeSink(Arc::clone(&self.0));
+        Box::pin(async move { Ok(Box::new(sink) as Box<dyn Sink>) })
+    }
+}
+
+fn world(seed: u64) -> (Arc<Fake>, World) {
+    let fake = Arc::new(Fake::default());
+    let connector: Arc<dyn Connector> = Arc::new(FakeConnector(Arc::clone(&fake)));
+    let world = World::with(seed, Connectors::new([connector]));
+    (fake, world)
+}
+
+fn reading(id: i64) -> String {
+    format!(r#"{{"id":{id},"v":{id},"site":"a"}}"#)
+}
+
+fn readings(ids: std::ops::Range<i64>) -> Vec<String> {
+    ids.map(reading).collect()
+}
+
+fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while !done() {
+        assert!(Instant::now() < until, "{what} does not come");
+        rest(5);
+    }
+}
+
+const BOTH: &str =
+    "from: in\nsteps:\n  - select: id, v\nto:\n  - stream: out\n  - connection: fake\n";
+
+#[test]
+fn a_sink_that_is_down_holds_nobody_else_up() {
+    let (fake, world) = world(11);
+    fake.down.store(usize::MAX, Ordering::SeqCst);
+    world.apply(&[IN, OUT, FAKE, ("flows/f.yaml", BOTH)]);
+    world.publish("in/a/b", &readings(0..100));
+    eventually("the stream's part", || world.contents("out").len() == 100);
+    eventually("retrying", || world.flow("f").state == FlowState::Retrying);
+    let status = world.flow("f");
+    let sink = status.nodes.iter().find(|n| n.id == "to:1").unwrap();
+    assert_eq!((sink.counters.held, sink.counters.out), (100, 0));
+    assert_eq!(status.conservation.difference, 0);
+    // Telling it to stop does not wait for the other side; it goes on where it was.
+    world.tokio.block_on(world.flows.pause("f")).unwrap();
+    assert!(fake.written.lock().is_empty());
+    fake.down.store(2, Ordering::SeqCst);
+    world.tokio.block_on(world.flows.resume("f")).unwrap();
+    let status = world.settle("f");
+    assert_eq!(*fake.written.lock(), (0..100).collect::<Vec<_>>());
+    assert_eq!(
+        (status.state, status.conservation.difference),
+        (FlowState::Running, 0)
+    );
+    assert_eq!(world.contents("out").len(), 100);
+}
+
+#[test]
+fn rows_a_sink_refuses_become_dead_letters_and_go_to_it_alone_when_sent_again() {
+    let (fake, world) = world(12);
+    *fake.refused.lock() = vec![5, 6];
+    *fake.poison.lock() = vec![40];
+    world.apply(&[IN, OUT, FAKE, ("flows/f.yaml", BOTH)]);
+    world.publish("in/a/b", &readings(0..100));
+    let status = world.settle("f");
+    let good: Vec<i64> = (0..100).filter(|id| ![5, 6, 40].contains(id)).collect();
+    assert_eq!(*fake.written.lock(), good);
+    let sink = status.nodes.iter().find(|n| n.id == "to:1").unwrap();
+    assert_eq!((sink.counters.dead, sink.counters.difference()), (3, 0));
+    let filter = DeadFilter::default();
+    let letters = world
+        .tokio
+        .block_on(world.flows.dead_letters(filter.clone(), 10))
+        .unwrap();
+    assert!(letters.iter().all(|l| l.place == "to:1"), "{letters:?}");
+    assert_eq!(
+        letters.iter().map(|l| l.offset).collect::<Vec<_>>(),
+        [40, 6, 5]
+    );
+    fake.refused.lock().clear();
+    fake.poison.lock().clear();
+    let one = DeadFilter {
+        ids: Some(vec![letters[0].id]),
+        ..DeadFilter::default()
+    };
+    let redriven = world.tokio.block_on(world.flows.redrive(one)).unwrap();
+    assert_eq!((redriven.sent, redriven.died), (1, 0));
+    let redriven = world
+        .tokio
+        .block_on(world.flows.redrive(filter.clone()))
+        .unwrap();
+    assert_eq!((redriven.sent, redriven.died), (2, 0));
+    assert_eq!(fake.written.lock()[97..], [40, 5, 6]);
+    assert_eq!(
+        world.contents("out").len(),
+        100,
+        "the stream has had them before"
+    );
+    assert_eq!(
+        world
+            .tokio
+            .block_on(world.flows.redrive(filter))
+            .unwrap()
+            .sent,
+        0
+    );
+}
+
+#[test]
+fn a_misconfigured_sink_stops_and_says_why() {
+    let (fake, world) = world(13);
+    fake.misconfigured.store(1, Ordering::SeqCst);
+    world.apply(&[IN, OUT, FAKE, ("flows/f.yaml", BOTH)]);
+    world.publish("in/a/b", &readings(0..10));
+    eventually("stopping", || world.flow("f").state == FlowState::Stopped);
+    let status = world.flow("f");
+    assert_eq!(status.error.unwrap().class(), Class::Configuration);
+    assert_eq!(status.conservation.difference, 0);
+    eventually("the stream's part", || world.contents("out").len() == 10);
+    fake.misconfigured.store(0, Ordering::SeqCst);
+    world.tokio.block_on(world.flows.resume("f")).unwrap();
+    world.settle("f");
+    assert_eq!(*fake.written.lock(), (0..10).collect::<Vec<_>>());
+    assert_eq!(world.contents("out").len(), 10);
+}
+
+#[test]
+fn a_source_goes_on_where_it_was_committed() {
+    let (fake, mut world) = world(14);
+    *fake.supply.lock() = readings(0..20);
+    world.apply(&[IN, FAKE]);
+    eventually("the supply", || world.contents("in").len() == 20);
+    assert_eq!(fake.committed.lock().last(), Some(&20));
+    for round in 1..=6 {
+        fake.supply
+            .lock()
+            .extend(readings(round * 20..round * 20 + 20));
+        // Killed at any moment: before, between or after its appends.
+        rest(3 * round as u64);
+        world = world.restart(round % 2 == 0);
+        world.apply(&[IN, FAKE]);
+    }
+    eventually("all", || world.contents("in").len() >= 140);
+    assert_eq!(ids(&world.contents("in")), (0..140).collect::<Vec<_>>());
+    let status = world.flows.connections();
+    assert_eq!((status.len(), status[0].name.as_str()), (1, "fake"));
+}
