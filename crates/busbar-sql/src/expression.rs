@@ -10,7 +10,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, DataFusionError};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{Expr, Volatility};
+use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
@@ -191,33 +191,66 @@ fn refuse_subqueries(text: &str, parsed: &ast::Expr) -> Result<(), Diagnostic> {
 }
 
 /// An event that is processed again must give the same result, and one event is not many.
-pub(crate) fn refuse_unrepeatable(text: &str, logical: &Expr) -> Result<(), Diagnostic> {
+fn refuse_unrepeatable(text: &str, logical: &Expr) -> Result<(), Diagnostic> {
+    let found = find_call(logical, |node| match node {
+        Expr::ScalarFunction(call) if is_unrepeatable(node) => {
+            Some(("sql.not-repeatable", call.func.name().to_owned()))
+        }
+        Expr::AggregateFunction(call) => Some(("sql.aggregate-here", call.func.name().to_owned())),
+        Expr::WindowFunction(call) => Some(("sql.aggregate-here", call.fun.name().to_owned())),
+        _ => None,
+    });
+    found.map_or(Ok(()), |(code, name)| Err(call_error(text, code, name)))
+}
+
+/// The same for a query over one batch, which may look at many rows.
+pub(crate) fn refuse_unrepeatable_in_query(
+    text: &str,
+    plan: &LogicalPlan,
+) -> Result<(), Diagnostic> {
     let mut found = None;
-    let walked = logical.apply(|node| {
-        let code_and_name = match node {
-            Expr::ScalarFunction(call)
-                if call.func.signature().volatility != Volatility::Immutable =>
-            {
-                Some(("sql.not-repeatable", call.func.name().to_owned()))
-            }
-            Expr::AggregateFunction(call) => {
-                Some(("sql.aggregate-here", call.func.name().to_owned()))
-            }
-            Expr::WindowFunction(call) => Some(("sql.aggregate-here", call.fun.name().to_owned())),
-            _ => None,
-        };
-        found = code_and_name;
-        Ok(match found {
-            Some(_) => TreeNodeRecursion::Stop,
-            None => TreeNodeRecursion::Continue,
+    let walked = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            found = find_call(expr, |node| match node {
+                Expr::ScalarFunction(call) if is_unrepeatable(node) => {
+                    Some(call.func.name().to_owned())
+                }
+                _ => None,
+            });
+            Ok(stop_if(found.is_some()))
         })
     });
     debug_assert!(walked.is_ok());
-    match found {
-        None => Ok(()),
-        Some((code, name)) => {
-            let place = text::find_word(text, &name).unwrap_or(0..text.len());
-            Err(Diagnostic::new(code, place).with("function", name))
-        }
+    found.map_or(Ok(()), |name| {
+        Err(call_error(text, "sql.not-repeatable", name))
+    })
+}
+
+fn is_unrepeatable(node: &Expr) -> bool {
+    match node {
+        Expr::ScalarFunction(call) => call.func.signature().volatility != Volatility::Immutable,
+        _ => false,
     }
+}
+
+fn find_call<T>(logical: &Expr, mut look: impl FnMut(&Expr) -> Option<T>) -> Option<T> {
+    let mut found = None;
+    let walked = logical.apply(|node| {
+        found = look(node);
+        Ok(stop_if(found.is_some()))
+    });
+    debug_assert!(walked.is_ok());
+    found
+}
+
+fn stop_if(stop: bool) -> TreeNodeRecursion {
+    match stop {
+        true => TreeNodeRecursion::Stop,
+        false => TreeNodeRecursion::Continue,
+    }
+}
+
+fn call_error(text: &str, code: &'static str, name: String) -> Diagnostic {
+    let place = text::find_word(text, &name).unwrap_or(0..text.len());
+    Diagnostic::new(code, place).with("function", name)
 }

@@ -18,9 +18,11 @@
 //! Names: a word without quotes means the column of that name as it is written, or else the one that
 //! differs only in case. So `levelMm` finds a JSON field of that name, and `Site` finds `site`.
 
+mod batch_query;
 mod check;
 mod diagnostic;
 mod dictionary;
+mod engine;
 mod expression;
 mod functions;
 pub mod limits;
@@ -29,14 +31,27 @@ mod parse;
 mod planner;
 mod predicate;
 mod projection;
+mod relation;
+mod scan_stream;
+mod scan_table;
 mod session;
+mod statement;
 mod template;
 mod text;
+mod wait;
 
+pub use batch_query::BatchQuery;
 pub use diagnostic::Diagnostic;
+pub use engine::{Engine, QueryLimits, QueryOptions, QueryResult};
 pub use predicate::Predicate;
 pub use projection::Projection;
+pub use relation::{Events, Piece, Relation, Relations, StreamRelation};
 pub use template::Template;
+
+/// A type in the words of flow and table files: `int`, `text`, `time` and so on.
+pub fn type_word(data_type: &arrow::datatypes::DataType) -> String {
+    check::word(data_type)
+}
 
 /// A row for which an expression has no value, such as a division by zero.
 #[derive(Debug)]

@@ -56,3 +56,12 @@ pub const SCAN_READ_BYTES_MAX: usize = 4 << 20;
 
 /// Rows a batch has while a query works on it.
 pub const BATCH_ROWS: usize = 8192;
+
+/// Events a scan that begins at the end of a stream goes back at a time.
+pub const SCAN_WINDOW_ROWS: u64 = 16_384;
+
+/// Bytes of a query's answer unless the node says otherwise.
+pub const ANSWER_BYTES_MAX_DEFAULT: usize = 64 << 20;
+
+/// Stack of the threads that plan and run queries, in bytes: deep expressions need it.
+pub const QUERY_STACK_BYTES: usize = 8 << 20;

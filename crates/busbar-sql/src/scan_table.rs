@@ -1,0 +1,145 @@
+//! Tables under a query.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use busbar_table::{Compare, Condition, Constant, Scan, Table};
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{DataFusionError, Result, ScalarValue};
+use datafusion::execution::TaskContext;
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType};
+use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
+use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
+
+use crate::limits::SCAN_BATCHES_AHEAD_MAX;
+
+/// A table as DataFusion sees it.
+#[derive(Debug)]
+pub(crate) struct TableRows {
+    pub table: Arc<dyn Table>,
+    pub schema: SchemaRef,
+}
+
+#[async_trait]
+impl TableProvider for TableRows {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> Result<Vec<TableProviderFilterPushDown>> {
+        let usable = |filter: &&Expr| match condition(&self.schema, filter) {
+            Some(_) => TableProviderFilterPushDown::Inexact,
+            None => TableProviderFilterPushDown::Unsupported,
+        };
+        Ok(filters.iter().map(usable).collect())
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = match projection {
+            Some(columns) => Arc::new(self.schema.project(columns)?),
+            None => Arc::clone(&self.schema),
+        };
+        let rows = OneTable {
+            table: Arc::clone(&self.table),
+            scan: Scan {
+                projection: Some(match projection {
+                    Some(columns) => columns.clone(),
+                    None => (0..self.schema.fields().len()).collect(),
+                }),
+                conditions: filters
+                    .iter()
+                    .filter_map(|filter| condition(&self.schema, filter))
+                    .collect(),
+                limit,
+            },
+            schema: Arc::clone(&schema),
+        };
+        let partitions: Vec<Arc<dyn PartitionStream>> = vec![Arc::new(rows)];
+        let plan = StreamingTableExec::try_new(schema, partitions, None, [], false, limit)?;
+        Ok(Arc::new(plan))
+    }
+}
+
+struct OneTable {
+    table: Arc<dyn Table>,
+    scan: Scan,
+    schema: SchemaRef,
+}
+
+impl PartitionStream for OneTable {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let mut builder =
+            RecordBatchReceiverStreamBuilder::new(Arc::clone(&self.schema), SCAN_BATCHES_AHEAD_MAX);
+        let (table, scan, sender) = (Arc::clone(&self.table), self.scan.clone(), builder.tx());
+        builder.spawn_blocking(move || {
+            let wrap = |error| DataFusionError::External(Box::new(error));
+            for batch in table.scan(&scan).map_err(wrap)? {
+                if sender.blocking_send(Ok(batch.map_err(wrap)?)).is_err() {
+                    // Nobody reads any more.
+                    return Ok(());
+                }
+            }
+            Ok(())
+        });
+        builder.build()
+    }
+}
+
+impl fmt::Debug for OneTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OneTable").field(&self.table.name()).finish()
+    }
+}
+
+/// `column <compare> constant`, if that is what a filter is.
+fn condition(schema: &SchemaRef, filter: &Expr) -> Option<Condition> {
+    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = filter else {
+        return None;
+    };
+    let (column, constant, op) = match (&**left, &**right) {
+        (Expr::Column(column), Expr::Literal(value, _)) => (column, value, *op),
+        (Expr::Literal(value, _), Expr::Column(column)) => (column, value, op.swap()?),
+        _ => return None,
+    };
+    let compare = match op {
+        Operator::Eq => Compare::Equal,
+        Operator::Lt => Compare::Less,
+        Operator::LtEq => Compare::LessOrEqual,
+        Operator::Gt => Compare::Greater,
+        Operator::GtEq => Compare::GreaterOrEqual,
+        _ => return None,
+    };
+    let constant = match constant {
+        ScalarValue::Boolean(Some(value)) => Constant::Bool(*value),
+        ScalarValue::Int64(Some(value)) => Constant::Int(*value),
+        ScalarValue::Float64(Some(value)) => Constant::Float(*value),
+        ScalarValue::Utf8(Some(value)) => Constant::Text(value.clone()),
+        ScalarValue::TimestampMicrosecond(Some(value), Some(_)) => Constant::Time(*value),
+        _ => return None,
+    };
+    Some(Condition {
+        column: schema.index_of(&column.name).ok()?,
+        compare,
+        constant,
+    })
+}
