@@ -43,7 +43,7 @@ use datafusion::physical_plan::{
 };
 
 use crate::limits::{BATCH_ROWS, SCAN_BATCHES_AHEAD_MAX, SCAN_WINDOW_ROWS};
-use crate::relation::{ENVELOPE, PAYLOAD, Piece, StreamRelation};
+use crate::relation::{ENVELOPE, Piece, StreamRelation};
 use crate::session;
 
 /// What scans of a query left out.
@@ -268,7 +268,8 @@ impl ExecutionPlan for StreamScan {
             .filter(|filter| filter.is::<DynamicFilterPhysicalExpr>())
             .collect();
         // The operators above go on testing every row.
-        let mut answer = FilterPushdownPropagation::if_all(result);
+        let mut answer: FilterPushdownPropagation<Arc<dyn ExecutionPlan>> =
+            FilterPushdownPropagation::if_all(result);
         if !known.is_empty() {
             answer.updated_node = Some(Arc::new(Self {
                 top: [&self.top[..], &known[..]].concat(),

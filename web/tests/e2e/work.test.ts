@@ -6,8 +6,9 @@ test('SQL runs by keyboard; rows are walked with the arrow keys; a chart is draw
 }) => {
   const stream = (await names(request, 'streams')).find((s) => !s.internal && s.rate > 0)!;
   await open(page, '#/sql');
-  await page.keyboard.press('/');
   const box = page.locator('[data-sql]');
+  await expect(box).toBeVisible();
+  await page.keyboard.press('/');
   await expect(box).toBeFocused();
   await box.fill(`select topic, time from ${stream.name} limit 50`);
   await page.keyboard.press('Control+Enter');

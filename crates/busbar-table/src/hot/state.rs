@@ -117,9 +117,12 @@ impl State {
             .iter()
             .map(|(_, source)| (0..rows.rows).map(|row| source.bytes_at(row)).sum::<usize>())
             .sum();
+        let key_bytes: usize =
+            keys.map_or(0, |keys| (0..rows.rows).map(|row| keys.row(row).data().len()).sum());
         let fixed = self.fixed_bytes();
         let most_rows = self.stats.rows + rows.rows as u64;
-        let most_bytes = self.stats.bytes + incoming as u64 + rows.rows as u64 * fixed;
+        let incoming = (incoming + key_bytes) as u64;
+        let most_bytes = self.stats.bytes + incoming + rows.rows as u64 * fixed;
         if self.options.when_full == WhenFull::Evict {
             return Ok(());
         }
@@ -165,6 +168,7 @@ impl State {
     /// Put and delete rows. `keys` are theirs, in the table's own encoding.
     pub fn put(&mut self, rows: &Prepared, keys: Option<&Rows>, now: i64) -> Done {
         self.writes += 1;
+        let evicts = self.options.when_full == WhenFull::Evict;
         let mut done = Done::default();
         let mut places = vec![NONE; rows.rows];
         for (row, at) in places.iter_mut().enumerate() {
@@ -190,7 +194,7 @@ impl State {
             self.slots[slot as usize].written = now;
             self.slots[slot as usize].touched = (self.writes, row as u32);
             *at = slot;
-            while self.stats.rows > self.options.rows_max && self.oldest != slot {
+            while evicts && self.stats.rows > self.options.rows_max && self.oldest != slot {
                 self.evict();
             }
         }
@@ -208,7 +212,10 @@ impl State {
                 self.stats.bytes = self.stats.bytes - before as u64 + after as u64;
             }
         }
-        while self.stats.bytes > self.options.bytes_max && self.oldest != self.newest {
+        while evicts
+            && self.stats.bytes > self.options.bytes_max
+            && self.oldest != self.newest
+        {
             self.evict();
         }
         done
