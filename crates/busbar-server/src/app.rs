@@ -1,0 +1,104 @@
+//! What handlers share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Instant;
+
+use busbar_access::Access;
+use busbar_bus::Bus;
+use busbar_catalog::Config;
+use busbar_log::Disk as _;
+use busbar_table::Tables;
+use bytes::Bytes;
+use tokio::sync::{Semaphore, watch};
+
+use crate::api::overview::Disk;
+use crate::api::Delivered;
+use crate::events::inlet::Inlet;
+use crate::feed::{self, Feed};
+use crate::guard::Answers;
+use crate::http::PortStats;
+use crate::limits::{LIVE_LISTENERS_MAX, SUBSCRIPTIONS_MAX};
+
+/// A running node, as handlers see it.
+pub(crate) struct App {
+    pub(crate) config: Config,
+    pub(crate) data: PathBuf,
+    pub(crate) access: Arc<Access>,
+    pub(crate) bus: Bus,
+    pub(crate) tables: Arc<Tables>,
+    pub(crate) inlet: Inlet,
+    pub(crate) feed: Feed,
+    pub(crate) answers: Answers,
+    pub(crate) delivered: Delivered,
+    pub(crate) port: Arc<PortStats>,
+    pub(crate) subscriptions: Arc<Semaphore>,
+    pub(crate) listeners: Arc<Semaphore>,
+    pub(crate) stop: watch::Receiver<bool>,
+    pub(crate) phase: Phase,
+    pub(crate) started: Instant,
+    pub(crate) openapi: Bytes,
+}
+
+/// What the node is about: starting, working, stopping.
+#[derive(Default)]
+pub(crate) struct Phase(AtomicU8);
+
+impl Phase {
+    pub(crate) fn work(&self) {
+        self.0.store(1, Ordering::Release);
+    }
+
+    pub(crate) fn stop(&self) {
+        self.0.store(2, Ordering::Release);
+    }
+}
+
+impl App {
+    /// Bounds of live connections, to begin with.
+    pub(crate) fn semaphores() -> (Arc<Semaphore>, Arc<Semaphore>) {
+        (
+            Arc::new(Semaphore::new(SUBSCRIPTIONS_MAX)),
+            Arc::new(Semaphore::new(LIVE_LISTENERS_MAX)),
+        )
+    }
+
+    /// The largest body of a request.
+    pub(crate) fn body_bytes_max(&self) -> usize {
+        usize::try_from(self.config.http.body_size.as_bytes())
+            .unwrap_or(usize::MAX)
+            .min(crate::limits::BODY_BYTES_MAX)
+    }
+
+    /// `ok`, or what keeps the node from its work.
+    pub(crate) fn readiness(&self) -> &'static str {
+        match self.phase.0.load(Ordering::Acquire) {
+            0 => "starting",
+            1 => "ok",
+            _ => "stopping",
+        }
+    }
+
+    /// Events that left the node since it started.
+    pub(crate) fn events_out(&self) -> u64 {
+        self.delivered.count()
+    }
+
+    /// Dead letters that wait to be looked at.
+    pub(crate) fn dead_letters(&self) -> u64 {
+        0
+    }
+
+    /// MQTT clients that are connected.
+    pub(crate) fn sessions(&self) -> u64 {
+        0
+    }
+
+    /// The disk under the data folder.
+    pub(crate) async fn disk(&self, used_bytes: u64) -> Disk {
+        let data = self.data.clone();
+        let space = tokio::task::spawn_blocking(move || busbar_log::OsDisk.space(&data).ok()).await;
+        feed::disk(space.unwrap_or_default(), used_bytes)
+    }
+}
