@@ -2,19 +2,15 @@
 //! added through the OpenAPI router only.
 
 mod connections;
-mod dead_letters;
 mod events;
 mod flows;
 mod health;
 mod live;
 mod messages;
 mod metrics;
-mod mqtt;
 pub(crate) mod overview;
-mod project;
 mod session;
 mod socket;
-mod sql;
 mod streams;
 mod tables;
 mod tokens;
@@ -37,6 +33,12 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{OpenApi as Document, Ref, RefOr};
 use utoipa_axum::router::OpenApiRouter;
+
+pub(crate) use connections::views as connection_views;
+pub(crate) use events::Delivered;
+pub(crate) use flows::views as flow_views;
+pub(crate) use live::Live;
+pub(crate) use streams::summaries as stream_summaries;
 
 use crate::answer::{Answer, Refusal};
 use crate::app::App;
@@ -86,19 +88,15 @@ struct Problem {
 pub(crate) fn routes() -> (Router<Arc<App>>, Document) {
     let (router, mut document) = OpenApiRouter::with_openapi(Described::openapi())
         .merge(connections::routes())
-        .merge(dead_letters::routes())
         .merge(events::routes())
         .merge(flows::routes())
         .merge(health::routes())
         .merge(live::routes())
         .merge(messages::routes())
         .merge(metrics::routes())
-        .merge(mqtt::routes())
         .merge(overview::routes())
-        .merge(project::routes())
         .merge(session::routes())
         .merge(socket::routes())
-        .merge(sql::routes())
         .merge(streams::routes())
         .merge(tables::routes())
         .merge(tokens::routes())
