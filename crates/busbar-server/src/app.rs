@@ -102,3 +102,9 @@ impl App {
         feed::disk(space.unwrap_or_default(), used_bytes)
     }
 }
+
+/// Waits until the node stops.
+pub(crate) async fn stopped(mut stop: watch::Receiver<bool>) {
+    // An error means that the node is gone, which comes to the same.
+    let _ = stop.wait_for(|stop| *stop).await;
+}

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::api::overview::{Budget, Dead, Disk, History, Overview};
 use crate::api::{Live, connection_views, flow_views, stream_summaries};
-use crate::app::App;
+use crate::app::{App, stopped};
 use crate::limits::HISTORY_SECONDS;
 use crate::time;
 
@@ -44,7 +44,7 @@ impl Feed {
     pub(crate) async fn run(app: Arc<App>) -> tokio::task::JoinHandle<()> {
         let mut camera = Camera::new(&app);
         camera.take(&app).await;
-        let mut stop = app.stop.clone();
+        let stop = app.stop.clone();
         tokio::spawn(async move {
             let mut second = tokio::time::interval(Duration::from_secs(1));
             second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -52,7 +52,7 @@ impl Feed {
             loop {
                 tokio::select! {
                     _ = second.tick() => camera.take(&app).await,
-                    _ = stop.wait_for(|stop| *stop) => return,
+                    () = stopped(stop.clone()) => return,
                 }
             }
         })

@@ -19,7 +19,7 @@ use utoipa_axum::routes;
 
 use super::{Json, Query, content_type, read};
 use crate::answer::{Answer, Refusal, retry_after, status_of};
-use crate::app::App;
+use crate::app::{App, stopped};
 use crate::events::inlet::Outcome;
 use crate::events::parse::{Layout, Parsed, View};
 use crate::events::position::Start;
@@ -329,7 +329,7 @@ impl Feed {
             self.greeted = true;
             return Some(Bytes::from_static(b": busbar\nretry: 1000\n\n"));
         }
-        let mut stop = self.app.stop.clone();
+        let stop = self.app.stop.clone();
         let mut out = Vec::new();
         loop {
             if !self.still_allowed() || *stop.borrow() {
@@ -356,7 +356,7 @@ impl Feed {
                 () = tokio::time::sleep(Duration::from_secs(KEEP_ALIVE_SECONDS)) => {
                     return Some(Bytes::from_static(b": \n\n"));
                 }
-                _ = stop.wait_for(|stop| *stop) => return None,
+                () = stopped(stop.clone()) => return None,
             }
         }
     }

@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 use super::flows::FlowDetail;
 use super::overview::Overview;
 use crate::answer::Answer;
-use crate::app::App;
+use crate::app::{App, stopped};
 use crate::guard::Caller;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
@@ -45,11 +45,11 @@ async fn live(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<Res
     let pictures = app.feed.listen();
     let start = (app, caller, pictures, permit, true);
     let stream = futures::stream::unfold(start, |(app, caller, mut pictures, permit, first)| async move {
-        let mut stop = app.stop.clone();
+        let stop = app.stop.clone();
         if !first {
             tokio::select! {
                 changed = pictures.changed() => changed.ok()?,
-                _ = stop.wait_for(|stop| *stop) => return None,
+                () = stopped(stop.clone()) => return None,
             }
         }
         app.access.current(&caller)?;

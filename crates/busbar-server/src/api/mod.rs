@@ -165,7 +165,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for JsonBody<T> {
     async fn from_request(request: Request, app: &Arc<App>) -> Answer<Self> {
         check_json(request.headers())?;
         let bytes = read(request.into_body(), app.body_bytes_max()).await?;
-        serde_json::from_slice(&bytes).map(Body_).map_err(|cause| {
+        serde_json::from_slice(&bytes).map(JsonBody).map_err(|cause| {
             Refusal::from(
                 Error::new(Class::Permanent, "server.bad-body")
                     .with("line", cause.line())

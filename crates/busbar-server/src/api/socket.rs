@@ -29,7 +29,7 @@ use utoipa_axum::routes;
 
 use super::events::{gap_json, open, published, take};
 use crate::answer::{Answer, Refusal};
-use crate::app::App;
+use crate::app::{App, stopped};
 use crate::events::parse::{Layout, Parsed, not_json};
 use crate::events::position::Start;
 use crate::events::render::{self, Place};
@@ -130,7 +130,7 @@ impl Session {
     }
 
     async fn work(&mut self, socket: &mut WebSocket) -> Result<(), Over> {
-        let mut stop = self.app.stop.clone();
+        let stop = self.app.stop.clone();
         let mut publishing = FuturesUnordered::new();
         let alive = Duration::from_secs(KEEP_ALIVE_SECONDS);
         let mut silent = 0;
@@ -141,7 +141,7 @@ impl Session {
             let pause = if more { Duration::ZERO } else { alive };
             tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => return Err(Over(Some((close_code::AWAY, "stopping")))),
+                () = stopped(stop.clone()) => return Err(Over(Some((close_code::AWAY, "stopping")))),
                 Some(frame) = publishing.next(), if !publishing.is_empty() => {
                     send(socket, frame).await?;
                     while let Some(Some(frame)) = publishing.next().now_or_never() {
