@@ -166,6 +166,11 @@ impl Principal {
         self.may_read(|grant| matches!(grant, Grant::Table(name) if name == table))
     }
 
+    /// May it read every stream and every table?
+    pub fn may_read_all(&self) -> bool {
+        self.may_read(|_| false)
+    }
+
     /// Refuses when the role is below `role`.
     pub fn require(&self, role: Role) -> Result<(), Error> {
         if self.0.role >= role {
@@ -223,6 +228,7 @@ mod tests {
         assert!(!viewer.is_unrestricted());
         let operator = with(Role::Operator, "{}", None);
         assert!(operator.may_publish("a/b", "inbox") && operator.is_unrestricted());
+        assert!(operator.may_read_all() && viewer.may_read_all());
         assert!(operator.require(Role::Admin).is_err());
         assert!(Principal::local().require(Role::Admin).is_ok());
     }
@@ -246,6 +252,8 @@ mod tests {
         );
         assert!(device.may_read_stream("rain") && !device.may_read_stream("meter"));
         assert!(device.may_read_table("t") && !device.may_read_table("u"));
+        assert!(!device.may_read_all());
+        assert!(with(Role::Viewer, r##"{"read":["#"]}"##, None).may_read_all());
     }
 
     #[test]

@@ -8,13 +8,19 @@ use std::time::Instant;
 use busbar_access::Access;
 use busbar_bus::Bus;
 use busbar_catalog::Config;
+use busbar_flow::Runtime;
+use busbar_flow::connector::Connectors;
+use busbar_gateway::{Handle, Stats};
 use busbar_log::Disk as _;
+use busbar_sql::Engine;
 use busbar_table::Tables;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
-use crate::api::overview::Disk;
 use crate::api::Delivered;
+use crate::api::overview::Disk;
+use crate::deploy::Deployer;
 use crate::events::inlet::Inlet;
 use crate::feed::{self, Feed};
 use crate::guard::Answers;
@@ -28,6 +34,12 @@ pub(crate) struct App {
     pub(crate) access: Arc<Access>,
     pub(crate) bus: Bus,
     pub(crate) tables: Arc<Tables>,
+    pub(crate) sql: Engine,
+    pub(crate) connectors: Connectors,
+    pub(crate) runtime: Runtime,
+    pub(crate) deployer: Deployer,
+    /// There while the gateway runs.
+    pub(crate) gateway: Mutex<Option<Handle>>,
     pub(crate) inlet: Inlet,
     pub(crate) feed: Feed,
     pub(crate) answers: Answers,
@@ -80,19 +92,28 @@ impl App {
         }
     }
 
-    /// Events that left the node since it started.
+    /// Events that left the node since it started: delivered to subscribers, or written by flows
+    /// as they run now.
     pub(crate) fn events_out(&self) -> u64 {
-        self.delivered.count()
+        let flows: u64 = self
+            .runtime
+            .status()
+            .iter()
+            .flat_map(|flow| &flow.nodes)
+            .filter(|node| node.role == "to")
+            .map(|node| node.counters.out)
+            .sum();
+        self.delivered.count() + self.mqtt().publishes_out_total + flows
     }
 
     /// Dead letters that wait to be looked at.
     pub(crate) fn dead_letters(&self) -> u64 {
-        0
+        self.runtime.dead_open()
     }
 
-    /// MQTT clients that are connected.
-    pub(crate) fn sessions(&self) -> u64 {
-        0
+    /// The counters of MQTT; zeros while it does not run.
+    pub(crate) fn mqtt(&self) -> Stats {
+        self.gateway.lock().as_ref().map(Handle::stats).unwrap_or_default()
     }
 
     /// The disk under the data folder.

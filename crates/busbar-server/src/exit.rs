@@ -3,6 +3,8 @@
 use busbar_catalog::Diagnostic;
 use busbar_event::{Class, Error};
 
+use crate::deploy::NotDeployed;
+
 /// Why a node does not start.
 #[derive(Debug)]
 pub enum StartError {
@@ -53,6 +55,15 @@ pub fn exit_code(error: &Error) -> u8 {
 impl From<Error> for StartError {
     fn from(error: Error) -> Self {
         StartError::Node(error)
+    }
+}
+
+impl From<NotDeployed> for StartError {
+    fn from(refused: NotDeployed) -> Self {
+        match refused {
+            NotDeployed::Failed(error) => StartError::Node(error),
+            NotDeployed::Wrong(diagnostics) => StartError::Project(diagnostics),
+        }
     }
 }
 

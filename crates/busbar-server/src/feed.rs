@@ -124,7 +124,7 @@ impl Camera {
                 count: app.dead_letters(),
             },
             disk: app.disk(bytes).await,
-            sessions: app.sessions(),
+            sessions: app.mqtt().connections,
             budget: Budget {
                 used_bytes: budget.used(),
                 max_bytes: budget.max(),

@@ -12,6 +12,7 @@ mod api;
 mod app;
 mod assets;
 mod backing;
+mod deploy;
 mod events;
 mod exit;
 mod feed;
@@ -21,7 +22,8 @@ mod json;
 pub mod limits;
 mod node;
 mod peer;
+mod relations;
 mod time;
 
 pub use exit::{StartError, exit_code};
-pub use node::{Node, NodeOptions};
+pub use node::{Node, NodeOptions, Redeployed};

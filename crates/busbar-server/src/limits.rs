@@ -67,19 +67,15 @@ pub const PAGE_SCAN_EVENTS_MAX: u64 = 1 << 20;
 /// Topics in one page.
 pub const PAGE_TOPICS_MAX: usize = 1_000;
 
-/// Rows of an SQL answer.
-pub const SQL_ROWS_MAX: usize = 100_000;
 /// Rows of an SQL answer when the request does not say.
 pub const SQL_ROWS_DEFAULT: usize = 1_000;
-/// Bytes of an SQL answer.
-pub const SQL_BYTES_MAX: usize = 32 << 20;
 /// Bytes of an SQL text.
 pub const SQL_TEXT_BYTES_MAX: usize = 64 << 10;
-/// SQL queries at a time.
-pub const SQL_QUERIES_MAX: usize = 4;
 
-/// Files of a bundle.
-pub const BUNDLE_FILES_MAX: usize = 10_000;
+/// Versions in the list of versions.
+pub const VERSIONS_SHOWN_MAX: usize = 50;
+/// Dead letters in a list.
+pub const DEAD_LETTERS_SHOWN_MAX: usize = 1_000;
 
 /// Seconds of history for sparklines.
 pub const HISTORY_SECONDS: usize = 300;

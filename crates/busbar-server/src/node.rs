@@ -8,19 +8,25 @@ use std::time::Instant;
 use axum::Router;
 use busbar_access::{Access, AccessOptions};
 use busbar_bus::{Bus, BusOptions, from_log};
-use busbar_catalog::{Config, Project};
+use busbar_catalog::{Bundle, Change, Config, Diagnostic, History, Project};
 use busbar_event::{Class, Error};
+use busbar_flow::{Applied, Runtime, RuntimeOptions};
+use busbar_gateway::{AccessAuthorizer, Gateway, GatewayConfig, Limits, LocalAddrs, TlsConfig};
 use busbar_log::{Clock, Log, LogOptions, OsDisk, SystemClock};
+use busbar_sql::{Engine, QueryLimits};
 use busbar_table::Tables;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::app::{App, Phase};
 use crate::backing::StoreBacking;
+use crate::deploy::Deployer;
 use crate::events::inlet::{Inlet, InletThread};
 use crate::exit::StartError;
 use crate::feed::Feed;
 use crate::http::{Port, PortStats, tls};
+use crate::relations::NodeRelations;
 use crate::{api, assets, guard};
 
 /// What a node is made of.
@@ -41,8 +47,8 @@ pub struct Node {
     stop: watch::Sender<bool>,
     inlet: InletThread,
     http: Option<(SocketAddr, JoinHandle<()>)>,
+    mqtt: LocalAddrs,
     feed: JoinHandle<()>,
-    log: Log,
 }
 
 /// What stands for "do not listen".
@@ -54,31 +60,32 @@ impl Node {
     /// # Errors
     /// One clear reason, with its exit code.
     pub async fn start(options: NodeOptions) -> Result<Node, StartError> {
+        let data = options.folder.join(&options.config.data.dir);
+        check_writable(&data)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let log = Log::open(Arc::new(OsDisk), &data, LogOptions::default(), clock.clone())
+            .map_err(from_log)?;
+        let started = Node::assemble(options, data, log.clone(), clock).await;
+        if started.is_err() {
+            // The next attempt, perhaps in this process, must find the folder unlocked.
+            let _ = tokio::task::spawn_blocking(move || log.shutdown()).await;
+        }
+        started
+    }
+
+    async fn assemble(
+        options: NodeOptions,
+        data: PathBuf,
+        log: Log,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Node, StartError> {
         let NodeOptions {
             config,
             folder,
             project,
             password_cost,
         } = options;
-        let data = folder.join(&config.data.dir);
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        check_writable(&data)?;
-        let log = Log::open(Arc::new(OsDisk), &data, LogOptions::default(), clock.clone())
-            .map_err(from_log)?;
-        let bus = Bus::open(
-            log.clone(),
-            BusOptions {
-                in_flight_bytes_max: config.limits.in_flight_size.as_bytes(),
-                payload_bytes_max: usize::try_from(config.limits.payload_size.as_bytes())
-                    .unwrap_or(usize::MAX)
-                    .min(busbar_event::limits::PAYLOAD_BYTES_MAX),
-                segment_bytes: config.data.segment_size.as_bytes(),
-                cache_bytes: usize::try_from(config.data.cache_size.as_bytes()).unwrap_or(usize::MAX),
-                retained_topics_max: config.limits.retained as usize,
-                clock: clock.clone(),
-                ..BusOptions::default()
-            },
-        )?;
+        let bus = Bus::open(log, bus_options(&config, clock.clone()))?;
         let access = Arc::new(Access::open(
             Arc::new(StoreBacking(bus.store("access")?)),
             AccessOptions {
@@ -88,12 +95,23 @@ impl Node {
         )?);
         let listens = [&config.http.listen, &config.mqtt.listen, &config.mqtt.tls_listen];
         check_addresses(&access, listens)?;
-        let tables = Arc::new(Tables::open(data.join("tables"), clock)?);
-        if let Some(project) = &project {
-            bus.apply_streams(&project.stream_specs())?;
-            tables.apply(&project.table_specs())?;
-        }
+        let gateway_config = gateway_config(&config, &folder).await?;
+        // A port that is taken is found out before anything runs.
         let port = bind(&config, &folder).await?;
+        let tables = Arc::new(Tables::open(data.join("tables"), clock)?);
+        let relations = NodeRelations {
+            bus: bus.clone(),
+            tables: tables.clone(),
+        };
+        let sql = Engine::new(Arc::new(relations), query_limits(&config))?;
+        let connectors = busbar_connect::registry();
+        let runtime = Runtime::open(RuntimeOptions {
+            bus: bus.clone(),
+            tables: tables.clone(),
+            connectors: connectors.clone(),
+            project_dir: folder.into(),
+        })?;
+        let deployer = Deployer::new(History::new(bus.store("catalog")?));
         let (inlet, inlet_thread) = Inlet::start(&bus)?;
         let (stop, stopped) = watch::channel(false);
         let (routes, document) = api::routes();
@@ -104,6 +122,11 @@ impl Node {
             access,
             bus,
             tables,
+            sql,
+            connectors,
+            runtime,
+            deployer,
+            gateway: Mutex::default(),
             inlet,
             feed: Feed::default(),
             answers: guard::Answers::default(),
@@ -116,6 +139,15 @@ impl Node {
             started: Instant::now(),
             openapi: document.to_json().unwrap_or_default().into(),
         });
+        let running = Node::run(&app, project, gateway_config).await;
+        let mqtt = match running {
+            Ok(mqtt) => mqtt,
+            Err(error) => {
+                app.runtime.shutdown().await;
+                let _ = tokio::task::spawn_blocking(move || inlet_thread.stop()).await;
+                return Err(error);
+            }
+        };
         let feed = Feed::run(app.clone()).await;
         let http = port.map(|port| {
             let address = port.address;
@@ -128,9 +160,30 @@ impl Node {
             stop,
             inlet: inlet_thread,
             http,
+            mqtt,
             feed,
-            log,
         })
+    }
+
+    /// Deploys the project, then opens the MQTT ports: what comes in finds its streams.
+    async fn run(
+        app: &App,
+        project: Option<Project>,
+        gateway: GatewayConfig,
+    ) -> Result<LocalAddrs, StartError> {
+        let project = match project {
+            Some(project) => Some(project),
+            None => app.deployer.newest()?,
+        };
+        let applied = app.deployer.start(app, project.unwrap_or_default(), "start").await?;
+        for (flow, error) in &applied.failed {
+            tracing::error!(flow, %error, "the flow does not start");
+        }
+        let authorizer = Arc::new(AccessAuthorizer::new(app.access.clone()));
+        let handle = Gateway::start(app.bus.clone(), authorizer, gateway)?;
+        let addresses = handle.local_addrs().clone();
+        *app.gateway.lock() = Some(handle);
+        Ok(addresses)
     }
 
     /// Where HTTP listens; `None` when it is off.
@@ -138,9 +191,28 @@ impl Node {
         self.http.as_ref().map(|(address, _)| *address)
     }
 
+    /// Where MQTT listens.
+    pub fn mqtt_addresses(&self) -> &LocalAddrs {
+        &self.mqtt
+    }
+
     /// True while the node takes work.
     pub fn is_ready(&self) -> bool {
         self.app.readiness() == "ok"
+    }
+
+    /// Makes the node be as the project says; what means the same goes on undisturbed.
+    ///
+    /// # Errors
+    /// What is wrong with it; then everything goes on as it was.
+    pub async fn apply(&self, bundle: Bundle, author: &str) -> Result<Redeployed, StartError> {
+        let deployed = self.app.deployer.deploy(&self.app, bundle, author, "", false).await?;
+        Ok(Redeployed {
+            warnings: deployed.diagnostics,
+            changes: deployed.changes,
+            version: deployed.version.unwrap_or_default(),
+            applied: deployed.applied.unwrap_or_default(),
+        })
     }
 
     /// Stops in order: ports take nothing new, what was taken is committed and answered, flows
@@ -153,13 +225,98 @@ impl Node {
             let _ = server.await;
         }
         let _ = self.feed.await;
-        let (inlet, log) = (self.inlet, self.log);
-        let stopping = tokio::task::spawn_blocking(move || {
+        let (app, inlet) = (self.app.clone(), self.inlet);
+        let _ = tokio::task::spawn_blocking(move || {
+            let gateway = app.gateway.lock().take();
+            if let Some(gateway) = gateway {
+                gateway.shutdown();
+            }
             inlet.stop();
-            log.shutdown();
-        });
-        let _ = stopping.await;
+        })
+        .await;
+        self.app.runtime.shutdown().await;
+        let log = self.app.bus.log().clone();
+        let _ = tokio::task::spawn_blocking(move || log.shutdown()).await;
     }
+}
+
+/// What [`Node::apply`] did.
+#[derive(Debug)]
+pub struct Redeployed {
+    /// Warnings of the checks.
+    pub warnings: Vec<Diagnostic>,
+    /// Resources whose meaning differs from before.
+    pub changes: Vec<Change>,
+    /// The version that runs now.
+    pub version: u64,
+    /// What was done to flows and connections.
+    pub applied: Applied,
+}
+
+fn bus_options(config: &Config, clock: Arc<dyn Clock>) -> BusOptions {
+    BusOptions {
+        in_flight_bytes_max: config.limits.in_flight_size.as_bytes(),
+        payload_bytes_max: bytes(config.limits.payload_size).min(busbar_event::limits::PAYLOAD_BYTES_MAX),
+        segment_bytes: config.data.segment_size.as_bytes(),
+        cache_bytes: bytes(config.data.cache_size),
+        retained_topics_max: config.limits.retained as usize,
+        clock,
+        ..BusOptions::default()
+    }
+}
+
+fn query_limits(config: &Config) -> QueryLimits {
+    QueryLimits {
+        rows_max: config.limits.query_rows as usize,
+        memory_bytes_max: bytes(config.limits.query_memory),
+        time_max: config.limits.query_time.as_duration(),
+        ..QueryLimits::default()
+    }
+}
+
+async fn gateway_config(config: &Config, folder: &Path) -> Result<GatewayConfig, Error> {
+    let mqtt = &config.mqtt;
+    let tls = match (resolve(&mqtt.tls_listen).await?, &mqtt.tls_cert, &mqtt.tls_key) {
+        (Some(listen), Some(cert), Some(key)) => Some(TlsConfig {
+            listen,
+            cert: folder.join(cert),
+            key: folder.join(key),
+        }),
+        _ => None,
+    };
+    Ok(GatewayConfig {
+        listen: resolve(&mqtt.listen).await?.into_iter().collect(),
+        tls,
+        websocket: None,
+        cores: 0,
+        limits: Limits {
+            packet_bytes_max: u32::try_from(mqtt.packet_size.as_bytes()).unwrap_or(u32::MAX),
+            connections_max: config.limits.connections as usize,
+            connections_per_second_max: config.limits.connection_rate,
+            connect_wait_us: i64::try_from(mqtt.connect_timeout.as_duration().as_micros()).unwrap_or(i64::MAX),
+            subscriptions_per_session_max: config.limits.subscriptions as usize,
+            receive_maximum: mqtt.receive_max,
+            topic_alias_maximum: mqtt.topic_alias_max,
+            session_expiry_s_max: u32::try_from(mqtt.session_expiry.as_duration().as_secs()).unwrap_or(u32::MAX),
+            ..Limits::default()
+        },
+    })
+}
+
+/// The address that a setting means; `None` for `off`.
+async fn resolve(listen: &str) -> Result<Option<SocketAddr>, Error> {
+    if listen == OFF {
+        return Ok(None);
+    }
+    let bad = || Error::new(Class::Configuration, "server.port-unusable").with("address", listen);
+    let mut found = tokio::net::lookup_host(listen)
+        .await
+        .map_err(|cause| bad().caused_by(cause))?;
+    found.next().map(Some).ok_or_else(bad)
+}
+
+fn bytes(size: busbar_catalog::Size) -> usize {
+    usize::try_from(size.as_bytes()).unwrap_or(usize::MAX)
 }
 
 fn router(routes: Router<Arc<App>>, app: &Arc<App>) -> Router {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use busbar_event::Error;
+use busbar_flow::{ConnectionStatus, FlowStatus};
 use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -20,27 +21,27 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 #[derive(Clone, Serialize, utoipa::ToSchema)]
 pub(crate) struct ConnectionView {
     /// Its name.
-    pub(crate) name: String,
+    name: String,
     /// `host`, `file`, `http`, `mqtt`.
-    pub(crate) kind: String,
+    kind: String,
     /// `source`, `sink` or `both`.
-    pub(crate) direction: &'static str,
-    /// `running`, `retrying`, `stopped`, `ended`, `disabled`, `idle`.
-    pub(crate) state: String,
+    direction: &'static str,
+    /// `starting`, `running`, `retrying`, `ended`, `stopped`, `disabled`, or `idle` (nobody writes to it).
+    state: &'static str,
     /// Events it brought.
     #[serde(rename = "in")]
-    pub(crate) input: u64,
-    /// Events written to it.
-    pub(crate) out: u64,
-    /// Events in the last second, both ways.
-    pub(crate) rate: f64,
-    /// What is promised across a crash.
-    pub(crate) guarantee: Option<String>,
+    input: u64,
+    /// Rows written to it.
+    out: u64,
+    /// Rows written to it in the last second.
+    rate: f64,
+    /// What is promised across a crash to those who write to it.
+    guarantee: Option<&'static str>,
     /// Flows that write to it.
-    pub(crate) flows: Vec<String>,
+    flows: Vec<String>,
     /// Why it does not get on.
     #[schema(value_type = Option<super::Problem>)]
-    pub(crate) error: Option<Error>,
+    error: Option<Error>,
 }
 
 /// Connections.
@@ -60,6 +61,46 @@ async fn list(State(app): State<Arc<App>>, Caller(_): Caller) -> Json<Connection
 }
 
 /// All connections.
-pub(crate) fn views(_app: &App) -> Vec<ConnectionView> {
-    Vec::new()
+pub(crate) fn views(app: &App) -> Vec<ConnectionView> {
+    let flows = app.runtime.status();
+    let connections = app.runtime.connections();
+    connections.into_iter().map(|connection| view(connection, &flows)).collect()
+}
+
+fn view(connection: ConnectionStatus, flows: &[FlowStatus]) -> ConnectionView {
+    let outputs = flows
+        .iter()
+        .flat_map(|flow| &flow.nodes)
+        .filter(|node| node.role == "to" && node.kind == "connection" && node.label == connection.name);
+    let (mut out, mut rate, mut error, mut guarantee) = (0, 0.0, None, None);
+    for node in outputs {
+        out += node.counters.out;
+        rate += node.rate_out;
+        error = error.or_else(|| node.error.clone());
+        guarantee = guarantee.or(node.guarantee.map(super::flows::guarantee));
+    }
+    let source = connection.source;
+    let state = match &source {
+        _ if !connection.enabled => "disabled",
+        Some(source) => source.state,
+        None if connection.flows.is_empty() => "idle",
+        None if error.is_some() => "retrying",
+        None => "running",
+    };
+    ConnectionView {
+        direction: match (connection.roles.source, connection.roles.sink) {
+            (true, true) => "both",
+            (true, false) => "source",
+            _ => "sink",
+        },
+        state,
+        input: source.as_ref().map_or(0, |source| source.events),
+        out,
+        rate,
+        guarantee,
+        error: source.and_then(|source| source.error).or(error),
+        name: connection.name,
+        kind: connection.kind,
+        flows: connection.flows,
+    }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use busbar_flow::FlowState;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -32,6 +33,8 @@ async fn metrics(State(app): State<Arc<App>>, Caller(_): Caller) -> Answer<Respo
         page.gauge("busbar_disk_free_bytes", "Bytes free on the disk under the data folder.", disk.free_bytes);
         page.gauge("busbar_disk_total_bytes", "Bytes of the disk under the data folder.", disk.total_bytes);
         streams(&mut page, &app);
+        flows(&mut page, &app);
+        mqtt(&mut page, &app);
         http(&mut page, &app);
         Ok(page.0)
     })
@@ -86,6 +89,56 @@ fn streams(page: &mut Page, app: &App) {
             }
         }
     }
+}
+
+fn flows(page: &mut Page, app: &App) {
+    let flows = app.runtime.status();
+    page.head("busbar_flow_running", "gauge", "1 while the flow runs.");
+    for flow in &flows {
+        let runs = matches!(flow.state, FlowState::Running | FlowState::Retrying | FlowState::Waiting);
+        page.sample("busbar_flow_running", &[("flow", &flow.name)], u8::from(runs));
+    }
+    page.head("busbar_flow_events", "gauge", "What became of events since this version of the flow began to run.");
+    for flow in &flows {
+        let counters = &flow.conservation.counters;
+        for (outcome, count) in [
+            ("in", counters.input),
+            ("added", counters.added),
+            ("out", counters.out),
+            ("filtered", counters.filtered),
+            ("dead", counters.dead),
+            ("held", counters.held),
+        ] {
+            page.sample("busbar_flow_events", &[("flow", &flow.name), ("outcome", outcome)], count);
+        }
+    }
+    page.head("busbar_flow_unaccounted_events", "gauge", "Events the flow cannot account for; anything but 0 is an alarm.");
+    for flow in &flows {
+        page.sample("busbar_flow_unaccounted_events", &[("flow", &flow.name)], flow.conservation.difference);
+    }
+    page.head("busbar_flow_lag_events", "gauge", "Committed events the flow has not read yet.");
+    for flow in &flows {
+        page.sample("busbar_flow_lag_events", &[("flow", &flow.name)], flow.lag);
+    }
+    page.head("busbar_flow_missed_events", "gauge", "Events that retention or damage took before the flow could read them.");
+    for flow in &flows {
+        page.sample("busbar_flow_missed_events", &[("flow", &flow.name)], flow.missed);
+    }
+    page.gauge("busbar_dead_letters", "Dead letters that wait to be looked at.", app.dead_letters());
+}
+
+fn mqtt(page: &mut Page, app: &App) {
+    let mqtt = app.mqtt();
+    page.gauge("busbar_mqtt_connections", "MQTT connections.", mqtt.connections);
+    page.gauge("busbar_mqtt_sessions", "MQTT sessions, connected or not.", mqtt.sessions);
+    page.counter("busbar_mqtt_connections_total", "MQTT connections since the start.", mqtt.connections_total);
+    page.counter("busbar_mqtt_refusals_total", "MQTT connections refused or closed for a fault.", mqtt.refusals_total);
+    page.counter("busbar_mqtt_publishes_in_total", "MQTT publishes taken.", mqtt.publishes_in_total);
+    page.counter("busbar_mqtt_payload_in_bytes_total", "Bytes of payload taken over MQTT.", mqtt.bytes_in_total);
+    page.counter("busbar_mqtt_publishes_refused_total", "MQTT publishes refused.", mqtt.publishes_refused_total);
+    page.counter("busbar_mqtt_publishes_out_total", "MQTT messages sent.", mqtt.publishes_out_total);
+    page.counter("busbar_mqtt_expired_total", "MQTT messages not sent because they had expired.", mqtt.expired_total);
+    page.counter("busbar_mqtt_too_large_total", "MQTT messages not sent because they were too large for the client.", mqtt.too_large_total);
 }
 
 fn http(page: &mut Page, app: &App) {

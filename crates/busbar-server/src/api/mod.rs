@@ -2,15 +2,19 @@
 //! added through the OpenAPI router only.
 
 mod connections;
+mod dead_letters;
 mod events;
 mod flows;
 mod health;
 mod live;
 mod messages;
 mod metrics;
+mod mqtt;
 pub(crate) mod overview;
+mod project;
 mod session;
 mod socket;
+mod sql;
 mod streams;
 mod tables;
 mod tokens;
@@ -88,15 +92,19 @@ struct Problem {
 pub(crate) fn routes() -> (Router<Arc<App>>, Document) {
     let (router, mut document) = OpenApiRouter::with_openapi(Described::openapi())
         .merge(connections::routes())
+        .merge(dead_letters::routes())
         .merge(events::routes())
         .merge(flows::routes())
         .merge(health::routes())
         .merge(live::routes())
         .merge(messages::routes())
         .merge(metrics::routes())
+        .merge(mqtt::routes())
         .merge(overview::routes())
+        .merge(project::routes())
         .merge(session::routes())
         .merge(socket::routes())
+        .merge(sql::routes())
         .merge(streams::routes())
         .merge(tables::routes())
         .merge(tokens::routes())
