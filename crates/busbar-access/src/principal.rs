@@ -117,9 +117,7 @@ impl Principal {
 
     /// Whether both may do exactly the same.
     pub fn same_rights(&self, other: &Principal) -> bool {
-        self.0.role == other.0.role
-            && self.0.user == other.0.user
-            && self.0.token == other.0.token
+        self.0.role == other.0.role && self.0.user == other.0.user && self.0.token == other.0.token
     }
 
     /// True when every event may be published, received and read: no rule has to be asked.

@@ -74,8 +74,12 @@ pub(crate) fn status_of(error: &Error) -> StatusCode {
             StatusCode::FORBIDDEN
         }
         "access.too-many-attempts" => StatusCode::TOO_MANY_REQUESTS,
-        "access.read-denied" | "access.subscribe-denied" | "access.publish-denied" => StatusCode::FORBIDDEN,
-        "flow.unknown" | "catalog.unknown-version" | "server.unknown-stream" => StatusCode::NOT_FOUND,
+        "access.read-denied" | "access.subscribe-denied" | "access.publish-denied" => {
+            StatusCode::FORBIDDEN
+        }
+        "flow.unknown" | "catalog.unknown-version" | "server.unknown-stream" => {
+            StatusCode::NOT_FOUND
+        }
         "access.user-exists" | "access.last-admin" => StatusCode::CONFLICT,
         "access.unknown-user" | "access.unknown-token" => StatusCode::NOT_FOUND,
         "log.full" | "bus.disk-full" => StatusCode::INSUFFICIENT_STORAGE,
@@ -97,7 +101,13 @@ pub(crate) fn retry_after(error: &Error) -> Option<u64> {
         .iter()
         .find(|(name, _)| *name == "seconds")
         .and_then(|(_, seconds)| seconds.parse().ok());
-    Some(told.unwrap_or(if matches!(error.code(), "log.full" | "bus.disk-full") { 5 } else { 1 }))
+    Some(
+        told.unwrap_or(if matches!(error.code(), "log.full" | "bus.disk-full") {
+            5
+        } else {
+            1
+        }),
+    )
 }
 
 impl IntoResponse for Refusal {
@@ -111,7 +121,10 @@ impl IntoResponse for Refusal {
         let retry = retry_after(&self.error);
         let mut error = serde_json::to_value(&self.error).unwrap_or_default();
         if let (Some((span, suggestion)), Some(error)) = (self.place, error.as_object_mut()) {
-            error.insert("span".into(), serde_json::json!({ "start": span.start, "end": span.end }));
+            error.insert(
+                "span".into(),
+                serde_json::json!({ "start": span.start, "end": span.end }),
+            );
             error.insert("suggestion".into(), suggestion.into());
         }
         let body = serde_json::to_vec(&Body {

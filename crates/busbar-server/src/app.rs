@@ -45,6 +45,8 @@ pub(crate) struct App {
     pub(crate) answers: Answers,
     pub(crate) delivered: Delivered,
     pub(crate) port: Arc<PortStats>,
+    /// Requests handled at the same time; what is beyond waits.
+    pub(crate) turns: Semaphore,
     pub(crate) subscriptions: Arc<Semaphore>,
     pub(crate) listeners: Arc<Semaphore>,
     pub(crate) stop: watch::Receiver<bool>,
@@ -113,7 +115,11 @@ impl App {
 
     /// The counters of MQTT; zeros while it does not run.
     pub(crate) fn mqtt(&self) -> Stats {
-        self.gateway.lock().as_ref().map(Handle::stats).unwrap_or_default()
+        self.gateway
+            .lock()
+            .as_ref()
+            .map(Handle::stats)
+            .unwrap_or_default()
     }
 
     /// The disk under the data folder.

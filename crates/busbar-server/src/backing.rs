@@ -22,7 +22,10 @@ impl Backing for StoreBacking {
                 return Ok(all);
             };
             after = Some(last.clone());
-            all.extend(page.iter().map(|(key, value)| (key.to_vec(), value.to_vec())));
+            all.extend(
+                page.iter()
+                    .map(|(key, value)| (key.to_vec(), value.to_vec())),
+            );
         }
     }
 

@@ -2,7 +2,8 @@
 
 use axum::http::StatusCode;
 use busbar_catalog::{
-    Bundle, Change, Diagnostic, FileChange, History, Kind, Project, changes, file_changes, has_errors,
+    Bundle, Change, Diagnostic, FileChange, History, Kind, Project, changes, file_changes,
+    has_errors,
 };
 use busbar_event::{Class, Error};
 use busbar_flow::Applied;
@@ -51,7 +52,10 @@ impl From<NotDeployed> for Refusal {
             NotDeployed::Failed(error) => error.into(),
             NotDeployed::Wrong(diagnostics) => {
                 let count = diagnostics.len();
-                let first = diagnostics.first().map(ToString::to_string).unwrap_or_default();
+                let first = diagnostics
+                    .first()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
                 let error = Error::new(Class::Configuration, "server.project-wrong")
                     .with("count", count)
                     .with("first", first);
@@ -108,7 +112,12 @@ impl Deployer {
     }
 
     /// Runs a project that was read, at the start of the node.
-    pub(crate) async fn start(&self, app: &App, project: Project, author: &str) -> Result<Applied, NotDeployed> {
+    pub(crate) async fn start(
+        &self,
+        app: &App,
+        project: Project,
+        author: &str,
+    ) -> Result<Applied, NotDeployed> {
         let _one = self.one.lock().await;
         let (_, applied) = self.run(app, project, author, "").await?;
         Ok(applied)
@@ -119,7 +128,9 @@ impl Deployer {
         let Some(version) = self.history.newest()? else {
             return Ok(None);
         };
-        let (project, diagnostics) = Project::parse(Bundle { files: version.files });
+        let (project, diagnostics) = Project::parse(Bundle {
+            files: version.files,
+        });
         if has_errors(&diagnostics) {
             return Err(NotDeployed::Wrong(diagnostics));
         }
@@ -169,5 +180,9 @@ pub(crate) fn means(change: &FileChange, changes: &[Change]) -> Option<bool> {
     if kind == Kind::Config {
         return None;
     }
-    Some(changes.iter().any(|change| change.kind == kind && change.name == name))
+    Some(
+        changes
+            .iter()
+            .any(|change| change.kind == kind && change.name == name),
+    )
 }

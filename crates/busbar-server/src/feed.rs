@@ -85,8 +85,16 @@ impl Camera {
         self.taken = now;
         let (delivered, cpu) = (app.events_out(), process_seconds());
         let out = delivered.saturating_sub(self.delivered);
-        let rate_out = if seconds > 0.5 { (out as f64 / seconds).round() as u64 } else { 0 };
-        let used = if seconds > 0.5 { (cpu - self.cpu) / seconds } else { 0.0 };
+        let rate_out = if seconds > 0.5 {
+            (out as f64 / seconds).round() as u64
+        } else {
+            0
+        };
+        let used = if seconds > 0.5 {
+            (cpu - self.cpu) / seconds
+        } else {
+            0.0
+        };
         (self.delivered, self.cpu) = (delivered, cpu);
         let streams = stream_summaries(app);
         let rate_in = streams

@@ -35,9 +35,11 @@ impl Answers {
 
     /// Class (`2xx`) and count.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        ["1xx", "2xx", "3xx", "4xx", "5xx"]
-            .into_iter()
-            .zip(self.counts.iter().map(|count| count.load(Ordering::Relaxed)))
+        ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(
+            self.counts
+                .iter()
+                .map(|count| count.load(Ordering::Relaxed)),
+        )
     }
 }
 
@@ -72,10 +74,18 @@ impl FromRequestParts<Arc<App>> for Link {
 }
 
 /// The middleware.
-pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn guard(
+    State(app): State<Arc<App>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let open = is_open(request.method(), request.uri().path());
     let mut response = match admit(&app, &mut request, open).await {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            // Closed only when the node is gone.
+            let _turn = app.turns.acquire().await;
+            next.run(request).await
+        }
         Err(refusal) => refusal.into_response(),
     };
     app.answers.count(response.status());
@@ -152,10 +162,15 @@ pub(crate) async fn authenticate(
         }
         let decoded = scheme
             .eq_ignore_ascii_case("basic")
-            .then(|| base64::engine::general_purpose::STANDARD.decode(rest.trim()).ok())
+            .then(|| {
+                base64::engine::general_purpose::STANDARD
+                    .decode(rest.trim())
+                    .ok()
+            })
             .flatten()
             .and_then(|bytes| String::from_utf8(bytes).ok());
-        let Some((user, password)) = decoded.as_deref().and_then(|text| text.split_once(':')) else {
+        let Some((user, password)) = decoded.as_deref().and_then(|text| text.split_once(':'))
+        else {
             return Err(refuse(StatusCode::UNAUTHORIZED, "access.refused"));
         };
         return login(access, user, password, link).await;
@@ -176,7 +191,12 @@ pub(crate) async fn authenticate(
 }
 
 /// Logs in by password, off the threads that serve everybody.
-pub(crate) async fn login(access: &Arc<Access>, user: &str, password: &str, link: &Link) -> Answer<Principal> {
+pub(crate) async fn login(
+    access: &Arc<Access>,
+    user: &str,
+    password: &str,
+    link: &Link,
+) -> Answer<Principal> {
     let (access, peer) = (access.clone(), Some(link.address().ip()));
     let (user, password) = (user.to_owned(), password.to_owned());
     tokio::task::spawn_blocking(move || access.authenticate_password(&user, &password, peer))
@@ -206,7 +226,10 @@ fn check_host(headers: &HeaderMap) -> Answer<()> {
         .trim_end_matches(']')
         .parse::<std::net::IpAddr>()
         .is_ok();
-    if literal || name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".localhost") {
+    if literal
+        || name.eq_ignore_ascii_case("localhost")
+        || name.to_ascii_lowercase().ends_with(".localhost")
+    {
         return Ok(());
     }
     Err(Refusal::new(
@@ -227,8 +250,14 @@ fn check_origin(headers: &HeaderMap, tls: bool) -> Answer<()> {
     let origin = origin.to_str().unwrap_or("?");
     let same = host(headers).is_some_and(|host| {
         // Behind a proxy that ends TLS the page's scheme differs from ours; the host does not.
-        let standard = if tls || origin.starts_with("https://") { ":443" } else { ":80" };
-        let authority = origin.split_once("://").map_or("", |(_, authority)| authority);
+        let standard = if tls || origin.starts_with("https://") {
+            ":443"
+        } else {
+            ":80"
+        };
+        let authority = origin
+            .split_once("://")
+            .map_or("", |(_, authority)| authority);
         let plain = |authority: &str| {
             authority
                 .strip_suffix(standard)
@@ -243,7 +272,8 @@ fn check_origin(headers: &HeaderMap, tls: bool) -> Answer<()> {
 fn foreign(origin: &str) -> Refusal {
     Refusal::new(
         StatusCode::FORBIDDEN,
-        Error::new(Class::Permanent, "server.foreign-origin").with("origin", busbar_event::quote(origin)),
+        Error::new(Class::Permanent, "server.foreign-origin")
+            .with("origin", busbar_event::quote(origin)),
     )
 }
 
@@ -253,12 +283,19 @@ fn check_content_type(headers: &HeaderMap) -> Answer<()> {
         return Ok(());
     };
     let value = value.to_str().unwrap_or_default();
-    let kind = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let kind = value
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     match &*kind {
-        "application/x-www-form-urlencoded" | "multipart/form-data" | "text/plain" => Err(Refusal::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Error::new(Class::Permanent, "server.content-type").with("type", kind),
-        )),
+        "application/x-www-form-urlencoded" | "multipart/form-data" | "text/plain" => {
+            Err(Refusal::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                Error::new(Class::Permanent, "server.content-type").with("type", kind),
+            ))
+        }
         _ => Ok(()),
     }
 }
@@ -270,7 +307,9 @@ fn host(headers: &HeaderMap) -> Option<&str> {
 /// A host without its port.
 fn host_name(host: &str) -> &str {
     match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.ends_with(':') => name,
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.ends_with(':') => {
+            name
+        }
         _ => host,
     }
 }
@@ -313,10 +352,24 @@ mod tests {
 
     #[test]
     fn only_addresses_and_localhost_are_this_machine() {
-        for host in ["127.0.0.1:8080", "localhost", "LOCALHOST:80", "[::1]:8080", "[::1]", "10.0.0.7", "a.localhost:1"] {
+        for host in [
+            "127.0.0.1:8080",
+            "localhost",
+            "LOCALHOST:80",
+            "[::1]:8080",
+            "[::1]",
+            "10.0.0.7",
+            "a.localhost:1",
+        ] {
             assert!(check_host(&headers(&[("host", host)])).is_ok(), "{host}");
         }
-        for host in ["evil.example", "evil.example:8080", "localhost.evil.example", "", "127.0.0.1.evil.example"] {
+        for host in [
+            "evil.example",
+            "evil.example:8080",
+            "localhost.evil.example",
+            "",
+            "127.0.0.1.evil.example",
+        ] {
             assert!(check_host(&headers(&[("host", host)])).is_err(), "{host}");
         }
         assert!(check_host(&HeaderMap::new()).is_err());
@@ -324,26 +377,62 @@ mod tests {
 
     #[test]
     fn pages_of_other_sites_are_refused() {
-        let check = |pairs: &[(&'static str, &'static str)]| check_origin(&headers(pairs), false).is_ok();
+        let check =
+            |pairs: &[(&'static str, &'static str)]| check_origin(&headers(pairs), false).is_ok();
         assert!(check(&[("host", "127.0.0.1:8080")]));
-        assert!(check(&[("host", "127.0.0.1:8080"), ("origin", "http://127.0.0.1:8080")]));
-        assert!(check(&[("host", "node.example"), ("origin", "https://node.example")]));
-        assert!(check(&[("host", "node.example:443"), ("origin", "https://node.example")]));
-        assert!(!check(&[("host", "127.0.0.1:8080"), ("origin", "http://evil.example")]));
-        assert!(!check(&[("host", "127.0.0.1:8080"), ("origin", "http://127.0.0.1:8081")]));
+        assert!(check(&[
+            ("host", "127.0.0.1:8080"),
+            ("origin", "http://127.0.0.1:8080")
+        ]));
+        assert!(check(&[
+            ("host", "node.example"),
+            ("origin", "https://node.example")
+        ]));
+        assert!(check(&[
+            ("host", "node.example:443"),
+            ("origin", "https://node.example")
+        ]));
+        assert!(!check(&[
+            ("host", "127.0.0.1:8080"),
+            ("origin", "http://evil.example")
+        ]));
+        assert!(!check(&[
+            ("host", "127.0.0.1:8080"),
+            ("origin", "http://127.0.0.1:8081")
+        ]));
         assert!(!check(&[("host", "127.0.0.1:8080"), ("origin", "null")]));
         assert!(!check(&[("host", ""), ("origin", "null")]));
-        assert!(!check(&[("host", "127.0.0.1:8080"), ("sec-fetch-site", "cross-site")]));
-        assert!(check(&[("host", "127.0.0.1:8080"), ("sec-fetch-site", "same-origin")]));
+        assert!(!check(&[
+            ("host", "127.0.0.1:8080"),
+            ("sec-fetch-site", "cross-site")
+        ]));
+        assert!(check(&[
+            ("host", "127.0.0.1:8080"),
+            ("sec-fetch-site", "same-origin")
+        ]));
     }
 
     #[test]
     fn forms_are_refused() {
-        for kind in ["text/plain", "Text/Plain; charset=utf-8", "multipart/form-data; boundary=x"] {
-            assert!(check_content_type(&headers(&[("content-type", kind)])).is_err(), "{kind}");
+        for kind in [
+            "text/plain",
+            "Text/Plain; charset=utf-8",
+            "multipart/form-data; boundary=x",
+        ] {
+            assert!(
+                check_content_type(&headers(&[("content-type", kind)])).is_err(),
+                "{kind}"
+            );
         }
-        for kind in ["application/json", "application/x-ndjson", "application/octet-stream"] {
-            assert!(check_content_type(&headers(&[("content-type", kind)])).is_ok(), "{kind}");
+        for kind in [
+            "application/json",
+            "application/x-ndjson",
+            "application/octet-stream",
+        ] {
+            assert!(
+                check_content_type(&headers(&[("content-type", kind)])).is_ok(),
+                "{kind}"
+            );
         }
     }
 

@@ -23,8 +23,7 @@ use tower::ServiceExt as _;
 
 use crate::app::stopped;
 use crate::limits::{
-    CONNECTIONS_MAX, DRAIN_SECONDS_MAX, HANDSHAKE_SECONDS_MAX, HEAD_BYTES_MAX, HEAD_SECONDS_MAX,
-    HEADERS_MAX,
+    DRAIN_SECONDS_MAX, HANDSHAKE_SECONDS_MAX, HEAD_BYTES_MAX, HEAD_SECONDS_MAX, HEADERS_MAX,
 };
 use crate::peer::{Link, Peers};
 
@@ -73,12 +72,13 @@ impl Port {
     pub(crate) fn serve(
         self,
         router: Router,
+        connections_max: usize,
         stats: Arc<PortStats>,
         mut stop: watch::Receiver<bool>,
     ) -> JoinHandle<()> {
         tokio::spawn(async move {
             let peers = Peers::default();
-            let connections = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+            let connections = Arc::new(tokio::sync::Semaphore::new(connections_max));
             loop {
                 let accepted = tokio::select! {
                     accepted = self.listener.accept() => accepted,
@@ -101,8 +101,12 @@ impl Port {
                     continue;
                 };
                 let _ = stream.set_nodelay(true);
-                let (router, tls, stop, stats) =
-                    (router.clone(), self.tls.clone(), stop.clone(), stats.clone());
+                let (router, tls, stop, stats) = (
+                    router.clone(),
+                    self.tls.clone(),
+                    stop.clone(),
+                    stats.clone(),
+                );
                 tokio::spawn(async move {
                     let _permit = permit;
                     stats.open.fetch_add(1, Ordering::Relaxed);
@@ -112,7 +116,7 @@ impl Port {
             }
             drop(self.listener);
             // Every connection holds a permit; when all are back, all have ended.
-            let all = connections.acquire_many(CONNECTIONS_MAX as u32);
+            let all = connections.acquire_many(connections_max as u32);
             let _ = tokio::time::timeout(Duration::from_secs(DRAIN_SECONDS_MAX), all).await;
         })
     }
@@ -131,12 +135,15 @@ pub(crate) fn tls(certificates: &Path, key: &Path) -> Result<TlsAcceptor, Error>
     let chain = CertificateDer::pem_file_iter(certificates)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|cause| bad(certificates, cause.to_string()))?;
-    let secret =
-        PrivateKeyDer::from_pem_file(key).map_err(|cause| bad(key, cause.to_string()))?;
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|cause| bad(key, cause.to_string()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, secret))
+        .and_then(|builder| {
+            builder
+                .with_no_client_auth()
+                .with_single_cert(chain, secret)
+        })
         .map_err(|cause| bad(certificates, cause.to_string()))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))

@@ -16,7 +16,7 @@ use busbar_log::{Clock, Log, LogOptions, OsDisk, SystemClock};
 use busbar_sql::{Engine, QueryLimits};
 use busbar_table::Tables;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::app::{App, Phase};
@@ -26,6 +26,7 @@ use crate::events::inlet::{Inlet, InletThread};
 use crate::exit::StartError;
 use crate::feed::Feed;
 use crate::http::{Port, PortStats, tls};
+use crate::limits::CONNECTIONS_MAX;
 use crate::relations::NodeRelations;
 use crate::{api, assets, guard};
 
@@ -63,8 +64,13 @@ impl Node {
         let data = options.folder.join(&options.config.data.dir);
         check_writable(&data)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let log = Log::open(Arc::new(OsDisk), &data, LogOptions::default(), clock.clone())
-            .map_err(from_log)?;
+        let log = Log::open(
+            Arc::new(OsDisk),
+            &data,
+            LogOptions::default(),
+            clock.clone(),
+        )
+        .map_err(from_log)?;
         let started = Node::assemble(options, data, log.clone(), clock).await;
         if started.is_err() {
             // The next attempt, perhaps in this process, must find the folder unlocked.
@@ -90,10 +96,16 @@ impl Node {
             Arc::new(StoreBacking(bus.store("access")?)),
             AccessOptions {
                 cost: password_cost,
+                session_idle_seconds: i64::try_from(config.http.session.as_duration().as_secs())
+                    .unwrap_or(i64::MAX),
                 ..AccessOptions::default()
             },
         )?);
-        let listens = [&config.http.listen, &config.mqtt.listen, &config.mqtt.tls_listen];
+        let listens = [
+            &config.http.listen,
+            &config.mqtt.listen,
+            &config.mqtt.tls_listen,
+        ];
         check_addresses(&access, listens)?;
         let gateway_config = gateway_config(&config, &folder).await?;
         // A port that is taken is found out before anything runs.
@@ -116,6 +128,8 @@ impl Node {
         let (stop, stopped) = watch::channel(false);
         let (routes, document) = api::routes();
         let (subscriptions, listeners) = App::semaphores();
+        let turns =
+            Semaphore::new((config.http.requests as usize).clamp(1, Semaphore::MAX_PERMITS));
         let app = Arc::new(App {
             config,
             data,
@@ -132,6 +146,7 @@ impl Node {
             answers: guard::Answers::default(),
             delivered: api::Delivered::default(),
             port: Arc::new(PortStats::default()),
+            turns,
             subscriptions,
             listeners,
             stop: stopped.clone(),
@@ -152,7 +167,11 @@ impl Node {
         let http = port.map(|port| {
             let address = port.address;
             let router = router(routes, &app);
-            (address, port.serve(router, app.port.clone(), stopped))
+            let connections = (app.config.limits.connections as usize).clamp(1, CONNECTIONS_MAX);
+            (
+                address,
+                port.serve(router, connections, app.port.clone(), stopped),
+            )
         });
         app.phase.work();
         Ok(Node {
@@ -175,7 +194,10 @@ impl Node {
             Some(project) => Some(project),
             None => app.deployer.newest()?,
         };
-        let applied = app.deployer.start(app, project.unwrap_or_default(), "start").await?;
+        let applied = app
+            .deployer
+            .start(app, project.unwrap_or_default(), "start")
+            .await?;
         for (flow, error) in &applied.failed {
             tracing::error!(flow, %error, "the flow does not start");
         }
@@ -206,7 +228,11 @@ impl Node {
     /// # Errors
     /// What is wrong with it; then everything goes on as it was.
     pub async fn apply(&self, bundle: Bundle, author: &str) -> Result<Redeployed, StartError> {
-        let deployed = self.app.deployer.deploy(&self.app, bundle, author, "", false).await?;
+        let deployed = self
+            .app
+            .deployer
+            .deploy(&self.app, bundle, author, "", false)
+            .await?;
         Ok(Redeployed {
             warnings: deployed.diagnostics,
             changes: deployed.changes,
@@ -256,7 +282,8 @@ pub struct Redeployed {
 fn bus_options(config: &Config, clock: Arc<dyn Clock>) -> BusOptions {
     BusOptions {
         in_flight_bytes_max: config.limits.in_flight_size.as_bytes(),
-        payload_bytes_max: bytes(config.limits.payload_size).min(busbar_event::limits::PAYLOAD_BYTES_MAX),
+        payload_bytes_max: bytes(config.limits.payload_size)
+            .min(busbar_event::limits::PAYLOAD_BYTES_MAX),
         segment_bytes: config.data.segment_size.as_bytes(),
         cache_bytes: bytes(config.data.cache_size),
         retained_topics_max: config.limits.retained as usize,
@@ -276,7 +303,11 @@ fn query_limits(config: &Config) -> QueryLimits {
 
 async fn gateway_config(config: &Config, folder: &Path) -> Result<GatewayConfig, Error> {
     let mqtt = &config.mqtt;
-    let tls = match (resolve(&mqtt.tls_listen).await?, &mqtt.tls_cert, &mqtt.tls_key) {
+    let tls = match (
+        resolve(&mqtt.tls_listen).await?,
+        &mqtt.tls_cert,
+        &mqtt.tls_key,
+    ) {
         (Some(listen), Some(cert), Some(key)) => Some(TlsConfig {
             listen,
             cert: folder.join(cert),
@@ -293,11 +324,13 @@ async fn gateway_config(config: &Config, folder: &Path) -> Result<GatewayConfig,
             packet_bytes_max: u32::try_from(mqtt.packet_size.as_bytes()).unwrap_or(u32::MAX),
             connections_max: config.limits.connections as usize,
             connections_per_second_max: config.limits.connection_rate,
-            connect_wait_us: i64::try_from(mqtt.connect_timeout.as_duration().as_micros()).unwrap_or(i64::MAX),
+            connect_wait_us: i64::try_from(mqtt.connect_timeout.as_duration().as_micros())
+                .unwrap_or(i64::MAX),
             subscriptions_per_session_max: config.limits.subscriptions as usize,
             receive_maximum: mqtt.receive_max,
             topic_alias_maximum: mqtt.topic_alias_max,
-            session_expiry_s_max: u32::try_from(mqtt.session_expiry.as_duration().as_secs()).unwrap_or(u32::MAX),
+            session_expiry_s_max: u32::try_from(mqtt.session_expiry.as_duration().as_secs())
+                .unwrap_or(u32::MAX),
             ..Limits::default()
         },
     })
@@ -322,7 +355,10 @@ fn bytes(size: busbar_catalog::Size) -> usize {
 fn router(routes: Router<Arc<App>>, app: &Arc<App>) -> Router {
     routes
         .fallback(assets::serve)
-        .layer(axum::middleware::from_fn_with_state(app.clone(), guard::guard))
+        .layer(axum::middleware::from_fn_with_state(
+            app.clone(),
+            guard::guard,
+        ))
         .with_state(app.clone())
 }
 
@@ -331,7 +367,9 @@ async fn bind(config: &Config, folder: &Path) -> Result<Option<Port>, Error> {
         return Ok(None);
     }
     let tls = match (&config.http.tls_cert, &config.http.tls_key) {
-        (Some(certificates), Some(key)) => Some(tls(&folder.join(certificates), &folder.join(key))?),
+        (Some(certificates), Some(key)) => {
+            Some(tls(&folder.join(certificates), &folder.join(key))?)
+        }
         _ => None,
     };
     Port::bind(&config.http.listen, tls).await.map(Some)
@@ -363,7 +401,9 @@ fn check_addresses<'a>(
     }
     for listen in listens {
         if listen != OFF && !is_loopback(listen) {
-            return Err(Error::new(Class::Configuration, "server.needs-users").with("address", listen));
+            return Err(
+                Error::new(Class::Configuration, "server.needs-users").with("address", listen)
+            );
         }
     }
     Ok(())
@@ -388,10 +428,23 @@ mod tests {
 
     #[test]
     fn loopback_is_told_from_the_rest() {
-        for listen in ["127.0.0.1:8080", "[::1]:0", "localhost:80", "127.9.9.9:1", "[::ffff:127.0.0.1]:1"] {
+        for listen in [
+            "127.0.0.1:8080",
+            "[::1]:0",
+            "localhost:80",
+            "127.9.9.9:1",
+            "[::ffff:127.0.0.1]:1",
+        ] {
             assert!(is_loopback(listen), "{listen}");
         }
-        for listen in ["0.0.0.0:8080", "[::]:80", "10.0.0.1:1", "example.org:80", ":8080", "localhost.example:1"] {
+        for listen in [
+            "0.0.0.0:8080",
+            "[::]:80",
+            "10.0.0.1:1",
+            "example.org:80",
+            ":8080",
+            "localhost.example:1",
+        ] {
             assert!(!is_loopback(listen), "{listen}");
         }
     }

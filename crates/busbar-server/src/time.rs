@@ -66,7 +66,10 @@ pub(crate) fn parse(text: &str) -> Option<i64> {
     let mut fraction = 0;
     if is(at, b".") {
         at += 1;
-        let len = bytes[at..].iter().take_while(|b| b.is_ascii_digit()).count();
+        let len = bytes[at..]
+            .iter()
+            .take_while(|b| b.is_ascii_digit())
+            .count();
         if len == 0 || len > 18 {
             return None;
         }
@@ -140,11 +143,21 @@ mod tests {
             assert_eq!(text(micros), shown);
             assert_eq!(parse(shown), Some(micros));
         }
-        assert_eq!(parse("2026-11-22T08:00:00+08:00"), parse("2026-11-22T00:00:00Z"));
+        assert_eq!(
+            parse("2026-11-22T08:00:00+08:00"),
+            parse("2026-11-22T00:00:00Z")
+        );
         assert_eq!(parse("2026-11-22 00:00:00.5z"), Some(1_795_305_600_500_000));
         for bad in [
-            "", "2026-11-22", "2026-13-01T00:00:00Z", "2026-02-30T00:00:00Z", "2026-11-22T24:00:00Z",
-            "2026-11-22T00:00:00", "2026-11-22T00:00:00.Z", "2026-11-22T00:00:00Zx", "２026-11-22T00:00:00Z",
+            "",
+            "2026-11-22",
+            "2026-13-01T00:00:00Z",
+            "2026-02-30T00:00:00Z",
+            "2026-11-22T24:00:00Z",
+            "2026-11-22T00:00:00",
+            "2026-11-22T00:00:00.Z",
+            "2026-11-22T00:00:00Zx",
+            "２026-11-22T00:00:00Z",
             "2026-11-22T00:00:00+8:00",
         ] {
             assert_eq!(parse(bad), None, "{bad}");

@@ -64,14 +64,16 @@ async fn list(State(app): State<Arc<App>>, Caller(_): Caller) -> Json<Connection
 pub(crate) fn views(app: &App) -> Vec<ConnectionView> {
     let flows = app.runtime.status();
     let connections = app.runtime.connections();
-    connections.into_iter().map(|connection| view(connection, &flows)).collect()
+    connections
+        .into_iter()
+        .map(|connection| view(connection, &flows))
+        .collect()
 }
 
 fn view(connection: ConnectionStatus, flows: &[FlowStatus]) -> ConnectionView {
-    let outputs = flows
-        .iter()
-        .flat_map(|flow| &flow.nodes)
-        .filter(|node| node.role == "to" && node.kind == "connection" && node.label == connection.name);
+    let outputs = flows.iter().flat_map(|flow| &flow.nodes).filter(|node| {
+        node.role == "to" && node.kind == "connection" && node.label == connection.name
+    });
     let (mut out, mut rate, mut error, mut guarantee) = (0, 0.0, None, None);
     for node in outputs {
         out += node.counters.out;

@@ -101,11 +101,17 @@ async fn list(
         ids: None,
         redriven: which.redriven,
     };
-    let limit = which.limit.unwrap_or(LETTERS_DEFAULT).clamp(1, DEAD_LETTERS_SHOWN_MAX);
+    let limit = which
+        .limit
+        .unwrap_or(LETTERS_DEFAULT)
+        .clamp(1, DEAD_LETTERS_SHOWN_MAX);
     let letters = app.runtime.dead_letters(filter, limit).await?;
     let mut out = b"{\"letters\":[".to_vec();
     let mut first = true;
-    for letter in letters.iter().filter(|letter| caller.may_read_stream(&letter.stream)) {
+    for letter in letters
+        .iter()
+        .filter(|letter| caller.may_read_stream(&letter.stream))
+    {
         if !first {
             out.push(b',');
         }
@@ -237,7 +243,7 @@ struct Redrive {
 }
 
 /// An id as text or number.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Id {
     Number(u64),

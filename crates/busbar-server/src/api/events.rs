@@ -29,8 +29,7 @@ use crate::guard::Caller;
 use crate::limits::{KEEP_ALIVE_SECONDS, REJECTS_NAMED_MAX, SUBSCRIPTION_CHUNK_BYTES};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new()
-        .routes(routes!(publish, subscribe))
+    OpenApiRouter::new().routes(routes!(publish, subscribe))
 }
 
 #[derive(Deserialize, utoipa::IntoParams)]
@@ -123,9 +122,10 @@ async fn publish(
     let kind = content_type(request.headers());
     let layout = match &*kind {
         "" | "application/json" => Layout::Json,
-        "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines" => {
-            Layout::Lines
-        }
+        "application/x-ndjson"
+        | "application/ndjson"
+        | "application/jsonl"
+        | "application/x-jsonlines" => Layout::Lines,
         kind if kind.ends_with("+json") => Layout::Json,
         _ => Layout::Raw,
     };
@@ -186,7 +186,9 @@ pub(crate) fn published(outcome: Outcome) -> Published {
 /// All rejected is a failure, of the first one's kind; anything stored is a success that names the rest.
 fn answer(outcome: Outcome) -> Response {
     let failed = match outcome.rejected.first() {
-        Some((_, error)) if outcome.accepted == 0 => Some((status_of(error), retry_after(error), error.clone())),
+        Some((_, error)) if outcome.accepted == 0 => {
+            Some((status_of(error), retry_after(error), error.clone()))
+        }
         _ => None,
     };
     let published = published(outcome);
@@ -205,7 +207,9 @@ fn answer(outcome: Outcome) -> Response {
     };
     let mut response = (status, Json(Failed { error, published })).into_response();
     if let Some(seconds) = retry {
-        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, seconds.into());
     }
     response
 }
@@ -240,8 +244,15 @@ async fn subscribe(
     let resumed = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let start = Start::parse(resumed.or(query.from.as_deref()).unwrap_or("now"))?;
     let wake = Arc::new(Notify::new());
-    let (subscription, permit) =
-        open(&app, &caller, query.filter.as_deref(), query.stream, start, wake.clone()).await?;
+    let (subscription, permit) = open(
+        &app,
+        &caller,
+        query.filter.as_deref(),
+        query.stream,
+        start,
+        wake.clone(),
+    )
+    .await?;
     let feed = Feed {
         app,
         caller,
@@ -287,7 +298,10 @@ pub(crate) async fn open(
         ));
     }
     let permit = app.subscriptions.clone().try_acquire_owned().map_err(|_| {
-        Refusal::from(Error::new(Class::Transient, "server.too-many-subscriptions"))
+        Refusal::from(Error::new(
+            Class::Transient,
+            "server.too-many-subscriptions",
+        ))
     })?;
     let wanted = Wanted { filter, stream };
     let subscription = Subscription::open(&app.bus, caller.clone(), wanted, start, wake).await?;
@@ -344,7 +358,12 @@ impl Feed {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    write_message(&mut out, "error", None, &serde_json::to_vec(&error).unwrap_or_default());
+                    write_message(
+                        &mut out,
+                        "error",
+                        None,
+                        &serde_json::to_vec(&error).unwrap_or_default(),
+                    );
                     return Some(out.into());
                 }
             }
@@ -377,7 +396,11 @@ impl Feed {
     fn write(&self, out: &mut Vec<u8>, found: Found) {
         let mut json = Vec::new();
         match found {
-            Found::Gap { stream, partition, gap } => {
+            Found::Gap {
+                stream,
+                partition,
+                gap,
+            } => {
                 json.extend_from_slice(&gap_json(stream.name(), partition, &gap));
                 write_message(out, "gap", Some(&self.subscription.position()), &json);
             }
@@ -403,7 +426,13 @@ impl Feed {
                     };
                     json.clear();
                     json.push(b'{');
-                    render::members(&mut json, &batch, row as usize, payloads.value(row as usize), place);
+                    render::members(
+                        &mut json,
+                        &batch,
+                        row as usize,
+                        payloads.value(row as usize),
+                        place,
+                    );
                     json.push(b'}');
                     let id = if Some(row) == last {
                         Some(position.clone())

@@ -180,13 +180,18 @@ struct Flows {
 #[utoipa::path(get, path = "/api/v1/flows", tag = "flows",
     responses((status = 200, description = "The flows.", body = Flows)))]
 async fn list(State(app): State<Arc<App>>, Caller(_): Caller) -> Json<Flows> {
-    Json(Flows { flows: views(&app).0 })
+    Json(Flows {
+        flows: views(&app).0,
+    })
 }
 
 /// All flows, in short and in full.
 pub(crate) fn views(app: &App) -> (Vec<FlowSummary>, Vec<FlowDetail>) {
     let details: Vec<FlowDetail> = app.runtime.status().into_iter().map(view).collect();
-    (details.iter().map(|flow| flow.summary.clone()).collect(), details)
+    (
+        details.iter().map(|flow| flow.summary.clone()).collect(),
+        details,
+    )
 }
 
 /// One flow.
@@ -332,12 +337,17 @@ async fn rollback(
     }
     files.insert(path.to_owned(), text.to_owned());
     let note = format!("{name}: rollback to {wanted}");
-    let deployed = app.deployer.deploy(&app, Bundle { files }, caller.name(), &note, false).await;
+    let deployed = app
+        .deployer
+        .deploy(&app, Bundle { files }, caller.name(), &note, false)
+        .await;
     outcome(deployed)
 }
 
 /// The answer to what was deployed.
-pub(super) fn outcome(deployed: Result<Deployed, crate::deploy::NotDeployed>) -> Answer<Json<super::project::Outcome>> {
+pub(super) fn outcome(
+    deployed: Result<Deployed, crate::deploy::NotDeployed>,
+) -> Answer<Json<super::project::Outcome>> {
     match deployed {
         Ok(deployed) => Ok(Json(deployed.into())),
         Err(refused) => Err(refused.into()),
@@ -378,7 +388,9 @@ async fn replay(
         Start::Time(micros) => ReplayFrom::Time(micros),
         _ => {
             let from = busbar_event::quote(&body.from);
-            return Err(Error::new(Class::Permanent, "server.bad-replay").with("from", from).into());
+            return Err(Error::new(Class::Permanent, "server.bad-replay")
+                .with("from", from)
+                .into());
         }
     };
     app.runtime.replay(&name, from).await?;
@@ -456,13 +468,24 @@ fn view(status: FlowStatus) -> FlowDetail {
             rate: rates.get(edge.from.as_str()).copied().unwrap_or(0.0),
         })
         .collect();
-    let inputs: Vec<&NodeStatus> = status.nodes.iter().filter(|node| node.role == "from").collect();
+    let inputs: Vec<&NodeStatus> = status
+        .nodes
+        .iter()
+        .filter(|node| node.role == "from")
+        .collect();
     let summary = FlowSummary {
         state: state(status.state),
-        from: inputs.iter().map(|node| node.label.as_str()).collect::<Vec<_>>().join(", "),
+        from: inputs
+            .iter()
+            .map(|node| node.label.as_str())
+            .collect::<Vec<_>>()
+            .join(", "),
         version: status.version,
         counts: counts(&status.conservation.counters),
-        rate: inputs.iter().map(|node| node.rate_in.max(node.rate_out)).sum(),
+        rate: inputs
+            .iter()
+            .map(|node| node.rate_in.max(node.rate_out))
+            .sum(),
         lag: status.lag,
         error: status.error.clone(),
         name: status.name.clone(),

@@ -44,18 +44,24 @@ async fn live(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<Res
         .map_err(|_| Error::new(Class::Transient, "server.too-many-subscriptions"))?;
     let pictures = app.feed.listen();
     let start = (app, caller, pictures, permit, true);
-    let stream = futures::stream::unfold(start, |(app, caller, mut pictures, permit, first)| async move {
-        let stop = app.stop.clone();
-        if !first {
-            tokio::select! {
-                changed = pictures.changed() => changed.ok()?,
-                () = stopped(stop.clone()) => return None,
+    let stream = futures::stream::unfold(
+        start,
+        |(app, caller, mut pictures, permit, first)| async move {
+            let stop = app.stop.clone();
+            if !first {
+                tokio::select! {
+                    changed = pictures.changed() => changed.ok()?,
+                    () = stopped(stop.clone()) => return None,
+                }
             }
-        }
-        app.access.current(&caller)?;
-        let picture: Bytes = pictures.borrow_and_update().clone();
-        Some((Ok::<_, Infallible>(picture), (app, caller, pictures, permit, false)))
-    });
+            app.access.current(&caller)?;
+            let picture: Bytes = pictures.borrow_and_update().clone();
+            Some((
+                Ok::<_, Infallible>(picture),
+                (app, caller, pictures, permit, false),
+            ))
+        },
+    );
     Ok((
         [
             (header::CONTENT_TYPE, "text/event-stream"),

@@ -21,11 +21,15 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     params(("language" = String, Path, description = "`en` or `zh`.")),
     responses((status = 200, description = "Code and text; `{name}` stands for an argument.",
         body = BTreeMap<String, String>)))]
-async fn messages(Path(language): Path<String>) -> Answer<Json<BTreeMap<&'static str, &'static str>>> {
+async fn messages(
+    Path(language): Path<String>,
+) -> Answer<Json<BTreeMap<&'static str, &'static str>>> {
     let language = match &*language {
         "en" => Language::En,
         "zh" => Language::Zh,
         other => return Err(Refusal::unknown("server.unknown-language", other)),
     };
-    Ok(Json(busbar_event::messages::all(language).into_iter().collect()))
+    Ok(Json(
+        busbar_event::messages::all(language).into_iter().collect(),
+    ))
 }

@@ -34,7 +34,9 @@ use busbar_event::{Class, Error};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use utoipa::OpenApi;
-use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
 use utoipa::openapi::{OpenApi as Document, Ref, RefOr};
 use utoipa_axum::router::OpenApiRouter;
 
@@ -151,9 +153,15 @@ fn complete(document: &mut Document) {
         )
         .build();
     for item in document.paths.paths.values_mut() {
-        for operation in [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete]
-            .into_iter()
-            .flatten()
+        for operation in [
+            &mut item.get,
+            &mut item.post,
+            &mut item.put,
+            &mut item.patch,
+            &mut item.delete,
+        ]
+        .into_iter()
+        .flatten()
         {
             operation
                 .responses
@@ -173,14 +181,16 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for JsonBody<T> {
     async fn from_request(request: Request, app: &Arc<App>) -> Answer<Self> {
         check_json(request.headers())?;
         let bytes = read(request.into_body(), app.body_bytes_max()).await?;
-        serde_json::from_slice(&bytes).map(JsonBody).map_err(|cause| {
-            Refusal::from(
-                Error::new(Class::Permanent, "server.bad-body")
-                    .with("line", cause.line())
-                    .with("column", cause.column())
-                    .with("why", bounded(&cause.to_string())),
-            )
-        })
+        serde_json::from_slice(&bytes)
+            .map(JsonBody)
+            .map_err(|cause| {
+                Refusal::from(
+                    Error::new(Class::Permanent, "server.bad-body")
+                        .with("line", cause.line())
+                        .with("column", cause.column())
+                        .with("why", bounded(&cause.to_string())),
+                )
+            })
     }
 }
 
@@ -195,7 +205,9 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<App>> for OptionalBody<T> {
         if request.body().is_end_stream() {
             return Ok(OptionalBody(T::default()));
         }
-        JsonBody::from_request(request, app).await.map(|JsonBody(value)| OptionalBody(value))
+        JsonBody::from_request(request, app)
+            .await
+            .map(|JsonBody(value)| OptionalBody(value))
     }
 }
 
@@ -205,12 +217,16 @@ pub(crate) struct Query<T>(pub(crate) T);
 impl<T: DeserializeOwned> axum::extract::FromRequestParts<Arc<App>> for Query<T> {
     type Rejection = Refusal;
 
-    async fn from_request_parts(parts: &mut axum::http::request::Parts, _: &Arc<App>) -> Answer<Self> {
+    async fn from_request_parts(
+        parts: &mut axum::http::request::Parts,
+        _: &Arc<App>,
+    ) -> Answer<Self> {
         axum::extract::Query::try_from_uri(&parts.uri)
             .map(|axum::extract::Query(value)| Query(value))
             .map_err(|cause| {
                 Refusal::from(
-                    Error::new(Class::Permanent, "server.bad-query").with("why", bounded(&cause.body_text())),
+                    Error::new(Class::Permanent, "server.bad-query")
+                        .with("why", bounded(&cause.body_text())),
                 )
             })
     }
@@ -248,7 +264,8 @@ pub(crate) async fn read(body: Body, bytes_max: usize) -> Answer<Bytes> {
         )),
         Err(_) => Err(Refusal::new(
             StatusCode::REQUEST_TIMEOUT,
-            Error::new(Class::Transient, "server.body-too-slow").with("max_seconds", BODY_SECONDS_MAX),
+            Error::new(Class::Transient, "server.body-too-slow")
+                .with("max_seconds", BODY_SECONDS_MAX),
         )),
     }
 }
@@ -291,7 +308,10 @@ pub(crate) fn content_type(headers: &HeaderMap) -> String {
 /// A text from outside, short enough for an error.
 pub(crate) fn bounded(text: &str) -> String {
     const CHARS_MAX: usize = 200;
-    text.chars().filter(|c| !c.is_control()).take(CHARS_MAX).collect()
+    text.chars()
+        .filter(|c| !c.is_control())
+        .take(CHARS_MAX)
+        .collect()
 }
 
 const _: () = assert!(BODY_BYTES_MAX <= u32::MAX as usize);

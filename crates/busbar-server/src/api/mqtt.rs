@@ -23,22 +23,35 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 /// MQTT over WebSocket, subprotocol `mqtt`. The login is MQTT's own, in CONNECT.
 #[utoipa::path(get, path = "/mqtt", tag = "events", security(()),
     responses((status = 101, description = "The connection speaks MQTT from here on.")))]
-async fn upgrade(State(app): State<Arc<App>>, link: Link, mut request: Request) -> Answer<Response> {
+async fn upgrade(
+    State(app): State<Arc<App>>,
+    link: Link,
+    mut request: Request,
+) -> Answer<Response> {
     let refused = |why: &str| {
         Refusal::from(Error::new(Class::Permanent, "server.not-websocket").with("why", why))
     };
     if !app.config.mqtt.ws {
-        return Err(Refusal::permanent(StatusCode::NOT_FOUND, "server.mqtt-ws-off"));
+        return Err(Refusal::permanent(
+            StatusCode::NOT_FOUND,
+            "server.mqtt-ws-off",
+        ));
     }
     let headers = request.headers();
-    if !has_word(headers, header::CONNECTION, "upgrade") || !has_word(headers, header::UPGRADE, "websocket") {
+    if !has_word(headers, header::CONNECTION, "upgrade")
+        || !has_word(headers, header::UPGRADE, "websocket")
+    {
         return Err(refused("the request does not ask for a WebSocket"));
     }
-    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+    if headers
+        .get(header::SEC_WEBSOCKET_VERSION)
+        .is_none_or(|version| version != "13")
+    {
         let mut response = refused("only version 13 is spoken").into_response();
-        response
-            .headers_mut()
-            .insert(header::SEC_WEBSOCKET_VERSION, header::HeaderValue::from_static("13"));
+        response.headers_mut().insert(
+            header::SEC_WEBSOCKET_VERSION,
+            header::HeaderValue::from_static("13"),
+        );
         return Ok(response);
     }
     let Some(accept) = headers

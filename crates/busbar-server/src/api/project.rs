@@ -110,7 +110,11 @@ async fn apply(
     Caller(caller): Caller,
     JsonBody(body): JsonBody<Apply>,
 ) -> Answer<Json<Outcome>> {
-    caller.require(if body.dry_run { Role::Operator } else { Role::Admin })?;
+    caller.require(if body.dry_run {
+        Role::Operator
+    } else {
+        Role::Admin
+    })?;
     let bundle = Bundle { files: body.files };
     let deployed = app
         .deployer

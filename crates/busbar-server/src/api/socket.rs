@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::extract::State;
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
 use busbar_access::Principal;
 use busbar_event::{Class, Error};
@@ -61,14 +61,16 @@ async fn upgrade(
 ) -> Answer<Response> {
     let upgrade = upgrade.map_err(|cause| {
         Refusal::from(
-            Error::new(Class::Permanent, "server.not-websocket").with("why", super::bounded(&cause.body_text())),
+            Error::new(Class::Permanent, "server.not-websocket")
+                .with("why", super::bounded(&cause.body_text())),
         )
     })?;
-    let permit = app
-        .subscriptions
-        .clone()
-        .try_acquire_owned()
-        .map_err(|_| Refusal::from(Error::new(Class::Transient, "server.too-many-subscriptions")))?;
+    let permit = app.subscriptions.clone().try_acquire_owned().map_err(|_| {
+        Refusal::from(Error::new(
+            Class::Transient,
+            "server.too-many-subscriptions",
+        ))
+    })?;
     Ok(upgrade
         .max_message_size(SOCKET_FRAME_BYTES_MAX)
         .max_frame_size(SOCKET_FRAME_BYTES_MAX)
@@ -245,9 +247,12 @@ impl Session {
                         let job = async move {
                             match take(&app, &caller, parsed).await {
                                 Ok(outcome) => {
-                                    let body = serde_json::to_string(&published(outcome)).unwrap_or_default();
+                                    let body = serde_json::to_string(&published(outcome))
+                                        .unwrap_or_default();
                                     let rest = body.strip_prefix('{').unwrap_or("}");
-                                    Message::Text(format!("{{\"op\":\"ack\",\"id\":{id},{rest}").into())
+                                    Message::Text(
+                                        format!("{{\"op\":\"ack\",\"id\":{id},{rest}").into(),
+                                    )
                                 }
                                 Err(refusal) => error_frame(&id, &refusal),
                             }
@@ -379,16 +384,26 @@ impl<'a> Frame<'a> {
         match bad {
             // In what is published, `stream` may be a number of somebody's own frame.
             Some(field) if frame.op != "publish" || field == "id" => {
-                Err(Error::new(Class::Permanent, "server.bad-field").with("field", busbar_event::quote(&field)))
+                Err(Error::new(Class::Permanent, "server.bad-field")
+                    .with("field", busbar_event::quote(&field)))
             }
             _ => Ok(frame),
         }
     }
 }
 
-async fn feed(socket: &mut WebSocket, app: &App, live: &Live, found: Found) -> Result<(), axum::Error> {
+async fn feed(
+    socket: &mut WebSocket,
+    app: &App,
+    live: &Live,
+    found: Found,
+) -> Result<(), axum::Error> {
     match found {
-        Found::Gap { stream, partition, gap } => {
+        Found::Gap {
+            stream,
+            partition,
+            gap,
+        } => {
             let gap = gap_json(stream.name(), partition, &gap);
             let text = String::from_utf8(gap).unwrap_or_default();
             let frame = format!("{{\"op\":\"gap\",\"id\":{},\"gap\":{text}}}", live.id);
@@ -413,7 +428,13 @@ async fn feed(socket: &mut WebSocket, app: &App, live: &Live, found: Found) -> R
                     partition,
                     offset: base + u64::from(row),
                 };
-                render::members(&mut json, &batch, row as usize, payloads.value(row as usize), place);
+                render::members(
+                    &mut json,
+                    &batch,
+                    row as usize,
+                    payloads.value(row as usize),
+                    place,
+                );
                 json.push(b'}');
                 // Everything that was written is UTF-8.
                 let text = String::from_utf8(json).unwrap_or_default();

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray as _, RecordBatch};
 use arrow::datatypes::{
-    DataType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit, UInt8Type,
-    UInt16Type, UInt32Type, UInt64Type,
+    DataType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit,
+    UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use axum::extract::State;
@@ -74,7 +74,10 @@ async fn query(
     JsonBody(question): JsonBody<Question>,
 ) -> Answer<Response> {
     if !caller.may_read_all() {
-        return Err(Refusal::permanent(StatusCode::FORBIDDEN, "access.sql-denied"));
+        return Err(Refusal::permanent(
+            StatusCode::FORBIDDEN,
+            "access.sql-denied",
+        ));
     }
     if question.sql.len() > SQL_TEXT_BYTES_MAX {
         return Err(Error::new(Class::Permanent, "server.sql-too-long")
@@ -84,10 +87,14 @@ async fn query(
     let options = QueryOptions {
         rows_max: Some(question.limit.unwrap_or(SQL_ROWS_DEFAULT)),
     };
-    let mut result = app.sql.query_with(&question.sql, options).await.map_err(|wrong| {
-        let (span, suggestion) = (wrong.span(), wrong.suggestion().map(str::to_owned));
-        Refusal::from(wrong.into_error()).at(span, suggestion)
-    })?;
+    let mut result = app
+        .sql
+        .query_with(&question.sql, options)
+        .await
+        .map_err(|wrong| {
+            let (span, suggestion) = (wrong.span(), wrong.suggestion().map(str::to_owned));
+            Refusal::from(wrong.into_error()).at(span, suggestion)
+        })?;
     let columns = serde_json::to_vec(&fields(&result.schema())).unwrap_or_default();
     let mut out = b"{\"columns\":".to_vec();
     out.extend_from_slice(&columns);
@@ -151,7 +158,10 @@ fn cell(out: &mut Vec<u8>, column: &dyn Array, row: usize) -> Result<(), Error> 
         DataType::UInt16 => number!(UInt16Type),
         DataType::UInt32 => number!(UInt32Type),
         DataType::UInt64 => number!(UInt64Type),
-        DataType::Float32 => float(out, f64::from(column.as_primitive::<Float32Type>().value(row))),
+        DataType::Float32 => float(
+            out,
+            f64::from(column.as_primitive::<Float32Type>().value(row)),
+        ),
         DataType::Float64 => float(out, column.as_primitive::<Float64Type>().value(row)),
         DataType::Utf8 => quote(out, column.as_string::<i32>().value(row)),
         DataType::LargeUtf8 => quote(out, column.as_string::<i64>().value(row)),
@@ -217,7 +227,9 @@ fn shown(column: &dyn Array, row: usize) -> Result<String, Error> {
     let options = FormatOptions::default();
     ArrayFormatter::try_new(column, &options)
         .and_then(|formatter| formatter.value(row).try_to_string())
-        .map_err(|cause| Error::new(Class::Permanent, "server.unwritable-answer").with("why", cause))
+        .map_err(|cause| {
+            Error::new(Class::Permanent, "server.unwritable-answer").with("why", cause)
+        })
 }
 
 /// JSON has no word for what is not a finite number.
@@ -243,7 +255,8 @@ fn bytes(out: &mut Vec<u8>, value: &[u8]) {
 /// Microseconds since 1970.
 fn timestamp(column: &dyn Array, unit: TimeUnit, row: usize) -> i64 {
     use arrow::datatypes::{
-        TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
+        TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
+        TimestampSecondType,
     };
     match unit {
         TimeUnit::Second => column
@@ -265,16 +278,27 @@ fn timestamp(column: &dyn Array, unit: TimeUnit, row: usize) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{ArrayRef, BinaryArray, DictionaryArray, Float64Array, Int64Array, TimestampMicrosecondArray};
+    use arrow::array::{
+        ArrayRef, BinaryArray, DictionaryArray, Float64Array, Int64Array, TimestampMicrosecondArray,
+    };
 
     #[test]
     fn values_become_json() {
         let columns: Vec<(&str, ArrayRef)> = vec![
             ("n", Arc::new(Int64Array::from(vec![Some(i64::MAX), None]))),
             ("f", Arc::new(Float64Array::from(vec![0.5, f64::NAN]))),
-            ("b", Arc::new(BinaryArray::from(vec![&b"{\"a\":1}"[..], b"\xff"]))),
-            ("t", Arc::new(TimestampMicrosecondArray::from(vec![0, 1]).with_timezone("UTC"))),
-            ("d", Arc::new(DictionaryArray::<Int32Type>::from_iter(["x", "\"y\""]))),
+            (
+                "b",
+                Arc::new(BinaryArray::from(vec![&b"{\"a\":1}"[..], b"\xff"])),
+            ),
+            (
+                "t",
+                Arc::new(TimestampMicrosecondArray::from(vec![0, 1]).with_timezone("UTC")),
+            ),
+            (
+                "d",
+                Arc::new(DictionaryArray::<Int32Type>::from_iter(["x", "\"y\""])),
+            ),
         ];
         let batch = RecordBatch::try_from_iter(columns).unwrap();
         let mut out = b"[".to_vec();
@@ -284,7 +308,13 @@ mod tests {
         assert_eq!(
             value,
             serde_json::json!([
-                [i64::MAX, 0.5, "{\"a\":1}", "1970-01-01T00:00:00.000000Z", "x"],
+                [
+                    i64::MAX,
+                    0.5,
+                    "{\"a\":1}",
+                    "1970-01-01T00:00:00.000000Z",
+                    "x"
+                ],
                 [null, "NaN", "/w==", "1970-01-01T00:00:00.000001Z", "\"y\""]
             ])
         );

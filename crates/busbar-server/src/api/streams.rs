@@ -22,7 +22,9 @@ use crate::events::render::{self, Place};
 use crate::events::subscription::{Wanted, last, matching};
 use crate::guard::Caller;
 use crate::json::quote;
-use crate::limits::{PAGE_BYTES_MAX, PAGE_EVENTS_MAX, PAGE_SCAN_EVENTS_MAX, SUBSCRIPTION_READ_BYTES};
+use crate::limits::{
+    PAGE_BYTES_MAX, PAGE_EVENTS_MAX, PAGE_SCAN_EVENTS_MAX, SUBSCRIPTION_READ_BYTES,
+};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -125,7 +127,11 @@ async fn list(State(app): State<Arc<App>>, Caller(_): Caller) -> Json<Streams> {
 
 /// All streams in short.
 pub(crate) fn summaries(app: &App) -> Vec<StreamSummary> {
-    app.bus.streams().iter().map(|stream| summary(stream)).collect()
+    app.bus
+        .streams()
+        .iter()
+        .map(|stream| summary(stream))
+        .collect()
 }
 
 /// One stream.
@@ -140,8 +146,9 @@ async fn one(
     let stream = find(&app, &name)?;
     blocking(move || {
         let partitions = stream.partitions();
-        let spec = serde_json::to_value(&*stream.spec())
-            .map_err(|cause| Error::new(Class::Permanent, "server.unwritable-answer").with("why", cause))?;
+        let spec = serde_json::to_value(&*stream.spec()).map_err(|cause| {
+            Error::new(Class::Permanent, "server.unwritable-answer").with("why", cause)
+        })?;
         let mut damage = Vec::new();
         for partition in partitions.iter() {
             damage.extend(partition.damage().into_iter().map(|place| DamageView {
@@ -225,7 +232,10 @@ async fn events(
         Some(text) => Some(Filter::parse(text)?),
         None => None,
     };
-    let limit = query.limit.unwrap_or(PAGE_EVENTS_DEFAULT).clamp(1, PAGE_EVENTS_MAX);
+    let limit = query
+        .limit
+        .unwrap_or(PAGE_EVENTS_DEFAULT)
+        .clamp(1, PAGE_EVENTS_MAX);
     let wanted = Wanted {
         filter,
         stream: Some(name),
@@ -294,7 +304,13 @@ fn page(
                         partition: partition.number(),
                         offset,
                     };
-                    render::members(&mut out, &chunk.batch, row as usize, payloads.value(row as usize), place);
+                    render::members(
+                        &mut out,
+                        &chunk.batch,
+                        row as usize,
+                        payloads.value(row as usize),
+                        place,
+                    );
                     out.push(b'}');
                 }
                 scanned += chunk.end() - at.max(chunk.base);
@@ -305,7 +321,11 @@ fn page(
     }
     out.extend_from_slice(b"],\"next\":");
     quote(&mut out, &position::write(positions.into_iter()));
-    out.extend_from_slice(if all { b",\"end\":true}" } else { b",\"end\":false}" });
+    out.extend_from_slice(if all {
+        b",\"end\":true}"
+    } else {
+        b",\"end\":false}"
+    });
     Ok(out)
 }
 
@@ -320,7 +340,11 @@ fn summary(stream: &Stream) -> StreamSummary {
     let partitions = stream.partitions();
     StreamSummary {
         name: stream.name().to_owned(),
-        topics: spec.topics.iter().map(|topic| topic.as_str().to_owned()).collect(),
+        topics: spec
+            .topics
+            .iter()
+            .map(|topic| topic.as_str().to_owned())
+            .collect(),
         partitions: partitions.len(),
         events: partitions
             .iter()
@@ -329,7 +353,10 @@ fn summary(stream: &Stream) -> StreamSummary {
         bytes: stream.bytes(),
         rate: stream.counters().events_per_second,
         durability: spec.durability.as_str(),
-        damaged: partitions.iter().map(|partition| partition.damage().len()).sum(),
+        damaged: partitions
+            .iter()
+            .map(|partition| partition.damage().len())
+            .sum(),
         internal: stream.is_internal(),
         detached: stream.is_detached(),
     }

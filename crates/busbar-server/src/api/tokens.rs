@@ -83,7 +83,12 @@ struct Tokens {
 async fn list(State(app): State<Arc<App>>, Caller(caller): Caller) -> Json<Tokens> {
     let user = (caller.role() < Role::Admin).then(|| caller.name().to_owned());
     Json(Tokens {
-        tokens: app.access.tokens(user.as_deref()).into_iter().map(view).collect(),
+        tokens: app
+            .access
+            .tokens(user.as_deref())
+            .into_iter()
+            .map(view)
+            .collect(),
     })
 }
 
@@ -97,11 +102,17 @@ async fn add(
     Caller(caller): Caller,
     JsonBody(body): JsonBody<NewTokenBody>,
 ) -> Answer<Response> {
-    let expires = match body.expires.as_deref().map(|text| time::parse(text).ok_or(text)) {
+    let expires = match body
+        .expires
+        .as_deref()
+        .map(|text| time::parse(text).ok_or(text))
+    {
         None => None,
         Some(Ok(micros)) => Some(micros / 1_000_000),
         Some(Err(_)) => {
-            return Err(Error::new(Class::Permanent, "server.bad-field").with("field", "expires").into());
+            return Err(Error::new(Class::Permanent, "server.bad-field")
+                .with("field", "expires")
+                .into());
         }
     };
     let new = NewToken {

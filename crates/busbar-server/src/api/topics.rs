@@ -79,8 +79,14 @@ async fn list(
             Error::new(Class::Permanent, "access.subscribe-denied").with("filter", filter),
         ));
     }
-    let limit = query.limit.unwrap_or(PAGE_TOPICS_MAX).clamp(1, PAGE_TOPICS_MAX);
-    let page = app.bus.retained().matching(&filter, query.after.as_deref(), limit);
+    let limit = query
+        .limit
+        .unwrap_or(PAGE_TOPICS_MAX)
+        .clamp(1, PAGE_TOPICS_MAX);
+    let page = app
+        .bus
+        .retained()
+        .matching(&filter, query.after.as_deref(), limit);
     let mut out = b"{\"topics\":[".to_vec();
     let mut first = true;
     for value in &page.values {
@@ -88,7 +94,11 @@ async fn list(
         if !caller.is_unrestricted() && !caller.may_receive(&value.topic, stream.name()) {
             continue;
         }
-        out.extend_from_slice(if first { b"{\"topic\":" } else { b",{\"topic\":" });
+        out.extend_from_slice(if first {
+            b"{\"topic\":"
+        } else {
+            b",{\"topic\":"
+        });
         first = false;
         quote(&mut out, &value.topic);
         if let Some(key) = &value.key {
@@ -100,7 +110,9 @@ async fn list(
         out.push(b'"');
         let mut any = false;
         for (name, tag) in &value.tags {
-            let Some(name) = tags::unescape(name) else { continue };
+            let Some(name) = tags::unescape(name) else {
+                continue;
+            };
             out.extend_from_slice(if any { b"," } else { b",\"tags\":{" });
             any = true;
             quote(&mut out, name);

@@ -39,7 +39,10 @@ struct User {
 
 /// What a user or token may do, beside its role: a list that is given allows what it names and nothing else.
 #[derive(utoipa::ToSchema)]
-#[expect(dead_code, reason = "describes a type of a crate that knows nothing of HTTP")]
+#[expect(
+    dead_code,
+    reason = "describes a type of a crate that knows nothing of HTTP"
+)]
 pub(super) struct RulesView {
     /// Topic filters, or `stream:NAME`.
     publish: Option<Vec<String>>,
@@ -102,23 +105,32 @@ async fn list(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<Jso
 /// The first one can be made from this machine without a login; from then on everybody needs one.
 #[utoipa::path(post, path = "/api/v1/users", tag = "access", request_body = NewUserBody,
     responses((status = 201, description = "The user is there.", body = User)))]
-async fn add(
-    State(app): State<Arc<App>>,
-    link: Link,
-    request: Request,
-) -> Answer<Response> {
-    let caller = request.extensions().get::<busbar_access::Principal>().cloned();
+async fn add(State(app): State<Arc<App>>, link: Link, request: Request) -> Answer<Response> {
+    let caller = request
+        .extensions()
+        .get::<busbar_access::Principal>()
+        .cloned();
     match &caller {
         Some(caller) => caller.require(Role::Admin)?,
-        None => return Err(Refusal::permanent(StatusCode::UNAUTHORIZED, "access.login-needed")),
+        None => {
+            return Err(Refusal::permanent(
+                StatusCode::UNAUTHORIZED,
+                "access.login-needed",
+            ));
+        }
     }
     // A caller without a login is there only while there are no users, and over loopback. That it
     // is still so is decided together with adding.
     let only_first = caller.is_none_or(|caller| caller.is_local());
     if only_first && !link.is_loopback() {
-        return Err(Refusal::permanent(StatusCode::UNAUTHORIZED, "access.login-needed"));
+        return Err(Refusal::permanent(
+            StatusCode::UNAUTHORIZED,
+            "access.login-needed",
+        ));
     }
-    let JsonBody(body) = <JsonBody<NewUserBody> as axum::extract::FromRequest<_>>::from_request(request, &app).await?;
+    let JsonBody(body) =
+        <JsonBody<NewUserBody> as axum::extract::FromRequest<_>>::from_request(request, &app)
+            .await?;
     let access = app.access.clone();
     let new = NewUser {
         name: body.name,

@@ -8,7 +8,6 @@ use utoipa::ToSchema;
 
 /// An event as it is read.
 #[derive(Serialize, ToSchema)]
-#[expect(dead_code, reason = "describes what is rendered by hand")]
 pub(crate) struct EventView {
     /// Where it belongs.
     pub(crate) topic: String,
@@ -63,16 +62,20 @@ pub(crate) fn type_name(kind: &DataType) -> String {
         DataType::UInt8 | DataType::UInt16 | DataType::UInt32 | DataType::UInt64 => "uint".into(),
         DataType::Float16 | DataType::Float32 | DataType::Float64 => "float".into(),
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "text".into(),
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
-            "binary".into()
-        }
-        DataType::Timestamp(TimeUnit::Microsecond | TimeUnit::Nanosecond | TimeUnit::Millisecond | TimeUnit::Second, _) => {
-            "time".into()
-        }
+        DataType::Binary
+        | DataType::LargeBinary
+        | DataType::BinaryView
+        | DataType::FixedSizeBinary(_) => "binary".into(),
+        DataType::Timestamp(
+            TimeUnit::Microsecond | TimeUnit::Nanosecond | TimeUnit::Millisecond | TimeUnit::Second,
+            _,
+        ) => "time".into(),
         DataType::Date32 | DataType::Date64 => "date".into(),
         DataType::Decimal128(_, _) | DataType::Decimal256(_, _) => "decimal".into(),
         DataType::Dictionary(_, values) => type_name(values),
-        DataType::List(item) | DataType::LargeList(item) => format!("list of {}", type_name(item.data_type())),
+        DataType::List(item) | DataType::LargeList(item) => {
+            format!("list of {}", type_name(item.data_type()))
+        }
         DataType::Map(_, _) => "map".into(),
         DataType::Struct(fields) => {
             let inner: Vec<String> = fields

@@ -71,9 +71,7 @@ impl Inlet {
         let handle = std::thread::Builder::new()
             .name("busbar-http-in".into())
             .spawn(move || Worker::new(&bus, worker_shared).run())
-            .map_err(|cause| {
-                Error::new(Class::Transient, "server.no-thread").with("why", cause)
-            })?;
+            .map_err(|cause| Error::new(Class::Transient, "server.no-thread").with("why", cause))?;
         let inlet = Inlet {
             shared: shared.clone(),
             thread: handle.thread().clone(),
@@ -213,14 +211,15 @@ impl Worker {
         };
         let mut memory_of = MemoryOf::default();
         for (view, range) in parsed.events() {
-            let mut flags = Flags::default()
-                .with_qos(view.qos)
-                .with_retain(view.retain);
+            let mut flags = Flags::default().with_qos(view.qos).with_retain(view.retain);
             let escaped: Vec<_> = parsed
                 .tags(range)
                 .map(|(name, value)| (tags::escape(name), value))
                 .collect();
-            let tags: Vec<(&str, &str)> = escaped.iter().map(|(name, value)| (&**name, *value)).collect();
+            let tags: Vec<(&str, &str)> = escaped
+                .iter()
+                .map(|(name, value)| (&**name, *value))
+                .collect();
             if tags.iter().any(|(name, _)| name.starts_with('$')) {
                 flags = flags.with_reserved_tags(true);
             }

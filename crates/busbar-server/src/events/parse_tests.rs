@@ -2,7 +2,12 @@ use super::*;
 use proptest::prelude::*;
 
 fn parse(body: &str) -> Result<Parsed, Error> {
-    Parsed::new(Bytes::copy_from_slice(body.as_bytes()), Layout::Json, None, false)
+    Parsed::new(
+        Bytes::copy_from_slice(body.as_bytes()),
+        Layout::Json,
+        None,
+        false,
+    )
 }
 
 fn shown(parsed: &Parsed) -> Vec<String> {
@@ -90,12 +95,21 @@ fn a_bad_event_does_not_harm_its_neighbours() {
 #[test]
 fn with_a_topic_each_document_is_a_payload() {
     let new = |body: &'static str, layout| {
-        Parsed::new(Bytes::from_static(body.as_bytes()), layout, Some("t/1".into()), true)
+        Parsed::new(
+            Bytes::from_static(body.as_bytes()),
+            layout,
+            Some("t/1".into()),
+            true,
+        )
     };
     let lines = new("{\"a\":1}\n\"text\"\nnot json\n3", Layout::Json).unwrap();
     assert_eq!(
         shown(&lines),
-        ["0 t/1 None [] {\"a\":1}", "1 t/1 None [] \"text\"", "3 t/1 None [] 3"]
+        [
+            "0 t/1 None [] {\"a\":1}",
+            "1 t/1 None [] \"text\"",
+            "3 t/1 None [] 3"
+        ]
     );
     assert_eq!(lines.rejected.len(), 1);
     assert!(lines.events().all(|(view, _)| view.retain));
@@ -122,7 +136,12 @@ fn bodies_that_are_nothing_are_refused_as_a_whole() {
     assert_eq!(bad.code(), "server.not-utf8");
     let raw = Parsed::new(Bytes::from_static(b"x"), Layout::Raw, None, false);
     assert_eq!(raw.unwrap_err().code(), "server.raw-needs-topic");
-    let bad = Parsed::new(Bytes::from_static(b"1"), Layout::Json, Some("a/#".into()), false);
+    let bad = Parsed::new(
+        Bytes::from_static(b"1"),
+        Layout::Json,
+        Some("a/#".into()),
+        false,
+    );
     assert_eq!(bad.unwrap_err().code(), "event.topic-wildcard");
 }
 

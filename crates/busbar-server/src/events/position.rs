@@ -43,12 +43,16 @@ impl Start {
             "earliest" => return Ok(Start::Earliest),
             _ => {}
         }
-        if let Some(count) = text.strip_prefix("last:").or_else(|| text.strip_prefix('-')) {
+        if let Some(count) = text
+            .strip_prefix("last:")
+            .or_else(|| text.strip_prefix('-'))
+        {
             let count: usize = count.parse().map_err(|_| bad())?;
             return if count <= LAST_EVENTS_MAX {
                 Ok(Start::Last(count))
             } else {
-                Err(Error::new(Class::Permanent, "server.last-too-many").with("max", LAST_EVENTS_MAX))
+                Err(Error::new(Class::Permanent, "server.last-too-many")
+                    .with("max", LAST_EVENTS_MAX))
             };
         }
         if text.bytes().all(|b| b.is_ascii_digit()) {
@@ -105,7 +109,16 @@ mod tests {
         ] {
             assert_eq!(Start::parse(text).unwrap(), start, "{text}");
         }
-        for bad in ["yesterday", "last:", "last:x", "last:1000000", "99999999999999999999", "a@1", "a/x@1", "a/1@"] {
+        for bad in [
+            "yesterday",
+            "last:",
+            "last:x",
+            "last:1000000",
+            "99999999999999999999",
+            "a@1",
+            "a/x@1",
+            "a/1@",
+        ] {
             assert!(Start::parse(bad).is_err(), "{bad}");
         }
         let positions = [("a", 0, 1), ("b-c", 2, u64::MAX)];

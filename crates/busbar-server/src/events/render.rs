@@ -15,7 +15,13 @@ pub(crate) struct Place<'a> {
 }
 
 /// Appends the members of an event's object, without braces.
-pub(crate) fn members(out: &mut Vec<u8>, batch: &Batch, row: usize, payload: &[u8], place: Place<'_>) {
+pub(crate) fn members(
+    out: &mut Vec<u8>,
+    batch: &Batch,
+    row: usize,
+    payload: &[u8],
+    place: Place<'_>,
+) {
     out.extend_from_slice(b"\"topic\":");
     quote(out, batch.topic(row));
     if let Some(key) = batch.key(row) {
@@ -52,7 +58,10 @@ pub(crate) fn members(out: &mut Vec<u8>, batch: &Batch, row: usize, payload: &[u
     // Writing to a vector cannot fail.
     let _ = std::io::Write::write_fmt(
         out,
-        format_args!(",\"partition\":{},\"offset\":{}", place.partition, place.offset),
+        format_args!(
+            ",\"partition\":{},\"offset\":{}",
+            place.partition, place.offset
+        ),
     );
 }
 

@@ -72,7 +72,8 @@ impl Subscription {
         if let Some(name) = &wanted.stream
             && bus.stream(name).is_none()
         {
-            return Err(Error::new(Class::Permanent, "server.unknown-stream").with("name", busbar_event::quote(name)));
+            return Err(Error::new(Class::Permanent, "server.unknown-stream")
+                .with("name", busbar_event::quote(name)));
         }
         let mut subscription = Subscription {
             bus: bus.clone(),
@@ -152,7 +153,11 @@ impl Subscription {
     pub(crate) fn position(&self) -> String {
         position::write(self.readers.iter().map(|reader| {
             let partition = reader.cursor.partition();
-            (partition.stream(), partition.number(), reader.cursor.position())
+            (
+                partition.stream(),
+                partition.number(),
+                reader.cursor.position(),
+            )
         }))
     }
 
@@ -178,7 +183,11 @@ impl Subscription {
                 continue;
             }
             for partition in stream.partitions().iter() {
-                if self.readers.iter().any(|reader| reader.cursor.partition().id() == partition.id()) {
+                if self
+                    .readers
+                    .iter()
+                    .any(|reader| reader.cursor.partition().id() == partition.id())
+                {
                     continue;
                 }
                 let at = offset(partition, start)?;
@@ -186,7 +195,8 @@ impl Subscription {
                 self.readers.push(Reader {
                     stream: stream.clone(),
                     _wake: partition.on_commit(Arc::new(move || wake.notify_one())),
-                    cursor: Cursor::new(partition.clone(), at).with_read_bytes(SUBSCRIPTION_READ_BYTES),
+                    cursor: Cursor::new(partition.clone(), at)
+                        .with_read_bytes(SUBSCRIPTION_READ_BYTES),
                 });
             }
         }
@@ -222,13 +232,21 @@ impl Subscription {
 }
 
 /// The rows of a batch that are asked for and may be seen; decided once for each distinct topic.
-pub(crate) fn matching(batch: &Batch, wanted: &Wanted, principal: &Principal, stream: &str) -> Vec<u32> {
+pub(crate) fn matching(
+    batch: &Batch,
+    wanted: &Wanted,
+    principal: &Principal,
+    stream: &str,
+) -> Vec<u32> {
     let open = principal.is_unrestricted();
     let topics = batch.topic_values();
     let good: Vec<bool> = (0..topics.len())
         .map(|at| {
             let topic = topics.value(at);
-            wanted.filter.as_ref().is_none_or(|filter| filter.matches(topic))
+            wanted
+                .filter
+                .as_ref()
+                .is_none_or(|filter| filter.matches(topic))
                 && (open || principal.may_receive(topic, stream))
         })
         .collect();
@@ -252,7 +270,9 @@ fn offset(partition: &StreamPartition, start: &Start) -> Result<u64, Error> {
         Start::Offset(offset) => (*offset).max(partition.start()),
         Start::Positions(positions) => positions
             .iter()
-            .find(|(stream, number, _)| stream == partition.stream() && *number == partition.number())
+            .find(|(stream, number, _)| {
+                stream == partition.stream() && *number == partition.number()
+            })
             .map_or(partition.start(), |(_, _, offset)| *offset),
     })
 }
@@ -274,8 +294,12 @@ pub(crate) fn last(
         let mut at = window_start;
         while at < window_end {
             // What cannot be read here is told to the reader when it comes to it.
-            let Ok(chunks) = partition.read(at, SUBSCRIPTION_READ_BYTES) else { break };
-            let Some(next) = chunks.last().map(busbar_bus::Chunk::end) else { break };
+            let Ok(chunks) = partition.read(at, SUBSCRIPTION_READ_BYTES) else {
+                break;
+            };
+            let Some(next) = chunks.last().map(busbar_bus::Chunk::end) else {
+                break;
+            };
             for chunk in chunks {
                 for row in matching(&chunk.batch) {
                     let offset = chunk.base + u64::from(row);
