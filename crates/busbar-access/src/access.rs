@@ -26,6 +26,7 @@ pub struct Access {
     backing: Arc<dyn Backing>,
     now: Arc<dyn Fn() -> i64 + Send + Sync>,
     hasher: Hasher,
+    idle_seconds: i64,
     /// Key of the digests of verified passwords; differs in each process.
     key: [u8; 32],
     /// Moves when a user or token changes.
@@ -42,6 +43,8 @@ pub struct Access {
 pub struct AccessOptions {
     /// What a password hash costs.
     pub cost: Cost,
+    /// Seconds after which a session that is not used is over.
+    pub session_idle_seconds: i64,
     /// Seconds since 1970.
     pub now: Arc<dyn Fn() -> i64 + Send + Sync>,
 }
@@ -50,6 +53,7 @@ impl Default for AccessOptions {
     fn default() -> Self {
         AccessOptions {
             cost: Cost::Standard,
+            session_idle_seconds: SESSION_IDLE_SECONDS,
             now: Arc::new(|| {
                 std::time::SystemTime::now()
                     .duration_since(std::time::UNIX_EPOCH)
@@ -198,6 +202,9 @@ impl Access {
             backing,
             now: options.now,
             hasher: Hasher::new(options.cost)?,
+            idle_seconds: options
+                .session_idle_seconds
+                .clamp(1, SESSION_AGE_SECONDS_MAX),
             key: secret::random()?,
             epoch: AtomicU64::new(1),
             any_users: AtomicBool::new(!state.users.is_empty()),
@@ -329,7 +336,7 @@ impl Access {
         let record = SessionRecord {
             user: principal.name().to_owned(),
             created: now,
-            expires: now + SESSION_IDLE_SECONDS,
+            expires: now + self.idle_seconds,
         };
         let _changing = self.changing.lock();
         let oldest = {
@@ -351,7 +358,7 @@ impl Access {
         self.state.lock().sessions.insert(digest, record);
         Ok(Session {
             secret,
-            idle_seconds: SESSION_IDLE_SECONDS,
+            idle_seconds: self.idle_seconds,
         })
     }
 
@@ -366,8 +373,10 @@ impl Access {
             if record.expires <= now || end <= now {
                 return None;
             }
-            let expires = (now + SESSION_IDLE_SECONDS).min(end);
-            let save = (expires - record.expires >= SESSION_SAVE_SECONDS).then(|| {
+            let expires = (now + self.idle_seconds).min(end);
+            let save = (expires - record.expires
+                >= SESSION_SAVE_SECONDS.min(self.idle_seconds / 10))
+            .then(|| {
                 record.expires = expires;
                 record.clone()
             });

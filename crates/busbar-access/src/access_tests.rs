@@ -25,6 +25,7 @@ impl World {
             self.backing.clone(),
             AccessOptions {
                 cost: Cost::Least,
+                session_idle_seconds: SESSION_IDLE_SECONDS,
                 now: Arc::new(move || time.load(Ordering::SeqCst)),
             },
         )
@@ -348,6 +349,7 @@ fn damaged_records_are_named_not_skipped() {
     let time = world.time.clone();
     let options = AccessOptions {
         cost: Cost::Least,
+        session_idle_seconds: SESSION_IDLE_SECONDS,
         now: Arc::new(move || time.load(Ordering::SeqCst)),
     };
     let refused = Access::open(world.backing.clone(), options).err().unwrap();

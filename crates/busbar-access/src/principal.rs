@@ -117,9 +117,7 @@ impl Principal {
 
     /// Whether both may do exactly the same.
     pub fn same_rights(&self, other: &Principal) -> bool {
-        self.0.role == other.0.role
-            && self.0.user == other.0.user
-            && self.0.token == other.0.token
+        self.0.role == other.0.role && self.0.user == other.0.user && self.0.token == other.0.token
     }
 
     /// True when every event may be published, received and read: no rule has to be asked.
@@ -164,6 +162,11 @@ impl Principal {
     /// May it read `table`?
     pub fn may_read_table(&self, table: &str) -> bool {
         self.may_read(|grant| matches!(grant, Grant::Table(name) if name == table))
+    }
+
+    /// May it read every stream and every table?
+    pub fn may_read_all(&self) -> bool {
+        self.may_read(|_| false)
     }
 
     /// Refuses when the role is below `role`.
@@ -223,6 +226,7 @@ mod tests {
         assert!(!viewer.is_unrestricted());
         let operator = with(Role::Operator, "{}", None);
         assert!(operator.may_publish("a/b", "inbox") && operator.is_unrestricted());
+        assert!(operator.may_read_all() && viewer.may_read_all());
         assert!(operator.require(Role::Admin).is_err());
         assert!(Principal::local().require(Role::Admin).is_ok());
     }
@@ -246,6 +250,8 @@ mod tests {
         );
         assert!(device.may_read_stream("rain") && !device.may_read_stream("meter"));
         assert!(device.may_read_table("t") && !device.may_read_table("u"));
+        assert!(!device.may_read_all());
+        assert!(with(Role::Viewer, r##"{"read":["#"]}"##, None).may_read_all());
     }
 
     #[test]

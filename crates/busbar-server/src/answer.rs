@@ -14,6 +14,7 @@ pub(crate) struct Refusal {
     status: StatusCode,
     error: Error,
     diagnostics: Option<serde_json::Value>,
+    place: Option<(std::ops::Range<usize>, Option<String>)>,
 }
 
 impl Refusal {
@@ -23,6 +24,7 @@ impl Refusal {
             status,
             error,
             diagnostics: None,
+            place: None,
         }
     }
 
@@ -46,9 +48,10 @@ impl Refusal {
         self
     }
 
-    /// The status of the answer.
-    pub(crate) fn status(&self) -> StatusCode {
-        self.status
+    /// Says at which bytes of a text the fault is, and what was probably meant.
+    pub(crate) fn at(mut self, span: std::ops::Range<usize>, suggestion: Option<String>) -> Self {
+        self.place = Some((span, suggestion));
+        self
     }
 
     /// The error.
@@ -71,9 +74,15 @@ pub(crate) fn status_of(error: &Error) -> StatusCode {
             StatusCode::FORBIDDEN
         }
         "access.too-many-attempts" => StatusCode::TOO_MANY_REQUESTS,
+        "access.read-denied" | "access.subscribe-denied" | "access.publish-denied" => {
+            StatusCode::FORBIDDEN
+        }
+        "flow.unknown" | "catalog.unknown-version" | "server.unknown-stream" => {
+            StatusCode::NOT_FOUND
+        }
         "access.user-exists" | "access.last-admin" => StatusCode::CONFLICT,
         "access.unknown-user" | "access.unknown-token" => StatusCode::NOT_FOUND,
-        "log.full" | "bus.full" => StatusCode::INSUFFICIENT_STORAGE,
+        "log.full" | "bus.disk-full" => StatusCode::INSUFFICIENT_STORAGE,
         _ => match error.class() {
             Class::Transient => StatusCode::SERVICE_UNAVAILABLE,
             Class::Permanent => StatusCode::BAD_REQUEST,
@@ -92,20 +101,34 @@ pub(crate) fn retry_after(error: &Error) -> Option<u64> {
         .iter()
         .find(|(name, _)| *name == "seconds")
         .and_then(|(_, seconds)| seconds.parse().ok());
-    Some(told.unwrap_or(if error.code() == "log.full" { 5 } else { 1 }))
+    Some(
+        told.unwrap_or(if matches!(error.code(), "log.full" | "bus.disk-full") {
+            5
+        } else {
+            1
+        }),
+    )
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         #[derive(Serialize)]
-        struct Body<'a> {
-            error: &'a Error,
+        struct Body {
+            error: serde_json::Value,
             #[serde(skip_serializing_if = "Option::is_none")]
             diagnostics: Option<serde_json::Value>,
         }
         let retry = retry_after(&self.error);
+        let mut error = serde_json::to_value(&self.error).unwrap_or_default();
+        if let (Some((span, suggestion)), Some(error)) = (self.place, error.as_object_mut()) {
+            error.insert(
+                "span".into(),
+                serde_json::json!({ "start": span.start, "end": span.end }),
+            );
+            error.insert("suggestion".into(), suggestion.into());
+        }
         let body = serde_json::to_vec(&Body {
-            error: &self.error,
+            error,
             diagnostics: self.diagnostics,
         })
         .unwrap_or_default();

@@ -25,7 +25,11 @@ pub(crate) async fn serve(method: Method, uri: Uri, headers: HeaderMap) -> Respo
         return answer(path, file, &headers);
     }
     // A name with an extension is a file that is not there; others are pages of the console.
-    if path.rsplit('/').next().is_some_and(|name| name.contains('.')) {
+    if path
+        .rsplit('/')
+        .next()
+        .is_some_and(|name| name.contains('.'))
+    {
         return (StatusCode::NOT_FOUND, "not found\n").into_response();
     }
     match Console::get("index.html") {
@@ -45,7 +49,10 @@ pub(crate) async fn serve(method: Method, uri: Uri, headers: HeaderMap) -> Respo
 
 fn answer(path: &str, file: rust_embed::EmbeddedFile, headers: &HeaderMap) -> Response {
     let hash = file.metadata.sha256_hash();
-    let tag: String = hash[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    let tag: String = hash[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let tag = format!("\"{tag}\"");
     // Vite puts a hash of the content into the names below assets/.
     let caching = if path.starts_with("assets/") {
@@ -61,7 +68,9 @@ fn answer(path: &str, file: rust_embed::EmbeddedFile, headers: &HeaderMap) -> Re
         .header(header::ETAG, tag)
         .header(header::CACHE_CONTROL, caching);
     let response = if known {
-        response.status(StatusCode::NOT_MODIFIED).body(Body::empty())
+        response
+            .status(StatusCode::NOT_MODIFIED)
+            .body(Body::empty())
     } else {
         let body = match file.data {
             std::borrow::Cow::Borrowed(bytes) => Body::from(bytes),

@@ -178,11 +178,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn elements(
-        &mut self,
-        depth: usize,
-        element: &mut dyn FnMut(Range<usize>),
-    ) -> Result<(), Bad> {
+    fn elements(&mut self, depth: usize, element: &mut dyn FnMut(Range<usize>)) -> Result<(), Bad> {
         self.expect(b'[', "not an array")?;
         self.space();
         if self.take(b']') {
@@ -324,15 +320,44 @@ mod tests {
     #[test]
     fn agrees_with_the_grammar() {
         for good in [
-            "null", " true ", "-0", "0.5e-7", "1E+2", r#""""#, r#""é\n😀""#, "[]", "[1, [2]]",
+            "null",
+            " true ",
+            "-0",
+            "0.5e-7",
+            "1E+2",
+            r#""""#,
+            r#""é\n😀""#,
+            "[]",
+            "[1, [2]]",
             r#"{"a":{"b":[null]},"a":1}"#,
         ] {
             assert!(is_json(good), "{good}");
         }
         for bad in [
-            "", "nul", "01", "1.", ".5", "+1", "1e", "'a'", "\"a", "\"\n\"", r#""\x""#,
-            r#""\ud800""#, r#""\udc00""#, "[1,]", "[1 2]", "{a:1}", r#"{"a" 1}"#, r#"{"a":1,}"#,
-            "1 2", "]", "{", "[", r#""\u12"#, r#""\u12é4""#,
+            "",
+            "nul",
+            "01",
+            "1.",
+            ".5",
+            "+1",
+            "1e",
+            "'a'",
+            "\"a",
+            "\"\n\"",
+            r#""\x""#,
+            r#""\ud800""#,
+            r#""\udc00""#,
+            "[1,]",
+            "[1 2]",
+            "{a:1}",
+            r#"{"a" 1}"#,
+            r#"{"a":1,}"#,
+            "1 2",
+            "]",
+            "{",
+            "[",
+            r#""\u12"#,
+            r#""\u12é4""#,
         ] {
             assert!(!is_json(bad), "{bad}");
         }

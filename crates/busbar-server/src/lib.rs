@@ -1,0 +1,29 @@
+//! A node: everything below put together, and the HTTP side of it.
+//!
+//! [`Node::start`] opens the data folder, the bus, the tables and the flows of a project, and then
+//! the ports. HTTP is one port for all: the REST API (described at `/api/openapi.json`), publishing
+//! and subscribing, the console, MQTT over WebSocket at `/mqtt`, health and metrics.
+//!
+//! What is not here: MQTT itself (`busbar-gateway`), what flows do (`busbar-flow`), what users may
+//! do (`busbar-access`).
+
+mod answer;
+mod api;
+mod app;
+mod assets;
+mod backing;
+mod deploy;
+mod events;
+mod exit;
+mod feed;
+mod guard;
+mod http;
+mod json;
+pub mod limits;
+mod node;
+mod peer;
+mod relations;
+mod time;
+
+pub use exit::{StartError, exit_code};
+pub use node::{Node, NodeOptions, Redeployed};

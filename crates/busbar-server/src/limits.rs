@@ -41,6 +41,8 @@ pub const COMMIT_SECONDS_MAX: u64 = 30;
 pub const SUBSCRIPTIONS_MAX: usize = 2_048;
 /// Subscriptions of one WebSocket.
 pub const SOCKET_SUBSCRIPTIONS_MAX: usize = 64;
+/// Publishes of one WebSocket that wait for their commit; beyond that it is not read.
+pub const SOCKET_PUBLISHES_MAX: usize = 1_024;
 /// Bytes of one frame a WebSocket client may send.
 pub const SOCKET_FRAME_BYTES_MAX: usize = 4 << 20;
 /// Bytes a subscription reads at once.
@@ -50,7 +52,7 @@ pub const SUBSCRIPTION_CHUNK_BYTES: usize = 64 << 10;
 /// Seconds between signs of life on a quiet subscription.
 pub const KEEP_ALIVE_SECONDS: u64 = 15;
 /// Seconds a WebSocket client may take to accept a chunk.
-pub const SOCKET_SEND_SECONDS_MAX: u64 = 60;
+pub const SOCKET_SEND_SECONDS_MAX: u64 = 300;
 /// Most events `from=last:N` may ask for.
 pub const LAST_EVENTS_MAX: usize = 10_000;
 /// Events looked at to find the last N that match.
@@ -65,19 +67,15 @@ pub const PAGE_SCAN_EVENTS_MAX: u64 = 1 << 20;
 /// Topics in one page.
 pub const PAGE_TOPICS_MAX: usize = 1_000;
 
-/// Rows of an SQL answer.
-pub const SQL_ROWS_MAX: usize = 100_000;
 /// Rows of an SQL answer when the request does not say.
 pub const SQL_ROWS_DEFAULT: usize = 1_000;
-/// Bytes of an SQL answer.
-pub const SQL_BYTES_MAX: usize = 32 << 20;
 /// Bytes of an SQL text.
 pub const SQL_TEXT_BYTES_MAX: usize = 64 << 10;
-/// SQL queries at a time.
-pub const SQL_QUERIES_MAX: usize = 4;
 
-/// Files of a bundle.
-pub const BUNDLE_FILES_MAX: usize = 10_000;
+/// Versions in the list of versions.
+pub const VERSIONS_SHOWN_MAX: usize = 50;
+/// Dead letters in a list.
+pub const DEAD_LETTERS_SHOWN_MAX: usize = 1_000;
 
 /// Seconds of history for sparklines.
 pub const HISTORY_SECONDS: usize = 300;

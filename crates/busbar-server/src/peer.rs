@@ -8,9 +8,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::limits::{
-    CONNECTIONS_PER_PEER_MAX, PEERS_MAX, REQUESTS_PER_PEER_PER_SECOND_MAX,
-};
+use crate::limits::{CONNECTIONS_PER_PEER_MAX, PEERS_MAX, REQUESTS_PER_PEER_PER_SECOND_MAX};
 
 /// All peers that are connected or were a moment ago.
 #[derive(Default)]
@@ -127,7 +125,11 @@ mod tests {
             .map(|_| peers.connect(address("10.0.0.1:1"), false).unwrap())
             .collect();
         assert!(peers.connect(address("10.0.0.1:2"), false).is_none());
-        assert!(peers.connect(address("[::ffff:10.0.0.1]:2"), false).is_none());
+        assert!(
+            peers
+                .connect(address("[::ffff:10.0.0.1]:2"), false)
+                .is_none()
+        );
         assert!(peers.connect(address("10.0.0.2:2"), false).is_some());
         drop(links);
         assert!(peers.connect(address("10.0.0.1:2"), false).is_some());
@@ -135,7 +137,9 @@ mod tests {
 
     #[test]
     fn a_flood_is_refused_for_a_moment() {
-        let link = Peers::default().connect(address("127.0.0.1:1"), false).unwrap();
+        let link = Peers::default()
+            .connect(address("127.0.0.1:1"), false)
+            .unwrap();
         assert!(link.is_loopback() && !link.is_tls());
         let admitted = (0..REQUESTS_PER_PEER_PER_SECOND_MAX * 2)
             .filter(|_| link.admit())

@@ -39,7 +39,7 @@ pub fn run(command: &DeadLettersCommand, node: &NodeArgs, json: bool) -> Result<
     match command {
         DeadLettersCommand::Groups => {
             let answer = node.get("/api/v1/dead-letters/groups")?;
-            show(&answer, "groups", &["flow", "step", "code", "count", "example"], json);
+            show(&answer, "groups", &["flow", "step", "code", "count", cause_member()], json);
         }
         DeadLettersCommand::List { flow, cause, limit } => {
             let mut path = format!("/api/v1/dead-letters?limit={limit}");
@@ -48,7 +48,7 @@ pub fn run(command: &DeadLettersCommand, node: &NodeArgs, json: bool) -> Result<
                     path.push_str(&format!("&{name}={}", escape(value)));
                 }
             }
-            show(&node.get(&path)?, "dead_letters", &["time", "flow", "step", "code", "topic", "message", "payload"], json);
+            show(&node.get(&path)?, "letters", &["time", "flow", "step", "code", "event.topic", cause_member(), "event.payload"], json);
         }
         DeadLettersCommand::Redrive { flow, cause } => {
             let answer = node.post("/api/v1/dead-letters/redrive", &json!({ "flow": flow, "cause": cause }))?;
@@ -72,8 +72,16 @@ fn show(answer: &Value, name: &str, columns: &[&str], json: bool) {
         println!("{}", say::line("cli.no-dead-letters", &[]));
         return;
     }
-    let head: Vec<String> = columns.iter().map(|name| (*name).to_owned()).collect();
+    let head: Vec<String> = columns.iter().map(|name| name.rsplit('.').next().unwrap_or(name).to_owned()).collect();
     let rows: Vec<Vec<String>> =
-        list.iter().map(|letter| columns.iter().map(|name| say::cell(&letter[*name])).collect()).collect();
+        list.iter().map(|letter| columns.iter().map(|name| say::cell(name.split('.').fold(letter, |value, key| &value[key]))).collect()).collect();
     print!("{}", say::table(&head, &rows));
+}
+
+/// The member that holds the cause in the reader's language.
+fn cause_member() -> &'static str {
+    match say::language() {
+        busbar_event::Language::Zh => "cause_zh",
+        busbar_event::Language::En => "cause",
+    }
 }

@@ -49,7 +49,7 @@ pub enum FlowsCommand {
 pub struct ReplayArgs {
     /// The flow.
     flow: String,
-    /// Where to begin: earliest, an offset, or an RFC 3339 time.
+    /// Where to begin: earliest, latest, or an RFC 3339 time.
     #[arg(long, default_value = "earliest")]
     from: String,
 }
@@ -72,8 +72,8 @@ pub fn run(command: &FlowsCommand, node: &NodeArgs, json: bool) -> Result<(), Fa
         return Ok(());
     }
     match command {
-        FlowsCommand::List => print!("{}", listing(&answer, "flows", &["name", "state", "version", "counters.in", "counters.out", "counters.filtered", "counters.dead", "lag"])),
-        FlowsCommand::Versions { .. } => print!("{}", listing(&answer, "versions", &["version", "time", "author", "note"])),
+        FlowsCommand::List => print!("{}", listing(&answer, "flows", &["name", "state", "version", "in", "out", "filtered", "dead", "lag"])),
+        FlowsCommand::Versions { .. } => print!("{}", listing(&answer, "versions", &["version", "time", "by", "note"])),
         FlowsCommand::Diff { .. } => print!("{}", answer["diff"].as_str().unwrap_or_default()),
         FlowsCommand::Rollback { flow, version } => {
             println!("{}", say::line("cli.rolled-back", &[("flow", flow.clone()), ("version", version.to_string())]));

@@ -51,8 +51,8 @@ fn picture(overview: &Value, streams: &Value, flows: &Value) -> String {
         &[
             ("version", say::cell(&overview["version"])),
             ("memory", say::bytes(number(&overview["memory_bytes"]))),
-            ("rate_in", say::rate(number(&overview["events_in_per_second"]))),
-            ("rate_out", say::rate(number(&overview["events_out_per_second"]))),
+            ("rate_in", say::rate(number(&overview["events_in_per_s"]))),
+            ("rate_out", say::rate(number(&overview["events_out_per_s"]))),
             ("durability", say::cell(&overview["durability"])),
         ],
     );
@@ -63,7 +63,7 @@ fn picture(overview: &Value, streams: &Value, flows: &Value) -> String {
         .map(|stream| {
             vec![
                 say::cell(&stream["name"]),
-                say::rate(number(&stream["events_per_second"])),
+                say::rate(number(&stream["rate"])),
                 say::cell(&stream["events"]),
                 say::bytes(number(&stream["bytes"])),
             ]
@@ -74,14 +74,13 @@ fn picture(overview: &Value, streams: &Value, flows: &Value) -> String {
     let rows: Vec<Vec<String>> = entries(flows, "flows")
         .iter()
         .map(|flow| {
-            let counters = &flow["counters"];
             vec![
                 say::cell(&flow["name"]),
                 say::cell(&flow["state"]),
-                say::cell(&counters["in"]),
-                say::cell(&counters["out"]),
-                say::cell(&counters["filtered"]),
-                say::cell(&counters["dead"]),
+                say::cell(&flow["in"]),
+                say::cell(&flow["out"]),
+                say::cell(&flow["filtered"]),
+                say::cell(&flow["dead"]),
                 say::cell(&flow["lag"]),
             ]
         })

@@ -1,0 +1,108 @@
+//! Connections to other systems.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use busbar_event::Error;
+use busbar_flow::{ConnectionStatus, FlowStatus};
+use serde::Serialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Json;
+use crate::app::App;
+use crate::guard::Caller;
+
+pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(list))
+}
+
+/// A connection.
+#[derive(Clone, Serialize, utoipa::ToSchema)]
+pub(crate) struct ConnectionView {
+    /// Its name.
+    name: String,
+    /// `host`, `file`, `http`, `mqtt`.
+    kind: String,
+    /// `source`, `sink` or `both`.
+    direction: &'static str,
+    /// `starting`, `running`, `retrying`, `ended`, `stopped`, `disabled`, or `idle` (nobody writes to it).
+    state: &'static str,
+    /// Events it brought.
+    #[serde(rename = "in")]
+    input: u64,
+    /// Rows written to it.
+    out: u64,
+    /// Rows written to it in the last second.
+    rate: f64,
+    /// What is promised across a crash to those who write to it.
+    guarantee: Option<&'static str>,
+    /// Flows that write to it.
+    flows: Vec<String>,
+    /// Why it does not get on.
+    #[schema(value_type = Option<super::Problem>)]
+    error: Option<Error>,
+}
+
+/// Connections.
+#[derive(Serialize, utoipa::ToSchema)]
+struct Connections {
+    /// By name.
+    connections: Vec<ConnectionView>,
+}
+
+/// List the connections.
+#[utoipa::path(get, path = "/api/v1/connections", tag = "connections",
+    responses((status = 200, description = "The connections.", body = Connections)))]
+async fn list(State(app): State<Arc<App>>, Caller(_): Caller) -> Json<Connections> {
+    Json(Connections {
+        connections: views(&app),
+    })
+}
+
+/// All connections.
+pub(crate) fn views(app: &App) -> Vec<ConnectionView> {
+    let flows = app.runtime.status();
+    let connections = app.runtime.connections();
+    connections
+        .into_iter()
+        .map(|connection| view(connection, &flows))
+        .collect()
+}
+
+fn view(connection: ConnectionStatus, flows: &[FlowStatus]) -> ConnectionView {
+    let outputs = flows.iter().flat_map(|flow| &flow.nodes).filter(|node| {
+        node.role == "to" && node.kind == "connection" && node.label == connection.name
+    });
+    let (mut out, mut rate, mut error, mut guarantee) = (0, 0.0, None, None);
+    for node in outputs {
+        out += node.counters.out;
+        rate += node.rate_out;
+        error = error.or_else(|| node.error.clone());
+        guarantee = guarantee.or(node.guarantee.map(super::flows::guarantee));
+    }
+    let source = connection.source;
+    let state = match &source {
+        _ if !connection.enabled => "disabled",
+        Some(source) => source.state,
+        None if connection.flows.is_empty() => "idle",
+        None if error.is_some() => "retrying",
+        None => "running",
+    };
+    ConnectionView {
+        direction: match (connection.roles.source, connection.roles.sink) {
+            (true, true) => "both",
+            (true, false) => "source",
+            _ => "sink",
+        },
+        state,
+        input: source.as_ref().map_or(0, |source| source.events),
+        out,
+        rate,
+        guarantee,
+        error: source.and_then(|source| source.error).or(error),
+        name: connection.name,
+        kind: connection.kind,
+        flows: connection.flows,
+    }
+}

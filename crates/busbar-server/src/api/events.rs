@@ -1,0 +1,493 @@
+//! Publishing by POST, subscribing by server-sent events.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use busbar_access::{Principal, Reach, Role};
+use busbar_event::topic::Filter;
+use busbar_event::{Class, Error};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{Json, Query, content_type, read};
+use crate::answer::{Answer, Refusal, retry_after, status_of};
+use crate::app::{App, stopped};
+use crate::events::inlet::Outcome;
+use crate::events::parse::{Layout, Parsed, View};
+use crate::events::position::Start;
+use crate::events::render::{self, Place};
+use crate::events::subscription::{Found, Subscription, Wanted};
+use crate::guard::Caller;
+use crate::limits::{KEEP_ALIVE_SECONDS, REJECTS_NAMED_MAX, SUBSCRIPTION_CHUNK_BYTES};
+
+pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(publish, subscribe))
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+struct Publish {
+    /// Each document is a payload for this topic.
+    topic: Option<String>,
+    /// Keep the last event of each topic for those who subscribe later.
+    #[serde(default)]
+    retain: bool,
+}
+
+/// What became of the events of a request.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Published {
+    /// Events that are stored, as durable as `durability` says.
+    accepted: usize,
+    /// Events that are not, the first thousand of them.
+    rejected: Vec<Rejected>,
+    /// How many are not.
+    rejected_count: usize,
+    /// What "stored" means: `fsync` (on disk) or `memory` (a power cut may take them).
+    durability: &'static str,
+}
+
+/// An event that was not stored.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Rejected {
+    /// Its place in the request, from 0.
+    index: usize,
+    /// The name of the reason.
+    code: &'static str,
+    /// The reason in English.
+    message: String,
+    /// The reason in Chinese.
+    message_zh: String,
+    /// True when the same event may be accepted later.
+    retry: bool,
+}
+
+/// An event to publish.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[expect(dead_code, reason = "describes a body that is scanned by hand")]
+struct EventIn {
+    /// Where it belongs, such as `meter/m1/reading`.
+    topic: String,
+    /// What keeps it in order with others of the same key.
+    key: Option<String>,
+    /// When it happened: RFC 3339, or microseconds since 1970. Now, when absent.
+    #[schema(value_type = Option<String>)]
+    time: Option<serde_json::Value>,
+    /// Names and values.
+    #[schema(value_type = Option<std::collections::BTreeMap<String, String>>)]
+    tags: Option<serde_json::Value>,
+    /// Any JSON. A string stands for its text, everything else for its JSON, digit by digit.
+    #[schema(value_type = Option<Object>)]
+    payload: Option<serde_json::Value>,
+    /// Bytes, instead of `payload`.
+    payload_base64: Option<String>,
+    /// Keep it as the last event of its topic.
+    retain: Option<bool>,
+    /// Quality of service at which MQTT subscribers get it: 0, 1 (as when absent) or 2.
+    qos: Option<u8>,
+}
+
+/// Publish events.
+///
+/// The body is one event, an array of them, or one a line (NDJSON). The answer comes when they are
+/// committed. What is wrong with one event does not harm the others: it is named by its index.
+#[utoipa::path(
+    post, path = "/api/v1/events", tag = "events", params(Publish),
+    request_body(content(
+        (EventIn = "application/json"),
+        (String = "application/x-ndjson"),
+        (Vec<u8> = "application/octet-stream"),
+    )),
+    responses(
+        (status = 200, description = "At least one event is stored.", body = Published),
+        (status = 400, description = "None is; `rejected` says why.", body = Published),
+        (status = 503, description = "None is, for now; see Retry-After.", body = Published),
+        (status = 507, description = "None is; the disk is full.", body = Published),
+    )
+)]
+async fn publish(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    Query(query): Query<Publish>,
+    request: Request,
+) -> Answer<Response> {
+    let kind = content_type(request.headers());
+    let layout = match &*kind {
+        "" | "application/json" => Layout::Json,
+        "application/x-ndjson"
+        | "application/ndjson"
+        | "application/jsonl"
+        | "application/x-jsonlines" => Layout::Lines,
+        kind if kind.ends_with("+json") => Layout::Json,
+        _ => Layout::Raw,
+    };
+    let body = read(request.into_body(), app.body_bytes_max()).await?;
+    let parsed = Parsed::new(body, layout, query.topic, query.retain)?;
+    let outcome = take(&app, &caller, parsed).await?;
+    Ok(answer(outcome))
+}
+
+/// Publishes what the caller may publish, and waits for the commit.
+pub(crate) async fn take(app: &App, caller: &Principal, mut parsed: Parsed) -> Answer<Outcome> {
+    if !caller.is_unrestricted() {
+        caller.require(Role::Operator)?;
+        let mut last: Option<(String, bool)> = None;
+        parsed.retain(|view: &View<'_>| {
+            let allowed = match &last {
+                Some((topic, allowed)) if topic == view.topic => *allowed,
+                _ => {
+                    let allowed = caller.may_publish(view.topic, app.bus.home(view.topic).name());
+                    last = Some((view.topic.to_owned(), allowed));
+                    allowed
+                }
+            };
+            if allowed {
+                return Ok(());
+            }
+            Err(Error::new(Class::Permanent, "access.publish-denied")
+                .with("topic", busbar_event::quote(view.topic)))
+        });
+    }
+    let client: Arc<str> = format!("http:{}", caller.name()).into();
+    let now = app.bus.clock().now_micros();
+    Ok(app.inlet.publish(parsed, client, now).await?)
+}
+
+/// The outcome as the API writes it.
+pub(crate) fn published(outcome: Outcome) -> Published {
+    let rejected_count = outcome.rejected.len();
+    Published {
+        accepted: outcome.accepted,
+        rejected: outcome
+            .rejected
+            .into_iter()
+            .take(REJECTS_NAMED_MAX)
+            .map(|(index, error)| Rejected {
+                index,
+                code: error.code(),
+                message: error.message(busbar_event::Language::En),
+                message_zh: error.message(busbar_event::Language::Zh),
+                retry: error.class() == Class::Transient,
+            })
+            .collect(),
+        rejected_count,
+        durability: if outcome.memory { "memory" } else { "fsync" },
+    }
+}
+
+/// All rejected is a failure, of the first one's kind; anything stored is a success that names the rest.
+fn answer(outcome: Outcome) -> Response {
+    let failed = match outcome.rejected.first() {
+        Some((_, error)) if outcome.accepted == 0 => {
+            Some((status_of(error), retry_after(error), error.clone()))
+        }
+        _ => None,
+    };
+    let published = published(outcome);
+    let Some((status, retry, error)) = failed else {
+        return Json(published).into_response();
+    };
+    #[derive(Serialize)]
+    struct Failed {
+        error: Error,
+        #[serde(flatten)]
+        published: Published,
+    }
+    let status = match error.code() {
+        "access.publish-denied" => StatusCode::FORBIDDEN,
+        _ => status,
+    };
+    let mut response = (status, Json(Failed { error, published })).into_response();
+    if let Some(seconds) = retry {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Subscribe {
+    /// A topic filter, with MQTT's wildcards; all topics without it.
+    filter: Option<String>,
+    /// One stream; all of them without it.
+    stream: Option<String>,
+    /// Where to begin: `now`, `earliest`, `last:N`, an RFC 3339 time, an offset, or the id of an event
+    /// received earlier. `Last-Event-ID` goes before it.
+    from: Option<String>,
+}
+
+/// Subscribe to events.
+///
+/// Server-sent events of kind `event`, with one event as JSON in `data`; `gap` tells of events that
+/// are gone. The `id` is where to resume. A reader that is slow lags behind; nothing is dropped.
+#[utoipa::path(
+    get, path = "/api/v1/events", tag = "events", params(Subscribe),
+    responses((status = 200, description = "The events, for as long as the connection lasts.",
+        body = super::views::EventView, content_type = "text/event-stream"))
+)]
+async fn subscribe(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    Query(query): Query<Subscribe>,
+    headers: HeaderMap,
+) -> Answer<Response> {
+    let resumed = headers.get("last-event-id").and_then(|id| id.to_str().ok());
+    let start = Start::parse(resumed.or(query.from.as_deref()).unwrap_or("now"))?;
+    let wake = Arc::new(Notify::new());
+    let (subscription, permit) = open(
+        &app,
+        &caller,
+        query.filter.as_deref(),
+        query.stream,
+        start,
+        wake.clone(),
+    )
+    .await?;
+    let feed = Feed {
+        app,
+        caller,
+        subscription,
+        wake,
+        epoch: 0,
+        _permit: permit,
+        greeted: false,
+    };
+    let stream = futures::stream::unfold(feed, |mut feed| async {
+        let chunk = feed.next().await?;
+        Some((Ok::<_, Infallible>(chunk), feed))
+    });
+    Ok((
+        [
+            (header::CONTENT_TYPE, "text/event-stream"),
+            (header::CACHE_CONTROL, "no-store"),
+        ],
+        Body::from_stream(stream),
+    )
+        .into_response())
+}
+
+/// Opens a subscription for a caller, within the bounds of the node.
+pub(crate) async fn open(
+    app: &App,
+    caller: &Principal,
+    filter: Option<&str>,
+    stream: Option<String>,
+    start: Start,
+    wake: Arc<Notify>,
+) -> Answer<(Subscription, OwnedSemaphorePermit)> {
+    let filter = match filter {
+        Some(text) => Some(Filter::parse(text)?),
+        None => None,
+    };
+    if let Some(filter) = &filter
+        && caller.may_subscribe(filter) == Reach::None
+    {
+        return Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            Error::new(Class::Permanent, "access.subscribe-denied").with("filter", filter),
+        ));
+    }
+    let permit = app.subscriptions.clone().try_acquire_owned().map_err(|_| {
+        Refusal::from(Error::new(
+            Class::Transient,
+            "server.too-many-subscriptions",
+        ))
+    })?;
+    let wanted = Wanted { filter, stream };
+    let subscription = Subscription::open(&app.bus, caller.clone(), wanted, start, wake).await?;
+    Ok((subscription, permit))
+}
+
+/// Counts of events delivered over HTTP.
+#[derive(Default)]
+pub(crate) struct Delivered(AtomicU64);
+
+impl Delivered {
+    pub(crate) fn add(&self, events: usize) {
+        self.0.fetch_add(events as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A subscription on its way into a connection.
+struct Feed {
+    app: Arc<App>,
+    caller: Principal,
+    subscription: Subscription,
+    wake: Arc<Notify>,
+    epoch: u64,
+    _permit: OwnedSemaphorePermit,
+    greeted: bool,
+}
+
+/// Partitions up to which every event carries the whole position; with more, each group of events does.
+const POSITION_EACH_MAX: usize = 4;
+
+impl Feed {
+    /// The next piece of the answer; the connection asks for it when it has sent the one before.
+    async fn next(&mut self) -> Option<Bytes> {
+        if !self.greeted {
+            self.greeted = true;
+            return Some(Bytes::from_static(b": busbar\nretry: 1000\n\n"));
+        }
+        let stop = self.app.stop.clone();
+        let mut out = Vec::new();
+        loop {
+            if !self.still_allowed() || *stop.borrow() {
+                return None;
+            }
+            match self.subscription.poll().await {
+                Ok(Some(found)) => {
+                    self.write(&mut out, found);
+                    if out.len() < SUBSCRIPTION_CHUNK_BYTES {
+                        continue;
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    write_message(
+                        &mut out,
+                        "error",
+                        None,
+                        &serde_json::to_vec(&error).unwrap_or_default(),
+                    );
+                    return Some(out.into());
+                }
+            }
+            if !out.is_empty() {
+                return Some(out.into());
+            }
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(Duration::from_secs(KEEP_ALIVE_SECONDS)) => {
+                    return Some(Bytes::from_static(b": \n\n"));
+                }
+                () = stopped(stop.clone()) => return None,
+            }
+        }
+    }
+
+    fn still_allowed(&mut self) -> bool {
+        let epoch = self.app.access.epoch();
+        if self.epoch != epoch {
+            self.epoch = epoch;
+            let Some(caller) = self.app.access.current(&self.caller) else {
+                return false;
+            };
+            self.subscription.set_principal(caller.clone());
+            self.caller = caller;
+        }
+        true
+    }
+
+    fn write(&self, out: &mut Vec<u8>, found: Found) {
+        let mut json = Vec::new();
+        match found {
+            Found::Gap {
+                stream,
+                partition,
+                gap,
+            } => {
+                json.extend_from_slice(&gap_json(stream.name(), partition, &gap));
+                write_message(out, "gap", Some(&self.subscription.position()), &json);
+            }
+            Found::Events {
+                stream,
+                partition,
+                base,
+                batch,
+                rows,
+            } => {
+                let payloads = batch.payloads();
+                let each = self.subscription.partitions() <= POSITION_EACH_MAX;
+                let position = self.subscription.position();
+                // The position of the partition that is read, in the text of all positions.
+                let here = format!("{}/{partition}@", stream.name());
+                let last = rows.last().copied();
+                self.app.delivered.add(rows.len());
+                for row in rows {
+                    let place = Place {
+                        stream: stream.name(),
+                        partition,
+                        offset: base + u64::from(row),
+                    };
+                    json.clear();
+                    json.push(b'{');
+                    render::members(
+                        &mut json,
+                        &batch,
+                        row as usize,
+                        payloads.value(row as usize),
+                        place,
+                    );
+                    json.push(b'}');
+                    let id = if Some(row) == last {
+                        Some(position.clone())
+                    } else if each {
+                        Some(with_offset(&position, &here, place.offset + 1))
+                    } else {
+                        None
+                    };
+                    write_message(out, "event", id.as_deref(), &json);
+                }
+            }
+        }
+    }
+}
+
+/// The text of positions with another offset for one partition.
+fn with_offset(position: &str, here: &str, offset: u64) -> String {
+    position
+        .split(',')
+        .map(|part| match part.starts_with(here) {
+            true => format!("{here}{offset}"),
+            false => part.to_owned(),
+        })
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+/// A gap as JSON.
+pub(crate) fn gap_json(stream: &str, partition: u16, gap: &busbar_bus::Gap) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct View<'a> {
+        stream: &'a str,
+        partition: u16,
+        from: u64,
+        resume: u64,
+        error: &'a Error,
+    }
+    let view = View {
+        stream,
+        partition,
+        from: gap.from,
+        resume: gap.resume,
+        error: &gap.cause,
+    };
+    serde_json::to_vec(&view).unwrap_or_default()
+}
+
+fn write_message(out: &mut Vec<u8>, kind: &str, id: Option<&str>, json: &[u8]) {
+    out.extend_from_slice(b"event: ");
+    out.extend_from_slice(kind.as_bytes());
+    if let Some(id) = id {
+        out.extend_from_slice(b"\nid: ");
+        out.extend_from_slice(id.as_bytes());
+    }
+    out.extend_from_slice(b"\ndata: ");
+    out.extend_from_slice(json);
+    out.extend_from_slice(b"\n\n");
+}

@@ -1,0 +1,565 @@
+//! Flows: what runs, how it gets on, its versions.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use busbar_access::Role;
+use busbar_catalog::{Bundle, text_diff};
+use busbar_event::{Class, Error};
+use busbar_flow::connector::Guarantee;
+use busbar_flow::{Counters, FlowState, FlowStatus, NodeStatus, ReplayFrom};
+use serde::{Deserialize, Serialize};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::project::{ChangeView, VersionView, Versions};
+use super::{Json, JsonBody, OptionalBody, Query, blocking};
+use crate::answer::{Answer, Refusal};
+use crate::app::App;
+use crate::deploy::Deployed;
+use crate::events::position::Start;
+use crate::guard::Caller;
+use crate::limits::VERSIONS_SHOWN_MAX;
+use crate::time;
+
+pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(one))
+        .routes(routes!(versions))
+        .routes(routes!(diff))
+        .routes(routes!(rollback))
+        .routes(routes!(replay))
+        .routes(routes!(pause))
+        .routes(routes!(resume))
+}
+
+/// A flow in short. Counts are since this version began to run.
+#[derive(Clone, Serialize, utoipa::ToSchema)]
+pub(crate) struct FlowSummary {
+    /// Its name.
+    name: String,
+    /// `running`, `retrying`, `waiting` (for a first event to know columns by), `paused`, `disabled` or `stopped`.
+    state: &'static str,
+    /// The streams it reads.
+    from: String,
+    /// The version of the project it came with.
+    version: u64,
+    #[serde(flatten)]
+    counts: Counts,
+    /// Events that came in the last second.
+    rate: f64,
+    /// Committed events it has not read yet.
+    lag: u64,
+    /// Why it does not get on.
+    #[schema(value_type = Option<super::Problem>)]
+    error: Option<Error>,
+}
+
+/// What became of events.
+#[derive(Clone, Copy, Serialize, utoipa::ToSchema)]
+struct Counts {
+    /// Events that came.
+    #[serde(rename = "in")]
+    input: u64,
+    /// Events that went on.
+    out: u64,
+    /// Events that a condition left out.
+    filtered: u64,
+    /// Events that became dead letters.
+    dead: u64,
+    /// Events under way.
+    held: u64,
+    /// Rows that a query made beyond those it was given.
+    added: u64,
+}
+
+/// A flow.
+#[derive(Clone, Serialize, utoipa::ToSchema)]
+pub(crate) struct FlowDetail {
+    #[serde(flatten)]
+    summary: FlowSummary,
+    /// Its inputs, steps and outputs.
+    graph: Graph,
+    /// The equation `in + added = out + filtered + dead + held`.
+    conservation: ConservationView,
+    /// Events that retention or damage took before it could read them.
+    missed: u64,
+    /// When this version began to run.
+    started: String,
+    /// Its cursors.
+    tasks: Vec<TaskView>,
+    /// The text of its file; only where one flow is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+}
+
+/// A flow's graph.
+#[derive(Clone, Serialize, utoipa::ToSchema)]
+struct Graph {
+    /// Inputs, steps, outputs.
+    nodes: Vec<NodeView>,
+    /// What leads where.
+    edges: Vec<EdgeView>,
+}
+
+/// A node of a flow's graph.
+#[derive(Clone, Serialize, utoipa::ToSchema)]
+struct NodeView {
+    /// Unique in the flow.
+    id: String,
+    /// `stream`, `where`, `select`, `sql`, `topic`, `table` or `connection`.
+    kind: &'static str,
+    /// `from`, `step` or `to`.
+    role: &'static str,
+    /// The stream, the SQL, the topic's template, the table or the connection.
+    label: String,
+    #[serde(flatten)]
+    counts: Counts,
+    /// Events that came in the last second.
+    rate: f64,
+    /// Events that went on in the last second.
+    rate_out: f64,
+    /// Committed events not read yet.
+    lag: u64,
+    /// Why it does not get on.
+    #[schema(value_type = Option<super::Problem>)]
+    error: Option<Error>,
+    /// Tries since it last worked.
+    tries: u32,
+    /// For outputs: `at-least-once` or `exactly-once` across a crash.
+    guarantee: Option<&'static str>,
+}
+
+/// From one node to the next.
+#[derive(Clone, Serialize, utoipa::ToSchema)]
+struct EdgeView {
+    /// The node it leaves.
+    from: String,
+    /// The node it enters.
+    to: String,
+    /// Events that passed in the last second.
+    rate: f64,
+}
+
+/// The terms of the equation for the flow as a whole.
+#[derive(Clone, Serialize, utoipa::ToSchema)]
+struct ConservationView {
+    #[serde(flatten)]
+    counts: Counts,
+    /// What it is off by; anything but 0 is an alarm.
+    difference: i64,
+    /// True when every event is accounted for.
+    balanced: bool,
+}
+
+/// A cursor of a flow.
+#[derive(Clone, Serialize, utoipa::ToSchema)]
+struct TaskView {
+    /// The stream it reads.
+    stream: String,
+    /// The partition.
+    partition: u16,
+    /// `main`, or the connection whose own cursor this is.
+    lane: String,
+    /// Every event before this offset is done with.
+    position: u64,
+    /// Committed events behind it.
+    lag: u64,
+}
+
+/// Flows.
+#[derive(Serialize, utoipa::ToSchema)]
+struct Flows {
+    /// By name.
+    flows: Vec<FlowSummary>,
+}
+
+/// List the flows.
+#[utoipa::path(get, path = "/api/v1/flows", tag = "flows",
+    responses((status = 200, description = "The flows.", body = Flows)))]
+async fn list(State(app): State<Arc<App>>, Caller(_): Caller) -> Json<Flows> {
+    Json(Flows {
+        flows: views(&app).0,
+    })
+}
+
+/// All flows, in short and in full.
+pub(crate) fn views(app: &App) -> (Vec<FlowSummary>, Vec<FlowDetail>) {
+    let details: Vec<FlowDetail> = app.runtime.status().into_iter().map(view).collect();
+    (
+        details.iter().map(|flow| flow.summary.clone()).collect(),
+        details,
+    )
+}
+
+/// One flow.
+#[utoipa::path(get, path = "/api/v1/flows/{name}", tag = "flows",
+    params(("name" = String, Path, description = "The flow's name.")),
+    responses((status = 200, description = "The flow.", body = FlowDetail)))]
+async fn one(
+    State(app): State<Arc<App>>,
+    Caller(_): Caller,
+    Path(name): Path<String>,
+) -> Answer<Json<FlowDetail>> {
+    let Some(status) = app.runtime.status_of(&name) else {
+        return Err(Refusal::unknown("server.unknown-flow", &name));
+    };
+    let mut detail = view(status);
+    let project = app.runtime.project().await;
+    detail.source = file_of(&project.bundle.files, &name).map(|(_, text)| text.to_owned());
+    Ok(Json(detail))
+}
+
+/// The versions of a flow.
+#[utoipa::path(get, path = "/api/v1/flows/{name}/versions", tag = "flows",
+    params(("name" = String, Path, description = "The flow's name.")),
+    responses((status = 200, description = "Newest first.", body = Versions)))]
+async fn versions(
+    State(app): State<Arc<App>>,
+    Caller(_): Caller,
+    Path(name): Path<String>,
+) -> Answer<Json<Versions>> {
+    let paths = paths_of(&name);
+    let versions = blocking(move || {
+        let mut all = Vec::new();
+        for path in paths {
+            let texts = app.deployer.history().of_file(&path)?;
+            for (at, (info, text)) in texts.iter().enumerate() {
+                let before = texts.get(at + 1).and_then(|(_, text)| text.as_ref());
+                let kind = match (before, text) {
+                    (_, None) => "removed",
+                    (None, Some(_)) => "added",
+                    (Some(_), Some(_)) => "changed",
+                };
+                let change = ChangeView {
+                    path: path.clone(),
+                    kind,
+                    meaning: None,
+                };
+                all.push(VersionView::new(info.clone(), vec![change]));
+            }
+        }
+        all.sort_by_key(|version| std::cmp::Reverse(version.version));
+        all.truncate(VERSIONS_SHOWN_MAX);
+        Ok(all)
+    })
+    .await?;
+    if versions.is_empty() {
+        return Err(Refusal::unknown("server.unknown-flow", &name));
+    }
+    Ok(Json(Versions { versions }))
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+struct Between {
+    /// The older version.
+    from: u64,
+    /// The newer version.
+    to: u64,
+}
+
+/// What is different between two versions of a flow's file.
+#[derive(Serialize, utoipa::ToSchema)]
+struct Difference {
+    /// The text in the older version; empty when there was none.
+    before: String,
+    /// The text in the newer version; empty when there is none.
+    after: String,
+    /// The difference in unified form.
+    diff: String,
+}
+
+/// Compare two versions of a flow.
+#[utoipa::path(get, path = "/api/v1/flows/{name}/diff", tag = "flows",
+    params(("name" = String, Path, description = "The flow's name."), Between),
+    responses((status = 200, description = "The difference.", body = Difference)))]
+async fn diff(
+    State(app): State<Arc<App>>,
+    Caller(_): Caller,
+    Path(name): Path<String>,
+    Query(between): Query<Between>,
+) -> Answer<Json<Difference>> {
+    blocking(move || {
+        let history = app.deployer.history();
+        let text = |version: u64| -> Result<Option<(String, String)>, Error> {
+            let files = history.version(version)?.files;
+            Ok(file_of(&files, &name).map(|(path, text)| (path.to_owned(), text.to_owned())))
+        };
+        let (before, after) = (text(between.from)?, text(between.to)?);
+        let path = after
+            .as_ref()
+            .or(before.as_ref())
+            .map_or_else(|| format!("flows/{name}.yaml"), |(path, _)| path.clone());
+        let text = |file: Option<(String, String)>| file.map(|(_, text)| text).unwrap_or_default();
+        let (before, after) = (text(before), text(after));
+        Ok(Difference {
+            diff: text_diff(&path, &before, &after),
+            before,
+            after,
+        })
+    })
+    .await
+    .map(Json)
+}
+
+/// The version to go back to.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Rollback {
+    /// Its number.
+    version: u64,
+}
+
+/// Let a flow be as it was in an earlier version.
+///
+/// Makes a new version of the project in which this one file is the old one.
+#[utoipa::path(post, path = "/api/v1/flows/{name}/rollback", tag = "flows",
+    params(("name" = String, Path, description = "The flow's name.")), request_body = Rollback,
+    responses((status = 200, description = "The flow runs as it did.", body = super::project::Outcome)))]
+async fn rollback(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    Path(name): Path<String>,
+    JsonBody(body): JsonBody<Rollback>,
+) -> Answer<Json<super::project::Outcome>> {
+    caller.require(Role::Admin)?;
+    let (history, wanted) = (app.deployer.history().clone(), body.version);
+    let old = blocking(move || history.version(wanted)).await?;
+    let Some((path, text)) = file_of(&old.files, &name) else {
+        return Err(Refusal::unknown("server.unknown-flow", &name));
+    };
+    let mut files = app.runtime.project().await.bundle.files;
+    for path in paths_of(&name) {
+        files.remove(&path);
+    }
+    files.insert(path.to_owned(), text.to_owned());
+    let note = format!("{name}: rollback to {wanted}");
+    let deployed = app
+        .deployer
+        .deploy(&app, Bundle { files }, caller.name(), &note, false)
+        .await;
+    outcome(deployed)
+}
+
+/// The answer to what was deployed.
+pub(super) fn outcome(
+    deployed: Result<Deployed, crate::deploy::NotDeployed>,
+) -> Answer<Json<super::project::Outcome>> {
+    match deployed {
+        Ok(deployed) => Ok(Json(deployed.into())),
+        Err(refused) => Err(refused.into()),
+    }
+}
+
+/// From where to read again.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Replay {
+    /// `earliest`, `latest`, or an RFC 3339 time.
+    from: String,
+}
+
+/// What was done to a flow.
+#[derive(Serialize, utoipa::ToSchema)]
+struct Done {
+    /// The flow.
+    flow: String,
+    /// What it does now.
+    state: &'static str,
+}
+
+/// Let a flow read its input again from an earlier place.
+#[utoipa::path(post, path = "/api/v1/flows/{name}/replay", tag = "flows",
+    params(("name" = String, Path, description = "The flow's name.")), request_body = Replay,
+    responses((status = 200, description = "The flow reads from there.", body = Done)))]
+async fn replay(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    Path(name): Path<String>,
+    JsonBody(body): JsonBody<Replay>,
+) -> Answer<Json<Done>> {
+    caller.require(Role::Operator)?;
+    let from = match Start::parse(&body.from)? {
+        Start::Earliest => ReplayFrom::Earliest,
+        Start::Now => ReplayFrom::Latest,
+        Start::Time(micros) => ReplayFrom::Time(micros),
+        _ => {
+            let from = busbar_event::quote(&body.from);
+            return Err(Error::new(Class::Permanent, "server.bad-replay")
+                .with("from", from)
+                .into());
+        }
+    };
+    app.runtime.replay(&name, from).await?;
+    Ok(done(&app, name))
+}
+
+/// Stop a flow where it stands; what it has begun is finished.
+#[utoipa::path(post, path = "/api/v1/flows/{name}/pause", tag = "flows",
+    params(("name" = String, Path, description = "The flow's name.")),
+    responses((status = 200, description = "The flow stands.", body = Done)))]
+async fn pause(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    Path(name): Path<String>,
+    OptionalBody(Nothing {}): OptionalBody<Nothing>,
+) -> Answer<Json<Done>> {
+    caller.require(Role::Operator)?;
+    app.runtime.pause(&name).await?;
+    Ok(done(&app, name))
+}
+
+/// Let a paused or stopped flow go on where it was.
+#[utoipa::path(post, path = "/api/v1/flows/{name}/resume", tag = "flows",
+    params(("name" = String, Path, description = "The flow's name.")),
+    responses((status = 200, description = "The flow goes on.", body = Done)))]
+async fn resume(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    Path(name): Path<String>,
+    OptionalBody(Nothing {}): OptionalBody<Nothing>,
+) -> Answer<Json<Done>> {
+    caller.require(Role::Operator)?;
+    app.runtime.resume(&name).await?;
+    Ok(done(&app, name))
+}
+
+/// A body that says nothing.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+fn done(app: &App, name: String) -> Json<Done> {
+    let status = app.runtime.status_of(&name);
+    Json(Done {
+        state: status.map_or("stopped", |status| state(status.state)),
+        flow: name,
+    })
+}
+
+/// The file of a flow among a project's files.
+fn file_of<'a>(files: &'a BTreeMap<String, String>, name: &str) -> Option<(&'a str, &'a str)> {
+    paths_of(name)
+        .iter()
+        .find_map(|path| files.get_key_value(path))
+        .map(|(path, text)| (path.as_str(), text.as_str()))
+}
+
+/// The paths a flow's file may have. They are looked up among the files of the project in memory.
+fn paths_of(name: &str) -> [String; 2] {
+    [format!("flows/{name}.yaml"), format!("flows/{name}.yml")]
+}
+
+fn view(status: FlowStatus) -> FlowDetail {
+    let rates: BTreeMap<&str, f64> = status
+        .nodes
+        .iter()
+        .map(|node| (node.id.as_str(), node.rate_out))
+        .collect();
+    let edges = status
+        .edges
+        .iter()
+        .map(|edge| EdgeView {
+            from: edge.from.clone(),
+            to: edge.to.clone(),
+            rate: rates.get(edge.from.as_str()).copied().unwrap_or(0.0),
+        })
+        .collect();
+    let inputs: Vec<&NodeStatus> = status
+        .nodes
+        .iter()
+        .filter(|node| node.role == "from")
+        .collect();
+    let summary = FlowSummary {
+        state: state(status.state),
+        from: inputs
+            .iter()
+            .map(|node| node.label.as_str())
+            .collect::<Vec<_>>()
+            .join(", "),
+        version: status.version,
+        counts: counts(&status.conservation.counters),
+        rate: inputs
+            .iter()
+            .map(|node| node.rate_in.max(node.rate_out))
+            .sum(),
+        lag: status.lag,
+        error: status.error.clone(),
+        name: status.name.clone(),
+    };
+    FlowDetail {
+        summary,
+        conservation: ConservationView {
+            counts: counts(&status.conservation.counters),
+            difference: status.conservation.difference,
+            balanced: status.conservation.difference == 0,
+        },
+        missed: status.missed,
+        started: time::text(status.started_micros),
+        tasks: status
+            .tasks
+            .iter()
+            .map(|task| TaskView {
+                stream: task.stream.clone(),
+                partition: task.partition,
+                lane: task.lane.clone(),
+                position: task.position,
+                lag: task.lag,
+            })
+            .collect(),
+        source: None,
+        graph: Graph {
+            nodes: status.nodes.into_iter().map(node).collect(),
+            edges,
+        },
+    }
+}
+
+fn node(node: NodeStatus) -> NodeView {
+    NodeView {
+        id: node.id,
+        kind: node.kind,
+        role: node.role,
+        label: node.label,
+        counts: counts(&node.counters),
+        rate: node.rate_in,
+        rate_out: node.rate_out,
+        lag: node.lag,
+        error: node.error,
+        tries: node.tries,
+        guarantee: node.guarantee.map(guarantee),
+    }
+}
+
+fn counts(counters: &Counters) -> Counts {
+    Counts {
+        input: counters.input,
+        out: counters.out,
+        filtered: counters.filtered,
+        dead: counters.dead,
+        held: counters.held,
+        added: counters.added,
+    }
+}
+
+fn state(state: FlowState) -> &'static str {
+    match state {
+        FlowState::Running => "running",
+        FlowState::Retrying => "retrying",
+        FlowState::Waiting => "waiting",
+        FlowState::Paused => "paused",
+        FlowState::Disabled => "disabled",
+        FlowState::Stopped => "stopped",
+    }
+}
+
+/// A guarantee as it is written.
+pub(super) fn guarantee(guarantee: Guarantee) -> &'static str {
+    match guarantee {
+        Guarantee::AtLeastOnce => "at-least-once",
+        Guarantee::ExactlyOnce => "exactly-once",
+    }
+}

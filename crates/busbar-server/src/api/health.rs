@@ -1,0 +1,54 @@
+//! Whether the node lives and whether it is ready; the description of this API.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{Json, json_bytes};
+use crate::app::App;
+
+pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+        .routes(routes!(openapi))
+}
+
+/// How the node is.
+#[derive(Serialize, utoipa::ToSchema)]
+struct Health {
+    /// `ok`, or what keeps the node from its work: `starting`, `stopping`, `disk-full`.
+    status: &'static str,
+}
+
+/// Does the process live?
+#[utoipa::path(get, path = "/healthz", tag = "node", security(()),
+    responses((status = 200, description = "It answers.", body = Health)))]
+async fn healthz() -> Json<Health> {
+    Json(Health { status: "ok" })
+}
+
+/// Is the node ready for work?
+#[utoipa::path(get, path = "/readyz", tag = "node", security(()),
+    responses(
+        (status = 200, description = "Streams are open, flows run, ports listen.", body = Health),
+        (status = 503, description = "Not yet, or not any more.", body = Health),
+    ))]
+async fn readyz(State(app): State<Arc<App>>) -> Response {
+    match app.readiness() {
+        "ok" => Json(Health { status: "ok" }).into_response(),
+        status => (StatusCode::SERVICE_UNAVAILABLE, Json(Health { status })).into_response(),
+    }
+}
+
+/// This description.
+#[utoipa::path(get, path = "/api/openapi.json", tag = "node", security(()),
+    responses((status = 200, description = "OpenAPI 3.1.", body = Object)))]
+async fn openapi(State(app): State<Arc<App>>) -> Response {
+    json_bytes(app.openapi.clone())
+}

@@ -1,0 +1,400 @@
+//! Metrics for Prometheus. Nothing is counted for their sake: they are read from the counters
+//! that are there when somebody asks.
+
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use busbar_flow::FlowState;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::blocking;
+use crate::answer::Answer;
+use crate::app::App;
+use crate::feed::{memory_bytes, process_seconds};
+use crate::guard::Caller;
+
+pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(metrics))
+}
+
+/// Metrics in Prometheus' text format.
+#[utoipa::path(get, path = "/metrics", tag = "node",
+    responses((status = 200, description = "The metrics.", body = String, content_type = "text/plain")))]
+async fn metrics(State(app): State<Arc<App>>, Caller(_): Caller) -> Answer<Response> {
+    let disk = app.disk(0).await;
+    let text = blocking(move || {
+        let mut page = Page::default();
+        process(&mut page, &app);
+        page.gauge(
+            "busbar_disk_free_bytes",
+            "Bytes free on the disk under the data folder.",
+            disk.free_bytes,
+        );
+        page.gauge(
+            "busbar_disk_total_bytes",
+            "Bytes of the disk under the data folder.",
+            disk.total_bytes,
+        );
+        streams(&mut page, &app);
+        flows(&mut page, &app);
+        mqtt(&mut page, &app);
+        http(&mut page, &app);
+        Ok(page.0)
+    })
+    .await?;
+    Ok((
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        text,
+    )
+        .into_response())
+}
+
+fn process(page: &mut Page, app: &App) {
+    page.head(
+        "busbar_build_info",
+        "gauge",
+        "The version that runs, as a label.",
+    );
+    page.sample(
+        "busbar_build_info",
+        &[("version", env!("CARGO_PKG_VERSION"))],
+        1,
+    );
+    page.gauge(
+        "busbar_ready",
+        "1 while the node takes work.",
+        u8::from(app.readiness() == "ok"),
+    );
+    page.gauge(
+        "busbar_uptime_seconds",
+        "Seconds since the node started.",
+        app.started.elapsed().as_secs_f64(),
+    );
+    page.gauge(
+        "process_resident_memory_bytes",
+        "Resident memory of the process.",
+        memory_bytes(),
+    );
+    page.counter(
+        "process_cpu_seconds_total",
+        "Processor time of the process.",
+        process_seconds(),
+    );
+    let budget = app.bus.budget();
+    page.gauge(
+        "busbar_budget_used_bytes",
+        "Bytes between sockets and disk.",
+        budget.used(),
+    );
+    page.gauge(
+        "busbar_budget_max_bytes",
+        "Bytes between sockets and disk at which gateways stop reading.",
+        budget.max(),
+    );
+    page.gauge(
+        "busbar_retained_topics",
+        "Topics with a retained value.",
+        app.bus.retained().count() as u64,
+    );
+}
+
+fn streams(page: &mut Page, app: &App) {
+    let streams = app.bus.streams();
+    let counters: Vec<_> = streams
+        .iter()
+        .map(|stream| (stream.name(), stream.counters()))
+        .collect();
+    let mut family = |name: &str, help: &str, value: &dyn Fn(&busbar_bus::Counters) -> u64| {
+        page.head(name, "counter", help);
+        for (stream, counters) in &counters {
+            page.sample(name, &[("stream", stream)], value(counters));
+        }
+    };
+    family(
+        "busbar_stream_events_total",
+        "Events committed since the start.",
+        &|c| c.events,
+    );
+    family(
+        "busbar_stream_bytes_total",
+        "Bytes of frames committed since the start.",
+        &|c| c.bytes,
+    );
+    family(
+        "busbar_stream_frames_total",
+        "Frames committed since the start.",
+        &|c| c.frames,
+    );
+    for (name, help, value) in [
+        (
+            "busbar_partition_start_offset",
+            "Oldest offset that is kept.",
+            &(|p: &busbar_bus::StreamPartition| p.start())
+                as &dyn Fn(&busbar_bus::StreamPartition) -> u64,
+        ),
+        ("busbar_partition_end_offset", "Next offset.", &|p| p.end()),
+        ("busbar_partition_size_bytes", "Bytes on disk.", &|p| {
+            p.bytes()
+        }),
+        (
+            "busbar_partition_damaged_places",
+            "Places that cannot be read.",
+            &|p| p.damage().len() as u64,
+        ),
+    ] {
+        page.head(name, "gauge", help);
+        for stream in &streams {
+            for partition in stream.partitions().iter() {
+                let number = partition.number().to_string();
+                page.sample(
+                    name,
+                    &[("stream", stream.name()), ("partition", &number)],
+                    value(partition),
+                );
+            }
+        }
+    }
+}
+
+fn flows(page: &mut Page, app: &App) {
+    let flows = app.runtime.status();
+    page.head("busbar_flow_running", "gauge", "1 while the flow runs.");
+    for flow in &flows {
+        let runs = matches!(
+            flow.state,
+            FlowState::Running | FlowState::Retrying | FlowState::Waiting
+        );
+        page.sample(
+            "busbar_flow_running",
+            &[("flow", &flow.name)],
+            u8::from(runs),
+        );
+    }
+    page.head(
+        "busbar_flow_events",
+        "gauge",
+        "What became of events since this version of the flow began to run.",
+    );
+    for flow in &flows {
+        let counters = &flow.conservation.counters;
+        for (outcome, count) in [
+            ("in", counters.input),
+            ("added", counters.added),
+            ("out", counters.out),
+            ("filtered", counters.filtered),
+            ("dead", counters.dead),
+            ("held", counters.held),
+        ] {
+            page.sample(
+                "busbar_flow_events",
+                &[("flow", &flow.name), ("outcome", outcome)],
+                count,
+            );
+        }
+    }
+    page.head(
+        "busbar_flow_unaccounted_events",
+        "gauge",
+        "Events the flow cannot account for; anything but 0 is an alarm.",
+    );
+    for flow in &flows {
+        page.sample(
+            "busbar_flow_unaccounted_events",
+            &[("flow", &flow.name)],
+            flow.conservation.difference,
+        );
+    }
+    page.head(
+        "busbar_flow_lag_events",
+        "gauge",
+        "Committed events the flow has not read yet.",
+    );
+    for flow in &flows {
+        page.sample("busbar_flow_lag_events", &[("flow", &flow.name)], flow.lag);
+    }
+    page.head(
+        "busbar_flow_missed_events",
+        "gauge",
+        "Events that retention or damage took before the flow could read them.",
+    );
+    for flow in &flows {
+        page.sample(
+            "busbar_flow_missed_events",
+            &[("flow", &flow.name)],
+            flow.missed,
+        );
+    }
+    page.gauge(
+        "busbar_dead_letters",
+        "Dead letters that wait to be looked at.",
+        app.dead_letters(),
+    );
+}
+
+fn mqtt(page: &mut Page, app: &App) {
+    let mqtt = app.mqtt();
+    page.gauge(
+        "busbar_mqtt_connections",
+        "MQTT connections.",
+        mqtt.connections,
+    );
+    page.gauge(
+        "busbar_mqtt_sessions",
+        "MQTT sessions, connected or not.",
+        mqtt.sessions,
+    );
+    page.counter(
+        "busbar_mqtt_connections_total",
+        "MQTT connections since the start.",
+        mqtt.connections_total,
+    );
+    page.counter(
+        "busbar_mqtt_refusals_total",
+        "MQTT connections refused or closed for a fault.",
+        mqtt.refusals_total,
+    );
+    page.counter(
+        "busbar_mqtt_publishes_in_total",
+        "MQTT publishes taken.",
+        mqtt.publishes_in_total,
+    );
+    page.counter(
+        "busbar_mqtt_payload_in_bytes_total",
+        "Bytes of payload taken over MQTT.",
+        mqtt.bytes_in_total,
+    );
+    page.counter(
+        "busbar_mqtt_publishes_refused_total",
+        "MQTT publishes refused.",
+        mqtt.publishes_refused_total,
+    );
+    page.counter(
+        "busbar_mqtt_publishes_out_total",
+        "MQTT messages sent.",
+        mqtt.publishes_out_total,
+    );
+    page.counter(
+        "busbar_mqtt_expired_total",
+        "MQTT messages not sent because they had expired.",
+        mqtt.expired_total,
+    );
+    page.counter(
+        "busbar_mqtt_too_large_total",
+        "MQTT messages not sent because they were too large for the client.",
+        mqtt.too_large_total,
+    );
+}
+
+fn http(page: &mut Page, app: &App) {
+    page.head(
+        "busbar_http_responses_total",
+        "counter",
+        "Answers by class of status.",
+    );
+    for (class, count) in app.answers.all() {
+        page.sample("busbar_http_responses_total", &[("class", class)], count);
+    }
+    let load = |value: &std::sync::atomic::AtomicU64| value.load(Ordering::Relaxed);
+    page.counter(
+        "busbar_http_requests_limited_total",
+        "Requests refused because a peer asked too fast.",
+        load(&app.answers.limited),
+    );
+    page.gauge(
+        "busbar_http_connections",
+        "Open connections.",
+        load(&app.port.open),
+    );
+    page.counter(
+        "busbar_http_connections_total",
+        "Connections accepted.",
+        load(&app.port.accepted),
+    );
+    page.counter(
+        "busbar_http_connections_refused_total",
+        "Connections refused by a bound.",
+        load(&app.port.refused),
+    );
+    let (accepted, rejected) = app.inlet.counts();
+    page.counter(
+        "busbar_http_events_accepted_total",
+        "Events published over HTTP.",
+        accepted,
+    );
+    page.counter(
+        "busbar_http_events_rejected_total",
+        "Events refused over HTTP.",
+        rejected,
+    );
+    page.counter(
+        "busbar_http_events_delivered_total",
+        "Events delivered over HTTP.",
+        app.delivered.count(),
+    );
+}
+
+/// A page in the text format.
+#[derive(Default)]
+pub(super) struct Page(String);
+
+impl Page {
+    pub(super) fn gauge(&mut self, name: &str, help: &str, value: impl fmt::Display) {
+        self.head(name, "gauge", help);
+        self.sample(name, &[], value);
+    }
+
+    pub(super) fn counter(&mut self, name: &str, help: &str, value: impl fmt::Display) {
+        self.head(name, "counter", help);
+        self.sample(name, &[], value);
+    }
+
+    pub(super) fn head(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    pub(super) fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl fmt::Display) {
+        self.0.push_str(name);
+        for (at, (label, text)) in labels.iter().enumerate() {
+            self.0.push(if at == 0 { '{' } else { ',' });
+            let _ = write!(self.0, "{label}=\"");
+            for c in text.chars() {
+                match c {
+                    '\\' => self.0.push_str("\\\\"),
+                    '"' => self.0.push_str("\\\""),
+                    '\n' => self.0.push_str("\\n"),
+                    c => self.0.push(c),
+                }
+            }
+            self.0.push('"');
+        }
+        if !labels.is_empty() {
+            self.0.push('}');
+        }
+        let _ = writeln!(self.0, " {value}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_escaped() {
+        let mut page = Page::default();
+        page.head("a_total", "counter", "What.");
+        page.sample("a_total", &[("b", "x\"y\\z\n"), ("c", "d")], 7);
+        assert_eq!(
+            page.0,
+            "# HELP a_total What.\n# TYPE a_total counter\na_total{b=\"x\\\"y\\\\z\\n\",c=\"d\"} 7\n"
+        );
+    }
+}

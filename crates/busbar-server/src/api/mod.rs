@@ -1,0 +1,317 @@
+//! The REST API, one file a resource. A route that is not described does not exist: routes are
+//! added through the OpenAPI router only.
+
+mod connections;
+mod dead_letters;
+mod events;
+mod flows;
+mod health;
+mod live;
+mod messages;
+mod metrics;
+mod mqtt;
+pub(crate) mod overview;
+mod project;
+mod session;
+mod socket;
+mod sql;
+mod streams;
+mod tables;
+mod tokens;
+mod topics;
+mod users;
+mod views;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use busbar_event::{Class, Error};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use utoipa::OpenApi;
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
+use utoipa::openapi::{OpenApi as Document, Ref, RefOr};
+use utoipa_axum::router::OpenApiRouter;
+
+pub(crate) use connections::views as connection_views;
+pub(crate) use events::Delivered;
+pub(crate) use flows::views as flow_views;
+pub(crate) use live::Live;
+pub(crate) use streams::summaries as stream_summaries;
+
+use crate::answer::{Answer, Refusal};
+use crate::app::App;
+use crate::limits::{BODY_BYTES_MAX, BODY_SECONDS_MAX};
+
+/// What the description says of the whole.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Busbar",
+        description = "Everything the console and the command line do, they do through this API. \
+            Times are RFC 3339 in UTC with microseconds; sizes are bytes, rates are events a second. \
+            Without users the node answers this machine alone and asks for no login.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    components(schemas(Refused, Problem))
+)]
+struct Described;
+
+/// The answer to what could not be done.
+#[derive(Serialize, utoipa::ToSchema)]
+struct Refused {
+    /// What went wrong.
+    error: Problem,
+    /// What a checker found in files, with places. Absent elsewhere.
+    #[schema(value_type = Option<Vec<Object>>)]
+    diagnostics: Option<Vec<serde_json::Value>>,
+}
+
+/// What went wrong, for programs and for people.
+#[derive(Serialize, utoipa::ToSchema)]
+struct Problem {
+    /// `transient` (try again), `permanent` (do not) or `configuration` (somebody must change something).
+    class: String,
+    /// The name for programs, such as `bus.disk-full`.
+    code: String,
+    /// The sentence in English.
+    message: String,
+    /// The sentence in Chinese.
+    message_zh: String,
+    /// What the sentence names.
+    #[schema(value_type = Object)]
+    args: serde_json::Value,
+}
+
+/// All routes, and their description.
+pub(crate) fn routes() -> (Router<Arc<App>>, Document) {
+    let (router, mut document) = OpenApiRouter::with_openapi(Described::openapi())
+        .merge(connections::routes())
+        .merge(dead_letters::routes())
+        .merge(events::routes())
+        .merge(flows::routes())
+        .merge(health::routes())
+        .merge(live::routes())
+        .merge(messages::routes())
+        .merge(metrics::routes())
+        .merge(mqtt::routes())
+        .merge(overview::routes())
+        .merge(project::routes())
+        .merge(session::routes())
+        .merge(socket::routes())
+        .merge(sql::routes())
+        .merge(streams::routes())
+        .merge(tables::routes())
+        .merge(tokens::routes())
+        .merge(topics::routes())
+        .merge(users::routes())
+        .split_for_parts();
+    complete(&mut document);
+    (router, document)
+}
+
+/// Adds what all operations have in common: how to log in, and how a refusal looks.
+fn complete(document: &mut Document) {
+    document.info.version = env!("CARGO_PKG_VERSION").into();
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme(
+        "token",
+        SecurityScheme::Http(
+            HttpBuilder::new()
+                .scheme(HttpAuthScheme::Bearer)
+                .description(Some("An API token."))
+                .build(),
+        ),
+    );
+    components.add_security_scheme(
+        "session",
+        SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::with_description(
+            crate::guard::SESSION_COOKIE,
+            "The cookie of POST /api/v1/session.",
+        ))),
+    );
+    document.security = Some(vec![
+        SecurityRequirement::new::<_, [&str; 0], &str>("token", []),
+        SecurityRequirement::new::<_, [&str; 0], &str>("session", []),
+        // Nothing is needed while there are no users.
+        SecurityRequirement::default(),
+    ]);
+    let refused = utoipa::openapi::ResponseBuilder::new()
+        .description("It was refused, or failed; the body says why.")
+        .content(
+            "application/json",
+            utoipa::openapi::ContentBuilder::new()
+                .schema(Some(RefOr::Ref(Ref::from_schema_name("Refused"))))
+                .build(),
+        )
+        .build();
+    for item in document.paths.paths.values_mut() {
+        for operation in [
+            &mut item.get,
+            &mut item.post,
+            &mut item.put,
+            &mut item.patch,
+            &mut item.delete,
+        ]
+        .into_iter()
+        .flatten()
+        {
+            operation
+                .responses
+                .responses
+                .entry("default".into())
+                .or_insert_with(|| RefOr::T(refused.clone()));
+        }
+    }
+}
+
+/// A JSON body of a request; refused in our own words, with line and column.
+pub(crate) struct JsonBody<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for JsonBody<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Answer<Self> {
+        check_json(request.headers())?;
+        let bytes = read(request.into_body(), app.body_bytes_max()).await?;
+        serde_json::from_slice(&bytes)
+            .map(JsonBody)
+            .map_err(|cause| {
+                Refusal::from(
+                    Error::new(Class::Permanent, "server.bad-body")
+                        .with("line", cause.line())
+                        .with("column", cause.column())
+                        .with("why", bounded(&cause.to_string())),
+                )
+            })
+    }
+}
+
+/// A JSON body where an absent one means the default.
+pub(crate) struct OptionalBody<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Default> FromRequest<Arc<App>> for OptionalBody<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Answer<Self> {
+        use axum::body::HttpBody as _;
+        if request.body().is_end_stream() {
+            return Ok(OptionalBody(T::default()));
+        }
+        JsonBody::from_request(request, app)
+            .await
+            .map(|JsonBody(value)| OptionalBody(value))
+    }
+}
+
+/// The query of a request; refused in our own words.
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> axum::extract::FromRequestParts<Arc<App>> for Query<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(
+        parts: &mut axum::http::request::Parts,
+        _: &Arc<App>,
+    ) -> Answer<Self> {
+        axum::extract::Query::try_from_uri(&parts.uri)
+            .map(|axum::extract::Query(value)| Query(value))
+            .map_err(|cause| {
+                Refusal::from(
+                    Error::new(Class::Permanent, "server.bad-query")
+                        .with("why", bounded(&cause.body_text())),
+                )
+            })
+    }
+}
+
+/// A JSON answer.
+pub(crate) struct Json<T>(pub(crate) T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_vec(&self.0) {
+            Ok(body) => json_bytes(body),
+            Err(cause) => Refusal::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                Error::new(Class::Permanent, "server.unwritable-answer").with("why", cause),
+            )
+            .into_response(),
+        }
+    }
+}
+
+/// JSON that is written already.
+pub(crate) fn json_bytes(body: impl Into<Body>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], body.into()).into_response()
+}
+
+/// Reads a body within its bounds.
+pub(crate) async fn read(body: Body, bytes_max: usize) -> Answer<Bytes> {
+    let limit = Duration::from_secs(BODY_SECONDS_MAX);
+    match tokio::time::timeout(limit, axum::body::to_bytes(body, bytes_max)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(_)) => Err(Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            Error::new(Class::Permanent, "server.body-too-large").with("max", bytes_max),
+        )),
+        Err(_) => Err(Refusal::new(
+            StatusCode::REQUEST_TIMEOUT,
+            Error::new(Class::Transient, "server.body-too-slow")
+                .with("max_seconds", BODY_SECONDS_MAX),
+        )),
+    }
+}
+
+/// Runs what waits for a disk or computes for long, off the threads that serve everybody.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Answer<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            Error::new(Class::Transient, "server.failed-within"),
+        )),
+    }
+}
+
+fn check_json(headers: &HeaderMap) -> Answer<()> {
+    let kind = content_type(headers);
+    if matches!(&*kind, "" | "application/json") || kind.ends_with("+json") {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Error::new(Class::Permanent, "server.content-type").with("type", bounded(&kind)),
+    ))
+}
+
+/// The media type of a body, without parameters, in small letters.
+pub(crate) fn content_type(headers: &HeaderMap) -> String {
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next())
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase()
+}
+
+/// A text from outside, short enough for an error.
+pub(crate) fn bounded(text: &str) -> String {
+    const CHARS_MAX: usize = 200;
+    text.chars()
+        .filter(|c| !c.is_control())
+        .take(CHARS_MAX)
+        .collect()
+}
+
+const _: () = assert!(BODY_BYTES_MAX <= u32::MAX as usize);

@@ -1,0 +1,106 @@
+//! The node at a glance.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use serde::Serialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::connections::ConnectionView;
+use super::flows::FlowSummary;
+use super::json_bytes;
+use super::streams::StreamSummary;
+use crate::app::App;
+use crate::guard::Caller;
+
+pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(overview))
+}
+
+/// The node at a glance.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Overview {
+    /// The version that runs.
+    pub(crate) version: &'static str,
+    /// The node's clock.
+    pub(crate) time: String,
+    /// Seconds since it started.
+    pub(crate) uptime_s: u64,
+    /// Memory of the process.
+    pub(crate) memory_bytes: u64,
+    /// Cores it may use.
+    pub(crate) cores: usize,
+    /// Cores it used in the last second.
+    pub(crate) cpu: f64,
+    /// The weakest durability of any stream: `fsync` or `memory`.
+    pub(crate) durability: &'static str,
+    /// Events committed in the last second.
+    pub(crate) events_in_per_s: u64,
+    /// Events delivered to subscribers, and written by flows, in the last second.
+    pub(crate) events_out_per_s: u64,
+    /// Rates of the last five minutes.
+    pub(crate) history: History,
+    /// The streams.
+    pub(crate) streams: Vec<StreamSummary>,
+    /// The flows.
+    pub(crate) flows: Vec<FlowSummary>,
+    /// The connections.
+    pub(crate) connections: Vec<ConnectionView>,
+    /// Dead letters.
+    pub(crate) dead: Dead,
+    /// The disk under the data folder.
+    pub(crate) disk: Disk,
+    /// MQTT clients that are connected.
+    pub(crate) sessions: u64,
+    /// Bytes between sockets and disk, and how many there may be.
+    pub(crate) budget: Budget,
+}
+
+/// Rates, oldest first.
+#[derive(Clone, Default, Serialize, utoipa::ToSchema)]
+pub(crate) struct History {
+    /// Seconds between two values.
+    pub(crate) step_s: u32,
+    /// Events in a second, in.
+    #[serde(rename = "in")]
+    pub(crate) input: Vec<u64>,
+    /// Events in a second, out.
+    #[serde(rename = "out")]
+    pub(crate) output: Vec<u64>,
+}
+
+/// Dead letters.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Dead {
+    /// How many wait to be looked at.
+    pub(crate) count: u64,
+}
+
+/// The disk under the data folder.
+#[derive(Clone, Copy, Default, Serialize, utoipa::ToSchema)]
+pub(crate) struct Disk {
+    /// Bytes the streams take.
+    pub(crate) used_bytes: u64,
+    /// Bytes that are free.
+    pub(crate) free_bytes: u64,
+    /// Bytes in all.
+    pub(crate) total_bytes: u64,
+}
+
+/// The byte budget.
+#[derive(Clone, Copy, Default, Serialize, utoipa::ToSchema)]
+pub(crate) struct Budget {
+    /// Bytes in use.
+    pub(crate) used_bytes: u64,
+    /// Bytes at which gateways stop reading.
+    pub(crate) max_bytes: u64,
+}
+
+/// The node at a glance, as of the last full second.
+#[utoipa::path(get, path = "/api/v1/overview", tag = "node",
+    responses((status = 200, description = "The node.", body = Overview)))]
+async fn overview(State(app): State<Arc<App>>, Caller(_): Caller) -> Response {
+    json_bytes(app.feed.overview())
+}

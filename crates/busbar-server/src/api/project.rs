@@ -1,0 +1,211 @@
+//! The project that runs: applying another one, its files, its history.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::State;
+use busbar_access::Role;
+use busbar_catalog::{Bundle, ChangeKind, FileChange, Project, VersionInfo, changes, file_changes};
+use busbar_event::Error;
+use serde::{Deserialize, Serialize};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{Json, JsonBody, blocking};
+use crate::answer::Answer;
+use crate::app::App;
+use crate::deploy::{Deployed, means};
+use crate::guard::Caller;
+use crate::limits::VERSIONS_SHOWN_MAX;
+use crate::time;
+
+pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(apply))
+        .routes(routes!(project))
+        .routes(routes!(history))
+}
+
+/// A project to run.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Apply {
+    /// Path in the project (`flows/rain.yaml`) and text. What is not among them is removed.
+    files: BTreeMap<String, String>,
+    /// Only check, and say what would change.
+    #[serde(default)]
+    dry_run: bool,
+    /// Why, for the history.
+    #[serde(default)]
+    note: String,
+}
+
+/// What was, or would be, changed.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct Outcome {
+    /// Warnings, with file, line and column.
+    #[schema(value_type = Vec<Object>)]
+    diagnostics: Vec<busbar_catalog::Diagnostic>,
+    /// Files whose text differs.
+    changes: Vec<ChangeView>,
+    /// The version that runs now; absent for a dry run.
+    version: Option<u64>,
+    /// What was done to flows; absent for a dry run.
+    #[schema(value_type = Option<Object>)]
+    applied: Option<busbar_flow::Applied>,
+}
+
+/// A file whose text differs.
+#[derive(Clone, Serialize, utoipa::ToSchema)]
+pub(super) struct ChangeView {
+    /// The file's path in the project.
+    pub(super) path: String,
+    /// `added`, `changed` or `removed`.
+    pub(super) kind: &'static str,
+    /// False when only comments, layout or flow tests differ: then nothing is started anew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) meaning: Option<bool>,
+}
+
+/// A version of the project.
+#[derive(Clone, Serialize, utoipa::ToSchema)]
+pub(super) struct VersionView {
+    /// Its number, from 1.
+    pub(super) version: u64,
+    /// When it was applied.
+    time: String,
+    /// Who applied it.
+    by: String,
+    /// Why.
+    note: String,
+    /// Files that differ from the version before.
+    changes: Vec<ChangeView>,
+}
+
+/// Versions.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct Versions {
+    /// Newest first.
+    pub(super) versions: Vec<VersionView>,
+}
+
+/// The project that runs.
+#[derive(Serialize, utoipa::ToSchema)]
+struct Files {
+    /// Path and text.
+    files: BTreeMap<String, String>,
+}
+
+/// Run another project, or check it.
+///
+/// Everything is checked before anything changes. Only what means something else is started anew, the
+/// new version before the old one stops; a flow that cannot start leaves its old version running.
+#[utoipa::path(post, path = "/api/v1/apply", tag = "project", request_body = Apply,
+    responses(
+        (status = 200, description = "It runs (or would).", body = Outcome),
+        (status = 422, description = "It does not check; `diagnostics` says where.", body = super::Refused),
+    ))]
+async fn apply(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    JsonBody(body): JsonBody<Apply>,
+) -> Answer<Json<Outcome>> {
+    caller.require(if body.dry_run {
+        Role::Operator
+    } else {
+        Role::Admin
+    })?;
+    let bundle = Bundle { files: body.files };
+    let deployed = app
+        .deployer
+        .deploy(&app, bundle, caller.name(), &body.note, body.dry_run)
+        .await;
+    super::flows::outcome(deployed)
+}
+
+/// The files of the project that runs.
+#[utoipa::path(get, path = "/api/v1/project", tag = "project",
+    responses((status = 200, description = "The files.", body = Files)))]
+async fn project(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<Json<Files>> {
+    // Connections may hold addresses and names that are nobody else's business.
+    caller.require(Role::Operator)?;
+    let files = app.runtime.project().await.bundle.files;
+    Ok(Json(Files { files }))
+}
+
+/// The versions of the project.
+#[utoipa::path(get, path = "/api/v1/history", tag = "project",
+    responses((status = 200, description = "Newest first.", body = Versions)))]
+async fn history(State(app): State<Arc<App>>, Caller(_): Caller) -> Answer<Json<Versions>> {
+    blocking(move || {
+        let history = app.deployer.history();
+        let infos = history.list()?;
+        let mut versions = Vec::new();
+        let mut newer: Option<(VersionInfo, Project)> = None;
+        for info in infos.into_iter().take(VERSIONS_SHOWN_MAX + 1) {
+            let files = history.version(info.version)?.files;
+            let (project, _) = Project::parse(Bundle { files });
+            if let Some((info, after)) = newer.replace((info, project)) {
+                let before = newer.as_ref().map(|(_, project)| project);
+                versions.push(VersionView::new(info, difference(before, &after)));
+            }
+        }
+        if versions.len() < VERSIONS_SHOWN_MAX
+            && let Some((info, first)) = newer
+        {
+            versions.push(VersionView::new(info, difference(None, &first)));
+        }
+        Ok::<_, Error>(Versions { versions })
+    })
+    .await
+    .map(Json)
+}
+
+impl VersionView {
+    pub(super) fn new(info: VersionInfo, changes: Vec<ChangeView>) -> VersionView {
+        VersionView {
+            version: info.version,
+            time: time::text(info.time_micros),
+            by: info.author,
+            note: info.note,
+            changes,
+        }
+    }
+}
+
+impl From<Deployed> for Outcome {
+    fn from(deployed: Deployed) -> Self {
+        Outcome {
+            changes: deployed
+                .files
+                .iter()
+                .map(|file| view(file, &deployed.changes))
+                .collect(),
+            diagnostics: deployed.diagnostics,
+            version: deployed.version,
+            applied: deployed.applied,
+        }
+    }
+}
+
+fn difference(before: Option<&Project>, after: &Project) -> Vec<ChangeView> {
+    let empty = Project::default();
+    let before = before.unwrap_or(&empty);
+    let meanings = changes(before, after);
+    file_changes(&before.bundle, &after.bundle)
+        .iter()
+        .map(|file| view(file, &meanings))
+        .collect()
+}
+
+fn view(file: &FileChange, meanings: &[busbar_catalog::Change]) -> ChangeView {
+    ChangeView {
+        path: file.path.clone(),
+        kind: match file.change {
+            ChangeKind::Added => "added",
+            ChangeKind::Changed => "changed",
+            ChangeKind::Removed => "removed",
+        },
+        meaning: means(file, meanings),
+    }
+}

@@ -1,0 +1,322 @@
+//! Asking streams and tables in SQL.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray as _, RecordBatch};
+use arrow::datatypes::{
+    DataType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit,
+    UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use base64::Engine as _;
+use busbar_event::{Class, Error};
+use busbar_sql::QueryOptions;
+use serde::Deserialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::views::{Field, fields};
+use super::{JsonBody, json_bytes};
+use crate::answer::{Answer, Refusal};
+use crate::app::App;
+use crate::guard::Caller;
+use crate::json::quote;
+use crate::limits::{SQL_ROWS_DEFAULT, SQL_TEXT_BYTES_MAX};
+use crate::time;
+
+pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(query))
+}
+
+/// A question.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Question {
+    /// The query, such as `select * from inbox limit 10`.
+    sql: String,
+    /// At most so many rows; 1000 when absent.
+    limit: Option<usize>,
+}
+
+/// An answer.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "describes what is rendered by hand")]
+struct Rows {
+    /// The columns.
+    columns: Vec<Field>,
+    /// A list of values for each row, in the order of the columns.
+    #[schema(value_type = Vec<Vec<Object>>)]
+    rows: Vec<Vec<serde_json::Value>>,
+    /// True when there were more rows.
+    truncated: bool,
+    /// How long it took.
+    elapsed_ms: f64,
+    /// Events left out because their payload does not decode to the columns asked for.
+    undecodable: u64,
+    /// Events left out because they cannot be read from the disk.
+    unreadable: u64,
+}
+
+/// Ask a question.
+///
+/// `select`, `with`, `values`, `explain`, `show tables` and `describe`; nothing that changes anything.
+#[utoipa::path(post, path = "/api/v1/sql", tag = "sql", request_body = Question,
+    responses(
+        (status = 200, description = "The answer.", body = Rows),
+        (status = 422, description = "The query is wrong; `error.span` says where.", body = super::Refused),
+    ))]
+async fn query(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    JsonBody(question): JsonBody<Question>,
+) -> Answer<Response> {
+    if !caller.may_read_all() {
+        return Err(Refusal::permanent(
+            StatusCode::FORBIDDEN,
+            "access.sql-denied",
+        ));
+    }
+    if question.sql.len() > SQL_TEXT_BYTES_MAX {
+        return Err(Error::new(Class::Permanent, "server.sql-too-long")
+            .with("max", SQL_TEXT_BYTES_MAX)
+            .into());
+    }
+    let options = QueryOptions {
+        rows_max: Some(question.limit.unwrap_or(SQL_ROWS_DEFAULT)),
+    };
+    let mut result = app
+        .sql
+        .query_with(&question.sql, options)
+        .await
+        .map_err(|wrong| {
+            let (span, suggestion) = (wrong.span(), wrong.suggestion().map(str::to_owned));
+            Refusal::from(wrong.into_error()).at(span, suggestion)
+        })?;
+    let columns = serde_json::to_vec(&fields(&result.schema())).unwrap_or_default();
+    let mut out = b"{\"columns\":".to_vec();
+    out.extend_from_slice(&columns);
+    out.extend_from_slice(b",\"rows\":[");
+    let mut first = true;
+    while let Some(batch) = result.next().await {
+        let batch = batch?;
+        // Rendering a batch takes about as long as a disk takes to answer; others go on meanwhile.
+        tokio::task::yield_now().await;
+        rows(&mut out, &batch, &mut first)?;
+    }
+    let rest = format!(
+        "],\"truncated\":{},\"elapsed_ms\":{:.3},\"undecodable\":{},\"unreadable\":{}}}",
+        result.truncated(),
+        result.elapsed().as_secs_f64() * 1e3,
+        result.undecodable(),
+        result.unreadable()
+    );
+    out.extend_from_slice(rest.as_bytes());
+    Ok(json_bytes(out))
+}
+
+fn rows(out: &mut Vec<u8>, batch: &RecordBatch, first: &mut bool) -> Result<(), Error> {
+    for row in 0..batch.num_rows() {
+        out.extend_from_slice(if *first { b"[" } else { b",[" });
+        *first = false;
+        for (at, column) in batch.columns().iter().enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            cell(out, column, row)?;
+        }
+        out.push(b']');
+    }
+    Ok(())
+}
+
+/// A value as JSON: numbers and booleans as such, times as RFC 3339, maps as objects, the rest as text.
+fn cell(out: &mut Vec<u8>, column: &dyn Array, row: usize) -> Result<(), Error> {
+    use std::io::Write as _;
+    if column.is_null(row) {
+        out.extend_from_slice(b"null");
+        return Ok(());
+    }
+    // Writing to a vector cannot fail.
+    macro_rules! number {
+        ($kind:ty) => {{
+            let _ = write!(out, "{}", column.as_primitive::<$kind>().value(row));
+        }};
+    }
+    match column.data_type() {
+        DataType::Null => out.extend_from_slice(b"null"),
+        DataType::Boolean => {
+            let _ = write!(out, "{}", column.as_boolean().value(row));
+        }
+        DataType::Int8 => number!(Int8Type),
+        DataType::Int16 => number!(Int16Type),
+        DataType::Int32 => number!(Int32Type),
+        DataType::Int64 => number!(Int64Type),
+        DataType::UInt8 => number!(UInt8Type),
+        DataType::UInt16 => number!(UInt16Type),
+        DataType::UInt32 => number!(UInt32Type),
+        DataType::UInt64 => number!(UInt64Type),
+        DataType::Float32 => float(
+            out,
+            f64::from(column.as_primitive::<Float32Type>().value(row)),
+        ),
+        DataType::Float64 => float(out, column.as_primitive::<Float64Type>().value(row)),
+        DataType::Utf8 => quote(out, column.as_string::<i32>().value(row)),
+        DataType::LargeUtf8 => quote(out, column.as_string::<i64>().value(row)),
+        DataType::Utf8View => quote(out, column.as_string_view().value(row)),
+        DataType::Binary => bytes(out, column.as_binary::<i32>().value(row)),
+        DataType::LargeBinary => bytes(out, column.as_binary::<i64>().value(row)),
+        DataType::BinaryView => bytes(out, column.as_binary_view().value(row)),
+        DataType::Timestamp(unit, _) => {
+            let value = timestamp(column, *unit, row);
+            out.push(b'"');
+            time::write(out, value);
+            out.push(b'"');
+        }
+        DataType::Dictionary(_, _) => {
+            let dictionary = column.as_any_dictionary();
+            let key = dictionary.normalized_keys()[row];
+            return cell(out, dictionary.values(), key);
+        }
+        DataType::Map(_, _) => {
+            let entries = column.as_map().value(row);
+            let (keys, values) = (entries.column(0), entries.column(1));
+            out.push(b'{');
+            for at in 0..entries.len() {
+                if at > 0 {
+                    out.push(b',');
+                }
+                quote(out, &shown(keys, at)?);
+                out.push(b':');
+                cell(out, values, at)?;
+            }
+            out.push(b'}');
+        }
+        DataType::List(_) => {
+            let values = column.as_list::<i32>().value(row);
+            out.push(b'[');
+            for at in 0..values.len() {
+                if at > 0 {
+                    out.push(b',');
+                }
+                cell(out, &values, at)?;
+            }
+            out.push(b']');
+        }
+        DataType::Struct(fields) => {
+            let members = column.as_struct();
+            out.push(b'{');
+            for (at, (field, member)) in fields.iter().zip(members.columns()).enumerate() {
+                if at > 0 {
+                    out.push(b',');
+                }
+                quote(out, field.name());
+                out.push(b':');
+                cell(out, member, row)?;
+            }
+            out.push(b'}');
+        }
+        _ => quote(out, &shown(column, row)?),
+    }
+    Ok(())
+}
+
+fn shown(column: &dyn Array, row: usize) -> Result<String, Error> {
+    let options = FormatOptions::default();
+    ArrayFormatter::try_new(column, &options)
+        .and_then(|formatter| formatter.value(row).try_to_string())
+        .map_err(|cause| {
+            Error::new(Class::Permanent, "server.unwritable-answer").with("why", cause)
+        })
+}
+
+/// JSON has no word for what is not a finite number.
+fn float(out: &mut Vec<u8>, value: f64) {
+    if value.is_finite() {
+        let number = serde_json::Number::from_f64(value).map(|number| number.to_string());
+        out.extend_from_slice(number.unwrap_or_default().as_bytes());
+    } else {
+        quote(out, &value.to_string());
+    }
+}
+
+fn bytes(out: &mut Vec<u8>, value: &[u8]) {
+    match std::str::from_utf8(value) {
+        Ok(text) => quote(out, text),
+        Err(_) => {
+            let text = base64::engine::general_purpose::STANDARD.encode(value);
+            quote(out, &text);
+        }
+    }
+}
+
+/// Microseconds since 1970.
+fn timestamp(column: &dyn Array, unit: TimeUnit, row: usize) -> i64 {
+    use arrow::datatypes::{
+        TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
+        TimestampSecondType,
+    };
+    match unit {
+        TimeUnit::Second => column
+            .as_primitive::<TimestampSecondType>()
+            .value(row)
+            .saturating_mul(1_000_000),
+        TimeUnit::Millisecond => column
+            .as_primitive::<TimestampMillisecondType>()
+            .value(row)
+            .saturating_mul(1_000),
+        TimeUnit::Microsecond => column.as_primitive::<TimestampMicrosecondType>().value(row),
+        TimeUnit::Nanosecond => column
+            .as_primitive::<TimestampNanosecondType>()
+            .value(row)
+            .div_euclid(1_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{
+        ArrayRef, BinaryArray, DictionaryArray, Float64Array, Int64Array, TimestampMicrosecondArray,
+    };
+
+    #[test]
+    fn values_become_json() {
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("n", Arc::new(Int64Array::from(vec![Some(i64::MAX), None]))),
+            ("f", Arc::new(Float64Array::from(vec![0.5, f64::NAN]))),
+            (
+                "b",
+                Arc::new(BinaryArray::from(vec![&b"{\"a\":1}"[..], b"\xff"])),
+            ),
+            (
+                "t",
+                Arc::new(TimestampMicrosecondArray::from(vec![0, 1]).with_timezone("UTC")),
+            ),
+            (
+                "d",
+                Arc::new(DictionaryArray::<Int32Type>::from_iter(["x", "\"y\""])),
+            ),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let mut out = b"[".to_vec();
+        rows(&mut out, &batch, &mut true.clone()).unwrap();
+        out.push(b']');
+        let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(
+            value,
+            serde_json::json!([
+                [
+                    i64::MAX,
+                    0.5,
+                    "{\"a\":1}",
+                    "1970-01-01T00:00:00.000000Z",
+                    "x"
+                ],
+                [null, "NaN", "/w==", "1970-01-01T00:00:00.000001Z", "\"y\""]
+            ])
+        );
+    }
+}

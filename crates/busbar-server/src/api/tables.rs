@@ -1,0 +1,93 @@
+//! Tables: kept rows. What is in them is asked by SQL.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use busbar_event::Error;
+use busbar_table::Table;
+use serde::Serialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::views::{Field, fields};
+use super::{Json, blocking};
+use crate::answer::{Answer, Refusal};
+use crate::app::App;
+use crate::guard::Caller;
+
+pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(one))
+}
+
+/// A table.
+#[derive(Serialize, utoipa::ToSchema)]
+struct TableView {
+    /// Its name.
+    name: String,
+    /// `hot` (in memory) or `relational` (SQLite).
+    kind: &'static str,
+    /// Rows there are now.
+    rows: u64,
+    /// Columns of the key.
+    key: Vec<String>,
+    /// Columns; none until a flow without declared columns writes to it.
+    columns: Vec<Field>,
+    /// What its file says.
+    #[schema(value_type = Object)]
+    spec: serde_json::Value,
+}
+
+/// Tables.
+#[derive(Serialize, utoipa::ToSchema)]
+struct Tables {
+    /// By name.
+    tables: Vec<TableView>,
+}
+
+/// List the tables.
+#[utoipa::path(get, path = "/api/v1/tables", tag = "tables",
+    responses((status = 200, description = "The tables.", body = Tables)))]
+async fn list(State(app): State<Arc<App>>, Caller(_): Caller) -> Answer<Json<Tables>> {
+    let tables = blocking(move || {
+        app.tables
+            .names()
+            .iter()
+            .filter_map(|name| app.tables.table(name))
+            .map(|table| view(&app, &*table))
+            .collect::<Result<Vec<_>, _>>()
+    })
+    .await?;
+    Ok(Json(Tables { tables }))
+}
+
+/// One table.
+#[utoipa::path(get, path = "/api/v1/tables/{name}", tag = "tables",
+    params(("name" = String, Path, description = "The table's name.")),
+    responses((status = 200, description = "The table.", body = TableView)))]
+async fn one(
+    State(app): State<Arc<App>>,
+    Caller(_): Caller,
+    Path(name): Path<String>,
+) -> Answer<Json<TableView>> {
+    let table = app
+        .tables
+        .table(&name)
+        .ok_or_else(|| Refusal::unknown("server.unknown-table", &name))?;
+    Ok(Json(blocking(move || view(&app, &*table)).await?))
+}
+
+fn view(app: &App, table: &dyn Table) -> Result<TableView, Error> {
+    let spec = app.tables.spec(table.name());
+    Ok(TableView {
+        name: table.name().to_owned(),
+        kind: table.engine(),
+        rows: table.rows()?,
+        key: table.key().to_vec(),
+        columns: fields(&table.schema()),
+        spec: spec
+            .and_then(|spec| serde_json::to_value(spec).ok())
+            .unwrap_or_default(),
+    })
+}

@@ -1,0 +1,158 @@
+//! API tokens: logins for programs.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use busbar_access::{NewToken, Role, Rules, TokenView};
+use busbar_event::{Class, Error};
+use serde::{Deserialize, Serialize};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::users::RulesView;
+use super::{Json, JsonBody, blocking};
+use crate::answer::Answer;
+use crate::app::App;
+use crate::guard::Caller;
+use crate::time;
+
+pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(list, add))
+        .routes(routes!(remove))
+}
+
+/// A token, without its secret.
+#[derive(Serialize, utoipa::ToSchema)]
+struct Token {
+    /// Names it.
+    id: String,
+    /// What it is for.
+    name: String,
+    /// Whose it is.
+    user: String,
+    /// `viewer`, `operator` or `admin`; never more than its user's.
+    role: &'static str,
+    /// What narrows the role down, beside the user's own rules.
+    #[schema(value_type = RulesView)]
+    rules: Rules,
+    /// When it was made.
+    created: String,
+    /// When it ends; absent when it does not.
+    expires: Option<String>,
+}
+
+/// A fresh token.
+#[derive(Serialize, utoipa::ToSchema)]
+struct FreshToken {
+    /// The token itself, shown this once.
+    token: String,
+    #[serde(flatten)]
+    about: Token,
+}
+
+/// A token to be.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewTokenBody {
+    /// What it is for.
+    name: String,
+    /// At most the caller's role, which it is when absent.
+    #[schema(value_type = Option<String>)]
+    role: Option<Role>,
+    /// What narrows the role down.
+    #[serde(default)]
+    #[schema(value_type = RulesView)]
+    rules: Rules,
+    /// When it ends, RFC 3339.
+    expires: Option<String>,
+}
+
+/// Tokens.
+#[derive(Serialize, utoipa::ToSchema)]
+struct Tokens {
+    /// One's own; an admin sees all.
+    tokens: Vec<Token>,
+}
+
+/// List the tokens.
+#[utoipa::path(get, path = "/api/v1/tokens", tag = "access",
+    responses((status = 200, description = "One's own; an admin sees all.", body = Tokens)))]
+async fn list(State(app): State<Arc<App>>, Caller(caller): Caller) -> Json<Tokens> {
+    let user = (caller.role() < Role::Admin).then(|| caller.name().to_owned());
+    Json(Tokens {
+        tokens: app
+            .access
+            .tokens(user.as_deref())
+            .into_iter()
+            .map(view)
+            .collect(),
+    })
+}
+
+/// Make a token.
+///
+/// Its text is in the answer and nowhere else afterwards.
+#[utoipa::path(post, path = "/api/v1/tokens", tag = "access", request_body = NewTokenBody,
+    responses((status = 201, description = "The token.", body = FreshToken)))]
+async fn add(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    JsonBody(body): JsonBody<NewTokenBody>,
+) -> Answer<Response> {
+    let expires = match body
+        .expires
+        .as_deref()
+        .map(|text| time::parse(text).ok_or(text))
+    {
+        None => None,
+        Some(Ok(micros)) => Some(micros / 1_000_000),
+        Some(Err(_)) => {
+            return Err(Error::new(Class::Permanent, "server.bad-field")
+                .with("field", "expires")
+                .into());
+        }
+    };
+    let new = NewToken {
+        name: body.name,
+        role: body.role,
+        rules: body.rules,
+        expires,
+    };
+    let access = app.access.clone();
+    let (token, text) = blocking(move || access.add_token(&caller, new)).await?;
+    let fresh = FreshToken {
+        token: text,
+        about: view(token),
+    };
+    Ok((StatusCode::CREATED, Json(fresh)).into_response())
+}
+
+/// Revoke a token.
+#[utoipa::path(delete, path = "/api/v1/tokens/{id}", tag = "access",
+    params(("id" = String, Path, description = "The token's id.")),
+    responses((status = 204, description = "The token is worthless now.")))]
+async fn remove(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    Path(id): Path<String>,
+) -> Answer<StatusCode> {
+    let access = app.access.clone();
+    blocking(move || access.remove_token(&caller, &id)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn view(token: TokenView) -> Token {
+    let shown = |seconds: i64| time::text(seconds.saturating_mul(1_000_000));
+    Token {
+        id: token.id,
+        name: token.name,
+        user: token.user,
+        role: token.role.as_str(),
+        rules: token.rules,
+        created: shown(token.created),
+        expires: token.expires.map(shown),
+    }
+}

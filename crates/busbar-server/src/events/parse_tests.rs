@@ -1,0 +1,179 @@
+use super::*;
+use proptest::prelude::*;
+
+fn parse(body: &str) -> Result<Parsed, Error> {
+    Parsed::new(
+        Bytes::copy_from_slice(body.as_bytes()),
+        Layout::Json,
+        None,
+        false,
+    )
+}
+
+fn shown(parsed: &Parsed) -> Vec<String> {
+    parsed
+        .events()
+        .map(|(view, tags)| {
+            let tags: Vec<_> = parsed.tags(tags).map(|(n, v)| format!("{n}={v}")).collect();
+            format!(
+                "{} {} {:?} [{}] {}",
+                view.index,
+                view.topic,
+                view.key,
+                tags.join(","),
+                String::from_utf8_lossy(view.payload)
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn one_document_an_array_and_lines_mean_the_same() {
+    let (a, b) = (
+        r#"{"topic":"m/1","payload":{"kw": 3.20},"key":"k","tags":{"site":"a"}}"#,
+        r#"{"payload":"text","topic":"m\/2","time":"2026-11-22T00:00:00Z"}"#,
+    );
+    let expected = [
+        r#"0 m/1 Some("k") [site=a] {"kw": 3.20}"#,
+        r#"1 m/2 None [] text"#,
+    ];
+    for body in [
+        format!("[{a},\n {b}]"),
+        format!("{a}\n{b}\n"),
+        format!("\r\n{a}\r\n\n{b}"),
+    ] {
+        let parsed = parse(&body).unwrap();
+        assert_eq!(shown(&parsed), expected, "{body}");
+        assert!(parsed.rejected.is_empty());
+    }
+    assert_eq!(shown(&parse(a).unwrap()), expected[..1]);
+    let pretty = "{\n  \"topic\": \"m/1\",\n  \"payload\": [1,\n 2]\n}";
+    assert_eq!(shown(&parse(pretty).unwrap()), ["0 m/1 None [] [1,\n 2]"]);
+}
+
+#[test]
+fn a_bad_event_does_not_harm_its_neighbours() {
+    let body = [
+        r#"{"topic":"a","payload":1}"#,
+        r#"{"topic":"a","payload":"#,
+        r#"{"topic":"a/+","payload":1}"#,
+        r#"{"payload":1}"#,
+        r#"{"topic":"a"}"#,
+        r#"{"topic":"a","payload":1,"tpoic":2}"#,
+        r#"{"topic":"a","payload":1,"time":"yesterday"}"#,
+        r#"{"topic":"a","payload":1,"tags":{"x":1}}"#,
+        r#"{"topic":"a","payload":1,"payload_base64":"AA=="}"#,
+        r#"{"topic":"a","payload_base64":"?"}"#,
+        r#"7"#,
+        r#"{"topic":"b","payload_base64":"AAE="}"#,
+    ]
+    .join("\n");
+    let parsed = parse(&body).unwrap();
+    assert_eq!(shown(&parsed), ["0 a None [] 1", "11 b None [] \u{0}\u{1}"]);
+    let codes: Vec<_> = parsed
+        .rejected
+        .iter()
+        .map(|(index, error)| (*index, error.code()))
+        .collect();
+    assert_eq!(
+        codes,
+        [
+            (1, "server.not-json"),
+            (2, "event.topic-wildcard"),
+            (3, "server.no-topic"),
+            (4, "server.no-payload"),
+            (5, "server.unknown-field"),
+            (6, "server.bad-field"),
+            (7, "server.bad-field"),
+            (8, "server.bad-field"),
+            (9, "server.bad-field"),
+            (10, "server.not-object"),
+        ]
+    );
+}
+
+#[test]
+fn with_a_topic_each_document_is_a_payload() {
+    let new = |body: &'static str, layout| {
+        Parsed::new(
+            Bytes::from_static(body.as_bytes()),
+            layout,
+            Some("t/1".into()),
+            true,
+        )
+    };
+    let lines = new("{\"a\":1}\n\"text\"\nnot json\n3", Layout::Json).unwrap();
+    assert_eq!(
+        shown(&lines),
+        [
+            "0 t/1 None [] {\"a\":1}",
+            "1 t/1 None [] \"text\"",
+            "3 t/1 None [] 3"
+        ]
+    );
+    assert_eq!(lines.rejected.len(), 1);
+    assert!(lines.events().all(|(view, _)| view.retain));
+    let raw = new("anything\nat all", Layout::Raw).unwrap();
+    assert_eq!(shown(&raw), ["0 t/1 None [] anything\nat all"]);
+    let arrays = new("[1]\n[2]", Layout::Lines).unwrap();
+    assert_eq!(shown(&arrays).len(), 2);
+}
+
+#[test]
+fn bodies_that_are_nothing_are_refused_as_a_whole() {
+    for (body, code) in [
+        ("", "server.no-body"),
+        (" \n ", "server.no-body"),
+        ("[1,", "server.not-json"),
+        ("[] []", "server.not-json"),
+    ] {
+        assert_eq!(parse(body).unwrap_err().code(), code, "{body}");
+    }
+    let many = format!("[{}]", vec!["1"; REQUEST_EVENTS_MAX + 1].join(","));
+    assert_eq!(parse(&many).unwrap_err().code(), "server.too-many-events");
+    let bytes = Bytes::from_static(b"{\"topic\":\"\xff\"}");
+    let bad = Parsed::new(bytes, Layout::Json, None, false).unwrap_err();
+    assert_eq!(bad.code(), "server.not-utf8");
+    let raw = Parsed::new(Bytes::from_static(b"x"), Layout::Raw, None, false);
+    assert_eq!(raw.unwrap_err().code(), "server.raw-needs-topic");
+    let bad = Parsed::new(
+        Bytes::from_static(b"1"),
+        Layout::Json,
+        Some("a/#".into()),
+        false,
+    );
+    assert_eq!(bad.unwrap_err().code(), "event.topic-wildcard");
+}
+
+#[test]
+fn refused_events_are_taken_out_by_index() {
+    let body = "[{\"topic\":\"a\",\"payload\":1},{\"topic\":\"b\",\"payload\":2},{\"topic\":\"a\",\"payload\":3}]";
+    let mut parsed = parse(body).unwrap();
+    parsed.retain(|view| match view.topic {
+        "b" => Err(Error::new(Class::Permanent, "access.publish-denied")),
+        _ => Ok(()),
+    });
+    assert_eq!(shown(&parsed), ["0 a None [] 1", "2 a None [] 3"]);
+    assert_eq!(parsed.rejected[0].0, 1);
+}
+
+proptest! {
+    #[test]
+    fn never_panics_and_counts_every_document(body in r#"[\[\]{}",:\\ a-z0-9\n]{0,80}"#, topic: bool) {
+        let topic = topic.then(|| "t".to_owned());
+        if let Ok(parsed) = Parsed::new(Bytes::from(body), Layout::Json, topic, false) {
+            prop_assert_eq!(parsed.count, parsed.items.len() + parsed.rejected.len());
+            let _ = shown(&parsed);
+        }
+    }
+
+    #[test]
+    fn any_text_arrives_as_it_was(text in ".*", key in ".*", tag in ".{0,8}", value in ".*") {
+        let body = serde_json::json!({"topic":"t","payload":text,"key":key,"tags":{tag.clone():value}});
+        let parsed = parse(&body.to_string()).unwrap();
+        let (view, tags) = parsed.events().next().unwrap();
+        prop_assert_eq!(view.payload, text.as_bytes());
+        prop_assert_eq!(view.key, Some(&*key));
+        prop_assert_eq!(parsed.tags(tags).next(), Some((&*tag, &*value)));
+    }
+}

@@ -1,0 +1,191 @@
+//! The picture of the node that is taken each second, and the history that goes with it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::api::overview::{Budget, Dead, Disk, History, Overview};
+use crate::api::{Live, connection_views, flow_views, stream_summaries};
+use crate::app::{App, stopped};
+use crate::limits::HISTORY_SECONDS;
+use crate::time;
+
+/// Pictures of the node.
+pub(crate) struct Feed {
+    live: watch::Sender<Bytes>,
+    overview: Mutex<Bytes>,
+}
+
+impl Default for Feed {
+    fn default() -> Self {
+        Feed {
+            live: watch::Sender::new(Bytes::from_static(b": busbar\n\n")),
+            overview: Mutex::default(),
+        }
+    }
+}
+
+impl Feed {
+    /// The newest picture, and each one after it.
+    pub(crate) fn listen(&self) -> watch::Receiver<Bytes> {
+        self.live.subscribe()
+    }
+
+    /// The newest overview as JSON.
+    pub(crate) fn overview(&self) -> Bytes {
+        self.overview.lock().clone()
+    }
+
+    /// Takes a picture each second until the node stops. The first one is there when this returns.
+    pub(crate) async fn run(app: Arc<App>) -> tokio::task::JoinHandle<()> {
+        let mut camera = Camera::new(&app);
+        camera.take(&app).await;
+        let stop = app.stop.clone();
+        tokio::spawn(async move {
+            let mut second = tokio::time::interval(Duration::from_secs(1));
+            second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            second.tick().await;
+            loop {
+                tokio::select! {
+                    _ = second.tick() => camera.take(&app).await,
+                    () = stopped(stop.clone()) => return,
+                }
+            }
+        })
+    }
+}
+
+/// What is remembered between two pictures.
+struct Camera {
+    input: VecDeque<u64>,
+    output: VecDeque<u64>,
+    delivered: u64,
+    cpu: f64,
+    taken: Instant,
+}
+
+impl Camera {
+    fn new(app: &App) -> Camera {
+        Camera {
+            input: VecDeque::with_capacity(HISTORY_SECONDS),
+            output: VecDeque::with_capacity(HISTORY_SECONDS),
+            delivered: app.events_out(),
+            cpu: process_seconds(),
+            taken: Instant::now(),
+        }
+    }
+
+    async fn take(&mut self, app: &Arc<App>) {
+        let now = Instant::now();
+        let seconds = now.duration_since(self.taken).as_secs_f64();
+        self.taken = now;
+        let (delivered, cpu) = (app.events_out(), process_seconds());
+        let out = delivered.saturating_sub(self.delivered);
+        let rate_out = if seconds > 0.5 {
+            (out as f64 / seconds).round() as u64
+        } else {
+            0
+        };
+        let used = if seconds > 0.5 {
+            (cpu - self.cpu) / seconds
+        } else {
+            0.0
+        };
+        (self.delivered, self.cpu) = (delivered, cpu);
+        let streams = stream_summaries(app);
+        let rate_in = streams
+            .iter()
+            .filter(|stream| !stream.internal)
+            .map(|stream| stream.rate)
+            .sum();
+        push(&mut self.input, rate_in);
+        push(&mut self.output, rate_out);
+        let memory = streams
+            .iter()
+            .any(|stream| stream.durability == "memory" && !stream.detached);
+        let bytes = streams.iter().map(|stream| stream.bytes).sum();
+        let (summaries, flows) = flow_views(app);
+        let budget = app.bus.budget();
+        let overview = Overview {
+            version: env!("CARGO_PKG_VERSION"),
+            time: time::text(app.bus.clock().now_micros()),
+            uptime_s: app.started.elapsed().as_secs(),
+            memory_bytes: memory_bytes(),
+            cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            cpu: (used * 1000.0).round() / 1000.0,
+            durability: if memory { "memory" } else { "fsync" },
+            events_in_per_s: rate_in,
+            events_out_per_s: rate_out,
+            history: History {
+                step_s: 1,
+                input: self.input.iter().copied().collect(),
+                output: self.output.iter().copied().collect(),
+            },
+            streams,
+            flows: summaries,
+            connections: connection_views(app),
+            dead: Dead {
+                count: app.dead_letters(),
+            },
+            disk: app.disk(bytes).await,
+            sessions: app.mqtt().connections,
+            budget: Budget {
+                used_bytes: budget.used(),
+                max_bytes: budget.max(),
+            },
+        };
+        let short = serde_json::to_vec(&overview).unwrap_or_default();
+        *app.feed.overview.lock() = short.into();
+        let mut live = b"event: live\ndata: ".to_vec();
+        if serde_json::to_writer(&mut live, &Live { overview, flows }).is_ok() {
+            live.extend_from_slice(b"\n\n");
+            app.feed.live.send_replace(live.into());
+        }
+    }
+}
+
+fn push(history: &mut VecDeque<u64>, value: u64) {
+    if history.len() == HISTORY_SECONDS {
+        history.pop_front();
+    }
+    history.push_back(value);
+}
+
+/// Resident memory of this process.
+pub(crate) fn memory_bytes() -> u64 {
+    // Pages, the second of which is what is resident; not there on other systems.
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = text
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse().ok())
+        .unwrap_or(0);
+    pages * 4096
+}
+
+/// Processor time of this process so far.
+pub(crate) fn process_seconds() -> f64 {
+    // The name, in parentheses, may hold spaces; user and system time are the 12th and 13th after it.
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks: u64 = rest
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|ticks| ticks.parse::<u64>().ok())
+        .sum();
+    ticks as f64 / 100.0
+}
+
+/// Bytes free and in all on the disk that holds `dir`.
+pub(crate) fn disk(space: Option<busbar_log::Space>, used_bytes: u64) -> Disk {
+    Disk {
+        used_bytes,
+        free_bytes: space.as_ref().map_or(0, |space| space.free),
+        total_bytes: space.as_ref().map_or(0, |space| space.total),
+    }
+}

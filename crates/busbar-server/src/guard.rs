@@ -1,0 +1,456 @@
+//! What every request passes before a handler sees it: how fast its peer asks, where it comes
+//! from, who it is; and what every answer carries.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use busbar_access::{Access, Principal};
+use busbar_event::{Class, Error};
+
+use crate::answer::{Answer, Refusal};
+use crate::app::App;
+use crate::peer::Link;
+
+/// The cookie of a console session.
+pub(crate) const SESSION_COOKIE: &str = "busbar_session";
+
+/// Counts of answers, by class of status.
+#[derive(Default)]
+pub(crate) struct Answers {
+    counts: [AtomicU64; 5],
+    pub(crate) limited: AtomicU64,
+}
+
+impl Answers {
+    fn count(&self, status: StatusCode) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
+        self.counts[class].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Class (`2xx`) and count.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(
+            self.counts
+                .iter()
+                .map(|count| count.load(Ordering::Relaxed)),
+        )
+    }
+}
+
+/// Who asks. Handlers take it as an argument.
+pub(crate) struct Caller(pub(crate) Principal);
+
+impl FromRequestParts<Arc<App>> for Caller {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Answer<Self> {
+        // Absent only where the guard lets anybody through, and there nobody asks for it.
+        parts
+            .extensions
+            .get::<Principal>()
+            .cloned()
+            .map(Caller)
+            .ok_or_else(|| refuse(StatusCode::UNAUTHORIZED, "access.login-needed"))
+    }
+}
+
+/// The connection a request came over.
+impl FromRequestParts<Arc<App>> for Link {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Answer<Self> {
+        parts
+            .extensions
+            .get::<Link>()
+            .cloned()
+            .ok_or_else(|| refuse(StatusCode::INTERNAL_SERVER_ERROR, "server.no-peer"))
+    }
+}
+
+/// The middleware.
+pub(crate) async fn guard(
+    State(app): State<Arc<App>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let open = is_open(request.method(), request.uri().path());
+    let mut response = match admit(&app, &mut request, open).await {
+        Ok(()) => {
+            // Closed only when the node is gone.
+            let _turn = app.turns.acquire().await;
+            next.run(request).await
+        }
+        Err(refusal) => refusal.into_response(),
+    };
+    app.answers.count(response.status());
+    secure(response.headers_mut());
+    response
+}
+
+async fn admit(app: &App, request: &mut Request, open: bool) -> Answer<()> {
+    let link = request
+        .extensions()
+        .get::<Link>()
+        .cloned()
+        .ok_or_else(|| refuse(StatusCode::INTERNAL_SERVER_ERROR, "server.no-peer"))?;
+    if !link.admit() {
+        app.answers.limited.fetch_add(1, Ordering::Relaxed);
+        return Err(Refusal::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            Error::new(Class::Transient, "server.too-many-requests").with("seconds", 1),
+        ));
+    }
+    let headers = request.headers();
+    if !app.access.has_users() {
+        // Without users the machine's own address is the only protection, so a page of another
+        // site must not reach it under a name that it made point here.
+        check_host(headers)?;
+    }
+    let upgrade = headers.contains_key(header::UPGRADE);
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
+    if changes || upgrade {
+        check_origin(headers, link.is_tls())?;
+    }
+    if changes {
+        check_content_type(headers)?;
+    }
+    match authenticate(&app.access, headers, &link).await {
+        Ok(principal) => {
+            request.extensions_mut().insert(principal);
+            Ok(())
+        }
+        Err(_) if open => Ok(()),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+/// What anybody may ask for: the console's files, whether the node lives, the description of the
+/// API, texts, and logging in.
+fn is_open(method: &Method, path: &str) -> bool {
+    let reads = *method == Method::GET || *method == Method::HEAD;
+    match path {
+        "/healthz" | "/readyz" | "/api/openapi.json" => reads,
+        "/api/v1/session" => true,
+        // The first user is made without a login; the handler looks whether it is the first.
+        "/api/v1/users" => *method == Method::POST,
+        // MQTT has its own login, in CONNECT.
+        "/mqtt" => true,
+        "/metrics" => false,
+        path if path.starts_with("/api/v1/messages/") => reads,
+        path => !path.starts_with("/api/") && reads,
+    }
+}
+
+/// The principal of a request, by its `Authorization` header or its cookie.
+pub(crate) async fn authenticate(
+    access: &Arc<Access>,
+    headers: &HeaderMap,
+    link: &Link,
+) -> Answer<Principal> {
+    let peer = Some(link.address().ip());
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let value = value.to_str().unwrap_or_default();
+        let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
+        if scheme.eq_ignore_ascii_case("bearer") {
+            return Ok(access.authenticate_token(rest.trim(), peer)?);
+        }
+        let decoded = scheme
+            .eq_ignore_ascii_case("basic")
+            .then(|| {
+                base64::engine::general_purpose::STANDARD
+                    .decode(rest.trim())
+                    .ok()
+            })
+            .flatten()
+            .and_then(|bytes| String::from_utf8(bytes).ok());
+        let Some((user, password)) = decoded.as_deref().and_then(|text| text.split_once(':'))
+        else {
+            return Err(refuse(StatusCode::UNAUTHORIZED, "access.refused"));
+        };
+        return login(access, user, password, link).await;
+    }
+    if let Some(secret) = session_cookie(headers) {
+        let access = access.clone();
+        let secret = secret.to_owned();
+        // A session that is prolonged is written to the disk.
+        let principal = tokio::task::spawn_blocking(move || access.session(&secret)).await;
+        if let Ok(Some(principal)) = principal {
+            return Ok(principal);
+        }
+    }
+    if !access.has_users() && link.is_loopback() {
+        return Ok(Principal::local());
+    }
+    Err(refuse(StatusCode::UNAUTHORIZED, "access.login-needed"))
+}
+
+/// Logs in by password, off the threads that serve everybody.
+pub(crate) async fn login(
+    access: &Arc<Access>,
+    user: &str,
+    password: &str,
+    link: &Link,
+) -> Answer<Principal> {
+    let (access, peer) = (access.clone(), Some(link.address().ip()));
+    let (user, password) = (user.to_owned(), password.to_owned());
+    tokio::task::spawn_blocking(move || access.authenticate_password(&user, &password, peer))
+        .await
+        .map_err(|_| Refusal::from(Error::new(Class::Transient, "server.stopping")))?
+        .map_err(Refusal::from)
+}
+
+/// The secret of the session cookie.
+pub(crate) fn session_cookie(headers: &HeaderMap) -> Option<&str> {
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(name, _)| *name == SESSION_COOKIE)
+        .map(|(_, value)| value)
+}
+
+/// Refuses names other than `localhost`: an address cannot be made to point elsewhere, a name can.
+fn check_host(headers: &HeaderMap) -> Answer<()> {
+    let host = host(headers).unwrap_or_default();
+    let name = host_name(host);
+    let literal = name
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse::<std::net::IpAddr>()
+        .is_ok();
+    if literal
+        || name.eq_ignore_ascii_case("localhost")
+        || name.to_ascii_lowercase().ends_with(".localhost")
+    {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        StatusCode::FORBIDDEN,
+        Error::new(Class::Permanent, "server.foreign-host").with("host", busbar_event::quote(host)),
+    ))
+}
+
+/// Refuses what a page of another site makes a browser send. Programs send no `Origin`.
+fn check_origin(headers: &HeaderMap, tls: bool) -> Answer<()> {
+    let fetched = headers
+        .get("sec-fetch-site")
+        .and_then(|site| site.to_str().ok())
+        .is_none_or(|site| matches!(site, "same-origin" | "none"));
+    let Some(origin) = headers.get(header::ORIGIN) else {
+        return if fetched { Ok(()) } else { Err(foreign("?")) };
+    };
+    let origin = origin.to_str().unwrap_or("?");
+    let same = host(headers).is_some_and(|host| {
+        // Behind a proxy that ends TLS the page's scheme differs from ours; the host does not.
+        let standard = if tls || origin.starts_with("https://") {
+            ":443"
+        } else {
+            ":80"
+        };
+        let authority = origin
+            .split_once("://")
+            .map_or("", |(_, authority)| authority);
+        let plain = |authority: &str| {
+            authority
+                .strip_suffix(standard)
+                .unwrap_or(authority)
+                .to_ascii_lowercase()
+        };
+        !authority.is_empty() && plain(authority) == plain(host)
+    });
+    if same { Ok(()) } else { Err(foreign(origin)) }
+}
+
+fn foreign(origin: &str) -> Refusal {
+    Refusal::new(
+        StatusCode::FORBIDDEN,
+        Error::new(Class::Permanent, "server.foreign-origin")
+            .with("origin", busbar_event::quote(origin)),
+    )
+}
+
+/// A form of another site can send three content types without asking; we take none of them.
+fn check_content_type(headers: &HeaderMap) -> Answer<()> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        return Ok(());
+    };
+    let value = value.to_str().unwrap_or_default();
+    let kind = value
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    match &*kind {
+        "application/x-www-form-urlencoded" | "multipart/form-data" | "text/plain" => {
+            Err(Refusal::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                Error::new(Class::Permanent, "server.content-type").with("type", kind),
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn host(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::HOST)?.to_str().ok()
+}
+
+/// A host without its port.
+fn host_name(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.ends_with(':') => {
+            name
+        }
+        _ => host,
+    }
+}
+
+fn refuse(status: StatusCode, code: &'static str) -> Refusal {
+    Refusal::permanent(status, code)
+}
+
+/// Tells browsers to run nothing but the console's own files and to show it in no frame.
+fn secure(headers: &mut HeaderMap) {
+    const POLICY: &str = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; \
+        connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+    let fixed = [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ];
+    for (name, value) in fixed {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers
+        .entry("cross-origin-resource-policy")
+        .or_insert(HeaderValue::from_static("same-origin"));
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)))
+            .collect::<HeaderMap>()
+    }
+
+    #[test]
+    fn only_addresses_and_localhost_are_this_machine() {
+        for host in [
+            "127.0.0.1:8080",
+            "localhost",
+            "LOCALHOST:80",
+            "[::1]:8080",
+            "[::1]",
+            "10.0.0.7",
+            "a.localhost:1",
+        ] {
+            assert!(check_host(&headers(&[("host", host)])).is_ok(), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:8080",
+            "localhost.evil.example",
+            "",
+            "127.0.0.1.evil.example",
+        ] {
+            assert!(check_host(&headers(&[("host", host)])).is_err(), "{host}");
+        }
+        assert!(check_host(&HeaderMap::new()).is_err());
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_refused() {
+        let check =
+            |pairs: &[(&'static str, &'static str)]| check_origin(&headers(pairs), false).is_ok();
+        assert!(check(&[("host", "127.0.0.1:8080")]));
+        assert!(check(&[
+            ("host", "127.0.0.1:8080"),
+            ("origin", "http://127.0.0.1:8080")
+        ]));
+        assert!(check(&[
+            ("host", "node.example"),
+            ("origin", "https://node.example")
+        ]));
+        assert!(check(&[
+            ("host", "node.example:443"),
+            ("origin", "https://node.example")
+        ]));
+        assert!(!check(&[
+            ("host", "127.0.0.1:8080"),
+            ("origin", "http://evil.example")
+        ]));
+        assert!(!check(&[
+            ("host", "127.0.0.1:8080"),
+            ("origin", "http://127.0.0.1:8081")
+        ]));
+        assert!(!check(&[("host", "127.0.0.1:8080"), ("origin", "null")]));
+        assert!(!check(&[("host", ""), ("origin", "null")]));
+        assert!(!check(&[
+            ("host", "127.0.0.1:8080"),
+            ("sec-fetch-site", "cross-site")
+        ]));
+        assert!(check(&[
+            ("host", "127.0.0.1:8080"),
+            ("sec-fetch-site", "same-origin")
+        ]));
+    }
+
+    #[test]
+    fn forms_are_refused() {
+        for kind in [
+            "text/plain",
+            "Text/Plain; charset=utf-8",
+            "multipart/form-data; boundary=x",
+        ] {
+            assert!(
+                check_content_type(&headers(&[("content-type", kind)])).is_err(),
+                "{kind}"
+            );
+        }
+        for kind in [
+            "application/json",
+            "application/x-ndjson",
+            "application/octet-stream",
+        ] {
+            assert!(
+                check_content_type(&headers(&[("content-type", kind)])).is_ok(),
+                "{kind}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_cookie_is_found_among_others() {
+        let headers = headers(&[("cookie", "a=b; busbar_session=secret; c=d")]);
+        assert_eq!(session_cookie(&headers), Some("secret"));
+        assert_eq!(session_cookie(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn little_is_open_to_all() {
+        assert!(is_open(&Method::GET, "/"));
+        assert!(is_open(&Method::GET, "/healthz"));
+        assert!(!is_open(&Method::POST, "/api/v1/events"));
+        assert!(!is_open(&Method::GET, "/api/v1/streams"));
+        assert!(!is_open(&Method::GET, "/metrics"));
+        assert!(!is_open(&Method::GET, "/api/v1/users"));
+        assert!(!is_open(&Method::DELETE, "/api/v1/users"));
+    }
+}

@@ -1,0 +1,451 @@
+//! Putting a node together, and taking it apart in order.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use busbar_access::{Access, AccessOptions};
+use busbar_bus::{Bus, BusOptions, from_log};
+use busbar_catalog::{Bundle, Change, Config, Diagnostic, History, Project};
+use busbar_event::{Class, Error};
+use busbar_flow::{Applied, Runtime, RuntimeOptions};
+use busbar_gateway::{AccessAuthorizer, Gateway, GatewayConfig, Limits, LocalAddrs, TlsConfig};
+use busbar_log::{Clock, Log, LogOptions, OsDisk, SystemClock};
+use busbar_sql::{Engine, QueryLimits};
+use busbar_table::Tables;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+
+use crate::app::{App, Phase};
+use crate::backing::StoreBacking;
+use crate::deploy::Deployer;
+use crate::events::inlet::{Inlet, InletThread};
+use crate::exit::StartError;
+use crate::feed::Feed;
+use crate::http::{Port, PortStats, tls};
+use crate::limits::CONNECTIONS_MAX;
+use crate::relations::NodeRelations;
+use crate::{api, assets, guard};
+
+/// What a node is made of.
+pub struct NodeOptions {
+    /// Settings of the process.
+    pub config: Config,
+    /// The folder of the project: relative paths of settings begin there.
+    pub folder: PathBuf,
+    /// The project to run; without one the newest that was applied goes on.
+    pub project: Option<Project>,
+    /// What a password hash costs.
+    pub password_cost: busbar_access::Cost,
+}
+
+/// A running node.
+pub struct Node {
+    app: Arc<App>,
+    stop: watch::Sender<bool>,
+    inlet: InletThread,
+    http: Option<(SocketAddr, JoinHandle<()>)>,
+    mqtt: LocalAddrs,
+    feed: JoinHandle<()>,
+}
+
+/// What stands for "do not listen".
+const OFF: &str = "off";
+
+impl Node {
+    /// Starts a node. When this returns its ports listen and its flows run.
+    ///
+    /// # Errors
+    /// One clear reason, with its exit code.
+    pub async fn start(options: NodeOptions) -> Result<Node, StartError> {
+        let data = options.folder.join(&options.config.data.dir);
+        check_writable(&data)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let log = Log::open(
+            Arc::new(OsDisk),
+            &data,
+            LogOptions::default(),
+            clock.clone(),
+        )
+        .map_err(from_log)?;
+        let started = Node::assemble(options, data, log.clone(), clock).await;
+        if started.is_err() {
+            // The next attempt, perhaps in this process, must find the folder unlocked.
+            let _ = tokio::task::spawn_blocking(move || log.shutdown()).await;
+        }
+        started
+    }
+
+    async fn assemble(
+        options: NodeOptions,
+        data: PathBuf,
+        log: Log,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Node, StartError> {
+        let NodeOptions {
+            config,
+            folder,
+            project,
+            password_cost,
+        } = options;
+        let bus = Bus::open(log, bus_options(&config, clock.clone()))?;
+        let access = Arc::new(Access::open(
+            Arc::new(StoreBacking(bus.store("access")?)),
+            AccessOptions {
+                cost: password_cost,
+                session_idle_seconds: i64::try_from(config.http.session.as_duration().as_secs())
+                    .unwrap_or(i64::MAX),
+                ..AccessOptions::default()
+            },
+        )?);
+        let listens = [
+            &config.http.listen,
+            &config.mqtt.listen,
+            &config.mqtt.tls_listen,
+        ];
+        check_addresses(&access, listens)?;
+        let gateway_config = gateway_config(&config, &folder).await?;
+        // A port that is taken is found out before anything runs.
+        let port = bind(&config, &folder).await?;
+        let tables = Arc::new(Tables::open(data.join("tables"), clock)?);
+        let relations = NodeRelations {
+            bus: bus.clone(),
+            tables: tables.clone(),
+        };
+        let sql = Engine::new(Arc::new(relations), query_limits(&config))?;
+        let connectors = busbar_connect::registry();
+        let runtime = Runtime::open(RuntimeOptions {
+            bus: bus.clone(),
+            tables: tables.clone(),
+            connectors: connectors.clone(),
+            project_dir: folder.into(),
+        })?;
+        let deployer = Deployer::new(History::new(bus.store("catalog")?));
+        let (inlet, inlet_thread) = Inlet::start(&bus)?;
+        let (stop, stopped) = watch::channel(false);
+        let (routes, document) = api::routes();
+        let (subscriptions, listeners) = App::semaphores();
+        let turns =
+            Semaphore::new((config.http.requests as usize).clamp(1, Semaphore::MAX_PERMITS));
+        let app = Arc::new(App {
+            config,
+            data,
+            access,
+            bus,
+            tables,
+            sql,
+            connectors,
+            runtime,
+            deployer,
+            gateway: Mutex::default(),
+            inlet,
+            feed: Feed::default(),
+            answers: guard::Answers::default(),
+            delivered: api::Delivered::default(),
+            port: Arc::new(PortStats::default()),
+            turns,
+            subscriptions,
+            listeners,
+            stop: stopped.clone(),
+            phase: Phase::default(),
+            started: Instant::now(),
+            openapi: document.to_json().unwrap_or_default().into(),
+        });
+        let running = Node::run(&app, project, gateway_config).await;
+        let mqtt = match running {
+            Ok(mqtt) => mqtt,
+            Err(error) => {
+                app.runtime.shutdown().await;
+                let _ = tokio::task::spawn_blocking(move || inlet_thread.stop()).await;
+                return Err(error);
+            }
+        };
+        let feed = Feed::run(app.clone()).await;
+        let http = port.map(|port| {
+            let address = port.address;
+            let router = router(routes, &app);
+            let connections = (app.config.limits.connections as usize).clamp(1, CONNECTIONS_MAX);
+            (
+                address,
+                port.serve(router, connections, app.port.clone(), stopped),
+            )
+        });
+        app.phase.work();
+        Ok(Node {
+            app,
+            stop,
+            inlet: inlet_thread,
+            http,
+            mqtt,
+            feed,
+        })
+    }
+
+    /// Deploys the project, then opens the MQTT ports: what comes in finds its streams.
+    async fn run(
+        app: &App,
+        project: Option<Project>,
+        gateway: GatewayConfig,
+    ) -> Result<LocalAddrs, StartError> {
+        let project = match project {
+            Some(project) => Some(project),
+            None => app.deployer.newest()?,
+        };
+        let applied = app
+            .deployer
+            .start(app, project.unwrap_or_default(), "start")
+            .await?;
+        for (flow, error) in &applied.failed {
+            tracing::error!(flow, %error, "the flow does not start");
+        }
+        let authorizer = Arc::new(AccessAuthorizer::new(app.access.clone()));
+        let handle = Gateway::start(app.bus.clone(), authorizer, gateway)?;
+        let addresses = handle.local_addrs().clone();
+        *app.gateway.lock() = Some(handle);
+        Ok(addresses)
+    }
+
+    /// Where HTTP listens; `None` when it is off.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(|(address, _)| *address)
+    }
+
+    /// Where MQTT listens.
+    pub fn mqtt_addresses(&self) -> &LocalAddrs {
+        &self.mqtt
+    }
+
+    /// True while the node takes work.
+    pub fn is_ready(&self) -> bool {
+        self.app.readiness() == "ok"
+    }
+
+    /// Makes the node be as the project says; what means the same goes on undisturbed.
+    ///
+    /// # Errors
+    /// What is wrong with it; then everything goes on as it was.
+    pub async fn apply(&self, bundle: Bundle, author: &str) -> Result<Redeployed, StartError> {
+        let deployed = self
+            .app
+            .deployer
+            .deploy(&self.app, bundle, author, "", false)
+            .await?;
+        Ok(Redeployed {
+            warnings: deployed.diagnostics,
+            changes: deployed.changes,
+            version: deployed.version.unwrap_or_default(),
+            applied: deployed.applied.unwrap_or_default(),
+        })
+    }
+
+    /// Stops in order: ports take nothing new, what was taken is committed and answered, flows
+    /// write their checkpoints, the log is closed.
+    pub async fn shutdown(self) {
+        self.app.phase.stop();
+        self.stop.send_replace(true);
+        if let Some((_, server)) = self.http {
+            // A panic in there was printed; the rest must be stopped all the same.
+            let _ = server.await;
+        }
+        let _ = self.feed.await;
+        let (app, inlet) = (self.app.clone(), self.inlet);
+        let _ = tokio::task::spawn_blocking(move || {
+            let gateway = app.gateway.lock().take();
+            if let Some(gateway) = gateway {
+                gateway.shutdown();
+            }
+            inlet.stop();
+        })
+        .await;
+        self.app.runtime.shutdown().await;
+        let log = self.app.bus.log().clone();
+        let _ = tokio::task::spawn_blocking(move || log.shutdown()).await;
+    }
+}
+
+/// What [`Node::apply`] did.
+#[derive(Debug)]
+pub struct Redeployed {
+    /// Warnings of the checks.
+    pub warnings: Vec<Diagnostic>,
+    /// Resources whose meaning differs from before.
+    pub changes: Vec<Change>,
+    /// The version that runs now.
+    pub version: u64,
+    /// What was done to flows and connections.
+    pub applied: Applied,
+}
+
+fn bus_options(config: &Config, clock: Arc<dyn Clock>) -> BusOptions {
+    BusOptions {
+        in_flight_bytes_max: config.limits.in_flight_size.as_bytes(),
+        payload_bytes_max: bytes(config.limits.payload_size)
+            .min(busbar_event::limits::PAYLOAD_BYTES_MAX),
+        segment_bytes: config.data.segment_size.as_bytes(),
+        cache_bytes: bytes(config.data.cache_size),
+        retained_topics_max: config.limits.retained as usize,
+        clock,
+        ..BusOptions::default()
+    }
+}
+
+fn query_limits(config: &Config) -> QueryLimits {
+    QueryLimits {
+        rows_max: config.limits.query_rows as usize,
+        memory_bytes_max: bytes(config.limits.query_memory),
+        time_max: config.limits.query_time.as_duration(),
+        ..QueryLimits::default()
+    }
+}
+
+async fn gateway_config(config: &Config, folder: &Path) -> Result<GatewayConfig, Error> {
+    let mqtt = &config.mqtt;
+    let tls = match (
+        resolve(&mqtt.tls_listen).await?,
+        &mqtt.tls_cert,
+        &mqtt.tls_key,
+    ) {
+        (Some(listen), Some(cert), Some(key)) => Some(TlsConfig {
+            listen,
+            cert: folder.join(cert),
+            key: folder.join(key),
+        }),
+        _ => None,
+    };
+    Ok(GatewayConfig {
+        listen: resolve(&mqtt.listen).await?.into_iter().collect(),
+        tls,
+        websocket: None,
+        cores: 0,
+        limits: Limits {
+            packet_bytes_max: u32::try_from(mqtt.packet_size.as_bytes()).unwrap_or(u32::MAX),
+            connections_max: config.limits.connections as usize,
+            connections_per_second_max: config.limits.connection_rate,
+            connect_wait_us: i64::try_from(mqtt.connect_timeout.as_duration().as_micros())
+                .unwrap_or(i64::MAX),
+            subscriptions_per_session_max: config.limits.subscriptions as usize,
+            receive_maximum: mqtt.receive_max,
+            topic_alias_maximum: mqtt.topic_alias_max,
+            session_expiry_s_max: u32::try_from(mqtt.session_expiry.as_duration().as_secs())
+                .unwrap_or(u32::MAX),
+            ..Limits::default()
+        },
+    })
+}
+
+/// The address that a setting means; `None` for `off`.
+async fn resolve(listen: &str) -> Result<Option<SocketAddr>, Error> {
+    if listen == OFF {
+        return Ok(None);
+    }
+    let bad = || Error::new(Class::Configuration, "server.port-unusable").with("address", listen);
+    let mut found = tokio::net::lookup_host(listen)
+        .await
+        .map_err(|cause| bad().caused_by(cause))?;
+    found.next().map(Some).ok_or_else(bad)
+}
+
+fn bytes(size: busbar_catalog::Size) -> usize {
+    usize::try_from(size.as_bytes()).unwrap_or(usize::MAX)
+}
+
+fn router(routes: Router<Arc<App>>, app: &Arc<App>) -> Router {
+    routes
+        .fallback(assets::serve)
+        .layer(axum::middleware::from_fn_with_state(
+            app.clone(),
+            guard::guard,
+        ))
+        .with_state(app.clone())
+}
+
+async fn bind(config: &Config, folder: &Path) -> Result<Option<Port>, Error> {
+    if config.http.listen == OFF {
+        return Ok(None);
+    }
+    let tls = match (&config.http.tls_cert, &config.http.tls_key) {
+        (Some(certificates), Some(key)) => {
+            Some(tls(&folder.join(certificates), &folder.join(key))?)
+        }
+        _ => None,
+    };
+    Port::bind(&config.http.listen, tls).await.map(Some)
+}
+
+/// Refuses a data folder that cannot be written before anything else fails because of it.
+fn check_writable(data: &Path) -> Result<(), Error> {
+    let probe = data.join(".writable");
+    let tried = std::fs::create_dir_all(data)
+        .and_then(|()| std::fs::write(&probe, b""))
+        .and_then(|()| std::fs::remove_file(&probe));
+    match tried {
+        Ok(()) => Ok(()),
+        // A full disk can still be read from, and heals.
+        Err(cause) if cause.kind() == std::io::ErrorKind::StorageFull => Ok(()),
+        Err(cause) => Err(Error::new(Class::Configuration, "server.data-unwritable")
+            .with("path", data.display())
+            .caused_by(cause)),
+    }
+}
+
+/// Refuses to be reached from elsewhere while nobody needs a login.
+fn check_addresses<'a>(
+    access: &Access,
+    listens: impl IntoIterator<Item = &'a String>,
+) -> Result<(), Error> {
+    if access.has_users() {
+        return Ok(());
+    }
+    for listen in listens {
+        if listen != OFF && !is_loopback(listen) {
+            return Err(
+                Error::new(Class::Configuration, "server.needs-users").with("address", listen)
+            );
+        }
+    }
+    Ok(())
+}
+
+fn is_loopback(listen: &str) -> bool {
+    if let Ok(address) = listen.parse::<SocketAddr>() {
+        return address.ip().to_canonical().is_loopback();
+    }
+    let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host);
+    host.eq_ignore_ascii_case("localhost")
+        || host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .parse::<IpAddr>()
+            .is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_told_from_the_rest() {
+        for listen in [
+            "127.0.0.1:8080",
+            "[::1]:0",
+            "localhost:80",
+            "127.9.9.9:1",
+            "[::ffff:127.0.0.1]:1",
+        ] {
+            assert!(is_loopback(listen), "{listen}");
+        }
+        for listen in [
+            "0.0.0.0:8080",
+            "[::]:80",
+            "10.0.0.1:1",
+            "example.org:80",
+            ":8080",
+            "localhost.example:1",
+        ] {
+            assert!(!is_loopback(listen), "{listen}");
+        }
+    }
+}

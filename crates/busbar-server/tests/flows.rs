@@ -1,0 +1,300 @@
+//! Projects, flows, dead letters, tables and SQL over the API.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::World;
+
+const METER: &str = "topics: meter/+/reading\nformat: json\nschema:\n  kw: float\n";
+const ALARM: &str = "from: meter\nsteps:\n  - where: kw >= 3\n  - select: topic_part(topic, 2) as meter, kw\nto:\n  - topic: alarm/${meter}\n";
+const KEEP: &str =
+    "from: meter\nsteps:\n  - select: topic_part(topic, 2) as meter, kw\nto:\n  - table: last\n";
+
+const PROJECT: &[(&str, &str)] = &[
+    ("streams/meter.yaml", METER),
+    ("tables/last.yaml", "hot: {}\nkey: [meter]\n"),
+    ("flows/alarm.yaml", ALARM),
+    ("flows/keep.yaml", KEEP),
+];
+
+fn files(changes: &[(&str, Option<&str>)]) -> Value {
+    let mut files: serde_json::Map<String, Value> = PROJECT
+        .iter()
+        .map(|(path, text)| ((*path).to_owned(), json!(text)))
+        .collect();
+    for (path, text) in changes {
+        match text {
+            Some(text) => files.insert((*path).to_owned(), json!(text)),
+            None => files.remove(*path),
+        };
+    }
+    files.into()
+}
+
+#[test]
+fn events_go_through_flows_into_topics_and_tables() {
+    let world = World::new(PROJECT);
+    let mut alarms = world.listen("/api/v1/events?filter=alarm/%23", &[]);
+    for kw in [1.0, 5.0, 2.0] {
+        world.publish("meter/m1/reading", json!({ "kw": kw }));
+    }
+    assert_eq!(alarms.next().unwrap().json()["payload"]["kw"], 5.0);
+    let flow = world.until("/api/v1/flows/alarm", |flow| {
+        flow["in"] == 3 && flow["held"] == 0
+    });
+    assert_eq!(
+        (&flow["out"], &flow["filtered"], &flow["dead"]),
+        (&json!(1), &json!(2), &json!(0))
+    );
+    assert_eq!(flow["conservation"]["balanced"], true);
+    assert_eq!(flow["state"], "running");
+    assert_eq!(flow["source"], ALARM);
+    let kinds: Vec<&str> = flow["graph"]["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|n| n["kind"].as_str().unwrap())
+        .collect();
+    assert_eq!(kinds, ["stream", "where", "select", "topic"]);
+    assert!(!flow["graph"]["edges"].as_array().unwrap().is_empty());
+    world.until("/api/v1/flows/keep", |flow| flow["out"] == 3);
+    assert_eq!(
+        world.sql("select kw from last where meter = 'm1'"),
+        json!([[2.0]])
+    );
+    let table = world.get_json("/api/v1/tables/last");
+    assert_eq!(
+        (&table["kind"], &table["rows"], &table["key"]),
+        (&json!("hot"), &json!(1), &json!(["meter"]))
+    );
+    assert_eq!(
+        world.get_json("/api/v1/flows")["flows"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+    assert_eq!(world.get("/api/v1/flows/none").status, 404);
+    assert_eq!(world.get("/api/v1/tables/none").status, 404);
+}
+
+#[test]
+fn a_project_is_checked_compared_applied_and_rolled_back() {
+    let world = World::new(PROJECT);
+    let wrong = ALARM.replace("kw >= 3", "kww >= 3");
+    let body = json!({ "files": files(&[("flows/alarm.yaml", Some(&wrong))]) });
+    let answer = world.post("/api/v1/apply", &body);
+    assert_eq!(
+        (answer.status, answer.code()),
+        (422, "server.project-wrong".into()),
+        "{answer:?}"
+    );
+    let diagnostic = &answer.json()["diagnostics"][0];
+    assert_eq!(
+        (&diagnostic["file"], &diagnostic["line"]),
+        (&json!("flows/alarm.yaml"), &json!(3))
+    );
+    assert_eq!(world.get_json("/api/v1/flows/alarm")["state"], "running");
+    let lower = ALARM.replace("kw >= 3", "kw >= 1");
+    let changed = files(&[("flows/alarm.yaml", Some(&lower))]);
+    let dry = world.post(
+        "/api/v1/apply",
+        &json!({ "files": changed, "dry_run": true }),
+    );
+    assert_eq!(dry.status, 200, "{dry:?}");
+    assert_eq!(
+        dry.json()["changes"],
+        json!([{"path":"flows/alarm.yaml","kind":"changed","meaning":true}])
+    );
+    assert_eq!(dry.json()["version"], Value::Null);
+    let done = world.post(
+        "/api/v1/apply",
+        &json!({ "files": changed, "note": "lower" }),
+    );
+    assert_eq!(
+        (done.status, &done.json()["version"]),
+        (200, &json!(2)),
+        "{done:?}"
+    );
+    assert_eq!(done.json()["applied"]["deployed"], json!(["alarm"]));
+    assert_eq!(done.json()["applied"]["unchanged"], json!(["keep"]));
+    let comment = files(&[("flows/alarm.yaml", Some(&format!("# why\n{lower}")))]);
+    let done = world.post("/api/v1/apply", &json!({ "files": comment }));
+    assert_eq!(done.json()["changes"][0]["meaning"], false);
+    assert_eq!(done.json()["applied"]["deployed"], json!([]));
+    let versions = world.get_json("/api/v1/flows/alarm/versions");
+    let numbers: Vec<u64> = versions["versions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| v["version"].as_u64().unwrap())
+        .collect();
+    assert_eq!(numbers, [3, 2, 1]);
+    assert_eq!(versions["versions"][1]["note"], "lower");
+    let diff = world.get_json("/api/v1/flows/alarm/diff?from=1&to=2");
+    assert!(
+        diff["diff"]
+            .as_str()
+            .unwrap()
+            .contains("-  - where: kw >= 3"),
+        "{diff}"
+    );
+    assert_eq!(
+        (&diff["before"], &diff["after"]),
+        (&json!(ALARM), &json!(lower))
+    );
+    let back = world.post("/api/v1/flows/alarm/rollback", &json!({ "version": 1 }));
+    assert_eq!(
+        (back.status, &back.json()["version"]),
+        (200, &json!(4)),
+        "{back:?}"
+    );
+    assert_eq!(world.get_json("/api/v1/flows/alarm")["source"], ALARM);
+    let history = world.get_json("/api/v1/history");
+    assert_eq!(history["versions"].as_array().unwrap().len(), 4);
+    assert_eq!(history["versions"][1]["changes"][0]["meaning"], false);
+    assert_eq!(
+        history["versions"][3]["changes"].as_array().unwrap().len(),
+        4
+    );
+    assert_eq!(
+        world
+            .post("/api/v1/flows/alarm/rollback", &json!({ "version": 99 }))
+            .status,
+        404
+    );
+    let outside = json!({ "files": { "../evil.yaml": "a: b", "flows/../../x.yaml": "" } });
+    assert_eq!(world.post("/api/v1/apply", &outside).status, 422);
+    assert!(
+        !world
+            .folder
+            .path()
+            .parent()
+            .unwrap()
+            .join("evil.yaml")
+            .exists()
+    );
+}
+
+#[test]
+fn a_flow_pauses_goes_on_and_reads_again() {
+    let world = World::new(PROJECT);
+    world.publish("meter/m1/reading", json!({ "kw": 4 }));
+    world.until("/api/v1/flows/alarm", |flow| flow["out"] == 1);
+    let paused = world.post("/api/v1/flows/alarm/pause", &json!({}));
+    assert_eq!(
+        (paused.status, &paused.json()["state"]),
+        (200, &json!("paused")),
+        "{paused:?}"
+    );
+    world.publish("meter/m2/reading", json!({ "kw": 4 }));
+    assert_eq!(world.sql("select count(*) from inbox"), json!([[1]]));
+    assert_eq!(
+        world
+            .request("POST", "/api/v1/flows/alarm/resume", &[], b"")
+            .json()["state"],
+        "running"
+    );
+    world.until("/api/v1/streams/inbox", |stream| stream["events"] == 2);
+    let again = world.post("/api/v1/flows/alarm/replay", &json!({ "from": "earliest" }));
+    assert_eq!(again.status, 200, "{again:?}");
+    world.until("/api/v1/streams/inbox", |stream| stream["events"] == 4);
+    assert_eq!(
+        world
+            .post("/api/v1/flows/alarm/replay", &json!({ "from": "7" }))
+            .code(),
+        "server.bad-replay"
+    );
+    assert_eq!(
+        world.post("/api/v1/flows/none/pause", &json!({})).status,
+        404
+    );
+}
+
+#[test]
+fn dead_letters_are_grouped_shown_and_sent_again() {
+    let world = World::new(PROJECT);
+    world.publish("meter/m1/reading", json!({ "kw": 4 }));
+    let bad = world.post_text(
+        "/api/v1/events?topic=meter/m1/reading",
+        "application/x-ndjson",
+        "\"no object\"\n",
+    );
+    assert_eq!(bad.json()["accepted"], 1);
+    let groups = world.until("/api/v1/dead-letters/groups", |groups| {
+        groups["groups"].as_array().unwrap().len() == 2
+    });
+    let group = &groups["groups"][0];
+    assert_eq!(group["count"], 1);
+    assert!(
+        group["cause_zh"]
+            .as_str()
+            .is_some_and(|text| !text.is_empty())
+    );
+    let letters = world.get_json("/api/v1/dead-letters?flow=alarm");
+    let letter = &letters["letters"][0];
+    assert_eq!(
+        (&letter["flow"], &letter["stream"], &letter["offset"]),
+        (&json!("alarm"), &json!("meter"), &json!(1))
+    );
+    assert_eq!(letter["event"]["topic"], "meter/m1/reading");
+    assert_eq!(letter["event"]["payload"], "no object");
+    world.until("/api/v1/overview", |overview| {
+        overview["dead"]["count"] == 2
+    });
+    let again = world.post(
+        "/api/v1/dead-letters/redrive",
+        &json!({ "flow": "alarm", "ids": [letter["id"]] }),
+    );
+    assert_eq!(again.status, 200, "{again:?}");
+    assert_eq!(
+        (&again.json()["redriven"], &again.json()["died"]),
+        (&json!(1), &json!(1))
+    );
+    assert_eq!(
+        world
+            .post("/api/v1/dead-letters/redrive", &json!({ "ids": ["x"] }))
+            .code(),
+        "server.bad-field"
+    );
+}
+
+#[test]
+fn sql_answers_and_points_at_what_is_wrong() {
+    let world = World::new(PROJECT);
+    for n in 0..10 {
+        world.publish("meter/m1/reading", json!({ "kw": n }));
+    }
+    let answer = world.post(
+        "/api/v1/sql",
+        &json!({"sql":"select topic, kw, time from meter order by kw","limit":3}),
+    );
+    let body = answer.json();
+    assert_eq!(body["columns"][1], json!({"name":"kw","type":"float"}));
+    assert_eq!(body["rows"].as_array().unwrap().len(), 3);
+    assert_eq!(body["truncated"], true);
+    assert!(body["elapsed_ms"].as_f64().unwrap() > 0.0);
+    assert!(body["rows"][0][2].as_str().unwrap().ends_with('Z'));
+    let wrong = world.post("/api/v1/sql", &json!({"sql":"select kx from meter"}));
+    assert_eq!(wrong.status, 422, "{wrong:?}");
+    let error = &wrong.json()["error"];
+    assert_eq!(error["span"], json!({"start":7,"end":9}));
+    assert_eq!(error["suggestion"], "kw");
+    for sql in [
+        "drop table last",
+        "insert into last values (1)",
+        "select * from nowhere",
+        "",
+    ] {
+        let answer = world.post("/api/v1/sql", &json!({ "sql": sql }));
+        assert!((400..500).contains(&answer.status), "{sql}: {answer:?}");
+    }
+    let long = format!(
+        "select '{}'",
+        "x".repeat(busbar_server::limits::SQL_TEXT_BYTES_MAX)
+    );
+    assert_eq!(
+        world.post("/api/v1/sql", &json!({ "sql": long })).code(),
+        "server.sql-too-long"
+    );
+}
