@@ -50,13 +50,19 @@ fn batch(from: usize) -> Batch {
             i % 3 + 1
         )
     }));
-    Batch::from_columns(Envelope::new(&names, vec![now; ROWS]), Body::Payload(payloads))
-        .expect("the columns fit")
+    Batch::from_columns(
+        Envelope::new(&names, vec![now; ROWS]),
+        Body::Payload(payloads),
+    )
+    .expect("the columns fit")
 }
 
 fn main() {
     let mut args = std::env::args().skip(1);
-    let events: usize = args.next().and_then(|n| n.parse().ok()).unwrap_or(2_000_000);
+    let events: usize = args
+        .next()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(2_000_000);
     let folder = tempfile::tempdir_in(args.next().unwrap_or_else(|| ".".into())).expect("a folder");
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let log = Log::open(
@@ -72,8 +78,10 @@ fn main() {
         .enable_all()
         .build()
         .expect("a runtime");
-    let files: BTreeMap<String, String> =
-        FILES.iter().map(|(p, t)| ((*p).to_owned(), (*t).to_owned())).collect();
+    let files: BTreeMap<String, String> = FILES
+        .iter()
+        .map(|(p, t)| ((*p).to_owned(), (*t).to_owned()))
+        .collect();
     let (project, bad) = Project::parse(Bundle { files });
     assert!(bad.is_empty(), "{bad:?}");
     bus.apply_streams(&project.stream_specs()).expect("streams");
@@ -93,10 +101,14 @@ fn main() {
     };
     for round in 1..=3 {
         options.project_dir = folder.path().into();
-        let flows = tokio.block_on(async { Runtime::open(options.clone()) }).expect("flows");
+        let flows = tokio
+            .block_on(async { Runtime::open(options.clone()) })
+            .expect("flows");
         let began = Instant::now();
         let cpu = cpu_seconds();
-        tokio.block_on(flows.apply(&project, 1)).expect("the project applies");
+        tokio
+            .block_on(flows.apply(&project, 1))
+            .expect("the project applies");
         if round > 1 {
             let from = busbar_flow::ReplayFrom::Earliest;
             tokio.block_on(flows.replay("f", from)).expect("it replays");
@@ -123,7 +135,17 @@ fn main() {
 /// Processor time of all threads, from the operating system.
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string(Path::new("/proc/self/stat")).unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or("")
+        .split_whitespace()
+        .collect();
+    let ticks = |i: usize| {
+        fields
+            .get(i)
+            .and_then(|f| f.parse::<f64>().ok())
+            .unwrap_or(0.0)
+    };
     (ticks(11) + ticks(12)) / 100.0
 }
