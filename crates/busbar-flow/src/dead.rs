@@ -295,6 +295,8 @@ impl DeadLetters {
     pub fn find(&self, filter: &DeadFilter, limit: usize) -> Result<Vec<u64>, Error> {
         let mut index = self.index.lock();
         self.refresh(&mut index)?;
+        let wanted: Option<BTreeSet<u64>> =
+            filter.ids.as_ref().map(|ids| ids.iter().copied().collect());
         let fits = |entry: &&Entry| {
             let group = &index.groups[entry.group];
             let is =
@@ -302,10 +304,7 @@ impl DeadLetters {
             is(&filter.flow, &group.flow)
                 && is(&filter.code, &group.code)
                 && is(&filter.place, &group.place)
-                && filter
-                    .ids
-                    .as_ref()
-                    .is_none_or(|ids| ids.contains(&entry.id))
+                && wanted.as_ref().is_none_or(|ids| ids.contains(&entry.id))
                 && (filter.redriven || !index.redriven.contains(&entry.id))
         };
         let limit = limit.min(DEAD_LETTERS_MAX);

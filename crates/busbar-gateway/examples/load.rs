@@ -151,6 +151,10 @@ impl Client {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "there is no async worker here to block"
+)]
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let text = |i: usize, default: &str| args.get(i).cloned().unwrap_or_else(|| default.to_owned());

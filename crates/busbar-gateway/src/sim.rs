@@ -449,6 +449,12 @@ impl SimNode {
         self.durable_at_once = before;
     }
 
+    /// What waits now becomes durable, but not what follows from it.
+    pub fn step(&mut self) {
+        self.make_durable();
+        self.settle();
+    }
+
     /// Nothing committed so far is in memory any more.
     pub fn forget_cache(&mut self) {
         let mut log = self.log.borrow_mut();

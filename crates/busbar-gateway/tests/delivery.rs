@@ -20,6 +20,8 @@ enum Act {
     Answer(u8),
     /// What waits becomes durable.
     Commit,
+    /// What waits becomes durable, but not what follows from it.
+    Step,
     /// The publisher's or the subscriber's connection is lost, and made again.
     Reconnect(bool),
     Crash,
@@ -32,7 +34,8 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         8 => (1u8..=2, 0u8..3).prop_map(|(qos, topic)| Act::Publish(qos, topic)),
         5 => (1u8..8).prop_map(Act::Answer),
-        4 => Just(Act::Commit),
+        3 => Just(Act::Commit),
+        3 => Just(Act::Step),
         2 => any::<bool>().prop_map(Act::Reconnect),
         1 => Just(Act::Crash),
         1 => Just(Act::Restart),
@@ -265,6 +268,7 @@ proptest! {
                 }
                 Act::Answer(count) => subscriber.answer(&mut node, count.into()),
                 Act::Commit => node.commit(),
+                Act::Step => node.step(),
                 Act::Reconnect(true) => publisher.connect(&mut node),
                 Act::Reconnect(false) => {
                     aliases.clear();

@@ -36,6 +36,8 @@ export interface CallOptions {
   method?: 'GET' | 'POST' | 'DELETE';
   query?: Record<string, string | number | undefined>;
   body?: unknown;
+  /** A body that is JSON already and is sent as it is, digit by digit. */
+  json?: string;
   signal?: AbortSignal;
 }
 
@@ -49,12 +51,13 @@ export function url(path: string, query: CallOptions['query'] = {}): string {
 export async function call<T>(path: string, options: CallOptions = {}): Promise<T> {
   const limit = AbortSignal.timeout(CALL_MS_MAX);
   const signal = options.signal ? AbortSignal.any([options.signal, limit]) : limit;
+  const sent = options.json ?? (options.body === undefined ? undefined : JSON.stringify(options.body));
   let response: Response;
   try {
     response = await fetch(url(path, options.query), {
       method: options.method ?? 'GET',
-      headers: options.body === undefined ? {} : { 'content-type': 'application/json' },
-      body: options.body === undefined ? undefined : JSON.stringify(options.body),
+      headers: sent === undefined ? {} : { 'content-type': 'application/json' },
+      body: sent,
       credentials: 'same-origin',
       signal,
     });
@@ -81,6 +84,8 @@ export async function call<T>(path: string, options: CallOptions = {}): Promise<
 
 interface Refused {
   error?: ApiProblem;
+  /** Events of a publish of which none was stored. */
+  rejected?: (Omit<ApiProblem, 'class'> & { retry?: boolean })[];
   /** What a checker found, with places in the text that was sent. */
   diagnostics?: Found[];
 }
@@ -94,6 +99,8 @@ interface Found {
 
 /** The error of a refusal, with the place of its first diagnostic when it has one. */
 function located(body: Refused | undefined): ApiProblem | undefined {
+  const rejected = body?.rejected?.[0];
+  if (rejected) return { ...rejected, class: rejected.retry ? 'transient' : 'permanent' };
   const problem = body?.error;
   const found = body?.diagnostics?.[0];
   if (!problem || !found) return problem;

@@ -56,6 +56,7 @@ interface Named {
   rate: number;
   internal?: boolean;
   rows?: number;
+  events?: number;
   topics?: string[];
   from?: string;
 }

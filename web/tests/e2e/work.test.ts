@@ -4,7 +4,10 @@ test('SQL runs by keyboard; rows are walked with the arrow keys; a chart is draw
   page,
   request,
 }) => {
-  const stream = (await names(request, 'streams')).find((s) => !s.internal && s.rate > 0)!;
+  const busy = async () =>
+    (await names(request, 'streams')).find((s) => !s.internal && (s.events ?? 0) > 2)?.name ?? '';
+  await expect.poll(busy).not.toBe('');
+  const stream = { name: await busy() };
   await open(page, '#/sql');
   const box = page.locator('[data-sql]');
   await expect(box).toBeVisible();

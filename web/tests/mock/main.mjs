@@ -95,7 +95,7 @@ const routes = [
   ['GET', /^\/connections$/, () => ({ body: { connections: world.connectionList() } })],
   ['GET', /^\/project$/, () => ({ body: { files: world.files } })],
   ['GET', /^\/history$/, () => ({ body: { versions: world.history() } })],
-  ['POST', /^\/events$/, ({ body }) => world.publish(body, problem)],
+  ['POST', /^\/events$/, ({ body }) => world.publish(body)],
 ];
 
 function missing(kind, name) {

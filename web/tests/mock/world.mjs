@@ -602,14 +602,19 @@ export class World {
     ];
   }
 
-  publish(body, problem) {
+  publish(body) {
     if (!body.topic || /[#+]/.test(body.topic)) {
-      return problem(
-        400,
-        'event.topic-wildcard',
-        `The topic "${body.topic ?? ''}" has a wildcard: + and # are for filters only. Publish to one topic.`,
-        `主题“${body.topic ?? ''}”中含有通配符；+ 和 # 只能用于过滤器，请发布到一个确定的主题。`,
-      );
+      const rejected = {
+        index: 0,
+        code: 'event.topic-wildcard',
+        message: `The topic "${body.topic ?? ''}" has a wildcard: + and # are for filters only. Publish to one topic.`,
+        message_zh: `主题“${body.topic ?? ''}”中含有通配符；+ 和 # 只能用于过滤器，请发布到一个确定的主题。`,
+        retry: false,
+      };
+      return {
+        status: 400,
+        body: { accepted: 0, rejected: [rejected], rejected_count: 1, durability: 'fsync' },
+      };
     }
     this.#say({
       topic: body.topic,

@@ -68,13 +68,15 @@ impl Runtime {
             .as_ref()
             .map_or_else(|| empty.read(), |s| s.tally.read());
         let tasks = self.tasks(flow);
+        // The partitions of a cursor together; of several cursors the one that is furthest behind.
         let lag_of = |stream: &str, lane: Option<&str>| -> u64 {
-            tasks
-                .iter()
-                .filter(|t| t.stream == stream && lane.is_none_or(|lane| t.lane == lane))
-                .map(|t| t.lag)
-                .max()
-                .unwrap_or(0)
+            let mut lanes: BTreeMap<&str, u64> = BTreeMap::new();
+            for task in tasks.iter().filter(|t| t.stream == stream) {
+                if lane.is_none_or(|lane| task.lane == lane) {
+                    *lanes.entry(&task.lane).or_default() += task.lag;
+                }
+            }
+            lanes.into_values().max().unwrap_or(0)
         };
         let mut nodes = Vec::with_capacity(reading.nodes.len());
         let mut add = |id: String, kind, role, label: &str, lag, guarantee| {

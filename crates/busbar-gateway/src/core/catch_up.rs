@@ -330,13 +330,13 @@ impl<S: Spine> Core<S> {
             let payloads = batch.payloads();
             let keys = batch.topic_keys();
             let skip = position.saturating_sub(chunk.base) as usize;
-            for row in skip..batch.rows() {
+            for (row, &key) in keys.iter().enumerate().skip(skip) {
                 let offset = chunk.base + row as u64;
                 if offset >= live {
                     break 'chunks;
                 }
-                let target = targets.entry(keys[row]).or_insert_with(|| {
-                    let topic = topics.value(keys[row] as usize);
+                let target = targets.entry(key).or_insert_with(|| {
+                    let topic = topics.value(key as usize);
                     let session = conn.session.as_ref()?;
                     let subs: Vec<u32> = session
                         .live_subs()

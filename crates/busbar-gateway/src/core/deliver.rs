@@ -373,10 +373,7 @@ impl<S: Spine> Core<S> {
                 continue;
             };
             let partition = feed.info.number;
-            loop {
-                let Some(feed) = &mut self.feeds[slot] else {
-                    break;
-                };
+            while let Some(feed) = &mut self.feeds[slot] {
                 let end = self.spine.end(partition);
                 if feed.live >= end {
                     break;

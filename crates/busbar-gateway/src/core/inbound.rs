@@ -373,7 +373,7 @@ impl<S: Spine> Core<S> {
             let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
                 return;
             };
-            if !conn.held.front().is_some_and(|h| h.gate <= done) {
+            if conn.held.front().is_none_or(|h| h.gate > done) {
                 break;
             }
             let (Some(held), Some(session)) = (conn.held.pop_front(), conn.session.as_ref()) else {
