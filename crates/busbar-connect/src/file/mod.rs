@@ -93,7 +93,7 @@ impl File {
 }
 
 /// A path inside the project's folder: relative, without a way up.
-fn check_path(path: &str) -> Result<(), &'static str> {
+pub(crate) fn check_path(path: &str) -> Result<(), &'static str> {
     let inside = !path.is_empty()
         && !path.contains('\0')
         && Path::new(path)

@@ -223,7 +223,7 @@ impl HostSource {
         }
         self.disks.refresh(true);
         let mut events = Vec::new();
-        for disk in self.disks.list() {
+        for disk in self.disks.iter() {
             let total = disk.total_space();
             let used = total.saturating_sub(disk.available_space());
             let event = Disk {
@@ -252,7 +252,7 @@ impl HostSource {
         self.networks.refresh(true);
         let rate = |bytes: u64| tenths(bytes as f64 / elapsed.as_secs_f64());
         let mut events = Vec::new();
-        for (interface, data) in self.networks.list() {
+        for (interface, data) in self.networks.iter() {
             let event = Network {
                 host: &self.host,
                 interface,

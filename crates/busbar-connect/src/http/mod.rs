@@ -214,9 +214,9 @@ impl HttpSink {
         })?;
         let status = answer.status().as_u16();
         let class = match status {
-            200..300 => return Ok(()),
+            200..=299 => return Ok(()),
             408 | 425 | 429 | 500.. => Class::Transient,
-            300..400 | 401 | 403 | 404 | 405 => Class::Configuration,
+            300..=399 | 401 | 403 | 404 | 405 => Class::Configuration,
             _ => Class::Permanent,
         };
         let said = answer.body_mut().with_config().limit(HTTP_EXCERPT_BYTES_MAX).read_to_string();

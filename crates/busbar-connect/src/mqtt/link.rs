@@ -294,7 +294,7 @@ impl Task {
                         // The other half of QoS 2: what was received is in a stream by then.
                         Owned::Ack(AckKind::Pubrel, id, _) => {
                             let mut bytes = Vec::new();
-                            busbar_mqtt::encode_run(AckKind::Pubcomp, id, 1, &mut bytes);
+                            busbar_mqtt::ack::encode_run(AckKind::Pubcomp, id, 1, &mut bytes);
                             writer.write_all(&bytes).await.map_err(|why| lost(&self.address).caused_by(why))?;
                             continue;
                         }

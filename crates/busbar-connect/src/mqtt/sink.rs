@@ -54,7 +54,7 @@ impl MqttSink {
                         }
                     }
                 }
-                self.packet_id = busbar_mqtt::next_packet_id(self.packet_id);
+                self.packet_id = busbar_mqtt::ack::next_packet_id(self.packet_id);
                 let packet = PublishOut {
                     dup: false,
                     qos: 1,

@@ -125,7 +125,7 @@ impl Source for MqttSource {
             if at > position {
                 break;
             }
-            busbar_mqtt::encode_run(kind, id, 1, &mut self.unsent);
+            busbar_mqtt::ack::encode_run(kind, id, 1, &mut self.unsent);
             self.open.pop_front();
         }
         if let Some(link) = &self.link
