@@ -12,6 +12,7 @@ use arrow::datatypes::{
 };
 use arrow::json::EncoderOptions;
 use arrow::json::writer::make_encoder;
+use busbar_event::format::FieldType;
 use busbar_event::{Class, Error};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -55,7 +56,9 @@ impl ColumnType {
     pub fn of(field: &Field) -> Option<Self> {
         Self::of_type(field.data_type()).map(|found| {
             let json = field.metadata().get(EXTENSION_KEY).map(String::as_str);
-            if found == Self::Text && json == Some(EXTENSION_JSON) {
+            let json = json == Some(EXTENSION_JSON)
+                || FieldType::of(field) == Some(FieldType::Json);
+            if found == Self::Text && json {
                 Self::Json
             } else {
                 found

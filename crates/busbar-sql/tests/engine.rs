@@ -1,0 +1,272 @@
+//! The engine beyond single cases: bounds, cancelling, what is skipped without being read.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use busbar_event::Batch;
+use busbar_sql::{
+    Engine, Predicate, Projection, QueryLimits, QueryOptions, Relation, StreamRelation,
+};
+use common::*;
+use proptest::prelude::*;
+
+fn many(batches: usize, rows: usize) -> Vec<Batch> {
+    (0..batches)
+        .map(|batch_number| {
+            let payloads: Vec<String> = (0..rows)
+                .map(|row| format!(r#"{{"site":"s{}","level_mm":{}}}"#, row % 7, row))
+                .collect();
+            let events: Vec<Event<'_>> = payloads
+                .iter()
+                .enumerate()
+                .map(|(row, payload)| Event {
+                    topic: if batch_number % 2 == 0 { "even/x" } else { "odd/x" },
+                    time: NOON + (batch_number * rows + row) as i64,
+                    tags: &[],
+                    payload,
+                })
+                .collect();
+            batch(&events)
+        })
+        .collect()
+}
+
+fn engine_of(partitions: Vec<Vec<Batch>>, limits: QueryLimits) -> (Engine, Arc<Stored>) {
+    let stored = Arc::new(Stored {
+        partitions,
+        ..Stored::default()
+    });
+    let columns = gauge_columns().schema().unwrap();
+    let stream = StreamRelation::new(Arc::clone(&stored) as _, json(), Some(columns));
+    let known = Known(BTreeMap::from([("s".to_owned(), Relation::Stream(stream))]));
+    (Engine::new(Arc::new(known), limits).unwrap(), stored)
+}
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(future)
+}
+
+async fn count(engine: &Engine, text: &str) -> i64 {
+    let batches = engine.query(text).await.unwrap().collect().await.unwrap();
+    batches[0].column(0).as_primitive::<Int64Type>().value(0)
+}
+
+#[test]
+fn answers_are_cut_and_say_so() {
+    let limits = QueryLimits {
+        rows_max: 100,
+        ..QueryLimits::default()
+    };
+    let (engine, _) = engine_of(vec![many(10, 50)], limits);
+    run(async {
+        let mut answer = engine.query("select * from s").await.unwrap();
+        let rows: usize = answer.collect().await.unwrap().iter().map(|b| b.num_rows()).sum();
+        assert_eq!((rows, answer.truncated()), (100, true));
+        let fewer = QueryOptions { rows_max: Some(7) };
+        let mut answer = engine.query_with("select * from s", fewer).await.unwrap();
+        let rows: usize = answer.collect().await.unwrap().iter().map(|b| b.num_rows()).sum();
+        assert_eq!((rows, answer.truncated()), (7, true));
+        let mut answer = engine.query("select * from s limit 100").await.unwrap();
+        let rows: usize = answer.collect().await.unwrap().iter().map(|b| b.num_rows()).sum();
+        assert_eq!((rows, answer.truncated()), (100, false));
+    });
+    let limits = QueryLimits {
+        answer_bytes_max: 20_000,
+        ..QueryLimits::default()
+    };
+    let (engine, _) = engine_of(vec![many(100, 100)], limits);
+    run(async {
+        let mut answer = engine.query("select * from s").await.unwrap();
+        let rows: usize = answer.collect().await.unwrap().iter().map(|b| b.num_rows()).sum();
+        assert!(rows < 2000 && answer.truncated(), "{rows}");
+    });
+}
+
+#[test]
+fn memory_time_and_turns_are_bounded() {
+    let limits = QueryLimits {
+        memory_bytes_max: 100_000,
+        ..QueryLimits::default()
+    };
+    let (engine, _) = engine_of(vec![many(20, 1000)], limits);
+    run(async {
+        let mut answer = engine.query("select level_mm, time, count(*) from s group by 1, 2").await.unwrap();
+        assert_eq!(answer.collect().await.unwrap_err().code(), "sql.memory");
+    });
+    let limits = QueryLimits {
+        time_max: Duration::from_millis(100),
+        queries_max: 1,
+        ..QueryLimits::default()
+    };
+    let (engine, _) = engine_of(vec![many(20, 1000)], limits);
+    let slow = "select count(*) from s a, s b where a.level_mm + b.level_mm > 3";
+    run(async {
+        let begun = Instant::now();
+        let mut answer = engine.query(slow).await.unwrap();
+        assert_eq!(answer.collect().await.unwrap_err().code(), "sql.time");
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        drop(answer);
+        // One that is held but not fetched keeps the only turn until its time is over.
+        let held = engine.query("select * from s").await.unwrap();
+        assert_eq!(count(&engine, "select count(*) from s").await, 20_000);
+        drop(held);
+    });
+    let limits = QueryLimits {
+        queries_max: 1,
+        ..QueryLimits::default()
+    };
+    let (engine, _) = engine_of(vec![many(20, 1000)], limits);
+    run(async {
+        let held = engine.query(slow).await.unwrap();
+        let busy = engine.query("select 1").await.unwrap_err();
+        assert_eq!(busy.code(), "sql.busy");
+        assert_eq!(busy.error().class(), busbar_event::Class::Transient);
+        drop(held);
+        // Dropped is cancelled: its turn comes back.
+        assert_eq!(count(&engine, "select count(*) from s").await, 20_000);
+    });
+}
+
+#[test]
+fn what_is_not_wanted_is_not_read() {
+    let (engine, stored) = engine_of(vec![many(100, 1000)], QueryLimits::default());
+    let read = |text: &str| {
+        stored.read.store(0, Ordering::Relaxed);
+        let rows = run(async {
+            let mut answer = engine.query(text).await.unwrap();
+            answer.collect().await.unwrap().iter().map(|b| b.num_rows()).sum::<usize>()
+        });
+        (rows, stored.read.load(Ordering::Relaxed))
+    };
+    let from = "2026-03-01T00:00:00.095000Z";
+    assert_eq!(read(&format!("select level_mm from s where time >= '{from}'")), (5000, 5));
+    assert_eq!(read("select level_mm from s limit 3").0, 3);
+    assert_eq!(read("select level_mm from s").1, 100);
+    // From the end, and no further than needed.
+    let (rows, batches) = read("select time, level_mm from s order by time desc limit 10");
+    assert_eq!(rows, 10);
+    assert!(batches < 60, "{batches} of 100 batches were read for the ten newest events");
+    let newest = "select cast(min(level_mm) as bigint) from (select level_mm from s order by time desc limit 10)";
+    assert_eq!(run(count(&engine, newest)), 990);
+}
+
+#[test]
+fn partitions_are_read_together() {
+    let parts = vec![many(3, 10), many(4, 10), vec![], many(1, 5)];
+    let (engine, _) = engine_of(parts, QueryLimits::default());
+    assert_eq!(run(count(&engine, "select count(*) from s")), 75);
+    assert_eq!(run(count(&engine, "select count(*) from s where topic = 'odd/x'")), 30);
+    assert_eq!(run(count(&engine, "select count(level_mm) from s where level_mm = 4")), 8);
+}
+
+#[test]
+fn dropping_the_engine_ends_its_threads_without_waiting() {
+    let (engine, _) = engine_of(vec![many(20, 1000)], QueryLimits::default());
+    let slow = "select count(*) from s a, s b where a.level_mm + b.level_mm > 3";
+    run(async move {
+        let begun = Instant::now();
+        let mut answer = engine.query(slow).await.unwrap();
+        drop(engine);
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        let _ = tokio::time::timeout(Duration::from_millis(50), answer.next()).await;
+    });
+}
+
+fn conditions() -> impl Strategy<Value = String> {
+    let atom = prop_oneof![
+        (-3i64..80).prop_map(|n| format!("level_mm > {n}")),
+        (0..8).prop_map(|n| format!("site = 's{n}'")),
+        Just("flowRate is null".to_owned()),
+        Just("not ok".to_owned()),
+        Just("ok is not false".to_owned()),
+        Just("topic like 'even/%'".to_owned()),
+        Just("topic_part(topic, 1) <> 'even'".to_owned()),
+        (0i64..80).prop_map(|n| format!(
+            "time >= to_timestamp_micros({})",
+            NOON + n
+        )),
+        Just("level_mm % 2 = 0 and level_mm + 1 < 30".to_owned()),
+        Just("tags['a'] is null".to_owned()),
+    ];
+    atom.prop_recursive(3, 8, 2, |inner| {
+        prop_oneof![
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a} and {b})")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a} or {b})")),
+            inner.prop_map(|a| format!("not ({a})")),
+        ]
+    })
+}
+
+fn payloads() -> impl Strategy<Value = Vec<String>> {
+    let field = prop_oneof![
+        3 => (0..8, -3i64..80).prop_map(|(s, l)| format!(r#"{{"site":"s{s}","level_mm":{l}}}"#)),
+        2 => (any::<bool>(), -3i64..80)
+            .prop_map(|(ok, l)| format!(r#"{{"ok":{ok},"level_mm":{l},"flowRate":{l}.5}}"#)),
+        1 => Just("{}".to_owned()),
+        1 => Just("{".to_owned()),
+        1 => Just(r#"{"level_mm":"many"}"#.to_owned()),
+    ];
+    prop::collection::vec(field, 0..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// A flow's `where` and `select` over batches, and the same SQL over the stored stream, give the
+    /// same rows: one language, live and over history.
+    #[test]
+    fn live_and_stored_give_the_same(
+        condition in conditions(),
+        payloads in payloads(),
+        cut in 1usize..20,
+    ) {
+        let batches: Vec<Batch> = payloads
+            .chunks(cut)
+            .enumerate()
+            .map(|(number, chunk)| {
+                let events: Vec<Event<'_>> = chunk
+                    .iter()
+                    .enumerate()
+                    .map(|(row, payload)| Event {
+                        topic: if row % 3 == 0 { "even/x" } else { "odd/x" },
+                        time: NOON + (number * cut + row) as i64,
+                        tags: &[],
+                        payload,
+                    })
+                    .collect();
+                batch(&events)
+            })
+            .collect();
+        let list = "time, site, level_mm * 2 as twice, \"flowRate\", ok, topic";
+        let columns = "select topic, key, time, tags, site, level_mm, \"flowRate\", ok from s order by time";
+        let (engine, _) = engine_of(vec![batches], QueryLimits::default());
+        let (rows, stored) = run(async {
+            let mut all = engine.query(columns).await.unwrap();
+            let rows = all.collect().await.unwrap();
+            let rows = arrow::compute::concat_batches(&all.schema(), &rows).unwrap();
+            // All columns are asked for, so that the same events decode.
+            let text = format!(
+                "select {list} from (select * from s) where ({condition}) \
+                 and (site is null or site is not null) and (ok or not ok or ok is null) \
+                 and (level_mm is null or level_mm < 1000) order by time"
+            );
+            let mut answer = engine.query(&text).await.unwrap();
+            let batches = answer.collect().await.unwrap();
+            (rows, arrow::compute::concat_batches(&answer.schema(), &batches).unwrap())
+        });
+        let predicate = Predicate::compile(&rows.schema(), &condition).unwrap();
+        let projection = Projection::compile(&rows.schema(), list).unwrap();
+        let live = projection.evaluate(&predicate.filter(&rows).unwrap()).unwrap();
+        prop_assert_eq!(
+            lines(&names(&live.schema()), &[live]),
+            lines(&names(&stored.schema()), &[stored])
+        );
+    }
+}
