@@ -27,3 +27,8 @@ mod time;
 
 pub use exit::{StartError, exit_code};
 pub use node::{Node, NodeOptions, Redeployed};
+
+/// The OpenAPI document of the REST API, as a node serves it at `/api/openapi.json`.
+pub fn openapi() -> String {
+    api::routes().1.to_json().unwrap_or_default()
+}

@@ -253,13 +253,15 @@ impl HostSource {
         let rate = |bytes: u64| tenths(bytes as f64 / elapsed.as_secs_f64());
         let mut events = Vec::new();
         for (interface, data) in self.networks.iter() {
+            let interface = interface.to_string_lossy().into_owned();
             let event = Network {
                 host: &self.host,
-                interface,
+                interface: &interface,
                 received_bytes_per_s: rate(data.received()),
                 sent_bytes_per_s: rate(data.transmitted()),
             };
-            events.push((interface.clone(), to_json(&event)));
+            let json = to_json(&event);
+            events.push((interface, json));
         }
         // The list has no order of its own.
         events.sort();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use busbar_catalog::{
-    Bundle, CONFIG_FILE, Config, ConfigSource, Diagnostic, LogFormat, Project, has_errors,
+    Bundle, Config, ConfigSource, Diagnostic, Kind, LogFormat, has_errors,
 };
 use busbar_event::{Class, Error};
 use busbar_server::{Node, NodeOptions, StartError};
@@ -75,7 +75,7 @@ async fn serve(args: &RunArgs, config: Config) -> Result<(), Failure> {
         config,
         folder,
         project: Some(project),
-        password_cost: busbar_access::Cost::default(),
+        password_cost: busbar_access::Cost::Standard,
     };
     let node = match Node::start(options).await {
         Ok(node) => node,
@@ -128,18 +128,29 @@ async fn redeploy(node: &Node, dir: &Path) {
         }
     });
     let applied = match read.await {
-        Ok(Ok(bundle)) => node.apply(bundle, None).await,
-        Ok(Err(diagnostics)) => Err(diagnostics),
+        Ok(Ok(bundle)) => node.apply(bundle, SAVED).await,
+        Ok(Err(diagnostics)) => Err(StartError::Project(diagnostics)),
         Err(_) => return,
     };
     match applied {
-        Ok(changes) if changes.is_empty() => println!("{}", say::line("cli.unchanged", &[])),
-        Ok(changes) => println!(
-            "{}",
-            say::line("cli.deployed", &[("changes", changes.join(", "))])
-        ),
-        Err(diagnostics) => {
+        Ok(deployed) => {
+            check::report(&deployed.warnings, false);
+            for (flow, why) in &deployed.applied.failed {
+                eprintln!("{flow}: {}", why.message(say::language()));
+            }
+            if deployed.changes.is_empty() {
+                println!("{}", say::line("cli.unchanged", &[]));
+            } else {
+                let names: Vec<_> = deployed.changes.iter().map(|c| c.kind.path(&c.name)).collect();
+                println!("{}", say::line("cli.deployed", &[("changes", names.join(", "))]));
+            }
+        }
+        Err(StartError::Project(diagnostics)) => {
             check::report(&diagnostics, false);
+            eprintln!("{}", say::line("cli.kept-running", &[]));
+        }
+        Err(StartError::Node(error)) => {
+            eprintln!("{}", error.message(say::language()));
             eprintln!("{}", say::line("cli.kept-running", &[]));
         }
     }
