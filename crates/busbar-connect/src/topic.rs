@@ -20,8 +20,8 @@ impl TopicTemplate {
         offered: &[&str],
     ) -> Result<TopicTemplate, Diagnostic> {
         let text = spec.topic.as_deref().unwrap_or(default);
-        let template = Template::parse(text)
-            .map_err(|(_, error)| spec.diagnostic_at_kind(error))?;
+        let template =
+            Template::parse(text).map_err(|(_, error)| spec.diagnostic_at_kind(error))?;
         for part in template.parts() {
             if let TemplatePart::Variable { variable, .. } = part
                 && !offered.contains(&variable.name().as_ref())
@@ -60,7 +60,11 @@ impl TopicTemplate {
 }
 
 fn level_char(c: char) -> char {
-    if matches!(c, '/' | '+' | '#') || c.is_control() { '_' } else { c }
+    if matches!(c, '/' | '+' | '#') || c.is_control() {
+        '_'
+    } else {
+        c
+    }
 }
 
 #[cfg(test)]
@@ -79,7 +83,10 @@ mod tests {
         let spec = spec("host: {}\ntopic: disk/${mount}/${host}\n");
         let template = TopicTemplate::read(&spec, "", &["host", "mount"]).expect("a template");
         let mut topic = String::new();
-        template.write(|name| (name == "mount").then(|| "/var/lib".to_owned()), &mut topic);
+        template.write(
+            |name| (name == "mount").then(|| "/var/lib".to_owned()),
+            &mut topic,
+        );
         assert_eq!(topic, "disk/_var_lib/_");
     }
 

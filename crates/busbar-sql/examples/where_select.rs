@@ -64,7 +64,11 @@ fn main() {
     });
     let template = Template::compile(&narrow, "alarm/${site}/rain").expect("it compiles");
     time("topic template", || {
-        black_box(template.evaluate_dictionary(&decoded).expect("no row fails"));
+        black_box(
+            template
+                .evaluate_dictionary(&decoded)
+                .expect("no row fails"),
+        );
     });
     let text = "select site, level_mm / 10.0 as level_cm from input \
                 where level_mm >= 50 and status <> 'test'";
@@ -84,7 +88,11 @@ fn main() {
         black_box(query.execute(&one).expect("no row fails"));
         asked += 1;
     }
-    println!("{:<24} {:>9.1} µs a batch of one", "sql: group by", begun.elapsed().as_secs_f64() * 1e6 / f64::from(asked));
+    println!(
+        "{:<24} {:>9.1} µs a batch of one",
+        "sql: group by",
+        begun.elapsed().as_secs_f64() * 1e6 / f64::from(asked)
+    );
 }
 
 fn time(what: &str, mut run: impl FnMut()) {
@@ -97,7 +105,11 @@ fn time(what: &str, mut run: impl FnMut()) {
     }
     let seconds = begun.elapsed().as_secs_f64();
     let rate = f64::from(batches) * ROWS as f64 / seconds;
-    println!("{what:<24} {:>9.2} M events/s {:>8.1} ns each", rate / 1e6, 1e9 / rate);
+    println!(
+        "{what:<24} {:>9.2} M events/s {:>8.1} ns each",
+        rate / 1e6,
+        1e9 / rate
+    );
 }
 
 fn events() -> Batch {

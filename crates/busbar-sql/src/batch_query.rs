@@ -14,9 +14,9 @@ use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream, common};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::stream;
 use parking_lot::Mutex;
 
@@ -69,7 +69,11 @@ impl BatchQuery {
         let prepared = statement::prepare(statement, &Names::of(schema));
         for name in statement::relations(text, &prepared)? {
             if name != INPUT {
-                return Err(statement::unknown_relation(text, &name, &[INPUT.to_owned()]));
+                return Err(statement::unknown_relation(
+                    text,
+                    &name,
+                    &[INPUT.to_owned()],
+                ));
             }
         }
         let wrong = |error: DataFusionError| explain(text, error, session::function_names());
@@ -81,7 +85,10 @@ impl BatchQuery {
         let mut context = Context::new(state);
         let table: Arc<dyn TableProvider> = Arc::new(InputTable(Arc::clone(&input)));
         context.add(INPUT, provider_as_source(table));
-        let logical = context.planner().statement_to_plan(prepared).map_err(wrong)?;
+        let logical = context
+            .planner()
+            .statement_to_plan(prepared)
+            .map_err(wrong)?;
         refuse_unrepeatable_in_query(text, &logical)?;
         let plan = block_on(state.create_physical_plan(&logical)).map_err(wrong)?;
         Ok(Self {
@@ -114,8 +121,10 @@ impl BatchQuery {
     /// thread.
     pub fn execute(&mut self, batch: &RecordBatch) -> Result<RecordBatch, Error> {
         if batch.schema_ref().fields() != self.input.schema.fields() {
-            return Err(Error::new(Class::Permanent, "sql.bind")
-                .with("detail", "the batch has other columns than the query was compiled for"));
+            return Err(Error::new(Class::Permanent, "sql.bind").with(
+                "detail",
+                "the batch has other columns than the query was compiled for",
+            ));
         }
         *self.input.batch.lock() = Some(batch.clone());
         let answer = self.run().map_err(run_error);

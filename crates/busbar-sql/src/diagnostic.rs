@@ -92,12 +92,10 @@ pub(crate) fn explain(text: &str, error: DataFusionError, functions: &[String]) 
     match root {
         DataFusionError::SchemaError(cause, _) => schema(text, cause, place),
         DataFusionError::SQL(cause, _) => syntax(text, &cause.to_string(), place),
-        DataFusionError::Plan(message) => {
-            match between(message, "Invalid function '", "'") {
-                Some(name) => unknown_function(text, name, place, functions),
-                None => plan(text, message, place),
-            }
-        }
+        DataFusionError::Plan(message) => match between(message, "Invalid function '", "'") {
+            Some(name) => unknown_function(text, name, place, functions),
+            None => plan(text, message, place),
+        },
         DataFusionError::NotImplemented(message) => {
             Diagnostic::new("sql.unsupported", place.unwrap_or(0..text.len()))
                 .with("detail", first_line(message))
@@ -114,9 +112,8 @@ pub(crate) fn run_error(error: DataFusionError) -> Error {
     match error.find_root() {
         DataFusionError::External(cause) => match cause.downcast_ref::<Error>() {
             Some(ours) => ours.clone(),
-            None => {
-                Error::new(Class::Permanent, "sql.evaluate").with("detail", first_line(&cause.to_string()))
-            }
+            None => Error::new(Class::Permanent, "sql.evaluate")
+                .with("detail", first_line(&cause.to_string())),
         },
         DataFusionError::ResourcesExhausted(_) => Error::new(Class::Permanent, "sql.memory"),
         other => {
@@ -190,7 +187,9 @@ fn unknown_function(
 
 /// The parser says `Expected: x, found: y at Line: 1, Column: 8`, or the like.
 pub(crate) fn syntax(text: &str, message: &str, place: Option<Range<usize>>) -> Diagnostic {
-    let message = message.strip_prefix("sql parser error: ").unwrap_or(message);
+    let message = message
+        .strip_prefix("sql parser error: ")
+        .unwrap_or(message);
     let (detail, point) = match message.rfind(" at Line: ") {
         None => (message, None),
         Some(cut) => (&message[..cut], line_and_column(&message[cut..])),
@@ -200,7 +199,9 @@ pub(crate) fn syntax(text: &str, message: &str, place: Option<Range<usize>>) -> 
             .with("most", crate::limits::NESTING_MAX);
     }
     let place = place
-        .or_else(|| point.map(|(line, column)| text::word_at(text, text::offset(text, line, column))))
+        .or_else(|| {
+            point.map(|(line, column)| text::word_at(text, text::offset(text, line, column)))
+        })
         .unwrap_or(text.len()..text.len());
     Diagnostic::new("sql.syntax", place).with("detail", text::quote(detail))
 }
@@ -250,10 +251,7 @@ fn first_line(message: &str) -> String {
 }
 
 /// The known name most like the given one, if any is like it.
-pub(crate) fn closest<'a>(
-    name: &str,
-    known: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(crate) fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_lowercase();
     let scored = known.into_iter().map(|candidate| {
         let lower = candidate.to_lowercase();
@@ -269,9 +267,7 @@ pub(crate) fn closest<'a>(
 
 /// A column's name as it must be written.
 pub(crate) fn quoted_if_needed(name: &str) -> String {
-    let plain = name
-        .chars()
-        .all(|c| c.is_alphanumeric() || c == '_')
+    let plain = name.chars().all(|c| c.is_alphanumeric() || c == '_')
         && !name.starts_with(|c: char| c.is_numeric());
     if plain {
         name.to_owned()

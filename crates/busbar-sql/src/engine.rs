@@ -290,7 +290,9 @@ async fn plan(inner: &Inner, text: &str, options: &QueryOptions) -> Result<Plann
     let statement = statement::prepare(statement, &names);
     let wrong = |error: DataFusionError| explain(text, error, session::function_names());
     let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(GreedyMemoryPool::new(inner.limits.memory_bytes_max)))
+        .with_memory_pool(Arc::new(GreedyMemoryPool::new(
+            inner.limits.memory_bytes_max,
+        )))
         .with_disk_manager_builder(
             DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled),
         )
@@ -309,8 +311,14 @@ async fn plan(inner: &Inner, text: &str, options: &QueryOptions) -> Result<Plann
         };
         context.add(&name, provider_as_source(provider));
     }
-    let rows_max = options.rows_max.unwrap_or(usize::MAX).min(inner.limits.rows_max);
-    let mut logical = context.planner().statement_to_plan(statement).map_err(wrong)?;
+    let rows_max = options
+        .rows_max
+        .unwrap_or(usize::MAX)
+        .min(inner.limits.rows_max);
+    let mut logical = context
+        .planner()
+        .statement_to_plan(statement)
+        .map_err(wrong)?;
     if is_query {
         logical = limited(logical, rows_max).map_err(wrong)?;
     }

@@ -33,7 +33,11 @@ pub(crate) struct Expression {
 
 impl Expression {
     /// Compile what was parsed from `text`, wherever in it.
-    pub fn compile(schema: &SchemaRef, text: &str, mut parsed: ast::Expr) -> Result<Self, Diagnostic> {
+    pub fn compile(
+        schema: &SchemaRef,
+        text: &str,
+        mut parsed: ast::Expr,
+    ) -> Result<Self, Diagnostic> {
         let state = session::state();
         let context = Context::new(state);
         let wrong = |error: DataFusionError| explain(text, error, session::function_names());

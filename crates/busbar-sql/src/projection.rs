@@ -65,7 +65,10 @@ impl Projection {
             }
         }
         for (index, field) in fields.iter().enumerate() {
-            if fields[..index].iter().any(|known| known.name() == field.name()) {
+            if fields[..index]
+                .iter()
+                .any(|known| known.name() == field.name())
+            {
                 return Err(duplicate_column(text, field.name()));
             }
         }

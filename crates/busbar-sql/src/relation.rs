@@ -70,7 +70,11 @@ impl StreamRelation {
     /// What is in a stream now. May block on the disk, where columns must be inferred first.
     pub fn of(stream: &Arc<Stream>) -> Result<Self, Error> {
         let events = Arc::new(StreamEvents(Arc::clone(stream)));
-        Ok(Self::new(events, stream.spec().format.clone(), stream.schema()?))
+        Ok(Self::new(
+            events,
+            stream.spec().format.clone(),
+            stream.schema()?,
+        ))
     }
 
     /// Events from anywhere, decoded by `format` to `columns`.

@@ -27,9 +27,13 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DFSchema, DataFusionError, Result, ScalarValue};
 use datafusion::config::ConfigOptions;
 use datafusion::execution::TaskContext;
-use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType};
+use datafusion::logical_expr::{
+    BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType,
+};
 use datafusion::physical_expr::expressions::{self, Column, DynamicFilterPhysicalExpr, Literal};
-use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_expr::{
+    EquivalenceProperties, Partitioning, PhysicalExpr, PhysicalSortExpr,
+};
 use datafusion::physical_plan::execution_plan::{
     Boundedness, EmissionType, ReplaceChildrenOptions,
 };
@@ -182,7 +186,12 @@ struct StreamScan {
 
 impl DisplayAs for StreamScan {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let columns: Vec<&str> = self.schema.fields().iter().map(|c| c.name().as_str()).collect();
+        let columns: Vec<&str> = self
+            .schema
+            .fields()
+            .iter()
+            .map(|c| c.name().as_str())
+            .collect();
         write!(f, "StreamScan: columns=[{}]", columns.join(", "))?;
         if self.wanted.times != Times::default() {
             f.write_str(", by time")?;
@@ -325,7 +334,9 @@ impl Reading<'_> {
             return Ok(());
         }
         if times.from > i64::MIN && !range.is_empty() {
-            let first = events.offset_at_time(partition, times.from).map_err(outside)?;
+            let first = events
+                .offset_at_time(partition, times.from)
+                .map_err(outside)?;
             range.start = range.start.max(first);
         }
         if !self.scan.newest_first {

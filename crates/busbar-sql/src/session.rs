@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, LazyLock};
 
+use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::context::SessionState;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::SessionStateBuilder;
-use datafusion::execution::SessionStateDefaults;
 use datafusion::prelude::SessionConfig;
 
 use crate::functions;

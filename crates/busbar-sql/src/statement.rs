@@ -38,7 +38,10 @@ pub(crate) fn classify(text: &str, statement: Statement) -> Result<Kind, Diagnos
             }
             ast::Statement::ShowTables { .. } => Ok(Kind::ShowTables),
             ast::Statement::ExplainTable { table_name, .. } => {
-                let last = table_name.0.last().and_then(|part| part.as_ident().cloned());
+                let last = table_name
+                    .0
+                    .last()
+                    .and_then(|part| part.as_ident().cloned());
                 match (last, table_name.0.len()) {
                     (Some(ident), 1) => Ok(Kind::Describe(normalized(&ident))),
                     _ => Err(unknown_relation(text, &table_name.to_string(), &[])),
@@ -46,12 +49,10 @@ pub(crate) fn classify(text: &str, statement: Statement) -> Result<Kind, Diagnos
             }
             _ => Err(read_only(text)),
         },
-        Statement::Explain(explain) => {
-            match classify(text, (*explain.statement).clone())? {
-                Kind::Query(_) => Ok(Kind::Explain(Statement::Explain(explain))),
-                _ => Err(read_only(text)),
-            }
-        }
+        Statement::Explain(explain) => match classify(text, (*explain.statement).clone())? {
+            Kind::Query(_) => Ok(Kind::Explain(Statement::Explain(explain))),
+            _ => Err(read_only(text)),
+        },
         _ => Err(read_only(text)),
     }
 }
@@ -129,9 +130,10 @@ fn refuse_changes(text: &str, query: &Query) -> Result<(), Diagnostic> {
 
         fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
             let changes = |body: &SetExpr| match body {
-                SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
-                    true
-                }
+                SetExpr::Insert(_)
+                | SetExpr::Update(_)
+                | SetExpr::Delete(_)
+                | SetExpr::Merge(_) => true,
                 SetExpr::Select(select) => select.into.is_some(),
                 _ => false,
             };

@@ -20,7 +20,10 @@ pub(crate) fn offset(text: &str, line: u64, column: u64) -> usize {
     }
     let skip = usize::try_from(column.saturating_sub(1)).unwrap_or(usize::MAX);
     let rest = &text[at..];
-    at + rest.char_indices().nth(skip).map_or(rest.len(), |(byte, _)| byte)
+    at + rest
+        .char_indices()
+        .nth(skip)
+        .map_or(rest.len(), |(byte, _)| byte)
 }
 
 /// The bytes a span covers.

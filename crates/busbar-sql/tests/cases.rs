@@ -21,15 +21,16 @@ use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch, StringArray};
 use busbar_event::{Error, Language};
-use busbar_sql::{
-    BatchQuery, Diagnostic, Engine, Predicate, Projection, QueryLimits, Template,
-};
+use busbar_sql::{BatchQuery, Diagnostic, Engine, Predicate, Projection, QueryLimits, Template};
 use common::{known, lines, names};
 
 #[test]
 fn cases() {
     let folder = tempfile::tempdir().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
     let engine = Engine::new(Arc::new(known(folder.path())), QueryLimits::default()).unwrap();
     let rows = runtime.block_on(async {
         let text = "select topic, time, tags, site, level_mm, \"flowRate\", ok from gauge";

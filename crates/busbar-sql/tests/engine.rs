@@ -26,7 +26,11 @@ fn many(batches: usize, rows: usize) -> Vec<Batch> {
                 .iter()
                 .enumerate()
                 .map(|(row, payload)| Event {
-                    topic: if batch_number % 2 == 0 { "even/x" } else { "odd/x" },
+                    topic: if batch_number % 2 == 0 {
+                        "even/x"
+                    } else {
+                        "odd/x"
+                    },
                     time: NOON + (batch_number * rows + row) as i64,
                     tags: &[],
                     payload,
@@ -49,7 +53,10 @@ fn engine_of(partitions: Vec<Vec<Batch>>, limits: QueryLimits) -> (Engine, Arc<S
 }
 
 fn run<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(future)
 }
 
@@ -67,14 +74,32 @@ fn answers_are_cut_and_say_so() {
     let (engine, _) = engine_of(vec![many(10, 50)], limits);
     run(async {
         let mut answer = engine.query("select * from s").await.unwrap();
-        let rows: usize = answer.collect().await.unwrap().iter().map(|b| b.num_rows()).sum();
+        let rows: usize = answer
+            .collect()
+            .await
+            .unwrap()
+            .iter()
+            .map(|b| b.num_rows())
+            .sum();
         assert_eq!((rows, answer.truncated()), (100, true));
         let fewer = QueryOptions { rows_max: Some(7) };
         let mut answer = engine.query_with("select * from s", fewer).await.unwrap();
-        let rows: usize = answer.collect().await.unwrap().iter().map(|b| b.num_rows()).sum();
+        let rows: usize = answer
+            .collect()
+            .await
+            .unwrap()
+            .iter()
+            .map(|b| b.num_rows())
+            .sum();
         assert_eq!((rows, answer.truncated()), (7, true));
         let mut answer = engine.query("select * from s limit 100").await.unwrap();
-        let rows: usize = answer.collect().await.unwrap().iter().map(|b| b.num_rows()).sum();
+        let rows: usize = answer
+            .collect()
+            .await
+            .unwrap()
+            .iter()
+            .map(|b| b.num_rows())
+            .sum();
         assert_eq!((rows, answer.truncated()), (100, false));
     });
     let limits = QueryLimits {
@@ -84,7 +109,13 @@ fn answers_are_cut_and_say_so() {
     let (engine, _) = engine_of(vec![many(100, 100)], limits);
     run(async {
         let mut answer = engine.query("select * from s").await.unwrap();
-        let rows: usize = answer.collect().await.unwrap().iter().map(|b| b.num_rows()).sum();
+        let rows: usize = answer
+            .collect()
+            .await
+            .unwrap()
+            .iter()
+            .map(|b| b.num_rows())
+            .sum();
         assert!(rows < 2000 && answer.truncated(), "{rows}");
     });
 }
@@ -97,7 +128,10 @@ fn memory_time_and_turns_are_bounded() {
     };
     let (engine, _) = engine_of(vec![many(20, 1000)], limits);
     run(async {
-        let mut answer = engine.query("select level_mm, time, count(*) from s group by 1, 2").await.unwrap();
+        let mut answer = engine
+            .query("select level_mm, time, count(*) from s group by 1, 2")
+            .await
+            .unwrap();
         assert_eq!(answer.collect().await.unwrap_err().code(), "sql.memory");
     });
     let limits = QueryLimits {
@@ -141,18 +175,30 @@ fn what_is_not_wanted_is_not_read() {
         stored.read.store(0, Ordering::Relaxed);
         let rows = run(async {
             let mut answer = engine.query(text).await.unwrap();
-            answer.collect().await.unwrap().iter().map(|b| b.num_rows()).sum::<usize>()
+            answer
+                .collect()
+                .await
+                .unwrap()
+                .iter()
+                .map(|b| b.num_rows())
+                .sum::<usize>()
         });
         (rows, stored.read.load(Ordering::Relaxed))
     };
     let from = "2026-03-01T00:00:00.095000Z";
-    assert_eq!(read(&format!("select level_mm from s where time >= '{from}'")), (5000, 5));
+    assert_eq!(
+        read(&format!("select level_mm from s where time >= '{from}'")),
+        (5000, 5)
+    );
     assert_eq!(read("select level_mm from s limit 3").0, 3);
     assert_eq!(read("select level_mm from s").1, 100);
     // From the end, and no further than needed.
     let (rows, batches) = read("select time, level_mm from s order by time desc limit 10");
     assert_eq!(rows, 10);
-    assert!(batches < 60, "{batches} of 100 batches were read for the ten newest events");
+    assert!(
+        batches < 60,
+        "{batches} of 100 batches were read for the ten newest events"
+    );
     let newest = "select cast(min(level_mm) as bigint) from (select level_mm from s order by time desc limit 10)";
     assert_eq!(run(count(&engine, newest)), 990);
 }
@@ -162,8 +208,20 @@ fn partitions_are_read_together() {
     let parts = vec![many(3, 10), many(4, 10), vec![], many(1, 5)];
     let (engine, _) = engine_of(parts, QueryLimits::default());
     assert_eq!(run(count(&engine, "select count(*) from s")), 75);
-    assert_eq!(run(count(&engine, "select count(*) from s where topic = 'odd/x'")), 30);
-    assert_eq!(run(count(&engine, "select count(level_mm) from s where level_mm = 4")), 8);
+    assert_eq!(
+        run(count(
+            &engine,
+            "select count(*) from s where topic = 'odd/x'"
+        )),
+        30
+    );
+    assert_eq!(
+        run(count(
+            &engine,
+            "select count(level_mm) from s where level_mm = 4"
+        )),
+        8
+    );
 }
 
 #[test]
@@ -188,10 +246,7 @@ fn conditions() -> impl Strategy<Value = String> {
         Just("ok is not false".to_owned()),
         Just("topic like 'even/%'".to_owned()),
         Just("topic_part(topic, 1) <> 'even'".to_owned()),
-        (0i64..80).prop_map(|n| format!(
-            "time >= to_timestamp_micros({})",
-            NOON + n
-        )),
+        (0i64..80).prop_map(|n| format!("time >= to_timestamp_micros({})", NOON + n)),
         Just("level_mm % 2 = 0 and level_mm + 1 < 30".to_owned()),
         Just("tags['a'] is null".to_owned()),
     ];

@@ -11,13 +11,19 @@ use arrow::datatypes::{Int32Type, Int64Type};
 use busbar_sql::{BatchQuery, Predicate, Projection, Template};
 
 fn rows(values: Vec<Option<i64>>) -> RecordBatch {
-    let topics = values.iter().enumerate().map(|(row, _)| (row % 3 != 1).then_some(row as i32 % 2));
+    let topics = values
+        .iter()
+        .enumerate()
+        .map(|(row, _)| (row % 3 != 1).then_some(row as i32 % 2));
     let topics = DictionaryArray::<Int32Type>::new(
         topics.collect::<Int32Array>(),
         Arc::new(StringArray::from(vec!["gauge/1/rain", "gauge/x/wind"])),
     );
     RecordBatch::try_from_iter([
-        ("other", Arc::new(StringArray::from(vec!["o"; values.len()])) as ArrayRef),
+        (
+            "other",
+            Arc::new(StringArray::from(vec!["o"; values.len()])) as ArrayRef,
+        ),
         ("topic", Arc::new(topics)),
         ("v", Arc::new(Int64Array::from(values))),
     ])
@@ -31,21 +37,34 @@ fn columns_are_named_and_can_be_bound() {
     assert_eq!(predicate.columns(), [1, 2]);
     let narrow = full.project(&[2, 1]).unwrap();
     let bound = predicate.bind(&narrow.schema()).unwrap();
-    assert_eq!(bound.evaluate(&narrow).unwrap(), predicate.evaluate(&full).unwrap());
+    assert_eq!(
+        bound.evaluate(&narrow).unwrap(),
+        predicate.evaluate(&full).unwrap()
+    );
     assert_eq!(bound.columns(), [0, 1]);
-    assert!(predicate.bind(&full.project(&[0, 1]).unwrap().schema()).is_err());
+    assert!(
+        predicate
+            .bind(&full.project(&[0, 1]).unwrap().schema())
+            .is_err()
+    );
 
     let list = Projection::compile(&full.schema(), "v + 1 as w, topic").unwrap();
     assert_eq!(list.columns(), [1, 2]);
     let bound = list.bind(&narrow.schema()).unwrap();
-    assert_eq!(bound.evaluate(&narrow).unwrap(), list.evaluate(&full).unwrap());
+    assert_eq!(
+        bound.evaluate(&narrow).unwrap(),
+        list.evaluate(&full).unwrap()
+    );
 
     let template = Template::compile(&full.schema(), "a/${v}").unwrap();
     assert_eq!(template.columns(), [2]);
     let bound = template.bind(&narrow.schema()).unwrap();
     assert_eq!(bound.evaluate(&narrow).unwrap().value(1), "a/5");
     assert!(bound.evaluate(&narrow).unwrap().is_null(2));
-    assert_eq!(Template::compile(&full.schema(), "a$$").unwrap().constant(), Some("a$"));
+    assert_eq!(
+        Template::compile(&full.schema(), "a$$").unwrap().constant(),
+        Some("a$")
+    );
 
     let query = BatchQuery::compile(&full.schema(), "select sum(v) as s from input").unwrap();
     assert_eq!(query.columns(), [2]);
@@ -87,8 +106,10 @@ fn a_dictionary_answers_as_its_texts_would() {
     ] {
         let dictionary = Predicate::compile(&batch.schema(), text).unwrap();
         let expected = Predicate::compile(&plain.schema(), text).unwrap();
-        let (found, expected) =
-            (dictionary.evaluate(&batch).unwrap(), expected.evaluate(&plain).unwrap());
+        let (found, expected) = (
+            dictionary.evaluate(&batch).unwrap(),
+            expected.evaluate(&plain).unwrap(),
+        );
         assert_eq!(found, expected, "{text}");
     }
     // A value that no row has makes no trouble.
@@ -115,7 +136,11 @@ fn the_deepest_text_fits_a_small_stack() {
         }
     });
     works.unwrap().join().unwrap();
-    let refused = |text: &str| Predicate::compile(&batch.schema(), text).unwrap_err().code();
+    let refused = |text: &str| {
+        Predicate::compile(&batch.schema(), text)
+            .unwrap_err()
+            .code()
+    };
     assert_eq!(refused(&chain(most + 1)), "sql.too-many-operators");
     assert_eq!(refused(&"(".repeat(60)), "sql.too-nested");
     assert_eq!(refused(&"not ".repeat(60)), "sql.too-nested");
@@ -125,8 +150,9 @@ fn the_deepest_text_fits_a_small_stack() {
 
 #[test]
 fn a_query_is_asked_again_and_again() {
-    let batches: Vec<RecordBatch> =
-        (0..20).map(|n| rows((0..n).map(|v| Some(v * n)).collect())).collect();
+    let batches: Vec<RecordBatch> = (0..20)
+        .map(|n| rows((0..n).map(|v| Some(v * n)).collect()))
+        .collect();
     let schema = batches[0].schema();
     for text in [
         "select count(*) as n, max(v) as m from input",
@@ -139,7 +165,10 @@ fn a_query_is_asked_again_and_again() {
     ] {
         let mut again = BatchQuery::compile(&schema, text).unwrap();
         for batch in &batches {
-            let fresh = BatchQuery::compile(&schema, text).unwrap().execute(batch).unwrap();
+            let fresh = BatchQuery::compile(&schema, text)
+                .unwrap()
+                .execute(batch)
+                .unwrap();
             assert_eq!(again.execute(batch).unwrap(), fresh, "{text}");
         }
     }

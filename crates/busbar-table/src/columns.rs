@@ -56,8 +56,8 @@ impl ColumnType {
     pub fn of(field: &Field) -> Option<Self> {
         Self::of_type(field.data_type()).map(|found| {
             let json = field.metadata().get(EXTENSION_KEY).map(String::as_str);
-            let json = json == Some(EXTENSION_JSON)
-                || FieldType::of(field) == Some(FieldType::Json);
+            let json =
+                json == Some(EXTENSION_JSON) || FieldType::of(field) == Some(FieldType::Json);
             if found == Self::Text && json {
                 Self::Json
             } else {
@@ -294,7 +294,13 @@ pub(crate) fn prepare(
     let deletes = deletes(table, key, write)?;
     let mut rejections = Rejections::default();
     let mut columns = Vec::with_capacity(write.rows.num_columns());
-    for (field, array) in write.rows.schema_ref().fields().iter().zip(write.rows.columns()) {
+    for (field, array) in write
+        .rows
+        .schema_ref()
+        .fields()
+        .iter()
+        .zip(write.rows.columns())
+    {
         let Some((index, kept)) = schema.column_with_name(field.name()) else {
             return Err(unknown_column_error(table, field.name(), schema));
         };
@@ -365,7 +371,10 @@ fn drop_rejected(prepared: &mut Prepared) -> Result<(), Error> {
         *array = filter(array, &keep).map_err(arrow_error)?;
     }
     if let Some(mask) = &mut prepared.deletes {
-        *mask = filter(mask, &keep).map_err(arrow_error)?.as_boolean().clone();
+        *mask = filter(mask, &keep)
+            .map_err(arrow_error)?
+            .as_boolean()
+            .clone();
     }
     prepared.rows = keep.true_count();
     Ok(())
@@ -455,7 +464,11 @@ fn convert(
             }
         }
         ColumnType::Binary => {
-            reject_large(field, converted.as_binary::<i32>().value_offsets(), rejections);
+            reject_large(
+                field,
+                converted.as_binary::<i32>().value_offsets(),
+                rejections,
+            );
         }
         ColumnType::Bool | ColumnType::Int => {}
     }

@@ -41,6 +41,5 @@ pub const BUSY_WAIT: Duration = Duration::from_secs(5);
 /// Prepared statements a connection keeps.
 pub const STATEMENTS_CACHED_MAX: usize = 32;
 
-
 const _: () = assert!(HOT_CHUNK_ROWS.is_power_of_two());
 const _: () = assert!(HOT_ROWS_MAX_DEFAULT <= HOT_ROWS_MAX);

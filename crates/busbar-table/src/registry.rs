@@ -101,7 +101,10 @@ impl Tables {
         let before = before.filter(|before| before.spec.key == spec.key);
         match spec.engine(name)? {
             Engine::Hot(options) => {
-                if let Some(Open { spec: old, kept: Kept::Hot(table) }) = before
+                if let Some(Open {
+                    spec: old,
+                    kept: Kept::Hot(table),
+                }) = before
                     && old.columns == spec.columns
                 {
                     return Ok(Kept::Hot(Arc::clone(table)));
@@ -111,7 +114,11 @@ impl Tables {
                 Ok(Kept::Hot(Arc::new(table)))
             }
             Engine::Relational => {
-                if let Some(Open { kept: Kept::Relational(table), .. }) = before {
+                if let Some(Open {
+                    kept: Kept::Relational(table),
+                    ..
+                }) = before
+                {
                     table.declare(&schema)?;
                     return Ok(Kept::Relational(Arc::clone(table)));
                 }

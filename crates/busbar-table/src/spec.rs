@@ -112,8 +112,9 @@ impl TableSpec {
         check_columns(&schema)?;
         for (place, column) in self.key.iter().enumerate() {
             if self.key[..place].contains(column) {
-                return Err(Error::new(Class::Configuration, "table.column-twice")
-                    .with("column", column));
+                return Err(
+                    Error::new(Class::Configuration, "table.column-twice").with("column", column)
+                );
             }
             if self.columns.is_empty() {
                 continue;
@@ -187,7 +188,9 @@ fn parse_duration(text: &str) -> Option<Duration> {
     };
     let millis = number.checked_mul(millis)?;
     let most: u64 = 1_000 * 366 * 86_400_000;
-    (1..=most).contains(&millis).then(|| Duration::from_millis(millis))
+    (1..=most)
+        .contains(&millis)
+        .then(|| Duration::from_millis(millis))
 }
 
 #[cfg(test)]
@@ -199,7 +202,17 @@ mod tests {
         assert_eq!(parse_duration("90s"), Some(Duration::from_secs(90)));
         assert_eq!(parse_duration("10 m"), Some(Duration::from_secs(600)));
         assert_eq!(parse_duration("500ms"), Some(Duration::from_millis(500)));
-        for bad in ["", "0s", "-1s", "s", "10", "1y", "1.5h", "99999999999999999999d", "9999999999999999d"] {
+        for bad in [
+            "",
+            "0s",
+            "-1s",
+            "s",
+            "10",
+            "1y",
+            "1.5h",
+            "99999999999999999999d",
+            "9999999999999999d",
+        ] {
             assert_eq!(parse_duration(bad), None, "{bad}");
         }
     }
@@ -207,7 +220,11 @@ mod tests {
     #[test]
     fn one_engine_and_a_key_among_the_columns() {
         let parse = |json: &str| serde_json::from_str::<TableSpec>(json).unwrap();
-        assert!(parse(r#"{"hot":{"ttl":"5m"},"key":["site"]}"#).check("t").is_ok());
+        assert!(
+            parse(r#"{"hot":{"ttl":"5m"},"key":["site"]}"#)
+                .check("t")
+                .is_ok()
+        );
         assert!(parse(r#"{"relational":{}}"#).check("t").is_ok());
         let code = |json: &str| parse(json).check("t").unwrap_err().code();
         assert_eq!(code(r#"{}"#), "table.one-engine");

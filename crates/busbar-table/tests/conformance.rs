@@ -193,11 +193,31 @@ fn a_position_is_written_once() {
         let table = bench.table();
         let first = rows(&[("a", 1)]);
         assert!(!table.apply(&first, Some(&at("p", 10))).unwrap().duplicate);
-        assert!(table.apply(&rows(&[("a", 2)]), Some(&at("p", 10))).unwrap().duplicate);
-        assert!(table.apply(&rows(&[("a", 2)]), Some(&at("p", 9))).unwrap().duplicate);
+        assert!(
+            table
+                .apply(&rows(&[("a", 2)]), Some(&at("p", 10)))
+                .unwrap()
+                .duplicate
+        );
+        assert!(
+            table
+                .apply(&rows(&[("a", 2)]), Some(&at("p", 9)))
+                .unwrap()
+                .duplicate
+        );
         assert_eq!(all(&table), pairs(&[("a", 1)]));
-        assert!(!table.apply(&rows(&[("b", 2)]), Some(&at("q", 1))).unwrap().duplicate);
-        assert!(!table.apply(&rows(&[("a", 3)]), Some(&at("p", 11))).unwrap().duplicate);
+        assert!(
+            !table
+                .apply(&rows(&[("b", 2)]), Some(&at("q", 1)))
+                .unwrap()
+                .duplicate
+        );
+        assert!(
+            !table
+                .apply(&rows(&[("a", 3)]), Some(&at("p", 11)))
+                .unwrap()
+                .duplicate
+        );
         assert_eq!(table.position("p").unwrap(), Some(11));
         assert_eq!(table.position("q").unwrap(), Some(1));
         assert_eq!(table.position("r").unwrap(), None);
@@ -207,7 +227,12 @@ fn a_position_is_written_once() {
         };
         let table = bench.table();
         assert_eq!(table.position("p").unwrap(), Some(11));
-        assert!(table.apply(&rows(&[("a", 9)]), Some(&at("p", 11))).unwrap().duplicate);
+        assert!(
+            table
+                .apply(&rows(&[("a", 9)]), Some(&at("p", 11)))
+                .unwrap()
+                .duplicate
+        );
         assert_eq!(all(&table), pairs(&[("a", 3), ("b", 2)]));
     });
 }
@@ -216,8 +241,12 @@ fn a_position_is_written_once() {
 fn a_table_without_key_grows() {
     each(GROWING, |bench| {
         let table = bench.table();
-        table.apply(&rows(&[("a", 1), ("a", 1)]), Some(&at("p", 2))).unwrap();
-        table.apply(&rows(&[("a", 1), ("a", 1)]), Some(&at("p", 2))).unwrap();
+        table
+            .apply(&rows(&[("a", 1), ("a", 1)]), Some(&at("p", 2)))
+            .unwrap();
+        table
+            .apply(&rows(&[("a", 1), ("a", 1)]), Some(&at("p", 2)))
+            .unwrap();
         table.apply(&rows(&[("a", 1)]), None).unwrap();
         table.apply(&rows(&[("a", 1)]), None).unwrap();
         assert_eq!(table.rows().unwrap(), 4);
@@ -246,28 +275,70 @@ fn types_come_back_as_they_went() {
             builder.append(true).unwrap();
             builder.finish()
         };
-        let times = vec![Some(-62_167_219_200_000_000), None, Some(253_402_300_799_999_999)];
+        let times = vec![
+            Some(-62_167_219_200_000_000),
+            None,
+            Some(253_402_300_799_999_999),
+        ];
         let given = batch([
-            ("k", Arc::new(StringArray::from(vec!["1", "2", "3"])) as ArrayRef),
-            ("bool", Arc::new(BooleanArray::from(vec![Some(true), None, Some(false)]))),
-            ("int", Arc::new(Int64Array::from(vec![Some(i64::MIN), None, Some(i64::MAX)]))),
-            ("float", Arc::new(Float64Array::from(vec![Some(-0.1), None, Some(f64::INFINITY)]))),
-            ("text", Arc::new(StringArray::from(vec![Some(""), None, Some("水位\0|")]))),
-            ("time", Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC"))),
-            ("binary", Arc::new(BinaryArray::from(vec![Some(&b"\x00\xff"[..]), None, Some(b"")]))),
-            ("small", Arc::new(Int32Array::from(vec![Some(-1), None, Some(7)]))),
+            (
+                "k",
+                Arc::new(StringArray::from(vec!["1", "2", "3"])) as ArrayRef,
+            ),
+            (
+                "bool",
+                Arc::new(BooleanArray::from(vec![Some(true), None, Some(false)])),
+            ),
+            (
+                "int",
+                Arc::new(Int64Array::from(vec![Some(i64::MIN), None, Some(i64::MAX)])),
+            ),
+            (
+                "float",
+                Arc::new(Float64Array::from(vec![
+                    Some(-0.1),
+                    None,
+                    Some(f64::INFINITY),
+                ])),
+            ),
+            (
+                "text",
+                Arc::new(StringArray::from(vec![Some(""), None, Some("水位\0|")])),
+            ),
+            (
+                "time",
+                Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC")),
+            ),
+            (
+                "binary",
+                Arc::new(BinaryArray::from(vec![
+                    Some(&b"\x00\xff"[..]),
+                    None,
+                    Some(b""),
+                ])),
+            ),
+            (
+                "small",
+                Arc::new(Int32Array::from(vec![Some(-1), None, Some(7)])),
+            ),
             ("tags", Arc::new(tags)),
-            ("topic", Arc::new(DictionaryArray::new(
-                Int32Array::from(vec![Some(0), None, Some(0)]),
-                Arc::new(StringArray::from(vec!["a/b"])),
-            ))),
+            (
+                "topic",
+                Arc::new(DictionaryArray::new(
+                    Int32Array::from(vec![Some(0), None, Some(0)]),
+                    Arc::new(StringArray::from(vec!["a/b"])),
+                )),
+            ),
         ]);
         let table = bench.table();
         table.evolve(given.schema_ref()).unwrap();
         assert!(table.apply(&given, None).unwrap().rejected.is_empty());
         let check = |table: Arc<dyn Table>| {
-            let found: Vec<RecordBatch> =
-                table.scan(&Scan::default()).unwrap().map(Result::unwrap).collect();
+            let found: Vec<RecordBatch> = table
+                .scan(&Scan::default())
+                .unwrap()
+                .map(Result::unwrap)
+                .collect();
             let found = arrow::compute::concat_batches(&table.schema(), &found).unwrap();
             let order = arrow::compute::sort_to_indices(found.column(0), None, None).unwrap();
             let found = arrow::compute::take_record_batch(&found, &order).unwrap();
@@ -279,7 +350,10 @@ fn types_come_back_as_they_went() {
             let small = column("small").as_primitive::<Int64Type>();
             assert_eq!((small.value(0), small.is_null(1)), (-1, true));
             let tags = column("tags").as_string::<i32>();
-            assert_eq!((tags.value(0), tags.is_null(1), tags.value(2)), (r#"{"site":"a"}"#, true, "{}"));
+            assert_eq!(
+                (tags.value(0), tags.is_null(1), tags.value(2)),
+                (r#"{"site":"a"}"#, true, "{}")
+            );
             let topic = column("topic").as_string::<i32>();
             assert_eq!((topic.value(0), topic.is_null(1)), ("a/b", true));
         };
@@ -300,16 +374,40 @@ fn rows_that_cannot_be_kept_are_named_and_their_neighbours_stay() {
         let table = bench.table();
         let large = "x".repeat(busbar_table::limits::VALUE_BYTES_MAX + 1);
         let given = batch([
-            ("k", Arc::new(StringArray::from(vec![
-                Some("a"), None, Some("c"), Some("d"), Some("e"), Some("f"),
-            ])) as ArrayRef),
-            ("v", Arc::new(UInt64Array::from(vec![1, 2, u64::MAX, 4, 5, 6]))),
-            ("t", Arc::new(
-                TimestampMicrosecondArray::from(vec![0, 0, 0, i64::MAX, 0, 0]).with_timezone("UTC"),
-            )),
-            ("j", Arc::new(StringArray::from(vec!["{}", "1", "1", "1", "{", "null"]))),
-            ("b", Arc::new(StringArray::from(vec!["", "", "", "", "", large.as_str()]))),
-            ("f", Arc::new(Float64Array::from(vec![f64::NAN, 0.0, 0.0, 0.0, 0.0, 0.0]))),
+            (
+                "k",
+                Arc::new(StringArray::from(vec![
+                    Some("a"),
+                    None,
+                    Some("c"),
+                    Some("d"),
+                    Some("e"),
+                    Some("f"),
+                ])) as ArrayRef,
+            ),
+            (
+                "v",
+                Arc::new(UInt64Array::from(vec![1, 2, u64::MAX, 4, 5, 6])),
+            ),
+            (
+                "t",
+                Arc::new(
+                    TimestampMicrosecondArray::from(vec![0, 0, 0, i64::MAX, 0, 0])
+                        .with_timezone("UTC"),
+                ),
+            ),
+            (
+                "j",
+                Arc::new(StringArray::from(vec!["{}", "1", "1", "1", "{", "null"])),
+            ),
+            (
+                "b",
+                Arc::new(StringArray::from(vec!["", "", "", "", "", large.as_str()])),
+            ),
+            (
+                "f",
+                Arc::new(Float64Array::from(vec![f64::NAN, 0.0, 0.0, 0.0, 0.0, 0.0])),
+            ),
         ]);
         let expected = vec![
             (1, "table.key-null"),
@@ -326,7 +424,12 @@ fn rows_that_cannot_be_kept_are_named_and_their_neighbours_stay() {
         assert_eq!(codes(&again), expected);
         assert_eq!(all(&table), pairs(&[("a", 1)]));
         // There is no NaN in tables.
-        let kept = table.scan(&Scan::default()).unwrap().next().unwrap().unwrap();
+        let kept = table
+            .scan(&Scan::default())
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap();
         assert!(kept.column_by_name("f").unwrap().is_null(0));
     });
 }
@@ -349,7 +452,12 @@ fn columns_are_added_and_never_changed() {
         ]);
         table.evolve(&more).unwrap();
         table.evolve(&more).unwrap();
-        let names: Vec<String> = table.schema().fields().iter().map(|f| f.name().clone()).collect();
+        let names: Vec<String> = table
+            .schema()
+            .fields()
+            .iter()
+            .map(|f| f.name().clone())
+            .collect();
         assert_eq!(names, ["k", "v", "extra"]);
         table.apply(&rows(&[("b", 2)]), None).unwrap();
         assert_eq!(all(&table), pairs(&[("a", 1), ("b", 2)]));
@@ -358,9 +466,15 @@ fn columns_are_added_and_never_changed() {
             Field::new("v", DataType::Utf8, true),
         ]);
         assert_eq!(table.check(&other).unwrap_err().code(), "table.column-type");
-        assert_eq!(table.evolve(&other).unwrap_err().code(), "table.column-type");
+        assert_eq!(
+            table.evolve(&other).unwrap_err().code(),
+            "table.column-type"
+        );
         let float_key = Schema::new(vec![Field::new("K", DataType::Float64, true)]);
-        assert_eq!(table.evolve(&float_key).unwrap_err().code(), "table.column-twice");
+        assert_eq!(
+            table.evolve(&float_key).unwrap_err().code(),
+            "table.column-twice"
+        );
         drop(table);
         if let Some(bench) = bench.restarted(LOOSE) {
             assert_eq!(bench.table().schema().fields().len(), 3);
@@ -392,7 +506,13 @@ fn a_scan_is_one_picture_projected_and_limited() {
         table.apply(&rows(&changed), None).unwrap();
         let mut seen: BTreeSet<i64> = BTreeSet::new();
         for batch in std::iter::once(Ok(first)).chain(picture) {
-            seen.extend(batch.unwrap().column(1).as_primitive::<Int64Type>().values());
+            seen.extend(
+                batch
+                    .unwrap()
+                    .column(1)
+                    .as_primitive::<Int64Type>()
+                    .values(),
+            );
         }
         assert_eq!(seen.len(), 20_000, "what is written later is not seen");
         assert!(all(&table).iter().all(|(_, value)| *value == Some(-1)));
@@ -402,18 +522,28 @@ fn a_scan_is_one_picture_projected_and_limited() {
         };
         let scanned = table.scan(&only).unwrap();
         assert_eq!(scanned.schema().field(0).name(), "v");
-        assert_eq!(scanned.map(|b| b.unwrap().num_rows()).sum::<usize>(), 20_000);
+        assert_eq!(
+            scanned.map(|b| b.unwrap().num_rows()).sum::<usize>(),
+            20_000
+        );
         let none = Scan {
             projection: Some(vec![]),
             ..Scan::default()
         };
         let counted = table.scan(&none).unwrap();
-        assert_eq!(counted.map(|b| b.unwrap().num_rows()).sum::<usize>(), 20_000);
+        assert_eq!(
+            counted.map(|b| b.unwrap().num_rows()).sum::<usize>(),
+            20_000
+        );
         let some = Scan {
             limit: Some(10),
             ..Scan::default()
         };
-        let limited: usize = table.scan(&some).unwrap().map(|b| b.unwrap().num_rows()).sum();
+        let limited: usize = table
+            .scan(&some)
+            .unwrap()
+            .map(|b| b.unwrap().num_rows())
+            .sum();
         assert!((10..20_000).contains(&limited), "{limited}");
     });
 }
@@ -422,10 +552,19 @@ fn a_scan_is_one_picture_projected_and_limited() {
 fn conditions_never_lose_a_row_that_fits() {
     each(KEYED, |bench| {
         let table = bench.table();
-        table.apply(&rows(&[("a", 1), ("b", 2), ("c", 3), ("d", 2)]), None).unwrap();
+        table
+            .apply(&rows(&[("a", 1), ("b", 2), ("c", 3), ("d", 2)]), None)
+            .unwrap();
         let ask = |column: usize, compare: Compare, constant: Constant| {
-            let conditions = vec![Condition { column, compare, constant }];
-            let scan = Scan { conditions, ..Scan::default() };
+            let conditions = vec![Condition {
+                column,
+                compare,
+                constant,
+            }];
+            let scan = Scan {
+                conditions,
+                ..Scan::default()
+            };
             read(&table, &scan)
         };
         let found = ask(0, Compare::Equal, Constant::Text("b".to_owned()));
@@ -436,7 +575,10 @@ fn conditions_never_lose_a_row_that_fits() {
             assert!(found.iter().any(|(found, _)| found == key));
         }
         // A constant of another type is no reason to find nothing.
-        assert_eq!(ask(1, Compare::Equal, Constant::Text("2".to_owned())).len(), 4);
+        assert_eq!(
+            ask(1, Compare::Equal, Constant::Text("2".to_owned())).len(),
+            4
+        );
     });
 }
 
@@ -448,7 +590,9 @@ fn writers_and_readers_do_not_disturb_each_other() {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for n in 1..200 {
-                    table.apply(&rows(&[("a", n), ("b", n)]), Some(&at("p", n as u64))).unwrap();
+                    table
+                        .apply(&rows(&[("a", n), ("b", n)]), Some(&at("p", n as u64)))
+                        .unwrap();
                 }
             });
             for _ in 0..2 {
@@ -470,7 +614,11 @@ fn writers_and_readers_do_not_disturb_each_other() {
 #[test]
 fn a_crash_at_any_moment_leaves_whole_writes() {
     let folder = tempfile::tempdir().unwrap();
-    let tables = open(folder.path(), &format!(r#"{{"relational": {{}}, {GROWING}}}"#)).unwrap();
+    let tables = open(
+        folder.path(),
+        &format!(r#"{{"relational": {{}}, {GROWING}}}"#),
+    )
+    .unwrap();
     let table = tables.table("t").unwrap();
     let copies = tempfile::tempdir().unwrap();
     std::thread::scope(|scope| {
@@ -520,19 +668,28 @@ fn files_that_are_not_ours_are_refused() {
     let other = rusqlite::Connection::open(folder.path().join("t.db")).unwrap();
     other.execute_batch("CREATE TABLE theirs (a)").unwrap();
     drop(other);
-    assert_eq!(open(folder.path(), &spec).unwrap_err().code(), "table.file-not-ours");
+    assert_eq!(
+        open(folder.path(), &spec).unwrap_err().code(),
+        "table.file-not-ours"
+    );
 
     let folder = tempfile::tempdir().unwrap();
     drop(open(folder.path(), &spec).unwrap());
     let ours = rusqlite::Connection::open(folder.path().join("t.db")).unwrap();
     ours.execute_batch("PRAGMA user_version = 99").unwrap();
     drop(ours);
-    assert_eq!(open(folder.path(), &spec).unwrap_err().code(), "table.file-newer");
+    assert_eq!(
+        open(folder.path(), &spec).unwrap_err().code(),
+        "table.file-newer"
+    );
 
     let folder = tempfile::tempdir().unwrap();
     drop(open(folder.path(), &spec).unwrap());
     let other_key = spec.replace(r#""key": ["k"]"#, r#""key": ["k", "v"]"#);
-    assert_eq!(open(folder.path(), &other_key).unwrap_err().code(), "table.key-changed");
+    assert_eq!(
+        open(folder.path(), &other_key).unwrap_err().code(),
+        "table.key-changed"
+    );
 }
 
 #[test]
@@ -543,7 +700,10 @@ fn names_are_quoted_and_checked() {
     each(hostile, |bench| {
         let table = bench.table();
         let given = batch([
-            ("select \"; drop", Arc::new(Int64Array::from(vec![1, 1])) as ArrayRef),
+            (
+                "select \"; drop",
+                Arc::new(Int64Array::from(vec![1, 1])) as ArrayRef,
+            ),
             ("rowid", Arc::new(StringArray::from(vec!["x", "y"]))),
             ("'", Arc::new(BooleanArray::from(vec![true, false]))),
         ]);

@@ -17,13 +17,16 @@ fn open(clock: &Arc<ManualClock>, hot: &str) -> (Tables, Arc<dyn Table>) {
 
 fn apply(tables: &Tables, hot: &str) {
     let spec = serde_json::from_str(&format!(r#"{{"hot": {hot}, "key": ["k"]}}"#)).unwrap();
-    tables.apply(&BTreeMap::from([("t".to_owned(), spec)])).unwrap();
+    tables
+        .apply(&BTreeMap::from([("t".to_owned(), spec)]))
+        .unwrap();
 }
 
 fn rows(pairs: &[(&str, i64)]) -> RecordBatch {
     let keys = StringArray::from_iter_values(pairs.iter().map(|pair| pair.0));
     let values = Int64Array::from_iter_values(pairs.iter().map(|pair| pair.1));
-    RecordBatch::try_from_iter([("k", Arc::new(keys) as ArrayRef), ("v", Arc::new(values))]).unwrap()
+    RecordBatch::try_from_iter([("k", Arc::new(keys) as ArrayRef), ("v", Arc::new(values))])
+        .unwrap()
 }
 
 fn keys(table: &Arc<dyn Table>) -> Vec<String> {
@@ -69,10 +72,14 @@ fn a_full_table_refuses_or_makes_room() {
     assert_eq!(error.code(), "table.full");
     assert_eq!(error.class(), busbar_event::Class::Transient);
     assert_eq!(keys(&table), ["a", "b"], "a refused write changes nothing");
-    table.apply(&rows(&[("a", 2), ("b", 3), ("a", 4)]), None).unwrap();
+    table
+        .apply(&rows(&[("a", 2), ("b", 3), ("a", 4)]), None)
+        .unwrap();
 
     let (_tables, table) = open(&clock, r#"{"rows_max": 2, "when_full": "evict"}"#);
-    table.apply(&rows(&[("a", 1), ("b", 1), ("a", 2), ("c", 1)]), None).unwrap();
+    table
+        .apply(&rows(&[("a", 1), ("b", 1), ("a", 2), ("c", 1)]), None)
+        .unwrap();
     assert_eq!(keys(&table), ["a", "c"]);
     assert_eq!(table.stats().unwrap().evicted, 1);
 }

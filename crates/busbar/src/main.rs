@@ -13,7 +13,9 @@ use busbar_event::{Class, Error};
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use client::NodeArgs;
-use commands::{apply, check, dead_letters, doctor, flows, reference, run, sql, tap, test, top, users};
+use commands::{
+    apply, check, dead_letters, doctor, flows, reference, run, sql, tap, test, top, users,
+};
 use exit::Failure;
 
 #[global_allocator]

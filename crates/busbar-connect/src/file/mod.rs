@@ -67,7 +67,8 @@ impl File {
     fn options(spec: &ConnectionSpec) -> Result<Options, Diagnostic> {
         let options: Options = spec.options.read()?;
         let refuse = |key: &str, code| {
-            spec.options.diagnostic(key, Error::new(Class::Configuration, code))
+            spec.options
+                .diagnostic(key, Error::new(Class::Configuration, code))
         };
         match (&options.read, &options.write) {
             (Some(path), None) => {
@@ -100,7 +101,11 @@ pub(crate) fn check_path(path: &str) -> Result<(), &'static str> {
             .components()
             .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
         && Path::new(path).file_name().is_some();
-    if inside { Ok(()) } else { Err("connect.file-outside") }
+    if inside {
+        Ok(())
+    } else {
+        Err("connect.file-outside")
+    }
 }
 
 impl Connector for File {
@@ -113,7 +118,10 @@ impl Connector for File {
         if options.read.is_some() {
             TopicTemplate::read(spec, DEFAULT_TOPIC, &OFFERED)?;
         }
-        Ok(Roles { source: options.read.is_some(), sink: options.write.is_some() })
+        Ok(Roles {
+            source: options.read.is_some(),
+            sink: options.write.is_some(),
+        })
     }
 
     fn schema(&self) -> serde_json::Value {
@@ -130,9 +138,14 @@ impl Connector for File {
             let topic = TopicTemplate::read(spec, DEFAULT_TOPIC, &OFFERED)
                 .map_err(|refused| refused.error().clone())?;
             let Some(pattern) = options.read else {
-                return Err(Error::new(Class::Configuration, "connect.no-source").with("kind", "file"));
+                return Err(
+                    Error::new(Class::Configuration, "connect.no-source").with("kind", "file")
+                );
             };
-            Ok(Box::new(FileSource::new(&pattern, options.format, topic, context)) as Box<dyn Source>)
+            Ok(
+                Box::new(FileSource::new(&pattern, options.format, topic, context))
+                    as Box<dyn Source>,
+            )
         })
     }
 
@@ -144,7 +157,9 @@ impl Connector for File {
         Box::pin(async move {
             let options = File::options(spec).map_err(|refused| refused.error().clone())?;
             let Some(path) = options.write else {
-                return Err(Error::new(Class::Configuration, "connect.no-sink").with("kind", "file"));
+                return Err(
+                    Error::new(Class::Configuration, "connect.no-sink").with("kind", "file")
+                );
             };
             let path = context.project_dir.join(path);
             let sink = FileSink::open(path, options.format == LineFormat::Csv, context.schema);
@@ -157,12 +172,15 @@ impl Connector for File {
 fn failed(path: &Path, why: std::io::Error) -> Error {
     use std::io::ErrorKind;
     let class = match why.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::IsADirectory | ErrorKind::NotADirectory | ErrorKind::ReadOnlyFilesystem => {
-            Class::Configuration
-        }
+        ErrorKind::PermissionDenied
+        | ErrorKind::IsADirectory
+        | ErrorKind::NotADirectory
+        | ErrorKind::ReadOnlyFilesystem => Class::Configuration,
         _ => Class::Transient,
     };
-    Error::new(class, "connect.file-failed").with("file", path.display()).caused_by(why)
+    Error::new(class, "connect.file-failed")
+        .with("file", path.display())
+        .caused_by(why)
 }
 
 #[cfg(test)]

@@ -40,8 +40,17 @@ struct Note {
 }
 
 impl FileSink {
-    pub(super) async fn open(path: PathBuf, csv: bool, schema: SchemaRef) -> Result<FileSink, Error> {
-        let mut sink = FileSink { inner: None, path, csv, schema };
+    pub(super) async fn open(
+        path: PathBuf,
+        csv: bool,
+        schema: SchemaRef,
+    ) -> Result<FileSink, Error> {
+        let mut sink = FileSink {
+            inner: None,
+            path,
+            csv,
+            schema,
+        };
         let inner = sink.reopen().await?;
         sink.inner = Some(inner);
         Ok(sink)
@@ -63,7 +72,10 @@ impl Sink for FileSink {
                 None => self.reopen().await?,
             };
             let delivery = delivery.clone();
-            let inner = blocking(self.path.clone(), move || inner.write(&delivery).map(|()| inner)).await?;
+            let inner = blocking(self.path.clone(), move || {
+                inner.write(&delivery).map(|()| inner)
+            })
+            .await?;
             self.inner = Some(inner);
             Ok(Written::default())
         })
@@ -78,7 +90,10 @@ impl Sink for FileSink {
             if self.inner.is_none() {
                 self.inner = Some(self.reopen().await?);
             }
-            Ok(self.inner.as_ref().and_then(|inner| inner.note.producers.get(producer).copied()))
+            Ok(self
+                .inner
+                .as_ref()
+                .and_then(|inner| inner.note.producers.get(producer).copied()))
         })
     }
 }
@@ -99,18 +114,34 @@ impl Inner {
         let note = match note {
             Some(note) if length < note.length => {
                 let error = Error::new(Class::Configuration, "connect.file-shrunk");
-                return Err(error.with("file", path.display()).with("position", note.length));
+                return Err(error
+                    .with("file", path.display())
+                    .with("position", note.length));
             }
             Some(note) => note,
             // A file that was there before the sink is kept and appended to.
-            None => Note { length, producers: BTreeMap::new() },
+            None => Note {
+                length,
+                producers: BTreeMap::new(),
+            },
         };
-        let mut inner = Inner { path, file: file.try_clone().map_err(|why| failed(Path::new(""), why))?, note, csv };
-        file.set_len(inner.note.length).map_err(|why| failed(&inner.path, why))?;
-        file.seek(SeekFrom::End(0)).map_err(|why| failed(&inner.path, why))?;
+        let mut inner = Inner {
+            path,
+            file: file.try_clone().map_err(|why| failed(Path::new(""), why))?,
+            note,
+            csv,
+        };
+        file.set_len(inner.note.length)
+            .map_err(|why| failed(&inner.path, why))?;
+        file.seek(SeekFrom::End(0))
+            .map_err(|why| failed(&inner.path, why))?;
         inner.file = file;
         if csv && inner.note.length == 0 {
-            let names: Vec<_> = schema.fields().iter().map(|field| csv_cell(field.name())).collect();
+            let names: Vec<_> = schema
+                .fields()
+                .iter()
+                .map(|field| csv_cell(field.name()))
+                .collect();
             inner.append(format!("{}\n", names.join(",")).as_bytes())?;
         }
         Ok(inner)
@@ -124,7 +155,12 @@ impl Inner {
             let payloads = delivery.events.payloads();
             for row in 0..delivery.events.rows() {
                 // A line break inside a payload would make two lines of it.
-                bytes.extend(payloads.value(row).iter().map(|byte| if *byte == b'\n' { b' ' } else { *byte }));
+                bytes.extend(
+                    payloads
+                        .value(row)
+                        .iter()
+                        .map(|byte| if *byte == b'\n' { b' ' } else { *byte }),
+                );
                 bytes.push(b'\n');
             }
         }
@@ -190,9 +226,13 @@ fn read_note(path: &Path) -> Result<Option<Note>, Error> {
         Err(why) => return Err(failed(&note, why)),
     };
     let mut text = String::new();
-    file.take(FILE_NOTE_BYTES_MAX).read_to_string(&mut text).map_err(|why| failed(&note, why))?;
+    file.take(FILE_NOTE_BYTES_MAX)
+        .read_to_string(&mut text)
+        .map_err(|why| failed(&note, why))?;
     serde_json::from_str(&text).map(Some).map_err(|why| {
-        Error::new(Class::Configuration, "connect.file-note").with("file", note.display()).caused_by(why)
+        Error::new(Class::Configuration, "connect.file-note")
+            .with("file", note.display())
+            .caused_by(why)
     })
 }
 
@@ -211,6 +251,8 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     tokio::task::spawn_blocking(work).await.map_err(|why| {
-        Error::new(Class::Transient, "connect.file-failed").with("file", path.display()).caused_by(why)
+        Error::new(Class::Transient, "connect.file-failed")
+            .with("file", path.display())
+            .caused_by(why)
     })?
 }

@@ -51,7 +51,9 @@ impl FileSource {
         context: SourceContext,
     ) -> FileSource {
         let path = context.project_dir.join(pattern);
-        let pattern = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let pattern = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned());
         FileSource {
             folder: path.parent().map_or_else(PathBuf::new, Path::to_path_buf),
             pattern: pattern.unwrap_or_default(),
@@ -96,7 +98,9 @@ impl FileSource {
         let mut topic = String::new();
         let value = |name: &str| match name {
             "connection" => Some(self.context.name.to_string()),
-            _ => path.file_name().map(|name| name.to_string_lossy().into_owned()),
+            _ => path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned()),
         };
         self.topic.write(value, &mut topic);
         let mut positions = Vec::new();
@@ -114,19 +118,38 @@ impl FileSource {
                 }
                 _ => line,
             };
-            let tags: &[(&str, &str)] = if cut { &[("cut-off", "line too long")] } else { &[] };
+            let tags: &[(&str, &str)] = if cut {
+                &[("cut-off", "line too long")]
+            } else {
+                &[]
+            };
             let topic = self.builder.topic_id(&topic);
             let flags = Flags::default().with_qos(1);
-            self.builder.push(Row { topic, key: None, time, client: None, flags, tags, payload });
+            self.builder.push(Row {
+                topic,
+                key: None,
+                time,
+                client: None,
+                flags,
+                tags,
+                payload,
+            });
             positions.push(end);
         }
-        let part = Part { position: end, columns: piece.columns.clone() };
+        let part = Part {
+            position: end,
+            columns: piece.columns.clone(),
+        };
         self.parts.insert(part_name.to_owned(), part);
         if positions.is_empty() {
             return None;
         }
         let batch = self.builder.finish();
-        Some(Polling { batch, part: part_name.into(), position: Position::Rows(positions) })
+        Some(Polling {
+            batch,
+            part: part_name.into(),
+            position: Position::Rows(positions),
+        })
     }
 }
 
@@ -140,7 +163,9 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     tokio::task::spawn_blocking(work).await.map_err(|why| {
-        Error::new(Class::Transient, "connect.file-failed").with("file", "").caused_by(why)
+        Error::new(Class::Transient, "connect.file-failed")
+            .with("file", "")
+            .caused_by(why)
     })?
 }
 
@@ -158,13 +183,17 @@ fn list(folder: &Path, pattern: &str) -> Result<Vec<(PathBuf, String)>, Error> {
             continue;
         }
         // Follows links: they are how an operator lets other folders in.
-        let Ok(metadata) = fs::metadata(entry.path()) else { continue };
+        let Ok(metadata) = fs::metadata(entry.path()) else {
+            continue;
+        };
         if metadata.is_file() {
             files.push((entry.path(), format!("{name}:{:x}", metadata.ino())));
         }
         if files.len() > FILES_MAX {
             let error = Error::new(Class::Configuration, "connect.file-too-many");
-            return Err(error.with("folder", folder.display()).with("most", FILES_MAX));
+            return Err(error
+                .with("folder", folder.display())
+                .with("most", FILES_MAX));
         }
     }
     files.sort();
@@ -182,14 +211,19 @@ fn read(
     let length = file.metadata().map_err(|why| failed(path, why))?.len();
     if length < position {
         let error = Error::new(Class::Permanent, "connect.file-shrunk");
-        return Err(error.with("file", path.display()).with("position", position));
+        return Err(error
+            .with("file", path.display())
+            .with("position", position));
     }
     let columns = match columns {
         Some(columns) => Some(columns),
         None if csv && length > 0 => {
             let mut first = vec![0; FILE_LINE_BYTES_MAX.min(length as usize)];
-            file.read_exact(&mut first).map_err(|why| failed(path, why))?;
-            let Some(end) = memchr_line(&first) else { return Ok(None) };
+            file.read_exact(&mut first)
+                .map_err(|why| failed(path, why))?;
+            let Some(end) = memchr_line(&first) else {
+                return Ok(None);
+            };
             Some(split_csv(trimmed(&first[..end])).into())
         }
         None => None,
@@ -198,22 +232,30 @@ fn read(
     if csv && from == 0 && columns.is_some() {
         // The first line is the header, not a row.
         let mut first = vec![0; FILE_LINE_BYTES_MAX.min(length as usize)];
-        file.seek(SeekFrom::Start(0)).and_then(|_| file.read_exact(&mut first)).map_err(|why| failed(path, why))?;
+        file.seek(SeekFrom::Start(0))
+            .and_then(|_| file.read_exact(&mut first))
+            .map_err(|why| failed(path, why))?;
         from = memchr_line(&first).map_or(0, |end| end as u64 + 1);
     }
     if length <= from {
         return Ok(None);
     }
     let mut bytes = vec![0; FILE_READ_BYTES.min((length - from) as usize)];
-    file.seek(SeekFrom::Start(from)).map_err(|why| failed(path, why))?;
-    file.read_exact(&mut bytes).map_err(|why| failed(path, why))?;
+    file.seek(SeekFrom::Start(from))
+        .map_err(|why| failed(path, why))?;
+    file.read_exact(&mut bytes)
+        .map_err(|why| failed(path, why))?;
     match bytes.iter().rposition(|byte| *byte == b'\n') {
         Some(last) => bytes.truncate(last + 1),
         // A line that fills the whole piece is cut; one that is still being written waits.
         None if bytes.len() >= FILE_LINE_BYTES_MAX => {}
         None => return Ok(None),
     }
-    Ok(Some(Piece { bytes, columns, from }))
+    Ok(Some(Piece {
+        bytes,
+        columns,
+        from,
+    }))
 }
 
 /// The lines of a piece, where each ends, and whether it is cut off.
@@ -283,8 +325,12 @@ fn split_csv(line: &[u8]) -> Vec<String> {
 
 /// Whether a name matches a pattern in which `*` stands for any text.
 fn matches(pattern: &str, name: &str) -> bool {
-    let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
-    let Some(mut name) = name.strip_prefix(first) else { return false };
+    let Some((first, rest)) = pattern.split_once('*') else {
+        return pattern == name;
+    };
+    let Some(mut name) = name.strip_prefix(first) else {
+        return false;
+    };
     let mut pieces: Vec<&str> = rest.split('*').collect();
     let last = pieces.pop().unwrap_or_default();
     for piece in pieces {
@@ -318,7 +364,10 @@ mod tests {
     fn csv_rows_become_objects() {
         let columns = ["site".to_owned(), "kw".to_owned(), "note".to_owned()];
         let object = csv_object(&columns, br#"north,3.20,"a ""b"", c""#).expect("an object");
-        assert_eq!(String::from_utf8_lossy(&object), r#"{"kw":3.20,"note":"a \"b\", c","site":"north"}"#.replace("3.20", "3.2"));
+        assert_eq!(
+            String::from_utf8_lossy(&object),
+            r#"{"kw":3.20,"note":"a \"b\", c","site":"north"}"#.replace("3.20", "3.2")
+        );
         assert_eq!(csv_object(&columns, b"too,few"), None);
     }
 
@@ -327,10 +376,24 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("in");
         fs::write(&path, "one\r\n\ntwo\nthr").expect("a file");
-        let piece = read(&path, 0, false, None).expect("readable").expect("lines");
-        let taken: Vec<_> = lines(&piece.bytes).map(|(line, end, cut)| (line.to_vec(), end, cut)).collect();
-        assert_eq!(taken, [(b"one".to_vec(), 5, false), (Vec::new(), 6, false), (b"two".to_vec(), 10, false)]);
+        let piece = read(&path, 0, false, None)
+            .expect("readable")
+            .expect("lines");
+        let taken: Vec<_> = lines(&piece.bytes)
+            .map(|(line, end, cut)| (line.to_vec(), end, cut))
+            .collect();
+        assert_eq!(
+            taken,
+            [
+                (b"one".to_vec(), 5, false),
+                (Vec::new(), 6, false),
+                (b"two".to_vec(), 10, false)
+            ]
+        );
         assert!(read(&path, 10, false, None).expect("readable").is_none());
-        assert_eq!(read(&path, 99, false, None).err().expect("shrunk").code(), "connect.file-shrunk");
+        assert_eq!(
+            read(&path, 99, false, None).err().expect("shrunk").code(),
+            "connect.file-shrunk"
+        );
     }
 }

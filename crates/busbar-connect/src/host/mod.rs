@@ -66,7 +66,12 @@ fn every_second() -> Span {
 }
 
 fn every_reading() -> Vec<Reading> {
-    vec![Reading::Cpu, Reading::Memory, Reading::Disk, Reading::Network]
+    vec![
+        Reading::Cpu,
+        Reading::Memory,
+        Reading::Disk,
+        Reading::Network,
+    ]
 }
 
 const DEFAULT_TOPIC: &str = "host/${host}/${kind}";
@@ -90,7 +95,10 @@ impl Connector for Host {
     }
 
     fn check(&self, spec: &ConnectionSpec) -> Result<Roles, Diagnostic> {
-        Host::options(spec).map(|_| Roles { source: true, sink: false })
+        Host::options(spec).map(|_| Roles {
+            source: true,
+            sink: false,
+        })
     }
 
     fn schema(&self) -> serde_json::Value {
@@ -103,7 +111,8 @@ impl Connector for Host {
         context: SourceContext,
     ) -> Work<'a, Result<Box<dyn Source>, Error>> {
         Box::pin(async move {
-            let (options, topic) = Host::options(spec).map_err(|refused| refused.error().clone())?;
+            let (options, topic) =
+                Host::options(spec).map_err(|refused| refused.error().clone())?;
             Ok(Box::new(HostSource::new(options, topic, context)?) as Box<dyn Source>)
         })
     }
@@ -169,7 +178,11 @@ impl HostSource {
                 Reading::Network => self.networks(time, elapsed),
             }
         }
-        Polling { batch: self.builder.finish(), part: "".into(), position: Position::None }
+        Polling {
+            batch: self.builder.finish(),
+            part: "".into(),
+            position: Position::None,
+        }
     }
 
     fn cpu(&mut self, time: i64) {
@@ -280,7 +293,15 @@ impl HostSource {
         self.topic.write(value, &mut topic);
         let topic = self.builder.topic_id(&topic);
         let flags = Flags::default().with_qos(1).with_utf8(true);
-        self.builder.push(Row { topic, key: None, time, client: None, flags, tags: &[], payload });
+        self.builder.push(Row {
+            topic,
+            key: None,
+            time,
+            client: None,
+            flags,
+            tags: &[],
+            payload,
+        });
     }
 }
 
@@ -308,7 +329,11 @@ fn shown(path: &Path) -> String {
 }
 
 fn percent(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { tenths(part as f64 * 100.0 / whole as f64) }
+    if whole == 0 {
+        0.0
+    } else {
+        tenths(part as f64 * 100.0 / whole as f64)
+    }
 }
 
 fn tenths(value: f64) -> f64 {

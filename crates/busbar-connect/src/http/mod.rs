@@ -109,13 +109,20 @@ impl Http {
     fn options(spec: &ConnectionSpec) -> Result<Options, Diagnostic> {
         let options: Options = spec.options.read()?;
         let refuse = |key: &str, code| {
-            spec.options.diagnostic(key, Error::new(Class::Configuration, code))
+            spec.options
+                .diagnostic(key, Error::new(Class::Configuration, code))
         };
-        let uri: Uri = options.url.parse().map_err(|_| refuse("url", "connect.http-url"))?;
+        let uri: Uri = options
+            .url
+            .parse()
+            .map_err(|_| refuse("url", "connect.http-url"))?;
         if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
             return Err(refuse("url", "connect.http-url"));
         }
-        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        if uri
+            .authority()
+            .is_some_and(|authority| authority.as_str().contains('@'))
+        {
             return Err(refuse("url", "connect.http-password-in-url"));
         }
         for name in options.headers.keys() {
@@ -139,7 +146,10 @@ impl Connector for Http {
     }
 
     fn check(&self, spec: &ConnectionSpec) -> Result<Roles, Diagnostic> {
-        Http::options(spec).map(|_| Roles { source: false, sink: true })
+        Http::options(spec).map(|_| Roles {
+            source: false,
+            sink: true,
+        })
     }
 
     fn schema(&self) -> serde_json::Value {
@@ -192,7 +202,11 @@ impl HttpSink {
             .timeout_global(Some(timeout))
             .build()
             .into();
-        Ok(HttpSink { agent, options, headers })
+        Ok(HttpSink {
+            agent,
+            options,
+            headers,
+        })
     }
 
     /// One request. Blocks.
@@ -201,7 +215,9 @@ impl HttpSink {
             Method::Post => self.agent.post(&self.options.url),
             Method::Put => self.agent.put(&self.options.url),
         };
-        request = request.header("Content-Type", kind).header("Idempotency-Key", key);
+        request = request
+            .header("Content-Type", kind)
+            .header("Idempotency-Key", key);
         for (name, value) in &self.headers {
             request = request.header(name.clone(), value.clone());
         }
@@ -210,7 +226,9 @@ impl HttpSink {
                 ureq::Error::BadUri(_) | ureq::Error::Http(_) => Class::Configuration,
                 _ => Class::Transient,
             };
-            Error::new(class, "connect.http-unreachable").with("url", &self.options.url).caused_by(why)
+            Error::new(class, "connect.http-unreachable")
+                .with("url", &self.options.url)
+                .caused_by(why)
         })?;
         let status = answer.status().as_u16();
         let class = match status {
@@ -219,7 +237,11 @@ impl HttpSink {
             300..=399 | 401 | 403 | 404 | 405 => Class::Configuration,
             _ => Class::Permanent,
         };
-        let said = answer.body_mut().with_config().limit(HTTP_EXCERPT_BYTES_MAX).read_to_string();
+        let said = answer
+            .body_mut()
+            .with_config()
+            .limit(HTTP_EXCERPT_BYTES_MAX)
+            .read_to_string();
         Err(Error::new(class, "connect.http-refused")
             .with("url", &self.options.url)
             .with("status", status)
@@ -246,12 +268,15 @@ impl HttpSink {
     fn write_blocking(&self, delivery: &Delivery) -> Result<Written, Error> {
         let payloads = delivery.events.payloads();
         let rows = delivery.events.rows();
-        let key = |from: usize| format!("{}-{}-{from}-{rows}", delivery.producer, delivery.position);
+        let key =
+            |from: usize| format!("{}-{}-{from}-{rows}", delivery.producer, delivery.position);
         let mut written = Written::default();
         if self.options.body == Body::Event {
             for row in 0..rows {
                 match self.send(payloads.value(row).to_vec(), "application/json", &key(row)) {
-                    Err(error) if error.class() == Class::Permanent => written.rejected.push((row, error)),
+                    Err(error) if error.class() == Class::Permanent => {
+                        written.rejected.push((row, error))
+                    }
                     other => other?,
                 }
             }
@@ -260,8 +285,14 @@ impl HttpSink {
         for from in (0..rows).step_by(HTTP_ROWS_MAX) {
             let part = from..(from + HTTP_ROWS_MAX).min(rows);
             let (body, kind) = match self.options.body {
-                Body::Ndjson => (joined(part, |row| payloads.value(row), b"", b"\n", b"\n"), "application/x-ndjson"),
-                _ => (joined(part, |row| payloads.value(row), b"[", b",", b"]"), "application/json"),
+                Body::Ndjson => (
+                    joined(part, |row| payloads.value(row), b"", b"\n", b"\n"),
+                    "application/x-ndjson",
+                ),
+                _ => (
+                    joined(part, |row| payloads.value(row), b"[", b",", b"]"),
+                    "application/json",
+                ),
             };
             self.send(body, kind, &key(from))?;
         }
@@ -288,7 +319,13 @@ fn joined<'a>(
             body.extend(payload);
         } else if is_json {
             // A line break between tokens would end a line of NDJSON.
-            body.extend(payload.iter().map(|byte| if *byte == b'\n' || *byte == b'\r' { b' ' } else { *byte }));
+            body.extend(payload.iter().map(|byte| {
+                if *byte == b'\n' || *byte == b'\r' {
+                    b' '
+                } else {
+                    *byte
+                }
+            }));
         } else {
             let text = String::from_utf8_lossy(payload);
             body.extend(serde_json::to_vec(&text).expect("a text is always JSON"));
@@ -316,6 +353,12 @@ mod tests {
     fn a_secret_is_not_shown() {
         let secret = Secret::Text("hunter2".into());
         assert!(!format!("{secret:?}").contains("hunter2"));
-        assert!(Secret::Env { env: "BUSBAR_TEST_NO_SUCH".into() }.read().is_err());
+        assert!(
+            Secret::Env {
+                env: "BUSBAR_TEST_NO_SUCH".into()
+            }
+            .read()
+            .is_err()
+        );
     }
 }

@@ -18,7 +18,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::Options;
-use crate::limits::{MQTT_ANSWER_MAX, MQTT_IN_FLIGHT_MAX, MQTT_INCOMING_MAX, MQTT_PACKET_BYTES_MAX, MQTT_READ_BYTES};
+use crate::limits::{
+    MQTT_ANSWER_MAX, MQTT_IN_FLIGHT_MAX, MQTT_INCOMING_MAX, MQTT_PACKET_BYTES_MAX, MQTT_READ_BYTES,
+};
 
 /// A connection; it ends when this is dropped.
 pub struct Link {
@@ -67,9 +69,11 @@ impl Link {
         let (stream, buffer, connack) = connected?;
         let (incoming_in, incoming) = mpsc::channel(MQTT_INCOMING_MAX);
         let (outgoing, outgoing_out) = mpsc::channel(OUTGOING_MAX);
-        let keep_alive = connack.server_keep_alive_s.map_or(options.keep_alive.as_duration(), |seconds| {
-            Duration::from_secs(u64::from(seconds.max(1)))
-        });
+        let keep_alive = connack
+            .server_keep_alive_s
+            .map_or(options.keep_alive.as_duration(), |seconds| {
+                Duration::from_secs(u64::from(seconds.max(1)))
+            });
         let task = Task {
             version: options.version.into(),
             stream,
@@ -82,18 +86,29 @@ impl Link {
         tokio::spawn(task.run());
         let window = connack.receive_maximum.min(MQTT_IN_FLIGHT_MAX).max(1);
         let packet_bytes_max = connack.maximum_packet_size.unwrap_or(u32::MAX) as usize;
-        Ok(Link { incoming, window: window.into(), packet_bytes_max, outgoing, address })
+        Ok(Link {
+            incoming,
+            window: window.into(),
+            packet_bytes_max,
+            outgoing,
+            address,
+        })
     }
 
     /// Hands bytes to the socket; waits while too many wait already.
     pub async fn send(&self, bytes: Vec<u8>) -> Result<(), Error> {
-        self.outgoing.send(bytes).await.map_err(|_| lost(&self.address))
+        self.outgoing
+            .send(bytes)
+            .await
+            .map_err(|_| lost(&self.address))
     }
 
     /// As [`Link::send`], without waiting.
     pub fn try_send(&self, bytes: Vec<u8>) -> Result<(), Vec<u8>> {
         self.outgoing.try_send(bytes).map_err(|why| match why {
-            mpsc::error::TrySendError::Full(bytes) | mpsc::error::TrySendError::Closed(bytes) => bytes,
+            mpsc::error::TrySendError::Full(bytes) | mpsc::error::TrySendError::Closed(bytes) => {
+                bytes
+            }
         })
     }
 
@@ -111,8 +126,14 @@ impl Link {
         let mut stream: Box<dyn Stream> = match &options.tls {
             None => Box::new(tcp),
             Some(tls) => {
-                let host = options.address.rsplit_once(':').map_or("", |(host, _)| host);
-                let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+                let host = options
+                    .address
+                    .rsplit_once(':')
+                    .map_or("", |(host, _)| host);
+                let host = host
+                    .trim_start_matches('[')
+                    .trim_end_matches(']')
+                    .to_owned();
                 let name = ServerName::try_from(host).map_err(|why| {
                     Error::new(Class::Configuration, "connect.mqtt-address").caused_by(why)
                 })?;
@@ -133,7 +154,11 @@ impl Link {
             }
         };
         if connack.reason.is_failure() {
-            return Err(refused(&options.address, connack.reason, connack.reason_string.as_deref()));
+            return Err(refused(
+                &options.address,
+                connack.reason,
+                connack.reason_string.as_deref(),
+            ));
         }
         if !options.subscribe.is_empty() {
             let how = SubscribeOptions {
@@ -143,7 +168,11 @@ impl Link {
                 retain_as_published: true,
                 retain_handling: RetainHandling::SendIfNew,
             };
-            let filters: Vec<_> = options.subscribe.iter().map(|filter| (filter.as_str(), how)).collect();
+            let filters: Vec<_> = options
+                .subscribe
+                .iter()
+                .map(|filter| (filter.as_str(), how))
+                .collect();
             bytes.clear();
             client::encode_subscribe(version, SUBSCRIBE_ID, None, &filters, &mut bytes);
             stream.write_all(&bytes).await.map_err(failed)?;
@@ -163,11 +192,22 @@ fn connect_packet(options: &Options, name: &str) -> Result<Connect, Error> {
         // Only a subscriber has anything to come back to.
         clean_start: !source,
         keep_alive_s: u16::try_from(options.keep_alive.as_duration().as_secs()).unwrap_or(u16::MAX),
-        client_id: options.client_id.clone().unwrap_or_else(|| format!("busbar-{name}")),
+        client_id: options
+            .client_id
+            .clone()
+            .unwrap_or_else(|| format!("busbar-{name}")),
         username: options.user.clone(),
-        password: options.password.as_ref().map(|secret| secret.read().map(String::into_bytes)).transpose()?,
+        password: options
+            .password
+            .as_ref()
+            .map(|secret| secret.read().map(String::into_bytes))
+            .transpose()?,
         will: None,
-        session_expiry_s: if source { u32::try_from(expiry).unwrap_or(u32::MAX) } else { 0 },
+        session_expiry_s: if source {
+            u32::try_from(expiry).unwrap_or(u32::MAX)
+        } else {
+            0
+        },
         receive_maximum: MQTT_IN_FLIGHT_MAX,
         maximum_packet_size: Some(MQTT_PACKET_BYTES_MAX),
         topic_alias_maximum: 0,
@@ -182,11 +222,16 @@ async fn tls_config(tls: &super::Tls, project: &Path) -> Result<Arc<rustls::Clie
     match &tls.ca {
         Some(ca) => {
             let path = project.join(ca);
-            let unusable = || Error::new(Class::Configuration, "connect.mqtt-ca").with("file", path.display());
-            let pem = tokio::fs::read(&path).await.map_err(|why| unusable().caused_by(why))?;
+            let unusable =
+                || Error::new(Class::Configuration, "connect.mqtt-ca").with("file", path.display());
+            let pem = tokio::fs::read(&path)
+                .await
+                .map_err(|why| unusable().caused_by(why))?;
             for certificate in CertificateDer::pem_slice_iter(&pem) {
                 let certificate = certificate.map_err(|why| unusable().caused_by(why))?;
-                roots.add(certificate).map_err(|why| unusable().caused_by(why))?;
+                roots
+                    .add(certificate)
+                    .map_err(|why| unusable().caused_by(why))?;
             }
             if roots.is_empty() {
                 return Err(unusable());
@@ -198,7 +243,9 @@ async fn tls_config(tls: &super::Tls, project: &Path) -> Result<Arc<rustls::Clie
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|why| Error::new(Class::Configuration, "connect.mqtt-tls").caused_by(why))?;
-    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+    Ok(Arc::new(
+        config.with_root_certificates(roots).with_no_client_auth(),
+    ))
 }
 
 /// A packet that no longer borrows the read buffer.
@@ -222,12 +269,16 @@ async fn next_packet(
         let malformed = |refusal: busbar_mqtt::Refusal| strange(address, refusal.detail);
         if let Split::Whole(frame) = split(buffer, MQTT_PACKET_BYTES_MAX).map_err(malformed)? {
             let length = frame.len;
-            let owned = owned(client::decode(frame, version).map_err(malformed)?, version).map_err(malformed)?;
+            let owned = owned(client::decode(frame, version).map_err(malformed)?, version)
+                .map_err(malformed)?;
             let _ = buffer.split_to(length);
             return Ok(owned);
         }
         buffer.reserve(MQTT_READ_BYTES);
-        let read = stream.read_buf(buffer).await.map_err(|why| lost(address).caused_by(why))?;
+        let read = stream
+            .read_buf(buffer)
+            .await
+            .map_err(|why| lost(address).caused_by(why))?;
         if read == 0 {
             return Err(lost(address));
         }
@@ -242,7 +293,10 @@ fn owned(packet: ServerPacket<'_>, version: Version) -> busbar_mqtt::Result<Owne
             if version == Version::V5 && !publish.properties.is_empty() {
                 publish.parse_properties()?;
                 for (name, value) in publish.user_properties() {
-                    tags.push((busbar_event::tags::escape(name).into_owned(), value.to_owned()));
+                    tags.push((
+                        busbar_event::tags::escape(name).into_owned(),
+                        value.to_owned(),
+                    ));
                 }
             }
             Owned::Message(Message {
@@ -257,7 +311,9 @@ fn owned(packet: ServerPacket<'_>, version: Version) -> busbar_mqtt::Result<Owne
         ServerPacket::Ack(ack) => Owned::Ack(ack.kind, ack.packet_id, ack.reason),
         ServerPacket::SubAck(_, reasons) => Owned::SubAck(reasons),
         ServerPacket::Disconnect(reason, text) => Owned::Disconnect(reason, text),
-        ServerPacket::UnsubAck(..) | ServerPacket::PingResponse | ServerPacket::Auth(_) => Owned::Other,
+        ServerPacket::UnsubAck(..) | ServerPacket::PingResponse | ServerPacket::Auth(_) => {
+            Owned::Other
+        }
     })
 }
 
@@ -342,7 +398,9 @@ fn silent(address: &str) -> Error {
 }
 
 fn strange(address: &str, what: &str) -> Error {
-    Error::new(Class::Transient, "connect.mqtt-strange").with("address", address).with("what", what)
+    Error::new(Class::Transient, "connect.mqtt-strange")
+        .with("address", address)
+        .with("what", what)
 }
 
 /// A refusal by the other broker: some pass by themselves, others need a change of the options.
@@ -355,5 +413,7 @@ fn refused(address: &str, reason: Reason, text: Option<&str>) -> Error {
         _ => Class::Transient,
     };
     let said = text.map_or_else(|| reason.name().to_owned(), quote);
-    Error::new(class, "connect.mqtt-refused").with("address", address).with("said", said)
+    Error::new(class, "connect.mqtt-refused")
+        .with("address", address)
+        .with("said", said)
 }

@@ -110,10 +110,13 @@ impl Mqtt {
     fn options(spec: &ConnectionSpec) -> Result<Options, Diagnostic> {
         let options: Options = spec.options.read()?;
         let refuse = |key: &str, code| {
-            spec.options.diagnostic(key, Error::new(Class::Configuration, code))
+            spec.options
+                .diagnostic(key, Error::new(Class::Configuration, code))
         };
         let port = options.address.rsplit_once(':').and_then(|(host, port)| {
-            (!host.is_empty()).then(|| port.parse::<u16>().ok()).flatten()
+            (!host.is_empty())
+                .then(|| port.parse::<u16>().ok())
+                .flatten()
         });
         if port.is_none_or(|port| port == 0) {
             return Err(refuse("address", "connect.mqtt-address"));
@@ -138,8 +141,14 @@ impl Mqtt {
     }
 
     /// The template of outgoing topics, read as a connection's topic is.
-    fn publish_topic(spec: &ConnectionSpec, options: &Options) -> Result<TopicTemplate, Diagnostic> {
-        let spec = ConnectionSpec { topic: options.publish.clone(), ..spec.clone() };
+    fn publish_topic(
+        spec: &ConnectionSpec,
+        options: &Options,
+    ) -> Result<TopicTemplate, Diagnostic> {
+        let spec = ConnectionSpec {
+            topic: options.publish.clone(),
+            ..spec.clone()
+        };
         TopicTemplate::read(&spec, "${topic}", &OFFERED)
     }
 }
@@ -153,7 +162,10 @@ impl Connector for Mqtt {
         let options = Mqtt::options(spec)?;
         Mqtt::publish_topic(spec, &options)?;
         TopicTemplate::read(spec, "${topic}", &OFFERED)?;
-        Ok(Roles { source: !options.subscribe.is_empty(), sink: options.publish.is_some() })
+        Ok(Roles {
+            source: !options.subscribe.is_empty(),
+            sink: options.publish.is_some(),
+        })
     }
 
     fn schema(&self) -> serde_json::Value {

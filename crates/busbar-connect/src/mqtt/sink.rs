@@ -24,7 +24,13 @@ pub struct MqttSink {
 
 impl MqttSink {
     pub(super) fn new(options: Options, topic: TopicTemplate, context: SinkContext) -> MqttSink {
-        MqttSink { options, topic, context, link: None, packet_id: 0 }
+        MqttSink {
+            options,
+            topic,
+            context,
+            link: None,
+            packet_id: 0,
+        }
     }
 
     async fn publish(&mut self, delivery: &Delivery) -> Result<Written, Error> {
@@ -32,7 +38,9 @@ impl MqttSink {
         // cannot mistake them.
         let mut link = match self.link.take() {
             Some(link) => link,
-            None => Link::open(&self.options, &self.context.name, &self.context.project_dir).await?,
+            None => {
+                Link::open(&self.options, &self.context.name, &self.context.project_dir).await?
+            }
         };
         let version: Version = self.options.version.into();
         let mut written = Written::default();
@@ -45,7 +53,8 @@ impl MqttSink {
             while next < rows && open.len() < link.window {
                 let row = next;
                 next += 1;
-                self.topic.write(|_| Some(delivery.events.topic(row).to_owned()), &mut topic);
+                self.topic
+                    .write(|_| Some(delivery.events.topic(row).to_owned()), &mut topic);
                 properties.clear();
                 if version == Version::V5 {
                     for (name, value) in delivery.events.tags(row) {
@@ -78,11 +87,17 @@ impl MqttSink {
                 continue;
             }
             let silent = || {
-                Error::new(Class::Transient, "connect.mqtt-silent").with("address", &self.options.address)
+                Error::new(Class::Transient, "connect.mqtt-silent")
+                    .with("address", &self.options.address)
             };
-            match timeout(MQTT_ANSWER_MAX, link.incoming.recv()).await.map_err(|_| silent())? {
+            match timeout(MQTT_ANSWER_MAX, link.incoming.recv())
+                .await
+                .map_err(|_| silent())?
+            {
                 Some(Incoming::Acknowledged(id, reason)) => {
-                    let Some(row) = open.remove(&id) else { continue };
+                    let Some(row) = open.remove(&id) else {
+                        continue;
+                    };
                     if reason.is_failure() {
                         let error = self.refused(reason);
                         match error.class() {
@@ -118,7 +133,9 @@ fn fits(link: &Link, packet: &PublishOut<'_>, version: Version, topic: &str) -> 
     let bytes = packet.packet_len(version);
     if bytes > link.packet_bytes_max {
         let error = Error::new(Class::Permanent, "connect.mqtt-too-large");
-        return Err(error.with("bytes", bytes).with("most", link.packet_bytes_max));
+        return Err(error
+            .with("bytes", bytes)
+            .with("most", link.packet_bytes_max));
     }
     busbar_event::topic::check(topic)
 }

@@ -26,7 +26,11 @@ pub struct MqttSource {
 }
 
 impl MqttSource {
-    pub(super) fn new(options: Options, topic: TopicTemplate, context: SourceContext) -> MqttSource {
+    pub(super) fn new(
+        options: Options,
+        topic: TopicTemplate,
+        context: SourceContext,
+    ) -> MqttSource {
         let position = context.resume.position("");
         MqttSource {
             options,
@@ -45,11 +49,18 @@ impl MqttSource {
             // The other broker sends again what was not acknowledged on the old connection.
             self.open.clear();
             self.unsent.clear();
-            self.link = Some(Link::open(&self.options, &self.context.name, &self.context.project_dir).await?);
+            self.link = Some(
+                Link::open(&self.options, &self.context.name, &self.context.project_dir).await?,
+            );
         }
-        let Some(link) = &mut self.link else { return Ok(Polled::End) };
+        let Some(link) = &mut self.link else {
+            return Ok(Polled::End);
+        };
         if !self.unsent.is_empty() {
-            self.unsent = link.try_send(std::mem::take(&mut self.unsent)).err().unwrap_or_default();
+            self.unsent = link
+                .try_send(std::mem::take(&mut self.unsent))
+                .err()
+                .unwrap_or_default();
         }
         // Only this wait may be dropped, and a queue loses nothing by that.
         let mut next = link.incoming.recv().await;
@@ -93,14 +104,25 @@ impl MqttSource {
             self.position += 1;
             positions.push(self.position);
             match message.qos {
-                1 => self.open.push_back((self.position, AckKind::Puback, message.packet_id)),
-                2 => self.open.push_back((self.position, AckKind::Pubrec, message.packet_id)),
+                1 => self
+                    .open
+                    .push_back((self.position, AckKind::Puback, message.packet_id)),
+                2 => self
+                    .open
+                    .push_back((self.position, AckKind::Pubrec, message.packet_id)),
                 _ => {}
             }
-            self.topic.write(|_| Some(message.topic.clone()), &mut topic);
-            let tags: Vec<_> = message.tags.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            self.topic
+                .write(|_| Some(message.topic.clone()), &mut topic);
+            let tags: Vec<_> = message
+                .tags
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str()))
+                .collect();
             let topic = self.builder.topic_id(&topic);
-            let flags = Flags::default().with_qos(message.qos).with_retain(message.retain);
+            let flags = Flags::default()
+                .with_qos(message.qos)
+                .with_retain(message.retain);
             self.builder.push(Row {
                 topic,
                 key: None,
@@ -111,7 +133,11 @@ impl MqttSource {
                 payload: &message.payload,
             });
         }
-        Polling { batch: self.builder.finish(), part: "".into(), position: Position::Rows(positions) }
+        Polling {
+            batch: self.builder.finish(),
+            part: "".into(),
+            position: Position::Rows(positions),
+        }
     }
 }
 
@@ -131,7 +157,10 @@ impl Source for MqttSource {
         if let Some(link) = &self.link
             && !self.unsent.is_empty()
         {
-            self.unsent = link.try_send(std::mem::take(&mut self.unsent)).err().unwrap_or_default();
+            self.unsent = link
+                .try_send(std::mem::take(&mut self.unsent))
+                .err()
+                .unwrap_or_default();
         }
     }
 }

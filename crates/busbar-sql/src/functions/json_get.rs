@@ -63,7 +63,10 @@ impl ScalarUDFImpl for JsonGet {
         };
         match (document, text_or_dictionary(path)) {
             (Some(document), Some(_)) => Ok(vec![document, DataType::Utf8]),
-            _ => plan_err!("function '{}' takes a document (text or binary) and a path", self.name),
+            _ => plan_err!(
+                "function '{}' takes a document (text or binary) and a path",
+                self.name
+            ),
         }
     }
 
@@ -128,7 +131,9 @@ impl JsonGet {
         match documents.data_type() {
             DataType::Binary => {
                 let documents = datafusion::common::cast::as_binary_array(&documents)?;
-                documents.iter().for_each(|document| add(document.and_then(|d| find(d, steps))));
+                documents
+                    .iter()
+                    .for_each(|document| add(document.and_then(|d| find(d, steps))));
             }
             _ => {
                 let documents = datafusion::common::cast::as_string_array(&documents)?;

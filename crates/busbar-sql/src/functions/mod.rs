@@ -12,7 +12,10 @@ pub(crate) fn all() -> Vec<Arc<ScalarUDF>> {
     vec![
         Arc::new(json_get::function("json_get", json_get::Wanted::Text)),
         Arc::new(json_get::function("json_get_bool", json_get::Wanted::Bool)),
-        Arc::new(json_get::function("json_get_float", json_get::Wanted::Float)),
+        Arc::new(json_get::function(
+            "json_get_float",
+            json_get::Wanted::Float,
+        )),
         Arc::new(json_get::function("json_get_int", json_get::Wanted::Int)),
         Arc::new(topic_part::function()),
     ]

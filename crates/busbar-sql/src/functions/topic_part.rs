@@ -74,7 +74,9 @@ impl ScalarUDFImpl for TopicPart {
 /// The type in which a text argument is taken: a dictionary stays one.
 pub(super) fn text_or_dictionary(given: &DataType) -> Option<DataType> {
     match given {
-        DataType::Dictionary(key, value) if **key == DataType::Int32 && **value == DataType::Utf8 => {
+        DataType::Dictionary(key, value)
+            if **key == DataType::Int32 && **value == DataType::Utf8 =>
+        {
             Some(given.clone())
         }
         DataType::Dictionary(_, value) => text_or_dictionary(value),

@@ -32,7 +32,10 @@ impl Events for Stored {
     }
 
     fn range(&self, partition: usize) -> Range<u64> {
-        0..self.partitions[partition].iter().map(|b| b.rows() as u64).sum()
+        0..self.partitions[partition]
+            .iter()
+            .map(|b| b.rows() as u64)
+            .sum()
     }
 
     fn offset_at_time(&self, partition: usize, time: i64) -> Result<u64, Error> {
@@ -129,8 +132,16 @@ pub fn gauge_events() -> Vec<Batch> {
     };
     vec![
         batch(&[
-            event("gauge/g1/rain", 0, r#"{"site":"a","level_mm":12,"flowRate":0.5,"ok":true}"#),
-            event("gauge/g2/rain", 1, r#"{"site":"b","level_mm":62,"flowRate":1.5,"ok":true}"#),
+            event(
+                "gauge/g1/rain",
+                0,
+                r#"{"site":"a","level_mm":12,"flowRate":0.5,"ok":true}"#,
+            ),
+            event(
+                "gauge/g2/rain",
+                1,
+                r#"{"site":"b","level_mm":62,"flowRate":1.5,"ok":true}"#,
+            ),
             Event {
                 topic: "gauge/g1/rain",
                 time: at(2),
@@ -141,9 +152,17 @@ pub fn gauge_events() -> Vec<Batch> {
         batch(&[
             event("gauge/g2/rain", 3, r#"{"site":"b","level_mm":"#),
             event("gauge/g2/rain", 4, r#"{"site":"b","level_mm":"high"}"#),
-            event("gauge/g3/wind", 5, r#"{"site":"河口","level_mm":null,"flowRate":9}"#),
+            event(
+                "gauge/g3/wind",
+                5,
+                r#"{"site":"河口","level_mm":null,"flowRate":9}"#,
+            ),
         ]),
-        batch(&[event("gauge/g1/rain", 60, r#"{"site":"a","level_mm":5,"flowRate":2.25,"ok":true}"#)]),
+        batch(&[event(
+            "gauge/g1/rain",
+            60,
+            r#"{"site":"a","level_mm":5,"flowRate":2.25,"ok":true}"#,
+        )]),
     ]
 }
 
@@ -164,17 +183,31 @@ pub fn known(folder: &std::path::Path) -> Known {
         {"name": "alarm_mm", "type": "int"}]"#;
     tables
         .apply(&BTreeMap::from([
-            ("sites".to_owned(), spec(&format!(r#"{{"hot": {{}}, "key": ["site"], {columns}}}"#))),
+            (
+                "sites".to_owned(),
+                spec(&format!(r#"{{"hot": {{}}, "key": ["site"], {columns}}}"#)),
+            ),
             (
                 "peak-levels".to_owned(),
-                spec(&format!(r#"{{"relational": {{}}, "key": ["site"], {columns}}}"#)),
+                spec(&format!(
+                    r#"{{"relational": {{}}, "key": ["site"], {columns}}}"#
+                )),
             ),
         ]))
         .unwrap();
     let rows = RecordBatch::try_from_iter([
-        ("site", Arc::new(StringArray::from(vec!["a", "b", "c"])) as ArrayRef),
-        ("name", Arc::new(StringArray::from(vec![Some("Alder"), Some("Birch"), None]))),
-        ("alarm_mm", Arc::new(Int64Array::from(vec![Some(50), Some(65), None]))),
+        (
+            "site",
+            Arc::new(StringArray::from(vec!["a", "b", "c"])) as ArrayRef,
+        ),
+        (
+            "name",
+            Arc::new(StringArray::from(vec![Some("Alder"), Some("Birch"), None])),
+        ),
+        (
+            "alarm_mm",
+            Arc::new(Int64Array::from(vec![Some(50), Some(65), None])),
+        ),
     ])
     .unwrap();
     let mut known = Known::default();
@@ -185,7 +218,9 @@ pub fn known(folder: &std::path::Path) -> Known {
     }
     let gauge = stream(vec![gauge_events()], Some(gauge_columns()));
     known.0.insert("gauge".to_owned(), gauge);
-    known.0.insert("inbox".to_owned(), stream(vec![gauge_events()], None));
+    known
+        .0
+        .insert("inbox".to_owned(), stream(vec![gauge_events()], None));
     known
 }
 
@@ -200,7 +235,10 @@ pub fn lines(names: &[String], batches: &[RecordBatch]) -> Vec<String> {
             .map(|column: &ArrayRef| ArrayFormatter::try_new(column.as_ref(), &options).unwrap())
             .collect();
         for row in 0..batch.num_rows() {
-            let row: Vec<String> = cells.iter().map(|cell| cell.value(row).to_string()).collect();
+            let row: Vec<String> = cells
+                .iter()
+                .map(|cell| cell.value(row).to_string())
+                .collect();
             lines.push(row.join(" | "));
         }
     }
@@ -208,5 +246,9 @@ pub fn lines(names: &[String], batches: &[RecordBatch]) -> Vec<String> {
 }
 
 pub fn names(schema: &arrow::datatypes::Schema) -> Vec<String> {
-    schema.fields().iter().map(|field| field.name().clone()).collect()
+    schema
+        .fields()
+        .iter()
+        .map(|field| field.name().clone())
+        .collect()
 }

@@ -101,11 +101,19 @@ impl Chunk {
 
     /// Bytes of text and binary in one row, in the columns asked for.
     pub fn bytes_of(&self, row: usize, columns: impl Iterator<Item = usize>) -> usize {
-        columns.map(|column| self.columns[column].bytes_of(row)).sum()
+        columns
+            .map(|column| self.columns[column].bytes_of(row))
+            .sum()
     }
 
     /// Put a value of an array into a column; says how many bytes it took before and takes now.
-    pub fn set(&mut self, column: usize, row: usize, from: &Source<'_>, at: usize) -> (usize, usize) {
+    pub fn set(
+        &mut self,
+        column: usize,
+        row: usize,
+        from: &Source<'_>,
+        at: usize,
+    ) -> (usize, usize) {
         self.columns[column].set(row, from, at)
     }
 
@@ -116,8 +124,7 @@ impl Chunk {
 
     /// Which rows are alive; none if all are.
     pub fn mask(&self) -> Option<BooleanArray> {
-        (self.live_rows < self.rows)
-            .then(|| BooleanArray::new(self.live.buffer(self.rows), None))
+        (self.live_rows < self.rows).then(|| BooleanArray::new(self.live.buffer(self.rows), None))
     }
 }
 
@@ -234,7 +241,11 @@ impl Column {
             }
             (Values::Bytes(values), Source::Text(array)) => {
                 let valid = array.is_valid(at);
-                let bytes = if valid { array.value(at).as_bytes() } else { &[] };
+                let bytes = if valid {
+                    array.value(at).as_bytes()
+                } else {
+                    &[]
+                };
                 (valid, values.set(row, bytes), bytes.len())
             }
             (Values::Bytes(values), Source::Binary(array)) => {
@@ -353,7 +364,9 @@ mod tests {
         let mut expected = vec![String::new(); 10];
         let mut seed = 7u64;
         for round in 0..20_000 {
-            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            seed = seed
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
             let row = (seed >> 33) as usize % 10;
             let text = "x".repeat((seed >> 40) as usize % 200) + &round.to_string();
             bytes.set(row, text.as_bytes());

@@ -191,7 +191,9 @@ impl Table for Hot {
         }
         let done = state.put(&rows, keys.as_ref(), now);
         if let Some(at) = write.position {
-            state.positions.insert(Arc::clone(&at.producer), at.position);
+            state
+                .positions
+                .insert(Arc::clone(&at.producer), at.position);
         }
         state.stats.put += done.put as u64;
         state.stats.deleted += done.deleted as u64;

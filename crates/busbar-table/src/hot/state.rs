@@ -115,10 +115,15 @@ impl State {
         let sources = self.sources(rows);
         let incoming: usize = sources
             .iter()
-            .map(|(_, source)| (0..rows.rows).map(|row| source.bytes_at(row)).sum::<usize>())
+            .map(|(_, source)| {
+                (0..rows.rows)
+                    .map(|row| source.bytes_at(row))
+                    .sum::<usize>()
+            })
             .sum();
-        let key_bytes: usize =
-            keys.map_or(0, |keys| (0..rows.rows).map(|row| keys.row(row).data().len()).sum());
+        let key_bytes: usize = keys.map_or(0, |keys| {
+            (0..rows.rows).map(|row| keys.row(row).data().len()).sum()
+        });
         let fixed = self.fixed_bytes();
         let most_rows = self.stats.rows + rows.rows as u64;
         let incoming = (incoming + key_bytes) as u64;
@@ -212,10 +217,7 @@ impl State {
                 self.stats.bytes = self.stats.bytes - before as u64 + after as u64;
             }
         }
-        while evicts
-            && self.stats.bytes > self.options.bytes_max
-            && self.oldest != self.newest
-        {
+        while evicts && self.stats.bytes > self.options.bytes_max && self.oldest != self.newest {
             self.evict();
         }
         done
@@ -246,9 +248,10 @@ impl State {
 
     /// Encode the key's columns of some rows.
     pub fn encode_keys(&self, columns: &[ArrayRef]) -> Result<Rows, Error> {
-        let fields = self.key.iter().map(|column| {
-            SortField::new(self.schema.field(*column).data_type().clone())
-        });
+        let fields = self
+            .key
+            .iter()
+            .map(|column| SortField::new(self.schema.field(*column).data_type().clone()));
         let converter = RowConverter::new(fields.collect()).map_err(arrow_error)?;
         converter.convert_columns(columns).map_err(arrow_error)
     }
@@ -284,7 +287,8 @@ impl State {
             Some(slot) => slot,
             None => {
                 if self.chunks.last().is_none_or(|chunk| chunk.is_full()) {
-                    self.chunks.push(Arc::new(Chunk::new(self.kinds.iter().copied())));
+                    self.chunks
+                        .push(Arc::new(Chunk::new(self.kinds.iter().copied())));
                     self.chunk_bytes.push(0);
                 }
                 if let Some(chunk) = self.chunks.last_mut() {

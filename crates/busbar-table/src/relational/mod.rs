@@ -193,8 +193,12 @@ impl Table for Relational {
         applied.put = rows.rows - applied.deleted;
         let counters = &self.counters;
         counters.writes.fetch_add(1, Ordering::Relaxed);
-        counters.put.fetch_add(applied.put as u64, Ordering::Relaxed);
-        counters.deleted.fetch_add(applied.deleted as u64, Ordering::Relaxed);
+        counters
+            .put
+            .fetch_add(applied.put as u64, Ordering::Relaxed);
+        counters
+            .deleted
+            .fetch_add(applied.deleted as u64, Ordering::Relaxed);
         let rejected = applied.rejected.len() as u64;
         counters.rejected.fetch_add(rejected, Ordering::Relaxed);
         Ok(applied)
@@ -274,7 +278,9 @@ fn advance(connection: &Connection, table: &str, at: &ProducerPosition) -> Resul
              ON CONFLICT (producer) DO UPDATE SET position = excluded.position",
         )
         .map_err(fault)?;
-    statement.execute((&*at.producer, position)).map_err(fault)?;
+    statement
+        .execute((&*at.producer, position))
+        .map_err(fault)?;
     Ok(true)
 }
 
@@ -336,7 +342,8 @@ fn put(
                     let position = at.map(|at| at.position as i64);
                     put.raw_bind_parameter(next, producer).map_err(fault)?;
                     put.raw_bind_parameter(next + 1, position).map_err(fault)?;
-                    put.raw_bind_parameter(next + 2, row as i64).map_err(fault)?;
+                    put.raw_bind_parameter(next + 2, row as i64)
+                        .map_err(fault)?;
                 }
                 put.raw_execute().map_err(fault)?;
             }
@@ -352,9 +359,10 @@ fn superseded(shape: &Shape, rows: &Prepared) -> Result<Vec<bool>, Error> {
     if shape.key.is_empty() || rows.rows < 2 {
         return Ok(Vec::new());
     }
-    let fields = shape.key.iter().map(|column| {
-        SortField::new(shape.schema.field(*column).data_type().clone())
-    });
+    let fields = shape
+        .key
+        .iter()
+        .map(|column| SortField::new(shape.schema.field(*column).data_type().clone()));
     let converter = RowConverter::new(fields.collect()).map_err(arrow_error)?;
     let columns: Vec<ArrayRef> = shape
         .key
@@ -410,9 +418,7 @@ impl<'a> Values<'a> {
             }
             Self::Int(array) if array.is_valid(row) => ValueRef::Integer(array.value(row)),
             Self::Float(array) if array.is_valid(row) => ValueRef::Real(array.value(row)),
-            Self::Text(array) if array.is_valid(row) => {
-                ValueRef::Text(array.value(row).as_bytes())
-            }
+            Self::Text(array) if array.is_valid(row) => ValueRef::Text(array.value(row).as_bytes()),
             Self::Time(array) if array.is_valid(row) => {
                 time = time::write_time(array.value(row));
                 ValueRef::Text(&time)
@@ -440,7 +446,9 @@ impl Readers {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags).map_err(fault)?;
         configure(&connection).map_err(fault)?;
-        connection.execute_batch("PRAGMA query_only = ON").map_err(fault)?;
+        connection
+            .execute_batch("PRAGMA query_only = ON")
+            .map_err(fault)?;
         Ok(connection)
     }
 

@@ -87,11 +87,16 @@ impl Reading {
         // Row numbers begin anywhere, even below zero if a key is the row number.
         let after = self.last_row.unwrap_or(i64::MIN);
         statement.raw_bind_parameter(1, after).map_err(fault)?;
-        statement.raw_bind_parameter(2, most as i64).map_err(fault)?;
+        statement
+            .raw_bind_parameter(2, most as i64)
+            .map_err(fault)?;
         for (place, constant) in self.constants.iter().enumerate() {
-            statement.raw_bind_parameter(place + 3, constant).map_err(fault)?;
+            statement
+                .raw_bind_parameter(place + 3, constant)
+                .map_err(fault)?;
         }
-        let mut builders: Vec<Builder> = self.kinds.iter().map(|kind| Builder::new(*kind)).collect();
+        let mut builders: Vec<Builder> =
+            self.kinds.iter().map(|kind| Builder::new(*kind)).collect();
         let (mut rows, mut bytes) = (0, 0);
         let mut cursor = statement.raw_query();
         while let Some(row) = cursor.next().map_err(fault)? {

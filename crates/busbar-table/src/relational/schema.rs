@@ -62,10 +62,14 @@ impl Shape {
             let mut fields = schema.fields().iter();
             fields.any(|field| field.name().eq_ignore_ascii_case(name))
         };
-        let row_number = ["rowid", "_rowid_", "oid"].into_iter().find(|name| !taken(name));
+        let row_number = ["rowid", "_rowid_", "oid"]
+            .into_iter()
+            .find(|name| !taken(name));
         let Some(row_number) = row_number else {
-            return Err(Error::new(Class::Configuration, "table.column-name-reserved")
-                .with("column", "rowid"));
+            return Err(
+                Error::new(Class::Configuration, "table.column-name-reserved")
+                    .with("column", "rowid"),
+            );
         };
         Ok(Self {
             schema,
@@ -162,7 +166,9 @@ pub(super) fn write_columns(
     let transaction = connection.transaction().map_err(fault)?;
     let fields = next.schema.fields();
     if before.fields().is_empty() {
-        transaction.execute_batch(&create(table, next)).map_err(fault)?;
+        transaction
+            .execute_batch(&create(table, next))
+            .map_err(fault)?;
     }
     for (place, field) in fields.iter().enumerate().skip(before.fields().len()) {
         let kind = type_of(field);
@@ -246,7 +252,11 @@ pub(super) fn delete_sql(table: &str, shape: &Shape) -> String {
         .iter()
         .map(|column| format!("{} = ?", quoted(shape.schema.field(*column).name())))
         .collect();
-    format!("DELETE FROM {} WHERE {}", quoted(table), tests.join(" AND "))
+    format!(
+        "DELETE FROM {} WHERE {}",
+        quoted(table),
+        tests.join(" AND ")
+    )
 }
 
 fn key_list(shape: &Shape) -> String {

@@ -39,7 +39,12 @@ pub fn run(command: &DeadLettersCommand, node: &NodeArgs, json: bool) -> Result<
     match command {
         DeadLettersCommand::Groups => {
             let answer = node.get("/api/v1/dead-letters/groups")?;
-            show(&answer, "groups", &["flow", "step", "code", "count", cause_member()], json);
+            show(
+                &answer,
+                "groups",
+                &["flow", "step", "code", "count", cause_member()],
+                json,
+            );
         }
         DeadLettersCommand::List { flow, cause, limit } => {
             let mut path = format!("/api/v1/dead-letters?limit={limit}");
@@ -48,14 +53,33 @@ pub fn run(command: &DeadLettersCommand, node: &NodeArgs, json: bool) -> Result<
                     path.push_str(&format!("&{name}={}", escape(value)));
                 }
             }
-            show(&node.get(&path)?, "letters", &["time", "flow", "step", "code", "event.topic", cause_member(), "event.payload"], json);
+            show(
+                &node.get(&path)?,
+                "letters",
+                &[
+                    "time",
+                    "flow",
+                    "step",
+                    "code",
+                    "event.topic",
+                    cause_member(),
+                    "event.payload",
+                ],
+                json,
+            );
         }
         DeadLettersCommand::Redrive { flow, cause } => {
-            let answer = node.post("/api/v1/dead-letters/redrive", &json!({ "flow": flow, "cause": cause }))?;
+            let answer = node.post(
+                "/api/v1/dead-letters/redrive",
+                &json!({ "flow": flow, "cause": cause }),
+            )?;
             if json {
                 println!("{answer}");
             } else {
-                println!("{}", say::line("cli.redriven", &[("count", say::cell(&answer["redriven"]))]));
+                println!(
+                    "{}",
+                    say::line("cli.redriven", &[("count", say::cell(&answer["redriven"]))])
+                );
             }
         }
     }
@@ -67,14 +91,27 @@ fn show(answer: &Value, name: &str, columns: &[&str], json: bool) {
         println!("{answer}");
         return;
     }
-    let list = answer.as_array().or_else(|| answer[name].as_array()).map_or(&[][..], Vec::as_slice);
+    let list = answer
+        .as_array()
+        .or_else(|| answer[name].as_array())
+        .map_or(&[][..], Vec::as_slice);
     if list.is_empty() {
         println!("{}", say::line("cli.no-dead-letters", &[]));
         return;
     }
-    let head: Vec<String> = columns.iter().map(|name| name.rsplit('.').next().unwrap_or(name).to_owned()).collect();
-    let rows: Vec<Vec<String>> =
-        list.iter().map(|letter| columns.iter().map(|name| say::cell(name.split('.').fold(letter, |value, key| &value[key]))).collect()).collect();
+    let head: Vec<String> = columns
+        .iter()
+        .map(|name| name.rsplit('.').next().unwrap_or(name).to_owned())
+        .collect();
+    let rows: Vec<Vec<String>> = list
+        .iter()
+        .map(|letter| {
+            columns
+                .iter()
+                .map(|name| say::cell(name.split('.').fold(letter, |value, key| &value[key])))
+                .collect()
+        })
+        .collect();
     print!("{}", say::table(&head, &rows));
 }
 

@@ -60,10 +60,13 @@ pub fn run(command: &FlowsCommand, node: &NodeArgs, json: bool) -> Result<(), Fa
     let answer = match command {
         FlowsCommand::List => node.get("/api/v1/flows")?,
         FlowsCommand::Versions { flow } => node.get(&flow_path(flow, "/versions"))?,
-        FlowsCommand::Diff { flow, from, to } => node.get(&flow_path(flow, &format!("/diff?from={from}&to={to}")))?,
-        FlowsCommand::Rollback { flow, version } => {
-            node.post(&flow_path(flow, "/rollback"), &json!({ "version": version }))?
+        FlowsCommand::Diff { flow, from, to } => {
+            node.get(&flow_path(flow, &format!("/diff?from={from}&to={to}")))?
         }
+        FlowsCommand::Rollback { flow, version } => node.post(
+            &flow_path(flow, "/rollback"),
+            &json!({ "version": version }),
+        )?,
         FlowsCommand::Pause { flow } => node.post(&flow_path(flow, "/pause"), &json!({}))?,
         FlowsCommand::Resume { flow } => node.post(&flow_path(flow, "/resume"), &json!({}))?,
     };
@@ -72,14 +75,36 @@ pub fn run(command: &FlowsCommand, node: &NodeArgs, json: bool) -> Result<(), Fa
         return Ok(());
     }
     match command {
-        FlowsCommand::List => print!("{}", listing(&answer, "flows", &["name", "state", "version", "in", "out", "filtered", "dead", "lag"])),
-        FlowsCommand::Versions { .. } => print!("{}", listing(&answer, "versions", &["version", "time", "by", "note"])),
+        FlowsCommand::List => print!(
+            "{}",
+            listing(
+                &answer,
+                "flows",
+                &[
+                    "name", "state", "version", "in", "out", "filtered", "dead", "lag"
+                ]
+            )
+        ),
+        FlowsCommand::Versions { .. } => print!(
+            "{}",
+            listing(&answer, "versions", &["version", "time", "by", "note"])
+        ),
         FlowsCommand::Diff { .. } => print!("{}", answer["diff"].as_str().unwrap_or_default()),
         FlowsCommand::Rollback { flow, version } => {
-            println!("{}", say::line("cli.rolled-back", &[("flow", flow.clone()), ("version", version.to_string())]));
+            println!(
+                "{}",
+                say::line(
+                    "cli.rolled-back",
+                    &[("flow", flow.clone()), ("version", version.to_string())]
+                )
+            );
         }
-        FlowsCommand::Pause { flow } => println!("{}", say::line("cli.paused", &[("flow", flow.clone())])),
-        FlowsCommand::Resume { flow } => println!("{}", say::line("cli.resumed", &[("flow", flow.clone())])),
+        FlowsCommand::Pause { flow } => {
+            println!("{}", say::line("cli.paused", &[("flow", flow.clone())]))
+        }
+        FlowsCommand::Resume { flow } => {
+            println!("{}", say::line("cli.resumed", &[("flow", flow.clone())]))
+        }
     }
     Ok(())
 }
@@ -99,9 +124,14 @@ pub fn replay(args: &ReplayArgs, node: &NodeArgs, json: bool) -> Result<(), Fail
 
 /// Columns of a list of objects; a dot in a column's name goes one level down.
 fn listing(answer: &Value, name: &str, columns: &[&str]) -> String {
-    let list = answer.as_array().or_else(|| answer[name].as_array()).map_or(&[][..], Vec::as_slice);
-    let head: Vec<String> =
-        columns.iter().map(|column| column.rsplit('.').next().unwrap_or(column).to_owned()).collect();
+    let list = answer
+        .as_array()
+        .or_else(|| answer[name].as_array())
+        .map_or(&[][..], Vec::as_slice);
+    let head: Vec<String> = columns
+        .iter()
+        .map(|column| column.rsplit('.').next().unwrap_or(column).to_owned())
+        .collect();
     let rows: Vec<Vec<String>> = list
         .iter()
         .map(|entry| {

@@ -31,14 +31,16 @@ pub fn run(args: &ReferenceArgs, program: &mut Command) -> Result<(), Failure> {
         let path = args.dir.join(name);
         let written = std::fs::create_dir_all(&args.dir).and_then(|()| std::fs::write(&path, text));
         written.map_err(|why| {
-            let error = Error::new(Class::Configuration, "cli.cannot-write").with("path", path.display());
+            let error =
+                Error::new(Class::Configuration, "cli.cannot-write").with("path", path.display());
             Failure::new(exit::IO, error.caused_by(why))
         })?;
     }
     Ok(())
 }
 
-const MADE: &str = "<!-- Made by `busbar reference docs/reference` from the program's own specs. -->\n";
+const MADE: &str =
+    "<!-- Made by `busbar reference docs/reference` from the program's own specs. -->\n";
 
 fn commands(program: &mut Command) -> String {
     let mut text = format!("{MADE}\n# Commands\n");
@@ -49,9 +51,17 @@ fn commands(program: &mut Command) -> String {
 
 fn command(program: &mut Command, before: &str, text: &mut String) {
     let name = format!("{before}{}", program.get_name());
-    let help = program.clone().term_width(100).render_long_help().to_string();
+    let help = program
+        .clone()
+        .term_width(100)
+        .render_long_help()
+        .to_string();
     let _ = write!(text, "\n## `{name}`\n\n```text\n{}\n```\n", help.trim_end());
-    let below: Vec<_> = program.get_subcommands().filter(|c| c.get_name() != "help" && !c.is_hide_set()).cloned().collect();
+    let below: Vec<_> = program
+        .get_subcommands()
+        .filter(|c| c.get_name() != "help" && !c.is_hide_set())
+        .cloned()
+        .collect();
     for mut each in below {
         command(&mut each, &format!("{name} "), text);
     }
@@ -66,12 +76,23 @@ fn settings() -> String {
     let defaults = serde_json::to_value(busbar_catalog::Config::default()).unwrap_or_default();
     for (section, spec) in object(&schema["properties"]) {
         let spec = resolve(&schema, spec);
-        let _ = write!(text, "\n## `[{section}]`\n\n| key | environment | default | |\n| --- | --- | --- | --- |\n");
+        let _ = write!(
+            text,
+            "\n## `[{section}]`\n\n| key | environment | default | |\n| --- | --- | --- | --- |\n"
+        );
         for (key, field) in object(&spec["properties"]) {
             let variable = format!("BUSBAR_{}_{}", section.to_uppercase(), key.to_uppercase());
             let default = &defaults[section][key];
-            let default = if default.is_null() { String::new() } else { format!("`{}`", plain(default)) };
-            let _ = writeln!(text, "| `{key}` | `{variable}` | {default} | {} |", one_line(field));
+            let default = if default.is_null() {
+                String::new()
+            } else {
+                format!("`{}`", plain(default))
+            };
+            let _ = writeln!(
+                text,
+                "| `{key}` | `{variable}` | {default} | {} |",
+                one_line(field)
+            );
         }
     }
     text
@@ -96,7 +117,11 @@ fn files() -> String {
                 let _ = write!(text, "\n### {name}\n\n{}\n\n", paragraph(definition));
                 fields(&schema, definition, &mut text);
             } else if let Some(choices) = choices(definition) {
-                let _ = write!(text, "\n### {name}\n\n{}\n\n{choices}\n", paragraph(definition));
+                let _ = write!(
+                    text,
+                    "\n### {name}\n\n{}\n\n{choices}\n",
+                    paragraph(definition)
+                );
             }
         }
     }
@@ -105,9 +130,12 @@ fn files() -> String {
 
 fn connections() -> String {
     let registry = busbar_connect::registry();
-    let mut text = format!("{MADE}\n# Connections\n\nThe one key of a connection's file names its kind.\n");
+    let mut text =
+        format!("{MADE}\n# Connections\n\nThe one key of a connection's file names its kind.\n");
     for kind in registry.kinds() {
-        let Some(connector) = registry.get(kind) else { continue };
+        let Some(connector) = registry.get(kind) else {
+            continue;
+        };
         let schema = connector.schema();
         let _ = write!(text, "\n## `{kind}`\n\n{}\n\n", paragraph(&schema));
         fields(&schema, &schema, &mut text);
@@ -123,8 +151,14 @@ fn api() -> String {
     );
     for (path, methods) in object(&document["paths"]) {
         for (method, operation) in object(methods) {
-            let summary = operation["summary"].as_str().or_else(|| operation["description"].as_str());
-            let summary = summary.unwrap_or_default().lines().next().unwrap_or_default();
+            let summary = operation["summary"]
+                .as_str()
+                .or_else(|| operation["description"].as_str());
+            let summary = summary
+                .unwrap_or_default()
+                .lines()
+                .next()
+                .unwrap_or_default();
             let _ = writeln!(text, "| {} | `{path}` | {summary} |", method.to_uppercase());
         }
     }
@@ -143,42 +177,71 @@ fn fields(root: &Value, spec: &Value, text: &mut String) {
             Value::Null => String::new(),
             value => format!("`{}`", plain(value)),
         };
-        let about = if field["description"].is_string() { one_line(field) } else { one_line(resolve(root, field)) };
-        let _ = writeln!(text, "| `{key}` | {} | {default} | {about} |", kind_of(field));
+        let about = if field["description"].is_string() {
+            one_line(field)
+        } else {
+            one_line(resolve(root, field))
+        };
+        let _ = writeln!(
+            text,
+            "| `{key}` | {} | {default} | {about} |",
+            kind_of(field)
+        );
     }
 }
 
 /// What a field may hold, in words.
 fn kind_of(field: &Value) -> String {
-    if let Some(name) = field["$ref"].as_str().and_then(|path| path.rsplit('/').next()) {
+    if let Some(name) = field["$ref"]
+        .as_str()
+        .and_then(|path| path.rsplit('/').next())
+    {
         return name.to_owned();
     }
     for key in ["anyOf", "oneOf", "allOf"] {
         if let Some(parts) = field[key].as_array() {
-            let mut names: Vec<_> = parts.iter().map(kind_of).filter(|name| name != "null").collect();
+            let mut names: Vec<_> = parts
+                .iter()
+                .map(kind_of)
+                .filter(|name| name != "null")
+                .collect();
             names.dedup();
             return names.join(" or ");
         }
     }
     if let Some(values) = field["enum"].as_array() {
-        return values.iter().map(|value| format!("`{}`", plain(value))).collect::<Vec<_>>().join(", ");
+        return values
+            .iter()
+            .map(|value| format!("`{}`", plain(value)))
+            .collect::<Vec<_>>()
+            .join(", ");
     }
     match &field["type"] {
         Value::String(kind) if kind == "array" => format!("list of {}", kind_of(&field["items"])),
         Value::String(kind) => kind.clone(),
-        Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).filter(|k| *k != "null").collect::<Vec<_>>().join(" or "),
+        Value::Array(kinds) => kinds
+            .iter()
+            .filter_map(Value::as_str)
+            .filter(|k| *k != "null")
+            .collect::<Vec<_>>()
+            .join(" or "),
         _ if field["const"].is_string() => format!("`{}`", plain(&field["const"])),
         _ => "any".to_owned(),
     }
 }
 
 fn choices(definition: &Value) -> Option<String> {
-    let parts = definition["oneOf"].as_array().or_else(|| definition["anyOf"].as_array())?;
+    let parts = definition["oneOf"]
+        .as_array()
+        .or_else(|| definition["anyOf"].as_array())?;
     let mut text = String::new();
     for part in parts {
         let name = match part["const"].as_str() {
             Some(name) => format!("`{name}`"),
-            None => object(&part["properties"]).map(|(key, _)| format!("`{key}:`")).collect::<Vec<_>>().join(", "),
+            None => object(&part["properties"])
+                .map(|(key, _)| format!("`{key}:`"))
+                .collect::<Vec<_>>()
+                .join(", "),
         };
         let name = if name.is_empty() { kind_of(part) } else { name };
         let _ = writeln!(text, "- {name} {}", one_line(part));
@@ -187,14 +250,21 @@ fn choices(definition: &Value) -> Option<String> {
 }
 
 fn resolve<'a>(root: &'a Value, spec: &'a Value) -> &'a Value {
-    match spec["$ref"].as_str().and_then(|path| path.strip_prefix('#')) {
+    match spec["$ref"]
+        .as_str()
+        .and_then(|path| path.strip_prefix('#'))
+    {
         Some(pointer) => root.pointer(pointer).unwrap_or(spec),
         None => spec,
     }
 }
 
 fn paragraph(spec: &Value) -> String {
-    spec["description"].as_str().unwrap_or_default().trim().to_owned()
+    spec["description"]
+        .as_str()
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 fn one_line(spec: &Value) -> String {
@@ -202,7 +272,9 @@ fn one_line(spec: &Value) -> String {
 }
 
 fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 fn object(value: &Value) -> impl Iterator<Item = (&String, &Value)> {

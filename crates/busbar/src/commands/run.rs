@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use busbar_catalog::{
-    Bundle, Config, ConfigSource, Diagnostic, Kind, LogFormat, has_errors,
-};
+use busbar_catalog::{Bundle, Config, ConfigSource, Diagnostic, Kind, LogFormat, has_errors};
 use busbar_event::{Class, Error};
 use busbar_server::{Node, NodeOptions, StartError};
 use notify::{RecursiveMode, Watcher as _};
@@ -141,8 +139,15 @@ async fn redeploy(node: &Node, dir: &Path) {
             if deployed.changes.is_empty() {
                 println!("{}", say::line("cli.unchanged", &[]));
             } else {
-                let names: Vec<_> = deployed.changes.iter().map(|c| c.kind.path(&c.name)).collect();
-                println!("{}", say::line("cli.deployed", &[("changes", names.join(", "))]));
+                let names: Vec<_> = deployed
+                    .changes
+                    .iter()
+                    .map(|c| c.kind.path(&c.name))
+                    .collect();
+                println!(
+                    "{}",
+                    say::line("cli.deployed", &[("changes", names.join(", "))])
+                );
             }
         }
         Err(StartError::Project(diagnostics)) => {

@@ -27,13 +27,19 @@ pub fn run(args: &TopArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
         let streams = node.get("/api/v1/streams")?;
         let flows = node.get("/api/v1/flows")?;
         if json {
-            println!("{}", serde_json::json!({ "overview": overview, "streams": streams, "flows": flows }));
+            println!(
+                "{}",
+                serde_json::json!({ "overview": overview, "streams": streams, "flows": flows })
+            );
         } else {
             let picture = picture(&overview, &streams, &flows);
             // One write, so that the screen does not flicker.
             let clear = if again { "\x1b[H\x1b[2J" } else { "" };
             let mut out = std::io::stdout().lock();
-            if write!(out, "{clear}{picture}").and_then(|()| out.flush()).is_err() {
+            if write!(out, "{clear}{picture}")
+                .and_then(|()| out.flush())
+                .is_err()
+            {
                 return Ok(());
             }
         }
@@ -57,7 +63,12 @@ fn picture(overview: &Value, streams: &Value, flows: &Value) -> String {
         ],
     );
     text.push_str("\n\n");
-    let head = |codes: &[&str]| codes.iter().map(|code| say::line(code, &[])).collect::<Vec<_>>();
+    let head = |codes: &[&str]| {
+        codes
+            .iter()
+            .map(|code| say::line(code, &[]))
+            .collect::<Vec<_>>()
+    };
     let rows: Vec<Vec<String>> = entries(streams, "streams")
         .iter()
         .map(|stream| {
@@ -69,7 +80,10 @@ fn picture(overview: &Value, streams: &Value, flows: &Value) -> String {
             ]
         })
         .collect();
-    text.push_str(&say::table(&head(&["cli.stream", "cli.rate", "cli.events", "cli.size"]), &rows));
+    text.push_str(&say::table(
+        &head(&["cli.stream", "cli.rate", "cli.events", "cli.size"]),
+        &rows,
+    ));
     text.push('\n');
     let rows: Vec<Vec<String>> = entries(flows, "flows")
         .iter()
@@ -85,12 +99,23 @@ fn picture(overview: &Value, streams: &Value, flows: &Value) -> String {
             ]
         })
         .collect();
-    let codes = ["cli.flow", "cli.state", "cli.in", "cli.out", "cli.filtered", "cli.dead", "cli.lag"];
+    let codes = [
+        "cli.flow",
+        "cli.state",
+        "cli.in",
+        "cli.out",
+        "cli.filtered",
+        "cli.dead",
+        "cli.lag",
+    ];
     text.push_str(&say::table(&head(&codes), &rows));
     text
 }
 
 /// The list of an answer, whether it stands alone or under its name.
 fn entries<'a>(value: &'a Value, name: &str) -> &'a [Value] {
-    value.as_array().or_else(|| value[name].as_array()).map_or(&[], Vec::as_slice)
+    value
+        .as_array()
+        .or_else(|| value[name].as_array())
+        .map_or(&[], Vec::as_slice)
 }
