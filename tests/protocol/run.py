@@ -41,7 +41,7 @@ def mosquitto_pub(*args, stdin=None):
 def mosquitto_sub(*args):
     """Starts a subscriber and returns it once its subscription is acknowledged."""
     process = subprocess.Popen(
-        ["mosquitto_sub", "-h", "127.0.0.1", "-p", str(PORT), "-d", *args],
+        ["stdbuf", "-oL", "mosquitto_sub", "-h", "127.0.0.1", "-p", str(PORT), "-d", *args],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )
     for line in process.stdout:

@@ -176,6 +176,7 @@ struct Column {
 }
 
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a column has one of these for hundreds of rows")]
 enum Values {
     Bool(Bits),
     Int(Vec<i64>),
