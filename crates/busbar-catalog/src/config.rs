@@ -213,15 +213,9 @@ impl Default for LogConfig {
 /// What stands for "do not listen".
 const OFF: &str = "off";
 
-/// Variables that begin with `BUSBAR_` and are no settings of the process: the command line reads them.
-pub const CLIENT_VARIABLES: [&str; 6] = [
-    "BUSBAR_LANG",
-    "BUSBAR_PASSWORD",
-    "BUSBAR_PROJECT",
-    "BUSBAR_TOKEN",
-    "BUSBAR_URL",
-    "BUSBAR_USER",
-];
+/// Variables that begin with `BUSBAR_` and are no settings of the process: the command line and the build read them.
+pub const CLIENT_VARIABLES: [&str; 4] =
+    ["BUSBAR_LANG", "BUSBAR_NODE", "BUSBAR_TOKEN", "BUSBAR_TOOLS"];
 
 /// Where settings come from.
 #[derive(Clone, Debug, Default)]

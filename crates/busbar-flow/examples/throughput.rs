@@ -118,7 +118,7 @@ fn main() {
             if status.lag == 0 && status.conservation.counters.held == 0 {
                 break status.conservation.counters;
             }
-            tokio.block_on(tokio::time::sleep(Duration::from_millis(1)));
+            tokio.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
         };
         let took = began.elapsed().as_secs_f64();
         println!(

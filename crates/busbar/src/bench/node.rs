@@ -168,11 +168,10 @@ pub fn start_row() -> Result<Row, String> {
 }
 
 /// Events wait in a stream; a flow with `where` and `select` on their JSON starts and works them
-/// off into another stream.
+/// off into another stream. One partition is one task, so one core computes.
 pub fn flow_row(seconds: u64) -> Result<Row, String> {
     let events = seconds * FLOW_EVENTS_PER_SECOND;
     let project = project(&[
-        ("busbar.toml", "[flow]\nthreads = 1\n"),
         ("streams/readings.yaml", READINGS),
         ("streams/peaks.yaml", "topics: peak/#\n"),
     ])?;
