@@ -46,7 +46,9 @@ def readme_commands(name):
     try:
         with tempfile.TemporaryDirectory() as folder:
             for block in blocks[1:]:
-                script = PRELUDE + block.replace("http://127.0.0.1:8080", node.url)
+                # A person types slowly enough for the subscription to be there first.
+                typed = re.sub(r" &$", " &\nsleep 1", block, flags=re.M)
+                script = PRELUDE + typed.replace("http://127.0.0.1:8080", node.url)
                 env = dict(
                     os.environ, BUSBAR=str(BUSBAR), BUSBAR_NODE=node.url, MQTT_PORT=str(node.mqtt), LANG="C.UTF-8",
                 )

@@ -278,13 +278,10 @@ def phase_fuzz(tally, options):
 
 
 def phase_browser(tally, _):
-    chromium = tool("chromium")
-    node = Node(ROOT / "examples" / "host-watch")
-    try:
-        env = environment(BASE_URL=node.url, MQTT_PORT=str(node.mqtt), CHROMIUM=chromium)
-        code, output = run(["npm", "run", "e2e", "--silent"], cwd=ROOT / "web", env=env)
-    finally:
-        node.stop()
+    # The mock is a node in every state that the console must show, stuck flows and lost connections too.
+    env = environment(CHROMIUM=tool("chromium"))
+    env.pop("BASE_URL", None)
+    code, output = run(["npm", "run", "e2e", "--silent"], cwd=ROOT / "web", env=env)
     passed = re.search(r"^\s*(\d+) passed", plain(output), re.M)
     failed = re.search(r"^\s*(\d+) failed", plain(output), re.M)
     skipped = re.search(r"^\s*(\d+) skipped", plain(output), re.M)

@@ -160,6 +160,7 @@ mod tests {
                     use std::sync::atomic::Ordering::SeqCst;
                     let _pass = gate.enter().unwrap();
                     most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+                    #[expect(clippy::disallowed_methods)]
                     std::thread::sleep(std::time::Duration::from_millis(1));
                     now.fetch_sub(1, SeqCst);
                 });

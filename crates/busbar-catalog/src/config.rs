@@ -177,7 +177,7 @@ impl Default for MqttConfig {
             ws: true,
             packet_size: size(4 << 20),
             session_expiry: seconds(7 * 86_400),
-            receive_max: 1024,
+            receive_max: u16::MAX,
             topic_alias_max: 1024,
             connect_timeout: seconds(10),
         }

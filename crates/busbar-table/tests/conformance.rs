@@ -640,6 +640,7 @@ fn a_crash_at_any_moment_leaves_whole_writes() {
                 }
             }
             number += 1;
+            #[expect(clippy::disallowed_methods)]
             std::thread::sleep(std::time::Duration::from_millis(3));
         }
     });
