@@ -9,7 +9,10 @@ use parking_lot::Mutex;
 /// the same data folder, under the same commit, as everything else.
 pub trait Backing: Send + Sync {
     /// Everything that is kept, in any order.
-    #[expect(clippy::type_complexity, reason = "pairs of keys and values need no name")]
+    #[expect(
+        clippy::type_complexity,
+        reason = "pairs of keys and values need no name"
+    )]
     fn load(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error>;
     /// Sets a key; durable when it returns.
     fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Error>;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use busbar_event::{Class, Error};
 use busbar_flow::{Delivery, Sink, SinkContext, Work, Written};
-use busbar_mqtt::property::{Writer, id};
+use busbar_mqtt::property::Writer;
 use busbar_mqtt::{PublishOut, Reason, Version};
 use tokio::time::timeout;
 

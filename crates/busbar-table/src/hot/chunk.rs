@@ -176,7 +176,10 @@ struct Column {
 }
 
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "a column has one of these for hundreds of rows")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a column has one of these for hundreds of rows"
+)]
 enum Values {
     Bool(Bits),
     Int(Vec<i64>),
