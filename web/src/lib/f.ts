@@ -16,6 +16,12 @@ export const zone = (): string => format.zone(new Date(), i18n.language);
 /** Events a second, with its unit. */
 export const rate = (n: number | null | undefined): string => t('unit.per_second', { n: short(n) });
 
+/** What a stream captures, in words where it has no pattern. */
+export function captured(stream: { name: string; topics: string[] }): string {
+  if (stream.topics.length > 0) return stream.topics.join(', ');
+  return stream.name === 'inbox' ? t('streams.rest') : t('streams.by_flows');
+}
+
 /** How long ago, to `now`. */
 export function ago(time: string | number | Date | null | undefined, now: number = Date.now()): string {
   const date = format.asDate(time);

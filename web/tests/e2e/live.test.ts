@@ -47,6 +47,8 @@ test('a stream is followed, paused and filtered', async ({ page, request }) => {
   await page.goto(`/#/streams/${encodeURIComponent(stream.name)}`);
   const tail = page.locator('[data-tail]');
   await expect(tail).toBeVisible();
+  // Others may publish here too: only the test's own events are looked at.
+  await page.getByLabel('Filter by text').fill('e2e-');
   // The tail shows what is published from now on: publish until the subscription is there.
   await expect
     .poll(async () => {
