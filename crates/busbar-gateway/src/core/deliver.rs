@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array as _, UInt32Array};
 use busbar_bus::Chunk;
+use busbar_event::topic::Filter;
 use busbar_event::{Batch, Flags, Micros};
 use busbar_mqtt::property::{Writer, id as property};
 use busbar_mqtt::{PublishOut, Version};
@@ -28,8 +29,8 @@ pub(super) struct Feed {
     pub info: PartitionInfo,
     /// Next offset to be looked at.
     pub live: u64,
-    /// Whether any subscription of this core may match something here.
-    pub wanted: bool,
+    /// Subscriptions of this core that may match something here.
+    pub wanted: usize,
     cache: HashMap<Box<str>, Option<Rc<Matched>>, RandomState>,
     epoch: u64,
 }
@@ -39,7 +40,7 @@ impl Feed {
         Feed {
             info,
             live,
-            wanted: false,
+            wanted: 0,
             cache: HashMap::default(),
             epoch: 0,
         }
@@ -378,7 +379,7 @@ impl<S: Spine> Core<S> {
                 if feed.live >= end {
                     break;
                 }
-                if !feed.wanted {
+                if feed.wanted == 0 {
                     feed.live = end;
                     break;
                 }
@@ -525,24 +526,41 @@ impl<S: Spine> Core<S> {
         }
     }
 
-    /// Notes which partitions any subscription of this core may match.
+    /// Counts anew which partitions the subscriptions of this core may match.
     pub(super) fn count_wanted(&mut self) {
-        let filters: Vec<_> = self
-            .conns
-            .iter()
-            .flatten()
-            .filter_map(|c| c.session.as_ref())
-            .flat_map(|s| s.live_subs().filter(|(_, sub)| sub.share.is_none()))
-            .map(|(_, sub)| sub.filter.clone())
-            .collect();
-        for feed in self.feeds.iter_mut().flatten() {
-            let wanted = filters.iter().any(|f| feed.info.may_match(f));
-            if wanted && !feed.wanted {
-                // Nobody looked at what passed; it was before any subscription of this core, or
-                // its session reads it by itself.
+        let (feeds, conns) = (&mut self.feeds, &self.conns);
+        for feed in feeds.iter_mut().flatten() {
+            let subs = conns
+                .iter()
+                .flatten()
+                .filter_map(|c| c.session.as_ref())
+                .flat_map(|s| s.live_subs());
+            let wanted = subs
+                .filter(|(_, sub)| sub.share.is_none() && feed.info.may_match(&sub.filter))
+                .count();
+            let before = std::mem::replace(&mut feed.wanted, wanted);
+            if before == 0 && wanted > 0 {
                 feed.live = self.spine.end(feed.info.number).max(feed.live);
             }
-            feed.wanted = wanted;
+        }
+    }
+
+    /// A subscription came (`true`) or went.
+    pub(super) fn want(&mut self, filter: &Filter, comes: bool) {
+        for feed in self.feeds.iter_mut().flatten() {
+            if !feed.info.may_match(filter) {
+                continue;
+            }
+            match comes {
+                true if feed.wanted == 0 => {
+                    // Nobody looked at what passed; it was before any subscription of this core,
+                    // or its session reads it by itself.
+                    feed.live = self.spine.end(feed.info.number).max(feed.live);
+                    feed.wanted = 1;
+                }
+                true => feed.wanted += 1,
+                false => feed.wanted = feed.wanted.saturating_sub(1),
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 //! the bytes that depend on it. Low-water marks of QoS 1 follow within [`LAZY_JOURNAL_US`]: after a
 //! crash some messages come twice, none is lost.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use busbar_event::Micros;
@@ -23,6 +24,8 @@ pub(super) struct Journal {
     next: u64,
     changes: Vec<Change>,
     must: Vec<ConnId>,
+    /// Connections whose bytes wait for a batch that was handed over.
+    gated: VecDeque<(u64, Vec<ConnId>)>,
     lazy: Vec<ConnId>,
     lazy_at: Micros,
     lazy_due: bool,
@@ -34,6 +37,7 @@ impl Default for Journal {
             next: 1,
             changes: Vec::new(),
             must: Vec::new(),
+            gated: VecDeque::new(),
             lazy: Vec::new(),
             lazy_at: 0,
             lazy_due: false,
@@ -137,6 +141,11 @@ impl<S: Spine> Core<S> {
 
     pub(super) fn journal_due(&mut self, _now: Micros) {
         let mut due = std::mem::take(&mut self.journal.must);
+        if !due.is_empty() {
+            self.journal
+                .gated
+                .push_back((self.journal.next, due.clone()));
+        }
         if std::mem::take(&mut self.journal.lazy_due) {
             due.append(&mut self.journal.lazy);
         }
@@ -167,11 +176,14 @@ impl<S: Spine> Core<S> {
 
     /// A journal batch is durable, or has failed.
     pub fn journalled(&mut self, seq: u64, ok: bool, now: Micros) {
-        for slot in 0..self.conns.len() {
-            let Some(conn) = self.conns[slot].as_mut() else {
+        let mut waiting = Vec::new();
+        while let Some((_, ids)) = self.journal.gated.pop_front_if(|(batch, _)| *batch <= seq) {
+            waiting.extend(ids);
+        }
+        for id in waiting {
+            let Some(conn) = self.conn(id) else {
                 continue;
             };
-            let id = conn.id;
             let held = conn.held.front().is_some_and(|h| h.gate <= seq);
             if !held && !conn.out.waits_for(seq) {
                 continue;

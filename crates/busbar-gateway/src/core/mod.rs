@@ -542,7 +542,7 @@ impl<S: Spine> Core<S> {
     pub fn is_watching(&self) -> bool {
         !self.groups.is_empty()
             || !self.acking.is_empty()
-            || self.feeds.iter().flatten().any(|f| f.wanted)
+            || self.feeds.iter().flatten().any(|f| f.wanted > 0)
     }
 
     /// The connections themselves.

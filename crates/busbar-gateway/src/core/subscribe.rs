@@ -202,7 +202,7 @@ impl<S: Spine> Core<S> {
                     sub: slot,
                 },
             );
-            return self.count_wanted();
+            return self.want(&sub.filter, true);
         }
         let group = self.shared.group(&sub.text, || {
             Group::new(Arc::clone(&sub.text), sub.filter.clone(), sub.since.clone())
@@ -235,7 +235,7 @@ impl<S: Spine> Core<S> {
                     sub: slot,
                 },
             );
-            return self.count_wanted();
+            return self.want(&sub.filter, false);
         }
         let Some(at) = self.groups.iter().position(|g| g.text == sub.text) else {
             return;
