@@ -538,10 +538,16 @@ impl<S: Spine> Core<S> {
             let wanted = subs
                 .filter(|(_, sub)| sub.share.is_none() && feed.info.may_match(&sub.filter))
                 .count();
-            let before = std::mem::replace(&mut feed.wanted, wanted);
-            if before == 0 && wanted > 0 {
-                feed.live = self.spine.end(feed.info.number).max(feed.live);
-            }
+            feed.wanted = wanted;
+        }
+    }
+
+    /// Brings partitions that nobody here wanted up to now to their end. Called before the position
+    /// of a session is compared with the live one, and never after: what is committed between the
+    /// two belongs to the session.
+    pub(super) fn freshen(&mut self) {
+        for feed in self.feeds.iter_mut().flatten().filter(|f| f.wanted == 0) {
+            feed.live = feed.live.max(self.spine.end(feed.info.number));
         }
     }
 
@@ -551,16 +557,10 @@ impl<S: Spine> Core<S> {
             if !feed.info.may_match(filter) {
                 continue;
             }
-            match comes {
-                true if feed.wanted == 0 => {
-                    // Nobody looked at what passed; it was before any subscription of this core,
-                    // or its session reads it by itself.
-                    feed.live = self.spine.end(feed.info.number).max(feed.live);
-                    feed.wanted = 1;
-                }
-                true => feed.wanted += 1,
-                false => feed.wanted = feed.wanted.saturating_sub(1),
-            }
+            feed.wanted = match comes {
+                true => feed.wanted + 1,
+                false => feed.wanted.saturating_sub(1),
+            };
         }
     }
 }

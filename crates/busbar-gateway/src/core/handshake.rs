@@ -171,6 +171,7 @@ impl<S: Spine> Core<S> {
         session: Option<Box<Session>>,
         now: Micros,
     ) {
+        self.freshen();
         let limits = self.shared.limits.clone();
         let present = session.is_some();
         let mut session =

@@ -50,6 +50,7 @@ impl<S: Spine> Core<S> {
         if share.is_some() && options.no_local {
             return Err(Refusal::protocol("no-local on a shared subscription"));
         }
+        self.freshen();
         // What was committed up to now is not delivered.
         let mut since = Positions::default();
         for feed in self.feeds.iter().flatten() {
