@@ -51,12 +51,9 @@ impl Bus {
         batch: Batch,
         producer: Option<Producer>,
     ) -> impl Future<Output = Result<Appended>> + Send + 'static {
-        let sent = check_size(&batch).map(|()| {
-            self.route(&batch)
-                .into_iter()
-                .map(|(partition, rows)| send(&partition, rows, producer.clone()))
-                .collect()
-        });
+        let sent = check_size(&batch)
+            .and_then(|()| self.route(&batch))
+            .map(|parts| send_all(parts, producer));
         settle(sent)
     }
 
@@ -67,21 +64,18 @@ impl Bus {
         batch: Batch,
         producer: Option<Producer>,
     ) -> impl Future<Output = Result<Appended>> + Send + 'static {
-        let sent = check_size(&batch).map(|()| {
-            let mut parts = Parts::default();
-            let all: Vec<u32> = (0..batch.rows() as u32).collect();
-            parts.add(stream, &batch, all);
-            parts
-                .finish(&batch)
-                .into_iter()
-                .map(|(partition, rows)| send(&partition, rows, producer.clone()))
-                .collect()
-        });
+        let sent = check_size(&batch)
+            .and_then(|()| {
+                let mut parts = Parts::default();
+                parts.add(stream, &batch, (0..batch.rows() as u32).collect())?;
+                parts.finish(&batch)
+            })
+            .map(|parts| send_all(parts, producer));
         settle(sent)
     }
 
     /// The rows of each partition. One look at the routes for each distinct topic.
-    fn route(&self, batch: &Batch) -> Vec<(Arc<StreamPartition>, Batch)> {
+    fn route(&self, batch: &Batch) -> Result<Vec<(Arc<StreamPartition>, Batch)>> {
         let (routes, _) = self.shared.routes();
         let topics = batch.topic_values();
         let mut streams: Vec<&Arc<Stream>> = Vec::new();
@@ -103,7 +97,7 @@ impl Bus {
         }
         let mut parts = Parts::default();
         for (stream, rows) in streams.into_iter().zip(rows) {
-            parts.add(stream, batch, rows);
+            parts.add(stream, batch, rows)?;
         }
         parts.finish(batch)
     }
@@ -123,9 +117,9 @@ struct Part {
 }
 
 impl Parts {
-    fn add(&mut self, stream: &Stream, batch: &Batch, rows: Vec<u32>) {
+    fn add(&mut self, stream: &Stream, batch: &Batch, rows: Vec<u32>) -> Result<()> {
         if rows.is_empty() {
-            return;
+            return Ok(());
         }
         let partitions = stream.partitions();
         let rule = stream.key_rule();
@@ -136,24 +130,19 @@ impl Parts {
                 rows,
                 rule,
             });
-            return;
+            return Ok(());
         }
         let mut split: Vec<Vec<u32>> = vec![Vec::new(); partitions.len()];
-        // Keys made from topics are made once for each distinct topic.
-        let mut made: Vec<Option<Option<String>>> = vec![None; batch.topic_values().len()];
+        let mut made = MadeKeys::new(batch);
         for row in rows {
             let at = row as usize;
-            let topic_at = batch.topic_keys()[at] as usize;
-            let topic = batch.topic(at);
             let key = match (batch.key(at), rule.as_deref()) {
                 (Some(key), _) => Some(key),
-                (None, Some(KeyRule::Tag(name))) => tag(batch, at, name),
-                (None, Some(rule)) => made[topic_at]
-                    .get_or_insert_with(|| rule.of_topic(topic))
-                    .as_deref(),
+                (None, Some(rule)) => made.of(rule, batch, at)?,
                 (None, None) => None,
             };
-            split[partition_of(key.unwrap_or(topic), partitions.len())].push(row);
+            let key = key.unwrap_or(batch.topic(at));
+            split[partition_of(key, partitions.len())].push(row);
         }
         for (partition, rows) in partitions.iter().zip(split) {
             if !rows.is_empty() {
@@ -164,9 +153,10 @@ impl Parts {
                 });
             }
         }
+        Ok(())
     }
 
-    fn finish(self, batch: &Batch) -> Vec<(Arc<StreamPartition>, Batch)> {
+    fn finish(self, batch: &Batch) -> Result<Vec<(Arc<StreamPartition>, Batch)>> {
         self.parts
             .into_iter()
             .map(
@@ -180,64 +170,94 @@ impl Parts {
                         false => batch.take(&UInt32Array::from(rows)),
                     };
                     let part = match rule {
-                        Some(rule) => with_keys(&rule, part),
+                        Some(rule) => with_keys(&rule, part)?,
                         None => part,
                     };
-                    (partition, part)
+                    Ok((partition, part))
                 },
             )
             .collect()
     }
 }
 
-fn tag<'a>(batch: &'a Batch, row: usize, name: &str) -> Option<&'a str> {
-    batch
-        .tags(row)
-        .find(|(tag, _)| *tag == name)
-        .map(|(_, value)| value)
+/// Keys that a rule makes; those that come from topics are made once for each distinct topic.
+struct MadeKeys(Vec<Option<Option<String>>>);
+
+impl MadeKeys {
+    fn new(batch: &Batch) -> MadeKeys {
+        MadeKeys(vec![None; batch.topic_values().len()])
+    }
+
+    fn of<'a>(
+        &'a mut self,
+        rule: &KeyRule,
+        batch: &'a Batch,
+        row: usize,
+    ) -> Result<Option<&'a str>> {
+        if let KeyRule::Tag(name) = rule {
+            let mut tags = batch.tags(row);
+            return Ok(tags.find(|(tag, _)| tag == name).map(|(_, value)| value));
+        }
+        let made = &mut self.0[batch.topic_keys()[row] as usize];
+        if made.is_none() {
+            let key = rule.of_topic(batch.topic(row));
+            *made = Some(key.map_err(|refused| refused.error())?);
+        }
+        Ok(made.as_ref().and_then(|key| key.as_deref()))
+    }
 }
 
 /// Gives rows without a key the one their stream makes.
-fn with_keys(rule: &KeyRule, batch: Batch) -> Batch {
+fn with_keys(rule: &KeyRule, batch: Batch) -> Result<Batch> {
     let missing = batch.keys().is_none_or(|keys| keys.null_count() > 0);
     if !missing {
-        return batch;
+        return Ok(batch);
     }
-    let topics = batch.topic_values();
-    let mut made: Vec<Option<Option<String>>> = vec![None; topics.len()];
+    let mut made = MadeKeys::new(&batch);
     let mut keys = StringBuilder::with_capacity(batch.rows(), 16 * batch.rows());
     for row in 0..batch.rows() {
-        let topic_at = batch.topic_keys()[row] as usize;
-        keys.append_option(match (batch.key(row), rule) {
-            (Some(key), _) => Some(key),
-            (None, KeyRule::Tag(name)) => tag(&batch, row, name),
-            (None, rule) => made[topic_at]
-                .get_or_insert_with(|| rule.of_topic(topics.value(topic_at)))
-                .as_deref(),
-        });
+        let key = match batch.key(row) {
+            Some(key) => Some(key),
+            None => made.of(rule, &batch, row)?,
+        };
+        keys.append_option(key);
+        // A topic stands in a batch once, keys made from it in each row.
+        if keys.values_slice().len() > APPEND_BYTES_MAX {
+            return Err(too_large(&batch, keys.values_slice().len()));
+        }
     }
     let keys: StringArray = keys.finish();
     let mut envelope = batch.envelope();
     envelope.key = Some(keys);
-    // The same rows with one column of the same length: it cannot fail to fit.
-    Batch::from_columns(envelope, batch.body().clone()).unwrap_or(batch)
+    Batch::from_columns(envelope, batch.body().clone())
 }
 
 fn check_size(batch: &Batch) -> Result<()> {
-    if batch.rows() > APPEND_ROWS_MAX || batch.bytes() > APPEND_BYTES_MAX {
-        return Err(Error::new(Class::Permanent, "bus.append-large")
-            .with("rows", batch.rows())
-            .with("rows_max", APPEND_ROWS_MAX)
-            .with("bytes", batch.bytes())
-            .with("bytes_max", APPEND_BYTES_MAX));
+    match batch.rows() > APPEND_ROWS_MAX || batch.bytes() > APPEND_BYTES_MAX {
+        true => Err(too_large(batch, batch.bytes())),
+        false => Ok(()),
     }
-    Ok(())
+}
+
+fn too_large(batch: &Batch, bytes: usize) -> Error {
+    Error::new(Class::Permanent, "bus.append-large")
+        .with("rows", batch.rows())
+        .with("rows_max", APPEND_ROWS_MAX)
+        .with("bytes", bytes)
+        .with("bytes_max", APPEND_BYTES_MAX)
 }
 
 type Waiting = (
     Arc<StreamPartition>,
     oneshot::Receiver<busbar_log::Result<busbar_log::Appended>>,
 );
+
+fn send_all(parts: Vec<(Arc<StreamPartition>, Batch)>, producer: Option<Producer>) -> Vec<Waiting> {
+    parts
+        .into_iter()
+        .map(|(partition, rows)| send(&partition, rows, producer.clone()))
+        .collect()
+}
 
 fn send(partition: &Arc<StreamPartition>, batch: Batch, producer: Option<Producer>) -> Waiting {
     let (tell, told) = oneshot::channel();

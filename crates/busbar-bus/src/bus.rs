@@ -22,8 +22,8 @@ use crate::{
     ingest::TimeRule,
     limits::{
         CACHE_BYTES_DEFAULT, CACHE_PARTITION_BYTES_MAX, CACHE_PARTITION_BYTES_MIN,
-        IN_FLIGHT_BYTES_MAX_DEFAULT, RETAINED_BYTES_MAX_DEFAULT, RETAINED_TOPICS_MAX_DEFAULT,
-        STREAMS_MAX,
+        IN_FLIGHT_BYTES_MAX_DEFAULT, PAYLOAD_BYTES_MAX, RETAINED_BYTES_MAX_DEFAULT,
+        RETAINED_TOPICS_MAX_DEFAULT, STREAMS_MAX,
     },
     merge,
     publisher::Publisher,
@@ -42,7 +42,8 @@ pub const INBOX: &str = "inbox";
 pub struct BusOptions {
     /// Bytes all publishers together may hold uncommitted.
     pub in_flight_bytes_max: u64,
-    /// Largest payload of an event.
+    /// Largest payload of an event; never more than
+    /// [`PAYLOAD_BYTES_MAX`](crate::limits::PAYLOAD_BYTES_MAX).
     pub payload_bytes_max: usize,
     /// Size at which a segment of a stream is sealed.
     pub segment_bytes: u64,
@@ -112,7 +113,8 @@ struct Registered {
 impl Bus {
     /// Opens the streams that a data folder holds. Until [`apply_streams`](Bus::apply_streams)
     /// they are detached, and all goes to the inbox.
-    pub fn open(log: Log, options: BusOptions) -> Result<Bus> {
+    pub fn open(log: Log, mut options: BusOptions) -> Result<Bus> {
+        options.payload_bytes_max = options.payload_bytes_max.min(PAYLOAD_BYTES_MAX);
         let registry = log.store("streams").map_err(from_log)?;
         let retained = Retained::open(log.store("retained").map_err(from_log)?, &options)?;
         let mut ground = Ground {

@@ -1,8 +1,8 @@
 //! Keys of events that come without one.
 
-use busbar_event::{Class, Error, Result, topic};
+use busbar_event::{Class, Error, Result, limits::KEY_BYTES_MAX, topic};
 
-use crate::limits::KEY_TEMPLATE_BYTES_MAX;
+use crate::{limits::KEY_TEMPLATE_BYTES_MAX, refused::Refused};
 
 /// How a stream makes the key of an event that has none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,9 +70,9 @@ impl KeyRule {
     }
 
     /// The key of every event of `topic`, if the topic alone decides it.
-    pub fn of_topic(&self, name: &str) -> Option<String> {
+    pub fn of_topic(&self, name: &str) -> Result<Option<String>, Refused> {
         let KeyRule::Topic(parts) = self else {
-            return None;
+            return Ok(None);
         };
         let words = topic::parts(name);
         let mut key = String::new();
@@ -85,7 +85,10 @@ impl KeyRule {
                 Part::Subject => words.subject,
             });
         }
-        (!key.is_empty()).then_some(key)
+        if key.len() > KEY_BYTES_MAX {
+            return Err(Refused::KeyTooLong);
+        }
+        Ok((!key.is_empty()).then_some(key))
     }
 }
 
@@ -95,7 +98,10 @@ mod tests {
 
     #[test]
     fn keys_come_from_topics() {
-        let key = |template: &str, topic: &str| KeyRule::parse(template).unwrap().of_topic(topic);
+        let made = |template: &str, topic: &str| KeyRule::parse(template).unwrap().of_topic(topic);
+        let key = |template: &str, topic: &str| made(template, topic).unwrap();
+        let long = "x".repeat(40_000);
+        assert_eq!(made("${topic}${topic}", &long), Err(Refused::KeyTooLong));
         assert_eq!(key("${client}", "meter/m1/reading").as_deref(), Some("m1"));
         assert_eq!(
             key("a-${kind}.${subject}", "meter/m1/x/y").as_deref(),

@@ -13,6 +13,9 @@ pub const TOPIC_CACHE_MAX: usize = 131_072;
 pub const TOPIC_CACHE_BYTES_MAX: usize = 16 << 20;
 /// Bytes a publisher may hold before it books them in the shared budget.
 pub const BUDGET_STEP_BYTES: u64 = 64 << 10;
+/// Largest payload that any setting may allow: with what gathers before it and its tags, a batch
+/// must fit one frame of the log.
+pub const PAYLOAD_BYTES_MAX: usize = 32 << 20;
 /// Fixed cost booked for an event beside its own bytes.
 pub const EVENT_OVERHEAD_BYTES: usize = 32;
 /// Ranges of failed batches a lane remembers; older tickets read as failed afterwards.
@@ -87,4 +90,10 @@ pub const MERGE_EVERY_MILLIS: u64 = 10_000;
 const _: () = assert!(LANE_ROWS_MAX <= busbar_event::limits::BATCH_ROWS_MAX);
 const _: () = assert!(LANE_BYTES_MAX <= busbar_event::limits::BATCH_BYTES_MAX);
 const _: () = assert!(LANE_IN_FLIGHT_MAX > 1);
+const _: () = assert!(
+    2 * busbar_event::limits::BATCH_BYTES_MAX
+        + PAYLOAD_BYTES_MAX
+        + busbar_event::limits::TAGS_MAX * 2 * busbar_event::limits::TAG_BYTES_MAX
+        < busbar_log::limits::BODY_BYTES_MAX
+);
 const _: () = assert!(APPEND_BYTES_MAX >= busbar_event::limits::BATCH_BYTES_MAX);

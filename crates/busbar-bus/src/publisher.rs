@@ -94,6 +94,8 @@ struct Way {
     topic: Box<str>,
     hash: u64,
     partitions: Arc<[Arc<StreamPartition>]>,
+    /// There is one partition, so the lane last used is the lane.
+    single: bool,
     key: WayKey,
     /// The lane last used and the topic's dictionary id in its builder, valid in that epoch.
     lane: u32,
@@ -177,7 +179,7 @@ impl Publisher {
                     let tag = event.tags.iter().find(|(tag, _)| *tag == name.as_str());
                     tag.map(|(_, value)| (*value).to_owned())
                 }
-                rule => rule.of_topic(event.topic),
+                rule => rule.of_topic(event.topic).ok().flatten(),
             });
         let number = match partitions.len() {
             1 => 0,
@@ -213,19 +215,31 @@ impl Publisher {
                     .map(|(_, value)| *value),
             },
         };
-        let partition = match &*way.partitions {
-            [one] => one,
-            many => &many[partition_of(key.unwrap_or(event.topic), many.len())],
-        };
-        let lane_at = match self.lane_of.get(partition.id().index()) {
-            Some(&lane) if lane != NO_LANE => lane,
-            _ => open_lane(&mut self.lanes, &mut self.lane_of, partition),
+        let lane_at = if way.single && way.lane != NO_LANE {
+            way.lane
+        } else {
+            let partition = match &*way.partitions {
+                [one] => one,
+                many => &many[partition_of(key.unwrap_or(event.topic), many.len())],
+            };
+            match self.lane_of.get(partition.id().index()) {
+                Some(&lane) if lane != NO_LANE => lane,
+                _ => open_lane(&mut self.lanes, &mut self.lane_of, partition),
+            }
         };
         let lane = &mut self.lanes[lane_at as usize];
+        let mut bytes = event.payload.len() + EVENT_OVERHEAD_BYTES;
         let epoch = lane.builder.epoch();
         if way.lane != lane_at || way.epoch != epoch {
             (way.lane, way.epoch) = (lane_at, epoch);
             way.id = lane.builder.topic_id(event.topic);
+            bytes += event.topic.len();
+        }
+        if let Some(key) = key {
+            bytes += key.len();
+        }
+        for (name, value) in event.tags {
+            bytes += name.len() + value.len();
         }
         if lane.builder.is_empty() {
             self.filled.push(lane_at);
@@ -247,9 +261,8 @@ impl Publisher {
             lane: lane_at,
             seq: lane.next,
         };
-        let bytes = (event.payload.len() + EVENT_OVERHEAD_BYTES) as u64;
-        lane.gathered += bytes;
-        self.unbooked += bytes;
+        lane.gathered += bytes as u64;
+        self.unbooked += bytes as u64;
         if lane.is_full() {
             self.full(lane_at);
         } else if self.unbooked >= BUDGET_STEP_BYTES {
@@ -505,17 +518,19 @@ impl Ways {
         let key = match home.key_rule().as_deref() {
             None => WayKey::None,
             Some(KeyRule::Tag(name)) => WayKey::Tag(name.as_str().into()),
-            Some(rule) => match rule.of_topic(topic) {
+            Some(rule) => match rule.of_topic(topic)? {
                 Some(key) => WayKey::Fixed(key.into()),
                 None => WayKey::None,
             },
         };
+        let partitions = home.partitions();
         let at = self.all.len();
         self.bytes += topic.len();
         self.all.push(Way {
             topic: topic.into(),
             hash,
-            partitions: home.partitions(),
+            single: partitions.len() == 1,
+            partitions,
             key,
             lane: NO_LANE,
             id: 0,

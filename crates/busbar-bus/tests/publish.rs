@@ -272,6 +272,48 @@ fn a_used_up_budget_stops_reading_and_then_refuses() {
 }
 
 #[test]
+fn keys_tags_and_topics_count_as_much_as_payloads() {
+    let world = World::new(8);
+    let specs = streams(&[("k", r#"{"topics":"k/#","key":"${topic}"}"#)]);
+    world.bus.apply_streams(&specs).unwrap();
+    let mut publisher = publisher(&world.bus);
+    let long = "x".repeat(50_000);
+    let (plain, keyed) = (format!("t/{long}"), format!("k/{long}"));
+    let tags = [("a", long.as_str()); 4];
+    let mut tickets = Vec::new();
+    for n in 0..300 {
+        let topic = format!("t/{long}/{n}");
+        for event in [
+            event(&topic, b""),
+            event(&keyed, b""),
+            Event {
+                tags: &tags,
+                ..event(&plain, b"")
+            },
+            Event {
+                key: Some(&long),
+                ..event(&plain, b"")
+            },
+        ] {
+            match publisher.push(&event) {
+                Ok(ticket) => tickets.push(ticket),
+                Err(Refused::Overloaded) => {}
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        assert!(publisher.in_flight_bytes() <= 3 * world.bus.budget().max());
+    }
+    // No batch has grown beyond what a lane gathers and one event.
+    for name in ["k", "inbox"] {
+        settle(&mut publisher, &tickets);
+        let partition = &world.bus.stream(name).unwrap().partitions()[0];
+        for frame in partition.log().read(partition.start(), 1 << 30).unwrap() {
+            assert!(frame.body.len() < 2 << 20, "{}", frame.body.len());
+        }
+    }
+}
+
+#[test]
 fn the_position_of_one_sender_takes_no_rows_of_others_away() {
     let world = World::new(6);
     let mut publisher = publisher(&world.bus);
