@@ -2,6 +2,8 @@
 
 /// Largest body of a request, in bytes.
 pub const BODY_BYTES_MAX: usize = 16 << 20;
+/// Bytes of a body up to which it is parsed on the thread that serves the connection.
+pub const INLINE_BYTES_MAX: usize = 64 << 10;
 /// Most events in one request.
 pub const REQUEST_EVENTS_MAX: usize = 100_000;
 /// Rejected events that are named one by one in an answer; the rest is counted.

@@ -95,6 +95,16 @@ fn a_topic_in_the_query_makes_each_document_a_payload() {
     assert_eq!(answer.json()["rejected"][0]["code"], "server.not-json");
     let topics = world.get_json("/api/v1/topics?filter=a/%23");
     assert_eq!(topics["topics"][0]["payload"], json!([2]));
+    world.publish("a/live", json!("not retained"));
+    assert_eq!(
+        world.get_json("/api/v1/topics")["topics"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    let all = world.get_json("/api/v1/topics?all=true&filter=a/live");
+    assert_eq!(all["topics"][0]["payload"], "not retained");
     let bytes = world.request(
         "POST",
         "/api/v1/events?topic=a/c",

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Json, Query, content_type, read};
+use super::{Json, Query, blocking, content_type, read};
 use crate::answer::{Answer, Refusal, retry_after, status_of};
 use crate::app::{App, stopped};
 use crate::events::inlet::Outcome;
@@ -26,7 +26,9 @@ use crate::events::position::Start;
 use crate::events::render::{self, Place};
 use crate::events::subscription::{Found, Subscription, Wanted};
 use crate::guard::Caller;
-use crate::limits::{KEEP_ALIVE_SECONDS, REJECTS_NAMED_MAX, SUBSCRIPTION_CHUNK_BYTES};
+use crate::limits::{
+    INLINE_BYTES_MAX, KEEP_ALIVE_SECONDS, REJECTS_NAMED_MAX, SUBSCRIPTION_CHUNK_BYTES,
+};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(publish, subscribe))
@@ -130,7 +132,12 @@ async fn publish(
         _ => Layout::Raw,
     };
     let body = read(request.into_body(), app.body_bytes_max()).await?;
-    let parsed = Parsed::new(body, layout, query.topic, query.retain)?;
+    // A large body takes milliseconds to look at; others are served meanwhile.
+    let parsed = if body.len() > INLINE_BYTES_MAX {
+        blocking(move || Parsed::new(body, layout, query.topic, query.retain)).await?
+    } else {
+        Parsed::new(body, layout, query.topic, query.retain)?
+    };
     let outcome = take(&app, &caller, parsed).await?;
     Ok(answer(outcome))
 }

@@ -22,7 +22,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 /// How the node is.
 #[derive(Serialize, utoipa::ToSchema)]
 struct Health {
-    /// `ok`, or what keeps the node from its work: `starting`, `stopping`, `disk-full`.
+    /// `ok`, or what keeps the node from its work: `starting` or `stopping`.
     status: &'static str,
 }
 

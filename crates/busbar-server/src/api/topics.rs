@@ -1,4 +1,4 @@
-//! The last event of each topic: retained values.
+//! The last event of each topic.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Query, json_bytes};
+use super::{Query, blocking, json_bytes};
 use crate::answer::{Answer, Refusal};
 use crate::app::App;
 use crate::events::render;
@@ -29,6 +29,9 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 struct Page {
     /// A topic filter; `#` when absent.
     filter: Option<String>,
+    /// With topics whose last event is not retained, as far back as is quickly read.
+    #[serde(default)]
+    all: bool,
     /// At most so many; 1000 at the most.
     limit: Option<usize>,
     /// Topics after this one: `next` of the page before.
@@ -45,7 +48,7 @@ struct Topics {
     next: Option<String>,
 }
 
-/// A topic and its last retained event.
+/// A topic and its last event.
 #[derive(utoipa::ToSchema)]
 #[expect(dead_code, reason = "describes what is rendered by hand")]
 struct TopicView {
@@ -64,7 +67,7 @@ struct TopicView {
     payload_base64: Option<String>,
 }
 
-/// List topics with their last retained values.
+/// List topics with their last values.
 #[utoipa::path(get, path = "/api/v1/topics", tag = "events", params(Page),
     responses((status = 200, description = "A page of topics.", body = Topics)))]
 async fn list(
