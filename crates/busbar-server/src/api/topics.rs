@@ -86,10 +86,14 @@ async fn list(
         .limit
         .unwrap_or(PAGE_TOPICS_MAX)
         .clamp(1, PAGE_TOPICS_MAX);
-    let page = app
-        .bus
-        .retained()
-        .matching(&filter, query.after.as_deref(), limit);
+    let bus = app.bus.clone();
+    let page = blocking(move || match query.all {
+        true => bus.last_values(&filter, query.after.as_deref(), limit),
+        false => Ok(bus
+            .retained()
+            .matching(&filter, query.after.as_deref(), limit)),
+    })
+    .await?;
     let mut out = b"{\"topics\":[".to_vec();
     let mut first = true;
     for value in &page.values {
