@@ -4,10 +4,11 @@ use std::time::Duration;
 
 pub use busbar_event::limits::{BATCH_BYTES_MAX, BATCH_ROWS_MAX};
 
-/// Batches of one task between reading and the durable output.
-pub const IN_FLIGHT_BATCHES_MAX: usize = 2;
 /// Bytes a task asks its input partition for at once.
 pub const READ_BYTES: usize = BATCH_BYTES_MAX;
+/// Rows below which a batch is put together with what has come behind it. Above, the cost of a batch is
+/// shared well enough, and copying rows together would cost more than it saves.
+pub const GATHER_ROWS: usize = BATCH_ROWS_MAX / 4;
 /// How long a checkpoint may lag behind the outputs it is about. Outputs to logs and SQLite are recognised
 /// when they come again, so the lag costs work after a crash, not correctness.
 pub const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
@@ -31,8 +32,6 @@ pub const DEAD_LETTERS_MAX: usize = 100_000;
 pub const TEMPLATE_BYTES_MAX: usize = busbar_event::limits::TOPIC_BYTES_MAX;
 /// Differences shown of one failed flow test.
 pub const TEST_DIFFERENCES_MAX: usize = 20;
-/// Versions of a flow listed.
-pub const FLOW_VERSIONS_MAX: usize = 100;
 /// How often the rate of a counter is taken.
 pub const RATE_EVERY: Duration = Duration::from_secs(1);
 

@@ -20,7 +20,7 @@ use crate::compile::Plan;
 use crate::connector::Backoff;
 use crate::counters::{Counters, Delta, Tally};
 use crate::dead::{DeadLetters, Spot, letters};
-use crate::limits::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, CHECKPOINT_EVERY, READ_BYTES};
+use crate::limits::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, CHECKPOINT_EVERY, GATHER_ROWS, READ_BYTES};
 use crate::output::{Refusals, Writer};
 use crate::shape::{Prepared, Shaped, event_of, prepare};
 use crate::status::FlowState;
@@ -650,7 +650,7 @@ impl InputReader {
         };
         let (mut rows, mut bytes) = (first.batch.rows(), first.batch.bytes());
         let mut all = vec![first];
-        while rows < BATCH_ROWS_MAX && bytes < BATCH_BYTES_MAX {
+        while rows < GATHER_ROWS && bytes < BATCH_BYTES_MAX {
             let next = match self.rest.pop_front() {
                 Some(next) => next,
                 None if self.gap.is_some() => break,
