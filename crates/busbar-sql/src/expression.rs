@@ -152,13 +152,13 @@ impl Expression {
 }
 
 /// Evaluate on a batch; where that fails, find the rows that are to blame by halving, so that their
-/// neighbours go on. Says which rows are good (none: all) and which are not.
+/// neighbours go on. Says which rows those are, in order.
 pub(crate) fn isolate(
     rows: usize,
     fails: &mut dyn FnMut(Range<usize>) -> Option<Error>,
 ) -> Vec<Failed> {
     let mut failed = Vec::new();
-    let mut open = vec![0..rows];
+    let mut open: Vec<Range<usize>> = std::iter::once(0..rows).collect();
     while let Some(range) = open.pop() {
         if range.is_empty() {
             continue;
