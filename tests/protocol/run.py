@@ -38,22 +38,44 @@ def mosquitto_pub(*args, stdin=None):
     )
 
 
+class Subscriber:
+    """A mosquitto_sub whose lines are read as they come."""
+
+    def __init__(self, *args):
+        self.lines, self.subscribed = [], threading.Event()
+        self.process = subprocess.Popen(
+            ["stdbuf", "-oL", "mosquitto_sub", "-h", "127.0.0.1", "-p", str(PORT), "-d", *args],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self):
+        for line in self.process.stdout:
+            if line.startswith("Subscribed"):
+                self.subscribed.set()
+            elif not line.startswith("Client "):
+                self.lines.append(line.rstrip("\n"))
+
+
 def mosquitto_sub(*args):
     """Starts a subscriber and returns it once its subscription is acknowledged."""
-    process = subprocess.Popen(
-        ["stdbuf", "-oL", "mosquitto_sub", "-h", "127.0.0.1", "-p", str(PORT), "-d", *args],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )
-    for line in process.stdout:
-        if "Subscribed" in line:
-            return process
-    raise AssertionError("mosquitto_sub ended before it was subscribed")
+    subscriber = Subscriber(*args)
+    if not subscriber.subscribed.wait(WAIT):
+        subscriber.process.kill()
+        raise AssertionError(f"mosquitto_sub was not subscribed: {subscriber.lines}")
+    return subscriber
 
 
-def printed(process):
-    """What a subscriber printed, without its debug lines."""
-    out, _ = process.communicate(timeout=WAIT)
-    return [l for l in out.splitlines() if not l.startswith(("Client ", "Subscribed"))]
+def printed(subscriber):
+    """What a subscriber printed until it ended by itself, without its debug lines."""
+    try:
+        subscriber.process.wait(WAIT)
+    except subprocess.TimeoutExpired:
+        subscriber.process.kill()
+        raise AssertionError(f"mosquitto_sub still waits; it has {subscriber.lines}") from None
+    subscriber.reader.join(WAIT)
+    return subscriber.lines
 
 
 class Client:

@@ -1,15 +1,13 @@
 //! The door: logins, users, tokens, sessions.
 
-use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use busbar_event::{Class, Error};
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use crate::attempts::Attempts;
 use crate::backing::Backing;
 use crate::limits::{
     PASSWORD_BYTES_MAX, SESSION_AGE_SECONDS_MAX, SESSION_IDLE_SECONDS, SESSION_SAVE_SECONDS,
@@ -18,6 +16,9 @@ use crate::limits::{
 };
 use crate::password::{self, Cost, Hasher};
 use crate::principal::{Principal, Role, Via};
+use crate::records::{
+    SessionRecord, State, TokenRecord, UserRecord, clip, session_key, token_key, user_key,
+};
 use crate::rules::Rules;
 use crate::secret::{self, Digest};
 
@@ -154,44 +155,6 @@ pub struct Session {
 
 /// What is found before a token's secret, so that scanners recognise leaked ones.
 const TOKEN_PREFIX: &str = "bbt_";
-
-#[derive(Clone, Serialize, Deserialize)]
-struct UserRecord {
-    hash: String,
-    role: Role,
-    #[serde(with = "shared")]
-    rules: Arc<Rules>,
-    created: i64,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-struct TokenRecord {
-    name: String,
-    user: String,
-    digest: String,
-    role: Role,
-    #[serde(with = "shared")]
-    rules: Arc<Rules>,
-    created: i64,
-    expires: Option<i64>,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-struct SessionRecord {
-    user: String,
-    created: i64,
-    expires: i64,
-}
-
-#[derive(Default)]
-struct State {
-    users: BTreeMap<String, UserRecord>,
-    tokens: BTreeMap<String, TokenRecord>,
-    sessions: HashMap<Digest, SessionRecord>,
-    attempts: Attempts,
-    /// Digests of passwords that were verified lately, and until when they count.
-    verified: HashMap<Digest, i64>,
-}
 
 impl Access {
     /// Opens what `backing` keeps.
@@ -678,106 +641,6 @@ impl Access {
     }
 }
 
-impl State {
-    fn restore(&mut self, key: &[u8], value: &[u8]) -> Result<(), Error> {
-        let damaged = || {
-            Error::new(Class::Permanent, "access.damaged")
-                .with("key", clip(&String::from_utf8_lossy(key)))
-        };
-        let key_text = std::str::from_utf8(key).map_err(|_| damaged())?;
-        match key_text.split_once('/') {
-            Some(("user", name)) => {
-                let record = serde_json::from_slice(value).map_err(|_| damaged())?;
-                self.users.insert(name.to_owned(), record);
-            }
-            Some(("token", id)) => {
-                let record = serde_json::from_slice(value).map_err(|_| damaged())?;
-                self.tokens.insert(id.to_owned(), record);
-            }
-            Some(("session", digest)) => {
-                let digest = Digest::from_text(digest).ok_or_else(damaged)?;
-                let record = serde_json::from_slice(value).map_err(|_| damaged())?;
-                self.sessions.insert(digest, record);
-            }
-            _ => return Err(damaged()),
-        }
-        Ok(())
-    }
-
-    fn user_principal(&self, name: &str, via: Via) -> Option<Principal> {
-        let record = self.users.get(name)?;
-        Some(Principal::new(
-            name.into(),
-            record.role,
-            via,
-            record.rules.clone(),
-            None,
-        ))
-    }
-
-    fn token_principal(&self, id: &str, now: i64) -> Option<Principal> {
-        let token = self.tokens.get(id)?;
-        let user = self.users.get(&token.user)?;
-        if token.expires.is_some_and(|end| end <= now) {
-            return None;
-        }
-        Some(Principal::new(
-            token.user.as_str().into(),
-            token.role.min(user.role),
-            Via::Token(id.into()),
-            user.rules.clone(),
-            Some(token.rules.clone()),
-        ))
-    }
-
-    fn sessions_of(&self, name: &str) -> Vec<Digest> {
-        self.sessions
-            .iter()
-            .filter(|(_, record)| record.user == name)
-            .map(|(digest, _)| *digest)
-            .collect()
-    }
-
-    fn remember(&mut self, digest: Digest, now: i64) {
-        if self.verified.len() >= VERIFIED_MAX {
-            self.verified.retain(|_, until| *until > now);
-        }
-        if self.verified.len() < VERIFIED_MAX {
-            self.verified.insert(digest, now + VERIFIED_SECONDS);
-        }
-    }
-}
-
-/// Rules behind a pointer are written like rules.
-mod shared {
-    use super::{Arc, Deserialize, Rules, Serialize};
-
-    pub(super) fn serialize<S: serde::Serializer>(
-        rules: &Arc<Rules>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        Rules::serialize(rules, serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Arc<Rules>, D::Error> {
-        Rules::deserialize(deserializer).map(Arc::new)
-    }
-}
-
-fn user_key(name: &str) -> String {
-    format!("user/{name}")
-}
-
-fn token_key(id: &str) -> String {
-    format!("token/{id}")
-}
-
-fn session_key(digest: &Digest) -> String {
-    format!("session/{}", digest.to_text())
-}
-
 fn view_user(name: &str, record: &UserRecord) -> UserView {
     UserView {
         name: name.to_owned(),
@@ -820,11 +683,6 @@ fn check_user_name(name: &str) -> Result<(), Error> {
 /// One answer for every failed login: it does not tell which part was wrong.
 fn refused() -> Error {
     Error::new(Class::Permanent, "access.refused")
-}
-
-/// A name from outside, short enough for an error.
-fn clip(name: &str) -> String {
-    name.chars().take(USER_NAME_BYTES_MAX).collect()
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod backing;
 pub mod limits;
 mod password;
 mod principal;
+mod records;
 mod rules;
 mod secret;
 

@@ -1,0 +1,160 @@
+//! What is kept of users, tokens and sessions, and under which keys.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use busbar_event::{Class, Error};
+use serde::{Deserialize, Serialize};
+
+use crate::attempts::Attempts;
+use crate::limits::{USER_NAME_BYTES_MAX, VERIFIED_MAX, VERIFIED_SECONDS};
+use crate::principal::{Principal, Role, Via};
+use crate::rules::Rules;
+use crate::secret::Digest;
+
+/// A user, under `user/NAME`.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct UserRecord {
+    pub hash: String,
+    pub role: Role,
+    #[serde(with = "shared")]
+    pub rules: Arc<Rules>,
+    pub created: i64,
+}
+
+/// A token, under `token/ID`: its secret is kept as a digest only.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct TokenRecord {
+    pub name: String,
+    pub user: String,
+    pub digest: String,
+    pub role: Role,
+    #[serde(with = "shared")]
+    pub rules: Arc<Rules>,
+    pub created: i64,
+    pub expires: Option<i64>,
+}
+
+/// A console session, under `session/DIGEST`.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct SessionRecord {
+    pub user: String,
+    pub created: i64,
+    pub expires: i64,
+}
+
+/// All of it in memory, and what is remembered of attempts.
+#[derive(Default)]
+pub(crate) struct State {
+    pub users: BTreeMap<String, UserRecord>,
+    pub tokens: BTreeMap<String, TokenRecord>,
+    pub sessions: HashMap<Digest, SessionRecord>,
+    pub attempts: Attempts,
+    /// Digests of passwords that were verified lately, and until when they count.
+    pub verified: HashMap<Digest, i64>,
+}
+
+impl State {
+    pub fn restore(&mut self, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        let damaged = || {
+            Error::new(Class::Permanent, "access.damaged")
+                .with("key", clip(&String::from_utf8_lossy(key)))
+        };
+        let key_text = std::str::from_utf8(key).map_err(|_| damaged())?;
+        match key_text.split_once('/') {
+            Some(("user", name)) => {
+                let record = serde_json::from_slice(value).map_err(|_| damaged())?;
+                self.users.insert(name.to_owned(), record);
+            }
+            Some(("token", id)) => {
+                let record = serde_json::from_slice(value).map_err(|_| damaged())?;
+                self.tokens.insert(id.to_owned(), record);
+            }
+            Some(("session", digest)) => {
+                let digest = Digest::from_text(digest).ok_or_else(damaged)?;
+                let record = serde_json::from_slice(value).map_err(|_| damaged())?;
+                self.sessions.insert(digest, record);
+            }
+            _ => return Err(damaged()),
+        }
+        Ok(())
+    }
+
+    pub fn user_principal(&self, name: &str, via: Via) -> Option<Principal> {
+        let record = self.users.get(name)?;
+        Some(Principal::new(
+            name.into(),
+            record.role,
+            via,
+            record.rules.clone(),
+            None,
+        ))
+    }
+
+    pub fn token_principal(&self, id: &str, now: i64) -> Option<Principal> {
+        let token = self.tokens.get(id)?;
+        let user = self.users.get(&token.user)?;
+        if token.expires.is_some_and(|end| end <= now) {
+            return None;
+        }
+        Some(Principal::new(
+            token.user.as_str().into(),
+            token.role.min(user.role),
+            Via::Token(id.into()),
+            user.rules.clone(),
+            Some(token.rules.clone()),
+        ))
+    }
+
+    pub fn sessions_of(&self, name: &str) -> Vec<Digest> {
+        self.sessions
+            .iter()
+            .filter(|(_, record)| record.user == name)
+            .map(|(digest, _)| *digest)
+            .collect()
+    }
+
+    pub fn remember(&mut self, digest: Digest, now: i64) {
+        if self.verified.len() >= VERIFIED_MAX {
+            self.verified.retain(|_, until| *until > now);
+        }
+        if self.verified.len() < VERIFIED_MAX {
+            self.verified.insert(digest, now + VERIFIED_SECONDS);
+        }
+    }
+}
+
+/// Rules behind a pointer are written like rules.
+mod shared {
+    use super::{Arc, Deserialize, Rules, Serialize};
+
+    pub(super) fn serialize<S: serde::Serializer>(
+        rules: &Arc<Rules>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        Rules::serialize(rules, serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<Rules>, D::Error> {
+        Rules::deserialize(deserializer).map(Arc::new)
+    }
+}
+
+pub(crate) fn user_key(name: &str) -> String {
+    format!("user/{name}")
+}
+
+pub(crate) fn token_key(id: &str) -> String {
+    format!("token/{id}")
+}
+
+pub(crate) fn session_key(digest: &Digest) -> String {
+    format!("session/{}", digest.to_text())
+}
+
+/// A name from outside, short enough for an error.
+pub(crate) fn clip(name: &str) -> String {
+    name.chars().take(USER_NAME_BYTES_MAX).collect()
+}
