@@ -6,13 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use busbar_event::{Class, Error};
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::backing::Backing;
 use crate::limits::{
     PASSWORD_BYTES_MAX, SESSION_AGE_SECONDS_MAX, SESSION_IDLE_SECONDS, SESSION_SAVE_SECONDS,
-    SESSIONS_MAX, TOKEN_NAME_BYTES_MAX, TOKENS_MAX, USER_NAME_BYTES_MAX, USERS_MAX, VERIFIED_MAX,
-    VERIFIED_SECONDS,
+    SESSIONS_MAX, TOKEN_NAME_BYTES_MAX, TOKENS_MAX, USER_NAME_BYTES_MAX, USERS_MAX,
 };
 use crate::password::{self, Cost, Hasher};
 use crate::principal::{Principal, Role, Via};

@@ -88,7 +88,7 @@ fn what_was_acknowledged_survives_sigkill() {
         let mqtt = node.mqtt;
         let alive = AtomicBool::new(true);
         thread::scope(|scope| {
-            let one = scope.spawn(|| publish_qos1(mqtt, qos1, &alive));
+            let one = scope.spawn(|| publish_qos1(mqtt, round_first, &alive));
             let two = scope.spawn(|| qos2.publish(mqtt, &alive));
             let (sender, inbox) = mpsc::channel();
             scope.spawn(move || receive(mqtt, &sender));

@@ -1,6 +1,6 @@
 //! How many events a second one core takes through `where` and `select` on JSON, from a stream to a stream.
 //!
-//! `cargo run --release -p busbar-flow --example throughput [-- <events> <folder>]`
+//! `cargo run --release -p busbar-flow --example filter [-- <events> <folder>]`
 //!
 //! The input is written first; what is measured is the flow reading it, with all of its own output synced to the
 //! disk. One thread runs the flow; the log's commit thread is beside it.

@@ -1,7 +1,7 @@
 //! How fast events are built into batches, written, read and decoded, on one core and in
 //! comparison with the general tools in the same run.
 //!
-//! `cargo run --release -p busbar-event --example throughput`
+//! `cargo run --release -p busbar-event --example batches`
 
 use std::hint::black_box;
 use std::sync::Arc;
