@@ -103,14 +103,11 @@ impl Tags {
         };
         let columns: Vec<Arc<dyn Array>> =
             vec![Arc::new(self.names.clone()), Arc::new(self.values.clone())];
+        // No tags are null, whether the others of a batch have some or not.
+        let some = self.offsets.windows(2).map(|ends| ends[0] < ends[1]);
+        let nulls = NullBuffer::union(self.nulls.as_ref(), Some(&NullBuffer::from_iter(some)));
         let pairs = StructArray::new(fields.clone(), columns, None);
-        MapArray::new(
-            entries.clone(),
-            self.offsets.clone(),
-            pairs,
-            self.nulls.clone(),
-            *sorted,
-        )
+        MapArray::new(entries.clone(), self.offsets.clone(), pairs, nulls, *sorted)
     }
 
     pub fn slice(&self, offset: usize, rows: usize) -> Tags {

@@ -79,7 +79,15 @@ pub(crate) fn types(
 
 /// Where a parsed expression stands.
 pub(crate) fn place(text: &str, expr: &Expr) -> Option<Range<usize>> {
-    text::parser_range(text, expr.span())
+    let range = text::parser_range(text, expr.span())?;
+    // The parser leaves the bracket out that closes a list.
+    let open = text[range.clone()].matches('(').count();
+    let closed = text[range.clone()].matches(')').count();
+    let end = match text[range.end..].find(')') {
+        Some(bracket) if open > closed => range.end + bracket + 1,
+        _ => range.end,
+    };
+    Some(range.start..end)
 }
 
 fn is_checked(operator: &BinaryOperator) -> bool {
@@ -132,6 +140,8 @@ pub(crate) fn word(data_type: &DataType) -> String {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "text".to_owned(),
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView => "binary".to_owned(),
         DataType::Timestamp(..) => "time".to_owned(),
+        DataType::Map(..) => "map".to_owned(),
+        DataType::List(_) | DataType::LargeList(_) => "list".to_owned(),
         DataType::Null => "null".to_owned(),
         other => other.to_string(),
     }

@@ -185,6 +185,10 @@ fn unknown_function(
         .suggest(near.map(str::to_owned))
 }
 
+pub(crate) fn too_nested(text: &str) -> Diagnostic {
+    Diagnostic::new("sql.too-nested", 0..text.len()).with("most", crate::limits::NESTING_MAX)
+}
+
 /// The parser says `Expected: x, found: y at Line: 1, Column: 8`, or the like.
 pub(crate) fn syntax(text: &str, message: &str, place: Option<Range<usize>>) -> Diagnostic {
     let message = message
@@ -195,8 +199,7 @@ pub(crate) fn syntax(text: &str, message: &str, place: Option<Range<usize>>) -> 
         Some(cut) => (&message[..cut], line_and_column(&message[cut..])),
     };
     if detail.contains("recursion limit") {
-        return Diagnostic::new("sql.too-nested", 0..text.len())
-            .with("most", crate::limits::NESTING_MAX);
+        return too_nested(text);
     }
     let place = place
         .or_else(|| {
@@ -219,6 +222,14 @@ fn line_and_column(tail: &str) -> Option<(u64, u64)> {
 }
 
 fn plan(text: &str, message: &str, place: Option<Range<usize>>) -> Diagnostic {
+    if message.contains("must appear in the GROUP BY clause")
+        && let Some(column) = between(message, "column \"", "\" must")
+    {
+        let column = column.rsplit('.').next().unwrap_or(column);
+        let place = text::find_word(text, column).or(place);
+        return Diagnostic::new("sql.not-grouped", place.unwrap_or(0..text.len()))
+            .with("column", text::quote(column));
+    }
     // "... function 'abs' ...": the caret goes under the function.
     let function = between(message, "function '", "'")
         .or_else(|| between(message, "call to '", "'"))

@@ -8,12 +8,14 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use busbar_event::{Class, Error};
 use datafusion::catalog::TableProvider;
 use datafusion::common::DataFusionError;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
-use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
+use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream, execute_stream};
 use futures::StreamExt;
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -323,6 +325,7 @@ async fn plan(inner: &Inner, text: &str, options: &QueryOptions) -> Result<Plann
         logical = limited(logical, rows_max).map_err(wrong)?;
     }
     let physical = state.create_physical_plan(&logical).await.map_err(wrong)?;
+    let physical = physical.transform_up(come_up_for_air).map_err(wrong)?.data;
     let stream = execute_stream(physical, state.task_ctx()).map_err(wrong)?;
     Ok(Planned {
         schema: stream.schema(),
@@ -330,6 +333,17 @@ async fn plan(inner: &Inner, text: &str, options: &QueryOptions) -> Result<Plann
         rows_max,
         left_out,
     })
+}
+
+/// A join makes many rows of few, so that those who read it may work for minutes on one batch of a
+/// scan; its own output must let others, and the query's deadline, have their turn.
+fn come_up_for_air(
+    plan: Arc<dyn ExecutionPlan>,
+) -> Result<Transformed<Arc<dyn ExecutionPlan>>, DataFusionError> {
+    if plan.children().len() < 2 {
+        return Ok(Transformed::no(plan));
+    }
+    Ok(Transformed::yes(Arc::new(CooperativeExec::new(plan))))
 }
 
 /// One row more than allowed, to know whether there are more.

@@ -10,7 +10,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, TokenizerError};
 
 use crate::Diagnostic;
-use crate::diagnostic::{explain, syntax};
+use crate::diagnostic::{explain, syntax, too_nested};
 use crate::limits::{NESTING_MAX, OPERATORS_MAX, TEXT_BYTES_MAX};
 use crate::{session, text};
 
@@ -89,6 +89,9 @@ fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, Diagnostic> {
             Diagnostic::new("sql.syntax", text::word_at(text, start))
                 .with("detail", text::quote(&message))
         })?;
+    if deepest(&tokens) > NESTING_MAX {
+        return Err(too_nested(text));
+    }
     let operators = tokens.iter().filter(|token| deepens(&token.token)).count();
     if operators > OPERATORS_MAX {
         return Err(Diagnostic::new("sql.too-many-operators", 0..text.len())
@@ -96,6 +99,26 @@ fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, Diagnostic> {
             .with("most", OPERATORS_MAX));
     }
     Ok(tokens)
+}
+
+/// How deep brackets and prefixes nest. The parser has a limit too, but it tries things several ways
+/// and then forgets that one of them was too deep for it.
+fn deepest(tokens: &[TokenWithSpan]) -> usize {
+    let (mut brackets, mut prefixes, mut most) = (0_usize, 0, 0);
+    for token in tokens {
+        match &token.token {
+            Token::LParen | Token::LBracket | Token::LBrace => brackets += 1,
+            Token::RParen | Token::RBracket | Token::RBrace => {
+                brackets = brackets.saturating_sub(1);
+            }
+            Token::Whitespace(_) => {}
+            Token::Plus | Token::Minus | Token::Tilde | Token::ExclamationMark => prefixes += 1,
+            Token::Word(word) if word.keyword == Keyword::NOT => prefixes += 1,
+            _ => prefixes = 0,
+        }
+        most = most.max(brackets + prefixes);
+    }
+    most
 }
 
 /// Whether a token can make the tree one deeper without a bracket.

@@ -36,9 +36,12 @@ pub(crate) fn state() -> &'static SessionState {
 
 /// A state that runs one query within the bounds of `runtime`.
 pub(crate) fn state_within(runtime: Arc<RuntimeEnv>) -> SessionState {
-    SessionStateBuilder::new_from_existing(STATE.clone())
+    let mut state = SessionStateBuilder::new_from_existing(STATE.clone())
         .with_runtime_env(runtime)
-        .build()
+        .build();
+    // From here on `now()` is this moment.
+    state.mark_start_execution();
+    state
 }
 
 pub(crate) fn function_names() -> &'static [String] {

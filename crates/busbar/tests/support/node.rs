@@ -127,7 +127,7 @@ impl Node {
     pub fn sql(&self, sql: &str) -> Vec<Vec<Value>> {
         let mut answer = agent()
             .post(format!("http://{}/api/v1/sql", self.http))
-            .send_json(json!({ "sql": sql, "limit": 5_000_000 }))
+            .send_json(json!({ "sql": sql, "limit": 10_000 }))
             .unwrap_or_else(|why| panic!("{sql}: {why}\n{}", self.output()));
         let mut answer: Value = answer
             .body_mut()

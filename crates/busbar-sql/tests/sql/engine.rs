@@ -1,19 +1,17 @@
 //! The engine beyond single cases: bounds, cancelling, what is skipped without being read.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::common::*;
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use busbar_event::Batch;
 use busbar_sql::{
     Engine, Predicate, Projection, QueryLimits, QueryOptions, Relation, StreamRelation,
 };
-use common::*;
 use proptest::prelude::*;
 
 fn many(batches: usize, rows: usize) -> Vec<Batch> {
@@ -140,7 +138,7 @@ fn memory_time_and_turns_are_bounded() {
         ..QueryLimits::default()
     };
     let (engine, _) = engine_of(vec![many(20, 1000)], limits);
-    let slow = "select count(*) from s a, s b where a.level_mm + b.level_mm > 3";
+    let slow = "select count(*) from s a, s b, s c where a.level_mm + b.level_mm + c.level_mm > 3";
     run(async {
         let begun = Instant::now();
         let mut answer = engine.query(slow).await.unwrap();

@@ -1,7 +1,5 @@
 //! What is compiled once, beyond single cases: columns, binding, rows to blame, depth.
 
-mod common;
-
 use std::sync::Arc;
 
 use arrow::array::{
@@ -19,13 +17,14 @@ fn rows(values: Vec<Option<i64>>) -> RecordBatch {
         topics.collect::<Int32Array>(),
         Arc::new(StringArray::from(vec!["gauge/1/rain", "gauge/x/wind"])),
     );
-    RecordBatch::try_from_iter([
+    RecordBatch::try_from_iter_with_nullable([
         (
             "other",
             Arc::new(StringArray::from(vec!["o"; values.len()])) as ArrayRef,
+            true,
         ),
-        ("topic", Arc::new(topics)),
-        ("v", Arc::new(Int64Array::from(values))),
+        ("topic", Arc::new(topics), true),
+        ("v", Arc::new(Int64Array::from(values)), true),
     ])
     .unwrap()
 }

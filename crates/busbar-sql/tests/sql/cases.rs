@@ -1,4 +1,4 @@
-//! Cases as files: `tests/cases/*.slt`, each a list of blocks
+//! Cases as files: `tests/sql/cases/*.slt`, each a list of blocks
 //!
 //! ```text
 //! query
@@ -13,19 +13,16 @@
 //! at. Blocks are parted by an empty line; lines with `#` in front are comments. With
 //! `BUSBAR_UPDATE=1` the answers are written instead of compared.
 
-mod common;
-
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::common::{known, lines, names};
 use arrow::array::{Array, RecordBatch, StringArray};
 use busbar_event::{Error, Language};
 use busbar_sql::{BatchQuery, Diagnostic, Engine, Predicate, Projection, QueryLimits, Template};
-use common::{known, lines, names};
 
 #[test]
-#[ignore = "the answers in tests/cases are not recorded yet: run with BUSBAR_UPDATE=1 and read them"]
 fn cases() {
     let folder = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -40,10 +37,11 @@ fn cases() {
         arrow::compute::concat_batches(&answer.schema(), &batches).unwrap()
     });
     let update = std::env::var_os("BUSBAR_UPDATE").is_some();
-    let mut files: Vec<PathBuf> = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sql/cases"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
     files.sort();
     let mut wrong = Vec::new();
     let mut asked = 0;
