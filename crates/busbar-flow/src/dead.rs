@@ -277,11 +277,6 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// How many there are that were not sent again, without reading the disk for new ones.
-    pub fn open_count(&self) -> u64 {
-        self.index.lock().groups.iter().map(|g| g.open).sum()
-    }
-
     /// The causes, the one with the newest letter first. May block on the disk.
     pub fn groups(&self) -> Result<Vec<DeadGroup>, Error> {
         let mut index = self.index.lock();

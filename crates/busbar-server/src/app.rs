@@ -110,7 +110,7 @@ impl App {
 
     /// Dead letters that wait to be looked at.
     pub(crate) fn dead_letters(&self) -> u64 {
-        self.runtime.dead_open()
+        self.feed.dead()
     }
 
     /// The counters of MQTT; zeros while it does not run.

@@ -1,23 +1,37 @@
 //! The picture of the node that is taken each second, and the history that goes with it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use busbar_event::Error;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
-use crate::api::overview::{Budget, Dead, Disk, History, Overview};
+use crate::api::overview::{Budget, Dead, Disk, History, Overview, Rates};
 use crate::api::{Live, connection_views, flow_views, stream_summaries};
 use crate::app::{App, stopped};
-use crate::limits::HISTORY_SECONDS;
+use crate::limits::{HISTORY_SECONDS, SPARK_SECONDS};
 use crate::time;
 
 /// Pictures of the node.
 pub(crate) struct Feed {
     live: watch::Sender<Bytes>,
     overview: Mutex<Bytes>,
+    rates: Mutex<Lines>,
+    /// Events a second that each source brought.
+    sources: Mutex<HashMap<String, f64>>,
+    dead: AtomicU64,
+}
+
+/// The last minute of each stream and of each flow, by name, oldest first.
+#[derive(Default)]
+struct Lines {
+    streams: BTreeMap<String, VecDeque<u64>>,
+    flows: BTreeMap<String, VecDeque<u64>>,
 }
 
 impl Default for Feed {
@@ -25,6 +39,9 @@ impl Default for Feed {
         Feed {
             live: watch::Sender::new(Bytes::from_static(b": busbar\n\n")),
             overview: Mutex::default(),
+            rates: Mutex::default(),
+            sources: Mutex::default(),
+            dead: AtomicU64::new(0),
         }
     }
 }
@@ -40,8 +57,34 @@ impl Feed {
         self.overview.lock().clone()
     }
 
+    /// Rates of the last minute.
+    pub(crate) fn rates(&self) -> Rates {
+        let lines = self.rates.lock();
+        let plain = |lines: &BTreeMap<String, VecDeque<u64>>| {
+            let plain = |(name, line): (&String, &VecDeque<u64>)| {
+                (name.clone(), line.iter().copied().collect())
+            };
+            lines.iter().map(plain).collect()
+        };
+        Rates {
+            step_s: 1,
+            streams: plain(&lines.streams),
+            flows: plain(&lines.flows),
+        }
+    }
+
+    /// Events a second that a source brought.
+    pub(crate) fn source_rate(&self, name: &str) -> f64 {
+        self.sources.lock().get(name).copied().unwrap_or(0.0)
+    }
+
+    /// Dead letters that wait to be looked at, as counted last.
+    pub(crate) fn dead(&self) -> u64 {
+        self.dead.load(Ordering::Relaxed)
+    }
+
     /// Takes a picture each second until the node stops. The first one is there when this returns.
-    pub(crate) async fn run(app: Arc<App>) -> tokio::task::JoinHandle<()> {
+    pub(crate) async fn run(app: Arc<App>) -> JoinHandle<()> {
         let mut camera = Camera::new(&app);
         camera.take(&app).await;
         let stop = app.stop.clone();
@@ -66,6 +109,11 @@ struct Camera {
     delivered: u64,
     cpu: f64,
     taken: Instant,
+    /// Events that each source had brought at the last picture.
+    brought: HashMap<String, u64>,
+    /// Dead letters are counted beside the picture: after a start there may be many to read.
+    counting: Option<JoinHandle<Result<u64, Error>>>,
+    counted: bool,
 }
 
 impl Camera {
@@ -76,7 +124,52 @@ impl Camera {
             delivered: app.events_out(),
             cpu: process_seconds(),
             taken: Instant::now(),
+            brought: HashMap::new(),
+            counting: None,
+            counted: true,
         }
+    }
+
+    /// Takes over a count that is done, and begins the next one.
+    async fn count_dead(&mut self, app: &Arc<App>) {
+        if let Some(counting) = self.counting.take_if(|counting| counting.is_finished())
+            && let Ok(count) = counting.await
+        {
+            match &count {
+                Ok(count) => app.feed.dead.store(*count, Ordering::Relaxed),
+                // Said once, not each second.
+                Err(why) if self.counted => tracing::error!(%why, "dead letters cannot be counted"),
+                Err(_) => {}
+            }
+            self.counted = count.is_ok();
+        }
+        if self.counting.is_none() {
+            let app = app.clone();
+            self.counting = Some(tokio::spawn(async move {
+                let groups = app.runtime.dead_groups().await?;
+                Ok(groups.iter().map(|group| group.open).sum())
+            }));
+        }
+    }
+
+    /// How fast sources are, from what each had brought a picture ago.
+    fn time_sources(&mut self, app: &App, seconds: f64) {
+        let brought: HashMap<String, u64> = app
+            .runtime
+            .connections()
+            .into_iter()
+            .filter_map(|connection| Some((connection.name, connection.source?.events)))
+            .collect();
+        if seconds > 0.5 {
+            let rate = |(name, now): (&String, &u64)| {
+                // A source that was started again counts from zero.
+                let before = self.brought.get(name).copied().unwrap_or(*now);
+                let events = now.saturating_sub(before) as f64;
+                (name.clone(), (events / seconds * 10.0).round() / 10.0)
+            };
+            *app.feed.sources.lock() = brought.iter().map(rate).collect();
+        }
+        self.brought = brought;
     }
 
     async fn take(&mut self, app: &Arc<App>) {
@@ -96,6 +189,8 @@ impl Camera {
             0.0
         };
         (self.delivered, self.cpu) = (delivered, cpu);
+        self.count_dead(app).await;
+        self.time_sources(app, seconds);
         let streams = stream_summaries(app);
         let rate_in = streams
             .iter()
@@ -109,6 +204,13 @@ impl Camera {
             .any(|stream| stream.durability == "memory" && !stream.detached);
         let bytes = streams.iter().map(|stream| stream.bytes).sum();
         let (summaries, flows) = flow_views(app);
+        {
+            let mut lines = app.feed.rates.lock();
+            let now = streams.iter().map(|stream| (&*stream.name, stream.rate));
+            grow(&mut lines.streams, now);
+            let now = summaries.iter().map(|flow| (flow.name(), flow.rate()));
+            grow(&mut lines.flows, now);
+        }
         let budget = app.bus.budget();
         let overview = Overview {
             version: env!("CARGO_PKG_VERSION"),
@@ -149,10 +251,29 @@ impl Camera {
 }
 
 fn push(history: &mut VecDeque<u64>, value: u64) {
-    if history.len() == HISTORY_SECONDS {
+    bounded(history, value, HISTORY_SECONDS);
+}
+
+fn bounded(history: &mut VecDeque<u64>, value: u64, seconds: usize) {
+    if history.len() == seconds {
         history.pop_front();
     }
     history.push_back(value);
+}
+
+/// Adds a second to each line; a line whose name is gone goes too.
+fn grow<'a>(
+    lines: &mut BTreeMap<String, VecDeque<u64>>,
+    now: impl Iterator<Item = (&'a str, u64)>,
+) {
+    let mut old = std::mem::take(lines);
+    for (name, rate) in now {
+        let (name, mut line) = old
+            .remove_entry(name)
+            .unwrap_or_else(|| (name.to_owned(), VecDeque::new()));
+        bounded(&mut line, rate, SPARK_SECONDS);
+        lines.insert(name, line);
+    }
 }
 
 /// Resident memory of this process.

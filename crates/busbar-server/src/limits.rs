@@ -79,8 +79,10 @@ pub const VERSIONS_SHOWN_MAX: usize = 50;
 /// Dead letters in a list.
 pub const DEAD_LETTERS_SHOWN_MAX: usize = 1_000;
 
-/// Seconds of history for sparklines.
+/// Seconds of history of the node as a whole.
 pub const HISTORY_SECONDS: usize = 300;
+/// Seconds of history of each stream and flow, for sparklines.
+pub const SPARK_SECONDS: usize = 60;
 /// Listeners of the live feed at a time.
 pub const LIVE_LISTENERS_MAX: usize = 512;
 

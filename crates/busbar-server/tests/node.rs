@@ -238,6 +238,24 @@ fn the_overview_and_the_live_feed_show_what_happens() {
     assert!(overview["budget"]["max_bytes"].as_u64().unwrap() > 0);
     let picture: Value = live.next().unwrap().json();
     assert!(picture["overview"]["history"]["in"].is_array() && picture["flows"].is_array());
+    let rates = world.until("/api/v1/rates", |rates| {
+        let line = rates["streams"]["meter"].as_array();
+        line.is_some_and(|line| line.iter().any(|rate| rate.as_u64() > Some(0)))
+    });
+    assert_eq!(rates["step_s"], 1);
+    assert!(rates["streams"]["inbox"].as_array().unwrap().len() <= 60);
+}
+
+#[test]
+fn a_source_has_a_rate() {
+    let world = World::new(&[(
+        "connections/this-machine.yaml",
+        "host:\n  every: 1s\n  read: [cpu, memory]\ntopic: host/${host}/${kind}\n",
+    )]);
+    world.until("/api/v1/connections", |answer| {
+        let connection = &answer["connections"][0];
+        connection["rate"].as_f64() >= Some(1.0) && connection["in"].as_u64() >= Some(2)
+    });
 }
 
 #[test]

@@ -54,11 +54,6 @@ impl Runtime {
             .collect()
     }
 
-    /// Dead letters that were not sent again, as far as they have been counted.
-    pub fn dead_open(&self) -> u64 {
-        self.inner.dead.open_count()
-    }
-
     fn flow_status(&self, flow: &Flow) -> FlowStatus {
         let spec = &flow.parsed.spec;
         let (from, steps) = (spec.from.len(), spec.steps.len());

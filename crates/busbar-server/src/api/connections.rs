@@ -33,7 +33,7 @@ pub(crate) struct ConnectionView {
     input: u64,
     /// Rows written to it.
     out: u64,
-    /// Rows written to it in the last second.
+    /// Events it brought, or rows written to it, in the last second.
     rate: f64,
     /// What is promised across a crash to those who write to it.
     guarantee: Option<&'static str>,
@@ -66,15 +66,18 @@ pub(crate) fn views(app: &App) -> Vec<ConnectionView> {
     let connections = app.runtime.connections();
     connections
         .into_iter()
-        .map(|connection| view(connection, &flows))
+        .map(|connection| {
+            let source_rate = app.feed.source_rate(&connection.name);
+            view(connection, &flows, source_rate)
+        })
         .collect()
 }
 
-fn view(connection: ConnectionStatus, flows: &[FlowStatus]) -> ConnectionView {
+fn view(connection: ConnectionStatus, flows: &[FlowStatus], source_rate: f64) -> ConnectionView {
     let outputs = flows.iter().flat_map(|flow| &flow.nodes).filter(|node| {
         node.role == "to" && node.kind == "connection" && node.label == connection.name
     });
-    let (mut out, mut rate, mut error, mut guarantee) = (0, 0.0, None, None);
+    let (mut out, mut rate, mut error, mut guarantee) = (0, source_rate, None, None);
     for node in outputs {
         out += node.counters.out;
         rate += node.rate_out;

@@ -57,6 +57,17 @@ pub(crate) struct FlowSummary {
     error: Option<Error>,
 }
 
+impl FlowSummary {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whole events a second.
+    pub(crate) fn rate(&self) -> u64 {
+        self.rate.round() as u64
+    }
+}
+
 /// What became of events.
 #[derive(Clone, Copy, Serialize, utoipa::ToSchema)]
 struct Counts {

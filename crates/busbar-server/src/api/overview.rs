@@ -1,5 +1,6 @@
 //! The node at a glance.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -10,13 +11,15 @@ use utoipa_axum::routes;
 
 use super::connections::ConnectionView;
 use super::flows::FlowSummary;
-use super::json_bytes;
 use super::streams::StreamSummary;
+use super::{Json, json_bytes};
 use crate::app::App;
 use crate::guard::Caller;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(overview))
+    OpenApiRouter::new()
+        .routes(routes!(overview))
+        .routes(routes!(rates))
 }
 
 /// The node at a glance.
@@ -103,4 +106,22 @@ pub(crate) struct Budget {
     responses((status = 200, description = "The node.", body = Overview)))]
 async fn overview(State(app): State<Arc<App>>, Caller(_): Caller) -> Response {
     json_bytes(app.feed.overview())
+}
+
+/// Rates of the last minute, oldest first.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Rates {
+    /// Seconds between two values.
+    pub(crate) step_s: u32,
+    /// Events a second of each stream.
+    pub(crate) streams: BTreeMap<String, Vec<u64>>,
+    /// Events a second of each flow.
+    pub(crate) flows: BTreeMap<String, Vec<u64>>,
+}
+
+/// The last minute of each stream and each flow.
+#[utoipa::path(get, path = "/api/v1/rates", tag = "node",
+    responses((status = 200, description = "The rates.", body = Rates)))]
+async fn rates(State(app): State<Arc<App>>, Caller(_): Caller) -> Json<Rates> {
+    Json(app.feed.rates())
 }
