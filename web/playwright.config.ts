@@ -1,17 +1,7 @@
 import { defineConfig } from '@playwright/test';
 
-// BASE_URL names a running node. Tests marked @mock need a node in a state that a healthy one is not in (users,
-// a stuck flow, lost connections): they run against the mock in any case; all of them do without BASE_URL.
-// CHROMIUM names another browser than Debian's.
-const node = process.env.BASE_URL;
-const port = Number((process.env.MOCK_PORT ??= String(20_000 + (process.pid % 20_000))));
-const mock = (env: Record<string, string>, at: number) => ({
-  command: 'node tests/mock/main.mjs',
-  env: { ...env, PORT: String(at) },
-  url: `http://127.0.0.1:${at}/`,
-  reuseExistingServer: false,
-});
-
+// The tests run against a real node that they start themselves (tests/e2e/node.ts). CHROMIUM names another
+// browser than Debian's.
 export default defineConfig({
   testDir: 'tests/e2e',
   outputDir: 'tests/results',
@@ -39,9 +29,4 @@ export default defineConfig({
       ],
     },
   },
-  projects: [
-    ...(node ? [{ name: 'node', grepInvert: /@mock/, use: { baseURL: node } }] : []),
-    { name: 'mock', grep: node ? /@mock/ : undefined, use: { baseURL: `http://127.0.0.1:${port}` } },
-  ],
-  webServer: [mock({}, port), mock({ USERS: '1' }, port + 1)],
 });

@@ -1,8 +1,9 @@
 import { svelte } from '@sveltejs/vite-plugin-svelte';
 import { defineConfig } from 'vitest/config';
 
-// In development the API is a node's (or the mock's, tests/mock): name it with BUSBAR_URL.
-const node = process.env.BUSBAR_URL ?? 'http://127.0.0.1:8080';
+// In development the API is a node's: name it with BUSBAR_URL.
+// The Host header stays the page's own: the node refuses what comes from another origin.
+const node = { target: process.env.BUSBAR_URL ?? 'http://127.0.0.1:8080', changeOrigin: false };
 
 export default defineConfig({
   plugins: [svelte()],

@@ -8,6 +8,36 @@ export function cellText(value: unknown): string {
   return String(value);
 }
 
+const DECIMALS_MAX = 6;
+
+/** How many decimals the numbers of a column are shown with, so that their points stand in one line. */
+export function decimals(rows: unknown[][], column: number): number {
+  let most = 0;
+  for (const row of rows.slice(0, 1000)) {
+    const value = row[column];
+    if (typeof value !== 'number' || Number.isInteger(value)) continue;
+    const text = String(value);
+    const point = text.indexOf('.');
+    if (point !== -1 && !text.includes('e')) most = Math.max(most, text.length - point - 1);
+  }
+  return Math.min(DECIMALS_MAX, most);
+}
+
+/** A value for a narrow place: the whole of it stands in `cellText`. */
+export function cellShort(value: unknown, type: string, places: number): string {
+  if (typeof value === 'number' && places > 0) {
+    const size = Math.abs(value);
+    // What so many decimals would show as nothing, or could not show, stays as it is.
+    if (size === 0 || (size >= 1e-3 && size < 1e15)) return value.toFixed(places);
+  }
+  if (isTime(type) && typeof value === 'string') {
+    return value.replace(/^(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.(\d*?)0*)?Z$/, (_, day, at, rest) =>
+      rest ? `${day} ${at}.${rest}Z` : `${day} ${at}Z`,
+    );
+  }
+  return cellText(value);
+}
+
 export function isNumeric(type: string): boolean {
   return /^(u?int|float|decimal|double|bigint|real)/i.test(type);
 }
@@ -20,8 +50,12 @@ export function isTime(type: string): boolean {
 export function widths(columns: Field[], rows: unknown[][]): number[] {
   const sample = rows.slice(0, 60);
   return columns.map((column, i) => {
-    const longest = Math.max(column.name.length, ...sample.map((row) => wide(cellText(row[i]))));
-    return Math.min(44, Math.max(6, longest)) + 3;
+    const places = decimals(rows, i);
+    const longest = Math.max(
+      column.name.length,
+      ...sample.map((row) => wide(cellShort(row[i], column.type, places))),
+    );
+    return Math.min(44, Math.max(6, longest)) + 4;
   });
 }
 

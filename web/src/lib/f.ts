@@ -3,6 +3,7 @@ import * as format from './format';
 import { i18n, t } from './i18n.svelte';
 
 export const short = (n: number | null | undefined): string => format.short(n, i18n.language);
+export const number = (n: number, decimals: number): string => format.number(n, i18n.language, decimals);
 export const whole = (n: number | null | undefined): string => format.whole(n, i18n.language);
 export const bytes = (n: number | null | undefined): string => format.bytes(n, i18n.language);
 export const percent = (n: number): string => format.percent(n, i18n.language);
@@ -12,6 +13,9 @@ export const clock = (time: string | number | Date | null | undefined): string =
 export const moment = (time: string | number | Date | null | undefined): string =>
   format.moment(time, i18n.language);
 export const zone = (): string => format.zone(new Date(), i18n.language);
+
+/** A span or size as a file has it (`30d`, `4GB`), with the space that belongs before a unit. */
+export const spaced = (text: string): string => text.replace(/(\d)([A-Za-zµ])/g, '$1\u00a0$2');
 
 /** Events a second, with its unit. */
 export const rate = (n: number | null | undefined): string => t('unit.per_second', { n: short(n) });

@@ -36,6 +36,12 @@ export function short(n: number | null | undefined, language: Language): string 
   return digits(n, language, size >= 100 || Number.isInteger(n) ? 0 : size >= 10 ? 1 : 2);
 }
 
+/** With at most so many decimals. */
+export function number(n: number | null | undefined, language: Language, decimals: number): string {
+  if (n === null || n === undefined || !Number.isFinite(n)) return NONE;
+  return digits(n, language, decimals);
+}
+
 export function whole(n: number | null | undefined, language: Language): string {
   if (n === null || n === undefined || !Number.isFinite(n)) return NONE;
   return digits(n, language, 0);

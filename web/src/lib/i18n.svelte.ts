@@ -21,10 +21,18 @@ export function preferred(languages: readonly string[]): Language {
   return 'en';
 }
 
-/** Puts `{name}` placeholders in; one without a value stays visible, so that a test or a user finds it. */
+/**
+ * Puts `{name}` placeholders in, and of `{name:one|many}` the word that fits the number; one without a value
+ * stays visible, so that a test or a user finds it.
+ */
 export function fill(text: string, args: Args): string {
-  return text.replace(/\{(\w+)\}/g, (whole, name: string) =>
-    Object.hasOwn(args, name) ? String(args[name]) : whole,
+  return text.replace(
+    /\{(\w+)(?::([^{}|]*)\|([^{}|]*))?\}/g,
+    (whole, name: string, one?: string, many?: string) => {
+      if (!Object.hasOwn(args, name)) return whole;
+      const value = String(args[name]);
+      return one === undefined ? value : (value === '1' ? one : many)!;
+    },
   );
 }
 

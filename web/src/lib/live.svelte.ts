@@ -3,7 +3,8 @@ import { pushed } from './ring';
 import { Sse, type Link } from './sse';
 import type { FlowDetail, Live, Overview } from './types';
 import { url } from './api';
-import { readLive } from './wire';
+import { call } from './api';
+import { readLive, readRates, type Rates } from './wire';
 
 /** Seconds of history kept in the page: what the large chart shows. */
 export const HISTORY_S = 300;
@@ -72,11 +73,35 @@ class LiveState {
     this.times = this.rateIn.map((_, i) => at - (n - i) * history.step_s);
     this.streamRates = new Map();
     this.flowRates = new Map();
+    // Lines that are short at first are better than a page that waits; a node that does not answer
+    // shows that by its link already.
+    void call('/rates').then(
+      (rates) => this.fill(readRates(rates)),
+      () => {},
+    );
+  }
+
+  /** Puts the node's last minute in front of what has come since it was asked for. */
+  fill({ streams, flows }: Rates): void {
+    this.streamRates = joined(streams, this.streamRates);
+    this.flowRates = joined(flows, this.flowRates);
   }
 }
 
 function grown(old: Map<string, number[]>, items: { name: string; rate: number }[]): Map<string, number[]> {
   return new Map(items.map(({ name, rate }) => [name, pushed(old.get(name) ?? [], rate, SPARK_POINTS)]));
+}
+
+/** The second that the node told as its last is the first that came: what is here already is newer. */
+function joined(before: Map<string, number[]>, since: Map<string, number[]>): Map<string, number[]> {
+  return new Map(
+    [...since].map(([name, values]) => {
+      const old = before.get(name) ?? [];
+      const missing = SPARK_POINTS - values.length;
+      const end = Math.max(0, old.length - 1);
+      return [name, [...old.slice(Math.max(0, end - missing), end), ...values]];
+    }),
+  );
 }
 
 export const live = new LiveState();

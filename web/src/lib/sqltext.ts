@@ -63,6 +63,18 @@ function widths(text: string, narrow: string, wide: string): string {
   return [...text].map((c) => (c.codePointAt(0)! > 0x2e7f ? wide : narrow)).join('');
 }
 
+/** The text with other words in the place of those that a span covers (in bytes of UTF-8). */
+export function replaced(text: string, span: { start: number; end: number }, words: string): string {
+  const utf8 = new TextEncoder().encode(text);
+  const part = (from: number, to?: number) => new TextDecoder().decode(utf8.subarray(from, to));
+  return part(0, Math.max(0, span.start)) + words + part(Math.max(0, span.end));
+}
+
+/** As a sentence begins, unless it begins with a name or an address. */
+export function sentence(text: string): string {
+  return /^[a-z]+(?=[ ,;:]\s|\s|$)/.test(text) ? text[0]!.toUpperCase() + text.slice(1) : text;
+}
+
 /** A relation's name as SQL: quoted only when it must be. */
 export function quoted(name: string): string {
   return /^[a-z_][a-z0-9_]*$/.test(name) ? name : `"${name.replaceAll('"', '""')}"`;

@@ -26,6 +26,7 @@ export interface SseHandlers {
 }
 
 export class Sse {
+  static readonly #all = new Set<Sse>();
   #source: EventSource | null = null;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #watch: ReturnType<typeof setInterval> | undefined;
@@ -33,6 +34,7 @@ export class Sse {
   #attempt = 0;
   #stopped = false;
   #last = '';
+  #lost = false;
 
   constructor(
     private readonly url: string,
@@ -40,11 +42,13 @@ export class Sse {
     private readonly options: { kinds?: string[]; chatty?: boolean; resume?: boolean } = {},
   ) {
     document.addEventListener('visibilitychange', this.#visibility);
+    Sse.#all.add(this);
     handlers.link('connecting');
     this.#open();
   }
 
   close(): void {
+    Sse.#all.delete(this);
     this.#stopped = true;
     document.removeEventListener('visibilitychange', this.#visibility);
     this.#drop();
@@ -53,15 +57,15 @@ export class Sse {
 
   #open(): void {
     if (this.#stopped || this.#source || document.visibilityState === 'hidden') return;
-    // After a break the stream goes on behind the last event that came.
-    const from = this.options.resume && this.#last !== '' ? `&from=${encodeURIComponent(this.#last)}` : '';
-    const source = new EventSource(this.url + from);
+    const source = new EventSource(this.#address());
     this.#source = source;
     this.#heard = Date.now();
     source.onopen = () => {
       this.#attempt = 0;
       this.#heard = Date.now();
       this.handlers.link('open');
+      if (this.#lost && this.options.chatty) this.#wake();
+      this.#lost = false;
     };
     const receive = (e: MessageEvent<string>) => {
       this.#heard = Date.now();
@@ -82,6 +86,15 @@ export class Sse {
     }
   }
 
+  /** After a break the stream goes on behind the last event that came. */
+  #address(): string {
+    if (!this.options.resume || this.#last === '') return this.url;
+    const [path, query] = this.url.split('?');
+    const search = new URLSearchParams(query);
+    search.set('from', this.#last);
+    return `${path}?${search}`;
+  }
+
   async #refused(): Promise<void> {
     this.#drop();
     const problem = await refusal(this.url);
@@ -96,8 +109,22 @@ export class Sse {
     }
   }
 
+  /**
+   * A quiet stream cannot tell silence from a connection that is gone (a machine that slept, a proxy that
+   * kept its end). The one that speaks each second can: when it comes back, the others begin anew behind
+   * their last event.
+   */
+  #wake(): void {
+    for (const other of Sse.#all) {
+      if (other === this || other.options.chatty || !other.#source) continue;
+      other.#drop();
+      other.#open();
+    }
+  }
+
   #retry(): void {
     this.#drop();
+    this.#lost = true;
     if (this.#stopped) return;
     this.handlers.link('reconnecting');
     this.#timer = setTimeout(() => this.#open(), backOff(this.#attempt));

@@ -8,6 +8,8 @@ import { readEvent } from './wire';
 export const TAIL_ROWS_MAX = 2000;
 /** What may wait while the tail is paused before the oldest fall out. */
 export const HELD_ROWS_MAX = 2000;
+/** A tail begins with so many events that are there already: a quiet stream is not an empty page. */
+export const TAIL_BEGIN = 50;
 /** Rows are taken over at this interval, so a fast stream costs a few redraws a second, not thousands. */
 export const DRAW_MS = 150;
 
@@ -42,7 +44,7 @@ export class Tail {
     this.gaps = 0;
     this.#next = 0;
     this.#sse = new Sse(
-      url('/events', query),
+      url('/events', { ...query, from: `last:${TAIL_BEGIN}` }),
       {
         message: (data, kind) => {
           if (kind === 'gap') {

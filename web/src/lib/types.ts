@@ -10,7 +10,8 @@ export interface Overview {
   uptime_s: number;
   memory_bytes: number;
   cores: number;
-  cpu?: number;
+  /** Cores in use. */
+  cpu: number;
   durability: Durability;
   events_in_per_s: number;
   events_out_per_s: number;

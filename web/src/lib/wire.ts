@@ -109,6 +109,7 @@ function overview(v: Raw): Overview {
     uptime_s: num(v.uptime_s),
     memory_bytes: num(v.memory_bytes),
     cores: num(v.cores),
+    cpu: num(v.cpu),
     durability: str(v.durability) as Overview['durability'],
     events_in_per_s: num(v.events_in_per_s),
     events_out_per_s: num(v.events_out_per_s),
@@ -133,6 +134,18 @@ export function readLive(data: string): Live | null {
   const value = parsed(data);
   if (!value || !isObject(value.overview)) return null;
   return { overview: overview(value.overview), flows: objects(value.flows).map((f) => readFlow(f)) };
+}
+
+/** The last minute of each stream and flow, by name. */
+export interface Rates {
+  streams: Map<string, number[]>;
+  flows: Map<string, number[]>;
+}
+
+export function readRates(v: unknown): Rates {
+  const lines = (of: unknown) =>
+    new Map(Object.entries(object(of)).map(([name, values]) => [name, nums(values)]));
+  return { streams: lines(object(v).streams), flows: lines(object(v).flows) };
 }
 
 export function readEvent(data: string): BusEvent | null {

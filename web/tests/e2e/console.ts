@@ -1,16 +1,28 @@
 /** What every browser test needs: a page that fails the test when the browser complains. */
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { test as base, expect, type APIRequestContext, type Page } from '@playwright/test';
-
-export const mockPort = Number(process.env.MOCK_PORT);
+import { test as base, expect, type Page } from '@playwright/test';
+import { RealNode } from './node';
 
 interface Watch {
   /** Complaints a test provokes on purpose, as parts of their text. */
   expected: string[];
 }
 
-export const test = base.extend<{ watch: Watch }>({
+/** All tests of a worker share one real node. */
+export const test = base.extend<{ watch: Watch }, { node: RealNode }>({
+  node: [
+    async ({}, use) => {
+      const node = await RealNode.start('host-watch');
+      try {
+        await use(node);
+      } finally {
+        await node.stop();
+      }
+    },
+    { scope: 'worker', timeout: 60_000 },
+  ],
+  baseURL: ({ node }, use) => use(node.url),
   watch: [
     async ({ page }, use) => {
       const watch: Watch = { expected: [] };
@@ -40,25 +52,6 @@ export { expect };
 export async function open(page: Page, hash = '#/'): Promise<void> {
   await page.goto(`/${hash}`);
   await expect(page.locator('[data-link="open"]')).toBeVisible();
-}
-
-/** Names that are there, asked of the API: the same tests run on any node. */
-export async function names(
-  request: APIRequestContext,
-  kind: 'streams' | 'flows' | 'tables',
-): Promise<Named[]> {
-  const answer = (await (await request.get(`/api/v1/${kind}`)).json()) as Record<string, Named[]>;
-  return answer[kind] ?? [];
-}
-
-interface Named {
-  name: string;
-  rate: number;
-  internal?: boolean;
-  rows?: number;
-  events?: number;
-  topics?: string[];
-  from?: string;
 }
 
 export function number(text: string | null): number {
@@ -107,4 +100,10 @@ export const PAGES = [
   'connections',
   'publish',
   'project',
+  'streams/meter',
+  'streams/inbox',
+  'flows/meter-alarm',
+  'flows/meter-billing',
+  'tables/meter_readings',
+  'tables/machine_now',
 ];

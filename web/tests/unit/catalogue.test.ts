@@ -1,6 +1,7 @@
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { fill } from '../../src/lib/i18n.svelte';
 import en from '../../src/i18n/en.json';
 import zh from '../../src/i18n/zh.json';
 
@@ -35,6 +36,12 @@ describe('the two catalogues', () => {
       expect(text.trim(), key).not.toBe('');
       if (!names.test(text)) expect(text, key).toMatch(/[\u4e00-\u9fff]|^[^a-zA-Z]*$|^\{/);
     }
+  });
+
+  it('have the word that fits the number', () => {
+    expect(fill('{n} {n:row|rows} · {s}', { n: '1', s: 2 })).toBe('1 row · 2');
+    expect(fill('{n} {n:row|rows}', { n: '1,204' })).toBe('1,204 rows');
+    expect(fill('{n} {n:row|rows}', {})).toBe('{n} {n:row|rows}');
   });
 
   it('use the punctuation of their language', () => {

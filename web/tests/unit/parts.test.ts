@@ -1,10 +1,20 @@
 import { describe, expect, it } from 'vitest';
-import { cellText, csv, isNumeric, isTime, numbers, suggestion, widths } from '../../src/lib/cells';
+import {
+  cellShort,
+  cellText,
+  decimals,
+  csv,
+  isNumeric,
+  isTime,
+  numbers,
+  suggestion,
+  widths,
+} from '../../src/lib/cells';
 import { diff, folded } from '../../src/lib/diff';
 import { layout } from '../../src/lib/layout';
 import { pushed } from '../../src/lib/ring';
 import { href, parse } from '../../src/lib/router.svelte';
-import { caret, quoted, tokens } from '../../src/lib/sqltext';
+import { caret, quoted, replaced, sentence, tokens } from '../../src/lib/sqltext';
 import { BACK_OFF_MS_MAX, BACK_OFF_MS_MIN, backOff } from '../../src/lib/sse';
 import { contains, HELD_ROWS_MAX, Tail, TAIL_ROWS_MAX } from '../../src/lib/tail.svelte';
 import { readEvent, readFlow, readLetters, readLive, readStreams } from '../../src/lib/wire';
@@ -167,6 +177,19 @@ describe('SQL text', () => {
     expect(caret('a\nb', { start: 0, end: 3 })).toBeNull();
   });
 
+  it('puts a suggestion in the place of what it is for', () => {
+    expect(replaced('select 表, metre from t', { start: 12, end: 17 }, 'meter')).toBe(
+      'select 表, meter from t',
+    );
+  });
+
+  it('begins a sentence as one, but no name', () => {
+    expect(sentence('there is no column "a"')).toBe('There is no column "a"');
+    expect(sentence('no result: Cast error')).toBe('No result: Cast error');
+    for (const same of ['http://a/b does not answer', 'busbar.toml is missing', '没有列', ''])
+      expect(sentence(same)).toBe(same);
+  });
+
   it('quotes a name only when it must', () => {
     expect([quoted('host'), quoted('dead-letters'), quoted('a"b')]).toEqual([
       'host',
@@ -207,9 +230,29 @@ describe('answers', () => {
   });
 
   it('have columns as wide as what is in them, within bounds', () => {
-    expect(widths([{ name: 'x', type: 'text' }], [['网络网络']])).toEqual([11]);
-    expect(widths([{ name: 'x', type: 'text' }], [['y'.repeat(500)]])).toEqual([47]);
+    expect(widths([{ name: 'x', type: 'text' }], [['网络网络']])).toEqual([12]);
+    expect(widths([{ name: 'x', type: 'text' }], [['y'.repeat(500)]])).toEqual([48]);
     expect(cellText({ a: 1 })).toBe('{"a":1}');
+  });
+
+  it('stand with their decimal points in one line', () => {
+    const rows = [[1.64], [2.123], [0], [12], [1.2345678901]];
+    expect(decimals(rows, 0)).toBe(6);
+    expect(rows.slice(0, 4).map((row) => cellShort(row[0], 'float', 3))).toEqual([
+      '1.640',
+      '2.123',
+      '0.000',
+      '12.000',
+    ]);
+    // What so few decimals would show as nothing is shown as it is.
+    expect(cellShort(0.0000012, 'float', 3)).toBe('0.0000012');
+    expect(cellShort(7, 'int', 0)).toBe('7');
+  });
+
+  it('show times as SQL has them, without empty decimals', () => {
+    expect(cellShort('2026-11-22T05:24:00.000000Z', 'time', 0)).toBe('2026-11-22 05:24:00Z');
+    expect(cellShort('2026-11-22T05:24:00.120000Z', 'time', 0)).toBe('2026-11-22 05:24:00.12Z');
+    expect(cellShort('2026-11-22T05:24:00.000000Z', 'text', 0)).toBe('2026-11-22T05:24:00.000000Z');
   });
 });
 
