@@ -232,7 +232,7 @@ impl World {
                 return value;
             }
             assert!(begun.elapsed() < PATIENCE, "GET {path} stays {value:#}");
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::park_timeout(Duration::from_millis(20));
         }
     }
 
