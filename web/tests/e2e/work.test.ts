@@ -96,6 +96,7 @@ test('dead letters are grouped by cause; once the cause is fixed, they are drive
   await node.mosquitto('ticket/abc', '{"hours":42}');
   await node.mosquitto('ticket/xyz', '{"hours":43}');
   await node.mosquitto('ticket/44', '{"hours":');
+  await node.mosquitto('meter/broken/reading', '{');
   await open(page);
   // They are counted before anybody looks at them.
   const badge = page.getByRole('navigation', { name: 'Main' }).getByRole('link', { name: /Dead letters/ });
@@ -103,7 +104,7 @@ test('dead letters are grouped by cause; once the cause is fixed, they are drive
   await badge.click();
   const of = (text: RegExp) =>
     page.locator('[data-groups] .group').filter({ hasText: 'tickets' }).filter({ hasText: text });
-  const broken = of(/ends too early/);
+  const broken = of(/event\.json-end/);
   const cast = of(/sql\.evaluate/);
   await expect(broken.locator('.count')).toHaveText('1');
   await expect(cast.locator('.count')).toHaveText('2');
@@ -112,6 +113,9 @@ test('dead letters are grouped by cause; once the cause is fixed, they are drive
   await cast.locator('.letter .open').first().click();
   await expect(cast.locator('.detail pre')).toContainText('43');
   await accessible(page);
+  // What broke an event in all flows that read it is one cause, told once.
+  const same = page.locator('[data-groups] .cluster').filter({ hasText: 'The JSON document ends too early' });
+  await expect(same.filter({ hasText: 'meter-alarm' }).filter({ hasText: 'meter-readings' })).toHaveCount(1);
 
   // One that is driven again before the cause is gone comes back, and that is said.
   await cast.locator('.letter input').first().check();
