@@ -34,6 +34,13 @@ pub struct Credentials {
 pub trait Authorizer: Send + Sync {
     /// Whoever it is, or the reason why not.
     fn authenticate(&self, credentials: &Credentials) -> Result<Arc<dyn Identity>, Reason>;
+
+    /// The same where it takes no time, so that no other thread has to be troubled; `None` where it
+    /// may.
+    fn at_once(&self, credentials: &Credentials) -> Option<Result<Arc<dyn Identity>, Reason>> {
+        let _ = credentials;
+        None
+    }
 }
 
 /// Somebody who is connected.

@@ -260,6 +260,8 @@ pub struct Conn<T> {
     pub out: Outbox,
     /// Acknowledgements in order.
     pub acks: VecDeque<AckRun<T>>,
+    /// It is one too many.
+    pub surplus: bool,
     /// In the core's list of connections with acknowledgements.
     pub acking: bool,
     /// In the core's list of connections to be looked at by their sockets.
@@ -294,6 +296,9 @@ pub struct Conn<T> {
     pub aliases_out_max: u16,
     /// Publishes with QoS 1 or 2 not yet done.
     pub receiving: u32,
+    /// How many there may be: what CONNACK said to a 5.0 client; 3.1.1 knows no such bound, there
+    /// it is the number of packet identifiers.
+    pub receive_max: u32,
     /// The topic of the last publish, known to be text.
     pub last_topic: String,
     /// Partitions read at its own pace.
@@ -318,6 +323,8 @@ pub struct Conn<T> {
     pub must_journal: bool,
     /// The session should be journalled some time.
     pub lazy_journal: bool,
+    /// The server ended it and said why.
+    pub refused: bool,
     /// The client said goodbye properly: no will.
     pub said_goodbye: bool,
     /// When the end of a closing connection is forced.
@@ -343,6 +350,7 @@ impl<T> Conn<T> {
             partial: Vec::new(),
             out: Outbox::default(),
             acks: VecDeque::new(),
+            surplus: false,
             acking: false,
             awake: false,
             pumping: false,
@@ -360,6 +368,7 @@ impl<T> Conn<T> {
             aliases_out: HashMap::default(),
             aliases_out_max: 0,
             receiving: 0,
+            receive_max: u32::from(u16::MAX),
             last_topic: String::new(),
             lag: Vec::new(),
             from: Vec::new(),
@@ -372,10 +381,19 @@ impl<T> Conn<T> {
             held_bytes: 0,
             must_journal: false,
             lazy_journal: false,
+            refused: false,
             said_goodbye: false,
             close_by: None,
             assigned: None,
         }
+    }
+
+    /// What an acknowledgement may say in words: nothing when the client does not want to hear it
+    /// or it would make the packet larger than the client takes.
+    pub fn words_for(&self, reason: Reason) -> Option<&'static str> {
+        const AROUND_BYTES: usize = 9;
+        let text = reason.name();
+        (self.problem_info && text.len() + AROUND_BYTES <= self.packet_out_max).then_some(text)
     }
 
     /// Whether packets flow.

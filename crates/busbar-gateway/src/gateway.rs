@@ -6,16 +6,15 @@ use std::thread::JoinHandle;
 
 use busbar_bus::Bus;
 use busbar_event::{Class, Error, Result};
-use busbar_log::Store;
+use busbar_log::{Change, Store};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::authorizer::Authorizer;
 use crate::config::{GatewayConfig, TlsConfig};
-use crate::group::restore_groups;
 use crate::limits::LISTEN_BACKLOG;
 use crate::registry::Shared;
+use crate::restore::restore_sessions;
 use crate::shell::{self, Acceptors, Inbound, Link, Stream};
-use crate::state::Session;
 use crate::stats::Stats;
 
 /// The MQTT gateway.
@@ -162,32 +161,29 @@ impl Drop for Handle {
     }
 }
 
+/// Records read from the store at once.
+const RECORDS_PAGE: usize = 1024;
+
 fn restore(shared: &Shared, store: &Store, now: i64) {
+    let mut page = Vec::new().into_iter();
     let mut after: Option<bytes::Bytes> = None;
-    loop {
-        let page = store.scan(b"s/", after.as_deref(), 1024);
-        let Some((last, _)) = page.last() else { return };
-        after = Some(last.clone());
-        for (key, record) in page {
-            let client = std::str::from_utf8(&key)
-                .ok()
-                .and_then(|k| k.strip_prefix("s/"));
-            let session = client.and_then(|c| Session::decode(c.into(), &record));
-            let Some(session) = session else {
-                tracing::error!(key = %String::from_utf8_lossy(&key), "a session record is damaged");
-                continue;
-            };
-            restore_groups(shared, &session, |text| {
-                let key = crate::core::group_key(text);
-                store.get(&key).map(|record| record.to_vec())
-            });
-            let will_at = session
-                .will
-                .as_ref()
-                .map(|w| now + i64::from(w.delay_s) * 1_000_000);
-            let expires_at = session.expires_at(now);
-            shared.restore(Box::new(session), will_at, expires_at);
+    let records = std::iter::from_fn(|| {
+        if let Some(record) = page.next() {
+            return Some(record);
         }
+        page = store
+            .scan(b"s/", after.as_deref(), RECORDS_PAGE)
+            .into_iter();
+        after = page.as_slice().last().map(|(key, _)| key.clone());
+        page.next()
+    });
+    let group_record = |text: &str| {
+        let key = crate::core::group_key(text);
+        store.get(&key).map(|record| record.to_vec())
+    };
+    let stale = restore_sessions(shared, records, group_record, now);
+    if !stale.is_empty() {
+        store.apply(stale.into_iter().map(Change::Delete).collect(), None);
     }
 }
 

@@ -20,6 +20,7 @@ pub mod index;
 pub mod limits;
 pub mod message;
 pub mod registry;
+pub mod restore;
 mod shell;
 pub mod sim;
 pub mod spine;

@@ -46,6 +46,11 @@ pub const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
 pub const READ_AGAIN_WAIT: Duration = Duration::from_secs(1);
 /// How long a stopping gateway waits for its last bytes.
 pub const STOP_WAIT: Duration = Duration::from_secs(2);
+/// Connections beyond the bound that are held for as long as it takes to tell them so.
+pub const SURPLUS_MAX: usize = 1024;
+/// How long the bytes of a client are still taken, and forgotten, after it was told why its
+/// connection ends: a socket closed before them is reset, and the reason may be lost.
+pub const LINGER_WAIT: Duration = Duration::from_secs(1);
 /// Connections that wait to be accepted.
 pub const LISTEN_BACKLOG: i32 = 1024;
 /// How often changed sessions with QoS 1 low-water marks are journalled, in microseconds.

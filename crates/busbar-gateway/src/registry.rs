@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::conn::ConnId;
 use crate::group::Group;
-use crate::limits::{LOST_NOTES_MAX, Limits};
+use crate::limits::{LOST_NOTES_MAX, Limits, SURPLUS_MAX};
 use crate::state::Session;
 
 /// What the cores share. Each lock is held for a look-up or a move, never while waiting; no two of
@@ -64,16 +64,43 @@ enum Whereabouts {
     },
 }
 
+/// What becomes of a connection that arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It is served.
+    Granted,
+    /// There are too many; it is told so in answer to its CONNECT.
+    Surplus,
+    /// There are too many to even tell them.
+    Refused,
+}
+
 /// What a newcomer finds.
 pub enum Claim {
     /// No such session.
     New,
-    /// A session whose client was away, with a will that is still due.
-    Resume(Box<Session>),
+    /// A session whose client was away.
+    Resume {
+        /// The session, with its will if that was not sent yet.
+        session: Box<Session>,
+        /// The time of the will has come.
+        will_due: bool,
+    },
+    /// A session whose client was away for too long: it is over.
+    Over(Box<Session>),
     /// The client is connected there: ask for its session.
     Ask(usize, ConnId),
     /// Too many sessions.
     Full,
+}
+
+/// What is due of a session whose client is away.
+pub enum Due {
+    /// Its will is to be sent; the session stays, and is held by this connection until it is kept
+    /// again.
+    Will(ConnId, Box<Session>),
+    /// The session is over.
+    Over(Box<Session>),
 }
 
 impl Shared {
@@ -92,15 +119,18 @@ impl Shared {
         }
     }
 
-    /// Counts a new connection; false when there are too many.
-    pub fn open_connection(&self) -> bool {
+    /// Counts a new connection; what becomes of it.
+    pub fn open_connection(&self) -> Admission {
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
-        if before >= self.limits.connections_max {
+        if before >= self.limits.connections_max.saturating_add(SURPLUS_MAX) {
             self.connections.fetch_sub(1, Ordering::Relaxed);
-            return false;
+            return Admission::Refused;
         }
         self.counters.connections.fetch_add(1, Ordering::Relaxed);
-        true
+        match before < self.limits.connections_max {
+            true => Admission::Granted,
+            false => Admission::Surplus,
+        }
     }
 
     /// Notes that a QoS 2 publish failed after its connection was lost.
@@ -161,14 +191,24 @@ impl Shared {
     }
 
     /// Registers `conn` as the connection of `client` and says where its session is.
-    pub fn claim(&self, client: &Arc<str>, core: usize, conn: ConnId) -> Claim {
+    pub fn claim(&self, client: &Arc<str>, core: usize, conn: ConnId, now: Micros) -> Claim {
         let mut clients = self.clients.lock();
         if !clients.contains_key(client) && clients.len() >= self.limits.sessions_max {
             return Claim::Full;
         }
         match clients.insert(Arc::clone(client), Whereabouts::Online { core, conn }) {
             None => Claim::New,
-            Some(Whereabouts::Away { session, .. }) => Claim::Resume(session),
+            Some(Whereabouts::Away {
+                session,
+                expires_at: Some(at),
+                ..
+            }) if at <= now => Claim::Over(session),
+            Some(Whereabouts::Away {
+                session, will_at, ..
+            }) => Claim::Resume {
+                session,
+                will_due: will_at.is_some_and(|at| at <= now),
+            },
             Some(Whereabouts::Online { core, conn }) => Claim::Ask(core, conn),
         }
     }
@@ -239,21 +279,21 @@ impl Shared {
         }
     }
 
-    /// Sessions of absent clients whose will is due (`false`: it is taken out, the session stays)
-    /// or whose time is over (`true`: the session is removed).
-    pub fn due(&self, now: Micros) -> Vec<(Box<Session>, bool)> {
+    /// What is due by now of sessions whose clients are away: those whose will has to be sent come
+    /// as held by a connection of `core` that `ghost` names, so that whoever claims one meanwhile
+    /// asks there; those whose time is over are removed.
+    pub fn due(&self, now: Micros, core: usize, mut ghost: impl FnMut() -> ConnId) -> Vec<Due> {
         if now < self.next_expiry.load(Ordering::Acquire) {
             return Vec::new();
         }
         let mut clients = self.clients.lock();
-        let mut over = Vec::new();
-        let mut due = Vec::new();
+        let (mut over, mut wills) = (Vec::new(), Vec::new());
         let mut next = Micros::MAX;
-        for (client, where_) in clients.iter_mut() {
+        for (client, where_) in clients.iter() {
             let Whereabouts::Away {
-                session,
                 will_at,
                 expires_at,
+                ..
             } = where_
             else {
                 continue;
@@ -263,30 +303,28 @@ impl Shared {
                 continue;
             }
             if will_at.is_some_and(|at| at <= now) {
-                *will_at = None;
-                let mut ghost = Session::new(Arc::clone(client));
-                ghost.will = session.will.take();
-                due.push((Box::new(ghost), false));
+                wills.push(Arc::clone(client));
+                continue;
             }
             next = next
                 .min(expires_at.unwrap_or(Micros::MAX))
                 .min(will_at.unwrap_or(Micros::MAX));
         }
+        let mut due = Vec::with_capacity(over.len() + wills.len());
         for client in over {
             if let Some(Whereabouts::Away { session, .. }) = clients.remove(&client) {
-                due.push((session, true));
+                due.push(Due::Over(session));
+            }
+        }
+        for client in wills {
+            let conn = ghost();
+            let held = Whereabouts::Online { core, conn };
+            if let Some(Whereabouts::Away { session, .. }) = clients.insert(client, held) {
+                due.push(Due::Will(conn, session));
             }
         }
         self.next_expiry.store(next, Ordering::Release);
         due
-    }
-
-    /// The record of an absent client's session, after its will was taken.
-    pub fn record_of(&self, client: &Arc<str>) -> Option<Vec<u8>> {
-        match self.clients.lock().get(client) {
-            Some(Whereabouts::Away { session, .. }) => Some(session.encode()),
-            _ => None,
-        }
     }
 
     /// The group of a shared subscription, made by `make` when there is none.

@@ -18,11 +18,10 @@ use bytes::Bytes;
 use crate::authorizer::{Credentials, Identity, Open, Reach};
 use crate::conn::ConnId;
 use crate::core::{Core, Effect, group_key};
-use crate::group::restore_groups;
 use crate::limits::Limits;
 use crate::registry::Shared;
+use crate::restore::restore_sessions;
 use crate::spine::{PartitionInfo, RetainedPage, RetainedRow, Spine};
-use crate::state::Session;
 
 const PARTITION: &str = "inbox/0";
 
@@ -318,22 +317,14 @@ impl SimNode {
         self.life += 1;
         self.shared = Arc::new(Shared::new(self.limits.clone()));
         let store = self.log.borrow().store.clone();
-        for (key, record) in &store {
-            let client = std::str::from_utf8(key)
-                .ok()
-                .and_then(|k| k.strip_prefix("s/"));
-            let session = client.and_then(|c| Session::decode(c.into(), record));
-            if let Some(session) = session {
-                restore_groups(&self.shared, &session, |text| {
-                    store.get(&group_key(text)).map(|r| r.to_vec())
-                });
-                let will_at = session
-                    .will
-                    .as_ref()
-                    .map(|w| self.now + i64::from(w.delay_s) * 1_000_000);
-                let expires_at = session.expires_at(self.now);
-                self.shared.restore(Box::new(session), will_at, expires_at);
-            }
+        let sessions = store
+            .iter()
+            .filter(|(key, _)| key.starts_with(b"s/"))
+            .map(|(key, record)| (key.clone(), record.clone()));
+        let group_record = |text: &str| store.get(&group_key(text)).map(|r| r.to_vec());
+        let stale = restore_sessions(&self.shared, sessions, group_record, self.now);
+        for key in stale {
+            self.log.borrow_mut().store.remove(&key);
         }
         self.cores = (0..cores)
             .map(|n| Core::new(SimSpine(Rc::clone(&self.log)), Arc::clone(&self.shared), n))
@@ -342,6 +333,12 @@ impl SimNode {
 
     /// The power goes: what was not durable is lost. Then the node starts again.
     pub fn crash(&mut self) {
+        self.crash_for(0);
+    }
+
+    /// As [`SimNode::crash`], but the power stays away for some time.
+    pub fn crash_for(&mut self, micros: Micros) {
+        self.now += micros;
         let cores = self.cores.len();
         self.cores.clear();
         {

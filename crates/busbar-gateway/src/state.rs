@@ -2,8 +2,9 @@
 //!
 //! | field | form |
 //! | --- | --- |
-//! | version | u8, 1 |
+//! | version | u8, 2; version 1 lacks the end of the connection |
 //! | expiry | u32 seconds |
+//! | end of the connection | i64 microseconds; zero while it is connected |
 //! | next packet identifier, QoS 2 sequence | u16, u64 |
 //! | subscriptions | u32 count; each: filter, options, identifier, since by partition |
 //! | positions | u32 count; each: partition name, u64 |
@@ -95,6 +96,11 @@ pub enum Stored {
 pub struct Session {
     /// Client identifier.
     pub client: Arc<str>,
+    /// When it began: part of its record's key, so that the record of a session that ended can be
+    /// deleted late, from whatever core, without touching its successor's.
+    pub born: Micros,
+    /// When its connection ended, while it has none; `None` too when a crash left that open.
+    pub ended: Option<Micros>,
     /// Seconds it outlives its connection.
     pub expiry_s: u32,
     /// Subscriptions; slots are stable.
@@ -121,9 +127,11 @@ pub struct Session {
 
 impl Session {
     /// A new session.
-    pub fn new(client: Arc<str>) -> Session {
+    pub fn new(client: Arc<str>, born: Micros) -> Session {
         Session {
             client,
+            born,
+            ended: None,
             expiry_s: 0,
             subs: Vec::new(),
             by_text: HashMap::default(),
@@ -189,11 +197,18 @@ impl Session {
         }
     }
 
+    /// When its will is due if it disconnects at `now`, unless the session ends before.
+    pub fn will_at(&self, now: Micros) -> Option<Micros> {
+        let will = self.will.as_ref()?;
+        Some(now + i64::from(will.delay_s) * 1_000_000)
+    }
+
     /// The record.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Vec::with_capacity(256 + self.in_flight.len() * 24);
         w.push(RECORD_VERSION);
         w.extend_from_slice(&self.expiry_s.to_be_bytes());
+        w.extend_from_slice(&self.ended.unwrap_or(0).to_be_bytes());
         w.extend_from_slice(&self.next_id.to_be_bytes());
         w.extend_from_slice(&self.qos2_seq.to_be_bytes());
         put_count(&mut w, self.by_text.len());
@@ -240,14 +255,18 @@ impl Session {
     }
 
     /// Reads a record; `None` when it is not one.
-    pub fn decode(client: Arc<str>, record: &[u8]) -> Option<Session> {
+    pub fn decode(client: Arc<str>, born: Micros, record: &[u8]) -> Option<Session> {
         let mut r = Fields(record);
-        if r.u8()? != RECORD_VERSION {
+        let version = r.u8()?;
+        if !(1..=RECORD_VERSION).contains(&version) {
             return None;
         }
-        let mut s = Session::new(client);
+        let mut s = Session::new(client, born);
         s.recorded = true;
         s.expiry_s = r.u32()?;
+        if version >= 2 {
+            s.ended = Some(r.u64()? as Micros).filter(|at| *at > 0);
+        }
         s.next_id = r.u16()?.max(1);
         s.qos2_seq = r.u64()?;
         for _ in 0..r.u32()? {
@@ -320,7 +339,7 @@ impl Session {
     }
 }
 
-const RECORD_VERSION: u8 = 1;
+const RECORD_VERSION: u8 = 2;
 const PRODUCER_CLIENT_BYTES_MAX: usize = 200;
 
 /// Splits `$share/name/filter`; fails on what is neither that nor a filter.
@@ -482,8 +501,9 @@ mod tests {
 
     #[test]
     fn a_record_survives_and_a_torn_one_is_refused() {
-        let mut s = Session::new("c".into());
+        let mut s = Session::new("c".into(), 3);
         s.expiry_s = 60;
+        s.ended = Some(1_700_000_000_000_000);
         s.positions.insert("inbox/0".into(), 7);
         let text: Arc<str> = "$share/g/a/#".into();
         let (share, filter) = split_share(&text).unwrap();
@@ -533,11 +553,17 @@ mod tests {
             user: vec![("a".into(), "b".into())],
         });
         let record = s.encode();
-        let got = Session::decode("c".into(), &record).unwrap();
+        let got = Session::decode("c".into(), 3, &record).unwrap();
         assert_eq!(got.encode(), record);
-        assert_eq!(got.will, s.will);
+        assert_eq!((got.will, got.ended), (s.will.clone(), s.ended));
+        // The first version did not know when the connection ended.
+        let mut old = record.clone();
+        old[0] = 1;
+        old.drain(5..13);
+        let old = Session::decode("c".into(), 0, &old).unwrap();
+        assert_eq!((old.ended, old.expiry_s, old.will), (None, 60, s.will));
         for n in 0..record.len() {
-            assert!(Session::decode("c".into(), &record[..n]).is_none());
+            assert!(Session::decode("c".into(), 3, &record[..n]).is_none());
         }
     }
 

@@ -115,10 +115,7 @@ impl Stage {
             node
         });
         match words[0] {
-            "advance" => {
-                let s: f64 = words[1].trim_end_matches('s').parse().expect("seconds");
-                node.advance((s * 1e6) as i64);
-            }
+            "advance" => node.advance(micros(words[1])),
             "hold" => node.durable_at_once = false,
             "let-go" => {
                 node.durable_at_once = true;
@@ -131,7 +128,7 @@ impl Stage {
             "cold" => node.forget_cache(),
             "trim" => node.trim(),
             "crash" => {
-                node.crash();
+                node.crash_for(words.get(1).map_or(0, |time| micros(time)));
                 self.clients.clear();
             }
             "restart" => {
@@ -164,6 +161,11 @@ impl Stage {
             other => panic!("no limit {other}"),
         }
     }
+}
+
+fn micros(seconds: &str) -> i64 {
+    let s: f64 = seconds.trim_end_matches('s').parse().expect("seconds");
+    (s * 1e6) as i64
 }
 
 fn listen(node: &mut SimNode, name: &str, client: &mut Client, out: &mut String) {

@@ -3,7 +3,7 @@
 use crate::Version;
 use crate::property::{Writer, id};
 use crate::reason::Reason;
-use crate::wire::put_varint;
+use crate::wire::{put_varint, varint_len};
 
 /// What CONNACK tells the client about the server. Only what differs from the standard's default is
 /// written.
@@ -46,6 +46,13 @@ impl ConnAck<'_> {
             response_info: None,
             reason_string,
         }
+    }
+
+    /// Bytes of the packet.
+    pub fn packet_len(&self, version: Version) -> usize {
+        let mut packet = Vec::new();
+        self.encode(version, &mut packet);
+        packet.len()
     }
 
     /// Appends the packet; in 3.1.1 a reason without a return code writes nothing, because the
@@ -117,23 +124,35 @@ pub fn pingresp(out: &mut Vec<u8>) {
     out.extend_from_slice(&[0xd0, 0]);
 }
 
-/// Appends the server's DISCONNECT, which exists in 5.0 only.
+/// Bytes of a SUBACK or UNSUBACK that answers `filters` filters.
+pub fn suback_len(version: Version, filters: usize) -> usize {
+    let remaining = 2 + usize::from(version == Version::V5) + filters;
+    1 + varint_len(remaining) + remaining
+}
+
+/// Appends the server's DISCONNECT, which exists in 5.0 only; without its reason string when the
+/// packet would be longer than `bytes_max`.
 pub fn disconnect(
     version: Version,
     reason: Reason,
     reason_string: Option<&str>,
+    bytes_max: usize,
     out: &mut Vec<u8>,
 ) {
     if version == Version::V311 {
         return;
     }
-    let Some(text) = reason_string else {
-        out.extend_from_slice(&[0xe0, 1, reason.0]);
-        return;
-    };
-    let mut p = Vec::new();
-    Writer(&mut p).binary(id::REASON_STRING, text.as_bytes());
-    packet(0xe0, &[&[reason.0]], Some(&p), &[], out);
+    if let Some(text) = reason_string {
+        let before = out.len();
+        let mut p = Vec::new();
+        Writer(&mut p).binary(id::REASON_STRING, text.as_bytes());
+        packet(0xe0, &[&[reason.0]], Some(&p), &[], out);
+        if out.len() - before <= bytes_max {
+            return;
+        }
+        out.truncate(before);
+    }
+    out.extend_from_slice(&[0xe0, 1, reason.0]);
 }
 
 pub(crate) fn packet(

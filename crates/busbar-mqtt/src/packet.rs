@@ -6,7 +6,7 @@ use crate::limits::CONNECT_BYTES_MAX;
 use crate::publish::Publish;
 use crate::reason::{Reason, Refusal, Result};
 use crate::rmqtt::RmqttCodec;
-use crate::wire::varint;
+use crate::wire::{Reader, varint};
 use crate::{Version, packet_type};
 
 /// A packet from a client, borrowing from the read buffer where it matters.
@@ -158,14 +158,56 @@ impl<C: ControlCodec> Decoder<C> {
 }
 
 /// The version a CONNECT asks for, read even from one that is refused, so that the refusal can be
-/// said in the client's own version.
+/// said in the client's own version. A level that does not exist yet is answered in the form of the
+/// version whose CONNECT it looks like.
 pub fn version_of_refused_connect(bytes: &[u8]) -> Option<Version> {
-    let (_, used) = varint(bytes.get(1..)?).ok()??;
+    let (remaining, used) = varint(bytes.get(1..)?).ok()??;
     match bytes.get(1 + used..1 + used + 7)? {
-        [0, 4, b'M', b'Q', b'T', b'T', level] if *level >= 5 => Some(Version::V5),
+        [0, 4, b'M', b'Q', b'T', b'T', 5] => Some(Version::V5),
+        [0, 4, b'M', b'Q', b'T', b'T', level] if *level > 5 => {
+            let body = bytes.get(1 + used..)?;
+            let body = body.get(..remaining as usize).unwrap_or(body);
+            match looks_like_v311(body) {
+                true => Some(Version::V311),
+                false => Some(Version::V5),
+            }
+        }
         [0, 4, b'M', b'Q', b'T', b'T', _] | [0, 6, b'M', b'Q', b'I', b's', b'd'] => {
             Some(Version::V311)
         }
         _ => None,
+    }
+}
+
+/// Whether the payload of a CONNECT begins right behind the keep-alive, as in 3.1.1, and fills the
+/// packet; in 5.0 properties come first.
+fn looks_like_v311(body: &[u8]) -> bool {
+    const HEAD: usize = 10;
+    let (Some(&flags), Some(payload)) = (body.get(7), body.get(HEAD..)) else {
+        return false;
+    };
+    // The client identifier, two fields of a will, the user name, the password.
+    let fields = 1 + [0x04, 0x04, 0x80, 0x40]
+        .iter()
+        .filter(|bit| flags & **bit != 0)
+        .count();
+    let mut r = Reader::new(payload);
+    (0..fields).all(|_| r.binary().is_ok()) && r.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_level_is_answered_in_the_form_it_came_in() {
+        let v311 = b"\x10\x0f\0\x04MQTT\x07\x02\0\x1e\0\x03abc";
+        let v5 = b"\x10\x10\0\x04MQTT\x07\x02\0\x1e\0\0\x03abc";
+        assert_eq!(version_of_refused_connect(v311), Some(Version::V311));
+        assert_eq!(version_of_refused_connect(v5), Some(Version::V5));
+        for n in 0..v5.len() {
+            // Cut anywhere it is still no reason to panic.
+            let _ = version_of_refused_connect(&v5[..n]);
+        }
     }
 }

@@ -138,6 +138,9 @@ pub fn read_one<'a>(r: &mut Reader<'a>) -> Result<(u8, Value<'a>)> {
         id::RECEIVE_MAXIMUM if zero => Err(Refusal::protocol("receive maximum is zero")),
         id::MAXIMUM_PACKET_SIZE if zero => Err(Refusal::protocol("maximum packet size is zero")),
         id::SUBSCRIPTION_ID if zero => Err(Refusal::protocol("subscription identifier is zero")),
+        id::RESPONSE_TOPIC if value.text().contains(['+', '#']) => {
+            Err(Refusal::protocol("response topic holds a wildcard"))
+        }
         _ => Ok((key, value)),
     }
 }

@@ -151,7 +151,7 @@ impl<S: Spine> Core<S> {
             };
             let mut sender = sender(&mut self.journal, &mut self.properties, now);
             let fits = sender.send(conn, &at, &grant, flight.qos, packet_id, true);
-            conn.sent += 1;
+            conn.sent += usize::from(fits);
             let (sent, expired) = (sender.sent, sender.expired);
             self.count_out(sent, expired, u64::from(!fits));
             if !fits {
@@ -164,8 +164,14 @@ impl<S: Spine> Core<S> {
     fn drop_flight(&mut self, id: ConnId, packet_id: u16) {
         let Some(conn) = self.conn(id) else { return };
         conn.resend.retain(|p| *p != packet_id);
-        if let Some(session) = conn.session.as_mut() {
-            session.in_flight.remove(&packet_id);
+        let flight = conn
+            .session
+            .as_mut()
+            .and_then(|s| s.in_flight.remove(&packet_id));
+        if let Some(flight) = flight
+            && let (Some(text), Source::Log(partition, offset)) = (&flight.group, &flight.source)
+        {
+            self.group_done(text, partition, *offset);
         }
         self.journal_lazily(id);
     }

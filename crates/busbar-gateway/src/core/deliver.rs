@@ -308,41 +308,45 @@ impl Sender<'_> {
             }
         }
         let retain = grant.retained || grant.retain_as_published && flags.retain();
-        let full_topic = topic.as_bytes();
-        if conn.packet_out_max != usize::MAX {
-            let properties = &self.properties[..];
-            let payload = at.payload;
-            let whole = PublishOut {
-                dup,
-                qos,
-                retain,
-                topic: full_topic,
-                packet_id,
-                properties,
-                payload,
-            };
-            // An alias takes three bytes more at most.
-            if whole.packet_len(conn.version) + 3 > conn.packet_out_max {
-                return false;
-            }
-        }
-        let (mut alias, mut topic_bytes) = (None, full_topic);
-        if v5 && conn.aliases_out_max > 0 {
-            match conn.aliases_out.get(topic) {
-                Some(known) => {
-                    alias = Some(*known);
-                    topic_bytes = &[];
-                }
-                None if conn.aliases_out.len() < usize::from(conn.aliases_out_max) => {
-                    let new = conn.aliases_out.len() as u16 + 1;
-                    conn.aliases_out.insert(topic.into(), new);
-                    alias = Some(new);
-                }
-                None => {}
-            }
-        }
-        if let Some(alias) = alias {
+        let whole_topic = topic.as_bytes();
+        let known = match v5 && conn.aliases_out_max > 0 {
+            true => conn.aliases_out.get(topic).copied(),
+            false => None,
+        };
+        // A new alias is said together with the topic, and costs three bytes once.
+        let room = usize::from(conn.aliases_out_max) > conn.aliases_out.len();
+        let mut new = (v5 && room && known.is_none()).then(|| conn.aliases_out.len() as u16 + 1);
+        let plain = self.properties.len();
+        if let Some(alias) = known.or(new) {
             Writer(self.properties).two(property::TOPIC_ALIAS, alias);
+        }
+        let mut topic_bytes: &[u8] = if known.is_some() { &[] } else { whole_topic };
+        if conn.packet_out_max != usize::MAX {
+            let payload = at.payload;
+            let fits = |topic, properties: &[u8]| {
+                let packet = PublishOut {
+                    dup,
+                    qos,
+                    retain,
+                    topic,
+                    packet_id,
+                    properties,
+                    payload,
+                };
+                packet.packet_len(conn.version) <= conn.packet_out_max
+            };
+            if !fits(topic_bytes, self.properties) {
+                // Which of the two forms is the shorter one depends on the topic.
+                if !fits(whole_topic, &self.properties[..plain]) {
+                    return false;
+                }
+                self.properties.truncate(plain);
+                topic_bytes = whole_topic;
+                new = None;
+            }
+        }
+        if let Some(alias) = new {
+            conn.aliases_out.insert(topic.into(), alias);
         }
         let gate = if qos == 2 {
             self.journal.gate(conn)

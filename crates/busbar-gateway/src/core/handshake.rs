@@ -29,8 +29,13 @@ impl<S: Spine> Core<S> {
             return Ok(());
         };
         conn.version = connect.version;
+        conn.packet_out_max = connect
+            .maximum_packet_size
+            .map_or(usize::MAX, |n| n as usize);
         let refusal = if shared.is_stopping() {
             Some((Reason::SERVER_SHUTTING_DOWN, "the server stops"))
+        } else if conn.surplus {
+            Some((Reason::QUOTA_EXCEEDED, "too many connections"))
         } else if !shared.within_rate(now) {
             Some((
                 Reason::CONNECTION_RATE_EXCEEDED,
@@ -108,16 +113,27 @@ impl<S: Spine> Core<S> {
         conn.identity = Some(identity);
         let client: Arc<str> = connect.client_id.as_str().into();
         let clean = connect.clean_start;
-        match shared.claim(&client, number, id) {
+        match shared.claim(&client, number, id, now) {
             Claim::Full => {
                 self.refuse_connect(id, Reason::QUOTA_EXCEEDED, "too many sessions");
             }
             Claim::New => self.attach(id, connect, None, now),
-            Claim::Resume(session) if clean => {
+            Claim::Over(session) => {
                 self.end_session(session, now);
                 self.attach(id, connect, None, now);
             }
-            Claim::Resume(session) => self.attach(id, connect, Some(session), now),
+            Claim::Resume { session, .. } if clean => {
+                self.end_session(session, now);
+                self.attach(id, connect, None, now);
+            }
+            Claim::Resume {
+                mut session,
+                will_due,
+            } => {
+                let will = session.will.take().filter(|_| will_due);
+                self.publish_will(&session.client, will, now);
+                self.attach(id, connect, Some(session), now);
+            }
             Claim::Ask(core, holder) => {
                 conn.phase = Phase::Claiming(connect, None);
                 let eviction = Eviction {
@@ -174,9 +190,10 @@ impl<S: Spine> Core<S> {
         self.freshen();
         let limits = self.shared.limits.clone();
         let present = session.is_some();
-        let mut session =
-            session.unwrap_or_else(|| Box::new(Session::new(connect.client_id.as_str().into())));
+        let mut session = session
+            .unwrap_or_else(|| Box::new(Session::new(connect.client_id.as_str().into(), now)));
         let recorded = session.recorded;
+        session.ended = None;
         session.expiry_s = connect.session_expiry_s.min(limits.session_expiry_s_max);
         session.will = connect.will;
         let keep_alive_s = match limits.keep_alive_s_max {
@@ -224,9 +241,9 @@ impl<S: Spine> Core<S> {
         conn.heard = now;
         conn.silence_us = i64::from(keep_alive_s) * 1_500_000;
         conn.window = usize::from(connect.receive_maximum).min(IN_FLIGHT_OUT_MAX);
-        conn.packet_out_max = connect
-            .maximum_packet_size
-            .map_or(usize::MAX, |n| n as usize);
+        if connect.version == Version::V5 {
+            conn.receive_max = u32::from(limits.receive_maximum);
+        }
         conn.problem_info = connect.request_problem_info;
         conn.aliases_out_max = connect
             .topic_alias_maximum
@@ -248,12 +265,8 @@ impl<S: Spine> Core<S> {
         let assigned = conn.assigned.take();
         self.join_all(id);
         let gate = match self.gate(id) {
-            None if recorded => {
-                // It ends with the connection from now on; so does its record.
-                self.journal.delete(&connect.client_id);
-                None
-            }
-            gate => gate,
+            Some(batch) => Some(batch),
+            None => self.record_passing(id, recorded),
         };
         let ack = ConnAck {
             session_present: present,
@@ -268,12 +281,36 @@ impl<S: Spine> Core<S> {
             response_info: None,
             reason_string: None,
         };
-        if let Some(conn) = self.conn(id) {
-            conn.out.append(gate, |out| ack.encode(version, out));
+        let Some(conn) = self.conn(id) else { return };
+        if ack.packet_len(version) > conn.packet_out_max {
+            // Nobody was there, so there is no will.
+            conn.said_goodbye = true;
+            return self.refuse_connect(id, Reason::PACKET_TOO_LARGE, "");
         }
+        conn.out.append(gate, |out| ack.encode(version, out));
         self.wake(id);
         self.pump(id);
         self.resume_input(id, now);
+    }
+
+    /// The record of a session that ends with its connection. If it has a will, that is on disk
+    /// before the client hears that it is connected: should the node fail, the will is sent when it
+    /// is back. The journal batch that CONNACK waits for.
+    fn record_passing(&mut self, id: ConnId, recorded: bool) -> Option<u64> {
+        let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
+            return None;
+        };
+        let session = conn.session.as_mut()?;
+        if session.will.is_some() {
+            session.recorded = true;
+            self.journal.put(session);
+            return Some(self.journal.gate_on_next(id));
+        }
+        if recorded {
+            session.recorded = false;
+            self.journal.delete(session);
+        }
+        None
     }
 
     pub(super) fn check_live(&mut self, id: ConnId) -> Result<()> {

@@ -109,7 +109,7 @@ impl<S: Spine> Core<S> {
             let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
                 return Ok(());
             };
-            if conn.receiving >= u32::from(self.shared.limits.receive_maximum) {
+            if conn.receiving >= conn.receive_max {
                 return Err(Refusal::new(
                     Reason::RECEIVE_MAXIMUM_EXCEEDED,
                     "more publishes in flight than the receive maximum",
@@ -510,11 +510,10 @@ impl<S: Spine> Core<S> {
             if kind == AckKind::Puback || reason.is_failure() {
                 conn.receiving = conn.receiving.saturating_sub(count);
             }
-            let (version, problem_info) = (conn.version, conn.problem_info);
+            let (version, text) = (conn.version, conn.words_for(reason));
             conn.out.append(None, |out| match reason {
                 Reason::SUCCESS => encode_run(kind, first, count, out),
                 reason => {
-                    let text = Some(reason.name()).filter(|_| problem_info);
                     for i in 0..count {
                         let packet_id = first.wrapping_add(i as u16);
                         encode_ack(
@@ -593,10 +592,11 @@ impl<S: Spine> Core<S> {
             .session
             .as_mut()
             .and_then(|s| s.in_flight.get_mut(&ack.packet_id))
+            .filter(|_| known)
         {
             flight.released = true;
         }
-        let (version, text) = (conn.version, conn.problem_info.then(|| reason.name()));
+        let (version, text) = (conn.version, conn.words_for(reason));
         let pubrel = Ack {
             kind: AckKind::Pubrel,
             packet_id: ack.packet_id,
@@ -628,7 +628,7 @@ impl<S: Spine> Core<S> {
         if known {
             conn.receiving = conn.receiving.saturating_sub(1);
         }
-        let (version, text) = (conn.version, conn.problem_info.then(|| reason.name()));
+        let (version, text) = (conn.version, conn.words_for(reason));
         let pubcomp = Ack {
             kind: AckKind::Pubcomp,
             packet_id: ack.packet_id,
@@ -692,11 +692,10 @@ fn reason_of(refused: Refused) -> Verdict {
             Reason::TOPIC_NAME_INVALID,
             "topic is not a topic name",
         )),
-        Refused::PayloadTooLarge => Verdict::Close(Refusal::new(
-            Reason::PACKET_TOO_LARGE,
-            "payload is larger than allowed",
-        )),
-        Refused::RetainedFull | Refused::Overloaded => Verdict::Ack(Reason::QUOTA_EXCEEDED),
+        // The packet had room for it, so the acknowledgement says that the log has not.
+        Refused::PayloadTooLarge | Refused::RetainedFull | Refused::Overloaded => {
+            Verdict::Ack(Reason::QUOTA_EXCEEDED)
+        }
         _ => Verdict::Ack(Reason::IMPLEMENTATION_SPECIFIC_ERROR),
     }
 }

@@ -89,29 +89,44 @@ impl Journal {
     }
 
     pub(super) fn put(&mut self, session: &Session) {
-        self.changes.push(Change::Put(
-            session_key(&session.client),
-            session.encode().into(),
-        ));
+        self.changes
+            .push(Change::Put(session_key(session), session.encode().into()));
     }
 
-    pub(super) fn delete(&mut self, client: &str) {
-        self.changes.push(Change::Delete(session_key(client)));
+    pub(super) fn delete(&mut self, session: &Session) {
+        self.changes.push(Change::Delete(session_key(session)));
+    }
+
+    /// Has the bytes of a connection wait for the next batch, whose changes are there already; its
+    /// number.
+    pub(super) fn gate_on_next(&mut self, id: ConnId) -> u64 {
+        self.must.push(id);
+        self.next
     }
 
     pub(super) fn delete_group(&mut self, text: &str) {
         self.changes.push(Change::Delete(group_key(text)));
     }
-
-    pub(super) fn put_record(&mut self, client: &str, record: Vec<u8>) {
-        self.changes
-            .push(Change::Put(session_key(client), record.into()));
-    }
 }
 
-/// Key of a session's record.
-pub fn session_key(client: &str) -> Bytes {
-    format!("s/{client}").into_bytes().into()
+/// Key of a session's record: the client's identifier, which holds no NUL, and when it began.
+pub fn session_key(session: &Session) -> Bytes {
+    let Session { client, born, .. } = session;
+    let key = match born {
+        0 => format!("s/{client}"),
+        born => format!("s/{client}\0{born:016x}"),
+    };
+    key.into_bytes().into()
+}
+
+/// Client identifier and beginning of the session whose record has this key. Records of the first
+/// version have none of the latter.
+pub fn parse_session_key(key: &[u8]) -> Option<(&str, Micros)> {
+    let name = std::str::from_utf8(key).ok()?.strip_prefix("s/")?;
+    match name.split_once('\0') {
+        Some((client, born)) => Some((client, Micros::from_str_radix(born, 16).ok()?)),
+        None => Some((name, 0)),
+    }
 }
 
 /// Key of a shared subscription's record.
@@ -162,7 +177,7 @@ impl<S: Spine> Core<S> {
             };
             session.positions = positions;
             session.recorded = true;
-            let (key, record) = (session_key(&session.client), session.encode());
+            let (key, record) = (session_key(session), session.encode());
             self.journal.changes.push(Change::Put(key, record.into()));
         }
         if self.journal.changes.is_empty() {

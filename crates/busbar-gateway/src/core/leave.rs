@@ -9,6 +9,7 @@ use busbar_mqtt::{AckKind, Reason};
 
 use crate::conn::{AckState, Conn, ConnId, Eviction, Phase};
 use crate::message::event_of_will;
+use crate::registry::Due;
 use crate::spine::Spine;
 use crate::state::{Session, Source, Stored};
 
@@ -113,11 +114,9 @@ impl<S: Spine> Core<S> {
     /// Keeps a session without a connection.
     pub(super) fn put_away(&mut self, id: ConnId, mut session: Box<Session>, now: Micros) {
         session.recorded = true;
+        let ended = *session.ended.get_or_insert(now);
         self.journal.put(&session);
-        let will_at = session
-            .will
-            .as_ref()
-            .map(|will| now + i64::from(will.delay_s) * 1_000_000);
+        let will_at = session.will_at(ended);
         self.leaving.push(Leaving {
             conn: id,
             after: self.journal.next(),
@@ -147,7 +146,7 @@ impl<S: Spine> Core<S> {
                 self.hand_to(eviction, session, now);
                 continue;
             }
-            let expires_at = session.expires_at(now);
+            let expires_at = session.expires_at(session.ended.unwrap_or(now));
             if let Some(session) = self
                 .shared
                 .keep(conn, self.number, session, will_at, expires_at)
@@ -263,7 +262,7 @@ impl<S: Spine> Core<S> {
     /// Deletes the record of a session that ended and gives back what it was dealt.
     fn end_records(&mut self, session: &Session) {
         if session.recorded {
-            self.journal.delete(&session.client);
+            self.journal.delete(session);
         }
         let mut flying: Vec<_> = session
             .in_flight
@@ -285,20 +284,27 @@ impl<S: Spine> Core<S> {
     /// Wills and sessions of absent clients whose time has come.
     pub(super) fn absent_due(&mut self, now: Micros) {
         let shared = Arc::clone(&self.shared);
-        for (mut session, over) in shared.due(now) {
-            if over {
-                self.end_session(session, now);
-                continue;
+        let ghosts = &mut self.ghosts;
+        let due = shared.due(now, self.number, || {
+            *ghosts = ghosts.wrapping_add(1);
+            ConnId {
+                slot: u32::MAX,
+                generation: *ghosts,
             }
-            let will = session.will.take();
-            self.publish_will(&session.client, will, now);
-            if let Some(record) = shared.record_of(&session.client) {
-                self.journal.put_record(&session.client, record);
+        });
+        for due in due {
+            match due {
+                Due::Over(session) => self.end_session(session, now),
+                Due::Will(ghost, mut session) => {
+                    let will = session.will.take();
+                    self.publish_will(&session.client, will, now);
+                    self.put_away(ghost, session, now);
+                }
             }
         }
     }
 
-    fn publish_will(&mut self, client: &str, will: Option<Will>, now: Micros) {
+    pub(super) fn publish_will(&mut self, client: &str, will: Option<Will>, now: Micros) {
         let Some(will) = will else { return };
         let event = event_of_will(&will, now);
         let spine = &mut self.spine;

@@ -34,11 +34,11 @@ use crate::index::Index;
 use crate::limits::{
     CLOSE_WAIT_US, HELD_BYTES_MAX, OUT_BYTES_LOW, OUT_BYTES_STOP_READING, REASON_STRING_BYTES_MAX,
 };
-use crate::registry::Shared;
+use crate::registry::{Admission, Shared};
 use crate::spine::Spine;
 use crate::state::Session;
 
-pub use journal::{group_key, session_key};
+pub use journal::{group_key, parse_session_key, session_key};
 
 use deliver::{Feed, Matched};
 use journal::Journal;
@@ -109,6 +109,7 @@ pub struct Core<S: Spine> {
     leaving: Vec<leave::Leaving>,
     stash: Vec<(ConnId, Box<Session>)>,
     orphans: Vec<(ConnId, Option<Eviction>)>,
+    ghosts: u32,
     group_journal_at: Micros,
 }
 
@@ -147,16 +148,18 @@ impl<S: Spine> Core<S> {
             leaving: Vec::new(),
             stash: Vec::new(),
             orphans: Vec::new(),
+            ghosts: 0,
             group_journal_at: 0,
         };
         core.look_around();
         core
     }
 
-    /// A connection arrived. `None`: there are too many, or they come too fast; a 5.0 client would
-    /// be told so only after its CONNECT, so it is let in where it can be told.
+    /// A connection arrived. `None`: there are far too many. What is little beyond the bound is let
+    /// in to be told so in answer to its CONNECT.
     pub fn open(&mut self, peer: Option<SocketAddr>, now: Micros) -> Option<ConnId> {
-        if !self.shared.open_connection() {
+        let admission = self.shared.open_connection();
+        if admission == Admission::Refused {
             self.shared
                 .counters
                 .refusals
@@ -178,7 +181,9 @@ impl<S: Spine> Core<S> {
             generation: *generation,
         };
         let bytes_max = self.shared.limits.packet_bytes_max;
-        self.conns[slot as usize] = Some(Conn::new(id, peer, bytes_max, now));
+        let mut conn = Conn::new(id, peer, bytes_max, now);
+        conn.surplus = admission == Admission::Surplus;
+        self.conns[slot as usize] = Some(conn);
         Some(id)
     }
 
@@ -324,10 +329,13 @@ impl<S: Spine> Core<S> {
         let text = Some(cut(detail)).filter(|t| !t.is_empty());
         if live {
             conn.out.drop_staged();
-            conn.out
-                .append(None, |out| encode::disconnect(version, reason, text, out));
+            let bytes_max = conn.packet_out_max;
+            conn.out.append(None, |out| {
+                encode::disconnect(version, reason, text, bytes_max, out);
+            });
         }
         conn.phase = Phase::Closing;
+        conn.refused = true;
         conn.partial = Vec::new();
         self.shared
             .counters
@@ -340,10 +348,13 @@ impl<S: Spine> Core<S> {
         let Some(conn) = self.conn(id) else { return };
         let version = conn.version;
         let text = Some(cut(detail)).filter(|t| !t.is_empty());
-        conn.out.append(None, |out| {
-            encode::ConnAck::refusal(reason, text).encode(version, out)
-        });
+        let mut refusal = encode::ConnAck::refusal(reason, text);
+        if refusal.packet_len(version) > conn.packet_out_max {
+            refusal.reason_string = None;
+        }
+        conn.out.append(None, |out| refusal.encode(version, out));
         conn.phase = Phase::Closing;
+        conn.refused = true;
         conn.partial = Vec::new();
         self.shared
             .counters
@@ -386,6 +397,11 @@ impl<S: Spine> Core<S> {
     pub fn is_closing(&mut self, id: ConnId) -> bool {
         self.conn(id)
             .is_none_or(|c| matches!(c.phase, Phase::Closing))
+    }
+
+    /// Whether the server ended this connection, so that the client may still be sending.
+    pub fn was_refused(&mut self, id: ConnId) -> bool {
+        self.conn(id).is_some_and(|c| c.refused)
     }
 
     /// Connections whose sockets should look at them: output, a change of appetite, or the end.
@@ -444,10 +460,16 @@ impl<S: Spine> Core<S> {
     /// Looks at the clocks: silence, slow starters, wills and sessions whose time has come.
     pub fn tick(&mut self, now: Micros) {
         let wait = self.shared.limits.connect_wait_us;
+        let writable = self.spine.writable();
         for slot in 0..self.conns.len() {
-            let Some(conn) = &self.conns[slot] else {
+            let Some(conn) = &mut self.conns[slot] else {
                 continue;
             };
+            if !writable || conn.held_bytes >= HELD_BYTES_MAX {
+                // Its socket is not read because the disk is behind: the silence is not the
+                // client's.
+                conn.heard = now;
+            }
             let (id, silent) = (conn.id, now - conn.heard);
             match conn.phase {
                 Phase::Closing => match conn.close_by {

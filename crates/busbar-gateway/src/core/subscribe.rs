@@ -16,6 +16,7 @@ use super::{Core, LocalGroup};
 
 impl<S: Spine> Core<S> {
     pub(super) fn subscribe(&mut self, id: ConnId, packet: Subscribe) -> Result<()> {
+        self.check_answer(id, packet.filters.len())?;
         let mut reasons = Vec::with_capacity(packet.filters.len());
         let mut tasks = Vec::new();
         for (text, options) in &packet.filters {
@@ -34,6 +35,20 @@ impl<S: Spine> Core<S> {
         self.wake(id);
         self.pump(id);
         Ok(())
+    }
+
+    /// Refuses a request whose answer the client could not take.
+    fn check_answer(&mut self, id: ConnId, filters: usize) -> Result<()> {
+        let fits = self
+            .conn(id)
+            .is_none_or(|c| encode::suback_len(c.version, filters) <= c.packet_out_max);
+        match fits {
+            true => Ok(()),
+            false => Err(Refusal::new(
+                Reason::PACKET_TOO_LARGE,
+                "the answer is larger than the client takes",
+            )),
+        }
     }
 
     fn subscribe_one(
@@ -127,6 +142,7 @@ impl<S: Spine> Core<S> {
     }
 
     pub(super) fn unsubscribe(&mut self, id: ConnId, packet: Unsubscribe) -> Result<()> {
+        self.check_answer(id, packet.filters.len())?;
         let mut reasons = Vec::with_capacity(packet.filters.len());
         for text in &packet.filters {
             split_share(text)

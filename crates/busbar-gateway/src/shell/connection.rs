@@ -6,9 +6,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 use crate::conn::ConnId;
-use crate::limits::READ_BYTES_PER_TURN_MAX;
+use crate::limits::{LINGER_WAIT, READ_BYTES_PER_TURN_MAX};
 
 use super::Local;
 
@@ -19,6 +20,7 @@ pub(super) struct Connection<S> {
     stream: S,
     unflushed: bool,
     gone: bool,
+    lingering: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Connection<S> {
@@ -29,6 +31,7 @@ impl<S> Connection<S> {
             stream,
             unflushed: false,
             gone: false,
+            lingering: None,
         }
     }
 
@@ -50,6 +53,26 @@ impl<S> Connection<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// The core has forgotten the connection; what the client still sends is read and dropped for a
+    /// while, so that the socket is not reset before the client has read its last packet.
+    fn linger(&mut self, cx: &mut Context<'_>, until: Pin<&mut Sleep>) -> Poll<()> {
+        if until.poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
+        let mut read = 0;
+        while read < READ_BYTES_PER_TURN_MAX {
+            let mut buffer = self.local.buffer.borrow_mut();
+            let mut into = ReadBuf::new(&mut buffer);
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut into)) {
+                Ok(()) if !into.filled().is_empty() => read += into.filled().len(),
+                _ => return Poll::Ready(()),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
     /// Writes what there is; an error ends the connection.
     fn write(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         loop {
@@ -85,6 +108,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
+        if let Some(mut until) = this.lingering.take() {
+            let done = this.linger(cx, until.as_mut());
+            this.lingering = Some(until);
+            return done;
+        }
         {
             let mut wakers = this.local.wakers.borrow_mut();
             match &mut wakers[this.id.slot as usize] {
@@ -104,13 +132,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
                 (core.is_closing(this.id), core.wants_input(this.id))
             };
             if closing {
-                // The client's bytes are not read any more; its own end, or the clock, ends it.
+                // The client's bytes mean nothing any more; its own end, or the clock, ends it.
                 if written.is_pending() && !this.local.core.borrow().output(this.id).is_empty() {
                     return Poll::Pending;
                 }
+                let lingers = this.local.core.borrow_mut().was_refused(this.id);
                 let _ = Pin::new(&mut this.stream).poll_shutdown(cx);
                 this.leave();
-                return Poll::Ready(());
+                if !lingers {
+                    return Poll::Ready(());
+                }
+                this.lingering = Some(Box::pin(sleep(LINGER_WAIT)));
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             if !hungry {
                 this.local.paused.borrow_mut().push(this.id);

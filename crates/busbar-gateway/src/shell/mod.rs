@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::task::Waker;
 
 use busbar_bus::Bus;
@@ -141,6 +141,9 @@ async fn drive(seed: Seed) {
     let committed = {
         let link = Arc::clone(&link);
         Arc::new(move || {
+            // Whoever commits and whoever starts to watch each write first and look then; one of
+            // them sees the other.
+            fence(Ordering::SeqCst);
             if link.watching.load(Ordering::Acquire) {
                 link.notify.notify_one();
             }
@@ -208,6 +211,12 @@ impl Local {
     fn turn(self: &Rc<Self>) -> bool {
         let (more, watching) = {
             let mut core = self.core.borrow_mut();
+            if core.is_watching() {
+                self.links[self.number]
+                    .watching
+                    .store(true, Ordering::Release);
+                fence(Ordering::SeqCst);
+            }
             core.spine.settle();
             (core.turn(self.now()), core.is_watching())
         };
@@ -258,6 +267,10 @@ impl Local {
             }
             Effect::Post(core, message) => self.links[core].post(Inbound::Message(message)),
             Effect::Authenticate(id, credentials) => {
+                if let Some(result) = self.authorizer.at_once(&credentials) {
+                    self.core.borrow_mut().authenticated(id, result, self.now());
+                    return self.kick();
+                }
                 let local = Rc::clone(self);
                 tokio::task::spawn_local(async move {
                     let authorizer = Arc::clone(&local.authorizer);
