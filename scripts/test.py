@@ -214,21 +214,24 @@ def phase_examples(tally, _):
 
 
 def phase_protocol(tally, _):
-    for needed in ("mosquitto_pub", "mosquitto_sub", "curl"):
+    for needed in ("mosquitto_pub", "mosquitto_sub", "curl", "openssl"):
         tool(needed)
     python = paho()
-    node = Node(ROOT / "examples" / "minimal")
-    try:
-        code, output = run([python, "tests/protocol/run.py", node.url, str(node.mqtt), BUSBAR])
-    finally:
-        node.stop()
-    counted = re.search(r"^(\d+) passed, (\d+) failed$", output, re.M)
-    if not counted:
-        tally.fail(f"protocol tests gave no count (exit code {code})")
-        return
-    tally.ok(int(counted[1]))
-    if int(counted[2]):
-        tally.fail("protocol tests", int(counted[2]))
+    for runner in ("run.py", "conformance.py"):
+        node = Node(ROOT / "examples" / "minimal")
+        try:
+            code, output = run([python, f"tests/protocol/{runner}", node.url, str(node.mqtt), BUSBAR])
+        finally:
+            node.stop()
+        counted = re.search(r"^(\d+) passed, (\d+) failed$", output, re.M)
+        if not counted:
+            tally.fail(f"protocol tests: {runner} gave no count (exit code {code})")
+            continue
+        tally.ok(int(counted[1]))
+        if int(counted[2]):
+            tally.fail(f"protocol tests: {runner}", int(counted[2]))
+        elif code != 0:
+            tally.fail(f"protocol tests: {runner} (exit code {code})")
 
 
 def paho():

@@ -177,7 +177,7 @@ impl Default for MqttConfig {
             ws: true,
             packet_size: size(4 << 20),
             session_expiry: seconds(7 * 86_400),
-            receive_max: u16::MAX,
+            receive_max: 16_384,
             topic_alias_max: 1024,
             connect_timeout: seconds(10),
         }
@@ -191,7 +191,7 @@ impl Default for LimitsConfig {
             connection_rate: 5_000,
             publish_rate: 0,
             payload_size: size(1 << 20),
-            subscriptions: 1_000,
+            subscriptions: 10_000,
             retained: 1_000_000,
             in_flight_size: size(256 << 20),
             query_time: seconds(30),
