@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, ArrayBuilder, BinaryArray, BinaryBuilder},
+    array::BinaryBuilder,
     datatypes::{FieldRef, Schema as ArrowSchema, SchemaRef},
 };
 use busbar_event::{
     Batch, Body, Class, Error, Result,
-    format::{self, FormatSpec, SchemaSpec},
+    format::{self, FieldType, FormatSpec, SchemaSpec},
     payload_schema,
 };
 use busbar_log::{Change, Store};
@@ -140,15 +140,19 @@ impl Stream {
         {
             return Ok(Some(Arc::clone(schema)));
         }
-        let sample = self.sample()?;
-        if sample.is_empty() {
-            return Ok(None);
-        }
+        let mut sample = self.sample()?;
+        let enough = sample.rows >= SCHEMA_SAMPLES;
         // Samples that do not decode do not make the stream unreadable: its payloads stay.
-        let Ok(schema) = format::infer(&spec.format, &sample) else {
-            return Ok(None);
+        let read = match format::infer(&spec.format, &sample.payloads.finish()).ok() {
+            Some(read) if !enough => Some(loosen(&read)?),
+            read => read,
         };
-        if fix || sample.len() >= SCHEMA_SAMPLES {
+        let schema = match (read, sample.typed) {
+            (Some(read), Some(typed)) => format::widen(&typed, &read)?,
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => return Ok(None),
+        };
+        if fix || enough {
             let text = serde_json::to_vec(&SchemaSpec::of(&schema)).map_err(|cause| {
                 Error::new(Class::Permanent, "bus.schema-stored")
                     .with("stream", self.name())
@@ -161,40 +165,78 @@ impl Stream {
                 .map_err(crate::error::from_log)?;
             known.fixed = Some(Arc::clone(&schema));
         } else {
-            known.provisional = Some((sample.len(), Arc::clone(&schema)));
+            known.provisional = Some((sample.rows, Arc::clone(&schema)));
         }
         Ok(Some(schema))
     }
 
-    /// Payloads of the first events there are.
-    fn sample(&self) -> Result<BinaryArray> {
-        let mut sample = BinaryBuilder::new();
-        let mut bytes = 0;
+    /// The first events there are.
+    fn sample(&self) -> Result<Sample> {
+        let mut sample = Sample::default();
         for partition in self.partitions().iter() {
             let mut cursor = crate::cursor::Cursor::new(Arc::clone(partition), partition.start());
-            while sample.len() < SCHEMA_SAMPLES && bytes < SCHEMA_SAMPLE_BYTES_MAX {
+            while sample.wants_more() {
                 let chunk = match cursor.try_next()? {
                     Some(crate::cursor::Item::Chunk(chunk)) => chunk,
                     Some(crate::cursor::Item::Gap(_)) => continue,
                     None => break,
                 };
-                add_sample(&chunk.batch, &mut sample, &mut bytes);
+                sample.add(&chunk.batch)?;
             }
         }
-        Ok(sample.finish())
+        Ok(sample)
     }
 }
 
-fn add_sample(batch: &Batch, sample: &mut BinaryBuilder, bytes: &mut usize) {
-    // Typed rows say what they are themselves; only payloads are inferred from.
-    let Body::Payload(payloads) = batch.body() else {
-        return;
-    };
-    for payload in payloads.iter().flatten() {
-        if sample.len() >= SCHEMA_SAMPLES || *bytes >= SCHEMA_SAMPLE_BYTES_MAX {
-            return;
-        }
-        *bytes += payload.len();
-        sample.append_value(payload);
+/// What columns are inferred from.
+#[derive(Default)]
+struct Sample {
+    payloads: BinaryBuilder,
+    /// The columns of rows that flows wrote: they say what they are themselves.
+    typed: Option<SchemaRef>,
+    rows: usize,
+    bytes: usize,
+}
+
+impl Sample {
+    fn wants_more(&self) -> bool {
+        self.rows < SCHEMA_SAMPLES && self.bytes < SCHEMA_SAMPLE_BYTES_MAX
     }
+
+    fn add(&mut self, batch: &Batch) -> Result<()> {
+        match batch.body() {
+            Body::Payload(payloads) => {
+                for payload in payloads.iter().flatten() {
+                    if !self.wants_more() {
+                        return Ok(());
+                    }
+                    self.rows += 1;
+                    self.bytes += payload.len();
+                    self.payloads.append_value(payload);
+                }
+            }
+            Body::Columns(columns) => {
+                let found = Arc::new(ArrowSchema::new(columns.fields().clone()));
+                self.typed = Some(match self.typed.take() {
+                    Some(typed) => format::widen(&typed, &found)?,
+                    None => found,
+                });
+                self.rows += batch.rows();
+                self.bytes += batch.bytes();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// As long as there are few events, a number without a fraction may be followed by one that has
+/// one: whole numbers count as floats until there is reason to think otherwise.
+fn loosen(schema: &SchemaRef) -> Result<SchemaRef> {
+    let mut fields = SchemaSpec::of(schema).0;
+    for field in &mut fields {
+        if field.field_type == FieldType::Int {
+            field.field_type = FieldType::Float;
+        }
+    }
+    SchemaSpec(fields).schema()
 }

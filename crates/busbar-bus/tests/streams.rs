@@ -4,7 +4,8 @@ mod common;
 
 use std::sync::Arc;
 
-use arrow::array::StringArray;
+use arrow::array::{ArrayRef, Int64Array, StringArray, StructArray};
+use arrow::datatypes::{DataType, Field};
 use busbar_bus::{Event, INBOX};
 use busbar_event::{Batch, Body, Envelope};
 use common::{NOON, World, contents, event, filter, publish, publisher, settle, streams};
@@ -312,6 +313,43 @@ fn columns_are_inferred_and_then_fixed() {
         names(&world, "j"),
         ["topic", "key", "time", "tags", "kw", "site"]
     );
+}
+
+#[test]
+fn a_whole_number_may_be_followed_by_one_with_a_fraction() {
+    let world = World::new(8);
+    let specs = streams(&[("j", r#"{"topics":"j","format":"json"}"#)]);
+    world.bus.apply_streams(&specs).unwrap();
+    let kw = |world: &World| {
+        let schema = world.bus.stream("j").unwrap().relation_schema().unwrap();
+        schema.field_with_name("kw").unwrap().data_type().clone()
+    };
+    publish(&world.bus, &[event("j", br#"{"kw":3}"#)]);
+    assert_eq!(kw(&world), DataType::Float64);
+    for _ in 0..120 {
+        publish(&world.bus, &[event("j", br#"{"kw":3}"#)]);
+    }
+    assert_eq!(kw(&world), DataType::Int64, "so many are no accident");
+}
+
+#[test]
+fn rows_that_flows_wrote_say_themselves_what_they_are() {
+    let world = World::new(9);
+    let specs = streams(&[("j", r#"{"topics":"j","format":"json"}"#)]);
+    world.bus.apply_streams(&specs).unwrap();
+    let columns = StructArray::from(vec![(
+        Arc::new(Field::new("n", DataType::Int64, true)),
+        Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef,
+    )]);
+    let envelope = Envelope::new(&StringArray::from(vec!["j"; 2]), vec![NOON; 2]);
+    let batch = Batch::from_columns(envelope, Body::Columns(columns)).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(world.bus.append(batch, None)).unwrap();
+    let schema = world.bus.stream("j").unwrap().relation_schema().unwrap();
+    let n = schema.field_with_name("n").unwrap();
+    assert_eq!(n.data_type(), &DataType::Int64);
 }
 
 #[test]
