@@ -196,9 +196,9 @@ pub fn flow_row(seconds: u64) -> Result<Row, String> {
             .call()
             .and_then(|mut answer| answer.body_mut().read_json())
             .map_err(|why| format!("reading the flow's counters: {why}"))?;
-        let done = flow["counters"]["in"]
+        let done = flow["conservation"]["in"]
             .as_u64()
-            .ok_or("the flow has no counter `in`")?;
+            .ok_or_else(|| format!("the flow does not say how many events it took: {flow}"))?;
         if done > 0 && first.is_none() {
             first = Some((Instant::now(), done));
         }
