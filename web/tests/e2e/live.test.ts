@@ -131,6 +131,8 @@ test('ten thousand events a second do not freeze the page', async ({ page, node 
   await publishing;
   await expect.poll(got).toBe(BATCH * BATCHES + 1);
   await expect(page.getByText('The newest 2,000 events are kept here')).toBeVisible();
+  // 2,000 rows of 32 px and not one more.
+  await expect(page.locator('[data-tail] ul')).toHaveCSS('height', '64000px');
   const longest = await page.evaluate(() => (window as unknown as { longest: number }).longest);
   expect(longest).toBeLessThan(1500);
 });
