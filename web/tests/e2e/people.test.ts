@@ -244,10 +244,13 @@ test('states that a sound node does not have are told in words', async ({ page, 
   await page.route('**/api/v1/live', async (route) => {
     const overview = (await (await fetch(`${api}/overview`)).json()) as {
       durability: string;
-      streams: { name: string; damaged: number }[];
+      streams: { name: string; damaged: number; topics?: string[]; events?: number }[];
     };
     overview.durability = 'memory';
     for (const one of overview.streams) if (one.name === 'meter') one.damaged = 2;
+    // Many streams, all smaller than those that are there.
+    for (let i = 0; i < 60; i += 1)
+      overview.streams.push({ name: `s${i}`, damaged: 0, topics: [], events: -1 });
     const flow = (await (await fetch(`${api}/flows/machine-now`)).json()) as Record<string, unknown>;
     Object.assign(flow, { missed: 12, conservation: { in: 10, out: 7, balanced: false } });
     await route.fulfill({
@@ -258,6 +261,8 @@ test('states that a sound node does not have are told in words', async ({ page, 
   await page.goto('/#/');
   await expect(page.getByText('In memory')).toBeVisible();
   await expect(page.getByRole('list', { name: 'What needs attention' })).toContainText('2 damaged');
+  await expect(page.getByRole('region', { name: 'The bus' }).locator('li')).toHaveCount(24);
+  await expect(page.getByRole('link', { name: /^\d+ more streams$/ })).toBeVisible();
   await page.goto('/#/streams/meter');
   await expect(page.getByRole('alert')).toContainText('p0/000042.log is damaged at byte 4,096 (512 B)');
   await page.goto('/#/flows/machine-now');
