@@ -158,12 +158,14 @@ test('the counters of a flow move on its graph', async ({ page }) => {
 
 test('a flow whose output is away is red, says why, and catches up by itself', async ({ page, node }) => {
   for (let i = 0; i < 3; i += 1) await node.mosquitto(`meter/e2e-${i}/reading`, '{"kw":1}');
+  // A flow of its own, whose attempts are still close together.
+  node.write('flows/meter-invoice.yaml', node.read('flows/meter-billing.yaml'));
   await open(page);
   // The overview says it without being asked, in words.
   const troubles = page.getByRole('list', { name: 'What needs attention' });
-  await expect(troubles).toContainText('meter-billing');
+  await expect(troubles).toContainText('meter-invoice');
   await expect(troubles).toContainText(/readings does not answer/);
-  await troubles.getByRole('link', { name: 'meter-billing' }).click();
+  await troubles.getByRole('link', { name: 'meter-invoice' }).click();
   await expect(page.getByRole('alert')).toContainText('does not answer');
   await expect(page.locator('main h1 + .tag')).toHaveText('retrying');
   const bad = page.locator('[data-node].failed');
@@ -177,6 +179,7 @@ test('a flow whose output is away is red, says why, and catches up by itself', a
   await expect(page.getByRole('alert')).toHaveCount(0);
   await expect(bad).toHaveCount(0);
   await expect.poll(() => erp.rows, { timeout: 20_000 }).toBeGreaterThanOrEqual(3);
+  await expect(page.getByText(/[\d.]+( k)? waiting/)).toHaveCount(0);
 });
 
 test('a flow is paused and resumed', async ({ page }) => {

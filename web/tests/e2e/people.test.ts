@@ -167,7 +167,7 @@ test('a node that is killed and started again is found again, with all it acknow
   await expect(tail.getByText('meter/e2e-kept/reading').first()).toBeVisible();
   await node.kill();
   await expect(page.locator('[data-link="reconnecting"]')).toBeVisible({ timeout: 20_000 });
-  await expect(page.locator('header').getByText('Reconnecting…')).toBeVisible();
+  await expect(page.getByRole('banner').getByText('Reconnecting…')).toBeVisible();
   await node.run();
   await expect(page.locator('[data-link="open"]')).toBeVisible({ timeout: 20_000 });
   await expect(tail.getByText('meter/e2e-kept/reading').first()).toBeVisible();
