@@ -1,11 +1,12 @@
 """CONNECT, CONNACK, PINGREQ, DISCONNECT, AUTH, and what is no packet at all."""
 
-import struct
+import random
+import socket
 import time
 
 from wire import (
-    AUTH, CONNACK, DISCONNECT, PINGRESP, PUBLISH, Peer, Wrong, ack, binary, both, client, connect, disconnect,
-    options, packet, properties, publish, subscribe, topic, unsubscribe, variable, will_of,
+    AUTH, CONNACK, PINGRESP, Peer, Wrong, ack, both, client, connect, disconnect, packet, properties, publish,
+    subscribe, topic, unsubscribe, will_of,
 )
 
 
@@ -388,3 +389,37 @@ def case_many_connections_come_and_go(version):
     for peer in peers:
         peer.drop()
     client(None, version).sync().close()
+
+
+def case_damaged_bytes_harm_nobody_else():
+    """Whatever comes, each answer is well formed and the others are served."""
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+    watch = client(None)
+    try:
+        for _ in range(400):
+            version = chance.choice((4, 5))
+            name = topic()
+            props = {"user": [("a", "b")]} if version == 5 else {}
+            parts = [
+                connect(version, "damaged", will=will_of(name, b"w", 1, **props), username="u", password=b"p"),
+                subscribe(version, [(name, 1), (f"{name}/#", 2)], 2), publish(version, name, b"x" * 40, 1, pid=3, **props),
+                publish(version, name, b"y", 2, pid=4), ack(6, 4), unsubscribe(version, [name], 5), b"\xc0\0",
+            ]
+            data = bytearray(b"".join(parts))
+            for _ in range(chance.randrange(1, 4)):
+                at = chance.randrange(len(data))
+                if chance.random() < 0.2:
+                    del data[at:at + chance.randrange(1, 9)]
+                else:
+                    data[at] = chance.choice((0, 0x7F, 0x80, 0xFF, chance.randrange(256)))
+            peer = Peer(version).send(bytes(data))
+            peer.sock.shutdown(socket.SHUT_WR)
+            if bytes(data[:16]) != parts[0][:16]:
+                peer.sock.close()  # Its version may be another one now.
+                continue
+            while peer.read() is not None:
+                pass
+        watch.sync()
+    except Exception as why:
+        raise Wrong(f"seed {seed}: {why}") from why

@@ -1,5 +1,7 @@
 """What needs a node of its own: crashes, restarts, limits, TLS, users. Each case starts one."""
 
+import base64
+import json
 import os
 import shutil
 import signal
@@ -11,8 +13,8 @@ import urllib.request
 from pathlib import Path
 
 from wire import (
-    CONNACK, PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL, Peer, Wrong, ack, client as any_client, connect, publish,
-    subscribe, topic, will_of,
+    CONNACK, PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL, Peer, Wrong, ack, connect, publish, topic,
+    will_of,
 )
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -322,6 +324,30 @@ def case_too_many_connections_are_told_so():
             other.sync()
 
 
+def case_a_client_that_publishes_too_fast_waits():
+    """It is not read, so it loses nothing; its neighbours do not notice, and its keep-alive holds."""
+    with Node(BUSBAR_LIMITS_PUBLISH_RATE="100") as node:
+        name = topic()
+        reader = node.client().subscribe(name, qos=1)
+        sender = node.client(keep_alive=1)
+        begun = time.monotonic()
+        for n in range(500):
+            sender.send(publish(5, name, str(n), 1, pid=n + 1))
+        assert time.monotonic() - begun < 5
+        other = node.client()
+        began = time.monotonic()
+        other.publish(f"{name}/other", b"x", 1)
+        assert time.monotonic() - began < 0.5
+        for n in range(500):
+            assert sender.expect(PUBACK).pid == n + 1
+            assert reader.message().payload == b"%d" % n
+        # All of it may have come in one read; the next one then waits for as long as they should have taken.
+        sender.send(publish(5, name, b"next", 1, pid=501))
+        assert sender.expect(PUBACK).pid == 501
+        took = time.monotonic() - begun
+        assert 3 < took < 7, took
+
+
 def case_two_thousand_connections():
     """Idle ones cost little, and those that talk among them are served."""
     with Node() as node:
@@ -393,9 +419,6 @@ def case_tls():
 
 
 def add_user(node, login=None, **user):
-    import base64
-    import json
-
     headers = {"Content-Type": "application/json"}
     if login:
         headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()

@@ -7,8 +7,7 @@ import struct
 import time
 
 from wire import (
-    CONNACK, DISCONNECT, PUBACK, PUBREC, PUBREL, QUIET, Peer, Wrong, ack, both, client, connect, disconnect,
-    publish, subscribe, topic, will_of,
+    CONNACK, Peer, Wrong, both, client, connect, disconnect, publish, subscribe, topic, will_of,
 )
 
 

@@ -3,8 +3,8 @@
 import time
 
 from wire import (
-    PUBACK, PUBLISH, PUBREC, SUBACK, Peer, Wrong, ack, both, client, connect, options, packet, properties,
-    publish, subscribe, topic, unsubscribe,
+    PUBLISH, PUBREC, SUBACK, Wrong, ack, both, client, options, packet, properties, publish, subscribe, topic,
+    unsubscribe,
 )
 
 

@@ -12,7 +12,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use crate::authorizer::Identity;
-use crate::limits::{OUT_BYTES_HIGH, OUT_BYTES_KEEP};
+use crate::limits::{OUT_BYTES_HIGH, OUT_BYTES_KEEP, PACE_AHEAD_US};
 use crate::state::Session;
 
 /// A connection of a core: its slot and a generation, so that a late answer to one that is gone
@@ -299,6 +299,10 @@ pub struct Conn<T> {
     /// How many there may be: what CONNACK said to a 5.0 client; 3.1.1 knows no such bound, there
     /// it is the number of packet identifiers.
     pub receive_max: u32,
+    /// Microseconds that each publish has to itself; zero when it may make any number.
+    pub pace_us: Micros,
+    /// When all publishes made so far have had theirs.
+    pub paced_until: Micros,
     /// The topic of the last publish, known to be text.
     pub last_topic: String,
     /// Partitions read at its own pace.
@@ -323,6 +327,8 @@ pub struct Conn<T> {
     pub must_journal: bool,
     /// The session should be journalled some time.
     pub lazy_journal: bool,
+    /// The journal batch that its CONNACK still waits for.
+    pub connack_gate: Option<u64>,
     /// The server ended it and said why.
     pub refused: bool,
     /// The client said goodbye properly: no will.
@@ -369,6 +375,8 @@ impl<T> Conn<T> {
             aliases_out_max: 0,
             receiving: 0,
             receive_max: u32::from(u16::MAX),
+            pace_us: 0,
+            paced_until: 0,
             last_topic: String::new(),
             lag: Vec::new(),
             from: Vec::new(),
@@ -381,11 +389,18 @@ impl<T> Conn<T> {
             held_bytes: 0,
             must_journal: false,
             lazy_journal: false,
+            connack_gate: None,
             refused: false,
             said_goodbye: false,
             close_by: None,
             assigned: None,
         }
+    }
+
+    /// Whether it published more than it may, so that it has to wait.
+    #[inline]
+    pub fn is_ahead(&self, now: Micros) -> bool {
+        self.pace_us > 0 && self.paced_until > now + PACE_AHEAD_US
     }
 
     /// What an acknowledgement may say in words: nothing when the client does not want to hear it

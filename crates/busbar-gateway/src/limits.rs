@@ -38,6 +38,9 @@ pub const RETAINED_PAGE: usize = 256;
 pub const PERMISSION_CACHE_TOPICS_MAX: usize = 1024;
 /// How long an idle core waits before it looks at its clocks.
 pub const TICK: Duration = Duration::from_millis(100);
+/// Time between two looks at the clocks above which it does not count as silence of the clients, in
+/// microseconds: the process was halted, or somebody set the clock.
+pub const TICK_GAP_US: i64 = 3_000_000;
 /// How long a client may take to read its last bytes before the socket is closed, in microseconds.
 pub const CLOSE_WAIT_US: i64 = 5_000_000;
 /// How long a TLS or WebSocket handshake may take.
@@ -51,6 +54,8 @@ pub const SURPLUS_MAX: usize = 1024;
 /// How long the bytes of a client are still taken, and forgotten, after it was told why its
 /// connection ends: a socket closed before them is reset, and the reason may be lost.
 pub const LINGER_WAIT: Duration = Duration::from_secs(1);
+/// How far a client may be ahead of the publishes it may make in a second, in microseconds.
+pub const PACE_AHEAD_US: i64 = 1_000_000;
 /// Connections that wait to be accepted.
 pub const LISTEN_BACKLOG: i32 = 1024;
 /// How often changed sessions with QoS 1 low-water marks are journalled, in microseconds.
@@ -85,6 +90,9 @@ pub struct Limits {
     pub subscriptions_per_session_max: usize,
     /// QoS 1 and 2 publishes of one client in flight; announced to 5.0 clients.
     pub receive_maximum: u16,
+    /// Publishes of one client in one second; its socket is not read while it is ahead by more than
+    /// a second's worth. Zero for any number.
+    pub publishes_per_second_max: u32,
     /// Topic aliases taken from one client; announced.
     pub topic_alias_maximum: u16,
     /// Topic aliases used towards one client, if it takes so many.
@@ -105,6 +113,7 @@ impl Default for Limits {
             sessions_max: 100_000,
             subscriptions_per_session_max: 10_000,
             receive_maximum: u16::MAX,
+            publishes_per_second_max: 0,
             topic_alias_maximum: 1024,
             topic_alias_out_maximum: 64,
             session_expiry_s_max: u32::MAX,

@@ -430,8 +430,16 @@ impl SimNode {
         conn.life == self.life
     }
 
-    /// Time passes.
+    /// Time passes, and the cores look at their clocks every second.
     pub fn advance(&mut self, micros: Micros) {
+        let until = self.now + micros;
+        while self.now < until {
+            self.jump((until - self.now).min(1_000_000));
+        }
+    }
+
+    /// Time passes at once: the process was halted, or somebody set the clock.
+    pub fn jump(&mut self, micros: Micros) {
         self.now += micros;
         for core in &mut self.cores {
             core.tick(self.now);

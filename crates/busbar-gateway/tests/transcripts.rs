@@ -116,6 +116,7 @@ impl Stage {
         });
         match words[0] {
             "advance" => node.advance(micros(words[1])),
+            "jump" => node.jump(micros(words[1])),
             "hold" => node.durable_at_once = false,
             "let-go" => {
                 node.durable_at_once = true;

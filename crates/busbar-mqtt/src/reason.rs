@@ -76,6 +76,14 @@ impl Reason {
         self.0 >= 0x80
     }
 
+    /// Whether the standard lets CONNACK bear this code.
+    pub fn fits_connack(self) -> bool {
+        matches!(
+            self.0,
+            0 | 0x80..=0x8A | 0x8C | 0x90 | 0x95 | 0x97 | 0x99..=0x9D | 0x9F
+        )
+    }
+
     /// The 3.1.1 CONNACK return code that says the same, or `None` where 3.1.1 just closes.
     pub fn connect_return_code(self) -> Option<u8> {
         match self {

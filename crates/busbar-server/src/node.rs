@@ -328,6 +328,7 @@ async fn gateway_config(config: &Config, folder: &Path) -> Result<GatewayConfig,
                 .unwrap_or(i64::MAX),
             subscriptions_per_session_max: config.limits.subscriptions as usize,
             receive_maximum: mqtt.receive_max,
+            publishes_per_second_max: config.limits.publish_rate,
             topic_alias_maximum: mqtt.topic_alias_max,
             session_expiry_s_max: u32::try_from(mqtt.session_expiry.as_duration().as_secs())
                 .unwrap_or(u32::MAX),

@@ -239,6 +239,10 @@ impl<S: Spine> Core<S> {
         let expiry_s = session.expiry_s;
         let Some(conn) = self.conn(id) else { return };
         conn.heard = now;
+        conn.pace_us = match limits.publishes_per_second_max {
+            0 => 0,
+            n => (1_000_000 / i64::from(n)).max(1),
+        };
         conn.silence_us = i64::from(keep_alive_s) * 1_500_000;
         conn.window = usize::from(connect.receive_maximum).min(IN_FLIGHT_OUT_MAX);
         if connect.version == Version::V5 {
@@ -287,6 +291,7 @@ impl<S: Spine> Core<S> {
             conn.said_goodbye = true;
             return self.refuse_connect(id, Reason::PACKET_TOO_LARGE, "");
         }
+        conn.connack_gate = gate;
         conn.out.append(gate, |out| ack.encode(version, out));
         self.wake(id);
         self.pump(id);

@@ -74,6 +74,9 @@ impl<S: Spine> Core<S> {
         let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
             return Ok(());
         };
+        if conn.pace_us > 0 {
+            conn.paced_until = conn.paced_until.max(now) + conn.pace_us;
+        }
         let mut properties = PublishProperties::default();
         if !p.properties.is_empty() {
             properties = p.parse_properties()?;
@@ -138,6 +141,13 @@ impl<S: Spine> Core<S> {
                     .counters
                     .publishes_refused
                     .fetch_add(1, Ordering::Relaxed);
+                if refused == Refused::PayloadTooLarge {
+                    // There is no acknowledgement to say it with, and it will not fit next time.
+                    return Err(Refusal::new(
+                        Reason::PACKET_TOO_LARGE,
+                        "payload is larger than allowed",
+                    ));
+                }
                 match reason_of(refused) {
                     // QoS 0 promises nothing: what finds no room is dropped and counted.
                     Verdict::Ack(_) => Ok(()),

@@ -203,11 +203,14 @@ impl<S: Spine> Core<S> {
             if !held && !conn.out.waits_for(seq) {
                 continue;
             }
-            if !ok {
+            if !ok && conn.session.as_ref().is_some_and(|s| s.is_persistent()) {
                 self.disconnect(id, Reason::QUOTA_EXCEEDED, "the session cannot be kept");
                 continue;
             }
+            // A session that ends with its connection is served even so: what could not be written is
+            // its will, which is now as safe as the node itself.
             conn.out.release(seq);
+            conn.connack_gate.take_if(|gate| *gate <= seq);
             self.wake(id);
             if held {
                 self.publish_held(id, seq, now);

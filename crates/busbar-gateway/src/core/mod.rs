@@ -33,6 +33,7 @@ use crate::group::Group;
 use crate::index::Index;
 use crate::limits::{
     CLOSE_WAIT_US, HELD_BYTES_MAX, OUT_BYTES_LOW, OUT_BYTES_STOP_READING, REASON_STRING_BYTES_MAX,
+    TICK_GAP_US,
 };
 use crate::registry::{Admission, Shared};
 use crate::spine::Spine;
@@ -110,6 +111,7 @@ pub struct Core<S: Spine> {
     stash: Vec<(ConnId, Box<Session>)>,
     orphans: Vec<(ConnId, Option<Eviction>)>,
     ghosts: u32,
+    ticked: Option<Micros>,
     group_journal_at: Micros,
 }
 
@@ -149,6 +151,7 @@ impl<S: Spine> Core<S> {
             stash: Vec::new(),
             orphans: Vec::new(),
             ghosts: 0,
+            ticked: None,
             group_journal_at: 0,
         };
         core.look_around();
@@ -325,6 +328,16 @@ impl<S: Spine> Core<S> {
             return;
         }
         tracing::debug!(?reason, detail, peer = ?conn.peer, "closing an MQTT connection");
+        if conn.connack_gate.take().is_some() {
+            // It was never told that it is connected: CONNACK says that it is not, no will is sent.
+            conn.out.drop_staged();
+            conn.said_goodbye = true;
+            let reason = match reason.fits_connack() {
+                true => reason,
+                false => Reason::UNSPECIFIED_ERROR,
+            };
+            return self.refuse_connect(id, reason, detail);
+        }
         let version = conn.version;
         let text = Some(cut(detail)).filter(|t| !t.is_empty());
         if live {
@@ -382,12 +395,15 @@ impl<S: Spine> Core<S> {
     }
 
     /// Whether the socket should be read.
-    pub fn wants_input(&mut self, id: ConnId) -> bool {
+    pub fn wants_input(&mut self, id: ConnId, now: Micros) -> bool {
         let writable = self.spine.writable();
         self.conn(id).is_some_and(|c| match c.phase {
             Phase::Connect => true,
             Phase::Live => {
-                writable && c.out.len() < OUT_BYTES_STOP_READING && c.held_bytes < HELD_BYTES_MAX
+                writable
+                    && c.out.len() < OUT_BYTES_STOP_READING
+                    && c.held_bytes < HELD_BYTES_MAX
+                    && !c.is_ahead(now)
             }
             _ => false,
         })
@@ -460,14 +476,21 @@ impl<S: Spine> Core<S> {
     /// Looks at the clocks: silence, slow starters, wills and sessions whose time has come.
     pub fn tick(&mut self, now: Micros) {
         let wait = self.shared.limits.connect_wait_us;
+        let gap = now - self.ticked.replace(now).unwrap_or(now);
+        if !(0..=TICK_GAP_US).contains(&gap) {
+            // Nobody was listening meanwhile; what clients sent may still wait in their sockets.
+            for conn in self.conns.iter_mut().flatten() {
+                conn.heard += gap;
+            }
+        }
         let writable = self.spine.writable();
         for slot in 0..self.conns.len() {
             let Some(conn) = &mut self.conns[slot] else {
                 continue;
             };
-            if !writable || conn.held_bytes >= HELD_BYTES_MAX {
-                // Its socket is not read because the disk is behind: the silence is not the
-                // client's.
+            if !writable || conn.held_bytes >= HELD_BYTES_MAX || conn.is_ahead(now) {
+                // Its socket is not read because the disk is behind, or it sent too much: the
+                // silence is not the client's.
                 conn.heard = now;
             }
             let (id, silent) = (conn.id, now - conn.heard);

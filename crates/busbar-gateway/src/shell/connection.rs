@@ -128,8 +128,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
                 return Poll::Ready(());
             }
             let (closing, hungry) = {
+                let now = this.local.now();
                 let mut core = this.local.core.borrow_mut();
-                (core.is_closing(this.id), core.wants_input(this.id))
+                (core.is_closing(this.id), core.wants_input(this.id, now))
             };
             if closing {
                 // The client's bytes mean nothing any more; its own end, or the clock, ends it.
