@@ -329,6 +329,8 @@ pub struct Conn<T> {
     pub lazy_journal: bool,
     /// The journal batch that its CONNACK still waits for.
     pub connack_gate: Option<u64>,
+    /// Its session began with it.
+    pub began_session: bool,
     /// The server ended it and said why.
     pub refused: bool,
     /// The client said goodbye properly: no will.
@@ -390,6 +392,7 @@ impl<T> Conn<T> {
             must_journal: false,
             lazy_journal: false,
             connack_gate: None,
+            began_session: false,
             refused: false,
             said_goodbye: false,
             close_by: None,

@@ -281,7 +281,7 @@ impl Shared {
 
     /// What is due by now of sessions whose clients are away: those whose will has to be sent come
     /// as held by a connection of `core` that `ghost` names, so that whoever claims one meanwhile
-    /// asks there; those whose time is over are removed.
+    /// asks there; those whose time is over are removed. What was due first comes first.
     pub fn due(&self, now: Micros, core: usize, mut ghost: impl FnMut() -> ConnId) -> Vec<Due> {
         if now < self.next_expiry.load(Ordering::Acquire) {
             return Vec::new();
@@ -298,12 +298,12 @@ impl Shared {
             else {
                 continue;
             };
-            if expires_at.is_some_and(|at| at <= now) {
-                over.push(Arc::clone(client));
+            if let Some(at) = expires_at.filter(|at| *at <= now) {
+                over.push((at, Arc::clone(client)));
                 continue;
             }
-            if will_at.is_some_and(|at| at <= now) {
-                wills.push(Arc::clone(client));
+            if let Some(at) = will_at.filter(|at| *at <= now) {
+                wills.push((at, Arc::clone(client)));
                 continue;
             }
             next = next
@@ -311,12 +311,14 @@ impl Shared {
                 .min(will_at.unwrap_or(Micros::MAX));
         }
         let mut due = Vec::with_capacity(over.len() + wills.len());
-        for client in over {
+        over.sort_unstable();
+        wills.sort_unstable();
+        for (_, client) in over {
             if let Some(Whereabouts::Away { session, .. }) = clients.remove(&client) {
                 due.push(Due::Over(session));
             }
         }
-        for client in wills {
+        for (_, client) in wills {
             let conn = ghost();
             let held = Whereabouts::Online { core, conn };
             if let Some(Whereabouts::Away { session, .. }) = clients.insert(client, held) {

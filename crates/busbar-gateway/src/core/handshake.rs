@@ -292,6 +292,7 @@ impl<S: Spine> Core<S> {
             return self.refuse_connect(id, Reason::PACKET_TOO_LARGE, "");
         }
         conn.connack_gate = gate;
+        conn.began_session = !present;
         conn.out.append(gate, |out| ack.encode(version, out));
         self.wake(id);
         self.pump(id);

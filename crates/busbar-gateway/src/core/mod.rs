@@ -329,9 +329,15 @@ impl<S: Spine> Core<S> {
         }
         tracing::debug!(?reason, detail, peer = ?conn.peer, "closing an MQTT connection");
         if conn.connack_gate.take().is_some() {
-            // It was never told that it is connected: CONNACK says that it is not, no will is sent.
+            // It was never told that it is connected: CONNACK says that it is not, no will is sent,
+            // and a session that only began is none.
             conn.out.drop_staged();
             conn.said_goodbye = true;
+            if conn.began_session
+                && let Some(session) = conn.session.as_mut()
+            {
+                session.expiry_s = 0;
+            }
             let reason = match reason.fits_connack() {
                 true => reason,
                 false => Reason::UNSPECIFIED_ERROR,
