@@ -214,24 +214,31 @@ def phase_examples(tally, _):
 
 
 def phase_protocol(tally, _):
-    for needed in ("mosquitto_pub", "mosquitto_sub", "curl", "openssl"):
+    for needed in ("mosquitto", "mosquitto_pub", "mosquitto_sub", "curl", "openssl"):
         tool(needed)
     python = paho()
     for runner in ("run.py", "conformance.py"):
         node = Node(ROOT / "examples" / "minimal")
         try:
-            code, output = run([python, f"tests/protocol/{runner}", node.url, str(node.mqtt), BUSBAR])
+            ran = run([python, f"tests/protocol/{runner}", node.url, str(node.mqtt), BUSBAR])
         finally:
             node.stop()
-        counted = re.search(r"^(\d+) passed, (\d+) failed$", output, re.M)
-        if not counted:
-            tally.fail(f"protocol tests: {runner} gave no count (exit code {code})")
-            continue
-        tally.ok(int(counted[1]))
-        if int(counted[2]):
-            tally.fail(f"protocol tests: {runner}", int(counted[2]))
-        elif code != 0:
-            tally.fail(f"protocol tests: {runner} (exit code {code})")
+        counted(tally, f"protocol tests: {runner}", ran)
+    counted(tally, "protocol tests: connectors.py", run([python, "tests/protocol/connectors.py", BUSBAR]))
+
+
+def counted(tally, name, ran):
+    """A script whose last line counts its cases."""
+    code, output = ran
+    counts = re.search(r"^(\d+) passed, (\d+) failed$", output, re.M)
+    if not counts:
+        tally.fail(f"{name} gave no count (exit code {code})")
+        return
+    tally.ok(int(counts[1]))
+    if int(counts[2]):
+        tally.fail(name, int(counts[2]))
+    elif code != 0:
+        tally.fail(f"{name} (exit code {code})")
 
 
 def paho():

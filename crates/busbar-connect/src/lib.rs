@@ -7,8 +7,10 @@
 mod file;
 mod host;
 mod http;
+mod json;
 pub mod limits;
 mod mqtt;
+mod secret;
 mod topic;
 
 use std::sync::Arc;

@@ -22,6 +22,9 @@ impl TopicTemplate {
         let text = spec.topic.as_deref().unwrap_or(default);
         let template =
             Template::parse(text).map_err(|(_, error)| spec.diagnostic_at_kind(error))?;
+        template
+            .pattern()
+            .map_err(|error| spec.diagnostic_at_kind(error))?;
         for part in template.parts() {
             if let TemplatePart::Variable { variable, .. } = part
                 && !offered.contains(&variable.name().as_ref())

@@ -91,7 +91,7 @@ impl Writer {
     }
 
     /// Positions above `committed` that some part of the other side knows already. Input is cut at them, so
-    /// that a piece is known as a whole or not at all.
+    /// that a piece is known as a whole or not at all. Opens a sink that is not open yet.
     pub async fn known(&mut self, committed: u64) -> Result<Vec<u64>, Error> {
         let mut known = match &mut self.to {
             To::Topic(bus) => positions(bus.streams().iter(), &self.producer),
@@ -103,10 +103,10 @@ impl Writer {
                     .into_iter()
                     .collect()
             }
-            To::Sink(open) => match open.sink.as_mut() {
-                Some(sink) => sink.position(&self.producer).await?.into_iter().collect(),
-                None => Vec::new(),
-            },
+            To::Sink(open) => {
+                let sink = open.open().await?;
+                sink.position(&self.producer).await?.into_iter().collect()
+            }
         };
         known.retain(|position| *position > committed);
         Ok(known)
@@ -183,6 +183,7 @@ impl Writer {
                     rows: rows.clone(),
                     producer: Arc::clone(&self.producer),
                     position,
+                    first: 0,
                 };
                 deliver(sink.as_mut(), &delivery, wait)
                     .await

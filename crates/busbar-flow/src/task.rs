@@ -309,8 +309,20 @@ impl Task {
     /// Where input must be cut, for outputs that know more than the checkpoint does.
     async fn cuts(&mut self, writers: &mut [Writer]) -> Result<BTreeSet<u64>, Error> {
         let mut cuts = BTreeSet::new();
-        for writer in writers {
-            cuts.extend(writer.known(self.position).await?);
+        for (writer, output) in writers.iter_mut().zip(&self.lane.outputs) {
+            let node = self.shared.output_node(*output);
+            let mut waiter = Waiter::new(&self.shared, node, self.stop.clone(), self.position);
+            // Writing before it is known what is written already could write it twice.
+            let known = loop {
+                match writer.known(self.position).await {
+                    Err(error) if error.class() == Class::Transient => waiter.wait(error).await?,
+                    known => break known?,
+                }
+            };
+            if waiter.tried() {
+                self.shared.tally.error(node, None, 0);
+            }
+            cuts.extend(known);
         }
         cuts.extend(self.dead_writer.known(self.position).await?);
         Ok(cuts)

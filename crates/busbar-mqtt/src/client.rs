@@ -61,7 +61,11 @@ pub struct ConnAckIn {
 /// Decodes a frame (see [`crate::split`]) that came from a server.
 pub fn decode<'a>(frame: Frame<'a>, version: Version) -> Result<ServerPacket<'a>> {
     let mut r = Reader::new(frame.body);
-    let ack = |kind| Ack::decode(kind, frame.body, version).map(ServerPacket::Ack);
+    let ack = |kind| {
+        let read = Ack::decode(kind, frame.body, version);
+        read.or_else(|refusal| refused(kind, frame.body, version).ok_or(refusal))
+            .map(ServerPacket::Ack)
+    };
     match frame.header >> 4 {
         packet_type::CONNACK => connack(&mut r, version),
         packet_type::PUBLISH => {
@@ -117,6 +121,20 @@ pub fn decode<'a>(frame: Frame<'a>, version: Version) -> Result<ServerPacket<'a>
         })),
         _ => Err(Refusal::protocol("a packet that only clients send")),
     }
+}
+
+/// An acknowledgement with a failure that the standard does not list for it: servers in use say
+/// "packet too large" in a PUBACK, and what they mean is clear.
+fn refused(kind: AckKind, body: &[u8], version: Version) -> Option<Ack> {
+    let mut r = Reader::new(body);
+    let packet_id = r.packet_id().ok()?;
+    let reason = Reason(r.u8().ok()?);
+    let failed = version == Version::V5 && reason.is_failure() && reason.is_known();
+    failed.then_some(Ack {
+        kind,
+        packet_id,
+        reason,
+    })
 }
 
 fn connack<'a>(r: &mut Reader<'a>, version: Version) -> Result<ServerPacket<'a>> {

@@ -11,6 +11,8 @@
 //! Paths stay inside the project's folder, because projects can be sent to a node from outside; who
 //! wants another folder puts a symbolic link there.
 
+mod lines;
+mod look;
 mod sink;
 mod source;
 
@@ -18,7 +20,7 @@ use std::path::{Component, Path};
 
 use busbar_catalog::{ConnectionSpec, Diagnostic};
 use busbar_event::{Class, Error};
-use busbar_flow::{Connector, Roles, Sink, SinkContext, Source, SourceContext, Work};
+use busbar_flow::{Connector, Guarantee, Roles, Sink, SinkContext, Source, SourceContext, Work};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -32,15 +34,22 @@ pub struct File;
 /// Reads lines from files as events, or writes rows as lines of a file.
 ///
 /// As a source: exactly once; it goes on behind the last line that is in a stream. A line counts
-/// once its line break is there. A file that is replaced (another inode) is read from its beginning.
+/// once its line break is there; one of more than 1 MiB is cut off and gets the tag `cut-off`. A file
+/// is known by its inode and its first line: renamed, it is read on where it was; replaced, or cut
+/// and written anew, it is read from its beginning. A file that cannot be read is tried again every
+/// ten seconds and holds no other up. Rows of CSV may have line breaks inside quotes; a row with
+/// other columns than the first line is published as it is.
 ///
 /// As a sink: exactly once; it cuts off what an unfinished write left, so the file belongs to it.
+/// Beside it lies its position, `.NAME.position`. A file that is moved away or emptied is begun
+/// anew; one that was there before is appended to. A payload that is text but not JSON is written as a JSON
+/// string; one that is not even text becomes a dead letter.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Options {
-    /// A file to read, or several by `*` in the last part of the path.
+    /// A file to read, or several by `*` in the last part of the path; makes the connection a source.
     read: Option<String>,
-    /// A file to write.
+    /// A file to write; makes the connection a sink.
     write: Option<String>,
     /// What a line is.
     #[serde(default)]
@@ -126,6 +135,10 @@ impl Connector for File {
 
     fn schema(&self) -> serde_json::Value {
         schemars::schema_for!(Options).to_value()
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::ExactlyOnce
     }
 
     fn source<'a>(

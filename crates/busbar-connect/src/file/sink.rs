@@ -3,40 +3,107 @@
 //! Beside the file lies a note, `.<name>.position`, with the length of what is written in full and
 //! how far each producer has come. A batch is appended and synced, then the note is replaced. What a
 //! crash leaves between the two is longer than the note says, and is cut off when the sink opens.
+//!
+//! All sinks of this process that write to one file, of several flows or partitions, share it here.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 
 use arrow::datatypes::SchemaRef;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use busbar_event::{Class, Error};
-use busbar_flow::{Delivery, Guarantee, Sink, Work, Written};
+use busbar_flow::{Delivery, Sink, Work, Written};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::failed;
-use crate::limits::FILE_NOTE_BYTES_MAX;
+use super::{failed, lines};
+use crate::json::json_text;
+use crate::limits::{FILE_LINE_BYTES_MAX, FILE_NOTE_BYTES_MAX};
 
 /// Appends to one file.
 pub struct FileSink {
-    inner: Option<Inner>,
+    target: Arc<Mutex<Target>>,
     path: PathBuf,
-    csv: bool,
-    schema: SchemaRef,
+    /// The names of the columns, for CSV.
+    header: Option<Arc<[String]>>,
 }
 
-struct Inner {
+/// A file and everybody who writes to it.
+struct Target {
     path: PathBuf,
+    /// None before the first write, and after one that failed: opening cuts off what is not finished.
+    open: Option<Open>,
+}
+
+struct Open {
     file: File,
     note: Note,
-    csv: bool,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Note {
+    /// Which file it is about: when it was moved away, another one is begun.
+    inode: u64,
     length: u64,
     producers: BTreeMap<String, u64>,
+}
+
+/// The files that are written to at the moment.
+static TARGETS: Mutex<BTreeMap<PathBuf, Weak<Mutex<Target>>>> = Mutex::new(BTreeMap::new());
+
+impl Target {
+    fn at(path: &Path) -> Arc<Mutex<Target>> {
+        let mut targets = TARGETS.lock();
+        if let Some(target) = targets.get(path).and_then(Weak::upgrade) {
+            return target;
+        }
+        targets.retain(|_, target| target.strong_count() > 0);
+        let target = Arc::new(Mutex::new(Target {
+            path: path.to_owned(),
+            open: None,
+        }));
+        targets.insert(path.to_owned(), Arc::downgrade(&target));
+        target
+    }
+
+    /// The open file; opened anew after a failure, and when it was moved away.
+    fn open(&mut self, header: Option<&[String]>) -> Result<&mut Open, Error> {
+        let inode = match fs::metadata(&self.path) {
+            Ok(metadata) => Some(metadata.ino()),
+            Err(why) if why.kind() == io::ErrorKind::NotFound => None,
+            Err(why) => return Err(failed(&self.path, why)),
+        };
+        let open = match self.open.take().filter(|o| Some(o.note.inode) == inode) {
+            Some(open) => open,
+            None => Open::new(&self.path, header)?,
+        };
+        Ok(self.open.insert(open))
+    }
+
+    fn write(&mut self, delivery: &Delivery, header: Option<&[String]>) -> Result<Written, Error> {
+        let mut bytes = Vec::new();
+        let rejected = match header {
+            Some(_) => write_csv(delivery, &mut bytes)?,
+            None => write_ndjson(delivery, &mut bytes),
+        };
+        let path = self.path.clone();
+        let open = self.open(header)?;
+        let producer = delivery.producer.to_string();
+        let known = open.note.producers.get(&producer);
+        // Written before a crash that came before the writer could note it.
+        if known.is_none_or(|known| *known < delivery.position) {
+            open.note.producers.insert(producer, delivery.position);
+            if let Err(why) = open.append(&path, &bytes) {
+                self.open = None;
+                return Err(failed(&path, why));
+            }
+        }
+        Ok(Written { rejected })
+    }
 }
 
 impl FileSink {
@@ -45,144 +112,193 @@ impl FileSink {
         csv: bool,
         schema: SchemaRef,
     ) -> Result<FileSink, Error> {
-        let mut sink = FileSink {
-            inner: None,
+        let names = || schema.fields().iter().map(|f| f.name().clone()).collect();
+        let sink = FileSink {
+            target: Target::at(&path),
             path,
-            csv,
-            schema,
+            header: csv.then(names),
         };
-        let inner = sink.reopen().await?;
-        sink.inner = Some(inner);
+        if sink.header.as_ref().is_some_and(|names| names.is_empty()) {
+            return Err(Error::new(Class::Configuration, "connect.file-no-columns")
+                .with("file", sink.path.display()));
+        }
+        sink.work(|target, header| target.open(header).map(drop))
+            .await?;
         Ok(sink)
     }
 
-    async fn reopen(&self) -> Result<Inner, Error> {
-        let (path, csv, schema) = (self.path.clone(), self.csv, self.schema.clone());
-        blocking(self.path.clone(), move || Inner::open(path, csv, &schema)).await
+    /// Works on the file where waiting for a disk holds nobody up. Goes on to its end when the caller is
+    /// dropped; the next one waits for it.
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Target, Option<&[String]>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (target, header) = (Arc::clone(&self.target), self.header.clone());
+        let done =
+            tokio::task::spawn_blocking(move || work(&mut target.lock(), header.as_deref())).await;
+        done.map_err(|why| {
+            Error::new(Class::Transient, "connect.file-failed")
+                .with("file", self.path.display())
+                .caused_by(why)
+        })?
     }
 }
 
 impl Sink for FileSink {
     fn write<'a>(&'a mut self, delivery: &'a Delivery) -> Work<'a, Result<Written, Error>> {
-        Box::pin(async move {
-            // After a failure, and after a call that was dropped while it wrote, the file is opened
-            // anew, which cuts off what was not finished.
-            let mut inner = match self.inner.take() {
-                Some(inner) => inner,
-                None => self.reopen().await?,
-            };
-            let delivery = delivery.clone();
-            let inner = blocking(self.path.clone(), move || {
-                inner.write(&delivery).map(|()| inner)
-            })
-            .await?;
-            self.inner = Some(inner);
-            Ok(Written::default())
-        })
-    }
-
-    fn guarantee(&self) -> Guarantee {
-        Guarantee::ExactlyOnce
+        let delivery = delivery.clone();
+        Box::pin(self.work(move |target, header| target.write(&delivery, header)))
     }
 
     fn position<'a>(&'a mut self, producer: &'a str) -> Work<'a, Result<Option<u64>, Error>> {
-        Box::pin(async move {
-            if self.inner.is_none() {
-                self.inner = Some(self.reopen().await?);
-            }
-            Ok(self
-                .inner
-                .as_ref()
-                .and_then(|inner| inner.note.producers.get(producer).copied()))
-        })
+        let producer = producer.to_owned();
+        Box::pin(self.work(move |target, header| {
+            let open = target.open(header)?;
+            Ok(open.note.producers.get(&producer).copied())
+        }))
     }
 }
 
-impl Inner {
-    fn open(path: PathBuf, csv: bool, schema: &SchemaRef) -> Result<Inner, Error> {
+impl Open {
+    fn new(path: &Path, header: Option<&[String]>) -> Result<Open, Error> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(|why| failed(folder, why))?;
         }
-        let note = read_note(&path)?;
-        let mut file = OpenOptions::new()
+        let configuration =
+            |code| Error::new(Class::Configuration, code).with("file", path.display());
+        // Opening a pipe would wait for its reader.
+        if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            return Err(configuration("connect.file-not-plain"));
+        }
+        let note = read_note(path)?;
+        let failed = |why| failed(path, why);
+        let file = OpenOptions::new()
             .create(true)
+            .read(true)
             .write(true)
             .truncate(false)
-            .open(&path)
-            .map_err(|why| failed(&path, why))?;
-        let length = file.metadata().map_err(|why| failed(&path, why))?.len();
-        let note = match note {
-            Some(note) if length < note.length => {
-                let error = Error::new(Class::Configuration, "connect.file-shrunk");
-                return Err(error
-                    .with("file", path.display())
-                    .with("position", note.length));
+            .open(path)
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            // Most likely a process that is about to end.
+            Err(fs::TryLockError::WouldBlock) => {
+                let error = Error::new(Class::Transient, "connect.file-in-use");
+                return Err(error.with("file", path.display()));
             }
-            Some(note) => note,
-            // A file that was there before the sink is kept and appended to.
-            None => Note {
-                length,
-                producers: BTreeMap::new(),
-            },
-        };
-        let mut inner = Inner {
-            path,
-            file: file.try_clone().map_err(|why| failed(Path::new(""), why))?,
-            note,
-            csv,
-        };
-        file.set_len(inner.note.length)
-            .map_err(|why| failed(&inner.path, why))?;
-        file.seek(SeekFrom::End(0))
-            .map_err(|why| failed(&inner.path, why))?;
-        inner.file = file;
-        if csv && inner.note.length == 0 {
-            let names: Vec<_> = schema
-                .fields()
-                .iter()
-                .map(|field| csv_cell(field.name()))
-                .collect();
-            inner.append(format!("{}\n", names.join(",")).as_bytes())?;
+            Err(fs::TryLockError::Error(why)) => return Err(failed(why)),
         }
-        Ok(inner)
-    }
-
-    fn write(&mut self, delivery: &Delivery) -> Result<(), Error> {
-        let mut bytes = Vec::new();
-        if self.csv {
-            write_csv(delivery, &mut bytes)?;
-        } else {
-            let payloads = delivery.events.payloads();
-            for row in 0..delivery.events.rows() {
-                // A line break inside a payload would make two lines of it.
-                bytes.extend(
-                    payloads
-                        .value(row)
-                        .iter()
-                        .map(|byte| if *byte == b'\n' { b' ' } else { *byte }),
-                );
-                bytes.push(b'\n');
+        let metadata = file.metadata().map_err(failed)?;
+        let (inode, length) = (metadata.ino(), metadata.len());
+        let mut open = Open {
+            file,
+            note: Note::default(),
+        };
+        match note {
+            // Who empties a file, or removes it, wants it begun anew; an inode may come back.
+            Some(note) if note.inode == inode && length > 0 => {
+                if length < note.length {
+                    let error = configuration("connect.file-shrunk");
+                    return Err(error.with("position", note.length));
+                }
+                open.file.set_len(note.length).map_err(failed)?;
+                open.note = note;
+            }
+            // A file that is not from here is kept and appended to, on a line of its own.
+            note => {
+                let producers = note.map(|note| note.producers).unwrap_or_default();
+                open.note = Note {
+                    inode,
+                    length,
+                    producers,
+                };
+                let unfinished = open.last_byte().map_err(failed)?;
+                let end: &[u8] = match unfinished {
+                    None | Some(b'\n') => b"",
+                    Some(_) => b"\n",
+                };
+                // The note comes first: without one, all that is there counts as written.
+                write_note(path, &open.note).map_err(failed)?;
+                open.append(path, end).map_err(failed)?;
             }
         }
-        let producer = delivery.producer.to_string();
-        self.note.producers.insert(producer, delivery.position);
-        self.append(&bytes)
+        if let Some(header) = header {
+            open.check_header(path, header)?;
+        }
+        Ok(open)
     }
 
-    fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let path = self.path.clone();
+    fn last_byte(&mut self) -> io::Result<Option<u8>> {
+        if self.note.length == 0 {
+            return Ok(None);
+        }
+        let mut last = [0];
+        self.file.seek(SeekFrom::Start(self.note.length - 1))?;
+        self.file.read_exact(&mut last)?;
+        Ok(Some(last[0]))
+    }
+
+    /// Writes the first line of a CSV file, or sees that it is the one that would be written.
+    fn check_header(&mut self, path: &Path, header: &[String]) -> Result<(), Error> {
+        if self.note.length == 0 {
+            let names: Vec<_> = header.iter().map(|name| csv_cell(name)).collect();
+            let line = format!("{}\n", names.join(","));
+            return self
+                .append(path, line.as_bytes())
+                .map_err(|why| failed(path, why));
+        }
+        let mut first = Vec::new();
         self.file
-            .write_all(bytes)
-            .and_then(|()| self.file.sync_data())
-            .map_err(|why| failed(&path, why))?;
+            .seek(SeekFrom::Start(0))
+            .and_then(|_| {
+                let limit = (FILE_LINE_BYTES_MAX as u64).min(self.note.length);
+                (&self.file).take(limit).read_to_end(&mut first)
+            })
+            .map_err(|why| failed(path, why))?;
+        let there = lines::records(&first, true).next().map(|row| {
+            let row = row.bytes;
+            let row = row.strip_prefix(lines::BYTE_ORDER_MARK).unwrap_or(row);
+            lines::cells(&String::from_utf8_lossy(row))
+        });
+        match there {
+            Some(there) if there == header => Ok(()),
+            there => Err(Error::new(Class::Configuration, "connect.file-columns")
+                .with("file", path.display())
+                .with("there", there.unwrap_or_default().join(", "))
+                .with("here", header.join(", "))),
+        }
+    }
+
+    /// Appends bytes, then notes that they are there. After an error the file is to be opened anew.
+    fn append(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(self.note.length))?;
+        self.file.write_all(bytes)?;
+        self.file.sync_data()?;
         self.note.length += bytes.len() as u64;
-        write_note(&path, &self.note).map_err(|why| failed(&path, why))
+        write_note(path, &self.note)
     }
 }
 
-fn write_csv(delivery: &Delivery, bytes: &mut Vec<u8>) -> Result<(), Error> {
-    let strange = |why: arrow::error::ArrowError| {
-        Error::new(Class::Permanent, "connect.file-value").caused_by(why)
+/// Payloads, a line each; and those that cannot be one.
+fn write_ndjson(delivery: &Delivery, bytes: &mut Vec<u8>) -> Vec<(usize, Error)> {
+    let payloads = delivery.events.payloads();
+    let mut rejected = Vec::new();
+    for row in 0..delivery.events.rows() {
+        match json_text(payloads.value(row)) {
+            Ok(text) => {
+                bytes.extend_from_slice(&text);
+                bytes.push(b'\n');
+            }
+            Err(error) => rejected.push((row, error)),
+        }
+    }
+    rejected
+}
+
+/// Rows, a line each; and those with a value that has no text.
+fn write_csv(delivery: &Delivery, bytes: &mut Vec<u8>) -> Result<Vec<(usize, Error)>, Error> {
+    let strange = |class, why: arrow::error::ArrowError| {
+        Error::new(class, "connect.file-value").caused_by(why)
     };
     let options = FormatOptions::default().with_display_error(false);
     let formatters = delivery
@@ -191,18 +307,23 @@ fn write_csv(delivery: &Delivery, bytes: &mut Vec<u8>) -> Result<(), Error> {
         .iter()
         .map(|column| ArrayFormatter::try_new(column, &options))
         .collect::<Result<Vec<_>, _>>()
-        .map_err(strange)?;
+        .map_err(|why| strange(Class::Configuration, why))?;
+    let mut rejected = Vec::new();
     for row in 0..delivery.rows.num_rows() {
-        for (index, formatter) in formatters.iter().enumerate() {
-            if index > 0 {
-                bytes.push(b',');
+        let cells: Result<Vec<_>, _> = formatters
+            .iter()
+            .map(|formatter| formatter.value(row).try_to_string())
+            .collect();
+        match cells {
+            Ok(cells) => {
+                let cells: Vec<_> = cells.iter().map(|cell| csv_cell(cell)).collect();
+                bytes.extend_from_slice(cells.join(",").as_bytes());
+                bytes.push(b'\n');
             }
-            let text = formatter.value(row).try_to_string().map_err(strange)?;
-            bytes.extend(csv_cell(&text).as_bytes());
+            Err(why) => rejected.push((row, strange(Class::Permanent, why))),
         }
-        bytes.push(b'\n');
     }
-    Ok(())
+    Ok(rejected)
 }
 
 fn csv_cell(text: &str) -> String {
@@ -244,15 +365,4 @@ fn write_note(path: &Path, note: &Note) -> io::Result<()> {
     file.sync_data()?;
     fs::rename(&fresh, &target)?;
     File::open(target.parent().unwrap_or(Path::new(".")))?.sync_all()
-}
-
-async fn blocking<T: Send + 'static>(
-    path: PathBuf,
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(|why| {
-        Error::new(Class::Transient, "connect.file-failed")
-            .with("file", path.display())
-            .caused_by(why)
-    })?
 }

@@ -30,6 +30,8 @@ pub struct Host;
 /// swap_used_bytes. `disk`, one event a file system: disk, mount, used_bytes, total_bytes,
 /// used_percent. `network`, one event an interface: interface, received_bytes_per_s,
 /// sent_bytes_per_s. Each event also has `host`, the machine's name.
+///
+/// At most once: nobody can read again what was read before a crash.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Options {

@@ -9,8 +9,10 @@
 //! ```
 
 mod link;
+mod message;
 mod sink;
 mod source;
+mod task;
 
 use busbar_bus::Span;
 use busbar_catalog::{ConnectionSpec, Diagnostic};
@@ -21,7 +23,7 @@ use busbar_mqtt::Version;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::http::Secret;
+use crate::secret::Secret;
 use crate::topic::TopicTemplate;
 use sink::MqttSink;
 use source::MqttSource;
@@ -32,7 +34,14 @@ pub struct Mqtt;
 /// A bridge to another MQTT broker.
 ///
 /// At least once either way: what comes in is acknowledged to the other broker once it is in a
-/// stream; what goes out is done once the other broker has acknowledged it.
+/// stream; what goes out, with QoS 1, is done once the other broker has acknowledged it. While the
+/// bridge is away the other broker keeps its session; messages with QoS 0 are lost meanwhile.
+///
+/// Retain flag, user properties, content type, response topic, correlation data and what is left of
+/// an expiry go along; a row past its expiry is not sent. A row that the other broker refuses for
+/// good, that is larger than it takes, or with which it ends the connection five times in a row,
+/// becomes a dead letter. A topic that no event may have (of
+/// too many levels) is made to fit, and kept in the tag `original-topic`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Options {
@@ -43,13 +52,15 @@ struct Options {
     /// Version of the protocol.
     #[serde(default)]
     version: ProtocolVersion,
-    /// How the bridge names itself; made from the connection's name when not given.
+    /// How the bridge names itself; `busbar-` and the connection's name when not given. Two nodes that
+    /// bridge to one broker need different names. A sink's second and further partitions or flows
+    /// number theirs.
     client_id: Option<String>,
     /// User name.
     user: Option<String>,
     /// Password, a text or `{ env: NAME }`.
     password: Option<Secret>,
-    /// Filters to subscribe to; makes the connection a source.
+    /// Filters to subscribe to; makes the connection a source. `$share/GROUP/FILTER` shares.
     #[serde(default)]
     subscribe: Vec<Filter>,
     /// Topic to publish rows on, a template over `topic`; makes the connection a sink.
@@ -105,6 +116,22 @@ fn half_a_minute() -> Span {
 }
 
 const OFFERED: [&str; 1] = ["topic"];
+
+impl Options {
+    /// Whether a topic is subscribed to.
+    fn selects(&self, topic: &str) -> bool {
+        self.subscribe.iter().any(|filter| match shared(filter) {
+            Some(filter) => Filter::parse(filter).is_ok_and(|filter| filter.matches(topic)),
+            None => filter.matches(topic),
+        })
+    }
+}
+
+/// The filter that a shared subscription shares.
+fn shared(filter: &Filter) -> Option<&str> {
+    let (_, filter) = filter.as_str().strip_prefix("$share/")?.split_once('/')?;
+    Some(filter)
+}
 
 impl Mqtt {
     fn options(spec: &ConnectionSpec) -> Result<Options, Diagnostic> {
@@ -180,6 +207,10 @@ impl Connector for Mqtt {
         Box::pin(async move {
             let inner = |refused: Diagnostic| refused.error().clone();
             let options = Mqtt::options(spec).map_err(inner)?;
+            if options.subscribe.is_empty() {
+                let error = Error::new(Class::Configuration, "connect.no-source");
+                return Err(error.with("kind", "mqtt"));
+            }
             let topic = TopicTemplate::read(spec, "${topic}", &OFFERED).map_err(inner)?;
             Ok(Box::new(MqttSource::new(options, topic, context)) as Box<dyn Source>)
         })
@@ -193,6 +224,10 @@ impl Connector for Mqtt {
         Box::pin(async move {
             let inner = |refused: Diagnostic| refused.error().clone();
             let options = Mqtt::options(spec).map_err(inner)?;
+            if options.publish.is_none() {
+                let error = Error::new(Class::Configuration, "connect.no-sink");
+                return Err(error.with("kind", "mqtt"));
+            }
             let topic = Mqtt::publish_topic(spec, &options).map_err(inner)?;
             Ok(Box::new(MqttSink::new(options, topic, context)) as Box<dyn Sink>)
         })

@@ -1,16 +1,19 @@
 //! Rows as QoS 1 publishes to another broker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use busbar_event::{Class, Error};
+use busbar_event::{Class, Error, Flags};
 use busbar_flow::{Delivery, Sink, SinkContext, Work, Written};
-use busbar_mqtt::property::Writer;
 use busbar_mqtt::{PublishOut, Reason, Version};
+use parking_lot::Mutex;
 use tokio::time::timeout;
 
 use super::Options;
 use super::link::{Incoming, Link};
-use crate::limits::MQTT_ANSWER_MAX;
+use super::message::{is_expired, write_properties};
+use super::task::{LOST, lost, silent};
+use crate::limits::{MQTT_ANSWER_MAX, MQTT_LOST_MAX, MQTT_OUTGOING_BYTES};
 use crate::topic::TopicTemplate;
 
 /// Publishes and waits until the other broker has acknowledged.
@@ -18,108 +21,231 @@ pub struct MqttSink {
     options: Options,
     topic: TopicTemplate,
     context: SinkContext,
+    client_id: ClientId,
     link: Option<Link>,
     packet_id: u16,
+    progress: Progress,
+}
+
+/// How far the present delivery has come, so that a connection that breaks ever again still gets on.
+#[derive(Default)]
+struct Progress {
+    /// Producer, position, first row and number of rows.
+    delivery: (Arc<str>, u64, usize, usize),
+    /// Rows that were sent, and acknowledged or refused, with all rows before them.
+    done: usize,
+    rejected: Vec<(usize, Error)>,
+    /// Connections that were lost since `done` moved. Then rows are sent one at a time, and one with which
+    /// the connection is lost ever again is at fault: not every broker says so before it hangs up.
+    lost: u32,
+}
+
+/// What this process calls itself at other brokers: two connections of one name would end each other.
+static CLIENT_IDS: Mutex<BTreeSet<(String, String)>> = Mutex::new(BTreeSet::new());
+
+struct ClientId {
+    address: String,
+    id: String,
+}
+
+impl ClientId {
+    /// The name itself for the first sink of a connection, and a numbered one for each further one: there is
+    /// one for each flow and partition.
+    fn new(address: &str, id: &str) -> ClientId {
+        let mut taken = CLIENT_IDS.lock();
+        let mut number = 1;
+        loop {
+            let id = match number {
+                1 => id.to_owned(),
+                n => format!("{id}-{n}"),
+            };
+            let address = address.to_owned();
+            if taken.insert((address.clone(), id.clone())) {
+                return ClientId { address, id };
+            }
+            number += 1;
+        }
+    }
+}
+
+impl Drop for ClientId {
+    fn drop(&mut self) {
+        let mine = (
+            std::mem::take(&mut self.address),
+            std::mem::take(&mut self.id),
+        );
+        CLIENT_IDS.lock().remove(&mine);
+    }
 }
 
 impl MqttSink {
     pub(super) fn new(options: Options, topic: TopicTemplate, context: SinkContext) -> MqttSink {
+        let id = options.client_id.clone();
+        let id = id.unwrap_or_else(|| format!("busbar-{}", context.name));
         MqttSink {
+            client_id: ClientId::new(&options.address, &id),
             options,
             topic,
             context,
             link: None,
             packet_id: 0,
+            progress: Progress::default(),
         }
     }
 
     async fn publish(&mut self, delivery: &Delivery) -> Result<Written, Error> {
         // A call that failed or was dropped leaves acknowledgements under way; a fresh connection
         // cannot mistake them.
-        let mut link = match self.link.take() {
+        let link = match self.link.take() {
             Some(link) => link,
             None => {
-                Link::open(&self.options, &self.context.name, &self.context.project_dir).await?
+                let (project, clock) = (&self.context.project_dir, &self.context.clock);
+                Link::open(&self.options, &self.client_id.id, project, clock).await?
             }
         };
-        let version: Version = self.options.version.into();
-        let mut written = Written::default();
+        let this = (
+            Arc::clone(&delivery.producer),
+            delivery.position,
+            delivery.first,
+            delivery.events.rows(),
+        );
+        if self.progress.delivery != this {
+            self.progress = Progress {
+                delivery: this,
+                ..Progress::default()
+            };
+        }
+        let before = self.progress.done;
+        let sent = self.send(link, delivery).await;
+        if let Err(error) = &sent
+            && error.code() == LOST
+        {
+            let progress = &mut self.progress;
+            if progress.done > before {
+                progress.lost = 0;
+            }
+            progress.lost += 1;
+            if progress.lost > MQTT_LOST_MAX {
+                let error = Error::new(Class::Permanent, "connect.mqtt-ends");
+                let error = error.with("address", &self.options.address);
+                progress.rejected.push((progress.done, error));
+                progress.done += 1;
+                progress.lost = 0;
+            }
+        }
+        sent
+    }
+
+    async fn send(&mut self, mut link: Link, delivery: &Delivery) -> Result<Written, Error> {
+        let rows = delivery.events.rows();
+        let window = match self.progress.lost {
+            0 => link.window,
+            // Whichever row it is that the other side does not stand, it is to be alone.
+            _ => 1,
+        };
         let mut open: BTreeMap<u16, usize> = BTreeMap::new();
-        let (mut next, rows) = (0, delivery.events.rows());
-        let payloads = delivery.events.payloads();
-        let (mut topic, mut properties) = (String::new(), Vec::new());
+        // The rows behind `done` that are not open are done too.
+        let mut next = self.progress.done;
         while next < rows || !open.is_empty() {
             let mut bytes = Vec::new();
-            while next < rows && open.len() < link.window {
+            while next < rows && open.len() < window && bytes.len() < MQTT_OUTGOING_BYTES {
                 let row = next;
                 next += 1;
-                self.topic
-                    .write(|_| Some(delivery.events.topic(row).to_owned()), &mut topic);
-                properties.clear();
-                if version == Version::V5 {
-                    for (name, value) in delivery.events.tags(row) {
-                        if let Some(name) = busbar_event::tags::unescape(name) {
-                            Writer(&mut properties).pair(name, value);
-                        }
+                match self.encode(&link, delivery, row, &mut bytes) {
+                    Ok(Some(id)) => {
+                        open.insert(id, row);
                     }
+                    Ok(None) => {}
+                    Err(error) => self.progress.rejected.push((row, error)),
                 }
-                self.packet_id = busbar_mqtt::ack::next_packet_id(self.packet_id);
-                let packet = PublishOut {
-                    dup: false,
-                    qos: 1,
-                    retain: busbar_event::Flags(delivery.events.flags()[row]).retain(),
-                    topic: topic.as_bytes(),
-                    packet_id: self.packet_id,
-                    properties: &properties,
-                    payload: payloads.value(row),
-                };
-                if let Err(error) = fits(&link, &packet, version, &topic) {
-                    written.rejected.push((row, error));
-                    continue;
-                }
-                packet.encode(version, &mut bytes);
-                open.insert(self.packet_id, row);
             }
             if !bytes.is_empty() {
                 link.send(bytes).await?;
             }
-            if open.is_empty() {
-                continue;
-            }
-            let silent = || {
-                Error::new(Class::Transient, "connect.mqtt-silent")
-                    .with("address", &self.options.address)
-            };
-            match timeout(MQTT_ANSWER_MAX, link.incoming.recv())
-                .await
-                .map_err(|_| silent())?
-            {
-                Some(Incoming::Acknowledged(id, reason)) => {
-                    let Some(row) = open.remove(&id) else {
-                        continue;
-                    };
-                    if reason.is_failure() {
-                        let error = self.refused(reason);
-                        match error.class() {
-                            Class::Permanent => written.rejected.push((row, error)),
-                            _ => return Err(error),
+            let silent = || silent(&self.options.address);
+            while !open.is_empty() {
+                let answer = timeout(MQTT_ANSWER_MAX, link.incoming.recv()).await;
+                match answer.map_err(|_| silent())? {
+                    Some(Incoming::Acknowledged(id, reason)) => {
+                        let Some(row) = open.remove(&id) else {
+                            continue;
+                        };
+                        if reason.is_failure() {
+                            let error = self.refused(reason);
+                            match error.class() {
+                                Class::Permanent => self.progress.rejected.push((row, error)),
+                                _ => return Err(error),
+                            }
                         }
                     }
+                    Some(Incoming::Message(_) | Incoming::Subscribed) => {}
+                    Some(Incoming::Ended(error)) => return Err(error),
+                    None => return Err(lost(&self.options.address)),
                 }
-                Some(Incoming::Message(_)) => {}
-                Some(Incoming::Ended(error)) => return Err(error),
-                None => return Err(silent()),
+                self.progress.done = open.values().min().copied().unwrap_or(next);
+                // Half a window at a time: neither side waits for the other.
+                if next < rows && open.len() <= window / 2 {
+                    break;
+                }
             }
         }
         self.link = Some(link);
-        written.rejected.sort_by_key(|(row, _)| *row);
-        Ok(written)
+        let mut rejected = std::mem::take(&mut self.progress).rejected;
+        rejected.sort_by_key(|(row, _)| *row);
+        rejected.dedup_by_key(|(row, _)| *row);
+        Ok(Written { rejected })
+    }
+
+    /// Appends the publish of a row; its packet id, or none when it is past its time.
+    fn encode(
+        &mut self,
+        link: &Link,
+        delivery: &Delivery,
+        row: usize,
+        bytes: &mut Vec<u8>,
+    ) -> Result<Option<u16>, Error> {
+        let version: Version = self.options.version.into();
+        let now = self.context.clock.now_micros();
+        if is_expired(&delivery.events, row, now) {
+            return Ok(None);
+        }
+        let mut topic = String::new();
+        let own = || Some(delivery.events.topic(row).to_owned());
+        self.topic.write(|_| own(), &mut topic);
+        busbar_event::topic::check(&topic)?;
+        let payloads = delivery.events.payloads();
+        let mut properties = Vec::new();
+        if version == Version::V5 {
+            write_properties(&delivery.events, row, now, &mut properties);
+        }
+        let id = busbar_mqtt::ack::next_packet_id(self.packet_id);
+        let packet = PublishOut {
+            dup: false,
+            qos: 1,
+            retain: link.retain_available && Flags(delivery.events.flags()[row]).retain(),
+            topic: topic.as_bytes(),
+            packet_id: id,
+            properties: &properties,
+            payload: payloads.value(row),
+        };
+        let length = packet.packet_len(version);
+        if length > link.packet_bytes_max {
+            let error = Error::new(Class::Permanent, "connect.mqtt-too-large");
+            return Err(error
+                .with("bytes", length)
+                .with("most", link.packet_bytes_max));
+        }
+        packet.encode(version, bytes);
+        self.packet_id = id;
+        Ok(Some(id))
     }
 
     fn refused(&self, reason: Reason) -> Error {
         let class = match reason {
             Reason::NOT_AUTHORIZED => Class::Configuration,
-            Reason::TOPIC_NAME_INVALID | Reason::PAYLOAD_FORMAT_INVALID => Class::Permanent,
+            Reason::TOPIC_NAME_INVALID
+            | Reason::PAYLOAD_FORMAT_INVALID
+            | Reason::PACKET_TOO_LARGE => Class::Permanent,
             _ => Class::Transient,
         };
         Error::new(class, "connect.mqtt-refused")
@@ -128,20 +254,13 @@ impl MqttSink {
     }
 }
 
-/// Whether the other broker takes such a packet at all.
-fn fits(link: &Link, packet: &PublishOut<'_>, version: Version, topic: &str) -> Result<(), Error> {
-    let bytes = packet.packet_len(version);
-    if bytes > link.packet_bytes_max {
-        let error = Error::new(Class::Permanent, "connect.mqtt-too-large");
-        return Err(error
-            .with("bytes", bytes)
-            .with("most", link.packet_bytes_max));
-    }
-    busbar_event::topic::check(topic)
-}
-
 impl Sink for MqttSink {
     fn write<'a>(&'a mut self, delivery: &'a Delivery) -> Work<'a, Result<Written, Error>> {
         Box::pin(self.publish(delivery))
+    }
+
+    fn close(&mut self) -> Work<'_, Result<(), Error>> {
+        self.link = None;
+        Box::pin(async { Ok(()) })
     }
 }

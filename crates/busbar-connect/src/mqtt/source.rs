@@ -1,13 +1,17 @@
 //! Messages of another broker, acknowledged there once they are in a stream here.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
-use busbar_event::{BatchBuilder, Error, Flags, Row};
+use busbar_event::limits::BATCH_BYTES_MAX;
+use busbar_event::{Batch, BatchBuilder, Error, Row};
 use busbar_flow::{Polled, Polling, Position, Source, SourceContext, Work};
 use busbar_mqtt::AckKind;
 
 use super::Options;
-use super::link::{Incoming, Link, Message};
+use super::link::{Incoming, Link};
+use super::message::{self, Message};
+use super::task::lost;
 use crate::limits::MQTT_ROWS_MAX;
 use crate::topic::TopicTemplate;
 
@@ -18,10 +22,13 @@ pub struct MqttSource {
     context: SourceContext,
     builder: BatchBuilder,
     link: Option<Link>,
-    /// Numbers messages for [`Source::committed`]; the other broker has no numbers of its own.
-    position: u64,
-    /// Position, acknowledgement and packet id of what came with QoS 1 or 2, oldest first.
+    /// Why the link ended, while what came before is still to be published.
+    ended: Option<Error>,
+    /// Numbers batches for [`Source::committed`].
+    batch: u64,
+    /// Batch, acknowledgement and packet id of what came with QoS 1 or 2, oldest first.
     open: VecDeque<(u64, AckKind, u16)>,
+    /// Acknowledgements that are due.
     unsent: Vec<u8>,
 }
 
@@ -31,112 +38,152 @@ impl MqttSource {
         topic: TopicTemplate,
         context: SourceContext,
     ) -> MqttSource {
-        let position = context.resume.position("");
         MqttSource {
             options,
             topic,
             context,
             builder: BatchBuilder::new(),
             link: None,
-            position,
+            ended: None,
+            batch: 0,
             open: VecDeque::new(),
             unsent: Vec::new(),
         }
     }
 
     async fn next(&mut self) -> Result<Polled, Error> {
+        if let Some(error) = self.ended.take() {
+            return Err(error);
+        }
         if self.link.is_none() {
             // The other broker sends again what was not acknowledged on the old connection.
             self.open.clear();
             self.unsent.clear();
-            self.link = Some(
-                Link::open(&self.options, &self.context.name, &self.context.project_dir).await?,
-            );
+            let name = &self.context.name;
+            let id = self.options.client_id.clone();
+            let id = id.unwrap_or_else(|| format!("busbar-{name}"));
+            let (project, clock) = (&self.context.project_dir, &self.context.clock);
+            self.link = Some(Link::open(&self.options, &id, project, clock).await?);
         }
-        let Some(link) = &mut self.link else {
-            return Ok(Polled::End);
-        };
-        if !self.unsent.is_empty() {
-            self.unsent = link
-                .try_send(std::mem::take(&mut self.unsent))
-                .err()
-                .unwrap_or_default();
-        }
-        // Only this wait may be dropped, and a queue loses nothing by that.
-        let mut next = link.incoming.recv().await;
-        let mut messages = Vec::new();
-        let mut ended = None;
         loop {
-            match next {
-                Some(Incoming::Message(message)) => messages.push(message),
-                Some(Incoming::Acknowledged(..)) => {}
-                Some(Incoming::Ended(error)) => {
-                    ended = Some(error);
+            let Some(Link {
+                incoming, outgoing, ..
+            }) = &mut self.link
+            else {
+                return Err(lost(&self.options.address));
+            };
+            // Both of these waits may be dropped: neither has taken anything by then.
+            let next = if self.unsent.is_empty() {
+                incoming.recv().await
+            } else {
+                tokio::select! {
+                    biased;
+                    room = outgoing.reserve() => {
+                        let due = std::mem::take(&mut self.unsent);
+                        if let Ok(room) = room {
+                            room.send(due);
+                        }
+                        continue;
+                    }
+                    next = incoming.recv() => next,
+                }
+            };
+            let mut messages = Vec::new();
+            let mut bytes = 0;
+            let mut next = next;
+            loop {
+                match next {
+                    Some(Incoming::Message(message)) => {
+                        bytes += message.bytes();
+                        messages.push(message);
+                    }
+                    Some(Incoming::Subscribed) if messages.is_empty() => {
+                        return Ok(Polled::Idle(Duration::ZERO));
+                    }
+                    Some(Incoming::Subscribed | Incoming::Acknowledged(..)) => {}
+                    Some(Incoming::Ended(error)) => {
+                        self.ended = Some(error);
+                        break;
+                    }
+                    None => {
+                        self.ended = Some(lost(&self.options.address));
+                        break;
+                    }
+                }
+                if messages.len() >= MQTT_ROWS_MAX || bytes >= BATCH_BYTES_MAX {
                     break;
                 }
-                None => break,
+                match incoming.try_recv() {
+                    Ok(more) => next = Some(more),
+                    Err(_) => break,
+                }
             }
-            if messages.len() >= MQTT_ROWS_MAX {
-                break;
+            if self.ended.is_some() {
+                self.link = None;
+                // What can be acknowledged no more comes again; the rest came once.
+                messages.retain(|message| message.flags.qos() == 0);
             }
-            match link.incoming.try_recv() {
-                Ok(more) => next = Some(more),
-                Err(_) => break,
+            match self.publish(&messages) {
+                Some(batch) => {
+                    return Ok(Polled::Batch(Polling {
+                        batch,
+                        part: "".into(),
+                        position: Position::Receipt(self.batch),
+                    }));
+                }
+                None => self.due(self.batch),
+            }
+            if let Some(error) = self.ended.take() {
+                return Err(error);
             }
         }
-        if let Some(error) = ended {
-            self.link = None;
-            // What came before the end is not acknowledged, so it will come again.
-            return Err(error);
-        }
-        if messages.is_empty() {
-            self.link = None;
-            return Ok(Polled::Idle(std::time::Duration::ZERO));
-        }
-        Ok(Polled::Batch(self.publish(&messages)))
     }
 
-    fn publish(&mut self, messages: &[Message]) -> Polling {
+    /// The messages that are subscribed to, as one batch.
+    fn publish(&mut self, messages: &[Message]) -> Option<Batch> {
+        self.batch += 1;
         let time = self.context.clock.now_micros();
-        let mut positions = Vec::with_capacity(messages.len());
         let mut topic = String::new();
         for message in messages {
-            self.position += 1;
-            positions.push(self.position);
-            match message.qos {
-                1 => self
-                    .open
-                    .push_back((self.position, AckKind::Puback, message.packet_id)),
-                2 => self
-                    .open
-                    .push_back((self.position, AckKind::Pubrec, message.packet_id)),
-                _ => {}
+            let kind = match message.flags.qos() {
+                1 => Some(AckKind::Puback),
+                2 => Some(AckKind::Pubrec),
+                _ => None,
+            };
+            let open = kind.map(|kind| (self.batch, kind, message.packet_id));
+            self.open.extend(open);
+            if !self.options.selects(&message.topic) {
+                // The other broker remembers what an earlier version of this connection subscribed to.
+                continue;
             }
             self.topic
                 .write(|_| Some(message.topic.clone()), &mut topic);
+            if busbar_event::topic::check(&topic).is_err() {
+                topic = message::fitting(&topic);
+            }
             let tags: Vec<_> = message
                 .tags
                 .iter()
                 .map(|(name, value)| (name.as_str(), value.as_str()))
                 .collect();
             let topic = self.builder.topic_id(&topic);
-            let flags = Flags::default()
-                .with_qos(message.qos)
-                .with_retain(message.retain);
             self.builder.push(Row {
                 topic,
                 key: None,
                 time,
                 client: None,
-                flags,
+                flags: message.flags,
                 tags: &tags,
                 payload: &message.payload,
             });
         }
-        Polling {
-            batch: self.builder.finish(),
-            part: "".into(),
-            position: Position::Rows(positions),
+        (!self.builder.is_empty()).then(|| self.builder.finish())
+    }
+
+    /// Writes the acknowledgements of everything up to a batch.
+    fn due(&mut self, batch: u64) {
+        while let Some((_, kind, id)) = self.open.pop_front_if(|(at, ..)| *at <= batch) {
+            busbar_mqtt::ack::encode_run(kind, id, 1, &mut self.unsent);
         }
     }
 }
@@ -146,21 +193,26 @@ impl Source for MqttSource {
         Box::pin(self.next())
     }
 
-    fn committed(&mut self, _: &str, position: u64) {
-        while let Some((at, kind, id)) = self.open.front().copied() {
-            if at > position {
-                break;
-            }
-            busbar_mqtt::ack::encode_run(kind, id, 1, &mut self.unsent);
-            self.open.pop_front();
-        }
+    fn committed(&mut self, _: &str, batch: u64) {
+        self.due(batch);
         if let Some(link) = &self.link
             && !self.unsent.is_empty()
+            && let Ok(room) = link.outgoing.try_reserve()
         {
-            self.unsent = link
-                .try_send(std::mem::take(&mut self.unsent))
-                .err()
-                .unwrap_or_default();
+            room.send(std::mem::take(&mut self.unsent));
         }
+    }
+
+    fn close(&mut self) -> Work<'_, Result<(), Error>> {
+        Box::pin(async move {
+            // What is not acknowledged by then comes again.
+            if let Some(link) = self.link.take()
+                && !self.unsent.is_empty()
+                && let Ok(room) = link.outgoing.reserve().await
+            {
+                room.send(std::mem::take(&mut self.unsent));
+            }
+            Ok(())
+        })
     }
 }

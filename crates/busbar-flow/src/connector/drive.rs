@@ -151,7 +151,9 @@ impl Driving {
         };
         let mut source = self.connector.source(&self.spec, context).await?;
         let mut parts: BTreeMap<Arc<str>, Part> = BTreeMap::new();
-        self.tell("running", None);
+        if backoff.tries() == 0 {
+            self.tell("running", None);
+        }
         loop {
             let polled = tokio::select! {
                 biased;
@@ -176,6 +178,7 @@ impl Driving {
                     }
                 }
                 Ok(Polled::Idle(pause)) => {
+                    self.rested(backoff);
                     if self.sleep(pause).await {
                         source.close().await?;
                         return Ok(Ended::Stopped);
@@ -234,8 +237,23 @@ impl Driving {
         if let Some(position) = polling.position.last() {
             self.keep(&polling.part, position);
             source.committed(&polling.part, position);
+        } else if let Position::Receipt(number) = polling.position {
+            source.committed(&polling.part, number);
         }
         Ok(true)
+    }
+
+    /// The source works again but has nothing to bring. What it said it had to skip stays to be seen.
+    fn rested(&self, backoff: &mut Backoff) {
+        if backoff.tries() > 0 {
+            backoff.reset();
+            let mut status = self.status.lock();
+            status.tries = 0;
+            if status.state == "retrying" {
+                status.state = "running";
+                status.error = None;
+            }
+        }
     }
 
     /// Notes how far a part is committed. Not waited for: what is appended after it is recognised.

@@ -83,13 +83,16 @@ pub enum Position {
     End(u64),
     /// Behind each row: exactly once, for the wrapper can cut.
     Rows(Vec<u64>),
+    /// A number of the source's own, handed to [`Source::committed`] and kept nowhere: the other side
+    /// remembers what it has been told, and sends the rest again. At least once.
+    Receipt(u64),
 }
 
 impl Position {
-    /// The position behind the last row.
+    /// The position behind the last row, where the source can be resumed at one.
     pub fn last(&self) -> Option<u64> {
         match self {
-            Position::None => None,
+            Position::None | Position::Receipt(_) => None,
             Position::End(position) => Some(*position),
             Position::Rows(positions) => positions.last().copied(),
         }
@@ -99,17 +102,13 @@ impl Position {
 /// Takes rows out.
 pub trait Sink: Send {
     /// Writes rows, all of them or those not named in the answer. The rows are written when this returns.
+    /// May be dropped while it waits, after which it may be called again with the same rows or others.
     ///
     /// # Errors
     /// *Transient*: called again with the same rows after a back-off, for ever. *Permanent*: the batch is
     /// split until the rows at fault are found; each becomes a dead letter. *Configuration*: the
     /// sink stops and says why.
     fn write<'a>(&'a mut self, delivery: &'a Delivery) -> Work<'a, Result<Written, Error>>;
-
-    /// What [`Sink::write`] promises when the process dies in the middle.
-    fn guarantee(&self) -> Guarantee {
-        Guarantee::AtLeastOnce
-    }
 
     /// For sinks that keep the position with the rows: how far a producer has come.
     fn position<'a>(&'a mut self, producer: &'a str) -> Work<'a, Result<Option<u64>, Error>> {
@@ -132,8 +131,10 @@ pub struct Delivery {
     pub rows: RecordBatch,
     /// Who writes, for sinks that keep positions.
     pub producer: Arc<str>,
-    /// The position behind the last row.
+    /// The position behind the last row of the whole delivery, of which this may be a part.
     pub position: u64,
+    /// The number of the first row in the whole delivery. With the position it tells parts apart.
+    pub first: usize,
 }
 
 impl Delivery {
@@ -145,6 +146,7 @@ impl Delivery {
             rows: self.rows.slice(range.start, range.len()),
             producer: Arc::clone(&self.producer),
             position: self.position,
+            first: self.first + range.start,
         }
     }
 }
@@ -188,6 +190,11 @@ pub trait Connector: Send + Sync {
 
     /// The JSON Schema of the options.
     fn schema(&self) -> serde_json::Value;
+
+    /// What [`Sink::write`] promises when the process dies in the middle.
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::AtLeastOnce
+    }
 
     /// Opens the source.
     ///

@@ -54,6 +54,14 @@ impl Runtime {
             .collect()
     }
 
+    /// What the connector behind a connection promises to those who write to it.
+    fn guarantee(&self, connection: &str) -> Guarantee {
+        let sources = self.inner.sources.lock();
+        let kind = sources.get(connection).map(|connected| &connected.kind);
+        let connector = kind.and_then(|kind| self.inner.options.connectors.get(kind));
+        connector.map_or(Guarantee::AtLeastOnce, |c| c.guarantee())
+    }
+
     fn flow_status(&self, flow: &Flow) -> FlowStatus {
         let spec = &flow.parsed.spec;
         let (from, steps) = (spec.from.len(), spec.steps.len());
@@ -122,10 +130,9 @@ impl Runtime {
                     .sum(),
                 None => 0,
             };
-            let guarantee = if sink {
-                Guarantee::AtLeastOnce
-            } else {
-                Guarantee::ExactlyOnce
+            let guarantee = match plan.map(|p| &p.target) {
+                Some(Target::Connection(name)) => self.guarantee(name),
+                _ => Guarantee::ExactlyOnce,
             };
             let name = output.name();
             add(

@@ -1,0 +1,259 @@
+//! Sends requests and makes sense of the answers.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use busbar_event::{Class, Error, quote, reserved};
+use busbar_flow::{Delivery, Sink, Work, Written};
+use parking_lot::Mutex;
+use ureq::http::{HeaderName, HeaderValue, header};
+
+use super::{Body, Method, Options};
+use crate::json::json_text;
+use crate::limits::{HTTP_BODY_BYTES, HTTP_EXCERPT_BYTES_MAX, HTTP_ROWS_MAX};
+
+/// Writes rows as requests.
+pub(super) struct HttpSink(Arc<Sender>);
+
+struct Sender {
+    agent: ureq::Agent,
+    method: Method,
+    body: Body,
+    url: String,
+    /// The address as it may be shown: without the query, which may hold a token.
+    shown: String,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// How far the present delivery has come, so that trying again does not begin at its beginning.
+    progress: Mutex<Progress>,
+}
+
+#[derive(Default)]
+struct Progress {
+    /// Producer, position, first row and number of rows.
+    delivery: (Arc<str>, u64, usize, usize),
+    /// Rows that are still to be sent, each range by a request; the next one last.
+    open: Vec<Range<usize>>,
+    rejected: Vec<(usize, Error)>,
+}
+
+impl HttpSink {
+    pub(super) fn new(options: Options) -> Result<HttpSink, Error> {
+        let mut headers = Vec::new();
+        for (name, secret) in &options.headers {
+            let refuse = || Error::new(Class::Configuration, "connect.http-header");
+            let mut value = HeaderValue::from_str(&secret.read()?).map_err(|_| refuse())?;
+            value.set_sensitive(true);
+            headers.push((name.parse().map_err(|_| refuse())?, value));
+        }
+        let agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            // Where rows go is what the file says, not what an answer says.
+            .max_redirects(0)
+            .timeout_global(Some(options.timeout.as_duration()))
+            .build()
+            .into();
+        let shown = options.url.split(['?', '#']).next().unwrap_or_default();
+        Ok(HttpSink(Arc::new(Sender {
+            agent,
+            method: options.method,
+            body: options.body,
+            shown: shown.to_owned(),
+            url: options.url,
+            headers,
+            progress: Mutex::default(),
+        })))
+    }
+}
+
+impl Sink for HttpSink {
+    fn write<'a>(&'a mut self, delivery: &'a Delivery) -> Work<'a, Result<Written, Error>> {
+        let (sender, delivery) = (Arc::clone(&self.0), delivery.clone());
+        Box::pin(async move {
+            let shown = sender.shown.clone();
+            let written = tokio::task::spawn_blocking(move || sender.write(&delivery));
+            written.await.map_err(|why| {
+                Error::new(Class::Transient, "connect.http-unreachable")
+                    .with("url", shown)
+                    .caused_by(why)
+            })?
+        })
+    }
+}
+
+impl Sender {
+    /// Sends what is not yet sent of a delivery. Blocks. A second call waits for one that was given up.
+    fn write(&self, delivery: &Delivery) -> Result<Written, Error> {
+        let this = (
+            Arc::clone(&delivery.producer),
+            delivery.position,
+            delivery.first,
+            delivery.events.rows(),
+        );
+        let mut progress = self.progress.lock();
+        if progress.delivery != this {
+            *progress = Progress {
+                delivery: this,
+                open: self.requests(delivery),
+                rejected: Vec::new(),
+            };
+        }
+        while let Some(rows) = progress.open.last().cloned() {
+            match self.request(delivery, rows.clone()) {
+                Ok(mut rejected) => {
+                    progress.open.pop();
+                    progress.rejected.append(&mut rejected);
+                }
+                Err(error) if error.class() != Class::Permanent => return Err(error),
+                Err(error) if rows.len() == 1 => {
+                    progress.open.pop();
+                    progress.rejected.push((rows.start, error));
+                }
+                // Some row of it is at fault.
+                Err(_) => {
+                    let middle = rows.start + rows.len() / 2;
+                    progress.open.pop();
+                    progress.open.push(middle..rows.end);
+                    progress.open.push(rows.start..middle);
+                }
+            }
+        }
+        let mut rejected = std::mem::take(&mut *progress).rejected;
+        rejected.sort_by_key(|(row, _)| *row);
+        Ok(Written { rejected })
+    }
+
+    /// The rows of a delivery as requests within bounds, the first one last.
+    fn requests(&self, delivery: &Delivery) -> Vec<Range<usize>> {
+        let rows_max = match self.body {
+            Body::Event => 1,
+            Body::Array | Body::Ndjson => HTTP_ROWS_MAX,
+        };
+        let payloads = delivery.events.payloads();
+        let mut requests = Vec::new();
+        let (mut from, mut bytes) = (0, 0);
+        for row in 0..delivery.events.rows() {
+            let more = payloads.value(row).len();
+            if row > from && (row - from >= rows_max || bytes + more > HTTP_BODY_BYTES) {
+                requests.push(from..row);
+                (from, bytes) = (row, 0);
+            }
+            bytes += more;
+        }
+        requests.push(from..delivery.events.rows());
+        requests.reverse();
+        requests
+    }
+
+    /// Some rows as one request; answers those that cannot be in one.
+    fn request(
+        &self,
+        delivery: &Delivery,
+        rows: Range<usize>,
+    ) -> Result<Vec<(usize, Error)>, Error> {
+        let payloads = delivery.events.payloads();
+        let key = key(delivery, &rows);
+        let mut body: Vec<u8> = Vec::new();
+        let mut rejected = Vec::new();
+        if self.body == Body::Event {
+            let payload = payloads.value(rows.start);
+            let mut tags = delivery.events.tags(rows.start);
+            let said = tags.find(|(name, _)| *name == reserved::CONTENT_TYPE);
+            let kind = said.and_then(|(_, kind)| HeaderValue::from_str(kind).ok());
+            let kind = kind.unwrap_or_else(|| HeaderValue::from_static(kind_of(payload)));
+            self.send(payload, kind, &key)?;
+            return Ok(rejected);
+        }
+        let array = self.body == Body::Array;
+        for row in rows {
+            match json_text(payloads.value(row)) {
+                Ok(text) => {
+                    if array {
+                        body.push(if body.is_empty() { b'[' } else { b',' });
+                    }
+                    body.extend_from_slice(&text);
+                    if !array {
+                        body.push(b'\n');
+                    }
+                }
+                Err(error) => rejected.push((row, error)),
+            }
+        }
+        if body.is_empty() {
+            return Ok(rejected);
+        }
+        let kind = match array {
+            true => {
+                body.push(b']');
+                "application/json"
+            }
+            false => "application/x-ndjson",
+        };
+        self.send(&body, HeaderValue::from_static(kind), &key)?;
+        Ok(rejected)
+    }
+
+    /// One request. Blocks.
+    fn send(&self, body: &[u8], kind: HeaderValue, key: &str) -> Result<(), Error> {
+        let mut request = match self.method {
+            Method::Post => self.agent.post(&self.url),
+            Method::Put => self.agent.put(&self.url),
+        };
+        request = request.header("Idempotency-Key", key);
+        if !self
+            .headers
+            .iter()
+            .any(|(name, _)| name == header::CONTENT_TYPE)
+        {
+            request = request.header(header::CONTENT_TYPE, kind);
+        }
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        let mut answer = request.send(body).map_err(|why| {
+            let class = match why {
+                ureq::Error::BadUri(_) | ureq::Error::Http(_) => Class::Configuration,
+                _ => Class::Transient,
+            };
+            Error::new(class, "connect.http-unreachable")
+                .with("url", &self.shown)
+                .caused_by(why)
+        })?;
+        let status = answer.status().as_u16();
+        // Read to its end, a short answer leaves the connection fit for the next request.
+        let said = answer
+            .body_mut()
+            .with_config()
+            .limit(HTTP_EXCERPT_BYTES_MAX)
+            .lossy_utf8(true)
+            .read_to_string();
+        let class = match status {
+            200..=299 => return Ok(()),
+            300..=399 | 401 | 403 | 404 | 405 | 407 | 501 => Class::Configuration,
+            100..=199 | 408 | 425 | 429 | 500.. => Class::Transient,
+            _ => Class::Permanent,
+        };
+        Err(Error::new(class, "connect.http-refused")
+            .with("url", &self.shown)
+            .with("status", status)
+            .with("said", quote(said.unwrap_or_default().trim())))
+    }
+}
+
+/// The same for the same rows of the same delivery, and for no others.
+fn key(delivery: &Delivery, rows: &Range<usize>) -> String {
+    let (from, to) = (delivery.first + rows.start, delivery.first + rows.end);
+    let key = format!("{}-{}-{from}-{to}", delivery.producer, delivery.position);
+    key.chars()
+        .map(|c| if c.is_ascii_graphic() { c } else { '_' })
+        .collect()
+}
+
+fn kind_of(payload: &[u8]) -> &'static str {
+    if serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok() {
+        "application/json"
+    } else if std::str::from_utf8(payload).is_ok() {
+        "text/plain; charset=utf-8"
+    } else {
+        "application/octet-stream"
+    }
+}

@@ -1,0 +1,164 @@
+//! Messages of another broker as events, and rows as messages.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use busbar_event::limits::{TAGS_MAX, TOPIC_BYTES_MAX, TOPIC_LEVELS_MAX};
+use busbar_event::tags::{escape, unescape};
+use busbar_event::{Batch, Flags, Micros, reserved, topic};
+use busbar_mqtt::property::{Writer, id};
+use busbar_mqtt::{Publish, Version};
+use tokio::sync::OwnedSemaphorePermit;
+
+/// A message, out of the read buffer.
+pub struct Message {
+    pub topic: String,
+    pub flags: Flags,
+    pub packet_id: u16,
+    pub tags: Vec<(String, String)>,
+    pub payload: Vec<u8>,
+    /// Its share of what may wait.
+    pub room: Option<OwnedSemaphorePermit>,
+}
+
+impl Message {
+    pub fn read(
+        publish: &Publish<'_>,
+        version: Version,
+        now: Micros,
+    ) -> busbar_mqtt::Result<Message> {
+        let mut tags: Vec<(String, String)> = Vec::new();
+        let mut text_payload = false;
+        if version == Version::V5 {
+            let properties = publish.parse_properties()?;
+            text_payload = properties.text_payload;
+            let mut add = |name: &str, value: String| tags.push((name.to_owned(), value));
+            if let Some(text) = properties.content_type {
+                add(reserved::CONTENT_TYPE, text.to_owned());
+            }
+            if let Some(text) = properties.response_topic {
+                add(reserved::REPLY_TO, text.to_owned());
+            }
+            if let Some(data) = properties.correlation {
+                add(reserved::CORRELATION_DATA, BASE64.encode(data));
+            }
+            if let Some(s) = properties.expiry_s {
+                let at = now.saturating_add(i64::from(s) * 1_000_000);
+                add(reserved::EXPIRES_AT, at.to_string());
+            }
+        }
+        let reserved = !tags.is_empty();
+        let mut topic = publish.topic_text()?.to_owned();
+        if topic::check(&topic).is_err() {
+            let fitting = fitting(&topic);
+            tags.push(("original-topic".to_owned(), topic));
+            topic = fitting;
+        }
+        if version == Version::V5 {
+            let room = TAGS_MAX.saturating_sub(tags.len());
+            let mut properties = publish.user_properties();
+            let user = properties.by_ref().take(room);
+            tags.extend(user.map(|(name, value)| (escape(name).into_owned(), value.to_owned())));
+            if properties.next().is_some() {
+                tracing::warn!(%topic, "a message has more than {TAGS_MAX} user properties; the rest is left out");
+            }
+        }
+        Ok(Message {
+            topic,
+            flags: Flags::default()
+                .with_qos(publish.qos)
+                .with_retain(publish.retain)
+                .with_utf8(text_payload)
+                .with_reserved_tags(reserved),
+            packet_id: publish.packet_id,
+            tags,
+            payload: publish.payload.to_vec(),
+            room: None,
+        })
+    }
+
+    /// About how much memory it takes.
+    pub fn bytes(&self) -> usize {
+        let tags: usize = self.tags.iter().map(|(n, v)| n.len() + v.len()).sum();
+        self.topic.len() + self.payload.len() + tags
+    }
+}
+
+/// A topic that an event may have, like one that it may not have.
+pub fn fitting(topic: &str) -> String {
+    let mut levels = 1;
+    let mut fitting = String::new();
+    for c in topic.chars() {
+        let c = match c {
+            '+' | '#' | '\0' => '_',
+            '/' if levels == TOPIC_LEVELS_MAX => '_',
+            '/' => {
+                levels += 1;
+                '/'
+            }
+            c => c,
+        };
+        if fitting.len() + c.len_utf8() > TOPIC_BYTES_MAX {
+            break;
+        }
+        fitting.push(c);
+    }
+    if fitting.is_empty() {
+        fitting.push('_');
+    }
+    fitting
+}
+
+/// Whether its publisher wants a row to reach nobody any more.
+pub fn is_expired(batch: &Batch, row: usize, now: Micros) -> bool {
+    expires_at(batch, row).is_some_and(|at| at <= now)
+}
+
+fn expires_at(batch: &Batch, row: usize) -> Option<Micros> {
+    let mut tags = batch.tags(row);
+    let tag = tags.find(|(name, _)| *name == reserved::EXPIRES_AT)?;
+    tag.1.parse().ok()
+}
+
+/// Appends the properties that a row's flags and tags stand for.
+pub fn write_properties(batch: &Batch, row: usize, now: Micros, out: &mut Vec<u8>) {
+    let mut w = Writer(out);
+    if Flags(batch.flags()[row]).utf8() {
+        w.byte(id::PAYLOAD_FORMAT, 1);
+    }
+    if let Some(at) = expires_at(batch, row) {
+        let left_s = at.saturating_sub(now).saturating_add(999_999) / 1_000_000;
+        w.four(
+            id::MESSAGE_EXPIRY,
+            left_s.clamp(0, i64::from(u32::MAX)) as u32,
+        );
+    }
+    for (name, value) in batch.tags(row) {
+        match (unescape(name), name) {
+            (Some(name), _) => w.pair(name, value),
+            (None, reserved::CONTENT_TYPE) => w.binary(id::CONTENT_TYPE, value.as_bytes()),
+            (None, reserved::REPLY_TO) => w.binary(id::RESPONSE_TOPIC, value.as_bytes()),
+            (None, reserved::CORRELATION_DATA) => {
+                if let Ok(data) = BASE64.decode(value) {
+                    w.binary(id::CORRELATION_DATA, &data);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_topic_becomes_one_that_fits() {
+        let deep = "a/".repeat(TOPIC_LEVELS_MAX * 2);
+        let long = "é".repeat(TOPIC_BYTES_MAX);
+        for topic in ["", "a/+/b", "#", "nul\0", &deep, &long] {
+            let fitting = fitting(topic);
+            assert!(topic::check(&fitting).is_ok(), "{fitting:.40}");
+        }
+        assert_eq!(fitting("a/+/b#"), "a/_/b_");
+    }
+}

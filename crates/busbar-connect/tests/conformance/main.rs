@@ -1,0 +1,221 @@
+//! What every connector must do, checked for each one of the registry, and what each one does beside.
+//!
+//! A connector without a row in [`subjects`] fails the suite.
+
+mod file_sink;
+mod file_source;
+mod http;
+mod mqtt;
+mod peers;
+mod sinks;
+mod sources;
+mod subjects;
+mod world;
+
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use busbar_event::Class;
+use busbar_flow::{Roles, SinkContext, SourceContext};
+use subjects::subjects;
+use world::spec;
+
+#[test]
+fn every_connector_has_a_row() {
+    let registered: BTreeSet<_> = busbar_connect::registry().kinds().collect();
+    let rows: BTreeSet<_> = subjects().iter().map(|row| row.kind).collect();
+    assert_eq!(registered, rows);
+    let kinds: Vec<_> = busbar_connect::registry().kinds().collect();
+    assert!(kinds.is_sorted(), "{kinds:?}");
+}
+
+#[test]
+fn options_are_documented_and_no_others_are_taken() {
+    for row in subjects() {
+        let schema = row.connector().schema();
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let about = text(&schema["description"]);
+        assert!(
+            about.contains("once") || about.contains("lost"),
+            "{}: {about}",
+            row.kind
+        );
+        assert_eq!(schema["additionalProperties"], false, "{}", row.kind);
+        let properties = schema["properties"].as_object().expect("properties");
+        assert!(!properties.is_empty(), "{}", row.kind);
+        for (name, property) in properties {
+            let about = text(&property["description"]);
+            assert!(!about.is_empty(), "{}: {name} is not described", row.kind);
+        }
+        for good in &row.good {
+            let options = spec(good).options.to_json();
+            for name in options
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(name, _)| name)
+            {
+                assert!(properties.contains_key(name), "{}: {name}", row.kind);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_wrong_is_refused_where_it_stands() {
+    let registry = busbar_connect::registry();
+    for row in subjects() {
+        for good in &row.good {
+            let roles = registry
+                .check(&spec(good))
+                .unwrap_or_else(|bad| panic!("{bad}: {good}"));
+            assert!(roles.source || roles.sink, "{good}");
+        }
+        let unknown = format!("{}: {{ no_such_option: 1 }}\n", row.kind);
+        let wrong = row.wrong.iter().copied();
+        for (text, word) in wrong.chain([(unknown.as_str(), "no_such_option")]) {
+            let refused = registry.check(&spec(text)).expect_err(text);
+            assert_eq!(refused.error().class(), Class::Configuration, "{text}");
+            // What is missing has no place of its own; it is named.
+            let named = refused
+                .error()
+                .args()
+                .iter()
+                .any(|(_, value)| value.contains(word));
+            let told = refused
+                .error()
+                .message(busbar_event::Language::En)
+                .contains(word);
+            let shown = refused.word().contains(word) || named || told;
+            assert!(
+                shown,
+                "{text}: {:?} {:?}, not {word}",
+                refused.word(),
+                refused.error()
+            );
+            for language in [busbar_event::Language::En, busbar_event::Language::Zh] {
+                assert!(
+                    !refused
+                        .error()
+                        .message(language)
+                        .contains(refused.error().code()),
+                    "{text}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_check_touches_nothing() {
+    let outside = TcpListener::bind("127.0.0.1:0").expect("a port");
+    outside.set_nonblocking(true).expect("it can");
+    let address = outside.local_addr().expect("an address");
+    let before: Vec<_> = std::fs::read_dir(".")
+        .expect("here")
+        .flatten()
+        .map(|e| e.path())
+        .collect();
+    for row in subjects() {
+        for good in &row.good {
+            let text = good.replace("127.0.0.1:1", &address.to_string());
+            row.connector()
+                .check(&spec(&text))
+                .unwrap_or_else(|bad| panic!("{bad}: {text}"));
+        }
+    }
+    assert!(outside.accept().is_err(), "a check connected");
+    let after: Vec<_> = std::fs::read_dir(".")
+        .expect("here")
+        .flatten()
+        .map(|e| e.path())
+        .collect();
+    assert_eq!(before, after);
+}
+
+/// Opening for what the options do not offer is refused, not guessed.
+#[test]
+fn a_role_that_is_not_there_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    for row in subjects() {
+        for good in &row.good {
+            let connection = spec(good);
+            let Roles { source, sink } = row.connector().check(&connection).expect("it checks");
+            let connector = row.connector();
+            runtime.block_on(async {
+                if !source {
+                    let context = source_context(folder.path());
+                    let refused = connector
+                        .source(&connection, context)
+                        .await
+                        .err()
+                        .expect(good);
+                    assert_eq!(refused.class(), Class::Configuration, "{good}");
+                }
+                if !sink {
+                    let context = sink_context(folder.path());
+                    let refused = connector
+                        .sink(&connection, context)
+                        .await
+                        .err()
+                        .expect(good);
+                    assert_eq!(refused.class(), Class::Configuration, "{good}");
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn secrets_are_in_no_error() {
+    const SECRET: &str = "hunter2-very-secret";
+    let folder = tempfile::tempdir().expect("a folder");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let port = peers::free_port();
+    for row in subjects() {
+        for text in &row.secret {
+            let text = text
+                .replace("SECRET", SECRET)
+                .replace("PORT", &port.to_string());
+            let connection = spec(&text);
+            row.connector()
+                .check(&connection)
+                .unwrap_or_else(|bad| panic!("{bad}: {text}"));
+            let error = runtime.block_on(async {
+                let context = sink_context(folder.path());
+                match row.connector().sink(&connection, context).await {
+                    Ok(mut sink) => sink
+                        .write(&sinks::delivery("t", &["{}".to_owned()], 1))
+                        .await
+                        .err(),
+                    Err(error) => Some(error),
+                }
+            });
+            let error = error.expect("nobody listens there");
+            let shown = format!("{error} {error:?} {:?}", std::error::Error::source(&error));
+            assert!(!shown.contains(SECRET), "{shown}");
+            let told = serde_json::to_string(&error).expect("JSON");
+            assert!(!told.contains(SECRET), "{told}");
+        }
+    }
+}
+
+fn source_context(folder: &std::path::Path) -> SourceContext {
+    SourceContext {
+        name: "x".into(),
+        project_dir: folder.into(),
+        clock: Arc::new(busbar_log::SystemClock),
+        resume: busbar_flow::Resume::default(),
+    }
+}
+
+fn sink_context(folder: &std::path::Path) -> SinkContext {
+    SinkContext {
+        name: "x".into(),
+        project_dir: folder.into(),
+        clock: Arc::new(busbar_log::SystemClock),
+        schema: sinks::schema(),
+    }
+}

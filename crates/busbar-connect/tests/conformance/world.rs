@@ -1,0 +1,183 @@
+//! A node without servers: a bus on a simulated disk, tables in a temporary folder, the registry's
+//! connectors.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use busbar_bus::{Bus, BusOptions};
+use busbar_catalog::{Bundle, ConnectionSpec, Project};
+use busbar_flow::connector::SourceStatus;
+use busbar_flow::{Runtime, RuntimeOptions};
+use busbar_log::sim::SimDisk;
+use busbar_log::{Clock, Log, LogOptions, SystemClock};
+use busbar_table::Tables;
+
+/// How long anything may take before a test fails.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct World {
+    pub disk: SimDisk,
+    /// The project's folder.
+    pub folder: Arc<tempfile::TempDir>,
+    pub tokio: tokio::runtime::Runtime,
+    pub bus: Bus,
+    pub flows: Runtime,
+}
+
+/// An event, as much of it as the suite looks at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    pub topic: String,
+    pub time: i64,
+    pub payload: Vec<u8>,
+    pub tags: Vec<(String, String)>,
+}
+
+impl Event {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.payload).into_owned()
+    }
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.payload).unwrap_or_else(|why| panic!("{why}: {self:?}"))
+    }
+}
+
+impl World {
+    pub fn new(folder: Arc<tempfile::TempDir>) -> World {
+        World::open(SimDisk::new(7), folder)
+    }
+
+    fn open(disk: SimDisk, folder: Arc<tempfile::TempDir>) -> World {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let log = Log::open(
+            Arc::new(disk.clone()),
+            Path::new("/data"),
+            LogOptions::default(),
+            clock.clone(),
+        );
+        let bus = Bus::open(log.expect("the log opens"), BusOptions::default());
+        let bus = bus.expect("the bus opens");
+        let tables = Arc::new(Tables::open(folder.path(), clock).unwrap());
+        let tokio = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let flows = tokio.block_on(async {
+            Runtime::open(RuntimeOptions {
+                bus: bus.clone(),
+                tables,
+                connectors: busbar_connect::registry(),
+                project_dir: folder.path().into(),
+            })
+            .expect("the runtime opens")
+        });
+        World {
+            disk,
+            folder,
+            tokio,
+            bus,
+            flows,
+        }
+    }
+
+    /// The process is killed and starts again.
+    pub fn restart(self) -> World {
+        let World {
+            disk,
+            folder,
+            tokio,
+            bus,
+            flows,
+        } = self;
+        disk.kill();
+        drop((flows, bus));
+        tokio.shutdown_timeout(Duration::from_secs(20));
+        World::open(disk, folder)
+    }
+
+    /// Applies a project's files; panics with what is wrong.
+    pub fn apply(&self, files: &[(&str, &str)]) {
+        let applied = self.tokio.block_on(self.flows.apply(&project(files), 1));
+        applied.unwrap_or_else(|bad| panic!("{bad:?}"));
+    }
+
+    pub fn source(&self, name: &str) -> SourceStatus {
+        let all = self.flows.connections();
+        let connection = all.into_iter().find(|c| c.name == name);
+        connection.and_then(|c| c.source).expect("a source")
+    }
+
+    /// Every event of a stream, in order.
+    pub fn events(&self, stream: &str) -> Vec<Event> {
+        let stream = self.bus.stream(stream).expect("the stream");
+        let mut all = Vec::new();
+        for partition in stream.partitions().iter() {
+            let mut at = partition.start();
+            while at < partition.end() {
+                for chunk in partition.read(at, 1 << 20).unwrap() {
+                    let payloads = chunk.batch.payloads();
+                    for row in 0..chunk.batch.rows() {
+                        let tags = chunk.batch.tags(row);
+                        all.push(Event {
+                            topic: chunk.batch.topic(row).to_owned(),
+                            time: chunk.batch.times()[row],
+                            payload: payloads.value(row).to_vec(),
+                            tags: tags.map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
+                        });
+                    }
+                    at = chunk.end();
+                }
+            }
+        }
+        all
+    }
+}
+
+pub fn project(files: &[(&str, &str)]) -> Project {
+    let files: BTreeMap<String, String> = files
+        .iter()
+        .map(|(path, text)| ((*path).to_owned(), (*text).to_owned()))
+        .collect();
+    let (project, bad) = Project::parse(Bundle { files });
+    assert!(bad.is_empty(), "{bad:?}");
+    project
+}
+
+pub fn spec(text: &str) -> ConnectionSpec {
+    let source = busbar_catalog::Source::parse("connections/x.yaml", text);
+    let source = source.unwrap_or_else(|bad| panic!("{bad}: {text}"));
+    ConnectionSpec::read(&source).unwrap_or_else(|bad| panic!("{bad}: {text}"))
+}
+
+pub fn now() -> i64 {
+    SystemClock.now_micros()
+}
+
+/// Lets so many milliseconds go by.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the test's own thread, not an async worker"
+)]
+pub fn rest(millis: u64) {
+    std::thread::sleep(Duration::from_millis(millis));
+}
+
+/// Waits until something is so; panics with what is there instead.
+pub fn eventually<T: std::fmt::Debug>(
+    what: &str,
+    mut look: impl FnMut() -> Result<T, String>,
+) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(instead) if Instant::now() > until => {
+                panic!("{what} does not come: {instead:.2000}")
+            }
+            Err(_) => rest(10),
+        }
+    }
+}
