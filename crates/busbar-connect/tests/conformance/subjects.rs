@@ -90,7 +90,7 @@ pub fn subjects() -> Vec<Subject> {
             ],
             wrong: vec![
                 ("host: { every: 1us }\n", "1us"),
-                ("host: { every: [] }\n", "[]"),
+                ("host: { every: never }\n", "never"),
                 ("host: { read: [weather] }\n", "weather"),
                 ("host: {}\ntopic: a/${hots}\n", "hots"),
             ],
