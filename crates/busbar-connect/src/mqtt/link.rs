@@ -88,7 +88,7 @@ impl Link {
             clock: Arc::clone(clock),
         };
         tokio::spawn(task.run());
-        let window = connack.receive_maximum.min(MQTT_IN_FLIGHT_MAX).max(1);
+        let window = connack.receive_maximum.clamp(1, MQTT_IN_FLIGHT_MAX);
         let packet_bytes_max = connack.maximum_packet_size.unwrap_or(u32::MAX) as usize;
         Ok(Link {
             incoming,
