@@ -348,6 +348,18 @@ def case_a_client_that_publishes_too_fast_waits():
         assert 3 < took < 7, took
 
 
+def case_a_rush_of_connections_waits():
+    """More than may come in a second wait in the listener's queue; none is refused."""
+    with Node(BUSBAR_LIMITS_CONNECTION_RATE="200") as node:
+        begun = time.monotonic()
+        peers = [Peer(4, node.mqtt).send(connect(4, f"rush{n}")) for n in range(700)]
+        for peer in peers:
+            assert peer.expect(CONNACK).reason == 0
+        assert 2 < time.monotonic() - begun < 6
+        for peer in peers:
+            peer.sync()
+
+
 def case_two_thousand_connections():
     """Idle ones cost little, and those that talk among them are served."""
     with Node() as node:

@@ -260,6 +260,8 @@ pub struct Conn<T> {
     pub out: Outbox,
     /// Acknowledgements in order.
     pub acks: VecDeque<AckRun<T>>,
+    /// A listener has counted it in its second already.
+    pub let_in: bool,
     /// It is one too many.
     pub surplus: bool,
     /// In the core's list of connections with acknowledgements.
@@ -358,6 +360,7 @@ impl<T> Conn<T> {
             partial: Vec::new(),
             out: Outbox::default(),
             acks: VecDeque::new(),
+            let_in: false,
             surplus: false,
             acking: false,
             awake: false,

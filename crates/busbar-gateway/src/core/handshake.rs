@@ -36,7 +36,7 @@ impl<S: Spine> Core<S> {
             Some((Reason::SERVER_SHUTTING_DOWN, "the server stops"))
         } else if conn.surplus {
             Some((Reason::QUOTA_EXCEEDED, "too many connections"))
-        } else if !shared.within_rate(now) {
+        } else if !conn.let_in && !shared.within_rate(now) {
             Some((
                 Reason::CONNECTION_RATE_EXCEEDED,
                 "too many connections in this second",

@@ -190,6 +190,13 @@ impl<S: Spine> Core<S> {
         Some(id)
     }
 
+    /// The rate of connections was seen to already: CONNECT is not refused for it.
+    pub fn let_in(&mut self, id: ConnId) {
+        if let Some(conn) = self.conn(id) {
+            conn.let_in = true;
+        }
+    }
+
     /// Bytes arrived. All of them are taken: decoded, or kept until the rest of a packet is there.
     pub fn input(&mut self, id: ConnId, mut bytes: &[u8], now: Micros) {
         let Some(conn) = self.conn(id) else { return };

@@ -337,7 +337,7 @@ impl Local {
             match inbound {
                 Inbound::Tcp(stream) => {
                     if let Some((stream, peer)) = tokio_stream(stream) {
-                        self.serve(stream, peer);
+                        self.serve(stream, peer, true);
                     }
                 }
                 Inbound::Tls(stream, config) => self.serve_tls(stream, config),
@@ -347,10 +347,10 @@ impl Local {
                     tokio::task::spawn_local(async move {
                         let bytes_max = local.shared.limits.packet_bytes_max;
                         let stream = WebSocket::after_upgrade(io, bytes_max).await;
-                        local.serve(stream, peer);
+                        local.serve(stream, peer, false);
                     });
                 }
-                Inbound::Stream(stream, peer) => self.serve(stream, peer),
+                Inbound::Stream(stream, peer) => self.serve(stream, peer, false),
                 Inbound::Message(message) => {
                     self.core.borrow_mut().message(message, self.now());
                     self.act();
@@ -364,15 +364,20 @@ impl Local {
         }
     }
 
-    /// Gives a byte stream a connection of the core and a task.
+    /// Gives a byte stream a connection of the core and a task. `paced`: our own listener let it
+    /// wait until there was a place for it in its second.
     fn serve(
         self: &Rc<Self>,
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
         peer: Option<SocketAddr>,
+        paced: bool,
     ) {
         let Some(id) = self.core.borrow_mut().open(peer, self.now()) else {
             return;
         };
+        if paced {
+            self.core.borrow_mut().let_in(id);
+        }
         let slot = id.slot as usize;
         let mut wakers = self.wakers.borrow_mut();
         if wakers.len() <= slot {
@@ -389,7 +394,7 @@ impl Local {
         tokio::task::spawn_local(async move {
             let handshake = TlsAcceptor::from(config).accept(stream);
             match tokio::time::timeout(HANDSHAKE_WAIT, handshake).await {
-                Ok(Ok(stream)) => local.serve(stream, peer),
+                Ok(Ok(stream)) => local.serve(stream, peer, true),
                 Ok(Err(error)) => tracing::debug!(%error, ?peer, "a TLS handshake failed"),
                 Err(_) => tracing::debug!(?peer, "a TLS handshake took too long"),
             }
@@ -404,7 +409,7 @@ impl Local {
         tokio::task::spawn_local(async move {
             let handshake = WebSocket::accept(stream, local.shared.limits.packet_bytes_max);
             match tokio::time::timeout(HANDSHAKE_WAIT, handshake).await {
-                Ok(Ok(stream)) => local.serve(stream, peer),
+                Ok(Ok(stream)) => local.serve(stream, peer, true),
                 Ok(Err(error)) => tracing::debug!(%error, ?peer, "a WebSocket handshake failed"),
                 Err(_) => tracing::debug!(?peer, "a WebSocket handshake took too long"),
             }
@@ -440,6 +445,11 @@ impl Local {
         tokio::task::spawn_local(async move {
             let mut next = 0;
             while !local.stopping.get() {
+                if !local.shared.within_rate(local.now()) {
+                    // One too many in this second waits for the next in the listener's queue.
+                    tokio::time::sleep(TICK).await;
+                    continue;
+                }
                 match listener
                     .accept()
                     .await
