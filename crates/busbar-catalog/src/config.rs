@@ -214,8 +214,15 @@ impl Default for LogConfig {
 const OFF: &str = "off";
 
 /// Variables that begin with `BUSBAR_` and are no settings of the process: the command line and the build read them.
-pub const CLIENT_VARIABLES: [&str; 4] =
-    ["BUSBAR_LANG", "BUSBAR_NODE", "BUSBAR_TOKEN", "BUSBAR_TOOLS"];
+pub const CLIENT_VARIABLES: [&str; 7] = [
+    "BUSBAR_CA",
+    "BUSBAR_LANG",
+    "BUSBAR_NODE",
+    "BUSBAR_PASSWORD",
+    "BUSBAR_TOKEN",
+    "BUSBAR_TOOLS",
+    "BUSBAR_USER",
+];
 
 /// Where settings come from.
 #[derive(Clone, Debug, Default)]

@@ -104,8 +104,13 @@ impl Diagnostic {
 
     /// The diagnostic as `miette` prints it, in a language.
     pub fn printed(&self, language: Language) -> Printed {
+        let mut message = self.error.message(language);
+        if self.text.is_empty() && !self.file.is_empty() && !message.contains(&*self.file) {
+            // Nothing of the file is shown, so its name must be said.
+            message = format!("{}: {message}", self.file);
+        }
         Printed {
-            message: self.error.message(language),
+            message,
             help: self.help.as_ref().map(|h| h.message(language)),
             code: self.error.code(),
             severity: self.severity,
@@ -199,9 +204,11 @@ impl miette::Diagnostic for Printed {
             .map(|h| Box::new(h) as Box<dyn fmt::Display>)
     }
     fn source_code(&self) -> Option<&dyn miette::SourceCode> {
-        Some(&self.source)
+        (!self.source.inner().is_empty()).then_some(&self.source as &dyn miette::SourceCode)
     }
     fn labels(&self) -> Option<Box<dyn Iterator<Item = miette::LabeledSpan> + '_>> {
+        // Where there is no text there is no place in it, and a frame around nothing helps nobody.
+        self.source_code()?;
         let label = miette::LabeledSpan::new_primary_with_span(None, self.span);
         Some(Box::new(std::iter::once(label)))
     }

@@ -115,12 +115,7 @@ impl Source {
         let root = match parsed {
             Ok(read) => read.settle(text),
             Err(error) => {
-                let error = error.without_snippet();
-                let at = error.location().and_then(|l| bytes_of(&l)).unwrap_or(0..0);
-                let why = error.to_string();
-                let why = why.lines().next().unwrap_or_default().to_owned();
-                let error = Error::new(Class::Configuration, "catalog.yaml").with("why", why);
-                return Err(Diagnostic::new(file, text, at, error));
+                return Err(syntax(file, text, error.without_snippet()));
             }
         };
         Ok(Source {
@@ -272,6 +267,51 @@ enum ReadValue {
     Scalar(Value),
     Seq(Vec<Read>),
     Map(Vec<(Spanned<String>, Read)>),
+}
+
+/// What keeps a text from being YAML, at its place, in words for those who write it.
+fn syntax(file: &str, text: &str, error: &serde_saphyr::Error) -> Diagnostic {
+    let place = error
+        .location()
+        .map(|location| bytes_of(&location).unwrap_or_else(|| counted(text, &location)))
+        .unwrap_or(0..0);
+    let place = clamp(text, place);
+    let line = text[..place.start].rfind('\n').map_or(0, |at| at + 1);
+    let indent = text[line..]
+        .find(|c: char| c != ' ' && c != '\t')
+        .unwrap_or(0);
+    if let Some(tab) = text[line..line + indent].find('\t') {
+        let error = Error::new(Class::Configuration, "catalog.tab");
+        return Diagnostic::new(file, text, line + tab..line + tab + 1, error);
+    }
+    if let serde_saphyr::Error::DuplicateMappingKey { key, .. } = error {
+        let error = Error::new(Class::Configuration, "catalog.duplicate-key")
+            .with("name", key.as_deref().unwrap_or("?"));
+        return Diagnostic::new(file, text, place, error);
+    }
+    let why = error.to_string();
+    let why = why.lines().next().unwrap_or_default();
+    // The place is shown; words for it would say it twice.
+    let why = why.rsplit_once(" at line ").map_or(why, |(why, _)| why);
+    let error = Error::new(Class::Configuration, "catalog.yaml").with("why", why);
+    Diagnostic::new(file, text, place, error)
+}
+
+/// The byte at a line and column, both from 1, for locations that know no bytes.
+fn counted(text: &str, location: &Location) -> Range<usize> {
+    let nth = |number: u64| usize::try_from(number.saturating_sub(1)).unwrap_or(usize::MAX);
+    let line: usize = text
+        .split_inclusive('\n')
+        .take(nth(location.line()))
+        .map(str::len)
+        .sum();
+    let column: usize = text[line..]
+        .chars()
+        .take(nth(location.column()))
+        .take_while(|c| *c != '\n')
+        .map(char::len_utf8)
+        .sum();
+    line + column..line + column
 }
 
 fn bytes_of(location: &Location) -> Option<Range<usize>> {
@@ -541,9 +581,18 @@ mod tests {
     #[test]
     fn hostile_documents_are_refused_with_a_place() {
         let deep = "[".repeat(5000);
-        for bad in ["a: [1,", "a: 1\na: 2\n", deep.as_str(), "a: b: c"] {
+        for bad in ["a: [1,", deep.as_str(), "a: b: c"] {
             let diagnostic = Source::parse("f", bad).unwrap_err();
             assert_eq!(diagnostic.error().code(), "catalog.yaml", "{bad:.20}");
+        }
+        for (bad, code, line_column) in [
+            ("a: 1\na: 2\n", "catalog.duplicate-key", (2, 1)),
+            ("a:\n\t- b: 1\n", "catalog.tab", (2, 1)),
+            ("水:\n  - b: 1\n  \t- c: 1\n", "catalog.tab", (3, 3)),
+        ] {
+            let diagnostic = Source::parse("f", bad).unwrap_err();
+            assert_eq!(diagnostic.error().code(), code, "{bad}");
+            assert_eq!(diagnostic.line_column(), line_column, "{bad}");
         }
         let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x]\n");
         for i in 1..9 {

@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Field, Fields};
 use busbar_catalog::{Expect, FlowSpec, Given, Project, TestSpec};
 use busbar_event::format::{encode_json, infer};
 use busbar_event::topic::Filter;
-use busbar_event::{BatchBuilder, Class, Error, Flags, Row};
+use busbar_event::{BatchBuilder, Class, Error, Flags, Language, Row};
 use busbar_log::{Clock, ManualClock};
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -96,33 +96,64 @@ impl Report {
     }
 }
 
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Difference {
+    /// What differs, in a language.
+    pub fn text(&self, language: Language) -> String {
+        let said = |code: &str, args: &[(&'static str, String)]| {
+            busbar_event::messages::text(language, code, args)
+        };
+        let row_of = |row: &usize| ("row", row.to_string());
         match self {
-            Difference::Missing { row, expected } => {
-                write!(f, "row {row} did not come: {expected}")
-            }
-            Difference::Unexpected { row, actual } => {
-                write!(f, "row {row} was not expected: {actual}")
-            }
+            Difference::Missing { row, expected } => said(
+                "flow.test-missing",
+                &[row_of(row), ("expected", expected.to_string())],
+            ),
+            Difference::Unexpected { row, actual } => said(
+                "flow.test-unexpected",
+                &[row_of(row), ("actual", actual.to_string())],
+            ),
             Difference::Different {
                 row,
                 column,
                 expected,
                 actual,
-            } => {
-                write!(f, "row {row}, {column}: expected {expected}, got {actual}")
-            }
+            } => said(
+                "flow.test-different",
+                &[
+                    row_of(row),
+                    ("column", column.clone()),
+                    ("expected", expected.to_string()),
+                    ("actual", actual.to_string()),
+                ],
+            ),
             Difference::Dead {
                 expected,
                 actual,
                 causes,
             } => {
-                write!(f, "{actual} dead letters, expected {expected}")?;
-                causes.iter().try_for_each(|cause| write!(f, "\n  {cause}"))
+                let counts = [
+                    ("actual", actual.to_string()),
+                    ("expected", expected.to_string()),
+                ];
+                let said = said("flow.test-dead", &counts);
+                causes
+                    .iter()
+                    .fold(said, |said, cause| format!("{said}\n  {cause}"))
             }
-            Difference::Failed { message, .. } => f.write_str(message),
+            Difference::Failed {
+                message,
+                message_zh,
+            } => match language {
+                Language::En => message.clone(),
+                Language::Zh => message_zh.clone(),
+            },
         }
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text(Language::En))
     }
 }
 

@@ -73,7 +73,8 @@ pub(crate) fn status_of(error: &Error) -> StatusCode {
         "access.role-needed" | "access.session-needs-password" | "access.token-needs-password" => {
             StatusCode::FORBIDDEN
         }
-        "access.too-many-attempts" => StatusCode::TOO_MANY_REQUESTS,
+        "bus.payload-large" | "server.too-many-events" => StatusCode::PAYLOAD_TOO_LARGE,
+        "access.too-many-attempts" | "server.publish-rate" => StatusCode::TOO_MANY_REQUESTS,
         "access.read-denied" | "access.subscribe-denied" | "access.publish-denied" => {
             StatusCode::FORBIDDEN
         }

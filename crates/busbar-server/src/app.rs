@@ -26,6 +26,7 @@ use crate::feed::{self, Feed};
 use crate::guard::Answers;
 use crate::http::PortStats;
 use crate::limits::{LIVE_LISTENERS_MAX, SUBSCRIPTIONS_MAX};
+use crate::relations::NodeRelations;
 
 /// A running node, as handlers see it.
 pub(crate) struct App {
@@ -35,6 +36,7 @@ pub(crate) struct App {
     pub(crate) bus: Bus,
     pub(crate) tables: Arc<Tables>,
     pub(crate) sql: Engine,
+    pub(crate) relations: NodeRelations,
     pub(crate) connectors: Connectors,
     pub(crate) runtime: Runtime,
     pub(crate) deployer: Deployer,

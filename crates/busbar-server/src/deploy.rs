@@ -5,7 +5,7 @@ use busbar_catalog::{
     Bundle, Change, Diagnostic, FileChange, History, Kind, Project, changes, file_changes,
     has_errors,
 };
-use busbar_event::{Class, Error};
+use busbar_event::{Class, Error, Micros};
 use busbar_flow::Applied;
 use tokio::sync::Mutex;
 
@@ -16,6 +16,17 @@ use crate::app::App;
 pub(crate) struct Deployer {
     history: History,
     one: Mutex<()>,
+    /// What was saved last and does not check, while something else runs.
+    refused: parking_lot::Mutex<Option<RefusedSave>>,
+}
+
+/// Files that were saved in the project's folder and do not check.
+#[derive(Clone)]
+pub(crate) struct RefusedSave {
+    /// When they were looked at.
+    pub(crate) time: Micros,
+    /// What is wrong with them.
+    pub(crate) diagnostics: Vec<Diagnostic>,
 }
 
 /// What was, or would be, deployed.
@@ -70,7 +81,23 @@ impl Deployer {
         Deployer {
             history,
             one: Mutex::default(),
+            refused: parking_lot::Mutex::default(),
         }
+    }
+
+    /// What was saved last, if it does not check.
+    pub(crate) fn refused(&self) -> Option<RefusedSave> {
+        self.refused.lock().clone()
+    }
+
+    /// Remembers that what was saved does not check.
+    pub(crate) fn refuse(&self, time: Micros, diagnostics: Vec<Diagnostic>) {
+        *self.refused.lock() = Some(RefusedSave { time, diagnostics });
+    }
+
+    /// What is saved checks.
+    pub(crate) fn accept(&self) {
+        *self.refused.lock() = None;
     }
 
     /// Every version that was deployed.

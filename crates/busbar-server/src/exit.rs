@@ -43,7 +43,7 @@ pub fn exit_code(error: &Error) -> u8 {
         "server.data-unwritable" => 73,
         "log.locked" => 75,
         "log.version" => 76,
-        "log.io" | "log.failed" | "log.damaged" | "log.full" => 74,
+        "log.io" | "log.failed" | "log.damaged" | "log.full" | "server.logins-damaged" => 74,
         _ => match error.class() {
             Class::Configuration => 78,
             Class::Transient => 75,
@@ -93,6 +93,7 @@ mod tests {
             ("log.locked", 75),
             ("log.version", 76),
             ("server.needs-users", 78),
+            ("server.logins-damaged", 74),
         ] {
             let error = StartError::from(Error::new(Class::Configuration, code));
             assert_eq!(error.exit_code(), exit, "{code}");

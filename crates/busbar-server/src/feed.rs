@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::api::overview::{Budget, Dead, Disk, History, Overview, Rates};
+use crate::api::overview::{Budget, Dead, Disk, History, Overview, Rates, RefusedSave};
 use crate::api::{Live, connection_views, flow_views, stream_summaries};
 use crate::app::{App, stopped};
 use crate::limits::{HISTORY_SECONDS, SPARK_SECONDS};
@@ -229,6 +229,7 @@ impl Camera {
             },
             streams,
             flows: summaries,
+            refused: RefusedSave::of(app),
             connections: connection_views(app),
             dead: Dead {
                 count: app.dead_letters(),

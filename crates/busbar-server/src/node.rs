@@ -12,7 +12,7 @@ use busbar_catalog::{Bundle, Change, Config, Diagnostic, History, Project};
 use busbar_event::{Class, Error};
 use busbar_flow::{Applied, Runtime, RuntimeOptions};
 use busbar_gateway::{AccessAuthorizer, Gateway, GatewayConfig, Limits, LocalAddrs, TlsConfig};
-use busbar_log::{Clock, Log, LogOptions, OsDisk, SystemClock};
+use busbar_log::{Clock, Log, LogOptions, OsDisk, Store, SystemClock};
 use busbar_sql::{Engine, QueryLimits};
 use busbar_table::Tables;
 use parking_lot::Mutex;
@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::app::{App, Phase};
 use crate::backing::StoreBacking;
-use crate::deploy::Deployer;
+use crate::deploy::{Deployer, NotDeployed};
 use crate::events::inlet::{Inlet, InletThread};
 use crate::exit::StartError;
 use crate::feed::Feed;
@@ -92,8 +92,10 @@ impl Node {
             password_cost,
         } = options;
         let bus = Bus::open(log, bus_options(&config, clock.clone()))?;
+        let logins = bus.store("access")?;
+        check_logins(&logins)?;
         let access = Arc::new(Access::open(
-            Arc::new(StoreBacking(bus.store("access")?)),
+            Arc::new(StoreBacking(logins)),
             AccessOptions {
                 cost: password_cost,
                 session_idle_seconds: i64::try_from(config.http.session.as_duration().as_secs())
@@ -115,7 +117,7 @@ impl Node {
             bus: bus.clone(),
             tables: tables.clone(),
         };
-        let sql = Engine::new(Arc::new(relations), query_limits(&config))?;
+        let sql = Engine::new(Arc::new(relations.clone()), query_limits(&config))?;
         let connectors = busbar_connect::registry();
         let runtime = Runtime::open(RuntimeOptions {
             bus: bus.clone(),
@@ -137,6 +139,7 @@ impl Node {
             bus,
             tables,
             sql,
+            relations,
             connectors,
             runtime,
             deployer,
@@ -223,16 +226,31 @@ impl Node {
         self.app.readiness() == "ok"
     }
 
-    /// Makes the node be as the project says; what means the same goes on undisturbed.
+    /// Makes the node be as the files saved in the project's folder say; what means the same goes on
+    /// undisturbed. When they do not check everything goes on as it was, and the API tells what is wrong
+    /// with them until they do.
     ///
     /// # Errors
-    /// What is wrong with it; then everything goes on as it was.
-    pub async fn apply(&self, bundle: Bundle, author: &str) -> Result<Redeployed, StartError> {
-        let deployed = self
-            .app
-            .deployer
-            .deploy(&self.app, bundle, author, "", false)
-            .await?;
+    /// What is wrong with them.
+    pub async fn save(
+        &self,
+        read: Result<Bundle, Vec<Diagnostic>>,
+        author: &str,
+    ) -> Result<Redeployed, StartError> {
+        let app = &self.app;
+        let done = match read {
+            Ok(bundle) => app.deployer.deploy(app, bundle, author, "", false).await,
+            Err(unreadable) => Err(NotDeployed::Wrong(unreadable)),
+        };
+        match &done {
+            Ok(_) => app.deployer.accept(),
+            Err(NotDeployed::Wrong(diagnostics)) => {
+                let now = app.bus.clock().now_micros();
+                app.deployer.refuse(now, diagnostics.clone());
+            }
+            Err(NotDeployed::Failed(_)) => {}
+        }
+        let deployed = done?;
         Ok(Redeployed {
             warnings: deployed.diagnostics,
             changes: deployed.changes,
@@ -266,7 +284,7 @@ impl Node {
     }
 }
 
-/// What [`Node::apply`] did.
+/// What [`Node::save`] did.
 #[derive(Debug)]
 pub struct Redeployed {
     /// Warnings of the checks.
@@ -327,8 +345,8 @@ async fn gateway_config(config: &Config, folder: &Path) -> Result<GatewayConfig,
             connect_wait_us: i64::try_from(mqtt.connect_timeout.as_duration().as_micros())
                 .unwrap_or(i64::MAX),
             subscriptions_per_session_max: config.limits.subscriptions as usize,
-            receive_maximum: mqtt.receive_max,
             publishes_per_second_max: config.limits.publish_rate,
+            receive_maximum: mqtt.receive_max,
             topic_alias_maximum: mqtt.topic_alias_max,
             session_expiry_s_max: u32::try_from(mqtt.session_expiry.as_duration().as_secs())
                 .unwrap_or(u32::MAX),
@@ -390,6 +408,19 @@ fn check_writable(data: &Path) -> Result<(), Error> {
             .with("path", data.display())
             .caused_by(cause)),
     }
+}
+
+/// Refuses to guess who may log in: a lost user could leave the node open, a lost removal would let
+/// somebody back in.
+fn check_logins(logins: &Store) -> Result<(), Error> {
+    let Some(damage) = logins.partition().damage().into_iter().next() else {
+        return Ok(());
+    };
+    let folder = damage.file.parent().unwrap_or(&damage.file).to_path_buf();
+    Err(Error::new(Class::Permanent, "server.logins-damaged")
+        .with("file", damage.file.display())
+        .with("position", damage.position)
+        .with("folder", folder.display()))
 }
 
 /// Refuses to be reached from elsewhere while nobody needs a login.

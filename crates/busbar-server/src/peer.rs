@@ -20,6 +20,8 @@ pub(crate) struct Peers {
 pub(crate) struct Peer {
     connections: AtomicUsize,
     bucket: Mutex<Bucket>,
+    /// Events it may still publish; below zero after a request that went over. Full to begin with.
+    events: Mutex<Option<Bucket>>,
 }
 
 struct Bucket {
@@ -68,6 +70,7 @@ impl Peer {
                 tokens: f64::from(REQUESTS_PER_PEER_PER_SECOND_MAX),
                 filled: Instant::now(),
             }),
+            events: Mutex::default(),
         }
     }
 }
@@ -101,6 +104,39 @@ impl Link {
             bucket.tokens -= 1.0;
         }
         admitted
+    }
+}
+
+impl Link {
+    /// Counts `events` to be published, of which `per_second_max` are allowed (zero is no limit).
+    /// A request that finds something left is taken whole; the ones after it wait for as long as it
+    /// went over.
+    ///
+    /// # Errors
+    /// The seconds after which to try again.
+    pub(crate) fn admit_events(&self, events: usize, per_second_max: u32) -> Result<(), u64> {
+        self.admit_events_at(events, per_second_max, Instant::now())
+    }
+
+    fn admit_events_at(&self, events: usize, per_second_max: u32, now: Instant) -> Result<(), u64> {
+        if per_second_max == 0 {
+            return Ok(());
+        }
+        let rate = f64::from(per_second_max);
+        let mut bucket = self.0.peer.events.lock();
+        let bucket = bucket.get_or_insert(Bucket {
+            tokens: rate,
+            filled: now,
+        });
+        let earned = now.saturating_duration_since(bucket.filled).as_secs_f64() * rate;
+        bucket.tokens = (bucket.tokens + earned).min(rate);
+        bucket.filled = now;
+        if bucket.tokens < 1.0 {
+            // At least one second, and never more than a person would call a number.
+            return Err(((1.0 - bucket.tokens) / rate).ceil().clamp(1.0, 86_400.0) as u64);
+        }
+        bucket.tokens -= events as f64;
+        Ok(())
     }
 }
 
@@ -146,5 +182,21 @@ mod tests {
             .count();
         assert!(admitted >= REQUESTS_PER_PEER_PER_SECOND_MAX as usize);
         assert!(admitted < REQUESTS_PER_PEER_PER_SECOND_MAX as usize * 2);
+    }
+
+    #[test]
+    fn who_publishes_too_fast_waits_for_as_long_as_it_went_over() {
+        let link = Peers::default()
+            .connect(address("127.0.0.1:1"), false)
+            .unwrap();
+        let begin = Instant::now();
+        let at = |seconds| begin + std::time::Duration::from_secs(seconds);
+        assert_eq!(link.admit_events_at(1_000_000, 0, at(0)), Ok(()));
+        assert_eq!(link.admit_events_at(60, 100, at(0)), Ok(()));
+        assert_eq!(link.admit_events_at(1_040, 100, at(0)), Ok(()));
+        assert_eq!(link.admit_events_at(1, 100, at(0)), Err(11));
+        assert_eq!(link.admit_events_at(1, 100, at(9)), Err(2));
+        assert_eq!(link.admit_events_at(100, 100, at(11)), Ok(()));
+        assert_eq!(link.admit_events_at(1, 100, at(11)), Err(1));
     }
 }

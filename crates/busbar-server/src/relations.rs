@@ -2,15 +2,27 @@
 
 use std::sync::Arc;
 
+use busbar_access::Principal;
 use busbar_bus::Bus;
-use busbar_event::Error;
+use busbar_event::{Class, Error};
 use busbar_sql::{Relation, Relations, StreamRelation};
 use busbar_table::Tables;
 
 /// Streams and tables by name. A table goes before a stream of the same name.
+#[derive(Clone)]
 pub(crate) struct NodeRelations {
     pub(crate) bus: Bus,
     pub(crate) tables: Arc<Tables>,
+}
+
+impl NodeRelations {
+    /// Only what `reader` may read: other names are not listed, and refused where they are asked for.
+    pub(crate) fn readable_by(&self, reader: Principal) -> impl Relations + use<> {
+        Readable {
+            all: self.clone(),
+            reader,
+        }
+    }
 }
 
 impl Relations for NodeRelations {
@@ -31,5 +43,38 @@ impl Relations for NodeRelations {
             Some(stream) => Ok(Some(Relation::Stream(StreamRelation::of(&stream)?))),
             None => Ok(None),
         }
+    }
+}
+
+/// What one principal may read.
+struct Readable {
+    all: NodeRelations,
+    reader: Principal,
+}
+
+impl Readable {
+    fn may_read(&self, name: &str) -> bool {
+        if self.all.tables.table(name).is_some() {
+            self.reader.may_read_table(name)
+        } else {
+            self.reader.may_read_stream(name)
+        }
+    }
+}
+
+impl Relations for Readable {
+    fn names(&self) -> Vec<String> {
+        let mut names = self.all.names();
+        names.retain(|name| self.may_read(name));
+        names
+    }
+
+    fn relation(&self, name: &str) -> Result<Option<Relation>, Error> {
+        // Whether a name that may not be read exists is nobody's business, so it is asked first.
+        if !self.may_read(name) {
+            return Err(Error::new(Class::Permanent, "access.read-denied")
+                .with("name", busbar_event::quote(name)));
+        }
+        self.all.relation(name)
     }
 }

@@ -285,14 +285,41 @@ fn rules_narrow_what_a_user_may_do() {
         get(&device, "/api/v1/events?filter=gauge/%23").code(),
         "access.subscribe-denied"
     );
-    let sql = as_user(
-        &world,
-        "POST",
-        "/api/v1/sql",
-        &device,
-        &json!({"sql":"select 1"}),
-    );
-    assert_eq!((sql.status, sql.code()), (403, "access.sql-denied".into()));
+    // SQL sees what may be read, and nothing else: not by name, not in lists, not in hints.
+    let ask = |sql: &str| {
+        as_user(
+            &world,
+            "POST",
+            "/api/v1/sql",
+            &device,
+            &json!({ "sql": sql }),
+        )
+    };
+    assert_eq!(ask("select count(*) from meter").status, 200);
+    for query in [
+        "select * from rain",
+        "select * from meter m join rain r on m.topic = r.topic",
+        "select (select count(*) from rain) from meter",
+        "with x as (select * from rain) select * from x",
+        "explain select * from rain",
+        "describe rain",
+        "select * from no_such_stream",
+    ] {
+        let answer = ask(query);
+        assert_eq!(
+            (answer.status, answer.code()),
+            (403, "access.read-denied".into()),
+            "{query}"
+        );
+    }
+    let tables = ask("show tables").json();
+    let names: Vec<_> = tables["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row[0].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(names, ["meter"]);
     as_user(
         &world,
         "POST",

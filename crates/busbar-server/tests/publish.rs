@@ -163,7 +163,7 @@ fn bodies_out_of_bounds_are_refused() {
     );
     assert_eq!(
         (answer.status, answer.code()),
-        (400, "bus.payload-large".into())
+        (413, "bus.payload-large".into())
     );
     let many = "1\n".repeat(40_000);
     assert_eq!(

@@ -34,6 +34,7 @@ use crate::relation::{Relation, Relations};
 use crate::scan_stream::{LeftOut, StreamRows};
 use crate::scan_table::TableRows;
 use crate::statement::{self, Kind};
+use crate::text::find_word;
 use crate::{Diagnostic, check, parse, session};
 
 /// Answers questions about streams and tables, as they are at the moment of asking.
@@ -82,10 +83,20 @@ impl Default for QueryLimits {
 }
 
 /// What one query asks for besides its text.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct QueryOptions {
     /// Fewer rows than [`QueryLimits::rows_max`].
     pub rows_max: Option<usize>,
+    /// What may be asked about, in place of all that the engine knows.
+    pub relations: Option<Arc<dyn Relations>>,
+}
+
+impl fmt::Debug for QueryOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueryOptions")
+            .field("rows_max", &self.rows_max)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A query's answer as it comes. Dropping it cancels the query.
@@ -268,7 +279,7 @@ enum Answer {
 }
 
 async fn plan(inner: &Inner, text: &str, options: &QueryOptions) -> Result<Planned, Diagnostic> {
-    let relations = &inner.relations;
+    let relations = options.relations.as_ref().unwrap_or(&inner.relations);
     let parsed = parse::statement(text)
         .and_then(|statement| statement::classify(text, statement))
         // `from host-cpu` is a mistake of its own.
@@ -401,7 +412,10 @@ fn find(text: &str, relations: &Arc<dyn Relations>, name: &str) -> Result<Relati
     match found {
         Ok(Some(relation)) => Ok(relation),
         Ok(None) => Err(statement::unknown_relation(text, name, &relations.names())),
-        Err(error) => Err(Diagnostic::from_error(error, 0..text.len())),
+        Err(error) => {
+            let place = find_word(text, name).unwrap_or(0..text.len());
+            Err(Diagnostic::from_error(error, place))
+        }
     }
 }
 

@@ -21,6 +21,9 @@ pub const TOPIC_PARTS_MAX: i64 = 128;
 /// Longest path that `json_get` takes, in steps.
 pub const JSON_PATH_STEPS_MAX: usize = 32;
 
+/// Bytes of text that one call of a function may make, for all rows of a batch together.
+pub const FUNCTION_RESULT_BYTES_MAX: u64 = 64 << 20;
+
 /// Most characters of a text that an error repeats.
 pub const QUOTED_CHARS_MAX: usize = 80;
 

@@ -58,7 +58,10 @@ fn build(runtime: Arc<RuntimeEnv>) -> SessionState {
     let parser = &mut config.options_mut().sql_parser;
     parser.collect_spans = true;
     parser.map_string_types_to_utf8view = false;
-    let mut scalars = SessionStateDefaults::default_scalar_functions();
+    let mut scalars: Vec<_> = SessionStateDefaults::default_scalar_functions()
+        .into_iter()
+        .map(functions::bounded)
+        .collect();
     scalars.extend(functions::all());
     let mut planners = SessionStateDefaults::default_expr_planners();
     planners.push(Arc::new(FieldAccess));

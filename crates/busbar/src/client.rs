@@ -1,12 +1,17 @@
 //! The node's REST API, as the commands use it.
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use base64::Engine as _;
 use busbar_event::{Class, Error, Language};
 use serde_json::Value;
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 
 use crate::exit::{self, Failure};
+use crate::login;
 use crate::say::language;
 
 /// A node that is running, here or elsewhere.
@@ -31,6 +36,24 @@ pub struct NodeArgs {
         help_heading = "Node"
     )]
     token: Option<String>,
+    /// Log in with this user's password (BUSBAR_PASSWORD, or typed) for this one command.
+    #[arg(
+        long,
+        global = true,
+        env = "BUSBAR_USER",
+        value_name = "NAME",
+        help_heading = "Node"
+    )]
+    user: Option<String>,
+    /// Certificates (PEM) of whom to trust when the node's address begins with https.
+    #[arg(
+        long,
+        global = true,
+        env = "BUSBAR_CA",
+        value_name = "FILE",
+        help_heading = "Node"
+    )]
+    ca: Option<PathBuf>,
 }
 
 /// Answers of queries may be large; they are read whole up to this size.
@@ -40,7 +63,8 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 
 impl NodeArgs {
-    fn url(&self) -> String {
+    /// The node's address, without a slash at the end.
+    pub fn url(&self) -> String {
         if let Some(url) = &self.node {
             let url = url.trim_end_matches('/');
             return if url.contains("://") {
@@ -55,13 +79,31 @@ impl NodeArgs {
         format!("http://{listen}")
     }
 
+    /// The same node, asked with a name and password.
+    pub fn as_user(&self, name: &str) -> NodeArgs {
+        NodeArgs {
+            token: None,
+            user: Some(name.to_owned()),
+            ..self.clone()
+        }
+    }
+
+    /// The same node, asked with a token.
+    pub fn with_token(&self, token: &str) -> NodeArgs {
+        NodeArgs {
+            token: Some(token.to_owned()),
+            user: None,
+            ..self.clone()
+        }
+    }
+
     /// GET.
     ///
     /// # Errors
     /// When the node is not there, refuses, or answers what is not JSON.
     pub fn get(&self, path: &str) -> Result<Value, Failure> {
-        let request = self.agent(None).get(format!("{}{path}", self.url()));
-        self.read(self.authorized(request).call())
+        let request = self.agent()?.get(format!("{}{path}", self.url()));
+        self.read(self.authorized(request)?.call())
     }
 
     /// POST of a JSON body.
@@ -69,8 +111,8 @@ impl NodeArgs {
     /// # Errors
     /// As [`NodeArgs::get`].
     pub fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
-        let request = self.agent(None).post(format!("{}{path}", self.url()));
-        self.read(self.authorized(request).send_json(body))
+        let request = self.agent()?.post(format!("{}{path}", self.url()));
+        self.read(self.authorized(request)?.send_json(body))
     }
 
     /// DELETE.
@@ -78,8 +120,8 @@ impl NodeArgs {
     /// # Errors
     /// As [`NodeArgs::get`].
     pub fn delete(&self, path: &str) -> Result<Value, Failure> {
-        let request = self.agent(None).delete(format!("{}{path}", self.url()));
-        self.read(self.authorized(request).call())
+        let request = self.agent()?.delete(format!("{}{path}", self.url()));
+        self.read(self.authorized(request)?.call())
     }
 
     /// The `data` lines of a server-sent event stream, for as long as it lasts and `each` says so.
@@ -87,9 +129,9 @@ impl NodeArgs {
     /// # Errors
     /// As [`NodeArgs::get`]; also when the stream breaks.
     pub fn events(&self, path: &str, mut each: impl FnMut(&str) -> bool) -> Result<(), Failure> {
-        let request = self.agent(None).get(format!("{}{path}", self.url()));
+        let request = self.agent()?.get(format!("{}{path}", self.url()));
         let mut answer = self
-            .authorized(request)
+            .authorized(request)?
             .call()
             .map_err(|why| self.unreachable(why))?;
         if !answer.status().is_success() {
@@ -111,20 +153,34 @@ impl NodeArgs {
         Ok(())
     }
 
-    fn agent(&self, timeout: Option<Duration>) -> ureq::Agent {
-        ureq::Agent::config_builder()
+    fn agent(&self) -> Result<ureq::Agent, Failure> {
+        let mut config = ureq::Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_connect(Some(CONNECT_MAX))
-            .timeout_global(timeout)
-            .build()
-            .into()
+            .timeout_connect(Some(CONNECT_MAX));
+        if let Some(path) = &self.ca {
+            let roots = RootCerts::Specific(Arc::new(trusted(path)?));
+            config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
+        }
+        Ok(config.build().into())
     }
 
-    fn authorized<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
-        match &self.token {
-            Some(token) => request.header("Authorization", format!("Bearer {token}")),
-            None => request,
+    /// A name goes before a token, both before what `busbar login` left.
+    fn authorized<B>(
+        &self,
+        request: ureq::RequestBuilder<B>,
+    ) -> Result<ureq::RequestBuilder<B>, Failure> {
+        if let Some(user) = &self.user {
+            let pair = format!("{user}:{}", own_password()?);
+            let pair = base64::engine::general_purpose::STANDARD.encode(pair);
+            return Ok(request.header("Authorization", format!("Basic {pair}")));
         }
+        if let Some(token) = &self.token {
+            return Ok(request.header("Authorization", format!("Bearer {token}")));
+        }
+        Ok(match login::saved(&self.url()) {
+            Some(login) => request.header("Authorization", format!("Bearer {}", login.token)),
+            None => request,
+        })
     }
 
     fn read(
@@ -163,6 +219,33 @@ impl NodeArgs {
     }
 }
 
+/// The password of `--user`, asked for once.
+fn own_password() -> Result<&'static str, Failure> {
+    static PASSWORD: OnceLock<String> = OnceLock::new();
+    if let Some(password) = PASSWORD.get() {
+        return Ok(password);
+    }
+    let password = login::password()?;
+    Ok(PASSWORD.get_or_init(|| password))
+}
+
+fn trusted(path: &std::path::Path) -> Result<Vec<Certificate<'static>>, Failure> {
+    let unusable = || Error::new(Class::Configuration, "cli.ca").with("path", path.display());
+    let text = std::fs::read(path).map_err(|why| unusable().caused_by(why))?;
+    let mut certificates = Vec::new();
+    for item in ureq::tls::parse_pem(&text) {
+        match item {
+            Ok(PemItem::Certificate(certificate)) => certificates.push(certificate),
+            Ok(_) => {}
+            Err(why) => return Err(unusable().caused_by(why).into()),
+        }
+    }
+    if certificates.is_empty() {
+        return Err(unusable().into());
+    }
+    Ok(certificates)
+}
+
 /// The node's own words, in the reader's language.
 fn refusal(status: u16, error: &Value) -> Failure {
     let key = if language() == Language::Zh {
@@ -173,6 +256,9 @@ fn refusal(status: u16, error: &Value) -> Failure {
     let mut text = error[key].as_str().unwrap_or("?").to_owned();
     if let Some(cause) = error["cause"].as_str() {
         text = format!("{text}: {cause}");
+    }
+    if error["code"] == "access.login-needed" {
+        text = format!("{text}; {}", crate::say::line("cli.login-how", &[]));
     }
     let class = match error["class"].as_str() {
         Some("transient") => Class::Transient,
@@ -185,7 +271,7 @@ fn refusal(status: u16, error: &Value) -> Failure {
         (_, Class::Configuration) => exit::CONFIGURATION,
         (_, Class::Permanent) => exit::FOUND,
     };
-    Failure::new(code, Error::new(class, "cli.refused").with("text", text))
+    Failure::new(code, Error::new(class, "cli.refused").with("text", text)).with_told(error.clone())
 }
 
 /// A text as one segment of a path or one value of a query.

@@ -1,6 +1,9 @@
 //! What the program's exit code says. The codes follow sysexits.h where it has a fitting one.
 
 use busbar_event::{Class, Error};
+use serde_json::Value;
+
+use crate::say;
 
 /// All went well.
 pub const OK: u8 = 0;
@@ -27,12 +30,65 @@ pub struct Failure {
     pub error: Error,
     /// The program's exit code.
     pub code: u8,
+    /// What a node said, word for word: programs get its code and arguments, not ours.
+    pub told: Option<Box<Value>>,
+    /// A drawing of the place, which says more than the error alone.
+    report: Option<String>,
+    /// With `--json` the answer was printed already: one command prints one document.
+    answered: bool,
 }
 
 impl Failure {
     /// A failure with a code of its own.
     pub fn new(code: u8, error: Error) -> Failure {
-        Failure { error, code }
+        Failure {
+            error,
+            code,
+            told: None,
+            report: None,
+            answered: false,
+        }
+    }
+
+    /// Keeps what a node said for those who asked for JSON.
+    pub fn with_told(mut self, told: Value) -> Failure {
+        self.told = Some(Box::new(told));
+        self
+    }
+
+    /// Shows people this instead of the error.
+    pub fn with_report(mut self, report: String) -> Failure {
+        self.report = Some(report);
+        self
+    }
+
+    /// Says that programs have been told all of it.
+    pub fn answered(mut self) -> Failure {
+        self.answered = true;
+        self
+    }
+
+    /// Prints it: JSON to standard output for programs, a report to standard error for people.
+    pub fn print(&self, json: bool) {
+        if json {
+            match &self.told {
+                _ if self.answered => {}
+                Some(told) => println!("{}", serde_json::json!({ "error": told })),
+                None => println!("{}", serde_json::json!({ "error": self.error })),
+            }
+            return;
+        }
+        if let Some(report) = &self.report {
+            eprintln!("{report}");
+            return;
+        }
+        let mut text = self.error.message(say::language());
+        let mut cause = std::error::Error::source(&self.error);
+        while let Some(why) = cause {
+            text = format!("{text}: {why}");
+            cause = why.source();
+        }
+        eprintln!("busbar: {text}");
     }
 }
 
@@ -43,6 +99,6 @@ impl From<Error> for Failure {
             Class::Permanent => IO,
             Class::Configuration => CONFIGURATION,
         };
-        Failure { error, code }
+        Failure::new(code, error)
     }
 }

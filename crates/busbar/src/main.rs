@@ -5,6 +5,9 @@ mod bench;
 mod client;
 mod commands;
 mod exit;
+mod login;
+mod memory;
+mod report;
 mod say;
 
 use std::process::ExitCode;
@@ -60,6 +63,9 @@ enum Command {
     User(users::UserCommand),
     #[command(subcommand)]
     Token(users::TokenCommand),
+    Login(users::LoginArgs),
+    /// Forget a login, and make its token worthless.
+    Logout,
     Schema(check::SchemaArgs),
     #[command(hide = true)]
     Reference(reference::ReferenceArgs),
@@ -78,17 +84,7 @@ fn main() -> ExitCode {
     match dispatch(&cli) {
         Ok(()) => ExitCode::from(exit::OK),
         Err(failure) => {
-            let mut text = failure.error.message(say::language());
-            let mut cause = std::error::Error::source(&failure.error);
-            while let Some(why) = cause {
-                text = format!("{text}: {why}");
-                cause = why.source();
-            }
-            if cli.json {
-                println!("{}", serde_json::json!({ "error": failure.error }));
-            } else {
-                eprintln!("busbar: {text}");
-            }
+            failure.print(cli.json);
             ExitCode::from(failure.code)
         }
     }
@@ -116,6 +112,8 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         }),
         Command::User(command) => users::user(command, node, json),
         Command::Token(command) => users::token(command, node, json),
+        Command::Login(args) => users::login(args, node, json),
+        Command::Logout => users::logout(node, json),
         Command::Schema(args) => {
             check::print_schema(args);
             Ok(())

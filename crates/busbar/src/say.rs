@@ -1,8 +1,10 @@
 //! What the program prints for people: the reader's language, tables, units.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use busbar_event::Language;
+use indicatif::ProgressBar;
 use serde_json::Value;
 
 /// The reader's language, by the usual variables.
@@ -19,6 +21,17 @@ pub fn language() -> Language {
 /// A line of the catalogue in the reader's language.
 pub fn line(code: &str, args: &[(&'static str, String)]) -> String {
     busbar_event::messages::text(language(), code, args)
+}
+
+/// A sign of life while a node works; nothing for programs, nor where nobody looks.
+pub fn waiting(json: bool, code: &str) -> ProgressBar {
+    if json {
+        return ProgressBar::hidden();
+    }
+    let progress = ProgressBar::new_spinner();
+    progress.enable_steady_tick(Duration::from_millis(100));
+    progress.set_message(line(code, &[]));
+    progress
 }
 
 /// Columns that line up, numbers to the right. Wide characters count twice, as terminals show them.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::response::Response;
 use busbar_access::Role;
 use busbar_event::{Class, Error};
@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 
 use super::views::EventView;
 use super::{Json, JsonBody, Query, json_bytes};
-use crate::answer::Answer;
+use crate::answer::{Answer, Refusal};
 use crate::app::App;
 use crate::events::render;
 use crate::guard::Caller;
@@ -25,6 +25,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(list))
         .routes(routes!(groups))
+        .routes(routes!(inspect))
         .routes(routes!(redrive))
 }
 
@@ -119,6 +120,32 @@ async fn list(
         write(&mut out, letter);
     }
     out.extend_from_slice(b"]}");
+    Ok(json_bytes(out))
+}
+
+/// One dead letter.
+#[utoipa::path(get, path = "/api/v1/dead-letters/{id}", tag = "flows",
+    params(("id" = String, Path, description = "The letter's id.")),
+    responses((status = 200, description = "The dead letter.", body = LetterView)))]
+async fn inspect(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    Path(id): Path<String>,
+) -> Answer<Response> {
+    let unknown = || Refusal::unknown("server.unknown-letter", &id);
+    let number: u64 = id.parse().map_err(|_| unknown())?;
+    let filter = DeadFilter {
+        ids: Some(vec![number]),
+        redriven: true,
+        ..DeadFilter::default()
+    };
+    let letters = app.runtime.dead_letters(filter, 1).await?;
+    let letter = letters
+        .first()
+        .filter(|letter| caller.may_read_stream(&letter.stream))
+        .ok_or_else(unknown)?;
+    let mut out = Vec::new();
+    write(&mut out, letter);
     Ok(json_bytes(out))
 }
 

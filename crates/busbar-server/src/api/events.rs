@@ -29,6 +29,7 @@ use crate::guard::Caller;
 use crate::limits::{
     INLINE_BYTES_MAX, KEEP_ALIVE_SECONDS, REJECTS_NAMED_MAX, SUBSCRIPTION_CHUNK_BYTES,
 };
+use crate::peer::Link;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(publish, subscribe))
@@ -55,6 +56,22 @@ pub(crate) struct Published {
     rejected_count: usize,
     /// What "stored" means: `fsync` (on disk) or `memory` (a power cut may take them).
     durability: &'static str,
+}
+
+/// No event was stored.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "describes what is put together by hand")]
+struct NotPublished {
+    /// Why the first one was not, or the whole request.
+    error: super::Problem,
+    /// None; absent when the request was not read as far as its events.
+    accepted: Option<usize>,
+    /// All events, the first thousand of them.
+    rejected: Option<Vec<Rejected>>,
+    /// How many there are.
+    rejected_count: Option<usize>,
+    /// What "stored" would have meant.
+    durability: Option<String>,
 }
 
 /// An event that was not stored.
@@ -110,14 +127,16 @@ struct EventIn {
     )),
     responses(
         (status = 200, description = "At least one event is stored.", body = Published),
-        (status = 400, description = "None is; `rejected` says why.", body = Published),
-        (status = 503, description = "None is, for now; see Retry-After.", body = Published),
-        (status = 507, description = "None is; the disk is full.", body = Published),
+        (status = 400, description = "None is; `rejected` says why.", body = NotPublished),
+        (status = 429, description = "None is: too fast; see Retry-After.", body = NotPublished),
+        (status = 503, description = "None is, for now; see Retry-After.", body = NotPublished),
+        (status = 507, description = "None is; the disk is full.", body = NotPublished),
     )
 )]
 async fn publish(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
+    link: Link,
     Query(query): Query<Publish>,
     request: Request,
 ) -> Answer<Response> {
@@ -138,12 +157,23 @@ async fn publish(
     } else {
         Parsed::new(body, layout, query.topic, query.retain)?
     };
-    let outcome = take(&app, &caller, parsed).await?;
+    let outcome = take(&app, &caller, &link, parsed).await?;
     Ok(answer(outcome))
 }
 
 /// Publishes what the caller may publish, and waits for the commit.
-pub(crate) async fn take(app: &App, caller: &Principal, mut parsed: Parsed) -> Answer<Outcome> {
+pub(crate) async fn take(
+    app: &App,
+    caller: &Principal,
+    link: &Link,
+    mut parsed: Parsed,
+) -> Answer<Outcome> {
+    let rate = app.config.limits.publish_rate;
+    link.admit_events(parsed.count(), rate).map_err(|seconds| {
+        Error::new(Class::Transient, "server.publish-rate")
+            .with("rate", rate)
+            .with("seconds", seconds)
+    })?;
     if !caller.is_unrestricted() {
         caller.require(Role::Operator)?;
         let mut last: Option<(String, bool)> = None;

@@ -28,7 +28,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use busbar_event::{Class, Error};
 use serde::Serialize;
@@ -114,7 +114,10 @@ pub(crate) fn routes() -> (Router<Arc<App>>, Document) {
         .merge(users::routes())
         .split_for_parts();
     complete(&mut document);
-    (router, document)
+    (
+        router.method_not_allowed_fallback(method_not_allowed),
+        document,
+    )
 }
 
 /// Adds what all operations have in common: how to log in, and how a refusal looks.
@@ -152,17 +155,16 @@ fn complete(document: &mut Document) {
                 .build(),
         )
         .build();
-    for item in document.paths.paths.values_mut() {
-        for operation in [
-            &mut item.get,
-            &mut item.post,
-            &mut item.put,
-            &mut item.patch,
-            &mut item.delete,
-        ]
-        .into_iter()
-        .flatten()
-        {
+    for (path, item) in &mut document.paths.paths {
+        for (method, operation) in [
+            ("get", &mut item.get),
+            ("post", &mut item.post),
+            ("put", &mut item.put),
+            ("patch", &mut item.patch),
+            ("delete", &mut item.delete),
+        ] {
+            let Some(operation) = operation else { continue };
+            operation.operation_id = Some(operation_id(method, path));
             operation
                 .responses
                 .responses
@@ -170,6 +172,25 @@ fn complete(document: &mut Document) {
                 .or_insert_with(|| RefOr::T(refused.clone()));
         }
     }
+}
+
+/// A name of its own for an operation: functions of several files share theirs.
+fn operation_id(method: &str, path: &str) -> String {
+    let words = path
+        .trim_start_matches("/api/v1")
+        .split(['/', '-', '.', '{', '}'])
+        .filter(|word| !word.is_empty());
+    words.fold(method.to_owned(), |id, word| format!("{id}_{word}"))
+}
+
+/// Answers a method that a path does not take, in the shape of all refusals.
+async fn method_not_allowed(method: Method, uri: Uri) -> Refusal {
+    Refusal::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        Error::new(Class::Permanent, "server.method-not-allowed")
+            .with("method", method)
+            .with("path", bounded(uri.path())),
+    )
 }
 
 /// A JSON body of a request; refused in our own words, with line and column.

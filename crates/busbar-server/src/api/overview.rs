@@ -15,6 +15,7 @@ use super::streams::StreamSummary;
 use super::{Json, json_bytes};
 use crate::app::App;
 use crate::guard::Caller;
+use crate::time;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -49,6 +50,8 @@ pub(crate) struct Overview {
     pub(crate) streams: Vec<StreamSummary>,
     /// The flows.
     pub(crate) flows: Vec<FlowSummary>,
+    /// What was saved in the project's folder and does not check, while the version before goes on.
+    pub(crate) refused: Option<RefusedSave>,
     /// The connections.
     pub(crate) connections: Vec<ConnectionView>,
     /// Dead letters.
@@ -59,6 +62,30 @@ pub(crate) struct Overview {
     pub(crate) sessions: u64,
     /// Bytes between sockets and disk, and how many there may be.
     pub(crate) budget: Budget,
+}
+
+/// Files that were saved and do not check. `GET /api/v1/project` has all of it.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct RefusedSave {
+    /// When they were looked at.
+    pub(crate) time: String,
+    /// How many mistakes there are.
+    pub(crate) count: usize,
+    /// The first one: file, line, column and message.
+    #[schema(value_type = Option<Object>)]
+    pub(crate) first: Option<busbar_catalog::Diagnostic>,
+}
+
+impl RefusedSave {
+    /// What the node refuses to run now, if anything.
+    pub(crate) fn of(app: &App) -> Option<RefusedSave> {
+        let refused = app.deployer.refused()?;
+        Some(RefusedSave {
+            time: time::text(refused.time),
+            count: refused.diagnostics.len(),
+            first: refused.diagnostics.into_iter().next(),
+        })
+    }
 }
 
 /// Rates, oldest first.

@@ -94,6 +94,19 @@ pub(super) struct Versions {
 struct Files {
     /// Path and text.
     files: BTreeMap<String, String>,
+    /// What was saved in the project's folder since and does not check; absent when nothing was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<RefusedView>,
+}
+
+/// Files that were saved and do not check: what ran before goes on.
+#[derive(Serialize, utoipa::ToSchema)]
+struct RefusedView {
+    /// When they were looked at.
+    time: String,
+    /// What is wrong, with file, line and column.
+    #[schema(value_type = Vec<Object>)]
+    diagnostics: Vec<busbar_catalog::Diagnostic>,
 }
 
 /// Run another project, or check it.
@@ -130,7 +143,11 @@ async fn project(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<
     // Connections may hold addresses and names that are nobody else's business.
     caller.require(Role::Operator)?;
     let files = app.runtime.project().await.bundle.files;
-    Ok(Json(Files { files }))
+    let refused = app.deployer.refused().map(|refused| RefusedView {
+        time: time::text(refused.time),
+        diagnostics: refused.diagnostics,
+    });
+    Ok(Json(Files { files, refused }))
 }
 
 /// The versions of the project.

@@ -75,14 +75,15 @@ async fn upgrade(
         .max_message_size(SOCKET_FRAME_BYTES_MAX)
         .max_frame_size(SOCKET_FRAME_BYTES_MAX)
         .on_upgrade(move |socket| async move {
-            let _held = (link, permit);
-            Session::new(app, caller).run(socket).await;
+            let _held = permit;
+            Session::new(app, caller, link).run(socket).await;
         }))
 }
 
 struct Session {
     app: Arc<App>,
     caller: Principal,
+    link: Link,
     epoch: u64,
     wake: Arc<Notify>,
     subscriptions: Vec<Live>,
@@ -110,11 +111,12 @@ impl From<tokio::time::error::Elapsed> for Over {
 }
 
 impl Session {
-    fn new(app: Arc<App>, caller: Principal) -> Session {
+    fn new(app: Arc<App>, caller: Principal, link: Link) -> Session {
         Session {
             epoch: app.access.epoch(),
             app,
             caller,
+            link,
             wake: Arc::new(Notify::new()),
             subscriptions: Vec::new(),
         }
@@ -244,8 +246,9 @@ impl Session {
                 match Parsed::new(body, layout, None, false) {
                     Ok(parsed) => {
                         let (app, caller) = (self.app.clone(), self.caller.clone());
+                        let link = self.link.clone();
                         let job = async move {
-                            match take(&app, &caller, parsed).await {
+                            match take(&app, &caller, &link, parsed).await {
                                 Ok(outcome) => {
                                     let body = serde_json::to_string(&published(outcome))
                                         .unwrap_or_default();

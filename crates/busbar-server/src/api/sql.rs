@@ -9,11 +9,10 @@ use arrow::datatypes::{
 };
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::Response;
 use base64::Engine as _;
 use busbar_event::{Class, Error};
-use busbar_sql::QueryOptions;
+use busbar_sql::{QueryOptions, Relations};
 use serde::Deserialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -63,9 +62,11 @@ struct Rows {
 /// Ask a question.
 ///
 /// `select`, `with`, `values`, `explain`, `show tables` and `describe`; nothing that changes anything.
+/// Who may read some streams and tables only can ask about these.
 #[utoipa::path(post, path = "/api/v1/sql", tag = "sql", request_body = Question,
     responses(
         (status = 200, description = "The answer.", body = Rows),
+        (status = 403, description = "The caller may not read what it asks about.", body = super::Refused),
         (status = 422, description = "The query is wrong; `error.span` says where.", body = super::Refused),
     ))]
 async fn query(
@@ -73,19 +74,16 @@ async fn query(
     Caller(caller): Caller,
     JsonBody(question): JsonBody<Question>,
 ) -> Answer<Response> {
-    if !caller.may_read_all() {
-        return Err(Refusal::permanent(
-            StatusCode::FORBIDDEN,
-            "access.sql-denied",
-        ));
-    }
     if question.sql.len() > SQL_TEXT_BYTES_MAX {
         return Err(Error::new(Class::Permanent, "server.sql-too-long")
             .with("max", SQL_TEXT_BYTES_MAX)
             .into());
     }
+    let relations = (!caller.may_read_all())
+        .then(|| Arc::new(app.relations.readable_by(caller)) as Arc<dyn Relations>);
     let options = QueryOptions {
         rows_max: Some(question.limit.unwrap_or(SQL_ROWS_DEFAULT)),
+        relations,
     };
     let mut result = app
         .sql

@@ -175,6 +175,11 @@ impl Parsed {
         self.rejected.extend(refused);
     }
 
+    /// How many events there are, those that are refused already left out.
+    pub(crate) fn count(&self) -> usize {
+        self.items.len()
+    }
+
     /// Bytes of the body.
     pub(crate) fn bytes(&self) -> usize {
         self.body.len()

@@ -1,11 +1,14 @@
 //! Functions of Busbar's own: one file each, listed here.
 
+mod bounded;
 mod json_get;
 mod topic_part;
 
 use std::sync::Arc;
 
 use datafusion::logical_expr::ScalarUDF;
+
+pub(crate) use bounded::bounded;
 
 /// Every function, in the order of the alphabet.
 pub(crate) fn all() -> Vec<Arc<ScalarUDF>> {

@@ -80,7 +80,10 @@ fn answers_are_cut_and_say_so() {
             .map(|b| b.num_rows())
             .sum();
         assert_eq!((rows, answer.truncated()), (100, true));
-        let fewer = QueryOptions { rows_max: Some(7) };
+        let fewer = QueryOptions {
+            rows_max: Some(7),
+            ..QueryOptions::default()
+        };
         let mut answer = engine.query_with("select * from s", fewer).await.unwrap();
         let rows: usize = answer
             .collect()
@@ -322,4 +325,43 @@ proptest! {
             lines(&names(&stored.schema()), &[stored])
         );
     }
+}
+
+#[test]
+fn functions_that_make_much_of_little_are_bounded() {
+    let (engine, _) = engine_of(vec![many(1, 100)], QueryLimits::default());
+    run(async {
+        for query in [
+            "select repeat('x', 1000000000)",
+            "select length(repeat(site, 1000000000)) from s",
+            "select lpad('x', 2000000000)",
+            "select rpad(site, 100000000, '水') from s",
+            "select length(replace(repeat('x', 1000000), 'x', repeat('y', 1000000)))",
+            "select length(regexp_replace(repeat('x', 1000000), 'x', repeat('y', 1000000), 'g'))",
+        ] {
+            let begun = Instant::now();
+            let answer = match engine.query(query).await {
+                Ok(mut result) => result.collect().await.map(drop),
+                Err(wrong) => Err(wrong.into_error()),
+            };
+            assert!(answer.is_err(), "{query} was answered");
+            assert!(begun.elapsed() < Duration::from_secs(5), "{query}");
+        }
+        for query in [
+            "select repeat(site, 3) from s",
+            "select lpad(site, 10, '·'), rpad(site, 10) from s",
+            "select replace(site, 's', 'site ') from s",
+            "select regexp_replace(site, '[0-9]', 'n', 'g') from s",
+        ] {
+            let mut result = engine.query(query).await.unwrap();
+            let rows: usize = result
+                .collect()
+                .await
+                .unwrap()
+                .iter()
+                .map(|batch| batch.num_rows())
+                .sum();
+            assert_eq!(rows, 100, "{query}");
+        }
+    });
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use busbar_catalog::{Bundle, has_errors};
-use busbar_event::{Class, Error};
+use busbar_event::{Class, Error, Language};
 use serde_json::{Value, json};
 
 use crate::client::NodeArgs;
@@ -29,29 +29,41 @@ pub struct ApplyArgs {
 pub fn run(args: &ApplyArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
     let (_, diagnostics) = check::load(&args.dir);
     if has_errors(&diagnostics) {
-        check::report(&diagnostics, json);
-        let error =
-            Error::new(Class::Configuration, "cli.check-failed").with("count", diagnostics.len());
-        return Err(Failure::new(exit::FOUND, error));
+        check::tell(&diagnostics, json);
+        return Err(check::wrong(exit::FOUND, &diagnostics).answered());
     }
     let bundle = Bundle::read(&args.dir).map_err(|refused| {
-        check::report(&refused, json);
-        let error =
-            Error::new(Class::Configuration, "cli.check-failed").with("count", refused.len());
-        Failure::new(exit::FOUND, error)
+        check::tell(&refused, json);
+        check::wrong(exit::FOUND, &refused).answered()
     })?;
-    let body = json!({ "files": bundle.files, "dry_run": args.dry_run, "note": args.note });
+    let note = args.note.as_deref().unwrap_or_default();
+    let body = json!({ "files": bundle.files, "dry_run": args.dry_run, "note": note });
     let answer = node.post("/api/v1/apply", &body)?;
+    // A flow that cannot start leaves its old version running, and everything else is as told.
+    let failed: Vec<_> = answer["applied"]["failed"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .collect();
     if json {
         println!("{answer}");
     } else {
-        for change in answer["changes"].as_array().map_or(&[][..], Vec::as_slice) {
-            println!(
-                "{}  {}/{}",
-                say::cell(&change["change"]),
-                say::cell(&change["kind"]),
-                say::cell(&change["name"])
-            );
+        for change in list(&answer["changes"]) {
+            let meaning = if change["meaning"] == json!(false) {
+                say::line("cli.apply-same", &[])
+            } else {
+                String::new()
+            };
+            let kind = match change["kind"].as_str() {
+                Some("added") => "cli.apply-added",
+                Some("removed") => "cli.apply-removed",
+                _ => "cli.apply-changed",
+            };
+            let path = [("path", say::cell(&change["path"]))];
+            println!("{}{meaning}", say::line(kind, &path));
+        }
+        for (flow, why) in &failed {
+            eprintln!("{flow}: {}", said(why));
         }
         let code = if args.dry_run {
             "cli.apply-dry"
@@ -63,11 +75,22 @@ pub fn run(args: &ApplyArgs, node: &NodeArgs, json: bool) -> Result<(), Failure>
             say::line(code, &[("version", say::cell(&answer["version"]))])
         );
     }
-    let refused = answer["diagnostics"].as_array().map_or(0, Vec::len);
-    if answer["applied"] == Value::Bool(false) && !args.dry_run && refused > 0 {
-        eprintln!("{:#}", answer["diagnostics"]);
-        let error = Error::new(Class::Configuration, "cli.check-failed").with("count", refused);
-        return Err(Failure::new(exit::FOUND, error));
+    if failed.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let error = Error::new(Class::Configuration, "cli.apply-failed").with("count", failed.len());
+    Err(Failure::new(exit::FOUND, error).answered())
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// An error of a node, in the reader's language.
+fn said(error: &Value) -> String {
+    let key = match say::language() {
+        Language::Zh => "message_zh",
+        Language::En => "message",
+    };
+    say::cell(&error[key])
 }

@@ -1,14 +1,12 @@
 //! `busbar check`: everything that can be said about a project without running it.
 
-use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
-use busbar_catalog::{Bundle, Diagnostic, Kind, Project, has_errors, schema};
+use busbar_catalog::{Bundle, Diagnostic, Kind, Project, Severity, has_errors, schema};
 use busbar_event::{Class, Error};
-use miette::{GraphicalReportHandler, GraphicalTheme};
 
 use crate::exit::{self, Failure};
-use crate::say;
+use crate::{report, say};
 
 /// Check a project without running it.
 #[derive(Debug, clap::Args)]
@@ -29,14 +27,9 @@ pub struct SchemaArgs {
 /// Checks and prints what is wrong.
 pub fn run(args: &CheckArgs, json: bool) -> Result<(), Failure> {
     let (project, diagnostics) = load(&args.dir);
-    report(&diagnostics, json);
+    tell(&diagnostics, json);
     let Some(project) = project.filter(|_| !has_errors(&diagnostics)) else {
-        let errors = diagnostics
-            .iter()
-            .filter(|d| d.severity() == busbar_catalog::Severity::Error);
-        let error =
-            Error::new(Class::Configuration, "cli.check-failed").with("count", errors.count());
-        return Err(Failure::new(exit::FOUND, error));
+        return Err(wrong(exit::FOUND, &diagnostics).answered());
     };
     if !json {
         let counts = [
@@ -64,25 +57,24 @@ pub fn load(dir: &Path) -> (Option<Project>, Vec<Diagnostic>) {
 }
 
 /// Prints diagnostics with the line they are about, or as JSON.
-pub fn report(diagnostics: &[Diagnostic], json: bool) {
+pub fn tell(diagnostics: &[Diagnostic], json: bool) {
     if json {
         println!("{}", serde_json::json!({ "diagnostics": diagnostics }));
         return;
     }
-    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let theme = if color {
-        GraphicalTheme::unicode()
-    } else {
-        GraphicalTheme::unicode_nocolor()
-    };
-    let handler = GraphicalReportHandler::new_themed(theme).with_links(false);
     for diagnostic in diagnostics {
-        let mut text = String::new();
-        match handler.render_report(&mut text, &diagnostic.printed(say::language())) {
-            Ok(()) => eprintln!("{text}"),
-            Err(_) => eprintln!("{diagnostic}"),
-        }
+        eprintln!("{}", report::draw(&diagnostic.printed(say::language())));
     }
+}
+
+/// How a command ends when a project is wrong; what is wrong was reported.
+pub fn wrong(code: u8, diagnostics: &[Diagnostic]) -> Failure {
+    let errors = diagnostics
+        .iter()
+        .filter(|diagnostic| diagnostic.severity() == Severity::Error)
+        .count();
+    let error = Error::new(Class::Configuration, "cli.check-failed").with("count", errors);
+    Failure::new(code, error)
 }
 
 /// Prints a schema.

@@ -16,19 +16,26 @@ pub enum DeadLettersCommand {
         /// Only those of this flow.
         #[arg(long)]
         flow: Option<String>,
-        /// Only those with this cause.
+        /// Only those with this cause, by its code.
         #[arg(long)]
         cause: Option<String>,
         /// At most so many.
         #[arg(long, default_value_t = 20)]
         limit: u64,
     },
+    /// Everything about one dead letter.
+    Inspect {
+        /// The letter's id, as `list` shows it.
+        id: String,
+    },
     /// Send originals through the present version of their flow again.
     Redrive {
+        /// Only those with these ids.
+        ids: Vec<String>,
         /// Only those of this flow.
         #[arg(long)]
         flow: Option<String>,
-        /// Only those with this cause.
+        /// Only those with this cause, by its code.
         #[arg(long)]
         cause: Option<String>,
     },
@@ -57,6 +64,7 @@ pub fn run(command: &DeadLettersCommand, node: &NodeArgs, json: bool) -> Result<
                 &node.get(&path)?,
                 "letters",
                 &[
+                    "id",
                     "time",
                     "flow",
                     "step",
@@ -68,11 +76,24 @@ pub fn run(command: &DeadLettersCommand, node: &NodeArgs, json: bool) -> Result<
                 json,
             );
         }
-        DeadLettersCommand::Redrive { flow, cause } => {
+        DeadLettersCommand::Inspect { id } => {
+            let letter = node.get(&format!("/api/v1/dead-letters/{}", escape(id)))?;
+            if json {
+                println!("{letter}");
+            } else {
+                print!("{}", whole(&letter));
+            }
+        }
+        DeadLettersCommand::Redrive { ids, flow, cause } => {
+            let ids = (!ids.is_empty()).then_some(ids);
+            // It answers when all are through, which may take a while.
+            let progress = say::waiting(json, "cli.redriving");
             let answer = node.post(
                 "/api/v1/dead-letters/redrive",
-                &json!({ "flow": flow, "cause": cause }),
-            )?;
+                &json!({ "ids": ids, "flow": flow, "cause": cause }),
+            );
+            progress.finish_and_clear();
+            let answer = answer?;
             if json {
                 println!("{answer}");
             } else {
@@ -80,10 +101,58 @@ pub fn run(command: &DeadLettersCommand, node: &NodeArgs, json: bool) -> Result<
                     "{}",
                     say::line("cli.redriven", &[("count", say::cell(&answer["redriven"]))])
                 );
+                for (name, code) in [
+                    ("died", "cli.redriven-died"),
+                    ("orphaned", "cli.redriven-orphaned"),
+                ] {
+                    if answer[name].as_u64().is_some_and(|count| count > 0) {
+                        println!(
+                            "{}",
+                            say::line(code, &[("count", say::cell(&answer[name]))])
+                        );
+                    }
+                }
             }
         }
     }
     Ok(())
+}
+
+/// A letter as lines of name and value; the payload stands last, and whole.
+fn whole(letter: &Value) -> String {
+    let event = &letter["event"];
+    let place = format!(
+        "{}/{}@{}",
+        say::cell(&letter["stream"]),
+        say::cell(&letter["partition"]),
+        say::cell(&letter["offset"])
+    );
+    let mut rows: Vec<Vec<String>> = vec![
+        vec!["id".to_owned(), say::cell(&letter["id"])],
+        vec!["time".to_owned(), say::cell(&letter["time"])],
+        vec!["flow".to_owned(), say::cell(&letter["flow"])],
+        vec!["step".to_owned(), say::cell(&letter["step"])],
+        vec!["code".to_owned(), say::cell(&letter["code"])],
+        vec!["cause".to_owned(), say::cell(&letter[cause_member()])],
+        vec!["redriven".to_owned(), say::cell(&letter["redriven"])],
+        vec!["event".to_owned(), place],
+        vec!["topic".to_owned(), say::cell(&event["topic"])],
+        vec!["key".to_owned(), say::cell(&event["key"])],
+        vec!["event time".to_owned(), say::cell(&event["time"])],
+    ];
+    for (name, value) in event["tags"].as_object().into_iter().flatten() {
+        rows.push(vec![format!("tag {name}"), say::cell(value)]);
+    }
+    let payload = if event["payload"].is_null() {
+        &event["payload_base64"]
+    } else {
+        &event["payload"]
+    };
+    rows.push(vec!["payload".to_owned(), say::cell(payload)]);
+    rows.retain(|row| !row[1].is_empty());
+    let head = [String::new(), String::new()];
+    let table = say::table(&head, &rows);
+    table.trim_start_matches('\n').to_owned()
 }
 
 fn show(answer: &Value, name: &str, columns: &[&str], json: bool) {

@@ -91,5 +91,5 @@ pub fn run(args: &DoctorArgs, json: bool) -> Result<(), Failure> {
     }
     let error =
         Error::new(Class::Permanent, "cli.doctor-found").with("count", report.findings.len());
-    Err(Failure::new(exit::FOUND, error))
+    Err(Failure::new(exit::FOUND, error).answered())
 }

@@ -1,5 +1,6 @@
 //! `busbar run`: runs a project, and takes over what changes in its files.
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::commands::check;
 use crate::exit::{self, Failure};
+use crate::memory::{self, Keeper};
 use crate::say;
 
 /// Run a project; what is saved in its folder takes over at once.
@@ -44,6 +46,7 @@ const CHANGES_MAX: usize = 1;
 
 /// Runs until it is told to stop.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
+    let memory = Keeper::new();
     let config = config(args)?;
     say_what_happens(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -56,18 +59,22 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
             Error::new(Class::Transient, "cli.no-threads").caused_by(why),
         )
     })?;
-    runtime.block_on(serve(args, config))
+    runtime.block_on(serve(args, config, memory))
 }
 
-async fn serve(args: &RunArgs, config: Config) -> Result<(), Failure> {
+async fn serve(args: &RunArgs, config: Config, mut memory: Keeper) -> Result<(), Failure> {
     // Before the node starts, so that nobody's wish to stop is lost.
     let mut stop = Stop::new()?;
     let (project, diagnostics) = check::load(&args.dir);
     let Some(project) = project.filter(|_| !has_errors(&diagnostics)) else {
         return Err(refused(&diagnostics));
     };
-    check::report(&diagnostics, false);
+    check::tell(&diagnostics, false);
     let data = args.dir.join(&config.data.dir).display().to_string();
+    let scheme = match config.http.tls_cert {
+        Some(_) => "https",
+        None => "http",
+    };
     let folder = args.dir.canonicalize().unwrap_or_else(|_| args.dir.clone());
     let options = NodeOptions {
         config,
@@ -83,11 +90,24 @@ async fn serve(args: &RunArgs, config: Config) -> Result<(), Failure> {
             return Err(Failure::new(code, error));
         }
     };
-    let shown =
-        |address: Option<std::net::SocketAddr>| address.map_or("off".to_owned(), |a| a.to_string());
+    let mqtt = node.mqtt_addresses();
+    let mut ports: Vec<String> = mqtt.tcp.iter().map(ToString::to_string).collect();
+    ports.extend(mqtt.tls.iter().map(|address| format!("{address} (TLS)")));
+    let off = || "off".to_owned();
     let places = [
-        ("http", shown(node.http_address())),
-        ("mqtt", shown(node.mqtt_addresses().tcp.first().copied())),
+        (
+            "http",
+            node.http_address()
+                .map_or_else(off, |address| format!("{scheme}://{address}")),
+        ),
+        (
+            "mqtt",
+            if ports.is_empty() {
+                off()
+            } else {
+                ports.join(", ")
+            },
+        ),
         ("data", data),
         ("durability", "fsync".to_owned()),
     ];
@@ -99,9 +119,12 @@ async fn serve(args: &RunArgs, config: Config) -> Result<(), Failure> {
     } else {
         watch(&args.dir, changed)
     };
+    let mut looks = tokio::time::interval(memory::EVERY);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.wanted() => break,
+            _ = looks.tick() => memory.look(),
             Some(()) = changes.recv() => {
                 tokio::time::sleep(SETTLE).await;
                 while changes.try_recv().is_ok() {}
@@ -117,22 +140,13 @@ async fn serve(args: &RunArgs, config: Config) -> Result<(), Failure> {
 /// Deploys what changed in meaning, or says what is wrong and leaves everything as it runs.
 async fn redeploy(node: &Node, dir: &Path) {
     let dir = dir.to_path_buf();
-    let read = tokio::task::spawn_blocking(move || {
-        let (_, diagnostics) = check::load(&dir);
-        if has_errors(&diagnostics) {
-            Err(diagnostics)
-        } else {
-            Bundle::read(&dir)
-        }
-    });
-    let applied = match read.await {
-        Ok(Ok(bundle)) => node.apply(bundle, SAVED).await,
-        Ok(Err(diagnostics)) => Err(StartError::Project(diagnostics)),
-        Err(_) => return,
+    let Ok(read) = tokio::task::spawn_blocking(move || Bundle::read(&dir)).await else {
+        return;
     };
+    let applied = node.save(read, SAVED).await;
     match applied {
         Ok(deployed) => {
-            check::report(&deployed.warnings, false);
+            check::tell(&deployed.warnings, false);
             for (flow, why) in &deployed.applied.failed {
                 eprintln!("{flow}: {}", why.message(say::language()));
             }
@@ -151,7 +165,7 @@ async fn redeploy(node: &Node, dir: &Path) {
             }
         }
         Err(StartError::Project(diagnostics)) => {
-            check::report(&diagnostics, false);
+            check::tell(&diagnostics, false);
             eprintln!("{}", say::line("cli.kept-running", &[]));
         }
         Err(StartError::Node(error)) => {
@@ -214,7 +228,7 @@ fn config(args: &RunArgs) -> Result<Config, Failure> {
     };
     match Config::load(&source) {
         Ok((config, warnings)) => {
-            check::report(&warnings, false);
+            check::tell(&warnings, false);
             Ok(config)
         }
         Err(diagnostics) => Err(refused(&diagnostics)),
@@ -229,6 +243,8 @@ fn say_what_happens(config: &Config) -> Result<(), Failure> {
     })?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Colours are for eyes; a file or a journal gets plain text.
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_writer(std::io::stderr);
     let set = match config.log.format {
         LogFormat::Text => lines.try_init(),
@@ -240,13 +256,8 @@ fn say_what_happens(config: &Config) -> Result<(), Failure> {
 }
 
 fn refused(diagnostics: &[Diagnostic]) -> Failure {
-    check::report(diagnostics, false);
-    let errors = diagnostics
-        .iter()
-        .filter(|d| d.severity() == busbar_catalog::Severity::Error)
-        .count();
-    let error = Error::new(Class::Configuration, "cli.check-failed").with("count", errors);
-    Failure::new(exit::CONFIGURATION, error)
+    check::tell(diagnostics, false);
+    check::wrong(exit::CONFIGURATION, diagnostics)
 }
 
 /// The two ways in which a process is asked to stop.

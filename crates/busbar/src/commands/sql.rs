@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::client::NodeArgs;
 use crate::exit::Failure;
+use crate::report::Complaint;
 use crate::say;
 
 /// Ask streams and tables in SQL.
@@ -21,10 +22,10 @@ pub struct SqlArgs {
 
 /// Runs the query and prints its rows.
 pub fn run(args: &SqlArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
-    let answer = node.post(
-        "/api/v1/sql",
-        &json!({ "sql": args.query, "limit": args.limit }),
-    )?;
+    let question = json!({ "sql": args.query, "limit": args.limit });
+    let answer = node
+        .post("/api/v1/sql", &question)
+        .map_err(|failure| marked(failure, &args.query))?;
     let columns: Vec<String> = list(&answer["columns"])
         .iter()
         .map(|column| say::cell(&column["name"]))
@@ -78,13 +79,43 @@ pub fn run(args: &SqlArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
         "{}",
         say::line(code, &[("count", count), ("millis", millis)])
     );
-    if let Some(undecodable) = answer["undecodable"].as_u64().filter(|count| *count > 0) {
-        eprintln!(
-            "{}",
-            say::line("cli.undecodable", &[("count", undecodable.to_string())])
-        );
+    for (name, code) in [
+        ("undecodable", "cli.undecodable"),
+        ("unreadable", "cli.unreadable"),
+    ] {
+        if let Some(count) = answer[name].as_u64().filter(|count| *count > 0) {
+            eprintln!("{}", say::line(code, &[("count", count.to_string())]));
+        }
     }
     Ok(())
+}
+
+/// Draws the query with a caret under the word, where the node says which word it is.
+fn marked(failure: Failure, query: &str) -> Failure {
+    let Some(told) = &failure.told else {
+        return failure;
+    };
+    let at = |end: &str| {
+        let place = told["span"][end].as_u64()?;
+        usize::try_from(place).ok()
+    };
+    let (Some(start), Some(end)) = (at("start"), at("end")) else {
+        return failure;
+    };
+    let help = told["suggestion"].as_str().map(|word| {
+        let name = [("name", word.to_owned())];
+        say::line("catalog.did-you-mean", &name)
+    });
+    let drawn = Complaint {
+        message: failure.error.message(say::language()),
+        code: say::cell(&told["code"]),
+        help,
+        name: "sql",
+        text: query.to_owned(),
+        span: start..end,
+    }
+    .drawn();
+    failure.with_report(drawn)
 }
 
 fn list(value: &Value) -> &[Value] {

@@ -24,10 +24,8 @@ pub struct TestArgs {
 pub fn run(args: &TestArgs, json: bool) -> Result<(), Failure> {
     let (project, diagnostics) = check::load(&args.dir);
     let Some(project) = project.filter(|_| !has_errors(&diagnostics)) else {
-        check::report(&diagnostics, json);
-        let error =
-            Error::new(Class::Configuration, "cli.check-failed").with("count", diagnostics.len());
-        return Err(Failure::new(exit::CONFIGURATION, error));
+        check::tell(&diagnostics, json);
+        return Err(check::wrong(exit::CONFIGURATION, &diagnostics).answered());
     };
     if let Some(flow) = &args.flow
         && !project.flows.contains_key(flow)
@@ -45,7 +43,7 @@ pub fn run(args: &TestArgs, json: bool) -> Result<(), Failure> {
             let mark = if test.passed { "ok    " } else { "FAILED" };
             println!("{mark} {} / {}", test.flow, test.test);
             for difference in &test.differences {
-                for line in difference.to_string().lines() {
+                for line in difference.text(say::language()).lines() {
                     println!("         {line}");
                 }
             }
@@ -58,7 +56,7 @@ pub fn run(args: &TestArgs, json: bool) -> Result<(), Failure> {
     }
     if failed > 0 {
         let error = Error::new(Class::Permanent, "cli.tests-failed").with("count", failed);
-        return Err(Failure::new(exit::FOUND, error));
+        return Err(Failure::new(exit::FOUND, error).answered());
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
+use busbar_event::Language;
 use serde_json::Value;
 
 use crate::client::NodeArgs;
@@ -63,6 +64,16 @@ fn picture(overview: &Value, streams: &Value, flows: &Value) -> String {
         ],
     );
     text.push_str("\n\n");
+    if let Some(first) = overview["refused"]["first"].as_object() {
+        let message = match say::language() {
+            Language::Zh => &first["message_zh"],
+            Language::En => &first["message"],
+        };
+        let place = ["file", "line", "column"].map(|name| say::cell(&first[name]));
+        let told = [("place", place.join(":")), ("message", say::cell(message))];
+        text.push_str(&say::line("cli.refused-save", &told));
+        text.push_str("\n\n");
+    }
     let head = |codes: &[&str]| {
         codes
             .iter()

@@ -1,24 +1,38 @@
-//! `busbar user` and `busbar token`: who may do what on a node.
-
-use std::io::{BufRead as _, IsTerminal as _};
+//! `busbar user`, `busbar token`, `busbar login` and `busbar logout`: who may do what on a node.
 
 use busbar_event::{Class, Error};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::client::{NodeArgs, escape};
 use crate::exit::{self, Failure};
+use crate::login::{self, Login};
 use crate::say;
 
 /// Users of a node. As soon as one exists, every protocol needs a login.
 #[derive(Debug, clap::Subcommand)]
 pub enum UserCommand {
-    /// Add a user; the password is read from standard input.
+    /// Add a user; the password is typed, or the first line of standard input.
     Add {
         /// The user's name.
         name: String,
         /// What the user may do.
-        #[arg(long, default_value = "admin", value_parser = ["admin", "operator", "viewer"])]
+        #[arg(long, default_value = "admin", value_parser = ROLES)]
         role: String,
+        #[command(flatten)]
+        rules: RulesArgs,
+    },
+    /// Change a user's role, rules or password.
+    Change {
+        /// The user's name.
+        name: String,
+        /// What the user may do.
+        #[arg(long, value_parser = ROLES)]
+        role: Option<String>,
+        /// Set a new password: it is typed, or the first line of standard input.
+        #[arg(long)]
+        password: bool,
+        #[command(flatten)]
+        rules: RulesArgs,
     },
     /// All users.
     List,
@@ -32,10 +46,18 @@ pub enum UserCommand {
 /// API tokens.
 #[derive(Debug, clap::Subcommand)]
 pub enum TokenCommand {
-    /// Make a token; it is shown this once.
+    /// Make a token; it is shown this once. A password is needed: see --user.
     Add {
         /// What the token is for.
         name: String,
+        /// What the token may do; never more than its user.
+        #[arg(long, value_parser = ROLES)]
+        role: Option<String>,
+        /// When it ends, RFC 3339.
+        #[arg(long, value_name = "TIME")]
+        expires: Option<String>,
+        #[command(flatten)]
+        rules: RulesArgs,
     },
     /// All tokens, without their secrets.
     List,
@@ -46,19 +68,91 @@ pub enum TokenCommand {
     },
 }
 
+/// Log in to a node; later commands need no password.
+///
+/// The password is typed, or BUSBAR_PASSWORD, or the first line of standard input. What is kept is a
+/// token of its own, which `busbar logout` makes worthless.
+#[derive(Debug, clap::Args)]
+pub struct LoginArgs {
+    /// The user's name.
+    name: String,
+}
+
+/// What narrows a role down: a list that is given allows what it names and nothing else.
+#[derive(Debug, clap::Args)]
+pub struct RulesArgs {
+    /// Publish only this topic filter, or `stream:NAME`; may be given again.
+    #[arg(long, value_name = "FILTER")]
+    publish: Option<Vec<String>>,
+    /// Receive only this topic filter, or `stream:NAME`; may be given again.
+    #[arg(long, value_name = "FILTER")]
+    subscribe: Option<Vec<String>>,
+    /// Read and query only `stream:NAME` or `table:NAME`; may be given again.
+    #[arg(long, value_name = "NAME")]
+    read: Option<Vec<String>>,
+}
+
+const ROLES: [&str; 3] = ["admin", "operator", "viewer"];
+
+impl RulesArgs {
+    /// The rules as the API takes them; `None` when none was given.
+    fn rules(&self) -> Option<Value> {
+        let mut rules = Map::new();
+        for (name, list) in [
+            ("publish", &self.publish),
+            ("subscribe", &self.subscribe),
+            ("read", &self.read),
+        ] {
+            if let Some(list) = list {
+                rules.insert(name.to_owned(), json!(list));
+            }
+        }
+        (!rules.is_empty()).then_some(Value::Object(rules))
+    }
+}
+
 /// Asks the node and prints.
 pub fn user(command: &UserCommand, node: &NodeArgs, json: bool) -> Result<(), Failure> {
     match command {
-        UserCommand::Add { name, role } => {
-            let password = password()?;
-            let body = json!({ "name": name, "password": password, "role": role });
+        UserCommand::Add { name, role, rules } => {
+            let password = login::typed_password()?;
+            let body = json!({
+                "name": name,
+                "password": password,
+                "role": role,
+                "rules": rules.rules().unwrap_or_else(|| json!({})),
+            });
             let answer = node.post("/api/v1/users", &body)?;
             said(&answer, json, "cli.user-added", name);
+        }
+        UserCommand::Change {
+            name,
+            role,
+            password,
+            rules,
+        } => {
+            let mut body = Map::new();
+            if *password {
+                body.insert("password".to_owned(), login::typed_password()?.into());
+            }
+            if let Some(role) = role {
+                body.insert("role".to_owned(), role.as_str().into());
+            }
+            if let Some(rules) = rules.rules() {
+                body.insert("rules".to_owned(), rules);
+            }
+            if body.is_empty() {
+                let error = Error::new(Class::Configuration, "cli.nothing-to-change");
+                return Err(Failure::new(exit::USAGE, error));
+            }
+            let path = format!("/api/v1/users/{}", escape(name));
+            let answer = node.post(&path, &Value::Object(body))?;
+            said(&answer, json, "cli.user-changed", name);
         }
         UserCommand::List => listed(
             &node.get("/api/v1/users")?,
             "users",
-            &["name", "role"],
+            &["name", "role", "rules"],
             json,
         ),
         UserCommand::Remove { name } => {
@@ -72,8 +166,19 @@ pub fn user(command: &UserCommand, node: &NodeArgs, json: bool) -> Result<(), Fa
 /// Asks the node and prints.
 pub fn token(command: &TokenCommand, node: &NodeArgs, json: bool) -> Result<(), Failure> {
     match command {
-        TokenCommand::Add { name } => {
-            let answer = node.post("/api/v1/tokens", &json!({ "name": name }))?;
+        TokenCommand::Add {
+            name,
+            role,
+            expires,
+            rules,
+        } => {
+            let body = json!({
+                "name": name,
+                "role": role,
+                "expires": expires,
+                "rules": rules.rules().unwrap_or_else(|| json!({})),
+            });
+            let answer = node.post("/api/v1/tokens", &body)?;
             if json {
                 println!("{answer}");
             } else {
@@ -83,7 +188,7 @@ pub fn token(command: &TokenCommand, node: &NodeArgs, json: bool) -> Result<(), 
         TokenCommand::List => listed(
             &node.get("/api/v1/tokens")?,
             "tokens",
-            &["id", "name", "user", "created"],
+            &["id", "name", "user", "role", "created", "expires"],
             json,
         ),
         TokenCommand::Remove { id } => {
@@ -94,26 +199,59 @@ pub fn token(command: &TokenCommand, node: &NodeArgs, json: bool) -> Result<(), 
     Ok(())
 }
 
-/// A password never stands in the command line, where others could read it.
-fn password() -> Result<String, Failure> {
-    if std::io::stdin().is_terminal() {
-        eprint!("{} ", say::line("cli.password", &[]));
+/// Makes a token with the password, and keeps it.
+pub fn login(args: &LoginArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
+    let url = node.url();
+    let body = json!({ "name": "busbar login" });
+    let answer = node.as_user(&args.name).post("/api/v1/tokens", &body)?;
+    let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
+    let fresh = Login {
+        user: text("user"),
+        id: text("id"),
+        token: text("token"),
+    };
+    let before = login::saved(&url);
+    login::save(&url, Some(fresh.clone()))?;
+    if let Some(before) = before {
+        // An old one that does not work any more is no reason to fail.
+        let path = format!("/api/v1/tokens/{}", escape(&before.id));
+        let _ = node.with_token(&before.token).delete(&path);
     }
-    let mut line = String::new();
-    std::io::stdin()
-        .lock()
-        .read_line(&mut line)
-        .map_err(|why| {
-            Failure::new(
-                exit::IO,
-                Error::new(Class::Transient, "cli.no-password").caused_by(why),
-            )
-        })?;
-    let password = line.trim_end_matches(['\r', '\n']);
-    if password.is_empty() {
-        return Err(Error::new(Class::Configuration, "cli.no-password").into());
+    if json {
+        println!(
+            "{}",
+            json!({ "node": url, "user": fresh.user, "id": fresh.id })
+        );
+    } else {
+        let told = [("name", fresh.user), ("node", url)];
+        println!("{}", say::line("cli.logged-in", &told));
     }
-    Ok(password.to_owned())
+    Ok(())
+}
+
+/// Makes the token worthless, and forgets it.
+pub fn logout(node: &NodeArgs, json: bool) -> Result<(), Failure> {
+    let url = node.url();
+    let Some(login) = login::saved(&url) else {
+        let error = Error::new(Class::Configuration, "cli.not-logged-in").with("node", &url);
+        return Err(Failure::new(exit::FOUND, error));
+    };
+    let path = format!("/api/v1/tokens/{}", escape(&login.id));
+    let revoked = node.with_token(&login.token).delete(&path);
+    match revoked {
+        // A token that is worthless already needs no more than to be forgotten.
+        Ok(_) => {}
+        Err(failure) if failure.code == exit::DENIED => {}
+        Err(failure) => return Err(failure),
+    }
+    login::save(&url, None)?;
+    if json {
+        println!("{}", json!({ "node": url, "user": login.user }));
+    } else {
+        let told = [("name", login.user), ("node", url)];
+        println!("{}", say::line("cli.logged-out", &told));
+    }
+    Ok(())
 }
 
 fn said(answer: &Value, json: bool, code: &str, name: &str) {
