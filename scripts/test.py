@@ -241,6 +241,22 @@ def counted(tally, name, ran):
         tally.fail(f"{name} (exit code {code})")
 
 
+def phase_faults(tally, _):
+    for needed in ("mosquitto_pub", "curl", "openssl"):
+        tool(needed)
+    for runner in ("commands.py", "faults.py"):
+        code, output = run([sys.executable, f"tests/protocol/{runner}", BUSBAR])
+        counted = re.search(r"^(\d+) passed, (\d+) failed$", output, re.M)
+        if not counted:
+            tally.fail(f"{runner} gave no count (exit code {code})")
+            continue
+        tally.ok(int(counted[1]))
+        for name, why in re.findall(r"^skipped (\w+): (.*)$", output, re.M):
+            tally.skip(f"{runner} {name}", why)
+        if int(counted[2]):
+            tally.fail(f"{runner}: {', '.join(re.findall(r'^FAILED (.*)$', output, re.M))}", int(counted[2]))
+
+
 def paho():
     """A Python of our own with the Paho client, kept in the cache."""
     home = CACHE / "paho"
@@ -324,6 +340,7 @@ PHASES = {
     "unit": phase_unit,
     "examples": phase_examples,
     "protocol": phase_protocol,
+    "faults": phase_faults,
     "docs": phase_docs,
     "browser": phase_browser,
     "fuzz": phase_fuzz,

@@ -9,8 +9,7 @@ use crate::say;
 pub const OK: u8 = 0;
 /// The command did its work and found something wrong: a check, a flow test, a damaged file.
 pub const FOUND: u8 = 1;
-/// The command line is not understood (clap ends with this code by itself).
-#[allow(dead_code)]
+/// The command line is not understood.
 pub const USAGE: u8 = 2;
 /// The node cannot be reached, or its answer makes no sense.
 pub const UNAVAILABLE: u8 = 69;

@@ -9,6 +9,7 @@ mod login;
 mod memory;
 mod report;
 mod say;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -77,7 +78,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return ExitCode::from(usage::refuse(&error)),
+    };
     if !matches!(cli.command, Command::Run(_) | Command::Bench(_)) {
         restore_pipes();
     }

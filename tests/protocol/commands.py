@@ -1,0 +1,244 @@
+#!/usr/bin/env python3
+"""The command line as people and programs use it: answers, refusals, logins, in both languages.
+
+    commands.py BUSBAR
+
+Each function whose name begins with `case_` is one case; a new case is a new function.
+"""
+
+import json
+import sys
+
+from harness import ROOT, main, wait_for
+
+STREAM = "topics: gauge/+/rain\nformat: json\nschema:\n  site: text\n  level_mm: float\n"
+FLOW = "from: rain\nsteps:\n  - where: level_mm >= 50\n  - select: site, level_mm\nto:\n  - topic: alarm/${site}/rain\n"
+CHINESE = {"LC_ALL": "zh_CN.UTF-8"}
+
+
+def case_mistakes_in_files_are_shown_where_they_are(world):
+    wrong = {
+        # What is wrong: the file's text, code, place, word below the caret, words in English and Chinese.
+        "a column": (FLOW.replace("where: level_mm", "where: levl_mm"), "sql.unknown-column", "3:12",
+                     ("did you mean level_mm?",), ("是否想写 level_mm",)),
+        "a type": (FLOW.replace(">= 50", ">= 'x'"), "sql.types-differ", "3:12", ("float", "text"), ("类型",)),
+        "a stream": (FLOW.replace("from: rain", "from: rian"), "catalog.unknown-stream", "1:7",
+                     ("rian", "rain"), ("没有名为 rian 的流",)),
+        "a circle": (FLOW.replace("alarm/${site}/rain", "gauge/${site}/rain"), "catalog.circle", "1:7",
+                     ("feed itself",), ("回到了自己的输入",)),
+        "a key twice": ("from: rain\n" + FLOW, "catalog.duplicate-key", "2:1", ("second time",), ("重复",)),
+        "a tab": (FLOW.replace("  - select", "\t- select"), "catalog.tab", "4:1", ("tab",), ("制表符",)),
+        "a step": (FLOW.replace("where:", "wher:"), "catalog.unknown-value", "3:5", ("did you mean where?",),
+                   ("是否想写 where",)),
+        "a table": (FLOW.replace("topic: alarm/${site}/rain", "table: peaks"), "catalog.unknown-table", "6:12",
+                    ("peaks",), ("peaks",)),
+        "YAML": ("from: [rain\n", "catalog.yaml", "", ("YAML",), ("YAML",)),
+    }
+    for what, (text, code, place, english, chinese) in wrong.items():
+        project = world.project(streams__rain=STREAM, flows__a=text)
+        got, out, err = world.run("check", project)
+        assert got == 1 and out == "", (what, got, out, err)
+        for word in (code, f"flows/a.yaml:{place}", "─", *english):
+            assert word in err, (what, word, err)
+        assert err.rstrip().endswith("Mistakes to mend before this can run: 1"), (what, err)
+        got, _, err = world.run("check", project, **CHINESE)
+        assert got == 1 and all(word in err for word in chinese), (what, err)
+        got, out, _ = world.run("check", project, "--json")
+        [found] = json.loads(out)["diagnostics"]
+        assert got == 1 and found["code"] == code and found["message_zh"], (what, found)
+        # A project that does not check does not start, and says the same.
+        got, _, err = world.run("run", project, BUSBAR_HTTP_LISTEN="off", BUSBAR_MQTT_LISTEN="off",
+                                BUSBAR_DATA_DIR=world.folder / "data")
+        assert got == 78 and code in err, (what, got, err)
+
+
+def case_usage_errors_name_what_was_meant(world):
+    for args, word in (
+        (("chek",), "check"), (("check", "--jso"), "--json"), (("sql",), "QUERY"),
+        (("flows", "rollback", "a", "x"), "x"), (("top", "--twice"), "--twice"),
+    ):
+        got, out, err = world.run(*args)
+        assert got == 2 and out == "" and word in err, (args, got, err)
+        got, out, err = world.run(*args, **CHINESE)
+        assert got == 2 and out == "" and word in err and "--help" in err, (args, got, err)
+        assert any("\u4e00" <= letter <= "\u9fff" for letter in err), err
+    got, _, err = world.run("sql", "select 1", "--node", "http://127.0.0.1:9")
+    assert got == 69 and "busbar run" in err, (got, err)
+    got, _, err = world.run("sql", "select 1", "--node", "http://127.0.0.1:9", **CHINESE)
+    assert got == 69 and "没有节点应答" in err, (got, err)
+    got, out, err = world.run("sql", "select 1", "--node", "http://127.0.0.1:9", "--json")
+    assert got == 69 and json.loads(out)["error"]["code"] == "cli.node-unreachable" and err == "", (out, err)
+
+
+def case_completions_and_schemas_are_printed(world):
+    for shell in ("bash", "zsh", "fish"):
+        got, out, _ = world.run("completions", shell)
+        assert got == 0 and "dead-letters" in out, shell
+    for kind in ("config", "stream", "flow", "table", "connection"):
+        got, out, _ = world.run("schema", kind)
+        assert got == 0 and "properties" in json.loads(out) or "$defs" in json.loads(out), kind
+
+
+def case_every_command_has_help(world):
+    _, out, _ = world.run("--help")
+    names = [line.split()[0] for line in out.split("Commands:")[1].split("Options:")[0].splitlines() if line.strip()]
+    assert {"run", "check", "test", "apply", "sql", "tap", "top", "replay", "dead-letters", "doctor", "bench",
+            "login", "logout"} <= set(names), names
+    for name in names:
+        if name == "help":
+            continue
+        got, out, _ = world.run(name, "--help")
+        assert got == 0 and "Usage: busbar" in out, (name, out)
+
+
+def case_a_query_that_is_wrong_is_marked(world):
+    node = world.start(world.project(streams__rain=STREAM))
+    for query, code, words in (
+        ("select levl_mm from rain", "sql.unknown-column", ("did you mean level_mm?", "───────")),
+        ("selec 1", "sql.syntax", ("selec",)),
+        ("select * from rian", "sql.unknown-relation", ("rian", "────")),
+        ("drop table rain", "sql.read-only", ("drop", "────")),
+    ):
+        got, out, err = world.run("sql", query, BUSBAR_NODE=node.url)
+        assert got == 78 and out == "" and code in err and all(word in err for word in words), (query, got, err)
+        assert query in err, err
+        got, out, err = world.run("sql", query, "--json", BUSBAR_NODE=node.url)
+        assert got == 78 and json.loads(out)["error"]["code"] == code and err == "", (query, out, err)
+    got, _, err = world.run("sql", "select levl_mm from rain", BUSBAR_NODE=node.url, **CHINESE)
+    assert got == 78 and "是否想写 level_mm" in err, err
+    node.stop()
+
+
+def case_a_project_is_applied_compared_and_rolled_back(world):
+    node = world.start(world.project())
+    at = {"BUSBAR_NODE": node.url}
+    other = world.project("other", streams__rain=STREAM, flows__rain_alarm=FLOW)
+    got, out, err = world.run("apply", other, "--dry-run", **at)
+    assert got == 0 and "added    flows/rain-alarm.yaml" in out, (got, out, err)
+    assert node.ask("GET", "/api/v1/flows").json()["flows"] == []
+    got, out, err = world.run("apply", other, **at)
+    assert got == 0 and "added    streams/rain.yaml" in out, (got, out, err)
+    file = other / "flows/rain-alarm.yaml"
+    file.write_text(FLOW.replace("50", "70"))
+    got, out, err = world.run("apply", other, "--note", "higher", **at)
+    assert got == 0 and "changed  flows/rain-alarm.yaml" in out, (got, out, err)
+    got, out, _ = world.run("flows", "versions", "rain-alarm", **at)
+    assert got == 0 and "higher" in out, out
+    versions = json.loads(world.run("flows", "versions", "rain-alarm", "--json", **at)[1])["versions"]
+    new, old = versions[0]["version"], versions[1]["version"]
+    got, out, _ = world.run("flows", "diff", "rain-alarm", old, new, **at)
+    assert got == 0 and "-  - where: level_mm >= 50" in out and "+  - where: level_mm >= 70" in out, out
+    got, out, err = world.run("flows", "rollback", "rain-alarm", old, **at)
+    assert got == 0, (out, err)
+    source = node.ask("GET", "/api/v1/flows/rain-alarm").json()["source"]
+    assert "level_mm >= 50" in source, source
+    file.write_text(FLOW.replace("level_mm >= 50", "nosuch > 1"))
+    got, out, err = world.run("apply", other, **at)
+    assert got == 1 and "nosuch" in err and "──" in err, (got, err)
+    got, out, _ = world.run("apply", other, "--json", **at)
+    assert got == 1 and json.loads(out)["diagnostics"], out
+    for action, state in (("pause", "paused"), ("resume", "running")):
+        assert world.run("flows", action, "rain-alarm", **at)[0] == 0
+        assert node.ask("GET", "/api/v1/flows/rain-alarm").json()["state"] == state
+    got, _, err = world.run("flows", "diff", "rain-alarm", 1, 99, **at)
+    assert got == 1 and "99" in err, err
+    got, _, err = world.run("replay", "nosuch", **at)
+    assert got == 1 and "nosuch" in err, err
+    node.stop()
+
+
+def case_dead_letters_are_listed_inspected_and_sent_again(world):
+    node = world.start(world.project(streams__rain=STREAM, flows__rain_alarm=FLOW))
+    at = {"BUSBAR_NODE": node.url}
+    for payload in ({"site": "a", "level_mm": "deep"}, {"site": "a", "level_mm": 61}):
+        assert node.publish({"topic": "gauge/g1/rain", "payload": payload}).status == 200
+    letters = wait_for("a dead letter", lambda: json.loads(
+        world.run("dead-letters", "list", "--json", **at)[1])["letters"])
+    [letter] = letters
+    got, out, _ = world.run("dead-letters", "groups", **at)
+    assert got == 0 and "rain-alarm" in out and letter["code"] in out, out
+    got, out, _ = world.run("dead-letters", "inspect", letter["id"], **at)
+    assert got == 0 and '"deep"' in out and "rain/0@0" in out and letter["cause"] in out, out
+    got, out, _ = world.run("dead-letters", "inspect", letter["id"], **at, **CHINESE)
+    assert got == 0 and letter["cause_zh"] in out, out
+    got, _, err = world.run("dead-letters", "inspect", "999", **at)
+    assert got == 1 and "999" in err, err
+    got, out, err = world.run("dead-letters", "redrive", letter["id"], **at)
+    assert got == 0 and "Events sent again: 1" in out and "died again: 1" in out, (out, err)
+    node.stop()
+
+
+def case_a_login_is_kept_and_given_back(world):
+    node = world.start(world.project(streams__rain=STREAM))
+    at = {"BUSBAR_NODE": node.url}
+    got, out, err = world.run("user", "add", "ann", stdin="short\n", **at)
+    assert got == 1 and "8" in err, err
+    assert world.run("user", "add", "ann", stdin="long-enough\n", **at)[0] == 0
+    got, _, err = world.run("user", "list", **at)
+    assert got == 77 and "busbar login" in err, err
+    got, _, err = world.run("login", "ann", stdin="wrong-password\n", **at)
+    assert got == 77, (got, err)
+    got, out, err = world.run("login", "ann", stdin="long-enough\n", **at)
+    assert got == 0 and "ann" in out, (out, err)
+    kept = world.folder / "settings/busbar/logins.json"
+    assert kept.stat().st_mode & 0o077 == 0, oct(kept.stat().st_mode)
+    got, out, _ = world.run("user", "list", **at)
+    assert got == 0 and "ann" in out, out
+    # Somebody who may read one stream only.
+    got, _, err = world.run("user", "add", "bob", "--role", "viewer", "--read", "stream:rain", "--subscribe", "gauge/#",
+                            stdin="long-enough\n", **at)
+    assert got == 0, err
+    bob = {**at, "BUSBAR_USER": "bob", "BUSBAR_PASSWORD": "long-enough"}
+    assert world.run("sql", "select count(*) from rain", **bob)[0] == 0
+    got, _, err = world.run("sql", "select * from inbox", **bob)
+    assert got == 77 and "inbox" in err, (got, err)
+    got, _, err = world.run("flows", "pause", "x", **bob)
+    assert got == 77, (got, err)
+    assert world.run("user", "change", "bob", "--password", stdin="another-one\n", **at)[0] == 0
+    assert world.run("sql", "select 1", **bob)[0] == 77
+    bob["BUSBAR_PASSWORD"] = "another-one"
+    got, token, err = world.run("token", "add", "ci", **bob)
+    assert got == 0 and token.startswith("bbt_"), (token, err)
+    got, out, _ = world.run("sql", "select count(*) from rain", "--csv", BUSBAR_TOKEN=token.strip(), **at)
+    assert got == 0 and out.splitlines()[1] == "0", out
+    assert world.run("user", "remove", "bob", **at)[0] == 0
+    assert world.run("sql", "select 1", BUSBAR_TOKEN=token.strip(), **at)[0] == 77
+    assert world.run("logout", **at)[0] == 0
+    assert world.run("user", "list", **at)[0] == 77
+    assert world.run("logout", **at)[0] == 1
+    node.stop()
+
+
+def case_flow_tests_tell_the_difference(world):
+    tests = ("tests:\n  - given: [{ topic: gauge/g1/rain, payload: { site: a, level_mm: 62 } }]\n"
+             "    expect: [{ site: b, level_mm: 62.0 }]\n")
+    project = world.project(streams__rain=STREAM, flows__rain_alarm=FLOW + tests)
+    got, out, err = world.run("test", project)
+    assert got == 1 and 'expected "b", got "a"' in out, (got, out, err)
+    got, out, _ = world.run("test", project, **CHINESE)
+    assert got == 1 and "应为 \"b\"，实际为 \"a\"" in out, out
+    got, out, _ = world.run("test", project, "--json")
+    assert got == 1 and json.loads(out)["tests"][0]["passed"] is False, out
+    got, out, _ = world.run("test", ROOT / "examples/host-watch")
+    assert got == 0, out
+
+
+def case_events_are_tapped(world):
+    node = world.start(world.project(streams__rain=STREAM))
+    at = {"BUSBAR_NODE": node.url}
+    for level in range(5):
+        assert node.publish({"topic": "gauge/g1/rain", "payload": {"site": "a", "level_mm": level}}).status == 200
+    got, out, _ = world.run("tap", "gauge/#", "--from=-2", "-n", "2", **at)
+    assert got == 0 and [line.split()[-1] for line in out.splitlines()] == [
+        '{"site":"a","level_mm":3}', '{"site":"a","level_mm":4}'], out
+    got, out, _ = world.run("tap", "gauge/#", "--from", "earliest", "-n", "5", "--json", **at)
+    assert [json.loads(line)["payload"]["level_mm"] for line in out.splitlines()] == [0, 1, 2, 3, 4], out
+    got, _, err = world.run("tap", "gauge/#/rain", **at)
+    assert got == 1 and "gauge/#/rain" in err, err
+    got, out, _ = world.run("top", "--once", **at)
+    assert got == 0 and "rain" in out, out
+    node.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main(dict(globals()), sys.argv[1]))
