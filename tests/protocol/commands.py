@@ -229,8 +229,8 @@ def case_events_are_tapped(world):
     for level in range(5):
         assert node.publish({"topic": "gauge/g1/rain", "payload": {"site": "a", "level_mm": level}}).status == 200
     got, out, _ = world.run("tap", "gauge/#", "--from=-2", "-n", "2", **at)
-    assert got == 0 and [line.split()[-1] for line in out.splitlines()] == [
-        '{"site":"a","level_mm":3}', '{"site":"a","level_mm":4}'], out
+    assert got == 0, out
+    assert [json.loads(line.split()[-1])["level_mm"] for line in out.splitlines()] == [3, 4], out
     got, out, _ = world.run("tap", "gauge/#", "--from", "earliest", "-n", "5", "--json", **at)
     assert [json.loads(line)["payload"]["level_mm"] for line in out.splitlines()] == [0, 1, 2, 3, 4], out
     got, _, err = world.run("tap", "gauge/#/rain", **at)

@@ -97,7 +97,8 @@ pub struct LimitsConfig {
     pub connections: u32,
     /// New connections a second.
     pub connection_rate: u32,
-    /// Events a second that one client may publish; 0 is no limit.
+    /// Events a second that one client may publish (MQTT: a connection; HTTP: an address); 0 is no limit.
+    /// HTTP answers 429 with Retry-After; an MQTT connection is read more slowly.
     pub publish_rate: u32,
     /// The largest payload of an event.
     pub payload_size: Size,

@@ -276,25 +276,38 @@ fn syntax(file: &str, text: &str, error: &serde_saphyr::Error) -> Diagnostic {
         .map(|location| bytes_of(&location).unwrap_or_else(|| counted(text, &location)))
         .unwrap_or(0..0);
     let place = clamp(text, place);
-    let line = text[..place.start].rfind('\n').map_or(0, |at| at + 1);
-    let indent = text[line..]
-        .find(|c: char| c != ' ' && c != '\t')
-        .unwrap_or(0);
-    if let Some(tab) = text[line..line + indent].find('\t') {
+    let why = error.to_string();
+    if let Some(tab) = tab_in_indent(text, place.start, why.contains("tab")) {
         let error = Error::new(Class::Configuration, "catalog.tab");
-        return Diagnostic::new(file, text, line + tab..line + tab + 1, error);
+        return Diagnostic::new(file, text, tab..tab + 1, error);
     }
     if let serde_saphyr::Error::DuplicateMappingKey { key, .. } = error {
         let error = Error::new(Class::Configuration, "catalog.duplicate-key")
             .with("name", key.as_deref().unwrap_or("?"));
         return Diagnostic::new(file, text, place, error);
     }
-    let why = error.to_string();
     let why = why.lines().next().unwrap_or_default();
     // The place is shown; words for it would say it twice.
     let why = why.rsplit_once(" at line ").map_or(why, |(why, _)| why);
     let error = Error::new(Class::Configuration, "catalog.yaml").with("why", why);
     Diagnostic::new(file, text, place, error)
+}
+
+/// A tab that indents the line of `at`, or with `below` the first line from there on that has one: the
+/// parser may notice only when it looks for the end of what stood before.
+fn tab_in_indent(text: &str, at: usize, below: bool) -> Option<usize> {
+    let mut line = text[..at].rfind('\n').map_or(0, |end| end + 1);
+    for shown in text[line..].split_inclusive('\n') {
+        let indent = shown.len() - shown.trim_start_matches([' ', '\t']).len();
+        if let Some(tab) = shown[..indent].find('\t') {
+            return Some(line + tab);
+        }
+        if !below {
+            return None;
+        }
+        line += shown.len();
+    }
+    None
 }
 
 /// The byte at a line and column, both from 1, for locations that know no bytes.
@@ -589,6 +602,7 @@ mod tests {
             ("a: 1\na: 2\n", "catalog.duplicate-key", (2, 1)),
             ("a:\n\t- b: 1\n", "catalog.tab", (2, 1)),
             ("水:\n  - b: 1\n  \t- c: 1\n", "catalog.tab", (3, 3)),
+            ("a:\n  - b: c > 1\n\t- d: 1\n", "catalog.tab", (3, 1)),
         ] {
             let diagnostic = Source::parse("f", bad).unwrap_err();
             assert_eq!(diagnostic.error().code(), code, "{bad}");
