@@ -264,6 +264,7 @@ async fn versions(
 }
 
 #[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct Between {
     /// The older version.

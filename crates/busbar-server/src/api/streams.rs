@@ -183,6 +183,7 @@ async fn one(
 }
 
 #[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct Page {
     /// Where to begin: `earliest` (as when absent), `last:N`, an RFC 3339 time, an offset, or `next` of
