@@ -53,7 +53,7 @@ fn a_failure_says_what_was_expected_and_what_came() {
         }
     );
     assert!(
-        text[2].starts_with("1 dead letters, expected 0\n"),
+        text[2].starts_with("dead letters: 1, expected 0\n"),
         "{text:?}"
     );
     let test = "tests:\n  - given: [{ topic: other/topic, payload: {} }]\n";
