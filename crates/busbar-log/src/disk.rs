@@ -56,6 +56,11 @@ pub trait File: Send + Sync {
     fn truncate(&self, len: u64) -> io::Result<()>;
     /// Reserves room up to `len` without changing the file's length.
     fn reserve(&self, len: u64) -> io::Result<()>;
+    /// Says that what lies in `from..to` is durable and will hardly be read soon, so that the
+    /// operating system may use the memory it is cached in for what is written next. Advice only.
+    fn forget(&self, from: u64, to: u64) {
+        let _ = (from, to);
+    }
 }
 
 /// A name in a folder.
@@ -224,5 +229,22 @@ impl File for OsFile {
             return Err(io::Error::last_os_error());
         }
         Ok(())
+    }
+
+    fn forget(&self, from: u64, to: u64) {
+        let (Ok(offset), Ok(len)) = (
+            libc::off_t::try_from(from),
+            libc::off_t::try_from(to.saturating_sub(from)),
+        ) else {
+            return;
+        };
+        // A length of 0 would mean all that follows.
+        if len > 0 {
+            // SAFETY: a plain system call on a descriptor that `self` owns. It is advice: what it
+            // answers changes nothing here.
+            unsafe {
+                libc::posix_fadvise(self.0.as_raw_fd(), offset, len, libc::POSIX_FADV_DONTNEED);
+            }
+        }
     }
 }

@@ -29,6 +29,12 @@ pub const SYNC_THREADS_MAX: usize = 3;
 pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 /// Largest size of a segment: frames count positions in units of [`ALIGN_BYTES`] in 32 bits.
 pub const SEGMENT_BYTES_MAX: u64 = 64 << 30;
+/// How much of what was last written to a partition stays in the operating system's page cache for
+/// readers that have fallen behind the frames in memory. What is older gives its pages to what is
+/// written next: pages that are used again cost a fifth of fresh ones.
+pub const PAGE_CACHE_BYTES: u64 = 64 << 20;
+/// Pages are given back in portions of this size.
+pub const PAGE_CACHE_STEP_BYTES: u64 = 8 << 20;
 /// Distance of two entries of a segment's sparse index.
 pub const INDEX_STRIDE_BYTES: u64 = 256 << 10;
 /// The longest index file that is read.

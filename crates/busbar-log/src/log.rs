@@ -315,6 +315,8 @@ impl Shared {
                 durable: position,
                 reserved: 0,
                 checkpointed: 0,
+                forgotten: position,
+                before: None,
             }),
             _ => None,
         };

@@ -46,6 +46,10 @@ pub struct SimStats {
     pub reads: u64,
     /// Faults injected.
     pub faults: u64,
+    /// Bytes that the page cache was told to forget.
+    pub forgotten_bytes: u64,
+    /// Pages among them that were not on the disk yet: a mistake.
+    pub forgotten_dirty: u64,
 }
 
 /// A simulated disk. Clones share it.

@@ -17,8 +17,8 @@ use crate::frame::{
 };
 use crate::index::{Index, write_whole};
 use crate::limits::{
-    BODY_BYTES_MAX, PRODUCER_ID_BYTES_MAX, PRODUCERS_PER_FRAME_MAX, RETRY_MICROS,
-    SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, WRITE_PARTS_MAX,
+    BODY_BYTES_MAX, PAGE_CACHE_BYTES, PAGE_CACHE_STEP_BYTES, PRODUCER_ID_BYTES_MAX,
+    PRODUCERS_PER_FRAME_MAX, RETRY_MICROS, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, WRITE_PARTS_MAX,
 };
 use crate::partition::{Append, Appended, Done, Durability, Inner, RECORDS_ONLY};
 use crate::segment::{Segment, index_path, segment_name};
@@ -51,6 +51,10 @@ pub(crate) struct Active {
     pub reserved: u64,
     /// What the index file covers.
     pub checkpointed: u64,
+    /// Up to here the page cache has been told to forget the file.
+    pub forgotten: u64,
+    /// The file before, and the part of it that the page cache may still hold.
+    pub before: Option<(Arc<dyn File>, u64, u64)>,
 }
 
 struct Pending {
@@ -301,6 +305,7 @@ impl Writer {
             return;
         };
         active.durable = active.durable.max(position);
+        active.forget();
         if active.durable == active.position
             && active.position - active.checkpointed >= CHECKPOINT_BYTES
         {
@@ -381,13 +386,19 @@ impl Writer {
             }
         }
         // Once the next segment may exist, a row more in this one would be lost behind its begin.
+        let mut before = None;
         if let Some(mut old) = self.active.take() {
             old.segment.seal(self.next);
             // Gives back what was reserved, also by an earlier process.
             let _ = old.file.truncate(old.position);
             old.checkpoint(&*inner.files.disk, &inner.producers.lock().list());
+            before = Some((old.file, old.forgotten, old.position));
         }
-        self.begin(inner, now)
+        self.begin(inner, now)?;
+        if let Some(active) = self.active.as_mut() {
+            active.before = before;
+        }
+        Ok(())
     }
 
     fn begin(&mut self, inner: &Inner, now: i64) -> Result<(), LogError> {
@@ -484,6 +495,8 @@ impl Writer {
             durable: len,
             reserved: 0,
             checkpointed: 0,
+            forgotten: 0,
+            before: None,
         })
     }
 
@@ -559,6 +572,19 @@ impl Writer {
 }
 
 impl Active {
+    /// Lets the page cache forget what lies further back than readers are likely to be.
+    fn forget(&mut self) {
+        let until = self.durable.saturating_sub(PAGE_CACHE_BYTES);
+        if until < self.forgotten + PAGE_CACHE_STEP_BYTES {
+            return;
+        }
+        if let Some((file, from, to)) = self.before.take() {
+            file.forget(from, to);
+        }
+        self.file.forget(self.forgotten, until);
+        self.forgotten = until;
+    }
+
     /// Reserves room ahead, growing with the file, so that blocks are neighbours and a sync has
     /// less to write down about them.
     fn reserve(&mut self, segment_bytes: u64) {

@@ -9,6 +9,7 @@ use crate::clock::{ManualClock, SystemClock};
 use crate::disk::OsDisk;
 use crate::error::Class;
 use crate::frame::Frame;
+use crate::limits::PAGE_CACHE_BYTES;
 use crate::partition::{Append, Appended};
 use crate::sim::SimDisk;
 
@@ -686,4 +687,29 @@ fn an_index_does_not_vouch_for_what_was_not_synced() {
         assert_eq!(p.damage(), [], "seed {seed}");
         assert_eq!(read_all(&p).len() as u64, p.end());
     }
+}
+
+#[test]
+fn the_page_cache_forgets_what_is_durable_and_far_behind_and_nothing_else() {
+    const BODY: usize = 4 << 20;
+    let disk = SimDisk::new(1);
+    let (log, mut driver) = open(&disk, &Arc::default());
+    let options = PartitionOptions {
+        segment_bytes: 100 << 20,
+        ..options()
+    };
+    let p = log.partition("p", options).unwrap();
+    let written = |n: u64| n * BODY as u64;
+    for n in 1..=60 {
+        commit(&mut driver, &p, append(vec![1; BODY], 1)).unwrap();
+        let stats = disk.stats();
+        assert_eq!(stats.forgotten_dirty, 0, "after {n}");
+        // Never within the window, which begins anew with a segment, and never far beyond it.
+        // (Headers are forgotten too, and not counted as written.)
+        let behind = written(n).saturating_sub(stats.forgotten_bytes);
+        assert!(behind + BODY as u64 > written(n).min(PAGE_CACHE_BYTES), "after {n}");
+        assert!(behind <= 3 * PAGE_CACHE_BYTES, "after {n}: {behind}");
+    }
+    assert!(disk.stats().forgotten_bytes >= written(60) - 2 * PAGE_CACHE_BYTES);
+    assert_eq!(read_all(&p).len(), 60);
 }

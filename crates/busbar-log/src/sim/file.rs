@@ -57,4 +57,10 @@ impl File for SimFile {
     fn reserve(&self, _len: u64) -> io::Result<()> {
         self.live().map(|_| ())
     }
+
+    fn forget(&self, from: u64, to: u64) {
+        if let Ok(mut state) = self.live() {
+            state.forget(self.id, from, to);
+        }
+    }
 }

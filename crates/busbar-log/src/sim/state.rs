@@ -283,6 +283,13 @@ impl State {
         Ok(count)
     }
 
+    pub fn forget(&mut self, id: Id, from: u64, to: u64) {
+        let pages = from as usize / PAGE..(to as usize).div_ceil(PAGE);
+        let dirty = self.inode(id).dirty.range(pages).count();
+        self.stats.forgotten_bytes += to - from;
+        self.stats.forgotten_dirty += dirty as u64;
+    }
+
     pub fn sync(&mut self, id: Id) -> io::Result<()> {
         self.stats.syncs += 1;
         let mut failing = false;
