@@ -11,6 +11,7 @@ mod json;
 pub mod limits;
 mod mqtt;
 mod secret;
+mod tls;
 mod topic;
 
 use std::sync::Arc;

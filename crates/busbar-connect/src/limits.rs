@@ -14,18 +14,31 @@ pub const FILE_FINGERPRINT_BYTES: usize = 1 << 10;
 pub const FILE_BAD_RETRY: Duration = Duration::from_secs(10);
 /// Files that one pattern may match.
 pub const FILES_MAX: usize = 10_000;
+/// Positions of files that are gone, kept for the case that they come back. Beyond, those that have been
+/// gone longest are forgotten.
+pub const FILES_GONE_MAX: usize = 10_000;
+/// How long the quote of a CSV cell may stay open at the end of a file that does not grow.
+pub const FILE_OPEN_QUOTE_MAX: Duration = Duration::from_secs(10);
+/// Bytes before its position by which a file is known again when it has changed.
+pub const FILE_TAIL_BYTES: usize = 64;
 /// How long to wait before a file is looked at again when nothing was new.
 pub const FILE_IDLE: Duration = Duration::from_millis(250);
 /// Bytes of a file sink's note about its position: some hundred thousand partitions that write to it.
 pub const FILE_NOTE_BYTES_MAX: u64 = 16 << 20;
 /// An HTTP request may take so long at most, whatever its options say.
 pub const HTTP_TIMEOUT_MAX: Duration = Duration::from_secs(300);
+/// The longest pause that an answer's `Retry-After` may ask for.
+pub const HTTP_RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 /// Bytes of a response that are kept to explain a refusal.
 pub const HTTP_EXCERPT_BYTES_MAX: u64 = 4 << 10;
 /// Bytes of payloads in one HTTP request, unless one payload has more.
 pub const HTTP_BODY_BYTES: usize = 4 << 20;
 /// Rows in one HTTP request.
 pub const HTTP_ROWS_MAX: usize = 10_000;
+/// Bytes of a file with authorities to trust.
+pub const CA_BYTES_MAX: u64 = 4 << 20;
+/// Bridges that a message may go through. One that has gone through so many goes in a circle.
+pub const MQTT_HOPS_MAX: u32 = 16;
 /// A bridge waits so long for a connection and for each answer during it.
 pub const MQTT_ANSWER_MAX: Duration = Duration::from_secs(10);
 /// How long a bridge's goodbye may take.

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
@@ -54,6 +55,7 @@ struct Inner {
     code: &'static str,
     args: Vec<(&'static str, String)>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+    retry_after: Option<Duration>,
 }
 
 impl Error {
@@ -64,6 +66,7 @@ impl Error {
             code,
             args: Vec::new(),
             source: None,
+            retry_after: None,
         }))
     }
 
@@ -81,6 +84,18 @@ impl Error {
     pub fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         Arc::make_mut(&mut self.0).source = Some(Arc::new(source));
         self
+    }
+
+    /// Adds how long the other side asks to be left alone.
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+        Arc::make_mut(&mut self.0).retry_after = Some(wait);
+        self
+    }
+
+    /// Before so much time has passed, trying again is not welcome; whoever raised the error has bounded it.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
     }
 
     /// What to do about it.

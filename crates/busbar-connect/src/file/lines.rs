@@ -16,9 +16,21 @@ pub struct Record<'a> {
     pub cut: bool,
 }
 
+/// How records are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Each line is one.
+    Line,
+    /// Rows of CSV, whose quoted cells may hold line breaks.
+    Row,
+    /// Rows of CSV, of which one whose quote nobody will close ends with its first line.
+    LastRow,
+}
+
 /// The whole records at the front of `bytes`, which begin at a record. What is still being written is
 /// left; what has grown too long is cut off.
-pub fn records(bytes: &[u8], csv: bool) -> impl Iterator<Item = Record<'_>> {
+pub fn records(bytes: &[u8], kind: Kind) -> impl Iterator<Item = Record<'_>> {
+    let csv = kind != Kind::Line;
     let mut at = 0;
     std::iter::from_fn(move || {
         let rest = bytes.get(at..).filter(|rest| !rest.is_empty())?;
@@ -28,6 +40,10 @@ pub fn records(bytes: &[u8], csv: bool) -> impl Iterator<Item = Record<'_>> {
         };
         let (length, next, cut) = match end {
             Some(end) if end <= FILE_LINE_BYTES_MAX => (end, end + 1, false),
+            None if kind == Kind::LastRow && memchr::memchr(b'\n', rest).is_some() => {
+                let end = memchr::memchr(b'\n', rest)?.min(FILE_LINE_BYTES_MAX);
+                (end, end + 1, false)
+            }
             None if rest.len() <= FILE_LINE_BYTES_MAX => return None,
             // Too long. A quote that is never closed must not take the lines behind it along, so a
             // row of CSV then ends with its first line.
@@ -71,10 +87,11 @@ fn row_end(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Cells of one row, with quotes as RFC 4180 has them. A quote inside a cell that does not begin
-/// with one is a letter like others.
-pub fn cells(row: &str) -> Vec<String> {
+/// Cells of one row, with quotes as RFC 4180 has them, and whether all quotes close. A quote inside a cell
+/// that does not begin with one is a letter like others.
+pub fn cells(row: &str) -> (Vec<String>, bool) {
     let mut cells = Vec::new();
+    let mut whole = true;
     let mut rest = row;
     loop {
         let mut cell = String::new();
@@ -83,6 +100,7 @@ pub fn cells(row: &str) -> Vec<String> {
                 let Some(end) = quoted.find('"') else {
                     cell.push_str(quoted);
                     rest = "";
+                    whole = false;
                     break;
                 };
                 cell.push_str(&quoted[..end]);
@@ -108,7 +126,7 @@ pub fn cells(row: &str) -> Vec<String> {
             None => {
                 cell.push_str(rest);
                 cells.push(cell);
-                return cells;
+                return (cells, whole);
             }
         }
     }
@@ -117,7 +135,7 @@ pub fn cells(row: &str) -> Vec<String> {
 /// Names of the columns from a file's first row; one that comes again gets its number.
 pub fn columns(row: &str) -> Vec<String> {
     let mut columns: Vec<String> = Vec::new();
-    for cell in cells(row) {
+    for cell in cells(row).0 {
         let mut name = cell.trim().to_owned();
         let mut number = 1;
         while columns.contains(&name) {
@@ -129,19 +147,48 @@ pub fn columns(row: &str) -> Vec<String> {
     columns
 }
 
-/// A row of CSV as a JSON object of texts, numbers and nulls; `None` when it has other columns than
-/// the header or is not UTF-8, so that it goes on as it is and a flow can say what is wrong with it.
-pub fn object(columns: &[String], row: &[u8]) -> Option<Vec<u8>> {
-    let cells = cells(std::str::from_utf8(row).ok()?);
+/// Why a row does not become an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Misfit {
+    /// It is not UTF-8.
+    Text,
+    /// A quote is never closed.
+    Quote,
+    /// So many values, where the header has so many.
+    Width(usize, usize),
+}
+
+impl std::fmt::Display for Misfit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Misfit::Text => f.write_str("not UTF-8"),
+            Misfit::Quote => f.write_str("quote never closed"),
+            Misfit::Width(found, expected) => {
+                write!(f, "{found} values, {expected} columns")
+            }
+        }
+    }
+}
+
+/// A row of CSV as a JSON object of texts, numbers and nulls.
+///
+/// # Errors
+/// What is wrong with it. It then goes on as it is, so that a flow's dead letter keeps it.
+pub fn object(columns: &[String], row: &[u8]) -> Result<Vec<u8>, Misfit> {
+    let (cells, whole) = cells(std::str::from_utf8(row).map_err(|_| Misfit::Text)?);
+    if !whole {
+        return Err(Misfit::Quote);
+    }
     if cells.len() != columns.len() {
-        return None;
+        return Err(Misfit::Width(cells.len(), columns.len()));
     }
     let object: serde_json::Map<_, _> = columns
         .iter()
         .zip(cells)
         .map(|(column, cell)| (column.clone(), value(cell)))
         .collect();
-    serde_json::to_vec(&object).ok()
+    // A map of texts and numbers is always JSON.
+    Ok(serde_json::Value::Object(object).to_string().into_bytes())
 }
 
 /// Digits that a 64-bit float keeps.
@@ -168,8 +215,8 @@ fn value(cell: String) -> serde_json::Value {
 mod tests {
     use super::*;
 
-    fn taken(bytes: &[u8], csv: bool) -> Vec<(String, usize, bool)> {
-        records(bytes, csv)
+    fn taken(bytes: &[u8], kind: Kind) -> Vec<(String, usize, bool)> {
+        records(bytes, kind)
             .map(|r| (String::from_utf8_lossy(r.bytes).into_owned(), r.end, r.cut))
             .collect()
     }
@@ -178,12 +225,12 @@ mod tests {
     fn only_whole_lines_are_taken() {
         let expected = [("one", 5), ("", 6), ("two", 10)];
         let expected = expected.map(|(line, end)| (line.to_owned(), end, false));
-        assert_eq!(taken(b"one\r\n\ntwo\nthr", false), expected);
+        assert_eq!(taken(b"one\r\n\ntwo\nthr", Kind::Line), expected);
     }
 
     #[test]
     fn a_line_break_inside_quotes_ends_no_row() {
-        let rows = taken(b"a,\"b\nc\"\n\"x\"\"\n\",5\"\" pipe\nlast", true);
+        let rows = taken(b"a,\"b\nc\"\n\"x\"\"\n\",5\"\" pipe\nlast", Kind::Row);
         let rows: Vec<_> = rows.iter().map(|(row, ..)| row.as_str()).collect();
         assert_eq!(rows, ["a,\"b\nc\"", "\"x\"\"\n\",5\"\" pipe"]);
     }
@@ -191,18 +238,18 @@ mod tests {
     #[test]
     fn what_is_too_long_is_cut_and_an_open_quote_takes_one_line_only() {
         let mut long = vec![b'x'; FILE_LINE_BYTES_MAX + 2];
-        let cut = taken(&long, false);
+        let cut = taken(&long, Kind::Line);
         assert_eq!(
             (cut.len(), cut[0].1, cut[0].2),
             (1, FILE_LINE_BYTES_MAX, true)
         );
         // As long as is taken, and its line break: whole.
         long[FILE_LINE_BYTES_MAX] = b'\n';
-        assert!(!taken(&long, false)[0].2);
+        assert!(!taken(&long, Kind::Line)[0].2);
         let mut open = b"a,\"never closed\nb,2\n".to_vec();
-        assert_eq!(taken(&open, true), [], "it may still be closed");
+        assert_eq!(taken(&open, Kind::Row), [], "it may still be closed");
         open.extend(vec![b'y'; FILE_LINE_BYTES_MAX]);
-        let rows = taken(&open, true);
+        let rows = taken(&open, Kind::Row);
         assert_eq!(rows[0], ("a,\"never closed".to_owned(), 16, false));
         assert_eq!(rows[1], ("b,2".to_owned(), 20, false));
     }
@@ -212,7 +259,7 @@ mod tests {
         let columns = columns("site,kw, kw ,note");
         assert_eq!(columns, ["site", "kw", "kw_2", "note"]);
         let read = |row: &[u8]| {
-            let object = object(&columns, row)?;
+            let object = object(&columns, row).ok()?;
             serde_json::from_slice::<serde_json::Value>(&object).ok()
         };
         assert_eq!(
@@ -225,7 +272,19 @@ mod tests {
                 {"site":"007","kw":"12345678901234567890","kw_2":-4,"note":"two\nlines"}
             ))
         );
-        assert_eq!(read(b"too,few"), None);
-        assert_eq!(read(b"\xff,1,2,3"), None);
+        assert_eq!(object(&columns, b"too,few"), Err(Misfit::Width(2, 4)));
+        assert_eq!(object(&columns, b"\xff,1,2,3"), Err(Misfit::Text));
+        assert_eq!(object(&columns, b"a,1,2,\"open"), Err(Misfit::Quote));
+    }
+
+    #[test]
+    fn a_quote_that_nobody_will_close_takes_one_line_only() {
+        let rows = taken(b"a,\"open\nb,2\nc,\"x\ny\"\nd", Kind::LastRow);
+        let rows: Vec<_> = rows.iter().map(|(row, ..)| row.as_str()).collect();
+        // The first quote is closed by the next one that could; no row is left out.
+        assert_eq!(rows, ["a,\"open\nb,2\nc,\"x", "y\""]);
+        let rows = taken(b"a,\"open\nb,2\nc,3", Kind::LastRow);
+        let rows: Vec<_> = rows.iter().map(|(row, ..)| row.as_str()).collect();
+        assert_eq!(rows, ["a,\"open", "b,2"], "what has no line break is left");
     }
 }

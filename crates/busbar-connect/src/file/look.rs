@@ -1,10 +1,13 @@
 //! Which file has something new, and from where on.
 //!
-//! A file is known by its inode and a fingerprint of its first line, not by its name: it may be renamed
-//! (rotated) while it is read, and an inode may come back as another file. When it is cut and written
-//! anew it is another file too, numbered.
+//! A file is known by its inode, the time it was made (where the file system keeps it) and a fingerprint of
+//! its first line, not by its name: it may be renamed (rotated) while it is read, and an inode may come back
+//! as another file. When it is cut and written anew it is another file too, numbered: it is shorter than what
+//! was read of it, or what stands before its position is no longer what was read there.
+//!
+//! Positions of files that are gone are kept, for they may come back; how many is bounded.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
@@ -15,9 +18,10 @@ use std::time::{Instant, SystemTime};
 use busbar_event::{Class, Error};
 use busbar_flow::Resume;
 
-use super::lines::{self, BYTE_ORDER_MARK};
+use super::lines::{self, BYTE_ORDER_MARK, Kind};
 use crate::limits::{
-    FILE_BAD_RETRY, FILE_FINGERPRINT_BYTES, FILE_LINE_BYTES_MAX, FILE_READ_BYTES, FILES_MAX,
+    FILE_BAD_RETRY, FILE_FINGERPRINT_BYTES, FILE_LINE_BYTES_MAX, FILE_OPEN_QUOTE_MAX,
+    FILE_READ_BYTES, FILE_TAIL_BYTES, FILES_GONE_MAX, FILES_MAX,
 };
 
 /// The files of a pattern and what is known of each.
@@ -25,27 +29,55 @@ pub struct Files {
     folder: PathBuf,
     pattern: String,
     csv: bool,
-    resume: Resume,
-    /// Part to the end of what was handed on.
-    positions: HashMap<Arc<str>, u64>,
+    /// Part to how far it was handed on. In order, so that the lives of one file stand together.
+    positions: BTreeMap<Arc<str>, Place>,
     /// Inode to what was seen there.
     seen: HashMap<u64, Seen>,
     /// Files that could not be read, and when to try again.
     bad: HashMap<PathBuf, Instant>,
     /// The name of the file that had something last: others get their turn.
     turn: String,
+    /// Counts the times that the folder was listed.
+    round: u64,
+    /// Parts whose positions were forgotten and that nobody was told of yet.
+    forgotten: Vec<Arc<str>>,
+}
+
+/// How far a part was handed on.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    end: u64,
+    /// The round in which its file was missed first; 0 from an earlier start.
+    gone: u64,
 }
 
 struct Seen {
-    fingerprint: u64,
+    identity: Identity,
     /// How often it was cut and written anew.
     number: u32,
     part: Arc<str>,
     columns: Option<Arc<[String]>>,
     /// Length and time of the last look, when there was nothing new.
-    quiet: Option<(u64, SystemTime)>,
-    /// It was shorter than its position, and not yet anything else.
+    quiet: Option<State>,
+    /// Since when, and in which state, a row at its end has an open quote.
+    open: Option<(Instant, State)>,
+    /// Length and hash of what was handed on last, just before its position.
+    tail: Option<(usize, u64)>,
+    /// Lines before a byte, as far as they were counted.
+    counted: (u64, u64),
+    /// It is no longer what was read, and not yet anything else.
     was_cut: bool,
+}
+
+/// Length and time of the last change.
+type State = (u64, SystemTime);
+
+/// What tells two files with one inode apart.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    fingerprint: u64,
+    /// Nanoseconds since 1970, where the file system knows.
+    born: Option<u128>,
 }
 
 /// What one look brought.
@@ -60,31 +92,81 @@ pub struct Piece {
     pub from: u64,
     /// Begins with a record.
     pub bytes: Vec<u8>,
+    /// How its records are told apart.
+    pub kind: Kind,
+    path: PathBuf,
+    inode: u64,
 }
 
 impl Files {
-    pub fn new(path: &Path, csv: bool, resume: Resume) -> Files {
+    pub fn new(path: &Path, csv: bool, resume: &Resume) -> Files {
         let pattern = path.file_name().unwrap_or_default();
+        let place = |(part, end): (&String, &u64)| {
+            let place = Place { end: *end, gone: 0 };
+            (Arc::from(part.as_str()), place)
+        };
         Files {
             folder: path.parent().map_or_else(PathBuf::new, Path::to_path_buf),
             pattern: pattern.to_string_lossy().into_owned(),
             csv,
-            resume,
-            positions: HashMap::new(),
+            positions: resume.0.iter().map(place).collect(),
             seen: HashMap::new(),
             bad: HashMap::new(),
             turn: String::new(),
+            round: 0,
+            forgotten: Vec::new(),
         }
     }
 
-    /// Notes that a part was handed on up to a position.
-    pub fn handed_on(&mut self, part: &Arc<str>, position: u64) {
-        self.positions.insert(Arc::clone(part), position);
+    /// Notes that a piece was handed on up to a position in its file.
+    pub fn handed_on(&mut self, piece: &Piece, position: u64) {
+        let place = Place {
+            end: position,
+            gone: 0,
+        };
+        self.positions.insert(Arc::clone(&piece.part), place);
+        let end = usize::try_from(position - piece.from).unwrap_or(usize::MAX);
+        let handed = piece.bytes.get(..end).unwrap_or(&piece.bytes);
+        if let Some(seen) = self.seen.get_mut(&piece.inode)
+            && seen.part == piece.part
+        {
+            let tail = &handed[handed.len().saturating_sub(FILE_TAIL_BYTES)..];
+            seen.tail = (!tail.is_empty()).then(|| (tail.len(), fnv(tail)));
+        }
+    }
+
+    /// Parts whose positions are kept no longer, each named once.
+    pub fn forgotten(&mut self) -> Vec<Arc<str>> {
+        std::mem::take(&mut self.forgotten)
+    }
+
+    /// The number of the line, from 1, that begins at a byte of a piece's file. Counted only when somebody
+    /// asks, and on from where it was counted to before; none when the file cannot be read any more.
+    pub fn line(&mut self, piece: &Piece, at: u64) -> Option<u64> {
+        let seen = self.seen.get_mut(&piece.inode)?;
+        let (from, mut lines) = match seen.counted {
+            counted if counted.0 <= at => counted,
+            _ => (0, 0),
+        };
+        let mut file = fs::File::open(&piece.path).ok()?;
+        if file.metadata().ok()?.ino() != piece.inode {
+            return None;
+        }
+        file.seek(SeekFrom::Start(from)).ok()?;
+        let mut rest = file.take(at - from);
+        let mut bytes = vec![0; FILE_READ_BYTES.min(usize::try_from(at - from).ok()? + 1)];
+        loop {
+            match read_up_to(&mut rest, &mut bytes).ok()? {
+                0 => break,
+                filled => lines += memchr::memchr_iter(b'\n', &bytes[..filled]).count() as u64,
+            }
+        }
+        seen.counted = (at, lines);
+        Some(lines + 1)
     }
 
     fn position(&self, part: &str) -> u64 {
-        let known = self.positions.get(part).copied();
-        known.unwrap_or_else(|| self.resume.position(part))
+        self.positions.get(part).map_or(0, |place| place.end)
     }
 
     /// The next records of the first file that has any, beginning behind the one that had some last. Only
@@ -146,12 +228,49 @@ impl Files {
             }
         }
         files.sort_by(|a, b| a.0.cmp(&b.0));
-        let there: std::collections::HashSet<u64> =
-            files.iter().map(|(.., metadata)| metadata.ino()).collect();
-        self.seen.retain(|inode, _| there.contains(inode));
+        self.miss(files.iter().map(|(.., metadata)| metadata.ino()).collect());
         self.bad
             .retain(|bad, _| files.iter().any(|(_, path, _)| path == bad));
         Ok(files)
+    }
+
+    /// Notes which files are gone, now that these inodes are there, and forgets those that have been gone
+    /// longest when there are too many.
+    fn miss(&mut self, there: HashSet<u64>) {
+        self.round += 1;
+        let Files {
+            positions, seen, ..
+        } = self;
+        seen.retain(|inode, seen| {
+            let stays = there.contains(inode);
+            if !stays && let Some(place) = positions.get_mut(&seen.part) {
+                place.gone = self.round;
+            }
+            stays
+        });
+        if self.positions.len() <= self.seen.len() + FILES_GONE_MAX {
+            return;
+        }
+        let current: HashSet<&str> = self.seen.values().map(|seen| &*seen.part).collect();
+        // One that is there and was not looked at yet may be any of those that it has been.
+        let unsure = |part: &str| {
+            let inode = part.split('-').next().unwrap_or_default();
+            u64::from_str_radix(inode, 16)
+                .is_ok_and(|inode| there.contains(&inode) && !self.seen.contains_key(&inode))
+        };
+        let mut gone: Vec<(u64, usize, Arc<str>)> = self
+            .positions
+            .iter()
+            .filter(|(part, _)| !current.contains(&***part) && !unsure(part))
+            // Of the lives of one file the longer name is the later one.
+            .map(|(part, place)| (place.gone, part.len(), Arc::clone(part)))
+            .collect();
+        gone.sort_unstable();
+        let too_many = gone.len().saturating_sub(FILES_GONE_MAX);
+        for (.., part) in gone.drain(..too_many) {
+            self.positions.remove(&part);
+            self.forgotten.push(part);
+        }
     }
 
     fn look(
@@ -163,7 +282,11 @@ impl Files {
         let inode = metadata.ino();
         let state = (metadata.len(), metadata.modified()?);
         let known = self.seen.get(&inode);
-        if known.is_some_and(|seen| seen.quiet == Some(state)) {
+        // Nobody has gone on writing for so long that nobody will.
+        let given_up = known
+            .and_then(|seen| seen.open)
+            .is_some_and(|(since, at)| at == state && since.elapsed() >= FILE_OPEN_QUOTE_MAX);
+        if !given_up && known.is_some_and(|seen| seen.quiet == Some(state)) {
             return Ok(None);
         }
         let position = known.map(|seen| self.position(&seen.part));
@@ -182,73 +305,129 @@ impl Files {
             None if head.len() < FILE_FINGERPRINT_BYTES => return Ok(None),
             None => {}
         }
-        self.identify(inode, fnv(&head), state.0);
+        if let (Some(position), Some(seen)) = (position, self.seen.get_mut(&inode))
+            && let Some(tail) = seen.tail
+        {
+            seen.was_cut |= !ends_with(&mut file, position, tail)?;
+        }
+        let born = metadata.created().ok();
+        let born = born.and_then(|born| born.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let identity = Identity {
+            fingerprint: fnv(&head),
+            born: born.map(|born| born.as_nanos()),
+        };
+        self.identify(inode, identity, state.0);
         let Some(seen) = self.seen.get(&inode) else {
             return Ok(None);
         };
         let (part, mut columns) = (Arc::clone(&seen.part), seen.columns.clone());
         let position = self.position(&part);
+        let kind = match (self.csv, given_up) {
+            (false, _) => Kind::Line,
+            (true, false) => Kind::Row,
+            (true, true) => Kind::LastRow,
+        };
+        let mut found = Found::Nothing;
         if self.csv && columns.is_none() {
-            match header(&mut file)? {
+            match header(&mut file, kind)? {
                 Some(read) => columns = Some(read.into()),
-                None => return Ok(None),
+                // Its first line is whole, so a quote in it is open.
+                None => found = Found::Open,
             }
         }
-        let piece = read(&mut file, position, self.csv)?;
+        if !self.csv || columns.is_some() {
+            found = read(&mut file, position, kind)?;
+        }
         if let Some(seen) = self.seen.get_mut(&inode) {
             seen.columns.clone_from(&columns);
-            seen.quiet = piece.is_none().then_some(state);
+            seen.quiet = (!matches!(found, Found::Records(..))).then_some(state);
+            seen.open = match (&found, seen.open) {
+                (Found::Open, Some((since, at))) if at == state => Some((since, at)),
+                (Found::Open, _) => Some((Instant::now(), state)),
+                // What follows the row that was given up is as old as it.
+                (Found::Records(..), open) if given_up => open,
+                _ => None,
+            };
         }
-        Ok(piece.map(|(from, bytes)| Piece {
-            name: name.to_owned(),
-            part,
-            columns,
-            from,
-            bytes,
-        }))
+        Ok(match found {
+            Found::Records(from, bytes) => Some(Piece {
+                name: name.to_owned(),
+                part,
+                columns,
+                from,
+                bytes,
+                kind,
+                path: path.to_owned(),
+                inode,
+            }),
+            _ => None,
+        })
     }
 
     /// Finds out whether an inode is the file it was, and under which name its position is kept.
-    fn identify(&mut self, inode: u64, fingerprint: u64, length: u64) {
+    fn identify(&mut self, inode: u64, identity: Identity, length: u64) {
         let known = self.seen.get(&inode);
-        let same = known.filter(|seen| seen.fingerprint == fingerprint);
+        let same = known.filter(|seen| seen.identity == identity);
         if same.is_some_and(|seen| !seen.was_cut) {
             return;
         }
+        let base = match identity.born {
+            Some(born) => format!("{inode:x}-{:016x}-{born:x}", identity.fingerprint),
+            None => format!("{inode:x}-{:016x}", identity.fingerprint),
+        };
         let name = |number: u32| -> Arc<str> {
             match number {
-                0 => format!("{inode:x}-{fingerprint:016x}").into(),
-                n => format!("{inode:x}-{fingerprint:016x}.{n}").into(),
+                0 => base.as_str().into(),
+                n => format!("{base}.{n}").into(),
             }
         };
-        let has =
-            |part: &str| self.positions.contains_key(part) || self.resume.0.contains_key(part);
-        let mut number = same.map_or(0, |seen| seen.number + 1);
-        while has(&name(number + 1)) {
-            number += 1;
-        }
+        let lives = format!("{base}.");
+        let known_lives = self
+            .positions
+            .range(Arc::<str>::from(lives.as_str())..)
+            .map_while(|(part, _)| part.strip_prefix(&lives))
+            .filter_map(|number| number.parse().ok());
+        let last = known_lives.max().unwrap_or(0);
+        let mut number = same.map_or(0, |seen| seen.number + 1).max(last);
         // Cut while nobody looked.
         if length < self.position(&name(number)) {
             number += 1;
         }
         let seen = Seen {
-            fingerprint,
+            identity,
             number,
             part: name(number),
             columns: None,
             quiet: None,
+            open: None,
+            tail: None,
+            counted: (0, 0),
             was_cut: false,
         };
-        self.seen.insert(inode, seen);
+        if let Some(before) = self.seen.insert(inode, seen)
+            && let Some(place) = self.positions.get_mut(&before.part)
+        {
+            place.gone = self.round;
+        }
     }
 }
 
+/// What a file has behind its position.
+enum Found {
+    /// No whole record.
+    Nothing,
+    /// Whole lines, but a row in which a quote is open.
+    Open,
+    /// Where they begin, and bytes that begin with a whole record.
+    Records(u64, Vec<u8>),
+}
+
 /// The columns, from the first row; none while it is still being written.
-fn header(file: &mut fs::File) -> io::Result<Option<Vec<String>>> {
+fn header(file: &mut fs::File, kind: Kind) -> io::Result<Option<Vec<String>>> {
     file.seek(SeekFrom::Start(0))?;
     let mut bytes = vec![0; FILE_READ_BYTES];
     let filled = read_up_to(file, &mut bytes)?;
-    let Some(row) = lines::records(&bytes[..filled], true).next() else {
+    let Some(row) = lines::records(&bytes[..filled], kind).next() else {
         return Ok(None);
     };
     if row.cut {
@@ -263,19 +442,19 @@ fn header(file: &mut fs::File) -> io::Result<Option<Vec<String>>> {
 
 /// What there is from `position` on, beginning with a record, if it holds a whole one; and where it
 /// begins.
-fn read(file: &mut fs::File, position: u64, csv: bool) -> io::Result<Option<(u64, Vec<u8>)>> {
+fn read(file: &mut fs::File, position: u64, kind: Kind) -> io::Result<Found> {
     let mut from = position;
     let mut bytes = vec![0; FILE_READ_BYTES];
     if position == 0 {
         file.seek(SeekFrom::Start(0))?;
         let filled = read_up_to(file, &mut bytes)?;
-        let skip = match csv {
+        let skip = match kind {
             // The first row is the header.
-            true => lines::records(&bytes[..filled], true)
+            Kind::Row | Kind::LastRow => lines::records(&bytes[..filled], kind)
                 .next()
                 .map_or(0, |r| r.end),
-            false if bytes.starts_with(BYTE_ORDER_MARK) => BYTE_ORDER_MARK.len(),
-            false => 0,
+            Kind::Line if bytes.starts_with(BYTE_ORDER_MARK) => BYTE_ORDER_MARK.len(),
+            Kind::Line => 0,
         };
         from = skip as u64;
     } else {
@@ -286,7 +465,7 @@ fn read(file: &mut fs::File, position: u64, csv: bool) -> io::Result<Option<(u64
             loop {
                 let filled = read_up_to(file, &mut bytes)?;
                 if filled == 0 {
-                    return Ok(None);
+                    return Ok(Found::Nothing);
                 }
                 match memchr::memchr(b'\n', &bytes[..filled]) {
                     Some(end) => {
@@ -301,11 +480,28 @@ fn read(file: &mut fs::File, position: u64, csv: bool) -> io::Result<Option<(u64
     file.seek(SeekFrom::Start(from))?;
     let filled = read_up_to(file, &mut bytes)?;
     bytes.truncate(filled);
-    let some = lines::records(&bytes, csv).next().is_some();
-    Ok(some.then_some((from, bytes)))
+    let some = lines::records(&bytes, kind).next().is_some();
+    Ok(if some {
+        Found::Records(from, bytes)
+    } else if kind != Kind::Line && memchr::memchr(b'\n', &bytes).is_some() {
+        Found::Open
+    } else {
+        Found::Nothing
+    })
 }
 
-fn read_up_to(file: &mut fs::File, buffer: &mut [u8]) -> io::Result<usize> {
+/// Whether what stands before a position is what was read there.
+fn ends_with(file: &mut fs::File, position: u64, (length, hash): (usize, u64)) -> io::Result<bool> {
+    let Some(from) = position.checked_sub(length as u64) else {
+        return Ok(false);
+    };
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = vec![0; length];
+    let filled = read_up_to(file, &mut bytes)?;
+    Ok(fnv(&bytes[..filled]) == hash)
+}
+
+fn read_up_to(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match file.read(&mut buffer[filled..]) {
@@ -360,5 +556,45 @@ mod tests {
         ] {
             assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
         }
+    }
+
+    /// What is kept of files that are gone is bounded, and what is there keeps its place.
+    #[test]
+    fn positions_of_files_that_are_gone_are_forgotten_when_they_are_too_many() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("*.log");
+        let log = folder.path().join("a.log");
+        let look = |files: &mut Files| files.next().expect("a look");
+        fs::write(&log, "head\n1\n").expect("written");
+        let mut files = Files::new(&path, false, &Resume::default());
+        let piece = look(&mut files).expect("a piece");
+        let (part, end) = (Arc::clone(&piece.part), piece.bytes.len() as u64);
+        files.handed_on(&piece, end);
+        assert!(look(&mut files).is_none());
+
+        let more = 50;
+        let mut resume = Resume::default();
+        resume.0.insert(part.to_string(), end);
+        for number in 0..FILES_GONE_MAX + more {
+            resume.0.insert(format!("{number:x}-00-00"), 5);
+        }
+        let mut files = Files::new(&path, false, &resume);
+        assert!(look(&mut files).is_none(), "it was handed on before");
+        assert!(look(&mut files).is_none());
+        let forgotten = files.forgotten();
+        assert_eq!(forgotten.len(), more);
+        assert!(!forgotten.contains(&part), "it is there");
+        assert!(look(&mut files).is_none());
+        assert_eq!(files.forgotten().len(), 0, "each is named once");
+
+        // Gone last, it is forgotten last; back again, it is where it was.
+        fs::rename(&log, folder.path().join("a.away")).expect("moved");
+        assert!(look(&mut files).is_none());
+        let forgotten = files.forgotten();
+        assert!(forgotten.len() == 1 && !forgotten.contains(&part));
+        fs::rename(folder.path().join("a.away"), &log).expect("moved");
+        fs::write(folder.path().join("b.log"), "other\n").expect("written");
+        let piece = look(&mut files).expect("a piece");
+        assert_eq!(piece.name, "b.log");
     }
 }

@@ -35,10 +35,15 @@ pub struct File;
 ///
 /// As a source: exactly once; it goes on behind the last line that is in a stream. A line counts
 /// once its line break is there; one of more than 1 MiB is cut off and gets the tag `cut-off`. A file
-/// is known by its inode and its first line: renamed, it is read on where it was; replaced, or cut
-/// and written anew, it is read from its beginning. A file that cannot be read is tried again every
-/// ten seconds and holds no other up. Rows of CSV may have line breaks inside quotes; a row with
-/// other columns than the first line is published as it is.
+/// is known by its inode, the time it was made and its first line: renamed, it is read on where it was;
+/// replaced, or cut and written anew, it is read from its beginning. A file that cannot be read is tried
+/// again every ten seconds and holds no other up. The positions of 10,000 files that are gone are kept, in
+/// case they come back; then those that have been gone longest are forgotten.
+///
+/// Rows of CSV may have line breaks inside quotes. When a quote is still open at the end of a file that has
+/// not grown for ten seconds, its row ends with its first line, and the lines behind it are rows. A row with
+/// an open quote, with other columns than the first line, or that is not UTF-8 is published as it is, so
+/// that it becomes a dead letter; its tags `csv-error`, `file` and `line` say what and where.
 ///
 /// As a sink: exactly once; it cuts off what an unfinished write left, so the file belongs to it.
 /// Beside it lies its position, `.NAME.position`. A file that is moved away or emptied is begun

@@ -255,10 +255,10 @@ impl Open {
                 (&self.file).take(limit).read_to_end(&mut first)
             })
             .map_err(|why| failed(path, why))?;
-        let there = lines::records(&first, true).next().map(|row| {
+        let there = lines::records(&first, lines::Kind::Row).next().map(|row| {
             let row = row.bytes;
             let row = row.strip_prefix(lines::BYTE_ORDER_MARK).unwrap_or(row);
-            lines::cells(&String::from_utf8_lossy(row))
+            lines::cells(&String::from_utf8_lossy(row)).0
         });
         match there {
             Some(there) if there == header => Ok(()),

@@ -15,7 +15,6 @@ use crate::topic::TopicTemplate;
 
 /// Reads every file of a pattern, each at its own position.
 pub struct FileSource {
-    csv: bool,
     topic: TopicTemplate,
     context: SourceContext,
     builder: BatchBuilder,
@@ -34,10 +33,9 @@ impl FileSource {
         let csv = format == LineFormat::Csv;
         let path = context.project_dir.join(Path::new(pattern));
         FileSource {
-            csv,
             topic,
             builder: BatchBuilder::new(),
-            files: Arc::new(Mutex::new(Files::new(&path, csv, context.resume.clone()))),
+            files: Arc::new(Mutex::new(Files::new(&path, csv, &context.resume))),
             context,
         }
     }
@@ -72,38 +70,47 @@ impl FileSource {
         let topic = self.builder.topic_id(&topic);
         let mut positions = Vec::new();
         let mut end = piece.from;
-        for record in lines::records(&piece.bytes, self.csv) {
+        for record in lines::records(&piece.bytes, piece.kind) {
+            let begins = end;
             end = piece.from + record.end as u64;
             if record.bytes.is_empty() {
                 continue;
             }
-            let json;
-            let payload = match (&piece.columns, record.cut) {
-                (Some(columns), false) => {
-                    json = lines::object(columns, record.bytes);
-                    json.as_deref().unwrap_or(record.bytes)
+            let (mut json, mut why) = (None, None);
+            if record.cut {
+                why = Some(("cut-off", "line too long".to_owned()));
+            } else if let Some(columns) = &piece.columns {
+                match lines::object(columns, record.bytes) {
+                    Ok(object) => json = Some(object),
+                    Err(misfit) => why = Some(("csv-error", misfit.to_string())),
                 }
-                _ => record.bytes,
-            };
-            let tags: &[(&str, &str)] = match record.cut {
-                true => &[("cut-off", "line too long")],
-                false => &[],
-            };
+            }
+            // Whoever finds it among the dead letters can find it in the file.
+            let mut tags: Vec<(&str, &str)> = Vec::new();
+            let line;
+            if let Some((tag, why)) = &why {
+                tags.push((tag, why));
+                tags.push(("file", &piece.name));
+                if let Some(number) = self.files.lock().line(piece, begins) {
+                    line = number.to_string();
+                    tags.push(("line", &line));
+                }
+            }
             self.builder.push(Row {
                 topic,
                 key: None,
                 time,
                 client: None,
                 flags: Flags::default().with_qos(1),
-                tags,
-                payload,
+                tags: &tags,
+                payload: json.as_deref().unwrap_or(record.bytes),
             });
             positions.push(end);
             if self.builder.is_full() {
                 break;
             }
         }
-        self.files.lock().handed_on(&piece.part, end);
+        self.files.lock().handed_on(piece, end);
         let batch = self.builder.finish();
         (!positions.is_empty()).then(|| Polling {
             batch,
@@ -116,5 +123,9 @@ impl FileSource {
 impl Source for FileSource {
     fn poll(&mut self) -> Work<'_, Result<Polled, Error>> {
         Box::pin(self.next())
+    }
+
+    fn forgotten(&mut self) -> Vec<Arc<str>> {
+        self.files.lock().forgotten()
     }
 }

@@ -21,6 +21,7 @@ use ureq::http::{HeaderName, HeaderValue, Uri, header};
 
 use crate::limits::HTTP_TIMEOUT_MAX;
 use crate::secret::Secret;
+use crate::tls::Tls;
 use sink::HttpSink;
 
 /// The connector.
@@ -30,7 +31,8 @@ pub struct Http;
 ///
 /// At least once: a request whose answer is lost is sent again with the same `Idempotency-Key`; after
 /// a crash rows may come once more under other keys, because batches are made anew.
-/// Answers 2xx are success; 408, 425, 429 and 5xx are tried again; 3xx, 401, 403, 404, 405, 407 and
+/// Answers 2xx are success; 408, 425, 429 and 5xx are tried again, after 429 and 503 not before the time
+/// that `Retry-After` names (seconds or a date; ten minutes at most); 3xx, 401, 403, 404, 405, 407 and
 /// 501 stop the sink until the connection is changed. After any other answer the batch is split until
 /// the rows at fault are found; each becomes a dead letter. Redirections are not followed.
 ///
@@ -50,6 +52,9 @@ struct Options {
     /// Headers; a value is a text, or `{ env: NAME }` to take it from the environment.
     #[serde(default)]
     headers: BTreeMap<String, Secret>,
+    /// Whom to trust with `https`; the usual authorities when not given. A certificate that they have not
+    /// signed, or that is for another name, stops the sink until the connection is changed.
+    tls: Option<Tls>,
     /// How long a request may take.
     #[serde(default = "ten_seconds")]
     timeout: Span,
@@ -116,6 +121,9 @@ impl Http {
                 return Err(refuse("headers", "connect.http-header"));
             }
         }
+        if let Some(ca) = options.tls.as_ref().and_then(|tls| tls.ca.as_deref()) {
+            crate::file::check_path(ca).map_err(|code| refuse("tls", code))?;
+        }
         let timeout = options.timeout.as_duration();
         if timeout.is_zero() || timeout > HTTP_TIMEOUT_MAX {
             let error = Error::new(Class::Configuration, "connect.http-timeout");
@@ -155,11 +163,11 @@ impl Connector for Http {
     fn sink<'a>(
         &'a self,
         spec: &'a ConnectionSpec,
-        _: SinkContext,
+        context: SinkContext,
     ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
         Box::pin(async move {
             let options = Http::options(spec).map_err(|refused| refused.error().clone())?;
-            Ok(Box::new(HttpSink::new(options)?) as Box<dyn Sink>)
+            Ok(Box::new(HttpSink::new(options, &context)?) as Box<dyn Sink>)
         })
     }
 }

@@ -2,15 +2,19 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use busbar_event::{Class, Error, quote, reserved};
-use busbar_flow::{Delivery, Sink, Work, Written};
+use busbar_event::{Class, Error, Micros, quote, reserved};
+use busbar_flow::{Delivery, Sink, SinkContext, Work, Written};
+use busbar_log::Clock;
 use parking_lot::Mutex;
-use ureq::http::{HeaderName, HeaderValue, header};
+use ureq::http::{HeaderMap, HeaderName, HeaderValue, header};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::{Body, Method, Options};
 use crate::json::json_text;
-use crate::limits::{HTTP_BODY_BYTES, HTTP_EXCERPT_BYTES_MAX, HTTP_ROWS_MAX};
+use crate::limits::{HTTP_BODY_BYTES, HTTP_EXCERPT_BYTES_MAX, HTTP_RETRY_AFTER_MAX, HTTP_ROWS_MAX};
+use crate::tls;
 
 /// Writes rows as requests.
 pub(super) struct HttpSink(Arc<Sender>);
@@ -23,6 +27,7 @@ struct Sender {
     /// The address as it may be shown: without the query, which may hold a token.
     shown: String,
     headers: Vec<(HeaderName, HeaderValue)>,
+    clock: Arc<dyn Clock>,
     /// How far the present delivery has come, so that trying again does not begin at its beginning.
     progress: Mutex<Progress>,
 }
@@ -37,7 +42,7 @@ struct Progress {
 }
 
 impl HttpSink {
-    pub(super) fn new(options: Options) -> Result<HttpSink, Error> {
+    pub(super) fn new(options: Options, context: &SinkContext) -> Result<HttpSink, Error> {
         let mut headers = Vec::new();
         for (name, secret) in &options.headers {
             let refuse = || Error::new(Class::Configuration, "connect.http-header");
@@ -50,6 +55,7 @@ impl HttpSink {
             // Where rows go is what the file says, not what an answer says.
             .max_redirects(0)
             .timeout_global(Some(options.timeout.as_duration()))
+            .tls_config(trust(&options, context)?)
             .build()
             .into();
         let shown = options.url.split(['?', '#']).next().unwrap_or_default();
@@ -60,6 +66,7 @@ impl HttpSink {
             shown: shown.to_owned(),
             url: options.url,
             headers,
+            clock: Arc::clone(&context.clock),
             progress: Mutex::default(),
         })))
     }
@@ -210,6 +217,14 @@ impl Sender {
             request = request.header(name, value);
         }
         let mut answer = request.send(body).map_err(|why| {
+            let untrusted = match &why {
+                ureq::Error::Io(why) => tls::refused(why),
+                ureq::Error::Rustls(why) => tls::refused(why),
+                _ => None,
+            };
+            if let Some(why) = untrusted {
+                return tls::untrusted(&self.shown, why);
+            }
             let class = match why {
                 ureq::Error::BadUri(_) | ureq::Error::Http(_) => Class::Configuration,
                 _ => Class::Transient,
@@ -232,11 +247,56 @@ impl Sender {
             100..=199 | 408 | 425 | 429 | 500.. => Class::Transient,
             _ => Class::Permanent,
         };
-        Err(Error::new(class, "connect.http-refused")
+        let error = Error::new(class, "connect.http-refused")
             .with("url", &self.shown)
             .with("status", status)
-            .with("said", quote(said.unwrap_or_default().trim())))
+            .with("said", quote(said.unwrap_or_default().trim()));
+        let asked = match status {
+            429 | 503 => retry_after(answer.headers(), self.clock.now_micros()),
+            _ => None,
+        };
+        Err(match asked {
+            Some(wait) => error.with_retry_after(wait),
+            None => error,
+        })
     }
+}
+
+/// Whom to trust. Reads a file of the project at once, as the sink opens.
+fn trust(options: &Options, context: &SinkContext) -> Result<TlsConfig, Error> {
+    let authorities = match &options.tls {
+        Some(tls) => tls.authorities(&context.project_dir)?,
+        None => None,
+    };
+    let config = TlsConfig::builder();
+    Ok(match authorities {
+        None => config.build(),
+        Some(certificates) => {
+            let certificates = certificates.iter();
+            let certificates = certificates.map(|der| Certificate::from_der(der).to_owned());
+            config.root_certs(RootCerts::from(certificates)).build()
+        }
+    })
+}
+
+/// How long an answer asks to be left alone: some seconds, or until a date of the other side's clock, which
+/// its own `Date` tells. What is neither counts as nothing, and no more than the bound is granted.
+fn retry_after(headers: &HeaderMap, now: Micros) -> Option<Duration> {
+    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
+    let asked = text(header::RETRY_AFTER)?;
+    let wait = if asked.bytes().all(|byte| byte.is_ascii_digit()) && !asked.is_empty() {
+        // More digits than a number has are a long time too.
+        Duration::from_secs(asked.parse().unwrap_or(u64::MAX))
+    } else {
+        let until = httpdate::parse_http_date(asked).ok()?;
+        let now = text(header::DATE)
+            .and_then(|date| httpdate::parse_http_date(date).ok())
+            .unwrap_or_else(|| {
+                SystemTime::UNIX_EPOCH + Duration::from_micros(u64::try_from(now).unwrap_or(0))
+            });
+        until.duration_since(now).unwrap_or_default()
+    };
+    Some(wait.min(HTTP_RETRY_AFTER_MAX))
 }
 
 /// The same for the same rows of the same delivery, and for no others.
@@ -255,5 +315,47 @@ fn kind_of(payload: &[u8]) -> &'static str {
         "text/plain; charset=utf-8"
     } else {
         "application/octet-stream"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_may_ask_for_patience() {
+        const AT: Micros = 784_111_777_000_000; // Sun, 06 Nov 1994 08:49:37 GMT
+        let of = |after: &str, date: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RETRY_AFTER, after.parse().expect("a value"));
+            if let Some(date) = date {
+                headers.insert(header::DATE, date.parse().expect("a value"));
+            }
+            retry_after(&headers, AT).map(|wait| wait.as_secs())
+        };
+        let most = HTTP_RETRY_AFTER_MAX.as_secs();
+        for (after, date, wait) in [
+            ("0", None, Some(0)),
+            ("120", None, Some(120)),
+            ("99999999999999999999999", None, Some(most)),
+            ("Sun, 06 Nov 1994 08:49:47 GMT", None, Some(10)),
+            ("Sunday, 06-Nov-94 08:49:47 GMT", None, Some(10)),
+            ("Sun Nov  6 08:49:47 1994", None, Some(10)),
+            ("Sun, 06 Nov 1994 08:49:27 GMT", None, Some(0)),
+            ("Fri, 31 Dec 1999 23:59:59 GMT", None, Some(most)),
+            // Its clock is an hour behind ours; it means ten seconds.
+            (
+                "Sun, 06 Nov 1994 07:49:47 GMT",
+                Some("Sun, 06 Nov 1994 07:49:37 GMT"),
+                Some(10),
+            ),
+            ("soon", None, None),
+            ("-3", None, None),
+            ("1.5", None, None),
+            ("", None, None),
+        ] {
+            assert_eq!(of(after, date), wait, "{after} {date:?}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new(), AT), None);
     }
 }

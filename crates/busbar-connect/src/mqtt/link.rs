@@ -11,8 +11,7 @@ use busbar_mqtt::client::{self, ConnAckIn};
 use busbar_mqtt::control::{Connect, RetainHandling, SubscribeOptions};
 use busbar_mqtt::{Reason, Version};
 use bytes::BytesMut;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
@@ -25,6 +24,7 @@ use crate::limits::{
     MQTT_ANSWER_MAX, MQTT_IN_FLIGHT_MAX, MQTT_INCOMING_BYTES, MQTT_INCOMING_MAX,
     MQTT_PACKET_BYTES_MAX, MQTT_READ_BYTES,
 };
+use crate::tls::{self, Tls};
 
 /// A connection; it ends when this is dropped.
 pub struct Link {
@@ -134,7 +134,11 @@ impl Link {
                     Error::new(Class::Configuration, "connect.mqtt-address").caused_by(why)
                 })?;
                 let connector = tokio_rustls::TlsConnector::from(tls_config(tls, project).await?);
-                Box::new(connector.connect(name, tcp).await.map_err(failed)?)
+                let encrypted = connector.connect(name, tcp).await;
+                Box::new(encrypted.map_err(|why| match tls::refused(&why) {
+                    Some(why) => tls::untrusted(&options.address, why),
+                    None => failed(why),
+                })?)
             }
         };
         let version: Version = options.version.into();
@@ -215,24 +219,19 @@ fn connect_packet(options: &Options, client_id: &str) -> Result<Connect, Error> 
     })
 }
 
-async fn tls_config(tls: &super::Tls, project: &Path) -> Result<Arc<rustls::ClientConfig>, Error> {
+async fn tls_config(tls: &Tls, project: &Path) -> Result<Arc<rustls::ClientConfig>, Error> {
+    let (tls, project) = (tls.clone(), project.to_owned());
+    let unusable = |why: &dyn std::fmt::Display| {
+        Error::new(Class::Configuration, "connect.mqtt-tls").with("why", why)
+    };
+    let authorities = tokio::task::spawn_blocking(move || tls.authorities(&project))
+        .await
+        .map_err(|why| unusable(&why))??;
     let mut roots = rustls::RootCertStore::empty();
-    match &tls.ca {
-        Some(ca) => {
-            let path = project.join(ca);
-            let unusable =
-                || Error::new(Class::Configuration, "connect.mqtt-ca").with("file", path.display());
-            let pem = tokio::fs::read(&path)
-                .await
-                .map_err(|why| unusable().caused_by(why))?;
-            for certificate in CertificateDer::pem_slice_iter(&pem) {
-                let certificate = certificate.map_err(|why| unusable().caused_by(why))?;
-                roots
-                    .add(certificate)
-                    .map_err(|why| unusable().caused_by(why))?;
-            }
-            if roots.is_empty() {
-                return Err(unusable());
+    match authorities {
+        Some(certificates) => {
+            for certificate in certificates {
+                roots.add(certificate).map_err(|why| unusable(&why))?;
             }
         }
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
@@ -240,7 +239,7 @@ async fn tls_config(tls: &super::Tls, project: &Path) -> Result<Arc<rustls::Clie
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|why| Error::new(Class::Configuration, "connect.mqtt-tls").caused_by(why))?;
+        .map_err(|why| unusable(&why))?;
     Ok(Arc::new(
         config.with_root_certificates(roots).with_no_client_auth(),
     ))

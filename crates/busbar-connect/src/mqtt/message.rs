@@ -119,8 +119,18 @@ fn expires_at(batch: &Batch, row: usize) -> Option<Micros> {
     tag.1.parse().ok()
 }
 
-/// Appends the properties that a row's flags and tags stand for.
-pub fn write_properties(batch: &Batch, row: usize, now: Micros, out: &mut Vec<u8>) {
+/// The user property in which bridges count how many a message has gone through.
+pub const HOPS: &str = "busbar-hops";
+
+/// How many bridges a row has gone through.
+pub fn hops(batch: &Batch, row: usize) -> u32 {
+    let mut tags = batch.tags(row);
+    let tag = tags.find(|(name, _)| *name == HOPS);
+    tag.and_then(|(_, hops)| hops.parse().ok()).unwrap_or(0)
+}
+
+/// Appends the properties that a row's flags and tags stand for, and that it has gone through `hops` bridges.
+pub fn write_properties(batch: &Batch, row: usize, now: Micros, hops: u32, out: &mut Vec<u8>) {
     let mut w = Writer(out);
     if Flags(batch.flags()[row]).utf8() {
         w.byte(id::PAYLOAD_FORMAT, 1);
@@ -132,8 +142,10 @@ pub fn write_properties(batch: &Batch, row: usize, now: Micros, out: &mut Vec<u8
             left_s.clamp(0, i64::from(u32::MAX)) as u32,
         );
     }
+    w.pair(HOPS, &hops.to_string());
     for (name, value) in batch.tags(row) {
         match (unescape(name), name) {
+            (Some(_), HOPS) => {}
             (Some(name), _) => w.pair(name, value),
             (None, reserved::CONTENT_TYPE) => w.binary(id::CONTENT_TYPE, value.as_bytes()),
             (None, reserved::REPLY_TO) => w.binary(id::RESPONSE_TOPIC, value.as_bytes()),

@@ -24,6 +24,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::secret::Secret;
+use crate::tls::Tls;
 use crate::topic::TopicTemplate;
 use sink::MqttSink;
 use source::MqttSource;
@@ -42,12 +43,17 @@ pub struct Mqtt;
 /// good, that is larger than it takes, or with which it ends the connection five times in a row,
 /// becomes a dead letter. A topic that no event may have (of
 /// too many levels) is made to fit, and kept in the tag `original-topic`.
+///
+/// Bridges that form a circle would carry a message for ever. With version 5.0 each of them counts in the
+/// user property `busbar-hops`, and a message that has gone through sixteen becomes a dead letter; with
+/// 3.1.1 a bridge must not subscribe to what another one brings back.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Options {
     /// Host and port of the broker.
     address: String,
-    /// Encrypt; `{}` trusts the usual authorities.
+    /// Encrypt; `{}` trusts the usual authorities. A certificate that they have not signed, or that is for
+    /// another name than `address` says, stops the connection until it is changed.
     tls: Option<Tls>,
     /// Version of the protocol.
     #[serde(default)]
@@ -75,14 +81,6 @@ struct Options {
     /// How often the bridge shows that it is alive.
     #[serde(default = "half_a_minute")]
     keep_alive: Span,
-}
-
-/// Encryption of the connection.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Tls {
-    /// A PEM file, inside the project's folder, with the authorities to trust.
-    ca: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

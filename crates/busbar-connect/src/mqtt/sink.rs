@@ -11,9 +11,9 @@ use tokio::time::timeout;
 
 use super::Options;
 use super::link::{Incoming, Link};
-use super::message::{is_expired, write_properties};
+use super::message::{hops, is_expired, write_properties};
 use super::task::{LOST, lost, silent};
-use crate::limits::{MQTT_ANSWER_MAX, MQTT_LOST_MAX, MQTT_OUTGOING_BYTES};
+use crate::limits::{MQTT_ANSWER_MAX, MQTT_HOPS_MAX, MQTT_LOST_MAX, MQTT_OUTGOING_BYTES};
 use crate::topic::TopicTemplate;
 
 /// Publishes and waits until the other broker has acknowledged.
@@ -216,7 +216,12 @@ impl MqttSink {
         let payloads = delivery.events.payloads();
         let mut properties = Vec::new();
         if version == Version::V5 {
-            write_properties(&delivery.events, row, now, &mut properties);
+            let hops = hops(&delivery.events, row);
+            if hops >= MQTT_HOPS_MAX {
+                let error = Error::new(Class::Permanent, "connect.mqtt-circle");
+                return Err(error.with("hops", hops));
+            }
+            write_properties(&delivery.events, row, now, hops + 1, &mut properties);
         }
         let id = busbar_mqtt::ack::next_packet_id(self.packet_id);
         let packet = PublishOut {

@@ -147,10 +147,9 @@ fn a_line_that_is_too_long_is_cut_off_and_its_rest_is_no_other_line() {
     folder.append("a.log", vec![b'x'; 3 * LINE_BYTES_MAX]);
     let events = folder.events(2);
     assert_eq!(events[1].payload.len(), LINE_BYTES_MAX);
-    assert_eq!(
-        events[1].tags,
-        [("cut-off".to_owned(), "line too long".to_owned())]
-    );
+    let tags = [("cut-off", "line too long"), ("file", "a.log"), ("line", "2")];
+    let tags = tags.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(events[1].tags, tags);
     folder.restart();
     folder.append("a.log", vec![b'y'; LINE_BYTES_MAX / 2]);
     folder.append("a.log", "\nafter\n");
@@ -185,8 +184,102 @@ fn rows_of_csv_are_objects() {
         rows[2].payload, b"too,few",
         "as it is, for a dead letter to keep"
     );
+    let said = |row: usize| -> Vec<&str> {
+        let tags = rows[row].tags.iter();
+        tags.flat_map(|(name, value)| [name.as_str(), value.as_str()])
+            .collect()
+    };
+    let (file, line) = ("a.csv", "line");
+    // Counted in the file's lines, of which two are one row.
+    assert_eq!(
+        said(2),
+        ["csv-error", "2 values, 3 columns", "file", file, line, "5"]
+    );
+    assert_eq!(said(3), ["csv-error", "not UTF-8", "file", file, line, "6"]);
+    assert_eq!(said(4), [""; 0]);
     assert_eq!(rows[3].payload, b"bad \xff,1,2");
     assert_eq!(rows[4].json()["site"], "west");
+}
+
+/// It is waited for as long as somebody may still write the rest; then the row is told apart from its
+/// neighbours, and nothing is left out.
+#[test]
+fn an_open_quote_at_the_end_of_a_file_holds_nothing_back_for_ever() {
+    let mut folder = Folder::new("{ read: 'in/*.csv', format: csv }");
+    folder.append("a.csv", "n,note\n1,ok\n2,\"open\n3,fine\n");
+    assert_eq!(folder.events(1)[0].json()["n"], 1);
+    // Another file does not wait.
+    folder.append("b.csv", "n\n7\n");
+    folder.events(2);
+    let wait = busbar_connect::limits::FILE_OPEN_QUOTE_MAX.as_millis() as u64;
+    rest(wait + 500);
+    let events = folder.events(4);
+    assert_eq!(events[2].payload, b"2,\"open");
+    let tags: Vec<_> = events[2]
+        .tags
+        .iter()
+        .map(|(_, value)| value.as_str())
+        .collect();
+    assert_eq!(tags, ["quote never closed", "a.csv", "3"]);
+    assert_eq!(
+        events[3].json(),
+        serde_json::json!({"n": 3, "note": "fine"})
+    );
+    folder.restart();
+    folder.append("a.csv", "4,\"closed\nlater\"\n");
+    assert_eq!(
+        folder.events(5)[4].json()["note"],
+        "closed\nlater",
+        "the next one is waited for again"
+    );
+}
+
+/// Files of one kind begin alike, and a file system gives a freed inode to the next file.
+#[test]
+fn a_file_in_the_place_of_one_that_was_removed_is_read_whole() {
+    let folder = Folder::new("{ read: 'in/*.csv', format: csv }");
+    let mut count = 0;
+    for round in 1..5usize {
+        let name = format!("{round}.csv");
+        let rows: String = (0..round * 10).map(|n| format!("{n}\n")).collect();
+        folder.append(&name, format!("n\n{rows}"));
+        count += round * 10;
+        let events = folder.events(count);
+        assert_eq!(events[count - round * 10].json()["n"], 0);
+        fs::remove_file(folder.file(&name)).expect("removed");
+    }
+}
+
+/// As an export that is made anew every hour: in place, each time longer, with the same first line.
+#[test]
+fn a_file_that_is_overwritten_in_place_is_read_anew() {
+    let folder = Folder::new("{ read: in/a.csv, format: csv }");
+    let mut count = 0;
+    for round in 1..4usize {
+        let rows: String = (0..round * 10).map(|n| format!("{round}{n}\n")).collect();
+        fs::write(folder.file("a.csv"), format!("n\n{rows}")).expect("written");
+        count += round * 10;
+        let events = folder.events(count);
+        let first = events[count - round * 10].json();
+        assert_eq!(first["n"], round * 10, "{events:?}");
+    }
+}
+
+#[test]
+fn links_that_lead_in_circles_and_files_that_may_not_be_read_hold_no_other_up() {
+    let folder = Folder::new("{ read: 'in/*.log', format: lines }");
+    std::os::unix::fs::symlink("b.log", folder.file("a.log")).expect("a link");
+    std::os::unix::fs::symlink("a.log", folder.file("b.log")).expect("a link");
+    std::os::unix::fs::symlink("nowhere", folder.file("c.log")).expect("a link");
+    fs::create_dir(folder.file("d.log")).expect("a folder");
+    let made = std::process::Command::new("mkfifo")
+        .arg(folder.file("e.log"))
+        .status();
+    assert!(made.expect("mkfifo").success());
+    folder.append("f.log", "there\n");
+    assert_eq!(folder.texts(1), ["there"]);
+    let status = folder.world().source("c");
+    assert!(status.error.is_none(), "{status:?}");
 }
 
 #[test]

@@ -150,6 +150,55 @@ fn each_answer_has_its_class() {
     }
 }
 
+/// The pause is what the answer asks for, not what the back-off would be, and nothing is lost by it.
+#[test]
+fn an_answer_that_asks_for_patience_gets_it() {
+    for (status, header, least, most) in [
+        (429, "Retry-After: 2\r\n", 2000, 6000),
+        (503, "Retry-After: 2\r\n", 2000, 6000),
+        // What it says means nothing: tried again soon.
+        (503, "Retry-After: soon\r\n", 0, 1900),
+        (500, "Retry-After: 9\r\n", 0, 1900),
+    ] {
+        let web = Web::new();
+        let mut asked: Option<Instant> = None;
+        let paused = std::sync::Arc::new(parking_lot::Mutex::new(None));
+        let noted = std::sync::Arc::clone(&paused);
+        web.answer(move |_| match asked {
+            None => {
+                asked = Some(Instant::now());
+                Some((status, header, Vec::new()))
+            }
+            Some(at) => {
+                *noted.lock() = Some(at.elapsed());
+                Some((200, "", Vec::new()))
+            }
+        });
+        let folder = std::sync::Arc::new(tempfile::tempdir().expect("a folder"));
+        std::fs::create_dir(folder.path().join("in")).expect("a folder");
+        std::fs::write(folder.path().join("in/a.ndjson"), "{}\n").expect("written");
+        let world = crate::world::World::new(folder);
+        let sink = format!("http: {{ url: 'http://127.0.0.1:{}/' }}\n", web.port);
+        world.apply(&[
+            ("streams/in.yaml", "topics: in/#\n"),
+            (
+                "connections/files.yaml",
+                "file: { read: in/*.ndjson }\ntopic: in/x\n",
+            ),
+            ("connections/web.yaml", &sink),
+            ("flows/f.yaml", "from: in\nto: [{ connection: web }]\n"),
+        ]);
+        let pause = crate::world::eventually("the second try", || {
+            (*paused.lock()).ok_or_else(|| format!("{:?}", web.requests()))
+        });
+        let millis = pause.as_millis();
+        assert!(
+            (least..most).contains(&millis),
+            "{status} {header}: {millis} ms"
+        );
+    }
+}
+
 #[test]
 fn a_peer_that_hangs_or_hangs_up_is_tried_again() {
     let mut site = Site::new("timeout: 300ms");

@@ -10,6 +10,7 @@ mod peers;
 mod sinks;
 mod sources;
 mod subjects;
+mod tls;
 mod world;
 
 use std::collections::BTreeSet;

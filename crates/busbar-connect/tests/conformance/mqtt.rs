@@ -88,7 +88,11 @@ fn properties_go_along_both_ways() {
     );
     let expiry: u32 = parts[5].parse().expect("seconds");
     assert!((90..=100).contains(&expiry), "{lines:?}");
-    assert_eq!(parts[6..], ["site:north $own:dollar", "hi"]);
+    assert_eq!(
+        parts[6..],
+        ["busbar-hops:1 site:north $own:dollar", "hi"],
+        "{lines:?}"
+    );
 
     // And in again: the retained one comes to a new subscriber.
     let world = World::new(Arc::new(tempfile::tempdir().expect("a folder")));
@@ -392,6 +396,43 @@ fn a_topic_that_does_not_fit_is_a_dead_letter() {
         .map(|(row, e)| (*row, e.class()))
         .collect();
     assert_eq!(refused, [(0, Class::Permanent)]);
+}
+
+/// Two brokers, a bridge each way between them, and no other end: what is put in goes round, is counted,
+/// and ends as a dead letter.
+#[test]
+fn a_circle_of_bridges_ends() {
+    let broker = Broker::new();
+    let listener = broker.listen("#", "%P");
+    let world = World::new(Arc::new(tempfile::tempdir().expect("a folder")));
+    let inward = format!(
+        "mqtt: {{ address: '127.0.0.1:{}', subscribe: ['ring'], client_id: in }}\ntopic: '${{topic}}'\n",
+        broker.port
+    );
+    let outward = format!(
+        "mqtt: {{ address: '127.0.0.1:{}', publish: '${{topic}}', client_id: out }}\n",
+        broker.port
+    );
+    world.apply(&[
+        ("streams/ring.yaml", "topics: ring\n"),
+        ("connections/inward.yaml", &inward),
+        ("connections/outward.yaml", &outward),
+        (
+            "flows/round.yaml",
+            "from: ring\nto: [{ connection: outward }]\n",
+        ),
+    ]);
+    eventually("a subscription", || match world.source("inward").state {
+        "running" => Ok(()),
+        state => Err(state.to_owned()),
+    });
+    rest(300);
+    broker.publish("ring", 1, &[], &["once".to_owned()]);
+    let most = busbar_connect::limits::MQTT_HOPS_MAX as usize;
+    let lines = listener.wait(most + 1);
+    rest(1000);
+    assert_eq!(listener.lines().len(), most + 1, "it goes on: {lines:?}");
+    assert_eq!(lines[most], format!("busbar-hops:{most}"));
 }
 
 /// Nobody takes what comes: the bridge stops reading, holds a bounded amount, and the connection lives.

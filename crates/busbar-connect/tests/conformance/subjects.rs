@@ -103,6 +103,7 @@ pub fn subjects() -> Vec<Subject> {
             good: vec![
                 "http: { url: 'http://127.0.0.1:1/x' }\n",
                 "http: { url: 'http://127.0.0.1:1/x', body: event, method: PUT, timeout: 5s, headers: { A: b, C: { env: D } } }\n",
+                "http: { url: 'https://127.0.0.1:1/x', tls: { ca: ca.pem } }\n",
             ],
             wrong: vec![
                 ("http: {}\n", "url"),
@@ -125,6 +126,10 @@ pub fn subjects() -> Vec<Subject> {
                 (
                     "http: { url: 'http://a', headers: { a: { env: B, more: c } } }\n",
                     "a",
+                ),
+                (
+                    "http: { url: 'https://a', tls: { ca: /etc/x } }\n",
+                    "/etc/x",
                 ),
             ],
             secret: vec![

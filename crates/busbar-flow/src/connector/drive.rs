@@ -179,6 +179,10 @@ impl Driving {
                 }
                 Ok(Polled::Idle(pause)) => {
                     self.rested(backoff);
+                    for part in source.forgotten() {
+                        parts.remove(&part);
+                        self.forget(&part);
+                    }
                     if self.sleep(pause).await {
                         source.close().await?;
                         return Ok(Ended::Stopped);
@@ -265,6 +269,13 @@ impl Driving {
             .lock()
             .positions
             .insert(part.to_owned(), position);
+    }
+
+    /// Keeps the position of a part no longer. After a crash the source may name the part again.
+    fn forget(&self, part: &str) {
+        self.store
+            .apply(vec![Change::Delete(self.key(part).into())], None);
+        self.status.lock().positions.remove(part);
     }
 
     fn key(&self, part: &str) -> Vec<u8> {

@@ -44,6 +44,12 @@ pub trait Source: Send {
         let _ = (part, position);
     }
 
+    /// Parts that are over for good, each named once: their positions are kept no longer. Asked when the
+    /// source rests.
+    fn forgotten(&mut self) -> Vec<Arc<str>> {
+        Vec::new()
+    }
+
     /// Called once, before the source is dropped in good order.
     fn close(&mut self) -> Work<'_, Result<(), Error>> {
         Box::pin(async { Ok(()) })
@@ -105,7 +111,8 @@ pub trait Sink: Send {
     /// May be dropped while it waits, after which it may be called again with the same rows or others.
     ///
     /// # Errors
-    /// *Transient*: called again with the same rows after a back-off, for ever. *Permanent*: the batch is
+    /// *Transient*: called again with the same rows after a back-off, for ever, and not before
+    /// [`Error::retry_after`] has passed. *Permanent*: the batch is
     /// split until the rows at fault are found; each becomes a dead letter. *Configuration*: the
     /// sink stops and says why.
     fn write<'a>(&'a mut self, delivery: &'a Delivery) -> Work<'a, Result<Written, Error>>;

@@ -1,0 +1,84 @@
+//! Encryption: which authorities are trusted, and which failures somebody must repair.
+
+use std::io::Read;
+use std::path::Path;
+
+use busbar_event::{Class, Error};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::limits::CA_BYTES_MAX;
+
+/// Encryption of a connection.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// A PEM file, inside the project's folder, with the authorities to trust in place of the usual ones.
+    pub ca: Option<String>,
+}
+
+impl Tls {
+    /// The authorities to trust, if they are not the usual ones. Blocks on the disk.
+    ///
+    /// # Errors
+    /// *Configuration*: the file cannot be read, or holds no certificate.
+    pub fn authorities(
+        &self,
+        project: &Path,
+    ) -> Result<Option<Vec<CertificateDer<'static>>>, Error> {
+        let Some(ca) = &self.ca else {
+            return Ok(None);
+        };
+        let path = project.join(ca);
+        let unusable =
+            || Error::new(Class::Configuration, "connect.tls-ca").with("file", path.display());
+        let mut pem = Vec::new();
+        std::fs::File::open(&path)
+            .and_then(|file| file.take(CA_BYTES_MAX).read_to_end(&mut pem))
+            .map_err(|why| unusable().caused_by(why))?;
+        let certificates = CertificateDer::pem_slice_iter(&pem)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|why| unusable().caused_by(why))?;
+        match certificates.is_empty() {
+            true => Err(unusable()),
+            false => Ok(Some(certificates)),
+        }
+    }
+}
+
+/// What a handshake failed of, if trying again cannot help: a certificate that is not trusted or is for
+/// another name, or a side that refuses ours.
+pub fn refused<'a>(
+    why: &'a (dyn std::error::Error + Send + Sync + 'static),
+) -> Option<&'a rustls::Error> {
+    let mut next: Option<&'a (dyn std::error::Error + 'static)> = Some(why);
+    while let Some(error) = next {
+        // What is inside an I/O error is not its source.
+        let inner = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(|error| error.get_ref())
+            .map(|inner| inner as &(dyn std::error::Error + 'static));
+        if let Some(found) = error.downcast_ref::<rustls::Error>() {
+            return matches!(
+                found,
+                rustls::Error::InvalidCertificate(_)
+                    | rustls::Error::AlertReceived(_)
+                    | rustls::Error::InvalidMessage(_)
+                    | rustls::Error::NoCertificatesPresented
+                    | rustls::Error::PeerIncompatible(_)
+            )
+            .then_some(found);
+        }
+        next = inner.or_else(|| error.source());
+    }
+    None
+}
+
+/// A handshake that failed for good, with the peer's address.
+pub fn untrusted(address: &str, why: &rustls::Error) -> Error {
+    Error::new(Class::Configuration, "connect.tls-refused")
+        .with("address", address)
+        .caused_by(why.clone())
+}
