@@ -1,6 +1,7 @@
 //! The files of a project: path and text, as they are read from a folder or sent to a node.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::Path;
 
 use busbar_event::{Class, Error};
@@ -149,6 +150,17 @@ fn too_large(files: usize, bytes: usize) -> Error {
         .with("bytes_max", PROJECT_BYTES_MAX)
 }
 
+/// Whether a file only lies beside the resources: editors and other tools leave files of these names behind
+/// while one is being edited, people leave notes.
+fn is_beside(name: &str) -> bool {
+    const ENDINGS: [&str; 9] = [
+        "~", ".swp", ".swx", ".swo", ".tmp", ".bak", ".orig", ".rej", ".md",
+    ];
+    name.starts_with(['.', '#'])
+        || name.contains("___jb_")
+        || ENDINGS.iter().any(|ending| name.ends_with(ending))
+}
+
 struct Reader {
     bundle: Bundle,
     bytes: usize,
@@ -173,12 +185,7 @@ impl Reader {
         };
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            // Editors leave files of these names behind while one is being edited; people leave notes.
-            let ignored = name.starts_with('.')
-                || name.ends_with('~')
-                || name.ends_with(".swp")
-                || name.ends_with(".md");
-            if !ignored {
+            if !is_beside(&name) {
                 self.file(&entry.path(), format!("{folder}/{name}"));
             }
         }
@@ -186,18 +193,29 @@ impl Reader {
 
     fn file(&mut self, at: &Path, path: String) {
         let text = (|| {
-            let length = std::fs::metadata(at)?.len();
-            if length > FILE_BYTES_MAX as u64 {
+            let meta = std::fs::metadata(at)?;
+            if !meta.is_file() {
+                // Reading a pipe or a device need never end.
+                let what = "it is no file";
+                return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, what));
+            }
+            let mut text = String::new();
+            let bytes = std::fs::File::open(at)?
+                .take(FILE_BYTES_MAX as u64 + 1)
+                .read_to_string(&mut text)?;
+            if bytes > FILE_BYTES_MAX {
                 return Ok(Err(Error::new(
                     Class::Configuration,
                     "catalog.file-too-long",
                 )
-                .with("bytes", length)
+                .with("bytes", meta.len())
                 .with("bytes_max", FILE_BYTES_MAX)));
             }
-            std::fs::read_to_string(at).map(Ok)
+            Ok(Ok(text))
         })();
         match text {
+            // Put in place of another, or removed, since the folder was listed: the next look sees it.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Ok(Ok(text)) => {
                 self.bytes += text.len();
                 if self.bundle.files.len() >= PROJECT_FILES_MAX || self.bytes > PROJECT_BYTES_MAX {
@@ -254,7 +272,18 @@ mod tests {
         std::fs::create_dir_all(dir.path().join("plugins")).unwrap();
         std::fs::create_dir_all(dir.path().join("data/x")).unwrap();
         std::fs::write(dir.path().join("flows/a.yaml"), "x: 1").unwrap();
-        std::fs::write(dir.path().join("flows/.a.yaml.swp"), "").unwrap();
+        for beside in [
+            ".a.yaml.swp",
+            "#a.yaml#",
+            ".#a.yaml",
+            "a.yaml~",
+            "a.yaml.bak",
+            "a.yaml___jb_tmp___",
+        ] {
+            std::fs::write(dir.path().join("flows").join(beside), "").unwrap();
+        }
+        // A file that was renamed away since the folder was listed.
+        std::os::unix::fs::symlink("nowhere", dir.path().join("flows/gone.yaml")).unwrap();
         std::fs::write(dir.path().join("README.md"), "hi").unwrap();
         let bundle = Bundle::read(dir.path()).unwrap();
         assert_eq!(bundle.files.keys().collect::<Vec<_>>(), ["flows/a.yaml"]);
@@ -266,5 +295,18 @@ mod tests {
         let bad = Bundle::read(dir.path()).unwrap_err();
         assert_eq!(bad[0].error().code(), "catalog.file-too-long");
         assert!(Bundle::read(&dir.path().join("nowhere")).is_err());
+        // Neither a text that is none nor a device is read.
+        let flow = dir.path().join("flows/b.yaml");
+        std::fs::write(&flow, [0xff, 0xfe, b'a']).unwrap();
+        assert_eq!(
+            Bundle::read(dir.path()).unwrap_err()[0].error().code(),
+            "catalog.unreadable"
+        );
+        std::fs::remove_file(&flow).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &flow).unwrap();
+        assert_eq!(
+            Bundle::read(dir.path()).unwrap_err()[0].error().code(),
+            "catalog.unreadable"
+        );
     }
 }

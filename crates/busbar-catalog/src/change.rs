@@ -138,6 +138,26 @@ fn fold_sql(sql: &str) -> String {
                 while chars.next_if(|c| *c != '\n').is_some() {}
                 gap = true;
             }
+            '/' if chars.peek() == Some(&'*') => {
+                chars.next();
+                let (mut depth, mut last) = (1, ' ');
+                // Comments nest; an end that never comes leaves nothing to compare.
+                for inner in chars.by_ref() {
+                    match (last, inner) {
+                        ('*', '/') => depth -= 1,
+                        ('/', '*') => depth += 1,
+                        _ => {
+                            last = inner;
+                            continue;
+                        }
+                    }
+                    last = ' ';
+                    if depth == 0 {
+                        break;
+                    }
+                }
+                gap = true;
+            }
             c => {
                 if gap && !out.is_empty() {
                     out.push(' ');
@@ -213,11 +233,15 @@ mod tests {
             project("from: a\nsteps:\n  - where: x > 1 and y = 'a  b'\nto:\n  - topic: b/x\n");
         for same in [
             "# a note\nto: [{topic: b/x}]\nfrom: [a]\nsteps: [{where: \"x > 1 and y = 'a  b'\"}]\n",
+            "from: a\nsteps:\n  - where: |\n      x > 1 /* don't /* nest */ or do */\n      and y = 'a  b'\nto:\n  - topic: b/x\n",
+            "from: a\r\nsteps:\r\n  - where: x > 1\r\n      and y = 'a  b'\r\nto:\r\n  - topic: b/x\r\n",
+            "\u{feff}from: a\nsteps:\n  - where: &where x > 1 and y = 'a  b'\nto:\n  - topic: b/x\n",
             "from: a\nsteps:\n  - where: |\n      x > 1 -- really\n      and y = 'a  b'\nto:\n  - topic: b/x\nenabled: true\ndescription: hi\n",
         ] {
             assert_eq!(changes(&old, &project(same)), [], "{same}");
         }
         for other in [
+            "from: a\nsteps:\n  - where: x > 1 /* don't */ and y = 'a b'\nto:\n  - topic: b/x\n",
             "from: a\nsteps:\n  - where: x > 1 and y = 'a b'\nto:\n  - topic: b/x\n",
             "from: a\nsteps:\n  - where: x > 1 and y = 'a  b'\nto:\n  - topic: b/x\n    retain: true\n",
             "from: a\nto:\n  - topic: b/x\n",

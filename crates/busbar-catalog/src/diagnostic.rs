@@ -92,6 +92,15 @@ impl Diagnostic {
         &self.error
     }
 
+    /// What is wrong in words, with what led to it.
+    pub fn message(&self, language: Language) -> String {
+        let message = self.error.message(language);
+        match std::error::Error::source(&*self.error) {
+            Some(cause) => format!("{message}: {cause}"),
+            None => message,
+        }
+    }
+
     /// What would be right, where that is known.
     pub fn help(&self) -> Option<&Error> {
         self.help.as_deref()
@@ -104,7 +113,7 @@ impl Diagnostic {
 
     /// The diagnostic as `miette` prints it, in a language.
     pub fn printed(&self, language: Language) -> Printed {
-        let mut message = self.error.message(language);
+        let mut message = self.message(language);
         if self.text.is_empty() && !self.file.is_empty() && !message.contains(&*self.file) {
             // Nothing of the file is shown, so its name must be said.
             message = format!("{}: {message}", self.file);
@@ -125,7 +134,7 @@ impl Diagnostic {
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (line, column) = self.line_column();
-        let message = self.error.message(Language::En);
+        let message = self.message(Language::En);
         write!(f, "{}:{line}:{column}: {message}", self.file)?;
         match &self.help {
             Some(help) => write!(f, " ({})", help.message(Language::En)),
@@ -160,8 +169,8 @@ impl Serialize for Diagnostic {
         )?;
         out.serialize_field("code", self.error.code())?;
         out.serialize_field("args", &args)?;
-        out.serialize_field("message", &self.error.message(Language::En))?;
-        out.serialize_field("message_zh", &self.error.message(Language::Zh))?;
+        out.serialize_field("message", &self.message(Language::En))?;
+        out.serialize_field("message_zh", &self.message(Language::Zh))?;
         let help = |language| self.help.as_ref().map(|h| h.message(language));
         out.serialize_field("help", &help(Language::En))?;
         out.serialize_field("help_zh", &help(Language::Zh))?;

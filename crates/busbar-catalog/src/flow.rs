@@ -211,9 +211,67 @@ pub struct TestSpec {
     /// The rows, or events, that must come out, in order.
     #[serde(default)]
     pub expect: Vec<Expect>,
-    /// How many events must become dead letters. Without it none may.
+    /// How many events must become dead letters, or a list of them. Without it none may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dead: Option<usize>,
+    pub dead: Option<ExpectDead>,
+}
+
+/// The dead letters that must come of a test, in any order.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum ExpectDead {
+    /// So many, whatever of.
+    Count(usize),
+    /// These and no others.
+    Each(Vec<ExpectLetter>),
+}
+
+/// A dead letter that must come: what is named here must fit.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExpectLetter {
+    /// Where the event dies: `decode`, `step:0`, `to:1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+    /// The code of the cause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Words that the message must hold, in English or Chinese.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for ExpectDead {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl<'de> serde::de::Visitor<'de> for Any {
+            type Value = ExpectDead;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a number of dead letters or a list of them")
+            }
+            fn visit_u64<E: serde::de::Error>(self, count: u64) -> Result<ExpectDead, E> {
+                usize::try_from(count)
+                    .map(ExpectDead::Count)
+                    .map_err(|_| E::invalid_value(serde::de::Unexpected::Unsigned(count), &self))
+            }
+            fn visit_i64<E: serde::de::Error>(self, count: i64) -> Result<ExpectDead, E> {
+                usize::try_from(count)
+                    .map(ExpectDead::Count)
+                    .map_err(|_| E::invalid_value(serde::de::Unexpected::Signed(count), &self))
+            }
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                self,
+                mut seq: A,
+            ) -> Result<ExpectDead, A::Error> {
+                let mut letters = Vec::new();
+                while let Some(letter) = seq.next_element()? {
+                    letters.push(letter);
+                }
+                Ok(ExpectDead::Each(letters))
+            }
+        }
+        d.deserialize_any(Any)
+    }
 }
 
 /// Something that comes in.
@@ -240,7 +298,8 @@ pub struct Given {
     pub advance: Option<Span>,
 }
 
-/// A row that must come out: the columns named here must have these values, others may be there. With
+/// A row that must come out: the columns named here must have these values, others may be there. Numbers with
+/// a fraction need not be equal to the last bit. With
 /// `topic` and `payload` as the only keys, an event of the first output with a topic.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]

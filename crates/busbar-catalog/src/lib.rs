@@ -35,7 +35,8 @@ pub use config::{
 pub use connection::{ConnectionOptions, ConnectionSpec};
 pub use diagnostic::{Diagnostic, Printed, Severity, has_errors, suggest};
 pub use flow::{
-    Expect, ExpectEvent, FlowSpec, Given, OutputSpec, OutputTarget, Start, StepSpec, TestSpec,
+    Expect, ExpectDead, ExpectEvent, ExpectLetter, FlowSpec, Given, OutputSpec, OutputTarget,
+    Start, StepSpec, TestSpec,
 };
 pub use history::{History, Version, VersionInfo};
 pub use name::check_name;

@@ -94,6 +94,8 @@ impl Source {
     /// # Errors
     /// A diagnostic with the place where the text stops being YAML, or a bound it goes beyond.
     pub fn parse(file: &str, text: &str) -> Result<Source, Diagnostic> {
+        // Some editors begin a file with a byte order mark.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         if text.len() > FILE_BYTES_MAX {
             let error = Error::new(Class::Configuration, "catalog.file-too-long")
                 .with("bytes", text.len())
@@ -358,7 +360,9 @@ impl Read {
                     // Block scalars end before the blank lines that follow them.
                     span.end = span.start + end;
                 } else {
-                    raw = Some(text[span.clone()].trim().into());
+                    // Behind an alias, how it was written where it stands.
+                    let defined = bytes_of(&self.0.defined).unwrap_or_else(|| span.clone());
+                    raw = Some(bare(&text[clamp(text, defined)]).into());
                 }
                 value
             }
@@ -395,6 +399,18 @@ impl Read {
         };
         Node { span, value, raw }
     }
+}
+
+/// A scalar without the anchor and tag before it.
+fn bare(written: &str) -> &str {
+    let mut rest = written.trim();
+    while rest.starts_with(['&', '!']) {
+        let Some((_, behind)) = rest.split_once(char::is_whitespace) else {
+            break;
+        };
+        rest = behind.trim_start();
+    }
+    rest
 }
 
 fn widen(span: &mut Range<usize>, first: Option<&Range<usize>>, last: Option<&Range<usize>>) {
@@ -480,10 +496,56 @@ fn place_in_scalar(
     // Plain, or quoted without an escape: the value stands in the file as it is.
     let shift = match written.as_bytes().first()? {
         b'"' | b'\'' if written.get(1..)?.starts_with(value) => 1,
+        b'"' | b'\'' => {
+            let place = |offset| place_in_quoted(written, value, offset);
+            return Some(span.start + place(inner.start)?..span.start + place(inner.end)?);
+        }
         _ if written.starts_with(value) => 0,
         _ => return place_in_block(text, span, value, &inner),
     };
     Some(span.start + shift + inner.start..span.start + shift + inner.end)
+}
+
+/// The place in a quoted scalar of a byte of its value: both are walked side by side, over escapes and
+/// folded line breaks.
+fn place_in_quoted(written: &str, value: &str, offset: usize) -> Option<usize> {
+    let quote = written.chars().next()?;
+    let (mut at, mut done) = (1, 0);
+    loop {
+        let (rest, left) = (written.get(at..)?, value.get(done..)?);
+        if done >= offset {
+            return Some(at);
+        }
+        let next = left.chars().next()?;
+        let blank = rest.len() - rest.trim_start().len();
+        if rest[..blank].contains(['\n', '\r']) {
+            at += blank;
+            done += left.len() - left.trim_start().len();
+        } else if quote == '\'' && rest.starts_with("''") {
+            at += 2;
+            done += 1;
+        } else if quote == '"' && rest.starts_with('\\') {
+            let kind = rest[1..].chars().next()?;
+            let digits = match kind {
+                'x' => 2,
+                'u' => 4,
+                'U' => 8,
+                // A line that goes on in the next: nothing of it is in the value.
+                '\n' | '\r' => {
+                    at += 1 + rest[1..].len() - rest[1..].trim_start().len();
+                    continue;
+                }
+                _ => 0,
+            };
+            at += 1 + kind.len_utf8() + digits;
+            done += next.len_utf8();
+        } else if rest.starts_with(next) {
+            at += next.len_utf8();
+            done += next.len_utf8();
+        } else {
+            return None;
+        }
+    }
 }
 
 /// A literal (`|`) or folded (`>`) scalar, or a plain one over several lines: the value's lines are found
@@ -572,10 +634,76 @@ mod tests {
             "yy"
         );
         assert_eq!(shown("a:\n  - where: größe > yy # c\n", path, 10..12), "yy");
-        // An escape inside: the whole scalar rather than a wrong word.
+        // Escapes, of every kind and before the word.
+        assert_eq!(shown("a:\n  - where: \"x\\t> yy\"\n", path, 4..6), "yy");
+        assert_eq!(shown("a:\n  - where: \"\\u6c34 > yy\"\n", path, 6..8), "yy");
         assert_eq!(
-            shown("a:\n  - where: \"x\\t> yy\"\n", path, 4..6),
-            "\"x\\t> yy\""
+            shown("a:\n  - where: \"x \\\n     > yy\"\n", path, 4..6),
+            "yy"
+        );
+        assert_eq!(
+            shown("a:\n  - where: \"x = \\\"a\\\" or yy\"\n", path, 11..13),
+            "yy"
+        );
+        assert_eq!(
+            shown("a:\n  - where: 'x = ''a''  or yy'\n", path, 12..14),
+            "yy"
+        );
+        assert_eq!(
+            shown("a:\n  - where: 'x = ''a''\n     or yy'\n", path, 11..13),
+            "yy"
+        );
+        // Behind text of other scripts, an anchor, and with the line ends of Windows.
+        assert_eq!(
+            shown("水: 1\na:\n  - where: 水位 > yy # 水\n", path, 9..11),
+            "yy"
+        );
+        assert_eq!(
+            shown("a:\n  - where: '水 = ''b'' or yy'\n", path, 13..15),
+            "yy"
+        );
+        assert_eq!(shown("a:\n  - where: &w x > yy\n", path, 4..6), "yy");
+        assert_eq!(shown("a:\r\n  - where: x > yy\r\n", path, 4..6), "yy");
+        assert_eq!(
+            shown(
+                "a:\r\n  - where: >\r\n      水 >\r\n      yy\r\n",
+                path,
+                6..8
+            ),
+            "yy"
+        );
+        assert_eq!(
+            shown(
+                "a:\r\n  - where: |\r\n      x\r\n      > yy\r\n",
+                path,
+                4..6
+            ),
+            "yy"
+        );
+    }
+
+    #[test]
+    fn anchors_aliases_and_marks_do_not_change_what_is_said() {
+        let text = "\u{feff}a: &v 1.50\nb: *v\nc: &s x > 1\nd: *s\ne: !!str 7\n";
+        let source = Source::parse("f", text).unwrap();
+        let read = |key: &str| {
+            source
+                .read_node::<String>(source.node(&[key.into()]))
+                .unwrap()
+        };
+        assert_eq!(
+            ["a", "b", "c", "d", "e"].map(read),
+            ["1.50", "1.50", "x > 1", "x > 1", "7"]
+        );
+        assert_eq!(source.root().to_json()["b"], serde_json::json!(1.5));
+        // Without the mark, which is no column.
+        let wrong = source.diagnostic(&["a".into()], None, Error::new(Class::Permanent, "x"));
+        assert_eq!(wrong.line_column().0, 1);
+        assert_eq!(
+            source
+                .diagnostic_at_key(&[], "a", Error::new(Class::Permanent, "x"))
+                .line_column(),
+            (1, 1)
         );
     }
 

@@ -1,5 +1,7 @@
 //! The steps of a flow, as a pure function from a batch of events to rows.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use arrow::array::{Array, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::{filter, filter_record_batch, prep_null_mask_filter, take, take_record_batch};
 use arrow::datatypes::SchemaRef;
@@ -9,6 +11,7 @@ use busbar_sql::{BatchQuery, Failed, Predicate, Projection};
 use crate::counters::Counters;
 use crate::reader::Reader;
 use crate::render::{Origin, OriginRows};
+use crate::task::panicked;
 
 /// A step that can be run.
 pub(crate) enum Step {
@@ -32,6 +35,17 @@ pub(crate) enum Place {
     Step(usize),
     /// An output, by its index.
     Output(usize),
+}
+
+/// `decode`, `step:0`, `to:1`.
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Place::Decode => f.write_str("decode"),
+            Place::Step(i) => write!(f, "step:{i}"),
+            Place::Output(i) => write!(f, "to:{i}"),
+        }
+    }
 }
 
 /// An event that could not be processed.
@@ -130,9 +144,16 @@ impl Computed {
 }
 
 impl Chain {
-    /// Runs the steps. Events that fail alone are in [`Computed::dead`]; an error is one of the whole.
+    /// Runs the steps. Events that fail alone are in [`Computed::dead`]; an error is one of the whole. A batch
+    /// of one event has none: the event is dead.
     pub fn run(&mut self, events: Batch) -> Result<Computed, Error> {
-        let read = self.reader.read(&events)?;
+        let single = events.rows() == 1;
+        let read = match guarded(|| self.reader.read(&events)) {
+            Err(cause) if single && cause.class() == Class::Permanent => {
+                self.reader.rejected(cause)
+            }
+            read => read?,
+        };
         let mut counts = Vec::with_capacity(1 + self.steps.len());
         let mut dead: Vec<Dead> = read
             .rejected
@@ -155,16 +176,24 @@ impl Chain {
             let before = rows.num_rows();
             let mut died = 0;
             // First as if all was well; only when it is not, look for the rows at fault.
-            let result = match step.apply(&rows, &mut made) {
+            let result = match guarded(|| step.apply(&rows, &mut made)) {
                 Ok(result) => result,
                 Err(error) => {
                     if error.class() != Class::Permanent {
                         return Err(error);
                     }
-                    let failing = step.failing(&rows);
-                    if failing.is_empty() {
-                        return Err(error);
-                    }
+                    let found = guarded(|| Ok(step.failing(&rows))).unwrap_or_default();
+                    let failing = match found.is_empty() {
+                        false => found,
+                        // Together they fail and alone they do not: all there is of a single event.
+                        true if single => (0..before)
+                            .map(|row| Failed {
+                                row,
+                                cause: error.clone(),
+                            })
+                            .collect(),
+                        true => return Err(error),
+                    };
                     died = failing.len();
                     let good = without(before, &failing);
                     for failed in failing {
@@ -177,7 +206,7 @@ impl Chain {
                     }
                     made.take(&good)?;
                     rows = take_record_batch(&rows, &good).map_err(misfit)?;
-                    step.apply(&rows, &mut made)?
+                    guarded(|| step.apply(&rows, &mut made))?
                 }
             };
             let out = result.num_rows();
@@ -200,6 +229,11 @@ impl Chain {
             counts,
         })
     }
+}
+
+/// A panic in what works on events is an error of the events, not the end of their task.
+fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(panicked(&*panic)))
 }
 
 fn without(rows: usize, failing: &[Failed]) -> UInt32Array {
@@ -280,5 +314,21 @@ impl Step {
                 failed
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_an_error_of_the_events() {
+        let error = guarded::<()>(|| panic!("out of {}", "range")).unwrap_err();
+        assert_eq!(
+            (error.class(), error.code()),
+            (Class::Permanent, "flow.panic")
+        );
+        assert_eq!(error.args()[0].1, "out of range");
+        assert_eq!(guarded(|| Ok(1)).unwrap(), 1);
     }
 }

@@ -62,6 +62,8 @@ pub(crate) struct Delta {
     pub nodes: Vec<(usize, Counters)>,
     /// The flow as a whole.
     pub flow: Counters,
+    /// Input events of the batch.
+    pub events: u64,
 }
 
 /// The counters of a flow that runs.
@@ -73,7 +75,11 @@ struct Inner {
     nodes: Vec<Node>,
     flow: Counters,
     missed: u64,
+    /// Offsets that cursors moved over, less the events counted for them.
+    astray: i64,
     last_tick: Option<i64>,
+    /// The difference that was last told.
+    told: i64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -102,6 +108,20 @@ pub(crate) struct Reading {
     pub nodes: Vec<NodeReading>,
     pub flow: Counters,
     pub missed: u64,
+    astray: i64,
+}
+
+impl Reading {
+    /// What the equation is off by: at the first node that does not add up, for the flow, or between what
+    /// cursors moved over and what was counted. 0 when every event is accounted for.
+    pub fn difference(&self) -> i64 {
+        self.nodes
+            .iter()
+            .map(|node| node.counters.difference())
+            .chain([self.flow.difference(), self.astray])
+            .find(|difference| *difference != 0)
+            .unwrap_or(0)
+    }
 }
 
 impl Tally {
@@ -111,7 +131,9 @@ impl Tally {
             nodes,
             flow: Counters::default(),
             missed: 0,
+            astray: 0,
             last_tick: None,
+            told: 0,
         }))
     }
 
@@ -154,6 +176,20 @@ impl Tally {
         self.0.lock().missed += events;
     }
 
+    /// Takes back what was missed where it is read again.
+    pub fn found(&self, events: u64) {
+        let mut inner = self.0.lock();
+        inner.missed = inner.missed.saturating_sub(events);
+    }
+
+    /// A cursor moved over so many offsets, and so many events were counted for them.
+    pub fn moved(&self, offsets: u64, counted: u64) {
+        if offsets != counted {
+            let off = i128::from(offsets) - i128::from(counted);
+            self.0.lock().astray += i64::try_from(off).unwrap_or(i64::MAX);
+        }
+    }
+
     /// Says, or takes back, why a node does not get on.
     pub fn error(&self, node: usize, error: Option<Error>, tries: u32) {
         let mut inner = self.0.lock();
@@ -161,12 +197,16 @@ impl Tally {
         inner.nodes[node].tries = tries;
     }
 
-    /// Takes the rates; called about once a second.
-    pub fn tick(&self, now_micros: i64) {
+    /// Takes the rates; called about once a second. Answers what the equation is off by if it was not off by
+    /// as much at the last call.
+    pub fn tick(&self, now_micros: i64) -> Option<i64> {
+        let difference = self.read().difference();
         let mut inner = self.0.lock();
+        let told = std::mem::replace(&mut inner.told, difference);
+        let alarm = (difference != 0 && difference != told).then_some(difference);
         let before = inner.last_tick.replace(now_micros);
         let Some(micros) = before.map(|b| now_micros - b).filter(|m| *m > 0) else {
-            return;
+            return alarm;
         };
         let seconds = micros as f64 / 1e6;
         for node in &mut inner.nodes {
@@ -175,6 +215,7 @@ impl Tally {
             node.rate_out = rate(node.counters.out, node.ticked.out);
             node.ticked = node.counters;
         }
+        alarm
     }
 
     pub fn read(&self) -> Reading {
@@ -194,6 +235,69 @@ impl Tally {
             nodes,
             flow: inner.flow,
             missed: inner.missed,
+            astray: inner.astray,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counters(input: u64, out: u64, filtered: u64, dead: u64, held: u64) -> Counters {
+        Counters {
+            input,
+            out,
+            filtered,
+            dead,
+            held,
+            added: 0,
+        }
+    }
+
+    #[test]
+    fn a_count_that_goes_astray_is_told_wherever_it_is() {
+        let good = Delta {
+            nodes: vec![
+                (0, counters(10, 10, 0, 0, 0)),
+                (1, counters(10, 0, 0, 1, 9)),
+            ],
+            flow: counters(10, 0, 0, 1, 9),
+            events: 10,
+        };
+        let tally = Tally::new(2);
+        tally.add(&good);
+        tally.moved(10, good.events);
+        assert_eq!(tally.read().difference(), 0);
+        tally.settle(1, 9, 2);
+        tally.settle_flow(9, 2);
+        assert_eq!(tally.read().difference(), 0);
+        // An event that a node lost.
+        let tally = Tally::new(2);
+        let mut bad = good.clone();
+        bad.nodes[1].1.held = 8;
+        tally.add(&bad);
+        assert_eq!(tally.read().difference(), 1);
+        // A row that went out twice.
+        let tally = Tally::new(2);
+        tally.add(&good);
+        tally.settle(1, 10, 0);
+        assert_eq!(tally.read().difference(), -1);
+        // One that the flow as a whole forgot.
+        let tally = Tally::new(2);
+        let mut bad = good.clone();
+        bad.flow.dead = 0;
+        tally.add(&bad);
+        assert_eq!(tally.read().difference(), 1);
+        // A cursor that went past an event nobody counted.
+        let tally = Tally::new(2);
+        tally.add(&good);
+        tally.moved(11, good.events);
+        assert_eq!(tally.read().difference(), 1);
+        // It is told once, and again when it changes.
+        let told: Vec<Option<i64>> = (0..3).map(|tick| tally.tick(tick)).collect();
+        assert_eq!(told, [Some(1), None, None]);
+        tally.moved(12, good.events);
+        assert_eq!(tally.tick(3), Some(3));
     }
 }

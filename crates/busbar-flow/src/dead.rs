@@ -5,7 +5,8 @@
 //! (JSON), `$dead-stream`, `$dead-partition`, `$dead-offset`, `$dead-at`. A store says which of them were
 //! sent through their flow again.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use busbar_bus::{Bus, Cursor, Item, Stream};
@@ -16,7 +17,11 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::chain::{Dead, Place};
-use crate::limits::{CAUSE_BYTES_MAX, DEAD_GROUPS_MAX, DEAD_INDEX_MAX, DEAD_LETTERS_MAX};
+use crate::compile::{OutputPlan, fnv1a};
+use crate::limits::{
+    BATCH_BYTES_MAX, BATCH_ROWS_MAX, CAUSE_BYTES_MAX, DEAD_DONE_MAX, DEAD_GROUPS_MAX,
+    DEAD_INDEX_MAX, DEAD_LETTERS_MAX, DEAD_MARKS_BYTES, DEAD_READ_ROWS,
+};
 use crate::status::{DeadFilter, DeadGroup, DeadLetter, class_word, words};
 
 /// The stream of dead letters.
@@ -62,11 +67,7 @@ pub(crate) fn letters(
             .map(|(name, value)| (*name, cut(value)))
             .collect();
         let args = serde_json::to_string(&args).unwrap_or_default();
-        let (place, output) = match letter.place {
-            Place::Decode => ("decode".to_owned(), ""),
-            Place::Step(i) => (format!("step:{i}"), ""),
-            Place::Output(i) => (format!("to:{i}"), output_ids.get(i).map_or("", |id| &**id)),
-        };
+        let (place, output) = place_of(letter.place, |i| output_ids.get(i).map_or("", |id| &**id));
         let spot = spot(letter.event);
         let (partition, offset) = (spot.partition.to_string(), spot.offset.to_string());
         // A letter that dies again keeps one set of marks.
@@ -188,6 +189,76 @@ pub(crate) fn originals(letters: &[Letter]) -> Batch {
     builder.finish()
 }
 
+/// The open letters of events that a task reads again, by the events' offsets.
+///
+/// An event that dies again of the same is told by the letter there is. When it gets through, or dies of
+/// something else, that letter has had its day.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Earlier(BTreeMap<u64, Vec<Known>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    id: u64,
+    /// Where and of what it died, as one number.
+    cause: u64,
+}
+
+/// Where in a flow and of what an event died. Outputs count by what they are: their order may change.
+fn cause_of(place: &str, output: &str, code: &str) -> u64 {
+    let place = if output.is_empty() { place } else { output };
+    fnv1a(&format!("{place} {code}"))
+}
+
+impl Earlier {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes out those of some events.
+    pub fn within(&mut self, base: u64, end: u64) -> Earlier {
+        if self.is_empty() {
+            return Earlier::default();
+        }
+        let mut these = self.0.split_off(&base);
+        let mut behind = these.split_off(&end);
+        self.0.append(&mut behind);
+        Earlier(these)
+    }
+
+    /// Takes back those of events that come again.
+    pub fn put_back(&mut self, mut earlier: Earlier) {
+        self.0.append(&mut earlier.0);
+    }
+
+    /// Whether an open letter tells of this death already; that letter is then told of no other.
+    pub fn knows(&mut self, offset: u64, dead: &Dead, outputs: &[OutputPlan]) -> bool {
+        let Some(known) = self.0.get_mut(&offset) else {
+            return false;
+        };
+        let (place, output) = place_of(dead.place, |i| outputs.get(i).map_or("", |o| &*o.id));
+        let cause = cause_of(&place, output, dead.cause.code());
+        let Some(at) = known.iter().position(|known| known.cause == cause) else {
+            return false;
+        };
+        known.swap_remove(at);
+        true
+    }
+
+    /// The numbers of those that are left.
+    pub fn ids(&self) -> Vec<u64> {
+        self.0.values().flatten().map(|known| known.id).collect()
+    }
+}
+
+/// How a place is written, and the output, if it is one.
+fn place_of<'a>(place: Place, output: impl Fn(usize) -> &'a str) -> (String, &'a str) {
+    let output = match place {
+        Place::Output(i) => output(i),
+        Place::Decode | Place::Step(_) => "",
+    };
+    (place.to_string(), output)
+}
+
 /// All dead letters, by number and cause.
 pub(crate) struct DeadLetters {
     stream: Arc<Stream>,
@@ -221,6 +292,11 @@ pub(crate) struct Run {
 
 const DONE: &[u8] = b"done/";
 const RUN: &[u8] = b"run/";
+
+/// That a letter was sent again.
+fn done(id: &u64) -> Change {
+    Change::Put(numbered(DONE, *id), Bytes::from_static(b"1"))
+}
 
 fn numbered(prefix: &[u8], number: u64) -> Bytes {
     let mut key = prefix.to_vec();
@@ -313,6 +389,25 @@ impl DeadLetters {
             .collect())
     }
 
+    /// Reads the first of these letters, about as many as make a batch; answers how many of the numbers it
+    /// looked at. May block on the disk.
+    pub fn read_some(&self, ids: &[u64]) -> Result<(Vec<Letter>, usize), Error> {
+        let (mut letters, mut read, mut bytes) = (Vec::new(), 0, 0);
+        for ids in ids.chunks(DEAD_READ_ROWS / 16) {
+            let more = self.read(ids)?;
+            bytes += more
+                .iter()
+                .map(|letter| letter.shown.payload.len() + DEAD_MARKS_BYTES)
+                .sum::<usize>();
+            letters.extend(more);
+            read += ids.len();
+            if bytes >= BATCH_BYTES_MAX || letters.len() >= BATCH_ROWS_MAX {
+                break;
+            }
+        }
+        Ok((letters, read))
+    }
+
     /// Reads letters by number. Those that are gone are left out. May block on the disk.
     pub fn read(&self, ids: &[u64]) -> Result<Vec<Letter>, Error> {
         let Some(partition) = self.stream.partitions().first().cloned() else {
@@ -337,6 +432,71 @@ impl DeadLetters {
         Ok(letters)
     }
 
+    /// The open letters of a flow's events in a part of a partition, of those outputs, and with `main` those
+    /// that died before any output. May block on the disk.
+    pub fn earlier(
+        &self,
+        flow: &str,
+        (stream, partition): (&str, u16),
+        offsets: Range<u64>,
+        outputs: &[Arc<str>],
+        main: bool,
+    ) -> Result<Earlier, Error> {
+        let ids: Vec<u64> = {
+            let mut index = self.index.lock();
+            self.refresh(&mut index)?;
+            // Causes beyond the bound share the last group, whatever flow they are of.
+            let shared = index.groups.len() == DEAD_GROUPS_MAX;
+            let of_flow = |entry: &&Entry| {
+                index.groups[entry.group].flow == flow
+                    || (shared && entry.group == DEAD_GROUPS_MAX - 1)
+            };
+            index
+                .entries
+                .iter()
+                .filter(of_flow)
+                .map(|entry| entry.id)
+                .filter(|id| !index.redriven.contains(id))
+                .collect()
+        };
+        let mut earlier = Earlier::default();
+        for ids in ids.chunks(DEAD_READ_ROWS) {
+            for letter in self.read(ids)? {
+                let shown = &letter.shown;
+                let mine = match letter.output.is_empty() {
+                    true => main,
+                    false => outputs.iter().any(|id| **id == *letter.output),
+                };
+                if mine
+                    && shown.flow == flow
+                    && shown.stream == stream
+                    && shown.partition == partition
+                    && offsets.contains(&shown.offset)
+                {
+                    earlier.0.entry(shown.offset).or_default().push(Known {
+                        id: shown.id,
+                        cause: cause_of(&shown.place, &letter.output, &shown.code),
+                    });
+                }
+            }
+        }
+        Ok(earlier)
+    }
+
+    /// Notes that the events of these letters were sent again. Not waited for: it is found out again.
+    pub fn close(&self, ids: &[u64]) {
+        if ids.is_empty() {
+            return;
+        }
+        for ids in ids.chunks(DEAD_DONE_MAX) {
+            self.store.apply(ids.iter().map(done).collect(), None);
+        }
+        let mut index = self.index.lock();
+        for id in ids {
+            index.mark(*id);
+        }
+    }
+
     /// Notes a re-drive before it is begun.
     pub fn begin(&self, run: &Run) -> Result<(), Error> {
         let value = serde_json::to_vec(run)
@@ -348,17 +508,19 @@ impl DeadLetters {
     }
 
     /// Notes that all letters of a re-drive were sent.
-    pub fn finish(&self, run: &Run, done: &[u64]) -> Result<(), Error> {
-        let mut changes: Vec<Change> = done
-            .iter()
-            .map(|id| Change::Put(numbered(DONE, *id), Bytes::from_static(b"1")))
-            .collect();
-        changes.push(Change::Delete(numbered(RUN, run.run)));
+    pub fn finish(&self, run: &Run, ids: &[u64]) -> Result<(), Error> {
+        for ids in ids.chunks(DEAD_DONE_MAX) {
+            let changes = ids.iter().map(done).collect();
+            self.store
+                .apply_sync(changes)
+                .map_err(busbar_bus::from_log)?;
+        }
+        let over = Change::Delete(numbered(RUN, run.run));
         self.store
-            .apply_sync(changes)
+            .apply_sync(vec![over])
             .map_err(busbar_bus::from_log)?;
         let mut index = self.index.lock();
-        for id in done {
+        for id in ids {
             index.mark(*id);
         }
         Ok(())

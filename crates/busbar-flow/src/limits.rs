@@ -24,6 +24,14 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 pub const TRIAL_ROWS_MAX: usize = 1024;
 /// Bytes of an error's text kept with a dead letter.
 pub const CAUSE_BYTES_MAX: usize = 1024;
+/// Bytes of dead letters put down at once.
+pub const DEAD_BATCH_BYTES: usize = BATCH_BYTES_MAX;
+/// What a dead letter takes besides its payload, as far as room for it is reckoned.
+pub const DEAD_MARKS_BYTES: usize = 512;
+/// Dead letters noted as sent again by one change of the store.
+pub const DEAD_DONE_MAX: usize = 32_768;
+/// Dead letters read at once when those of a task are looked for.
+pub const DEAD_READ_ROWS: usize = 4096;
 /// Groups of dead letters told apart; what is beyond is one group.
 pub const DEAD_GROUPS_MAX: usize = 1000;
 /// Dead letters listed or re-driven by one call.
@@ -32,10 +40,13 @@ pub const DEAD_LETTERS_MAX: usize = 100_000;
 pub const TEMPLATE_BYTES_MAX: usize = busbar_event::limits::TOPIC_BYTES_MAX;
 /// Differences shown of one failed flow test.
 pub const TEST_DIFFERENCES_MAX: usize = 20;
+/// How long a flow that could not start for the moment waits before it tries again.
+pub const RESTART_AFTER: Duration = Duration::from_secs(5);
 /// How often the rate of a counter is taken.
 pub const RATE_EVERY: Duration = Duration::from_secs(1);
 
 const _: () = assert!(TRIAL_ROWS_MAX <= BATCH_ROWS_MAX);
+const _: () = assert!(DEAD_DONE_MAX < busbar_log::limits::STORE_CHANGES_MAX);
 /// Cursors of one flow on one partition: the flow's own and one for each connection, of all versions.
 pub const LANES_MAX: usize = 1024;
 /// Dead letters of which cause and number are kept in memory; older ones stay in their stream.

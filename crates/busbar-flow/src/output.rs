@@ -112,6 +112,14 @@ impl Writer {
         Ok(known)
     }
 
+    /// The furthest position that any part of the other side knows. Opens nothing.
+    pub async fn furthest(&mut self) -> Result<Option<u64>, Error> {
+        match &self.to {
+            To::Sink(open) if open.sink.is_none() => Ok(None),
+            _ => Ok(self.known(0).await?.into_iter().max()),
+        }
+    }
+
     /// Writes everything that can be written, and says what cannot. Transient errors go to `wait`, which
     /// answers when to try again or that it is over.
     pub async fn write<W, F>(

@@ -106,6 +106,15 @@ impl Reader {
         &self.schema
     }
 
+    /// What came of a single event that cannot be read.
+    pub fn rejected(&self, cause: Error) -> Rows {
+        Rows {
+            rows: RecordBatch::new_empty(Arc::clone(&self.schema)),
+            events: Some(UInt32Array::from(Vec::<u32>::new())),
+            rejected: vec![(0, cause)],
+        }
+    }
+
     /// Reads a batch.
     pub fn read(&mut self, events: &Batch) -> Result<Rows, Error> {
         let (columns, good, rejected) = match (&mut self.decoder, events.body()) {

@@ -11,7 +11,7 @@ use arrow::compute::{cast, filter, filter_record_batch, take};
 use arrow::datatypes::{
     DataType, Field, Fields, Int32Type, Schema, TimeUnit, TimestampMicrosecondType,
 };
-use busbar_event::{Batch, Body, Class, Envelope, Error, Flags, dictionary};
+use busbar_event::{Batch, BatchBuilder, Body, Class, Envelope, Error, Flags, dictionary};
 
 use crate::chain::{Computed, Dead, Made, Place};
 use crate::compile::{OutputPlan, Shape, TopicShape, table_schema};
@@ -49,6 +49,38 @@ pub(crate) struct Prepared {
     pub rows: usize,
     /// Rows that could not even be prepared.
     pub dead: Vec<Dead>,
+}
+
+impl Prepared {
+    /// Nothing for an output, because the results of the one event there is cannot be made into what it takes.
+    pub fn refused(
+        computed: &Computed,
+        plan: &OutputPlan,
+        index: usize,
+        cause: &Error,
+    ) -> Prepared {
+        use crate::compile::Target;
+        let rows = computed.rows.num_rows();
+        let (none, nothing) = (computed.rows.slice(0, 0), BatchBuilder::new().finish());
+        let dead = Dead {
+            event: 0,
+            place: Place::Output(index),
+            cause: cause.clone(),
+        };
+        Prepared {
+            outgoing: match plan.target {
+                Target::Table(_) => Outgoing::Rows(none),
+                Target::Stream(_) | Target::Topic => Outgoing::Events(nothing),
+                Target::Connection(_) => Outgoing::Delivery {
+                    events: nothing,
+                    rows: none,
+                },
+            },
+            made: Made::Many,
+            rows,
+            dead: vec![dead; rows],
+        }
+    }
 }
 
 fn misfit(e: arrow::error::ArrowError) -> Error {

@@ -28,6 +28,9 @@ pub struct FlowStatus {
     pub conservation: Conservation,
     /// Committed events it has not read yet.
     pub lag: u64,
+    /// The least watermark of its tasks, microseconds since 1970; none before the first event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watermark_micros: Option<i64>,
     /// Events that retention or damage took before it could read them.
     pub missed: u64,
     /// When this version began to run, microseconds since 1970.
@@ -73,6 +76,9 @@ pub struct NodeStatus {
     pub rate_out: f64,
     /// For inputs and for connections: committed events not read yet.
     pub lag: u64,
+    /// For inputs and outputs: the least watermark of the tasks behind it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watermark_micros: Option<i64>,
     /// Why it does not get on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Error>,
@@ -98,7 +104,8 @@ pub struct Conservation {
     /// Its terms for the flow as a whole.
     #[serde(flatten)]
     pub counters: Counters,
-    /// What it is off by, and what any node's own is off by; anything but 0 is an alarm.
+    /// What it is off by, or any node's own, or what the cursors moved over against what was counted. Anything
+    /// but 0 is an alarm: the flow's error tells it.
     pub difference: i64,
 }
 
@@ -115,6 +122,11 @@ pub struct TaskStatus {
     pub position: u64,
     /// Committed events behind it.
     pub lag: u64,
+    /// The greatest time of the events before the position, less the lateness of the stream, in microseconds
+    /// since 1970: an event that is older comes late. It never goes back but by a replay, is kept with the
+    /// position, and depends on the events alone, not on a clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watermark_micros: Option<i64>,
 }
 
 /// What [`crate::Runtime::apply`] did.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use arrow::array::{Array, BinaryArray, RecordBatch, StructArray};
 use arrow::datatypes::{DataType, Field, Fields};
-use busbar_catalog::{Expect, FlowSpec, Given, Project, TestSpec};
+use busbar_catalog::{Expect, ExpectDead, ExpectLetter, FlowSpec, Given, Project, TestSpec};
 use busbar_event::format::{encode_json, infer};
 use busbar_event::topic::Filter;
 use busbar_event::{BatchBuilder, Class, Error, Flags, Language, Row};
@@ -12,7 +12,7 @@ use busbar_log::{Clock, ManualClock};
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use crate::chain::Computed;
+use crate::chain::{Computed, Dead};
 use crate::compile::{NoPlan, Plan, World, compile};
 use crate::connector::Connectors;
 use crate::limits::TEST_DIFFERENCES_MAX;
@@ -80,6 +80,13 @@ pub enum Difference {
         /// Why.
         causes: Vec<String>,
     },
+    /// A dead letter that was expected did not come.
+    DeadMissing {
+        /// What was expected.
+        expected: Json,
+        /// Those that came and nobody expected: place, code and message.
+        causes: Vec<String>,
+    },
     /// The test could not be run.
     Failed {
         /// Why.
@@ -136,6 +143,15 @@ impl Difference {
                     ("expected", expected.to_string()),
                 ];
                 let said = said("flow.test-dead", &counts);
+                causes
+                    .iter()
+                    .fold(said, |said, cause| format!("{said}\n  {cause}"))
+            }
+            Difference::DeadMissing { expected, causes } => {
+                let said = said(
+                    "flow.test-dead-missing",
+                    &[("expected", expected.to_string())],
+                );
                 causes
                     .iter()
                     .fold(said, |said, cause| format!("{said}\n  {cause}"))
@@ -254,9 +270,7 @@ fn run(plan: &Plan, world: &World, test: &TestSpec) -> Result<Vec<Difference>, E
         }
         for (input, mut builder) in pending.drain(..) {
             let computed = chains[input].run(builder.finish())?;
-            for dead in &computed.dead {
-                out.causes.push(dead.cause.to_string());
-            }
+            out.dead.extend(computed.dead.iter().cloned());
             out.take(plan, input, &outputs, &computed)?;
         }
         if let Some(span) = given.and_then(|g| g.advance) {
@@ -272,7 +286,7 @@ struct Outcome {
     rows: Vec<Json>,
     /// Topic and payload of the first output that makes events.
     events: Vec<(String, Json)>,
-    causes: Vec<String>,
+    dead: Vec<Dead>,
 }
 
 impl Outcome {
@@ -285,8 +299,7 @@ impl Outcome {
     ) -> Result<(), Error> {
         let mut first = true;
         for prepared in prepare_outputs(plan, input, outputs, computed)? {
-            self.causes
-                .extend(prepared.dead.iter().map(|d| d.cause.to_string()));
+            self.dead.extend(prepared.dead.iter().cloned());
             if let (Outgoing::Events(events), true) = (&prepared.outgoing, first) {
                 first = false;
                 let payloads = events.payloads();
@@ -378,21 +391,52 @@ fn compare(test: &TestSpec, out: &Outcome) -> Vec<Difference> {
             actual: actual.clone(),
         });
     }
-    let expected = test.dead.unwrap_or(0);
-    if out.causes.len() != expected {
-        differences.push(Difference::Dead {
-            expected,
-            actual: out.causes.len(),
-            causes: out
-                .causes
-                .iter()
-                .take(TEST_DIFFERENCES_MAX)
-                .cloned()
-                .collect(),
-        });
-    }
+    compare_dead(test, &out.dead, &mut differences);
     differences.truncate(TEST_DIFFERENCES_MAX);
     differences
+}
+
+fn compare_dead(test: &TestSpec, dead: &[Dead], differences: &mut Vec<Difference>) {
+    let told = |dead: &[&Dead]| -> Vec<String> {
+        let dead = dead.iter().take(TEST_DIFFERENCES_MAX);
+        dead.map(|d| format!("{}: {} [{}]", d.place, d.cause, d.cause.code()))
+            .collect()
+    };
+    let all: Vec<&Dead> = dead.iter().collect();
+    let expected = match &test.dead {
+        None => 0,
+        Some(ExpectDead::Count(count)) => *count,
+        Some(ExpectDead::Each(letters)) => {
+            let mut left = all.clone();
+            for letter in letters {
+                match left.iter().position(|dead| fits(letter, dead)) {
+                    Some(at) => drop(left.remove(at)),
+                    None => differences.push(Difference::DeadMissing {
+                        expected: serde_json::to_value(letter).unwrap_or_default(),
+                        causes: told(&left),
+                    }),
+                }
+            }
+            letters.len()
+        }
+    };
+    if dead.len() != expected {
+        differences.push(Difference::Dead {
+            expected,
+            actual: dead.len(),
+            causes: told(&all),
+        });
+    }
+}
+
+fn fits(letter: &ExpectLetter, dead: &Dead) -> bool {
+    let is = |wanted: &Option<String>, has: &str| wanted.as_deref().is_none_or(|w| w == has);
+    is(&letter.place, &dead.place.to_string())
+        && is(&letter.code, dead.cause.code())
+        && letter.message.as_ref().is_none_or(|wanted| {
+            dead.cause.to_string().contains(wanted)
+                || dead.cause.message(Language::Zh).contains(wanted)
+        })
 }
 
 fn compare_row(row: usize, expected: &Expect, actual: &Json, differences: &mut Vec<Difference>) {
@@ -409,11 +453,21 @@ fn compare_row(row: usize, expected: &Expect, actual: &Json, differences: &mut V
     }
 }
 
+/// How far apart two numbers with a fraction may be, in relation to the larger, and still be the same: 0.1 + 0.2
+/// is 0.3.
+const SAME_WITHIN: f64 = 1e-9;
+
+fn close(a: f64, b: f64) -> bool {
+    a == b || (a - b).abs() <= SAME_WITHIN * a.abs().max(b.abs())
+}
+
 /// Equal as people see it: 90 is 90.0, and an object has at least the fields expected.
 fn same(wanted: &Json, got: &Json) -> bool {
     match (wanted, got) {
         (Json::Number(a), Json::Number(b)) => {
-            a == b || matches!((a.as_f64(), b.as_f64()), (Some(a), Some(b)) if a == b)
+            let whole = (a.is_i64() || a.is_u64()) && (b.is_i64() || b.is_u64());
+            a == b
+                || !whole && matches!((a.as_f64(), b.as_f64()), (Some(a), Some(b)) if close(a, b))
         }
         (Json::Array(a), Json::Array(b)) => {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))

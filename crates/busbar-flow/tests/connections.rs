@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use busbar_catalog::{ConnectionSpec, Diagnostic};
 use busbar_event::{Class, Error};
 use busbar_flow::{
-    Connector, Connectors, DeadFilter, Delivery, FlowState, Polled, Polling, Position, Roles, Sink,
-    SinkContext, Source, SourceContext, Work, Written,
+    Connector, Connectors, DeadFilter, Delivery, FlowState, Polled, Polling, Position, ReplayFrom,
+    Roles, Sink, SinkContext, Source, SourceContext, Work, Written,
 };
 use common::{World, batch, ids, rest};
 use parking_lot::Mutex;
@@ -38,6 +38,10 @@ struct Fake {
     poison: Mutex<Vec<i64>>,
     /// Whether it answers with an error of configuration.
     misconfigured: AtomicUsize,
+    /// Whether it breaks down.
+    panics: AtomicUsize,
+    /// Of what class the error is with which it does not open.
+    shut: Mutex<Option<Class>>,
     /// For the source: what there is, and how often it fails.
     supply: Mutex<Vec<String>>,
     committed: Mutex<Vec<u64>>,
@@ -65,6 +69,11 @@ impl Sink for FakeSink {
             if fake.misconfigured.load(Ordering::SeqCst) > 0 {
                 return Err(error(Class::Configuration));
             }
+            assert_eq!(
+                fake.panics.load(Ordering::SeqCst),
+                0,
+                "the sink breaks down"
+            );
             let less = |n: usize| n.checked_sub(1);
             if fake
                 .down
@@ -156,7 +165,8 @@ impl Connector for FakeConnector {
         _: SinkContext,
     ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
         let sink = FakeSink(Arc::clone(&self.0));
-        Box::pin(async move { Ok(Box::new(sink) as Box<dyn Sink>) })
+        let shut = self.0.shut.lock().map(error);
+        Box::pin(async move { shut.map_or(Ok(Box::new(sink) as Box<dyn Sink>), Err) })
     }
 }
 
@@ -301,4 +311,107 @@ fn a_source_goes_on_where_it_was_committed() {
     assert_eq!(ids(&world.contents("in")), (0..140).collect::<Vec<_>>());
     let status = world.flows.connections();
     assert_eq!((status.len(), status[0].name.as_str()), (1, "fake"));
+}
+
+#[test]
+fn a_flow_is_replayed_although_its_sink_is_down() {
+    let (fake, world) = world(15);
+    world.apply(&[IN, OUT, FAKE, ("flows/f.yaml", BOTH)]);
+    world.publish("in/a/b", &readings(0..50));
+    world.settle("f");
+    *fake.shut.lock() = Some(Class::Transient);
+    let replayed = world.flows.replay("f", ReplayFrom::Earliest);
+    world.tokio.block_on(replayed).unwrap();
+    eventually("the stream's part", || world.contents("out").len() == 100);
+    eventually("retrying", || world.flow("f").state == FlowState::Retrying);
+    *fake.shut.lock() = None;
+    world.settle("f");
+    assert_eq!(world.flow("f").state, FlowState::Running);
+    assert_eq!(
+        *fake.written.lock(),
+        (0..50).chain(0..50).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn a_flow_that_cannot_start_is_there_and_says_why() {
+    let (fake, world) = world(16);
+    *fake.shut.lock() = Some(Class::Configuration);
+    let applied = world.apply(&[IN, OUT, FAKE, ("flows/f.yaml", BOTH)]);
+    assert!(applied.failed.contains_key("f"), "{applied:?}");
+    let status = world.flow("f");
+    assert_eq!(status.state, FlowState::Stopped);
+    assert_eq!(status.error.unwrap().code(), "flow.worker");
+    world.publish("in/a/b", &readings(0..10));
+    assert!(world.tokio.block_on(world.flows.resume("f")).is_err());
+    assert_eq!(world.flow("f").state, FlowState::Stopped);
+    *fake.shut.lock() = None;
+    world.tokio.block_on(world.flows.resume("f")).unwrap();
+    world.settle("f");
+    assert_eq!(*fake.written.lock(), (0..10).collect::<Vec<_>>());
+    assert_eq!(world.contents("out").len(), 10);
+}
+
+#[test]
+fn a_new_version_that_cannot_open_its_sink_leaves_the_old_one_running() {
+    let (fake, world) = world(17);
+    let old = "from: in\nsteps:\n  - select: id, v\nto:\n  - stream: out\n";
+    world.apply(&[IN, OUT, FAKE, ("flows/f.yaml", old)]);
+    for (round, class) in [Class::Transient, Class::Configuration]
+        .into_iter()
+        .enumerate()
+    {
+        *fake.shut.lock() = Some(class);
+        let applied = world.apply(&[IN, OUT, FAKE, ("flows/f.yaml", BOTH)]);
+        assert!(applied.failed.contains_key("f"), "{applied:?}");
+        let from = round as i64 * 10;
+        world.publish("in/a/b", &readings(from..from + 10));
+        let status = world.settle("f");
+        assert_eq!((status.state, status.nodes.len()), (FlowState::Running, 3));
+    }
+    *fake.shut.lock() = None;
+    world.apply(&[IN, OUT, FAKE, ("flows/f.yaml", BOTH)]);
+    world.publish("in/a/b", &readings(20..30));
+    world.settle("f");
+    assert_eq!(ids(&world.contents("out")), (0..30).collect::<Vec<_>>());
+    // The new output begins where the flow was.
+    assert_eq!(*fake.written.lock(), (20..30).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_output_that_is_new_begins_where_the_flow_is() {
+    let (fake, mut world) = world(18);
+    let without = "from: in\nsteps:\n  - select: id, v\nto:\n  - stream: out\n";
+    world.apply(&[IN, OUT, FAKE, ("flows/f.yaml", BOTH)]);
+    world.publish("in/a/b", &readings(0..10));
+    world.settle("f");
+    world.apply(&[IN, OUT, FAKE, ("flows/f.yaml", without)]);
+    world.publish("in/a/b", &readings(10..20));
+    world.settle("f");
+    // Another connection than the one that was taken out, after a restart.
+    rest(500);
+    world = world.restart(false);
+    let other = ("connections/other.yaml", "fake: {}\n");
+    let with_other = BOTH.replace("fake", "other");
+    world.apply(&[IN, OUT, FAKE, other, ("flows/f.yaml", &with_other)]);
+    world.publish("in/a/b", &readings(20..30));
+    world.settle("f");
+    let expected: Vec<i64> = (0..10).chain(20..30).collect();
+    assert_eq!(*fake.written.lock(), expected);
+}
+
+#[test]
+fn a_sink_that_breaks_down_stops_its_flow_and_says_so() {
+    let (fake, world) = world(19);
+    fake.panics.store(1, Ordering::SeqCst);
+    world.apply(&[IN, OUT, FAKE, ("flows/f.yaml", BOTH)]);
+    world.publish("in/a/b", &readings(0..10));
+    eventually("stopping", || world.flow("f").state == FlowState::Stopped);
+    assert_eq!(world.flow("f").error.unwrap().code(), "flow.worker");
+    assert_eq!(world.flow("f").conservation.difference, 0);
+    fake.panics.store(0, Ordering::SeqCst);
+    world.tokio.block_on(world.flows.resume("f")).unwrap();
+    world.settle("f");
+    assert_eq!(*fake.written.lock(), (0..10).collect::<Vec<_>>());
+    assert_eq!(world.contents("out").len(), 10);
 }

@@ -1,5 +1,6 @@
 //! Exactly once, whatever happens: the process is killed, or the power fails, after any number of disk
-//! operations, again and again, and in the end every output holds every result once.
+//! operations, again and again, while the flow is changed, paused, taken out and put in again, and the disk is
+//! full for a while; and in the end every output holds every result once.
 //!
 //! `BUSBAR_SIM_SEED=17` runs one history, `BUSBAR_SIM_RUNS=500` many.
 
@@ -25,12 +26,38 @@ const FILES: [(&str, &str); 5] = [
         "topics: alarm/#\nformat: json\npartitions: 3\nkey: '${client}'\n",
     ),
     ("tables/all.yaml", "relational: {}\n"),
-    (
-        "flows/f.yaml",
-        "from: in\nsteps:\n  - where: v >= 0\n  - select: id, site, 1000 / v as w\n\
-         to:\n  - stream: out\n  - topic: 'alarm/${site}'\n  - table: all\n",
-    ),
+    ("flows/f.yaml", FLOW),
 ];
+
+const FLOW: &str = "from: in\nsteps:\n  - where: v >= 0\n  - select: id, site, 1000 / v as w\n\
+                    to:\n  - stream: out\n  - topic: 'alarm/${site}'\n  - table: all\n";
+
+/// Something that people do to a flow that runs. None of it changes what comes of an event.
+fn meddle(world: &World, random: &mut Random) {
+    let flows = &world.flows;
+    match random.below(12) {
+        0 | 1 => {
+            let version = FLOW.replace("1000 / v", &format!("{} / v", random.below(1000)));
+            let mut files = FILES;
+            files[4].1 = &version;
+            // On a full disk it may be refused; then the old version goes on.
+            let _ = world.try_apply(&files);
+        }
+        2 => {
+            let _ = world.tokio.block_on(flows.pause("f"));
+            let _ = world.tokio.block_on(flows.resume("f"));
+        }
+        3 => {
+            let _ = world.try_apply(&FILES[..4]);
+            let _ = world.try_apply(&FILES);
+        }
+        4 => {
+            world.disk.set_capacity(Some(1));
+            world.disk.fail_writes(3);
+        }
+        _ => world.disk.set_capacity(None),
+    }
+}
 
 const EVENTS: i64 = 3000;
 
@@ -62,14 +89,14 @@ fn history(seed: u64) {
             let topic = format!("in/c{}/x", random.below(4));
             // The position makes a repetition after a crash harmless, as a source's does.
             let producer = Some(("test".into(), to as u64));
-            match world
-                .tokio
-                .block_on(world.bus.append(batch(&topic, &events), producer))
-            {
+            let appended = world.bus.append(batch(&topic, &events), producer);
+            match world.tokio.block_on(appended) {
                 Ok(_) => next = to,
                 Err(_) => break,
             }
+            meddle(&world, &mut random);
         }
+        world.disk.set_capacity(None);
         if next < EVENTS {
             world = world.restart(random.below(2) == 0);
             crashes += 1;
@@ -86,6 +113,9 @@ fn history(seed: u64) {
             world.apply(&FILES);
         }
     }
+    // Somebody may have been in the middle of something.
+    world.apply(&FILES);
+    world.tokio.block_on(world.flows.resume("f")).unwrap();
     let status = world.settle("f");
     assert_eq!(status.conservation.difference, 0, "seed {seed}");
     let came = ids(&world.contents("in"));

@@ -32,6 +32,11 @@ fn rows_and_events_are_compared_as_people_see_them() {
         "tests:\n  - given: [{ topic: gauge/g/rain, payload: { site: a, level_mm: 60 } }]\n    expect: [{ topic: alarm/a/rain, payload: { level_cm: 6.0 } }]\n",
         // Dead letters that were expected.
         "tests:\n  - given: [{ payload: 'no json' }, { payload: { level_mm: 99 } }]\n    expect: [{ level_cm: 9.9 }]\n    dead: 2\n",
+        "tests:\n  - given: [{ payload: 'no json' }, { payload: { level_mm: 99 } }]\n    expect: [{ level_cm: 9.9 }]\n    dead: [{ place: to:0, code: flow.template-null }, { place: decode }]\n",
+        // A column that is not there is null.
+        "tests:\n  - given: [{ payload: { site: a, level_mm: 61 } }]\n    expect: [{ level_cm: 6.1, none: null }]\n",
+        // As people write numbers.
+        "tests:\n  - given: [{ payload: { site: a, level_mm: 63 } }]\n    expect: [{ level_cm: 6.3000000001 }]\n",
         "tests:\n  - given: []\n",
     ] {
         let found = differences(&format!("{FLOW}{test}"));
@@ -103,4 +108,48 @@ fn checking_points_into_the_file() {
         ("flow.table-key", "t")
     );
     assert_eq!(bad[0].help().unwrap().args()[0].1, "site");
+}
+
+#[test]
+fn dead_letters_that_were_expected_are_told_apart() {
+    let test = |dead: &str| {
+        let given = "[{ payload: 'no json' }, { payload: { level_mm: 99 } }]";
+        let test = format!(
+            "tests:\n  - given: {given}\n    expect: [{{ level_cm: 9.9 }}]\n    dead: {dead}\n"
+        );
+        let found = differences(&format!("{FLOW}{test}"));
+        found.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let wrong = test("[{ place: decode }, { place: step:1 }]");
+    assert_eq!(wrong.len(), 1, "{wrong:?}");
+    assert_eq!(
+        wrong[0],
+        "no dead letter came that is {\"place\":\"step:1\"}\n  \
+         to:0: site has no value, so there is no topic or key [flow.template-null]"
+    );
+    let few = test("[{ message: no value }]");
+    assert!(
+        few[0].starts_with("dead letters: 2, expected 1\n  decode: "),
+        "{few:?}"
+    );
+    assert_eq!(test("[{ message: 没有值 }, {}]"), Vec::<String>::new());
+    // Whole numbers are exact, others to nine places.
+    let number = |level: &str, expected: &str| {
+        let test = format!(
+            "tests:\n  - given: [{{ payload: {{ site: a, level_mm: {level} }} }}]\n    expect: [{{ n: {expected} }}]\n"
+        );
+        let flow = "from: rain\nsteps:\n  - select: site, level_mm as n, 0.1 * level_mm as m\nto:\n  - topic: alarm/${site}/rain\n";
+        let flow = match expected.contains('.') {
+            true => flow.replace(
+                "level_mm as n, 0.1 * level_mm as m",
+                "0.1 * level_mm + 0.2 as n",
+            ),
+            false => flow.to_owned(),
+        };
+        differences(&format!("{flow}{test}")).len()
+    };
+    assert_eq!(number("9007199254740993", "9007199254740993"), 0);
+    assert_eq!(number("9007199254740993", "9007199254740992"), 1);
+    assert_eq!(number("1", "0.3"), 0);
+    assert_eq!(number("1", "0.30001"), 1);
 }

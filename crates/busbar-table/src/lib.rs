@@ -32,7 +32,7 @@ mod table;
 pub use columns::{ColumnType, canonical_schema};
 pub use hot::Hot;
 pub use position::ProducerPosition;
-pub use registry::Tables;
+pub use registry::{Staged, Tables};
 pub use relational::Relational;
 pub use spec::{ColumnSpec, HotSpec, RelationalSpec, TableSpec, WhenFull};
 pub use table::{Applied, Compare, Condition, Constant, Rejected, Rows, Scan, Stats, Table, Write};

@@ -22,6 +22,9 @@ pub struct Tables {
     open: RwLock<BTreeMap<String, Open>>,
 }
 
+/// Tables that were opened and are not yet those that there are: see [`Tables::stage`].
+pub struct Staged(BTreeMap<String, Open>);
+
 #[derive(Clone)]
 struct Open {
     spec: TableSpec,
@@ -53,11 +56,18 @@ impl Tables {
     /// brings it back. Another key for a relational table that has rows is refused, because they
     /// were merged by the old one.
     pub fn apply(&self, specs: &BTreeMap<String, TableSpec>) -> Result<(), Error> {
+        let staged = self.stage(specs)?;
+        self.adopt(staged)
+    }
+
+    /// Open what [`Tables::apply`] would need, without making it the tables that there are; for those who
+    /// have more to change, all or nothing. Nobody else may change tables until it is adopted or dropped.
+    pub fn stage(&self, specs: &BTreeMap<String, TableSpec>) -> Result<Staged, Error> {
         for (name, spec) in specs {
             check_name(name)?;
             spec.check(name)?;
         }
-        let mut open = self.open.write();
+        let open = self.open.read();
         let mut next = BTreeMap::new();
         for (name, spec) in specs {
             let before = open.get(name);
@@ -68,6 +78,12 @@ impl Tables {
             let spec = spec.clone();
             next.insert(name.clone(), Open { spec, kept });
         }
+        Ok(Staged(next))
+    }
+
+    /// Make staged tables those that there are.
+    pub fn adopt(&self, Staged(next): Staged) -> Result<(), Error> {
+        let mut open = self.open.write();
         for (name, Open { spec, kept }) in &next {
             if let (Kept::Hot(table), Engine::Hot(options)) = (kept, spec.engine(name)?) {
                 table.reconfigure(options);

@@ -796,3 +796,71 @@ proptest! {
         });
     }
 }
+
+#[test]
+fn a_file_that_is_taken_away_is_missed_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let tables = open(
+        folder.path(),
+        &format!(r#"{{"relational": {{}}, {KEYED}}}"#),
+    )
+    .unwrap();
+    let table = tables.table("t").unwrap();
+    table.apply(&rows(&[("a", 1)]), Some(&at("p", 1))).unwrap();
+    let file = folder.path().join("t.db");
+    let aside = folder.path().join("aside.db");
+    std::fs::rename(&file, &aside).unwrap();
+    let error = table
+        .apply(&rows(&[("b", 2)]), Some(&at("p", 2)))
+        .unwrap_err();
+    assert_eq!(
+        (error.code(), error.class()),
+        ("table.file-gone", busbar_event::Class::Configuration)
+    );
+    // Put back, it is as if nothing had been.
+    std::fs::rename(&aside, &file).unwrap();
+    table.apply(&rows(&[("b", 2)]), Some(&at("p", 2))).unwrap();
+    assert_eq!(all(&table), pairs(&[("a", 1), ("b", 2)]));
+    // Gone for good, a flow that starts again begins with an empty table of the same columns.
+    for ending in ["db", "db-wal", "db-shm"] {
+        let _ = std::fs::remove_file(folder.path().join(format!("t.{ending}")));
+    }
+    assert!(table.apply(&rows(&[("c", 3)]), Some(&at("p", 3))).is_err());
+    table.evolve(rows(&[]).schema_ref()).unwrap();
+    assert_eq!(table.position("p").unwrap(), None);
+    table.apply(&rows(&[("c", 3)]), Some(&at("p", 3))).unwrap();
+    assert_eq!(all(&table), pairs(&[("c", 3)]));
+    assert_eq!(table.rows().unwrap(), 1);
+    drop((table, tables));
+    let tables = open(
+        folder.path(),
+        &format!(r#"{{"relational": {{}}, {KEYED}}}"#),
+    )
+    .unwrap();
+    assert_eq!(all(&tables.table("t").unwrap()), pairs(&[("c", 3)]));
+}
+
+#[test]
+fn a_file_that_another_program_locks_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let tables = open(
+        folder.path(),
+        &format!(r#"{{"relational": {{}}, {KEYED}}}"#),
+    )
+    .unwrap();
+    let table = tables.table("t").unwrap();
+    let other = rusqlite::Connection::open(folder.path().join("t.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let error = table
+        .apply(&rows(&[("a", 1)]), Some(&at("p", 1)))
+        .unwrap_err();
+    assert_eq!(
+        (error.code(), error.class()),
+        ("table.file-busy", busbar_event::Class::Transient)
+    );
+    // Readers do not wait.
+    assert_eq!(all(&table), []);
+    other.execute_batch("ROLLBACK").unwrap();
+    table.apply(&rows(&[("a", 1)]), Some(&at("p", 1))).unwrap();
+    assert_eq!(all(&table), pairs(&[("a", 1)]));
+}

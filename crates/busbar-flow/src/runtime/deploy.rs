@@ -8,29 +8,84 @@ use busbar_event::{Class, Error};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{Connected, Flow, Running, Runtime};
-use crate::checkpoint::{Mark, TaskKey};
+use super::{Connected, Flow, Running, Runtime, flow_hash};
+use crate::checkpoint::{Kept, Mark, TaskKey};
 use crate::compile::{NoPlan, Plan, Target, World, compile, table_schema};
 use crate::connector::SourceDriver;
 use crate::counters::Tally;
+use crate::dead::Earlier;
 use crate::limits::{START_TIMEOUT, TRIAL_ROWS_MAX};
 use crate::output::{OpenSink, Writer, blocking};
 use crate::status::FlowState;
 use crate::task::{FlowShared, Lane, Surroundings, Task, lanes, prepare_outputs};
 
-/// A task that is ready but for its position.
-struct Ready {
+/// Who a task is.
+#[derive(Clone)]
+struct Seat {
     key: TaskKey,
     lane: Lane,
-    input: usize,
+    generation: u64,
     partition: Arc<StreamPartition>,
+    /// The flow's name as outputs know it.
+    known_as: Arc<str>,
+    /// It has been here before.
+    known: bool,
+}
+
+/// A task that is ready but for its position.
+struct Ready {
+    seat: Seat,
+    input: usize,
     chain: crate::chain::Chain,
     writers: Vec<Writer>,
     dead_writer: Writer,
 }
 
+impl Ready {
+    /// Gives the writers the names that belong to a generation.
+    fn name(&mut self, plan: &Plan, generation: u64) {
+        let seat = &mut self.seat;
+        let prefix = producer(&seat.known_as, &seat.key, generation);
+        for (writer, output) in self.writers.iter_mut().zip(&seat.lane.outputs) {
+            writer.producer = format!("{prefix}:{}", plan.outputs[*output].id).into();
+        }
+        self.dead_writer.producer = format!("{prefix}:dead:{}", seat.lane.id).into();
+        seat.generation = generation;
+    }
+
+    /// Takes names that nobody knows where those it has stand for something else: outputs would take what it
+    /// writes for known. A stream that is kept in memory can lose its tail when the power fails, and give
+    /// the offsets out anew; a new flow can have the name of one that is gone.
+    async fn renew(&mut self, plan: &Plan) -> Result<(), Error> {
+        loop {
+            let mut furthest = None;
+            for writer in self.writers.iter_mut().chain([&mut self.dead_writer]) {
+                furthest = furthest.max(writer.furthest().await?);
+            }
+            let seat = &self.seat;
+            let other = match furthest {
+                Some(known) => !seat.known || known > seat.partition.end(),
+                None => false,
+            };
+            if !other {
+                return Ok(());
+            }
+            if seat.known {
+                tracing::warn!(
+                    flow = %plan.name, stream = %seat.key.stream, partition = seat.key.partition,
+                    "the stream has lost events that were processed; some before them may come again"
+                );
+            }
+            let next = seat.generation + 1;
+            self.name(plan, next);
+        }
+    }
+}
+
 impl Runtime {
-    /// Brings a version of a flow up. On an error the old one goes on as it was.
+    /// Brings a version of a flow up. On an error the old one goes on as it was. `strict`: a sink that cannot
+    /// be opened now is an error, because a version that works is running.
+    #[allow(clippy::too_many_arguments, reason = "what a version consists of")]
     pub(super) async fn deploy(
         &self,
         project: &Project,
@@ -39,13 +94,16 @@ impl Runtime {
         version: u64,
         old: Option<Arc<Flow>>,
         meaning: serde_json::Value,
+        strict: bool,
     ) -> Result<(), Error> {
+        let now = self.inner.options.bus.clock().now_micros();
         let flow = |shared, idle| Flow {
             name: name.to_owned(),
             parsed: parsed.clone(),
             version,
             meaning: meaning.clone(),
-            started_micros: self.inner.options.bus.clock().now_micros(),
+            started_micros: now,
+            since_micros: now,
             shared,
             idle,
             tasks: Mutex::default(),
@@ -65,69 +123,102 @@ impl Runtime {
         let (Some(plan), None) = (plan, idle) else {
             if let Some(old) = &old {
                 let ended = self.halt(old).await;
-                self.keep(name, &ended, |_| {}).await?;
+                self.keep_marks(name, &ended, None).await;
             }
             self.put(flow(None, idle.map(|state| (state, None))));
             return Ok(());
         };
         // The new version: everything open, and its first batch computed, before the old one stops.
-        let replaces = old
-            .as_ref()
-            .is_some_and(|o| o.state() == FlowState::Running);
-        let ready = self
-            .ready(project, &plan, kept.generation, replaces)
-            .await?;
+        let ready = self.ready(project, &plan, &kept, strict).await?;
         let ready = self.trial(&plan, ready, old.as_ref()).await?;
         let ended = match &old {
             Some(old) => self.halt(old).await,
             None => Vec::new(),
         };
-        let mut marks = Vec::with_capacity(ready.len());
-        for task in &ready {
-            let position = self.position(&plan, &task.key, &task.partition, &ended)?;
-            marks.push((
-                task.key.clone(),
-                Mark {
-                    generation: kept.generation,
-                    position,
-                },
-            ));
-        }
-        self.keep(name, &marks, |_| {}).await?;
+        let seats: Vec<Seat> = ready.iter().map(|task| task.seat.clone()).collect();
+        let handed = self.hand_over(&plan, &seats, &ended).await;
+        let handed = match (handed, &old) {
+            (Err(error), Some(old)) => {
+                // It has ended; it must not seem to run.
+                self.put(self.idle(old, stands(&error), Some(error.clone())));
+                return Err(error);
+            }
+            (handed, _) => handed?,
+        };
+        let marks: Vec<(TaskKey, Mark)> = seats
+            .into_iter()
+            .zip(&handed)
+            .map(|(seat, (mark, _))| (seat.key, *mark))
+            .collect();
+        let meaning = flow_hash(parsed);
+        self.keep_marks(name, &marks, Some(meaning)).await;
         let shared = Arc::new(FlowShared {
             tally: Tally::new(plan.spec.from.len() + plan.spec.steps.len() + plan.outputs.len()),
             state: Mutex::new((FlowState::Running, None)),
-            positions: Mutex::new(marks.iter().map(|(k, m)| (k.clone(), m.position)).collect()),
+            marks: Mutex::new(marks.into_iter().collect()),
             plan: Arc::clone(&plan),
         });
         let flow = flow(Some(Arc::clone(&shared)), None);
-        for (ready, (key, mark)) in ready.into_iter().zip(marks) {
+        for (ready, (mark, earlier)) in ready.into_iter().zip(handed) {
             let (stop, told) = watch::channel(false);
+            let Seat {
+                key,
+                lane,
+                partition,
+                ..
+            } = ready.seat;
             let task = Task {
                 key: key.clone(),
-                lane: ready.lane,
+                lane,
                 shared: Arc::clone(&shared),
                 surroundings: self.surroundings(),
-                partition: ready.partition,
+                partition,
                 input: ready.input,
                 chain: ready.chain,
                 writers: ready.writers,
                 dead_writer: ready.dead_writer,
-                generation: mark.generation,
-                position: mark.position,
+                mark,
+                earlier,
                 stop: told,
             };
             let task = tokio::spawn(task.run());
-            let generation = mark.generation;
-            flow.tasks.lock().push(Running {
-                key,
-                generation,
-                stop,
-                task,
-            });
+            flow.tasks.lock().push(Running { key, stop, task });
         }
         self.put(flow);
         Ok(())
+    }
+
+    /// Where each task begins, and which open letters tell of events that it reads again.
+    async fn hand_over(
+        &self,
+        plan: &Arc<Plan>,
+        seats: &[Seat],
+        ended: &[(TaskKey, Mark)],
+    ) -> Result<Vec<(Mark, Earlier)>, Error> {
+        let mut handed = Vec::with_capacity(seats.len());
+        for task in seats {
+            let mark = self.mark(plan, task, ended)?;
+            let (stream, partition) = (task.key.stream.clone(), task.key.partition);
+            let reached = self
+                .inner
+                .checkpoints
+                .reached(&plan.name, &stream, partition)?;
+            let mut earlier = Earlier::default();
+            if mark.position < reached {
+                let dead = Arc::clone(&self.inner.dead);
+                let (name, main) = (Arc::clone(&plan.name), task.lane.main);
+                let outputs = task.lane.outputs.iter();
+                let outputs: Vec<Arc<str>> =
+                    outputs.map(|o| Arc::clone(&plan.outputs[*o].id)).collect();
+                let offsets = mark.position..reached;
+                earlier = blocking(move || {
+                    dead.earlier(&name, (&stream, partition), offsets, &outputs, main)
+                })
+                .await?;
+            }
+            handed.push((mark, earlier));
+        }
+        Ok(handed)
     }
 
     pub(super) fn surroundings(&self) -> Surroundings {
@@ -176,16 +267,16 @@ impl Runtime {
         .await
     }
 
-    /// Chains and writers for every task. `strict`: a sink that cannot be opened now is an error, because a
-    /// version that works is running.
+    /// Chains and writers for every task.
     async fn ready(
         &self,
         project: &Project,
         plan: &Arc<Plan>,
-        generation: u64,
+        kept: &Kept,
         strict: bool,
     ) -> Result<Vec<Ready>, Error> {
         let bus = &self.inner.options.bus;
+        let known_as: Arc<str> = kept.known_as.as_deref().unwrap_or(&plan.name).into();
         let mut ready = Vec::new();
         for (i, input) in plan.inputs.iter().enumerate() {
             let stream = bus.stream(&input.stream).ok_or_else(|| {
@@ -199,24 +290,31 @@ impl Runtime {
                         partition: partition.number(),
                         lane: lane.id.clone(),
                     };
-                    let prefix = producer(&plan.name, &key, generation);
                     let mut writers = Vec::with_capacity(lane.outputs.len());
                     for output in &lane.outputs {
-                        writers.push(
-                            self.writer(project, plan, i, *output, &prefix, strict)
-                                .await?,
-                        );
+                        writers.push(self.writer(project, plan, i, *output, "", strict).await?);
                     }
-                    let dead_writer = self.dead_writer(&format!("{prefix}:dead:{}", lane.id));
-                    ready.push(Ready {
+                    let known = self.inner.checkpoints.task(&plan.name, &key)?;
+                    let generation = known.map_or(0, |mark| mark.generation);
+                    let generation = generation.max(kept.generation);
+                    let seat = Seat {
                         key,
                         lane,
-                        input: i,
+                        generation,
                         partition: Arc::clone(partition),
+                        known_as: Arc::clone(&known_as),
+                        known: known.is_some(),
+                    };
+                    let mut task = Ready {
+                        seat,
+                        input: i,
                         chain: input.chain()?,
                         writers,
-                        dead_writer,
-                    });
+                        dead_writer: self.dead_writer(""),
+                    };
+                    task.name(plan, generation);
+                    task.renew(plan).await?;
+                    ready.push(task);
                 }
             }
         }
@@ -304,22 +402,23 @@ impl Runtime {
     ) -> Result<Vec<Ready>, Error> {
         let known = old
             .and_then(|old| old.shared.as_ref())
-            .map(|shared| shared.positions.lock().clone())
+            .map(|shared| shared.marks.lock().clone())
             .unwrap_or_default();
         let plan = Arc::clone(plan);
         blocking(move || {
             let mut ready = ready;
             for task in &mut ready {
                 let at = known
-                    .get(&task.key)
-                    .copied()
-                    .unwrap_or_else(|| task.partition.start());
-                let mut cursor =
-                    Cursor::new(Arc::clone(&task.partition), at.min(task.partition.end()));
+                    .get(&task.seat.key)
+                    .map_or_else(|| task.seat.partition.start(), |mark| mark.position);
+                let mut cursor = Cursor::new(
+                    Arc::clone(&task.seat.partition),
+                    at.min(task.seat.partition.end()),
+                );
                 // At the end there is nothing to try; what has just gone by will do.
                 if cursor.lag() == 0 {
                     let back = at.saturating_sub(TRIAL_ROWS_MAX as u64);
-                    cursor.seek(back.max(task.partition.start()));
+                    cursor.seek(back.max(task.seat.partition.start()));
                 }
                 let chunk = loop {
                     match cursor.try_next()? {
@@ -330,8 +429,17 @@ impl Runtime {
                 };
                 let Some(chunk) = chunk else { continue };
                 let rows = chunk.batch.rows().min(TRIAL_ROWS_MAX);
-                let computed = task.chain.run(chunk.batch.slice(0, rows))?;
-                prepare_outputs(&plan, task.input, &task.lane.outputs, &computed)?;
+                let tried = task
+                    .chain
+                    .run(chunk.batch.slice(0, rows))
+                    .and_then(|computed| {
+                        prepare_outputs(&plan, task.input, &task.seat.lane.outputs, &computed)
+                    });
+                match tried {
+                    // What is wrong with some events does not keep the others waiting.
+                    Err(error) if error.class() != Class::Permanent => return Err(error),
+                    _ => {}
+                }
             }
             Ok(ready)
         })
@@ -340,32 +448,44 @@ impl Runtime {
 
     /// Where a task begins: where the version before ended, or its checkpoint, or where another cursor of the
     /// same flow is, or as `start` says.
-    fn position(
-        &self,
-        plan: &Plan,
-        key: &TaskKey,
-        partition: &StreamPartition,
-        ended: &[(TaskKey, Mark)],
-    ) -> Result<u64, Error> {
-        let (start, end) = (partition.start(), partition.end());
+    fn mark(&self, plan: &Plan, task: &Seat, ended: &[(TaskKey, Mark)]) -> Result<Mark, Error> {
+        let (key, generation) = (&task.key, task.generation);
+        let (start, end) = (task.partition.start(), task.partition.end());
+        let at = |mark: Mark| Mark {
+            generation,
+            position: mark.position.min(end),
+            seen: mark.seen,
+        };
         if let Some((_, mark)) = ended.iter().find(|(known, _)| known == key) {
-            return Ok(mark.position);
+            return Ok(at(*mark));
         }
         let checkpoints = &self.inner.checkpoints;
         if let Some(mark) = checkpoints.task(&plan.name, key)? {
-            return Ok(mark.position.min(end));
+            return Ok(at(mark));
         }
         let beside = ended
             .iter()
             .filter(|(known, _)| known.stream == key.stream && known.partition == key.partition)
-            .map(|(_, mark)| mark.position)
-            .min();
-        let lanes = checkpoints.lanes(&plan.name, &key.stream, key.partition)?;
-        let beside = beside.or_else(|| lanes.iter().map(|mark| mark.position).min());
+            .map(|(_, mark)| *mark)
+            .min_by_key(|mark| mark.position);
+        // A cursor that has been taken out of the flow says nothing about where the flow is.
+        let kept = checkpoints.lanes(&plan.name, &key.stream, key.partition)?;
+        let present = lanes(plan);
+        let present = |lane: &str| present.iter().any(|known| known.id == *lane);
+        let least = |marks: &mut dyn Iterator<Item = Mark>| marks.min_by_key(|mark| mark.position);
+        let beside = beside
+            .or_else(|| least(&mut kept.iter().filter(|(l, _)| present(l)).map(|(_, m)| *m)))
+            .or_else(|| least(&mut kept.iter().map(|(_, m)| *m)));
         Ok(match (beside, plan.spec.start) {
-            (Some(position), _) => position.min(end),
-            (None, Start::Earliest) => start,
-            (None, Start::Latest) => end,
+            (Some(mark), _) => at(mark),
+            (None, start_at) => at(Mark {
+                generation,
+                position: match start_at {
+                    Start::Earliest => start,
+                    Start::Latest => end,
+                },
+                seen: None,
+            }),
         })
     }
 
@@ -431,6 +551,14 @@ impl Runtime {
             started.push(name.clone());
         }
         started
+    }
+}
+
+/// What a flow that could not start does: it tries again, or somebody must do something.
+pub(super) fn stands(error: &Error) -> FlowState {
+    match error.class() {
+        Class::Transient => FlowState::Retrying,
+        Class::Permanent | Class::Configuration => FlowState::Stopped,
     }
 }
 

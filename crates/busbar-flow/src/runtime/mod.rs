@@ -20,11 +20,13 @@ use tokio::task::JoinHandle;
 use crate::checkpoint::{Checkpoints, Kept, Mark, TaskKey};
 use crate::connector::{Connectors, SourceDriver};
 use crate::dead::DeadLetters;
-use crate::limits::{DRAIN_TIMEOUT, RATE_EVERY};
+use crate::limits::{DRAIN_TIMEOUT, RATE_EVERY, RESTART_AFTER};
 use crate::output::blocking;
 use crate::status::{Applied, DeadFilter, DeadGroup, DeadLetter, FlowState, ReplayFrom};
 use crate::task::FlowShared;
 use crate::world::check;
+use deploy::stands;
+use report::unaccounted;
 
 /// What a runtime stands on.
 #[derive(Clone)]
@@ -74,6 +76,8 @@ pub(crate) struct Flow {
     /// What it means, with everything it names: unchanged means no redeploy.
     pub meaning: serde_json::Value,
     pub started_micros: i64,
+    /// Since when it runs, or stands, as it does.
+    since_micros: i64,
     /// None while it does not run.
     pub shared: Option<Arc<FlowShared>>,
     /// Why it does not run.
@@ -83,9 +87,8 @@ pub(crate) struct Flow {
 
 struct Running {
     key: TaskKey,
-    generation: u64,
     stop: watch::Sender<bool>,
-    task: JoinHandle<u64>,
+    task: JoinHandle<Mark>,
 }
 
 impl Runtime {
@@ -125,18 +128,19 @@ impl Runtime {
         if has_errors(&diagnostics) {
             return Err(diagnostics);
         }
-        let whole = |error: Error| vec![Diagnostic::new("", "", 0..0, error)];
         let (bus, tables) = (
             self.inner.options.bus.clone(),
             Arc::clone(&self.inner.options.tables),
         );
         let (streams, specs) = (project.stream_specs(), project.table_specs());
         blocking(move || {
+            // Tables change only when streams could.
+            let staged = tables.stage(&specs)?;
             bus.apply_streams(&streams)?;
-            tables.apply(&specs)
+            tables.adopt(staged)
         })
         .await
-        .map_err(whole)?;
+        .map_err(|error| vec![placed(project, error)])?;
         let mut applied = Applied::default();
         // A source that is gone must not publish into streams that mean something else now.
         self.stop_sources(project).await;
@@ -150,9 +154,12 @@ impl Runtime {
         };
         for flow in gone {
             let ended = self.halt(&flow).await;
-            self.keep(&flow.name, &ended, |_| {}).await.map_err(whole)?;
+            self.keep_marks(&flow.name, &ended, None).await;
             self.inner.flows.write().remove(&flow.name);
             applied.removed.push(flow.name.clone());
+        }
+        if let Err(error) = self.recognise_renamed(project).await {
+            tracing::warn!(%error, "flows with other names are not looked for");
         }
         for (name, parsed) in &project.flows {
             let old = self.inner.flows.read().get(name).cloned();
@@ -166,13 +173,31 @@ impl Runtime {
                 applied.unchanged.push(name.clone());
                 continue;
             }
+            let runs = old
+                .as_ref()
+                .is_some_and(|old| old.state() == FlowState::Running);
             match self
-                .deploy(project, name, parsed, version, old, meaning)
+                .deploy(project, name, parsed, version, old, meaning.clone(), runs)
                 .await
             {
                 Ok(()) => applied.deployed.push(name.clone()),
                 Err(error) => {
                     tracing::warn!(flow = %name, %error, "the flow's new version does not start");
+                    if !runs {
+                        // Nothing goes on in its place: it is there, and says why it stands.
+                        let now = self.inner.options.bus.clock().now_micros();
+                        self.put(Flow {
+                            name: name.clone(),
+                            parsed: parsed.clone(),
+                            version,
+                            meaning,
+                            started_micros: now,
+                            since_micros: now,
+                            shared: None,
+                            idle: Some((stands(&error), Some(error.clone()))),
+                            tasks: Mutex::default(),
+                        });
+                    }
                     applied.failed.insert(name.clone(), error);
                 }
             }
@@ -184,16 +209,45 @@ impl Runtime {
         Ok(applied)
     }
 
+    /// A flow that is new, and means what one that is gone meant, is that flow under another name: it goes
+    /// on where that one was.
+    async fn recognise_renamed(&self, project: &Project) -> Result<(), Error> {
+        let known = self.inner.checkpoints.flows()?;
+        for (name, parsed) in &project.flows {
+            if known.contains_key(name) {
+                continue;
+            }
+            let hash = flow_hash(parsed);
+            let mut same = known.iter().filter(|(old, kept)| {
+                kept.meaning == Some(hash) && !project.flows.contains_key(*old)
+            });
+            // Of two that are gone nobody knows which it is.
+            let (Some((old, _)), None) = (same.next(), same.next()) else {
+                continue;
+            };
+            // Already taken by another new flow that means the same.
+            if self.inner.checkpoints.flow(old)?.meaning != Some(hash) {
+                continue;
+            }
+            tracing::info!(flow = %name, was = %old, "the flow has another name");
+            let (checkpoints, old, name) =
+                (self.inner.checkpoints.clone(), old.clone(), name.clone());
+            blocking(move || checkpoints.rename(&old, &name)).await?;
+        }
+        Ok(())
+    }
+
     /// Lets a flow finish what it has begun, and keeps it from going on until it is resumed.
     ///
     /// # Errors
-    /// `flow.unknown`, or what the store says.
+    /// `flow.unknown`, or what the store says; the flow goes on then.
     pub async fn pause(&self, name: &str) -> Result<(), Error> {
         let _one = self.inner.project.lock().await;
         let flow = self.flow(name)?;
+        self.keep(name, |kept| kept.paused = true).await?;
         let ended = self.halt(&flow).await;
-        self.keep(name, &ended, |kept| kept.paused = true).await?;
-        self.put(flow.idle(FlowState::Paused, None));
+        self.keep_marks(name, &ended, None).await;
+        self.put(self.idle(&flow, FlowState::Paused, None));
         Ok(())
     }
 
@@ -204,38 +258,94 @@ impl Runtime {
     pub async fn resume(&self, name: &str) -> Result<(), Error> {
         let project = self.inner.project.lock().await;
         let flow = self.flow(name)?;
-        self.keep(name, &[], |kept| kept.paused = false).await?;
+        self.keep(name, |kept| kept.paused = false).await?;
         self.again(&project, flow).await
     }
 
-    /// Sets a flow's cursors and lets it go on from there. What it writes again is written again, not
-    /// recognised as known.
+    /// Sets a flow's cursors and lets it go on from there; a flow that is paused stays so and begins there when
+    /// it is resumed. What it writes again is written again, not recognised as known; an event that dies
+    /// again of what it died of before keeps the dead letter it has.
     ///
     /// # Errors
-    /// `flow.unknown`, or why it cannot start.
+    /// `flow.unknown`, what the store says (the flow goes on as it was then), or why it cannot start.
     pub async fn replay(&self, name: &str, from: ReplayFrom) -> Result<(), Error> {
         let project = self.inner.project.lock().await;
         let flow = self.flow(name)?;
-        let mut ended = self.halt(&flow).await;
-        for (key, mark) in &mut ended {
-            let stream = self.inner.options.bus.stream(&key.stream);
-            let partition = stream.and_then(|s| {
-                s.partitions()
-                    .iter()
-                    .find(|p| p.number() == key.partition)
-                    .cloned()
-            });
-            let Some(partition) = partition else { continue };
-            mark.position = match from {
-                ReplayFrom::Earliest => partition.start(),
-                ReplayFrom::Latest => partition.end(),
-                ReplayFrom::Time(micros) => {
-                    blocking(move || partition.offset_at_time(micros)).await?
-                }
+        let mut targets = Vec::new();
+        for stream in &flow.parsed.spec.from {
+            let Some(known) = self.inner.options.bus.stream(stream) else {
+                continue;
             };
+            for partition in known.partitions().iter().cloned() {
+                let number = partition.number();
+                let position = match from {
+                    ReplayFrom::Earliest => partition.start(),
+                    ReplayFrom::Latest => partition.end(),
+                    ReplayFrom::Time(micros) => {
+                        blocking(move || partition.offset_at_time(micros)).await?
+                    }
+                };
+                targets.push((stream.clone(), number, position));
+            }
         }
-        self.keep(name, &ended, |kept| kept.generation += 1).await?;
-        self.again(&project, flow).await
+        let ended = self.halt(&flow).await;
+        let rewound = self.rewind(name, &targets, &ended).await;
+        let again = self.again(&project, flow).await;
+        rewound.and(again)
+    }
+
+    /// Puts every cursor of a flow, and those it will have, to these offsets.
+    async fn rewind(
+        &self,
+        name: &str,
+        targets: &[(String, u16, u64)],
+        ended: &[(TaskKey, Mark)],
+    ) -> Result<(), Error> {
+        let checkpoints = &self.inner.checkpoints;
+        let mut kept = checkpoints.flow(name)?;
+        let mut marks: BTreeMap<TaskKey, Mark> = BTreeMap::new();
+        let mut reached = Vec::new();
+        for (stream, partition, position) in targets {
+            let key = |lane: String| TaskKey {
+                stream: stream.clone(),
+                partition: *partition,
+                lane,
+            };
+            let mut before: BTreeMap<TaskKey, Mark> = checkpoints
+                .lanes(name, stream, *partition)?
+                .into_iter()
+                .map(|(lane, mark)| (key(lane), mark))
+                .collect();
+            let of_it = |(known, _): &&(TaskKey, Mark)| {
+                known.stream == *stream && known.partition == *partition
+            };
+            before.extend(ended.iter().filter(of_it).cloned());
+            // What a flow that has never run begins with.
+            before.entry(key("main".into())).or_default();
+            let furthest = before.values().map(|mark| mark.position).max().unwrap_or(0);
+            let furthest = furthest.max(checkpoints.reached(name, stream, *partition)?);
+            reached.push((stream.clone(), *partition, furthest));
+            for (key, mark) in before {
+                kept.generation = kept.generation.max(mark.generation);
+                marks.insert(
+                    key,
+                    Mark {
+                        position: *position,
+                        ..Mark::default()
+                    },
+                );
+            }
+        }
+        kept.generation += 1;
+        let marks: Vec<(TaskKey, Mark)> = marks
+            .into_iter()
+            .map(|(key, mark)| {
+                let generation = kept.generation;
+                (key, Mark { generation, ..mark })
+            })
+            .collect();
+        let (checkpoints, name) = (checkpoints.clone(), name.to_owned());
+        blocking(move || checkpoints.write_replay(&name, kept, &marks, &reached)).await
     }
 
     /// Ends all flows and sources in good order.
@@ -248,9 +358,7 @@ impl Runtime {
         }
         for flow in flows {
             let ended = self.halt(&flow).await;
-            if let Err(error) = self.keep(&flow.name, &ended, |_| {}).await {
-                tracing::warn!(flow = %flow.name, %error, "the checkpoint was not kept");
-            }
+            self.keep_marks(&flow.name, &ended, None).await;
         }
         drop(project);
     }
@@ -303,13 +411,34 @@ impl Runtime {
             .insert(flow.name.clone(), Arc::new(flow));
     }
 
-    /// Starts a flow that was halted, as it is.
+    /// Starts a flow that was halted, as it is. One that cannot start says so.
     async fn again(&self, project: &Project, flow: Arc<Flow>) -> Result<(), Error> {
         let parsed = flow.parsed.clone();
         let meaning = flow.meaning.clone();
         let (name, version) = (flow.name.clone(), flow.version);
-        self.deploy(project, &name, &parsed, version, Some(flow), meaning)
-            .await
+        let old = Some(Arc::clone(&flow));
+        let started = self
+            .deploy(project, &name, &parsed, version, old, meaning, false)
+            .await;
+        if let Err(error) = &started {
+            self.put(self.idle(&flow, stands(error), Some(error.clone())));
+        }
+        started
+    }
+
+    /// The same flow, not running.
+    fn idle(&self, flow: &Flow, state: FlowState, error: Option<Error>) -> Flow {
+        Flow {
+            name: flow.name.clone(),
+            parsed: flow.parsed.clone(),
+            version: flow.version,
+            meaning: flow.meaning.clone(),
+            started_micros: flow.started_micros,
+            since_micros: self.inner.options.bus.clock().now_micros(),
+            shared: flow.shared.clone(),
+            idle: Some((state, error)),
+            tasks: Mutex::default(),
+        }
     }
 
     /// Ends a flow's tasks; answers how far they have come.
@@ -321,10 +450,10 @@ impl Runtime {
         for mut running in tasks {
             let known = || {
                 let shared = flow.shared.as_ref()?;
-                shared.positions.lock().get(&running.key).copied()
+                shared.marks.lock().get(&running.key).copied()
             };
-            let position = match tokio::time::timeout_at(until, &mut running.task).await {
-                Ok(Ok(position)) => Some(position),
+            let mark = match tokio::time::timeout_at(until, &mut running.task).await {
+                Ok(Ok(mark)) => Some(mark),
                 Ok(Err(_)) => known(),
                 Err(_) => {
                     // What is on its way comes again, and is recognised where it arrived.
@@ -332,42 +461,35 @@ impl Runtime {
                     known()
                 }
             };
-            if let Some(position) = position {
-                ended.push((
-                    running.key,
-                    Mark {
-                        generation: running.generation,
-                        position,
-                    },
-                ));
-            }
+            ended.extend(mark.map(|mark| (running.key, mark)));
         }
         ended
     }
 
-    /// Keeps where a flow's tasks are, and what `change` does to what is kept of the flow.
-    async fn keep(
-        &self,
-        name: &str,
-        ended: &[(TaskKey, Mark)],
-        change: impl FnOnce(&mut Kept),
-    ) -> Result<(), Error> {
+    /// Changes what is kept of a flow as a whole.
+    async fn keep(&self, name: &str, change: impl FnOnce(&mut Kept)) -> Result<(), Error> {
         let mut kept = self.inner.checkpoints.flow(name)?;
         change(&mut kept);
-        let marks: Vec<(TaskKey, Mark)> = ended
-            .iter()
-            .map(|(key, mark)| {
-                (
-                    key.clone(),
-                    Mark {
-                        generation: kept.generation,
-                        position: mark.position,
-                    },
-                )
-            })
-            .collect();
         let (checkpoints, name) = (self.inner.checkpoints.clone(), name.to_owned());
-        blocking(move || checkpoints.write(&name, kept, &marks)).await
+        blocking(move || checkpoints.write(&name, kept, &[])).await
+    }
+
+    /// Keeps where a flow's tasks are. Where the disk does not take it they go on all the same: what they
+    /// would write again after a crash is recognised.
+    async fn keep_marks(&self, name: &str, marks: &[(TaskKey, Mark)], meaning: Option<u64>) {
+        let (checkpoints, flow, marks) = (
+            self.inner.checkpoints.clone(),
+            name.to_owned(),
+            marks.to_vec(),
+        );
+        let kept = blocking(move || {
+            let mut kept = checkpoints.flow(&flow)?;
+            kept.meaning = meaning.or(kept.meaning);
+            checkpoints.write(&flow, kept, &marks)
+        });
+        if let Err(error) = kept.await {
+            tracing::warn!(flow = %name, %error, "the checkpoint was not kept");
+        }
     }
 }
 
@@ -378,26 +500,34 @@ impl Flow {
         }
     }
 
-    /// The same flow, not running.
-    fn idle(&self, state: FlowState, error: Option<Error>) -> Flow {
-        Flow {
-            name: self.name.clone(),
-            parsed: self.parsed.clone(),
-            version: self.version,
-            meaning: self.meaning.clone(),
-            started_micros: self.started_micros,
-            shared: self.shared.clone(),
-            idle: Some((state, error)),
-            tasks: Mutex::default(),
-        }
-    }
-
     fn state(&self) -> FlowState {
         match (&self.idle, &self.shared) {
             (Some((state, _)), _) => *state,
             (None, Some(shared)) => shared.state.lock().0,
             (None, None) => FlowState::Stopped,
         }
+    }
+}
+
+/// What a flow's file means, as a number.
+fn flow_hash(parsed: &Parsed<FlowSpec>) -> u64 {
+    crate::compile::fnv1a(&canonical(Kind::Flow, &parsed.spec).to_string())
+}
+
+/// What a stream or table said no to, at its file where it named it.
+fn placed(project: &Project, error: Error) -> Diagnostic {
+    let named = |what: &str| {
+        let mut args = error.args().iter();
+        args.find(|(name, _)| *name == what).map(|(_, name)| name)
+    };
+    let table = named("table").and_then(|name| project.tables.get(name));
+    let stream = named("stream").and_then(|name| project.streams.get(name));
+    let source = table
+        .map(|table| &table.source)
+        .or(stream.map(|stream| &stream.source));
+    match source {
+        Some(source) => source.diagnostic(&[], None, error),
+        None => Diagnostic::new("", "", 0..0, error),
     }
 }
 
@@ -441,7 +571,8 @@ fn meaning(project: &Project, parsed: &Parsed<FlowSpec>) -> serde_json::Value {
     serde_json::json!({ "flow": canonical(Kind::Flow, spec), "names": named })
 }
 
-/// Once a second: rates, and flows that wait for their first event.
+/// Once a second: rates, counts that do not add up, flows that wait for their first event, and those that could
+/// not start.
 async fn tick(inner: Weak<Inner>) {
     let mut every = tokio::time::interval(RATE_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -452,16 +583,19 @@ async fn tick(inner: Weak<Inner>) {
         let now = runtime.inner.options.bus.clock().now_micros();
         let flows: Vec<Arc<Flow>> = runtime.inner.flows.read().values().cloned().collect();
         for flow in flows {
-            if let Some(shared) = &flow.shared {
-                shared.tally.tick(now);
-            }
-            if flow.state() == FlowState::Waiting
-                && let Ok(project) = runtime.inner.project.try_lock()
+            if let Some(shared) = &flow.shared
+                && let Some(error) = shared.tally.tick(now).and_then(unaccounted)
             {
-                // Still waiting is no error; anything else shows in its status.
-                if let Err(error) = runtime.again(&project, Arc::clone(&flow)).await {
-                    runtime.put(flow.idle(FlowState::Stopped, Some(error)));
-                }
+                tracing::error!(flow = %flow.name, version = flow.version, %error, "the counts are off");
+            }
+            let tries_again = flow.idle.as_ref().is_some_and(|(state, _)| match state {
+                FlowState::Waiting => true,
+                FlowState::Retrying => now - flow.since_micros >= RESTART_AFTER.as_micros() as i64,
+                _ => false,
+            });
+            if tries_again && let Ok(project) = runtime.inner.project.try_lock() {
+                // How it went shows in its status.
+                let _ = runtime.again(&project, Arc::clone(&flow)).await;
             }
         }
     }

@@ -15,11 +15,11 @@ use crate::chain::{Dead, Place};
 use crate::compile::Plan;
 use crate::connector::Backoff;
 use crate::dead::{Letter, Run, Spot, letters, originals};
-use crate::limits::{BATCH_ROWS_MAX, DEAD_LETTERS_MAX};
+use crate::limits::DEAD_LETTERS_MAX;
 use crate::output::{Writer, blocking};
-use crate::shape::{Outgoing, event_of};
+use crate::shape::{Outgoing, Prepared, event_of};
 use crate::status::{DeadFilter, Redriven};
-use crate::task::prepare_outputs;
+use crate::task::{parcels, prepare_outputs};
 
 /// How often a write of a re-drive is tried.
 const TRIES_MAX: u32 = 5;
@@ -70,8 +70,11 @@ impl Runtime {
         let mut done = Vec::new();
         // By flow, input and the output that refused them.
         let mut groups: BTreeMap<(String, String, String), Vec<u64>> = BTreeMap::new();
-        for ids in run.ids.chunks(BATCH_ROWS_MAX) {
-            for letter in self.letters(ids.to_vec()).await? {
+        let mut rest = &run.ids[..];
+        while !rest.is_empty() {
+            let (letters, read) = self.some_letters(rest.to_vec()).await?;
+            rest = &rest[read..];
+            for letter in letters {
                 let shown = letter.shown;
                 groups
                     .entry((shown.flow, shown.stream, letter.output))
@@ -79,7 +82,22 @@ impl Runtime {
                     .push(shown.id);
             }
         }
+        // Letters of a flow that has another name now are that flow's.
+        let kept = self.inner.checkpoints.flows()?;
+        let present = |flow: String| {
+            let renamed = |(_, kept): &(&String, &crate::checkpoint::Kept)| {
+                kept.known_as.as_ref() == Some(&flow)
+            };
+            match project.flows.contains_key(&flow) {
+                true => flow,
+                false => kept
+                    .iter()
+                    .find(renamed)
+                    .map_or(flow.clone(), |(name, _)| name.clone()),
+            }
+        };
         for ((flow, stream, output), ids) in groups {
+            let flow = present(flow);
             let plan = match project.flows.get(&flow) {
                 Some(parsed) => self.plan(project, &flow, parsed).await?,
                 None => None,
@@ -108,21 +126,37 @@ impl Runtime {
             }
             let mut dead_writer = self.dead_writer(&format!("{prefix}:dead"));
             let mut sent = 0;
-            for ids in ids.chunks(BATCH_ROWS_MAX) {
-                let letters = self.letters(ids.to_vec()).await?;
-                sent += ids.len() as u64;
-                result.died += self
-                    .send(
+            let mut rest = &ids[..];
+            while !rest.is_empty() {
+                let (letters, read) = self.some_letters(rest.to_vec()).await?;
+                let (these, behind) = rest.split_at(read);
+                rest = behind;
+                // What cannot be sent together is sent in halves.
+                let mut open: Vec<_> = std::iter::once(0..letters.len()).collect();
+                while let Some(range) = open.pop() {
+                    let position = sent + range.end as u64;
+                    let letters = &letters[range.clone()];
+                    let sending = self.send(
                         &plan,
                         input,
                         &only,
-                        &letters,
+                        letters,
                         &mut writers,
                         &mut dead_writer,
-                        sent,
-                    )
-                    .await?;
-                done.extend_from_slice(ids);
+                        position,
+                    );
+                    match sending.await {
+                        Ok(died) => result.died += died,
+                        Err(e) if e.class() == Class::Permanent && range.len() > 1 => {
+                            let middle = range.start + range.len() / 2;
+                            open.push(middle..range.end);
+                            open.push(range.start..middle);
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+                sent += read as u64;
+                done.extend_from_slice(these);
             }
             result.sent += sent;
             for writer in &mut writers {
@@ -134,9 +168,10 @@ impl Runtime {
         Ok(result)
     }
 
-    async fn letters(&self, ids: Vec<u64>) -> Result<Vec<Letter>, Error> {
+    /// The first of these letters, about as many as make a batch, and how many numbers they stand for.
+    async fn some_letters(&self, ids: Vec<u64>) -> Result<(Vec<Letter>, usize), Error> {
         let dead = Arc::clone(&self.inner.dead);
-        blocking(move || dead.read(&ids)).await
+        blocking(move || dead.read_some(&ids)).await
     }
 
     /// Sends one batch; answers how many died again.
@@ -154,11 +189,22 @@ impl Runtime {
         let events = originals(sent);
         let mut chain = plan.inputs[input].chain()?;
         let computed = chain.run(events)?;
-        let prepared = prepare_outputs(plan, input, only, &computed)?;
+        let prepared = match prepare_outputs(plan, input, only, &computed) {
+            Err(cause) if cause.class() == Class::Permanent && sent.len() == 1 => only
+                .iter()
+                .map(|o| Prepared::refused(&computed, &plan.outputs[*o], *o, &cause))
+                .collect(),
+            prepared => prepared?,
+        };
         let mut dead: Vec<Dead> = computed.dead.clone();
         for ((writer, prepared), output) in writers.iter_mut().zip(&prepared).zip(only) {
             dead.extend(prepared.dead.iter().cloned());
-            let refused = tries(writer, &prepared.outgoing, position).await?;
+            let refused = match tries(writer, &prepared.outgoing, position).await {
+                Err(cause) if cause.class() == Class::Permanent && sent.len() == 1 => {
+                    vec![(0, cause)]
+                }
+                refused => refused?,
+            };
             for (row, cause) in refused {
                 let event = event_of(&prepared.made, row);
                 dead.push(Dead {
@@ -168,10 +214,11 @@ impl Runtime {
                 });
             }
         }
-        if !dead.is_empty() {
-            let ids: Vec<Arc<str>> = plan.outputs.iter().map(|o| Arc::clone(&o.id)).collect();
-            let now = self.inner.options.bus.clock().now_micros();
-            let batch = letters(&plan.name, &computed.events, &dead, &ids, now, |event| {
+        let ids: Vec<Arc<str>> = plan.outputs.iter().map(|o| Arc::clone(&o.id)).collect();
+        let now = self.inner.options.bus.clock().now_micros();
+        let name = Arc::clone(&dead_writer.producer);
+        for (number, dead) in parcels(&computed.events, &dead).enumerate() {
+            let batch = letters(&plan.name, &computed.events, dead, &ids, now, |event| {
                 let shown = &sent[event].shown;
                 Spot {
                     stream: shown.stream.as_str().into(),
@@ -179,7 +226,12 @@ impl Runtime {
                     offset: shown.offset,
                 }
             });
-            tries(dead_writer, &Outgoing::Events(batch), position).await?;
+            if number > 0 {
+                dead_writer.producer = format!("{name}~{number}").into();
+            }
+            let written = tries(dead_writer, &Outgoing::Events(batch), position).await;
+            dead_writer.producer = Arc::clone(&name);
+            written?;
         }
         Ok(dead.len() as u64)
     }

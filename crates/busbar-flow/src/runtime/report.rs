@@ -7,6 +7,7 @@ use busbar_catalog::OutputTarget;
 use busbar_event::{Class, Error};
 
 use super::{Flow, Runtime};
+use crate::checkpoint::Mark;
 use crate::compile::Target;
 use crate::connector::Guarantee;
 use crate::counters::Tally;
@@ -81,8 +82,17 @@ impl Runtime {
             }
             lanes.into_values().max().unwrap_or(0)
         };
+        // What comes next has passed every cursor.
+        let watermark_of = |stream: Option<&str>, lane: Option<&str>| -> Option<i64> {
+            tasks
+                .iter()
+                .filter(|task| stream.is_none_or(|stream| task.stream == stream))
+                .filter(|task| lane.is_none_or(|lane| task.lane == lane))
+                .filter_map(|task| task.watermark_micros)
+                .min()
+        };
         let mut nodes = Vec::with_capacity(reading.nodes.len());
-        let mut add = |id: String, kind, role, label: &str, lag, guarantee| {
+        let mut add = |id: String, kind, role, label: &str, lag, watermark_micros, guarantee| {
             let read = &reading.nodes[nodes.len()];
             nodes.push(NodeStatus {
                 id,
@@ -93,6 +103,7 @@ impl Runtime {
                 rate_in: read.rate_in,
                 rate_out: read.rate_out,
                 lag,
+                watermark_micros,
                 error: read.error.clone(),
                 tries: read.tries,
                 guarantee,
@@ -105,6 +116,7 @@ impl Runtime {
                 "from",
                 stream,
                 lag_of(stream, None),
+                watermark_of(Some(stream), None),
                 None,
             );
         }
@@ -116,8 +128,11 @@ impl Runtime {
                 step.text().trim(),
                 0,
                 None,
+                None,
             );
         }
+        // Streams and tables are written by one cursor.
+        let main = tasks.iter().any(|t| t.lane == "main").then_some("main");
         for (i, output) in spec.to.iter().enumerate() {
             let plan = flow.shared.as_ref().map(|s| &s.plan.outputs[i]);
             let sink = plan.is_some_and(|p| matches!(p.target, Target::Connection(_)));
@@ -141,6 +156,7 @@ impl Runtime {
                 "to",
                 name,
                 lag,
+                watermark_of(None, lane.as_deref().or(main)),
                 Some(guarantee),
             );
         }
@@ -162,12 +178,8 @@ impl Runtime {
                 Error::new(Class::Transient, "flow.waiting").with("streams", spec.from.join(", ")),
             );
         }
-        let difference = nodes
-            .iter()
-            .map(|n| n.counters.difference())
-            .chain([reading.flow.difference()])
-            .find(|d| *d != 0)
-            .unwrap_or(0);
+        let difference = reading.difference();
+        let error = error.or_else(|| unaccounted(difference));
         FlowStatus {
             name: flow.name.clone(),
             version: flow.version,
@@ -180,6 +192,7 @@ impl Runtime {
                 difference,
             },
             lag: spec.from.iter().map(|s| lag_of(s, None)).sum(),
+            watermark_micros: watermark_of(None, None),
             missed: reading.missed,
             started_micros: flow.started_micros,
             tasks,
@@ -190,11 +203,13 @@ impl Runtime {
         let Some(shared) = &flow.shared else {
             return Vec::new();
         };
-        let positions = shared.positions.lock().clone();
-        positions
+        let marks = shared.marks.lock().clone();
+        marks
             .into_iter()
-            .map(|(key, position)| {
+            .map(|(key, Mark { position, seen, .. })| {
                 let stream = self.inner.options.bus.stream(&key.stream);
+                let lateness = stream.as_ref().and_then(|s| s.spec().lateness);
+                let lateness = lateness.map_or(0, |span| span.as_micros());
                 let end = stream.and_then(|s| {
                     s.partitions()
                         .iter()
@@ -207,10 +222,17 @@ impl Runtime {
                     lane: key.lane,
                     position,
                     lag: end.unwrap_or(position).saturating_sub(position),
+                    watermark_micros: seen.map(|seen| seen.saturating_sub(lateness)),
                 }
             })
             .collect()
     }
+}
+
+/// The alarm of a flow whose counts do not add up.
+pub(super) fn unaccounted(difference: i64) -> Option<Error> {
+    let error = || Error::new(Class::Permanent, "flow.unaccounted").with("events", difference);
+    (difference != 0).then(error)
 }
 
 /// Inputs to the first step, step to step, the last step to every output.
@@ -231,4 +253,32 @@ fn edges(nodes: &[NodeStatus]) -> Vec<Edge> {
         _ => edges.extend(of("from").flat_map(|from| of("to").map(move |to| edge(from, to)))),
     }
     edges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counters::{Counters, Delta};
+
+    #[test]
+    fn counts_that_do_not_add_up_raise_an_alarm() {
+        let tally = Tally::new(1);
+        assert!(unaccounted(tally.read().difference()).is_none());
+        let lost = Counters {
+            input: 3,
+            out: 1,
+            ..Counters::default()
+        };
+        tally.add(&Delta {
+            nodes: vec![(0, lost)],
+            ..Delta::default()
+        });
+        let alarm = unaccounted(tally.read().difference()).unwrap();
+        assert!(
+            alarm
+                .to_string()
+                .starts_with("2 events are not accounted for"),
+            "{alarm}"
+        );
+    }
 }

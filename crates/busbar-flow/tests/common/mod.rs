@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, BinaryArray, StringArray};
 use busbar_bus::{Bus, BusOptions};
-use busbar_catalog::{Bundle, Project};
+use busbar_catalog::{Bundle, Diagnostic, Project};
 use busbar_event::{Batch, Body, Envelope};
 use busbar_flow::connector::Connectors;
 use busbar_flow::{FlowStatus, Runtime, RuntimeOptions};
@@ -100,7 +100,10 @@ impl World {
     }
 
     pub fn try_apply(&self, files: &[(&str, &str)]) -> Result<busbar_flow::Applied, Vec<String>> {
-        let project = project(files);
+        let (project, bad) = parse(files);
+        if !bad.is_empty() {
+            return Err(bad.iter().map(ToString::to_string).collect());
+        }
         let applied = self.tokio.block_on(self.flows.apply(&project, 1));
         applied.map_err(|bad| bad.iter().map(ToString::to_string).collect())
     }
@@ -183,13 +186,17 @@ pub fn rest(millis: u64) {
 }
 
 pub fn project(files: &[(&str, &str)]) -> Project {
+    let (project, bad) = parse(files);
+    assert!(bad.is_empty(), "{bad:?}");
+    project
+}
+
+fn parse(files: &[(&str, &str)]) -> (Project, Vec<Diagnostic>) {
     let files: BTreeMap<String, String> = files
         .iter()
         .map(|(path, text)| ((*path).to_owned(), (*text).to_owned()))
         .collect();
-    let (project, bad) = Project::parse(Bundle { files });
-    assert!(bad.is_empty(), "{bad:?}");
-    project
+    Project::parse(Bundle { files })
 }
 
 pub fn batch(topic: &str, payloads: &[String]) -> Batch {

@@ -39,9 +39,11 @@ use schema::Shape;
 pub struct Relational {
     name: String,
     key: Vec<String>,
-    /// Whether the table's file names its columns.
-    declared: RwLock<bool>,
+    /// The columns that the table's file in the project names; none if it names none.
+    declared: RwLock<SchemaRef>,
     path: PathBuf,
+    /// The file that is open, however it is called.
+    file: Mutex<FileId>,
     shape: RwLock<Arc<Shape>>,
     writer: Mutex<Connection>,
     readers: Arc<Readers>,
@@ -67,36 +69,14 @@ impl Relational {
         declared: &SchemaRef,
         key: &[String],
     ) -> Result<Self, Error> {
-        let fault = |cause| sqlite_error(name, cause);
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-            | OpenFlags::SQLITE_OPEN_CREATE
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let writer = Connection::open_with_flags(path, flags).map_err(fault)?;
-        configure(&writer).map_err(fault)?;
-        let mode: String = writer
-            .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
-            .map_err(fault)?;
-        if mode != "wal" {
-            return Err(Error::new(Class::Configuration, "table.no-wal")
-                .with("table", name)
-                .with("mode", mode));
-        }
-        schema::prepare_file(&writer, name)?;
-        let (schema, kept_key) = schema::read_columns(&writer, name)?;
-        let schema: SchemaRef = Arc::new(schema);
-        if !schema.fields().is_empty() && kept_key != key {
-            return Err(Error::new(Class::Configuration, "table.key-changed")
-                .with("table", name)
-                .with("kept", kept_key.join(", "))
-                .with("given", key.join(", "))
-                .with("file", path.display()));
-        }
+        let (writer, shape) = open_file(path, name, key)?;
         let table = Self {
             name: name.to_owned(),
             key: key.to_vec(),
-            declared: RwLock::new(false),
+            declared: RwLock::new(Arc::new(Schema::empty())),
             path: path.to_owned(),
-            shape: RwLock::new(Arc::new(Shape::new(name, schema, key)?)),
+            file: Mutex::new(FileId::of(path)),
+            shape: RwLock::new(Arc::new(shape)),
             writer: Mutex::new(writer),
             readers: Arc::new(Readers {
                 table: name.to_owned(),
@@ -113,8 +93,32 @@ impl Relational {
     /// Take the columns that the table's file declares now.
     pub(crate) fn declare(&self, declared: &SchemaRef) -> Result<(), Error> {
         self.widen(declared, false)?;
-        *self.declared.write() = !declared.fields().is_empty();
+        *self.declared.write() = Arc::clone(declared);
         Ok(())
+    }
+
+    fn is_declared(&self) -> bool {
+        !self.declared.read().fields().is_empty()
+    }
+
+    /// Whether the file that is open is the one that is there. One that was removed, or put in place of
+    /// another, would take rows that nobody finds again.
+    fn in_place(&self) -> bool {
+        *self.file.lock() == FileId::of(&self.path)
+    }
+
+    /// Open what is there now, or make it anew.
+    fn reopen(&self) -> Result<(), Error> {
+        let mut writer = self.writer.lock();
+        let (opened, shape) = open_file(&self.path, &self.name, &self.key)?;
+        *writer = opened;
+        *self.shape.write() = Arc::new(shape);
+        *self.file.lock() = FileId::of(&self.path);
+        self.readers.idle.lock().clear();
+        *self.counted.lock() = None;
+        drop(writer);
+        let declared = Arc::clone(&self.declared.read());
+        self.widen(&declared, false)
     }
 
     fn widen(&self, schema: &Schema, declared: bool) -> Result<(), Error> {
@@ -153,13 +157,15 @@ impl Table for Relational {
     }
 
     fn evolve(&self, schema: &Schema) -> Result<(), Error> {
-        let declared = *self.declared.read();
-        self.widen(schema, declared)
+        if !self.in_place() {
+            self.reopen()?;
+        }
+        self.widen(schema, self.is_declared())
     }
 
     fn check(&self, schema: &Schema) -> Result<(), Error> {
         let shape = self.shape();
-        let merged = columns::merge(&self.name, &shape.schema, schema, *self.declared.read())?;
+        let merged = columns::merge(&self.name, &shape.schema, schema, self.is_declared())?;
         Shape::new(&self.name, merged, &self.key).map(drop)
     }
 
@@ -177,6 +183,11 @@ impl Table for Relational {
         };
         let fault = |cause| sqlite_error(&self.name, cause);
         let mut writer = self.writer.lock();
+        if !self.in_place() {
+            return Err(Error::new(Class::Configuration, "table.file-gone")
+                .with("table", &self.name)
+                .with("file", self.path.display()));
+        }
         let transaction = writer
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(fault)?;
@@ -260,6 +271,51 @@ impl Table for Relational {
             ..Stats::default()
         })
     }
+}
+
+/// A file, whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileId(Option<(u64, u64)>);
+
+impl FileId {
+    fn of(path: &Path) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        Self(
+            std::fs::metadata(path)
+                .ok()
+                .map(|file| (file.dev(), file.ino())),
+        )
+    }
+}
+
+/// Open a table's file for writing, or make it, and read what it says of itself.
+fn open_file(path: &Path, name: &str, key: &[String]) -> Result<(Connection, Shape), Error> {
+    let fault = |cause| sqlite_error(name, cause);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let writer = Connection::open_with_flags(path, flags).map_err(fault)?;
+    configure(&writer).map_err(fault)?;
+    let mode: String = writer
+        .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
+        .map_err(fault)?;
+    if mode != "wal" {
+        return Err(Error::new(Class::Configuration, "table.no-wal")
+            .with("table", name)
+            .with("mode", mode));
+    }
+    schema::prepare_file(&writer, name)?;
+    let (schema, kept_key) = schema::read_columns(&writer, name)?;
+    let schema: SchemaRef = Arc::new(schema);
+    if !schema.fields().is_empty() && kept_key != key {
+        return Err(Error::new(Class::Configuration, "table.key-changed")
+            .with("table", name)
+            .with("kept", kept_key.join(", "))
+            .with("given", key.join(", "))
+            .with("file", path.display()));
+    }
+    let shape = Shape::new(name, schema, key)?;
+    Ok((writer, shape))
 }
 
 /// Note a producer's position; false if it was there already.

@@ -1,0 +1,298 @@
+//! A computed batch on its way out: written to every output of a lane, its dead letters kept, its counts
+//! settled.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::Arc;
+
+use busbar_event::{Batch, Class, Error};
+use tokio::sync::watch;
+
+use super::{FlowShared, Lane, STOPPED, Surroundings, stopped, told};
+use crate::chain::{Dead, Place};
+use crate::checkpoint::TaskKey;
+use crate::connector::Backoff;
+use crate::dead::{Earlier, Spot, letters};
+use crate::limits::DEAD_BATCH_BYTES;
+use crate::output::{Refusals, Writer};
+use crate::shape::{Outgoing, Prepared, event_of};
+
+/// A computed batch with all it needs to be written.
+pub(super) struct Leaving {
+    pub shared: Arc<FlowShared>,
+    pub surroundings: Surroundings,
+    pub stop: watch::Receiver<bool>,
+    pub lane: Lane,
+    pub key: TaskKey,
+    pub base: u64,
+    pub end: u64,
+    pub events: Batch,
+    /// Events that died before they reached an output; none but for the lane that counts for the flow.
+    pub dead: Vec<Dead>,
+    /// Letters of these events that an earlier run left open.
+    pub earlier: Earlier,
+    pub rows: usize,
+    pub prepared: Vec<Prepared>,
+}
+
+/// What comes back.
+pub(super) struct Landing {
+    pub writers: Vec<Writer>,
+    pub dead_writer: Writer,
+    /// Letters of the batch that are still open, where it did not arrive.
+    pub earlier: Earlier,
+    pub result: Result<(), NotLanded>,
+}
+
+/// Why a batch did not arrive.
+pub(super) enum NotLanded {
+    /// The flow stops: it was told to, or cannot go on.
+    Stopped(Error),
+    /// An output refuses the batch as a whole. It may take it in parts.
+    TooMuch,
+}
+
+/// What one output said to its rows.
+struct Answer {
+    refused: Refusals,
+    /// It took none of them, and this is why.
+    none: Option<Error>,
+}
+
+impl Leaving {
+    pub async fn write(mut self, mut writers: Vec<Writer>, mut dead_writer: Writer) -> Landing {
+        let result = self.write_all(&mut writers, &mut dead_writer).await;
+        Landing {
+            writers,
+            dead_writer,
+            earlier: self.earlier,
+            result,
+        }
+    }
+
+    async fn write_all(
+        &mut self,
+        writers: &mut [Writer],
+        dead_writer: &mut Writer,
+    ) -> Result<(), NotLanded> {
+        let this = &*self;
+        let writes = writers
+            .iter_mut()
+            .zip(&this.prepared)
+            .zip(&this.lane.outputs)
+            .map(|((writer, prepared), output)| async move {
+                let node = this.shared.output_node(*output);
+                let mut waiter = Waiter::new(&this.shared, node, this.stop.clone(), this.end);
+                let wait = |error| waiter.wait(error);
+                let written = writer.write(&prepared.outgoing, this.end, wait).await;
+                if waiter.tried() {
+                    this.shared
+                        .tally
+                        .error(node, written.as_ref().err().cloned(), 0);
+                }
+                written
+            });
+        let written = futures::future::join_all(writes).await;
+        let answers = self.answers(written)?;
+        // Every event that some output did not get; of a query's rows, which stand for no single event,
+        // as many as the output that lost most.
+        let mut lost: BTreeSet<usize> = BTreeSet::new();
+        let mut lost_most = 0;
+        let mut dead = std::mem::take(&mut self.dead);
+        let mut settled = Vec::with_capacity(answers.len());
+        for ((answer, prepared), output) in answers
+            .into_iter()
+            .zip(&self.prepared)
+            .zip(&self.lane.outputs)
+        {
+            let sent = prepared.rows - prepared.dead.len();
+            let refused = match &answer.none {
+                Some(_) => sent,
+                None => answer.refused.len(),
+            };
+            settled.push((
+                self.shared.output_node(*output),
+                sent as u64,
+                refused as u64,
+            ));
+            lost_most = lost_most.max(refused + prepared.dead.len());
+            let place = Place::Output(*output);
+            // One letter says it of all rows of its event.
+            let none = answer.none.filter(|_| sent > 0).map(|cause| (0, cause));
+            for (row, cause) in none.into_iter().chain(answer.refused) {
+                let event = event_of(&prepared.made, row);
+                lost.insert(event);
+                dead.push(Dead {
+                    event,
+                    place,
+                    cause,
+                });
+            }
+            for letter in &prepared.dead {
+                lost.insert(letter.event);
+                dead.push(letter.clone());
+            }
+        }
+        let closed = self.recognise(&mut dead);
+        self.bury(&dead, dead_writer)
+            .await
+            .map_err(NotLanded::Stopped)?;
+        self.surroundings.dead.close(&closed);
+        for (node, sent, refused) in settled {
+            self.shared.tally.settle(node, sent, refused);
+        }
+        if self.lane.main {
+            let lost = lost.len().max(lost_most).min(self.rows);
+            self.shared.tally.settle_flow(self.rows as u64, lost as u64);
+        }
+        Ok(())
+    }
+
+    /// What the outputs said, if all of them said something about the rows. Whoever can never take a batch
+    /// may take its halves; whoever can never take a single event refuses that event and no other.
+    fn answers(&self, written: Vec<Result<Refusals, Error>>) -> Result<Vec<Answer>, NotLanded> {
+        let mut answers = Vec::with_capacity(written.len());
+        let mut too_much = false;
+        for result in written {
+            match result {
+                Ok(refused) => answers.push(Answer {
+                    refused,
+                    none: None,
+                }),
+                Err(error) if error.class() != Class::Permanent || error.code() == STOPPED => {
+                    return Err(NotLanded::Stopped(error));
+                }
+                Err(error) => {
+                    too_much |= self.end - self.base > 1;
+                    answers.push(Answer {
+                        refused: Refusals::new(),
+                        none: Some(error),
+                    });
+                }
+            }
+        }
+        match too_much {
+            true => Err(NotLanded::TooMuch),
+            false => Ok(answers),
+        }
+    }
+
+    /// Takes those out of `dead` of which an open letter tells already, and answers the open letters whose
+    /// events are done with, or died of something else.
+    fn recognise(&mut self, dead: &mut Vec<Dead>) -> Vec<u64> {
+        if self.earlier.is_empty() {
+            return Vec::new();
+        }
+        let outputs = &self.shared.plan.outputs;
+        dead.retain(|letter| {
+            let offset = self.base + letter.event as u64;
+            !self.earlier.knows(offset, letter, outputs)
+        });
+        self.earlier.ids()
+    }
+
+    /// Keeps dead letters. So many that they would not fit one append go as several, each under a name
+    /// of its own, so that each is recognised when it comes again.
+    async fn bury(&self, dead: &[Dead], writer: &mut Writer) -> Result<(), Error> {
+        let plan = &self.shared.plan;
+        let ids: Vec<Arc<str>> = plan.outputs.iter().map(|o| Arc::clone(&o.id)).collect();
+        let stream: Arc<str> = self.key.stream.as_str().into();
+        let now = self.surroundings.bus.clock().now_micros();
+        let first = self.lane.outputs.first().copied().unwrap_or(0);
+        let node = self.shared.output_node(first);
+        let name = Arc::clone(&writer.producer);
+        for (number, dead) in parcels(&self.events, dead).enumerate() {
+            let batch = letters(&plan.name, &self.events, dead, &ids, now, |event| Spot {
+                stream: Arc::clone(&stream),
+                partition: self.key.partition,
+                offset: self.base + event as u64,
+            });
+            if number > 0 {
+                writer.producer = format!("{name}~{number}").into();
+            }
+            let mut waiter = Waiter::new(&self.shared, node, self.stop.clone(), self.end);
+            let written = writer
+                .write(&Outgoing::Events(batch), self.end, |error| {
+                    waiter.wait(error)
+                })
+                .await;
+            writer.producer = Arc::clone(&name);
+            let tried = waiter.tried();
+            if tried {
+                let error = written.as_ref().err().cloned();
+                self.shared.tally.error(node, error, 0);
+            }
+            written?;
+        }
+        Ok(())
+    }
+}
+
+/// Dead letters in parcels of about [`DEAD_BATCH_BYTES`].
+pub(crate) fn parcels<'a>(events: &'a Batch, dead: &'a [Dead]) -> impl Iterator<Item = &'a [Dead]> {
+    let each = events.bytes() / events.rows().max(1);
+    let mut rest = dead;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let mut count = 0;
+        while count < rest.len() && (count == 0 || bytes < DEAD_BATCH_BYTES) {
+            bytes += match events.body() {
+                busbar_event::Body::Payload(payloads) => {
+                    payloads.value_length(rest[count].event) as usize
+                }
+                busbar_event::Body::Columns(_) => each,
+            };
+            bytes += crate::limits::DEAD_MARKS_BYTES;
+            count += 1;
+        }
+        let (parcel, left) = rest.split_at(count);
+        rest = left;
+        (!parcel.is_empty()).then_some(parcel)
+    })
+}
+
+/// Waits between tries and says so.
+pub(super) struct Waiter<'a> {
+    shared: &'a Arc<FlowShared>,
+    node: usize,
+    stop: watch::Receiver<bool>,
+    backoff: Backoff,
+}
+
+impl<'a> Waiter<'a> {
+    pub fn new(
+        shared: &'a Arc<FlowShared>,
+        node: usize,
+        stop: watch::Receiver<bool>,
+        seed: u64,
+    ) -> Waiter<'a> {
+        Waiter {
+            shared,
+            node,
+            stop,
+            backoff: Backoff::new(seed.wrapping_mul(0x9e37_79b9)),
+        }
+    }
+
+    pub fn tried(&self) -> bool {
+        self.backoff.tries() > 0
+    }
+
+    /// Waits for the next try. An error: the flow is to stop.
+    pub fn wait(&mut self, error: Error) -> impl Future<Output = Result<(), Error>> + use<> {
+        let pause = self
+            .backoff
+            .pause()
+            .max(error.retry_after().unwrap_or_default());
+        self.shared
+            .tally
+            .error(self.node, Some(error), self.backoff.tries());
+        let stop = self.stop.clone();
+        async move {
+            tokio::select! {
+                () = told(stop) => Err(stopped()),
+                () = tokio::time::sleep(pause) => Ok(()),
+            }
+        }
+    }
+}
