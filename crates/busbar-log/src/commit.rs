@@ -42,6 +42,8 @@ pub(crate) enum Item {
         partition: Arc<Inner>,
         file: Arc<dyn File>,
         position: u64,
+        /// First offset behind `position`.
+        end: u64,
         result: io::Result<()>,
     },
     /// Close everything and end.
@@ -284,8 +286,17 @@ impl Committer {
                 partition,
                 file,
                 position,
+                end,
                 result,
-            } => self.synced(&partition, &file, position, result, now),
+            } => match result {
+                Ok(()) => self.synced(&partition, &file, position, end, now),
+                Err(e) => {
+                    let mut writer = partition.writer.lock();
+                    if writer.writes_to(&file) {
+                        writer.background_failed(&partition, e, now);
+                    }
+                }
+            },
             Item::Shutdown(partitions) => {
                 let left = self.queue.close();
                 self.ready.extend(left);
@@ -313,11 +324,12 @@ impl Committer {
             let before = partition.end.load(Ordering::Acquire);
             let durable = file.is_some() && result.is_ok();
             let mut writer = partition.writer.lock();
-            writer.finish(partition, result, now);
             if durable {
-                let position = writer.position();
-                writer.synced(partition, position);
-            } else if writer.unsynced().is_some() {
+                writer.all_synced();
+            }
+            writer.finish(partition, result, now);
+            writer.checkpoint(partition);
+            if writer.unsynced().is_some() {
                 self.unsynced_later(partition, now);
             }
             drop(writer);
@@ -347,12 +359,15 @@ impl Committer {
         for partition in std::mem::take(&mut self.unsynced) {
             let unsynced = partition.writer.lock().unsynced();
             if let Some((file, position)) = unsynced {
+                // No group is on its way, so all that was written is published.
+                let end = partition.end.load(Ordering::Acquire);
                 let queue = self.queue.clone();
                 self.syncers.later(file.clone(), move |result| {
                     queue.push(Item::Synced {
                         partition,
                         file,
                         position,
+                        end,
                         result,
                     });
                 });
@@ -365,7 +380,7 @@ impl Committer {
         partition: &Arc<Inner>,
         file: &Arc<dyn File>,
         position: u64,
-        result: io::Result<()>,
+        end: u64,
         now: i64,
     ) {
         let mut writer = partition.writer.lock();
@@ -373,15 +388,11 @@ impl Committer {
             // Sealed in between, which synced it, or closed after a failure.
             return;
         }
-        match result {
-            Ok(()) => {
-                writer.synced(partition, position);
-                if writer.unsynced().is_some() {
-                    drop(writer);
-                    self.unsynced_later(partition, now);
-                }
-            }
-            Err(e) => writer.background_failed(partition, e, now),
+        writer.synced(position, end);
+        writer.checkpoint(partition);
+        if writer.unsynced().is_some() {
+            drop(writer);
+            self.unsynced_later(partition, now);
         }
     }
 

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use crate::disk::{Disk, Entry};
 use crate::error::Damage;
 use crate::frame::{FIXED_BYTES, Header, Kind, SegmentHeader, Why};
-use crate::index::{Index, Table, load, read_whole};
+use crate::index::{Index, load, read_whole};
 use crate::log::{LOCK_FILE, VERSION_FILE, parse_version};
-use crate::recover::read_tail;
+use crate::mark::{self, Mark};
+use crate::recover::{Known, missing, read_tail};
 use crate::scan::{Found, Scan, read_aligned};
 use crate::segment::{find_salt, index_path, parse_segment_name};
 use crate::store::decode;
@@ -128,11 +129,13 @@ impl Doctor<'_> {
     }
 
     fn folder(&mut self, root: &Path, dir: &Path, depth: usize) {
+        // Before the files are looked at: while a node writes, it must not be ahead of what is seen.
+        let noted = mark::load(self.disk, dir);
         let entries = match self.disk.list(dir) {
             Ok(entries) => entries,
             Err(e) => return self.unreadable(dir, &e),
         };
-        self.partition(root, dir, &entries);
+        self.partition(root, dir, &entries, noted);
         for entry in entries.iter().filter(|entry| entry.is_dir) {
             if depth < DEPTH_MAX {
                 self.folder(root, &dir.join(&entry.name), depth + 1);
@@ -140,7 +143,13 @@ impl Doctor<'_> {
         }
     }
 
-    fn partition(&mut self, root: &Path, dir: &Path, entries: &[Entry]) {
+    fn partition(
+        &mut self,
+        root: &Path,
+        dir: &Path,
+        entries: &[Entry],
+        noted: io::Result<Option<Mark>>,
+    ) {
         let mut segments = Vec::new();
         for entry in entries.iter().filter(|entry| !entry.is_dir) {
             let path = dir.join(&entry.name);
@@ -153,6 +162,30 @@ impl Doctor<'_> {
                 self.find(Severity::Note, "log.doctor-left-over", &path, None, vec![]);
             }
         }
+        let noted = match noted {
+            Ok(None) if !segments.is_empty() => {
+                let file = mark::path(dir);
+                self.find(Severity::Note, "log.doctor-no-mark", &file, None, vec![]);
+                None
+            }
+            Ok(noted) => noted,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => {
+                self.unreadable(&mark::path(dir), &e);
+                None
+            }
+        };
+        let mut lost = Vec::new();
+        let gone = missing(dir, noted, &segments, &mut lost);
+        // One that was set aside is told of as such, and may be removed.
+        for lost in lost.iter().filter(|_| noted.is_some_and(|m| m.salt != 0)) {
+            let args = vec![
+                ("from", lost.from.to_string()),
+                ("resume", lost.resume.to_string()),
+            ];
+            let file = &lost.file;
+            self.find(Severity::Error, "log.doctor-missing", file, None, args);
+        }
         if segments.is_empty() {
             return;
         }
@@ -163,7 +196,8 @@ impl Doctor<'_> {
         for (i, (base, path, len)) in segments.iter().enumerate() {
             (self.progress)(path, self.report.bytes);
             let next = segments.get(i + 1).map(|next| next.0);
-            if let Err(e) = self.segment(*base, path, *len, next, is_store) {
+            let next = next.or(gone.as_ref().map(|gone| gone.base));
+            if let Err(e) = self.segment(*base, path, next, noted, is_store) {
                 self.unreadable(path, &e);
             }
             self.report.segments += 1;
@@ -175,11 +209,14 @@ impl Doctor<'_> {
         &mut self,
         base: u64,
         path: &Path,
-        len: u64,
         next: Option<u64>,
+        noted: Option<Mark>,
         is_store: bool,
     ) -> io::Result<()> {
+        // In this order, for the same reason.
+        let stored = load(self.disk, &index_path(path));
         let file = self.disk.open(path, false)?;
+        let len = file.len()?;
         let head = read_aligned(&*file, 0, FIXED_BYTES)?;
         let header = SegmentHeader::decode(&head);
         let salt = match (&header, find_salt(&*file, len)?) {
@@ -190,7 +227,6 @@ impl Doctor<'_> {
                 return Ok(());
             }
         };
-        let stored = load(self.disk, &index_path(path));
         if next.is_some() {
             if let Err(why) = &header {
                 self.damage(path, 0, FIXED_BYTES as u64, base, base, why);
@@ -212,7 +248,12 @@ impl Doctor<'_> {
         }
         let counted = self.frames(path, &*file, salt, base, len, next, is_store)?;
         if next.is_none() {
-            self.tail(path, &*file, base, len, stored.clone())?;
+            let known = Known {
+                index: stored.clone(),
+                mark: noted.filter(|m| m.base == base),
+                until: None,
+            };
+            self.tail(path, &*file, base, len, known)?;
         }
         if let Some((index, _)) = stored.filter(|(index, _)| index.salt == salt) {
             self.index(path, &index, &counted);
@@ -317,10 +358,10 @@ impl Doctor<'_> {
         file: &dyn crate::disk::File,
         base: u64,
         len: u64,
-        stored: Option<(Index, Table)>,
+        known: Known,
     ) -> io::Result<()> {
         // All of it, not only what the index does not cover.
-        let tail = read_tail(file, path, base, len, stored, false)?;
+        let tail = read_tail(file, path, base, len, known, false)?;
         for found in &tail.damage {
             let Damage {
                 from, resume, why, ..
@@ -420,6 +461,12 @@ pub(crate) fn words(code: &str) -> &'static str {
         }
         "log.doctor-left-over" => {
             "{file} was left by a crash while a file was being written anew. The old file is in place; the next start removes this one."
+        }
+        "log.doctor-missing" => {
+            "{file} is missing. It held the newest events, from offset {from} up to {resume}, which cannot be read; the rest is served."
+        }
+        "log.doctor-no-mark" => {
+            "{file} cannot be made out. It says how much of the newest file is known to be on the disk; the next start writes it anew."
         }
         "log.doctor-no-index" => {
             "{file} has no index. It is built anew when it is needed; nothing is lost."

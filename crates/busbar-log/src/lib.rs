@@ -9,7 +9,8 @@
 //!    (`writer.rs`, the format in `frame.rs`). Bodies are not copied.
 //! 3. It syncs each file it has touched once, several at the same time (`sync.rs`). Meanwhile the
 //!    next group gathers.
-//! 4. Only then, in order: observers see the frames, they go to the memory of recent frames
+//! 4. It notes beside each segment how far it is durable now (`mark.rs`), for the next start.
+//! 5. Only then, in order: observers see the frames, they go to the memory of recent frames
 //!    (`tail.rs`), the end moves, completions and wakers are called.
 //!
 //! Readers see what is committed and nothing else, from memory or from segments (`segment.rs`) by
@@ -29,7 +30,9 @@ mod frame;
 mod index;
 pub mod limits;
 mod log;
+mod mark;
 mod partition;
+mod producers;
 mod recover;
 mod rewrite;
 mod scan;
@@ -38,6 +41,8 @@ pub mod sim;
 mod store;
 mod sync;
 mod tail;
+#[cfg(test)]
+mod testing;
 mod writer;
 
 pub use clock::{Clock, ManualClock, SystemClock};

@@ -1,7 +1,7 @@
 //! The log of one data folder: its lock, its version, its threads.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use crate::error::{LogError, Result};
 use crate::frame::FIXED_BYTES;
 use crate::index::{read_whole, write_whole};
 use crate::limits::{NAME_BYTES_MAX, STORE_COMPACT_ROUNDS_MAX, STORE_SEGMENT_BYTES};
+use crate::mark::MARK_FILE;
 use crate::partition::{Durability, Inner, Partition, PartitionOptions};
 use crate::recover::recover;
 use crate::segment::Files;
@@ -65,8 +66,9 @@ struct Shared {
     files: Arc<Files>,
     queue: Arc<Queue>,
     clock: Arc<dyn Clock>,
-    partitions: Mutex<HashMap<String, Partition>>,
-    stores: Mutex<HashMap<String, Store>>,
+    /// In order of names, so that a simulation repeats itself.
+    partitions: Mutex<BTreeMap<String, Partition>>,
+    stores: Mutex<BTreeMap<String, Store>>,
     keeper: Arc<Keeper>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     lock: Mutex<Option<Box<dyn Any + Send + Sync>>>,
@@ -240,8 +242,8 @@ impl Log {
         if let Some(partition) = partitions.remove(name) {
             let inner = &partition.inner;
             inner.closed.store(true, Ordering::Release);
-            // Waits for the group that is being committed.
-            *inner.writer.lock() = Writer::new(None, 0);
+            // A group that is on its way is refused when its turn comes.
+            inner.writer.lock().abandon();
             let _held = inner.maintenance.lock();
             for segment in inner.segments.write().drain(..) {
                 inner.files.forget(&segment);
@@ -255,7 +257,10 @@ impl Log {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             entries => entries.map_err(|e| LogError::io("cannot list", &dir, e))?,
         };
-        for entry in entries.iter().filter(|entry| !entry.is_dir) {
+        // The mark first: without its segments it would say that they are missing.
+        let files = entries.iter().filter(|entry| !entry.is_dir);
+        let (marks, others): (Vec<_>, Vec<_>) = files.partition(|entry| entry.name == MARK_FILE);
+        for entry in marks.into_iter().chain(others) {
             let path = dir.join(&entry.name);
             disk.remove(&path)
                 .map_err(|e| LogError::io("cannot remove", &path, e))?;
@@ -326,7 +331,7 @@ impl Shared {
             files: self.files.clone(),
             queue: self.queue.clone(),
             maintenance: Mutex::default(),
-            writer: Mutex::new(Writer::new(active, recovered.end)),
+            writer: Mutex::new(Writer::new(active, recovered.end, recovered.mark)),
             options: Mutex::new(options),
             segments: RwLock::new(recovered.segments),
             producers: Mutex::new(recovered.producers),
@@ -530,7 +535,7 @@ fn check_name(name: &str) -> Result<()> {
         if part.is_empty() || part.len() > 200 {
             return refused("each of its parts has 1 to 200 bytes");
         }
-        if part.starts_with('.') || matches!(part, VERSION_FILE | LOCK_FILE) {
+        if part.starts_with('.') || matches!(part, VERSION_FILE | LOCK_FILE | MARK_FILE) {
             return refused("a part begins with a dot or is reserved");
         }
         if !part

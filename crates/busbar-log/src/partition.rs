@@ -12,7 +12,7 @@ use crate::commit::{Item, Queue};
 use crate::error::{Damage, LogError, Result};
 use crate::frame::{Companion, Frame};
 use crate::limits::DAMAGES_MAX;
-use crate::recover::ProducerTable;
+use crate::producers::ProducerTable;
 use crate::segment::{Files, Segment, index_path};
 use crate::tail::Tail;
 use crate::writer::{Writer, check, cost};

@@ -4,65 +4,27 @@
 //! ends where the next begins, so rows that a failed segment holds beyond that (they were never
 //! acknowledged) stay unread for ever. In the last segment everything up to the first bad place is
 //! good. What comes after it is a *torn tail*, and cut off, unless it can be shown to have been
-//! durable once: by the index beside it, or by a later frame that was written when this place
-//! had been synced. Then it is *damage*: it stays, is reported, and a new segment goes on behind it.
+//! durable once: by the mark or the index beside it, or by a later frame that was written when this
+//! place had been synced. Then it is *damage*: it stays, is reported, and a new segment goes on
+//! behind it. The same holds for a file that ends too early, or is not there any more.
 
-use std::collections::HashMap;
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::disk::{Disk, File};
 use crate::error::{Damage, LogError, Result};
-use crate::frame::{FIXED_BYTES, Header, Kind, ProducerReader, SegmentHeader, Why};
-use crate::index::{Index, Table, load};
-use crate::limits::{ALIGN_BYTES, PRODUCERS_PER_PARTITION_MAX};
-use crate::scan::{Found, Scan, read_aligned};
-use crate::segment::{Segment, find_salt, index_path, parse_segment_name};
+use crate::frame::{FIXED_BYTES, SegmentHeader, Why};
+use crate::index::load;
+use crate::mark::{self, Mark, MarkFile};
+use crate::producers::ProducerTable;
+use crate::scan::{Scan, read_aligned};
+use crate::segment::{Segment, find_salt, index_path, parse_segment_name, segment_name};
+use crate::writer::write_all;
 
-/// The last position of each producer, and the offset it was reached at.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct ProducerTable {
-    positions: HashMap<Arc<str>, (u64, u64)>,
-}
+mod last;
 
-impl ProducerTable {
-    pub fn get(&self, id: &str) -> Option<u64> {
-        self.positions.get(id).map(|(position, _)| *position)
-    }
-
-    /// Takes note that `id` has reached `position` with rows at `offset`. A position is never
-    /// lowered, which only frames of [`RECORDS_ONLY`](crate::partition::RECORDS_ONLY) could try.
-    pub fn set(&mut self, id: &Arc<str>, position: u64, offset: u64) {
-        if let Some(known) = self.positions.get_mut(id) {
-            *known = (position.max(known.0), offset);
-            return;
-        }
-        self.positions.insert(id.clone(), (position, offset));
-        if self.positions.len() > PRODUCERS_PER_PARTITION_MAX {
-            // Those silent longest go, an eighth at a time, so that this is rare.
-            let oldest = self.list();
-            for (id, _) in &oldest[..PRODUCERS_PER_PARTITION_MAX / 8] {
-                self.positions.remove(id);
-            }
-        }
-    }
-
-    /// All of them, those silent longest first.
-    pub fn list(&self) -> Vec<(Arc<str>, u64)> {
-        let mut all: Vec<_> = self.positions.iter().collect();
-        all.sort_unstable_by(|a, b| (a.1.1, a.0).cmp(&(b.1.1, b.0)));
-        all.iter().map(|(id, at)| ((*id).clone(), at.0)).collect()
-    }
-
-    /// Takes a list as [`ProducerTable::list`] gave it at the head of a segment that begins at
-    /// `base`.
-    pub fn load(&mut self, list: impl Iterator<Item = (Arc<str>, u64)>, base: u64) {
-        for (id, position) in list.take(PRODUCERS_PER_PARTITION_MAX) {
-            self.set(&id, position, base.saturating_sub(1));
-        }
-    }
-}
+pub(crate) use last::{Known, read_tail};
 
 /// What a partition's folder holds.
 pub(crate) struct Recovered {
@@ -72,19 +34,15 @@ pub(crate) struct Recovered {
     pub end: u64,
     pub producers: ProducerTable,
     pub damage: Vec<Damage>,
-    /// Bytes of a torn tail that were cut off.
-    pub torn_bytes: u64,
+    /// Where the writer notes what is durable.
+    pub mark: Option<MarkFile>,
 }
 
-/// What the last segment turned out to hold.
-pub(crate) struct Tail {
-    pub index: Index,
-    pub producers: ProducerTable,
-    pub damage: Vec<Damage>,
-    /// Bytes after the last good frame that were never acknowledged, and why they are no frame.
-    pub torn: Option<(u64, Why)>,
-    /// Whether the producers are all known (a damaged head hides some).
-    pub producers_known: bool,
+/// The newest segment, when it is there no more or nothing in it can be read.
+pub(crate) struct Gone {
+    pub base: u64,
+    /// First offset after those it is known to have held.
+    pub end: u64,
 }
 
 /// Opens (or makes) a partition's folder.
@@ -106,14 +64,25 @@ pub(crate) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Recovered> {
             found.push((base, path, entry.len));
         }
     }
+    let noted = match mark::load(disk, dir) {
+        Ok(noted) => noted,
+        Err(e) => {
+            if e.kind() != io::ErrorKind::NotFound {
+                let file = mark::path(dir);
+                tracing::warn!(file = %file.display(), error = %e, "cannot read what was durable");
+            }
+            None
+        }
+    };
     let mut recovered = Recovered {
         segments: Vec::new(),
         active: None,
         end: 0,
         producers: ProducerTable::default(),
         damage: Vec::new(),
-        torn_bytes: 0,
+        mark: MarkFile::open_if_possible(disk, dir),
     };
+    let mut gone = missing(dir, noted, &found, &mut recovered.damage);
     // Every segment had a good head before it got its name, so one without any good frame has been
     // damaged all over. It is set aside under another name, and the offsets it is known to have
     // held are not given away again.
@@ -124,111 +93,231 @@ pub(crate) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Recovered> {
             break;
         }
         drop(file);
-        let known = load(disk, &index_path(&path)).map_or(base, |(index, _)| index.end.max(base));
-        let aside = path.with_extension("log.damaged");
+        let indexed = load(disk, &index_path(&path)).map_or(base, |(index, _)| index.end);
+        let marked = noted.filter(|m| m.base == base).map_or(base, |m| m.end);
+        let resume = indexed.max(marked).max(base);
+        let end = gone.as_ref().map_or(0, |g| g.end).max(resume);
+        if let Some(mark) = recovered.mark.as_mut() {
+            // For the starts after this one, which will not find the file.
+            let salt = 0;
+            note(
+                mark,
+                dir,
+                Mark {
+                    salt,
+                    base,
+                    len,
+                    end,
+                },
+            );
+        }
+        let aside = aside(&path);
         disk.rename(&path, &aside)
             .and_then(|()| disk.sync_dir(dir))
             .map_err(|e| LogError::io("cannot rename", &path, e))?;
-        recovered.end = recovered.end.max(known);
         recovered.damage.push(Damage {
             file: aside,
             position: 0,
             bytes: len,
             from: base,
-            resume: known,
-            why: "no frame in it can be read",
+            resume,
+            why: NOTHING_GOOD,
         });
+        gone = Some(Gone { base, end });
         found.pop();
     }
-    let Some((base, path, len)) = found.pop() else {
-        return Ok(recovered);
+    tell(&recovered.damage);
+    let last = match &gone {
+        Some(_) => None,
+        None => found.pop(),
     };
-    for (i, (sealed_base, sealed_path, sealed_len)) in found.iter().enumerate() {
-        let end = found.get(i + 1).map_or(base, |next| next.0);
-        recovered.segments.push(Arc::new(Segment::sealed(
-            sealed_path.clone(),
-            *sealed_base,
-            end,
-            *sealed_len,
-            None,
-        )));
+    let next = last.as_ref().map(|(base, ..)| *base);
+    let next = next.or(gone.as_ref().map(|g| g.base)).unwrap_or(0);
+    for (i, (base, path, len)) in found.iter().enumerate() {
+        let end = found.get(i + 1).map_or(next, |next| next.0);
+        let segment = Segment::sealed(path.clone(), *base, end, *len, None);
+        recovered.segments.push(Arc::new(segment));
     }
-    recover_last(disk, dir, (base, path, len), &found, &mut recovered)?;
+    match (last, gone) {
+        (Some(last), _) => recover_last(disk, dir, last, noted, &found, &mut recovered)?,
+        (None, Some(gone)) => {
+            // All that are left are complete. A new one begins behind what is gone.
+            recovered.end = gone.end.max(gone.base);
+            recovered.producers = producers_of(disk, found.last(), gone.base)?;
+        }
+        (None, None) => {}
+    }
     Ok(recovered)
+}
+
+const NOTHING_GOOD: Why = "no frame in it can be read";
+const NOT_THERE: Why = "the file is missing";
+
+/// The segment that the mark tells of, if it is the newest and is not there.
+pub(crate) fn missing(
+    dir: &Path,
+    noted: Option<Mark>,
+    found: &[(u64, PathBuf, u64)],
+    damage: &mut Vec<Damage>,
+) -> Option<Gone> {
+    let mark = noted?;
+    if found.last().is_some_and(|last| last.0 >= mark.base) {
+        return None;
+    }
+    let end = mark.end.max(mark.base);
+    if end > mark.base {
+        let path = dir.join(segment_name(mark.base));
+        // It has the salt 0 if it was set aside at an earlier start.
+        let (file, why) = match mark.salt {
+            0 => (aside(&path), NOTHING_GOOD),
+            _ => (path, NOT_THERE),
+        };
+        damage.push(Damage {
+            file,
+            position: 0,
+            bytes: mark.len,
+            from: mark.base,
+            resume: end,
+            why,
+        });
+    }
+    Some(Gone {
+        base: mark.base,
+        end,
+    })
+}
+
+/// The name under which a segment is set aside.
+fn aside(segment: &Path) -> PathBuf {
+    segment.with_extension("log.damaged")
+}
+
+fn tell(damage: &[Damage]) {
+    for damage in damage {
+        tracing::error!(
+            file = %damage.file.display(), position = damage.position, bytes = damage.bytes,
+            from = damage.from, resume = damage.resume, why = damage.why,
+            "damage in stored events; the rest is served"
+        );
+    }
+}
+
+/// Writes a mark, which recovery can do without.
+fn note(file: &mut MarkFile, dir: &Path, mark: Mark) {
+    if let Err(e) = file.write(&mark) {
+        tracing::warn!(file = %mark::path(dir).display(), error = %e, "cannot note what is durable");
+    }
+}
+
+/// The producers at the end of a complete segment, behind which the next begins at `until`.
+fn producers_of(
+    disk: &dyn Disk,
+    segment: Option<&(u64, PathBuf, u64)>,
+    until: u64,
+) -> Result<ProducerTable> {
+    let Some((base, path, len)) = segment else {
+        return Ok(ProducerTable::default());
+    };
+    let file = open(disk, path)?;
+    let known = Known {
+        index: load(disk, &index_path(path)),
+        mark: None,
+        until: Some(until),
+    };
+    let tail = read_tail(&*file, path, *base, *len, known, true)
+        .map_err(|e| LogError::io("cannot read", path, e))?;
+    Ok(tail.producers)
 }
 
 fn recover_last(
     disk: &dyn Disk,
     dir: &Path,
     (base, path, len): (u64, PathBuf, u64),
+    noted: Option<Mark>,
     before: &[(u64, PathBuf, u64)],
     recovered: &mut Recovered,
 ) -> Result<()> {
     let file = open(disk, &path)?;
     let failed = |e| LogError::io("cannot read", &path, e);
-    let stored = load(disk, &index_path(&path));
-    let mut tail = read_tail(&*file, &path, base, len, stored, true).map_err(failed)?;
+    let noted = noted.filter(|m| m.base == base);
+    let known = Known {
+        index: load(disk, &index_path(&path)),
+        mark: noted,
+        until: None,
+    };
+    let mut tail = read_tail(&*file, &path, base, len, known, true).map_err(failed)?;
     if !tail.producers_known {
         // The segment before this one knows all but the newest.
-        let mut older = ProducerTable::default();
-        if let Some((base, path, len)) = before.last() {
-            let file = open(disk, path)?;
-            let stored = load(disk, &index_path(path));
-            let last = read_tail(&*file, path, *base, *len, stored, true)
-                .map_err(|e| LogError::io("cannot read", path, e))?;
-            older = last.producers;
-        }
-        for (id, (position, offset)) in tail.producers.positions.drain() {
-            older.set(&id, position, offset);
-        }
+        let mut older = producers_of(disk, before.last(), base)?;
+        older.update(tail.producers);
         tail.producers = older;
     }
-    recovered.end = recovered.end.max(tail.index.end);
+    let (end, used) = (tail.index.end, tail.index.len);
+    let salt = tail.index.salt;
+    recovered.end = end;
     recovered.producers = tail.producers;
+    let mark = Mark {
+        salt,
+        base,
+        len: used,
+        end,
+    };
+    let durable = noted.filter(|m| m.salt == salt).map_or(0, |m| m.len);
     if tail.damage.is_empty() {
-        let used = tail.index.len;
         if let Some((bytes, why)) = tail.torn {
             tracing::warn!(
                 file = %path.display(), position = used, bytes, why,
                 "cutting off a torn tail that was never acknowledged"
             );
-            recovered.torn_bytes = bytes;
         }
         if len > used {
             file.truncate(used)
                 .map_err(|e| LogError::io("cannot cut off the torn tail of", &path, e))?;
         }
-        // The cut is durable before anything is written there: otherwise a later crash could bring
-        // the old tail back behind the new frames. And what was read from the page cache just now
-        // is not known to be on the disk.
-        file.sync()
-            .map_err(|e| LogError::io("cannot sync", &path, e))?;
+        make_durable(&*file, durable, used).map_err(|e| LogError::io("cannot sync", &path, e))?;
         disk.sync_dir(dir)
             .map_err(|e| LogError::io("cannot sync", dir, e))?;
-        recovered
-            .segments
-            .push(Arc::new(Segment::active(path, tail.index)));
+        if let Some(file) = recovered.mark.as_mut() {
+            note(file, dir, mark);
+        }
+        let segment = Segment::active(path, tail.index);
+        recovered.segments.push(Arc::new(segment));
         recovered.active = Some((file, used));
     } else {
-        for damage in &tail.damage {
-            tracing::error!(
-                file = %damage.file.display(), position = damage.position, bytes = damage.bytes,
-                from = damage.from, resume = damage.resume, why = damage.why,
-                "damage in stored events; the rest is served"
-            );
-        }
-        recovered.damage = tail.damage;
+        tell(&tail.damage);
         // Readers come to the bad places themselves; what is torn behind them stays unread.
-        let (end, used) = (tail.index.end, tail.index.len);
-        recovered.segments.push(Arc::new(Segment::sealed(
-            path,
-            base,
-            end,
-            used,
-            Some(tail.index),
-        )));
+        recovered.damage.append(&mut tail.damage);
+        // They are served from now on, so they shall last; but a damaged file may refuse.
+        let newer = noted.is_none_or(|m| m.len < used);
+        if make_durable(&*file, durable, used).is_ok()
+            && newer
+            && let Some(file) = recovered.mark.as_mut()
+        {
+            note(file, dir, mark);
+        }
+        let segment = Segment::sealed(path, base, end, used, Some(tail.index));
+        recovered.segments.push(Arc::new(segment));
     }
     Ok(())
+}
+
+/// Makes all of a file durable, of which the first `durable` bytes are known to be.
+///
+/// The cut is durable before anything is written behind it: otherwise a later crash could bring the
+/// old tail back behind the new frames. And what was read from the page cache just now is not known
+/// to be on the disk. If an earlier process tried to sync it and failed, its pages count as clean and
+/// a sync alone would not write them, so they are written once more.
+fn make_durable(file: &dyn File, durable: u64, len: u64) -> io::Result<()> {
+    let mut at = durable.min(len);
+    while at < len {
+        let chunk = read_aligned(file, at, (1 << 20).min(len - at) as usize)?;
+        if chunk.is_empty() {
+            break;
+        }
+        write_all(file, at, &mut [IoSlice::new(&chunk)])?;
+        at += chunk.len() as u64;
+    }
+    file.sync()
 }
 
 fn open(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn File>> {
@@ -252,186 +341,5 @@ fn has_frame(file: &dyn File, len: u64) -> io::Result<bool> {
     Scan::new(file, salt, FIXED_BYTES as u64, len, true).resync()
 }
 
-/// Reads the last segment, from where its index ends if `skip_indexed`, and judges what follows the
-/// last good frame.
-pub(crate) fn read_tail(
-    file: &dyn File,
-    path: &Path,
-    base: u64,
-    len: u64,
-    stored: Option<(Index, Table)>,
-    skip_indexed: bool,
-) -> io::Result<Tail> {
-    let mut damage = Vec::new();
-    let head = read_aligned(file, 0, FIXED_BYTES)?;
-    let (salt, created) = match SegmentHeader::decode(&head) {
-        Ok(header) if header.base == base => (header.salt, header.created_micros),
-        other => {
-            damage.push(Damage {
-                file: path.into(),
-                position: 0,
-                bytes: FIXED_BYTES as u64,
-                from: base,
-                resume: base,
-                why: other
-                    .err()
-                    .unwrap_or("the segment is not the one its name says"),
-            });
-            (find_salt(file, len)?.unwrap_or(0), 0)
-        }
-    };
-    let mut proven = 0;
-    let mut producers = ProducerTable::default();
-    let mut producers_known = false;
-    let mut index = Index::new(salt, base, created, FIXED_BYTES as u64);
-    let mut stored_end = base;
-    if let Some((stored, table)) = stored
-        && stored.salt == salt
-        && stored.base == base
-    {
-        // It was written after a sync of all it covers.
-        proven = stored.len;
-        stored_end = stored.end;
-        if skip_indexed
-            && stored.len <= len
-            && let Some(table) = table
-        {
-            producers.load(table.into_iter(), stored.end);
-            producers_known = true;
-            index = stored;
-        }
-    }
-    let mut scan = Scan::new(file, salt, index.len, len, true);
-    let mut looked_ahead = false;
-    let mut torn = None;
-    loop {
-        let at = scan.position;
-        let why = match scan.next()? {
-            Found::Frame(header) => match take(&header, at, &mut index, &mut producers) {
-                Ok(()) => {
-                    if header.kind == Kind::Producers {
-                        if let Ok(body) = scan.body(&header)? {
-                            producers.load(ProducerReader(&body), header.base);
-                            producers_known = true;
-                        }
-                        index.len = scan.position;
-                    }
-                    continue;
-                }
-                Err(why) => why,
-            },
-            Found::End => break,
-            Found::Bad(why) => why,
-        };
-        if !looked_ahead {
-            proven = proven.max(durable_after(file, salt, at + ALIGN_BYTES as u64, len)?);
-            looked_ahead = true;
-        }
-        if proven <= at {
-            if !rest_is_zero(file, at, len)? {
-                torn = Some((len - at, why));
-            }
-            break;
-        }
-        // It was durable once, so it is damage. Go on behind it.
-        let from = index.end;
-        let mut resume = None;
-        scan.position = at;
-        while scan.resync()? {
-            let position = scan.position;
-            match scan.next()? {
-                Found::Frame(header) if header.base >= from && header.kind == Kind::Rows => {
-                    scan.position = position;
-                    resume = Some((header.base, position));
-                    break;
-                }
-                Found::Frame(_) => {}
-                Found::Bad(_) | Found::End => break,
-            }
-        }
-        let (offset, position) = resume.unwrap_or((stored_end.max(from), len));
-        damage.push(Damage {
-            file: path.into(),
-            position: at,
-            bytes: position - at,
-            from,
-            resume: offset,
-            why,
-        });
-        index.end = offset;
-        index.len = position;
-        if resume.is_none() {
-            break;
-        }
-    }
-    if index.end < stored_end {
-        // The file is shorter than it once was.
-        damage.push(Damage {
-            file: path.into(),
-            position: len,
-            bytes: proven.saturating_sub(len),
-            from: index.end,
-            resume: stored_end,
-            why: "the file ends before the last of its events",
-        });
-        index.end = stored_end;
-    }
-    Ok(Tail {
-        index,
-        producers,
-        damage,
-        torn,
-        producers_known,
-    })
-}
-
-/// Adds a good frame, if it is the one that should come next.
-fn take(
-    header: &Header,
-    at: u64,
-    index: &mut Index,
-    producers: &mut ProducerTable,
-) -> Result<(), Why> {
-    if header.kind == Kind::Producers {
-        return Ok(());
-    }
-    if header.base != index.end {
-        return Err(if header.base > index.end {
-            "frames are missing here"
-        } else {
-            "a frame repeats earlier offsets"
-        });
-    }
-    for (id, position) in header.producers.iter() {
-        producers.set(id, *position, header.base);
-    }
-    index.add(header, at);
-    Ok(())
-}
-
-/// How much of the file the good frames from `from` on say was durable when they were written.
-fn durable_after(file: &dyn File, salt: u32, from: u64, len: u64) -> io::Result<u64> {
-    let mut scan = Scan::new(file, salt, from, len, true);
-    let mut durable = 0;
-    while scan.resync()? {
-        while let Found::Frame(header) = scan.next()? {
-            durable = durable.max(header.durable);
-        }
-    }
-    Ok(durable)
-}
-
-fn rest_is_zero(file: &dyn File, from: u64, len: u64) -> io::Result<bool> {
-    let mut at = from;
-    while at < len {
-        let chunk = read_aligned(file, at, (1 << 20).min(len - at) as usize)?;
-        if chunk.is_empty() {
-            break;
-        }
-        if chunk.iter().any(|b| *b != 0) {
-            return Ok(false);
-        }
-        at += chunk.len() as u64;
-    }
-    Ok(true)
-}
+#[cfg(test)]
+mod tests;

@@ -81,11 +81,14 @@ impl Partition {
         let replaced = output
             .file
             .sync()
-            .and_then(|()| disk.rename(&temporary, &old.path))
-            .and_then(|()| disk.sync_dir(&inner.dir));
+            .and_then(|()| disk.rename(&temporary, &old.path));
         replaced.map_err(failed)?;
-        // The producers of the old index file still hold at the segment's end.
-        let producers = load(disk, &index_path(&old.path)).and_then(|(_, table)| table);
+        // Whether the name is durable or not, from now on readers find the new file.
+        let named = disk.sync_dir(&inner.dir);
+        // The producers of the old index file still hold, if it covers the segment to its end.
+        let producers = load(disk, &index_path(&old.path))
+            .filter(|(index, _)| index.end == old.end())
+            .and_then(|(_, table)| table);
         let bytes = output.index.encode(producers.as_deref());
         let _ = write_whole(disk, &index_path(&old.path), &bytes, false);
         inner.files.forget(&old);
@@ -94,6 +97,8 @@ impl Partition {
         if let Some(place) = segments.iter_mut().find(|s| Arc::ptr_eq(s, &old)) {
             *place = Arc::new(new);
         }
+        drop(segments);
+        named.map_err(failed)?;
         Ok(Rewritten {
             frames,
             bytes: (old.len(), after),

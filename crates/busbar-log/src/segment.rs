@@ -133,7 +133,9 @@ impl Segment {
         };
         let file = files.open(self)?;
         let index = match stored_index(&*files.disk, &self.path, self.base) {
-            Some(index) if index.len <= len && index.end <= end => index,
+            // One that stops short was written before the segment failed: what came after it would
+            // not be found by its time.
+            Some(index) if index.len <= len && index.end == end => index,
             _ => {
                 let index = rebuild(&*file, self.base, end, len)
                     .map_err(|e| LogError::io("cannot read", &self.path, e))?;

@@ -86,6 +86,11 @@ impl SimDisk {
         self.state.lock().failing_writes = count;
     }
 
+    /// The next `count` syncs of folders fail.
+    pub fn fail_dir_syncs(&self, count: u32) {
+        self.state.lock().failing_dir_syncs = count;
+    }
+
     /// The power fails and comes back. Open files and locks from before are dead.
     pub fn crash(&self) {
         self.state.lock().crash();

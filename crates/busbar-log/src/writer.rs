@@ -20,6 +20,7 @@ use crate::limits::{
     BODY_BYTES_MAX, PAGE_CACHE_BYTES, PAGE_CACHE_STEP_BYTES, PRODUCER_ID_BYTES_MAX,
     PRODUCERS_PER_FRAME_MAX, RETRY_MICROS, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, WRITE_PARTS_MAX,
 };
+use crate::mark::{Mark, MarkFile};
 use crate::partition::{Append, Appended, Done, Durability, Inner, RECORDS_ONLY};
 use crate::segment::{Segment, index_path, segment_name};
 
@@ -37,6 +38,8 @@ pub(crate) struct Writer {
     retry_at: i64,
     last_error: Option<LogError>,
     scratch: Vec<u8>,
+    /// Where is noted for the next start what is durable; `None` if that has failed.
+    mark: Option<MarkFile>,
 }
 
 /// The segment that is written to.
@@ -76,7 +79,7 @@ enum PendingState {
 }
 
 impl Writer {
-    pub fn new(active: Option<Active>, next: u64) -> Writer {
+    pub fn new(active: Option<Active>, next: u64, mark: Option<MarkFile>) -> Writer {
         Writer {
             active,
             next,
@@ -85,7 +88,14 @@ impl Writer {
             retry_at: i64::MIN,
             last_error: None,
             scratch: Vec::new(),
+            mark,
         }
+    }
+
+    /// Lets go of the files: the partition is being removed.
+    pub fn abandon(&mut self) {
+        self.active = None;
+        self.mark = None;
     }
 
     /// Takes an append into the group. `refused` says why it cannot be written, if so.
@@ -229,6 +239,9 @@ impl Writer {
             };
             self.fail(inner, &error, now);
             self.refuse_written(&error);
+        } else if inner.closed.load(Ordering::Acquire) {
+            // Removed since it was written.
+            self.refuse_written(&LogError::Closed);
         }
         let mut group = std::mem::take(&mut self.group);
         self.publish(inner, &mut group, now);
@@ -299,13 +312,47 @@ impl Writer {
         inner.end.store(end, Ordering::Release);
     }
 
-    /// Notes that all that was written before the last sync is durable.
-    pub fn synced(&mut self, inner: &Inner, position: u64) {
+    /// Notes that all that has been written is durable.
+    pub fn all_synced(&mut self) {
+        if let Some(position) = self.active.as_ref().map(|a| a.position) {
+            self.synced(position, self.next);
+        }
+    }
+
+    /// Notes, here and for the next start, that the file is durable up to `position`, and so are all
+    /// rows before `end`.
+    pub fn synced(&mut self, position: u64, end: u64) {
         let Some(active) = self.active.as_mut() else {
             return;
         };
-        active.durable = active.durable.max(position);
+        if position <= active.durable {
+            return;
+        }
+        active.durable = position;
         active.forget();
+        let mark = Mark {
+            salt: active.salt,
+            base: active.segment.base,
+            len: position,
+            end,
+        };
+        if let Some(file) = self.mark.as_mut()
+            && let Err(e) = file.write(&mark)
+        {
+            // Of no use to anybody until the next start, which then knows less.
+            tracing::warn!(
+                file = %active.segment.path.display(), error = %e,
+                "cannot note how much is durable; noting stops until the next segment"
+            );
+            self.mark = None;
+        }
+    }
+
+    /// Writes the index beside the segment when enough has been added to it.
+    pub fn checkpoint(&mut self, inner: &Inner) {
+        let Some(active) = self.active.as_mut() else {
+            return;
+        };
         if active.durable == active.position
             && active.position - active.checkpointed >= CHECKPOINT_BYTES
         {
@@ -325,11 +372,6 @@ impl Writer {
         self.active.as_ref().is_some_and(same)
     }
 
-    /// How far the file that is written to goes.
-    pub fn position(&self) -> u64 {
-        self.active.as_ref().map_or(0, |a| a.position)
-    }
-
     /// A sync of what had been acknowledged under durability `memory` has failed.
     pub fn background_failed(&mut self, inner: &Inner, e: io::Error, now: i64) {
         let Some(active) = self.active.take() else {
@@ -347,16 +389,16 @@ impl Writer {
 
     /// Makes all durable and notes it beside the segment, so that the next start is quick.
     pub fn close(&mut self, inner: &Inner) {
+        if let Some((file, position)) = self.unsynced() {
+            if let Err(e) = file.sync() {
+                tracing::error!(partition = inner.name, error = %e, "sync failed");
+                return;
+            }
+            self.synced(position, inner.end.load(Ordering::Acquire));
+        }
         let Some(active) = self.active.as_mut() else {
             return;
         };
-        if active.durable < active.position {
-            if let Err(e) = active.file.sync() {
-                tracing::error!(file = %active.segment.path.display(), error = %e, "sync failed");
-                return;
-            }
-            active.durable = active.position;
-        }
         // Gives back what was reserved, also by an earlier process.
         let _ = active.file.truncate(active.position);
         active.reserved = 0;
@@ -368,21 +410,21 @@ impl Writer {
     /// Ends the segment that is written to, if it has rows, and begins a new one.
     pub fn roll(&mut self, inner: &Inner, now: i64) -> Result<(), LogError> {
         self.next = inner.end.load(Ordering::Acquire);
-        if let Some(active) = self.active.as_mut() {
+        if let Some(active) = self.active.as_ref() {
             if active.segment.end() == active.segment.base {
                 return Ok(());
             }
+            let path = active.segment.path.clone();
             // The next segment's existence says that this one is all there.
-            if active.durable < active.position {
-                if let Err(e) = active.file.sync() {
-                    let path = active.segment.path.clone();
+            if let Some((file, position)) = self.unsynced() {
+                if let Err(e) = file.sync() {
                     self.background_failed(inner, io::Error::from(e.kind()), now);
                     return Err(LogError::Failed {
                         path,
                         source: Arc::new(e),
                     });
                 }
-                active.durable = active.position;
+                self.synced(position, self.next);
             }
         }
         // Once the next segment may exist, a row more in this one would be lost behind its begin.
@@ -443,6 +485,10 @@ impl Writer {
     /// producer's position, is on the disk, and is used when the name is.
     fn make_segment(&mut self, inner: &Inner, now: i64) -> io::Result<Active> {
         let disk = &*inner.files.disk;
+        if self.mark.is_none() {
+            // The sync of the folder below keeps its name.
+            self.mark = MarkFile::open_if_possible(disk, &inner.dir);
+        }
         let path = inner.dir.join(segment_name(self.next));
         let temporary = path.with_extension("new");
         match disk.remove(&temporary) {
@@ -524,7 +570,7 @@ impl Writer {
             }
         };
         if taken_back {
-            active.durable = active.position;
+            self.all_synced();
         } else {
             self.fail(inner, &error, now);
         }

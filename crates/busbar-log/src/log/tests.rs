@@ -10,70 +10,9 @@ use crate::disk::OsDisk;
 use crate::error::Class;
 use crate::frame::Frame;
 use crate::limits::PAGE_CACHE_BYTES;
-use crate::partition::{Append, Appended};
+use crate::partition::Append;
 use crate::sim::SimDisk;
-
-const DIR: &str = "/data";
-
-fn append(body: Vec<u8>, count: u32) -> Append {
-    Append {
-        body: Bytes::from(body),
-        count,
-        min_time: 0,
-        max_time: 0,
-        producers: Vec::new(),
-        attributes: 7,
-        companion: None,
-        done: None,
-    }
-}
-
-fn options() -> PartitionOptions {
-    PartitionOptions {
-        segment_bytes: 64 << 10,
-        cache_bytes: 0,
-        ..PartitionOptions::default()
-    }
-}
-
-fn small() -> LogOptions {
-    LogOptions {
-        reserve_bytes: 0,
-        ..LogOptions::default()
-    }
-}
-
-fn open(disk: &SimDisk, clock: &Arc<ManualClock>) -> (Log, Driver) {
-    Log::open_driven(
-        Arc::new(disk.clone()),
-        Path::new(DIR),
-        small(),
-        clock.clone(),
-    )
-    .unwrap()
-}
-
-/// Appends and commits; what came of it.
-fn commit(driver: &mut Driver, partition: &Partition, mut append: Append) -> Result<Appended> {
-    let (send, receive) = mpsc::channel();
-    append.done = Some(Box::new(move |result| {
-        let _ = send.send(result);
-    }));
-    partition.append(append);
-    driver.drain();
-    receive.try_recv().unwrap()
-}
-
-fn read_all(partition: &Partition) -> Vec<Frame> {
-    let mut frames = Vec::new();
-    let mut offset = partition.start();
-    while offset < partition.end() {
-        let some = partition.read(offset, 100_000).unwrap();
-        offset = some.last().unwrap().end();
-        frames.extend(some);
-    }
-    frames
-}
+use crate::testing::{append, commit, open, options, read_all, small};
 
 #[test]
 fn frames_come_back_in_order_aligned_and_after_a_restart() {
@@ -624,39 +563,6 @@ fn a_removed_partition_is_gone_and_can_be_made_again() {
 }
 
 #[test]
-fn a_torn_tail_does_not_come_back_behind_new_frames() {
-    for seed in 0..20 {
-        let disk = SimDisk::new(seed);
-        let clock: Arc<ManualClock> = Arc::default();
-        let (log, mut driver) = open(&disk, &clock);
-        let p = log.partition("p", options()).unwrap();
-        commit(&mut driver, &p, append(vec![1; 1000], 1)).unwrap();
-        // One group, one sync: the first of the two is torn, the second has survived.
-        p.append(append(vec![2; 1000], 1));
-        commit(&mut driver, &p, append(vec![3; 1000], 1)).unwrap();
-        drop((log, driver, p));
-        disk.kill();
-        let file = Path::new("/data/p/00000000000000000000.log");
-        disk.corrupt(file, 128 + 1088 + 100, &[0; 300]).unwrap();
-        let (log, mut driver) = open(&disk, &clock);
-        let p = log.partition("p", options()).unwrap();
-        assert_eq!((p.end(), p.damage().len()), (1, 0));
-        if seed % 2 == 0 {
-            // Of the very size, so that what was left over would fit behind it.
-            commit(&mut driver, &p, append(vec![4; 1000], 1)).unwrap();
-        }
-        let end = p.end();
-        drop((log, driver, p));
-        disk.crash();
-        let (log, _driver) = open(&disk, &clock);
-        let p = log.partition("p", options()).unwrap();
-        assert_eq!(p.end(), end, "seed {seed}");
-        let first: Vec<u8> = read_all(&p).iter().map(|f| f.body[0]).collect();
-        assert_eq!(first, [1, 4][..end as usize]);
-    }
-}
-
-#[test]
 fn an_index_does_not_vouch_for_what_was_not_synced() {
     for seed in 0..6 {
         let disk = SimDisk::new(seed);
@@ -707,9 +613,83 @@ fn the_page_cache_forgets_what_is_durable_and_far_behind_and_nothing_else() {
         // Never within the window, which begins anew with a segment, and never far beyond it.
         // (Headers are forgotten too, and not counted as written.)
         let behind = written(n).saturating_sub(stats.forgotten_bytes);
-        assert!(behind + BODY as u64 > written(n).min(PAGE_CACHE_BYTES), "after {n}");
+        assert!(
+            behind + BODY as u64 > written(n).min(PAGE_CACHE_BYTES),
+            "after {n}"
+        );
         assert!(behind <= 3 * PAGE_CACHE_BYTES, "after {n}: {behind}");
     }
     assert!(disk.stats().forgotten_bytes >= written(60) - 2 * PAGE_CACHE_BYTES);
     assert_eq!(read_all(&p).len(), 60);
+}
+
+#[test]
+fn an_append_on_its_way_is_refused_when_its_partition_is_removed() {
+    let disk = SimDisk::new(4);
+    let (log, mut driver) = open(&disk, &Arc::default());
+    let p = log.partition("p", options()).unwrap();
+    let q = log.partition("q", options()).unwrap();
+    commit(&mut driver, &q, append(vec![1; 100], 1)).unwrap();
+    // In one group: both are written and synced when `p` is told, `q` comes after it.
+    let removing = log.clone();
+    p.append(Append {
+        done: Some(Box::new(move |_| removing.remove_partition("q").unwrap())),
+        ..append(vec![1; 100], 1)
+    });
+    let told = commit(&mut driver, &q, append(vec![2; 100], 1));
+    assert!(matches!(told, Err(LogError::Closed)), "{told:?}");
+    let q = log.partition("q", options()).unwrap();
+    assert_eq!((q.end(), q.damage()), (0, vec![]));
+}
+
+#[test]
+fn a_rewritten_segment_is_read_even_if_its_name_may_not_last() {
+    let disk = SimDisk::new(4);
+    let (log, mut driver) = open(&disk, &Arc::default());
+    let p = log.partition("p", options()).unwrap();
+    commit(&mut driver, &p, append(vec![1; 1000], 2)).unwrap();
+    p.roll();
+    driver.drain();
+    commit(&mut driver, &p, append(vec![2; 1000], 1)).unwrap();
+    disk.fail_dir_syncs(1);
+    assert!(p.rewrite(0, 1000, &mut |_| None).is_err());
+    // So many others are read that the file is opened anew.
+    for n in 0..crate::limits::FILES_OPEN_MAX {
+        let other = log.partition(&format!("o/{n}"), options()).unwrap();
+        commit(&mut driver, &other, append(vec![3; 10], 1)).unwrap();
+        assert_eq!(other.read(0, 1).unwrap().len(), 1);
+    }
+    assert_eq!(p.read(0, 1).unwrap()[0].body[0], 1);
+    assert_eq!(p.damage(), []);
+}
+
+#[test]
+fn a_removal_that_is_interrupted_leaves_no_damage_behind() {
+    for seed in 0..40 {
+        let disk = SimDisk::new(seed);
+        let (log, mut driver) = open(&disk, &Arc::default());
+        let p = log.partition("p", options()).unwrap();
+        commit(&mut driver, &p, append(vec![1; 1000], 2)).unwrap();
+        p.roll();
+        driver.drain();
+        commit(&mut driver, &p, append(vec![1; 1000], 2)).unwrap();
+        disk.set_faults(crate::sim::Faults {
+            name_error: 200_000,
+            ..Default::default()
+        });
+        let _ = log.remove_partition("p");
+        disk.set_faults(crate::sim::Faults::default());
+        drop((log, driver, p));
+        if seed % 2 == 0 {
+            disk.crash();
+        } else {
+            disk.kill();
+        }
+        let (log, mut driver) = open(&disk, &Arc::default());
+        let p = log.partition("p", options()).unwrap();
+        assert_eq!(p.damage(), [], "seed {seed}");
+        log.remove_partition("p").unwrap();
+        let p = log.partition("p", options()).unwrap();
+        assert_eq!(commit(&mut driver, &p, append(vec![1], 1)).unwrap().base, 0);
+    }
 }

@@ -40,6 +40,7 @@ pub(super) struct State {
     pub faults: Faults,
     pub failing_syncs: u32,
     pub failing_writes: u32,
+    pub failing_dir_syncs: u32,
     pub capacity: Option<u64>,
     pub epoch: u64,
     pub locks: BTreeSet<PathBuf>,
@@ -66,6 +67,7 @@ impl State {
             faults: Faults::default(),
             failing_syncs: 0,
             failing_writes: 0,
+            failing_dir_syncs: 0,
             capacity: None,
             epoch: 0,
             locks: BTreeSet::new(),
@@ -205,6 +207,11 @@ impl State {
     }
 
     pub fn sync_dir(&mut self, dir: &Path) -> io::Result<()> {
+        if self.failing_dir_syncs > 0 {
+            self.failing_dir_syncs -= 1;
+            self.stats.faults += 1;
+            return Err(eio());
+        }
         if !matches!(self.names.get(dir), Some(Node::Dir)) {
             return Err(not_found());
         }
@@ -263,6 +270,9 @@ impl State {
         }
         let inode = self.inodes.get_mut(&id).ok_or_else(not_found)?;
         let (old, len) = (inode.data.len(), len as usize);
+        if old == len {
+            return Ok(());
+        }
         inode.data.resize(len, 0);
         // What is cut off and comes back later must come back as zeros.
         for page in old.min(len) / PAGE..old.max(len).div_ceil(PAGE) {
@@ -307,8 +317,7 @@ impl State {
             // As Linux: the pages are clean now, whether or not they reached the disk.
             return Err(eio());
         }
-        inode.durable.clone_from(&inode.data);
-        inode.dirty.clear();
+        inode.write_back();
         Ok(())
     }
 
@@ -374,6 +383,18 @@ impl Inode {
         self.data[position..end].copy_from_slice(bytes);
         for page in position / PAGE..end.div_ceil(PAGE) {
             self.dirty.insert(page);
+        }
+    }
+
+    /// Writes the dirty pages and the length. Pages whose sync failed before count as clean, so they
+    /// are not written.
+    fn write_back(&mut self) {
+        let len = self.data.len();
+        self.durable.resize(len, 0);
+        for page in std::mem::take(&mut self.dirty) {
+            let from = (page * PAGE).min(len);
+            let to = (from + PAGE).min(len);
+            self.durable[from..to].copy_from_slice(&self.data[from..to]);
         }
     }
 

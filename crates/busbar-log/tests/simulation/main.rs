@@ -1,7 +1,10 @@
 //! Random histories on a simulated disk, compared with a model: appends, commits, crashes, kills,
-//! full disks, failing writes and syncs, rolls, rewrites and recoveries.
+//! full disks, failing writes, reads and syncs, rolls, rewrites and recoveries; and files that rot while
+//! nobody looks.
 //!
 //! `BUSBAR_SIM_SEED=17` runs one history, `BUSBAR_SIM_RUNS=5000` many.
+
+mod rot;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -57,6 +60,8 @@ struct Model {
     sent: HashSet<u64>,
     /// Rows that readers have seen or that were acknowledged, by offset: they never change.
     fixed: BTreeMap<u64, u64>,
+    /// First offset behind all that were ever acknowledged or seen.
+    promised: u64,
     /// Acknowledged positions of producers.
     positions: HashMap<Arc<str>, u64>,
     next_position: HashMap<Arc<str>, u64>,
@@ -209,8 +214,15 @@ impl World {
                 Ok(landed) => {
                     self.acknowledged += 1;
                     if durable {
+                        assert!(
+                            landed.base >= model.promised,
+                            "seed {}: the offset {} was given away before",
+                            self.seed,
+                            landed.base
+                        );
                         for (i, id) in sent.ids.iter().enumerate() {
                             let before = model.fixed.insert(landed.base + i as u64, *id);
+                            model.promised = model.promised.max(landed.base + i as u64 + 1);
                             assert!(
                                 before.is_none_or(|b| b == *id),
                                 "seed {}: an offset was given away twice",
@@ -266,6 +278,8 @@ impl World {
                     Err(LogError::Damaged { resume, .. }) if !durable && resume > offset => {
                         offset = resume;
                     }
+                    // A disk that cannot be read now is no damage.
+                    Err(LogError::Io { .. }) => {}
                     Err(e) => panic!("seed {seed}: {name} at {offset}: {e}"),
                 }
             }
@@ -360,7 +374,7 @@ impl World {
             short_write: rate(500_000),
             write_error: rate(100_000),
             sync_error: rate(100_000),
-            read_error: 0,
+            read_error: rate(100_000),
             name_error: rate(100_000),
         };
         self.disk.set_faults(faults);
