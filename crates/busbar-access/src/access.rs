@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use busbar_event::{Class, Error};
 use parking_lot::Mutex;
@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use crate::backing::Backing;
 use crate::limits::{
     PASSWORD_BYTES_MAX, SESSION_AGE_SECONDS_MAX, SESSION_IDLE_SECONDS, SESSION_SAVE_SECONDS,
-    SESSIONS_MAX, TOKEN_NAME_BYTES_MAX, TOKENS_MAX, USER_NAME_BYTES_MAX, USERS_MAX,
+    TOKEN_NAME_BYTES_MAX, TOKENS_MAX, USER_NAME_BYTES_MAX, USERS_MAX,
 };
 use crate::password::{self, Cost, Hasher};
-use crate::principal::{Principal, Role, Via};
+use crate::principal::{Principal, Proof, Role, Via};
 use crate::records::{
     SessionRecord, State, TokenRecord, UserRecord, clip, session_key, token_key, user_key,
 };
@@ -29,9 +29,11 @@ pub struct Access {
     idle_seconds: i64,
     /// Key of the digests of verified passwords; differs in each process.
     key: [u8; 32],
-    /// Moves when a user or token changes.
+    /// Moves when a login may have ended or changed.
     epoch: AtomicU64,
     any_users: AtomicBool,
+    /// When it was looked last for what has expired.
+    looked: AtomicI64,
     /// Held while users or tokens change, so that what is checked still holds when it is kept.
     /// Lock order: `changing`, then `state`.
     changing: Mutex<()>,
@@ -162,16 +164,18 @@ impl Access {
         for (key, value) in backing.load()? {
             state.restore(&key, &value)?;
         }
+        let now = (options.now)();
         let access = Access {
             backing,
-            now: options.now,
             hasher: Hasher::new(options.cost)?,
             idle_seconds: options
                 .session_idle_seconds
                 .clamp(1, SESSION_AGE_SECONDS_MAX),
             key: secret::random()?,
+            now: options.now,
             epoch: AtomicU64::new(1),
             any_users: AtomicBool::new(!state.users.is_empty()),
+            looked: AtomicI64::new(now),
             changing: Mutex::new(()),
             state: Mutex::new(state),
         };
@@ -184,22 +188,44 @@ impl Access {
         self.any_users.load(Ordering::Acquire)
     }
 
-    /// Moves when a user or token changes. Whoever holds a [`Principal`] for long compares it
-    /// and asks [`Access::current`].
+    /// Moves when a login may have ended or changed. Whoever holds a [`Principal`] for long
+    /// compares it and asks [`Access::current`].
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// The principal as it is now; `None` when its user or token is gone (or, for
-    /// [`Principal::local`], when there are users now).
+    /// The principal as it is now; `None` when what its login rests on is gone: the user, the
+    /// token, the session, the password (or, for [`Principal::local`], that there are no users).
+    /// For a session this is use, which prolongs it.
     pub fn current(&self, principal: &Principal) -> Option<Principal> {
         let now = (self.now)();
-        let state = self.state.lock();
-        match principal.via() {
-            Via::Local => (!self.has_users()).then(|| principal.clone()),
-            Via::Token(id) => state.token_principal(id, now),
-            via => state.user_principal(principal.name(), via.clone()),
+        let mut state = self.state.lock();
+        match (principal.via(), principal.proof()) {
+            (Via::Local, _) => (!self.has_users()).then(|| principal.clone()),
+            (Via::Token(id), _) => state.token_principal(id, now),
+            (_, Proof::Session(digest)) => state.session_principal(digest, now, self.idle_seconds),
+            (_, Proof::PasswordOf(epoch)) => {
+                let record = state.users.get(principal.name())?;
+                (record.password_epoch == epoch)
+                    .then(|| state.user_principal(principal.name()))
+                    .flatten()
+            }
+            (Via::Password | Via::Session, Proof::None) => None,
         }
+    }
+
+    /// Looks whether a token or session has ended since it looked last; if so, moves the epoch, so
+    /// that those who are connected by it are looked at, and forgets sessions that are over. To be
+    /// called now and then, from a thread that may wait for the disk.
+    pub fn expire(&self) -> Result<(), Error> {
+        let now = (self.now)();
+        let before = self.looked.swap(now, Ordering::AcqRel);
+        if self.state.lock().ended_between(before, now) {
+            let _changing = self.changing.lock();
+            self.changed();
+            self.forget_expired_sessions()?;
+        }
+        Ok(())
     }
 
     // ---- logins ----------------------------------------------------------------------------
@@ -218,28 +244,21 @@ impl Access {
             return Err(refused());
         }
         let digest = Digest::keyed(&self.key, user, password);
-        let hash = {
-            let state = self.state.lock();
-            if let Some(seconds) = state.attempts.wait(user, peer, now) {
-                return Err(Error::new(Class::Transient, "access.too-many-attempts")
-                    .with("seconds", seconds));
-            }
-            let hash = state.users.get(user).map(|record| record.hash.clone());
-            if state
-                .verified
-                .get(&digest)
-                .is_some_and(|until| *until > now)
-                && let Some(principal) = state.user_principal(user, Via::Password)
-            {
-                return Ok(principal);
-            }
-            hash
+        if let Known::Yes(principal) = self.look_up(user, &digest, peer, now)? {
+            return Ok(principal);
+        }
+        let turn = self.hasher.turn()?;
+        // Looked at again, for while this one waited others may have failed (or a thousand guesses
+        // made at once would all count as the first), or the same login have been verified.
+        let hash = match self.look_up(user, &digest, peer, now)? {
+            Known::Yes(principal) => return Ok(principal),
+            Known::NotYet(hash) => hash,
         };
-        let verified = self.hasher.verify(hash.as_deref(), password)?;
+        let verified = turn.verify(hash.as_deref(), password)?;
         let mut state = self.state.lock();
         // The user may have changed while the hash was computed.
         let unchanged = state.users.get(user).map(|record| &record.hash) == hash.as_ref();
-        match state.user_principal(user, Via::Password) {
+        match state.user_principal(user) {
             Some(principal) if verified && unchanged => {
                 state.attempts.succeeded(user, peer);
                 state.remember(digest, now);
@@ -250,6 +269,24 @@ impl Access {
                 Err(refused())
             }
         }
+    }
+
+    /// What is known of a login before any work is done: that it was verified lately, or the hash to
+    /// verify it with (none for an unknown user).
+    fn look_up(
+        &self,
+        user: &str,
+        digest: &Digest,
+        peer: Option<IpAddr>,
+        now: i64,
+    ) -> Result<Known, Error> {
+        let state = self.state.lock();
+        state.attempts.check(user, peer, now)?;
+        let lately = state.verified.get(digest).is_some_and(|until| *until > now);
+        Ok(match state.user_principal(user) {
+            Some(principal) if lately => Known::Yes(principal),
+            _ => Known::NotYet(state.users.get(user).map(|record| record.hash.clone())),
+        })
     }
 
     /// Whether `text` has the form of an API token.
@@ -265,11 +302,6 @@ impl Access {
     ) -> Result<Principal, Error> {
         let now = (self.now)();
         let mut state = self.state.lock();
-        if let Some(seconds) = state.attempts.wait(TOKEN_PREFIX, peer, now) {
-            return Err(
-                Error::new(Class::Transient, "access.too-many-attempts").with("seconds", seconds)
-            );
-        }
         let id = token
             .strip_prefix(TOKEN_PREFIX)
             .and_then(|rest| rest.split_once('_'))
@@ -280,8 +312,11 @@ impl Access {
             && digest.same(&Digest::of(token))
             && let Some(principal) = state.token_principal(id, now)
         {
+            // Nobody guesses 256 bits, so a good token does not wait for the failures of others:
+            // strangers, or a device of the same network whose token has expired.
             return Ok(principal);
         }
+        state.attempts.check(TOKEN_PREFIX, peer, now)?;
         state.attempts.failed(TOKEN_PREFIX, peer, now);
         Err(refused())
     }
@@ -301,20 +336,10 @@ impl Access {
             user: principal.name().to_owned(),
             created: now,
             expires: now + self.idle_seconds,
+            saved: now + self.idle_seconds,
         };
         let _changing = self.changing.lock();
-        let oldest = {
-            let state = self.state.lock();
-            (state.sessions.len() >= SESSIONS_MAX)
-                .then(|| {
-                    state
-                        .sessions
-                        .iter()
-                        .min_by_key(|(_, record)| record.expires)
-                })
-                .flatten()
-                .map(|(digest, _)| *digest)
-        };
+        let oldest = self.state.lock().session_to_drop(principal.name());
         if let Some(oldest) = oldest {
             self.drop_session(oldest)?;
         }
@@ -332,20 +357,14 @@ impl Access {
         let digest = Digest::of(secret);
         let (principal, save) = {
             let mut state = self.state.lock();
+            let principal = state.session_principal(digest, now, self.idle_seconds)?;
             let record = state.sessions.get_mut(&digest)?;
-            let end = record.created + SESSION_AGE_SECONDS_MAX;
-            if record.expires <= now || end <= now {
-                return None;
-            }
-            let expires = (now + self.idle_seconds).min(end);
-            let save = (expires - record.expires
-                >= SESSION_SAVE_SECONDS.min(self.idle_seconds / 10))
-            .then(|| {
-                record.expires = expires;
+            let moved = record.expires - record.saved;
+            let save = (moved >= SESSION_SAVE_SECONDS.min(self.idle_seconds / 10)).then(|| {
+                record.saved = record.expires;
                 record.clone()
             });
-            let user = record.user.clone();
-            (state.user_principal(&user, Via::Session)?, save)
+            (principal, save)
         };
         if let Some(record) = save {
             // A session whose new end cannot be kept (a full disk) still holds in this process.
@@ -354,10 +373,12 @@ impl Access {
         Some(principal)
     }
 
-    /// Ends a session.
+    /// Ends a session, and with it what is connected by it.
     pub fn close_session(&self, secret: &str) -> Result<(), Error> {
         let _changing = self.changing.lock();
-        self.drop_session(Digest::of(secret))
+        let ended = self.drop_session(Digest::of(secret));
+        self.changed();
+        ended
     }
 
     // ---- users -----------------------------------------------------------------------------
@@ -381,8 +402,9 @@ impl Access {
         if only_first && self.has_users() {
             return Err(Error::new(Class::Permanent, "access.login-needed"));
         }
-        let record = UserRecord {
+        let mut record = UserRecord {
             hash: self.hasher.hash(&new.password)?,
+            password_epoch: 0,
             role: new.role,
             rules: Arc::new(new.rules),
             created: (self.now)(),
@@ -408,13 +430,14 @@ impl Access {
             }
         }
         self.keep(&user_key(&new.name), &record)?;
+        record.password_epoch = self.epoch();
         let view = view_user(&new.name, &record);
         self.state.lock().users.insert(new.name, record);
         self.changed();
         Ok(view)
     }
 
-    /// Changes a user. A new password ends the user's sessions.
+    /// Changes a user. A new password ends the user's sessions, and what is connected by the old one.
     pub fn change_user(&self, name: &str, change: UserChange) -> Result<UserView, Error> {
         if let Some(rules) = &change.rules {
             rules.check()?;
@@ -440,6 +463,7 @@ impl Access {
         let password_changed = hash.is_some();
         if let Some(hash) = hash {
             record.hash = hash;
+            record.password_epoch = self.epoch();
         }
         self.keep(&user_key(name), &record)?;
         let view = view_user(name, &record);
@@ -630,7 +654,7 @@ impl Access {
             .lock()
             .sessions
             .iter()
-            .filter(|(_, record)| record.expires <= now)
+            .filter(|(_, record)| record.end() <= now)
             .map(|(digest, _)| *digest)
             .collect();
         for digest in expired {
@@ -638,6 +662,12 @@ impl Access {
         }
         Ok(())
     }
+}
+
+/// What is known of a login before any work is done.
+enum Known {
+    Yes(Principal),
+    NotYet(Option<String>),
 }
 
 fn view_user(name: &str, record: &UserRecord) -> UserView {

@@ -2,7 +2,7 @@ use std::sync::atomic::AtomicI64;
 
 use super::*;
 use crate::backing::MemoryBacking;
-use crate::limits::FAILURES_PER_USER_AND_PEER_MAX;
+use crate::limits::{FAILURES_PER_USER_AND_PEER_MAX, SESSIONS_PER_USER_MAX};
 
 const PEER: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
 
@@ -267,6 +267,161 @@ fn sessions_slide_and_end() {
         access.session(&secret);
     }
     assert!(access.session(&secret).is_none(), "however much it is used");
+}
+
+#[test]
+fn what_is_connected_ends_with_what_it_was_let_in_by() {
+    let world = World::new();
+    let access = world.open();
+    access.add_user(user("ann", Role::Admin), true).unwrap();
+    let by_password = login(&access, "ann");
+    let open = || {
+        let secret = access.open_session(&login(&access, "ann")).unwrap().secret;
+        (access.session(&secret).unwrap(), secret)
+    };
+    let (here, secret) = open();
+    let (there, _) = open();
+    let epoch = access.epoch();
+    access.close_session(&secret).unwrap();
+    assert!(access.epoch() > epoch, "or nobody would look");
+    assert!(access.current(&here).is_none(), "logged out");
+    assert!(access.current(&there).is_some(), "another session goes on");
+    assert!(access.current(&by_password).is_some());
+    let change = UserChange {
+        role: Some(Role::Admin),
+        ..UserChange::default()
+    };
+    access.change_user("ann", change).unwrap();
+    assert!(access.current(&by_password).is_some(), "the same password");
+    let change = UserChange {
+        password: Some("another-one".into()),
+        ..UserChange::default()
+    };
+    access.change_user("ann", change).unwrap();
+    assert!(access.current(&there).is_none());
+    assert!(access.current(&by_password).is_none(), "the old password");
+}
+
+#[test]
+fn the_epoch_moves_when_something_expires() {
+    let world = World::new();
+    let access = world.open();
+    access.add_user(user("ann", Role::Admin), true).unwrap();
+    let ann = login(&access, "ann");
+    let new = NewToken {
+        name: "t".into(),
+        role: None,
+        rules: Rules::default(),
+        expires: Some((access.now)() + 10),
+    };
+    access.add_token(&ann, new).unwrap();
+    access.open_session(&ann).unwrap();
+    let moves = || {
+        let epoch = access.epoch();
+        access.expire().unwrap();
+        access.epoch() > epoch
+    };
+    world.pass(9);
+    assert!(!moves());
+    world.pass(1);
+    assert!(moves());
+    assert!(!moves(), "told once");
+    world.pass(SESSION_IDLE_SECONDS);
+    assert_eq!(world.backing.load().unwrap().len(), 3);
+    assert!(moves());
+    assert_eq!(
+        world.backing.load().unwrap().len(),
+        2,
+        "the session is forgotten"
+    );
+}
+
+#[test]
+fn a_live_connection_keeps_its_session() {
+    let world = World::new();
+    let access = world.open();
+    access.add_user(user("ann", Role::Admin), true).unwrap();
+    let secret = access.open_session(&login(&access, "ann")).unwrap().secret;
+    let principal = access.session(&secret).unwrap();
+    for _ in 0..3 {
+        world.pass(SESSION_IDLE_SECONDS - 60);
+        assert!(access.current(&principal).is_some());
+    }
+    // What was only remembered is written at the next request.
+    assert!(access.session(&secret).is_some());
+    let access = world.open();
+    world.pass(SESSION_IDLE_SECONDS - 60);
+    assert!(access.session(&secret).is_some());
+}
+
+#[test]
+fn nobody_ends_the_sessions_of_others_by_opening_many() {
+    let access = World::new().open();
+    access.add_user(user("ann", Role::Admin), true).unwrap();
+    access.add_user(user("eve", Role::Viewer), false).unwrap();
+    let of = |name| access.open_session(&login(&access, name)).unwrap().secret;
+    let (ann, eve) = (of("ann"), of("eve"));
+    for _ in 0..SESSIONS_PER_USER_MAX {
+        of("eve");
+    }
+    assert!(access.session(&ann).is_some());
+    assert!(access.session(&eve).is_none());
+    assert_eq!(
+        access.state.lock().sessions.len(),
+        SESSIONS_PER_USER_MAX + 1
+    );
+}
+
+#[test]
+fn a_good_token_does_not_wait_for_the_failures_of_others() {
+    let world = World::new();
+    let access = world.open();
+    access.add_user(user("ann", Role::Admin), true).unwrap();
+    let new = NewToken {
+        name: "t".into(),
+        role: None,
+        rules: Rules::default(),
+        expires: None,
+    };
+    let (_, token) = access.add_token(&login(&access, "ann"), new).unwrap();
+    for peer in 0..100_u8 {
+        for _ in 0..FAILURES_PER_USER_AND_PEER_MAX + 1 {
+            let peer = Some([10, 0, 0, peer].into());
+            access.authenticate_token("bbt_x_y", peer).unwrap_err();
+        }
+    }
+    let waits = access.authenticate_token("bbt_x_y", PEER).unwrap_err();
+    assert_eq!(waits.code(), "access.too-many-attempts");
+    access.authenticate_token(&token, PEER).unwrap();
+    access
+        .authenticate_token(&token, Some([10, 0, 0, 1].into()))
+        .unwrap();
+}
+
+#[test]
+fn guesses_made_at_once_count_as_those_made_in_a_row() {
+    let access = World::new().open();
+    access.add_user(user("ann", Role::Admin), true).unwrap();
+    let refused = std::thread::scope(|scope| {
+        let guess = |n: usize| {
+            let access = &access;
+            move || {
+                let wrong = format!("guess-{n}");
+                access
+                    .authenticate_password("ann", &wrong, PEER)
+                    .unwrap_err()
+            }
+        };
+        let threads: Vec<_> = (0..64).map(|n| scope.spawn(guess(n))).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .filter(|error| error.code() == "access.refused")
+            .count()
+    });
+    // Those that are hashed at the moment when the bound is reached are let through.
+    let most = FAILURES_PER_USER_AND_PEER_MAX as usize + crate::limits::HASHES_IN_FLIGHT_MAX - 1;
+    assert!(refused <= most, "{refused} guesses were looked at");
 }
 
 #[test]

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use busbar_event::{Class, Error};
+
 use crate::limits::{
     FAILURE_ENTRIES_MAX, FAILURE_FORGIVEN_SECONDS, FAILURES_PER_PEER_MAX,
     FAILURES_PER_USER_AND_PEER_MAX, FAILURES_PER_USER_MAX,
@@ -43,8 +45,19 @@ impl Failures {
 }
 
 impl Attempts {
+    /// Refuses an attempt that has to wait.
+    pub(crate) fn check(&self, user: &str, peer: Option<IpAddr>, now: i64) -> Result<(), Error> {
+        match self.wait(user, peer, now) {
+            Some(seconds) => {
+                Err(Error::new(Class::Transient, "access.too-many-attempts")
+                    .with("seconds", seconds))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Seconds to wait before the next attempt; `None` when it may be made now.
-    pub(crate) fn wait(&self, user: &str, peer: Option<IpAddr>, now: i64) -> Option<i64> {
+    fn wait(&self, user: &str, peer: Option<IpAddr>, now: i64) -> Option<i64> {
         counted(user, peer)
             .into_iter()
             .filter_map(|(key, max)| {

@@ -14,6 +14,9 @@ pub const TOKENS_MAX: usize = 100_000;
 pub const TOKEN_NAME_BYTES_MAX: usize = 128;
 /// Most sessions at a time; the one that expires first gives way.
 pub const SESSIONS_MAX: usize = 10_000;
+/// Sessions of one user at a time; the one that expires first gives way, so that nobody can end the
+/// sessions of others by opening many.
+pub const SESSIONS_PER_USER_MAX: usize = 100;
 /// Most rules in one list.
 pub const GRANTS_MAX: usize = 256;
 /// A session that is not used for this long is over.
@@ -45,3 +48,4 @@ pub const FAILURE_ENTRIES_MAX: usize = 50_000;
 const _: () = assert!(FAILURES_PER_USER_AND_PEER_MAX < FAILURES_PER_PEER_MAX);
 const _: () = assert!(FAILURES_PER_PEER_MAX < FAILURES_PER_USER_MAX);
 const _: () = assert!(SESSION_SAVE_SECONDS * 10 < SESSION_IDLE_SECONDS);
+const _: () = assert!(SESSIONS_PER_USER_MAX < SESSIONS_MAX);

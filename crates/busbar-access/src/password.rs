@@ -48,7 +48,7 @@ impl Hasher {
 
     /// Hashes a new password. Takes long: call it from a thread that may wait.
     pub(crate) fn hash(&self, password: &str) -> Result<String, Error> {
-        let _pass = self.gate.enter()?;
+        let _turn = self.turn()?;
         Ok(self
             .argon
             .hash_password(password.as_bytes())
@@ -56,11 +56,27 @@ impl Hasher {
             .to_string())
     }
 
+    /// Waits for the turn to hash. What was decided before may no longer hold by then.
+    pub(crate) fn turn(&self) -> Result<Turn<'_>, Error> {
+        Ok(Turn {
+            hasher: self,
+            _pass: self.gate.enter()?,
+        })
+    }
+}
+
+/// The turn to hash once.
+pub(crate) struct Turn<'a> {
+    hasher: &'a Hasher,
+    _pass: Pass<'a>,
+}
+
+impl Turn<'_> {
     /// True when `password` is the one of `hash`; without a hash it takes as long and is false.
-    pub(crate) fn verify(&self, hash: Option<&str>, password: &str) -> Result<bool, Error> {
-        let _pass = self.gate.enter()?;
-        let parsed = PasswordHash::new(hash.unwrap_or(&self.decoy)).map_err(failed)?;
+    pub(crate) fn verify(self, hash: Option<&str>, password: &str) -> Result<bool, Error> {
+        let parsed = PasswordHash::new(hash.unwrap_or(&self.hasher.decoy)).map_err(failed)?;
         let same = self
+            .hasher
             .argon
             .verify_password(password.as_bytes(), &parsed)
             .is_ok();
@@ -128,9 +144,10 @@ mod tests {
         let hasher = Hasher::new(Cost::Least).unwrap();
         let hash = hasher.hash("correct horse").unwrap();
         assert!(hash.starts_with("$argon2id$v=19$"));
-        assert!(hasher.verify(Some(&hash), "correct horse").unwrap());
-        assert!(!hasher.verify(Some(&hash), "correct horsf").unwrap());
-        assert!(!hasher.verify(None, "correct horse").unwrap());
+        let verify = |hash, password| hasher.turn().unwrap().verify(hash, password).unwrap();
+        assert!(verify(Some(&hash), "correct horse"));
+        assert!(!verify(Some(&hash), "correct horsf"));
+        assert!(!verify(None, "correct horse"));
         assert_ne!(hash, hasher.hash("correct horse").unwrap());
     }
 

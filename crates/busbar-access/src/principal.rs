@@ -8,6 +8,7 @@ use busbar_event::{Class, Error};
 use serde::{Deserialize, Serialize};
 
 use crate::rules::{Grant, Reach, Rules, reach};
+use crate::secret::Digest;
 
 /// What a user or token may do before its rules narrow it down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -58,13 +59,34 @@ pub enum Via {
 #[derive(Clone, Debug)]
 pub struct Principal(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     name: Arc<str>,
     role: Role,
     via: Via,
+    proof: Proof,
     user: Arc<Rules>,
     token: Option<Arc<Rules>>,
+}
+
+/// What a login rests on: when it is gone, so is the login.
+#[derive(Clone, Copy)]
+pub(crate) enum Proof {
+    /// On nothing, or on a token, which [`Via`] names.
+    None,
+    /// On the password that was set at this epoch.
+    PasswordOf(u64),
+    /// On this session.
+    Session(Digest),
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Principal")
+            .field("name", &self.name)
+            .field("role", &self.role)
+            .field("via", &self.via)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Principal {
@@ -74,6 +96,7 @@ impl Principal {
             "local".into(),
             Role::Admin,
             Via::Local,
+            Proof::None,
             Arc::default(),
             None,
         )
@@ -83,6 +106,7 @@ impl Principal {
         name: Arc<str>,
         role: Role,
         via: Via,
+        proof: Proof,
         user: Arc<Rules>,
         token: Option<Arc<Rules>>,
     ) -> Principal {
@@ -90,6 +114,7 @@ impl Principal {
             name,
             role,
             via,
+            proof,
             user,
             token,
         }))
@@ -108,6 +133,11 @@ impl Principal {
     /// How the login was made.
     pub fn via(&self) -> &Via {
         &self.0.via
+    }
+
+    /// What the login rests on.
+    pub(crate) fn proof(&self) -> Proof {
+        self.0.proof
     }
 
     /// True for [`Principal::local`].
@@ -212,6 +242,7 @@ mod tests {
             "u".into(),
             role,
             Via::Password,
+            Proof::PasswordOf(1),
             rules(user),
             token.map(rules),
         )

@@ -7,8 +7,11 @@ use busbar_event::{Class, Error};
 use serde::{Deserialize, Serialize};
 
 use crate::attempts::Attempts;
-use crate::limits::{USER_NAME_BYTES_MAX, VERIFIED_MAX, VERIFIED_SECONDS};
-use crate::principal::{Principal, Role, Via};
+use crate::limits::{
+    SESSION_AGE_SECONDS_MAX, SESSIONS_MAX, SESSIONS_PER_USER_MAX, USER_NAME_BYTES_MAX,
+    VERIFIED_MAX, VERIFIED_SECONDS,
+};
+use crate::principal::{Principal, Proof, Role, Via};
 use crate::rules::Rules;
 use crate::secret::Digest;
 
@@ -16,6 +19,9 @@ use crate::secret::Digest;
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct UserRecord {
     pub hash: String,
+    /// The epoch at which this process saw the password set; logins by an older one are over.
+    #[serde(skip)]
+    pub password_epoch: u64,
     pub role: Role,
     #[serde(with = "shared")]
     pub rules: Arc<Rules>,
@@ -41,6 +47,21 @@ pub(crate) struct SessionRecord {
     pub user: String,
     pub created: i64,
     pub expires: i64,
+    /// The end that was written to the store last; use moves `expires` on in memory.
+    #[serde(skip)]
+    pub saved: i64,
+}
+
+impl SessionRecord {
+    /// When it ends, however much it is used.
+    pub fn end(&self) -> i64 {
+        self.expires.min(self.created + SESSION_AGE_SECONDS_MAX)
+    }
+
+    /// Use prolongs it.
+    pub fn touch(&mut self, now: i64, idle_seconds: i64) {
+        self.expires = (now + idle_seconds).min(self.created + SESSION_AGE_SECONDS_MAX);
+    }
 }
 
 /// All of it in memory, and what is remembered of attempts.
@@ -72,7 +93,9 @@ impl State {
             }
             Some(("session", digest)) => {
                 let digest = Digest::from_text(digest).ok_or_else(damaged)?;
-                let record = serde_json::from_slice(value).map_err(|_| damaged())?;
+                let mut record: SessionRecord =
+                    serde_json::from_slice(value).map_err(|_| damaged())?;
+                record.saved = record.expires;
                 self.sessions.insert(digest, record);
             }
             _ => return Err(damaged()),
@@ -80,12 +103,37 @@ impl State {
         Ok(())
     }
 
-    pub fn user_principal(&self, name: &str, via: Via) -> Option<Principal> {
+    /// Who logged in by the present password of `name`.
+    pub fn user_principal(&self, name: &str) -> Option<Principal> {
         let record = self.users.get(name)?;
         Some(Principal::new(
             name.into(),
             record.role,
-            via,
+            Via::Password,
+            Proof::PasswordOf(record.password_epoch),
+            record.rules.clone(),
+            None,
+        ))
+    }
+
+    /// Whose session it is, while it lasts; asking is using it.
+    pub fn session_principal(
+        &mut self,
+        digest: Digest,
+        now: i64,
+        idle_seconds: i64,
+    ) -> Option<Principal> {
+        let session = self.sessions.get_mut(&digest)?;
+        if session.end() <= now {
+            return None;
+        }
+        session.touch(now, idle_seconds);
+        let record = self.users.get(&session.user)?;
+        Some(Principal::new(
+            session.user.as_str().into(),
+            record.role,
+            Via::Session,
+            Proof::Session(digest),
             record.rules.clone(),
             None,
         ))
@@ -101,6 +149,7 @@ impl State {
             token.user.as_str().into(),
             token.role.min(user.role),
             Via::Token(id.into()),
+            Proof::None,
             user.rules.clone(),
             Some(token.rules.clone()),
         ))
@@ -112,6 +161,31 @@ impl State {
             .filter(|(_, record)| record.user == name)
             .map(|(digest, _)| *digest)
             .collect()
+    }
+
+    /// The session that gives way to a new one of `user`, when there are too many.
+    pub fn session_to_drop(&self, user: &str) -> Option<Digest> {
+        let own = |record: &SessionRecord| record.user == user;
+        let of_user = self.sessions.values().filter(|record| own(record)).count();
+        let mut candidates = self.sessions.iter().collect::<Vec<_>>();
+        if of_user >= SESSIONS_PER_USER_MAX {
+            candidates.retain(|(_, record)| own(record));
+        } else if self.sessions.len() < SESSIONS_MAX {
+            return None;
+        }
+        let first = candidates
+            .into_iter()
+            .min_by_key(|(_, record)| record.end());
+        first.map(|(digest, _)| *digest)
+    }
+
+    /// True when a token or session ended between the two times.
+    pub fn ended_between(&self, before: i64, now: i64) -> bool {
+        let ended = |end: i64| before < end && end <= now;
+        self.tokens
+            .values()
+            .any(|token| token.expires.is_some_and(ended))
+            || self.sessions.values().any(|session| ended(session.end()))
     }
 
     pub fn remember(&mut self, digest: Digest, now: i64) {

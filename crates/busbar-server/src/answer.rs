@@ -1,6 +1,6 @@
 //! How an error becomes an answer: a status that fits, and a body in one shape.
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use busbar_event::{Class, Error};
 use serde::Serialize;
@@ -15,6 +15,7 @@ pub(crate) struct Refusal {
     error: Error,
     diagnostics: Option<serde_json::Value>,
     place: Option<(std::ops::Range<usize>, Option<String>)>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Refusal {
@@ -25,6 +26,7 @@ impl Refusal {
             error,
             diagnostics: None,
             place: None,
+            headers: Vec::new(),
         }
     }
 
@@ -51,6 +53,12 @@ impl Refusal {
     /// Says at which bytes of a text the fault is, and what was probably meant.
     pub(crate) fn at(mut self, span: std::ops::Range<usize>, suggestion: Option<String>) -> Self {
         self.place = Some((span, suggestion));
+        self
+    }
+
+    /// Adds a header, such as one that says what would have been taken.
+    pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
         self
     }
 
@@ -135,6 +143,7 @@ impl IntoResponse for Refusal {
         .unwrap_or_default();
         let mut response = (self.status, body).into_response();
         let headers = response.headers_mut();
+        headers.extend(self.headers);
         headers.insert(
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/json"),

@@ -1,8 +1,8 @@
 //! What handlers share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Instant;
 
 use busbar_access::Access;
@@ -20,12 +20,13 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::api::Delivered;
 use crate::api::overview::Disk;
+use crate::body::Bodies;
 use crate::deploy::Deployer;
 use crate::events::inlet::Inlet;
 use crate::feed::{self, Feed};
 use crate::guard::Answers;
 use crate::http::PortStats;
-use crate::limits::{LIVE_LISTENERS_MAX, SUBSCRIPTIONS_MAX};
+use crate::limits::{LIVE_LISTENERS_MAX, LOW_DISK_BYTES, PROBE_BYTES, SUBSCRIPTIONS_MAX};
 use crate::relations::NodeRelations;
 
 /// A running node, as handlers see it.
@@ -47,6 +48,9 @@ pub(crate) struct App {
     pub(crate) answers: Answers,
     pub(crate) delivered: Delivered,
     pub(crate) port: Arc<PortStats>,
+    pub(crate) bodies: Bodies,
+    /// False while the disk is full, as found out last.
+    pub(crate) writable: AtomicBool,
     /// Requests handled at the same time; what is beyond waits.
     pub(crate) turns: Semaphore,
     pub(crate) subscriptions: Arc<Semaphore>,
@@ -96,6 +100,17 @@ impl App {
         }
     }
 
+    /// Looks whether the disk takes what is written, when there is a reason to doubt it. May wait.
+    pub(crate) fn probe(&self, free_bytes: u64) {
+        let doubt = self.inlet.take_full()
+            || free_bytes < LOW_DISK_BYTES
+            || !self.writable.load(Ordering::Acquire);
+        if doubt {
+            let writable = probe(&self.data.join(PROBE)).is_ok();
+            self.writable.store(writable, Ordering::Release);
+        }
+    }
+
     /// Events that left the node since it started: delivered to subscribers, or written by flows
     /// as they run now.
     pub(crate) fn events_out(&self) -> u64 {
@@ -130,6 +145,20 @@ impl App {
         let space = tokio::task::spawn_blocking(move || busbar_log::OsDisk.space(&data).ok()).await;
         feed::disk(space.unwrap_or_default(), used_bytes)
     }
+}
+
+/// A file that is written to find out whether one can be.
+pub(crate) const PROBE: &str = ".writable";
+
+fn probe(path: &Path) -> std::io::Result<()> {
+    let bytes = [0; PROBE_BYTES];
+    let written = std::fs::File::create(path).and_then(|mut file| {
+        std::io::Write::write_all(&mut file, &bytes)?;
+        file.sync_all()
+    });
+    // What was begun takes up space too.
+    let removed = std::fs::remove_file(path);
+    written.and(removed)
 }
 
 /// Waits until the node stops.

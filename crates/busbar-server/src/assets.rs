@@ -1,8 +1,15 @@
 //! The console's files, built by `web/` and part of the binary.
 
-use axum::body::Body;
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io::Write as _;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use parking_lot::Mutex;
 use rust_embed::RustEmbed;
 
 /// What `web/dist` held when this binary was built; empty when the console was not built.
@@ -14,12 +21,16 @@ struct Console;
 /// Answers what no other route does: a file of the console, or its first page, which then shows
 /// what the path says. The path is looked up in a list inside the binary, never on a disk.
 pub(crate) async fn serve(method: Method, uri: Uri, headers: HeaderMap) -> Response {
-    if method != Method::GET && method != Method::HEAD {
-        return StatusCode::METHOD_NOT_ALLOWED.into_response();
-    }
     let path = uri.path().trim_start_matches('/');
-    if path.starts_with("api/") {
+    if path == "api" || path.starts_with("api/") {
         return crate::answer::Refusal::unknown("server.unknown-route", uri.path()).into_response();
+    }
+    if method != Method::GET && method != Method::HEAD {
+        let allowed = HeaderValue::from_static("GET, HEAD");
+        return crate::api::method_not_allowed(method, uri)
+            .await
+            .with_header(header::ALLOW, allowed)
+            .into_response();
     }
     if let Some(file) = Console::get(path).filter(|_| !path.is_empty()) {
         return answer(path, file, &headers);
@@ -48,12 +59,14 @@ pub(crate) async fn serve(method: Method, uri: Uri, headers: HeaderMap) -> Respo
 }
 
 fn answer(path: &str, file: rust_embed::EmbeddedFile, headers: &HeaderMap) -> Response {
+    let gzip = is_text(path) && accepts_gzip(headers);
     let hash = file.metadata.sha256_hash();
     let tag: String = hash[..16]
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    let tag = format!("\"{tag}\"");
+    // Each encoding is a representation of its own.
+    let tag = format!("\"{tag}{}\"", if gzip { "-gzip" } else { "" });
     // Vite puts a hash of the content into the names below assets/.
     let caching = if path.starts_with("assets/") {
         "public, max-age=31536000, immutable"
@@ -63,24 +76,72 @@ fn answer(path: &str, file: rust_embed::EmbeddedFile, headers: &HeaderMap) -> Re
     let known = headers
         .get(header::IF_NONE_MATCH)
         .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.split(',').any(|known| known.trim() == tag));
-    let response = Response::builder()
+        .is_some_and(|value| {
+            // Proxies mark tags as weak; for asking whether a file is the same that is good enough.
+            let mut known = value
+                .split(',')
+                .map(|known| known.trim().trim_start_matches("W/"));
+            known.any(|known| known == tag || known == "*")
+        });
+    let mut response = Response::builder()
         .header(header::ETAG, tag)
         .header(header::CACHE_CONTROL, caching);
+    if is_text(path) {
+        response = response.header(header::VARY, "accept-encoding");
+    }
     let response = if known {
         response
             .status(StatusCode::NOT_MODIFIED)
             .body(Body::empty())
     } else {
-        let body = match file.data {
-            std::borrow::Cow::Borrowed(bytes) => Body::from(bytes),
-            std::borrow::Cow::Owned(bytes) => Body::from(bytes),
+        let body = if gzip {
+            response = response.header(header::CONTENT_ENCODING, "gzip");
+            Body::from(gzipped(path, &file.data))
+        } else {
+            match file.data {
+                Cow::Borrowed(bytes) => Body::from(bytes),
+                Cow::Owned(bytes) => Body::from(bytes),
+            }
         };
         response
             .header(header::CONTENT_TYPE, content_type(path))
             .body(body)
     };
     response.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}
+
+/// What becomes smaller when it is compressed.
+fn is_text(path: &str) -> bool {
+    let kind = content_type(path);
+    kind.starts_with("text/") || kind.contains("json") || kind.contains("svg")
+}
+
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|coding| {
+            let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
+            let weight = weight.trim().strip_prefix("q=").unwrap_or("1");
+            name.trim().eq_ignore_ascii_case("gzip") && weight.parse::<f32>().is_ok_and(|q| q > 0.0)
+        })
+}
+
+/// A file of the console, compressed when it is asked for the first time.
+fn gzipped(path: &str, bytes: &[u8]) -> Bytes {
+    static KNOWN: Mutex<BTreeMap<String, Bytes>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock();
+    if let Some(gzipped) = known.get(path) {
+        return gzipped.clone();
+    }
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    // Writing to a vector cannot fail.
+    let _ = encoder.write_all(bytes);
+    let gzipped = Bytes::from(encoder.finish().unwrap_or_default());
+    known.insert(path.to_owned(), gzipped.clone());
+    gzipped
 }
 
 /// The types a console is made of; anything else is bytes, which no browser runs.
@@ -131,5 +192,45 @@ mod tests {
         headers.insert(header::IF_NONE_MATCH, tag);
         let second = serve(Method::GET, "/".parse().unwrap(), headers).await;
         assert_eq!(second.status(), StatusCode::NOT_MODIFIED);
+    }
+
+    #[tokio::test]
+    async fn texts_are_compressed_for_those_who_take_it() {
+        if Console::get("index.html").is_none() {
+            return; // no console in this build
+        }
+        let ask = async |pairs: &[(header::HeaderName, &str)]| {
+            let headers = pairs
+                .iter()
+                .map(|(name, value)| (name.clone(), value.parse().unwrap()))
+                .collect();
+            serve(Method::GET, "/".parse().unwrap(), headers).await
+        };
+        let plain = ask(&[]).await;
+        let gzip = ask(&[(header::ACCEPT_ENCODING, "br, gzip;q=0.5")]).await;
+        let (plain_tag, gzip_tag) = (
+            &plain.headers()[header::ETAG],
+            &gzip.headers()[header::ETAG],
+        );
+        assert_ne!(plain_tag, gzip_tag);
+        assert_eq!(gzip.headers()[header::CONTENT_ENCODING], "gzip");
+        assert_eq!(plain.headers()[header::VARY], "accept-encoding");
+        assert!(!plain.headers().contains_key(header::CONTENT_ENCODING));
+        let weak = format!("W/{}", gzip_tag.to_str().unwrap());
+        let again = ask(&[
+            (header::ACCEPT_ENCODING, "gzip"),
+            (header::IF_NONE_MATCH, &weak),
+        ])
+        .await;
+        assert_eq!(again.status(), StatusCode::NOT_MODIFIED);
+        let unwanted = ask(&[(header::ACCEPT_ENCODING, "gzip;q=0, identity")]).await;
+        assert!(!unwanted.headers().contains_key(header::CONTENT_ENCODING));
+        let sent = axum::body::to_bytes(gzip.into_body(), 1 << 20)
+            .await
+            .unwrap();
+        let mut text = String::new();
+        let mut reader = flate2::read::GzDecoder::new(&sent[..]);
+        std::io::Read::read_to_string(&mut reader, &mut text).unwrap();
+        assert!(text.contains("<html"));
     }
 }

@@ -212,6 +212,8 @@ impl Camera {
             grow(&mut lines.flows, now);
         }
         let budget = app.bus.budget();
+        let disk = app.disk(bytes).await;
+        look_around(app, disk.free_bytes).await;
         let overview = Overview {
             version: env!("CARGO_PKG_VERSION"),
             time: time::text(app.bus.clock().now_micros()),
@@ -234,7 +236,7 @@ impl Camera {
             dead: Dead {
                 count: app.dead_letters(),
             },
-            disk: app.disk(bytes).await,
+            disk,
             sessions: app.mqtt().connections,
             budget: Budget {
                 used_bytes: budget.used(),
@@ -248,6 +250,18 @@ impl Camera {
             live.extend_from_slice(b"\n\n");
             app.feed.live.send_replace(live.into());
         }
+    }
+}
+
+/// What is to be done now and then and may wait for the disk.
+async fn look_around(app: &Arc<App>, free_bytes: u64) {
+    let app = app.clone();
+    let done = tokio::task::spawn_blocking(move || {
+        app.probe(free_bytes);
+        app.access.expire()
+    });
+    if let Ok(Err(why)) = done.await {
+        tracing::warn!(%why, "sessions that are over could not be removed from the disk");
     }
 }
 

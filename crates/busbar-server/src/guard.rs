@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
@@ -15,6 +16,8 @@ use busbar_event::{Class, Error};
 
 use crate::answer::{Answer, Refusal};
 use crate::app::App;
+use crate::body::{self, Held};
+use crate::limits::OPEN_BODY_BYTES_MAX;
 use crate::peer::Link;
 
 /// The cookie of a console session.
@@ -81,16 +84,37 @@ pub(crate) async fn guard(
 ) -> Response {
     let open = is_open(request.method(), request.uri().path());
     let mut response = match admit(&app, &mut request, open).await {
-        Ok(()) => {
-            // Closed only when the node is gone.
-            let _turn = app.turns.acquire().await;
-            next.run(request).await
+        Ok(()) => match take_body(&app, request).await {
+            Ok((request, _held)) => {
+                // Closed only when the node is gone.
+                let _turn = app.turns.acquire().await;
+                next.run(request).await
+            }
+            Err(refusal) => refusal.into_response(),
+        },
+        Err(refusal) => {
+            let (parts, body) = request.into_parts();
+            body::forget(&parts.headers, body.into_data_stream()).await;
+            refusal.into_response()
         }
-        Err(refusal) => refusal.into_response(),
     };
     app.answers.count(response.status());
     secure(response.headers_mut());
     response
+}
+
+/// Takes the body in, so that handlers find it in memory.
+async fn take_body(app: &App, request: Request) -> Answer<(Request, Option<Held>)> {
+    if request.body().is_end_stream() {
+        return Ok((request, None));
+    }
+    let bytes_max = match request.extensions().get::<Principal>() {
+        Some(_) => app.body_bytes_max(),
+        None => app.body_bytes_max().min(OPEN_BODY_BYTES_MAX),
+    };
+    let (parts, body) = request.into_parts();
+    let (bytes, held) = app.bodies.read(&parts.headers, body, bytes_max).await?;
+    Ok((Request::from_parts(parts, Body::from(bytes)), Some(held)))
 }
 
 async fn admit(app: &App, request: &mut Request, open: bool) -> Answer<()> {
@@ -107,6 +131,9 @@ async fn admit(app: &App, request: &mut Request, open: bool) -> Answer<()> {
         ));
     }
     let headers = request.headers();
+    if request.version() == Version::HTTP_11 && headers.get_all(header::HOST).iter().count() != 1 {
+        return Err(refuse(StatusCode::BAD_REQUEST, "server.no-host"));
+    }
     if !app.access.has_users() {
         // Without users the machine's own address is the only protection, so a page of another
         // site must not reach it under a name that it made point here.

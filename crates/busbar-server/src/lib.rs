@@ -12,6 +12,7 @@ mod api;
 mod app;
 mod assets;
 mod backing;
+mod body;
 mod deploy;
 mod events;
 mod exit;

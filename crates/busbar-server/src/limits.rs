@@ -2,6 +2,14 @@
 
 /// Largest body of a request, in bytes.
 pub const BODY_BYTES_MAX: usize = 16 << 20;
+/// Largest body of somebody who is not logged in: a login, or the first user.
+pub const OPEN_BODY_BYTES_MAX: usize = 64 << 10;
+/// Bytes of bodies in memory, from their first byte to the answer.
+pub const BODIES_BYTES_MAX: usize = 256 << 20;
+/// Bytes that are read of a body that is refused, so that its sender sees the answer.
+pub const REFUSED_BODY_BYTES_MAX: usize = 64 << 20;
+/// Seconds for which a body that is refused is read.
+pub const REFUSED_BODY_SECONDS_MAX: u64 = 5;
 /// Bytes of a body up to which it is parsed on the thread that serves the connection.
 pub const INLINE_BYTES_MAX: usize = 64 << 10;
 /// Most events in one request.
@@ -47,6 +55,15 @@ pub const SOCKET_SUBSCRIPTIONS_MAX: usize = 64;
 pub const SOCKET_PUBLISHES_MAX: usize = 1_024;
 /// Bytes of one frame a WebSocket client may send.
 pub const SOCKET_FRAME_BYTES_MAX: usize = 4 << 20;
+/// Bytes of the buffer that each WebSocket reads into.
+pub const SOCKET_READ_BYTES: usize = 16 << 10;
+/// Seconds a WebSocket client may take to answer a close frame.
+pub const SOCKET_CLOSE_SECONDS_MAX: u64 = 2;
+/// Signs of life that a WebSocket client may leave unanswered.
+pub const SOCKET_SILENCES_MAX: u32 = 3;
+/// Partitions up to which each event of a stream of server-sent events carries the whole position,
+/// so that a reader resumes behind it to the event; with more, each group of events does.
+pub const POSITION_EACH_MAX: usize = 32;
 /// Bytes a subscription reads at once.
 pub const SUBSCRIPTION_READ_BYTES: usize = 256 << 10;
 /// Bytes rendered before they are handed to the connection; the next ones wait until these went.
@@ -79,6 +96,10 @@ pub const VERSIONS_SHOWN_MAX: usize = 50;
 /// Dead letters in a list.
 pub const DEAD_LETTERS_SHOWN_MAX: usize = 1_000;
 
+/// Free bytes below which it is tried out whether the disk still takes what is written.
+pub const LOW_DISK_BYTES: u64 = 1 << 20;
+/// Bytes that are written to find out.
+pub const PROBE_BYTES: usize = 64 << 10;
 /// Seconds of history of the node as a whole.
 pub const HISTORY_SECONDS: usize = 300;
 /// Seconds of history of each stream and flow, for sparklines.
@@ -88,4 +109,7 @@ pub const LIVE_LISTENERS_MAX: usize = 512;
 
 const _: () = assert!(SUBSCRIPTION_CHUNK_BYTES <= SUBSCRIPTION_READ_BYTES);
 const _: () = assert!(BODY_BYTES_MAX <= INLET_BYTES_MAX);
+const _: () = assert!(BODY_BYTES_MAX * 2 <= BODIES_BYTES_MAX);
+const _: () = assert!(BODY_BYTES_MAX <= REFUSED_BODY_BYTES_MAX);
+const _: () = assert!(COMMIT_SECONDS_MAX < KEEP_ALIVE_SECONDS * SOCKET_SILENCES_MAX as u64);
 const _: () = assert!(CONNECTIONS_PER_PEER_MAX <= CONNECTIONS_MAX);

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use busbar_access::{Access, AccessOptions};
@@ -19,14 +20,15 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use crate::app::{App, Phase};
+use crate::app::{App, PROBE, Phase};
 use crate::backing::StoreBacking;
+use crate::body::Bodies;
 use crate::deploy::{Deployer, NotDeployed};
 use crate::events::inlet::{Inlet, InletThread};
 use crate::exit::StartError;
 use crate::feed::Feed;
 use crate::http::{Port, PortStats, tls};
-use crate::limits::CONNECTIONS_MAX;
+use crate::limits::{CONNECTIONS_MAX, DRAIN_SECONDS_MAX, SUBSCRIPTIONS_MAX};
 use crate::relations::NodeRelations;
 use crate::{api, assets, guard};
 
@@ -149,6 +151,8 @@ impl Node {
             answers: guard::Answers::default(),
             delivered: api::Delivered::default(),
             port: Arc::new(PortStats::default()),
+            bodies: Bodies::default(),
+            writable: AtomicBool::new(true),
             turns,
             subscriptions,
             listeners,
@@ -268,6 +272,13 @@ impl Node {
             // A panic in there was printed; the rest must be stopped all the same.
             let _ = server.await;
         }
+        // What became of requests no longer counts as their connections do; it ends by itself.
+        let all = self
+            .app
+            .subscriptions
+            .acquire_many(SUBSCRIPTIONS_MAX as u32);
+        let limit = Duration::from_secs(DRAIN_SECONDS_MAX);
+        let _ = tokio::time::timeout(limit, all).await;
         let _ = self.feed.await;
         let (app, inlet) = (self.app.clone(), self.inlet);
         let _ = tokio::task::spawn_blocking(move || {
@@ -339,7 +350,7 @@ async fn gateway_config(config: &Config, folder: &Path) -> Result<GatewayConfig,
         websocket: None,
         cores: 0,
         limits: Limits {
-            packet_bytes_max: u32::try_from(mqtt.packet_size.as_bytes()).unwrap_or(u32::MAX),
+            packet_bytes_max: Limits::packet_bytes_for(bytes(config.limits.payload_size)),
             connections_max: config.limits.connections as usize,
             connections_per_second_max: config.limits.connection_rate,
             connect_wait_us: i64::try_from(mqtt.connect_timeout.as_duration().as_micros())
@@ -348,6 +359,7 @@ async fn gateway_config(config: &Config, folder: &Path) -> Result<GatewayConfig,
             publishes_per_second_max: config.limits.publish_rate,
             receive_maximum: mqtt.receive_max,
             topic_alias_maximum: mqtt.topic_alias_max,
+            sys_interval_us: mqtt.sys_interval.as_micros(),
             session_expiry_s_max: u32::try_from(mqtt.session_expiry.as_duration().as_secs())
                 .unwrap_or(u32::MAX),
             ..Limits::default()
@@ -396,7 +408,7 @@ async fn bind(config: &Config, folder: &Path) -> Result<Option<Port>, Error> {
 
 /// Refuses a data folder that cannot be written before anything else fails because of it.
 fn check_writable(data: &Path) -> Result<(), Error> {
-    let probe = data.join(".writable");
+    let probe = data.join(PROBE);
     let tried = std::fs::create_dir_all(data)
         .and_then(|()| std::fs::write(&probe, b""))
         .and_then(|()| std::fs::remove_file(&probe));

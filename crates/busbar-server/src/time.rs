@@ -34,6 +34,11 @@ pub(crate) fn text(micros: i64) -> String {
     String::from_utf8(out).unwrap_or_default()
 }
 
+/// True for times of the years 0 to 9999, which RFC 3339 can write.
+pub(crate) fn is_written(micros: i64) -> bool {
+    (-62_167_219_200_000_000..=253_402_300_799_999_999).contains(&micros)
+}
+
 /// Reads an RFC 3339 time with `Z` or an offset; finer than microseconds is cut off.
 pub(crate) fn parse(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
@@ -162,6 +167,18 @@ mod tests {
         ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn the_years_that_can_be_written_have_four_digits() {
+        let (first, last) = ("0000-01-01T00:00:00.000000Z", "9999-12-31T23:59:59.999999Z");
+        for (edge, beyond) in [(first, -1), (last, 1)] {
+            let micros = parse(edge).unwrap();
+            assert_eq!(text(micros), edge);
+            assert!(is_written(micros) && !is_written(micros + beyond));
+        }
+        // An offset may lead out of them.
+        assert!(!is_written(parse("9999-12-31T23:59:59-01:00").unwrap()));
     }
 
     proptest! {

@@ -1,18 +1,19 @@
 //! Dead letters: what could not be processed, why, and sending it again.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use busbar_access::Role;
 use busbar_event::{Class, Error};
-use busbar_flow::{DeadFilter, DeadLetter};
+use busbar_flow::{DeadFilter, DeadLetter, FlowStatus};
 use serde::{Deserialize, Serialize};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::views::EventView;
-use super::{Json, JsonBody, Query, json_bytes};
+use super::{Json, JsonBody, Path, Query, json_bytes};
 use crate::answer::{Answer, Refusal};
 use crate::app::App;
 use crate::events::render;
@@ -131,7 +132,7 @@ async fn list(
 async fn inspect(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
-    Path(id): Path<String>,
+    Path(id): Path,
 ) -> Answer<Response> {
     let unknown = || Refusal::unknown("server.unknown-letter", &id);
     let number: u64 = id.parse().map_err(|_| unknown())?;
@@ -233,12 +234,21 @@ struct GroupView {
 /// Dead letters by cause.
 #[utoipa::path(get, path = "/api/v1/dead-letters/groups", tag = "flows",
     responses((status = 200, description = "The causes.", body = Groups)))]
-async fn groups(State(app): State<Arc<App>>, Caller(_): Caller) -> Answer<Json<Groups>> {
+async fn groups(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<Json<Groups>> {
     let groups = app.runtime.dead_groups().await?;
+    // A cause may quote what was in the event.
+    let inputs = inputs_of_flows(&app);
+    let may_read = |flow: &str| {
+        caller.may_read_all()
+            || inputs.get(flow).is_some_and(|streams| {
+                // A flow that does not run reads none.
+                !streams.is_empty() && streams.iter().all(|stream| caller.may_read_stream(stream))
+            })
+    };
     Ok(Json(Groups {
         groups: groups
             .into_iter()
-            .filter(|group| group.open > 0)
+            .filter(|group| group.open > 0 && may_read(&group.flow))
             .map(|group| GroupView {
                 flow: group.flow,
                 step: group.place,
@@ -253,6 +263,15 @@ async fn groups(State(app): State<Arc<App>>, Caller(_): Caller) -> Answer<Json<G
             })
             .collect(),
     }))
+}
+
+/// The streams that each flow reads.
+fn inputs_of_flows(app: &App) -> BTreeMap<String, BTreeSet<String>> {
+    let inputs = |flow: FlowStatus| {
+        let streams = flow.tasks.into_iter().map(|task| task.stream);
+        (flow.name, streams.collect())
+    };
+    app.runtime.status().into_iter().map(inputs).collect()
 }
 
 /// Which dead letters to send again; all that wait, without any word.

@@ -14,6 +14,7 @@ use busbar_event::topic::Filter;
 use busbar_event::{Class, Error};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::time::Instant;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -21,15 +22,17 @@ use super::{Json, Query, blocking, content_type, read};
 use crate::answer::{Answer, Refusal, retry_after, status_of};
 use crate::app::{App, stopped};
 use crate::events::inlet::Outcome;
-use crate::events::parse::{Layout, Parsed, View};
+use crate::events::parse::{Common, Layout, Parsed, View};
 use crate::events::position::Start;
 use crate::events::render::{self, Place};
 use crate::events::subscription::{Found, Subscription, Wanted};
 use crate::guard::Caller;
 use crate::limits::{
-    INLINE_BYTES_MAX, KEEP_ALIVE_SECONDS, REJECTS_NAMED_MAX, SUBSCRIPTION_CHUNK_BYTES,
+    INLINE_BYTES_MAX, KEEP_ALIVE_SECONDS, POSITION_EACH_MAX, REJECTS_NAMED_MAX,
+    SUBSCRIPTION_CHUNK_BYTES,
 };
 use crate::peer::Link;
+use crate::time;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(publish, subscribe))
@@ -44,6 +47,13 @@ struct Publish {
     /// Keep the last event of each topic for those who subscribe later.
     #[serde(default)]
     retain: bool,
+    /// The key of events that have none of their own.
+    key: Option<String>,
+    /// The time of events that have none of their own: RFC 3339, or microseconds since 1970.
+    time: Option<String>,
+    /// The quality of service of events that do not say theirs: 0, 1 (as when absent) or 2.
+    #[param(value_type = Option<i32>, minimum = 0, maximum = 2)]
+    qos: Option<u8>,
 }
 
 /// What became of the events of a request.
@@ -117,8 +127,10 @@ struct EventIn {
 
 /// Publish events.
 ///
-/// The body is one event, an array of them, or one a line (NDJSON). The answer comes when they are
-/// committed. What is wrong with one event does not harm the others: it is named by its index.
+/// The body is one event, an array of them, or one a line (NDJSON); of any other content type it is one
+/// payload for the topic in the query. It may be compressed (`Content-Encoding: gzip`). A header
+/// `Busbar-Tag-NAME` sets the tag `name` of all its events. The answer comes when they are committed.
+/// What is wrong with one event does not harm the others: it is named by its index.
 #[utoipa::path(
     post, path = "/api/v1/events", tag = "events", params(Publish),
     request_body(content(
@@ -151,15 +163,50 @@ async fn publish(
         kind if kind.ends_with("+json") => Layout::Json,
         _ => Layout::Raw,
     };
-    let body = read(request.into_body(), app.body_bytes_max()).await?;
+    let raw = layout == Layout::Raw && kind != "application/octet-stream";
+    let common = Common {
+        topic: query.topic,
+        key: query.key,
+        time: query.time.as_deref().map(moment).transpose()?,
+        tags: header_tags(request.headers())?,
+        content_type: raw.then_some(kind),
+        retain: query.retain,
+        qos: query.qos.unwrap_or(1),
+    };
+    let body = read(request.into_body()).await?;
     // A large body takes milliseconds to look at; others are served meanwhile.
     let parsed = if body.len() > INLINE_BYTES_MAX {
-        blocking(move || Parsed::new(body, layout, query.topic, query.retain)).await?
+        blocking(move || Parsed::new(body, layout, common)).await?
     } else {
-        Parsed::new(body, layout, query.topic, query.retain)?
+        Parsed::new(body, layout, common)?
     };
     let outcome = take(&app, &caller, &link, parsed).await?;
     Ok(answer(outcome))
+}
+
+/// A time of the query.
+fn moment(text: &str) -> Result<i64, Error> {
+    time::parse(text)
+        .or_else(|| text.parse().ok())
+        .filter(|micros| time::is_written(*micros))
+        .ok_or_else(|| bad_field("time"))
+}
+
+/// Tags that come as headers. Names of headers have no capitals.
+fn header_tags(headers: &HeaderMap) -> Result<Vec<(String, String)>, Error> {
+    let mut tags = Vec::new();
+    for (name, value) in headers {
+        let Some(tag) = name.as_str().strip_prefix("busbar-tag-") else {
+            continue;
+        };
+        let value = std::str::from_utf8(value.as_bytes()).map_err(|_| bad_field(name.as_str()))?;
+        tags.push((tag.to_owned(), value.to_owned()));
+    }
+    Ok(tags)
+}
+
+fn bad_field(name: &str) -> Error {
+    Error::new(Class::Permanent, "server.bad-field").with("field", name)
 }
 
 /// Publishes what the caller may publish, and waits for the commit.
@@ -280,7 +327,10 @@ async fn subscribe(
     Query(query): Query<Subscribe>,
     headers: HeaderMap,
 ) -> Answer<Response> {
-    let resumed = headers.get("last-event-id").and_then(|id| id.to_str().ok());
+    // Streams may have names of any script, and browsers send an id as UTF-8.
+    let resumed = headers
+        .get("last-event-id")
+        .map(|id| std::str::from_utf8(id.as_bytes()).unwrap_or("?"));
     let start = Start::parse(resumed.or(query.from.as_deref()).unwrap_or("now"))?;
     let wake = Arc::new(Notify::new());
     let (subscription, permit) = open(
@@ -299,7 +349,9 @@ async fn subscribe(
         wake,
         epoch: 0,
         _permit: permit,
-        greeted: false,
+        told: None,
+        quiet: Instant::now(),
+        over: false,
     };
     let stream = futures::stream::unfold(feed, |mut feed| async {
         let chunk = feed.next().await?;
@@ -369,21 +421,27 @@ struct Feed {
     wake: Arc<Notify>,
     epoch: u64,
     _permit: OwnedSemaphorePermit,
-    greeted: bool,
+    /// The position that the reader would resume from; none before the greeting.
+    told: Option<String>,
+    /// When the next sign of life is due.
+    quiet: Instant,
+    over: bool,
 }
-
-/// Partitions up to which every event carries the whole position; with more, each group of events does.
-const POSITION_EACH_MAX: usize = 4;
 
 impl Feed {
     /// The next piece of the answer; the connection asks for it when it has sent the one before.
     async fn next(&mut self) -> Option<Bytes> {
-        if !self.greeted {
-            self.greeted = true;
-            return Some(Bytes::from_static(b": busbar\nretry: 1000\n\n"));
+        if self.over {
+            return None;
+        }
+        let mut out = Vec::new();
+        if self.told.is_none() {
+            // A reader that is cut off before its first event resumes as well.
+            out.extend_from_slice(b": busbar\nretry: 1000\n");
+            self.tell_position(&mut out);
+            return Some(self.done(out));
         }
         let stop = self.app.stop.clone();
-        let mut out = Vec::new();
         loop {
             if !self.still_allowed() || *stop.borrow() {
                 return None;
@@ -397,26 +455,45 @@ impl Feed {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    write_message(
-                        &mut out,
-                        "error",
-                        None,
-                        &serde_json::to_vec(&error).unwrap_or_default(),
-                    );
-                    return Some(out.into());
+                    // The reader comes back, and tries again where it was.
+                    self.over = true;
+                    let json = serde_json::to_vec(&error).unwrap_or_default();
+                    write_message(&mut out, "error", ("", None, ""), &json);
+                    return Some(self.done(out));
                 }
             }
             if !out.is_empty() {
-                return Some(out.into());
+                return Some(self.done(out));
             }
             tokio::select! {
                 () = self.wake.notified() => {}
-                () = tokio::time::sleep(Duration::from_secs(KEEP_ALIVE_SECONDS)) => {
-                    return Some(Bytes::from_static(b": \n\n"));
+                // A point in time: what others publish must not put it off.
+                () = tokio::time::sleep_until(self.quiet) => {
+                    out.extend_from_slice(b": \n");
+                    self.tell_position(&mut out);
+                    return Some(self.done(out));
                 }
                 () = stopped(stop.clone()) => return None,
             }
         }
+    }
+
+    fn done(&mut self, out: Vec<u8>) -> Bytes {
+        self.quiet = Instant::now() + Duration::from_secs(KEEP_ALIVE_SECONDS);
+        out.into()
+    }
+
+    /// An id without an event, when there is something new to say: much that does not match may have
+    /// been read since the last one.
+    fn tell_position(&mut self, out: &mut Vec<u8>) {
+        let position = self.subscription.position();
+        if !position.is_empty() && self.told.as_ref() != Some(&position) {
+            out.extend_from_slice(b"id: ");
+            out.extend_from_slice(position.as_bytes());
+            out.push(b'\n');
+        }
+        out.push(b'\n');
+        self.told = Some(position);
     }
 
     fn still_allowed(&mut self) -> bool {
@@ -432,7 +509,7 @@ impl Feed {
         true
     }
 
-    fn write(&self, out: &mut Vec<u8>, found: Found) {
+    fn write(&mut self, out: &mut Vec<u8>, found: Found) {
         let mut json = Vec::new();
         match found {
             Found::Gap {
@@ -441,7 +518,9 @@ impl Feed {
                 gap,
             } => {
                 json.extend_from_slice(&gap_json(stream.name(), partition, &gap));
-                write_message(out, "gap", Some(&self.subscription.position()), &json);
+                let position = self.subscription.position();
+                write_message(out, "gap", (&*position, None, ""), &json);
+                self.told = Some(position);
             }
             Found::Events {
                 stream,
@@ -453,8 +532,8 @@ impl Feed {
                 let payloads = batch.payloads();
                 let each = self.subscription.partitions() <= POSITION_EACH_MAX;
                 let position = self.subscription.position();
-                // The position of the partition that is read, in the text of all positions.
                 let here = format!("{}/{partition}@", stream.name());
+                let (before, after) = around(&position, &here);
                 let last = rows.last().copied();
                 self.app.delivered.add(rows.len());
                 for row in rows {
@@ -474,29 +553,31 @@ impl Feed {
                     );
                     json.push(b'}');
                     let id = if Some(row) == last {
-                        Some(position.clone())
+                        (&*position, None, "")
                     } else if each {
-                        Some(with_offset(&position, &here, place.offset + 1))
+                        (before, Some(place.offset + 1), after)
                     } else {
-                        None
+                        ("", None, "")
                     };
-                    write_message(out, "event", id.as_deref(), &json);
+                    write_message(out, "event", id, &json);
                 }
+                self.told = Some(position);
             }
         }
     }
 }
 
-/// The text of positions with another offset for one partition.
-fn with_offset(position: &str, here: &str, offset: u64) -> String {
-    position
-        .split(',')
-        .map(|part| match part.starts_with(here) {
-            true => format!("{here}{offset}"),
-            false => part.to_owned(),
-        })
-        .collect::<Vec<_>>()
-        .join(",")
+/// What stands before and after the offset of one partition, `here`, in the text of all positions.
+fn around<'a>(position: &'a str, here: &str) -> (&'a str, &'a str) {
+    let mut start = 0;
+    for part in position.split(',') {
+        let end = start + part.len();
+        if part.starts_with(here) {
+            return (&position[..start + here.len()], &position[end..]);
+        }
+        start = end + 1;
+    }
+    (position, "")
 }
 
 /// A gap as JSON.
@@ -519,14 +600,49 @@ pub(crate) fn gap_json(stream: &str, partition: u16, gap: &busbar_bus::Gap) -> V
     serde_json::to_vec(&view).unwrap_or_default()
 }
 
-fn write_message(out: &mut Vec<u8>, kind: &str, id: Option<&str>, json: &[u8]) {
+/// Appends a message. Its id comes in three parts, so that it need not be put together for each event.
+fn write_message(
+    out: &mut Vec<u8>,
+    kind: &str,
+    (before, offset, after): (&str, Option<u64>, &str),
+    json: &[u8],
+) {
     out.extend_from_slice(b"event: ");
     out.extend_from_slice(kind.as_bytes());
-    if let Some(id) = id {
+    if !before.is_empty() {
         out.extend_from_slice(b"\nid: ");
-        out.extend_from_slice(id.as_bytes());
+        out.extend_from_slice(before.as_bytes());
+        if let Some(offset) = offset {
+            // Writing to a vector cannot fail.
+            let _ = std::io::Write::write_fmt(out, format_args!("{offset}"));
+        }
+        out.extend_from_slice(after.as_bytes());
     }
     out.extend_from_slice(b"\ndata: ");
     out.extend_from_slice(json);
     out.extend_from_slice(b"\n\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_the_position_with_the_offset_of_one_partition() {
+        let position = "a/0@7,ab/0@1,ab/10@3";
+        for (here, expected) in [
+            ("a/0@", "a/0@9,ab/0@1,ab/10@3"),
+            ("ab/0@", "a/0@7,ab/0@9,ab/10@3"),
+            ("ab/10@", "a/0@7,ab/0@1,ab/10@9"),
+        ] {
+            let (before, after) = around(position, here);
+            let mut out = Vec::new();
+            write_message(&mut out, "event", (before, Some(9), after), b"{}");
+            let text = String::from_utf8(out).unwrap();
+            assert_eq!(
+                text,
+                format!("event: event\nid: {expected}\ndata: {{}}\n\n")
+            );
+        }
+    }
 }

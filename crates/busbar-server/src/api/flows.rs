@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use busbar_access::Role;
 use busbar_catalog::{Bundle, text_diff};
-use busbar_event::{Class, Error};
+use busbar_event::{Class, Error, Micros};
 use busbar_flow::connector::Guarantee;
-use busbar_flow::{Counters, FlowState, FlowStatus, NodeStatus, ReplayFrom};
+use busbar_flow::{Counters, Edge, FlowState, FlowStatus, NodeStatus, ReplayFrom};
 use serde::{Deserialize, Serialize};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::project::{ChangeView, VersionView, Versions};
-use super::{Json, JsonBody, OptionalBody, Query, blocking};
+use super::{Json, JsonBody, OptionalBody, Path, Query, blocking};
 use crate::answer::{Answer, Refusal};
 use crate::app::App;
 use crate::deploy::Deployed;
@@ -52,7 +52,14 @@ pub(crate) struct FlowSummary {
     rate: f64,
     /// Committed events it has not read yet.
     lag: u64,
-    /// Why it does not get on.
+    /// The least watermark of its cursors: the greatest event time that all of them have seen, less the lateness of
+    /// the stream. None before the first event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    watermark: Option<String>,
+    /// Seconds from the watermark to the node's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    watermark_age_s: Option<f64>,
+    /// Why it does not get on, or the alarm of counts that do not add up.
     #[schema(value_type = Option<super::Problem>)]
     error: Option<Error>,
 }
@@ -134,6 +141,9 @@ struct NodeView {
     rate_out: f64,
     /// Committed events not read yet.
     lag: u64,
+    /// For inputs and outputs: the least watermark of the cursors behind it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    watermark: Option<String>,
     /// Why it does not get on.
     #[schema(value_type = Option<super::Problem>)]
     error: Option<Error>,
@@ -152,6 +162,9 @@ struct EdgeView {
     to: String,
     /// Events that passed in the last second.
     rate: f64,
+    /// The watermark of what has passed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    watermark: Option<String>,
 }
 
 /// The terms of the equation for the flow as a whole.
@@ -178,6 +191,10 @@ struct TaskView {
     position: u64,
     /// Committed events behind it.
     lag: u64,
+    /// The greatest time of the events before the position, less the lateness of the stream: an event that is
+    /// older comes late.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    watermark: Option<String>,
 }
 
 /// Flows.
@@ -198,7 +215,9 @@ async fn list(State(app): State<Arc<App>>, Caller(_): Caller) -> Json<Flows> {
 
 /// All flows, in short and in full.
 pub(crate) fn views(app: &App) -> (Vec<FlowSummary>, Vec<FlowDetail>) {
-    let details: Vec<FlowDetail> = app.runtime.status().into_iter().map(view).collect();
+    let now = app.bus.clock().now_micros();
+    let statuses = app.runtime.status().into_iter();
+    let details: Vec<FlowDetail> = statuses.map(|status| view(status, now)).collect();
     (
         details.iter().map(|flow| flow.summary.clone()).collect(),
         details,
@@ -212,12 +231,12 @@ pub(crate) fn views(app: &App) -> (Vec<FlowSummary>, Vec<FlowDetail>) {
 async fn one(
     State(app): State<Arc<App>>,
     Caller(_): Caller,
-    Path(name): Path<String>,
+    Path(name): Path,
 ) -> Answer<Json<FlowDetail>> {
     let Some(status) = app.runtime.status_of(&name) else {
         return Err(Refusal::unknown("server.unknown-flow", &name));
     };
-    let mut detail = view(status);
+    let mut detail = view(status, app.bus.clock().now_micros());
     let project = app.runtime.project().await;
     detail.source = file_of(&project.bundle.files, &name).map(|(_, text)| text.to_owned());
     Ok(Json(detail))
@@ -230,7 +249,7 @@ async fn one(
 async fn versions(
     State(app): State<Arc<App>>,
     Caller(_): Caller,
-    Path(name): Path<String>,
+    Path(name): Path,
 ) -> Answer<Json<Versions>> {
     let paths = paths_of(&name);
     let versions = blocking(move || {
@@ -291,7 +310,7 @@ struct Difference {
 async fn diff(
     State(app): State<Arc<App>>,
     Caller(_): Caller,
-    Path(name): Path<String>,
+    Path(name): Path,
     Query(between): Query<Between>,
 ) -> Answer<Json<Difference>> {
     blocking(move || {
@@ -334,7 +353,7 @@ struct Rollback {
 async fn rollback(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
-    Path(name): Path<String>,
+    Path(name): Path,
     JsonBody(body): JsonBody<Rollback>,
 ) -> Answer<Json<super::project::Outcome>> {
     caller.require(Role::Admin)?;
@@ -390,7 +409,7 @@ struct Done {
 async fn replay(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
-    Path(name): Path<String>,
+    Path(name): Path,
     JsonBody(body): JsonBody<Replay>,
 ) -> Answer<Json<Done>> {
     caller.require(Role::Operator)?;
@@ -416,7 +435,7 @@ async fn replay(
 async fn pause(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
-    Path(name): Path<String>,
+    Path(name): Path,
     OptionalBody(Nothing {}): OptionalBody<Nothing>,
 ) -> Answer<Json<Done>> {
     caller.require(Role::Operator)?;
@@ -431,7 +450,7 @@ async fn pause(
 async fn resume(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
-    Path(name): Path<String>,
+    Path(name): Path,
     OptionalBody(Nothing {}): OptionalBody<Nothing>,
 ) -> Answer<Json<Done>> {
     caller.require(Role::Operator)?;
@@ -465,12 +484,18 @@ fn paths_of(name: &str) -> [String; 2] {
     [format!("flows/{name}.yaml"), format!("flows/{name}.yml")]
 }
 
-fn view(status: FlowStatus) -> FlowDetail {
+fn view(status: FlowStatus, now: Micros) -> FlowDetail {
     let rates: BTreeMap<&str, f64> = status
         .nodes
         .iter()
         .map(|node| (node.id.as_str(), node.rate_out))
         .collect();
+    // An output with a cursor of its own says how far that is; else it is as far as what it comes from.
+    let watermark = |id: &str| {
+        let node = status.nodes.iter().find(|node| node.id == id);
+        node.and_then(|node| node.watermark_micros)
+    };
+    let passed = |edge: &Edge| watermark(&edge.to).or_else(|| watermark(&edge.from));
     let edges = status
         .edges
         .iter()
@@ -478,6 +503,7 @@ fn view(status: FlowStatus) -> FlowDetail {
             from: edge.from.clone(),
             to: edge.to.clone(),
             rate: rates.get(edge.from.as_str()).copied().unwrap_or(0.0),
+            watermark: passed(edge).map(time::text),
         })
         .collect();
     let inputs: Vec<&NodeStatus> = status
@@ -499,6 +525,10 @@ fn view(status: FlowStatus) -> FlowDetail {
             .map(|node| node.rate_in.max(node.rate_out))
             .sum(),
         lag: status.lag,
+        watermark: status.watermark_micros.map(time::text),
+        watermark_age_s: status
+            .watermark_micros
+            .map(|at| now.saturating_sub(at) as f64 / 1e6),
         error: status.error.clone(),
         name: status.name.clone(),
     };
@@ -520,6 +550,7 @@ fn view(status: FlowStatus) -> FlowDetail {
                 lane: task.lane.clone(),
                 position: task.position,
                 lag: task.lag,
+                watermark: task.watermark_micros.map(time::text),
             })
             .collect(),
         source: None,
@@ -540,6 +571,7 @@ fn node(node: NodeStatus) -> NodeView {
         rate: node.rate_in,
         rate_out: node.rate_out,
         lag: node.lag,
+        watermark: node.watermark_micros.map(time::text),
         error: node.error,
         tries: node.tries,
         guarantee: node.guarantee.map(guarantee),

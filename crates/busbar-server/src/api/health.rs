@@ -1,6 +1,7 @@
 //! Whether the node lives and whether it is ready; the description of this API.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -26,6 +27,15 @@ struct Health {
     status: &'static str,
 }
 
+/// Whether the node is ready for work.
+#[derive(Serialize, utoipa::ToSchema)]
+struct Readiness {
+    /// `ok`, or what keeps the node from its work: `starting` or `stopping`.
+    status: &'static str,
+    /// False while the disk is full: readers go on, publishers are refused.
+    writable: bool,
+}
+
 /// Does the process live?
 #[utoipa::path(get, path = "/healthz", tag = "node", security(()),
     responses((status = 200, description = "It answers.", body = Health)))]
@@ -36,14 +46,19 @@ async fn healthz() -> Json<Health> {
 /// Is the node ready for work?
 #[utoipa::path(get, path = "/readyz", tag = "node", security(()),
     responses(
-        (status = 200, description = "Streams are open, flows run, ports listen.", body = Health),
-        (status = 503, description = "Not yet, or not any more.", body = Health),
+        (status = 200, description = "Streams are open, flows run, ports listen.", body = Readiness),
+        (status = 503, description = "Not yet, or not any more.", body = Readiness),
     ))]
 async fn readyz(State(app): State<Arc<App>>) -> Response {
-    match app.readiness() {
-        "ok" => Json(Health { status: "ok" }).into_response(),
-        status => (StatusCode::SERVICE_UNAVAILABLE, Json(Health { status })).into_response(),
-    }
+    let ready = Readiness {
+        status: app.readiness(),
+        writable: app.writable.load(Ordering::Acquire),
+    };
+    let status = match ready.status {
+        "ok" => StatusCode::OK,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, Json(ready)).into_response()
 }
 
 /// This description.

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::extract::Path;
 use busbar_event::Language;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Json;
+use super::{Json, Path};
 use crate::answer::{Answer, Refusal};
 use crate::app::App;
 
@@ -21,9 +20,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     params(("language" = String, Path, description = "`en` or `zh`.")),
     responses((status = 200, description = "Code and text; `{name}` stands for an argument.",
         body = BTreeMap<String, String>)))]
-async fn messages(
-    Path(language): Path<String>,
-) -> Answer<Json<BTreeMap<&'static str, &'static str>>> {
+async fn messages(Path(language): Path) -> Answer<Json<BTreeMap<&'static str, &'static str>>> {
     let language = match &*language {
         "en" => Language::En,
         "zh" => Language::Zh,

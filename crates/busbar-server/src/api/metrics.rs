@@ -74,6 +74,11 @@ fn process(page: &mut Page, app: &App) {
         u8::from(app.readiness() == "ok"),
     );
     page.gauge(
+        "busbar_writable",
+        "0 while the disk is full.",
+        u8::from(app.writable.load(Ordering::Acquire)),
+    );
+    page.gauge(
         "busbar_uptime_seconds",
         "Seconds since the node started.",
         app.started.elapsed().as_secs_f64(),
@@ -219,6 +224,21 @@ fn flows(page: &mut Page, app: &App) {
     );
     for flow in &flows {
         page.sample("busbar_flow_lag_events", &[("flow", &flow.name)], flow.lag);
+    }
+    page.head(
+        "busbar_flow_watermark_seconds",
+        "gauge",
+        "The flow's watermark, seconds since 1970; not there before its first event.",
+    );
+    for flow in &flows {
+        if let Some(micros) = flow.watermark_micros {
+            let labels = [("flow", flow.name.as_str())];
+            page.sample(
+                "busbar_flow_watermark_seconds",
+                &labels,
+                micros as f64 / 1e6,
+            );
+        }
     }
     page.head(
         "busbar_flow_missed_events",

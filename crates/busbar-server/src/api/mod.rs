@@ -5,6 +5,7 @@ mod connections;
 mod dead_letters;
 mod events;
 mod flows;
+mod handshake;
 mod health;
 mod live;
 mod messages;
@@ -23,7 +24,6 @@ mod users;
 mod views;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -48,7 +48,7 @@ pub(crate) use streams::summaries as stream_summaries;
 
 use crate::answer::{Answer, Refusal};
 use crate::app::App;
-use crate::limits::{BODY_BYTES_MAX, BODY_SECONDS_MAX};
+use crate::limits::BODY_BYTES_MAX;
 
 /// What the description says of the whole.
 #[derive(OpenApi)]
@@ -184,7 +184,7 @@ fn operation_id(method: &str, path: &str) -> String {
 }
 
 /// Answers a method that a path does not take, in the shape of all refusals.
-async fn method_not_allowed(method: Method, uri: Uri) -> Refusal {
+pub(crate) async fn method_not_allowed(method: Method, uri: Uri) -> Refusal {
     Refusal::new(
         StatusCode::METHOD_NOT_ALLOWED,
         Error::new(Class::Permanent, "server.method-not-allowed")
@@ -199,9 +199,9 @@ pub(crate) struct JsonBody<T>(pub(crate) T);
 impl<T: DeserializeOwned> FromRequest<Arc<App>> for JsonBody<T> {
     type Rejection = Refusal;
 
-    async fn from_request(request: Request, app: &Arc<App>) -> Answer<Self> {
+    async fn from_request(request: Request, _: &Arc<App>) -> Answer<Self> {
         check_json(request.headers())?;
-        let bytes = read(request.into_body(), app.body_bytes_max()).await?;
+        let bytes = read(request.into_body()).await?;
         serde_json::from_slice(&bytes)
             .map(JsonBody)
             .map_err(|cause| {
@@ -253,6 +253,28 @@ impl<T: DeserializeOwned> axum::extract::FromRequestParts<Arc<App>> for Query<T>
     }
 }
 
+/// The part of a path that a route leaves open; refused in our own words.
+pub(crate) struct Path(pub(crate) String);
+
+impl axum::extract::FromRequestParts<Arc<App>> for Path {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(
+        parts: &mut axum::http::request::Parts,
+        app: &Arc<App>,
+    ) -> Answer<Self> {
+        axum::extract::Path::from_request_parts(parts, app)
+            .await
+            .map(|axum::extract::Path(part)| Path(part))
+            .map_err(|cause| {
+                Refusal::from(
+                    Error::new(Class::Permanent, "server.bad-path")
+                        .with("why", bounded(&cause.body_text())),
+                )
+            })
+    }
+}
+
 /// A JSON answer.
 pub(crate) struct Json<T>(pub(crate) T);
 
@@ -274,21 +296,17 @@ pub(crate) fn json_bytes(body: impl Into<Body>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body.into()).into_response()
 }
 
-/// Reads a body within its bounds.
-pub(crate) async fn read(body: Body, bytes_max: usize) -> Answer<Bytes> {
-    let limit = Duration::from_secs(BODY_SECONDS_MAX);
-    match tokio::time::timeout(limit, axum::body::to_bytes(body, bytes_max)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(_)) => Err(Refusal::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            Error::new(Class::Permanent, "server.body-too-large").with("max", bytes_max),
-        )),
-        Err(_) => Err(Refusal::new(
-            StatusCode::REQUEST_TIMEOUT,
-            Error::new(Class::Transient, "server.body-too-slow")
-                .with("max_seconds", BODY_SECONDS_MAX),
-        )),
-    }
+/// The body of a request.
+pub(crate) async fn read(body: Body) -> Answer<Bytes> {
+    // The guard took the body in, within its bounds, before it let the request through.
+    axum::body::to_bytes(body, BODY_BYTES_MAX)
+        .await
+        .map_err(|cause| {
+            Refusal::from(
+                Error::new(Class::Permanent, "server.body-broken")
+                    .with("why", bounded(&cause.to_string())),
+            )
+        })
 }
 
 /// Runs what waits for a disk or computes for long, off the threads that serve everybody.

@@ -2,16 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use busbar_event::{Class, Error};
+use axum::http::{StatusCode, header};
+use axum::response::Response;
 use hyper_util::rt::TokioIo;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::handshake;
 use crate::answer::{Answer, Refusal};
 use crate::app::App;
 use crate::peer::Link;
@@ -28,9 +26,6 @@ async fn upgrade(
     link: Link,
     mut request: Request,
 ) -> Answer<Response> {
-    let refused = |why: &str| {
-        Refusal::from(Error::new(Class::Permanent, "server.not-websocket").with("why", why))
-    };
     if !app.config.mqtt.ws {
         return Err(Refusal::permanent(
             StatusCode::NOT_FOUND,
@@ -38,35 +33,17 @@ async fn upgrade(
         ));
     }
     let headers = request.headers();
-    if !has_word(headers, header::CONNECTION, "upgrade")
-        || !has_word(headers, header::UPGRADE, "websocket")
-    {
-        return Err(refused("the request does not ask for a WebSocket"));
-    }
-    if headers
-        .get(header::SEC_WEBSOCKET_VERSION)
-        .is_none_or(|version| version != "13")
-    {
-        let mut response = refused("only version 13 is spoken").into_response();
-        response.headers_mut().insert(
-            header::SEC_WEBSOCKET_VERSION,
-            header::HeaderValue::from_static("13"),
-        );
-        return Ok(response);
-    }
-    let Some(accept) = headers
-        .get(header::SEC_WEBSOCKET_KEY)
-        .map(|key| derive_accept_key(key.as_bytes()))
-    else {
-        return Err(refused("the key is missing"));
-    };
+    let key = handshake::check(headers)?;
     // Clients of 3.1 offer "mqttv3.1"; the answer must be one of those offered.
-    let Some(protocol) = ["mqtt", "mqttv3.1"]
+    let protocol = ["mqtt", "mqttv3.1"]
         .into_iter()
-        .find(|protocol| has_word(headers, header::SEC_WEBSOCKET_PROTOCOL, protocol))
-    else {
-        return Err(refused("the subprotocol mqtt is not offered"));
-    };
+        .find(|word| handshake::has_word(headers, header::SEC_WEBSOCKET_PROTOCOL, word));
+    if protocol.is_none() {
+        return Err(handshake::refuse(
+            StatusCode::BAD_REQUEST,
+            "the subprotocol mqtt is not offered",
+        ));
+    }
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         // A client that goes away between question and answer is none.
@@ -76,22 +53,5 @@ async fn upgrade(
             gateway.hand_over_websocket(TokioIo::new(upgraded), peer);
         }
     });
-    Response::builder()
-        .status(StatusCode::SWITCHING_PROTOCOLS)
-        .header(header::CONNECTION, "upgrade")
-        .header(header::UPGRADE, "websocket")
-        .header(header::SEC_WEBSOCKET_ACCEPT, accept)
-        .header(header::SEC_WEBSOCKET_PROTOCOL, protocol)
-        .body(Body::empty())
-        .map_err(|cause| refused(&cause.to_string()))
-}
-
-/// True when a list of words in a header has `word` in it.
-fn has_word(headers: &HeaderMap, name: header::HeaderName, word: &str) -> bool {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|found| found.trim().eq_ignore_ascii_case(word))
+    handshake::switch(&key, protocol)
 }

@@ -11,34 +11,48 @@
 //! ```
 //!
 //! `id` is whatever JSON the client chose; answers to publishing come in the order of the commits.
+//! A connection that breaks the rules of WebSocket is closed with 1002, 1007 (not UTF-8) or 1009 (too
+//! large), one whose login has ended with 1008, and with 1001 when the node stops.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
+use axum::extract::{Request, State};
 use axum::response::Response;
 use busbar_access::Principal;
 use busbar_event::{Class, Error};
+use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, SinkExt as _, StreamExt as _};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::time::Instant;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::events::{gap_json, open, published, take};
+use super::handshake;
 use crate::answer::{Answer, Refusal};
 use crate::app::{App, stopped};
-use crate::events::parse::{Layout, Parsed, not_json};
+use crate::events::parse::{Common, Layout, Parsed, not_json};
 use crate::events::position::Start;
 use crate::events::render::{self, Place};
 use crate::events::subscription::{Found, Subscription};
 use crate::guard::Caller;
 use crate::json::{Scanner, unquote};
 use crate::limits::{
-    KEEP_ALIVE_SECONDS, SOCKET_FRAME_BYTES_MAX, SOCKET_PUBLISHES_MAX, SOCKET_SEND_SECONDS_MAX,
-    SOCKET_SUBSCRIPTIONS_MAX,
+    DRAIN_SECONDS_MAX, KEEP_ALIVE_SECONDS, REFUSED_BODY_BYTES_MAX, SOCKET_CLOSE_SECONDS_MAX,
+    SOCKET_FRAME_BYTES_MAX, SOCKET_PUBLISHES_MAX, SOCKET_READ_BYTES, SOCKET_SEND_SECONDS_MAX,
+    SOCKET_SILENCES_MAX, SOCKET_SUBSCRIPTIONS_MAX,
 };
 use crate::peer::Link;
 
@@ -57,28 +71,32 @@ async fn upgrade(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
     link: Link,
-    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+    mut request: Request,
 ) -> Answer<Response> {
-    let upgrade = upgrade.map_err(|cause| {
-        Refusal::from(
-            Error::new(Class::Permanent, "server.not-websocket")
-                .with("why", super::bounded(&cause.body_text())),
-        )
-    })?;
+    let key = handshake::check(request.headers())?;
     let permit = app.subscriptions.clone().try_acquire_owned().map_err(|_| {
         Refusal::from(Error::new(
             Class::Transient,
             "server.too-many-subscriptions",
         ))
     })?;
-    Ok(upgrade
-        .max_message_size(SOCKET_FRAME_BYTES_MAX)
-        .max_frame_size(SOCKET_FRAME_BYTES_MAX)
-        .on_upgrade(move |socket| async move {
-            let _held = permit;
-            Session::new(app, caller, link).run(socket).await;
-        }))
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let _held = permit;
+        // A client that goes away between question and answer is none.
+        let Ok(upgraded) = upgraded.await else { return };
+        let config = WebSocketConfig::default()
+            .read_buffer_size(SOCKET_READ_BYTES)
+            .max_message_size(Some(SOCKET_FRAME_BYTES_MAX))
+            .max_frame_size(Some(SOCKET_FRAME_BYTES_MAX));
+        let io = TokioIo::new(upgraded);
+        let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
+        Session::new(app, caller, link).run(socket).await;
+    });
+    handshake::switch(&key, None)
 }
+
+type WebSocket = WebSocketStream<TokioIo<Upgraded>>;
 
 struct Session {
     app: Arc<App>,
@@ -95,25 +113,50 @@ struct Live {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Why a session ends.
-struct Over(Option<(u16, &'static str)>);
+/// Publishes that wait for their commit, each with its answer.
+type Publishing = FuturesUnordered<BoxFuture<'static, Message>>;
 
-impl From<axum::Error> for Over {
-    fn from(_: axum::Error) -> Self {
-        Over(None)
+/// Why a session ends.
+enum Over {
+    /// We leave, and say why.
+    Close(CloseCode, &'static str),
+    /// The client broke the rules, so that what else it says has no meaning.
+    Broken(CloseCode, &'static str),
+    /// The client said that it leaves.
+    Left,
+    /// There is nobody to talk to.
+    Gone,
+}
+
+impl From<tungstenite::Error> for Over {
+    fn from(error: tungstenite::Error) -> Self {
+        use tungstenite::Error;
+        use tungstenite::error::ProtocolError;
+        match error {
+            Error::Capacity(_) => Over::Broken(CloseCode::Size, "too large"),
+            Error::Utf8(_) => Over::Broken(CloseCode::Invalid, "not UTF-8"),
+            Error::Protocol(
+                ProtocolError::ResetWithoutClosingHandshake
+                | ProtocolError::SendAfterClosing
+                | ProtocolError::ReceivedAfterClosing,
+            ) => Over::Gone,
+            Error::Protocol(_) => Over::Broken(CloseCode::Protocol, "protocol"),
+            _ => Over::Gone,
+        }
     }
 }
 
 impl From<tokio::time::error::Elapsed> for Over {
     fn from(_: tokio::time::error::Elapsed) -> Self {
-        Over(None)
+        Over::Gone
     }
 }
 
 impl Session {
     fn new(app: Arc<App>, caller: Principal, link: Link) -> Session {
         Session {
-            epoch: app.access.epoch(),
+            // Looked at once more, for it may have ended while the connection became a WebSocket.
+            epoch: 0,
             app,
             caller,
             link,
@@ -123,59 +166,75 @@ impl Session {
     }
 
     async fn run(mut self, mut socket: WebSocket) {
-        if let Err(Over(Some((code, reason)))) = self.work(&mut socket).await {
-            let close = Message::Close(Some(CloseFrame {
-                code,
-                reason: reason.into(),
-            }));
-            let limit = Duration::from_secs(SOCKET_SEND_SECONDS_MAX);
-            let _ = tokio::time::timeout(limit, socket.send(close)).await;
-        }
+        let over = match self.work(&mut socket).await {
+            Ok(never) => match never {},
+            Err(over) => over,
+        };
+        let farewell = async {
+            if let Over::Close(code, reason) | Over::Broken(code, reason) = over {
+                let reason = reason.into();
+                let close = Message::Close(Some(CloseFrame { code, reason }));
+                if socket.send(close).await.is_err() {
+                    return;
+                }
+            }
+            match over {
+                Over::Gone => {}
+                Over::Broken(..) => forget(&mut socket).await,
+                // Our answer to the client's farewell, or its answer to ours.
+                Over::Close(..) | Over::Left => while let Some(Ok(_)) = socket.next().await {},
+            }
+        };
+        // Who does not answer in time is left alone.
+        let limit = Duration::from_secs(SOCKET_CLOSE_SECONDS_MAX);
+        let _ = tokio::time::timeout(limit, farewell).await;
     }
 
-    async fn work(&mut self, socket: &mut WebSocket) -> Result<(), Over> {
+    async fn work(&mut self, socket: &mut WebSocket) -> Result<Infallible, Over> {
         let stop = self.app.stop.clone();
-        let mut publishing = FuturesUnordered::new();
+        let mut publishing = Publishing::new();
         let alive = Duration::from_secs(KEEP_ALIVE_SECONDS);
+        let mut ping = Instant::now() + alive;
         let mut silent = 0;
         loop {
             self.check_allowed()?;
-            let more = self.deliver(socket).await?;
             // With more to deliver, look whether something came in, and go on.
-            let pause = if more { Duration::ZERO } else { alive };
+            let more = self.deliver(socket).await?;
             tokio::select! {
                 biased;
-                () = stopped(stop.clone()) => return Err(Over(Some((close_code::AWAY, "stopping")))),
+                () = stopped(stop.clone()) => {
+                    let limit = Duration::from_secs(DRAIN_SECONDS_MAX);
+                    tokio::time::timeout(limit, settle(socket, publishing)).await??;
+                    return Err(Over::Close(CloseCode::Away, "stopping"));
+                }
+                () = tokio::time::sleep_until(ping) => {
+                    silent += 1;
+                    if silent > SOCKET_SILENCES_MAX {
+                        return Err(Over::Gone);
+                    }
+                    send(socket, Message::Ping(Bytes::new())).await?;
+                    ping = Instant::now() + alive;
+                }
                 Some(frame) = publishing.next(), if !publishing.is_empty() => {
                     send(socket, frame).await?;
                     while let Some(Some(frame)) = publishing.next().now_or_never() {
                         send(socket, frame).await?;
                     }
                 }
-                message = socket.recv(), if publishing.len() < SOCKET_PUBLISHES_MAX => {
+                message = socket.next(), if publishing.len() < SOCKET_PUBLISHES_MAX => {
                     silent = 0;
-                    let text = match message {
-                        Some(Ok(Message::Text(text))) => Bytes::from(text),
-                        Some(Ok(Message::Binary(bytes))) => bytes,
-                        Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
-                        Some(Ok(Message::Close(_))) | None => return Ok(()),
-                        Some(Err(_)) => return Err(Over(Some((close_code::PROTOCOL, "protocol")))),
+                    let bytes = match message.ok_or(Over::Gone)?? {
+                        Message::Text(text) => Bytes::from(text),
+                        Message::Binary(bytes) => bytes,
+                        Message::Close(_) => return Err(Over::Left),
+                        _ => continue,
                     };
-                    if let Some(job) = self.take(text, socket).await? {
+                    if let Some(job) = self.take(bytes, socket).await? {
                         publishing.push(job);
                     }
                 }
                 () = self.wake.notified(), if !more => {}
-                () = tokio::time::sleep(pause) => {
-                    if !more {
-                        // A peer that answers none of three pings is gone.
-                        silent += 1;
-                        if silent > 3 {
-                            return Err(Over(None));
-                        }
-                        send(socket, Message::Ping(Bytes::new())).await?;
-                    }
-                }
+                () = std::future::ready(()), if more => {}
             }
         }
     }
@@ -185,7 +244,7 @@ impl Session {
         if epoch != self.epoch {
             self.epoch = epoch;
             let Some(caller) = self.app.access.current(&self.caller) else {
-                return Err(Over(Some((close_code::POLICY, "login"))));
+                return Err(Over::Close(CloseCode::Policy, "login"));
             };
             for live in &mut self.subscriptions {
                 live.subscription.set_principal(caller.clone());
@@ -228,7 +287,7 @@ impl Session {
         &mut self,
         bytes: Bytes,
         socket: &mut WebSocket,
-    ) -> Result<Option<futures::future::BoxFuture<'static, Message>>, Over> {
+    ) -> Result<Option<BoxFuture<'static, Message>>, Over> {
         let frame = match Frame::read(&bytes) {
             Ok(frame) => frame,
             Err(error) => {
@@ -243,7 +302,7 @@ impl Session {
                     Some(events) => (bytes.slice(events), Layout::Json),
                     None => (bytes.clone(), Layout::Frame),
                 };
-                match Parsed::new(body, layout, None, false) {
+                match Parsed::new(body, layout, Common::default()) {
                     Ok(parsed) => {
                         let (app, caller) = (self.app.clone(), self.caller.clone());
                         let link = self.link.clone();
@@ -395,12 +454,33 @@ impl<'a> Frame<'a> {
     }
 }
 
+/// Answers what is on its way to the disk.
+async fn settle(socket: &mut WebSocket, mut publishing: Publishing) -> Result<(), Over> {
+    while let Some(frame) = publishing.next().await {
+        send(socket, frame).await?;
+    }
+    Ok(())
+}
+
+/// Reads until the client hangs up, without a thought: a connection that is closed with something
+/// unread may take our last word with it.
+async fn forget(socket: &mut WebSocket) {
+    let mut left = REFUSED_BODY_BYTES_MAX;
+    let mut bytes = vec![0; SOCKET_READ_BYTES];
+    while let Ok(read @ 1..) = socket.get_mut().read(&mut bytes).await {
+        let Some(less) = left.checked_sub(read) else {
+            return;
+        };
+        left = less;
+    }
+}
+
 async fn feed(
     socket: &mut WebSocket,
     app: &App,
     live: &Live,
     found: Found,
-) -> Result<(), axum::Error> {
+) -> Result<(), tungstenite::Error> {
     match found {
         Found::Gap {
             stream,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use busbar_access::Principal;
@@ -14,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::views::{EventView, Field, fields};
-use super::{Json, Query, blocking, json_bytes};
+use super::{Json, Path, Query, blocking, json_bytes};
 use crate::answer::{Answer, Refusal};
 use crate::app::App;
 use crate::events::position::{self, Start};
@@ -141,7 +141,7 @@ pub(crate) fn summaries(app: &App) -> Vec<StreamSummary> {
 async fn one(
     State(app): State<Arc<App>>,
     Caller(_): Caller,
-    Path(name): Path<String>,
+    Path(name): Path,
 ) -> Answer<Json<StreamDetail>> {
     let stream = find(&app, &name)?;
     blocking(move || {
@@ -218,7 +218,7 @@ const PAGE_EVENTS_DEFAULT: usize = 100;
 async fn events(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
-    Path(name): Path<String>,
+    Path(name): Path,
     Query(query): Query<Page>,
 ) -> Answer<Response> {
     let stream = find(&app, &name)?;

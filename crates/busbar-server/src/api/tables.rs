@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use busbar_event::Error;
 use busbar_table::Table;
 use serde::Serialize;
@@ -10,7 +10,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::views::{Field, fields};
-use super::{Json, blocking};
+use super::{Json, Path, blocking};
 use crate::answer::{Answer, Refusal};
 use crate::app::App;
 use crate::guard::Caller;
@@ -69,7 +69,7 @@ async fn list(State(app): State<Arc<App>>, Caller(_): Caller) -> Answer<Json<Tab
 async fn one(
     State(app): State<Arc<App>>,
     Caller(_): Caller,
-    Path(name): Path<String>,
+    Path(name): Path,
 ) -> Answer<Json<TableView>> {
     let table = app
         .tables

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use busbar_access::{NewToken, Role, Rules, TokenView};
@@ -12,7 +12,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::users::RulesView;
-use super::{Json, JsonBody, blocking};
+use super::{Json, JsonBody, Path, blocking};
 use crate::answer::Answer;
 use crate::app::App;
 use crate::guard::Caller;
@@ -137,7 +137,7 @@ async fn add(
 async fn remove(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
-    Path(id): Path<String>,
+    Path(id): Path,
 ) -> Answer<StatusCode> {
     let access = app.access.clone();
     blocking(move || access.remove_token(&caller, &id)).await?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use busbar_access::{NewUser, Role, Rules, UserChange, UserView};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Json, JsonBody, blocking};
+use super::{Json, JsonBody, Path, blocking};
 use crate::answer::{Answer, Refusal};
 use crate::app::App;
 use crate::guard::Caller;
@@ -149,7 +149,7 @@ async fn add(State(app): State<Arc<App>>, link: Link, request: Request) -> Answe
 async fn change(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
-    Path(name): Path<String>,
+    Path(name): Path,
     JsonBody(body): JsonBody<ChangeBody>,
 ) -> Answer<Json<User>> {
     let own_password = name == caller.name()
@@ -176,7 +176,7 @@ async fn change(
 async fn remove(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
-    Path(name): Path<String>,
+    Path(name): Path,
 ) -> Answer<StatusCode> {
     caller.require(Role::Admin)?;
     let access = app.access.clone();

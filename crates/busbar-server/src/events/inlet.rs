@@ -3,11 +3,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
-use busbar_bus::{Bus, Event, Publisher, Status, Ticket};
+use busbar_bus::{Bus, Event, Failure, Publisher, Status, Ticket};
 use busbar_event::{Class, Error, Flags, Micros, tags};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -32,6 +32,8 @@ struct Shared {
     queue: Mutex<Queue>,
     accepted: AtomicU64,
     rejected: AtomicU64,
+    /// An event was refused because the disk is full, since somebody asked last.
+    full: AtomicBool,
 }
 
 #[derive(Default)]
@@ -66,6 +68,7 @@ impl Inlet {
             queue: Mutex::default(),
             accepted: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
+            full: AtomicBool::new(false),
         });
         let (bus, worker_shared) = (bus.clone(), shared.clone());
         let handle = std::thread::Builder::new()
@@ -114,6 +117,11 @@ impl Inlet {
             Err(_) => Err(Error::new(Class::Transient, "server.commit-unknown")
                 .with("max_seconds", COMMIT_SECONDS_MAX)),
         }
+    }
+
+    /// Whether an event was refused because the disk is full, since this was asked last.
+    pub(crate) fn take_full(&self) -> bool {
+        self.shared.full.swap(false, Ordering::AcqRel)
     }
 
     /// Events accepted and rejected since the start.
@@ -216,10 +224,15 @@ impl Worker {
                 .tags(range)
                 .map(|(name, value)| (tags::escape(name), value))
                 .collect();
-            let tags: Vec<(&str, &str)> = escaped
+            let mut tags: Vec<(&str, &str)> = escaped
                 .iter()
                 .map(|(name, value)| (&**name, *value))
                 .collect();
+            tags.extend(
+                parsed
+                    .content_type()
+                    .map(|kind| (tags::reserved::CONTENT_TYPE, kind)),
+            );
             if tags.iter().any(|(name, _)| name.starts_with('$')) {
                 flags = flags.with_reserved_tags(true);
             }
@@ -268,9 +281,13 @@ impl Worker {
             let mut outcome = pending.outcome;
             for (ticket, indexes) in pending.tickets {
                 match publisher.status(ticket) {
-                    Status::Failed(failure) => outcome
-                        .rejected
-                        .extend(indexes.into_iter().map(|index| (index, failure.error()))),
+                    Status::Failed(failure) => {
+                        if failure == Failure::DiskFull {
+                            shared.full.store(true, Ordering::Release);
+                        }
+                        let refused = indexes.into_iter().map(|index| (index, failure.error()));
+                        outcome.rejected.extend(refused);
+                    }
                     _ => outcome.accepted += indexes.len(),
                 }
             }

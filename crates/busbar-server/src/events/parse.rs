@@ -18,13 +18,40 @@ pub(crate) struct Parsed {
     body: Bytes,
     items: Vec<Item>,
     tags: Vec<(Text, Text)>,
-    topic: Option<String>,
-    retain: bool,
+    common: Common,
     layout: Layout,
     /// Events that are refused one by one, by their place in the request.
     pub(crate) rejected: Vec<(usize, Error)>,
     /// Events in the request, the rejected ones too.
     pub(crate) count: usize,
+}
+
+/// What a request says of all its events; what one says of itself goes before it.
+#[derive(Debug)]
+pub(crate) struct Common {
+    /// With a topic each document is a payload; without it each says where it goes.
+    pub(crate) topic: Option<String>,
+    pub(crate) key: Option<String>,
+    pub(crate) time: Option<i64>,
+    pub(crate) tags: Vec<(String, String)>,
+    /// The media type of raw payloads.
+    pub(crate) content_type: Option<String>,
+    pub(crate) retain: bool,
+    pub(crate) qos: u8,
+}
+
+impl Default for Common {
+    fn default() -> Self {
+        Common {
+            topic: None,
+            key: None,
+            time: None,
+            tags: Vec::new(),
+            content_type: None,
+            retain: false,
+            qos: 1,
+        }
+    }
 }
 
 /// One event, as ranges into the body.
@@ -65,6 +92,8 @@ pub(crate) struct View<'a> {
     pub(crate) qos: u8,
 }
 
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// How the documents of a body stand in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Layout {
@@ -79,32 +108,36 @@ pub(crate) enum Layout {
 }
 
 impl Parsed {
-    /// Reads a body. With `topic` each document is a payload; without it each says where it goes.
+    /// Reads a body.
     ///
     /// # Errors
     /// When the body as a whole is not what it should be. What is wrong with one event is in
     /// [`Parsed::rejected`].
-    pub(crate) fn new(
-        body: Bytes,
-        layout: Layout,
-        topic: Option<String>,
-        retain: bool,
-    ) -> Result<Parsed, Error> {
-        if let Some(topic) = &topic {
+    pub(crate) fn new(mut body: Bytes, layout: Layout, common: Common) -> Result<Parsed, Error> {
+        if let Some(topic) = &common.topic {
             topic::check(topic)?;
+        }
+        if common.qos > 2 {
+            return Err(Error::new(Class::Permanent, "server.bad-field").with("field", "qos"));
+        }
+        if common.tags.len() > TAGS_MAX {
+            return Err(too_many_tags());
+        }
+        // Some systems begin every text with a mark that says nothing about UTF-8.
+        if layout != Layout::Raw && body.starts_with(BYTE_ORDER_MARK) {
+            body = body.slice(BYTE_ORDER_MARK.len()..);
         }
         let mut parsed = Parsed {
             body: body.clone(),
             items: Vec::new(),
             tags: Vec::new(),
-            topic,
-            retain,
+            common,
             layout,
             rejected: Vec::new(),
             count: 0,
         };
         if layout == Layout::Raw {
-            if parsed.topic.is_none() {
+            if parsed.common.topic.is_none() {
                 return Err(Error::new(Class::Permanent, "server.raw-needs-topic"));
             }
             parsed.payload(0..body.len())?;
@@ -136,10 +169,13 @@ impl Parsed {
                 index: item.index,
                 topic: match &item.topic {
                     Some(topic) => self.text(topic),
-                    None => self.topic.as_deref().unwrap_or_default(),
+                    None => self.common.topic.as_deref().unwrap_or_default(),
                 },
-                key: item.key.as_ref().map(|key| self.text(key)),
-                time: item.time,
+                key: match &item.key {
+                    Some(key) => Some(self.text(key)),
+                    None => self.common.key.as_deref(),
+                },
+                time: item.time.or(self.common.time),
                 payload: match &item.payload {
                     Payload::In(range) => &self.body[range.clone()],
                     Payload::Own(bytes) => bytes,
@@ -151,11 +187,18 @@ impl Parsed {
         })
     }
 
-    /// The tags of an event.
+    /// The tags of an event: its own, and those of all.
     pub(crate) fn tags(&self, range: Range<usize>) -> impl Iterator<Item = (&str, &str)> {
-        self.tags[range]
+        let own = self.tags[range]
             .iter()
-            .map(|(name, value)| (self.text(name), self.text(value)))
+            .map(|(name, value)| (self.text(name), self.text(value)));
+        let common = self.common.tags.iter();
+        own.chain(common.map(|(name, value)| (&**name, &**value)))
+    }
+
+    /// The media type of the payloads, where they are neither JSON nor of an unknown kind.
+    pub(crate) fn content_type(&self) -> Option<&str> {
+        self.common.content_type.as_deref()
     }
 
     /// Takes out the events that `allowed` refuses.
@@ -254,7 +297,7 @@ impl Parsed {
     fn document(&mut self, text: &str, place: Range<usize>) -> Result<(), Error> {
         let document = text[place.clone()].trim_ascii();
         let at = document.as_ptr() as usize - text.as_ptr() as usize;
-        if self.topic.is_some() {
+        if self.common.topic.is_some() {
             return self.payload(at..at + document.len());
         }
         let index = self.next()?;
@@ -278,8 +321,8 @@ impl Parsed {
             time: None,
             tags: 0..0,
             payload: Payload::In(range),
-            retain: self.retain,
-            qos: 1,
+            retain: self.common.retain,
+            qos: self.common.qos,
         });
         Ok(())
     }
@@ -293,8 +336,8 @@ impl Parsed {
             time: None,
             tags: first..first,
             payload: Payload::In(0..0),
-            retain: self.retain,
-            qos: 1,
+            retain: self.common.retain,
+            qos: self.common.qos,
         };
         let mut has_payload = false;
         let mut wrong = None;
@@ -365,8 +408,8 @@ impl Parsed {
             return Err(error);
         }
         item.tags.end = self.tags.len();
-        if item.tags.len() > TAGS_MAX {
-            return Err(Error::new(Class::Permanent, "server.too-many-tags").with("max", TAGS_MAX));
+        if item.tags.len() + self.common.tags.len() > TAGS_MAX {
+            return Err(too_many_tags());
         }
         match &item.topic {
             Some(topic) => topic::check(self.text(topic))?,
@@ -400,12 +443,14 @@ fn string(value: &str, place: Range<usize>) -> Option<Text> {
     })
 }
 
-/// RFC 3339, or microseconds since 1970.
+/// RFC 3339, or microseconds since 1970 within the years that RFC 3339 can write: no other time could
+/// be shown to anybody.
 fn moment(value: &str) -> Option<i64> {
     match unquote(value) {
         Some(text) => time::parse(&text),
         None => value.parse().ok(),
     }
+    .filter(|micros| time::is_written(*micros))
 }
 
 fn boolean(value: &str) -> Option<bool> {
@@ -430,6 +475,10 @@ fn pairs(value: &str, place: Range<usize>, tags: &mut Vec<(Text, Text)>) -> Opti
         })
         .ok()?;
     good
+}
+
+fn too_many_tags() -> Error {
+    Error::new(Class::Permanent, "server.too-many-tags").with("max", TAGS_MAX)
 }
 
 fn too_many() -> Error {

@@ -5,9 +5,15 @@ fn parse(body: &str) -> Result<Parsed, Error> {
     Parsed::new(
         Bytes::copy_from_slice(body.as_bytes()),
         Layout::Json,
-        None,
-        false,
+        Common::default(),
     )
+}
+
+fn to_topic(topic: &str) -> Common {
+    Common {
+        topic: Some(topic.into()),
+        ..Common::default()
+    }
 }
 
 fn shown(parsed: &Parsed) -> Vec<String> {
@@ -95,12 +101,11 @@ fn a_bad_event_does_not_harm_its_neighbours() {
 #[test]
 fn with_a_topic_each_document_is_a_payload() {
     let new = |body: &'static str, layout| {
-        Parsed::new(
-            Bytes::from_static(body.as_bytes()),
-            layout,
-            Some("t/1".into()),
-            true,
-        )
+        let common = Common {
+            retain: true,
+            ..to_topic("t/1")
+        };
+        Parsed::new(Bytes::from_static(body.as_bytes()), layout, common)
     };
     let lines = new("{\"a\":1}\n\"text\"\nnot json\n3", Layout::Json).unwrap();
     assert_eq!(
@@ -120,6 +125,75 @@ fn with_a_topic_each_document_is_a_payload() {
 }
 
 #[test]
+fn what_the_request_says_holds_for_events_that_do_not() {
+    let common = || Common {
+        key: Some("k".into()),
+        time: Some(7),
+        tags: vec![("site".into(), "a".into())],
+        qos: 0,
+        ..Common::default()
+    };
+    let body = br#"[{"topic":"a","payload":1},{"topic":"b","payload":2,"key":"own","time":8,"qos":2,"tags":{"x":"y"}}]"#;
+    let parsed = Parsed::new(Bytes::from_static(body), Layout::Json, common()).unwrap();
+    assert_eq!(
+        shown(&parsed),
+        [
+            r#"0 a Some("k") [site=a] 1"#,
+            r#"1 b Some("own") [x=y,site=a] 2"#
+        ]
+    );
+    let rest: Vec<_> = parsed
+        .events()
+        .map(|(view, _)| (view.time, view.qos))
+        .collect();
+    assert_eq!(rest, [(Some(7), 0), (Some(8), 2)]);
+    let many = Common {
+        tags: vec![("x".into(), "y".into()); TAGS_MAX],
+        ..common()
+    };
+    let parsed = Parsed::new(Bytes::from_static(body), Layout::Json, many).unwrap();
+    assert_eq!(shown(&parsed).len(), 1);
+    assert_eq!(parsed.rejected[0].1.code(), "server.too-many-tags");
+    let wrong = Common { qos: 3, ..common() };
+    let wrong = Parsed::new(Bytes::from_static(body), Layout::Json, wrong);
+    assert_eq!(wrong.unwrap_err().code(), "server.bad-field");
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_a_text() {
+    let event = r#"{"topic":"a","payload":"é"}"#;
+    for body in [
+        format!("\u{feff}{event}"),
+        format!("\u{feff}[{event}]"),
+        format!("\u{feff}{event}\r\n\r\n"),
+    ] {
+        assert_eq!(shown(&parse(&body).unwrap()), ["0 a None [] é"], "{body:?}");
+    }
+    let raw = Parsed::new("\u{feff}x".into(), Layout::Raw, to_topic("a")).unwrap();
+    assert_eq!(shown(&raw), ["0 a None [] \u{feff}x"]);
+    assert_eq!(parse("\u{feff}").unwrap_err().code(), "server.no-body");
+}
+
+#[test]
+fn times_that_nobody_could_be_shown_are_refused() {
+    for (time, good) in [
+        ("0", true),
+        ("-62167219200000000", true),
+        ("253402300799999999", true),
+        ("253402300800000000", false),
+        ("9223372036854775807", false),
+        ("9223372036854775808", false),
+        ("1.5", false),
+        ("1e15", false),
+        ("\"9999-12-31T23:59:59-01:00\"", false),
+    ] {
+        let body = format!("{{\"topic\":\"a\",\"payload\":1,\"time\":{time}}}");
+        let parsed = parse(&body).unwrap();
+        assert_eq!(parsed.count() == 1, good, "{time}");
+    }
+}
+
+#[test]
 fn bodies_that_are_nothing_are_refused_as_a_whole() {
     for (body, code) in [
         ("", "server.no-body"),
@@ -132,16 +206,11 @@ fn bodies_that_are_nothing_are_refused_as_a_whole() {
     let many = format!("[{}]", vec!["1"; REQUEST_EVENTS_MAX + 1].join(","));
     assert_eq!(parse(&many).unwrap_err().code(), "server.too-many-events");
     let bytes = Bytes::from_static(b"{\"topic\":\"\xff\"}");
-    let bad = Parsed::new(bytes, Layout::Json, None, false).unwrap_err();
+    let bad = Parsed::new(bytes, Layout::Json, Common::default()).unwrap_err();
     assert_eq!(bad.code(), "server.not-utf8");
-    let raw = Parsed::new(Bytes::from_static(b"x"), Layout::Raw, None, false);
+    let raw = Parsed::new(Bytes::from_static(b"x"), Layout::Raw, Common::default());
     assert_eq!(raw.unwrap_err().code(), "server.raw-needs-topic");
-    let bad = Parsed::new(
-        Bytes::from_static(b"1"),
-        Layout::Json,
-        Some("a/#".into()),
-        false,
-    );
+    let bad = Parsed::new(Bytes::from_static(b"1"), Layout::Json, to_topic("a/#"));
     assert_eq!(bad.unwrap_err().code(), "event.topic-wildcard");
 }
 
@@ -160,8 +229,8 @@ fn refused_events_are_taken_out_by_index() {
 proptest! {
     #[test]
     fn never_panics_and_counts_every_document(body in r#"[\[\]{}",:\\ a-z0-9\n]{0,80}"#, topic: bool) {
-        let topic = topic.then(|| "t".to_owned());
-        if let Ok(parsed) = Parsed::new(Bytes::from(body), Layout::Json, topic, false) {
+        let common = if topic { to_topic("t") } else { Common::default() };
+        if let Ok(parsed) = Parsed::new(Bytes::from(body), Layout::Json, common) {
             prop_assert_eq!(parsed.count, parsed.items.len() + parsed.rejected.len());
             let _ = shown(&parsed);
         }

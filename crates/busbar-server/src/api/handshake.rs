@@ -1,0 +1,78 @@
+//! The opening of a WebSocket: one for JSON frames, one for MQTT.
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use base64::Engine as _;
+use busbar_event::{Class, Error};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use crate::answer::{Answer, Refusal};
+
+/// Checks that a request asks for a WebSocket; gives the key of the answer.
+pub(super) fn check(headers: &HeaderMap) -> Answer<String> {
+    if !has_word(headers, header::CONNECTION, "upgrade")
+        || !has_word(headers, header::UPGRADE, "websocket")
+    {
+        let refusal = refuse(
+            StatusCode::UPGRADE_REQUIRED,
+            "the request does not ask for a WebSocket",
+        );
+        return Err(refusal
+            .with_header(header::UPGRADE, HeaderValue::from_static("websocket"))
+            .with_header(header::CONNECTION, HeaderValue::from_static("upgrade")));
+    }
+    if headers
+        .get(header::SEC_WEBSOCKET_VERSION)
+        .is_none_or(|version| version != "13")
+    {
+        let refusal = refuse(StatusCode::UPGRADE_REQUIRED, "only version 13 is spoken");
+        return Err(refusal.with_header(
+            header::SEC_WEBSOCKET_VERSION,
+            HeaderValue::from_static("13"),
+        ));
+    }
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(key.as_bytes());
+        bytes.is_ok_and(|bytes| bytes.len() == 16)
+    });
+    match key {
+        Some(key) => Ok(derive_accept_key(key.as_bytes())),
+        None => Err(refuse(
+            StatusCode::BAD_REQUEST,
+            "the key is missing or not 16 bytes in base64",
+        )),
+    }
+}
+
+/// The answer after which the connection is a WebSocket.
+pub(super) fn switch(key: &str, protocol: Option<&'static str>) -> Answer<Response> {
+    let mut response = Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(header::CONNECTION, "upgrade")
+        .header(header::UPGRADE, "websocket")
+        .header(header::SEC_WEBSOCKET_ACCEPT, key);
+    if let Some(protocol) = protocol {
+        response = response.header(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+    }
+    response
+        .body(Body::empty())
+        .map_err(|cause| refuse(StatusCode::INTERNAL_SERVER_ERROR, &cause.to_string()))
+}
+
+pub(super) fn refuse(status: StatusCode, why: &str) -> Refusal {
+    Refusal::new(
+        status,
+        Error::new(Class::Permanent, "server.not-websocket").with("why", why),
+    )
+}
+
+/// True when a list of words in a header has `word` in it.
+pub(super) fn has_word(headers: &HeaderMap, name: header::HeaderName, word: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|found| found.trim().eq_ignore_ascii_case(word))
+}
