@@ -13,7 +13,7 @@ use std::{
 };
 
 use busbar_event::{Batch, Class, Error, Result, encode};
-use busbar_log::{Change, Frame, Merged, Partition, Rewritten, Store};
+use busbar_log::{Change, Frame, LogError, Merged, Partition, Rewritten, Store};
 
 use crate::{
     bus::Shared,
@@ -64,9 +64,11 @@ pub(crate) fn sweep(partition: &Partition, store: &Store) -> Result<Rewritten> {
             continue;
         }
         if has_small_frames(partition, segment.base, segment.end) {
-            let rewritten = partition
-                .rewrite(segment.base, MERGE_BYTES_MAX, &mut merge)
-                .map_err(from_log)?;
+            let rewritten = match partition.rewrite(segment.base, MERGE_BYTES_MAX, &mut merge) {
+                // It stays as it is; those behind it must not wait for it.
+                Err(LogError::Damaged { .. }) => Rewritten::default(),
+                other => other.map_err(from_log)?,
+            };
             all.frames.0 += rewritten.frames.0;
             all.frames.1 += rewritten.frames.1;
             all.bytes.0 += rewritten.bytes.0;

@@ -174,3 +174,25 @@ fn survives_crashes() {
         }
     }
 }
+
+/// A sender's clock may go back, or the time may come from what it says: the last event counts.
+#[test]
+fn the_last_event_counts_after_a_crash_whatever_its_time() {
+    for flushed in [false, true] {
+        let world = World::new(7);
+        let at = |time, payload: &'static [u8]| Event {
+            time,
+            ..retain("t", payload)
+        };
+        publish(&world.bus, &[at(NOON, b"first")]);
+        if flushed {
+            world.bus.retained().flush().unwrap();
+        }
+        publish(&world.bus, &[at(NOON - 1_000, b"second")]);
+        publish(&world.bus, &[at(NOON - 2_000, b"third")]);
+        let before = all(&world, "#");
+        assert_eq!(before, [("t".to_owned(), b"third".to_vec())]);
+        let world = world.restart(false);
+        assert_eq!(all(&world, "#"), before);
+    }
+}

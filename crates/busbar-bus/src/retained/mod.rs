@@ -217,13 +217,17 @@ impl Retained {
     }
 
     /// Applies what the partitions hold behind the journalled positions, then starts the journal.
-    /// Events of one topic may lie in several partitions (its stream may have changed): the latest
-    /// by time wins.
+    /// In a partition the last event of a topic counts, whatever its time says. Where a topic's
+    /// events lie in several partitions (its stream may have changed), the latest by time wins.
     pub(crate) fn recover(&mut self, partitions: &[Arc<StreamPartition>]) -> Result<()> {
         let mut latest: HashMap<String, (i64, Option<Bytes>)> = HashMap::new();
         for partition in partitions {
             let from = journal::position(&self.inner.store, partition.log().name());
-            scan(partition, from.unwrap_or(0), &mut latest)?;
+            for (topic, (time, value)) in scan(partition, from.unwrap_or(0))? {
+                if latest.get(&topic).is_none_or(|(known, _)| *known <= time) {
+                    latest.insert(topic, (time, value));
+                }
+            }
         }
         {
             let mut map = self.inner.map.write();
@@ -351,12 +355,9 @@ impl Map {
     }
 }
 
-/// Reads what was retained in a partition from an offset on.
-fn scan(
-    partition: &StreamPartition,
-    from: u64,
-    latest: &mut HashMap<String, (i64, Option<Bytes>)>,
-) -> Result<()> {
+/// What was last retained of each topic in a partition from an offset on, with its time.
+fn scan(partition: &StreamPartition, from: u64) -> Result<HashMap<String, (i64, Option<Bytes>)>> {
+    let mut latest = HashMap::new();
     let mut at = from.max(partition.start());
     while at < partition.end() {
         let frames = match partition.log().read(at, CURSOR_READ_BYTES) {
@@ -380,18 +381,13 @@ fn scan(
                     continue;
                 }
                 let event = batch.event(row);
-                if latest
-                    .get(event.topic)
-                    .is_none_or(|(time, _)| *time <= event.time)
-                {
-                    let value = (!event.payload.is_empty()).then(|| value::encode(&event));
-                    latest.insert(event.topic.to_owned(), (event.time, value));
-                }
+                let value = (!event.payload.is_empty()).then(|| value::encode(&event));
+                latest.insert(event.topic.to_owned(), (event.time, value));
             }
         }
         if frames.is_empty() {
             break;
         }
     }
-    Ok(())
+    Ok(latest)
 }
