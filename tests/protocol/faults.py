@@ -166,6 +166,48 @@ def case_a_damaged_segment_is_named_and_the_rest_is_served(world):
     node.stop()
 
 
+def case_the_last_acknowledged_event_is_never_cut_off_silently(world):
+    """A node is killed, and its newest file loses a byte, its end, or itself, before it starts again."""
+    project = world.project(streams__meter=STREAM)
+
+    def flip(file, size):
+        with file.open("r+b") as log:
+            log.seek(size - 300)
+            byte = log.read(1)[0]
+            log.seek(size - 300)
+            log.write(bytes([byte ^ 0x40]))
+
+    for name, damage, left in (
+        ("flip", flip, 20),
+        ("cut", lambda file, size: os.truncate(file, size - 300), 20),
+        ("empty", lambda file, size: os.truncate(file, 0), 0),
+        ("gone", lambda file, size: file.unlink(), 0),
+    ):
+        data = world.folder / f"data-{name}"
+        node = world.start(project, data=data)
+        for part in range(3):
+            assert node.publish(readings(part * 10, 10, 200)).status == 200
+        node.kill()
+        [log] = (data / "streams/meter/0").glob("*.log")
+        size = len(log.read_bytes().rstrip(b"\0"))
+        damage(log, size)
+        code, out, err = world.run("doctor", data)
+        assert code == 1 and log.name in out and f"from offset {left} up to 30" in out, (name, code, out, err)
+        node = world.start(project, data=data)
+        assert log.name in node.said() and "damage" in node.said(), (name, node.said())
+        assert counted(node, "meter") == (left, left), name
+        stream = node.ask("GET", "/api/v1/streams/meter").json()
+        assert log.name in stream["damage"][0]["file"], (name, stream)
+        # What comes now gets offsets of its own, and stays.
+        assert node.publish(readings(100, 10)).json()["accepted"] == 10
+        node.kill()
+        node = world.start(project, data=data)
+        assert counted(node, "meter") == (left + 10, left + 10), name
+        stream = node.ask("GET", "/api/v1/streams/meter").json()
+        assert stream["end"] == 40, (name, stream)
+        node.stop()
+
+
 def case_users_that_cannot_be_read_do_not_open_the_node(world):
     project = world.project()
     node = world.start(project)

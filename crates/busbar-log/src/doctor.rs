@@ -223,7 +223,10 @@ impl Doctor<'_> {
             (Ok(header), _) => header.salt,
             (Err(_), Some(salt)) => salt,
             (Err(why), None) => {
-                self.damage(path, 0, len, base, next.unwrap_or(base), why);
+                let indexed = stored.as_ref().map_or(base, |(index, _)| index.end);
+                let marked = noted.filter(|m| m.base == base).map_or(base, |m| m.end);
+                let resume = next.unwrap_or(indexed.max(marked).max(base));
+                self.damage(path, 0, len, base, resume, why);
                 return Ok(());
             }
         };
