@@ -16,7 +16,8 @@ pub struct FlowSpec {
     #[serde(deserialize_with = "one_or_many")]
     #[schemars(with = "OneOrMany")]
     pub from: Vec<String>,
-    /// Where a flow that has never run begins.
+    /// Where a flow that has never run begins. A flow is known by the name of its file; one that gets another
+    /// name and means the same goes on where it was.
     #[serde(default)]
     pub start: Start,
     /// What is done with the events, in order.

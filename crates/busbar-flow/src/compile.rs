@@ -68,6 +68,8 @@ pub(crate) struct OutputPlan {
     pub id: Arc<str>,
     pub target: Target,
     pub retain: bool,
+    /// It has a cursor of its own: another system, or a file that other programs can hold.
+    pub apart: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -204,10 +206,17 @@ impl Compiler<'_> {
                 OutputTarget::Connection(name) => Target::Connection(name.clone()),
             };
             self.known(i, output, &target);
+            let relational = |table: &Arc<dyn Table>| table.engine() == "relational";
+            let apart = match &target {
+                Target::Stream(_) | Target::Topic => false,
+                Target::Table(name) => self.world.tables.get(name).is_some_and(relational),
+                Target::Connection(_) => true,
+            };
             outputs.push(OutputPlan {
                 id: id.into(),
                 target,
                 retain: output.retain,
+                apart,
             });
         }
         outputs

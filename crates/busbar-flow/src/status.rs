@@ -74,7 +74,7 @@ pub struct NodeStatus {
     pub rate_in: f64,
     /// Events that went on in the last second.
     pub rate_out: f64,
-    /// For inputs and for connections: committed events not read yet.
+    /// For inputs, relational tables and connections: committed events not read yet.
     pub lag: u64,
     /// For inputs and outputs: the least watermark of the tasks behind it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -116,7 +116,7 @@ pub struct TaskStatus {
     pub stream: String,
     /// Its partition.
     pub partition: u16,
-    /// `main`, or the connection whose own cursor this is.
+    /// `main`, or `to-` and the relational table or connection whose own cursor this is.
     pub lane: String,
     /// Every event before this offset is done with.
     pub position: u64,

@@ -5,6 +5,7 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 
 use busbar_bus::Bus;
 use busbar_flow::{FlowState, ReplayFrom};
@@ -294,4 +295,36 @@ fn a_stream_that_lost_its_tail_to_a_power_cut_is_read_on() {
     let news = |found: Vec<i64>| found.into_iter().filter(|id| *id >= 1000).collect();
     once("out", news(ids(&world.contents("out"))), 1000..1300);
     once("all", news(world.table_ints("all", "id")), 1000..1300);
+}
+
+#[test]
+fn a_table_whose_file_is_taken_away_stops_and_holds_nobody_else_up() {
+    let world = World::new(37);
+    let flow = "from: in\nsteps:\n  - select: id, v as w\nto:\n  - table: all\n  - stream: out\n";
+    world.apply(&[IN, OUT, ALL, ("flows/f.yaml", flow)]);
+    let publish = |ids: std::ops::Range<i64>| {
+        world.publish("in/a/b", &ids.map(reading).collect::<Vec<_>>());
+    };
+    publish(0..10);
+    world.settle("f");
+    for ending in ["db", "db-wal", "db-shm"] {
+        let _ = std::fs::remove_file(world.folder.path().join(format!("all.{ending}")));
+    }
+    publish(10..20);
+    let until = Instant::now() + Duration::from_secs(20);
+    while world.flow("f").state != FlowState::Stopped || world.contents("out").len() < 20 {
+        assert!(Instant::now() < until, "{:?}", world.flow("f"));
+        rest(5);
+    }
+    let status = world.flow("f");
+    assert_eq!(status.error.unwrap().code(), "table.file-gone");
+    assert_eq!(status.conservation.difference, 0);
+    let table = status.nodes.iter().find(|node| node.id == "to:0").unwrap();
+    assert!(table.lag > 0, "{table:?}");
+    // Somebody has looked at it: the table begins anew, the stream goes on.
+    world.tokio.block_on(world.flows.resume("f")).unwrap();
+    publish(20..30);
+    world.settle("f");
+    once("out", ids(&world.contents("out")), 0..30);
+    once("all", world.table_ints("all", "id"), 10..30);
 }

@@ -23,7 +23,7 @@ use crate::dead::DeadLetters;
 use crate::limits::{DRAIN_TIMEOUT, RATE_EVERY, RESTART_AFTER};
 use crate::output::blocking;
 use crate::status::{Applied, DeadFilter, DeadGroup, DeadLetter, FlowState, ReplayFrom};
-use crate::task::FlowShared;
+use crate::task::{FlowShared, MAIN};
 use crate::world::check;
 use deploy::stands;
 use report::unaccounted;
@@ -321,7 +321,7 @@ impl Runtime {
             };
             before.extend(ended.iter().filter(of_it).cloned());
             // What a flow that has never run begins with.
-            before.entry(key("main".into())).or_default();
+            before.entry(key(MAIN.into())).or_default();
             let furthest = before.values().map(|mark| mark.position).max().unwrap_or(0);
             let furthest = furthest.max(checkpoints.reached(name, stream, *partition)?);
             reached.push((stream.clone(), *partition, furthest));

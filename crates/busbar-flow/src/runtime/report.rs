@@ -14,6 +14,7 @@ use crate::counters::Tally;
 use crate::status::{
     ConnectionStatus, Conservation, Edge, FlowState, FlowStatus, NodeStatus, TaskStatus,
 };
+use crate::task::{MAIN, lanes};
 
 impl Runtime {
     /// Every flow, in the order of their names.
@@ -131,18 +132,14 @@ impl Runtime {
                 None,
             );
         }
-        // Streams and tables are written by one cursor.
-        let main = tasks.iter().any(|t| t.lane == "main").then_some("main");
+        let lanes = flow.shared.as_ref().map(|s| lanes(&s.plan));
+        let lanes = lanes.unwrap_or_default();
         for (i, output) in spec.to.iter().enumerate() {
             let plan = flow.shared.as_ref().map(|s| &s.plan.outputs[i]);
-            let sink = plan.is_some_and(|p| matches!(p.target, Target::Connection(_)));
-            let lane = plan.map(|p| format!("to-{}", p.id)).filter(|_| sink);
-            let lag = match &lane {
-                Some(lane) => spec
-                    .from
-                    .iter()
-                    .map(|s| lag_of(s, Some(lane.as_str())))
-                    .sum(),
+            let lane = lanes.iter().find(|lane| lane.outputs.contains(&i));
+            // The flow's own cursor shows at its inputs.
+            let lag = match lane.filter(|lane| lane.id != MAIN) {
+                Some(lane) => spec.from.iter().map(|s| lag_of(s, Some(&lane.id))).sum(),
                 None => 0,
             };
             let guarantee = match plan.map(|p| &p.target) {
@@ -156,7 +153,7 @@ impl Runtime {
                 "to",
                 name,
                 lag,
-                watermark_of(None, lane.as_deref().or(main)),
+                watermark_of(None, lane.map(|lane| &*lane.id)),
                 Some(guarantee),
             );
         }

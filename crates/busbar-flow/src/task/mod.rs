@@ -66,16 +66,18 @@ pub(crate) struct Lane {
     pub main: bool,
 }
 
-/// The cursors of a flow: one for all streams and tables together, whose writes are as fast as the disk, and
-/// one for each connection, so that a slow one holds nobody else up.
+/// The name of the lane for streams and hot tables.
+pub(crate) const MAIN: &str = "main";
+
+/// The cursors of a flow: one for all streams and hot tables together, whose writes are as fast as the log, and
+/// one for each relational table and connection, so that a slow or locked one holds nobody else up.
 pub(crate) fn lanes(plan: &Plan) -> Vec<Lane> {
-    use crate::compile::Target;
-    let is_connection = |o: &usize| matches!(plan.outputs[*o].target, Target::Connection(_));
-    let (sinks, own): (Vec<usize>, Vec<usize>) = (0..plan.outputs.len()).partition(is_connection);
+    let apart = |o: &usize| plan.outputs[*o].apart;
+    let (sinks, own): (Vec<usize>, Vec<usize>) = (0..plan.outputs.len()).partition(apart);
     let mut lanes = Vec::new();
     if !own.is_empty() {
         lanes.push(Lane {
-            id: "main".into(),
+            id: MAIN.into(),
             outputs: own,
             main: true,
         });
