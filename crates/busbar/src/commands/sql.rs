@@ -1,17 +1,23 @@
-//! `busbar sql`: one query, its rows as a table, CSV or JSON.
+//! `busbar sql`: queries, their rows as a table, CSV or JSON.
 
+use std::io::{IsTerminal as _, Read as _};
+
+use busbar_event::{Class, Error};
 use serde_json::{Value, json};
 
 use crate::client::NodeArgs;
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
+use crate::prompt::{self, Prompt};
 use crate::report::Complaint;
 use crate::say;
 
 /// Ask streams and tables in SQL.
+///
+/// Without a query they are typed at a prompt, each ended by a semicolon, or read from standard input.
 #[derive(Debug, clap::Args)]
 pub struct SqlArgs {
     /// The query, such as "select * from inbox limit 10".
-    query: String,
+    query: Option<String>,
     /// Rows to fetch at most.
     #[arg(long, default_value_t = 1_000)]
     limit: u64,
@@ -20,12 +26,68 @@ pub struct SqlArgs {
     csv: bool,
 }
 
-/// Runs the query and prints its rows.
+/// Queries from standard input are read up to this size; the node takes no longer ones either.
+const INPUT_BYTES_MAX: u64 = 16 << 20;
+
+/// Runs the query, or those that are typed or read.
 pub fn run(args: &SqlArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
-    let question = json!({ "sql": args.query, "limit": args.limit });
-    let answer = node
-        .post("/api/v1/sql", &question)
-        .map_err(|failure| marked(failure, &args.query))?;
+    if let Some(query) = &args.query {
+        return ask(query, args, node, json);
+    }
+    if std::io::stdin().is_terminal() {
+        return converse(args, node, json);
+    }
+    let unreadable = || Error::new(Class::Configuration, "cli.unreadable-queries");
+    let mut text = String::new();
+    let read = std::io::stdin()
+        .lock()
+        .take(INPUT_BYTES_MAX + 1)
+        .read_to_string(&mut text);
+    read.map_err(|why| Failure::new(exit::IO, unreadable().caused_by(why)))?;
+    if text.len() as u64 > INPUT_BYTES_MAX {
+        let error = Error::new(Class::Configuration, "cli.queries-too-long");
+        return Err(error.with("bytes_max", INPUT_BYTES_MAX).into());
+    }
+    let (mut queries, rest) = prompt::split(&text);
+    queries.extend(Some(rest).filter(|rest| !rest.is_empty()));
+    if queries.is_empty() {
+        return Err(Failure::new(
+            exit::USAGE,
+            Error::new(Class::Configuration, "cli.no-query"),
+        ));
+    }
+    queries
+        .into_iter()
+        .try_for_each(|query| ask(query, args, node, json))
+}
+
+/// Asks and answers until the person has had enough.
+fn converse(args: &SqlArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
+    // Whether anybody is there.
+    node.post("/api/v1/sql", &json!({ "sql": "show tables" }))?;
+    let mut prompt = Prompt;
+    eprintln!("{}", say::line("cli.prompt", &[("node", node.url())]));
+    while let Some(queries) = prompt.next()? {
+        for query in queries {
+            if let Err(failure) = ask(&query, args, node, json) {
+                failure.print(json);
+                if failure.code == exit::UNAVAILABLE || failure.code == exit::DENIED {
+                    return Err(failure.answered());
+                }
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Runs one query and prints its rows.
+fn ask(query: &str, args: &SqlArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
+    let question = json!({ "sql": query, "limit": args.limit });
+    let progress = say::waiting(json || args.csv, "cli.asking");
+    let answer = node.post("/api/v1/sql", &question);
+    progress.finish_and_clear();
+    let answer = answer.map_err(|failure| marked(failure, query))?;
     let columns: Vec<String> = list(&answer["columns"])
         .iter()
         .map(|column| say::cell(&column["name"]))

@@ -1,0 +1,124 @@
+//! The prompt of `busbar sql`: queries over several lines, each ended by a semicolon.
+//!
+//! The terminal edits the line; a history and arrow keys come from a wrapper such as `rlwrap`. Libraries for
+//! them turn on features of packages that everything is built on, and so compile DataFusion anew.
+
+use std::io::{self, BufRead as _, Write as _};
+
+use busbar_event::{Class, Error};
+
+use crate::exit::{self, Failure};
+
+/// What ends a conversation, as in the clients that people know.
+const GOODBYE: [&str; 4] = ["exit", "quit", "\\q", ".exit"];
+/// Bytes of one query that are typed or pasted.
+const QUERY_BYTES_MAX: usize = 1 << 20;
+
+/// Asks a person for queries.
+pub struct Prompt;
+
+impl Prompt {
+    /// The next queries; `None` when the person has had enough.
+    ///
+    /// # Errors
+    /// When the terminal cannot be read.
+    pub fn next(&mut self) -> Result<Option<Vec<String>>, Failure> {
+        let mut text = String::new();
+        loop {
+            print!("{}", if text.is_empty() { "sql> " } else { "  -> " });
+            io::stdout().flush().map_err(unusable)?;
+            let before = text.len();
+            if io::stdin().lock().read_line(&mut text).map_err(unusable)? == 0 {
+                return Ok(None);
+            }
+            if text.len() > QUERY_BYTES_MAX {
+                return Err(unusable(io::ErrorKind::InvalidInput.into()));
+            }
+            if text.trim().is_empty() {
+                text.clear();
+                continue;
+            }
+            if is_goodbye(&text) {
+                return Ok(None);
+            }
+            let (queries, rest) = split(&text);
+            // An empty line ends a query too, for those who miss the semicolon.
+            let ended = text[before..].trim().is_empty();
+            if (rest.is_empty() && !queries.is_empty()) || ended {
+                let rest = Some(rest).filter(|rest| !rest.is_empty());
+                return Ok(Some(
+                    queries.into_iter().chain(rest).map(str::to_owned).collect(),
+                ));
+            }
+        }
+    }
+}
+
+fn unusable(why: io::Error) -> Failure {
+    let error = Error::new(Class::Transient, "cli.no-terminal");
+    Failure::new(exit::IO, error.caused_by(why))
+}
+
+fn is_goodbye(text: &str) -> bool {
+    GOODBYE.contains(&text.trim().trim_end_matches(';'))
+}
+
+/// Queries that a semicolon ends, and what stands behind the last one. Quoted text and comments hide
+/// their semicolons; what is nothing but comments is no query.
+pub fn split(text: &str) -> (Vec<&str>, &str) {
+    let mut queries = Vec::new();
+    let (mut begun, mut empty) = (0, true);
+    let mut letters = text.char_indices().peekable();
+    while let Some((at, letter)) = letters.next() {
+        let next = letters.peek().map(|(_, next)| *next);
+        match (letter, next) {
+            ('-', Some('-')) => while letters.next().is_some_and(|(_, within)| within != '\n') {},
+            ('/', Some('*')) => {
+                letters.next();
+                let mut before = ' ';
+                while let Some((_, within)) = letters.next() {
+                    if before == '*' && within == '/' {
+                        break;
+                    }
+                    before = within;
+                }
+            }
+            (';', _) => {
+                if !empty {
+                    queries.push(text[begun..at].trim());
+                }
+                (begun, empty) = (at + 1, true);
+            }
+            ('\'' | '"', _) => {
+                empty = false;
+                while letters.next().is_some_and(|(_, within)| within != letter) {}
+            }
+            _ => empty &= letter.is_whitespace(),
+        }
+    }
+    (queries, if empty { "" } else { text[begun..].trim() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn semicolons_end_queries_but_not_inside_quotes_and_comments() {
+        assert_eq!(
+            split("select 1; select ';' ;"),
+            (vec!["select 1", "select ';'"], "")
+        );
+        assert_eq!(
+            split("select 'it''s;' as \"a;b\"; rest"),
+            (vec!["select 'it''s;' as \"a;b\""], "rest")
+        );
+        assert_eq!(
+            split("select 1 -- one; two\n+ 1; x"),
+            (vec!["select 1 -- one; two\n+ 1"], "x")
+        );
+        assert_eq!(split("select /* ; */ 1;"), (vec!["select /* ; */ 1"], ""));
+        assert_eq!(split(";; -- that was all"), (vec![], ""));
+        assert_eq!(split("select '电表;"), (vec![], "select '电表;"));
+    }
+}
