@@ -7,6 +7,7 @@ Each function whose name begins with `case_` is one case; a new case is a new fu
 """
 
 import json
+import subprocess
 import sys
 
 from harness import ROOT, main, wait_for
@@ -57,10 +58,11 @@ def case_usage_errors_name_what_was_meant(world):
         (("chek",), "check"), (("check", "--jso"), "--json"), (("sql",), "QUERY"),
         (("flows", "rollback", "a", "x"), "x"), (("top", "--twice"), "--twice"),
     ):
+        english, chinese = word if isinstance(word, tuple) else (word, word)
         got, out, err = world.run(*args)
-        assert got == 2 and out == "" and word in err, (args, got, err)
+        assert got == 2 and out == "" and english in err, (args, got, err)
         got, out, err = world.run(*args, **CHINESE)
-        assert got == 2 and out == "" and word in err and "--help" in err, (args, got, err)
+        assert got == 2 and out == "" and chinese in err and "--help" in err, (args, got, err)
         assert any("\u4e00" <= letter <= "\u9fff" for letter in err), err
     got, _, err = world.run("sql", "select 1", "--node", "http://127.0.0.1:9")
     assert got == 69 and "busbar run" in err, (got, err)
@@ -70,16 +72,46 @@ def case_usage_errors_name_what_was_meant(world):
     assert got == 69 and json.loads(out)["error"]["code"] == "cli.node-unreachable" and err == "", (out, err)
 
 
-def case_completions_and_schemas_are_printed(world):
-    for shell in ("bash", "zsh", "fish"):
+def case_shells_complete_commands_options_and_names(world):
+    for shell in ("bash", "zsh", "fish", "elvish", "powershell"):
         got, out, _ = world.run("completions", shell)
-        assert got == 0 and "dead-letters" in out, shell
+        assert got == 0 and "BUSBAR_COMPLETE" in out, shell
+    node = world.start(world.project(streams__rain=STREAM, flows__rain_alarm=FLOW))
+    script = world.folder / "busbar.bash"
+    script.write_text(world.run("completions", "bash")[1])
+    (world.folder / "busbar").symlink_to(world.busbar)
+
+    def complete(*words, **env):
+        """What bash offers when Tab is pressed behind the last word."""
+        line = " ".join(words)
+        ask = f""". {script}; COMP_WORDS=({' '.join(repr(w) for w in words)}); COMP_CWORD={len(words) - 1}
+COMP_LINE={line!r}; COMP_POINT={len(line)}; COMP_TYPE=9
+_clap_complete_busbar busbar {words[-1]!r} {words[-2]!r}; printf '%s\\n' "${{COMPREPLY[@]}}" """
+        env = world.environment(PATH=f"{world.folder}:/usr/bin:/bin", **env)
+        done = subprocess.run(["bash", "-c", ask], env=env, capture_output=True, text=True, timeout=20)
+        return {found.strip() for found in done.stdout.split("\n")}
+
+    at = {"BUSBAR_NODE": node.url}
+    assert "dead-letters" in complete("busbar", "dea", **at)
+    assert {"pause", "resume", "rollback"} <= complete("busbar", "flows", "", **at)
+    assert "--dry-run" in complete("busbar", "apply", "--dr", **at)
+    for words in (("flows", "pause", "ra"), ("replay", "ra"), ("dead-letters", "list", "--flow", "")):
+        assert "rain-alarm" in complete("busbar", *words, **at), words
+    assert "gauge/+/rain" in complete("busbar", "tap", "", **at)
+    # The node that is typed goes before that of the environment; one that is not there offers nothing.
+    dead = {"BUSBAR_NODE": "http://127.0.0.1:9"}
+    assert "rain-alarm" in complete("busbar", "--node", node.url, "flows", "pause", "", **dead)
+    assert "rain-alarm" not in complete("busbar", "flows", "pause", "", **dead)
+    node.stop()
+
+
+def case_schemas_are_printed(world):
     for kind in ("config", "stream", "flow", "table", "connection"):
         got, out, _ = world.run("schema", kind)
         assert got == 0 and "properties" in json.loads(out) or "$defs" in json.loads(out), kind
 
 
-def case_every_command_has_help(world):
+def case_every_command_has_help_in_both_languages(world):
     _, out, _ = world.run("--help")
     names = [line.split()[0] for line in out.split("Commands:")[1].split("Options:")[0].splitlines() if line.strip()]
     assert {"run", "check", "test", "apply", "sql", "tap", "top", "replay", "dead-letters", "doctor", "bench",
@@ -89,6 +121,95 @@ def case_every_command_has_help(world):
             continue
         got, out, _ = world.run(name, "--help")
         assert got == 0 and "Usage: busbar" in out, (name, out)
+        for asked in ((name, "--help"), (name, "-h"), ("help", name)):
+            got, out, _ = world.run(*asked, **CHINESE)
+            assert got == 0 and "用法: busbar" in out and "选项:" in out and "Usage" not in out, (asked, out)
+    # Whoever sets several variables is understood as by other programs.
+    for env, chinese in (
+        ({"LC_ALL": "", "LC_MESSAGES": "zh_TW.UTF-8", "LANG": "en_US.UTF-8"}, True),
+        ({"LC_ALL": "", "LC_MESSAGES": "", "LANG": "zh_CN.UTF-8"}, True),
+        ({"LC_ALL": "C", "LANG": "zh_CN.UTF-8"}, False),
+        ({"LC_ALL": "C", "BUSBAR_LANG": "zh"}, True),
+        ({"LC_ALL": "zh_CN.UTF-8", "BUSBAR_LANG": "en"}, False),
+    ):
+        _, out, _ = world.run("--help", **env)
+        assert ("退出码" in out) == chinese and ("Exit codes" in out) != chinese, (env, out)
+
+
+def case_groups_without_a_command_list(world):
+    node = world.start(world.project(streams__rain=STREAM, flows__rain_alarm=FLOW))
+    at = {"BUSBAR_NODE": node.url}
+    for group, words in (
+        ("flows", ("rain-alarm", "运行中")), ("dead-letters", ("No dead letters", "没有死信")),
+        ("user", ("No users", "没有用户")), ("token", ("No tokens", "没有令牌")),
+    ):
+        got, out, err = world.run(group, **at)
+        assert got == 0 and words[0] in out and err == "", (group, out, err)
+        got, out, err = world.run(group, **at, **CHINESE)
+        assert got == 0 and words[1] in out and err == "", (group, out, err)
+        got, out, _ = world.run(group, "--json", **at)
+        whole = world.run(group, "list", "--json", **at)[1]
+        assert got == 0 and json.loads(out).keys() == json.loads(whole).keys(), out
+    got, _, err = world.run("flows", "pause", "nosuch", **at)
+    assert got == 1 and "`busbar flows` lists them" in err, err
+    node.stop()
+
+
+def case_queries_come_from_standard_input_too(world):
+    node = world.start(world.project(streams__rain=STREAM))
+    at = {"BUSBAR_NODE": node.url}
+    got, out, _ = world.run("sql", "--csv", stdin="select 1 as a; -- ; nothing\nselect ';' as b;\n-- the end", **at)
+    assert got == 0 and out == "a\n1\nb\n;\n", out
+    got, out, _ = world.run("sql", "--json", stdin="select 1 as a; select 2 as a", **at)
+    assert got == 0 and [json.loads(line) for line in out.splitlines()] == [[{"a": 1}], [{"a": 2}]], out
+    got, out, err = world.run("sql", "--csv", stdin="select 1 as a; select nosuch; select 2 as a", **at)
+    assert got == 78 and out == "a\n1\n" and "nosuch" in err, (got, out, err)
+    got, _, err = world.run("sql", stdin="-- nothing\n", **at)
+    assert got == 2 and "No query" in err, (got, err)
+    node.stop()
+
+
+def case_queries_are_typed_at_a_prompt(world):
+    node = world.start(world.project(streams__rain=STREAM))
+    # A query over two lines, a mistake that does not end it, a query that an empty line ends, and the end.
+    out = world.type(("sql",), ("select 40\n", "+ 2 as sum;\n", "select levl_mm from rain;\n",
+                                "select max(level_mm) as top from rain\n", "\n", "\x04"), BUSBAR_NODE=node.url)
+    assert "sum" in out and "42" in out, out
+    assert "did you mean level_mm?" in out, out
+    assert "top" in out.split("did you mean")[1], out
+    node.stop()
+
+
+def case_output_that_nobody_reads_ends_quietly(world):
+    node = world.start(world.project(streams__rain=STREAM))
+    for level in range(200):
+        node.publish({"topic": "gauge/g1/rain", "payload": {"site": "a", "level_mm": level}})
+    for command in ("tap 'gauge/#' --from earliest", "sql 'select * from rain'", "schema flow", "--help", "flows"):
+        done = subprocess.run(
+            ["bash", "-c", f"{world.busbar} {command} | head -1"], env=world.environment(BUSBAR_NODE=node.url),
+            capture_output=True, text=True, timeout=20,
+        )
+        assert done.returncode == 0 and len(done.stdout.splitlines()) <= 1, (command, done)
+        assert "panic" not in done.stderr and "ipe" not in done.stderr, (command, done.stderr)
+    node.stop()
+
+
+def case_reports_have_colour_at_terminals_only(world):
+    project = world.project(streams__rain=STREAM, flows__a=FLOW.replace("where: level_mm", "where: levl_mm"))
+    assert "\x1b[" not in world.run("check", project)[2]
+    assert "\x1b[3" in world.type(("check", project), ())
+    assert "\x1b[3" not in world.type(("check", project), (), NO_COLOR="1")
+
+
+def case_top_fits_the_terminal(world):
+    streams = {f"streams__s{n}": f"topics: s{n}/#\n" for n in range(40)}
+    node = world.start(world.project(**streams))
+    out = world.type(("top",), ("\x03",), BUSBAR_NODE=node.url)
+    picture = out.split("\x1b[J")[0].replace("\x1b[K", "").replace("\x1b[H", "")
+    lines = picture.splitlines()
+    assert "more; a taller terminal" in picture and len(lines) < 24, picture
+    assert all(len(line) <= 80 for line in lines), picture
+    node.stop()
 
 
 def case_a_query_that_is_wrong_is_marked(world):
@@ -112,6 +233,11 @@ def case_a_query_that_is_wrong_is_marked(world):
 def case_a_project_is_applied_compared_and_rolled_back(world):
     node = world.start(world.project())
     at = {"BUSBAR_NODE": node.url}
+    # The wrong folder would take everything away.
+    (world.folder / "nothing").mkdir()
+    for more in ((), ("--dry-run",)):
+        got, out, err = world.run("apply", world.folder / "nothing", *more, **at)
+        assert got == 78 and out == "" and "busbar.toml" in err, (got, out, err)
     other = world.project("other", streams__rain=STREAM, flows__rain_alarm=FLOW)
     got, out, err = world.run("apply", other, "--dry-run", **at)
     assert got == 0 and "added    flows/rain-alarm.yaml" in out, (got, out, err)
@@ -128,6 +254,8 @@ def case_a_project_is_applied_compared_and_rolled_back(world):
     new, old = versions[0]["version"], versions[1]["version"]
     got, out, _ = world.run("flows", "diff", "rain-alarm", old, new, **at)
     assert got == 0 and "-  - where: level_mm >= 50" in out and "+  - where: level_mm >= 70" in out, out
+    got, out, _ = world.run("flows", "diff", "rain-alarm", old, old, **at)
+    assert got == 0 and "do not differ" in out, out
     got, out, err = world.run("flows", "rollback", "rain-alarm", old, **at)
     assert got == 0, (out, err)
     source = node.ask("GET", "/api/v1/flows/rain-alarm").json()["source"]
@@ -142,6 +270,12 @@ def case_a_project_is_applied_compared_and_rolled_back(world):
         assert node.ask("GET", "/api/v1/flows/rain-alarm").json()["state"] == state
     got, _, err = world.run("flows", "diff", "rain-alarm", 1, 99, **at)
     assert got == 1 and "99" in err, err
+    for level in range(60, 90):
+        assert node.publish({"topic": "gauge/g1/rain", "payload": {"site": "a", "level_mm": level}}).status == 200
+    got, out, err = world.run("replay", "rain-alarm", "--wait", **at)
+    assert got == 0 and "has caught up. Events read: 30," in out, (out, err)
+    got, out, err = world.run("replay", "rain-alarm", "--wait", "--json", **at)
+    assert got == 0 and isinstance(json.loads(out), dict) and err == "", (out, err)
     got, _, err = world.run("replay", "nosuch", **at)
     assert got == 1 and "nosuch" in err, err
     node.stop()
@@ -238,6 +372,26 @@ def case_events_are_tapped(world):
     got, out, _ = world.run("top", "--once", **at)
     assert got == 0 and "rain" in out, out
     node.stop()
+
+
+def case_the_smallest_project_keeps_everything_in_the_inbox(world):
+    node = world.start(ROOT / "examples/minimal")
+    at = {"BUSBAR_NODE": node.url}
+    event = {"topic": "gauge/g1/rain", "key": "k", "tags": {"site": "a"}, "payload": {"level_mm": 3}}
+    assert node.publish(event).status == 200
+    got, out, err = world.run("sql", "--json", "select topic, key, time, tags, payload from inbox", **at)
+    [row] = json.loads(out)
+    assert got == 0 and (row["topic"], row["key"]) == ("gauge/g1/rain", "k") and "a" in str(row["tags"]), (row, err)
+    assert json.loads(row["payload"]) == {"level_mm": 3} and row["time"].endswith("Z"), row
+    node.stop()
+
+
+def case_every_flow_of_the_examples_has_a_test(world):
+    for project in sorted(path.parent for path in (ROOT / "examples").glob("*/busbar.toml")):
+        got, out, err = world.run("test", project, "--json")
+        assert got == 0, (project, out, err)
+        tested = {test["flow"] for test in json.loads(out)["tests"]}
+        assert tested == {file.stem for file in project.glob("flows/*.yaml")}, (project, tested)
 
 
 if __name__ == "__main__":
