@@ -26,8 +26,8 @@ use crate::{
     key::KeyRule,
     lane::{Failure, Lane, Status, Ticket},
     limits::{
-        BUDGET_STEP_BYTES, EVENT_OVERHEAD_BYTES, LANE_IN_FLIGHT_MAX, TOPIC_CACHE_BYTES_MAX,
-        TOPIC_CACHE_MAX,
+        BUDGET_STEP_BYTES, EVENT_OVERHEAD_BYTES, LANE_IN_FLIGHT_MAX, PAYLOAD_BYTES_MAX,
+        TOPIC_CACHE_BYTES_MAX, TOPIC_CACHE_MAX,
     },
     refused::Refused,
     routes::Routes,
@@ -73,6 +73,8 @@ pub struct Publisher {
     signal: Arc<Signal>,
     /// Bytes pushed and not yet booked in the shared budget.
     unbooked: u64,
+    /// Largest payload taken.
+    payload_bytes_max: usize,
     /// The budget was far overrun when it was last looked at.
     overrun: bool,
     /// One thread at a time: moving it is fine, sharing it is not.
@@ -127,6 +129,7 @@ impl Publisher {
     pub(crate) fn new(shared: Arc<Shared>, wake: Arc<dyn Fn() + Send + Sync>) -> Self {
         let (routes, route_epoch) = shared.routes();
         Self {
+            payload_bytes_max: shared.payload_bytes_max(),
             shared,
             routes,
             route_epoch,
@@ -145,6 +148,13 @@ impl Publisher {
             overrun: false,
             not_sync: PhantomData,
         }
+    }
+
+    /// Takes payloads of up to `bytes_max` bytes, whatever the bus takes of others: for protocols that
+    /// bound the message as a whole. Never more than
+    /// [`PAYLOAD_BYTES_MAX`](crate::limits::PAYLOAD_BYTES_MAX).
+    pub fn take_payloads_up_to(&mut self, bytes_max: usize) {
+        self.payload_bytes_max = bytes_max.min(PAYLOAD_BYTES_MAX);
     }
 
     /// Takes an event; its ticket settles some time after a [`flush`](Publisher::flush).
@@ -338,7 +348,7 @@ impl Publisher {
                 return Err(Refused::Overloaded);
             }
         }
-        if event.payload.len() > self.shared.payload_bytes_max() {
+        if event.payload.len() > self.payload_bytes_max {
             return Err(Refused::PayloadTooLarge);
         }
         if event

@@ -186,6 +186,30 @@ fn a_full_disk_fails_tickets_and_heals() {
 }
 
 #[test]
+fn a_publisher_may_take_larger_payloads_than_others() {
+    let world = World::with(
+        2,
+        BusOptions {
+            payload_bytes_max: 10,
+            ..BusOptions::default()
+        },
+    );
+    let (mut plain, mut wide) = (publisher(&world.bus), publisher(&world.bus));
+    wide.take_payloads_up_to(12);
+    let refused = Refused::PayloadTooLarge;
+    assert_eq!(
+        plain.push(&event("a", b"12345678901")).unwrap_err(),
+        refused
+    );
+    let ticket = wide.push(&event("a", b"123456789012")).unwrap();
+    assert_eq!(settle(&mut wide, &[ticket]), [Status::Committed]);
+    assert_eq!(
+        wide.push(&event("a", b"1234567890123")).unwrap_err(),
+        refused
+    );
+}
+
+#[test]
 fn refuses_what_no_stream_could_take() {
     let world = World::with(
         2,

@@ -77,8 +77,6 @@ pub struct MqttConfig {
     pub tls_key: Option<PathBuf>,
     /// Whether `/mqtt` on the HTTP port speaks MQTT over WebSocket.
     pub ws: bool,
-    /// The largest packet that is taken.
-    pub packet_size: Size,
     /// The longest time a session outlives its connection.
     pub session_expiry: Span,
     /// Unacknowledged QoS 1 and 2 messages a client may have under way at the same time.
@@ -87,6 +85,8 @@ pub struct MqttConfig {
     pub topic_alias_max: u16,
     /// How long a new connection may take to say CONNECT.
     pub connect_timeout: Span,
+    /// How often the topics under `$SYS/broker` are sent to those who subscribe to them; 0 switches them off.
+    pub sys_interval: Span,
 }
 
 /// `[limits]`
@@ -100,7 +100,8 @@ pub struct LimitsConfig {
     /// Events a second that one client may publish (MQTT: a connection; HTTP: an address); 0 is no limit.
     /// HTTP answers 429 with Retry-After; an MQTT connection is read more slowly.
     pub publish_rate: u32,
-    /// The largest payload of an event.
+    /// The largest payload of an event. An MQTT packet may be 128 KiB larger, for its topic and properties;
+    /// CONNACK announces the sum.
     pub payload_size: Size,
     /// Subscriptions of one session.
     pub subscriptions: u32,
@@ -176,7 +177,7 @@ impl Default for MqttConfig {
             tls_cert: None,
             tls_key: None,
             ws: true,
-            packet_size: size(4 << 20),
+            sys_interval: seconds(10),
             session_expiry: seconds(7 * 86_400),
             receive_max: 16_384,
             topic_alias_max: 1024,
@@ -191,7 +192,7 @@ impl Default for LimitsConfig {
             connections: 20_000,
             connection_rate: 5_000,
             publish_rate: 0,
-            payload_size: size(1 << 20),
+            payload_size: size(4 << 20),
             subscriptions: 10_000,
             retained: 1_000_000,
             in_flight_size: size(256 << 20),
@@ -215,8 +216,9 @@ impl Default for LogConfig {
 const OFF: &str = "off";
 
 /// Variables that begin with `BUSBAR_` and are no settings of the process: the command line and the build read them.
-pub const CLIENT_VARIABLES: [&str; 7] = [
+pub const CLIENT_VARIABLES: [&str; 8] = [
     "BUSBAR_CA",
+    "BUSBAR_COMPLETE",
     "BUSBAR_LANG",
     "BUSBAR_NODE",
     "BUSBAR_PASSWORD",
@@ -503,6 +505,78 @@ mod tests {
             (config.data.dir, config.limits.connections),
             ("5".into(), 7)
         );
+    }
+
+    /// A file in which one setting has a value; certificates have the keys they need.
+    fn file_with(section: &str, key: &str, value: &str) -> String {
+        let mut file = String::new();
+        for (name, pair) in [
+            ("data", false),
+            ("http", true),
+            ("limits", false),
+            ("log", false),
+            ("mqtt", true),
+        ] {
+            file.push_str(&format!("[{name}]\n"));
+            for other in ["tls_cert", "tls_key"] {
+                if pair && (name, other) != (section, key) {
+                    file.push_str(&format!("{other} = \"some.pem\"\n"));
+                }
+            }
+            if name == section {
+                let plain = value.parse::<i64>().is_ok() || value.parse::<bool>().is_ok();
+                let quote = if plain { "" } else { "\"" };
+                file.push_str(&format!("{key} = {quote}{value}{quote}\n"));
+            }
+        }
+        file
+    }
+
+    #[test]
+    fn every_setting_can_come_from_file_environment_and_flag_in_this_order() {
+        let schema = crate::schema::schema(crate::Kind::Config);
+        let sections = schema["properties"].as_object().unwrap();
+        let mut seen = 0;
+        for (section, spec) in sections {
+            let path = spec["$ref"].as_str().unwrap().trim_start_matches('#');
+            for key in schema.pointer(path).unwrap()["properties"]
+                .as_object()
+                .unwrap()
+                .keys()
+            {
+                let value_of = |source: &ConfigSource| {
+                    let (config, _) = Config::load(source).ok()?;
+                    Some(serde_json::to_value(config).unwrap()[section][key].clone())
+                };
+                // Some kinds of values, of which each setting takes one.
+                let kinds = [
+                    ["17", "18"],
+                    ["true", "false"],
+                    ["17s", "18s"],
+                    ["3MiB", "5MiB"],
+                    ["json", "text"],
+                    ["a.pem", "b.pem"],
+                ];
+                let fitting = kinds.iter().find_map(|[one, other]| {
+                    let first = value_of(&source(&file_with(section, key, one), &[]))?;
+                    let second = value_of(&source(&file_with(section, key, other), &[]))?;
+                    (first != second).then_some((*one, first, *other, second))
+                });
+                let (one, first, other, second) =
+                    fitting.unwrap_or_else(|| panic!("[{section}] {key} takes nothing"));
+                let name = format!("BUSBAR_{section}_{key}").to_uppercase();
+                let mut source = source(&file_with(section, key, one), &[(&*name, other)]);
+                assert_eq!(value_of(&source), Some(second), "{name} over the file");
+                let (section, key): (&'static str, &'static str) =
+                    (section.clone().leak(), key.clone().leak());
+                source
+                    .flags
+                    .push(("--flag".to_owned(), section, key, one.to_owned()));
+                assert_eq!(value_of(&source), Some(first), "a flag over {name}");
+                seen += 1;
+            }
+        }
+        assert!(seen >= 30, "{seen} settings");
     }
 
     #[test]

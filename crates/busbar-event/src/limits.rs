@@ -3,7 +3,7 @@
 /// Longest topic, in bytes: what MQTT's two length bytes can say.
 pub const TOPIC_BYTES_MAX: usize = 65_535;
 /// Most levels of a topic or filter. Bounds the depth of every tree built from them.
-pub const TOPIC_LEVELS_MAX: usize = 128;
+pub const TOPIC_LEVELS_MAX: usize = 256;
 /// Largest payload unless a configuration says otherwise.
 pub const PAYLOAD_BYTES_MAX_DEFAULT: usize = 1 << 20;
 /// Largest payload that any configuration may allow: MQTT's largest packet.

@@ -7,6 +7,7 @@ use busbar_event::topic::Filter;
 use busbar_event::{Batch, BatchBuilder, Error, Row};
 use busbar_log::WakerGuard;
 
+use crate::limits::RETAINED_PAGE_BYTES;
 use crate::spine::{PartitionInfo, RetainedPage, RetainedRow, Spine};
 
 /// The log of one core: a publisher of its own, and every partition.
@@ -26,12 +27,15 @@ struct Watched {
 
 impl BusSpine {
     /// `settled` is called when publishes were committed, `committed` when any partition grew.
+    /// Payloads are taken as far as they fit a packet of `packet_bytes_max`.
     pub fn new(
         bus: Bus,
+        packet_bytes_max: u32,
         settled: Arc<dyn Fn() + Send + Sync>,
         committed: Arc<dyn Fn() + Send + Sync>,
     ) -> BusSpine {
-        let publisher = bus.publisher(settled);
+        let mut publisher = bus.publisher(settled);
+        publisher.take_payloads_up_to(packet_bytes_max as usize);
         let mut spine = BusSpine {
             bus,
             publisher,
@@ -180,8 +184,26 @@ impl Spine for BusSpine {
         self.bus.home(topic).name().into()
     }
 
+    fn retained_count(&self) -> usize {
+        self.bus.retained().count()
+    }
+
     fn retained(&self, filter: &Filter, after: Option<&str>, limit: usize) -> RetainedPage {
-        let page = self.bus.retained().matching(filter, after, limit);
+        let mut page = self.bus.retained().matching(filter, after, limit);
+        let mut bytes = 0;
+        let small = page
+            .values
+            .iter()
+            .take_while(|value| {
+                let fits = bytes < RETAINED_PAGE_BYTES;
+                bytes += value.payload.len();
+                fits
+            })
+            .count();
+        if small < page.values.len() {
+            page.values.truncate(small);
+            page.next = page.values.last().map(|value| Arc::clone(&value.topic));
+        }
         let mut builder = BatchBuilder::new();
         for value in &page.values {
             let tags: Vec<(&str, &str)> = value

@@ -12,7 +12,9 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use crate::authorizer::Identity;
-use crate::limits::{OUT_BYTES_HIGH, OUT_BYTES_KEEP, PACE_AHEAD_US};
+use crate::limits::{
+    LARGE_PACKET_BYTES_PER_SECOND_MIN, OUT_BYTES_HIGH, OUT_BYTES_KEEP, PACE_AHEAD_US,
+};
 use crate::state::Session;
 
 /// A connection of a core: its slot and a generation, so that a late answer to one that is gone
@@ -33,12 +35,14 @@ pub struct Outbox {
     at: usize,
     staged: VecDeque<(u64, Vec<u8>)>,
     staged_bytes: usize,
+    packets: u64,
 }
 
 impl Outbox {
-    /// Where to append. With a gate the bytes wait for that journal batch.
+    /// Where to append a packet. With a gate the bytes wait for that journal batch.
     #[inline]
     pub fn append(&mut self, gate: Option<u64>, write: impl FnOnce(&mut Vec<u8>)) {
+        self.packets += 1;
         if gate.is_none() && self.staged.is_empty() {
             return write(&mut self.ready);
         }
@@ -104,7 +108,33 @@ impl Outbox {
             } else {
                 self.ready.clear();
             }
+        } else if self.at >= OUT_BYTES_HIGH {
+            // A client that is always behind never empties the buffer: what it has taken goes now.
+            self.ready.drain(..self.at);
+            self.at = 0;
         }
+    }
+
+    /// Gives back what an empty buffer holds beyond [`OUT_BYTES_KEEP`].
+    pub fn trim(&mut self) {
+        if self.is_empty() && self.ready.capacity() > OUT_BYTES_KEEP {
+            self.ready = Vec::new();
+        }
+    }
+
+    /// Bytes of memory it holds.
+    pub fn capacity(&self) -> usize {
+        self.ready.capacity() + self.staged_bytes
+    }
+
+    /// Packets appended since this was asked last.
+    pub fn take_packets(&mut self) -> u64 {
+        std::mem::take(&mut self.packets)
+    }
+
+    /// Counts `n` packets more than the one that each [`Outbox::append`] counts.
+    pub fn count_packets(&mut self, n: u64) {
+        self.packets += n;
     }
 }
 
@@ -256,6 +286,12 @@ pub struct Conn<T> {
     pub phase: Phase,
     /// Bytes of a packet that has not arrived wholly, or that wait for the phase to change.
     pub partial: Vec<u8>,
+    /// Bytes of the large packet that it has begun to send, booked for it; zero for none.
+    pub large: usize,
+    /// Since when.
+    pub large_since: Micros,
+    /// There was no room for its large packet when this was looked at last.
+    pub waits_for_room: bool,
     /// Bytes out.
     pub out: Outbox,
     /// Acknowledgements in order.
@@ -305,6 +341,11 @@ pub struct Conn<T> {
     pub pace_us: Micros,
     /// When all publishes made so far have had theirs.
     pub paced_until: Micros,
+    /// What the last publish waits for.
+    pub last_ticket: Option<T>,
+    /// A SUBSCRIBE waits until what was published before it is committed, and all that follows waits
+    /// behind it: otherwise it would bring those messages as new ones, not as retained.
+    pub waits_for_commit: bool,
     /// The topic of the last publish, known to be text.
     pub last_topic: String,
     /// Partitions read at its own pace.
@@ -358,6 +399,9 @@ impl<T> Conn<T> {
             version: Version::V311,
             phase: Phase::Connect,
             partial: Vec::new(),
+            large: 0,
+            large_since: 0,
+            waits_for_room: false,
             out: Outbox::default(),
             acks: VecDeque::new(),
             let_in: false,
@@ -382,6 +426,8 @@ impl<T> Conn<T> {
             receive_max: u32::from(u16::MAX),
             pace_us: 0,
             paced_until: 0,
+            last_ticket: None,
+            waits_for_commit: false,
             last_topic: String::new(),
             lag: Vec::new(),
             from: Vec::new(),
@@ -407,6 +453,12 @@ impl<T> Conn<T> {
     #[inline]
     pub fn is_ahead(&self, now: Micros) -> bool {
         self.pace_us > 0 && self.paced_until > now + PACE_AHEAD_US
+    }
+
+    /// Whether its large packet, which may keep others waiting, comes too slowly.
+    pub fn is_too_slow(&self, now: Micros) -> bool {
+        let seconds = (now - self.large_since) / 1_000_000;
+        self.large > 0 && seconds * LARGE_PACKET_BYTES_PER_SECOND_MIN > self.large as i64
     }
 
     /// What an acknowledgement may say in words: nothing when the client does not want to hear it
@@ -451,5 +503,33 @@ impl<T> Conn<T> {
             count: 1,
             kind,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client that takes its bytes steadily and is given more before it has taken all.
+    #[test]
+    fn a_buffer_that_is_never_empty_does_not_grow() {
+        let mut out = Outbox::default();
+        let mut next = 0u8;
+        let mut taken = 0u8;
+        for _ in 0..4096 {
+            while out.len() < OUT_BYTES_HIGH {
+                out.append(None, |bytes| bytes.extend([next; 4096]));
+                next = next.wrapping_add(1);
+            }
+            for _ in 0..16 {
+                assert!(out.writable()[..4096].iter().all(|byte| *byte == taken));
+                out.wrote(4096);
+                taken = taken.wrapping_add(1);
+            }
+            assert!(out.capacity() <= 8 * OUT_BYTES_HIGH, "{}", out.capacity());
+        }
+        out.wrote(out.len());
+        out.trim();
+        assert_eq!((out.len(), out.capacity()), (0, 0));
     }
 }

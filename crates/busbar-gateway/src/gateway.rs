@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use busbar_bus::Bus;
@@ -49,7 +50,9 @@ impl Gateway {
     ) -> Result<Handle> {
         let store = bus.store("sessions")?;
         let shared = Arc::new(Shared::new(config.limits.clone()));
-        restore(&shared, &store, bus.clock().now_micros());
+        let now = bus.clock().now_micros();
+        shared.started.store(now, Ordering::Relaxed);
+        restore(&shared, &store, now);
         let mut addrs = LocalAddrs::default();
         let mut acceptors = Acceptors::default();
         for addr in &config.listen {

@@ -26,6 +26,7 @@ pub mod sim;
 pub mod spine;
 pub mod state;
 mod stats;
+pub mod sys;
 
 pub use access::AccessAuthorizer;
 pub use authorizer::{Authorizer, Credentials, Identity, Open, Reach};

@@ -2,14 +2,30 @@
 
 use std::time::Duration;
 
+use busbar_event::Micros;
+
 /// Bytes read from a socket at once, and so the longest run of packets decoded in one go.
 pub const READ_BYTES: usize = 256 * 1024;
 /// Bytes one connection may hand in within one turn of its core before others get theirs.
 pub const READ_BYTES_PER_TURN_MAX: usize = 1024 * 1024;
+/// Bytes of packets longer than [`READ_BYTES`] that may be on their way in at the same time, over all
+/// connections; who begins another one is not read until there is room.
+pub const LARGE_PACKETS_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Speed at which such a packet has to come, in bytes a second: it keeps others waiting.
+pub const LARGE_PACKET_BYTES_PER_SECOND_MIN: i64 = 16 * 1024;
+/// Bytes that a WebSocket frame, or a message in fragments, may hold beyond the largest packet: small
+/// packets are sent together.
+pub const WEBSOCKET_FRAME_EXTRA_BYTES: usize = 64 * 1024;
 /// Bytes waiting to be written to a client above which it reads from the log at its own pace.
 pub const OUT_BYTES_HIGH: usize = 1024 * 1024;
-/// Bytes waiting below which it is given more.
-pub const OUT_BYTES_LOW: usize = 256 * 1024;
+/// Of the bytes at which a client is given no more, the part to which they must fall before it is given
+/// more.
+pub const OUT_BYTES_LOW_PART: usize = 4;
+/// Bytes waiting for all clients of a core above which [`OUT_BYTES_PRESSED`] takes the place of
+/// [`OUT_BYTES_HIGH`], until they are half as many.
+pub const OUT_BYTES_TOTAL_HIGH: usize = 256 * 1024 * 1024;
+/// Bytes waiting for one client above which it reads from the log, while there are many such clients.
+pub const OUT_BYTES_PRESSED: usize = 64 * 1024;
 /// Capacity of an output buffer that is kept when it is empty.
 pub const OUT_BYTES_KEEP: usize = 64 * 1024;
 /// Bytes of acknowledgements and answers that wait for a client that does not read. Above it
@@ -34,6 +50,9 @@ pub const MATCH_CACHE_TOPICS_MAX: usize = 65_536;
 pub const GROUP_QUEUE_ROWS_MAX: usize = 64;
 /// Retained messages fetched at once.
 pub const RETAINED_PAGE: usize = 256;
+/// Subscriptions of one client whose retained messages wait to be sent. Above it nothing more is read
+/// from that client.
+pub const RETAINED_TASKS_MAX: usize = 16_384;
 /// Topics whose permission is remembered for one connection.
 pub const PERMISSION_CACHE_TOPICS_MAX: usize = 1024;
 /// How long an idle core waits before it looks at its clocks.
@@ -62,14 +81,21 @@ pub const LISTEN_BACKLOG: i32 = 1024;
 pub const LAZY_JOURNAL_US: i64 = 500_000;
 /// Failed QoS 2 publishes of lost connections that are remembered until their clients send again.
 pub const LOST_NOTES_MAX: usize = 65_536;
+/// What a packet may hold beyond a payload of the largest size: its topic and properties. A payload may
+/// use what these leave.
+pub const PACKET_ROOM_BYTES: usize = 128 * 1024;
 /// Bytes of a client identifier.
 pub const CLIENT_ID_BYTES_MAX: usize = 1024;
 /// Bytes of a reason string.
 pub const REASON_STRING_BYTES_MAX: usize = 200;
-/// Largest packet of which retained or resent copies are held for one client.
-pub const RECORD_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Payload bytes of retained messages on their way to one client that are kept until they are
+/// acknowledged. One that is larger goes alone.
+pub const RETAINED_IN_FLIGHT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Payload bytes of retained messages fetched at once.
+pub const RETAINED_PAGE_BYTES: usize = 1024 * 1024;
 
-const _: () = assert!(OUT_BYTES_LOW < OUT_BYTES_HIGH);
+const _: () = assert!(OUT_BYTES_PRESSED < OUT_BYTES_HIGH);
+const _: () = assert!(busbar_bus::limits::PAYLOAD_BYTES_MAX < LARGE_PACKETS_BYTES_MAX);
 const _: () = assert!(OUT_BYTES_HIGH < OUT_BYTES_STOP_READING);
 const _: () = assert!(IN_FLIGHT_OUT_MAX < u16::MAX as usize);
 
@@ -99,14 +125,24 @@ pub struct Limits {
     pub topic_alias_out_maximum: u16,
     /// Longest session expiry, in seconds; a longer wish is cut and the client is told.
     pub session_expiry_s_max: u32,
+    /// Microseconds between two looks at the node that `$SYS` tells of; zero switches them off.
+    pub sys_interval_us: Micros,
     /// Longest keep-alive; zero leaves it to the client.
     pub keep_alive_s_max: u16,
+}
+
+impl Limits {
+    /// The largest packet where payloads of `payload_bytes_max` are taken.
+    pub fn packet_bytes_for(payload_bytes_max: usize) -> u32 {
+        let bytes_max = payload_bytes_max.saturating_add(PACKET_ROOM_BYTES);
+        bytes_max.min(busbar_bus::limits::PAYLOAD_BYTES_MAX) as u32
+    }
 }
 
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            packet_bytes_max: (1 << 20) + 128 * 1024,
+            packet_bytes_max: Limits::packet_bytes_for(4 << 20),
             connections_max: 50_000,
             connections_per_second_max: 5_000,
             connect_wait_us: 10_000_000,
@@ -117,6 +153,7 @@ impl Default for Limits {
             topic_alias_maximum: 1024,
             topic_alias_out_maximum: 64,
             session_expiry_s_max: u32::MAX,
+            sys_interval_us: 10_000_000,
             keep_alive_s_max: 0,
         }
     }

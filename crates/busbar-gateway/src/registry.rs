@@ -11,8 +11,9 @@ use parking_lot::Mutex;
 
 use crate::conn::ConnId;
 use crate::group::Group;
-use crate::limits::{LOST_NOTES_MAX, Limits, SURPLUS_MAX};
+use crate::limits::{LARGE_PACKETS_BYTES_MAX, LOST_NOTES_MAX, Limits, SURPLUS_MAX};
 use crate::state::Session;
+use crate::sys::Board;
 
 /// What the cores share. Each lock is held for a look-up or a move, never while waiting; no two of
 /// them are held at once.
@@ -21,6 +22,13 @@ pub struct Shared {
     pub limits: Limits,
     /// Counters.
     pub counters: Counters,
+    /// Subscriptions of all sessions, connected or not.
+    pub subscriptions: AtomicUsize,
+    /// When the node started, in microseconds.
+    pub started: AtomicI64,
+    /// Bytes booked for large packets on their way in.
+    large: AtomicUsize,
+    board: Mutex<Option<Arc<Board>>>,
     clients: Mutex<HashMap<Arc<str>, Whereabouts, RandomState>>,
     groups: Mutex<HashMap<Arc<str>, Arc<Mutex<Group>>, RandomState>>,
     /// QoS 2 publishes that failed after their connection was lost: client and sequence number.
@@ -44,6 +52,18 @@ pub struct Counters {
     pub bytes_in: AtomicU64,
     /// PUBLISH packets out.
     pub publishes_out: AtomicU64,
+    /// Bytes of payload out.
+    pub bytes_out: AtomicU64,
+    /// Packets of all kinds in.
+    pub packets_in: AtomicU64,
+    /// Packets of all kinds out.
+    pub packets_out: AtomicU64,
+    /// Bytes in, all told.
+    pub wire_bytes_in: AtomicU64,
+    /// Bytes out, all told.
+    pub wire_bytes_out: AtomicU64,
+    /// The most clients that were connected at the same time.
+    pub connected_most: AtomicU64,
     /// Events not sent because they were too large for the client.
     pub too_large: AtomicU64,
     /// Events not sent because they had expired.
@@ -103,12 +123,27 @@ pub enum Due {
     Over(Box<Session>),
 }
 
+/// Who is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Clients with a connection.
+    pub connected: usize,
+    /// Sessions whose clients are away.
+    pub away: usize,
+    /// Subscriptions to groups, of clients connected or not.
+    pub shared_subscriptions: usize,
+}
+
 impl Shared {
     /// With bounds.
     pub fn new(limits: Limits) -> Shared {
         Shared {
             limits,
             counters: Counters::default(),
+            subscriptions: AtomicUsize::new(0),
+            started: AtomicI64::new(0),
+            large: AtomicUsize::new(0),
+            board: Mutex::default(),
             clients: Mutex::default(),
             groups: Mutex::default(),
             lost: Mutex::default(),
@@ -119,6 +154,55 @@ impl Shared {
         }
     }
 
+    /// Counts who is there.
+    pub fn census(&self) -> Census {
+        let groups = self.groups();
+        let shared_subscriptions = groups.iter().map(|g| g.lock().sessions).sum();
+        let clients = self.clients.lock();
+        let is_online = |w: &&Whereabouts| matches!(w, Whereabouts::Online { .. });
+        let connected = clients.values().filter(is_online).count();
+        Census {
+            connected,
+            away: clients.len() - connected,
+            shared_subscriptions,
+        }
+    }
+
+    /// Microseconds since the node started.
+    pub fn up_for(&self, now: Micros) -> Micros {
+        (now - self.started.load(Ordering::Relaxed)).max(0)
+    }
+
+    /// What `$SYS` tells, not older than an interval.
+    pub fn board(&self, retained: usize, now: Micros) -> Arc<Board> {
+        let known = self.board.lock().clone();
+        let interval = self.limits.sys_interval_us;
+        if let Some(board) = known
+            && (0..interval).contains(&(now - board.made))
+        {
+            return board;
+        }
+        let made = Arc::new(Board::make(self, retained, now));
+        *self.board.lock() = Some(Arc::clone(&made));
+        made
+    }
+
+    /// Books room for a large packet; false when there is none now.
+    pub fn take_room(&self, bytes: usize) -> bool {
+        let book = |taken: usize| {
+            let sum = taken.saturating_add(bytes);
+            (sum <= LARGE_PACKETS_BYTES_MAX).then_some(sum)
+        };
+        self.large
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, book)
+            .is_ok()
+    }
+
+    /// Gives back what [`Shared::take_room`] booked.
+    pub fn give_room(&self, bytes: usize) {
+        self.large.fetch_sub(bytes, Ordering::AcqRel);
+    }
+
     /// Counts a new connection; what becomes of it.
     pub fn open_connection(&self) -> Admission {
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
@@ -127,6 +211,9 @@ impl Shared {
             return Admission::Refused;
         }
         self.counters.connections.fetch_add(1, Ordering::Relaxed);
+        self.counters
+            .connected_most
+            .fetch_max(before as u64 + 1, Ordering::Relaxed);
         match before < self.limits.connections_max {
             true => Admission::Granted,
             false => Admission::Surplus,
@@ -258,6 +345,8 @@ impl Shared {
             .unwrap_or(Micros::MAX)
             .min(expires_at.unwrap_or(Micros::MAX));
         self.next_expiry.fetch_min(next, Ordering::AcqRel);
+        self.subscriptions
+            .fetch_add(session.by_text.len(), Ordering::Relaxed);
         let client = Arc::clone(&session.client);
         self.clients.lock().insert(
             client,

@@ -151,6 +151,10 @@ impl Spine for SimSpine {
         "inbox".into()
     }
 
+    fn retained_count(&self) -> usize {
+        self.0.borrow().retained.len()
+    }
+
     fn retained(&self, filter: &Filter, after: Option<&str>, limit: usize) -> RetainedPage {
         let log = self.0.borrow();
         let mut found = log

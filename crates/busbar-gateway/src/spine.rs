@@ -81,6 +81,8 @@ pub trait Spine {
     fn producer_position(&self, partition: &str, producer: &str) -> Option<u64>;
     /// The name of the stream that captures `topic`.
     fn stream_of(&self, topic: &str) -> Arc<str>;
+    /// Topics with a retained message.
+    fn retained_count(&self) -> usize;
     /// Up to `limit` retained messages whose topics match `filter`, in topic order after `after`.
     fn retained(&self, filter: &Filter, after: Option<&str>, limit: usize) -> RetainedPage;
 }

@@ -60,6 +60,15 @@ pub struct InFlight {
     pub group: Option<Arc<str>>,
 }
 
+impl InFlight {
+    fn own_bytes(&self) -> usize {
+        match &self.source {
+            Source::Own(batch) => batch.payloads().value_data().len(),
+            Source::Log(..) => 0,
+        }
+    }
+}
+
 /// Where a message in flight can be read again.
 #[derive(Clone, Debug)]
 pub enum Source {
@@ -111,6 +120,8 @@ pub struct Session {
     pub positions: Positions,
     /// Messages on their way to the client, by packet identifier.
     pub in_flight: HashMap<u16, InFlight, RandomState>,
+    /// Payload bytes of those that are kept here.
+    pub own_bytes: usize,
     /// Order of the next message.
     pub next_order: u64,
     /// Where the search for a free packet identifier starts.
@@ -137,6 +148,7 @@ impl Session {
             by_text: HashMap::default(),
             positions: HashMap::default(),
             in_flight: HashMap::default(),
+            own_bytes: 0,
             next_order: 1,
             next_id: 1,
             received: HashMap::default(),
@@ -157,6 +169,19 @@ impl Session {
             .iter()
             .enumerate()
             .filter_map(|(i, s)| s.as_ref().map(|s| (i as u32, s)))
+    }
+
+    /// A message is on its way.
+    pub fn fly(&mut self, packet_id: u16, flight: InFlight) {
+        self.own_bytes += flight.own_bytes();
+        self.in_flight.insert(packet_id, flight);
+    }
+
+    /// A message is no longer on its way.
+    pub fn land(&mut self, packet_id: u16) -> Option<InFlight> {
+        let flight = self.in_flight.remove(&packet_id)?;
+        self.own_bytes = self.own_bytes.saturating_sub(flight.own_bytes());
+        Some(flight)
     }
 
     /// A packet identifier that is not in use; the caller keeps the window below 65,535.
@@ -318,7 +343,7 @@ impl Session {
                 source,
                 group,
             };
-            s.in_flight.insert(id, flight);
+            s.fly(id, flight);
         }
         s.next_order = s.in_flight.len() as u64 + 1;
         for _ in 0..r.u32()? {

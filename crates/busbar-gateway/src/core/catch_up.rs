@@ -12,10 +12,11 @@ use hashbrown::HashMap;
 use crate::authorizer::Reach;
 use crate::conn::ConnId;
 use crate::group::Round;
-use crate::limits::{CATCH_UP_READ_BYTES, CATCH_UP_READS_PER_TURN, OUT_BYTES_HIGH, RETAINED_PAGE};
+use crate::limits::{CATCH_UP_READ_BYTES, CATCH_UP_READS_PER_TURN, RETAINED_PAGE};
 use crate::message::is_expired;
 use crate::spine::Spine;
 use crate::state::Source;
+use crate::sys::is_meant;
 
 use super::deliver::{Given, Grant, RowAt, Sender, Target};
 use super::{Core, Effect, Message, Reader};
@@ -74,6 +75,7 @@ impl<S: Spine> Core<S> {
 
     /// Sends again what was in flight when the last connection ended.
     fn send_again(&mut self, id: ConnId, now: Micros) -> Step {
+        let out_high = self.out_high;
         loop {
             let Some(conn) = self.conn(id) else {
                 return Step::Blocked;
@@ -81,7 +83,7 @@ impl<S: Spine> Core<S> {
             let Some(&packet_id) = conn.resend.front() else {
                 return Step::Finished;
             };
-            if conn.out.len() >= OUT_BYTES_HIGH {
+            if conn.out.len() >= out_high {
                 return Step::Blocked;
             }
             let flight = conn
@@ -149,11 +151,12 @@ impl<S: Spine> Core<S> {
                 row,
                 payload: payloads.value(row),
             };
-            let mut sender = sender(&mut self.journal, &mut self.properties, now);
+            let mut sender = sender(&mut self.journal, &mut self.properties, out_high, now);
             let fits = sender.send(conn, &at, &grant, flight.qos, packet_id, true);
             conn.sent += usize::from(fits);
-            let (sent, expired) = (sender.sent, sender.expired);
-            self.count_out(sent, expired, u64::from(!fits));
+            sender.too_large += u64::from(!fits);
+            let counts = sender.counts();
+            self.count_out(counts);
             if !fits {
                 self.drop_flight(id, packet_id);
             }
@@ -164,10 +167,7 @@ impl<S: Spine> Core<S> {
     fn drop_flight(&mut self, id: ConnId, packet_id: u16) {
         let Some(conn) = self.conn(id) else { return };
         conn.resend.retain(|p| *p != packet_id);
-        let flight = conn
-            .session
-            .as_mut()
-            .and_then(|s| s.in_flight.remove(&packet_id));
+        let flight = conn.session.as_mut().and_then(|s| s.land(packet_id));
         if let Some(flight) = flight
             && let (Some(text), Source::Log(partition, offset)) = (&flight.group, &flight.source)
         {
@@ -196,9 +196,13 @@ impl<S: Spine> Core<S> {
                 conn.retained.pop_front();
                 continue;
             };
-            let page = self
-                .spine
-                .retained(&sub.filter, after.as_deref(), RETAINED_PAGE);
+            let page = match is_meant(&sub.filter) {
+                true => self.sys_page(&sub.filter, after.as_deref(), now),
+                false => self
+                    .spine
+                    .retained(&sub.filter, after.as_deref(), RETAINED_PAGE),
+            };
+            let out_high = self.out_high;
             let nobody: Arc<str> = "".into();
             let grant = Grant {
                 qos: sub.options.qos,
@@ -231,11 +235,10 @@ impl<S: Spine> Core<S> {
                         row: found.row,
                         payload: payloads.value(found.row),
                     };
-                    let mut sender = sender(&mut self.journal, &mut self.properties, now);
+                    let mut sender = sender(&mut self.journal, &mut self.properties, out_high, now);
                     let given = sender.give(conn, &at, &grant, None);
-                    let (sent, expired, too_large) =
-                        (sender.sent, sender.expired, sender.too_large);
-                    self.count_out(sent, expired, too_large);
+                    let counts = sender.counts();
+                    self.count_out(counts);
                     if given == Given::Full {
                         return Step::Blocked;
                     }
@@ -319,6 +322,7 @@ impl<S: Spine> Core<S> {
             conns,
             journal,
             properties,
+            out_high,
             ..
         } = self;
         let Some(Some(feed)) = feeds.get(partition as usize) else {
@@ -327,7 +331,7 @@ impl<S: Spine> Core<S> {
         let Some(Some(conn)) = conns.get_mut(id.slot as usize) else {
             return false;
         };
-        let mut sender = sender(journal, properties, now);
+        let mut sender = sender(journal, properties, *out_high, now);
         let mut full = false;
         'chunks: for chunk in chunks {
             let batch = &chunk.batch;
@@ -368,8 +372,8 @@ impl<S: Spine> Core<S> {
             }
             position = position.max(chunk.end().min(live));
         }
-        let (sent, expired, too_large) = (sender.sent, sender.expired, sender.too_large);
-        self.count_out(sent, expired, too_large);
+        let counts = sender.counts();
+        self.count_out(counts);
         self.set_lag(id, partition, position);
         !full
     }
@@ -496,12 +500,13 @@ impl<S: Spine> Core<S> {
                         row,
                         payload: payloads.value(row),
                     };
-                    let mut sender = sender(&mut self.journal, &mut self.properties, now);
+                    let mut sender =
+                        sender(&mut self.journal, &mut self.properties, self.out_high, now);
                     let sent_before = conn.sent;
                     given = sender.give(conn, &at, &grant, Some(text));
                     done = qos == 0 || conn.sent == sent_before;
-                    let (sent, expired, large) = (sender.sent, sender.expired, sender.too_large);
-                    self.count_out(sent, expired, large);
+                    let counts = sender.counts();
+                    self.count_out(counts);
                 }
             }
             let mut group = group.lock();
@@ -553,16 +558,20 @@ impl<S: Spine> Core<S> {
     }
 }
 
-fn sender<'a>(
+/// A [`Sender`] that has sent nothing yet.
+pub(super) fn sender<'a>(
     journal: &'a mut super::journal::Journal,
     properties: &'a mut Vec<u8>,
+    out_high: usize,
     now: Micros,
 ) -> Sender<'a> {
     Sender {
         journal,
         properties,
         now,
+        out_high,
         sent: 0,
+        sent_bytes: 0,
         expired: 0,
         too_large: 0,
     }

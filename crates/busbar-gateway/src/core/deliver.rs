@@ -16,7 +16,9 @@ use hashbrown::HashMap;
 use crate::authorizer::Reach;
 use crate::conn::{Conn, ConnId, Lag};
 use crate::index::SubRef;
-use crate::limits::{LIVE_READ_BYTES, LIVE_ROWS_PER_TURN, MATCH_CACHE_TOPICS_MAX, OUT_BYTES_HIGH};
+use crate::limits::{
+    LIVE_READ_BYTES, LIVE_ROWS_PER_TURN, MATCH_CACHE_TOPICS_MAX, RETAINED_IN_FLIGHT_BYTES_MAX,
+};
 use crate::message::{is_expired, write_row_properties};
 use crate::spine::{PartitionInfo, Spine};
 use crate::state::{InFlight, Source};
@@ -96,9 +98,20 @@ pub(super) struct Sender<'a> {
     pub journal: &'a mut Journal,
     pub properties: &'a mut Vec<u8>,
     pub now: Micros,
+    /// Bytes waiting for a client at which it is given no more.
+    pub out_high: usize,
     pub sent: u64,
+    pub sent_bytes: u64,
     pub expired: u64,
     pub too_large: u64,
+}
+
+/// What was sent, and what was not.
+pub(super) struct Counts {
+    sent: u64,
+    sent_bytes: u64,
+    expired: u64,
+    too_large: u64,
 }
 
 impl Target {
@@ -233,6 +246,16 @@ fn merge<T>(conn: &Conn<T>, subs: &[u32]) -> Option<Grant> {
 }
 
 impl Sender<'_> {
+    /// What it did.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            sent: self.sent,
+            sent_bytes: self.sent_bytes,
+            expired: self.expired,
+            too_large: self.too_large,
+        }
+    }
+
     /// Sends a row to a connection, if it has room.
     #[inline]
     pub fn give<T>(
@@ -244,7 +267,7 @@ impl Sender<'_> {
     ) -> Given {
         let flags = Flags(at.batch.flags()[at.row]);
         let qos = grant.qos.min(flags.qos());
-        if conn.out.len() >= OUT_BYTES_HIGH || !conn.resend.is_empty() && !grant.retained {
+        if conn.out.len() >= self.out_high || !conn.resend.is_empty() && !grant.retained {
             return Given::Full;
         }
         if qos > 0 && conn.sent >= conn.window {
@@ -257,6 +280,13 @@ impl Sender<'_> {
         let Some(session) = conn.session.as_mut() else {
             return Given::Done;
         };
+        if qos > 0
+            && grant.retained
+            && session.own_bytes > 0
+            && session.own_bytes + at.payload.len() > RETAINED_IN_FLIGHT_BYTES_MAX
+        {
+            return Given::Full;
+        }
         let packet_id = if qos > 0 { session.take_id() } else { 0 };
         if !self.send(conn, at, grant, qos, packet_id, false) {
             self.too_large += 1;
@@ -278,7 +308,7 @@ impl Sender<'_> {
                     source,
                     group,
                 };
-                session.in_flight.insert(packet_id, flight);
+                session.fly(packet_id, flight);
             }
             conn.sent += 1;
             self.journal.lazily(conn);
@@ -365,6 +395,7 @@ impl Sender<'_> {
         let version = conn.version;
         conn.out.append(gate, |out| packet.encode(version, out));
         self.sent += 1;
+        self.sent_bytes += at.payload.len() as u64;
         true
     }
 }
@@ -420,6 +451,7 @@ impl<S: Spine> Core<S> {
             awake,
             journal,
             properties,
+            out_high,
             ..
         } = self;
         let Some(feed) = &mut feeds[slot] else { return };
@@ -447,7 +479,9 @@ impl<S: Spine> Core<S> {
             journal,
             properties,
             now,
+            out_high: *out_high,
             sent: 0,
+            sent_bytes: 0,
             expired: 0,
             too_large: 0,
         };
@@ -493,22 +527,18 @@ impl<S: Spine> Core<S> {
                 }
             }
         }
-        let Sender {
-            sent,
-            expired,
-            too_large,
-            ..
-        } = sender;
-        self.count_out(sent, expired, too_large);
+        let counts = sender.counts();
+        self.count_out(counts);
     }
 
-    pub(super) fn count_out(&mut self, sent: u64, expired: u64, too_large: u64) {
+    pub(super) fn count_out(&mut self, counts: Counts) {
         use std::sync::atomic::Ordering::Relaxed;
         let counters = &self.shared.counters;
-        counters.publishes_out.fetch_add(sent, Relaxed);
-        if expired + too_large > 0 {
-            counters.expired.fetch_add(expired, Relaxed);
-            counters.too_large.fetch_add(too_large, Relaxed);
+        counters.publishes_out.fetch_add(counts.sent, Relaxed);
+        counters.bytes_out.fetch_add(counts.sent_bytes, Relaxed);
+        if counts.expired + counts.too_large > 0 {
+            counters.expired.fetch_add(counts.expired, Relaxed);
+            counters.too_large.fetch_add(counts.too_large, Relaxed);
         }
     }
 

@@ -13,6 +13,7 @@ use crate::limits::{CLIENT_ID_BYTES_MAX, IN_FLIGHT_OUT_MAX};
 use crate::registry::Claim;
 use crate::spine::Spine;
 use crate::state::{Session, Source};
+use crate::sys::is_reserved;
 
 use super::{Core, Effect, Message, Numbers};
 
@@ -325,9 +326,4 @@ impl<S: Spine> Core<S> {
             false => Err(Refusal::protocol("the first packet is not CONNECT")),
         }
     }
-}
-
-/// Topics that clients may not publish to.
-pub(super) fn is_reserved(topic: &str) -> bool {
-    topic == "$SYS" || topic.starts_with("$SYS/")
 }

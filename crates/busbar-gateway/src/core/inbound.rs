@@ -16,9 +16,9 @@ use crate::limits::PERMISSION_CACHE_TOPICS_MAX;
 use crate::message::{flags, tags_of};
 use crate::spine::Spine;
 use crate::state::{Received, Stored};
+use crate::sys::is_reserved;
 
 use super::Core;
-use super::handshake::is_reserved;
 
 impl<S: Spine> Core<S> {
     pub(super) fn control(&mut self, id: ConnId, control: Control, now: Micros) -> Result<()> {
@@ -294,7 +294,7 @@ impl<S: Spine> Core<S> {
         let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
             return Err(Refused::Overloaded);
         };
-        if conn.last_topic.starts_with('$') && is_reserved(&conn.last_topic) {
+        if is_reserved(&conn.last_topic) {
             return Err(Refused::Overloaded);
         }
         let tags: Vec<(&str, &str)> = self
@@ -312,9 +312,10 @@ impl<S: Spine> Core<S> {
             payload: p.payload,
         };
         let ticket = self.spine.publish(&event, None)?;
+        conn.last_ticket = Some(ticket);
         self.unflushed = true;
-        self.taken_in.0 += 1;
-        self.taken_in.1 += p.payload.len() as u64;
+        self.tally.publishes += 1;
+        self.tally.payload_bytes += p.payload.len() as u64;
         Ok(ticket)
     }
 
@@ -397,7 +398,10 @@ impl<S: Spine> Core<S> {
             });
             self.unflushed = true;
             let state = match result {
-                Ok(ticket) => AckState::Ticket(ticket),
+                Ok(ticket) => {
+                    conn.last_ticket = Some(ticket);
+                    AckState::Ticket(ticket)
+                }
                 Err(refused) => match reason_of(refused) {
                     Verdict::Ack(reason) => AckState::Done(reason),
                     Verdict::Close(refusal) => AckState::Done(refusal.reason),
@@ -410,7 +414,8 @@ impl<S: Spine> Core<S> {
             {
                 run.state = state;
             }
-            self.taken_in.0 += 1;
+            self.tally.publishes += 1;
+            self.tally.payload_bytes += held.event.payload.len() as u64;
         }
         self.acks_wait(id);
     }
@@ -521,6 +526,7 @@ impl<S: Spine> Core<S> {
                 conn.receiving = conn.receiving.saturating_sub(count);
             }
             let (version, text) = (conn.version, conn.words_for(reason));
+            conn.out.count_packets(u64::from(count) - 1);
             conn.out.append(None, |out| match reason {
                 Reason::SUCCESS => encode_run(kind, first, count, out),
                 reason => {
@@ -661,7 +667,7 @@ impl<S: Spine> Core<S> {
         let Some(session) = conn.session.as_mut() else {
             return;
         };
-        let Some(flight) = session.in_flight.remove(&packet_id) else {
+        let Some(flight) = session.land(packet_id) else {
             return;
         };
         let was_full = conn.sent >= conn.window;

@@ -1,6 +1,7 @@
 //! How connections end: sockets that close, take-over, wills, and sessions whose time is over.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use busbar_bus::Status;
 use busbar_event::Micros;
@@ -57,7 +58,11 @@ impl<S: Spine> Core<S> {
         if let Some(session) = self.detach(id, now, Ending::Closed) {
             self.put_away(id, session, now);
         }
+        self.give_room_back(id);
         if let Some(slot) = self.conns.get_mut(id.slot as usize) {
+            if let Some(conn) = slot {
+                self.tally.packets_out += conn.out.take_packets();
+            }
             *slot = None;
             self.free.push(id.slot);
             self.shared.close_connection();
@@ -261,6 +266,9 @@ impl<S: Spine> Core<S> {
 
     /// Deletes the record of a session that ended and gives back what it was dealt.
     fn end_records(&mut self, session: &Session) {
+        self.shared
+            .subscriptions
+            .fetch_sub(session.by_text.len(), Ordering::Relaxed);
         if session.recorded {
             self.journal.delete(session);
         }

@@ -12,17 +12,21 @@ mod handshake;
 mod inbound;
 mod journal;
 mod leave;
+mod memory;
 mod subscribe;
+mod tell;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use busbar_bus::Chunk;
+use busbar_bus::{Chunk, Status};
 use busbar_event::Micros;
 use busbar_log::Change;
-use busbar_mqtt::{Packet, Reason, Refusal, Split, Version, encode, version_of_refused_connect};
+use busbar_mqtt::{
+    Packet, Reason, Refusal, Split, Version, encode, packet_type, version_of_refused_connect,
+};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
@@ -32,8 +36,8 @@ use crate::conn::{Cold, Conn, ConnId, Eviction, Phase};
 use crate::group::Group;
 use crate::index::Index;
 use crate::limits::{
-    CLOSE_WAIT_US, HELD_BYTES_MAX, OUT_BYTES_LOW, OUT_BYTES_STOP_READING, REASON_STRING_BYTES_MAX,
-    TICK_GAP_US,
+    CLOSE_WAIT_US, HELD_BYTES_MAX, OUT_BYTES_HIGH, OUT_BYTES_LOW_PART, OUT_BYTES_STOP_READING,
+    REASON_STRING_BYTES_MAX, RETAINED_TASKS_MAX, TICK_GAP_US,
 };
 use crate::registry::{Admission, Shared};
 use crate::spine::Spine;
@@ -99,13 +103,21 @@ pub struct Core<S: Spine> {
     effects: Vec<Effect>,
     awake: Vec<ConnId>,
     acking: Vec<ConnId>,
+    /// Connections with a SUBSCRIBE that waits for a commit.
+    subscribing: Vec<ConnId>,
     pumping: Vec<ConnId>,
     journal: Journal,
     matched: Vec<Option<Rc<Matched>>>,
     tags: Vec<(String, String)>,
     properties: Vec<u8>,
     unflushed: bool,
-    taken_in: (u64, u64),
+    tally: Tally,
+    /// Bytes waiting for one client at which it is given no more.
+    out_high: usize,
+    /// Subscriptions to the topics under `$SYS`.
+    sys_subs: usize,
+    /// When they were told last.
+    sys_told: Micros,
     trailing: Vec<leave::Trailing<S::Ticket>>,
     leaving: Vec<leave::Leaving>,
     stash: Vec<(ConnId, Box<Session>)>,
@@ -113,6 +125,17 @@ pub struct Core<S: Spine> {
     ghosts: u32,
     ticked: Option<Micros>,
     group_journal_at: Micros,
+}
+
+/// What was counted since the last turn.
+#[derive(Default)]
+struct Tally {
+    publishes: u64,
+    payload_bytes: u64,
+    packets_in: u64,
+    bytes_in: u64,
+    packets_out: u64,
+    bytes_out: u64,
 }
 
 struct LocalGroup {
@@ -139,13 +162,17 @@ impl<S: Spine> Core<S> {
             effects: Vec::new(),
             awake: Vec::new(),
             acking: Vec::new(),
+            subscribing: Vec::new(),
             pumping: Vec::new(),
             journal: Journal::default(),
             matched: Vec::new(),
             tags: Vec::new(),
             properties: Vec::new(),
             unflushed: false,
-            taken_in: (0, 0),
+            tally: Tally::default(),
+            out_high: OUT_BYTES_HIGH,
+            sys_subs: 0,
+            sys_told: 0,
             trailing: Vec::new(),
             leaving: Vec::new(),
             stash: Vec::new(),
@@ -201,6 +228,8 @@ impl<S: Spine> Core<S> {
     pub fn input(&mut self, id: ConnId, mut bytes: &[u8], now: Micros) {
         let Some(conn) = self.conn(id) else { return };
         conn.heard = now;
+        self.tally.bytes_in += bytes.len() as u64;
+        let Some(conn) = self.conn(id) else { return };
         if !conn.partial.is_empty() {
             let mut partial = std::mem::take(&mut conn.partial);
             while !bytes.is_empty() && self.takes_packets(id) {
@@ -214,6 +243,9 @@ impl<S: Spine> Core<S> {
                 partial.extend_from_slice(head);
                 bytes = tail;
                 let used = self.packets(id, &partial, now);
+                if used > 0 {
+                    self.give_room_back(id);
+                }
                 if used == partial.len() {
                     partial.clear();
                     break;
@@ -250,6 +282,9 @@ impl<S: Spine> Core<S> {
         }
         let mut partial = std::mem::take(&mut conn.partial);
         let used = self.packets(id, &partial, now);
+        if used > 0 {
+            self.give_room_back(id);
+        }
         partial.drain(..used);
         if let Some(conn) = self.conn(id)
             && !matches!(conn.phase, Phase::Closing)
@@ -258,9 +293,18 @@ impl<S: Spine> Core<S> {
         }
     }
 
+    /// Goes on with what clients sent where a SUBSCRIBE waited for a commit that is there now.
+    fn subscribe_late(&mut self, now: Micros) {
+        for id in std::mem::take(&mut self.subscribing) {
+            let Some(conn) = self.conn(id) else { continue };
+            conn.waits_for_commit = false;
+            self.resume_input(id, now);
+        }
+    }
+
     fn takes_packets(&mut self, id: ConnId) -> bool {
         self.conn(id)
-            .is_some_and(|c| matches!(c.phase, Phase::Connect | Phase::Live))
+            .is_some_and(|c| matches!(c.phase, Phase::Connect | Phase::Live) && !c.waits_for_commit)
     }
 
     fn split<'a>(&mut self, id: ConnId, bytes: &'a [u8]) -> Option<Split<'a>> {
@@ -295,12 +339,23 @@ impl<S: Spine> Core<S> {
                     return bytes.len();
                 }
             };
+            if frame.header >> 4 == packet_type::SUBSCRIBE
+                && (!conn.held.is_empty()
+                    || conn
+                        .last_ticket
+                        .is_some_and(|ticket| self.spine.status(ticket) == Status::Pending))
+            {
+                conn.waits_for_commit = true;
+                self.subscribing.push(id);
+                return at;
+            }
             let done = match conn.decoder.decode(frame) {
                 Ok(Packet::Publish(publish)) => self.publish(id, &publish, now),
                 Ok(Packet::Ack(ack)) => self.ack(id, ack, now),
                 Ok(Packet::Control(control)) => self.control(id, control, now),
                 Err(refusal) => Err(refusal),
             };
+            self.tally.packets_in += 1;
             if let Err(refusal) = done {
                 self.refuse_bytes(id, refusal, &bytes[at..]);
                 return bytes.len();
@@ -378,7 +433,9 @@ impl<S: Spine> Core<S> {
         if refusal.packet_len(version) > conn.packet_out_max {
             refusal.reason_string = None;
         }
-        conn.out.append(None, |out| refusal.encode(version, out));
+        if refusal.packet_len(version) <= conn.packet_out_max {
+            conn.out.append(None, |out| refusal.encode(version, out));
+        }
         conn.phase = Phase::Closing;
         conn.refused = true;
         conn.partial = Vec::new();
@@ -399,10 +456,12 @@ impl<S: Spine> Core<S> {
 
     /// `n` bytes of it were written.
     pub fn wrote(&mut self, id: ConnId, n: usize) {
+        self.tally.bytes_out += n as u64;
+        let low = self.out_high / OUT_BYTES_LOW_PART;
         let Some(conn) = self.conn(id) else { return };
         let before = conn.out.len();
         conn.out.wrote(n);
-        if before > OUT_BYTES_LOW && conn.out.len() <= OUT_BYTES_LOW {
+        if before > low && conn.out.len() <= low {
             self.pump(id);
         }
     }
@@ -414,12 +473,14 @@ impl<S: Spine> Core<S> {
             Phase::Connect => true,
             Phase::Live => {
                 writable
+                    && !c.waits_for_commit
                     && c.out.len() < OUT_BYTES_STOP_READING
                     && c.held_bytes < HELD_BYTES_MAX
+                    && c.retained.len() < RETAINED_TASKS_MAX
                     && !c.is_ahead(now)
             }
             _ => false,
-        })
+        }) && self.has_room(id, now)
     }
 
     /// Whether the socket is to be closed when [`Core::output`] is empty.
@@ -464,26 +525,35 @@ impl<S: Spine> Core<S> {
             self.look_around();
         }
         self.settle_leaving(now);
-        let (publishes, bytes) = std::mem::take(&mut self.taken_in);
-        if publishes > 0 {
-            self.shared
-                .counters
-                .publishes_in
-                .fetch_add(publishes, Ordering::Relaxed);
-            self.shared
-                .counters
-                .bytes_in
-                .fetch_add(bytes, Ordering::Relaxed);
-        }
+        self.count();
         self.spine.flush();
         self.unflushed = false;
         self.settle_trailing();
         self.release_acks(now);
+        self.subscribe_late(now);
         let mut more = self.deliver_live(now);
         more |= self.pump_all(now);
         more |= self.deal_groups(now);
         self.journal_due(now);
         more
+    }
+
+    /// Adds what was counted to the counters of all cores.
+    fn count(&mut self) {
+        let counted = std::mem::take(&mut self.tally);
+        let c = &self.shared.counters;
+        for (n, counter) in [
+            (counted.publishes, &c.publishes_in),
+            (counted.payload_bytes, &c.bytes_in),
+            (counted.packets_in, &c.packets_in),
+            (counted.bytes_in, &c.wire_bytes_in),
+            (counted.packets_out, &c.packets_out),
+            (counted.bytes_out, &c.wire_bytes_out),
+        ] {
+            if n > 0 {
+                counter.fetch_add(n, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Looks at the clocks: silence, slow starters, wills and sessions whose time has come.
@@ -501,10 +571,16 @@ impl<S: Spine> Core<S> {
             let Some(conn) = &mut self.conns[slot] else {
                 continue;
             };
-            if !writable || conn.held_bytes >= HELD_BYTES_MAX || conn.is_ahead(now) {
+            if !writable
+                || conn.waits_for_commit
+                || conn.waits_for_room
+                || conn.held_bytes >= HELD_BYTES_MAX
+                || conn.is_ahead(now)
+            {
                 // Its socket is not read because the disk is behind, or it sent too much: the
                 // silence is not the client's.
                 conn.heard = now;
+                conn.large_since = now;
             }
             let (id, silent) = (conn.id, now - conn.heard);
             match conn.phase {
@@ -528,6 +604,13 @@ impl<S: Spine> Core<S> {
                 Phase::Live if conn.identity.as_ref().is_some_and(|i| !i.is_current()) => {
                     self.disconnect(id, Reason::NOT_AUTHORIZED, "the login no longer holds");
                 }
+                Phase::Live if conn.is_too_slow(now) => {
+                    self.disconnect(
+                        id,
+                        Reason::QUOTA_EXCEEDED,
+                        "a large packet comes too slowly",
+                    );
+                }
                 Phase::Connect if silent > wait => {
                     self.disconnect(id, Reason::MAXIMUM_CONNECT_TIME, "no CONNECT came");
                 }
@@ -537,6 +620,8 @@ impl<S: Spine> Core<S> {
         if self.number == 0 {
             self.absent_due(now);
         }
+        self.look_at_memory();
+        self.tell_sys(now);
         self.journal.lazy_is_due(now);
         self.journal_groups(now);
     }
@@ -600,6 +685,7 @@ impl<S: Spine> Core<S> {
     pub fn is_watching(&self) -> bool {
         !self.groups.is_empty()
             || !self.acking.is_empty()
+            || !self.subscribing.is_empty()
             || self.feeds.iter().flatten().any(|f| f.wanted > 0)
     }
 

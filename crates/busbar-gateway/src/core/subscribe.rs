@@ -1,6 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use busbar_mqtt::control::{RetainHandling, Subscribe, SubscribeOptions, Unsubscribe};
 use busbar_mqtt::{Reason, Refusal, Result, encode};
@@ -114,15 +115,18 @@ impl<S: Spine> Core<S> {
                     since,
                     reach,
                 };
-                let slot = match session.subs.iter().position(Option::is_none) {
-                    Some(slot) => slot,
-                    None => {
-                        session.subs.push(None);
-                        session.subs.len() - 1
-                    }
+                // Whoever subscribes to much is not searched for a free slot each time.
+                let free = match session.by_text.len() < session.subs.len() {
+                    true => session.subs.iter().position(Option::is_none),
+                    false => None,
                 };
+                let slot = free.unwrap_or_else(|| {
+                    session.subs.push(None);
+                    session.subs.len() - 1
+                });
                 session.by_text.insert(Arc::clone(&sub.text), slot as u32);
                 session.subs[slot] = Some(sub);
+                self.shared.subscriptions.fetch_add(1, Ordering::Relaxed);
                 self.join(id, slot as u32, true);
                 slot as u32
             }
@@ -161,6 +165,7 @@ impl<S: Spine> Core<S> {
                 if let Some(session) = conn.session.as_mut() {
                     session.by_text.remove(text.as_str());
                     session.subs[slot as usize] = None;
+                    self.shared.subscriptions.fetch_sub(1, Ordering::Relaxed);
                 }
             }
             reasons.push(Reason::SUCCESS);
@@ -219,6 +224,7 @@ impl<S: Spine> Core<S> {
                     sub: slot,
                 },
             );
+            self.want_sys(&sub.filter, true);
             return self.want(&sub.filter, true);
         }
         let group = self.shared.group(&sub.text, || {
@@ -252,6 +258,7 @@ impl<S: Spine> Core<S> {
                     sub: slot,
                 },
             );
+            self.want_sys(&sub.filter, false);
             return self.want(&sub.filter, false);
         }
         let Some(at) = self.groups.iter().position(|g| g.text == sub.text) else {

@@ -168,10 +168,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
                     this.local.act();
                     this.local.kick();
                 }
-                Poll::Ready(_) => {
+                Poll::Ready(ended) => {
                     drop(buffer);
                     this.leave();
-                    return Poll::Ready(());
+                    if !ended.is_err_and(|e| e.kind() == std::io::ErrorKind::InvalidData) {
+                        return Poll::Ready(());
+                    }
+                    // The layer below has something to say to it.
+                    this.lingering = Some(Box::pin(sleep(LINGER_WAIT)));
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
             }
         }

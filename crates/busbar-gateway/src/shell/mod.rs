@@ -149,7 +149,12 @@ async fn drive(seed: Seed) {
             }
         })
     };
-    let spine = BusSpine::new(bus.clone(), settled, committed);
+    let spine = BusSpine::new(
+        bus.clone(),
+        shared.limits.packet_bytes_max,
+        settled,
+        committed,
+    );
     let local = Rc::new(Local {
         core: RefCell::new(Core::new(spine, Arc::clone(&shared), number)),
         number,

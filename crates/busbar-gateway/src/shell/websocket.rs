@@ -1,4 +1,5 @@
-//! MQTT over WebSocket: binary frames as a byte stream. Packets may span frames.
+//! MQTT over WebSocket: binary frames as a byte stream. Packets may span frames, and messages may come
+//! in fragments. What breaks the rules of WebSocket itself is told by the code of a close frame.
 
 use std::io;
 use std::pin::Pin;
@@ -9,13 +10,25 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode};
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
-/// A WebSocket connection as a byte stream.
+use crate::limits::WEBSOCKET_FRAME_EXTRA_BYTES;
+
+/// A WebSocket connection as a byte stream. When the client breaks a rule of WebSocket, reading fails
+/// with [`io::ErrorKind::InvalidData`]; shutting down then says why, and what is read afterwards are
+/// bytes of no meaning, to be forgotten.
 pub(super) struct WebSocket<S> {
     inner: WebSocketStream<S>,
     unread: Bytes,
+    fault: Option<Fault>,
+}
+
+/// What the client did, and whether it was told.
+struct Fault {
+    code: CloseCode,
+    said: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
@@ -30,6 +43,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         Ok(WebSocket {
             inner,
             unread: Bytes::new(),
+            fault: None,
         })
     }
 
@@ -40,14 +54,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         WebSocket {
             inner,
             unread: Bytes::new(),
+            fault: None,
         }
+    }
+}
+
+impl<S> WebSocket<S> {
+    fn broken(&mut self, code: CloseCode) -> io::Error {
+        self.fault = Some(Fault { code, said: false });
+        io::Error::new(io::ErrorKind::InvalidData, code.to_string())
     }
 }
 
 fn config(packet_bytes_max: u32) -> WebSocketConfig {
     // A frame holds part of a packet or several; nobody needs a longer one than the longest packet
     // and what small ones may be sent together.
-    let bytes_max = packet_bytes_max as usize + 64 * 1024;
+    let bytes_max = packet_bytes_max as usize + WEBSOCKET_FRAME_EXTRA_BYTES;
     WebSocketConfig::default()
         .max_message_size(Some(bytes_max))
         .max_frame_size(Some(bytes_max))
@@ -86,6 +108,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocket<S> {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.fault.is_some() {
+            return Pin::new(self.inner.get_mut()).poll_read(cx, into);
+        }
         loop {
             if !self.unread.is_empty() {
                 let n = self.unread.len().min(into.remaining());
@@ -95,14 +120,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocket<S> {
             match ready!(Pin::new(&mut self.inner).poll_next(cx)) {
                 None | Some(Ok(Message::Close(_))) => return Poll::Ready(Ok(())),
                 Some(Ok(Message::Binary(bytes))) => self.unread = bytes,
+                // MQTT comes in binary frames.
                 Some(Ok(Message::Text(_))) => {
-                    return Poll::Ready(Err(io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        "MQTT comes in binary frames",
-                    )));
+                    return Poll::Ready(Err(self.broken(CloseCode::Unsupported)));
                 }
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(into_io(error))),
+                Some(Err(error)) => {
+                    let code = match error {
+                        Error::Capacity(_) => CloseCode::Size,
+                        Error::Protocol(_) => CloseCode::Protocol,
+                        Error::Utf8(_) => CloseCode::Unsupported,
+                        error => return Poll::Ready(Err(into_io(error))),
+                    };
+                    return Poll::Ready(Err(self.broken(code)));
+                }
             }
         }
     }
@@ -128,7 +159,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocket<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_close(cx).map_err(into_io)
+        let this = &mut *self;
+        let Some(fault) = &mut this.fault else {
+            return Pin::new(&mut this.inner).poll_close(cx).map_err(into_io);
+        };
+        if !fault.said {
+            ready!(Pin::new(&mut this.inner).poll_ready(cx)).map_err(into_io)?;
+            fault.said = true;
+            let frame = CloseFrame {
+                code: fault.code,
+                reason: "".into(),
+            };
+            Pin::new(&mut this.inner)
+                .start_send(Message::Close(Some(frame)))
+                .map_err(into_io)?;
+        }
+        Pin::new(&mut this.inner).poll_flush(cx).map_err(into_io)
     }
 }
 
