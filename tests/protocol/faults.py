@@ -77,9 +77,15 @@ def case_a_full_disk_refuses_publishers_and_heals(world):
     assert ack(three, 4, 1, 4000) is None
     # Readers and the node itself go on.
     assert counted(node, "meter") == (accepted, accepted)
-    assert node.ask("GET", "/readyz").status == 200
+
+    def readiness():
+        answer = node.ask("GET", "/readyz")
+        return answer.status, answer.json()["writable"]
+
+    wait_for("readiness to say so", lambda: readiness() == (200, False))
     os.remove(inside / "fill")
     wait_for("healing", lambda: publish(100, 100).status == 200)
+    wait_for("readiness to say that too", lambda: readiness() == (200, True))
     assert ack(mqtt(node, 5), 5, 1, 100) == (0x40, 0x00)
     total = accepted
     wait_for("the flow", lambda: counted(node, "seen") == (total, total), 20)

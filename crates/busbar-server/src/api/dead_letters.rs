@@ -285,12 +285,11 @@ struct Redrive {
     /// Those of one place in a flow.
     step: Option<String>,
     /// Those with these ids.
-    #[schema(value_type = Option<Vec<String>>)]
     ids: Option<Vec<Id>>,
 }
 
 /// An id as text or number.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(untagged)]
 enum Id {
     Number(u64),

@@ -109,13 +109,11 @@ struct EventIn {
     /// What keeps it in order with others of the same key.
     key: Option<String>,
     /// When it happened: RFC 3339, or microseconds since 1970. Now, when absent.
-    #[schema(value_type = Option<String>)]
-    time: Option<serde_json::Value>,
+    time: Option<Moment>,
     /// Names and values.
-    #[schema(value_type = Option<std::collections::BTreeMap<String, String>>)]
-    tags: Option<serde_json::Value>,
+    tags: Option<std::collections::BTreeMap<String, String>>,
     /// Any JSON. A string stands for its text, everything else for its JSON, digit by digit.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = serde_json::Value, required = false)]
     payload: Option<serde_json::Value>,
     /// Bytes, instead of `payload`.
     payload_base64: Option<String>,
@@ -123,6 +121,15 @@ struct EventIn {
     retain: Option<bool>,
     /// Quality of service at which MQTT subscribers get it: 0, 1 (as when absent) or 2.
     qos: Option<u8>,
+}
+
+/// A time: RFC 3339, or microseconds since 1970.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes what is scanned by hand")]
+enum Moment {
+    Micros(i64),
+    Text(String),
 }
 
 /// Publish events.
@@ -361,6 +368,7 @@ async fn subscribe(
         [
             (header::CONTENT_TYPE, "text/event-stream"),
             (header::CACHE_CONTROL, "no-store"),
+            super::UNBUFFERED,
         ],
         Body::from_stream(stream),
     )
@@ -471,6 +479,8 @@ impl Feed {
                 () = tokio::time::sleep_until(self.quiet) => {
                     out.extend_from_slice(b": \n");
                     self.tell_position(&mut out);
+                    // An open connection is use of its login.
+                    self.epoch = 0;
                     return Some(self.done(out));
                 }
                 () = stopped(stop.clone()) => return None,

@@ -66,6 +66,7 @@ async fn live(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<Res
         [
             (header::CONTENT_TYPE, "text/event-stream"),
             (header::CACHE_CONTROL, "no-store"),
+            super::UNBUFFERED,
         ],
         Body::from_stream(stream),
     )

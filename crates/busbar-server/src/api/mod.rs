@@ -23,6 +23,8 @@ mod topics;
 mod users;
 mod views;
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use axum::Router;
@@ -31,8 +33,9 @@ use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use busbar_event::{Class, Error};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
@@ -202,8 +205,9 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for JsonBody<T> {
     async fn from_request(request: Request, _: &Arc<App>) -> Answer<Self> {
         check_json(request.headers())?;
         let bytes = read(request.into_body()).await?;
-        serde_json::from_slice(&bytes)
-            .map(JsonBody)
+        let mut reader = serde_json::Deserializer::from_slice(&bytes);
+        object(&mut reader)
+            .and_then(|value| reader.end().map(|()| JsonBody(value)))
             .map_err(|cause| {
                 Refusal::from(
                     Error::new(Class::Permanent, "server.bad-body")
@@ -213,6 +217,38 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for JsonBody<T> {
                 )
             })
     }
+}
+
+/// Reads a structure from an object only: its fields in a list would be taken by their order.
+pub(crate) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    reader: D,
+) -> Result<T, D::Error> {
+    struct Members<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(members))
+        }
+    }
+    reader.deserialize_map(Members(PhantomData))
+}
+
+/// The same where the structure may be absent.
+pub(crate) fn optional_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    reader: D,
+) -> Result<Option<T>, D::Error> {
+    struct Inner<T>(T);
+    impl<'de, T: Deserialize<'de>> Deserialize<'de> for Inner<T> {
+        fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
+            object(reader).map(Inner)
+        }
+    }
+    Option::<Inner<T>>::deserialize(reader).map(|inner| inner.map(|Inner(value)| value))
 }
 
 /// A JSON body where an absent one means the default.
@@ -290,6 +326,10 @@ impl<T: Serialize> IntoResponse for Json<T> {
         }
     }
 }
+
+/// Asks proxies to pass on what comes as it comes.
+pub(crate) const UNBUFFERED: (header::HeaderName, &str) =
+    (header::HeaderName::from_static("x-accel-buffering"), "no");
 
 /// JSON that is written already.
 pub(crate) fn json_bytes(body: impl Into<Body>) -> Response {

@@ -214,6 +214,8 @@ impl Session {
                     }
                     send(socket, Message::Ping(Bytes::new())).await?;
                     ping = Instant::now() + alive;
+                    // An open connection is use of its login.
+                    self.epoch = 0;
                 }
                 Some(frame) = publishing.next(), if !publishing.is_empty() => {
                     send(socket, frame).await?;

@@ -47,7 +47,6 @@ struct Rows {
     /// The columns.
     columns: Vec<Field>,
     /// A list of values for each row, in the order of the columns.
-    #[schema(value_type = Vec<Vec<Object>>)]
     rows: Vec<Vec<serde_json::Value>>,
     /// True when there were more rows.
     truncated: bool,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::users::RulesView;
+use super::users::{RoleName, RulesView};
 use super::{Json, JsonBody, Path, blocking};
 use crate::answer::Answer;
 use crate::app::App;
@@ -33,7 +33,8 @@ struct Token {
     name: String,
     /// Whose it is.
     user: String,
-    /// `viewer`, `operator` or `admin`; never more than its user's.
+    /// Never more than its user's.
+    #[schema(value_type = RoleName)]
     role: &'static str,
     /// What narrows the role down, beside the user's own rules.
     #[schema(value_type = RulesView)]
@@ -60,10 +61,10 @@ struct NewTokenBody {
     /// What it is for.
     name: String,
     /// At most the caller's role, which it is when absent.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<RoleName>)]
     role: Option<Role>,
     /// What narrows the role down.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::object")]
     #[schema(value_type = RulesView)]
     rules: Rules,
     /// When it ends, RFC 3339.

@@ -62,7 +62,7 @@ struct TopicView {
     /// Names and values.
     tags: Option<std::collections::BTreeMap<String, String>>,
     /// The payload: JSON when it is JSON, else its text.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = serde_json::Value, required = false)]
     payload: Option<serde_json::Value>,
     /// The payload, when it is not text.
     payload_base64: Option<String>,

@@ -28,7 +28,8 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 struct User {
     /// The name.
     name: String,
-    /// `viewer`, `operator` or `admin`.
+    /// What it may do.
+    #[schema(value_type = RoleName)]
     role: &'static str,
     /// What narrows the role down.
     #[schema(value_type = RulesView)]
@@ -52,6 +53,22 @@ pub(super) struct RulesView {
     read: Option<Vec<String>>,
 }
 
+/// A role.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(
+    dead_code,
+    reason = "describes a type of a crate that knows nothing of HTTP"
+)]
+pub(super) enum RoleName {
+    /// Looks: receives and reads, changes nothing.
+    Viewer,
+    /// Works: publishes too, re-drives dead letters, pauses, resumes and replays flows.
+    Operator,
+    /// Owns the node: applies projects, keeps users.
+    Admin,
+}
+
 /// A user to be.
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -60,11 +77,11 @@ struct NewUserBody {
     name: String,
     /// At least 8 characters.
     password: String,
-    /// `viewer`, `operator` or `admin`. The first user is an admin.
-    #[schema(value_type = String)]
+    /// What it may do. The first user is an admin.
+    #[schema(value_type = RoleName)]
     role: Role,
     /// What narrows the role down.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::object")]
     #[schema(value_type = RulesView)]
     rules: Rules,
 }
@@ -76,9 +93,10 @@ struct ChangeBody {
     /// The new password; ends the user's sessions.
     password: Option<String>,
     /// The new role.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<RoleName>)]
     role: Option<Role>,
     /// The new rules.
+    #[serde(default, deserialize_with = "super::optional_object")]
     #[schema(value_type = Option<RulesView>)]
     rules: Option<Rules>,
 }

@@ -20,7 +20,7 @@ pub(crate) struct EventView {
     /// Who published it.
     pub(crate) client: Option<String>,
     /// The payload: JSON when it is JSON, else its text.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = serde_json::Value, required = false)]
     pub(crate) payload: Option<serde_json::Value>,
     /// The payload, when it is not text.
     pub(crate) payload_base64: Option<String>,

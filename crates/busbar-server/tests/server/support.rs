@@ -1,5 +1,4 @@
 //! A node in this process, and clients for it.
-#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,6 +10,8 @@ use busbar_catalog::{Bundle, Config, Project};
 use busbar_server::{Node, NodeOptions, StartError};
 use serde_json::Value;
 use tokio::runtime::Runtime;
+use tokio_tungstenite::tungstenite::{self, Message as Frame, WebSocket};
+use tungstenite::client::IntoClientRequest as _;
 
 /// How long anything may take before a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -268,6 +269,17 @@ pub struct Sse {
 }
 
 impl Sse {
+    /// The id that comes without an event: where one that takes over would begin.
+    pub fn greeting(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.reader.read_line(&mut line).unwrap(), 0, "it ended");
+            if let Some(id) = line.strip_prefix("id: ") {
+                return id.trim_end().to_owned();
+            }
+        }
+    }
+
     /// The next event; `None` when the stream has ended. Chunk sizes stand on lines of their own.
     pub fn next(&mut self) -> Option<Message> {
         let mut message = Message::default();
@@ -285,6 +297,39 @@ impl Sse {
                 message.data = data.into();
             } else if line.is_empty() && !message.data.is_empty() {
                 return Some(message);
+            }
+        }
+    }
+}
+
+/// A WebSocket that speaks the API's frames.
+pub struct Socket(pub WebSocket<TcpStream>);
+
+impl Socket {
+    pub fn open(world: &World, headers: &[(&'static str, &str)]) -> Result<Socket, String> {
+        let stream = TcpStream::connect(world.http).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut request = format!("ws://{}/api/v1/ws", world.http)
+            .into_client_request()
+            .unwrap();
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
+        tungstenite::client(request, stream)
+            .map(|(socket, _)| Socket(socket))
+            .map_err(|why| why.to_string())
+    }
+
+    pub fn send(&mut self, frame: Value) {
+        self.0.send(Frame::text(frame.to_string())).unwrap();
+    }
+
+    pub fn next(&mut self) -> Value {
+        loop {
+            match self.0.read().unwrap() {
+                Frame::Text(text) => return serde_json::from_str(&text).unwrap(),
+                Frame::Ping(_) => {}
+                other => panic!("{other:?}"),
             }
         }
     }

@@ -1,9 +1,7 @@
 //! Projects, flows, dead letters, tables and SQL over the API.
 
-mod support;
-
+use crate::support::World;
 use serde_json::{Value, json};
-use support::World;
 
 const METER: &str = "topics: meter/+/reading\nformat: json\nschema:\n  kw: float\n";
 const ALARM: &str = "from: meter\nsteps:\n  - where: kw >= 3\n  - select: topic_part(topic, 2) as meter, kw\nto:\n  - topic: alarm/${meter}\n";
@@ -40,7 +38,7 @@ fn events_go_through_flows_into_topics_and_tables() {
     }
     assert_eq!(alarms.next().unwrap().json()["payload"]["kw"], 5.0);
     let flow = world.until("/api/v1/flows/alarm", |flow| {
-        flow["in"] == 3 && flow["held"] == 0
+        flow["in"] == 3 && flow["held"] == 0 && flow["lag"] == 0
     });
     assert_eq!(
         (&flow["out"], &flow["filtered"], &flow["dead"]),
@@ -48,6 +46,14 @@ fn events_go_through_flows_into_topics_and_tables() {
     );
     assert_eq!(flow["conservation"]["balanced"], true);
     assert_eq!(flow["state"], "running");
+    // How far event time has come, at each place, and how long ago that is.
+    let watermark = &flow["watermark"];
+    assert!(watermark.is_string(), "{flow}");
+    assert_eq!(&flow["tasks"][0]["watermark"], watermark);
+    assert_eq!(&flow["graph"]["nodes"][0]["watermark"], watermark);
+    assert_eq!(&flow["graph"]["edges"][0]["watermark"], watermark);
+    let age = flow["watermark_age_s"].as_f64().unwrap();
+    assert!((0.0..60.0).contains(&age), "{age}");
     assert_eq!(flow["source"], ALARM);
     let kinds: Vec<&str> = flow["graph"]["nodes"]
         .as_array()

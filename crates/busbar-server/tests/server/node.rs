@@ -1,11 +1,9 @@
 //! Starting, stopping, and what a node says of itself.
 
-mod support;
-
 use std::collections::BTreeSet;
 
+use crate::support::{World, config, runtime, start};
 use serde_json::{Value, json};
-use support::{World, config, runtime, start};
 
 #[test]
 fn each_failure_to_start_has_its_code_and_one_line() {

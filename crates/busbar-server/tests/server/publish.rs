@@ -1,10 +1,8 @@
 //! Publishing by POST, and reading pages back.
 
-mod support;
-
+use crate::support::World;
 use busbar_server::limits;
 use serde_json::{Value, json};
-use support::World;
 
 const STREAMS: &[(&str, &str)] = &[
     ("streams/meter.yaml", "topics: meter/#\npartitions: 2\n"),
@@ -146,7 +144,7 @@ fn each_bad_event_is_named_and_its_neighbours_are_stored() {
 
 #[test]
 fn bodies_out_of_bounds_are_refused() {
-    let mut config = support::config();
+    let mut config = crate::support::config();
     config.limits.payload_size = busbar_catalog::Size::from_bytes(1000);
     config.http.body_size = busbar_catalog::Size::from_bytes(100_000);
     let world = World::with(config, &[]);
@@ -270,5 +268,64 @@ fn many_clients_at_once_each_get_their_answer() {
             .map(|n| n.as_u64().unwrap())
             .collect();
         assert_eq!(got, (0..40).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn the_envelope_of_a_raw_payload_stands_beside_it() {
+    use std::io::{Read as _, Write as _};
+    let world = World::new(&[]);
+    // An MQTT 5.0 client that subscribes to p/#.
+    let mut client = std::net::TcpStream::connect(world.mqtt).unwrap();
+    client
+        .set_read_timeout(Some(crate::support::PATIENCE))
+        .unwrap();
+    client
+        .write_all(b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01c")
+        .unwrap();
+    client
+        .write_all(b"\x82\x09\x00\x01\x00\x00\x03p/#\x02")
+        .unwrap();
+    let mut heard = Vec::new();
+    let mut hear = |wanted: &[u8]| {
+        let mut some = [0; 4096];
+        while !heard.windows(wanted.len()).any(|part| part == wanted) {
+            let read = client.read(&mut some).unwrap();
+            assert_ne!(read, 0, "{}", String::from_utf8_lossy(&heard));
+            heard.extend_from_slice(&some[..read]);
+        }
+    };
+    hear(b"\x90\x04\x00\x01\x00\x02");
+    let answer = world.request(
+        "POST",
+        "/api/v1/events?topic=p/1&key=k&time=2026-01-02T03:04:05Z&qos=2",
+        &[("content-type", "image/png"), ("busbar-tag-site", "上海")],
+        b"\x89PNG\xff",
+    );
+    assert_eq!(answer.json()["accepted"], 1, "{answer:?}");
+    let page = world.get_json("/api/v1/streams/inbox/events");
+    let event = &page["events"][0];
+    assert_eq!(
+        (
+            &event["key"],
+            &event["time"],
+            &event["tags"],
+            &event["payload_base64"]
+        ),
+        (
+            &json!("k"),
+            &json!("2026-01-02T03:04:05.000000Z"),
+            &json!({"site":"上海"}),
+            &json!("iVBOR/8=")
+        )
+    );
+    hear(b"\x03\x00\x09image/png");
+    for query in ["time=soon", "time=9223372036854775807", "qos=3"] {
+        let answer = world.post(&format!("/api/v1/events?topic=p/1&{query}"), &json!(1));
+        assert_eq!(
+            (answer.status, answer.code()),
+            (400, "server.bad-field".into()),
+            "{query}"
+        );
     }
 }

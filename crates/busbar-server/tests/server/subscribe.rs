@@ -1,44 +1,10 @@
 //! Subscribing by server-sent events and over a WebSocket.
 
-mod support;
-
 use std::net::TcpStream;
 
+use crate::support::{PATIENCE, Socket, World};
 use serde_json::{Value, json};
-use support::{PATIENCE, World};
-use tokio_tungstenite::tungstenite::{self, Message, WebSocket, client::IntoClientRequest as _};
-
-struct Socket(WebSocket<TcpStream>);
-
-impl Socket {
-    fn open(world: &World, headers: &[(&'static str, &str)]) -> Result<Socket, String> {
-        let stream = TcpStream::connect(world.http).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut request = format!("ws://{}/api/v1/ws", world.http)
-            .into_client_request()
-            .unwrap();
-        for (name, value) in headers {
-            request.headers_mut().insert(*name, value.parse().unwrap());
-        }
-        tungstenite::client(request, stream)
-            .map(|(socket, _)| Socket(socket))
-            .map_err(|why| why.to_string())
-    }
-
-    fn send(&mut self, frame: Value) {
-        self.0.send(Message::text(frame.to_string())).unwrap();
-    }
-
-    fn next(&mut self) -> Value {
-        loop {
-            match self.0.read().unwrap() {
-                Message::Text(text) => return serde_json::from_str(&text).unwrap(),
-                Message::Ping(_) => {}
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-}
+use tokio_tungstenite::tungstenite::{self, Message, client::IntoClientRequest as _};
 
 #[test]
 fn events_come_in_order_and_a_reader_resumes_where_it_was() {

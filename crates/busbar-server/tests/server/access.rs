@@ -1,9 +1,10 @@
 //! Who may do what over HTTP.
 
-mod support;
-
 use serde_json::{Value, json};
-use support::{Answer, World};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+use crate::support::{Answer, Socket, World};
 
 const STREAMS: &[(&str, &str)] = &[
     ("streams/meter.yaml", "topics: meter/#\n"),
@@ -376,11 +377,114 @@ fn mqtt_needs_a_login_too() {
     use std::io::{Read, Write};
     let (world, _) = with_admin(&[]);
     let mut stream = std::net::TcpStream::connect(world.mqtt).unwrap();
-    stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    stream
+        .set_read_timeout(Some(crate::support::PATIENCE))
+        .unwrap();
     stream
         .write_all(b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01c")
         .unwrap();
     let mut answer = [0; 4];
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(answer, [0x20, 0x02, 0x00, 0x05], "not authorised");
+}
+
+#[test]
+fn what_is_connected_by_a_session_ends_with_it() {
+    let (world, ann) = with_admin(&[]);
+    let login = json!({"user":"ann","password":"a-good-password"});
+    let answer = world.post("/api/v1/session", &login);
+    let cookie = answer.headers["set-cookie"]
+        .split(';')
+        .next()
+        .unwrap()
+        .to_owned();
+    let mut sse = world.listen("/api/v1/events", &[("cookie", &cookie)]);
+    let mut live = world.listen("/api/v1/live", &[("cookie", &cookie)]);
+    let mut socket = Socket::open(&world, &[("cookie", &cookie)]).unwrap();
+    socket.send(json!({"op":"subscribe","id":1}));
+    assert_eq!(socket.next()["op"], "ack");
+    let mut by_password = world.listen("/api/v1/events", &[("authorization", &ann)]);
+    let publish = |payload: &str| {
+        let event = json!({"topic":"a","payload":payload});
+        assert_eq!(
+            as_user(&world, "POST", "/api/v1/events", &ann, &event).status,
+            200
+        );
+    };
+    publish("before");
+    assert_eq!(sse.next().unwrap().json()["payload"], "before");
+    assert_eq!(socket.next()["payload"], "before");
+    assert_eq!(by_password.next().unwrap().json()["payload"], "before");
+    let out = world.request("DELETE", "/api/v1/session", &[("cookie", &cookie)], b"");
+    assert_eq!(out.status, 204);
+    publish("after");
+    assert!(sse.next().is_none());
+    while live.next().is_some() {}
+    match socket.0.read() {
+        Ok(Message::Close(Some(frame))) => assert_eq!(frame.code, CloseCode::Policy),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(by_password.next().unwrap().json()["payload"], "after");
+    // Whoever logs in anew gets a session that nobody knew before.
+    let again = world.post("/api/v1/session", &login);
+    assert_ne!(
+        again.headers["set-cookie"].split(';').next().unwrap(),
+        cookie
+    );
+    // A new password ends what the old one let in.
+    let change = json!({"password":"another-password"});
+    assert_eq!(
+        as_user(&world, "POST", "/api/v1/users/ann", &ann, &change).status,
+        200
+    );
+    let event = json!({"topic":"a","payload":"late"});
+    let ann = basic("ann", "another-password");
+    assert_eq!(
+        as_user(&world, "POST", "/api/v1/events", &ann, &event).status,
+        200
+    );
+    assert!(by_password.next().is_none());
+}
+
+#[test]
+fn dead_letters_are_shown_to_those_who_may_read_their_stream() {
+    let (world, ann) = with_admin(&[
+        (
+            "streams/meter.yaml",
+            "topics: meter/#\nformat: json\nschema:\n  kw: float\n",
+        ),
+        ("streams/rain.yaml", "topics: gauge/#\n"),
+        (
+            "flows/f.yaml",
+            "from: meter\nsteps:\n  - where: kw > 1\nto:\n  - topic: out/x\n",
+        ),
+    ]);
+    for (name, stream) in [("may", "stream:meter"), ("may-not", "stream:rain")] {
+        let new = json!({"name":name,"password":"a-good-password","role":"viewer","rules":{"read":[stream]}});
+        assert_eq!(
+            as_user(&world, "POST", "/api/v1/users", &ann, &new).status,
+            201
+        );
+    }
+    let event = json!({"topic":"meter/1","payload":{"kw":"a secret"}});
+    assert_eq!(
+        as_user(&world, "POST", "/api/v1/events", &ann, &event).status,
+        200
+    );
+    let get = |login: &str, path: &str| as_user(&world, "GET", path, login, &Value::Null);
+    let begun = std::time::Instant::now();
+    while get(&ann, "/api/v1/dead-letters/groups").json()["groups"] == json!([]) {
+        assert!(begun.elapsed() < crate::support::PATIENCE);
+        std::thread::park_timeout(std::time::Duration::from_millis(20));
+    }
+    for (name, shown) in [("may", true), ("may-not", false)] {
+        let login = basic(name, "a-good-password");
+        for (path, list) in [
+            ("/api/v1/dead-letters/groups", "groups"),
+            ("/api/v1/dead-letters", "letters"),
+        ] {
+            let answer = get(&login, path).json();
+            assert_eq!(answer[list] != json!([]), shown, "{name} {path}: {answer}");
+        }
+    }
 }

@@ -1,0 +1,10 @@
+//! A node in this process, asked from outside, as one program: each test program links all of DataFusion.
+
+mod access;
+mod flows;
+mod live;
+mod node;
+mod publish;
+mod subscribe;
+mod support;
+mod wire;

@@ -1,0 +1,238 @@
+//! HTTP by the byte: what is asked badly, slowly or too large.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use serde_json::json;
+
+use crate::support::{PATIENCE, World, config};
+
+/// A connection on which anything can be said.
+struct Wire(TcpStream);
+
+impl Wire {
+    fn open(world: &World) -> Wire {
+        let stream = TcpStream::connect(world.http).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Wire(stream)
+    }
+
+    fn say(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.write_all(bytes.as_ref()).unwrap();
+    }
+
+    /// What comes until `enough`, or until the node hangs up.
+    fn hear(&mut self, enough: impl Fn(&str) -> bool) -> String {
+        let (mut heard, mut some) = (Vec::new(), [0; 4096]);
+        loop {
+            let text = String::from_utf8_lossy(&heard).into_owned();
+            if enough(&text) {
+                return text;
+            }
+            match self.0.read(&mut some) {
+                Ok(0) => return text,
+                Ok(read) => heard.extend_from_slice(&some[..read]),
+                Err(why) => panic!("{why} after {text:?}"),
+            }
+        }
+    }
+}
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+#[test]
+fn slow_senders_wait_for_themselves_alone() {
+    let mut config = config();
+    config.http.requests = 2;
+    let world = World::with(config, &[]);
+    let slow: Vec<Wire> = (0..8)
+        .map(|n| {
+            let path = ["/api/v1/session", "/api/v1/events"][n % 2];
+            let mut wire = Wire::open(&world);
+            wire.say(format!(
+                "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+                 content-length: 1000\r\n\r\n{{"
+            ));
+            wire
+        })
+        .collect();
+    // Each of these is answered after the ones before were taken in as far as they go.
+    for _ in 0..3 {
+        assert_eq!(world.get("/healthz").status, 200);
+        world.publish("a/b", json!(1));
+    }
+    drop(slow);
+}
+
+#[test]
+fn who_is_not_logged_in_sends_little() {
+    let world = World::new(&[]);
+    let new = json!({"name":"ann","password":"a-good-password","role":"admin"});
+    assert_eq!(world.post("/api/v1/users", &new).status, 201);
+    let long = "x".repeat(busbar_server::limits::OPEN_BODY_BYTES_MAX);
+    let answer = world.post(
+        "/api/v1/session",
+        &json!({ "user": "ann", "password": long }),
+    );
+    assert_eq!(
+        (answer.status, answer.code()),
+        (413, "server.body-too-large".into())
+    );
+    let answer = world.post("/api/v1/events", &json!({ "topic": "a", "payload": long }));
+    assert_eq!(
+        (answer.status, answer.code()),
+        (401, "access.login-needed".into())
+    );
+}
+
+#[test]
+fn who_sends_too_much_hears_why() {
+    let world = World::new(&[]);
+    // Nobody who sends without listening is cut off before the answer.
+    let much = vec![b'x'; 40 << 20];
+    let raw = [("content-type", "application/octet-stream")];
+    let answer = world.request("POST", "/api/v1/events?topic=a", &raw, &much);
+    assert_eq!(
+        (answer.status, answer.code()),
+        (413, "server.body-too-large".into())
+    );
+    let foreign = [raw[0], ("origin", "http://evil.example")];
+    let answer = world.request("POST", "/api/v1/events?topic=a", &foreign, &much);
+    assert_eq!(answer.status, 403);
+    // Who asks first need not send at all.
+    let mut wire = Wire::open(&world);
+    wire.say(
+        "POST /api/v1/events?topic=a HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\n\
+         content-type: application/octet-stream\r\ncontent-length: 40000000\r\n\r\n",
+    );
+    let heard = wire.hear(|text| text.contains("\r\n\r\n"));
+    assert!(heard.starts_with("HTTP/1.1 413 "), "{heard}");
+    let mut wire = Wire::open(&world);
+    wire.say(
+        "POST /api/v1/events?topic=a HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\n\
+         content-type: application/octet-stream\r\ncontent-length: 2\r\n\r\n",
+    );
+    let heard = wire.hear(|text| text.contains("\r\n\r\n"));
+    assert!(heard.starts_with("HTTP/1.1 100 "), "{heard}");
+    wire.say("ab");
+    let heard = wire.hear(|text| text.contains("accepted"));
+    assert!(heard.contains("\"accepted\":1"), "{heard}");
+}
+
+#[test]
+fn a_body_comes_whole_in_chunks_or_compressed_or_not_at_all() {
+    let world = World::new(&[]);
+    let chunked = |body: &str| {
+        let mut wire = Wire::open(&world);
+        wire.say(format!(
+            "POST /api/v1/events?topic=a/b HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+             content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n{body}"
+        ));
+        wire.hear(|_| false)
+    };
+    let heard = chunked("3\r\n[1,\r\n2\r\n2]\r\n0\r\n\r\n");
+    assert!(heard.contains("\"accepted\":2"), "{heard}");
+    let heard = chunked("3\r\n[1,\r\nzz\r\n");
+    assert!(heard.starts_with("HTTP/1.1 400 "), "{heard}");
+    assert!(heard.contains("server.body-broken"), "{heard}");
+    assert_eq!(world.sql("select count(*) from inbox"), json!([[2]]));
+
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder
+        .write_all(b"{\"topic\":\"a/c\",\"payload\":3}")
+        .unwrap();
+    let body = encoder.finish().unwrap();
+    let send = |encoding| {
+        let headers = [JSON, ("content-encoding", encoding)];
+        world.request("POST", "/api/v1/events", &headers, &body)
+    };
+    assert_eq!(send("gzip").json()["accepted"], 1);
+    let refused = send("br");
+    assert_eq!(
+        (refused.status, refused.code()),
+        (415, "server.content-encoding".into())
+    );
+    assert_eq!(refused.headers["accept-encoding"], "gzip");
+}
+
+#[test]
+fn requests_that_are_not_well_formed_are_refused_in_words() {
+    let world = World::new(&[]);
+    for hosts in ["", "host: localhost\r\nhost: localhost\r\n"] {
+        let mut wire = Wire::open(&world);
+        wire.say(format!("GET /healthz HTTP/1.1\r\n{hosts}\r\n"));
+        let heard = wire.hear(|text| text.contains('}'));
+        assert!(heard.starts_with("HTTP/1.1 400 "), "{heard}");
+        assert!(heard.contains("server.no-host"), "{heard}");
+    }
+    let mut wire = Wire::open(&world);
+    wire.say("GET /healthz HTTP/1.0\r\nhost: localhost\r\n\r\n");
+    let heard = wire.hear(|_| false);
+    assert!(
+        heard.contains(" 200 OK") && heard.ends_with("{\"status\":\"ok\"}"),
+        "{heard}"
+    );
+    let answer = world.get("/api/v1/streams/%ff");
+    assert_eq!(
+        (answer.status, answer.code()),
+        (400, "server.bad-path".into())
+    );
+    let answer = world.post("/api/v1/nonsense", &json!({}));
+    assert_eq!(
+        (answer.status, answer.code()),
+        (404, "server.unknown-route".into())
+    );
+    for (path, allowed) in [
+        ("/", "GET, HEAD"),
+        ("/api/v1/sql", "POST"),
+        ("/healthz", "GET,HEAD"),
+    ] {
+        let answer = world.request("PUT", path, &[JSON], b"{}");
+        assert_eq!(
+            (answer.status, answer.code()),
+            (405, "server.method-not-allowed".into()),
+            "{path}"
+        );
+        assert_eq!(answer.headers["allow"], allowed, "{path}");
+    }
+    // Pages of other sites are promised nothing.
+    let asked = [
+        ("origin", "http://evil.example"),
+        ("access-control-request-method", "POST"),
+    ];
+    let answer = world.request("OPTIONS", "/api/v1/events", &asked, b"");
+    assert_eq!(answer.status, 403);
+    assert!(!answer.headers.contains_key("access-control-allow-origin"));
+    let answer = world.get("/api/v1/ws");
+    assert_eq!(
+        (answer.status, &*answer.headers["upgrade"]),
+        (426, "websocket")
+    );
+}
+
+#[test]
+fn requests_in_a_row_are_answered_in_their_order() {
+    let world = World::new(&[]);
+    let mut wire = Wire::open(&world);
+    wire.say(
+        "HEAD /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n\
+         GET /api/v1/nonsense HTTP/1.1\r\nhost: localhost\r\n\r\n\
+         POST /api/v1/events?topic=a HTTP/1.1\r\nhost: localhost\r\n\
+         content-type: application/json\r\ncontent-length: 1\r\n\r\n7\
+         GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
+    );
+    let heard = wire.hear(|_| false);
+    let statuses: Vec<&str> = heard
+        .match_indices("HTTP/1.1 ")
+        .map(|(at, _)| &heard[at + 9..at + 12])
+        .collect();
+    assert_eq!(statuses, ["200", "404", "200", "200"], "{heard}");
+    assert!(
+        !heard.contains("\r\n\r\n{\"status\":\"ok\"}HTTP"),
+        "HEAD has no body: {heard}"
+    );
+    assert!(
+        heard.ends_with("{\"status\":\"ok\",\"writable\":true}"),
+        "{heard}"
+    );
+}
