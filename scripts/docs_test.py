@@ -2,7 +2,8 @@
 """Holds the documents to the program: docs_test.py BUSBAR
 
 The reference pages must be what the program writes today, and the commands of the README must work:
-they run in a shell of their own, beside a node on the example that the README starts.
+they run in a shell of their own, beside a node on the example that the README starts. Those of the how-to start nodes
+of their own.
 """
 
 import os
@@ -17,8 +18,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import test as suite  # noqa: E402
 
-BUSBAR = Path(sys.argv[1]).resolve()
-WAIT = 60
+BUSBAR = suite.BUSBAR = Path(sys.argv[1]).resolve()
+WAIT = 90
 
 # The README speaks of the usual ports; the node of this test has others.
 PRELUDE = """
@@ -62,11 +63,38 @@ def readme_commands(name):
         node.stop()
 
 
+def howto_commands(name):
+    """All shell blocks of a page, from top to bottom in one shell, which starts its nodes itself."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / name).read_text(), re.S)
+    assert len(blocks) >= 10, f"{name} has lost its commands"
+    http, mqtt, tls = suite.free_port(), suite.free_port(), suite.free_port()
+    script = "\n".join(blocks).replace("127.0.0.1:8080", f"127.0.0.1:{http}").replace("8883", str(tls))
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "busbar").symlink_to(BUSBAR)
+        env = {k: v for k, v in os.environ.items() if not k.startswith("BUSBAR_")}
+        env.update(
+            PATH=f"{folder}:{os.environ['PATH']}", HOME=folder, XDG_CONFIG_HOME=f"{folder}/settings", LC_ALL="C.UTF-8",
+            BUSBAR_HTTP_LISTEN=f"127.0.0.1:{http}", BUSBAR_MQTT_LISTEN=f"127.0.0.1:{mqtt}", MQTT_PORT=str(mqtt),
+        )
+        # What runs in the background ends with the shell, however that ends.
+        prelude = PRELUDE.replace('busbar() { command "$BUSBAR" "$@"; }', "") + "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n"
+        done = subprocess.run(
+            ["bash", "-c", prelude + "set -x\n" + script], cwd=folder, env=env, capture_output=True, text=True,
+            timeout=WAIT,
+        )
+    told = f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+    assert done.returncode == 0, told
+    for word in ("alarm/m1/power", "Read: ", "Everything is as it was written", "busbar_dead_letters", "has caught up",
+                 "Events sent again: 1", "guest"):
+        assert word in done.stdout, f"no {word!r} in\n{told}"
+
+
 def main():
     checks = [
         ("the reference pages are what the program writes", reference_pages),
         ("the commands of README.md work", lambda: readme_commands("README.md")),
         ("the commands of README.zh-CN.md work", lambda: readme_commands("README.zh-CN.md")),
+        ("the commands of docs/HOWTO.md work", lambda: howto_commands("docs/HOWTO.md")),
     ]
     passed = failed = 0
     for name, check in checks:

@@ -1,13 +1,18 @@
 """Nodes that cases start, hurt and stop by themselves, and a runner for functions named `case_`."""
 
 import contextlib
+import fcntl
 import json
 import os
+import pty
+import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
+import termios
 import time
 import traceback
 import urllib.error
@@ -94,6 +99,33 @@ class World:
             timeout=timeout, env=self.environment(**env),
         )
         return done.returncode, done.stdout, done.stderr
+
+    def type(self, args, typed, wait=0.5, **env):
+        """What a terminal of 80 columns and 24 lines shows of a command to whom a person types."""
+        inside, outside = pty.openpty()
+        fcntl.ioctl(outside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        process = subprocess.Popen(
+            [self.busbar, *map(str, args)], stdin=outside, stdout=outside, stderr=outside, start_new_session=True,
+            env=self.environment(**env), preexec_fn=lambda: fcntl.ioctl(outside, termios.TIOCSCTTY, 0),
+        )
+        os.close(outside)
+        shown, typed = b"", list(typed)
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if select.select([inside], [], [], wait)[0]:
+                try:
+                    shown += os.read(inside, 65_536)
+                except OSError:
+                    break
+            elif typed:
+                # Nothing came for a while: the person's turn.
+                os.write(inside, typed.pop(0).encode())
+            elif process.poll() is not None:
+                break
+        process.kill() if process.poll() is None else None
+        process.wait()
+        os.close(inside)
+        return shown.decode(errors="replace")
 
     def start(self, project, ready=True, before=(), **env):
         node = Node(self, project, before, env)

@@ -95,8 +95,8 @@ macro_rules! areas {
 }
 
 areas![
-    "access", "bus", "catalog", "cli", "connect", "event", "flow", "gateway", "log", "mqtt",
-    "server", "sql", "table",
+    "access", "bus", "catalog", "cli", "connect", "event", "flow", "gateway", "help", "log",
+    "mqtt", "server", "sql", "table",
 ];
 
 /// The lines of a catalogue file that carry a message.

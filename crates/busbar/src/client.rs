@@ -1,5 +1,6 @@
 //! The node's REST API, as the commands use it.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -54,6 +55,9 @@ pub struct NodeArgs {
         help_heading = "Node"
     )]
     ca: Option<PathBuf>,
+    /// How long an answer may take as a whole; without bound when not given, for queries take what they take.
+    #[arg(skip)]
+    answer_max: Option<Duration>,
 }
 
 /// Answers of queries may be large; they are read whole up to this size.
@@ -63,6 +67,21 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 
 impl NodeArgs {
+    /// The node that a command line names which is still being typed, asked without a password.
+    pub fn typed(words: impl Iterator<Item = OsString>, answer_max: Duration) -> NodeArgs {
+        let words: Vec<OsString> = words.collect();
+        let given = |option: &str, variable: &str| {
+            crate::complete::typed(&words, option).or_else(|| std::env::var(variable).ok())
+        };
+        NodeArgs {
+            node: given("--node", "BUSBAR_NODE"),
+            token: given("--token", "BUSBAR_TOKEN"),
+            user: None,
+            ca: given("--ca", "BUSBAR_CA").map(PathBuf::from),
+            answer_max: Some(answer_max),
+        }
+    }
+
     /// The node's address, without a slash at the end.
     pub fn url(&self) -> String {
         if let Some(url) = &self.node {
@@ -102,7 +121,7 @@ impl NodeArgs {
     /// # Errors
     /// When the node is not there, refuses, or answers what is not JSON.
     pub fn get(&self, path: &str) -> Result<Value, Failure> {
-        let request = self.agent()?.get(format!("{}{path}", self.url()));
+        let request = self.agent()?.get(self.place(path)?);
         self.read(self.authorized(request)?.call())
     }
 
@@ -111,7 +130,7 @@ impl NodeArgs {
     /// # Errors
     /// As [`NodeArgs::get`].
     pub fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
-        let request = self.agent()?.post(format!("{}{path}", self.url()));
+        let request = self.agent()?.post(self.place(path)?);
         self.read(self.authorized(request)?.send_json(body))
     }
 
@@ -120,7 +139,7 @@ impl NodeArgs {
     /// # Errors
     /// As [`NodeArgs::get`].
     pub fn delete(&self, path: &str) -> Result<Value, Failure> {
-        let request = self.agent()?.delete(format!("{}{path}", self.url()));
+        let request = self.agent()?.delete(self.place(path)?);
         self.read(self.authorized(request)?.call())
     }
 
@@ -129,7 +148,7 @@ impl NodeArgs {
     /// # Errors
     /// As [`NodeArgs::get`]; also when the stream breaks.
     pub fn events(&self, path: &str, mut each: impl FnMut(&str) -> bool) -> Result<(), Failure> {
-        let request = self.agent()?.get(format!("{}{path}", self.url()));
+        let request = self.agent()?.get(self.place(path)?);
         let mut answer = self
             .authorized(request)?
             .call()
@@ -153,9 +172,21 @@ impl NodeArgs {
         Ok(())
     }
 
+    /// The address of a path of the node.
+    fn place(&self, path: &str) -> Result<ureq::http::Uri, Failure> {
+        let url = self.url();
+        format!("{url}{path}")
+            .parse()
+            .map_err(|why: ureq::http::uri::InvalidUri| {
+                let error = Error::new(Class::Configuration, "cli.bad-address").with("node", &url);
+                Failure::new(exit::USAGE, error.caused_by(why))
+            })
+    }
+
     fn agent(&self) -> Result<ureq::Agent, Failure> {
         let mut config = ureq::Agent::config_builder()
             .http_status_as_error(false)
+            .timeout_global(self.answer_max)
             .timeout_connect(Some(CONNECT_MAX));
         if let Some(path) = &self.ca {
             let roots = RootCerts::Specific(Arc::new(trusted(path)?));
@@ -246,6 +277,14 @@ fn trusted(path: &std::path::Path) -> Result<Vec<Certificate<'static>>, Failure>
     Ok(certificates)
 }
 
+/// What helps at the command line with a refusal of the node.
+const HINTS: [(&str, &str); 4] = [
+    ("access.login-needed", "cli.login-how"),
+    ("flow.unknown", "cli.flows-how"),
+    ("server.unknown-flow", "cli.flows-how"),
+    ("server.unknown-letter", "cli.dead-letters-how"),
+];
+
 /// The node's own words, in the reader's language.
 fn refusal(status: u16, error: &Value) -> Failure {
     let key = if language() == Language::Zh {
@@ -257,8 +296,8 @@ fn refusal(status: u16, error: &Value) -> Failure {
     if let Some(cause) = error["cause"].as_str() {
         text = format!("{text}: {cause}");
     }
-    if error["code"] == "access.login-needed" {
-        text = format!("{text}; {}", crate::say::line("cli.login-how", &[]));
+    if let Some((_, hint)) = HINTS.iter().find(|(code, _)| error["code"] == *code) {
+        text = format!("{text}; {}", crate::say::line(hint, &[]));
     }
     let class = match error["class"].as_str() {
         Some("transient") => Class::Transient,

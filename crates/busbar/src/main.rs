@@ -4,9 +4,12 @@
 mod bench;
 mod client;
 mod commands;
+mod complete;
 mod exit;
+mod help;
 mod login;
 mod memory;
+mod prompt;
 mod report;
 mod say;
 mod usage;
@@ -14,7 +17,7 @@ mod usage;
 use std::process::ExitCode;
 
 use busbar_event::{Class, Error};
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use client::NodeArgs;
 use commands::{
@@ -29,11 +32,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Debug, Parser)]
 #[command(name = "busbar", version, propagate_version = true, after_help = EXIT_CODES)]
 struct Cli {
-    #[command(flatten)]
-    node: NodeArgs,
     /// Print JSON, for programs.
     #[arg(long, global = true)]
     json: bool,
+    #[command(flatten)]
+    node: NodeArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -51,26 +54,21 @@ enum Command {
     Sql(sql::SqlArgs),
     Tap(tap::TapArgs),
     Top(top::TopArgs),
-    /// Flows of a running node.
-    #[command(subcommand)]
-    Flows(flows::FlowsCommand),
+    Flows(flows::FlowsArgs),
     Replay(flows::ReplayArgs),
-    #[command(subcommand)]
-    DeadLetters(dead_letters::DeadLettersCommand),
+    DeadLetters(dead_letters::DeadLettersArgs),
     Doctor(doctor::DoctorArgs),
     /// Measure this program on this machine.
     Bench(bench::BenchArgs),
-    #[command(subcommand)]
-    User(users::UserCommand),
-    #[command(subcommand)]
-    Token(users::TokenCommand),
+    User(users::UserArgs),
+    Token(users::TokenArgs),
     Login(users::LoginArgs),
     /// Forget a login, and make its token worthless.
     Logout,
     Schema(check::SchemaArgs),
     #[command(hide = true)]
     Reference(reference::ReferenceArgs),
-    /// Print completions for a shell.
+    /// Print what a shell needs to complete commands, options and names of a node.
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
@@ -78,7 +76,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    complete::answer();
+    let mut program = help::in_language(Cli::command(), say::language());
+    let parsed = program.try_get_matches_from_mut(std::env::args_os());
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return ExitCode::from(usage::refuse(&error)),
     };
@@ -104,9 +105,9 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Sql(args) => sql::run(args, node, json),
         Command::Tap(args) => tap::run(args, node, json),
         Command::Top(args) => top::run(args, node, json),
-        Command::Flows(command) => flows::run(command, node, json),
+        Command::Flows(args) => flows::run(args, node, json),
         Command::Replay(args) => flows::replay(args, node, json),
-        Command::DeadLetters(command) => dead_letters::run(command, node, json),
+        Command::DeadLetters(args) => dead_letters::run(args, node, json),
         Command::Doctor(args) => doctor::run(args, json),
         Command::Bench(args) => bench::run(args, json).map_err(|why| {
             Failure::new(
@@ -114,24 +115,16 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
                 Error::new(Class::Transient, "cli.refused").with("text", why),
             )
         }),
-        Command::User(command) => users::user(command, node, json),
-        Command::Token(command) => users::token(command, node, json),
+        Command::User(args) => users::user(args, node, json),
+        Command::Token(args) => users::token(args, node, json),
         Command::Login(args) => users::login(args, node, json),
         Command::Logout => users::logout(node, json),
         Command::Schema(args) => {
             check::print_schema(args);
             Ok(())
         }
-        Command::Reference(args) => reference::run(args, &mut Cli::command()),
-        Command::Completions { shell } => {
-            clap_complete::generate(
-                *shell,
-                &mut Cli::command(),
-                "busbar",
-                &mut std::io::stdout(),
-            );
-            Ok(())
-        }
+        Command::Reference(args) => reference::run(args, &Cli::command()),
+        Command::Completions { shell } => complete::register(*shell),
     }
 }
 

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use busbar_event::Language;
-use indicatif::ProgressBar;
+use busbar_event::{Language, messages};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 /// The reader's language, by the usual variables.
@@ -20,7 +20,7 @@ pub fn language() -> Language {
 
 /// A line of the catalogue in the reader's language.
 pub fn line(code: &str, args: &[(&'static str, String)]) -> String {
-    busbar_event::messages::text(language(), code, args)
+    messages::text(language(), code, args)
 }
 
 /// A sign of life while a node works; nothing for programs, nor where nobody looks.
@@ -32,6 +32,74 @@ pub fn waiting(json: bool, code: &str) -> ProgressBar {
     progress.enable_steady_tick(Duration::from_millis(100));
     progress.set_message(line(code, &[]));
     progress
+}
+
+/// A bar for work whose size is known, or becomes known; nothing for programs, nor where nobody looks.
+pub fn progress(json: bool, code: &str) -> ProgressBar {
+    if json {
+        return ProgressBar::hidden();
+    }
+    let progress = ProgressBar::new(0);
+    // A template that does not parse leaves the usual one.
+    if let Ok(style) = ProgressStyle::with_template(BAR) {
+        progress.set_style(style.progress_chars(BAR_CHARACTERS));
+    }
+    progress.enable_steady_tick(Duration::from_millis(100));
+    progress.set_message(line(code, &[]));
+    progress
+}
+
+/// The same for work that is measured in bytes.
+pub fn bytes_bar() -> ProgressStyle {
+    ProgressStyle::with_template(BYTES_BAR)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars(BAR_CHARACTERS)
+}
+
+const BAR_CHARACTERS: &str = "━╸─";
+const BYTES_BAR: &str =
+    "{msg} {bar:30} {percent:>3} %  {binary_bytes}/{binary_total_bytes}  {elapsed}";
+const BAR: &str = "{msg} {bar:30} {percent:>3} %  {human_pos}/{human_len}  {elapsed}";
+
+/// A list of an answer as a table, or a line that says that it is empty. A dot in a column's name
+/// goes one level down.
+pub fn list(list: &Value, columns: &[&str], none: &str) {
+    let list = list.as_array().map_or(&[][..], Vec::as_slice);
+    if list.is_empty() {
+        println!("{}", line(none, &[]));
+        return;
+    }
+    let head: Vec<String> = columns.iter().map(|column| heading(column)).collect();
+    let rows: Vec<Vec<String>> = list
+        .iter()
+        .map(|entry| {
+            columns
+                .iter()
+                .map(|column| {
+                    let value = column.split('.').fold(entry, |value, key| &value[key]);
+                    match *column {
+                        "state" => state(value),
+                        _ => cell(value),
+                    }
+                })
+                .collect()
+        })
+        .collect();
+    print!("{}", table(&head, &rows));
+}
+
+/// What a member of an answer is called at the head of a column.
+pub fn heading(member: &str) -> String {
+    let name = member.rsplit('.').next().unwrap_or(member);
+    let name = name.strip_suffix("_zh").unwrap_or(name);
+    messages::template(language(), &format!("cli.column-{name}"))
+        .map_or_else(|| name.to_owned(), str::to_owned)
+}
+
+/// The state of a flow in the reader's language.
+pub fn state(value: &Value) -> String {
+    let name = cell(value);
+    messages::template(language(), &format!("cli.state-{name}")).map_or(name, str::to_owned)
 }
 
 /// Columns that line up, numbers to the right. Wide characters count twice, as terminals show them.
@@ -111,8 +179,9 @@ fn is_number(cell: &str) -> bool {
         || cell.starts_with(|c: char| c.is_ascii_digit()) && cell.ends_with("/s")
 }
 
-fn width(text: &str) -> usize {
-    text.chars().map(|c| if matches!(c as u32, 0x1100..=0x115f | 0x2e80..=0xa4cf | 0xac00..=0xd7a3 | 0xf900..=0xfaff | 0xfe30..=0xfe6f | 0xff00..=0xff60 | 0xffe0..=0xffe6 | 0x1f300..=0x1faff) { 2 } else { 1 }).sum()
+/// Columns that a text takes on a terminal.
+pub fn width(text: &str) -> usize {
+    unicode_width::UnicodeWidthStr::width(text)
 }
 
 #[cfg(test)]
@@ -125,8 +194,11 @@ mod tests {
         let rows = [
             vec!["北".to_owned(), "3.2".to_owned()],
             vec!["ab".to_owned(), "10".to_owned()],
+            // A letter and an accent that stands on it; they take one column.
+            vec!["e\u{301}".to_owned(), "1".to_owned()],
         ];
-        assert_eq!(table(&head, &rows), "站点   kw\n北    3.2\nab     10\n");
+        let expected = "站点   kw\n北    3.2\nab     10\ne\u{301}       1\n";
+        assert_eq!(table(&head, &rows), expected);
     }
 
     #[test]

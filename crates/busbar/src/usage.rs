@@ -35,13 +35,32 @@ fn retold(error: &clap::Error) -> Option<String> {
             "cli.usage-missing",
             &args("arguments", ContextKind::InvalidArg)?,
         ),
-        ErrorKind::InvalidValue | ErrorKind::ValueValidation => say::line(
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
+            let argument = ("argument", told(ContextKind::InvalidArg)?);
+            match told(ContextKind::InvalidValue)? {
+                none if none.is_empty() => say::line("cli.usage-no-value", &[argument]),
+                value => say::line("cli.usage-value", &[argument, ("value", value)]),
+            }
+        }
+        ErrorKind::ArgumentConflict => {
+            let argument = told(ContextKind::InvalidArg)?;
+            let other = told(ContextKind::PriorArg)?;
+            // Given twice, an argument is at odds with itself.
+            let code = if argument == other {
+                "cli.usage-twice"
+            } else {
+                "cli.usage-conflict"
+            };
+            say::line(code, &[("argument", argument), ("other", other)])
+        }
+        ErrorKind::TooManyValues => say::line(
             "cli.usage-value",
             &[
                 ("argument", told(ContextKind::InvalidArg)?),
                 ("value", told(ContextKind::InvalidValue)?),
             ],
         ),
+        ErrorKind::InvalidUtf8 => say::line("cli.usage-utf8", &[]),
         _ => return None,
     };
     text.push('\n');

@@ -158,6 +158,8 @@ fn paths_that_the_documents_name_exist() {
         "CONTRIBUTING.md",
         "README.md",
         "README.zh-CN.md",
+        "docs/HOWTO.md",
+        "docs/HOWTO.zh-CN.md",
     ] {
         let text = std::fs::read_to_string(root().join(document)).expect(document);
         for quoted in text.split('`').skip(1).step_by(2) {
@@ -184,14 +186,16 @@ fn paths_that_the_documents_name_exist() {
             let target = link.split(')').next().unwrap_or_default();
             if !target.contains("://") && !target.starts_with('#') {
                 let file = target.split('#').next().unwrap_or_default();
-                assert!(root().join(file).exists(), "{document} links to {target}");
+                let folder = root().join(document);
+                let folder = folder.parent().expect("a folder");
+                assert!(folder.join(file).exists(), "{document} links to {target}");
             }
         }
     }
 }
 
 #[test]
-fn both_readmes_have_the_same_commands() {
+fn pages_in_both_languages_have_the_same_commands() {
     let commands = |name: &str| -> Vec<String> {
         let text = std::fs::read_to_string(root().join(name)).expect(name);
         let blocks = text.split("```").skip(1).step_by(2);
@@ -207,7 +211,11 @@ fn both_readmes_have_the_same_commands() {
             })
             .collect()
     };
-    assert_eq!(commands("README.md"), commands("README.zh-CN.md"));
+    for page in ["README", "docs/HOWTO"] {
+        let english = commands(&format!("{page}.md"));
+        assert!(!english.is_empty(), "{page} has no commands");
+        assert_eq!(english, commands(&format!("{page}.zh-CN.md")), "{page}");
+    }
 }
 
 #[test]

@@ -36,9 +36,19 @@ pub fn run(args: &ApplyArgs, node: &NodeArgs, json: bool) -> Result<(), Failure>
         check::tell(&refused, json);
         check::wrong(exit::FOUND, &refused).answered()
     })?;
+    // It would remove everything, which nobody means by naming the wrong folder.
+    if bundle.files.is_empty() {
+        let path = args.dir.display();
+        let error = Error::new(Class::Configuration, "cli.empty-project").with("path", path);
+        return Err(error.into());
+    }
     let note = args.note.as_deref().unwrap_or_default();
     let body = json!({ "files": bundle.files, "dry_run": args.dry_run, "note": note });
-    let answer = node.post("/api/v1/apply", &body)?;
+    // It answers when every flow has started, or has not.
+    let progress = say::waiting(json, "cli.applying");
+    let answer = node.post("/api/v1/apply", &body);
+    progress.finish_and_clear();
+    let answer = answer?;
     // A flow that cannot start leaves its old version running, and everything else is as told.
     let failed: Vec<_> = answer["applied"]["failed"]
         .as_object()

@@ -49,7 +49,13 @@ pub fn load(dir: &Path) -> (Option<Project>, Vec<Diagnostic>) {
         Ok(bundle) => bundle,
         Err(diagnostics) => return (None, diagnostics),
     };
+    let empty = bundle.files.is_empty();
     let (project, mut diagnostics) = Project::parse(bundle);
+    if empty {
+        let path = dir.display().to_string();
+        let error = Error::new(Class::Configuration, "cli.empty-project").with("path", &path);
+        diagnostics.push(Diagnostic::new(&path, "", 0..0, error).warning());
+    }
     if !has_errors(&diagnostics) {
         diagnostics.extend(busbar_flow::check(&project, &busbar_connect::registry()));
     }

@@ -1,39 +1,38 @@
 //! `busbar dead-letters`: what could not be processed, why, and sending it again.
 
+use clap_complete::ArgValueCandidates;
 use serde_json::{Value, json};
 
 use crate::client::{NodeArgs, escape};
 use crate::exit::Failure;
-use crate::say;
+use crate::{complete, say};
 
 /// Inspect dead letters and send them again.
+#[derive(Debug, clap::Args)]
+pub struct DeadLettersArgs {
+    #[command(subcommand)]
+    command: Option<DeadLettersCommand>,
+}
+
 #[derive(Debug, clap::Subcommand)]
-pub enum DeadLettersCommand {
+enum DeadLettersCommand {
     /// Causes, with how many events each has stopped.
     Groups,
-    /// The events themselves.
-    List {
-        /// Only those of this flow.
-        #[arg(long)]
-        flow: Option<String>,
-        /// Only those with this cause, by its code.
-        #[arg(long)]
-        cause: Option<String>,
-        /// At most so many.
-        #[arg(long, default_value_t = 20)]
-        limit: u64,
-    },
+    /// The events themselves, the newest first; the same as without a command.
+    List(ListArgs),
     /// Everything about one dead letter.
     Inspect {
         /// The letter's id, as `list` shows it.
+        #[arg(add = ArgValueCandidates::new(complete::dead_letters))]
         id: String,
     },
     /// Send originals through the present version of their flow again.
     Redrive {
         /// Only those with these ids.
+        #[arg(add = ArgValueCandidates::new(complete::dead_letters))]
         ids: Vec<String>,
         /// Only those of this flow.
-        #[arg(long)]
+        #[arg(long, add = ArgValueCandidates::new(complete::flows))]
         flow: Option<String>,
         /// Only those with this cause, by its code.
         #[arg(long)]
@@ -41,9 +40,30 @@ pub enum DeadLettersCommand {
     },
 }
 
+#[derive(Debug, clap::Args)]
+struct ListArgs {
+    /// Only those of this flow.
+    #[arg(long, add = ArgValueCandidates::new(complete::flows))]
+    flow: Option<String>,
+    /// Only those with this cause, by its code.
+    #[arg(long)]
+    cause: Option<String>,
+    /// At most so many.
+    #[arg(long, default_value_t = LETTERS)]
+    limit: u64,
+}
+
+/// Letters that are listed when nobody says how many.
+const LETTERS: u64 = 20;
+
 /// Asks the node and prints.
-pub fn run(command: &DeadLettersCommand, node: &NodeArgs, json: bool) -> Result<(), Failure> {
-    match command {
+pub fn run(args: &DeadLettersArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
+    let all = DeadLettersCommand::List(ListArgs {
+        flow: None,
+        cause: None,
+        limit: LETTERS,
+    });
+    match args.command.as_ref().unwrap_or(&all) {
         DeadLettersCommand::Groups => {
             let answer = node.get("/api/v1/dead-letters/groups")?;
             show(
@@ -53,7 +73,7 @@ pub fn run(command: &DeadLettersCommand, node: &NodeArgs, json: bool) -> Result<
                 json,
             );
         }
-        DeadLettersCommand::List { flow, cause, limit } => {
+        DeadLettersCommand::List(ListArgs { flow, cause, limit }) => {
             let mut path = format!("/api/v1/dead-letters?limit={limit}");
             for (name, value) in [("flow", flow), ("cause", cause)] {
                 if let Some(value) = value {
@@ -138,10 +158,11 @@ fn whole(letter: &Value) -> String {
         vec!["event".to_owned(), place],
         vec!["topic".to_owned(), say::cell(&event["topic"])],
         vec!["key".to_owned(), say::cell(&event["key"])],
-        vec!["event time".to_owned(), say::cell(&event["time"])],
+        vec!["event-time".to_owned(), say::cell(&event["time"])],
     ];
     for (name, value) in event["tags"].as_object().into_iter().flatten() {
-        rows.push(vec![format!("tag {name}"), say::cell(value)]);
+        let tag = say::line("cli.tag", &[("name", say::cell(&name.as_str().into()))]);
+        rows.push(vec![tag, say::cell(value)]);
     }
     let payload = if event["payload"].is_null() {
         &event["payload_base64"]
@@ -150,6 +171,9 @@ fn whole(letter: &Value) -> String {
     };
     rows.push(vec!["payload".to_owned(), say::cell(payload)]);
     rows.retain(|row| !row[1].is_empty());
+    for row in &mut rows {
+        row[0] = say::heading(&row[0]);
+    }
     let head = [String::new(), String::new()];
     let table = say::table(&head, &rows);
     table.trim_start_matches('\n').to_owned()
@@ -158,30 +182,9 @@ fn whole(letter: &Value) -> String {
 fn show(answer: &Value, name: &str, columns: &[&str], json: bool) {
     if json {
         println!("{answer}");
-        return;
+    } else {
+        say::list(&answer[name], columns, "cli.no-dead-letters");
     }
-    let list = answer
-        .as_array()
-        .or_else(|| answer[name].as_array())
-        .map_or(&[][..], Vec::as_slice);
-    if list.is_empty() {
-        println!("{}", say::line("cli.no-dead-letters", &[]));
-        return;
-    }
-    let head: Vec<String> = columns
-        .iter()
-        .map(|name| name.rsplit('.').next().unwrap_or(name).to_owned())
-        .collect();
-    let rows: Vec<Vec<String>> = list
-        .iter()
-        .map(|letter| {
-            columns
-                .iter()
-                .map(|name| say::cell(name.split('.').fold(letter, |value, key| &value[key])))
-                .collect()
-        })
-        .collect();
-    print!("{}", say::table(&head, &rows));
 }
 
 /// The member that holds the cause in the reader's language.

@@ -1,11 +1,9 @@
 //! `busbar doctor`: checks a data folder, byte by byte, without changing it.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
-use busbar_event::{Class, Error};
-use busbar_log::OsDisk;
-use indicatif::ProgressBar;
+use busbar_event::{Class, Error, messages};
+use busbar_log::{OsDisk, Severity};
 
 use crate::exit::{self, Failure};
 use crate::say;
@@ -24,17 +22,12 @@ pub fn run(args: &DoctorArgs, json: bool) -> Result<(), Failure> {
             Error::new(Class::Configuration, "cli.no-data").with("path", args.dir.display());
         return Err(error.into());
     }
-    let progress = if json {
-        ProgressBar::hidden()
-    } else {
-        ProgressBar::new_spinner()
-    };
-    progress.enable_steady_tick(Duration::from_millis(100));
-    progress.set_message(say::line(
-        "cli.doctor-reads",
-        &[("path", args.dir.display().to_string())],
-    ));
-    let report = busbar_log::doctor(&OsDisk, &args.dir);
+    let progress = say::progress(json, "cli.doctor-reads");
+    progress.set_style(say::bytes_bar());
+    progress.set_length(size(&args.dir));
+    let report = busbar_log::doctor_with(&OsDisk, &args.dir, &mut |_, checked| {
+        progress.set_position(checked);
+    });
     progress.finish_and_clear();
     if json {
         let findings: Vec<_> = report
@@ -71,8 +64,17 @@ pub fn run(args: &DoctorArgs, json: bool) -> Result<(), Failure> {
             let place = finding
                 .position
                 .map_or(String::new(), |at| format!(":{at}"));
-            println!("{:?}  {}{place}", finding.severity, finding.file.display());
-            println!("    {}", finding.text);
+            let severity = match finding.severity {
+                Severity::Note => "cli.finding-note",
+                Severity::Warning => "cli.finding-warning",
+                Severity::Error => "cli.finding-error",
+            };
+            let severity = say::line(severity, &[]);
+            println!("{severity}  {}{place}", finding.file.display());
+            println!(
+                "    {}",
+                messages::text(say::language(), finding.code, &finding.args)
+            );
         }
         let counts = [
             ("partitions", report.partitions.to_string()),
@@ -92,4 +94,16 @@ pub fn run(args: &DoctorArgs, json: bool) -> Result<(), Failure> {
     let error =
         Error::new(Class::Permanent, "cli.doctor-found").with("count", report.findings.len());
     Err(Failure::new(exit::FOUND, error).answered())
+}
+
+/// Bytes of all files in a folder; what cannot be read counts nothing, and the doctor names it.
+fn size(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(about) if about.is_dir() => size(&entry.path()),
+            Ok(about) => about.len(),
+            Err(_) => 0,
+        })
+        .sum()
 }

@@ -1,24 +1,36 @@
 //! `busbar flows` and `busbar replay`: what runs, its versions, and where it reads.
 
-use serde_json::{Value, json};
+use std::time::Duration;
+
+use busbar_event::{Class, Error};
+use clap_complete::ArgValueCandidates;
+use serde_json::json;
 
 use crate::client::{NodeArgs, escape};
-use crate::exit::Failure;
-use crate::say;
+use crate::exit::{self, Failure};
+use crate::{complete, say};
 
 /// List flows, compare and roll back their versions, pause and resume them.
+#[derive(Debug, clap::Args)]
+pub struct FlowsArgs {
+    #[command(subcommand)]
+    command: Option<FlowsCommand>,
+}
+
 #[derive(Debug, clap::Subcommand)]
-pub enum FlowsCommand {
-    /// All flows with their counters.
+enum FlowsCommand {
+    /// All flows with their counters; the same as without a command.
     List,
     /// The versions of a flow.
     Versions {
         /// The flow.
+        #[arg(add = ArgValueCandidates::new(complete::flows))]
         flow: String,
     },
     /// What changed between two versions of a flow.
     Diff {
         /// The flow.
+        #[arg(add = ArgValueCandidates::new(complete::flows))]
         flow: String,
         /// The older version.
         from: u64,
@@ -28,6 +40,7 @@ pub enum FlowsCommand {
     /// Deploy an earlier version again.
     Rollback {
         /// The flow.
+        #[arg(add = ArgValueCandidates::new(complete::flows))]
         flow: String,
         /// The version to return to.
         version: u64,
@@ -35,11 +48,13 @@ pub enum FlowsCommand {
     /// Stop a flow where it stands.
     Pause {
         /// The flow.
+        #[arg(add = ArgValueCandidates::new(complete::flows))]
         flow: String,
     },
     /// Let a paused flow go on.
     Resume {
         /// The flow.
+        #[arg(add = ArgValueCandidates::new(complete::flows))]
         flow: String,
     },
 }
@@ -48,14 +63,22 @@ pub enum FlowsCommand {
 #[derive(Debug, clap::Args)]
 pub struct ReplayArgs {
     /// The flow.
+    #[arg(add = ArgValueCandidates::new(complete::flows))]
     flow: String,
     /// Where to begin: earliest, latest, or an RFC 3339 time.
     #[arg(long, default_value = "earliest")]
     from: String,
+    /// Wait until the flow has read all that was there, and show how far it is.
+    #[arg(long)]
+    wait: bool,
 }
 
+/// Between two looks at a flow that reads again.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// Asks the node and prints.
-pub fn run(command: &FlowsCommand, node: &NodeArgs, json: bool) -> Result<(), Failure> {
+pub fn run(args: &FlowsArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
+    let command = args.command.as_ref().unwrap_or(&FlowsCommand::List);
     let flow_path = |flow: &str, rest: &str| format!("/api/v1/flows/{}{rest}", escape(flow));
     let answer = match command {
         FlowsCommand::List => node.get("/api/v1/flows")?,
@@ -75,21 +98,28 @@ pub fn run(command: &FlowsCommand, node: &NodeArgs, json: bool) -> Result<(), Fa
         return Ok(());
     }
     match command {
-        FlowsCommand::List => print!(
-            "{}",
-            listing(
-                &answer,
-                "flows",
-                &[
-                    "name", "state", "version", "in", "out", "filtered", "dead", "lag"
-                ]
-            )
-        ),
-        FlowsCommand::Versions { .. } => print!(
-            "{}",
-            listing(&answer, "versions", &["version", "time", "by", "note"])
-        ),
-        FlowsCommand::Diff { .. } => print!("{}", answer["diff"].as_str().unwrap_or_default()),
+        FlowsCommand::List => {
+            let columns = [
+                "name",
+                "state",
+                "version",
+                "in",
+                "out",
+                "filtered",
+                "dead",
+                "lag",
+                "watermark",
+            ];
+            say::list(&answer["flows"], &columns, "cli.no-flows");
+        }
+        FlowsCommand::Versions { .. } => {
+            let columns = ["version", "time", "by", "note"];
+            say::list(&answer["versions"], &columns, "cli.no-versions");
+        }
+        FlowsCommand::Diff { .. } => match answer["diff"].as_str().unwrap_or_default() {
+            "" => println!("{}", say::line("cli.no-difference", &[])),
+            diff => print!("{diff}"),
+        },
         FlowsCommand::Rollback { flow, version } => {
             println!(
                 "{}",
@@ -111,33 +141,57 @@ pub fn run(command: &FlowsCommand, node: &NodeArgs, json: bool) -> Result<(), Fa
 
 /// Sets a flow's cursor back.
 pub fn replay(args: &ReplayArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
-    let path = format!("/api/v1/flows/{}/replay", escape(&args.flow));
-    let answer = node.post(&path, &json!({ "from": args.from }))?;
+    let flow = format!("/api/v1/flows/{}", escape(&args.flow));
+    let answer = node.post(&format!("{flow}/replay"), &json!({ "from": args.from }))?;
+    if !json {
+        let told = [("flow", args.flow.clone()), ("from", args.from.clone())];
+        println!("{}", say::line("cli.replaying", &told));
+    }
+    if args.wait {
+        follow(&args.flow, &flow, node, json)?;
+    }
     if json {
         println!("{answer}");
-    } else {
-        let args = [("flow", args.flow.clone()), ("from", args.from.clone())];
-        println!("{}", say::line("cli.replaying", &args));
     }
     Ok(())
 }
 
-/// Columns of a list of objects; a dot in a column's name goes one level down.
-fn listing(answer: &Value, name: &str, columns: &[&str]) -> String {
-    let list = answer
-        .as_array()
-        .or_else(|| answer[name].as_array())
-        .map_or(&[][..], Vec::as_slice);
-    let head: Vec<String> = columns
-        .iter()
-        .map(|column| column.rsplit('.').next().unwrap_or(column).to_owned())
-        .collect();
-    let rows: Vec<Vec<String>> = list
-        .iter()
-        .map(|entry| {
-            let at = |column: &str| column.split('.').fold(entry, |value, key| &value[key]);
-            columns.iter().map(|column| say::cell(at(column))).collect()
-        })
-        .collect();
-    say::table(&head, &rows)
+/// Waits until a flow has caught up with its input. Whoever interrupts this stops looking, not the flow.
+fn follow(name: &str, path: &str, node: &NodeArgs, json: bool) -> Result<(), Failure> {
+    let progress = say::progress(json, "cli.reading-again");
+    let begun = std::time::Instant::now();
+    let outcome = loop {
+        let flow = match node.get(path) {
+            Ok(flow) => flow,
+            Err(failure) => break Err(failure),
+        };
+        let lag = flow["lag"].as_u64().unwrap_or(0);
+        let read = flow["in"].as_u64().unwrap_or(0);
+        progress.set_length(read + lag);
+        progress.set_position(read);
+        if lag == 0 {
+            break Ok(read);
+        }
+        if ["paused", "disabled", "stopped"]
+            .iter()
+            .any(|state| flow["state"] == *state)
+        {
+            let error = Error::new(Class::Configuration, "cli.replay-stands").with("flow", name);
+            let error = error.with("state", say::state(&flow["state"]));
+            break Err(Failure::new(exit::FOUND, error));
+        }
+        std::thread::sleep(LOOK);
+    };
+    progress.finish_and_clear();
+    let read = outcome?;
+    if !json {
+        let seconds = format!("{:.1}", begun.elapsed().as_secs_f64());
+        let told = [
+            ("flow", name.to_owned()),
+            ("count", read.to_string()),
+            ("seconds", seconds),
+        ];
+        println!("{}", say::line("cli.replayed", &told));
+    }
+    Ok(())
 }

@@ -5,11 +5,12 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use busbar_catalog::{Kind, schema};
-use busbar_event::{Class, Error};
+use busbar_event::{Class, Error, Language};
 use clap::Command;
 use serde_json::{Map, Value};
 
 use crate::exit::{self, Failure};
+use crate::help;
 
 /// Write the reference pages, made from this program's own specs.
 #[derive(Debug, clap::Args)]
@@ -19,9 +20,10 @@ pub struct ReferenceArgs {
 }
 
 /// Writes all pages.
-pub fn run(args: &ReferenceArgs, program: &mut Command) -> Result<(), Failure> {
+pub fn run(args: &ReferenceArgs, program: &Command) -> Result<(), Failure> {
     let pages = [
-        ("commands.md", commands(program)),
+        ("commands.md", commands(program, Language::En)),
+        ("commands.zh-CN.md", commands(program, Language::Zh)),
         ("settings.md", settings()),
         ("files.md", files()),
         ("connections.md", connections()),
@@ -42,10 +44,15 @@ pub fn run(args: &ReferenceArgs, program: &mut Command) -> Result<(), Failure> {
 const MADE: &str =
     "<!-- Made by `busbar reference docs/reference` from the program's own specs. -->\n";
 
-fn commands(program: &mut Command) -> String {
-    let mut text = format!("{MADE}\n# Commands\n");
+fn commands(program: &Command, language: Language) -> String {
+    let title = match language {
+        Language::En => "Commands",
+        Language::Zh => "命令",
+    };
+    let mut text = format!("{MADE}\n# {title}\n");
+    let mut program = help::in_language(program.clone(), language);
     program.build();
-    command(program, "", &mut text);
+    command(&mut program, "", &mut text);
     text
 }
 

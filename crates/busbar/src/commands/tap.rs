@@ -1,15 +1,17 @@
 //! `busbar tap`: events as they arrive.
 
+use clap_complete::ArgValueCandidates;
 use serde_json::Value;
 
 use crate::client::{NodeArgs, escape};
-use crate::exit::Failure;
-use crate::say;
+use crate::exit::{self, Failure};
+use crate::{complete, say};
 
 /// Show events as they arrive.
 #[derive(Debug, clap::Args)]
 pub struct TapArgs {
     /// A topic filter, such as "alarm/#".
+    #[arg(add = ArgValueCandidates::new(complete::filters))]
     filter: String,
     /// Where to begin: now, earliest, an RFC 3339 time, or -N for the last N events.
     #[arg(long, default_value = "now", allow_hyphen_values = true)]
@@ -30,6 +32,7 @@ pub fn run(args: &TapArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
     if left == 0 {
         return Ok(());
     }
+    end_with_the_reader();
     node.events(&path, |data| {
         let events = match serde_json::from_str(data) {
             Ok(Value::Array(events)) => events,
@@ -67,4 +70,27 @@ pub fn run(args: &TapArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
         }
         true
     })
+}
+
+/// Ends the program when nobody reads its output any more. Without it `busbar tap … | head -1` would
+/// only notice when the next event comes, which may be tomorrow.
+fn end_with_the_reader() {
+    std::thread::spawn(|| {
+        let mut output = libc::pollfd {
+            fd: libc::STDOUT_FILENO,
+            events: 0,
+            revents: 0,
+        };
+        loop {
+            // SAFETY: one pollfd, which lives as long as the call.
+            let changed = unsafe { libc::poll(&raw mut output, 1, -1) };
+            if changed == 1 && output.revents & (libc::POLLERR | libc::POLLHUP) != 0 {
+                std::process::exit(i32::from(exit::OK));
+            }
+            // A signal may end the wait; anything else would come again at once.
+            if changed >= 0 {
+                return;
+            }
+        }
+    });
 }

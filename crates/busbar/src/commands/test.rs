@@ -40,8 +40,12 @@ pub fn run(args: &TestArgs, json: bool) -> Result<(), Failure> {
         println!("{}", serde_json::json!({ "tests": report.tests }));
     } else {
         for test in &report.tests {
-            let mark = if test.passed { "ok    " } else { "FAILED" };
-            println!("{mark} {} / {}", test.flow, test.test);
+            let mark = if test.passed {
+                "cli.test-passed"
+            } else {
+                "cli.test-failed"
+            };
+            println!("{}  {} / {}", say::line(mark, &[]), test.flow, test.test);
             for difference in &test.differences {
                 for line in difference.text(say::language()).lines() {
                     println!("         {line}");

@@ -7,7 +7,7 @@ use busbar_event::Language;
 use serde_json::Value;
 
 use crate::client::NodeArgs;
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
 use crate::say;
 
 /// Watch a node's streams and flows.
@@ -23,35 +23,94 @@ const REFRESH: Duration = Duration::from_secs(1);
 /// Prints the picture, again and again when a person is looking.
 pub fn run(args: &TopArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
     let again = !args.once && std::io::stdout().is_terminal();
+    let mut seen = false;
     loop {
-        let overview = node.get("/api/v1/overview")?;
-        let streams = node.get("/api/v1/streams")?;
-        let flows = node.get("/api/v1/flows")?;
-        if json {
-            println!(
-                "{}",
-                serde_json::json!({ "overview": overview, "streams": streams, "flows": flows })
-            );
-        } else {
-            let picture = picture(&overview, &streams, &flows);
-            // One write, so that the screen does not flicker.
-            let clear = if again { "\x1b[H\x1b[2J" } else { "" };
-            let mut out = std::io::stdout().lock();
-            if write!(out, "{clear}{picture}")
-                .and_then(|()| out.flush())
-                .is_err()
-            {
-                return Ok(());
+        let text = match look(node) {
+            Ok(answers) if json => format!("{answers}\n"),
+            Ok(answers) => {
+                seen = true;
+                let (width, height) = if again {
+                    screen()
+                } else {
+                    (usize::MAX, usize::MAX)
+                };
+                picture(&answers, width, height)
             }
-        }
-        if !again {
+            // A node that is started again comes back; one that was never there is a mistake.
+            Err(failure) if again && seen && !json && failure.code == exit::UNAVAILABLE => {
+                let message = failure.error.message(say::language());
+                format!("{message}\n{}\n", say::line("cli.top-again", &[]))
+            }
+            Err(failure) => return Err(failure),
+        };
+        // One write, and nothing is cleared before it is written over, so that the screen does not flicker.
+        let text = if again && !json {
+            format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))
+        } else {
+            text
+        };
+        let mut out = std::io::stdout().lock();
+        if out
+            .write_all(text.as_bytes())
+            .and_then(|()| out.flush())
+            .is_err()
+            || !again
+        {
             return Ok(());
         }
+        drop(out);
         std::thread::park_timeout(REFRESH);
     }
 }
 
-fn picture(overview: &Value, streams: &Value, flows: &Value) -> String {
+fn look(node: &NodeArgs) -> Result<Value, Failure> {
+    Ok(serde_json::json!({
+        "overview": node.get("/api/v1/overview")?,
+        "streams": node.get("/api/v1/streams")?,
+        "flows": node.get("/api/v1/flows")?,
+    }))
+}
+
+/// Columns and lines of the terminal.
+fn screen() -> (usize, usize) {
+    let size = terminal_size::terminal_size();
+    size.map_or((80, 24), |(width, height)| {
+        (width.0.into(), height.0.into())
+    })
+}
+
+/// As much of a table as fits into `lines`, and how much more there is.
+fn fitted(head: &[String], rows: &[Vec<String>], lines: usize) -> String {
+    if rows.len() < lines {
+        return say::table(head, rows);
+    }
+    let shown = lines.saturating_sub(2);
+    let more = [("count", (rows.len() - shown).to_string())];
+    format!(
+        "{}{}\n",
+        say::table(head, &rows[..shown]),
+        say::line("cli.top-more", &more)
+    )
+}
+
+/// A line that is not wider than the terminal.
+fn clipped(line: &str, width: usize) -> String {
+    if say::width(line) <= width {
+        return line.to_owned();
+    }
+    let mut text = String::new();
+    for letter in line.chars() {
+        if say::width(&text) + say::width(letter.encode_utf8(&mut [0; 4])) >= width {
+            break;
+        }
+        text.push(letter);
+    }
+    text.push('…');
+    text
+}
+
+fn picture(answers: &Value, width: usize, height: usize) -> String {
+    let overview = &answers["overview"];
     let number = |value: &Value| value.as_f64().unwrap_or(0.0);
     let mut text = say::line(
         "cli.top-head",
@@ -80,7 +139,7 @@ fn picture(overview: &Value, streams: &Value, flows: &Value) -> String {
             .map(|code| say::line(code, &[]))
             .collect::<Vec<_>>()
     };
-    let rows: Vec<Vec<String>> = entries(streams, "streams")
+    let streams: Vec<Vec<String>> = entries(&answers["streams"], "streams")
         .iter()
         .map(|stream| {
             vec![
@@ -91,36 +150,61 @@ fn picture(overview: &Value, streams: &Value, flows: &Value) -> String {
             ]
         })
         .collect();
-    text.push_str(&say::table(
-        &head(&["cli.stream", "cli.rate", "cli.events", "cli.size"]),
-        &rows,
-    ));
-    text.push('\n');
-    let rows: Vec<Vec<String>> = entries(flows, "flows")
+    let flows: Vec<Vec<String>> = entries(&answers["flows"], "flows")
         .iter()
         .map(|flow| {
             vec![
                 say::cell(&flow["name"]),
-                say::cell(&flow["state"]),
+                say::state(&flow["state"]),
+                say::rate(number(&flow["rate"])),
                 say::cell(&flow["in"]),
                 say::cell(&flow["out"]),
                 say::cell(&flow["filtered"]),
                 say::cell(&flow["dead"]),
                 say::cell(&flow["lag"]),
+                flow["watermark_age_s"]
+                    .as_f64()
+                    .map_or_else(String::new, |age| format!("{age:.1}")),
             ]
         })
         .collect();
+    // Heads, the line between the tables, and the one on which the cursor rests.
+    let room = height.saturating_sub(text.lines().count() + 2);
+    let (upper, lower) = share(room, streams.len() + 1, flows.len() + 1);
+    text.push_str(&fitted(
+        &head(&["cli.stream", "cli.rate", "cli.events", "cli.size"]),
+        &streams,
+        upper,
+    ));
+    text.push('\n');
     let codes = [
         "cli.flow",
         "cli.state",
+        "cli.rate",
         "cli.in",
         "cli.out",
         "cli.filtered",
         "cli.dead",
         "cli.lag",
+        "cli.watermark-age",
     ];
-    text.push_str(&say::table(&head(&codes), &rows));
-    text
+    text.push_str(&fitted(&head(&codes), &flows, lower));
+    let lines: Vec<String> = text.lines().map(|line| clipped(line, width)).collect();
+    lines.join("\n") + "\n"
+}
+
+/// Divides lines between two tables: what one does not need, the other may have.
+fn share(room: usize, upper: usize, lower: usize) -> (usize, usize) {
+    let half = room / 2;
+    if upper + lower <= room {
+        (upper, lower)
+    } else if upper <= half {
+        (upper, room - upper)
+    } else if lower <= room - half {
+        (room - lower, lower)
+    } else {
+        (half, room - half)
+    }
 }
 
 /// The list of an answer, whether it stands alone or under its name.
@@ -129,4 +213,43 @@ fn entries<'a>(value: &'a Value, name: &str) -> &'a [Value] {
         .as_array()
         .or_else(|| value[name].as_array())
         .map_or(&[], Vec::as_slice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn answers(count: usize) -> Value {
+        let streams: Vec<_> = (0..count)
+            .map(|n| json!({ "name": format!("流-{n}"), "rate": 1.5, "events": n, "bytes": 2048 }))
+            .collect();
+        let flows: Vec<_> = (0..count)
+            .map(|n| json!({ "name": format!("flow-{n}"), "state": "running", "rate": 2, "in": n }))
+            .collect();
+        json!({ "overview": {}, "streams": streams, "flows": flows })
+    }
+
+    #[test]
+    fn the_picture_fits_the_terminal() {
+        for (count, width, height) in [(3, 80, 24), (100, 80, 24), (30, 40, 12), (100, 200, 50)] {
+            let text = picture(&answers(count), width, height);
+            let lines = text.lines().count();
+            assert!(lines < height, "{lines} lines of {height}:\n{text}");
+            for line in text.lines() {
+                assert!(say::width(line) <= width, "{line}");
+            }
+            assert!(text.contains("flow-0") && text.contains("流-0"), "{text}");
+        }
+        let whole = picture(&answers(100), usize::MAX, usize::MAX);
+        assert!(whole.contains("flow-99") && whole.contains("流-99"));
+    }
+
+    #[test]
+    fn room_that_one_table_leaves_is_the_others() {
+        assert_eq!(share(20, 5, 40), (5, 15));
+        assert_eq!(share(20, 40, 5), (15, 5));
+        assert_eq!(share(21, 40, 40), (10, 11));
+        assert_eq!(share(20, 5, 6), (5, 6));
+    }
 }

@@ -1,21 +1,28 @@
 //! `busbar user`, `busbar token`, `busbar login` and `busbar logout`: who may do what on a node.
 
 use busbar_event::{Class, Error};
+use clap_complete::ArgValueCandidates;
 use serde_json::{Map, Value, json};
 
 use crate::client::{NodeArgs, escape};
 use crate::exit::{self, Failure};
 use crate::login::{self, Login};
-use crate::say;
+use crate::{complete, say};
 
 /// Users of a node. As soon as one exists, every protocol needs a login.
+#[derive(Debug, clap::Args)]
+pub struct UserArgs {
+    #[command(subcommand)]
+    command: Option<UserCommand>,
+}
+
 #[derive(Debug, clap::Subcommand)]
-pub enum UserCommand {
+enum UserCommand {
     /// Add a user; the password is typed, or the first line of standard input.
     Add {
         /// The user's name.
         name: String,
-        /// What the user may do.
+        /// What the user may do: a viewer looks, an operator publishes and drives flows too, an admin does everything.
         #[arg(long, default_value = "admin", value_parser = ROLES)]
         role: String,
         #[command(flatten)]
@@ -24,8 +31,9 @@ pub enum UserCommand {
     /// Change a user's role, rules or password.
     Change {
         /// The user's name.
+        #[arg(add = ArgValueCandidates::new(complete::users))]
         name: String,
-        /// What the user may do.
+        /// What the user may do: a viewer looks, an operator publishes and drives flows too, an admin does everything.
         #[arg(long, value_parser = ROLES)]
         role: Option<String>,
         /// Set a new password: it is typed, or the first line of standard input.
@@ -34,18 +42,25 @@ pub enum UserCommand {
         #[command(flatten)]
         rules: RulesArgs,
     },
-    /// All users.
+    /// All users; the same as without a command.
     List,
     /// Remove a user, with all tokens.
     Remove {
         /// The user's name.
+        #[arg(add = ArgValueCandidates::new(complete::users))]
         name: String,
     },
 }
 
 /// API tokens.
+#[derive(Debug, clap::Args)]
+pub struct TokenArgs {
+    #[command(subcommand)]
+    command: Option<TokenCommand>,
+}
+
 #[derive(Debug, clap::Subcommand)]
-pub enum TokenCommand {
+enum TokenCommand {
     /// Make a token; it is shown this once. A password is needed: see --user.
     Add {
         /// What the token is for.
@@ -59,11 +74,12 @@ pub enum TokenCommand {
         #[command(flatten)]
         rules: RulesArgs,
     },
-    /// All tokens, without their secrets.
+    /// All tokens, without their secrets; the same as without a command.
     List,
     /// Make a token worthless.
     Remove {
         /// The token's id.
+        #[arg(add = ArgValueCandidates::new(complete::tokens))]
         id: String,
     },
 }
@@ -112,8 +128,8 @@ impl RulesArgs {
 }
 
 /// Asks the node and prints.
-pub fn user(command: &UserCommand, node: &NodeArgs, json: bool) -> Result<(), Failure> {
-    match command {
+pub fn user(args: &UserArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
+    match args.command.as_ref().unwrap_or(&UserCommand::List) {
         UserCommand::Add { name, role, rules } => {
             let password = login::typed_password()?;
             let body = json!({
@@ -149,12 +165,11 @@ pub fn user(command: &UserCommand, node: &NodeArgs, json: bool) -> Result<(), Fa
             let answer = node.post(&path, &Value::Object(body))?;
             said(&answer, json, "cli.user-changed", name);
         }
-        UserCommand::List => listed(
-            &node.get("/api/v1/users")?,
-            "users",
-            &["name", "role", "rules"],
-            json,
-        ),
+        UserCommand::List => {
+            let answer = node.get("/api/v1/users")?;
+            let columns = ["name", "role", "rules"];
+            listed(&answer, &answer["users"], &columns, "cli.no-users", json);
+        }
         UserCommand::Remove { name } => {
             let answer = node.delete(&format!("/api/v1/users/{}", escape(name)))?;
             said(&answer, json, "cli.user-removed", name);
@@ -164,8 +179,8 @@ pub fn user(command: &UserCommand, node: &NodeArgs, json: bool) -> Result<(), Fa
 }
 
 /// Asks the node and prints.
-pub fn token(command: &TokenCommand, node: &NodeArgs, json: bool) -> Result<(), Failure> {
-    match command {
+pub fn token(args: &TokenArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
+    match args.command.as_ref().unwrap_or(&TokenCommand::List) {
         TokenCommand::Add {
             name,
             role,
@@ -185,12 +200,11 @@ pub fn token(command: &TokenCommand, node: &NodeArgs, json: bool) -> Result<(), 
                 println!("{}", say::cell(&answer["token"]));
             }
         }
-        TokenCommand::List => listed(
-            &node.get("/api/v1/tokens")?,
-            "tokens",
-            &["id", "name", "user", "role", "created", "expires"],
-            json,
-        ),
+        TokenCommand::List => {
+            let answer = node.get("/api/v1/tokens")?;
+            let columns = ["id", "name", "user", "role", "created", "expires"];
+            listed(&answer, &answer["tokens"], &columns, "cli.no-tokens", json);
+        }
         TokenCommand::Remove { id } => {
             let answer = node.delete(&format!("/api/v1/tokens/{}", escape(id)))?;
             said(&answer, json, "cli.token-removed", id);
@@ -262,24 +276,10 @@ fn said(answer: &Value, json: bool, code: &str, name: &str) {
     }
 }
 
-fn listed(answer: &Value, name: &str, columns: &[&str], json: bool) {
+fn listed(answer: &Value, list: &Value, columns: &[&str], none: &str, json: bool) {
     if json {
         println!("{answer}");
-        return;
+    } else {
+        say::list(list, columns, none);
     }
-    let list = answer
-        .as_array()
-        .or_else(|| answer[name].as_array())
-        .map_or(&[][..], Vec::as_slice);
-    let head: Vec<String> = columns.iter().map(|column| (*column).to_owned()).collect();
-    let rows: Vec<Vec<String>> = list
-        .iter()
-        .map(|entry| {
-            columns
-                .iter()
-                .map(|name| say::cell(&entry[*name]))
-                .collect()
-        })
-        .collect();
-    print!("{}", say::table(&head, &rows));
 }
