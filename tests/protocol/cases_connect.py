@@ -423,3 +423,13 @@ def case_damaged_bytes_harm_nobody_else():
         watch.sync()
     except Exception as why:
         raise Wrong(f"seed {seed}: {why}") from why
+
+
+def case_refusals_fit_the_client():
+    """A CONNACK that is larger than the client takes is not sent; the connection just ends."""
+    for largest in (1, 2, 4):
+        peer = Peer(5).send(connect(5, "tiny", maximum_packet=largest))
+        peer.gone()
+    peer = Peer(5).send(connect(5, "tiny", maximum_packet=5))
+    assert peer.expect(CONNACK).reason == 0x95
+    peer.gone()

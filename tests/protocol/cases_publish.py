@@ -471,17 +471,29 @@ def case_maximum_packet_of_the_server():
     peer = client(None)
     top = peer.connack.props["maximum_packet"]
     peer.send(b"\x30" + wire_length(top + 1) + b"\0" * 10).refused(0x95)
-    # A payload that the packet has room for but the log has not is refused, and told.
+    # What is announced can be sent to the last byte, at every QoS, kept, and received.
     name = topic()
     peer = client(None)
-    room = top - len(publish(5, name, b"", 1)) - 3
-    peer.send(publish(5, name, b"z" * room, 1))
-    got = peer.expect(PUBACK)
-    assert got.reason in (0, 0x97), got
-    # QoS 0 has no acknowledgement to say it with.
-    peer.send(publish(5, name, b"z" * room, 0))
-    if got.reason:
-        peer.refused(0x95)
+    reader = client(None).subscribe(name, qos=2)
+    late = client(None)
+    for qos in range(3):
+        shell = len(publish(5, name, b"", qos))
+        room = top - shell - 3
+        whole = publish(5, name, b"z" * room, qos, pid=9, retain=True)
+        assert len(whole) == top
+        peer.send(whole)
+        if qos:
+            assert peer.expect(PUBACK if qos == 1 else PUBREC).reason == 0
+        if qos == 2:
+            peer.release(9)
+        peer.sync()
+        assert reader.message().payload == b"z" * room
+    late.subscribe(name, qos=1)
+    got = late.message()
+    assert got.retain and len(got.payload) == room
+    peer.publish(name, b"", 1, retain=True)
+    for other in (peer, reader, late):
+        other.close()
 
 
 def wire_length(total):

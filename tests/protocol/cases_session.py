@@ -7,7 +7,7 @@ import struct
 import time
 
 from wire import (
-    CONNACK, Peer, Wrong, both, client, connect, disconnect, publish, subscribe, topic, will_of,
+    CONNACK, PUBACK, Peer, Wrong, both, client, connect, disconnect, publish, subscribe, topic, will_of,
 )
 
 
@@ -307,6 +307,7 @@ class WebPeer(Peer):
         head, self.raw = head.split(b"\r\n\r\n", 1)
         self.status = int(head.split()[1])
         self.head = head.decode().lower()
+        self.code = None
         assert self.status == wait_for, head
 
     def frame(self, data, opcode=2, fin=True, mask=True):
@@ -369,6 +370,7 @@ class WebPeer(Peer):
             self.buffer += data
         elif opcode == 8:
             self.eof = True
+            self.code = struct.unpack(">H", data[:2])[0] if data else None
         elif opcode == 10:
             self.pong = data
         else:
@@ -407,10 +409,61 @@ def case_websocket_frames_are_no_packets(version):
 
 @both
 def case_websocket_text_is_refused(version):
-    peer = WebPeer(version).connect()
+    name = topic()
+    reader = client(None, version).subscribe(name, qos=1)
+    peer = WebPeer(version).connect(will=will_of(name, b"text", 1))
     peer.frame(b"\xc0\0", opcode=1).refused()
+    assert peer.code == 1003, peer.code
+    assert reader.message().payload == b"text"
     peer = WebPeer(version)
     peer.frame(connect(version, "n"), opcode=1).refused()
+    assert peer.code == 1003, peer.code
+    reader.close()
+
+
+@both
+def case_websocket_rules_that_are_broken_are_named(version):
+    """1009 for what is too long, in one frame or in fragments; 1002 for what is no WebSocket."""
+    top = client(None).connack.props["maximum_packet"]
+    too_long = struct.pack(">BBQ", 0x82, 0xFF, top + (1 << 20)) + b"key!" + b"x" * 100_000
+    peer = WebPeer(version).connect()
+    peer.sock.sendall(too_long)
+    peer.refused()
+    assert peer.code == 1009, peer.code
+    peer = WebPeer(version).connect()
+    peer.frame(b"\0" * (top // 2), fin=False)
+    peer.frame(b"\0" * (top // 2), fin=False, opcode=0)
+    peer.frame(b"\0" * 200_000, opcode=0).refused()
+    assert peer.code == 1009, peer.code
+    peer = WebPeer(version).connect()
+    peer.frame(b"\xc0\0", mask=False).refused()
+    assert peer.code == 1002, peer.code
+    peer = WebPeer(version).connect()
+    peer.frame(b"\xc0\0", opcode=0).refused()
+    assert peer.code == 1002, peer.code
+
+
+@both
+def case_websocket_carries_the_largest_packet(version):
+    top = client(None).connack.props["maximum_packet"]
+    name = topic()
+    peer = WebPeer(version).connect()
+    reader = client(None, version).subscribe(name, qos=0)
+    shell = len(publish(version, name, b"", 1))
+    whole = publish(version, name, bytes(top - shell - 3), 1, pid=3)
+    assert len(whole) == top
+    peer.frame(whole)
+    assert peer.expect(PUBACK).reason == 0
+    assert len(reader.message().payload) == top - shell - 3
+    # The same in fragments, with a frame of its own between them.
+    peer.frame(whole[:1_000_000], fin=False)
+    peer.frame(b"still there?", opcode=9)
+    peer.frame(whole[1_000_000:3_000_000], fin=False, opcode=0)
+    peer.frame(whole[3_000_000:], opcode=0)
+    assert peer.expect(PUBACK).reason == 0
+    assert peer.pong == b"still there?"
+    assert len(reader.message().payload) == top - shell - 3
+    peer.close(), reader.close()
 
 
 def case_websocket_needs_the_subprotocol():

@@ -3,8 +3,8 @@
 import time
 
 from wire import (
-    PUBLISH, PUBREC, SUBACK, Wrong, ack, both, client, options, packet, properties, publish, subscribe, topic,
-    unsubscribe,
+    PINGRESP, PUBLISH, PUBREC, SUBACK, Wrong, ack, both, client, options, packet, properties, publish, subscribe,
+    topic, unsubscribe,
 )
 
 
@@ -425,3 +425,21 @@ def case_shared_identifiers_and_options():
     peer.publish(name, b"", 0, retain=True)
     peer.message()
     peer.close()
+
+
+@both
+def case_subscribing_behind_a_publish_of_ones_own(version):
+    """What was published before on the same connection is retained by then, and is not news."""
+    for qos in range(3):
+        name = topic()
+        peer = client(None, version)
+        peer.send(publish(version, f"{name}/kept", b"kept", qos, pid=1, retain=True),
+                  publish(version, f"{name}/passed", b"passed", qos, pid=2),
+                  subscribe(version, [(f"{name}/#", qos)], pid=3), b"\xc0\0")
+        peer.expect(PINGRESP)
+        got = peer.receive()
+        assert got.retain and got.payload == b"kept", got
+        peer.queue.clear()
+        peer.nothing()
+        peer.close()
+        client(None, version).publish(f"{name}/kept", b"", 1, retain=True).close()
