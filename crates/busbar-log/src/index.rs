@@ -10,7 +10,7 @@
 //! | 8 | 4 | version, 1 |
 //! | 12 | 4 | the segment's salt |
 //! | 16 | 8 | the segment's base offset |
-//! | 24 | 8 | when the segment was made |
+//! | 24 | 8 | when the segment was made; -2⁶³ if its head is damaged |
 //! | 32 | 8 | bytes of the segment that are covered |
 //! | 40 | 8 | first offset after those |
 //! | 48 | 8 | frames in them |
@@ -34,6 +34,9 @@ const MAGIC: [u8; 4] = *b"BBIX";
 const VERSION: u32 = 1;
 const FIXED: usize = 88;
 const UNKNOWN: u32 = u32::MAX;
+
+/// When a segment was made whose head is damaged.
+pub(crate) const UNKNOWN_MICROS: i64 = i64::MIN;
 
 /// The producers as they were at the end of what an index covers, if that is known.
 pub(crate) type Table = Option<Vec<(Arc<str>, u64)>>;

@@ -176,7 +176,7 @@ impl Log {
         clock: Arc<dyn Clock>,
         threads: bool,
     ) -> Result<(Log, Committer)> {
-        make_dir(&*disk, dir)?;
+        make_dir(&*disk, dir, dir)?;
         let lock = lock(&*disk, dir)?;
         check_version(&*disk, dir)?;
         let queue = Arc::new(Queue::default());
@@ -308,7 +308,7 @@ impl Shared {
     fn open_partition(&self, name: &str, options: PartitionOptions) -> Result<Partition> {
         let disk = &*self.files.disk;
         let dir = self.dir.join(name);
-        make_dir(disk, &dir)?;
+        make_dir(disk, &dir, &self.dir)?;
         let recovered = recover(disk, &dir)?;
         let start = recovered.segments.first().map_or(recovered.end, |s| s.base);
         let active = match (recovered.active, recovered.segments.last()) {
@@ -440,25 +440,34 @@ impl Keeper {
     }
 }
 
-/// Makes a folder whose name survives a crash.
-fn make_dir(disk: &dyn Disk, dir: &Path) -> Result<()> {
-    let mut missing = Vec::new();
+/// Makes a folder in the data folder `root` (or that itself), whose name survives a crash. Names that
+/// are there already are made durable too: a process may have made them and died before they were.
+fn make_dir(disk: &dyn Disk, dir: &Path, root: &Path) -> Result<()> {
+    let mut parents = Vec::new();
     for above in dir.ancestors() {
-        if above.as_os_str().is_empty() || disk.list(above).is_ok() {
+        let inside = above.starts_with(root);
+        if above.as_os_str().is_empty()
+            || (above == root && dir != root)
+            || (!inside && disk.list(above).is_ok())
+        {
             break;
         }
-        missing.push(above.parent().unwrap_or(Path::new("/")));
+        parents.push(above.parent().unwrap_or(Path::new("/")));
     }
+    let existed = disk.list(root).is_ok();
     disk.create_dir(dir)
         .map_err(|e| LogError::io("cannot make", dir, e))?;
-    for parent in missing {
+    for parent in parents {
         let parent = if parent.as_os_str().is_empty() {
             Path::new(".")
         } else {
             parent
         };
-        disk.sync_dir(parent)
-            .map_err(|e| LogError::io("cannot sync", parent, e))?;
+        match disk.sync_dir(parent) {
+            // What the data folder lies in may be nobody's business here.
+            Err(e) if existed && e.kind() == io::ErrorKind::PermissionDenied => {}
+            other => other.map_err(|e| LogError::io("cannot sync", parent, e))?,
+        }
     }
     Ok(())
 }

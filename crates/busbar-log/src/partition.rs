@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::commit::{Item, Queue};
 use crate::error::{Damage, LogError, Result};
 use crate::frame::{Companion, Frame};
+use crate::index::UNKNOWN_MICROS;
 use crate::limits::DAMAGES_MAX;
 use crate::producers::ProducerTable;
 use crate::segment::{Files, Segment, index_path};
@@ -464,10 +465,12 @@ impl Inner {
             let segments = self.segments.read().clone();
             let mut keep_from = 0;
             for next in segments.iter().skip(1) {
-                if next.with_index(&self.files, |index| index.created_micros)? >= limit {
-                    break;
+                match next.with_index(&self.files, |index| index.created_micros)? {
+                    // Those before it go when one behind it is old enough.
+                    UNKNOWN_MICROS => {}
+                    made if made >= limit => break,
+                    _ => keep_from = next.base,
                 }
-                keep_from = next.base;
             }
             self.remove_oldest(|_, end| end <= keep_from)?;
             // A slow stream must not keep its rows for ever in a segment that never fills.

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use crate::disk::{Disk, File};
 use crate::error::{Damage, LogError, Result};
 use crate::frame::{FIXED_BYTES, Frame, Header, Kind, SegmentHeader};
-use crate::index::{Index, load, write_whole};
+use crate::index::{Index, UNKNOWN_MICROS, load, write_whole};
 use crate::limits::{ALIGN_BYTES, FILES_OPEN_MAX, INDEX_STRIDE_BYTES};
 use crate::scan::{Found, Scan, read_aligned};
 
@@ -359,7 +359,7 @@ fn rebuild(file: &dyn File, base: u64, end: u64, len: u64) -> io::Result<Index> 
     let head = read_aligned(file, 0, FIXED_BYTES)?;
     let (salt, created) = match SegmentHeader::decode(&head) {
         Ok(header) => (header.salt, header.created_micros),
-        Err(_) => (find_salt(file, len)?.unwrap_or(0), 0),
+        Err(_) => (find_salt(file, len)?.unwrap_or(0), UNKNOWN_MICROS),
     };
     let mut index = Index::new(salt, base, created, FIXED_BYTES as u64);
     let mut scan = Scan::new(file, salt, FIXED_BYTES as u64, len, false);

@@ -91,6 +91,18 @@ impl SimDisk {
         self.state.lock().failing_dir_syncs = count;
     }
 
+    /// The process dies when it has changed something `calls` times more: that call does a part of
+    /// what it should or nothing, and all after it fail until [`crash`](SimDisk::crash) or
+    /// [`kill`](SimDisk::kill). `None` lets it live.
+    pub fn die_after(&self, calls: Option<u64>) {
+        self.state.lock().fuse = calls;
+    }
+
+    /// Whether the process has died of [`die_after`](SimDisk::die_after).
+    pub fn has_died(&self) -> bool {
+        self.state.lock().alive().is_err()
+    }
+
     /// The power fails and comes back. Open files and locks from before are dead.
     pub fn crash(&self) {
         self.state.lock().crash();
@@ -123,6 +135,7 @@ impl SimDisk {
 impl Disk for SimDisk {
     fn open(&self, path: &Path, _write: bool) -> io::Result<Arc<dyn File>> {
         let state = self.state.lock();
+        state.alive()?;
         let id = state.file(path)?;
         Ok(Arc::new(SimFile::new(self.state.clone(), &state, id)))
     }
@@ -135,11 +148,15 @@ impl Disk for SimDisk {
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.state.lock().create_dir(path)
+        let mut state = self.state.lock();
+        state.spend()?;
+        state.create_dir(path)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
-        self.state.lock().list(dir)
+        let state = self.state.lock();
+        state.alive()?;
+        state.list(dir)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -156,7 +173,9 @@ impl Disk for SimDisk {
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.state.lock().remove_dir(path)
+        let mut state = self.state.lock();
+        state.spend()?;
+        state.remove_dir(path)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {

@@ -564,7 +564,7 @@ fn a_removed_partition_is_gone_and_can_be_made_again() {
 
 #[test]
 fn an_index_does_not_vouch_for_what_was_not_synced() {
-    for seed in 0..6 {
+    for seed in 0..12 {
         let disk = SimDisk::new(seed);
         let clock: Arc<ManualClock> = Arc::default();
         let (log, mut driver) = open(&disk, &clock);
@@ -576,10 +576,13 @@ fn an_index_does_not_vouch_for_what_was_not_synced() {
         let p = log.partition("p", memory).unwrap();
         commit(&mut driver, &p, append(vec![1; 17 << 19], 1)).unwrap();
         commit(&mut driver, &p, append(vec![2; 17 << 19], 1)).unwrap();
-        clock.advance(200_000);
-        // Written between the background sync and the news of it.
-        commit(&mut driver, &p, append(vec![3; 20_000], 1)).unwrap();
-        driver.drain();
+        let synced = seed % 2 == 0;
+        if synced {
+            clock.advance(200_000);
+            // Written between the background sync and the news of it.
+            commit(&mut driver, &p, append(vec![3; 20_000], 1)).unwrap();
+            driver.drain();
+        }
         drop((log, driver, p));
         // If there is an index by now, it survives.
         if let Ok(index) = disk.open(Path::new("/data/p/00000000000000000000.idx"), true) {
@@ -589,7 +592,7 @@ fn an_index_does_not_vouch_for_what_was_not_synced() {
         disk.crash();
         let (log, _driver) = open(&disk, &clock);
         let p = log.partition("p", options()).unwrap();
-        assert!(p.end() >= 2, "seed {seed}");
+        assert!(!synced || p.end() >= 2, "seed {seed}");
         assert_eq!(p.damage(), [], "seed {seed}");
         assert_eq!(read_all(&p).len() as u64, p.end());
     }

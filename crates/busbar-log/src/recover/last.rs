@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::disk::File;
 use crate::error::Damage;
 use crate::frame::{FIXED_BYTES, Header, Kind, ProducerReader, SegmentHeader, Why};
-use crate::index::{Index, Table};
+use crate::index::{Index, Table, UNKNOWN_MICROS};
 use crate::limits::ALIGN_BYTES;
 use crate::mark::Mark;
 use crate::producers::ProducerTable;
@@ -60,7 +60,7 @@ pub(crate) fn read_tail(
                     .err()
                     .unwrap_or("the segment is not the one its name says"),
             });
-            (find_salt(file, len)?.unwrap_or(0), 0)
+            (find_salt(file, len)?.unwrap_or(0), UNKNOWN_MICROS)
         }
     };
     let mut proven = 0;

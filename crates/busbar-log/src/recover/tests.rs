@@ -454,3 +454,36 @@ fn a_torn_tail_does_not_come_back_behind_new_frames() {
         assert_eq!(first, [1, 4][..end as usize]);
     }
 }
+
+/// Without its head nobody knows when a segment was made; that does not make those before it old.
+#[test]
+fn a_damaged_head_does_not_make_events_old() {
+    let hour = 3_600_000_000;
+    let disk = SimDisk::new(3);
+    let clock = Arc::new(ManualClock::new(1_000 * hour));
+    let kept = PartitionOptions {
+        retention_age: Some(Duration::from_secs(10 * 3600)),
+        ..options()
+    };
+    let (log, mut driver) = open_log(&disk, &clock);
+    let p = log.partition("p", kept.clone()).unwrap();
+    for n in 0..4 {
+        commit(&mut driver, &p, append(vec![n; 1000], 1)).unwrap();
+        clock.advance(hour);
+        p.roll();
+        driver.drain();
+    }
+    drop((log, driver, p));
+    disk.kill();
+    let second = Path::new("/data/p/00000000000000000001.log");
+    disk.corrupt(second, 5, b"!").unwrap();
+    let (log, mut driver) = open_log(&disk, &clock);
+    let p = log.partition("p", kept).unwrap();
+    driver.keep();
+    assert_eq!(survey(&p).0, [0, 1, 2, 3]);
+    // And it does not keep them for ever.
+    clock.advance(12 * hour);
+    commit(&mut driver, &p, append(vec![4; 1000], 1)).unwrap();
+    driver.keep();
+    assert!(p.start() >= 3, "{}", p.start());
+}

@@ -44,6 +44,9 @@ pub(super) struct State {
     pub capacity: Option<u64>,
     pub epoch: u64,
     pub locks: BTreeSet<PathBuf>,
+    /// Calls that change something before the process dies.
+    pub fuse: Option<u64>,
+    dead: bool,
     pub stats: SimStats,
     inodes: BTreeMap<Id, Inode>,
     names: BTreeMap<PathBuf, Node>,
@@ -71,6 +74,8 @@ impl State {
             capacity: None,
             epoch: 0,
             locks: BTreeSet::new(),
+            fuse: None,
+            dead: false,
             stats: SimStats::default(),
             inodes: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -106,7 +111,27 @@ impl State {
         hit
     }
 
+    /// Fails if the process has died.
+    pub fn alive(&self) -> io::Result<()> {
+        match self.dead {
+            true => Err(io::Error::other("the process has died")),
+            false => Ok(()),
+        }
+    }
+
+    /// Counts a call that changes something; fails if the process dies at it, or has died.
+    pub fn spend(&mut self) -> io::Result<()> {
+        self.alive()?;
+        match &mut self.fuse {
+            Some(0) => self.dead = true,
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        self.alive()
+    }
+
     pub fn name_fault(&mut self) -> io::Result<()> {
+        self.spend()?;
         if self.fault(self.faults.name_error) {
             return Err(eio());
         }
@@ -226,12 +251,13 @@ impl State {
     }
 
     pub fn write(&mut self, id: Id, position: u64, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        self.alive()?;
         self.stats.writes += 1;
         let mut all: Vec<u8> = Vec::new();
         for part in parts {
             all.extend_from_slice(part);
         }
-        let mut failing = false;
+        let mut failing = self.spend().is_err();
         if self.failing_writes > 0 {
             self.failing_writes -= 1;
             self.stats.faults += 1;
@@ -265,6 +291,7 @@ impl State {
     }
 
     pub fn truncate(&mut self, id: Id, len: u64) -> io::Result<()> {
+        self.spend()?;
         if self.fault(self.faults.name_error) {
             return Err(eio());
         }
@@ -282,6 +309,7 @@ impl State {
     }
 
     pub fn read(&mut self, id: Id, position: u64, into: &mut [u8]) -> io::Result<usize> {
+        self.alive()?;
         self.stats.reads += 1;
         if self.fault(self.faults.read_error) {
             return Err(eio());
@@ -301,6 +329,7 @@ impl State {
     }
 
     pub fn sync(&mut self, id: Id) -> io::Result<()> {
+        self.spend()?;
         self.stats.syncs += 1;
         let mut failing = false;
         if self.failing_syncs > 0 {
@@ -324,6 +353,7 @@ impl State {
     pub fn kill(&mut self) {
         self.epoch += 1;
         self.locks.clear();
+        (self.fuse, self.dead) = (None, false);
     }
 
     pub fn crash(&mut self) {

@@ -80,6 +80,8 @@ struct World {
     trace: u64,
     crashes: u32,
     acknowledged: u64,
+    /// Processes may be killed, but the power stays on.
+    powered: bool,
 }
 
 struct Open {
@@ -101,6 +103,7 @@ impl World {
             trace: 0,
             crashes: 0,
             acknowledged: 0,
+            powered: false,
         }
     }
 
@@ -109,16 +112,26 @@ impl World {
     }
 
     fn open(&mut self) -> Open {
-        // Recovery may meet faults as well; the next attempt finds a healthy disk.
+        // Recovery may meet faults as well, or its process may die; the next attempt finds a healthy
+        // disk.
         if self.random.below(3) != 0 {
             self.disk.set_faults(Faults::default());
             self.disk.set_capacity(None);
         }
+        if self.random.below(4) == 0 {
+            self.disk.die_after(Some(self.random.below(40)));
+        }
         for attempt in 0.. {
             match self.try_open() {
-                Ok(open) => return open,
+                Ok(open) if !self.disk.has_died() => {
+                    self.disk.die_after(None);
+                    return open;
+                }
+                // What it does without, such as the mark, failed because it was dying.
+                Ok(open) => drop(open),
                 Err(e) => assert!(attempt < 1, "seed {}: cannot open: {e}", self.seed),
             }
+            self.lose();
             self.disk.set_faults(Faults::default());
             self.disk.set_capacity(None);
         }
@@ -353,6 +366,21 @@ impl World {
             self.disk.kill();
         }
         drop(open);
+        self.lost(lost_power);
+    }
+
+    /// As [`World::end`], of a process that was about to start.
+    fn lose(&mut self) {
+        let lost_power = !self.powered && self.random.below(2) == 0;
+        if lost_power {
+            self.disk.crash();
+        } else {
+            self.disk.kill();
+        }
+        self.lost(lost_power);
+    }
+
+    fn lost(&mut self, lost_power: bool) {
         self.answers.lock().unwrap().clear();
         self.crashes += 1;
         if lost_power {
@@ -363,6 +391,23 @@ impl World {
                 }
             }
         }
+    }
+
+    /// The process dies between any two of its calls, or within one.
+    fn die(&mut self, mut open: Open) {
+        self.disk.die_after(Some(self.random.below(40)));
+        for _ in 0..self.random.below(12) {
+            match self.random.below(10) {
+                0..4 => self.append(&open),
+                4..7 => {
+                    open.driver.step();
+                }
+                7 => open.partitions[self.random.below(3) as usize].roll(),
+                8 => open.driver.keep(),
+                _ => self.rewrite(&open),
+            }
+        }
+        self.end(open);
     }
 
     fn change_faults(&mut self) {
@@ -401,7 +446,10 @@ impl World {
                 90..92 => self.rewrite(&open),
                 92..95 => self.verify(&open),
                 95..97 => {
-                    self.end(open);
+                    match self.random.below(2) {
+                        0 => self.end(open),
+                        _ => self.die(open),
+                    }
                     open = self.open();
                     self.verify(&open);
                 }

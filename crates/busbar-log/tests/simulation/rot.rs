@@ -228,6 +228,8 @@ fn rot_is_told_and_costs_only_what_it_hit() {
     };
     for seed in seeds {
         let mut world = World::new(seed);
+        // Otherwise the mark may be behind.
+        world.powered = true;
         let mut open = world.open();
         for _ in 0..8 {
             let at = world.random.below(2) as usize;
