@@ -36,19 +36,10 @@ pub fn translated(program: Command, language: Language) -> Command {
 }
 
 fn command(command: Command, path: &str, language: Language) -> Command {
-    let word = |name: &str| text(language, &format!("help.word.{name}"));
     let about = text(language, &about_code(path));
     let more = messages::template(language, &more_code(path));
-    let usage = command.get_styles().get_usage();
-    let template = format!(
-        "{{before-help}}{{about-with-newline}}\n{usage}{}:{usage:#} {{usage}}\n\n{{all-args}}{{after-help}}",
-        word("usage")
-    );
-    let mut command = command
+    let mut command = dressed(command, language)
         .about(about)
-        .help_template(template)
-        .subcommand_help_heading(word("commands"))
-        .subcommand_value_name(word("command"))
         .disable_help_flag(true)
         .disable_version_flag(true);
     if let Some(more) = more {
@@ -66,6 +57,20 @@ fn command(command: Command, path: &str, language: Language) -> Command {
             let path = joined(path, below.get_name());
             self::command(below, &path, language)
         })
+}
+
+/// A command whose page has its headings in a language.
+fn dressed(command: Command, language: Language) -> Command {
+    let word = |name: &str| text(language, &format!("help.word.{name}"));
+    let usage = command.get_styles().get_usage();
+    let template = format!(
+        "{{before-help}}{{about-with-newline}}\n{usage}{}:{usage:#} {{usage}}\n\n{{all-args}}{{after-help}}",
+        word("usage")
+    );
+    command
+        .help_template(template)
+        .subcommand_help_heading(word("commands"))
+        .subcommand_value_name(word("command"))
 }
 
 fn switch(name: &'static str, short: char, action: ArgAction) -> Arg {
@@ -120,6 +125,8 @@ fn argument(arg: Arg, path: &str, language: Language) -> Arg {
 
 /// What only a built command has: the usage line, and the command `help`.
 fn finish(command: &mut Command, language: Language) {
+    // The library makes the command `help` itself, with all that is below it.
+    *command = dressed(std::mem::take(command), language);
     let usage = command.render_usage().to_string();
     let usage = usage.trim_start_matches("Usage:").trim();
     let options = text(language, "help.word.options-in-usage");

@@ -25,7 +25,8 @@ fn wanted() -> Vec<(String, Option<String>)> {
         for arg in command.get_arguments() {
             let help = arg.get_help().map(ToString::to_string);
             wanted.push((argument_code(arg, path), help));
-            for name in arg.get_value_names().unwrap_or_default() {
+            let names = arg.get_value_names().unwrap_or_default();
+            for name in names.iter().filter(|_| arg.get_action().takes_values()) {
                 let code = format!("help.value.{name}");
                 wanted.push((code, Some(name.to_string())));
             }

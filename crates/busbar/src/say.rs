@@ -166,6 +166,8 @@ fn scaled(mut value: f64, step: f64, units: &[&str]) -> String {
         value /= step;
         unit += 1;
     }
+    // As it will be shown: 0.99995 is 1, not 1.0.
+    let value = (value * 10.0).round() / 10.0;
     let digits = if value >= 100.0 || value.fract() == 0.0 {
         0
     } else {
@@ -205,7 +207,8 @@ mod tests {
     fn numbers_get_units() {
         assert_eq!(bytes(0.0), "0 B");
         assert_eq!(bytes(1536.0), "1.5 KiB");
-        assert_eq!(rate(1_250_000.0), "1.2 M/s");
+        assert_eq!(rate(1_250_000.0), "1.3 M/s");
+        assert_eq!(rate(0.999_95), "1 /s");
     }
 
     #[test]
