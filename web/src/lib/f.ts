@@ -14,8 +14,8 @@ export const moment = (time: string | number | Date | null | undefined): string 
   format.moment(time, i18n.language);
 export const zone = (): string => format.zone(new Date(), i18n.language);
 
-/** A span or size as a file has it (`30d`, `4GB`), with the space that belongs before a unit. */
-export const spaced = (text: string): string => text.replace(/(\d)([A-Za-zµ])/g, '$1\u00a0$2');
+/** A span or size as a file has it (`30d`, `4GB`), with its unit as people write it. */
+export const spaced = (text: string): string => format.spaced(text, i18n.language);
 
 /** Events a second, with its unit. A rate is measured over a second: more than one decimal would be noise. */
 export const rate = (n: number | null | undefined): string =>
@@ -33,9 +33,17 @@ export function captured(stream: { name: string; topics: string[] }): string {
 export function ago(time: string | number | Date | null | undefined, now: number = Date.now()): string {
   const date = format.asDate(time);
   if (!date) return '–';
-  const seconds = Math.max(0, (now - date.getTime()) / 1000);
-  if (seconds < 1) return t('time.now');
-  // In the largest unit only: the moment itself is a title away.
+  const seconds = (now - date.getTime()) / 1000;
+  // A publisher's clock may be ahead of ours: that is said, not hidden as "just now".
+  if (seconds < -AHEAD_S_MAX) return t('time.ahead', { span: coarse(-seconds) });
+  return seconds < 1 ? t('time.now') : t('time.ago', { span: coarse(seconds) });
+}
+
+/** Two clocks that differ by no more than this are the same to people. */
+const AHEAD_S_MAX = 2;
+
+/** A span in its largest unit only: the moment itself is a title away. */
+function coarse(seconds: number): string {
   const unit = seconds < 60 ? 1 : seconds < 3600 ? 60 : seconds < 86_400 ? 3600 : 86_400;
-  return t('time.ago', { span: duration(Math.floor(seconds / unit) * unit) });
+  return duration(Math.floor(seconds / unit) * unit);
 }

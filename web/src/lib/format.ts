@@ -89,11 +89,20 @@ export function duration(seconds: number | null | undefined, language: Language)
     [Math.floor(s % 60), u.s],
   ];
   const first = parts.findIndex(([n]) => n > 0);
-  return parts
-    .slice(first, first + 2)
-    .filter(([n]) => n > 0)
-    .map(([n, unit]) => `${n} ${unit}`)
-    .join(' ');
+  const told = parts.slice(first, first + 2).filter(([n]) => n > 0);
+  // Alone, minutes have their full word: 5 分钟, but 2 小时 5 分.
+  if (told.length === 1 && told[0]![1] === TIME_UNITS.zh.min) return `${told[0]![0]} 分钟`;
+  return told.map(([n, unit]) => `${n} ${unit}`).join(' ');
+}
+
+const SPAN_S: Record<string, number> = { ms: 1e-3, s: 1, m: 60, h: 3600, d: 86_400 };
+
+/** A span or size as a file of the project has it: `10m` is `10 min`, `4GB` is `4 GB`. */
+export function spaced(text: string, language: Language): string {
+  const [, n, unit] = /^(\d+)\s*([a-z]+)$/.exec(text.trim()) ?? [];
+  const seconds = unit === undefined ? undefined : SPAN_S[unit];
+  if (seconds !== undefined) return duration(Number(n) * seconds, language);
+  return text.replace(/(\d)([A-Za-zµ])/g, '$1\u00a0$2');
 }
 
 /** `14:03:07.123`, in the browser's zone. */

@@ -104,6 +104,8 @@ export interface FlowSummary {
   held: number;
   rate: number;
   lag: number;
+  /** The event time that all its cursors have reached; none before the first event. */
+  watermark?: string | null;
   error?: ApiProblem | null;
 }
 

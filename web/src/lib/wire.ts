@@ -78,6 +78,7 @@ function flow(v: Raw): FlowSummary {
     held: num(v.held),
     rate: num(v.rate),
     lag: num(v.lag),
+    watermark: opt(v.watermark),
     error: problem(v.error),
   };
 }

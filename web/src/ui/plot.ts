@@ -29,6 +29,12 @@ export const LOOKS = [
   { colour: '--warn', dash: [10, 3, 2, 3] },
 ] as const;
 
+/** Where a time axis may have its marks, in seconds: steps that clocks and calendars have. */
+const TIME_STEPS_S = [
+  1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400, 172_800,
+  604_800, 2_592_000, 7_776_000, 31_536_000, 157_680_000, 315_360_000,
+] as const;
+
 export function draw(target: HTMLElement, o: PlotOptions, data: UPlot.AlignedData): UPlot {
   const style = getComputedStyle(target);
   const colour = (name: string) => style.getPropertyValue(name).trim();
@@ -40,8 +46,10 @@ export function draw(target: HTMLElement, o: PlotOptions, data: UPlot.AlignedDat
     ticks: { show: false },
   };
   const x: UPlot.Axis = { ...axis, grid: { show: false }, space: 70, size: 32 };
-  if (o.time) x.values = (_u, splits) => splits.map((s) => o.clock(s));
-  else if (o.names) {
+  if (o.time) {
+    x.values = (_u, splits) => splits.map((s) => o.clock(s));
+    x.incrs = [...TIME_STEPS_S];
+  } else if (o.names) {
     const names = o.names;
     x.values = (_u, splits) => splits.map((s) => (Number.isInteger(s) ? (names[s] ?? '') : ''));
   } else x.values = (_u, splits) => splits.map((s) => o.format(s));

@@ -147,6 +147,21 @@ test('the counters of a flow move on its graph', async ({ page }) => {
   await expect.poll(async () => number(await total.textContent())).toBeGreaterThan(before);
   await expect(step.locator('.rate')).toHaveText(/^[\d.]+\/s$/);
   await expect(page.getByText('Every event is accounted for')).toBeVisible();
+  // How far it is in event time stands beside how much waits: as an age, and as a moment with its zone.
+  const age = '(just now|[1-5] s ago)';
+  await expect(page.locator('[data-live="lag"]')).toHaveText(/^\d+$/);
+  await expect(page.locator('[data-live="watermark"]')).toHaveText(
+    new RegExp(`^\\s*${age}\\s+\\d{4}-\\d\\d-\\d\\d \\d\\d:\\d\\d:\\d\\d UTC\\+8\\s*$`),
+  );
+  await expect(
+    page
+      .locator('[data-graph]')
+      .getByText(new RegExp(`^up to ${age}$`))
+      .first(),
+  ).toBeVisible();
+  await expect(page.locator('[data-step="from:cpu"] td[data-name="Event time reached"]')).toHaveText(
+    new RegExp(`^${age}$`),
+  );
   // A step chosen in the picture is the one chosen in the table.
   await step.click();
   await expect(page.locator('tr.chosen')).toHaveCount(1);

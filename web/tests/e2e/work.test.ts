@@ -176,3 +176,95 @@ test('the last value of a topic stays on its board', async ({ page, node }) => {
   await expect(board.filter({ hasText: 'meter/e2e-passed/reading' })).toHaveCount(0);
   await expect(board.filter({ hasText: 'meter/e2e-kept/reading' })).toContainText('4.25');
 });
+
+test('what publishers write is shown and never run; bytes are shown as bytes', async ({ page, node }) => {
+  const asked: string[] = [];
+  page.on('dialog', (dialog) => {
+    asked.push(dialog.message());
+    void dialog.dismiss();
+  });
+  const markup = '<img src=x onerror=alert(1)>';
+  const topic = `e2e-markup/${markup}/x`;
+  await node.mosquitto(
+    topic,
+    '<script>alert(2)</script>',
+    '-D',
+    'publish',
+    'user-property',
+    'site',
+    markup,
+    '-V',
+    '5',
+  );
+  const bytes = await page.request.post(`${node.url}/api/v1/events?topic=e2e-markup/bytes`, {
+    headers: { 'content-type': 'application/octet-stream' },
+    data: Buffer.from([0, 1, 0xfe, 0xff, 0x41]),
+  });
+  expect(bytes.status()).toBe(200);
+  await open(page, '#/topics');
+  await page.locator('[data-search]').fill('e2e-markup/#');
+  const board = page.locator('[data-topics] li');
+  await board.filter({ hasText: topic }).getByRole('button').click();
+  await expect(board.locator('.detail pre')).toHaveText('<script>alert(2)</script>');
+  await expect(board.locator('.detail')).toContainText(`site=${markup}`);
+  const raw = board.filter({ hasText: 'e2e-markup/bytes' });
+  await expect(raw).toContainText('binary, 5 B 00 01 fe ff 41');
+  await raw.getByRole('button').click();
+  await expect(raw.locator('.detail pre')).toHaveText(/^00000000 {2}00 01 fe ff 41 +\.{4}A$/);
+  await page.goto('/#/streams/inbox');
+  await expect(page.locator('[data-tail]').getByText(topic).first()).toBeVisible();
+  await expect(page.locator('main img')).toHaveCount(0);
+  expect(asked).toEqual([]);
+});
+
+test('the daily work is done in Chinese as in English', async ({ browser, node, baseURL }) => {
+  const context = await browser.newContext({ locale: 'zh-CN', timezoneId: 'Asia/Shanghai', baseURL });
+  const page = await context.newPage();
+  await page.goto('/#/publish');
+  await page.getByLabel('主题', { exact: true }).fill('meter/zh/reading');
+  await page.getByLabel('载荷').fill('{ "kw": 3.5 }');
+  await page.locator('[data-publish]').click();
+  await expect(page.locator('[data-acks]')).toContainText('已落盘（fsync）');
+  await expect(page.locator('[data-acks]')).toContainText(/已确认 1 条，耗时 [\d.]+ (毫秒|秒)/);
+
+  await page.goto('/#/streams/meter');
+  await expect(page.locator('[data-tail]').getByText('meter/zh/reading').first()).toBeVisible();
+  await page.getByRole('button', { name: '暂停' }).click();
+  await node.mosquitto('meter/zh/reading', '{"kw":1}');
+  await expect(page.getByText(/已暂停 · 期间到达 [1-9]\d* 条/)).toBeVisible();
+
+  await page.goto('/#/tables');
+  await expect(page.getByRole('row', { name: /machine_now/ })).toContainText('热表（内存） · 1 分钟');
+  await page.goto('/#/sql');
+  await page.locator('[data-sql]').fill("select kw from meter where topic = 'meter/zh/reading' and kw > 3");
+  await page.locator('[data-run]').click();
+  await expect(page.locator('[data-answer]')).toContainText(/1 行，耗时/);
+
+  await page.goto('/#/flows/machine-now');
+  await expect(page.locator('[data-live="watermark"]')).toHaveText(
+    /^\s*(刚刚|[1-5] 秒前)\s+\d{4}-.* UTC\+8\s*$/,
+  );
+  await expect(
+    page
+      .locator('[data-graph]')
+      .getByText(/^处理至 (刚刚|[1-5] 秒前)$/)
+      .first(),
+  ).toBeVisible();
+  await page.getByRole('button', { name: '暂停' }).click();
+  await expect(page.getByRole('dialog')).toContainText('不会丢失');
+  await page.locator('[data-confirm]').click();
+  await expect(page.locator('main h1 + .tag')).toHaveText('已暂停');
+  await page.getByRole('button', { name: '恢复' }).click();
+  await page.locator('[data-confirm]').click();
+  await expect(page.locator('main h1 + .tag')).toHaveText('运行中');
+
+  await node.mosquitto('ticket/zh', '{"hours":1}');
+  await page.goto('/#/dead-letters');
+  const group = page.locator('[data-groups] .group').filter({ hasText: 'tickets' }).first();
+  await group.getByRole('button', { name: '查看事件' }).click();
+  await expect(group.locator('.letter').first()).toBeVisible();
+  await group.locator('[data-redrive]').click();
+  await page.locator('[data-confirm]').click();
+  await expect(page.getByText(/已重新投递/).first()).toBeVisible();
+  await context.close();
+});

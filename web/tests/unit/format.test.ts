@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { bytes, duration, percent, short, whole, zone } from '../../src/lib/format';
+import { bytes, duration, percent, short, spaced, whole, zone } from '../../src/lib/format';
+import { ago } from '../../src/lib/f';
 import { fill, preferred } from '../../src/lib/i18n.svelte';
 
 describe('numbers', () => {
@@ -44,7 +45,26 @@ describe('numbers', () => {
       '2 h 1 min',
       '1 d 1 h',
     ]);
-    expect(duration(7265, 'zh')).toBe('2 小时 1 分');
+    expect([7265, 300, 308].map((s) => duration(s, 'zh'))).toEqual(['2 小时 1 分', '5 分钟', '5 分 8 秒']);
+  });
+
+  it('of a file of the project have the units of the language', () => {
+    expect(['10m', '90s', '30d', '500ms', '4GB'].map((text) => spaced(text, 'en'))).toEqual([
+      '10 min',
+      '1 min 30 s',
+      '30 d',
+      '500 ms',
+      '4\u00a0GB',
+    ]);
+    expect(['1m', '30d'].map((text) => spaced(text, 'zh'))).toEqual(['1 分钟', '30 天']);
+  });
+
+  it('of a clock that is ahead say so', () => {
+    const now = Date.parse('2026-01-01T00:00:10Z');
+    // Before a catalogue is loaded a text is its key.
+    expect(
+      ['2026-01-01T00:00:07Z', '2026-01-01T00:00:11Z', '2026-01-01T01:00:10Z'].map((at) => ago(at, now)),
+    ).toEqual(['time.ago', 'time.now', 'time.ahead']);
   });
 
   it('have a zone', () => {

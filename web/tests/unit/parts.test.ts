@@ -12,11 +12,12 @@ import {
 } from '../../src/lib/cells';
 import { diff, folded } from '../../src/lib/diff';
 import { layout } from '../../src/lib/layout';
+import { dump, hex, size } from '../../src/lib/payload';
 import { pushed } from '../../src/lib/ring';
 import { href, parse } from '../../src/lib/router.svelte';
 import { caret, quoted, replaced, sentence, tokens } from '../../src/lib/sqltext';
 import { BACK_OFF_MS_MAX, BACK_OFF_MS_MIN, backOff } from '../../src/lib/sse';
-import { contains, HELD_ROWS_MAX, Tail, TAIL_ROWS_MAX } from '../../src/lib/tail.svelte';
+import { contains, HELD_ROWS_MAX, Tail, TAIL_CHARS_MAX, TAIL_ROWS_MAX } from '../../src/lib/tail.svelte';
 import { readEvent, readFlow, readLetters, readLive, readStreams } from '../../src/lib/wire';
 
 describe('routes', () => {
@@ -102,10 +103,47 @@ describe('the live tail', () => {
     expect(tail.rows.length).toBeLessThanOrEqual(TAIL_ROWS_MAX);
   });
 
+  it('keeps no more megabytes than it may, shown or waiting', () => {
+    const tail = new Tail();
+    const large = JSON.stringify({ ...event('large'), payload: 'x'.repeat(1 << 20) });
+    for (let i = 0; i < 40; i += 1) {
+      tail.add(large);
+      tail.draw();
+    }
+    const most = TAIL_CHARS_MAX >> 20;
+    expect(tail.rows.length).toBeGreaterThanOrEqual(most - 2);
+    expect(tail.rows.length).toBeLessThanOrEqual(most);
+    expect(tail.rows[0]!.id).toBe(39);
+    expect(tail.bounded).toBe(true);
+    tail.pause(true);
+    for (let i = 0; i < 100; i += 1) tail.add(large);
+    expect(tail.waiting.chars).toBeLessThanOrEqual(TAIL_CHARS_MAX * 2);
+    tail.pause(false);
+    expect(tail.rows[0]!.id).toBe(139);
+    expect(tail.rows.length).toBeLessThanOrEqual(most);
+    expect(tail.waiting.chars).toBe(0);
+  });
+
   it('finds words in topic, tags and payload', () => {
     const e = event('meter/M1/reading');
     expect(['m1', 'NORTH', '3.2', ''].every((w) => contains(e, w))).toBe(true);
     expect(contains(e, 'south')).toBe(false);
+  });
+});
+
+describe('a payload that is not text', () => {
+  const base64 = (bytes: number[]) => Buffer.from(bytes).toString('base64');
+
+  it('is shown as bytes, with its size', () => {
+    for (const n of [0, 1, 2, 3, 17, 300]) expect(size(base64(Array<number>(n).fill(7)))).toBe(n);
+    expect(hex(base64([0, 255, 16]), 8)).toBe('00 ff 10');
+    expect(hex(base64([0, 255, 16]), 2)).toBe('00 ff …');
+    const text = [...'AB'].map((c) => c.charCodeAt(0));
+    expect(dump(base64([...text, 0, 0x80, ...Array<number>(12).fill(0x2e), 0x43]), 64).split('\n')).toEqual([
+      '00000000  41 42 00 80 2e 2e 2e 2e 2e 2e 2e 2e 2e 2e 2e 2e  AB..............',
+      `00000010  43${' '.repeat(45)}  C`,
+    ]);
+    expect(dump(base64(Array<number>(1000).fill(1)), 32).split('\n')).toHaveLength(2);
   });
 });
 
