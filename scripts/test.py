@@ -9,6 +9,7 @@ A phase that lacks a tool is skipped and says which; with CI=true that is a fail
 """
 
 import argparse
+import filecmp
 import os
 import re
 import shutil
@@ -224,6 +225,12 @@ def phase_protocol(tally, _):
         finally:
             node.stop()
         counted(tally, f"protocol tests: {runner}", ran)
+    node = Node(ROOT / "examples" / "minimal")
+    try:
+        ran = run([tool("node"), mqttjs() / "cases.mjs", node.url, str(node.mqtt)])
+    finally:
+        node.stop()
+    counted(tally, "protocol tests: MQTT.js", ran)
     counted(tally, "protocol tests: connectors.py", run([python, "tests/protocol/connectors.py", BUSBAR]))
 
 
@@ -239,6 +246,16 @@ def counted(tally, name, ran):
         tally.fail(name, int(counts[2]))
     elif code != 0:
         tally.fail(f"{name} (exit code {code})")
+
+
+def phase_api(tally, _):
+    python = tools_of_python("api", "schemathesis==4.32.5", "prometheus_client==0.26.0")
+    node = Node(ROOT / "examples" / "minimal")
+    try:
+        ran = run([python, "tests/protocol/api.py", node.url])
+    finally:
+        node.stop()
+    counted(tally, "stock tools against the HTTP API", ran)
 
 
 def phase_faults(tally, _):
@@ -259,17 +276,39 @@ def phase_faults(tally, _):
 
 def paho():
     """A Python of our own with the Paho client, kept in the cache."""
-    home = CACHE / "paho"
-    python = home / "bin" / "python"
-    if not python.exists():
-        code, output = run([sys.executable, "-m", "venv", home], quiet=True)
-        if code != 0:
-            raise Missing(f"python3-venv: {output.strip()}")
-    if run([python, "-c", "import paho.mqtt"], quiet=True)[0] != 0:
-        code, output = run([python, "-m", "pip", "install", "-q", "paho-mqtt==2.1.0"], quiet=True)
-        if code != 0:
-            raise Missing(f"paho-mqtt could not be installed: {output.strip()[-300:]}")
+    return tools_of_python("paho", "paho-mqtt==2.1.0")
+
+
+def tools_of_python(name, *packages):
+    """A Python of our own with these packages, kept in the cache."""
+    home = CACHE / name
+    python, done = home / "bin" / "python", home / "packages.txt"
+    if done.exists() and done.read_text().split() == list(packages):
+        return python
+    code, output = run([sys.executable, "-m", "venv", home], quiet=True)
+    if code != 0:
+        raise Missing(f"python3-venv: {output.strip()}")
+    code, output = run([python, "-m", "pip", "install", "-q", *packages], quiet=True)
+    if code != 0:
+        raise Missing(f"{', '.join(packages)} could not be installed: {output.strip()[-300:]}")
+    done.write_text("\n".join(packages))
     return python
+
+
+def mqttjs():
+    """A folder in the cache with our cases for MQTT.js and the packages of their lock file."""
+    source, home = ROOT / "tests" / "protocol" / "mqttjs", CACHE / "mqttjs"
+    lock = home / "package-lock.json"
+    home.mkdir(parents=True, exist_ok=True)
+    fresh = (home / "node_modules").exists() and lock.exists() and filecmp.cmp(lock, source / lock.name, False)
+    for name in ("package.json", lock.name, "cases.mjs"):
+        shutil.copyfile(source / name, home / name)
+    if not fresh:
+        code, output = run([tool("npm"), "ci", "--no-audit", "--no-fund", "--loglevel=error"], cwd=home, quiet=True)
+        if code != 0:
+            lock.unlink()
+            raise Missing(f"MQTT.js could not be installed: {output.strip()[-300:]}")
+    return home
 
 
 def phase_docs(tally, _):
@@ -340,6 +379,7 @@ PHASES = {
     "unit": phase_unit,
     "examples": phase_examples,
     "protocol": phase_protocol,
+    "api": phase_api,
     "faults": phase_faults,
     "docs": phase_docs,
     "browser": phase_browser,
