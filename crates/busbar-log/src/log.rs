@@ -440,9 +440,15 @@ impl Keeper {
     }
 }
 
-/// Makes a folder in the data folder `root` (or that itself), whose name survives a crash. Names that
-/// are there already are made durable too: a process may have made them and died before they were.
+/// Makes a folder in the data folder `root` (or that itself), whose name survives a crash. One that is
+/// there and empty may have been made by a process that died before its name was durable; files are
+/// made in it only afterwards.
 fn make_dir(disk: &dyn Disk, dir: &Path, root: &Path) -> Result<()> {
+    if let Ok(entries) = disk.list(dir)
+        && entries.iter().any(|entry| !entry.is_dir)
+    {
+        return Ok(());
+    }
     let mut parents = Vec::new();
     for above in dir.ancestors() {
         let inside = above.starts_with(root);
