@@ -176,15 +176,22 @@ fn what_retention_took_is_a_gap() {
         put(&world.bus, n * 10, n * 10 + 10);
     }
     common::wait_for("retention", || partition.start() > 0);
-    let start = partition.start();
-    match cursor.try_next().unwrap() {
-        Some(Item::Gap(gap)) => assert_eq!((gap.from, gap.resume), (0, start)),
-        other => panic!("{other:?}"),
+    // Retention may still be at it, and take more behind the first gap.
+    let mut missed = 0;
+    loop {
+        match cursor.try_next().unwrap() {
+            Some(Item::Gap(gap)) => {
+                assert_eq!(gap.from, missed);
+                missed = gap.resume;
+            }
+            Some(Item::Chunk(chunk)) => {
+                assert_eq!(numbers(&chunk)[0], missed);
+                break;
+            }
+            None => panic!("all is gone"),
+        }
     }
-    match cursor.try_next().unwrap() {
-        Some(Item::Chunk(chunk)) => assert_eq!(numbers(&chunk)[0], start),
-        other => panic!("{other:?}"),
-    }
+    assert!(missed > 0, "the gap is not told");
 }
 
 #[test]
