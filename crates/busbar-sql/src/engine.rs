@@ -8,21 +8,21 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use busbar_event::{Class, Error};
 use datafusion::catalog::TableProvider;
 use datafusion::common::DataFusionError;
-use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::datasource::provider_as_source;
+use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
-use datafusion::physical_plan::coop::CooperativeExec;
-use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream, execute_stream};
+use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
 use futures::StreamExt;
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::budget::Budget;
 use crate::diagnostic::{explain, run_error};
+use crate::expression::refuse_growing_windows;
 use crate::limits::{
     ANSWER_BATCHES_AHEAD_MAX, ANSWER_BYTES_MAX_DEFAULT, QUERIES_MAX_DEFAULT,
     QUERY_BYTES_MAX_DEFAULT, QUERY_ROWS_MAX_DEFAULT, QUERY_STACK_BYTES, QUERY_THREADS_MAX,
@@ -35,11 +35,12 @@ use crate::scan_stream::{LeftOut, StreamRows};
 use crate::scan_table::TableRows;
 use crate::statement::{self, Kind};
 use crate::text::find_word;
-use crate::{Diagnostic, check, parse, session};
+use crate::{Diagnostic, bounds, check, information_schema, parse, session};
 
 /// Answers questions about streams and tables, as they are at the moment of asking.
 ///
-/// Only questions: `select`, `with`, `values`, `explain`, `show tables` and `describe <name>`. Queries
+/// Only questions: `select`, `with`, `values`, `explain`, `show tables` and `describe <name>`; tools find the
+/// same in `information_schema.tables` and `information_schema.columns`. Queries
 /// run on threads of their own, so that they take nothing from those that move events but
 /// processor time, and each within [`QueryLimits`].
 #[derive(Clone)]
@@ -106,6 +107,7 @@ pub struct QueryResult {
     task: Option<JoinHandle<()>>,
     truncated: Arc<AtomicBool>,
     left_out: Arc<LeftOut>,
+    budget: Option<Arc<Budget>>,
     begun: Instant,
 }
 
@@ -154,7 +156,7 @@ impl Engine {
         };
         let inner = Arc::clone(&self.inner);
         let owned = text.to_owned();
-        let planned = runtime.spawn(async move { plan(&inner, &owned, &options).await });
+        let planned = runtime.spawn(async move { plan(&inner, &owned, &options, begun).await });
         let planned = AbortOnDrop(planned).join().await;
         let planned = planned.unwrap_or_else(|| Err(closed(text)))?;
         Ok(self.run(planned, turn, begun))
@@ -165,6 +167,7 @@ impl Engine {
         let truncated = Arc::new(AtomicBool::new(false));
         let schema = Arc::clone(&planned.schema);
         let left_out = Arc::clone(&planned.left_out);
+        let budget = planned.budget.clone();
         let limits = self.inner.limits.clone();
         let cut = Arc::clone(&truncated);
         let task = self.inner.runtime.as_ref().map(|runtime| {
@@ -186,6 +189,7 @@ impl Engine {
             task,
             truncated,
             left_out,
+            budget,
             begun,
         }
     }
@@ -251,6 +255,10 @@ impl QueryResult {
 
 impl Drop for QueryResult {
     fn drop(&mut self) {
+        // What works on a batch at this moment notices.
+        if let Some(budget) = &self.budget {
+            budget.give_up();
+        }
         if let Some(task) = self.task.take() {
             task.abort();
         }
@@ -271,6 +279,7 @@ struct Planned {
     rows: Answer,
     rows_max: usize,
     left_out: Arc<LeftOut>,
+    budget: Option<Arc<Budget>>,
 }
 
 enum Answer {
@@ -278,7 +287,12 @@ enum Answer {
     Running(SendableRecordBatchStream),
 }
 
-async fn plan(inner: &Inner, text: &str, options: &QueryOptions) -> Result<Planned, Diagnostic> {
+async fn plan(
+    inner: &Inner,
+    text: &str,
+    options: &QueryOptions,
+    begun: Instant,
+) -> Result<Planned, Diagnostic> {
     let relations = options.relations.as_ref().unwrap_or(&inner.relations);
     let parsed = parse::statement(text)
         .and_then(|statement| statement::classify(text, statement))
@@ -295,7 +309,16 @@ async fn plan(inner: &Inner, text: &str, options: &QueryOptions) -> Result<Plann
     };
     let mut found = Vec::new();
     let mut names = Names::default();
+    let mut described = Vec::new();
     for name in statement::relations(text, &statement)? {
+        if let Some(table) = name.strip_prefix(information_schema::PREFIX) {
+            let rows = tokio::task::block_in_place(|| information_schema::rows(table, relations));
+            let rows = rows.map_err(|error| Diagnostic::from_error(error, 0..text.len()))?;
+            let rows = rows.ok_or_else(|| statement::unknown_relation(text, &name, &[]))?;
+            names.add(&rows.schema());
+            described.push((name, rows));
+            continue;
+        }
         let relation = find(text, relations, &name)?;
         names.add(&relation.schema());
         found.push((name, relation));
@@ -311,7 +334,9 @@ async fn plan(inner: &Inner, text: &str, options: &QueryOptions) -> Result<Plann
         )
         .build_arc()
         .map_err(wrong)?;
-    let state = session::state_within(runtime);
+    let limits = &inner.limits;
+    let budget = Budget::new(limits.memory_bytes_max, begun, limits.time_max);
+    let state = session::state_within(runtime, &budget);
     let left_out = Arc::new(LeftOut::default());
     let mut context = Context::new(&state);
     for (name, relation) in found {
@@ -324,6 +349,10 @@ async fn plan(inner: &Inner, text: &str, options: &QueryOptions) -> Result<Plann
         };
         context.add(&name, provider_as_source(provider));
     }
+    for (name, rows) in described {
+        let table = MemTable::try_new(rows.schema(), vec![vec![rows]]).map_err(wrong)?;
+        context.add(&name, provider_as_source(Arc::new(table)));
+    }
     let rows_max = options
         .rows_max
         .unwrap_or(usize::MAX)
@@ -335,26 +364,17 @@ async fn plan(inner: &Inner, text: &str, options: &QueryOptions) -> Result<Plann
     if is_query {
         logical = limited(logical, rows_max).map_err(wrong)?;
     }
+    refuse_growing_windows(text, &logical)?;
     let physical = state.create_physical_plan(&logical).await.map_err(wrong)?;
-    let physical = physical.transform_up(come_up_for_air).map_err(wrong)?.data;
+    let physical = bounds::within(physical).map_err(wrong)?;
     let stream = execute_stream(physical, state.task_ctx()).map_err(wrong)?;
     Ok(Planned {
         schema: stream.schema(),
         rows: Answer::Running(stream),
         rows_max,
         left_out,
+        budget: Some(budget),
     })
-}
-
-/// A join makes many rows of few, so that those who read it may work for minutes on one batch of a
-/// scan; its own output must let others, and the query's deadline, have their turn.
-fn come_up_for_air(
-    plan: Arc<dyn ExecutionPlan>,
-) -> Result<Transformed<Arc<dyn ExecutionPlan>>, DataFusionError> {
-    if plan.children().len() < 2 {
-        return Ok(Transformed::no(plan));
-    }
-    Ok(Transformed::yes(Arc::new(CooperativeExec::new(plan))))
 }
 
 /// One row more than allowed, to know whether there are more.
@@ -425,6 +445,7 @@ fn ready(batch: RecordBatch) -> Planned {
         rows_max: batch.num_rows(),
         rows: Answer::Ready(batch),
         left_out: Arc::default(),
+        budget: None,
     }
 }
 

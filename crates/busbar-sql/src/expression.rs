@@ -230,6 +230,28 @@ pub(crate) fn refuse_unrepeatable_in_query(
     })
 }
 
+/// Functions that gather all values would, in a window, gather them anew for each row.
+pub(crate) fn refuse_growing_windows(text: &str, plan: &LogicalPlan) -> Result<(), Diagnostic> {
+    let mut found = None;
+    let walked = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            found = find_call(expr, |node| match node {
+                Expr::WindowFunction(call)
+                    if matches!(call.fun.name(), "array_agg" | "string_agg") =>
+                {
+                    Some(call.fun.name().to_owned())
+                }
+                _ => None,
+            });
+            Ok(stop_if(found.is_some()))
+        })
+    });
+    debug_assert!(walked.is_ok());
+    found.map_or(Ok(()), |name| {
+        Err(call_error(text, "sql.growing-window", name))
+    })
+}
+
 fn is_unrepeatable(node: &Expr) -> bool {
     match node {
         Expr::ScalarFunction(call) => call.func.signature().volatility != Volatility::Immutable,

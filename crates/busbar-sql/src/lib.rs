@@ -19,12 +19,15 @@
 //! differs only in case. So `levelMm` finds a JSON field of that name, and `Site` finds `site`.
 
 mod batch_query;
+mod bounds;
+mod budget;
 mod check;
 mod diagnostic;
 mod dictionary;
 mod engine;
 mod expression;
 mod functions;
+mod information_schema;
 pub mod limits;
 mod names;
 mod parse;

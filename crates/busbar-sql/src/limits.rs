@@ -12,6 +12,9 @@ pub const OPERATORS_MAX: usize = 256;
 /// Deepest nesting of brackets and subqueries.
 pub const NESTING_MAX: usize = 50;
 
+/// Most `select`s in one text. Each may read from the one before, so that plans are as deep as they are many.
+pub const SELECTS_MAX: usize = 100;
+
 /// Most streams and tables one query may name.
 pub const RELATIONS_MAX: usize = 32;
 
@@ -23,6 +26,30 @@ pub const JSON_PATH_STEPS_MAX: usize = 32;
 
 /// Bytes of text that one call of a function may make, for all rows of a batch together.
 pub const FUNCTION_RESULT_BYTES_MAX: u64 = 64 << 20;
+
+/// Bytes of one value that a function makes.
+pub const VALUE_BYTES_MAX: usize = 4 << 20;
+
+/// Bytes of one value that a function makes of constants alone. Planning copies it, who knows how often.
+pub const CONSTANT_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of a function's result below which it is not taken out of a query's budget.
+pub const FUNCTION_HELD_BYTES_MIN: usize = 4 << 10;
+
+/// Rows for which patterns of their own are compiled between two looks at the clock.
+pub const PATTERN_ROWS: usize = 16;
+
+/// Bytes of the constants that one batch of a projection repeats.
+pub const CONSTANTS_BATCH_BYTES_MAX: usize = 32 << 20;
+
+/// Rows in one batch of a join's answer.
+pub const JOIN_BATCH_ROWS: usize = 512;
+
+/// Bytes of a row on either side of a join: so many rows of both sides are one batch.
+pub const JOIN_ROW_BYTES_MAX: usize = 256 << 10;
+
+/// Most columns of one `select`.
+pub const COLUMNS_MAX: usize = 1024;
 
 /// Most characters of a text that an error repeats.
 pub const QUOTED_CHARS_MAX: usize = 80;

@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Tok
 
 use crate::Diagnostic;
 use crate::diagnostic::{explain, syntax, too_nested};
-use crate::limits::{NESTING_MAX, OPERATORS_MAX, TEXT_BYTES_MAX};
+use crate::limits::{NESTING_MAX, OPERATORS_MAX, SELECTS_MAX, TEXT_BYTES_MAX};
 use crate::{session, text};
 
 static DIALECT: GenericDialect = GenericDialect {};
@@ -91,6 +91,17 @@ fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, Diagnostic> {
         })?;
     if deepest(&tokens) > NESTING_MAX {
         return Err(too_nested(text));
+    }
+    let selects = tokens
+        .iter()
+        .filter(
+            |token| matches!(&token.token, Token::Word(word) if word.keyword == Keyword::SELECT),
+        )
+        .count();
+    if selects > SELECTS_MAX {
+        return Err(Diagnostic::new("sql.too-many-selects", 0..text.len())
+            .with("selects", selects)
+            .with("most", SELECTS_MAX));
     }
     let operators = tokens.iter().filter(|token| deepens(&token.token)).count();
     if operators > OPERATORS_MAX {

@@ -9,11 +9,17 @@ use datafusion::common::{DFSchema, Result, TableReference, plan_datafusion_err};
 use datafusion::execution::context::SessionState;
 use datafusion::functions::core::get_field;
 use datafusion::logical_expr::expr::ScalarFunction;
-use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawFieldAccessExpr};
+use datafusion::logical_expr::planner::{
+    ExprPlanner, PlannerResult, RawBinaryExpr, RawFieldAccessExpr,
+};
 use datafusion::logical_expr::{
-    AggregateUDF, Expr, GetFieldAccess, HigherOrderUDF, ScalarUDF, TableSource, WindowUDF, lit,
+    AggregateUDF, Expr, ExprSchemable, GetFieldAccess, HigherOrderUDF, ScalarUDF, TableSource,
+    WindowUDF, lit,
 };
 use datafusion::sql::planner::{ContextProvider, ParserOptions, SqlToRel};
+use datafusion::sql::sqlparser::ast::BinaryOperator;
+
+use crate::functions::text_or_dictionary;
 
 /// What the planner asks about: functions, and the relations that were looked up beforehand.
 pub(crate) struct Context<'a> {
@@ -41,8 +47,12 @@ impl<'a> Context<'a> {
 
 impl ContextProvider for Context<'_> {
     fn get_table_source(&self, name: TableReference) -> Result<Arc<dyn TableSource>> {
+        let known = match name.schema() {
+            Some(schema) => format!("{schema}.{}", name.table()),
+            None => name.table().to_owned(),
+        };
         self.relations
-            .get(name.table())
+            .get(&known)
             .cloned()
             .ok_or_else(|| plan_datafusion_err!("table '{name}' not found"))
     }
@@ -118,5 +128,57 @@ impl ExprPlanner for FieldAccess {
                 field_access,
             }),
         })
+    }
+}
+
+/// Operators on texts that are planned as calls of functions, whose results and time are bounded: `a || b`,
+/// and `a ~ b` with a pattern for each row.
+#[derive(Debug)]
+pub(crate) struct TextOperators {
+    pub concat: Arc<ScalarUDF>,
+    pub regexp_like: Arc<ScalarUDF>,
+}
+
+impl ExprPlanner for TextOperators {
+    fn plan_binary_op(
+        &self,
+        operation: RawBinaryExpr,
+        schema: &DFSchema,
+    ) -> Result<PlannerResult<RawBinaryExpr>> {
+        let is_text = |side: &Expr| {
+            side.get_type(schema)
+                .is_ok_and(|data_type| text_or_dictionary(&data_type).is_some())
+        };
+        let call = |function: &Arc<ScalarUDF>, arguments| {
+            Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(function), arguments))
+        };
+        // What is no text at all is for DataFusion to refuse.
+        let texts = is_text(&operation.left) || is_text(&operation.right);
+        let constant = matches!(operation.right, Expr::Literal(..));
+        if !texts || (constant && operation.op != BinaryOperator::StringConcat) {
+            return Ok(PlannerResult::Original(operation));
+        }
+        let mut arguments = vec![operation.left, operation.right];
+        let ignores_case = matches!(
+            operation.op,
+            BinaryOperator::PGRegexIMatch | BinaryOperator::PGRegexNotIMatch
+        );
+        if ignores_case {
+            arguments.push(lit("i"));
+        }
+        Ok(PlannerResult::Planned(match operation.op {
+            BinaryOperator::StringConcat => call(&self.concat, arguments),
+            BinaryOperator::PGRegexMatch | BinaryOperator::PGRegexIMatch => {
+                call(&self.regexp_like, arguments)
+            }
+            BinaryOperator::PGRegexNotMatch | BinaryOperator::PGRegexNotIMatch => {
+                !call(&self.regexp_like, arguments)
+            }
+            op => {
+                let [left, right] = <[Expr; 2]>::try_from(arguments)
+                    .map_err(|_| plan_datafusion_err!("an operator has two sides"))?;
+                return Ok(PlannerResult::Original(RawBinaryExpr { op, left, right }));
+            }
+        }))
     }
 }

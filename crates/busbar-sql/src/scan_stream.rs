@@ -306,6 +306,7 @@ impl ExecutionPlan for StreamScan {
                 pending: Vec::new(),
                 pending_rows: 0,
                 send: &mut |batch| sender.blocking_send(Ok(batch)).is_ok(),
+                is_wanted: &|| !sender.is_closed(),
             };
             reading.read(partition)
         });
@@ -323,6 +324,8 @@ struct Reading<'a> {
     pending_rows: usize,
     /// False when nobody wants more.
     send: &'a mut dyn FnMut(RecordBatch) -> bool,
+    /// False when the query is over. A scan that finds nothing has nothing to send, and asks.
+    is_wanted: &'a dyn Fn() -> bool,
 }
 
 impl Reading<'_> {
@@ -368,6 +371,9 @@ impl Reading<'_> {
             return Ok(true);
         }
         for piece in self.scan.relation.events.read(partition, range) {
+            if !(self.is_wanted)() {
+                return Ok(false);
+            }
             match piece.map_err(outside)? {
                 Piece::Missing(events) => {
                     let unreadable = &self.scan.left_out.unreadable;

@@ -6,11 +6,15 @@ use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::context::SessionState;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::functions::regex::regexp_like;
+use datafusion::logical_expr::ScalarUDF;
+use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::prelude::SessionConfig;
 
+use crate::budget::Budget;
 use crate::functions;
 use crate::limits::BATCH_ROWS;
-use crate::planner::FieldAccess;
+use crate::planner::{FieldAccess, TextOperators};
 
 static STATE: LazyLock<SessionState> = LazyLock::new(|| build(Arc::default()));
 
@@ -34,10 +38,12 @@ pub(crate) fn state() -> &'static SessionState {
     &STATE
 }
 
-/// A state that runs one query within the bounds of `runtime`.
-pub(crate) fn state_within(runtime: Arc<RuntimeEnv>) -> SessionState {
+/// A state that runs one query within the bounds of `runtime` and `budget`.
+pub(crate) fn state_within(runtime: Arc<RuntimeEnv>, budget: &Arc<Budget>) -> SessionState {
     let mut state = SessionStateBuilder::new_from_existing(STATE.clone())
         .with_runtime_env(runtime)
+        .with_expr_planners(planners(Some(budget)))
+        .with_scalar_functions(scalars(Some(budget)))
         .build();
     // From here on `now()` is this moment.
     state.mark_start_execution();
@@ -58,19 +64,31 @@ fn build(runtime: Arc<RuntimeEnv>) -> SessionState {
     let parser = &mut config.options_mut().sql_parser;
     parser.collect_spans = true;
     parser.map_string_types_to_utf8view = false;
-    let mut scalars: Vec<_> = SessionStateDefaults::default_scalar_functions()
-        .into_iter()
-        .map(functions::bounded)
-        .collect();
-    scalars.extend(functions::all());
-    let mut planners = SessionStateDefaults::default_expr_planners();
-    planners.push(Arc::new(FieldAccess));
     SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
-        .with_expr_planners(planners)
-        .with_scalar_functions(scalars)
+        .with_expr_planners(planners(None))
+        .with_scalar_functions(scalars(None))
         .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .build()
+}
+
+/// Every function of one row, with its bounds.
+fn scalars(budget: Option<&Arc<Budget>>) -> Vec<Arc<ScalarUDF>> {
+    SessionStateDefaults::default_scalar_functions()
+        .into_iter()
+        .chain(functions::all())
+        .map(|function| functions::bounded(function, budget))
+        .collect()
+}
+
+fn planners(budget: Option<&Arc<Budget>>) -> Vec<Arc<dyn ExprPlanner>> {
+    let mut planners = SessionStateDefaults::default_expr_planners();
+    planners.push(Arc::new(FieldAccess));
+    planners.push(Arc::new(TextOperators {
+        concat: functions::bounded(functions::concat_texts(), budget),
+        regexp_like: functions::bounded(regexp_like(), budget),
+    }));
+    planners
 }

@@ -9,9 +9,9 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use crate::diagnostic::{closest, quoted_if_needed};
-use crate::limits::RELATIONS_MAX;
+use crate::limits::{COLUMNS_MAX, RELATIONS_MAX};
 use crate::names::Names;
-use crate::{Diagnostic, parse, text};
+use crate::{Diagnostic, information_schema, parse, text};
 
 /// What a statement asks for.
 #[derive(Debug)]
@@ -32,6 +32,7 @@ pub(crate) fn classify(text: &str, statement: Statement) -> Result<Kind, Diagnos
         Statement::Statement(inner) => match *inner {
             ast::Statement::Query(query) => {
                 refuse_changes(text, &query)?;
+                refuse_many_columns(text, &query)?;
                 Ok(Kind::Query(Statement::Statement(Box::new(
                     ast::Statement::Query(query),
                 ))))
@@ -73,10 +74,13 @@ pub(crate) fn relations(text: &str, statement: &Statement) -> Result<Vec<String>
         .map_err(|error| crate::diagnostic::explain(text, error, &[]))?;
     let mut names: Vec<String> = Vec::new();
     for relation in relations {
-        if relation.schema().is_some() {
-            return Err(unknown_relation(text, &relation.to_string(), &[]));
-        }
-        let name = relation.table().to_owned();
+        let name = match (relation.catalog(), relation.schema()) {
+            (None, None) => relation.table().to_owned(),
+            (None, Some("information_schema")) => {
+                format!("{}{}", information_schema::PREFIX, relation.table())
+            }
+            _ => return Err(unknown_relation(text, &relation.to_string(), &[])),
+        };
         if !names.contains(&name) {
             names.push(name);
         }
@@ -147,6 +151,29 @@ fn refuse_changes(text: &str, query: &Query) -> Result<(), Diagnostic> {
         ControlFlow::Break(()) => Err(read_only(text)),
         ControlFlow::Continue(()) => Ok(()),
     }
+}
+
+/// Each column takes memory in each batch, however short its text.
+fn refuse_many_columns(text: &str, query: &Query) -> Result<(), Diagnostic> {
+    struct Widest(usize);
+    impl Visitor for Widest {
+        type Break = ();
+
+        fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+            if let SetExpr::Select(select) = &*query.body {
+                self.0 = self.0.max(select.projection.len());
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let mut widest = Widest(0);
+    let _ = query.visit(&mut widest);
+    if widest.0 <= COLUMNS_MAX {
+        return Ok(());
+    }
+    Err(Diagnostic::new("sql.too-many-columns", 0..text.len())
+        .with("columns", widest.0)
+        .with("most", COLUMNS_MAX))
 }
 
 fn query_mut(statement: &mut Statement) -> Option<&mut Query> {

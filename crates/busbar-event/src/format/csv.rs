@@ -97,10 +97,10 @@ impl CsvDecoder {
     /// Appends the values of a row to the columns, or nothing if it is bad. The caller has checked
     /// that it is UTF-8.
     pub fn row(&mut self, payload: &[u8], columns: &mut [Column]) -> Result<(), CsvFault> {
-        let mut at = 0;
+        let mut at = beginning(payload);
         let mut width = self.width;
         if self.header {
-            at = self.split(payload, 0)?;
+            at = self.split(payload, at)?;
             if payload[..at] != self.last_header[..] || at == 0 {
                 self.take_header(payload, at);
             }
@@ -137,10 +137,10 @@ impl CsvDecoder {
 
     /// The first row as text: for inference.
     pub fn texts(&mut self, payload: &[u8]) -> Result<Texts, CsvFault> {
-        let mut at = 0;
+        let mut at = beginning(payload);
         let mut names = None;
         if self.header {
-            at = self.split(payload, 0)?;
+            at = self.split(payload, at)?;
             names = Some(
                 (0..self.values.len())
                     .map(|index| self.text(payload, index))
@@ -292,6 +292,16 @@ impl CsvDecoder {
                 }
             }
         })
+    }
+}
+
+/// Where the text begins: behind a byte order mark, which spreadsheets put in front and which would otherwise
+/// be part of the first name or value.
+fn beginning(payload: &[u8]) -> usize {
+    const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+    match payload.starts_with(BYTE_ORDER_MARK) {
+        true => BYTE_ORDER_MARK.len(),
+        false => 0,
     }
 }
 

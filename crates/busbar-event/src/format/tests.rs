@@ -388,6 +388,105 @@ fn a_csv_header_says_which_is_which() {
 }
 
 #[test]
+fn a_byte_order_mark_is_no_part_of_a_csv_name_or_value() {
+    let schema = spec(r#"{"site":"text","count":"int"}"#);
+    let decoded = decode(
+        &csv(true),
+        &schema,
+        &payloads(&["\u{feff}site,count\na,1", "\u{feff}\"site\",count\nb,2"]),
+    );
+    let expected = [json!({"site":"a","count":1}), json!({"site":"b","count":2})];
+    assert_eq!(values(&decoded.columns), expected);
+    let rows = ["\u{feff}a,1", "b,2"];
+    let decoded = decode(&csv(false), &schema, &payloads(&rows));
+    assert_eq!(values(&decoded.columns), expected);
+    let inferred = infer(&csv(true), &payloads(&["\u{feff}site,count\na,1"])).unwrap();
+    assert_eq!(inferred, schema);
+    // A mark and nothing else is no row; JSON does not allow one, and says where.
+    assert_eq!(
+        causes(&decode(&csv(false), &schema, &payloads(&["\u{feff}"]))),
+        [(0, "event.csv-empty")]
+    );
+    let decoded = decode(&json_format(), &schema, &payloads(&["\u{feff}{}", "{}"]));
+    assert_eq!(causes(&decoded), [(0, "event.json-syntax")]);
+    assert_eq!(decoded.rejected[0].cause.args()[0].1, "0");
+}
+
+#[test]
+fn other_delimiters_quotes_and_rows_that_do_not_fit() {
+    let format = |delimiter, quote| {
+        FormatSpec::Csv(CsvOptions {
+            header: false,
+            delimiter,
+            quote,
+        })
+    };
+    let schema = spec(r#"{"a":"text","b":"float"}"#);
+    for (format, good, bad) in [
+        (format(';', '"'), "\"x;y\";1.5", "x,1.5"),
+        (format('\t', '\''), "'it''s\ttwo\nlines'\t-0.5e1", "a\tb\tc"),
+        (format('|', '"'), "x|\"2\"", "x|\"2"),
+    ] {
+        let decoded = decode(&format, &schema, &payloads(&[good, bad, good]));
+        assert_eq!(decoded.columns.num_rows(), 2, "{:?}", decoded.rejected);
+        assert_eq!(decoded.rows, Some(UInt32Array::from(vec![0, 2])));
+        assert_eq!(decoded.rejected[0].row, 1);
+        let code = decoded.rejected[0].cause.code();
+        assert!(code.starts_with("event.csv-"), "{code}");
+    }
+}
+
+#[test]
+fn numbers_that_no_column_holds_are_named_and_their_neighbours_stay() {
+    let rows = payloads(&[
+        r#"{"count":9223372036854775807,"level":1.7976931348623157e308}"#,
+        r#"{"count":9223372036854775808}"#,
+        r#"{"count":-9223372036854775808,"level":-5e-324}"#,
+        r#"{"count":-9223372036854775809}"#,
+        r#"{"count":1e19}"#,
+        r#"{"level":1.8e308}"#,
+        r#"{"level":NaN}"#,
+        r#"{"level":-Infinity}"#,
+        r#"{"level":+1}"#,
+        r#"{"level":.5}"#,
+        r#"{"level":1.}"#,
+        r#"{"level":0x10}"#,
+        r#"{"count":-0,"level":1e-999}"#,
+        r#"{"count":1e999999999999999999999}"#,
+    ]);
+    let decoded = decode(&json_format(), &spec(READING), &rows);
+    let found = causes(&decoded);
+    assert_eq!(
+        found,
+        [
+            (1, "event.field-range"),
+            (3, "event.field-range"),
+            (4, "event.field-range"),
+            (5, "event.field-range"),
+            (6, "event.json-syntax"),
+            (7, "event.json-number"),
+            (8, "event.json-syntax"),
+            (9, "event.json-syntax"),
+            (10, "event.json-number"),
+            (11, "event.json-syntax"),
+            (13, "event.field-range"),
+        ]
+    );
+    for rejected in &decoded.rejected {
+        let mut args = rejected.cause.args().iter();
+        assert!(
+            args.any(|(name, _)| *name == "position"),
+            "{}",
+            rejected.cause
+        );
+    }
+    let values = values(&decoded.columns);
+    assert_eq!(values[0]["count"], 9_223_372_036_854_775_807_i64);
+    assert_eq!(values[1]["count"], i64::MIN);
+    assert_eq!(values[2], json!({"count":0,"level":0.0}));
+}
+
+#[test]
 fn infers_the_narrowest_types_in_order() {
     let rows = payloads(&[
         r#"{"z":1,"a":1,"n":null,"o":{"x":1},"big":99999999999999999999}"#,

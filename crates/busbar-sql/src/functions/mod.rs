@@ -1,6 +1,7 @@
 //! Functions of Busbar's own: one file each, listed here.
 
 mod bounded;
+mod concat_texts;
 mod json_get;
 mod topic_part;
 
@@ -9,6 +10,12 @@ use std::sync::Arc;
 use datafusion::logical_expr::ScalarUDF;
 
 pub(crate) use bounded::bounded;
+pub(crate) use topic_part::text_or_dictionary;
+
+/// `||` between texts.
+pub(crate) fn concat_texts() -> Arc<ScalarUDF> {
+    Arc::new(concat_texts::function())
+}
 
 /// Every function, in the order of the alphabet.
 pub(crate) fn all() -> Vec<Arc<ScalarUDF>> {

@@ -72,7 +72,7 @@ impl ScalarUDFImpl for TopicPart {
 }
 
 /// The type in which a text argument is taken: a dictionary stays one.
-pub(super) fn text_or_dictionary(given: &DataType) -> Option<DataType> {
+pub(crate) fn text_or_dictionary(given: &DataType) -> Option<DataType> {
     match given {
         DataType::Dictionary(key, value)
             if **key == DataType::Int32 && **value == DataType::Utf8 =>
