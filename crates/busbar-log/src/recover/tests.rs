@@ -487,3 +487,25 @@ fn a_damaged_head_does_not_make_events_old() {
     driver.keep();
     assert!(p.start() >= 3, "{}", p.start());
 }
+
+/// The next segment's existence says that all of this one is there, whatever durability it has.
+#[test]
+fn what_is_sealed_is_durable_under_memory_too() {
+    for seed in 0..10 {
+        let disk = SimDisk::new(seed);
+        let clock: Arc<ManualClock> = Arc::default();
+        let (log, mut driver) = open_log(&disk, &clock);
+        let memory = PartitionOptions {
+            durability: Durability::Memory,
+            ..options()
+        };
+        let p = log.partition("p", memory).unwrap();
+        commit(&mut driver, &p, append(vec![1; 20_000], 1)).unwrap();
+        p.roll();
+        driver.drain();
+        drop((log, driver, p));
+        disk.crash();
+        let (_log, _driver, p) = reopen(&disk, &clock);
+        assert_eq!(survey(&p), (vec![1], vec![]), "seed {seed}");
+    }
+}
