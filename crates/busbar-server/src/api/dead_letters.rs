@@ -292,7 +292,7 @@ struct Redrive {
 #[derive(Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(untagged)]
 enum Id {
-    Number(u64),
+    Number(i64),
     Text(String),
 }
 
@@ -319,13 +319,12 @@ async fn redrive(
     let ids = match body.ids {
         None => None,
         Some(ids) => {
+            let wrong = || Error::new(Class::Permanent, "server.bad-field").with("field", "ids");
             let mut numbers = Vec::with_capacity(ids.len());
             for id in ids {
                 numbers.push(match id {
-                    Id::Number(number) => number,
-                    Id::Text(text) => text.parse().map_err(|_| {
-                        Error::new(Class::Permanent, "server.bad-field").with("field", "ids")
-                    })?,
+                    Id::Number(number) => u64::try_from(number).map_err(|_| wrong())?,
+                    Id::Text(text) => text.parse().map_err(|_| wrong())?,
                 });
             }
             Some(numbers)

@@ -272,7 +272,7 @@ fn mqtt(page: &mut Page, app: &App) {
         mqtt.sessions,
     );
     page.counter(
-        "busbar_mqtt_connections_total",
+        "busbar_mqtt_connections_opened_total",
         "MQTT connections since the start.",
         mqtt.connections_total,
     );
@@ -334,7 +334,7 @@ fn http(page: &mut Page, app: &App) {
         load(&app.port.open),
     );
     page.counter(
-        "busbar_http_connections_total",
+        "busbar_http_connections_opened_total",
         "Connections accepted.",
         load(&app.port.accepted),
     );

@@ -322,3 +322,67 @@ impl MemoryOf {
         self.memory
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use busbar_bus::BusOptions;
+    use busbar_log::sim::SimDisk;
+    use busbar_log::{Log, LogOptions, ManualClock};
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::events::parse::{Common, Layout};
+
+    #[tokio::test]
+    async fn what_is_answered_is_what_the_disk_took() {
+        let disk = SimDisk::new(1);
+        let clock = Arc::new(ManualClock::new(1_700_000_000_000_000));
+        let log = Log::open(
+            Arc::new(disk.clone()),
+            Path::new("/data"),
+            LogOptions::default(),
+            clock.clone(),
+        );
+        let options = BusOptions {
+            clock: clock.clone(),
+            ..BusOptions::default()
+        };
+        let bus = Bus::open(log.unwrap(), options).unwrap();
+        let (inlet, thread) = Inlet::start(&bus).unwrap();
+        let publish = async |body: &'static [u8]| {
+            let parsed = Parsed::new(Bytes::from_static(body), Layout::Json, Common::default());
+            let outcome = inlet.publish(parsed.unwrap(), "test".into(), 0).await;
+            let outcome = outcome.unwrap();
+            let rejected: Vec<_> = outcome
+                .rejected
+                .iter()
+                .map(|(index, error)| (*index, error.code()))
+                .collect();
+            (outcome.accepted, rejected)
+        };
+        let body = br#"[{"topic":"a","payload":1},{"topic":"+"},{"topic":"a","payload":2}]"#;
+        let wrong = (1, "event.topic-wildcard");
+        assert_eq!(publish(body).await, (2, vec![wrong]));
+        assert!(!inlet.take_full());
+        disk.set_capacity(Some(1));
+        clock.advance(1_000_000);
+        let full = "bus.disk-full";
+        assert_eq!(publish(body).await, (0, vec![(0, full), wrong, (2, full)]));
+        assert!(inlet.take_full() && !inlet.take_full());
+        disk.set_capacity(None);
+        clock.advance(1_000_000);
+        assert_eq!(publish(body).await, (2, vec![wrong]));
+        assert_eq!(bus.stream("inbox").unwrap().partitions()[0].end(), 4);
+        // A disk that fails and one that is full are told apart.
+        disk.fail_syncs(1);
+        let (accepted, rejected) = publish(body).await;
+        assert_eq!((accepted, rejected[0].1), (0, "bus.disk-failed"));
+        assert!(!inlet.take_full());
+        drop(inlet);
+        tokio::task::spawn_blocking(move || thread.stop())
+            .await
+            .unwrap();
+    }
+}

@@ -195,6 +195,16 @@ fn requests_that_are_not_well_formed_are_refused_in_words() {
         );
         assert_eq!(answer.headers["allow"], allowed, "{path}");
     }
+    // Fields in a list are not taken by their order.
+    let user =
+        json!({"name":"v","password":"a-good-password","role":"admin","rules":[null,null,null]});
+    for body in [json!(["v", "a-good-password", "admin", {}]), user] {
+        let answer = world.post("/api/v1/users", &body);
+        assert_eq!(
+            (answer.status, answer.code()),
+            (400, "server.bad-body".into())
+        );
+    }
     // Pages of other sites are promised nothing.
     let asked = [
         ("origin", "http://evil.example"),
