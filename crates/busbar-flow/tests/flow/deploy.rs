@@ -1,16 +1,14 @@
 //! Changing what runs while events stream: whatever is saved, nothing is lost, nothing comes twice, and what
 //! does not run says so.
 
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::common::{World, batch, ids, rest};
 use busbar_bus::Bus;
 use busbar_flow::{FlowState, ReplayFrom};
 use busbar_log::sim::Faults;
-use common::{World, batch, ids, rest};
 
 const IN: (&str, &str) = (
     "streams/in.yaml",

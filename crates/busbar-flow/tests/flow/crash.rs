@@ -4,13 +4,11 @@
 //!
 //! `BUSBAR_SIM_SEED=17` runs one history, `BUSBAR_SIM_RUNS=500` many.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::common::{World, batch, ids};
 use busbar_log::sim::Random;
-use common::{World, batch, ids};
 
 const FILES: [(&str, &str); 5] = [
     (

@@ -1,19 +1,17 @@
 //! Sources and sinks that misbehave: what is tried again, what dies, what stops, and who is held up.
 
-mod common;
-
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::common::{World, batch, ids, rest};
 use busbar_catalog::{ConnectionSpec, Diagnostic};
 use busbar_event::{Class, Error};
 use busbar_flow::{
     Connector, Connectors, DeadFilter, Delivery, FlowState, Polled, Polling, Position, ReplayFrom,
     Roles, Sink, SinkContext, Source, SourceContext, Work, Written,
 };
-use common::{World, batch, ids, rest};
 use parking_lot::Mutex;
 
 const IN: (&str, &str) = (
@@ -29,6 +27,8 @@ const FAKE: (&str, &str) = ("connections/fake.yaml", "fake: {}\n");
 /// A connector whose other side is in memory.
 #[derive(Default)]
 struct Fake {
+    /// Whether the source names its part as over for good, once.
+    over: AtomicUsize,
     /// What was written.
     written: Mutex<Vec<i64>>,
     /// Transient failures still to come.
@@ -129,6 +129,11 @@ impl Source for FakeSource {
 
     fn committed(&mut self, _part: &str, position: u64) {
         self.fake.committed.lock().push(position);
+    }
+
+    fn forgotten(&mut self) -> Vec<Arc<str>> {
+        let over = self.fake.over.swap(0, Ordering::SeqCst) > 0;
+        over.then(|| "lines".into()).into_iter().collect()
     }
 }
 
@@ -311,6 +316,37 @@ fn a_source_goes_on_where_it_was_committed() {
     assert_eq!(ids(&world.contents("in")), (0..140).collect::<Vec<_>>());
     let status = world.flows.connections();
     assert_eq!((status.len(), status[0].name.as_str()), (1, "fake"));
+}
+
+/// Nothing is kept of what will not come back; and if it does come back, the streams still know it.
+#[test]
+fn a_part_that_is_over_for_good_is_forgotten() {
+    let (fake, mut world) = world(15);
+    *fake.supply.lock() = readings(0..20);
+    world.apply(&[IN, FAKE]);
+    eventually("the supply", || world.contents("in").len() == 20);
+    let positions = |world: &World| {
+        let all = world.flows.connections();
+        all[0]
+            .source
+            .as_ref()
+            .map(|source| source.positions.clone())
+    };
+    eventually("its position", || {
+        positions(&world).is_some_and(|all| all.get("lines") == Some(&20))
+    });
+    fake.over.store(1, Ordering::SeqCst);
+    eventually("its end", || {
+        positions(&world).is_some_and(|all| all.is_empty())
+    });
+    rest(50);
+    fake.committed.lock().clear();
+    world = world.restart(true);
+    world.apply(&[IN, FAKE]);
+    // It begins at its beginning.
+    eventually("it again", || fake.committed.lock().first() == Some(&3));
+    eventually("all of it", || fake.committed.lock().last() == Some(&20));
+    assert_eq!(ids(&world.contents("in")), (0..20).collect::<Vec<_>>());
 }
 
 #[test]

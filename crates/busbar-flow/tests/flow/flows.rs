@@ -1,12 +1,10 @@
 //! Flows end to end: streams in, streams and tables out, what dies, what is counted.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use crate::common::{World, ids, rest};
 use busbar_flow::{DeadFilter, FlowState, ReplayFrom};
-use common::{World, ids, rest};
 
 const IN: (&str, &str) = (
     "streams/in.yaml",
@@ -167,7 +165,7 @@ fn a_new_version_takes_over_under_load_and_none_is_lost_or_doubled() {
         while stopped.try_recv().is_err() {
             let events: Vec<String> = (id..id + 50).map(|id| reading(id, 0)).collect();
             handle
-                .block_on(bus.append(common::batch("in/a/b", &events), None))
+                .block_on(bus.append(crate::common::batch("in/a/b", &events), None))
                 .unwrap();
             id += 50;
         }

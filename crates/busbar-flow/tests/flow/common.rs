@@ -1,5 +1,4 @@
 //! A node without servers: bus on a simulated disk, tables in a temporary folder, flows.
-#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,9 +1,7 @@
 //! Events that cannot be processed however often one tries: they die, and nobody else.
 
-mod common;
-
+use crate::common::{World, ids};
 use busbar_flow::{DeadFilter, FlowState};
-use common::{World, ids};
 
 const IN: (&str, &str) = (
     "streams/in.yaml",

@@ -1,10 +1,8 @@
 //! The tests in flow files: what passes, and what a failure says.
 
-mod common;
-
+use crate::common::project;
 use busbar_flow::connector::Connectors;
 use busbar_flow::{Difference, check, run_tests};
-use common::project;
 use serde_json::json;
 
 const IN: (&str, &str) = (
@@ -97,7 +95,7 @@ fn checking_points_into_the_file() {
     );
     assert_eq!(bad[0].help().unwrap().args()[0].1, "level_mm");
     let flow = flow.replace("levelmm", "level_mm");
-    let project = common::project(&[
+    let project = crate::common::project(&[
         IN,
         ("tables/t.yaml", "hot: {}\nkey: [sit]\n"),
         ("flows/f.yaml", &flow),

@@ -1,9 +1,7 @@
 //! Whatever comes in, every event is accounted for: at each node, from node to node, and in what is there.
 
-mod common;
-
+use crate::common::World;
 use busbar_flow::{DEAD_LETTERS, FlowStatus};
-use common::World;
 use proptest::prelude::*;
 
 /// An event that may be anything.

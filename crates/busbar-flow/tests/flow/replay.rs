@@ -1,12 +1,10 @@
 //! Reading again: what is written again, what is recognised, and what time it is in the input.
 
-mod common;
-
+use crate::common::{World, ids, rest};
 use arrow::array::{BinaryArray, StringArray};
 use busbar_event::{Batch, Body, Envelope};
 use busbar_flow::{DEAD_LETTERS, DeadFilter, DeadLetter, FlowState, ReplayFrom};
 use busbar_log::sim::Random;
-use common::{World, ids, rest};
 
 const IN: (&str, &str) = (
     "streams/in.yaml",

@@ -1,0 +1,11 @@
+//! Flows as they run, in one program: each test program links all of DataFusion.
+
+mod common;
+mod connections;
+mod conservation;
+mod crash;
+mod deploy;
+mod flow_tests;
+mod flows;
+mod poison;
+mod replay;
