@@ -147,7 +147,11 @@ fn a_line_that_is_too_long_is_cut_off_and_its_rest_is_no_other_line() {
     folder.append("a.log", vec![b'x'; 3 * LINE_BYTES_MAX]);
     let events = folder.events(2);
     assert_eq!(events[1].payload.len(), LINE_BYTES_MAX);
-    let tags = [("cut-off", "line too long"), ("file", "a.log"), ("line", "2")];
+    let tags = [
+        ("cut-off", "line too long"),
+        ("file", "a.log"),
+        ("line", "2"),
+    ];
     let tags = tags.map(|(name, value)| (name.to_owned(), value.to_owned()));
     assert_eq!(events[1].tags, tags);
     folder.restart();

@@ -18,7 +18,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 
 use busbar_event::Class;
-use busbar_flow::{Roles, SinkContext, SourceContext};
+use busbar_flow::{Guarantee, Roles, SinkContext, SourceContext};
 use subjects::subjects;
 use world::spec;
 
@@ -42,6 +42,15 @@ fn options_are_documented_and_no_others_are_taken() {
             "{}: {about}",
             row.kind
         );
+        // What a sink promises is said by its docs as it is by the program.
+        if row.taker.is_some() {
+            let promise = match row.connector().guarantee() {
+                Guarantee::AtLeastOnce => "at least once",
+                Guarantee::ExactlyOnce => "exactly once",
+            };
+            let about = about.to_lowercase();
+            assert!(about.contains(promise), "{}: {about}", row.kind);
+        }
         assert_eq!(schema["additionalProperties"], false, "{}", row.kind);
         let properties = schema["properties"].as_object().expect("properties");
         assert!(!properties.is_empty(), "{}", row.kind);

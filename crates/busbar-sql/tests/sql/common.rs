@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -23,7 +24,9 @@ pub const MINUTE: i64 = 60_000_000;
 pub struct Stored {
     pub partitions: Vec<Vec<Batch>>,
     /// Batches that were read.
-    pub read: AtomicU64,
+    pub read: Arc<AtomicU64>,
+    /// How long reading one takes.
+    pub pause: Duration,
 }
 
 impl Events for Stored {
@@ -54,19 +57,22 @@ impl Events for Stored {
         partition: usize,
         range: Range<u64>,
     ) -> Box<dyn Iterator<Item = Result<Piece, Error>> + Send> {
-        let mut pieces = Vec::new();
         let mut base = 0;
+        let mut slices = Vec::new();
         for batch in &self.partitions[partition] {
             let end = base + batch.rows() as u64;
             let (from, to) = (range.start.max(base), range.end.min(end));
             if from < to {
-                self.read.fetch_add(1, Ordering::Relaxed);
-                let slice = batch.slice((from - base) as usize, (to - from) as usize);
-                pieces.push(Ok(Piece::Events(slice)));
+                slices.push(batch.slice((from - base) as usize, (to - from) as usize));
             }
             base = end;
         }
-        Box::new(pieces.into_iter())
+        let (read, pause) = (Arc::clone(&self.read), self.pause);
+        Box::new(slices.into_iter().map(move |slice| {
+            read.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(pause);
+            Ok(Piece::Events(slice))
+        }))
     }
 }
 

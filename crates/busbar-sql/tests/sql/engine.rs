@@ -10,11 +10,11 @@ use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use busbar_event::Batch;
 use busbar_sql::{
-    Engine, Predicate, Projection, QueryLimits, QueryOptions, Relation, StreamRelation,
+    BatchQuery, Engine, Predicate, Projection, QueryLimits, QueryOptions, Relation, StreamRelation,
 };
 use proptest::prelude::*;
 
-fn many(batches: usize, rows: usize) -> Vec<Batch> {
+pub fn many(batches: usize, rows: usize) -> Vec<Batch> {
     (0..batches)
         .map(|batch_number| {
             let payloads: Vec<String> = (0..rows)
@@ -39,18 +39,23 @@ fn many(batches: usize, rows: usize) -> Vec<Batch> {
         .collect()
 }
 
-fn engine_of(partitions: Vec<Vec<Batch>>, limits: QueryLimits) -> (Engine, Arc<Stored>) {
-    let stored = Arc::new(Stored {
+pub fn engine_of(partitions: Vec<Vec<Batch>>, limits: QueryLimits) -> (Engine, Arc<Stored>) {
+    let stored = Stored {
         partitions,
         ..Stored::default()
-    });
+    };
+    engine_over(stored, limits)
+}
+
+pub fn engine_over(stored: Stored, limits: QueryLimits) -> (Engine, Arc<Stored>) {
+    let stored = Arc::new(stored);
     let columns = gauge_columns().schema().unwrap();
     let stream = StreamRelation::new(Arc::clone(&stored) as _, json(), Some(columns));
     let known = Known(BTreeMap::from([("s".to_owned(), Relation::Stream(stream))]));
     (Engine::new(Arc::new(known), limits).unwrap(), stored)
 }
 
-fn run<T>(future: impl Future<Output = T>) -> T {
+pub fn run<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -58,7 +63,7 @@ fn run<T>(future: impl Future<Output = T>) -> T {
     runtime.block_on(future)
 }
 
-async fn count(engine: &Engine, text: &str) -> i64 {
+pub async fn count(engine: &Engine, text: &str) -> i64 {
     let batches = engine.query(text).await.unwrap().collect().await.unwrap();
     batches[0].column(0).as_primitive::<Int64Type>().value(0)
 }
@@ -191,8 +196,28 @@ fn what_is_not_wanted_is_not_read() {
         read(&format!("select level_mm from s where time >= '{from}'")),
         (5000, 5)
     );
-    assert_eq!(read("select level_mm from s limit 3").0, 3);
-    assert_eq!(read("select level_mm from s").1, 100);
+    // All that there is is older.
+    assert_eq!(
+        read("select level_mm from s where time > now() - interval '5 minutes'"),
+        (0, 0)
+    );
+    assert_eq!(
+        read("select level_mm from s where time > timestamp '2026-03-01T00:00:00.097999Z'"),
+        (2000, 2)
+    );
+    let (rows, batches) = read("select level_mm from s limit 3");
+    assert_eq!(rows, 3);
+    assert!(
+        batches < 30,
+        "{batches} of 100 batches were read for three events"
+    );
+    assert_eq!(read("select count(level_mm) from s"), (1, 100));
+    let (rows, batches) = read("select level_mm from s");
+    assert_eq!(rows, QueryLimits::default().rows_max);
+    assert!(
+        batches < 30,
+        "{batches} of 100 batches were read for an answer of ten"
+    );
     // From the end, and no further than needed.
     let (rows, batches) = read("select time, level_mm from s order by time desc limit 10");
     assert_eq!(rows, 10);
@@ -275,7 +300,7 @@ fn payloads() -> impl Strategy<Value = Vec<String>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// A flow's `where` and `select` over batches, and the same SQL over the stored stream, give the
+    /// A flow's `where`, `select` and `sql` over batches, and the same SQL over the stored stream, give the
     /// same rows: one language, live and over history.
     #[test]
     fn live_and_stored_give_the_same(
@@ -317,6 +342,24 @@ proptest! {
             let batches = answer.collect().await.unwrap();
             (rows, arrow::compute::concat_batches(&answer.schema(), &batches).unwrap())
         });
+        // The step `sql` over one batch, and the same over what is stored.
+        let asked = |from: &str| format!(
+            "select site, count(*) as n, max(level_mm) as most, min(\"flowRate\") as least, \
+             count(distinct topic) as topics from {from} where {condition} \
+             group by site order by site nulls first"
+        );
+        let mut step = BatchQuery::compile(&rows.schema(), &asked("input")).unwrap();
+        let step = step.execute(&rows).unwrap();
+        let history = run(async {
+            let text = asked(&format!("({columns}) as s"));
+            let mut answer = engine.query(&text).await.unwrap();
+            let batches = answer.collect().await.unwrap();
+            arrow::compute::concat_batches(&answer.schema(), &batches).unwrap()
+        });
+        prop_assert_eq!(
+            lines(&names(&step.schema()), &[step]),
+            lines(&names(&history.schema()), &[history])
+        );
         let predicate = Predicate::compile(&rows.schema(), &condition).unwrap();
         let projection = Projection::compile(&rows.schema(), list).unwrap();
         let live = projection.evaluate(&predicate.filter(&rows).unwrap()).unwrap();

@@ -4,3 +4,4 @@ mod cases;
 mod common;
 mod engine;
 mod expressions;
+mod hostile;
