@@ -4,17 +4,18 @@
 //! rarely meant and fails late. Here a number is not compared with text, a truth value not with a
 //! number, and neither is reckoned with the other.
 
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 
 use arrow::datatypes::DataType;
 use datafusion::common::DFSchema;
 use datafusion::logical_expr::ExprSchemable;
 use datafusion::sql::planner::PlannerContext;
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Spanned, visit_expressions};
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Spanned};
 
 use crate::Diagnostic;
 use crate::planner::Context;
 use crate::text;
+use crate::walk::{self, Part};
 
 /// Check every operator of a parsed expression whose sides can be planned by themselves; what
 /// cannot is left to the planner, which then says why.
@@ -30,7 +31,10 @@ pub(crate) fn types(
         let planned = planner.sql_to_expr(expr.clone(), schema, &mut scope).ok()?;
         planned.get_type(schema).ok()
     };
-    let found = visit_expressions(parsed, |expr| {
+    let found = walk::find(parsed, |part| {
+        let Part::Expr(expr) = part else {
+            return None;
+        };
         let pairs: Vec<(&Expr, &Expr, String)> = match expr {
             Expr::BinaryOp { left, op, right } if is_checked(op) => {
                 vec![(left, right, op.to_string())]
@@ -47,19 +51,15 @@ pub(crate) fn types(
                 .collect(),
             _ => Vec::new(),
         };
-        let Some((first, _, _)) = pairs.first() else {
-            return ControlFlow::Continue(());
-        };
-        let Some(left_type) = type_of(first) else {
-            return ControlFlow::Continue(());
-        };
+        let (first, _, _) = pairs.first()?;
+        let left_type = type_of(first)?;
         for (left, right, operator) in pairs {
             let Some(right_type) = type_of(right) else {
                 continue;
             };
             if !fit(&left_type, &right_type) {
                 let place = place(text, expr).or_else(|| place(text, left));
-                return ControlFlow::Break(
+                return Some(
                     Diagnostic::new("sql.types-differ", place.unwrap_or(0..text.len()))
                         .with("operator", operator)
                         .with("left", text::quote(&left.to_string()))
@@ -69,12 +69,9 @@ pub(crate) fn types(
                 );
             }
         }
-        ControlFlow::Continue(())
+        None
     });
-    match found {
-        ControlFlow::Break(diagnostic) => Err(diagnostic),
-        ControlFlow::Continue(()) => Ok(()),
-    }
+    found.map_or(Ok(()), Err)
 }
 
 /// Where a parsed expression stands.

@@ -1,6 +1,6 @@
 //! One expression over the columns of a batch, compiled.
 
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
@@ -15,11 +15,12 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion::sql::planner::PlannerContext;
-use datafusion::sql::sqlparser::ast::{self, visit_expressions};
+use datafusion::sql::sqlparser::ast;
 
 use crate::diagnostic::{explain, run_error};
 use crate::names::Names;
 use crate::planner::Context;
+use crate::walk::{self, Part};
 use crate::{Diagnostic, Failed, check, dictionary, session, text};
 
 /// A compiled expression and the columns it reads.
@@ -182,16 +183,17 @@ pub(crate) fn isolate(
 }
 
 fn refuse_subqueries(text: &str, parsed: &ast::Expr) -> Result<(), Diagnostic> {
-    let found = visit_expressions(parsed, |expr| match expr {
-        ast::Expr::Subquery(_) | ast::Expr::InSubquery { .. } | ast::Expr::Exists { .. } => {
-            ControlFlow::Break(check::place(text, expr).unwrap_or(0..text.len()))
-        }
-        _ => ControlFlow::Continue(()),
+    let found = walk::find(parsed, |part| match part {
+        Part::Expr(
+            expr @ (ast::Expr::Subquery(_)
+            | ast::Expr::InSubquery { .. }
+            | ast::Expr::Exists { .. }),
+        ) => Some(check::place(text, expr).unwrap_or(0..text.len())),
+        _ => None,
     });
-    match found {
-        ControlFlow::Break(place) => Err(Diagnostic::new("sql.subquery-here", place)),
-        ControlFlow::Continue(()) => Ok(()),
-    }
+    found.map_or(Ok(()), |place| {
+        Err(Diagnostic::new("sql.subquery-here", place))
+    })
 }
 
 /// An event that is processed again must give the same result, and one event is not many.

@@ -42,6 +42,7 @@ mod statement;
 mod template;
 mod text;
 mod wait;
+mod walk;
 
 pub use batch_query::BatchQuery;
 pub use diagnostic::Diagnostic;

@@ -1,16 +1,13 @@
 //! Statements: which are allowed, which relations they name, and how their columns are called.
 
-use std::ops::ControlFlow;
-
 use datafusion::sql::parser::Statement;
 use datafusion::sql::resolve::resolve_table_references;
-use datafusion::sql::sqlparser::ast::{
-    self, Expr, Ident, Query, SelectItem, SetExpr, Visit, Visitor,
-};
+use datafusion::sql::sqlparser::ast::{self, Expr, Ident, Query, SelectItem, SetExpr};
 
 use crate::diagnostic::{closest, quoted_if_needed};
 use crate::limits::{COLUMNS_MAX, RELATIONS_MAX};
 use crate::names::Names;
+use crate::walk::{self, Part};
 use crate::{Diagnostic, information_schema, parse, text};
 
 /// What a statement asks for.
@@ -128,52 +125,32 @@ fn read_only(text: &str) -> Diagnostic {
 
 /// A query can hide a change: `with x as (delete ...)`, `select ... into`.
 fn refuse_changes(text: &str, query: &Query) -> Result<(), Diagnostic> {
-    struct Changes;
-    impl Visitor for Changes {
-        type Break = ();
-
-        fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
-            let changes = |body: &SetExpr| match body {
-                SetExpr::Insert(_)
-                | SetExpr::Update(_)
-                | SetExpr::Delete(_)
-                | SetExpr::Merge(_) => true,
-                SetExpr::Select(select) => select.into.is_some(),
-                _ => false,
-            };
-            if changes(&query.body) || !query.locks.is_empty() {
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        }
-    }
-    match query.visit(&mut Changes) {
-        ControlFlow::Break(()) => Err(read_only(text)),
-        ControlFlow::Continue(()) => Ok(()),
-    }
+    let changes = |body: &SetExpr| match body {
+        SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => true,
+        SetExpr::Select(select) => select.into.is_some(),
+        _ => false,
+    };
+    let found = walk::find(query, |part| match part {
+        Part::Query(query) if changes(&query.body) || !query.locks.is_empty() => Some(()),
+        _ => None,
+    });
+    found.map_or(Ok(()), |()| Err(read_only(text)))
 }
 
 /// Each column takes memory in each batch, however short its text.
 fn refuse_many_columns(text: &str, query: &Query) -> Result<(), Diagnostic> {
-    struct Widest(usize);
-    impl Visitor for Widest {
-        type Break = ();
-
-        fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
-            if let SetExpr::Select(select) = &*query.body {
-                self.0 = self.0.max(select.projection.len());
-            }
-            ControlFlow::Continue(())
-        }
-    }
-    let mut widest = Widest(0);
-    let _ = query.visit(&mut widest);
-    if widest.0 <= COLUMNS_MAX {
-        return Ok(());
-    }
-    Err(Diagnostic::new("sql.too-many-columns", 0..text.len())
-        .with("columns", widest.0)
-        .with("most", COLUMNS_MAX))
+    let many = walk::find(query, |part| match part {
+        Part::Query(query) => match &*query.body {
+            SetExpr::Select(select) => Some(select.projection.len()).filter(|n| *n > COLUMNS_MAX),
+            _ => None,
+        },
+        Part::Expr(_) => None,
+    });
+    many.map_or(Ok(()), |columns| {
+        Err(Diagnostic::new("sql.too-many-columns", 0..text.len())
+            .with("columns", columns)
+            .with("most", COLUMNS_MAX))
+    })
 }
 
 fn query_mut(statement: &mut Statement) -> Option<&mut Query> {

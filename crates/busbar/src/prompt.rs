@@ -76,7 +76,7 @@ pub fn split(text: &str) -> (Vec<&str>, &str) {
             ('/', Some('*')) => {
                 letters.next();
                 let mut before = ' ';
-                while let Some((_, within)) = letters.next() {
+                for (_, within) in letters.by_ref() {
                     if before == '*' && within == '/' {
                         break;
                     }

@@ -276,12 +276,13 @@ impl Runtime {
             let Some(known) = self.inner.options.bus.stream(stream) else {
                 continue;
             };
-            for partition in known.partitions().iter().cloned() {
+            for partition in known.partitions().iter() {
                 let number = partition.number();
                 let position = match from {
                     ReplayFrom::Earliest => partition.start(),
                     ReplayFrom::Latest => partition.end(),
                     ReplayFrom::Time(micros) => {
+                        let partition = partition.clone();
                         blocking(move || partition.offset_at_time(micros)).await?
                     }
                 };

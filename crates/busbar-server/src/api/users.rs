@@ -56,10 +56,6 @@ pub(super) struct RulesView {
 /// A role.
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
-#[expect(
-    dead_code,
-    reason = "describes a type of a crate that knows nothing of HTTP"
-)]
 pub(super) enum RoleName {
     /// Looks: receives and reads, changes nothing.
     Viewer,

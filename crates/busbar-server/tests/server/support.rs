@@ -105,10 +105,6 @@ impl World {
         }
     }
 
-    pub fn node(&self) -> &Node {
-        self.node.as_ref().unwrap()
-    }
-
     /// Stops the node in order.
     pub fn stop(&mut self) {
         if let Some(node) = self.node.take() {

@@ -70,6 +70,8 @@ impl Events for Stored {
         let (read, pause) = (Arc::clone(&self.read), self.pause);
         Box::new(slices.into_iter().map(move |slice| {
             read.fetch_add(1, Ordering::Relaxed);
+            // A disk blocks the thread that reads it.
+            #[allow(clippy::disallowed_methods)]
             std::thread::sleep(pause);
             Ok(Piece::Events(slice))
         }))

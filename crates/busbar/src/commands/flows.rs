@@ -180,7 +180,7 @@ fn follow(name: &str, path: &str, node: &NodeArgs, json: bool) -> Result<(), Fai
             let error = error.with("state", say::state(&flow["state"]));
             break Err(Failure::new(exit::FOUND, error));
         }
-        std::thread::sleep(LOOK);
+        std::thread::park_timeout(LOOK);
     };
     progress.finish_and_clear();
     let read = outcome?;
