@@ -5,8 +5,9 @@
 use busbar_event::{Batch, Body, decode, encode};
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: Vec<u8>| {
-    let Ok(batch) = decode(data.into()) else {
+// Raw bytes, as seeds are: a `Vec` would be made out of them, and no seed would arrive whole.
+fuzz_target!(|data: &[u8]| {
+    let Ok(batch) = decode(data.to_vec().into()) else {
         return;
     };
     let read = walk(&batch);

@@ -4,12 +4,12 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: Vec<u8>| {
-    let _ = busbar_log::check_frame(&data);
+fuzz_target!(|data: &[u8]| {
+    let _ = busbar_log::check_frame(data);
     if data.len() < 64 {
         return;
     }
-    let mut data = data;
+    let mut data = data.to_vec();
     data[..4].copy_from_slice(b"BBFR");
     data[12] = 1;
     let header = (usize::from(u16::from_le_bytes([data[20], data[21]])) * 64).clamp(64, data.len());
