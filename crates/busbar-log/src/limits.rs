@@ -31,7 +31,7 @@ pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 pub const SEGMENT_BYTES_MAX: u64 = 64 << 30;
 /// How much of what was last written to a partition stays in the operating system's page cache for
 /// readers that have fallen behind the frames in memory. What is older gives its pages to what is
-/// written next: pages that are used again cost a fifth of fresh ones.
+/// written next, since on a virtual machine a fresh page costs several times one that is used again.
 pub const PAGE_CACHE_BYTES: u64 = 64 << 20;
 /// Pages are given back in portions of this size.
 pub const PAGE_CACHE_STEP_BYTES: u64 = 8 << 20;

@@ -1,7 +1,7 @@
 //! One walk over parsed SQL for all who look for something in it.
 //!
 //! Whoever walks with a type of its own has the parser's whole syntax compiled once more, a quarter of
-//! a megabyte. So there is one type, and what it finds is judged by a closure behind a pointer.
+//! a megabyte. So there is one type for those who change nothing, and what it finds is judged by a closure behind a pointer.
 
 use std::ops::ControlFlow;
 

@@ -3,7 +3,7 @@
 //! The terminal edits the line; a history and arrow keys come from a wrapper such as `rlwrap`. Libraries for
 //! them turn on features of packages that everything is built on, and so compile DataFusion anew.
 
-use std::io::{self, BufRead as _, Write as _};
+use std::io::{self, BufRead as _, Read as _, Write as _};
 
 use busbar_event::{Class, Error};
 
@@ -28,11 +28,14 @@ impl Prompt {
             print!("{}", if text.is_empty() { "sql> " } else { "  -> " });
             io::stdout().flush().map_err(unusable)?;
             let before = text.len();
-            if io::stdin().lock().read_line(&mut text).map_err(unusable)? == 0 {
+            let room = QUERY_BYTES_MAX + 1 - before;
+            let mut line = io::stdin().lock().take(room as u64);
+            if line.read_line(&mut text).map_err(unusable)? == 0 {
                 return Ok(None);
             }
             if text.len() > QUERY_BYTES_MAX {
-                return Err(unusable(io::ErrorKind::InvalidInput.into()));
+                let error = Error::new(Class::Configuration, "cli.queries-too-long");
+                return Err(error.with("bytes_max", QUERY_BYTES_MAX).into());
             }
             if text.trim().is_empty() {
                 text.clear();
