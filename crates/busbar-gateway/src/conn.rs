@@ -12,9 +12,8 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use crate::authorizer::Identity;
-use crate::limits::{
-    LARGE_PACKET_BYTES_PER_SECOND_MIN, OUT_BYTES_HIGH, OUT_BYTES_KEEP, PACE_AHEAD_US,
-};
+use crate::limits::{LARGE_PACKET_BYTES_PER_SECOND_MIN, PACE_AHEAD_US};
+use crate::outbox::Outbox;
 use crate::state::Session;
 
 /// A connection of a core: its slot and a generation, so that a late answer to one that is gone
@@ -25,117 +24,6 @@ pub struct ConnId {
     pub slot: u32,
     /// Generation of the slot.
     pub generation: u32,
-}
-
-/// What is to be written to a client, in order. Bytes that must not leave before a journal batch is
-/// durable are staged, and so is all that comes after them.
-#[derive(Debug, Default)]
-pub struct Outbox {
-    ready: Vec<u8>,
-    at: usize,
-    staged: VecDeque<(u64, Vec<u8>)>,
-    staged_bytes: usize,
-    packets: u64,
-}
-
-impl Outbox {
-    /// Where to append a packet. With a gate the bytes wait for that journal batch.
-    #[inline]
-    pub fn append(&mut self, gate: Option<u64>, write: impl FnOnce(&mut Vec<u8>)) {
-        self.packets += 1;
-        if gate.is_none() && self.staged.is_empty() {
-            return write(&mut self.ready);
-        }
-        let gate = gate.unwrap_or(0);
-        match self.staged.back() {
-            Some((last, _)) if *last >= gate => {}
-            _ => self.staged.push_back((gate, Vec::new())),
-        }
-        if let Some((_, bytes)) = self.staged.back_mut() {
-            let before = bytes.len();
-            write(bytes);
-            self.staged_bytes += bytes.len() - before;
-        }
-    }
-
-    /// Lets out what waited for journal batches up to `done`.
-    pub fn release(&mut self, done: u64) {
-        while let Some((gate, _)) = self.staged.front() {
-            if *gate > done {
-                return;
-            }
-            if let Some((_, bytes)) = self.staged.pop_front() {
-                self.staged_bytes -= bytes.len();
-                self.ready.extend_from_slice(&bytes);
-            }
-        }
-    }
-
-    /// Whether something waits for journal batch `seq` or one before it.
-    pub fn waits_for(&self, seq: u64) -> bool {
-        self.staged.front().is_some_and(|(gate, _)| *gate <= seq)
-    }
-
-    /// Forgets what was not yet let out.
-    pub fn drop_staged(&mut self) {
-        self.staged.clear();
-        self.staged_bytes = 0;
-    }
-
-    /// Bytes not yet written.
-    #[inline]
-    pub fn len(&self) -> usize {
-        self.ready.len() - self.at + self.staged_bytes
-    }
-
-    /// Whether nothing is left to write, staged bytes included.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// What may be written now.
-    pub fn writable(&self) -> &[u8] {
-        &self.ready[self.at..]
-    }
-
-    /// `n` bytes were written.
-    pub fn wrote(&mut self, n: usize) {
-        self.at = (self.at + n).min(self.ready.len());
-        if self.at == self.ready.len() {
-            self.at = 0;
-            if self.ready.capacity() > 2 * OUT_BYTES_HIGH {
-                self.ready = Vec::with_capacity(OUT_BYTES_KEEP);
-            } else {
-                self.ready.clear();
-            }
-        } else if self.at >= OUT_BYTES_HIGH {
-            // A client that is always behind never empties the buffer: what it has taken goes now.
-            self.ready.drain(..self.at);
-            self.at = 0;
-        }
-    }
-
-    /// Gives back what an empty buffer holds beyond [`OUT_BYTES_KEEP`].
-    pub fn trim(&mut self) {
-        if self.is_empty() && self.ready.capacity() > OUT_BYTES_KEEP {
-            self.ready = Vec::new();
-        }
-    }
-
-    /// Bytes of memory it holds.
-    pub fn capacity(&self) -> usize {
-        self.ready.capacity() + self.staged_bytes
-    }
-
-    /// Packets appended since this was asked last.
-    pub fn take_packets(&mut self) -> u64 {
-        std::mem::take(&mut self.packets)
-    }
-
-    /// Counts `n` packets more than the one that each [`Outbox::append`] counts.
-    pub fn count_packets(&mut self, n: u64) {
-        self.packets += n;
-    }
 }
 
 /// Acknowledgements of consecutive publishes that share a fate.
@@ -503,33 +391,5 @@ impl<T> Conn<T> {
             count: 1,
             kind,
         });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A client that takes its bytes steadily and is given more before it has taken all.
-    #[test]
-    fn a_buffer_that_is_never_empty_does_not_grow() {
-        let mut out = Outbox::default();
-        let mut next = 0u8;
-        let mut taken = 0u8;
-        for _ in 0..4096 {
-            while out.len() < OUT_BYTES_HIGH {
-                out.append(None, |bytes| bytes.extend([next; 4096]));
-                next = next.wrapping_add(1);
-            }
-            for _ in 0..16 {
-                assert!(out.writable()[..4096].iter().all(|byte| *byte == taken));
-                out.wrote(4096);
-                taken = taken.wrapping_add(1);
-            }
-            assert!(out.capacity() <= 8 * OUT_BYTES_HIGH, "{}", out.capacity());
-        }
-        out.wrote(out.len());
-        out.trim();
-        assert_eq!((out.len(), out.capacity()), (0, 0));
     }
 }

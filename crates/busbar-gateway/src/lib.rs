@@ -19,6 +19,7 @@ pub mod group;
 pub mod index;
 pub mod limits;
 pub mod message;
+mod outbox;
 pub mod registry;
 pub mod restore;
 mod shell;

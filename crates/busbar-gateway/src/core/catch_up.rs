@@ -75,15 +75,15 @@ impl<S: Spine> Core<S> {
 
     /// Sends again what was in flight when the last connection ended.
     fn send_again(&mut self, id: ConnId, now: Micros) -> Step {
-        let out_high = self.out_high;
         loop {
+            let each_max = self.waiting.each_max();
             let Some(conn) = self.conn(id) else {
                 return Step::Blocked;
             };
             let Some(&packet_id) = conn.resend.front() else {
                 return Step::Finished;
             };
-            if conn.out.len() >= out_high {
+            if conn.out.len() >= each_max {
                 return Step::Blocked;
             }
             let flight = conn
@@ -151,7 +151,12 @@ impl<S: Spine> Core<S> {
                 row,
                 payload: payloads.value(row),
             };
-            let mut sender = sender(&mut self.journal, &mut self.properties, out_high, now);
+            let mut sender = Sender::new(
+                &mut self.journal,
+                &mut self.properties,
+                &mut self.waiting,
+                now,
+            );
             let fits = sender.send(conn, &at, &grant, flight.qos, packet_id, true);
             conn.sent += usize::from(fits);
             sender.too_large += u64::from(!fits);
@@ -202,7 +207,6 @@ impl<S: Spine> Core<S> {
                     .spine
                     .retained(&sub.filter, after.as_deref(), RETAINED_PAGE),
             };
-            let out_high = self.out_high;
             let nobody: Arc<str> = "".into();
             let grant = Grant {
                 qos: sub.options.qos,
@@ -235,7 +239,12 @@ impl<S: Spine> Core<S> {
                         row: found.row,
                         payload: payloads.value(found.row),
                     };
-                    let mut sender = sender(&mut self.journal, &mut self.properties, out_high, now);
+                    let mut sender = Sender::new(
+                        &mut self.journal,
+                        &mut self.properties,
+                        &mut self.waiting,
+                        now,
+                    );
                     let given = sender.give(conn, &at, &grant, None);
                     let counts = sender.counts();
                     self.count_out(counts);
@@ -322,7 +331,7 @@ impl<S: Spine> Core<S> {
             conns,
             journal,
             properties,
-            out_high,
+            waiting,
             ..
         } = self;
         let Some(Some(feed)) = feeds.get(partition as usize) else {
@@ -331,7 +340,7 @@ impl<S: Spine> Core<S> {
         let Some(Some(conn)) = conns.get_mut(id.slot as usize) else {
             return false;
         };
-        let mut sender = sender(journal, properties, *out_high, now);
+        let mut sender = Sender::new(journal, properties, waiting, now);
         let mut full = false;
         'chunks: for chunk in chunks {
             let batch = &chunk.batch;
@@ -500,8 +509,12 @@ impl<S: Spine> Core<S> {
                         row,
                         payload: payloads.value(row),
                     };
-                    let mut sender =
-                        sender(&mut self.journal, &mut self.properties, self.out_high, now);
+                    let mut sender = Sender::new(
+                        &mut self.journal,
+                        &mut self.properties,
+                        &mut self.waiting,
+                        now,
+                    );
                     let sent_before = conn.sent;
                     given = sender.give(conn, &at, &grant, Some(text));
                     done = qos == 0 || conn.sent == sent_before;
@@ -555,25 +568,6 @@ impl<S: Spine> Core<S> {
         };
         let round = group.lock().deal(&self.spine);
         self.after_round(text, round);
-    }
-}
-
-/// A [`Sender`] that has sent nothing yet.
-pub(super) fn sender<'a>(
-    journal: &'a mut super::journal::Journal,
-    properties: &'a mut Vec<u8>,
-    out_high: usize,
-    now: Micros,
-) -> Sender<'a> {
-    Sender {
-        journal,
-        properties,
-        now,
-        out_high,
-        sent: 0,
-        sent_bytes: 0,
-        expired: 0,
-        too_large: 0,
     }
 }
 

@@ -25,6 +25,7 @@ use crate::state::{InFlight, Source};
 
 use super::Core;
 use super::journal::Journal;
+use super::memory::Waiting;
 
 /// A core's live position in a partition.
 pub(super) struct Feed {
@@ -98,8 +99,7 @@ pub(super) struct Sender<'a> {
     pub journal: &'a mut Journal,
     pub properties: &'a mut Vec<u8>,
     pub now: Micros,
-    /// Bytes waiting for a client at which it is given no more.
-    pub out_high: usize,
+    pub waiting: &'a mut Waiting,
     pub sent: u64,
     pub sent_bytes: u64,
     pub expired: u64,
@@ -245,7 +245,26 @@ fn merge<T>(conn: &Conn<T>, subs: &[u32]) -> Option<Grant> {
     Some(grant)
 }
 
-impl Sender<'_> {
+impl<'a> Sender<'a> {
+    /// One that has sent nothing yet.
+    pub fn new(
+        journal: &'a mut Journal,
+        properties: &'a mut Vec<u8>,
+        waiting: &'a mut Waiting,
+        now: Micros,
+    ) -> Sender<'a> {
+        Sender {
+            journal,
+            properties,
+            waiting,
+            now,
+            sent: 0,
+            sent_bytes: 0,
+            expired: 0,
+            too_large: 0,
+        }
+    }
+
     /// What it did.
     pub fn counts(&self) -> Counts {
         Counts {
@@ -267,7 +286,7 @@ impl Sender<'_> {
     ) -> Given {
         let flags = Flags(at.batch.flags()[at.row]);
         let qos = grant.qos.min(flags.qos());
-        if conn.out.len() >= self.out_high || !conn.resend.is_empty() && !grant.retained {
+        if conn.out.len() >= self.waiting.each_max() || !conn.resend.is_empty() && !grant.retained {
             return Given::Full;
         }
         if qos > 0 && conn.sent >= conn.window {
@@ -393,7 +412,9 @@ impl Sender<'_> {
             payload: at.payload,
         };
         let version = conn.version;
+        let before = conn.out.len();
         conn.out.append(gate, |out| packet.encode(version, out));
+        self.waiting.add(conn.out.len() - before);
         self.sent += 1;
         self.sent_bytes += at.payload.len() as u64;
         true
@@ -451,7 +472,7 @@ impl<S: Spine> Core<S> {
             awake,
             journal,
             properties,
-            out_high,
+            waiting,
             ..
         } = self;
         let Some(feed) = &mut feeds[slot] else { return };
@@ -475,16 +496,7 @@ impl<S: Spine> Core<S> {
         }
         let payloads = batch.payloads();
         let keys = batch.topic_keys();
-        let mut sender = Sender {
-            journal,
-            properties,
-            now,
-            out_high: *out_high,
-            sent: 0,
-            sent_bytes: 0,
-            expired: 0,
-            too_large: 0,
-        };
+        let mut sender = Sender::new(journal, properties, waiting, now);
         let skip = live.saturating_sub(chunk.base) as usize;
         for row in skip..batch.rows() {
             let Some(hit) = &matched[keys[row] as usize] else {

@@ -11,8 +11,60 @@ use crate::spine::Spine;
 
 use super::Core;
 
+/// Bytes that wait to be written to the clients of a core, and how many may wait for each of them.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    bytes: usize,
+    each_max: usize,
+}
+
+impl Default for Waiting {
+    fn default() -> Waiting {
+        Waiting {
+            bytes: 0,
+            each_max: OUT_BYTES_HIGH,
+        }
+    }
+}
+
+impl Waiting {
+    /// Bytes waiting for one client at which it is given no more.
+    #[inline]
+    pub fn each_max(&self) -> usize {
+        self.each_max
+    }
+
+    /// `n` bytes more are to be delivered. The bound falls at once: what one turn delivers to many
+    /// clients is a multiple of what the core may hold.
+    #[inline]
+    pub fn add(&mut self, n: usize) {
+        self.bytes += n;
+        if self.bytes > OUT_BYTES_TOTAL_HIGH {
+            self.each_max = OUT_BYTES_PRESSED;
+        }
+    }
+
+    /// `n` bytes were written to a socket.
+    #[inline]
+    pub fn sub(&mut self, n: usize) {
+        self.bytes = self.bytes.saturating_sub(n);
+    }
+
+    /// Takes a sum over all clients in place of what was reckoned since the last one, which leaves out
+    /// acknowledgements and connections that have ended. True when there is room again.
+    fn recount(&mut self, bytes: usize) -> bool {
+        let before = self.each_max;
+        self.bytes = 0;
+        self.add(bytes);
+        if bytes < OUT_BYTES_TOTAL_HIGH / 2 {
+            self.each_max = OUT_BYTES_HIGH;
+        }
+        self.each_max > before
+    }
+}
+
 impl<S: Spine> Core<S> {
-    /// Gives back what idle buffers hold, and decides how much may wait for each client.
+    /// Gives back what idle buffers hold, and reckons how much may wait for each client.
     pub(super) fn look_at_memory(&mut self) {
         let (mut waiting, mut packets) = (0, 0);
         for conn in self.conns.iter_mut().flatten() {
@@ -21,13 +73,7 @@ impl<S: Spine> Core<S> {
             packets += conn.out.take_packets();
         }
         self.tally.packets_out += packets;
-        let before = self.out_high;
-        if waiting > OUT_BYTES_TOTAL_HIGH {
-            self.out_high = OUT_BYTES_PRESSED;
-        } else if waiting < OUT_BYTES_TOTAL_HIGH / 2 {
-            self.out_high = OUT_BYTES_HIGH;
-        }
-        if self.out_high > before {
+        if self.waiting.recount(waiting) {
             // Those that stopped at the lower bound may have passed the mark at which they go on.
             let all: Vec<ConnId> = self.all_connections();
             for id in all {

@@ -36,7 +36,7 @@ use crate::conn::{Cold, Conn, ConnId, Eviction, Phase};
 use crate::group::Group;
 use crate::index::Index;
 use crate::limits::{
-    CLOSE_WAIT_US, HELD_BYTES_MAX, OUT_BYTES_HIGH, OUT_BYTES_LOW_PART, OUT_BYTES_STOP_READING,
+    CLOSE_WAIT_US, HELD_BYTES_MAX, OUT_BYTES_LOW_PART, OUT_BYTES_STOP_READING,
     REASON_STRING_BYTES_MAX, RETAINED_TASKS_MAX, TICK_GAP_US,
 };
 use crate::registry::{Admission, Shared};
@@ -47,6 +47,7 @@ pub use journal::{group_key, parse_session_key, session_key};
 
 use deliver::{Feed, Matched};
 use journal::Journal;
+use memory::Waiting;
 
 /// What the core asks its shell to do.
 pub enum Effect {
@@ -112,8 +113,7 @@ pub struct Core<S: Spine> {
     properties: Vec<u8>,
     unflushed: bool,
     tally: Tally,
-    /// Bytes waiting for one client at which it is given no more.
-    out_high: usize,
+    waiting: Waiting,
     /// Subscriptions to the topics under `$SYS`.
     sys_subs: usize,
     /// When they were told last.
@@ -170,7 +170,7 @@ impl<S: Spine> Core<S> {
             properties: Vec::new(),
             unflushed: false,
             tally: Tally::default(),
-            out_high: OUT_BYTES_HIGH,
+            waiting: Waiting::default(),
             sys_subs: 0,
             sys_told: 0,
             trailing: Vec::new(),
@@ -457,7 +457,8 @@ impl<S: Spine> Core<S> {
     /// `n` bytes of it were written.
     pub fn wrote(&mut self, id: ConnId, n: usize) {
         self.tally.bytes_out += n as u64;
-        let low = self.out_high / OUT_BYTES_LOW_PART;
+        self.waiting.sub(n);
+        let low = self.waiting.each_max() / OUT_BYTES_LOW_PART;
         let Some(conn) = self.conn(id) else { return };
         let before = conn.out.len();
         conn.out.wrote(n);

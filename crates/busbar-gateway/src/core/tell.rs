@@ -8,8 +8,7 @@ use crate::spine::{RetainedPage, Spine};
 use crate::sys;
 
 use super::Core;
-use super::catch_up::sender;
-use super::deliver::{RowAt, Target};
+use super::deliver::{RowAt, Sender, Target};
 
 impl<S: Spine> Core<S> {
     /// Once an interval, while there is somebody to tell.
@@ -24,7 +23,12 @@ impl<S: Spine> Core<S> {
         let info = sys::nowhere();
         let payloads = board.batch.payloads();
         let mut refs: Vec<SubRef> = Vec::new();
-        let mut sender = sender(&mut self.journal, &mut self.properties, self.out_high, now);
+        let mut sender = Sender::new(
+            &mut self.journal,
+            &mut self.properties,
+            &mut self.waiting,
+            now,
+        );
         for row in 0..board.batch.rows() {
             let topic = board.batch.topic(row);
             refs.clear();
