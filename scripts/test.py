@@ -5,7 +5,8 @@
     python3 scripts/test.py format lints        only these
     python3 scripts/test.py fuzz --seconds 600  longer fuzzing
 
-A phase that lacks a tool is skipped and says which; with CI=true that is a failure.
+A phase that lacks a tool is skipped and says which; with CI=true that is a failure. Where all phases
+run, compilers work behind those that mostly wait for a node, and leave them the processor.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -70,19 +72,37 @@ def environment(**more):
     return env
 
 
+class Behind(threading.local):
+    """Set on the thread whose phases run behind others: what they say waits, and their commands give way."""
+
+    said = None
+
+
+BEHIND = Behind()
+
+
+def say(*words, end="\n"):
+    line = " ".join(str(word) for word in words) + end
+    if BEHIND.said is None:
+        print(line, end="", flush=True)
+    else:
+        BEHIND.said.append(line)
+
+
 def run(args, cwd=ROOT, env=None, quiet=False):
     """Runs a command, passes its output on and returns (exit code, output)."""
     if not quiet:
-        print("  $", " ".join(str(a) for a in args), flush=True)
+        say("  $", *args)
+    way = [] if BEHIND.said is None else ["nice", "-n", "19"]
     process = subprocess.Popen(
-        [str(a) for a in args], cwd=cwd, env=env or environment(), stdin=subprocess.DEVNULL,
+        way + [str(a) for a in args], cwd=cwd, env=env or environment(), stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
     )
     lines = []
     for line in process.stdout:
         lines.append(line)
         if not quiet:
-            print("   ", line, end="", flush=True)
+            say("   ", line, end="")
     return process.wait(), "".join(lines)
 
 
@@ -188,6 +208,12 @@ def phase_lints(tally, _):
 
 def phase_build(tally, _):
     command(tally, "cargo build", ["cargo", "build", "--release", "--locked", "-p", "busbar"])
+
+
+def phase_programs(tally, _):
+    """Compiles the tests and the fuzz targets, which run later."""
+    command(tally, "cargo test --no-run", ["cargo", "test", "--release", "--locked", "--workspace", "--no-run"])
+    command(tally, "fuzz targets", FUZZ_BUILD, env=fuzz_environment())
 
 
 def phase_unit(tally, _):
@@ -322,26 +348,29 @@ def phase_docs(tally, _):
         tally.fail("documentation", int(counted[2]))
 
 
+# Named beside them, the package that queries decides the features of what both are built of.
+FUZZ_BUILD = ["cargo", "build", "--release", "--locked", "--bins", "-p", "busbar-fuzz", "-p", "busbar-sql"]
+
+
+def fuzz_environment():
+    """Only the crates of this workspace are compiled anew; what they are built of is there."""
+    return environment(RUSTC_WORKSPACE_WRAPPER=str(ROOT / "scripts" / "fuzz-rustc"))
+
+
 def phase_fuzz(tally, options):
-    tool("cargo-fuzz")
-    env = environment(CARGO_TARGET_DIR=str(TARGET / "fuzz"))
-    cargo = ["cargo", "+nightly"]
-    if run([*cargo, "--version"], quiet=True)[0] != 0:
-        # Coverage needs flags that only nightly takes, or any compiler that is told to.
-        cargo = ["cargo"]
-        env["RUSTC_BOOTSTRAP"] = "1"
-    code, listed = run([*cargo, "fuzz", "list"], env=env, quiet=True)
-    targets = listed.split() if code == 0 else []
-    if not targets:
-        tally.fail("no fuzz targets found")
-    for target in targets:
+    if not command(tally, "fuzz targets", FUZZ_BUILD, env=fuzz_environment()):
+        return
+    for source in sorted((ROOT / "fuzz" / "fuzz_targets").glob("*.rs")):
+        target = source.stem
         corpus = Path(tempfile.mkdtemp(prefix="busbar-fuzz-"))
+        found = ROOT / "fuzz" / "artifacts" / target
+        found.mkdir(parents=True, exist_ok=True)
         seeds = ROOT / "fuzz" / "seeds" / target
         folders = [corpus] + ([seeds] if seeds.exists() else [])
         command(tally, f"fuzz {target}", [
-            *cargo, "fuzz", "run", "--sanitizer", "none", target, *folders, "--",
+            TARGET / "release" / target, *folders, f"-artifact_prefix={found}/",
             f"-max_total_time={options.seconds}", "-rss_limit_mb=2048", "-max_len=65536", "-verbosity=0",
-        ], env=env)
+        ])
         shutil.rmtree(corpus, ignore_errors=True)
 
 
@@ -376,15 +405,67 @@ PHASES = {
     "web": phase_web,
     "build": phase_build,
     "lints": phase_lints,
-    "unit": phase_unit,
+    "programs": phase_programs,
     "examples": phase_examples,
     "protocol": phase_protocol,
     "api": phase_api,
     "faults": phase_faults,
     "docs": phase_docs,
     "browser": phase_browser,
+    "unit": phase_unit,
     "fuzz": phase_fuzz,
 }
+
+# Phases that run behind others, from the one that is named on.
+BESIDE = {
+    "examples": ["lints", "programs"],
+    "unit": ["fuzz"],
+}
+
+
+def one(name, options, table):
+    """Runs a phase and adds what became of it to the table."""
+    say(f"\n== {name}")
+    tally, begun = Tally(), time.monotonic()
+    try:
+        PHASES[name](tally, options)
+    except Missing as why:
+        tally.fail(f"{name}: {why}") if CI else tally.skip(name, str(why))
+    except Exception as why:  # noqa: BLE001 - a broken phase must not hide the others
+        tally.fail(f"{name}: {why.__class__.__name__}: {why}")
+    table.append((name, tally, time.monotonic() - begun))
+
+
+def behind(names, options, table):
+    """Runs phases on a thread of their own; the function that is returned waits, and says what they said."""
+    said = []
+
+    def work():
+        BEHIND.said = said
+        for name in names:
+            one(name, options, table)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+
+    def wait():
+        thread.join()
+        print("".join(said), end="", flush=True)
+
+    return wait
+
+
+def everything(options, table):
+    """All phases. What is left behind is waited for where the next of that kind begins."""
+    hidden = [name for names in BESIDE.values() for name in names]
+    wait = None
+    for name in (name for name in PHASES if name not in hidden):
+        if name in BESIDE:
+            if wait:
+                wait()
+            wait = behind(BESIDE[name], options, table)
+        one(name, options, table)
+    wait()
 
 
 def main():
@@ -396,18 +477,14 @@ def main():
     if unknown:
         parser.error(f"no phase called {', '.join(unknown)}; there are {', '.join(PHASES)}")
 
-    total = Tally()
-    table = []
-    for name in options.phases or PHASES:
-        print(f"\n== {name}", flush=True)
-        tally, begun = Tally(), time.monotonic()
-        try:
-            PHASES[name](tally, options)
-        except Missing as why:
-            tally.fail(f"{name}: {why}") if CI else tally.skip(name, str(why))
-        except (OSError, RuntimeError) as why:
-            tally.fail(f"{name}: {why}")
-        table.append((name, tally, time.monotonic() - begun))
+    total, table = Tally(), []
+    begun = time.monotonic()
+    if options.phases:
+        for name in options.phases:
+            one(name, options, table)
+    else:
+        everything(options, table)
+    for _, tally, _ in table:
         total.passed += tally.passed
         total.failed += tally.failed
         total.skipped += tally.skipped
@@ -416,6 +493,7 @@ def main():
     print(f"\n{'phase':<10} {'passed':>7} {'failed':>7} {'skipped':>8} {'seconds':>8}")
     for name, tally, seconds in table:
         print(f"{name:<10} {tally.passed:>7} {tally.failed:>7} {tally.skipped:>8} {seconds:>8.0f}")
+    print(f"{'in all':<35} {time.monotonic() - begun:>8.0f}")
     for note in total.notes:
         print(note)
     print(f"{total.passed} passed, {total.failed} failed, {total.skipped} skipped")

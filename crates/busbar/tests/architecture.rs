@@ -12,6 +12,7 @@ use serde_json::Value;
 /// From the top of the ladder to its foot; a crate may use those behind it, never those before it.
 const LADDER: &[&str] = &[
     "busbar",
+    "busbar-fuzz",
     "busbar-server",
     "busbar-gateway",
     "busbar-connect",
