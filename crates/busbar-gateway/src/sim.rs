@@ -42,6 +42,8 @@ pub struct SimLog {
     settled: BTreeMap<u64, bool>,
     /// The disk is full: commits fail.
     pub full: bool,
+    /// Commits of events fail; what goes to the store is kept.
+    pub broken: bool,
     /// Publishes are refused with this.
     pub refuse: Option<Refused>,
 }
@@ -204,7 +206,7 @@ impl SimLog {
     fn commit(&mut self) -> bool {
         let waiting = std::mem::take(&mut self.waiting);
         let any = !waiting.is_empty();
-        if self.full {
+        if self.full || self.broken {
             self.settled
                 .extend(waiting.iter().map(|w| (w.ticket, false)));
             return any;

@@ -122,6 +122,9 @@ impl Stage {
                 node.durable_at_once = true;
                 node.commit();
             }
+            "step" => node.step(),
+            "broken" => node.log.borrow_mut().broken = true,
+            "mended" => node.log.borrow_mut().broken = false,
             "full" => node.log.borrow_mut().full = true,
             "space" => node.log.borrow_mut().full = false,
             "overload" => node.log.borrow_mut().refuse = Some(busbar_bus::Refused::Overloaded),
@@ -159,6 +162,7 @@ impl Stage {
             "subscriptions" => self.limits.subscriptions_per_session_max = n as usize,
             "receive" => self.limits.receive_maximum = n as u16,
             "keepalive" => self.limits.keep_alive_s_max = n as u16,
+            "sys" => self.limits.sys_interval_us = n * 1_000_000,
             other => panic!("no limit {other}"),
         }
     }
