@@ -419,6 +419,11 @@ impl SimNode {
         }
     }
 
+    /// Whether a client's socket would be read.
+    pub fn wants_input(&mut self, conn: SimConn) -> bool {
+        self.is_alive(conn) && self.cores[conn.core].wants_input(conn.id, self.now)
+    }
+
     /// Whether the server wants to close this connection, or has.
     pub fn is_closed(&mut self, conn: SimConn) -> bool {
         !self.is_alive(conn) || self.cores[conn.core].is_closing(conn.id)

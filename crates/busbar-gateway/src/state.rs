@@ -593,6 +593,26 @@ mod tests {
     }
 
     #[test]
+    fn a_packet_identifier_in_use_is_not_taken() {
+        let mut s = Session::new("c".into(), 3);
+        let fly = |s: &mut Session| {
+            let id = s.take_id();
+            let flight = InFlight {
+                order: 1,
+                qos: 1,
+                released: false,
+                source: Source::Log("inbox/0".into(), 3),
+                group: None,
+            };
+            s.fly(id, flight);
+            id
+        };
+        assert_eq!((fly(&mut s), fly(&mut s)), (1, 2));
+        s.next_id = u16::MAX;
+        assert_eq!((fly(&mut s), fly(&mut s)), (u16::MAX, 3));
+    }
+
+    #[test]
     fn shared_filters() {
         assert!(split_share("$share/g/").is_err());
         assert!(split_share("$share/g").is_err());

@@ -296,12 +296,27 @@ async fn over_websocket_and_handed_over() {
         }
     }
     assert!(words(&got).contains(&"publish over ws".to_owned()));
-    // Without the subprotocol there is no connection.
-    let stream = tokio::net::TcpStream::connect(addr)
-        .await
-        .expect("connecting");
-    let plain = tokio_tungstenite::client_async(format!("ws://{addr}/mqtt"), stream).await;
-    assert!(plain.is_err());
+    // Without the subprotocol there is no connection, and at another path there is none.
+    for (path, protocol, status) in [("/mqtt", None, 400), ("/x", Some("mqtt"), 404)] {
+        let stream = tokio::net::TcpStream::connect(addr)
+            .await
+            .expect("connecting");
+        let mut request = format!("ws://{addr}{path}")
+            .into_client_request()
+            .expect("a request");
+        if let Some(protocol) = protocol {
+            let value = protocol.parse().expect("a header");
+            request
+                .headers_mut()
+                .insert("Sec-WebSocket-Protocol", value);
+        }
+        match tokio_tungstenite::client_async(request, stream).await {
+            Err(tokio_tungstenite::tungstenite::Error::Http(answer)) => {
+                assert_eq!(answer.status(), status);
+            }
+            other => panic!("{:?}", other.map(|_| "a connection")),
+        }
+    }
     // A byte stream that somebody else accepted.
     let (mut ours, theirs) = tokio::io::duplex(4096);
     handle.hand_over(theirs, None);

@@ -115,3 +115,22 @@ impl<S: Spine> Core<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bound_falls_at_once_and_rises_when_half_of_it_is_free() {
+        let mut waiting = Waiting::default();
+        waiting.add(OUT_BYTES_TOTAL_HIGH);
+        assert_eq!(waiting.each_max(), OUT_BYTES_HIGH);
+        waiting.add(1);
+        assert_eq!(waiting.each_max(), OUT_BYTES_PRESSED);
+        waiting.sub(OUT_BYTES_TOTAL_HIGH);
+        assert!(!waiting.recount(OUT_BYTES_TOTAL_HIGH / 2));
+        assert_eq!(waiting.each_max(), OUT_BYTES_PRESSED);
+        assert!(waiting.recount(OUT_BYTES_TOTAL_HIGH / 2 - 1));
+        assert_eq!(waiting.each_max(), OUT_BYTES_HIGH);
+    }
+}
