@@ -99,6 +99,10 @@ def case_assigned_client_id_names_the_session():
 def case_client_ids_that_must_be_allowed(version):
     for name in ("0123456789abcdefghijklm", "ABCDEFGHIJKLMNOPQRSTUVW", "nopqrstuvwxyzXYZ", "电表-7", "a/b+c#d $"):
         client(name + str(version), version).sync().close()
+    client("n" * 1024, version).sync().close()
+    peer = Peer(version).send(connect(version, "n" * 1025))
+    assert peer.expect(CONNACK).reason == (0x85 if version == 5 else 2)
+    peer.gone()
 
 
 @both
