@@ -60,6 +60,8 @@ pub struct Dealt {
     pub offset: u64,
     /// The batch and the row in it; `None` when it has to be read again.
     pub row: Option<(Batch, usize)>,
+    /// Members that may not receive it: their cores and connections.
+    pub declined: Vec<(usize, ConnId)>,
 }
 
 /// What a round of dealing asks for.
@@ -172,6 +174,7 @@ impl Group {
             partition,
             offset,
             row: None,
+            declined: Vec::new(),
         });
     }
 
@@ -203,6 +206,18 @@ impl Group {
             .find(|m| m.core == core && m.conn == conn)
         {
             m.queue.pop_front();
+        }
+    }
+
+    /// The member may not receive its next row: another one will.
+    pub fn decline(&mut self, core: usize, conn: ConnId) {
+        let member = self
+            .members
+            .iter_mut()
+            .find(|m| m.core == core && m.conn == conn);
+        if let Some(mut dealt) = member.and_then(|m| m.queue.pop_front()) {
+            dealt.declined.push((core, conn));
+            self.again.push_back(dealt);
         }
     }
 
@@ -298,6 +313,7 @@ impl Group {
                         partition: number,
                         offset: *offset,
                         row: None,
+                        declined: Vec::new(),
                     });
                 }
                 false
@@ -346,6 +362,7 @@ impl Group {
                         partition,
                         offset,
                         row: Some((batch.clone(), row)),
+                        declined: Vec::new(),
                     };
                     if self.give(dealt, round).is_err() {
                         self.set_cursor(partition, offset);
@@ -360,10 +377,17 @@ impl Group {
         true
     }
 
+    /// Queues a row for a member; it comes back when there is no room. One that none of those who are
+    /// here may receive is done.
     fn give(&mut self, dealt: Dealt, round: &mut Round) -> Result<(), Dealt> {
+        let mut waits = self.members.is_empty();
         for _ in 0..self.members.len() {
             self.next = (self.next + 1) % self.members.len();
             let member = &mut self.members[self.next];
+            if dealt.declined.contains(&(member.core, member.conn)) {
+                continue;
+            }
+            waits = true;
             if member.has_room() {
                 if !round.wake.contains(&member.core) {
                     round.wake.push(member.core);
@@ -372,7 +396,11 @@ impl Group {
                 return Ok(());
             }
         }
-        Err(dealt)
+        if waits {
+            return Err(dealt);
+        }
+        self.done(dealt.partition, dealt.offset);
+        Ok(())
     }
 }
 

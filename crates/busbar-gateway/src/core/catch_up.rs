@@ -463,7 +463,7 @@ impl<S: Spine> Core<S> {
         now: Micros,
     ) -> bool {
         let number = self.number;
-        let mut took = false;
+        let (mut took, mut declined) = (false, false);
         loop {
             let Some(dealt) = group.lock().front(number, id) else {
                 break;
@@ -487,8 +487,13 @@ impl<S: Spine> Core<S> {
                 });
                 let Some(sub) = sub else { break };
                 let topic = batch.topic(row);
-                let allowed = sub.reach == Reach::All
-                    || Self::may_receive(&conn.identity, topic, &feed.info.stream);
+                if sub.reach != Reach::All
+                    && !Self::may_receive(&conn.identity, topic, &feed.info.stream)
+                {
+                    group.lock().decline(number, id);
+                    declined = true;
+                    continue;
+                }
                 let grant = Grant {
                     qos: sub.options.qos,
                     retain_as_published: sub.options.retain_as_published,
@@ -500,27 +505,25 @@ impl<S: Spine> Core<S> {
                     },
                 };
                 let qos = grant.qos.min(Flags(batch.flags()[row]).qos());
-                if allowed {
-                    let payloads = batch.payloads();
-                    let at = RowAt {
-                        partition: &feed.info.name,
-                        offset: dealt.offset,
-                        batch: &batch,
-                        row,
-                        payload: payloads.value(row),
-                    };
-                    let mut sender = Sender::new(
-                        &mut self.journal,
-                        &mut self.properties,
-                        &mut self.waiting,
-                        now,
-                    );
-                    let sent_before = conn.sent;
-                    given = sender.give(conn, &at, &grant, Some(text));
-                    done = qos == 0 || conn.sent == sent_before;
-                    let counts = sender.counts();
-                    self.count_out(counts);
-                }
+                let payloads = batch.payloads();
+                let at = RowAt {
+                    partition: &feed.info.name,
+                    offset: dealt.offset,
+                    batch: &batch,
+                    row,
+                    payload: payloads.value(row),
+                };
+                let mut sender = Sender::new(
+                    &mut self.journal,
+                    &mut self.properties,
+                    &mut self.waiting,
+                    now,
+                );
+                let sent_before = conn.sent;
+                given = sender.give(conn, &at, &grant, Some(text));
+                done = qos == 0 || conn.sent == sent_before;
+                let counts = sender.counts();
+                self.count_out(counts);
             }
             let mut group = group.lock();
             if given == Given::Full {
@@ -533,10 +536,13 @@ impl<S: Spine> Core<S> {
             }
             took = true;
         }
+        if declined {
+            self.wake_group(text);
+        }
         if took {
             self.wake(id);
         }
-        took
+        took || declined
     }
 
     pub(super) fn after_round(&mut self, text: &Arc<str>, round: Round) {
