@@ -285,11 +285,17 @@ def case_a_project_is_applied_compared_and_rolled_back(world):
 def case_dead_letters_are_listed_inspected_and_sent_again(world):
     node = world.start(world.project(streams__rain=STREAM, flows__rain_alarm=FLOW))
     at = {"BUSBAR_NODE": node.url}
-    for payload in ({"site": "a", "level_mm": "deep"}, {"site": "a", "level_mm": 61}):
+    for payload in ({"site": "a", "level_mm": "deep"}, {"site": "a", "level_mm": 61}, "no object"):
         assert node.publish({"topic": "gauge/g1/rain", "payload": payload}).status == 200
-    letters = wait_for("a dead letter", lambda: json.loads(
-        world.run("dead-letters", "list", "--json", **at)[1])["letters"])
-    [letter] = letters
+
+    def listed(*args):
+        return json.loads(world.run("dead-letters", "list", "--json", *args, **at)[1])["letters"]
+
+    wait_for("both dead letters", lambda: len(listed()) == 2)
+    other, letter = listed()
+    assert other["code"] != letter["code"], (other, letter)
+    assert listed("--limit", "1") == [other] and listed("--cause", letter["code"]) == [letter]
+    assert listed("--flow", "rain-alarm") == [other, letter] and listed("--flow", "nosuch") == []
     got, out, _ = world.run("dead-letters", "groups", **at)
     assert got == 0 and "rain-alarm" in out and letter["code"] in out, out
     got, out, _ = world.run("dead-letters", "inspect", letter["id"], **at)
@@ -298,8 +304,15 @@ def case_dead_letters_are_listed_inspected_and_sent_again(world):
     assert got == 0 and letter["cause_zh"] in out, out
     got, _, err = world.run("dead-letters", "inspect", "999", **at)
     assert got == 1 and "999" in err, err
+    # One that is mistyped is named, and nothing is sent.
+    got, out, err = world.run("dead-letters", "redrive", letter["id"], "999", **at)
+    assert got == 1 and out == "" and "999" in err and "`busbar dead-letters` lists them" in err, (got, out, err)
+    for args in (("--flow", "nosuch"), ("--cause", "nosuch")):
+        got, out, _ = world.run("dead-letters", "redrive", *args, **at)
+        assert got == 0 and "Events sent again: 0" in out, (args, out)
     got, out, err = world.run("dead-letters", "redrive", letter["id"], **at)
     assert got == 0 and "Events sent again: 1" in out and "died again: 1" in out, (out, err)
+    assert other["id"] in [waiting["id"] for waiting in listed()]
     node.stop()
 
 

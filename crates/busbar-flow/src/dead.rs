@@ -389,6 +389,15 @@ impl DeadLetters {
             .collect())
     }
 
+    /// The first of these numbers that no letter has. May block on the disk.
+    pub fn unknown(&self, ids: &[u64]) -> Result<Option<u64>, Error> {
+        let mut index = self.index.lock();
+        self.refresh(&mut index)?;
+        // Newer ones stand behind older ones.
+        let known = |id: &u64| index.entries.binary_search_by_key(id, |e| e.id).is_ok();
+        Ok(ids.iter().copied().find(|id| !known(id)))
+    }
+
     /// Reads the first of these letters, about as many as make a batch; answers how many of the numbers it
     /// looked at. May block on the disk.
     pub fn read_some(&self, ids: &[u64]) -> Result<(Vec<Letter>, usize), Error> {

@@ -394,6 +394,15 @@ impl Runtime {
         .await
     }
 
+    /// The first of these numbers that no dead letter has.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub async fn unknown_dead_letter(&self, ids: &[u64]) -> Result<Option<u64>, Error> {
+        let (dead, ids) = (Arc::clone(&self.inner.dead), ids.to_vec());
+        blocking(move || dead.unknown(&ids)).await
+    }
+
     /// The project that runs.
     pub async fn project(&self) -> Project {
         self.inner.project.lock().await.clone()

@@ -309,7 +309,10 @@ struct Redriven {
 
 /// Send dead letters through the present version of their flow again.
 #[utoipa::path(post, path = "/api/v1/dead-letters/redrive", tag = "flows", request_body = Redrive,
-    responses((status = 200, description = "What became of them.", body = Redriven)))]
+    responses(
+        (status = 200, description = "What became of them.", body = Redriven),
+        (status = 404, description = "None was sent: there is none with one of these ids.", body = super::Refused),
+    ))]
 async fn redrive(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
@@ -326,6 +329,10 @@ async fn redrive(
                     Id::Number(number) => u64::try_from(number).map_err(|_| wrong())?,
                     Id::Text(text) => text.parse().map_err(|_| wrong())?,
                 });
+            }
+            // Before any is sent: whoever mistypes one of them means another one.
+            if let Some(id) = app.runtime.unknown_dead_letter(&numbers).await? {
+                return Err(Refusal::unknown("server.unknown-letter", &id.to_string()));
             }
             Some(numbers)
         }

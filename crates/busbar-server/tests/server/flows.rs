@@ -258,12 +258,31 @@ fn dead_letters_are_grouped_shown_and_sent_again() {
         (&again.json()["redriven"], &again.json()["died"]),
         (&json!(1), &json!(1))
     );
-    assert_eq!(
-        world
-            .post("/api/v1/dead-letters/redrive", &json!({ "ids": ["x"] }))
-            .code(),
-        "server.bad-field"
-    );
+    for (query, count) in [
+        ("", 2),
+        ("?redriven=true", 3),
+        ("?flow=none", 0),
+        ("?limit=1", 1),
+    ] {
+        let shown = world.get_json(&format!("/api/v1/dead-letters{query}"));
+        assert_eq!(shown["letters"].as_array().unwrap().len(), count, "{shown}");
+    }
+    // A reader of everything gets what was published, not what became of it.
+    let mut all = world.listen("/api/v1/events?from=earliest", &[]);
+    for _ in 0..3 {
+        let event = all.next().unwrap().json();
+        assert!(
+            ["meter", "inbox"].contains(&event["stream"].as_str().unwrap()),
+            "{event}"
+        );
+    }
+    for (ids, status, code) in [
+        (json!(["x"]), 400, "server.bad-field"),
+        (json!([letter["id"], "999"]), 404, "server.unknown-letter"),
+    ] {
+        let refused = world.post("/api/v1/dead-letters/redrive", &json!({ "ids": ids }));
+        assert_eq!((refused.status, &*refused.code()), (status, code), "{ids}");
+    }
 }
 
 #[test]
