@@ -153,6 +153,9 @@ def case_groups_without_a_command_list(world):
         assert got == 0 and json.loads(out).keys() == json.loads(whole).keys(), out
     got, _, err = world.run("flows", "pause", "nosuch", **at)
     assert got == 1 and "`busbar flows` lists them" in err, err
+    for words in ({}, CHINESE):
+        got, _, err = world.run("token", "add", "ci", **at, **words)
+        assert got == 1 and "busbar user add" in err, (got, err)
     node.stop()
 
 

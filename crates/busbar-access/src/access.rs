@@ -541,6 +541,9 @@ impl Access {
             return Err(Error::new(Class::Permanent, "access.bad-token-name")
                 .with("max", TOKEN_NAME_BYTES_MAX));
         }
+        if owner.is_local() {
+            return Err(Error::new(Class::Permanent, "access.token-needs-user"));
+        }
         // A token that could make tokens would outlive its own revocation.
         if matches!(owner.via(), Via::Token(_)) {
             return Err(Error::new(Class::Permanent, "access.token-needs-password"));

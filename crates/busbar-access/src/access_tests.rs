@@ -446,9 +446,23 @@ fn a_token_is_at_most_its_user_and_expires() {
             .code(),
         "access.role-needed"
     );
+    // Who sits at a node without users has no name that a token could be of.
+    assert_eq!(
+        access
+            .add_token(&Principal::local(), new(None, None))
+            .unwrap_err()
+            .code(),
+        "access.token-needs-user"
+    );
     let end = (access.now)() + 10;
-    let (view, token) = access.add_token(&bob, new(None, Some(end))).unwrap();
+    let narrow = NewToken {
+        rules: serde_json::from_str(r#"{"publish":["meter/#"]}"#).unwrap(),
+        ..new(None, Some(end))
+    };
+    let (view, token) = access.add_token(&bob, narrow).unwrap();
     let by_token = access.authenticate_token(&token, PEER).unwrap();
+    assert!(by_token.may_publish("meter/m1", "inbox"));
+    assert!(!by_token.may_publish("plant/p1", "inbox"));
     assert_eq!(
         access
             .add_token(&by_token, new(None, None))
