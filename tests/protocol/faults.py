@@ -206,6 +206,10 @@ def case_the_last_acknowledged_event_is_never_cut_off_silently(world):
         assert log.name in stream["damage"][0]["file"], (name, stream)
         # What comes now gets offsets of its own, and stays.
         assert node.publish(readings(100, 10)).json()["accepted"] == 10
+        if left:
+            # A reader is told why it gets fewer.
+            code, out, err = world.run("tap", "meter/#", "--from", "earliest", "-n", left + 10, BUSBAR_NODE=node.url)
+            assert code == 0 and len(out.splitlines()) == left + 10 and log.name in err, (name, code, err)
         node.kill()
         node = world.start(project, data=data)
         assert counted(node, "meter") == (left + 10, left + 10), name

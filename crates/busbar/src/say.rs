@@ -23,6 +23,15 @@ pub fn line(code: &str, args: &[(&'static str, String)]) -> String {
     messages::text(language(), code, args)
 }
 
+/// An error of a node, in the reader's language.
+pub fn told(error: &Value) -> String {
+    let key = match language() {
+        Language::Zh => "message_zh",
+        Language::En => "message",
+    };
+    cell(&error[key])
+}
+
 /// A sign of life while a node works; nothing for programs, nor where nobody looks.
 pub fn waiting(json: bool, code: &str) -> ProgressBar {
     if json {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use busbar_catalog::{Bundle, has_errors};
-use busbar_event::{Class, Error, Language};
+use busbar_event::{Class, Error};
 use serde_json::{Value, json};
 
 use crate::client::NodeArgs;
@@ -73,7 +73,7 @@ pub fn run(args: &ApplyArgs, node: &NodeArgs, json: bool) -> Result<(), Failure>
             println!("{}{meaning}", say::line(kind, &path));
         }
         for (flow, why) in &failed {
-            eprintln!("{flow}: {}", said(why));
+            eprintln!("{flow}: {}", say::told(why));
         }
         let code = if args.dry_run {
             "cli.apply-dry"
@@ -94,13 +94,4 @@ pub fn run(args: &ApplyArgs, node: &NodeArgs, json: bool) -> Result<(), Failure>
 
 fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
-}
-
-/// An error of a node, in the reader's language.
-fn said(error: &Value) -> String {
-    let key = match say::language() {
-        Language::Zh => "message_zh",
-        Language::En => "message",
-    };
-    say::cell(&error[key])
 }

@@ -47,6 +47,11 @@ pub fn run(args: &TapArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
         };
         for event in events {
             if event.get("topic").is_none() {
+                // Events that cannot be read, or why there are no more; a gap must not look like silence.
+                eprintln!(
+                    "busbar: {}",
+                    say::told(event.get("error").unwrap_or(&event))
+                );
                 continue;
             }
             if json {
