@@ -227,6 +227,14 @@ fn a_removed_or_changed_user_loses_what_it_had() {
             .is_err()
     );
     assert!(access.current(&bob).is_none());
+    // Whoever gets the name next does not share it with the one before.
+    access.add_user(user("bob", Role::Viewer), false).unwrap();
+    assert!(access.authenticate_token(&token, PEER).is_err());
+    assert!(
+        access
+            .authenticate_password("bob", "another-one", PEER)
+            .is_err()
+    );
     assert_eq!(
         access.remove_user("ann").unwrap_err().code(),
         "access.last-admin"
