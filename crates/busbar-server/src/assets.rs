@@ -195,6 +195,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn only_names_that_change_with_their_content_are_kept_by_browsers() {
+        for path in Console::iter() {
+            let caching = get(&format!("/{path}")).await.headers()[header::CACHE_CONTROL].clone();
+            let forever = path.starts_with("assets/");
+            assert_eq!(caching == "no-cache", !forever, "{path}: {caching:?}");
+            assert_eq!(
+                caching.to_str().unwrap().contains("immutable"),
+                forever,
+                "{path}"
+            );
+        }
+    }
+
+    #[tokio::test]
     async fn texts_are_compressed_for_those_who_take_it() {
         if Console::get("index.html").is_none() {
             return; // no console in this build

@@ -6,12 +6,12 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::support::{Answer, Socket, World};
 
-const STREAMS: &[(&str, &str)] = &[
+pub const STREAMS: &[(&str, &str)] = &[
     ("streams/meter.yaml", "topics: meter/#\n"),
     ("streams/rain.yaml", "topics: gauge/#\n"),
 ];
 
-fn as_user(world: &World, method: &str, path: &str, login: &str, body: &Value) -> Answer {
+pub fn as_user(world: &World, method: &str, path: &str, login: &str, body: &Value) -> Answer {
     let body = if body.is_null() {
         String::new()
     } else {
@@ -26,13 +26,13 @@ fn as_user(world: &World, method: &str, path: &str, login: &str, body: &Value) -
     )
 }
 
-fn basic(user: &str, password: &str) -> String {
+pub fn basic(user: &str, password: &str) -> String {
     use base64::Engine as _;
     let text = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
     format!("Basic {text}")
 }
 
-fn with_admin(files: &[(&str, &str)]) -> (World, String) {
+pub fn with_admin(files: &[(&str, &str)]) -> (World, String) {
     let world = World::new(files);
     let new = json!({"name":"ann","password":"a-good-password","role":"admin"});
     let answer = world.post("/api/v1/users", &new);
@@ -158,6 +158,7 @@ fn a_session_is_a_cookie_that_scripts_cannot_read() {
     );
     let out = world.request("DELETE", "/api/v1/session", &[("cookie", &cookie)], b"");
     assert_eq!(out.status, 204);
+    assert!(out.headers["set-cookie"].contains("Max-Age=0"), "{out:?}");
     assert_eq!(get(&world).status, 401);
 }
 
@@ -335,6 +336,12 @@ fn rules_narrow_what_a_user_may_do() {
     );
     assert_eq!(sse.next().unwrap().json()["payload"], 1);
     assert_eq!(sse.next().unwrap().json()["payload"], "seen");
+    let topics = get(&device, "/api/v1/topics?all=true").json();
+    assert_eq!(topics["topics"].as_array().unwrap().len(), 2, "{topics}");
+    assert_eq!(
+        get(&device, "/api/v1/topics?filter=gauge/%23").code(),
+        "access.subscribe-denied"
+    );
     let viewer = basic("viewer", "a-good-password");
     let answer = as_user(
         &world,
@@ -486,5 +493,7 @@ fn dead_letters_are_shown_to_those_who_may_read_their_stream() {
             let answer = get(&login, path).json();
             assert_eq!(answer[list] != json!([]), shown, "{name} {path}: {answer}");
         }
+        let one = get(&login, "/api/v1/dead-letters/0").status;
+        assert_eq!(one, if shown { 200 } else { 404 }, "{name}");
     }
 }

@@ -195,6 +195,13 @@ fn a_flow_pauses_goes_on_and_reads_again() {
     );
     world.publish("meter/m2/reading", json!({ "kw": 4 }));
     assert_eq!(world.sql("select count(*) from inbox"), json!([[1]]));
+    let metrics = world.get("/metrics").body;
+    for line in [
+        "busbar_flow_running{flow=\"alarm\"} 0\n",
+        "busbar_flow_lag_events{flow=\"alarm\"} 1\n",
+    ] {
+        assert!(metrics.contains(line), "{line} {metrics}");
+    }
     assert_eq!(
         world
             .request("POST", "/api/v1/flows/alarm/resume", &[], b"")

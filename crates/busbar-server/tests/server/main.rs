@@ -5,6 +5,7 @@ mod flows;
 mod live;
 mod node;
 mod publish;
+mod roles;
 mod subscribe;
 mod support;
 mod wire;

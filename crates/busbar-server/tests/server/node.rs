@@ -157,6 +157,27 @@ fn every_route_is_described_and_answers() {
 }
 
 #[test]
+fn refusals_say_what_they_are_in_both_languages() {
+    let world = World::new(&[]);
+    let unknown = world.get("/api/v1/streams/none");
+    assert_eq!(unknown.headers["content-type"], "application/json");
+    let error = &unknown.json()["error"];
+    assert_eq!(
+        (&error["class"], &error["args"]["name"]),
+        (&json!("permanent"), &json!("none"))
+    );
+    let says = |key: &str, word: &str| error[key].as_str().unwrap().contains(word);
+    assert!(says("message", "there is no stream"), "{error}");
+    assert!(says("message_zh", "没有"), "{error}");
+    let new = json!({"name":"ann","password":"a-good-password","role":"admin"});
+    assert_eq!(world.post("/api/v1/users", &new).status, 201);
+    assert_eq!(
+        world.get("/api/v1/streams").headers["www-authenticate"],
+        "Bearer"
+    );
+}
+
+#[test]
 fn health_metrics_and_messages() {
     let world = World::new(&[]);
     world.publish("a", json!(1));
@@ -208,6 +229,8 @@ fn answers_tell_browsers_to_be_careful() {
         assert_eq!(headers["x-frame-options"], "DENY");
         assert!(headers.contains_key("cache-control"));
     }
+    let overview = world.get("/api/v1/overview");
+    assert_eq!(overview.headers["cache-control"], "no-store");
     for path in [
         "/../../etc/passwd",
         "/%2e%2e/Cargo.toml",
@@ -292,5 +315,13 @@ fn tls_is_spoken_where_it_is_set() {
         .read_to_string()
         .unwrap();
     assert!(answer.contains("ok"));
+    // A browser that was logged in over TLS must not send the cookie without.
+    let at = |path: &str| format!("https://localhost:{port}/api/v1/{path}");
+    let new = json!({"name":"ann","password":"a-good-password","role":"admin"});
+    agent.post(at("users")).send_json(&new).unwrap();
+    let login = json!({"user":"ann","password":"a-good-password"});
+    let session = agent.post(at("session")).send_json(&login).unwrap();
+    let cookie = session.headers()["set-cookie"].to_str().unwrap();
+    assert!(cookie.ends_with("; Secure"), "{cookie}");
     runtime.block_on(node.shutdown());
 }

@@ -170,6 +170,9 @@ fn bodies_out_of_bounds_are_refused() {
             .json()["accepted"],
         40_000
     );
+    let page = world.get_json("/api/v1/streams/inbox/events?limit=5000");
+    assert_eq!(payloads(&page).len(), limits::PAGE_EVENTS_MAX);
+    assert_eq!(page["end"], false);
     for (kind, body, code) in [
         ("application/json", "", "server.no-body"),
         ("application/json", "{", "server.not-json"),
@@ -320,6 +323,8 @@ fn the_envelope_of_a_raw_payload_stands_beside_it() {
         )
     );
     hear(b"\x03\x00\x09image/png");
+    let topic = heard.windows(5).position(|part| part == b"\x00\x03p/1");
+    assert_eq!(heard[topic.unwrap() - 2], 0x34, "a PUBLISH at QoS 2");
     for query in ["time=soon", "time=9223372036854775807", "qos=3"] {
         let answer = world.post(&format!("/api/v1/events?topic=p/1&{query}"), &json!(1));
         assert_eq!(

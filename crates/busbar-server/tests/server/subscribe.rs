@@ -21,7 +21,11 @@ fn events_come_in_order_and_a_reader_resumes_where_it_was() {
         last = message.id;
     }
     drop(sse);
-    let mut again = world.listen("/api/v1/events?filter=a/%2B", &[("last-event-id", &last)]);
+    // A browser asks for the same address again, with all that it says.
+    let mut again = world.listen(
+        "/api/v1/events?filter=a/%2B&from=earliest",
+        &[("last-event-id", &last)],
+    );
     for n in (8..20).step_by(2) {
         assert_eq!(again.next().unwrap().json()["payload"]["n"], n);
     }
@@ -58,6 +62,40 @@ fn a_reader_begins_where_it_asks_to() {
     assert_eq!(world.get("/api/v1/events?stream=none").status, 404);
     assert_eq!(world.get("/api/v1/events?filter=a/%23/b").status, 400);
     assert_eq!(world.get("/api/v1/events?from=x").code(), "server.bad-from");
+}
+
+#[test]
+fn a_reader_is_told_what_cannot_be_read() {
+    let mut world = World::new(&[("streams/meter.yaml", "topics: meter/#\n")]);
+    for payload in ["before", "to-be-damaged", "after"] {
+        world.publish("meter/m1", json!(payload));
+    }
+    world.stop();
+    let folder = world.folder.path().join("data/streams/meter/0");
+    let log = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|ending| ending == "log"))
+        .unwrap();
+    let mut bytes = std::fs::read(&log).unwrap();
+    let place = bytes.windows(13).position(|part| part == b"to-be-damaged");
+    bytes[place.unwrap()] ^= 1;
+    std::fs::write(&log, bytes).unwrap();
+    world.restart();
+    let mut sse = world.listen("/api/v1/events?stream=meter&from=earliest", &[]);
+    let mut socket = Socket::open(&world, &[]).unwrap();
+    socket.send(json!({"op":"subscribe","id":1,"stream":"meter","from":"earliest"}));
+    assert_eq!(socket.next()["op"], "ack");
+    assert_eq!(sse.next().unwrap().json()["payload"], "before");
+    assert_eq!(socket.next()["payload"], "before");
+    let gap = sse.next().unwrap();
+    assert_eq!(gap.kind, "gap");
+    let told = gap.json();
+    assert_eq!((&told["from"], &told["resume"]), (&json!(1), &json!(2)));
+    let frame = socket.next();
+    assert_eq!((&frame["op"], &frame["gap"]), (&json!("gap"), &told));
+    assert_eq!(sse.next().unwrap().json()["payload"], "after");
+    assert_eq!(socket.next()["payload"], "after");
 }
 
 #[test]
