@@ -170,6 +170,8 @@ def case_queries_come_from_standard_input_too(world):
     assert got == 78 and out == "a\n1\n" and "nosuch" in err, (got, out, err)
     got, _, err = world.run("sql", stdin="-- nothing\n", **at)
     assert got == 2 and "No query" in err, (got, err)
+    got, out, err = world.run("sql", "values (1), (2), (3)", "--limit", "2", **at)
+    assert got == 0 and len(out.splitlines()) == 3 and "raise --limit" in err, (out, err)
     node.stop()
 
 
@@ -218,15 +220,15 @@ def case_top_fits_the_terminal(world):
 
 def case_a_query_that_is_wrong_is_marked(world):
     node = world.start(world.project(streams__rain=STREAM))
-    for query, code, words in (
-        ("select levl_mm from rain", "sql.unknown-column", ("did you mean level_mm?", "───────")),
-        ("selec 1", "sql.syntax", ("selec",)),
-        ("select * from rian", "sql.unknown-relation", ("rian", "────")),
-        ("drop table rain", "sql.read-only", ("drop", "────")),
+    for query, word, code, words in (
+        ("select levl_mm from rain", "levl_mm", "sql.unknown-column", ("did you mean level_mm?", "───────")),
+        ("selec 1", "selec", "sql.syntax", ("selec",)),
+        ("select * from rian", "rian", "sql.unknown-relation", ("rian", "────")),
+        ("drop table rain", "drop", "sql.read-only", ("drop", "────")),
     ):
         got, out, err = world.run("sql", query, BUSBAR_NODE=node.url)
         assert got == 78 and out == "" and code in err and all(word in err for word in words), (query, got, err)
-        assert query in err, err
+        assert query in err and f"[sql:1:{query.index(word) + 1}]" in err, err
         got, out, err = world.run("sql", query, "--json", BUSBAR_NODE=node.url)
         assert got == 78 and json.loads(out)["error"]["code"] == code and err == "", (query, out, err)
     got, _, err = world.run("sql", "select levl_mm from rain", BUSBAR_NODE=node.url, **CHINESE)
@@ -280,8 +282,15 @@ def case_a_project_is_applied_compared_and_rolled_back(world):
     assert got == 0 and "has caught up. Events read: 30," in out, (out, err)
     got, out, err = world.run("replay", "rain-alarm", "--wait", "--json", **at)
     assert got == 0 and isinstance(json.loads(out), dict) and err == "", (out, err)
+    got, out, err = world.run("replay", "rain-alarm", "--from", "latest", "--wait", **at)
+    assert got == 0 and "Events read: 0," in out, (out, err)
     got, _, err = world.run("replay", "nosuch", **at)
     assert got == 1 and "nosuch" in err, err
+    # What is no longer in the folder is no longer on the node.
+    file.unlink()
+    got, out, err = world.run("apply", other, **at)
+    assert got == 0 and "removed  flows/rain-alarm.yaml" in out, (got, out, err)
+    assert node.ask("GET", "/api/v1/flows").json()["flows"] == []
     node.stop()
 
 
@@ -352,10 +361,25 @@ def case_a_login_is_kept_and_given_back(world):
     assert got == 0 and token.startswith("bbt_"), (token, err)
     got, out, _ = world.run("sql", "select count(*) from rain", "--csv", BUSBAR_TOKEN=token.strip(), **at)
     assert got == 0 and out.splitlines()[1] == "0", out
+    # A name that is given goes before a token.
+    assert world.run("sql", "select 1", BUSBAR_TOKEN="bbt_none", **bob)[0] == 0
+    ann = {**at, "BUSBAR_USER": "ann", "BUSBAR_PASSWORD": "long-enough"}
+    got, out, err = world.run("token", "add", "narrow", "--role", "operator", "--expires", "2999-01-01T00:00:00Z",
+                              "--read", "stream:rain", "--json", **ann)
+    made = json.loads(out)
+    assert (made["role"], made["rules"]["read"]) == ("operator", ["stream:rain"]), made
+    assert made["expires"].startswith("2999-01-01"), made
     assert world.run("user", "remove", "bob", **at)[0] == 0
     assert world.run("sql", "select 1", BUSBAR_TOKEN=token.strip(), **at)[0] == 77
+    # One login at a time: what was kept before is worthless, and so is what is given back.
+    first = json.loads(kept.read_text())[node.url]["token"]
+    assert world.run("login", "ann", stdin="long-enough\n", **at)[0] == 0
+    second = json.loads(kept.read_text())[node.url]["token"]
+    assert world.run("user", "list", BUSBAR_TOKEN=first, **at)[0] == 77
+    assert world.run("user", "list", BUSBAR_TOKEN=second, **at)[0] == 0
     assert world.run("logout", **at)[0] == 0
     assert world.run("user", "list", **at)[0] == 77
+    assert world.run("user", "list", BUSBAR_TOKEN=second, **at)[0] == 77
     assert world.run("logout", **at)[0] == 1
     node.stop()
 
@@ -372,6 +396,15 @@ def case_flow_tests_tell_the_difference(world):
     assert got == 1 and json.loads(out)["tests"][0]["passed"] is False, out
     got, out, _ = world.run("test", ROOT / "examples/host-watch")
     assert got == 0, out
+    # One flow's tests alone.
+    (project / "flows/dry.yaml").write_text(FLOW.replace(">=", "<").replace("alarm", "dry"))
+    got, out, _ = world.run("test", project, "--flow", "dry")
+    assert got == 0 and "rain-alarm" not in out, out
+    got, _, err = world.run("test", project, "--flow", "nosuch")
+    assert got == 78 and "nosuch" in err, (got, err)
+    (project / "flows/dry.yaml").write_text(FLOW.replace("level_mm", "levl_mm"))
+    got, _, err = world.run("test", project)
+    assert got == 78 and "levl_mm" in err, (got, err)
 
 
 def case_events_are_tapped(world):
@@ -384,6 +417,10 @@ def case_events_are_tapped(world):
     assert [json.loads(line.split()[-1])["level_mm"] for line in out.splitlines()] == [3, 4], out
     got, out, _ = world.run("tap", "gauge/#", "--from", "earliest", "-n", "5", "--json", **at)
     assert [json.loads(line)["payload"]["level_mm"] for line in out.splitlines()] == [0, 1, 2, 3, 4], out
+    octets = {"content-type": "application/octet-stream"}
+    assert node.ask("POST", "/api/v1/events?topic=raw/1", b"\xff\x00", octets).status == 200
+    got, out, _ = world.run("tap", "raw/#", "--from=-1", "-n", "1", **at)
+    assert got == 0 and out.rstrip().endswith("/wA="), out
     got, _, err = world.run("tap", "gauge/#/rain", **at)
     assert got == 1 and "gauge/#/rain" in err, err
     got, out, _ = world.run("top", "--once", **at)

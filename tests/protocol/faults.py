@@ -199,6 +199,8 @@ def case_the_last_acknowledged_event_is_never_cut_off_silently(world):
         damage(log, size)
         code, out, err = world.run("doctor", data)
         assert code == 1 and log.name in out and f"from offset {left} up to 30" in out, (name, code, out, err)
+        code, out, _ = world.run("doctor", data, "--json")
+        assert code == 1 and json.loads(out)["healthy"] is False, (name, code, out)
         node = world.start(project, data=data)
         assert log.name in node.said() and "damage" in node.said(), (name, node.said())
         assert counted(node, "meter") == (left, left), name
@@ -285,6 +287,8 @@ def case_a_data_folder_that_cannot_be_written_is_named(world):
     file.write_text("not a folder")
     world.refused(project, 73, file, BUSBAR_DATA_DIR=file)
     world.refused(project, 73, "/proc/busbar", BUSBAR_DATA_DIR="/proc/busbar")
+    code, _, err = world.run("doctor", world.folder)
+    assert code == 78 and "VERSION" in err, (code, err)
     # One that is missing is made.
     node = world.start(project, data=world.folder / "deep" / "er" / "data")
     node.stop()
