@@ -89,7 +89,7 @@ def case_memory_of_many_readers_that_do_not_read():
 def case_memory_of_retained_messages_that_nobody_acknowledges():
     with Node() as node:
         name = topic()
-        filled(node, name, 64, MIB, retain=True)
+        filled(node, name, 200, MIB, retain=True)
         reader = node.client("lazy", session_expiry=600, receive_maximum=65535)
         before = resident(node)
         reader.subscribe(f"{name}/#", qos=1)
@@ -101,11 +101,11 @@ def case_memory_of_retained_messages_that_nobody_acknowledges():
                 break
         # Those that are on their way are kept for it, so there are only some; the others follow.
         assert 1 <= len(held) < 16, len(held)
-        grown(node, before, 100 * MIB, "retained messages")
+        grown(node, before, 170 * MIB, "retained messages")
         for got in held:
             reader.send(struct.pack(">BBH", PUBACK << 4, 2, got.pid))
-        rest = [reader.message() for _ in range(64 - len(held))]
-        assert sorted(got.topic for got in held + rest) == sorted(f"{name}/{n}" for n in range(64))
+        rest = [reader.message() for _ in range(200 - len(held))]
+        assert sorted(got.topic for got in held + rest) == sorted(f"{name}/{n}" for n in range(200))
         reader.nothing().close()
 
 

@@ -219,6 +219,19 @@ fn a_removed_or_changed_user_loses_what_it_had() {
             .authenticate_password("bob", "another-one", PEER)
             .is_ok()
     );
+    // Less of what it had before is other rights; the same again are the same.
+    let before = access.authenticate_token(&token, PEER).unwrap();
+    let change = |list: &str| UserChange {
+        rules: Some(serde_json::from_str(list).unwrap()),
+        ..UserChange::default()
+    };
+    access
+        .change_user("bob", change(r#"{"subscribe":["a/#"]}"#))
+        .unwrap();
+    let after = access.current(&before).unwrap();
+    assert!(!after.same_rights(&before) && !before.same_rights(&after));
+    access.change_user("bob", change("{}")).unwrap();
+    assert!(access.current(&before).unwrap().same_rights(&before));
     access.remove_user("bob").unwrap();
     assert!(access.authenticate_token(&token, PEER).is_err());
     assert!(
@@ -230,6 +243,7 @@ fn a_removed_or_changed_user_loses_what_it_had() {
     // Whoever gets the name next does not share it with the one before.
     access.add_user(user("bob", Role::Viewer), false).unwrap();
     assert!(access.authenticate_token(&token, PEER).is_err());
+    assert!(access.tokens(None).is_empty());
     assert!(
         access
             .authenticate_password("bob", "another-one", PEER)
@@ -477,6 +491,17 @@ fn a_token_is_at_most_its_user_and_expires() {
             .unwrap_err()
             .code(),
         "access.token-needs-password"
+    );
+    assert_eq!(
+        access.open_session(&by_token).err().unwrap().code(),
+        "access.session-needs-password"
+    );
+    assert_eq!(
+        access
+            .add_token(&bob, new(None, Some(end - 10)))
+            .unwrap_err()
+            .code(),
+        "access.token-expired"
     );
     assert!(
         access

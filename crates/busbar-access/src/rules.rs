@@ -202,6 +202,11 @@ mod tests {
         assert_eq!(reach(&list, &filter("#")), Reach::Some);
         assert_eq!(reach(&list, &filter("plant/#")), Reach::None);
         assert_eq!(reach(&[], &filter("#")), Reach::None);
+        // What a stream holds is told event by event; a table holds none.
+        let rain = Grant::parse("stream:rain").unwrap();
+        assert_eq!(reach(&[rain], &filter("gauge/#")), Reach::Some);
+        let peaks = Grant::parse("table:peaks").unwrap();
+        assert_eq!(reach(&[peaks], &filter("#")), Reach::None);
     }
 
     #[test]
@@ -213,5 +218,12 @@ mod tests {
             assert!(Grant::parse(bad).is_err(), "{bad:?}");
         }
         assert!(serde_json::from_str::<Rules>(r#"{"publsh":[]}"#).is_err());
+        let many = |count| Rules {
+            read: Some(vec![Grant::Stream("s".into()); count]),
+            ..Rules::default()
+        };
+        assert!(many(GRANTS_MAX).check().is_ok());
+        let wrong = many(GRANTS_MAX + 1).check().unwrap_err();
+        assert_eq!(wrong.code(), "access.too-many-rules");
     }
 }

@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 use super::{Json, JsonBody, Path, blocking};
 use crate::answer::{Answer, Refusal};
 use crate::app::App;
-use crate::guard::Caller;
+use crate::guard::{Caller, login};
 use crate::peer::Link;
 use crate::time;
 
@@ -88,6 +88,8 @@ struct NewUserBody {
 struct ChangeBody {
     /// The new password; ends the user's sessions.
     password: Option<String>,
+    /// The password there is: needed to change one's own from a session.
+    current_password: Option<String>,
     /// The new role.
     #[schema(value_type = Option<RoleName>)]
     role: Option<Role>,
@@ -156,7 +158,7 @@ async fn add(State(app): State<Arc<App>>, link: Link, request: Request) -> Answe
     Ok((StatusCode::CREATED, Json(view(user))).into_response())
 }
 
-/// Change a user's password, role or rules. Users may change their own password.
+/// Change a user's password, role or rules. Users may change their own password, with the one there is.
 #[utoipa::path(post, path = "/api/v1/users/{name}", tag = "access", request_body = ChangeBody,
     params(("name" = String, Path, description = "The user's name.")),
     responses((status = 200, description = "The user as it is now.", body = User)))]
@@ -164,14 +166,22 @@ async fn change(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
     Path(name): Path,
+    link: Link,
     JsonBody(body): JsonBody<ChangeBody>,
 ) -> Answer<Json<User>> {
-    let own_password = name == caller.name()
-        && *caller.via() == busbar_access::Via::Session
-        && body.role.is_none()
-        && body.rules.is_none();
-    if !own_password {
+    let own = name == caller.name() && *caller.via() == busbar_access::Via::Session;
+    if !own || body.role.is_some() || body.rules.is_some() {
         caller.require(Role::Admin)?;
+    }
+    if own && body.password.is_some() {
+        // Whoever finds a session open must not keep its user out.
+        let Some(current) = &body.current_password else {
+            return Err(Refusal::permanent(
+                StatusCode::FORBIDDEN,
+                "access.current-password-needed",
+            ));
+        };
+        login(&app.access, &name, current, &link).await?;
     }
     let access = app.access.clone();
     let change = UserChange {

@@ -6,6 +6,7 @@ use std::ops::Range;
 use base64::Engine as _;
 use busbar_event::limits::TAGS_MAX;
 use busbar_event::{Class, Error, topic};
+use busbar_gateway::sys;
 use bytes::Bytes;
 
 use crate::json::{Bad, Scanner, unquote};
@@ -107,6 +108,15 @@ pub(crate) enum Layout {
     Raw,
 }
 
+/// What MQTT clients may not publish to, nobody may.
+fn check_topic(topic: &str) -> Result<(), Error> {
+    topic::check(topic)?;
+    if sys::is_reserved(topic) {
+        return Err(Error::new(Class::Permanent, "server.topic-reserved").with("topic", topic));
+    }
+    Ok(())
+}
+
 impl Parsed {
     /// Reads a body.
     ///
@@ -115,7 +125,7 @@ impl Parsed {
     /// [`Parsed::rejected`].
     pub(crate) fn new(mut body: Bytes, layout: Layout, common: Common) -> Result<Parsed, Error> {
         if let Some(topic) = &common.topic {
-            topic::check(topic)?;
+            check_topic(topic)?;
         }
         if common.qos > 2 {
             return Err(Error::new(Class::Permanent, "server.bad-field").with("field", "qos"));
@@ -412,7 +422,7 @@ impl Parsed {
             return Err(too_many_tags());
         }
         match &item.topic {
-            Some(topic) => topic::check(self.text(topic))?,
+            Some(topic) => check_topic(self.text(topic))?,
             None => return Err(Error::new(Class::Permanent, "server.no-topic")),
         }
         if !has_payload {

@@ -34,6 +34,24 @@ fn shown(parsed: &Parsed) -> Vec<String> {
 }
 
 #[test]
+fn topics_of_the_node_itself_are_not_for_others() {
+    for topic in ["$SYS", "$SYS/broker/uptime", "$share/g/t"] {
+        let body = format!(r#"[{{"topic":"a","payload":1}},{{"topic":"{topic}","payload":1}}]"#);
+        let parsed = parse(&body).unwrap();
+        let (at, error) = &parsed.rejected[0];
+        assert_eq!((*at, error.code()), (1, "server.topic-reserved"), "{topic}");
+        let whole = Parsed::new(Bytes::from_static(b"1"), Layout::Raw, to_topic(topic));
+        assert_eq!(whole.unwrap_err().code(), "server.topic-reserved");
+    }
+    assert!(
+        parse(r#"{"topic":"$SYSTEM","payload":1}"#)
+            .unwrap()
+            .rejected
+            .is_empty()
+    );
+}
+
+#[test]
 fn one_document_an_array_and_lines_mean_the_same() {
     let (a, b) = (
         r#"{"topic":"m/1","payload":{"kw": 3.20},"key":"k","tags":{"site":"a"}}"#,

@@ -27,6 +27,8 @@ pub struct Stored {
     pub read: Arc<AtomicU64>,
     /// How long reading one takes.
     pub pause: Duration,
+    /// Events that cannot be read, at the beginning of each partition.
+    pub missing: u64,
 }
 
 impl Events for Stored {
@@ -68,13 +70,19 @@ impl Events for Stored {
             base = end;
         }
         let (read, pause) = (Arc::clone(&self.read), self.pause);
-        Box::new(slices.into_iter().map(move |slice| {
-            read.fetch_add(1, Ordering::Relaxed);
-            // A disk blocks the thread that reads it.
-            #[allow(clippy::disallowed_methods)]
-            std::thread::sleep(pause);
-            Ok(Piece::Events(slice))
-        }))
+        let missing = Some(self.missing).filter(|events| *events > 0);
+        let missing = missing.map(|events| Ok(Piece::Missing(events)));
+        Box::new(
+            missing
+                .into_iter()
+                .chain(slices.into_iter().map(move |slice| {
+                    read.fetch_add(1, Ordering::Relaxed);
+                    // A disk blocks the thread that reads it.
+                    #[allow(clippy::disallowed_methods)]
+                    std::thread::sleep(pause);
+                    Ok(Piece::Events(slice))
+                })),
+        )
     }
 }
 

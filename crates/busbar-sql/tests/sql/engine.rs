@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use crate::common::*;
 use arrow::array::AsArray;
-use arrow::datatypes::Int64Type;
+use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use busbar_event::Batch;
 use busbar_sql::{
-    BatchQuery, Engine, Predicate, Projection, QueryLimits, QueryOptions, Relation, StreamRelation,
+    BatchQuery, Diagnostic, Engine, Predicate, Projection, QueryLimits, QueryOptions, Relation,
+    StreamRelation,
 };
 use proptest::prelude::*;
 
@@ -227,6 +228,107 @@ fn what_is_not_wanted_is_not_read() {
     );
     let newest = "select cast(min(level_mm) as bigint) from (select level_mm from s order by time desc limit 10)";
     assert_eq!(run(count(&engine, newest)), 990);
+}
+
+async fn times(engine: &Engine, text: &str) -> Vec<i64> {
+    let batches = engine.query(text).await.unwrap().collect().await.unwrap();
+    let columns = batches.iter().map(|batch| batch.column(0));
+    let times = columns.map(|column| column.as_primitive::<TimestampMicrosecondType>().values());
+    times.flat_map(|times| times.to_vec()).collect()
+}
+
+#[test]
+fn newest_first_leaves_nothing_out() {
+    let limits = QueryLimits {
+        rows_max: 100_000,
+        ..QueryLimits::default()
+    };
+    let (engine, _) = engine_of(vec![many(50, 1000)], limits.clone());
+    let found = run(times(&engine, "select time from s order by time desc"));
+    let all: Vec<i64> = (0..50_000).rev().map(|n| NOON + n).collect();
+    assert!(found == all, "{} events", found.len());
+    // What is newest may stand far in front: clocks differ.
+    let late = NOON + MINUTE;
+    let event = |time| Event {
+        topic: "even/x",
+        time,
+        tags: &[],
+        payload: "{}",
+    };
+    let mut batches = many(40, 1000);
+    batches.insert(0, batch(&[event(late + 1), event(late + 2)]));
+    batches.push(batch(&[event(late), event(late), event(late)]));
+    let (engine, _) = engine_of(vec![batches], limits);
+    let found = run(times(
+        &engine,
+        "select time from s order by time desc limit 3",
+    ));
+    assert_eq!(found, [late + 2, late + 1, late]);
+}
+
+#[test]
+fn a_pattern_of_each_row_is_asked_of_that_row() {
+    let (engine, _) = engine_of(vec![many(1, 100)], QueryLimits::default());
+    let pattern = "('^s' || cast(level_mm % 3 as text) || '$')";
+    let pairs = [
+        (format!("regexp_like(site, {pattern})"), "="),
+        (format!("site ~ {pattern}"), "="),
+        (format!("site !~ {pattern}"), "<>"),
+        (format!("upper(site) ~* {pattern}"), "="),
+        (format!("upper(site) !~* {pattern}"), "<>"),
+    ];
+    run(async {
+        for (condition, operator) in &pairs {
+            let same = format!("({condition}) = (level_mm % 7 {operator} level_mm % 3)");
+            let text = format!("select count(*) from s where {same}");
+            assert_eq!(count(&engine, &text).await, 100, "{condition}");
+        }
+    });
+}
+
+#[test]
+fn what_a_caller_may_not_ask_about_is_not_listed() {
+    let (engine, _) = engine_of(vec![many(1, 10)], QueryLimits::default());
+    let ask = async |text: &str| {
+        let nothing = QueryOptions {
+            relations: Some(Arc::new(Known::default())),
+            ..QueryOptions::default()
+        };
+        let mut answer = engine.query_with(text, nothing).await?;
+        let batches = answer.collect().await.unwrap();
+        Ok(batches.iter().map(|batch| batch.num_rows()).sum())
+    };
+    run(async {
+        for list in [
+            "show tables",
+            "select table_name from information_schema.tables",
+            "select column_name from information_schema.columns",
+        ] {
+            assert!(engine.query(list).await.unwrap().next().await.is_some());
+            let found: Result<usize, Diagnostic> = ask(list).await;
+            assert_eq!(found.unwrap(), 0, "{list}");
+        }
+        for text in ["select * from s", "describe s", "explain select 1 from s"] {
+            let refused = ask(text).await.unwrap_err();
+            assert_eq!(refused.code(), "sql.unknown-relation");
+            assert_eq!(refused.suggestion(), None, "{text}");
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_read_is_counted() {
+    let stored = Stored {
+        partitions: vec![many(1, 10), many(1, 10)],
+        missing: 7,
+        ..Stored::default()
+    };
+    let (engine, _) = engine_over(stored, QueryLimits::default());
+    run(async {
+        let mut answer = engine.query("select count(level_mm) from s").await.unwrap();
+        answer.collect().await.unwrap();
+        assert_eq!((answer.unreadable(), answer.undecodable()), (14, 0));
+    });
 }
 
 #[test]
