@@ -193,6 +193,7 @@ impl<S: Spine> Core<S> {
         let present = session.is_some();
         let mut session = session
             .unwrap_or_else(|| Box::new(Session::new(connect.client_id.as_str().into(), now)));
+        self.ask_log(&mut session);
         let recorded = session.recorded;
         session.ended = None;
         session.expiry_s = connect.session_expiry_s.min(limits.session_expiry_s_max);

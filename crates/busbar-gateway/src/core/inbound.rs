@@ -15,7 +15,7 @@ use crate::conn::{AckState, ConnId, Held, OwnedEvent, Phase};
 use crate::limits::PERMISSION_CACHE_TOPICS_MAX;
 use crate::message::{flags, tags_of};
 use crate::spine::Spine;
-use crate::state::{Received, Stored};
+use crate::state::{Received, Session, Stored};
 use crate::sys::is_reserved;
 
 use super::Core;
@@ -434,22 +434,35 @@ impl<S: Spine> Core<S> {
         if received.stored == Stored::Yes {
             return Repeated::Stored;
         }
+        // What failed is asked first: the position passes over it as soon as a later one is stored.
+        if self.shared.was_lost(&session.client, received.seq) {
+            session.received.remove(&packet_id);
+            return Repeated::New;
+        }
         let at = self
             .spine
             .producer_position(&received.partition, &session.producer());
-        if at.is_some_and(|at| at >= received.seq) {
-            if let Some(received) = session.received.get_mut(&packet_id) {
-                received.stored = Stored::Yes;
-            }
-            return Repeated::Stored;
-        }
-        let lost = received.stored == Stored::AskLog
-            || self.shared.was_lost(&session.client, received.seq);
-        if !lost {
+        if at.is_none_or(|at| at < received.seq) {
             return Repeated::Doubt;
         }
-        session.received.remove(&packet_id);
-        Repeated::New
+        if let Some(received) = session.received.get_mut(&packet_id) {
+            received.stored = Stored::Yes;
+        }
+        Repeated::Stored
+    }
+
+    /// Which publishes of a session that was read from disk are stored. Asked before the session publishes
+    /// again: from then on its position in the log is past what was lost too.
+    pub(super) fn ask_log(&self, session: &mut Session) {
+        let producer = session.producer();
+        session.received.retain(|_, received| {
+            if received.stored != Stored::AskLog {
+                return true;
+            }
+            received.stored = Stored::Yes;
+            let at = self.spine.producer_position(&received.partition, &producer);
+            at.is_some_and(|at| at >= received.seq)
+        });
     }
 
     fn acks_wait(&mut self, id: ConnId) {
