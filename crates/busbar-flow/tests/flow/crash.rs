@@ -111,14 +111,14 @@ fn history(seed: u64) {
             world.apply(&FILES);
         }
     }
-    // Somebody may have been in the middle of something, and the disk may have an error left to give.
+    // Somebody may have been in the middle of something.
     world.apply(&FILES);
-    let resume = || world.tokio.block_on(world.flows.resume("f"));
-    assert!(
-        (0..3).any(|_| resume().is_ok()),
-        "seed {seed}: {:?}",
-        resume()
-    );
+    if world.tokio.block_on(world.flows.resume("f")).is_err() {
+        // The last error of the disk closed the checkpoints, and nothing has started anew since.
+        world = world.restart(false);
+        world.apply(&FILES);
+        world.tokio.block_on(world.flows.resume("f")).unwrap();
+    }
     let status = world.settle("f");
     assert_eq!(status.conservation.difference, 0, "seed {seed}");
     let came = ids(&world.contents("in"));
