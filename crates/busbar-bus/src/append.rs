@@ -103,6 +103,17 @@ impl Bus {
     }
 }
 
+impl StreamPartition {
+    /// As [`append`](Bus::append), to this partition whatever topics and keys are, and with their times as they are.
+    pub fn append_rows(
+        self: &Arc<Self>,
+        batch: Batch,
+        producer: Option<Producer>,
+    ) -> impl Future<Output = Result<Appended>> + Send + 'static {
+        settle(check_size(&batch).map(|()| vec![hand_over(self, batch, producer)]))
+    }
+}
+
 /// Rows by partition, while they are sorted out.
 #[derive(Default)]
 struct Parts {
@@ -260,8 +271,16 @@ fn send_all(parts: Vec<(Arc<StreamPartition>, Batch)>, producer: Option<Producer
 }
 
 fn send(partition: &Arc<StreamPartition>, batch: Batch, producer: Option<Producer>) -> Waiting {
-    let (tell, told) = oneshot::channel();
     let batch = TimeReader::default().apply(partition, batch);
+    hand_over(partition, batch, producer)
+}
+
+fn hand_over(
+    partition: &Arc<StreamPartition>,
+    batch: Batch,
+    producer: Option<Producer>,
+) -> Waiting {
+    let (tell, told) = oneshot::channel();
     let done = Box::new(move |result| {
         // Nobody waits any more if the caller was cancelled; the rows are written all the same.
         let _ = tell.send(result);

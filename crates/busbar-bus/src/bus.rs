@@ -30,7 +30,7 @@ use crate::{
     retained::Retained,
     routes::{Routes, check_patterns},
     schema::Schema,
-    spec::{Durability, StreamSpec, check_name},
+    spec::{Durability, Retention, StreamSpec, check_derived_name, is_derived},
     stream::{PartitionId, Stream, StreamPartition},
 };
 
@@ -246,19 +246,41 @@ impl Bus {
 
     /// A stream of Busbar itself, made if needed; its name begins with `_`.
     pub fn internal_stream(&self, name: &str) -> Result<Arc<Stream>> {
-        if let Some(stream) = self.stream(name) {
-            return Ok(stream);
-        }
-        match name.strip_prefix('_') {
-            Some(rest) => check_name(rest)?,
-            None => check_name(&format!("_{name}"))?,
-        }
+        self.derived_stream(name, 1, Retention::default())
+    }
+
+    /// A stream that belongs to Busbar itself or to a flow, made if needed: its name begins with `_`, which hides it, or
+    /// is `<flow>.<part>`. It captures no topics. A stream that exists keeps its number of partitions.
+    pub fn derived_stream(
+        &self,
+        name: &str,
+        partitions: u16,
+        retention: Retention,
+    ) -> Result<Arc<Stream>> {
+        check_derived_name(name)?;
         let shared = &*self.shared;
         let _one = shared.changing.lock();
         if let Some(stream) = self.stream(name) {
+            let was = stream.spec();
+            if was.retention != retention {
+                // What is remembered of a stream across restarts does not include its retention.
+                let spec = StreamSpec {
+                    retention,
+                    ..StreamSpec::clone(&was)
+                };
+                let options = shared.ground.partition_options(&spec);
+                for partition in stream.partitions().iter() {
+                    partition.log().set_options(options.clone());
+                }
+                stream.replace(spec, stream.partitions().to_vec())?;
+            }
             return Ok(stream);
         }
-        let spec = StreamSpec::default();
+        let spec = StreamSpec {
+            partitions,
+            retention,
+            ..StreamSpec::default()
+        };
         shared.register(&BTreeMap::from([(name.to_owned(), spec.clone())]))?;
         let stream = shared.ground.stream(name, spec)?;
         shared
@@ -402,7 +424,7 @@ impl Ground {
         }
         let schema = Schema::new(self.schemas.clone());
         let clock = Arc::clone(&self.options.clock);
-        let internal = name.starts_with('_');
+        let internal = is_derived(name);
         Stream::new(name, spec, partitions, internal, schema, clock).map(Arc::new)
     }
 

@@ -27,6 +27,8 @@ pub const IN_FLIGHT_HARD_FACTOR: u64 = 2;
 
 /// Longest name of a stream.
 pub const STREAM_NAME_BYTES_MAX: usize = 64;
+/// Longest name of a stream that belongs to a flow, in bytes: the flow's name and what is put around it.
+pub const DERIVED_NAME_BYTES_MAX: usize = 2 * STREAM_NAME_BYTES_MAX;
 /// Most streams of a project.
 pub const STREAMS_MAX: usize = 4_096;
 /// Most topic patterns of a stream.

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     key::KeyRule,
-    limits::{STREAM_NAME_BYTES_MAX, STREAM_PARTITIONS_MAX, STREAM_TOPICS_MAX},
+    limits::{
+        DERIVED_NAME_BYTES_MAX, STREAM_NAME_BYTES_MAX, STREAM_PARTITIONS_MAX, STREAM_TOPICS_MAX,
+    },
     units::{Size, Span},
 };
 
@@ -168,6 +170,34 @@ pub fn check_name(name: &str) -> Result<()> {
         Err(Error::new(Class::Configuration, "bus.stream-name")
             .with("stream", shown)
             .with("max", STREAM_NAME_BYTES_MAX))
+    }
+}
+
+/// Whether a stream of that name belongs to Busbar itself or to a flow.
+pub(crate) fn is_derived(name: &str) -> bool {
+    name.starts_with('_') || name.contains('.')
+}
+
+/// Checks the name of a stream that belongs to Busbar itself (`_dead`) or to a flow (`peaks.late`).
+pub(crate) fn check_derived_name(name: &str) -> Result<()> {
+    let plain = name.strip_prefix('_').unwrap_or(name).replacen('.', "-", 1);
+    let fits = is_derived(name)
+        && !plain.is_empty()
+        && name.len() <= DERIVED_NAME_BYTES_MAX
+        && !plain.starts_with(['_', '-'])
+        && plain
+            .chars()
+            .all(|c| c.is_alphanumeric() || c == '-' || c == '_');
+    match fits {
+        true => Ok(()),
+        false => Err(Error::new(Class::Configuration, "bus.stream-name")
+            .with(
+                "stream",
+                name.chars()
+                    .take(DERIVED_NAME_BYTES_MAX)
+                    .collect::<String>(),
+            )
+            .with("max", DERIVED_NAME_BYTES_MAX)),
     }
 }
 

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use arrow::compute::can_cast_types;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use busbar_catalog::{
-    ConnectionSpec, Diagnostic, FlowSpec, OutputSpec, OutputTarget, PathItem, Source, StepSpec,
-    Template, suggest,
+    ConnectionSpec, Diagnostic, FlowSpec, OutputSpec, OutputTarget, PathItem, Source, Template,
+    suggest,
 };
 use busbar_event::topic::Filter;
 use busbar_event::{Class, Error};
-use busbar_sql::{BatchQuery, Predicate, Projection};
 use busbar_table::Table;
 
-use crate::chain::{Chain, Step};
+use crate::chain::Chain;
+use crate::operator::{Step, StepContext, registry};
 use crate::reader::{ENVELOPE, Input, Reader, is_envelope};
 use crate::render::Renderer;
 
@@ -52,7 +52,7 @@ pub(crate) struct InputPlan {
     input: Input,
     places: Vec<usize>,
     /// Each step and the columns it sees; the first ones see what is read.
-    steps: Vec<(Step, SchemaRef)>,
+    steps: Vec<(Arc<dyn Step>, SchemaRef)>,
     /// The columns of the results.
     pub schema: SchemaRef,
     /// For each output what it takes from these results.
@@ -113,14 +113,18 @@ impl InputPlan {
     /// A chain for one task: it keeps a decoder of its own.
     pub fn chain(&self) -> Result<Chain, Error> {
         let reader = Reader::new(&self.input, &self.places)?;
-        let mut steps = Vec::with_capacity(self.steps.len());
-        // Until a step makes columns of its own, steps see the pruned input.
+        let mut operators = Vec::with_capacity(self.steps.len());
+        // Until a step makes columns of its own, steps see the columns that are read.
         let mut own = false;
         for (step, sees) in &self.steps {
-            steps.push(step.bind(if own { sees } else { reader.schema() })?);
-            own |= step.projects();
+            operators.push(step.operator(if own { sees } else { reader.schema() })?);
+            own |= step.schema().is_some();
         }
-        Ok(Chain { reader, steps })
+        Ok(Chain {
+            reader,
+            operators,
+            schema: Arc::clone(&self.schema),
+        })
     }
 }
 
@@ -267,42 +271,27 @@ impl Compiler<'_> {
         let mut needed: BTreeSet<usize> = BTreeSet::new();
         let (mut projected, mut derived) = (false, false);
         for (i, step) in self.spec.steps.iter().enumerate() {
-            let text = step.text();
             let sees = Arc::clone(&schema);
-            let compiled = match step {
-                StepSpec::Where(_) => Predicate::compile(&schema, text).map(|predicate| {
-                    if !projected {
-                        needed.extend(predicate.columns());
-                    }
-                    Step::Where(predicate)
-                }),
-                StepSpec::Select(_) => Projection::compile(&schema, text).map(|projection| {
-                    if !projected {
-                        needed.extend(projection.columns());
-                    }
-                    projected = true;
-                    schema = projection.schema();
-                    Step::Select(projection)
-                }),
-                StepSpec::Sql(_) => BatchQuery::compile(&schema, text).map(|query| {
-                    if !projected {
-                        needed.extend(query.columns());
-                    }
-                    (projected, derived) = (true, true);
-                    schema = query.schema();
-                    Step::Sql(query)
-                }),
+            let context = StepContext {
+                schema: &schema,
+                world: self.world,
             };
-            match compiled {
-                Ok(step) => steps.push((step, sees)),
+            match registry::compile(step, &context) {
+                Ok(step) => {
+                    if !projected {
+                        needed.extend(step.columns());
+                    }
+                    derived |= !step.row_by_row();
+                    if let Some(columns) = step.schema() {
+                        (projected, schema) = (true, columns);
+                    }
+                    steps.push((step, sees));
+                }
                 Err(wrong) => {
-                    let path = ["steps".into(), i.into(), PathItem::Key(step.kind())];
-                    let help = wrong.suggestion().map(|name| {
-                        Error::new(Class::Configuration, "catalog.did-you-mean").with("name", name)
-                    });
-                    let span = Some(wrong.span());
-                    let diagnostic = self.source.diagnostic(&path, span, wrong.into_error());
-                    self.bad.push(diagnostic.with_help(help));
+                    let mut path = vec!["steps".into(), i.into(), PathItem::Key(step.kind())];
+                    path.extend(wrong.path);
+                    let diagnostic = self.source.diagnostic(&path, wrong.span, wrong.error);
+                    self.bad.push(diagnostic.with_help(wrong.help));
                     return None;
                 }
             }

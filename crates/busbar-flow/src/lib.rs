@@ -17,6 +17,8 @@ pub mod connector;
 mod counters;
 mod dead;
 pub mod limits;
+#[allow(dead_code, reason = "the engine for stateful operators follows")]
+mod operator;
 mod output;
 mod reader;
 mod render;

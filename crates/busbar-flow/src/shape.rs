@@ -13,8 +13,9 @@ use arrow::datatypes::{
 };
 use busbar_event::{Batch, BatchBuilder, Body, Class, Envelope, Error, Flags, dictionary};
 
-use crate::chain::{Computed, Dead, Made, Place};
+use crate::chain::{Computed, Dead, Place};
 use crate::compile::{OutputPlan, Shape, TopicShape, table_schema};
+use crate::operator::Made;
 use crate::reader::{is_envelope, plain, text};
 use crate::render::fit;
 
@@ -324,11 +325,7 @@ pub(crate) fn prepare(
 
 /// The event behind a row; for a query's rows the first one of the batch.
 pub(crate) fn event_of(made: &Made, row: usize) -> usize {
-    match made {
-        Made::Same => row,
-        Made::From(rows) => rows.value(row) as usize,
-        Made::Many => 0,
-    }
+    made.event(row)
 }
 
 fn bad_topics(topic: &DictionaryArray<Int32Type>) -> Vec<(usize, Error)> {

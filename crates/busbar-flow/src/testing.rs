@@ -9,6 +9,7 @@ use busbar_event::format::{encode_json, infer};
 use busbar_event::topic::Filter;
 use busbar_event::{BatchBuilder, Class, Error, Flags, Language, Row};
 use busbar_log::{Clock, ManualClock};
+use futures::executor::block_on;
 use serde::Serialize;
 use serde_json::Value as Json;
 
@@ -269,7 +270,7 @@ fn run(plan: &Plan, world: &World, test: &TestSpec) -> Result<Vec<Difference>, E
             continue;
         }
         for (input, mut builder) in pending.drain(..) {
-            let computed = chains[input].run(builder.finish())?;
+            let computed = block_on(chains[input].run(builder.finish()))?;
             out.dead.extend(computed.dead.iter().cloned());
             out.take(plan, input, &outputs, &computed)?;
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use busbar_bus::{Cursor, Item, StreamPartition};
 use busbar_catalog::{FlowSpec, Kind, Parsed, Project, Start, canonical};
 use busbar_event::{Class, Error};
+use futures::executor::block_on;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -429,12 +430,10 @@ impl Runtime {
                 };
                 let Some(chunk) = chunk else { continue };
                 let rows = chunk.batch.rows().min(TRIAL_ROWS_MAX);
-                let tried = task
-                    .chain
-                    .run(chunk.batch.slice(0, rows))
-                    .and_then(|computed| {
-                        prepare_outputs(&plan, task.input, &task.seat.lane.outputs, &computed)
-                    });
+                let computed = block_on(task.chain.run(chunk.batch.slice(0, rows)));
+                let tried = computed.and_then(|computed| {
+                    prepare_outputs(&plan, task.input, &task.seat.lane.outputs, &computed)
+                });
                 match tried {
                     // What is wrong with some events does not keep the others waiting.
                     Err(error) if error.class() != Class::Permanent => return Err(error),

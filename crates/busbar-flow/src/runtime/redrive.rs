@@ -188,7 +188,7 @@ impl Runtime {
     ) -> Result<u64, Error> {
         let events = originals(sent);
         let mut chain = plan.inputs[input].chain()?;
-        let computed = chain.run(events)?;
+        let computed = chain.run(events).await?;
         let prepared = match prepare_outputs(plan, input, only, &computed) {
             Err(cause) if cause.class() == Class::Permanent && sent.len() == 1 => only
                 .iter()

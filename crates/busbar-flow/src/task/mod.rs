@@ -249,7 +249,7 @@ impl Task {
                 Err(error) => break Err(error),
             };
             let (from, to) = (stretch.base, stretch.end());
-            let computed = match self.compute(&stretch.batch) {
+            let computed = match self.compute(&stretch.batch).await {
                 Ok(computed) => computed,
                 Err(error) if error.class() == Class::Transient => {
                     self.shared
@@ -374,13 +374,13 @@ impl Task {
 
     /// Runs the steps and prepares the results. An error is one of the whole; of a single event it is none:
     /// the event is dead.
-    fn compute(
+    async fn compute(
         &mut self,
         events: &busbar_event::Batch,
     ) -> Result<(Computed, Vec<Prepared>), Error> {
         let plan = Arc::clone(&self.shared.plan);
         let (input, outputs) = (self.input, &self.lane.outputs);
-        let computed = self.chain.run(events.clone())?;
+        let computed = self.chain.run(events.clone()).await?;
         let prepared = std::panic::catch_unwind(AssertUnwindSafe(|| {
             prepare_outputs(&plan, input, outputs, &computed)
         }));

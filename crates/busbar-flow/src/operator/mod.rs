@@ -1,0 +1,205 @@
+//! Operators: what the steps of a flow become when it runs.
+//!
+//! A step goes through three forms. Its *spec* is what the flow file says. [`registry::compile`] checks the spec
+//! against the columns it sees and answers a [`Step`]. Each task then gets an [`Operator`] of its own from the step.
+//! A stateless step implements [`Operator::process`] only.
+//!
+//! Adding a kind of step: its file in this folder, its spec in the catalog, and one line in [`registry`].
+
+mod filter;
+mod output;
+pub(crate) mod registry;
+mod rows;
+mod select;
+mod sql;
+mod state;
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use busbar_catalog::PathItem;
+use busbar_event::{Class, Error};
+use busbar_sql::Failed;
+use futures::future::BoxFuture;
+
+use crate::compile::World;
+pub(crate) use output::Output;
+pub(crate) use rows::{Made, Rows, Times};
+pub(crate) use state::{Changes, StateReader};
+
+/// A step at work in one task. One call at a time; calls come in the order of the task's input.
+///
+/// The same calls with the same rows must give the same output, whatever the batches are that the rows come in: a task
+/// that goes on from its checkpoint reads its input again in other batches.
+pub(crate) trait Operator: Send {
+    /// Takes rows and writes what comes of them to `out`.
+    ///
+    /// # Errors
+    /// When it fails, neither the operator's state nor `out` has changed. After a permanent error the caller looks for
+    /// the rows at fault by [`Operator::failing`], then by halves; after a transient one it calls again with the same
+    /// rows.
+    fn process<'a>(
+        &'a mut self,
+        rows: Rows,
+        out: &'a mut Output,
+    ) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// The rows that fail alone, each with its cause, if that can be found faster than by halves. Changes no state.
+    fn failing(&mut self, _rows: &Rows) -> Vec<Failed> {
+        Vec::new()
+    }
+
+    /// Event time has reached `watermark`, in microseconds since 1970: rows whose time is before it are late from now
+    /// on. Called after the rows of a batch, and never with a smaller watermark than before.
+    ///
+    /// # Errors
+    /// An error stops the flow.
+    fn on_time(&mut self, _watermark: i64, _out: &mut Output) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// The least watermark at which [`Operator::on_time`] would do something, in microseconds since 1970. The task writes
+    /// a tick for an idle partition when the clock has passed it.
+    fn next_time(&self) -> Option<i64> {
+        None
+    }
+
+    /// The watermark of the rows that come out, given that of the rows that came in. Smaller where rows come out later
+    /// than their time.
+    fn watermark(&self, watermark: i64) -> i64 {
+        watermark
+    }
+
+    /// The input has ended: writes what is still open to `out`.
+    ///
+    /// # Errors
+    /// An error stops the flow.
+    fn flush(&mut self, _out: &mut Output) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Writes what has changed since the last snapshot.
+    ///
+    /// # Errors
+    /// An error stops the flow.
+    fn snapshot(&mut self, _changes: &mut Changes) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Takes up the state that snapshots have written. Called once, before anything else; without any state at the first
+    /// start. The operator may keep the reader: it always shows the state as of the last snapshot.
+    ///
+    /// # Errors
+    /// State that cannot be read stops the flow.
+    fn restore(&mut self, _state: Arc<dyn StateReader>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Bytes of state held in memory.
+    fn memory(&self) -> usize {
+        0
+    }
+
+    /// Gives up about so many bytes of memory that the last snapshot holds as well. Called right after a snapshot.
+    fn shrink(&mut self, _bytes: usize) {}
+}
+
+/// A compiled step of a flow.
+pub(crate) trait Step: Send + Sync {
+    /// The columns that come out; none if they are those that go in.
+    fn schema(&self) -> Option<SchemaRef>;
+
+    /// Places of the columns it reads, in the schema it was compiled for. A step without columns of its own passes the
+    /// other columns on.
+    fn columns(&self) -> Vec<usize>;
+
+    /// Whether each row that comes out stands for one event that came in.
+    fn row_by_row(&self) -> bool {
+        true
+    }
+
+    /// What it keeps from one batch to the next; none for a stateless step.
+    fn stateful(&self) -> Option<Stateful> {
+        None
+    }
+
+    /// An operator for one task. `schema` has the columns that the step reads, perhaps at other places.
+    ///
+    /// # Errors
+    /// When the columns do not fit.
+    fn operator(&self, schema: &SchemaRef) -> Result<Box<dyn Operator>, Error>;
+}
+
+/// What a stateful step says of itself.
+pub(crate) struct Stateful {
+    /// The name under which its state is kept, where the flow file gives one.
+    pub name: Option<String>,
+    /// Names of the columns whose equal values must meet in one task. Empty: all rows must.
+    pub keys: Vec<String>,
+    /// What its state depends on besides the columns it sees. State of another meaning cannot be taken up.
+    pub meaning: String,
+    /// How the step is divided when rows are regrouped in between; none: the rows themselves are regrouped.
+    pub divided: Option<Divided>,
+}
+
+/// A step in two parts, with regrouping by key in between.
+pub(crate) struct Divided {
+    /// Runs where the rows are read, without state of its own: a partial aggregation within each batch.
+    pub before: Arc<dyn Step>,
+    /// Names of the columns that come out of `before` whose equal values must meet.
+    pub keys: Vec<String>,
+    /// Runs where the regrouped rows are read.
+    pub after: Arc<dyn Step>,
+}
+
+/// What a step is compiled against.
+pub(crate) struct StepContext<'a> {
+    /// The columns it sees.
+    pub schema: &'a SchemaRef,
+    /// The streams, tables and connections that there are.
+    pub world: &'a World,
+}
+
+/// What is wrong with a step.
+#[derive(Debug)]
+pub(crate) struct Wrong {
+    /// The way from the value of the step's kind to the value that is wrong; empty for that value itself.
+    pub path: Vec<PathItem<'static>>,
+    /// The place within the text of that value.
+    pub span: Option<std::ops::Range<usize>>,
+    pub error: Error,
+    /// What was probably meant.
+    pub help: Option<Error>,
+}
+
+impl Wrong {
+    /// A fault of the step as a whole.
+    pub fn new(error: Error) -> Wrong {
+        Wrong {
+            path: Vec::new(),
+            span: None,
+            error,
+            help: None,
+        }
+    }
+
+    /// The same fault at a value within the step.
+    pub fn at(mut self, item: impl Into<PathItem<'static>>) -> Wrong {
+        self.path.insert(0, item.into());
+        self
+    }
+}
+
+impl From<busbar_sql::Diagnostic> for Wrong {
+    fn from(wrong: busbar_sql::Diagnostic) -> Wrong {
+        let help = wrong.suggestion().map(|name| {
+            Error::new(Class::Configuration, "catalog.did-you-mean").with("name", name)
+        });
+        Wrong {
+            path: Vec::new(),
+            span: Some(wrong.span()),
+            error: wrong.into_error(),
+            help,
+        }
+    }
+}

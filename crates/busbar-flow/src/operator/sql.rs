@@ -1,0 +1,81 @@
+//! `sql`: a query over each batch.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use busbar_event::Error;
+use busbar_sql::{BatchQuery, Failed};
+use futures::future::{BoxFuture, FutureExt, ready};
+
+use super::{Made, Operator, Output, Rows, Step, StepContext, Wrong};
+
+/// Compiles the query.
+pub(super) fn compile(text: &str, context: &StepContext<'_>) -> Result<Arc<dyn Step>, Wrong> {
+    let query = BatchQuery::compile(context.schema, text)?;
+    Ok(Arc::new(Sql(query)))
+}
+
+struct Sql(BatchQuery);
+
+impl Step for Sql {
+    fn schema(&self) -> Option<SchemaRef> {
+        Some(self.0.schema())
+    }
+
+    fn columns(&self) -> Vec<usize> {
+        self.0.columns()
+    }
+
+    fn row_by_row(&self) -> bool {
+        false
+    }
+
+    fn operator(&self, schema: &SchemaRef) -> Result<Box<dyn Operator>, Error> {
+        // A query keeps what it works on: each task has its own.
+        Ok(Box::new(Sql(self.0.bind(schema)?)))
+    }
+}
+
+impl Operator for Sql {
+    fn process<'a>(
+        &'a mut self,
+        rows: Rows,
+        out: &'a mut Output,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        let result = self.0.execute(&rows.batch);
+        ready(result.map(|batch| {
+            out.push(Rows {
+                batch,
+                made: Made::Many,
+                times: None,
+                side: rows.side,
+            });
+        }))
+        .boxed()
+    }
+
+    fn failing(&mut self, rows: &Rows) -> Vec<Failed> {
+        // The rows that are left are asked as one batch again: halves of a batch may answer otherwise than the whole.
+        let mut failed = Vec::new();
+        let mut open: Vec<_> = std::iter::once(0..rows.len()).collect();
+        while let Some(range) = open.pop() {
+            let part = rows.batch.slice(range.start, range.len());
+            let Err(cause) = self.0.execute(&part) else {
+                continue;
+            };
+            match range.len() {
+                0 => {}
+                1 => failed.push(Failed {
+                    row: range.start,
+                    cause,
+                }),
+                length => {
+                    let middle = range.start + length / 2;
+                    open.push(middle..range.end);
+                    open.push(range.start..middle);
+                }
+            }
+        }
+        failed
+    }
+}
