@@ -5,18 +5,17 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use busbar_event::{Class, Error};
-use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{DataFusionError, Result as PlanResult};
-use datafusion::datasource::provider_as_source;
-use datafusion::execution::TaskContext;
-use datafusion::logical_expr::{Expr, TableType};
-use datafusion::physical_plan::execution_plan::reset_plan_states;
-use datafusion::physical_plan::filter::FilterExec;
-use datafusion::physical_plan::projection::ProjectionExec;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
-use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream, common};
+use datafusion_common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion_common::{DataFusionError, Result as PlanResult};
+use datafusion_execution::TaskContext;
+use datafusion_expr::{Expr, TableType};
+use datafusion_physical_plan::execution_plan::reset_plan_states;
+use datafusion_physical_plan::filter::FilterExec;
+use datafusion_physical_plan::projection::ProjectionExec;
+use datafusion_physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion_physical_plan::streaming::{PartitionStream, StreamingTableExec};
+use datafusion_physical_plan::{ExecutionPlan, SendableRecordBatchStream, common};
+use datafusion_session::{Session, TableProvider};
 use futures::stream;
 use parking_lot::Mutex;
 
@@ -24,6 +23,7 @@ use crate::diagnostic::{explain, run_error};
 use crate::expression::refuse_unrepeatable_in_query;
 use crate::names::Names;
 use crate::planner::Context;
+use crate::source::provider_as_source;
 use crate::statement::{self, Kind};
 use crate::wait::block_on;
 use crate::{Diagnostic, parse, session};
@@ -90,7 +90,7 @@ impl BatchQuery {
             .statement_to_plan(prepared)
             .map_err(wrong)?;
         refuse_unrepeatable_in_query(text, &logical)?;
-        let plan = block_on(state.create_physical_plan(&logical)).map_err(wrong)?;
+        let plan = state.create_physical_plan(&logical).map_err(wrong)?;
         Ok(Self {
             text: text.to_owned(),
             columns: columns(&plan, schema),

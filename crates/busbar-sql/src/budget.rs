@@ -13,7 +13,7 @@ use arrow::array::{Array, ArrayRef, make_array};
 use arrow::buffer::Buffer;
 use busbar_event::{Class, Error};
 use bytes::Bytes;
-use datafusion::common::{DataFusionError, Result};
+use datafusion_common::{DataFusionError, Result};
 
 /// Memory and time of one query.
 #[derive(Debug)]

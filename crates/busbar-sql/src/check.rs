@@ -7,10 +7,10 @@
 use std::ops::Range;
 
 use arrow::datatypes::DataType;
-use datafusion::common::DFSchema;
-use datafusion::logical_expr::ExprSchemable;
-use datafusion::sql::planner::PlannerContext;
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Spanned};
+use datafusion_common::DFSchema;
+use datafusion_expr::ExprSchemable;
+use datafusion_sql::planner::PlannerContext;
+use datafusion_sql::sqlparser::ast::{BinaryOperator, Expr, Spanned};
 
 use crate::Diagnostic;
 use crate::planner::Context;

@@ -2,7 +2,7 @@ use std::fmt;
 use std::ops::Range;
 
 use busbar_event::{Class, Error, Language};
-use datafusion::common::{Column, DataFusionError, SchemaError};
+use datafusion_common::{Column, DataFusionError, SchemaError};
 
 use crate::limits::NAMES_LISTED_MAX;
 use crate::text;

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, DictionaryArray, Int32Array, RecordBatch};
 use arrow::compute::take;
 use arrow::datatypes::{DataType, FieldRef, Int32Type, Schema, SchemaRef};
-use datafusion::common::Result;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::ColumnarValue;
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::Column;
+use datafusion_common::Result;
+use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion_expr::ColumnarValue;
+use datafusion_physical_expr::PhysicalExpr;
+use datafusion_physical_expr::expressions::Column;
 
 /// Wrap every largest part of an expression that reads one dictionary column and nothing else.
 pub(crate) fn once_for_each_value(
@@ -190,7 +190,7 @@ pub(crate) fn map_texts(
                 values.map(|bytes| map(bytes?)).collect()
             }
             other => {
-                return datafusion::common::exec_err!("text was expected, not {other}");
+                return datafusion_common::exec_err!("text was expected, not {other}");
             }
         };
         Ok(Arc::new(texts))

@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use busbar_event::{Class, Error};
-use datafusion::catalog::TableProvider;
-use datafusion::common::DataFusionError;
-use datafusion::datasource::{MemTable, provider_as_source};
-use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::GreedyMemoryPool;
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
-use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
+use datafusion_common::DataFusionError;
+use datafusion_execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion_execution::memory_pool::GreedyMemoryPool;
+use datafusion_execution::runtime_env::RuntimeEnvBuilder;
+use datafusion_expr::{LogicalPlan, LogicalPlanBuilder};
+use datafusion_physical_plan::{SendableRecordBatchStream, execute_stream};
+use datafusion_session::TableProvider;
 use futures::StreamExt;
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -33,6 +32,7 @@ use crate::planner::Context;
 use crate::relation::{Relation, Relations};
 use crate::scan_stream::{LeftOut, StreamRows};
 use crate::scan_table::TableRows;
+use crate::source::{OneBatch, provider_as_source};
 use crate::statement::{self, Kind};
 use crate::text::find_word;
 use crate::{Diagnostic, bounds, check, information_schema, parse, session};
@@ -350,8 +350,7 @@ async fn plan(
         context.add(&name, provider_as_source(provider));
     }
     for (name, rows) in described {
-        let table = MemTable::try_new(rows.schema(), vec![vec![rows]]).map_err(wrong)?;
-        context.add(&name, provider_as_source(Arc::new(table)));
+        context.add(&name, provider_as_source(Arc::new(OneBatch(rows))));
     }
     let rows_max = options
         .rows_max
@@ -365,7 +364,7 @@ async fn plan(
         logical = limited(logical, rows_max).map_err(wrong)?;
     }
     refuse_growing_windows(text, &logical)?;
-    let physical = state.create_physical_plan(&logical).await.map_err(wrong)?;
+    let physical = state.create_physical_plan(&logical).map_err(wrong)?;
     let physical = bounds::within(physical).map_err(wrong)?;
     let stream = execute_stream(physical, state.task_ctx()).map_err(wrong)?;
     Ok(Planned {

@@ -95,3 +95,6 @@ pub const ANSWER_BYTES_MAX_DEFAULT: usize = 64 << 20;
 
 /// Stack of the threads that plan and run queries, in bytes: deep expressions need it.
 pub const QUERY_STACK_BYTES: usize = 8 << 20;
+
+/// Expressions of one `cube`, which makes a grouping set of each subset of them: 4096 sets.
+pub const CUBE_EXPRESSIONS_MAX: usize = 12;

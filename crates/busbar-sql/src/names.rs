@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use arrow::datatypes::Schema;
-use datafusion::sql::sqlparser::ast::{Expr, Ident, VisitMut, VisitorMut};
+use datafusion_sql::sqlparser::ast::{Expr, Ident, VisitMut, VisitorMut};
 
 /// Columns that may be meant.
 #[derive(Default)]

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use datafusion::sql::parser::{DFParserBuilder, Statement};
-use datafusion::sql::sqlparser::ast::{Expr, SelectItem};
-use datafusion::sql::sqlparser::dialect::GenericDialect;
-use datafusion::sql::sqlparser::keywords::Keyword;
-use datafusion::sql::sqlparser::parser::Parser;
-use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, TokenizerError};
+use datafusion_sql::parser::{DFParserBuilder, Statement};
+use datafusion_sql::sqlparser::ast::{Expr, SelectItem};
+use datafusion_sql::sqlparser::dialect::GenericDialect;
+use datafusion_sql::sqlparser::keywords::Keyword;
+use datafusion_sql::sqlparser::parser::Parser;
+use datafusion_sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, TokenizerError};
 
 use crate::Diagnostic;
 use crate::diagnostic::{explain, syntax, too_nested};
@@ -61,7 +61,7 @@ fn parser(text: &str) -> Result<Parser<'static>, Diagnostic> {
 fn finish<T>(
     text: &str,
     parser: &mut Parser<'_>,
-    parsed: Result<T, datafusion::sql::sqlparser::parser::ParserError>,
+    parsed: Result<T, datafusion_sql::sqlparser::parser::ParserError>,
 ) -> Result<T, Diagnostic> {
     let parsed = parsed.map_err(|error| syntax(text, &error.to_string(), None))?;
     let next = parser.peek_token();

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use busbar_event::{Class, Error};
-use datafusion::sql::sqlparser::ast::{
+use datafusion_sql::sqlparser::ast::{
     ExcludeSelectItem, Expr, Ident, ObjectName, SelectItem, Spanned, WildcardAdditionalOptions,
 };
 

@@ -22,29 +22,25 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use busbar_event::format::Decoder;
 use busbar_event::{Batch, Body, Error};
-use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{DFSchema, DataFusionError, Result, ScalarValue};
-use datafusion::config::ConfigOptions;
-use datafusion::execution::TaskContext;
-use datafusion::logical_expr::{
-    BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType,
-};
-use datafusion::physical_expr::expressions::{self, Column, DynamicFilterPhysicalExpr, Literal};
-use datafusion::physical_expr::{
+use datafusion_common::config::ConfigOptions;
+use datafusion_common::tree_node::TreeNodeRecursion;
+use datafusion_common::{DFSchema, DataFusionError, Result, ScalarValue};
+use datafusion_execution::TaskContext;
+use datafusion_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType};
+use datafusion_physical_expr::expressions::{self, Column, DynamicFilterPhysicalExpr, Literal};
+use datafusion_physical_expr::{
     EquivalenceProperties, Partitioning, PhysicalExpr, PhysicalSortExpr,
 };
-use datafusion::physical_plan::execution_plan::{
-    Boundedness, EmissionType, ReplaceChildrenOptions,
-};
-use datafusion::physical_plan::filter_pushdown::{
+use datafusion_physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
+use datafusion_physical_plan::filter_pushdown::{
     ChildPushdownResult, FilterPushdownPhase, FilterPushdownPropagation,
 };
-use datafusion::physical_plan::sort_pushdown::SortOrderPushdownResult;
-use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
-use datafusion::physical_plan::{
+use datafusion_physical_plan::sort_pushdown::SortOrderPushdownResult;
+use datafusion_physical_plan::stream::RecordBatchReceiverStreamBuilder;
+use datafusion_physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream,
 };
+use datafusion_session::{Session, TableProvider};
 
 use crate::limits::{BATCH_ROWS, SCAN_BATCHES_AHEAD_MAX, SCAN_WINDOW_ROWS};
 use crate::relation::{ENVELOPE, Piece, StreamRelation};
@@ -659,7 +655,7 @@ fn asks_topic(filter: &Expr) -> bool {
 fn topic_filter(schema: &SchemaRef, filter: &Expr) -> Result<Arc<dyn PhysicalExpr>> {
     let topic = schema.index_of("topic")?;
     let only = DFSchema::try_from(schema.project(&[topic])?)?;
-    let unqualified = datafusion::logical_expr::expr_rewriter::unnormalize_col(filter.clone());
+    let unqualified = datafusion_expr::expr_rewriter::unnormalize_col(filter.clone());
     session::state().create_physical_expr(unqualified, &only)
 }
 

@@ -1,8 +1,8 @@
 //! Statements: which are allowed, which relations they name, and how their columns are called.
 
-use datafusion::sql::parser::Statement;
-use datafusion::sql::resolve::resolve_table_references;
-use datafusion::sql::sqlparser::ast::{self, Expr, Ident, Query, SelectItem, SetExpr};
+use datafusion_sql::parser::Statement;
+use datafusion_sql::resolve::resolve_table_references;
+use datafusion_sql::sqlparser::ast::{self, Expr, Ident, Query, SelectItem, SetExpr};
 
 use crate::diagnostic::{closest, quoted_if_needed};
 use crate::limits::{COLUMNS_MAX, RELATIONS_MAX};

@@ -14,7 +14,7 @@ use crate::diagnostic::unknown_column_named;
 use crate::expression::Expression;
 use crate::names::Names;
 use crate::{Diagnostic, check};
-use datafusion::sql::sqlparser::ast::{Expr, Ident};
+use datafusion_sql::sqlparser::ast::{Expr, Ident};
 
 /// A text with columns in it, such as `alarm/${site}/rain`.
 ///

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use datafusion::common::Span;
-use datafusion::sql::sqlparser::tokenizer;
+use datafusion_common::Span;
+use datafusion_sql::sqlparser::tokenizer;
 
 use crate::limits::QUOTED_CHARS_MAX;
 

@@ -5,7 +5,7 @@
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{Expr, Query, Visit, Visitor};
+use datafusion_sql::sqlparser::ast::{Expr, Query, Visit, Visitor};
 
 /// A part of a text that somebody may look at.
 #[derive(Clone, Copy)]

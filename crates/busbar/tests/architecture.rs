@@ -3,6 +3,9 @@
 
 #![allow(missing_docs)]
 
+#[path = "architecture/modules.rs"]
+mod modules;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -30,7 +33,8 @@ const LADDER: &[&str] = &[
 
 /// Each heavy dependency, and the one crate that may know it.
 const HEAVY: &[(&str, &str)] = &[
-    ("datafusion", "busbar-sql"),
+    ("datafusion-physical-plan", "busbar-sql"),
+    ("datafusion-sql", "busbar-sql"),
     ("rusqlite", "busbar-table"),
     ("axum", "busbar-server"),
     ("rmqtt-codec", "busbar-mqtt"),
@@ -52,7 +56,7 @@ fn root() -> PathBuf {
         .expect("the root of the tree")
 }
 
-fn dependencies() -> BTreeMap<String, Vec<String>> {
+fn metadata() -> Value {
     let output = Command::new(env!("CARGO"))
         .args([
             "metadata",
@@ -64,9 +68,12 @@ fn dependencies() -> BTreeMap<String, Vec<String>> {
         .current_dir(root())
         .output()
         .expect("cargo metadata runs");
-    let metadata: Value = serde_json::from_slice(&output.stdout).expect("its JSON");
+    serde_json::from_slice(&output.stdout).expect("its JSON")
+}
+
+fn dependencies() -> BTreeMap<String, Vec<String>> {
     let mut crates = BTreeMap::new();
-    for package in metadata["packages"].as_array().expect("packages") {
+    for package in metadata()["packages"].as_array().expect("packages") {
         let uses = package["dependencies"].as_array().expect("dependencies");
         let uses = uses
             .iter()
@@ -138,7 +145,12 @@ fn features(selection: &[&str]) -> BTreeMap<String, String> {
 
 #[test]
 fn every_selection_of_packages_shares_one_build_of_datafusion() {
-    let alone = features(&["-p", "datafusion"]);
+    let alone = features(&[
+        "-p",
+        "datafusion-physical-optimizer",
+        "-p",
+        "datafusion-sql",
+    ]);
     let whole = features(&["--workspace"]);
     for selection in ["busbar-sql", "busbar-flow", "busbar-server", "busbar"] {
         let part = features(&["-p", selection]);
@@ -150,6 +162,84 @@ fn every_selection_of_packages_shares_one_build_of_datafusion() {
             );
         }
     }
+}
+
+/// The crates that the program is compiled of, build scripts' and macros' included.
+fn crates_compiled() -> Vec<String> {
+    let mut crates: Vec<String> =
+        features(&["-p", "busbar", "--target", "x86_64-unknown-linux-gnu"])
+            .into_keys()
+            .map(|name| name.trim_end_matches(" (proc-macro)").to_owned())
+            .collect();
+    crates.sort_unstable();
+    crates.dedup();
+    crates
+}
+
+#[test]
+fn no_more_crates_are_compiled_than_the_documents_say() {
+    let text = std::fs::read_to_string(root().join("docs/BUILD.md")).expect("docs/BUILD.md");
+    let (before, _) = text
+        .split_once(" crates from crates.io")
+        .expect("docs/BUILD.md says how many crates from crates.io are compiled");
+    let said = before.rsplit([' ', '\n', '*']).next().unwrap_or_default();
+    let said: usize = said.parse().expect("the number of crates in docs/BUILD.md");
+    let compiled = crates_compiled();
+    assert_eq!(
+        compiled.len(),
+        said,
+        "docs/BUILD.md gives another number. More crates need a reason in CHANGELOG.md: {compiled:#?}"
+    );
+}
+
+#[test]
+fn every_dependency_is_used() {
+    let mut unused = Vec::new();
+    for package in metadata()["packages"].as_array().expect("packages") {
+        let name = text_of("name")(package);
+        if name == FEATURES {
+            continue;
+        }
+        let manifest = PathBuf::from(text_of("manifest_path")(package));
+        let folder = manifest.parent().expect("a folder");
+        let source = |folders: &[&str]| {
+            let mut text = String::new();
+            for inner in folders.iter().map(|inner| folder.join(inner)) {
+                if inner.exists() {
+                    visit(&inner, &mut |path| {
+                        if path.extension().is_some_and(|ending| ending == "rs") {
+                            text += &std::fs::read_to_string(path).expect("a source file");
+                        }
+                    });
+                }
+            }
+            text
+        };
+        let program = source(&["src", "fuzz_targets"]);
+        let all = source(&["src", "fuzz_targets", "tests", "benches", "examples"]);
+        for dependency in package["dependencies"].as_array().expect("dependencies") {
+            let used = text_of("name")(dependency);
+            let text = if dependency["kind"].is_null() {
+                &program
+            } else {
+                &all
+            };
+            if used != FEATURES && !names(text, &used.replace('-', "_")) {
+                unused.push(format!("{name} declares {used} and does not use it"));
+            }
+        }
+    }
+    assert!(unused.is_empty(), "{unused:#?}");
+}
+
+/// Whether code uses a crate: `krate::…`, or `use krate;`.
+fn names(code: &str, krate: &str) -> bool {
+    code.match_indices(krate).any(|(place, _)| {
+        let before = code[..place].chars().next_back();
+        let after = &code[place + krate.len()..];
+        !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
+            && (after.starts_with("::") || after.starts_with(';') || after.starts_with(" as "))
+    })
 }
 
 #[test]

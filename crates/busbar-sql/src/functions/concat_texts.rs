@@ -8,8 +8,8 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, StringArray};
 use arrow::compute::kernels::concat_elements::concat_elements_utf8;
 use arrow::datatypes::DataType;
-use datafusion::common::{Result, ScalarValue, plan_err};
-use datafusion::logical_expr::{
+use datafusion_common::{Result, ScalarValue, plan_err};
+use datafusion_expr::{
     ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array};
 use arrow::datatypes::DataType;
-use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
-use datafusion::logical_expr::{
+use datafusion_common::{Result, ScalarValue, exec_err, plan_err};
+use datafusion_expr::{
     ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -130,13 +130,13 @@ impl JsonGet {
         };
         match documents.data_type() {
             DataType::Binary => {
-                let documents = datafusion::common::cast::as_binary_array(&documents)?;
+                let documents = datafusion_common::cast::as_binary_array(&documents)?;
                 documents
                     .iter()
                     .for_each(|document| add(document.and_then(|d| find(d, steps))));
             }
             _ => {
-                let documents = datafusion::common::cast::as_string_array(&documents)?;
+                let documents = datafusion_common::cast::as_string_array(&documents)?;
                 documents
                     .iter()
                     .for_each(|document| add(document.and_then(|d| find(d.as_bytes(), steps))));

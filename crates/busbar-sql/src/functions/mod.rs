@@ -7,7 +7,7 @@ mod topic_part;
 
 use std::sync::Arc;
 
-use datafusion::logical_expr::ScalarUDF;
+use datafusion_expr::ScalarUDF;
 
 pub(crate) use bounded::bounded;
 pub(crate) use topic_part::text_or_dictionary;
