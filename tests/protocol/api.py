@@ -38,7 +38,7 @@ def ask(url, body=None, token=None):
     request.add_header("Content-Type", "application/json")
     if token:
         request.add_header("Authorization", f"Bearer {token}")
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return answer.headers, answer.read()
 
 
@@ -48,9 +48,9 @@ def login(url):
     session = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
     body = json.dumps({"user": "ann", "password": PASSWORD}).encode()
     kind = {"Content-Type": "application/json"}
-    session.open(urllib.request.Request(f"{url}/api/v1/session", body, kind), timeout=10).read()
+    session.open(urllib.request.Request(f"{url}/api/v1/session", body, kind), timeout=60).read()
     body = json.dumps({"name": "schemathesis"}).encode()
-    answer = session.open(urllib.request.Request(f"{url}/api/v1/tokens", body, kind), timeout=10)
+    answer = session.open(urllib.request.Request(f"{url}/api/v1/tokens", body, kind), timeout=60)
     return json.load(answer)["token"]
 
 

@@ -5,7 +5,7 @@ import socket
 import time
 
 from wire import (
-    AUTH, CONNACK, PINGRESP, Peer, Wrong, ack, both, client, connect, disconnect, packet, properties, publish,
+    AUTH, CONNACK, LATE, PINGRESP, Peer, Wrong, ack, both, client, connect, disconnect, packet, properties, publish,
     subscribe, topic, unsubscribe, will_of,
 )
 
@@ -321,10 +321,10 @@ def case_keep_alive(version):
         time.sleep(0.1)
     silent.refused(0x8D)
     took = time.monotonic() - begun
-    assert 1.4 <= took < 3, took
+    assert 1.4 <= took < 1.5 + LATE, took
     assert reader.message().payload == b"silent"
     held.refused(0x8D)
-    assert 2.4 < time.monotonic() - begun < 4
+    assert 2.4 < time.monotonic() - begun < 3 + LATE
     assert reader.message().payload == b"held"
     time.sleep(1)
     forever.sync().close()
@@ -336,7 +336,7 @@ def case_connect_does_not_come():
     peers = [Peer(version) for version in (4, 5)]
     peers += [Peer(version).send(connect(version, "n")[:9]) for version in (4, 5)]
     for peer in peers:
-        peer.gone(wait=25)
+        peer.gone()
     assert time.monotonic() - begun > 1
 
 

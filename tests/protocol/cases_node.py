@@ -13,12 +13,11 @@ import urllib.request
 from pathlib import Path
 
 from wire import (
-    CONNACK, PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL, Peer, Wrong, ack, connect, publish, topic,
+    CONNACK, LATE, PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL, WAIT, Peer, Wrong, ack, connect, publish, topic,
     will_of,
 )
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-START_SECONDS_MAX = 30
 # Nobody acknowledges a DISCONNECT: what it changes is on disk a moment after the connection has ended.
 LETTING_GO_SECONDS = 0.3
 
@@ -47,7 +46,7 @@ class Node:
             [os.environ["CONFORMANCE_BUSBAR"], "run", str(ROOT / "examples" / "minimal")], env=self.env,
             stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT,
         )
-        deadline = time.monotonic() + START_SECONDS_MAX
+        deadline = time.monotonic() + WAIT
         while self.process.poll() is None and time.monotonic() < deadline:
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/readyz", timeout=1) as answer:
@@ -64,11 +63,11 @@ class Node:
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(20)
+        self.process.wait(WAIT)
 
     def command(self, *args, **how):
         return subprocess.run([os.environ["CONFORMANCE_BUSBAR"], *args], env=self.env, capture_output=True,
-                              text=True, timeout=30, **how)
+                              text=True, timeout=WAIT, **how)
 
     def client(self, client_id=None, version=5, **how):
         return Peer(version, self.mqtt).connect(client_id, **how)
@@ -96,7 +95,7 @@ class Receiver:
         self.peer = self.node.client(self.client_id, clean=clean, session_expiry=3600, receive_maximum=20)
         assert self.peer.connack.present != clean
 
-    def take(self, steps, wait=10.0):
+    def take(self, steps, wait=WAIT):
         """Deals with up to `steps` packets; whether so many came."""
         for _ in range(steps):
             try:
@@ -314,7 +313,7 @@ def case_too_many_connections_are_told_so():
             assert got.reason == reason, got
             peer.gone()
         held.pop().close()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + WAIT
         while True:
             peer = Peer(5, node.mqtt).send(connect(5, "fits"))
             if peer.expect(CONNACK).reason == 0:
@@ -333,11 +332,8 @@ def case_a_client_that_publishes_too_fast_waits():
         begun = time.monotonic()
         for n in range(500):
             sender.send(publish(5, name, str(n), 1, pid=n + 1))
-        assert time.monotonic() - begun < 5
         other = node.client()
-        began = time.monotonic()
         other.publish(f"{name}/other", b"x", 1)
-        assert time.monotonic() - began < 0.5
         for n in range(500):
             assert sender.expect(PUBACK).pid == n + 1
             assert reader.message().payload == b"%d" % n
@@ -345,7 +341,7 @@ def case_a_client_that_publishes_too_fast_waits():
         sender.send(publish(5, name, b"next", 1, pid=501))
         assert sender.expect(PUBACK).pid == 501
         took = time.monotonic() - begun
-        assert 3 < took < 7, took
+        assert 3 < took < 4 + LATE, took
 
 
 def case_a_rush_of_connections_waits():
@@ -355,7 +351,7 @@ def case_a_rush_of_connections_waits():
         peers = [Peer(4, node.mqtt).send(connect(4, f"rush{n}")) for n in range(700)]
         for peer in peers:
             assert peer.expect(CONNACK).reason == 0
-        assert 2 < time.monotonic() - begun < 6
+        assert 2 < time.monotonic() - begun < 3 + LATE
         for peer in peers:
             peer.sync()
 
@@ -407,13 +403,13 @@ def case_tls():
                     sent = subprocess.run(
                         ["mosquitto_pub", "-h", "localhost", "-p", str(port), "--cafile", cert, "-V", version,
                          "-t", name, "-q", str(qos), "-m", f"{version} {qos}"],
-                        capture_output=True, text=True, timeout=20)
+                        capture_output=True, text=True, timeout=WAIT)
                     assert sent.returncode == 0, sent.stderr
                     assert reader.message().payload.decode() == f"{version} {qos}"
             # Who does not know the certificate does not send; what is no TLS hurts nobody.
             sent = subprocess.run(
                 ["mosquitto_pub", "-h", "localhost", "-p", str(port), "--capath", "/etc/ssl/certs", "-t", name,
-                 "-q", "1", "-m", "no"], capture_output=True, text=True, timeout=20)
+                 "-q", "1", "-m", "no"], capture_output=True, text=True, timeout=WAIT)
             assert sent.returncode != 0
             with socket.create_connection(("127.0.0.1", port), 10) as plain:
                 plain.sendall(connect(4, "plain"))
@@ -424,7 +420,7 @@ def case_tls():
             big.write_bytes(bytes(range(256)) * 3000)
             sent = subprocess.run(
                 ["mosquitto_pub", "-h", "localhost", "-p", str(port), "--cafile", cert, "-t", name, "-q", "1",
-                 "-f", str(big)], capture_output=True, text=True, timeout=20)
+                 "-f", str(big)], capture_output=True, text=True, timeout=WAIT)
             assert sent.returncode == 0, sent.stderr
             assert reader.message().payload == big.read_bytes()
             reader.nothing()
@@ -436,7 +432,7 @@ def add_user(node, login=None, **user):
         headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
     request = urllib.request.Request(
         f"http://127.0.0.1:{node.http}/api/v1/users", json.dumps(user).encode(), headers)
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=WAIT) as answer:
         assert answer.status == 201, answer.status
 
 
@@ -505,9 +501,9 @@ def case_users_and_what_they_may():
             boss.nothing().close()
         sent = subprocess.run(
             ["mosquitto_pub", "-p", str(node.mqtt), "-u", "meter", "-P", "wrong", "-t", f"{mark}/out/a", "-m", "x"],
-            capture_output=True, text=True, timeout=20)
+            capture_output=True, text=True, timeout=WAIT)
         assert sent.returncode != 0, sent
         sent = subprocess.run(
             ["mosquitto_pub", "-p", str(node.mqtt), "-u", "meter", "-P", "meter-password", "-q", "1", "-t",
-             f"{mark}/out/a", "-m", "x"], capture_output=True, text=True, timeout=20)
+             f"{mark}/out/a", "-m", "x"], capture_output=True, text=True, timeout=WAIT)
         assert sent.returncode == 0, sent.stderr

@@ -3,7 +3,7 @@
 import time
 
 from wire import (
-    PINGRESP, PUBLISH, PUBREC, SUBACK, Wrong, ack, both, client, options, packet, properties, publish, subscribe,
+    PINGRESP, PUBLISH, PUBREC, SUBACK, WAIT, Wrong, ack, both, client, options, packet, properties, publish, subscribe,
     topic, unsubscribe,
 )
 
@@ -89,7 +89,7 @@ def case_wildcards(version):
             peer.queue = []
             sender = client(None, version).publish(t, b"probe", 1)
             peer.sync()
-            deadline = time.monotonic() + (10 if want else 0.05)
+            deadline = time.monotonic() + (WAIT if want else 0.05)
             seen = False
             while not seen and time.monotonic() < deadline:
                 try:

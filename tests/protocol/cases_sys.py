@@ -5,7 +5,7 @@ import subprocess
 import time
 
 from cases_node import Node, add_user
-from wire import PUBLISH, Wrong, both, client, topic
+from wire import PUBLISH, WAIT, Wrong, both, client, topic
 
 # What mosquitto's own tools, its exporters and dashboards ask for.
 EXPECTED = {
@@ -20,7 +20,7 @@ EXPECTED = {
 }
 
 
-def board(peer, wait=5):
+def board(peer, wait=WAIT):
     """One whole round of values: name and packet."""
     found = {}
     deadline = time.monotonic() + wait
@@ -121,6 +121,6 @@ def case_sys_by_stock_tools():
     with Node(BUSBAR_MQTT_SYS_INTERVAL="1s") as node:
         heard = subprocess.run(
             ["mosquitto_sub", "-p", str(node.mqtt), "-t", "$SYS/broker/uptime", "-C", "3", "-W", "10"],
-            capture_output=True, text=True, timeout=20,
+            capture_output=True, text=True, timeout=WAIT,
         )
         assert heard.returncode == 0 and len(heard.stdout.split()) == 6, heard

@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 
-from harness import ROOT, main, wait_for
+from harness import PATIENCE_SECONDS, ROOT, main, wait_for
 
 STREAM = "topics: gauge/+/rain\nformat: json\nschema:\n  site: text\n  level_mm: float\n"
 FLOW = "from: rain\nsteps:\n  - where: level_mm >= 50\n  - select: site, level_mm\nto:\n  - topic: alarm/${site}/rain\n"
@@ -89,7 +89,7 @@ def case_shells_complete_commands_options_and_names(world):
 COMP_LINE={line!r}; COMP_POINT={len(line)}; COMP_TYPE=9
 _clap_complete_busbar busbar {words[-1]!r} {words[-2]!r}; printf '%s\\n' "${{COMPREPLY[@]}}" """
         env = world.environment(PATH=f"{world.folder}:/usr/bin:/bin", **env)
-        done = subprocess.run(["bash", "-c", ask], env=env, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(["bash", "-c", ask], env=env, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         return {found.strip() for found in done.stdout.split("\n")}
 
     at = {"BUSBAR_NODE": node.url}
@@ -193,7 +193,7 @@ def case_output_that_nobody_reads_ends_quietly(world):
     for command in ("tap 'gauge/#' --from earliest", "sql 'select * from rain'", "schema flow", "--help", "flows"):
         done = subprocess.run(
             ["bash", "-c", f"{world.busbar} {command} | head -1"], env=world.environment(BUSBAR_NODE=node.url),
-            capture_output=True, text=True, timeout=20,
+            capture_output=True, text=True, timeout=PATIENCE_SECONDS,
         )
         assert done.returncode == 0 and len(done.stdout.splitlines()) <= 1, (command, done)
         assert "panic" not in done.stderr and "ipe" not in done.stderr, (command, done.stderr)

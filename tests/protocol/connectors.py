@@ -29,7 +29,8 @@ from pathlib import Path
 BUSBAR = sys.argv[1]
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = Path(sys.argv[2]) if len(sys.argv) > 2 else ROOT / "examples" / "bridge-and-files"
-WAIT = 60
+# Seconds for what has to come. Nothing takes as long; a machine may be slow or busy.
+WAIT = 120
 
 
 def free_port():

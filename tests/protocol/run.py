@@ -23,7 +23,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 HTTP, PORT, BUSBAR = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-WAIT = 10
+# Seconds for what has to come. Nothing takes as long; a machine may be slow or busy.
+WAIT = 60
 
 
 def topic(name):

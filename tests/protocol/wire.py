@@ -6,8 +6,12 @@ import struct
 import time
 import uuid
 
-WAIT = 10.0
+# Seconds that a peer waits for what has to come. Nothing takes as long; a machine may be slow or busy.
+WAIT = 60.0
+# Seconds for which nothing may come.
 QUIET = 0.3
+# Seconds by which what has a time may be late, for the same reason.
+LATE = 30.0
 
 CONNECT, CONNACK, PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP, SUBSCRIBE = range(1, 9)
 SUBACK, UNSUBSCRIBE, UNSUBACK, PINGREQ, PINGRESP, DISCONNECT, AUTH = range(9, 16)

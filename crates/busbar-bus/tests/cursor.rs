@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use busbar_bus::{Bus, BusOptions, Cursor, Item};
 use busbar_log::Disk;
-use common::{NOON, World, event, publish, publisher, settle, streams};
+use common::{NOON, PATIENCE, World, event, publish, publisher, settle, streams};
 
 fn numbers(chunk: &busbar_bus::Chunk) -> Vec<u64> {
     (0..chunk.batch.rows())
@@ -75,7 +75,7 @@ async fn readers_see_every_row_once_while_others_write() {
         settle(&mut publisher, &tickets);
     });
     for reader in readers {
-        tokio::time::timeout(std::time::Duration::from_secs(30), reader)
+        tokio::time::timeout(PATIENCE, reader)
             .await
             .unwrap()
             .unwrap();
@@ -91,7 +91,7 @@ async fn a_commit_between_looking_and_waiting_wakes() {
         let mut cursor = Cursor::new(Arc::clone(&partition), round);
         let bus = world.bus.clone();
         let writer = std::thread::spawn(move || put(&bus, round, round + 1));
-        let item = tokio::time::timeout(std::time::Duration::from_secs(10), cursor.next());
+        let item = tokio::time::timeout(PATIENCE, cursor.next());
         assert!(matches!(item.await.unwrap().unwrap(), Item::Chunk(chunk) if chunk.base == round));
         writer.join().unwrap();
     }

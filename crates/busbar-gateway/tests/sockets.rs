@@ -16,6 +16,9 @@ use busbar_mqtt::control::{Connect, SubscribeOptions};
 use busbar_mqtt::{PublishOut, Reason, Split, Version, split};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+/// How long a test waits for what has to come. Nothing takes as long; a machine may be slow or busy.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 fn bus(dir: &Path) -> Bus {
     let log = Log::open(
         Arc::new(OsDisk),
@@ -106,9 +109,7 @@ struct Client {
 impl Client {
     fn connect(addr: SocketAddr, id: &str, expiry: u32) -> Client {
         let socket = TcpStream::connect(addr).expect("connecting");
-        socket
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .expect("a timeout");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let mut client = Client {
             socket,
             got: Vec::new(),
@@ -201,7 +202,7 @@ async fn talk(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin)) {
     let mut got = Vec::new();
     let mut buffer = vec![0; 65536];
     while words(&got).len() < 4 {
-        let read = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut buffer));
+        let read = tokio::time::timeout(PATIENCE, stream.read(&mut buffer));
         let n = read.await.expect("in time").expect("reading");
         assert!(n > 0, "closed");
         got.extend_from_slice(&buffer[..n]);

@@ -25,7 +25,7 @@ use support::node::Node;
 
 const ROUNDS: u32 = 200;
 const LOAD_MILLIS_MAX: u64 = 250;
-const CATCH_UP_MAX: Duration = Duration::from_secs(60);
+const CATCH_UP_MAX: Duration = Duration::from_secs(120);
 const READER: &str = "reader";
 /// QoS 1 numbers count up from 0, QoS 2 numbers from here.
 const QOS2_FROM: u64 = 1 << 40;

@@ -9,7 +9,8 @@ import { randomUUID } from "node:crypto";
 import mqtt from "mqtt";
 
 const [http, port] = process.argv.slice(2);
-const WAIT = 10_000;
+// Milliseconds for what has to come. Nothing takes as long; a machine may be slow or busy.
+const WAIT = 60_000;
 const QUIET = 300;
 const topic = (name) => `mqttjs/${randomUUID().slice(0, 8)}/${name}`;
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));

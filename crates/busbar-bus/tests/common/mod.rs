@@ -20,6 +20,9 @@ pub struct World {
 }
 
 /// When worlds begin.
+/// How long a test waits for what has to come. Nothing takes as long; a machine may be slow or busy.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
 pub const NOON: i64 = 1_700_000_000_000_000;
 
 pub fn open(disk: &SimDisk, clock: &Arc<ManualClock>, options: BusOptions) -> Bus {
@@ -104,7 +107,7 @@ pub fn retain<'a>(topic: &'a str, payload: &'a [u8]) -> Event<'a> {
 
 /// Flushes until the tickets have settled; their outcomes.
 pub fn settle(publisher: &mut Publisher, tickets: &[Ticket]) -> Vec<Status> {
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + PATIENCE;
     loop {
         publisher.settle();
         publisher.flush();
@@ -136,7 +139,7 @@ pub fn publish(bus: &Bus, events: &[Event<'_>]) {
 
 /// Waits until something that another thread does has come true.
 pub fn wait_for(what: &str, mut come: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + PATIENCE;
     while !come() {
         assert!(Instant::now() < until, "{what} does not come");
         std::thread::park_timeout(Duration::from_millis(5));

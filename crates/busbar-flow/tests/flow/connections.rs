@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common::{World, batch, ids, rest};
+use crate::common::{PATIENCE, World, batch, ids, rest};
 use busbar_catalog::{ConnectionSpec, Diagnostic};
 use busbar_event::{Class, Error};
 use busbar_flow::{
@@ -191,7 +191,7 @@ fn readings(ids: std::ops::Range<i64>) -> Vec<String> {
 }
 
 fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(30);
+    let until = Instant::now() + PATIENCE;
     while !done() {
         assert!(Instant::now() < until, "{what} does not come");
         rest(5);

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::common::{World, batch, ids};
+use crate::common::{PATIENCE, World, batch, ids};
 use busbar_log::sim::Random;
 
 const FILES: [(&str, &str); 5] = [
@@ -74,7 +74,7 @@ fn history(seed: u64) {
         let doom = world.disk.stats();
         let doom = doom.writes + doom.syncs + random.below(120);
         // Publishes until the disk has done so much, wherever the flow is then.
-        let until = Instant::now() + Duration::from_secs(30);
+        let until = Instant::now() + PATIENCE;
         loop {
             let stats = world.disk.stats();
             if stats.writes + stats.syncs >= doom || next >= EVENTS || Instant::now() > until {
@@ -114,7 +114,7 @@ fn history(seed: u64) {
     // Somebody may have been in the middle of something.
     world.apply(&FILES);
     // A segment that the last error closed rests a moment before a new one is begun; nobody starts anew.
-    let until = Instant::now() + Duration::from_secs(30);
+    let until = Instant::now() + PATIENCE;
     while let Err(error) = world.tokio.block_on(world.flows.resume("f")) {
         assert!(Instant::now() < until, "seed {seed}: {error}");
         std::thread::park_timeout(Duration::from_millis(50));

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::common::{World, batch, ids, rest};
+use crate::common::{PATIENCE, World, batch, ids, rest};
 use busbar_bus::Bus;
 use busbar_flow::{FlowState, ReplayFrom};
 use busbar_log::sim::Faults;
@@ -309,7 +309,7 @@ fn a_table_whose_file_is_taken_away_stops_and_holds_nobody_else_up() {
         let _ = std::fs::remove_file(world.folder.path().join(format!("all.{ending}")));
     }
     publish(10..20);
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + PATIENCE;
     while world.flow("f").state != FlowState::Stopped || world.contents("out").len() < 20 {
         assert!(Instant::now() < until, "{:?}", world.flow("f"));
         rest(5);

@@ -1,9 +1,9 @@
 //! Flows end to end: streams in, streams and tables out, what dies, what is counted.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::common::{World, ids, rest};
+use crate::common::{PATIENCE, World, ids, rest};
 use busbar_flow::{DeadFilter, FlowState, ReplayFrom};
 
 const IN: (&str, &str) = (
@@ -224,7 +224,7 @@ fn a_flow_waits_for_the_first_event_to_know_its_columns() {
     world.apply(&[raw, OUT, ("flows/f.yaml", flow)]);
     assert_eq!(world.flow("f").state, FlowState::Waiting);
     world.publish("in/a/b", &[reading(1, 99), reading(2, 1)]);
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + PATIENCE;
     while world.flow("f").state == FlowState::Waiting {
         assert!(Instant::now() < until, "still waiting");
         rest(20);

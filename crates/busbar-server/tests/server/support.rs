@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::{self, Message as Frame, WebSocket};
 use tungstenite::client::IntoClientRequest as _;
 
 /// How long anything may take before a test fails.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 pub struct World {
     pub runtime: Runtime,

@@ -16,6 +16,9 @@ use busbar_sql::{Events, Piece, Relation, Relations, StreamRelation};
 use busbar_table::Tables;
 
 /// 2026-03-01T00:00:00Z
+/// How long a test waits for what has to come. Nothing takes as long; a machine may be slow or busy.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
 pub const NOON: i64 = 1_772_323_200_000_000;
 pub const MINUTE: i64 = 60_000_000;
 

@@ -152,7 +152,7 @@ fn memory_time_and_turns_are_bounded() {
         let begun = Instant::now();
         let mut answer = engine.query(slow).await.unwrap();
         assert_eq!(answer.collect().await.unwrap_err().code(), "sql.time");
-        assert!(begun.elapsed() < Duration::from_secs(5));
+        assert!(begun.elapsed() < PATIENCE);
         drop(answer);
         // One that is held but not fetched keeps the only turn until its time is over.
         let held = engine.query("select * from s").await.unwrap();
@@ -360,7 +360,7 @@ fn dropping_the_engine_ends_its_threads_without_waiting() {
         let begun = Instant::now();
         let mut answer = engine.query(slow).await.unwrap();
         drop(engine);
-        assert!(begun.elapsed() < Duration::from_secs(5));
+        assert!(begun.elapsed() < PATIENCE);
         let _ = tokio::time::timeout(Duration::from_millis(50), answer.next()).await;
     });
 }
@@ -490,7 +490,7 @@ fn functions_that_make_much_of_little_are_bounded() {
                 Err(wrong) => Err(wrong.into_error()),
             };
             assert!(answer.is_err(), "{query} was answered");
-            assert!(begun.elapsed() < Duration::from_secs(5), "{query}");
+            assert!(begun.elapsed() < PATIENCE, "{query}");
         }
         for query in [
             "select repeat(site, 3) from s",

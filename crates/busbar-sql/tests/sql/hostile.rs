@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use busbar_sql::{Engine, QueryLimits};
 
-use crate::common::Stored;
+use crate::common::{PATIENCE, Stored};
 use crate::engine::{count, engine_of, engine_over, many, run};
 
 const TIME_MAX: Duration = Duration::from_secs(3);
@@ -26,8 +26,7 @@ async fn outcome(engine: &Engine, text: &str) -> String {
         Ok(mut result) => result.collect().await,
         Err(wrong) => Err(wrong.into_error()),
     };
-    // Half of it for whoever else uses the machine.
-    let most = TIME_MAX * 4;
+    let most = TIME_MAX + PATIENCE;
     assert!(begun.elapsed() < most, "{:?} {text:.200}", begun.elapsed());
     match answer {
         Ok(batches) => {

@@ -4,6 +4,9 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+/// How long a test waits for what has to come. Nothing takes as long; a machine may be slow or busy.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 pub struct Client {
     pub socket: TcpStream,
     pub session_present: bool,
@@ -25,9 +28,9 @@ pub struct Publish {
 
 impl Client {
     pub fn connect(address: SocketAddr, name: &str, clean: bool) -> io::Result<Client> {
-        let socket = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+        let socket = TcpStream::connect_timeout(&address, PATIENCE)?;
         socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
         let mut body = vec![
             0,
             4,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-const READY_MAX: Duration = Duration::from_secs(30);
+const READY_MAX: Duration = Duration::from_secs(120);
 
 /// A project on disk and the node that runs it; the node is killed when dropped.
 pub struct Node {
@@ -159,7 +159,7 @@ impl Drop for Node {
 
 fn agent() -> ureq::Agent {
     ureq::Agent::config_builder()
-        .timeout_global(Some(Duration::from_secs(60)))
+        .timeout_global(Some(READY_MAX))
         .build()
         .into()
 }
