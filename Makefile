@@ -6,6 +6,7 @@
 #   make bench     the table of docs/PERFORMANCE.md, measured here
 #   make web       the console alone
 #   make release   target/release/busbar
+#   make advisories  known faults in what it is built of; needs the network
 
 SHELL := /bin/bash
 CARGO ?= cargo
@@ -17,7 +18,7 @@ TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 .PHONY: run test check bench web release setup-run setup-test advisories fuzz soak clean-data
 
 run: setup-run web
-	$(CARGO) build --release --locked -p busbar
+	@python3 scripts/build.py
 	$(TARGET)/release/busbar run examples/host-watch
 
 test: setup-test
@@ -30,7 +31,7 @@ bench: release
 	$(TARGET)/release/busbar bench
 
 release: setup-run web
-	$(CARGO) build --release --locked -p busbar
+	@python3 scripts/build.py
 
 web: web/dist/index.html
 
@@ -48,7 +49,8 @@ setup-test:
 
 # The advisory database is fetched over the network, so this stands outside `make test`.
 advisories:
-	$(CARGO) deny check advisories
+	@scripts/setup advisories
+	PATH="$${BUSBAR_TOOLS:-$${XDG_CACHE_HOME:-$$HOME/.cache}/busbar/tools}/bin:$$PATH" $(CARGO) deny check advisories
 
 # Long runs, by hand. SECONDS_EACH=3600 make fuzz; ROUNDS=5000 make soak.
 fuzz:
