@@ -3,6 +3,10 @@ use std::sync::atomic::AtomicI64;
 use super::*;
 use crate::backing::MemoryBacking;
 use crate::limits::{FAILURES_PER_USER_AND_PEER_MAX, SESSIONS_PER_USER_MAX};
+use crate::role::Role;
+use crate::rules::Rules;
+use crate::tokens::NewToken;
+use crate::users::{NewUser, UserChange};
 
 const PEER: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
 
@@ -41,7 +45,7 @@ fn user(name: &str, role: Role) -> NewUser {
     NewUser {
         name: name.into(),
         password: format!("{name}-password"),
-        role,
+        role: Some(role),
         rules: Rules::default(),
     }
 }
@@ -243,7 +247,7 @@ fn a_removed_or_changed_user_loses_what_it_had() {
     // Whoever gets the name next does not share it with the one before.
     access.add_user(user("bob", Role::Viewer), false).unwrap();
     assert!(access.authenticate_token(&token, PEER).is_err());
-    assert!(access.tokens(None).is_empty());
+    assert!(access.tokens(&Principal::local()).is_empty());
     assert!(
         access
             .authenticate_password("bob", "another-one", PEER)
@@ -397,29 +401,24 @@ fn nobody_ends_the_sessions_of_others_by_opening_many() {
 }
 
 #[test]
-fn a_good_token_does_not_wait_for_the_failures_of_others() {
+fn a_token_that_fails_locks_nobody_out() {
     let world = World::new();
     let access = world.open();
     access.add_user(user("ann", Role::Admin), true).unwrap();
-    let new = NewToken {
-        name: "t".into(),
-        role: None,
-        rules: Rules::default(),
-        expires: None,
-    };
-    let (_, token) = access.add_token(&login(&access, "ann"), new).unwrap();
-    for peer in 0..100_u8 {
-        for _ in 0..FAILURES_PER_USER_AND_PEER_MAX + 1 {
-            let peer = Some([10, 0, 0, peer].into());
-            access.authenticate_token("bbt_x_y", peer).unwrap_err();
-        }
-    }
-    let waits = access.authenticate_token("bbt_x_y", PEER).unwrap_err();
-    assert_eq!(waits.code(), "access.too-many-attempts");
-    access.authenticate_token(&token, PEER).unwrap();
-    access
-        .authenticate_token(&token, Some([10, 0, 0, 1].into()))
+    let (_, token) = access
+        .add_token(&login(&access, "ann"), token(None, None))
         .unwrap();
+    // A program that repeats a token that was revoked, on a machine where somebody mistypes a password.
+    for _ in 0..100 {
+        let refused = access.authenticate_token("bbt_x_y", PEER).unwrap_err();
+        assert_eq!(refused.code(), "access.refused");
+    }
+    access.authenticate_password("ann", "no", PEER).unwrap_err();
+    access.authenticate_token(&token, PEER).unwrap();
+    login(&access, "ann");
+    let counts = access.login_counts();
+    assert_eq!((counts.failed_tokens, counts.failed_passwords), (100, 1));
+    assert_eq!((counts.lock_outs, counts.refused), (0, 0));
 }
 
 #[test]
@@ -443,9 +442,226 @@ fn guesses_made_at_once_count_as_those_made_in_a_row() {
             .filter(|error| error.code() == "access.refused")
             .count()
     });
-    // Those that are hashed at the moment when the bound is reached are let through.
-    let most = FAILURES_PER_USER_AND_PEER_MAX as usize + crate::limits::HASHES_IN_FLIGHT_MAX - 1;
-    assert!(refused <= most, "{refused} guesses were looked at");
+    assert_eq!(refused, FAILURES_PER_USER_AND_PEER_MAX as usize);
+    let counts = access.login_counts();
+    assert_eq!(counts.failed_passwords, refused as u64);
+    assert_eq!((counts.lock_outs, counts.refused), (1, 64 - refused as u64));
+}
+
+#[test]
+fn right_passwords_at_once_are_all_accepted_beside_earlier_failures() {
+    let access = World::new().open();
+    access.add_user(user("ann", Role::Admin), true).unwrap();
+    for n in 1..FAILURES_PER_USER_AND_PEER_MAX {
+        let wrong = format!("guess-{n}");
+        access
+            .authenticate_password("ann", &wrong, PEER)
+            .unwrap_err();
+    }
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| login(&access, "ann"));
+        }
+    });
+}
+
+#[test]
+fn failed_logins_are_logged_without_what_was_typed() {
+    let world = World::new();
+    let access = world.open();
+    access.add_user(user("ann", Role::Admin), true).unwrap();
+    let written = Written::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(written.clone())
+        .with_ansi(false)
+        .finish();
+    tracing::subscriber::with_default(subscriber, || {
+        access
+            .authenticate_password("hunter2-as-name", "no", PEER)
+            .unwrap_err();
+        for _ in 0..FAILURES_PER_USER_AND_PEER_MAX {
+            let wrong = access.authenticate_password("ann", "hunter2-typed", PEER);
+            wrong.unwrap_err();
+        }
+        access
+            .authenticate_password("ann", "hunter2-typed", PEER)
+            .unwrap_err();
+        world.pass(1);
+        access
+            .authenticate_token("bbt_x_hunter2-token", PEER)
+            .unwrap_err();
+    });
+    let text = String::from_utf8(written.0.lock().clone()).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(
+        lines.len(),
+        FAILURES_PER_USER_AND_PEER_MAX as usize + 2,
+        "{text}"
+    );
+    assert!(lines[0].contains("user=\"(unknown)\""), "{text}");
+    assert!(lines[1].contains("user=\"ann\""), "{text}");
+    assert!(lines[1].contains("peer=127.0.0.1"), "{text}");
+    let locked = lines[FAILURES_PER_USER_AND_PEER_MAX as usize];
+    assert!(locked.contains("have to wait"), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+}
+
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> tracing_subscriber::fmt::MakeWriter<'a> for Written {
+    type Writer = Written;
+
+    fn make_writer(&'a self) -> Written {
+        self.clone()
+    }
+}
+
+#[test]
+fn a_session_that_is_logged_out_while_it_is_extended_stays_logged_out() {
+    /// Lets a logout run while a session's new end is being written.
+    #[derive(Default)]
+    struct Slow {
+        inner: MemoryBacking,
+        logout: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    }
+    impl Backing for Slow {
+        fn load(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+            self.inner.load()
+        }
+        fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
+            if let Some(logout) = self.logout.lock().take() {
+                let thread = std::thread::spawn(logout);
+                // Without the fix it is over in no time; with it, it waits for this write.
+                for _ in 0..50 {
+                    if thread.is_finished() {
+                        break;
+                    }
+                    std::thread::park_timeout(std::time::Duration::from_millis(10));
+                }
+            }
+            self.inner.put(key, value)
+        }
+        fn delete(&self, key: &[u8]) -> Result<(), Error> {
+            self.inner.delete(key)
+        }
+    }
+    let world = World::new();
+    let backing = Arc::new(Slow::default());
+    let open = || {
+        let time = world.time.clone();
+        let options = AccessOptions {
+            cost: Cost::Least,
+            session_idle_seconds: SESSION_IDLE_SECONDS,
+            now: Arc::new(move || time.load(Ordering::SeqCst)),
+        };
+        Arc::new(Access::open(backing.clone(), options).unwrap())
+    };
+    let access = open();
+    access.add_user(user("ann", Role::Admin), true).unwrap();
+    let secret = access.open_session(&login(&access, "ann")).unwrap().secret;
+    world.pass(SESSION_SAVE_SECONDS);
+    let over = Arc::new(AtomicBool::new(false));
+    let logout = {
+        let (access, secret, over) = (access.clone(), secret.clone(), over.clone());
+        move || {
+            access.close_session(&secret).unwrap();
+            over.store(true, Ordering::SeqCst);
+        }
+    };
+    *backing.logout.lock() = Some(Box::new(logout));
+    access.session(&secret);
+    while !over.load(Ordering::SeqCst) {
+        std::thread::park_timeout(std::time::Duration::from_millis(1));
+    }
+    assert!(access.session(&secret).is_none());
+    assert!(
+        open().session(&secret).is_none(),
+        "it came back at the start"
+    );
+}
+
+fn token(role: Option<Role>, expires: Option<i64>) -> NewToken {
+    NewToken {
+        name: "t".into(),
+        role,
+        rules: Rules::default(),
+        expires,
+    }
+}
+
+#[test]
+fn a_token_with_less_than_its_user_manages_only_itself() {
+    let world = World::new();
+    let access = world.open();
+    access.add_user(user("ann", Role::Admin), true).unwrap();
+    let ann = login(&access, "ann");
+    let end = (access.now)() + 10;
+    let narrow = |text: &str| NewToken {
+        rules: serde_json::from_str(text).unwrap(),
+        ..token(None, None)
+    };
+    let (full, _) = access.add_token(&ann, token(None, None)).unwrap();
+    for new in [
+        token(None, Some(end)),
+        token(Some(Role::Operator), None),
+        narrow(r#"{"publish":["meter/#"],"subscribe":["meter/#"],"read":["stream:meter"]}"#),
+    ] {
+        let (view, text) = access.add_token(&ann, new).unwrap();
+        let limited = access.authenticate_token(&text, PEER).unwrap();
+        assert!(limited.require_user_management().is_err());
+        let seen = access.tokens(&limited);
+        assert_eq!(seen.iter().map(|t| &t.id).collect::<Vec<_>>(), [&view.id]);
+        let refused = access.remove_token(&limited, &full.id).unwrap_err();
+        assert_eq!(refused.code(), "access.unknown-token");
+        access.remove_token(&limited, &view.id).unwrap();
+        assert!(access.current(&limited).is_none());
+    }
+    let widened = NewToken {
+        role: Some(Role::Admin),
+        ..narrow(r##"{"publish":["#"]}"##)
+    };
+    let refused = access.add_token(&ann, widened).unwrap_err();
+    assert_eq!(refused.code(), "access.admin-with-rules");
+}
+
+#[test]
+fn roles_default_to_the_least_and_admins_have_no_rules() {
+    let access = World::new().open();
+    let new = |name: &str, rules: &str| NewUser {
+        role: None,
+        rules: serde_json::from_str(rules).unwrap(),
+        ..user(name, Role::Viewer)
+    };
+    let restricted = r#"{"publish":["meter/#"]}"#;
+    let refused = access.add_user(new("ann", restricted), true).unwrap_err();
+    assert_eq!(refused.code(), "access.admin-with-rules");
+    let ann = access.add_user(new("ann", "{}"), true).unwrap();
+    assert_eq!(ann.role, Role::Admin, "the first user");
+    let bob = access.add_user(new("bob", restricted), false).unwrap();
+    assert_eq!(bob.role, Role::Viewer);
+    let to_admin = UserChange {
+        role: Some(Role::Admin),
+        ..UserChange::default()
+    };
+    let refused = access.change_user("bob", to_admin.clone()).unwrap_err();
+    assert_eq!(refused.code(), "access.admin-with-rules");
+    let whole = UserChange {
+        rules: Some(Rules::default()),
+        ..to_admin
+    };
+    assert_eq!(access.change_user("bob", whole).unwrap().role, Role::Admin);
 }
 
 #[test]
@@ -520,7 +736,7 @@ fn a_token_is_at_most_its_user_and_expires() {
         "access.unknown-token"
     );
     access.remove_token(&bob, &view.id).unwrap();
-    assert!(access.tokens(None).is_empty());
+    assert!(access.tokens(&Principal::local()).is_empty());
 }
 
 #[test]

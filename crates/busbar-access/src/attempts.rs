@@ -10,13 +10,18 @@ use crate::limits::{
     FAILURES_PER_USER_AND_PEER_MAX, FAILURES_PER_USER_MAX,
 };
 
-/// Counts failures. Three counters take part in each decision: the pair of user and peer (strict:
-/// stops guessing), the peer (stops trying many users) and the user (loose: stops guessing from
-/// many peers, without handing a stranger an easy way to lock somebody out).
+/// Counts failed logins by password. Each decision takes three counters into account: the pair of user and
+/// peer (strict: stops guessing), the peer (stops trying many users) and the user (loose: stops guessing
+/// from many peers, without giving strangers an easy way to lock somebody out).
+///
+/// An attempt is counted as pending from [`Attempts::begin`] until its outcome is known, so that guesses
+/// made at the same time cannot exceed a bound together.
 #[derive(Default)]
 pub(crate) struct Attempts {
     entries: HashMap<Counted, Failures>,
-    /// When forgiven entries were last thrown out, so that a full map is not searched each time.
+    /// Attempts whose outcome is not known yet. Bounded by the hashes computed at the same time.
+    pending: HashMap<Counted, u32>,
+    /// When expired entries were last removed, so that a full map is not searched each time.
     swept: i64,
 }
 
@@ -44,8 +49,20 @@ impl Failures {
     }
 }
 
+/// Whether an attempt may be made now.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Begun {
+    /// It may; it is pending until [`Attempts::failed`] or [`Attempts::settle`].
+    Yes,
+    /// Only if a pending attempt turns out well: ask again when one has settled.
+    Wait,
+}
+
 impl Attempts {
-    /// Refuses an attempt that has to wait.
+    /// Refuses an attempt that must wait because of earlier failures.
+    ///
+    /// # Errors
+    /// `access.too-many-attempts`, with the seconds to wait.
     pub(crate) fn check(&self, user: &str, peer: Option<IpAddr>, now: i64) -> Result<(), Error> {
         match self.wait(user, peer, now) {
             Some(seconds) => {
@@ -53,6 +70,43 @@ impl Attempts {
                     .with("seconds", seconds))
             }
             None => Ok(()),
+        }
+    }
+
+    /// Begins an attempt, unless pending ones may still use up what is left.
+    ///
+    /// # Errors
+    /// As [`Attempts::check`].
+    pub(crate) fn begin(
+        &mut self,
+        user: &str,
+        peer: Option<IpAddr>,
+        now: i64,
+    ) -> Result<Begun, Error> {
+        self.check(user, peer, now)?;
+        let keys = counted(user, peer);
+        let exceeds = keys.iter().any(|(key, max)| {
+            let failures = self.entries.get(key).map_or(0, |known| known.left(now));
+            failures + self.pending.get(key).copied().unwrap_or(0) >= *max
+        });
+        if exceeds {
+            return Ok(Begun::Wait);
+        }
+        for (key, _) in keys {
+            *self.pending.entry(key).or_default() += 1;
+        }
+        Ok(Begun::Yes)
+    }
+
+    /// Ends a pending attempt that was not a failure.
+    pub(crate) fn settle(&mut self, user: &str, peer: Option<IpAddr>) {
+        for (key, _) in counted(user, peer) {
+            if let Some(count) = self.pending.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    self.pending.remove(&key);
+                }
+            }
         }
     }
 
@@ -68,8 +122,8 @@ impl Attempts {
             .max()
     }
 
-    /// Counts a failure.
-    pub(crate) fn failed(&mut self, user: &str, peer: Option<IpAddr>, now: i64) {
+    /// Counts a failure. Returns true when it reached a bound: the next attempt has to wait.
+    pub(crate) fn failed(&mut self, user: &str, peer: Option<IpAddr>, now: i64) -> bool {
         if self.entries.len() + 3 > FAILURE_ENTRIES_MAX && self.swept != now {
             self.swept = now;
             self.entries.retain(|_, failures| failures.left(now) > 0);
@@ -81,8 +135,8 @@ impl Attempts {
                     since_seconds: now,
                 };
             } else if self.entries.len() < FAILURE_ENTRIES_MAX {
-                // When even live entries fill the map somebody tries very many names: the entry
-                // of the peer, made at its first failure, still holds.
+                // A full map means that somebody tries very many names: the entry of the peer, made at
+                // its first failure, still counts.
                 self.entries.insert(
                     key,
                     Failures {
@@ -92,6 +146,7 @@ impl Attempts {
                 );
             }
         }
+        self.wait(user, peer, now).is_some()
     }
 
     /// Forgets the failures of this user from this peer.
@@ -151,6 +206,31 @@ mod tests {
         assert!(attempts.wait("user0", PEER, 0).is_some());
         attempts.succeeded("user0", PEER);
         assert!(attempts.wait("user0", PEER, 0).is_some());
+    }
+
+    #[test]
+    fn attempts_that_are_pending_use_up_what_is_left() {
+        let mut attempts = Attempts::default();
+        for _ in 1..FAILURES_PER_USER_AND_PEER_MAX {
+            attempts.failed("ann", PEER, 0);
+        }
+        assert_eq!(attempts.begin("ann", PEER, 0).unwrap(), Begun::Yes);
+        assert_eq!(attempts.begin("ann", PEER, 0).unwrap(), Begun::Wait);
+        assert_eq!(attempts.begin("bob", PEER, 0).unwrap(), Begun::Yes);
+        // It fails: the one that waited is refused.
+        attempts.settle("ann", PEER);
+        assert!(attempts.failed("ann", PEER, 0), "the bound is reached");
+        assert!(attempts.begin("ann", PEER, 0).is_err());
+        // It succeeds: the one that waited may go on.
+        let later = FAILURE_FORGIVEN_SECONDS;
+        assert_eq!(attempts.begin("ann", PEER, later).unwrap(), Begun::Yes);
+        assert_eq!(attempts.begin("ann", PEER, later).unwrap(), Begun::Wait);
+        attempts.settle("ann", PEER);
+        attempts.succeeded("ann", PEER);
+        assert_eq!(attempts.begin("ann", PEER, later).unwrap(), Begun::Yes);
+        attempts.settle("ann", PEER);
+        attempts.settle("bob", PEER);
+        assert!(attempts.pending.is_empty());
     }
 
     #[test]

@@ -1,14 +1,14 @@
-//! Where users, tokens and sessions are kept.
+//! The storage interface for users, tokens and sessions.
 
 use std::collections::BTreeMap;
 
 use busbar_event::Error;
 use parking_lot::Mutex;
 
-/// A small durable map. The node implements it with a store of the log, so that users live in
-/// the same data folder, under the same commit, as everything else.
+/// A small durable map. The node implements it with a store of the log, so that users are in
+/// the same data folder, written by the same commit thread, as everything else.
 pub trait Backing: Send + Sync {
-    /// Everything that is kept, in any order.
+    /// All keys and values, in any order.
     #[expect(
         clippy::type_complexity,
         reason = "pairs of keys and values need no name"
@@ -20,7 +20,7 @@ pub trait Backing: Send + Sync {
     fn delete(&self, key: &[u8]) -> Result<(), Error>;
 }
 
-/// A backing that forgets everything when it is dropped: for tests and tools.
+/// A backing in memory, for tests and tools.
 #[derive(Default)]
 pub struct MemoryBacking(Mutex<BTreeMap<Vec<u8>, Vec<u8>>>);
 

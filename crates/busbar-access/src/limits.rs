@@ -12,9 +12,9 @@ pub const USERS_MAX: usize = 100_000;
 pub const TOKENS_MAX: usize = 100_000;
 /// Longest name of a token, in bytes.
 pub const TOKEN_NAME_BYTES_MAX: usize = 128;
-/// Most sessions at a time; the one that expires first gives way.
+/// Most sessions at a time; the one that expires first is ended.
 pub const SESSIONS_MAX: usize = 10_000;
-/// Sessions of one user at a time; the one that expires first gives way, so that nobody can end the
+/// Sessions of one user at a time; the one that expires first is ended, so that nobody can end the
 /// sessions of others by opening many.
 pub const SESSIONS_PER_USER_MAX: usize = 100;
 /// Most rules in one list.
@@ -27,9 +27,9 @@ pub const SESSION_AGE_SECONDS_MAX: i64 = 30 * 24 * 3600;
 pub const SESSION_SAVE_SECONDS: i64 = 600;
 /// Password hashes computed at the same time. Each takes about 20 MB and a core.
 pub const HASHES_IN_FLIGHT_MAX: usize = 2;
-/// Logins that may wait for a hash; beyond that they are asked to come back.
+/// Logins that may wait for a hash; more are refused with a transient error.
 pub const HASH_WAITERS_MAX: usize = 256;
-/// How long a password that was verified is remembered (as a keyed digest, in memory), so that
+/// How long a verified password is remembered (as a keyed digest, in memory), so that
 /// ten thousand devices that reconnect do not cost ten thousand hashes each time.
 pub const VERIFIED_SECONDS: i64 = 300;
 /// Most remembered verifications.
@@ -42,6 +42,8 @@ pub const FAILURES_PER_PEER_MAX: u32 = 30;
 pub const FAILURES_PER_USER_MAX: u32 = 60;
 /// One failure is forgiven after this long.
 pub const FAILURE_FORGIVEN_SECONDS: i64 = 10;
+/// Log lines about failed logins in one second; the rest is counted in the next line.
+pub const LOGIN_LINES_PER_SECOND_MAX: u32 = 10;
 /// Most users and peers whose failures are counted.
 pub const FAILURE_ENTRIES_MAX: usize = 50_000;
 

@@ -1,4 +1,4 @@
-//! Password hashes, and the gate that keeps hashing from taking every core.
+//! Password hashes, and the bound on how many are computed at the same time.
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
@@ -21,7 +21,7 @@ pub enum Cost {
 
 pub(crate) struct Hasher {
     argon: Argon2<'static>,
-    /// The hash of a password nobody has, verified for unknown users so that they take as long
+    /// The hash of a random password, verified for unknown users so that they take as long
     /// as known ones.
     decoy: String,
     gate: Gate,
@@ -46,7 +46,7 @@ impl Hasher {
         })
     }
 
-    /// Hashes a new password. Takes long: call it from a thread that may wait.
+    /// Hashes a new password. Takes about 25 ms of a core: call it from a thread that may wait.
     pub(crate) fn hash(&self, password: &str) -> Result<String, Error> {
         let _turn = self.turn()?;
         Ok(self
@@ -56,7 +56,7 @@ impl Hasher {
             .to_string())
     }
 
-    /// Waits for the turn to hash. What was decided before may no longer hold by then.
+    /// Waits for the turn to compute a hash. What was checked before may no longer hold afterwards.
     pub(crate) fn turn(&self) -> Result<Turn<'_>, Error> {
         Ok(Turn {
             hasher: self,
@@ -65,14 +65,14 @@ impl Hasher {
     }
 }
 
-/// The turn to hash once.
+/// The turn to compute one hash.
 pub(crate) struct Turn<'a> {
     hasher: &'a Hasher,
     _pass: Pass<'a>,
 }
 
 impl Turn<'_> {
-    /// True when `password` is the one of `hash`; without a hash it takes as long and is false.
+    /// Whether `password` belongs to `hash`; without a hash it takes as long and is false.
     pub(crate) fn verify(self, hash: Option<&str>, password: &str) -> Result<bool, Error> {
         let parsed = PasswordHash::new(hash.unwrap_or(&self.hasher.decoy)).map_err(failed)?;
         let same = self
@@ -84,7 +84,7 @@ impl Turn<'_> {
     }
 }
 
-/// Refuses passwords that are too short to be one or too long to be hashed.
+/// Refuses passwords that are too short to be accepted or too long to be hashed.
 pub(crate) fn check(password: &str) -> Result<(), Error> {
     if password.len() > PASSWORD_BYTES_MAX {
         return Err(Error::new(Class::Permanent, "access.password-too-long")
@@ -101,7 +101,7 @@ fn failed(cause: impl std::fmt::Display) -> Error {
     Error::new(Class::Permanent, "access.hash-failed").with("why", cause)
 }
 
-/// Lets [`HASHES_IN_FLIGHT_MAX`] threads hash at a time; the others wait, up to a bound.
+/// Lets [`HASHES_IN_FLIGHT_MAX`] threads compute a hash at a time; up to [`HASH_WAITERS_MAX`] others wait.
 #[derive(Default)]
 struct Gate {
     state: Mutex<(usize, usize)>,

@@ -1,45 +1,16 @@
-//! Who is asking.
+//! The authenticated caller and what it may do.
 
 use std::fmt;
 use std::sync::Arc;
 
 use busbar_event::topic::Filter;
 use busbar_event::{Class, Error};
-use serde::{Deserialize, Serialize};
 
+use crate::role::{Right, Role};
 use crate::rules::{Grant, Reach, Rules, reach};
 use crate::secret::Digest;
 
-/// What a user or token may do before its rules narrow it down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Looks: receives and reads, changes nothing.
-    Viewer,
-    /// Works: publishes too, re-drives dead letters, pauses, resumes and replays flows.
-    Operator,
-    /// Owns the node: applies projects, keeps users.
-    Admin,
-}
-
-impl Role {
-    /// The role's name as it is written in files and on the API.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Role::Viewer => "viewer",
-            Role::Operator => "operator",
-            Role::Admin => "admin",
-        }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// How a principal proved who it is.
+/// How a principal was authenticated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Via {
     /// Over loopback, on a node that has no users yet.
@@ -52,10 +23,10 @@ pub enum Via {
     Session,
 }
 
-/// Somebody who may do something. Cheap to clone and to ask; it holds no secret.
+/// An authenticated caller. Cheap to clone and to query; it holds no secret.
 ///
-/// A principal is a picture of its user at the time of the login. Long connections compare
-/// [`crate::Access::epoch`] and fetch a new picture by [`crate::Access::current`] when it moved.
+/// A principal is a snapshot of its user at the time of the login. Long connections compare
+/// [`crate::Access::epoch`] and fetch a new snapshot with [`crate::Access::current`] when it changed.
 #[derive(Clone, Debug)]
 pub struct Principal(Arc<Inner>);
 
@@ -64,18 +35,27 @@ struct Inner {
     role: Role,
     via: Via,
     proof: Proof,
-    user: Arc<Rules>,
-    token: Option<Arc<Rules>>,
+    rules: Arc<Rules>,
+    token: Option<TokenRights>,
 }
 
-/// What a login rests on: when it is gone, so is the login.
+/// What a token restricts its user's rights to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TokenRights {
+    pub role: Role,
+    pub rules: Arc<Rules>,
+    /// Whether the token expires.
+    pub expires: bool,
+}
+
+/// The credential a login depends on: when the credential is gone, the login is over.
 #[derive(Clone, Copy)]
 pub(crate) enum Proof {
-    /// On nothing, or on a token, which [`Via`] names.
+    /// None, or a token, which [`Via`] names.
     None,
-    /// On the password that was set at this epoch.
+    /// The password that was set at this epoch.
     PasswordOf(u64),
-    /// On this session.
+    /// This session.
     Session(Digest),
 }
 
@@ -90,7 +70,7 @@ impl fmt::Debug for Inner {
 }
 
 impl Principal {
-    /// Whoever sits at the machine of a node that has no users yet. May do everything.
+    /// The caller over loopback on a node that has no users yet. May do everything.
     pub fn local() -> Principal {
         Principal::new(
             "local".into(),
@@ -107,15 +87,15 @@ impl Principal {
         role: Role,
         via: Via,
         proof: Proof,
-        user: Arc<Rules>,
-        token: Option<Arc<Rules>>,
+        rules: Arc<Rules>,
+        token: Option<TokenRights>,
     ) -> Principal {
         Principal(Arc::new(Inner {
             name,
             role,
             via,
             proof,
-            user,
+            rules,
             token,
         }))
     }
@@ -125,9 +105,18 @@ impl Principal {
         &self.0.name
     }
 
-    /// The role.
+    /// The role in effect: at most the user's and the token's, and at most operator for a login
+    /// that rules restrict.
     pub fn role(&self) -> Role {
-        self.0.role
+        let role = match self.0.token.as_ref().map(|token| token.role) {
+            Some(token) => self.0.role.at_most(token),
+            None => self.0.role,
+        };
+        if role == Role::Admin && self.is_restricted() {
+            Role::Operator
+        } else {
+            role
+        }
     }
 
     /// How the login was made.
@@ -135,7 +124,7 @@ impl Principal {
         &self.0.via
     }
 
-    /// What the login rests on.
+    /// The credential the login depends on.
     pub(crate) fn proof(&self) -> Proof {
         self.0.proof
     }
@@ -145,30 +134,63 @@ impl Principal {
         self.0.via == Via::Local
     }
 
-    /// Whether both may do exactly the same.
+    /// Whether both have exactly the same rights.
     pub fn same_rights(&self, other: &Principal) -> bool {
-        self.0.role == other.0.role && self.0.user == other.0.user && self.0.token == other.0.token
+        self.0.role == other.0.role
+            && self.0.rules == other.0.rules
+            && self.0.token == other.0.token
     }
 
-    /// True when every event may be published, received and read: no rule has to be asked.
-    pub fn is_unrestricted(&self) -> bool {
-        self.0.role >= Role::Operator
-            && self.0.user.is_empty()
-            && self.0.token.as_ref().is_none_or(|rules| rules.is_empty())
+    /// Whether rules restrict this login, the user's or the token's.
+    pub fn is_restricted(&self) -> bool {
+        !self.0.rules.is_empty()
+            || self
+                .0
+                .token
+                .as_ref()
+                .is_some_and(|token| !token.rules.is_empty())
     }
 
-    /// May it publish to `topic`, which `stream` captures?
-    pub fn may_publish(&self, topic: &str, stream: &str) -> bool {
-        self.0.role >= Role::Operator
+    /// Whether this login has every right of its user, for as long as the user has them: it was made
+    /// with the password, or with a token that has neither a lower role, nor rules, nor an end.
+    pub fn has_all_rights_of_user(&self) -> bool {
+        self.0.token.as_ref().is_none_or(|token| {
+            token.role == self.0.role && token.rules.is_empty() && !token.expires
+        })
+    }
+
+    /// Whether the role grants `right`. Rules restrict publishing, receiving and reading further, and
+    /// take the right to administer.
+    pub fn has(&self, right: Right) -> bool {
+        let granted = self.0.role.grants(right)
             && self
-                .lists(|rules| &rules.publish)
+                .0
+                .token
+                .as_ref()
+                .is_none_or(|token| token.role.grants(right));
+        granted && (right != Right::Administer || !self.is_restricted())
+    }
+
+    /// True when every event may be published and received: no rule has to be checked.
+    pub fn is_unrestricted(&self) -> bool {
+        self.has(Right::Publish) && self.has(Right::Receive) && !self.is_restricted()
+    }
+
+    /// Whether it may publish to `topic`, which `stream` captures.
+    pub fn may_publish(&self, topic: &str, stream: &str) -> bool {
+        self.has(Right::Publish)
+            && self
+                .lists(Rules::publish)
                 .all(|list| list.iter().any(|grant| grant.allows(topic, stream)))
     }
 
-    /// How much of what `filter` matches may it receive?
+    /// How much of what `filter` matches it may receive.
     pub fn may_subscribe(&self, filter: &Filter) -> Reach {
+        if !self.has(Right::Receive) {
+            return Reach::None;
+        }
         let mut all = Reach::All;
-        for list in self.lists(|rules| &rules.subscribe) {
+        for list in self.lists(Rules::subscribe) {
             match reach(list, filter) {
                 Reach::All => {}
                 Reach::Some => all = Reach::Some,
@@ -178,54 +200,103 @@ impl Principal {
         all
     }
 
-    /// May it receive events of `topic`, which `stream` captures?
+    /// Whether it may receive events of `topic`, which `stream` captures.
     pub fn may_receive(&self, topic: &str, stream: &str) -> bool {
-        self.lists(|rules| &rules.subscribe)
-            .all(|list| list.iter().any(|grant| grant.allows(topic, stream)))
+        self.has(Right::Receive)
+            && self
+                .lists(Rules::subscribe)
+                .all(|list| list.iter().any(|grant| grant.allows(topic, stream)))
     }
 
-    /// May it read all of the history of `stream`?
+    /// Whether it may read all of the history of `stream`.
     pub fn may_read_stream(&self, stream: &str) -> bool {
         self.may_read(|grant| matches!(grant, Grant::Stream(name) if name == stream))
     }
 
-    /// May it read `table`?
+    /// Whether it may read `table`.
     pub fn may_read_table(&self, table: &str) -> bool {
         self.may_read(|grant| matches!(grant, Grant::Table(name) if name == table))
     }
 
-    /// May it read every stream and every table?
+    /// Whether it may read every stream and every table.
     pub fn may_read_all(&self) -> bool {
         self.may_read(|_| false)
     }
 
-    /// Refuses when the role is below `role`.
+    /// Checks that this login has all rights of `role`.
+    ///
+    /// # Errors
+    /// `access.role-needed`, or `access.admin-restricted` when only the rules stand in the way.
     pub fn require(&self, role: Role) -> Result<(), Error> {
-        if self.0.role >= role {
-            Ok(())
-        } else {
-            Err(Error::new(Class::Permanent, "access.role-needed")
-                .with("needed", role)
-                .with("role", self.0.role))
+        let missing = role.rights().find(|right| !self.has(*right));
+        match missing {
+            None => Ok(()),
+            Some(right) => Err(self.refusal(right, role.as_str())),
         }
     }
 
-    fn may_read(&self, named: impl Fn(&Grant) -> bool) -> bool {
-        self.lists(|rules| &rules.read).all(|list| {
-            list.iter()
-                .any(|grant| named(grant) || matches!(grant, Grant::Topics(f) if f.as_str() == "#"))
-        })
+    /// Checks that this login may publish at all.
+    ///
+    /// # Errors
+    /// `access.role-needed`.
+    pub fn require_publish(&self) -> Result<(), Error> {
+        if self.has(Right::Publish) {
+            Ok(())
+        } else {
+            Err(self.refusal(Right::Publish, Role::Operator.as_str()))
+        }
     }
 
-    /// The lists that are given, the user's and the token's: each of them must allow.
+    /// Checks that this login may manage users and tokens. A token that has less than its user must not:
+    /// what it creates would have more, or remain when the token is gone.
+    ///
+    /// # Errors
+    /// As [`Principal::require`]; `access.token-limited`.
+    pub fn require_user_management(&self) -> Result<(), Error> {
+        self.require(Role::Admin)?;
+        if self.has_all_rights_of_user() {
+            Ok(())
+        } else {
+            Err(Error::new(Class::Permanent, "access.token-limited"))
+        }
+    }
+
+    fn refusal(&self, missing: Right, needed: &'static str) -> Error {
+        let role_grants = self.0.role.grants(missing)
+            && self
+                .0
+                .token
+                .as_ref()
+                .is_none_or(|token| token.role.grants(missing));
+        if role_grants {
+            return Error::new(Class::Permanent, "access.admin-restricted");
+        }
+        Error::new(Class::Permanent, "access.role-needed")
+            .with("needed", needed)
+            .with("role", self.role())
+    }
+
+    fn may_read(&self, named: impl Fn(&Grant) -> bool) -> bool {
+        self.has(Right::Read)
+            && self.lists(Rules::read).all(|list| {
+                list.iter().any(|grant| {
+                    named(grant) || matches!(grant, Grant::Topics(f) if f.as_str() == "#")
+                })
+            })
+    }
+
+    /// The lists that apply, the user's and the token's: each of them must allow.
     fn lists<'a>(
         &'a self,
-        pick: impl Fn(&'a Rules) -> &'a Option<Vec<Grant>>,
+        pick: impl Fn(&'a Rules) -> Option<&'a [Grant]>,
     ) -> impl Iterator<Item = &'a [Grant]> {
-        [Some(&*self.0.user), self.0.token.as_deref()]
-            .into_iter()
-            .flatten()
-            .filter_map(move |rules| pick(rules).as_deref())
+        [
+            Some(&*self.0.rules),
+            self.0.token.as_ref().map(|token| &*token.rules),
+        ]
+        .into_iter()
+        .flatten()
+        .filter_map(pick)
     }
 }
 
@@ -238,14 +309,17 @@ mod tests {
     }
 
     fn with(role: Role, user: &str, token: Option<&str>) -> Principal {
-        Principal::new(
-            "u".into(),
+        let token = token.map(|text| TokenRights {
             role,
-            Via::Password,
-            Proof::PasswordOf(1),
-            rules(user),
-            token.map(rules),
-        )
+            rules: rules(text),
+            expires: false,
+        });
+        let proof = Proof::PasswordOf(1);
+        Principal::new("u".into(), role, Via::Password, proof, rules(user), token)
+    }
+
+    fn filter(text: &str) -> Filter {
+        Filter::parse(text).unwrap()
     }
 
     #[test]
@@ -263,7 +337,21 @@ mod tests {
     }
 
     #[test]
-    fn lists_narrow_and_a_token_narrows_further() {
+    fn a_device_publishes_and_receives_and_reads_nothing() {
+        let device = with(Role::Device, "{}", None);
+        assert!(device.may_publish("a/b", "inbox") && device.may_receive("a/b", "inbox"));
+        assert!(device.is_unrestricted());
+        assert!(!device.may_read_all() && !device.may_read_stream("inbox"));
+        assert!(!device.may_read_table("t"));
+        for role in [Role::Viewer, Role::Operator, Role::Admin] {
+            let refused = device.require(role).unwrap_err();
+            assert_eq!(refused.code(), "access.role-needed", "{role}");
+        }
+        assert!(with(Role::Viewer, "{}", None).require_publish().is_err());
+    }
+
+    #[test]
+    fn lists_restrict_and_a_token_restricts_further() {
         let user = r#"{"publish":["meter/#"],"subscribe":["meter/#","stream:rain"],"read":["stream:rain","table:t"]}"#;
         let device = with(Role::Operator, user, Some(r#"{"publish":["meter/m1/+"]}"#));
         assert!(device.may_publish("meter/m1/reading", "meter"));
@@ -271,18 +359,96 @@ mod tests {
         assert!(!device.may_publish("plant/x", "inbox"));
         assert!(device.may_receive("gauge/g1/rain", "rain"));
         assert!(!device.may_receive("gauge/g1/rain", "other"));
-        assert_eq!(
-            device.may_subscribe(&Filter::parse("meter/+/x").unwrap()),
-            Reach::All
-        );
-        assert_eq!(
-            device.may_subscribe(&Filter::parse("#").unwrap()),
-            Reach::Some
-        );
+        assert_eq!(device.may_subscribe(&filter("meter/+/x")), Reach::All);
+        assert_eq!(device.may_subscribe(&filter("#")), Reach::Some);
         assert!(device.may_read_stream("rain") && !device.may_read_stream("meter"));
         assert!(device.may_read_table("t") && !device.may_read_table("u"));
         assert!(!device.may_read_all());
         assert!(with(Role::Viewer, r##"{"read":["#"]}"##, None).may_read_all());
+    }
+
+    #[test]
+    fn a_reader_of_one_stream_receives_that_stream_only() {
+        let meter = with(Role::Viewer, r#"{"read":["stream:meter","table:t"]}"#, None);
+        assert!(meter.may_receive("meter/m1/reading", "meter"));
+        assert!(!meter.may_receive("gauge/g1/rain", "rain"));
+        assert_eq!(meter.may_subscribe(&filter("#")), Reach::Some);
+        // The reverse: who receives one topic does not read all history.
+        let command = with(Role::Operator, r#"{"subscribe":["command/m1/#"]}"#, None);
+        assert!(!command.may_read_stream("meter") && !command.may_read_all());
+        assert!(with(Role::Viewer, r##"{"subscribe":["#"]}"##, None).may_read_all());
+        // A list that is given is the one that counts.
+        let both = with(
+            Role::Viewer,
+            r##"{"read":["stream:meter"],"subscribe":["#"]}"##,
+            None,
+        );
+        assert!(both.may_receive("gauge/g1/rain", "rain") && !both.may_read_stream("rain"));
+    }
+
+    #[test]
+    fn rules_take_the_right_to_administer() {
+        for (user, token) in [
+            (r#"{"publish":["a"]}"#, None),
+            ("{}", Some(r##"{"read":["#"]}"##)),
+            (r#"{"subscribe":[]}"#, Some("{}")),
+        ] {
+            let restricted = with(Role::Admin, user, token);
+            let refused = restricted.require(Role::Admin).unwrap_err();
+            assert_eq!(
+                refused.code(),
+                "access.admin-restricted",
+                "{user} {token:?}"
+            );
+            assert_eq!(restricted.role(), Role::Operator);
+            assert!(restricted.require(Role::Operator).is_ok());
+            assert!(restricted.require_user_management().is_err());
+        }
+        assert!(
+            with(Role::Admin, "{}", Some("{}"))
+                .require_user_management()
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn a_token_has_no_right_that_its_user_lacks() {
+        let of = |user, role, expires| {
+            let token = TokenRights {
+                role,
+                rules: Arc::default(),
+                expires,
+            };
+            let via = Via::Token("1".into());
+            Principal::new(
+                "u".into(),
+                user,
+                via,
+                Proof::None,
+                Arc::default(),
+                Some(token),
+            )
+        };
+        // The user was a device when the token was made, and is a viewer now.
+        let mixed = of(Role::Viewer, Role::Device, false);
+        assert!(mixed.may_receive("a", "inbox"));
+        assert!(!mixed.may_publish("a", "inbox") && !mixed.may_read_all());
+        assert_eq!(of(Role::Viewer, Role::Operator, false).role(), Role::Viewer);
+        assert_eq!(of(Role::Admin, Role::Device, false).role(), Role::Device);
+        for (role, expires) in [(Role::Admin, true), (Role::Operator, false)] {
+            let limited = of(Role::Admin, role, expires);
+            assert!(limited.require_user_management().is_err(), "{role}");
+        }
+        assert!(
+            of(Role::Admin, Role::Admin, true)
+                .require(Role::Admin)
+                .is_ok()
+        );
+        assert!(
+            of(Role::Admin, Role::Admin, false)
+                .require_user_management()
+                .is_ok()
+        );
     }
 
     #[test]
@@ -295,9 +461,6 @@ mod tests {
         assert!(!none.may_publish("a", "inbox"));
         assert!(!none.may_receive("a", "inbox"));
         assert!(!none.may_read_stream("inbox"));
-        assert_eq!(
-            none.may_subscribe(&Filter::parse("#").unwrap()),
-            Reach::None
-        );
+        assert_eq!(none.may_subscribe(&filter("#")), Reach::None);
     }
 }

@@ -1,4 +1,4 @@
-//! What is kept of users, tokens and sessions, and under which keys.
+//! The stored records of users, tokens and sessions, and their keys.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use crate::limits::{
     SESSION_AGE_SECONDS_MAX, SESSIONS_MAX, SESSIONS_PER_USER_MAX, USER_NAME_BYTES_MAX,
     VERIFIED_MAX, VERIFIED_SECONDS,
 };
-use crate::principal::{Principal, Proof, Role, Via};
+use crate::principal::{Principal, Proof, TokenRights, Via};
+use crate::role::Role;
 use crate::rules::Rules;
 use crate::secret::Digest;
 
@@ -28,7 +29,7 @@ pub(crate) struct UserRecord {
     pub created: i64,
 }
 
-/// A token, under `token/ID`: its secret is kept as a digest only.
+/// A token, under `token/ID`: of its secret only the digest is stored.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct TokenRecord {
     pub name: String,
@@ -47,31 +48,31 @@ pub(crate) struct SessionRecord {
     pub user: String,
     pub created: i64,
     pub expires: i64,
-    /// The end that was written to the store last; use moves `expires` on in memory.
+    /// The end that was stored last; use extends `expires` in memory.
     #[serde(skip)]
     pub saved: i64,
 }
 
 impl SessionRecord {
-    /// When it ends, however much it is used.
+    /// When it ends, in seconds since 1970, however much it is used.
     pub fn end(&self) -> i64 {
         self.expires.min(self.created + SESSION_AGE_SECONDS_MAX)
     }
 
-    /// Use prolongs it.
+    /// Extends it, as use does.
     pub fn touch(&mut self, now: i64, idle_seconds: i64) {
         self.expires = (now + idle_seconds).min(self.created + SESSION_AGE_SECONDS_MAX);
     }
 }
 
-/// All of it in memory, and what is remembered of attempts.
+/// All records in memory, and the counts of failed logins.
 #[derive(Default)]
 pub(crate) struct State {
     pub users: BTreeMap<String, UserRecord>,
     pub tokens: BTreeMap<String, TokenRecord>,
     pub sessions: HashMap<Digest, SessionRecord>,
     pub attempts: Attempts,
-    /// Digests of passwords that were verified lately, and until when they count.
+    /// Digests of passwords that were verified recently, and until when they count.
     pub verified: HashMap<Digest, i64>,
 }
 
@@ -103,7 +104,7 @@ impl State {
         Ok(())
     }
 
-    /// Who logged in by the present password of `name`.
+    /// The principal of a login with the present password of `name`.
     pub fn user_principal(&self, name: &str) -> Option<Principal> {
         let record = self.users.get(name)?;
         Some(Principal::new(
@@ -116,7 +117,7 @@ impl State {
         ))
     }
 
-    /// Whose session it is, while it lasts; asking is using it.
+    /// The principal of a session that has not ended; the call counts as use.
     pub fn session_principal(
         &mut self,
         digest: Digest,
@@ -147,11 +148,15 @@ impl State {
         }
         Some(Principal::new(
             token.user.as_str().into(),
-            token.role.min(user.role),
+            user.role,
             Via::Token(id.into()),
             Proof::None,
             user.rules.clone(),
-            Some(token.rules.clone()),
+            Some(TokenRights {
+                role: token.role,
+                rules: token.rules.clone(),
+                expires: token.expires.is_some(),
+            }),
         ))
     }
 
@@ -163,7 +168,7 @@ impl State {
             .collect()
     }
 
-    /// The session that gives way to a new one of `user`, when there are too many.
+    /// The session to end before a new one of `user` is opened, when there are too many.
     pub fn session_to_drop(&self, user: &str) -> Option<Digest> {
         let own = |record: &SessionRecord| record.user == user;
         let of_user = self.sessions.values().filter(|record| own(record)).count();
@@ -198,7 +203,7 @@ impl State {
     }
 }
 
-/// Rules behind a pointer are written like rules.
+/// Serialises rules behind an `Arc` like rules.
 mod shared {
     use super::{Arc, Deserialize, Rules, Serialize};
 

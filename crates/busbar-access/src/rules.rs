@@ -1,4 +1,4 @@
-//! Rules: what a user or token may publish, subscribe to and read.
+//! Rules: what a user or token may publish, subscribe to and read, beyond what its role says.
 
 use std::fmt;
 
@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::GRANTS_MAX;
 
-/// The three lists of a user or token. A list that is absent leaves it to the role; a list that
-/// is present allows what it names and nothing else.
+/// The three lists that restrict a user or token. A list that is present allows what it names and
+/// nothing else. Without `publish` the role decides. `subscribe` and `read` stand in for each other:
+/// with only one of them given, it restricts both receiving and reading; with neither, the role
+/// decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rules {
@@ -25,7 +27,26 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Refuses lists that are longer than anyone needs.
+    /// The list that restricts publishing, if any.
+    pub(crate) fn publish(&self) -> Option<&[Grant]> {
+        self.publish.as_deref()
+    }
+
+    /// The list that restricts receiving live events, if any. Without it, who may read one stream only
+    /// must not receive all of them.
+    pub(crate) fn subscribe(&self) -> Option<&[Grant]> {
+        self.subscribe.as_deref().or(self.read.as_deref())
+    }
+
+    /// The list that restricts reading, if any.
+    pub(crate) fn read(&self) -> Option<&[Grant]> {
+        self.read.as_deref().or(self.subscribe.as_deref())
+    }
+
+    /// Checks that no list is longer than [`GRANTS_MAX`].
+    ///
+    /// # Errors
+    /// `access.too-many-rules`.
     pub fn check(&self) -> Result<(), Error> {
         for list in [&self.publish, &self.subscribe, &self.read]
             .into_iter()
@@ -57,12 +78,12 @@ pub enum Grant {
     Table(String),
 }
 
-/// How much of what a subscription's filter asks for a principal may receive.
+/// How much of what a subscription's filter matches a principal may receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// Every event that the filter matches.
     All,
-    /// Some of them: each topic must be asked for with `may_receive`.
+    /// Some of them: each topic must be checked with `may_receive`.
     Some,
     /// None of them: refuse the subscription.
     None,
@@ -202,7 +223,7 @@ mod tests {
         assert_eq!(reach(&list, &filter("#")), Reach::Some);
         assert_eq!(reach(&list, &filter("plant/#")), Reach::None);
         assert_eq!(reach(&[], &filter("#")), Reach::None);
-        // What a stream holds is told event by event; a table holds none.
+        // What belongs to a stream is decided for each event; a table has no events.
         let rain = Grant::parse("stream:rain").unwrap();
         assert_eq!(reach(&[rain], &filter("gauge/#")), Reach::Some);
         let peaks = Grant::parse("table:peaks").unwrap();

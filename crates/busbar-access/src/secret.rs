@@ -1,4 +1,4 @@
-//! Random secrets and what is kept of them.
+//! Random secrets and their digests.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,7 +11,7 @@ const SECRET_BYTES: usize = 32;
 /// Bytes of a public id.
 const ID_BYTES: usize = 9;
 
-/// What is kept of a secret.
+/// The SHA-256 of a secret: what is stored of it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Digest([u8; 32]);
 
@@ -22,7 +22,7 @@ impl Digest {
 
     /// A digest of a user's password that only this process can make.
     pub(crate) fn keyed(key: &[u8; 32], user: &str, password: &str) -> Digest {
-        // Lengths are part of the input, so that no two pairs read alike.
+        // The length is part of the input, so that no two pairs give the same bytes.
         let mut hash = Sha256::new();
         hash.update(key);
         hash.update((user.len() as u64).to_le_bytes());

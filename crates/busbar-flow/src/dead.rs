@@ -2,16 +2,18 @@
 //!
 //! They are the events of the stream [`DEAD_LETTERS`]: topic, key, time, tags and payload as they were, and
 //! these tags beside: `$dead-flow`, `$dead-place`, `$dead-output`, `$dead-class`, `$dead-code`, `$dead-args`
-//! (JSON), `$dead-stream`, `$dead-partition`, `$dead-offset`, `$dead-at`. A store says which of them were
-//! sent through their flow again.
+//! (JSON), `$dead-stream`, `$dead-partition`, `$dead-offset`, `$dead-at`. A store records which of them are
+//! closed: re-driven, edited or discarded, by whom and when.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use busbar_bus::{Bus, Cursor, Item, Stream};
 use busbar_event::{Batch, BatchBuilder, Class, Error, Flags, Language, Row};
-use busbar_log::{Change, Store};
+use busbar_log::{Change, Clock, Store};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -22,7 +24,7 @@ use crate::limits::{
     BATCH_BYTES_MAX, BATCH_ROWS_MAX, CAUSE_BYTES_MAX, DEAD_DONE_MAX, DEAD_GROUPS_MAX,
     DEAD_INDEX_MAX, DEAD_LETTERS_MAX, DEAD_MARKS_BYTES, DEAD_READ_ROWS,
 };
-use crate::status::{DeadFilter, DeadGroup, DeadLetter, class_word, words};
+use crate::status::{Closed, Closing, DeadFilter, DeadGroup, DeadLetter, class_word, words};
 
 /// The stream of dead letters.
 pub const DEAD_LETTERS: &str = "_dead";
@@ -118,7 +120,7 @@ pub(crate) struct Letter {
     pub flags: Flags,
 }
 
-fn letter(events: &Batch, row: usize, id: u64, redriven: bool) -> Letter {
+fn letter(events: &Batch, row: usize, id: u64, closed: Option<Closed>) -> Letter {
     let event = events.event(row);
     let mut marks: HashMap<&str, &str> = HashMap::new();
     let mut tags = Vec::new();
@@ -160,7 +162,8 @@ fn letter(events: &Batch, row: usize, id: u64, redriven: bool) -> Letter {
             time_micros: event.time,
             tags,
             payload: event.payload.into_owned(),
-            redriven,
+            closed,
+            also_in: Vec::new(),
         },
     }
 }
@@ -263,6 +266,7 @@ fn place_of<'a>(place: Place, output: impl Fn(usize) -> &'a str) -> (String, &'a
 pub(crate) struct DeadLetters {
     stream: Arc<Stream>,
     store: Store,
+    clock: Arc<dyn Clock>,
     index: Mutex<Index>,
 }
 
@@ -273,7 +277,9 @@ struct Index {
     entries: VecDeque<Entry>,
     groups: Vec<DeadGroup>,
     by_cause: HashMap<(String, String, String), usize>,
-    redriven: BTreeSet<u64>,
+    /// Names of the streams that events of letters were read from.
+    streams: Vec<String>,
+    closed: BTreeSet<u64>,
     loaded: bool,
 }
 
@@ -281,21 +287,63 @@ struct Index {
 struct Entry {
     id: u64,
     group: usize,
+    /// Place in [`Index::streams`].
+    stream: usize,
+    /// Hash of the event's stream, partition and offset: letters of one event have the same.
+    event: u64,
 }
 
 /// A re-drive that was begun; it is finished after a crash.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Run {
     pub run: u64,
     pub ids: Vec<u64>,
+    /// The user who began it.
+    #[serde(default)]
+    pub by: String,
+    /// The payload to send instead of the letter's own, in base64.
+    #[serde(default)]
+    pub payload: Option<String>,
+}
+
+impl Run {
+    /// Replaces the payload of the letters, if the run says so.
+    pub fn edit(&self, letters: &mut [Letter]) -> Result<(), Error> {
+        let Some(text) = &self.payload else {
+            return Ok(());
+        };
+        let payload = STANDARD
+            .decode(text)
+            .map_err(|e| Error::new(Class::Permanent, "flow.checkpoint").caused_by(e))?;
+        for letter in letters {
+            letter.shown.payload.clone_from(&payload);
+        }
+        Ok(())
+    }
+
+    fn closing(&self) -> Closing {
+        match self.payload {
+            Some(_) => Closing::Edited,
+            None => Closing::Redriven,
+        }
+    }
 }
 
 const DONE: &[u8] = b"done/";
 const RUN: &[u8] = b"run/";
 
-/// That a letter was sent again.
-fn done(id: &u64) -> Change {
-    Change::Put(numbered(DONE, *id), Bytes::from_static(b"1"))
+/// The change of the store that records how a letter was closed.
+fn done(id: u64, closed: &Bytes) -> Change {
+    Change::Put(numbered(DONE, id), closed.clone())
+}
+
+/// How a letter was closed, as it is stored. Older versions stored `1`.
+fn closed(value: &[u8]) -> Closed {
+    serde_json::from_slice(value).unwrap_or(Closed {
+        how: Closing::Redriven,
+        by: String::new(),
+        at_micros: 0,
+    })
 }
 
 fn numbered(prefix: &[u8], number: u64) -> Bytes {
@@ -309,6 +357,7 @@ impl DeadLetters {
         Ok(DeadLetters {
             stream: bus.internal_stream(DEAD_LETTERS)?,
             store: bus.store("dead-letters")?,
+            clock: Arc::clone(bus.clock()),
             index: Mutex::default(),
         })
     }
@@ -327,7 +376,7 @@ impl DeadLetters {
                 after = Some(last.clone());
                 for (key, _) in &page {
                     if let Ok(number) = <[u8; 8]>::try_from(&key[DONE.len()..]) {
-                        index.redriven.insert(u64::from_be_bytes(number));
+                        index.closed.insert(u64::from_be_bytes(number));
                     }
                 }
             }
@@ -343,7 +392,7 @@ impl DeadLetters {
                 Item::Chunk(chunk) => {
                     for row in 0..chunk.batch.rows() {
                         let id = chunk.base + row as u64;
-                        let letter = letter(&chunk.batch, row, id, false).shown;
+                        let letter = letter(&chunk.batch, row, id, None).shown;
                         index.add(letter);
                     }
                     index.next = chunk.end();
@@ -368,6 +417,11 @@ impl DeadLetters {
         self.refresh(&mut index)?;
         let wanted: Option<BTreeSet<u64>> =
             filter.ids.as_ref().map(|ids| ids.iter().copied().collect());
+        // By place, so that no name is compared for each letter.
+        let of_streams: Option<Vec<bool>> = filter.streams.as_ref().map(|wanted| {
+            let names = index.streams.iter();
+            names.map(|name| wanted.contains(name)).collect()
+        });
         let fits = |entry: &&Entry| {
             let group = &index.groups[entry.group];
             let is =
@@ -376,7 +430,8 @@ impl DeadLetters {
                 && is(&filter.code, &group.code)
                 && is(&filter.place, &group.place)
                 && wanted.as_ref().is_none_or(|ids| ids.contains(&entry.id))
-                && (filter.redriven || !index.redriven.contains(&entry.id))
+                && of_streams.as_ref().is_none_or(|of| of[entry.stream])
+                && (filter.closed || !index.closed.contains(&entry.id))
         };
         let limit = limit.min(DEAD_LETTERS_MAX);
         Ok(index
@@ -389,13 +444,75 @@ impl DeadLetters {
             .collect())
     }
 
-    /// The first of these numbers that no letter has. May block on the disk.
-    pub fn unknown(&self, ids: &[u64]) -> Result<Option<u64>, Error> {
+    /// The first of these numbers that no letter of these streams has. May block on the disk.
+    pub fn unknown(
+        &self,
+        ids: &[u64],
+        streams: Option<&BTreeSet<String>>,
+    ) -> Result<Option<u64>, Error> {
         let mut index = self.index.lock();
         self.refresh(&mut index)?;
-        // Newer ones stand behind older ones.
-        let known = |id: &u64| index.entries.binary_search_by_key(id, |e| e.id).is_ok();
+        let known = |id: &u64| {
+            index.entry(*id).is_some_and(|entry| {
+                streams.is_none_or(|wanted| wanted.contains(&index.streams[entry.stream]))
+            })
+        };
         Ok(ids.iter().copied().find(|id| !known(id)))
+    }
+
+    /// Adds to each letter the other flows that have an open letter of the same event.
+    pub fn add_also_in(&self, letters: &mut [DeadLetter]) {
+        let index = self.index.lock();
+        let mut flows: HashMap<u64, BTreeSet<usize>> = letters
+            .iter()
+            .filter_map(|letter| Some((index.entry(letter.id)?.event, BTreeSet::new())))
+            .collect();
+        for entry in &index.entries {
+            if let Some(groups) = flows.get_mut(&entry.event)
+                && !index.closed.contains(&entry.id)
+            {
+                groups.insert(entry.group);
+            }
+        }
+        for letter in letters {
+            let Some(entry) = index.entry(letter.id) else {
+                continue;
+            };
+            let groups = flows.get(&entry.event).into_iter().flatten();
+            let others: BTreeSet<&str> = groups
+                .map(|group| index.groups[*group].flow.as_str())
+                .filter(|flow| *flow != letter.flow)
+                .collect();
+            letter.also_in = others.into_iter().map(str::to_owned).collect();
+        }
+    }
+
+    /// Closes open letters that fit without sending them; returns how many. May block on the disk.
+    ///
+    /// # Errors
+    /// `flow.redriving` when one of them belongs to a re-drive that is not finished; then none is closed.
+    pub fn discard(&self, filter: &DeadFilter, by: &str) -> Result<u64, Error> {
+        let filter = DeadFilter {
+            closed: false,
+            ..filter.clone()
+        };
+        let sending: BTreeSet<u64> = self
+            .unfinished()?
+            .into_iter()
+            .flat_map(|run| run.ids)
+            .collect();
+        let mut count = 0;
+        loop {
+            let ids = self.find(&filter, DEAD_LETTERS_MAX)?;
+            if ids.is_empty() {
+                return Ok(count);
+            }
+            if ids.iter().any(|id| sending.contains(id)) {
+                return Err(Error::new(Class::Transient, "flow.redriving"));
+            }
+            self.close_as(&ids, Closing::Discarded, by)?;
+            count += ids.len() as u64;
+        }
     }
 
     /// Reads the first of these letters, about as many as make a batch; answers how many of the numbers it
@@ -432,10 +549,11 @@ impl DeadLetters {
             if !chunks.iter().any(holds) {
                 chunks = partition.read(*id, crate::limits::READ_BYTES)?;
             }
-            let redriven = self.index.lock().redriven.contains(id);
+            let closed = self.store.get(&numbered(DONE, *id));
+            let closed = closed.map(|value| self::closed(&value));
             if let Some(chunk) = chunks.iter().find(|c| holds(c)) {
                 let row = (id - chunk.base) as usize;
-                letters.push(letter(&chunk.batch, row, *id, redriven));
+                letters.push(letter(&chunk.batch, row, *id, closed));
             }
         }
         Ok(letters)
@@ -465,7 +583,7 @@ impl DeadLetters {
                 .iter()
                 .filter(of_flow)
                 .map(|entry| entry.id)
-                .filter(|id| !index.redriven.contains(id))
+                .filter(|id| !index.closed.contains(id))
                 .collect()
         };
         let mut earlier = Earlier::default();
@@ -492,13 +610,16 @@ impl DeadLetters {
         Ok(earlier)
     }
 
-    /// Notes that the events of these letters were sent again. Not waited for: it is found out again.
+    /// Records that the events of these letters were read again and processed. Not awaited: if the record is
+    /// lost, the events are recognised again.
     pub fn close(&self, ids: &[u64]) {
         if ids.is_empty() {
             return;
         }
+        let closed = self.closed_now(Closing::Redriven, "");
         for ids in ids.chunks(DEAD_DONE_MAX) {
-            self.store.apply(ids.iter().map(done).collect(), None);
+            let changes = ids.iter().map(|id| done(*id, &closed)).collect();
+            self.store.apply(changes, None);
         }
         let mut index = self.index.lock();
         for id in ids {
@@ -506,7 +627,32 @@ impl DeadLetters {
         }
     }
 
-    /// Notes a re-drive before it is begun.
+    /// Records how these letters were closed, and by whom. Durable when it returns.
+    fn close_as(&self, ids: &[u64], how: Closing, by: &str) -> Result<(), Error> {
+        let closed = self.closed_now(how, by);
+        for ids in ids.chunks(DEAD_DONE_MAX) {
+            let changes = ids.iter().map(|id| done(*id, &closed)).collect();
+            self.store
+                .apply_sync(changes)
+                .map_err(busbar_bus::from_log)?;
+        }
+        let mut index = self.index.lock();
+        for id in ids {
+            index.mark(*id);
+        }
+        Ok(())
+    }
+
+    fn closed_now(&self, how: Closing, by: &str) -> Bytes {
+        let closed = Closed {
+            how,
+            by: by.to_owned(),
+            at_micros: self.clock.now_micros(),
+        };
+        serde_json::to_vec(&closed).unwrap_or_default().into()
+    }
+
+    /// Records a re-drive before it begins.
     pub fn begin(&self, run: &Run) -> Result<(), Error> {
         let value = serde_json::to_vec(run)
             .map_err(|e| Error::new(Class::Permanent, "flow.checkpoint").caused_by(e))?;
@@ -516,23 +662,13 @@ impl DeadLetters {
             .map_err(busbar_bus::from_log)
     }
 
-    /// Notes that all letters of a re-drive were sent.
+    /// Records that all letters of a re-drive were sent.
     pub fn finish(&self, run: &Run, ids: &[u64]) -> Result<(), Error> {
-        for ids in ids.chunks(DEAD_DONE_MAX) {
-            let changes = ids.iter().map(done).collect();
-            self.store
-                .apply_sync(changes)
-                .map_err(busbar_bus::from_log)?;
-        }
+        self.close_as(ids, run.closing(), &run.by)?;
         let over = Change::Delete(numbered(RUN, run.run));
         self.store
             .apply_sync(vec![over])
-            .map_err(busbar_bus::from_log)?;
-        let mut index = self.index.lock();
-        for id in ids {
-            index.mark(*id);
-        }
-        Ok(())
+            .map_err(busbar_bus::from_log)
     }
 
     /// Re-drives that were begun and not finished.
@@ -578,25 +714,42 @@ impl Index {
         };
         let known = &mut self.groups[group];
         known.count += 1;
-        known.open += u64::from(!self.redriven.contains(&letter.id));
+        known.open += u64::from(!self.closed.contains(&letter.id));
         known.message = letter.message;
         known.message_zh = letter.message_zh;
         known.last_micros = known.last_micros.max(letter.died_micros);
         known.newest = letter.id;
+        let streams = &mut self.streams;
+        let stream = streams.iter().position(|name| *name == letter.stream);
+        let stream = stream.unwrap_or_else(|| {
+            streams.push(letter.stream.clone());
+            streams.len() - 1
+        });
+        let event = format!("{}/{}/{}", letter.partition, letter.offset, letter.stream);
         self.entries.push_back(Entry {
             id: letter.id,
             group,
+            stream,
+            event: fnv1a(&event),
         });
         if self.entries.len() > DEAD_INDEX_MAX {
             self.entries.pop_front();
         }
     }
 
+    /// The letter of this number, if there is one.
+    fn entry(&self, id: u64) -> Option<Entry> {
+        // In order of their numbers.
+        let at = self.entries.binary_search_by_key(&id, |e| e.id).ok()?;
+        Some(self.entries[at])
+    }
+
+    /// Marks a letter as closed.
     fn mark(&mut self, id: u64) {
-        if self.redriven.insert(id)
-            && let Ok(at) = self.entries.binary_search_by_key(&id, |e| e.id)
+        if self.closed.insert(id)
+            && let Some(entry) = self.entry(id)
         {
-            let group = self.entries[at].group;
+            let group = entry.group;
             self.groups[group].open = self.groups[group].open.saturating_sub(1);
         }
     }

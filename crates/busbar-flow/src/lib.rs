@@ -39,8 +39,8 @@ pub use dead::DEAD_LETTERS;
 pub use reader::Input;
 pub use runtime::{Runtime, RuntimeOptions};
 pub use status::{
-    Applied, ConnectionStatus, Conservation, DeadFilter, DeadGroup, DeadLetter, Edge, FlowState,
-    FlowStatus, NodeStatus, Redriven, ReplayFrom, TaskStatus,
+    Applied, Closed, Closing, ConnectionStatus, Conservation, DeadFilter, DeadGroup, DeadLetter,
+    Edge, FlowState, FlowStatus, NodeStatus, Redriven, ReplayFrom, TaskStatus,
 };
 pub use testing::{Difference, Report, TestReport, run_tests};
 pub use world::check;

@@ -32,6 +32,8 @@ pub const DEAD_MARKS_BYTES: usize = 512;
 pub const DEAD_DONE_MAX: usize = 32_768;
 /// Dead letters read at once when those of a task are looked for.
 pub const DEAD_READ_ROWS: usize = 4096;
+/// Bytes of a payload that a dead letter is re-driven with instead of its own.
+pub const DEAD_EDIT_BYTES_MAX: usize = 4 << 20;
 /// Groups of dead letters told apart; what is beyond is one group.
 pub const DEAD_GROUPS_MAX: usize = 1000;
 /// Dead letters listed or re-driven by one call.
@@ -46,6 +48,9 @@ pub const RESTART_AFTER: Duration = Duration::from_secs(5);
 pub const RATE_EVERY: Duration = Duration::from_secs(1);
 
 const _: () = assert!(TRIAL_ROWS_MAX <= BATCH_ROWS_MAX);
+// It is recorded in base64 before it is sent.
+const _: () =
+    assert!(DEAD_EDIT_BYTES_MAX * 4 / 3 + 1024 < busbar_log::limits::STORE_VALUE_BYTES_MAX);
 const _: () = assert!(DEAD_DONE_MAX < busbar_log::limits::STORE_CHANGES_MAX);
 /// Cursors of one flow on one partition: the flow's own and one for each connection, of all versions.
 pub const LANES_MAX: usize = 1024;

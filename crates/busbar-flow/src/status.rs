@@ -1,6 +1,6 @@
 //! What a flow, a connection and the dead letters look like from outside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use busbar_event::{Class, Error, Language};
 use serde::{Deserialize, Serialize};
@@ -213,8 +213,47 @@ pub struct DeadLetter {
     /// The event's payload.
     #[serde(serialize_with = "payload_text")]
     pub payload: Vec<u8>,
-    /// Whether it was sent through its flow again.
-    pub redriven: bool,
+    /// What was done about it; `None` while it is open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub closed: Option<Closed>,
+    /// Other flows that have an open letter of the same event.
+    pub also_in: Vec<String>,
+}
+
+/// What was done about a dead letter, by whom and when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closed {
+    /// How it was closed.
+    pub how: Closing,
+    /// The user; empty when a flow read the event again and processed it.
+    #[serde(default)]
+    pub by: String,
+    /// Microseconds since 1970; 0 for letters closed by an older version.
+    #[serde(default)]
+    pub at_micros: i64,
+}
+
+/// How a dead letter was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Closing {
+    /// It was sent through its flow again.
+    Redriven,
+    /// It was sent through its flow again with another payload.
+    Edited,
+    /// Somebody decided that it is not needed.
+    Discarded,
+}
+
+impl Closing {
+    /// The word for it on the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Closing::Redriven => "redriven",
+            Closing::Edited => "edited",
+            Closing::Discarded => "discarded",
+        }
+    }
 }
 
 fn payload_text<S: serde::Serializer>(payload: &[u8], s: S) -> Result<S::Ok, S::Error> {
@@ -238,7 +277,7 @@ pub struct DeadGroup {
     pub message_zh: String,
     /// How many there are.
     pub count: u64,
-    /// How many of them have not been sent again.
+    /// How many of them are open.
     pub open: u64,
     /// When the first one died, microseconds since 1970.
     pub first_micros: i64,
@@ -261,8 +300,10 @@ pub struct DeadFilter {
     pub place: Option<String>,
     /// Those with these numbers.
     pub ids: Option<Vec<u64>>,
-    /// With those that were sent again already; only for looking.
-    pub redriven: bool,
+    /// Those of events of these streams.
+    pub streams: Option<BTreeSet<String>>,
+    /// Closed ones too; ignored where letters are to be changed.
+    pub closed: bool,
 }
 
 /// What a re-drive did.

@@ -1,4 +1,4 @@
-//! How an error becomes an answer: a status that fits, and a body in one shape.
+//! Error answers: the status for each error, and one shape of body.
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -8,7 +8,7 @@ use serde::Serialize;
 /// Result of a handler.
 pub(crate) type Answer<T> = Result<T, Refusal>;
 
-/// An error on its way to a client.
+/// An error answer.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     status: StatusCode,
@@ -44,19 +44,19 @@ impl Refusal {
         )
     }
 
-    /// Adds what a checker found, with files and spans.
+    /// Adds what a check of files found, with files and spans.
     pub(crate) fn with_diagnostics(mut self, diagnostics: impl Serialize) -> Self {
         self.diagnostics = serde_json::to_value(diagnostics).ok();
         self
     }
 
-    /// Says at which bytes of a text the fault is, and what was probably meant.
+    /// Adds the byte range of the fault in the text, and what was probably meant.
     pub(crate) fn at(mut self, span: std::ops::Range<usize>, suggestion: Option<String>) -> Self {
         self.place = Some((span, suggestion));
         self
     }
 
-    /// Adds a header, such as one that says what would have been taken.
+    /// Adds a header.
     pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
@@ -74,13 +74,15 @@ impl From<Error> for Refusal {
     }
 }
 
-/// The status that says best what a code means; the class decides for all others.
+/// The status of an error: by its code where one fits, else by its class.
 pub(crate) fn status_of(error: &Error) -> StatusCode {
     match error.code() {
         "access.refused" | "access.login-needed" => StatusCode::UNAUTHORIZED,
-        "access.role-needed" | "access.session-needs-password" | "access.token-needs-password" => {
-            StatusCode::FORBIDDEN
-        }
+        "access.role-needed"
+        | "access.admin-restricted"
+        | "access.token-limited"
+        | "access.session-needs-password"
+        | "access.token-needs-password" => StatusCode::FORBIDDEN,
         "bus.payload-large" | "server.too-many-events" => StatusCode::PAYLOAD_TOO_LARGE,
         "access.too-many-attempts" | "server.publish-rate" => StatusCode::TOO_MANY_REQUESTS,
         "access.read-denied" | "access.subscribe-denied" | "access.publish-denied" => {
@@ -100,7 +102,7 @@ pub(crate) fn status_of(error: &Error) -> StatusCode {
     }
 }
 
-/// Seconds after which a client should try again, for errors that pass.
+/// Seconds after which a client should try again, for transient errors.
 pub(crate) fn retry_after(error: &Error) -> Option<u64> {
     if error.class() != Class::Transient {
         return None;

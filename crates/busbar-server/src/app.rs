@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::api::Delivered;
 use crate::api::overview::Disk;
+use crate::audit::AuditLog;
 use crate::body::Bodies;
 use crate::deploy::Deployer;
 use crate::events::inlet::Inlet;
@@ -34,6 +35,7 @@ pub(crate) struct App {
     pub(crate) config: Config,
     pub(crate) data: PathBuf,
     pub(crate) access: Arc<Access>,
+    pub(crate) audit: Arc<AuditLog>,
     pub(crate) bus: Bus,
     pub(crate) tables: Arc<Tables>,
     pub(crate) sql: Engine,

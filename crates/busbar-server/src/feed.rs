@@ -21,6 +21,7 @@ use crate::time;
 pub(crate) struct Feed {
     live: watch::Sender<Bytes>,
     overview: Mutex<Bytes>,
+    latest: Mutex<Option<Arc<Live>>>,
     rates: Mutex<Lines>,
     /// Events a second that each source brought.
     sources: Mutex<HashMap<String, f64>>,
@@ -39,6 +40,7 @@ impl Default for Feed {
         Feed {
             live: watch::Sender::new(Bytes::from_static(b": busbar\n\n")),
             overview: Mutex::default(),
+            latest: Mutex::default(),
             rates: Mutex::default(),
             sources: Mutex::default(),
             dead: AtomicU64::new(0),
@@ -55,6 +57,11 @@ impl Feed {
     /// The newest overview as JSON.
     pub(crate) fn overview(&self) -> Bytes {
         self.overview.lock().clone()
+    }
+
+    /// The newest state, for callers that may see a part of it; none before the first.
+    pub(crate) fn latest(&self) -> Option<Arc<Live>> {
+        self.latest.lock().clone()
     }
 
     /// Rates of the last minute.
@@ -245,10 +252,11 @@ impl Camera {
         };
         let short = serde_json::to_vec(&overview).unwrap_or_default();
         *app.feed.overview.lock() = short.into();
-        let mut live = b"event: live\ndata: ".to_vec();
-        if serde_json::to_writer(&mut live, &Live { overview, flows }).is_ok() {
-            live.extend_from_slice(b"\n\n");
-            app.feed.live.send_replace(live.into());
+        let live = Live { overview, flows };
+        let event = live.to_event();
+        *app.feed.latest.lock() = Some(Arc::new(live));
+        if let Some(event) = event {
+            app.feed.live.send_replace(event);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What every request passes before a handler sees it: how fast its peer asks, where it comes
-//! from, who it is; and what every answer carries.
+//! The checks every request passes before its handler runs: the rate of its peer, its origin, its
+//! authentication; and the headers every answer carries.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
-use busbar_access::{Access, Principal};
+use busbar_access::{Access, Principal, Role};
 use busbar_event::{Class, Error};
 
 use crate::answer::{Answer, Refusal};
@@ -46,14 +46,14 @@ impl Answers {
     }
 }
 
-/// Who asks. Handlers take it as an argument.
+/// The authenticated caller, as an argument of handlers.
 pub(crate) struct Caller(pub(crate) Principal);
 
 impl FromRequestParts<Arc<App>> for Caller {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Answer<Self> {
-        // Absent only where the guard lets anybody through, and there nobody asks for it.
+        // Absent only on routes that are open to everybody.
         parts
             .extensions
             .get::<Principal>()
@@ -63,7 +63,7 @@ impl FromRequestParts<Arc<App>> for Caller {
     }
 }
 
-/// The connection a request came over.
+/// The connection of a request.
 impl FromRequestParts<Arc<App>> for Link {
     type Rejection = Refusal;
 
@@ -76,7 +76,7 @@ impl FromRequestParts<Arc<App>> for Link {
     }
 }
 
-/// The middleware.
+/// The middleware around all routes.
 pub(crate) async fn guard(
     State(app): State<Arc<App>>,
     mut request: Request,
@@ -86,7 +86,7 @@ pub(crate) async fn guard(
     let mut response = match admit(&app, &mut request, open).await {
         Ok(()) => match take_body(&app, request).await {
             Ok((request, _held)) => {
-                // Closed only when the node is gone.
+                // Closed only when the node has stopped.
                 let _turn = app.turns.acquire().await;
                 next.run(request).await
             }
@@ -103,7 +103,7 @@ pub(crate) async fn guard(
     response
 }
 
-/// Takes the body in, so that handlers find it in memory.
+/// Reads the body, so that handlers find it in memory.
 async fn take_body(app: &App, request: Request) -> Answer<(Request, Option<Held>)> {
     if request.body().is_end_stream() {
         return Ok((request, None));
@@ -135,8 +135,8 @@ async fn admit(app: &App, request: &mut Request, open: bool) -> Answer<()> {
         return Err(refuse(StatusCode::BAD_REQUEST, "server.no-host"));
     }
     if !app.access.has_users() {
-        // Without users the machine's own address is the only protection, so a page of another
-        // site must not reach it under a name that it made point here.
+        // Without users the loopback address is the only protection, so a page of another site must not
+        // reach it under a name that its owner made point here (DNS rebinding).
         check_host(headers)?;
     }
     let upgrade = headers.contains_key(header::UPGRADE);
@@ -149,6 +149,7 @@ async fn admit(app: &App, request: &mut Request, open: bool) -> Answer<()> {
     }
     match authenticate(&app.access, headers, &link).await {
         Ok(principal) => {
+            check_rights(&principal, request.method(), request.uri().path())?;
             request.extensions_mut().insert(principal);
             Ok(())
         }
@@ -157,14 +158,14 @@ async fn admit(app: &App, request: &mut Request, open: bool) -> Answer<()> {
     }
 }
 
-/// What anybody may ask for: the console's files, whether the node lives, the description of the
-/// API, texts, and logging in.
+/// Routes that need no login: the console's files, health, the description of the API, messages, and
+/// logging in.
 fn is_open(method: &Method, path: &str) -> bool {
     let reads = *method == Method::GET || *method == Method::HEAD;
     match path {
         "/healthz" | "/readyz" | "/api/openapi.json" => reads,
         "/api/v1/session" => true,
-        // The first user is made without a login; the handler looks whether it is the first.
+        // The first user is added without a login; the handler checks that it is the first.
         "/api/v1/users" => *method == Method::POST,
         // MQTT has its own login, in CONNECT.
         "/mqtt" => true,
@@ -172,6 +173,36 @@ fn is_open(method: &Method, path: &str) -> bool {
         path if path.starts_with("/api/v1/messages/") => reads,
         path => !path.starts_with("/api/") && reads,
     }
+}
+
+/// Refuses what the role does not allow before the body is read. Handlers check in detail.
+fn check_rights(caller: &Principal, method: &Method, path: &str) -> Result<(), Error> {
+    if is_open(method, path) {
+        return Ok(());
+    }
+    if !is_for_devices(path) {
+        caller.require(Role::Viewer)?;
+    }
+    if *method != Method::POST {
+        return Ok(());
+    }
+    match path {
+        "/api/v1/events" => caller.require_publish(),
+        "/api/v1/apply" => caller.require(Role::Operator),
+        path if path.starts_with("/api/v1/flows/") || path.starts_with("/api/v1/dead-letters/") => {
+            caller.require(Role::Operator)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The routes for logins that only publish and receive: events, and their own tokens and password.
+fn is_for_devices(path: &str) -> bool {
+    matches!(
+        path,
+        "/api/v1/events" | "/api/v1/ws" | "/api/v1/topics" | "/api/v1/tokens"
+    ) || path.starts_with("/api/v1/tokens/")
+        || path.starts_with("/api/v1/users/")
 }
 
 /// The principal of a request, by its `Authorization` header or its cookie.
@@ -205,7 +236,7 @@ pub(crate) async fn authenticate(
     if let Some(secret) = session_cookie(headers) {
         let access = access.clone();
         let secret = secret.to_owned();
-        // A session that is prolonged is written to the disk.
+        // Extending a session may write to the disk.
         let principal = tokio::task::spawn_blocking(move || access.session(&secret)).await;
         if let Ok(Some(principal)) = principal {
             return Ok(principal);
@@ -217,7 +248,7 @@ pub(crate) async fn authenticate(
     Err(refuse(StatusCode::UNAUTHORIZED, "access.login-needed"))
 }
 
-/// Logs in by password, off the threads that serve everybody.
+/// Authenticates by password, outside the threads that serve requests.
 pub(crate) async fn login(
     access: &Arc<Access>,
     user: &str,
@@ -244,7 +275,8 @@ pub(crate) fn session_cookie(headers: &HeaderMap) -> Option<&str> {
         .map(|(_, value)| value)
 }
 
-/// Refuses names other than `localhost`: an address cannot be made to point elsewhere, a name can.
+/// Refuses host names other than `localhost`: a name can be made to point to this machine, an address
+/// cannot.
 fn check_host(headers: &HeaderMap) -> Answer<()> {
     let host = host(headers).unwrap_or_default();
     let name = host_name(host);
@@ -265,7 +297,7 @@ fn check_host(headers: &HeaderMap) -> Answer<()> {
     ))
 }
 
-/// Refuses what a page of another site makes a browser send. Programs send no `Origin`.
+/// Refuses requests that a page of another site makes a browser send. Programs send no `Origin`.
 fn check_origin(headers: &HeaderMap, tls: bool) -> Answer<()> {
     let fetched = headers
         .get("sec-fetch-site")
@@ -276,7 +308,7 @@ fn check_origin(headers: &HeaderMap, tls: bool) -> Answer<()> {
     };
     let origin = origin.to_str().unwrap_or("?");
     let same = host(headers).is_some_and(|host| {
-        // Behind a proxy that ends TLS the page's scheme differs from ours; the host does not.
+        // Behind a proxy that terminates TLS the page's scheme differs from ours; the host does not.
         let standard = if tls || origin.starts_with("https://") {
             ":443"
         } else {
@@ -304,7 +336,7 @@ fn foreign(origin: &str) -> Refusal {
     )
 }
 
-/// A form of another site can send three content types without asking; we take none of them.
+/// A form of another site can send three content types without a preflight request; none is accepted.
 fn check_content_type(headers: &HeaderMap) -> Answer<()> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return Ok(());
@@ -345,7 +377,7 @@ fn refuse(status: StatusCode, code: &'static str) -> Refusal {
     Refusal::permanent(status, code)
 }
 
-/// Tells browsers to run nothing but the console's own files and to show it in no frame.
+/// Makes browsers run only the console's own files and show it in no frame.
 fn secure(headers: &mut HeaderMap) {
     const POLICY: &str = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; \
         connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
@@ -468,6 +500,22 @@ mod tests {
         let headers = headers(&[("cookie", "a=b; busbar_session=secret; c=d")]);
         assert_eq!(session_cookie(&headers), Some("secret"));
         assert_eq!(session_cookie(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn a_route_for_devices_is_named_one_by_one() {
+        for path in [
+            "/api/v1/overview",
+            "/api/v1/sql",
+            "/api/v1/streams/meter/events",
+            "/api/v1/project",
+            "/api/v1/audit",
+            "/api/v1/anything-new",
+            "/metrics",
+        ] {
+            assert!(!is_for_devices(path), "{path}");
+        }
+        assert!(is_for_devices("/api/v1/events"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod answer;
 mod api;
 mod app;
 mod assets;
+mod audit;
 mod backing;
 mod body;
 mod deploy;
@@ -24,6 +25,7 @@ pub mod limits;
 mod node;
 mod peer;
 mod relations;
+mod rights;
 mod time;
 
 pub use exit::{StartError, exit_code};

@@ -96,6 +96,15 @@ pub const VERSIONS_SHOWN_MAX: usize = 50;
 /// Dead letters in a list.
 pub const DEAD_LETTERS_SHOWN_MAX: usize = 1_000;
 
+/// Entries of the audit log that are kept.
+pub const AUDIT_ENTRIES_MAX: u64 = 10_000;
+/// Entries of the audit log in one answer.
+pub const AUDIT_SHOWN_MAX: usize = 1_000;
+/// Entries of the audit log that are read at once.
+pub const AUDIT_SCAN_ENTRIES: u64 = 1_000;
+/// Characters of one value in an entry of the audit log.
+pub const AUDIT_VALUE_CHARS_MAX: usize = 512;
+
 /// Free bytes below which it is tried out whether the disk still takes what is written.
 pub const LOW_DISK_BYTES: u64 = 1 << 20;
 /// Bytes that are written to find out.

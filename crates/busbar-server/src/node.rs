@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::app::{App, PROBE, Phase};
+use crate::audit::{self, Action, AuditLog};
 use crate::backing::StoreBacking;
 use crate::body::Bodies;
 use crate::deploy::{Deployer, NotDeployed};
@@ -127,6 +128,7 @@ impl Node {
             connectors: connectors.clone(),
             project_dir: folder.into(),
         })?;
+        let audit = Arc::new(AuditLog::open(bus.store("audit")?, bus.clock().clone()));
         let deployer = Deployer::new(History::new(bus.store("catalog")?));
         let (inlet, inlet_thread) = Inlet::start(&bus)?;
         let (stop, stopped) = watch::channel(false);
@@ -138,6 +140,7 @@ impl Node {
             config,
             data,
             access,
+            audit,
             bus,
             tables,
             sql,
@@ -255,6 +258,10 @@ impl Node {
             Err(NotDeployed::Failed(_)) => {}
         }
         let deployed = done?;
+        if let Some(version) = deployed.version.filter(|_| !deployed.files.is_empty()) {
+            let detail = [("note", author.to_owned())];
+            audit::record_own(app, Action::ProjectApply, version.to_string(), &detail).await;
+        }
         Ok(Redeployed {
             warnings: deployed.diagnostics,
             changes: deployed.changes,

@@ -4,7 +4,7 @@ mod deploy;
 mod redrive;
 mod report;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
@@ -385,22 +385,26 @@ impl Runtime {
         let dead = Arc::clone(&self.inner.dead);
         blocking(move || {
             let ids = dead.find(&filter, limit)?;
-            Ok(dead
-                .read(&ids)?
-                .into_iter()
-                .map(|letter| letter.shown)
-                .collect())
+            let letters = dead.read(&ids)?;
+            let mut shown: Vec<DeadLetter> =
+                letters.into_iter().map(|letter| letter.shown).collect();
+            dead.add_also_in(&mut shown);
+            Ok(shown)
         })
         .await
     }
 
-    /// The first of these numbers that no dead letter has.
+    /// The first of these numbers that no dead letter has, of these streams if some are given.
     ///
     /// # Errors
-    /// What the disk says.
-    pub async fn unknown_dead_letter(&self, ids: &[u64]) -> Result<Option<u64>, Error> {
+    /// What the disk reports.
+    pub async fn unknown_dead_letter(
+        &self,
+        ids: &[u64],
+        streams: Option<BTreeSet<String>>,
+    ) -> Result<Option<u64>, Error> {
         let (dead, ids) = (Arc::clone(&self.inner.dead), ids.to_vec());
-        blocking(move || dead.unknown(&ids)).await
+        blocking(move || dead.unknown(&ids, streams.as_ref())).await
     }
 
     /// The project that runs.

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use busbar_catalog::Project;
 use busbar_event::{Class, Error};
 
@@ -15,7 +17,7 @@ use crate::chain::{Dead, Place};
 use crate::compile::Plan;
 use crate::connector::Backoff;
 use crate::dead::{Letter, Run, Spot, letters, originals};
-use crate::limits::DEAD_LETTERS_MAX;
+use crate::limits::{DEAD_EDIT_BYTES_MAX, DEAD_LETTERS_MAX};
 use crate::output::{Writer, blocking};
 use crate::shape::{Outgoing, Prepared, event_of};
 use crate::status::{DeadFilter, Redriven};
@@ -25,16 +27,60 @@ use crate::task::{parcels, prepare_outputs};
 const TRIES_MAX: u32 = 5;
 
 impl Runtime {
-    /// Sends the dead letters that fit, and were not sent before, through the present version of their flows.
-    /// One that an output refused goes to that output only.
+    /// Sends the open dead letters that fit through the present version of their flows. One that an output
+    /// refused goes to that output only. `by` is recorded with each letter.
     ///
     /// # Errors
     /// What kept the run from being finished; it is finished at the next re-drive or start.
-    pub async fn redrive(&self, filter: DeadFilter) -> Result<Redriven, Error> {
+    pub async fn redrive(&self, filter: DeadFilter, by: &str) -> Result<Redriven, Error> {
+        self.begin_redrive(filter, by, None).await
+    }
+
+    /// Sends one open dead letter through the present version of its flow, with another payload.
+    ///
+    /// # Errors
+    /// `flow.edit-large`; as [`Runtime::redrive`].
+    pub async fn redrive_edited(
+        &self,
+        id: u64,
+        payload: &[u8],
+        by: &str,
+    ) -> Result<Redriven, Error> {
+        if payload.len() > DEAD_EDIT_BYTES_MAX {
+            return Err(Error::new(Class::Permanent, "flow.edit-large")
+                .with("bytes", payload.len())
+                .with("max", DEAD_EDIT_BYTES_MAX));
+        }
+        let filter = DeadFilter {
+            ids: Some(vec![id]),
+            ..DeadFilter::default()
+        };
+        let payload = STANDARD.encode(payload);
+        self.begin_redrive(filter, by, Some(payload)).await
+    }
+
+    /// Closes the open dead letters that fit without sending them. Returns how many; `by` is recorded with
+    /// each.
+    ///
+    /// # Errors
+    /// `flow.redriving`, or what the disk reports.
+    pub async fn discard(&self, filter: DeadFilter, by: &str) -> Result<u64, Error> {
+        // No re-drive runs meanwhile.
+        let _project = self.inner.project.lock().await;
+        let (dead, by) = (Arc::clone(&self.inner.dead), by.to_owned());
+        blocking(move || dead.discard(&filter, &by)).await
+    }
+
+    async fn begin_redrive(
+        &self,
+        filter: DeadFilter,
+        by: &str,
+        payload: Option<String>,
+    ) -> Result<Redriven, Error> {
         let project = self.inner.project.lock().await;
         let dead = Arc::clone(&self.inner.dead);
         let filter = DeadFilter {
-            redriven: false,
+            closed: false,
             ..filter
         };
         let mut ids = blocking(move || dead.find(&filter, DEAD_LETTERS_MAX)).await?;
@@ -45,6 +91,8 @@ impl Runtime {
         let run = Run {
             run: self.inner.runs.fetch_add(1, Ordering::Relaxed),
             ids,
+            by: by.to_owned(),
+            payload,
         };
         let (dead, noted) = (Arc::clone(&self.inner.dead), run.clone());
         blocking(move || dead.begin(&noted)).await?;
@@ -128,7 +176,8 @@ impl Runtime {
             let mut sent = 0;
             let mut rest = &ids[..];
             while !rest.is_empty() {
-                let (letters, read) = self.some_letters(rest.to_vec()).await?;
+                let (mut letters, read) = self.some_letters(rest.to_vec()).await?;
+                run.edit(&mut letters)?;
                 let (these, behind) = rest.split_at(read);
                 rest = behind;
                 // What cannot be sent together is sent in halves.

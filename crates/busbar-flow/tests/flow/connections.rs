@@ -255,11 +255,11 @@ fn rows_a_sink_refuses_become_dead_letters_and_go_to_it_alone_when_sent_again() 
         ids: Some(vec![letters[0].id]),
         ..DeadFilter::default()
     };
-    let redriven = world.tokio.block_on(world.flows.redrive(one)).unwrap();
+    let redriven = world.tokio.block_on(world.flows.redrive(one, "")).unwrap();
     assert_eq!((redriven.sent, redriven.died), (1, 0));
     let redriven = world
         .tokio
-        .block_on(world.flows.redrive(filter.clone()))
+        .block_on(world.flows.redrive(filter.clone(), ""))
         .unwrap();
     assert_eq!((redriven.sent, redriven.died), (2, 0));
     assert_eq!(fake.written.lock()[97..], [40, 5, 6]);
@@ -271,7 +271,7 @@ fn rows_a_sink_refuses_become_dead_letters_and_go_to_it_alone_when_sent_again() 
     assert_eq!(
         world
             .tokio
-            .block_on(world.flows.redrive(filter))
+            .block_on(world.flows.redrive(filter, ""))
             .unwrap()
             .sent,
         0

@@ -100,7 +100,7 @@ fn a_row_that_fails_dies_alone_and_can_be_sent_again() {
     world.apply(&[IN, OUT, ("flows/f.yaml", &second)]);
     let redriven = world
         .tokio
-        .block_on(world.flows.redrive(DeadFilter::default()))
+        .block_on(world.flows.redrive(DeadFilter::default(), ""))
         .unwrap();
     assert_eq!((redriven.sent, redriven.died, redriven.orphaned), (3, 2, 0));
     let mut all = ids(&world.contents("out"));
@@ -109,14 +109,17 @@ fn a_row_that_fails_dies_alone_and_can_be_sent_again() {
     // Each is sent once; the two that died again are new letters.
     let redriven = world
         .tokio
-        .block_on(world.flows.redrive(DeadFilter::default()))
+        .block_on(world.flows.redrive(DeadFilter::default(), ""))
         .unwrap();
     assert_eq!((redriven.sent, redriven.died), (2, 2));
     let by_code = DeadFilter {
         code: Some("none".into()),
         ..DeadFilter::default()
     };
-    let redriven = world.tokio.block_on(world.flows.redrive(by_code)).unwrap();
+    let redriven = world
+        .tokio
+        .block_on(world.flows.redrive(by_code, ""))
+        .unwrap();
     assert_eq!(redriven.sent, 0);
 }
 

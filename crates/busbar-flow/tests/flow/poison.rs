@@ -57,13 +57,13 @@ fn an_event_that_grows_too_large_dies_alone() {
     );
     assert_eq!(told[0].2, "bus.append-large");
     // Sent again they die again, and nothing hangs.
-    let redriven = world.flows.redrive(DeadFilter::default());
+    let redriven = world.flows.redrive(DeadFilter::default(), "");
     let redriven = world.tokio.block_on(redriven).unwrap();
     assert_eq!((redriven.sent, redriven.died), (3, 3));
     // One that is put right goes through.
     let mild = flow.replace("repeat(site, v)", "repeat(site, 2)");
     world.apply(&[IN, OUT, ("flows/f.yaml", &mild)]);
-    let redriven = world.flows.redrive(DeadFilter::default());
+    let redriven = world.flows.redrive(DeadFilter::default(), "");
     let redriven = world.tokio.block_on(redriven).unwrap();
     assert_eq!((redriven.sent, redriven.died), (3, 0));
 }

@@ -25,7 +25,7 @@ fn flow(select: &str) -> String {
 
 fn letters(world: &World, closed_too: bool) -> Vec<DeadLetter> {
     let filter = DeadFilter {
-        redriven: closed_too,
+        closed: closed_too,
         ..DeadFilter::default()
     };
     let letters = world.flows.dead_letters(filter, 100_000);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use busbar_access::Principal;
 use busbar_event::Error;
 use busbar_flow::{ConnectionStatus, FlowStatus};
 use serde::Serialize;
@@ -10,6 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Json;
+use super::flows::FlowSummary;
 use crate::app::App;
 use crate::guard::Caller;
 
@@ -54,10 +56,33 @@ struct Connections {
 /// List the connections.
 #[utoipa::path(get, path = "/api/v1/connections", tag = "connections",
     responses((status = 200, description = "The connections.", body = Connections)))]
-async fn list(State(app): State<Arc<App>>, Caller(_): Caller) -> Json<Connections> {
+async fn list(State(app): State<Arc<App>>, Caller(caller): Caller) -> Json<Connections> {
+    let flows = super::flows::views(&app).0;
     Json(Connections {
-        connections: views(&app),
+        connections: readable(views(&app), &caller, &flows),
     })
+}
+
+/// The connections that flows write to which the caller may read; all for a caller that may read everything.
+pub(crate) fn readable(
+    connections: Vec<ConnectionView>,
+    caller: &Principal,
+    flows: &[FlowSummary],
+) -> Vec<ConnectionView> {
+    if caller.may_read_all() {
+        return connections;
+    }
+    let may_read = |name: &String| {
+        let flow = flows.iter().find(|flow| flow.name() == name);
+        flow.is_some_and(|flow| flow.may_be_read_by(caller))
+    };
+    connections
+        .into_iter()
+        .filter_map(|mut connection| {
+            connection.flows.retain(may_read);
+            (!connection.flows.is_empty()).then_some(connection)
+        })
+        .collect()
 }
 
 /// All connections.

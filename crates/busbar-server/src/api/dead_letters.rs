@@ -1,25 +1,30 @@
-//! Dead letters: what could not be processed, why, and sending it again.
+//! Dead letters: events that could not be processed, why, and re-driving, editing and discarding them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::Response;
-use busbar_access::Role;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use busbar_access::{Principal, Role};
 use busbar_event::{Class, Error};
-use busbar_flow::{DeadFilter, DeadLetter, FlowStatus};
+use busbar_flow::{DeadFilter, DeadLetter, FlowStatus, Redriven as Sent};
 use serde::{Deserialize, Serialize};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::views::EventView;
-use super::{Json, JsonBody, Path, Query, json_bytes};
+use super::{Json, JsonBody, OptionalBody, Path, Query, json_bytes};
 use crate::answer::{Answer, Refusal};
 use crate::app::App;
+use crate::audit::{Action, Actor};
 use crate::events::render;
 use crate::guard::Caller;
 use crate::json::quote;
 use crate::limits::DEAD_LETTERS_SHOWN_MAX;
+use crate::rights;
 use crate::time;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
@@ -28,23 +33,25 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(groups))
         .routes(routes!(inspect))
         .routes(routes!(redrive))
+        .routes(routes!(redrive_one))
+        .routes(routes!(discard))
 }
 
 #[derive(Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct Which {
-    /// Those of one flow.
+    /// Only those of this flow.
     flow: Option<String>,
-    /// Those with one cause, by its code.
+    /// Only those with this code of their cause.
     cause: Option<String>,
-    /// Those of one place in a flow.
+    /// Only those of this place in a flow.
     step: Option<String>,
-    /// At most so many; 1000 at the most, 100 when absent.
+    /// Most letters to return; at most 1000, 100 when absent.
     limit: Option<usize>,
-    /// With those that were sent again already.
+    /// Closed ones too: re-driven, edited or discarded.
     #[serde(default)]
-    redriven: bool,
+    closed: bool,
 }
 
 /// Dead letters.
@@ -53,17 +60,20 @@ struct Which {
 struct Letters {
     /// Newest first.
     letters: Vec<LetterView>,
+    /// How many different events these are: an event that several flows could not process has one letter in
+    /// each.
+    events: u64,
 }
 
 /// A dead letter.
 #[derive(utoipa::ToSchema)]
 #[expect(dead_code, reason = "describes what is rendered by hand")]
 struct LetterView {
-    /// Names it.
+    /// Its id.
     id: String,
-    /// The flow it died in.
+    /// The flow that could not process the event.
     flow: String,
-    /// Where: `decode`, `step:0`, `to:1`.
+    /// The place in the flow: `decode`, `step:0`, `to:1`.
     step: String,
     /// The class of the cause.
     class: String,
@@ -73,16 +83,22 @@ struct LetterView {
     cause: String,
     /// The cause in Chinese.
     cause_zh: String,
-    /// When it died.
+    /// When it failed.
     time: String,
-    /// The stream it was read from.
+    /// The stream the event was read from.
     stream: String,
     /// The partition.
     partition: u16,
     /// The offset.
     offset: u64,
-    /// Whether it was sent again.
-    redriven: bool,
+    /// `open`, `redriven`, `edited` (re-driven with another payload) or `discarded`.
+    state: String,
+    /// The user who closed it; null while it is open, and when the flow read the event again and processed it.
+    closed_by: Option<String>,
+    /// When it was closed; null while it is open.
+    closed_at: Option<String>,
+    /// Other flows that have an open letter of the same event.
+    also_in: Vec<String>,
     /// The event itself.
     event: EventView,
 }
@@ -102,7 +118,8 @@ async fn list(
         code: which.cause,
         place: which.step,
         ids: None,
-        redriven: which.redriven,
+        streams: readable_streams(&app, &caller),
+        closed: which.closed,
     };
     let limit = which
         .limit
@@ -110,19 +127,26 @@ async fn list(
         .clamp(1, DEAD_LETTERS_SHOWN_MAX);
     let letters = app.runtime.dead_letters(filter, limit).await?;
     let mut out = b"{\"letters\":[".to_vec();
-    let mut first = true;
-    for letter in letters
-        .iter()
-        .filter(|letter| caller.may_read_stream(&letter.stream))
-    {
-        if !first {
+    let mut events = BTreeSet::new();
+    for (at, letter) in letters.iter().enumerate() {
+        if at > 0 {
             out.push(b',');
         }
-        first = false;
         write(&mut out, letter);
+        events.insert((&*letter.stream, letter.partition, letter.offset));
     }
-    out.extend_from_slice(b"]}");
+    out.extend_from_slice(format!("],\"events\":{}}}", events.len()).as_bytes());
     Ok(json_bytes(out))
+}
+
+/// The streams that the caller may read; `None` for all.
+fn readable_streams(app: &App, caller: &Principal) -> Option<BTreeSet<String>> {
+    if caller.may_read_all() {
+        return None;
+    }
+    let streams = app.bus.streams();
+    let names = streams.iter().map(|stream| stream.name().to_owned());
+    Some(names.filter(|name| caller.may_read_stream(name)).collect())
 }
 
 /// One dead letter.
@@ -134,21 +158,24 @@ async fn inspect(
     Caller(caller): Caller,
     Path(id): Path,
 ) -> Answer<Response> {
-    let unknown = || Refusal::unknown("server.unknown-letter", &id);
+    let letter = find(&app, &caller, &id).await?;
+    let mut out = Vec::new();
+    write(&mut out, &letter);
+    Ok(json_bytes(out))
+}
+
+/// The letter of this id, if the caller may read its stream.
+async fn find(app: &App, caller: &Principal, id: &str) -> Answer<DeadLetter> {
+    let unknown = || Refusal::unknown("server.unknown-letter", id);
     let number: u64 = id.parse().map_err(|_| unknown())?;
     let filter = DeadFilter {
         ids: Some(vec![number]),
-        redriven: true,
+        streams: readable_streams(app, caller),
+        closed: true,
         ..DeadFilter::default()
     };
     let letters = app.runtime.dead_letters(filter, 1).await?;
-    let letter = letters
-        .first()
-        .filter(|letter| caller.may_read_stream(&letter.stream))
-        .ok_or_else(unknown)?;
-    let mut out = Vec::new();
-    write(&mut out, letter);
-    Ok(json_bytes(out))
+    letters.into_iter().next().ok_or_else(unknown)
 }
 
 fn write(out: &mut Vec<u8>, letter: &DeadLetter) {
@@ -173,11 +200,38 @@ fn write(out: &mut Vec<u8>, letter: &DeadLetter) {
         out.push(b':');
         quote(out, text);
     }
-    let rest = format!(
-        ",\"partition\":{},\"offset\":{},\"redriven\":{},\"event\":{{\"topic\":",
-        letter.partition, letter.offset, letter.redriven
+    let place = format!(
+        "\"partition\":{},\"offset\":{}",
+        letter.partition, letter.offset
     );
-    out.extend_from_slice(rest.as_bytes());
+    let state = letter
+        .closed
+        .as_ref()
+        .map_or("open", |closed| closed.how.as_str());
+    out.extend_from_slice(format!(",{place},\"state\":\"{state}\",\"closed_by\":").as_bytes());
+    match letter
+        .closed
+        .as_ref()
+        .filter(|closed| !closed.by.is_empty())
+    {
+        Some(closed) => quote(out, &closed.by),
+        None => out.extend_from_slice(b"null"),
+    }
+    out.extend_from_slice(b",\"closed_at\":");
+    match letter.closed.as_ref().filter(|closed| closed.at_micros > 0) {
+        Some(closed) => quote(out, &time::text(closed.at_micros)),
+        None => out.extend_from_slice(b"null"),
+    }
+    out.extend_from_slice(b",\"also_in\":[");
+    for (at, flow) in letter.also_in.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        quote(out, flow);
+    }
+    out.extend_from_slice(b"],\"event\":{\"stream\":");
+    quote(out, &letter.stream);
+    out.extend_from_slice(format!(",{place},\"topic\":").as_bytes());
     quote(out, &letter.topic);
     if let Some(key) = &letter.key {
         out.extend_from_slice(b",\"key\":");
@@ -221,13 +275,13 @@ struct GroupView {
     cause: String,
     /// The same in Chinese.
     cause_zh: String,
-    /// How many wait.
+    /// How many are open.
     count: u64,
-    /// How many there are, those that were sent again too.
+    /// How many there are, closed ones too.
     total: u64,
-    /// When the first one died.
+    /// When the first one failed.
     first: String,
-    /// When the last one died.
+    /// When the last one failed.
     last: String,
 }
 
@@ -236,13 +290,12 @@ struct GroupView {
     responses((status = 200, description = "The causes.", body = Groups)))]
 async fn groups(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<Json<Groups>> {
     let groups = app.runtime.dead_groups().await?;
-    // A cause may quote what was in the event.
+    // A cause may quote the event.
     let inputs = inputs_of_flows(&app);
     let may_read = |flow: &str| {
         caller.may_read_all()
             || inputs.get(flow).is_some_and(|streams| {
-                // A flow that does not run reads none.
-                !streams.is_empty() && streams.iter().all(|stream| caller.may_read_stream(stream))
+                rights::may_read_flow(&caller, streams.iter().map(String::as_str))
             })
     };
     Ok(Json(Groups {
@@ -268,21 +321,21 @@ async fn groups(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<J
 /// The streams that each flow reads.
 fn inputs_of_flows(app: &App) -> BTreeMap<String, BTreeSet<String>> {
     let inputs = |flow: FlowStatus| {
-        let streams = flow.tasks.into_iter().map(|task| task.stream);
-        (flow.name, streams.collect())
+        let streams = rights::inputs(&flow).map(str::to_owned).collect();
+        (flow.name, streams)
     };
     app.runtime.status().into_iter().map(inputs).collect()
 }
 
-/// Which dead letters to send again; all that wait, without any word.
+/// Which open dead letters to act on: those that fit every field that is given.
 #[derive(Default, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
-struct Redrive {
-    /// Those of one flow.
+struct Selection {
+    /// Those of this flow.
     flow: Option<String>,
-    /// Those with one cause, by its code.
+    /// Those with this code of their cause.
     cause: Option<String>,
-    /// Those of one place in a flow.
+    /// Those of this place in a flow.
     step: Option<String>,
     /// Those with these ids.
     ids: Option<Vec<Id>>,
@@ -296,58 +349,220 @@ enum Id {
     Text(String),
 }
 
-/// What a re-drive did.
+impl Selection {
+    /// Whether it selects all open letters.
+    fn is_all(&self) -> bool {
+        self.flow.is_none() && self.cause.is_none() && self.step.is_none() && self.ids.is_none()
+    }
+
+    /// How the audit log names it.
+    fn text(&self) -> String {
+        let ids = self.ids.iter().flatten().map(|id| match id {
+            Id::Number(number) => number.to_string(),
+            Id::Text(text) => text.clone(),
+        });
+        let ids: Vec<String> = ids.collect();
+        let parts = [
+            ("flow", self.flow.clone().unwrap_or_default()),
+            ("cause", self.cause.clone().unwrap_or_default()),
+            ("step", self.step.clone().unwrap_or_default()),
+            ("ids", ids.join(" ")),
+        ];
+        let parts: Vec<String> = parts
+            .iter()
+            .filter(|(_, value)| !value.is_empty())
+            .map(|(name, value)| format!("{name} {value}"))
+            .collect();
+        match parts.is_empty() {
+            true => "all".to_owned(),
+            false => parts.join(", "),
+        }
+    }
+
+    /// The filter for it, of letters whose stream the caller may read. Refuses when one of the ids has no
+    /// such letter: who mistypes an id means another letter.
+    async fn filter(self, app: &App, caller: &Principal) -> Answer<DeadFilter> {
+        let streams = readable_streams(app, caller);
+        let ids = match self.ids {
+            None => None,
+            Some(ids) => {
+                let wrong =
+                    || Error::new(Class::Permanent, "server.bad-field").with("field", "ids");
+                let mut numbers = Vec::with_capacity(ids.len());
+                for id in ids {
+                    numbers.push(match id {
+                        Id::Number(number) => u64::try_from(number).map_err(|_| wrong())?,
+                        Id::Text(text) => text.parse().map_err(|_| wrong())?,
+                    });
+                }
+                let unknown = app.runtime.unknown_dead_letter(&numbers, streams.clone());
+                if let Some(id) = unknown.await? {
+                    return Err(Refusal::unknown("server.unknown-letter", &id.to_string()));
+                }
+                Some(numbers)
+            }
+        };
+        Ok(DeadFilter {
+            flow: self.flow,
+            code: self.cause,
+            place: self.step,
+            ids,
+            streams,
+            closed: false,
+        })
+    }
+}
+
+/// The outcome of a re-drive.
 #[derive(Serialize, utoipa::ToSchema)]
 struct Redriven {
     /// Events sent through their flows again.
     redriven: u64,
-    /// Of these, events that died again.
+    /// How many of them failed again.
     died: u64,
-    /// Dead letters whose flow is gone.
+    /// Dead letters whose flow does not exist any more.
     orphaned: u64,
 }
 
-/// Send dead letters through the present version of their flow again.
-#[utoipa::path(post, path = "/api/v1/dead-letters/redrive", tag = "flows", request_body = Redrive,
+impl From<Sent> for Redriven {
+    fn from(sent: Sent) -> Redriven {
+        Redriven {
+            redriven: sent.sent,
+            died: sent.died,
+            orphaned: sent.orphaned,
+        }
+    }
+}
+
+/// Send dead letters through the present version of their flow again. An empty selection means all open ones.
+#[utoipa::path(post, path = "/api/v1/dead-letters/redrive", tag = "flows", request_body = Selection,
     responses(
-        (status = 200, description = "What became of them.", body = Redriven),
-        (status = 404, description = "None was sent: there is none with one of these ids.", body = super::Refused),
+        (status = 200, description = "The outcome.", body = Redriven),
+        (status = 404, description = "None was sent: one of the ids has no letter.", body = super::Refused),
     ))]
 async fn redrive(
     State(app): State<Arc<App>>,
-    Caller(caller): Caller,
-    JsonBody(body): JsonBody<Redrive>,
+    actor: Actor,
+    JsonBody(selection): JsonBody<Selection>,
 ) -> Answer<Json<Redriven>> {
-    caller.require(Role::Operator)?;
-    let ids = match body.ids {
-        None => None,
-        Some(ids) => {
-            let wrong = || Error::new(Class::Permanent, "server.bad-field").with("field", "ids");
-            let mut numbers = Vec::with_capacity(ids.len());
-            for id in ids {
-                numbers.push(match id {
-                    Id::Number(number) => u64::try_from(number).map_err(|_| wrong())?,
-                    Id::Text(text) => text.parse().map_err(|_| wrong())?,
-                });
-            }
-            // Before any is sent: whoever mistypes one of them means another one.
-            if let Some(id) = app.runtime.unknown_dead_letter(&numbers).await? {
-                return Err(Refusal::unknown("server.unknown-letter", &id.to_string()));
-            }
-            Some(numbers)
+    actor.caller.require(Role::Operator)?;
+    let target = selection.text();
+    let filter = selection.filter(&app, &actor.caller).await?;
+    let done = app.runtime.redrive(filter, actor.caller.name()).await?;
+    if done.sent > 0 {
+        let detail = [("count", done.sent.to_string())];
+        actor
+            .record(&app, Action::DeadLettersRedrive, target, &detail)
+            .await;
+    }
+    Ok(Json(done.into()))
+}
+
+/// A payload to send instead of the letter's own: one of the fields, or none to send it as it is.
+#[derive(Default, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields, default)]
+struct Edited {
+    /// The payload as text, byte for byte.
+    payload_text: Option<String>,
+    /// The payload in base64.
+    payload_base64: Option<String>,
+}
+
+/// Send one dead letter through the present version of its flow again, with another payload if one is given.
+///
+/// The letter keeps its own payload, and who sent it.
+#[utoipa::path(post, path = "/api/v1/dead-letters/{id}/redrive", tag = "flows",
+    params(("id" = String, Path, description = "The letter's id.")), request_body = Option<Edited>,
+    responses(
+        (status = 200, description = "The outcome.", body = Redriven),
+        (status = 409, description = "It is closed already.", body = super::Refused),
+    ))]
+async fn redrive_one(
+    State(app): State<Arc<App>>,
+    actor: Actor,
+    Path(id): Path,
+    OptionalBody(edited): OptionalBody<Edited>,
+) -> Answer<Json<Redriven>> {
+    actor.caller.require(Role::Operator)?;
+    let payload = match (edited.payload_text, edited.payload_base64) {
+        (Some(_), Some(_)) => return Err(bad_field("payload_base64")),
+        (Some(text), None) => Some(text.into_bytes()),
+        (None, Some(text)) => {
+            let bytes = STANDARD.decode(text);
+            Some(bytes.map_err(|_| bad_field("payload_base64"))?)
+        }
+        (None, None) => None,
+    };
+    let letter = find(&app, &actor.caller, &id).await?;
+    if letter.closed.is_some() {
+        return Err(Refusal::new(
+            StatusCode::CONFLICT,
+            Error::new(Class::Permanent, "server.letter-closed").with("id", &id),
+        ));
+    }
+    let by = actor.caller.name();
+    let (done, action) = match payload {
+        Some(payload) => (
+            app.runtime.redrive_edited(letter.id, &payload, by).await?,
+            Action::DeadLettersEdit,
+        ),
+        None => {
+            let filter = DeadFilter {
+                ids: Some(vec![letter.id]),
+                ..DeadFilter::default()
+            };
+            (
+                app.runtime.redrive(filter, by).await?,
+                Action::DeadLettersRedrive,
+            )
         }
     };
-    let filter = DeadFilter {
-        flow: body.flow,
-        code: body.cause,
-        place: body.step,
-        ids,
-        redriven: false,
-    };
-    let done = app.runtime.redrive(filter).await?;
-    Ok(Json(Redriven {
-        redriven: done.sent,
-        died: done.died,
-        orphaned: done.orphaned,
-    }))
+    if done.sent > 0 {
+        let detail = [("flow", letter.flow), ("count", done.sent.to_string())];
+        actor.record(&app, action, id, &detail).await;
+    }
+    Ok(Json(done.into()))
+}
+
+/// What was discarded.
+#[derive(Serialize, utoipa::ToSchema)]
+struct Discarded {
+    /// How many letters.
+    discarded: u64,
+}
+
+/// Discard dead letters: close them without sending their events again.
+///
+/// At least one field must be given. The letters stay readable, with the user who discarded them, until
+/// retention deletes them.
+#[utoipa::path(post, path = "/api/v1/dead-letters/discard", tag = "flows", request_body = Selection,
+    responses(
+        (status = 200, description = "How many were discarded.", body = Discarded),
+        (status = 404, description = "None was discarded: one of the ids has no letter.", body = super::Refused),
+    ))]
+async fn discard(
+    State(app): State<Arc<App>>,
+    actor: Actor,
+    JsonBody(selection): JsonBody<Selection>,
+) -> Answer<Json<Discarded>> {
+    actor.caller.require(Role::Operator)?;
+    if selection.is_all() {
+        return Err(Error::new(Class::Permanent, "server.discard-what").into());
+    }
+    let target = selection.text();
+    let filter = selection.filter(&app, &actor.caller).await?;
+    let discarded = app.runtime.discard(filter, actor.caller.name()).await?;
+    if discarded > 0 {
+        let detail = [("count", discarded.to_string())];
+        actor
+            .record(&app, Action::DeadLettersDiscard, target, &detail)
+            .await;
+    }
+    Ok(Json(Discarded { discarded }))
+}
+
+fn bad_field(name: &'static str) -> Refusal {
+    Error::new(Class::Permanent, "server.bad-field")
+        .with("field", name)
+        .into()
 }

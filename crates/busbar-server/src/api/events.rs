@@ -9,7 +9,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use busbar_access::{Principal, Reach, Role};
+use busbar_access::{Principal, Reach};
 use busbar_event::topic::Filter;
 use busbar_event::{Class, Error};
 use serde::{Deserialize, Serialize};
@@ -230,7 +230,7 @@ pub(crate) async fn take(
             .with("seconds", seconds)
     })?;
     if !caller.is_unrestricted() {
-        caller.require(Role::Operator)?;
+        caller.require_publish()?;
         let mut last: Option<(String, bool)> = None;
         parsed.retain(|view: &View<'_>| {
             let allowed = match &last {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
-use busbar_access::Role;
+use busbar_access::{Principal, Role};
 use busbar_catalog::{Bundle, text_diff};
 use busbar_event::{Class, Error, Micros};
 use busbar_flow::connector::Guarantee;
@@ -17,10 +17,12 @@ use super::project::{ChangeView, VersionView, Versions};
 use super::{Json, JsonBody, OptionalBody, Path, Query, blocking};
 use crate::answer::{Answer, Refusal};
 use crate::app::App;
+use crate::audit::{Action, Actor};
 use crate::deploy::Deployed;
 use crate::events::position::Start;
 use crate::guard::Caller;
 use crate::limits::VERSIONS_SHOWN_MAX;
+use crate::rights;
 use crate::time;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
@@ -69,6 +71,11 @@ impl FlowSummary {
         &self.name
     }
 
+    /// Whether the caller may read every stream that the flow reads.
+    pub(crate) fn may_be_read_by(&self, caller: &Principal) -> bool {
+        rights::may_read_flow(caller, self.from.split(", "))
+    }
+
     /// Whole events a second.
     pub(crate) fn rate(&self) -> u64 {
         self.rate.round() as u64
@@ -111,6 +118,13 @@ pub(crate) struct FlowDetail {
     /// The text of its file; only where one flow is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<String>,
+}
+
+impl FlowDetail {
+    /// Whether the caller may read every stream that the flow reads.
+    pub(crate) fn may_be_read_by(&self, caller: &Principal) -> bool {
+        self.summary.may_be_read_by(caller)
+    }
 }
 
 /// A flow's graph.
@@ -207,10 +221,10 @@ struct Flows {
 /// List the flows.
 #[utoipa::path(get, path = "/api/v1/flows", tag = "flows",
     responses((status = 200, description = "The flows.", body = Flows)))]
-async fn list(State(app): State<Arc<App>>, Caller(_): Caller) -> Json<Flows> {
-    Json(Flows {
-        flows: views(&app).0,
-    })
+async fn list(State(app): State<Arc<App>>, Caller(caller): Caller) -> Json<Flows> {
+    let mut flows = views(&app).0;
+    flows.retain(|flow| flow.may_be_read_by(&caller));
+    Json(Flows { flows })
 }
 
 /// All flows, in short and in full.
@@ -230,9 +244,10 @@ pub(crate) fn views(app: &App) -> (Vec<FlowSummary>, Vec<FlowDetail>) {
     responses((status = 200, description = "The flow.", body = FlowDetail)))]
 async fn one(
     State(app): State<Arc<App>>,
-    Caller(_): Caller,
+    Caller(caller): Caller,
     Path(name): Path,
 ) -> Answer<Json<FlowDetail>> {
+    rights::check_flow(&app, &caller, &name)?;
     let Some(status) = app.runtime.status_of(&name) else {
         return Err(Refusal::unknown("server.unknown-flow", &name));
     };
@@ -248,9 +263,10 @@ async fn one(
     responses((status = 200, description = "Newest first.", body = Versions)))]
 async fn versions(
     State(app): State<Arc<App>>,
-    Caller(_): Caller,
+    Caller(caller): Caller,
     Path(name): Path,
 ) -> Answer<Json<Versions>> {
+    rights::check_flow(&app, &caller, &name)?;
     let paths = paths_of(&name);
     let versions = blocking(move || {
         let mut all = Vec::new();
@@ -309,10 +325,11 @@ struct Difference {
     responses((status = 200, description = "The difference.", body = Difference)))]
 async fn diff(
     State(app): State<Arc<App>>,
-    Caller(_): Caller,
+    Caller(caller): Caller,
     Path(name): Path,
     Query(between): Query<Between>,
 ) -> Answer<Json<Difference>> {
+    rights::check_flow(&app, &caller, &name)?;
     blocking(move || {
         let history = app.deployer.history();
         let text = |version: u64| -> Result<Option<(String, String)>, Error> {
@@ -352,11 +369,11 @@ struct Rollback {
     responses((status = 200, description = "The flow runs as it did.", body = super::project::Outcome)))]
 async fn rollback(
     State(app): State<Arc<App>>,
-    Caller(caller): Caller,
+    actor: Actor,
     Path(name): Path,
     JsonBody(body): JsonBody<Rollback>,
 ) -> Answer<Json<super::project::Outcome>> {
-    caller.require(Role::Admin)?;
+    actor.caller.require(Role::Admin)?;
     let (history, wanted) = (app.deployer.history().clone(), body.version);
     let old = blocking(move || history.version(wanted)).await?;
     let Some((path, text)) = file_of(&old.files, &name) else {
@@ -370,8 +387,14 @@ async fn rollback(
     let note = format!("{name}: rollback to {wanted}");
     let deployed = app
         .deployer
-        .deploy(&app, Bundle { files }, caller.name(), &note, false)
+        .deploy(&app, Bundle { files }, actor.caller.name(), &note, false)
         .await;
+    if deployed.is_ok() {
+        let detail = [("version", wanted.to_string())];
+        actor
+            .record(&app, Action::FlowRollback, name, &detail)
+            .await;
+    }
     outcome(deployed)
 }
 
@@ -408,11 +431,11 @@ struct Done {
     responses((status = 200, description = "The flow reads from there.", body = Done)))]
 async fn replay(
     State(app): State<Arc<App>>,
-    Caller(caller): Caller,
+    actor: Actor,
     Path(name): Path,
     JsonBody(body): JsonBody<Replay>,
 ) -> Answer<Json<Done>> {
-    caller.require(Role::Operator)?;
+    check_operate(&app, &actor.caller, &name)?;
     let from = match Start::parse(&body.from)? {
         Start::Earliest => ReplayFrom::Earliest,
         Start::Now => ReplayFrom::Latest,
@@ -425,6 +448,8 @@ async fn replay(
         }
     };
     app.runtime.replay(&name, from).await?;
+    let detail = [("from", body.from)];
+    actor.record(&app, Action::FlowReplay, &name, &detail).await;
     Ok(done(&app, name))
 }
 
@@ -434,12 +459,13 @@ async fn replay(
     responses((status = 200, description = "The flow stands.", body = Done)))]
 async fn pause(
     State(app): State<Arc<App>>,
-    Caller(caller): Caller,
+    actor: Actor,
     Path(name): Path,
     OptionalBody(Nothing {}): OptionalBody<Nothing>,
 ) -> Answer<Json<Done>> {
-    caller.require(Role::Operator)?;
+    check_operate(&app, &actor.caller, &name)?;
     app.runtime.pause(&name).await?;
+    actor.record(&app, Action::FlowPause, &name, &[]).await;
     Ok(done(&app, name))
 }
 
@@ -449,13 +475,20 @@ async fn pause(
     responses((status = 200, description = "The flow goes on.", body = Done)))]
 async fn resume(
     State(app): State<Arc<App>>,
-    Caller(caller): Caller,
+    actor: Actor,
     Path(name): Path,
     OptionalBody(Nothing {}): OptionalBody<Nothing>,
 ) -> Answer<Json<Done>> {
-    caller.require(Role::Operator)?;
+    check_operate(&app, &actor.caller, &name)?;
     app.runtime.resume(&name).await?;
+    actor.record(&app, Action::FlowResume, &name, &[]).await;
     Ok(done(&app, name))
+}
+
+/// Checks that the caller may pause, resume and replay the flow: an operator who may read what it reads.
+fn check_operate(app: &App, caller: &Principal, name: &str) -> Answer<()> {
+    caller.require(Role::Operator)?;
+    rights::check_flow(app, caller, name)
 }
 
 /// A body that says nothing.

@@ -1,4 +1,4 @@
-//! The live feed of the console: one picture a second, made once for all who look.
+//! The live feed of the console: the state of the node each second, serialised once for all listeners.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use busbar_access::Principal;
 use busbar_event::{Class, Error};
 use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
@@ -22,13 +23,33 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(live))
 }
 
-/// What comes each second.
-#[derive(Serialize, utoipa::ToSchema)]
+/// The state of the node.
+#[derive(Clone, Serialize, utoipa::ToSchema)]
 pub(crate) struct Live {
     /// The node at a glance.
     pub(crate) overview: Overview,
     /// The flows with all counters.
     pub(crate) flows: Vec<FlowDetail>,
+}
+
+impl Live {
+    /// The same without what the caller may not read.
+    fn readable_by(&self, caller: &Principal) -> Live {
+        let mut flows = self.flows.clone();
+        flows.retain(|flow| flow.may_be_read_by(caller));
+        Live {
+            overview: self.overview.readable_by(caller),
+            flows,
+        }
+    }
+
+    /// As a server-sent event.
+    pub(crate) fn to_event(&self) -> Option<Bytes> {
+        let mut event = b"event: live\ndata: ".to_vec();
+        serde_json::to_writer(&mut event, self).ok()?;
+        event.extend_from_slice(b"\n\n");
+        Some(event.into())
+    }
 }
 
 /// The node, each second.
@@ -54,8 +75,14 @@ async fn live(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<Res
                     () = stopped(stop.clone()) => return None,
                 }
             }
-            app.access.current(&caller)?;
-            let picture: Bytes = pictures.borrow_and_update().clone();
+            // The caller's rules may have changed.
+            let caller = app.access.current(&caller)?;
+            let picture: Bytes = match pictures.borrow_and_update().clone() {
+                whole if caller.may_read_all() => whole,
+                whole => app.feed.latest().map_or(whole, |live| {
+                    live.readable_by(&caller).to_event().unwrap_or_default()
+                }),
+            };
             Some((
                 Ok::<_, Infallible>(picture),
                 (app, caller, pictures, permit, false),

@@ -17,6 +17,7 @@ use crate::answer::Answer;
 use crate::app::App;
 use crate::feed::{memory_bytes, process_seconds};
 use crate::guard::Caller;
+use crate::rights;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(metrics))
@@ -25,7 +26,9 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 /// Metrics in Prometheus' text format.
 #[utoipa::path(get, path = "/metrics", tag = "node",
     responses((status = 200, description = "The metrics.", body = String, content_type = "text/plain")))]
-async fn metrics(State(app): State<Arc<App>>, Caller(_): Caller) -> Answer<Response> {
+async fn metrics(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<Response> {
+    // Labels name every stream, flow and connection.
+    rights::check_all(&caller, "metrics")?;
     let disk = app.disk(0).await;
     let text = blocking(move || {
         let mut page = Page::default();
@@ -92,6 +95,22 @@ fn process(page: &mut Page, app: &App) {
         "process_cpu_seconds_total",
         "Processor time of the process.",
         process_seconds(),
+    );
+    let logins = app.access.login_counts();
+    page.counter(
+        "busbar_login_failures_total",
+        "Logins with a wrong name, password or token.",
+        logins.failed_passwords + logins.failed_tokens,
+    );
+    page.counter(
+        "busbar_login_lock_outs_total",
+        "Failed logins after which further attempts had to wait.",
+        logins.lock_outs,
+    );
+    page.counter(
+        "busbar_login_refused_total",
+        "Logins refused without a check because of earlier failures.",
+        logins.refused,
     );
     let budget = app.bus.budget();
     page.gauge(

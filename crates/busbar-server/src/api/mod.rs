@@ -1,6 +1,7 @@
 //! The REST API, one file a resource. A route that is not described does not exist: routes are
 //! added through the OpenAPI router only.
 
+mod audit;
 mod connections;
 mod dead_letters;
 mod events;
@@ -23,6 +24,7 @@ mod topics;
 mod users;
 mod views;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -72,8 +74,8 @@ struct Described;
 struct Refused {
     /// What went wrong.
     error: Problem,
-    /// What a checker found in files, with places. Absent elsewhere.
-    #[schema(value_type = Option<Vec<Object>>)]
+    /// What a check found in files, with places. Absent elsewhere.
+    #[schema(value_type = Option<Vec<views::DiagnosticView>>)]
     diagnostics: Option<Vec<serde_json::Value>>,
 }
 
@@ -88,14 +90,32 @@ struct Problem {
     message: String,
     /// The sentence in Chinese.
     message_zh: String,
-    /// What the sentence names.
-    #[schema(value_type = Object)]
-    args: serde_json::Value,
+    /// Names and values in the sentence.
+    args: BTreeMap<String, String>,
+    /// What led to it, when that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<String>,
+    /// For a query: the bytes of its text that are wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    span: Option<Span>,
+    /// For a query: what was probably meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    suggestion: Option<String>,
+}
+
+/// A range of bytes in a text.
+#[derive(Serialize, utoipa::ToSchema)]
+struct Span {
+    /// The first byte.
+    start: usize,
+    /// The byte after the last one.
+    end: usize,
 }
 
 /// All routes, and their description.
 pub(crate) fn routes() -> (Router<Arc<App>>, Document) {
     let (router, mut document) = OpenApiRouter::with_openapi(Described::openapi())
+        .merge(audit::routes())
         .merge(connections::routes())
         .merge(dead_letters::routes())
         .merge(events::routes())

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use busbar_access::Principal;
 use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::connections::ConnectionView;
+use super::connections::{self, ConnectionView};
 use super::flows::FlowSummary;
 use super::streams::StreamSummary;
 use super::{Json, json_bytes};
@@ -24,7 +25,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 }
 
 /// The node at a glance.
-#[derive(Serialize, utoipa::ToSchema)]
+#[derive(Clone, Serialize, utoipa::ToSchema)]
 pub(crate) struct Overview {
     /// The version that runs.
     pub(crate) version: &'static str,
@@ -65,14 +66,14 @@ pub(crate) struct Overview {
 }
 
 /// Files that were saved and do not check. `GET /api/v1/project` has all of it.
-#[derive(Serialize, utoipa::ToSchema)]
+#[derive(Clone, Serialize, utoipa::ToSchema)]
 pub(crate) struct RefusedSave {
     /// When they were looked at.
     pub(crate) time: String,
     /// How many mistakes there are.
     pub(crate) count: usize,
     /// The first one: file, line, column and message.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<super::views::DiagnosticView>)]
     pub(crate) first: Option<busbar_catalog::Diagnostic>,
 }
 
@@ -102,7 +103,7 @@ pub(crate) struct History {
 }
 
 /// Dead letters.
-#[derive(Serialize, utoipa::ToSchema)]
+#[derive(Clone, Serialize, utoipa::ToSchema)]
 pub(crate) struct Dead {
     /// How many wait to be looked at.
     pub(crate) count: u64,
@@ -131,8 +132,30 @@ pub(crate) struct Budget {
 /// The node at a glance, as of the last full second.
 #[utoipa::path(get, path = "/api/v1/overview", tag = "node",
     responses((status = 200, description = "The node.", body = Overview)))]
-async fn overview(State(app): State<Arc<App>>, Caller(_): Caller) -> Response {
-    json_bytes(app.feed.overview())
+async fn overview(State(app): State<Arc<App>>, Caller(caller): Caller) -> Response {
+    if caller.may_read_all() {
+        return json_bytes(app.feed.overview());
+    }
+    match app.feed.latest() {
+        Some(live) => Json(live.overview.readable_by(&caller)).into_response(),
+        None => json_bytes(app.feed.overview()),
+    }
+}
+
+impl Overview {
+    /// The same without the streams, flows and connections that the caller may not read.
+    pub(crate) fn readable_by(&self, caller: &Principal) -> Overview {
+        let mut overview = self.clone();
+        let connections = std::mem::take(&mut overview.connections);
+        overview.connections = connections::readable(connections, caller, &overview.flows);
+        overview
+            .streams
+            .retain(|stream| caller.may_read_stream(&stream.name));
+        overview.flows.retain(|flow| flow.may_be_read_by(caller));
+        // What is wrong with a file may quote it.
+        overview.refused = None;
+        overview
+    }
 }
 
 /// Rates of the last minute, oldest first.
@@ -149,6 +172,16 @@ pub(crate) struct Rates {
 /// The last minute of each stream and each flow.
 #[utoipa::path(get, path = "/api/v1/rates", tag = "node",
     responses((status = 200, description = "The rates.", body = Rates)))]
-async fn rates(State(app): State<Arc<App>>, Caller(_): Caller) -> Json<Rates> {
-    Json(app.feed.rates())
+async fn rates(State(app): State<Arc<App>>, Caller(caller): Caller) -> Json<Rates> {
+    let mut rates = app.feed.rates();
+    if !caller.may_read_all() {
+        let flows = super::flows::views(&app).0;
+        let may_read = |name: &str| {
+            let flow = flows.iter().find(|flow| flow.name() == name);
+            flow.is_some_and(|flow| flow.may_be_read_by(&caller))
+        };
+        rates.streams.retain(|name, _| caller.may_read_stream(name));
+        rates.flows.retain(|name, _| may_read(name));
+    }
+    Json(rates)
 }

@@ -14,9 +14,11 @@ use utoipa_axum::routes;
 use super::{Json, JsonBody, blocking};
 use crate::answer::Answer;
 use crate::app::App;
+use crate::audit::{Action, Actor};
 use crate::deploy::{Deployed, means};
 use crate::guard::Caller;
 use crate::limits::VERSIONS_SHOWN_MAX;
+use crate::rights;
 use crate::time;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
@@ -44,15 +46,31 @@ struct Apply {
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct Outcome {
     /// Warnings, with file, line and column.
-    #[schema(value_type = Vec<Object>)]
+    #[schema(value_type = Vec<super::views::DiagnosticView>)]
     diagnostics: Vec<busbar_catalog::Diagnostic>,
     /// Files whose text differs.
     changes: Vec<ChangeView>,
     /// The version that runs now; absent for a dry run.
     version: Option<u64>,
     /// What was done to flows; absent for a dry run.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<AppliedView>)]
     applied: Option<busbar_flow::Applied>,
+}
+
+/// What was done to flows and connections.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "describes a type of busbar-flow")]
+struct AppliedView {
+    /// Flows that run in their new version.
+    deployed: Vec<String>,
+    /// Flows that were removed.
+    removed: Vec<String>,
+    /// Flows whose meaning did not change.
+    unchanged: Vec<String>,
+    /// Flows that could not start, with the reason: the version before goes on, if there was one.
+    failed: BTreeMap<String, super::Problem>,
+    /// Connections that were opened.
+    connections: Vec<String>,
 }
 
 /// A file whose text differs.
@@ -105,7 +123,7 @@ struct RefusedView {
     /// When they were looked at.
     time: String,
     /// What is wrong, with file, line and column.
-    #[schema(value_type = Vec<Object>)]
+    #[schema(value_type = Vec<super::views::DiagnosticView>)]
     diagnostics: Vec<busbar_catalog::Diagnostic>,
 }
 
@@ -120,19 +138,30 @@ struct RefusedView {
     ))]
 async fn apply(
     State(app): State<Arc<App>>,
-    Caller(caller): Caller,
+    actor: Actor,
     JsonBody(body): JsonBody<Apply>,
 ) -> Answer<Json<Outcome>> {
+    let caller = &actor.caller;
     caller.require(if body.dry_run {
         Role::Operator
     } else {
         Role::Admin
     })?;
+    // The answer compares with all files that run now.
+    rights::check_all(caller, "project")?;
     let bundle = Bundle { files: body.files };
     let deployed = app
         .deployer
         .deploy(&app, bundle, caller.name(), &body.note, body.dry_run)
         .await;
+    if let Ok(deployed) = &deployed
+        && let Some(version) = deployed.version
+    {
+        let detail = [("note", body.note)];
+        actor
+            .record(&app, Action::ProjectApply, version.to_string(), &detail)
+            .await;
+    }
     super::flows::outcome(deployed)
 }
 
@@ -142,8 +171,12 @@ async fn apply(
 async fn project(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<Json<Files>> {
     // Connections may hold addresses and names that are nobody else's business.
     caller.require(Role::Operator)?;
-    let files = app.runtime.project().await.bundle.files;
-    let refused = app.deployer.refused().map(|refused| RefusedView {
+    let project = app.runtime.project().await;
+    let mut files = project.bundle.files.clone();
+    files.retain(|path, _| rights::may_read_file(&caller, &project, path));
+    // What is wrong with a file may quote it.
+    let refused = app.deployer.refused().filter(|_| caller.may_read_all());
+    let refused = refused.map(|refused| RefusedView {
         time: time::text(refused.time),
         diagnostics: refused.diagnostics,
     });
@@ -153,7 +186,8 @@ async fn project(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<
 /// The versions of the project.
 #[utoipa::path(get, path = "/api/v1/history", tag = "project",
     responses((status = 200, description = "Newest first.", body = Versions)))]
-async fn history(State(app): State<Arc<App>>, Caller(_): Caller) -> Answer<Json<Versions>> {
+async fn history(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<Json<Versions>> {
+    rights::check_all(&caller, "history")?;
     blocking(move || {
         let history = app.deployer.history();
         let infos = history.list()?;

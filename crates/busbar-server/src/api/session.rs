@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use busbar_access::Principal;
+use busbar_access::{Principal, Right};
 use serde::{Deserialize, Serialize};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -20,14 +20,19 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(who, log_in, log_out))
 }
 
-/// Who is logged in.
+/// Who is logged in, and what they may do.
 #[derive(Serialize, utoipa::ToSchema)]
 struct Session {
-    /// The user; absent when nobody is logged in.
+    /// The user; null when nobody is logged in.
     user: Option<String>,
-    /// What the user may do: `viewer`, `operator` or `admin`.
+    /// The role in effect: `device`, `viewer`, `operator` or `admin`; null when nobody is logged in.
+    #[schema(value_type = Option<super::users::RoleName>)]
     role: Option<&'static str>,
-    /// True when the node has users, so that a login is needed.
+    /// What the role allows: `publish`, `receive`, `read`, `operate`, `administer`.
+    rights: Vec<&'static str>,
+    /// Whether rules restrict this login to some topics, streams or tables.
+    restricted: bool,
+    /// Whether the node has users, so that a login is needed.
     users: bool,
 }
 
@@ -41,9 +46,9 @@ struct Login {
     password: String,
 }
 
-/// Who am I?
+/// Tell who is logged in.
 #[utoipa::path(get, path = "/api/v1/session", tag = "access",
-    responses((status = 200, description = "Who asks, if anybody is known.", body = Session)))]
+    responses((status = 200, description = "The caller, if it is known.", body = Session)))]
 async fn who(State(app): State<Arc<App>>, link: Link, headers: HeaderMap) -> Json<Session> {
     let users = app.access.has_users();
     let session = match authenticate(&app.access, &headers, &link).await {
@@ -51,6 +56,8 @@ async fn who(State(app): State<Arc<App>>, link: Link, headers: HeaderMap) -> Jso
         Err(_) => Session {
             user: None,
             role: None,
+            rights: Vec::new(),
+            restricted: false,
             users,
         },
     };
@@ -96,7 +103,23 @@ fn session_of(caller: &Principal, users: bool) -> Session {
     Session {
         user: Some(caller.name().to_owned()),
         role: Some(caller.role().as_str()),
+        rights: Right::ALL
+            .into_iter()
+            .filter(|right| caller.has(*right))
+            .map(name_of)
+            .collect(),
+        restricted: caller.is_restricted(),
         users,
+    }
+}
+
+fn name_of(right: Right) -> &'static str {
+    match right {
+        Right::Publish => "publish",
+        Right::Receive => "receive",
+        Right::Read => "read",
+        Right::Operate => "operate",
+        Right::Administer => "administer",
     }
 }
 

@@ -1,9 +1,8 @@
-//! Streams: what they are, what they hold, pages of their events.
+//! Streams: their settings, state and events.
 
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::Response;
 use busbar_access::Principal;
 use busbar_bus::Stream;
@@ -25,6 +24,7 @@ use crate::json::quote;
 use crate::limits::{
     PAGE_BYTES_MAX, PAGE_EVENTS_MAX, PAGE_SCAN_EVENTS_MAX, SUBSCRIPTION_READ_BYTES,
 };
+use crate::rights;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -33,7 +33,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(events))
 }
 
-/// A stream in short.
+/// The state of a stream.
 #[derive(Clone, Serialize, utoipa::ToSchema)]
 pub(crate) struct StreamSummary {
     /// Its name.
@@ -48,13 +48,13 @@ pub(crate) struct StreamSummary {
     pub(crate) bytes: u64,
     /// Events in the last second.
     pub(crate) rate: u64,
-    /// What an acknowledgement is worth: `fsync` or `memory`.
+    /// What an acknowledgement guarantees: `fsync` or `memory`.
     pub(crate) durability: &'static str,
-    /// Damaged places.
+    /// Number of damaged places.
     pub(crate) damaged: usize,
-    /// True for one of Busbar's own.
+    /// Whether it is one of Busbar's own.
     pub(crate) internal: bool,
-    /// True for one whose file is gone: it can be read, and gets no events.
+    /// Whether its file was removed: it can be read, and receives no events.
     pub(crate) detached: bool,
 }
 
@@ -70,7 +70,7 @@ struct Streams {
 struct StreamDetail {
     #[serde(flatten)]
     summary: StreamSummary,
-    /// What its file says.
+    /// Its settings, as in its file.
     #[schema(value_type = Object)]
     spec: serde_json::Value,
     /// Oldest offset, of the first partition.
@@ -82,7 +82,7 @@ struct StreamDetail {
     partition_list: Vec<PartitionView>,
     /// Columns that queries see.
     schema: Vec<Field>,
-    /// What cannot be read.
+    /// Places that cannot be read.
     damage: Vec<DamageView>,
     /// Bytes that came in during the last second.
     bytes_rate: u64,
@@ -119,13 +119,13 @@ struct DamageView {
 /// List the streams.
 #[utoipa::path(get, path = "/api/v1/streams", tag = "streams",
     responses((status = 200, description = "The streams.", body = Streams)))]
-async fn list(State(app): State<Arc<App>>, Caller(_): Caller) -> Json<Streams> {
-    Json(Streams {
-        streams: summaries(&app),
-    })
+async fn list(State(app): State<Arc<App>>, Caller(caller): Caller) -> Json<Streams> {
+    let mut streams = summaries(&app);
+    streams.retain(|stream| caller.may_read_stream(&stream.name));
+    Json(Streams { streams })
 }
 
-/// All streams in short.
+/// The state of all streams.
 pub(crate) fn summaries(app: &App) -> Vec<StreamSummary> {
     app.bus
         .streams()
@@ -140,9 +140,10 @@ pub(crate) fn summaries(app: &App) -> Vec<StreamSummary> {
     responses((status = 200, description = "The stream.", body = StreamDetail)))]
 async fn one(
     State(app): State<Arc<App>>,
-    Caller(_): Caller,
+    Caller(caller): Caller,
     Path(name): Path,
 ) -> Answer<Json<StreamDetail>> {
+    rights::check_stream(&caller, &name)?;
     let stream = find(&app, &name)?;
     blocking(move || {
         let partitions = stream.partitions();
@@ -189,7 +190,7 @@ struct Page {
     /// Where to begin: `earliest` (as when absent), `last:N`, an RFC 3339 time, an offset, or `next` of
     /// the page before.
     from: Option<String>,
-    /// At most so many events; 1000 at the most, 100 when absent.
+    /// Most events to return; at most 1000, 100 when absent.
     limit: Option<usize>,
     /// Only topics that match.
     filter: Option<String>,
@@ -205,7 +206,7 @@ struct Events {
     events: Vec<EventView>,
     /// Where the next page begins.
     next: String,
-    /// True when nothing was left at the time.
+    /// Whether this page reached the end of the stream.
     end: bool,
 }
 
@@ -221,13 +222,8 @@ async fn events(
     Path(name): Path,
     Query(query): Query<Page>,
 ) -> Answer<Response> {
+    rights::check_stream(&caller, &name)?;
     let stream = find(&app, &name)?;
-    if !caller.may_read_stream(&name) {
-        return Err(Refusal::new(
-            StatusCode::FORBIDDEN,
-            Error::new(Class::Permanent, "access.read-denied").with("name", &name),
-        ));
-    }
     let start = Start::parse(query.from.as_deref().unwrap_or("earliest"))?;
     let filter = match &query.filter {
         Some(text) => Some(Filter::parse(text)?),
@@ -257,7 +253,7 @@ fn page(
     let (mut found, mut scanned) = (0, 0);
     let mut positions = Vec::new();
     let mut all = true;
-    // Whether the whole stream may be read was asked before; the live rules do not narrow it.
+    // The right to read the stream was checked before; the rules for live events do not apply.
     let reader = Principal::local();
     let rows_of = |batch: &busbar_event::Batch| matching(batch, wanted, &reader, stream.name());
     for partition in partitions.iter() {

@@ -1,4 +1,4 @@
-//! Tables: kept rows. What is in them is asked by SQL.
+//! Tables: their settings and state. Their rows are read by SQL.
 
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use super::{Json, Path, blocking};
 use crate::answer::{Answer, Refusal};
 use crate::app::App;
 use crate::guard::Caller;
+use crate::rights;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -28,13 +29,13 @@ struct TableView {
     name: String,
     /// `hot` (in memory) or `relational` (SQLite).
     kind: &'static str,
-    /// Rows there are now.
+    /// Rows it has now.
     rows: u64,
     /// Columns of the key.
     key: Vec<String>,
     /// Columns; none until a flow without declared columns writes to it.
     columns: Vec<Field>,
-    /// What its file says.
+    /// Its settings, as in its file.
     #[schema(value_type = Object)]
     spec: serde_json::Value,
 }
@@ -49,11 +50,12 @@ struct Tables {
 /// List the tables.
 #[utoipa::path(get, path = "/api/v1/tables", tag = "tables",
     responses((status = 200, description = "The tables.", body = Tables)))]
-async fn list(State(app): State<Arc<App>>, Caller(_): Caller) -> Answer<Json<Tables>> {
+async fn list(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<Json<Tables>> {
     let tables = blocking(move || {
         app.tables
             .names()
             .iter()
+            .filter(|name| caller.may_read_table(name))
             .filter_map(|name| app.tables.table(name))
             .map(|table| view(&app, &*table))
             .collect::<Result<Vec<_>, _>>()
@@ -68,9 +70,10 @@ async fn list(State(app): State<Arc<App>>, Caller(_): Caller) -> Answer<Json<Tab
     responses((status = 200, description = "The table.", body = TableView)))]
 async fn one(
     State(app): State<Arc<App>>,
-    Caller(_): Caller,
+    Caller(caller): Caller,
     Path(name): Path,
 ) -> Answer<Json<TableView>> {
+    rights::check_table(&caller, &name)?;
     let table = app
         .tables
         .table(&name)

@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::users::{RoleName, RulesView};
+use super::users::{RoleName, RulesView, rules_text};
 use super::{Json, JsonBody, Path, blocking};
 use crate::answer::Answer;
 use crate::app::App;
+use crate::audit::{Action, Actor};
 use crate::guard::Caller;
 use crate::time;
 
@@ -27,25 +28,25 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 /// A token, without its secret.
 #[derive(Serialize, utoipa::ToSchema)]
 struct Token {
-    /// Names it.
+    /// Its public id, part of the token.
     id: String,
     /// What it is for.
     name: String,
-    /// Whose it is.
+    /// The user it belongs to.
     user: String,
-    /// Never more than its user's.
+    /// Its role, at most its user's.
     #[schema(value_type = RoleName)]
     role: &'static str,
-    /// What narrows the role down, beside the user's own rules.
+    /// What restricts the role, beside the user's own rules.
     #[schema(value_type = RulesView)]
     rules: Rules,
-    /// When it was made.
+    /// When it was added.
     created: String,
-    /// When it ends; absent when it does not.
+    /// When it expires; null when it does not.
     expires: Option<String>,
 }
 
-/// A fresh token.
+/// A new token.
 #[derive(Serialize, utoipa::ToSchema)]
 struct FreshToken {
     /// The token itself, shown this once.
@@ -54,27 +55,28 @@ struct FreshToken {
     about: Token,
 }
 
-/// A token to be.
+/// A token to add.
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewTokenBody {
     /// What it is for.
     name: String,
-    /// At most the caller's role, which it is when absent.
+    /// At most the caller's role. When absent it is the caller's, or `operator` for a token of an admin that
+    /// has rules.
     #[schema(value_type = Option<RoleName>)]
     role: Option<Role>,
-    /// What narrows the role down.
+    /// What restricts the role.
     #[serde(default, deserialize_with = "super::object")]
     #[schema(value_type = RulesView)]
     rules: Rules,
-    /// When it ends, RFC 3339.
+    /// When it expires, RFC 3339.
     expires: Option<String>,
 }
 
 /// Tokens.
 #[derive(Serialize, utoipa::ToSchema)]
 struct Tokens {
-    /// One's own; an admin sees all.
+    /// One's own; all of them for an admin; only itself for a token that has less than its user.
     tokens: Vec<Token>,
 }
 
@@ -82,25 +84,19 @@ struct Tokens {
 #[utoipa::path(get, path = "/api/v1/tokens", tag = "access",
     responses((status = 200, description = "One's own; an admin sees all.", body = Tokens)))]
 async fn list(State(app): State<Arc<App>>, Caller(caller): Caller) -> Json<Tokens> {
-    let user = (caller.role() < Role::Admin).then(|| caller.name().to_owned());
     Json(Tokens {
-        tokens: app
-            .access
-            .tokens(user.as_deref())
-            .into_iter()
-            .map(view)
-            .collect(),
+        tokens: app.access.tokens(&caller).into_iter().map(view).collect(),
     })
 }
 
-/// Make a token.
+/// Add a token.
 ///
-/// Its text is in the answer and nowhere else afterwards.
+/// The answer holds its text, which is not shown again. Needs a login by password or session.
 #[utoipa::path(post, path = "/api/v1/tokens", tag = "access", request_body = NewTokenBody,
     responses((status = 201, description = "The token.", body = FreshToken)))]
 async fn add(
     State(app): State<Arc<App>>,
-    Caller(caller): Caller,
+    actor: Actor,
     JsonBody(body): JsonBody<NewTokenBody>,
 ) -> Answer<Response> {
     let expires = match body
@@ -122,11 +118,21 @@ async fn add(
         rules: body.rules,
         expires,
     };
-    let access = app.access.clone();
+    let (access, caller) = (app.access.clone(), actor.caller.clone());
     let (token, text) = blocking(move || access.add_token(&caller, new)).await?;
+    let token = view(token);
+    let detail = [
+        ("name", token.name.clone()),
+        ("role", token.role.to_owned()),
+        ("rules", rules_text(&token.rules)),
+        ("expires", token.expires.clone().unwrap_or_default()),
+    ];
+    actor
+        .record(&app, Action::TokenAdd, &token.id, &detail)
+        .await;
     let fresh = FreshToken {
         token: text,
-        about: view(token),
+        about: token,
     };
     Ok((StatusCode::CREATED, Json(fresh)).into_response())
 }
@@ -134,14 +140,14 @@ async fn add(
 /// Revoke a token.
 #[utoipa::path(delete, path = "/api/v1/tokens/{id}", tag = "access",
     params(("id" = String, Path, description = "The token's id.")),
-    responses((status = 204, description = "The token is worthless now.")))]
-async fn remove(
-    State(app): State<Arc<App>>,
-    Caller(caller): Caller,
-    Path(id): Path,
-) -> Answer<StatusCode> {
-    let access = app.access.clone();
-    blocking(move || access.remove_token(&caller, &id)).await?;
+    responses((status = 204, description = "The token was revoked.")))]
+async fn remove(State(app): State<Arc<App>>, actor: Actor, Path(id): Path) -> Answer<StatusCode> {
+    let (access, caller) = (app.access.clone(), actor.caller.clone());
+    let token = blocking(move || access.remove_token(&caller, &id)).await?;
+    let detail = [("name", token.name), ("user", token.user)];
+    actor
+        .record(&app, Action::TokenRemove, token.id, &detail)
+        .await;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -44,9 +44,10 @@ pub fn with_admin(files: &[(&str, &str)]) -> (World, String) {
 #[test]
 fn the_first_user_closes_the_door() {
     let world = World::new(&[]);
+    let all = json!(["publish", "receive", "read", "operate", "administer"]);
     assert_eq!(
         world.get_json("/api/v1/session"),
-        json!({"user":"local","role":"admin","users":false})
+        json!({"user":"local","role":"admin","rights":all,"restricted":false,"users":false})
     );
     let viewer = json!({"name":"v","password":"a-good-password","role":"viewer"});
     assert_eq!(
@@ -61,7 +62,7 @@ fn the_first_user_closes_the_door() {
     let (world, ann) = with_admin(&[]);
     assert_eq!(
         world.get_json("/api/v1/session"),
-        json!({"user":null,"role":null,"users":true})
+        json!({"user":null,"role":null,"rights":[],"restricted":false,"users":true})
     );
     for (method, path) in [
         ("GET", "/api/v1/streams"),
@@ -125,9 +126,10 @@ fn a_session_is_a_cookie_that_scripts_cannot_read() {
         &json!({"user":"ann","password":"a-good-password"}),
     );
     assert_eq!(answer.status, 200, "{answer:?}");
+    let session = answer.json();
     assert_eq!(
-        answer.json(),
-        json!({"user":"ann","role":"admin","users":true})
+        (&session["user"], &session["role"], &session["users"]),
+        (&json!("ann"), &json!("admin"), &json!(true))
     );
     let cookie = answer.headers["set-cookie"].clone();
     assert!(

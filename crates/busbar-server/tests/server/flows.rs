@@ -1,6 +1,7 @@
 //! Projects, flows, dead letters, tables and SQL over the API.
 
-use crate::support::World;
+use crate::access::{as_user, basic, with_admin};
+use crate::support::{PATIENCE, World};
 use serde_json::{Value, json};
 
 const METER: &str = "topics: meter/+/reading\nformat: json\nschema:\n  kw: float\n";
@@ -255,6 +256,16 @@ fn dead_letters_are_grouped_shown_and_sent_again() {
         (&json!("alarm"), &json!("meter"), &json!(1))
     );
     assert_eq!(letter["event"]["topic"], "meter/m1/reading");
+    for place in ["stream", "partition", "offset"] {
+        assert_eq!(letter["event"][place], letter[place], "{letter}");
+    }
+    // Both flows read the event, and each tells of the other.
+    assert_eq!(letter["also_in"], json!(["keep"]));
+    let both = world.get_json("/api/v1/dead-letters");
+    assert_eq!(
+        (both["letters"].as_array().unwrap().len(), &both["events"]),
+        (2, &json!(1))
+    );
     assert_eq!(letter["event"]["payload"], "no object");
     let again = world.post(
         "/api/v1/dead-letters/redrive",
@@ -267,7 +278,7 @@ fn dead_letters_are_grouped_shown_and_sent_again() {
     );
     for (query, count) in [
         ("", 2),
-        ("?redriven=true", 3),
+        ("?closed=true", 3),
         ("?flow=none", 0),
         ("?limit=1", 1),
     ] {
@@ -330,4 +341,148 @@ fn sql_answers_and_points_at_what_is_wrong() {
         world.post("/api/v1/sql", &json!({ "sql": long })).code(),
         "server.sql-too-long"
     );
+}
+
+#[test]
+fn dead_letters_are_edited_and_discarded_and_tell_who_did_it() {
+    let (mut world, ann) = with_admin(PROJECT);
+    let ask = |world: &World, method: &str, path: &str, body: &Value| {
+        as_user(world, method, &format!("/api/v1/{path}"), &ann, body)
+    };
+    let rules = json!({"read":["stream:other"]});
+    let new = json!({"name":"op","password":"a-good-password","role":"operator","rules":rules});
+    assert_eq!(ask(&world, "POST", "users", &new).status, 201);
+    let bad: Vec<Value> = (0..4)
+        .map(|n| json!({"topic":format!("meter/m{n}/reading"),"payload":{"kw":"much"}}))
+        .collect();
+    ask(&world, "POST", "events", &json!(bad));
+    let begun = std::time::Instant::now();
+    let letters = loop {
+        let answer = ask(&world, "GET", "dead-letters?flow=alarm", &Value::Null).json();
+        let letters = answer["letters"].as_array().unwrap().clone();
+        if letters.len() == 4 {
+            break letters;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{answer}");
+        std::thread::park_timeout(std::time::Duration::from_millis(20));
+    };
+    let id = |at: usize| letters[at]["id"].as_str().unwrap().to_owned();
+    let post = |world: &World, path: &str, body: Value| {
+        ask(world, "POST", &format!("dead-letters/{path}"), &body)
+    };
+    // Who may not read the stream can do nothing to its letters, neither by id nor as a group.
+    let op = basic("op", "a-good-password");
+    for (path, body, status) in [
+        (format!("{}/redrive", id(0)), json!({}), 404),
+        ("redrive".to_owned(), json!({"ids":[id(0)]}), 404),
+        ("discard".to_owned(), json!({"ids":[id(0)]}), 404),
+        ("discard".to_owned(), json!({"flow":"alarm"}), 200),
+        ("redrive".to_owned(), json!({}), 200),
+    ] {
+        let path = format!("/api/v1/dead-letters/{path}");
+        let answer = as_user(&world, "POST", &path, &op, &body);
+        assert_eq!(answer.status, status, "{path} {body}: {answer:?}");
+        if status == 200 {
+            let count = answer.json();
+            assert_eq!(
+                count["discarded"].as_u64().or(count["redriven"].as_u64()),
+                Some(0)
+            );
+        }
+    }
+    // Edited: the event goes through with the new payload, the letter keeps the old one.
+    for (body, code) in [
+        (json!({"payload_base64":"?"}), "server.bad-field"),
+        (
+            json!({"payload_text":"1","payload_base64":"MQ=="}),
+            "server.bad-field",
+        ),
+    ] {
+        let refused = post(&world, &format!("{}/redrive", id(0)), body);
+        assert_eq!(refused.code(), code);
+    }
+    let edited = json!({"payload_text":"{\"kw\":5}"});
+    let done = post(&world, &format!("{}/redrive", id(0)), edited.clone());
+    assert_eq!(
+        done.json(),
+        json!({"redriven":1,"died":0,"orphaned":0}),
+        "{done:?}"
+    );
+    let sent = ask(
+        &world,
+        "GET",
+        "topics?filter=alarm/%23&all=true",
+        &Value::Null,
+    )
+    .json();
+    assert_eq!(sent["topics"][0]["payload"]["kw"], 5.0, "{sent}");
+    let again = post(&world, &format!("{}/redrive", id(0)), edited);
+    assert_eq!(
+        (again.status, again.code()),
+        (409, "server.letter-closed".into())
+    );
+    // As it is, it fails again.
+    let done = post(&world, &format!("{}/redrive", id(1)), json!({}));
+    assert_eq!(done.json()["died"], 1, "{done:?}");
+    // One is discarded, then the rest of the flow.
+    assert_eq!(
+        post(&world, "discard", json!({})).code(),
+        "server.discard-what"
+    );
+    let unknown = post(&world, "discard", json!({"ids":[id(2),"999"]}));
+    assert_eq!(
+        (unknown.status, unknown.code()),
+        (404, "server.unknown-letter".into())
+    );
+    let one = post(&world, "discard", json!({"ids":[id(2)]}));
+    assert_eq!(one.json(), json!({"discarded":1}));
+    let rest = post(&world, "discard", json!({"flow":"alarm"}));
+    assert_eq!(
+        rest.json(),
+        json!({"discarded":2}),
+        "the third, and the one that failed again"
+    );
+    for restart in [false, true] {
+        if restart {
+            world.restart();
+        }
+        let open = ask(&world, "GET", "dead-letters?flow=alarm", &Value::Null).json();
+        assert_eq!(open["letters"], json!([]), "restart {restart}");
+        for (at, state) in ["edited", "redriven", "discarded", "discarded"]
+            .iter()
+            .enumerate()
+        {
+            let letter = ask(
+                &world,
+                "GET",
+                &format!("dead-letters/{}", id(at)),
+                &Value::Null,
+            );
+            let letter = letter.json();
+            assert_eq!(
+                (&letter["state"], &letter["closed_by"]),
+                (&json!(state), &json!("ann")),
+                "restart {restart}: {letter}"
+            );
+            assert!(letter["closed_at"].as_str().unwrap().ends_with('Z'));
+            assert_eq!(letter["event"]["payload"]["kw"], "much");
+        }
+    }
+    let audit = ask(&world, "GET", "audit?action=dead-letters", &Value::Null).json();
+    let seen: Vec<(&str, &str)> = audit["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| (e["action"].as_str().unwrap(), e["target"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("dead-letters.discard", "flow alarm"),
+            ("dead-letters.discard", &*format!("ids {}", id(2))),
+            ("dead-letters.redrive", &*id(1)),
+            ("dead-letters.edit", &*id(0)),
+        ]
+    );
+    assert!(!audit.to_string().contains("kw"), "no payload: {audit}");
 }

@@ -1,0 +1,83 @@
+//! What a caller may see of the node: the streams and tables it may read, and the flows that read only these.
+//! The API describes nothing that SQL would refuse to read.
+
+use axum::http::StatusCode;
+use busbar_access::Principal;
+use busbar_catalog::{Bundle, Kind, Project};
+use busbar_event::{Class, Error};
+use busbar_flow::FlowStatus;
+
+use crate::answer::{Answer, Refusal};
+use crate::app::App;
+
+/// Refuses a stream that the caller may not read, whether it exists or not.
+pub(crate) fn check_stream(caller: &Principal, name: &str) -> Answer<()> {
+    allowed(caller.may_read_stream(name), name)
+}
+
+/// Refuses a table that the caller may not read, whether it exists or not.
+pub(crate) fn check_table(caller: &Principal, name: &str) -> Answer<()> {
+    allowed(caller.may_read_table(name), name)
+}
+
+/// Refuses a flow that reads a stream the caller may not read, or that does not exist.
+pub(crate) fn check_flow(app: &App, caller: &Principal, name: &str) -> Answer<()> {
+    if caller.may_read_all() {
+        return Ok(());
+    }
+    let status = app.runtime.status_of(name);
+    let readable = status.is_some_and(|status| may_read_flow(caller, inputs(&status)));
+    allowed(readable, name)
+}
+
+/// Refuses callers that may not read everything, for what cannot be shown in part.
+pub(crate) fn check_all(caller: &Principal, what: &str) -> Answer<()> {
+    allowed(caller.may_read_all(), what)
+}
+
+/// Whether the caller may read every stream that a flow reads.
+pub(crate) fn may_read_flow<'a>(
+    caller: &Principal,
+    inputs: impl IntoIterator<Item = &'a str>,
+) -> bool {
+    if caller.may_read_all() {
+        return true;
+    }
+    let mut inputs = inputs.into_iter().peekable();
+    inputs.peek().is_some() && inputs.all(|stream| caller.may_read_stream(stream))
+}
+
+/// The streams that a flow reads.
+pub(crate) fn inputs(flow: &FlowStatus) -> impl Iterator<Item = &str> {
+    flow.nodes
+        .iter()
+        .filter(|node| node.role == "from")
+        .map(|node| node.label.as_str())
+}
+
+/// Whether the caller may see a file of the project: that of a stream, table or flow it may read. All other
+/// files, such as connections, are for callers that may read everything.
+pub(crate) fn may_read_file(caller: &Principal, project: &Project, path: &str) -> bool {
+    if caller.may_read_all() {
+        return true;
+    }
+    match Bundle::classify(path) {
+        Ok((Kind::Stream, name)) => caller.may_read_stream(name),
+        Ok((Kind::Table, name)) => caller.may_read_table(name),
+        Ok((Kind::Flow, name)) => project
+            .flows
+            .get(name)
+            .is_some_and(|flow| may_read_flow(caller, flow.spec.from.iter().map(String::as_str))),
+        _ => false,
+    }
+}
+
+fn allowed(may: bool, name: &str) -> Answer<()> {
+    if may {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        StatusCode::FORBIDDEN,
+        Error::new(Class::Permanent, "access.read-denied").with("name", busbar_event::quote(name)),
+    ))
+}
