@@ -3,17 +3,17 @@
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use base64::Engine as _;
 use busbar_event::{Class, Error, Language};
 use serde_json::Value;
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 
 use crate::exit::{self, Failure};
-use crate::login;
+use crate::login::{self, Login};
 use crate::say::language;
+use crate::{trust, unreachable};
 
 /// A node that is running, here or elsewhere.
 #[derive(Debug, Clone, clap::Args)]
@@ -46,7 +46,7 @@ pub struct NodeArgs {
         help_heading = "Node"
     )]
     user: Option<String>,
-    /// Certificates (PEM) of whom to trust when the node's address begins with https.
+    /// Certificates (PEM) to trust when the node's address begins with https: of authorities, or the node's own.
     #[arg(
         long,
         global = true,
@@ -55,15 +55,17 @@ pub struct NodeArgs {
         help_heading = "Node"
     )]
     ca: Option<PathBuf>,
-    /// How long an answer may take as a whole; without bound when not given, for queries take what they take.
+    /// How long an answer may take as a whole; unbounded when not given, since queries may be long.
     #[arg(skip)]
     answer_max: Option<Duration>,
 }
 
-/// Answers of queries may be large; they are read whole up to this size.
+/// Largest answer that is read into memory, in bytes.
 const ANSWER_BYTES_MAX: u64 = 1 << 30;
-/// A node that has not begun to answer by then is not going to.
+/// How long opening a connection may take.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// Names the program to the node, whose audit log tells commands from other clients by it.
+const USER_AGENT: &str = concat!("busbar/", env!("CARGO_PKG_VERSION"));
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 
 impl NodeArgs {
@@ -184,18 +186,27 @@ impl NodeArgs {
     }
 
     fn agent(&self) -> Result<ureq::Agent, Failure> {
-        let mut config = ureq::Agent::config_builder()
+        let config = ureq::Agent::config_builder()
+            .user_agent(USER_AGENT)
             .http_status_as_error(false)
             .timeout_global(self.answer_max)
-            .timeout_connect(Some(CONNECT_MAX));
-        if let Some(path) = &self.ca {
-            let roots = RootCerts::Specific(Arc::new(trusted(path)?));
-            config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
+            .timeout_connect(Some(CONNECT_MAX))
+            .build();
+        match &self.ca {
+            Some(path) => Ok(trust::agent(config, path)?),
+            None => Ok(config.into()),
         }
-        Ok(config.build().into())
     }
 
-    /// A name goes before a token, both before what `busbar login` left.
+    /// The login that `busbar login` stored for the node, when no other is given.
+    fn stored_login(&self) -> Option<Login> {
+        if self.user.is_some() || self.token.is_some() {
+            return None;
+        }
+        login::saved(&self.url())
+    }
+
+    /// Adds the login: `--user` before `--token`, both before the stored one.
     fn authorized<B>(
         &self,
         request: ureq::RequestBuilder<B>,
@@ -208,7 +219,7 @@ impl NodeArgs {
         if let Some(token) = &self.token {
             return Ok(request.header("Authorization", format!("Bearer {token}")));
         }
-        Ok(match login::saved(&self.url()) {
+        Ok(match self.stored_login() {
             Some(login) => request.header("Authorization", format!("Bearer {}", login.token)),
             None => request,
         })
@@ -241,12 +252,21 @@ impl NodeArgs {
         if status.is_success() {
             return Ok(value);
         }
-        Err(refusal(status.as_u16(), &value["error"]))
+        let refused = &value["error"];
+        if refused["code"] == "access.refused"
+            && let Some(login) = self.stored_login()
+        {
+            let error = Error::new(Class::Permanent, "cli.stale-login")
+                .with("name", login.user)
+                .with("node", self.url());
+            return Err(Failure::new(exit::DENIED, error).with_told(refused.clone()));
+        }
+        Err(refusal(status.as_u16(), refused))
     }
 
     fn unreachable(&self, why: ureq::Error) -> Failure {
-        let error = Error::new(Class::Transient, "cli.node-unreachable").with("node", self.url());
-        Failure::new(exit::UNAVAILABLE, error.caused_by(why))
+        let error = unreachable::explain(why, &self.url(), self.ca.as_deref());
+        Failure::new(exit::UNAVAILABLE, error)
     }
 }
 
@@ -260,24 +280,7 @@ fn own_password() -> Result<&'static str, Failure> {
     Ok(PASSWORD.get_or_init(|| password))
 }
 
-fn trusted(path: &std::path::Path) -> Result<Vec<Certificate<'static>>, Failure> {
-    let unusable = || Error::new(Class::Configuration, "cli.ca").with("path", path.display());
-    let text = std::fs::read(path).map_err(|why| unusable().caused_by(why))?;
-    let mut certificates = Vec::new();
-    for item in ureq::tls::parse_pem(&text) {
-        match item {
-            Ok(PemItem::Certificate(certificate)) => certificates.push(certificate),
-            Ok(_) => {}
-            Err(why) => return Err(unusable().caused_by(why).into()),
-        }
-    }
-    if certificates.is_empty() {
-        return Err(unusable().into());
-    }
-    Ok(certificates)
-}
-
-/// What helps at the command line with a refusal of the node.
+/// Hints for the command line, by the code of the node's refusal.
 const HINTS: [(&str, &str); 4] = [
     ("access.login-needed", "cli.login-how"),
     ("flow.unknown", "cli.flows-how"),
@@ -285,7 +288,7 @@ const HINTS: [(&str, &str); 4] = [
     ("server.unknown-letter", "cli.dead-letters-how"),
 ];
 
-/// The node's own words, in the reader's language.
+/// A refusal of the node, in the reader's language.
 fn refusal(status: u16, error: &Value) -> Failure {
     let key = if language() == Language::Zh {
         "message_zh"

@@ -81,6 +81,11 @@ impl Failure {
             eprintln!("{report}");
             return;
         }
+        self.print_warning();
+    }
+
+    /// Prints it to standard error, for a command that goes on.
+    pub fn print_warning(&self) {
         let mut text = self.error.message(say::language());
         let mut cause = std::error::Error::source(&self.error);
         while let Some(why) = cause {

@@ -12,6 +12,8 @@ mod memory;
 mod prompt;
 mod report;
 mod say;
+mod trust;
+mod unreachable;
 mod usage;
 
 use std::process::ExitCode;
@@ -21,7 +23,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use client::NodeArgs;
 use commands::{
-    apply, check, dead_letters, doctor, flows, reference, run, sql, tap, test, top, users,
+    apply, audit, check, dead_letters, doctor, flows, reference, run, sql, tap, test, top, users,
 };
 use exit::Failure;
 
@@ -63,8 +65,9 @@ enum Command {
     User(users::UserArgs),
     Token(users::TokenArgs),
     Login(users::LoginArgs),
-    /// Forget a login, and make its token worthless.
+    /// Forget the stored login, and revoke its token.
     Logout,
+    Audit(audit::AuditArgs),
     Schema(check::SchemaArgs),
     #[command(hide = true)]
     Reference(reference::ReferenceArgs),
@@ -119,6 +122,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Token(args) => users::token(args, node, json),
         Command::Login(args) => users::login(args, node, json),
         Command::Logout => users::logout(node, json),
+        Command::Audit(args) => audit::run(args, node, json),
         Command::Schema(args) => {
             check::print_schema(args);
             Ok(())

@@ -1,13 +1,19 @@
-//! `busbar dead-letters`: what could not be processed, why, and sending it again.
+//! `busbar dead-letters`: events that could not be processed, why, and re-driving, editing and discarding them.
 
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use busbar_event::{Class, Error};
 use clap_complete::ArgValueCandidates;
 use serde_json::{Value, json};
 
 use crate::client::{NodeArgs, escape};
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
 use crate::{complete, say};
 
-/// Inspect dead letters and send them again.
+/// Inspect dead letters, send them again, edit or discard them.
 #[derive(Debug, clap::Args)]
 pub struct DeadLettersArgs {
     #[command(subcommand)]
@@ -16,7 +22,7 @@ pub struct DeadLettersArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum DeadLettersCommand {
-    /// Causes, with how many events each has stopped.
+    /// Causes, with the number of open letters of each.
     Groups,
     /// The events themselves, the newest first; the same as without a command.
     List(ListArgs),
@@ -38,6 +44,35 @@ enum DeadLettersCommand {
         #[arg(long)]
         cause: Option<String>,
     },
+    /// Send one dead letter through its flow again, with another payload.
+    Edit {
+        /// The letter's id, as `list` shows it.
+        #[arg(add = ArgValueCandidates::new(complete::dead_letters))]
+        id: String,
+        /// The new payload, as text.
+        #[arg(
+            long,
+            value_name = "TEXT",
+            required_unless_present = "file",
+            conflicts_with = "file"
+        )]
+        payload: Option<String>,
+        /// A file with the new payload, byte for byte; `-` for standard input.
+        #[arg(long)]
+        file: Option<PathBuf>,
+    },
+    /// Close dead letters without sending them again.
+    Discard {
+        /// Only those with these ids.
+        #[arg(add = ArgValueCandidates::new(complete::dead_letters), required_unless_present_any = ["flow", "cause"])]
+        ids: Vec<String>,
+        /// Only those of this flow.
+        #[arg(long, add = ArgValueCandidates::new(complete::flows))]
+        flow: Option<String>,
+        /// Only those with this cause, by its code.
+        #[arg(long)]
+        cause: Option<String>,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -48,12 +83,15 @@ struct ListArgs {
     /// Only those with this cause, by its code.
     #[arg(long)]
     cause: Option<String>,
-    /// At most so many.
+    /// Closed ones too: re-driven, edited or discarded.
+    #[arg(long)]
+    closed: bool,
+    /// Most letters to print.
     #[arg(long, default_value_t = LETTERS)]
     limit: u64,
 }
 
-/// Letters that are listed when nobody says how many.
+/// Letters that are printed by default.
 const LETTERS: u64 = 20;
 
 /// Asks the node and prints.
@@ -61,6 +99,7 @@ pub fn run(args: &DeadLettersArgs, node: &NodeArgs, json: bool) -> Result<(), Fa
     let all = DeadLettersCommand::List(ListArgs {
         flow: None,
         cause: None,
+        closed: false,
         limit: LETTERS,
     });
     match args.command.as_ref().unwrap_or(&all) {
@@ -73,28 +112,42 @@ pub fn run(args: &DeadLettersArgs, node: &NodeArgs, json: bool) -> Result<(), Fa
                 json,
             );
         }
-        DeadLettersCommand::List(ListArgs { flow, cause, limit }) => {
-            let mut path = format!("/api/v1/dead-letters?limit={limit}");
+        DeadLettersCommand::List(ListArgs {
+            flow,
+            cause,
+            closed,
+            limit,
+        }) => {
+            let mut path = format!("/api/v1/dead-letters?limit={limit}&closed={closed}");
             for (name, value) in [("flow", flow), ("cause", cause)] {
                 if let Some(value) = value {
                     path.push_str(&format!("&{name}={}", escape(value)));
                 }
             }
-            show(
-                &node.get(&path)?,
-                "letters",
-                &[
-                    "id",
-                    "time",
-                    "flow",
-                    "step",
-                    "code",
-                    "event.topic",
-                    cause_member(),
-                    "event.payload",
-                ],
-                json,
-            );
+            let answer = node.get(&path)?;
+            let mut columns = vec![
+                "id",
+                "time",
+                "flow",
+                "step",
+                "code",
+                "event.topic",
+                cause_member(),
+                "event.payload",
+            ];
+            if *closed {
+                columns.insert(1, "state");
+            }
+            show(&answer, "letters", &columns, json);
+            let letters = answer["letters"].as_array().map_or(0, Vec::len) as u64;
+            let events = answer["events"].as_u64().unwrap_or(letters);
+            if !json && events < letters {
+                let told = [
+                    ("letters", letters.to_string()),
+                    ("events", events.to_string()),
+                ];
+                println!("{}", say::line("cli.letters-of-events", &told));
+            }
         }
         DeadLettersCommand::Inspect { id } => {
             let letter = node.get(&format!("/api/v1/dead-letters/{}", escape(id)))?;
@@ -106,36 +159,85 @@ pub fn run(args: &DeadLettersArgs, node: &NodeArgs, json: bool) -> Result<(), Fa
         }
         DeadLettersCommand::Redrive { ids, flow, cause } => {
             let ids = (!ids.is_empty()).then_some(ids);
-            // It answers when all are through, which may take a while.
+            // The node answers when all are sent, which may take a while.
             let progress = say::waiting(json, "cli.redriving");
             let answer = node.post(
                 "/api/v1/dead-letters/redrive",
                 &json!({ "ids": ids, "flow": flow, "cause": cause }),
             );
             progress.finish_and_clear();
-            let answer = answer?;
+            redriven(&answer?, json);
+        }
+        DeadLettersCommand::Edit { id, payload, file } => {
+            let body = match (payload, file) {
+                (Some(text), _) => json!({ "payload_text": text }),
+                (None, file) => {
+                    let bytes = read(file.as_deref().unwrap_or(Path::new("-")))?;
+                    json!({ "payload_base64": STANDARD.encode(bytes) })
+                }
+            };
+            let path = format!("/api/v1/dead-letters/{}/redrive", escape(id));
+            redriven(&node.post(&path, &body)?, json);
+        }
+        DeadLettersCommand::Discard { ids, flow, cause } => {
+            let ids = (!ids.is_empty()).then_some(ids);
+            let answer = node.post(
+                "/api/v1/dead-letters/discard",
+                &json!({ "ids": ids, "flow": flow, "cause": cause }),
+            )?;
             if json {
                 println!("{answer}");
             } else {
-                println!(
-                    "{}",
-                    say::line("cli.redriven", &[("count", say::cell(&answer["redriven"]))])
-                );
-                for (name, code) in [
-                    ("died", "cli.redriven-died"),
-                    ("orphaned", "cli.redriven-orphaned"),
-                ] {
-                    if answer[name].as_u64().is_some_and(|count| count > 0) {
-                        println!(
-                            "{}",
-                            say::line(code, &[("count", say::cell(&answer[name]))])
-                        );
-                    }
-                }
+                let count = say::cell(&answer["discarded"]);
+                println!("{}", say::line("cli.discarded", &[("count", count)]));
             }
         }
     }
     Ok(())
+}
+
+/// Prints the outcome of a re-drive.
+fn redriven(answer: &Value, json: bool) {
+    if json {
+        println!("{answer}");
+        return;
+    }
+    println!(
+        "{}",
+        say::line("cli.redriven", &[("count", say::cell(&answer["redriven"]))])
+    );
+    for (name, code) in [
+        ("died", "cli.redriven-died"),
+        ("orphaned", "cli.redriven-orphaned"),
+    ] {
+        if answer[name].as_u64().is_some_and(|count| count > 0) {
+            println!(
+                "{}",
+                say::line(code, &[("count", say::cell(&answer[name]))])
+            );
+        }
+    }
+}
+
+/// The bytes of a file, or of standard input for `-`.
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let done = match path == Path::new("-") {
+        true => std::io::stdin().read_to_end(&mut bytes).map(drop),
+        false => std::fs::read(path).map(|read| bytes = read),
+    };
+    done.map_err(|why| {
+        let error =
+            Error::new(Class::Configuration, "cli.cannot-read").with("path", path.display());
+        Failure::new(exit::IO, error.caused_by(why))
+    })?;
+    Ok(bytes)
+}
+
+/// Names in a list of an answer, one behind the other.
+fn names(list: &Value) -> String {
+    let names = list.as_array().into_iter().flatten().map(say::cell);
+    names.collect::<Vec<_>>().join(", ")
 }
 
 /// A letter as lines of name and value; the payload stands last, and whole.
@@ -154,7 +256,10 @@ fn whole(letter: &Value) -> String {
         vec!["step".to_owned(), say::cell(&letter["step"])],
         vec!["code".to_owned(), say::cell(&letter["code"])],
         vec!["cause".to_owned(), say::cell(&letter[cause_member()])],
-        vec!["redriven".to_owned(), say::cell(&letter["redriven"])],
+        vec!["state".to_owned(), say::state(&letter["state"])],
+        vec!["closed_by".to_owned(), say::cell(&letter["closed_by"])],
+        vec!["closed_at".to_owned(), say::cell(&letter["closed_at"])],
+        vec!["also_in".to_owned(), names(&letter["also_in"])],
         vec!["event".to_owned(), place],
         vec!["topic".to_owned(), say::cell(&event["topic"])],
         vec!["key".to_owned(), say::cell(&event["key"])],

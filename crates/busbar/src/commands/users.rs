@@ -1,4 +1,4 @@
-//! `busbar user`, `busbar token`, `busbar login` and `busbar logout`: who may do what on a node.
+//! `busbar user`, `busbar token`, `busbar login` and `busbar logout`: users of a node and their rights.
 
 use busbar_event::{Class, Error};
 use clap_complete::ArgValueCandidates;
@@ -22,9 +22,10 @@ enum UserCommand {
     Add {
         /// The user's name.
         name: String,
-        /// What the user may do: a viewer looks, an operator publishes and drives flows too, an admin does everything.
-        #[arg(long, default_value = "admin", value_parser = ROLES)]
-        role: String,
+        /// What the user may do. A device publishes and receives; a viewer receives and reads; an operator does
+        /// both and drives flows; an admin does everything. When not given: viewer, and admin for the first user.
+        #[arg(long, value_parser = ROLES)]
+        role: Option<String>,
         #[command(flatten)]
         rules: RulesArgs,
     },
@@ -33,9 +34,12 @@ enum UserCommand {
         /// The user's name.
         #[arg(add = ArgValueCandidates::new(complete::users))]
         name: String,
-        /// What the user may do: a viewer looks, an operator publishes and drives flows too, an admin does everything.
+        /// What the user may do: see `busbar user add --help`.
         #[arg(long, value_parser = ROLES)]
         role: Option<String>,
+        /// Remove all rules, so that only the role decides.
+        #[arg(long, conflicts_with_all = ["publish", "subscribe", "read"])]
+        no_rules: bool,
         /// Set a new password: it is typed, or the first line of standard input.
         #[arg(long)]
         password: bool,
@@ -61,14 +65,14 @@ pub struct TokenArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum TokenCommand {
-    /// Make a token; it is shown this once. A password is needed: see --user.
+    /// Add a token; it is shown only now. Needs a password: see --user.
     Add {
         /// What the token is for.
         name: String,
-        /// What the token may do; never more than its user.
+        /// What the token may do, at most what its user may.
         #[arg(long, value_parser = ROLES)]
         role: Option<String>,
-        /// When it ends, RFC 3339.
+        /// When it expires, RFC 3339.
         #[arg(long, value_name = "TIME")]
         expires: Option<String>,
         #[command(flatten)]
@@ -76,7 +80,7 @@ enum TokenCommand {
     },
     /// All tokens, without their secrets; the same as without a command.
     List,
-    /// Make a token worthless.
+    /// Revoke a token.
     Remove {
         /// The token's id.
         #[arg(add = ArgValueCandidates::new(complete::tokens))]
@@ -86,15 +90,15 @@ enum TokenCommand {
 
 /// Log in to a node; later commands need no password.
 ///
-/// The password is typed, or BUSBAR_PASSWORD, or the first line of standard input. What is kept is a
-/// token of its own, which `busbar logout` makes worthless.
+/// The password is typed, or BUSBAR_PASSWORD, or the first line of standard input. What is stored is a
+/// token of its own, which `busbar logout` revokes.
 #[derive(Debug, clap::Args)]
 pub struct LoginArgs {
     /// The user's name.
     name: String,
 }
 
-/// What narrows a role down: a list that is given allows what it names and nothing else.
+/// Rules that restrict a role: a list that is given allows what it names and nothing else.
 #[derive(Debug, clap::Args)]
 pub struct RulesArgs {
     /// Publish only this topic filter, or `stream:NAME`; may be given again.
@@ -108,7 +112,7 @@ pub struct RulesArgs {
     read: Option<Vec<String>>,
 }
 
-const ROLES: [&str; 3] = ["admin", "operator", "viewer"];
+const ROLES: [&str; 4] = ["device", "viewer", "operator", "admin"];
 
 impl RulesArgs {
     /// The rules as the API takes them; `None` when none was given.
@@ -139,11 +143,20 @@ pub fn user(args: &UserArgs, node: &NodeArgs, json: bool) -> Result<(), Failure>
                 "rules": rules.rules().unwrap_or_else(|| json!({})),
             });
             let answer = node.post("/api/v1/users", &body)?;
-            said(&answer, json, "cli.user-added", name);
+            if json {
+                println!("{answer}");
+            } else {
+                let told = [
+                    ("name", name.to_owned()),
+                    ("role", say::cell(&answer["role"])),
+                ];
+                println!("{}", say::line("cli.user-added", &told));
+            }
         }
         UserCommand::Change {
             name,
             role,
+            no_rules,
             password,
             rules,
         } => {
@@ -153,6 +166,9 @@ pub fn user(args: &UserArgs, node: &NodeArgs, json: bool) -> Result<(), Failure>
             }
             if let Some(role) = role {
                 body.insert("role".to_owned(), role.as_str().into());
+            }
+            if *no_rules {
+                body.insert("rules".to_owned(), json!({}));
             }
             if let Some(rules) = rules.rules() {
                 body.insert("rules".to_owned(), rules);
@@ -213,7 +229,7 @@ pub fn token(args: &TokenArgs, node: &NodeArgs, json: bool) -> Result<(), Failur
     Ok(())
 }
 
-/// Makes a token with the password, and keeps it.
+/// Adds a token with the password, and stores it.
 pub fn login(args: &LoginArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
     let url = node.url();
     let body = json!({ "name": "busbar login" });
@@ -227,7 +243,7 @@ pub fn login(args: &LoginArgs, node: &NodeArgs, json: bool) -> Result<(), Failur
     let before = login::saved(&url);
     login::save(&url, Some(fresh.clone()))?;
     if let Some(before) = before {
-        // An old one that does not work any more is no reason to fail.
+        // An old one may have been revoked already.
         let path = format!("/api/v1/tokens/{}", escape(&before.id));
         let _ = node.with_token(&before.token).delete(&path);
     }
@@ -243,24 +259,32 @@ pub fn login(args: &LoginArgs, node: &NodeArgs, json: bool) -> Result<(), Failur
     Ok(())
 }
 
-/// Makes the token worthless, and forgets it.
+/// Forgets the stored login and revokes its token. The login is forgotten even when the node cannot be asked:
+/// it must not stand in the way of the next command.
 pub fn logout(node: &NodeArgs, json: bool) -> Result<(), Failure> {
     let url = node.url();
     let Some(login) = login::saved(&url) else {
         let error = Error::new(Class::Configuration, "cli.not-logged-in").with("node", &url);
         return Err(Failure::new(exit::FOUND, error));
     };
-    let path = format!("/api/v1/tokens/{}", escape(&login.id));
-    let revoked = node.with_token(&login.token).delete(&path);
-    match revoked {
-        // A token that is worthless already needs no more than to be forgotten.
-        Ok(_) => {}
-        Err(failure) if failure.code == exit::DENIED => {}
-        Err(failure) => return Err(failure),
-    }
     login::save(&url, None)?;
+    let path = format!("/api/v1/tokens/{}", escape(&login.id));
+    let revoked = match node.with_token(&login.token).delete(&path) {
+        Ok(_) => true,
+        // The node does not accept the token any more.
+        Err(failure) if failure.code == exit::DENIED => true,
+        Err(failure) => {
+            failure.print_warning();
+            let told = [("id", login.id), ("node", url.clone())];
+            eprintln!("busbar: {}", say::line("cli.token-left", &told));
+            false
+        }
+    };
     if json {
-        println!("{}", json!({ "node": url, "user": login.user }));
+        println!(
+            "{}",
+            json!({ "node": url, "user": login.user, "revoked": revoked })
+        );
     } else {
         let told = [("name", login.user), ("node", url)];
         println!("{}", say::line("cli.logged-out", &told));

@@ -1,0 +1,234 @@
+//! The command line against a node in its own process: TLS with the certificate of the how-to, and stored logins
+//! that are not valid any more.
+
+#![allow(missing_docs)]
+
+use std::fs;
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+const READY_MAX: Duration = Duration::from_secs(120);
+const DENIED: i32 = 77;
+
+/// A node, killed when dropped, and a folder of settings for the commands that ask it.
+struct World {
+    folder: tempfile::TempDir,
+    http: SocketAddr,
+    node: Option<Child>,
+}
+
+impl World {
+    fn new() -> World {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("plant")).unwrap();
+        fs::write(folder.path().join("plant/busbar.toml"), "").unwrap();
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        World {
+            http: free.local_addr().unwrap(),
+            folder,
+            node: None,
+        }
+    }
+
+    fn plant(&self) -> PathBuf {
+        self.folder.path().join("plant")
+    }
+
+    fn program(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_busbar"));
+        command
+            .env("BUSBAR_HTTP_LISTEN", self.http.to_string())
+            .env("BUSBAR_MQTT_LISTEN", "off")
+            .env("XDG_CONFIG_HOME", self.folder.path().join("settings"))
+            .env("BUSBAR_LANG", "en")
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .current_dir(self.folder.path());
+        command
+    }
+
+    fn start(&mut self, settings: &[(&str, &str)]) {
+        let mut command = self.program();
+        command.arg("run").arg(self.plant());
+        command.envs(settings.iter().copied());
+        let log = fs::File::create(self.folder.path().join("log")).unwrap();
+        command.stdout(Stdio::null()).stderr(log);
+        self.node = Some(command.spawn().unwrap());
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut node) = self.node.take() {
+            let _ = node.kill();
+            let _ = node.wait();
+        }
+    }
+
+    /// Runs a command with what is typed.
+    fn run(&self, words: &[&str], typed: &str) -> Output {
+        let mut command = self.program();
+        command
+            .args(words)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // A command that reads nothing may have ended already.
+        let _ = child.stdin.take().unwrap().write_all(typed.as_bytes());
+        child.wait_with_output().unwrap()
+    }
+
+    /// Runs a command until it succeeds.
+    fn until_ok(&mut self, words: &[&str]) {
+        let begun = Instant::now();
+        loop {
+            let output = self.run(words, "");
+            if output.status.success() {
+                return;
+            }
+            if let Ok(Some(status)) = self.node.as_mut().unwrap().try_wait() {
+                let log = fs::read_to_string(self.folder.path().join("log"));
+                panic!("the node ended with {status}: {log:?}");
+            }
+            assert!(begun.elapsed() < READY_MAX, "{words:?}: {output:?}");
+            std::thread::park_timeout(Duration::from_millis(100));
+        }
+    }
+
+    /// The code of the error that a command ends with.
+    fn code(&self, words: &[&str]) -> String {
+        let output = self.run(&[&["--json"], words].concat(), "");
+        assert!(!output.status.success(), "{words:?}: {output:?}");
+        let error: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|why| panic!("{words:?}: {why}: {output:?}"));
+        error["error"]["code"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Makes a certificate with the very command of the how-to.
+fn make_certificate(folder: &Path) {
+    let howto = fs::read_to_string(root().join("docs/HOWTO.md")).unwrap();
+    let line = howto.lines().find(|line| line.starts_with("openssl req "));
+    let done = Command::new("sh")
+        .args(["-c", line.expect("a command that makes a certificate")])
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{done:?}");
+}
+
+#[test]
+fn the_certificate_of_the_how_to_is_trusted_when_it_is_named() {
+    let mut world = World::new();
+    make_certificate(world.folder.path());
+    let other = tempfile::tempdir().unwrap();
+    fs::create_dir_all(other.path().join("plant")).unwrap();
+    make_certificate(other.path());
+    world.start(&[
+        ("BUSBAR_HTTP_TLS_CERT", "cert.pem"),
+        ("BUSBAR_HTTP_TLS_KEY", "key.pem"),
+    ]);
+    let port = world.http.port();
+    let own = world.plant().join("cert.pem").display().to_string();
+    let other = other.path().join("plant/cert.pem").display().to_string();
+    let by_address = format!("https://127.0.0.1:{port}");
+    let by_name = format!("https://localhost:{port}");
+    world.until_ok(&["--node", &by_address, "--ca", &own, "flows"]);
+    world.until_ok(&["--node", &by_name, "--ca", &own, "flows"]);
+    assert_eq!(
+        world.code(&["--node", &by_address, "flows"]),
+        "cli.tls-untrusted"
+    );
+    assert_eq!(
+        world.code(&["--node", &by_address, "--ca", &other, "flows"]),
+        "cli.tls-other"
+    );
+    // The same machine, by a name that the certificate does not have.
+    let elsewhere = format!("https://[::ffff:127.0.0.1]:{port}");
+    assert_eq!(
+        world.code(&["--node", &elsewhere, "--ca", &own, "flows"]),
+        "cli.tls-names"
+    );
+    let plain = format!("http://127.0.0.1:{port}");
+    assert_eq!(world.code(&["--node", &plain, "flows"]), "cli.no-http");
+    world.stop();
+    assert_eq!(
+        world.code(&["--node", &by_address, "--ca", &own, "flows"]),
+        "cli.node-unreachable"
+    );
+    world.start(&[]);
+    world.until_ok(&["flows"]);
+    assert_eq!(
+        world.code(&["--node", &by_address, "--ca", &own, "flows"]),
+        "cli.no-tls"
+    );
+}
+
+#[test]
+fn a_stored_login_that_is_not_valid_stands_in_nobodys_way() {
+    let mut world = World::new();
+    world.start(&[]);
+    world.until_ok(&["flows"]);
+    let password = "correct horse battery\n";
+    let ok = |output: Output| assert!(output.status.success(), "{output:?}");
+    ok(world.run(&["user", "add", "ann"], password));
+    ok(world.run(&["login", "ann"], password));
+    ok(world.run(&["flows"], ""));
+    let users = world.run(&["--json", "user"], "");
+    let users: Value = serde_json::from_slice(&users.stdout).unwrap();
+    assert_eq!(users["users"][0]["role"], "admin", "the first one");
+    ok(world.run(&["user", "add", "guest"], "only looking\n"));
+    let users = world.run(&["--json", "user"], "");
+    let users: Value = serde_json::from_slice(&users.stdout).unwrap();
+    assert_eq!(users["users"][1]["role"], "viewer", "the least");
+    let audit = world.run(&["--json", "audit", "--action", "user"], "");
+    let audit: Value = serde_json::from_slice(&audit.stdout).unwrap();
+    let newest = &audit["entries"][0];
+    assert_eq!(
+        (&newest["user"], &newest["origin"], &newest["target"]),
+        (&json!("ann"), &json!("cli"), &json!("guest"))
+    );
+    // Somebody revokes the token behind it.
+    let tokens = world.run(&["--json", "token"], "");
+    let tokens: Value = serde_json::from_slice(&tokens.stdout).unwrap();
+    let id = tokens["tokens"][0]["id"].as_str().unwrap();
+    ok(world.run(&["token", "remove", id], ""));
+    for _ in 0..20 {
+        let refused = world.run(&["flows"], "");
+        assert_eq!(refused.status.code(), Some(DENIED), "{refused:?}");
+        let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(
+            text.contains("ann") && text.contains("busbar logout"),
+            "{text}"
+        );
+    }
+    // Its own retries have locked nobody out.
+    ok(world.run(&["login", "ann"], password));
+    ok(world.run(&["flows"], ""));
+    // The node is gone: the login is forgotten all the same.
+    world.stop();
+    let out = world.run(&["logout"], "");
+    let told = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(
+        out.status.success() && told.contains("token remove"),
+        "{out:?}"
+    );
+    assert_eq!(world.code(&["logout"]), "cli.not-logged-in");
+    let logins = world.folder.path().join("settings/busbar/logins.json");
+    let logins = fs::read_to_string(logins).unwrap();
+    assert!(!logins.contains("ann"), "{logins}");
+}
