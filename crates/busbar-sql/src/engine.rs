@@ -23,9 +23,9 @@ use crate::budget::Budget;
 use crate::diagnostic::{explain, run_error};
 use crate::expression::refuse_growing_windows;
 use crate::limits::{
-    ANSWER_BATCHES_AHEAD_MAX, ANSWER_BYTES_MAX_DEFAULT, QUERIES_MAX_DEFAULT,
-    QUERY_BYTES_MAX_DEFAULT, QUERY_ROWS_MAX_DEFAULT, QUERY_STACK_BYTES, QUERY_THREADS_MAX,
-    QUERY_TIME_MAX_DEFAULT, QUERY_TURN_WAIT_MAX,
+    ANSWER_BATCHES_AHEAD_MAX, ANSWER_BYTES_MAX_DEFAULT, EXPORT_TIME_MAX_DEFAULT,
+    QUERIES_MAX_DEFAULT, QUERY_BYTES_MAX_DEFAULT, QUERY_ROWS_MAX_DEFAULT, QUERY_STACK_BYTES,
+    QUERY_THREADS_MAX, QUERY_TIME_MAX_DEFAULT, QUERY_TURN_WAIT_MAX,
 };
 use crate::names::Names;
 use crate::planner::Context;
@@ -52,6 +52,8 @@ struct Inner {
     relations: Arc<dyn Relations>,
     limits: QueryLimits,
     turns: Arc<Semaphore>,
+    /// Turns of queries that return all their rows.
+    exports: Arc<Semaphore>,
     /// Some until the engine is dropped.
     runtime: Option<Runtime>,
 }
@@ -67,6 +69,8 @@ pub struct QueryLimits {
     pub memory_bytes_max: usize,
     /// Time of one query, its answer's fetching included.
     pub time_max: Duration,
+    /// Time of one query that asks for all rows ([`QueryOptions::all_rows`]), with their fetching.
+    pub export_time_max: Duration,
     /// Queries at the same time; others wait a little and are then told that the node is busy.
     pub queries_max: usize,
 }
@@ -78,6 +82,7 @@ impl Default for QueryLimits {
             answer_bytes_max: ANSWER_BYTES_MAX_DEFAULT,
             memory_bytes_max: QUERY_BYTES_MAX_DEFAULT,
             time_max: QUERY_TIME_MAX_DEFAULT,
+            export_time_max: EXPORT_TIME_MAX_DEFAULT,
             queries_max: QUERIES_MAX_DEFAULT,
         }
     }
@@ -88,6 +93,8 @@ impl Default for QueryLimits {
 pub struct QueryOptions {
     /// Fewer rows than [`QueryLimits::rows_max`].
     pub rows_max: Option<usize>,
+    /// Whether to return every row: neither `rows_max` nor `answer_bytes_max` of the limits applies.
+    pub all_rows: bool,
     /// What may be asked about, in place of all that the engine knows.
     pub relations: Option<Arc<dyn Relations>>,
 }
@@ -125,6 +132,8 @@ impl Engine {
         let inner = Inner {
             relations,
             turns: Arc::new(Semaphore::new(limits.queries_max)),
+            // Exports take long; the other half of the turns stays free of them.
+            exports: Arc::new(Semaphore::new((limits.queries_max / 2).max(1))),
             limits,
             runtime: Some(runtime),
         };
@@ -145,11 +154,22 @@ impl Engine {
         options: QueryOptions,
     ) -> Result<QueryResult, Diagnostic> {
         let begun = Instant::now();
-        let turns = Arc::clone(&self.inner.turns);
-        let Ok(Ok(turn)) = timeout(QUERY_TURN_WAIT_MAX, turns.acquire_owned()).await else {
+        let busy = || {
             let busy = Error::new(Class::Transient, "sql.busy")
                 .with("queries", self.inner.limits.queries_max);
-            return Err(Diagnostic::from_error(busy, 0..text.len()));
+            Diagnostic::from_error(busy, 0..text.len())
+        };
+        let export = match options.all_rows {
+            true => {
+                let exports = Arc::clone(&self.inner.exports).acquire_owned();
+                let export = timeout(QUERY_TURN_WAIT_MAX, exports).await;
+                Some(export.ok().and_then(Result::ok).ok_or_else(busy)?)
+            }
+            false => None,
+        };
+        let turns = Arc::clone(&self.inner.turns);
+        let Ok(Ok(turn)) = timeout(QUERY_TURN_WAIT_MAX, turns.acquire_owned()).await else {
+            return Err(busy());
         };
         let Some(runtime) = &self.inner.runtime else {
             return Err(closed(text));
@@ -159,25 +179,30 @@ impl Engine {
         let planned = runtime.spawn(async move { plan(&inner, &owned, &options, begun).await });
         let planned = AbortOnDrop(planned).join().await;
         let planned = planned.unwrap_or_else(|| Err(closed(text)))?;
-        Ok(self.run(planned, turn, begun))
+        Ok(self.run(planned, (turn, export), begun))
     }
 
-    fn run(&self, planned: Planned, turn: OwnedSemaphorePermit, begun: Instant) -> QueryResult {
+    fn run(
+        &self,
+        planned: Planned,
+        turn: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+        begun: Instant,
+    ) -> QueryResult {
         let (sender, batches) = mpsc::channel(ANSWER_BATCHES_AHEAD_MAX);
         let truncated = Arc::new(AtomicBool::new(false));
         let schema = Arc::clone(&planned.schema);
         let left_out = Arc::clone(&planned.left_out);
         let budget = planned.budget.clone();
-        let limits = self.inner.limits.clone();
+        let time_max = planned.time_max;
         let cut = Arc::clone(&truncated);
         let task = self.inner.runtime.as_ref().map(|runtime| {
             runtime.spawn(async move {
                 let _turn = turn;
-                let left = limits.time_max.saturating_sub(begun.elapsed());
-                let send = send(planned, &limits, &sender, &cut);
+                let left = time_max.saturating_sub(begun.elapsed());
+                let send = send(planned, &sender, &cut);
                 if timeout(left, send).await.is_err() {
                     let late = Error::new(Class::Permanent, "sql.time")
-                        .with("seconds", limits.time_max.as_secs());
+                        .with("seconds", time_max.as_secs());
                     // Whoever does not fetch the answer does not fetch the error either.
                     let _ = sender.try_send(Err(late));
                 }
@@ -237,9 +262,14 @@ impl QueryResult {
         self.truncated.load(Ordering::Acquire)
     }
 
-    /// Events that were left out because their payload does not decode to the columns asked for.
+    /// Events that were left out because their payload cannot be read.
     pub fn undecodable(&self) -> u64 {
         self.left_out.undecodable.load(Ordering::Acquire)
+    }
+
+    /// Events that are in the answer with null in place of a value that does not fit its column.
+    pub fn partial(&self) -> u64 {
+        self.left_out.partial.load(Ordering::Acquire)
     }
 
     /// Events that were left out because they could not be read from the disk.
@@ -278,6 +308,8 @@ struct Planned {
     schema: SchemaRef,
     rows: Answer,
     rows_max: usize,
+    bytes_max: usize,
+    time_max: Duration,
     left_out: Arc<LeftOut>,
     budget: Option<Arc<Budget>>,
 }
@@ -335,7 +367,11 @@ async fn plan(
         .build_arc()
         .map_err(wrong)?;
     let limits = &inner.limits;
-    let budget = Budget::new(limits.memory_bytes_max, begun, limits.time_max);
+    let (all_rows_max, bytes_max, time_max) = match options.all_rows {
+        true => (usize::MAX, usize::MAX, limits.export_time_max),
+        false => (limits.rows_max, limits.answer_bytes_max, limits.time_max),
+    };
+    let budget = Budget::new(limits.memory_bytes_max, begun, time_max);
     let state = session::state_within(runtime, &budget);
     let left_out = Arc::new(LeftOut::default());
     let mut context = Context::new(&state);
@@ -352,15 +388,12 @@ async fn plan(
     for (name, rows) in described {
         context.add(&name, provider_as_source(Arc::new(OneBatch(rows))));
     }
-    let rows_max = options
-        .rows_max
-        .unwrap_or(usize::MAX)
-        .min(inner.limits.rows_max);
+    let rows_max = options.rows_max.unwrap_or(usize::MAX).min(all_rows_max);
     let mut logical = context
         .planner()
         .statement_to_plan(statement)
         .map_err(wrong)?;
-    if is_query {
+    if is_query && rows_max < usize::MAX {
         logical = limited(logical, rows_max).map_err(wrong)?;
     }
     refuse_growing_windows(text, &logical)?;
@@ -371,6 +404,8 @@ async fn plan(
         schema: stream.schema(),
         rows: Answer::Running(stream),
         rows_max,
+        bytes_max,
+        time_max,
         left_out,
         budget: Some(budget),
     })
@@ -385,7 +420,6 @@ fn limited(logical: LogicalPlan, rows_max: usize) -> Result<LogicalPlan, DataFus
 
 async fn send(
     planned: Planned,
-    limits: &QueryLimits,
     sender: &mpsc::Sender<Result<RecordBatch, Error>>,
     cut: &AtomicBool,
 ) {
@@ -397,7 +431,7 @@ async fn send(
         }
     };
     let mut rows_left = planned.rows_max;
-    let mut bytes_left = limits.answer_bytes_max;
+    let mut bytes_left = planned.bytes_max;
     while let Some(batch) = stream.next().await {
         let mut batch = match batch {
             Ok(batch) => batch,
@@ -442,6 +476,8 @@ fn ready(batch: RecordBatch) -> Planned {
     Planned {
         schema: batch.schema(),
         rows_max: batch.num_rows(),
+        bytes_max: usize::MAX,
+        time_max: QUERY_TIME_MAX_DEFAULT,
         rows: Answer::Ready(batch),
         left_out: Arc::default(),
         budget: None,

@@ -32,6 +32,7 @@ pub mod limits;
 mod names;
 mod operators;
 mod parse;
+mod partial;
 mod physical;
 mod planner;
 mod predicate;

@@ -66,6 +66,9 @@ pub const QUERY_BYTES_MAX_DEFAULT: usize = 256 << 20;
 /// Time of one query unless the node says otherwise.
 pub const QUERY_TIME_MAX_DEFAULT: Duration = Duration::from_secs(30);
 
+/// Time of one query that returns all its rows.
+pub const EXPORT_TIME_MAX_DEFAULT: Duration = Duration::from_secs(3600);
+
 /// Queries that run at the same time unless the node says otherwise.
 pub const QUERIES_MAX_DEFAULT: usize = 8;
 

@@ -3,7 +3,8 @@
 //! A scan reads the offsets there were when the query began, some megabytes at a time. What a query
 //! asks of `time` and `topic` is used before anything is decoded: by the log's index, by the
 //! batch's range of times, and once for each distinct topic of a batch. Of the payload only the columns
-//! asked for are decoded. Events whose payload does not decode to them are left out and counted.
+//! asked for are decoded. Values that do not fit their column are null and counted; events whose payload
+//! cannot be read are left out and counted.
 //!
 //! `order by time desc limit n` reads from the end, and stops where the log's index says that all
 //! that is left is older than the n rows there are.
@@ -21,7 +22,7 @@ use arrow::compute::{cast, take};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use busbar_event::format::Decoder;
-use busbar_event::{Batch, Body, Error};
+use busbar_event::{Batch, Body, Class, Error};
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::tree_node::TreeNodeRecursion;
 use datafusion_common::{DFSchema, DataFusionError, Result, ScalarValue};
@@ -43,14 +44,17 @@ use datafusion_physical_plan::{
 use datafusion_session::{Session, TableProvider};
 
 use crate::limits::{BATCH_ROWS, SCAN_BATCHES_AHEAD_MAX, SCAN_WINDOW_ROWS};
+use crate::partial::Partial;
 use crate::relation::{ENVELOPE, Piece, StreamRelation};
 use crate::session;
 
 /// What scans of a query left out.
 #[derive(Debug, Default)]
 pub(crate) struct LeftOut {
-    /// Events whose payload did not decode to the columns asked for.
+    /// Events that are left out because their payload cannot be read.
     pub undecodable: AtomicU64,
+    /// Events that are shown with null in place of a value that does not fit its column.
+    pub partial: AtomicU64,
     /// Events whose place could not be read.
     pub unreadable: AtomicU64,
 }
@@ -399,9 +403,10 @@ impl Reading<'_> {
         };
         // Batches with different columns are decoded one after the other.
         for batch in joined.unwrap_or(pending) {
-            let (mut rows, rejected) = self.decoding.decode(&batch).map_err(outside)?;
-            let undecodable = &self.scan.left_out.undecodable;
-            undecodable.fetch_add(rejected as u64, Ordering::Relaxed);
+            let mut rows = self
+                .decoding
+                .decode(&batch, &self.scan.left_out)
+                .map_err(outside)?;
             if rows.num_rows() > self.left {
                 rows = rows.slice(0, self.left);
             }
@@ -515,6 +520,10 @@ struct Decoding {
     schema: SchemaRef,
     sources: Vec<Source>,
     decoder: Option<Decoder>,
+    /// Reads what can be read of payloads that do not fit; made when the first one comes.
+    partial: Option<Partial>,
+    relation: StreamRelation,
+    wanted: Vec<usize>,
 }
 
 /// Where a column of the answer comes from.
@@ -555,22 +564,39 @@ impl Decoding {
             schema: Arc::clone(&scan.schema),
             sources,
             decoder,
+            partial: None,
+            relation: scan.relation.clone(),
+            wanted,
         })
     }
 
-    /// Rows, and how many events could not be decoded.
-    fn decode(&mut self, batch: &Batch) -> Result<(RecordBatch, usize), Error> {
+    /// The rows of a batch. Counts the events that are not, or not wholly, among them.
+    fn decode(&mut self, batch: &Batch, left_out: &LeftOut) -> Result<RecordBatch, Error> {
         let mut good: Option<UInt32Array> = None;
-        let mut rejected = 0;
         let mut decoded: Option<RecordBatch> = None;
         if let Some(decoder) = &mut self.decoder {
             if let Body::Columns(values) = batch.body() {
                 decoded = Some(pick(values, decoder.schema())?);
             } else {
-                let result = decoder.decode(&batch.payloads());
-                good = result.rows;
-                rejected = result.rejected.len();
-                decoded = Some(result.columns);
+                let payloads = batch.payloads();
+                let result = decoder.decode(&payloads);
+                if result.rejected.is_empty() {
+                    good = result.rows;
+                    decoded = Some(result.columns);
+                } else {
+                    let partial = match &mut self.partial {
+                        Some(partial) => partial,
+                        none => none.insert(partial(&self.relation, &self.wanted)?),
+                    };
+                    let patched = partial.patch(&payloads, result)?;
+                    let count = |counter: &AtomicU64, rows: usize| {
+                        counter.fetch_add(rows as u64, Ordering::Relaxed);
+                    };
+                    count(&left_out.undecodable, patched.undecodable);
+                    count(&left_out.partial, patched.partial);
+                    good = Some(patched.rows);
+                    decoded = Some(patched.columns);
+                }
             }
         }
         let rows = match &decoded {
@@ -599,8 +625,15 @@ impl Decoding {
         }
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options);
-        Ok((rows.map_err(kernel)?, rejected))
+        rows.map_err(kernel)
     }
+}
+
+fn partial(relation: &StreamRelation, wanted: &[usize]) -> Result<Partial, Error> {
+    let columns = relation.columns.as_ref();
+    let nothing = || Error::new(Class::Permanent, "sql.evaluate").with("detail", "no columns");
+    let columns = columns.ok_or_else(nothing)?;
+    Partial::new(&relation.format, columns, wanted)
 }
 
 /// The decoder's columns out of columns that are typed already.
@@ -664,5 +697,5 @@ fn outside(error: Error) -> DataFusionError {
 }
 
 fn kernel(cause: arrow::error::ArrowError) -> Error {
-    Error::new(busbar_event::Class::Permanent, "sql.evaluate").with("detail", cause)
+    Error::new(Class::Permanent, "sql.evaluate").with("detail", cause)
 }

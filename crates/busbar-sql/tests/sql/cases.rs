@@ -97,6 +97,9 @@ async fn query(engine: &Engine, sql: &str) -> String {
     if answer.undecodable() > 0 {
         lines.push(format!("({} undecodable)", answer.undecodable()));
     }
+    if answer.partial() > 0 {
+        lines.push(format!("({} partial)", answer.partial()));
+    }
     lines.join("\n")
 }
 

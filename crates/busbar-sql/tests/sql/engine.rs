@@ -287,6 +287,29 @@ fn a_pattern_of_each_row_is_asked_of_that_row() {
 }
 
 #[test]
+fn an_export_has_all_rows() {
+    let limits = QueryLimits {
+        rows_max: 100,
+        answer_bytes_max: 20_000,
+        ..QueryLimits::default()
+    };
+    let (engine, _) = engine_of(vec![many(100, 100)], limits);
+    run(async {
+        for (rows_max, rows) in [(None, 10_000), (Some(777), 777)] {
+            let all = QueryOptions {
+                rows_max,
+                all_rows: true,
+                ..QueryOptions::default()
+            };
+            let mut answer = engine.query_with("select * from s", all).await.unwrap();
+            let batches = answer.collect().await.unwrap();
+            let found: usize = batches.iter().map(|batch| batch.num_rows()).sum();
+            assert_eq!((found, answer.truncated()), (rows, rows_max.is_some()));
+        }
+    });
+}
+
+#[test]
 fn what_a_caller_may_not_ask_about_is_not_listed() {
     let (engine, _) = engine_of(vec![many(1, 10)], QueryLimits::default());
     let ask = async |text: &str| {
