@@ -64,6 +64,8 @@ pub const SOCKET_SILENCES_MAX: u32 = 3;
 /// Partitions up to which each event of a stream of server-sent events carries the whole position,
 /// so that a reader resumes behind it to the event; with more, each group of events does.
 pub const POSITION_EACH_MAX: usize = 32;
+/// Events a subscription reads without a match before its reader gets a turn.
+pub const SUBSCRIPTION_SCAN_EVENTS_MAX: usize = 64 << 10;
 /// Bytes a subscription reads at once.
 pub const SUBSCRIPTION_READ_BYTES: usize = 256 << 10;
 /// Bytes rendered before they are handed to the connection; the next ones wait until these went.
@@ -76,6 +78,32 @@ pub const SOCKET_SEND_SECONDS_MAX: u64 = 300;
 pub const LAST_EVENTS_MAX: usize = 10_000;
 /// Events looked at to find the last N that match.
 pub const LAST_SCAN_EVENTS_MAX: u64 = 1 << 20;
+
+/// Bytes of a text, key or tag to search for.
+pub const CONDITION_BYTES_MAX: usize = 1 << 10;
+/// Matching events in one answer of a search.
+pub const SEARCH_EVENTS_MAX: usize = 1_000;
+/// Matching events in one answer of a search when the request does not say.
+pub const SEARCH_EVENTS_DEFAULT: usize = 100;
+/// Events read for one answer of a search.
+pub const SEARCH_SCAN_EVENTS_MAX: u64 = 1 << 20;
+/// Milliseconds after which a search answers with what it has found so far.
+pub const SEARCH_MILLISECONDS_MAX: u64 = 400;
+/// Events of a partition that a search reads at a time.
+pub const SEARCH_WINDOW_EVENTS_MAX: u64 = 16 << 10;
+/// Bytes of events in one answer of a search.
+pub const SEARCH_BYTES_MAX: usize = 4 << 20;
+
+/// Milliseconds between two messages of a sampled tail.
+pub const TAIL_MILLISECONDS: u64 = 150;
+/// Events in one message of a sampled tail.
+pub const TAIL_EVENTS_MAX: usize = 100;
+/// Bytes of events in one message of a sampled tail, unless a single event is larger.
+pub const TAIL_BYTES_MAX: usize = 256 << 10;
+/// Events after the start of a sampled tail that are delivered without sampling.
+pub const TAIL_WHOLE_EVENTS_MAX: usize = 1_000;
+/// Bytes of batches after the start of a sampled tail that are delivered without sampling.
+pub const TAIL_WHOLE_BYTES_MAX: usize = 4 << 20;
 
 /// Events in one page of a stream.
 pub const PAGE_EVENTS_MAX: usize = 1_000;

@@ -21,6 +21,7 @@ use utoipa_axum::routes;
 use super::{Json, Query, blocking, content_type, read};
 use crate::answer::{Answer, Refusal, retry_after, status_of};
 use crate::app::{App, stopped};
+use crate::events::condition::Condition;
 use crate::events::inlet::Outcome;
 use crate::events::parse::{Common, Layout, Parsed, View};
 use crate::events::position::Start;
@@ -174,14 +175,14 @@ async fn publish(
     let common = Common {
         topic: query.topic,
         key: query.key,
-        time: query.time.as_deref().map(moment).transpose()?,
+        time: moment("time", query.time.as_deref())?,
         tags: header_tags(request.headers())?,
         content_type: raw.then_some(kind),
         retain: query.retain,
         qos: query.qos.unwrap_or(1),
     };
     let body = read(request.into_body()).await?;
-    // A large body takes milliseconds to look at; others are served meanwhile.
+    // Parsing a large body takes milliseconds and must not block this thread.
     let parsed = if body.len() > INLINE_BYTES_MAX {
         blocking(move || Parsed::new(body, layout, common)).await?
     } else {
@@ -191,12 +192,16 @@ async fn publish(
     Ok(answer(outcome))
 }
 
-/// A time of the query.
-fn moment(text: &str) -> Result<i64, Error> {
+/// Reads a time of the query, RFC 3339 or microseconds since 1970, into microseconds since 1970.
+pub(super) fn moment(name: &str, text: Option<&str>) -> Result<Option<i64>, Error> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
     time::parse(text)
         .or_else(|| text.parse().ok())
         .filter(|micros| time::is_written(*micros))
-        .ok_or_else(|| bad_field("time"))
+        .map(Some)
+        .ok_or_else(|| bad_field(name))
 }
 
 /// Tags that come as headers. Names of headers have no capitals.
@@ -216,7 +221,7 @@ fn bad_field(name: &str) -> Error {
     Error::new(Class::Permanent, "server.bad-field").with("field", name)
 }
 
-/// Publishes what the caller may publish, and waits for the commit.
+/// Publishes the events that the caller may publish and waits for the commit.
 pub(crate) async fn take(
     app: &App,
     caller: &Principal,
@@ -253,7 +258,7 @@ pub(crate) async fn take(
     Ok(app.inlet.publish(parsed, client, now).await?)
 }
 
-/// The outcome as the API writes it.
+/// The outcome in the form of the API.
 pub(crate) fn published(outcome: Outcome) -> Published {
     let rejected_count = outcome.rejected.len();
     Published {
@@ -275,7 +280,8 @@ pub(crate) fn published(outcome: Outcome) -> Published {
     }
 }
 
-/// All rejected is a failure, of the first one's kind; anything stored is a success that names the rest.
+/// The response to a publish: an error with the status of the first rejection when nothing was stored,
+/// else a success that lists the rejected events.
 fn answer(outcome: Outcome) -> Response {
     let failed = match outcome.rejected.first() {
         Some((_, error)) if outcome.accepted == 0 => {
@@ -310,19 +316,28 @@ fn answer(outcome: Outcome) -> Response {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Subscribe {
-    /// A topic filter, with MQTT's wildcards; all topics without it.
+    /// Topic filter with MQTT wildcards; all topics when absent.
     filter: Option<String>,
-    /// One stream; all of them without it.
+    /// Only this stream.
     stream: Option<String>,
-    /// Where to begin: `now`, `earliest`, `last:N`, an RFC 3339 time, an offset, or the id of an event
-    /// received earlier. `Last-Event-ID` goes before it.
+    /// Only events with this text in topic, key, tags or payload. ASCII letters match in either case.
+    text: Option<String>,
+    /// Only events with this key.
+    key: Option<String>,
+    /// Only events with this tag: `name` or `name=value`.
+    tag: Option<String>,
+    /// Where to start: `now`, `earliest`, `last:N`, an RFC 3339 time, an offset, or the id of an event
+    /// received earlier. The header `Last-Event-ID` takes precedence.
     from: Option<String>,
+    /// Only events before this time; the subscription ends when the log has been read up to a later time.
+    until: Option<String>,
 }
 
 /// Subscribe to events.
 ///
-/// Server-sent events of kind `event`, with one event as JSON in `data`; `gap` tells of events that
-/// are gone. The `id` is where to resume. A reader that is slow lags behind; nothing is dropped.
+/// Server-sent events of kind `event` with one event as JSON in `data`. An event of kind `gap` reports
+/// events that retention or damage took. The `id` is the position to resume from. A slow reader lags
+/// behind; no event is dropped.
 #[utoipa::path(
     get, path = "/api/v1/events", tag = "events", params(Subscribe),
     responses((status = 200, description = "The events, for as long as the connection lasts.",
@@ -334,21 +349,25 @@ async fn subscribe(
     Query(query): Query<Subscribe>,
     headers: HeaderMap,
 ) -> Answer<Response> {
-    // Streams may have names of any script, and browsers send an id as UTF-8.
+    // A position contains stream names, which need not be ASCII; browsers send an id as UTF-8.
     let resumed = headers
         .get("last-event-id")
         .map(|id| std::str::from_utf8(id.as_bytes()).unwrap_or("?"));
-    let start = Start::parse(resumed.or(query.from.as_deref()).unwrap_or("now"))?;
+    let from = resumed.or(query.from.as_deref()).unwrap_or("now");
+    let start = Start::parse(from, app.bus.clock().now_micros())?;
     let wake = Arc::new(Notify::new());
-    let (subscription, permit) = open(
-        &app,
-        &caller,
-        query.filter.as_deref(),
-        query.stream,
-        start,
-        wake.clone(),
-    )
-    .await?;
+    let until = moment("until", query.until.as_deref())?;
+    let condition = Condition::new(
+        query.text.as_deref(),
+        query.key.as_deref(),
+        query.tag.as_deref(),
+    )?;
+    let wanted = Wanted {
+        filter: query.filter.as_deref().map(Filter::parse).transpose()?,
+        stream: query.stream,
+        condition: condition.between(None, until),
+    };
+    let (subscription, permit) = open_wanted(&app, &caller, wanted, start, wake.clone()).await?;
     let feed = Feed {
         app,
         caller,
@@ -356,6 +375,7 @@ async fn subscribe(
         wake,
         epoch: 0,
         _permit: permit,
+        until,
         told: None,
         quiet: Instant::now(),
         over: false,
@@ -375,7 +395,7 @@ async fn subscribe(
         .into_response())
 }
 
-/// Opens a subscription for a caller, within the bounds of the node.
+/// Opens a subscription for a caller; fails when the node has too many.
 pub(crate) async fn open(
     app: &App,
     caller: &Principal,
@@ -384,11 +404,36 @@ pub(crate) async fn open(
     start: Start,
     wake: Arc<Notify>,
 ) -> Answer<(Subscription, OwnedSemaphorePermit)> {
-    let filter = match filter {
-        Some(text) => Some(Filter::parse(text)?),
-        None => None,
+    let wanted = Wanted {
+        filter: filter.map(Filter::parse).transpose()?,
+        stream,
+        condition: Condition::default(),
     };
-    if let Some(filter) = &filter
+    open_wanted(app, caller, wanted, start, wake).await
+}
+
+/// The same for any condition on events.
+pub(super) async fn open_wanted(
+    app: &App,
+    caller: &Principal,
+    wanted: Wanted,
+    start: Start,
+    wake: Arc<Notify>,
+) -> Answer<(Subscription, OwnedSemaphorePermit)> {
+    check_reach(caller, wanted.filter.as_ref())?;
+    let permit = app.subscriptions.clone().try_acquire_owned().map_err(|_| {
+        Refusal::from(Error::new(
+            Class::Transient,
+            "server.too-many-subscriptions",
+        ))
+    })?;
+    let subscription = Subscription::open(&app.bus, caller.clone(), wanted, start, wake).await?;
+    Ok((subscription, permit))
+}
+
+/// Refuses a topic filter of which the caller may receive nothing.
+pub(super) fn check_reach(caller: &Principal, filter: Option<&Filter>) -> Answer<()> {
+    if let Some(filter) = filter
         && caller.may_subscribe(filter) == Reach::None
     {
         return Err(Refusal::new(
@@ -396,15 +441,7 @@ pub(crate) async fn open(
             Error::new(Class::Permanent, "access.subscribe-denied").with("filter", filter),
         ));
     }
-    let permit = app.subscriptions.clone().try_acquire_owned().map_err(|_| {
-        Refusal::from(Error::new(
-            Class::Transient,
-            "server.too-many-subscriptions",
-        ))
-    })?;
-    let wanted = Wanted { filter, stream };
-    let subscription = Subscription::open(&app.bus, caller.clone(), wanted, start, wake).await?;
-    Ok((subscription, permit))
+    Ok(())
 }
 
 /// Counts of events delivered over HTTP.
@@ -421,30 +458,35 @@ impl Delivered {
     }
 }
 
-/// A subscription on its way into a connection.
+/// A subscription that is written to one connection.
 struct Feed {
     app: Arc<App>,
     caller: Principal,
     subscription: Subscription,
     wake: Arc<Notify>,
+    /// Version of the access rules that were checked last.
     epoch: u64,
     _permit: OwnedSemaphorePermit,
-    /// The position that the reader would resume from; none before the greeting.
+    /// Time before which events match, in microseconds since 1970.
+    until: Option<i64>,
+    /// The position sent last, from which the reader would resume; `None` before the first message.
     told: Option<String>,
-    /// When the next sign of life is due.
+    /// When the next keep-alive is due.
     quiet: Instant,
+    /// Set after an error, which is the last message.
     over: bool,
 }
 
 impl Feed {
-    /// The next piece of the answer; the connection asks for it when it has sent the one before.
+    /// The next bytes of the response; `None` ends it. Called when the connection has sent the
+    /// bytes before.
     async fn next(&mut self) -> Option<Bytes> {
         if self.over {
             return None;
         }
         let mut out = Vec::new();
         if self.told.is_none() {
-            // A reader that is cut off before its first event resumes as well.
+            // Sent first, so that a reader that is cut off before its first event can resume.
             out.extend_from_slice(b": busbar\nretry: 1000\n");
             self.tell_position(&mut out);
             return Some(self.done(out));
@@ -457,13 +499,22 @@ impl Feed {
             match self.subscription.poll().await {
                 Ok(Some(found)) => {
                     self.write(&mut out, found);
-                    if out.len() < SUBSCRIPTION_CHUNK_BYTES {
+                    if out.len() < SUBSCRIPTION_CHUNK_BYTES && Instant::now() < self.quiet {
                         continue;
                     }
+                    if out.is_empty() {
+                        // Much is read and nothing matches.
+                        return Some(self.keep_alive());
+                    }
                 }
-                Ok(None) => {}
+                Ok(None) => {
+                    let now = self.app.bus.clock().now_micros();
+                    if out.is_empty() && self.until.is_some_and(|until| now >= until) {
+                        return None;
+                    }
+                }
                 Err(error) => {
-                    // The reader comes back, and tries again where it was.
+                    // The reader reconnects and resumes from its position.
                     self.over = true;
                     let json = serde_json::to_vec(&error).unwrap_or_default();
                     write_message(&mut out, "error", ("", None, ""), &json);
@@ -475,17 +526,20 @@ impl Feed {
             }
             tokio::select! {
                 () = self.wake.notified() => {}
-                // A point in time: what others publish must not put it off.
-                () = tokio::time::sleep_until(self.quiet) => {
-                    out.extend_from_slice(b": \n");
-                    self.tell_position(&mut out);
-                    // An open connection is use of its login.
-                    self.epoch = 0;
-                    return Some(self.done(out));
-                }
+                // A fixed time: events of other topics must not postpone it.
+                () = tokio::time::sleep_until(self.quiet) => return Some(self.keep_alive()),
                 () = stopped(stop.clone()) => return None,
             }
         }
+    }
+
+    /// A comment, which keeps proxies and browsers from closing the connection.
+    fn keep_alive(&mut self) -> Bytes {
+        let mut out = b": \n".to_vec();
+        self.tell_position(&mut out);
+        // An open connection counts as use of its session, which is renewed by the next check.
+        self.epoch = 0;
+        self.done(out)
     }
 
     fn done(&mut self, out: Vec<u8>) -> Bytes {
@@ -493,8 +547,8 @@ impl Feed {
         out.into()
     }
 
-    /// An id without an event, when there is something new to say: much that does not match may have
-    /// been read since the last one.
+    /// Appends the position when it has changed since it was sent last: many events that do not
+    /// match may have been read since.
     fn tell_position(&mut self, out: &mut Vec<u8>) {
         let position = self.subscription.position();
         if !position.is_empty() && self.told.as_ref() != Some(&position) {
@@ -577,7 +631,7 @@ impl Feed {
     }
 }
 
-/// What stands before and after the offset of one partition, `here`, in the text of all positions.
+/// The parts before and after the offset of the partition `here` in the text of all positions.
 fn around<'a>(position: &'a str, here: &str) -> (&'a str, &'a str) {
     let mut start = 0;
     for part in position.split(',') {
@@ -610,8 +664,8 @@ pub(crate) fn gap_json(stream: &str, partition: u16, gap: &busbar_bus::Gap) -> V
     serde_json::to_vec(&view).unwrap_or_default()
 }
 
-/// Appends a message. Its id comes in three parts, so that it need not be put together for each event.
-fn write_message(
+/// Appends a message. Its id is given in three parts, so that no text is built for each event.
+pub(super) fn write_message(
     out: &mut Vec<u8>,
     kind: &str,
     (before, offset, after): (&str, Option<u64>, &str),

@@ -412,7 +412,7 @@ pub(super) fn outcome(
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Replay {
-    /// `earliest`, `latest`, or an RFC 3339 time.
+    /// `earliest`, `latest`, an RFC 3339 time, or a span back such as `-1h`.
     from: String,
 }
 
@@ -436,7 +436,7 @@ async fn replay(
     JsonBody(body): JsonBody<Replay>,
 ) -> Answer<Json<Done>> {
     check_operate(&app, &actor.caller, &name)?;
-    let from = match Start::parse(&body.from)? {
+    let from = match Start::parse(&body.from, app.bus.clock().now_micros())? {
         Start::Earliest => ReplayFrom::Earliest,
         Start::Now => ReplayFrom::Latest,
         Start::Time(micros) => ReplayFrom::Time(micros),

@@ -14,11 +14,13 @@ mod metrics;
 mod mqtt;
 pub(crate) mod overview;
 mod project;
+mod search;
 mod session;
 mod socket;
 mod sql;
 mod streams;
 mod tables;
+mod tail;
 mod tokens;
 mod topics;
 mod users;
@@ -127,11 +129,13 @@ pub(crate) fn routes() -> (Router<Arc<App>>, Document) {
         .merge(mqtt::routes())
         .merge(overview::routes())
         .merge(project::routes())
+        .merge(search::routes())
         .merge(session::routes())
         .merge(socket::routes())
         .merge(sql::routes())
         .merge(streams::routes())
         .merge(tables::routes())
+        .merge(tail::routes())
         .merge(tokens::routes())
         .merge(topics::routes())
         .merge(users::routes())

@@ -357,7 +357,8 @@ impl Session {
                 .with("max", SOCKET_SUBSCRIPTIONS_MAX)
                 .into());
         }
-        let start = Start::parse(frame.from.as_deref().unwrap_or("now"))?;
+        let now = self.app.bus.clock().now_micros();
+        let start = Start::parse(frame.from.as_deref().unwrap_or("now"), now)?;
         let (subscription, permit) = open(
             &self.app,
             &self.caller,

@@ -1,5 +1,6 @@
-//! Asking streams and tables in SQL.
+//! SQL queries over streams and tables, answered as one JSON document or as a stream of lines.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray as _, RecordBatch};
@@ -8,11 +9,13 @@ use arrow::datatypes::{
     UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::response::Response;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use busbar_event::{Class, Error};
-use busbar_sql::{QueryOptions, Relations};
+use busbar_sql::{QueryOptions, QueryResult, Relations};
 use serde::Deserialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -30,17 +33,17 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(query))
 }
 
-/// A question.
+/// A query.
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Question {
     /// The query, such as `select * from inbox limit 10`.
     sql: String,
-    /// At most so many rows; 1000 when absent.
+    /// Number of rows to return at most. When absent: 1000 in a JSON document, all rows in lines.
     limit: Option<usize>,
 }
 
-/// An answer.
+/// The rows of a query.
 #[derive(utoipa::ToSchema)]
 #[expect(dead_code, reason = "describes what is rendered by hand")]
 struct Rows {
@@ -52,27 +55,39 @@ struct Rows {
     truncated: bool,
     /// How long it took.
     elapsed_ms: f64,
-    /// Events left out because their payload does not decode to the columns asked for.
+    /// Events left out because their payload cannot be read.
     undecodable: u64,
+    /// Events with null in place of a value that does not fit its column.
+    partial: u64,
     /// Events left out because they cannot be read from the disk.
     unreadable: u64,
 }
 
-/// Ask a question.
+/// Run a query.
 ///
-/// `select`, `with`, `values`, `explain`, `show tables` and `describe`; nothing that changes anything.
-/// Who may read some streams and tables only can ask about these.
+/// `select`, `with`, `values`, `explain`, `show tables` and `describe`; no statement that changes data.
+/// A caller who may read only some streams and tables can query only those.
+///
+/// With `Accept: application/x-ndjson` the rows are streamed as they are computed, without a limit: first a
+/// line `{"columns":[…]}`, then each row as a line with an array, at last a line `{"end":{…}}` with
+/// `truncated`, `elapsed_ms`, `undecodable`, `partial` and `unreadable`, or `{"error":{…}}`. A body without that last
+/// line is incomplete.
 #[utoipa::path(post, path = "/api/v1/sql", tag = "sql", request_body = Question,
     responses(
-        (status = 200, description = "The answer.", body = Rows),
+        (status = 200, description = "The rows.", content(
+            (Rows = "application/json"),
+            (String = "application/x-ndjson"),
+        )),
         (status = 403, description = "The caller may not read what it asks about.", body = super::Refused),
         (status = 422, description = "The query is wrong; `error.span` says where.", body = super::Refused),
     ))]
 async fn query(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
+    headers: HeaderMap,
     JsonBody(question): JsonBody<Question>,
 ) -> Answer<Response> {
+    let lines = accepts_lines(&headers);
     if question.sql.len() > SQL_TEXT_BYTES_MAX {
         return Err(Error::new(Class::Permanent, "server.sql-too-long")
             .with("max", SQL_TEXT_BYTES_MAX)
@@ -81,7 +96,8 @@ async fn query(
     let relations = (!caller.may_read_all())
         .then(|| Arc::new(app.relations.readable_by(caller)) as Arc<dyn Relations>);
     let options = QueryOptions {
-        rows_max: Some(question.limit.unwrap_or(SQL_ROWS_DEFAULT)),
+        rows_max: question.limit.or((!lines).then_some(SQL_ROWS_DEFAULT)),
+        all_rows: lines,
         relations,
     };
     let mut result = app
@@ -93,39 +109,112 @@ async fn query(
             Refusal::from(wrong.into_error()).at(span, suggestion)
         })?;
     let columns = serde_json::to_vec(&fields(&result.schema())).unwrap_or_default();
+    if lines {
+        return Ok(streamed(result, &columns));
+    }
     let mut out = b"{\"columns\":".to_vec();
     out.extend_from_slice(&columns);
     out.extend_from_slice(b",\"rows\":[");
     let mut first = true;
     while let Some(batch) = result.next().await {
         let batch = batch?;
-        // Rendering a batch takes about as long as a disk takes to answer; others go on meanwhile.
+        // Rendering a batch takes about a millisecond; other tasks of this thread run in between.
         tokio::task::yield_now().await;
         rows(&mut out, &batch, &mut first)?;
     }
-    let rest = format!(
-        "],\"truncated\":{},\"elapsed_ms\":{:.3},\"undecodable\":{},\"unreadable\":{}}}",
-        result.truncated(),
-        result.elapsed().as_secs_f64() * 1e3,
-        result.undecodable(),
-        result.unreadable()
-    );
-    out.extend_from_slice(rest.as_bytes());
+    out.extend_from_slice(b"],");
+    out.extend_from_slice(summary(&result).as_bytes());
+    out.push(b'}');
     Ok(json_bytes(out))
 }
 
-fn rows(out: &mut Vec<u8>, batch: &RecordBatch, first: &mut bool) -> Result<(), Error> {
-    for row in 0..batch.num_rows() {
-        out.extend_from_slice(if *first { b"[" } else { b",[" });
-        *first = false;
-        for (at, column) in batch.columns().iter().enumerate() {
-            if at > 0 {
-                out.push(b',');
-            }
-            cell(out, column, row)?;
+/// The members that follow the rows.
+fn summary(result: &QueryResult) -> String {
+    format!(
+        "\"truncated\":{},\"elapsed_ms\":{:.3},\"undecodable\":{},\"partial\":{},\"unreadable\":{}",
+        result.truncated(),
+        result.elapsed().as_secs_f64() * 1e3,
+        result.undecodable(),
+        result.partial(),
+        result.unreadable()
+    )
+}
+
+/// True for a request that asks for lines.
+fn accepts_lines(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|kind| kind.split(';').next())
+        .any(|kind| kind.trim().eq_ignore_ascii_case(LINES))
+}
+
+/// The media type of an answer in lines.
+const LINES: &str = "application/x-ndjson";
+
+/// The rows as lines, computed while the client reads them.
+fn streamed(result: QueryResult, columns: &[u8]) -> Response {
+    let head = [b"{\"columns\":", columns, b"}\n"].concat();
+    let stream = futures::stream::unfold((Some(result), head), |(result, mut out)| async {
+        if !out.is_empty() {
+            return Some((Ok::<_, Infallible>(Bytes::from(out)), (result, Vec::new())));
         }
-        out.push(b']');
+        let mut result = result?;
+        let next = match result.next().await {
+            Some(Ok(batch)) => lines(&mut out, &batch),
+            Some(Err(error)) => Err(error),
+            None => {
+                out = format!("{{\"end\":{{{}}}}}\n", summary(&result)).into_bytes();
+                return Some((Ok(Bytes::from(out)), (None, Vec::new())));
+            }
+        };
+        match next {
+            Ok(()) => Some((Ok(Bytes::from(out)), (Some(result), Vec::new()))),
+            Err(error) => {
+                let error = serde_json::to_vec(&error).unwrap_or_default();
+                let last = [b"{\"error\":", &*error, b"}\n"].concat();
+                Some((Ok(Bytes::from(last)), (None, Vec::new())))
+            }
+        }
+    });
+    (
+        [(header::CONTENT_TYPE, LINES), super::UNBUFFERED],
+        Body::from_stream(stream),
+    )
+        .into_response()
+}
+
+fn lines(out: &mut Vec<u8>, batch: &RecordBatch) -> Result<(), Error> {
+    for at in 0..batch.num_rows() {
+        row(out, batch, at)?;
+        out.push(b'\n');
     }
+    Ok(())
+}
+
+fn rows(out: &mut Vec<u8>, batch: &RecordBatch, first: &mut bool) -> Result<(), Error> {
+    for at in 0..batch.num_rows() {
+        if !*first {
+            out.push(b',');
+        }
+        *first = false;
+        row(out, batch, at)?;
+    }
+    Ok(())
+}
+
+/// A row as a JSON array.
+fn row(out: &mut Vec<u8>, batch: &RecordBatch, row: usize) -> Result<(), Error> {
+    out.push(b'[');
+    for (at, column) in batch.columns().iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        cell(out, column, row)?;
+    }
+    out.push(b']');
     Ok(())
 }
 

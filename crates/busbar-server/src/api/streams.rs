@@ -18,7 +18,7 @@ use crate::answer::{Answer, Refusal};
 use crate::app::App;
 use crate::events::position::{self, Start};
 use crate::events::render::{self, Place};
-use crate::events::subscription::{Wanted, last, matching};
+use crate::events::subscription::{Wanted, last, matching, offset_of_time};
 use crate::guard::Caller;
 use crate::json::quote;
 use crate::limits::{
@@ -224,7 +224,8 @@ async fn events(
 ) -> Answer<Response> {
     rights::check_stream(&caller, &name)?;
     let stream = find(&app, &name)?;
-    let start = Start::parse(query.from.as_deref().unwrap_or("earliest"))?;
+    let from = query.from.as_deref().unwrap_or("earliest");
+    let start = Start::parse(from, app.bus.clock().now_micros())?;
     let filter = match &query.filter {
         Some(text) => Some(Filter::parse(text)?),
         None => None,
@@ -236,6 +237,7 @@ async fn events(
     let wanted = Wanted {
         filter,
         stream: Some(name),
+        ..Wanted::default()
     };
     let body = blocking(move || page(&stream, &wanted, &start, limit, query.partition)).await?;
     Ok(json_bytes(body))
@@ -266,7 +268,7 @@ fn page(
             Start::Last(count) => last(partition, (*count).min(limit), rows_of)?
                 .first()
                 .map_or(partition.end(), |(_, offset)| *offset),
-            Start::Time(micros) => partition.offset_at_time(*micros)?,
+            Start::Time(micros) => offset_of_time(partition, *micros)?,
             Start::Offset(offset) => (*offset).max(partition.start()),
             Start::Positions(positions) => positions
                 .iter()

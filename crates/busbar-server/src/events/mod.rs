@@ -1,6 +1,7 @@
-//! Events on their way between HTTP and the bus: in ([`parse`], [`inlet`]) and out ([`render`],
-//! [`subscription`]).
+//! Events between HTTP and the bus: in ([`parse`], [`inlet`]) and out ([`subscription`],
+//! [`condition`], [`render`]).
 
+pub(crate) mod condition;
 pub(crate) mod inlet;
 pub(crate) mod parse;
 pub(crate) mod position;

@@ -1,37 +1,42 @@
-//! Where a reader begins.
+//! Where a reader starts: the parameter `from` of the API.
 
 use std::fmt::Write as _;
 
+use busbar_bus::Span;
 use busbar_event::{Class, Error};
 
 use crate::limits::LAST_EVENTS_MAX;
 use crate::time;
 
-/// What `from` says.
+/// The place where a reader starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Start {
-    /// With the next event.
+    /// The next event.
     Now,
-    /// With the oldest event that is kept.
+    /// The oldest event that is kept.
     Earliest,
-    /// With the last so many that match.
+    /// The last matching events, this many.
     Last(usize),
-    /// With the first event at or after a time, in microseconds since 1970.
+    /// The first event at or after a time in microseconds since 1970.
     Time(i64),
-    /// At an offset, of every partition that is read.
+    /// An offset of every partition that is read.
     Offset(u64),
-    /// Where an earlier reader was: stream, partition, offset.
+    /// The position of an earlier reader: stream, partition, offset.
     Positions(Vec<(String, u16, u64)>),
 }
 
-/// Most partitions a text may name, and most bytes it may have.
+/// Number of partitions in a position, and its length in bytes, at most.
 const POSITIONS_MAX: usize = 4_096;
 const POSITION_BYTES_MAX: usize = 64 << 10;
 
 impl Start {
-    /// Reads `now`, `earliest`, `last:N` (or `-N`), an RFC 3339 time, an offset, or the id of an
-    /// event of an earlier subscription (`meter/0@17,meter/1@3`).
-    pub(crate) fn parse(text: &str) -> Result<Start, Error> {
+    /// Reads `now`, `earliest`, `last:N` (or `-N`), an RFC 3339 time, a span before `now` in microseconds
+    /// since 1970 (`-90s`, `-1h`), an offset, or the id of an event of an earlier subscription
+    /// (`meter/0@17,meter/1@3`).
+    ///
+    /// # Errors
+    /// When the text is none of these, or asks for more than [`LAST_EVENTS_MAX`] events.
+    pub(crate) fn parse(text: &str, now: i64) -> Result<Start, Error> {
         let bad = || {
             Error::new(Class::Permanent, "server.bad-from").with("from", busbar_event::quote(text))
         };
@@ -42,6 +47,12 @@ impl Start {
             "now" | "latest" | "" => return Ok(Start::Now),
             "earliest" => return Ok(Start::Earliest),
             _ => {}
+        }
+        if let Some(span) = text.strip_prefix('-')
+            && !span.bytes().all(|b| b.is_ascii_digit())
+        {
+            let span = Span::parse(span).map_err(|_| bad())?;
+            return Ok(Start::Time(now.saturating_sub(span.as_micros())));
         }
         if let Some(count) = text
             .strip_prefix("last:")
@@ -105,9 +116,11 @@ mod tests {
             ("-20", Start::Last(20)),
             ("17", Start::Offset(17)),
             ("1970-01-01T00:00:01Z", Start::Time(1_000_000)),
+            ("-90s", Start::Time(110_000_000)),
+            ("-1h", Start::Time(200_000_000 - 3_600_000_000)),
             ("读数/1@7", Start::Positions(vec![("读数".into(), 1, 7)])),
         ] {
-            assert_eq!(Start::parse(text).unwrap(), start, "{text}");
+            assert_eq!(Start::parse(text, 200_000_000).unwrap(), start, "{text}");
         }
         for bad in [
             "yesterday",
@@ -118,11 +131,14 @@ mod tests {
             "a@1",
             "a/x@1",
             "a/1@",
+            "-",
+            "-1y",
+            "-h",
         ] {
-            assert!(Start::parse(bad).is_err(), "{bad}");
+            assert!(Start::parse(bad, 0).is_err(), "{bad}");
         }
         let positions = [("a", 0, 1), ("b-c", 2, u64::MAX)];
-        let Start::Positions(read) = Start::parse(&write(positions.into_iter())).unwrap() else {
+        let Start::Positions(read) = Start::parse(&write(positions.into_iter()), 0).unwrap() else {
             panic!("not positions");
         };
         assert_eq!(read, [("a".into(), 0, 1), ("b-c".into(), 2, u64::MAX)]);
@@ -131,7 +147,7 @@ mod tests {
     proptest! {
         #[test]
         fn never_panics(text in ".*") {
-            let _ = Start::parse(&text);
+            let _ = Start::parse(&text, 0);
         }
     }
 }

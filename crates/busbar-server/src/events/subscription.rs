@@ -1,7 +1,7 @@
-//! A reader of everything that a filter matches, from a position on, over all streams.
+//! Reads the events that match a filter, from a position on, over one stream or all of them.
 //!
-//! A subscription is a cursor on each partition: a reader that is slow lags behind on the log, as
-//! everybody else who reads it; nothing is kept for it in memory and nothing is dropped.
+//! A subscription holds one cursor per partition. A slow reader lags behind on the log: no event is
+//! buffered for it and none is dropped.
 
 use std::sync::Arc;
 
@@ -13,21 +13,24 @@ use busbar_event::{Batch, Class, Error};
 use busbar_log::WakerGuard;
 use tokio::sync::Notify;
 
+use crate::events::condition::Condition;
 use crate::events::position::{self, Start};
-use crate::limits::{LAST_SCAN_EVENTS_MAX, SUBSCRIPTION_READ_BYTES};
+use crate::limits::{LAST_SCAN_EVENTS_MAX, SUBSCRIPTION_READ_BYTES, SUBSCRIPTION_SCAN_EVENTS_MAX};
 
-/// What a subscription asks for.
-#[derive(Clone, Debug)]
+/// Which events a reader asks for.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Wanted {
-    /// Topics; all of them without it.
+    /// Topic filter; all topics when absent.
     pub(crate) filter: Option<Filter>,
-    /// One stream, by name; internal ones are read only when they are named.
+    /// Name of the only stream to read; all streams but internal ones when absent.
     pub(crate) stream: Option<String>,
+    /// What else an event must have.
+    pub(crate) condition: Condition,
 }
 
-/// Events that were found, or a part of the log that cannot be read.
+/// What one poll returns.
 pub(crate) enum Found {
-    /// Rows of a batch, in order.
+    /// Matching rows of a batch, in order; none after a long stretch without a match.
     Events {
         stream: Arc<Stream>,
         partition: u16,
@@ -35,7 +38,7 @@ pub(crate) enum Found {
         batch: Batch,
         rows: Vec<u32>,
     },
-    /// Events that are gone.
+    /// Events that retention or damage took.
     Gap {
         stream: Arc<Stream>,
         partition: u16,
@@ -43,7 +46,7 @@ pub(crate) enum Found {
     },
 }
 
-/// See the module.
+/// Cursors on the partitions that are read; see the module.
 pub(crate) struct Subscription {
     bus: Bus,
     wanted: Wanted,
@@ -61,7 +64,10 @@ struct Reader {
 }
 
 impl Subscription {
-    /// Begins to read. `wake` is notified when there may be something new.
+    /// Opens the cursors. `wake` is notified after each commit to a partition that is read.
+    ///
+    /// # Errors
+    /// When the stream does not exist or the start cannot be found on the disk.
     pub(crate) async fn open(
         bus: &Bus,
         principal: Principal,
@@ -84,7 +90,7 @@ impl Subscription {
             turn: 0,
             wake,
         };
-        // Finding positions reads the disk. The readers wake nobody before they are there.
+        // Finding positions may read the disk.
         let subscription = tokio::task::spawn_blocking(move || {
             subscription.refresh(&start)?;
             if let Start::Last(count) = start {
@@ -97,14 +103,18 @@ impl Subscription {
         Ok(subscription)
     }
 
-    /// The next events that match; `None` when all has been read. Then the subscription's
-    /// [`Notify`] tells when to ask again.
+    /// The next matching events; `None` at the end of every partition, where the caller waits for
+    /// the [`Notify`] given to [`open`](Self::open).
+    ///
+    /// # Errors
+    /// When the log is closed or the disk cannot be read; polling again tries again.
     pub(crate) async fn poll(&mut self) -> Result<Option<Found>, Error> {
         if self.epoch != self.bus.route_epoch() {
-            // Streams that were not there before are read from their beginning.
+            // Streams created since the last poll are read from their first event.
             self.refresh(&Start::Earliest)?;
         }
         let mut idle = 0;
+        let mut scanned = 0;
         while idle < self.readers.len() {
             self.turn %= self.readers.len();
             let reader = &mut self.readers[self.turn];
@@ -129,10 +139,12 @@ impl Subscription {
                 }
                 Some(Item::Chunk(chunk)) => {
                     idle = 0;
+                    scanned += chunk.batch.rows();
                     let stream = reader.stream.clone();
                     self.turn += 1;
                     let rows = matching(&chunk.batch, &self.wanted, &self.principal, stream.name());
-                    if !rows.is_empty() {
+                    // The caller must get a turn to check rights and to send a keep-alive.
+                    if !rows.is_empty() || scanned >= SUBSCRIPTION_SCAN_EVENTS_MAX {
                         return Ok(Some(Found::Events {
                             stream,
                             partition,
@@ -141,7 +153,7 @@ impl Subscription {
                             rows,
                         }));
                     }
-                    // Much that does not match must not keep a core from its other work.
+                    // A long stretch without a match must not block other tasks of this thread.
                     tokio::task::yield_now().await;
                 }
             }
@@ -149,7 +161,7 @@ impl Subscription {
         Ok(None)
     }
 
-    /// Where the subscription is, as text: where one that takes over begins.
+    /// The positions of all cursors as text, from which another subscription can resume.
     pub(crate) fn position(&self) -> String {
         position::write(self.readers.iter().map(|reader| {
             let partition = reader.cursor.partition();
@@ -161,12 +173,17 @@ impl Subscription {
         }))
     }
 
-    /// Partitions that are read.
+    /// Number of partitions that are read.
     pub(crate) fn partitions(&self) -> usize {
         self.readers.len()
     }
 
-    /// Goes on as somebody whose rules changed.
+    /// Committed events that have not been read, over all partitions.
+    pub(crate) fn lag(&self) -> u64 {
+        self.readers.iter().map(|reader| reader.cursor.lag()).sum()
+    }
+
+    /// Replaces the principal whose rights decide what is delivered.
     pub(crate) fn set_principal(&mut self, principal: Principal) {
         self.principal = principal;
     }
@@ -203,7 +220,7 @@ impl Subscription {
         Ok(())
     }
 
-    /// Sets the cursors so that the last `count` events that match come first.
+    /// Sets the cursors so that the last `count` matching events come first.
     fn seek_last(&mut self, count: usize) -> Result<(), Error> {
         let mut found = Vec::new();
         for (at, reader) in self.readers.iter().enumerate() {
@@ -214,8 +231,7 @@ impl Subscription {
             })?;
             found.extend(last.into_iter().map(|(time, offset)| (time, offset, at)));
         }
-        // Newest first. What remains of a partition is the end of it, so its first one is where
-        // to begin.
+        // Newest first. The oldest event kept of a partition is where its cursor starts.
         found.sort_unstable_by(|a, b| b.cmp(a));
         found.truncate(count);
         let mut first: Vec<Option<u64>> = vec![None; self.readers.len()];
@@ -231,7 +247,8 @@ impl Subscription {
     }
 }
 
-/// The rows of a batch that are asked for and may be seen; decided once for each distinct topic.
+/// The rows of a batch that match and that the principal may read. Topic and rights are checked once
+/// per distinct topic.
 pub(crate) fn matching(
     batch: &Batch,
     wanted: &Wanted,
@@ -250,23 +267,26 @@ pub(crate) fn matching(
                 && (open || principal.may_receive(topic, stream))
         })
         .collect();
-    if good.iter().all(|good| *good) {
-        return (0..batch.rows() as u32).collect();
-    }
-    batch
-        .topic_keys()
-        .iter()
-        .zip(0..)
-        .filter(|(key, _)| good[**key as usize])
-        .map(|(_, row)| row)
-        .collect()
+    let mut rows: Vec<u32> = if good.iter().all(|good| *good) {
+        (0..batch.rows() as u32).collect()
+    } else {
+        batch
+            .topic_keys()
+            .iter()
+            .zip(0..)
+            .filter(|(key, _)| good[**key as usize])
+            .map(|(_, row)| row)
+            .collect()
+    };
+    wanted.condition.retain(batch, &mut rows);
+    rows
 }
 
 fn offset(partition: &StreamPartition, start: &Start) -> Result<u64, Error> {
     Ok(match start {
         Start::Now | Start::Last(_) => partition.end(),
         Start::Earliest => partition.start(),
-        Start::Time(micros) => partition.offset_at_time(*micros)?,
+        Start::Time(micros) => offset_of_time(partition, *micros)?,
         Start::Offset(offset) => (*offset).max(partition.start()),
         Start::Positions(positions) => positions
             .iter()
@@ -277,8 +297,34 @@ fn offset(partition: &StreamPartition, start: &Start) -> Result<u64, Error> {
     })
 }
 
-/// Time and offset of the last `count` events of a partition that match; searched from the end
-/// in windows that grow, up to a bound.
+/// Offset of the first event at or after a time in microseconds since 1970; the end when there is none.
+/// May read the disk.
+pub(crate) fn offset_of_time(partition: &StreamPartition, micros: i64) -> Result<u64, Error> {
+    let end = partition.end();
+    // The log knows times of frames; the frame that is found may begin with older events.
+    let mut at = partition.offset_at_time(micros)?;
+    while at < end {
+        // The cursor reports damage when it reaches it.
+        let Ok(chunks) = partition.read(at, SUBSCRIPTION_READ_BYTES) else {
+            break;
+        };
+        let Some(next) = chunks.last().map(busbar_bus::Chunk::end) else {
+            break;
+        };
+        for chunk in chunks {
+            for (offset, time) in (chunk.base..).zip(chunk.batch.times()) {
+                if offset >= at && *time >= micros {
+                    return Ok(offset);
+                }
+            }
+        }
+        at = next;
+    }
+    Ok(at)
+}
+
+/// Time and offset of the last `count` matching events of a partition, oldest first. Searches
+/// backwards from the end in growing windows, over [`LAST_SCAN_EVENTS_MAX`] events at most.
 pub(crate) fn last(
     partition: &StreamPartition,
     count: usize,
@@ -293,7 +339,7 @@ pub(crate) fn last(
         let mut here = Vec::new();
         let mut at = window_start;
         while at < window_end {
-            // What cannot be read here is told to the reader when it comes to it.
+            // The cursor reports damage when it reaches it.
             let Ok(chunks) = partition.read(at, SUBSCRIPTION_READ_BYTES) else {
                 break;
             };

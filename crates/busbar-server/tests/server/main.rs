@@ -3,6 +3,7 @@
 mod access;
 mod flows;
 mod live;
+mod look;
 mod node;
 mod publish;
 mod roles;
