@@ -160,11 +160,7 @@ impl NodeArgs {
         }
         let reader = BufReader::new(answer.body_mut().with_config().limit(u64::MAX).reader());
         for line in reader.lines() {
-            let line = line.map_err(|why| {
-                let error =
-                    Error::new(Class::Transient, "cli.stream-broken").with("node", self.url());
-                Failure::new(exit::UNAVAILABLE, error.caused_by(why))
-            })?;
+            let line = line.map_err(|why| self.broken(why))?;
             if let Some(data) = line.strip_prefix("data:")
                 && !each(data.trim_start())
             {
@@ -172,6 +168,37 @@ impl NodeArgs {
             }
         }
         Ok(())
+    }
+
+    /// POST of a JSON body whose answer comes in lines; `each` gets one after the other.
+    ///
+    /// # Errors
+    /// As [`NodeArgs::get`]; also when the connection breaks or `each` fails.
+    pub fn lines(
+        &self,
+        path: &str,
+        body: &Value,
+        mut each: impl FnMut(&str) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let request = self.agent()?.post(self.place(path)?);
+        let request = self.authorized(request)?;
+        let mut answer = request
+            .header("Accept", "application/x-ndjson")
+            .send_json(body)
+            .map_err(|why| self.unreachable(why))?;
+        if !answer.status().is_success() {
+            return self.read(Ok(answer)).map(drop);
+        }
+        let reader = BufReader::new(answer.body_mut().with_config().limit(u64::MAX).reader());
+        for line in reader.lines() {
+            each(&line.map_err(|why| self.broken(why))?)?;
+        }
+        Ok(())
+    }
+
+    fn broken(&self, why: std::io::Error) -> Failure {
+        let error = Error::new(Class::Transient, "cli.stream-broken").with("node", self.url());
+        Failure::new(exit::UNAVAILABLE, error.caused_by(why))
     }
 
     /// The address of a path of the node.
@@ -289,7 +316,7 @@ const HINTS: [(&str, &str); 4] = [
 ];
 
 /// A refusal of the node, in the reader's language.
-fn refusal(status: u16, error: &Value) -> Failure {
+pub fn refusal(status: u16, error: &Value) -> Failure {
     let key = if language() == Language::Zh {
         "message_zh"
     } else {

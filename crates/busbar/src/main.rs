@@ -37,6 +37,15 @@ struct Cli {
     /// Print JSON, for programs.
     #[arg(long, global = true)]
     json: bool,
+    /// How times are shown to people: utc, local, or relative to now; JSON and CSV always have UTC.
+    #[arg(
+        long,
+        global = true,
+        env = "BUSBAR_TIMES",
+        value_enum,
+        default_value = "utc"
+    )]
+    times: say::Times,
     #[command(flatten)]
     node: NodeArgs,
     #[command(subcommand)]
@@ -89,6 +98,7 @@ fn main() -> ExitCode {
     if !matches!(cli.command, Command::Run(_) | Command::Bench(_)) {
         restore_pipes();
     }
+    say::set_times(cli.times);
     match dispatch(&cli) {
         Ok(()) => ExitCode::from(exit::OK),
         Err(failure) => {

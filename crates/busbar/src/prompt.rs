@@ -1,7 +1,7 @@
 //! The prompt of `busbar sql`: queries over several lines, each ended by a semicolon.
 //!
-//! The terminal edits the line; a history and arrow keys come from a wrapper such as `rlwrap`. Libraries for
-//! them turn on features of packages that everything is built on, and so compile DataFusion anew.
+//! The terminal edits the line; for a history use a wrapper such as `rlwrap`. Line editing libraries enable
+//! features of shared crates, which would compile DataFusion a second time.
 
 use std::io::{self, BufRead as _, Read as _, Write as _};
 
@@ -9,16 +9,16 @@ use busbar_event::{Class, Error};
 
 use crate::exit::{self, Failure};
 
-/// What ends a conversation, as in the clients that people know.
+/// Words that exit, as in other SQL clients.
 const GOODBYE: [&str; 4] = ["exit", "quit", "\\q", ".exit"];
-/// Bytes of one query that are typed or pasted.
+/// Bytes of one query at the prompt.
 const QUERY_BYTES_MAX: usize = 1 << 20;
 
-/// Asks a person for queries.
+/// Reads queries from a terminal.
 pub struct Prompt;
 
 impl Prompt {
-    /// The next queries; `None` when the person has had enough.
+    /// The next queries; `None` at the end of input.
     ///
     /// # Errors
     /// When the terminal cannot be read.
@@ -45,7 +45,7 @@ impl Prompt {
                 return Ok(None);
             }
             let (queries, rest) = split(&text);
-            // An empty line ends a query too, for those who miss the semicolon.
+            // An empty line ends a query too, for users who forget the semicolon.
             let ended = text[before..].trim().is_empty();
             if (rest.is_empty() && !queries.is_empty()) || ended {
                 let rest = Some(rest).filter(|rest| !rest.is_empty());
@@ -66,8 +66,8 @@ fn is_goodbye(text: &str) -> bool {
     GOODBYE.contains(&text.trim().trim_end_matches(';'))
 }
 
-/// Queries that a semicolon ends, and what stands behind the last one. Quoted text and comments hide
-/// their semicolons; what is nothing but comments is no query.
+/// Splits a text into the queries that end with a semicolon and the rest behind the last one. Semicolons in
+/// quotes and comments do not count; a text of comments only is not a query.
 pub fn split(text: &str) -> (Vec<&str>, &str) {
     let mut queries = Vec::new();
     let (mut begun, mut empty) = (0, true);

@@ -1,13 +1,94 @@
-//! What the program prints for people: the reader's language, tables, units.
+//! What the program prints for people: the reader's language, tables, units, times.
 
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use busbar_event::{Language, messages};
+use busbar_event::{Language, format, messages};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-/// The reader's language, by the usual variables.
+/// How times are shown to people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Times {
+    /// In UTC.
+    Utc,
+    /// In the zone of this machine.
+    Local,
+    /// As the span to the present.
+    Relative,
+}
+
+static TIMES: OnceLock<Times> = OnceLock::new();
+
+/// Sets how times are shown; called once, before anything is printed.
+pub fn set_times(times: Times) {
+    // A second call would change nothing.
+    let _ = TIMES.set(times);
+}
+
+/// A time of an answer as the reader wants it; what is not a time is returned as it is.
+pub fn time(value: &Value) -> String {
+    let times = TIMES.get().copied().unwrap_or(Times::Utc);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.map_or(0, |now| i64::try_from(now.as_micros()).unwrap_or(i64::MAX));
+    let text = cell(value);
+    match format::parse_rfc3339(&text) {
+        Some(micros) => time_as(times, micros, now).unwrap_or(text),
+        None => text,
+    }
+}
+
+/// A time in microseconds since 1970; `None` when it stays as it is.
+fn time_as(times: Times, micros: i64, now: i64) -> Option<String> {
+    match times {
+        Times::Utc => None,
+        Times::Local => {
+            let offset = zone_offset_seconds(micros.div_euclid(1_000_000))?;
+            let shown = format::rfc3339(micros.checked_add(offset * 1_000_000)?);
+            let (sign, minutes) = (if offset < 0 { '-' } else { '+' }, offset.abs() / 60);
+            let shown = shown.trim_end_matches('Z');
+            Some(format!(
+                "{shown}{sign}{:02}:{:02}",
+                minutes / 60,
+                minutes % 60
+            ))
+        }
+        Times::Relative => {
+            let behind = now.saturating_sub(micros);
+            let (code, size) = match behind {
+                0.. => ("cli.time-ago", behind),
+                _ => ("cli.time-ahead", -behind),
+            };
+            Some(line(code, &[("span", span(size as f64 / 1e6))]))
+        }
+    }
+}
+
+/// Seconds east of UTC in the zone of this machine at a time in seconds since 1970.
+fn zone_offset_seconds(seconds: i64) -> Option<i64> {
+    let seconds: libc::time_t = seconds;
+    // SAFETY: all-zero bytes are a valid `tm`; its pointer member may be null.
+    let mut parts: libc::tm = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to live values of the right type, and `localtime_r` keeps neither.
+    let found = unsafe { libc::localtime_r(&raw const seconds, &raw mut parts) };
+    (!found.is_null()).then_some(parts.tm_gmtoff)
+}
+
+/// A span in its largest unit: `3.2 s`, `5 min`, `2 h`, `4 d`.
+pub fn span(seconds: f64) -> String {
+    let seconds = seconds.max(0.0);
+    let (value, code) = match seconds {
+        s if s < 10.0 => ((s * 10.0).floor() / 10.0, "cli.seconds"),
+        s if s < 60.0 => (s.floor(), "cli.seconds"),
+        s if s < 3_600.0 => ((s / 60.0).floor(), "cli.minutes"),
+        s if s < 86_400.0 => ((s / 3_600.0).floor(), "cli.hours"),
+        s => ((s / 86_400.0).floor(), "cli.days"),
+    };
+    line(code, &[("count", value.to_string())])
+}
+
+/// The reader's language, from the environment: `BUSBAR_LANG`, `LC_ALL`, `LC_MESSAGES`, `LANG`.
 pub fn language() -> Language {
     let wanted = ["BUSBAR_LANG", "LC_ALL", "LC_MESSAGES", "LANG"]
         .into_iter()
@@ -32,7 +113,7 @@ pub fn told(error: &Value) -> String {
     cell(&error[key])
 }
 
-/// A sign of life while a node works; nothing for programs, nor where nobody looks.
+/// A spinner while a node works; hidden for programs and when standard error is not a terminal.
 pub fn waiting(json: bool, code: &str) -> ProgressBar {
     if json {
         return ProgressBar::hidden();
@@ -43,13 +124,13 @@ pub fn waiting(json: bool, code: &str) -> ProgressBar {
     progress
 }
 
-/// A bar for work whose size is known, or becomes known; nothing for programs, nor where nobody looks.
+/// A progress bar; hidden for programs and when standard error is not a terminal.
 pub fn progress(json: bool, code: &str) -> ProgressBar {
     if json {
         return ProgressBar::hidden();
     }
     let progress = ProgressBar::new(0);
-    // A template that does not parse leaves the usual one.
+    // If the template does not parse, the default one is used.
     if let Ok(style) = ProgressStyle::with_template(BAR) {
         progress.set_style(style.progress_chars(BAR_CHARACTERS));
     }
@@ -58,7 +139,7 @@ pub fn progress(json: bool, code: &str) -> ProgressBar {
     progress
 }
 
-/// The same for work that is measured in bytes.
+/// The style of a progress bar that counts bytes.
 pub fn bytes_bar() -> ProgressStyle {
     ProgressStyle::with_template(BYTES_BAR)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
@@ -70,8 +151,8 @@ const BYTES_BAR: &str =
     "{msg} {bar:30} {percent:>3} %  {binary_bytes}/{binary_total_bytes}  {elapsed}";
 const BAR: &str = "{msg} {bar:30} {percent:>3} %  {human_pos}/{human_len}  {elapsed}";
 
-/// A list of an answer as a table, or a line that says that it is empty. A dot in a column's name
-/// goes one level down.
+/// Prints a list of an answer as a table, or the message `none` when it is empty. A dot in a column's
+/// name selects a nested member.
 pub fn list(list: &Value, columns: &[&str], none: &str) {
     let list = list.as_array().map_or(&[][..], Vec::as_slice);
     if list.is_empty() {
@@ -88,6 +169,7 @@ pub fn list(list: &Value, columns: &[&str], none: &str) {
                     let value = column.split('.').fold(entry, |value, key| &value[key]);
                     match *column {
                         "state" => state(value),
+                        name if TIME_COLUMNS.contains(&name) => time(value),
                         _ => cell(value),
                     }
                 })
@@ -97,7 +179,19 @@ pub fn list(list: &Value, columns: &[&str], none: &str) {
     print!("{}", table(&head, &rows));
 }
 
-/// What a member of an answer is called at the head of a column.
+/// Columns of lists that hold times.
+const TIME_COLUMNS: [&str; 8] = [
+    "time",
+    "created",
+    "expires",
+    "first",
+    "last",
+    "watermark",
+    "redriven",
+    "event-time",
+];
+
+/// The heading of a column that shows this member of an answer.
 pub fn heading(member: &str) -> String {
     let name = member.rsplit('.').next().unwrap_or(member);
     let name = name.strip_suffix("_zh").unwrap_or(name);
@@ -111,7 +205,7 @@ pub fn state(value: &Value) -> String {
     messages::template(language(), &format!("cli.state-{name}")).map_or(name, str::to_owned)
 }
 
-/// Columns that line up, numbers to the right. Wide characters count twice, as terminals show them.
+/// A table with aligned columns, numbers to the right. Wide characters take two columns, as on a terminal.
 pub fn table(head: &[String], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = head.iter().map(|cell| width(cell)).collect();
     for row in rows {
@@ -175,7 +269,7 @@ fn scaled(mut value: f64, step: f64, units: &[&str]) -> String {
         value /= step;
         unit += 1;
     }
-    // As it will be shown: 0.99995 is 1, not 1.0.
+    // Rounded first, so that 0.99995 is shown as 1 and not as 1.0.
     let value = (value * 10.0).round() / 10.0;
     let digits = if value >= 100.0 || value.fract() == 0.0 {
         0
@@ -210,6 +304,33 @@ mod tests {
         ];
         let expected = "站点   kw\n北    3.2\nab     10\ne\u{301}       1\n";
         assert_eq!(table(&head, &rows), expected);
+    }
+
+    #[test]
+    fn times_are_shown_as_asked() {
+        let (micros, now) = (1_000_000_000_123_456, 1_000_000_065_000_000);
+        assert_eq!(time_as(Times::Utc, micros, now), None);
+        let local = time_as(Times::Local, micros, now).unwrap();
+        assert_eq!(format::parse_rfc3339(&local), Some(micros), "{local}");
+        let relative = |micros| time_as(Times::Relative, micros, now).unwrap();
+        assert_eq!(
+            relative(micros),
+            line("cli.time-ago", &[("span", span(60.0))])
+        );
+        let ahead = now + 7_200_000_000;
+        assert_eq!(
+            relative(ahead),
+            line("cli.time-ahead", &[("span", span(7_200.0))])
+        );
+        for (seconds, code, count) in [
+            (3.29, "cli.seconds", "3.2"),
+            (59.9, "cli.seconds", "59"),
+            (86_400.0 * 4.5, "cli.days", "4"),
+            (-5.0, "cli.seconds", "0"),
+        ] {
+            assert_eq!(span(seconds), line(code, &[("count", count.into())]));
+        }
+        assert_eq!(time(&Value::String("no time".into())), "no time");
     }
 
     #[test]

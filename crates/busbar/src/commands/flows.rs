@@ -1,4 +1,4 @@
-//! `busbar flows` and `busbar replay`: what runs, its versions, and where it reads.
+//! `busbar flows` and `busbar replay`: the flows of a node, their versions and positions.
 
 use std::time::Duration;
 
@@ -19,15 +19,15 @@ pub struct FlowsArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum FlowsCommand {
-    /// All flows with their counters; the same as without a command.
+    /// List all flows with their counters; the same as without a command.
     List,
-    /// The versions of a flow.
+    /// List the versions of a flow.
     Versions {
         /// The flow.
         #[arg(add = ArgValueCandidates::new(complete::flows))]
         flow: String,
     },
-    /// What changed between two versions of a flow.
+    /// Show what changed between two versions of a flow.
     Diff {
         /// The flow.
         #[arg(add = ArgValueCandidates::new(complete::flows))]
@@ -45,13 +45,13 @@ enum FlowsCommand {
         /// The version to return to.
         version: u64,
     },
-    /// Stop a flow where it stands.
+    /// Pause a flow at its current position.
     Pause {
         /// The flow.
         #[arg(add = ArgValueCandidates::new(complete::flows))]
         flow: String,
     },
-    /// Let a paused flow go on.
+    /// Resume a paused flow.
     Resume {
         /// The flow.
         #[arg(add = ArgValueCandidates::new(complete::flows))]
@@ -59,24 +59,24 @@ enum FlowsCommand {
     },
 }
 
-/// Read a flow's input again from an earlier place.
+/// Read a flow's input again from an earlier position.
 #[derive(Debug, clap::Args)]
 pub struct ReplayArgs {
     /// The flow.
     #[arg(add = ArgValueCandidates::new(complete::flows))]
     flow: String,
-    /// Where to begin: earliest, latest, or an RFC 3339 time.
-    #[arg(long, default_value = "earliest")]
+    /// Where to start: earliest, latest, an RFC 3339 time, or a span back such as -1h.
+    #[arg(long, default_value = "earliest", allow_hyphen_values = true)]
     from: String,
-    /// Wait until the flow has read all that was there, and show how far it is.
+    /// Wait until the flow has read all events, and show its progress.
     #[arg(long)]
     wait: bool,
 }
 
-/// Between two looks at a flow that reads again.
+/// How often the progress of a replay is asked for.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Asks the node and prints.
+/// Runs `busbar flows`.
 pub fn run(args: &FlowsArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
     let command = args.command.as_ref().unwrap_or(&FlowsCommand::List);
     let flow_path = |flow: &str, rest: &str| format!("/api/v1/flows/{}{rest}", escape(flow));
@@ -139,7 +139,7 @@ pub fn run(args: &FlowsArgs, node: &NodeArgs, json: bool) -> Result<(), Failure>
     Ok(())
 }
 
-/// Sets a flow's cursor back.
+/// Runs `busbar replay`.
 pub fn replay(args: &ReplayArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
     let flow = format!("/api/v1/flows/{}", escape(&args.flow));
     let answer = node.post(&format!("{flow}/replay"), &json!({ "from": args.from }))?;
@@ -156,7 +156,7 @@ pub fn replay(args: &ReplayArgs, node: &NodeArgs, json: bool) -> Result<(), Fail
     Ok(())
 }
 
-/// Waits until a flow has caught up with its input. Whoever interrupts this stops looking, not the flow.
+/// Waits until a flow has read all its input. Interrupting the command does not stop the flow.
 fn follow(name: &str, path: &str, node: &NodeArgs, json: bool) -> Result<(), Failure> {
     let progress = say::progress(json, "cli.reading-again");
     let begun = std::time::Instant::now();

@@ -28,6 +28,7 @@ pub fn run(args: &ReferenceArgs, program: &Command) -> Result<(), Failure> {
         ("files.md", files()),
         ("connections.md", connections()),
         ("api.md", api()),
+        ("openapi.json", openapi()),
     ];
     for (name, text) in pages {
         let path = args.dir.join(name);
@@ -147,6 +148,14 @@ fn connections() -> String {
         let _ = write!(text, "\n## `{kind}`\n\n{}\n\n", paragraph(&schema));
         fields(&schema, &schema, &mut text);
     }
+    text
+}
+
+/// The description of the REST API, with its members in order so that differences can be read.
+fn openapi() -> String {
+    let document: Value = serde_json::from_str(&busbar_server::openapi()).unwrap_or_default();
+    let mut text = serde_json::to_string_pretty(&document).unwrap_or_default();
+    text.push('\n');
     text
 }
 

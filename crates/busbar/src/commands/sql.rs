@@ -1,8 +1,10 @@
-//! `busbar sql`: queries, their rows as a table, CSV or JSON.
+//! `busbar sql`: queries, with their rows as a table, or complete as CSV or JSON.
 
-use std::io::{IsTerminal as _, Read as _};
+use std::collections::HashSet;
+use std::io::{BufWriter, IsTerminal as _, Read as _, Write};
 
 use busbar_event::{Class, Error};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::client::NodeArgs;
@@ -11,22 +13,22 @@ use crate::prompt::{self, Prompt};
 use crate::report::Complaint;
 use crate::say;
 
-/// Ask streams and tables in SQL.
+/// Query streams and tables in SQL.
 ///
-/// Without a query they are typed at a prompt, each ended by a semicolon, or read from standard input.
+/// Without a query, queries are read from a prompt, each ended by a semicolon, or from standard input.
 #[derive(Debug, clap::Args)]
 pub struct SqlArgs {
     /// The query, such as "select * from inbox limit 10".
     query: Option<String>,
-    /// Rows to fetch at most.
-    #[arg(long, default_value_t = 1_000)]
-    limit: u64,
+    /// Number of rows at most; when not given, 1000 in a table and all rows with --csv or --json.
+    #[arg(long)]
+    limit: Option<u64>,
     /// Print comma-separated values.
     #[arg(long, conflicts_with = "json")]
     csv: bool,
 }
 
-/// Queries from standard input are read up to this size; the node takes no longer ones either.
+/// Bytes of queries from standard input.
 const INPUT_BYTES_MAX: u64 = 16 << 20;
 
 /// Runs the query, or those that are typed or read.
@@ -61,9 +63,9 @@ pub fn run(args: &SqlArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
         .try_for_each(|query| ask(query, args, node, json))
 }
 
-/// Asks and answers until the person has had enough.
+/// Runs queries from a prompt until the end of input.
 fn converse(args: &SqlArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
-    // Whether anybody is there.
+    // Fails early when the node cannot be reached.
     node.post("/api/v1/sql", &json!({ "sql": "show tables" }))?;
     let mut prompt = Prompt;
     eprintln!("{}", say::line("cli.prompt", &[("node", node.url())]));
@@ -83,8 +85,41 @@ fn converse(args: &SqlArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> 
 
 /// Runs one query and prints its rows.
 fn ask(query: &str, args: &SqlArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
+    let shape = match (json, args.csv) {
+        (true, _) => Shape::Json,
+        (false, true) => Shape::Csv,
+        (false, false) => return show(query, args, node),
+    };
     let question = json!({ "sql": query, "limit": args.limit });
-    let progress = say::waiting(json || args.csv, "cli.asking");
+    let mut export = Export::new(shape, BufWriter::new(std::io::stdout().lock()));
+    let outcome = node
+        .lines("/api/v1/sql", &question, |line| export.take(line))
+        .and_then(|()| match export.ended {
+            true => Ok(()),
+            false => {
+                let error = Error::new(Class::Transient, "cli.rows-incomplete");
+                let error = error.with("node", node.url()).with("count", export.rows);
+                Err(Failure::new(exit::UNAVAILABLE, error))
+            }
+        })
+        .and_then(|()| export.finish())
+        .map_err(|failure| marked(failure, query));
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(failure) if export.begun => {
+            // The rows so far stay an unfinished document, so that no program takes them for all.
+            let _ = export.out.flush();
+            failure.print(false);
+            Err(failure.answered())
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Runs one query and prints its first rows as a table.
+fn show(query: &str, args: &SqlArgs, node: &NodeArgs) -> Result<(), Failure> {
+    let question = json!({ "sql": query, "limit": args.limit.unwrap_or(TABLE_ROWS) });
+    let progress = say::waiting(false, "cli.asking");
     let answer = node.post("/api/v1/sql", &question);
     progress.finish_and_clear();
     let answer = answer.map_err(|failure| marked(failure, query))?;
@@ -93,40 +128,26 @@ fn ask(query: &str, args: &SqlArgs, node: &NodeArgs, json: bool) -> Result<(), F
         .map(|column| say::cell(&column["name"]))
         .collect();
     let rows = list(&answer["rows"]);
-    if json {
-        let objects: Vec<Value> = rows
-            .iter()
-            .map(|row| {
-                columns
-                    .iter()
-                    .cloned()
-                    .zip(list(row).iter().cloned())
-                    .collect()
-            })
-            .collect();
-        println!("{}", Value::from(objects));
-        return Ok(());
-    }
-    if args.csv {
-        println!(
-            "{}",
-            columns
-                .iter()
-                .map(|name| quoted(name))
-                .collect::<Vec<_>>()
-                .join(",")
-        );
-        for row in rows {
-            let cells: Vec<_> = list(row).iter().map(csv_cell).collect();
-            println!("{}", cells.join(","));
-        }
-        return Ok(());
-    }
+    let times: Vec<bool> = list(&answer["columns"])
+        .iter()
+        .map(|column| column["type"] == "time")
+        .collect();
     let cells: Vec<Vec<String>> = rows
         .iter()
-        .map(|row| list(row).iter().map(say::cell).collect())
+        .map(|row| {
+            let cells = list(row).iter().zip(&times);
+            cells
+                .map(|(cell, time)| {
+                    if *time {
+                        say::time(cell)
+                    } else {
+                        say::cell(cell)
+                    }
+                })
+                .collect()
+        })
         .collect();
-    print!("{}", say::table(&columns, &cells));
+    print(&say::table(&columns, &cells))?;
     let count = rows.len().to_string();
     let millis = answer["elapsed_ms"]
         .as_f64()
@@ -141,15 +162,176 @@ fn ask(query: &str, args: &SqlArgs, node: &NodeArgs, json: bool) -> Result<(), F
         "{}",
         say::line(code, &[("count", count), ("millis", millis)])
     );
+    warn_of_left_out(&answer);
+    Ok(())
+}
+
+/// Rows of a table when the command line does not say.
+const TABLE_ROWS: u64 = 1_000;
+
+/// Says on standard error how many events a query left out.
+fn warn_of_left_out(answer: &Value) {
     for (name, code) in [
         ("undecodable", "cli.undecodable"),
+        ("partial", "cli.partial"),
         ("unreadable", "cli.unreadable"),
     ] {
         if let Some(count) = answer[name].as_u64().filter(|count| *count > 0) {
             eprintln!("{}", say::line(code, &[("count", count.to_string())]));
         }
     }
-    Ok(())
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(unwritable)
+}
+
+fn unwritable(why: std::io::Error) -> Failure {
+    let error = Error::new(Class::Permanent, "cli.no-output");
+    Failure::new(exit::IO, error.caused_by(why))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    Csv,
+    Json,
+}
+
+/// Writes the lines of an answer as they come. Numbers keep their digits.
+struct Export<W> {
+    shape: Shape,
+    out: W,
+    /// The columns' names: quoted for CSV, as members with a colon for JSON.
+    names: Vec<String>,
+    /// True once something was written.
+    begun: bool,
+    rows: u64,
+    /// True once the line came that ends an answer.
+    ended: bool,
+}
+
+impl<W: Write> Export<W> {
+    fn new(shape: Shape, out: W) -> Export<W> {
+        Export {
+            shape,
+            out,
+            names: Vec::new(),
+            begun: false,
+            rows: 0,
+            ended: false,
+        }
+    }
+
+    /// Takes a line: the columns, a row, the end, or an error.
+    fn take(&mut self, line: &str) -> Result<(), Failure> {
+        if line.starts_with('[') {
+            let cells: Vec<&RawValue> = serde_json::from_str(line).map_err(strange)?;
+            return self.row(&cells).map_err(unwritable);
+        }
+        if line.is_empty() {
+            return Ok(());
+        }
+        let line: Value = serde_json::from_str(line).map_err(strange)?;
+        if line["columns"].is_array() {
+            return self.head(list(&line["columns"])).map_err(unwritable);
+        }
+        if line["error"].is_object() {
+            return Err(crate::client::refusal(500, &line["error"]));
+        }
+        let end = &line["end"];
+        self.ended = end.is_object();
+        if end["truncated"] == json!(true) {
+            let count = [("count", self.rows.to_string())];
+            eprintln!("{}", say::line("cli.rows-cut", &count));
+        }
+        warn_of_left_out(end);
+        Ok(())
+    }
+
+    fn head(&mut self, columns: &[Value]) -> std::io::Result<()> {
+        let names = columns.iter().map(|column| match &column["name"] {
+            Value::String(name) => name.clone(),
+            other => other.to_string(),
+        });
+        let names: Vec<String> = names.collect();
+        self.begun = true;
+        match self.shape {
+            Shape::Csv => {
+                let names: Vec<String> = names.iter().map(|name| quoted(name)).collect();
+                writeln!(self.out, "{}", names.join(","))
+            }
+            Shape::Json => {
+                let members = distinct(&names).into_iter();
+                self.names = members
+                    .map(|name| format!("{}:", Value::from(name)))
+                    .collect();
+                self.out.write_all(b"[")
+            }
+        }
+    }
+
+    fn row(&mut self, cells: &[&RawValue]) -> std::io::Result<()> {
+        match self.shape {
+            Shape::Csv => {
+                for (at, cell) in cells.iter().enumerate() {
+                    let comma = if at > 0 { "," } else { "" };
+                    write!(self.out, "{comma}{}", csv_cell(cell.get()))?;
+                }
+                writeln!(self.out)?;
+            }
+            Shape::Json => {
+                self.out
+                    .write_all(if self.rows > 0 { b",\n{" } else { b"{" })?;
+                for (at, (name, cell)) in self.names.iter().zip(cells).enumerate() {
+                    let comma = if at > 0 { "," } else { "" };
+                    write!(self.out, "{comma}{name}{}", cell.get())?;
+                }
+                self.out.write_all(b"}")?;
+            }
+        }
+        self.rows += 1;
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), Failure> {
+        let end: &[u8] = match self.shape {
+            Shape::Csv => b"",
+            Shape::Json => b"]\n",
+        };
+        self.out
+            .write_all(end)
+            .and_then(|()| self.out.flush())
+            .map_err(unwritable)
+    }
+}
+
+/// The names, with a number behind those that occurred before: an object has each member once.
+fn distinct(names: &[String]) -> Vec<String> {
+    let mut taken: HashSet<String> = names.iter().cloned().collect();
+    let mut seen = HashSet::new();
+    let distinct = names.iter().map(|name| {
+        if seen.insert(name) {
+            return name.clone();
+        }
+        let mut number = 2;
+        let mut other = format!("{name}_{number}");
+        while !taken.insert(other.clone()) {
+            number += 1;
+            other = format!("{name}_{number}");
+        }
+        let told = [("name", name.clone()), ("other", other.clone())];
+        eprintln!("{}", say::line("cli.duplicate-column", &told));
+        other
+    });
+    distinct.collect()
+}
+
+fn strange(why: serde_json::Error) -> Failure {
+    let error = Error::new(Class::Transient, "cli.strange-line");
+    Failure::new(exit::UNAVAILABLE, error.caused_by(why))
 }
 
 /// Draws the query with a caret under the word, where the node says which word it is.
@@ -184,15 +366,18 @@ fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-fn csv_cell(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::String(text) => quoted(text),
-        other => quoted(&other.to_string()),
+/// A cell of CSV from its JSON: null is empty, the empty text is `""`.
+fn csv_cell(json: &str) -> String {
+    if json == "null" {
+        return String::new();
+    }
+    match serde_json::from_str::<String>(json) {
+        Ok(text) => quoted(&text),
+        Err(_) => quoted(json),
     }
 }
 
-/// Quotes as RFC 4180 asks, only where it must.
+/// Quotes a cell as RFC 4180 says, only where it must be.
 fn quoted(text: &str) -> String {
     if text.contains([',', '"', '\n', '\r']) || text.is_empty() {
         format!("\"{}\"", text.replace('"', "\"\""))
@@ -207,9 +392,57 @@ mod tests {
 
     #[test]
     fn csv_keeps_null_and_empty_apart() {
-        assert_eq!(csv_cell(&Value::Null), "");
-        assert_eq!(csv_cell(&json!("")), "\"\"");
-        assert_eq!(csv_cell(&json!("a \"b\", c")), "\"a \"\"b\"\", c\"");
-        assert_eq!(csv_cell(&json!(3.25)), "3.25");
+        assert_eq!(csv_cell("null"), "");
+        assert_eq!(csv_cell("\"\""), "\"\"");
+        assert_eq!(csv_cell(r#""a \"b\", c""#), "\"a \"\"b\"\", c\"");
+        assert_eq!(csv_cell("3.250"), "3.250");
+        assert_eq!(csv_cell("[1,2]"), "\"[1,2]\"");
+    }
+
+    fn exported(shape: Shape, lines: &[&str]) -> (String, bool) {
+        let mut export = Export::new(shape, Vec::new());
+        for line in lines {
+            export.take(line).unwrap();
+        }
+        let ended = export.ended;
+        export.finish().unwrap();
+        (String::from_utf8(export.out).unwrap(), ended)
+    }
+
+    #[test]
+    fn an_export_keeps_digits_and_every_column() {
+        let lines = [
+            r#"{"columns":[{"name":"id"},{"name":"id"},{"name":"f"}]}"#,
+            r#"[18446744073709551615,null,1.0]"#,
+            r#"[9007199254740993,"","x"]"#,
+            r#"{"end":{"truncated":false,"undecodable":0,"unreadable":0}}"#,
+        ];
+        let (json, ended) = exported(Shape::Json, &lines);
+        assert!(ended);
+        assert_eq!(
+            json,
+            "[{\"id\":18446744073709551615,\"id_2\":null,\"f\":1.0},\n\
+             {\"id\":9007199254740993,\"id_2\":\"\",\"f\":\"x\"}]\n"
+        );
+        let (csv, _) = exported(Shape::Csv, &lines);
+        assert_eq!(
+            csv,
+            "id,id,f\n18446744073709551615,,1.0\n9007199254740993,\"\",x\n"
+        );
+    }
+
+    #[test]
+    fn an_answer_without_its_end_is_incomplete() {
+        let (_, ended) = exported(Shape::Csv, &[r#"{"columns":[{"name":"a"}]}"#, "[1]"]);
+        assert!(!ended);
+        let mut export = Export::new(Shape::Csv, Vec::new());
+        let error = r#"{"error":{"class":"permanent","code":"sql.time","message":"too slow"}}"#;
+        assert!(export.take(error).is_err());
+    }
+
+    #[test]
+    fn names_are_made_distinct() {
+        let names = ["a", "a", "a_2", "a"].map(str::to_owned);
+        assert_eq!(distinct(&names), ["a", "a_3", "a_2", "a_4"]);
     }
 }

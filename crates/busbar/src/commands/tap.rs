@@ -10,24 +10,48 @@ use crate::{complete, say};
 /// Show events as they arrive.
 #[derive(Debug, clap::Args)]
 pub struct TapArgs {
-    /// A topic filter, such as "alarm/#".
+    /// A topic filter, such as "alarm/#"; all topics when not given.
     #[arg(add = ArgValueCandidates::new(complete::filters))]
-    filter: String,
-    /// Where to begin: now, earliest, an RFC 3339 time, or -N for the last N events.
+    filter: Option<String>,
+    /// Where to start: now, earliest, an RFC 3339 time, a span back such as -1h, an offset, or -N for the
+    /// last N events.
     #[arg(long, default_value = "now", allow_hyphen_values = true)]
     from: String,
-    /// Stop after so many events.
+    /// Stop at this RFC 3339 time.
+    #[arg(long)]
+    until: Option<String>,
+    /// Only events of this stream.
+    #[arg(long)]
+    stream: Option<String>,
+    /// Only events with this text in topic, key, tags or payload; ASCII letters match in either case.
+    #[arg(long, allow_hyphen_values = true)]
+    text: Option<String>,
+    /// Only events with this key.
+    #[arg(long, allow_hyphen_values = true)]
+    key: Option<String>,
+    /// Only events with this tag: NAME or NAME=VALUE.
+    #[arg(long, allow_hyphen_values = true)]
+    tag: Option<String>,
+    /// Stop after this many events.
     #[arg(long, short = 'n')]
     count: Option<u64>,
 }
 
-/// Prints events until they end or enough are there.
+/// Prints events until the stream ends or the number asked for is reached.
 pub fn run(args: &TapArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
-    let path = format!(
-        "/api/v1/events?filter={}&from={}",
-        escape(&args.filter),
-        escape(&args.from)
-    );
+    let mut path = format!("/api/v1/events?from={}", escape(&args.from));
+    for (name, value) in [
+        ("filter", &args.filter),
+        ("until", &args.until),
+        ("stream", &args.stream),
+        ("text", &args.text),
+        ("key", &args.key),
+        ("tag", &args.tag),
+    ] {
+        if let Some(value) = value {
+            path.push_str(&format!("&{name}={}", escape(value)));
+        }
+    }
     let mut left = args.count.unwrap_or(u64::MAX);
     if left == 0 {
         return Ok(());
@@ -47,7 +71,7 @@ pub fn run(args: &TapArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
         };
         for event in events {
             if event.get("topic").is_none() {
-                // Events that cannot be read, or why there are no more; a gap must not look like silence.
+                // A gap or an error; it must not look like silence.
                 eprintln!(
                     "busbar: {}",
                     say::told(event.get("error").unwrap_or(&event))
@@ -63,7 +87,7 @@ pub fn run(args: &TapArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
                     .unwrap_or(&Value::Null);
                 println!(
                     "{}  {}  {}",
-                    say::cell(&event["time"]),
+                    say::time(&event["time"]),
                     say::cell(&event["topic"]),
                     say::cell(payload)
                 );
@@ -77,8 +101,8 @@ pub fn run(args: &TapArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
     })
 }
 
-/// Ends the program when nobody reads its output any more. Without it `busbar tap … | head -1` would
-/// only notice when the next event comes, which may be tomorrow.
+/// Exits when the reader of standard output has closed it. Otherwise `busbar tap … | head -1` would go on
+/// until the next event.
 fn end_with_the_reader() {
     std::thread::spawn(|| {
         let mut output = libc::pollfd {
@@ -90,11 +114,11 @@ fn end_with_the_reader() {
             // SAFETY: one pollfd, which lives as long as the call.
             let changed = unsafe { libc::poll(&raw mut output, 1, -1) };
             if changed == 1 && output.revents & (libc::POLLERR | libc::POLLHUP) != 0 {
-                // Nothing of this process is to be drained: it only shows.
+                // This process holds no state that must be saved.
                 #[allow(clippy::disallowed_methods)]
                 std::process::exit(i32::from(exit::OK));
             }
-            // A signal may end the wait; anything else would come again at once.
+            // A signal may end the wait; any other result would be returned again at once.
             if changed >= 0 {
                 return;
             }

@@ -13,14 +13,14 @@ use crate::say;
 /// Watch a node's streams and flows.
 #[derive(Debug, clap::Args)]
 pub struct TopArgs {
-    /// Print once and end.
+    /// Print once and exit.
     #[arg(long)]
     once: bool,
 }
 
 const REFRESH: Duration = Duration::from_secs(1);
 
-/// Prints the picture, again and again when a person is looking.
+/// Prints the tables, each second when standard output is a terminal.
 pub fn run(args: &TopArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
     let again = !args.once && std::io::stdout().is_terminal();
     let mut seen = false;
@@ -36,14 +36,14 @@ pub fn run(args: &TopArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
                 };
                 picture(&answers, width, height)
             }
-            // A node that is started again comes back; one that was never there is a mistake.
+            // A node may be restarting; one that has never answered is an error.
             Err(failure) if again && seen && !json && failure.code == exit::UNAVAILABLE => {
                 let message = failure.error.message(say::language());
                 format!("{message}\n{}\n", say::line("cli.top-again", &[]))
             }
             Err(failure) => return Err(failure),
         };
-        // One write, and nothing is cleared before it is written over, so that the screen does not flicker.
+        // One write that overwrites the old text and then clears the rest, so that the screen does not flicker.
         let text = if again && !json {
             format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))
         } else {
@@ -79,7 +79,7 @@ fn screen() -> (usize, usize) {
     })
 }
 
-/// As much of a table as fits into `lines`, and how much more there is.
+/// The rows of a table that fit into `lines`, and a line with the number of the others.
 fn fitted(head: &[String], rows: &[Vec<String>], lines: usize) -> String {
     if rows.len() < lines {
         return say::table(head, rows);
@@ -93,7 +93,7 @@ fn fitted(head: &[String], rows: &[Vec<String>], lines: usize) -> String {
     )
 }
 
-/// A line that is not wider than the terminal.
+/// The line, shortened to the width of the terminal.
 fn clipped(line: &str, width: usize) -> String {
     if say::width(line) <= width {
         return line.to_owned();
@@ -162,13 +162,11 @@ fn picture(answers: &Value, width: usize, height: usize) -> String {
                 say::cell(&flow["filtered"]),
                 say::cell(&flow["dead"]),
                 say::cell(&flow["lag"]),
-                flow["watermark_age_s"]
-                    .as_f64()
-                    .map_or_else(String::new, |age| format!("{age:.1}")),
+                behind(flow),
             ]
         })
         .collect();
-    // Heads, the line between the tables, and the one on which the cursor rests.
+    // Two lines are left: the one between the tables and the one of the cursor.
     let room = height.saturating_sub(text.lines().count() + 2);
     let (upper, lower) = share(room, streams.len() + 1, flows.len() + 1);
     text.push_str(&fitted(
@@ -193,7 +191,17 @@ fn picture(answers: &Value, width: usize, height: usize) -> String {
     lines.join("\n") + "\n"
 }
 
-/// Divides lines between two tables: what one does not need, the other may have.
+/// How far a flow is behind its input, by event time. A flow that has read everything is not behind,
+/// however old its last event is; a clock that was set back makes no span negative.
+fn behind(flow: &Value) -> String {
+    if flow["lag"].as_u64() == Some(0) {
+        return say::span(0.0);
+    }
+    let age = flow["watermark_age_s"].as_f64();
+    age.map_or_else(String::new, say::span)
+}
+
+/// Divides lines between two tables: lines that one does not need go to the other.
 fn share(room: usize, upper: usize, lower: usize) -> (usize, usize) {
     let half = room / 2;
     if upper + lower <= room {
@@ -243,6 +251,16 @@ mod tests {
         }
         let whole = picture(&answers(100), usize::MAX, usize::MAX);
         assert!(whole.contains("flow-99") && whole.contains("流-99"));
+    }
+
+    #[test]
+    fn a_flow_without_lag_is_not_behind() {
+        let flow = |lag: u64, age: f64| behind(&json!({ "lag": lag, "watermark_age_s": age }));
+        assert_eq!(flow(0, 101.0), say::span(0.0));
+        assert_eq!(flow(0, -7.0), say::span(0.0));
+        assert_eq!(flow(3, 101.0), say::span(60.0));
+        assert_eq!(flow(3, -7.0), say::span(0.0));
+        assert_eq!(behind(&json!({ "lag": 3 })), "");
     }
 
     #[test]
