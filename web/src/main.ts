@@ -6,11 +6,13 @@ import { i18n } from './lib/i18n.svelte';
 import { router } from './lib/router.svelte';
 import { session } from './lib/session.svelte';
 import { theme } from './lib/theme.svelte';
+import { times } from './lib/times.svelte';
 
 // The node answers any path with this page; what stands in the path is meant as a page of the console.
 if (location.pathname !== '/') history.replaceState(null, '', `/#${location.pathname}${location.search}`);
 
 theme.start();
+times.start();
 router.start();
 whenUnauthorised(() => session.expired());
 

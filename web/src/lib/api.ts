@@ -1,5 +1,6 @@
 /** Calls to the node. Every failure is an `ApiError` that carries what a person needs to go on. */
 import { i18n, t } from './i18n.svelte';
+import { parse } from './json';
 import type { ApiProblem } from './types';
 
 const BASE = '/api/v1';
@@ -69,7 +70,7 @@ export async function call<T>(path: string, options: CallOptions = {}): Promise<
   const text = await response.text();
   let body: unknown;
   try {
-    body = text === '' ? undefined : JSON.parse(text);
+    body = text === '' ? undefined : parse(text);
   } catch {
     throw local(response.status, 'console.not_json', { status: String(response.status) });
   }

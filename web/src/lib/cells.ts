@@ -1,11 +1,11 @@
-/** How values of an answer are shown, measured and chosen for a chart. */
+/** How the values of an answer are shown, measured and chosen for a chart. */
+import { Exact, isNumber, stringify } from './json';
 import type { Field } from './types';
 
 export function cellText(value: unknown): string {
   if (value === null || value === undefined) return 'null';
   if (typeof value === 'string') return value;
-  if (typeof value === 'object') return JSON.stringify(value);
-  return String(value);
+  return value instanceof Exact || typeof value !== 'object' ? String(value) : stringify(value);
 }
 
 const DECIMALS_MAX = 6;
@@ -15,7 +15,7 @@ export function decimals(rows: unknown[][], column: number): number {
   let most = 0;
   for (const row of rows.slice(0, 1000)) {
     const value = row[column];
-    if (typeof value !== 'number' || Number.isInteger(value)) continue;
+    if (!isNumber(value) || Number.isInteger(value)) continue;
     const text = String(value);
     const point = text.indexOf('.');
     if (point !== -1 && !text.includes('e')) most = Math.max(most, text.length - point - 1);
@@ -25,10 +25,11 @@ export function decimals(rows: unknown[][], column: number): number {
 
 /** A value for a narrow place: the whole of it stands in `cellText`. */
 export function cellShort(value: unknown, type: string, places: number): string {
-  if (typeof value === 'number' && places > 0) {
-    const size = Math.abs(value);
-    // What so many decimals would show as nothing, or could not show, stays as it is.
-    if (size === 0 || (size >= 1e-3 && size < 1e15)) return value.toFixed(places);
+  if (isNumber(value) && places > 0 && /^float/.test(type)) {
+    const number = Number(value);
+    const size = Math.abs(number);
+    // A number that would lose digits, or be shown as zero, stays as it is.
+    if (size === 0 || (size >= 1e-3 && size < 1e9)) return number.toFixed(places);
   }
   if (isTime(type) && typeof value === 'string') {
     return value.replace(/^(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.0*(?=Z))?([.\d]*Z)$/, '$1 $2$3');
@@ -79,18 +80,28 @@ export function suggestion(columns: Field[]): { x: number; y: number } | null {
 export function numbers(rows: unknown[][], column: number): (number | null)[] {
   return rows.map((row) => {
     const value = row[column];
-    const n =
-      typeof value === 'number' ? value : typeof value === 'string' && value !== '' ? Number(value) : NaN;
+    const n = isNumber(value)
+      ? Number(value)
+      : typeof value === 'string' && value !== ''
+        ? Number(value)
+        : NaN;
     return Number.isFinite(n) ? n : null;
   });
 }
 
-/** RFC 4180, with a byte-order mark so that spreadsheets read the Chinese in it. */
+/** CSV as RFC 4180 says. Null is empty, an empty text is `""`. */
 export function csv(columns: Field[], rows: unknown[][]): string {
-  const escape = (text: string) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-  const lines = [
-    columns.map((c) => escape(c.name)),
-    ...rows.map((row) => row.map((v) => (v === null ? '' : escape(cellText(v))))),
-  ];
-  return `\uFEFF${lines.map((l) => l.join(',')).join('\r\n')}\r\n`;
+  return csvHead(columns) + rows.map(csvRow).join('');
 }
+
+/** The first line, with a byte-order mark so that spreadsheets read Chinese. */
+export function csvHead(columns: Field[]): string {
+  return `\uFEFF${columns.map((c) => quoted(c.name)).join(',')}\r\n`;
+}
+
+export function csvRow(row: unknown[]): string {
+  return `${row.map((v) => (v === null ? '' : quoted(cellText(v)))).join(',')}\r\n`;
+}
+
+const quoted = (text: string): string =>
+  text === '' || /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;

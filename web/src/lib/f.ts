@@ -1,6 +1,9 @@
-/** The formats of `format.ts` in the language on screen: reading them in a component tracks the language. */
+/** The formats of `format.ts` with the reader's language and choice of times; components that use them are
+ * updated when these change. */
 import * as format from './format';
+import type { Time } from './format';
 import { i18n, t } from './i18n.svelte';
+import { times } from './times.svelte';
 
 export const short = (n: number | null | undefined): string => format.short(n, i18n.language);
 export const number = (n: number, decimals: number): string => format.number(n, i18n.language, decimals);
@@ -8,11 +11,30 @@ export const whole = (n: number | null | undefined): string => format.whole(n, i
 export const bytes = (n: number | null | undefined): string => format.bytes(n, i18n.language);
 export const percent = (n: number): string => format.percent(n, i18n.language);
 export const duration = (s: number | null | undefined): string => format.duration(s, i18n.language);
-export const clock = (time: string | number | Date | null | undefined): string =>
-  format.clock(time, i18n.language);
-export const moment = (time: string | number | Date | null | undefined): string =>
-  format.moment(time, i18n.language);
-export const zone = (): string => format.zone(new Date(), i18n.language);
+
+/** The time of day, whatever the choice of times: for axes. */
+export const clock = (time: Time): string => format.clock(time, times.utc);
+/** Date, time and zone, whatever the choice of times: for titles and details. */
+export const moment = (time: Time): string => format.moment(time, times.utc);
+export const zone = (): string => format.zone(new Date(), times.utc);
+
+/** A moment as the reader wants times: with date and zone, or as the span to `now`. */
+export const when = (time: Time, now: number): string =>
+  times.choice === 'relative' ? ago(time, now) : moment(time);
+/** The same in a narrow place: the time of day. */
+export const briefly = (time: Time, now: number): string =>
+  times.choice === 'relative' ? ago(time, now) : clock(time);
+/** The other form of a moment, for its title. */
+export const otherwise = (time: Time, now: number): string =>
+  times.choice === 'relative' ? moment(time) : ago(time, now);
+/** A time of an answer with all its digits; the zone stands in the column's head. */
+export const stamp = (text: string, now: number): string =>
+  times.choice === 'relative' ? ago(text, now) : format.stamp(text, times.utc);
+/** The value of a `datetime-local` field, which is in the zone that times are shown in, as RFC 3339. */
+export function typed(local: string): string | undefined {
+  const date = format.asDate(times.utc && local !== '' ? `${local}Z` : local);
+  return date?.toISOString();
+}
 
 /** A span or size as a file has it (`30d`, `4GB`), with its unit as people write it. */
 export const spaced = (text: string): string => format.spaced(text, i18n.language);
@@ -30,7 +52,7 @@ export function captured(stream: { name: string; topics: string[] }): string {
 }
 
 /** How long ago, to `now`. */
-export function ago(time: string | number | Date | null | undefined, now: number = Date.now()): string {
+export function ago(time: Time, now: number = Date.now()): string {
   const date = format.asDate(time);
   if (!date) return '–';
   const seconds = (now - date.getTime()) / 1000;

@@ -1,4 +1,4 @@
-/** Numbers with units and times with their zone, pure: the language is an argument. */
+/** Numbers with units and times with their zone. Pure functions: language and zone are arguments. */
 import type { Language } from './i18n.svelte';
 
 const NONE = '–';
@@ -105,37 +105,50 @@ export function spaced(text: string, language: Language): string {
   return text.replace(/(\d)([A-Za-zµ])/g, '$1\u00a0$2');
 }
 
-/** `14:03:07.123`, in the browser's zone. */
-export function clock(time: string | number | Date | null | undefined, language: Language): string {
+export type Time = string | number | Date | null | undefined;
+
+/** Date and time of day in UTC or in the browser's zone, from which the formats below are cut. */
+function parts(date: Date, utc: boolean): { day: string; at: string; millis: string } {
+  // The local time, as if it were UTC.
+  const shifted = utc ? date : new Date(date.getTime() - date.getTimezoneOffset() * 60_000);
+  const [day = '', rest = ''] = shifted.toISOString().split('T');
+  return { day, at: rest.slice(0, 8), millis: rest.slice(8, 12) };
+}
+
+/** `14:03:07.123`. */
+export function clock(time: Time, utc: boolean): string {
   const date = asDate(time);
   if (!date) return NONE;
-  return date.toLocaleTimeString(LOCALE[language], {
-    hour: '2-digit',
-    minute: '2-digit',
-    second: '2-digit',
-    fractionalSecondDigits: 3,
-    hourCycle: 'h23',
-  });
+  const { at, millis } = parts(date, utc);
+  return at + millis;
 }
 
 /** Date, time and zone: `2026-11-22 14:03:07 UTC+8`. */
-export function moment(time: string | number | Date | null | undefined, language: Language): string {
+export function moment(time: Time, utc: boolean): string {
   const date = asDate(time);
   if (!date) return NONE;
-  const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
-  const at = `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
-  return `${day} ${at} ${zone(date, language)}`;
+  const { day, at } = parts(date, utc);
+  return `${day} ${at} ${zone(date, utc)}`;
 }
 
-/** The browser's zone as people write it: `UTC`, `UTC+8`, `UTC−3:30`. */
-export function zone(date: Date, _language: Language): string {
-  const minutes = -date.getTimezoneOffset();
+/** Date and time with all digits of the text, without the zone: `2026-11-22 14:03:07.123456`. */
+export function stamp(text: string, utc: boolean): string {
+  const date = asDate(text);
+  if (!date) return text;
+  const { day, at } = parts(date, utc);
+  const fraction = /\.(\d+)/.exec(text)?.[1]?.replace(/0+$/, '') ?? '';
+  return `${day} ${at}${fraction === '' ? '' : `.${fraction}`}`;
+}
+
+/** The zone as people write it: `UTC`, `UTC+8`, `UTC−3:30`. */
+export function zone(date: Date, utc: boolean): string {
+  const minutes = utc ? 0 : -date.getTimezoneOffset();
   if (minutes === 0) return 'UTC';
   const size = Math.abs(minutes);
   return `UTC${minutes < 0 ? '−' : '+'}${Math.floor(size / 60)}${size % 60 ? `:${two(size % 60)}` : ''}`;
 }
 
-export function asDate(time: string | number | Date | null | undefined): Date | null {
+export function asDate(time: Time): Date | null {
   if (time === null || time === undefined || time === '') return null;
   const date = time instanceof Date ? time : new Date(time);
   return Number.isNaN(date.getTime()) ? null : date;

@@ -21,6 +21,9 @@ export const pages: Page[] = [
   { page: 'connections', name: 'nav.connections', icon: 'connections' },
   { page: 'publish', name: 'nav.publish', icon: 'publish' },
   { page: 'project', name: 'nav.project', icon: 'project' },
+  { page: 'users', name: 'nav.users', icon: 'user' },
+  { page: 'audit', name: 'nav.audit', icon: 'audit' },
+  { page: 'api', name: 'nav.api', icon: 'api' },
 ];
 
 type Lazy = () => Promise<{ default: Component<{ args: string[] }> }>;
@@ -37,6 +40,9 @@ const views: Record<string, { list: Lazy; detail?: Lazy }> = {
   connections: { list: () => import('../pages/Connections.svelte') },
   publish: { list: () => import('../pages/Publish.svelte') },
   project: { list: () => import('../pages/Project.svelte') },
+  users: { list: () => import('../pages/Users.svelte') },
+  audit: { list: () => import('../pages/Audit.svelte') },
+  api: { list: () => import('../pages/Api.svelte') },
 };
 
 const missing: Lazy = () => import('../pages/Missing.svelte');

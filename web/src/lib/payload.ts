@@ -1,4 +1,5 @@
 /** Payloads as people read them: JSON as one line, text as it is, bytes as a hex dump. */
+import { stringify } from './json';
 import type { BusEvent } from './types';
 
 /** Bytes of a payload that a row shows. */
@@ -14,7 +15,7 @@ export const binary = (event: BusEvent): string | null => event.payload_base64 ?
 export function text(event: BusEvent): string {
   if (event.payload_base64 !== undefined) return event.payload_base64;
   if (event.payload === undefined || event.payload === null) return '';
-  return typeof event.payload === 'string' ? event.payload : JSON.stringify(event.payload);
+  return typeof event.payload === 'string' ? event.payload : stringify(event.payload);
 }
 
 /** How many bytes a base64 text stands for. */

@@ -1,254 +1,201 @@
 /**
- * What the REST API v1 sends (see /api/openapi.json of a running node). Times are RFC 3339 with `Z` and
- * microseconds, spans are seconds, sizes are bytes, rates are events a second.
+ * What the pages work with: parts of the API's own types (`api.gen.ts`) as `wire.ts` reads them. A field that the
+ * API renames or drops fails the type check here.
+ *
+ * Times are RFC 3339 with `Z` and microseconds, spans are seconds, sizes are bytes, rates are events a second.
  */
+import type * as Api from './api.gen';
+
+/** Fields of a type, of which none is absent. */
+type Fields<T, K extends keyof T> = { [P in K]-?: Exclude<T[P], undefined> };
+
 export type Durability = 'memory' | 'fsync' | 'replicated';
 
-export interface Overview {
-  version: string;
-  time: string;
-  uptime_s: number;
-  memory_bytes: number;
-  cores: number;
-  /** Cores in use. */
-  cpu: number;
+export type Overview = Fields<
+  Api.Overview,
+  | 'version'
+  | 'time'
+  | 'uptime_s'
+  | 'memory_bytes'
+  | 'cores'
+  | 'cpu'
+  | 'events_in_per_s'
+  | 'events_out_per_s'
+  | 'history'
+  | 'dead'
+  | 'disk'
+> & {
   durability: Durability;
-  events_in_per_s: number;
-  events_out_per_s: number;
-  /** Rates of the last minutes, oldest first, `step_s` apart. */
-  history: { step_s: number; in: number[]; out: number[] };
   streams: StreamSummary[];
   flows: FlowSummary[];
   connections: ConnectionSummary[];
-  dead: { count: number };
-  disk: { used_bytes: number; free_bytes: number; total_bytes: number };
-  /** Bytes between sockets and disk, and how many there may be. */
-  budget?: { used_bytes: number; max_bytes: number };
+  budget?: Api.Budget;
   sessions?: number;
-}
+  /** Files that were saved last and have errors; the version before them keeps running. */
+  refused: RefusedSave | null;
+};
 
-export interface StreamSummary {
-  name: string;
-  topics: string[];
-  partitions: number;
-  events: number;
-  bytes: number;
-  rate: number;
-  durability: Durability;
-  damaged: number;
-  internal?: boolean;
-  /** Its file is gone: it can be read and gets no events. */
-  detached?: boolean;
-}
+export type RefusedSave = Fields<Api.RefusedSave, 'time' | 'count'> & { first: Diagnostic | null };
 
-export interface Partition {
-  index: number;
-  start: number;
-  end: number;
-  bytes: number;
-}
-
-export interface Field {
-  name: string;
-  type: string;
-}
-
-export interface Damage {
+/** An error or warning in a file of the project. */
+export interface Diagnostic {
+  severity: string;
   file: string;
-  offset: number;
-  bytes: number;
-  why: string;
+  line: number;
+  column: number;
+  code: string;
+  message: string;
+  message_zh?: string;
+  help?: string;
+  help_zh?: string;
 }
 
-export interface StreamDetail {
-  name: string;
-  topics: string[];
+export type StreamSummary = Fields<
+  Api.StreamSummary,
+  'name' | 'topics' | 'partitions' | 'events' | 'bytes' | 'rate' | 'damaged' | 'internal' | 'detached'
+> & { durability: Durability };
+
+export type Field = Fields<Api.Field, 'name' | 'type'>;
+export type Damage = Fields<Api.DamageView, 'file' | 'offset' | 'bytes' | 'why'>;
+
+export type StreamDetail = Fields<
+  Api.StreamDetail,
+  'name' | 'topics' | 'detached' | 'rate' | 'events' | 'bytes'
+> & {
+  durability: Durability;
   format: string | null;
   /** What is older, or more, is removed, as the file says it; null keeps everything. */
   retention: { age: string | null; bytes: string | null };
-  detached: boolean;
-  durability: Durability;
-  rate: number;
-  events: number;
-  bytes: number;
-  partitions: Partition[];
+  partitions: Fields<Api.PartitionView, 'index' | 'start' | 'end' | 'bytes'>[];
   schema: Field[];
   damage: Damage[];
-}
+};
 
-export interface BusEvent {
-  topic: string;
-  key?: string | null;
-  time: string;
-  tags?: Record<string, string>;
-  client?: string | null;
-  payload?: unknown;
-  payload_base64?: string;
-  stream?: string;
-  partition?: number;
-  offset?: number;
-}
+/** An event of a stream, or the last value of a topic. */
+export type BusEvent = Pick<Api.EventView, 'topic' | 'time' | 'key' | 'client' | 'payload'> &
+  Partial<Pick<Api.EventView, 'stream' | 'partition' | 'offset'>> & {
+    tags?: Record<string, string>;
+    payload_base64?: string;
+  };
 
-/** `running`, `retrying`, `waiting`, `paused`, `disabled` or `stopped`. */
-export type FlowState = string;
+export type FlowSummary = Fields<
+  Api.FlowSummary,
+  'name' | 'state' | 'from' | 'in' | 'out' | 'filtered' | 'dead' | 'held' | 'rate' | 'lag'
+> &
+  Partial<Pick<Api.FlowSummary, 'version' | 'watermark'>> & { error?: ApiProblem | null };
 
-export interface FlowSummary {
-  name: string;
-  state: FlowState;
-  from: string;
-  version?: number;
-  in: number;
-  out: number;
-  filtered: number;
-  dead: number;
-  held: number;
-  rate: number;
-  lag: number;
-  /** The event time that all its cursors have reached; none before the first event. */
-  watermark?: string | null;
-  error?: ApiProblem | null;
-}
+export type FlowNode = Fields<
+  Api.NodeView,
+  'id' | 'kind' | 'label' | 'in' | 'out' | 'filtered' | 'dead' | 'held' | 'rate' | 'lag'
+> &
+  Pick<Api.NodeView, 'watermark' | 'guarantee'> & { error?: ApiProblem | null };
 
-export interface FlowNode {
-  id: string;
-  kind: string;
-  label: string;
-  in: number;
-  out: number;
-  filtered: number;
-  dead: number;
-  held: number;
-  rate: number;
-  lag: number;
-  watermark?: string | null;
-  error?: ApiProblem | null;
-  guarantee?: string | null;
-}
+export type FlowEdge = Pick<Api.EdgeView, 'from' | 'to' | 'watermark'> & { rate?: number; backlog?: number };
 
-export interface FlowEdge {
-  from: string;
-  to: string;
-  rate?: number;
-  backlog?: number;
-  watermark?: string | null;
-}
+export type Conservation = Fields<
+  Api.ConservationView,
+  'in' | 'added' | 'out' | 'filtered' | 'dead' | 'held' | 'balanced'
+>;
 
-export interface Conservation {
-  in: number;
-  /** Rows that a query made beyond those it was given. */
-  added: number;
-  out: number;
-  filtered: number;
-  dead: number;
-  held: number;
-  balanced: boolean;
-}
+export type FlowDetail = FlowSummary &
+  Fields<Api.FlowDetail, 'missed'> & {
+    graph: { nodes: FlowNode[]; edges: FlowEdge[] };
+    conservation: Conservation;
+    source?: string;
+  };
 
-export interface FlowDetail extends FlowSummary {
-  graph: { nodes: FlowNode[]; edges: FlowEdge[] };
-  conservation: Conservation;
-  /** Events that retention or damage took before the flow could read them. */
-  missed: number;
-  source?: string;
-}
-
-export interface Version {
-  version: number;
-  time: string;
+export type Version = Fields<Api.VersionView, 'version' | 'time'> & {
   by?: string | null;
   note?: string | null;
   changes: Change[];
-}
+};
 
-export interface Change {
-  path: string;
+export type Change = Fields<Api.ChangeView, 'path'> & {
   kind: 'added' | 'changed' | 'removed';
   meaning?: boolean;
-}
+};
 
-export interface TableSummary {
-  name: string;
-  kind: string;
-  rows: number;
-  key: string[];
+export type TableSummary = Fields<Api.TableView, 'name' | 'kind' | 'rows' | 'key'> & {
   columns: Field[];
   /** As the file says it: `10m`. */
   ttl?: string | null;
-}
+};
 
-export interface ConnectionSummary {
-  name: string;
-  kind: string;
-  direction: string;
-  state: string;
-  in: number;
-  out: number;
-  rate: number;
-  guarantee?: string | null;
-  error?: ApiProblem | null;
-}
+export type ConnectionSummary = Fields<
+  Api.ConnectionView,
+  'name' | 'kind' | 'direction' | 'state' | 'in' | 'out' | 'rate'
+> &
+  Pick<Api.ConnectionView, 'guarantee'> & { error?: ApiProblem | null };
 
-export interface SqlResult {
-  columns: Field[];
-  rows: unknown[][];
-  truncated: boolean;
-  elapsed_ms: number;
-  /** Events left out because their payload does not decode to the columns asked for. */
-  undecodable?: number;
-  /** Events left out because they cannot be read from the disk. */
-  unreadable?: number;
-}
+/** Numbers that JavaScript cannot hold are an `Exact`. */
+export type SqlResult = Fields<Api.Rows, 'columns' | 'rows' | 'truncated' | 'elapsed_ms'> &
+  Partial<Pick<Api.Rows, 'undecodable' | 'unreadable'>> & { partial?: number };
 
-export interface DeadGroup {
-  flow: string;
-  step: string;
-  code: string;
-  cause: string;
+export type DeadGroup = Fields<
+  Api.GroupView,
+  'flow' | 'step' | 'code' | 'cause' | 'count' | 'first' | 'last'
+> & {
   cause_zh?: string;
-  count: number;
-  first: string;
-  last: string;
-}
+};
 
-export interface DeadLetter {
-  id: string;
-  flow: string;
-  step: string;
-  code: string;
-  cause: string;
+export type DeadLetter = Fields<
+  Api.LetterView,
+  'id' | 'flow' | 'step' | 'code' | 'cause' | 'time' | 'stream' | 'partition' | 'offset'
+> & {
   cause_zh?: string;
-  time: string;
-  stream: string;
-  partition: number;
-  offset: number;
   event: BusEvent;
-}
+  /** `open`, `redriven`, `edited` or `discarded`. */
+  state: string;
+  closed_by: string | null;
+  closed_at: string | null;
+  /** Other flows with an open letter of the same event. */
+  also_in: string[];
+};
 
-export interface PublishResult {
-  accepted: number;
-  rejected: { index: number; code: string; message: string; message_zh?: string }[];
-  durability: Durability;
-}
+export type PublishResult = Fields<Api.Published, 'accepted' | 'rejected'> & { durability: Durability };
 
-export interface Session {
+export type Session = Fields<Api.Session, 'users'> & {
   user: string | null;
   role: string | null;
-  /** True when the node has users, so a login is needed. */
-  users: boolean;
+  /** What the role allows: `publish`, `receive`, `read`, `operate`, `administer`. */
+  rights?: string[];
+};
+
+/** What restricts a role; an absent list leaves it to the role. */
+export type Rules = { [K in keyof Api.RulesView]?: string[] };
+
+export type User = Fields<Api.User, 'name' | 'created'> & { role: string; rules: Rules };
+
+export type Token = Fields<Api.Token, 'id' | 'name' | 'user' | 'created'> & {
+  role: string;
+  rules: Rules;
+  expires: string | null;
+};
+
+/** A change and its author. */
+export interface AuditEntry {
+  id: string;
+  time: string;
+  user: string;
+  via: string;
+  origin: string;
+  peer: string | null;
+  action: string;
+  target: string;
+  message: string;
+  message_zh?: string;
 }
 
-/** An error as the API tells it: what it is, what it is about, and the sentence in both languages. */
-export interface ApiProblem {
+/** An error: what it is, what it is about, and the sentence in both languages. */
+export type ApiProblem = Fields<Api.Problem, 'code' | 'message'> & {
   class: 'transient' | 'permanent' | 'configuration';
-  code: string;
-  message: string;
   message_zh?: string;
   args?: Record<string, string>;
   span?: { start: number; end: number } | null;
   suggestion?: string | null;
   /** What a system below us said, in its own words. */
   cause?: string;
-}
+};
 
 /** What `/api/v1/live` sends each second. */
 export interface Live {

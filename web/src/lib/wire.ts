@@ -2,29 +2,40 @@
  * Reads what the node sends. Nothing from outside is trusted to have the shape we expect: a list that is
  * missing is empty, a number that is missing is zero, and what cannot be read at all is left out.
  */
+import { Exact, isNumber, parse } from './json';
+import { text } from './payload';
 import type {
+  AuditEntry,
   BusEvent,
   Change,
   ConnectionSummary,
   DeadGroup,
   DeadLetter,
+  Diagnostic,
   Field,
   FlowDetail,
   FlowSummary,
   Live,
   Overview,
+  Rules,
   StreamDetail,
   StreamSummary,
   TableSummary,
+  Token,
+  User,
   Version,
 } from './types';
 
 type Raw = Record<string, unknown>;
 
-const isObject = (v: unknown): v is Raw => typeof v === 'object' && v !== null && !Array.isArray(v);
+const isObject = (v: unknown): v is Raw =>
+  typeof v === 'object' && v !== null && !Array.isArray(v) && !(v instanceof Exact);
 const object = (v: unknown): Raw => (isObject(v) ? v : {});
-const num = (v: unknown): number => (typeof v === 'number' && Number.isFinite(v) ? v : 0);
-const str = (v: unknown): string => (typeof v === 'string' ? v : typeof v === 'number' ? String(v) : '');
+const num = (v: unknown): number => {
+  const n = v instanceof Exact ? Number(v) : v;
+  return typeof n === 'number' && Number.isFinite(n) ? n : 0;
+};
+const str = (v: unknown): string => (typeof v === 'string' ? v : isNumber(v) ? String(v) : '');
 /** A span or size as the file has it: text, or a number. */
 const shown = (v: unknown): string | null => str(v) || null;
 const opt = (v: unknown): string | null => (typeof v === 'string' ? v : null);
@@ -40,7 +51,7 @@ function list(v: unknown, name: string): Raw[] {
 
 function parsed(data: string): Raw | null {
   try {
-    const value: unknown = JSON.parse(data);
+    const value: unknown = parse(data);
     return isObject(value) ? value : null;
   } catch {
     return null;
@@ -101,6 +112,20 @@ function fields(v: unknown): Field[] {
   return objects(v).map((f) => ({ name: str(f.name), type: str(f.type) }));
 }
 
+function diagnostic(v: Raw): Diagnostic {
+  return {
+    severity: str(v.severity) || 'error',
+    file: str(v.file),
+    line: num(v.line),
+    column: num(v.column),
+    code: str(v.code),
+    message: str(v.message),
+    message_zh: opt(v.message_zh) ?? undefined,
+    help: opt(v.help) ?? undefined,
+    help_zh: opt(v.help_zh) ?? undefined,
+  };
+}
+
 function overview(v: Raw): Overview {
   const history = object(v.history);
   const disk = object(v.disk);
@@ -128,6 +153,13 @@ function overview(v: Raw): Overview {
       ? { used_bytes: num(v.budget.used_bytes), max_bytes: num(v.budget.max_bytes) }
       : undefined,
     sessions: typeof v.sessions === 'number' ? v.sessions : undefined,
+    refused: isObject(v.refused)
+      ? {
+          time: str(v.refused.time),
+          count: num(v.refused.count),
+          first: isObject(v.refused.first) ? diagnostic(v.refused.first) : null,
+        }
+      : null,
   };
 }
 
@@ -149,6 +181,54 @@ export function readRates(v: unknown): Rates {
   return { streams: lines(object(v).streams), flows: lines(object(v).flows) };
 }
 
+export interface TailMessage {
+  events: BusEvent[];
+  matched: number;
+  rate: number;
+  behind: number;
+}
+
+export function readTail(data: string): TailMessage | null {
+  const value = parsed(data);
+  if (!value || !Array.isArray(value.events)) return null;
+  return {
+    events: events(value.events),
+    matched: num(value.matched),
+    rate: num(value.rate),
+    behind: num(value.behind),
+  };
+}
+
+export interface SearchStep extends Omit<TailMessage, 'matched' | 'rate' | 'behind'> {
+  next: string;
+  end: boolean;
+  scanned: number;
+  remaining: number;
+  unreadable: number;
+  /** Length of the events. */
+  chars: number;
+}
+
+export function readSearch(answer: unknown): SearchStep {
+  const v = object(answer);
+  const found = events(v.events);
+  return {
+    events: found,
+    next: str(v.next),
+    end: v.end !== false,
+    scanned: num(v.scanned),
+    remaining: num(v.remaining),
+    unreadable: num(v.unreadable),
+    chars: found.reduce((sum, one) => sum + text(one).length + 200, 0),
+  };
+}
+
+const events = (v: unknown): BusEvent[] =>
+  objects(v).flatMap((one) => {
+    const found = event(one);
+    return found ? [found] : [];
+  });
+
 export function readEvent(data: string): BusEvent | null {
   const value = parsed(data);
   return value ? event(value) : null;
@@ -158,11 +238,7 @@ function event(v: Raw): BusEvent | null {
   return typeof v.topic === 'string' ? (v as unknown as BusEvent) : null;
 }
 
-export const readTopics = (v: unknown): BusEvent[] =>
-  list(v, 'topics').flatMap((one) => {
-    const found = event(one);
-    return found ? [found] : [];
-  });
+export const readTopics = (v: unknown): BusEvent[] => events(list(v, 'topics'));
 export const readStreams = (v: unknown): StreamSummary[] => list(v, 'streams').map(stream);
 export const readFlows = (v: unknown): FlowSummary[] => list(v, 'flows').map(flow);
 export const readConnections = (v: unknown): ConnectionSummary[] => list(v, 'connections').map(connection);
@@ -303,6 +379,10 @@ export function readLetters(v: unknown): DeadLetter[] {
         partition: num(l.partition),
         offset: num(l.offset),
         event: original,
+        state: str(l.state) || (l.redriven === true ? 'redriven' : 'open'),
+        closed_by: opt(l.closed_by),
+        closed_at: opt(l.closed_at),
+        also_in: strings(l.also_in),
       },
     ];
   });
@@ -314,11 +394,7 @@ function version(v: Raw): Version {
     time: str(v.time),
     by: opt(v.by),
     note: opt(v.note),
-    changes: objects(v.changes).map((c) => ({
-      path: str(c.path),
-      kind: str(c.kind) as Change['kind'],
-      meaning: typeof c.meaning === 'boolean' ? c.meaning : undefined,
-    })),
+    changes: changes(v.changes),
   };
 }
 
@@ -343,9 +419,73 @@ export function readDiff(v: unknown): FlowDiff {
   return { before: str(object(v).before), after: str(object(v).after) };
 }
 
-export function readFiles(v: unknown): Record<string, string> {
-  const files = object(object(v).files);
-  return Object.fromEntries(
-    Object.entries(files).filter((e): e is [string, string] => typeof e[1] === 'string'),
-  );
+export interface ProjectFiles {
+  files: Record<string, string>;
+  refused: { time: string; diagnostics: Diagnostic[] } | null;
+  /** About the version that runs: flow tests that fail, say. */
+  warnings: Diagnostic[];
+  /** Files in which what runs differs from the project's folder. */
+  differs: Change[];
+}
+
+export function readProject(answer: unknown): ProjectFiles {
+  const v = object(answer);
+  const texts = Object.entries(object(v.files));
+  return {
+    files: Object.fromEntries(texts.filter((e): e is [string, string] => typeof e[1] === 'string')),
+    refused: isObject(v.refused)
+      ? { time: str(v.refused.time), diagnostics: objects(v.refused.diagnostics).map(diagnostic) }
+      : null,
+    warnings: objects(v.warnings).map(diagnostic),
+    differs: changes(v.differs),
+  };
+}
+
+function changes(v: unknown): Change[] {
+  return objects(v).map((c) => ({
+    path: str(c.path),
+    kind: str(c.kind) as Change['kind'],
+    meaning: typeof c.meaning === 'boolean' ? c.meaning : undefined,
+  }));
+}
+
+function rules(v: unknown): Rules {
+  const from = object(v);
+  const list = (name: string) => (Array.isArray(from[name]) ? strings(from[name]) : undefined);
+  return { publish: list('publish'), subscribe: list('subscribe'), read: list('read') };
+}
+
+export const readUsers = (v: unknown): User[] =>
+  list(v, 'users').map((u) => ({
+    name: str(u.name),
+    role: str(u.role),
+    rules: rules(u.rules),
+    created: str(u.created),
+  }));
+
+export const readTokens = (v: unknown): Token[] =>
+  list(v, 'tokens').map((one) => ({
+    id: str(one.id),
+    name: str(one.name),
+    user: str(one.user),
+    role: str(one.role),
+    rules: rules(one.rules),
+    created: str(one.created),
+    expires: opt(one.expires),
+  }));
+
+export function readAudit(v: unknown): { entries: AuditEntry[]; next: string | null } {
+  const entries = list(v, 'entries').map((one) => ({
+    id: str(one.id),
+    time: str(one.time),
+    user: str(one.user),
+    via: str(one.via),
+    origin: str(one.origin),
+    peer: opt(one.peer),
+    action: str(one.action),
+    target: str(one.target),
+    message: str(one.message),
+    message_zh: opt(one.message_zh) ?? undefined,
+  }));
+  return { entries, next: opt(object(v).next) };
 }

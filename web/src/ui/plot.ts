@@ -35,6 +35,18 @@ const TIME_STEPS_S = [
   604_800, 2_592_000, 7_776_000, 31_536_000, 157_680_000, 315_360_000,
 ] as const;
 
+/** Whether all values are equal. */
+export function lone(values: ArrayLike<number>): boolean {
+  for (let i = 1; i < values.length; i += 1) if (values[i] !== values[0]) return false;
+  return values.length > 0;
+}
+
+/** The ends of the x axis. A single value, or several that are equal, stands in the middle. */
+export function span(min: number, max: number, bars: boolean): [number, number] {
+  if (bars) return [min - 0.6, max + 0.6];
+  return min < max ? [min, max] : [min - 1, max + 1];
+}
+
 export function draw(target: HTMLElement, o: PlotOptions, data: UPlot.AlignedData): UPlot {
   const style = getComputedStyle(target);
   const colour = (name: string) => style.getPropertyValue(name).trim();
@@ -61,7 +73,7 @@ export function draw(target: HTMLElement, o: PlotOptions, data: UPlot.AlignedDat
       cursor: { y: false, points: { size: 6 } },
       padding: [12, 32, 0, 0],
       scales: {
-        x: { time: false, range: o.bars ? (_u, min, max) => [min - 0.6, max + 0.6] : undefined },
+        x: { time: false, range: (_u, min, max) => span(min, max, o.bars) },
         y: { range: (_u, min, max) => [Math.min(0, min), max <= 0 ? (min < 0 ? 0 : 1) : max * 1.1] },
       },
       axes: [x, { ...axis, size: 56, values: (_u, splits) => splits.map((s) => o.format(s)) }],
@@ -81,7 +93,8 @@ export function draw(target: HTMLElement, o: PlotOptions, data: UPlot.AlignedDat
                 ? `color-mix(in srgb, ${ink} 14%, transparent)`
                 : undefined,
             paths: o.bars ? UPlot.paths.bars!({ size: [0.7, 60] }) : undefined,
-            points: { show: false },
+            // A line between points at one place, or through a single one, could not be seen.
+            points: { show: lone(data[0]), size: 6, fill: ink },
           };
         }),
       ],

@@ -142,6 +142,16 @@ export class RealNode {
     if (code !== 0) throw new Error(`mosquitto_pub ended with ${code}`);
   }
 
+  /** Publishes events, one a line, and comes back when all are committed. */
+  async events(lines: string[]): Promise<void> {
+    const answer = await fetch(`http://127.0.0.1:${this.http}/api/v1/events`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/x-ndjson' },
+      body: lines.join('\n'),
+    });
+    if (!answer.ok) throw new Error(`publishing: ${answer.status} ${await answer.text()}`);
+  }
+
   /** Publishes lines of JSON to one topic and comes back when all are committed. */
   async lines(topic: string, lines: string[]): Promise<void> {
     const answer = await fetch(

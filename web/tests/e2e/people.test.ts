@@ -18,7 +18,7 @@ test('the language is switched, remembered, and complete', async ({ page }) => {
     // A text that is missing would be shown as its key, a value that is missing as its placeholder.
     const shown = await page.locator('body').innerText();
     expect(shown.split(/\s+/).filter((text) => text in catalogue)).toEqual([]);
-    if (!/^(flows|project)/.test(path)) expect(shown).not.toMatch(/\{\w+\}/);
+    if (!/^(flows|project|api)/.test(path)) expect(shown).not.toMatch(/\{\w+\}/);
   }
   await page.locator('[data-language="en"]').click();
   await page.goto('/#/');
@@ -224,7 +224,47 @@ test('a node with users asks for a login and shows each what they may do', async
     await enter('eve', 'another-password');
     await expect(page.getByRole('heading', { level: 1 })).toHaveText('machine-now');
     await expect(page.locator('[data-graph] [data-node]').first()).toBeVisible();
-    await expect(page.getByRole('button', { name: 'Pause' })).toHaveCount(0);
+    // What a viewer may not do is dimmed, and says why.
+    const pause = page.getByRole('button', { name: 'Pause' });
+    await expect(pause).toHaveAttribute('aria-disabled', 'true');
+    await expect(pause).toHaveAccessibleDescription(/Your role \(viewer\) does not allow this/);
+    // An element that is aria-disabled can still be pressed.
+    await pause.click({ force: true });
+    await expect(page.getByRole('dialog')).toHaveCount(0);
+    await expect(page.getByText('it needs the role operator').last()).toBeVisible();
+    await page.goto(`${guarded.url}/#/publish`);
+    await expect(page.locator('[data-publish]')).toHaveAttribute('aria-disabled', 'true');
+    await page.goto(`${guarded.url}/#/audit`);
+    await expect(page.getByText('The audit log is for admins')).toBeVisible();
+    await page.getByRole('button', { name: 'Log out eve' }).click();
+    await enter('ann', 'a-good-password');
+
+    // An admin keeps the users: added with the least rights, restricted, removed; and the audit log has it.
+    await page.goto(`${guarded.url}/#/users`);
+    await page.locator('[data-add-user]').click();
+    await page.getByLabel('Name', { exact: true }).fill('m1');
+    await page.getByLabel(/^New password, at least/).fill('a-device-password');
+    await expect(page.getByLabel('Role')).toHaveValue('viewer');
+    await page.getByLabel('Role').selectOption('operator');
+    await page.getByLabel('May publish to').fill('meter/m1/#');
+    await accessible(page);
+    await page.locator('[data-confirm]').click();
+    const m1 = page.locator('[data-users] tr', { hasText: 'm1' });
+    await expect(m1).toContainText('meter/m1/#');
+    await m1.getByRole('button', { name: 'Reset password' }).click();
+    await page.getByLabel(/^New password, at least/).fill('another-device-password');
+    await page.locator('[data-confirm]').click();
+    await expect(page.getByText('Password of m1 changed')).toBeVisible();
+    await page.locator('[data-add-token]').click();
+    await page.getByLabel('What it is for').fill('reports');
+    await page.getByLabel('Role').selectOption('viewer');
+    await page.locator('[data-confirm]').click();
+    await expect(page.locator('[data-token]')).not.toBeEmpty();
+    await m1.getByRole('button', { name: 'Remove' }).click();
+    await page.locator('[data-confirm]').click();
+    await expect(m1).toHaveCount(0);
+    await page.goto(`${guarded.url}/#/audit`);
+    await expect(page.locator('[data-audit] tr', { hasText: 'user.remove' })).toContainText('ann');
   } finally {
     await page.goto('about:blank');
     await guarded.stop();

@@ -1,5 +1,16 @@
 import { describe, expect, it } from 'vitest';
-import { bytes, duration, percent, short, spaced, whole, zone } from '../../src/lib/format';
+import {
+  bytes,
+  clock,
+  duration,
+  moment,
+  percent,
+  short,
+  spaced,
+  stamp,
+  whole,
+  zone,
+} from '../../src/lib/format';
 import { ago } from '../../src/lib/f';
 import { fill, preferred } from '../../src/lib/i18n.svelte';
 
@@ -68,8 +79,18 @@ describe('numbers', () => {
   });
 
   it('have a zone', () => {
-    const at = (offset: number) => zone({ getTimezoneOffset: () => offset } as Date, 'en');
+    const at = (offset: number) => zone({ getTimezoneOffset: () => offset } as Date, false);
     expect([at(0), at(-480), at(210), at(-345)]).toEqual(['UTC', 'UTC+8', 'UTC−3:30', 'UTC+5:45']);
+    expect(zone({ getTimezoneOffset: () => -480 } as Date, true)).toBe('UTC');
+  });
+
+  it('of times keep their digits', () => {
+    const time = '2026-11-22T06:03:07.123450Z';
+    expect(clock(time, true)).toBe('06:03:07.123');
+    expect(moment(time, true)).toBe('2026-11-22 06:03:07 UTC');
+    expect(stamp(time, true)).toBe('2026-11-22 06:03:07.12345');
+    expect(stamp('2026-11-22T06:03:07.000000Z', true)).toBe('2026-11-22 06:03:07');
+    expect(stamp('no time', true)).toBe('no time');
   });
 });
 

@@ -1,0 +1,884 @@
+/**
+ * Types of the REST API. Made by `npm run types` from docs/reference/openapi.json; do not edit.
+ */
+
+/** A project to run. */
+export interface Apply {
+  /** Only check, and say what would change. */
+  dry_run?: boolean;
+  /** Path in the project (`flows/rain.yaml`) and text. What is not among them is removed. */
+  files: Record<string, string>;
+  /** Why, for the history. */
+  note?: string;
+}
+
+/** The byte budget. */
+export interface Budget {
+  /** Bytes at which gateways stop reading. */
+  max_bytes: number;
+  /** Bytes in use. */
+  used_bytes: number;
+}
+
+/** What to change about a user. */
+export interface ChangeBody {
+  /** The password there is: needed to change one's own from a session. */
+  current_password?: string | null;
+  /** The new password; ends the user's sessions. */
+  password?: string | null;
+  role?: RoleName | null;
+  rules?: RulesView | null;
+}
+
+/** A file whose text differs. */
+export interface ChangeView {
+  /** `added`, `changed` or `removed`. */
+  kind: string;
+  /** False when only comments, layout or flow tests differ: then nothing is started anew. */
+  meaning?: boolean | null;
+  /** The file's path in the project. */
+  path: string;
+}
+
+/** A connection. */
+export interface ConnectionView {
+  /** `source`, `sink` or `both`. */
+  direction: string;
+  error?: Problem | null;
+  /** Flows that write to it. */
+  flows: string[];
+  /** What is promised across a crash to those who write to it. */
+  guarantee?: string | null;
+  /** Events it brought. */
+  in: number;
+  /** `host`, `file`, `http`, `mqtt`. */
+  kind: string;
+  /** Its name. */
+  name: string;
+  /** Rows written to it. */
+  out: number;
+  /** Events it brought, or rows written to it, in the last second. */
+  rate: number;
+  /** `starting`, `running`, `retrying`, `ended`, `stopped`, `disabled`, or `idle` (nobody writes to it). */
+  state: string;
+}
+
+/** Connections. */
+export interface Connections {
+  /** By name. */
+  connections: ConnectionView[];
+}
+
+/** The terms of the equation for the flow as a whole. */
+export type ConservationView = Counts & {
+  /** True when every event is accounted for. */
+  balanced: boolean;
+  /** What it is off by; anything but 0 is an alarm. */
+  difference: number;
+};
+
+/** What became of events. */
+export interface Counts {
+  /** Rows that a query made beyond those it was given. */
+  added: number;
+  /** Events that became dead letters. */
+  dead: number;
+  /** Events that a condition left out. */
+  filtered: number;
+  /** Events under way. */
+  held: number;
+  /** Events that came. */
+  in: number;
+  /** Events that went on. */
+  out: number;
+}
+
+/** A place in a file that cannot be read. */
+export interface DamageView {
+  /** How long it is. */
+  bytes: number;
+  /** The file. */
+  file: string;
+  /** Byte at which it begins. */
+  offset: number;
+  /** Partition it belongs to. */
+  partition: number;
+  /** What is wrong. */
+  why: string;
+}
+
+/** Dead letters. */
+export interface Dead {
+  /** How many wait to be looked at. */
+  count: number;
+}
+
+/** What is different between two versions of a flow's file. */
+export interface Difference {
+  /** The text in the newer version; empty when there is none. */
+  after: string;
+  /** The text in the older version; empty when there was none. */
+  before: string;
+  /** The difference in unified form. */
+  diff: string;
+}
+
+/** The disk under the data folder. */
+export interface Disk {
+  /** Bytes that are free. */
+  free_bytes: number;
+  /** Bytes in all. */
+  total_bytes: number;
+  /** Bytes the streams take. */
+  used_bytes: number;
+}
+
+/** What was done to a flow. */
+export interface Done {
+  /** The flow. */
+  flow: string;
+  /** What it does now. */
+  state: string;
+}
+
+/** From one node to the next. */
+export interface EdgeView {
+  /** The node it leaves. */
+  from: string;
+  /** Events that passed in the last second. */
+  rate: number;
+  /** The node it enters. */
+  to: string;
+  /** The watermark of what has passed. */
+  watermark?: string | null;
+}
+
+/** An event to publish. */
+export interface EventIn {
+  /** What keeps it in order with others of the same key. */
+  key?: string | null;
+  /** Any JSON. A string stands for its text, everything else for its JSON, digit by digit. */
+  payload?: unknown;
+  /** Bytes, instead of `payload`. */
+  payload_base64?: string | null;
+  /** Quality of service at which MQTT subscribers get it: 0, 1 (as when absent) or 2. */
+  qos?: number | null;
+  /** Keep it as the last event of its topic. */
+  retain?: boolean | null;
+  /** Names and values. */
+  tags?: Record<string, string> | null;
+  time?: Moment | null;
+  /** Where it belongs, such as `meter/m1/reading`. */
+  topic: string;
+}
+
+/** An event as it is read. */
+export interface EventView {
+  /** Who published it. */
+  client?: string | null;
+  /** Its key; absent when it has none. */
+  key?: string | null;
+  /** Its place in the partition. */
+  offset: number;
+  /** The partition of the stream. */
+  partition: number;
+  /** The payload: JSON when it is JSON, else its text. */
+  payload?: unknown;
+  /** The payload, when it is not text. */
+  payload_base64?: string | null;
+  /** The stream that holds it. */
+  stream: string;
+  /** Names and values; absent when it has none. */
+  tags?: Record<string, string> | null;
+  /** When it happened. */
+  time: string;
+  /** Where it belongs. */
+  topic: string;
+}
+
+/** A page of events. */
+export interface Events {
+  /** True when nothing was left at the time. */
+  end: boolean;
+  /** In order, partition by partition. */
+  events: EventView[];
+  /** Where the next page begins. */
+  next: string;
+}
+
+/** A column. */
+export interface Field {
+  /** Its name. */
+  name: string;
+  /** Its type, in words of SQL. */
+  type: string;
+}
+
+/** The project that runs. */
+export interface Files {
+  /** Path and text. */
+  files: Record<string, string>;
+  refused?: RefusedView | null;
+}
+
+/** A flow. */
+export type FlowDetail = FlowSummary & {
+  /** The equation `in + added = out + filtered + dead + held`. */
+  conservation: ConservationView;
+  /** Its inputs, steps and outputs. */
+  graph: Graph;
+  /** Events that retention or damage took before it could read them. */
+  missed: number;
+  /** The text of its file; only where one flow is asked for. */
+  source?: string | null;
+  /** When this version began to run. */
+  started: string;
+  /** Its cursors. */
+  tasks: TaskView[];
+};
+
+/** A flow in short. Counts are since this version began to run. */
+export type FlowSummary = Counts & {
+  error?: Problem | null;
+  /** The streams it reads. */
+  from: string;
+  /** Committed events it has not read yet. */
+  lag: number;
+  /** Its name. */
+  name: string;
+  /** Events that came in the last second. */
+  rate: number;
+  /** `running`, `retrying`, `waiting` (for a first event to know columns by), `paused`, `disabled` or `stopped`. */
+  state: string;
+  /** The version of the project it came with. */
+  version: number;
+  /**
+   * The least watermark of its cursors: the greatest event time that all of them have seen, less the lateness of
+   * the stream. None before the first event.
+   */
+  watermark?: string | null;
+  /** Seconds from the watermark to the node's clock. */
+  watermark_age_s?: number | null;
+};
+
+/** Flows. */
+export interface Flows {
+  /** By name. */
+  flows: FlowSummary[];
+}
+
+/** A fresh token. */
+export type FreshToken = Token & {
+  /** The token itself, shown this once. */
+  token: string;
+};
+
+/** A flow's graph. */
+export interface Graph {
+  /** What leads where. */
+  edges: EdgeView[];
+  /** Inputs, steps, outputs. */
+  nodes: NodeView[];
+}
+
+/** Dead letters with one cause. */
+export interface GroupView {
+  /** The newest one's cause in English. */
+  cause: string;
+  /** The same in Chinese. */
+  cause_zh: string;
+  /** The class of the cause. */
+  class: string;
+  /** The code of the cause. */
+  code: string;
+  /** How many wait. */
+  count: number;
+  /** When the first one died. */
+  first: string;
+  /** The flow. */
+  flow: string;
+  /** When the last one died. */
+  last: string;
+  /** Where in the flow. */
+  step: string;
+  /** How many there are, those that were sent again too. */
+  total: number;
+}
+
+/** Dead letters by cause. */
+export interface Groups {
+  /** The one with the newest letter first. */
+  groups: GroupView[];
+}
+
+/** How the node is. */
+export interface Health {
+  /** `ok`, or what keeps the node from its work: `starting` or `stopping`. */
+  status: string;
+}
+
+/** Rates, oldest first. */
+export interface History {
+  /** Events in a second, in. */
+  in: number[];
+  /** Events in a second, out. */
+  out: number[];
+  /** Seconds between two values. */
+  step_s: number;
+}
+
+/** An id as text or number. */
+export type Id = number | string;
+
+/** A dead letter. */
+export interface LetterView {
+  /** The cause in English. */
+  cause: string;
+  /** The cause in Chinese. */
+  cause_zh: string;
+  /** The class of the cause. */
+  class: string;
+  /** The code of the cause. */
+  code: string;
+  /** The event itself. */
+  event: EventView;
+  /** The flow it died in. */
+  flow: string;
+  /** Names it. */
+  id: string;
+  /** The offset. */
+  offset: number;
+  /** The partition. */
+  partition: number;
+  /** Whether it was sent again. */
+  redriven: boolean;
+  /** Where: `decode`, `step:0`, `to:1`. */
+  step: string;
+  /** The stream it was read from. */
+  stream: string;
+  /** When it died. */
+  time: string;
+}
+
+/** Dead letters. */
+export interface Letters {
+  /** Newest first. */
+  letters: LetterView[];
+}
+
+/** What comes each second. */
+export interface Live {
+  /** The flows with all counters. */
+  flows: FlowDetail[];
+  /** The node at a glance. */
+  overview: Overview;
+}
+
+/** A login. */
+export interface Login {
+  /** The password. */
+  password: string;
+  /** The user's name. */
+  user: string;
+}
+
+/** A time: RFC 3339, or microseconds since 1970. */
+export type Moment = number | string;
+
+/** A token to be. */
+export interface NewTokenBody {
+  /** When it ends, RFC 3339. */
+  expires?: string | null;
+  /** What it is for. */
+  name: string;
+  role?: RoleName | null;
+  /** What narrows the role down. */
+  rules?: RulesView;
+}
+
+/** A user to be. */
+export interface NewUserBody {
+  /** Letters, digits and `. _ - @`. */
+  name: string;
+  /** At least 8 characters. */
+  password: string;
+  /** What it may do. The first user is an admin. */
+  role: RoleName;
+  /** What narrows the role down. */
+  rules?: RulesView;
+}
+
+/** A node of a flow's graph. */
+export type NodeView = Counts & {
+  error?: Problem | null;
+  /** For outputs: `at-least-once` or `exactly-once` across a crash. */
+  guarantee?: string | null;
+  /** Unique in the flow. */
+  id: string;
+  /** `stream`, `where`, `select`, `sql`, `topic`, `table` or `connection`. */
+  kind: string;
+  /** The stream, the SQL, the topic's template, the table or the connection. */
+  label: string;
+  /** Committed events not read yet. */
+  lag: number;
+  /** Events that came in the last second. */
+  rate: number;
+  /** Events that went on in the last second. */
+  rate_out: number;
+  /** `from`, `step` or `to`. */
+  role: string;
+  /** Tries since it last worked. */
+  tries: number;
+  /** For inputs and outputs: the least watermark of the cursors behind it. */
+  watermark?: string | null;
+};
+
+/** No event was stored. */
+export interface NotPublished {
+  /** None; absent when the request was not read as far as its events. */
+  accepted?: number | null;
+  /** What "stored" would have meant. */
+  durability?: string | null;
+  /** Why the first one was not, or the whole request. */
+  error: Problem;
+  /** All events, the first thousand of them. */
+  rejected?: Rejected[] | null;
+  /** How many there are. */
+  rejected_count?: number | null;
+}
+
+/** What was, or would be, changed. */
+export interface Outcome {
+  /** What was done to flows; absent for a dry run. */
+  applied?: Record<string, unknown> | null;
+  /** Files whose text differs. */
+  changes: ChangeView[];
+  /** Warnings, with file, line and column. */
+  diagnostics: (Record<string, unknown>)[];
+  /** The version that runs now; absent for a dry run. */
+  version?: number | null;
+}
+
+/** The node at a glance. */
+export interface Overview {
+  /** Bytes between sockets and disk, and how many there may be. */
+  budget: Budget;
+  /** The connections. */
+  connections: ConnectionView[];
+  /** Cores it may use. */
+  cores: number;
+  /** Cores it used in the last second. */
+  cpu: number;
+  /** Dead letters. */
+  dead: Dead;
+  /** The disk under the data folder. */
+  disk: Disk;
+  /** The weakest durability of any stream: `fsync` or `memory`. */
+  durability: string;
+  /** Events committed in the last second. */
+  events_in_per_s: number;
+  /** Events delivered to subscribers, and written by flows, in the last second. */
+  events_out_per_s: number;
+  /** The flows. */
+  flows: FlowSummary[];
+  /** Rates of the last five minutes. */
+  history: History;
+  /** Memory of the process. */
+  memory_bytes: number;
+  refused?: RefusedSave | null;
+  /** MQTT clients that are connected. */
+  sessions: number;
+  /** The streams. */
+  streams: StreamSummary[];
+  /** The node's clock. */
+  time: string;
+  /** Seconds since it started. */
+  uptime_s: number;
+  /** The version that runs. */
+  version: string;
+}
+
+/** A partition. */
+export interface PartitionView {
+  /** Bytes on disk. */
+  bytes: number;
+  /** Next offset. */
+  end: number;
+  /** Its number. */
+  index: number;
+  /** Oldest offset that is kept. */
+  start: number;
+}
+
+/** What went wrong, for programs and for people. */
+export interface Problem {
+  /** What the sentence names. */
+  args: Record<string, unknown>;
+  /** `transient` (try again), `permanent` (do not) or `configuration` (somebody must change something). */
+  class: string;
+  /** The name for programs, such as `bus.disk-full`. */
+  code: string;
+  /** The sentence in English. */
+  message: string;
+  /** The sentence in Chinese. */
+  message_zh: string;
+}
+
+/** What became of the events of a request. */
+export interface Published {
+  /** Events that are stored, as durable as `durability` says. */
+  accepted: number;
+  /** What "stored" means: `fsync` (on disk) or `memory` (a power cut may take them). */
+  durability: string;
+  /** Events that are not, the first thousand of them. */
+  rejected: Rejected[];
+  /** How many are not. */
+  rejected_count: number;
+}
+
+/** A query. */
+export interface Question {
+  /** Number of rows to return at most. When absent: 1000 in a JSON document, all rows in lines. */
+  limit?: number | null;
+  /** The query, such as `select * from inbox limit 10`. */
+  sql: string;
+}
+
+/** Rates of the last minute, oldest first. */
+export interface Rates {
+  /** Events a second of each flow. */
+  flows: Record<string, number[]>;
+  /** Seconds between two values. */
+  step_s: number;
+  /** Events a second of each stream. */
+  streams: Record<string, number[]>;
+}
+
+/** Whether the node is ready for work. */
+export interface Readiness {
+  /** `ok`, or what keeps the node from its work: `starting` or `stopping`. */
+  status: string;
+  /** False while the disk is full: readers go on, publishers are refused. */
+  writable: boolean;
+}
+
+/** Which dead letters to send again; all that wait, without any word. */
+export interface Redrive {
+  /** Those with one cause, by its code. */
+  cause?: string | null;
+  /** Those of one flow. */
+  flow?: string | null;
+  /** Those with these ids. */
+  ids?: Id[] | null;
+  /** Those of one place in a flow. */
+  step?: string | null;
+}
+
+/** What a re-drive did. */
+export interface Redriven {
+  /** Of these, events that died again. */
+  died: number;
+  /** Dead letters whose flow is gone. */
+  orphaned: number;
+  /** Events sent through their flows again. */
+  redriven: number;
+}
+
+/** The answer to what could not be done. */
+export interface Refused {
+  /** What a checker found in files, with places. Absent elsewhere. */
+  diagnostics?: (Record<string, unknown>)[] | null;
+  /** What went wrong. */
+  error: Problem;
+}
+
+/** Files that were saved and do not check. `GET /api/v1/project` has all of it. */
+export interface RefusedSave {
+  /** How many mistakes there are. */
+  count: number;
+  /** The first one: file, line, column and message. */
+  first?: Record<string, unknown> | null;
+  /** When they were looked at. */
+  time: string;
+}
+
+/** Files that were saved and do not check: what ran before goes on. */
+export interface RefusedView {
+  /** What is wrong, with file, line and column. */
+  diagnostics: (Record<string, unknown>)[];
+  /** When they were looked at. */
+  time: string;
+}
+
+/** An event that was not stored. */
+export interface Rejected {
+  /** The name of the reason. */
+  code: string;
+  /** Its place in the request, from 0. */
+  index: number;
+  /** The reason in English. */
+  message: string;
+  /** The reason in Chinese. */
+  message_zh: string;
+  /** True when the same event may be accepted later. */
+  retry: boolean;
+}
+
+/** From where to read again. */
+export interface Replay {
+  /** `earliest`, `latest`, an RFC 3339 time, or a span back such as `-1h`. */
+  from: string;
+}
+
+/** A role. */
+export type RoleName = "viewer" | "operator" | "admin";
+
+/** The version to go back to. */
+export interface Rollback {
+  /** Its number. */
+  version: number;
+}
+
+/** The rows of a query. */
+export interface Rows {
+  /** The columns. */
+  columns: Field[];
+  /** How long it took. */
+  elapsed_ms: number;
+  /** Events with null in place of a value that does not fit its column. */
+  partial: number;
+  /** A list of values for each row, in the order of the columns. */
+  rows: unknown[][];
+  /** True when there were more rows. */
+  truncated: boolean;
+  /** Events left out because their payload cannot be read. */
+  undecodable: number;
+  /** Events left out because they cannot be read from the disk. */
+  unreadable: number;
+}
+
+/** What a user or token may do, beside its role: a list that is given allows what it names and nothing else. */
+export interface RulesView {
+  /** Topic filters, or `stream:NAME`. */
+  publish?: string[] | null;
+  /** `stream:NAME`, `table:NAME`, or `#` for all. */
+  read?: string[] | null;
+  /** Topic filters, or `stream:NAME`. */
+  subscribe?: string[] | null;
+}
+
+/** What one step of a search found. */
+export interface SearchResult {
+  /** True when everything has been searched. */
+  end: boolean;
+  /** The events found, in the order asked for within each partition. */
+  events: EventView[];
+  /** Where to go on. */
+  next: string;
+  /** Events that are still to be read. */
+  remaining: number;
+  /** Events read in this step. */
+  scanned: number;
+  /** Events in the searched part that retention or damage took. */
+  unreadable: number;
+}
+
+/** Who is logged in. */
+export interface Session {
+  /** What the user may do: `viewer`, `operator` or `admin`. */
+  role?: string | null;
+  /** The user; absent when nobody is logged in. */
+  user?: string | null;
+  /** True when the node has users, so that a login is needed. */
+  users: boolean;
+}
+
+/** A stream. */
+export type StreamDetail = StreamSummary & {
+  /** Bytes that came in during the last second. */
+  bytes_rate: number;
+  /** What cannot be read. */
+  damage: DamageView[];
+  /** Next offset, of the first partition. */
+  end: number;
+  /** Each partition. */
+  partition_list: PartitionView[];
+  /** Columns that queries see. */
+  schema: Field[];
+  /** What its file says. */
+  spec: Record<string, unknown>;
+  /** Oldest offset, of the first partition. */
+  start: number;
+};
+
+/** A stream in short. */
+export interface StreamSummary {
+  /** Bytes it holds. */
+  bytes: number;
+  /** Damaged places. */
+  damaged: number;
+  /** True for one whose file is gone: it can be read, and gets no events. */
+  detached: boolean;
+  /** What an acknowledgement is worth: `fsync` or `memory`. */
+  durability: string;
+  /** Events it holds. */
+  events: number;
+  /** True for one of Busbar's own. */
+  internal: boolean;
+  /** Its name. */
+  name: string;
+  /** How many partitions it has. */
+  partitions: number;
+  /** Events in the last second. */
+  rate: number;
+  /** Topic patterns it captures; none for one that flows write to. */
+  topics: string[];
+}
+
+/** Streams. */
+export interface Streams {
+  /** By name. */
+  streams: StreamSummary[];
+}
+
+/** A table. */
+export interface TableView {
+  /** Columns; none until a flow without declared columns writes to it. */
+  columns: Field[];
+  /** Columns of the key. */
+  key: string[];
+  /** `hot` (in memory) or `relational` (SQLite). */
+  kind: string;
+  /** Its name. */
+  name: string;
+  /** Rows there are now. */
+  rows: number;
+  /** What its file says. */
+  spec: Record<string, unknown>;
+}
+
+/** Tables. */
+export interface Tables {
+  /** By name. */
+  tables: TableView[];
+}
+
+/** A message of the tail. */
+export interface TailMessage {
+  /**
+   * Events in the log that have not been read yet; more than a moment's worth while the tail catches
+   * up from an earlier start.
+   */
+  behind: number;
+  /** The newest matching events since the message before, oldest first. */
+  events: EventView[];
+  /** Matching events since the message before, with those that are not in `events`. */
+  matched: number;
+  /** Matching events a second, over the last second. */
+  rate: number;
+}
+
+/** A cursor of a flow. */
+export interface TaskView {
+  /** Committed events behind it. */
+  lag: number;
+  /** `main`, or the connection whose own cursor this is. */
+  lane: string;
+  /** The partition. */
+  partition: number;
+  /** Every event before this offset is done with. */
+  position: number;
+  /** The stream it reads. */
+  stream: string;
+  /**
+   * The greatest time of the events before the position, less the lateness of the stream: an event that is
+   * older comes late.
+   */
+  watermark?: string | null;
+}
+
+/** A token, without its secret. */
+export interface Token {
+  /** When it was made. */
+  created: string;
+  /** When it ends; absent when it does not. */
+  expires?: string | null;
+  /** Names it. */
+  id: string;
+  /** What it is for. */
+  name: string;
+  /** Never more than its user's. */
+  role: RoleName;
+  /** What narrows the role down, beside the user's own rules. */
+  rules: RulesView;
+  /** Whose it is. */
+  user: string;
+}
+
+/** Tokens. */
+export interface Tokens {
+  /** One's own; an admin sees all. */
+  tokens: Token[];
+}
+
+/** A topic and its last event. */
+export interface TopicView {
+  /** The event's key. */
+  key?: string | null;
+  /** The payload: JSON when it is JSON, else its text. */
+  payload?: unknown;
+  /** The payload, when it is not text. */
+  payload_base64?: string | null;
+  /** Names and values. */
+  tags?: Record<string, string> | null;
+  /** When it happened. */
+  time: string;
+  /** The topic. */
+  topic: string;
+}
+
+/** Topics with their last values. */
+export interface Topics {
+  /** What to ask for `after`; absent on the last page. */
+  next?: string | null;
+  /** In order of their names. */
+  topics: TopicView[];
+}
+
+/** A user. */
+export interface User {
+  /** When it was made. */
+  created: string;
+  /** The name. */
+  name: string;
+  /** What it may do. */
+  role: RoleName;
+  /** What narrows the role down. */
+  rules: RulesView;
+}
+
+/** The users. */
+export interface Users {
+  /** By name. */
+  users: User[];
+}
+
+/** A version of the project. */
+export interface VersionView {
+  /** Who applied it. */
+  by: string;
+  /** Files that differ from the version before. */
+  changes: ChangeView[];
+  /** Why. */
+  note: string;
+  /** When it was applied. */
+  time: string;
+  /** Its number, from 1. */
+  version: number;
+}
+
+/** Versions. */
+export interface Versions {
+  /** Newest first. */
+  versions: VersionView[];
+}
