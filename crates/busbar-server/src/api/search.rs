@@ -116,6 +116,9 @@ async fn search(
         condition: condition.between(since, until),
     };
     check_reach(&caller, wanted.filter.as_ref())?;
+    if let Some(name) = &wanted.stream {
+        rights::check_stream(&caller, name)?;
+    }
     let streams = match &wanted.stream {
         Some(name) => vec![
             app.bus
@@ -130,9 +133,6 @@ async fn search(
             .cloned()
             .collect(),
     };
-    if let Some(name) = &wanted.stream {
-        rights::check_stream(&caller, name)?;
-    }
     let from = match &query.from {
         Some(text) => match Start::parse(text, 0)? {
             start @ (Start::Positions(_) | Start::Offset(_)) => Some(start),
