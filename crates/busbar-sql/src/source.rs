@@ -12,22 +12,22 @@ use datafusion_physical_plan::ExecutionPlan;
 use datafusion_session::{Session, TableProvider};
 
 /// A relation as logical plans know it: columns, and filters that it can use.
-struct Source(Arc<dyn TableProvider>);
+struct RelationSource(Arc<dyn TableProvider>);
 
 /// The relation for a logical plan.
 pub(crate) fn provider_as_source(provider: Arc<dyn TableProvider>) -> Arc<dyn TableSource> {
-    Arc::new(Source(provider))
+    Arc::new(RelationSource(provider))
 }
 
 /// The relation of a logical plan for a physical one.
 pub(crate) fn provider_of(source: &Arc<dyn TableSource>) -> Result<Arc<dyn TableProvider>> {
-    let source = source.downcast_ref::<Source>();
+    let source = source.downcast_ref::<RelationSource>();
     source
         .map(|source| Arc::clone(&source.0))
         .ok_or_else(|| plan_datafusion_err!("a relation that was not looked up"))
 }
 
-impl TableSource for Source {
+impl TableSource for RelationSource {
     fn schema(&self) -> SchemaRef {
         self.0.schema()
     }

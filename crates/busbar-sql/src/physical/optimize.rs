@@ -32,7 +32,7 @@ pub(super) fn physical(
     for rule in session.physical_optimizers() {
         let before = plan.schema();
         plan = rule
-            .optimize_with_context(plan, &Options(session.config_options()))
+            .optimize_with_context(plan, &RuleOptions(session.config_options()))
             .map_err(|error| DataFusionError::Context(rule.name().to_owned(), Box::new(error)))?;
         if rule.schema_check() && !narrows(&before, &plan.schema()) {
             return internal_err!("the rule {} changed the columns of a plan", rule.name());
@@ -44,9 +44,9 @@ pub(super) fn physical(
 }
 
 /// The options as rules of the physical optimizer ask for them.
-struct Options<'a>(&'a ConfigOptions);
+struct RuleOptions<'a>(&'a ConfigOptions);
 
-impl PhysicalOptimizerContext for Options<'_> {
+impl PhysicalOptimizerContext for RuleOptions<'_> {
     fn config_options(&self) -> &ConfigOptions {
         self.0
     }

@@ -5,3 +5,4 @@ mod common;
 mod engine;
 mod expressions;
 mod hostile;
+mod plans;
