@@ -5,6 +5,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use busbar_bus::Span;
 
+use crate::StepSpec;
+
 /// A flow as its file says it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -42,36 +44,6 @@ pub enum Start {
     Earliest,
     /// With the first event that arrives after it was deployed.
     Latest,
-}
-
-/// One step.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum StepSpec {
-    /// Keep the events for which this SQL condition is true.
-    Where(String),
-    /// Compute these columns, a list as after SQL's `SELECT`.
-    Select(String),
-    /// Run a query over each batch: `select … from input …`.
-    Sql(String),
-}
-
-impl StepSpec {
-    /// The key in the file.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            StepSpec::Where(_) => "where",
-            StepSpec::Select(_) => "select",
-            StepSpec::Sql(_) => "sql",
-        }
-    }
-
-    /// The SQL.
-    pub fn text(&self) -> &str {
-        match self {
-            StepSpec::Where(t) | StepSpec::Select(t) | StepSpec::Sql(t) => t,
-        }
-    }
 }
 
 /// Where results go.

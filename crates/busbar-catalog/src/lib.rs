@@ -21,6 +21,7 @@ pub mod limits;
 mod name;
 mod project;
 pub mod schema;
+mod step;
 mod template;
 mod topology;
 mod tree;
@@ -36,11 +37,15 @@ pub use connection::{ConnectionOptions, ConnectionSpec};
 pub use diagnostic::{Diagnostic, Printed, Severity, has_errors, suggest};
 pub use flow::{
     Expect, ExpectDead, ExpectEvent, ExpectLetter, FlowSpec, Given, OutputSpec, OutputTarget,
-    Start, StepSpec, TestSpec,
+    Start, TestSpec,
 };
 pub use history::{History, Version, VersionInfo};
 pub use name::check_name;
 pub use project::{Parsed, Project};
+pub use step::{
+    AlarmSpec, DedupeSpec, HopSpec, LatestSpec, PatternEvent, PatternSpec, PreviousSpec, StepSpec,
+    TopSpec, WindowSpec,
+};
 pub use template::{Template, TemplatePart, Variable};
 pub use topology::{INBOX, check_topology, possible_streams};
 pub use tree::{Node, Path, PathItem, Source, Spot, Value};

@@ -159,15 +159,17 @@ fn check_flow(spec: &FlowSpec, source: &Source) -> Result<(), Diagnostic> {
     count("steps", spec.steps.len(), 0, FLOW_STEPS_MAX)?;
     count("to", spec.to.len(), 1, FLOW_OUTPUTS_MAX)?;
     for (i, step) in spec.steps.iter().enumerate() {
-        let path = ["steps".into(), i.into(), step.kind().into()];
-        if step.text().len() > EXPRESSION_BYTES_MAX {
-            let error = Error::new(Class::Configuration, "catalog.expression-too-long")
+        for (place, text) in step.texts() {
+            let code = match text {
+                _ if text.len() > EXPRESSION_BYTES_MAX => "catalog.expression-too-long",
+                _ if text.trim().is_empty() => "catalog.expression-empty",
+                _ => continue,
+            };
+            let mut path = vec!["steps".into(), i.into(), step.kind().into()];
+            path.extend(place);
+            let error = Error::new(Class::Configuration, code)
+                .with("kind", step.kind())
                 .with("bytes_max", EXPRESSION_BYTES_MAX);
-            return Err(source.diagnostic(&path, None, error));
-        }
-        if step.text().trim().is_empty() {
-            let error = Error::new(Class::Configuration, "catalog.expression-empty")
-                .with("kind", step.kind());
             return Err(source.diagnostic(&path, None, error));
         }
     }

@@ -56,3 +56,13 @@ const _: () = assert!(DEAD_DONE_MAX < busbar_log::limits::STORE_CHANGES_MAX);
 pub const LANES_MAX: usize = 1024;
 /// Dead letters of which cause and number are kept in memory; older ones stay in their stream.
 pub const DEAD_INDEX_MAX: usize = 1_000_000;
+/// Panes that one window may consist of; more would make each window merge that many states.
+pub const WINDOW_PANES_MAX: i64 = 10_000;
+/// Parts, each a snapshot's worth of partial aggregates, that are kept apart before they are merged.
+pub const WINDOW_PARTS_MAX: usize = 64;
+/// Rows that `top` keeps of each group and window.
+pub const TOP_ROWS_MAX: u32 = 10_000;
+/// Events that a pattern may consist of.
+pub const PATTERN_EVENTS_MAX: usize = 32;
+/// Beginnings of a pattern that are followed at once for each key; a further one replaces the oldest.
+pub const PATTERN_OPEN_MAX: usize = 16;

@@ -14,7 +14,6 @@ use datafusion_expr::{Expr, LogicalPlan, Volatility};
 use datafusion_optimizer::simplify_expressions::ExprSimplifier;
 use datafusion_physical_expr::expressions::Column as PhysicalColumn;
 use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
-use datafusion_session::Session;
 use datafusion_sql::planner::PlannerContext;
 use datafusion_sql::sqlparser::ast;
 

@@ -5,6 +5,7 @@
 //! | a flow's `where` | [`Predicate`] | one batch |
 //! | a flow's `select` | [`Projection`] | one batch |
 //! | a flow's `sql` | [`BatchQuery`] | one batch |
+//! | a window's `select` | [`Aggregation`] | many batches |
 //! | a topic such as `alarm/${site}` | [`Template`] | one batch |
 //! | a person's question | [`Engine`] | streams and tables, as they are at that moment |
 //!
@@ -18,6 +19,7 @@
 //! Names: a word without quotes means the column of that name as it is written, or else the one that
 //! differs only in case. So `levelMm` finds a JSON field of that name, and `Site` finds `site`.
 
+mod aggregate;
 mod batch_query;
 mod bounds;
 mod budget;
@@ -48,6 +50,7 @@ mod text;
 mod wait;
 mod walk;
 
+pub use aggregate::{Aggregation, AggregationPart, AggregationText, Groups, Inputs};
 pub use batch_query::BatchQuery;
 pub use diagnostic::Diagnostic;
 pub use engine::{Engine, QueryLimits, QueryOptions, QueryResult};

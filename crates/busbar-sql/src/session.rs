@@ -166,6 +166,17 @@ impl SessionState {
         create_physical_expr(&expr, schema, &self.execution_props, &planning)
     }
 
+    /// The plan with the types of operators' sides made to fit each other.
+    pub fn analyze(&self, logical: LogicalPlan) -> Result<LogicalPlan> {
+        self.analyzer
+            .execute_and_check(logical, self.config.options(), |_, _| {})
+    }
+
+    /// What physical expressions are made with.
+    pub fn execution_props(&self) -> &ExecutionProps {
+        &self.execution_props
+    }
+
     /// What operators are given to run with.
     pub fn task_ctx(&self) -> Arc<TaskContext> {
         let session: &dyn Session = self;

@@ -6,13 +6,24 @@
 //!
 //! Adding a kind of step: its file in this folder, its spec in the catalog, and one line in [`registry`].
 
+mod alarm;
+mod dedupe;
 mod filter;
+mod ipc;
+mod keyed;
+mod latest;
 mod output;
+mod pattern;
+mod previous;
 pub(crate) mod registry;
 mod rows;
 mod select;
 mod sql;
 mod state;
+#[cfg(test)]
+mod tests;
+mod top;
+mod window;
 
 use std::sync::Arc;
 
@@ -202,4 +213,34 @@ impl From<busbar_sql::Diagnostic> for Wrong {
             help,
         }
     }
+}
+
+/// The place of a column that a step names, without quotes and in any case as in SQL.
+fn column_place(schema: &SchemaRef, name: &str) -> Result<usize, Wrong> {
+    let same = |known: &&arrow::datatypes::FieldRef| known.name().eq_ignore_ascii_case(name);
+    let exact = schema.index_of(name).ok();
+    let place = exact.or_else(|| {
+        let mut found = schema
+            .fields()
+            .iter()
+            .enumerate()
+            .filter(|(_, field)| same(field));
+        match (found.next(), found.next()) {
+            (Some((place, _)), None) => Some(place),
+            _ => None,
+        }
+    });
+    place.ok_or_else(|| {
+        let names = schema.fields().iter().map(|field| field.name().as_str());
+        let error = Error::new(Class::Configuration, "flow.unknown-column").with("column", name);
+        Wrong {
+            help: busbar_catalog::suggest(name, names),
+            ..Wrong::new(error)
+        }
+    })
+}
+
+/// A stateful operator was given rows without times, which the plan rules out.
+fn misses_times() -> Error {
+    Error::new(Class::Configuration, "flow.misses-times")
 }

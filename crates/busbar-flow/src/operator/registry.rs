@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use busbar_catalog::StepSpec;
 
-use super::{Step, StepContext, Wrong, filter, select, sql};
+use super::{
+    Step, StepContext, Wrong, alarm, dedupe, filter, latest, pattern, previous, select, sql, top,
+    window,
+};
 
 /// Compiles a step of a flow file.
 ///
@@ -12,8 +15,15 @@ use super::{Step, StepContext, Wrong, filter, select, sql};
 /// What is wrong with it, and where.
 pub(crate) fn compile(spec: &StepSpec, context: &StepContext<'_>) -> Result<Arc<dyn Step>, Wrong> {
     match spec {
-        StepSpec::Where(condition) => filter::compile(condition, context),
+        StepSpec::Alarm(spec) => alarm::compile(spec, context),
+        StepSpec::Dedupe(spec) => dedupe::compile(spec, context),
+        StepSpec::Latest(spec) => latest::compile(spec, context),
+        StepSpec::Pattern(spec) => pattern::compile(spec, context),
+        StepSpec::Previous(spec) => previous::compile(spec, context),
         StepSpec::Select(columns) => select::compile(columns, context),
         StepSpec::Sql(query) => sql::compile(query, context),
+        StepSpec::Top(spec) => top::compile(spec, context),
+        StepSpec::Where(condition) => filter::compile(condition, context),
+        StepSpec::Window(spec) => window::compile(spec, context),
     }
 }

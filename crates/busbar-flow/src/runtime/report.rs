@@ -126,7 +126,7 @@ impl Runtime {
                 format!("step:{i}"),
                 step.kind(),
                 "step",
-                step.text().trim(),
+                &step.summary(),
                 0,
                 None,
                 None,

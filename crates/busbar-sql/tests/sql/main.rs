@@ -1,5 +1,6 @@
 //! What is asked and what is answered, as one program: each test program links all of DataFusion.
 
+mod aggregate;
 mod cases;
 mod common;
 mod engine;

@@ -1,0 +1,291 @@
+//! `top`: the first rows of each window in an order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
+use arrow::compute::SortOptions;
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::row::{RowConverter, SortField};
+use busbar_catalog::TopSpec;
+use busbar_event::{Class, Error};
+use busbar_sql::Projection;
+use futures::future::{BoxFuture, FutureExt, ready};
+
+use super::keyed::{KeyExpressions, KeyReader, KeyedState, Reader, RowBytes, Stored, write_bytes};
+use super::rows::misfit;
+use super::{
+    Changes, Operator, Output, Rows, StateReader, Stateful, Step, StepContext, Wrong, misses_times,
+};
+use crate::limits::TOP_ROWS_MAX;
+use crate::operator::window::Shape;
+
+/// Compiles keys and order.
+pub(super) fn compile(spec: &TopSpec, context: &StepContext<'_>) -> Result<Arc<dyn Step>, Wrong> {
+    let schema = context.schema;
+    let refuse = |code| Wrong::new(Error::new(Class::Configuration, code));
+    if spec.n == 0 || spec.n > TOP_ROWS_MAX {
+        let error = Error::new(Class::Configuration, "flow.top-rows").with("most", TOP_ROWS_MAX);
+        return Err(Wrong::new(error).at("n"));
+    }
+    if spec.order.is_empty() {
+        return Err(refuse("flow.top-order").at("order"));
+    }
+    let mut order = Vec::with_capacity(spec.order.len());
+    for (i, text) in spec.order.iter().enumerate() {
+        let (expression, descending) = direction(text);
+        let expression = Projection::compile(schema, expression)
+            .map_err(|wrong| Wrong::from(wrong).at(i).at("order"))?;
+        order.push((expression, descending));
+    }
+    if schema.field_with_name(RANK).is_ok() {
+        let error = Error::new(Class::Configuration, "flow.column-twice").with("column", RANK);
+        return Err(Wrong::new(error));
+    }
+    let mut fields: Vec<FieldRef> = schema.fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new(RANK, DataType::UInt32, false)));
+    let size = spec.tumble.as_micros();
+    let keys = KeyExpressions::compile(schema, &spec.by)?;
+    let meaning = TopSpec {
+        name: None,
+        ..spec.clone()
+    };
+    Ok(Arc::new(Top {
+        names: keys.names(schema),
+        keys,
+        order,
+        n: spec.n as usize,
+        shape: Shape::new(size, size, 0).map_err(|error| Wrong::new(error).at("tumble"))?,
+        input: Arc::clone(schema),
+        schema: Arc::new(Schema::new(fields)),
+        name: spec.name.clone(),
+        meaning: format!(
+            "{} {:?}",
+            serde_json::to_string(&meaning).unwrap_or_default(),
+            schema.fields()
+        ),
+    }))
+}
+
+const RANK: &str = "rank";
+
+/// An expression and whether the greatest comes first: `price desc`.
+fn direction(text: &str) -> (&str, bool) {
+    let trimmed = text.trim_end();
+    match trimmed.rsplit_once(char::is_whitespace) {
+        Some((expression, word)) if word.eq_ignore_ascii_case("desc") => (expression, true),
+        Some((expression, word)) if word.eq_ignore_ascii_case("asc") => (expression, false),
+        _ => (text, false),
+    }
+}
+
+struct Top {
+    keys: KeyExpressions,
+    names: Vec<String>,
+    order: Vec<(Projection, bool)>,
+    n: usize,
+    shape: Shape,
+    input: SchemaRef,
+    schema: SchemaRef,
+    name: Option<String>,
+    meaning: String,
+}
+
+impl Step for Top {
+    fn schema(&self) -> Option<SchemaRef> {
+        Some(Arc::clone(&self.schema))
+    }
+
+    fn columns(&self) -> Vec<usize> {
+        (0..self.input.fields().len()).collect()
+    }
+
+    fn row_by_row(&self) -> bool {
+        false
+    }
+
+    fn stateful(&self) -> Option<Stateful> {
+        Some(Stateful {
+            name: self.name.clone(),
+            keys: self.names.clone(),
+            meaning: self.meaning.clone(),
+            divided: None,
+        })
+    }
+
+    fn operator(&self, schema: &SchemaRef) -> Result<Box<dyn Operator>, Error> {
+        let bind = |(expression, descending): &(Projection, bool)| {
+            Ok((expression.bind(schema)?, *descending))
+        };
+        let order: Vec<(Projection, bool)> =
+            self.order.iter().map(bind).collect::<Result<_, Error>>()?;
+        let fields = order.iter().map(|(expression, descending)| {
+            // Null is the last in either direction.
+            let options = SortOptions::new(*descending, false);
+            SortField::new_with_options(expression.schema().field(0).data_type().clone(), options)
+        });
+        Ok(Box::new(Ranking {
+            converter: RowConverter::new(fields.collect()).map_err(misfit)?,
+            keys: self.keys.bind(schema)?,
+            order,
+            n: self.n,
+            shape: self.shape,
+            rows: RowBytes::new(&self.input)?,
+            schema: Arc::clone(&self.schema),
+            windows: KeyedState::new(),
+        }))
+    }
+}
+
+struct Ranking {
+    keys: KeyReader,
+    order: Vec<(Projection, bool)>,
+    converter: RowConverter,
+    n: usize,
+    shape: Shape,
+    rows: RowBytes,
+    schema: SchemaRef,
+    /// By the beginning of the window and the key.
+    windows: KeyedState<Best>,
+}
+
+/// The first rows so far.
+struct Best {
+    end: i64,
+    /// In their order; of equal rows the one that came first stands first. Each with the bytes it is ordered by.
+    rows: Vec<(Box<[u8]>, Box<[u8]>)>,
+}
+
+impl Stored for Best {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.end.to_le_bytes());
+        for (order, row) in &self.rows {
+            write_bytes(out, order);
+            write_bytes(out, row);
+        }
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader(bytes);
+        let end = reader.i64()?;
+        let mut rows = Vec::new();
+        while !reader.0.is_empty() {
+            rows.push((reader.bytes()?.into(), reader.bytes()?.into()));
+        }
+        Some(Best { end, rows })
+    }
+
+    fn heap_bytes(&self) -> usize {
+        let each = size_of::<(Box<[u8]>, Box<[u8]>)>();
+        self.rows
+            .iter()
+            .map(|(order, row)| order.len() + row.len() + each)
+            .sum()
+    }
+
+    fn due(&self) -> Option<i64> {
+        Some(self.end)
+    }
+}
+
+impl Ranking {
+    fn rank(&mut self, rows: &Rows, out: &mut Output) -> Result<(), Error> {
+        let keys = self.keys.read(&rows.batch)?;
+        let times = rows.times.as_ref().ok_or_else(misses_times)?;
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.order.len());
+        for (expression, _) in &self.order {
+            columns.push(Arc::clone(expression.evaluate(&rows.batch)?.column(0)));
+        }
+        let order = self.converter.convert_columns(&columns).map_err(misfit)?;
+        let encoded = self.rows.encode(&rows.batch)?;
+        let mut late = Vec::new();
+        // The rows of each window and key of this batch, so that each is changed once.
+        let mut touched: BTreeMap<Vec<u8>, (i64, Vec<usize>)> = BTreeMap::new();
+        for row in 0..rows.len() {
+            match self.shape.pane(times.times[row], times.marks[row]) {
+                Some(pane) => {
+                    let key = [&pane.start.to_be_bytes()[..], keys.at(row)].concat();
+                    let end = self.shape.end(pane.start);
+                    touched.entry(key).or_insert((end, Vec::new())).1.push(row);
+                }
+                None => late.push(row as u32),
+            }
+        }
+        for (key, (end, new)) in touched {
+            let known = self.windows.get(&key)?;
+            let mut best: Vec<(Box<[u8]>, Box<[u8]>)> =
+                known.map(|known| known.rows.clone()).unwrap_or_default();
+            for row in new {
+                let by = order.row(row).data();
+                let place = best.partition_point(|(known, _)| **known <= *by);
+                if place < self.n {
+                    best.insert(place, (by.into(), encoded.row(row).data().into()));
+                    best.truncate(self.n);
+                }
+            }
+            self.windows.set(&key, Best { end, rows: best });
+        }
+        out.taken += rows.len() - late.len();
+        if !late.is_empty() {
+            out.late.push(rows.take(&late.into())?);
+        }
+        Ok(())
+    }
+}
+
+impl Operator for Ranking {
+    fn process<'a>(
+        &'a mut self,
+        rows: Rows,
+        out: &'a mut Output,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        ready(self.rank(&rows, out)).boxed()
+    }
+
+    fn on_time(&mut self, watermark: i64, out: &mut Output) -> Result<(), Error> {
+        let (mut rows, mut ranks, mut times) = (Vec::new(), Vec::new(), Vec::new());
+        for key in self.windows.due(watermark)? {
+            if let Some(best) = self.windows.get(&key)? {
+                for (rank, (_, row)) in best.rows.iter().enumerate() {
+                    rows.push(row.clone());
+                    ranks.push(rank as u32 + 1);
+                    times.push(best.end - 1);
+                }
+            }
+            self.windows.remove(&key);
+        }
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut columns = self.rows.decode(&rows)?;
+        columns.push(Arc::new(UInt32Array::from(ranks)) as Arc<dyn Array>);
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(misfit)?;
+        out.push(Rows::results(batch, times));
+        Ok(())
+    }
+
+    fn next_time(&self) -> Option<i64> {
+        self.windows.next_due()
+    }
+
+    fn flush(&mut self, out: &mut Output) -> Result<(), Error> {
+        self.on_time(i64::MAX, out)
+    }
+
+    fn snapshot(&mut self, changes: &mut Changes) -> Result<(), Error> {
+        self.windows.snapshot(changes);
+        Ok(())
+    }
+
+    fn restore(&mut self, state: Arc<dyn StateReader>) -> Result<(), Error> {
+        self.windows.restore(state)
+    }
+
+    fn memory(&self) -> usize {
+        self.windows.bytes()
+    }
+
+    fn shrink(&mut self, bytes: usize) {
+        self.windows.shrink(bytes);
+    }
+}
