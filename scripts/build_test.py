@@ -106,6 +106,12 @@ class Progress(unittest.TestCase):
 
 
 class Clippy(unittest.TestCase):
+    def test_build_scripts_are_compiled(self):
+        linted = script("rustc-clippy").is_linted
+        self.assertTrue(linted(["--crate-name", "some", "--emit=dep-info,metadata,link"]))
+        self.assertFalse(linted(["--crate-name", "build_script_build", "--emit=dep-info,link"]))
+        self.assertFalse(linted(["-vV"]))
+
     def test_asks_for_metadata_only(self):
         wrapper = script("rustc-clippy")
         with tempfile.TemporaryDirectory() as folder:

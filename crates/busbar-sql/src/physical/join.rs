@@ -16,6 +16,9 @@ use datafusion_physical_plan::projection::{ProjectionExec, ProjectionExpr};
 
 use super::lower::Lowering;
 
+/// One side of a join, and its keys as columns of it.
+type Keyed = (Arc<dyn ExecutionPlan>, Vec<Arc<dyn PhysicalExpr>>);
+
 impl Lowering<'_> {
     pub(super) fn join(
         &self,
@@ -70,7 +73,7 @@ impl Lowering<'_> {
         input: Arc<dyn ExecutionPlan>,
         schema: &DFSchema,
         keys: impl Iterator<Item = &'e Expr>,
-    ) -> Result<(Arc<dyn ExecutionPlan>, Vec<Arc<dyn PhysicalExpr>>)> {
+    ) -> Result<Keyed> {
         let mut exprs = columns(&input.schema());
         let width = exprs.len();
         let mut places: Vec<Arc<dyn PhysicalExpr>> = Vec::new();
