@@ -2,6 +2,20 @@
  * Types of the REST API. Made by `npm run types` from docs/reference/openapi.json; do not edit.
  */
 
+/** What was done to flows and connections. */
+export interface AppliedView {
+  /** Connections that were opened. */
+  connections: string[];
+  /** Flows that run in their new version. */
+  deployed: string[];
+  /** Flows that could not start, with the reason: the version before goes on, if there was one. */
+  failed: Record<string, Problem>;
+  /** Flows that were removed. */
+  removed: string[];
+  /** Flows whose meaning did not change. */
+  unchanged: string[];
+}
+
 /** A project to run. */
 export interface Apply {
   /** Only check, and say what would change. */
@@ -10,6 +24,38 @@ export interface Apply {
   files: Record<string, string>;
   /** Why, for the history. */
   note?: string;
+}
+
+/** A change and its author. */
+export interface AuditEntry {
+  /**
+   * What was done: `user.add`, `user.change`, `user.remove`, `token.add`, `token.remove`, `project.apply`,
+   * `flow.rollback`, `flow.pause`, `flow.resume`, `flow.replay`, `dead-letters.redrive`,
+   * `dead-letters.discard`, `dead-letters.edit`.
+   */
+  action: string;
+  /** Names and values that say more, such as `role` or `version`. */
+  detail: Record<string, string>;
+  /** Its number. */
+  id: string;
+  /** The change in English. */
+  message: string;
+  /** The change in Chinese. */
+  message_zh: string;
+  /** Where the request was made: `console`, `cli`, `api`, or `node` for what the node did itself. */
+  origin: string;
+  /** The address the request came from. */
+  peer?: string | null;
+  /** The user, token, flow, version or dead letters that were changed. */
+  target: string;
+  /** When it was made. */
+  time: string;
+  /** The id of the token, if it was one. */
+  token?: string | null;
+  /** The user; `local` on a node without users, empty for what the node did itself. */
+  user: string;
+  /** How the user was authenticated: `password`, `session`, `token` or `local`. */
+  via: string;
 }
 
 /** The byte budget. */
@@ -22,7 +68,7 @@ export interface Budget {
 
 /** What to change about a user. */
 export interface ChangeBody {
-  /** The password there is: needed to change one's own from a session. */
+  /** The present password: needed to change one's own from a session. */
   current_password?: string | null;
   /** The new password; ends the user's sessions. */
   password?: string | null;
@@ -38,6 +84,14 @@ export interface ChangeView {
   meaning?: boolean | null;
   /** The file's path in the project. */
   path: string;
+}
+
+/** Changes. */
+export interface Changes {
+  /** Newest first. */
+  entries: AuditEntry[];
+  /** Pass it as `before` for the next page; null on the last one. */
+  next?: string | null;
 }
 
 /** A connection. */
@@ -113,6 +167,34 @@ export interface Dead {
   count: number;
 }
 
+/** What a check found at a place in a file. */
+export interface DiagnosticView {
+  /** Names and values in the message. */
+  args: Record<string, string>;
+  /** The name for programs. */
+  code: string;
+  /** The column in characters, from 1. */
+  column: number;
+  /** The byte after the last one. */
+  end: number;
+  /** The file's path in the project. */
+  file: string;
+  /** What would be right, in English. */
+  help?: string | null;
+  /** What would be right, in Chinese. */
+  help_zh?: string | null;
+  /** The line, from 1. */
+  line: number;
+  /** What is wrong, in English. */
+  message: string;
+  /** What is wrong, in Chinese. */
+  message_zh: string;
+  /** `error` or `warning`. */
+  severity: string;
+  /** The first byte of the place in the file. */
+  start: number;
+}
+
 /** What is different between two versions of a flow's file. */
 export interface Difference {
   /** The text in the newer version; empty when there is none. */
@@ -121,6 +203,12 @@ export interface Difference {
   before: string;
   /** The difference in unified form. */
   diff: string;
+}
+
+/** What was discarded. */
+export interface Discarded {
+  /** How many letters. */
+  discarded: number;
 }
 
 /** The disk under the data folder. */
@@ -151,6 +239,14 @@ export interface EdgeView {
   to: string;
   /** The watermark of what has passed. */
   watermark?: string | null;
+}
+
+/** A payload to send instead of the letter's own: one of the fields, or none to send it as it is. */
+export interface Edited {
+  /** The payload in base64. */
+  payload_base64?: string | null;
+  /** The payload as text, byte for byte. */
+  payload_text?: string | null;
 }
 
 /** An event to publish. */
@@ -198,7 +294,7 @@ export interface EventView {
 
 /** A page of events. */
 export interface Events {
-  /** True when nothing was left at the time. */
+  /** Whether this page reached the end of the stream. */
   end: boolean;
   /** In order, partition by partition. */
   events: EventView[];
@@ -267,7 +363,7 @@ export interface Flows {
   flows: FlowSummary[];
 }
 
-/** A fresh token. */
+/** A new token. */
 export type FreshToken = Token & {
   /** The token itself, shown this once. */
   token: string;
@@ -291,17 +387,17 @@ export interface GroupView {
   class: string;
   /** The code of the cause. */
   code: string;
-  /** How many wait. */
+  /** How many are open. */
   count: number;
-  /** When the first one died. */
+  /** When the first one failed. */
   first: string;
   /** The flow. */
   flow: string;
-  /** When the last one died. */
+  /** When the last one failed. */
   last: string;
   /** Where in the flow. */
   step: string;
-  /** How many there are, those that were sent again too. */
+  /** How many there are, closed ones too. */
   total: number;
 }
 
@@ -332,41 +428,52 @@ export type Id = number | string;
 
 /** A dead letter. */
 export interface LetterView {
+  /** Other flows that have an open letter of the same event. */
+  also_in: string[];
   /** The cause in English. */
   cause: string;
   /** The cause in Chinese. */
   cause_zh: string;
   /** The class of the cause. */
   class: string;
+  /** When it was closed; null while it is open. */
+  closed_at?: string | null;
+  /** The user who closed it; null while it is open, and when the flow read the event again and processed it. */
+  closed_by?: string | null;
   /** The code of the cause. */
   code: string;
   /** The event itself. */
   event: EventView;
-  /** The flow it died in. */
+  /** The flow that could not process the event. */
   flow: string;
-  /** Names it. */
+  /** Its id. */
   id: string;
   /** The offset. */
   offset: number;
   /** The partition. */
   partition: number;
-  /** Whether it was sent again. */
-  redriven: boolean;
-  /** Where: `decode`, `step:0`, `to:1`. */
+  /** `open`, `redriven`, `edited` (re-driven with another payload) or `discarded`. */
+  state: string;
+  /** The place in the flow: `decode`, `step:0`, `to:1`. */
   step: string;
-  /** The stream it was read from. */
+  /** The stream the event was read from. */
   stream: string;
-  /** When it died. */
+  /** When it failed. */
   time: string;
 }
 
 /** Dead letters. */
 export interface Letters {
+  /**
+   * How many different events these are: an event that several flows could not process has one letter in
+   * each.
+   */
+  events: number;
   /** Newest first. */
   letters: LetterView[];
 }
 
-/** What comes each second. */
+/** The state of the node. */
 export interface Live {
   /** The flows with all counters. */
   flows: FlowDetail[];
@@ -385,26 +492,25 @@ export interface Login {
 /** A time: RFC 3339, or microseconds since 1970. */
 export type Moment = number | string;
 
-/** A token to be. */
+/** A token to add. */
 export interface NewTokenBody {
-  /** When it ends, RFC 3339. */
+  /** When it expires, RFC 3339. */
   expires?: string | null;
   /** What it is for. */
   name: string;
   role?: RoleName | null;
-  /** What narrows the role down. */
+  /** What restricts the role. */
   rules?: RulesView;
 }
 
-/** A user to be. */
+/** A user to add. */
 export interface NewUserBody {
   /** Letters, digits and `. _ - @`. */
   name: string;
   /** At least 8 characters. */
   password: string;
-  /** What it may do. The first user is an admin. */
-  role: RoleName;
-  /** What narrows the role down. */
+  role?: RoleName | null;
+  /** What restricts the role. */
   rules?: RulesView;
 }
 
@@ -449,12 +555,11 @@ export interface NotPublished {
 
 /** What was, or would be, changed. */
 export interface Outcome {
-  /** What was done to flows; absent for a dry run. */
-  applied?: Record<string, unknown> | null;
+  applied?: AppliedView | null;
   /** Files whose text differs. */
   changes: ChangeView[];
   /** Warnings, with file, line and column. */
-  diagnostics: (Record<string, unknown>)[];
+  diagnostics: DiagnosticView[];
   /** The version that runs now; absent for a dry run. */
   version?: number | null;
 }
@@ -512,8 +617,10 @@ export interface PartitionView {
 
 /** What went wrong, for programs and for people. */
 export interface Problem {
-  /** What the sentence names. */
-  args: Record<string, unknown>;
+  /** Names and values in the sentence. */
+  args: Record<string, string>;
+  /** What led to it, when that is known. */
+  cause?: string | null;
   /** `transient` (try again), `permanent` (do not) or `configuration` (somebody must change something). */
   class: string;
   /** The name for programs, such as `bus.disk-full`. */
@@ -522,6 +629,9 @@ export interface Problem {
   message: string;
   /** The sentence in Chinese. */
   message_zh: string;
+  span?: Span | null;
+  /** For a query: what was probably meant. */
+  suggestion?: string | null;
 }
 
 /** What became of the events of a request. */
@@ -562,23 +672,11 @@ export interface Readiness {
   writable: boolean;
 }
 
-/** Which dead letters to send again; all that wait, without any word. */
-export interface Redrive {
-  /** Those with one cause, by its code. */
-  cause?: string | null;
-  /** Those of one flow. */
-  flow?: string | null;
-  /** Those with these ids. */
-  ids?: Id[] | null;
-  /** Those of one place in a flow. */
-  step?: string | null;
-}
-
-/** What a re-drive did. */
+/** The outcome of a re-drive. */
 export interface Redriven {
-  /** Of these, events that died again. */
+  /** How many of them failed again. */
   died: number;
-  /** Dead letters whose flow is gone. */
+  /** Dead letters whose flow does not exist any more. */
   orphaned: number;
   /** Events sent through their flows again. */
   redriven: number;
@@ -586,8 +684,8 @@ export interface Redriven {
 
 /** The answer to what could not be done. */
 export interface Refused {
-  /** What a checker found in files, with places. Absent elsewhere. */
-  diagnostics?: (Record<string, unknown>)[] | null;
+  /** What a check found in files, with places. Absent elsewhere. */
+  diagnostics?: DiagnosticView[] | null;
   /** What went wrong. */
   error: Problem;
 }
@@ -596,8 +694,7 @@ export interface Refused {
 export interface RefusedSave {
   /** How many mistakes there are. */
   count: number;
-  /** The first one: file, line, column and message. */
-  first?: Record<string, unknown> | null;
+  first?: DiagnosticView | null;
   /** When they were looked at. */
   time: string;
 }
@@ -605,7 +702,7 @@ export interface RefusedSave {
 /** Files that were saved and do not check: what ran before goes on. */
 export interface RefusedView {
   /** What is wrong, with file, line and column. */
-  diagnostics: (Record<string, unknown>)[];
+  diagnostics: DiagnosticView[];
   /** When they were looked at. */
   time: string;
 }
@@ -631,7 +728,7 @@ export interface Replay {
 }
 
 /** A role. */
-export type RoleName = "viewer" | "operator" | "admin";
+export type RoleName = "device" | "viewer" | "operator" | "admin";
 
 /** The version to go back to. */
 export interface Rollback {
@@ -657,7 +754,10 @@ export interface Rows {
   unreadable: number;
 }
 
-/** What a user or token may do, beside its role: a list that is given allows what it names and nothing else. */
+/**
+ * What restricts a role. `publish`: absent leaves it to the role; a list allows what it names and nothing
+ * else. `subscribe` and `read` stand in for each other: with only one of them, it restricts both.
+ */
 export interface RulesView {
   /** Topic filters, or `stream:NAME`. */
   publish?: string[] | null;
@@ -683,21 +783,44 @@ export interface SearchResult {
   unreadable: number;
 }
 
-/** Who is logged in. */
+/** Which open dead letters to act on: those that fit every field that is given. */
+export interface Selection {
+  /** Those with this code of their cause. */
+  cause?: string | null;
+  /** Those of this flow. */
+  flow?: string | null;
+  /** Those with these ids. */
+  ids?: Id[] | null;
+  /** Those of this place in a flow. */
+  step?: string | null;
+}
+
+/** Who is logged in, and what they may do. */
 export interface Session {
-  /** What the user may do: `viewer`, `operator` or `admin`. */
-  role?: string | null;
-  /** The user; absent when nobody is logged in. */
+  /** Whether rules restrict this login to some topics, streams or tables. */
+  restricted: boolean;
+  /** What the role allows: `publish`, `receive`, `read`, `operate`, `administer`. */
+  rights: string[];
+  role?: RoleName | null;
+  /** The user; null when nobody is logged in. */
   user?: string | null;
-  /** True when the node has users, so that a login is needed. */
+  /** Whether the node has users, so that a login is needed. */
   users: boolean;
+}
+
+/** A range of bytes in a text. */
+export interface Span {
+  /** The byte after the last one. */
+  end: number;
+  /** The first byte. */
+  start: number;
 }
 
 /** A stream. */
 export type StreamDetail = StreamSummary & {
   /** Bytes that came in during the last second. */
   bytes_rate: number;
-  /** What cannot be read. */
+  /** Places that cannot be read. */
   damage: DamageView[];
   /** Next offset, of the first partition. */
   end: number;
@@ -705,25 +828,25 @@ export type StreamDetail = StreamSummary & {
   partition_list: PartitionView[];
   /** Columns that queries see. */
   schema: Field[];
-  /** What its file says. */
+  /** Its settings, as in its file. */
   spec: Record<string, unknown>;
   /** Oldest offset, of the first partition. */
   start: number;
 };
 
-/** A stream in short. */
+/** The state of a stream. */
 export interface StreamSummary {
   /** Bytes it holds. */
   bytes: number;
-  /** Damaged places. */
+  /** Number of damaged places. */
   damaged: number;
-  /** True for one whose file is gone: it can be read, and gets no events. */
+  /** Whether its file was removed: it can be read, and receives no events. */
   detached: boolean;
-  /** What an acknowledgement is worth: `fsync` or `memory`. */
+  /** What an acknowledgement guarantees: `fsync` or `memory`. */
   durability: string;
   /** Events it holds. */
   events: number;
-  /** True for one of Busbar's own. */
+  /** Whether it is one of Busbar's own. */
   internal: boolean;
   /** Its name. */
   name: string;
@@ -751,9 +874,9 @@ export interface TableView {
   kind: string;
   /** Its name. */
   name: string;
-  /** Rows there are now. */
+  /** Rows it has now. */
   rows: number;
-  /** What its file says. */
+  /** Its settings, as in its file. */
   spec: Record<string, unknown>;
 }
 
@@ -799,25 +922,25 @@ export interface TaskView {
 
 /** A token, without its secret. */
 export interface Token {
-  /** When it was made. */
+  /** When it was added. */
   created: string;
-  /** When it ends; absent when it does not. */
+  /** When it expires; null when it does not. */
   expires?: string | null;
-  /** Names it. */
+  /** Its public id, part of the token. */
   id: string;
   /** What it is for. */
   name: string;
-  /** Never more than its user's. */
+  /** Its role, at most its user's. */
   role: RoleName;
-  /** What narrows the role down, beside the user's own rules. */
+  /** What restricts the role, beside the user's own rules. */
   rules: RulesView;
-  /** Whose it is. */
+  /** The user it belongs to. */
   user: string;
 }
 
 /** Tokens. */
 export interface Tokens {
-  /** One's own; an admin sees all. */
+  /** One's own; all of them for an admin; only itself for a token that has less than its user. */
   tokens: Token[];
 }
 
@@ -847,13 +970,13 @@ export interface Topics {
 
 /** A user. */
 export interface User {
-  /** When it was made. */
+  /** When it was added. */
   created: string;
   /** The name. */
   name: string;
   /** What it may do. */
   role: RoleName;
-  /** What narrows the role down. */
+  /** What restricts the role. */
   rules: RulesView;
 }
 
