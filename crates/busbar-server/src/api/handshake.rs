@@ -1,4 +1,4 @@
-//! The opening of a WebSocket: one for JSON frames, one for MQTT.
+//! The opening handshake of a WebSocket, for JSON frames and for MQTT.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::answer::{Answer, Refusal};
 
-/// Checks that a request asks for a WebSocket; gives the key of the answer.
+/// Checks that a request asks for a WebSocket; returns the key for the answer.
 pub(super) fn check(headers: &HeaderMap) -> Answer<String> {
     if !has_word(headers, header::CONNECTION, "upgrade")
         || !has_word(headers, header::UPGRADE, "websocket")
@@ -45,7 +45,7 @@ pub(super) fn check(headers: &HeaderMap) -> Answer<String> {
     }
 }
 
-/// The answer after which the connection is a WebSocket.
+/// The answer that switches the connection to WebSocket.
 pub(super) fn switch(key: &str, protocol: Option<&'static str>) -> Answer<Response> {
     let mut response = Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)
@@ -67,7 +67,7 @@ pub(super) fn refuse(status: StatusCode, why: &str) -> Refusal {
     )
 }
 
-/// True when a list of words in a header has `word` in it.
+/// Whether the list of words in a header contains `word`.
 pub(super) fn has_word(headers: &HeaderMap, name: header::HeaderName, word: &str) -> bool {
     headers
         .get_all(name)

@@ -1,5 +1,5 @@
-//! The REST API, one file a resource. A route that is not described does not exist: routes are
-//! added through the OpenAPI router only.
+//! The REST API, one file for each resource. Every route is described: routes are added through the OpenAPI
+//! router only.
 
 mod audit;
 mod connections;
@@ -25,6 +25,7 @@ mod tokens;
 mod topics;
 mod users;
 mod views;
+mod words;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -57,7 +58,7 @@ use crate::answer::{Answer, Refusal};
 use crate::app::App;
 use crate::limits::BODY_BYTES_MAX;
 
-/// What the description says of the whole.
+/// The general part of the OpenAPI document.
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -71,7 +72,7 @@ use crate::limits::BODY_BYTES_MAX;
 )]
 struct Described;
 
-/// The answer to what could not be done.
+/// The answer to a request that was refused or failed.
 #[derive(Serialize, utoipa::ToSchema)]
 struct Refused {
     /// What went wrong.
@@ -114,7 +115,7 @@ struct Span {
     end: usize,
 }
 
-/// All routes, and their description.
+/// All routes, and the OpenAPI document that describes them.
 pub(crate) fn routes() -> (Router<Arc<App>>, Document) {
     let (router, mut document) = OpenApiRouter::with_openapi(Described::openapi())
         .merge(audit::routes())
@@ -147,7 +148,7 @@ pub(crate) fn routes() -> (Router<Arc<App>>, Document) {
     )
 }
 
-/// Adds what all operations have in common: how to log in, and how a refusal looks.
+/// Adds what all operations have in common: authentication, and the shape of a refusal.
 fn complete(document: &mut Document) {
     document.info.version = env!("CARGO_PKG_VERSION").into();
     let components = document.components.get_or_insert_default();
@@ -201,7 +202,7 @@ fn complete(document: &mut Document) {
     }
 }
 
-/// A name of its own for an operation: functions of several files share theirs.
+/// The id of an operation, from its method and path: functions of several files have the same name.
 fn operation_id(method: &str, path: &str) -> String {
     let words = path
         .trim_start_matches("/api/v1")
@@ -210,7 +211,7 @@ fn operation_id(method: &str, path: &str) -> String {
     words.fold(method.to_owned(), |id, word| format!("{id}_{word}"))
 }
 
-/// Answers a method that a path does not take, in the shape of all refusals.
+/// Answers a method that a path does not accept, in the shape of all refusals.
 pub(crate) async fn method_not_allowed(method: Method, uri: Uri) -> Refusal {
     Refusal::new(
         StatusCode::METHOD_NOT_ALLOWED,
@@ -220,7 +221,7 @@ pub(crate) async fn method_not_allowed(method: Method, uri: Uri) -> Refusal {
     )
 }
 
-/// A JSON body of a request; refused in our own words, with line and column.
+/// The JSON body of a request.
 pub(crate) struct JsonBody<T>(pub(crate) T);
 
 impl<T: DeserializeOwned> FromRequest<Arc<App>> for JsonBody<T> {
@@ -232,18 +233,11 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for JsonBody<T> {
         let mut reader = serde_json::Deserializer::from_slice(&bytes);
         object(&mut reader)
             .and_then(|value| reader.end().map(|()| JsonBody(value)))
-            .map_err(|cause| {
-                Refusal::from(
-                    Error::new(Class::Permanent, "server.bad-body")
-                        .with("line", cause.line())
-                        .with("column", cause.column())
-                        .with("why", bounded(&cause.to_string())),
-                )
-            })
+            .map_err(|cause| Refusal::from(words::body(&cause)))
     }
 }
 
-/// Reads a structure from an object only: its fields in a list would be taken by their order.
+/// Reads a structure from an object only: serde would accept its fields in a list, by their order.
 pub(crate) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     reader: D,
 ) -> Result<T, D::Error> {
@@ -275,7 +269,7 @@ pub(crate) fn optional_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     Option::<Inner<T>>::deserialize(reader).map(|inner| inner.map(|Inner(value)| value))
 }
 
-/// A JSON body where an absent one means the default.
+/// The JSON body of a request; the default when there is none.
 pub(crate) struct OptionalBody<T>(pub(crate) T);
 
 impl<T: DeserializeOwned + Default> FromRequest<Arc<App>> for OptionalBody<T> {
@@ -292,7 +286,7 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<App>> for OptionalBody<T> {
     }
 }
 
-/// The query of a request; refused in our own words.
+/// The query of a request.
 pub(crate) struct Query<T>(pub(crate) T);
 
 impl<T: DeserializeOwned> axum::extract::FromRequestParts<Arc<App>> for Query<T> {
@@ -304,16 +298,11 @@ impl<T: DeserializeOwned> axum::extract::FromRequestParts<Arc<App>> for Query<T>
     ) -> Answer<Self> {
         axum::extract::Query::try_from_uri(&parts.uri)
             .map(|axum::extract::Query(value)| Query(value))
-            .map_err(|cause| {
-                Refusal::from(
-                    Error::new(Class::Permanent, "server.bad-query")
-                        .with("why", bounded(&cause.body_text())),
-                )
-            })
+            .map_err(|cause| Refusal::from(words::query(&cause.body_text())))
     }
 }
 
-/// The part of a path that a route leaves open; refused in our own words.
+/// The variable part of a path.
 pub(crate) struct Path(pub(crate) String);
 
 impl axum::extract::FromRequestParts<Arc<App>> for Path {
@@ -326,12 +315,7 @@ impl axum::extract::FromRequestParts<Arc<App>> for Path {
         axum::extract::Path::from_request_parts(parts, app)
             .await
             .map(|axum::extract::Path(part)| Path(part))
-            .map_err(|cause| {
-                Refusal::from(
-                    Error::new(Class::Permanent, "server.bad-path")
-                        .with("why", bounded(&cause.body_text())),
-                )
-            })
+            .map_err(|_| Refusal::from(Error::new(Class::Permanent, "server.bad-path")))
     }
 }
 
@@ -351,18 +335,18 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
-/// Asks proxies to pass on what comes as it comes.
+/// Tells proxies not to buffer the answer.
 pub(crate) const UNBUFFERED: (header::HeaderName, &str) =
     (header::HeaderName::from_static("x-accel-buffering"), "no");
 
-/// JSON that is written already.
+/// A JSON answer that is serialised already.
 pub(crate) fn json_bytes(body: impl Into<Body>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body.into()).into_response()
 }
 
 /// The body of a request.
 pub(crate) async fn read(body: Body) -> Answer<Bytes> {
-    // The guard took the body in, within its bounds, before it let the request through.
+    // The guard has read the body within its bounds, so it is in memory.
     axum::body::to_bytes(body, BODY_BYTES_MAX)
         .await
         .map_err(|cause| {
@@ -373,7 +357,7 @@ pub(crate) async fn read(body: Body) -> Answer<Bytes> {
         })
 }
 
-/// Runs what waits for a disk or computes for long, off the threads that serve everybody.
+/// Runs what waits for a disk or computes for long, outside the threads that serve requests.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Answer<T> {
@@ -397,7 +381,7 @@ fn check_json(headers: &HeaderMap) -> Answer<()> {
     ))
 }
 
-/// The media type of a body, without parameters, in small letters.
+/// The media type of a body, without parameters, in lower case.
 pub(crate) fn content_type(headers: &HeaderMap) -> String {
     headers
         .get(header::CONTENT_TYPE)
@@ -408,7 +392,7 @@ pub(crate) fn content_type(headers: &HeaderMap) -> String {
         .to_ascii_lowercase()
 }
 
-/// A text from outside, short enough for an error.
+/// A text from outside, without control characters and short enough for an error.
 pub(crate) fn bounded(text: &str) -> String {
     const CHARS_MAX: usize = 200;
     text.chars()

@@ -211,7 +211,7 @@ fn requests_that_are_not_well_formed_are_refused_in_words() {
         let answer = world.post("/api/v1/users", &body);
         assert_eq!(
             (answer.status, answer.code()),
-            (400, "server.bad-body".into())
+            (400, "server.wrong-type".into())
         );
     }
     // Pages of other sites are promised nothing.

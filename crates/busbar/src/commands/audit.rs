@@ -4,7 +4,7 @@ use crate::client::{NodeArgs, escape};
 use crate::exit::Failure;
 use crate::say;
 
-/// Who changed what: users, tokens, projects, flows, dead letters. The newest changes first.
+/// Who changed what: users, tokens, projects, flows, dead letters.
 #[derive(Debug, clap::Args)]
 pub struct AuditArgs {
     /// Only changes by this user. (`--user` is the login of this command.)
