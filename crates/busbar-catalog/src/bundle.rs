@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use busbar_event::{Class, Error};
 use serde::{Deserialize, Serialize};
 
 use crate::diagnostic::Diagnostic;
-use crate::limits::{FILE_BYTES_MAX, PROJECT_BYTES_MAX, PROJECT_FILES_MAX};
+use crate::limits::{DIAGNOSTICS_MAX, FILE_BYTES_MAX, PROJECT_BYTES_MAX, PROJECT_FILES_MAX};
 use crate::name::check_name;
 
 /// Paths (with `/`, from the project's folder) and texts.
@@ -66,14 +67,16 @@ impl Kind {
 const LATER: [&str; 3] = ["alerts", "dashboards", "plugins"];
 
 impl Bundle {
-    /// Reads the files of a project's folder. Other files and folders beside them are none of its business.
+    /// Reads the files of a project's folder. The warnings beside them name files in the folders of resources
+    /// that are no resources and are ignored; other files and folders of the project are not looked at.
     ///
     /// # Errors
     /// A folder that cannot be read, a file that is too long, or too many of them.
-    pub fn read(dir: &Path) -> Result<Bundle, Vec<Diagnostic>> {
+    pub fn read(dir: &Path) -> Result<(Bundle, Vec<Diagnostic>), Vec<Diagnostic>> {
         let mut reader = Reader {
             bundle: Bundle::default(),
             bytes: 0,
+            ignored: Vec::new(),
             bad: Vec::new(),
         };
         if !dir.is_dir() {
@@ -94,7 +97,7 @@ impl Bundle {
             reader.folder(&dir.join(folder), folder);
         }
         if reader.bad.is_empty() {
-            Ok(reader.bundle)
+            Ok((reader.bundle, reader.ignored))
         } else {
             Err(reader.bad)
         }
@@ -138,6 +141,46 @@ impl Bundle {
     }
 }
 
+/// What the files of a project's folder look like from outside: names, and for each file which one it is, its length
+/// and when it was changed. Two stamps are equal exactly when nobody has touched the files in between, provided that
+/// the first was taken after the clock of the file system had moved on from the last change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FolderStamp(Vec<(PathBuf, Option<FileStamp>)>);
+
+/// Device, inode, length, and the times in nanoseconds at which contents and attributes were changed.
+type FileStamp = (u64, u64, u64, i128, i128);
+
+impl FolderStamp {
+    /// The stamp of a project's folder. Links are followed. Blocks on the disk.
+    pub fn take(dir: &Path) -> FolderStamp {
+        let mut files = Vec::new();
+        let mut add = |path: PathBuf| {
+            let stamp = std::fs::metadata(&path).ok().map(|meta| {
+                let nanos = |seconds: i64, nanos: i64| {
+                    i128::from(seconds) * 1_000_000_000 + i128::from(nanos)
+                };
+                let modified = nanos(meta.mtime(), meta.mtime_nsec());
+                let changed = nanos(meta.ctime(), meta.ctime_nsec());
+                (meta.dev(), meta.ino(), meta.len(), modified, changed)
+            });
+            files.push((path, stamp));
+        };
+        add(dir.join(CONFIG_FILE));
+        for folder in Kind::FOLDERS.iter().map(|k| k.folder()).chain(LATER) {
+            let folder = dir.join(folder);
+            for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+                if !is_beside(&entry.file_name().to_string_lossy()) {
+                    add(entry.path());
+                }
+            }
+            // An unreadable folder is told from an empty one.
+            add(folder);
+        }
+        files.sort_unstable();
+        FolderStamp(files)
+    }
+}
+
 fn shown(path: &str) -> String {
     path.chars().take(200).collect()
 }
@@ -150,20 +193,24 @@ fn too_large(files: usize, bytes: usize) -> Error {
         .with("bytes_max", PROJECT_BYTES_MAX)
 }
 
-/// Whether a file only lies beside the resources: editors and other tools leave files of these names behind
-/// while one is being edited, people leave notes.
+/// Whether a file is ignored without a warning: hidden files, notes, and what editors create for a moment while a
+/// file is being saved.
 fn is_beside(name: &str) -> bool {
-    const ENDINGS: [&str; 9] = [
-        "~", ".swp", ".swx", ".swo", ".tmp", ".bak", ".orig", ".rej", ".md",
-    ];
+    const ENDINGS: [&str; 6] = ["~", ".swp", ".swx", ".swo", ".tmp", ".md"];
     name.starts_with(['.', '#'])
         || name.contains("___jb_")
         || ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
+/// Whether a file of a resource folder is read as a resource.
+fn is_resource(name: &str) -> bool {
+    name.ends_with(".yaml") || name.ends_with(".yml")
+}
+
 struct Reader {
     bundle: Bundle,
     bytes: usize,
+    ignored: Vec<Diagnostic>,
     bad: Vec<Diagnostic>,
 }
 
@@ -185,8 +232,14 @@ impl Reader {
         };
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if !is_beside(&name) {
-                self.file(&entry.path(), format!("{folder}/{name}"));
+            let path = format!("{folder}/{name}");
+            if is_beside(&name) {
+            } else if is_resource(&name) || LATER.contains(&folder) {
+                self.file(&entry.path(), path);
+            } else if self.ignored.len() < DIAGNOSTICS_MAX {
+                let error = Error::new(Class::Configuration, "catalog.ignored").with("path", &path);
+                self.ignored
+                    .push(Diagnostic::new(&path, "", 0..0, error).warning());
             }
         }
     }
@@ -195,8 +248,8 @@ impl Reader {
         let text = (|| {
             let meta = std::fs::metadata(at)?;
             if !meta.is_file() {
-                // Reading a pipe or a device need never end.
-                let what = "it is no file";
+                // Reading a pipe or a device might never end.
+                let what = "it is not a regular file";
                 return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, what));
             }
             let mut text = String::new();
@@ -266,6 +319,66 @@ mod tests {
     }
 
     #[test]
+    fn files_that_are_no_resources_are_ignored_with_a_warning() {
+        let dir = tempfile::tempdir().unwrap();
+        let flows = dir.path().join("flows");
+        std::fs::create_dir_all(flows.join("archive")).unwrap();
+        std::fs::write(flows.join("a.yaml"), "x: 1").unwrap();
+        let stray = ["Thumbs.db", "a.yaml.bak", "a.yaml.rpmnew", "b.json"];
+        for name in stray {
+            std::fs::write(flows.join(name), [0xff]).unwrap();
+        }
+        let (bundle, ignored) = Bundle::read(dir.path()).unwrap();
+        assert_eq!(bundle.files.keys().collect::<Vec<_>>(), ["flows/a.yaml"]);
+        let mut named: Vec<_> = ignored.iter().map(Diagnostic::file).collect();
+        named.sort_unstable();
+        let expected = [
+            "flows/Thumbs.db",
+            "flows/a.yaml.bak",
+            "flows/a.yaml.rpmnew",
+            "flows/archive",
+            "flows/b.json",
+        ];
+        assert_eq!(named, expected);
+        assert!(!crate::has_errors(&ignored));
+    }
+
+    #[test]
+    fn every_kind_of_change_in_a_folder_changes_its_stamp() {
+        use std::fs::{create_dir_all, remove_dir_all, rename, write};
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        let project = at("project");
+        create_dir_all(at("project/flows")).unwrap();
+        create_dir_all(at("aside/flows")).unwrap();
+        write(at("project/flows/a.yaml"), "x: 1").unwrap();
+        write(at("aside/flows/b.yaml"), "x: 2").unwrap();
+        let mut last = FolderStamp::take(&project);
+        assert_eq!(FolderStamp::take(&project), last);
+        let mut differs = |what: &str| {
+            let now = FolderStamp::take(&project);
+            assert_ne!(now, last, "{what}");
+            last = now;
+        };
+        write(at("project/flows/a.yaml"), "x: 12").unwrap();
+        differs("a file was written");
+        rename(at("project/flows"), at("flows")).unwrap();
+        differs("a folder was moved out");
+        rename(at("aside/flows"), at("project/flows")).unwrap();
+        differs("a folder was moved in");
+        remove_dir_all(at("project/flows")).unwrap();
+        std::os::unix::fs::symlink(at("flows"), at("project/flows")).unwrap();
+        differs("a folder became a link");
+        create_dir_all(at("other")).unwrap();
+        write(at("other/a.yaml"), "x: 12").unwrap();
+        std::fs::remove_file(at("project/flows")).unwrap();
+        std::os::unix::fs::symlink(at("other"), at("project/flows")).unwrap();
+        differs("the link leads elsewhere");
+        rename(at("project"), at("gone")).unwrap();
+        differs("the project is gone");
+    }
+
+    #[test]
     fn reads_a_folder_and_leaves_the_rest_alone() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("flows")).unwrap();
@@ -277,7 +390,7 @@ mod tests {
             "#a.yaml#",
             ".#a.yaml",
             "a.yaml~",
-            "a.yaml.bak",
+            "a.yaml.tmp",
             "a.yaml___jb_tmp___",
         ] {
             std::fs::write(dir.path().join("flows").join(beside), "").unwrap();
@@ -285,7 +398,8 @@ mod tests {
         // A file that was renamed away since the folder was listed.
         std::os::unix::fs::symlink("nowhere", dir.path().join("flows/gone.yaml")).unwrap();
         std::fs::write(dir.path().join("README.md"), "hi").unwrap();
-        let bundle = Bundle::read(dir.path()).unwrap();
+        let (bundle, ignored) = Bundle::read(dir.path()).unwrap();
+        assert!(ignored.is_empty(), "{ignored:?}");
         assert_eq!(bundle.files.keys().collect::<Vec<_>>(), ["flows/a.yaml"]);
         std::fs::write(
             dir.path().join("flows/b.yaml"),

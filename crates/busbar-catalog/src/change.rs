@@ -1,4 +1,4 @@
-//! What is different between two projects: by meaning, and as text.
+//! Differences between two projects: in meaning, and in text.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,7 +25,7 @@ pub struct Change {
 pub enum ChangeKind {
     /// It is new.
     Added,
-    /// It means, or says, something else.
+    /// Its meaning, or its text, is different.
     Changed,
     /// It is gone.
     Removed,
@@ -82,16 +82,16 @@ fn compare<T: Serialize>(
     }
 }
 
-/// The meaning of a resource: its parsed form with defaults filled in, keys sorted, SQL with its white space
-/// folded, without what only people and tests read.
+/// The meaning of a resource: its parsed form with defaults filled in, keys sorted, white space in SQL folded, and without
+/// descriptions and tests.
 pub fn canonical<T: Serialize>(kind: Kind, spec: &T) -> Json {
-    // A spec that cannot be written as JSON equals nothing, so that it is taken to be different.
+    // A spec that cannot be serialised is null, and counts as different.
     let mut json = serde_json::to_value(spec).unwrap_or(Json::Null);
     if let Json::Object(map) = &mut json {
         map.remove("description");
         if kind == Kind::Flow {
             map.remove("tests");
-            // Where a new flow begins says nothing about one that runs.
+            // Where a new flow begins is of no meaning for one that runs.
             map.remove("start");
             if let Some(Json::Array(steps)) = map.get_mut("steps") {
                 for text in steps
@@ -141,7 +141,7 @@ fn fold_sql(sql: &str) -> String {
             '/' if chars.peek() == Some(&'*') => {
                 chars.next();
                 let (mut depth, mut last) = (1, ' ');
-                // Comments nest; an end that never comes leaves nothing to compare.
+                // Comments nest; an unclosed one extends to the end.
                 for inner in chars.by_ref() {
                     match (last, inner) {
                         ('*', '/') => depth -= 1,

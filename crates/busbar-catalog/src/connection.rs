@@ -21,7 +21,7 @@ pub struct ConnectionSpec {
     pub description: Option<String>,
     /// Which connector: `host`, `file`, `http`, `mqtt`, ….
     pub kind: String,
-    /// For the connector to read.
+    /// Options, read by the connector.
     pub options: ConnectionOptions,
     /// For sources: the topic of the events, a template over what the connector offers.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -30,7 +30,7 @@ pub struct ConnectionSpec {
     pub enabled: bool,
 }
 
-/// The options of a connection, unread: their types belong to the connector.
+/// The options of a connection, not yet typed: their type belongs to the connector.
 #[derive(Clone, Debug)]
 pub struct ConnectionOptions {
     source: Source,
@@ -58,6 +58,27 @@ impl ConnectionOptions {
         self.source.read_node(&self.node)
     }
 
+    /// The options as they are written.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// The option that keys lead to; `None` when it is not there.
+    pub fn at(&self, keys: &[String]) -> Option<&Node> {
+        keys.iter()
+            .try_fold(&self.node, |node, key| node.child(key.as_str().into()))
+    }
+
+    /// A diagnostic about a part of an option.
+    pub fn diagnostic_at(&self, node: &Node, error: Error) -> Diagnostic {
+        Diagnostic::new(
+            self.source.file(),
+            self.source.text(),
+            node.span.clone(),
+            error,
+        )
+    }
+
     /// The options as JSON.
     pub fn to_json(&self) -> serde_json::Value {
         self.node.to_json()
@@ -65,13 +86,7 @@ impl ConnectionOptions {
 
     /// A diagnostic about one option; about all of them when the key is not there.
     pub fn diagnostic(&self, key: &str, error: Error) -> Diagnostic {
-        let at = self.node.child(key.into()).unwrap_or(&self.node);
-        Diagnostic::new(
-            self.source.file(),
-            self.source.text(),
-            at.span.clone(),
-            error,
-        )
+        self.diagnostic_at(self.node.child(key.into()).unwrap_or(&self.node), error)
     }
 }
 
@@ -118,7 +133,7 @@ impl ConnectionSpec {
         })
     }
 
-    /// The place of the kind's key, for complaints about it.
+    /// A diagnostic that points at the kind's key.
     pub fn diagnostic_at_kind(&self, error: Error) -> Diagnostic {
         self.options
             .source

@@ -1,16 +1,43 @@
-//! Reads plain serde types from a [`Node`]; every error carries the place of the node it is about.
+//! Reads plain serde types from a [`Node`]; every error carries the place of the node it is about, and says what is
+//! needed in the words of the file instead of those of serde.
 
 use std::fmt::{self, Display};
 use std::ops::Range;
 
-use busbar_event::{Class, Error};
+use busbar_event::{Class, Error, quote};
 use serde::de::{
-    self, DeserializeSeed, Deserializer, EnumAccess, Expected, IntoDeserializer, MapAccess,
-    SeqAccess, Unexpected, VariantAccess, Visitor,
+    self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Expected, IntoDeserializer,
+    MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor,
 };
 
 use crate::diagnostic::{Diagnostic, suggest};
-use crate::tree::{Node, Spot, Value};
+use crate::tree::{Node, Source, Spot, Value};
+
+impl Source {
+    /// The document as a typed value; the error points at the node that does not fit.
+    ///
+    /// # Errors
+    /// A diagnostic with the offending node's place, and a suggestion for a mistyped key.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, Diagnostic> {
+        self.read_node(self.root())
+    }
+
+    /// The same for one node of the document.
+    ///
+    /// # Errors
+    /// As [`Source::read`].
+    pub fn read_node<T: DeserializeOwned>(&self, node: &Node) -> Result<T, Diagnostic> {
+        node.read()
+            .map_err(|e| e.diagnostic(self.file(), self.text(), node))
+    }
+}
+
+impl Node {
+    /// A typed value from this node.
+    pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T, NodeError> {
+        T::deserialize(self).map_err(|e| e.at(&self.span))
+    }
+}
 
 /// Why a node does not fit the type that was asked for.
 #[derive(Debug)]
@@ -25,8 +52,63 @@ enum What {
     UnknownValue(String, &'static [&'static str]),
     MissingKey(&'static str),
     DuplicateKey(&'static str),
-    WrongType { found: String, expected: String },
+    WrongType {
+        found: String,
+        expected: String,
+    },
+    /// It fits none of several forms that are allowed.
+    NoForm,
     Other(String),
+}
+
+/// What is needed in a place, from what serde says of the type that is read there.
+fn needed(expected: &str) -> Error {
+    let new = |code| Error::new(Class::Configuration, code);
+    let whole = |least: i128, most: u128| {
+        new("catalog.needs-whole-number")
+            .with("least", least)
+            .with("most", most)
+    };
+    match expected {
+        "u8" => whole(0, u8::MAX.into()),
+        "u16" => whole(0, u16::MAX.into()),
+        "u32" => whole(0, u32::MAX.into()),
+        "u64" | "usize" | "u128" => whole(0, u64::MAX.into()),
+        "i8" => whole(i8::MIN.into(), i8::MAX as u128),
+        "i16" => whole(i16::MIN.into(), i16::MAX as u128),
+        "i32" => whole(i32::MIN.into(), i32::MAX as u128),
+        "i64" | "isize" | "i128" => whole(i64::MIN.into(), i64::MAX as u128),
+        "f32" | "f64" => new("catalog.needs-number"),
+        "a boolean" => new("catalog.needs-boolean"),
+        "a sequence" => new("catalog.needs-list"),
+        "a map" => new("catalog.needs-keys"),
+        text if text.contains("string") || text == "a character" => new("catalog.needs-text"),
+        list if list.contains("tuple") => new("catalog.needs-list"),
+        keys if keys.starts_with("struct ") || keys.starts_with("enum ") => {
+            new("catalog.needs-keys")
+        }
+        nothing if nothing == "nothing" || nothing.starts_with("unit") => {
+            new("catalog.needs-nothing")
+        }
+        // A type of this project says itself what it needs.
+        own => new("catalog.wrong-type").with("expected", own),
+    }
+}
+
+/// What was found, as it is written in a file.
+fn written(found: Unexpected<'_>) -> String {
+    match found {
+        Unexpected::Bool(value) => value.to_string(),
+        Unexpected::Unsigned(value) => value.to_string(),
+        Unexpected::Signed(value) => value.to_string(),
+        Unexpected::Float(value) => value.to_string(),
+        Unexpected::Char(value) => quote(&value.to_string()),
+        Unexpected::Str(value) => format!("\"{}\"", quote(value)),
+        Unexpected::Seq => "[…]".into(),
+        Unexpected::Map => "{…}".into(),
+        Unexpected::Unit | Unexpected::Option => "null".into(),
+        _ => "…".into(),
+    }
 }
 
 impl NodeError {
@@ -39,27 +121,27 @@ impl NodeError {
     /// The error as people see it.
     pub(crate) fn diagnostic(self, file: &str, text: &str, node: &Node) -> Diagnostic {
         let new = |code| Error::new(Class::Configuration, code);
+        let near = |word: &str, known: &[&str], code| {
+            let listed = || (!known.is_empty()).then(|| new(code).with("names", known.join(", ")));
+            suggest(word, known.iter().copied()).or_else(listed)
+        };
         let mut help = None;
         let error = match self.what {
             What::UnknownKey(key, known) => {
-                help = suggest(&key, known.iter().copied());
-                if help.is_none() {
-                    help = Some(new("catalog.known-keys").with("keys", known.join(", ")));
+                help = near(&key, known, "catalog.known-keys");
+                match known.is_empty() {
+                    true => new("catalog.no-keys").with("key", key),
+                    false => new("catalog.unknown-key").with("key", key),
                 }
-                new("catalog.unknown-key").with("key", key)
             }
             What::UnknownValue(value, known) => {
-                help = suggest(&value, known.iter().copied());
-                if help.is_none() {
-                    help = Some(new("catalog.known-keys").with("keys", known.join(", ")));
-                }
+                help = near(&value, known, "catalog.known-values");
                 new("catalog.unknown-value").with("value", value)
             }
             What::MissingKey(key) => new("catalog.missing-key").with("key", key),
-            What::DuplicateKey(key) => new("catalog.duplicate-key").with("key", key),
-            What::WrongType { found, expected } => new("catalog.wrong-type")
-                .with("found", found)
-                .with("expected", expected),
+            What::DuplicateKey(key) => new("catalog.duplicate-key").with("name", key),
+            What::WrongType { found, expected } => needed(&expected).with("found", found),
+            What::NoForm => new("catalog.no-form"),
             What::Other(why) => new("catalog.invalid").with("why", why),
         };
         let span = self.span.unwrap_or_else(|| node.span.clone());
@@ -78,7 +160,11 @@ impl Display for NodeError {
             }
             What::MissingKey(key) => write!(f, "key `{key}` is missing"),
             What::DuplicateKey(key) => write!(f, "key `{key}` is given twice"),
-            What::WrongType { found, expected } => write!(f, "{found} where {expected} belongs"),
+            What::WrongType { found, expected } => {
+                let error = needed(expected).with("found", found);
+                f.write_str(&error.message(busbar_event::Language::En))
+            }
+            What::NoForm => f.write_str("the value has none of the forms that are allowed here"),
             What::Other(why) => f.write_str(why),
         }
     }
@@ -88,18 +174,22 @@ impl std::error::Error for NodeError {}
 
 impl de::Error for NodeError {
     fn custom<T: Display>(why: T) -> Self {
-        What::Other(why.to_string()).into()
+        let why = why.to_string();
+        match why.starts_with("data did not match any variant of untagged enum") {
+            true => What::NoForm.into(),
+            false => What::Other(why).into(),
+        }
     }
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
         What::WrongType {
-            found: found.to_string(),
+            found: written(found),
             expected: expected.to_string(),
         }
         .into()
     }
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
         What::WrongType {
-            found: found.to_string(),
+            found: written(found),
             expected: expected.to_string(),
         }
         .into()
@@ -200,7 +290,7 @@ impl<'de> Deserializer<'de> for &'de Node {
             }
             _ => Err(de::Error::invalid_type(
                 unexpected(&self.value),
-                &"a name, or a mapping with one key",
+                &"a name, or one key with a value",
             )),
         }
         .map_err(|e| e.at(&self.span))
@@ -323,8 +413,8 @@ impl<'de> Variant<'de> {
     fn content(&self) -> Result<&'de Node, NodeError> {
         self.content.ok_or_else(|| {
             let what = What::WrongType {
-                found: format!("the bare name `{}`", self.name),
-                expected: "a value behind it".into(),
+                found: self.name.to_owned(),
+                expected: "a value after it".into(),
             };
             NodeError::from(what).at(self.span)
         })
@@ -356,5 +446,99 @@ impl<'de> VariantAccess<'de> for Variant<'de> {
         visitor: V,
     ) -> Result<V::Value, NodeError> {
         self.content()?.deserialize_struct("", fields, visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(serde::Deserialize, Debug)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only read")]
+    struct Options {
+        count: Option<u16>,
+        ratio: Option<f64>,
+        on: Option<bool>,
+        name: Option<String>,
+        list: Option<Vec<String>>,
+        inner: Option<Inner>,
+        either: Option<Either>,
+        none: Option<Nothing>,
+    }
+
+    #[derive(serde::Deserialize, Debug)]
+    #[allow(dead_code, reason = "only read")]
+    struct Inner {
+        a: u8,
+    }
+
+    #[derive(serde::Deserialize, Debug)]
+    #[serde(untagged)]
+    #[allow(dead_code, reason = "only read")]
+    enum Either {
+        One(u8),
+        Many(Vec<u8>),
+    }
+
+    #[derive(serde::Deserialize, Debug)]
+    #[serde(deny_unknown_fields)]
+    struct Nothing {}
+
+    #[test]
+    fn what_is_needed_is_said_without_types_of_rust() {
+        for (text, code, message) in [
+            (
+                "count: b",
+                "catalog.needs-whole-number",
+                "\"b\" does not fit here: a whole number from 0 to 65535 is needed",
+            ),
+            (
+                "count: 70000",
+                "catalog.needs-whole-number",
+                "70000 does not fit here: a whole number from 0 to 65535 is needed",
+            ),
+            (
+                "ratio: [1]",
+                "catalog.needs-number",
+                "[…] does not fit here: a number is needed",
+            ),
+            (
+                "on: 1",
+                "catalog.needs-boolean",
+                "1 does not fit here: true or false is needed",
+            ),
+            (
+                "name: { a: 1 }",
+                "catalog.needs-text",
+                "{…} does not fit here: text is needed",
+            ),
+            (
+                "list: a",
+                "catalog.needs-list",
+                "\"a\" does not fit here: a list is needed",
+            ),
+            (
+                "inner: 5",
+                "catalog.needs-keys",
+                "5 does not fit here: keys with values are needed",
+            ),
+            (
+                "either: x",
+                "catalog.no-form",
+                "this value has none of the forms that are allowed here",
+            ),
+            (
+                "none: { x: 1 }",
+                "catalog.no-keys",
+                "unknown key x: no keys are allowed here",
+            ),
+        ] {
+            let source = Source::parse("f", text).unwrap();
+            let wrong = source.read::<Options>().unwrap_err();
+            assert_eq!(wrong.error().code(), code, "{text}");
+            assert_eq!(wrong.message(busbar_event::Language::En), message, "{text}");
+            assert!(wrong.help().is_none(), "{text}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What is wrong in a file, where, and what would be right.
+//! Errors and warnings about places in files, with hints.
 
 use std::fmt;
 use std::ops::Range;
@@ -12,11 +12,11 @@ use serde::ser::{Serialize, SerializeStruct, Serializer};
 pub enum Severity {
     /// The project is refused.
     Error,
-    /// The project is taken, but somebody should look.
+    /// The project is accepted, but needs attention.
     Warning,
 }
 
-/// One complaint about one place in one file.
+/// One error or warning about one place in one file.
 #[derive(Clone, Debug)]
 pub struct Diagnostic {
     file: Arc<str>,
@@ -28,7 +28,7 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// A complaint about `span` (bytes of `text`) of `file`.
+    /// An error about `span` (bytes of `text`) of `file`.
     pub fn new(file: &str, text: &str, span: Range<usize>, error: Error) -> Diagnostic {
         let mut start = span.start.min(text.len());
         while !text.is_char_boundary(start) {
@@ -74,9 +74,14 @@ impl Diagnostic {
         self.span.clone()
     }
 
-    /// The words it is about.
+    /// The text at the place.
     pub fn word(&self) -> &str {
         &self.text[self.span.clone()]
+    }
+
+    /// The first line of the place.
+    fn first_line(&self) -> &str {
+        self.word().lines().next().unwrap_or_default()
     }
 
     /// Line and column of the place, both from 1, the column in characters.
@@ -92,7 +97,7 @@ impl Diagnostic {
         &self.error
     }
 
-    /// What is wrong in words, with what led to it.
+    /// The message with its cause.
     pub fn message(&self, language: Language) -> String {
         let message = self.error.message(language);
         match std::error::Error::source(&*self.error) {
@@ -101,7 +106,7 @@ impl Diagnostic {
         }
     }
 
-    /// What would be right, where that is known.
+    /// The hint, if there is one.
     pub fn help(&self) -> Option<&Error> {
         self.help.as_deref()
     }
@@ -124,8 +129,8 @@ impl Diagnostic {
             code: self.error.code(),
             severity: self.severity,
             source: miette::NamedSource::new(&*self.file, self.text.to_string()),
-            // An empty span would print no caret.
-            span: (self.span.start, self.span.len().max(1)),
+            // Of a place of several lines only the first is marked. An empty span would print no caret.
+            span: (self.span.start, self.first_line().len().max(1)),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `flows/<name>.yaml`: from where, through which steps, to where.
+//! `flows/<name>.yaml`: inputs, steps and outputs of a flow.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -18,8 +18,8 @@ pub struct FlowSpec {
     #[serde(deserialize_with = "one_or_many")]
     #[schemars(with = "OneOrMany")]
     pub from: Vec<String>,
-    /// Where a flow that has never run begins. A flow is known by the name of its file; one that gets another
-    /// name and means the same goes on where it was.
+    /// Where a flow that has never run begins. A flow is identified by the name of its file; a renamed flow of the same
+    /// meaning continues where it was.
     #[serde(default)]
     pub start: Start,
     /// What is done with the events, in order.
@@ -55,7 +55,7 @@ pub struct OutputSpec {
     pub target: OutputTarget,
     /// For streams and topics: the event's key, a template.
     pub key: Option<String>,
-    /// For topics: keep the last event of each topic for those who come later.
+    /// For topics: retain the last event of each topic for later subscribers.
     pub retain: bool,
 }
 
@@ -99,7 +99,7 @@ struct OutputFile {
     /// The event's key, a template as for `topic`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<String>,
-    /// Keep the last event of each topic for those who come later.
+    /// Retain the last event of each topic for later subscribers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     retain: Option<bool>,
 }
@@ -179,37 +179,37 @@ pub struct TestSpec {
     /// What the example shows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What comes in, in order.
+    /// The inputs, in order.
     pub given: Vec<Given>,
-    /// The rows, or events, that must come out, in order.
+    /// The expected rows, or events, in order.
     #[serde(default)]
     pub expect: Vec<Expect>,
-    /// How many events must become dead letters, or a list of them. Without it none may.
+    /// The expected number of dead letters, or a list of them; none by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead: Option<ExpectDead>,
 }
 
-/// The dead letters that must come of a test, in any order.
+/// The dead letters that a test expects, in any order.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum ExpectDead {
-    /// So many, whatever of.
+    /// Number of dead letters, of any cause.
     Count(usize),
-    /// These and no others.
+    /// Exactly these dead letters.
     Each(Vec<ExpectLetter>),
 }
 
-/// A dead letter that must come: what is named here must fit.
+/// An expected dead letter: the keys that are given must match.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExpectLetter {
-    /// Where the event dies: `decode`, `step:0`, `to:1`.
+    /// Where the event failed: `decode`, `step:0`, `to:1`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<String>,
     /// The code of the cause.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
-    /// Words that the message must hold, in English or Chinese.
+    /// Text that the message must contain, in English or Chinese.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
@@ -247,7 +247,7 @@ impl<'de> Deserialize<'de> for ExpectDead {
     }
 }
 
-/// Something that comes in.
+/// One input of a test.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Given {
@@ -266,14 +266,13 @@ pub struct Given {
     /// The event's tags.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tags: Option<std::collections::BTreeMap<String, String>>,
-    /// Instead of an event: this much time passes.
+    /// Instead of an event: advances the test's clock by this span.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advance: Option<Span>,
 }
 
-/// A row that must come out: the columns named here must have these values, others may be there. Numbers with
-/// a fraction need not be equal to the last bit. With
-/// `topic` and `payload` as the only keys, an event of the first output with a topic.
+/// An expected row: the columns named here must have these values, other columns are ignored. Fractions are compared to
+/// nine places. With `topic` and `payload` as the only keys, it is an expected event of the first output with a topic.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Expect(pub serde_json::Map<String, serde_json::Value>);

@@ -1,7 +1,15 @@
 //! Every version of the project that was applied.
 //!
-//! One [`Store`] keeps them: key `v` and the version's number in eight bytes, big endian, so that versions
-//! scan in order; value the version as JSON. The newest one is what runs.
+//! One [`Store`] keeps them:
+//!
+//! | key | value |
+//! | --- | --- |
+//! | `v` and the version's number in eight bytes, big endian, so that versions scan in order | the version as JSON |
+//! | `folder` | the files of the project's folder, as they were when they were last taken over, as JSON |
+//!
+//! The newest version is what runs. A version is added before it is applied, marked as pending, and confirmed
+//! afterwards, so that a crash in between leaves one answer to what runs next: the pending version if it can be
+//! applied, else the one before it, because nobody was told yet that it was accepted.
 
 use std::collections::BTreeMap;
 
@@ -41,9 +49,17 @@ pub struct VersionInfo {
     /// Why.
     #[serde(default)]
     pub note: String,
+    /// It was recorded, and it is not known yet whether it can be applied.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub pending: bool,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 const PREFIX: &[u8] = b"v";
+const FOLDER: &[u8] = b"folder";
 
 fn key(version: u64) -> Bytes {
     let mut key = PREFIX.to_vec();
@@ -63,8 +79,7 @@ impl History {
         History { store }
     }
 
-    /// Adds a version and lets go of the oldest beyond [`HISTORY_VERSIONS_MAX`].
-    /// Waits for the disk.
+    /// Adds a pending version and removes the oldest beyond [`HISTORY_VERSIONS_MAX`]. Waits for the disk.
     ///
     /// # Errors
     /// What the store says; `catalog.note-too-long`.
@@ -86,6 +101,7 @@ impl History {
             time_micros,
             author: author.to_owned(),
             note: note.to_owned(),
+            pending: true,
         };
         let value = Version {
             info: info.clone(),
@@ -99,10 +115,62 @@ impl History {
                 .iter()
                 .map(|old| StoreChange::Delete(key(*old))),
         );
+        self.write(changes)?;
+        Ok(info)
+    }
+
+    /// Notes that the newest version was applied and, when it came from the project's folder, the files of the folder.
+    /// Waits for the disk.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn confirm(&self, folder: Option<&Bundle>) -> Result<(), Error> {
+        let mut changes = Vec::new();
+        if let Some(mut newest) = self.newest()?
+            && newest.info.pending
+        {
+            newest.info.pending = false;
+            let json = serde_json::to_vec(&newest).map_err(unreadable)?;
+            changes.push(StoreChange::Put(key(newest.info.version), json.into()));
+        }
+        if let Some(folder) = folder {
+            let json = serde_json::to_vec(folder).map_err(unreadable)?;
+            changes.push(StoreChange::Put(FOLDER.into(), json.into()));
+        }
+        self.write(changes)
+    }
+
+    /// Removes the newest version if it is pending: it could not be applied. Waits for the disk.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn withdraw(&self) -> Result<(), Error> {
+        match self.newest()? {
+            Some(newest) if newest.info.pending => {
+                self.write(vec![StoreChange::Delete(key(newest.info.version))])
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The files of the project's folder as they were last taken over; `None` before the first time.
+    ///
+    /// # Errors
+    /// What is kept cannot be read.
+    pub fn folder(&self) -> Result<Option<Bundle>, Error> {
+        let value = self.store.get(FOLDER);
+        value
+            .map(|value| serde_json::from_slice(&value).map_err(unreadable))
+            .transpose()
+    }
+
+    fn write(&self, changes: Vec<StoreChange>) -> Result<(), Error> {
+        if changes.is_empty() {
+            return Ok(());
+        }
         self.store
             .apply_sync(changes)
-            .map_err(|e| Error::new(Class::Transient, "catalog.history-write").caused_by(e))?;
-        Ok(info)
+            .map_err(|e| Error::new(Class::Transient, "catalog.history-write").caused_by(e))
     }
 
     /// The newest version: what runs.
@@ -222,9 +290,11 @@ mod tests {
                 .unwrap();
             assert_eq!(info.version, i as u64 + 1);
         }
+        history.confirm(Some(&one)).unwrap();
         drop((log, history));
         disk.crash();
         let (_log, history) = open(&disk);
+        assert_eq!(history.folder().unwrap(), Some(one.clone()));
         assert_eq!(history.newest().unwrap().unwrap().files, three.files);
         assert_eq!(history.version(1).unwrap().files, one.files);
         assert_eq!(
@@ -254,5 +324,30 @@ mod tests {
                 .add(&one, "eva", &"x".repeat(NOTE_BYTES_MAX + 1), 0)
                 .is_err()
         );
+    }
+    #[test]
+    fn a_pending_version_is_confirmed_or_withdrawn_over_a_power_cut() {
+        let disk = SimDisk::new(1);
+        let (log, history) = open(&disk);
+        history.confirm(None).unwrap();
+        let (one, two) = (bundle(&[("flows/a.yaml", "1")]), bundle(&[]));
+        history.add(&one, "eva", "", 1).unwrap();
+        history.confirm(Some(&one)).unwrap();
+        history.withdraw().unwrap();
+        assert!(history.add(&two, "eva", "", 2).unwrap().pending);
+        drop((log, history));
+        disk.crash();
+        let (_log, history) = open(&disk);
+        let newest = history.newest().unwrap().unwrap();
+        assert_eq!((newest.info.version, newest.info.pending), (2, true));
+        history.withdraw().unwrap();
+        let newest = history.newest().unwrap().unwrap();
+        assert_eq!((newest.info.version, newest.info.pending), (1, false));
+        assert_eq!(newest.files, one.files);
+        assert_eq!(history.folder().unwrap(), Some(one));
+        // Its number is free again.
+        assert_eq!(history.add(&two, "eva", "", 3).unwrap().version, 2);
+        history.confirm(None).unwrap();
+        assert!(!history.newest().unwrap().unwrap().info.pending);
     }
 }

@@ -19,19 +19,21 @@ mod flow;
 mod history;
 pub mod limits;
 mod name;
+mod parse;
 mod project;
 pub mod schema;
+mod settings;
 mod step;
 mod template;
 mod topology;
 mod tree;
 
-pub use bundle::{Bundle, Kind};
+pub use bundle::{Bundle, FolderStamp, Kind};
 pub use busbar_bus::{Size, Span};
 pub use change::{Change, ChangeKind, FileChange, canonical, changes, file_changes, text_diff};
 pub use config::{
-    CLIENT_VARIABLES, Config, ConfigSource, DataConfig, HttpConfig, LimitsConfig, LogConfig,
-    LogFormat, MqttConfig,
+    Config, DataConfig, DeployConfig, FailingTests, FilesConfig, HttpConfig, LimitsConfig,
+    LogConfig, LogFormat, MqttConfig,
 };
 pub use connection::{ConnectionOptions, ConnectionSpec};
 pub use diagnostic::{Diagnostic, Printed, Severity, has_errors, suggest};
@@ -42,6 +44,7 @@ pub use flow::{
 pub use history::{History, Version, VersionInfo};
 pub use name::check_name;
 pub use project::{Parsed, Project};
+pub use settings::{CLIENT_VARIABLES, ConfigSource};
 pub use step::{
     AlarmSpec, DedupeSpec, HopSpec, LatestSpec, PatternEvent, PatternSpec, PreviousSpec, StepSpec,
     TopSpec, WindowSpec,

@@ -1,21 +1,13 @@
-//! A project: every resource of a bundle, read and checked.
+//! A project: every resource of a bundle, by kind and name.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use busbar_bus::StreamSpec;
-use busbar_event::{Class, Error};
 use busbar_table::TableSpec;
 
-use crate::bundle::{Bundle, Kind};
-use crate::config::Config;
+use crate::bundle::Bundle;
 use crate::connection::ConnectionSpec;
-use crate::diagnostic::{Diagnostic, has_errors};
 use crate::flow::FlowSpec;
-use crate::limits::{
-    DIAGNOSTICS_MAX, EXPRESSION_BYTES_MAX, FLOW_INPUTS_MAX, FLOW_OUTPUTS_MAX, FLOW_STEPS_MAX,
-};
-use crate::topology::check_topology;
 use crate::tree::Source;
 
 /// Every resource, by kind and name.
@@ -43,78 +35,6 @@ pub struct Parsed<T> {
 }
 
 impl Project {
-    /// Reads a project's folder and checks fields and topology.
-    ///
-    /// # Errors
-    /// Everything that is wrong, ordered by file and place.
-    pub fn load(dir: &Path) -> Result<Project, Vec<Diagnostic>> {
-        let (project, diagnostics) = Project::parse(Bundle::read(dir)?);
-        if has_errors(&diagnostics) {
-            Err(diagnostics)
-        } else {
-            Ok(project)
-        }
-    }
-
-    /// Reads a bundle. What could be read is in the project; what could not, in the diagnostics, which hold
-    /// warnings too. Topology is checked only when every file could be read, so that one mistyped key does
-    /// not make a stream "unknown" in ten other places.
-    pub fn parse(bundle: Bundle) -> (Project, Vec<Diagnostic>) {
-        let mut project = Project::default();
-        let mut bad = Vec::new();
-        if let Err(error) = bundle.check_size() {
-            bad.push(Diagnostic::new("", "", 0..0, error));
-            return (project, bad);
-        }
-        for (path, text) in &bundle.files {
-            if let Err(diagnostic) = project.add(path, text) {
-                bad.push(diagnostic);
-            }
-        }
-        project.bundle = bundle;
-        if !has_errors(&bad) {
-            bad.extend(check_topology(&project));
-        }
-        bad.sort_by(|a, b| (a.file(), a.span().start).cmp(&(b.file(), b.span().start)));
-        bad.truncate(DIAGNOSTICS_MAX);
-        (project, bad)
-    }
-
-    fn add(&mut self, path: &str, text: &str) -> Result<(), Diagnostic> {
-        let (kind, name) =
-            Bundle::classify(path).map_err(|e| Diagnostic::new(path, text, 0..0, e))?;
-        if kind == Kind::Config {
-            return Config::check_file(text);
-        }
-        let source = Source::parse(path, text)?;
-        let name = name.to_owned();
-        let twice = match kind {
-            Kind::Stream => insert(&mut self.streams, name, source.read()?, source),
-            Kind::Table => insert(&mut self.tables, name, source.read()?, source),
-            Kind::Connection => insert(
-                &mut self.connections,
-                name,
-                ConnectionSpec::read(&source)?,
-                source,
-            ),
-            Kind::Flow => {
-                let spec: FlowSpec = source.read()?;
-                check_flow(&spec, &source)?;
-                insert(&mut self.flows, name, spec, source)
-            }
-            Kind::Config => None,
-        };
-        match twice {
-            None => Ok(()),
-            // `a.yaml` and `a.yml`.
-            Some(source) => Err(source.diagnostic(
-                &[],
-                None,
-                Error::new(Class::Configuration, "catalog.twice").with("path", path),
-            )),
-        }
-    }
-
     /// The specs of the streams, for the bus.
     pub fn stream_specs(&self) -> BTreeMap<String, StreamSpec> {
         self.streams
@@ -130,54 +50,4 @@ impl Project {
             .map(|(name, p)| (name.clone(), p.spec.clone()))
             .collect()
     }
-}
-
-fn insert<T>(
-    map: &mut BTreeMap<String, Parsed<T>>,
-    name: String,
-    spec: T,
-    source: Source,
-) -> Option<Source> {
-    map.insert(name, Parsed { spec, source })
-        .map(|old| old.source)
-}
-
-/// What the types of a flow's fields do not say.
-fn check_flow(spec: &FlowSpec, source: &Source) -> Result<(), Diagnostic> {
-    let count = |key: &str, found: usize, least: usize, most: usize| {
-        if (least..=most).contains(&found) {
-            return Ok(());
-        }
-        let error = Error::new(Class::Configuration, "catalog.count")
-            .with("key", key)
-            .with("found", found)
-            .with("least", least)
-            .with("most", most);
-        Err(source.diagnostic(&[key.into()], None, error))
-    };
-    count("from", spec.from.len(), 1, FLOW_INPUTS_MAX)?;
-    count("steps", spec.steps.len(), 0, FLOW_STEPS_MAX)?;
-    count("to", spec.to.len(), 1, FLOW_OUTPUTS_MAX)?;
-    for (i, step) in spec.steps.iter().enumerate() {
-        for (place, text) in step.texts() {
-            let code = match text {
-                _ if text.len() > EXPRESSION_BYTES_MAX => "catalog.expression-too-long",
-                _ if text.trim().is_empty() => "catalog.expression-empty",
-                _ => continue,
-            };
-            let mut path = vec!["steps".into(), i.into(), step.kind().into()];
-            path.extend(place);
-            let error = Error::new(Class::Configuration, code)
-                .with("kind", step.kind())
-                .with("bytes_max", EXPRESSION_BYTES_MAX);
-            return Err(source.diagnostic(&path, None, error));
-        }
-    }
-    for (i, name) in spec.from.iter().enumerate() {
-        if spec.from[..i].contains(name) {
-            let error = Error::new(Class::Configuration, "catalog.from-twice").with("stream", name);
-            return Err(source.diagnostic(&["from".into(), i.into()], None, error));
-        }
-    }
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Topics and keys made from events: `alarm/${site}/rain`.
+//! Templates for topics and keys: `alarm/${site}/rain`.
 
 use std::fmt;
 use std::ops::Range;
@@ -138,12 +138,12 @@ impl Template {
         }
     }
 
-    /// A pattern that takes every topic the template can make.
+    /// A pattern that matches every topic the template can produce.
     ///
     /// # Errors
     /// What the topic parser says of the literal parts.
     pub fn pattern(&self) -> Result<Filter, Error> {
-        // One level at a time; a level with a variable in it can be anything.
+        // A level with a variable in it matches anything.
         let mut levels: Vec<String> = vec![String::new()];
         let mut wild = vec![false];
         for part in &self.parts {
@@ -166,7 +166,7 @@ impl Template {
                     }
                 }
                 TemplatePart::Variable { variable, .. } if variable.spans_levels() => {
-                    // From here on nothing is known.
+                    // The rest of the topic is unknown.
                     levels.pop();
                     levels.push("#".into());
                     let levels = substitute(levels, &wild);

@@ -1,4 +1,4 @@
-//! What names what: unknown streams, tables and connections, patterns given twice, and circles.
+//! References between resources: unknown streams, tables and connections, duplicate patterns, and cycles.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,14 +11,14 @@ use crate::project::Project;
 use crate::template::Template;
 use crate::tree::{PathItem, Source};
 
-/// The stream that takes what no other captures.
+/// The stream that captures topics that no other stream captures.
 pub const INBOX: &str = "inbox";
 
 /// Checks how the resources of a project refer to each other.
 pub fn check_topology(project: &Project) -> Vec<Diagnostic> {
     let mut bad = Vec::new();
     check_patterns(project, &mut bad);
-    // A flow's outputs, as streams: what a circle is made of.
+    // The streams that each flow writes to, for finding cycles.
     let mut edges: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for (name, flow) in &project.flows {
         let targets = check_flow(project, &flow.spec, &flow.source, &mut bad);
@@ -44,10 +44,14 @@ fn check_patterns(project: &Project, bad: &mut Vec<Diagnostic>) {
     let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
     for (name, stream) in &project.streams {
         if let Err(error) = stream.spec.check(name) {
-            bad.push(stream.source.diagnostic(&[], None, error));
+            let key = error.code().strip_prefix("bus.").and_then(|code| {
+                let mut keys = ["key", "partitions", "time", "topics"].into_iter();
+                keys.find(|key| code.starts_with(key))
+            });
+            bad.push(stream.source.diagnostic_about(key, error));
         }
         if name == INBOX && !stream.spec.topics.is_empty() {
-            // Its pattern is what remains; another would leave events without a home.
+            // The inbox captures the rest; with another pattern some events would belong to no stream.
             let only_rest = stream.spec.topics.iter().all(|t| t.as_str() == "#");
             if !only_rest {
                 let error = Error::new(Class::Configuration, "catalog.inbox-pattern");
@@ -180,8 +184,8 @@ fn check_flow(
     targets
 }
 
-/// The streams that can capture a topic of `pattern`: of all that overlap it, from the most specific on,
-/// until one takes every topic the pattern has.
+/// The streams that can capture a topic of `pattern`: those that overlap it, from the most specific on, up to one that
+/// covers the whole pattern.
 pub fn possible_streams(project: &Project, pattern: &Filter) -> BTreeSet<String> {
     let mut filters: Vec<(&Filter, &String)> = project
         .streams
@@ -224,14 +228,14 @@ fn covers(wide: &str, narrow: &str) -> bool {
     }
 }
 
-/// A flow whose output can come back to it would feed itself for ever.
+/// Refuses flows whose output can reach their own input: they would feed themselves forever.
 fn check_circles(
     project: &Project,
     edges: &BTreeMap<&str, BTreeSet<String>>,
     bad: &mut Vec<Diagnostic>,
 ) {
     for (name, flow) in &project.flows {
-        // From this flow's outputs on: which streams, through which flows.
+        // The streams reachable from this flow's outputs, each with the path to it.
         let mut way: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let mut next: Vec<(String, Vec<String>)> = edges
             .get(name.as_str())
@@ -356,6 +360,22 @@ mod tests {
             with(&[("flows/f.yaml", "from: inbox\nto: [{ topic: 'd/${k}' }]\n")]),
             [circle("inbox")]
         );
+    }
+
+    #[test]
+    fn an_error_of_a_stream_points_at_the_value_it_is_about() {
+        for (text, code, word) in [
+            ("topics: a/#\nkey: meter\n", "bus.key-template", "meter"),
+            ("topics: a/#\npartitions: 0\n", "bus.partitions-range", "0"),
+            (
+                "topics: a/#\nformat: json\ntime: at\n",
+                "bus.time-schema",
+                "at",
+            ),
+        ] {
+            let bad = check(&[("streams/a.yaml", text)]);
+            assert_eq!((bad[0].0.as_str(), bad[0].1.as_str()), (code, word));
+        }
     }
 
     #[test]

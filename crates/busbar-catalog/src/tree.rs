@@ -1,14 +1,14 @@
-//! A YAML document as a tree whose every node knows where it stands in the text.
+//! A YAML document as a tree in which every node has its place in the text.
 //!
-//! Specs stay plain serde types: they are read from the tree by the deserializer in `de.rs`, whose errors
-//! carry the place of the node that was being read, and any later complaint about a value finds its
-//! place again by its path.
+//! Specs stay plain serde types: `de.rs` reads them from the tree, with errors that carry the place of the node that
+//! was read. A later check finds the place of a value by its path ([`Source::place`]) or by what its error names
+//! ([`Source::diagnostic_about`]).
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use busbar_event::{Class, Error};
-use serde::de::{DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_saphyr::{Location, Spanned};
 
@@ -142,23 +142,6 @@ impl Source {
         &self.root
     }
 
-    /// The document as a typed value; the error points at the node that does not fit.
-    ///
-    /// # Errors
-    /// A diagnostic with the offending node's place, and a suggestion for a mistyped key.
-    pub fn read<T: DeserializeOwned>(&self) -> Result<T, Diagnostic> {
-        self.read_node(&self.root)
-    }
-
-    /// The same for one node of the document.
-    ///
-    /// # Errors
-    /// As [`Source::read`].
-    pub fn read_node<T: DeserializeOwned>(&self, node: &Node) -> Result<T, Diagnostic> {
-        node.read()
-            .map_err(|e| e.diagnostic(&self.file, &self.text, node))
-    }
-
     /// The node at a path, or the deepest one on the way that exists.
     pub fn node(&self, path: Path<'_>) -> &Node {
         let mut at = &self.root;
@@ -196,6 +179,23 @@ impl Source {
         Diagnostic::new(&self.file, &self.text, self.place(path, inner), error)
     }
 
+    /// A diagnostic about an error that was raised without a place: it points at the value of the key that the error is
+    /// about, else at a value or key that the error names, else at the first key of the file.
+    pub fn diagnostic_about(&self, key: Option<&str>, error: Error) -> Diagnostic {
+        let by_key = key.and_then(|key| find_key(&self.root, key));
+        let named = || {
+            let names = error.args().iter().map(|(_, value)| value.as_str());
+            let mut names = names.filter(|name| !name.is_empty());
+            names.find_map(|name| find_text(&self.root, name))
+        };
+        let first = || match &self.root.value {
+            Value::Map(entries) => entries.first().map(|(key, _)| key.span.clone()),
+            _ => None,
+        };
+        let span = by_key.or_else(named).or_else(first);
+        Diagnostic::new(&self.file, &self.text, span.unwrap_or(0..0), error)
+    }
+
     /// A diagnostic at a key (not its value) of the mapping at `path`.
     pub fn diagnostic_at_key(&self, path: Path<'_>, key: &str, error: Error) -> Diagnostic {
         let node = self.node(path);
@@ -215,12 +215,38 @@ impl Source {
     }
 }
 
-impl Node {
-    /// A typed value from this node.
-    pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T, crate::de::NodeError> {
-        T::deserialize(self).map_err(|e| e.at(&self.span))
+/// The place of the value of a key, at any depth.
+fn find_key(node: &Node, wanted: &str) -> Option<Range<usize>> {
+    match &node.value {
+        Value::Map(entries) => entries
+            .iter()
+            .find(|(key, _)| key.text == wanted)
+            .map(|(_, value)| value.span.clone())
+            .or_else(|| {
+                entries
+                    .iter()
+                    .find_map(|(_, value)| find_key(value, wanted))
+            }),
+        Value::Seq(items) => items.iter().find_map(|item| find_key(item, wanted)),
+        _ => None,
     }
+}
 
+/// The place of a key or a value that is written just so.
+fn find_text(node: &Node, wanted: &str) -> Option<Range<usize>> {
+    match &node.value {
+        Value::Text(text) if text == wanted => Some(node.span.clone()),
+        Value::Map(entries) => entries.iter().find_map(|(key, value)| {
+            let key = (key.text == wanted).then(|| key.span.clone());
+            key.or_else(|| find_text(value, wanted))
+        }),
+        Value::Seq(items) => items.iter().find_map(|item| find_text(item, wanted)),
+        _ if node.raw.as_deref() == Some(wanted) => Some(node.span.clone()),
+        _ => None,
+    }
+}
+
+impl Node {
     /// The child under a key or index.
     pub fn child(&self, item: PathItem<'_>) -> Option<&Node> {
         match (&self.value, item) {
@@ -262,7 +288,7 @@ impl Serialize for Node {
     }
 }
 
-/// What serde-saphyr hands over; [`Read::settle`] turns it into nodes.
+/// The tree as serde-saphyr reads it; [`Read::settle`] converts it to nodes.
 struct Read(Spanned<ReadValue>);
 
 enum ReadValue {
@@ -271,7 +297,7 @@ enum ReadValue {
     Map(Vec<(Spanned<String>, Read)>),
 }
 
-/// What keeps a text from being YAML, at its place, in words for those who write it.
+/// The diagnostic for a text that is not YAML, in this project's words.
 fn syntax(file: &str, text: &str, error: &serde_saphyr::Error) -> Diagnostic {
     let place = error
         .location()
@@ -283,20 +309,34 @@ fn syntax(file: &str, text: &str, error: &serde_saphyr::Error) -> Diagnostic {
         let error = Error::new(Class::Configuration, "catalog.tab");
         return Diagnostic::new(file, text, tab..tab + 1, error);
     }
-    if let serde_saphyr::Error::DuplicateMappingKey { key, .. } = error {
-        let error = Error::new(Class::Configuration, "catalog.duplicate-key")
-            .with("name", key.as_deref().unwrap_or("?"));
-        return Diagnostic::new(file, text, place, error);
-    }
-    let why = why.lines().next().unwrap_or_default();
-    // The place is shown; words for it would say it twice.
-    let why = why.rsplit_once(" at line ").map_or(why, |(why, _)| why);
-    let error = Error::new(Class::Configuration, "catalog.yaml").with("why", why);
+    use serde_saphyr::Error as Yaml;
+    let new = |code| Error::new(Class::Configuration, code);
+    let error = match error {
+        Yaml::DuplicateMappingKey { key, .. } => {
+            let name = key.as_deref().unwrap_or_default();
+            new("catalog.duplicate-key").with("name", name)
+        }
+        Yaml::MultipleDocuments { .. } => new("catalog.yaml-documents"),
+        Yaml::UnknownAnchor { .. } => new("catalog.yaml-alias"),
+        Yaml::Budget { .. }
+        | Yaml::AliasReplayLimitExceeded { .. }
+        | Yaml::AliasExpansionLimitExceeded { .. }
+        | Yaml::AliasReplayStackDepthExceeded { .. } => new("catalog.yaml-large")
+            .with("nodes_max", YAML_NODES_MAX)
+            .with("depth_max", YAML_DEPTH_MAX),
+        // The parser tells these apart by its words alone; should they change, the general message is right too.
+        _ if why.contains("mapping values are not allowed") => new("catalog.yaml-colon"),
+        _ if why.contains("quoted scalar") => new("catalog.yaml-quote"),
+        _ if why.contains("flow") || why.contains("']'") || why.contains("'}'") => {
+            new("catalog.yaml-bracket")
+        }
+        _ => new("catalog.yaml"),
+    };
     Diagnostic::new(file, text, place, error)
 }
 
-/// A tab that indents the line of `at`, or with `below` the first line from there on that has one: the
-/// parser may notice only when it looks for the end of what stood before.
+/// A tab in the indentation of the line of `at`, or with `below` of the first line from there on that has one: the parser
+/// may report the place of what came before.
 fn tab_in_indent(text: &str, at: usize, below: bool) -> Option<usize> {
     let mut line = text[..at].rfind('\n').map_or(0, |end| end + 1);
     for shown in text[line..].split_inclusive('\n') {
@@ -312,7 +352,7 @@ fn tab_in_indent(text: &str, at: usize, below: bool) -> Option<usize> {
     None
 }
 
-/// The byte at a line and column, both from 1, for locations that know no bytes.
+/// The byte at a line and column, both from 1, for locations without byte offsets.
 fn counted(text: &str, location: &Location) -> Range<usize> {
     let nth = |number: u64| usize::try_from(number.saturating_sub(1)).unwrap_or(usize::MAX);
     let line: usize = text
@@ -336,7 +376,7 @@ fn bytes_of(location: &Location) -> Option<Range<usize>> {
     Some(start..start.checked_add(len)?)
 }
 
-/// A range that slices `text` without a panic, whatever the parser said.
+/// The range, clamped to character boundaries of `text`.
 fn clamp(text: &str, span: Range<usize>) -> Range<usize> {
     let floor = |mut at: usize| {
         at = at.min(text.len());
@@ -360,7 +400,7 @@ impl Read {
                     // Block scalars end before the blank lines that follow them.
                     span.end = span.start + end;
                 } else {
-                    // Behind an alias, how it was written where it stands.
+                    // For an alias, the text at its anchor.
                     let defined = bytes_of(&self.0.defined).unwrap_or_else(|| span.clone());
                     raw = Some(bare(&text[clamp(text, defined)]).into());
                 }
@@ -722,11 +762,15 @@ mod tests {
     #[test]
     fn hostile_documents_are_refused_with_a_place() {
         let deep = "[".repeat(5000);
-        for bad in ["a: [1,", deep.as_str(), "a: b: c"] {
-            let diagnostic = Source::parse("f", bad).unwrap_err();
-            assert_eq!(diagnostic.error().code(), "catalog.yaml", "{bad:.20}");
-        }
+        let code = Source::parse("f", &deep).unwrap_err();
+        let code = code.error().code();
+        assert!(code.starts_with("catalog.yaml"), "{code}");
         for (bad, code, line_column) in [
+            ("a: [1,", "catalog.yaml-bracket", (1, 4)),
+            ("a: b: c", "catalog.yaml-colon", (1, 5)),
+            ("a: 1\n---\nb: 2\n", "catalog.yaml-documents", (2, 1)),
+            ("a: *b\n", "catalog.yaml-alias", (1, 4)),
+            ("a: \"b\n", "catalog.yaml-quote", (1, 4)),
             ("a: 1\na: 2\n", "catalog.duplicate-key", (2, 1)),
             ("a:\n\t- b: 1\n", "catalog.tab", (2, 1)),
             ("水:\n  - b: 1\n  \t- c: 1\n", "catalog.tab", (3, 3)),

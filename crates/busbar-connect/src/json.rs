@@ -1,4 +1,4 @@
-//! Payloads where JSON is due.
+//! Payloads as JSON on one line.
 
 use std::borrow::Cow;
 
@@ -7,13 +7,13 @@ use busbar_event::{Class, Error, quote};
 /// A payload as JSON on one line: as it is if it is JSON, as a JSON string if it is any other text.
 ///
 /// # Errors
-/// *Permanent* for what is no text.
+/// *Permanent* for a payload that is not UTF-8.
 pub fn json_text(payload: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
     if serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok() {
         if memchr::memchr2(b'\n', b'\r', payload).is_none() {
             return Ok(Cow::Borrowed(payload));
         }
-        // JSON has line breaks between its tokens only.
+        // In JSON, line breaks occur only between tokens.
         let blank = |byte: &u8| match byte {
             b'\n' | b'\r' => b' ',
             other => *other,

@@ -1,8 +1,7 @@
-//! Other systems: one folder a connector, listed by hand in [`registry`].
+//! Connectors to other systems: one folder for each, listed by hand in [`registry_with`].
 //!
-//! A connector reads its options, opens a source or a sink, and says of each failure whether it is
-//! worth trying again. What is absent: connectors do not retry, batch, count, or know who uses them;
-//! `busbar-flow` wraps all of that around them.
+//! A connector reads its options, opens a source or a sink, and classifies each failure: transient, permanent or
+//! configuration. Connectors do not retry, batch, count, or know who uses them; `busbar-flow` does that around them.
 
 mod file;
 mod host;
@@ -10,6 +9,7 @@ mod http;
 mod json;
 pub mod limits;
 mod mqtt;
+mod places;
 mod secret;
 mod tls;
 mod topic;
@@ -18,13 +18,20 @@ use std::sync::Arc;
 
 use busbar_flow::{Connector, Connectors};
 
-/// Every connector there is, in alphabetical order.
+pub use places::Places;
+
+/// Every connector there is, in alphabetical order. Connections use files of the project's folder only.
 pub fn registry() -> Connectors {
+    registry_with(&Places::default())
+}
+
+/// The same, with folders outside the project whose files connections may use.
+pub fn registry_with(places: &Places) -> Connectors {
     let all: [Arc<dyn Connector>; 4] = [
-        Arc::new(file::File),
+        Arc::new(file::File::new(places.clone())),
         Arc::new(host::Host),
-        Arc::new(http::Http),
-        Arc::new(mqtt::Mqtt),
+        Arc::new(http::Http::new(places.clone())),
+        Arc::new(mqtt::Mqtt::new(places.clone())),
     ];
     Connectors::new(all)
 }

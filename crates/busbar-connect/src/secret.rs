@@ -1,6 +1,8 @@
 //! Passwords and tokens in options.
 
-use busbar_event::{Class, Error};
+use busbar_catalog::{ConnectionSpec, Diagnostic, Value};
+use busbar_event::{Class, Error, quote};
+use busbar_flow::LiteralSecret;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -27,13 +29,17 @@ impl Secret {
     pub(crate) fn read(&self) -> Result<String, Error> {
         match self {
             Secret::Text(text) => Ok(text.clone()),
-            Secret::Env(Env { env }) => std::env::var(env).map_err(|_| {
-                Error::new(Class::Configuration, "connect.no-variable").with("name", env)
+            Secret::Env(Env { env }) => std::env::var(env).map_err(|why| {
+                let code = match why {
+                    std::env::VarError::NotPresent => "connect.no-variable",
+                    std::env::VarError::NotUnicode(_) => "connect.variable-not-text",
+                };
+                Error::new(Class::Configuration, code).with("name", env)
             }),
         }
     }
 
-    /// The text, if it stands in the file.
+    /// The text, if it is in the file itself.
     pub(crate) fn text(&self) -> Option<&str> {
         match self {
             Secret::Text(text) => Some(text),
@@ -42,11 +48,68 @@ impl Secret {
     }
 }
 
+/// What is shown in the place of a secret.
+pub(crate) const HIDDEN: &str = "(hidden)";
+
+/// The first part of a text that looks as if it were replaced by a variable, such as `{{env.TOKEN}}` or `${TOKEN}`.
+/// Nothing of the kind is replaced in options, so that it would be sent as it is.
+pub(crate) fn placeholder(text: &str) -> Option<&str> {
+    let name = |name: &str| {
+        let name = name.trim();
+        !name.is_empty()
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"_.:- ".contains(&b))
+    };
+    [("{{", "}}"), ("${", "}")]
+        .into_iter()
+        .find_map(|(open, close)| {
+            text.match_indices(open).find_map(|(at, _)| {
+                let inner = &text[at + open.len()..];
+                let end = inner.find(close)?;
+                let whole = at + open.len() + end + close.len();
+                name(&inner[..end]).then(|| &text[at..whole])
+            })
+        })
+}
+
+/// Refuses an option with a placeholder in it.
+pub(crate) fn refuse_placeholder(spec: &ConnectionSpec, path: &[&str]) -> Result<(), Diagnostic> {
+    let path: Vec<String> = path.iter().map(|key| (*key).to_owned()).collect();
+    let Some(node) = spec.options.at(&path) else {
+        return Ok(());
+    };
+    let Value::Text(text) = &node.value else {
+        return Ok(());
+    };
+    match placeholder(text) {
+        None => Ok(()),
+        Some(found) => {
+            let error = Error::new(Class::Configuration, "connect.placeholder");
+            let error = error.with("placeholder", quote(found));
+            Err(spec.options.diagnostic_at(node, error))
+        }
+    }
+}
+
+/// A warning about each secret that is written in the file.
+pub(crate) fn warnings(spec: &ConnectionSpec, secrets: &[LiteralSecret]) -> Vec<Diagnostic> {
+    let places = secrets
+        .iter()
+        .filter_map(|secret| spec.options.at(&secret.path));
+    places
+        .map(|node| {
+            let error = Error::new(Class::Configuration, "connect.literal-secret");
+            spec.options.diagnostic_at(node, error).warning()
+        })
+        .collect()
+}
+
 /// Never shows what it holds.
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Secret::Text(_) => f.write_str("(hidden)"),
+            Secret::Text(_) => f.write_str(HIDDEN),
             Secret::Env(Env { env }) => write!(f, "${env}"),
         }
     }
@@ -55,6 +118,22 @@ impl std::fmt::Debug for Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn placeholders_are_found_and_other_braces_are_not() {
+        for (text, found) in [
+            ("Bearer {{env.TOKEN}}", Some("{{env.TOKEN}}")),
+            ("{{ TOKEN }}", Some("{{ TOKEN }}")),
+            ("a${TOKEN}b", Some("${TOKEN}")),
+            ("${env:TOKEN}", Some("${env:TOKEN}")),
+            ("{\"a\":{\"b\":1}}", None),
+            ("pa${}ss", None),
+            ("pa$ss{word}", None),
+            ("{{", None),
+        ] {
+            assert_eq!(placeholder(text), found, "{text}");
+        }
+    }
 
     #[test]
     fn a_secret_is_not_shown() {

@@ -10,12 +10,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::CA_BYTES_MAX;
+use crate::places::{PathRefused, Places};
 
 /// Encryption of a connection.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
-    /// A PEM file, inside the project's folder, with the authorities to trust in place of the usual ones.
+    /// A PEM file with the authorities to trust in place of the usual ones: inside the project's folder, or in one that
+    /// `[files] allow` names.
     pub ca: Option<String>,
 }
 
@@ -27,6 +29,7 @@ impl Tls {
     pub fn authorities(
         &self,
         project: &Path,
+        places: &Places,
     ) -> Result<Option<Vec<CertificateDer<'static>>>, Error> {
         let Some(ca) = &self.ca else {
             return Ok(None);
@@ -34,6 +37,12 @@ impl Tls {
         let path = project.join(ca);
         let unusable =
             || Error::new(Class::Configuration, "connect.tls-ca").with("file", path.display());
+        let path = places
+            .resolve(project, &path)
+            .map_err(|refused| match refused {
+                PathRefused::Outside(error) => error,
+                PathRefused::Io(why) => unusable().caused_by(why),
+            })?;
         let mut pem = Vec::new();
         std::fs::File::open(&path)
             .and_then(|file| file.take(CA_BYTES_MAX).read_to_end(&mut pem))

@@ -13,7 +13,7 @@ impl TopicTemplate {
     /// Reads the connection's template, or `default`; each variable must be one of `offered`.
     ///
     /// # Errors
-    /// A diagnostic that names the variable and what there is.
+    /// A diagnostic that names the variable and those that are available.
     pub fn read(
         spec: &ConnectionSpec,
         default: &str,
@@ -39,8 +39,8 @@ impl TopicTemplate {
         Ok(TopicTemplate { template })
     }
 
-    /// Writes the topic. Values become one level each: what separates or matches levels is replaced;
-    /// a value named `topic` stays whole.
+    /// Writes the topic. Each value becomes one level: separators and wildcards in it are replaced by `_`; a value named
+    /// `topic` is inserted as it is.
     pub fn write(&self, value: impl Fn(&str) -> Option<String>, out: &mut String) {
         out.clear();
         for part in self.template.parts() {

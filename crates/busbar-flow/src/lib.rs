@@ -31,8 +31,8 @@ mod world;
 
 pub use compile::{StreamInfo, World};
 pub use connector::{
-    Connector, Connectors, Delivery, Guarantee, Polled, Polling, Position, Resume, Roles, Sink,
-    SinkContext, Source, SourceContext, Work, Written,
+    Connector, Connectors, Delivery, Guarantee, LiteralSecret, Polled, Polling, Position, Resume,
+    Roles, Sink, SinkContext, Source, SourceContext, Work, Written,
 };
 pub use counters::Counters;
 pub use dead::DEAD_LETTERS;

@@ -21,7 +21,21 @@ pub fn check(project: &Project, connectors: &Connectors) -> Vec<Diagnostic> {
     let (world, mut bad) = World::of_project(project, connectors);
     for (name, flow) in &project.flows {
         if let Err(NoPlan::Wrong(wrong)) = compile(name, &flow.spec, &flow.source, &world) {
-            bad.extend(wrong);
+            // Names were checked before: what is missing in this world has an error of its own.
+            let known = |d: &Diagnostic| {
+                !matches!(
+                    d.error().code(),
+                    "catalog.unknown-stream"
+                        | "catalog.unknown-table"
+                        | "catalog.unknown-connection"
+                )
+            };
+            bad.extend(wrong.into_iter().filter(known));
+        }
+    }
+    for connection in project.connections.values() {
+        if let Some(connector) = connectors.get(&connection.spec.kind) {
+            bad.extend(connector.warnings(&connection.spec, project));
         }
     }
     bad
@@ -54,7 +68,12 @@ impl World {
         world.streams.entry(INBOX.to_owned()).or_insert_with(inbox);
         for (name, table) in &project.tables {
             if let Err(error) = table.spec.check(name) {
-                bad.push(table.source.diagnostic(&[], None, error));
+                let key = match error.code() {
+                    "table.ttl" => Some("ttl"),
+                    "table.hot-bounds" => Some("hot"),
+                    _ => None,
+                };
+                bad.push(table.source.diagnostic_about(key, error));
                 continue;
             }
             // The same columns and key in memory: nothing is opened to check.
@@ -72,7 +91,7 @@ impl World {
                     world.tables.insert(name.clone(), opened);
                 }
                 Ok(None) => {}
-                Err(error) => bad.push(table.source.diagnostic(&[], None, error)),
+                Err(error) => bad.push(table.source.diagnostic_about(None, error)),
             }
         }
         bad.extend(world.add_connections(project, connectors));

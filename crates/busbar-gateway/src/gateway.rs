@@ -11,7 +11,7 @@ use busbar_log::{Change, Store};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::authorizer::Authorizer;
-use crate::config::{GatewayConfig, TlsConfig};
+use crate::config::GatewayConfig;
 use crate::limits::LISTEN_BACKLOG;
 use crate::registry::Shared;
 use crate::restore::restore_sessions;
@@ -61,7 +61,7 @@ impl Gateway {
             acceptors.tcp.push(listener);
         }
         if let Some(tls) = &config.tls {
-            let rustls = rustls_config(tls)?;
+            let rustls = Arc::new(crate::tls::server_tls(&tls.cert, &tls.key)?);
             let (listener, local) = bind(tls.listen)?;
             addrs.tls = Some(local);
             acceptors.tls = Some((listener, rustls));
@@ -212,26 +212,4 @@ fn bind(addr: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr)> {
         Ok((listener, local))
     };
     open().map_err(failed)
-}
-
-fn rustls_config(tls: &TlsConfig) -> Result<Arc<rustls::ServerConfig>> {
-    use rustls::pki_types::pem::PemObject;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-    let bad = |path: &std::path::Path, why: String| {
-        Error::new(Class::Configuration, "gateway.tls")
-            .with("file", path.display())
-            .with("why", why)
-    };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&tls.cert)
-        .and_then(Iterator::collect)
-        .map_err(|e| bad(&tls.cert, e.to_string()))?;
-    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|e| bad(&tls.key, e.to_string()))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| bad(&tls.cert, e.to_string()))?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|e| bad(&tls.cert, e.to_string()))?;
-    Ok(Arc::new(config))
 }

@@ -28,6 +28,7 @@ pub mod spine;
 pub mod state;
 mod stats;
 pub mod sys;
+mod tls;
 
 pub use access::AccessAuthorizer;
 pub use authorizer::{Authorizer, Credentials, Identity, Open, Reach};
@@ -35,3 +36,4 @@ pub use config::{GatewayConfig, TlsConfig};
 pub use gateway::{Gateway, Handle, LocalAddrs};
 pub use limits::Limits;
 pub use stats::Stats;
+pub use tls::server_tls;

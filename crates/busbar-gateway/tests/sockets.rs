@@ -341,7 +341,7 @@ fn logins_are_asked_for_as_soon_as_there_is_a_user() {
     let user = NewUser {
         name: "ada".into(),
         password: "correct horse battery".into(),
-        role: Role::Admin,
+        role: Some(Role::Admin),
         rules: Default::default(),
     };
     access.add_user(user, false).expect("a user");

@@ -88,9 +88,10 @@ pub(crate) fn status_of(error: &Error) -> StatusCode {
         "access.read-denied" | "access.subscribe-denied" | "access.publish-denied" => {
             StatusCode::FORBIDDEN
         }
-        "flow.unknown" | "catalog.unknown-version" | "server.unknown-stream" => {
-            StatusCode::NOT_FOUND
-        }
+        "flow.unknown"
+        | "catalog.unknown-version"
+        | "server.unknown-flow"
+        | "server.unknown-stream" => StatusCode::NOT_FOUND,
         "access.user-exists" | "access.last-admin" => StatusCode::CONFLICT,
         "access.unknown-user" | "access.unknown-token" => StatusCode::NOT_FOUND,
         "log.full" | "bus.disk-full" => StatusCode::INSUFFICIENT_STORAGE,

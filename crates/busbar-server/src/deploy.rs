@@ -1,9 +1,11 @@
-//! Making the node be as a project says, and remembering that it was.
+//! Deploys projects: checks them, records them, applies them.
+
+use std::collections::BTreeSet;
 
 use axum::http::StatusCode;
 use busbar_catalog::{
-    Bundle, Change, Diagnostic, FileChange, History, Kind, Project, changes, file_changes,
-    has_errors,
+    Bundle, Change, Diagnostic, FailingTests, FileChange, History, Kind, Project, Version, changes,
+    file_changes, has_errors,
 };
 use busbar_event::{Class, Error, Micros};
 use busbar_flow::Applied;
@@ -11,14 +13,24 @@ use tokio::sync::Mutex;
 
 use crate::answer::Refusal;
 use crate::app::App;
+use crate::secrets::unmasked;
 
-/// Deploys one project after the other.
+/// Deploys projects, one after the other.
+///
+/// A version is recorded before it is applied ([`History`]), and what was accepted last is what the node starts.
+/// The project's folder is one of several places a project comes from: a file of the folder takes effect when it
+/// changes, and until then what was accepted over the API or by a rollback stands ([`merge`]).
 pub(crate) struct Deployer {
     history: History,
     one: Mutex<()>,
     /// What was saved last and does not check, while something else runs.
     refused: parking_lot::Mutex<Option<RefusedSave>>,
+    /// The files of the project's folder as they were last taken over; none while the node runs without a folder.
+    folder: parking_lot::Mutex<Option<Bundle>>,
 }
+
+/// The files of a project's folder, or why they cannot be read.
+pub type FolderRead = Result<Bundle, Vec<Diagnostic>>;
 
 /// Files that were saved in the project's folder and do not check.
 #[derive(Clone)]
@@ -31,7 +43,7 @@ pub(crate) struct RefusedSave {
 
 /// What was, or would be, deployed.
 pub(crate) struct Deployed {
-    /// Warnings.
+    /// Warnings, among them the flow tests that fail.
     pub(crate) diagnostics: Vec<Diagnostic>,
     /// Files whose text differs.
     pub(crate) files: Vec<FileChange>,
@@ -82,6 +94,7 @@ impl Deployer {
             history,
             one: Mutex::default(),
             refused: parking_lot::Mutex::default(),
+            folder: parking_lot::Mutex::default(),
         }
     }
 
@@ -90,14 +103,13 @@ impl Deployer {
         self.refused.lock().clone()
     }
 
-    /// Remembers that what was saved does not check.
-    pub(crate) fn refuse(&self, time: Micros, diagnostics: Vec<Diagnostic>) {
-        *self.refused.lock() = Some(RefusedSave { time, diagnostics });
-    }
-
-    /// What is saved checks.
-    pub(crate) fn accept(&self) {
-        *self.refused.lock() = None;
+    /// The files in which what runs differs from the project's folder, from the folder to what runs.
+    pub(crate) fn differences(&self, running: &Bundle) -> Vec<FileChange> {
+        let folder = self.folder.lock();
+        folder
+            .as_ref()
+            .map(|folder| file_changes(folder, running))
+            .unwrap_or_default()
     }
 
     /// Every version that was deployed.
@@ -105,7 +117,7 @@ impl Deployer {
         &self.history
     }
 
-    /// Deploys a project, or says what doing so would change.
+    /// Deploys a project that was sent in, or says what doing so would change.
     pub(crate) async fn deploy(
         &self,
         app: &App,
@@ -115,7 +127,171 @@ impl Deployer {
         dry_run: bool,
     ) -> Result<Deployed, NotDeployed> {
         let _one = self.one.lock().await;
-        let (project, mut diagnostics) = Project::parse(bundle);
+        let running = app.runtime.project().await;
+        let wanted = Deployment {
+            bundle: unmasked(bundle, &running, &app.connectors).map_err(NotDeployed::Wrong)?,
+            author,
+            note,
+            folder: None,
+        };
+        self.deploy_locked(app, wanted, dry_run).await
+    }
+
+    /// Deploys the files of the project's folder. When they do not check everything goes on as it was, and
+    /// [`Deployer::refused`] tells what is wrong until they do.
+    pub(crate) async fn save(
+        &self,
+        app: &App,
+        read: FolderRead,
+        author: &str,
+    ) -> Result<Deployed, NotDeployed> {
+        let _one = self.one.lock().await;
+        let running = app.runtime.project().await.bundle;
+        let saved = self.save_locked(app, read, &running, author).await;
+        if let Err(NotDeployed::Wrong(diagnostics)) = &saved {
+            let time = app.bus.clock().now_micros();
+            let diagnostics = diagnostics.clone();
+            *self.refused.lock() = Some(RefusedSave { time, diagnostics });
+        }
+        saved
+    }
+
+    async fn save_locked(
+        &self,
+        app: &App,
+        read: FolderRead,
+        running: &Bundle,
+        author: &str,
+    ) -> Result<Deployed, NotDeployed> {
+        let folder = read.map_err(NotDeployed::Wrong)?;
+        let history = self.history.clone();
+        let before = blocking(move || history.folder()).await?;
+        let wanted = Deployment {
+            bundle: merge(before.as_ref(), &folder, running),
+            author,
+            note: "",
+            folder: Some(&folder),
+        };
+        let deployed = self.deploy_locked(app, wanted, false).await?;
+        *self.folder.lock() = Some(folder);
+        *self.refused.lock() = None;
+        Ok(deployed)
+    }
+
+    /// Deploys the project that runs with one flow as it was in an earlier version.
+    pub(crate) async fn rollback(
+        &self,
+        app: &App,
+        flow: &str,
+        version: u64,
+        author: &str,
+    ) -> Result<Deployed, NotDeployed> {
+        let _one = self.one.lock().await;
+        let history = self.history.clone();
+        let old = blocking(move || history.version(version)).await?;
+        let paths = ["yaml", "yml"].map(|ending| format!("flows/{flow}.{ending}"));
+        let Some((path, text)) = paths.iter().find_map(|path| old.files.get_key_value(path)) else {
+            let error = Error::new(Class::Permanent, "server.unknown-flow");
+            return Err(error.with("name", busbar_event::quote(flow)).into());
+        };
+        let mut bundle = app.runtime.project().await.bundle;
+        for path in &paths {
+            bundle.files.remove(path);
+        }
+        bundle.files.insert(path.clone(), text.clone());
+        let note = format!("{flow}: rollback to {version}");
+        let wanted = Deployment {
+            bundle,
+            author,
+            note: &note,
+            folder: None,
+        };
+        self.deploy_locked(app, wanted, false).await
+    }
+
+    /// Starts what was accepted last, with what has changed in the project's folder since. When the folder's files do
+    /// not check, what was accepted last runs without them. `author` is who the version is recorded for, if there is a
+    /// new one.
+    pub(crate) async fn start(
+        &self,
+        app: &App,
+        read: Option<FolderRead>,
+        author: &str,
+    ) -> Result<Deployed, NotDeployed> {
+        let _one = self.one.lock().await;
+        let history = self.history.clone();
+        let newest = blocking(move || history.newest()).await?;
+        let running = newest.as_ref().map(|newest| Bundle {
+            files: newest.files.clone(),
+        });
+        let Some(read) = read else {
+            return self.resume(app, newest, author).await;
+        };
+        let base = running.clone().unwrap_or_default();
+        let saved = self.save_locked(app, read, &base, author).await;
+        match (saved, newest) {
+            (Err(NotDeployed::Wrong(wrong)), Some(newest)) => {
+                let started = self.resume(app, Some(newest), author).await;
+                // Where what ran before cannot run either, the files at hand are the ones to repair.
+                let Ok(deployed) = started else {
+                    return Err(NotDeployed::Wrong(wrong));
+                };
+                let time = app.bus.clock().now_micros();
+                *self.refused.lock() = Some(RefusedSave {
+                    time,
+                    diagnostics: wrong,
+                });
+                let history = self.history.clone();
+                *self.folder.lock() = blocking(move || history.folder()).await?;
+                Ok(deployed)
+            }
+            (saved, _) => saved,
+        }
+    }
+
+    /// Runs the newest version, or the one before it where a crash came before it was known whether the newest can be
+    /// applied, and it cannot.
+    async fn resume(
+        &self,
+        app: &App,
+        newest: Option<Version>,
+        author: &str,
+    ) -> Result<Deployed, NotDeployed> {
+        let pending = newest.as_ref().is_some_and(|newest| newest.info.pending);
+        let wanted = |version: Option<Version>| Deployment {
+            bundle: Bundle {
+                files: version.map(|version| version.files).unwrap_or_default(),
+            },
+            author,
+            note: "",
+            folder: None,
+        };
+        match self.deploy_locked(app, wanted(newest), false).await {
+            Err(NotDeployed::Wrong(wrong)) if pending => {
+                let why = wrong.first().map(ToString::to_string).unwrap_or_default();
+                tracing::warn!(
+                    why,
+                    "the version that was being deployed when the node ended cannot be applied; the one before it runs"
+                );
+                let history = self.history.clone();
+                let before = blocking(move || {
+                    history.withdraw()?;
+                    history.newest()
+                })
+                .await?;
+                self.deploy_locked(app, wanted(before), false).await
+            }
+            other => other,
+        }
+    }
+
+    async fn deploy_locked(
+        &self,
+        app: &App,
+        wanted: Deployment<'_>,
+        dry_run: bool,
+    ) -> Result<Deployed, NotDeployed> {
+        let (project, mut diagnostics) = Project::parse(wanted.bundle.clone());
         if !has_errors(&diagnostics) {
             diagnostics.extend(busbar_flow::check(&project, &app.connectors));
         }
@@ -123,74 +299,139 @@ impl Deployer {
             return Err(NotDeployed::Wrong(diagnostics));
         }
         let before = app.runtime.project().await;
+        let files = file_changes(&before.bundle, &project.bundle);
+        // What was accepted before is not tested again when the node starts.
+        let (history, bundle) = (self.history.clone(), wanted.bundle.clone());
+        let accepted = blocking(move || {
+            let newest = history.newest()?;
+            Ok(newest.is_some_and(|newest| !newest.info.pending && newest.files == bundle.files))
+        });
+        if !files.is_empty() && !accepted.await? {
+            diagnostics.extend(failing_tests(app, &project).await?);
+            if has_errors(&diagnostics) {
+                return Err(NotDeployed::Wrong(diagnostics));
+            }
+        }
         let mut deployed = Deployed {
             diagnostics,
-            files: file_changes(&before.bundle, &project.bundle),
+            files,
             changes: changes(&before, &project),
             version: None,
             applied: None,
         };
         if !dry_run {
-            let (version, applied) = self.run(app, project, author, note).await?;
+            let (version, applied) = self.run(app, project, &wanted).await?;
             deployed.version = Some(version);
             deployed.applied = Some(applied);
         }
         Ok(deployed)
     }
 
-    /// Runs a project that was read, at the start of the node.
-    pub(crate) async fn start(
-        &self,
-        app: &App,
-        project: Project,
-        author: &str,
-    ) -> Result<Applied, NotDeployed> {
-        let _one = self.one.lock().await;
-        let (_, applied) = self.run(app, project, author, "").await?;
-        Ok(applied)
-    }
-
-    /// The project of the newest version, if there is one.
-    pub(crate) fn newest(&self) -> Result<Option<Project>, NotDeployed> {
-        let Some(version) = self.history.newest()? else {
-            return Ok(None);
-        };
-        let (project, diagnostics) = Project::parse(Bundle {
-            files: version.files,
-        });
-        if has_errors(&diagnostics) {
-            return Err(NotDeployed::Wrong(diagnostics));
-        }
-        Ok(Some(project))
-    }
-
+    /// Records a project, applies it, and notes that it was applied.
     async fn run(
         &self,
         app: &App,
         project: Project,
-        author: &str,
-        note: &str,
+        wanted: &Deployment<'_>,
     ) -> Result<(u64, Applied), NotDeployed> {
-        let history = self.history.clone();
-        let newest = blocking(move || history.newest()).await?;
-        let (version, known) = match &newest {
-            Some(newest) if newest.files == project.bundle.files => (newest.info.version, true),
-            Some(newest) => (newest.info.version + 1, false),
-            None => (1, false),
-        };
-        let applied = app
-            .runtime
-            .apply(&project, version)
-            .await
-            .map_err(NotDeployed::Wrong)?;
-        if known {
-            return Ok((version, applied));
-        }
         let (history, now) = (self.history.clone(), app.bus.clock().now_micros());
-        let (bundle, author, note) = (project.bundle, author.to_owned(), note.to_owned());
-        let info = blocking(move || history.add(&bundle, &author, &note, now)).await?;
-        Ok((info.version, applied))
+        let (bundle, author, note) = (
+            wanted.bundle.clone(),
+            wanted.author.to_owned(),
+            wanted.note.to_owned(),
+        );
+        let recorded = blocking(move || match history.newest()? {
+            Some(newest) if newest.files == bundle.files => Ok(newest.info),
+            Some(newest) if newest.info.pending => {
+                history.withdraw()?;
+                history.add(&bundle, &author, &note, now)
+            }
+            _ => history.add(&bundle, &author, &note, now),
+        })
+        .await?;
+        let applied = app.runtime.apply(&project, recorded.version).await;
+        let (history, folder) = (self.history.clone(), wanted.folder.cloned());
+        match applied {
+            Ok(applied) => {
+                // The version is recorded either way, so that a failure here changes nothing that was promised.
+                if let Err(error) = blocking(move || history.confirm(folder.as_ref())).await {
+                    tracing::warn!(%error, "it was not recorded that the version was applied");
+                }
+                Ok((recorded.version, applied))
+            }
+            Err(wrong) => {
+                blocking(move || history.withdraw()).await?;
+                Err(NotDeployed::Wrong(wrong))
+            }
+        }
     }
+}
+
+/// A project to deploy.
+struct Deployment<'a> {
+    bundle: Bundle,
+    author: &'a str,
+    note: &'a str,
+    /// The files of the project's folder, when it was read for this.
+    folder: Option<&'a Bundle>,
+}
+
+/// What is to run: the files of the folder that have changed since they were last taken over (all of them the first
+/// time), and for the others what runs.
+fn merge(before: Option<&Bundle>, folder: &Bundle, running: &Bundle) -> Bundle {
+    let Some(before) = before else {
+        return folder.clone();
+    };
+    let paths: BTreeSet<&String> = [before, folder, running]
+        .into_iter()
+        .flat_map(|bundle| bundle.files.keys())
+        .collect();
+    let text = |path: &String| {
+        let saved = folder.files.get(path);
+        match saved == before.files.get(path) {
+            true => running.files.get(path),
+            false => saved,
+        }
+    };
+    let files = paths.into_iter().filter_map(|path| {
+        let text = text(path)?;
+        Some((path.clone(), text.clone()))
+    });
+    Bundle {
+        files: files.collect(),
+    }
+}
+
+/// The flow tests of a project that fail: warnings, or errors where the settings say so.
+async fn failing_tests(app: &App, project: &Project) -> Result<Vec<Diagnostic>, Error> {
+    if project
+        .flows
+        .values()
+        .all(|flow| flow.spec.tests.is_empty())
+    {
+        return Ok(Vec::new());
+    }
+    let (project, connectors) = (project.clone(), app.connectors.clone());
+    let refuse = app.config.deploy.failing_tests == FailingTests::Refuse;
+    blocking(move || {
+        let report = busbar_flow::run_tests(&project, &connectors, None);
+        let failed = report.tests.iter().filter(|test| !test.passed);
+        let diagnostics = failed.filter_map(|test| {
+            let error = Error::new(Class::Configuration, "server.test-failed")
+                .with("flow", &test.flow)
+                .with("test", &test.test)
+                .with("count", test.differences.len());
+            let flow = project.flows.get(&test.flow)?;
+            let diagnostic = flow.source.diagnostic_about(Some("tests"), error);
+            Some(if refuse {
+                diagnostic
+            } else {
+                diagnostic.warning()
+            })
+        });
+        Ok(diagnostics.collect())
+    })
+    .await
 }
 
 async fn blocking<T: Send + 'static>(
@@ -212,4 +453,32 @@ pub(crate) fn means(change: &FileChange, changes: &[Change]) -> Option<bool> {
             .iter()
             .any(|change| change.kind == kind && change.name == name),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bundle(files: &[(&str, &str)]) -> Bundle {
+        let files = files.iter();
+        Bundle {
+            files: files
+                .map(|(path, text)| ((*path).to_owned(), (*text).to_owned()))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn a_file_of_the_folder_counts_when_it_has_changed() {
+        let before = bundle(&[("a", "1"), ("b", "1"), ("c", "1"), ("d", "1")]);
+        // b was rolled back, c removed and e added over the API.
+        let running = bundle(&[("a", "1"), ("b", "0"), ("d", "1"), ("e", "9")]);
+        assert_eq!(merge(Some(&before), &before, &running), running);
+        let folder = bundle(&[("a", "2"), ("b", "1"), ("c", "1"), ("f", "1")]);
+        let expected = bundle(&[("a", "2"), ("b", "0"), ("e", "9"), ("f", "1")]);
+        assert_eq!(merge(Some(&before), &folder, &running), expected);
+        let folder = bundle(&[("a", "1"), ("b", "2"), ("c", "2"), ("d", "1"), ("e", "2")]);
+        assert_eq!(merge(Some(&before), &folder, &running), folder);
+        assert_eq!(merge(None, &folder, &running), folder);
+    }
 }

@@ -12,8 +12,6 @@ use busbar_event::{Class, Error};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -127,24 +125,7 @@ impl Port {
 /// # Errors
 /// When a file cannot be read or does not hold what it should.
 pub(crate) fn tls(certificates: &Path, key: &Path) -> Result<TlsAcceptor, Error> {
-    let bad = |path: &Path, why: String| {
-        Error::new(Class::Configuration, "server.tls-file")
-            .with("path", path.display())
-            .with("why", why)
-    };
-    let chain = CertificateDer::pem_file_iter(certificates)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|cause| bad(certificates, cause.to_string()))?;
-    let secret = PrivateKeyDer::from_pem_file(key).map_err(|cause| bad(key, cause.to_string()))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| {
-            builder
-                .with_no_client_auth()
-                .with_single_cert(chain, secret)
-        })
-        .map_err(|cause| bad(certificates, cause.to_string()))?;
+    let mut config = busbar_gateway::server_tls(certificates, key)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

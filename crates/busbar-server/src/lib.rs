@@ -26,8 +26,10 @@ mod node;
 mod peer;
 mod relations;
 mod rights;
+mod secrets;
 mod time;
 
+pub use deploy::FolderRead;
 pub use exit::{StartError, exit_code};
 pub use node::{Node, NodeOptions, Redeployed};
 

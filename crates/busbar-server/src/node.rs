@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use busbar_access::{Access, AccessOptions};
 use busbar_bus::{Bus, BusOptions, from_log};
-use busbar_catalog::{Bundle, Change, Config, Diagnostic, History, Project};
+use busbar_catalog::{Change, Config, Diagnostic, FileChange, History};
+use busbar_connect::Places;
 use busbar_event::{Class, Error};
 use busbar_flow::{Applied, Runtime, RuntimeOptions};
 use busbar_gateway::{AccessAuthorizer, Gateway, GatewayConfig, Limits, LocalAddrs, TlsConfig};
@@ -24,7 +25,7 @@ use crate::app::{App, PROBE, Phase};
 use crate::audit::{self, Action, AuditLog};
 use crate::backing::StoreBacking;
 use crate::body::Bodies;
-use crate::deploy::{Deployer, NotDeployed};
+use crate::deploy::{Deployed, Deployer, FolderRead};
 use crate::events::inlet::{Inlet, InletThread};
 use crate::exit::StartError;
 use crate::feed::Feed;
@@ -39,8 +40,8 @@ pub struct NodeOptions {
     pub config: Config,
     /// The folder of the project: relative paths of settings begin there.
     pub folder: PathBuf,
-    /// The project to run; without one the newest that was applied goes on.
-    pub project: Option<Project>,
+    /// The files of the project's folder; without them what was accepted last goes on.
+    pub project: Option<FolderRead>,
     /// What a password hash costs.
     pub password_cost: busbar_access::Cost,
 }
@@ -53,6 +54,7 @@ pub struct Node {
     http: Option<(SocketAddr, JoinHandle<()>)>,
     mqtt: LocalAddrs,
     feed: JoinHandle<()>,
+    started: Redeployed,
 }
 
 /// What stands for "do not listen".
@@ -121,7 +123,12 @@ impl Node {
             tables: tables.clone(),
         };
         let sql = Engine::new(Arc::new(relations.clone()), query_limits(&config))?;
-        let connectors = busbar_connect::registry();
+        let allowed = config
+            .files
+            .allow
+            .iter()
+            .map(|allowed| folder.join(allowed));
+        let connectors = busbar_connect::registry_with(&Places::new(allowed));
         let runtime = Runtime::open(RuntimeOptions {
             bus: bus.clone(),
             tables: tables.clone(),
@@ -165,8 +172,8 @@ impl Node {
             openapi: document.to_json().unwrap_or_default().into(),
         });
         let running = Node::run(&app, project, gateway_config).await;
-        let mqtt = match running {
-            Ok(mqtt) => mqtt,
+        let (mqtt, started) = match running {
+            Ok(running) => running,
             Err(error) => {
                 app.runtime.shutdown().await;
                 let _ = tokio::task::spawn_blocking(move || inlet_thread.stop()).await;
@@ -191,31 +198,39 @@ impl Node {
             http,
             mqtt,
             feed,
+            started,
         })
     }
 
     /// Deploys the project, then opens the MQTT ports: what comes in finds its streams.
     async fn run(
         app: &App,
-        project: Option<Project>,
+        project: Option<FolderRead>,
         gateway: GatewayConfig,
-    ) -> Result<LocalAddrs, StartError> {
-        let project = match project {
-            Some(project) => Some(project),
-            None => app.deployer.newest()?,
-        };
-        let applied = app
-            .deployer
-            .start(app, project.unwrap_or_default(), "start")
-            .await?;
-        for (flow, error) in &applied.failed {
+    ) -> Result<(LocalAddrs, Redeployed), StartError> {
+        let started = app.deployer.start(app, project, "start").await?;
+        let started = Redeployed::new(app, started).await;
+        for (flow, error) in &started.applied.failed {
             tracing::error!(flow, %error, "the flow does not start");
         }
         let authorizer = Arc::new(AccessAuthorizer::new(app.access.clone()));
         let handle = Gateway::start(app.bus.clone(), authorizer, gateway)?;
         let addresses = handle.local_addrs().clone();
         *app.gateway.lock() = Some(handle);
-        Ok(addresses)
+        Ok((addresses, started))
+    }
+
+    /// What the start deployed.
+    pub fn started(&self) -> &Redeployed {
+        &self.started
+    }
+
+    /// What is wrong with the files of the project's folder; empty when they check.
+    pub fn refused(&self) -> Vec<Diagnostic> {
+        let refused = self.app.deployer.refused();
+        refused
+            .map(|refused| refused.diagnostics)
+            .unwrap_or_default()
     }
 
     /// Where HTTP listens; `None` when it is off.
@@ -233,41 +248,19 @@ impl Node {
         self.app.readiness() == "ok"
     }
 
-    /// Makes the node be as the files saved in the project's folder say; what means the same goes on
-    /// undisturbed. When they do not check everything goes on as it was, and the API tells what is wrong
-    /// with them until they do.
+    /// Deploys the files of the project's folder; a resource whose meaning is the same goes on undisturbed. When the
+    /// files do not check everything goes on as it was, and the API tells what is wrong with them until they do.
     ///
     /// # Errors
     /// What is wrong with them.
-    pub async fn save(
-        &self,
-        read: Result<Bundle, Vec<Diagnostic>>,
-        author: &str,
-    ) -> Result<Redeployed, StartError> {
+    pub async fn save(&self, read: FolderRead, author: &str) -> Result<Redeployed, StartError> {
         let app = &self.app;
-        let done = match read {
-            Ok(bundle) => app.deployer.deploy(app, bundle, author, "", false).await,
-            Err(unreadable) => Err(NotDeployed::Wrong(unreadable)),
-        };
-        match &done {
-            Ok(_) => app.deployer.accept(),
-            Err(NotDeployed::Wrong(diagnostics)) => {
-                let now = app.bus.clock().now_micros();
-                app.deployer.refuse(now, diagnostics.clone());
-            }
-            Err(NotDeployed::Failed(_)) => {}
-        }
-        let deployed = done?;
+        let deployed = app.deployer.save(app, read, author).await?;
         if let Some(version) = deployed.version.filter(|_| !deployed.files.is_empty()) {
             let detail = [("note", author.to_owned())];
             audit::record_own(app, Action::ProjectApply, version.to_string(), &detail).await;
         }
-        Ok(Redeployed {
-            warnings: deployed.diagnostics,
-            changes: deployed.changes,
-            version: deployed.version.unwrap_or_default(),
-            applied: deployed.applied.unwrap_or_default(),
-        })
+        Ok(Redeployed::new(app, deployed).await)
     }
 
     /// Stops in order: ports take nothing new, what was taken is committed and answered, flows
@@ -313,6 +306,25 @@ pub struct Redeployed {
     pub version: u64,
     /// What was done to flows and connections.
     pub applied: Applied,
+    /// Files whose text differs from before.
+    pub files: Vec<FileChange>,
+    /// Files in which what runs differs from the project's folder, because something else was accepted over the API
+    /// since they were saved.
+    pub differs: Vec<FileChange>,
+}
+
+impl Redeployed {
+    async fn new(app: &App, deployed: Deployed) -> Redeployed {
+        let running = app.runtime.project().await.bundle;
+        Redeployed {
+            warnings: deployed.diagnostics,
+            changes: deployed.changes,
+            version: deployed.version.unwrap_or_default(),
+            applied: deployed.applied.unwrap_or_default(),
+            files: deployed.files,
+            differs: app.deployer.differences(&running),
+        }
+    }
 }
 
 fn bus_options(config: &Config, clock: Arc<dyn Clock>) -> BusOptions {

@@ -1,6 +1,10 @@
 //! The command line and the process: parses arguments, runs one command, ends with a code that
 //! [`exit`] documents.
 
+// First, because the macros of this module stand in place of the standard library's.
+#[macro_use]
+mod output;
+
 mod bench;
 mod client;
 mod commands;
@@ -99,13 +103,15 @@ fn main() -> ExitCode {
         restore_pipes();
     }
     say::set_times(cli.times);
-    match dispatch(&cli) {
-        Ok(()) => ExitCode::from(exit::OK),
+    let code = match dispatch(&cli) {
+        Ok(()) => exit::OK,
         Err(failure) => {
             failure.print(cli.json);
-            ExitCode::from(failure.code)
+            failure.code
         }
-    }
+    };
+    output::flush();
+    ExitCode::from(code)
 }
 
 fn dispatch(cli: &Cli) -> Result<(), Failure> {

@@ -1,11 +1,12 @@
 //! Which file has something new, and from where on.
 //!
-//! A file is known by its inode, the time it was made (where the file system keeps it) and a fingerprint of
-//! its first line, not by its name: it may be renamed (rotated) while it is read, and an inode may come back
-//! as another file. When it is cut and written anew it is another file too, numbered: it is shorter than what
-//! was read of it, or what stands before its position is no longer what was read there.
+//! A file is identified by its inode, the time at which it was created (where the file system records it) and a hash of
+//! its first line, not by its name: it may be renamed (rotated) while it is read, and an inode may be used again for
+//! another file. A file that was truncated and written anew counts as another file, with a number of its own: it is
+//! shorter than what was read of it, or the bytes before the position are no longer those that were read there. A hash
+//! of these bytes is kept with the position ([`TailMark`]), so that this is noticed after a restart too.
 //!
-//! Positions of files that are gone are kept, for they may come back; how many is bounded.
+//! Positions of files that are gone are kept, because the files may come back; their number is bounded.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
@@ -23,9 +24,12 @@ use crate::limits::{
     FILE_BAD_RETRY, FILE_FINGERPRINT_BYTES, FILE_LINE_BYTES_MAX, FILE_OPEN_QUOTE_MAX,
     FILE_READ_BYTES, FILE_TAIL_BYTES, FILES_GONE_MAX, FILES_MAX,
 };
+use crate::places::{PathRefused, Places};
 
 /// The files of a pattern and what is known of each.
 pub struct Files {
+    project: PathBuf,
+    places: Places,
     folder: PathBuf,
     pattern: String,
     csv: bool,
@@ -47,8 +51,55 @@ pub struct Files {
 #[derive(Clone, Copy, Default)]
 struct Place {
     end: u64,
+    /// The bytes before `end`; none where they are not known.
+    tail: Option<TailMark>,
     /// The round in which its file was missed first; 0 from an earlier start.
     gone: u64,
+}
+
+/// Length and hash of the bytes before a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TailMark {
+    length: u32,
+    hash: u64,
+}
+
+impl TailMark {
+    /// The tail of two runs of bytes, the second of which ends at a position; none of no bytes.
+    fn of(first: &[u8], second: &[u8]) -> Option<TailMark> {
+        let second = &second[second.len().saturating_sub(FILE_TAIL_BYTES)..];
+        let first = &first[first.len().saturating_sub(FILE_TAIL_BYTES - second.len())..];
+        let tail = [first, second].concat();
+        (!tail.is_empty()).then(|| TailMark {
+            length: tail.len() as u32,
+            hash: fnv(&tail),
+        })
+    }
+
+    /// As the note that is kept with a position: the length in four bytes and the hash in eight, big endian.
+    fn to_note(self) -> Vec<u8> {
+        [&self.length.to_be_bytes()[..], &self.hash.to_be_bytes()].concat()
+    }
+
+    /// From a note; none from a note of another version.
+    fn from_note(note: &[u8]) -> Option<TailMark> {
+        let (length, hash) = note.split_first_chunk()?;
+        Some(TailMark {
+            length: u32::from_be_bytes(*length).min(FILE_TAIL_BYTES as u32),
+            hash: u64::from_be_bytes(hash.try_into().ok()?),
+        })
+    }
+
+    /// Whether the bytes of a file before a position are these.
+    fn precedes(self, file: &mut fs::File, position: u64) -> io::Result<bool> {
+        let Some(from) = position.checked_sub(self.length.into()) else {
+            return Ok(false);
+        };
+        file.seek(SeekFrom::Start(from))?;
+        let mut bytes = vec![0; self.length as usize];
+        let filled = read_up_to(file, &mut bytes)?;
+        Ok(fnv(&bytes[..filled]) == self.hash)
+    }
 }
 
 struct Seen {
@@ -61,8 +112,6 @@ struct Seen {
     quiet: Option<State>,
     /// Since when, and in which state, a row at its end has an open quote.
     open: Option<(Instant, State)>,
-    /// Length and hash of what was handed on last, just before its position.
-    tail: Option<(usize, u64)>,
     /// Lines before a byte, as far as they were counted.
     counted: (u64, u64),
     /// It is no longer what was read, and not yet anything else.
@@ -92,24 +141,47 @@ pub struct Piece {
     pub from: u64,
     /// Begins with a record.
     pub bytes: Vec<u8>,
+    /// The bytes before `from`, as many as a tail has.
+    lead: Vec<u8>,
     /// How its records are told apart.
     pub kind: Kind,
     path: PathBuf,
     inode: u64,
 }
 
+impl Piece {
+    /// The bytes of the piece before a position in its file.
+    fn before(&self, position: u64) -> &[u8] {
+        let end = usize::try_from(position - self.from).unwrap_or(usize::MAX);
+        self.bytes.get(..end).unwrap_or(&self.bytes)
+    }
+
+    /// What is kept with a position in the piece, to recognise the place after a restart.
+    pub fn note(&self, position: u64) -> Vec<u8> {
+        TailMark::of(&self.lead, self.before(position)).map_or_else(Vec::new, TailMark::to_note)
+    }
+}
+
 impl Files {
-    pub fn new(path: &Path, csv: bool, resume: &Resume) -> Files {
+    /// The files of a pattern in a project's folder, from where they were read up to the last time.
+    pub fn new(project: &Path, pattern: &str, places: Places, csv: bool, resume: &Resume) -> Files {
+        let path = project.join(pattern);
         let pattern = path.file_name().unwrap_or_default();
         let place = |(part, end): (&String, &u64)| {
-            let place = Place { end: *end, gone: 0 };
+            let place = Place {
+                end: *end,
+                tail: TailMark::from_note(resume.note(part)),
+                gone: 0,
+            };
             (Arc::from(part.as_str()), place)
         };
         Files {
+            project: project.to_path_buf(),
+            places,
             folder: path.parent().map_or_else(PathBuf::new, Path::to_path_buf),
             pattern: pattern.to_string_lossy().into_owned(),
             csv,
-            positions: resume.0.iter().map(place).collect(),
+            positions: resume.positions.iter().map(place).collect(),
             seen: HashMap::new(),
             bad: HashMap::new(),
             turn: String::new(),
@@ -120,19 +192,14 @@ impl Files {
 
     /// Notes that a piece was handed on up to a position in its file.
     pub fn handed_on(&mut self, piece: &Piece, position: u64) {
-        let place = Place {
+        let tail = TailMark::of(&piece.lead, piece.before(position));
+        let place = self.positions.entry(Arc::clone(&piece.part)).or_default();
+        *place = Place {
             end: position,
+            // Of an empty piece nothing new is known.
+            tail: tail.or(place.tail),
             gone: 0,
         };
-        self.positions.insert(Arc::clone(&piece.part), place);
-        let end = usize::try_from(position - piece.from).unwrap_or(usize::MAX);
-        let handed = piece.bytes.get(..end).unwrap_or(&piece.bytes);
-        if let Some(seen) = self.seen.get_mut(&piece.inode)
-            && seen.part == piece.part
-        {
-            let tail = &handed[handed.len().saturating_sub(FILE_TAIL_BYTES)..];
-            seen.tail = (!tail.is_empty()).then(|| (tail.len(), fnv(tail)));
-        }
     }
 
     /// Parts whose positions are kept no longer, each named once.
@@ -198,27 +265,47 @@ impl Files {
         Ok(None)
     }
 
-    /// Files whose names match, in the order of their names.
+    /// Files whose names match, in the order of their names, each with its path without links.
     fn list(&mut self) -> Result<Vec<(String, PathBuf, fs::Metadata)>, Error> {
-        // Whatever is wrong with the folder may pass: it is mounted late, or its rights are put right.
+        // Whatever is wrong with the folder may pass: it is mounted late, or its rights are corrected.
         let failed = |why| {
             Error::new(Class::Transient, "connect.file-failed")
                 .with("file", self.folder.display())
                 .caused_by(why)
         };
+        let folder = self.places.resolve(&self.project, &self.folder);
+        let folder = folder.map_err(|refused| match refused {
+            PathRefused::Outside(error) => error,
+            PathRefused::Io(why) => failed(why),
+        })?;
         let mut files = Vec::new();
-        for entry in fs::read_dir(&self.folder).map_err(failed)? {
+        let mut outside = None;
+        for entry in fs::read_dir(&folder).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if !matches(&self.pattern, &name) {
                 continue;
             }
-            // Follows links: they are how an operator lets other folders in.
-            let Ok(metadata) = fs::metadata(entry.path()) else {
+            let Ok(mut metadata) = fs::symlink_metadata(entry.path()) else {
                 continue;
             };
+            let mut path = entry.path();
+            if metadata.is_symlink() {
+                path = match self.places.resolve(&self.project, &path) {
+                    Ok(path) => path,
+                    Err(PathRefused::Outside(error)) => {
+                        outside = Some(error);
+                        continue;
+                    }
+                    Err(PathRefused::Io(_)) => continue,
+                };
+                let Ok(target) = fs::symlink_metadata(&path) else {
+                    continue;
+                };
+                metadata = target;
+            }
             if metadata.is_file() {
-                files.push((name, entry.path(), metadata));
+                files.push((name, path, metadata));
             }
             if files.len() > FILES_MAX {
                 let error = Error::new(Class::Configuration, "connect.file-too-many");
@@ -230,8 +317,24 @@ impl Files {
         files.sort_by(|a, b| a.0.cmp(&b.0));
         self.miss(files.iter().map(|(.., metadata)| metadata.ino()).collect());
         self.bad
-            .retain(|bad, _| files.iter().any(|(_, path, _)| path == bad));
+            .retain(|bad, _| files.iter().any(|(_, path, _)| path == bad) || *bad == self.folder);
+        self.tell_outside(outside)?;
         Ok(files)
+    }
+
+    /// Reports a link that leads outside, and then leaves it out for a while, so that the other files are read.
+    fn tell_outside(&mut self, outside: Option<Error>) -> Result<(), Error> {
+        let Some(error) = outside else { return Ok(()) };
+        let now = Instant::now();
+        if self.bad.get(&self.folder).is_some_and(|until| now < *until) {
+            return Ok(());
+        }
+        self.bad.insert(self.folder.clone(), now + FILE_BAD_RETRY);
+        let mut told = Error::new(Class::Permanent, error.code());
+        for (name, value) in error.args() {
+            told = told.with(name, value);
+        }
+        Err(told)
     }
 
     /// Notes which files are gone, now that these inodes are there, and forgets those that have been gone
@@ -289,13 +392,19 @@ impl Files {
         if !given_up && known.is_some_and(|seen| seen.quiet == Some(state)) {
             return Ok(None);
         }
-        let position = known.map(|seen| self.position(&seen.part));
-        if position.is_some_and(|position| state.0 < position)
+        let place = known
+            .and_then(|seen| self.positions.get(&seen.part))
+            .copied();
+        if place.is_some_and(|place| state.0 < place.end)
             && let Some(seen) = self.seen.get_mut(&inode)
         {
             seen.was_cut = true;
         }
         let mut file = fs::File::open(path)?;
+        if file.metadata()?.ino() != inode {
+            // Another file, or a link, was put in its place since the folder was listed.
+            return Ok(None);
+        }
         let mut head = vec![0; FILE_FINGERPRINT_BYTES];
         let filled = read_up_to(&mut file, &mut head)?;
         head.truncate(filled);
@@ -305,10 +414,8 @@ impl Files {
             None if head.len() < FILE_FINGERPRINT_BYTES => return Ok(None),
             None => {}
         }
-        if let (Some(position), Some(seen)) = (position, self.seen.get_mut(&inode))
-            && let Some(tail) = seen.tail
-        {
-            seen.was_cut |= !ends_with(&mut file, position, tail)?;
+        if let (Some(place), Some(seen)) = (place, self.seen.get_mut(&inode)) {
+            seen.was_cut |= !place.continues(&mut file)?;
         }
         let born = metadata.created().ok();
         let born = born.and_then(|born| born.duration_since(SystemTime::UNIX_EPOCH).ok());
@@ -316,7 +423,7 @@ impl Files {
             fingerprint: fnv(&head),
             born: born.map(|born| born.as_nanos()),
         };
-        self.identify(inode, identity, state.0);
+        self.identify(inode, identity, &mut file)?;
         let Some(seen) = self.seen.get(&inode) else {
             return Ok(None);
         };
@@ -355,6 +462,7 @@ impl Files {
                 part,
                 columns,
                 from,
+                lead: lead(&mut file, from)?,
                 bytes,
                 kind,
                 path: path.to_owned(),
@@ -365,11 +473,11 @@ impl Files {
     }
 
     /// Finds out whether an inode is the file it was, and under which name its position is kept.
-    fn identify(&mut self, inode: u64, identity: Identity, length: u64) {
+    fn identify(&mut self, inode: u64, identity: Identity, file: &mut fs::File) -> io::Result<()> {
         let known = self.seen.get(&inode);
         let same = known.filter(|seen| seen.identity == identity);
         if same.is_some_and(|seen| !seen.was_cut) {
-            return;
+            return Ok(());
         }
         let base = match identity.born {
             Some(born) => format!("{inode:x}-{:016x}-{born:x}", identity.fingerprint),
@@ -389,8 +497,10 @@ impl Files {
             .filter_map(|number| number.parse().ok());
         let last = known_lives.max().unwrap_or(0);
         let mut number = same.map_or(0, |seen| seen.number + 1).max(last);
-        // Cut while nobody looked.
-        if length < self.position(&name(number)) {
+        // Truncated, or written anew in place, while nobody looked.
+        if let Some(place) = self.positions.get(&name(number))
+            && !place.continues(file)?
+        {
             number += 1;
         }
         let seen = Seen {
@@ -400,7 +510,6 @@ impl Files {
             columns: None,
             quiet: None,
             open: None,
-            tail: None,
             counted: (0, 0),
             was_cut: false,
         };
@@ -409,6 +518,18 @@ impl Files {
         {
             place.gone = self.round;
         }
+        Ok(())
+    }
+}
+
+impl Place {
+    /// Whether a file is still what was read up to here.
+    fn continues(&self, file: &mut fs::File) -> io::Result<bool> {
+        if file.metadata()?.len() < self.end {
+            return Ok(false);
+        }
+        self.tail
+            .map_or(Ok(true), |tail| tail.precedes(file, self.end))
     }
 }
 
@@ -490,15 +611,14 @@ fn read(file: &mut fs::File, position: u64, kind: Kind) -> io::Result<Found> {
     })
 }
 
-/// Whether what stands before a position is what was read there.
-fn ends_with(file: &mut fs::File, position: u64, (length, hash): (usize, u64)) -> io::Result<bool> {
-    let Some(from) = position.checked_sub(length as u64) else {
-        return Ok(false);
-    };
-    file.seek(SeekFrom::Start(from))?;
-    let mut bytes = vec![0; length];
+/// The bytes before a position, as many as a tail has.
+fn lead(file: &mut fs::File, position: u64) -> io::Result<Vec<u8>> {
+    let length = position.min(FILE_TAIL_BYTES as u64);
+    file.seek(SeekFrom::Start(position - length))?;
+    let mut bytes = vec![0; length as usize];
     let filled = read_up_to(file, &mut bytes)?;
-    Ok(fnv(&bytes[..filled]) == hash)
+    bytes.truncate(filled);
+    Ok(bytes)
 }
 
 fn read_up_to(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
@@ -562,11 +682,12 @@ mod tests {
     #[test]
     fn positions_of_files_that_are_gone_are_forgotten_when_they_are_too_many() {
         let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("*.log");
+        let at =
+            |resume: &Resume| Files::new(folder.path(), "*.log", Places::default(), false, resume);
         let log = folder.path().join("a.log");
         let look = |files: &mut Files| files.next().expect("a look");
         fs::write(&log, "head\n1\n").expect("written");
-        let mut files = Files::new(&path, false, &Resume::default());
+        let mut files = at(&Resume::default());
         let piece = look(&mut files).expect("a piece");
         let (part, end) = (Arc::clone(&piece.part), piece.bytes.len() as u64);
         files.handed_on(&piece, end);
@@ -574,11 +695,11 @@ mod tests {
 
         let more = 50;
         let mut resume = Resume::default();
-        resume.0.insert(part.to_string(), end);
+        resume.positions.insert(part.to_string(), end);
         for number in 0..FILES_GONE_MAX + more {
-            resume.0.insert(format!("{number:x}-00-00"), 5);
+            resume.positions.insert(format!("{number:x}-00-00"), 5);
         }
-        let mut files = Files::new(&path, false, &resume);
+        let mut files = at(&resume);
         assert!(look(&mut files).is_none(), "it was handed on before");
         assert!(look(&mut files).is_none());
         let forgotten = files.forgotten();

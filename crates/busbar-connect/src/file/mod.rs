@@ -8,47 +8,56 @@
 //! file: { write: out/alarms.csv, format: csv }   # a sink
 //! ```
 //!
-//! Paths stay inside the project's folder, because projects can be sent to a node from outside; who
-//! wants another folder puts a symbolic link there.
+//! Paths stay inside the project's folder and the folders that `[files] allow` names; see [`Places`].
 
 mod lines;
 mod look;
 mod sink;
 mod source;
 
-use std::path::{Component, Path};
+use std::path::Path;
 
-use busbar_catalog::{ConnectionSpec, Diagnostic};
+use busbar_catalog::{ConnectionSpec, Diagnostic, INBOX, Project, Template, possible_streams};
+use busbar_event::format::FormatSpec;
 use busbar_event::{Class, Error};
 use busbar_flow::{Connector, Guarantee, Roles, Sink, SinkContext, Source, SourceContext, Work};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::places::Places;
 use crate::topic::TopicTemplate;
 use sink::FileSink;
 use source::FileSource;
 
 /// The connector.
-pub struct File;
+pub struct File {
+    places: Places,
+}
 
 /// Reads lines from files as events, or writes rows as lines of a file.
 ///
-/// As a source: exactly once; it goes on behind the last line that is in a stream. A line counts
-/// once its line break is there; one of more than 1 MiB is cut off and gets the tag `cut-off`. A file
-/// is known by its inode, the time it was made and its first line: renamed, it is read on where it was;
-/// replaced, or cut and written anew, it is read from its beginning. A file that cannot be read is tried
-/// again every ten seconds and holds no other up. The positions of 10,000 files that are gone are kept, in
-/// case they come back; then those that have been gone longest are forgotten.
+/// Paths are relative to the project's folder and stay inside it. An absolute path is allowed in the folders that
+/// `[files] allow` in `busbar.toml` names, and so is what a link leads to.
 ///
-/// Rows of CSV may have line breaks inside quotes. When a quote is still open at the end of a file that has
-/// not grown for ten seconds, its row ends with its first line, and the lines behind it are rows. A row with
-/// an open quote, with other columns than the first line, or that is not UTF-8 is published as it is, so
-/// that it becomes a dead letter; its tags `csv-error`, `file` and `line` say what and where.
+/// As a source: exactly once; it goes on after the last line that is in a stream. A line counts once its line break is
+/// there; one of more than 1 MiB is cut off and gets the tag `cut-off`. A file is identified by its inode, the time at
+/// which it was created, its first line and the bytes before the position: renamed, it is read on where it was;
+/// replaced, or truncated and written anew (also while the node is down), it is read from its beginning. A file that
+/// cannot be read is tried again every ten seconds and does not hold up others. The positions of 10,000 files that are
+/// gone are kept, in case they come back; beyond, those that have been gone longest are forgotten.
 ///
-/// As a sink: exactly once; it cuts off what an unfinished write left, so the file belongs to it.
-/// Beside it lies its position, `.NAME.position`. A file that is moved away or emptied is begun
-/// anew; one that was there before is appended to. A payload that is text but not JSON is written as a JSON
-/// string; one that is not even text becomes a dead letter.
+/// Each row of CSV becomes a JSON object, so its stream needs `format: json`. Rows may have line breaks inside quotes.
+/// When a quote is still open at the end of a file that has not grown for ten seconds, its row ends with its first line,
+/// and the lines after it are rows. A row with an open quote, with other columns than the first line, or that is not
+/// UTF-8 is published as it is, so that it becomes a dead letter; its tags `csv-error`, `file` and `line` say what and
+/// where.
+///
+/// As a sink: exactly once. The file belongs to it: what an unfinished write left is cut off when it is opened again.
+/// Its position is kept next to it, in `.NAME.position`. A file that is moved away, removed, replaced or emptied is
+/// begun anew; one that was there before is appended to, and so is one to which another program has appended. A file
+/// that another program has shortened stops the sink until somebody decides. When another program changes the file in
+/// the middle of a write, or the disk is full, the rows are written again, whole. A payload that is text but not JSON is
+/// written as a JSON string; one that is not even text becomes a dead letter.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Options {
@@ -78,7 +87,11 @@ const DEFAULT_TOPIC: &str = "file/${connection}/${file}";
 const OFFERED: [&str; 2] = ["connection", "file"];
 
 impl File {
-    fn options(spec: &ConnectionSpec) -> Result<Options, Diagnostic> {
+    pub(crate) fn new(places: Places) -> File {
+        File { places }
+    }
+
+    fn options(&self, spec: &ConnectionSpec) -> Result<Options, Diagnostic> {
         let options: Options = spec.options.read()?;
         let refuse = |key: &str, code| {
             spec.options
@@ -86,14 +99,18 @@ impl File {
         };
         match (&options.read, &options.write) {
             (Some(path), None) => {
-                check_path(path).map_err(|code| refuse("read", code))?;
+                self.places
+                    .check(path)
+                    .map_err(|code| refuse("read", code))?;
                 let folder = Path::new(path).parent().unwrap_or(Path::new(""));
                 if folder.to_string_lossy().contains('*') {
                     return Err(refuse("read", "connect.file-pattern"));
                 }
             }
             (None, Some(path)) => {
-                check_path(path).map_err(|code| refuse("write", code))?;
+                self.places
+                    .check(path)
+                    .map_err(|code| refuse("write", code))?;
                 if path.contains('*') {
                     return Err(refuse("write", "connect.file-pattern"));
                 }
@@ -107,28 +124,13 @@ impl File {
     }
 }
 
-/// A path inside the project's folder: relative, without a way up.
-pub(crate) fn check_path(path: &str) -> Result<(), &'static str> {
-    let inside = !path.is_empty()
-        && !path.contains('\0')
-        && Path::new(path)
-            .components()
-            .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
-        && Path::new(path).file_name().is_some();
-    if inside {
-        Ok(())
-    } else {
-        Err("connect.file-outside")
-    }
-}
-
 impl Connector for File {
     fn kind(&self) -> &'static str {
         "file"
     }
 
     fn check(&self, spec: &ConnectionSpec) -> Result<Roles, Diagnostic> {
-        let options = File::options(spec)?;
+        let options = self.options(spec)?;
         if options.read.is_some() {
             TopicTemplate::read(spec, DEFAULT_TOPIC, &OFFERED)?;
         }
@@ -142,6 +144,13 @@ impl Connector for File {
         schemars::schema_for!(Options).to_value()
     }
 
+    fn warnings(&self, spec: &ConnectionSpec, project: &Project) -> Vec<Diagnostic> {
+        match self.options(spec) {
+            Ok(options) if options.read.is_some() => fit(spec, &options, project),
+            _ => Vec::new(),
+        }
+    }
+
     fn guarantee(&self) -> Guarantee {
         Guarantee::ExactlyOnce
     }
@@ -152,7 +161,9 @@ impl Connector for File {
         context: SourceContext,
     ) -> Work<'a, Result<Box<dyn Source>, Error>> {
         Box::pin(async move {
-            let options = File::options(spec).map_err(|refused| refused.error().clone())?;
+            let options = self
+                .options(spec)
+                .map_err(|refused| refused.error().clone())?;
             let topic = TopicTemplate::read(spec, DEFAULT_TOPIC, &OFFERED)
                 .map_err(|refused| refused.error().clone())?;
             let Some(pattern) = options.read else {
@@ -160,10 +171,9 @@ impl Connector for File {
                     Error::new(Class::Configuration, "connect.no-source").with("kind", "file")
                 );
             };
-            Ok(
-                Box::new(FileSource::new(&pattern, options.format, topic, context))
-                    as Box<dyn Source>,
-            )
+            let (format, places) = (options.format, self.places.clone());
+            let source = FileSource::new(&pattern, format, topic, places, context);
+            Ok(Box::new(source) as Box<dyn Source>)
         })
     }
 
@@ -173,17 +183,48 @@ impl Connector for File {
         context: SinkContext,
     ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
         Box::pin(async move {
-            let options = File::options(spec).map_err(|refused| refused.error().clone())?;
+            let options = self
+                .options(spec)
+                .map_err(|refused| refused.error().clone())?;
             let Some(path) = options.write else {
                 return Err(
                     Error::new(Class::Configuration, "connect.no-sink").with("kind", "file")
                 );
             };
-            let path = context.project_dir.join(path);
-            let sink = FileSink::open(path, options.format == LineFormat::Csv, context.schema);
+            let csv = options.format == LineFormat::Csv;
+            let sink = FileSink::open(&path, csv, self.places.clone(), context);
             sink.await.map(|sink| Box::new(sink) as Box<dyn Sink>)
         })
     }
+}
+
+/// Warnings about streams that do not fit what a source brings.
+fn fit(spec: &ConnectionSpec, options: &Options, project: &Project) -> Vec<Diagnostic> {
+    let topic = spec.topic.as_deref().unwrap_or(DEFAULT_TOPIC);
+    let Some(pattern) = Template::parse(topic).ok().and_then(|t| t.pattern().ok()) else {
+        return Vec::new();
+    };
+    let warn = |error| spec.diagnostic_at_kind(error).warning();
+    let new = |code| Error::new(Class::Configuration, code);
+    let streams = possible_streams(project, &pattern);
+    if streams.iter().all(|name| name == INBOX) {
+        return vec![warn(new("connect.file-inbox").with("topic", topic))];
+    }
+    let brings = match options.format {
+        LineFormat::Csv => "csv",
+        LineFormat::Ndjson => "ndjson",
+        LineFormat::Lines => return Vec::new(),
+    };
+    let streams = streams
+        .iter()
+        .filter_map(|name| Some((name, project.streams.get(name)?)));
+    let other = streams.filter(|(_, stream)| !matches!(stream.spec.format, FormatSpec::Json(_)));
+    other
+        .map(|(name, _)| {
+            let error = new("connect.file-format").with("format", brings);
+            warn(error.with("stream", name))
+        })
+        .collect()
 }
 
 /// A failure of the file system, with the file's name.
@@ -203,15 +244,45 @@ fn failed(path: &Path, why: std::io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use busbar_catalog::{Bundle, Project};
+
     use super::*;
 
     #[test]
-    fn paths_stay_inside_the_project() {
-        for path in ["in.ndjson", "in/*.csv", "./in/a"] {
-            assert_eq!(check_path(path), Ok(()), "{path}");
-        }
-        for path in ["", "/etc/passwd", "../x", "in/../../x", "in/..", "a\0b"] {
-            assert_eq!(check_path(path), Err("connect.file-outside"), "{path}");
-        }
+    fn streams_that_do_not_fit_a_file_are_warned_about() {
+        let warnings = |connection: &str, stream: &str| {
+            let files = [
+                ("connections/c.yaml".to_owned(), connection.to_owned()),
+                ("streams/s.yaml".to_owned(), stream.to_owned()),
+            ];
+            let (project, bad) = Project::parse(Bundle {
+                files: files.into_iter().collect(),
+            });
+            assert!(bad.is_empty(), "{bad:?}");
+            let spec = &project.connections["c"].spec;
+            let found = File::new(Places::default()).warnings(spec, &project);
+            assert!(!busbar_catalog::has_errors(&found));
+            found.iter().map(|w| w.error().code()).collect::<Vec<_>>()
+        };
+        let csv = "file: { read: a.csv, format: csv }\n";
+        let json = "topics: file/#\nformat: json\n";
+        assert_eq!(warnings(csv, json), [""; 0]);
+        assert_eq!(
+            warnings(csv, "topics: file/#\nformat: csv\n"),
+            ["connect.file-format"]
+        );
+        assert_eq!(warnings(csv, "topics: file/#\n"), ["connect.file-format"]);
+        assert_eq!(
+            warnings(csv, "topics: meter/#\nformat: json\n"),
+            ["connect.file-inbox"]
+        );
+        let topic = format!("{csv}topic: meter/${{file}}\n");
+        assert_eq!(warnings(&topic, "topics: meter/#\nformat: json\n"), [""; 0]);
+        let lines = "file: { read: a.log, format: lines }\n";
+        assert_eq!(warnings(lines, "topics: file/#\n"), [""; 0]);
+        assert_eq!(
+            warnings("file: { write: a.csv, format: csv }\n", json),
+            [""; 0]
+        );
     }
 }

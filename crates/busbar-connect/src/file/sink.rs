@@ -1,28 +1,33 @@
 //! Rows as lines of a file, each exactly once.
 //!
-//! Beside the file lies a note, `.<name>.position`, with the length of what is written in full and
-//! how far each producer has come. A batch is appended and synced, then the note is replaced. What a
-//! crash leaves between the two is longer than the note says, and is cut off when the sink opens.
+//! Next to the file is a note, `.<name>.position`, with the length of what is written in full and the position of each
+//! producer. A batch is appended and synced, then the note is replaced. What a crash leaves between the two is longer
+//! than the note says, and is cut off when the sink opens.
+//!
+//! Other programs may do anything to the file at any time: before each write its length and identity are compared with
+//! the note, bytes are only ever appended (a write at a remembered offset would leave a hole in a file that was
+//! truncated), and after each write it is checked that they are where they should be. If not they are taken back, and
+//! the write is repeated on the file as it is by then.
 //!
 //! All sinks of this process that write to one file, of several flows or partitions, share it here.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Seek, SeekFrom, Write};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
-use arrow::datatypes::SchemaRef;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use busbar_event::{Class, Error};
-use busbar_flow::{Delivery, Sink, Work, Written};
+use busbar_flow::{Delivery, Sink, SinkContext, Work, Written};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::{failed, lines};
 use crate::json::json_text;
 use crate::limits::{FILE_LINE_BYTES_MAX, FILE_NOTE_BYTES_MAX};
+use crate::places::{PathRefused, Places};
 
 /// Appends to one file.
 pub struct FileSink {
@@ -34,6 +39,7 @@ pub struct FileSink {
 
 /// A file and everybody who writes to it.
 struct Target {
+    /// Without links.
     path: PathBuf,
     /// None before the first write, and after one that failed: opening cuts off what is not finished.
     open: Option<Open>,
@@ -72,14 +78,26 @@ impl Target {
 
     /// The open file; opened anew after a failure, and when it was moved away.
     fn open(&mut self, header: Option<&[String]>) -> Result<&mut Open, Error> {
-        let inode = match fs::metadata(&self.path) {
-            Ok(metadata) => Some(metadata.ino()),
+        let there = match fs::metadata(&self.path) {
+            Ok(metadata) => Some((metadata.ino(), metadata.len())),
             Err(why) if why.kind() == io::ErrorKind::NotFound => None,
             Err(why) => return Err(failed(&self.path, why)),
         };
-        let open = match self.open.take().filter(|o| Some(o.note.inode) == inode) {
-            Some(open) => open,
-            None => Open::new(&self.path, header)?,
+        let open = match (self.open.take(), there) {
+            (Some(mut open), Some((inode, length)))
+                if open.note.inode == inode && length >= open.note.length =>
+            {
+                if length > open.note.length {
+                    open.adopt(&self.path, length)?;
+                }
+                open
+            }
+            // Moved away, removed, replaced, or shortened.
+            (open, _) => {
+                // Its lock on the file ends first.
+                drop(open);
+                Open::new(&self.path, header)?
+            }
         };
         Ok(self.open.insert(open))
     }
@@ -97,9 +115,9 @@ impl Target {
         // Written before a crash that came before the writer could note it.
         if known.is_none_or(|known| *known < delivery.position) {
             open.note.producers.insert(producer, delivery.position);
-            if let Err(why) = open.append(&path, &bytes) {
+            if let Err(error) = open.append(&path, &bytes) {
                 self.open = None;
-                return Err(failed(&path, why));
+                return Err(error);
             }
         }
         Ok(Written { rejected })
@@ -107,21 +125,42 @@ impl Target {
 }
 
 impl FileSink {
+    /// Opens the file that a connection names, and creates it where it is missing.
     pub(super) async fn open(
-        path: PathBuf,
+        path: &str,
         csv: bool,
-        schema: SchemaRef,
+        places: Places,
+        context: SinkContext,
     ) -> Result<FileSink, Error> {
-        let names = || schema.fields().iter().map(|f| f.name().clone()).collect();
+        let named = context.project_dir.join(path);
+        let header = csv.then(|| {
+            let fields = context.schema.fields().iter();
+            fields
+                .map(|field| field.name().clone())
+                .collect::<Arc<[_]>>()
+        });
+        if header.as_ref().is_some_and(|names| names.is_empty()) {
+            return Err(Error::new(Class::Configuration, "connect.file-no-columns")
+                .with("file", named.display()));
+        }
+        let shown = named.clone();
+        let resolved = tokio::task::spawn_blocking(move || {
+            let created = places.create(&context.project_dir, &named);
+            created.map_err(|refused| match refused {
+                PathRefused::Outside(error) => error,
+                PathRefused::Io(why) => failed(&named, why),
+            })
+        });
+        let path = resolved.await.map_err(|why| {
+            Error::new(Class::Transient, "connect.file-failed")
+                .with("file", shown.display())
+                .caused_by(why)
+        })??;
         let sink = FileSink {
             target: Target::at(&path),
             path,
-            header: csv.then(names),
+            header,
         };
-        if sink.header.as_ref().is_some_and(|names| names.is_empty()) {
-            return Err(Error::new(Class::Configuration, "connect.file-no-columns")
-                .with("file", sink.path.display()));
-        }
         sink.work(|target, header| target.open(header).map(drop))
             .await?;
         Ok(sink)
@@ -161,11 +200,16 @@ impl Sink for FileSink {
 
 impl Open {
     fn new(path: &Path, header: Option<&[String]>) -> Result<Open, Error> {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(|why| failed(folder, why))?;
-        }
         let configuration =
             |code| Error::new(Class::Configuration, code).with("file", path.display());
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(|why| failed(folder, why))?;
+            // The path had no links when it was checked; one that was put there since leads elsewhere.
+            let found = fs::canonicalize(folder).map_err(|why| failed(folder, why))?;
+            if found != folder || fs::symlink_metadata(path).is_ok_and(|it| it.is_symlink()) {
+                return Err(configuration("connect.file-became-link"));
+            }
+        }
         // Opening a pipe would wait for its reader.
         if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
             return Err(configuration("connect.file-not-plain"));
@@ -175,8 +219,7 @@ impl Open {
         let file = OpenOptions::new()
             .create(true)
             .read(true)
-            .write(true)
-            .truncate(false)
+            .append(true)
             .open(path)
             .map_err(failed)?;
         match file.try_lock() {
@@ -219,7 +262,7 @@ impl Open {
                 };
                 // The note comes first: without one, all that is there counts as written.
                 write_note(path, &open.note).map_err(failed)?;
-                open.append(path, end).map_err(failed)?;
+                open.append(path, end)?;
             }
         }
         if let Some(header) = header {
@@ -243,9 +286,7 @@ impl Open {
         if self.note.length == 0 {
             let names: Vec<_> = header.iter().map(|name| csv_cell(name)).collect();
             let line = format!("{}\n", names.join(","));
-            return self
-                .append(path, line.as_bytes())
-                .map_err(|why| failed(path, why));
+            return self.append(path, line.as_bytes());
         }
         let mut first = Vec::new();
         self.file
@@ -269,13 +310,45 @@ impl Open {
         }
     }
 
-    /// Appends bytes, then notes that they are there. After an error the file is to be opened anew.
-    fn append(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        self.file.seek(SeekFrom::Start(self.note.length))?;
-        self.file.write_all(bytes)?;
-        self.file.sync_data()?;
-        self.note.length += bytes.len() as u64;
-        write_note(path, &self.note)
+    /// Accepts what another program has appended: it stays, and rows follow on a line of their own.
+    fn adopt(&mut self, path: &Path, length: u64) -> Result<(), Error> {
+        tracing::warn!(
+            file = %path.display(),
+            bytes = length - self.note.length,
+            "another program has appended to a file that a connection writes; its bytes are kept"
+        );
+        self.note.length = length;
+        match self.last_byte().map_err(|why| failed(path, why))? {
+            None | Some(b'\n') => write_note(path, &self.note).map_err(|why| failed(path, why)),
+            Some(_) => self.append(path, b"\n"),
+        }
+    }
+
+    /// Appends bytes, then notes that they are there. After an error none of them is, and the file is to be opened anew.
+    fn append(&mut self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+        let before = self.note.length;
+        let written = self
+            .file
+            .write_all(bytes)
+            .and_then(|()| self.file.sync_data())
+            .and_then(|()| self.file.metadata());
+        let metadata = written.map_err(|why| {
+            // A full disk takes the beginning of a line. Should this fail too, opening cuts it off.
+            let _ = self.file.set_len(before);
+            failed(path, why)
+        })?;
+        let after = before + bytes.len() as u64;
+        if metadata.nlink() == 0 || metadata.len() != after {
+            // Removed, replaced or changed since it was looked at: what was appended stands at the end.
+            if let Some(rest) = metadata.len().checked_sub(bytes.len() as u64) {
+                self.file.set_len(rest).map_err(|why| failed(path, why))?;
+            }
+            return Err(
+                Error::new(Class::Transient, "connect.file-changed").with("file", path.display())
+            );
+        }
+        self.note.length = after;
+        write_note(path, &self.note).map_err(|why| failed(path, why))
     }
 }
 
@@ -363,6 +436,7 @@ fn write_note(path: &Path, note: &Note) -> io::Result<()> {
     let mut file = File::create(&fresh)?;
     file.write_all(&serde_json::to_vec(note)?)?;
     file.sync_data()?;
+    // A note that could not be written in full is not put in place of the one before.
     fs::rename(&fresh, &target)?;
     File::open(target.parent().unwrap_or(Path::new(".")))?.sync_all()
 }

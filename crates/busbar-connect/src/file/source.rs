@@ -1,6 +1,5 @@
-//! Publishes what the files of a pattern have that is new.
+//! Publishes new records of the files that match a pattern.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use busbar_event::{BatchBuilder, Class, Error, Flags, Row};
@@ -11,6 +10,7 @@ use super::LineFormat;
 use super::lines;
 use super::look::{Files, Piece};
 use crate::limits::FILE_IDLE;
+use crate::places::Places;
 use crate::topic::TopicTemplate;
 
 /// Reads every file of a pattern, each at its own position.
@@ -18,8 +18,7 @@ pub struct FileSource {
     topic: TopicTemplate,
     context: SourceContext,
     builder: BatchBuilder,
-    /// Looked at where waiting for a disk holds nobody up. A look changes no position, so that a dropped
-    /// call loses nothing.
+    /// Used on a blocking thread. Reading changes no position, so that a dropped call loses nothing.
     files: Arc<Mutex<Files>>,
 }
 
@@ -28,14 +27,15 @@ impl FileSource {
         pattern: &str,
         format: LineFormat,
         topic: TopicTemplate,
+        places: Places,
         context: SourceContext,
     ) -> FileSource {
         let csv = format == LineFormat::Csv;
-        let path = context.project_dir.join(Path::new(pattern));
+        let files = Files::new(&context.project_dir, pattern, places, csv, &context.resume);
         FileSource {
             topic,
             builder: BatchBuilder::new(),
-            files: Arc::new(Mutex::new(Files::new(&path, csv, &context.resume))),
+            files: Arc::new(Mutex::new(files)),
             context,
         }
     }
@@ -52,7 +52,7 @@ impl FileSource {
             let Some(piece) = piece else {
                 return Ok(Polled::Idle(FILE_IDLE));
             };
-            // Nothing but empty lines: on to what follows.
+            // Only empty lines: continue with the next piece.
             if let Some(polling) = self.publish(&piece) {
                 return Ok(Polled::Batch(polling));
             }
@@ -85,7 +85,7 @@ impl FileSource {
                     Err(misfit) => why = Some(("csv-error", misfit.to_string())),
                 }
             }
-            // Whoever finds it among the dead letters can find it in the file.
+            // File and line let the dead letter be traced to its origin.
             let mut tags: Vec<(&str, &str)> = Vec::new();
             let line;
             if let Some((tag, why)) = &why {
@@ -112,10 +112,12 @@ impl FileSource {
         }
         self.files.lock().handed_on(piece, end);
         let batch = self.builder.finish();
-        (!positions.is_empty()).then(|| Polling {
+        let last = *positions.last()?;
+        Some(Polling {
             batch,
             part: Arc::clone(&piece.part),
             position: Position::Rows(positions),
+            note: piece.note(last),
         })
     }
 }

@@ -31,7 +31,7 @@ pub struct Host;
 /// used_percent. `network`, one event an interface: interface, received_bytes_per_s,
 /// sent_bytes_per_s. Each event also has `host`, the machine's name.
 ///
-/// At most once: nobody can read again what was read before a crash.
+/// At most once: readings that a crash loses cannot be taken again.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Options {
@@ -151,7 +151,7 @@ impl HostSource {
     ) -> Result<HostSource, Error> {
         let now = Instant::now();
         let mut system = System::new().map_err(unreadable)?;
-        // Usage is a difference; this is the reading that the first one is compared with.
+        // Usage is a difference between two readings; this is the first.
         system.refresh_cpu_usage();
         Ok(HostSource {
             host: System::host_name().unwrap_or_else(|_| "localhost".to_owned()),
@@ -184,6 +184,7 @@ impl HostSource {
             batch: self.builder.finish(),
             part: "".into(),
             position: Position::None,
+            note: Vec::new(),
         }
     }
 
@@ -278,7 +279,7 @@ impl HostSource {
             let json = to_json(&event);
             events.push((interface, json));
         }
-        // The list has no order of its own.
+        // The list is unordered.
         events.sort();
         for (interface, event) in events {
             self.push(Reading::Network, &interface, time, &event);
@@ -311,7 +312,7 @@ impl Source for HostSource {
     fn poll(&mut self) -> Work<'_, Result<Polled, Error>> {
         Box::pin(async move {
             tokio::time::sleep_until(self.due.into()).await;
-            // From now on, not from when it was due: a machine that slept must not catch up.
+            // Counted from now, so that a machine that was suspended does not catch up.
             self.due = Instant::now() + self.options.every.as_duration();
             Ok(Polled::Batch(self.read()))
         })

@@ -4,44 +4,48 @@
 //! http: { url: "https://erp.example/api/alarms", body: array, headers: { Authorization: { env: ERP_TOKEN } } }
 //! ```
 //!
-//! A request carries an `Idempotency-Key` made of the producer, its position and the rows, so that a
-//! receiver that remembers keys takes a repeated request once.
+//! A request carries an `Idempotency-Key` made of the producer, its position and the rows, so that a receiver that
+//! remembers keys applies a repeated request once.
 
 mod sink;
 
 use std::collections::BTreeMap;
 
 use busbar_bus::Span;
-use busbar_catalog::{ConnectionSpec, Diagnostic};
+use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Value};
 use busbar_event::{Class, Error};
-use busbar_flow::{Connector, Roles, Sink, SinkContext, Source, SourceContext, Work};
+use busbar_flow::{
+    Connector, LiteralSecret, Roles, Sink, SinkContext, Source, SourceContext, Work,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ureq::http::{HeaderName, HeaderValue, Uri, header};
 
 use crate::limits::HTTP_TIMEOUT_MAX;
-use crate::secret::Secret;
+use crate::places::Places;
+use crate::secret::{self, Secret, refuse_placeholder};
 use crate::tls::Tls;
 use sink::HttpSink;
 
 /// The connector.
-pub struct Http;
+pub struct Http {
+    places: Places,
+}
 
 /// Sends rows as HTTP requests.
 ///
-/// At least once: a request whose answer is lost is sent again with the same `Idempotency-Key`; after
-/// a crash rows may come once more under other keys, because batches are made anew.
-/// Answers 2xx are success; 408, 425, 429 and 5xx are tried again, after 429 and 503 not before the time
-/// that `Retry-After` names (seconds or a date; ten minutes at most); 3xx, 401, 403, 404, 405, 407 and
-/// 501 stop the sink until the connection is changed. After any other answer the batch is split until
-/// the rows at fault are found; each becomes a dead letter. Redirections are not followed.
+/// At least once: a request whose response is lost is sent again with the same `Idempotency-Key`; after a crash rows may
+/// be sent again under other keys, because batches are formed anew. Responses 2xx are success. 408, 425, 429 and 5xx are
+/// retried, after 429 and 503 not before the time in `Retry-After` (seconds or a date; ten minutes at most). 3xx, 401,
+/// 403, 404, 405, 407 and 501 stop the sink until the connection is changed. After any other response the batch is split
+/// until the rows at fault are found; each becomes a dead letter. Redirections are not followed.
 ///
 /// In an array or lines, a payload that is text but not JSON is sent as a JSON string; one that is not
 /// even text becomes a dead letter. `body: event` sends each payload as it is.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Options {
-    /// Where to send to, `http` or `https`.
+    /// The address to send to, `http` or `https`.
     url: String,
     /// The method.
     #[serde(default)]
@@ -52,8 +56,8 @@ struct Options {
     /// Headers; a value is a text, or `{ env: NAME }` to take it from the environment.
     #[serde(default)]
     headers: BTreeMap<String, Secret>,
-    /// Whom to trust with `https`; the usual authorities when not given. A certificate that they have not
-    /// signed, or that is for another name, stops the sink until the connection is changed.
+    /// Authorities to trust with `https`; by default the usual ones. A certificate that none of them has signed, or that
+    /// is for another name, stops the sink until the connection is changed.
     tls: Option<Tls>,
     /// How long a request may take.
     #[serde(default = "ten_seconds")]
@@ -77,7 +81,23 @@ enum Body {
     Ndjson,
 }
 
-/// Headers that frame a request; they follow from what is sent.
+/// Whether a header of this name, or an address with such a query, usually holds a secret.
+fn is_telling(name: &str) -> bool {
+    let name = name.split_once('?').map_or(name, |(_, query)| query);
+    let name = name.to_ascii_lowercase();
+    let words = [
+        "auth",
+        "token",
+        "key",
+        "secret",
+        "password",
+        "cookie",
+        "signature",
+    ];
+    words.iter().any(|word| name.contains(word))
+}
+
+/// Headers that the client sets itself and that cannot be configured.
 const MANAGED: [HeaderName; 5] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
@@ -91,7 +111,12 @@ fn ten_seconds() -> Span {
 }
 
 impl Http {
-    fn options(spec: &ConnectionSpec) -> Result<Options, Diagnostic> {
+    pub(crate) fn new(places: Places) -> Http {
+        Http { places }
+    }
+
+    fn options(&self, spec: &ConnectionSpec) -> Result<Options, Diagnostic> {
+        refuse_placeholder(spec, &["url"])?;
         let options: Options = spec.options.read()?;
         let refuse = |key: &str, code| {
             spec.options
@@ -111,6 +136,7 @@ impl Http {
             return Err(refuse("url", "connect.http-password-in-url"));
         }
         for (name, value) in &options.headers {
+            refuse_placeholder(spec, &["headers", name])?;
             let fits = name
                 .parse::<HeaderName>()
                 .is_ok_and(|name| !MANAGED.contains(&name))
@@ -122,7 +148,7 @@ impl Http {
             }
         }
         if let Some(ca) = options.tls.as_ref().and_then(|tls| tls.ca.as_deref()) {
-            crate::file::check_path(ca).map_err(|code| refuse("tls", code))?;
+            self.places.check(ca).map_err(|code| refuse("tls", code))?;
         }
         let timeout = options.timeout.as_duration();
         if timeout.is_zero() || timeout > HTTP_TIMEOUT_MAX {
@@ -140,7 +166,7 @@ impl Connector for Http {
     }
 
     fn check(&self, spec: &ConnectionSpec) -> Result<Roles, Diagnostic> {
-        Http::options(spec).map(|_| Roles {
+        self.options(spec).map(|_| Roles {
             source: false,
             sink: true,
         })
@@ -148,6 +174,48 @@ impl Connector for Http {
 
     fn schema(&self) -> serde_json::Value {
         schemars::schema_for!(Options).to_value()
+    }
+
+    fn warnings(&self, spec: &ConnectionSpec, _: &Project) -> Vec<Diagnostic> {
+        let mut secrets = self.secrets(spec);
+        // Others are no secrets, such as `X-Source: plant`.
+        secrets.retain(
+            |secret| match spec.options.at(&secret.path).map(|node| &node.value) {
+                Some(Value::Text(url)) if secret.path == ["url"] => is_telling(url),
+                _ => secret.path.last().is_some_and(|name| is_telling(name)),
+            },
+        );
+        secret::warnings(spec, &secrets)
+    }
+
+    fn secrets(&self, spec: &ConnectionSpec) -> Vec<LiteralSecret> {
+        let mut secrets = Vec::new();
+        if let Some(Value::Map(headers)) = spec
+            .options
+            .node()
+            .child("headers".into())
+            .map(|n| &n.value)
+        {
+            for (name, _) in headers
+                .iter()
+                .filter(|(_, value)| !matches!(value.value, Value::Map(_)))
+            {
+                secrets.push(LiteralSecret {
+                    path: vec!["headers".into(), name.text.clone()],
+                    shown: secret::HIDDEN.into(),
+                });
+            }
+        }
+        let url = spec.options.node().child("url".into()).map(|n| &n.value);
+        if let Some(Value::Text(url)) = url
+            && let Some((address, _)) = url.split_once('?')
+        {
+            secrets.push(LiteralSecret {
+                path: vec!["url".into()],
+                shown: format!("{address}?{}", secret::HIDDEN),
+            });
+        }
+        secrets
     }
 
     fn source<'a>(
@@ -166,8 +234,17 @@ impl Connector for Http {
         context: SinkContext,
     ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
         Box::pin(async move {
-            let options = Http::options(spec).map_err(|refused| refused.error().clone())?;
-            Ok(Box::new(HttpSink::new(options, &context)?) as Box<dyn Sink>)
+            let options = self
+                .options(spec)
+                .map_err(|refused| refused.error().clone())?;
+            // Reads a file with authorities, which must not keep others waiting.
+            let places = self.places.clone();
+            let opened =
+                tokio::task::spawn_blocking(move || HttpSink::new(options, &context, &places));
+            let sink = opened.await.map_err(|why| {
+                Error::new(Class::Transient, "connect.failed-within").caused_by(why)
+            })??;
+            Ok(Box::new(sink) as Box<dyn Sink>)
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Sends requests and makes sense of the answers.
+//! Sends requests and classifies the responses.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,9 +14,10 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use super::{Body, Method, Options};
 use crate::json::json_text;
 use crate::limits::{HTTP_BODY_BYTES, HTTP_EXCERPT_BYTES_MAX, HTTP_RETRY_AFTER_MAX, HTTP_ROWS_MAX};
+use crate::places::Places;
 use crate::tls;
 
-/// Writes rows as requests.
+/// Sends rows as requests.
 pub(super) struct HttpSink(Arc<Sender>);
 
 struct Sender {
@@ -24,11 +25,11 @@ struct Sender {
     method: Method,
     body: Body,
     url: String,
-    /// The address as it may be shown: without the query, which may hold a token.
+    /// The address for messages: without the query, which may hold a token.
     shown: String,
     headers: Vec<(HeaderName, HeaderValue)>,
     clock: Arc<dyn Clock>,
-    /// How far the present delivery has come, so that trying again does not begin at its beginning.
+    /// Progress of the current delivery, so that a retry continues where the last attempt ended.
     progress: Mutex<Progress>,
 }
 
@@ -36,13 +37,18 @@ struct Sender {
 struct Progress {
     /// Producer, position, first row and number of rows.
     delivery: (Arc<str>, u64, usize, usize),
-    /// Rows that are still to be sent, each range by a request; the next one last.
+    /// Ranges of rows still to be sent, one request each; the next one is last.
     open: Vec<Range<usize>>,
     rejected: Vec<(usize, Error)>,
 }
 
 impl HttpSink {
-    pub(super) fn new(options: Options, context: &SinkContext) -> Result<HttpSink, Error> {
+    /// Blocks on the disk when the options name a file with authorities.
+    pub(super) fn new(
+        options: Options,
+        context: &SinkContext,
+        places: &Places,
+    ) -> Result<HttpSink, Error> {
         let mut headers = Vec::new();
         for (name, secret) in &options.headers {
             let refuse = || Error::new(Class::Configuration, "connect.http-header");
@@ -52,10 +58,10 @@ impl HttpSink {
         }
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
-            // Where rows go is what the file says, not what an answer says.
+            // Rows are sent only to the address in the file.
             .max_redirects(0)
             .timeout_global(Some(options.timeout.as_duration()))
-            .tls_config(trust(&options, context)?)
+            .tls_config(trust(&options, context, places)?)
             .build()
             .into();
         let shown = options.url.split(['?', '#']).next().unwrap_or_default();
@@ -88,7 +94,7 @@ impl Sink for HttpSink {
 }
 
 impl Sender {
-    /// Sends what is not yet sent of a delivery. Blocks. A second call waits for one that was given up.
+    /// Sends the rest of a delivery. Blocks; waits for an earlier call that was abandoned.
     fn write(&self, delivery: &Delivery) -> Result<Written, Error> {
         let this = (
             Arc::clone(&delivery.producer),
@@ -115,7 +121,7 @@ impl Sender {
                     progress.open.pop();
                     progress.rejected.push((rows.start, error));
                 }
-                // Some row of it is at fault.
+                // At least one of the rows is at fault.
                 Err(_) => {
                     let middle = rows.start + rows.len() / 2;
                     progress.open.pop();
@@ -129,7 +135,7 @@ impl Sender {
         Ok(Written { rejected })
     }
 
-    /// The rows of a delivery as requests within bounds, the first one last.
+    /// Splits the rows of a delivery into requests within the bounds; the first request is last.
     fn requests(&self, delivery: &Delivery) -> Vec<Range<usize>> {
         let rows_max = match self.body {
             Body::Event => 1,
@@ -151,7 +157,7 @@ impl Sender {
         requests
     }
 
-    /// Some rows as one request; answers those that cannot be in one.
+    /// Sends some rows in one request; returns those that have no text.
     fn request(
         &self,
         delivery: &Delivery,
@@ -199,7 +205,7 @@ impl Sender {
         Ok(rejected)
     }
 
-    /// One request. Blocks.
+    /// Sends one request. Blocks.
     fn send(&self, body: &[u8], kind: HeaderValue, key: &str) -> Result<(), Error> {
         let mut request = match self.method {
             Method::Post => self.agent.post(&self.url),
@@ -234,7 +240,7 @@ impl Sender {
                 .caused_by(why)
         })?;
         let status = answer.status().as_u16();
-        // Read to its end, a short answer leaves the connection fit for the next request.
+        // A connection is reused only when the response was read to its end.
         let said = answer
             .body_mut()
             .with_config()
@@ -247,10 +253,17 @@ impl Sender {
             100..=199 | 408 | 425 | 429 | 500.. => Class::Transient,
             _ => Class::Permanent,
         };
-        let error = Error::new(class, "connect.http-refused")
+        let said = quote(said.unwrap_or_default().trim());
+        let reason = answer.status().canonical_reason().unwrap_or_default();
+        let code = match said.is_empty() {
+            true => "connect.http-refused-silently",
+            false => "connect.http-refused",
+        };
+        let error = Error::new(class, code)
             .with("url", &self.shown)
             .with("status", status)
-            .with("said", quote(said.unwrap_or_default().trim()));
+            .with("reason", reason)
+            .with("said", said);
         let asked = match status {
             429 | 503 => retry_after(answer.headers(), self.clock.now_micros()),
             _ => None,
@@ -262,10 +275,10 @@ impl Sender {
     }
 }
 
-/// Whom to trust. Reads a file of the project at once, as the sink opens.
-fn trust(options: &Options, context: &SinkContext) -> Result<TlsConfig, Error> {
+/// The TLS settings. Blocks on the disk.
+fn trust(options: &Options, context: &SinkContext, places: &Places) -> Result<TlsConfig, Error> {
     let authorities = match &options.tls {
-        Some(tls) => tls.authorities(&context.project_dir)?,
+        Some(tls) => tls.authorities(&context.project_dir, places)?,
         None => None,
     };
     let config = TlsConfig::builder();
@@ -279,13 +292,13 @@ fn trust(options: &Options, context: &SinkContext) -> Result<TlsConfig, Error> {
     })
 }
 
-/// How long an answer asks to be left alone: some seconds, or until a date of the other side's clock, which
-/// its own `Date` tells. What is neither counts as nothing, and no more than the bound is granted.
+/// The pause that a response asks for in `Retry-After`: seconds, or a date relative to the `Date` of the response. `None`
+/// when it is neither; at most [`HTTP_RETRY_AFTER_MAX`].
 fn retry_after(headers: &HeaderMap, now: Micros) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     let asked = text(header::RETRY_AFTER)?;
     let wait = if asked.bytes().all(|byte| byte.is_ascii_digit()) && !asked.is_empty() {
-        // More digits than a number has are a long time too.
+        // A number that overflows is a long time too.
         Duration::from_secs(asked.parse().unwrap_or(u64::MAX))
     } else {
         let until = httpdate::parse_http_date(asked).ok()?;
@@ -299,7 +312,7 @@ fn retry_after(headers: &HeaderMap, now: Micros) -> Option<Duration> {
     Some(wait.min(HTTP_RETRY_AFTER_MAX))
 }
 
-/// The same for the same rows of the same delivery, and for no others.
+/// The idempotency key: equal exactly for the same rows of the same delivery.
 fn key(delivery: &Delivery, rows: &Range<usize>) -> String {
     let (from, to) = (delivery.first + rows.start, delivery.first + rows.end);
     let key = format!("{}-{}-{from}-{to}", delivery.producer, delivery.position);

@@ -1,4 +1,4 @@
-//! One connection to a broker: how it is made, and the two bounded queues to the task that keeps it.
+//! One connection to a broker: connecting, and the two bounded queues to its task.
 
 use std::io;
 use std::path::Path;
@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use busbar_event::{Class, Error};
 use busbar_log::Clock;
+use busbar_mqtt::Version;
 use busbar_mqtt::client::{self, ConnAckIn};
 use busbar_mqtt::control::{Connect, RetainHandling, SubscribeOptions};
-use busbar_mqtt::{Reason, Version};
 use bytes::BytesMut;
 use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
@@ -18,39 +18,28 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::Options;
-use super::message::Message;
-use super::task::{Owned, Stream, Task, lost, next_packet, refused, silent, strange};
+use super::task::Task;
+use super::wire::{Incoming, Owned, Stream, lost, next_packet, refused, silent, strange};
 use crate::limits::{
     MQTT_ANSWER_MAX, MQTT_IN_FLIGHT_MAX, MQTT_INCOMING_BYTES, MQTT_INCOMING_MAX,
     MQTT_PACKET_BYTES_MAX, MQTT_READ_BYTES,
 };
+use crate::places::Places;
 use crate::tls::{self, Tls};
 
-/// A connection; it ends when this is dropped.
+/// A connection; dropping it ends the connection.
 pub struct Link {
-    /// What the other broker sends.
+    /// Messages and acknowledgements from the other broker.
     pub incoming: mpsc::Receiver<Incoming>,
-    /// How many QoS 1 publishes it takes at a time.
+    /// QoS 1 publishes that the other broker accepts unacknowledged.
     pub window: usize,
-    /// The largest packet it takes.
+    /// The largest packet that the other broker accepts, in bytes.
     pub packet_bytes_max: usize,
-    /// Whether it keeps retained messages.
+    /// Whether the other broker supports retained messages.
     pub retain_available: bool,
     /// Bytes for the socket.
     pub outgoing: mpsc::Sender<Vec<u8>>,
     address: String,
-}
-
-/// What the other broker sends.
-pub enum Incoming {
-    /// The subscriptions hold.
-    Subscribed,
-    /// A message.
-    Message(Message),
-    /// It has a publish of ours, or says why not.
-    Acknowledged(u16, Reason),
-    /// The connection ended.
-    Ended(Error),
 }
 
 /// Writes that may wait for the socket.
@@ -62,10 +51,15 @@ impl Link {
         options: &Options,
         client_id: &str,
         project: &Path,
+        places: &Places,
         clock: &Arc<dyn Clock>,
     ) -> Result<Link, Error> {
         let address = options.address.clone();
-        let connected = timeout(MQTT_ANSWER_MAX, Link::connect(options, client_id, project)).await;
+        let connected = timeout(
+            MQTT_ANSWER_MAX,
+            Link::connect(options, client_id, project, places),
+        )
+        .await;
         let connected = connected.map_err(|_| silent(&address))?;
         let (stream, buffer, connack) = connected?;
         let (incoming_in, incoming) = mpsc::channel(MQTT_INCOMING_MAX);
@@ -100,7 +94,7 @@ impl Link {
         })
     }
 
-    /// Hands bytes to the socket; waits while too many wait already.
+    /// Queues bytes for the socket; waits while the queue is full.
     pub async fn send(&self, bytes: Vec<u8>) -> Result<(), Error> {
         self.outgoing
             .send(bytes)
@@ -112,6 +106,7 @@ impl Link {
         options: &Options,
         client_id: &str,
         project: &Path,
+        places: &Places,
     ) -> Result<(Box<dyn Stream>, BytesMut, ConnAckIn), Error> {
         let failed = |why: io::Error| {
             let error = Error::new(Class::Transient, "connect.mqtt-unreachable");
@@ -133,7 +128,8 @@ impl Link {
                 let name = ServerName::try_from(host).map_err(|why| {
                     Error::new(Class::Configuration, "connect.mqtt-address").caused_by(why)
                 })?;
-                let connector = tokio_rustls::TlsConnector::from(tls_config(tls, project).await?);
+                let connector =
+                    tokio_rustls::TlsConnector::from(tls_config(tls, project, places).await?);
                 let encrypted = connector.connect(name, tcp).await;
                 Box::new(encrypted.map_err(|why| match tls::refused(&why) {
                     Some(why) => tls::untrusted(&options.address, why),
@@ -145,7 +141,7 @@ impl Link {
         let mut bytes = Vec::new();
         client::encode_connect(&connect_packet(options, client_id)?, &mut bytes);
         stream.write_all(&bytes).await.map_err(failed)?;
-        // Encryption keeps back what is not flushed.
+        // TLS buffers what is not flushed.
         stream.flush().await.map_err(failed)?;
         let mut buffer = BytesMut::with_capacity(MQTT_READ_BYTES);
 
@@ -194,7 +190,7 @@ fn connect_packet(options: &Options, client_id: &str) -> Result<Connect, Error> 
     let expiry = options.session_expiry.as_duration().as_secs();
     Ok(Connect {
         version: options.version.into(),
-        // Only a subscriber has anything to come back to.
+        // Only a subscriber has a session to resume.
         clean_start: !source,
         keep_alive_s: u16::try_from(options.keep_alive.as_duration().as_secs()).unwrap_or(u16::MAX),
         client_id: client_id.to_owned(),
@@ -219,12 +215,16 @@ fn connect_packet(options: &Options, client_id: &str) -> Result<Connect, Error> 
     })
 }
 
-async fn tls_config(tls: &Tls, project: &Path) -> Result<Arc<rustls::ClientConfig>, Error> {
-    let (tls, project) = (tls.clone(), project.to_owned());
+async fn tls_config(
+    tls: &Tls,
+    project: &Path,
+    places: &Places,
+) -> Result<Arc<rustls::ClientConfig>, Error> {
+    let (tls, project, places) = (tls.clone(), project.to_owned(), places.clone());
     let unusable = |why: &dyn std::fmt::Display| {
         Error::new(Class::Configuration, "connect.mqtt-tls").with("why", why)
     };
-    let authorities = tokio::task::spawn_blocking(move || tls.authorities(&project))
+    let authorities = tokio::task::spawn_blocking(move || tls.authorities(&project, &places))
         .await
         .map_err(|why| unusable(&why))??;
     let mut roots = rustls::RootCertStore::empty();

@@ -9,14 +9,14 @@ use busbar_mqtt::property::{Writer, id};
 use busbar_mqtt::{Publish, Version};
 use tokio::sync::OwnedSemaphorePermit;
 
-/// A message, out of the read buffer.
+/// A message, copied out of the read buffer.
 pub struct Message {
     pub topic: String,
     pub flags: Flags,
     pub packet_id: u16,
     pub tags: Vec<(String, String)>,
     pub payload: Vec<u8>,
-    /// Its share of what may wait.
+    /// Its permits of the bytes that may wait.
     pub room: Option<OwnedSemaphorePermit>,
 }
 
@@ -76,14 +76,14 @@ impl Message {
         })
     }
 
-    /// About how much memory it takes.
+    /// Approximate size in memory, in bytes.
     pub fn bytes(&self) -> usize {
         let tags: usize = self.tags.iter().map(|(n, v)| n.len() + v.len()).sum();
         self.topic.len() + self.payload.len() + tags
     }
 }
 
-/// A topic that an event may have, like one that it may not have.
+/// A valid topic of an event, derived from one that is not valid.
 pub fn fitting(topic: &str) -> String {
     let mut levels = 1;
     let mut fitting = String::new();
@@ -108,7 +108,7 @@ pub fn fitting(topic: &str) -> String {
     fitting
 }
 
-/// Whether its publisher wants a row to reach nobody any more.
+/// Whether the message expiry of a row has passed.
 pub fn is_expired(batch: &Batch, row: usize, now: Micros) -> bool {
     expires_at(batch, row).is_some_and(|at| at <= now)
 }
@@ -119,17 +119,17 @@ fn expires_at(batch: &Batch, row: usize) -> Option<Micros> {
     tag.1.parse().ok()
 }
 
-/// The user property in which bridges count how many a message has gone through.
+/// User property that counts the bridges a message has passed.
 pub const HOPS: &str = "busbar-hops";
 
-/// How many bridges a row has gone through.
+/// Number of bridges that a row has passed.
 pub fn hops(batch: &Batch, row: usize) -> u32 {
     let mut tags = batch.tags(row);
     let tag = tags.find(|(name, _)| *name == HOPS);
     tag.and_then(|(_, hops)| hops.parse().ok()).unwrap_or(0)
 }
 
-/// Appends the properties that a row's flags and tags stand for, and that it has gone through `hops` bridges.
+/// Appends the properties that a row's flags and tags stand for, and the number of bridges passed.
 pub fn write_properties(batch: &Batch, row: usize, now: Micros, hops: u32, out: &mut Vec<u8>) {
     let mut w = Writer(out);
     if Flags(batch.flags()[row]).utf8() {

@@ -1,4 +1,4 @@
-//! `mqtt`: a bridge to another broker, either way.
+//! `mqtt`: a bridge to another broker, in either direction.
 //!
 //! ```yaml
 //! mqtt: { address: "plant.example:1883", subscribe: ["meter/#"] }     # a source
@@ -13,54 +13,58 @@ mod message;
 mod sink;
 mod source;
 mod task;
+mod wire;
 
 use busbar_bus::Span;
-use busbar_catalog::{ConnectionSpec, Diagnostic};
+use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Value};
 use busbar_event::topic::Filter;
 use busbar_event::{Class, Error};
-use busbar_flow::{Connector, Roles, Sink, SinkContext, Source, SourceContext, Work};
+use busbar_flow::{
+    Connector, LiteralSecret, Roles, Sink, SinkContext, Source, SourceContext, Work,
+};
 use busbar_mqtt::Version;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::secret::Secret;
+use crate::places::Places;
+use crate::secret::{self, Secret, refuse_placeholder};
 use crate::tls::Tls;
 use crate::topic::TopicTemplate;
 use sink::MqttSink;
 use source::MqttSource;
 
 /// The connector.
-pub struct Mqtt;
+pub struct Mqtt {
+    places: Places,
+}
 
 /// A bridge to another MQTT broker.
 ///
-/// At least once either way: what comes in is acknowledged to the other broker once it is in a
-/// stream; what goes out, with QoS 1, is done once the other broker has acknowledged it. While the
-/// bridge is away the other broker keeps its session; messages with QoS 0 are lost meanwhile.
+/// At least once in either direction: incoming messages are acknowledged to the other broker once they are in a stream;
+/// outgoing rows are published with QoS 1 and are done once the other broker has acknowledged them. While the bridge is
+/// not connected the other broker keeps its session; messages with QoS 0 are lost meanwhile.
 ///
-/// Retain flag, user properties, content type, response topic, correlation data and what is left of
-/// an expiry go along; a row past its expiry is not sent. A row that the other broker refuses for
-/// good, that is larger than it takes, or with which it ends the connection five times in a row,
-/// becomes a dead letter. A topic that no event may have (of
-/// too many levels) is made to fit, and kept in the tag `original-topic`.
+/// Retain flag, user properties, content type, response topic, correlation data and the rest of the message expiry are
+/// forwarded; an expired row is not sent. A row becomes a dead letter when the other broker refuses it permanently, when
+/// it is larger than the broker accepts, or when the broker closes the connection on it five times in a row. A topic that
+/// is not valid for an event (too many levels) is shortened; the original is kept in the tag `original-topic`.
 ///
-/// Bridges that form a circle would carry a message for ever. With version 5.0 each of them counts in the
-/// user property `busbar-hops`, and a message that has gone through sixteen becomes a dead letter; with
-/// 3.1.1 a bridge must not subscribe to what another one brings back.
+/// Bridges that form a cycle would forward a message forever. With version 5.0 each bridge increments the user property
+/// `busbar-hops`, and a message that has passed sixteen bridges becomes a dead letter; with 3.1.1 a bridge must not
+/// subscribe to what another bridge sends back.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Options {
     /// Host and port of the broker.
     address: String,
-    /// Encrypt; `{}` trusts the usual authorities. A certificate that they have not signed, or that is for
-    /// another name than `address` says, stops the connection until it is changed.
+    /// TLS; `{}` trusts the usual authorities. A certificate that none of them has signed, or that is for another name
+    /// than the host in `address`, stops the connection until its options are changed.
     tls: Option<Tls>,
     /// Version of the protocol.
     #[serde(default)]
     version: ProtocolVersion,
-    /// How the bridge names itself; `busbar-` and the connection's name when not given. Two nodes that
-    /// bridge to one broker need different names. A sink's second and further partitions or flows
-    /// number theirs.
+    /// Client identifier; by default `busbar-` and the connection's name. Two nodes that bridge to one broker need
+    /// different identifiers. For the second and further partitions or flows of a sink a number is appended.
     client_id: Option<String>,
     /// User name.
     user: Option<String>,
@@ -75,10 +79,10 @@ struct Options {
     #[serde(default = "qos_1")]
     #[schemars(range(max = 2))]
     qos: u8,
-    /// How long the other broker shall keep the session while the bridge is away.
+    /// How long the other broker keeps the session while the bridge is not connected.
     #[serde(default = "one_day")]
     session_expiry: Span,
-    /// How often the bridge shows that it is alive.
+    /// Keep-alive interval.
     #[serde(default = "half_a_minute")]
     keep_alive: Span,
 }
@@ -132,7 +136,14 @@ fn shared(filter: &Filter) -> Option<&str> {
 }
 
 impl Mqtt {
-    fn options(spec: &ConnectionSpec) -> Result<Options, Diagnostic> {
+    pub(crate) fn new(places: Places) -> Mqtt {
+        Mqtt { places }
+    }
+
+    fn options(&self, spec: &ConnectionSpec) -> Result<Options, Diagnostic> {
+        for key in ["address", "client_id", "user", "password"] {
+            refuse_placeholder(spec, &[key])?;
+        }
         let options: Options = spec.options.read()?;
         let refuse = |key: &str, code| {
             spec.options
@@ -160,7 +171,7 @@ impl Mqtt {
             return Err(refuse("password", "connect.mqtt-user"));
         }
         if let Some(ca) = options.tls.as_ref().and_then(|tls| tls.ca.as_deref()) {
-            crate::file::check_path(ca).map_err(|code| refuse("tls", code))?;
+            self.places.check(ca).map_err(|code| refuse("tls", code))?;
         }
         Ok(options)
     }
@@ -184,7 +195,7 @@ impl Connector for Mqtt {
     }
 
     fn check(&self, spec: &ConnectionSpec) -> Result<Roles, Diagnostic> {
-        let options = Mqtt::options(spec)?;
+        let options = self.options(spec)?;
         Mqtt::publish_topic(spec, &options)?;
         TopicTemplate::read(spec, "${topic}", &OFFERED)?;
         Ok(Roles {
@@ -197,6 +208,20 @@ impl Connector for Mqtt {
         schemars::schema_for!(Options).to_value()
     }
 
+    fn warnings(&self, spec: &ConnectionSpec, _: &Project) -> Vec<Diagnostic> {
+        secret::warnings(spec, &self.secrets(spec))
+    }
+
+    fn secrets(&self, spec: &ConnectionSpec) -> Vec<LiteralSecret> {
+        let password = spec.options.node().child("password".into());
+        let literal = password.filter(|node| !matches!(node.value, Value::Map(_) | Value::Null));
+        let secret = literal.map(|_| LiteralSecret {
+            path: vec!["password".into()],
+            shown: secret::HIDDEN.into(),
+        });
+        secret.into_iter().collect()
+    }
+
     fn source<'a>(
         &'a self,
         spec: &'a ConnectionSpec,
@@ -204,13 +229,18 @@ impl Connector for Mqtt {
     ) -> Work<'a, Result<Box<dyn Source>, Error>> {
         Box::pin(async move {
             let inner = |refused: Diagnostic| refused.error().clone();
-            let options = Mqtt::options(spec).map_err(inner)?;
+            let options = self.options(spec).map_err(inner)?;
             if options.subscribe.is_empty() {
                 let error = Error::new(Class::Configuration, "connect.no-source");
                 return Err(error.with("kind", "mqtt"));
             }
             let topic = TopicTemplate::read(spec, "${topic}", &OFFERED).map_err(inner)?;
-            Ok(Box::new(MqttSource::new(options, topic, context)) as Box<dyn Source>)
+            Ok(Box::new(MqttSource::new(
+                options,
+                topic,
+                context,
+                self.places.clone(),
+            )) as Box<dyn Source>)
         })
     }
 
@@ -221,13 +251,16 @@ impl Connector for Mqtt {
     ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
         Box::pin(async move {
             let inner = |refused: Diagnostic| refused.error().clone();
-            let options = Mqtt::options(spec).map_err(inner)?;
+            let options = self.options(spec).map_err(inner)?;
             if options.publish.is_none() {
                 let error = Error::new(Class::Configuration, "connect.no-sink");
                 return Err(error.with("kind", "mqtt"));
             }
             let topic = Mqtt::publish_topic(spec, &options).map_err(inner)?;
-            Ok(Box::new(MqttSink::new(options, topic, context)) as Box<dyn Sink>)
+            Ok(
+                Box::new(MqttSink::new(options, topic, context, self.places.clone()))
+                    as Box<dyn Sink>,
+            )
         })
     }
 }

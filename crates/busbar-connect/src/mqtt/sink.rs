@@ -10,24 +10,26 @@ use parking_lot::Mutex;
 use tokio::time::timeout;
 
 use super::Options;
-use super::link::{Incoming, Link};
+use super::link::Link;
 use super::message::{hops, is_expired, write_properties};
-use super::task::{LOST, lost, silent};
+use super::wire::{Incoming, LOST, lost, silent};
 use crate::limits::{MQTT_ANSWER_MAX, MQTT_HOPS_MAX, MQTT_LOST_MAX, MQTT_OUTGOING_BYTES};
+use crate::places::Places;
 use crate::topic::TopicTemplate;
 
-/// Publishes and waits until the other broker has acknowledged.
+/// Publishes rows and waits for the acknowledgements of the other broker.
 pub struct MqttSink {
     options: Options,
     topic: TopicTemplate,
     context: SinkContext,
+    places: Places,
     client_id: ClientId,
     link: Option<Link>,
     packet_id: u16,
     progress: Progress,
 }
 
-/// How far the present delivery has come, so that a connection that breaks ever again still gets on.
+/// Progress of the current delivery. It is kept across connections, so that each attempt continues where the last ended.
 #[derive(Default)]
 struct Progress {
     /// Producer, position, first row and number of rows.
@@ -35,12 +37,12 @@ struct Progress {
     /// Rows that were sent, and acknowledged or refused, with all rows before them.
     done: usize,
     rejected: Vec<(usize, Error)>,
-    /// Connections that were lost since `done` moved. Then rows are sent one at a time, and one with which
-    /// the connection is lost ever again is at fault: not every broker says so before it hangs up.
+    /// Connections lost since `done` advanced. After the first, rows are sent one at a time, and a row on which the
+    /// connection is lost repeatedly is rejected: not every broker names the fault before it closes the connection.
     lost: u32,
 }
 
-/// What this process calls itself at other brokers: two connections of one name would end each other.
+/// Client identifiers in use, by address: a broker closes a connection when another one uses its identifier.
 static CLIENT_IDS: Mutex<BTreeSet<(String, String)>> = Mutex::new(BTreeSet::new());
 
 struct ClientId {
@@ -49,8 +51,8 @@ struct ClientId {
 }
 
 impl ClientId {
-    /// The name itself for the first sink of a connection, and a numbered one for each further one: there is
-    /// one for each flow and partition.
+    /// The identifier itself for the first sink of a connection, and a numbered one for each further sink: there is one
+    /// for each flow and partition.
     fn new(address: &str, id: &str) -> ClientId {
         let mut taken = CLIENT_IDS.lock();
         let mut number = 1;
@@ -79,7 +81,12 @@ impl Drop for ClientId {
 }
 
 impl MqttSink {
-    pub(super) fn new(options: Options, topic: TopicTemplate, context: SinkContext) -> MqttSink {
+    pub(super) fn new(
+        options: Options,
+        topic: TopicTemplate,
+        context: SinkContext,
+        places: Places,
+    ) -> MqttSink {
         let id = options.client_id.clone();
         let id = id.unwrap_or_else(|| format!("busbar-{}", context.name));
         MqttSink {
@@ -87,6 +94,7 @@ impl MqttSink {
             options,
             topic,
             context,
+            places,
             link: None,
             packet_id: 0,
             progress: Progress::default(),
@@ -94,13 +102,19 @@ impl MqttSink {
     }
 
     async fn publish(&mut self, delivery: &Delivery) -> Result<Written, Error> {
-        // A call that failed or was dropped leaves acknowledgements under way; a fresh connection
-        // cannot mistake them.
+        // After a call that failed or was dropped, late acknowledgements may arrive; a new connection gets none of them.
         let link = match self.link.take() {
             Some(link) => link,
             None => {
                 let (project, clock) = (&self.context.project_dir, &self.context.clock);
-                Link::open(&self.options, &self.client_id.id, project, clock).await?
+                Link::open(
+                    &self.options,
+                    &self.client_id.id,
+                    project,
+                    &self.places,
+                    clock,
+                )
+                .await?
             }
         };
         let this = (
@@ -140,11 +154,11 @@ impl MqttSink {
         let rows = delivery.events.rows();
         let window = match self.progress.lost {
             0 => link.window,
-            // Whichever row it is that the other side does not stand, it is to be alone.
+            // Send one row at a time to find the one at fault.
             _ => 1,
         };
         let mut open: BTreeMap<u16, usize> = BTreeMap::new();
-        // The rows behind `done` that are not open are done too.
+        // Rows after `done` that are not open are done too.
         let mut next = self.progress.done;
         while next < rows || !open.is_empty() {
             let mut bytes = Vec::new();
@@ -183,7 +197,7 @@ impl MqttSink {
                     None => return Err(lost(&self.options.address)),
                 }
                 self.progress.done = open.values().min().copied().unwrap_or(next);
-                // Half a window at a time: neither side waits for the other.
+                // Half a window at a time, so that both sides always have work.
                 if next < rows && open.len() <= window / 2 {
                     break;
                 }
@@ -196,7 +210,7 @@ impl MqttSink {
         Ok(Written { rejected })
     }
 
-    /// Appends the publish of a row; its packet id, or none when it is past its time.
+    /// Appends the PUBLISH of a row and returns its packet id; `None` when the row has expired.
     fn encode(
         &mut self,
         link: &Link,

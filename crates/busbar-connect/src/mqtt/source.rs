@@ -9,26 +9,28 @@ use busbar_flow::{Polled, Polling, Position, Source, SourceContext, Work};
 use busbar_mqtt::AckKind;
 
 use super::Options;
-use super::link::{Incoming, Link};
+use super::link::Link;
 use super::message::{self, Message};
-use super::task::lost;
+use super::wire::{Incoming, lost};
 use crate::limits::MQTT_ROWS_MAX;
+use crate::places::Places;
 use crate::topic::TopicTemplate;
 
-/// Subscribes and publishes what comes.
+/// Subscribes at the other broker and publishes what it sends.
 pub struct MqttSource {
     options: Options,
     topic: TopicTemplate,
     context: SourceContext,
+    places: Places,
     builder: BatchBuilder,
     link: Option<Link>,
-    /// Why the link ended, while what came before is still to be published.
+    /// Why the link ended; reported after the messages received before are published.
     ended: Option<Error>,
-    /// Numbers batches for [`Source::committed`].
+    /// Number of the last batch, for [`Source::committed`].
     batch: u64,
-    /// Batch, acknowledgement and packet id of what came with QoS 1 or 2, oldest first.
+    /// Batch, acknowledgement and packet id of QoS 1 and 2 messages, oldest first.
     open: VecDeque<(u64, AckKind, u16)>,
-    /// Acknowledgements that are due.
+    /// Encoded acknowledgements that wait for the socket.
     unsent: Vec<u8>,
 }
 
@@ -37,11 +39,13 @@ impl MqttSource {
         options: Options,
         topic: TopicTemplate,
         context: SourceContext,
+        places: Places,
     ) -> MqttSource {
         MqttSource {
             options,
             topic,
             context,
+            places,
             builder: BatchBuilder::new(),
             link: None,
             ended: None,
@@ -56,14 +60,14 @@ impl MqttSource {
             return Err(error);
         }
         if self.link.is_none() {
-            // The other broker sends again what was not acknowledged on the old connection.
+            // The other broker resends what was not acknowledged on the old connection.
             self.open.clear();
             self.unsent.clear();
             let name = &self.context.name;
             let id = self.options.client_id.clone();
             let id = id.unwrap_or_else(|| format!("busbar-{name}"));
             let (project, clock) = (&self.context.project_dir, &self.context.clock);
-            self.link = Some(Link::open(&self.options, &id, project, clock).await?);
+            self.link = Some(Link::open(&self.options, &id, project, &self.places, clock).await?);
         }
         loop {
             let Some(Link {
@@ -72,7 +76,7 @@ impl MqttSource {
             else {
                 return Err(lost(&self.options.address));
             };
-            // Both of these waits may be dropped: neither has taken anything by then.
+            // Both waits are cancel-safe: a dropped wait has taken nothing.
             let next = if self.unsent.is_empty() {
                 incoming.recv().await
             } else {
@@ -120,7 +124,7 @@ impl MqttSource {
             }
             if self.ended.is_some() {
                 self.link = None;
-                // What can be acknowledged no more comes again; the rest came once.
+                // QoS 1 and 2 messages cannot be acknowledged any more and are sent again; QoS 0 messages are not.
                 messages.retain(|message| message.flags.qos() == 0);
             }
             match self.publish(&messages) {
@@ -129,6 +133,7 @@ impl MqttSource {
                         batch,
                         part: "".into(),
                         position: Position::Receipt(self.batch),
+                        note: Vec::new(),
                     }));
                 }
                 None => self.due(self.batch),
@@ -153,7 +158,7 @@ impl MqttSource {
             let open = kind.map(|kind| (self.batch, kind, message.packet_id));
             self.open.extend(open);
             if !self.options.selects(&message.topic) {
-                // The other broker remembers what an earlier version of this connection subscribed to.
+                // The session of the other broker may hold subscriptions of an earlier version of this connection.
                 continue;
             }
             self.topic
@@ -180,7 +185,7 @@ impl MqttSource {
         (!self.builder.is_empty()).then(|| self.builder.finish())
     }
 
-    /// Writes the acknowledgements of everything up to a batch.
+    /// Encodes the acknowledgements of all messages up to a batch.
     fn due(&mut self, batch: u64) {
         while let Some((_, kind, id)) = self.open.pop_front_if(|(at, ..)| *at <= batch) {
             busbar_mqtt::ack::encode_run(kind, id, 1, &mut self.unsent);
@@ -205,7 +210,7 @@ impl Source for MqttSource {
 
     fn close(&mut self) -> Work<'_, Result<(), Error>> {
         Box::pin(async move {
-            // What is not acknowledged by then comes again.
+            // Messages that are not acknowledged are sent again after the next connect.
             if let Some(link) = self.link.take()
                 && !self.unsent.is_empty()
                 && let Ok(room) = link.outgoing.reserve().await

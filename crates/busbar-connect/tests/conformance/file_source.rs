@@ -12,6 +12,7 @@ const LINE_BYTES_MAX: usize = busbar_connect::limits::FILE_LINE_BYTES_MAX;
 
 struct Folder {
     world: Option<World>,
+    stopped: Option<(busbar_log::sim::SimDisk, Arc<tempfile::TempDir>)>,
     path: PathBuf,
     connection: String,
 }
@@ -24,6 +25,7 @@ impl Folder {
         let connection = format!("file: {options}\ntopic: in/${{file}}\n");
         let folder = Folder {
             world: Some(world),
+            stopped: None,
             path,
             connection,
         };
@@ -39,6 +41,17 @@ impl Folder {
     }
     fn restart(&mut self) {
         self.world = self.world.take().map(World::restart);
+        self.apply();
+    }
+    /// Stops everything; the files stay.
+    fn stop(&mut self) {
+        let world = self.world.take().expect("a world");
+        self.stopped = Some(world.kill());
+    }
+    /// Starts what was stopped.
+    fn begin(&mut self) {
+        let (disk, folder) = self.stopped.take().expect("a world that was stopped");
+        self.world = Some(World::open(disk, folder));
         self.apply();
     }
     fn file(&self, name: &str) -> PathBuf {
@@ -337,4 +350,49 @@ fn a_file_that_cannot_be_read_holds_no_other_up() {
     );
     folder.append("b.csv", "n\n1\n2\n");
     assert_eq!(folder.events(2)[1].json()["n"], 2);
+}
+
+/// As an export that is made anew while the node is down: in place, with the same first line, and longer.
+#[test]
+fn a_file_that_is_rewritten_in_place_while_the_node_is_down_is_read_anew() {
+    let mut folder = Folder::new("{ read: in/a.csv, format: csv }");
+    let write = |folder: &Folder, from: u32, to: u32| {
+        let rows: String = (from..to).map(|n| format!("{n}\n")).collect();
+        fs::write(folder.file("a.csv"), format!("n\n{rows}")).expect("written");
+    };
+    write(&folder, 10, 20);
+    assert_eq!(folder.events(10)[9].json()["n"], 19);
+    folder.stop();
+    write(&folder, 30, 60);
+    folder.begin();
+    let events = folder.events(40);
+    assert_eq!(events[10].json()["n"], 30);
+    assert_eq!(events[39].json()["n"], 59);
+    // Only appended to, it goes on where it was.
+    folder.stop();
+    folder.append("a.csv", "60\n61\n");
+    folder.begin();
+    assert_eq!(folder.events(42)[41].json()["n"], 61);
+    // The first rows are others; the last ones that were read stand where they stood.
+    folder.stop();
+    let rows: String = (70..102).chain(62..64).map(|n| format!("{n}\n")).collect();
+    fs::write(folder.file("a.csv"), format!("n\n{rows}")).expect("written");
+    folder.begin();
+    assert_eq!(folder.events(76)[42].json()["n"], 70);
+}
+
+#[test]
+fn a_link_that_leads_outside_is_told_and_holds_no_other_file_up() {
+    let outside = tempfile::tempdir().expect("a folder");
+    fs::write(outside.path().join("secret"), "secret\n").expect("written");
+    let folder = Folder::new("{ read: 'in/*.log', format: lines }");
+    std::os::unix::fs::symlink(outside.path().join("secret"), folder.file("a.log"))
+        .expect("a link");
+    folder.append("b.log", "there\n");
+    assert_eq!(folder.texts(1), ["there"]);
+    let shown = eventually("the complaint", || {
+        let status = folder.world().source("c");
+        status.error.clone().ok_or_else(|| format!("{status:?}"))
+    });
+    assert_eq!(shown.code(), "connect.file-link");
 }

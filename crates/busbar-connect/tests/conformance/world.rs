@@ -49,7 +49,7 @@ impl World {
         World::open(SimDisk::new(7), folder)
     }
 
-    fn open(disk: SimDisk, folder: Arc<tempfile::TempDir>) -> World {
+    pub fn open(disk: SimDisk, folder: Arc<tempfile::TempDir>) -> World {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let log = Log::open(
             Arc::new(disk.clone()),
@@ -85,6 +85,12 @@ impl World {
 
     /// The process is killed and starts again.
     pub fn restart(self) -> World {
+        let (disk, folder) = self.kill();
+        World::open(disk, folder)
+    }
+
+    /// The process is killed; what it leaves.
+    pub fn kill(self) -> (SimDisk, Arc<tempfile::TempDir>) {
         let World {
             disk,
             folder,
@@ -95,7 +101,7 @@ impl World {
         disk.kill();
         drop((flows, bus));
         tokio.shutdown_timeout(PATIENCE);
-        World::open(disk, folder)
+        (disk, folder)
     }
 
     /// Applies a project's files; panics with what is wrong.

@@ -142,7 +142,7 @@ impl Driving {
     /// Opens the source and takes what it brings, until it fails or is over.
     async fn drive(&mut self, backoff: &mut Backoff) -> Result<Ended, Error> {
         let resume = self.resume();
-        self.status.lock().positions = resume.0.clone();
+        self.status.lock().positions = resume.positions.clone();
         let context = SourceContext {
             name: Arc::clone(&self.name),
             project_dir: Arc::clone(&self.project_dir),
@@ -239,7 +239,7 @@ impl Driving {
         }
         self.status.lock().events += rows as u64;
         if let Some(position) = polling.position.last() {
-            self.keep(&polling.part, position);
+            self.keep(&polling.part, position, &polling.note);
             source.committed(&polling.part, position);
         } else if let Position::Receipt(number) = polling.position {
             source.committed(&polling.part, number);
@@ -261,10 +261,10 @@ impl Driving {
     }
 
     /// Notes how far a part is committed. Not waited for: what is appended after it is recognised.
-    fn keep(&self, part: &str, position: u64) {
-        let value = Bytes::copy_from_slice(&position.to_be_bytes());
+    fn keep(&self, part: &str, position: u64, note: &[u8]) {
+        let value = [&position.to_be_bytes(), note].concat();
         self.store
-            .apply(vec![Change::Put(self.key(part).into(), value)], None);
+            .apply(vec![Change::Put(self.key(part).into(), value.into())], None);
         self.status
             .lock()
             .positions
@@ -284,18 +284,21 @@ impl Driving {
 
     fn resume(&self) -> Resume {
         let prefix = self.key("");
-        let mut parts = BTreeMap::new();
+        let mut resume = Resume::default();
         let mut after: Option<Bytes> = None;
         loop {
             let page = self.store.scan(&prefix, after.as_deref(), BATCH_ROWS_MAX);
             let Some((last, _)) = page.last() else {
-                return Resume(parts);
+                return resume;
             };
             after = Some(last.clone());
             for (key, value) in &page {
                 let part = String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
-                if let Ok(bytes) = <[u8; 8]>::try_from(&value[..]) {
-                    parts.insert(part, u64::from_be_bytes(bytes));
+                if let Some((position, note)) = value.split_first_chunk() {
+                    if !note.is_empty() {
+                        resume.notes.insert(part.clone(), note.to_vec());
+                    }
+                    resume.positions.insert(part, u64::from_be_bytes(*position));
                 }
             }
         }

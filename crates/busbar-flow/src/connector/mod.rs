@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use busbar_catalog::{ConnectionSpec, Diagnostic};
+use busbar_catalog::{ConnectionSpec, Diagnostic, Project};
 use busbar_event::{Batch, Error};
 use busbar_log::Clock;
 use serde::Serialize;
@@ -77,6 +77,9 @@ pub struct Polling {
     /// The position behind each row or behind the last one; none for a source that cannot say where it is,
     /// whose events are then delivered at most as often as it reads them.
     pub position: Position,
+    /// Kept with the position, and handed back with it by [`Resume::note`]: what the source needs to recognise the place
+    /// where it goes on. At most some dozen bytes.
+    pub note: Vec<u8>,
 }
 
 /// How far a source has read. Positions of a part only grow.
@@ -184,6 +187,15 @@ pub struct Roles {
     pub sink: bool,
 }
 
+/// A secret that stands in a connection's file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiteralSecret {
+    /// The keys that lead to its value among the connection's options.
+    pub path: Vec<String>,
+    /// What may be shown in its place.
+    pub shown: String,
+}
+
 /// One kind of connection.
 pub trait Connector: Send + Sync {
     /// The key in the connection's file: `host`, `file`, `http`, `mqtt`.
@@ -194,6 +206,19 @@ pub trait Connector: Send + Sync {
     /// # Errors
     /// A diagnostic that points into the file.
     fn check(&self, spec: &ConnectionSpec) -> Result<Roles, Diagnostic>;
+
+    /// What somebody should look at before the connection is used in this project: its options and streams that do not
+    /// fit together, secrets that stand in the file.
+    fn warnings(&self, spec: &ConnectionSpec, project: &Project) -> Vec<Diagnostic> {
+        let _ = (spec, project);
+        Vec::new()
+    }
+
+    /// The secrets that stand in the connection's file.
+    fn secrets(&self, spec: &ConnectionSpec) -> Vec<LiteralSecret> {
+        let _ = spec;
+        Vec::new()
+    }
 
     /// The JSON Schema of the options.
     fn schema(&self) -> serde_json::Value;
@@ -288,12 +313,22 @@ pub struct SourceContext {
 
 /// The committed positions of a source's parts.
 #[derive(Clone, Debug, Default)]
-pub struct Resume(pub BTreeMap<String, u64>);
+pub struct Resume {
+    /// The position behind the last committed row of each part.
+    pub positions: BTreeMap<String, u64>,
+    /// The note that was kept with it, for parts that have one.
+    pub notes: BTreeMap<String, Vec<u8>>,
+}
 
 impl Resume {
     /// The position behind the last committed row of a part; 0 for a part never read.
     pub fn position(&self, part: &str) -> u64 {
-        self.0.get(part).copied().unwrap_or(0)
+        self.positions.get(part).copied().unwrap_or(0)
+    }
+
+    /// The [`Polling::note`] that was kept with the position of a part; empty without one.
+    pub fn note(&self, part: &str) -> &[u8] {
+        self.notes.get(part).map_or(&[], Vec::as_slice)
     }
 }
 

@@ -540,7 +540,7 @@ fn placed(project: &Project, error: Error) -> Diagnostic {
         .map(|table| &table.source)
         .or(stream.map(|stream| &stream.source));
     match source {
-        Some(source) => source.diagnostic(&[], None, error),
+        Some(source) => source.diagnostic_about(None, error),
         None => Diagnostic::new("", "", 0..0, error),
     }
 }

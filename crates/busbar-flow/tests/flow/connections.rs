@@ -121,6 +121,7 @@ impl Source for FakeSource {
                 batch: batch("in/x/y", &supply[self.at..to]),
                 part: "lines".into(),
                 position: Position::Rows(positions),
+                note: Vec::new(),
             };
             self.at = to;
             Ok(Polled::Batch(polling))

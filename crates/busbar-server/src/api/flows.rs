@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use busbar_access::{Principal, Role};
-use busbar_catalog::{Bundle, text_diff};
+use busbar_catalog::text_diff;
 use busbar_event::{Class, Error, Micros};
 use busbar_flow::connector::Guarantee;
 use busbar_flow::{Counters, Edge, FlowState, FlowStatus, NodeStatus, ReplayFrom};
@@ -363,7 +363,8 @@ struct Rollback {
 
 /// Let a flow be as it was in an earlier version.
 ///
-/// Makes a new version of the project in which this one file is the old one.
+/// Makes a new version of the project in which this one file is the old one. When the node runs a project's folder, the
+/// folder's file differs from what runs until it is changed: `differs` names it.
 #[utoipa::path(post, path = "/api/v1/flows/{name}/rollback", tag = "flows",
     params(("name" = String, Path, description = "The flow's name.")), request_body = Rollback,
     responses((status = 200, description = "The flow runs as it did.", body = super::project::Outcome)))]
@@ -374,36 +375,26 @@ async fn rollback(
     JsonBody(body): JsonBody<Rollback>,
 ) -> Answer<Json<super::project::Outcome>> {
     actor.caller.require(Role::Admin)?;
-    let (history, wanted) = (app.deployer.history().clone(), body.version);
-    let old = blocking(move || history.version(wanted)).await?;
-    let Some((path, text)) = file_of(&old.files, &name) else {
-        return Err(Refusal::unknown("server.unknown-flow", &name));
-    };
-    let mut files = app.runtime.project().await.bundle.files;
-    for path in paths_of(&name) {
-        files.remove(&path);
-    }
-    files.insert(path.to_owned(), text.to_owned());
-    let note = format!("{name}: rollback to {wanted}");
     let deployed = app
         .deployer
-        .deploy(&app, Bundle { files }, actor.caller.name(), &note, false)
+        .rollback(&app, &name, body.version, actor.caller.name())
         .await;
     if deployed.is_ok() {
-        let detail = [("version", wanted.to_string())];
+        let detail = [("version", body.version.to_string())];
         actor
             .record(&app, Action::FlowRollback, name, &detail)
             .await;
     }
-    outcome(deployed)
+    outcome(&app, deployed).await
 }
 
 /// The answer to what was deployed.
-pub(super) fn outcome(
+pub(super) async fn outcome(
+    app: &App,
     deployed: Result<Deployed, crate::deploy::NotDeployed>,
 ) -> Answer<Json<super::project::Outcome>> {
     match deployed {
-        Ok(deployed) => Ok(Json(deployed.into())),
+        Ok(deployed) => Ok(Json(super::project::Outcome::new(app, deployed).await)),
         Err(refused) => Err(refused.into()),
     }
 }

@@ -1,4 +1,4 @@
-//! The project that runs: applying another one, its files, its history.
+//! The running project: apply another one, its files, its history.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use crate::deploy::{Deployed, means};
 use crate::guard::Caller;
 use crate::limits::VERSIONS_SHOWN_MAX;
 use crate::rights;
+use crate::secrets::masked;
 use crate::time;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
@@ -55,6 +56,10 @@ pub(super) struct Outcome {
     /// What was done to flows; absent for a dry run.
     #[schema(value_type = Option<AppliedView>)]
     applied: Option<busbar_flow::Applied>,
+    /// Files in which what runs now differs from the project's folder, from the folder to what runs. They stay so until
+    /// they are changed in the folder, or the folder is applied.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    differs: Vec<ChangeView>,
 }
 
 /// What was done to flows and connections.
@@ -110,11 +115,14 @@ pub(super) struct Versions {
 /// The project that runs.
 #[derive(Serialize, utoipa::ToSchema)]
 struct Files {
-    /// Path and text.
+    /// Path and text. In place of a secret stands `(hidden)`; applied again, it is what it was.
     files: BTreeMap<String, String>,
     /// What was saved in the project's folder since and does not check; absent when nothing was.
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<RefusedView>,
+    /// Files in which what runs differs from the project's folder, from the folder to what runs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    differs: Vec<ChangeView>,
 }
 
 /// Files that were saved and do not check: what ran before goes on.
@@ -162,25 +170,31 @@ async fn apply(
             .record(&app, Action::ProjectApply, version.to_string(), &detail)
             .await;
     }
-    super::flows::outcome(deployed)
+    super::flows::outcome(&app, deployed).await
 }
 
 /// The files of the project that runs.
 #[utoipa::path(get, path = "/api/v1/project", tag = "project",
     responses((status = 200, description = "The files.", body = Files)))]
 async fn project(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<Json<Files>> {
-    // Connections may hold addresses and names that are nobody else's business.
+    // Connections may hold internal addresses and user names.
     caller.require(Role::Operator)?;
     let project = app.runtime.project().await;
-    let mut files = project.bundle.files.clone();
+    let mut files = masked(&project, &app.connectors);
     files.retain(|path, _| rights::may_read_file(&caller, &project, path));
+    let mut differs = app.deployer.differences(&project.bundle);
+    differs.retain(|file| rights::may_read_file(&caller, &project, &file.path));
     // What is wrong with a file may quote it.
     let refused = app.deployer.refused().filter(|_| caller.may_read_all());
     let refused = refused.map(|refused| RefusedView {
         time: time::text(refused.time),
         diagnostics: refused.diagnostics,
     });
-    Ok(Json(Files { files, refused }))
+    Ok(Json(Files {
+        files,
+        refused,
+        differs: differs.iter().map(plain).collect(),
+    }))
 }
 
 /// The versions of the project.
@@ -224,9 +238,16 @@ impl VersionView {
     }
 }
 
-impl From<Deployed> for Outcome {
-    fn from(deployed: Deployed) -> Self {
+impl Outcome {
+    pub(super) async fn new(app: &App, deployed: Deployed) -> Outcome {
+        let differs = match deployed.version {
+            Some(_) => app
+                .deployer
+                .differences(&app.runtime.project().await.bundle),
+            None => Vec::new(),
+        };
         Outcome {
+            differs: differs.iter().map(plain).collect(),
             changes: deployed
                 .files
                 .iter()
@@ -247,6 +268,14 @@ fn difference(before: Option<&Project>, after: &Project) -> Vec<ChangeView> {
         .iter()
         .map(|file| view(file, &meanings))
         .collect()
+}
+
+/// A file's change where nothing is known of its meaning.
+fn plain(file: &FileChange) -> ChangeView {
+    ChangeView {
+        meaning: None,
+        ..view(file, &[])
+    }
 }
 
 fn view(file: &FileChange, meanings: &[busbar_catalog::Change]) -> ChangeView {

@@ -44,7 +44,7 @@ fn each_failure_to_start_has_its_code_and_one_line() {
     let mut tls = config();
     tls.http.tls_cert = Some("none.pem".into());
     tls.http.tls_key = Some("none.pem".into());
-    refuse(tls, 78, "server.tls-file");
+    refuse(tls, 78, "gateway.tls-certificate");
     let node = start(&runtime, folder.path(), config(), None).unwrap();
     refuse(config(), 75, "log.locked");
     runtime.block_on(node.shutdown());

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use busbar_access::Cost;
 use busbar_catalog::{Bundle, Config, Project};
-use busbar_server::{Node, NodeOptions, StartError};
+use busbar_server::{Node, NodeOptions, Redeployed, StartError};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio_tungstenite::tungstenite::{self, Message as Frame, WebSocket};
@@ -46,12 +46,16 @@ impl Answer {
     }
 }
 
-pub fn project(files: &[(&str, &str)]) -> Project {
+pub fn bundle(files: &[(&str, &str)]) -> Bundle {
     let files = files
         .iter()
         .map(|(path, text)| ((*path).to_owned(), (*text).to_owned()))
         .collect();
-    let (project, diagnostics) = Project::parse(Bundle { files });
+    Bundle { files }
+}
+
+pub fn project(files: &[(&str, &str)]) -> Project {
+    let (project, diagnostics) = Project::parse(bundle(files));
     assert!(diagnostics.is_empty(), "{diagnostics:?}");
     project
 }
@@ -80,7 +84,7 @@ pub fn start(
     runtime.block_on(Node::start(NodeOptions {
         config,
         folder: folder.to_owned(),
-        project,
+        project: project.map(|project| Ok(project.bundle)),
         password_cost: Cost::Least,
     }))
 }
@@ -116,9 +120,37 @@ impl World {
     pub fn restart(&mut self) {
         self.stop();
         let node = start(&self.runtime, self.folder.path(), config(), None).unwrap();
+        self.use_node(node);
+    }
+
+    /// Stops and starts with other files in the project's folder.
+    pub fn restart_with(&mut self, files: &[(&str, &str)]) -> Result<(), StartError> {
+        self.stop();
+        let options = NodeOptions {
+            config: config(),
+            folder: self.folder.path().to_owned(),
+            project: Some(Ok(bundle(files))),
+            password_cost: Cost::Least,
+        };
+        let node = self.runtime.block_on(Node::start(options))?;
+        self.use_node(node);
+        Ok(())
+    }
+
+    fn use_node(&mut self, node: Node) {
         self.http = node.http_address().unwrap();
         self.mqtt = node.mqtt_addresses().tcp[0];
         self.node = Some(node);
+    }
+
+    pub fn node(&self) -> &Node {
+        self.node.as_ref().unwrap()
+    }
+
+    /// Saves files in the project's folder.
+    pub fn save(&self, files: &[(&str, &str)]) -> Result<Redeployed, StartError> {
+        self.runtime
+            .block_on(self.node().save(Ok(bundle(files)), "saved"))
     }
 
     pub fn request(

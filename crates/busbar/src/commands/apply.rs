@@ -20,23 +20,23 @@ pub struct ApplyArgs {
     /// Say what would change, and change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// A word on what changed, kept with the version.
+    /// A note on what changed, kept with the version.
     #[arg(long)]
     note: Option<String>,
 }
 
-/// Checks here first, where the files are, then sends.
+/// Checks the files locally, then sends them.
 pub fn run(args: &ApplyArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
     let (_, diagnostics) = check::load(&args.dir);
     if has_errors(&diagnostics) {
         check::tell(&diagnostics, json);
         return Err(check::wrong(exit::FOUND, &diagnostics).answered());
     }
-    let bundle = Bundle::read(&args.dir).map_err(|refused| {
+    let (bundle, _) = Bundle::read(&args.dir).map_err(|refused| {
         check::tell(&refused, json);
         check::wrong(exit::FOUND, &refused).answered()
     })?;
-    // It would remove everything, which nobody means by naming the wrong folder.
+    // Applying an empty project would remove everything, most likely by mistake.
     if bundle.files.is_empty() {
         let path = args.dir.display();
         let error = Error::new(Class::Configuration, "cli.empty-project").with("path", path);
@@ -44,12 +44,12 @@ pub fn run(args: &ApplyArgs, node: &NodeArgs, json: bool) -> Result<(), Failure>
     }
     let note = args.note.as_deref().unwrap_or_default();
     let body = json!({ "files": bundle.files, "dry_run": args.dry_run, "note": note });
-    // It answers when every flow has started, or has not.
+    // The node answers when every flow has started or failed to.
     let progress = say::waiting(json, "cli.applying");
     let answer = node.post("/api/v1/apply", &body);
     progress.finish_and_clear();
     let answer = answer?;
-    // A flow that cannot start leaves its old version running, and everything else is as told.
+    // Where a flow cannot start its old version goes on; everything else was applied.
     let failed: Vec<_> = answer["applied"]["failed"]
         .as_object()
         .into_iter()
@@ -75,6 +75,7 @@ pub fn run(args: &ApplyArgs, node: &NodeArgs, json: bool) -> Result<(), Failure>
         for (flow, why) in &failed {
             eprintln!("{flow}: {}", say::told(why));
         }
+        tell_warnings(&answer);
         let code = if args.dry_run {
             "cli.apply-dry"
         } else {
@@ -90,6 +91,25 @@ pub fn run(args: &ApplyArgs, node: &NodeArgs, json: bool) -> Result<(), Failure>
     }
     let error = Error::new(Class::Configuration, "cli.apply-failed").with("count", failed.len());
     Err(Failure::new(exit::FOUND, error).answered())
+}
+
+/// Prints the warnings that a node answered a deployment with, and in which files what runs now differs from the folder
+/// that the node runs.
+pub fn tell_warnings(answer: &Value) {
+    for warning in list(&answer["diagnostics"]) {
+        let (file, line, column) = (&warning["file"], &warning["line"], &warning["column"]);
+        let file = say::cell(file);
+        eprintln!("{file}:{line}:{column}: {}", say::told(warning));
+    }
+    let differs = list(&answer["differs"]);
+    if !differs.is_empty() {
+        let names: Vec<_> = differs
+            .iter()
+            .map(|file| say::cell(&file["path"]))
+            .collect();
+        let names = [("files", names.join(", "))];
+        eprintln!("{}", say::line("cli.applied-differs", &names));
+    }
 }
 
 fn list(value: &Value) -> &[Value] {

@@ -1,9 +1,13 @@
-//! `busbar check`: everything that can be said about a project without running it.
+//! `busbar check`: checks a project without running it.
 
 use std::path::{Path, PathBuf};
 
-use busbar_catalog::{Bundle, Diagnostic, Kind, Project, Severity, has_errors, schema};
+use busbar_catalog::{
+    Bundle, Config, ConfigSource, Diagnostic, Kind, Project, Severity, has_errors, schema,
+};
+use busbar_connect::Places;
 use busbar_event::{Class, Error};
+use busbar_flow::Connectors;
 
 use crate::exit::{self, Failure};
 use crate::{report, say};
@@ -43,23 +47,41 @@ pub fn run(args: &CheckArgs, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A project with everything there is to say about it; `None` when it cannot be read at all.
+/// A project with all diagnostics; `None` when it cannot be read at all.
 pub fn load(dir: &Path) -> (Option<Project>, Vec<Diagnostic>) {
-    let bundle = match Bundle::read(dir) {
-        Ok(bundle) => bundle,
+    let (bundle, ignored) = match Bundle::read(dir) {
+        Ok(read) => read,
         Err(diagnostics) => return (None, diagnostics),
     };
-    let empty = bundle.files.is_empty();
+    let empty = empty(dir, &bundle);
     let (project, mut diagnostics) = Project::parse(bundle);
-    if empty {
-        let path = dir.display().to_string();
-        let error = Error::new(Class::Configuration, "cli.empty-project").with("path", &path);
-        diagnostics.push(Diagnostic::new(&path, "", 0..0, error).warning());
-    }
+    diagnostics.extend(ignored);
+    diagnostics.extend(empty);
     if !has_errors(&diagnostics) {
-        diagnostics.extend(busbar_flow::check(&project, &busbar_connect::registry()));
+        diagnostics.extend(busbar_flow::check(&project, &connectors(dir)));
     }
     (Some(project), diagnostics)
+}
+
+/// A warning about a project without files.
+pub fn empty(dir: &Path, bundle: &Bundle) -> Option<Diagnostic> {
+    let path = dir.display().to_string();
+    let error = Error::new(Class::Configuration, "cli.empty-project").with("path", &path);
+    let warning = Diagnostic::new(&path, "", 0..0, error).warning();
+    bundle.files.is_empty().then_some(warning)
+}
+
+/// The connectors, with the folders that the settings of a project's folder allow.
+pub fn connectors(dir: &Path) -> Connectors {
+    let source = ConfigSource {
+        file: std::fs::read_to_string(dir.join(Kind::Config.path(""))).ok(),
+        env: ConfigSource::environment(),
+        flags: Vec::new(),
+    };
+    // Settings that do not check are reported where the file is read.
+    let config = Config::load(&source).map_or_else(|_| Config::default(), |(config, _)| config);
+    let allowed = config.files.allow.iter().map(|folder| dir.join(folder));
+    busbar_connect::registry_with(&Places::new(allowed))
 }
 
 /// Prints diagnostics with the line they are about, or as JSON.
@@ -73,7 +95,7 @@ pub fn tell(diagnostics: &[Diagnostic], json: bool) {
     }
 }
 
-/// How a command ends when a project is wrong; what is wrong was reported.
+/// The failure of a command whose project has errors; the errors were reported.
 pub fn wrong(code: u8, diagnostics: &[Diagnostic]) -> Failure {
     let errors = diagnostics
         .iter()

@@ -7,6 +7,7 @@ use clap_complete::ArgValueCandidates;
 use serde_json::json;
 
 use crate::client::{NodeArgs, escape};
+use crate::commands::apply;
 use crate::exit::{self, Failure};
 use crate::{complete, say};
 
@@ -121,6 +122,7 @@ pub fn run(args: &FlowsArgs, node: &NodeArgs, json: bool) -> Result<(), Failure>
             diff => print!("{diff}"),
         },
         FlowsCommand::Rollback { flow, version } => {
+            apply::tell_warnings(&answer);
             println!(
                 "{}",
                 say::line(

@@ -13,3 +13,4 @@ pub mod tap;
 pub mod test;
 pub mod top;
 pub mod users;
+mod watch;

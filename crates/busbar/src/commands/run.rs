@@ -1,23 +1,22 @@
-//! `busbar run`: runs a project, and takes over what changes in its files.
+//! `busbar run`: runs a project, and deploys what changes in its folder.
 
 use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
-use busbar_catalog::{Bundle, Config, ConfigSource, Diagnostic, Kind, LogFormat, has_errors};
+use busbar_catalog::{Config, ConfigSource, Diagnostic, FileChange, FolderStamp, Kind, LogFormat};
 use busbar_event::{Class, Error};
-use busbar_server::{Node, NodeOptions, StartError};
-use notify::{RecursiveMode, Watcher as _};
+use busbar_server::{FolderRead, Node, NodeOptions, Redeployed, StartError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
 use crate::commands::check;
+use crate::commands::watch::{read, watch};
 use crate::exit::{self, Failure};
 use crate::memory::{self, Keeper};
-use crate::say;
+use crate::{output, say};
 
-/// Run a project; what is saved in its folder takes over at once.
+/// Run a project; what is saved in its folder is deployed at once.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
     /// The project's folder.
@@ -37,15 +36,14 @@ pub struct RunArgs {
     no_watch: bool,
 }
 
-/// Editors write a file in several steps; this long after the last one the project is read.
-const SETTLE: Duration = Duration::from_millis(150);
 /// Who applied a version that was saved in the project's folder.
 const SAVED: &str = "saved";
-/// Changes that may wait to be looked at; more of them say nothing new.
-const CHANGES_MAX: usize = 1;
+/// Readings of the folder that may wait to be deployed.
+const READINGS_MAX: usize = 1;
 
 /// Runs until it is told to stop.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
+    output::keep_running();
     let memory = Keeper::new();
     let config = config(args)?;
     say_what_happens(&config)?;
@@ -63,13 +61,17 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
 }
 
 async fn serve(args: &RunArgs, config: Config, mut memory: Keeper) -> Result<(), Failure> {
-    // Before the node starts, so that nobody's wish to stop is lost.
+    // Before the node starts, so that no signal is lost.
     let mut stop = Stop::new()?;
-    let (project, diagnostics) = check::load(&args.dir);
-    let Some(project) = project.filter(|_| !has_errors(&diagnostics)) else {
-        return Err(refused(&diagnostics));
-    };
-    check::tell(&diagnostics, false);
+    // The stamp comes first: what changes while the files are read is a change.
+    let stamp = FolderStamp::take(&args.dir);
+    let read = read(args.dir.clone());
+    if let Ok(bundle) = &read
+        && let Some(warning) = check::empty(&args.dir, bundle)
+    {
+        check::tell(&[warning], false);
+    }
+    let settings = Settings::new(&read);
     let data = args.dir.join(&config.data.dir).display().to_string();
     let scheme = match config.http.tls_cert {
         Some(_) => "https",
@@ -79,7 +81,7 @@ async fn serve(args: &RunArgs, config: Config, mut memory: Keeper) -> Result<(),
     let options = NodeOptions {
         config,
         folder,
-        project: Some(project),
+        project: Some(read),
         password_cost: busbar_access::Cost::Standard,
     };
     let node = match Node::start(options).await {
@@ -112,24 +114,26 @@ async fn serve(args: &RunArgs, config: Config, mut memory: Keeper) -> Result<(),
         ("durability", "fsync".to_owned()),
     ];
     println!("{}", say::line("cli.ready", &places));
+    check::tell(&node.started().warnings, false);
+    let refused = node.refused();
+    if !refused.is_empty() {
+        check::tell(&refused, false);
+        eprintln!("{}", say::line("cli.started-last", &[]));
+    }
+    tell_differences(&node.started().differs);
 
-    let (changed, mut changes) = mpsc::channel(CHANGES_MAX);
-    let _watcher = if args.no_watch {
-        None
-    } else {
-        watch(&args.dir, changed)
-    };
+    let (readings, mut changes) = mpsc::channel(READINGS_MAX);
+    if !args.no_watch {
+        tokio::spawn(watch(args.dir.clone(), stamp, readings));
+    }
+    let mut settings = settings;
     let mut looks = tokio::time::interval(memory::EVERY);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.wanted() => break,
             _ = looks.tick() => memory.look(),
-            Some(()) = changes.recv() => {
-                tokio::time::sleep(SETTLE).await;
-                while changes.try_recv().is_ok() {}
-                redeploy(&node, &args.dir).await;
-            }
+            Some(read) = changes.recv() => redeploy(&node, read, &mut settings).await,
         }
     }
     println!("{}", say::line("cli.stopping", &[]));
@@ -138,31 +142,16 @@ async fn serve(args: &RunArgs, config: Config, mut memory: Keeper) -> Result<(),
 }
 
 /// Deploys what changed in meaning, or says what is wrong and leaves everything as it runs.
-async fn redeploy(node: &Node, dir: &Path) {
-    let dir = dir.to_path_buf();
-    let Ok(read) = tokio::task::spawn_blocking(move || Bundle::read(&dir)).await else {
-        return;
-    };
-    let applied = node.save(read, SAVED).await;
-    match applied {
+async fn redeploy(node: &Node, read: FolderRead, settings: &mut Settings) {
+    settings.tell_change(&read);
+    match node.save(read, SAVED).await {
         Ok(deployed) => {
             check::tell(&deployed.warnings, false);
             for (flow, why) in &deployed.applied.failed {
                 eprintln!("{flow}: {}", why.message(say::language()));
             }
-            if deployed.changes.is_empty() {
-                println!("{}", say::line("cli.unchanged", &[]));
-            } else {
-                let names: Vec<_> = deployed
-                    .changes
-                    .iter()
-                    .map(|c| c.kind.path(&c.name))
-                    .collect();
-                println!(
-                    "{}",
-                    say::line("cli.deployed", &[("changes", names.join(", "))])
-                );
-            }
+            tell_changes(&deployed);
+            tell_differences(&deployed.differs);
         }
         Err(StartError::Project(diagnostics)) => {
             check::tell(&diagnostics, false);
@@ -175,35 +164,61 @@ async fn redeploy(node: &Node, dir: &Path) {
     }
 }
 
-fn watch(dir: &Path, changed: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
-    let data = std::env::var_os("BUSBAR_DATA_DIR").map(PathBuf::from);
-    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let Ok(event) = event else { return };
-        let ours = |path: &PathBuf| {
-            let kind = path.extension().and_then(|ending| ending.to_str());
-            matches!(kind, Some("yaml" | "yml" | "toml"))
-                && data.as_ref().is_none_or(|data| !path.starts_with(data))
+fn tell_changes(deployed: &Redeployed) {
+    let settings = Kind::Config.path("");
+    if !deployed.changes.is_empty() {
+        let names = deployed.changes.iter().map(|c| c.kind.path(&c.name));
+        let names: Vec<_> = names.collect();
+        println!(
+            "{}",
+            say::line("cli.deployed", &[("changes", names.join(", "))])
+        );
+    } else if deployed.files.iter().any(|file| file.path != settings) {
+        println!("{}", say::line("cli.unchanged", &[]));
+    }
+}
+
+/// Says in which files what runs is not what the folder holds, and how to bring the two together.
+fn tell_differences(differs: &[FileChange]) {
+    if differs.is_empty() {
+        return;
+    }
+    let names: Vec<_> = differs.iter().map(|file| file.path.as_str()).collect();
+    let names = [("files", names.join(", "))];
+    eprintln!("{}", say::line("cli.differs", &names));
+}
+
+/// The text of `busbar.toml` with which the process started.
+struct Settings {
+    started: Option<String>,
+    told: Option<String>,
+}
+
+impl Settings {
+    fn new(read: &FolderRead) -> Settings {
+        let started = Settings::text(read).cloned();
+        Settings {
+            told: started.clone(),
+            started,
+        }
+    }
+
+    fn text(read: &FolderRead) -> Option<&String> {
+        read.as_ref().ok()?.files.get(&Kind::Config.path(""))
+    }
+
+    /// Says that other settings than those the process started with take effect with a restart; once for each change.
+    fn tell_change(&mut self, read: &FolderRead) {
+        let now = Settings::text(read);
+        if read.is_err() || now == self.told.as_ref() {
+            return;
+        }
+        self.told = now.cloned();
+        let code = match self.told == self.started {
+            true => "cli.settings-as-before",
+            false => "cli.settings-need-restart",
         };
-        let content = !matches!(event.kind, notify::EventKind::Access(_));
-        if content && event.paths.iter().any(ours) {
-            // A full queue says already that something changed.
-            let _ = changed.try_send(());
-        }
-    });
-    let watched = watcher.and_then(|mut watcher| {
-        watcher.watch(dir, RecursiveMode::Recursive)?;
-        Ok(watcher)
-    });
-    match watched {
-        Ok(watcher) => Some(watcher),
-        Err(why) => {
-            let path = dir.display().to_string();
-            eprintln!(
-                "{}: {why}",
-                say::line("cli.watch-failed", &[("path", path)])
-            );
-            None
-        }
+        println!("{}", say::line(code, &[]));
     }
 }
 
@@ -216,7 +231,7 @@ fn config(args: &RunArgs) -> Result<Config, Failure> {
     ];
     let source = ConfigSource {
         file: std::fs::read_to_string(args.dir.join(Kind::Config.path(""))).ok(),
-        env: std::env::vars().collect(),
+        env: ConfigSource::environment(),
         flags: flags
             .into_iter()
             .filter_map(|(flag, section, key, value)| {
@@ -243,14 +258,16 @@ fn say_what_happens(config: &Config) -> Result<(), Failure> {
     })?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        // Colours are for eyes; a file or a journal gets plain text.
+        // Colours only on a terminal.
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        // Reporting a failed log line to standard error would panic when that is what failed.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     let set = match config.log.format {
         LogFormat::Text => lines.try_init(),
         LogFormat::Json => lines.json().try_init(),
     };
-    // Only a second call in one process fails, and there is none.
+    // Fails only on a second call in one process.
     drop(set);
     Ok(())
 }
@@ -260,7 +277,7 @@ fn refused(diagnostics: &[Diagnostic]) -> Failure {
     check::wrong(exit::CONFIGURATION, diagnostics)
 }
 
-/// The two ways in which a process is asked to stop.
+/// The two signals that ask a process to stop.
 struct Stop {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,

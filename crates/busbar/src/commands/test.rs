@@ -1,4 +1,4 @@
-//! `busbar test`: the tests that stand in flow files.
+//! `busbar test`: runs the tests in flow files.
 
 use std::path::PathBuf;
 
@@ -33,8 +33,8 @@ pub fn run(args: &TestArgs, json: bool) -> Result<(), Failure> {
         let error = Error::new(Class::Configuration, "cli.no-such-flow").with("flow", flow);
         return Err(Failure::new(exit::CONFIGURATION, error));
     }
-    let report =
-        busbar_flow::run_tests(&project, &busbar_connect::registry(), args.flow.as_deref());
+    let connectors = check::connectors(&args.dir);
+    let report = busbar_flow::run_tests(&project, &connectors, args.flow.as_deref());
     let failed = report.tests.iter().filter(|test| !test.passed).count();
     if json {
         println!("{}", serde_json::json!({ "tests": report.tests }));

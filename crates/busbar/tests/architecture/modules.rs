@@ -11,8 +11,6 @@ const CYCLES: &[&str] = &[
     "busbar: client, complete",
     "busbar-bus: board, bus, merge, publisher, retained",
     "busbar-bus: cursor, ingest, schema, stream",
-    "busbar-catalog: de, tree",
-    "busbar-catalog: project, topology",
     "busbar-event: batch, columns",
     "busbar-flow: chain, compile, dead, operator, output, shape, task",
     "busbar-gateway: group, registry, sys",
