@@ -35,15 +35,45 @@ pub struct FlowSpec {
     pub enabled: bool,
 }
 
-/// Where a flow that has never run begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+/// Where a flow that has never run begins: `earliest`, `latest`, or a time such as `2026-11-28T08:00:00Z`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "String")]
 pub enum Start {
     /// With the oldest event that is kept.
     #[default]
     Earliest,
     /// With the first event that arrives after it was deployed.
     Latest,
+    /// With the first event that is not older than this, in microseconds since 1970.
+    At(i64),
+}
+
+impl Serialize for Start {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Start::Earliest => s.serialize_str("earliest"),
+            Start::Latest => s.serialize_str("latest"),
+            Start::At(micros) => s.serialize_str(&busbar_event::format::rfc3339(*micros)),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Start {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        match text.as_str() {
+            "earliest" => Ok(Start::Earliest),
+            "latest" => Ok(Start::Latest),
+            time => busbar_event::format::parse_rfc3339(time)
+                .map(Start::At)
+                .ok_or_else(|| {
+                    serde::de::Error::invalid_value(
+                        serde::de::Unexpected::Str(time),
+                        &"earliest, latest, or a time such as 2026-11-28T08:00:00Z",
+                    )
+                }),
+        }
+    }
 }
 
 /// Where results go.
@@ -51,6 +81,8 @@ pub enum Start {
 #[serde(try_from = "OutputFile", into = "OutputFile")]
 #[schemars(with = "OutputFile")]
 pub struct OutputSpec {
+    /// The name by which the output is known when the file changes; without one, its kind and target.
+    pub name: Option<String>,
     /// The one target.
     pub target: OutputTarget,
     /// For streams and topics: the event's key, a template.
@@ -102,6 +134,10 @@ struct OutputFile {
     /// Retain the last event of each topic for later subscribers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     retain: Option<bool>,
+    /// The name by which the output is known when the file changes: with another name it begins anew. Without one it is
+    /// known by its kind and target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
 }
 
 impl TryFrom<OutputFile> for OutputSpec {
@@ -123,6 +159,7 @@ impl TryFrom<OutputFile> for OutputSpec {
             return Err("`key` and `retain` belong to outputs to a stream or topic");
         }
         Ok(OutputSpec {
+            name: file.name,
             target,
             key: file.key,
             retain: retain.unwrap_or(false),
@@ -135,6 +172,7 @@ impl From<OutputSpec> for OutputFile {
         let mut file = OutputFile {
             key: spec.key,
             retain: spec.retain.then_some(true),
+            name: spec.name,
             ..Default::default()
         };
         match spec.target {
@@ -162,7 +200,7 @@ impl OutputSpec {
     }
 
     /// The stream's, table's or connection's name, or the topic's template.
-    pub fn name(&self) -> &str {
+    pub fn target_name(&self) -> &str {
         match &self.target {
             OutputTarget::Stream { stream, .. } => stream,
             OutputTarget::Topic(name)

@@ -117,7 +117,10 @@ fn check_flow(
         names
     };
     for (i, name) in spec.from.iter().enumerate() {
-        if name != INBOX && !project.streams.contains_key(name) {
+        if project.tables.contains_key(name) && !project.streams.contains_key(name) {
+            let error = Error::new(Class::Configuration, "flow.from-table").with("table", name);
+            bad.push(source.diagnostic(&["from".into(), i.into()], None, error));
+        } else if name != INBOX && !project.streams.contains_key(name) {
             let (error, help) = unknown("stream", name, streams());
             let diagnostic = source.diagnostic(&["from".into(), i.into()], None, error);
             bad.push(diagnostic.with_help(help));

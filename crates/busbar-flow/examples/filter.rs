@@ -98,6 +98,7 @@ fn main() {
         tables: Arc::new(tables),
         connectors: Connectors::default(),
         project_dir: folder.path().into(),
+        state_dir: folder.path().join("state").into(),
     };
     for round in 1..=3 {
         options.project_dir = folder.path().into();

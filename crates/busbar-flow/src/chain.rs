@@ -1,26 +1,63 @@
 //! The operators of a task, one after the other, over one batch of events at a time.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
-use busbar_event::{Batch, Class, Error};
+use busbar_event::{Batch, BatchBuilder, Class, Error};
 use busbar_sql::Failed;
 use futures::FutureExt;
 
 use crate::counters::Counters;
-use crate::operator::{Made, Operator, Output, Rows};
+use crate::event_time::EventTime;
+use crate::exchange;
+use crate::operator::{Changes, Made, Operator, Output, Rows, Times};
 use crate::reader::Reader;
 use crate::render::{Origin, OriginRows};
+use crate::state::{Snapshot, TaskState};
 use crate::task::panicked;
 
-/// Reader and operators of one task.
+/// What one task of a flow computes.
 pub(crate) struct Chain {
-    pub reader: Reader,
-    pub operators: Vec<Box<dyn Operator>>,
+    pub source: ChainSource,
+    pub stations: Vec<Station>,
     /// The columns that come out.
     pub schema: SchemaRef,
+    /// Event time in the task's input, in a flow that needs it.
+    pub time: Option<EventTime>,
+}
+
+/// How a task's input becomes rows.
+pub(crate) enum ChainSource {
+    /// Events of a stream.
+    Stream(Reader),
+    /// Rows of the stage before, with these columns.
+    Rows { schema: SchemaRef, side: u8 },
+    /// Events that the stage before has passed on.
+    Events { reader: Reader, side: u8 },
+}
+
+/// An operator at its place in the flow.
+pub(crate) struct Station {
+    /// The step, by its index.
+    pub step: usize,
+    pub part: StepPart,
+    /// The name its state is kept under; none for one without.
+    pub name: Option<Arc<str>>,
+    pub operator: Box<dyn Operator>,
+}
+
+/// What part of its step an operator is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StepPart {
+    Whole,
+    /// What comes before the regrouping.
+    Before,
+    /// What comes behind it.
+    After,
 }
 
 /// Where in a flow an event came to its end.
@@ -60,12 +97,61 @@ pub(crate) struct Computed {
     /// The rows that are left.
     pub rows: RecordBatch,
     pub origin: Made,
+    /// In a flow with event time.
+    pub times: Option<Times>,
     pub dead: Vec<Dead>,
-    /// For the reader and then each operator.
-    pub counts: Vec<Counters>,
+    /// Events that came too late, by their places in the batch, and the step they came too late for.
+    pub late: Vec<(usize, usize)>,
+    /// Number of events that are rows for operators: all but what the flow itself has put between them.
+    pub input: usize,
+    /// What the reader did.
+    pub read: Counters,
+    /// What each operator did.
+    pub counts: Vec<Count>,
+    /// The watermark of the rows that come out.
+    pub watermark: Option<i64>,
+}
+
+/// A batch on its way through the operators.
+pub(crate) struct ChainWork {
+    events: Batch,
+    /// The operator that is next.
+    at: usize,
+    /// Rows for it, in order.
+    queue: VecDeque<Rows>,
+    /// Rows it was given, and what it made of them so far.
+    given: usize,
+    out: Output,
+    watermark: Option<i64>,
+    /// The input has ended.
+    last: bool,
+    dead: Vec<Dead>,
+    late: Vec<(usize, usize)>,
+    input: usize,
+    read: Counters,
+    counts: Vec<Count>,
+}
+
+/// What an operator did with the rows of a batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Count {
+    /// The index of its step.
+    pub step: usize,
+    /// As the step is seen: the two parts of a divided step together.
+    pub node: Counters,
+    /// As the flow is seen: what each part did.
+    pub flow: Counters,
 }
 
 impl Computed {
+    /// What dead letters of results are made from: of results that stand for no event, the results themselves.
+    pub fn letters_origin(&self) -> Made {
+        match (&self.origin, &self.times) {
+            (Made::Many, Some(_)) => Made::Same,
+            (origin, _) => origin.clone(),
+        }
+    }
+
     /// The rows' origin, for templates and envelopes.
     pub fn origin(&self) -> Origin<'_> {
         Origin {
@@ -80,21 +166,228 @@ impl Computed {
 }
 
 impl Chain {
-    /// Runs the operators. Events that fail alone are in [`Computed::dead`].
+    /// Runs the operators over a batch. Events that fail alone are in [`Computed::dead`].
     ///
     /// # Errors
-    /// An error of the batch as a whole. A batch of one event has no permanent one: the event is dead.
+    /// As of [`Chain::read`] and [`Chain::go_on`].
     pub async fn run(&mut self, events: Batch) -> Result<Computed, Error> {
-        let single = events.rows() == 1;
-        let read = match guarded(|| self.reader.read(&events)) {
-            Err(cause) if single && cause.class() == Class::Permanent => {
-                self.reader.rejected(cause)
+        let mut work = self.read(events)?;
+        self.go_on(&mut work).await?;
+        self.finish(work)
+    }
+
+    /// Reads events. From now on the batch must go on to its end: event time has moved.
+    ///
+    /// # Errors
+    /// An error of the batch as a whole; then nothing has changed. A batch of one event has no permanent one: the event
+    /// is dead.
+    pub fn read(&mut self, events: Batch) -> Result<ChainWork, Error> {
+        let mut work = ChainWork::new(events);
+        let (source, time) = (&mut self.source, &mut self.time);
+        match source {
+            ChainSource::Stream(reader) => {
+                let read = read(reader, &work.events)?;
+                let mut times = time.as_mut().map(|time| time.events(work.events.times()));
+                if let (Some(good), Some(all)) = (&read.events, &times) {
+                    times = Some(all.take(good)?);
+                }
+                let made = read.events.map_or(Made::Same, Made::From);
+                work.take_in(read.rows, made, times, read.rejected, 0);
             }
-            read => read?,
+            ChainSource::Rows { schema, side } => {
+                let mut moved = time.clone().unwrap_or_else(|| EventTime::of_stream(0));
+                let received = exchange::receive(&work.events, &mut moved)?;
+                let rows = exchange::columns(&received, schema)?;
+                *time = time.is_some().then_some(moved);
+                work.events = received.events;
+                let made = received.places.map_or(Made::Same, Made::From);
+                work.take_in(rows, made, Some(received.times), Vec::new(), *side);
+            }
+            ChainSource::Events { reader, side } => {
+                let mut moved = time.clone().unwrap_or_else(|| EventTime::of_stream(0));
+                let received = exchange::receive(&work.events, &mut moved)?;
+                let events = match &received.places {
+                    None => received.events.clone(),
+                    Some(places) => received.events.take(places),
+                };
+                let read = read(reader, &events)?;
+                *time = time.is_some().then_some(moved);
+                // Of the events with those the flow put between them.
+                let place = |at: usize| match &received.places {
+                    Some(places) => places.value(at) as usize,
+                    None => at,
+                };
+                let rejected = read.rejected.into_iter();
+                let rejected = rejected.map(|(at, cause)| (place(at), cause)).collect();
+                let times = match &read.events {
+                    Some(good) => received.times.take(good)?,
+                    None => received.times,
+                };
+                let made = match (&read.events, &received.places) {
+                    (None, None) => Made::Same,
+                    (None, Some(places)) => Made::From(places.clone()),
+                    (Some(good), _) => {
+                        let good = good.values().iter();
+                        Made::From(good.map(|at| place(*at as usize) as u32).collect())
+                    }
+                };
+                work.events = received.events;
+                work.take_in(read.rows, made, Some(times), rejected, *side);
+            }
+        }
+        work.watermark = self.time.as_ref().and_then(EventTime::watermark);
+        Ok(work)
+    }
+
+    /// A tick instead of events: event time has reached `watermark`.
+    pub fn tick(&mut self, watermark: i64) -> ChainWork {
+        if let Some(time) = &mut self.time {
+            time.tick(watermark);
+        }
+        let mut work = ChainWork::new(BatchBuilder::new().finish());
+        work.watermark = self.time.as_ref().and_then(EventTime::watermark);
+        work
+    }
+
+    /// The input has ended: what is open comes out.
+    #[allow(dead_code, reason = "for runs over a bounded part of a stream")]
+    pub fn end(&mut self) -> ChainWork {
+        let mut work = ChainWork::new(BatchBuilder::new().finish());
+        work.watermark = self.time.as_ref().and_then(EventTime::watermark);
+        work.last = true;
+        work
+    }
+
+    /// Takes a batch through the operators.
+    ///
+    /// # Errors
+    /// After a transient error it can be called again. After any other the operators are not to be used any more.
+    pub async fn go_on(&mut self, work: &mut ChainWork) -> Result<(), Error> {
+        while let Some(station) = self.stations.get_mut(work.at) {
+            let operator = station.operator.as_mut();
+            while let Some(rows) = work.queue.pop_front() {
+                if let Err(error) = attempt(operator, rows.clone(), &mut work.out).await {
+                    work.refused(operator, rows, error)?;
+                }
+            }
+            if station.name.is_some()
+                && let Some(watermark) = work.watermark
+            {
+                guarded(|| operator.on_time(watermark, &mut work.out)).map_err(fatal)?;
+                work.watermark = Some(operator.watermark(watermark));
+            }
+            if work.last {
+                guarded(|| operator.flush(&mut work.out)).map_err(fatal)?;
+            }
+            work.next(station.step, station.part);
+        }
+        Ok(())
+    }
+
+    /// What came of a batch.
+    pub fn finish(&self, work: ChainWork) -> Result<Computed, Error> {
+        let (rows, origin, times) = together(&self.schema, work.queue.into())?;
+        Ok(Computed {
+            events: work.events,
+            rows,
+            origin,
+            times,
+            dead: work.dead,
+            late: work.late,
+            input: work.input,
+            read: work.read,
+            counts: work.counts,
+            watermark: work.watermark,
+        })
+    }
+
+    /// Takes up the state of the operators.
+    pub fn restore(&mut self, state: &Arc<TaskState>) -> Result<(), Error> {
+        for station in &mut self.stations {
+            if let Some(name) = &station.name {
+                station.operator.restore(state.reader(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What has changed in the operators since the last time.
+    pub fn snapshot(&mut self, state: &TaskState) -> Result<Snapshot, Error> {
+        let mut changed = Vec::new();
+        for station in &mut self.stations {
+            if let Some(name) = &station.name {
+                let mut changes = Changes::default();
+                station.operator.snapshot(&mut changes)?;
+                changed.push((&**name, changes));
+            }
+        }
+        Ok(state.snapshot(changed))
+    }
+
+    /// The least watermark at which an operator has something to do.
+    pub fn next_time(&self) -> Option<i64> {
+        let stations = self.stations.iter();
+        stations.filter_map(|s| s.operator.next_time()).min()
+    }
+
+    /// Bytes of state in memory, by operator.
+    pub fn memory(&self) -> Vec<(Arc<str>, usize)> {
+        let stations = self.stations.iter();
+        let named = stations.filter_map(|s| Some((Arc::clone(s.name.as_ref()?), s)));
+        named.map(|(name, s)| (name, s.operator.memory())).collect()
+    }
+
+    /// Gives up about so many bytes of memory, most of it where most is held.
+    pub fn shrink(&mut self, bytes: usize) {
+        let held: usize = self.stations.iter().map(|s| s.operator.memory()).sum();
+        for station in &mut self.stations {
+            let share = station.operator.memory() as f64 / held.max(1) as f64;
+            station.operator.shrink((bytes as f64 * share) as usize);
+        }
+    }
+}
+
+impl ChainWork {
+    fn new(events: Batch) -> ChainWork {
+        ChainWork {
+            events,
+            at: 0,
+            queue: VecDeque::new(),
+            given: 0,
+            out: Output::default(),
+            watermark: None,
+            last: false,
+            dead: Vec::new(),
+            late: Vec::new(),
+            input: 0,
+            read: Counters::default(),
+            counts: Vec::new(),
+        }
+    }
+
+    fn take_in(
+        &mut self,
+        batch: RecordBatch,
+        made: Made,
+        times: Option<Times>,
+        rejected: Vec<(usize, Error)>,
+        side: u8,
+    ) {
+        let rows = Rows {
+            batch,
+            made,
+            times,
+            side,
         };
-        let mut counts = Vec::with_capacity(1 + self.operators.len());
-        let mut dead: Vec<Dead> = read
-            .rejected
+        self.input = rows.len() + rejected.len();
+        self.given = rows.len();
+        self.read = Counters {
+            input: self.input as u64,
+            out: rows.len() as u64,
+            dead: rejected.len() as u64,
+            ..Counters::default()
+        };
+        self.dead = rejected
             .into_iter()
             .map(|(event, cause)| Dead {
                 event,
@@ -102,72 +395,73 @@ impl Chain {
                 cause,
             })
             .collect();
-        counts.push(Counters {
-            input: events.rows() as u64,
-            out: read.rows.num_rows() as u64,
-            dead: dead.len() as u64,
-            ..Counters::default()
-        });
-        let mut rows = vec![Rows {
-            batch: read.rows,
-            made: read.events.map_or(Made::Same, Made::From),
-            times: None,
-            side: 0,
-        }];
-        for (index, operator) in self.operators.iter_mut().enumerate() {
-            let input: usize = rows.iter().map(Rows::len).sum();
-            let mut out = Output::default();
-            for rows in rows {
-                process(operator.as_mut(), rows, &mut out).await?;
-            }
-            counts.push(count(input, &out));
-            let place = Place::Step(index);
-            dead.extend(out.dead.into_iter().map(|(event, cause)| Dead {
-                event,
-                place,
-                cause,
-            }));
-            rows = out.rows;
+        if rows.len() > 0 {
+            self.queue.push_back(rows);
         }
-        let (rows, origin) = together(&self.schema, rows)?;
-        Ok(Computed {
-            events,
-            rows,
-            origin,
-            dead,
-            counts,
-        })
     }
-}
 
-/// Gives rows to an operator. Rows that fail alone become dead ones of `out`.
-async fn process(operator: &mut dyn Operator, rows: Rows, out: &mut Output) -> Result<(), Error> {
-    let mut open = vec![rows];
-    while let Some(rows) = open.pop() {
-        let Err(error) = attempt(operator, rows.clone(), out).await else {
-            continue;
-        };
+    /// An operator did not take rows: those that fail alone are dead, the others come again.
+    fn refused(
+        &mut self,
+        operator: &mut dyn Operator,
+        rows: Rows,
+        error: Error,
+    ) -> Result<(), Error> {
         if error.class() != Class::Permanent || rows.len() == 0 {
+            self.queue.push_front(rows);
             return Err(error);
         }
         if rows.len() == 1 {
-            out.dead.push((rows.made.event(0), error));
-            continue;
+            self.out.dead.push((rows.made.event(0), error));
+            return Ok(());
         }
         let failing = guarded(|| Ok(operator.failing(&rows))).unwrap_or_default();
         if failing.is_empty() {
             // The first half comes first.
             let middle = rows.len() / 2;
-            open.push(rows.slice(middle, rows.len() - middle));
-            open.push(rows.slice(0, middle));
-            continue;
+            self.queue
+                .push_front(rows.slice(middle, rows.len() - middle));
+            self.queue.push_front(rows.slice(0, middle));
+            return Ok(());
         }
-        open.push(rows.take(&without(rows.len(), &failing))?);
+        let good = rows.take(&without(rows.len(), &failing))?;
+        if good.len() > 0 {
+            self.queue.push_front(good);
+        }
         for Failed { row, cause } in failing {
-            out.dead.push((rows.made.event(row), cause));
+            self.out.dead.push((rows.made.event(row), cause));
         }
+        Ok(())
     }
-    Ok(())
+
+    /// The operator is done with the batch: what it made is for the next one.
+    fn next(&mut self, step: usize, part: StepPart) {
+        let out = std::mem::take(&mut self.out);
+        self.counts.push(count(step, self.given, &out, part));
+        let place = Place::Step(step);
+        let dead = out.dead.into_iter();
+        self.dead.extend(dead.map(|(event, cause)| Dead {
+            event,
+            place,
+            cause,
+        }));
+        for late in &out.late {
+            let events = (0..late.len()).map(|row| late.made.event(row));
+            self.late.extend(events.map(|event| (event, step)));
+        }
+        self.given = out.rows.iter().map(Rows::len).sum();
+        self.queue = out.rows.into();
+        self.at += 1;
+    }
+}
+
+fn read(reader: &mut Reader, events: &Batch) -> Result<crate::reader::ReadRows, Error> {
+    match guarded(|| reader.read(events)) {
+        Err(cause) if events.rows() == 1 && cause.class() == Class::Permanent => {
+            Ok(reader.rejected(cause))
+        }
+        read => read,
+    }
 }
 
 async fn attempt(operator: &mut dyn Operator, rows: Rows, out: &mut Output) -> Result<(), Error> {
@@ -176,29 +470,75 @@ async fn attempt(operator: &mut dyn Operator, rows: Rows, out: &mut Output) -> R
     result.unwrap_or_else(|panic| Err(panicked(&*panic)))
 }
 
-/// What an operator did with its rows.
-fn count(input: usize, out: &Output) -> Counters {
-    let rows = |rows: &[Rows]| rows.iter().map(Rows::len).sum::<usize>();
-    let (made, dead) = (rows(&out.rows), out.dead.len());
-    let reached = input.saturating_sub(dead);
-    Counters {
-        input: input as u64,
-        out: made as u64,
-        dead: dead as u64,
-        filtered: reached.saturating_sub(made) as u64,
-        added: made.saturating_sub(reached) as u64,
-        held: 0,
+/// An error behind which the operators' state is not what the input says.
+fn fatal(error: Error) -> Error {
+    match error.class() {
+        Class::Configuration => error,
+        _ => Error::new(Class::Configuration, "flow.state-stopped")
+            .with("cause", error.to_string())
+            .caused_by(error),
     }
 }
 
+fn count(step: usize, given: usize, out: &Output, part: StepPart) -> Count {
+    let rows = |rows: &[Rows]| rows.iter().map(Rows::len).sum::<usize>() as u64;
+    let (given, made, late) = (given as u64, rows(&out.rows), rows(&out.late));
+    let (dead, taken) = (out.dead.len() as u64, out.taken as u64);
+    let whole = Counters {
+        input: given,
+        out: made,
+        dead,
+        late,
+        ..Counters::default()
+    };
+    if part == StepPart::Whole {
+        let left = given.saturating_sub(dead + late + taken);
+        let node = Counters {
+            taken,
+            filtered: left.saturating_sub(made),
+            added: made.saturating_sub(left),
+            ..whole
+        };
+        return Count {
+            step,
+            node,
+            flow: node,
+        };
+    }
+    let left = given.saturating_sub(dead + late);
+    let flow = Counters {
+        taken: left,
+        added: made,
+        ..whole
+    };
+    // What goes from one part of a step to the other is neither in nor out.
+    let node = match part {
+        StepPart::Before => Counters {
+            out: 0,
+            added: 0,
+            ..flow
+        },
+        _ => Counters {
+            out: made,
+            dead,
+            added: made + dead,
+            ..Counters::default()
+        },
+    };
+    Count { step, node, flow }
+}
+
+type Together = (RecordBatch, Made, Option<Times>);
+
 /// The last operator's rows as one batch.
-fn together(schema: &SchemaRef, mut rows: Vec<Rows>) -> Result<(RecordBatch, Made), Error> {
+fn together(schema: &SchemaRef, mut rows: Vec<Rows>) -> Result<Together, Error> {
     if rows.len() < 2 {
         return Ok(match rows.pop() {
-            Some(rows) => (rows.batch, rows.made),
+            Some(rows) => (rows.batch, rows.made, rows.times),
             None => {
                 let none = UInt32Array::from(Vec::<u32>::new());
-                (RecordBatch::new_empty(schema.clone()), Made::From(none))
+                let empty = RecordBatch::new_empty(Arc::clone(schema));
+                (empty, Made::From(none), None)
             }
         });
     }
@@ -211,13 +551,15 @@ fn together(schema: &SchemaRef, mut rows: Vec<Rows>) -> Result<(RecordBatch, Mad
                 .collect(),
         ),
     };
+    let times: Option<Vec<&Times>> = rows.iter().map(|rows| rows.times.as_ref()).collect();
+    let times = times.map(|times| Times::concat(&times));
     let batch = concat_batches(rows[0].batch.schema_ref(), rows.iter().map(|r| &r.batch));
     let batch = batch.map_err(|e| {
         Error::new(Class::Permanent, "flow.misfit")
             .with("column", "")
             .caused_by(e)
     })?;
-    Ok((batch, made))
+    Ok((batch, made, times))
 }
 
 /// A panic in what works on events is an error of the events, not the end of their task.

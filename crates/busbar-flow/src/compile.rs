@@ -13,8 +13,10 @@ use busbar_event::topic::Filter;
 use busbar_event::{Class, Error};
 use busbar_table::Table;
 
-use crate::chain::Chain;
-use crate::operator::{Step, StepContext, registry};
+use crate::chain::{Chain, ChainSource, Station, StepPart};
+use crate::event_time::EventTime;
+use crate::exchange::ExchangePlan;
+use crate::operator::{Divided, Step, StepContext, registry};
 use crate::reader::{ENVELOPE, Input, Reader, is_envelope};
 use crate::render::Renderer;
 
@@ -27,6 +29,8 @@ pub struct World {
     pub tables: BTreeMap<String, Arc<dyn Table>>,
     /// Connections by name, and whether they take rows.
     pub connections: BTreeMap<String, (ConnectionSpec, bool)>,
+    /// Flows that outputs and state know by another name than their own.
+    pub(crate) known_as: BTreeMap<String, String>,
 }
 
 /// What a flow needs to know of a stream.
@@ -36,29 +40,76 @@ pub struct StreamInfo {
     pub input: Option<Input>,
     /// Its topic patterns.
     pub topics: Vec<Filter>,
+    /// Number of its partitions.
+    pub partitions: u16,
+    /// How much later than others an event may come, in microseconds.
+    pub lateness_micros: i64,
 }
 
 /// A flow that was checked and can be run.
 pub(crate) struct Plan {
     pub name: Arc<str>,
     pub spec: FlowSpec,
+    /// What its tasks read: the streams of the file, then those between its stages.
     pub inputs: Vec<InputPlan>,
+    /// Those of the file, then those to streams between its stages.
     pub outputs: Vec<OutputPlan>,
+    /// Steps keep state, so that time in the events matters.
+    pub timed: bool,
 }
 
-/// The flow as seen from one of its input streams.
+/// The flow as seen from one of the streams that its tasks read.
 pub(crate) struct InputPlan {
     pub stream: String,
-    input: Input,
-    places: Vec<usize>,
-    /// Each step and the columns it sees; the first ones see what is read.
-    steps: Vec<(Arc<dyn Step>, SchemaRef)>,
+    /// 0 for the streams of the file.
+    pub stage: usize,
+    /// Which stream of the file it is; none behind the first stage.
+    pub node: Option<usize>,
+    source: SourcePlan,
+    pub steps: Vec<StepPlan>,
     /// The columns of the results.
     pub schema: SchemaRef,
-    /// For each output what it takes from these results.
+    /// For each output of the file what it takes from these results; none where results go to the next stage.
     pub shapes: Vec<Shape>,
     /// Whether a step made columns of its own, so that the payload is made anew.
     pub projected: bool,
+    /// The next stage: the output that leads to it, and how rows are spread.
+    pub exchange: Option<(usize, ExchangePlan)>,
+    /// Its tasks keep state, or event time.
+    pub timed: bool,
+    /// In microseconds.
+    pub lateness: i64,
+}
+
+enum SourcePlan {
+    Stream {
+        input: Input,
+        places: Vec<usize>,
+    },
+    /// Columns that the stage before has made.
+    Rows {
+        schema: SchemaRef,
+        side: u8,
+    },
+    /// Events that the stage before has passed on.
+    Events {
+        input: Input,
+        places: Vec<usize>,
+        side: u8,
+    },
+}
+
+/// A step at its place in a stage.
+#[derive(Clone)]
+pub(crate) struct StepPlan {
+    step: Arc<dyn Step>,
+    /// The columns it sees. Until a step makes columns of its own, more than are read.
+    sees: SchemaRef,
+    /// Which step of the flow it is.
+    pub index: usize,
+    part: StepPart,
+    /// For a step with state: its name and what the state means.
+    pub state: Option<(Arc<str>, String)>,
 }
 
 /// An output of the flow.
@@ -80,6 +131,10 @@ pub(crate) enum Target {
     Topic,
     Table(String),
     Connection(String),
+    /// The next stage, by the name of the stream in between.
+    Stage(Arc<str>),
+    /// The flow's own stream of results, which outputs with cursors of their own read.
+    Results(Arc<str>),
 }
 
 /// How an output is made of result rows.
@@ -109,22 +164,91 @@ pub(crate) enum NoPlan {
     Waiting(String),
 }
 
-impl InputPlan {
-    /// A chain for one task: it keeps a decoder of its own.
-    pub fn chain(&self) -> Result<Chain, Error> {
-        let reader = Reader::new(&self.input, &self.places)?;
-        let mut operators = Vec::with_capacity(self.steps.len());
-        // Until a step makes columns of its own, steps see the columns that are read.
-        let mut own = false;
-        for (step, sees) in &self.steps {
-            operators.push(step.operator(if own { sees } else { reader.schema() })?);
-            own |= step.schema().is_some();
+impl StepPlan {
+    /// For a step in two parts: which one it is.
+    pub fn part_name(&self) -> Option<&'static str> {
+        match self.part {
+            StepPart::Whole => None,
+            StepPart::Before => Some("before"),
+            StepPart::After => Some("after"),
         }
+    }
+}
+
+impl InputPlan {
+    /// A chain for one task, without state. `before` are the names of the tasks of the stage before.
+    pub fn chain(&self, before: &[Arc<str>]) -> Result<Chain, Error> {
+        let (source, seen) = match &self.source {
+            SourcePlan::Stream { input, places } => {
+                let reader = Reader::new(input, places)?;
+                let schema = Arc::clone(reader.schema());
+                (ChainSource::Stream(reader), Some(schema))
+            }
+            SourcePlan::Events {
+                input,
+                places,
+                side,
+            } => {
+                let reader = Reader::new(input, places)?;
+                let schema = Arc::clone(reader.schema());
+                (
+                    ChainSource::Events {
+                        reader,
+                        side: *side,
+                    },
+                    Some(schema),
+                )
+            }
+            SourcePlan::Rows { schema, side } => {
+                let schema = Arc::clone(schema);
+                (
+                    ChainSource::Rows {
+                        schema,
+                        side: *side,
+                    },
+                    None,
+                )
+            }
+        };
+        let mut stations = Vec::with_capacity(self.steps.len());
+        // Until a step makes columns of its own, steps see the columns that are read.
+        let mut own = seen.is_none();
+        for planned in &self.steps {
+            let sees = match &seen {
+                Some(read) if !own => read,
+                _ => &planned.sees,
+            };
+            stations.push(Station {
+                step: planned.index,
+                part: planned.part,
+                name: planned.state.as_ref().map(|(name, _)| Arc::clone(name)),
+                operator: planned.step.operator(sees)?,
+            });
+            own |= planned.step.schema().is_some();
+        }
+        let time = self.timed.then(|| match self.stage {
+            0 => EventTime::of_stream(self.lateness),
+            _ => EventTime::of_stage(before.to_vec()),
+        });
         Ok(Chain {
-            reader,
-            operators,
+            source,
+            stations,
             schema: Arc::clone(&self.schema),
+            time,
         })
+    }
+
+    /// The operators with state, and what it means.
+    pub fn meanings(&self) -> BTreeMap<String, String> {
+        let states = self.steps.iter().filter_map(|step| step.state.as_ref());
+        states
+            .map(|(name, meaning)| (name.to_string(), meaning.clone()))
+            .collect()
+    }
+
+    /// Whether its tasks only deliver what the stage before has computed.
+    pub fn delivers(&self) -> bool {
+        self.stage > 0 && self.steps.is_empty() && !self.timed
     }
 }
 
@@ -135,37 +259,32 @@ pub(crate) fn compile(
     source: &Source,
     world: &World,
 ) -> Result<Plan, NoPlan> {
+    let known_as = world.known_as.get(name).map_or(name, String::as_str);
     let mut compiler = Compiler {
+        known_as,
         spec,
         source,
         world,
         bad: Vec::new(),
     };
-    let outputs = compiler.outputs();
-    let mut inputs = Vec::new();
+    let mut outputs = compiler.outputs();
+    let mut sources = Vec::new();
     let mut waiting = None;
     for (i, stream) in spec.from.iter().enumerate() {
         match world.streams.get(stream) {
-            Some(StreamInfo {
-                input: Some(input), ..
-            }) => {
-                if let Some(plan) = compiler.input(stream, input) {
-                    inputs.push(plan);
-                }
+            Some(
+                info @ StreamInfo {
+                    input: Some(input), ..
+                },
+            ) => sources.push(Branch::of_stream(i, stream, input, info)),
+            Some(_) => {
+                waiting = Some(stream.clone());
+                compiler.check_texts();
             }
-            Some(_) => waiting = Some(stream.clone()),
-            None => {
-                let known = world.streams.keys().map(String::as_str);
-                let help = suggest(stream, known);
-                let error =
-                    Error::new(Class::Configuration, "catalog.unknown-stream").with("name", stream);
-                let path = [PathItem::Key("from"), PathItem::Index(i)];
-                compiler
-                    .bad
-                    .push(source.diagnostic(&path, None, error).with_help(help));
-            }
+            None => compiler.unknown_input(i, stream),
         }
     }
+    let inputs = compiler.stages(sources, &mut outputs);
     if !compiler.bad.is_empty() {
         // The same word may be wrong for each of several inputs.
         compiler
@@ -179,15 +298,130 @@ pub(crate) fn compile(
     if let Some(stream) = waiting {
         return Err(NoPlan::Waiting(stream));
     }
+    let timed = inputs.iter().any(|input| input.timed);
     Ok(Plan {
         name: name.into(),
         spec: spec.clone(),
         inputs,
         outputs,
+        timed,
     })
 }
 
+/// Steps on the way from one stream, as far as they are compiled.
+struct Branch {
+    stream: String,
+    stage: usize,
+    node: Option<usize>,
+    from: BranchFrom,
+    /// The columns that the next step sees.
+    schema: SchemaRef,
+    /// Places of the columns that must be read.
+    needed: BTreeSet<usize>,
+    steps: Vec<StepPlan>,
+    projected: bool,
+    derived: bool,
+    timed: bool,
+    lateness: i64,
+    partitions: u16,
+}
+
+#[derive(Clone)]
+enum BranchFrom {
+    Stream(Input),
+    Rows(SchemaRef, u8),
+    Events(Input, u8),
+}
+
+impl Branch {
+    fn of_stream(node: usize, stream: &str, input: &Input, info: &StreamInfo) -> Branch {
+        Branch {
+            stream: stream.to_owned(),
+            stage: 0,
+            node: Some(node),
+            from: BranchFrom::Stream(input.clone()),
+            schema: input.relation(),
+            needed: BTreeSet::new(),
+            steps: Vec::new(),
+            projected: false,
+            derived: false,
+            timed: false,
+            lateness: info.lateness_micros,
+            partitions: info.partitions,
+        }
+    }
+
+    fn push(&mut self, index: usize, step: Arc<dyn Step>, part: StepPart) {
+        if !self.projected {
+            self.needed.extend(step.columns());
+        }
+        self.derived |= !step.row_by_row();
+        let sees = Arc::clone(&self.schema);
+        if let Some(columns) = step.schema() {
+            (self.projected, self.schema) = (true, columns);
+        }
+        self.steps.push(StepPlan {
+            step,
+            sees,
+            index,
+            part,
+            state: None,
+        });
+    }
+
+    /// The columns of the results: all that steps have made, or those that are read.
+    fn results(&self) -> SchemaRef {
+        match self.projected {
+            true => Arc::clone(&self.schema),
+            false => {
+                let places: Vec<usize> = self.needed.iter().copied().collect();
+                // They are places of this schema.
+                let read = self.schema.project(&places).map(Arc::new);
+                read.unwrap_or_else(|_| Arc::clone(&self.schema))
+            }
+        }
+    }
+
+    fn plan(self, exchange: Option<(usize, ExchangePlan)>, shapes: Vec<Shape>) -> InputPlan {
+        let schema = self.results();
+        let places = self.needed.into_iter().collect();
+        InputPlan {
+            stream: self.stream,
+            stage: self.stage,
+            node: self.node,
+            source: match self.from {
+                BranchFrom::Stream(input) => SourcePlan::Stream { input, places },
+                BranchFrom::Events(input, side) => SourcePlan::Events {
+                    input,
+                    places,
+                    side,
+                },
+                BranchFrom::Rows(schema, side) => SourcePlan::Rows { schema, side },
+            },
+            steps: self.steps,
+            schema,
+            shapes,
+            projected: self.projected,
+            exchange,
+            timed: self.timed,
+            lateness: self.lateness,
+        }
+    }
+}
+
+/// Which rows meet in one task.
+enum Located {
+    /// All.
+    One,
+    /// Those with equal values of these columns.
+    By(Vec<String>),
+    /// Nobody knows which.
+    Anyhow,
+}
+
 struct Compiler<'a> {
+    /// The name under which outputs and streams know the flow.
+    known_as: &'a str,
     spec: &'a FlowSpec,
     source: &'a Source,
     world: &'a World,
@@ -199,7 +433,11 @@ impl Compiler<'_> {
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
         let mut outputs = Vec::new();
         for (i, output) in self.spec.to.iter().enumerate() {
-            let identity = serde_json::to_string(output).unwrap_or_default();
+            // What is written there, and how, may change; what it is stays.
+            let identity = match &output.name {
+                Some(name) => format!("name {name}"),
+                None => format!("{} {}", output.kind(), output.target_name()),
+            };
             let count = seen.entry(identity.clone()).or_default();
             let id = format!("{:016x}", fnv1a(&format!("{identity}#{count}")));
             *count += 1;
@@ -212,7 +450,7 @@ impl Compiler<'_> {
             self.known(i, output, &target);
             let relational = |table: &Arc<dyn Table>| table.engine() == "relational";
             let apart = match &target {
-                Target::Stream(_) | Target::Topic => false,
+                Target::Stream(_) | Target::Topic | Target::Stage(_) | Target::Results(_) => false,
                 Target::Table(name) => self.world.tables.get(name).is_some_and(relational),
                 Target::Connection(_) => true,
             };
@@ -229,7 +467,7 @@ impl Compiler<'_> {
     /// Whether there is what an output names.
     fn known(&mut self, i: usize, output: &OutputSpec, target: &Target) {
         let (name, code, known): (&str, &'static str, Vec<&String>) = match target {
-            Target::Topic => return,
+            Target::Topic | Target::Stage(_) | Target::Results(_) => return,
             Target::Stream(n) => (
                 n,
                 "catalog.unknown-stream",
@@ -264,72 +502,281 @@ impl Compiler<'_> {
         }
     }
 
-    fn input(&mut self, stream: &str, input: &Input) -> Option<InputPlan> {
-        let relation = input.relation();
-        let mut steps = Vec::new();
-        let mut schema = Arc::clone(&relation);
-        let mut needed: BTreeSet<usize> = BTreeSet::new();
-        let (mut projected, mut derived) = (false, false);
-        for (i, step) in self.spec.steps.iter().enumerate() {
-            let sees = Arc::clone(&schema);
-            let context = StepContext {
-                schema: &schema,
-                world: self.world,
-            };
-            match registry::compile(step, &context) {
-                Ok(step) => {
-                    if !projected {
-                        needed.extend(step.columns());
+    /// Compiles the steps, stage by stage. None where something is wrong.
+    fn stages(
+        &mut self,
+        mut branches: Vec<Branch>,
+        outputs: &mut Vec<OutputPlan>,
+    ) -> Vec<InputPlan> {
+        let mut done = Vec::new();
+        let mut located = match &branches[..] {
+            [one] if one.partitions == 1 => Located::One,
+            _ => Located::Anyhow,
+        };
+        let mut names: BTreeMap<String, usize> = BTreeMap::new();
+        for (i, spec) in self.spec.steps.iter().enumerate() {
+            let mut compiled = Vec::with_capacity(branches.len());
+            for branch in &branches {
+                let context = StepContext {
+                    schema: &branch.schema,
+                    world: self.world,
+                };
+                match registry::compile(spec, &context) {
+                    Ok(step) => compiled.push(step),
+                    Err(wrong) => {
+                        let mut path = vec!["steps".into(), i.into(), PathItem::Key(spec.kind())];
+                        path.extend(wrong.path);
+                        let diagnostic = self.source.diagnostic(&path, wrong.span, wrong.error);
+                        self.bad.push(diagnostic.with_help(wrong.help));
                     }
-                    derived |= !step.row_by_row();
-                    if let Some(columns) = step.schema() {
-                        (projected, schema) = (true, columns);
-                    }
-                    steps.push((step, sees));
-                }
-                Err(wrong) => {
-                    let mut path = vec!["steps".into(), i.into(), PathItem::Key(step.kind())];
-                    path.extend(wrong.path);
-                    let diagnostic = self.source.diagnostic(&path, wrong.span, wrong.error);
-                    self.bad.push(diagnostic.with_help(wrong.help));
-                    return None;
                 }
             }
+            if compiled.len() < branches.len() || branches.is_empty() {
+                return done;
+            }
+            let Some(stateful) = compiled[0].stateful() else {
+                for (branch, step) in branches.iter_mut().zip(compiled) {
+                    branch.push(i, step, StepPart::Whole);
+                }
+                continue;
+            };
+            let count = names.entry(spec.kind().to_owned()).or_default();
+            *count += 1;
+            let name = match &stateful.name {
+                Some(name) => name.clone(),
+                None => format!("{}-{count}", spec.kind()),
+            };
+            if let Some(code) = self.unfit_for_state(&branches) {
+                let error = Error::new(Class::Configuration, code).with("step", spec.kind());
+                let path = ["steps".into(), i.into(), PathItem::Key(spec.kind())];
+                self.bad.push(self.source.diagnostic(&path, None, error));
+                return done;
+            }
+            let meets = match &located {
+                Located::One => true,
+                Located::By(keys) => keys.iter().all(|key| stateful.keys.contains(key)),
+                Located::Anyhow => false,
+            };
+            let (step, part) = if meets {
+                (Arc::clone(&compiled[0]), StepPart::Whole)
+            } else {
+                let whole = Arc::clone(&compiled[0]);
+                let keys = &stateful.keys;
+                located = match keys.is_empty() {
+                    true => Located::One,
+                    false => Located::By(keys.clone()),
+                };
+                let divided = compiled.iter().map(|step| step.stateful()?.divided);
+                let divided: Option<Vec<Divided>> = divided.collect();
+                let next = self.regroup(i, branches, divided.as_deref(), keys, outputs, &mut done);
+                branches = vec![next];
+                match divided.and_then(|mut divided| divided.pop()) {
+                    Some(divided) => (divided.after, StepPart::After),
+                    None => (whole, StepPart::Whole),
+                }
+            };
+            let branch = &mut branches[0];
+            branch.timed = true;
+            let meaning = meaning(&step, &branch.schema, &stateful.meaning);
+            branch.push(i, step, part);
+            if let Some(last) = branch.steps.last_mut() {
+                last.state = Some((name.into(), meaning));
+            }
+        }
+        self.deliver(branches, outputs, &mut done);
+        done
+    }
+
+    /// Why rows of these branches cannot go into a step with state.
+    fn unfit_for_state(&self, branches: &[Branch]) -> Option<&'static str> {
+        let timed = branches.iter().any(|branch| branch.timed);
+        if !timed && branches.iter().any(|branch| branch.derived) {
+            return Some("flow.sql-before-state");
+        }
+        let first = &branches[0];
+        let same = |branch: &Branch| {
+            let fields = branch.schema.fields().iter().zip(first.schema.fields());
+            branch.projected
+                && branch.schema.fields().len() == first.schema.fields().len()
+                && fields
+                    .into_iter()
+                    .all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type())
+        };
+        (branches.len() > 1 && !branches.iter().all(same)).then_some("flow.inputs-differ")
+    }
+
+    /// Ends the stage of some branches, and begins the next one with their rows regrouped by `keys`.
+    fn regroup(
+        &mut self,
+        index: usize,
+        branches: Vec<Branch>,
+        divided: Option<&[Divided]>,
+        keys: &[String],
+        outputs: &mut Vec<OutputPlan>,
+        done: &mut Vec<InputPlan>,
+    ) -> Branch {
+        let stage = branches[0].stage + 1;
+        let partitions = match keys.is_empty() {
+            true => 1,
+            false => branches.iter().map(|b| b.partitions).max().unwrap_or(1),
+        };
+        let mut streams = String::new();
+        let mut next = None;
+        for (at, mut branch) in branches.into_iter().enumerate() {
+            let mut keys = keys.to_vec();
+            if let Some(divided) = divided.and_then(|divided| divided.get(at)) {
+                keys.clone_from(&divided.keys);
+                branch.push(index, Arc::clone(&divided.before), StepPart::Before);
+            } else if !branch.projected {
+                let places = keys
+                    .iter()
+                    .filter_map(|key| branch.schema.index_of(key).ok());
+                branch.needed.extend(places);
+            }
+            branch.timed = true;
+            let results = branch.results();
+            if streams.is_empty() {
+                // Another layout is another stream: what is left in the old one does not fit.
+                let layout = format!("{keys:?} {results}{}", branch.projected);
+                let hash = fnv1a(&layout) & 0xffff_ffff;
+                streams = format!("_x-{}-{stage}-{hash:08x}", self.known_as);
+                outputs.push(OutputPlan {
+                    id: format!("stage-{stage}").into(),
+                    target: Target::Stage(streams.as_str().into()),
+                    retain: false,
+                    apart: false,
+                });
+            }
+            let exchange = ExchangePlan {
+                stream: streams.as_str().into(),
+                partitions,
+                keys: keys
+                    .iter()
+                    .filter_map(|k| results.index_of(k).ok())
+                    .collect(),
+                projected: branch.projected,
+                side: 0,
+            };
+            let from = match (&branch.from, branch.projected) {
+                (BranchFrom::Stream(input) | BranchFrom::Events(input, _), false) => {
+                    BranchFrom::Events(input.clone(), 0)
+                }
+                _ => BranchFrom::Rows(Arc::clone(&results), 0),
+            };
+            next.get_or_insert_with(|| Branch {
+                stream: streams.clone(),
+                stage,
+                node: None,
+                from,
+                schema: Arc::clone(&branch.schema),
+                needed: BTreeSet::new(),
+                steps: Vec::new(),
+                projected: branch.projected,
+                derived: branch.derived,
+                timed: true,
+                lateness: 0,
+                partitions,
+            });
+            done.push(branch.plan(Some((outputs.len() - 1, exchange)), Vec::new()));
+        }
+        // There is a branch at least.
+        next.unwrap_or_else(|| unreachable!("a flow reads something"))
+    }
+
+    /// Leads the last rows to the outputs. Those of a flow with state that must not hold the others up read them
+    /// from a stream, so that they are computed once.
+    fn deliver(
+        &mut self,
+        branches: Vec<Branch>,
+        outputs: &mut Vec<OutputPlan>,
+        done: &mut Vec<InputPlan>,
+    ) {
+        for mut branch in branches {
+            let Some(shapes) = self.final_shapes(&mut branch) else {
+                return;
+            };
+            let apart = outputs.iter().any(|output| output.apart);
+            let delivery = (branch.timed && apart).then(|| {
+                let stream = format!("_r-{}", self.known_as);
+                outputs.push(OutputPlan {
+                    id: "results".into(),
+                    target: Target::Results(stream.as_str().into()),
+                    retain: false,
+                    apart: false,
+                });
+                let from = match (&branch.from, branch.projected) {
+                    (BranchFrom::Stream(input) | BranchFrom::Events(input, _), false) => {
+                        BranchFrom::Events(input.clone(), 0)
+                    }
+                    _ => BranchFrom::Rows(branch.results(), 0),
+                };
+                Branch {
+                    stream,
+                    stage: branch.stage + 1,
+                    node: None,
+                    from,
+                    schema: Arc::clone(&branch.schema),
+                    needed: branch.needed.clone(),
+                    steps: Vec::new(),
+                    projected: branch.projected,
+                    derived: branch.derived,
+                    timed: false,
+                    lateness: 0,
+                    partitions: branch.partitions,
+                }
+            });
+            done.push(branch.plan(None, shapes.clone()));
+            done.extend(delivery.map(|branch| branch.plan(None, shapes)));
+        }
+    }
+
+    /// For each output of the file what it takes from a branch.
+    fn final_shapes(&mut self, branch: &mut Branch) -> Option<Vec<Shape>> {
+        let (projected, derived) = (branch.projected, branch.derived);
+        let shapes = self.shapes(&branch.schema, projected, derived)?;
+        if projected {
+            return Some(shapes);
         }
         // What outputs need of rows that no step has made anew.
-        let shapes = self.shapes(&schema, projected, derived)?;
-        if projected {
-            return Some(InputPlan {
-                stream: stream.to_owned(),
-                input: input.clone(),
-                places: needed.into_iter().collect(),
-                steps,
-                schema,
-                shapes,
-                projected,
-            });
-        }
         for (shape, output) in shapes.iter().zip(&self.spec.to) {
             if let TopicShape::Made(renderer) = &shape.topic {
-                needed.extend(renderer.columns());
+                branch.needed.extend(renderer.columns());
             }
-            needed.extend(shape.key.iter().flat_map(Renderer::columns));
-            needed.extend(&shape.columns);
+            branch
+                .needed
+                .extend(shape.key.iter().flat_map(Renderer::columns));
+            branch.needed.extend(&shape.columns);
             if matches!(output.target, OutputTarget::Connection(_)) {
-                needed.extend(0..relation.fields().len());
+                branch.needed.extend(0..branch.schema.fields().len());
             }
         }
-        let pruned = prune(&relation, &needed)?;
-        let shapes = self.shapes(&pruned, projected, derived)?;
-        Some(InputPlan {
-            stream: stream.to_owned(),
-            input: input.clone(),
-            places: needed.into_iter().collect(),
-            steps,
-            schema: pruned,
-            shapes,
-            projected,
-        })
+        self.shapes(&branch.results(), projected, derived)
+    }
+
+    /// Checks the steps as far as that is possible before the columns are known: syntax and names of functions.
+    fn check_texts(&mut self) {
+        for (i, step) in self.spec.steps.iter().enumerate() {
+            if let Err(wrong) = registry::check_text(step) {
+                let mut path = vec!["steps".into(), i.into(), PathItem::Key(step.kind())];
+                path.extend(wrong.path);
+                let diagnostic = self.source.diagnostic(&path, wrong.span, wrong.error);
+                self.bad.push(diagnostic.with_help(wrong.help));
+            }
+        }
+    }
+
+    /// A stream that is not there; perhaps it is a table.
+    fn unknown_input(&mut self, i: usize, stream: &str) {
+        let path = [PathItem::Key("from"), PathItem::Index(i)];
+        if self.world.tables.contains_key(stream) {
+            let error = Error::new(Class::Configuration, "flow.from-table").with("table", stream);
+            self.bad.push(self.source.diagnostic(&path, None, error));
+            return;
+        }
+        let help = suggest(stream, self.world.streams.keys().map(String::as_str));
+        let error = Error::new(Class::Configuration, "catalog.unknown-stream").with("name", stream);
+        self.bad
+            .push(self.source.diagnostic(&path, None, error).with_help(help));
     }
 
     fn shapes(&mut self, schema: &SchemaRef, projected: bool, derived: bool) -> Option<Vec<Shape>> {
@@ -488,9 +935,14 @@ impl Compiler<'_> {
     }
 }
 
-fn prune(relation: &SchemaRef, needed: &BTreeSet<usize>) -> Option<SchemaRef> {
-    let places: Vec<usize> = needed.iter().copied().collect();
-    relation.project(&places).map(Arc::new).ok()
+/// What the state of a step means: the step, and the columns it reads.
+fn meaning(step: &Arc<dyn Step>, sees: &SchemaRef, own: &str) -> String {
+    let columns = step.columns();
+    let read = columns.iter().map(|column| {
+        let field = sees.field(*column);
+        format!("{} {}", field.name(), field.data_type())
+    });
+    format!("{own} ({})", read.collect::<Vec<_>>().join(", "))
 }
 
 /// The columns as a table gets them: plain types in place of encodings.
@@ -513,7 +965,12 @@ pub(crate) fn table_schema(schema: &Schema, columns: &[usize]) -> Schema {
 
 /// A hash that is the same in every version of the program.
 pub(crate) fn fnv1a(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    fnv1a_bytes(text.as_bytes())
+}
+
+/// See [`fnv1a`].
+pub(crate) fn fnv1a_bytes(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }

@@ -1,4 +1,4 @@
-//! What became of every event: `in + added = out + filtered + dead + held`, at each node and for the flow.
+//! What became of every event: `in + added = out + filtered + taken + late + dead + held`, at each node and for the flow.
 //!
 //! One lock a batch, not one an event: a batch's counts are put in together, so that whoever looks sees the
 //! equation hold at any moment.
@@ -21,8 +21,12 @@ pub struct Counters {
     pub dead: u64,
     /// Events under way: computed, and not yet durable where they go.
     pub held: u64,
-    /// Rows that a query made beyond those it was given.
+    /// Rows that were made beyond those that came: results of queries and windows.
     pub added: u64,
+    /// Events that went into the state of a step, or into a stream between two stages of a flow.
+    pub taken: u64,
+    /// Events that came after the window, or whatever else they belong to, had been closed.
+    pub late: u64,
 }
 
 impl Counters {
@@ -31,6 +35,8 @@ impl Counters {
         let came = i128::from(self.input) + i128::from(self.added);
         let went = i128::from(self.out)
             + i128::from(self.filtered)
+            + i128::from(self.taken)
+            + i128::from(self.late)
             + i128::from(self.dead)
             + i128::from(self.held);
         i64::try_from(came - went).unwrap_or(i64::MAX)
@@ -43,6 +49,8 @@ impl Counters {
         self.dead += delta.dead;
         self.held += delta.held;
         self.added += delta.added;
+        self.taken += delta.taken;
+        self.late += delta.late;
     }
 
     fn subtract(&mut self, delta: &Counters) {
@@ -52,6 +60,8 @@ impl Counters {
         self.dead = self.dead.saturating_sub(delta.dead);
         self.held = self.held.saturating_sub(delta.held);
         self.added = self.added.saturating_sub(delta.added);
+        self.taken = self.taken.saturating_sub(delta.taken);
+        self.late = self.late.saturating_sub(delta.late);
     }
 }
 
@@ -137,6 +147,27 @@ impl Tally {
         }))
     }
 
+    /// Counters that go on where others are. `same` says for each node which of the others it is.
+    pub fn after(before: &Tally, same: &[Option<usize>]) -> Tally {
+        let was = before.0.lock();
+        let node = |at: &Option<usize>| {
+            let known = at.and_then(|at| was.nodes.get(at));
+            known.map_or_else(Node::default, |known| Node {
+                counters: known.counters,
+                ticked: known.counters,
+                ..Node::default()
+            })
+        };
+        Tally(Mutex::new(Inner {
+            nodes: same.iter().map(node).collect(),
+            flow: was.flow,
+            missed: was.missed,
+            astray: was.astray,
+            last_tick: None,
+            told: was.told,
+        }))
+    }
+
     pub fn add(&self, delta: &Delta) {
         let mut inner = self.0.lock();
         for (node, counts) in &delta.nodes {
@@ -169,6 +200,15 @@ impl Tally {
         let flow = &mut inner.flow;
         flow.held = flow.held.saturating_sub(rows);
         flow.out += rows - dead.min(rows);
+        flow.dead += dead.min(rows);
+    }
+
+    /// Rows of the flow that were held went into a stream between two of its stages.
+    pub fn settle_taken(&self, rows: u64, dead: u64) {
+        let mut inner = self.0.lock();
+        let flow = &mut inner.flow;
+        flow.held = flow.held.saturating_sub(rows);
+        flow.taken += rows - dead.min(rows);
         flow.dead += dead.min(rows);
     }
 
@@ -251,7 +291,7 @@ mod tests {
             filtered,
             dead,
             held,
-            added: 0,
+            ..Counters::default()
         }
     }
 

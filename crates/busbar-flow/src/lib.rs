@@ -1,10 +1,10 @@
 //! Flows: from a stream, through steps, to streams, tables and connections, exactly once where the other
 //! side can.
 //!
-//! A flow on one partition is a *task*, a cursor that reads, computes and appends; nothing but logs connects
-//! tasks. Steps are a pure function from a batch of events to rows, so that the same code runs live, in a
-//! flow's tests and when dead letters are sent again. What a task wrote carries the position of its input;
-//! when a crash makes it write again, logs and tables recognise it.
+//! A flow is a chain of *stages*; a stage on one partition is a *task*, a cursor that reads, computes and appends; nothing
+//! but logs connects tasks. A stage ends where rows must be regrouped by another key: it writes them to a stream of the
+//! flow's own, which the next stage reads. Within a stage rows go through [`operator`]s, some of which keep state. What a
+//! task wrote carries the position of its input; when a crash makes it write again, logs and tables recognise it.
 //!
 //! Authors of connectors need [`connector`] and nothing else.
 //!
@@ -16,14 +16,16 @@ mod compile;
 pub mod connector;
 mod counters;
 mod dead;
+mod event_time;
+mod exchange;
 pub mod limits;
-#[allow(dead_code, reason = "the engine for stateful operators follows")]
 mod operator;
 mod output;
 mod reader;
 mod render;
 mod runtime;
 mod shape;
+mod state;
 mod status;
 mod task;
 mod testing;
@@ -37,10 +39,11 @@ pub use connector::{
 pub use counters::Counters;
 pub use dead::DEAD_LETTERS;
 pub use reader::Input;
+pub use runtime::explain;
 pub use runtime::{Runtime, RuntimeOptions};
 pub use status::{
     Applied, Closed, Closing, ConnectionStatus, Conservation, DeadFilter, DeadGroup, DeadLetter,
-    Edge, FlowState, FlowStatus, NodeStatus, Redriven, ReplayFrom, TaskStatus,
+    Edge, FlowState, FlowStatus, NodeStatus, OperatorStatus, Redriven, ReplayFrom, TaskStatus,
 };
 pub use testing::{Difference, Report, TestReport, run_tests};
 pub use world::check;

@@ -66,3 +66,33 @@ pub const TOP_ROWS_MAX: u32 = 10_000;
 pub const PATTERN_EVENTS_MAX: usize = 32;
 /// Beginnings of a pattern that are followed at once for each key; a further one replaces the oldest.
 pub const PATTERN_OPEN_MAX: usize = 16;
+/// How often a task with state commits what has changed in it.
+pub const SNAPSHOT_EVERY: Duration = Duration::from_secs(1);
+/// How long a partition must be without events before a tick may move its time on.
+pub const IDLE_AFTER: Duration = Duration::from_secs(1);
+/// How often an idle partition is looked at.
+pub const IDLE_CHECK: Duration = Duration::from_millis(200);
+/// Memory of a flow's state, in bytes; beyond it operators leave on disk what they do not need at once.
+pub const STATE_BYTES_MAX: usize = 256 << 20;
+/// Memory for blocks of the state of all flows that were read from disk, in bytes.
+pub const STATE_CACHE_BYTES: u64 = 32 << 20;
+/// How long opening the state waits for a process that is just ending to let go of it.
+pub const STATE_LOCK_WAIT: Duration = Duration::from_secs(20);
+/// Rows of results that are written as one piece.
+pub const PIECE_ROWS_MAX: usize = 65_536;
+/// Bytes of results that are written as one piece.
+pub const PIECE_BYTES_MAX: usize = 16 << 20;
+/// How long late events are kept.
+pub const LATE_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Bytes of late events kept of one flow.
+pub const LATE_BYTES_MAX: u64 = 1 << 30;
+/// Bytes of ticks kept of one flow.
+pub const TICKS_BYTES_MAX: u64 = 256 << 20;
+/// Threads that flows compute on, at most.
+pub const COMPUTE_THREADS_MAX: usize = 16;
+
+const _: () = assert!(PIECE_ROWS_MAX <= busbar_bus::limits::APPEND_ROWS_MAX);
+const _: () = assert!(2 * PIECE_BYTES_MAX <= busbar_bus::limits::APPEND_BYTES_MAX);
+
+/// Streams between stages are trimmed once in so many times that rates are taken.
+pub const TRIM_TICKS: u64 = 10;

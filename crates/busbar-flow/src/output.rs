@@ -5,18 +5,22 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
-use busbar_bus::{Bus, Stream};
+use busbar_bus::{Bus, Stream, StreamPartition};
 use busbar_catalog::ConnectionSpec;
-use busbar_event::{Class, Error};
+use busbar_event::{Batch, Class, Error};
 use busbar_log::Clock;
 use busbar_table::{ProducerPosition, Table};
 
 use crate::connector::{Connector, Delivery, Sink, SinkContext, deliver};
+use crate::limits::{PIECE_BYTES_MAX, PIECE_ROWS_MAX};
 use crate::shape::Outgoing;
 
 /// Writes to one output for one task.
 pub(crate) struct Writer {
     pub producer: Arc<str>,
+    /// Results that are more than one append takes go in pieces. Else they are refused as a whole: the task reads its
+    /// input again in halves.
+    pub in_pieces: bool,
     to: To,
 }
 
@@ -24,6 +28,10 @@ enum To {
     /// The stream that captures the topic.
     Topic(Bus),
     Stream(Bus, Arc<Stream>),
+    /// Partitions of a stream of the flow's own.
+    Parts(Arc<Stream>),
+    /// One partition of a stream of the flow's own.
+    Partition(Arc<StreamPartition>),
     Table(Arc<dyn Table>),
     Sink(Box<OpenSink>),
 }
@@ -65,6 +73,7 @@ impl Writer {
     pub fn topic(bus: Bus, producer: Arc<str>) -> Writer {
         Writer {
             producer,
+            in_pieces: false,
             to: To::Topic(bus),
         }
     }
@@ -72,13 +81,31 @@ impl Writer {
     pub fn stream(bus: Bus, stream: Arc<Stream>, producer: Arc<str>) -> Writer {
         Writer {
             producer,
+            in_pieces: false,
             to: To::Stream(bus, stream),
+        }
+    }
+
+    pub fn parts(stream: Arc<Stream>, producer: Arc<str>) -> Writer {
+        Writer {
+            producer,
+            in_pieces: false,
+            to: To::Parts(stream),
+        }
+    }
+
+    pub fn partition(partition: Arc<StreamPartition>, producer: Arc<str>) -> Writer {
+        Writer {
+            producer,
+            in_pieces: false,
+            to: To::Partition(partition),
         }
     }
 
     pub fn table(table: Arc<dyn Table>, producer: Arc<str>) -> Writer {
         Writer {
             producer,
+            in_pieces: false,
             to: To::Table(table),
         }
     }
@@ -86,6 +113,7 @@ impl Writer {
     pub fn sink(sink: OpenSink, producer: Arc<str>) -> Writer {
         Writer {
             producer,
+            in_pieces: false,
             to: To::Sink(Box::new(sink)),
         }
     }
@@ -95,7 +123,13 @@ impl Writer {
     pub async fn known(&mut self, committed: u64) -> Result<Vec<u64>, Error> {
         let mut known = match &mut self.to {
             To::Topic(bus) => positions(bus.streams().iter(), &self.producer),
-            To::Stream(_, stream) => positions([&*stream].into_iter(), &self.producer),
+            To::Stream(_, stream) | To::Parts(stream) => {
+                positions([&*stream].into_iter(), &self.producer)
+            }
+            To::Partition(partition) => {
+                let position = partition.producer_position(&self.producer);
+                position.into_iter().collect()
+            }
             To::Table(table) => {
                 let (table, producer) = (Arc::clone(table), Arc::clone(&self.producer));
                 blocking(move || table.position(&producer))
@@ -133,25 +167,49 @@ impl Writer {
         F: Future<Output = Result<(), Error>>,
     {
         match (&mut self.to, outgoing) {
-            (To::Topic(_) | To::Stream(..), Outgoing::Events(events)) => {
-                if events.rows() == 0 {
-                    return Ok(Refusals::new());
-                }
-                loop {
-                    let producer = Some((Arc::clone(&self.producer), position));
-                    let appended = match &self.to {
-                        To::Stream(bus, stream) => {
-                            bus.append_to(stream, events.clone(), producer).await
+            (To::Topic(_) | To::Stream(..) | To::Partition(_), Outgoing::Events(events)) => {
+                // Each piece under a name of its own, so that each is recognised when it comes again.
+                for (number, piece) in pieces(events, self.in_pieces).enumerate() {
+                    let producer = piece_name(&self.producer, number);
+                    loop {
+                        let producer = Some((Arc::clone(&producer), position));
+                        let piece = piece.clone();
+                        let appended = match &self.to {
+                            To::Stream(bus, stream) => bus.append_to(stream, piece, producer).await,
+                            To::Topic(bus) => bus.append(piece, producer).await,
+                            To::Partition(partition) => {
+                                partition.append_rows(piece, producer).await
+                            }
+                            _ => return Err(mismatch()),
+                        };
+                        match appended {
+                            Ok(_) => break,
+                            Err(error) if error.class() == Class::Transient => wait(error).await?,
+                            Err(error) => return Err(error),
                         }
-                        To::Topic(bus) => bus.append(events.clone(), producer).await,
-                        _ => return Err(mismatch()),
-                    };
-                    match appended {
-                        Ok(_) => return Ok(Refusals::new()),
-                        Err(error) if error.class() == Class::Transient => wait(error).await?,
-                        Err(error) => return Err(error),
                     }
                 }
+                Ok(Refusals::new())
+            }
+            (To::Parts(stream), Outgoing::Parts(parts)) => {
+                let partitions = stream.partitions();
+                for (number, events) in parts {
+                    let partition = partitions.get(usize::from(*number)).ok_or_else(mismatch)?;
+                    for (at, piece) in pieces(events, self.in_pieces).enumerate() {
+                        let producer = piece_name(&self.producer, at);
+                        loop {
+                            let producer = Some((Arc::clone(&producer), position));
+                            match partition.append_rows(piece.clone(), producer).await {
+                                Ok(_) => break,
+                                Err(error) if error.class() == Class::Transient => {
+                                    wait(error).await?;
+                                }
+                                Err(error) => return Err(error),
+                            }
+                        }
+                    }
+                }
+                Ok(Refusals::new())
             }
             (To::Table(table), Outgoing::Rows(rows)) => {
                 if rows.num_rows() == 0 {
@@ -209,6 +267,25 @@ impl Writer {
         {
             tracing::warn!(connection = %open.name, %error, "closing the sink failed");
         }
+    }
+}
+
+/// Events in pieces that one append takes, or as they are; none of none.
+pub(crate) fn pieces(events: &Batch, cut: bool) -> impl Iterator<Item = Batch> + '_ {
+    let rows = events.rows();
+    let bytes = events.bytes() / rows.max(1);
+    let each = match cut {
+        true => (PIECE_BYTES_MAX / bytes.max(1)).clamp(1, PIECE_ROWS_MAX),
+        false => rows.max(1),
+    };
+    let piece = move |from: usize| events.slice(from, each.min(rows - from));
+    (0..rows).step_by(each).map(piece)
+}
+
+fn piece_name(producer: &Arc<str>, number: usize) -> Arc<str> {
+    match number {
+        0 => Arc::clone(producer),
+        _ => format!("{producer}~{number}").into(),
     }
 }
 

@@ -58,7 +58,7 @@ enum From {
 }
 
 /// Rows, and the events they stand for.
-pub(crate) struct Rows {
+pub(crate) struct ReadRows {
     pub rows: RecordBatch,
     /// The event of each row; none if row `i` is event `i`.
     pub events: Option<UInt32Array>,
@@ -107,8 +107,8 @@ impl Reader {
     }
 
     /// What came of a single event that cannot be read.
-    pub fn rejected(&self, cause: Error) -> Rows {
-        Rows {
+    pub fn rejected(&self, cause: Error) -> ReadRows {
+        ReadRows {
             rows: RecordBatch::new_empty(Arc::clone(&self.schema)),
             events: Some(UInt32Array::from(Vec::<u32>::new())),
             rejected: vec![(0, cause)],
@@ -116,7 +116,7 @@ impl Reader {
     }
 
     /// Reads a batch.
-    pub fn read(&mut self, events: &Batch) -> Result<Rows, Error> {
+    pub fn read(&mut self, events: &Batch) -> Result<ReadRows, Error> {
         let (columns, good, rejected) = match (&mut self.decoder, events.body()) {
             (None, _) => (None, None, Vec::new()),
             (Some(decoder), Body::Payload(payloads)) => {
@@ -154,7 +154,7 @@ impl Reader {
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)
             .map_err(misfit)?;
-        Ok(Rows {
+        Ok(ReadRows {
             rows,
             events: good,
             rejected,

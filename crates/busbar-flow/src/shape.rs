@@ -15,7 +15,9 @@ use busbar_event::{Batch, BatchBuilder, Body, Class, Envelope, Error, Flags, dic
 
 use crate::chain::{Computed, Dead, Place};
 use crate::compile::{OutputPlan, Shape, TopicShape, table_schema};
+use crate::exchange;
 use crate::operator::Made;
+use crate::output::pieces;
 use crate::reader::{is_envelope, plain, text};
 use crate::render::fit;
 
@@ -39,6 +41,20 @@ pub(crate) enum Outgoing {
     Rows(RecordBatch),
     /// Both, for a connection.
     Delivery { events: Batch, rows: RecordBatch },
+    /// Events for partitions of the next stage.
+    Parts(Vec<(u16, Batch)>),
+}
+
+impl Outgoing {
+    /// Whether it is written by more than one append to a partition.
+    pub fn in_pieces(&self) -> bool {
+        let more = |events: &Batch| pieces(events, true).nth(1).is_some();
+        match self {
+            Outgoing::Events(events) => more(events),
+            Outgoing::Parts(parts) => parts.iter().any(|(_, events)| more(events)),
+            Outgoing::Rows(_) | Outgoing::Delivery { .. } => false,
+        }
+    }
 }
 
 /// An [`Outgoing`] with the events its rows came from, to name them when they are rejected.
@@ -63,15 +79,18 @@ impl Prepared {
         use crate::compile::Target;
         let rows = computed.rows.num_rows();
         let (none, nothing) = (computed.rows.slice(0, 0), BatchBuilder::new().finish());
-        let dead = Dead {
-            event: 0,
+        let origin = computed.letters_origin();
+        let dead = (0..rows).map(|row| Dead {
+            event: event_of(&origin, row),
             place: Place::Output(index),
             cause: cause.clone(),
-        };
+        });
+        let dead = dead.collect();
         Prepared {
             outgoing: match plan.target {
                 Target::Table(_) => Outgoing::Rows(none),
-                Target::Stream(_) | Target::Topic => Outgoing::Events(nothing),
+                Target::Stream(_) | Target::Topic | Target::Results(_) => Outgoing::Events(nothing),
+                Target::Stage(_) => Outgoing::Parts(Vec::new()),
                 Target::Connection(_) => Outgoing::Delivery {
                     events: nothing,
                     rows: none,
@@ -79,7 +98,7 @@ impl Prepared {
             },
             made: Made::Many,
             rows,
-            dead: vec![dead; rows],
+            dead,
         }
     }
 }
@@ -114,14 +133,20 @@ impl Shaped {
             Some(array) => Some(text(&array)?),
             None => own.as_ref().and_then(|own| own.key.clone()),
         };
-        let latest = events.time_range().1;
+        let made = match (&own, &computed.times) {
+            (Some(own), _) => own.time.clone(),
+            (None, Some(times)) => {
+                TimestampMicrosecondArray::new(times.times.clone(), None).with_timezone("UTC")
+            }
+            // A query's rows are as late as the latest event they can be made of.
+            (None, None) => {
+                let latest = events.time_range().1;
+                TimestampMicrosecondArray::from(vec![latest; rows]).with_timezone("UTC")
+            }
+        };
         let time = match named("time") {
-            Some(array) => times(&array, own.as_ref().map(|own| &own.time), latest)?,
-            None => match &own {
-                Some(own) => own.time.clone(),
-                // A query's rows are as late as the latest event they can be made of.
-                None => TimestampMicrosecondArray::from(vec![latest; rows]).with_timezone("UTC"),
-            },
+            Some(array) => times(&array, &made)?,
+            None => made,
         };
         let tags = match named("tags") {
             Some(array) => array.as_map_opt().cloned(),
@@ -190,21 +215,45 @@ impl Shaped {
     }
 }
 
+/// Results that stand for no event, as events that dead letters can be made of.
+pub(crate) fn result_events(computed: &Computed) -> Result<Option<Batch>, Error> {
+    let (Made::Many, Some(times)) = (&computed.origin, &computed.times) else {
+        return Ok(None);
+    };
+    let rows = computed.rows.num_rows();
+    let topics = StringArray::from(vec![exchange::TOPIC; rows]);
+    let envelope = Envelope::new(&topics, times.times.to_vec());
+    let body = Body::Columns(columns(&computed.rows)?);
+    Batch::from_columns(envelope, body).map(Some)
+}
+
 /// Prepares result rows for one output.
 pub(crate) fn prepare(
     computed: &Computed,
     shaped: Option<&Shaped>,
     plan: &OutputPlan,
-    shape: &Shape,
+    shape: Option<&Shape>,
     index: usize,
+    projected: bool,
 ) -> Result<Prepared, Error> {
     use crate::compile::Target;
     let rows = computed.rows.num_rows();
+    if let Target::Results(_) = plan.target {
+        return Ok(Prepared {
+            outgoing: Outgoing::Events(exchange::results(computed, projected)?),
+            made: computed.origin.clone(),
+            rows,
+            dead: Vec::new(),
+        });
+    }
+    let Some(shape) = shape else {
+        return Err(Error::new(Class::Permanent, "flow.misfit").with("column", "topic"));
+    };
     if let Target::Table(_) = plan.target {
         let record = table_rows(&computed.rows, &shape.columns)?;
         return Ok(Prepared {
             outgoing: Outgoing::Rows(record),
-            made: computed.origin.clone(),
+            made: computed.letters_origin(),
             rows,
             dead: Vec::new(),
         });
@@ -269,7 +318,8 @@ pub(crate) fn prepare(
     // The first reason of each row.
     failed.sort_by_key(|(row, _)| *row);
     failed.dedup_by_key(|(row, _)| *row);
-    let mut made = computed.origin.clone();
+    let origin = computed.letters_origin();
+    let mut made = origin.clone();
     let (events, records) = if failed.is_empty() {
         (
             shaped.batch(topic, key, plan.retain)?,
@@ -282,12 +332,12 @@ pub(crate) fn prepare(
         }
         let mask = BooleanArray::from(keep);
         let events = masked(shaped, &topic, key.as_ref(), &mask, plan.retain)?;
-        made = match &computed.origin {
+        made = match &origin {
             Made::Many => Made::Many,
             _ => Made::From(
                 (0..rows)
                     .filter(|row| mask.value(*row))
-                    .map(|row| event_of(&computed.origin, row) as u32)
+                    .map(|row| event_of(&origin, row) as u32)
                     .collect::<Vec<u32>>()
                     .into(),
             ),
@@ -300,7 +350,7 @@ pub(crate) fn prepare(
     let dead = failed
         .into_iter()
         .map(|(row, cause)| Dead {
-            event: event_of(&computed.origin, row),
+            event: event_of(&origin, row),
             place: Place::Output(index),
             cause,
         })
@@ -460,8 +510,7 @@ fn table_rows(rows: &RecordBatch, columns: &[usize]) -> Result<RecordBatch, Erro
 
 fn times(
     array: &ArrayRef,
-    own: Option<&TimestampMicrosecondArray>,
-    latest: i64,
+    own: &TimestampMicrosecondArray,
 ) -> Result<TimestampMicrosecondArray, Error> {
     let micros = cast(array, &DataType::Timestamp(TimeUnit::Microsecond, None)).map_err(misfit)?;
     let micros = micros.as_primitive::<TimestampMicrosecondType>();
@@ -469,7 +518,7 @@ fn times(
         .map(|row| match micros.is_valid(row) {
             true => micros.value(row),
             // An event has a time: its own where the column has none.
-            false => own.map_or(latest, |own| own.value(row)),
+            false => own.value(row),
         })
         .collect();
     Ok(TimestampMicrosecondArray::from(values).with_timezone("UTC"))

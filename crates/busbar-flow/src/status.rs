@@ -68,7 +68,7 @@ pub struct NodeStatus {
     pub role: &'static str,
     /// The stream, the SQL, the topic's template, the table or the connection.
     pub label: String,
-    /// Counts since the version began to run.
+    /// Counts since the process began; a new version goes on where the one before was.
     pub counters: Counters,
     /// Events that came in the last second.
     pub rate_in: f64,
@@ -98,7 +98,7 @@ pub struct Edge {
     pub to: String,
 }
 
-/// The equation `in + added = out + filtered + dead + held`.
+/// The equation `in + added = out + filtered + taken + late + dead + held`.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Conservation {
     /// Its terms for the flow as a whole.
@@ -127,6 +127,24 @@ pub struct TaskStatus {
     /// position, and depends on the events alone, not on a clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub watermark_micros: Option<i64>,
+    /// The stage of the flow that it runs: 0 reads the streams of the file, each next one the rows of the one before.
+    pub stage: usize,
+    /// Behind a stage: the task of the stage before (stream and partition) whose watermark is the least, so that this one
+    /// waits for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_back_by: Option<String>,
+    /// Its operators that keep state.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub operators: Vec<OperatorStatus>,
+}
+
+/// An operator that keeps state, in one task.
+#[derive(Clone, Debug, Serialize)]
+pub struct OperatorStatus {
+    /// Its name, under which the state is kept.
+    pub name: String,
+    /// Bytes of state in memory.
+    pub memory_bytes: usize,
 }
 
 /// What [`crate::Runtime::apply`] did.

@@ -1,6 +1,7 @@
 //! The tests in flow files: events in, rows out, with a clock of their own and no disk.
 
 use std::fmt;
+use std::sync::Arc;
 
 use arrow::array::{Array, BinaryArray, RecordBatch, StructArray};
 use arrow::datatypes::{DataType, Field, Fields};
@@ -13,12 +14,14 @@ use futures::executor::block_on;
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use crate::chain::{Computed, Dead};
+use crate::chain::{Chain, ChainWork, Computed, Dead};
 use crate::compile::{NoPlan, Plan, World, compile};
 use crate::connector::Connectors;
+use crate::exchange;
 use crate::limits::TEST_DIFFERENCES_MAX;
 use crate::reader::{Input, plain};
 use crate::shape::Outgoing;
+use crate::state::{MemoryStore, States};
 use crate::task::prepare_outputs;
 
 /// What the tests of a project came to.
@@ -214,6 +217,10 @@ fn plan(
     test: &TestSpec,
 ) -> Result<Plan, Error> {
     let mut world = world.clone();
+    // A test has one task for each stage.
+    for info in world.streams.values_mut() {
+        info.partitions = 1;
+    }
     for stream in &spec.from {
         let Some(info) = world.streams.get_mut(stream) else {
             continue;
@@ -249,13 +256,7 @@ const BEGIN_MICROS: i64 = 946_684_800_000_000;
 
 fn run(plan: &Plan, world: &World, test: &TestSpec) -> Result<Vec<Difference>, Error> {
     let clock = ManualClock::new(BEGIN_MICROS);
-    let mut chains = plan
-        .inputs
-        .iter()
-        .map(|i| i.chain())
-        .collect::<Result<Vec<_>, _>>()?;
-    let outputs: Vec<usize> = (0..plan.outputs.len()).collect();
-    let mut out = Outcome::default();
+    let mut stages = Stages::new(plan)?;
     let mut pending: Vec<(usize, BatchBuilder)> = Vec::new();
     for given in test.given.iter().map(Some).chain([None]) {
         if let Some(given) = given.filter(|g| g.advance.is_none()) {
@@ -270,15 +271,83 @@ fn run(plan: &Plan, world: &World, test: &TestSpec) -> Result<Vec<Difference>, E
             continue;
         }
         for (input, mut builder) in pending.drain(..) {
-            let computed = block_on(chains[input].run(builder.finish()))?;
-            out.dead.extend(computed.dead.iter().cloned());
-            out.take(plan, input, &outputs, &computed)?;
+            let work = stages.chains[input].read(builder.finish())?;
+            stages.take(input, work)?;
         }
         if let Some(span) = given.and_then(|g| g.advance) {
             clock.advance(span.as_micros());
+            stages.tick(clock.now_micros())?;
         }
     }
-    Ok(compare(test, &out))
+    Ok(compare(test, &stages.out))
+}
+
+/// The stages of a flow, each as one task, with nothing between them.
+struct Stages<'a> {
+    plan: &'a Plan,
+    chains: Vec<Chain>,
+    out: Outcome,
+}
+
+impl<'a> Stages<'a> {
+    fn new(plan: &'a Plan) -> Result<Stages<'a>, Error> {
+        let states = States::new(Arc::new(MemoryStore::default()));
+        let mut chains = Vec::with_capacity(plan.inputs.len());
+        for input in &plan.inputs {
+            let writes = |from: &&crate::compile::InputPlan| {
+                let exchange = from.exchange.as_ref();
+                exchange.is_some_and(|(_, exchange)| *exchange.stream == *input.stream)
+            };
+            let before = plan.inputs.iter().filter(writes);
+            let before: Vec<Arc<str>> = before.map(|from| from.stream.as_str().into()).collect();
+            let mut chain = input.chain(&before)?;
+            chain.restore(&states.task(&input.stream))?;
+            chains.push(chain);
+        }
+        Ok(Stages {
+            plan,
+            chains,
+            out: Outcome::default(),
+        })
+    }
+
+    /// Time has come to `now` without events.
+    fn tick(&mut self, now: i64) -> Result<(), Error> {
+        for input in 0..self.chains.len() {
+            let plan = &self.plan.inputs[input];
+            if plan.stage == 0 && plan.timed {
+                let work = self.chains[input].tick(now - plan.lateness);
+                self.take(input, work)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a batch through the rest of the flow.
+    fn take(&mut self, input: usize, mut work: ChainWork) -> Result<(), Error> {
+        let chain = &mut self.chains[input];
+        block_on(chain.go_on(&mut work))?;
+        let computed = chain.finish(work)?;
+        self.out.dead.extend(computed.dead.iter().cloned());
+        let Some((_, exchange)) = &self.plan.inputs[input].exchange else {
+            let file = 0..self.plan.spec.to.len();
+            return self
+                .out
+                .take(self.plan, input, &file.collect::<Vec<_>>(), &computed);
+        };
+        let producer = &self.plan.inputs[input].stream;
+        let parts = exchange::parts(exchange, &computed, producer, computed.watermark)?;
+        let reads = |next: &crate::compile::InputPlan| *next.stream == *exchange.stream;
+        let next = self.plan.inputs.iter().position(reads);
+        for (next, (_, events)) in next
+            .into_iter()
+            .flat_map(|n| parts.iter().map(move |p| (n, p)))
+        {
+            let work = self.chains[next].read(events.clone())?;
+            self.take(next, work)?;
+        }
+        Ok(())
+    }
 }
 
 /// What came out.

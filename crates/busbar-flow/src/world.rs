@@ -49,18 +49,12 @@ impl World {
         for (name, stream) in &project.streams {
             match declared(&stream.spec) {
                 Ok(input) => {
-                    let info = StreamInfo {
-                        input,
-                        topics: stream.spec.topics.clone(),
-                    };
+                    let info = info(&stream.spec, input);
                     world.streams.insert(name.clone(), info);
                 }
                 Err(error) => {
                     bad.push(stream.source.diagnostic(&["schema".into()], None, error));
-                    let info = StreamInfo {
-                        input: None,
-                        topics: stream.spec.topics.clone(),
-                    };
+                    let info = info(&stream.spec, None);
                     world.streams.insert(name.clone(), info);
                 }
             }
@@ -118,8 +112,8 @@ impl World {
                 columns,
             });
             let info = StreamInfo {
-                input,
-                topics: spec.topics.clone(),
+                partitions: stream.partitions().len() as u16,
+                ..info(&spec, input)
             };
             world.streams.insert(name.to_owned(), info);
         }
@@ -167,8 +161,19 @@ fn declared(spec: &StreamSpec) -> Result<Option<Input>, Error> {
     )
 }
 
+fn info(spec: &StreamSpec, input: Option<Input>) -> StreamInfo {
+    StreamInfo {
+        input,
+        topics: spec.topics.clone(),
+        partitions: spec.partitions,
+        lateness_micros: spec.lateness.map_or(0, |span| span.as_micros()),
+    }
+}
+
 fn inbox() -> StreamInfo {
     StreamInfo {
+        partitions: 1,
+        lateness_micros: 0,
         input: Some(Input {
             format: FormatSpec::Raw,
             columns: None,

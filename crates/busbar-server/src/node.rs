@@ -134,6 +134,7 @@ impl Node {
             tables: tables.clone(),
             connectors: connectors.clone(),
             project_dir: folder.into(),
+            state_dir: data.join("state").into(),
         })?;
         let audit = Arc::new(AuditLog::open(bus.store("audit")?, bus.clock().clone()));
         let deployer = Deployer::new(History::new(bus.store("catalog")?));

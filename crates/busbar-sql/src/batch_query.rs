@@ -19,6 +19,7 @@ use datafusion_session::{Session, TableProvider};
 use futures::stream;
 use parking_lot::Mutex;
 
+use crate::across::across_rows;
 use crate::diagnostic::{explain, run_error};
 use crate::expression::refuse_unrepeatable_in_query;
 use crate::names::Names;
@@ -49,6 +50,7 @@ pub struct BatchQuery {
     plan: Arc<dyn ExecutionPlan>,
     /// Whether the plan keeps nothing from one run to the next.
     stateless: bool,
+    across_rows: Option<&'static str>,
     input: Arc<Input>,
     columns: Vec<usize>,
     schema: SchemaRef,
@@ -93,6 +95,7 @@ impl BatchQuery {
         let plan = state.create_physical_plan(&logical).map_err(wrong)?;
         Ok(Self {
             text: text.to_owned(),
+            across_rows: across_rows(&logical),
             columns: columns(&plan, schema),
             stateless: is_stateless(&plan),
             schema: plan.schema(),
@@ -105,6 +108,11 @@ impl BatchQuery {
     /// Places in the schema of the columns it reads, sorted.
     pub fn columns(&self) -> Vec<usize> {
         self.columns.clone()
+    }
+
+    /// The word in the query that makes what it says of a row depend on the other rows of the batch, such as `group by`.
+    pub fn across_rows(&self) -> Option<&'static str> {
+        self.across_rows
     }
 
     /// The schema of the answers.

@@ -172,7 +172,7 @@ pub(crate) fn unknown_column_named(name: &str, names: &[&str], place: Range<usiz
         .suggest(near.map(quoted_if_needed))
 }
 
-fn unknown_function(
+pub(crate) fn unknown_function(
     text: &str,
     name: &str,
     place: Option<Range<usize>>,

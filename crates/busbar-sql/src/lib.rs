@@ -20,6 +20,7 @@
 //! differs only in case. So `levelMm` finds a JSON field of that name, and `Site` finds `site`.
 
 mod aggregate;
+mod across;
 mod batch_query;
 mod bounds;
 mod budget;
@@ -47,6 +48,7 @@ mod source;
 mod statement;
 mod template;
 mod text;
+mod unbound;
 mod wait;
 mod walk;
 
@@ -58,6 +60,7 @@ pub use predicate::Predicate;
 pub use projection::Projection;
 pub use relation::{Events, Piece, Relation, Relations, StreamRelation};
 pub use template::Template;
+pub use unbound::{check_columns, check_condition, check_query};
 
 /// A type in the words of flow and table files: `int`, `text`, `time` and so on.
 pub fn type_word(data_type: &arrow::datatypes::DataType) -> String {

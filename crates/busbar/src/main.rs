@@ -71,6 +71,7 @@ enum Command {
     Top(top::TopArgs),
     Flows(flows::FlowsArgs),
     Replay(flows::ReplayArgs),
+    Explain(flows::ExplainArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
     Doctor(doctor::DoctorArgs),
     /// Measure this program on this machine.
@@ -126,6 +127,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Top(args) => top::run(args, node, json),
         Command::Flows(args) => flows::run(args, node, json),
         Command::Replay(args) => flows::replay(args, node, json),
+        Command::Explain(args) => flows::explain(args, node, json),
         Command::DeadLetters(args) => dead_letters::run(args, node, json),
         Command::Doctor(args) => doctor::run(args, json),
         Command::Bench(args) => bench::run(args, json).map_err(|why| {

@@ -71,6 +71,7 @@ impl World {
                 tables,
                 connectors: busbar_connect::registry(),
                 project_dir: folder.path().into(),
+                state_dir: folder.path().join("state").into(),
             })
             .expect("the runtime opens")
         });

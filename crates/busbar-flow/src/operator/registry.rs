@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use busbar_catalog::StepSpec;
+use busbar_catalog::{PathItem, StepSpec};
 
 use super::{
     Step, StepContext, Wrong, alarm, dedupe, filter, latest, pattern, previous, select, sql, top,
@@ -26,4 +26,25 @@ pub(crate) fn compile(spec: &StepSpec, context: &StepContext<'_>) -> Result<Arc<
         StepSpec::Where(condition) => filter::compile(condition, context),
         StepSpec::Window(spec) => window::compile(spec, context),
     }
+}
+
+/// Checks a step whose columns are not known yet: syntax and names of functions.
+///
+/// # Errors
+/// What is wrong with it, and where.
+pub(crate) fn check_text(spec: &StepSpec) -> Result<(), Wrong> {
+    for (path, text) in spec.texts() {
+        let checked = match (spec, path.first()) {
+            (StepSpec::Sql(_), _) => busbar_sql::check_query(text),
+            (StepSpec::Where(_), _) => busbar_sql::check_condition(text),
+            // A direction may stand behind an expression.
+            (_, Some(PathItem::Key("order"))) => continue,
+            _ => busbar_sql::check_columns(text),
+        };
+        checked.map_err(|wrong| Wrong {
+            path,
+            ..Wrong::from(wrong)
+        })?;
+    }
+    Ok(())
 }

@@ -23,7 +23,7 @@ pub(crate) struct Rows {
 pub(crate) struct Times {
     /// The time of each row.
     pub times: ScalarBuffer<i64>,
-    /// The watermark before each row: a row is late for what ended at or before it. Never more for a row than for the
+    /// The watermark before each row, in the partition that it came from: a row is late for what ended at or before it. Never more for a row than for the
     /// rows behind it.
     pub marks: ScalarBuffer<i64>,
 }
@@ -132,6 +132,24 @@ impl Rows {
 }
 
 impl Times {
+    /// The times of the rows at these places.
+    pub fn take(&self, places: &UInt32Array) -> Result<Times, Error> {
+        self.map(|array| take(array, places, None))
+    }
+
+    /// Times one behind the other.
+    pub fn concat(all: &[&Times]) -> Times {
+        let join = |of: fn(&Times) -> &ScalarBuffer<i64>| -> ScalarBuffer<i64> {
+            all.iter()
+                .flat_map(|times| of(times).iter().copied())
+                .collect()
+        };
+        Times {
+            times: join(|t| &t.times),
+            marks: join(|t| &t.marks),
+        }
+    }
+
     fn map(
         &self,
         pick: impl Fn(&dyn Array) -> Result<arrow::array::ArrayRef, arrow::error::ArrowError>,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
-use busbar_event::Error;
+use busbar_event::{Class, Error};
 use busbar_sql::{BatchQuery, Failed};
 use futures::future::{BoxFuture, FutureExt, ready};
 
@@ -12,6 +12,15 @@ use super::{Made, Operator, Output, Rows, Step, StepContext, Wrong};
 /// Compiles the query.
 pub(super) fn compile(text: &str, context: &StepContext<'_>) -> Result<Arc<dyn Step>, Wrong> {
     let query = BatchQuery::compile(context.schema, text)?;
+    // Rows come in batches as it happens: a sum over a batch would be another one at the next replay.
+    if let Some(word) = query.across_rows() {
+        let at = text.to_lowercase().find(word);
+        let error = Error::new(Class::Configuration, "flow.sql-across-rows").with("word", word);
+        return Err(Wrong {
+            span: at.map(|at| at..at + word.len()),
+            ..Wrong::new(error)
+        });
+    }
     Ok(Arc::new(Sql(query)))
 }
 

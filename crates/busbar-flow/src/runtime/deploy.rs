@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use busbar_bus::{Cursor, Item, StreamPartition};
+use busbar_bus::{Bus, Cursor, Item, Retention, Size, Span, StreamPartition};
 use busbar_catalog::{FlowSpec, Kind, Parsed, Project, Start, canonical};
 use busbar_event::{Class, Error};
 use futures::executor::block_on;
@@ -10,19 +10,32 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{Connected, Flow, Running, Runtime, flow_hash};
+use crate::chain::Chain;
 use crate::checkpoint::{Kept, Mark, TaskKey};
 use crate::compile::{NoPlan, Plan, Target, World, compile, table_schema};
 use crate::connector::SourceDriver;
 use crate::counters::Tally;
 use crate::dead::Earlier;
-use crate::limits::{START_TIMEOUT, TRIAL_ROWS_MAX};
+use crate::limits::{LATE_BYTES_MAX, LATE_KEPT, START_TIMEOUT, TRIAL_ROWS_MAX};
 use crate::output::{OpenSink, Writer, blocking};
+use crate::state::{Checkpoint, MemoryStore, States};
 use crate::status::FlowState;
-use crate::task::{FlowShared, Lane, Surroundings, Task, lanes, prepare_outputs};
+use crate::task::{
+    FlowShared, Keeps, Lane, Surroundings, Task, Writers, lanes, prepare_outputs, recorded_ticks,
+    ticks_stream,
+};
 
 /// Who a task is.
 #[derive(Clone)]
 struct Seat {
+    /// The input's index in the plan.
+    input: usize,
+    /// It has event time and perhaps state.
+    keeps: bool,
+    /// Where its state is, if there is state of this generation.
+    checkpoint: Option<Checkpoint>,
+    /// Ticks that its outputs may know.
+    ticks: u64,
     key: TaskKey,
     lane: Lane,
     generation: u64,
@@ -36,10 +49,7 @@ struct Seat {
 /// A task that is ready but for its position.
 struct Ready {
     seat: Seat,
-    input: usize,
-    chain: crate::chain::Chain,
-    writers: Vec<Writer>,
-    dead_writer: Writer,
+    writers: Writers,
 }
 
 impl Ready {
@@ -47,25 +57,32 @@ impl Ready {
     fn name(&mut self, plan: &Plan, generation: u64) {
         let seat = &mut self.seat;
         let prefix = producer(&seat.known_as, &seat.key, generation);
-        for (writer, output) in self.writers.iter_mut().zip(&seat.lane.outputs) {
+        for (writer, output) in self.writers.outputs.iter_mut().zip(&seat.lane.outputs) {
             writer.producer = format!("{prefix}:{}", plan.outputs[*output].id).into();
         }
-        self.dead_writer.producer = format!("{prefix}:dead:{}", seat.lane.id).into();
+        self.writers.dead.producer = format!("{prefix}:dead:{}", seat.lane.id).into();
+        if let Some(late) = &mut self.writers.late {
+            late.producer = format!("{prefix}:late").into();
+        }
         seat.generation = generation;
     }
 
     /// Takes names that nobody knows where those it has stand for something else: outputs would take what it
     /// writes for known. A stream that is kept in memory can lose its tail when the power fails, and give
     /// the offsets out anew; a new flow can have the name of one that is gone.
-    async fn renew(&mut self, plan: &Plan) -> Result<(), Error> {
+    async fn renew(&mut self, plan: &Plan, runtime: &Runtime) -> Result<(), Error> {
         loop {
             let mut furthest = None;
-            for writer in self.writers.iter_mut().chain([&mut self.dead_writer]) {
+            for writer in self.writers.all() {
                 furthest = furthest.max(writer.furthest().await?);
+            }
+            if self.seat.keeps {
+                // Behind what outputs know: the version that runs may be writing.
+                runtime.look_up_state(&mut self.seat).await?;
             }
             let seat = &self.seat;
             let other = match furthest {
-                Some(known) => !seat.known || known > seat.partition.end(),
+                Some(known) => !seat.known || known > seat.partition.end() + seat.ticks,
                 None => false,
             };
             if !other {
@@ -95,7 +112,7 @@ impl Runtime {
         version: u64,
         old: Option<Arc<Flow>>,
         meaning: serde_json::Value,
-        strict: bool,
+        (strict, replay): (bool, bool),
     ) -> Result<(), Error> {
         let now = self.inner.options.bus.clock().now_micros();
         let flow = |shared, idle| Flow {
@@ -131,41 +148,42 @@ impl Runtime {
         };
         // The new version: everything open, and its first batch computed, before the old one stops.
         let ready = self.ready(project, &plan, &kept, strict).await?;
-        let ready = self.trial(&plan, ready, old.as_ref()).await?;
+        let seats: Vec<Seat> = ready.iter().map(|task| task.seat.clone()).collect();
+        self.check_state(&plan, &seats, replay).await?;
+        self.trial(&plan, seats.clone(), old.as_ref()).await?;
         let ended = match &old {
             Some(old) => self.halt(old).await,
             None => Vec::new(),
         };
-        let seats: Vec<Seat> = ready.iter().map(|task| task.seat.clone()).collect();
-        let handed = self.hand_over(&plan, &seats, &ended).await;
-        let handed = match (handed, &old) {
+        let begun = self.begin(&plan, &seats, &ended).await;
+        let begun = match (begun, &old) {
             (Err(error), Some(old)) => {
                 // It has ended; it must not seem to run.
                 self.put(self.idle(old, stands(&error), Some(error.clone())));
                 return Err(error);
             }
-            (handed, _) => handed?,
+            (begun, _) => begun?,
         };
-        let marks: Vec<(TaskKey, Mark)> = seats
-            .into_iter()
-            .zip(&handed)
-            .map(|(seat, (mark, _))| (seat.key, *mark))
-            .collect();
+        let keys = seats.into_iter().map(|seat| seat.key);
+        let marks: Vec<(TaskKey, Mark)> = keys.zip(begun.iter().map(|b| b.mark)).collect();
         let meaning = flow_hash(parsed);
         self.keep_marks(name, &marks, Some(meaning)).await;
+        let before = old.as_ref().and_then(|old| old.shared.as_ref());
         let shared = Arc::new(FlowShared {
-            tally: Tally::new(plan.spec.from.len() + plan.spec.steps.len() + plan.outputs.len()),
+            tally: tally(&plan, before),
             state: Mutex::new((FlowState::Running, None)),
             marks: Mutex::new(marks.into_iter().collect()),
+            clocks: Mutex::default(),
             plan: Arc::clone(&plan),
         });
         let flow = flow(Some(Arc::clone(&shared)), None);
-        for (ready, (mark, earlier)) in ready.into_iter().zip(handed) {
+        for (ready, begun) in ready.into_iter().zip(begun) {
             let (stop, told) = watch::channel(false);
             let Seat {
                 key,
                 lane,
                 partition,
+                input,
                 ..
             } = ready.seat;
             let task = Task {
@@ -174,41 +192,48 @@ impl Runtime {
                 shared: Arc::clone(&shared),
                 surroundings: self.surroundings(),
                 partition,
-                input: ready.input,
-                chain: ready.chain,
-                writers: ready.writers,
-                dead_writer: ready.dead_writer,
-                mark,
-                earlier,
+                input,
+                chain: begun.chain,
+                writers: Some(ready.writers),
+                mark: begun.mark,
+                earlier: begun.earlier,
+                keeps: begun.keeps,
                 stop: told,
             };
-            let task = tokio::spawn(task.run());
+            let task = self.inner.compute.spawn(task.run());
             flow.tasks.lock().push(Running { key, stop, task });
         }
         self.put(flow);
         Ok(())
     }
 
-    /// Where each task begins, and which open letters tell of events that it reads again.
-    async fn hand_over(
+    /// What each task begins with: its place in the input, its state, and the open letters of events that it reads again.
+    async fn begin(
         &self,
         plan: &Arc<Plan>,
         seats: &[Seat],
         ended: &[(TaskKey, Mark)],
-    ) -> Result<Vec<(Mark, Earlier)>, Error> {
-        let mut handed = Vec::with_capacity(seats.len());
-        for task in seats {
-            let mark = self.mark(plan, task, ended)?;
-            let (stream, partition) = (task.key.stream.clone(), task.key.partition);
-            let reached = self
-                .inner
-                .checkpoints
-                .reached(&plan.name, &stream, partition)?;
+    ) -> Result<Vec<Begun>, Error> {
+        let mut begun = Vec::with_capacity(seats.len());
+        for seat in seats {
+            let mut mark = self.mark(plan, seat, ended)?;
+            let chain = plan.inputs[seat.input].chain(&before(plan, seats, seat.input))?;
+            let (chain, keeps) = match seat.keeps {
+                false => (chain, None),
+                true => {
+                    let (chain, keeps) = self.take_up(plan, seat, chain, mark).await?;
+                    (mark.position, mark.seen) = (keeps.checkpoint.position, keeps.checkpoint.seen);
+                    (chain, Some(keeps))
+                }
+            };
+            let (stream, partition) = (seat.key.stream.clone(), seat.key.partition);
+            let checkpoints = &self.inner.checkpoints;
+            let reached = checkpoints.reached(&plan.name, &stream, partition)?;
             let mut earlier = Earlier::default();
             if mark.position < reached {
                 let dead = Arc::clone(&self.inner.dead);
-                let (name, main) = (Arc::clone(&plan.name), task.lane.main);
-                let outputs = task.lane.outputs.iter();
+                let (name, main) = (Arc::clone(&plan.name), seat.lane.main);
+                let outputs = seat.lane.outputs.iter();
                 let outputs: Vec<Arc<str>> =
                     outputs.map(|o| Arc::clone(&plan.outputs[*o].id)).collect();
                 let offsets = mark.position..reached;
@@ -217,9 +242,86 @@ impl Runtime {
                 })
                 .await?;
             }
-            handed.push((mark, earlier));
+            begun.push(Begun {
+                mark,
+                earlier,
+                chain,
+                keeps,
+            });
         }
-        Ok(handed)
+        Ok(begun)
+    }
+
+    /// Takes up the state of a task, or begins with none.
+    async fn take_up(
+        &self,
+        plan: &Arc<Plan>,
+        seat: &Seat,
+        mut chain: Chain,
+        mark: Mark,
+    ) -> Result<(Chain, Keeps), Error> {
+        let inner = Arc::clone(&self.inner);
+        let (plan, seat) = (Arc::clone(plan), seat.clone());
+        blocking(move || {
+            let state = inner.states.task(&state_name(&seat.known_as, &seat.key));
+            let found = state.checkpoint()?;
+            // State of an earlier generation was left behind by a replay.
+            let found = found.filter(|found| found.generation == seat.generation);
+            let keep = found.is_some();
+            let checkpoint = found.unwrap_or_else(|| Checkpoint {
+                generation: seat.generation,
+                position: mark.position,
+                ..Checkpoint::default()
+            });
+            let meanings = plan.inputs[seat.input].meanings();
+            state.begin(&checkpoint, &meanings, keep)?;
+            if let Some(time) = &mut chain.time {
+                time.resume(checkpoint.watermark, &checkpoint.producers);
+            }
+            chain.restore(&state)?;
+            let bus = &inner.options.bus;
+            let stream = ticks_stream(bus, &seat.known_as)?;
+            let partition = Arc::clone(&stream.partitions()[0]);
+            let (at, read) = (checkpoint.position, checkpoint.ticks_read);
+            let ticks = recorded_ticks(&partition, &seat.key, at, read)?;
+            let keeps = Keeps {
+                state,
+                checkpoint,
+                ticks,
+                ticks_stream: partition,
+                producer: producer_name(&seat.key),
+                told: None,
+            };
+            Ok((chain, keeps))
+        })
+        .await
+    }
+
+    /// Whether the state that there is can be taken up by this version of the flow.
+    async fn check_state(
+        &self,
+        plan: &Arc<Plan>,
+        seats: &[Seat],
+        replay: bool,
+    ) -> Result<(), Error> {
+        if replay {
+            return Ok(());
+        }
+        for seat in seats.iter().filter(|seat| seat.checkpoint.is_some()) {
+            let (inner, name) = (
+                Arc::clone(&self.inner),
+                state_name(&seat.known_as, &seat.key),
+            );
+            let known = blocking(move || inner.states.meanings(&name)).await?;
+            for (operator, meaning) in plan.inputs[seat.input].meanings() {
+                if known.get(&operator).is_some_and(|was| *was != meaning) {
+                    return Err(Error::new(Class::Configuration, "flow.state-changed")
+                        .with("flow", &plan.name)
+                        .with("operator", operator));
+                }
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn surroundings(&self) -> Surroundings {
@@ -238,12 +340,17 @@ impl Runtime {
         parsed: &Parsed<FlowSpec>,
     ) -> Result<Option<Arc<Plan>>, Error> {
         let options = self.inner.options.clone();
+        let known_as = self.inner.checkpoints.flow(name)?.known_as;
         let (project, parsed, name) = (project.clone(), parsed.clone(), name.to_owned());
         blocking(move || {
             let (bus, tables) = (&options.bus, &options.tables);
-            let world = World::of_bus(bus, tables, &project, &options.connectors)?;
+            let mut world = World::of_bus(bus, tables, &project, &options.connectors)?;
+            world
+                .known_as
+                .extend(known_as.map(|known_as| (name.clone(), known_as)));
             match compile(&name, &parsed.spec, &parsed.source, &world) {
-                Ok(plan) => {
+                Ok(mut plan) => {
+                    make_streams(bus, &mut plan)?;
                     for output in 0..plan.outputs.len() {
                         let Target::Table(table) = &plan.outputs[output].target else {
                             continue;
@@ -252,8 +359,9 @@ impl Runtime {
                             continue;
                         };
                         for input in &plan.inputs {
-                            let columns = &input.shapes[output].columns;
-                            table.evolve(&table_schema(&input.schema, columns))?;
+                            if let Some(shape) = input.shapes.get(output) {
+                                table.evolve(&table_schema(&input.schema, &shape.columns))?;
+                            }
                         }
                     }
                     Ok(Some(Arc::new(plan)))
@@ -285,20 +393,28 @@ impl Runtime {
                     .with("name", &input.stream)
             })?;
             for partition in stream.partitions().iter() {
-                for lane in lanes(plan) {
+                for lane in lanes(plan, i) {
                     let key = TaskKey {
                         stream: input.stream.clone(),
                         partition: partition.number(),
                         lane: lane.id.clone(),
                     };
-                    let mut writers = Vec::with_capacity(lane.outputs.len());
+                    let mut outputs = Vec::with_capacity(lane.outputs.len());
                     for output in &lane.outputs {
-                        writers.push(self.writer(project, plan, i, *output, "", strict).await?);
+                        let writer = match &plan.outputs[*output].target {
+                            Target::Results(stream) => results_writer(bus, stream, partition)?,
+                            _ => self.writer(project, plan, i, *output, "", strict).await?,
+                        };
+                        outputs.push(writer);
                     }
                     let known = self.inner.checkpoints.task(&plan.name, &key)?;
                     let generation = known.map_or(0, |mark| mark.generation);
                     let generation = generation.max(kept.generation);
                     let seat = Seat {
+                        input: i,
+                        keeps: input.timed,
+                        checkpoint: None,
+                        ticks: 0,
                         key,
                         lane,
                         generation,
@@ -306,20 +422,63 @@ impl Runtime {
                         known_as: Arc::clone(&known_as),
                         known: known.is_some(),
                     };
+                    let mut late = None;
+                    if input.timed {
+                        late = Some(self.late_writer(&known_as)?);
+                    }
                     let mut task = Ready {
                         seat,
-                        input: i,
-                        chain: input.chain()?,
-                        writers,
-                        dead_writer: self.dead_writer(""),
+                        writers: Writers {
+                            outputs,
+                            dead: self.dead_writer(""),
+                            late,
+                        },
                     };
+                    for writer in task.writers.all() {
+                        writer.in_pieces = input.timed;
+                    }
                     task.name(plan, generation);
-                    task.renew(plan).await?;
+                    task.renew(plan, self).await?;
                     ready.push(task);
                 }
             }
         }
         Ok(ready)
+    }
+
+    /// Where the state of a task is, and how many ticks its outputs may know.
+    async fn look_up_state(&self, seat: &mut Seat) -> Result<(), Error> {
+        let (inner, this) = (Arc::clone(&self.inner), seat.clone());
+        let (checkpoint, ticks) = blocking(move || {
+            let found = inner
+                .states
+                .checkpoint(&state_name(&this.known_as, &this.key))?;
+            let found = found.filter(|found| found.generation == this.generation);
+            let stream = ticks_stream(&inner.options.bus, &this.known_as)?;
+            let (at, read, ticked) = found
+                .as_ref()
+                .map_or((0, 0, 0), |c| (c.position, c.ticks_read, c.ticks));
+            let recorded = recorded_ticks(&stream.partitions()[0], &this.key, at, read)?;
+            Ok((found, ticked + recorded.len() as u64))
+        })
+        .await?;
+        (seat.checkpoint, seat.ticks) = (checkpoint, ticks);
+        Ok(())
+    }
+
+    fn late_writer(&self, known_as: &str) -> Result<Writer, Error> {
+        let retention = Retention {
+            age: Some(Span::from_micros(
+                i64::try_from(LATE_KEPT.as_micros()).unwrap_or(i64::MAX),
+            )),
+            bytes: Some(Size::from_bytes(LATE_BYTES_MAX)),
+        };
+        let bus = &self.inner.options.bus;
+        let stream = bus.derived_stream(&format!("{known_as}.late"), 1, retention)?;
+        Ok(Writer::partition(
+            Arc::clone(&stream.partitions()[0]),
+            "".into(),
+        ))
     }
 
     pub(super) fn dead_writer(&self, producer: &str) -> Writer {
@@ -356,6 +515,12 @@ impl Runtime {
                     table.ok_or_else(|| gone("catalog.unknown-table", name))?,
                     producer,
                 )
+            }
+            Target::Stage(name) | Target::Results(name) => {
+                let stream = bus
+                    .stream(name)
+                    .ok_or_else(|| gone("catalog.unknown-stream", name))?;
+                Writer::parts(stream, producer)
             }
             Target::Connection(name) => {
                 let unknown = || gone("catalog.unknown-connection", name);
@@ -394,32 +559,30 @@ impl Runtime {
         })
     }
 
-    /// Computes a first batch with every chain, without writing anything.
+    /// Computes a first batch with chains of its own, without state and without writing anything.
     async fn trial(
         &self,
         plan: &Arc<Plan>,
-        ready: Vec<Ready>,
+        seats: Vec<Seat>,
         old: Option<&Arc<Flow>>,
-    ) -> Result<Vec<Ready>, Error> {
+    ) -> Result<(), Error> {
         let known = old
             .and_then(|old| old.shared.as_ref())
             .map(|shared| shared.marks.lock().clone())
             .unwrap_or_default();
         let plan = Arc::clone(plan);
         blocking(move || {
-            let mut ready = ready;
-            for task in &mut ready {
+            let states = States::new(Arc::new(MemoryStore::default()));
+            for seat in seats {
                 let at = known
-                    .get(&task.seat.key)
-                    .map_or_else(|| task.seat.partition.start(), |mark| mark.position);
-                let mut cursor = Cursor::new(
-                    Arc::clone(&task.seat.partition),
-                    at.min(task.seat.partition.end()),
-                );
+                    .get(&seat.key)
+                    .map_or_else(|| seat.partition.start(), |mark| mark.position);
+                let mut cursor =
+                    Cursor::new(Arc::clone(&seat.partition), at.min(seat.partition.end()));
                 // At the end there is nothing to try; what has just gone by will do.
                 if cursor.lag() == 0 {
                     let back = at.saturating_sub(TRIAL_ROWS_MAX as u64);
-                    cursor.seek(back.max(task.seat.partition.start()));
+                    cursor.seek(back.max(seat.partition.start()));
                 }
                 let chunk = loop {
                     match cursor.try_next()? {
@@ -428,11 +591,13 @@ impl Runtime {
                         None => break None,
                     }
                 };
+                let mut chain = plan.inputs[seat.input].chain(&[])?;
+                chain.restore(&states.task(&seat.key.stream))?;
                 let Some(chunk) = chunk else { continue };
                 let rows = chunk.batch.rows().min(TRIAL_ROWS_MAX);
-                let computed = block_on(task.chain.run(chunk.batch.slice(0, rows)));
+                let computed = block_on(chain.run(chunk.batch.slice(0, rows)));
                 let tried = computed.and_then(|computed| {
-                    prepare_outputs(&plan, task.input, &task.seat.lane.outputs, &computed)
+                    prepare_outputs(&plan, seat.input, &seat.lane.outputs, &computed)
                 });
                 match tried {
                     // What is wrong with some events does not keep the others waiting.
@@ -440,7 +605,7 @@ impl Runtime {
                     _ => {}
                 }
             }
-            Ok(ready)
+            Ok(())
         })
         .await
     }
@@ -469,7 +634,7 @@ impl Runtime {
             .min_by_key(|mark| mark.position);
         // A cursor that has been taken out of the flow says nothing about where the flow is.
         let kept = checkpoints.lanes(&plan.name, &key.stream, key.partition)?;
-        let present = lanes(plan);
+        let present = lanes(plan, task.input);
         let present = |lane: &str| present.iter().any(|known| known.id == *lane);
         let least = |marks: &mut dyn Iterator<Item = Mark>| marks.min_by_key(|mark| mark.position);
         let beside = beside
@@ -477,11 +642,18 @@ impl Runtime {
             .or_else(|| least(&mut kept.iter().map(|(_, m)| *m)));
         Ok(match (beside, plan.spec.start) {
             (Some(mark), _) => at(mark),
+            // A stream between stages is read from its beginning.
+            (None, _) if plan.inputs[task.input].stage > 0 => at(Mark {
+                generation,
+                position: start,
+                seen: None,
+            }),
             (None, start_at) => at(Mark {
                 generation,
                 position: match start_at {
                     Start::Earliest => start,
                     Start::Latest => end,
+                    Start::At(micros) => task.partition.offset_at_time(micros)?,
                 },
                 seen: None,
             }),
@@ -551,6 +723,102 @@ impl Runtime {
         }
         started
     }
+}
+
+/// What a task begins with.
+struct Begun {
+    mark: Mark,
+    earlier: Earlier,
+    chain: Chain,
+    keeps: Option<Keeps>,
+}
+
+/// The counters of a version: they go on where those of the version before are.
+fn tally(plan: &Plan, before: Option<&Arc<FlowShared>>) -> Arc<Tally> {
+    let nodes = plan.spec.from.len() + plan.spec.steps.len() + plan.outputs.len();
+    let Some(before) = before else {
+        return Arc::new(Tally::new(nodes));
+    };
+    let (now, was) = (&plan.spec, &before.plan.spec);
+    let same = |node: usize| -> Option<usize> {
+        if node < now.from.len() {
+            return was.from.iter().position(|stream| *stream == now.from[node]);
+        }
+        let step = node - now.from.len();
+        if step < now.steps.len() {
+            let kind = now.steps[step].kind();
+            let same = was.steps.get(step).is_some_and(|was| was.kind() == kind);
+            return same.then(|| before.step_node(step));
+        }
+        let id = &plan.outputs[step - now.steps.len()].id;
+        let at = before.plan.outputs.iter().position(|was| was.id == *id);
+        at.map(|output| before.output_node(output))
+    };
+    let same: Vec<Option<usize>> = (0..nodes).map(same).collect();
+    Arc::new(Tally::after(&before.tally, &same))
+}
+
+/// The streams between the stages of a flow.
+fn make_streams(bus: &Bus, plan: &mut Plan) -> Result<(), Error> {
+    let mut partitions = 1;
+    for input in &mut plan.inputs {
+        if let Some((_, exchange)) = &mut input.exchange {
+            let wanted = exchange.partitions;
+            let stream = bus.derived_stream(&exchange.stream, wanted, Retention::default())?;
+            // Rows with equal keys must go on meeting where they have met.
+            exchange.partitions = stream.partitions().len() as u16;
+        }
+    }
+    for input in plan.inputs.iter().filter(|input| !input.delivers()) {
+        if input.exchange.is_none()
+            && let Some(stream) = bus.stream(&input.stream)
+        {
+            partitions = partitions.max(stream.partitions().len() as u16);
+        }
+    }
+    for output in &plan.outputs {
+        if let Target::Results(name) = &output.target {
+            bus.derived_stream(name, partitions, Retention::default())?;
+        }
+    }
+    Ok(())
+}
+
+/// Each task of the last stage writes its results to the partition of its own number.
+fn results_writer(
+    bus: &Bus,
+    stream: &str,
+    partition: &Arc<StreamPartition>,
+) -> Result<Writer, Error> {
+    let unknown =
+        || Error::new(Class::Configuration, "catalog.unknown-stream").with("name", stream);
+    let stream = bus.stream(stream).ok_or_else(unknown)?;
+    let partitions = stream.partitions();
+    let number = usize::from(partition.number()) % partitions.len();
+    Ok(Writer::partition(
+        Arc::clone(&partitions[number]),
+        "".into(),
+    ))
+}
+
+/// The names of the tasks that write what an input reads.
+fn before(plan: &Plan, seats: &[Seat], input: usize) -> Vec<Arc<str>> {
+    let stream = &plan.inputs[input].stream;
+    let writes = |seat: &&Seat| {
+        let exchange = plan.inputs[seat.input].exchange.as_ref();
+        exchange.is_some_and(|(_, exchange)| *exchange.stream == **stream)
+    };
+    let writers = seats.iter().filter(writes);
+    writers.map(|seat| producer_name(&seat.key)).collect()
+}
+
+fn producer_name(key: &TaskKey) -> Arc<str> {
+    format!("{}/{}", key.stream, key.partition).into()
+}
+
+/// The name of a task's state.
+pub(super) fn state_name(known_as: &str, key: &TaskKey) -> String {
+    format!("{known_as}/{}/{}", key.stream, key.partition)
 }
 
 /// What a flow that could not start does: it tries again, or somebody must do something.

@@ -1,8 +1,11 @@
 //! The flows of a node: deployed, watched, paused, replayed.
 
+mod compute;
 mod deploy;
+pub mod explain;
 mod redrive;
 mod report;
+mod trim;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -20,11 +23,13 @@ use tokio::task::JoinHandle;
 use crate::checkpoint::{Checkpoints, Kept, Mark, TaskKey};
 use crate::connector::{Connectors, SourceDriver};
 use crate::dead::DeadLetters;
-use crate::limits::{DRAIN_TIMEOUT, RATE_EVERY, RESTART_AFTER};
+use crate::limits::{DRAIN_TIMEOUT, RATE_EVERY, RESTART_AFTER, TRIM_TICKS};
 use crate::output::blocking;
+use crate::state::{FjallStore, States};
 use crate::status::{Applied, DeadFilter, DeadGroup, DeadLetter, FlowState, ReplayFrom};
 use crate::task::{FlowShared, MAIN};
 use crate::world::check;
+use compute::Compute;
 use deploy::stands;
 use report::unaccounted;
 
@@ -39,6 +44,8 @@ pub struct RuntimeOptions {
     pub connectors: Connectors,
     /// The folder that relative paths of connections start at.
     pub project_dir: Arc<Path>,
+    /// The folder for the state of flows; made if needed.
+    pub state_dir: Arc<Path>,
 }
 
 /// The flows and sources of a node. Cheap to clone.
@@ -52,6 +59,8 @@ struct Inner {
     checkpoints: Checkpoints,
     dead: Arc<DeadLetters>,
     positions: Store,
+    states: States,
+    compute: Compute,
     /// The project that runs. Held while anything is changed, so that changes come one after the other.
     project: tokio::sync::Mutex<Project>,
     flows: RwLock<BTreeMap<String, Arc<Flow>>>,
@@ -102,7 +111,10 @@ impl Runtime {
         let dead = Arc::new(DeadLetters::open(bus)?);
         let positions = bus.store("sources")?;
         let runs = bus.clock().now_micros().unsigned_abs();
+        let states = States::new(Arc::new(FjallStore::open(&options.state_dir)?));
         let inner = Arc::new(Inner {
+            states,
+            compute: Compute::start()?,
             options,
             checkpoints,
             dead,
@@ -123,6 +135,20 @@ impl Runtime {
     /// # Errors
     /// What is wrong with the project; nothing has changed then.
     pub async fn apply(&self, project: &Project, version: u64) -> Result<Applied, Vec<Diagnostic>> {
+        self.apply_as(project, version, false).await
+    }
+
+    /// As [`Runtime::apply`]. With `replay`, a flow whose new version cannot go on with the state of the one before begins
+    /// anew with the oldest event that is kept; without it, that version does not start.
+    ///
+    /// # Errors
+    /// As of [`Runtime::apply`].
+    pub async fn apply_as(
+        &self,
+        project: &Project,
+        version: u64,
+        replay: bool,
+    ) -> Result<Applied, Vec<Diagnostic>> {
         let mut current = self.inner.project.lock().await;
         let diagnostics = check(project, &self.inner.options.connectors);
         if has_errors(&diagnostics) {
@@ -177,7 +203,15 @@ impl Runtime {
                 .as_ref()
                 .is_some_and(|old| old.state() == FlowState::Running);
             match self
-                .deploy(project, name, parsed, version, old, meaning.clone(), runs)
+                .deploy_as(
+                    project,
+                    name,
+                    parsed,
+                    version,
+                    old,
+                    meaning.clone(),
+                    (runs, replay),
+                )
                 .await
             {
                 Ok(()) => applied.deployed.push(name.clone()),
@@ -290,9 +324,73 @@ impl Runtime {
             }
         }
         let ended = self.halt(&flow).await;
+        self.add_stages(&flow, &mut targets);
         let rewound = self.rewind(name, &targets, &ended).await;
         let again = self.again(&project, flow).await;
         rewound.and(again)
+    }
+
+    /// Brings a version of a flow up, as [`Runtime::deploy`]; with `replay` from the beginning where it cannot go on with
+    /// the state that there is.
+    #[allow(clippy::too_many_arguments, reason = "what a version consists of")]
+    async fn deploy_as(
+        &self,
+        project: &Project,
+        name: &str,
+        parsed: &Parsed<FlowSpec>,
+        version: u64,
+        old: Option<Arc<Flow>>,
+        meaning: serde_json::Value,
+        (strict, replay): (bool, bool),
+    ) -> Result<(), Error> {
+        let how = (strict, false);
+        let deployed = self
+            .deploy(
+                project,
+                name,
+                parsed,
+                version,
+                old.clone(),
+                meaning.clone(),
+                how,
+            )
+            .await;
+        match deployed {
+            Err(error) if replay && error.code() == "flow.state-changed" => {}
+            deployed => return deployed,
+        }
+        let mut targets = Vec::new();
+        for stream in &parsed.spec.from {
+            if let Some(known) = self.inner.options.bus.stream(stream) {
+                let partitions = known.partitions();
+                let starts = partitions
+                    .iter()
+                    .map(|p| (stream.clone(), p.number(), p.start()));
+                targets.extend(starts);
+            }
+        }
+        let mut ended = Vec::new();
+        if let Some(old) = &old {
+            ended = self.halt(old).await;
+            self.add_stages(old, &mut targets);
+        }
+        self.rewind(name, &targets, &ended).await?;
+        let how = (false, true);
+        self.deploy(project, name, parsed, version, old, meaning, how)
+            .await
+    }
+
+    /// What is still between the stages of a flow is not computed again: its next generation begins behind it.
+    fn add_stages(&self, flow: &Flow, targets: &mut Vec<(String, u16, u64)>) {
+        let Some(shared) = &flow.shared else { return };
+        let inputs = shared.plan.inputs.iter().filter(|input| input.stage > 0);
+        for input in inputs {
+            if let Some(stream) = self.inner.options.bus.stream(&input.stream) {
+                let partitions = stream.partitions();
+                let ends = partitions.iter();
+                targets.extend(ends.map(|p| (input.stream.clone(), p.number(), p.end())));
+            }
+        }
     }
 
     /// Puts every cursor of a flow, and those it will have, to these offsets.
@@ -432,7 +530,15 @@ impl Runtime {
         let (name, version) = (flow.name.clone(), flow.version);
         let old = Some(Arc::clone(&flow));
         let started = self
-            .deploy(project, &name, &parsed, version, old, meaning, false)
+            .deploy(
+                project,
+                &name,
+                &parsed,
+                version,
+                old,
+                meaning,
+                (false, false),
+            )
             .await;
         if let Err(error) = &started {
             self.put(self.idle(&flow, stands(error), Some(error.clone())));
@@ -589,6 +695,7 @@ fn meaning(project: &Project, parsed: &Parsed<FlowSpec>) -> serde_json::Value {
 /// not start.
 async fn tick(inner: Weak<Inner>) {
     let mut every = tokio::time::interval(RATE_EVERY);
+    let mut ticks = 0u64;
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         every.tick().await;
@@ -596,6 +703,21 @@ async fn tick(inner: Weak<Inner>) {
         let runtime = Runtime { inner };
         let now = runtime.inner.options.bus.clock().now_micros();
         let flows: Vec<Arc<Flow>> = runtime.inner.flows.read().values().cloned().collect();
+        ticks += 1;
+        if ticks.is_multiple_of(TRIM_TICKS) {
+            let (runtime, flows) = (runtime.clone(), flows.clone());
+            // Where the disk does not give space back now, it is asked again.
+            let _ = blocking(move || {
+                for flow in &flows {
+                    trim::trim(&runtime, flow)?;
+                }
+                Ok(())
+            })
+            .await
+            .map_err(
+                |error: Error| tracing::warn!(%error, "streams between stages were not trimmed"),
+            );
+        }
         for flow in flows {
             if let Some(shared) = &flow.shared
                 && let Some(error) = shared.tally.tick(now).and_then(unaccounted)

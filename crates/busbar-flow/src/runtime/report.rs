@@ -1,6 +1,6 @@
 //! What runs, for people and programs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use busbar_catalog::OutputTarget;
@@ -12,9 +12,10 @@ use crate::compile::Target;
 use crate::connector::Guarantee;
 use crate::counters::Tally;
 use crate::status::{
-    ConnectionStatus, Conservation, Edge, FlowState, FlowStatus, NodeStatus, TaskStatus,
+    ConnectionStatus, Conservation, Edge, FlowState, FlowStatus, NodeStatus, OperatorStatus,
+    TaskStatus,
 };
-use crate::task::{MAIN, lanes};
+use crate::task::{Lane, MAIN, lanes};
 
 impl Runtime {
     /// Every flow, in the order of their names.
@@ -57,7 +58,7 @@ impl Runtime {
     }
 
     /// What the connector behind a connection promises to those who write to it.
-    fn guarantee(&self, connection: &str) -> Guarantee {
+    pub(super) fn guarantee(&self, connection: &str) -> Guarantee {
         let sources = self.inner.sources.lock();
         let kind = sources.get(connection).map(|connected| &connected.kind);
         let connector = kind.and_then(|kind| self.inner.options.connectors.get(kind));
@@ -132,21 +133,27 @@ impl Runtime {
                 None,
             );
         }
-        let lanes = flow.shared.as_ref().map(|s| lanes(&s.plan));
-        let lanes = lanes.unwrap_or_default();
+        let all = flow.shared.as_ref().map(|s| {
+            let inputs = 0..s.plan.inputs.len();
+            inputs.flat_map(|input| lanes(&s.plan, input)).collect()
+        });
+        let lanes: Vec<Lane> = all.unwrap_or_default();
         for (i, output) in spec.to.iter().enumerate() {
             let plan = flow.shared.as_ref().map(|s| &s.plan.outputs[i]);
             let lane = lanes.iter().find(|lane| lane.outputs.contains(&i));
             // The flow's own cursor shows at its inputs.
             let lag = match lane.filter(|lane| lane.id != MAIN) {
-                Some(lane) => spec.from.iter().map(|s| lag_of(s, Some(&lane.id))).sum(),
+                Some(lane) => {
+                    let streams: BTreeSet<&str> = tasks.iter().map(|t| &*t.stream).collect();
+                    streams.iter().map(|s| lag_of(s, Some(&lane.id))).sum()
+                }
                 None => 0,
             };
             let guarantee = match plan.map(|p| &p.target) {
                 Some(Target::Connection(name)) => self.guarantee(name),
                 _ => Guarantee::ExactlyOnce,
             };
-            let name = output.name();
+            let name = output.target_name();
             add(
                 format!("to:{i}"),
                 output.kind(),
@@ -188,7 +195,10 @@ impl Runtime {
                 counters: reading.flow,
                 difference,
             },
-            lag: spec.from.iter().map(|s| lag_of(s, None)).sum(),
+            lag: {
+                let streams: BTreeSet<&str> = tasks.iter().map(|t| &*t.stream).collect();
+                streams.iter().map(|s| lag_of(s, None)).sum()
+            },
             watermark_micros: watermark_of(None, None),
             missed: reading.missed,
             started_micros: flow.started_micros,
@@ -201,6 +211,7 @@ impl Runtime {
             return Vec::new();
         };
         let marks = shared.marks.lock().clone();
+        let clocks = shared.clocks.lock().clone();
         marks
             .into_iter()
             .map(|(key, Mark { position, seen, .. })| {
@@ -213,13 +224,31 @@ impl Runtime {
                         .find(|p| p.number() == key.partition)
                         .map(|p| p.end())
                 });
+                let clock = clocks.get(&key);
+                let inputs = &shared.plan.inputs;
+                let input = inputs.iter().find(|input| input.stream == key.stream);
                 TaskStatus {
+                    stage: input.map_or(0, |input| input.stage),
+                    held_back_by: clock
+                        .and_then(|clock| clock.held_back_by.as_ref())
+                        .map(ToString::to_string),
+                    operators: clock
+                        .iter()
+                        .flat_map(|clock| clock.memory.iter())
+                        .map(|(name, bytes)| OperatorStatus {
+                            name: name.to_string(),
+                            memory_bytes: *bytes,
+                        })
+                        .collect(),
                     stream: key.stream,
                     partition: key.partition,
                     lane: key.lane,
                     position,
                     lag: end.unwrap_or(position).saturating_sub(position),
-                    watermark_micros: seen.map(|seen| seen.saturating_sub(lateness)),
+                    watermark_micros: match clock {
+                        Some(clock) => clock.watermark,
+                        None => seen.map(|seen| seen.saturating_sub(lateness)),
+                    },
                 }
             })
             .collect()

@@ -1,4 +1,8 @@
-//! The input of a task: many small chunks become one batch, and batches are cut where outputs demand it.
+//! The input of a task: many small chunks become one batch, ticks come where they were recorded, and batches are cut
+//! where outputs demand it.
+//!
+//! Outputs know a task's writes by the *sequence number* of its input: the number of events and ticks before. Without
+//! ticks it is the offset.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -28,29 +32,74 @@ pub(super) struct InputReader {
     rest: VecDeque<Stretch>,
     /// Found behind the rows in `rest`.
     gap: Option<(u64, Error)>,
-    /// Where input must be cut: positions that an output knows already, and the middles of batches that
+    /// Sequence numbers at which input must be cut: those that an output knows already, and the middles of batches that
     /// could not be taken whole.
     cuts: BTreeSet<u64>,
+    /// Ticks that are still to come, in order.
+    ticks: VecDeque<Tick>,
+    /// Number of ticks that have come.
+    ticked: u64,
+}
+
+/// A tick: behind the event before `offset`, event time has reached `watermark` although no event had come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tick {
+    pub offset: u64,
+    /// In microseconds since 1970.
+    pub watermark: i64,
+    /// Offset behind it in the flow's stream of ticks.
+    pub read: u64,
 }
 
 pub(super) enum Next {
     Stretch(Stretch),
+    Tick(Tick),
     /// So many events are gone, and why.
     Gap(u64, Error),
 }
 
 impl InputReader {
-    pub fn new(partition: &Arc<StreamPartition>, position: u64, cuts: BTreeSet<u64>) -> Self {
+    pub fn new(
+        partition: &Arc<StreamPartition>,
+        position: u64,
+        cuts: BTreeSet<u64>,
+        ticks: VecDeque<Tick>,
+        ticked: u64,
+    ) -> Self {
         InputReader {
             cursor: Cursor::new(Arc::clone(partition), position).with_read_bytes(READ_BYTES),
             rest: VecDeque::new(),
             gap: None,
             cuts,
+            ticks,
+            ticked,
         }
+    }
+
+    /// Whether everything that was committed has come.
+    pub fn at_end(&self) -> bool {
+        self.rest.is_empty() && self.gap.is_none() && self.cursor.lag() == 0
+    }
+
+    /// A tick that was just recorded.
+    pub fn tick(&mut self, tick: Tick) {
+        self.ticks.push_back(tick);
+    }
+
+    /// The offset of what comes next.
+    pub fn position(&self) -> u64 {
+        self.rest
+            .front()
+            .map_or_else(|| self.cursor.position(), |stretch| stretch.base)
     }
 
     /// The next rows; waits for them. Cancelling loses nothing: what was read is kept in `rest`.
     pub async fn next(&mut self) -> Result<Next, Error> {
+        let at = self.position();
+        if let Some(tick) = self.ticks.pop_front_if(|tick| tick.offset <= at) {
+            self.ticked += 1;
+            return Ok(Next::Tick(tick));
+        }
         if self.rest.is_empty() {
             if let Some((missed, cause)) = self.gap.take() {
                 return Ok(Next::Gap(missed, cause));
@@ -141,16 +190,15 @@ impl InputReader {
 
     /// Cuts a stretch at the first place where it must be.
     fn cut(&mut self, stretch: Stretch) -> Stretch {
-        if self.cuts.is_empty() {
+        let tick = self.ticks.front().map(|tick| tick.offset);
+        if self.cuts.is_empty() && tick.is_none() {
             return stretch;
         }
-        self.cuts.retain(|cut| *cut > stretch.base);
-        let Some(cut) = self
-            .cuts
-            .first()
-            .copied()
-            .filter(|cut| *cut < stretch.end())
-        else {
+        let (base, ticked) = (stretch.base, self.ticked);
+        self.cuts.retain(|cut| *cut > base + ticked);
+        let cut = self.cuts.first().map(|cut| *cut - ticked);
+        let cut = cut.into_iter().chain(tick).min();
+        let Some(cut) = cut.filter(|cut| *cut > base && *cut < stretch.end()) else {
             return stretch;
         };
         let rows = (cut - stretch.base) as usize;

@@ -1,54 +1,85 @@
-//! A task: one flow on one partition. It reads, computes, writes, and notes how far it has come.
+//! A task: one stage of a flow on one partition. It reads, computes, writes, and notes how far it has come.
 //!
-//! While a batch is being written the next one is computed; it is handed over when the first is durable, so
-//! positions reach each output in order and a failed write can be tried again without overtaking.
+//! [`machine`] decides, this file does: while a batch is being written the next one is computed; it is handed over when the
+//! first is durable, so positions reach each output in order and a failed write can be tried again without overtaking.
 
+mod flight;
 mod input;
+mod machine;
+mod ticks;
 mod write;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use arrow::array::UInt32Array;
 use busbar_bus::{Bus, StreamPartition};
 use busbar_event::{Class, Error};
 use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::chain::{Chain, Computed};
 use crate::checkpoint::{Checkpoints, Mark, TaskKey};
-use crate::compile::Plan;
+use crate::compile::{Plan, Target};
 use crate::connector::Backoff;
 use crate::counters::{Counters, Delta, Tally};
 use crate::dead::{DeadLetters, Earlier};
-use crate::limits::CHECKPOINT_EVERY;
-use crate::output::Writer;
-use crate::shape::{Prepared, Shaped, prepare};
+use crate::exchange;
+use crate::limits::{IDLE_CHECK, STATE_BYTES_MAX};
+use crate::output::blocking;
+use crate::shape::{Outgoing, Prepared, Shaped, prepare, result_events};
+use crate::state::{Checkpoint, Snapshot, TaskState};
 use crate::status::FlowState;
-use input::{InputReader, Next};
-pub(crate) use write::parcels;
-use write::{Landing, Leaving, NotLanded, Waiter};
+use flight::{Air, Commit, Flight, committed, landed};
+pub(crate) use input::Tick;
+use input::{InputReader, Next, Stretch};
+use machine::{Ending, FlightSpan, Machine, TaskEffect};
+pub(crate) use ticks::{recorded_ticks, ticks_stream};
+use write::{Leaving, NotLanded, Waiter};
+pub(crate) use write::{Writers, parcels};
 
 /// What the tasks of a flow's version share.
 pub(crate) struct FlowShared {
     pub plan: Arc<Plan>,
-    pub tally: Tally,
+    pub tally: Arc<Tally>,
     pub state: Mutex<(FlowState, Option<Error>)>,
     /// How far each task is.
     pub marks: Mutex<BTreeMap<TaskKey, Mark>>,
+    /// What is known of tasks with event time.
+    pub clocks: Mutex<BTreeMap<TaskKey, TaskClock>>,
+}
+
+/// Event time and state of a task at one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TaskClock {
+    /// In microseconds since 1970.
+    pub watermark: Option<i64>,
+    /// The task of the stage before that is furthest behind.
+    pub held_back_by: Option<Arc<str>>,
+    /// The least watermark at which an operator has something to do.
+    pub wanted: Option<i64>,
+    /// Bytes of state in memory, by operator.
+    pub memory: Vec<(Arc<str>, usize)>,
 }
 
 impl FlowShared {
-    /// The node of an input, a step, an output.
+    /// The node of a step.
     pub fn step_node(&self, step: usize) -> usize {
         self.plan.spec.from.len() + step
     }
 
+    /// The node of an output.
     pub fn output_node(&self, output: usize) -> usize {
         self.plan.spec.from.len() + self.plan.spec.steps.len() + output
+    }
+
+    /// The least watermark that some operator of the flow waits for.
+    fn wanted(&self) -> Option<i64> {
+        let clocks = self.clocks.lock();
+        clocks.values().filter_map(|clock| clock.wanted).min()
     }
 
     fn stop(&self, error: Error) {
@@ -56,7 +87,7 @@ impl FlowShared {
     }
 }
 
-/// A cursor of a flow: the flow's own, or that of a connection.
+/// A cursor of a flow: that of a stage, or of an output that must not hold others up.
 #[derive(Clone, Debug)]
 pub(crate) struct Lane {
     pub id: String,
@@ -64,30 +95,46 @@ pub(crate) struct Lane {
     pub outputs: Vec<usize>,
     /// It counts for the flow and keeps its dead letters.
     pub main: bool,
+    /// Its rows go to the next stage.
+    pub to_stage: bool,
 }
 
 /// The name of the lane for streams and hot tables.
 pub(crate) const MAIN: &str = "main";
 
-/// The cursors of a flow: one for all streams and hot tables together, whose writes are as fast as the log, and
-/// one for each relational table and connection, so that a slow or locked one holds nobody else up.
-pub(crate) fn lanes(plan: &Plan) -> Vec<Lane> {
+/// The cursors of a flow on one of its inputs. A stage that hands its rows on has one. Else there is one for all streams and
+/// hot tables together, whose writes are as fast as the log, and one for each relational table and connection, so that a slow
+/// or locked one holds nobody else up; these compute for themselves, or, where the flow keeps state, read what was computed.
+pub(crate) fn lanes(plan: &Plan, input: usize) -> Vec<Lane> {
+    let input = &plan.inputs[input];
+    let main = |outputs: Vec<usize>, to_stage: bool| Lane {
+        id: MAIN.into(),
+        outputs,
+        main: true,
+        to_stage,
+    };
+    if let Some((output, _)) = &input.exchange {
+        return vec![main(vec![*output], true)];
+    }
+    let kind = |o: &usize| &plan.outputs[*o].target;
+    let last = |o: &usize| !matches!(kind(o), Target::Stage(_));
     let apart = |o: &usize| plan.outputs[*o].apart;
-    let (sinks, own): (Vec<usize>, Vec<usize>) = (0..plan.outputs.len()).partition(apart);
+    let all = (0..plan.outputs.len()).filter(last);
+    let (sinks, own): (Vec<usize>, Vec<usize>) = all.partition(apart);
     let mut lanes = Vec::new();
-    if !own.is_empty() {
-        lanes.push(Lane {
-            id: MAIN.into(),
-            outputs: own,
-            main: true,
-        });
+    if input.timed {
+        return vec![main(own, false)];
+    }
+    if !own.is_empty() && !input.delivers() {
+        lanes.push(main(own, false));
     }
     for output in sinks {
         let id = format!("to-{}", plan.outputs[output].id);
         lanes.push(Lane {
             id,
             outputs: vec![output],
-            main: lanes.is_empty(),
+            main: lanes.is_empty() && !input.delivers(),
+            to_stage: false,
         });
     }
     lanes
@@ -111,24 +158,28 @@ pub(crate) struct Task {
     /// The input's index in the plan.
     pub input: usize,
     pub chain: Chain,
-    pub writers: Vec<Writer>,
-    pub dead_writer: Writer,
+    /// None once it runs.
+    pub writers: Option<Writers>,
     pub mark: Mark,
     /// Open letters of events that it reads again.
     pub earlier: Earlier,
+    pub keeps: Option<Keeps>,
     pub stop: watch::Receiver<bool>,
 }
 
-/// A batch on its way out.
-struct Flight {
-    writing: AbortOnDrop<Landing>,
-    base: u64,
-    end: u64,
-    /// Events between the batch before and this one that were gone when they were read.
-    skipped: u64,
-    /// The greatest time of its events.
-    latest: i64,
-    delta: Delta,
+/// What a task with event time has besides.
+pub(crate) struct Keeps {
+    pub state: Arc<TaskState>,
+    /// Where it begins.
+    pub checkpoint: Checkpoint,
+    /// Ticks that were recorded and are to be applied again.
+    pub ticks: VecDeque<Tick>,
+    /// Where ticks are recorded.
+    pub ticks_stream: Arc<StreamPartition>,
+    /// The name under which the next stage knows it.
+    pub producer: Arc<str>,
+    /// The watermark that the next stage was told.
+    pub told: Option<i64>,
 }
 
 /// A batch that is to be read again, in parts.
@@ -141,10 +192,10 @@ struct Again {
 
 /// What came of a batch.
 enum Landed {
-    /// It arrived.
-    Back(Vec<Writer>, Writer),
+    /// It is done with: the next one may go out.
+    Back(Writers),
     /// An output did not take it whole; these events come again in parts.
-    TooMuch(Vec<Writer>, Writer, Again),
+    TooMuch(Writers, Again),
     /// The task was told to stop before it arrived.
     Stopped,
 }
@@ -156,6 +207,20 @@ pub(crate) fn stopped() -> Error {
     Error::new(Class::Transient, STOPPED)
 }
 
+/// A computed batch.
+struct Batched {
+    computed: Computed,
+    prepared: Vec<Prepared>,
+    base: u64,
+    end: u64,
+    latest: Option<i64>,
+    /// Taken behind it, if one is due.
+    snapshot: Option<(Snapshot, Box<Checkpoint>)>,
+    /// Sequence numbers before and behind it.
+    since: u64,
+    position: u64,
+}
+
 impl Task {
     /// Runs until it is told to stop or cannot go on; answers how far it has come.
     pub async fn run(self) -> Mark {
@@ -165,18 +230,18 @@ impl Task {
             Ok(mark) => mark,
             // Nobody else would notice, and the flow would seem to run.
             Err(panic) => {
-                shared.stop(panicked(&*panic));
+                let error = panicked(&*panic);
+                tracing::error!(flow = %shared.plan.name, %error, "the flow stops");
+                shared.stop(error);
                 shared.marks.lock().get(&key).copied().unwrap_or(begun)
             }
         }
     }
 
     async fn run_on(mut self) -> Mark {
-        let mut end = Ended {
-            mark: self.mark,
-            writers: Vec::new(),
-        };
-        if let Err(error) = self.work(&mut end).await
+        let mut machine = Machine::new(self.mark, self.keeps.is_some());
+        let mut air = Air::new(self.writers.take());
+        if let Err(error) = self.work(&mut machine, &mut air).await
             && error.code() != STOPPED
         {
             tracing::warn!(
@@ -185,61 +250,82 @@ impl Task {
             );
             self.shared.stop(error);
         }
-        for writer in &mut end.writers {
-            writer.close().await;
+        committed(&mut air.commit).await;
+        if let Err(error) = self.last_commit(&machine).await {
+            tracing::warn!(
+                flow = %self.shared.plan.name, stream = %self.key.stream,
+                partition = self.key.partition, %error,
+                "the last state was not kept; the flow goes on from the one before"
+            );
         }
+        if let Some(writers) = &mut air.held {
+            for writer in writers.all() {
+                writer.close().await;
+            }
+        }
+        let mark = machine.mark();
         self.surroundings
             .checkpoints
-            .note(&self.shared.plan.name, &self.key, end.mark);
-        end.mark
+            .note(&self.shared.plan.name, &self.key, mark);
+        mark
     }
 
-    async fn work(&mut self, end: &mut Ended) -> Result<(), Error> {
-        let mut writers = std::mem::take(&mut self.writers);
-        let cuts = self.cuts(&mut writers).await?;
-        let mut held = Some((writers, self.dead_writer_take()));
-        let mut input = InputReader::new(&self.partition, self.mark.position, cuts);
-        let mut flight: Option<Flight> = None;
+    async fn work(&mut self, machine: &mut Machine, air: &mut Air) -> Result<(), Error> {
+        let began = Instant::now();
+        let cuts = self.cuts(air).await?;
+        let (ticks, ticked) = match &mut self.keeps {
+            Some(keeps) => (std::mem::take(&mut keeps.ticks), keeps.checkpoint.ticks),
+            None => (VecDeque::new(), 0),
+        };
+        let position = self.mark.position;
+        let mut input = InputReader::new(&self.partition, position, cuts, ticks, ticked);
         // Events that were gone when they were read, since the batch before.
         let mut skipped = 0;
-        let mut saved = (self.mark.position, Instant::now());
-        let mut backoff = Backoff::new(self.mark.position ^ 0x9e37_79b9);
+        let mut backoff = Backoff::new(position ^ 0x9e37_79b9);
+        self.publish_clock();
         let outcome = loop {
-            let wake = saved.1 + CHECKPOINT_EVERY;
-            let unsaved = end.mark.position != saved.0;
+            let note = machine.note_at().map(|at| began + at);
+            let idle = self.keeps.is_some() && air.flight.is_none();
             let next = tokio::select! {
                 biased;
                 () = told(self.stop.clone()) => break Ok(()),
-                landing = landed(&mut flight), if flight.is_some() => {
-                    match self.land(landing, end)? {
-                        Landed::Back(writers, dead) => held = Some((writers, dead)),
-                        Landed::TooMuch(writers, dead, batch) => {
-                            held = Some((writers, dead));
+                landing = landed(&mut air.flight), if air.flight.is_some() => {
+                    match self.land(landing, true, machine, air)? {
+                        Landed::Back(writers) => air.held = Some(writers),
+                        Landed::TooMuch(writers, batch) => {
+                            air.held = Some(writers);
                             self.read_again(&mut input, batch, &mut skipped);
                         }
                         Landed::Stopped => break Err(stopped()),
                     }
                     continue;
                 }
-                () = tokio::time::sleep_until(wake), if unsaved => {
-                    self.save(end.mark, &mut saved);
+                () = committed(&mut air.commit), if air.commit.is_some() => {
+                    machine.committed();
+                    continue;
+                }
+                () = sleep_until(note), if note.is_some() => {
+                    self.note(machine);
+                    machine.noted(began.elapsed());
+                    continue;
+                }
+                () = tokio::time::sleep(IDLE_CHECK), if idle => {
+                    self.tick_if_due(machine, &mut input, began).await;
                     continue;
                 }
                 next = input.next() => next,
             };
-            let stretch = match next {
-                Ok(Next::Stretch(stretch)) => stretch,
+            let reading = match next {
                 Ok(Next::Gap(missed, cause)) => {
                     self.shared.tally.miss(missed);
                     skipped += missed;
                     tracing::warn!(flow = %self.shared.plan.name, missed, %cause, "events are gone");
-                    self.shared.tally.error(self.input, Some(cause), 0);
+                    self.input_error(Some(cause), 0);
                     continue;
                 }
+                Ok(next) => next,
                 Err(error) if error.class() == Class::Transient => {
-                    self.shared
-                        .tally
-                        .error(self.input, Some(error), backoff.tries() + 1);
+                    self.input_error(Some(error), backoff.tries() + 1);
                     tokio::select! {
                         () = told(self.stop.clone()) => {}
                         () = tokio::time::sleep(backoff.pause()) => {}
@@ -248,112 +334,83 @@ impl Task {
                 }
                 Err(error) => break Err(error),
             };
-            let (from, to) = (stretch.base, stretch.end());
-            let computed = match self.compute(&stretch.batch).await {
-                Ok(computed) => computed,
-                Err(error) if error.class() == Class::Transient => {
-                    self.shared
-                        .tally
-                        .error(self.input, Some(error), backoff.tries() + 1);
-                    input.give_back(stretch);
-                    tokio::select! {
-                        () = told(self.stop.clone()) => {}
-                        () = tokio::time::sleep(backoff.pause()) => {}
-                    }
-                    continue;
-                }
-                // The events at fault are found by halves.
-                Err(error) if error.class() == Class::Permanent && to - from > 1 => {
-                    input.give_back(stretch);
-                    input.halve(from, to);
-                    continue;
-                }
+            machine.input(began.elapsed());
+            let batched = match self.compute(reading, &mut input, &mut backoff).await {
+                Ok(Some(batched)) => batched,
+                // It comes again.
+                Ok(None) => continue,
                 Err(error) => break Err(error),
             };
             if backoff.tries() > 0 {
                 backoff.reset();
-                self.shared.tally.error(self.input, None, 0);
+                self.input_error(None, 0);
             }
-            let (computed, prepared) = computed;
-            let delta = self.delta(&computed, &prepared);
-            if flight.is_some() {
-                let landing = landed(&mut flight).await;
-                match self.land(landing, end)? {
-                    Landed::Back(writers, dead) => held = Some((writers, dead)),
-                    Landed::TooMuch(writers, dead, batch) => {
-                        held = Some((writers, dead));
+            let batched = self.snapshot(batched, machine, began)?;
+            let delta = self.delta(&batched.computed, &batched.prepared);
+            if air.flight.is_some() {
+                let landing = landed(&mut air.flight).await;
+                match self.land(landing, false, machine, air)? {
+                    Landed::Back(writers) => air.held = Some(writers),
+                    Landed::TooMuch(writers, batch) => {
+                        air.held = Some(writers);
                         self.read_again(&mut input, batch, &mut skipped);
                         continue;
                     }
                     Landed::Stopped => break Err(stopped()),
                 }
-                if saved.1.elapsed() >= CHECKPOINT_EVERY {
-                    self.save(end.mark, &mut saved);
+                if machine.note_at().is_some_and(|at| began.elapsed() >= at) {
+                    self.note(machine);
+                    machine.noted(began.elapsed());
                 }
             }
-            let Some((writers, dead_writer)) = held.take() else {
+            let Some(writers) = air.held.take() else {
                 break Err(stopped());
             };
             self.shared.tally.add(&delta);
-            let latest = stretch.batch.time_range().1;
-            let leaving = Leaving {
-                shared: Arc::clone(&self.shared),
-                surroundings: self.surroundings.clone(),
-                stop: self.stop.clone(),
-                lane: self.lane.clone(),
-                key: self.key.clone(),
-                base: from,
-                end: to,
-                events: computed.events,
-                dead: if self.lane.main {
-                    computed.dead
-                } else {
-                    Vec::new()
-                },
-                earlier: self.earlier.within(from, to),
-                rows: computed.rows.num_rows(),
-                prepared,
-            };
-            let writing = tokio::spawn(leaving.write(writers, dead_writer));
-            flight = Some(Flight {
-                writing: AbortOnDrop(writing),
-                base: from,
-                end: to,
-                skipped: std::mem::take(&mut skipped),
-                latest,
+            self.launch(
+                batched,
+                writers,
                 delta,
-            });
+                std::mem::take(&mut skipped),
+                machine,
+                air,
+            )?;
             // Computing is not waiting: others on this thread get their turn.
             tokio::task::yield_now().await;
         };
         // What is on its way is finished, or given up where it cannot be.
-        if flight.is_some() {
-            let landing = landed(&mut flight).await;
-            match self.land(landing, end)? {
-                Landed::Back(writers, dead) | Landed::TooMuch(writers, dead, _) => {
-                    held = Some((writers, dead));
-                }
+        if air.flight.is_some() {
+            let landing = landed(&mut air.flight).await;
+            match self.land(landing, true, machine, air)? {
+                Landed::Back(writers) | Landed::TooMuch(writers, _) => air.held = Some(writers),
                 Landed::Stopped => {}
             }
-        }
-        if let Some((writers, dead_writer)) = held {
-            end.writers = writers;
-            end.writers.push(dead_writer);
         }
         outcome
     }
 
-    fn dead_writer_take(&mut self) -> Writer {
-        let stream = Arc::clone(self.surroundings.dead.stream());
-        let empty = Writer::stream(self.surroundings.bus.clone(), stream, "".into());
-        std::mem::replace(&mut self.dead_writer, empty)
+    fn input_error(&self, error: Option<Error>, tries: u32) {
+        let input = &self.shared.plan.inputs[self.input];
+        let node = input.node.unwrap_or_else(|| {
+            let output = self.lane.outputs.first().copied().unwrap_or(0);
+            self.shared.output_node(output)
+        });
+        self.shared.tally.error(node, error, tries);
     }
 
     /// Where input must be cut, for outputs that know more than the checkpoint does.
-    async fn cuts(&mut self, writers: &mut [Writer]) -> Result<BTreeSet<u64>, Error> {
-        let position = self.mark.position;
+    async fn cuts(&mut self, air: &mut Air) -> Result<BTreeSet<u64>, Error> {
         let mut cuts = BTreeSet::new();
-        for (writer, output) in writers.iter_mut().zip(&self.lane.outputs) {
+        let mut position = self.mark.position;
+        if let Some(keeps) = &self.keeps {
+            position = keeps.checkpoint.sequence();
+            let state = Arc::clone(&keeps.state);
+            cuts.extend(blocking(move || state.cuts()).await?);
+        }
+        let Some(writers) = &mut air.held else {
+            return Err(stopped());
+        };
+        for (writer, output) in writers.outputs.iter_mut().zip(&self.lane.outputs) {
             let node = self.shared.output_node(*output);
             let mut waiter = Waiter::new(&self.shared, node, self.stop.clone(), position);
             // Writing before it is known what is written already could write it twice.
@@ -368,32 +425,223 @@ impl Task {
             }
             cuts.extend(known);
         }
-        cuts.extend(self.dead_writer.known(position).await?);
+        cuts.extend(writers.dead.known(position).await?);
+        if let Some(late) = &mut writers.late {
+            cuts.extend(late.known(position).await?);
+        }
         Ok(cuts)
     }
 
-    /// Runs the steps and prepares the results. An error is one of the whole; of a single event it is none:
-    /// the event is dead.
+    /// Runs the steps and prepares the results. None: the input was given back and comes again.
     async fn compute(
         &mut self,
-        events: &busbar_event::Batch,
-    ) -> Result<(Computed, Vec<Prepared>), Error> {
-        let plan = Arc::clone(&self.shared.plan);
-        let (input, outputs) = (self.input, &self.lane.outputs);
-        let computed = self.chain.run(events.clone()).await?;
-        let prepared = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            prepare_outputs(&plan, input, outputs, &computed)
-        }));
-        match prepared.unwrap_or_else(|panic| Err(panicked(&*panic))) {
-            Ok(prepared) => Ok((computed, prepared)),
-            Err(cause) if cause.class() == Class::Permanent && events.rows() == 1 => {
-                let refused = outputs
-                    .iter()
-                    .map(|o| Prepared::refused(&computed, &plan.outputs[*o], *o, &cause));
-                let prepared = refused.collect();
-                Ok((computed, prepared))
+        next: Next,
+        input: &mut InputReader,
+        backoff: &mut Backoff,
+    ) -> Result<Option<Batched>, Error> {
+        let (mut work, stretch, base, end) = match next {
+            Next::Gap(..) => return Ok(None),
+            Next::Tick(tick) => {
+                if let Some(keeps) = &mut self.keeps {
+                    keeps.checkpoint.ticks_read = tick.read;
+                }
+                let at = input.position();
+                (self.chain.tick(tick.watermark), None, at, at)
             }
-            Err(error) => Err(error),
+            Next::Stretch(stretch) => {
+                let (base, end) = (stretch.base, stretch.end());
+                match self.chain.read(stretch.batch.clone()) {
+                    Ok(work) => (work, Some(stretch), base, end),
+                    Err(error) => return self.not_read(error, stretch, input, backoff).await,
+                }
+            }
+        };
+        let tick = u64::from(stretch.is_none());
+        while let Err(error) = self.chain.go_on(&mut work).await {
+            if self.keeps.is_none() {
+                return match stretch {
+                    Some(stretch) => self.not_read(error, stretch, input, backoff).await,
+                    None => Err(error),
+                };
+            }
+            match error.class() {
+                Class::Transient => self.pause(error, backoff).await?,
+                _ => return Err(error),
+            }
+        }
+        let computed = self.chain.finish(work)?;
+        let prepared = match self.prepare(&computed) {
+            Ok(prepared) => prepared,
+            Err(error) if error.class() != Class::Permanent => return Err(error),
+            Err(cause) if self.keeps.is_some() || end - base <= 1 => {
+                let plan = &self.shared.plan;
+                let outputs = self.lane.outputs.iter();
+                outputs
+                    .map(|o| Prepared::refused(&computed, &plan.outputs[*o], *o, &cause))
+                    .collect()
+            }
+            Err(error) => match stretch {
+                Some(stretch) => return self.not_read(error, stretch, input, backoff).await,
+                None => return Err(error),
+            },
+        };
+        let latest = stretch.map(|stretch| stretch.batch.time_range().1);
+        let (since, position) = match &mut self.keeps {
+            Some(keeps) => {
+                let since = keeps.checkpoint.sequence();
+                let time = self.chain.time.as_ref();
+                let at = &mut keeps.checkpoint;
+                // Events that are gone count as if they had come.
+                let since = since.max(base + at.ticks);
+                at.position = end;
+                at.ticks += tick;
+                at.seen = at.seen.max(latest);
+                at.watermark = time.and_then(|time| time.watermark());
+                (since, at.sequence())
+            }
+            None => (base, end),
+        };
+        Ok(Some(Batched {
+            computed,
+            prepared,
+            base,
+            end,
+            latest,
+            snapshot: None,
+            since,
+            position,
+        }))
+    }
+
+    /// What a task does with events that could not be read or computed and have changed nothing.
+    async fn not_read(
+        &mut self,
+        error: Error,
+        stretch: Stretch,
+        input: &mut InputReader,
+        backoff: &mut Backoff,
+    ) -> Result<Option<Batched>, Error> {
+        let (from, to) = (stretch.base, stretch.end());
+        match error.class() {
+            Class::Transient => {
+                input.give_back(stretch);
+                self.pause(error, backoff).await?;
+                Ok(None)
+            }
+            // The events at fault are found by halves.
+            Class::Permanent if to - from > 1 => {
+                input.give_back(stretch);
+                let ticked = self
+                    .keeps
+                    .as_ref()
+                    .map_or(0, |keeps| keeps.checkpoint.ticks);
+                input.halve(from + ticked, to + ticked);
+                Ok(None)
+            }
+            _ => Err(error),
+        }
+    }
+
+    async fn pause(&mut self, error: Error, backoff: &mut Backoff) -> Result<(), Error> {
+        self.input_error(Some(error), backoff.tries() + 1);
+        tokio::select! {
+            () = told(self.stop.clone()) => Err(stopped()),
+            () = tokio::time::sleep(backoff.pause()) => Ok(()),
+        }
+    }
+
+    fn prepare(&mut self, computed: &Computed) -> Result<Vec<Prepared>, Error> {
+        let plan = Arc::clone(&self.shared.plan);
+        let moved = match &mut self.keeps {
+            Some(keeps) if self.lane.to_stage => {
+                let moved = computed.watermark.filter(|mark| Some(*mark) > keeps.told);
+                keeps.told = keeps.told.max(moved);
+                moved.map(|mark| (Arc::clone(&keeps.producer), mark))
+            }
+            _ => None,
+        };
+        let (input, outputs) = (self.input, &self.lane.outputs);
+        let prepared = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            prepare_for_stage(&plan, input, outputs, computed, moved)
+        }));
+        prepared.unwrap_or_else(|panic| Err(panicked(&*panic)))
+    }
+
+    /// Takes a snapshot behind a batch, if one is due.
+    fn snapshot(
+        &mut self,
+        mut batched: Batched,
+        machine: &mut Machine,
+        began: Instant,
+    ) -> Result<Batched, Error> {
+        let due = machine.computed(began.elapsed());
+        if due && let Some(keeps) = &mut self.keeps {
+            let snapshot = self.chain.snapshot(&keeps.state)?;
+            keeps.checkpoint.producers = match &self.chain.time {
+                Some(time) => time.producers(),
+                None => BTreeMap::new(),
+            };
+            batched.snapshot = Some((snapshot, Box::new(keeps.checkpoint.clone())));
+            self.keep_small();
+        }
+        self.publish_clock();
+        Ok(batched)
+    }
+
+    /// Lets operators give memory back when the flow holds more than it may.
+    fn keep_small(&mut self) {
+        let own: usize = self.chain.memory().iter().map(|(_, bytes)| bytes).sum();
+        let all: usize = {
+            let clocks = self.shared.clocks.lock();
+            let others = clocks.iter().filter(|(key, _)| **key != self.key);
+            others
+                .flat_map(|(_, clock)| clock.memory.iter())
+                .map(|(_, bytes)| bytes)
+                .sum::<usize>()
+                + own
+        };
+        let over = all.saturating_sub(STATE_BYTES_MAX);
+        if over > 0 {
+            let share = own as f64 / all as f64;
+            self.chain.shrink((over as f64 * share) as usize + 1);
+        }
+    }
+
+    /// Shows the flow's other tasks, and people, how far event time is here.
+    fn publish_clock(&self) {
+        let (Some(_), Some(time)) = (&self.keeps, &self.chain.time) else {
+            return;
+        };
+        let clock = TaskClock {
+            watermark: time.watermark(),
+            held_back_by: time.held_back_by(),
+            wanted: self.chain.next_time(),
+            memory: self.chain.memory(),
+        };
+        self.shared.clocks.lock().insert(self.key.clone(), clock);
+    }
+
+    /// Records a tick where the partition is idle and some operator waits for time to go on.
+    async fn tick_if_due(&mut self, machine: &Machine, input: &mut InputReader, began: Instant) {
+        let plan = &self.shared.plan.inputs[self.input];
+        let (Some(keeps), Some(time), 0) = (&self.keeps, &self.chain.time, plan.stage) else {
+            return;
+        };
+        let clock = self.surroundings.bus.clock().now_micros() - plan.lateness;
+        let due = machine.tick(
+            began.elapsed(),
+            input.at_end(),
+            clock,
+            time.watermark(),
+            self.shared.wanted(),
+        );
+        let Some(watermark) = due else { return };
+        let offset = input.position();
+        let recorded = ticks::record(&keeps.ticks_stream, &self.key, offset, watermark).await;
+        match recorded {
+            Ok(tick) => input.tick(tick),
+            // It is tried again at the next look.
+            Err(error) => self.input_error(Some(error), 1),
         }
     }
 
@@ -405,18 +653,25 @@ impl Task {
         };
         let rows = computed.rows.num_rows() as u64;
         if self.lane.main {
-            delta.flow.input = computed.events.rows() as u64;
+            match self.shared.plan.inputs[self.input].node {
+                Some(node) => {
+                    delta.flow.input = computed.input as u64;
+                    delta.nodes.push((node, computed.read));
+                }
+                // They come out of the stream between two stages.
+                None => delta.flow.added = computed.input as u64,
+            }
+            delta.flow.dead = computed.read.dead;
             delta.flow.held = rows;
-            for (i, counts) in computed.counts.iter().enumerate() {
-                let node = if i == 0 {
-                    self.input
-                } else {
-                    self.shared.step_node(i - 1)
-                };
-                delta.flow.dead += counts.dead;
-                delta.flow.filtered += counts.filtered;
-                delta.flow.added += counts.added;
-                delta.nodes.push((node, *counts));
+            for count in &computed.counts {
+                delta.flow.dead += count.flow.dead;
+                delta.flow.filtered += count.flow.filtered;
+                delta.flow.added += count.flow.added;
+                delta.flow.taken += count.flow.taken;
+                delta.flow.late += count.flow.late;
+                delta
+                    .nodes
+                    .push((self.shared.step_node(count.step), count.node));
             }
         }
         for (output, prepared) in self.lane.outputs.iter().zip(prepared) {
@@ -432,45 +687,127 @@ impl Task {
         delta
     }
 
-    /// Takes a landed batch in: the position moves on.
+    /// Sends a computed batch out.
+    fn launch(
+        &mut self,
+        batched: Batched,
+        writers: Writers,
+        delta: Delta,
+        skipped: u64,
+        machine: &mut Machine,
+        air: &mut Air,
+    ) -> Result<(), Error> {
+        let Batched {
+            computed,
+            prepared,
+            base,
+            end,
+            latest,
+            snapshot,
+            since,
+            position,
+        } = batched;
+        let (snapshot, checkpoint) = snapshot.unzip();
+        machine.fly(FlightSpan {
+            base,
+            end,
+            skipped,
+            events: delta.events,
+            latest,
+            checkpoint,
+        });
+        let late = match computed.late.is_empty() {
+            true => None,
+            false => {
+                let places = computed.late.iter().map(|(event, _)| *event as u32);
+                Some(computed.events.take(&places.collect::<UInt32Array>()))
+            }
+        };
+        let leaving = Leaving {
+            shared: Arc::clone(&self.shared),
+            surroundings: self.surroundings.clone(),
+            stop: self.stop.clone(),
+            lane: self.lane.clone(),
+            key: self.key.clone(),
+            base,
+            end,
+            since,
+            position,
+            state: self.keeps.as_ref().map(|keeps| Arc::clone(&keeps.state)),
+            results: result_events(&computed)?,
+            late,
+            dead: match self.lane.main {
+                true => computed.dead,
+                false => Vec::new(),
+            },
+            earlier: self.earlier.within(base, end),
+            rows: computed.rows.num_rows(),
+            events: computed.events,
+            prepared,
+        };
+        air.flight = Some(Flight::new(leaving, writers, delta, snapshot));
+        Ok(())
+    }
+
+    /// Takes a landed batch in. `last`: no other one was computed meanwhile.
     fn land(
-        &self,
-        (flight, landing): (Flight, Result<Landing, Error>),
-        end: &mut Ended,
+        &mut self,
+        (flight, landing): flight::LandedFlight,
+        last: bool,
+        machine: &mut Machine,
+        air: &mut Air,
     ) -> Result<Landed, Error> {
         let tally = &self.shared.tally;
         let landing = match landing {
             Ok(landing) => landing,
             Err(error) => {
+                machine.landed(Ending::Lost, last);
                 tally.take_back(&flight.delta);
                 return Err(error);
             }
         };
-        match landing.result {
-            Ok(()) => {
-                // Every offset the cursor moves over is an event that was counted, or one that was gone.
-                let moved = flight.end.saturating_sub(end.mark.position);
-                tally.moved(moved, flight.delta.events + flight.skipped);
-                end.mark.position = flight.end;
-                end.mark.seen = end.mark.seen.max(Some(flight.latest));
-                self.shared.marks.lock().insert(self.key.clone(), end.mark);
-                Ok(Landed::Back(landing.writers, landing.dead_writer))
+        let outcome = match &landing.result {
+            Ok(()) => Ending::Arrived,
+            Err(NotLanded::TooMuch) => Ending::TooMuch,
+            Err(NotLanded::Stopped(_)) => Ending::Lost,
+        };
+        let mut again = None;
+        let mut snapshot = flight.snapshot;
+        for effect in machine.landed(outcome, last) {
+            match effect {
+                TaskEffect::Moved { offsets, events } => {
+                    // Every offset the cursor moves over is an event that was counted, or one that was gone.
+                    tally.moved(offsets, events);
+                    let mut marks = self.shared.marks.lock();
+                    marks.insert(self.key.clone(), machine.mark());
+                }
+                TaskEffect::Commit(checkpoint) => {
+                    if let (Some(snapshot), Some(keeps)) = (snapshot.take(), &self.keeps) {
+                        let state = Arc::clone(&keeps.state);
+                        air.commit = Some(Commit::start(self, state, snapshot, checkpoint));
+                    }
+                }
+                TaskEffect::ReadAgain { base, end, skipped } => again = Some((base, end, skipped)),
             }
+        }
+        match landing.result {
+            Ok(()) => Ok(Landed::Back(landing.writers)),
             // It comes again, in parts or from the checkpoint.
             Err(NotLanded::TooMuch) => {
                 tally.take_back(&flight.delta);
+                let (base, end, skipped) = again.unwrap_or_default();
                 let again = Again {
-                    base: flight.base,
-                    end: flight.end,
-                    skipped: flight.skipped,
+                    base,
+                    end,
+                    skipped,
                     earlier: landing.earlier,
                 };
-                Ok(Landed::TooMuch(landing.writers, landing.dead_writer, again))
+                Ok(Landed::TooMuch(landing.writers, again))
             }
             Err(NotLanded::Stopped(error)) => {
                 tally.take_back(&flight.delta);
                 if error.code() == STOPPED {
-                    end.writers = landing.writers;
+                    air.held = Some(landing.writers);
                     return Ok(Landed::Stopped);
                 }
                 Err(error)
@@ -489,18 +826,23 @@ impl Task {
             .found(std::mem::replace(skipped, batch.skipped));
     }
 
-    fn save(&self, mark: Mark, saved: &mut (u64, Instant)) {
-        self.surroundings
-            .checkpoints
-            .note(&self.shared.plan.name, &self.key, mark);
-        *saved = (mark.position, Instant::now());
+    fn note(&self, machine: &Machine) {
+        let (flow, mark) = (&self.shared.plan.name, machine.mark());
+        self.surroundings.checkpoints.note(flow, &self.key, mark);
     }
-}
 
-/// How a task ended.
-struct Ended {
-    mark: Mark,
-    writers: Vec<Writer>,
+    /// Commits the state at the end, where it is that behind the position.
+    async fn last_commit(&mut self, machine: &Machine) -> Result<(), Error> {
+        let Some(keeps) = self.keeps.as_mut().filter(|_| machine.ends_clean()) else {
+            return Ok(());
+        };
+        let snapshot = self.chain.snapshot(&keeps.state)?;
+        if let Some(time) = &self.chain.time {
+            keeps.checkpoint.producers = time.producers();
+        }
+        let (state, checkpoint) = (Arc::clone(&keeps.state), keeps.checkpoint.clone());
+        blocking(move || state.commit(&snapshot, &checkpoint)).await
+    }
 }
 
 /// What a panic said, as an error of the event or of the task it happened in.
@@ -520,9 +862,33 @@ pub(crate) fn prepare_outputs(
     outputs: &[usize],
     computed: &Computed,
 ) -> Result<Vec<Prepared>, Error> {
-    use crate::compile::Target;
+    prepare_for_stage(plan, input, outputs, computed, None)
+}
+
+/// As [`prepare_outputs`], with the watermark that the next stage is told of a task.
+fn prepare_for_stage(
+    plan: &Plan,
+    input: usize,
+    outputs: &[usize],
+    computed: &Computed,
+    moved: Option<(Arc<str>, i64)>,
+) -> Result<Vec<Prepared>, Error> {
     let input = &plan.inputs[input];
-    let events = |o: &usize| !matches!(plan.outputs[*o].target, Target::Table(_));
+    if let Some((_, exchange)) = &input.exchange {
+        let (producer, watermark) = moved.unzip();
+        let producer = producer.unwrap_or_default();
+        let parts = exchange::parts(exchange, computed, &producer, watermark)?;
+        return Ok(vec![Prepared {
+            outgoing: Outgoing::Parts(parts),
+            made: computed.letters_origin(),
+            rows: computed.rows.num_rows(),
+            dead: Vec::new(),
+        }]);
+    }
+    let events = |o: &usize| {
+        let target = &plan.outputs[*o].target;
+        !matches!(target, Target::Table(_) | Target::Results(_))
+    };
     let shaped = match outputs.iter().any(events) {
         true => Some(Shaped::new(computed, input.projected)?),
         false => None,
@@ -530,25 +896,22 @@ pub(crate) fn prepare_outputs(
     outputs
         .iter()
         .map(|o| {
+            let shape = input.shapes.get(*o);
             prepare(
                 computed,
                 shaped.as_ref(),
                 &plan.outputs[*o],
-                &input.shapes[*o],
+                shape,
                 *o,
+                input.projected,
             )
         })
         .collect()
 }
 
-async fn landed(flight: &mut Option<Flight>) -> (Flight, Result<Landing, Error>) {
-    let landing = match flight {
-        Some(flight) => (&mut flight.writing.0).await,
-        None => std::future::pending().await,
-    };
-    let landing = landing.map_err(|e| Error::new(Class::Permanent, "flow.worker").caused_by(e));
-    match flight.take() {
-        Some(flight) => (flight, landing),
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
 }
@@ -556,13 +919,4 @@ async fn landed(flight: &mut Option<Flight>) -> (Flight, Result<Landing, Error>)
 /// Waits until it is said, or until nobody is left to say it.
 pub(crate) async fn told(mut stop: watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// A worker that goes with whoever waits for it: a task that is cut off leaves nobody behind who writes on.
-struct AbortOnDrop<T>(JoinHandle<T>);
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }

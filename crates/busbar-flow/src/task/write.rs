@@ -14,8 +14,9 @@ use crate::checkpoint::TaskKey;
 use crate::connector::Backoff;
 use crate::dead::{Earlier, Spot, letters};
 use crate::limits::DEAD_BATCH_BYTES;
-use crate::output::{Refusals, Writer};
+use crate::output::{Refusals, Writer, blocking};
 use crate::shape::{Outgoing, Prepared, event_of};
+use crate::state::TaskState;
 
 /// A computed batch with all it needs to be written.
 pub(super) struct Leaving {
@@ -26,7 +27,16 @@ pub(super) struct Leaving {
     pub key: TaskKey,
     pub base: u64,
     pub end: u64,
+    /// Sequence numbers before and behind the batch; the latter is what outputs know it by.
+    pub since: u64,
+    pub position: u64,
+    /// The task's state, if it has any: then input is not read again.
+    pub state: Option<Arc<TaskState>>,
     pub events: Batch,
+    /// The results as events, where they stand for none.
+    pub results: Option<Batch>,
+    /// Events that came too late.
+    pub late: Option<Batch>,
     /// Events that died before they reached an output; none but for the lane that counts for the flow.
     pub dead: Vec<Dead>,
     /// Letters of these events that an earlier run left open.
@@ -35,10 +45,26 @@ pub(super) struct Leaving {
     pub prepared: Vec<Prepared>,
 }
 
+/// Everything that a task writes to.
+pub(crate) struct Writers {
+    /// For each output of the lane.
+    pub outputs: Vec<Writer>,
+    pub dead: Writer,
+    /// In a flow with event time.
+    pub late: Option<Writer>,
+}
+
+impl Writers {
+    /// All of them.
+    pub fn all(&mut self) -> impl Iterator<Item = &mut Writer> {
+        let own = [&mut self.dead].into_iter().chain(&mut self.late);
+        self.outputs.iter_mut().chain(own)
+    }
+}
+
 /// What comes back.
 pub(super) struct Landing {
-    pub writers: Vec<Writer>,
-    pub dead_writer: Writer,
+    pub writers: Writers,
     /// Letters of the batch that are still open, where it did not arrive.
     pub earlier: Earlier,
     pub result: Result<(), NotLanded>,
@@ -60,31 +86,29 @@ struct Answer {
 }
 
 impl Leaving {
-    pub async fn write(mut self, mut writers: Vec<Writer>, mut dead_writer: Writer) -> Landing {
-        let result = self.write_all(&mut writers, &mut dead_writer).await;
+    pub async fn write(mut self, mut writers: Writers) -> Landing {
+        let result = self.write_all(&mut writers).await;
         Landing {
             writers,
-            dead_writer,
             earlier: self.earlier,
             result,
         }
     }
 
-    async fn write_all(
-        &mut self,
-        writers: &mut [Writer],
-        dead_writer: &mut Writer,
-    ) -> Result<(), NotLanded> {
+    async fn write_all(&mut self, writers: &mut Writers) -> Result<(), NotLanded> {
+        self.note_cuts().await.map_err(NotLanded::Stopped)?;
+        self.write_late(writers).await.map_err(NotLanded::Stopped)?;
         let this = &*self;
         let writes = writers
+            .outputs
             .iter_mut()
             .zip(&this.prepared)
             .zip(&this.lane.outputs)
             .map(|((writer, prepared), output)| async move {
                 let node = this.shared.output_node(*output);
-                let mut waiter = Waiter::new(&this.shared, node, this.stop.clone(), this.end);
+                let mut waiter = Waiter::new(&this.shared, node, this.stop.clone(), this.position);
                 let wait = |error| waiter.wait(error);
-                let written = writer.write(&prepared.outgoing, this.end, wait).await;
+                let written = writer.write(&prepared.outgoing, this.position, wait).await;
                 if waiter.tried() {
                     this.shared
                         .tally
@@ -117,9 +141,15 @@ impl Leaving {
             ));
             lost_most = lost_most.max(refused + prepared.dead.len());
             let place = Place::Output(*output);
-            // One letter says it of all rows of its event.
-            let none = answer.none.filter(|_| sent > 0).map(|cause| (0, cause));
-            for (row, cause) in none.into_iter().chain(answer.refused) {
+            // One letter says it of all rows of a single event.
+            let said = if self.state.is_some() {
+                sent
+            } else {
+                sent.min(1)
+            };
+            let none = answer.none.into_iter();
+            let none = none.flat_map(|cause| (0..said).map(move |row| (row, cause.clone())));
+            for (row, cause) in none.chain(answer.refused) {
                 let event = event_of(&prepared.made, row);
                 lost.insert(event);
                 dead.push(Dead {
@@ -134,16 +164,71 @@ impl Leaving {
             }
         }
         let closed = self.recognise(&mut dead);
-        self.bury(&dead, dead_writer)
+        let (of_results, of_events): (Vec<Dead>, Vec<Dead>) = dead
+            .into_iter()
+            .partition(|dead| self.results.is_some() && matches!(dead.place, Place::Output(_)));
+        self.bury(&self.events, &of_events, "", &mut writers.dead)
             .await
             .map_err(NotLanded::Stopped)?;
+        if let Some(results) = &self.results {
+            self.bury(results, &of_results, "~results", &mut writers.dead)
+                .await
+                .map_err(NotLanded::Stopped)?;
+        }
         self.surroundings.dead.close(&closed);
         for (node, sent, refused) in settled {
             self.shared.tally.settle(node, sent, refused);
         }
         if self.lane.main {
-            let lost = lost.len().max(lost_most).min(self.rows);
-            self.shared.tally.settle_flow(self.rows as u64, lost as u64);
+            let lost = lost.len().max(lost_most).min(self.rows) as u64;
+            match self.lane.to_stage {
+                true => self.shared.tally.settle_taken(self.rows as u64, lost),
+                false => self.shared.tally.settle_flow(self.rows as u64, lost),
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes where the batch begins and ends before it is written in several pieces: it is cut the same way when it
+    /// comes again, so that each piece is recognised.
+    async fn note_cuts(&self) -> Result<(), Error> {
+        let Some(state) = &self.state else {
+            return Ok(());
+        };
+        if !self.prepared.iter().any(|p| p.outgoing.in_pieces()) {
+            return Ok(());
+        }
+        let node = self
+            .shared
+            .output_node(self.lane.outputs.first().copied().unwrap_or(0));
+        let mut waiter = Waiter::new(&self.shared, node, self.stop.clone(), self.position);
+        loop {
+            let (state, cuts) = (Arc::clone(state), [self.since, self.position]);
+            match blocking(move || state.cut(&cuts)).await {
+                Err(error) if error.class() == Class::Transient => waiter.wait(error).await?,
+                noted => break noted?,
+            }
+        }
+        if waiter.tried() {
+            self.shared.tally.error(node, None, 0);
+        }
+        Ok(())
+    }
+
+    /// Keeps events that came too late.
+    async fn write_late(&mut self, writers: &mut Writers) -> Result<(), Error> {
+        let (Some(late), Some(writer)) = (self.late.take(), &mut writers.late) else {
+            return Ok(());
+        };
+        let node = self
+            .shared
+            .output_node(self.lane.outputs.first().copied().unwrap_or(0));
+        let mut waiter = Waiter::new(&self.shared, node, self.stop.clone(), self.position);
+        let outgoing = Outgoing::Events(late);
+        let written = writer.write(&outgoing, self.position, |error| waiter.wait(error));
+        written.await?;
+        if waiter.tried() {
+            self.shared.tally.error(node, None, 0);
         }
         Ok(())
     }
@@ -163,7 +248,8 @@ impl Leaving {
                     return Err(NotLanded::Stopped(error));
                 }
                 Err(error) => {
-                    too_much |= self.end - self.base > 1;
+                    // With state the rows are computed already: those that are refused are dead.
+                    too_much |= self.state.is_none() && self.end - self.base > 1;
                     answers.push(Answer {
                         refused: Refusals::new(),
                         none: Some(error),
@@ -184,7 +270,11 @@ impl Leaving {
             return Vec::new();
         }
         let outputs = &self.shared.plan.outputs;
+        let results = self.results.is_some();
         dead.retain(|letter| {
+            if results && matches!(letter.place, Place::Output(_)) {
+                return true;
+            }
             let offset = self.base + letter.event as u64;
             !self.earlier.knows(offset, letter, outputs)
         });
@@ -193,7 +283,13 @@ impl Leaving {
 
     /// Keeps dead letters. So many that they would not fit one append go as several, each under a name
     /// of its own, so that each is recognised when it comes again.
-    async fn bury(&self, dead: &[Dead], writer: &mut Writer) -> Result<(), Error> {
+    async fn bury(
+        &self,
+        events: &Batch,
+        dead: &[Dead],
+        kind: &str,
+        writer: &mut Writer,
+    ) -> Result<(), Error> {
         let plan = &self.shared.plan;
         let ids: Vec<Arc<str>> = plan.outputs.iter().map(|o| Arc::clone(&o.id)).collect();
         let stream: Arc<str> = self.key.stream.as_str().into();
@@ -201,18 +297,18 @@ impl Leaving {
         let first = self.lane.outputs.first().copied().unwrap_or(0);
         let node = self.shared.output_node(first);
         let name = Arc::clone(&writer.producer);
-        for (number, dead) in parcels(&self.events, dead).enumerate() {
-            let batch = letters(&plan.name, &self.events, dead, &ids, now, |event| Spot {
+        for (number, dead) in parcels(events, dead).enumerate() {
+            let batch = letters(&plan.name, events, dead, &ids, now, |event| Spot {
                 stream: Arc::clone(&stream),
                 partition: self.key.partition,
                 offset: self.base + event as u64,
             });
-            if number > 0 {
-                writer.producer = format!("{name}~{number}").into();
+            if number > 0 || !kind.is_empty() {
+                writer.producer = format!("{name}{kind}~{number}").into();
             }
-            let mut waiter = Waiter::new(&self.shared, node, self.stop.clone(), self.end);
+            let mut waiter = Waiter::new(&self.shared, node, self.stop.clone(), self.position);
             let written = writer
-                .write(&Outgoing::Events(batch), self.end, |error| {
+                .write(&Outgoing::Events(batch), self.position, |error| {
                     waiter.wait(error)
                 })
                 .await;

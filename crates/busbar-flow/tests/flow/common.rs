@@ -61,6 +61,7 @@ impl World {
                 tables: Arc::clone(&tables),
                 connectors: connectors.clone(),
                 project_dir: folder.path().into(),
+                state_dir: folder.path().join("state").into(),
             })
             .expect("the runtime opens")
         });

@@ -1,5 +1,6 @@
 //! Flows as they run, in one program: each test program links all of DataFusion.
 
+mod checks;
 mod common;
 mod connections;
 mod conservation;
@@ -9,3 +10,4 @@ mod flow_tests;
 mod flows;
 mod poison;
 mod replay;
+mod stateful;

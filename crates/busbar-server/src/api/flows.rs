@@ -29,6 +29,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(list))
         .routes(routes!(one))
+        .routes(routes!(plan))
         .routes(routes!(versions))
         .routes(routes!(diff))
         .routes(routes!(rollback))
@@ -255,6 +256,19 @@ async fn one(
     let project = app.runtime.project().await;
     detail.source = file_of(&project.bundle.files, &name).map(|(_, text)| text.to_owned());
     Ok(Json(detail))
+}
+
+/// How a flow runs: stages, regroupings, state, and what each output promises.
+#[utoipa::path(get, path = "/api/v1/flows/{name}/plan", tag = "flows",
+    params(("name" = String, Path, description = "The flow's name.")),
+    responses((status = 200, description = "How it runs.", body = serde_json::Value)))]
+async fn plan(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    Path(name): Path,
+) -> Answer<Json<busbar_flow::explain::Explanation>> {
+    rights::check_flow(&app, &caller, &name)?;
+    Ok(Json(app.runtime.explain(&name).await?))
 }
 
 /// The versions of a flow.

@@ -74,6 +74,14 @@ pub struct ReplayArgs {
     wait: bool,
 }
 
+/// Show how a flow runs: its stages, regroupings and state, and what each output promises.
+#[derive(Debug, clap::Args)]
+pub struct ExplainArgs {
+    /// The flow.
+    #[arg(add = ArgValueCandidates::new(complete::flows))]
+    flow: String,
+}
+
 /// How often the progress of a replay is asked for.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -138,6 +146,65 @@ pub fn run(args: &FlowsArgs, node: &NodeArgs, json: bool) -> Result<(), Failure>
             println!("{}", say::line("cli.resumed", &[("flow", flow.clone())]))
         }
     }
+    Ok(())
+}
+
+/// Shows how a flow runs.
+pub fn explain(args: &ExplainArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
+    let plan = node.get(&format!("/api/v1/flows/{}/plan", escape(&args.flow)))?;
+    if json {
+        println!("{plan}");
+        return Ok(());
+    }
+    let text = |value: &serde_json::Value| match value {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let each = |list: &serde_json::Value| list.as_array().cloned().unwrap_or_default();
+    for stage in each(&plan["stages"]) {
+        let said = ["stage", "reads", "partitions", "tasks"].map(|key| (key, text(&stage[key])));
+        println!("{}", say::line("cli.plan-stage", &said));
+        for step in each(&stage["steps"]) {
+            let mut said = vec![("step", text(&step["step"])), ("kind", text(&step["kind"]))];
+            let part = step["part"].as_str().unwrap_or_default();
+            said.push(("part", part.to_owned()));
+            println!("  {}", say::line("cli.plan-step", &said).trim_end());
+            if let Some(name) = step["state"].as_str() {
+                let bytes = step["state_memory_bytes"].as_u64().unwrap_or(0);
+                let said = [("name", name.to_owned()), ("bytes", bytes.to_string())];
+                println!("    {}", say::line("cli.plan-state", &said));
+            }
+        }
+        if let Some(regroup) = stage["regroup"].as_object() {
+            let keys: Vec<String> = each(&regroup["keys"]).iter().map(text).collect();
+            let partitions = text(&regroup["partitions"]);
+            let code = match keys.is_empty() {
+                true => "cli.plan-regroup-all",
+                false => "cli.plan-regroup",
+            };
+            let said = [("keys", keys.join(", ")), ("partitions", partitions)];
+            println!("  {}", say::line(code, &said));
+        }
+    }
+    for output in each(&plan["outputs"]) {
+        let why = match say::language() {
+            busbar_event::Language::Zh => &output["why_zh"],
+            busbar_event::Language::En => &output["why"],
+        };
+        let said = [
+            ("kind", text(&output["kind"])),
+            ("name", text(&output["name"])),
+            ("guarantee", text(&output["guarantee"])),
+            ("why", text(why)),
+        ];
+        println!("{}", say::line("cli.plan-output", &said));
+    }
+    let megabytes = |key: &str| (plan[key].as_u64().unwrap_or(0) >> 20).to_string();
+    let said = [
+        ("state", megabytes("state_bytes_max")),
+        ("batches", megabytes("batches_bytes_max")),
+    ];
+    println!("{}", say::line("cli.plan-memory", &said));
     Ok(())
 }
 

@@ -1,0 +1,446 @@
+//! Streams between the stages of a flow.
+//!
+//! An event of such a stream has the envelope of the event that its row was made from, the row's event time, and these
+//! columns:
+//!
+//! | column | type | meaning |
+//! | --- | --- | --- |
+//! | `row` | binary or struct | the payload, or the columns that steps have made |
+//! | `mark` | int64, nullable | the watermark before the row, in microseconds since 1970; null in a control event |
+//!
+//! A control event says that a task of the stage before (`key`) has reached a watermark (`time`). Each task sends one to
+//! every partition when its watermark has moved, behind the rows of the same batch.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, DictionaryArray, Int32Array, Int64Array, RecordBatch,
+    RecordBatchOptions, StringArray, StructArray, TimestampMicrosecondArray, UInt8Array,
+    UInt32Array, new_null_array,
+};
+use arrow::compute::{cast, concat, take};
+use arrow::datatypes::{
+    DataType, Field, Fields, Int32Type, Int64Type, SchemaRef, TimestampMicrosecondType,
+};
+use arrow::row::{RowConverter, SortField};
+use busbar_event::{Batch, Body, Class, Envelope, Error, Flags};
+
+use crate::chain::Computed;
+use crate::compile::fnv1a_bytes;
+use crate::event_time::EventTime;
+use crate::operator::{Made, Times};
+use crate::reader::plain;
+
+/// How a stage hands its rows to the next one.
+#[derive(Clone, Debug)]
+pub(crate) struct ExchangePlan {
+    /// The name of the stream in between.
+    pub stream: Arc<str>,
+    pub partitions: u16,
+    /// Places of the columns whose equal values must meet.
+    pub keys: Vec<usize>,
+    /// Steps have made columns of their own: these are sent, and not the events.
+    pub projected: bool,
+    /// Which input of the next stage's first step these rows are for.
+    pub side: u8,
+}
+
+/// The topic of what has none of its own.
+pub(crate) const TOPIC: &str = "$flow";
+
+fn misfit(e: arrow::error::ArrowError) -> Error {
+    Error::new(Class::Permanent, "flow.misfit")
+        .with("column", "")
+        .caused_by(e)
+}
+
+/// Results as events of a stream of the flow's own, all of them.
+pub(crate) fn results(computed: &Computed, projected: bool) -> Result<Batch, Error> {
+    let (envelope, row) = rows(computed, projected)?;
+    build(envelope, row, marks(computed))
+}
+
+/// Results for each partition of the next stage, with a control event where `watermark` is given.
+pub(crate) fn parts(
+    plan: &ExchangePlan,
+    computed: &Computed,
+    producer: &str,
+    watermark: Option<i64>,
+) -> Result<Vec<(u16, Batch)>, Error> {
+    let count = computed.rows.num_rows();
+    let mut split: Vec<Vec<Option<u32>>> = vec![Vec::new(); usize::from(plan.partitions)];
+    if plan.partitions == 1 {
+        split[0] = (0..count as u32).map(Some).collect();
+    } else if count > 0 {
+        for (row, partition) in homes(plan, &computed.rows)?.into_iter().enumerate() {
+            split[partition].push(Some(row as u32));
+        }
+    }
+    let (envelope, row) = rows(computed, plan.projected)?;
+    let marks = marks(computed);
+    let mut parts = Vec::new();
+    for (partition, mut places) in split.into_iter().enumerate() {
+        if watermark.is_some() {
+            places.push(None);
+        }
+        if places.is_empty() {
+            continue;
+        }
+        let places = UInt32Array::from(places);
+        let pick = |array: &dyn Array| take(array, &places, None).map_err(misfit);
+        let picked = pick_envelope(&envelope, &places, producer, watermark)?;
+        let marks = pick(&marks)?.as_primitive::<Int64Type>().clone();
+        parts.push((partition as u16, build(picked, pick(&row)?, marks)?));
+    }
+    Ok(parts)
+}
+
+/// The partition of each row: the same for equal keys in every version of the program.
+fn homes(plan: &ExchangePlan, rows: &RecordBatch) -> Result<Vec<usize>, Error> {
+    if plan.keys.is_empty() {
+        return Ok(vec![0; rows.num_rows()]);
+    }
+    let mut columns = Vec::with_capacity(plan.keys.len());
+    for key in &plan.keys {
+        columns.push(plain(rows.column(*key))?);
+    }
+    let fields = columns
+        .iter()
+        .map(|column| SortField::new(column.data_type().clone()));
+    let converter = RowConverter::new(fields.collect()).map_err(misfit)?;
+    let encoded = converter.convert_columns(&columns).map_err(misfit)?;
+    let partitions = u64::from(plan.partitions);
+    let home = |row: arrow::row::Row<'_>| (spread(fnv1a_bytes(row.as_ref())) % partitions) as usize;
+    Ok(encoded.iter().map(home).collect())
+}
+
+/// FNV leaves the low bits of short keys alike; this mixes the high ones in.
+fn spread(hash: u64) -> u64 {
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^ (hash >> 33)
+}
+
+fn marks(computed: &Computed) -> Int64Array {
+    match &computed.times {
+        Some(times) => Int64Array::new(times.marks.clone(), None),
+        None => Int64Array::from(vec![i64::MIN; computed.rows.num_rows()]),
+    }
+}
+
+/// Envelopes and the column `row` of all results.
+fn rows(computed: &Computed, projected: bool) -> Result<(Envelope, ArrayRef), Error> {
+    let count = computed.rows.num_rows();
+    let events = &computed.events;
+    let places: Option<UInt32Array> = match &computed.origin {
+        Made::Same | Made::Many => None,
+        Made::From(rows) => Some(rows.clone()),
+    };
+    let mut envelope = match (&computed.origin, &places) {
+        (Made::Many, _) => {
+            let topics = StringArray::from(vec![TOPIC; count]);
+            Envelope::new(&topics, vec![0; count])
+        }
+        (_, None) => events.envelope(),
+        (_, Some(places)) => events.take(places).envelope(),
+    };
+    if let Some(times) = &computed.times {
+        let times = TimestampMicrosecondArray::new(times.times.clone(), None);
+        envelope.time = times.with_timezone("UTC");
+    }
+    envelope.client = None;
+    let row: ArrayRef = if projected {
+        let mut fields: Vec<Field> = Vec::new();
+        let mut arrays: Vec<ArrayRef> = Vec::new();
+        let columns = computed.rows.schema_ref().fields().iter();
+        for (field, array) in columns.zip(computed.rows.columns()) {
+            let array = plain(array)?;
+            let field = field.as_ref().clone();
+            // A control event has no values.
+            fields.push(
+                field
+                    .with_data_type(array.data_type().clone())
+                    .with_nullable(true),
+            );
+            arrays.push(array);
+        }
+        let fields = Fields::from(fields);
+        Arc::new(StructArray::try_new_with_length(fields, arrays, None, count).map_err(misfit)?)
+    } else {
+        let body: ArrayRef = match events.body() {
+            Body::Payload(payload) => Arc::new(payload.clone()),
+            Body::Columns(columns) => Arc::new(columns.clone()),
+        };
+        match &places {
+            None => body,
+            Some(places) => take(&body, places, None).map_err(misfit)?,
+        }
+    };
+    Ok((envelope, row))
+}
+
+/// The envelopes at these places; a place that is null is a control event.
+fn pick_envelope(
+    envelope: &Envelope,
+    places: &UInt32Array,
+    producer: &str,
+    watermark: Option<i64>,
+) -> Result<Envelope, Error> {
+    let pick = |array: &dyn Array| take(array, places, None).map_err(misfit);
+    let topics = envelope.topic.values();
+    let own: ArrayRef = Arc::new(StringArray::from(vec![TOPIC]));
+    let values = concat(&[topics.as_ref(), own.as_ref()]).map_err(misfit)?;
+    let last = values.len() as i32 - 1;
+    let keys = pick(envelope.topic.keys())?;
+    let keys = keys.as_primitive::<Int32Type>().iter();
+    let keys: Int32Array = keys.map(|key| Some(key.unwrap_or(last))).collect();
+    let names: StringArray = match &envelope.key {
+        Some(key) => {
+            let picked = pick(key)?;
+            let picked = picked.as_string::<i32>();
+            let named = places.iter().zip(picked.iter());
+            named
+                .map(|(place, key)| if place.is_some() { key } else { Some(producer) })
+                .collect()
+        }
+        None => places
+            .iter()
+            .map(|place| place.is_none().then_some(producer))
+            .collect(),
+    };
+    let times = pick(&envelope.time)?;
+    let times = times.as_primitive::<TimestampMicrosecondType>().iter();
+    let times: Vec<i64> = times
+        .map(|time| time.or(watermark).unwrap_or_default())
+        .collect();
+    let flags = pick(&envelope.flags)?;
+    let flags = flags.as_primitive::<arrow::datatypes::UInt8Type>().iter();
+    let flags: UInt8Array = flags
+        .map(|flags| flags.unwrap_or_default() & !Flags::RETAIN)
+        .collect::<Vec<u8>>()
+        .into();
+    Ok(Envelope {
+        topic: DictionaryArray::new(keys, values),
+        key: Some(names),
+        time: TimestampMicrosecondArray::from(times).with_timezone("UTC"),
+        tags: match &envelope.tags {
+            Some(tags) => pick(tags)?.as_map_opt().cloned(),
+            None => None,
+        },
+        client: None,
+        flags,
+    })
+}
+
+fn build(mut envelope: Envelope, row: ArrayRef, marks: Int64Array) -> Result<Batch, Error> {
+    let flags: Vec<u8> = envelope
+        .flags
+        .values()
+        .iter()
+        .map(|flags| flags & !Flags::RETAIN)
+        .collect();
+    envelope.flags = flags.into();
+    let fields = Fields::from(vec![
+        Field::new("row", row.data_type().clone(), true),
+        Field::new("mark", DataType::Int64, true),
+    ]);
+    let columns = StructArray::try_new(fields, vec![row, Arc::new(marks)], None).map_err(misfit)?;
+    Batch::from_columns(envelope, Body::Columns(columns))
+}
+
+/// Events of such a stream, taken apart.
+pub(crate) struct ReceivedRows {
+    /// The events as they were, with the rows as bodies; control events have empty ones.
+    pub events: Batch,
+    /// Places of those that are no control events; none if all are.
+    pub places: Option<UInt32Array>,
+    pub times: Times,
+}
+
+impl ReceivedRows {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.times.times.len()
+    }
+}
+
+/// Takes events of such a stream apart; control events move `time` on.
+pub(crate) fn receive(batch: &Batch, time: &mut EventTime) -> Result<ReceivedRows, Error> {
+    let wrong = || Error::new(Class::Permanent, "flow.misfit").with("column", "row");
+    let Body::Columns(body) = batch.body() else {
+        return Err(wrong());
+    };
+    let row = body.column_by_name("row").ok_or_else(wrong)?;
+    let marks = body.column_by_name("mark").ok_or_else(wrong)?;
+    let marks = marks.as_primitive_opt::<Int64Type>().ok_or_else(wrong)?;
+    let times = batch.times();
+    let (places, times) = if marks.null_count() == 0 {
+        let times = Times {
+            times: times.to_vec().into(),
+            marks: marks.values().clone(),
+        };
+        (None, times)
+    } else {
+        let mut places: Vec<u32> = Vec::with_capacity(times.len());
+        for at in 0..times.len() {
+            if marks.is_null(at) {
+                time.produced(batch.key(at).unwrap_or_default(), times[at]);
+            } else {
+                places.push(at as u32);
+            }
+        }
+        let at = || places.iter().map(|place| *place as usize);
+        let times = Times {
+            times: at().map(|at| times[at]).collect(),
+            marks: at().map(|at| marks.value(at)).collect(),
+        };
+        (Some(UInt32Array::from(places)), times)
+    };
+    let body = match row.data_type() {
+        DataType::Binary => {
+            let payload = row.as_binary::<i32>();
+            Body::Payload(BinaryArray::new(
+                payload.offsets().clone(),
+                payload.values().clone(),
+                None,
+            ))
+        }
+        DataType::Struct(fields) => {
+            let columns = row.as_struct();
+            let arrays = columns.columns().to_vec();
+            let whole = StructArray::try_new_with_length(fields.clone(), arrays, None, row.len());
+            Body::Columns(whole.map_err(misfit)?)
+        }
+        _ => return Err(wrong()),
+    };
+    Ok(ReceivedRows {
+        events: batch.with_body(body)?,
+        places,
+        times,
+    })
+}
+
+/// The rows of received events as columns of `schema`.
+pub(crate) fn columns(received: &ReceivedRows, schema: &SchemaRef) -> Result<RecordBatch, Error> {
+    let rows = received.rows();
+    let mut arrays: Vec<ArrayRef> = Vec::with_capacity(schema.fields().len());
+    for field in schema.fields() {
+        let whole = match received.events.body() {
+            Body::Columns(body) => body.column_by_name(field.name()).cloned(),
+            Body::Payload(_) => None,
+        };
+        let array = match (whole, &received.places) {
+            (None, _) => new_null_array(field.data_type(), rows),
+            (Some(array), None) => array,
+            (Some(array), Some(places)) => take(&array, places, None).map_err(misfit)?,
+        };
+        arrays.push(match array.data_type() == field.data_type() {
+            true => array,
+            false => cast(&array, field.data_type()).map_err(misfit)?,
+        });
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(Arc::clone(schema), arrays, &options).map_err(misfit)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use arrow::datatypes::Schema;
+
+    use super::*;
+    use crate::counters::Counters;
+
+    fn computed(rows: i64) -> Computed {
+        let topics = StringArray::from_iter_values((0..rows).map(|row| format!("t/{}", row % 3)));
+        let envelope = Envelope::new(&topics, (0..rows).collect());
+        let payloads = (0..rows).map(|row| row.to_string().into_bytes());
+        let body = Body::Payload(BinaryArray::from_iter_values(payloads));
+        let schema = Schema::new(vec![Field::new("site", DataType::Int64, true)]);
+        let sites = Int64Array::from_iter_values((0..rows).map(|row| row % 7));
+        let times = Times {
+            times: (0..rows).collect(),
+            marks: (0..rows).map(|row| row - 5).collect(),
+        };
+        Computed {
+            events: Batch::from_columns(envelope, body).unwrap(),
+            rows: RecordBatch::try_new(Arc::new(schema), vec![Arc::new(sites)]).unwrap(),
+            origin: Made::Same,
+            times: Some(times),
+            dead: Vec::new(),
+            late: Vec::new(),
+            input: rows as usize,
+            read: Counters::default(),
+            counts: Vec::new(),
+            watermark: Some(rows),
+        }
+    }
+
+    fn plan(projected: bool, partitions: u16) -> ExchangePlan {
+        ExchangePlan {
+            stream: "_x-f-1".into(),
+            partitions,
+            keys: vec![0],
+            projected,
+            side: 0,
+        }
+    }
+
+    #[test]
+    fn equal_keys_meet_and_nothing_is_lost_on_the_way() {
+        for projected in [false, true] {
+            let computed = computed(100);
+            let sent = parts(&plan(projected, 4), &computed, "in/0", Some(77)).unwrap();
+            assert_eq!(sent.len(), 4, "the watermark goes to every partition");
+            let (mut homes, mut rows) = (BTreeMap::new(), Vec::new());
+            for (partition, batch) in &sent {
+                let mut time = EventTime::of_stage(vec!["in/0".into()]);
+                let received = receive(batch, &mut time).unwrap();
+                assert_eq!(time.watermark(), Some(77));
+                let places = received.places.as_ref().unwrap();
+                assert_eq!(places.len(), batch.rows() - 1);
+                for (row, place) in places.values().iter().enumerate() {
+                    let event = received.events.event(*place as usize);
+                    let number = received.times.times[row];
+                    assert_eq!(received.times.marks[row], number - 5);
+                    assert_eq!(event.time, number);
+                    assert_eq!(event.topic, format!("t/{}", number % 3));
+                    if !projected {
+                        assert_eq!(&*event.payload, number.to_string().as_bytes());
+                    }
+                    let home = homes.entry(number % 7).or_insert(*partition);
+                    assert_eq!(home, partition);
+                    rows.push(number);
+                }
+                if projected {
+                    let columns = columns(&received, &computed.rows.schema()).unwrap();
+                    let sites = columns.column(0).as_primitive::<Int64Type>();
+                    let times = received.times.times.iter();
+                    assert!(
+                        sites
+                            .values()
+                            .iter()
+                            .eq(times.map(|t| t % 7).collect::<Vec<_>>().iter())
+                    );
+                }
+            }
+            rows.sort_unstable();
+            assert_eq!(rows, (0..100).collect::<Vec<i64>>());
+        }
+    }
+
+    #[test]
+    fn a_watermark_can_go_without_rows_and_rows_without_one() {
+        let none = computed(0);
+        assert_eq!(parts(&plan(true, 3), &none, "in/0", None).unwrap().len(), 0);
+        let sent = parts(&plan(true, 3), &none, "in/0", Some(5)).unwrap();
+        assert_eq!(sent.len(), 3);
+        let mut time = EventTime::of_stage(vec!["in/0".into()]);
+        let received = receive(&sent[0].1, &mut time).unwrap();
+        assert_eq!((received.rows(), time.watermark()), (0, Some(5)));
+        let one = parts(&plan(false, 1), &computed(10), "in/0", None).unwrap();
+        let received = receive(&one[0].1, &mut time).unwrap();
+        assert!(received.places.is_none());
+        assert_eq!(received.rows(), 10);
+    }
+}

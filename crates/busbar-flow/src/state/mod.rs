@@ -1,0 +1,53 @@
+//! The state of tasks: what their operators keep, and with it how far the task has come.
+//!
+//! A task's state is a map of byte keys. One commit changes any number of them, all or none, and is durable when it
+//! returns. Keys of a task:
+//!
+//! | key | value |
+//! | --- | --- |
+//! | `c` | [`Checkpoint`](crate::state::Checkpoint), JSON |
+//! | `k/` + sequence number (8 bytes, big-endian) | empty: input is cut there when it is read again |
+//! | `m/<operator>` | the meaning of an operator's state, text |
+//! | `o/<operator>/` + the operator's own key | what the operator wrote |
+
+mod checkpoint;
+mod fjall;
+mod memory;
+mod task;
+
+use busbar_event::Error;
+use bytes::Bytes;
+
+pub(crate) use checkpoint::Checkpoint;
+pub(crate) use fjall::FjallStore;
+pub(crate) use memory::MemoryStore;
+pub(crate) use task::{Snapshot, States, TaskState};
+
+/// A change of a task's state: a key, and its value or none where it is removed.
+pub(crate) type StateChange = (Vec<u8>, Option<Bytes>);
+
+/// Keeps the state of tasks. Every call may block on the disk.
+pub(crate) trait StateStore: Send + Sync {
+    /// The value of a key of a task.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn get(&self, task: &str, key: &[u8]) -> Result<Option<Bytes>, Error>;
+
+    /// Calls `visit` with each pair of a task whose key starts with `prefix`, in the order of the keys, until it fails.
+    ///
+    /// # Errors
+    /// What the disk says, or `visit`.
+    fn scan(
+        &self,
+        task: &str,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&[u8], Bytes) -> Result<(), Error>,
+    ) -> Result<(), Error>;
+
+    /// Makes changes, all or none; they are durable when it returns.
+    ///
+    /// # Errors
+    /// What the disk says; then nothing has changed.
+    fn commit(&self, task: &str, changes: Vec<StateChange>) -> Result<(), Error>;
+}

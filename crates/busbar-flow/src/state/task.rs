@@ -1,0 +1,392 @@
+//! The state of one task: what is committed, and snapshots that wait to be.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use busbar_event::{Class, Error};
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::{Checkpoint, StateChange, StateStore};
+use crate::operator::{Changes, StateReader};
+
+const CHECKPOINT: &[u8] = b"c";
+const CUT: &[u8] = b"k/";
+
+/// The state of all tasks.
+pub(crate) struct States {
+    store: Arc<dyn StateStore>,
+    /// For each task the number of its last holder.
+    holders: Mutex<HashMap<String, Arc<Mutex<u64>>>>,
+}
+
+impl States {
+    pub fn new(store: Arc<dyn StateStore>) -> States {
+        States {
+            store,
+            holders: Mutex::default(),
+        }
+    }
+
+    /// The state of a task, for its next holder. What the holder before still tries to commit is refused from now on.
+    /// May block on the disk.
+    pub fn task(&self, task: &str) -> Arc<TaskState> {
+        let holder = Arc::clone(self.holders.lock().entry(task.to_owned()).or_default());
+        let number = {
+            let mut holder = holder.lock();
+            *holder += 1;
+            *holder
+        };
+        Arc::new(TaskState {
+            store: Arc::clone(&self.store),
+            task: task.to_owned(),
+            holder,
+            number,
+            waiting: Mutex::default(),
+            taken: Mutex::default(),
+            cuts: Mutex::default(),
+        })
+    }
+
+    /// The last checkpoint of a task, whoever holds it. May block on the disk.
+    pub fn checkpoint(&self, task: &str) -> Result<Option<Checkpoint>, Error> {
+        checkpoint(&*self.store, task)
+    }
+
+    /// The operators of a task that have state, and what it means. May block on the disk.
+    pub fn meanings(&self, task: &str) -> Result<BTreeMap<String, String>, Error> {
+        meanings(&*self.store, task)
+    }
+}
+
+fn checkpoint(store: &dyn StateStore, task: &str) -> Result<Option<Checkpoint>, Error> {
+    let Some(text) = store.get(task, CHECKPOINT)? else {
+        return Ok(None);
+    };
+    let checkpoint = serde_json::from_slice(&text);
+    checkpoint
+        .map(Some)
+        .map_err(|error| Error::new(Class::Permanent, "flow.state-damaged").caused_by(error))
+}
+
+fn meanings(store: &dyn StateStore, task: &str) -> Result<BTreeMap<String, String>, Error> {
+    let mut meanings = BTreeMap::new();
+    store.scan(task, b"m/", &mut |key, value| {
+        let name = String::from_utf8_lossy(&key[2..]).into_owned();
+        meanings.insert(name, String::from_utf8_lossy(&value).into_owned());
+        Ok(())
+    })?;
+    Ok(meanings)
+}
+
+/// The state of one task. Readers see every snapshot that was taken, whether it is committed yet or not.
+pub(crate) struct TaskState {
+    store: Arc<dyn StateStore>,
+    task: String,
+    /// The number of the task's last holder, and that of this one. Held while something is committed.
+    holder: Arc<Mutex<u64>>,
+    number: u64,
+    /// Changes of snapshots that are not committed yet, and the number of the last snapshot that has the key.
+    waiting: Mutex<BTreeMap<Vec<u8>, (u64, Option<Bytes>)>>,
+    /// Snapshots that were taken.
+    taken: Mutex<u64>,
+    /// Where input must be cut, as far as it is noted.
+    cuts: Mutex<BTreeSet<u64>>,
+}
+
+/// A snapshot of a task's operators.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    number: u64,
+}
+
+impl TaskState {
+    /// The last checkpoint; none if there is no state of this task.
+    pub fn checkpoint(&self) -> Result<Option<Checkpoint>, Error> {
+        checkpoint(&*self.store, &self.task)
+    }
+
+    fn write(&self, changes: Vec<StateChange>) -> Result<(), Error> {
+        let holder = self.holder.lock();
+        if *holder != self.number {
+            return Err(Error::new(Class::Permanent, "flow.state-taken").with("task", &self.task));
+        }
+        self.store.commit(&self.task, changes)
+    }
+
+    /// Begins anew from a checkpoint, with state of those operators only whose meaning is as it was.
+    pub fn begin(
+        &self,
+        checkpoint: &Checkpoint,
+        present: &BTreeMap<String, String>,
+        keep: bool,
+    ) -> Result<(), Error> {
+        let mut changes: Vec<StateChange> = Vec::new();
+        let known = meanings(&*self.store, &self.task)?;
+        for (name, was) in &known {
+            if !keep || present.get(name) != Some(was) {
+                let prefix = operator_key(name);
+                self.store.scan(&self.task, &prefix, &mut |key, _| {
+                    changes.push((key.to_vec(), None));
+                    Ok(())
+                })?;
+                changes.push((meaning_key(name), None));
+            }
+        }
+        for (name, meaning) in present {
+            if !keep || known.get(name) != Some(meaning) {
+                changes.push((meaning_key(name), Some(meaning.clone().into())));
+            }
+        }
+        changes.push((CHECKPOINT.to_vec(), Some(encode(checkpoint))));
+        self.write(changes)
+    }
+
+    /// The state of one operator.
+    pub fn reader(self: &Arc<Self>, operator: &str) -> Arc<dyn StateReader> {
+        Arc::new(OperatorState {
+            task: Arc::clone(self),
+            prefix: operator_key(operator),
+        })
+    }
+
+    /// Takes up what operators have changed. It can be read from now on.
+    pub fn snapshot(&self, changed: Vec<(&str, Changes)>) -> Snapshot {
+        let mut taken = self.taken.lock();
+        *taken += 1;
+        let number = *taken;
+        let mut waiting = self.waiting.lock();
+        for (operator, changed) in changed {
+            let prefix = operator_key(operator);
+            for (key, value) in changed.changes {
+                waiting.insert([&prefix[..], &key].concat(), (number, value));
+            }
+        }
+        Snapshot { number }
+    }
+
+    /// Commits a snapshot, with those before it that could not be, and the position it belongs to.
+    pub fn commit(&self, snapshot: &Snapshot, checkpoint: &Checkpoint) -> Result<(), Error> {
+        let mut changes: Vec<StateChange> = {
+            let waiting = self.waiting.lock();
+            let older = waiting
+                .iter()
+                .filter(|(_, (number, _))| *number <= snapshot.number);
+            older
+                .map(|(key, (_, value))| (key.clone(), value.clone()))
+                .collect()
+        };
+        changes.push((CHECKPOINT.to_vec(), Some(encode(checkpoint))));
+        // Cuts before the position have served.
+        let mut cuts = self.cuts.lock().clone();
+        let ahead = cuts.split_off(&(checkpoint.sequence() + 1));
+        changes.extend(cuts.iter().map(|cut| (cut_key(*cut), None)));
+        self.write(changes)?;
+        self.cuts
+            .lock()
+            .retain(|cut| ahead.contains(cut) || !cuts.contains(cut));
+        let mut waiting = self.waiting.lock();
+        waiting.retain(|_, (number, _)| *number > snapshot.number);
+        Ok(())
+    }
+
+    /// Notes that input must be cut at these sequence numbers when it is read again.
+    pub fn cut(&self, cuts: &[u64]) -> Result<(), Error> {
+        let changes = cuts.iter().map(|cut| (cut_key(*cut), Some(Bytes::new())));
+        self.write(changes.collect())?;
+        self.cuts.lock().extend(cuts);
+        Ok(())
+    }
+
+    /// Where input must be cut.
+    pub fn cuts(&self) -> Result<BTreeSet<u64>, Error> {
+        let mut cuts = BTreeSet::new();
+        self.store.scan(&self.task, CUT, &mut |key, _| {
+            if let Ok(cut) = <[u8; 8]>::try_from(&key[CUT.len()..]) {
+                cuts.insert(u64::from_be_bytes(cut));
+            }
+            Ok(())
+        })?;
+        *self.cuts.lock() = cuts.clone();
+        Ok(cuts)
+    }
+}
+
+fn cut_key(cut: u64) -> Vec<u8> {
+    [CUT, &cut.to_be_bytes()].concat()
+}
+
+fn encode(checkpoint: &Checkpoint) -> Bytes {
+    // Numbers and names: it cannot fail, and an empty value would be read as damaged.
+    serde_json::to_vec(checkpoint).unwrap_or_default().into()
+}
+
+fn operator_key(operator: &str) -> Vec<u8> {
+    format!("o/{operator}/").into_bytes()
+}
+
+fn meaning_key(operator: &str) -> Vec<u8> {
+    format!("m/{operator}").into_bytes()
+}
+
+struct OperatorState {
+    task: Arc<TaskState>,
+    prefix: Vec<u8>,
+}
+
+impl StateReader for OperatorState {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        let key = [&self.prefix[..], key].concat();
+        if let Some((_, value)) = self.task.waiting.lock().get(&key) {
+            return Ok(value.clone());
+        }
+        self.task.store.get(&self.task.task, &key)
+    }
+
+    fn scan(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&[u8], Bytes) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let prefix = [&self.prefix[..], prefix].concat();
+        let skip = self.prefix.len();
+        let waiting: BTreeMap<Vec<u8>, Option<Bytes>> = {
+            let waiting = self.task.waiting.lock();
+            waiting
+                .range(prefix.clone()..)
+                .take_while(|(key, _)| key.starts_with(&prefix))
+                .map(|(key, (_, value))| (key.clone(), value.clone()))
+                .collect()
+        };
+        // Both are in the order of keys; what waits goes over what is committed.
+        let mut waiting = waiting.into_iter().peekable();
+        self.task
+            .store
+            .scan(&self.task.task, &prefix, &mut |key, value| {
+                while let Some((newer, replaced)) =
+                    waiting.next_if(|(newer, _)| newer.as_slice() < key)
+                {
+                    if let Some(value) = replaced {
+                        visit(&newer[skip..], value)?;
+                    }
+                }
+                match waiting.next_if(|(newer, _)| newer.as_slice() == key) {
+                    Some((_, Some(value))) => visit(&key[skip..], value),
+                    Some((_, None)) => Ok(()),
+                    None => visit(&key[skip..], value),
+                }
+            })?;
+        for (key, value) in waiting {
+            if let Some(value) = value {
+                visit(&key[skip..], value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{FjallStore, MemoryStore};
+
+    fn put(pairs: &[(&str, Option<&str>)]) -> Changes {
+        let mut changes = Changes::default();
+        for (key, value) in pairs {
+            match value {
+                Some(value) => changes.put(key.as_bytes(), value.as_bytes().to_vec()),
+                None => changes.delete(key.as_bytes()),
+            }
+        }
+        changes
+    }
+
+    fn all(state: &Arc<TaskState>, operator: &str) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let reader = state.reader(operator);
+        reader
+            .scan(b"", &mut |key, value| {
+                assert_eq!(reader.get(key).unwrap(), Some(value.clone()));
+                found.push((text(key), text(&value)));
+                Ok(())
+            })
+            .unwrap();
+        found
+    }
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        let owned = |(a, b): &(&str, &str)| ((*a).to_owned(), (*b).to_owned());
+        pairs.iter().map(owned).collect()
+    }
+
+    fn at(position: u64) -> Checkpoint {
+        Checkpoint {
+            position,
+            ..Checkpoint::default()
+        }
+    }
+
+    fn on(store: impl Fn() -> Arc<dyn StateStore>) {
+        let meanings = BTreeMap::from([("w".to_owned(), "sum".to_owned())]);
+        let states = States::new(store());
+        let state = states.task("f/in/0");
+        assert_eq!(state.checkpoint().unwrap(), None);
+        state.begin(&at(0), &meanings, false).unwrap();
+        let first = state.snapshot(vec![("w", put(&[("a", Some("1")), ("c", Some("3"))]))]);
+        // It can be read before it is committed, and is not there after a crash.
+        assert_eq!(all(&state, "w"), pairs(&[("a", "1"), ("c", "3")]));
+        assert_eq!(all(&state, "v"), []);
+        assert_eq!(all(&states.task("f/in/0"), "w"), []);
+        // The holder before cannot write any more.
+        let error = state.commit(&first, &at(10)).unwrap_err();
+        assert_eq!(error.code(), "flow.state-taken");
+        let state = states.task("f/in/0");
+        let first = state.snapshot(vec![("w", put(&[("a", Some("1")), ("c", Some("3"))]))]);
+        state.commit(&first, &at(10)).unwrap();
+        // A snapshot that was not committed goes with the next one.
+        let _lost = state.snapshot(vec![("w", put(&[("b", Some("2")), ("c", None)]))]);
+        let last = state.snapshot(vec![("w", put(&[("a", Some("9"))]))]);
+        let now = pairs(&[("a", "9"), ("b", "2")]);
+        assert_eq!(all(&state, "w"), now);
+        state.cut(&[15, 25]).unwrap();
+        state.commit(&last, &at(20)).unwrap();
+        drop((state, states));
+        let states = States::new(store());
+        let state = states.task("f/in/0");
+        assert_eq!(all(&state, "w"), now);
+        assert_eq!(state.checkpoint().unwrap(), Some(at(20)));
+        // Cuts that have served are gone.
+        assert_eq!(state.cuts().unwrap(), BTreeSet::from([25]));
+        // State of the same meaning stays, of another one goes.
+        state.begin(&at(20), &meanings, true).unwrap();
+        assert_eq!(all(&state, "w"), now);
+        let other = BTreeMap::from([("w".to_owned(), "max".to_owned())]);
+        state.begin(&at(20), &other, true).unwrap();
+        assert_eq!(all(&state, "w"), []);
+        assert_eq!(states.meanings("f/in/0").unwrap(), other);
+        assert_eq!(states.checkpoint("f/in/1").unwrap(), None);
+    }
+
+    #[test]
+    fn state_in_memory_is_what_snapshots_say() {
+        let store: Arc<dyn StateStore> = Arc::new(MemoryStore::default());
+        on(|| Arc::clone(&store));
+    }
+
+    #[test]
+    fn state_on_disk_is_what_snapshots_say() {
+        let folder = tempfile::tempdir().unwrap();
+        on(|| Arc::new(FjallStore::open(folder.path()).unwrap()));
+    }
+
+    #[test]
+    fn a_damaged_checkpoint_is_told() {
+        let store = MemoryStore::default();
+        let damaged = vec![(CHECKPOINT.to_vec(), Some(Bytes::from_static(b"{")))];
+        store.commit("f/in/0", damaged).unwrap();
+        let states = States::new(Arc::new(store));
+        let error = states.checkpoint("f/in/0").unwrap_err();
+        assert_eq!(error.code(), "flow.state-damaged");
+    }
+}

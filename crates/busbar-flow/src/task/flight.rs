@@ -1,0 +1,128 @@
+//! What a task has under way: the batch that is written, and the state that is committed.
+
+use std::sync::Arc;
+
+use busbar_event::{Class, Error};
+use tokio::task::JoinHandle;
+
+use super::write::{Landing, Leaving, Writers};
+use super::{Task, told};
+use crate::connector::Backoff;
+use crate::counters::Delta;
+use crate::output::blocking;
+use crate::state::{Checkpoint, Snapshot, TaskState};
+
+/// Everything that is under way.
+pub(super) struct Air {
+    /// The writers, while no batch is on its way.
+    pub held: Option<Writers>,
+    pub flight: Option<Flight>,
+    pub commit: Option<Commit>,
+}
+
+/// A batch on its way out.
+pub(super) struct Flight {
+    writing: AbortOnDrop<Landing>,
+    pub delta: Delta,
+    pub snapshot: Option<Snapshot>,
+}
+
+/// State on its way to the disk.
+pub(super) struct Commit(AbortOnDrop<()>);
+
+/// A batch that has ended, and how.
+pub(super) type LandedFlight = (Flight, Result<Landing, Error>);
+
+impl Air {
+    pub fn new(writers: Option<Writers>) -> Air {
+        Air {
+            held: writers,
+            flight: None,
+            commit: None,
+        }
+    }
+}
+
+/// Waits for the batch on its way; for ever if there is none.
+pub(super) async fn landed(flight: &mut Option<Flight>) -> LandedFlight {
+    let landing = match flight {
+        Some(flight) => (&mut flight.writing.0).await,
+        None => std::future::pending().await,
+    };
+    let landing = landing.map_err(|e| Error::new(Class::Permanent, "flow.worker").caused_by(e));
+    match flight.take() {
+        Some(flight) => (flight, landing),
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the state on its way, if there is any.
+pub(super) async fn committed(commit: &mut Option<Commit>) {
+    if let Some(under_way) = commit {
+        // A commit that panicked is one that did not happen: the task goes on from the one before.
+        let _ = (&mut under_way.0.0).await;
+        *commit = None;
+    }
+}
+
+impl Flight {
+    pub fn new(
+        leaving: Leaving,
+        writers: Writers,
+        delta: Delta,
+        snapshot: Option<Snapshot>,
+    ) -> Flight {
+        let writing = tokio::spawn(leaving.write(writers));
+        Flight {
+            writing: AbortOnDrop(writing),
+            delta,
+            snapshot,
+        }
+    }
+}
+
+impl Commit {
+    /// Commits a snapshot, however often the disk says no. Later snapshots hold later changes only.
+    pub fn start(
+        task: &Task,
+        state: Arc<TaskState>,
+        snapshot: Snapshot,
+        checkpoint: Box<Checkpoint>,
+    ) -> Commit {
+        let shared = Arc::clone(&task.shared);
+        let node = shared.output_node(task.lane.outputs.first().copied().unwrap_or(0));
+        let stop = task.stop.clone();
+        let snapshot = Arc::new(snapshot);
+        let committing = async move {
+            let mut backoff = Backoff::new(checkpoint.position);
+            loop {
+                let (state, snapshot) = (Arc::clone(&state), Arc::clone(&snapshot));
+                let checkpoint = checkpoint.clone();
+                let done = blocking(move || state.commit(&snapshot, &checkpoint)).await;
+                let Err(error) = done else {
+                    if backoff.tries() > 0 {
+                        shared.tally.error(node, None, 0);
+                    }
+                    return;
+                };
+                tracing::warn!(flow = %shared.plan.name, %error, "state was not committed");
+                let pause = backoff.pause();
+                shared.tally.error(node, Some(error), backoff.tries());
+                tokio::select! {
+                    () = told(stop.clone()) => return,
+                    () = tokio::time::sleep(pause) => {}
+                }
+            }
+        };
+        Commit(AbortOnDrop(tokio::spawn(committing)))
+    }
+}
+
+/// A worker that goes with whoever waits for it: a task that is cut off leaves nobody behind who writes on.
+struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
