@@ -222,7 +222,7 @@ def case_a_query_that_is_wrong_is_marked(world):
     node = world.start(world.project(streams__rain=STREAM))
     for query, word, code, words in (
         ("select levl_mm from rain", "levl_mm", "sql.unknown-column", ("did you mean level_mm?", "───────")),
-        ("selec 1", "selec", "sql.syntax", ("selec",)),
+        ("selec 1", "selec", "sql.unexpected", ("selec",)),
         ("select * from rian", "rian", "sql.unknown-relation", ("rian", "────")),
         ("drop table rain", "drop", "sql.read-only", ("drop", "────")),
     ):

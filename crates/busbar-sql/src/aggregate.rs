@@ -23,7 +23,7 @@ use datafusion_physical_expr::{PhysicalExpr, PhysicalSortExpr, create_physical_e
 use datafusion_sql::parser::Statement;
 use datafusion_sql::sqlparser::ast;
 
-use crate::diagnostic::{explain, run_error};
+use crate::explain::{explain, run_error};
 use crate::expression::{isolate, refuse_unrepeatable_in_query};
 use crate::names::Names;
 use crate::planner::Context;
@@ -289,8 +289,7 @@ impl Aggregation {
         }
         match bound.state == self.state && bound.schema == self.schema {
             true => Ok(bound),
-            false => Err(Error::new(Class::Configuration, "sql.bind")
-                .with("detail", "a column has another type")),
+            false => Err(Error::new(Class::Configuration, "sql.bind")),
         }
     }
 
@@ -581,9 +580,10 @@ fn plain_type(data_type: &DataType) -> DataType {
 }
 
 fn boolean(array: &ArrayRef) -> Result<BooleanArray, Error> {
-    array.as_boolean_opt().cloned().ok_or_else(|| {
-        Error::new(Class::Permanent, "sql.evaluate").with("detail", "not a condition")
-    })
+    array
+        .as_boolean_opt()
+        .cloned()
+        .ok_or_else(|| Error::new(Class::Permanent, "sql.evaluate"))
 }
 
 fn record_batch(

@@ -1,6 +1,8 @@
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use crate::source::provider_as_source;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -14,25 +16,26 @@ use datafusion_physical_plan::filter::FilterExec;
 use datafusion_physical_plan::projection::ProjectionExec;
 use datafusion_physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion_physical_plan::streaming::{PartitionStream, StreamingTableExec};
-use datafusion_physical_plan::{ExecutionPlan, SendableRecordBatchStream, common};
+use datafusion_physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use datafusion_session::{Session, TableProvider};
-use futures::stream;
+use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 
 use crate::across::across_rows;
-use crate::diagnostic::{explain, run_error};
+use crate::budget::{Budget, told};
+use crate::explain::{explain, run_error};
 use crate::expression::refuse_unrepeatable_in_query;
+use crate::limits::{BATCH_QUERY_BYTES_MAX_DEFAULT, BATCH_QUERY_TIME_MAX_DEFAULT};
 use crate::names::Names;
 use crate::planner::Context;
-use crate::source::provider_as_source;
-use crate::statement::{self, Kind};
+use crate::statement::{self, Kind, refuse_two_of_a_name};
 use crate::wait::block_on;
-use crate::{Diagnostic, parse, session};
+use crate::{Diagnostic, bounds, parse, session};
 
-/// A query such as `select site, max(level_mm) as peak from input group by site`, asked of one batch
-/// after the other. `input` is the batch.
+/// A query such as `select site, max(level_mm) as peak from input group by site`, run over one batch after
+/// another. `input` is the batch.
 ///
-/// It is planned once. Asking costs what its operators cost and some microseconds.
+/// It is planned once. A run costs what its operators cost, and some microseconds.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -55,15 +58,44 @@ pub struct BatchQuery {
     columns: Vec<usize>,
     schema: SchemaRef,
     context: Arc<TaskContext>,
+    limits: BatchLimits,
+    budget: Arc<Budget>,
+}
+
+/// Limits of one run of a [`BatchQuery`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Memory, in bytes: what operators gather, and apart from it the result.
+    pub memory_bytes_max: usize,
+    /// Time.
+    pub time_max: Duration,
+}
+
+impl Default for BatchLimits {
+    fn default() -> Self {
+        Self {
+            memory_bytes_max: BATCH_QUERY_BYTES_MAX_DEFAULT,
+            time_max: BATCH_QUERY_TIME_MAX_DEFAULT,
+        }
+    }
 }
 
 /// The name of the batch.
 const INPUT: &str = "input";
 
 impl BatchQuery {
-    /// Plan a query over rows of `schema`. It must give the same answer each time, so `now()` is
-    /// refused.
+    /// Plans a query over rows of `schema`, with the default limits. Functions that do not always return the same
+    /// for the same event, such as `now()`, are refused.
     pub fn compile(schema: &SchemaRef, text: &str) -> Result<Self, Diagnostic> {
+        Self::compile_within(schema, text, BatchLimits::default())
+    }
+
+    /// As [`BatchQuery::compile`], with limits.
+    pub fn compile_within(
+        schema: &SchemaRef,
+        text: &str,
+        limits: BatchLimits,
+    ) -> Result<Self, Diagnostic> {
         let statement = match statement::classify(text, parse::statement(text)?)? {
             Kind::Query(statement) => statement,
             _ => return Err(Diagnostic::new("sql.query-only", parse::first_word(text))),
@@ -79,12 +111,13 @@ impl BatchQuery {
             }
         }
         let wrong = |error: DataFusionError| explain(text, error, session::function_names());
-        let state = session::state();
+        let budget = Budget::new(limits.memory_bytes_max, Instant::now(), limits.time_max);
+        let state = session::state_for(&budget, limits.memory_bytes_max).map_err(wrong)?;
         let input = Arc::new(Input {
             schema: Arc::clone(schema),
             batch: Mutex::default(),
         });
-        let mut context = Context::new(state);
+        let mut context = Context::new(&state);
         let table: Arc<dyn TableProvider> = Arc::new(InputTable(Arc::clone(&input)));
         context.add(INPUT, provider_as_source(table));
         let logical = context
@@ -93,6 +126,8 @@ impl BatchQuery {
             .map_err(wrong)?;
         refuse_unrepeatable_in_query(text, &logical)?;
         let plan = state.create_physical_plan(&logical).map_err(wrong)?;
+        refuse_two_of_a_name(text, &plan.schema())?;
+        let plan = bounds::within(plan, &budget).map_err(wrong)?;
         Ok(Self {
             text: text.to_owned(),
             across_rows: across_rows(&logical),
@@ -102,42 +137,58 @@ impl BatchQuery {
             plan,
             input,
             context: state.task_ctx(),
+            limits,
+            budget,
         })
     }
 
-    /// Places in the schema of the columns it reads, sorted.
+    /// Indexes in the schema of the columns that it reads, sorted.
     pub fn columns(&self) -> Vec<usize> {
         self.columns.clone()
     }
 
-    /// The word in the query that makes what it says of a row depend on the other rows of the batch, such as `group by`.
+    /// The word, such as `group by`, by which a row's result depends on the other rows of the batch; none if it does not.
     pub fn across_rows(&self) -> Option<&'static str> {
         self.across_rows
     }
 
-    /// The schema of the answers.
+    /// The schema of the results.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
 
-    /// The same query over batches of another schema that has the columns it reads.
+    /// The same query for batches of another schema that has its columns.
     pub fn bind(&self, schema: &SchemaRef) -> Result<Self, Error> {
-        Self::compile(schema, &self.text).map_err(Diagnostic::into_error)
+        Self::compile_within(schema, &self.text, self.limits).map_err(Diagnostic::into_error)
     }
 
-    /// The answer for one batch, which must have the schema the query was compiled for. Runs on this
-    /// thread.
+    /// Runs the query over one batch, on this thread. The batch must have the schema that the query was compiled
+    /// for.
+    ///
+    /// # Errors
+    /// - permanent, if a row has no result, such as a division by zero;
+    /// - `sql.batch-memory` or `sql.batch-time`, of class configuration, if the run exceeds its limits.
     pub fn execute(&mut self, batch: &RecordBatch) -> Result<RecordBatch, Error> {
         if batch.schema_ref().fields() != self.input.schema.fields() {
-            return Err(Error::new(Class::Permanent, "sql.bind").with(
-                "detail",
-                "the batch has other columns than the query was compiled for",
-            ));
+            return Err(Error::new(Class::Permanent, "sql.bind"));
         }
         *self.input.batch.lock() = Some(batch.clone());
+        self.budget.restart();
         let answer = self.run().map_err(run_error);
         *self.input.batch.lock() = None;
-        answer
+        answer.map_err(|error| self.beyond_limits(error))
+    }
+
+    /// Another batch would exceed the limits as well, and no single event is to blame.
+    fn beyond_limits(&self, error: Error) -> Error {
+        let code = match error.code() {
+            "sql.memory" => "sql.batch-memory",
+            "sql.time" => "sql.batch-time",
+            _ => return error,
+        };
+        Error::new(Class::Configuration, code)
+            .with("mebibytes", self.limits.memory_bytes_max.div_ceil(1 << 20))
+            .with("seconds", self.limits.time_max.as_secs_f64())
     }
 
     fn run(&self) -> PlanResult<RecordBatch> {
@@ -145,8 +196,17 @@ impl BatchQuery {
             true => Arc::clone(&self.plan),
             false => reset_plan_states(Arc::clone(&self.plan))?,
         };
-        let stream = plan.execute(0, Arc::clone(&self.context))?;
-        let batches = block_on(common::collect(stream))?;
+        let mut stream = plan.execute(0, Arc::clone(&self.context))?;
+        let mut batches = Vec::new();
+        let mut left = self.limits.memory_bytes_max;
+        while let Some(batch) = block_on(stream.next()) {
+            let batch = batch?;
+            self.budget.check()?;
+            left = left
+                .checked_sub(bounds::bytes(&batch)?)
+                .ok_or_else(|| told(Error::new(Class::Permanent, "sql.memory")))?;
+            batches.push(batch);
+        }
         match <[RecordBatch; 1]>::try_from(batches) {
             Ok([one]) => Ok(one),
             Err(many) => Ok(arrow::compute::concat_batches(&self.schema, &many)?),
@@ -162,7 +222,7 @@ impl fmt::Debug for BatchQuery {
     }
 }
 
-/// The batch that is asked.
+/// The batch that the query reads.
 #[derive(Debug)]
 struct Input {
     schema: SchemaRef,
@@ -229,6 +289,7 @@ fn columns(plan: &Arc<dyn ExecutionPlan>, schema: &SchemaRef) -> Vec<usize> {
     columns
 }
 
+/// Whether no operator keeps anything from one run to the next.
 fn is_stateless(plan: &Arc<dyn ExecutionPlan>) -> bool {
     let mut stateless = true;
     let walked = plan.apply(|node| {

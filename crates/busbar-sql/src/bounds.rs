@@ -1,47 +1,72 @@
-//! Operators that keep others within memory that no pool counts.
+//! Operators that bound the memory and the time of others.
 //!
-//! DataFusion cuts batches by rows. Where an operator repeats values (a join, a constant beside each row), a
-//! batch of many rows with wide values would take gigabytes; and a window function gathers all its input.
+//! DataFusion counts most of what operators gather, but not all of it:
+//!
+//! - It bounds batches by rows. Where an operator repeats values (a join, a constant beside each row), one batch of
+//!   wide values would take gigabytes.
+//! - A window function gathers all its input.
+//! - The build side of a join is counted by the values of its columns. A batch without columns, as in
+//!   `select count(*) from a, b, c`, counts nothing, and a join may gather millions of them. While a build side is
+//!   concatenated it takes its memory twice.
+//! - A join whose condition is never true returns no rows for minutes, and so never looks at the deadline.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use arrow::array::{Array, ArrayRef, AsArray, OffsetSizeTrait, RecordBatch};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use busbar_event::{Class, Error};
 use datafusion_common::Result;
 use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion_execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion_execution::{RecordBatchStream, TaskContext};
+use datafusion_expr::{ColumnarValue, WindowFrameBound};
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::Literal;
 use datafusion_physical_plan::coop::CooperativeExec;
 use datafusion_physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
+use datafusion_physical_plan::joins::utils::JoinFilter;
+use datafusion_physical_plan::joins::{NestedLoopJoinExec, NestedLoopJoinExecBuilder};
 use datafusion_physical_plan::projection::ProjectionExec;
 use datafusion_physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion_physical_plan::union::{InterleaveExec, UnionExec};
-use datafusion_physical_plan::windows::WindowAggExec;
+use datafusion_physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion_physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream,
 };
 use futures::{Stream, StreamExt};
 
-use crate::budget::told;
+use crate::budget::{Budget, told};
 use crate::limits::{
-    BATCH_ROWS, CONSTANTS_BATCH_BYTES_MAX, JOIN_BATCH_ROWS, JOIN_ROW_BYTES_MAX, VALUE_BYTES_MAX,
+    BATCH_OVERHEAD_BYTES, BATCH_ROWS, COLUMN_OVERHEAD_BYTES, CONSTANTS_BATCH_BYTES_MAX,
+    JOIN_BATCH_ROWS, JOIN_ROW_BYTES_MAX, VALUE_BYTES_MAX,
 };
 
-/// The plan with what bounds it around its operators.
-pub(crate) fn within(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    Ok(plan.transform_up(bound)?.data)
+/// The plan with its operators bounded, and stopped when the budget says so.
+pub(crate) fn within(
+    plan: Arc<dyn ExecutionPlan>,
+    budget: &Arc<Budget>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    Ok(plan.transform_up(|plan| bound(plan, budget))?.data)
 }
 
-fn bound(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+fn bound(
+    plan: Arc<dyn ExecutionPlan>,
+    budget: &Arc<Budget>,
+) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
     let children: Vec<_> = plan.children().into_iter().cloned().collect();
-    if plan.is::<WindowAggExec>() {
-        return Ok(Transformed::yes(around(plan, children, Bound::Gathered)?));
+    let around = |plan, children: Vec<Arc<dyn ExecutionPlan>>, bounds: &[Bound]| {
+        around(plan, children, bounds, budget)
+    };
+    if plan.is::<WindowAggExec>() || looks_ahead(&plan) {
+        return Ok(Transformed::yes(around(
+            plan,
+            children,
+            &[Bound::Gathered],
+        )?));
     }
     if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
         let expressions = projection.expr().iter().map(|each| &each.expr);
@@ -49,7 +74,7 @@ fn bound(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPl
         let rows = CONSTANTS_BATCH_BYTES_MAX / bytes.max(1);
         if rows < BATCH_ROWS {
             let pieces = Bound::Pieces(rows.max(1));
-            return Ok(Transformed::yes(around(plan, children, pieces)?));
+            return Ok(Transformed::yes(around(plan, children, &[pieces])?));
         }
         return Ok(Transformed::no(plan));
     }
@@ -58,31 +83,81 @@ fn bound(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPl
     }
     let is_join =
         !plan.is::<UnionExec>() && !plan.is::<InterleaveExec>() && !plan.is::<RecursiveQueryExec>();
-    // A join makes many rows of few, so that those who read it may work for minutes on one batch of a
-    // scan; its own output must let others, and the query's deadline, have their turn.
+    // A join returns many rows for few, so that operators above it may work for minutes on one batch of a scan. Its
+    // output yields to other tasks and checks the deadline.
     Ok(Transformed::yes(match is_join {
         true => {
-            let join = around(plan, children, Bound::Narrow)?;
+            let join = stoppable(plan, budget)?;
+            // The first input of every join is its build side.
+            let join = around(join, children, &[Bound::Build, Bound::Narrow])?;
             Arc::new(BoundExec {
                 input: Arc::new(CooperativeExec::new(join)),
                 bound: Bound::FewRows,
+                budget: Arc::clone(budget),
             })
         }
         false => Arc::new(CooperativeExec::new(plan)),
     }))
 }
 
-/// The operator with each of its inputs bounded.
+/// The operator with its inputs bounded; those beyond the last bound get that one.
 fn around(
     plan: Arc<dyn ExecutionPlan>,
     children: Vec<Arc<dyn ExecutionPlan>>,
-    bound: Bound,
+    bounds: &[Bound],
+    budget: &Arc<Budget>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let children = children
-        .into_iter()
-        .map(|input| Arc::new(BoundExec { input, bound }) as Arc<dyn ExecutionPlan>);
+    let bounds = bounds
+        .iter()
+        .chain(std::iter::repeat(&bounds[bounds.len() - 1]));
+    let children = children.into_iter().zip(bounds).map(|(input, bound)| {
+        let budget = Arc::clone(budget);
+        let bound = *bound;
+        Arc::new(BoundExec {
+            input,
+            bound,
+            budget,
+        }) as Arc<dyn ExecutionPlan>
+    });
     let again = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
     plan.replace_children(children.collect(), again)
+}
+
+/// Whether the operator is a window function whose frames end behind the current row: it gathers rows until then.
+fn looks_ahead(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.downcast_ref::<BoundedWindowAggExec>()
+        .is_some_and(|windows| {
+            let mut frames = windows
+                .window_expr()
+                .iter()
+                .map(|each| each.get_window_frame());
+            frames.any(|frame| matches!(frame.end_bound, WindowFrameBound::Following(_)))
+        })
+}
+
+/// A join by condition, with a condition that fails when the budget's time is over.
+fn stoppable(plan: Arc<dyn ExecutionPlan>, budget: &Arc<Budget>) -> Result<Arc<dyn ExecutionPlan>> {
+    let Some(join) = plan.downcast_ref::<NestedLoopJoinExec>() else {
+        return Ok(plan);
+    };
+    let Some(filter) = join.filter() else {
+        return Ok(plan);
+    };
+    let condition = Stoppable {
+        inner: Arc::clone(filter.expression()),
+        budget: Arc::clone(budget),
+    };
+    let filter = JoinFilter::new(
+        Arc::new(condition),
+        filter.column_indices().to_vec(),
+        Arc::clone(filter.schema()),
+    );
+    let (left, right) = (Arc::clone(join.left()), Arc::clone(join.right()));
+    let join = NestedLoopJoinExecBuilder::new(left, right, *join.join_type())
+        .with_filter(Some(filter))
+        .with_projection_ref(join.projection().clone())
+        .build()?;
+    Ok(Arc::new(join))
 }
 
 /// Bytes of the constants in an expression.
@@ -94,15 +169,72 @@ fn constant_bytes(expression: &Arc<dyn PhysicalExpr>) -> usize {
     inner.fold(own, usize::saturating_add)
 }
 
+/// An expression that fails when the budget's time is over.
+#[derive(Debug)]
+struct Stoppable {
+    inner: Arc<dyn PhysicalExpr>,
+    budget: Arc<Budget>,
+}
+
+impl PhysicalExpr for Stoppable {
+    fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
+        self.budget.check()?;
+        self.inner.evaluate(batch)
+    }
+
+    fn return_field(&self, schema: &Schema) -> Result<FieldRef> {
+        self.inner.return_field(schema)
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+        vec![&self.inner]
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn PhysicalExpr>>,
+    ) -> Result<Arc<dyn PhysicalExpr>> {
+        let inner = children.pop().unwrap_or_else(|| Arc::clone(&self.inner));
+        let budget = Arc::clone(&self.budget);
+        Ok(Arc::new(Self { inner, budget }))
+    }
+
+    fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt_sql(f)
+    }
+}
+
+impl fmt::Display for Stoppable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+impl PartialEq for Stoppable {
+    fn eq(&self, other: &Self) -> bool {
+        self.inner.eq(&other.inner)
+    }
+}
+
+impl Eq for Stoppable {}
+
+impl Hash for Stoppable {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.inner.hash(state);
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Bound {
-    /// What comes is all gathered by the operator above, and counts.
+    /// The operator above gathers all rows, and does not count them.
     Gathered,
-    /// Rows are to be narrow enough to be repeated many times.
+    /// The operator above gathers all rows and concatenates them; the rows are [`Bound::Narrow`].
+    Build,
+    /// The operator above repeats each row many times, so rows must not be wide.
     Narrow,
-    /// Batches of so many rows at most.
+    /// Batches have at most so many rows.
     Pieces(usize),
-    /// The operator below makes batches of few rows.
+    /// The operator below returns batches of few rows.
     FewRows,
 }
 
@@ -110,12 +242,16 @@ enum Bound {
 struct BoundExec {
     input: Arc<dyn ExecutionPlan>,
     bound: Bound,
+    budget: Arc<Budget>,
 }
 
 impl DisplayAs for BoundExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.bound {
             Bound::Gathered => f.write_str("Bound: memory"),
+            Bound::Build => {
+                write!(f, "Bound: memory, bytes of a row <= {JOIN_ROW_BYTES_MAX}")
+            }
             Bound::Narrow => write!(f, "Bound: bytes of a row <= {JOIN_ROW_BYTES_MAX}"),
             Bound::Pieces(rows) => write!(f, "Bound: rows of a batch <= {rows}"),
             Bound::FewRows => write!(f, "Bound: rows of a batch <= {JOIN_BATCH_ROWS}"),
@@ -156,6 +292,7 @@ impl ExecutionPlan for BoundExec {
             Some(input) => Arc::new(BoundExec {
                 input,
                 bound: self.bound,
+                budget: Arc::clone(&self.budget),
             }),
             None => self,
         })
@@ -174,8 +311,8 @@ impl ExecutionPlan for BoundExec {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
-        let counted = matches!(self.bound, Bound::Gathered)
-            .then(|| MemoryConsumer::new("window").register(context.memory_pool()));
+        let reserved = matches!(self.bound, Bound::Gathered | Bound::Build)
+            .then(|| MemoryConsumer::new("gathered").register(context.memory_pool()));
         let context = match self.bound {
             Bound::FewRows => few_rows(&context),
             _ => context,
@@ -183,13 +320,14 @@ impl ExecutionPlan for BoundExec {
         Ok(Box::pin(Bounded {
             input: self.input.execute(partition, context)?,
             bound: self.bound,
-            counted,
+            budget: Arc::clone(&self.budget),
+            reserved,
             rest: None,
         }))
     }
 }
 
-/// The context in which operators make batches of few rows.
+/// The context with which operators return batches of few rows.
 fn few_rows(context: &TaskContext) -> Arc<TaskContext> {
     let config = context.session_config().clone();
     Arc::new(TaskContext::new(
@@ -207,15 +345,28 @@ fn few_rows(context: &TaskContext) -> Arc<TaskContext> {
 struct Bounded {
     input: SendableRecordBatchStream,
     bound: Bound,
-    counted: Option<MemoryReservation>,
-    /// What is left of a batch that is handed on in pieces.
+    budget: Arc<Budget>,
+    reserved: Option<MemoryReservation>,
+    /// The rest of a batch that is returned in pieces.
     rest: Option<RecordBatch>,
+}
+
+impl Bounded {
+    fn reserve(&self, batch: &RecordBatch) -> Result<()> {
+        match &self.reserved {
+            Some(reserved) => reserved.try_grow(bytes(batch)?),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Stream for Bounded {
     type Item = Result<RecordBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Err(over) = self.budget.check() {
+            return Poll::Ready(Some(Err(over)));
+        }
         let batch = match self.rest.take() {
             Some(rest) => rest,
             None => match ready!(self.input.poll_next_unpin(context)) {
@@ -224,10 +375,8 @@ impl Stream for Bounded {
             },
         };
         let checked = match self.bound {
-            Bound::Gathered => match &self.counted {
-                Some(counted) => bytes(&batch).and_then(|bytes| counted.try_grow(bytes)),
-                None => Ok(()),
-            },
+            Bound::Gathered => self.reserve(&batch),
+            Bound::Build => narrow(&batch).and_then(|()| self.reserve(&batch)),
             Bound::Narrow => narrow(&batch),
             Bound::FewRows => Ok(()),
             Bound::Pieces(rows) => {
@@ -249,9 +398,9 @@ impl RecordBatchStream for Bounded {
     }
 }
 
-/// Bytes of the batch's own rows, whatever they are a slice of.
-fn bytes(batch: &RecordBatch) -> Result<usize> {
-    let mut bytes = 0;
+/// Bytes that a batch takes: those of its rows, whatever they are a slice of, and its own.
+pub(crate) fn bytes(batch: &RecordBatch) -> Result<usize> {
+    let mut bytes = BATCH_OVERHEAD_BYTES + batch.num_columns() * COLUMN_OVERHEAD_BYTES;
     for column in batch.columns() {
         bytes += column.to_data().get_slice_memory_size()?;
     }
@@ -270,7 +419,7 @@ fn narrow(batch: &RecordBatch) -> Result<()> {
     ))
 }
 
-/// About the bytes of an array's widest value.
+/// An estimate of the bytes of an array's widest value.
 fn widest(array: &ArrayRef) -> usize {
     fn most<O: OffsetSizeTrait>(offsets: &[O]) -> usize {
         let lengths = offsets.windows(2).map(|pair| pair[1] - pair[0]);
@@ -300,7 +449,7 @@ fn widest(array: &ArrayRef) -> usize {
             most(map.value_offsets()) * each(&entries)
         }
         DataType::Struct(_) => array.as_struct().columns().iter().map(widest).sum(),
-        // A dictionary's values are not repeated, only their numbers.
+        // Only a dictionary's keys are repeated.
         DataType::Dictionary(..) => size_of::<i32>(),
         _ => each(array),
     }

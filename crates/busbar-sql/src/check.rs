@@ -1,8 +1,7 @@
-//! Types of both sides of an operator, checked while places in the text are still known.
+//! Checks the types of both sides of an operator, while the places in the text are still known.
 //!
-//! DataFusion would turn one side into the other's type (`level >= 'high'` compares text), which is
-//! rarely meant and fails late. Here a number is not compared with text, a truth value not with a
-//! number, and neither is reckoned with the other.
+//! DataFusion converts one side to the type of the other (`level >= 'high'` compares texts), which is rarely meant
+//! and fails late. Here numbers, texts and booleans cannot be compared or combined with each other.
 
 use std::ops::Range;
 
@@ -17,8 +16,8 @@ use crate::planner::Context;
 use crate::text;
 use crate::walk::{self, Part};
 
-/// Check every operator of a parsed expression whose sides can be planned by themselves; what
-/// cannot is left to the planner, which then says why.
+/// Checks every operator of a parsed expression whose sides can be planned by themselves. The planner reports the
+/// errors of the others.
 pub(crate) fn types(
     text: &str,
     parsed: &Expr,
@@ -74,10 +73,10 @@ pub(crate) fn types(
     found.map_or(Ok(()), Err)
 }
 
-/// Where a parsed expression stands.
+/// The place of a parsed expression in the text.
 pub(crate) fn place(text: &str, expr: &Expr) -> Option<Range<usize>> {
     let range = text::parser_range(text, expr.span())?;
-    // The parser leaves the bracket out that closes a list.
+    // The parser's span lacks the bracket that closes a list.
     let open = text[range.clone()].matches('(').count();
     let closed = text[range.clone()].matches(')').count();
     let end = match text[range.end..].find(')') {

@@ -1,7 +1,7 @@
-//! Work on a dictionary column done once for each distinct value.
+//! Expressions over a dictionary column, evaluated once for each distinct value.
 //!
-//! A batch of ten thousand events often has ten topics. `topic like 'gauge/%'` is then a question
-//! about ten texts, and the answer for an event is looked up by its topic's number.
+//! A batch of ten thousand events often has ten topics. `topic like 'gauge/%'` is then evaluated for ten texts, and
+//! an event's result is looked up by the key of its topic.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -16,7 +16,7 @@ use datafusion_expr::ColumnarValue;
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::Column;
 
-/// Wrap every largest part of an expression that reads one dictionary column and nothing else.
+/// Wraps every maximal subexpression that reads one dictionary column and nothing else.
 pub(crate) fn once_for_each_value(
     expr: Arc<dyn PhysicalExpr>,
     schema: &SchemaRef,
@@ -52,7 +52,7 @@ pub(crate) fn once_for_each_value(
     Ok(wrapped.data)
 }
 
-/// The one dictionary column that a part reads, if it reads nothing else.
+/// The only column that an expression reads, if it is a dictionary.
 fn only_dictionary(expr: &Arc<dyn PhysicalExpr>, schema: &SchemaRef) -> Result<Option<Column>> {
     let mut found: Option<Column> = None;
     let mut fits = true;
@@ -104,7 +104,7 @@ impl PhysicalExpr for OnDictionary {
         if distinct + 1 >= rows {
             return self.evaluate_column(array);
         }
-        // The last of these rows is null, for rows that are.
+        // One row for each value, and a null for the rows that are null.
         let numbers = (0..distinct as i32).map(Some).chain([None]);
         let each = DictionaryArray::new(
             numbers.collect::<Int32Array>(),
@@ -113,7 +113,7 @@ impl PhysicalExpr for OnDictionary {
         let each = match self.evaluate_column(Arc::new(each)) {
             Ok(ColumnarValue::Array(each)) => each,
             Ok(ColumnarValue::Scalar(value)) => return Ok(ColumnarValue::Scalar(value)),
-            // Perhaps no row has the value that makes trouble.
+            // The value that fails may occur in no row.
             Err(_) => return self.evaluate_column(array),
         };
         let keys = dictionary.keys();
@@ -173,8 +173,7 @@ impl Hash for OnDictionary {
     }
 }
 
-/// Apply a function of texts to each distinct value of an array, or to each row where there is no
-/// dictionary.
+/// Applies a function of texts to each distinct value of a dictionary, or to each row of another array.
 pub(crate) fn map_texts(
     array: &ArrayRef,
     mut map: impl FnMut(&[u8]) -> Option<String>,
@@ -190,7 +189,7 @@ pub(crate) fn map_texts(
                 values.map(|bytes| map(bytes?)).collect()
             }
             other => {
-                return datafusion_common::exec_err!("text was expected, not {other}");
+                return datafusion_common::internal_err!("a text was expected, not {other}");
             }
         };
         Ok(Arc::new(texts))

@@ -1,26 +1,27 @@
+use std::any::Any;
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use crate::source::{OneBatch, provider_as_source};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use busbar_event::{Class, Error};
 use datafusion_common::DataFusionError;
-use datafusion_execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion_execution::memory_pool::GreedyMemoryPool;
-use datafusion_execution::runtime_env::RuntimeEnvBuilder;
 use datafusion_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion_physical_plan::{SendableRecordBatchStream, execute_stream};
 use datafusion_session::TableProvider;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
+use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::timeout;
 
 use crate::budget::Budget;
-use crate::diagnostic::{explain, run_error};
+use crate::explain::{explain, kernel_error, run_error};
 use crate::expression::refuse_growing_windows;
 use crate::limits::{
     ANSWER_BATCHES_AHEAD_MAX, ANSWER_BYTES_MAX_DEFAULT, EXPORT_TIME_MAX_DEFAULT,
@@ -32,17 +33,15 @@ use crate::planner::Context;
 use crate::relation::{Relation, Relations};
 use crate::scan_stream::{LeftOut, StreamRows};
 use crate::scan_table::TableRows;
-use crate::source::{OneBatch, provider_as_source};
-use crate::statement::{self, Kind};
+use crate::statement::{self, Kind, unique_names};
 use crate::text::find_word;
 use crate::{Diagnostic, bounds, check, information_schema, parse, session};
 
-/// Answers questions about streams and tables, as they are at the moment of asking.
+/// Runs queries over streams and tables, as they are when the query starts.
 ///
-/// Only questions: `select`, `with`, `values`, `explain`, `show tables` and `describe <name>`; tools find the
-/// same in `information_schema.tables` and `information_schema.columns`. Queries
-/// run on threads of their own, so that they take nothing from those that move events but
-/// processor time, and each within [`QueryLimits`].
+/// Statements that only read are allowed: `select`, `with`, `values`, `explain`, `show tables` and
+/// `describe <name>`. Tools find the names in `information_schema.tables` and `information_schema.columns`.
+/// Queries run on the engine's own threads, each within [`QueryLimits`].
 #[derive(Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
@@ -54,24 +53,25 @@ struct Inner {
     turns: Arc<Semaphore>,
     /// Turns of queries that return all their rows.
     exports: Arc<Semaphore>,
-    /// Some until the engine is dropped.
+    /// None once the engine is being dropped.
     runtime: Option<Runtime>,
 }
 
 /// Bounds of queries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueryLimits {
-    /// Rows of an answer; one that would have more is cut and says so.
+    /// Rows of a result. A longer result is cut, see [`QueryResult::truncated`].
     pub rows_max: usize,
-    /// Bytes of an answer; one that would have more is cut and says so.
+    /// Bytes of a result. A larger result is cut, see [`QueryResult::truncated`].
     pub answer_bytes_max: usize,
-    /// Memory of one query.
+    /// Memory of one query, in bytes.
     pub memory_bytes_max: usize,
-    /// Time of one query, its answer's fetching included.
+    /// Time of one query, including the time until its rows are fetched.
     pub time_max: Duration,
-    /// Time of one query that asks for all rows ([`QueryOptions::all_rows`]), with their fetching.
+    /// Time of one query that returns all its rows ([`QueryOptions::all_rows`]), including the time until they are
+    /// fetched.
     pub export_time_max: Duration,
-    /// Queries at the same time; others wait a little and are then told that the node is busy.
+    /// Number of queries that run at the same time. Others wait for [`QUERY_TURN_WAIT_MAX`], then fail.
     pub queries_max: usize,
 }
 
@@ -88,14 +88,14 @@ impl Default for QueryLimits {
     }
 }
 
-/// What one query asks for besides its text.
+/// Options of one query.
 #[derive(Clone, Default)]
 pub struct QueryOptions {
-    /// Fewer rows than [`QueryLimits::rows_max`].
+    /// A lower limit than [`QueryLimits::rows_max`].
     pub rows_max: Option<usize>,
     /// Whether to return every row: neither `rows_max` nor `answer_bytes_max` of the limits applies.
     pub all_rows: bool,
-    /// What may be asked about, in place of all that the engine knows.
+    /// The relations that the query may read, instead of the engine's.
     pub relations: Option<Arc<dyn Relations>>,
 }
 
@@ -107,10 +107,11 @@ impl fmt::Debug for QueryOptions {
     }
 }
 
-/// A query's answer as it comes. Dropping it cancels the query.
+/// The rows of a query as they come. Dropping it cancels the query.
 pub struct QueryResult {
     schema: SchemaRef,
-    batches: mpsc::Receiver<Result<RecordBatch, Error>>,
+    batches: mpsc::Receiver<RecordBatch>,
+    ending: Arc<Mutex<Ending>>,
     task: Option<JoinHandle<()>>,
     truncated: Arc<AtomicBool>,
     left_out: Arc<LeftOut>,
@@ -118,8 +119,20 @@ pub struct QueryResult {
     begun: Instant,
 }
 
+/// Why there are no more rows. The end of the channel alone does not tell a complete result from one whose task
+/// is gone.
+enum Ending {
+    /// The task ended without saying anything: the engine is being dropped.
+    Lost,
+    Complete,
+    Failed(Error),
+}
+
 impl Engine {
-    /// An engine over these relations. Threads are made when the first query comes in.
+    /// An engine over these relations.
+    ///
+    /// # Errors
+    /// `sql.threads` if its threads cannot be created.
     pub fn new(relations: Arc<dyn Relations>, limits: QueryLimits) -> Result<Self, Error> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -142,12 +155,12 @@ impl Engine {
         })
     }
 
-    /// Ask. The answer begins when the query is planned; rows come afterwards.
+    /// Starts a query. Returns when it is planned; its rows come afterwards.
     pub async fn query(&self, text: &str) -> Result<QueryResult, Diagnostic> {
         self.query_with(text, QueryOptions::default()).await
     }
 
-    /// Ask for fewer rows than the limit.
+    /// As [`Engine::query`], with options.
     pub async fn query_with(
         &self,
         text: &str,
@@ -177,8 +190,15 @@ impl Engine {
         let inner = Arc::clone(&self.inner);
         let owned = text.to_owned();
         let planned = runtime.spawn(async move { plan(&inner, &owned, &options, begun).await });
-        let planned = AbortOnDrop(planned).join().await;
-        let planned = planned.unwrap_or_else(|| Err(closed(text)))?;
+        let planned = match AbortOnDrop(planned).join().await {
+            Ok(planned) => planned?,
+            Err(lost) => {
+                return Err(match lost.try_into_panic() {
+                    Ok(panic) => Diagnostic::from_error(panicked(&*panic), 0..text.len()),
+                    Err(_) => closed(text),
+                });
+            }
+        };
         Ok(self.run(planned, (turn, export), begun))
     }
 
@@ -189,6 +209,8 @@ impl Engine {
         begun: Instant,
     ) -> QueryResult {
         let (sender, batches) = mpsc::channel(ANSWER_BATCHES_AHEAD_MAX);
+        let ending = Arc::new(Mutex::new(Ending::Lost));
+        let ends = Arc::clone(&ending);
         let truncated = Arc::new(AtomicBool::new(false));
         let schema = Arc::clone(&planned.schema);
         let left_out = Arc::clone(&planned.left_out);
@@ -199,18 +221,25 @@ impl Engine {
             runtime.spawn(async move {
                 let _turn = turn;
                 let left = time_max.saturating_sub(begun.elapsed());
-                let send = send(planned, &sender, &cut);
-                if timeout(left, send).await.is_err() {
-                    let late = Error::new(Class::Permanent, "sql.time")
-                        .with("seconds", time_max.as_secs());
-                    // Whoever does not fetch the answer does not fetch the error either.
-                    let _ = sender.try_send(Err(late));
-                }
+                let send = AssertUnwindSafe(send(planned, &sender, &cut));
+                let ended = match timeout(left, send.catch_unwind()).await {
+                    Ok(Ok(Ok(()))) => Ending::Complete,
+                    Ok(Ok(Err(error))) => Ending::Failed(error),
+                    Ok(Err(panic)) => Ending::Failed(panicked(&*panic)),
+                    Err(_) => Ending::Failed(
+                        Error::new(Class::Permanent, "sql.time")
+                            .with("seconds", time_max.as_secs_f64()),
+                    ),
+                };
+                *ends.lock() = ended;
+                // Only now does the reader see the end of the channel.
+                drop(sender);
             })
         });
         QueryResult {
             schema,
             batches,
+            ending,
             task,
             truncated,
             left_out,
@@ -223,7 +252,7 @@ impl Engine {
 impl Drop for Inner {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // Running queries end when they next come up for air; nobody waits for them.
+            // Running queries end at their next await point; this does not wait for them.
             runtime.shutdown_background();
         }
     }
@@ -238,17 +267,26 @@ impl fmt::Debug for Engine {
 }
 
 impl QueryResult {
-    /// The columns of the answer.
+    /// The columns of the result.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
 
-    /// The next rows; none when there are no more.
+    /// The next rows; none once all rows were returned.
+    ///
+    /// An error is the last item. If the query fails, ends early or is stopped, there is always one.
     pub async fn next(&mut self) -> Option<Result<RecordBatch, Error>> {
-        self.batches.recv().await
+        if let Some(batch) = self.batches.recv().await {
+            return Some(Ok(batch));
+        }
+        match std::mem::replace(&mut *self.ending.lock(), Ending::Complete) {
+            Ending::Complete => None,
+            Ending::Failed(error) => Some(Err(error)),
+            Ending::Lost => Some(Err(Error::new(Class::Transient, "sql.closed"))),
+        }
     }
 
-    /// All rows. They are bounded by [`QueryLimits`].
+    /// All rows, at most as many as [`QueryLimits`] allow.
     pub async fn collect(&mut self) -> Result<Vec<RecordBatch>, Error> {
         let mut batches = Vec::new();
         while let Some(batch) = self.next().await {
@@ -257,27 +295,27 @@ impl QueryResult {
         Ok(batches)
     }
 
-    /// Whether there were more rows than the limits allow. Known when there are no more.
+    /// Whether there were more rows than the limits allow. Valid once [`QueryResult::next`] returned none.
     pub fn truncated(&self) -> bool {
         self.truncated.load(Ordering::Acquire)
     }
 
-    /// Events that were left out because their payload cannot be read.
+    /// Number of events left out because their payload cannot be read.
     pub fn undecodable(&self) -> u64 {
         self.left_out.undecodable.load(Ordering::Acquire)
     }
 
-    /// Events that are in the answer with null in place of a value that does not fit its column.
+    /// Number of events that have null in place of a value that does not fit its column.
     pub fn partial(&self) -> u64 {
         self.left_out.partial.load(Ordering::Acquire)
     }
 
-    /// Events that were left out because they could not be read from the disk.
+    /// Number of events left out because they could not be read from the disk.
     pub fn unreadable(&self) -> u64 {
         self.left_out.unreadable.load(Ordering::Acquire)
     }
 
-    /// How long ago the query was asked.
+    /// Time since the query was started.
     pub fn elapsed(&self) -> Duration {
         self.begun.elapsed()
     }
@@ -285,9 +323,9 @@ impl QueryResult {
 
 impl Drop for QueryResult {
     fn drop(&mut self) {
-        // What works on a batch at this moment notices.
+        // Operators that are busy with a batch look at the budget.
         if let Some(budget) = &self.budget {
-            budget.give_up();
+            budget.cancel();
         }
         if let Some(task) = self.task.take() {
             task.abort();
@@ -303,7 +341,7 @@ impl fmt::Debug for QueryResult {
     }
 }
 
-/// A query ready to run.
+/// A query that is ready to run.
 struct Planned {
     schema: SchemaRef,
     rows: Answer,
@@ -328,9 +366,11 @@ async fn plan(
     let relations = options.relations.as_ref().unwrap_or(&inner.relations);
     let parsed = parse::statement(text)
         .and_then(|statement| statement::classify(text, statement))
-        // `from host-cpu` is a mistake of its own.
+        // `from host-cpu` deserves a better message than a syntax error.
         .map_err(|error| match error.code() {
-            "sql.syntax" => statement::unquoted_name(text, &relations.names()).unwrap_or(error),
+            "sql.syntax" | "sql.unexpected" | "sql.ends-early" => {
+                statement::unquoted_name(text, &relations.names()).unwrap_or(error)
+            }
             _ => error,
         })?;
     let (statement, is_query) = match parsed {
@@ -357,22 +397,13 @@ async fn plan(
     }
     let statement = statement::prepare(statement, &names);
     let wrong = |error: DataFusionError| explain(text, error, session::function_names());
-    let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(GreedyMemoryPool::new(
-            inner.limits.memory_bytes_max,
-        )))
-        .with_disk_manager_builder(
-            DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled),
-        )
-        .build_arc()
-        .map_err(wrong)?;
     let limits = &inner.limits;
     let (all_rows_max, bytes_max, time_max) = match options.all_rows {
         true => (usize::MAX, usize::MAX, limits.export_time_max),
         false => (limits.rows_max, limits.answer_bytes_max, limits.time_max),
     };
     let budget = Budget::new(limits.memory_bytes_max, begun, time_max);
-    let state = session::state_within(runtime, &budget);
+    let state = session::state_for(&budget, limits.memory_bytes_max).map_err(wrong)?;
     let left_out = Arc::new(LeftOut::default());
     let mut context = Context::new(&state);
     for (name, relation) in found {
@@ -398,10 +429,10 @@ async fn plan(
     }
     refuse_growing_windows(text, &logical)?;
     let physical = state.create_physical_plan(&logical).map_err(wrong)?;
-    let physical = bounds::within(physical).map_err(wrong)?;
+    let physical = bounds::within(physical, &budget).map_err(wrong)?;
     let stream = execute_stream(physical, state.task_ctx()).map_err(wrong)?;
     Ok(Planned {
-        schema: stream.schema(),
+        schema: unique_names(stream.schema()),
         rows: Answer::Running(stream),
         rows_max,
         bytes_max,
@@ -411,56 +442,69 @@ async fn plan(
     })
 }
 
-/// One row more than allowed, to know whether there are more.
+/// Reads one row more than allowed, to know whether the result was cut.
 fn limited(logical: LogicalPlan, rows_max: usize) -> Result<LogicalPlan, DataFusionError> {
     LogicalPlanBuilder::from(logical)
         .limit(0, Some(rows_max.saturating_add(1)))?
         .build()
 }
 
+/// Sends rows until there are no more, the limits are reached, or nobody receives them.
 async fn send(
     planned: Planned,
-    sender: &mpsc::Sender<Result<RecordBatch, Error>>,
+    sender: &mpsc::Sender<RecordBatch>,
     cut: &AtomicBool,
-) {
+) -> Result<(), Error> {
     let mut stream = match planned.rows {
         Answer::Running(stream) => stream,
         Answer::Ready(batch) => {
-            let _ = sender.send(Ok(batch)).await;
-            return;
+            let _ = sender.send(batch).await;
+            return Ok(());
         }
     };
     let mut rows_left = planned.rows_max;
     let mut bytes_left = planned.bytes_max;
     while let Some(batch) = stream.next().await {
-        let mut batch = match batch {
-            Ok(batch) => batch,
-            Err(error) => {
-                let _ = sender.send(Err(run_error(error))).await;
-                return;
-            }
-        };
+        let mut batch = batch.map_err(run_error)?;
         let bytes = batch.get_array_memory_size();
         let over = batch.num_rows() > rows_left || bytes > bytes_left;
         if over {
             let fitting = match bytes > bytes_left {
-                // As many rows as have their share of the bytes.
+                // In proportion to the bytes left.
                 true => (batch.num_rows() * (bytes_left >> 10)) / ((bytes >> 10) + 1),
                 false => batch.num_rows(),
             };
             batch = batch.slice(0, fitting.min(rows_left));
             cut.store(true, Ordering::Release);
         }
+        if batch.schema_ref() != &planned.schema {
+            batch = renamed(&batch, &planned.schema)?;
+        }
         rows_left -= batch.num_rows();
         bytes_left = bytes_left.saturating_sub(bytes);
-        if (batch.num_rows() > 0 && sender.send(Ok(batch)).await.is_err()) || over {
-            return;
+        if (batch.num_rows() > 0 && sender.send(batch).await.is_err()) || over {
+            return Ok(());
         }
     }
+    Ok(())
+}
+
+fn renamed(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, Error> {
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let columns = batch.columns().to_vec();
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(kernel_error)
+}
+
+/// A panic in what runs a query is an error of that query.
+fn panicked(panic: &(dyn Any + Send)) -> Error {
+    let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
+    tracing::error!(panic = said.unwrap_or_default(), "a query panicked");
+    Error::new(Class::Permanent, "sql.panic")
 }
 
 fn find(text: &str, relations: &Arc<dyn Relations>, name: &str) -> Result<Relation, Diagnostic> {
-    // Each query has a thread to itself; the others of its runtime go on.
+    // May read the disk.
     let found = tokio::task::block_in_place(|| relations.relation(name));
     match found {
         Ok(Some(relation)) => Ok(relation),
@@ -523,22 +567,20 @@ fn texts<const N: usize>(
         Arc::new(StringArray::from_iter_values(values)) as ArrayRef
     });
     let schema = Arc::new(Schema::new(fields.to_vec()));
-    RecordBatch::try_new(schema, columns.collect()).map_err(|cause| {
-        let error = Error::new(Class::Permanent, "sql.evaluate").with("detail", cause);
-        Diagnostic::from_error(error, 0..text.len())
-    })
+    RecordBatch::try_new(schema, columns.collect())
+        .map_err(|cause| Diagnostic::from_error(kernel_error(cause), 0..text.len()))
 }
 
 fn closed(text: &str) -> Diagnostic {
     Diagnostic::from_error(Error::new(Class::Transient, "sql.closed"), 0..text.len())
 }
 
-/// A task that ends when nobody waits for it.
+/// A task that is aborted when this is dropped.
 struct AbortOnDrop<T>(JoinHandle<T>);
 
 impl<T> AbortOnDrop<T> {
-    async fn join(mut self) -> Option<T> {
-        (&mut self.0).await.ok()
+    async fn join(mut self) -> Result<T, JoinError> {
+        (&mut self.0).await
     }
 }
 

@@ -1,4 +1,4 @@
-//! One expression over the columns of a batch, compiled.
+//! A compiled expression over the columns of a batch.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,13 +17,14 @@ use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion_sql::planner::PlannerContext;
 use datafusion_sql::sqlparser::ast;
 
-use crate::diagnostic::{explain, run_error};
+use crate::explain::{explain, run_error};
 use crate::names::Names;
 use crate::planner::Context;
+use crate::rewrite::CheckedIntegers;
 use crate::walk::{self, Part};
 use crate::{Diagnostic, Failed, check, dictionary, session, text};
 
-/// A compiled expression and the columns it reads.
+/// A compiled expression.
 #[derive(Clone, Debug)]
 pub(crate) struct Expression {
     physical: Arc<dyn PhysicalExpr>,
@@ -33,7 +34,7 @@ pub(crate) struct Expression {
 }
 
 impl Expression {
-    /// Compile what was parsed from `text`, wherever in it.
+    /// Compiles an expression that was parsed from a part of `text`.
     pub fn compile(
         schema: &SchemaRef,
         text: &str,
@@ -58,6 +59,7 @@ impl Expression {
                 .build(),
         );
         let logical = simplifier.coerce(logical, &relation).map_err(wrong)?;
+        let logical = CheckedIntegers::expression(logical, &relation).map_err(wrong)?;
         let logical = simplifier.simplify(logical).map_err(wrong)?;
         let physical = create_physical_expr(
             &logical,
@@ -77,7 +79,7 @@ impl Expression {
         })
     }
 
-    /// A column as it is.
+    /// The expression that returns a column.
     pub fn column(schema: &SchemaRef, index: usize) -> Self {
         let field = schema.field(index);
         Self {
@@ -92,7 +94,7 @@ impl Expression {
         &self.data_type
     }
 
-    /// The column's place, for an expression that is nothing but a column.
+    /// The index of the column, if the expression only returns one.
     pub fn source(&self) -> Option<usize> {
         let column = self.physical.downcast_ref::<PhysicalColumn>()?;
         Some(column.index())
@@ -102,7 +104,7 @@ impl Expression {
         self.nullable
     }
 
-    /// Places in the schema of the columns it reads, sorted.
+    /// Indexes in the schema of the columns that it reads, sorted.
     pub fn columns(&self) -> Vec<usize> {
         let mut columns = Vec::new();
         let walked = self.physical.apply(|node| {
@@ -117,7 +119,7 @@ impl Expression {
         columns
     }
 
-    /// The same expression over batches of another schema that has all its columns.
+    /// The same expression for batches of another schema that has all its columns.
     pub fn bind(&self, schema: &SchemaRef) -> Result<Self, Error> {
         let physical = Arc::clone(&self.physical)
             .transform_up(|node| {
@@ -136,7 +138,7 @@ impl Expression {
                     Arc::new(PhysicalColumn::new(field.name(), index)) as Arc<dyn PhysicalExpr>,
                 ))
             })
-            .map_err(|cause| Error::new(Class::Configuration, "sql.bind").with("detail", cause))?;
+            .map_err(|_| Error::new(Class::Configuration, "sql.bind"))?;
         Ok(Self {
             physical: physical.data,
             schema: Arc::clone(schema),
@@ -152,8 +154,7 @@ impl Expression {
     }
 }
 
-/// Evaluate on a batch; where that fails, find the rows that are to blame by halving, so that their
-/// neighbours go on. Says which rows those are, in order.
+/// The rows that fail, in order, found by halving: `fails` evaluates a range and returns its error.
 pub(crate) fn isolate(
     rows: usize,
     fails: &mut dyn FnMut(Range<usize>) -> Option<Error>,
@@ -175,7 +176,7 @@ pub(crate) fn isolate(
             continue;
         }
         let middle = range.start + range.len() / 2;
-        // The first half is looked at first, so that rows come in order.
+        // The first half is taken next, so that rows are in order.
         open.push(middle..range.end);
         open.push(range.start..middle);
     }
@@ -196,7 +197,7 @@ fn refuse_subqueries(text: &str, parsed: &ast::Expr) -> Result<(), Diagnostic> {
     })
 }
 
-/// An event that is processed again must give the same result, and one event is not many.
+/// Refuses functions that make an event's result differ when it is processed again, and aggregates.
 fn refuse_unrepeatable(text: &str, logical: &Expr) -> Result<(), Diagnostic> {
     let found = find_call(logical, |node| match node {
         Expr::ScalarFunction(call) if is_unrepeatable(node) => {
@@ -209,7 +210,7 @@ fn refuse_unrepeatable(text: &str, logical: &Expr) -> Result<(), Diagnostic> {
     found.map_or(Ok(()), |(code, name)| Err(call_error(text, code, name)))
 }
 
-/// The same for a query over one batch, which may look at many rows.
+/// Refuses functions that make a batch's result differ when it is processed again.
 pub(crate) fn refuse_unrepeatable_in_query(
     text: &str,
     plan: &LogicalPlan,
@@ -232,7 +233,7 @@ pub(crate) fn refuse_unrepeatable_in_query(
     })
 }
 
-/// Functions that gather all values would, in a window, gather them anew for each row.
+/// Refuses aggregates that gather all values as window functions: they would gather them again for each row.
 pub(crate) fn refuse_growing_windows(text: &str, plan: &LogicalPlan) -> Result<(), Diagnostic> {
     let mut found = None;
     let walked = plan.apply_with_subqueries(|node| {

@@ -1,20 +1,21 @@
-//! What there is to ask about, in the form in which tools look for it.
+//! `information_schema.tables` and `information_schema.columns`, where tools look for relations.
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use busbar_event::{Class, Error};
+use busbar_event::Error;
 
 use crate::check;
+use crate::explain::kernel_error;
 use crate::relation::Relations;
 
-/// What stands before the names of these tables.
+/// The prefix of the names of these tables.
 pub(crate) const PREFIX: &str = "information_schema.";
 
 const CATALOG: &str = "busbar";
 const SCHEMA: &str = "public";
 
-/// The rows of `tables` or `columns`; none of another name. May block on the disk.
+/// The rows of `tables` or `columns`; none for another name. May block on the disk.
 pub(crate) fn rows(
     table: &str,
     relations: &Arc<dyn Relations>,
@@ -37,7 +38,7 @@ pub(crate) fn rows(
             places.push(place);
         }
         tables[0].push(name);
-        // Streams are read like tables whose rows nobody changes.
+        // The standard has no type for streams.
         tables[1].push("BASE TABLE".to_owned());
     }
     let same = |value: &str, rows: usize| texts(&vec![value; rows]);
@@ -61,8 +62,7 @@ pub(crate) fn rows(
             ("is_nullable", texts(&columns[3])),
         ]),
     };
-    let wrong = |cause| Error::new(Class::Permanent, "sql.evaluate").with("detail", cause);
-    batch.map(Some).map_err(wrong)
+    batch.map(Some).map_err(kernel_error)
 }
 
 fn texts(values: &[impl AsRef<str>]) -> ArrayRef {

@@ -1,26 +1,25 @@
-//! One SQL over events that move, events that are kept, and tables.
+//! SQL over events in motion, stored events, and tables.
 //!
-//! | for | take | works on |
+//! | for | use | input |
 //! | --- | --- | --- |
 //! | a flow's `where` | [`Predicate`] | one batch |
 //! | a flow's `select` | [`Projection`] | one batch |
 //! | a flow's `sql` | [`BatchQuery`] | one batch |
 //! | a window's `select` | [`Aggregation`] | many batches |
 //! | a topic such as `alarm/${site}` | [`Template`] | one batch |
-//! | a person's question | [`Engine`] | streams and tables, as they are at that moment |
+//! | a query by a user | [`Engine`] | the streams and tables as they are when it starts |
 //!
-//! Everything is parsed, type-checked and compiled once, against an Arrow schema; what runs for each
-//! batch are Arrow kernels. An error in the text is a [`Diagnostic`]: where, what, and what was
-//! probably meant.
+//! A text is parsed, type-checked and compiled once, against an Arrow schema; Arrow kernels do the work for each
+//! batch. An error in a text is a [`Diagnostic`]: the place, the message and, where there is one, a suggestion.
 //!
-//! This is the only crate that knows DataFusion, and nothing of DataFusion shows in its interface:
-//! callers see Arrow's types and Busbar's. It does not know flows, users or connections.
+//! This is the only crate that depends on DataFusion, and its interface shows nothing of it: callers see Arrow's
+//! types and Busbar's. It does not know flows, users or connections.
 //!
-//! Names: a word without quotes means the column of that name as it is written, or else the one that
-//! differs only in case. So `levelMm` finds a JSON field of that name, and `Site` finds `site`.
+//! An unquoted name means the column of exactly that name, or else the one that differs from it only in case. So
+//! `levelMm` finds a JSON field of that name, and `Site` finds `site`.
 
-mod aggregate;
 mod across;
+mod aggregate;
 mod batch_query;
 mod bounds;
 mod budget;
@@ -28,6 +27,7 @@ mod check;
 mod diagnostic;
 mod dictionary;
 mod engine;
+mod explain;
 mod expression;
 mod functions;
 mod information_schema;
@@ -41,6 +41,7 @@ mod planner;
 mod predicate;
 mod projection;
 mod relation;
+mod rewrite;
 mod scan_stream;
 mod scan_table;
 mod session;
@@ -53,7 +54,7 @@ mod wait;
 mod walk;
 
 pub use aggregate::{Aggregation, AggregationPart, AggregationText, Groups, Inputs};
-pub use batch_query::BatchQuery;
+pub use batch_query::{BatchLimits, BatchQuery};
 pub use diagnostic::Diagnostic;
 pub use engine::{Engine, QueryLimits, QueryOptions, QueryResult};
 pub use predicate::Predicate;
@@ -62,16 +63,16 @@ pub use relation::{Events, Piece, Relation, Relations, StreamRelation};
 pub use template::Template;
 pub use unbound::{check_columns, check_condition, check_query};
 
-/// A type in the words of flow and table files: `int`, `text`, `time` and so on.
+/// The name of a type as flow and table files write it: `int`, `text`, `time` and so on.
 pub fn type_word(data_type: &arrow::datatypes::DataType) -> String {
     check::word(data_type)
 }
 
-/// A row for which an expression has no value, such as a division by zero.
+/// A row for which an expression fails, for example because it divides by zero.
 #[derive(Debug)]
 pub struct Failed {
-    /// The row's place in the batch.
+    /// Index of the row in the batch.
     pub row: usize,
-    /// Why.
+    /// The error.
     pub cause: busbar_event::Error,
 }

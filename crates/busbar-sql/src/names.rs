@@ -1,8 +1,8 @@
-//! Names as people write them.
+//! Column names without quotes, matched regardless of case.
 //!
-//! SQL folds words without quotes to small letters, and so does DataFusion. Fields of JSON are often
-//! called `levelMm`. So a word that is a column's name but for its case is quoted, as if the
-//! person had done so, before the planner sees it.
+//! SQL folds unquoted names to lower case, and so does DataFusion. Fields of JSON are often named `levelMm`. So an
+//! unquoted name that differs from a column's only in case is replaced by the column's name in quotes before the
+//! planner sees it.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -10,11 +10,11 @@ use std::ops::ControlFlow;
 use arrow::datatypes::Schema;
 use datafusion_sql::sqlparser::ast::{Expr, Ident, VisitMut, VisitorMut};
 
-/// Columns that may be meant.
+/// The names of columns.
 #[derive(Default)]
 pub(crate) struct Names {
     exact: BTreeMap<String, ()>,
-    /// By small letters; none where several names differ only in case.
+    /// By the name in lower case; none if several names differ only in case.
     folded: BTreeMap<String, Option<String>>,
 }
 
@@ -37,7 +37,7 @@ impl Names {
         }
     }
 
-    /// Quote the names of columns in a parsed text.
+    /// Quotes the names of columns in a parsed text.
     pub fn resolve<T: VisitMut>(&self, parsed: &mut T) {
         let _: ControlFlow<()> = parsed.visit(&mut Resolver(self));
     }
@@ -57,7 +57,7 @@ impl Names {
                 _ => return,
             }
         };
-        // Left alone where folding finds it, so that errors show the word as it was written.
+        // Unchanged if folding finds it, so that errors show the name as it was written.
         if known != folded {
             ident.value = known;
             ident.quote_style = Some('"');

@@ -1,4 +1,4 @@
-//! Operators that are planned as calls of functions.
+//! Operators that are planned as function calls.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use datafusion_expr::{Expr, ExprSchemable, GetFieldAccess, ScalarUDF, lit};
 use datafusion_functions::core::get_field;
 use datafusion_sql::sqlparser::ast::BinaryOperator;
 
-use crate::functions::text_or_dictionary;
+use crate::functions::{list_element, text_or_dictionary};
 
-/// `tags['site']` and `column['field']`. DataFusion's own planner of them is in its crate of functions on
-/// lists, which is not used.
+/// `tags['site']`, `column['field']` and `list[1]`. DataFusion plans them in its crate of functions on lists, which is
+/// not used.
 #[derive(Debug)]
 pub(crate) struct FieldAccess;
 
@@ -28,6 +28,10 @@ impl ExprPlanner for FieldAccess {
                 let call = ScalarFunction::new_udf(get_field(), arguments);
                 PlannerResult::Planned(Expr::ScalarFunction(call))
             }
+            GetFieldAccess::ListIndex { key } => {
+                let call = ScalarFunction::new_udf(list_element(), vec![access.expr, *key]);
+                PlannerResult::Planned(Expr::ScalarFunction(call))
+            }
             field_access => PlannerResult::Original(RawFieldAccessExpr {
                 expr: access.expr,
                 field_access,
@@ -36,8 +40,8 @@ impl ExprPlanner for FieldAccess {
     }
 }
 
-/// Operators on texts that are planned as calls of functions, whose results and time are bounded: `a || b`,
-/// and `a ~ b` with a pattern for each row.
+/// Operators on texts that are planned as function calls, so that their memory and time are bounded: `a || b`, and
+/// `a ~ b` with a pattern for each row.
 #[derive(Debug)]
 pub(crate) struct TextOperators {
     pub concat: Arc<ScalarUDF>,
@@ -57,7 +61,7 @@ impl ExprPlanner for TextOperators {
         let call = |function: &Arc<ScalarUDF>, arguments| {
             Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(function), arguments))
         };
-        // What is no text at all is for DataFusion to refuse.
+        // DataFusion refuses operands that are not texts.
         let texts = is_text(&operation.left) || is_text(&operation.right);
         let constant = matches!(operation.right, Expr::Literal(..));
         if !texts || (constant && operation.op != BinaryOperator::StringConcat) {

@@ -1,4 +1,4 @@
-//! Parsing, bounded before anything is built.
+//! Parsing, with limits that are checked before a syntax tree is built.
 
 use std::ops::Range;
 
@@ -10,27 +10,28 @@ use datafusion_sql::sqlparser::parser::Parser;
 use datafusion_sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, TokenizerError};
 
 use crate::Diagnostic;
-use crate::diagnostic::{explain, syntax, too_nested};
+use crate::diagnostic::too_nested;
+use crate::explain::{explain, syntax};
 use crate::limits::{NESTING_MAX, OPERATORS_MAX, SELECTS_MAX, TEXT_BYTES_MAX};
 use crate::{session, text};
 
 static DIALECT: GenericDialect = GenericDialect {};
 
-/// One expression and nothing after it.
+/// Parses one expression.
 pub(crate) fn expression(text: &str) -> Result<Expr, Diagnostic> {
     let mut parser = parser(text)?;
     let parsed = parser.parse_expr();
     finish(text, &mut parser, parsed)
 }
 
-/// A list as between `select` and `from`.
+/// Parses a list such as that between `select` and `from`.
 pub(crate) fn select_list(text: &str) -> Result<Vec<SelectItem>, Diagnostic> {
     let mut parser = parser(text)?;
     let parsed = parser.parse_comma_separated(Parser::parse_select_item);
     finish(text, &mut parser, parsed)
 }
 
-/// One statement; a semicolon may follow.
+/// Parses one statement; a semicolon may follow.
 pub(crate) fn statement(text: &str) -> Result<Statement, Diagnostic> {
     let tokens = tokens(text)?;
     let mut statements = DFParserBuilder::new(tokens)
@@ -46,7 +47,7 @@ pub(crate) fn statement(text: &str) -> Result<Statement, Diagnostic> {
     }
 }
 
-/// The place of the first word of a text.
+/// The place of the first word of a text, in bytes.
 pub(crate) fn first_word(text: &str) -> Range<usize> {
     let start = text.len() - text.trim_start().len();
     text::word_at(text, start)
@@ -69,8 +70,8 @@ fn finish<T>(
         return Ok(parsed);
     }
     let place = text::parser_range(text, next.span).unwrap_or(text.len()..text.len());
-    Err(Diagnostic::new("sql.syntax", place)
-        .with("detail", text::quote(&format!("unexpected {}", next.token))))
+    Err(Diagnostic::new("sql.unexpected", place)
+        .with("found", text::quote(&next.token.to_string())))
 }
 
 fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, Diagnostic> {
@@ -86,8 +87,7 @@ fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, Diagnostic> {
         .tokenize_with_location()
         .map_err(|TokenizerError { message, location }| {
             let start = text::offset(text, location.line, location.column);
-            Diagnostic::new("sql.syntax", text::word_at(text, start))
-                .with("detail", text::quote(&message))
+            syntax(text, &message, Some(text::word_at(text, start)))
         })?;
     if deepest(&tokens) > NESTING_MAX {
         return Err(too_nested(text));
@@ -112,8 +112,8 @@ fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, Diagnostic> {
     Ok(tokens)
 }
 
-/// How deep brackets and prefixes nest. The parser has a limit too, but it tries things several ways
-/// and then forgets that one of them was too deep for it.
+/// The depth to which brackets and prefix operators nest. The parser has a limit, too, but it backtracks, and then
+/// the error that it reports is another one.
 fn deepest(tokens: &[TokenWithSpan]) -> usize {
     let (mut brackets, mut prefixes, mut most) = (0_usize, 0, 0);
     for token in tokens {
@@ -132,7 +132,7 @@ fn deepest(tokens: &[TokenWithSpan]) -> usize {
     most
 }
 
-/// Whether a token can make the tree one deeper without a bracket.
+/// Whether a token can make the syntax tree one level deeper without a bracket.
 fn deepens(token: &Token) -> bool {
     match token {
         Token::Word(word) => matches!(
@@ -167,7 +167,7 @@ fn deepens(token: &Token) -> bool {
         | Token::EOF => false,
         Token::SingleQuotedString(_) | Token::DoubleQuotedString(_) => false,
         Token::Char(_) | Token::RBracket | Token::RBrace => false,
-        // Every other sign is taken for an operator.
+        // Every other token counts as an operator.
         _ => true,
     }
 }

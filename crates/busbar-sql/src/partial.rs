@@ -8,8 +8,10 @@ use arrow::array::{Array, ArrayRef, BinaryArray, RecordBatch, UInt32Array, new_n
 use arrow::compute::{concat, take};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
+use busbar_event::Error;
 use busbar_event::format::{Decoded, Decoder, FormatSpec, Rejected};
-use busbar_event::{Class, Error};
+
+use crate::explain::kernel_error;
 
 /// Decodes each column by itself.
 pub(crate) struct Partial {
@@ -40,7 +42,7 @@ impl Partial {
             .iter()
             .map(|place| Decoder::new(format, schema, &[*place]));
         Ok(Partial {
-            schema: Arc::new(schema.project(places).map_err(kernel)?),
+            schema: Arc::new(schema.project(places).map_err(kernel_error)?),
             columns: columns.collect::<Result<_, _>>()?,
         })
     }
@@ -56,7 +58,7 @@ impl Partial {
             .iter()
             .filter(|rejected| is_of_field(rejected));
         let rejected = UInt32Array::from_iter_values(fields.map(|rejected| rejected.row as u32));
-        let rest = take(payloads, &rejected, None).map_err(kernel)?;
+        let rest = take(payloads, &rejected, None).map_err(kernel_error)?;
         let rest: &BinaryArray = arrow::array::AsArray::as_binary(&rest);
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.columns.len());
         // Whether a payload can be read, and every column that must not be null has a value.
@@ -81,7 +83,8 @@ impl Partial {
             }
             let column = match one.columns.num_rows() {
                 0 => new_null_array(field.data_type(), rest.len()),
-                _ => take(one.columns.column(0), &UInt32Array::from(from), None).map_err(kernel)?,
+                _ => take(one.columns.column(0), &UInt32Array::from(from), None)
+                    .map_err(kernel_error)?,
             };
             columns.push(column);
         }
@@ -108,9 +111,9 @@ impl Partial {
             take(&concat(&[good, &rest])?, &places, None)
         });
         let joined = joined.collect::<Result<Vec<_>, ArrowError>>();
-        let columns = RecordBatch::try_new(Arc::clone(&self.schema), joined.map_err(kernel)?);
+        let columns = RecordBatch::try_new(Arc::clone(&self.schema), joined.map_err(kernel_error)?);
         Ok(Patched {
-            columns: columns.map_err(kernel)?,
+            columns: columns.map_err(kernel_error)?,
             rows: UInt32Array::from_iter_values(order.iter().map(|(row, _)| *row)),
             partial: kept.len(),
             undecodable: decoded.rejected.len() - kept.len(),
@@ -121,8 +124,4 @@ impl Partial {
 /// True when a payload can be read but for the value of one field.
 fn is_of_field(rejected: &Rejected) -> bool {
     rejected.cause.code().starts_with("event.field-")
-}
-
-fn kernel(cause: ArrowError) -> Error {
-    Error::new(Class::Permanent, "sql.evaluate").with("detail", cause)
 }

@@ -3,6 +3,7 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, SchemaRef};
 use busbar_event::{Class, Error};
 
+use crate::explain::kernel_error;
 use crate::expression::{Expression, isolate};
 use crate::{Diagnostic, Failed, check, parse, text};
 
@@ -27,8 +28,8 @@ pub struct Predicate {
 }
 
 impl Predicate {
-    /// Compile a condition over rows of `schema`. It must be true or false (or null, which counts as
-    /// false) and give the same answer each time, so `now()` is refused.
+    /// Compiles a condition over rows of `schema`. It must be boolean, and null counts as false. Functions that do
+    /// not always return the same for the same event, such as `now()`, are refused.
     pub fn compile(schema: &SchemaRef, text: &str) -> Result<Self, Diagnostic> {
         let parsed = parse::expression(text)?;
         let place = check::place(text, &parsed).unwrap_or(0..text.len());
@@ -41,37 +42,36 @@ impl Predicate {
         }
     }
 
-    /// Places in the schema of the columns it reads, sorted.
+    /// Indexes in the schema of the columns that it reads, sorted.
     pub fn columns(&self) -> Vec<usize> {
         self.expression.columns()
     }
 
-    /// The same condition over batches of another schema that has its columns, such as one with only
-    /// the columns that a whole flow reads.
+    /// The same condition for batches of another schema that has its columns, such as one with only the columns
+    /// that a flow reads.
     pub fn bind(&self, schema: &SchemaRef) -> Result<Self, Error> {
         let expression = self.expression.bind(schema)?;
         Ok(Self { expression })
     }
 
-    /// The answer for each row. An error is an error of the batch; [`Predicate::failing`] finds the
+    /// The result for each row. If it fails for a row, the whole batch fails; [`Predicate::failing`] finds the
     /// rows.
     pub fn evaluate(&self, batch: &RecordBatch) -> Result<BooleanArray, Error> {
         let array = self.expression.evaluate(batch)?;
         match array.data_type() {
             DataType::Boolean => Ok(array.as_boolean().clone()),
             DataType::Null => Ok(BooleanArray::new_null(batch.num_rows())),
-            other => Err(Error::new(Class::Permanent, "sql.evaluate").with("detail", other)),
+            _ => Err(Error::new(Class::Permanent, "sql.evaluate")),
         }
     }
 
     /// The rows for which it is true.
     pub fn filter(&self, batch: &RecordBatch) -> Result<RecordBatch, Error> {
         let mask = self.evaluate(batch)?;
-        filter_record_batch(batch, &mask)
-            .map_err(|cause| Error::new(Class::Permanent, "sql.evaluate").with("detail", cause))
+        filter_record_batch(batch, &mask).map_err(kernel_error)
     }
 
-    /// The rows for which there is no answer, each with its cause, in order.
+    /// The rows for which it fails, each with its cause, in order.
     pub fn failing(&self, batch: &RecordBatch) -> Vec<Failed> {
         isolate(batch.num_rows(), &mut |rows| {
             let slice = batch.slice(rows.start, rows.len());

@@ -2,19 +2,20 @@ use std::sync::Arc;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use busbar_event::{Class, Error};
+use busbar_event::Error;
 use datafusion_sql::sqlparser::ast::{
     ExcludeSelectItem, Expr, Ident, ObjectName, SelectItem, Spanned, WildcardAdditionalOptions,
 };
 
 use crate::diagnostic::{duplicate_column, unknown_column_named};
+use crate::explain::kernel_error;
 use crate::expression::{Expression, isolate};
 use crate::{Diagnostic, Failed, parse, text};
 
 /// A list such as `site, level_mm / 10.0 as level_cm, *`.
 ///
-/// An expression without a name gets its own text for one, as in `upper(site)`. `* except (a, b)`
-/// takes all columns but those.
+/// An expression without an alias is named after its own text, such as `upper(site)`. `* except (a, b)` stands for
+/// all columns but those.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -33,8 +34,8 @@ pub struct Projection {
 }
 
 impl Projection {
-    /// Compile a list over rows of `schema`. As with a [`Predicate`](crate::Predicate), only what is
-    /// repeatable is taken, and nothing that looks at more than one row.
+    /// Compiles a list over rows of `schema`. Aggregates, and functions that do not always return the same for the
+    /// same event, are refused.
     pub fn compile(schema: &SchemaRef, text: &str) -> Result<Self, Diagnostic> {
         let mut expressions = Vec::new();
         let mut fields: Vec<Field> = Vec::new();
@@ -60,7 +61,7 @@ impl Projection {
                 other => {
                     let place = text::parser_range(text, other.span()).unwrap_or(0..text.len());
                     return Err(Diagnostic::new("sql.unsupported", place)
-                        .with("detail", text::quote(&other.to_string())));
+                        .with("what", text::quote(&other.to_string())));
                 }
             }
         }
@@ -78,12 +79,12 @@ impl Projection {
         })
     }
 
-    /// The schema of what comes out.
+    /// The schema of the result.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
 
-    /// Places in the schema of the columns it reads, sorted.
+    /// Indexes in the schema of the columns that it reads, sorted.
     pub fn columns(&self) -> Vec<usize> {
         let columns = self.expressions.iter().flat_map(Expression::columns);
         let mut columns: Vec<usize> = columns.collect();
@@ -92,7 +93,7 @@ impl Projection {
         columns
     }
 
-    /// The same list over batches of another schema that has its columns.
+    /// The same list for batches of another schema that has its columns.
     pub fn bind(&self, schema: &SchemaRef) -> Result<Self, Error> {
         let bound = self.expressions.iter().map(|each| each.bind(schema));
         Ok(Self {
@@ -101,17 +102,16 @@ impl Projection {
         })
     }
 
-    /// One row out for each row in. An error is an error of the batch; [`Projection::failing`]
-    /// finds the rows.
+    /// The result: one row for each row. If it fails for a row, the whole batch fails; [`Projection::failing`] finds
+    /// the rows.
     pub fn evaluate(&self, batch: &RecordBatch) -> Result<RecordBatch, Error> {
         let columns = self.expressions.iter().map(|each| each.evaluate(batch));
         let columns = columns.collect::<Result<Vec<_>, _>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        RecordBatch::try_new_with_options(self.schema(), columns, &options)
-            .map_err(|cause| Error::new(Class::Permanent, "sql.evaluate").with("detail", cause))
+        RecordBatch::try_new_with_options(self.schema(), columns, &options).map_err(kernel_error)
     }
 
-    /// The rows for which there is no result, each with its cause, in order.
+    /// The rows for which it fails, each with its cause, in order.
     pub fn failing(&self, batch: &RecordBatch) -> Vec<Failed> {
         isolate(batch.num_rows(), &mut |rows| {
             let slice = batch.slice(rows.start, rows.len());
@@ -133,7 +133,7 @@ fn add(
     let expression = Expression::compile(schema, text, parsed)?;
     let field = Field::new(name, expression.data_type().clone(), expression.nullable());
     fields.push(match expression.source() {
-        // A column keeps what its field says besides its type.
+        // A column keeps the metadata of its field.
         Some(source) => field.with_metadata(schema.field(source).metadata().clone()),
         None => field,
     });
@@ -141,7 +141,7 @@ fn add(
     Ok(())
 }
 
-/// A column's own name, or the text of an expression.
+/// The name of a column, or the text of another expression.
 pub(crate) fn natural_name(schema: &Schema, parsed: &Expr) -> String {
     let last = match parsed {
         Expr::Identifier(ident) => Some(ident),
@@ -163,8 +163,8 @@ pub(crate) fn natural_name(schema: &Schema, parsed: &Expr) -> String {
     }
 }
 
-/// A name as it was written: unlike in a query, `as peakMm` keeps its capital, because it becomes a
-/// field of an event.
+/// The alias as it was written. Unlike in a query it is not folded to lower case, because it becomes the name of
+/// an event's field.
 fn written_name(alias: &Ident) -> String {
     alias.value.clone()
 }
@@ -180,7 +180,7 @@ fn left_out(
         || options.opt_alias.is_some();
     if unsupported {
         return Err(Diagnostic::new("sql.unsupported", 0..text.len())
-            .with("detail", text::quote(&options.to_string())));
+            .with("what", text::quote(&options.to_string())));
     }
     let mut idents: Vec<Ident> = Vec::new();
     if let Some(except) = &options.opt_except {

@@ -43,7 +43,8 @@ use datafusion_physical_plan::{
 };
 use datafusion_session::{Session, TableProvider};
 
-use crate::limits::{BATCH_ROWS, SCAN_BATCHES_AHEAD_MAX, SCAN_WINDOW_ROWS};
+use crate::explain::kernel_error;
+use crate::limits::{BATCH_ROWS, SCAN_BATCHES_AHEAD_MAX, SCAN_DECODE_BYTES_MAX, SCAN_WINDOW_ROWS};
 use crate::partial::Partial;
 use crate::relation::{ENVELOPE, Piece, StreamRelation};
 use crate::session;
@@ -305,6 +306,7 @@ impl ExecutionPlan for StreamScan {
                 left: scan.limit.unwrap_or(usize::MAX),
                 pending: Vec::new(),
                 pending_rows: 0,
+                pending_bytes: 0,
                 send: &mut |batch| sender.blocking_send(Ok(batch)).is_ok(),
                 is_wanted: &|| !sender.is_closed(),
             };
@@ -322,6 +324,7 @@ struct Reading<'a> {
     /// Small batches that are decoded together.
     pending: Vec<Batch>,
     pending_rows: usize,
+    pending_bytes: usize,
     /// False when nobody wants more.
     send: &'a mut dyn FnMut(RecordBatch) -> bool,
     /// False when the query is over. A scan that finds nothing has nothing to send, and asks.
@@ -382,9 +385,12 @@ impl Reading<'_> {
                 Piece::Events(batch) => {
                     if let Some(batch) = self.scan.wanted.select(batch)? {
                         self.pending_rows += batch.rows();
+                        self.pending_bytes += batch.bytes();
                         self.pending.push(batch);
                     }
-                    if self.pending_rows >= BATCH_ROWS && !self.flush()? {
+                    let is_full = self.pending_rows >= BATCH_ROWS
+                        || self.pending_bytes >= SCAN_DECODE_BYTES_MAX;
+                    if is_full && !self.flush()? {
                         return Ok(false);
                     }
                 }
@@ -395,6 +401,7 @@ impl Reading<'_> {
 
     fn flush(&mut self) -> Result<bool> {
         self.pending_rows = 0;
+        self.pending_bytes = 0;
         let pending = std::mem::take(&mut self.pending);
         let joined = match &pending[..] {
             [] => return Ok(true),
@@ -614,7 +621,9 @@ impl Decoding {
                 Source::Payload => Some(Arc::new(batch.payloads().into_owned()) as ArrayRef),
             };
             match (&good, column) {
-                (Some(good), Some(column)) => take(&column, good, None).map(Some).map_err(kernel),
+                (Some(good), Some(column)) => {
+                    take(&column, good, None).map(Some).map_err(kernel_error)
+                }
                 (_, column) => Ok(column),
             }
         });
@@ -625,13 +634,13 @@ impl Decoding {
         }
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options);
-        rows.map_err(kernel)
+        rows.map_err(kernel_error)
     }
 }
 
 fn partial(relation: &StreamRelation, wanted: &[usize]) -> Result<Partial, Error> {
     let columns = relation.columns.as_ref();
-    let nothing = || Error::new(Class::Permanent, "sql.evaluate").with("detail", "no columns");
+    let nothing = || Error::new(Class::Permanent, "sql.evaluate");
     let columns = columns.ok_or_else(nothing)?;
     Partial::new(&relation.format, columns, wanted)
 }
@@ -646,8 +655,10 @@ fn pick(values: &StructArray, schema: &SchemaRef) -> Result<RecordBatch, Error> 
             None => nothing(),
         }
     });
-    let columns = columns.collect::<Result<Vec<_>, _>>().map_err(kernel)?;
-    RecordBatch::try_new(Arc::clone(schema), columns).map_err(kernel)
+    let columns = columns
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(kernel_error)?;
+    RecordBatch::try_new(Arc::clone(schema), columns).map_err(kernel_error)
 }
 
 /// The bound that a filter sets on `time`, if that is what it does.
@@ -694,8 +705,4 @@ fn topic_filter(schema: &SchemaRef, filter: &Expr) -> Result<Arc<dyn PhysicalExp
 
 fn outside(error: Error) -> DataFusionError {
     DataFusionError::External(Box::new(error))
-}
-
-fn kernel(cause: arrow::error::ArrowError) -> Error {
-    Error::new(Class::Permanent, "sql.evaluate").with("detail", cause)
 }

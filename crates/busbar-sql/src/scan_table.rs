@@ -1,4 +1,4 @@
-//! Tables under a query.
+//! Tables as sources of a query.
 
 use std::fmt;
 use std::sync::Arc;
@@ -95,7 +95,7 @@ impl PartitionStream for OneTable {
             let wrap = |error| DataFusionError::External(Box::new(error));
             for batch in table.scan(&scan).map_err(wrap)? {
                 if sender.blocking_send(Ok(batch.map_err(wrap)?)).is_err() {
-                    // Nobody reads any more.
+                    // The query is over.
                     return Ok(());
                 }
             }
@@ -111,7 +111,7 @@ impl fmt::Debug for OneTable {
     }
 }
 
-/// `column <compare> constant`, if that is what a filter is.
+/// The filter as `column <compare> constant`; none if it has another form.
 fn condition(schema: &SchemaRef, filter: &Expr) -> Option<Condition> {
     let Expr::BinaryExpr(BinaryExpr { left, op, right }) = filter else {
         return None;

@@ -11,7 +11,9 @@ use datafusion_common::config::{ConfigOptions, TableOptions};
 use datafusion_common::{DFSchema, Result, plan_datafusion_err};
 use datafusion_execution::TaskContext;
 use datafusion_execution::config::SessionConfig;
-use datafusion_execution::runtime_env::RuntimeEnv;
+use datafusion_execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion_execution::memory_pool::GreedyMemoryPool;
+use datafusion_execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion_expr::execution_props::ExecutionProps;
 use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion_expr::planner::ExprPlanner;
@@ -26,6 +28,8 @@ use datafusion_functions::regex::regexp_like;
 use datafusion_functions::unicode::planner::UnicodeFunctionPlanner;
 use datafusion_functions_aggregate::planner::AggregateFunctionPlanner;
 use datafusion_functions_window::planner::WindowFunctionPlanner;
+use datafusion_optimizer::analyzer::resolve_grouping_function::ResolveGroupingFunction;
+use datafusion_optimizer::analyzer::type_coercion::TypeCoercion;
 use datafusion_optimizer::simplify_expressions::ExprSimplifier;
 use datafusion_optimizer::{Analyzer, Optimizer, OptimizerConfig};
 use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
@@ -40,6 +44,7 @@ use crate::functions;
 use crate::limits::BATCH_ROWS;
 use crate::operators::{FieldAccess, TextOperators};
 use crate::physical::{self, PlanSession};
+use crate::rewrite::{CheckedIntegers, NegatedMembership};
 
 static STATE: LazyLock<SessionState> = LazyLock::new(SessionState::shared);
 
@@ -58,21 +63,29 @@ static FUNCTIONS: LazyLock<Vec<String>> = LazyLock::new(|| {
     names
 });
 
-/// The session that plans every expression, and runs queries over one batch.
+/// The session that plans expressions. Those of queries are copies of it.
 pub(crate) fn state() -> &'static SessionState {
     &STATE
 }
 
-/// A session that runs one query within the bounds of `runtime` and `budget`.
-pub(crate) fn state_within(runtime: Arc<RuntimeEnv>, budget: &Arc<Budget>) -> SessionState {
+/// A session for one query, with a memory pool of `bytes_max`.
+///
+/// # Errors
+/// DataFusion cannot build its runtime.
+pub(crate) fn state_for(budget: &Arc<Budget>, bytes_max: usize) -> Result<SessionState> {
     let mut state = STATE.clone();
-    state.runtime = runtime;
+    state.runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(GreedyMemoryPool::new(bytes_max)))
+        .with_disk_manager_builder(
+            DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled),
+        )
+        .build_arc()?;
     state.expr_planners = expr_planners(Some(budget));
     state.scalar_functions = scalar_functions(&state.config, Some(budget));
-    // From here on `now()` is this moment.
+    // Fixes what `now()` returns.
     let options = Arc::clone(state.config.options());
     state.execution_props.mark_start_execution(options);
-    state
+    Ok(state)
 }
 
 pub(crate) fn function_names() -> &'static [String] {
@@ -100,7 +113,7 @@ pub(crate) struct SessionState {
 impl SessionState {
     fn shared() -> Self {
         let mut config = SessionConfig::new()
-            // One partition: a query takes one core and leaves the others to the events.
+            // One partition: a query uses one core, and the others stay free for events.
             .with_target_partitions(1)
             .with_batch_size(BATCH_ROWS)
             .with_information_schema(false)
@@ -109,7 +122,8 @@ impl SessionState {
         parser.collect_spans = true;
         parser.map_string_types_to_utf8view = false;
         let mut aggregate_functions = HashMap::new();
-        for function in datafusion_functions_aggregate::all_default_aggregate_functions() {
+        let aggregates = datafusion_functions_aggregate::all_default_aggregate_functions();
+        for function in functions::aggregates(aggregates) {
             let names = names(function.name(), function.aliases());
             aggregate_functions.extend(names.map(|name| (name, Arc::clone(&function))));
         }
@@ -128,7 +142,12 @@ impl SessionState {
             window_functions,
             extension_types: Arc::new(MemoryExtensionTypeRegistry::default()),
             table_options: TableOptions::default_from_session_config(config.options()),
-            analyzer: Arc::new(Analyzer::new()),
+            analyzer: Arc::new(Analyzer::with_rules(vec![
+                Arc::new(NegatedMembership),
+                Arc::new(ResolveGroupingFunction::new()),
+                Arc::new(TypeCoercion::new()),
+                Arc::new(CheckedIntegers),
+            ])),
             optimizer: Arc::new(Optimizer::new()),
             physical_optimizer: Arc::new(PhysicalOptimizer::new()),
             config,
@@ -190,7 +209,7 @@ fn names(name: &str, aliases: &[String]) -> impl Iterator<Item = String> {
     names.into_iter()
 }
 
-/// Every function of one row, with its bounds.
+/// Every scalar function, with its bounds.
 fn scalar_functions(
     config: &SessionConfig,
     budget: Option<&Arc<Budget>>,

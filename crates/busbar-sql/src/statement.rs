@@ -1,21 +1,25 @@
-//! Statements: which are allowed, which relations they name, and how their columns are called.
+//! Statements: which are allowed, which relations they name, and the names of their result's columns.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use datafusion_sql::parser::Statement;
 use datafusion_sql::resolve::resolve_table_references;
-use datafusion_sql::sqlparser::ast::{self, Expr, Ident, Query, SelectItem, SetExpr};
+use datafusion_sql::sqlparser::ast::{self, Expr, Ident, Query, SelectItem, SetExpr, TableFactor};
 
-use crate::diagnostic::{closest, quoted_if_needed};
+use crate::diagnostic::{closest, duplicate_column, quoted_if_needed};
 use crate::limits::{COLUMNS_MAX, RELATIONS_MAX};
 use crate::names::Names;
 use crate::walk::{self, Part};
 use crate::{Diagnostic, information_schema, parse, text};
 
-/// What a statement asks for.
+/// The kinds of statements that are allowed.
 #[derive(Debug)]
 pub(crate) enum Kind {
     /// Rows.
     Query(Statement),
-    /// How rows would be got.
+    /// The plan of a query.
     Explain(Statement),
     /// The names of all relations.
     ShowTables,
@@ -23,13 +27,17 @@ pub(crate) enum Kind {
     Describe(String),
 }
 
-/// Sort a statement, and refuse all that could change something.
+/// The kind of a statement.
+///
+/// # Errors
+/// `sql.read-only` if the statement could change something.
 pub(crate) fn classify(text: &str, statement: Statement) -> Result<Kind, Diagnostic> {
     match statement {
         Statement::Statement(inner) => match *inner {
             ast::Statement::Query(query) => {
                 refuse_changes(text, &query)?;
                 refuse_many_columns(text, &query)?;
+                refuse_samples(text, &query)?;
                 Ok(Kind::Query(Statement::Statement(Box::new(
                     ast::Statement::Query(query),
                 ))))
@@ -55,8 +63,7 @@ pub(crate) fn classify(text: &str, statement: Statement) -> Result<Kind, Diagnos
     }
 }
 
-/// Find columns by the names people write, and name the columns of the answer after the text they
-/// come from.
+/// Resolves the names of columns, and names the result's columns after the text they come from.
 pub(crate) fn prepare(mut statement: Statement, names: &Names) -> Statement {
     if let Some(query) = query_mut(&mut statement) {
         name_columns(&mut query.body);
@@ -65,10 +72,47 @@ pub(crate) fn prepare(mut statement: Statement, names: &Names) -> Statement {
     statement
 }
 
+/// The schema with every column's name its own: the second `site` becomes `site_2`. As an object in JSON, a row
+/// would lose one of two columns of one name.
+pub(crate) fn unique_names(schema: SchemaRef) -> SchemaRef {
+    let mut seen: HashSet<String> = HashSet::new();
+    let taken = |name: &str| schema.column_with_name(name).is_some();
+    let fields: Vec<FieldRef> = schema
+        .fields()
+        .iter()
+        .map(|field| {
+            if seen.insert(field.name().clone()) {
+                return Arc::clone(field);
+            }
+            let names = (2..).map(|number| format!("{}_{number}", field.name()));
+            let mut free = names.filter(|name| !taken(name) && !seen.contains(name));
+            let name = free.next().unwrap_or_else(|| field.name().clone());
+            drop(free);
+            seen.insert(name.clone());
+            Arc::new(field.as_ref().clone().with_name(name))
+        })
+        .collect();
+    let renamed = Schema::new_with_metadata(fields, schema.metadata().clone());
+    match renamed == *schema {
+        true => schema,
+        false => Arc::new(renamed),
+    }
+}
+
+/// Refuses a result in which two columns have one name: in a flow, one of them would be lost.
+pub(crate) fn refuse_two_of_a_name(text: &str, schema: &Schema) -> Result<(), Diagnostic> {
+    let mut seen = HashSet::new();
+    let mut fields = schema.fields().iter();
+    match fields.find(|field| !seen.insert(field.name())) {
+        Some(field) => Err(duplicate_column(text, field.name())),
+        None => Ok(()),
+    }
+}
+
 /// The relations a statement names, each once.
 pub(crate) fn relations(text: &str, statement: &Statement) -> Result<Vec<String>, Diagnostic> {
     let (relations, _) = resolve_table_references(statement, true)
-        .map_err(|error| crate::diagnostic::explain(text, error, &[]))?;
+        .map_err(|error| crate::explain::explain(text, error, &[]))?;
     let mut names: Vec<String> = Vec::new();
     for relation in relations {
         let name = match (relation.catalog(), relation.schema()) {
@@ -90,7 +134,7 @@ pub(crate) fn relations(text: &str, statement: &Statement) -> Result<Vec<String>
     Ok(names)
 }
 
-/// There is nothing of that name.
+/// The error for a name that no relation has.
 pub(crate) fn unknown_relation(text: &str, name: &str, known: &[String]) -> Diagnostic {
     let place = text::find_word(text, name).unwrap_or(0..text.len());
     let near = closest(name, known.iter().map(String::as_str));
@@ -99,8 +143,7 @@ pub(crate) fn unknown_relation(text: &str, name: &str, known: &[String]) -> Diag
         .suggest(near.map(quoted_if_needed))
 }
 
-/// A name with a dash in it must be quoted; without quotes it is a subtraction, or nonsense. Say so
-/// if the text has one that is known.
+/// The error for a known name with a dash that is not quoted; none if the text has no such name.
 pub(crate) fn unquoted_name(text: &str, known: &[String]) -> Option<Diagnostic> {
     let with_dash = known.iter().filter(|name| name.contains('-'));
     with_dash.into_iter().find_map(|name| {
@@ -123,7 +166,7 @@ fn read_only(text: &str) -> Diagnostic {
     Diagnostic::new("sql.read-only", place).with("statement", word)
 }
 
-/// A query can hide a change: `with x as (delete ...)`, `select ... into`.
+/// Refuses changes inside a query: `with x as (delete ...)`, `select ... into`.
 fn refuse_changes(text: &str, query: &Query) -> Result<(), Diagnostic> {
     let changes = |body: &SetExpr| match body {
         SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => true,
@@ -137,7 +180,32 @@ fn refuse_changes(text: &str, query: &Query) -> Result<(), Diagnostic> {
     found.map_or(Ok(()), |()| Err(read_only(text)))
 }
 
-/// Each column takes memory in each batch, however short its text.
+/// Refuses `tablesample`, which the planner would ignore.
+fn refuse_samples(text: &str, query: &Query) -> Result<(), Diagnostic> {
+    let is_sample = |table: &TableFactor| match table {
+        TableFactor::Table { sample, .. } | TableFactor::Derived { sample, .. } => sample.is_some(),
+        _ => false,
+    };
+    let found = walk::find(query, |part| match part {
+        Part::Query(query) => match &*query.body {
+            SetExpr::Select(select) => {
+                let mut tables = select.from.iter().flat_map(|table| {
+                    let joined = table.joins.iter().map(|join| &join.relation);
+                    std::iter::once(&table.relation).chain(joined)
+                });
+                tables.any(is_sample).then_some(())
+            }
+            _ => None,
+        },
+        Part::Expr(_) => None,
+    });
+    found.map_or(Ok(()), |()| {
+        let place = text::find_word(text, "tablesample").unwrap_or(0..text.len());
+        Err(Diagnostic::new("sql.not-supported", place))
+    })
+}
+
+/// Refuses too many columns: each takes memory in each batch, however short its text.
 fn refuse_many_columns(text: &str, query: &Query) -> Result<(), Diagnostic> {
     let many = walk::find(query, |part| match part {
         Part::Query(query) => match &*query.body {
@@ -164,8 +232,7 @@ fn query_mut(statement: &mut Statement) -> Option<&mut Query> {
     }
 }
 
-/// Give each expression without a name its own text for one: `max(level)` is then called so, and not
-/// after the planner's inner form of it.
+/// Names each expression without an alias after its own text: the planner would use its internal form.
 fn name_columns(body: &mut SetExpr) {
     match body {
         SetExpr::Select(select) => {

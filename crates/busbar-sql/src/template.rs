@@ -6,23 +6,23 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Int32Type, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use busbar_event::{Class, Error};
+use busbar_event::Error;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::diagnostic::unknown_column_named;
+use crate::explain::kernel_error;
 use crate::expression::Expression;
 use crate::names::Names;
 use crate::{Diagnostic, check};
 use datafusion_sql::sqlparser::ast::{Expr, Ident};
 
-/// A text with columns in it, such as `alarm/${site}/rain`.
+/// A text that contains columns, such as `alarm/${site}/rain`.
 ///
-/// Numbers, truth values and times are written as SQL would show them. A row for which a column is
-/// null has no text. `$$` stands for one `$`.
+/// Numbers, booleans and times are written as SQL shows them. The result is null for a row in which a column is null.
+/// `$$` stands for one `$`.
 ///
-/// What comes out is not checked: a value may hold `/` or nothing at all. Whoever uses it as a topic
-/// checks it as one.
+/// The result is not checked: a value may contain `/` or be empty. A caller that uses it as a topic checks it.
 #[derive(Clone, Debug)]
 pub struct Template {
     parts: Vec<Part>,
@@ -32,12 +32,12 @@ pub struct Template {
 #[derive(Clone, Debug)]
 enum Part {
     Text(String),
-    /// A place in `columns`.
+    /// An index in `columns`.
     Column(usize),
 }
 
 impl Template {
-    /// Compile a template over rows of `schema`.
+    /// Compiles a template over rows of `schema`.
     pub fn compile(schema: &SchemaRef, text: &str) -> Result<Self, Diagnostic> {
         let mut parts = Vec::new();
         let mut columns = Vec::new();
@@ -75,7 +75,7 @@ impl Template {
         Ok(Self { parts, columns })
     }
 
-    /// Places in the schema of the columns it reads, sorted.
+    /// Indexes in the schema of the columns that it reads, sorted.
     pub fn columns(&self) -> Vec<usize> {
         let columns = self.columns.iter().flat_map(Expression::columns);
         let mut columns: Vec<usize> = columns.collect();
@@ -84,7 +84,7 @@ impl Template {
         columns
     }
 
-    /// Its text, if no column stands in it.
+    /// The text, if it contains no column.
     pub fn constant(&self) -> Option<&str> {
         match &self.parts[..] {
             [] => Some(""),
@@ -93,7 +93,7 @@ impl Template {
         }
     }
 
-    /// The same template over batches of another schema that has its columns.
+    /// The same template for batches of another schema that has its columns.
     pub fn bind(&self, schema: &SchemaRef) -> Result<Self, Error> {
         let bound = self.columns.iter().map(|each| each.bind(schema));
         Ok(Self {
@@ -102,14 +102,14 @@ impl Template {
         })
     }
 
-    /// The text for each row; null where a column is.
+    /// The text for each row; null if a column is null.
     pub fn evaluate(&self, batch: &RecordBatch) -> Result<StringArray, Error> {
         let mut texts = StringBuilder::with_capacity(batch.num_rows(), batch.num_rows() * 16);
         self.each(batch, |text| texts.append_option(text))?;
         Ok(texts.finish())
     }
 
-    /// As [`Template::evaluate`], each distinct text once: the form of a batch's topics.
+    /// As [`Template::evaluate`], as a dictionary: the form of a batch's topics.
     pub fn evaluate_dictionary(
         &self,
         batch: &RecordBatch,
@@ -129,7 +129,7 @@ impl Template {
             }));
         })?;
         DictionaryArray::try_new(Int32Array::from(keys), Arc::new(values.finish()))
-            .map_err(arrow_error)
+            .map_err(kernel_error)
     }
 
     fn each(&self, batch: &RecordBatch, mut take: impl FnMut(Option<&str>)) -> Result<(), Error> {
@@ -137,7 +137,7 @@ impl Template {
         let arrays: Vec<ArrayRef> = arrays.collect::<Result<_, _>>()?;
         let options = FormatOptions::default();
         let columns = arrays.iter().map(|array| Column::new(array, &options));
-        let columns: Vec<Column<'_>> = columns.collect::<Result<_, _>>().map_err(arrow_error)?;
+        let columns: Vec<Column<'_>> = columns.collect::<Result<_, _>>().map_err(kernel_error)?;
         let mut text = String::new();
         for row in 0..batch.num_rows() {
             text.clear();
@@ -148,9 +148,9 @@ impl Template {
                         text.push_str(literal);
                         true
                     }
-                    Part::Column(place) => {
-                        columns[*place].write(row, &mut text).map_err(arrow_error)?
-                    }
+                    Part::Column(place) => columns[*place]
+                        .write(row, &mut text)
+                        .map_err(kernel_error)?,
                 };
             }
             take(whole.then_some(&text));
@@ -159,10 +159,10 @@ impl Template {
     }
 }
 
-/// A column's values on their way into texts.
+/// A column whose values are written into texts.
 enum Column<'a> {
     Text(&'a StringArray),
-    /// A dictionary's numbers and texts.
+    /// The keys and values of a dictionary.
     Dictionary(&'a Int32Array, &'a StringArray),
     Other(&'a dyn Array, ArrayFormatter<'a>),
 }
@@ -181,7 +181,7 @@ impl<'a> Column<'a> {
         Ok(Self::Other(array.as_ref(), formatter))
     }
 
-    /// False for a null.
+    /// Writes a value. Returns false for a null.
     fn write(&self, row: usize, text: &mut String) -> Result<bool, ArrowError> {
         match self {
             Self::Text(texts) if texts.is_valid(row) => text.push_str(texts.value(row)),
@@ -229,8 +229,4 @@ fn find_column(
     Err(Diagnostic::new("sql.template-type", place)
         .with("column", &resolved)
         .with("type", check::word(field.data_type())))
-}
-
-fn arrow_error(cause: ArrowError) -> Error {
-    Error::new(Class::Permanent, "sql.evaluate").with("detail", cause)
 }

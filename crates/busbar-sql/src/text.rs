@@ -1,4 +1,4 @@
-//! Places in a text: from the parser's lines and columns to bytes.
+//! Places in a text: converts the parser's lines and columns to bytes.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use datafusion_sql::sqlparser::tokenizer;
 
 use crate::limits::QUOTED_CHARS_MAX;
 
-/// The byte at a line and column, both counted from 1 in characters. A place past the end is the end.
+/// The byte offset of a line and a column, both counted from 1, columns in characters. At most the text's length.
 pub(crate) fn offset(text: &str, line: u64, column: u64) -> usize {
     let mut at = 0;
     let mut lines = line.saturating_sub(1);
@@ -26,19 +26,19 @@ pub(crate) fn offset(text: &str, line: u64, column: u64) -> usize {
         .map_or(rest.len(), |(byte, _)| byte)
 }
 
-/// The bytes a span covers.
+/// The bytes that a span covers.
 pub(crate) fn range(text: &str, span: Span) -> Range<usize> {
     let start = offset(text, span.start.line, span.start.column);
     let end = offset(text, span.end.line, span.end.column);
     widen(text, start..end.max(start))
 }
 
-/// The bytes a parser's span covers; none if it is empty.
+/// The bytes that a span of the parser covers; none if it is empty.
 pub(crate) fn parser_range(text: &str, span: tokenizer::Span) -> Option<Range<usize>> {
     Span::try_from_sqlparser_span(span).map(|span| range(text, span))
 }
 
-/// A caret needs at least one character to stand under, if there is any.
+/// Extends an empty range to one character, so that a caret can be drawn.
 fn widen(text: &str, range: Range<usize>) -> Range<usize> {
     if range.start < range.end {
         return range;
@@ -47,7 +47,7 @@ fn widen(text: &str, range: Range<usize>) -> Range<usize> {
     range.start..range.start + next
 }
 
-/// The word at or after a byte: what a caret is put under when only a point is known.
+/// The word that begins at a byte.
 pub(crate) fn word_at(text: &str, start: usize) -> Range<usize> {
     let in_word = |c: char| c.is_alphanumeric() || c == '_';
     let rest = &text[start..];
@@ -59,7 +59,7 @@ pub(crate) fn word_at(text: &str, start: usize) -> Range<usize> {
     widen(text, start..start + length)
 }
 
-/// Where a word stands by itself in a text, ignoring case: the first time.
+/// The first place where a text contains a word, ignoring case, that is not part of a longer one.
 pub(crate) fn find_word(text: &str, word: &str) -> Option<Range<usize>> {
     let in_word = |c: char| c.is_alphanumeric() || c == '_';
     if word.is_empty() {
@@ -80,7 +80,7 @@ pub(crate) fn find_word(text: &str, word: &str) -> Option<Range<usize>> {
     None
 }
 
-/// A text short enough to be repeated in an error.
+/// The text, cut to a length at which an error can contain it.
 pub(crate) fn quote(text: &str) -> String {
     let mut short: String = text.chars().take(QUOTED_CHARS_MAX).collect();
     if short.len() < text.len() {

@@ -1,4 +1,4 @@
-//! Waiting for a future on the calling thread, for planning that is asynchronous only in name.
+//! Runs a future on the calling thread, for planning that never waits for anything.
 
 use std::future::Future;
 use std::pin::pin;
@@ -14,7 +14,7 @@ impl Wake for Unpark {
     }
 }
 
-/// Run a future to its end on this thread. It must not need a runtime to make progress.
+/// Runs a future to its end on this thread. The future must not need a runtime.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     let waker = Waker::from(Arc::new(Unpark(thread::current())));

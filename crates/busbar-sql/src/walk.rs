@@ -1,20 +1,20 @@
-//! One walk over parsed SQL for all who look for something in it.
+//! A search in parsed SQL.
 //!
-//! Whoever walks with a type of its own has the parser's whole syntax compiled once more, a quarter of
-//! a megabyte. So there is one type for those who change nothing, and what it finds is judged by a closure behind a pointer.
+//! Every visitor type makes the compiler generate code for the parser's whole syntax, a quarter of a megabyte. So
+//! there is one visitor, which calls a closure through a pointer.
 
 use std::ops::ControlFlow;
 
 use datafusion_sql::sqlparser::ast::{Expr, Query, Visit, Visitor};
 
-/// A part of a text that somebody may look at.
+/// A part of a parsed text.
 #[derive(Clone, Copy)]
 pub(crate) enum Part<'a> {
     Query(&'a Query),
     Expr(&'a Expr),
 }
 
-/// What `look` says of the first part that it has something to say about; outer parts come before inner ones.
+/// The first result of `look`, which is called for outer parts before inner ones.
 pub(crate) fn find<B>(
     parsed: &impl Visit,
     mut look: impl FnMut(Part<'_>) -> Option<B>,

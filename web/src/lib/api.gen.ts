@@ -738,19 +738,19 @@ export interface Rollback {
 
 /** The rows of a query. */
 export interface Rows {
-  /** The columns. */
+  /** The columns. Each name is unique: the second column named `site` becomes `site_2`. */
   columns: Field[];
-  /** How long it took. */
+  /** The time that the query took. */
   elapsed_ms: number;
-  /** Events with null in place of a value that does not fit its column. */
+  /** Number of events that have null in place of a value that does not fit its column. */
   partial: number;
   /** A list of values for each row, in the order of the columns. */
   rows: unknown[][];
-  /** True when there were more rows. */
+  /** Whether there are more rows than the limit. */
   truncated: boolean;
-  /** Events left out because their payload cannot be read. */
+  /** Number of events left out because their payload cannot be read. */
   undecodable: number;
-  /** Events left out because they cannot be read from the disk. */
+  /** Number of events left out because they cannot be read from the disk. */
   unreadable: number;
 }
 

@@ -4,10 +4,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray as _, RecordBatch};
+use arrow::compute::cast;
 use arrow::datatypes::{
     DataType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit,
     UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
+use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -45,28 +47,32 @@ struct Question {
 
 /// The rows of a query.
 #[derive(utoipa::ToSchema)]
-#[expect(dead_code, reason = "describes what is rendered by hand")]
+#[expect(dead_code, reason = "describes what is written by hand")]
 struct Rows {
-    /// The columns.
+    /// The columns. Each name is unique: the second column named `site` becomes `site_2`.
     columns: Vec<Field>,
     /// A list of values for each row, in the order of the columns.
     rows: Vec<Vec<serde_json::Value>>,
-    /// True when there were more rows.
+    /// Whether there are more rows than the limit.
     truncated: bool,
-    /// How long it took.
+    /// The time that the query took.
     elapsed_ms: f64,
-    /// Events left out because their payload cannot be read.
+    /// Number of events left out because their payload cannot be read.
     undecodable: u64,
-    /// Events with null in place of a value that does not fit its column.
+    /// Number of events that have null in place of a value that does not fit its column.
     partial: u64,
-    /// Events left out because they cannot be read from the disk.
+    /// Number of events left out because they cannot be read from the disk.
     unreadable: u64,
 }
 
 /// Run a query.
 ///
-/// `select`, `with`, `values`, `explain`, `show tables` and `describe`; no statement that changes data.
-/// A caller who may read only some streams and tables can query only those.
+/// Statements that only read are allowed: `select`, `with`, `values`, `explain`, `show tables` and `describe`. A
+/// caller sees the streams and tables that it may read.
+///
+/// Numbers and booleans are JSON numbers and booleans, lists are arrays, maps and structs are objects. Times are
+/// RFC 3339 texts. Decimals, intervals and durations are texts, as are floats that are not finite. Bytes are a text
+/// if they are UTF-8, and else Base64.
 ///
 /// With `Accept: application/x-ndjson` the rows are streamed as they are computed, without a limit: first a
 /// line `{"columns":[…]}`, then each row as a line with an array, at last a line `{"end":{…}}` with
@@ -218,7 +224,7 @@ fn row(out: &mut Vec<u8>, batch: &RecordBatch, row: usize) -> Result<(), Error> 
     Ok(())
 }
 
-/// A value as JSON: numbers and booleans as such, times as RFC 3339, maps as objects, the rest as text.
+/// Writes a value as JSON, as [`query`] documents it.
 fn cell(out: &mut Vec<u8>, column: &dyn Array, row: usize) -> Result<(), Error> {
     use std::io::Write as _;
     if column.is_null(row) {
@@ -261,10 +267,13 @@ fn cell(out: &mut Vec<u8>, column: &dyn Array, row: usize) -> Result<(), Error> 
             time::write(out, value);
             out.push(b'"');
         }
-        DataType::Dictionary(_, _) => {
-            let dictionary = column.as_any_dictionary();
-            let key = dictionary.normalized_keys()[row];
-            return cell(out, dictionary.values(), key);
+        DataType::Dictionary(_, value) => {
+            if let Some(dictionary) = column.as_dictionary_opt::<Int32Type>() {
+                let key = dictionary.keys().value(row);
+                return cell(out, dictionary.values(), key as usize);
+            }
+            let value = cast(&column.slice(row, 1), value).map_err(unwritable)?;
+            return cell(out, &value, 0);
         }
         DataType::Map(_, _) => {
             let entries = column.as_map().value(row);
@@ -280,17 +289,9 @@ fn cell(out: &mut Vec<u8>, column: &dyn Array, row: usize) -> Result<(), Error> 
             }
             out.push(b'}');
         }
-        DataType::List(_) => {
-            let values = column.as_list::<i32>().value(row);
-            out.push(b'[');
-            for at in 0..values.len() {
-                if at > 0 {
-                    out.push(b',');
-                }
-                cell(out, &values, at)?;
-            }
-            out.push(b']');
-        }
+        DataType::List(_) => list(out, &column.as_list::<i32>().value(row))?,
+        DataType::LargeList(_) => list(out, &column.as_list::<i64>().value(row))?,
+        DataType::FixedSizeList(_, _) => list(out, &column.as_fixed_size_list().value(row))?,
         DataType::Struct(fields) => {
             let members = column.as_struct();
             out.push(b'{');
@@ -309,16 +310,32 @@ fn cell(out: &mut Vec<u8>, column: &dyn Array, row: usize) -> Result<(), Error> 
     Ok(())
 }
 
+fn list(out: &mut Vec<u8>, values: &dyn Array) -> Result<(), Error> {
+    out.push(b'[');
+    for at in 0..values.len() {
+        if at > 0 {
+            out.push(b',');
+        }
+        cell(out, values, at)?;
+    }
+    out.push(b']');
+    Ok(())
+}
+
+/// The value as text.
 fn shown(column: &dyn Array, row: usize) -> Result<String, Error> {
     let options = FormatOptions::default();
     ArrayFormatter::try_new(column, &options)
         .and_then(|formatter| formatter.value(row).try_to_string())
-        .map_err(|cause| {
-            Error::new(Class::Permanent, "server.unwritable-answer").with("why", cause)
-        })
+        .map_err(unwritable)
 }
 
-/// JSON has no word for what is not a finite number.
+fn unwritable(cause: ArrowError) -> Error {
+    tracing::warn!(%cause, "a value of a query's result cannot be written");
+    Error::new(Class::Permanent, "server.unwritable-answer")
+}
+
+/// JSON has no number for what is not finite: it becomes a text.
 fn float(out: &mut Vec<u8>, value: f64) {
     if value.is_finite() {
         let number = serde_json::Number::from_f64(value).map(|number| number.to_string());
@@ -365,8 +382,11 @@ fn timestamp(column: &dyn Array, unit: TimeUnit, row: usize) -> i64 {
 mod tests {
     use super::*;
     use arrow::array::{
-        ArrayRef, BinaryArray, DictionaryArray, Float64Array, Int64Array, TimestampMicrosecondArray,
+        ArrayRef, BinaryArray, Decimal128Array, DictionaryArray, DurationSecondArray, Float64Array,
+        Int64Array, IntervalMonthDayNanoArray, LargeListArray, ListArray, MapBuilder,
+        StringBuilder, StructArray, TimestampMicrosecondArray,
     };
+    use arrow::datatypes::{Date32Type, Field, IntervalMonthDayNano, TimestampNanosecondType};
 
     #[test]
     fn values_become_json() {
@@ -402,6 +422,78 @@ mod tests {
                     "x"
                 ],
                 [null, "NaN", "/w==", "1970-01-01T00:00:00.000001Z", "\"y\""]
+            ])
+        );
+    }
+
+    /// Every kind of value that a query can return, and null.
+    #[test]
+    fn no_value_becomes_the_text_of_a_rust_type() {
+        let mut map = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new());
+        map.keys().append_value("site");
+        map.values().append_null();
+        map.append(true).expect("one key, one value");
+        map.append(false).expect("a null");
+        let numbers = || vec![Some(vec![Some(1), None]), None];
+        let point = StructArray::from(vec![(
+            Arc::new(Field::new("x", DataType::Int64, true)),
+            Arc::new(Int64Array::from(vec![Some(1), None])) as ArrayRef,
+        )]);
+        let dates = arrow::array::PrimitiveArray::<Date32Type>::from(vec![Some(0), None]);
+        let times =
+            arrow::array::PrimitiveArray::<TimestampNanosecondType>::from(vec![Some(1_000), None]);
+        let interval = IntervalMonthDayNano::new(14, 3, 1_500_000_000);
+        let decimal = Decimal128Array::from(vec![Some(-150), None]);
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            (
+                "list",
+                Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>(numbers())),
+            ),
+            (
+                "large",
+                Arc::new(LargeListArray::from_iter_primitive::<Int64Type, _, _>(
+                    numbers(),
+                )),
+            ),
+            ("struct", Arc::new(point)),
+            ("map", Arc::new(map.finish())),
+            (
+                "decimal",
+                Arc::new(decimal.with_precision_and_scale(5, 2).expect("it fits")),
+            ),
+            (
+                "interval",
+                Arc::new(IntervalMonthDayNanoArray::from(vec![Some(interval), None])),
+            ),
+            (
+                "duration",
+                Arc::new(DurationSecondArray::from(vec![Some(90), None])),
+            ),
+            ("date", Arc::new(dates)),
+            ("time", Arc::new(times)),
+            ("nothing", arrow::array::new_null_array(&DataType::Null, 2)),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).expect("columns of one length");
+        let mut out = b"[".to_vec();
+        rows(&mut out, &batch, &mut true.clone()).expect("every kind has a form");
+        out.push(b']');
+        let value: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
+        assert_eq!(
+            value,
+            serde_json::json!([
+                [
+                    [1, null],
+                    [1, null],
+                    { "x": 1 },
+                    { "site": null },
+                    "-1.50",
+                    "14 mons 3 days 1.500000000 secs",
+                    "PT90S",
+                    "1970-01-01",
+                    "1970-01-01T00:00:00.000001Z",
+                    null
+                ],
+                [null, null, { "x": null }, null, null, null, null, null, null, null]
             ])
         );
     }

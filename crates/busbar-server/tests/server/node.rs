@@ -122,7 +122,9 @@ fn every_route_is_described_and_answers() {
                 );
             }
             // Live ones are tested elsewhere; they answer for as long as one listens.
-            if ["/api/v1/events", "/api/v1/live", "/api/v1/tail"].contains(&path.as_str()) && method == "get" {
+            if ["/api/v1/events", "/api/v1/live", "/api/v1/tail"].contains(&path.as_str())
+                && method == "get"
+            {
                 continue;
             }
             let asked = path

@@ -13,7 +13,7 @@ use datafusion_physical_plan::aggregates::group_values::{GroupValues, new_group_
 use datafusion_physical_plan::aggregates::order::GroupOrdering;
 
 use super::{Aggregation, Inputs, arrow_error, record_batch};
-use crate::diagnostic::run_error;
+use crate::explain::run_error;
 
 /// The groups of one window.
 pub struct Groups {

@@ -1,8 +1,8 @@
-//! Functions within bounds.
+//! Functions with bounded results.
 //!
-//! `repeat('x', 1000000000)` is a short text and a long answer. Where the size of a result is not in
-//! proportion to its arguments it is worked out beforehand; everywhere it is bounded a value and a call, and
-//! in a query it is taken out of the query's [`Budget`].
+//! `repeat('x', 1000000000)` is a short text with a long result. If the size of a function's result is not in
+//! proportion to its arguments, it is computed before the call. Each value and the result of each call are bounded,
+//! and in a query the result is charged to the query's [`Budget`].
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use crate::limits::{
     VALUE_BYTES_MAX,
 };
 
-/// The function with its bounds; those that only pass arguments on need none.
+/// The function with its bounds. Functions that only return their arguments need none.
 pub(crate) fn bounded(function: Arc<ScalarUDF>, budget: Option<&Arc<Budget>>) -> Arc<ScalarUDF> {
     let grows = match function.name() {
         "arrow_cast" | "arrow_try_cast" | "coalesce" | "get_field" | "greatest" | "least"
@@ -55,13 +55,13 @@ enum Grows {
     Little,
     /// All arguments together.
     Sum,
-    /// As long as the second argument says, in characters.
+    /// The second argument is the length of the result in characters.
     Pad,
-    /// The first argument, as often as the second says.
+    /// The first argument, as many times as the second.
     Times,
-    /// The third argument for each of the second in the first.
+    /// The third argument for each occurrence of the second in the first.
     Replace,
-    /// The third argument, which may repeat what it replaces, at each byte of the first.
+    /// The third argument, which may refer to what it replaces, at each byte of the first.
     Everywhere,
 }
 
@@ -72,7 +72,7 @@ struct Bounded {
     budget: Option<Arc<Budget>>,
 }
 
-/// Whose budget it is does not make it another function.
+/// Functions that differ only in their budget are equal.
 impl PartialEq for Bounded {
     fn eq(&self, other: &Self) -> bool {
         self.inner == other.inner && self.grows == other.grows
@@ -94,7 +94,7 @@ impl Bounded {
     }
 }
 
-// It stands for the function, in everything that the planner asks.
+// Every method is delegated to the function, except for calls.
 #[warn(clippy::missing_trait_methods)]
 impl ScalarUDFImpl for Bounded {
     fn name(&self) -> &str {
@@ -155,7 +155,7 @@ impl ScalarUDFImpl for Bounded {
         arguments: Vec<Expr>,
         context: &SimplifyContext,
     ) -> Result<ExprSimplifyResult> {
-        // As an operator it would be beyond bounds.
+        // It would become an operator, which is not bounded.
         if self.name().starts_with("regexp_")
             && !matches!(arguments.get(1), Some(Expr::Literal(..)))
         {
@@ -238,7 +238,7 @@ impl Bounded {
         ))
     }
 
-    /// A pattern for each row is compiled for each, which may take long: only some at a time.
+    /// Whether each row has a pattern of its own. Compiling them may take long, so it is done for a few at a time.
     fn is_slow(&self, call: &ScalarFunctionArgs) -> bool {
         self.name().starts_with("regexp_")
             && call.number_rows > PATTERN_ROWS
@@ -281,7 +281,7 @@ impl Bounded {
             ColumnarValue::Scalar(value) => {
                 let bytes = value.size();
                 self.value_fits(bytes, CONSTANT_BYTES_MAX)?;
-                // Planning keeps it, and there is no telling how often.
+                // Planning keeps copies of it.
                 if let Some(budget) = &self.budget
                     && bytes > FUNCTION_HELD_BYTES_MIN
                 {
@@ -316,7 +316,7 @@ impl Bounded {
         ))
     }
 
-    /// Bytes that the result takes at most, where that is not in proportion to the arguments.
+    /// An upper bound of the result's size in bytes, if it is not in proportion to the arguments; otherwise 0.
     fn result_bytes(&self, call: &ScalarFunctionArgs) -> Result<u64> {
         let constant = call
             .args
@@ -372,7 +372,7 @@ impl Bounded {
     }
 }
 
-/// Bytes of an argument's texts, a constant's in each row.
+/// Size of an argument's texts in bytes; a constant counts for each row.
 fn total(argument: &ColumnarValue, rows: usize) -> Result<u64> {
     let (array, times) = match argument {
         ColumnarValue::Array(array) => (Arc::clone(array), 1),
@@ -415,7 +415,7 @@ fn is_text(data_type: &DataType) -> bool {
     )
 }
 
-/// Bytes of each text.
+/// Length of each text in bytes.
 fn lengths(array: &ArrayRef) -> Result<Int64Array> {
     let texts = match array.data_type() {
         known if is_text(known) => Arc::clone(array),

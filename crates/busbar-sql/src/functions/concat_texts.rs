@@ -1,19 +1,19 @@
-//! `a || b`: one text behind the other; null where one of them is.
+//! `a || b`: concatenates two texts; null if one of them is.
 //!
-//! A function, and not the operator that DataFusion has for it, so that its result is bounded as that of
-//! every function is.
+//! It replaces DataFusion's operator, so that its result is bounded as that of every function is.
 
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, StringArray};
 use arrow::compute::kernels::concat_elements::concat_elements_utf8;
 use arrow::datatypes::DataType;
-use datafusion_common::{Result, ScalarValue, plan_err};
+use datafusion_common::{Result, ScalarValue};
 use datafusion_expr::{
     ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
 use super::topic_part::text_or_dictionary;
+use super::usage::misused;
 
 pub(super) fn function() -> ScalarUDF {
     ScalarUDF::new_from_impl(ConcatTexts {
@@ -37,7 +37,7 @@ impl ScalarUDFImpl for ConcatTexts {
 
     fn coerce_types(&self, arguments: &[DataType]) -> Result<Vec<DataType>> {
         let [left, right] = arguments else {
-            return plan_err!("function '||' takes two texts");
+            return Err(misused("||"));
         };
         let fits = |data_type: &DataType| {
             text_or_dictionary(data_type).is_some()
@@ -47,7 +47,7 @@ impl ScalarUDFImpl for ConcatTexts {
         };
         match fits(left) && fits(right) {
             true => Ok(vec![DataType::Utf8; 2]),
-            false => plan_err!("function '||' takes two texts, not {left} and {right}"),
+            false => Err(misused("||")),
         }
     }
 
@@ -57,7 +57,7 @@ impl ScalarUDFImpl for ConcatTexts {
 
     fn invoke_with_args(&self, call: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let [left, right] = &call.args[..] else {
-            return plan_err!("function '||' takes two texts");
+            return Err(misused("||"));
         };
         let constant = [left, right]
             .iter()

@@ -1,13 +1,14 @@
-//! `json_get(payload, 'a.b')`: a value inside a JSON document, as text; `json_get_float`,
-//! `json_get_int` and `json_get_bool` as what they say. A path is made of names and, for lists,
-//! numbers from 0. Null where the document is no JSON, has nothing there, or something of another type.
+//! `json_get(payload, 'a.b')`: a value inside a JSON document, as text. `json_get_float`, `json_get_int` and
+//! `json_get_bool` return it as that type. A path consists of names and, for lists, of indexes from 0. The result is
+//! null if the document is not JSON, if the path does not exist, or if the value has another type.
 
 use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array};
 use arrow::datatypes::DataType;
-use datafusion_common::{Result, ScalarValue, exec_err, plan_err};
+use busbar_event::{Class, Error};
+use datafusion_common::{Result, ScalarValue};
 use datafusion_expr::{
     ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
@@ -15,6 +16,8 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::Value;
 
 use super::topic_part::text_or_dictionary;
+use super::usage::misused;
+use crate::budget::told;
 use crate::dictionary::map_texts;
 use crate::limits::JSON_PATH_STEPS_MAX;
 
@@ -53,7 +56,7 @@ impl ScalarUDFImpl for JsonGet {
 
     fn coerce_types(&self, arguments: &[DataType]) -> Result<Vec<DataType>> {
         let [document, path] = arguments else {
-            return plan_err!("function '{}' takes a document and a path", self.name);
+            return Err(misused(self.name));
         };
         let document = match document {
             DataType::Binary | DataType::LargeBinary | DataType::BinaryView => {
@@ -63,10 +66,7 @@ impl ScalarUDFImpl for JsonGet {
         };
         match (document, text_or_dictionary(path)) {
             (Some(document), Some(_)) => Ok(vec![document, DataType::Utf8]),
-            _ => plan_err!(
-                "function '{}' takes a document (text or binary) and a path",
-                self.name
-            ),
+            _ => Err(misused(self.name)),
         }
     }
 
@@ -81,18 +81,22 @@ impl ScalarUDFImpl for JsonGet {
 
     fn invoke_with_args(&self, call: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let [documents, path] = &call.args[..] else {
-            return exec_err!("{} takes two arguments", self.name);
+            return Err(misused(self.name));
         };
         let path = match path {
             ColumnarValue::Scalar(ScalarValue::Utf8(path)) => path.clone(),
-            _ => return exec_err!("the second argument of {} must be a constant", self.name),
+            _ => return Err(misused(self.name)),
         };
         let steps: Vec<&str> = match &path {
             Some(path) if !path.is_empty() => path.split('.').collect(),
             _ => Vec::new(),
         };
         if steps.len() > JSON_PATH_STEPS_MAX {
-            return exec_err!("a path has at most {JSON_PATH_STEPS_MAX} steps");
+            return Err(told(
+                Error::new(Class::Configuration, "sql.path-steps")
+                    .with("function", self.name)
+                    .with("most", JSON_PATH_STEPS_MAX),
+            ));
         }
         let is_scalar = matches!(documents, ColumnarValue::Scalar(_));
         let documents = documents.to_array(if is_scalar { 1 } else { call.number_rows })?;

@@ -1,23 +1,43 @@
-//! Functions of Busbar's own: one file each, listed here.
+//! Functions that Busbar adds to DataFusion's or puts in their place: one file each, listed here.
 
 mod bounded;
+mod checked_arithmetic;
+mod checked_sum;
 mod concat_texts;
 mod json_get;
+mod list_element;
 mod topic_part;
+mod usage;
 
 use std::sync::Arc;
 
-use datafusion_expr::ScalarUDF;
+use datafusion_expr::{AggregateUDF, ScalarUDF};
 
 pub(crate) use bounded::bounded;
+pub(crate) use checked_arithmetic::{checked_binary, checked_negation};
 pub(crate) use topic_part::text_or_dictionary;
+pub(crate) use usage::usage;
+
+/// `list[n]`.
+pub(crate) fn list_element() -> Arc<ScalarUDF> {
+    Arc::new(list_element::function())
+}
 
 /// `||` between texts.
 pub(crate) fn concat_texts() -> Arc<ScalarUDF> {
     Arc::new(concat_texts::function())
 }
 
-/// Every function, in the order of the alphabet.
+/// The aggregate functions, with those that would wrap around replaced.
+pub(crate) fn aggregates(known: Vec<Arc<AggregateUDF>>) -> Vec<Arc<AggregateUDF>> {
+    let replaced = known.into_iter().map(|function| match function.name() {
+        "sum" => Arc::new(checked_sum::function(function)),
+        _ => function,
+    });
+    replaced.collect()
+}
+
+/// Every scalar function that is added, in alphabetical order.
 pub(crate) fn all() -> Vec<Arc<ScalarUDF>> {
     vec![
         Arc::new(json_get::function("json_get", json_get::Wanted::Text)),

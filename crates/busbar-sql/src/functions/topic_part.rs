@@ -1,11 +1,12 @@
-//! `topic_part(topic, 2)`: a level of a topic, counted from 1; null where there is none.
+//! `topic_part(topic, 2)`: a level of a topic, counted from 1; null if the topic has fewer levels.
 
 use arrow::datatypes::DataType;
-use datafusion_common::{Result, ScalarValue, exec_err, plan_err};
+use datafusion_common::{Result, ScalarValue};
 use datafusion_expr::{
     ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
+use super::usage::misused;
 use crate::dictionary::map_texts;
 use crate::limits::TOPIC_PARTS_MAX;
 
@@ -31,15 +32,15 @@ impl ScalarUDFImpl for TopicPart {
 
     fn coerce_types(&self, arguments: &[DataType]) -> Result<Vec<DataType>> {
         let [topic, part] = arguments else {
-            return plan_err!("function 'topic_part' takes a topic and a number");
+            return Err(misused("topic_part"));
         };
         if !part.is_integer() {
-            return plan_err!("function 'topic_part' takes a whole number as its second argument");
+            return Err(misused("topic_part"));
         }
         let topic = text_or_dictionary(topic);
         match topic {
             Some(topic) => Ok(vec![topic, DataType::Int64]),
-            None => plan_err!("function 'topic_part' takes a text as its first argument"),
+            None => Err(misused("topic_part")),
         }
     }
 
@@ -49,11 +50,11 @@ impl ScalarUDFImpl for TopicPart {
 
     fn invoke_with_args(&self, call: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let [topics, part] = &call.args[..] else {
-            return exec_err!("topic_part takes two arguments");
+            return Err(misused("topic_part"));
         };
         let part = match part {
             ColumnarValue::Scalar(ScalarValue::Int64(part)) => *part,
-            _ => return exec_err!("the second argument of topic_part must be a constant"),
+            _ => return Err(misused("topic_part")),
         };
         let level = part.filter(|part| (1..=TOPIC_PARTS_MAX).contains(part));
         let pick = |topic: &[u8]| {

@@ -83,7 +83,7 @@ fn rows_to_blame_are_found() {
     let predicate = Predicate::compile(&batch.schema(), "1000 / v > 5").unwrap();
     let failing = predicate.failing(&batch);
     assert_eq!(failing.len(), 4);
-    assert_eq!(failing[0].cause.code(), "sql.evaluate");
+    assert_eq!(failing[0].cause.code(), "sql.divide-by-zero");
     let fine = Predicate::compile(&batch.schema(), "v > 5").unwrap();
     assert!(fine.failing(&batch).is_empty());
 }
@@ -171,4 +171,30 @@ fn a_query_is_asked_again_and_again() {
             assert_eq!(again.execute(batch).unwrap(), fresh, "{text}");
         }
     }
+}
+
+/// In a flow each of these rows becomes a dead letter, and its neighbours go on.
+#[test]
+fn rows_whose_numbers_leave_their_range_fail_alone() {
+    let batch = rows(vec![Some(1), Some(i64::MAX), None, Some(i64::MIN), Some(2)]);
+    for (list, wanted) in [
+        ("v + 1 as n", vec![1]),
+        ("v - 1 as n", vec![3]),
+        ("v * 2 as n", vec![1, 3]),
+        ("-v as n", vec![3]),
+        ("abs(v) as n", vec![3]),
+        ("v / -1 as n", vec![3]),
+        ("cast(v as int) as n", vec![1, 3]),
+        ("v % -1 as n", vec![]),
+    ] {
+        let list = Projection::compile(&batch.schema(), list).unwrap();
+        let failing = list.failing(&batch);
+        let found: Vec<usize> = failing.iter().map(|failed| failed.row).collect();
+        assert_eq!(found, wanted, "{:?}", list.schema());
+        for failed in failing {
+            assert_eq!(failed.cause.class(), busbar_event::Class::Permanent);
+        }
+    }
+    let predicate = Predicate::compile(&batch.schema(), "v + 1 > 0").unwrap();
+    assert_eq!(predicate.failing(&batch).len(), 1);
 }

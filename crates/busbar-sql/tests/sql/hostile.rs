@@ -1,10 +1,12 @@
 //! Questions that are made to hurt. Each gets an answer or a reason, in bounded time and memory, and the
 //! engine goes on.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use busbar_sql::{Engine, QueryLimits};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use busbar_sql::{BatchLimits, Engine, QueryLimits};
 
 use crate::common::{PATIENCE, Stored};
 use crate::engine::{count, engine_of, engine_over, many, run};
@@ -160,7 +162,7 @@ fn what_has_no_end_ends() {
         ("select count(*) from s a, s b, s c".to_owned(), "sql.time"),
         (
             format!("{naturals} select count(*) from n"),
-            "sql.unsupported",
+            "sql.recursive",
         ),
         (
             "select * from generate_series(1, 1000000000)".to_owned(),
@@ -172,7 +174,7 @@ fn what_has_no_end_ends() {
         ),
         (
             "select regexp_like(site, '(((a{100}){100}){100}){100}') from s".to_owned(),
-            "sql.evaluate",
+            "sql.pattern",
         ),
         // A pattern that backtracking would never finish.
         (
@@ -214,7 +216,7 @@ fn what_has_no_end_ends() {
         ] {
             let text = format!("select count(*) from s where {condition}");
             let found = outcome(&engine, &text).await;
-            let fine = ["sql.time", "sql.evaluate", "rows 1"].contains(&found.as_str());
+            let fine = ["sql.time", "sql.pattern", "rows 1"].contains(&found.as_str());
             assert!(fine, "{found}: {condition}");
         }
     });
@@ -277,4 +279,109 @@ fn who_goes_away_stops_the_reading() {
         assert_eq!(read(), then, "it goes on reading");
         assert!(then < 1000, "{then}");
     });
+}
+
+/// `select 1 ...` beside each other: a relation of eight thousand rows in a short text.
+fn values(rows: usize) -> String {
+    let rows = vec!["(1)"; rows].join(",");
+    format!("with v(x) as (values {rows})")
+}
+
+/// Memory that this process holds now.
+fn held_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find(|line| line.starts_with("VmRSS"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<usize>().ok());
+    kib.expect("a number") * 1024
+}
+
+#[test]
+fn joins_of_joins_end_for_want_of_memory_and_give_it_back() {
+    let generous = QueryLimits {
+        memory_bytes_max: 64 << 20,
+        time_max: Duration::from_secs(60),
+        ..QueryLimits::default()
+    };
+    let (engine, _) = engine_of(vec![many(8, 1000)], generous);
+    let before = held_bytes();
+    run(async {
+        for text in [
+            format!("{} select count(*) from v a, v b, v c, v d, v e", values(8000)),
+            "select count(*) from s a, s b, s c, s d, s e".to_owned(),
+            "select a.site from s a, s b, s c, s d, s e where a.level_mm + b.level_mm + c.level_mm \
+             + d.level_mm + e.level_mm < 0"
+                .to_owned(),
+            "select count(*) from s a full join s b on a.level_mm < b.level_mm + 2000 cross join s c \
+             cross join s d"
+                .to_owned(),
+        ] {
+            let mut answer = engine.query(&text).await.unwrap();
+            assert_eq!(answer.collect().await.unwrap_err().code(), "sql.memory", "{text:.200}");
+        }
+    });
+    let grown = held_bytes().saturating_sub(before);
+    assert!(grown < 256 << 20, "{} MB are still held", grown >> 20);
+}
+
+/// A condition that is never true returns no rows between which anything could be noticed.
+#[test]
+fn a_join_that_finds_nothing_notices_the_deadline() {
+    let limits = QueryLimits {
+        memory_bytes_max: 256 << 20,
+        time_max: Duration::from_secs(1),
+        ..QueryLimits::default()
+    };
+    let (engine, _) = engine_of(vec![many(1, 10)], limits);
+    let nothing = "select count(*) from (select a.x + b.x as x from v a, v b limit 400000) a \
+                   join (select a.x - b.x as x from v a, v b limit 400000) b on a.x < b.x - 10";
+    run(async {
+        let found = outcome(&engine, &format!("{} {nothing}", values(1000))).await;
+        assert_eq!(found, "sql.time");
+        assert_eq!(count(&engine, "select count(*) from s").await, 10);
+    });
+}
+
+#[test]
+fn a_step_of_a_flow_is_bounded_for_each_batch() {
+    let rows = 8000_i64;
+    let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
+    let batch = RecordBatch::try_from_iter([("n", numbers)]).unwrap();
+    let compile = |text: &str, limits| {
+        busbar_sql::BatchQuery::compile_within(&batch.schema(), text, limits).unwrap()
+    };
+    let limits = BatchLimits {
+        time_max: Duration::from_secs(3),
+        ..BatchLimits::default()
+    };
+    for text in [
+        "select a.n, b.n as m from input a, input b",
+        "select count(*) from input a, input b, input c",
+        "select a.n from input a, input b, input c where a.n + b.n + c.n < 0",
+    ] {
+        let mut query = compile(text, limits);
+        // Both times: a failed run leaves nothing behind.
+        for _ in 0..2 {
+            let error = query.execute(&batch).unwrap_err();
+            // What counts only needs time.
+            let wanted = match text.contains("count") {
+                true => "sql.batch-time",
+                false => "sql.batch-memory",
+            };
+            assert_eq!(error.code(), wanted, "{text}");
+            assert_eq!(error.class(), busbar_event::Class::Configuration);
+            let one = query.execute(&batch.slice(0, 1)).unwrap();
+            assert!(one.num_rows() <= 1, "{text}");
+        }
+    }
+    let short = BatchLimits {
+        time_max: Duration::from_millis(50),
+        ..limits
+    };
+    let mut slow = compile(
+        "select count(*) from input a join input b on a.n < b.n - 10000",
+        short,
+    );
+    assert_eq!(slow.execute(&batch).unwrap_err().code(), "sql.batch-time");
+    // The time begins anew with each batch.
+    assert_eq!(slow.execute(&batch.slice(0, 10)).unwrap().num_rows(), 1);
 }

@@ -1,0 +1,29 @@
+//! How the functions that Busbar adds are called.
+
+use busbar_event::{Class, Error};
+use datafusion_common::DataFusionError;
+
+use crate::budget::told;
+
+/// How a function that Busbar adds is called; none for the others.
+pub(crate) fn usage(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "||" => "text || text",
+        "json_get" => "json_get(document, 'path')",
+        "json_get_bool" => "json_get_bool(document, 'path')",
+        "json_get_float" => "json_get_float(document, 'path')",
+        "json_get_int" => "json_get_int(document, 'path')",
+        "list_element" => "list[1]",
+        "topic_part" => "topic_part(topic, 2)",
+        _ => return None,
+    })
+}
+
+/// The error of a call with arguments that a function does not take.
+pub(super) fn misused(name: &'static str) -> DataFusionError {
+    told(
+        Error::new(Class::Configuration, "sql.usage")
+            .with("function", name)
+            .with("usage", usage(name).unwrap_or(name)),
+    )
+}
