@@ -5,21 +5,21 @@
 //! without a thread.
 
 use std::collections::VecDeque;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
-
+use crate::append::cost;
 use crate::clock::Clock;
 use crate::disk::{Disk, File};
 use crate::error::LogError;
-use crate::limits::{GROUP_APPENDS_MAX, GROUP_BYTES_MAX, QUEUE_APPENDS_MAX, QUEUE_BYTES_MAX};
-use crate::partition::{Append, Inner};
+use crate::health::AppendHealth;
+use crate::limits::{GROUP_APPENDS_MAX, GROUP_BYTES_MAX, SMALL_APPEND_BYTES};
+use crate::options::LogOptions;
+use crate::partition::{Inner, Item};
+use crate::queue::Queue;
 use crate::sync::Syncers;
-use crate::writer::{cost, guarded};
+use crate::writer::{GroupOutcome, guarded};
 
 /// Room on the disk is looked at again when this long has passed.
 const SPACE_MICROS: i64 = 100_000;
@@ -28,113 +28,8 @@ const RESERVE_PART: u64 = 32;
 /// Partitions whose names begin so are stores.
 pub(crate) const STORE_PREFIX: &str = "store/";
 
-/// Work for the commit thread.
-pub(crate) enum Item {
-    Append {
-        partition: Arc<Inner>,
-        append: Box<Append>,
-        body_crc: u32,
-    },
-    /// Seal the segment that is written to.
-    Roll(Arc<Inner>),
-    /// A background sync has ended.
-    Synced {
-        partition: Arc<Inner>,
-        file: Arc<dyn File>,
-        position: u64,
-        /// First offset behind `position`.
-        end: u64,
-        result: io::Result<()>,
-    },
-    /// Close everything and end.
-    Shutdown(Vec<Arc<Inner>>),
-}
-
-/// What waits for the commit thread. Bounded: beyond it appends are refused.
-#[derive(Default)]
-pub(crate) struct Queue {
-    waiting: Mutex<Waiting>,
-    work: Condvar,
-}
-
-#[derive(Default)]
-struct Waiting {
-    items: Vec<Item>,
-    bytes: usize,
-    /// The commit thread sleeps and wants to be woken.
-    asleep: bool,
-    /// No append is taken any more.
-    closed: bool,
-}
-
-impl Queue {
-    /// Adds an append, or gives it back with the reason.
-    pub fn push_append(&self, item: Item, bytes: usize) -> Result<(), (Item, LogError)> {
-        let mut waiting = self.waiting.lock();
-        let refused = if waiting.closed {
-            Some(LogError::Closed)
-        } else if waiting.bytes + bytes > QUEUE_BYTES_MAX
-            || waiting.items.len() >= QUEUE_APPENDS_MAX
-        {
-            Some(LogError::Busy {
-                waiting_bytes: waiting.bytes,
-            })
-        } else {
-            None
-        };
-        if let Some(error) = refused {
-            return Err((item, error));
-        }
-        waiting.bytes += bytes;
-        waiting.items.push(item);
-        self.wake(waiting);
-        Ok(())
-    }
-
-    /// Adds other work.
-    pub fn push(&self, item: Item) {
-        let mut waiting = self.waiting.lock();
-        if !waiting.closed {
-            waiting.items.push(item);
-            self.wake(waiting);
-        }
-    }
-
-    fn wake(&self, mut waiting: parking_lot::MutexGuard<'_, Waiting>) {
-        let asleep = std::mem::take(&mut waiting.asleep);
-        drop(waiting);
-        if asleep {
-            self.work.notify_one();
-        }
-    }
-
-    /// Sleeps until there is work or `wait` has passed.
-    pub fn sleep(&self, wait: Option<Duration>) {
-        let mut waiting = self.waiting.lock();
-        if !waiting.items.is_empty() {
-            return;
-        }
-        waiting.asleep = true;
-        match wait {
-            Some(wait) => {
-                self.work.wait_for(&mut waiting, wait);
-            }
-            None => self.work.wait(&mut waiting),
-        }
-        waiting.asleep = false;
-    }
-
-    /// Takes no appends any more; what waits is still there.
-    pub fn close(&self) -> Vec<Item> {
-        let mut waiting = self.waiting.lock();
-        waiting.closed = true;
-        waiting.bytes = 0;
-        std::mem::take(&mut waiting.items)
-    }
-}
-
 /// Tells who waits for an append that it has not been written.
-pub(crate) fn refuse(item: Item, error: &LogError) {
+fn refuse(item: Item, error: &LogError) {
     if let Item::Append { mut append, .. } = item
         && let Some(done) = append.done.take()
     {
@@ -155,11 +50,14 @@ pub enum Step {
 
 /// The commit logic.
 pub(crate) struct Committer {
-    queue: Arc<Queue>,
+    queue: Arc<Queue<Item>>,
     clock: Arc<dyn Clock>,
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     syncers: Syncers,
+    health: Arc<AppendHealth>,
+    /// Partitions whose last append was refused because of the disk.
+    refusing: Vec<Arc<Inner>>,
     /// Taken from the queue, not yet in a group.
     ready: VecDeque<Item>,
     touched: Vec<Arc<Inner>>,
@@ -171,16 +69,21 @@ pub(crate) struct Committer {
     space_checked: i64,
     space_free: u64,
     space_reserve: u64,
+    /// Bytes above the reserve without which the disk counts as full.
+    space_needed: u64,
+    /// Whether the disk has less room than that.
+    full: bool,
     ended: bool,
 }
 
 impl Committer {
     pub fn new(
-        queue: Arc<Queue>,
+        queue: Arc<Queue<Item>>,
         clock: Arc<dyn Clock>,
         disk: Arc<dyn Disk>,
         dir: PathBuf,
-        options: &crate::log::LogOptions,
+        options: &LogOptions,
+        health: Arc<AppendHealth>,
         threads: bool,
     ) -> Committer {
         Committer {
@@ -189,6 +92,8 @@ impl Committer {
             disk,
             dir,
             syncers: Syncers::new(threads),
+            health,
+            refusing: Vec::new(),
             ready: VecDeque::new(),
             touched: Vec::new(),
             unsynced: Vec::new(),
@@ -198,6 +103,8 @@ impl Committer {
             space_checked: i64::MIN,
             space_free: 0,
             space_reserve: 0,
+            space_needed: SMALL_APPEND_BYTES,
+            full: false,
             ended: false,
         }
     }
@@ -216,16 +123,13 @@ impl Committer {
             self.sync_in_background();
         }
         if self.ready.is_empty() {
-            let mut waiting = self.queue.waiting.lock();
-            if waiting.items.is_empty() {
+            if !self.queue.take(&mut self.ready) {
                 let due = self
                     .next_sync
                     .checked_sub(now)
                     .filter(|_| self.next_sync != i64::MAX);
                 return Step::Idle(due);
             }
-            self.ready.extend(waiting.items.drain(..));
-            waiting.bytes = 0;
         }
         self.gather(now);
         self.commit();
@@ -297,17 +201,22 @@ impl Committer {
                     }
                 }
             },
+            Item::Look => self.look(now),
             Item::Shutdown(partitions) => {
-                let left = self.queue.close();
-                self.ready.extend(left);
-                for item in self.ready.drain(..) {
-                    refuse(item, &LogError::Closed);
-                }
+                self.abandon();
                 for partition in partitions {
                     partition.writer.lock().close(&partition);
                 }
                 self.ended = true;
             }
+        }
+    }
+
+    /// Takes no more appends, and refuses those that wait.
+    pub fn abandon(&mut self) {
+        self.ready.extend(self.queue.close());
+        for item in self.ready.drain(..) {
+            refuse(item, &LogError::Closed);
         }
     }
 
@@ -327,7 +236,10 @@ impl Committer {
             if durable {
                 writer.all_synced();
             }
-            writer.finish(partition, result, now);
+            // Before anybody hears of it, so that the log reports what those who append hear.
+            let outcome = writer.settle(partition, result, now);
+            self.note(partition, outcome);
+            writer.complete(partition);
             writer.checkpoint(partition);
             if writer.unsynced().is_some() {
                 self.unsynced_later(partition, now);
@@ -342,6 +254,49 @@ impl Committer {
         }
         self.touched = touched;
         self.touched.clear();
+    }
+
+    /// Records what the disk did with the last group of a partition.
+    fn note(&mut self, partition: &Arc<Inner>, outcome: GroupOutcome) {
+        let same = |p: &Arc<Inner>| Arc::ptr_eq(p, partition);
+        match outcome {
+            GroupOutcome::Nothing => {}
+            GroupOutcome::Written if self.refusing.is_empty() => {}
+            GroupOutcome::Written => {
+                if let Some(at) = self.refusing.iter().position(same) {
+                    self.refusing.swap_remove(at);
+                    self.health.set_partition(&partition.name, None);
+                }
+            }
+            GroupOutcome::Refused(error) => {
+                if !self.refusing.iter().any(same) {
+                    self.refusing.push(partition.clone());
+                }
+                self.health.set_partition(&partition.name, Some(error));
+            }
+        }
+    }
+
+    /// Determines whether appends are refused although nobody appends. A partition that refused the last
+    /// append is tried by a write of its own.
+    fn look(&mut self, now: i64) {
+        self.check_space(now);
+        if self.full {
+            return;
+        }
+        for partition in std::mem::take(&mut self.refusing) {
+            let tried = match partition.closed.load(Ordering::Acquire) {
+                true => Ok(()),
+                false => partition.writer.lock().try_disk(&partition, now),
+            };
+            if let Err(error) = &tried {
+                self.health
+                    .set_partition(&partition.name, Some(error.clone()));
+                self.refusing.push(partition);
+            } else {
+                self.health.set_partition(&partition.name, None);
+            }
+        }
     }
 
     fn unsynced_later(&mut self, partition: &Arc<Inner>, now: i64) {
@@ -396,19 +351,34 @@ impl Committer {
         }
     }
 
+    /// Asks the disk how much room it has.
+    fn check_space(&mut self, now: i64) {
+        self.space_checked = now;
+        // If the disk does not answer, the write fails and says why.
+        (self.space_free, self.space_reserve) = match self.disk.space(&self.dir) {
+            Ok(space) => (
+                space.free,
+                self.reserve_bytes.min(space.total / RESERVE_PART),
+            ),
+            Err(_) => (u64::MAX, 0),
+        };
+        let full = self.space_free < self.space_reserve.saturating_add(self.space_needed);
+        if full != self.full {
+            self.full = full;
+            self.health.set_full(full.then(|| LogError::Full {
+                path: self.dir.clone(),
+            }));
+        }
+        if !full {
+            self.space_needed = SMALL_APPEND_BYTES;
+        }
+    }
+
     /// Whether the disk has room for `bytes` above the reserve. Stores may use half the reserve:
     /// positions and sessions must be kept when there is no room for more events.
     fn has_room(&mut self, partition: &Inner, bytes: u64, now: i64) -> bool {
         if now >= self.space_checked.saturating_add(SPACE_MICROS) || now < self.space_checked {
-            self.space_checked = now;
-            // If it cannot be told, the write will say.
-            (self.space_free, self.space_reserve) = match self.disk.space(&self.dir) {
-                Ok(space) => (
-                    space.free,
-                    self.reserve_bytes.min(space.total / RESERVE_PART),
-                ),
-                Err(_) => (u64::MAX, 0),
-            };
+            self.check_space(now);
         }
         let reserve = if partition.name.starts_with(STORE_PREFIX) {
             self.space_reserve / 2
@@ -416,6 +386,7 @@ impl Committer {
             self.space_reserve
         };
         if self.space_free < bytes.saturating_add(reserve) {
+            self.space_needed = bytes.max(SMALL_APPEND_BYTES);
             return false;
         }
         self.space_free -= bytes;

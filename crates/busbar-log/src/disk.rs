@@ -5,10 +5,12 @@
 use std::any::Any;
 use std::fs;
 use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt, OpenOptionsExt as _};
 use std::os::unix::io::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
+
+use crate::limits::WRITE_PARTS_MAX;
 
 /// A file system, as far as the log needs one.
 pub trait Disk: Send + Sync + 'static {
@@ -83,6 +85,35 @@ pub struct Space {
     pub total: u64,
 }
 
+/// Files are for the user of the node alone.
+const FILE_MODE: u32 = 0o600;
+/// And so are folders.
+const DIR_MODE: u32 = 0o700;
+
+/// Writes all parts, however few bytes each call takes.
+pub(crate) fn write_all(
+    file: &dyn File,
+    position: u64,
+    parts: &mut [IoSlice<'_>],
+) -> io::Result<()> {
+    let mut parts = parts;
+    let mut position = position;
+    IoSlice::advance_slices(&mut parts, 0);
+    while !parts.is_empty() {
+        let some = parts.len().min(WRITE_PARTS_MAX);
+        match file.write_at(position, &parts[..some]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => {
+                position += n as u64;
+                IoSlice::advance_slices(&mut parts, n);
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
 /// The operating system's disk.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OsDisk;
@@ -98,12 +129,14 @@ impl Disk for OsDisk {
             .read(true)
             .write(true)
             .create_new(true)
+            .mode(FILE_MODE)
             .open(path)?;
         Ok(Arc::new(OsFile(file)))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir_all(path)
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(DIR_MODE).create(path)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
@@ -168,6 +201,7 @@ impl Disk for OsDisk {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(FILE_MODE)
             .open(path)?;
         match file.try_lock() {
             Ok(()) => Ok(Box::new(file)),
@@ -195,7 +229,7 @@ impl File for OsFile {
     fn write_at(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         let offset = libc::off_t::try_from(position)
             .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let count = parts.len().min(crate::limits::WRITE_PARTS_MAX) as libc::c_int;
+        let count = parts.len().min(WRITE_PARTS_MAX) as libc::c_int;
         // SAFETY: `IoSlice` has the layout of `iovec`, `count` is at most the slice's length, and
         // the buffers are borrowed for the call.
         let wrote = unsafe {

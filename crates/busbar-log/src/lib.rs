@@ -21,30 +21,37 @@
 //! What is absent: no knowledge of a body's content, no configuration files, no async runtime, and
 //! no retry of a failed sync.
 
+mod append;
 mod clock;
 mod commit;
 mod disk;
 mod doctor;
 mod error;
 mod frame;
+mod health;
 mod index;
 pub mod limits;
 mod log;
 mod mark;
+mod options;
 mod partition;
 mod producers;
+mod queue;
 mod recover;
 mod rewrite;
 mod scan;
 mod segment;
 pub mod sim;
+mod state;
 mod store;
+mod supervise;
 mod sync;
 mod tail;
 #[cfg(test)]
 mod testing;
 mod writer;
 
+pub use append::{Append, Appended, Done, RECORDS_ONLY};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use commit::Step;
 #[doc(hidden)]
@@ -55,9 +62,8 @@ pub use error::{Class, Damage, LogError, Result};
 #[doc(hidden)]
 pub use frame::check_frame;
 pub use frame::{Companion, Frame};
-pub use log::{DATA_VERSION, Driver, Log, LogOptions};
-pub use partition::{
-    Append, Appended, Done, Durability, Merged, Partition, PartitionOptions, RECORDS_ONLY,
-    Rewritten, SegmentInfo, WakerGuard,
-};
+pub use log::{DATA_VERSION, Driver, Log};
+pub use options::{Durability, LogOptions, PartitionOptions};
+pub use partition::{Merged, Partition, Rewritten, SegmentInfo, WakerGuard};
 pub use store::{Applied, Change, Store};
+pub use supervise::{EndedThread, Supervisor, Watched};

@@ -59,6 +59,12 @@ pub const STORE_GARBAGE_BYTES_MIN: u64 = 16 << 20;
 pub const STORE_COMPACT_STEP_BYTES: usize = 1 << 20;
 /// Steps of compaction of one store in a second at most.
 pub const STORE_COMPACT_ROUNDS_MAX: usize = 512;
+/// Threads and tasks that are named when they have ended although they should run.
+pub const ENDED_MAX: usize = 64;
+/// Size of a small append: the disk counts as full when it has no room for it above the reserve.
+pub const SMALL_APPEND_BYTES: u64 = 4 << 10;
+/// Bytes written to find out whether a partition that refused appends can be written again.
+pub const TRIAL_BYTES: usize = 64 << 10;
 /// How long a segment that failed rests before a new one is tried.
 pub const RETRY_MICROS: i64 = 500_000;
 

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,19 +13,24 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::clock::Clock;
-use crate::commit::{Committer, Item, Queue, STORE_PREFIX, Step, refuse};
-use crate::disk::{Disk, File};
+use crate::commit::{Committer, STORE_PREFIX, Step};
+use crate::disk::{Disk, File, write_all};
 use crate::error::{LogError, Result};
 use crate::frame::FIXED_BYTES;
+use crate::health::AppendHealth;
 use crate::index::{read_whole, write_whole};
 use crate::limits::{NAME_BYTES_MAX, STORE_COMPACT_ROUNDS_MAX, STORE_SEGMENT_BYTES};
 use crate::mark::MARK_FILE;
-use crate::partition::{Durability, Inner, Partition, PartitionOptions};
+use crate::options::{Durability, LogOptions, PartitionOptions};
+use crate::partition::{Inner, Item, Partition};
+use crate::queue::Queue;
 use crate::recover::recover;
 use crate::segment::Files;
+use crate::state::PartitionState;
 use crate::store::{Compaction, Store};
+use crate::supervise::Supervisor;
 use crate::tail::Tail;
-use crate::writer::{Active, Writer, write_all};
+use crate::writer::{Active, Writer};
 
 /// The version of the data folder this program writes, and the newest it reads.
 pub const DATA_VERSION: u32 = 1;
@@ -34,25 +40,6 @@ pub(crate) const LOCK_FILE: &str = "LOCK";
 const KEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long compaction waits for the commit thread before it looks again.
 const COMPACT_PAUSE: Duration = Duration::from_millis(2);
-
-/// How a log works.
-#[derive(Clone, Debug)]
-pub struct LogOptions {
-    /// How long data of durability `memory` may stay unsynced.
-    pub sync_interval: Duration,
-    /// Appends are refused as full when the disk has less room than this (or a 32nd of a
-    /// small disk), so that the rest of the machine and our own bookkeeping can go on.
-    pub reserve_bytes: u64,
-}
-
-impl Default for LogOptions {
-    fn default() -> Self {
-        LogOptions {
-            sync_interval: Duration::from_millis(200),
-            reserve_bytes: 64 << 20,
-        }
-    }
-}
 
 /// The log of one data folder, with its commit thread. Clones share it. The folder is free again
 /// after [`Log::shutdown`], or when the last clone is gone.
@@ -64,7 +51,7 @@ pub struct Log {
 struct Shared {
     dir: PathBuf,
     files: Arc<Files>,
-    queue: Arc<Queue>,
+    queue: Arc<Queue<Item>>,
     clock: Arc<dyn Clock>,
     /// In order of names, so that a simulation repeats itself.
     partitions: Mutex<BTreeMap<String, Partition>>,
@@ -72,6 +59,8 @@ struct Shared {
     keeper: Arc<Keeper>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     lock: Mutex<Option<Box<dyn Any + Send + Sync>>>,
+    health: Arc<AppendHealth>,
+    supervisor: Supervisor,
     closed: AtomicBool,
     /// Without threads.
     driven: bool,
@@ -120,34 +109,38 @@ impl Log {
                 .spawn(run)
                 .map_err(|e| LogError::io("cannot start a thread for", dir, e))
         };
+        let watched = log.shared.supervisor.watch("log-commit");
+        let weak = Arc::downgrade(&log.shared);
         let commit = spawn(
             "log-commit",
             Box::new(move || {
-                // However this thread ends, nobody waits for it in vain.
-                let _closing = Closing(queue.clone());
-                loop {
-                    match committer.step() {
-                        Step::Worked => {}
-                        Step::Idle(wait) => {
-                            let wait = wait.map(|w| Duration::from_micros(w.max(0) as u64));
-                            queue.sleep(wait);
-                        }
-                        Step::Ended => return,
+                let watched = watched;
+                let ended = catch_unwind(AssertUnwindSafe(|| commit_all(&mut committer, &queue)));
+                // However this thread ends, every append that waits for it is completed.
+                committer.abandon();
+                if let Err(panic) = ended {
+                    if let Some(shared) = weak.upgrade() {
+                        shared.abandon();
                     }
+                    resume_unwind(panic);
                 }
+                watched.finish();
             }),
         )?;
         let keeper = log.shared.keeper.clone();
         let weak = Arc::downgrade(&log.shared);
+        let watched = log.shared.supervisor.watch("log-keep");
         let keep = spawn(
             "log-keep",
             Box::new(move || {
+                let watched = watched;
                 while keeper.sleep(KEEP_INTERVAL) {
                     match weak.upgrade() {
                         Some(shared) => shared.keep(),
-                        None => return,
+                        None => break,
                     }
                 }
+                watched.finish();
             }),
         )?;
         log.shared.threads.lock().extend([commit, keep]);
@@ -180,12 +173,14 @@ impl Log {
         let lock = lock(&*disk, dir)?;
         check_version(&*disk, dir)?;
         let queue = Arc::new(Queue::default());
+        let health = Arc::new(AppendHealth::default());
         let committer = Committer::new(
             queue.clone(),
             clock.clone(),
             disk.clone(),
             dir.to_path_buf(),
             options,
+            health.clone(),
             threads,
         );
         let shared = Shared {
@@ -198,11 +193,27 @@ impl Log {
             keeper: Arc::default(),
             threads: Mutex::default(),
             lock: Mutex::new(Some(lock)),
+            health,
+            supervisor: Supervisor::default(),
             closed: AtomicBool::new(false),
             driven: !threads,
         };
         let shared = Arc::new(shared);
         Ok((Log { shared }, committer))
+    }
+
+    /// Why appends are refused now, as those who append hear it; `None` while they are taken. Determined with
+    /// each append, and once a second while there are none.
+    pub fn refusal(&self) -> Option<LogError> {
+        match self.shared.queue.is_closed() {
+            true => Some(LogError::Closed),
+            false => self.shared.health.refusal(),
+        }
+    }
+
+    /// Records which threads of the log, and of those above it, have ended although they should run.
+    pub fn supervisor(&self) -> &Supervisor {
+        &self.shared.supervisor
     }
 
     /// The data folder.
@@ -326,23 +337,25 @@ impl Shared {
             _ => None,
         };
         let inner = Inner {
-            name: name.to_owned(),
-            dir,
-            files: self.files.clone(),
             queue: self.queue.clone(),
             maintenance: Mutex::default(),
             writer: Mutex::new(Writer::new(active, recovered.end, recovered.mark)),
-            options: Mutex::new(options),
-            segments: RwLock::new(recovered.segments),
-            producers: Mutex::new(recovered.producers),
-            tail: Mutex::new(Tail::default()),
-            observers: RwLock::default(),
-            wakers: RwLock::default(),
-            damage: Mutex::new(recovered.damage),
-            start: AtomicU64::new(start),
-            end: AtomicU64::new(recovered.end),
-            closed: AtomicBool::new(false),
-            next_waker: AtomicU64::new(0),
+            state: PartitionState {
+                name: name.to_owned(),
+                dir,
+                files: self.files.clone(),
+                options: Mutex::new(options),
+                segments: RwLock::new(recovered.segments),
+                producers: Mutex::new(recovered.producers),
+                tail: Mutex::new(Tail::default()),
+                observers: RwLock::default(),
+                wakers: RwLock::default(),
+                damage: Mutex::new(recovered.damage),
+                start: AtomicU64::new(start),
+                end: AtomicU64::new(recovered.end),
+                closed: AtomicBool::new(false),
+                next_waker: AtomicU64::new(0),
+            },
         };
         Ok(Partition {
             inner: Arc::new(inner),
@@ -350,6 +363,7 @@ impl Shared {
     }
 
     fn keep(&self) {
+        self.queue.push(Item::Look);
         let now = self.clock.now_micros();
         let partitions: Vec<Partition> = self.partitions.lock().values().cloned().collect();
         for partition in partitions {
@@ -376,6 +390,13 @@ impl Shared {
                     }
                 }
             }
+        }
+    }
+
+    /// Refuses the appends that a commit thread which panicked had begun to write.
+    fn abandon(&self) {
+        for partition in self.partitions.lock().values() {
+            partition.inner.writer.lock().refuse_group();
         }
     }
 
@@ -406,13 +427,16 @@ impl Drop for Shared {
     }
 }
 
-/// Refuses all appends, those that wait included, when the commit thread ends.
-struct Closing(Arc<Queue>);
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        for item in self.0.close() {
-            refuse(item, &LogError::Closed);
+/// Commits until the log is shut down.
+fn commit_all(committer: &mut Committer, queue: &Queue<Item>) {
+    loop {
+        match committer.step() {
+            Step::Worked => {}
+            Step::Idle(wait) => {
+                let wait = wait.map(|w| Duration::from_micros(w.max(0) as u64));
+                queue.sleep(wait);
+            }
+            Step::Ended => return,
         }
     }
 }

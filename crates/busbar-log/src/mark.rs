@@ -25,9 +25,9 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::disk::write_all;
 use crate::disk::{Disk, File};
 use crate::frame::{u32_at, u64_at};
-use crate::writer::write_all;
 
 pub(crate) const MARK_FILE: &str = "synced.mark";
 const MAGIC: [u8; 4] = *b"BBMK";

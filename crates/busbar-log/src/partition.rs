@@ -1,100 +1,24 @@
 //! A partition: an ordered, durable sequence of frames, as those above see it.
 
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::io;
+use std::ops::Deref;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
-use crate::commit::{Item, Queue};
+use crate::append::{Append, Done, check, cost};
+use crate::disk::File;
 use crate::error::{Damage, LogError, Result};
-use crate::frame::{Companion, Frame};
+use crate::frame::Frame;
 use crate::index::UNKNOWN_MICROS;
 use crate::limits::DAMAGES_MAX;
-use crate::producers::ProducerTable;
-use crate::segment::{Files, Segment, index_path};
-use crate::tail::Tail;
-use crate::writer::{Writer, check, cost};
-
-/// What an acknowledgement is worth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Durability {
-    /// Handed to the operating system; survives a crash of the process, not of the machine. Synced
-    /// in the background.
-    Memory,
-    /// Synced to the disk before it is acknowledged.
-    Fsync,
-}
-
-/// How a partition is kept.
-#[derive(Clone, Debug)]
-pub struct PartitionOptions {
-    /// A segment is sealed when it has reached this many bytes.
-    pub segment_bytes: u64,
-    /// Segments whose last append is older than this are removed.
-    pub retention_age: Option<Duration>,
-    /// Oldest segments are removed while the partition is larger than this.
-    pub retention_bytes: Option<u64>,
-    /// What an acknowledgement is worth.
-    pub durability: Durability,
-    /// Recent frames kept in memory, in bytes of their bodies.
-    pub cache_bytes: usize,
-}
-
-impl Default for PartitionOptions {
-    fn default() -> Self {
-        PartitionOptions {
-            segment_bytes: 256 << 20,
-            retention_age: None,
-            retention_bytes: None,
-            durability: Durability::Fsync,
-            cache_bytes: 16 << 20,
-        }
-    }
-}
-
-/// Called on the commit thread, in order, when an append has been committed or has failed.
-pub type Done = Box<dyn FnOnce(Result<Appended>) + Send>;
-
-/// The one bit of [`Append::attributes`] that means something to the log: the producers' positions
-/// are recorded, but do not decide whether the rows have been written before. For rows of many
-/// senders in one frame, where the position of one must not take away the rows of another.
-pub const RECORDS_ONLY: u16 = 1 << 15;
-
-/// Some rows to append at once.
-pub struct Append {
-    /// The rows, opaque. Best aligned at 64 bytes, so that those who read it from the cache decode
-    /// it as cheaply as those who read it from disk.
-    pub body: Bytes,
-    /// Number of rows; at least 1.
-    pub count: u32,
-    /// Smallest time of the rows, microseconds.
-    pub min_time: i64,
-    /// Largest time of the rows.
-    pub max_time: i64,
-    /// Producers with rows here and the position each has reached. An append whose producers
-    /// all have reached their positions before is acknowledged as a duplicate and not written.
-    pub producers: Vec<(Arc<str>, u64)>,
-    /// The appender's own bits; but see [`RECORDS_ONLY`].
-    pub attributes: u16,
-    /// What the body decodes to, for live readers.
-    pub companion: Option<Companion>,
-    /// Called when it is committed, or has failed.
-    pub done: Option<Done>,
-}
-
-/// Where an append landed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Appended {
-    /// Offset of the first row (of a duplicate: the end of the partition at that moment).
-    pub base: u64,
-    /// Rows written; 0 for a duplicate.
-    pub count: u32,
-    /// Whether it had been written before.
-    pub duplicate: bool,
-}
+use crate::options::PartitionOptions;
+use crate::queue::Queue;
+use crate::segment::{Segment, index_path};
+use crate::state::PartitionState;
+use crate::writer::Writer;
 
 /// One file of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,31 +56,48 @@ pub struct Partition {
     pub(crate) inner: Arc<Inner>,
 }
 
-/// What readers, appenders and the commit thread share. Locks are taken in the order of the fields.
+/// A partition with its place in front of the commit thread. Locks are taken in the order of the fields,
+/// those of the state last.
 pub(crate) struct Inner {
-    pub name: String,
-    pub dir: PathBuf,
-    pub files: Arc<Files>,
-    pub queue: Arc<Queue>,
+    pub queue: Arc<Queue<Item>>,
     /// Held while whole segments are removed or replaced.
     pub maintenance: Mutex<()>,
     /// The commit thread's; uncontended but when the partition is removed.
     pub writer: Mutex<Writer>,
-    pub options: Mutex<PartitionOptions>,
-    pub segments: RwLock<Vec<Arc<Segment>>>,
-    pub producers: Mutex<ProducerTable>,
-    pub tail: Mutex<Tail>,
-    pub observers: RwLock<Arc<Vec<Observer>>>,
-    pub wakers: RwLock<Arc<Vec<(u64, Waker)>>>,
-    pub damage: Mutex<Vec<Damage>>,
-    pub start: AtomicU64,
-    pub end: AtomicU64,
-    pub closed: AtomicBool,
-    pub next_waker: AtomicU64,
+    pub state: PartitionState,
 }
 
-pub(crate) type Observer = Arc<dyn Fn(&Frame) + Send + Sync>;
-pub(crate) type Waker = Arc<dyn Fn() + Send + Sync>;
+impl Deref for Inner {
+    type Target = PartitionState;
+
+    fn deref(&self) -> &PartitionState {
+        &self.state
+    }
+}
+
+/// Work for the commit thread.
+pub(crate) enum Item {
+    Append {
+        partition: Arc<Inner>,
+        append: Box<Append>,
+        body_crc: u32,
+    },
+    /// Seal the segment that is written to.
+    Roll(Arc<Inner>),
+    /// A background sync has ended.
+    Synced {
+        partition: Arc<Inner>,
+        file: Arc<dyn File>,
+        position: u64,
+        /// First offset behind `position`.
+        end: u64,
+        result: io::Result<()>,
+    },
+    /// Determine whether appends are refused, and try those partitions that refused the last one.
+    Look,
+    /// Close everything and end.
+    Shutdown(Vec<Arc<Inner>>),
+}
 
 /// Ends a registration when dropped.
 #[must_use = "the waker is called only as long as its guard lives"]

@@ -12,6 +12,7 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::disk::write_all;
 use crate::disk::{Disk, File};
 use crate::error::{Damage, LogError, Result};
 use crate::frame::{FIXED_BYTES, SegmentHeader, Why};
@@ -20,7 +21,6 @@ use crate::mark::{self, Mark, MarkFile};
 use crate::producers::ProducerTable;
 use crate::scan::{Scan, read_aligned};
 use crate::segment::{Segment, find_salt, index_path, parse_segment_name, segment_name};
-use crate::writer::write_all;
 
 mod last;
 

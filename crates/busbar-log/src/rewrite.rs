@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use crate::disk::File;
+use crate::disk::write_all;
 use crate::error::{LogError, Result};
 use crate::frame::{
     FIXED_BYTES, Frame, Header, Kind, SegmentHeader, header_len, no_producers, padding,
@@ -13,7 +14,6 @@ use crate::limits::{BODY_BYTES_MAX, PRODUCERS_PER_FRAME_MAX};
 use crate::partition::{Merged, Partition, Rewritten};
 use crate::scan::{Found, Scan};
 use crate::segment::{Segment, index_path};
-use crate::writer::write_all;
 
 impl Partition {
     /// Writes the sealed segment that begins at `base` anew: `merge` gets runs of neighbouring

@@ -14,13 +14,14 @@ use std::sync::{Arc, Weak, mpsc};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
+use crate::append::Append;
 use crate::error::{LogError, Result};
 use crate::frame::Frame;
 use crate::limits::{
     BODY_BYTES_MAX, STORE_CHANGES_MAX, STORE_COMPACT_STEP_BYTES, STORE_GARBAGE_BYTES_MIN,
     STORE_KEY_BYTES_MAX, STORE_VALUE_BYTES_MAX,
 };
-use crate::partition::{Append, Partition};
+use crate::partition::Partition;
 
 const READ_BYTES: usize = 4 << 20;
 const RECORD_HEAD: usize = 9;

@@ -5,11 +5,13 @@ use std::sync::{Arc, mpsc};
 
 use bytes::Bytes;
 
+use crate::append::{Append, Appended};
 use crate::clock::ManualClock;
 use crate::error::Result;
 use crate::frame::Frame;
-use crate::log::{Driver, Log, LogOptions};
-use crate::partition::{Append, Appended, Partition, PartitionOptions};
+use crate::log::{Driver, Log};
+use crate::options::{LogOptions, PartitionOptions};
+use crate::partition::Partition;
 use crate::sim::SimDisk;
 
 pub(crate) const DIR: &str = "/data";

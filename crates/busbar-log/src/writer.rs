@@ -9,21 +9,25 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use crate::disk::{Disk, File};
+use crate::append::{Append, Appended, Done, RECORDS_ONLY};
+use crate::disk::{Disk, File, write_all};
 use crate::error::LogError;
 use crate::frame::{
-    Companion, FIXED_BYTES, Frame, Header, Kind, SegmentHeader, aligned, encode_producers,
-    header_len, no_producers, padding,
+    Companion, FIXED_BYTES, Frame, Header, Kind, SegmentHeader, encode_producers, header_len,
+    no_producers, padding,
 };
 use crate::index::{Index, write_whole};
 use crate::limits::{
-    BODY_BYTES_MAX, PAGE_CACHE_BYTES, PAGE_CACHE_STEP_BYTES, PRODUCER_ID_BYTES_MAX,
-    PRODUCERS_PER_FRAME_MAX, RETRY_MICROS, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, WRITE_PARTS_MAX,
+    PAGE_CACHE_BYTES, PAGE_CACHE_STEP_BYTES, RETRY_MICROS, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
+    TRIAL_BYTES,
 };
 use crate::mark::{Mark, MarkFile};
-use crate::partition::{Append, Appended, Done, Durability, Inner, RECORDS_ONLY};
+use crate::options::Durability;
 use crate::segment::{Segment, index_path, segment_name};
+use crate::state::PartitionState;
 
+/// A file that is written to find out whether the disk takes appends again. Recovery removes it.
+const TRIAL_FILE: &str = "trial.new";
 /// The index of a segment is written anew when this much has been added: recovery reads no more.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
 
@@ -63,6 +67,17 @@ pub(crate) struct Active {
 struct Pending {
     done: Option<Done>,
     state: PendingState,
+}
+
+/// What the disk did with a group of appends.
+#[derive(Clone, Debug)]
+pub(crate) enum GroupOutcome {
+    /// There was nothing to write.
+    Nothing,
+    /// It took all that was to be written.
+    Written,
+    /// It refused at least one append.
+    Refused(LogError),
 }
 
 enum PendingState {
@@ -108,12 +123,21 @@ impl Writer {
         self.group.push(Pending { done, state });
     }
 
+    /// Refuses what is in the group: the commit thread has panicked. What was written of it is not known.
+    pub fn refuse_group(&mut self) {
+        for pending in self.group.drain(..) {
+            if let Some(done) = pending.done {
+                guarded("completion", || done(Err(LogError::Closed)));
+            }
+        }
+    }
+
     pub fn has_group(&self) -> bool {
         !self.group.is_empty()
     }
 
     /// Writes the group, without syncing. The file is to be synced if one comes back.
-    pub fn write(&mut self, inner: &Inner, now: i64) -> Option<Arc<dyn File>> {
+    pub fn write(&mut self, inner: &PartitionState, now: i64) -> Option<Arc<dyn File>> {
         let (durability, segment_bytes) = {
             let options = inner.options.lock();
             let bytes = options
@@ -227,8 +251,13 @@ impl Writer {
         }
     }
 
-    /// Ends the group: publishes what was written if `synced`, and tells everybody.
-    pub fn finish(&mut self, inner: &Inner, synced: io::Result<()>, now: i64) {
+    /// Publishes what was written of the group if `synced`. Returns what the disk did with the group.
+    pub fn settle(
+        &mut self,
+        inner: &PartitionState,
+        synced: io::Result<()>,
+        now: i64,
+    ) -> GroupOutcome {
         if let Err(e) = synced {
             // Nobody knows what of this group is on the disk. It is not acknowledged, and this
             // file is never written or synced again.
@@ -245,8 +274,15 @@ impl Writer {
         }
         let mut group = std::mem::take(&mut self.group);
         self.publish(inner, &mut group, now);
+        let outcome = outcome_of(&group);
+        self.group = group;
+        outcome
+    }
+
+    /// Completes every append of the group.
+    pub fn complete(&mut self, inner: &PartitionState) {
         let end = inner.end.load(Ordering::Acquire);
-        for pending in group.drain(..) {
+        for pending in self.group.drain(..) {
             let result = match pending.state {
                 PendingState::Written { header, .. } => Ok(Appended {
                     base: header.base,
@@ -265,11 +301,36 @@ impl Writer {
                 guarded("completion", || done(result));
             }
         }
-        self.group = group;
         self.tentative.clear();
     }
 
-    fn publish(&mut self, inner: &Inner, group: &mut [Pending], now: i64) {
+    /// Finds out whether the disk takes appends again after it refused one: begins the next segment if there
+    /// is none, and otherwise writes a file of its own.
+    pub fn try_disk(&mut self, inner: &PartitionState, now: i64) -> Result<(), LogError> {
+        if self.active.is_none() {
+            self.next = inner.end.load(Ordering::Acquire);
+            return self.begin(inner, now);
+        }
+        let disk = &*inner.files.disk;
+        let path = inner.dir.join(TRIAL_FILE);
+        let remove = || match disk.remove(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        };
+        let bytes = vec![0; TRIAL_BYTES];
+        let written = remove().and_then(|()| disk.create(&path)).and_then(|file| {
+            write_all(&*file, 0, &mut [IoSlice::new(&bytes)])?;
+            file.sync()
+        });
+        written
+            .and(remove())
+            .map_err(|e| match LogError::io("cannot write", &path, e) {
+                LogError::Io { path, source, .. } => LogError::Failed { path, source },
+                other => other,
+            })
+    }
+
+    fn publish(&mut self, inner: &PartitionState, group: &mut [Pending], now: i64) {
         let Some(active) = self.active.as_mut() else {
             return;
         };
@@ -349,7 +410,7 @@ impl Writer {
     }
 
     /// Writes the index beside the segment when enough has been added to it.
-    pub fn checkpoint(&mut self, inner: &Inner) {
+    pub fn checkpoint(&mut self, inner: &PartitionState) {
         let Some(active) = self.active.as_mut() else {
             return;
         };
@@ -373,7 +434,7 @@ impl Writer {
     }
 
     /// A sync of what had been acknowledged under durability `memory` has failed.
-    pub fn background_failed(&mut self, inner: &Inner, e: io::Error, now: i64) {
+    pub fn background_failed(&mut self, inner: &PartitionState, e: io::Error, now: i64) {
         let Some(active) = self.active.take() else {
             return;
         };
@@ -388,7 +449,7 @@ impl Writer {
     }
 
     /// Makes all durable and notes it beside the segment, so that the next start is quick.
-    pub fn close(&mut self, inner: &Inner) {
+    pub fn close(&mut self, inner: &PartitionState) {
         if let Some((file, position)) = self.unsynced() {
             if let Err(e) = file.sync() {
                 tracing::error!(partition = inner.name, error = %e, "sync failed");
@@ -408,7 +469,7 @@ impl Writer {
     }
 
     /// Ends the segment that is written to, if it has rows, and begins a new one.
-    pub fn roll(&mut self, inner: &Inner, now: i64) -> Result<(), LogError> {
+    pub fn roll(&mut self, inner: &PartitionState, now: i64) -> Result<(), LogError> {
         self.next = inner.end.load(Ordering::Acquire);
         if let Some(active) = self.active.as_ref() {
             if active.segment.end() == active.segment.base {
@@ -443,7 +504,7 @@ impl Writer {
         Ok(())
     }
 
-    fn begin(&mut self, inner: &Inner, now: i64) -> Result<(), LogError> {
+    fn begin(&mut self, inner: &PartitionState, now: i64) -> Result<(), LogError> {
         match self.make_segment(inner, now) {
             Ok(made) => {
                 self.active = Some(made);
@@ -463,7 +524,12 @@ impl Writer {
     }
 
     /// Sees to it that there is a segment to write to.
-    fn make_room(&mut self, inner: &Inner, segment_bytes: u64, now: i64) -> Result<(), LogError> {
+    fn make_room(
+        &mut self,
+        inner: &PartitionState,
+        segment_bytes: u64,
+        now: i64,
+    ) -> Result<(), LogError> {
         match &self.active {
             Some(active) if active.position < segment_bytes => Ok(()),
             Some(_) => self.roll(inner, now),
@@ -483,7 +549,7 @@ impl Writer {
 
     /// Makes the segment that begins at the next offset. It gets its name when its head, with every
     /// producer's position, is on the disk, and is used when the name is.
-    fn make_segment(&mut self, inner: &Inner, now: i64) -> io::Result<Active> {
+    fn make_segment(&mut self, inner: &PartitionState, now: i64) -> io::Result<Active> {
         let disk = &*inner.files.disk;
         if self.mark.is_none() {
             // The sync of the folder below keeps its name.
@@ -548,7 +614,7 @@ impl Writer {
 
     /// A write failed. If the disk is full and what was half written can be taken back, the
     /// segment goes on when there is room; otherwise it is closed.
-    fn write_failed(&mut self, inner: &Inner, e: io::Error, now: i64) {
+    fn write_failed(&mut self, inner: &PartitionState, e: io::Error, now: i64) {
         let Some(active) = self.active.as_mut() else {
             return;
         };
@@ -578,7 +644,7 @@ impl Writer {
     }
 
     /// Closes the segment for good. Its committed rows stay readable.
-    fn fail(&mut self, inner: &Inner, error: &LogError, now: i64) {
+    fn fail(&mut self, inner: &PartitionState, error: &LogError, now: i64) {
         let Some(active) = self.active.take() else {
             return;
         };
@@ -655,52 +721,18 @@ impl Active {
     }
 }
 
-/// Why an append breaks a rule, if it does.
-pub(crate) fn check(append: &Append) -> Option<LogError> {
-    let refused = |why| Some(LogError::Refused { why });
-    if append.count == 0 {
-        return refused("it has no rows");
-    }
-    if append.body.len() > BODY_BYTES_MAX {
-        return refused("its body is too large");
-    }
-    if append.producers.len() > PRODUCERS_PER_FRAME_MAX {
-        return refused("it has too many producers");
-    }
-    let bad = |id: &Arc<str>| id.is_empty() || id.len() > PRODUCER_ID_BYTES_MAX;
-    if append.producers.iter().any(|(id, _)| bad(id)) {
-        return refused("a producer's name is empty or too long");
-    }
-    None
-}
-
-/// Bytes an append takes on the disk, roughly.
-pub(crate) fn cost(append: &Append) -> usize {
-    aligned(append.body.len()) + FIXED_BYTES + append.producers.len() * 32
-}
-
-/// Writes all parts, however few bytes each call takes.
-pub(crate) fn write_all(
-    file: &dyn File,
-    position: u64,
-    parts: &mut [IoSlice<'_>],
-) -> io::Result<()> {
-    let mut parts = parts;
-    let mut position = position;
-    IoSlice::advance_slices(&mut parts, 0);
-    while !parts.is_empty() {
-        let some = parts.len().min(WRITE_PARTS_MAX);
-        match file.write_at(position, &parts[..some]) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => {
-                position += n as u64;
-                IoSlice::advance_slices(&mut parts, n);
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
+fn outcome_of(group: &[Pending]) -> GroupOutcome {
+    let mut outcome = GroupOutcome::Nothing;
+    for pending in group {
+        match &pending.state {
+            PendingState::Refused(
+                error @ (LogError::Full { .. } | LogError::Failed { .. } | LogError::Io { .. }),
+            ) => return GroupOutcome::Refused(error.clone()),
+            PendingState::Written { .. } => outcome = GroupOutcome::Written,
+            _ => {}
         }
     }
-    Ok(())
+    outcome
 }
 
 /// Runs somebody else's code on the commit thread; its panic must not end everybody's commits.

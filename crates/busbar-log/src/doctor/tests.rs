@@ -3,10 +3,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::*;
+use crate::append::Append;
 use crate::clock::ManualClock;
 use crate::error::LogError;
-use crate::log::{Log, LogOptions};
-use crate::partition::{Append, PartitionOptions};
+use crate::log::Log;
+use crate::options::{LogOptions, PartitionOptions};
 use crate::sim::SimDisk;
 use crate::store::Change;
 

@@ -5,12 +5,12 @@ use std::sync::mpsc;
 use bytes::Bytes;
 
 use super::*;
+use crate::append::Append;
 use crate::clock::{ManualClock, SystemClock};
 use crate::disk::OsDisk;
 use crate::error::Class;
 use crate::frame::Frame;
 use crate::limits::PAGE_CACHE_BYTES;
-use crate::partition::Append;
 use crate::sim::SimDisk;
 use crate::testing::{append, commit, open, options, read_all, small};
 

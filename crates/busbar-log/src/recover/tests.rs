@@ -1,9 +1,11 @@
 use std::time::Duration;
 
+use crate::append::Append;
 use crate::clock::ManualClock;
 use crate::doctor::{Severity, doctor};
 use crate::log::{Driver, Log};
-use crate::partition::{Append, Durability, Partition, PartitionOptions};
+use crate::options::{Durability, PartitionOptions};
+use crate::partition::Partition;
 use crate::sim::{Faults, SimDisk};
 use crate::testing::{DIR, append, commit, open as open_log, options, read_all};
 

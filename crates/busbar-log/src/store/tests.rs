@@ -2,7 +2,8 @@ use std::path::Path;
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::log::{Driver, Log, LogOptions};
+use crate::log::{Driver, Log};
+use crate::options::LogOptions;
 use crate::sim::{Random, SimDisk};
 
 fn open(disk: &SimDisk) -> (Log, Driver) {
