@@ -72,8 +72,11 @@ struct Login {
 }
 
 impl Identity for Login {
-    fn name(&self) -> &str {
-        self.principal.name()
+    fn user(&self) -> &str {
+        match self.principal.is_local() {
+            true => "",
+            false => self.principal.name(),
+        }
     }
 
     fn may_publish(&self, topic: &str, stream: &str) -> bool {

@@ -11,7 +11,7 @@ use busbar_mqtt::Reason;
 pub enum Reach {
     /// All of it.
     All,
-    /// Some: each topic is to be asked for.
+    /// Part of it: each topic has to be checked.
     Some,
     /// Nothing.
     None,
@@ -30,13 +30,12 @@ pub struct Credentials {
     pub peer: Option<SocketAddr>,
 }
 
-/// Decides who may connect. May take its time: it is asked away from the core threads.
+/// Decides who may connect. May block: it is called on other threads than those of the cores.
 pub trait Authorizer: Send + Sync {
-    /// Whoever it is, or the reason why not.
+    /// Checks credentials. Returns the identity, or the reason for the refusal.
     fn authenticate(&self, credentials: &Credentials) -> Result<Arc<dyn Identity>, Reason>;
 
-    /// The same where it takes no time, so that no other thread has to be troubled; `None` where it
-    /// may.
+    /// The same if it does not block; `None` if it may block, so that another thread has to be used.
     fn at_once(&self, credentials: &Credentials) -> Option<Result<Arc<dyn Identity>, Reason>> {
         let _ = credentials;
         None
@@ -45,8 +44,8 @@ pub trait Authorizer: Send + Sync {
 
 /// Somebody who is connected.
 pub trait Identity: Send + Sync {
-    /// The user's name.
-    fn name(&self) -> &str;
+    /// The user whom the sessions of this login belong to; empty while the node has no users.
+    fn user(&self) -> &str;
     /// May it publish to `topic`, which `stream` captures?
     fn may_publish(&self, topic: &str, stream: &str) -> bool;
     /// How much of what `filter` matches may it receive?
@@ -61,7 +60,7 @@ pub trait Identity: Send + Sync {
     }
 }
 
-/// Lets everybody do everything: for tests and for the example server.
+/// Allows everything: for tests and for the example server.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Open;
 
@@ -72,8 +71,8 @@ impl Authorizer for Open {
 }
 
 impl Identity for Open {
-    fn name(&self) -> &str {
-        "anyone"
+    fn user(&self) -> &str {
+        ""
     }
 
     fn may_publish(&self, _: &str, _: &str) -> bool {

@@ -142,7 +142,7 @@ pub struct Lag {
 
 /// What a read from disk brought.
 #[derive(Debug)]
-pub struct Cold {
+pub struct DiskRead {
     /// Partition.
     pub partition: u32,
     /// Offset that was asked for.
@@ -185,7 +185,7 @@ pub struct Conn<T> {
     /// Acknowledgements in order.
     pub acks: VecDeque<AckRun<T>>,
     /// A listener has counted it in its second already.
-    pub let_in: bool,
+    pub skip_rate_limit: bool,
     /// It is one too many.
     pub surplus: bool,
     /// In the core's list of connections with acknowledgements.
@@ -242,10 +242,12 @@ pub struct Conn<T> {
     pub from: Vec<(u32, u64)>,
     /// QoS 0 rows before these offsets passed while it was away.
     pub qos0_from: Vec<(u32, u64)>,
+    /// QoS 1 rows before these offsets may have been sent before the node was killed.
+    pub maybe_sent: Vec<(u32, u64)>,
     /// A read from disk is under way.
     pub reading: bool,
     /// What it brought.
-    pub cold: Option<Cold>,
+    pub cold: Option<DiskRead>,
     /// Packet identifiers to send again, in order.
     pub resend: VecDeque<u16>,
     /// Retained messages to send.
@@ -292,7 +294,7 @@ impl<T> Conn<T> {
             waits_for_room: false,
             out: Outbox::default(),
             acks: VecDeque::new(),
-            let_in: false,
+            skip_rate_limit: false,
             surplus: false,
             acking: false,
             awake: false,
@@ -320,6 +322,7 @@ impl<T> Conn<T> {
             lag: Vec::new(),
             from: Vec::new(),
             qos0_from: Vec::new(),
+            maybe_sent: Vec::new(),
             reading: false,
             cold: None,
             resend: VecDeque::new(),

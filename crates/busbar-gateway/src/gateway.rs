@@ -11,11 +11,13 @@ use busbar_log::{Change, Store};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::authorizer::Authorizer;
+use crate::bus_log::partition_name;
 use crate::config::GatewayConfig;
 use crate::limits::LISTEN_BACKLOG;
 use crate::registry::Shared;
 use crate::restore::restore_sessions;
 use crate::shell::{self, Acceptors, Inbound, Link, Stream};
+use crate::state::Positions;
 use crate::stats::Stats;
 
 /// The MQTT gateway.
@@ -52,7 +54,7 @@ impl Gateway {
         let shared = Arc::new(Shared::new(config.limits.clone()));
         let now = bus.clock().now_micros();
         shared.started.store(now, Ordering::Relaxed);
-        restore(&shared, &store, now);
+        restore(&shared, &store, &bus, now);
         let mut addrs = LocalAddrs::default();
         let mut acceptors = Acceptors::default();
         for addr in &config.listen {
@@ -87,6 +89,7 @@ impl Gateway {
                 links: Arc::clone(&links),
                 store: store.clone(),
                 acceptors: acceptors.take(),
+                watched: Some(bus.log().supervisor().watch(format!("mqtt-{number}"))),
             };
             let thread = std::thread::Builder::new()
                 .name(format!("mqtt-{number}"))
@@ -146,8 +149,8 @@ impl Handle {
     }
 
     fn post(&self, inbound: Inbound) {
-        let next = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        self.links[next % self.links.len()].post(inbound);
+        let mut next = self.next.fetch_add(1, Ordering::Relaxed);
+        shell::next_link(&self.links, &mut next).post(inbound);
     }
 
     fn stop(&self) {
@@ -167,7 +170,13 @@ impl Drop for Handle {
 /// Records read from the store at once.
 const RECORDS_PAGE: usize = 1024;
 
-fn restore(shared: &Shared, store: &Store, now: i64) {
+fn restore(shared: &Shared, store: &Store, bus: &Bus, now: i64) {
+    let mut ends = Positions::default();
+    for stream in bus.streams().iter().filter(|s| !s.is_internal()) {
+        for partition in stream.partitions().iter() {
+            ends.insert(partition_name(partition), partition.end());
+        }
+    }
     let mut page = Vec::new().into_iter();
     let mut after: Option<bytes::Bytes> = None;
     let records = std::iter::from_fn(|| {
@@ -184,7 +193,7 @@ fn restore(shared: &Shared, store: &Store, now: i64) {
         let key = crate::core::group_key(text);
         store.get(&key).map(|record| record.to_vec())
     };
-    let stale = restore_sessions(shared, records, group_record, now);
+    let stale = restore_sessions(shared, records, group_record, &ends, now);
     if !stale.is_empty() {
         store.apply(stale.into_iter().map(Change::Delete).collect(), None);
     }

@@ -16,10 +16,9 @@ use busbar_event::Batch;
 use busbar_event::topic::Filter;
 
 use crate::conn::ConnId;
+use crate::event_log::{EventLog, PartitionInfo};
 use crate::limits::{CATCH_UP_READ_BYTES, GROUP_QUEUE_ROWS_MAX};
-use crate::registry::Shared;
-use crate::spine::{PartitionInfo, Spine};
-use crate::state::{Fields, Positions, Session, Source, put_bytes, put_count, put_positions};
+use crate::state::{Fields, Positions, put_bytes, put_count, put_positions};
 
 /// A shared subscription.
 pub struct Group {
@@ -31,7 +30,10 @@ pub struct Group {
     pub sessions: usize,
     members: Vec<Member>,
     next: usize,
+    /// Rows to be dealt once more.
     again: VecDeque<Dealt>,
+    /// Rows to be dealt once more that have to be read first: partition and offset.
+    unread: BTreeSet<(u32, u64)>,
     cursors: Vec<(u32, u64)>,
     outstanding: BTreeSet<(u32, u64)>,
     topology: Option<u64>,
@@ -41,7 +43,12 @@ pub struct Group {
     pending: Vec<(Arc<str>, u64)>,
     /// Of those, and of what lies behind the cursors, the rows that sessions hold in flight.
     taken: BTreeSet<(Arc<str>, u64)>,
+    /// A read for the cursors is under way.
     reading: bool,
+    /// A read for a row that is dealt once more is under way.
+    reading_row: bool,
+    /// Rows before these offsets may have been sent before the node was killed.
+    maybe_sent: Positions,
 }
 
 struct Member {
@@ -58,8 +65,12 @@ pub struct Dealt {
     pub partition: u32,
     /// Offset.
     pub offset: u64,
-    /// The batch and the row in it; `None` when it has to be read again.
-    pub row: Option<(Batch, usize)>,
+    /// The batch that holds the row.
+    pub batch: Batch,
+    /// Which row of the batch.
+    pub row: usize,
+    /// Whether it may have been sent before.
+    pub maybe_sent: bool,
     /// Members that may not receive it: their cores and connections.
     pub declined: Vec<(usize, ConnId)>,
 }
@@ -71,6 +82,8 @@ pub struct Round {
     pub wake: Vec<usize>,
     /// A read from disk that is needed to go on.
     pub cold: Option<(u32, u64)>,
+    /// A read from disk of a row that is dealt once more.
+    pub row: Option<(u32, u64)>,
     /// There is more to deal.
     pub more: bool,
 }
@@ -85,6 +98,7 @@ impl Group {
             members: Vec::new(),
             next: 0,
             again: VecDeque::new(),
+            unread: BTreeSet::new(),
             cursors: Vec::new(),
             outstanding: BTreeSet::new(),
             topology: None,
@@ -93,6 +107,8 @@ impl Group {
             pending: Vec::new(),
             taken: BTreeSet::new(),
             reading: false,
+            reading_row: false,
+            maybe_sent: Positions::default(),
         }
     }
 
@@ -138,6 +154,11 @@ impl Group {
         self.taken.insert((Arc::clone(partition), offset));
     }
 
+    /// Rows before these offsets may have been sent before the node was killed.
+    pub fn set_maybe_sent(&mut self, ends: &Positions) {
+        self.maybe_sent.clone_from(ends);
+    }
+
     /// A member connects.
     pub fn join(&mut self, core: usize, conn: ConnId) {
         if !self
@@ -170,12 +191,7 @@ impl Group {
 
     /// A row that a member got but did not acknowledge before its session ended.
     pub fn give_back(&mut self, partition: u32, offset: u64) {
-        self.again.push_back(Dealt {
-            partition,
-            offset,
-            row: None,
-            declined: Vec::new(),
-        });
+        self.unread.insert((partition, offset));
     }
 
     /// A row is done.
@@ -233,9 +249,9 @@ impl Group {
     }
 
     /// What a read from disk brought.
-    pub fn thawed<S: Spine>(
+    pub fn rows_read<S: EventLog>(
         &mut self,
-        spine: &S,
+        log: &S,
         partition: u32,
         result: Result<Vec<Chunk>, u64>,
     ) -> Round {
@@ -247,34 +263,57 @@ impl Group {
             }
             Err(resume) => self.set_cursor(partition, resume),
         }
-        let more = self.deal(spine);
+        let more = self.deal(log);
         round.wake.extend(more.wake);
         round.more |= more.more;
         round.cold = round.cold.or(more.cold);
+        round.row = round.row.or(more.row);
         round
     }
 
-    /// Deals what there is to members with room.
-    pub fn deal<S: Spine>(&mut self, spine: &S) -> Round {
-        let mut round = Round::default();
-        if self.topology != Some(spine.topology()) {
-            self.look_around(spine);
+    /// What the read of a row that is dealt once more brought: rows, or where those begin that are still
+    /// there.
+    pub fn row_read<S: EventLog>(
+        &mut self,
+        log: &S,
+        partition: u32,
+        offset: u64,
+        result: Result<Vec<Chunk>, u64>,
+    ) -> Round {
+        self.reading_row = false;
+        match result {
+            Ok(chunks) => self.rows_found(partition, offset, &chunks),
+            Err(resume) => self.rows_gone(partition, offset, resume.max(offset + 1)),
         }
-        while let Some(dealt) = self.again.pop_front() {
-            if let Err(dealt) = self.give(dealt, &mut round) {
-                self.again.push_front(dealt);
-                return round;
+        self.deal(log)
+    }
+
+    /// Deals what there is to members with room.
+    pub fn deal<S: EventLog>(&mut self, log: &S) -> Round {
+        let mut round = Round::default();
+        if self.topology != Some(log.topology()) {
+            self.refresh_partitions(log);
+        }
+        loop {
+            while let Some(dealt) = self.again.pop_front() {
+                if let Err(dealt) = self.give(dealt, &mut round) {
+                    self.again.push_front(dealt);
+                    return round;
+                }
+            }
+            if !self.read_unread(log, &mut round) {
+                break;
             }
         }
         for i in 0..self.cursors.len() {
             let (partition, _) = self.cursors[i];
             loop {
-                let at = self.cursors[i].1.max(spine.start(partition));
+                let at = self.cursors[i].1.max(log.start(partition));
                 self.cursors[i].1 = at;
-                if self.reading || at >= spine.end(partition) || !self.has_room() {
+                if self.reading || at >= log.end(partition) || !self.has_room() {
                     break;
                 }
-                match spine.read_cached(partition, at, CATCH_UP_READ_BYTES) {
+                match log.read_cached(partition, at, CATCH_UP_READ_BYTES) {
                     None => {
                         self.reading = true;
                         round.cold = Some((partition, at));
@@ -292,16 +331,96 @@ impl Group {
         round
     }
 
-    fn look_around<S: Spine>(&mut self, spine: &S) {
-        self.topology = Some(spine.topology());
-        self.partitions = spine.partitions();
+    /// Brings rows that are dealt once more into memory. False when there are none, or when the disk has to be
+    /// read first.
+    fn read_unread<S: EventLog>(&mut self, log: &S, round: &mut Round) -> bool {
+        let Some(&(partition, offset)) = self.unread.first() else {
+            return false;
+        };
+        if self.reading_row || !self.has_room() {
+            return false;
+        }
+        let start = log.start(partition);
+        if offset < start {
+            self.rows_gone(partition, offset, start);
+            return true;
+        }
+        match log.read_cached(partition, offset, 1) {
+            Some(chunks) if !chunks.is_empty() => {
+                self.rows_found(partition, offset, &chunks);
+                true
+            }
+            _ => {
+                self.reading_row = true;
+                round.row = Some((partition, offset));
+                false
+            }
+        }
+    }
+
+    /// Takes the rows to be dealt once more out of what was read from `offset` on.
+    fn rows_found(&mut self, partition: u32, offset: u64, chunks: &[Chunk]) {
+        for chunk in chunks {
+            let these = (partition, chunk.base)..(partition, chunk.end());
+            let found: Vec<(u32, u64)> = self.unread.range(these).copied().collect();
+            for at in found {
+                self.unread.remove(&at);
+                self.again.push_back(Dealt {
+                    partition,
+                    offset: at.1,
+                    batch: chunk.batch.clone(),
+                    row: (at.1 - chunk.base) as usize,
+                    maybe_sent: self.may_have_been_sent(partition, at.1),
+                    declined: Vec::new(),
+                });
+            }
+        }
+        if self.unread.contains(&(partition, offset)) {
+            self.rows_gone(partition, offset, offset + 1);
+        }
+    }
+
+    /// Rows to be dealt once more that the log no longer has: they are done, and the log of the node says so.
+    fn rows_gone(&mut self, partition: u32, from: u64, resume: u64) {
+        let these = (partition, from)..(partition, resume);
+        let gone: Vec<(u32, u64)> = self.unread.range(these).copied().collect();
+        for (partition, offset) in &gone {
+            self.unread.remove(&(*partition, *offset));
+            self.done(*partition, *offset);
+        }
+        tracing::error!(
+            subscription = &*self.text,
+            partition = self.name_of(partition).map(|name| &**name),
+            from,
+            resume,
+            rows = gone.len(),
+            "messages of a shared subscription are no longer in the log and cannot be delivered"
+        );
+    }
+
+    fn name_of(&self, partition: u32) -> Option<&Arc<str>> {
+        let info = self.partitions.iter().find(|p| p.number == partition)?;
+        Some(&info.name)
+    }
+
+    fn may_have_been_sent(&self, partition: u32, offset: u64) -> bool {
+        !self.maybe_sent.is_empty()
+            && self
+                .name_of(partition)
+                .and_then(|name| self.maybe_sent.get(name))
+                .is_some_and(|end| offset < *end)
+    }
+
+    fn refresh_partitions<S: EventLog>(&mut self, log: &S) {
+        self.topology = Some(log.topology());
+        self.partitions = log.partitions();
         for info in &self.partitions {
             let overlaps = info.may_match(&self.filter);
             if overlaps && !self.cursors.iter().any(|(n, _)| *n == info.number) {
                 let at = self.start.get(&info.name).copied().unwrap_or(0);
                 self.cursors.push((info.number, at));
             }
-            let (number, again) = (info.number, &mut self.again);
+            let (number, unread) = (info.number, &mut self.unread);
             let (taken, outstanding) = (&mut self.taken, &mut self.outstanding);
             self.pending.retain(|(name, offset)| {
                 if *name != info.name {
@@ -309,12 +428,7 @@ impl Group {
                 }
                 outstanding.insert((number, *offset));
                 if !taken.remove(&(Arc::clone(name), *offset)) {
-                    again.push_back(Dealt {
-                        partition: number,
-                        offset: *offset,
-                        row: None,
-                        declined: Vec::new(),
-                    });
+                    unread.insert((number, *offset));
                 }
                 false
             });
@@ -336,11 +450,9 @@ impl Group {
         let Some(mut at) = self.cursors.iter().find(|c| c.0 == partition).map(|c| c.1) else {
             return true;
         };
-        let name = self
-            .partitions
-            .iter()
-            .find(|p| p.number == partition)
-            .map(|p| Arc::clone(&p.name));
+        let name = self.name_of(partition).cloned();
+        let maybe_sent = name.as_ref().and_then(|name| self.maybe_sent.get(name));
+        let maybe_sent = maybe_sent.copied().unwrap_or(0);
         for chunk in chunks {
             let batch = &chunk.batch;
             let topics = batch.topic_values();
@@ -361,7 +473,9 @@ impl Group {
                     let dealt = Dealt {
                         partition,
                         offset,
-                        row: Some((batch.clone(), row)),
+                        batch: batch.clone(),
+                        row,
+                        maybe_sent: offset < maybe_sent,
                         declined: Vec::new(),
                     };
                     if self.give(dealt, round).is_err() {
@@ -407,34 +521,5 @@ impl Group {
 impl Member {
     fn has_room(&self) -> bool {
         !self.full && self.queue.len() < GROUP_QUEUE_ROWS_MAX
-    }
-}
-
-/// Enters the shared subscriptions of a session read from disk, whose client is away. `record` gives
-/// a group's own record.
-pub fn restore_groups(
-    shared: &Shared,
-    session: &Session,
-    record: impl Fn(&str) -> Option<Vec<u8>>,
-) {
-    for (_, sub) in session.live_subs().filter(|(_, s)| s.share.is_some()) {
-        let group = shared.group(&sub.text, || {
-            record(&sub.text)
-                .and_then(|r| Group::decode(Arc::clone(&sub.text), sub.filter.clone(), &r))
-                .unwrap_or_else(|| {
-                    Group::new(Arc::clone(&sub.text), sub.filter.clone(), sub.since.clone())
-                })
-        });
-        let mut group = group.lock();
-        group.sessions += 1;
-        for flight in session
-            .in_flight
-            .values()
-            .filter(|f| f.group.as_ref() == Some(&sub.text))
-        {
-            if let Source::Log(partition, offset) = &flight.source {
-                group.take(partition, *offset);
-            }
-        }
     }
 }

@@ -10,10 +10,12 @@
 
 mod access;
 pub mod authorizer;
-mod bus_spine;
+mod bus_log;
 mod config;
 pub mod conn;
 pub mod core;
+pub mod counters;
+pub mod event_log;
 mod gateway;
 pub mod group;
 pub mod index;
@@ -24,10 +26,10 @@ pub mod registry;
 pub mod restore;
 mod shell;
 pub mod sim;
-pub mod spine;
 pub mod state;
 mod stats;
 pub mod sys;
+mod throttle;
 mod tls;
 
 pub use access::AccessAuthorizer;
@@ -36,4 +38,5 @@ pub use config::{GatewayConfig, TlsConfig};
 pub use gateway::{Gateway, Handle, LocalAddrs};
 pub use limits::Limits;
 pub use stats::Stats;
+pub use throttle::Throttle;
 pub use tls::server_tls;

@@ -59,6 +59,10 @@ pub const RETAINED_TASKS_MAX: usize = 16_384;
 pub const PERMISSION_CACHE_TOPICS_MAX: usize = 1024;
 /// How long an idle core waits before it looks at its clocks.
 pub const TICK: Duration = Duration::from_millis(100);
+/// Time in which [`LOG_LINES_PER_WINDOW`] lines about one kind of refusal are logged, in microseconds.
+pub const LOG_WINDOW_US: i64 = 10_000_000;
+/// Lines about one kind of refusal that are logged in a window; the others are counted.
+pub const LOG_LINES_PER_WINDOW: u32 = 5;
 /// Time between two looks at the clocks above which it does not count as silence of the clients, in
 /// microseconds: the process was halted, or somebody set the clock.
 pub const TICK_GAP_US: i64 = 3_000_000;

@@ -2,7 +2,7 @@
 //! subscriptions, counters and bounds.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
 use busbar_event::Micros;
 use foldhash::fast::RandomState;
@@ -10,10 +10,12 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 use crate::conn::ConnId;
+use crate::counters::{Census, Counters};
 use crate::group::Group;
 use crate::limits::{LARGE_PACKETS_BYTES_MAX, LOST_NOTES_MAX, Limits, SURPLUS_MAX};
-use crate::state::Session;
-use crate::sys::Board;
+use crate::state::{Session, SessionId};
+use crate::sys::SysSnapshot;
+use crate::throttle::Throttle;
 
 /// What the cores share. Each lock is held for a look-up or a move, never while waiting; no two of
 /// them are held at once.
@@ -28,10 +30,15 @@ pub struct Shared {
     pub started: AtomicI64,
     /// Bytes booked for large packets on their way in.
     large: AtomicUsize,
-    board: Mutex<Option<Arc<Board>>>,
-    clients: Mutex<HashMap<Arc<str>, Whereabouts, RandomState>>,
+    sys_snapshot: Mutex<Option<Arc<SysSnapshot>>>,
+    clients: Mutex<HashMap<SessionId, SessionPlace, RandomState>>,
     groups: Mutex<HashMap<Arc<str>, Arc<Mutex<Group>>, RandomState>>,
-    /// QoS 2 publishes that failed after their connection was lost: client and sequence number.
+    /// Bounds what is logged about refused logins.
+    pub refused_logins: Throttle,
+    /// Bounds what is logged about refused publishes.
+    pub refused_publishes: Throttle,
+    /// QoS 2 publishes that failed after their connection was lost: the session's producer and sequence
+    /// number.
     lost: Mutex<Vec<(Arc<str>, u64)>>,
     connections: AtomicUsize,
     rate: Mutex<(Micros, u32)>,
@@ -39,40 +46,7 @@ pub struct Shared {
     next_expiry: AtomicI64,
 }
 
-/// Counters of the gateway.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Connections accepted.
-    pub connections: AtomicU64,
-    /// Connections refused or closed for a fault of the client.
-    pub refusals: AtomicU64,
-    /// PUBLISH packets in.
-    pub publishes_in: AtomicU64,
-    /// Bytes of payload in.
-    pub bytes_in: AtomicU64,
-    /// PUBLISH packets out.
-    pub publishes_out: AtomicU64,
-    /// Bytes of payload out.
-    pub bytes_out: AtomicU64,
-    /// Packets of all kinds in.
-    pub packets_in: AtomicU64,
-    /// Packets of all kinds out.
-    pub packets_out: AtomicU64,
-    /// Bytes in, all told.
-    pub wire_bytes_in: AtomicU64,
-    /// Bytes out, all told.
-    pub wire_bytes_out: AtomicU64,
-    /// The most clients that were connected at the same time.
-    pub connected_most: AtomicU64,
-    /// Events not sent because they were too large for the client.
-    pub too_large: AtomicU64,
-    /// Events not sent because they had expired.
-    pub expired: AtomicU64,
-    /// Publishes refused.
-    pub publishes_refused: AtomicU64,
-}
-
-enum Whereabouts {
+enum SessionPlace {
     Online {
         core: usize,
         conn: ConnId,
@@ -123,17 +97,6 @@ pub enum Due {
     Over(Box<Session>),
 }
 
-/// Who is there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Census {
-    /// Clients with a connection.
-    pub connected: usize,
-    /// Sessions whose clients are away.
-    pub away: usize,
-    /// Subscriptions to groups, of clients connected or not.
-    pub shared_subscriptions: usize,
-}
-
 impl Shared {
     /// With bounds.
     pub fn new(limits: Limits) -> Shared {
@@ -143,9 +106,11 @@ impl Shared {
             subscriptions: AtomicUsize::new(0),
             started: AtomicI64::new(0),
             large: AtomicUsize::new(0),
-            board: Mutex::default(),
+            sys_snapshot: Mutex::default(),
             clients: Mutex::default(),
             groups: Mutex::default(),
+            refused_logins: Throttle::default(),
+            refused_publishes: Throttle::default(),
             lost: Mutex::default(),
             connections: AtomicUsize::new(0),
             rate: Mutex::new((0, 0)),
@@ -155,35 +120,33 @@ impl Shared {
     }
 
     /// Counts who is there.
-    pub fn census(&self) -> Census {
+    fn census(&self) -> Census {
         let groups = self.groups();
         let shared_subscriptions = groups.iter().map(|g| g.lock().sessions).sum();
         let clients = self.clients.lock();
-        let is_online = |w: &&Whereabouts| matches!(w, Whereabouts::Online { .. });
+        let is_online = |w: &&SessionPlace| matches!(w, SessionPlace::Online { .. });
         let connected = clients.values().filter(is_online).count();
         Census {
             connected,
             away: clients.len() - connected,
             shared_subscriptions,
+            subscriptions: self.subscriptions.load(Ordering::Relaxed),
+            started: self.started.load(Ordering::Relaxed),
         }
-    }
-
-    /// Microseconds since the node started.
-    pub fn up_for(&self, now: Micros) -> Micros {
-        (now - self.started.load(Ordering::Relaxed)).max(0)
     }
 
     /// What `$SYS` tells, not older than an interval.
-    pub fn board(&self, retained: usize, now: Micros) -> Arc<Board> {
-        let known = self.board.lock().clone();
+    pub fn sys_snapshot(&self, retained: usize, now: Micros) -> Arc<SysSnapshot> {
+        let known = self.sys_snapshot.lock().clone();
         let interval = self.limits.sys_interval_us;
-        if let Some(board) = known
-            && (0..interval).contains(&(now - board.made))
+        if let Some(sys_snapshot) = known
+            && (0..interval).contains(&(now - sys_snapshot.made))
         {
-            return board;
+            return sys_snapshot;
         }
-        let made = Arc::new(Board::make(self, retained, now));
-        *self.board.lock() = Some(Arc::clone(&made));
+        let census = self.census();
+        let made = Arc::new(SysSnapshot::make(&self.counters, &census, retained, now));
+        *self.sys_snapshot.lock() = Some(Arc::clone(&made));
         made
     }
 
@@ -221,18 +184,18 @@ impl Shared {
     }
 
     /// Notes that a QoS 2 publish failed after its connection was lost.
-    pub fn note_lost(&self, client: &Arc<str>, seq: u64) {
+    pub fn note_lost(&self, producer: &Arc<str>, seq: u64) {
         let mut lost = self.lost.lock();
         if lost.len() >= LOST_NOTES_MAX {
             lost.remove(0);
         }
-        lost.push((Arc::clone(client), seq));
+        lost.push((Arc::clone(producer), seq));
     }
 
     /// Whether that was noted; it is forgotten then.
-    pub fn was_lost(&self, client: &str, seq: u64) -> bool {
+    pub fn was_lost(&self, producer: &str, seq: u64) -> bool {
         let mut lost = self.lost.lock();
-        match lost.iter().position(|(c, s)| **c == *client && *s == seq) {
+        match lost.iter().position(|(p, s)| **p == *producer && *s == seq) {
             Some(at) => {
                 lost.swap_remove(at);
                 true
@@ -277,26 +240,36 @@ impl Shared {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Registers `conn` as the connection of `client` and says where its session is.
-    pub fn claim(&self, client: &Arc<str>, core: usize, conn: ConnId, now: Micros) -> Claim {
+    /// Registers `conn` as the connection of session `id` and says where the session is. A session from
+    /// before the node had users becomes that of the first user who connects with its client identifier.
+    pub fn claim(&self, id: &SessionId, core: usize, conn: ConnId, now: Micros) -> Claim {
         let mut clients = self.clients.lock();
-        if !clients.contains_key(client) && clients.len() >= self.limits.sessions_max {
-            return Claim::Full;
+        if !clients.contains_key(id) {
+            let unowned = id.unowned();
+            match clients.get(&unowned) {
+                Some(SessionPlace::Away { .. }) => {
+                    if let Some(away) = clients.remove(&unowned) {
+                        clients.insert(id.clone(), away);
+                    }
+                }
+                _ if clients.len() >= self.limits.sessions_max => return Claim::Full,
+                _ => {}
+            }
         }
-        match clients.insert(Arc::clone(client), Whereabouts::Online { core, conn }) {
+        match clients.insert(id.clone(), SessionPlace::Online { core, conn }) {
             None => Claim::New,
-            Some(Whereabouts::Away {
+            Some(SessionPlace::Away {
                 session,
                 expires_at: Some(at),
                 ..
             }) if at <= now => Claim::Over(session),
-            Some(Whereabouts::Away {
+            Some(SessionPlace::Away {
                 session, will_at, ..
             }) => Claim::Resume {
                 session,
                 will_due: will_at.is_some_and(|at| at <= now),
             },
-            Some(Whereabouts::Online { core, conn }) => Claim::Ask(core, conn),
+            Some(SessionPlace::Online { core, conn }) => Claim::Ask(core, conn),
         }
     }
 
@@ -311,8 +284,8 @@ impl Shared {
         expires_at: Option<Micros>,
     ) -> Option<Box<Session>> {
         let mut clients = self.clients.lock();
-        match clients.get(&session.client) {
-            Some(Whereabouts::Online { core: c, conn: n }) if (*c, *n) != (core, conn) => {
+        match clients.get(&session.id()) {
+            Some(SessionPlace::Online { core: c, conn: n }) if (*c, *n) != (core, conn) => {
                 Some(session)
             }
             _ => {
@@ -320,10 +293,9 @@ impl Shared {
                     .unwrap_or(Micros::MAX)
                     .min(expires_at.unwrap_or(Micros::MAX));
                 self.next_expiry.fetch_min(next, Ordering::AcqRel);
-                let client = Arc::clone(&session.client);
                 clients.insert(
-                    client,
-                    Whereabouts::Away {
+                    session.id(),
+                    SessionPlace::Away {
                         session,
                         will_at,
                         expires_at,
@@ -347,10 +319,9 @@ impl Shared {
         self.next_expiry.fetch_min(next, Ordering::AcqRel);
         self.subscriptions
             .fetch_add(session.by_text.len(), Ordering::Relaxed);
-        let client = Arc::clone(&session.client);
         self.clients.lock().insert(
-            client,
-            Whereabouts::Away {
+            session.id(),
+            SessionPlace::Away {
                 session,
                 will_at,
                 expires_at,
@@ -358,20 +329,25 @@ impl Shared {
         );
     }
 
-    /// Forgets a client whose session ended with its connection.
-    pub fn forget(&self, client: &Arc<str>, core: usize, conn: ConnId) {
+    /// Forgets a session that ended with its connection.
+    pub fn forget(&self, id: &SessionId, core: usize, conn: ConnId) {
         let mut clients = self.clients.lock();
-        if let Some(Whereabouts::Online { core: c, conn: n }) = clients.get(client)
+        if let Some(SessionPlace::Online { core: c, conn: n }) = clients.get(id)
             && (*c, *n) == (core, conn)
         {
-            clients.remove(client);
+            clients.remove(id);
         }
     }
 
     /// What is due by now of sessions whose clients are away: those whose will has to be sent come
-    /// as held by a connection of `core` that `ghost` names, so that whoever claims one meanwhile
+    /// as held by a connection of `core` that `placeholder` names, so that whoever claims one meanwhile
     /// asks there; those whose time is over are removed. What was due first comes first.
-    pub fn due(&self, now: Micros, core: usize, mut ghost: impl FnMut() -> ConnId) -> Vec<Due> {
+    pub fn due(
+        &self,
+        now: Micros,
+        core: usize,
+        mut placeholder: impl FnMut() -> ConnId,
+    ) -> Vec<Due> {
         if now < self.next_expiry.load(Ordering::Acquire) {
             return Vec::new();
         }
@@ -379,7 +355,7 @@ impl Shared {
         let (mut over, mut wills) = (Vec::new(), Vec::new());
         let mut next = Micros::MAX;
         for (client, where_) in clients.iter() {
-            let Whereabouts::Away {
+            let SessionPlace::Away {
                 will_at,
                 expires_at,
                 ..
@@ -388,11 +364,11 @@ impl Shared {
                 continue;
             };
             if let Some(at) = expires_at.filter(|at| *at <= now) {
-                over.push((at, Arc::clone(client)));
+                over.push((at, client.clone()));
                 continue;
             }
             if let Some(at) = will_at.filter(|at| *at <= now) {
-                wills.push((at, Arc::clone(client)));
+                wills.push((at, client.clone()));
                 continue;
             }
             next = next
@@ -400,17 +376,17 @@ impl Shared {
                 .min(will_at.unwrap_or(Micros::MAX));
         }
         let mut due = Vec::with_capacity(over.len() + wills.len());
-        over.sort_unstable();
-        wills.sort_unstable();
+        over.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
+        wills.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
         for (_, client) in over {
-            if let Some(Whereabouts::Away { session, .. }) = clients.remove(&client) {
+            if let Some(SessionPlace::Away { session, .. }) = clients.remove(&client) {
                 due.push(Due::Over(session));
             }
         }
         for (_, client) in wills {
-            let conn = ghost();
-            let held = Whereabouts::Online { core, conn };
-            if let Some(Whereabouts::Away { session, .. }) = clients.insert(client, held) {
+            let conn = placeholder();
+            let held = SessionPlace::Online { core, conn };
+            if let Some(SessionPlace::Away { session, .. }) = clients.insert(client, held) {
                 due.push(Due::Will(conn, session));
             }
         }

@@ -17,11 +17,12 @@ use bytes::Bytes;
 
 use crate::authorizer::{Credentials, Identity, Open, Reach};
 use crate::conn::ConnId;
-use crate::core::{Core, Effect, group_key};
+use crate::core::{Core, Effect, Reader, group_key};
+use crate::event_log::{EventLog, PartitionInfo, RetainedPage, RetainedRow};
 use crate::limits::Limits;
 use crate::registry::Shared;
 use crate::restore::restore_sessions;
-use crate::spine::{PartitionInfo, RetainedPage, RetainedRow, Spine};
+use crate::state::Positions;
 
 const PARTITION: &str = "inbox/0";
 
@@ -44,6 +45,10 @@ pub struct SimLog {
     pub full: bool,
     /// Commits of events fail; what goes to the store is kept.
     pub broken: bool,
+    /// The disk cannot be read: who asks for rows waits until it can.
+    pub unreadable: bool,
+    /// Reads that wait for that.
+    reads: Vec<(usize, Reader, u32, u64)>,
     /// Publishes are refused with this.
     pub refuse: Option<Refused>,
 }
@@ -60,9 +65,9 @@ struct Waiting {
 }
 
 /// A core's view of the [`SimLog`].
-pub struct SimSpine(Rc<RefCell<SimLog>>);
+pub struct SimEventLog(Rc<RefCell<SimLog>>);
 
-impl Spine for SimSpine {
+impl EventLog for SimEventLog {
     type Ticket = u64;
 
     fn publish(
@@ -134,11 +139,6 @@ impl Spine for SimSpine {
     fn read_cached(&self, _: u32, offset: u64, bytes_max: usize) -> Option<Vec<Chunk>> {
         let log = self.0.borrow();
         (offset >= log.cached_from).then(|| log.read(offset, bytes_max))
-    }
-
-    fn read_row(&self, _: u32, offset: u64) -> Option<(Batch, usize)> {
-        let chunk = self.0.borrow().read(offset, 1).into_iter().next()?;
-        Some((chunk.batch, 0))
     }
 
     fn place(&self, _: &Event<'_>) -> Arc<str> {
@@ -293,7 +293,7 @@ pub struct SimNode {
     pub authority: Authority,
     limits: Limits,
     shared: Arc<Shared>,
-    cores: Vec<Core<SimSpine>>,
+    cores: Vec<Core<SimEventLog>>,
     life: u64,
     next_core: usize,
     /// Whether commits and journal batches are made durable at once.
@@ -328,12 +328,19 @@ impl SimNode {
             .filter(|(key, _)| key.starts_with(b"s/"))
             .map(|(key, record)| (key.clone(), record.clone()));
         let group_record = |text: &str| store.get(&group_key(text)).map(|r| r.to_vec());
-        let stale = restore_sessions(&self.shared, sessions, group_record, self.now);
+        let ends = Positions::from_iter([(PARTITION.into(), self.log.borrow().end)]);
+        let stale = restore_sessions(&self.shared, sessions, group_record, &ends, self.now);
         for key in stale {
             self.log.borrow_mut().store.remove(&key);
         }
         self.cores = (0..cores)
-            .map(|n| Core::new(SimSpine(Rc::clone(&self.log)), Arc::clone(&self.shared), n))
+            .map(|n| {
+                Core::new(
+                    SimEventLog(Rc::clone(&self.log)),
+                    Arc::clone(&self.shared),
+                    n,
+                )
+            })
             .collect();
     }
 
@@ -351,6 +358,7 @@ impl SimNode {
             let mut log = self.log.borrow_mut();
             log.waiting.clear();
             log.journal.clear();
+            log.reads.clear();
         }
         self.start(cores);
         self.settle();
@@ -471,6 +479,16 @@ impl SimNode {
         self.settle();
     }
 
+    /// The disk can be read again, and the reads that failed are tried again.
+    pub fn read_again(&mut self) {
+        self.log.borrow_mut().unreadable = false;
+        let reads = std::mem::take(&mut self.log.borrow_mut().reads);
+        for (core, reader, partition, offset) in reads {
+            self.carry_out(core, Effect::ReadDisk(reader, partition, offset));
+        }
+        self.settle();
+    }
+
     /// Nothing committed so far is in memory any more.
     pub fn forget_cache(&mut self) {
         let mut log = self.log.borrow_mut();
@@ -539,16 +557,46 @@ impl SimNode {
                     .journal
                     .push_back((core, seq, changes));
             }
-            Effect::ReadCold(reader, partition, offset) => {
+            Effect::ReadDisk(reader, partition, offset) => {
+                if self.log.borrow().unreadable {
+                    let read = (core, reader, partition, offset);
+                    return self.log.borrow_mut().reads.push(read);
+                }
                 let start = self.log.borrow().start;
                 let result = match offset < start {
                     true => Err(start),
                     false => Ok(self.log.borrow().read(offset, 256)),
                 };
-                self.cores[core].thawed(reader, partition, offset, result);
+                self.cores[core].rows_read(reader, partition, offset, result);
             }
             Effect::Post(to, message) => self.cores[to].message(message, self.now),
         }
+    }
+}
+
+/// A user who may do everything.
+#[derive(Clone, Debug)]
+pub struct UserWithAllRights(pub String);
+
+impl Identity for UserWithAllRights {
+    fn user(&self) -> &str {
+        &self.0
+    }
+
+    fn may_publish(&self, _: &str, _: &str) -> bool {
+        true
+    }
+
+    fn may_subscribe(&self, _: &Filter) -> Reach {
+        Reach::All
+    }
+
+    fn may_receive(&self, _: &str, _: &str) -> bool {
+        true
+    }
+
+    fn is_unrestricted(&self) -> bool {
+        true
     }
 }
 
@@ -557,7 +605,7 @@ impl SimNode {
 pub struct Narrow;
 
 impl Identity for Narrow {
-    fn name(&self) -> &str {
+    fn user(&self) -> &str {
         "narrow"
     }
 

@@ -2,12 +2,13 @@
 //!
 //! | field | form |
 //! | --- | --- |
-//! | version | u8, 2; version 1 lacks the end of the connection |
+//! | version | u8, 3; version 2 lacks what may have been sent, version 1 the end of the connection too |
 //! | expiry | u32 seconds |
 //! | end of the connection | i64 microseconds; zero while it is connected |
 //! | next packet identifier, QoS 2 sequence | u16, u64 |
 //! | subscriptions | u32 count; each: filter, options, identifier, since by partition |
 //! | positions | u32 count; each: partition name, u64 |
+//! | may have been sent | u32 count; each: partition name, u64 |
 //! | in flight | u32 count; each: packet identifier, QoS, state, partition, offset, or its own copy |
 //! | received (QoS 2) | u32 count; each: packet identifier, sequence, partition name |
 //! | will | u8; then its fields |
@@ -100,9 +101,31 @@ pub enum Stored {
     AskLog,
 }
 
+/// Names a session: client identifiers belong to the user who connects with them, so two users may use the
+/// same one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId {
+    /// The user; empty while the node has no users.
+    pub user: Arc<str>,
+    /// Client identifier.
+    pub client: Arc<str>,
+}
+
+impl SessionId {
+    /// The session of that client identifier from before the node had users.
+    pub fn unowned(&self) -> SessionId {
+        SessionId {
+            user: "".into(),
+            client: Arc::clone(&self.client),
+        }
+    }
+}
+
 /// A session.
 #[derive(Debug)]
 pub struct Session {
+    /// The user whom it belongs to; empty while the node has no users.
+    pub user: Arc<str>,
     /// Client identifier.
     pub client: Arc<str>,
     /// When it began: part of its record's key, so that the record of a session that ended can be
@@ -118,6 +141,9 @@ pub struct Session {
     pub by_text: HashMap<Arc<str>, u32, RandomState>,
     /// Where reading continues, while the session is not connected.
     pub positions: Positions,
+    /// QoS 1 messages before these offsets may have been sent before the node was killed: they are sent with
+    /// DUP.
+    pub maybe_sent: Positions,
     /// Messages on their way to the client, by packet identifier.
     pub in_flight: HashMap<u16, InFlight, RandomState>,
     /// Payload bytes of those that are kept here.
@@ -134,19 +160,24 @@ pub struct Session {
     pub will: Option<Will>,
     /// There is a record of it on disk.
     pub recorded: bool,
+    /// Name under which the log remembers its QoS 2 publishes.
+    producer: Arc<str>,
 }
 
 impl Session {
     /// A new session.
-    pub fn new(client: Arc<str>, born: Micros) -> Session {
+    pub fn new(id: SessionId, born: Micros) -> Session {
         Session {
-            client,
+            producer: producer(&id.user, &id.client),
+            user: id.user,
+            client: id.client,
             born,
             ended: None,
             expiry_s: 0,
             subs: Vec::new(),
             by_text: HashMap::default(),
             positions: HashMap::default(),
+            maybe_sent: HashMap::default(),
             in_flight: HashMap::default(),
             own_bytes: 0,
             next_order: 1,
@@ -156,6 +187,28 @@ impl Session {
             will: None,
             recorded: false,
         }
+    }
+
+    /// What names it.
+    pub fn id(&self) -> SessionId {
+        SessionId {
+            user: Arc::clone(&self.user),
+            client: Arc::clone(&self.client),
+        }
+    }
+
+    /// Makes it a user's. Its record on disk and its QoS 2 publishes have other names from then on.
+    pub fn set_user(&mut self, user: Arc<str>) {
+        self.producer = producer(&user, &self.client);
+        self.user = user;
+    }
+
+    /// Sets where reading continues.
+    pub fn set_positions(&mut self, positions: Positions) {
+        self.positions = positions;
+        let positions = &self.positions;
+        self.maybe_sent
+            .retain(|name, end| positions.get(name).is_none_or(|at| at < end));
     }
 
     /// Whether it outlives its connection.
@@ -172,13 +225,13 @@ impl Session {
     }
 
     /// A message is on its way.
-    pub fn fly(&mut self, packet_id: u16, flight: InFlight) {
+    pub fn add_in_flight(&mut self, packet_id: u16, flight: InFlight) {
         self.own_bytes += flight.own_bytes();
         self.in_flight.insert(packet_id, flight);
     }
 
     /// A message is no longer on its way.
-    pub fn land(&mut self, packet_id: u16) -> Option<InFlight> {
+    pub fn remove_in_flight(&mut self, packet_id: u16) -> Option<InFlight> {
         let flight = self.in_flight.remove(&packet_id)?;
         self.own_bytes = self.own_bytes.saturating_sub(flight.own_bytes());
         Some(flight)
@@ -196,22 +249,8 @@ impl Session {
     }
 
     /// Name under which the log remembers this session's QoS 2 publishes.
-    pub fn producer(&self) -> Arc<str> {
-        if self.client.len() <= PRODUCER_CLIENT_BYTES_MAX {
-            return format!("mqtt:{}", self.client).into();
-        }
-        // The log bounds the names of producers; a long identifier is told by its hash.
-        let hash = self
-            .client
-            .bytes()
-            .fold([0xcbf2_9ce4_8422_2325_u64, 7], |[a, b], byte| {
-                let a = (a ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-                [
-                    a,
-                    (b ^ a).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23),
-                ]
-            });
-        format!("mqtt#{:016x}{:016x}", hash[0], hash[1]).into()
+    pub fn producer(&self) -> &Arc<str> {
+        &self.producer
     }
 
     /// When it ends if it disconnects at `now`; `None` for never.
@@ -230,8 +269,13 @@ impl Session {
 
     /// The record.
     pub fn encode(&self) -> Vec<u8> {
+        self.encode_as(RECORD_VERSION)
+    }
+
+    /// The record in the form of version 2 or later.
+    fn encode_as(&self, version: u8) -> Vec<u8> {
         let mut w = Vec::with_capacity(256 + self.in_flight.len() * 24);
-        w.push(RECORD_VERSION);
+        w.push(version);
         w.extend_from_slice(&self.expiry_s.to_be_bytes());
         w.extend_from_slice(&self.ended.unwrap_or(0).to_be_bytes());
         w.extend_from_slice(&self.next_id.to_be_bytes());
@@ -250,6 +294,9 @@ impl Session {
             put_positions(&mut w, &sub.since);
         }
         put_positions(&mut w, &self.positions);
+        if version >= 3 {
+            put_positions(&mut w, &self.maybe_sent);
+        }
         let mut flying: Vec<(&u16, &InFlight)> = self.in_flight.iter().collect();
         flying.sort_unstable_by_key(|(_, f)| f.order);
         put_count(&mut w, flying.len());
@@ -280,13 +327,13 @@ impl Session {
     }
 
     /// Reads a record; `None` when it is not one.
-    pub fn decode(client: Arc<str>, born: Micros, record: &[u8]) -> Option<Session> {
+    pub fn decode(id: SessionId, born: Micros, record: &[u8]) -> Option<Session> {
         let mut r = Fields(record);
         let version = r.u8()?;
         if !(1..=RECORD_VERSION).contains(&version) {
             return None;
         }
-        let mut s = Session::new(client, born);
+        let mut s = Session::new(id, born);
         s.recorded = true;
         s.expiry_s = r.u32()?;
         if version >= 2 {
@@ -322,6 +369,9 @@ impl Session {
             }));
         }
         s.positions = r.positions()?;
+        if version >= 3 {
+            s.maybe_sent = r.positions()?;
+        }
         for order in 0..r.u32()? {
             let id = r.u16()?;
             let bits = r.u8()?;
@@ -343,7 +393,7 @@ impl Session {
                 source,
                 group,
             };
-            s.fly(id, flight);
+            s.add_in_flight(id, flight);
         }
         s.next_order = s.in_flight.len() as u64 + 1;
         for _ in 0..r.u32()? {
@@ -364,8 +414,32 @@ impl Session {
     }
 }
 
-const RECORD_VERSION: u8 = 2;
-const PRODUCER_CLIENT_BYTES_MAX: usize = 200;
+const RECORD_VERSION: u8 = 3;
+const PRODUCER_ID_BYTES_MAX: usize = 200;
+
+/// Name under which the log remembers the QoS 2 publishes of a session.
+fn producer(user: &str, client: &str) -> Arc<str> {
+    // Names of users hold no slash.
+    let id = match user.is_empty() {
+        true => client.to_owned(),
+        false => format!("{user}/{client}"),
+    };
+    let kind = if user.is_empty() { "mqtt" } else { "mqtt-user" };
+    if id.len() <= PRODUCER_ID_BYTES_MAX {
+        return format!("{kind}:{id}").into();
+    }
+    // The log bounds the names of producers; a long identifier is replaced by its hash.
+    let hash = id
+        .bytes()
+        .fold([0xcbf2_9ce4_8422_2325_u64, 7], |[a, b], byte| {
+            let a = (a ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+            [
+                a,
+                (b ^ a).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23),
+            ]
+        });
+    format!("{kind}#{:016x}{:016x}", hash[0], hash[1]).into()
+}
 
 /// Splits `$share/name/filter`; fails on what is neither that nor a filter.
 pub fn split_share(text: &str) -> Result<(Option<Arc<str>>, Filter), Reason> {
@@ -526,8 +600,13 @@ mod tests {
 
     #[test]
     fn a_record_survives_and_a_torn_one_is_refused() {
-        let mut s = Session::new("c".into(), 3);
+        let id = SessionId {
+            user: "u".into(),
+            client: "c".into(),
+        };
+        let mut s = Session::new(id.clone(), 3);
         s.expiry_s = 60;
+        s.maybe_sent.insert("inbox/0".into(), 9);
         s.ended = Some(1_700_000_000_000_000);
         s.positions.insert("inbox/0".into(), 7);
         let text: Arc<str> = "$share/g/a/#".into();
@@ -578,24 +657,32 @@ mod tests {
             user: vec![("a".into(), "b".into())],
         });
         let record = s.encode();
-        let got = Session::decode("c".into(), 3, &record).unwrap();
+        let got = Session::decode(id.clone(), 3, &record).unwrap();
         assert_eq!(got.encode(), record);
         assert_eq!((got.will, got.ended), (s.will.clone(), s.ended));
-        // The first version did not know when the connection ended.
-        let mut old = record.clone();
+        // The second version did not know what may have been sent before a crash, the first one neither when
+        // the connection ended.
+        s.maybe_sent.clear();
+        let mut old = s.encode_as(2);
+        let second = Session::decode(id.clone(), 0, &old).unwrap();
+        assert_eq!((second.ended, &second.positions), (s.ended, &s.positions));
         old[0] = 1;
         old.drain(5..13);
-        let old = Session::decode("c".into(), 0, &old).unwrap();
+        let old = Session::decode(id.clone(), 0, &old).unwrap();
         assert_eq!((old.ended, old.expiry_s, old.will), (None, 60, s.will));
         for n in 0..record.len() {
-            assert!(Session::decode("c".into(), 3, &record[..n]).is_none());
+            assert!(Session::decode(id.clone(), 3, &record[..n]).is_none());
         }
     }
 
     #[test]
     fn a_packet_identifier_in_use_is_not_taken() {
-        let mut s = Session::new("c".into(), 3);
-        let fly = |s: &mut Session| {
+        let id = SessionId {
+            user: "".into(),
+            client: "c".into(),
+        };
+        let mut s = Session::new(id, 3);
+        let send = |s: &mut Session| {
             let id = s.take_id();
             let flight = InFlight {
                 order: 1,
@@ -604,12 +691,12 @@ mod tests {
                 source: Source::Log("inbox/0".into(), 3),
                 group: None,
             };
-            s.fly(id, flight);
+            s.add_in_flight(id, flight);
             id
         };
-        assert_eq!((fly(&mut s), fly(&mut s)), (1, 2));
+        assert_eq!((send(&mut s), send(&mut s)), (1, 2));
         s.next_id = u16::MAX;
-        assert_eq!((fly(&mut s), fly(&mut s)), (u16::MAX, 3));
+        assert_eq!((send(&mut s), send(&mut s)), (u16::MAX, 3));
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub struct Stats {
     pub bytes_in_total: u64,
     /// Publishes refused.
     pub publishes_refused_total: u64,
+    /// Logins refused.
+    pub logins_refused_total: u64,
     /// Messages sent.
     pub publishes_out_total: u64,
     /// Messages not sent because they had expired.
@@ -42,6 +44,7 @@ impl Stats {
             publishes_in_total: c.publishes_in.load(Relaxed),
             bytes_in_total: c.bytes_in.load(Relaxed),
             publishes_refused_total: c.publishes_refused.load(Relaxed),
+            logins_refused_total: c.logins_refused.load(Relaxed),
             publishes_out_total: c.publishes_out.load(Relaxed),
             expired_total: c.expired.load(Relaxed),
             too_large_total: c.too_large.load(Relaxed),

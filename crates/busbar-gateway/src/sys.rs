@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use busbar_event::topic::Filter;
 use busbar_event::{Batch, BatchBuilder, Flags, Micros, Row};
 
-use crate::registry::Shared;
-use crate::spine::{PartitionInfo, RetainedPage, RetainedRow};
+use crate::counters::{Census, Counters};
+use crate::event_log::{PartitionInfo, RetainedPage, RetainedRow};
 
 /// First level of the topics; stands where the name of a stream does when permissions are asked for.
 pub const ROOT: &str = "$SYS";
@@ -23,7 +23,7 @@ pub fn is_reserved(topic: &str) -> bool {
 }
 
 /// Whether a filter asks for these topics: a wildcard in the first level never does.
-pub fn is_meant(filter: &Filter) -> bool {
+pub fn is_sys_filter(filter: &Filter) -> bool {
     is_own(filter.as_str())
 }
 
@@ -32,18 +32,16 @@ fn is_own(topic: &str) -> bool {
 }
 
 /// The values as they were at a time, in the order of their topics.
-pub struct Board {
+pub struct SysSnapshot {
     /// When they were made.
     pub made: Micros,
     /// One row a topic.
     pub batch: Batch,
 }
 
-impl Board {
-    /// Looks at the node. `retained` is the number of topics with a retained message.
-    pub fn make(shared: &Shared, retained: usize, now: Micros) -> Board {
-        let c = &shared.counters;
-        let census = shared.census();
+impl SysSnapshot {
+    /// Takes the values. `retained` is the number of topics with a retained message.
+    pub fn make(c: &Counters, census: &Census, retained: usize, now: Micros) -> SysSnapshot {
         let mut rows: Vec<(&str, String)> = vec![
             ("bytes/received", c.wire_bytes_in.load(Relaxed).to_string()),
             ("bytes/sent", c.wire_bytes_out.load(Relaxed).to_string()),
@@ -64,7 +62,7 @@ impl Board {
                 c.bytes_in.load(Relaxed).to_string(),
             ),
             ("publish/bytes/sent", c.bytes_out.load(Relaxed).to_string()),
-            ("publish/messages/dropped", dropped(shared).to_string()),
+            ("publish/messages/dropped", dropped(c).to_string()),
             (
                 "publish/messages/received",
                 c.publishes_in.load(Relaxed).to_string(),
@@ -78,13 +76,10 @@ impl Board {
                 "shared_subscriptions/count",
                 census.shared_subscriptions.to_string(),
             ),
-            (
-                "subscriptions/count",
-                shared.subscriptions.load(Relaxed).to_string(),
-            ),
+            ("subscriptions/count", census.subscriptions.to_string()),
             (
                 "uptime",
-                format!("{} seconds", shared.up_for(now) / 1_000_000),
+                format!("{} seconds", (now - census.started).max(0) / 1_000_000),
             ),
             (
                 "version",
@@ -105,7 +100,7 @@ impl Board {
                 payload: value.as_bytes(),
             });
         }
-        Board {
+        SysSnapshot {
             made: now,
             batch: builder.finish(),
         }
@@ -129,7 +124,7 @@ impl Board {
 }
 
 /// What stands in for the partition that these topics do not have.
-pub fn nowhere() -> PartitionInfo {
+pub fn no_partition() -> PartitionInfo {
     PartitionInfo {
         number: u32::MAX,
         name: Arc::from(ROOT),
@@ -138,8 +133,7 @@ pub fn nowhere() -> PartitionInfo {
     }
 }
 
-fn dropped(shared: &Shared) -> u64 {
-    let c = &shared.counters;
+fn dropped(c: &Counters) -> u64 {
     [&c.publishes_refused, &c.expired, &c.too_large]
         .iter()
         .map(|count| count.load(Relaxed))

@@ -377,3 +377,80 @@ fn logins_are_asked_for_as_soon_as_there_is_a_user() {
     assert_eq!(login("wrong"), 4);
     assert_eq!(login("correct horse battery"), 0);
 }
+
+/// A login whose look at the clock panics on the core's own thread once it is told to.
+struct Panicking(Arc<std::sync::atomic::AtomicBool>);
+
+impl busbar_gateway::Authorizer for Panicking {
+    fn authenticate(
+        &self,
+        _: &busbar_gateway::Credentials,
+    ) -> Result<Arc<dyn busbar_gateway::Identity>, Reason> {
+        Ok(Arc::new(Panicking(Arc::clone(&self.0))))
+    }
+}
+
+impl busbar_gateway::Identity for Panicking {
+    fn user(&self) -> &str {
+        "panics"
+    }
+    fn may_publish(&self, _: &str, _: &str) -> bool {
+        true
+    }
+    fn may_subscribe(&self, _: &busbar_event::topic::Filter) -> busbar_gateway::Reach {
+        busbar_gateway::Reach::All
+    }
+    fn may_receive(&self, _: &str, _: &str) -> bool {
+        true
+    }
+    fn is_unrestricted(&self) -> bool {
+        true
+    }
+    fn is_current(&self) -> bool {
+        assert!(
+            !self.0.load(std::sync::atomic::Ordering::Acquire),
+            "on purpose"
+        );
+        true
+    }
+}
+
+#[test]
+fn a_core_thread_that_panics_is_named_and_gets_no_more_connections() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let bus = bus(dir.path());
+    let now = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let config = GatewayConfig {
+        listen: vec![any_port()],
+        cores: 2,
+        ..GatewayConfig::default()
+    };
+    let handle = Gateway::start(bus.clone(), Arc::new(Panicking(Arc::clone(&now))), config);
+    let handle = handle.expect("a gateway");
+    let addr = handle.local_addrs().tcp[0];
+    assert!(bus.log().supervisor().ended().is_empty());
+    // The first connection goes to core 1, and core 0, which accepts, stays.
+    let first = Client::connect(addr, "a", 0);
+    now.store(true, std::sync::atomic::Ordering::Release);
+    let begun = std::time::Instant::now();
+    let ended = loop {
+        let ended = bus.log().supervisor().ended();
+        if !ended.is_empty() {
+            break ended;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!((&*ended[0].name, ended[0].panicked), ("mqtt-1", true));
+    now.store(false, std::sync::atomic::Ordering::Release);
+    drop(first);
+    for client in ["b", "c", "d"] {
+        let client = Client::connect(addr, client, 0);
+        assert!(
+            words(&client.got)[0].starts_with("connack"),
+            "{:?}",
+            words(&client.got)
+        );
+    }
+    handle.shutdown();
+}

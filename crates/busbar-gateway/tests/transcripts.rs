@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use busbar_gateway::sim::{Narrow, SimConn, SimNode};
+use busbar_gateway::sim::{Narrow, SimConn, SimNode, UserWithAllRights};
 use busbar_gateway::{Credentials, Identity, Limits, Open};
 use busbar_mqtt::ack::encode_ack;
 use busbar_mqtt::client::{
@@ -59,6 +59,7 @@ fn authority(credentials: &Credentials) -> Result<Arc<dyn Identity>, Reason> {
         Some("banned") => Err(Reason::BANNED),
         Some("nobody") => Err(Reason::NOT_AUTHORIZED),
         Some("narrow") => Ok(Arc::new(Narrow)),
+        Some(name @ ("ann" | "bob")) => Ok(Arc::new(UserWithAllRights(name.into()))),
         _ => Ok(Arc::new(Open)),
     }
 }
@@ -130,6 +131,8 @@ impl Stage {
             "overload" => node.log.borrow_mut().refuse = Some(busbar_bus::Refused::Overloaded),
             "relief" => node.log.borrow_mut().refuse = None,
             "cold" => node.forget_cache(),
+            "unreadable" => node.log.borrow_mut().unreadable = true,
+            "readable" => node.read_again(),
             "trim" => node.trim(),
             "crash" => {
                 node.crash_for(words.get(1).map_or(0, |time| micros(time)));

@@ -11,14 +11,14 @@ use hashbrown::HashMap;
 
 use crate::authorizer::Reach;
 use crate::conn::ConnId;
+use crate::event_log::EventLog;
 use crate::group::Round;
 use crate::limits::{CATCH_UP_READ_BYTES, CATCH_UP_READS_PER_TURN, RETAINED_PAGE};
 use crate::message::is_expired;
-use crate::spine::Spine;
 use crate::state::Source;
-use crate::sys::is_meant;
+use crate::sys::is_sys_filter;
 
-use super::deliver::{Given, Grant, RowAt, Sender, Target};
+use super::deliver::{DeliveryState, Given, Grant, RowAt, Sender, Target};
 use super::{Core, Effect, Message, Reader};
 
 /// What a read for a lagging session brought.
@@ -28,6 +28,17 @@ enum Read {
     Wait,
     /// What was there is gone; go on from here.
     Moved(u64),
+}
+
+/// Why a message in flight is not sent again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dropped {
+    /// The log no longer has it.
+    Gone,
+    /// The user may not receive it now.
+    Denied,
+    /// It is larger than the client takes.
+    TooLarge,
 }
 
 /// How a step ended.
@@ -41,10 +52,10 @@ enum Step {
     Later,
 }
 
-impl<S: Spine> Core<S> {
+impl<S: EventLog> Core<S> {
     /// Serves the connections that asked for more. True when some were not finished.
     pub(super) fn pump_all(&mut self, now: Micros) -> bool {
-        let pumping = std::mem::take(&mut self.pumping);
+        let pumping = std::mem::take(&mut self.conns.pumping);
         for id in pumping {
             let Some(conn) = self.conn(id) else { continue };
             conn.pumping = false;
@@ -58,7 +69,7 @@ impl<S: Spine> Core<S> {
                 self.wake(id);
             }
         }
-        !self.pumping.is_empty()
+        !self.conns.pumping.is_empty()
     }
 
     fn pump_one(&mut self, id: ConnId, now: Micros) -> Step {
@@ -119,7 +130,7 @@ impl<S: Spine> Core<S> {
                 Source::Own(batch) => (Some((batch.clone(), 0)), true),
                 Source::Log(name, offset) => {
                     let Some(partition) = self.number_of(name) else {
-                        self.drop_flight(id, packet_id);
+                        self.drop_flight(id, packet_id, Dropped::Gone);
                         continue;
                     };
                     match self.read_for(id, partition, *offset, 1) {
@@ -130,17 +141,21 @@ impl<S: Spine> Core<S> {
                 }
             };
             let Some((batch, row)) = found else {
-                self.drop_flight(id, packet_id);
+                self.drop_flight(id, packet_id, Dropped::Gone);
                 continue;
             };
-            let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
-                return Step::Blocked;
-            };
-            conn.resend.pop_front();
             let (name, offset) = match &flight.source {
                 Source::Log(name, offset) => (Arc::clone(name), *offset),
                 Source::Own(_) => ("".into(), 0),
             };
+            if !self.may_still_receive(id, batch.topic(row), &name) {
+                self.drop_flight(id, packet_id, Dropped::Denied);
+                continue;
+            }
+            let Some(Some(conn)) = self.conns.slots.get_mut(id.slot as usize) else {
+                return Step::Blocked;
+            };
+            conn.resend.pop_front();
             let mut grant = grant_of(conn, batch.topic(row), flight.qos);
             grant.retained = retained;
             let payloads = batch.payloads();
@@ -150,10 +165,11 @@ impl<S: Spine> Core<S> {
                 batch: &batch,
                 row,
                 payload: payloads.value(row),
+                maybe_sent: true,
             };
             let mut sender = Sender::new(
                 &mut self.journal,
-                &mut self.properties,
+                &mut self.delivery.properties,
                 &mut self.waiting,
                 now,
             );
@@ -163,20 +179,64 @@ impl<S: Spine> Core<S> {
             let counts = sender.counts();
             self.count_out(counts);
             if !fits {
-                self.drop_flight(id, packet_id);
+                self.drop_flight(id, packet_id, Dropped::TooLarge);
             }
         }
     }
 
-    /// A message in flight that can no longer be sent.
-    fn drop_flight(&mut self, id: ConnId, packet_id: u16) {
+    /// Whether the user may receive a message that is sent again, by the rights of now. `partition` is empty for
+    /// a retained message.
+    fn may_still_receive(&self, id: ConnId, topic: &str, partition: &str) -> bool {
+        let Some(Some(conn)) = self.conns.slots.get(id.slot as usize) else {
+            return false;
+        };
+        if conn.unrestricted {
+            return true;
+        }
+        let reader = || {
+            self.delivery
+                .readers
+                .iter()
+                .flatten()
+                .find(|f| *f.info.name == *partition)
+        };
+        let stream = match partition {
+            "" => Some(self.log.stream_of(topic)),
+            _ => reader().map(|reader| Arc::clone(&reader.info.stream)),
+        };
+        stream.is_some_and(|stream| Self::may_receive(&conn.identity, topic, &stream))
+    }
+
+    /// A message in flight that is not sent again.
+    fn drop_flight(&mut self, id: ConnId, packet_id: u16, why: Dropped) {
         let Some(conn) = self.conn(id) else { return };
         conn.resend.retain(|p| *p != packet_id);
-        let flight = conn.session.as_mut().and_then(|s| s.land(packet_id));
+        let client = conn.session.as_ref().map(|s| Arc::clone(&s.client));
+        let flight = conn
+            .session
+            .as_mut()
+            .and_then(|s| s.remove_in_flight(packet_id));
         if let Some(flight) = flight
-            && let (Some(text), Source::Log(partition, offset)) = (&flight.group, &flight.source)
+            && let Source::Log(partition, offset) = &flight.source
         {
-            self.group_done(text, partition, *offset);
+            if why == Dropped::Gone {
+                tracing::error!(
+                    client = client.as_deref(),
+                    partition = &**partition,
+                    offset,
+                    "a message that its client did not acknowledge is no longer in the log and cannot be sent again"
+                );
+            }
+            match (&flight.group, self.number_of(partition)) {
+                (Some(text), Some(number)) if why == Dropped::Denied => {
+                    if let Some(group) = self.shared.existing_group(text) {
+                        group.lock().give_back(number, *offset);
+                    }
+                    self.wake_group(text);
+                }
+                (Some(text), _) => self.group_done(text, partition, *offset),
+                (None, _) => {}
+            }
         }
         self.journal_lazily(id);
     }
@@ -201,10 +261,10 @@ impl<S: Spine> Core<S> {
                 conn.retained.pop_front();
                 continue;
             };
-            let page = match is_meant(&sub.filter) {
+            let page = match is_sys_filter(&sub.filter) {
                 true => self.sys_page(&sub.filter, after.as_deref(), now),
                 false => self
-                    .spine
+                    .log
                     .retained(&sub.filter, after.as_deref(), RETAINED_PAGE),
             };
             let nobody: Arc<str> = "".into();
@@ -225,7 +285,7 @@ impl<S: Spine> Core<S> {
                     Reach::Some => Self::may_receive(&identity, topic, &found.stream),
                     Reach::None => false,
                 };
-                let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
+                let Some(Some(conn)) = self.conns.slots.get_mut(id.slot as usize) else {
                     return Step::Blocked;
                 };
                 let own = sub.options.no_local
@@ -238,10 +298,11 @@ impl<S: Spine> Core<S> {
                         batch: &found.batch,
                         row: found.row,
                         payload: payloads.value(found.row),
+                        maybe_sent: false,
                     };
                     let mut sender = Sender::new(
                         &mut self.journal,
-                        &mut self.properties,
+                        &mut self.delivery.properties,
                         &mut self.waiting,
                         now,
                     );
@@ -280,7 +341,7 @@ impl<S: Spine> Core<S> {
             let Some(lag) = conn.lag.get(at).copied() else {
                 break;
             };
-            let Some(live) = self.feed_live(lag.partition) else {
+            let Some(live) = self.live_position(lag.partition) else {
                 if let Some(conn) = self.conn(id) {
                     conn.lag.swap_remove(at);
                 }
@@ -327,19 +388,25 @@ impl<S: Spine> Core<S> {
         now: Micros,
     ) -> bool {
         let Core {
-            feeds,
+            delivery,
             conns,
             journal,
-            properties,
             waiting,
             ..
         } = self;
-        let Some(Some(feed)) = feeds.get(partition as usize) else {
+        let DeliveryState {
+            readers,
+            properties,
+            ..
+        } = delivery;
+        let Some(Some(reader)) = readers.get(partition as usize) else {
             return true;
         };
-        let Some(Some(conn)) = conns.get_mut(id.slot as usize) else {
+        let Some(Some(conn)) = conns.slots.get_mut(id.slot as usize) else {
             return false;
         };
+        let maybe_sent = conn.maybe_sent.iter().find(|(p, _)| *p == partition);
+        let maybe_sent = maybe_sent.map_or(0, |(_, end)| *end);
         let mut sender = Sender::new(journal, properties, waiting, now);
         let mut full = false;
         'chunks: for chunk in chunks {
@@ -362,17 +429,18 @@ impl<S: Spine> Core<S> {
                         .filter(|(_, s)| s.share.is_none() && s.filter.matches(topic))
                         .map(|(slot, _)| slot)
                         .collect();
-                    Target::new(conn, subs.into_iter(), &feed.info, topic)
+                    Target::new(conn, subs.into_iter(), &reader.info, topic)
                 });
                 if let Some(target) = target {
                     let at = RowAt {
-                        partition: &feed.info.name,
+                        partition: &reader.info.name,
                         offset,
                         batch,
                         row,
                         payload: payloads.value(row),
+                        maybe_sent: offset < maybe_sent,
                     };
-                    if target.offer(conn, &feed.info, &at, &mut sender) == Given::Full {
+                    if target.offer(conn, &reader.info, &at, &mut sender) == Given::Full {
                         full = true;
                         break 'chunks;
                     }
@@ -394,12 +462,17 @@ impl<S: Spine> Core<S> {
         }
     }
 
-    fn feed_live(&self, partition: u32) -> Option<u64> {
-        self.feeds.get(partition as usize)?.as_ref().map(|f| f.live)
+    fn live_position(&self, partition: u32) -> Option<u64> {
+        self.delivery
+            .readers
+            .get(partition as usize)?
+            .as_ref()
+            .map(|f| f.live)
     }
 
     pub(super) fn number_of(&self, name: &str) -> Option<u32> {
-        self.feeds
+        self.delivery
+            .readers
             .iter()
             .flatten()
             .find(|f| *f.info.name == *name)
@@ -407,11 +480,11 @@ impl<S: Spine> Core<S> {
     }
 
     fn read_for(&mut self, id: ConnId, partition: u32, offset: u64, bytes_max: usize) -> Read {
-        let start = self.spine.start(partition);
+        let start = self.log.start(partition);
         if offset < start {
             return Read::Moved(start);
         }
-        let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
+        let Some(Some(conn)) = self.conns.slots.get_mut(id.slot as usize) else {
             return Read::Wait;
         };
         if let Some(cold) = conn
@@ -424,14 +497,14 @@ impl<S: Spine> Core<S> {
                 Err(resume) => Read::Moved(resume),
             };
         }
-        match self.spine.read_cached(partition, offset, bytes_max) {
+        match self.log.read_cached(partition, offset, bytes_max) {
             Some(chunks) if !chunks.is_empty() => Read::Rows(chunks),
             _ => {
                 if !conn.reading {
                     conn.reading = true;
                     conn.cold = None;
                     self.effects
-                        .push(Effect::ReadCold(Reader::Conn(id), partition, offset));
+                        .push(Effect::ReadDisk(Reader::Conn(id), partition, offset));
                 }
                 Read::Wait
             }
@@ -441,14 +514,14 @@ impl<S: Spine> Core<S> {
     /// Deals the rows of shared subscriptions and sends those of this core's members.
     pub(super) fn deal_groups(&mut self, now: Micros) -> bool {
         let mut more = false;
-        for at in 0..self.groups.len() {
+        for at in 0..self.groups.local.len() {
             let (text, group) = (
-                Arc::clone(&self.groups[at].text),
-                Arc::clone(&self.groups[at].group),
+                Arc::clone(&self.groups.local[at].text),
+                Arc::clone(&self.groups.local[at].group),
             );
-            let round = group.lock().deal(&self.spine);
+            let round = group.lock().deal(&self.log);
             self.after_round(&text, round);
-            for id in self.groups[at].members.clone() {
+            for id in self.groups.local[at].members.clone() {
                 more |= self.serve_member(id, &text, &group, now);
             }
         }
@@ -468,63 +541,57 @@ impl<S: Spine> Core<S> {
             let Some(dealt) = group.lock().front(number, id) else {
                 break;
             };
-            let found = match &dealt.row {
-                Some((batch, row)) => Some((batch.clone(), *row)),
-                None => self.spine.read_row(dealt.partition, dealt.offset),
-            };
-            let Some(Some(feed)) = self.feeds.get(dealt.partition as usize) else {
+            let Some(Some(reader)) = self.delivery.readers.get(dealt.partition as usize) else {
                 break;
             };
-            let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
+            let Some(Some(conn)) = self.conns.slots.get_mut(id.slot as usize) else {
                 break;
             };
-            let mut given = Given::Done;
-            let mut done = true;
-            if let Some((batch, row)) = found {
-                let sub = conn.session.as_ref().and_then(|s| {
-                    let slot = s.by_text.get(text)?;
-                    s.subs.get(*slot as usize)?.as_ref()
-                });
-                let Some(sub) = sub else { break };
-                let topic = batch.topic(row);
-                if sub.reach != Reach::All
-                    && !Self::may_receive(&conn.identity, topic, &feed.info.stream)
-                {
-                    group.lock().decline(number, id);
-                    declined = true;
-                    continue;
-                }
-                let grant = Grant {
-                    qos: sub.options.qos,
-                    retain_as_published: sub.options.retain_as_published,
-                    retained: false,
-                    ids: if sub.id > 0 {
-                        Box::new([sub.id])
-                    } else {
-                        Box::default()
-                    },
-                };
-                let qos = grant.qos.min(Flags(batch.flags()[row]).qos());
-                let payloads = batch.payloads();
-                let at = RowAt {
-                    partition: &feed.info.name,
-                    offset: dealt.offset,
-                    batch: &batch,
-                    row,
-                    payload: payloads.value(row),
-                };
-                let mut sender = Sender::new(
-                    &mut self.journal,
-                    &mut self.properties,
-                    &mut self.waiting,
-                    now,
-                );
-                let sent_before = conn.sent;
-                given = sender.give(conn, &at, &grant, Some(text));
-                done = qos == 0 || conn.sent == sent_before;
-                let counts = sender.counts();
-                self.count_out(counts);
+            let sub = conn.session.as_ref().and_then(|s| {
+                let slot = s.by_text.get(text)?;
+                s.subs.get(*slot as usize)?.as_ref()
+            });
+            let Some(sub) = sub else { break };
+            let (batch, row) = (&dealt.batch, dealt.row);
+            let topic = batch.topic(row);
+            if sub.reach != Reach::All
+                && !Self::may_receive(&conn.identity, topic, &reader.info.stream)
+            {
+                group.lock().decline(number, id);
+                declined = true;
+                continue;
             }
+            let grant = Grant {
+                qos: sub.options.qos,
+                retain_as_published: sub.options.retain_as_published,
+                retained: false,
+                ids: if sub.id > 0 {
+                    Box::new([sub.id])
+                } else {
+                    Box::default()
+                },
+            };
+            let qos = grant.qos.min(Flags(batch.flags()[row]).qos());
+            let payloads = batch.payloads();
+            let at = RowAt {
+                partition: &reader.info.name,
+                offset: dealt.offset,
+                batch,
+                row,
+                payload: payloads.value(row),
+                maybe_sent: dealt.maybe_sent,
+            };
+            let mut sender = Sender::new(
+                &mut self.journal,
+                &mut self.delivery.properties,
+                &mut self.waiting,
+                now,
+            );
+            let sent_before = conn.sent;
+            let given = sender.give(conn, &at, &grant, Some(text));
+            let done = qos == 0 || conn.sent == sent_before;
+            let counts = sender.counts();
+            self.count_out(counts);
             let mut group = group.lock();
             if given == Given::Full {
                 group.set_full(number, id);
@@ -554,7 +621,12 @@ impl<S: Spine> Core<S> {
         if let Some((partition, offset)) = round.cold {
             let reader = Reader::Group(Arc::clone(text));
             self.effects
-                .push(Effect::ReadCold(reader, partition, offset));
+                .push(Effect::ReadDisk(reader, partition, offset));
+        }
+        if let Some((partition, offset)) = round.row {
+            let reader = Reader::GroupRow(Arc::clone(text));
+            self.effects
+                .push(Effect::ReadDisk(reader, partition, offset));
         }
     }
 
@@ -572,7 +644,7 @@ impl<S: Spine> Core<S> {
         let Some(group) = self.shared.existing_group(text) else {
             return;
         };
-        let round = group.lock().deal(&self.spine);
+        let round = group.lock().deal(&self.log);
         self.after_round(text, round);
     }
 }

@@ -15,20 +15,35 @@ use hashbrown::HashMap;
 
 use crate::authorizer::Reach;
 use crate::conn::{Conn, ConnId, Lag};
-use crate::index::SubRef;
+use crate::event_log::{EventLog, PartitionInfo};
+use crate::index::{Index, SubRef};
 use crate::limits::{
     LIVE_READ_BYTES, LIVE_ROWS_PER_TURN, MATCH_CACHE_TOPICS_MAX, RETAINED_IN_FLIGHT_BYTES_MAX,
 };
 use crate::message::{is_expired, write_row_properties};
-use crate::spine::{PartitionInfo, Spine};
 use crate::state::{InFlight, Source};
 
 use super::Core;
 use super::journal::Journal;
 use super::memory::Waiting;
 
+/// What a core delivers from: its place in each partition, and who subscribes to what.
+#[derive(Default)]
+pub(super) struct DeliveryState {
+    /// Subscriptions of this core.
+    pub index: Index,
+    /// This core's position in each partition, by the partition's number.
+    pub readers: Vec<Option<PartitionReader>>,
+    /// The set of partitions that `readers` was made for.
+    pub topology: Option<u64>,
+    /// Who gets the topics of a frame; kept for its memory.
+    pub matched: Vec<Option<Rc<Matched>>>,
+    /// Properties of a message; kept for its memory.
+    pub properties: Vec<u8>,
+}
+
 /// A core's live position in a partition.
-pub(super) struct Feed {
+pub(super) struct PartitionReader {
     pub info: PartitionInfo,
     /// Next offset to be looked at.
     pub live: u64,
@@ -38,9 +53,9 @@ pub(super) struct Feed {
     epoch: u64,
 }
 
-impl Feed {
-    pub fn new(info: PartitionInfo, live: u64) -> Feed {
-        Feed {
+impl PartitionReader {
+    pub fn new(info: PartitionInfo, live: u64) -> PartitionReader {
+        PartitionReader {
             info,
             live,
             wanted: 0,
@@ -83,6 +98,8 @@ pub(super) struct RowAt<'a> {
     pub batch: &'a Batch,
     pub row: usize,
     pub payload: &'a [u8],
+    /// Whether it may have been sent before the node was killed.
+    pub maybe_sent: bool,
 }
 
 /// What became of a row.
@@ -307,7 +324,7 @@ impl<'a> Sender<'a> {
             return Given::Full;
         }
         let packet_id = if qos > 0 { session.take_id() } else { 0 };
-        if !self.send(conn, at, grant, qos, packet_id, false) {
+        if !self.send(conn, at, grant, qos, packet_id, at.maybe_sent && qos == 1) {
             self.too_large += 1;
             return Given::Done;
         }
@@ -327,7 +344,7 @@ impl<'a> Sender<'a> {
                     source,
                     group,
                 };
-                session.fly(packet_id, flight);
+                session.add_in_flight(packet_id, flight);
             }
             conn.sent += 1;
             self.journal.lazily(conn);
@@ -421,30 +438,30 @@ impl<'a> Sender<'a> {
     }
 }
 
-impl<S: Spine> Core<S> {
+impl<S: EventLog> Core<S> {
     /// Delivers what was committed since the last turn. True when there is more.
     pub(super) fn deliver_live(&mut self, now: Micros) -> bool {
         let mut rows = 0;
-        for slot in 0..self.feeds.len() {
-            let Some(feed) = &mut self.feeds[slot] else {
+        for slot in 0..self.delivery.readers.len() {
+            let Some(reader) = &mut self.delivery.readers[slot] else {
                 continue;
             };
-            let partition = feed.info.number;
-            while let Some(feed) = &mut self.feeds[slot] {
-                let end = self.spine.end(partition);
-                if feed.live >= end {
+            let partition = reader.info.number;
+            while let Some(reader) = &mut self.delivery.readers[slot] {
+                let end = self.log.end(partition);
+                if reader.live >= end {
                     break;
                 }
-                if feed.wanted == 0 {
-                    feed.live = end;
+                if reader.wanted == 0 {
+                    reader.live = end;
                     break;
                 }
                 if rows >= LIVE_ROWS_PER_TURN {
                     return true;
                 }
                 let Some(chunks) = self
-                    .spine
-                    .read_cached(partition, feed.live, LIVE_READ_BYTES)
+                    .log
+                    .read_cached(partition, reader.live, LIVE_READ_BYTES)
                 else {
                     // This core slept so long that the rows left the memory: everybody reads on by
                     // itself.
@@ -465,29 +482,35 @@ impl<S: Spine> Core<S> {
 
     fn deliver_chunk(&mut self, slot: usize, chunk: &Chunk, now: Micros) {
         let Core {
-            feeds,
+            delivery,
             conns,
-            index,
-            matched,
-            awake,
             journal,
-            properties,
             waiting,
             ..
         } = self;
-        let Some(feed) = &mut feeds[slot] else { return };
-        let live = feed.live;
-        feed.live = chunk.end().max(live);
-        if feed.epoch != index.epoch() {
-            feed.epoch = index.epoch();
-            feed.cache.clear();
+        let DeliveryState {
+            readers,
+            index,
+            matched,
+            properties,
+            ..
+        } = delivery;
+        let (conns, awake) = (&mut conns.slots, &mut conns.awake);
+        let Some(reader) = &mut readers[slot] else {
+            return;
+        };
+        let live = reader.live;
+        reader.live = chunk.end().max(live);
+        if reader.epoch != index.epoch() {
+            reader.epoch = index.epoch();
+            reader.cache.clear();
         }
         let batch = &chunk.batch;
         let topics = batch.topic_values();
         matched.clear();
         let mut any = false;
         for i in 0..topics.len() {
-            let hit = match_topic(feed, conns, index, topics.value(i));
+            let hit = match_topic(reader, conns, index, topics.value(i));
             any |= hit.is_some();
             matched.push(hit);
         }
@@ -503,32 +526,33 @@ impl<S: Spine> Core<S> {
                 continue;
             };
             let at = RowAt {
-                partition: &feed.info.name,
+                partition: &reader.info.name,
                 offset: chunk.base + row as u64,
                 batch,
                 row,
                 payload: payloads.value(row),
+                maybe_sent: false,
             };
             for target in &hit.targets {
                 let Some(Some(conn)) = conns.get_mut(target.conn as usize) else {
                     continue;
                 };
-                if !conn.lag.is_empty() && conn.lag_in(feed.info.number).is_some() {
+                if !conn.lag.is_empty() && conn.lag_in(reader.info.number).is_some() {
                     continue;
                 }
                 if !conn.is_live() {
                     // It is about to go; its session goes on from here.
                     conn.lag.push(Lag {
-                        partition: feed.info.number,
+                        partition: reader.info.number,
                         at: at.offset,
                     });
                     continue;
                 }
-                match target.offer(conn, &feed.info, &at, &mut sender) {
+                match target.offer(conn, &reader.info, &at, &mut sender) {
                     Given::Done => {}
                     Given::Full => {
                         conn.lag.push(Lag {
-                            partition: feed.info.number,
+                            partition: reader.info.number,
                             at: at.offset,
                         });
                     }
@@ -555,13 +579,13 @@ impl<S: Spine> Core<S> {
     }
 
     fn all_lag(&mut self, slot: usize) {
-        let Some(feed) = &mut self.feeds[slot] else {
+        let Some(reader) = &mut self.delivery.readers[slot] else {
             return;
         };
-        let (partition, at) = (feed.info.number, feed.live);
-        feed.live = self.spine.end(partition);
+        let (partition, at) = (reader.info.number, reader.live);
+        reader.live = self.log.end(partition);
         let mut waiting: Vec<ConnId> = Vec::new();
-        for conn in self.conns.iter_mut().flatten() {
+        for conn in self.conns.slots.iter_mut().flatten() {
             if conn.session.is_some() && conn.lag_in(partition).is_none() {
                 conn.lag.push(Lag { partition, at });
                 waiting.push(conn.id);
@@ -574,17 +598,17 @@ impl<S: Spine> Core<S> {
 
     /// Counts anew which partitions the subscriptions of this core may match.
     pub(super) fn count_wanted(&mut self) {
-        let (feeds, conns) = (&mut self.feeds, &self.conns);
-        for feed in feeds.iter_mut().flatten() {
+        let (readers, conns) = (&mut self.delivery.readers, &self.conns.slots);
+        for reader in readers.iter_mut().flatten() {
             let subs = conns
                 .iter()
                 .flatten()
                 .filter_map(|c| c.session.as_ref())
                 .flat_map(|s| s.live_subs());
             let wanted = subs
-                .filter(|(_, sub)| sub.share.is_none() && feed.info.may_match(&sub.filter))
+                .filter(|(_, sub)| sub.share.is_none() && reader.info.may_match(&sub.filter))
                 .count();
-            feed.wanted = wanted;
+            reader.wanted = wanted;
         }
     }
 
@@ -592,32 +616,38 @@ impl<S: Spine> Core<S> {
     /// of a session is compared with the live one, and never after: what is committed between the
     /// two belongs to the session.
     pub(super) fn freshen(&mut self) {
-        for feed in self.feeds.iter_mut().flatten().filter(|f| f.wanted == 0) {
-            feed.live = feed.live.max(self.spine.end(feed.info.number));
+        for reader in self
+            .delivery
+            .readers
+            .iter_mut()
+            .flatten()
+            .filter(|f| f.wanted == 0)
+        {
+            reader.live = reader.live.max(self.log.end(reader.info.number));
         }
     }
 
     /// A subscription came (`true`) or went.
     pub(super) fn want(&mut self, filter: &Filter, comes: bool) {
-        for feed in self.feeds.iter_mut().flatten() {
-            if !feed.info.may_match(filter) {
+        for reader in self.delivery.readers.iter_mut().flatten() {
+            if !reader.info.may_match(filter) {
                 continue;
             }
-            feed.wanted = match comes {
-                true => feed.wanted + 1,
-                false => feed.wanted.saturating_sub(1),
+            reader.wanted = match comes {
+                true => reader.wanted + 1,
+                false => reader.wanted.saturating_sub(1),
             };
         }
     }
 }
 
 fn match_topic<T>(
-    feed: &mut Feed,
+    reader: &mut PartitionReader,
     conns: &[Option<Conn<T>>],
-    index: &crate::index::Index,
+    index: &Index,
     topic: &str,
 ) -> Option<Rc<Matched>> {
-    if let Some(known) = feed.cache.get(topic) {
+    if let Some(known) = reader.cache.get(topic) {
         return known.clone();
     }
     let mut refs: Vec<SubRef> = Vec::new();
@@ -630,7 +660,7 @@ fn match_topic<T>(
         targets.extend(Target::new(
             conn,
             group.iter().map(|r| r.sub),
-            &feed.info,
+            &reader.info,
             topic,
         ));
     }
@@ -639,9 +669,9 @@ fn match_topic<T>(
             targets: targets.into(),
         })
     });
-    if feed.cache.len() >= MATCH_CACHE_TOPICS_MAX {
-        feed.cache.clear();
+    if reader.cache.len() >= MATCH_CACHE_TOPICS_MAX {
+        reader.cache.clear();
     }
-    feed.cache.insert(topic.into(), matched.clone());
+    reader.cache.insert(topic.into(), matched.clone());
     matched
 }

@@ -1,6 +1,7 @@
-//! CONNECT: who is it, may it, where is its session, and the CONNACK.
+//! CONNECT: authentication, finding the session, and CONNACK.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use busbar_event::Micros;
 use busbar_mqtt::control::Connect;
@@ -9,15 +10,15 @@ use busbar_mqtt::{Reason, Refusal, Result, Version};
 
 use crate::authorizer::{Credentials, Identity, Reach};
 use crate::conn::{ConnId, Eviction, Lag, Phase};
+use crate::event_log::EventLog;
 use crate::limits::{CLIENT_ID_BYTES_MAX, IN_FLIGHT_OUT_MAX};
 use crate::registry::Claim;
-use crate::spine::Spine;
-use crate::state::{Session, Source};
+use crate::state::{Session, SessionId, Source};
 use crate::sys::is_reserved;
 
 use super::{Core, Effect, Message, Numbers};
 
-impl<S: Spine> Core<S> {
+impl<S: EventLog> Core<S> {
     pub(super) fn connect(
         &mut self,
         id: ConnId,
@@ -37,7 +38,7 @@ impl<S: Spine> Core<S> {
             Some((Reason::SERVER_SHUTTING_DOWN, "the server stops"))
         } else if conn.surplus {
             Some((Reason::QUOTA_EXCEEDED, "too many connections"))
-        } else if !conn.let_in && !shared.within_rate(now) {
+        } else if !conn.skip_rate_limit && !shared.within_rate(now) {
             Some((
                 Reason::CONNECTION_RATE_EXCEEDED,
                 "too many connections in this second",
@@ -60,8 +61,8 @@ impl<S: Spine> Core<S> {
             return Ok(());
         }
         if connect.client_id.is_empty() {
-            // Not a secret, but nobody else's: core, slot and generation are unique while the
-            // process lives, the time tells processes apart.
+            // Unique, not secret: core, slot and generation within this process, and the time across
+            // processes.
             connect.client_id =
                 format!("auto-{now:x}-{number:x}-{:x}-{:x}", id.slot, id.generation);
             conn.assigned = Some(connect.client_id.clone());
@@ -77,7 +78,7 @@ impl<S: Spine> Core<S> {
         Ok(())
     }
 
-    /// What the authority said.
+    /// The result of authentication.
     pub fn authenticated(
         &mut self,
         id: ConnId,
@@ -86,8 +87,8 @@ impl<S: Spine> Core<S> {
     ) {
         let number = self.number;
         let shared = Arc::clone(&self.shared);
-        let spine = &self.spine;
-        let Some(Some(conn)) = self.conns.get_mut(id.slot as usize).filter(|c| {
+        let log = &self.log;
+        let Some(Some(conn)) = self.conns.slots.get_mut(id.slot as usize).filter(|c| {
             c.as_ref()
                 .is_some_and(|c| c.id == id && matches!(c.phase, Phase::Authenticating(_)))
         }) else {
@@ -99,10 +100,22 @@ impl<S: Spine> Core<S> {
         };
         let identity = match result {
             Ok(identity) => identity,
-            Err(reason) => return self.refuse_connect(id, reason, reason.name()),
+            Err(reason) => {
+                shared
+                    .counters
+                    .logins_refused
+                    .fetch_add(1, Ordering::Relaxed);
+                if let Some(left_out) = shared.refused_logins.admit(now) {
+                    let peer = conn.peer.map(tracing::field::display);
+                    let client = connect.client_id.as_str();
+                    let reason = reason.name();
+                    tracing::warn!(client, peer, reason, left_out, "an MQTT login was refused");
+                }
+                return self.refuse_connect(id, reason, reason.name());
+            }
         };
         if let Some(will) = &connect.will {
-            let stream = spine.stream_of(&will.topic);
+            let stream = log.stream_of(&will.topic);
             if busbar_event::topic::check(&will.topic).is_err() || is_reserved(&will.topic) {
                 return self.refuse_connect(id, Reason::TOPIC_NAME_INVALID, "will topic");
             }
@@ -111,10 +124,13 @@ impl<S: Spine> Core<S> {
             }
         }
         conn.unrestricted = identity.is_unrestricted();
+        let session = SessionId {
+            user: identity.user().into(),
+            client: connect.client_id.as_str().into(),
+        };
         conn.identity = Some(identity);
-        let client: Arc<str> = connect.client_id.as_str().into();
         let clean = connect.clean_start;
-        match shared.claim(&client, number, id, now) {
+        match shared.claim(&session, number, id, now) {
             Claim::Full => {
                 self.refuse_connect(id, Reason::QUOTA_EXCEEDED, "too many sessions");
             }
@@ -145,7 +161,7 @@ impl<S: Spine> Core<S> {
                 self.effects.push(Effect::Post(
                     core,
                     Message::Evict {
-                        client,
+                        session,
                         conn: holder,
                         eviction,
                     },
@@ -160,8 +176,8 @@ impl<S: Spine> Core<S> {
             .conn(id)
             .is_some_and(|c| matches!(c.phase, Phase::Claiming(..)));
         if !claiming {
-            // The newcomer left meanwhile: the session is nobody's.
-            return self.orphaned(id, session, now);
+            // The connection closed meanwhile.
+            return self.claim_abandoned(id, session, now);
         }
         let Some(conn) = self.conn(id) else { return };
         let Phase::Claiming(connect, wanted) = std::mem::replace(&mut conn.phase, Phase::Connect)
@@ -170,14 +186,14 @@ impl<S: Spine> Core<S> {
         };
         self.attach(id, connect, session, now);
         if let Some(eviction) = wanted {
-            let Some(client) = self
+            let Some(session) = self
                 .conn(id)
                 .and_then(|c| c.session.as_ref())
-                .map(|s| Arc::clone(&s.client))
+                .map(|s| s.id())
             else {
                 return;
             };
-            self.evict(client, id, eviction, now);
+            self.evict(session, id, eviction, now);
         }
     }
 
@@ -191,9 +207,24 @@ impl<S: Spine> Core<S> {
         self.freshen();
         let limits = self.shared.limits.clone();
         let present = session.is_some();
-        let mut session = session
-            .unwrap_or_else(|| Box::new(Session::new(connect.client_id.as_str().into(), now)));
+        let user: Arc<str> = match self.conn(id).and_then(|c| c.identity.as_ref()) {
+            Some(identity) => identity.user().into(),
+            None => "".into(),
+        };
+        let mut session = session.unwrap_or_else(|| {
+            let client = connect.client_id.as_str().into();
+            let user = Arc::clone(&user);
+            Box::new(Session::new(SessionId { user, client }, now))
+        });
         self.ask_log(&mut session);
+        if session.user != user {
+            // The session is from before the node had users. One journal batch deletes its record and writes
+            // it under the new key.
+            if session.recorded {
+                self.journal.delete(&session);
+            }
+            session.set_user(user);
+        }
         let recorded = session.recorded;
         session.ended = None;
         session.expiry_s = connect.session_expiry_s.min(limits.session_expiry_s_max);
@@ -204,22 +235,27 @@ impl<S: Spine> Core<S> {
             max => connect.keep_alive_s.min(max),
         };
         let numbers: Numbers = self
-            .feeds
+            .delivery
+            .readers
             .iter()
             .flatten()
             .map(|f| (Arc::clone(&f.info.name), f.info.number))
             .collect();
         let (mut lag, mut from, mut qos0_from) = (Vec::new(), Vec::new(), Vec::new());
         if present {
-            for feed in self.feeds.iter().flatten() {
-                let partition = feed.info.number;
-                let saved = session.positions.get(&feed.info.name).copied().unwrap_or(0);
+            for reader in self.delivery.readers.iter().flatten() {
+                let partition = reader.info.number;
+                let saved = session
+                    .positions
+                    .get(&reader.info.name)
+                    .copied()
+                    .unwrap_or(0);
                 let wanted = session
                     .live_subs()
-                    .any(|(_, sub)| sub.share.is_none() && feed.info.may_match(&sub.filter));
+                    .any(|(_, sub)| sub.share.is_none() && reader.info.may_match(&sub.filter));
                 from.push((partition, saved));
-                qos0_from.push((partition, self.spine.end(partition)));
-                if wanted && saved < feed.live {
+                qos0_from.push((partition, self.log.end(partition)));
+                if wanted && saved < reader.live {
                     lag.push(Lag {
                         partition,
                         at: saved,
@@ -227,7 +263,7 @@ impl<S: Spine> Core<S> {
                 }
             }
         }
-        // What went to a partition that is no more cannot be sent again.
+        // Messages of a partition that no longer exists cannot be sent again.
         session.in_flight.retain(|_, f| match &f.source {
             Source::Log(partition, _) => numbers.contains_key(partition),
             Source::Own(_) => true,
@@ -254,6 +290,11 @@ impl<S: Spine> Core<S> {
         conn.aliases_out_max = connect
             .topic_alias_maximum
             .min(limits.topic_alias_out_maximum);
+        conn.maybe_sent = session
+            .maybe_sent
+            .iter()
+            .filter_map(|(name, end)| Some((*numbers.get(name)?, *end)))
+            .collect();
         conn.lag = lag;
         conn.from = from;
         conn.qos0_from = qos0_from;
@@ -289,7 +330,7 @@ impl<S: Spine> Core<S> {
         };
         let Some(conn) = self.conn(id) else { return };
         if ack.packet_len(version) > conn.packet_out_max {
-            // Nobody was there, so there is no will.
+            // The client was never connected, so its will is not published.
             conn.said_goodbye = true;
             return self.refuse_connect(id, Reason::PACKET_TOO_LARGE, "");
         }
@@ -301,11 +342,10 @@ impl<S: Spine> Core<S> {
         self.resume_input(id, now);
     }
 
-    /// The record of a session that ends with its connection. If it has a will, that is on disk
-    /// before the client hears that it is connected: should the node fail, the will is sent when it
-    /// is back. The journal batch that CONNACK waits for.
+    /// Writes the record of a session that ends with its connection, if it has a will: after a crash the will
+    /// is published when the node starts. Returns the journal batch that CONNACK waits for.
     fn record_passing(&mut self, id: ConnId, recorded: bool) -> Option<u64> {
-        let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
+        let Some(Some(conn)) = self.conns.slots.get_mut(id.slot as usize) else {
             return None;
         };
         let session = conn.session.as_mut()?;

@@ -12,15 +12,15 @@ use busbar_mqtt::{
 };
 
 use crate::conn::{AckState, ConnId, Held, OwnedEvent, Phase};
+use crate::event_log::EventLog;
 use crate::limits::PERMISSION_CACHE_TOPICS_MAX;
 use crate::message::{flags, tags_of};
-use crate::spine::Spine;
 use crate::state::{Received, Session, Stored};
 use crate::sys::is_reserved;
 
 use super::Core;
 
-impl<S: Spine> Core<S> {
+impl<S: EventLog> Core<S> {
     pub(super) fn control(&mut self, id: ConnId, control: Control, now: Micros) -> Result<()> {
         match control {
             Control::Connect(connect) => self.connect(id, connect, now),
@@ -71,7 +71,7 @@ impl<S: Spine> Core<S> {
     /// its payload into the batch and a count in the acknowledgement queue.
     #[inline]
     pub(super) fn publish(&mut self, id: ConnId, p: &Publish<'_>, now: Micros) -> Result<()> {
-        let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
+        let Some(Some(conn)) = self.conns.slots.get_mut(id.slot as usize) else {
             return Ok(());
         };
         if conn.pace_us > 0 {
@@ -89,7 +89,7 @@ impl<S: Spine> Core<S> {
             let limit = self.shared.limits.topic_alias_maximum;
             self.topic_of(id, p, &properties, limit)?;
         }
-        let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
+        let Some(Some(conn)) = self.conns.slots.get_mut(id.slot as usize) else {
             return Ok(());
         };
         if p.qos > 0 {
@@ -109,7 +109,7 @@ impl<S: Spine> Core<S> {
                 self.acks_wait(id);
                 return Ok(());
             }
-            let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
+            let Some(Some(conn)) = self.conns.slots.get_mut(id.slot as usize) else {
                 return Ok(());
             };
             if conn.receiving >= conn.receive_max {
@@ -122,10 +122,7 @@ impl<S: Spine> Core<S> {
             return self.publish_acknowledged(id, p, &properties, now);
         }
         if !conn.unrestricted && !self.may_publish(id) {
-            self.shared
-                .counters
-                .publishes_refused
-                .fetch_add(1, Ordering::Relaxed);
+            self.publish_refused(id, 1, Reason::NOT_AUTHORIZED.name(), now);
             return Ok(());
         }
         if properties.text_payload && std::str::from_utf8(p.payload).is_err() {
@@ -137,19 +134,16 @@ impl<S: Spine> Core<S> {
         match self.push(id, p, &properties, now) {
             Ok(_) => Ok(()),
             Err(refused) => {
-                self.shared
-                    .counters
-                    .publishes_refused
-                    .fetch_add(1, Ordering::Relaxed);
+                self.publish_refused(id, 1, refused.error().code(), now);
                 if refused == Refused::PayloadTooLarge {
-                    // There is no acknowledgement to say it with, and it will not fit next time.
+                    // QoS 0 has no acknowledgement, and the payload will not fit next time either.
                     return Err(Refusal::new(
                         Reason::PACKET_TOO_LARGE,
                         "payload is larger than allowed",
                     ));
                 }
                 match reason_of(refused) {
-                    // QoS 0 promises nothing: what finds no room is dropped and counted.
+                    // QoS 0: dropped and counted when there is no room.
                     Verdict::Ack(_) => Ok(()),
                     Verdict::Close(refusal) => Err(refusal),
                 }
@@ -169,7 +163,7 @@ impl<S: Spine> Core<S> {
         } else {
             AckKind::Pubrec
         };
-        let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
+        let Some(Some(conn)) = self.conns.slots.get_mut(id.slot as usize) else {
             return Ok(());
         };
         let mut refused = None;
@@ -189,18 +183,18 @@ impl<S: Spine> Core<S> {
                 },
             },
         };
-        let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
+        let Some(Some(conn)) = self.conns.slots.get_mut(id.slot as usize) else {
             return Ok(());
         };
         conn.push_ack(state, p.packet_id, kind);
         if !conn.acking {
             conn.acking = true;
-            self.acking.push(id);
+            self.conns.acking.push(id);
         }
         Ok(())
     }
 
-    /// Settles which topic is meant, and that it is one, into `last_topic`.
+    /// Determines the topic of a publish, checks it and stores it in `last_topic`.
     fn topic_of(
         &mut self,
         id: ConnId,
@@ -257,13 +251,13 @@ impl<S: Spine> Core<S> {
     }
 
     fn may_publish(&mut self, id: ConnId) -> bool {
-        let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
+        let Some(Some(conn)) = self.conns.slots.get_mut(id.slot as usize) else {
             return false;
         };
         if let Some(allowed) = conn.permissions.get(conn.last_topic.as_str()) {
             return *allowed;
         }
-        let stream = self.spine.stream_of(&conn.last_topic);
+        let stream = self.log.stream_of(&conn.last_topic);
         let allowed = !is_reserved(&conn.last_topic)
             && conn
                 .identity
@@ -291,7 +285,7 @@ impl<S: Spine> Core<S> {
         if !p.properties.is_empty() {
             reserved = tags_of(p, properties, now, &mut self.tags);
         }
-        let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
+        let Some(Some(conn)) = self.conns.slots.get_mut(id.slot as usize) else {
             return Err(Refused::Overloaded);
         };
         if is_reserved(&conn.last_topic) {
@@ -311,7 +305,7 @@ impl<S: Spine> Core<S> {
             tags: &tags,
             payload: p.payload,
         };
-        let ticket = self.spine.publish(&event, None)?;
+        let ticket = self.log.publish(&event, None)?;
         conn.last_ticket = Some(ticket);
         self.unflushed = true;
         self.tally.publishes += 1;
@@ -349,7 +343,7 @@ impl<S: Spine> Core<S> {
         };
         let mut tags = Vec::new();
         let reserved = tags_of(p, properties, now, &mut tags);
-        let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
+        let Some(Some(conn)) = self.conns.slots.get_mut(id.slot as usize) else {
             return Ok(AckState::Done(Reason::UNSPECIFIED_ERROR));
         };
         let Some(session) = conn.session.as_mut() else {
@@ -364,7 +358,7 @@ impl<S: Spine> Core<S> {
             payload: p.payload.to_vec(),
             time: now,
         };
-        let partition = event.lend(&session.client, |e| self.spine.place(e));
+        let partition = event.lend(&session.client, |e| self.log.place(e));
         session.received.insert(
             p.packet_id,
             Received {
@@ -381,7 +375,7 @@ impl<S: Spine> Core<S> {
     /// Publishes what waited for journal batch `done`.
     pub(super) fn publish_held(&mut self, id: ConnId, done: u64, _now: Micros) {
         loop {
-            let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
+            let Some(Some(conn)) = self.conns.slots.get_mut(id.slot as usize) else {
                 return;
             };
             if conn.held.front().is_none_or(|h| h.gate > done) {
@@ -392,9 +386,9 @@ impl<S: Spine> Core<S> {
             };
             conn.held_bytes -= held.event.bytes();
             let producer = session.producer();
-            let spine = &mut self.spine;
+            let log = &mut self.log;
             let result = held.event.lend(&session.client, |e| {
-                spine.publish(e, Some((&producer, held.seq)))
+                log.publish(e, Some((producer, held.seq)))
             });
             self.unflushed = true;
             let state = match result {
@@ -420,9 +414,9 @@ impl<S: Spine> Core<S> {
         self.acks_wait(id);
     }
 
-    /// Whether a QoS 2 publish with this identifier came before.
+    /// Whether a QoS 2 publish with this identifier was received before.
     fn repeated(&mut self, id: ConnId, packet_id: u16) -> Repeated {
-        let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
+        let Some(Some(conn)) = self.conns.slots.get_mut(id.slot as usize) else {
             return Repeated::New;
         };
         let Some(session) = conn.session.as_mut() else {
@@ -434,14 +428,15 @@ impl<S: Spine> Core<S> {
         if received.stored == Stored::Yes {
             return Repeated::Stored;
         }
-        // What failed is asked first: the position passes over it as soon as a later one is stored.
-        if self.shared.was_lost(&session.client, received.seq) {
+        // Failures are checked first: the position in the log passes a failed publish when a later one is
+        // stored.
+        if self.shared.was_lost(session.producer(), received.seq) {
             session.received.remove(&packet_id);
             return Repeated::New;
         }
         let at = self
-            .spine
-            .producer_position(&received.partition, &session.producer());
+            .log
+            .producer_position(&received.partition, session.producer());
         if at.is_none_or(|at| at < received.seq) {
             return Repeated::Doubt;
         }
@@ -454,35 +449,35 @@ impl<S: Spine> Core<S> {
     /// Which publishes of a session that was read from disk are stored. Asked before the session publishes
     /// again: from then on its position in the log is past what was lost too.
     pub(super) fn ask_log(&self, session: &mut Session) {
-        let producer = session.producer();
+        let producer = Arc::clone(session.producer());
         session.received.retain(|_, received| {
             if received.stored != Stored::AskLog {
                 return true;
             }
             received.stored = Stored::Yes;
-            let at = self.spine.producer_position(&received.partition, &producer);
+            let at = self.log.producer_position(&received.partition, &producer);
             at.is_some_and(|at| at >= received.seq)
         });
     }
 
     fn acks_wait(&mut self, id: ConnId) {
-        if let Some(Some(conn)) = self.conns.get_mut(id.slot as usize)
+        if let Some(Some(conn)) = self.conns.slots.get_mut(id.slot as usize)
             && !conn.acking
         {
             conn.acking = true;
-            self.acking.push(id);
+            self.conns.acking.push(id);
         }
     }
 
-    /// Sends the acknowledgements whose commits are there, in order.
-    pub(super) fn release_acks(&mut self, _now: Micros) {
-        let mut waiting = std::mem::take(&mut self.acking);
-        waiting.retain(|id| self.release_acks_of(*id));
-        waiting.append(&mut self.acking);
-        self.acking = waiting;
+    /// Sends the acknowledgements of committed publishes, in order.
+    pub(super) fn release_acks(&mut self, now: Micros) {
+        let mut waiting = std::mem::take(&mut self.conns.acking);
+        waiting.retain(|id| self.release_acks_of(*id, now));
+        waiting.append(&mut self.conns.acking);
+        self.conns.acking = waiting;
     }
 
-    fn release_acks_of(&mut self, id: ConnId) -> bool {
+    fn release_acks_of(&mut self, id: ConnId, now: Micros) -> bool {
         let (mut wrote, mut failed) = (false, None);
         loop {
             let Some(conn) = self.conn(id) else {
@@ -493,7 +488,7 @@ impl<S: Spine> Core<S> {
                 match self.repeated(id, packet_id) {
                     Repeated::Doubt => break,
                     Repeated::Stored => {}
-                    // It is to be sent once more, by a client that then knows that it must.
+                    // The client has to send it again, which it does after a reconnect.
                     Repeated::New => {
                         failed = Some(Reason::QUOTA_EXCEEDED);
                         break;
@@ -503,26 +498,30 @@ impl<S: Spine> Core<S> {
                     run.state = AckState::Done(Reason::SUCCESS);
                 }
             }
-            let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
+            let Some(Some(conn)) = self.conns.slots.get_mut(id.slot as usize) else {
                 return false;
             };
             let Some(run) = conn.acks.front() else { break };
+            let mut why = None;
             let reason = match &run.state {
                 AckState::Done(reason) => *reason,
                 AckState::Held(_) | AckState::Doubt(_) => break,
-                AckState::Ticket(ticket) => match self.spine.status(*ticket) {
+                AckState::Ticket(ticket) => match self.log.status(*ticket) {
                     Status::Pending => break,
                     Status::Committed => Reason::SUCCESS,
-                    Status::Failed(_) => Reason::QUOTA_EXCEEDED,
+                    Status::Failed(failure) => {
+                        why = Some(failure.error().code());
+                        Reason::QUOTA_EXCEEDED
+                    }
                 },
             };
             let (first, count, kind) = (run.first, run.count, run.kind);
             conn.acks.pop_front();
             if reason.is_failure() {
-                self.shared
-                    .counters
-                    .publishes_refused
-                    .fetch_add(u64::from(count), Ordering::Relaxed);
+                self.publish_refused(id, count, why.unwrap_or(reason.name()), now);
+                let Some(Some(conn)) = self.conns.slots.get_mut(id.slot as usize) else {
+                    return false;
+                };
                 if kind == AckKind::Pubrec
                     && let Some(session) = conn.session.as_mut()
                 {
@@ -535,6 +534,9 @@ impl<S: Spine> Core<S> {
                     break;
                 }
             }
+            let Some(Some(conn)) = self.conns.slots.get_mut(id.slot as usize) else {
+                return false;
+            };
             if kind == AckKind::Puback || reason.is_failure() {
                 conn.receiving = conn.receiving.saturating_sub(count);
             }
@@ -575,6 +577,31 @@ impl<S: Spine> Core<S> {
         waits
     }
 
+    /// Counts publishes that were refused, and logs a few of them. The topic is that of the client's last
+    /// publish.
+    #[cold]
+    fn publish_refused(&self, id: ConnId, count: u32, reason: &str, now: Micros) {
+        self.shared
+            .counters
+            .publishes_refused
+            .fetch_add(u64::from(count), Ordering::Relaxed);
+        if let Some(left_out) = self.shared.refused_publishes.admit(now)
+            && let Some(Some(conn)) = self.conns.slots.get(id.slot as usize)
+        {
+            let client = conn.session.as_ref().map(|s| &*s.client);
+            let user = conn.identity.as_ref().map(|i| i.user());
+            let topic = conn.last_topic.as_str();
+            tracing::warn!(
+                client,
+                user,
+                topic,
+                reason,
+                left_out,
+                "an MQTT publish was refused"
+            );
+        }
+    }
+
     /// PUBACK, PUBREC, PUBREL or PUBCOMP from the client.
     pub(super) fn ack(&mut self, id: ConnId, ack: Ack, _now: Micros) -> Result<()> {
         match ack.kind {
@@ -583,14 +610,14 @@ impl<S: Spine> Core<S> {
                     .flight(id, ack.packet_id)
                     .is_some_and(|(qos, _)| qos == 1)
                 {
-                    self.landed(id, ack.packet_id);
+                    self.acknowledged(id, ack.packet_id);
                 }
                 Ok(())
             }
             AckKind::Pubrec => self.pubrec(id, ack),
             AckKind::Pubcomp => {
                 if self.flight(id, ack.packet_id) == Some((2, true)) {
-                    self.landed(id, ack.packet_id);
+                    self.acknowledged(id, ack.packet_id);
                 }
                 Ok(())
             }
@@ -603,7 +630,7 @@ impl<S: Spine> Core<S> {
             .flight(id, ack.packet_id)
             .is_some_and(|(qos, _)| qos == 2);
         if known && ack.reason.is_failure() {
-            self.landed(id, ack.packet_id);
+            self.acknowledged(id, ack.packet_id);
             return Ok(());
         }
         let reason = match known {
@@ -674,13 +701,13 @@ impl<S: Spine> Core<S> {
         Some((flight.qos, flight.released))
     }
 
-    /// A message in flight is done: its identifier is free and there is room for another.
-    fn landed(&mut self, id: ConnId, packet_id: u16) {
+    /// A message was acknowledged: its identifier is free and there is room for another.
+    fn acknowledged(&mut self, id: ConnId, packet_id: u16) {
         let Some(conn) = self.conn(id) else { return };
         let Some(session) = conn.session.as_mut() else {
             return;
         };
-        let Some(flight) = session.land(packet_id) else {
+        let Some(flight) = session.remove_in_flight(packet_id) else {
             return;
         };
         let was_full = conn.sent >= conn.window;
@@ -702,7 +729,7 @@ impl<S: Spine> Core<S> {
 }
 
 enum Repeated {
-    /// It did not, or it was lost and comes again as it should.
+    /// No, or it was lost and is sent again as it should be.
     New,
     /// It is stored.
     Stored,
@@ -721,7 +748,7 @@ fn reason_of(refused: Refused) -> Verdict {
             Reason::TOPIC_NAME_INVALID,
             "topic is not a topic name",
         )),
-        // The packet had room for it, so the acknowledgement says that the log has not.
+        // The packet was within its limit, so the acknowledgement carries the refusal.
         Refused::PayloadTooLarge | Refused::RetainedFull | Refused::Overloaded => {
             Verdict::Ack(Reason::QUOTA_EXCEEDED)
         }

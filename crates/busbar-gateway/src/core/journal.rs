@@ -13,9 +13,9 @@ use busbar_mqtt::Reason;
 use bytes::Bytes;
 
 use crate::conn::{Conn, ConnId};
+use crate::event_log::EventLog;
 use crate::limits::LAZY_JOURNAL_US;
-use crate::spine::Spine;
-use crate::state::{Positions, Session};
+use crate::state::{Positions, Session, SessionId};
 
 use super::{Core, Effect};
 
@@ -109,24 +109,31 @@ impl Journal {
     }
 }
 
-/// Key of a session's record: the client's identifier, which holds no NUL, and when it began.
+/// Key of a session's record: the client's identifier, the user if it has one, neither of which holds a
+/// NUL, and when the session began.
 pub fn session_key(session: &Session) -> Bytes {
-    let Session { client, born, .. } = session;
-    let key = match born {
-        0 => format!("s/{client}"),
-        born => format!("s/{client}\0{born:016x}"),
+    let Session {
+        user, client, born, ..
+    } = session;
+    let key = match (&**user, born) {
+        ("", 0) => format!("s/{client}"),
+        ("", born) => format!("s/{client}\0{born:016x}"),
+        (user, born) => format!("s/{client}\0{user}\0{born:016x}"),
     };
     key.into_bytes().into()
 }
 
-/// Client identifier and beginning of the session whose record has this key. Records of the first
-/// version have none of the latter.
-pub fn parse_session_key(key: &[u8]) -> Option<(&str, Micros)> {
+/// Name and beginning of the session whose record has this key. Records of the first version have no
+/// beginning, and those of sessions without a user no user.
+pub fn parse_session_key(key: &[u8]) -> Option<(SessionId, Micros)> {
     let name = std::str::from_utf8(key).ok()?.strip_prefix("s/")?;
-    match name.split_once('\0') {
-        Some((client, born)) => Some((client, Micros::from_str_radix(born, 16).ok()?)),
-        None => Some((name, 0)),
-    }
+    let (client, rest) = name.split_once('\0').unwrap_or((name, "0"));
+    let (user, born) = rest.split_once('\0').unwrap_or(("", rest));
+    let id = SessionId {
+        user: user.into(),
+        client: client.into(),
+    };
+    Some((id, Micros::from_str_radix(born, 16).ok()?))
 }
 
 /// Key of a shared subscription's record.
@@ -134,11 +141,11 @@ pub fn group_key(text: &str) -> Bytes {
     format!("g/{text}").into_bytes().into()
 }
 
-impl<S: Spine> Core<S> {
+impl<S: EventLog> Core<S> {
     /// The session of `id` must be journalled with the next batch; the number of that batch, for
     /// bytes that depend on it. `None` when the session does not outlive its connection.
     pub(super) fn gate(&mut self, id: ConnId) -> Option<u64> {
-        let conn = match self.conns.get_mut(id.slot as usize) {
+        let conn = match self.conns.slots.get_mut(id.slot as usize) {
             Some(Some(conn)) if conn.id == id => conn,
             _ => return None,
         };
@@ -147,7 +154,7 @@ impl<S: Spine> Core<S> {
 
     /// The session of `id` changed in a way that may be written later.
     pub(super) fn journal_lazily(&mut self, id: ConnId) {
-        if let Some(Some(conn)) = self.conns.get_mut(id.slot as usize)
+        if let Some(Some(conn)) = self.conns.slots.get_mut(id.slot as usize)
             && conn.id == id
         {
             self.journal.lazily(conn);
@@ -175,7 +182,7 @@ impl<S: Spine> Core<S> {
             let Some(session) = conn.session.as_mut().filter(|s| s.is_persistent()) else {
                 continue;
             };
-            session.positions = positions;
+            session.set_positions(positions);
             session.recorded = true;
             let (key, record) = (session_key(session), session.encode());
             self.journal.changes.push(Change::Put(key, record.into()));
@@ -221,31 +228,31 @@ impl<S: Spine> Core<S> {
     /// Where the session of `id` continues after a restart.
     pub(super) fn positions_of(&mut self, id: ConnId) -> Positions {
         let mut all = Positions::default();
-        let Some(Some(conn)) = self.conns.get(id.slot as usize) else {
+        let Some(Some(conn)) = self.conns.slots.get(id.slot as usize) else {
             return all;
         };
-        for feed in self.feeds.iter().flatten() {
-            let partition = feed.info.number;
-            let at = conn.lag_in(partition).unwrap_or(feed.live);
+        for reader in self.delivery.readers.iter().flatten() {
+            let partition = reader.info.number;
+            let at = conn.lag_in(partition).unwrap_or(reader.live);
             let from = conn
                 .from
                 .iter()
                 .find(|f| f.0 == partition)
                 .map_or(0, |f| f.1);
-            all.insert(Arc::clone(&feed.info.name), at.max(from));
+            all.insert(Arc::clone(&reader.info.name), at.max(from));
         }
         all
     }
 
     pub(super) fn journal_groups(&mut self, now: Micros) {
-        if now - self.group_journal_at >= LAZY_JOURNAL_US {
-            self.group_journal_at = now;
+        if now - self.groups.journalled_at >= LAZY_JOURNAL_US {
+            self.groups.journalled_at = now;
             self.journal_groups_now();
         }
     }
 
     pub(super) fn journal_groups_now(&mut self) {
-        for local in &mut self.groups {
+        for local in &mut self.groups.local {
             let record = local.group.lock().encode();
             if local.saved != record {
                 let change = Change::Put(group_key(&local.text), record.clone().into());

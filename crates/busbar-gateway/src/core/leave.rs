@@ -1,4 +1,4 @@
-//! How connections end: sockets that close, take-over, wills, and sessions whose time is over.
+//! The end of connections: closed sockets, take-over, wills, and expired sessions.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,15 +9,42 @@ use busbar_mqtt::control::Will;
 use busbar_mqtt::{AckKind, Reason};
 
 use crate::conn::{AckState, Conn, ConnId, Eviction, Phase};
+use crate::event_log::EventLog;
 use crate::message::event_of_will;
 use crate::registry::Due;
-use crate::spine::Spine;
-use crate::state::{Session, Source, Stored};
+use crate::state::{Session, SessionId, Source, Stored};
 
 use super::{Core, Effect, Message};
 
-/// A session that is put away once its last journal batch was handed over, so that whoever resumes
-/// it on another core cannot be overtaken on disk.
+/// Sessions on their way between connections, and publishes of closed connections that are not committed yet.
+pub(super) struct Handover<T> {
+    /// QoS 2 publishes of closed connections that are not committed yet.
+    lost_publishes: Vec<LostPublish<T>>,
+    /// Sessions that are stored once their journal batch was handed over.
+    pub leaving: Vec<Leaving>,
+    /// Sessions that another connection has claimed and will ask for.
+    claimed_sessions: Vec<(ConnId, Box<Session>)>,
+    /// Connections that closed while they claimed a session, and the connection that claims it from them.
+    abandoned_claims: Vec<(ConnId, Option<Eviction>)>,
+    /// Number of the last placeholder: a connection identifier that holds a session while its will is
+    /// published.
+    placeholder: u32,
+}
+
+impl<T> Default for Handover<T> {
+    fn default() -> Handover<T> {
+        Handover {
+            lost_publishes: Vec::new(),
+            leaving: Vec::new(),
+            claimed_sessions: Vec::new(),
+            abandoned_claims: Vec::new(),
+            placeholder: 0,
+        }
+    }
+}
+
+/// A session that is stored once its last journal batch was handed over, so that a connection which resumes
+/// it on another core writes its record later.
 pub(super) struct Leaving {
     conn: ConnId,
     after: u64,
@@ -26,25 +53,27 @@ pub(super) struct Leaving {
     wanted: Option<Eviction>,
 }
 
-/// A QoS 2 publish that is on its way to the disk although its connection is lost.
-pub(super) struct Trailing<T> {
+/// A QoS 2 publish that is not committed yet and whose connection is closed.
+pub(super) struct LostPublish<T> {
     ticket: T,
-    client: Arc<str>,
+    producer: Arc<str>,
     seq: u64,
 }
 
-impl<S: Spine> Core<S> {
-    /// Learns what became of publishes whose connections were lost.
-    pub(super) fn settle_trailing(&mut self) {
-        let (spine, shared) = (&self.spine, &self.shared);
-        self.trailing.retain(|t| match spine.status(t.ticket) {
-            Status::Pending => true,
-            Status::Committed => false,
-            Status::Failed(_) => {
-                shared.note_lost(&t.client, t.seq);
-                false
-            }
-        });
+impl<S: EventLog> Core<S> {
+    /// Checks which publishes of closed connections were committed.
+    pub(super) fn settle_lost_publishes(&mut self) {
+        let (log, shared) = (&self.log, &self.shared);
+        self.handover
+            .lost_publishes
+            .retain(|t| match log.status(t.ticket) {
+                Status::Pending => true,
+                Status::Committed => false,
+                Status::Failed(_) => {
+                    shared.note_lost(&t.producer, t.seq);
+                    false
+                }
+            });
     }
 
     /// The socket is closed.
@@ -53,23 +82,19 @@ impl<S: Spine> Core<S> {
         let phase = std::mem::replace(&mut conn.phase, Phase::Closing);
         if let Phase::Claiming(connect, wanted) = phase {
             drop(connect);
-            self.orphans.push((id, wanted));
+            self.handover.abandoned_claims.push((id, wanted));
         }
         if let Some(session) = self.detach(id, now, Ending::Closed) {
             self.put_away(id, session, now);
         }
         self.give_room_back(id);
-        if let Some(slot) = self.conns.get_mut(id.slot as usize) {
-            if let Some(conn) = slot {
-                self.tally.packets_out += conn.out.take_packets();
-            }
-            *slot = None;
-            self.free.push(id.slot);
+        if let Some(mut conn) = self.conns.remove(id) {
+            self.tally.packets_out += conn.out.take_packets();
             self.shared.close_connection();
         }
     }
 
-    /// Takes the session off its connection. `None` when it ends with it.
+    /// Takes the session from its connection. `None` when the session ends with the connection.
     fn detach(&mut self, id: ConnId, now: Micros, ending: Ending) -> Option<Box<Session>> {
         self.conn(id)?.session.as_ref()?;
         let positions = self.positions_of(id);
@@ -87,12 +112,12 @@ impl<S: Spine> Core<S> {
         conn.lazy_journal = false;
         conn.out.drop_staged();
         let mut session = conn.session.take()?;
-        session.positions = positions;
-        let trailing = settle_received(conn, &mut session);
+        session.set_positions(positions);
+        let lost_publishes = settle_received(conn, &mut session);
         conn.held.clear();
         conn.held_bytes = 0;
         conn.acks.clear();
-        self.trailing.extend(trailing);
+        self.handover.lost_publishes.extend(lost_publishes);
         if said_goodbye {
             session.will = None;
         }
@@ -111,7 +136,7 @@ impl<S: Spine> Core<S> {
         }
         self.end_records(&session);
         if matches!(ending, Ending::Closed) {
-            self.shared.forget(&session.client, self.number, id);
+            self.shared.forget(&session.id(), self.number, id);
         }
         None
     }
@@ -122,7 +147,7 @@ impl<S: Spine> Core<S> {
         let ended = *session.ended.get_or_insert(now);
         self.journal.put(&session);
         let will_at = session.will_at(ended);
-        self.leaving.push(Leaving {
+        self.handover.leaving.push(Leaving {
             conn: id,
             after: self.journal.next(),
             session,
@@ -131,12 +156,12 @@ impl<S: Spine> Core<S> {
         });
     }
 
-    /// Puts away what has been handed to the journal.
+    /// Stores sessions whose journal batch was handed over.
     pub(super) fn settle_leaving(&mut self, now: Micros) {
         let submitted = self.journal.next();
         let mut at = 0;
-        while at < self.leaving.len() {
-            if self.leaving[at].after >= submitted {
+        while at < self.handover.leaving.len() {
+            if self.handover.leaving[at].after >= submitted {
                 at += 1;
                 continue;
             }
@@ -146,7 +171,7 @@ impl<S: Spine> Core<S> {
                 will_at,
                 wanted,
                 ..
-            } = self.leaving.swap_remove(at);
+            } = self.handover.leaving.swap_remove(at);
             if let Some(eviction) = wanted {
                 self.hand_to(eviction, session, now);
                 continue;
@@ -156,38 +181,48 @@ impl<S: Spine> Core<S> {
                 .shared
                 .keep(conn, self.number, session, will_at, expires_at)
             {
-                // Somebody claimed it meanwhile and will ask.
-                self.stash.push((conn, session));
+                // Another connection claimed it meanwhile and will ask for it.
+                self.handover.claimed_sessions.push((conn, session));
             }
         }
     }
 
     pub(super) fn evict(
         &mut self,
-        client: Arc<str>,
+        wanted: SessionId,
         holder: ConnId,
         eviction: Eviction,
         now: Micros,
     ) {
-        if let Some(leaving) = self.leaving.iter_mut().find(|l| l.conn == holder) {
+        if let Some(leaving) = self.handover.leaving.iter_mut().find(|l| l.conn == holder) {
             leaving.wanted = Some(eviction);
             return;
         }
-        if let Some(at) = self.stash.iter().position(|(conn, _)| *conn == holder) {
-            let (_, session) = self.stash.swap_remove(at);
+        if let Some(at) = self
+            .handover
+            .claimed_sessions
+            .iter()
+            .position(|(conn, _)| *conn == holder)
+        {
+            let (_, session) = self.handover.claimed_sessions.swap_remove(at);
             return self.hand_to(eviction, session, now);
         }
-        if let Some(orphan) = self.orphans.iter_mut().find(|(conn, _)| *conn == holder) {
+        if let Some(orphan) = self
+            .handover
+            .abandoned_claims
+            .iter_mut()
+            .find(|(conn, _)| *conn == holder)
+        {
             orphan.1 = Some(eviction);
             return;
         }
         match self.conn(holder).map(|c| &mut c.phase) {
-            Some(Phase::Claiming(_, wanted)) => *wanted = Some(eviction),
+            Some(Phase::Claiming(_, waiting)) => *waiting = Some(eviction),
             Some(_) => {
                 let session = match self
                     .conn(holder)
                     .and_then(|c| c.session.as_ref())
-                    .is_some_and(|s| s.client == client)
+                    .is_some_and(|s| s.id() == wanted)
                 {
                     true => {
                         let clean = eviction.clean;
@@ -212,10 +247,20 @@ impl<S: Spine> Core<S> {
         }
     }
 
-    /// The session of a connection that claimed it and went away before it came.
-    pub(super) fn orphaned(&mut self, id: ConnId, session: Option<Box<Session>>, now: Micros) {
-        let wanted = match self.orphans.iter().position(|(conn, _)| *conn == id) {
-            Some(at) => self.orphans.swap_remove(at).1,
+    /// A session arrived for a connection that closed while it claimed the session.
+    pub(super) fn claim_abandoned(
+        &mut self,
+        id: ConnId,
+        session: Option<Box<Session>>,
+        now: Micros,
+    ) {
+        let wanted = match self
+            .handover
+            .abandoned_claims
+            .iter()
+            .position(|(conn, _)| *conn == id)
+        {
+            Some(at) => self.handover.abandoned_claims.swap_remove(at).1,
             None => None,
         };
         match (session, wanted) {
@@ -248,7 +293,7 @@ impl<S: Spine> Core<S> {
         ));
     }
 
-    /// A session that is over without a connection.
+    /// Ends a session that has no connection.
     pub(super) fn end_session(&mut self, mut session: Box<Session>, now: Micros) {
         let will = session.will.take();
         self.publish_will(&session.client, will, now);
@@ -264,7 +309,7 @@ impl<S: Spine> Core<S> {
         }
     }
 
-    /// Deletes the record of a session that ended and gives back what it was dealt.
+    /// Deletes the record of a session that ended, and returns its unacknowledged rows to their groups.
     fn end_records(&mut self, session: &Session) {
         self.shared
             .subscriptions
@@ -289,24 +334,24 @@ impl<S: Spine> Core<S> {
         }
     }
 
-    /// Wills and sessions of absent clients whose time has come.
+    /// Publishes due wills and ends expired sessions of clients that are not connected.
     pub(super) fn absent_due(&mut self, now: Micros) {
         let shared = Arc::clone(&self.shared);
-        let ghosts = &mut self.ghosts;
+        let placeholder = &mut self.handover.placeholder;
         let due = shared.due(now, self.number, || {
-            *ghosts = ghosts.wrapping_add(1);
+            *placeholder = placeholder.wrapping_add(1);
             ConnId {
                 slot: u32::MAX,
-                generation: *ghosts,
+                generation: *placeholder,
             }
         });
         for due in due {
             match due {
                 Due::Over(session) => self.end_session(session, now),
-                Due::Will(ghost, mut session) => {
+                Due::Will(placeholder, mut session) => {
                     let will = session.will.take();
                     self.publish_will(&session.client, will, now);
-                    self.put_away(ghost, session, now);
+                    self.put_away(placeholder, session, now);
                 }
             }
         }
@@ -315,8 +360,8 @@ impl<S: Spine> Core<S> {
     pub(super) fn publish_will(&mut self, client: &str, will: Option<Will>, now: Micros) {
         let Some(will) = will else { return };
         let event = event_of_will(&will, now);
-        let spine = &mut self.spine;
-        if let Err(refused) = event.lend(client, |e| spine.publish(e, None)) {
+        let log = &mut self.log;
+        if let Err(refused) = event.lend(client, |e| log.publish(e, None)) {
             tracing::warn!(client, %refused, "a will could not be published");
         }
         self.unflushed = true;
@@ -329,10 +374,10 @@ enum Ending {
     TakenOver { clean: bool },
 }
 
-/// QoS 2 publishes whose commit was not awaited: held ones were not published and are forgotten; of
-/// the others it is learnt later what became of them.
-fn settle_received<T: Copy>(conn: &Conn<T>, session: &mut Session) -> Vec<Trailing<T>> {
-    let mut trailing = Vec::new();
+/// QoS 2 publishes that were not acknowledged when the connection closed: those still held are dropped, the
+/// others are checked when they have been committed.
+fn settle_received<T: Copy>(conn: &Conn<T>, session: &mut Session) -> Vec<LostPublish<T>> {
+    let mut lost_publishes = Vec::new();
     for run in conn.acks.iter().filter(|r| r.kind == AckKind::Pubrec) {
         for i in 0..run.count {
             let packet_id = run.first.wrapping_add(i as u16);
@@ -341,12 +386,12 @@ fn settle_received<T: Copy>(conn: &Conn<T>, session: &mut Session) -> Vec<Traili
                     session.received.remove(&packet_id);
                 }
                 AckState::Ticket(ticket) => {
+                    let producer = Arc::clone(session.producer());
                     if let Some(received) = session.received.get_mut(&packet_id) {
                         received.stored = Stored::OnItsWay;
-                        let client = Arc::clone(&session.client);
-                        trailing.push(Trailing {
+                        lost_publishes.push(LostPublish {
                             ticket,
-                            client,
+                            producer,
                             seq: received.seq,
                         });
                     }
@@ -355,5 +400,5 @@ fn settle_received<T: Copy>(conn: &Conn<T>, session: &mut Session) -> Vec<Traili
             }
         }
     }
-    trailing
+    lost_publishes
 }

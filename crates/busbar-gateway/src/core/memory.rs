@@ -6,8 +6,8 @@ use busbar_event::Micros;
 use busbar_mqtt::Split;
 
 use crate::conn::ConnId;
+use crate::event_log::EventLog;
 use crate::limits::{OUT_BYTES_HIGH, OUT_BYTES_PRESSED, OUT_BYTES_TOTAL_HIGH, READ_BYTES};
-use crate::spine::Spine;
 
 use super::Core;
 
@@ -63,11 +63,11 @@ impl Waiting {
     }
 }
 
-impl<S: Spine> Core<S> {
+impl<S: EventLog> Core<S> {
     /// Gives back what idle buffers hold, and reckons how much may wait for each client.
-    pub(super) fn look_at_memory(&mut self) {
+    pub(super) fn measure_memory(&mut self) {
         let (mut waiting, mut packets) = (0, 0);
-        for conn in self.conns.iter_mut().flatten() {
+        for conn in self.conns.slots.iter_mut().flatten() {
             conn.out.trim();
             waiting += conn.out.len();
             packets += conn.out.take_packets();

@@ -1,12 +1,13 @@
 //! The session core of one thread: packets in, packets and effects out, time as a parameter.
 //!
-//! A shell feeds it (`open`, `input`, `gone`, `turn`, `tick` and the answers to effects) and carries
+//! A shell drives it (`open`, `input`, `gone`, `turn`, `tick` and the answers to effects) and carries
 //! out what it asks for. Nothing here does input or output, waits, or reads a clock, so tests, the
 //! fuzzer and replays drive it without sockets.
 //!
 //! What it does not know: TCP, TLS, WebSocket, tokio, files.
 
 mod catch_up;
+mod connections;
 mod deliver;
 mod handshake;
 mod inbound;
@@ -14,10 +15,9 @@ mod journal;
 mod leave;
 mod memory;
 mod subscribe;
-mod tell;
+mod sys_topics;
 
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -32,51 +32,55 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 use crate::authorizer::{Credentials, Identity};
-use crate::conn::{Cold, Conn, ConnId, Eviction, Phase};
+use crate::conn::{Conn, ConnId, DiskRead, Eviction, Phase};
+use crate::event_log::EventLog;
 use crate::group::Group;
-use crate::index::Index;
 use crate::limits::{
     CLOSE_WAIT_US, HELD_BYTES_MAX, OUT_BYTES_LOW_PART, OUT_BYTES_STOP_READING,
     REASON_STRING_BYTES_MAX, RETAINED_TASKS_MAX, TICK_GAP_US,
 };
 use crate::registry::{Admission, Shared};
-use crate::spine::Spine;
-use crate::state::Session;
+use crate::state::{Session, SessionId};
 
 pub use journal::{group_key, parse_session_key, session_key};
 
-use deliver::{Feed, Matched};
+use connections::ConnectionTable;
+use deliver::{DeliveryState, PartitionReader};
 use journal::Journal;
+use leave::Handover;
 use memory::Waiting;
+use sys_topics::SysTopics;
 
 /// What the core asks its shell to do.
 pub enum Effect {
-    /// Ask the authority, then call [`Core::authenticated`].
+    /// Check the credentials, then call [`Core::authenticated`].
     Authenticate(ConnId, Credentials),
     /// Make these changes durable, then call [`Core::journalled`] with the number. Batches are
     /// handed over in order and must become durable in order.
     Journal(u64, Vec<Change>),
-    /// Read rows from disk, then call [`Core::thawed`].
-    ReadCold(Reader, u32, u64),
+    /// Read rows from disk, then call [`Core::rows_read`].
+    ReadDisk(Reader, u32, u64),
     /// Give a message to another core (or to this one).
     Post(usize, Message),
 }
 
-/// Who wants a read from disk.
+/// What a read from disk is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reader {
     /// A connection.
     Conn(ConnId),
-    /// A shared subscription.
+    /// A shared subscription that reads on from its cursor.
     Group(Arc<str>),
+    /// A shared subscription that reads a row which is dealt once more.
+    GroupRow(Arc<str>),
 }
 
-/// From core to core.
+/// A message from one core to another.
 pub enum Message {
-    /// Give up the session of `client`, which `conn` holds, to the connection of the eviction.
+    /// Give up a session, which `conn` holds, to the connection of the eviction.
     Evict {
-        /// Client identifier.
-        client: Arc<str>,
+        /// The session.
+        session: SessionId,
         /// Who holds it.
         conn: ConnId,
         /// Who wants it.
@@ -89,45 +93,26 @@ pub enum Message {
 }
 
 /// The session core of one thread.
-pub struct Core<S: Spine> {
+pub struct Core<S: EventLog> {
     /// The log.
-    pub spine: S,
+    pub log: S,
     shared: Arc<Shared>,
     number: usize,
-    conns: Vec<Option<Conn<S::Ticket>>>,
-    generations: Vec<u32>,
-    free: Vec<u32>,
-    index: Index,
-    feeds: Vec<Option<Feed>>,
-    topology: Option<u64>,
-    groups: Vec<LocalGroup>,
+    conns: ConnectionTable<S::Ticket>,
+    delivery: DeliveryState,
+    groups: LocalGroups,
     effects: Vec<Effect>,
-    awake: Vec<ConnId>,
-    acking: Vec<ConnId>,
-    /// Connections with a SUBSCRIBE that waits for a commit.
-    subscribing: Vec<ConnId>,
-    pumping: Vec<ConnId>,
     journal: Journal,
-    matched: Vec<Option<Rc<Matched>>>,
     tags: Vec<(String, String)>,
-    properties: Vec<u8>,
     unflushed: bool,
     tally: Tally,
     waiting: Waiting,
-    /// Subscriptions to the topics under `$SYS`.
-    sys_subs: usize,
-    /// When they were told last.
-    sys_told: Micros,
-    trailing: Vec<leave::Trailing<S::Ticket>>,
-    leaving: Vec<leave::Leaving>,
-    stash: Vec<(ConnId, Box<Session>)>,
-    orphans: Vec<(ConnId, Option<Eviction>)>,
-    ghosts: u32,
+    sys: SysTopics,
+    handover: Handover<S::Ticket>,
     ticked: Option<Micros>,
-    group_journal_at: Micros,
 }
 
-/// What was counted since the last turn.
+/// Counts since the last turn.
 #[derive(Default)]
 struct Tally {
     publishes: u64,
@@ -138,6 +123,14 @@ struct Tally {
     bytes_out: u64,
 }
 
+/// The shared subscriptions with members on this core.
+#[derive(Default)]
+struct LocalGroups {
+    local: Vec<LocalGroup>,
+    /// When their records were journalled last.
+    journalled_at: Micros,
+}
+
 struct LocalGroup {
     text: Arc<str>,
     group: Arc<Mutex<Group>>,
@@ -145,48 +138,32 @@ struct LocalGroup {
     saved: Vec<u8>,
 }
 
-impl<S: Spine> Core<S> {
+impl<S: EventLog> Core<S> {
     /// Core `number` of those that share `shared`.
-    pub fn new(spine: S, shared: Arc<Shared>, number: usize) -> Core<S> {
+    pub fn new(log: S, shared: Arc<Shared>, number: usize) -> Core<S> {
         let mut core = Core {
-            spine,
+            log,
             shared,
             number,
-            conns: Vec::new(),
-            generations: Vec::new(),
-            free: Vec::new(),
-            index: Index::default(),
-            feeds: Vec::new(),
-            topology: None,
-            groups: Vec::new(),
+            conns: ConnectionTable::default(),
+            delivery: DeliveryState::default(),
+            groups: LocalGroups::default(),
             effects: Vec::new(),
-            awake: Vec::new(),
-            acking: Vec::new(),
-            subscribing: Vec::new(),
-            pumping: Vec::new(),
             journal: Journal::default(),
-            matched: Vec::new(),
             tags: Vec::new(),
-            properties: Vec::new(),
             unflushed: false,
             tally: Tally::default(),
             waiting: Waiting::default(),
-            sys_subs: 0,
-            sys_told: 0,
-            trailing: Vec::new(),
-            leaving: Vec::new(),
-            stash: Vec::new(),
-            orphans: Vec::new(),
-            ghosts: 0,
+            sys: SysTopics::default(),
+            handover: Handover::default(),
             ticked: None,
-            group_journal_at: 0,
         };
-        core.look_around();
+        core.refresh_partitions();
         core
     }
 
-    /// A connection arrived. `None`: there are far too many. What is little beyond the bound is let
-    /// in to be told so in answer to its CONNECT.
+    /// Adds a connection. Slightly over the limit it is accepted, and refused in CONNACK; far over the limit
+    /// the result is `None`.
     pub fn open(&mut self, peer: Option<SocketAddr>, now: Micros) -> Option<ConnId> {
         let admission = self.shared.open_connection();
         if admission == Admission::Refused {
@@ -196,35 +173,23 @@ impl<S: Spine> Core<S> {
                 .fetch_add(1, Ordering::Relaxed);
             return None;
         }
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None => {
-                self.conns.push(None);
-                self.generations.push(0);
-                (self.conns.len() - 1) as u32
-            }
-        };
-        let generation = &mut self.generations[slot as usize];
-        *generation = generation.wrapping_add(1);
-        let id = ConnId {
-            slot,
-            generation: *generation,
-        };
         let bytes_max = self.shared.limits.packet_bytes_max;
-        let mut conn = Conn::new(id, peer, bytes_max, now);
-        conn.surplus = admission == Admission::Surplus;
-        self.conns[slot as usize] = Some(conn);
-        Some(id)
+        let surplus = admission == Admission::Surplus;
+        let open = |id| Conn {
+            surplus,
+            ..Conn::new(id, peer, bytes_max, now)
+        };
+        Some(self.conns.add(open))
     }
 
-    /// The rate of connections was seen to already: CONNECT is not refused for it.
-    pub fn let_in(&mut self, id: ConnId) {
+    /// The listener has applied the limit of connections per second: CONNECT is not refused for it.
+    pub fn skip_rate_limit(&mut self, id: ConnId) {
         if let Some(conn) = self.conn(id) {
-            conn.let_in = true;
+            conn.skip_rate_limit = true;
         }
     }
 
-    /// Bytes arrived. All of them are taken: decoded, or kept until the rest of a packet is there.
+    /// Takes bytes that a client sent: decodes whole packets and keeps the rest until more arrives.
     pub fn input(&mut self, id: ConnId, mut bytes: &[u8], now: Micros) {
         let Some(conn) = self.conn(id) else { return };
         conn.heard = now;
@@ -259,7 +224,7 @@ impl<S: Spine> Core<S> {
                 }
                 return;
             }
-            // Keep a modest buffer for the next packet that comes in pieces.
+            // Keep a small buffer for the next packet that arrives in parts.
             if let Some(conn) = self.conn(id)
                 && partial.capacity() <= 4096
             {
@@ -293,9 +258,9 @@ impl<S: Spine> Core<S> {
         }
     }
 
-    /// Goes on with what clients sent where a SUBSCRIBE waited for a commit that is there now.
+    /// Continues with connections whose SUBSCRIBE waited for a commit.
     fn subscribe_late(&mut self, now: Micros) {
-        for id in std::mem::take(&mut self.subscribing) {
+        for id in std::mem::take(&mut self.conns.subscribing) {
             let Some(conn) = self.conn(id) else { continue };
             conn.waits_for_commit = false;
             self.resume_input(id, now);
@@ -318,12 +283,12 @@ impl<S: Spine> Core<S> {
         }
     }
 
-    /// Decodes whole packets from the front; how many bytes they took.
+    /// Decodes whole packets from the front; returns how many bytes they took.
     fn packets(&mut self, id: ConnId, bytes: &[u8], now: Micros) -> usize {
         let mut at = 0;
         while at < bytes.len() {
             let slot = id.slot as usize;
-            let Some(conn) = self.conns[slot].as_mut() else {
+            let Some(conn) = self.conns.slots[slot].as_mut() else {
                 return bytes.len();
             };
             match conn.phase {
@@ -343,10 +308,10 @@ impl<S: Spine> Core<S> {
                 && (!conn.held.is_empty()
                     || conn
                         .last_ticket
-                        .is_some_and(|ticket| self.spine.status(ticket) == Status::Pending))
+                        .is_some_and(|ticket| self.log.status(ticket) == Status::Pending))
             {
                 conn.waits_for_commit = true;
-                self.subscribing.push(id);
+                self.conns.subscribing.push(id);
                 return at;
             }
             let done = match conn.decoder.decode(frame) {
@@ -382,7 +347,7 @@ impl<S: Spine> Core<S> {
         self.disconnect(id, refusal.reason, refusal.detail);
     }
 
-    /// Tells the client why, if its version has words for it, and closes. The will goes out.
+    /// Sends DISCONNECT with the reason, where the version of MQTT has it, and closes. The will is published.
     fn disconnect(&mut self, id: ConnId, reason: Reason, detail: &str) {
         let live = self.conn(id).is_some_and(|c| c.is_live());
         let Some(conn) = self.conn(id) else { return };
@@ -391,8 +356,8 @@ impl<S: Spine> Core<S> {
         }
         tracing::debug!(?reason, detail, peer = ?conn.peer, "closing an MQTT connection");
         if conn.connack_gate.take().is_some() {
-            // It was never told that it is connected: CONNACK says that it is not, no will is sent,
-            // and a session that only began is none.
+            // CONNACK was not sent yet: it now carries the refusal, no will is published, and a session that
+            // began with this connection ends.
             conn.out.drop_staged();
             conn.said_goodbye = true;
             if conn.began_session
@@ -446,15 +411,15 @@ impl<S: Spine> Core<S> {
         self.wake(id);
     }
 
-    /// What may be written to the socket now.
+    /// The bytes to write to the socket.
     pub fn output(&self, id: ConnId) -> &[u8] {
-        match self.conns.get(id.slot as usize) {
+        match self.conns.slots.get(id.slot as usize) {
             Some(Some(conn)) if conn.id == id => conn.out.writable(),
             _ => &[],
         }
     }
 
-    /// `n` bytes of it were written.
+    /// `n` of these bytes were written.
     pub fn wrote(&mut self, id: ConnId, n: usize) {
         self.tally.bytes_out += n as u64;
         self.waiting.sub(n);
@@ -469,7 +434,7 @@ impl<S: Spine> Core<S> {
 
     /// Whether the socket should be read.
     pub fn wants_input(&mut self, id: ConnId, now: Micros) -> bool {
-        let writable = self.spine.writable();
+        let writable = self.log.writable();
         self.conn(id).is_some_and(|c| match c.phase {
             Phase::Connect => true,
             Phase::Live => {
@@ -495,18 +460,12 @@ impl<S: Spine> Core<S> {
         self.conn(id).is_some_and(|c| c.refused)
     }
 
-    /// Connections whose sockets should look at them: output, a change of appetite, or the end.
+    /// Connections whose tasks have something to do: output, reading again, or closing.
     pub fn take_awake(&mut self) -> Vec<ConnId> {
-        let awake = std::mem::take(&mut self.awake);
-        for id in &awake {
-            if let Some(conn) = self.conn(*id) {
-                conn.awake = false;
-            }
-        }
-        awake
+        self.conns.take_awake()
     }
 
-    /// What is to be done; carry it out in order.
+    /// Takes the effects, to be carried out in order.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
     }
@@ -514,22 +473,22 @@ impl<S: Spine> Core<S> {
     /// Whether a turn would find something to do.
     pub fn has_work(&self) -> bool {
         self.unflushed
-            || !self.pumping.is_empty()
+            || !self.conns.pumping.is_empty()
             || self.journal.is_due()
-            || !self.leaving.is_empty()
+            || !self.handover.leaving.is_empty()
     }
 
-    /// One turn: hands publishes to the disk, releases acknowledgements, delivers what was
-    /// committed, serves those that lag. True when there is more to do at once.
+    /// One turn: flushes publishes, sends acknowledgements of what was committed, delivers new messages and
+    /// serves lagging sessions. True when there is more to do at once.
     pub fn turn(&mut self, now: Micros) -> bool {
-        if self.topology != Some(self.spine.topology()) {
-            self.look_around();
+        if self.delivery.topology != Some(self.log.topology()) {
+            self.refresh_partitions();
         }
         self.settle_leaving(now);
         self.count();
-        self.spine.flush();
+        self.log.flush();
         self.unflushed = false;
-        self.settle_trailing();
+        self.settle_lost_publishes();
         self.release_acks(now);
         self.subscribe_late(now);
         let mut more = self.deliver_live(now);
@@ -557,19 +516,19 @@ impl<S: Spine> Core<S> {
         }
     }
 
-    /// Looks at the clocks: silence, slow starters, wills and sessions whose time has come.
+    /// Handles what depends on time: keep-alive, missing CONNECT, delayed wills, expired sessions.
     pub fn tick(&mut self, now: Micros) {
         let wait = self.shared.limits.connect_wait_us;
         let gap = now - self.ticked.replace(now).unwrap_or(now);
         if !(0..=TICK_GAP_US).contains(&gap) {
-            // Nobody was listening meanwhile; what clients sent may still wait in their sockets.
-            for conn in self.conns.iter_mut().flatten() {
+            // The process did not run, so what clients sent may still be in the sockets.
+            for conn in self.conns.slots.iter_mut().flatten() {
                 conn.heard += gap;
             }
         }
-        let writable = self.spine.writable();
-        for slot in 0..self.conns.len() {
-            let Some(conn) = &mut self.conns[slot] else {
+        let writable = self.log.writable();
+        for slot in 0..self.conns.slots.len() {
+            let Some(conn) = &mut self.conns.slots[slot] else {
                 continue;
             };
             if !writable
@@ -621,8 +580,8 @@ impl<S: Spine> Core<S> {
         if self.number == 0 {
             self.absent_due(now);
         }
-        self.look_at_memory();
-        self.tell_sys(now);
+        self.measure_memory();
+        self.send_sys(now);
         self.journal.lazy_is_due(now);
         self.journal_groups(now);
     }
@@ -632,17 +591,17 @@ impl<S: Spine> Core<S> {
         self.settle_leaving(now);
         match message {
             Message::Evict {
-                client,
+                session,
                 conn,
                 eviction,
-            } => self.evict(client, conn, eviction, now),
+            } => self.evict(session, conn, eviction, now),
             Message::Claimed(id, session) => self.claimed(id, session, now),
             Message::Dealt => {}
         }
     }
 
-    /// What a read from disk brought: rows, or where to go on when what was there is gone.
-    pub fn thawed(
+    /// The result of a read from disk: rows, or the offset to continue at when the rows no longer exist.
+    pub fn rows_read(
         &mut self,
         reader: Reader,
         partition: u32,
@@ -653,7 +612,7 @@ impl<S: Spine> Core<S> {
             Reader::Conn(id) => {
                 if let Some(conn) = self.conn(id) {
                     conn.reading = false;
-                    conn.cold = Some(Cold {
+                    conn.cold = Some(DiskRead {
                         partition,
                         offset,
                         result,
@@ -663,17 +622,23 @@ impl<S: Spine> Core<S> {
             }
             Reader::Group(text) => {
                 if let Some(group) = self.shared.existing_group(&text) {
-                    let round = group.lock().thawed(&self.spine, partition, result);
+                    let round = group.lock().rows_read(&self.log, partition, result);
+                    self.after_round(&text, round);
+                }
+            }
+            Reader::GroupRow(text) => {
+                if let Some(group) = self.shared.existing_group(&text) {
+                    let round = group.lock().row_read(&self.log, partition, offset, result);
                     self.after_round(&text, round);
                 }
             }
         }
     }
 
-    /// Says goodbye to everybody: the server stops.
+    /// Disconnects all clients because the server stops.
     pub fn shut_down(&mut self, now: Micros) {
-        for slot in 0..self.conns.len() {
-            if let Some(id) = self.conns[slot].as_ref().map(|c| c.id) {
+        for slot in 0..self.conns.slots.len() {
+            if let Some(id) = self.conns.slots[slot].as_ref().map(|c| c.id) {
                 self.disconnect(id, Reason::SERVER_SHUTTING_DOWN, "the server stops");
             }
         }
@@ -682,79 +647,66 @@ impl<S: Spine> Core<S> {
         self.turn(now);
     }
 
-    /// Whether what others commit concerns this core.
+    /// Whether this core has to be woken by commits.
     pub fn is_watching(&self) -> bool {
-        !self.groups.is_empty()
-            || !self.acking.is_empty()
-            || !self.subscribing.is_empty()
-            || self.feeds.iter().flatten().any(|f| f.wanted > 0)
+        !self.groups.local.is_empty()
+            || !self.conns.acking.is_empty()
+            || !self.conns.subscribing.is_empty()
+            || self.delivery.readers.iter().flatten().any(|f| f.wanted > 0)
     }
 
-    /// The connections themselves.
+    /// All connections.
     pub fn all_connections(&self) -> Vec<ConnId> {
-        self.conns.iter().flatten().map(|c| c.id).collect()
+        self.conns.slots.iter().flatten().map(|c| c.id).collect()
     }
 
-    /// Connections of this core.
+    /// Number of connections.
     pub fn connections(&self) -> usize {
-        self.conns.len() - self.free.len()
+        self.conns.count()
     }
 
     /// Whether publishes wait for their commit.
     pub fn is_waiting(&self) -> bool {
-        !self.acking.is_empty()
+        !self.conns.acking.is_empty()
     }
 
     fn conn(&mut self, id: ConnId) -> Option<&mut Conn<S::Ticket>> {
-        match self.conns.get_mut(id.slot as usize) {
-            Some(Some(conn)) if conn.id == id => Some(conn),
-            _ => None,
-        }
+        self.conns.get(id)
     }
 
     fn wake(&mut self, id: ConnId) {
-        if let Some(Some(conn)) = self.conns.get_mut(id.slot as usize)
-            && !conn.awake
-        {
-            conn.awake = true;
-            self.awake.push(id);
-        }
+        self.conns.wake(id);
     }
 
     fn pump(&mut self, id: ConnId) {
-        if let Some(Some(conn)) = self.conns.get_mut(id.slot as usize)
-            && !conn.pumping
-        {
-            conn.pumping = true;
-            self.pumping.push(id);
-        }
+        self.conns.pump(id);
     }
 
-    /// Learns which partitions there are.
-    fn look_around(&mut self) {
-        self.topology = Some(self.spine.topology());
-        let partitions = self.spine.partitions();
-        for feed in self.feeds.iter_mut().flatten() {
-            if let Some(info) = partitions.iter().find(|p| p.number == feed.info.number) {
-                feed.info.captures = info.captures.clone();
+    /// Updates the list of partitions.
+    fn refresh_partitions(&mut self) {
+        self.delivery.topology = Some(self.log.topology());
+        let partitions = self.log.partitions();
+        for reader in self.delivery.readers.iter_mut().flatten() {
+            if let Some(info) = partitions.iter().find(|p| p.number == reader.info.number) {
+                reader.info.captures = info.captures.clone();
             }
         }
         for info in partitions {
             let slot = info.number as usize;
-            if self.feeds.len() <= slot {
-                self.feeds.resize_with(slot + 1, || None);
+            if self.delivery.readers.len() <= slot {
+                self.delivery.readers.resize_with(slot + 1, || None);
             }
-            if self.feeds[slot].is_none() {
+            if self.delivery.readers[slot].is_none() {
                 // What a new stream already holds was committed before this core looked; sessions
                 // that should see it have their own positions.
-                let live = match self.index.is_empty() {
-                    true => self.spine.end(info.number),
-                    false => self.spine.start(info.number),
+                let live = match self.delivery.index.is_empty() {
+                    true => self.log.end(info.number),
+                    false => self.log.start(info.number),
                 };
-                self.feeds[slot] = Some(Feed::new(info, live));
+                self.delivery.readers[slot] = Some(PartitionReader::new(info, live));
             }
         }
-        self.index.touch();
+        self.delivery.index.touch();
         self.count_wanted();
     }
 

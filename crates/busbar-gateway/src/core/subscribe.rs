@@ -8,14 +8,14 @@ use busbar_mqtt::{Reason, Refusal, Result, encode};
 
 use crate::authorizer::Reach;
 use crate::conn::{ConnId, RetainedTask};
+use crate::event_log::EventLog;
 use crate::group::Group;
 use crate::index::SubRef;
-use crate::spine::Spine;
 use crate::state::{Positions, Sub, split_share};
 
 use super::{Core, LocalGroup};
 
-impl<S: Spine> Core<S> {
+impl<S: EventLog> Core<S> {
     pub(super) fn subscribe(&mut self, id: ConnId, packet: Subscribe) -> Result<()> {
         self.check_answer(id, packet.filters.len())?;
         let mut reasons = Vec::with_capacity(packet.filters.len());
@@ -69,11 +69,11 @@ impl<S: Spine> Core<S> {
         self.freshen();
         // What was committed up to now is not delivered.
         let mut since = Positions::default();
-        for feed in self.feeds.iter().flatten() {
-            if feed.info.may_match(&filter) {
+        for reader in self.delivery.readers.iter().flatten() {
+            if reader.info.may_match(&filter) {
                 since.insert(
-                    Arc::clone(&feed.info.name),
-                    self.spine.end(feed.info.number),
+                    Arc::clone(&reader.info.name),
+                    self.log.end(reader.info.number),
                 );
             }
         }
@@ -99,7 +99,7 @@ impl<S: Spine> Core<S> {
                     sub.id = id_of_sub;
                     sub.reach = reach;
                 }
-                self.index.touch();
+                self.delivery.index.touch();
                 slot
             }
             None => {
@@ -217,7 +217,7 @@ impl<S: Spine> Core<S> {
             return;
         };
         if sub.share.is_none() {
-            self.index.insert(
+            self.delivery.index.insert(
                 sub.filter.as_str(),
                 SubRef {
                     conn: id.slot,
@@ -235,9 +235,9 @@ impl<S: Spine> Core<S> {
             group.join(self.number, id);
             group.sessions += usize::from(is_new);
         }
-        match self.groups.iter_mut().find(|g| g.text == sub.text) {
+        match self.groups.local.iter_mut().find(|g| g.text == sub.text) {
             Some(local) => local.members.push(id),
-            None => self.groups.push(LocalGroup {
+            None => self.groups.local.push(LocalGroup {
                 text: Arc::clone(&sub.text),
                 group,
                 members: vec![id],
@@ -251,7 +251,7 @@ impl<S: Spine> Core<S> {
             return;
         };
         if sub.share.is_none() {
-            self.index.remove(
+            self.delivery.index.remove(
                 sub.filter.as_str(),
                 SubRef {
                     conn: id.slot,
@@ -261,14 +261,14 @@ impl<S: Spine> Core<S> {
             self.want_sys(&sub.filter, false);
             return self.want(&sub.filter, false);
         }
-        let Some(at) = self.groups.iter().position(|g| g.text == sub.text) else {
+        let Some(at) = self.groups.local.iter().position(|g| g.text == sub.text) else {
             return;
         };
-        let local = &mut self.groups[at];
+        let local = &mut self.groups.local[at];
         local.members.retain(|m| *m != id);
         let group = Arc::clone(&local.group);
         if local.members.is_empty() {
-            self.groups.swap_remove(at);
+            self.groups.local.swap_remove(at);
         }
         group.lock().leave(self.number, id);
         if ends {

@@ -133,7 +133,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
                 (core.is_closing(this.id), core.wants_input(this.id, now))
             };
             if closing {
-                // The client's bytes mean nothing any more; its own end, or the clock, ends it.
+                // What the client still sends is ignored until it closes or the time is over.
                 if written.is_pending() && !this.local.core.borrow().output(this.id).is_empty() {
                     return Poll::Pending;
                 }
@@ -174,7 +174,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
                     if !ended.is_err_and(|e| e.kind() == std::io::ErrorKind::InvalidData) {
                         return Poll::Ready(());
                     }
-                    // The layer below has something to say to it.
+                    // The WebSocket layer has a close frame to send.
                     this.lingering = Some(Box::pin(sleep(LINGER_WAIT)));
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
@@ -186,7 +186,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
 
 impl<S> Drop for Connection<S> {
     fn drop(&mut self) {
-        // The task was cut off: the gateway stops.
+        // The task was dropped: the gateway stops.
         if !self.gone {
             self.local.core.borrow_mut().gone(self.id, self.local.now());
         }

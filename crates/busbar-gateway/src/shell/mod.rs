@@ -13,15 +13,16 @@ use std::task::Waker;
 
 use busbar_bus::Bus;
 use busbar_event::Micros;
-use busbar_log::{Clock, Store};
+use busbar_log::{Clock, Store, Watched};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use crate::authorizer::Authorizer;
-use crate::bus_spine::{BusSpine, resume_after};
+use crate::bus_log::{BusLog, resume_after};
 use crate::conn::ConnId;
 use crate::core::{Core, Effect, Message, Reader};
 use crate::limits::{
@@ -42,10 +43,12 @@ pub struct Link {
     inbox: Mutex<Vec<Inbound>>,
     notify: Notify,
     watching: AtomicBool,
+    /// The core's thread has ended.
+    ended: AtomicBool,
 }
 
 impl Link {
-    /// Leaves something for the core and wakes it.
+    /// Puts an item into the inbox of the core and wakes it.
     pub fn post(&self, inbound: Inbound) {
         self.inbox.lock().push(inbound);
         self.notify.notify_one();
@@ -89,11 +92,13 @@ pub struct Seed {
     pub links: Arc<[Arc<Link>]>,
     pub store: Store,
     pub acceptors: Option<Acceptors>,
+    /// Held while the thread runs.
+    pub watched: Option<Watched>,
 }
 
 /// What the tasks of one core share.
 struct Local {
-    core: RefCell<Core<BusSpine>>,
+    core: RefCell<Core<BusLog>>,
     number: usize,
     clock: Arc<dyn Clock>,
     shared: Arc<Shared>,
@@ -107,8 +112,9 @@ struct Local {
     stopping: Cell<bool>,
 }
 
-/// The life of a core thread.
-pub fn run(seed: Seed) {
+/// Runs a core thread.
+pub fn run(mut seed: Seed) {
+    let watched = seed.watched.take();
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -121,6 +127,9 @@ pub fn run(seed: Seed) {
     };
     LocalSet::new().block_on(&runtime, drive(seed));
     runtime.shutdown_timeout(STOP_WAIT);
+    if let Some(watched) = watched {
+        watched.finish();
+    }
 }
 
 async fn drive(seed: Seed) {
@@ -132,8 +141,10 @@ async fn drive(seed: Seed) {
         links,
         store,
         acceptors,
+        watched: _,
     } = seed;
     let link = Arc::clone(&links[number]);
+    let _ending = LinkEnd(Arc::clone(&link));
     let settled = {
         let link = Arc::clone(&link);
         Arc::new(move || link.notify.notify_one())
@@ -141,22 +152,22 @@ async fn drive(seed: Seed) {
     let committed = {
         let link = Arc::clone(&link);
         Arc::new(move || {
-            // Whoever commits and whoever starts to watch each write first and look then; one of
-            // them sees the other.
+            // The commit thread and the core each write first and read then, so one of them sees the
+            // write of the other.
             fence(Ordering::SeqCst);
             if link.watching.load(Ordering::Acquire) {
                 link.notify.notify_one();
             }
         })
     };
-    let spine = BusSpine::new(
+    let log = BusLog::new(
         bus.clone(),
         shared.limits.packet_bytes_max,
         settled,
         committed,
     );
     let local = Rc::new(Local {
-        core: RefCell::new(Core::new(spine, Arc::clone(&shared), number)),
+        core: RefCell::new(Core::new(log, Arc::clone(&shared), number)),
         number,
         clock: Arc::clone(bus.clock()),
         shared,
@@ -172,28 +183,25 @@ async fn drive(seed: Seed) {
     if let Some(acceptors) = acceptors {
         local.accept(acceptors);
     }
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut next_tick = Instant::now();
     let mut seen = u64::MAX;
     loop {
         tokio::select! {
             biased;
             () = link.notify.notified() => {}
-            _ = tick.tick() => {
-                let now = local.now();
-                let mut core = local.core.borrow_mut();
-                let epoch = local.bus.route_epoch();
-                if seen != epoch {
-                    seen = epoch;
-                    core.spine.refresh();
-                }
-                core.tick(now);
-            }
+            () = tokio::time::sleep_until(next_tick) => {}
         }
-        local.read_inbox();
-        while local.turn() {
-            tokio::task::yield_now().await;
+        // `tick` is called on time even if there is always more work.
+        loop {
+            if Instant::now() >= next_tick {
+                next_tick = Instant::now() + TICK;
+                local.tick(&mut seen);
+            }
             local.read_inbox();
+            if !local.turn() {
+                break;
+            }
+            tokio::task::yield_now().await;
         }
         if local.stopping.get() {
             break;
@@ -205,6 +213,17 @@ async fn drive(seed: Seed) {
 impl Local {
     fn now(&self) -> Micros {
         self.clock.now_micros()
+    }
+
+    /// Handles what depends on time, and updates the list of partitions if it has changed since `seen`.
+    fn tick(&self, seen: &mut u64) {
+        let mut core = self.core.borrow_mut();
+        let epoch = self.bus.route_epoch();
+        if *seen != epoch {
+            *seen = epoch;
+            core.log.refresh();
+        }
+        core.tick(self.now());
     }
 
     /// Has the driver turn the core after the tasks that are ready now.
@@ -222,7 +241,7 @@ impl Local {
                     .store(true, Ordering::Release);
                 fence(Ordering::SeqCst);
             }
-            core.spine.settle();
+            core.log.settle();
             (core.turn(self.now()), core.is_watching())
         };
         self.links[self.number]
@@ -292,17 +311,17 @@ impl Local {
                     local.kick();
                 });
             }
-            Effect::ReadCold(reader, partition, offset) => {
+            Effect::ReadDisk(reader, partition, offset) => {
                 let local = Rc::clone(self);
                 tokio::task::spawn_local(async move {
-                    local.read_cold(reader, partition, offset).await;
+                    local.read_disk(reader, partition, offset).await;
                 });
             }
         }
     }
 
-    async fn read_cold(self: Rc<Self>, reader: Reader, partition: u32, offset: u64) {
-        let found = self.core.borrow().spine.partition(partition).cloned();
+    async fn read_disk(self: Rc<Self>, reader: Reader, partition: u32, offset: u64) {
+        let found = self.core.borrow().log.partition(partition).cloned();
         let result = loop {
             let Some(partition) = found.clone() else {
                 break Err(u64::MAX);
@@ -322,7 +341,8 @@ impl Local {
                     }
                     None => tracing::error!(%error, offset, "the log could not be read"),
                 },
-                Err(_) => return,
+                Err(stopped) if stopped.is_cancelled() => return,
+                Err(error) => tracing::error!(%error, offset, "reading the log panicked"),
             }
             if self.stopping.get() {
                 return;
@@ -331,7 +351,7 @@ impl Local {
         };
         self.core
             .borrow_mut()
-            .thawed(reader, partition, offset, result);
+            .rows_read(reader, partition, offset, result);
         self.act();
         self.kick();
     }
@@ -381,7 +401,7 @@ impl Local {
             return;
         };
         if paced {
-            self.core.borrow_mut().let_in(id);
+            self.core.borrow_mut().skip_rate_limit(id);
         }
         let slot = id.slot as usize;
         let mut wakers = self.wakers.borrow_mut();
@@ -447,7 +467,9 @@ impl Local {
             }
         };
         let local = Rc::clone(self);
+        let watched = self.bus.log().supervisor().watch_task("mqtt-accept");
         tokio::task::spawn_local(async move {
+            let _watched = watched;
             let mut next = 0;
             while !local.stopping.get() {
                 if !local.shared.within_rate(local.now()) {
@@ -461,8 +483,7 @@ impl Local {
                     .and_then(|(stream, _)| stream.into_std())
                 {
                     Ok(stream) => {
-                        local.links[next % local.links.len()].post(wrap(stream));
-                        next += 1;
+                        local.next_link(&mut next).post(wrap(stream));
                     }
                     Err(error) => {
                         // Out of file descriptors, most likely: they come back.
@@ -474,7 +495,12 @@ impl Local {
         });
     }
 
-    /// Lets the last bytes and records out.
+    /// The core that serves the next connection, one that runs if there is any.
+    fn next_link(&self, next: &mut usize) -> &Link {
+        next_link(&self.links, next)
+    }
+
+    /// Sends the last bytes and writes the last records.
     async fn stop(self: &Rc<Self>) {
         self.core.borrow_mut().shut_down(self.now());
         let until = tokio::time::Instant::now() + STOP_WAIT;
@@ -491,6 +517,27 @@ impl Local {
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         }
         self.turn();
+    }
+}
+
+/// The link of the next core in turn that runs; any link if none does.
+pub fn next_link<'a>(links: &'a [Arc<Link>], next: &mut usize) -> &'a Link {
+    for _ in 0..links.len() {
+        *next = next.wrapping_add(1);
+        let link = &links[*next % links.len()];
+        if !link.ended.load(Ordering::Acquire) {
+            return link;
+        }
+    }
+    &links[*next % links.len()]
+}
+
+/// Marks a link when its core's thread ends, however it does.
+struct LinkEnd(Arc<Link>);
+
+impl Drop for LinkEnd {
+    fn drop(&mut self) {
+        self.0.ended.store(true, Ordering::Release);
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the session core needs of the world: a log to publish to and read from, and an authority.
+//! The log as the session core uses it.
 
 use std::sync::Arc;
 
@@ -45,9 +45,9 @@ pub struct RetainedPage {
     pub next: Option<Arc<str>>,
 }
 
-/// The log under the sessions of one core.
-pub trait Spine {
-    /// Stands for a publish until it is committed.
+/// The log that the sessions of one core publish to and read from.
+pub trait EventLog {
+    /// Identifies a publish until it is committed.
     type Ticket: Copy + PartialEq;
 
     /// Takes an event. With `producer` the frame remembers that producer's position.
@@ -56,13 +56,13 @@ pub trait Spine {
         event: &Event<'_>,
         producer: Option<(&Arc<str>, u64)>,
     ) -> Result<Self::Ticket, Refused>;
-    /// Hands what was taken to the disk.
+    /// Passes the events taken so far to the commit thread.
     fn flush(&mut self);
-    /// What became of a publish.
+    /// The status of a publish.
     fn status(&self, ticket: Self::Ticket) -> Status;
-    /// False: read no more from sockets.
+    /// Whether publishes are taken; if not, sockets are not read.
     fn writable(&mut self) -> bool;
-    /// Changes whenever [`Spine::partitions`] does.
+    /// Changes whenever [`EventLog::partitions`] does.
     fn topology(&self) -> u64;
     /// All partitions that subscribers may read, by number.
     fn partitions(&self) -> Vec<PartitionInfo>;
@@ -72,9 +72,6 @@ pub trait Spine {
     fn end(&self, partition: u32) -> u64;
     /// Rows from `offset` on, if they are in memory.
     fn read_cached(&self, partition: u32, offset: u64, bytes_max: usize) -> Option<Vec<Chunk>>;
-    /// One row, read from disk if it must be: only for rows of shared subscriptions that are dealt
-    /// a second time, which are rare and recent.
-    fn read_row(&self, partition: u32, offset: u64) -> Option<(busbar_event::Batch, usize)>;
     /// The name of the partition that an event would land in.
     fn place(&self, event: &Event<'_>) -> Arc<str>;
     /// The committed position of a producer in a partition, by the partition's name.

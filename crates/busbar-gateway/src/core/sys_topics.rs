@@ -3,38 +3,47 @@
 use busbar_event::Micros;
 use busbar_event::topic::Filter;
 
+use crate::event_log::{EventLog, RetainedPage};
 use crate::index::SubRef;
-use crate::spine::{RetainedPage, Spine};
 use crate::sys;
 
 use super::Core;
 use super::deliver::{RowAt, Sender, Target};
 
-impl<S: Spine> Core<S> {
+/// Who subscribes to the topics under `$SYS`, and when they were sent.
+#[derive(Default)]
+pub(super) struct SysTopics {
+    /// Subscriptions of this core to these topics.
+    subscriptions: usize,
+    /// When the topics were sent last.
+    sent_at: Micros,
+}
+
+impl<S: EventLog> Core<S> {
     /// Once an interval, while there is somebody to tell.
-    pub(super) fn tell_sys(&mut self, now: Micros) {
+    pub(super) fn send_sys(&mut self, now: Micros) {
         let interval = self.shared.limits.sys_interval_us;
-        let since = now - self.sys_told;
-        if interval == 0 || self.sys_subs == 0 || (0..interval).contains(&since) {
+        let since = now - self.sys.sent_at;
+        if interval == 0 || self.sys.subscriptions == 0 || (0..interval).contains(&since) {
             return;
         }
-        self.sys_told = now;
-        let board = self.shared.board(self.spine.retained_count(), now);
-        let info = sys::nowhere();
-        let payloads = board.batch.payloads();
+        self.sys.sent_at = now;
+        let sys_snapshot = self.shared.sys_snapshot(self.log.retained_count(), now);
+        let info = sys::no_partition();
+        let payloads = sys_snapshot.batch.payloads();
         let mut refs: Vec<SubRef> = Vec::new();
         let mut sender = Sender::new(
             &mut self.journal,
-            &mut self.properties,
+            &mut self.delivery.properties,
             &mut self.waiting,
             now,
         );
-        for row in 0..board.batch.rows() {
-            let topic = board.batch.topic(row);
+        for row in 0..sys_snapshot.batch.rows() {
+            let topic = sys_snapshot.batch.topic(row);
             refs.clear();
-            self.index.matches(topic, &mut refs);
+            self.delivery.index.matches(topic, &mut refs);
             for of_conn in refs.chunk_by(|a, b| a.conn == b.conn) {
-                let Some(Some(conn)) = self.conns.get_mut(of_conn[0].conn as usize) else {
+                let Some(Some(conn)) = self.conns.slots.get_mut(of_conn[0].conn as usize) else {
                     continue;
                 };
                 if !conn.is_live() {
@@ -47,15 +56,16 @@ impl<S: Spine> Core<S> {
                 let at = RowAt {
                     partition: &info.name,
                     offset: 0,
-                    batch: &board.batch,
+                    batch: &sys_snapshot.batch,
                     row,
                     payload: payloads.value(row),
+                    maybe_sent: false,
                 };
                 // Who has no room now hears of it the next time.
                 let _ = target.offer(conn, &info, &at, &mut sender);
                 if !conn.awake && !conn.out.is_empty() {
                     conn.awake = true;
-                    self.awake.push(conn.id);
+                    self.conns.awake.push(conn.id);
                 }
             }
         }
@@ -73,18 +83,18 @@ impl<S: Spine> Core<S> {
         match self.shared.limits.sys_interval_us {
             0 => RetainedPage::default(),
             _ => {
-                let board = self.shared.board(self.spine.retained_count(), now);
-                board.matching(filter, after)
+                let sys_snapshot = self.shared.sys_snapshot(self.log.retained_count(), now);
+                sys_snapshot.matching(filter, after)
             }
         }
     }
 
     /// A subscription to `filter` came or went.
     pub(super) fn want_sys(&mut self, filter: &Filter, comes: bool) {
-        if sys::is_meant(filter) {
-            self.sys_subs = match comes {
-                true => self.sys_subs + 1,
-                false => self.sys_subs.saturating_sub(1),
+        if sys::is_sys_filter(filter) {
+            self.sys.subscriptions = match comes {
+                true => self.sys.subscriptions + 1,
+                false => self.sys.subscriptions.saturating_sub(1),
             };
         }
     }

@@ -1,31 +1,31 @@
-//! [`Spine`] over the bus.
+//! [`EventLog`] over the bus.
 
 use std::sync::Arc;
 
 use busbar_bus::{Bus, Chunk, Event, INBOX, Publisher, Refused, Status, StreamPartition, Ticket};
 use busbar_event::topic::Filter;
-use busbar_event::{Batch, BatchBuilder, Error, Row};
+use busbar_event::{BatchBuilder, Error, Row};
 use busbar_log::WakerGuard;
 
+use crate::event_log::{EventLog, PartitionInfo, RetainedPage, RetainedRow};
 use crate::limits::RETAINED_PAGE_BYTES;
-use crate::spine::{PartitionInfo, RetainedPage, RetainedRow, Spine};
 
 /// The log of one core: a publisher of its own, and every partition.
-pub struct BusSpine {
+pub struct BusLog {
     bus: Bus,
     publisher: Publisher,
     on_commit: Arc<dyn Fn() + Send + Sync>,
     epoch: u64,
-    partitions: Vec<Option<Watched>>,
+    partitions: Vec<Option<WatchedPartition>>,
 }
 
-struct Watched {
+struct WatchedPartition {
     partition: Arc<StreamPartition>,
     info: PartitionInfo,
     _guard: WakerGuard,
 }
 
-impl BusSpine {
+impl BusLog {
     /// `settled` is called when publishes were committed, `committed` when any partition grew.
     /// Payloads are taken as far as they fit a packet of `packet_bytes_max`.
     pub fn new(
@@ -33,18 +33,18 @@ impl BusSpine {
         packet_bytes_max: u32,
         settled: Arc<dyn Fn() + Send + Sync>,
         committed: Arc<dyn Fn() + Send + Sync>,
-    ) -> BusSpine {
+    ) -> BusLog {
         let mut publisher = bus.publisher(settled);
         publisher.take_payloads_up_to(packet_bytes_max as usize);
-        let mut spine = BusSpine {
+        let mut log = BusLog {
             bus,
             publisher,
             on_commit: committed,
             epoch: u64::MAX,
             partitions: Vec::new(),
         };
-        spine.refresh();
-        spine
+        log.refresh();
+        log
     }
 
     /// Looks which partitions there are, when the bus says that they changed.
@@ -68,14 +68,14 @@ impl BusSpine {
                 }
                 let info = PartitionInfo {
                     number: partition.id().0,
-                    name: format!("{}/{}", stream.name(), partition.number()).into(),
+                    name: partition_name(partition),
                     stream: stream.name().into(),
                     captures: captures.clone(),
                 };
                 match &mut self.partitions[slot] {
                     Some(watched) => watched.info = info,
                     None => {
-                        self.partitions[slot] = Some(Watched {
+                        self.partitions[slot] = Some(WatchedPartition {
                             info,
                             _guard: partition.on_commit(Arc::clone(&self.on_commit)),
                             partition: Arc::clone(partition),
@@ -97,7 +97,7 @@ impl BusSpine {
         self.publisher.settle();
     }
 
-    fn named(&self, name: &str) -> Option<&Watched> {
+    fn named(&self, name: &str) -> Option<&WatchedPartition> {
         self.partitions
             .iter()
             .flatten()
@@ -105,7 +105,7 @@ impl BusSpine {
     }
 }
 
-impl Spine for BusSpine {
+impl EventLog for BusLog {
     type Ticket = Ticket;
 
     #[inline]
@@ -158,14 +158,6 @@ impl Spine for BusSpine {
         self.partition(partition)?
             .read_cached(offset, bytes_max)?
             .ok()
-    }
-
-    fn read_row(&self, partition: u32, offset: u64) -> Option<(Batch, usize)> {
-        let chunks = self.partition(partition)?.read(offset, 1).ok()?;
-        let chunk = chunks.into_iter().next()?;
-        (chunk.base <= offset && offset < chunk.end())
-            .then(|| ((offset - chunk.base) as usize, chunk.batch))
-            .map(|(row, batch)| (batch, row))
     }
 
     fn place(&self, event: &Event<'_>) -> Arc<str> {
@@ -239,6 +231,11 @@ impl Spine for BusSpine {
             next: page.next,
         }
     }
+}
+
+/// The name by which sessions remember a partition.
+pub fn partition_name(partition: &StreamPartition) -> Arc<str> {
+    format!("{}/{}", partition.stream(), partition.number()).into()
 }
 
 /// Where to go on after a read from disk failed for good; `None` when it is worth trying again.
