@@ -23,7 +23,7 @@ use crate::{
     limits::{
         CACHE_BYTES_DEFAULT, CACHE_PARTITION_BYTES_MAX, CACHE_PARTITION_BYTES_MIN,
         IN_FLIGHT_BYTES_MAX_DEFAULT, PAYLOAD_BYTES_MAX, RETAINED_BYTES_MAX_DEFAULT,
-        RETAINED_TOPICS_MAX_DEFAULT, STREAMS_MAX,
+        RETAINED_TOPICS_MAX_DEFAULT, SEGMENTS_PER_RETENTION, STREAMS_MAX,
     },
     merge,
     publisher::Publisher,
@@ -155,7 +155,8 @@ impl Bus {
             board: Board::default(),
             _merging: merging,
         });
-        merge::start(Arc::downgrade(&shared), merged, stop)?;
+        let watched = shared.ground.log.supervisor().watch("busbar-merge");
+        merge::start(Arc::downgrade(&shared), merged, stop, watched)?;
         Ok(Bus { shared })
     }
 
@@ -244,13 +245,9 @@ impl Bus {
         self.shared.route_epoch()
     }
 
-    /// A stream of Busbar itself, made if needed; its name begins with `_`.
-    pub fn internal_stream(&self, name: &str) -> Result<Arc<Stream>> {
-        self.derived_stream(name, 1, Retention::default())
-    }
-
-    /// A stream that belongs to Busbar itself or to a flow, made if needed: its name begins with `_`, which hides it, or
-    /// is `<flow>.<part>`. It captures no topics. A stream that exists keeps its number of partitions.
+    /// A stream that only Busbar itself or a flow writes, created if it does not exist. Its name begins with `_`, which
+    /// hides it, or is `<flow>.<part>`. It captures no topics. A stream that exists keeps its number of partitions;
+    /// `retention` applies from now on.
     pub fn derived_stream(
         &self,
         name: &str,
@@ -455,8 +452,16 @@ impl Ground {
     }
 
     fn partition_options(&self, spec: &StreamSpec) -> PartitionOptions {
+        let bytes_max = spec
+            .retention
+            .bytes
+            .map_or(u64::MAX, |size| size.as_bytes());
         PartitionOptions {
-            segment_bytes: self.options.segment_bytes,
+            // Only whole segments are deleted, so a small bound needs small segments.
+            segment_bytes: self
+                .options
+                .segment_bytes
+                .min(bytes_max / SEGMENTS_PER_RETENTION),
             retention_age: spec.retention.age.map(|age| age.as_duration()),
             retention_bytes: spec.retention.bytes.map(|size| size.as_bytes()),
             durability: match spec.durability {

@@ -33,6 +33,9 @@ pub const DERIVED_NAME_BYTES_MAX: usize = 2 * STREAM_NAME_BYTES_MAX;
 pub const STREAMS_MAX: usize = 4_096;
 /// Most topic patterns of a stream.
 pub const STREAM_TOPICS_MAX: usize = 256;
+/// Segments that the size bound of a stream is divided into at least: a partition exceeds the bound by at
+/// most one segment.
+pub const SEGMENTS_PER_RETENTION: u64 = 4;
 /// Most partitions of a stream.
 pub const STREAM_PARTITIONS_MAX: u16 = 256;
 /// Longest key template.

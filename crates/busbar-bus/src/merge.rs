@@ -13,7 +13,7 @@ use std::{
 };
 
 use busbar_event::{Batch, Class, Error, Result, encode};
-use busbar_log::{Change, Frame, LogError, Merged, Partition, Rewritten, Store};
+use busbar_log::{Change, Frame, LogError, Merged, Partition, Rewritten, Store, Watched};
 
 use crate::{
     bus::Shared,
@@ -23,10 +23,18 @@ use crate::{
 };
 
 /// Starts the thread; it ends when the other side of `stop` is dropped.
-pub(crate) fn start(shared: Weak<Shared>, store: Store, stop: Receiver<()>) -> Result<()> {
+pub(crate) fn start(
+    shared: Weak<Shared>,
+    store: Store,
+    stop: Receiver<()>,
+    watched: Watched,
+) -> Result<()> {
     std::thread::Builder::new()
         .name("busbar-merge".into())
-        .spawn(move || run(&shared, &store, &stop))
+        .spawn(move || {
+            run(&shared, &store, &stop);
+            watched.finish();
+        })
         .map(drop)
         .map_err(|cause| Error::new(Class::Transient, "bus.thread").caused_by(cause))
 }

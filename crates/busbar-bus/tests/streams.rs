@@ -253,7 +253,10 @@ async fn a_batch_goes_to_its_streams_in_one_frame_each_and_once() {
 #[tokio::test]
 async fn internal_streams_take_what_they_are_given_only() {
     let world = World::new(5);
-    let dead = world.bus.internal_stream("_dead").unwrap();
+    let dead = world
+        .bus
+        .derived_stream("_dead", 1, busbar_bus::Retention::default())
+        .unwrap();
     assert!(dead.is_internal());
     world
         .bus

@@ -164,6 +164,11 @@ pub struct LimitsConfig {
     pub query_memory: Size,
     /// Rows a query may answer.
     pub query_rows: u32,
+    /// How long dead letters are kept; 0 is no limit. The log and `/metrics` warn before letters that nobody
+    /// has re-driven are deleted.
+    pub dead_letter_age: Span,
+    /// Disk space that dead letters may take; the oldest are deleted beyond it. 0 is no limit.
+    pub dead_letter_size: Size,
 }
 
 /// `[log]`
@@ -248,6 +253,8 @@ impl Default for LimitsConfig {
             query_time: seconds(30),
             query_memory: size(256 << 20),
             query_rows: 100_000,
+            dead_letter_age: seconds(30 * 86_400),
+            dead_letter_size: size(1 << 30),
         }
     }
 }

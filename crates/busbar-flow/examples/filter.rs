@@ -99,6 +99,7 @@ fn main() {
         connectors: Connectors::default(),
         project_dir: folder.path().into(),
         state_dir: folder.path().join("state").into(),
+        dead_letters: busbar_bus::Retention::default(),
     };
     for round in 1..=3 {
         options.project_dir = folder.path().into();

@@ -4,6 +4,9 @@
 //! these tags beside: `$dead-flow`, `$dead-place`, `$dead-output`, `$dead-class`, `$dead-code`, `$dead-args`
 //! (JSON), `$dead-stream`, `$dead-partition`, `$dead-offset`, `$dead-at`. A store records which of them are
 //! closed: re-driven, edited or discarded, by whom and when.
+//!
+//! The stream is bounded by age and size. What the stream deletes is removed from the index and from the
+//! store too.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
@@ -11,7 +14,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use busbar_bus::{Bus, Cursor, Item, Stream};
+use busbar_bus::{Bus, Cursor, Item, Retention, Stream};
 use busbar_event::{Batch, BatchBuilder, Class, Error, Flags, Language, Row};
 use busbar_log::{Change, Clock, Store};
 use bytes::Bytes;
@@ -22,9 +25,11 @@ use crate::chain::{Dead, Place};
 use crate::compile::{OutputPlan, fnv1a};
 use crate::limits::{
     BATCH_BYTES_MAX, BATCH_ROWS_MAX, CAUSE_BYTES_MAX, DEAD_DONE_MAX, DEAD_GROUPS_MAX,
-    DEAD_INDEX_MAX, DEAD_LETTERS_MAX, DEAD_MARKS_BYTES, DEAD_READ_ROWS,
+    DEAD_INDEX_MAX, DEAD_LETTERS_MAX, DEAD_MARKS_BYTES, DEAD_READ_ROWS, DEAD_WARN_PERCENT,
 };
-use crate::status::{Closed, Closing, DeadFilter, DeadGroup, DeadLetter, class_word, words};
+use crate::status::{
+    Closed, Closing, DeadFilter, DeadGroup, DeadLetter, DeadRetention, class_word, words,
+};
 
 /// The stream of dead letters.
 pub const DEAD_LETTERS: &str = "_dead";
@@ -267,6 +272,7 @@ pub(crate) struct DeadLetters {
     stream: Arc<Stream>,
     store: Store,
     clock: Arc<dyn Clock>,
+    retention: Retention,
     index: Mutex<Index>,
 }
 
@@ -280,6 +286,12 @@ struct Index {
     /// Names of the streams that events of letters were read from.
     streams: Vec<String>,
     closed: BTreeSet<u64>,
+    /// Places in `groups` whose letters are all gone.
+    free: Vec<usize>,
+    /// Letters before this number are gone from the stream.
+    start: u64,
+    /// Open letters that the stream has deleted since the node started.
+    expired: u64,
     loaded: bool,
 }
 
@@ -291,6 +303,7 @@ struct Entry {
     stream: usize,
     /// Hash of the event's stream, partition and offset: letters of one event have the same.
     event: u64,
+    died_micros: i64,
 }
 
 /// A re-drive that was begun; it is finished after a crash.
@@ -353,11 +366,12 @@ fn numbered(prefix: &[u8], number: u64) -> Bytes {
 }
 
 impl DeadLetters {
-    pub fn open(bus: &Bus) -> Result<DeadLetters, Error> {
+    pub fn open(bus: &Bus, retention: Retention) -> Result<DeadLetters, Error> {
         Ok(DeadLetters {
-            stream: bus.internal_stream(DEAD_LETTERS)?,
+            stream: bus.derived_stream(DEAD_LETTERS, 1, retention)?,
             store: bus.store("dead-letters")?,
             clock: Arc::clone(bus.clock()),
+            retention,
             index: Mutex::default(),
         })
     }
@@ -366,7 +380,8 @@ impl DeadLetters {
         &self.stream
     }
 
-    /// Reads what has come since the last time. May block on the disk.
+    /// Reads what was added since the last call, and forgets what the stream has deleted. May block on the
+    /// disk.
     fn refresh(&self, index: &mut Index) -> Result<(), Error> {
         if !index.loaded {
             let mut after: Option<Bytes> = None;
@@ -385,10 +400,18 @@ impl DeadLetters {
         let Some(partition) = self.stream.partitions().first().cloned() else {
             return Ok(());
         };
-        let mut cursor = Cursor::new(partition, index.next);
+        let mut unread = 0;
+        let mut cursor = Cursor::new(partition.clone(), index.next);
         while let Some(item) = cursor.try_next()? {
             match item {
-                Item::Gap(gap) => index.next = gap.resume,
+                // Deleted before it was read, or damaged, which the log has reported.
+                Item::Gap(gap) => {
+                    if index.next > 0 && gap.resume <= partition.start() {
+                        let closed = index.closed.range(index.next..gap.resume).count();
+                        unread += (gap.resume - index.next).saturating_sub(closed as u64);
+                    }
+                    index.next = gap.resume;
+                }
                 Item::Chunk(chunk) => {
                     for row in 0..chunk.batch.rows() {
                         let id = chunk.base + row as u64;
@@ -399,7 +422,65 @@ impl DeadLetters {
                 }
             }
         }
+        self.forget(index, partition.start(), unread);
         Ok(())
+    }
+
+    /// Forgets letters before number `start`, which the stream has deleted; `unread` open ones of them were never
+    /// in the index.
+    fn forget(&self, index: &mut Index, start: u64, unread: u64) {
+        if start <= index.start {
+            return;
+        }
+        index.start = start;
+        let expired = unread + index.forget(start);
+        if expired > 0 {
+            index.expired += expired;
+            tracing::warn!(
+                letters = expired,
+                "retention deleted dead letters that nobody had re-driven or discarded; `limits.dead_letter_age` and \
+                 `limits.dead_letter_size` set how long they are kept"
+            );
+        }
+        let kept = index.closed.split_off(&start);
+        let gone: Vec<u64> = std::mem::replace(&mut index.closed, kept)
+            .into_iter()
+            .collect();
+        for ids in gone.chunks(DEAD_DONE_MAX) {
+            let delete = |id: &u64| Change::Delete(numbered(DONE, *id));
+            // Not awaited: a mark that stays is deleted after the next start.
+            self.store.apply(ids.iter().map(delete).collect(), None);
+        }
+    }
+
+    /// How much room the letters take, and whether open ones will be deleted soon. May block on the disk.
+    pub fn retention(&self, now_micros: i64) -> Result<DeadRetention, Error> {
+        let mut index = self.index.lock();
+        self.refresh(&mut index)?;
+        let oldest = index
+            .entries
+            .iter()
+            .find(|entry| !index.closed.contains(&entry.id));
+        let bytes = self.stream.bytes();
+        let old = oldest.is_some_and(|entry| {
+            let age = now_micros.saturating_sub(entry.died_micros);
+            self.retention
+                .age
+                .is_some_and(|max| age >= max.as_micros() / 100 * DEAD_WARN_PERCENT as i64)
+        });
+        let large = oldest.is_some()
+            && self
+                .retention
+                .bytes
+                .is_some_and(|max| bytes >= max.as_bytes() / 100 * DEAD_WARN_PERCENT);
+        Ok(DeadRetention {
+            bytes,
+            bytes_max: self.retention.bytes.map(|max| max.as_bytes()),
+            age_max_micros: self.retention.age.map(|max| max.as_micros()),
+            oldest_open_micros: oldest.map(|entry| entry.died_micros),
+            expires_soon: old || large,
+            expired: index.expired,
+        })
     }
 
     /// The causes, the one with the newest letter first. May block on the disk.
@@ -407,6 +488,7 @@ impl DeadLetters {
         let mut index = self.index.lock();
         self.refresh(&mut index)?;
         let mut groups = index.groups.clone();
+        groups.retain(|group| group.count > 0);
         groups.sort_by_key(|g| std::cmp::Reverse(g.newest));
         Ok(groups)
     }
@@ -613,22 +695,21 @@ impl DeadLetters {
     /// Records that the events of these letters were read again and processed. Not awaited: if the record is
     /// lost, the events are recognised again.
     pub fn close(&self, ids: &[u64]) {
-        if ids.is_empty() {
-            return;
-        }
         let closed = self.closed_now(Closing::Redriven, "");
-        for ids in ids.chunks(DEAD_DONE_MAX) {
+        let mut index = self.index.lock();
+        let kept = index.kept(ids);
+        for ids in kept.chunks(DEAD_DONE_MAX) {
             let changes = ids.iter().map(|id| done(*id, &closed)).collect();
             self.store.apply(changes, None);
         }
-        let mut index = self.index.lock();
-        for id in ids {
-            index.mark(*id);
+        for id in kept {
+            index.mark(id);
         }
     }
 
     /// Records how these letters were closed, and by whom. Durable when it returns.
     fn close_as(&self, ids: &[u64], how: Closing, by: &str) -> Result<(), Error> {
+        let ids = &self.index.lock().kept(ids);
         let closed = self.closed_now(how, by);
         for ids in ids.chunks(DEAD_DONE_MAX) {
             let changes = ids.iter().map(|id| done(*id, &closed)).collect();
@@ -693,8 +774,8 @@ impl Index {
         );
         let group = match self.by_cause.get(&cause) {
             Some(group) => *group,
-            None if self.groups.len() < DEAD_GROUPS_MAX => {
-                self.groups.push(DeadGroup {
+            None if self.groups.len() < DEAD_GROUPS_MAX || !self.free.is_empty() => {
+                let group = DeadGroup {
                     flow: letter.flow,
                     place: letter.place,
                     class: letter.class,
@@ -706,9 +787,19 @@ impl Index {
                     first_micros: letter.died_micros,
                     last_micros: letter.died_micros,
                     newest: letter.id,
-                });
-                self.by_cause.insert(cause, self.groups.len() - 1);
-                self.groups.len() - 1
+                };
+                let at = match self.free.pop() {
+                    Some(at) => {
+                        self.groups[at] = group;
+                        at
+                    }
+                    None => {
+                        self.groups.push(group);
+                        self.groups.len() - 1
+                    }
+                };
+                self.by_cause.insert(cause, at);
+                at
             }
             None => DEAD_GROUPS_MAX - 1,
         };
@@ -731,9 +822,10 @@ impl Index {
             group,
             stream,
             event: fnv1a(&event),
+            died_micros: letter.died_micros,
         });
         if self.entries.len() > DEAD_INDEX_MAX {
-            self.entries.pop_front();
+            self.forget_oldest();
         }
     }
 
@@ -742,6 +834,36 @@ impl Index {
         // In order of their numbers.
         let at = self.entries.binary_search_by_key(&id, |e| e.id).ok()?;
         Some(self.entries[at])
+    }
+
+    /// Removes the letters before number `start`; returns how many of them were open.
+    fn forget(&mut self, start: u64) -> u64 {
+        let mut open = 0;
+        while self.entries.front().is_some_and(|entry| entry.id < start) {
+            open += u64::from(self.forget_oldest());
+        }
+        open
+    }
+
+    /// Removes the oldest letter and takes it out of its group. True if it was open.
+    fn forget_oldest(&mut self) -> bool {
+        let Some(entry) = self.entries.pop_front() else {
+            return false;
+        };
+        let open = !self.closed.contains(&entry.id);
+        let group = &mut self.groups[entry.group];
+        group.count = group.count.saturating_sub(1);
+        group.open = group.open.saturating_sub(u64::from(open));
+        if group.count == 0 {
+            self.by_cause.retain(|_, at| *at != entry.group);
+            self.free.push(entry.group);
+        }
+        open
+    }
+
+    /// Those of `ids` that the stream still holds.
+    fn kept(&self, ids: &[u64]) -> Vec<u64> {
+        ids.iter().copied().filter(|id| *id >= self.start).collect()
     }
 
     /// Marks a letter as closed.

@@ -43,7 +43,8 @@ pub use runtime::explain;
 pub use runtime::{Runtime, RuntimeOptions};
 pub use status::{
     Applied, Closed, Closing, ConnectionStatus, Conservation, DeadFilter, DeadGroup, DeadLetter,
-    Edge, FlowState, FlowStatus, NodeStatus, OperatorStatus, Redriven, ReplayFrom, TaskStatus,
+    DeadRetention, Edge, FlowState, FlowStatus, NodeStatus, OperatorStatus, Redriven, ReplayFrom,
+    TaskStatus,
 };
 pub use testing::{Difference, Report, TestReport, run_tests};
 pub use world::check;

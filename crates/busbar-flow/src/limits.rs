@@ -54,7 +54,9 @@ const _: () =
 const _: () = assert!(DEAD_DONE_MAX < busbar_log::limits::STORE_CHANGES_MAX);
 /// Cursors of one flow on one partition: the flow's own and one for each connection, of all versions.
 pub const LANES_MAX: usize = 1024;
-/// Dead letters of which cause and number are kept in memory; older ones stay in their stream.
+/// Part of a bound on dead letters, in percent, from which on a warning says that open letters will be deleted.
+pub const DEAD_WARN_PERCENT: u64 = 80;
+/// Dead letters whose cause and number are kept in memory; older ones stay in their stream and are not counted.
 pub const DEAD_INDEX_MAX: usize = 1_000_000;
 /// Panes that one window may consist of; more would make each window merge that many states.
 pub const WINDOW_PANES_MAX: i64 = 10_000;

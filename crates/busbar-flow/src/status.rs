@@ -305,6 +305,23 @@ pub struct DeadGroup {
     pub newest: u64,
 }
 
+/// How long dead letters are kept, and whether open ones will be deleted soon.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct DeadRetention {
+    /// Bytes the letters take on the disk.
+    pub bytes: u64,
+    /// Bytes beyond which the oldest are deleted; `None` for no bound.
+    pub bytes_max: Option<u64>,
+    /// Age in microseconds at which letters are deleted; `None` for no bound.
+    pub age_max_micros: Option<i64>,
+    /// When the oldest open letter died, microseconds since 1970.
+    pub oldest_open_micros: Option<i64>,
+    /// Whether open letters will be deleted soon: one of the two bounds is nearly reached.
+    pub expires_soon: bool,
+    /// Open letters that retention has deleted since the node started.
+    pub expired: u64,
+}
+
 /// Which dead letters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -138,7 +139,12 @@ impl Tables {
                     table.declare(&schema)?;
                     return Ok(Kept::Relational(Arc::clone(table)));
                 }
-                std::fs::create_dir_all(&self.dir).map_err(|cause| {
+                // For the user of the node alone, as the data folder.
+                let made = std::fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(&self.dir);
+                made.map_err(|cause| {
                     Error::new(Class::Configuration, "table.folder")
                         .with("folder", self.dir.display())
                         .caused_by(cause)

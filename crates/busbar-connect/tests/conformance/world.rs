@@ -72,6 +72,7 @@ impl World {
                 connectors: busbar_connect::registry(),
                 project_dir: folder.path().into(),
                 state_dir: folder.path().join("state").into(),
+                dead_letters: busbar_bus::Retention::default(),
             })
             .expect("the runtime opens")
         });

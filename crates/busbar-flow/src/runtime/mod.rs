@@ -26,7 +26,9 @@ use crate::dead::DeadLetters;
 use crate::limits::{DRAIN_TIMEOUT, RATE_EVERY, RESTART_AFTER, TRIM_TICKS};
 use crate::output::blocking;
 use crate::state::{FjallStore, States};
-use crate::status::{Applied, DeadFilter, DeadGroup, DeadLetter, FlowState, ReplayFrom};
+use crate::status::{
+    Applied, DeadFilter, DeadGroup, DeadLetter, DeadRetention, FlowState, ReplayFrom,
+};
 use crate::task::{FlowShared, MAIN};
 use crate::world::check;
 use compute::Compute;
@@ -46,6 +48,8 @@ pub struct RuntimeOptions {
     pub project_dir: Arc<Path>,
     /// The folder for the state of flows; made if needed.
     pub state_dir: Arc<Path>,
+    /// How long dead letters are kept.
+    pub dead_letters: busbar_bus::Retention,
 }
 
 /// The flows and sources of a node. Cheap to clone.
@@ -108,7 +112,7 @@ impl Runtime {
     pub fn open(options: RuntimeOptions) -> Result<Runtime, Error> {
         let bus = &options.bus;
         let checkpoints = Checkpoints(bus.store("checkpoints")?);
-        let dead = Arc::new(DeadLetters::open(bus)?);
+        let dead = Arc::new(DeadLetters::open(bus, options.dead_letters)?);
         let positions = bus.store("sources")?;
         let runs = bus.clock().now_micros().unsigned_abs();
         let states = States::new(Arc::new(FjallStore::open(&options.state_dir)?));
@@ -469,6 +473,16 @@ impl Runtime {
     pub async fn dead_groups(&self) -> Result<Vec<DeadGroup>, Error> {
         let dead = Arc::clone(&self.inner.dead);
         blocking(move || dead.groups()).await
+    }
+
+    /// How long dead letters are kept, and whether open ones will be deleted soon.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub async fn dead_retention(&self) -> Result<DeadRetention, Error> {
+        let dead = Arc::clone(&self.inner.dead);
+        let now = self.inner.options.bus.clock().now_micros();
+        blocking(move || dead.retention(now)).await
     }
 
     /// Dead letters, newest first.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, BinaryArray, StringArray};
-use busbar_bus::{Bus, BusOptions};
+use busbar_bus::{Bus, BusOptions, Retention};
 use busbar_catalog::{Bundle, Diagnostic, Project};
 use busbar_event::{Batch, Body, Envelope};
 use busbar_flow::connector::Connectors;
@@ -26,6 +26,7 @@ pub struct World {
     pub tables: Arc<Tables>,
     pub flows: Runtime,
     pub connectors: Connectors,
+    pub dead_letters: Retention,
 }
 
 impl World {
@@ -35,10 +36,21 @@ impl World {
 
     pub fn with(seed: u64, connectors: Connectors) -> World {
         let folder = Arc::new(tempfile::tempdir().unwrap());
-        World::open(SimDisk::new(seed), folder, connectors)
+        World::open(SimDisk::new(seed), folder, connectors, Retention::default())
     }
 
-    fn open(disk: SimDisk, folder: Arc<tempfile::TempDir>, connectors: Connectors) -> World {
+    /// Keeps dead letters only as long as `retention` says.
+    pub fn with_dead_letters(seed: u64, retention: Retention) -> World {
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        World::open(SimDisk::new(seed), folder, Connectors::default(), retention)
+    }
+
+    fn open(
+        disk: SimDisk,
+        folder: Arc<tempfile::TempDir>,
+        connectors: Connectors,
+        dead_letters: Retention,
+    ) -> World {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let options = LogOptions::default();
         let log = Log::open(
@@ -62,6 +74,7 @@ impl World {
                 connectors: connectors.clone(),
                 project_dir: folder.path().into(),
                 state_dir: folder.path().join("state").into(),
+                dead_letters,
             })
             .expect("the runtime opens")
         });
@@ -73,6 +86,7 @@ impl World {
             tables,
             flows,
             connectors,
+            dead_letters,
         }
     }
 
@@ -86,6 +100,7 @@ impl World {
             tables,
             flows,
             connectors,
+            dead_letters,
         } = self;
         match power_cut {
             true => disk.crash(),
@@ -93,7 +108,7 @@ impl World {
         }
         drop((flows, bus, tables));
         tokio.shutdown_timeout(PATIENCE);
-        World::open(disk, folder, connectors)
+        World::open(disk, folder, connectors, dead_letters)
     }
 
     /// Applies a project's files; panics with what is wrong.

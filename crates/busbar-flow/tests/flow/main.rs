@@ -5,6 +5,7 @@ mod common;
 mod connections;
 mod conservation;
 mod crash;
+mod dead_retention;
 mod deploy;
 mod flow_tests;
 mod flows;

@@ -6,6 +6,7 @@ mod time;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -291,6 +292,13 @@ impl FileId {
 /// Open a table's file for writing, or make it, and read what it says of itself.
 fn open_file(path: &Path, name: &str, key: &[String]) -> Result<(Connection, Shape), Error> {
     let fault = |cause| sqlite_error(name, cause);
+    // SQLite gives a new file to all users of the machine, and its companions the mode of the file. One that
+    // cannot be made is reported by SQLite.
+    let _ = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
