@@ -160,3 +160,12 @@ impl IntoResponse for Refusal {
         response
     }
 }
+
+/// A text from outside, short enough for an error.
+pub(crate) fn bounded(text: &str) -> String {
+    const CHARS_MAX: usize = 200;
+    text.chars()
+        .filter(|c| !c.is_control())
+        .take(CHARS_MAX)
+        .collect()
+}

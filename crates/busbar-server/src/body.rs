@@ -1,7 +1,7 @@
 //! Taking in the body of a request: within bounds of size, time and memory, and before the request
 //! takes anybody's turn, so that slow senders wait for themselves alone.
 
-use std::io::Read as _;
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,12 +10,13 @@ use axum::body::{Body, BodyDataStream, Bytes, HttpBody as _};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use busbar_event::{Class, Error};
 use bytes::BytesMut;
+use flate2::write::MultiGzDecoder;
 use futures::StreamExt as _;
 
-use crate::answer::{Answer, Refusal};
-use crate::api::{blocking, bounded};
+use crate::answer::{Answer, Refusal, bounded};
 use crate::limits::{
-    BODIES_BYTES_MAX, BODY_SECONDS_MAX, REFUSED_BODY_BYTES_MAX, REFUSED_BODY_SECONDS_MAX,
+    BODIES_BYTES_MAX, BODY_SECONDS_MAX, DECODED_STEP_BYTES, GZIP_STEP_BYTES,
+    REFUSED_BODY_BYTES_MAX, REFUSED_BODY_SECONDS_MAX,
 };
 
 /// Bytes of bodies that are in memory.
@@ -53,26 +54,25 @@ impl Bodies {
             return Err(too_large(bytes_max));
         }
         let limit = Duration::from_secs(BODY_SECONDS_MAX);
-        let bytes = match tokio::time::timeout(limit, held.collect(&mut body, bytes_max)).await {
-            Ok(Ok(bytes)) => bytes,
-            Ok(Err(refusal)) => {
-                drain(body).await;
-                return Err(refusal);
-            }
-            Err(_) => {
-                return Err(Refusal::new(
-                    StatusCode::REQUEST_TIMEOUT,
-                    Error::new(Class::Transient, "server.body-too-slow")
-                        .with("max_seconds", BODY_SECONDS_MAX),
-                ));
+        let collected = async {
+            match gzip? {
+                true => held.decode(&mut body, bytes_max).await,
+                false => held.collect(&mut body, bytes_max).await,
             }
         };
-        if !gzip? {
-            return Ok((bytes, held));
+        match tokio::time::timeout(limit, collected).await {
+            Ok(Ok(bytes)) => Ok((bytes, held)),
+            Ok(Err(refusal)) => {
+                drop(held);
+                drain(body).await;
+                Err(refusal)
+            }
+            Err(_) => Err(Refusal::new(
+                StatusCode::REQUEST_TIMEOUT,
+                Error::new(Class::Transient, "server.body-too-slow")
+                    .with("max_seconds", BODY_SECONDS_MAX),
+            )),
         }
-        let decoded = blocking(move || decode(&bytes, bytes_max)).await??;
-        held.take(decoded.len())?;
-        Ok((decoded, held))
     }
 }
 
@@ -81,10 +81,7 @@ impl Held {
         let mut first = Bytes::new();
         let mut all = BytesMut::new();
         while let Some(chunk) = body.next().await {
-            let chunk = chunk.map_err(|cause| {
-                Error::new(Class::Permanent, "server.body-broken")
-                    .with("why", bounded(&cause.to_string()))
-            })?;
+            let chunk = chunk.map_err(broken)?;
             if first.len() + all.len() + chunk.len() > bytes_max {
                 return Err(too_large(bytes_max));
             }
@@ -100,6 +97,41 @@ impl Held {
             all.extend_from_slice(&chunk);
         }
         Ok(if all.is_empty() { first } else { all.freeze() })
+    }
+
+    /// Decodes a gzip body as it comes, in steps. Memory is charged before it is allocated.
+    async fn decode(&mut self, body: &mut BodyDataStream, bytes_max: usize) -> Answer<Bytes> {
+        let mut compressed = 0;
+        let mut decoder = MultiGzDecoder::new(DecodedBody {
+            bytes: Vec::new(),
+            bytes_max,
+            held: self,
+            refused: None,
+        });
+        let refused = |decoder: &mut MultiGzDecoder<DecodedBody<'_>>, cause: std::io::Error| {
+            decoder.get_mut().refused.take().unwrap_or_else(|| {
+                let error = Error::new(Class::Permanent, "server.not-gzip")
+                    .with("why", bounded(&cause.to_string()));
+                Refusal::from(error)
+            })
+        };
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.map_err(broken)?;
+            compressed += chunk.len();
+            if compressed > bytes_max {
+                return Err(too_large(bytes_max));
+            }
+            for step in chunk.chunks(GZIP_STEP_BYTES) {
+                if let Err(cause) = decoder.write_all(step) {
+                    return Err(refused(&mut decoder, cause));
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        if let Err(cause) = decoder.try_finish() {
+            return Err(refused(&mut decoder, cause));
+        }
+        Ok(std::mem::take(&mut decoder.get_mut().bytes).into())
     }
 
     fn take(&mut self, bytes: usize) -> Result<(), Error> {
@@ -161,19 +193,50 @@ fn is_gzip(headers: &HeaderMap) -> Answer<bool> {
     Ok(gzip)
 }
 
-/// What a compressed body says, which may be a thousand times as long: no more than `bytes_max`.
-fn decode(bytes: &[u8], bytes_max: usize) -> Result<Answer<Bytes>, Error> {
-    let mut decoded = Vec::new();
-    let mut reader = flate2::read::MultiGzDecoder::new(bytes).take(bytes_max as u64 + 1);
-    if let Err(cause) = reader.read_to_end(&mut decoded) {
-        return Err(Error::new(Class::Permanent, "server.not-gzip")
-            .with("why", bounded(&cause.to_string())));
+/// Takes what a gzip body decodes to.
+struct DecodedBody<'a> {
+    bytes: Vec<u8>,
+    bytes_max: usize,
+    held: &'a mut Held,
+    /// Why nothing more is taken.
+    refused: Option<Refusal>,
+}
+
+impl DecodedBody<'_> {
+    /// Sees to it that there is room for `more` bytes.
+    fn make_room(&mut self, more: usize) -> Answer<()> {
+        let (len, capacity) = (self.bytes.len(), self.bytes.capacity());
+        if len + more > self.bytes_max {
+            return Err(too_large(self.bytes_max));
+        }
+        if len + more <= capacity {
+            return Ok(());
+        }
+        let grown = (2 * capacity).max(len + more).max(DECODED_STEP_BYTES);
+        let grown = grown.min(self.bytes_max);
+        self.held.take(grown - capacity)?;
+        self.bytes.reserve_exact(grown - len);
+        Ok(())
     }
-    Ok(if decoded.len() > bytes_max {
-        Err(too_large(bytes_max))
-    } else {
-        Ok(decoded.into())
-    })
+}
+
+impl Write for DecodedBody<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if let Err(refusal) = self.make_room(bytes.len()) {
+            self.refused = Some(refusal);
+            return Err(std::io::ErrorKind::OutOfMemory.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn broken(cause: axum::Error) -> Error {
+    Error::new(Class::Permanent, "server.body-broken").with("why", bounded(&cause.to_string()))
 }
 
 fn too_large(bytes_max: usize) -> Refusal {
@@ -242,5 +305,33 @@ mod tests {
         let full = bodies.read(&none, "12345".into(), 5).await.err().unwrap();
         assert_eq!(full.error().code(), "server.bodies-full");
         assert_eq!(bodies.0.load(Ordering::Relaxed), BODIES_BYTES_MAX - 4);
+        // What is small on the wire and large in memory is charged before it is there.
+        let mut compressed = HeaderMap::new();
+        compressed.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        let bomb = gzip(&vec![7; 4 << 20]);
+        assert!(bomb.len() < 64 << 10);
+        bodies
+            .0
+            .store(BODIES_BYTES_MAX - (1 << 20), Ordering::Relaxed);
+        let read = bodies.read(&compressed, bomb.clone().into(), 16 << 20);
+        assert_eq!(
+            read.await.err().unwrap().error().code(),
+            "server.bodies-full"
+        );
+        assert_eq!(
+            bodies.0.load(Ordering::Relaxed),
+            BODIES_BYTES_MAX - (1 << 20)
+        );
+        bodies.0.store(0, Ordering::Relaxed);
+        let (bytes, held) = bodies
+            .read(&compressed, bomb.into(), 16 << 20)
+            .await
+            .ok()
+            .unwrap();
+        assert_eq!((bytes.len(), bytes[0]), (4 << 20, 7));
+        let charged = bodies.0.load(Ordering::Relaxed);
+        assert!((4 << 20..=8 << 20).contains(&charged), "{charged}");
+        drop(held);
+        assert_eq!(bodies.0.load(Ordering::Relaxed), 0);
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use busbar_event::Error;
+use busbar_flow::DeadRetention;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -13,7 +14,8 @@ use tokio::task::JoinHandle;
 
 use crate::api::overview::{Budget, Dead, Disk, History, Overview, Rates, RefusedSave};
 use crate::api::{Live, connection_views, flow_views, stream_summaries};
-use crate::app::{App, stopped};
+use crate::app::App;
+use crate::lifecycle::stopped;
 use crate::limits::{HISTORY_SECONDS, SPARK_SECONDS};
 use crate::time;
 
@@ -26,6 +28,7 @@ pub(crate) struct Feed {
     /// Events a second that each source brought.
     sources: Mutex<HashMap<String, f64>>,
     dead: AtomicU64,
+    dead_retention: Mutex<DeadRetention>,
 }
 
 /// The last minute of each stream and of each flow, by name, oldest first.
@@ -44,6 +47,7 @@ impl Default for Feed {
             rates: Mutex::default(),
             sources: Mutex::default(),
             dead: AtomicU64::new(0),
+            dead_retention: Mutex::default(),
         }
     }
 }
@@ -90,12 +94,19 @@ impl Feed {
         self.dead.load(Ordering::Relaxed)
     }
 
+    /// How long dead letters are kept, as determined last.
+    pub(crate) fn dead_retention(&self) -> DeadRetention {
+        self.dead_retention.lock().clone()
+    }
+
     /// Takes a picture each second until the node stops. The first one is there when this returns.
     pub(crate) async fn run(app: Arc<App>) -> JoinHandle<()> {
         let mut camera = Camera::new(&app);
         camera.take(&app).await;
-        let stop = app.stop.clone();
+        let stop = app.lifecycle.stop.clone();
+        let watched = app.bus.log().supervisor().watch_task("overview");
         tokio::spawn(async move {
+            let _watched = watched;
             let mut second = tokio::time::interval(Duration::from_secs(1));
             second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             second.tick().await;
@@ -119,8 +130,10 @@ struct Camera {
     /// Events that each source had brought at the last picture.
     brought: HashMap<String, u64>,
     /// Dead letters are counted beside the picture: after a start there may be many to read.
-    counting: Option<JoinHandle<Result<u64, Error>>>,
+    counting: Option<JoinHandle<Result<(u64, DeadRetention), Error>>>,
     counted: bool,
+    /// When a warning that dead letters will be deleted was logged last.
+    warned: Option<Instant>,
 }
 
 impl Camera {
@@ -134,6 +147,7 @@ impl Camera {
             brought: HashMap::new(),
             counting: None,
             counted: true,
+            warned: None,
         }
     }
 
@@ -143,7 +157,11 @@ impl Camera {
             && let Ok(count) = counting.await
         {
             match &count {
-                Ok(count) => app.feed.dead.store(*count, Ordering::Relaxed),
+                Ok((count, retention)) => {
+                    app.feed.dead.store(*count, Ordering::Relaxed);
+                    self.warn_of_expiry(*count, retention);
+                    *app.feed.dead_retention.lock() = retention.clone();
+                }
                 // Said once, not each second.
                 Err(why) if self.counted => tracing::error!(%why, "dead letters cannot be counted"),
                 Err(_) => {}
@@ -154,8 +172,28 @@ impl Camera {
             let app = app.clone();
             self.counting = Some(tokio::spawn(async move {
                 let groups = app.runtime.dead_groups().await?;
-                Ok(groups.iter().map(|group| group.open).sum())
+                let count = groups.iter().map(|group| group.open).sum();
+                Ok((count, app.runtime.dead_retention().await?))
             }));
+        }
+    }
+
+    /// Logs that dead letters will be deleted soon: when that becomes so, and once a day while it stays so.
+    fn warn_of_expiry(&mut self, open: u64, retention: &DeadRetention) {
+        if !retention.expires_soon {
+            self.warned = None;
+            return;
+        }
+        let day = Duration::from_secs(24 * 60 * 60);
+        if self.warned.is_none_or(|at| at.elapsed() >= day) {
+            self.warned = Some(Instant::now());
+            tracing::warn!(
+                open,
+                bytes = retention.bytes,
+                oldest = retention.oldest_open_micros.map(time::text),
+                "the oldest dead letters will be deleted soon: re-drive them, or raise \
+                 `limits.dead_letter_age` or `limits.dead_letter_size`"
+            );
         }
     }
 
@@ -220,11 +258,11 @@ impl Camera {
         }
         let budget = app.bus.budget();
         let disk = app.disk(bytes).await;
-        look_around(app, disk.free_bytes).await;
+        expire_sessions(app).await;
         let overview = Overview {
             version: env!("CARGO_PKG_VERSION"),
             time: time::text(app.bus.clock().now_micros()),
-            uptime_s: app.started.elapsed().as_secs(),
+            uptime_s: app.lifecycle.started.elapsed().as_secs(),
             memory_bytes: memory_bytes(),
             cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             cpu: (used * 1000.0).round() / 1000.0,
@@ -242,6 +280,7 @@ impl Camera {
             connections: connection_views(app),
             dead: Dead {
                 count: app.dead_letters(),
+                expires_soon: app.feed.dead_retention().expires_soon,
             },
             disk,
             sessions: app.mqtt().connections,
@@ -261,13 +300,10 @@ impl Camera {
     }
 }
 
-/// What is to be done now and then and may wait for the disk.
-async fn look_around(app: &Arc<App>, free_bytes: u64) {
+/// Removes sessions of the console that are over.
+async fn expire_sessions(app: &Arc<App>) {
     let app = app.clone();
-    let done = tokio::task::spawn_blocking(move || {
-        app.probe(free_bytes);
-        app.access.expire()
-    });
+    let done = tokio::task::spawn_blocking(move || app.access.expire());
     if let Ok(Err(why)) = done.await {
         tracing::warn!(%why, "sessions that are over could not be removed from the disk");
     }

@@ -2,7 +2,7 @@
 //! authentication; and the headers every answer carries.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{FromRequestParts, Request, State};
@@ -17,34 +17,11 @@ use busbar_event::{Class, Error};
 use crate::answer::{Answer, Refusal};
 use crate::app::App;
 use crate::body::{self, Held};
-use crate::limits::OPEN_BODY_BYTES_MAX;
+use crate::limits::{OPEN_BODY_BYTES_MAX, SMALL_BODY_BYTES_MAX};
 use crate::peer::Link;
 
 /// The cookie of a console session.
 pub(crate) const SESSION_COOKIE: &str = "busbar_session";
-
-/// Counts of answers, by class of status.
-#[derive(Default)]
-pub(crate) struct Answers {
-    counts: [AtomicU64; 5],
-    pub(crate) limited: AtomicU64,
-}
-
-impl Answers {
-    fn count(&self, status: StatusCode) {
-        let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
-        self.counts[class].fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Class (`2xx`) and count.
-    pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(
-            self.counts
-                .iter()
-                .map(|count| count.load(Ordering::Relaxed)),
-        )
-    }
-}
 
 /// The authenticated caller, as an argument of handlers.
 pub(crate) struct Caller(pub(crate) Principal);
@@ -87,7 +64,7 @@ pub(crate) async fn guard(
         Ok(()) => match take_body(&app, request).await {
             Ok((request, _held)) => {
                 // Closed only when the node has stopped.
-                let _turn = app.turns.acquire().await;
+                let _turn = app.http.turns.acquire().await;
                 next.run(request).await
             }
             Err(refusal) => refusal.into_response(),
@@ -98,7 +75,7 @@ pub(crate) async fn guard(
             refusal.into_response()
         }
     };
-    app.answers.count(response.status());
+    app.http.answers.count(response.status());
     secure(response.headers_mut());
     response
 }
@@ -109,12 +86,27 @@ async fn take_body(app: &App, request: Request) -> Answer<(Request, Option<Held>
         return Ok((request, None));
     }
     let bytes_max = match request.extensions().get::<Principal>() {
-        Some(_) => app.body_bytes_max(),
+        Some(caller) => app
+            .body_bytes_max()
+            .min(body_bytes_max(caller, request.uri().path())),
         None => app.body_bytes_max().min(OPEN_BODY_BYTES_MAX),
     };
     let (parts, body) = request.into_parts();
-    let (bytes, held) = app.bodies.read(&parts.headers, body, bytes_max).await?;
+    let (bytes, held) = app
+        .http
+        .bodies
+        .read(&parts.headers, body, bytes_max)
+        .await?;
     Ok((Request::from_parts(parts, Body::from(bytes)), Some(held)))
+}
+
+/// The largest body that a caller may send to a path: only those who may publish or deploy send large ones.
+fn body_bytes_max(caller: &Principal, path: &str) -> usize {
+    match path {
+        "/api/v1/events" if caller.require_publish().is_ok() => usize::MAX,
+        "/api/v1/apply" if caller.require(Role::Operator).is_ok() => usize::MAX,
+        _ => SMALL_BODY_BYTES_MAX,
+    }
 }
 
 async fn admit(app: &App, request: &mut Request, open: bool) -> Answer<()> {
@@ -124,7 +116,7 @@ async fn admit(app: &App, request: &mut Request, open: bool) -> Answer<()> {
         .cloned()
         .ok_or_else(|| refuse(StatusCode::INTERNAL_SERVER_ERROR, "server.no-peer"))?;
     if !link.admit() {
-        app.answers.limited.fetch_add(1, Ordering::Relaxed);
+        app.http.answers.limited.fetch_add(1, Ordering::Relaxed);
         return Err(Refusal::new(
             StatusCode::TOO_MANY_REQUESTS,
             Error::new(Class::Transient, "server.too-many-requests").with("seconds", 1),

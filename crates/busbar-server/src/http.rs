@@ -1,37 +1,39 @@
 //! The HTTP port: accepting, TLS, bounds on connections, an orderly end.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
 use busbar_event::{Class, Error};
-use hyper::body::Incoming;
+use busbar_log::Watched;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
-use crate::app::stopped;
+use crate::answer::{Answer, Refusal, bounded};
+use crate::counts::PortStats;
+use crate::idle::{Busy, ConnectionPlace, OpenConnections};
+use crate::lifecycle::stopped;
 use crate::limits::{
     DRAIN_SECONDS_MAX, HANDSHAKE_SECONDS_MAX, HEAD_BYTES_MAX, HEAD_SECONDS_MAX, HEADERS_MAX,
+    MAKE_ROOM_MILLIS_MAX, TLS_ONLY_SECONDS,
 };
-use crate::peer::{Link, Peers};
-
-/// What the port counts.
-#[derive(Default)]
-pub(crate) struct PortStats {
-    pub(crate) open: AtomicU64,
-    pub(crate) accepted: AtomicU64,
-    pub(crate) refused: AtomicU64,
-}
+use crate::peer::{Link, PeerAdmission, Peers};
 
 /// A port that is bound and not yet served.
 pub(crate) struct Port {
@@ -73,10 +75,13 @@ impl Port {
         connections_max: usize,
         stats: Arc<PortStats>,
         mut stop: watch::Receiver<bool>,
+        watched: Watched,
     ) -> JoinHandle<()> {
         tokio::spawn(async move {
+            let _watched = watched;
             let peers = Peers::default();
-            let connections = Arc::new(tokio::sync::Semaphore::new(connections_max));
+            let open = Arc::new(OpenConnections::default());
+            let connections = Arc::new(Semaphore::new(connections_max));
             loop {
                 let accepted = tokio::select! {
                     accepted = self.listener.accept() => accepted,
@@ -92,12 +97,22 @@ impl Port {
                     }
                 };
                 stats.accepted.fetch_add(1, Ordering::Relaxed);
-                let permit = connections.clone().try_acquire_owned();
-                let link = peers.connect(address, self.tls.is_some());
-                let (Ok(permit), Some(link)) = (permit, link) else {
+                let peer = address.ip().to_canonical();
+                let link = match peers.connect(address, self.tls.is_some()) {
+                    PeerAdmission::Within(link) => Some(link),
+                    // One of this peer's that waits for a request gives way.
+                    PeerAdmission::Beyond(link) => open.close_one(Some(peer)).then_some(link),
+                    PeerAdmission::TooManyPeers => None,
+                };
+                let permit = match link.is_some() {
+                    true => permit(&connections, &open).await,
+                    false => None,
+                };
+                let (Some(permit), Some(link)) = (permit, link) else {
                     stats.refused.fetch_add(1, Ordering::Relaxed);
                     continue;
                 };
+                let place = open.add(peer);
                 let _ = stream.set_nodelay(true);
                 let (router, tls, stop, stats) = (
                     router.clone(),
@@ -108,7 +123,11 @@ impl Port {
                 tokio::spawn(async move {
                     let _permit = permit;
                     stats.open.fetch_add(1, Ordering::Relaxed);
-                    connection(stream, link, tls, router, stop).await;
+                    let place = Arc::new(place);
+                    tokio::select! {
+                        () = connection(stream, link, place.clone(), tls, router, stop) => {}
+                        () = place.closed() => {}
+                    }
                     stats.open.fetch_sub(1, Ordering::Relaxed);
                 });
             }
@@ -130,20 +149,37 @@ pub(crate) fn tls(certificates: &Path, key: &Path) -> Result<TlsAcceptor, Error>
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
+/// The right to one more connection. If there are too many, one that waits for a request is closed.
+async fn permit(
+    connections: &Arc<Semaphore>,
+    open: &OpenConnections,
+) -> Option<OwnedSemaphorePermit> {
+    if let Ok(permit) = connections.clone().try_acquire_owned() {
+        return Some(permit);
+    }
+    if !open.close_one(None) {
+        return None;
+    }
+    let limit = Duration::from_millis(MAKE_ROOM_MILLIS_MAX);
+    let freed = tokio::time::timeout(limit, connections.clone().acquire_owned()).await;
+    freed.ok()?.ok()
+}
+
 async fn connection(
     stream: TcpStream,
     link: Link,
+    place: Arc<ConnectionPlace>,
     tls: Option<TlsAcceptor>,
     router: Router,
     stop: watch::Receiver<bool>,
 ) {
     match tls {
-        None => serve(stream, link, router, stop).await,
+        None => serve(stream, link, place, router, stop).await,
         Some(tls) => {
             let limit = Duration::from_secs(HANDSHAKE_SECONDS_MAX);
             // Whoever does not shake hands is nobody we know anything about.
             if let Ok(Ok(stream)) = tokio::time::timeout(limit, tls.accept(stream)).await {
-                serve(stream, link, router, stop).await;
+                serve(stream, link, place, router, stop).await;
             }
         }
     }
@@ -152,13 +188,13 @@ async fn connection(
 async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     link: Link,
+    place: Arc<ConnectionPlace>,
     router: Router,
     stop: watch::Receiver<bool>,
 ) {
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(link.clone());
-        router.clone().oneshot(request)
+        let (place, link, router) = (place.clone(), link.clone(), router.clone());
+        async move { answer(request, &place, link, router).await }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -175,4 +211,104 @@ async fn serve(
     }
     connection.as_mut().graceful_shutdown();
     let _ = tokio::time::timeout(Duration::from_secs(DRAIN_SECONDS_MAX), connection).await;
+}
+
+/// Answers a request.
+async fn answer(
+    request: hyper::Request<Incoming>,
+    place: &ConnectionPlace,
+    link: Link,
+    router: Router,
+) -> Result<Response, Infallible> {
+    let Some(busy) = place.begin() else {
+        // The connection is being closed.
+        return std::future::pending().await;
+    };
+    let tls = link.is_tls();
+    let mut response = match check_head(&request) {
+        Ok(()) => {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(link);
+            match router.oneshot(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            }
+        }
+        Err(refusal) => {
+            // What follows on this connection is not known to be a request.
+            let close = HeaderValue::from_static("close");
+            refusal
+                .with_header(header::CONNECTION, close)
+                .into_response()
+        }
+    };
+    if tls {
+        let text = format!("max-age={TLS_ONLY_SECONDS}");
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            let headers = response.headers_mut();
+            headers.insert(header::STRICT_TRANSPORT_SECURITY, value);
+        }
+    }
+    Ok(response.map(|inner| Body::new(Answered { inner, _busy: busy })))
+}
+
+/// Refuses a head that is too long, which the parser takes when it comes in one piece, and a body in an
+/// encoding that would be taken for its content.
+fn check_head(request: &hyper::Request<Incoming>) -> Answer<()> {
+    let headers = request.headers();
+    let fields: usize = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    let target = request.uri();
+    let target = target
+        .path_and_query()
+        .map_or(0, |path| path.as_str().len())
+        + target.authority().map_or(0, |host| host.as_str().len() + 8);
+    if fields + target + request.method().as_str().len() > HEAD_BYTES_MAX {
+        let error =
+            Error::new(Class::Permanent, "server.head-too-large").with("max_bytes", HEAD_BYTES_MAX);
+        return Err(Refusal::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            error,
+        ));
+    }
+    let codings = headers.get_all(header::TRANSFER_ENCODING);
+    let other = codings
+        .iter()
+        .flat_map(|value| value.to_str().unwrap_or("?").split(','))
+        .map(str::trim)
+        .find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("chunked"));
+    if let Some(coding) = other {
+        let error = Error::new(Class::Permanent, "server.transfer-encoding")
+            .with("encoding", bounded(coding));
+        return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, error));
+    }
+    Ok(())
+}
+
+/// The body of an answer. Its connection counts as busy until the body was sent.
+struct Answered {
+    inner: Body,
+    _busy: Busy,
+}
+
+impl HttpBody for Answered {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
 }

@@ -2,6 +2,12 @@
 
 /// Largest body of a request, in bytes.
 pub const BODY_BYTES_MAX: usize = 16 << 20;
+/// Largest body of a request other than publishing and deploying.
+pub const SMALL_BODY_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a compressed body that are decoded at once; others are served between two steps.
+pub const GZIP_STEP_BYTES: usize = 4 << 10;
+/// Bytes by which the memory of a decoded body grows at least.
+pub const DECODED_STEP_BYTES: usize = 16 << 10;
 /// Largest body of somebody who is not logged in: a login, or the first user.
 pub const OPEN_BODY_BYTES_MAX: usize = 64 << 10;
 /// Bytes of bodies in memory, from their first byte to the answer.
@@ -16,6 +22,10 @@ pub const INLINE_BYTES_MAX: usize = 64 << 10;
 pub const REQUEST_EVENTS_MAX: usize = 100_000;
 /// Rejected events that are named one by one in an answer; the rest is counted.
 pub const REJECTS_NAMED_MAX: usize = 1_000;
+/// Seconds for which browsers that were here over TLS come back by TLS only.
+pub const TLS_ONLY_SECONDS: u64 = 365 * 24 * 60 * 60;
+/// Milliseconds that the place of a connection which waits for a request may take to become free.
+pub const MAKE_ROOM_MILLIS_MAX: u64 = 1_000;
 /// Bytes of request head: line and headers.
 pub const HEAD_BYTES_MAX: usize = 32 << 10;
 /// Headers of a request.
@@ -40,6 +50,8 @@ pub const DRAIN_SECONDS_MAX: u64 = 10;
 /// Nesting of JSON.
 pub const JSON_DEPTH_MAX: usize = 128;
 
+/// Requests that the publishing thread takes before it answers those whose events are committed.
+pub const INLET_JOBS_PER_TURN_MAX: usize = 256;
 /// Requests that wait for the publishing thread.
 pub const INLET_QUEUE_MAX: usize = 1_024;
 /// Bytes of requests that wait for the publishing thread.
@@ -55,6 +67,9 @@ pub const SOCKET_SUBSCRIPTIONS_MAX: usize = 64;
 pub const SOCKET_PUBLISHES_MAX: usize = 1_024;
 /// Bytes of one frame a WebSocket client may send.
 pub const SOCKET_FRAME_BYTES_MAX: usize = 4 << 20;
+/// Bytes of the buffer that each WebSocket gathers frames in before it writes them. It holds one frame more at
+/// most: nothing is read while an answer to a ping waits to be written.
+pub const SOCKET_WRITE_BYTES: usize = 128 << 10;
 /// Bytes of the buffer that each WebSocket reads into.
 pub const SOCKET_READ_BYTES: usize = 16 << 10;
 /// Seconds a WebSocket client may take to answer a close frame.
@@ -133,10 +148,6 @@ pub const AUDIT_SCAN_ENTRIES: u64 = 1_000;
 /// Characters of one value in an entry of the audit log.
 pub const AUDIT_VALUE_CHARS_MAX: usize = 512;
 
-/// Free bytes below which it is tried out whether the disk still takes what is written.
-pub const LOW_DISK_BYTES: u64 = 1 << 20;
-/// Bytes that are written to find out.
-pub const PROBE_BYTES: usize = 64 << 10;
 /// Seconds of history of the node as a whole.
 pub const HISTORY_SECONDS: usize = 300;
 /// Seconds of history of each stream and flow, for sparklines.
@@ -146,6 +157,8 @@ pub const LIVE_LISTENERS_MAX: usize = 512;
 
 const _: () = assert!(SUBSCRIPTION_CHUNK_BYTES <= SUBSCRIPTION_READ_BYTES);
 const _: () = assert!(BODY_BYTES_MAX <= INLET_BYTES_MAX);
+const _: () = assert!(SQL_TEXT_BYTES_MAX * 6 < SMALL_BODY_BYTES_MAX);
+const _: () = assert!(GZIP_STEP_BYTES * 1100 < BODY_BYTES_MAX);
 const _: () = assert!(BODY_BYTES_MAX * 2 <= BODIES_BYTES_MAX);
 const _: () = assert!(BODY_BYTES_MAX <= REFUSED_BODY_BYTES_MAX);
 const _: () = assert!(COMMIT_SECONDS_MAX < KEEP_ALIVE_SECONDS * SOCKET_SILENCES_MAX as u64);

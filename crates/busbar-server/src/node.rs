@@ -3,33 +3,33 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use busbar_access::{Access, AccessOptions};
-use busbar_bus::{Bus, BusOptions, from_log};
+use busbar_bus::{Bus, BusOptions, Retention, from_log};
 use busbar_catalog::{Change, Config, Diagnostic, FileChange, History};
 use busbar_connect::Places;
 use busbar_event::{Class, Error};
 use busbar_flow::{Applied, Runtime, RuntimeOptions};
 use busbar_gateway::{AccessAuthorizer, Gateway, GatewayConfig, Limits, LocalAddrs, TlsConfig};
-use busbar_log::{Clock, Log, LogOptions, OsDisk, Store, SystemClock};
+use busbar_log::{Clock, Log, LogOptions, OsDisk, Store, Supervisor, SystemClock};
 use busbar_sql::{Engine, QueryLimits};
 use busbar_table::Tables;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::app::{App, PROBE, Phase};
+use crate::app::{App, PROBE};
 use crate::audit::{self, Action, AuditLog};
 use crate::backing::StoreBacking;
-use crate::body::Bodies;
 use crate::deploy::{Deployed, Deployer, FolderRead};
 use crate::events::inlet::{Inlet, InletThread};
 use crate::exit::StartError;
 use crate::feed::Feed;
-use crate::http::{Port, PortStats, tls};
+use crate::http::{Port, tls};
+use crate::http_state::HttpState;
+use crate::lifecycle::{Lifecycle, NodePhase};
 use crate::limits::{CONNECTIONS_MAX, DRAIN_SECONDS_MAX, SUBSCRIPTIONS_MAX};
 use crate::relations::NodeRelations;
 use crate::{api, assets, guard};
@@ -68,6 +68,7 @@ impl Node {
     pub async fn start(options: NodeOptions) -> Result<Node, StartError> {
         let data = options.folder.join(&options.config.data.dir);
         check_writable(&data)?;
+        make_private(&data);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let log = Log::open(
             Arc::new(OsDisk),
@@ -135,15 +136,14 @@ impl Node {
             connectors: connectors.clone(),
             project_dir: folder.into(),
             state_dir: data.join("state").into(),
+            dead_letters: dead_letter_retention(&config),
         })?;
         let audit = Arc::new(AuditLog::open(bus.store("audit")?, bus.clock().clone()));
         let deployer = Deployer::new(History::new(bus.store("catalog")?));
         let (inlet, inlet_thread) = Inlet::start(&bus)?;
         let (stop, stopped) = watch::channel(false);
         let (routes, document) = api::routes();
-        let (subscriptions, listeners) = App::semaphores();
-        let turns =
-            Semaphore::new((config.http.requests as usize).clamp(1, Semaphore::MAX_PERMITS));
+        let http = HttpState::new(&config);
         let app = Arc::new(App {
             config,
             data,
@@ -159,17 +159,8 @@ impl Node {
             gateway: Mutex::default(),
             inlet,
             feed: Feed::default(),
-            answers: guard::Answers::default(),
-            delivered: api::Delivered::default(),
-            port: Arc::new(PortStats::default()),
-            bodies: Bodies::default(),
-            writable: AtomicBool::new(true),
-            turns,
-            subscriptions,
-            listeners,
-            stop: stopped.clone(),
-            phase: Phase::default(),
-            started: Instant::now(),
+            http,
+            lifecycle: Lifecycle::new(stopped.clone()),
             openapi: document.to_json().unwrap_or_default().into(),
         });
         let running = Node::run(&app, project, gateway_config).await;
@@ -188,10 +179,16 @@ impl Node {
             let connections = (app.config.limits.connections as usize).clamp(1, CONNECTIONS_MAX);
             (
                 address,
-                port.serve(router, connections, app.port.clone(), stopped),
+                port.serve(
+                    router,
+                    connections,
+                    app.http.port.clone(),
+                    stopped,
+                    app.bus.log().supervisor().watch_task("http-accept"),
+                ),
             )
         });
-        app.phase.work();
+        app.lifecycle.enter(NodePhase::Running);
         Ok(Node {
             app,
             stop,
@@ -244,6 +241,11 @@ impl Node {
         &self.mqtt
     }
 
+    /// Records which threads and tasks of the node have ended although they should run.
+    pub fn supervisor(&self) -> &Supervisor {
+        self.app.bus.log().supervisor()
+    }
+
     /// True while the node takes work.
     pub fn is_ready(&self) -> bool {
         self.app.readiness() == "ok"
@@ -267,7 +269,7 @@ impl Node {
     /// Stops in order: ports take nothing new, what was taken is committed and answered, flows
     /// write their checkpoints, the log is closed.
     pub async fn shutdown(self) {
-        self.app.phase.stop();
+        self.app.lifecycle.enter(NodePhase::Stopping);
         self.stop.send_replace(true);
         if let Some((_, server)) = self.http {
             // A panic in there was printed; the rest must be stopped all the same.
@@ -276,6 +278,7 @@ impl Node {
         // What became of requests no longer counts as their connections do; it ends by itself.
         let all = self
             .app
+            .http
             .subscriptions
             .acquire_many(SUBSCRIPTIONS_MAX as u32);
         let limit = Duration::from_secs(DRAIN_SECONDS_MAX);
@@ -338,6 +341,18 @@ fn bus_options(config: &Config, clock: Arc<dyn Clock>) -> BusOptions {
         retained_topics_max: config.limits.retained as usize,
         clock,
         ..BusOptions::default()
+    }
+}
+
+/// How long dead letters are kept; a setting of 0 means no bound.
+fn dead_letter_retention(config: &Config) -> Retention {
+    let (age, size) = (
+        config.limits.dead_letter_age,
+        config.limits.dead_letter_size,
+    );
+    Retention {
+        age: (age.as_micros() > 0).then_some(age),
+        bytes: (size.as_bytes() > 0).then_some(size),
     }
 }
 
@@ -439,6 +454,36 @@ fn check_writable(data: &Path) -> Result<(), Error> {
         Err(cause) => Err(Error::new(Class::Configuration, "server.data-unwritable")
             .with("path", data.display())
             .caused_by(cause)),
+    }
+}
+
+/// Takes the rights of other users of the machine away from the data folder and all that is in it.
+fn make_private(data: &Path) {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    let mut open = vec![data.to_path_buf()];
+    while let Some(path) = open.pop() {
+        // A link is not followed: what it points to is not ours.
+        let Ok(meta) = std::fs::symlink_metadata(&path) else {
+            continue;
+        };
+        let mode = match meta.is_dir() {
+            true => 0o700,
+            false if meta.is_file() => 0o600,
+            false => continue,
+        };
+        if meta.mode() & 0o077 != 0 {
+            let private = std::fs::Permissions::from_mode(mode);
+            if let Err(error) = std::fs::set_permissions(&path, private) {
+                tracing::warn!(
+                    path = %path.display(), %error,
+                    "other users of this machine can read this part of the data folder"
+                );
+            }
+        }
+        if meta.is_dir() {
+            let entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
+            open.extend(entries.map(|entry| entry.path()));
+        }
     }
 }
 

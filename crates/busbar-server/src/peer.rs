@@ -39,16 +39,26 @@ struct Held {
     tls: bool,
 }
 
+/// Whether a new connection is within the bounds.
+pub(crate) enum PeerAdmission {
+    /// It is.
+    Within(Link),
+    /// Its peer has more connections than it may have.
+    Beyond(Link),
+    /// There are too many peers.
+    TooManyPeers,
+}
+
 impl Peers {
-    /// Counts a connection in; `None` when this peer has enough of them.
-    pub(crate) fn connect(&self, address: SocketAddr, tls: bool) -> Option<Link> {
+    /// Counts a connection, for as long as its link lives.
+    pub(crate) fn connect(&self, address: SocketAddr, tls: bool) -> PeerAdmission {
         let peer = {
             let mut peers = self.peers.lock();
             if peers.len() >= PEERS_MAX {
                 // Who is neither connected nor in debt need not be remembered.
                 peers.retain(|_, peer| Arc::strong_count(peer) > 1);
                 if peers.len() >= PEERS_MAX {
-                    return None;
+                    return PeerAdmission::TooManyPeers;
                 }
             }
             peers
@@ -58,7 +68,10 @@ impl Peers {
         };
         let before = peer.connections.fetch_add(1, Ordering::AcqRel);
         let link = Link(Arc::new(Held { peer, address, tls }));
-        (before < CONNECTIONS_PER_PEER_MAX).then_some(link)
+        match before < CONNECTIONS_PER_PEER_MAX {
+            true => PeerAdmission::Within(link),
+            false => PeerAdmission::Beyond(link),
+        }
     }
 }
 
@@ -150,6 +163,13 @@ impl Drop for Held {
 mod tests {
     use super::*;
 
+    fn within(peers: &Peers, address: SocketAddr) -> Option<Link> {
+        match peers.connect(address, false) {
+            PeerAdmission::Within(link) => Some(link),
+            _ => None,
+        }
+    }
+
     fn address(text: &str) -> SocketAddr {
         text.parse().unwrap()
     }
@@ -158,24 +178,18 @@ mod tests {
     fn connections_of_a_peer_are_counted_and_given_back() {
         let peers = Peers::default();
         let links: Vec<_> = (0..CONNECTIONS_PER_PEER_MAX)
-            .map(|_| peers.connect(address("10.0.0.1:1"), false).unwrap())
+            .map(|_| within(&peers, address("10.0.0.1:1")).unwrap())
             .collect();
-        assert!(peers.connect(address("10.0.0.1:2"), false).is_none());
-        assert!(
-            peers
-                .connect(address("[::ffff:10.0.0.1]:2"), false)
-                .is_none()
-        );
-        assert!(peers.connect(address("10.0.0.2:2"), false).is_some());
+        assert!(within(&peers, address("10.0.0.1:2")).is_none());
+        assert!(within(&peers, address("[::ffff:10.0.0.1]:2")).is_none());
+        assert!(within(&peers, address("10.0.0.2:2")).is_some());
         drop(links);
-        assert!(peers.connect(address("10.0.0.1:2"), false).is_some());
+        assert!(within(&peers, address("10.0.0.1:2")).is_some());
     }
 
     #[test]
     fn a_flood_is_refused_for_a_moment() {
-        let link = Peers::default()
-            .connect(address("127.0.0.1:1"), false)
-            .unwrap();
+        let link = within(&Peers::default(), address("127.0.0.1:1")).unwrap();
         assert!(link.is_loopback() && !link.is_tls());
         let admitted = (0..REQUESTS_PER_PEER_PER_SECOND_MAX * 2)
             .filter(|_| link.admit())
@@ -186,9 +200,7 @@ mod tests {
 
     #[test]
     fn who_publishes_too_fast_waits_for_as_long_as_it_went_over() {
-        let link = Peers::default()
-            .connect(address("127.0.0.1:1"), false)
-            .unwrap();
+        let link = within(&Peers::default(), address("127.0.0.1:1")).unwrap();
         let begin = Instant::now();
         let at = |seconds| begin + std::time::Duration::from_secs(seconds);
         assert_eq!(link.admit_events_at(1_000_000, 0, at(0)), Ok(()));

@@ -288,6 +288,12 @@ impl NodeArgs {
                 .with("node", self.url());
             return Err(Failure::new(exit::DENIED, error).with_told(refused.clone()));
         }
+        if !refused["message"].is_string() {
+            // A proxy in between, or a node that stops.
+            let error = Error::new(Class::Transient, "cli.no-message").with("node", self.url());
+            let error = error.with("status", status.as_u16());
+            return Err(Failure::new(exit::UNAVAILABLE, error));
+        }
         Err(refusal(status.as_u16(), refused))
     }
 
@@ -322,7 +328,8 @@ pub fn refusal(status: u16, error: &Value) -> Failure {
     } else {
         "message"
     };
-    let mut text = error[key].as_str().unwrap_or("?").to_owned();
+    let text = error[key].as_str().or_else(|| error["message"].as_str());
+    let mut text = text.unwrap_or_default().to_owned();
     if let Some(cause) = error["cause"].as_str() {
         text = format!("{text}: {cause}");
     }

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -20,7 +19,7 @@ use utoipa_axum::routes;
 
 use super::{Json, Query, blocking, content_type, read};
 use crate::answer::{Answer, Refusal, retry_after, status_of};
-use crate::app::{App, stopped};
+use crate::app::App;
 use crate::events::condition::Condition;
 use crate::events::inlet::Outcome;
 use crate::events::parse::{Common, Layout, Parsed, View};
@@ -28,6 +27,7 @@ use crate::events::position::Start;
 use crate::events::render::{self, Place};
 use crate::events::subscription::{Found, Subscription, Wanted};
 use crate::guard::Caller;
+use crate::lifecycle::stopped;
 use crate::limits::{
     INLINE_BYTES_MAX, KEEP_ALIVE_SECONDS, POSITION_EACH_MAX, REJECTS_NAMED_MAX,
     SUBSCRIPTION_CHUNK_BYTES,
@@ -421,12 +421,17 @@ pub(super) async fn open_wanted(
     wake: Arc<Notify>,
 ) -> Answer<(Subscription, OwnedSemaphorePermit)> {
     check_reach(caller, wanted.filter.as_ref())?;
-    let permit = app.subscriptions.clone().try_acquire_owned().map_err(|_| {
-        Refusal::from(Error::new(
-            Class::Transient,
-            "server.too-many-subscriptions",
-        ))
-    })?;
+    let permit = app
+        .http
+        .subscriptions
+        .clone()
+        .try_acquire_owned()
+        .map_err(|_| {
+            Refusal::from(Error::new(
+                Class::Transient,
+                "server.too-many-subscriptions",
+            ))
+        })?;
     let subscription = Subscription::open(&app.bus, caller.clone(), wanted, start, wake).await?;
     Ok((subscription, permit))
 }
@@ -442,20 +447,6 @@ pub(super) fn check_reach(caller: &Principal, filter: Option<&Filter>) -> Answer
         ));
     }
     Ok(())
-}
-
-/// Counts of events delivered over HTTP.
-#[derive(Default)]
-pub(crate) struct Delivered(AtomicU64);
-
-impl Delivered {
-    pub(crate) fn add(&self, events: usize) {
-        self.0.fetch_add(events as u64, Ordering::Relaxed);
-    }
-
-    pub(crate) fn count(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 /// A subscription that is written to one connection.
@@ -491,7 +482,7 @@ impl Feed {
             self.tell_position(&mut out);
             return Some(self.done(out));
         }
-        let stop = self.app.stop.clone();
+        let stop = self.app.lifecycle.stop.clone();
         loop {
             if !self.still_allowed() || *stop.borrow() {
                 return None;
@@ -599,7 +590,7 @@ impl Feed {
                 let here = format!("{}/{partition}@", stream.name());
                 let (before, after) = around(&position, &here);
                 let last = rows.last().copied();
-                self.app.delivered.add(rows.len());
+                self.app.http.delivered.add(rows.len());
                 for row in rows {
                     let place = Place {
                         stream: stream.name(),

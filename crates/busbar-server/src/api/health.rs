@@ -1,7 +1,6 @@
 //! Whether the node lives and whether it is ready; the description of this API.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -20,20 +19,27 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(openapi))
 }
 
-/// How the node is.
+/// Whether the process answers.
 #[derive(Serialize, utoipa::ToSchema)]
 struct Health {
-    /// `ok`, or what keeps the node from its work: `starting` or `stopping`.
+    /// `ok`.
     status: &'static str,
 }
 
 /// Whether the node is ready for work.
 #[derive(Serialize, utoipa::ToSchema)]
 struct Readiness {
-    /// `ok`, or what keeps the node from its work: `starting` or `stopping`.
+    /// `ok`, or what keeps the node from its work: `starting`, `stopping`, or `failed` when a thread has ended
+    /// that the node needs.
     status: &'static str,
-    /// False while the disk is full: readers go on, publishers are refused.
+    /// False while publishers are refused because of the disk; readers go on.
     writable: bool,
+    /// Why publishers are refused, by the code of the error that they get.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refusal: Option<&'static str>,
+    /// Threads that have ended although the node needs them. It has to be restarted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    failed: Vec<String>,
 }
 
 /// Does the process live?
@@ -47,12 +53,14 @@ async fn healthz() -> Json<Health> {
 #[utoipa::path(get, path = "/readyz", tag = "node", security(()),
     responses(
         (status = 200, description = "Streams are open, flows run, ports listen.", body = Readiness),
-        (status = 503, description = "Not yet, or not any more.", body = Readiness),
+        (status = 503, description = "Not yet, not any more, or a thread has failed.", body = Readiness),
     ))]
 async fn readyz(State(app): State<Arc<App>>) -> Response {
     let ready = Readiness {
         status: app.readiness(),
-        writable: app.writable.load(Ordering::Acquire),
+        writable: app.refusal().is_none(),
+        refusal: app.refusal(),
+        failed: app.failed(),
     };
     let status = match ready.status {
         "ok" => StatusCode::OK,

@@ -16,8 +16,9 @@ use utoipa_axum::routes;
 use super::flows::FlowDetail;
 use super::overview::Overview;
 use crate::answer::Answer;
-use crate::app::{App, stopped};
+use crate::app::App;
 use crate::guard::Caller;
+use crate::lifecycle::stopped;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(live))
@@ -59,6 +60,7 @@ impl Live {
     responses((status = 200, description = "A picture each second.", body = Live, content_type = "text/event-stream")))]
 async fn live(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<Response> {
     let permit = app
+        .http
         .listeners
         .clone()
         .try_acquire_owned()
@@ -68,7 +70,7 @@ async fn live(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<Res
     let stream = futures::stream::unfold(
         start,
         |(app, caller, mut pictures, permit, first)| async move {
-            let stop = app.stop.clone();
+            let stop = app.lifecycle.stop.clone();
             if !first {
                 tokio::select! {
                     changed = pictures.changed() => changed.ok()?,

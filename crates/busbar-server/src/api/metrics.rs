@@ -78,13 +78,18 @@ fn process(page: &mut Page, app: &App) {
     );
     page.gauge(
         "busbar_writable",
-        "0 while the disk is full.",
-        u8::from(app.writable.load(Ordering::Acquire)),
+        "0 while publishers are refused because of the disk.",
+        u8::from(app.refusal().is_none()),
+    );
+    page.gauge(
+        "busbar_failed_threads",
+        "Threads that have ended although the node needs them.",
+        app.failed().len(),
     );
     page.gauge(
         "busbar_uptime_seconds",
         "Seconds since the node started.",
-        app.started.elapsed().as_secs_f64(),
+        app.lifecycle.started.elapsed().as_secs_f64(),
     );
     page.gauge(
         "process_resident_memory_bytes",
@@ -273,8 +278,24 @@ fn flows(page: &mut Page, app: &App) {
     }
     page.gauge(
         "busbar_dead_letters",
-        "Dead letters that wait to be looked at.",
+        "Dead letters that are neither re-driven nor discarded.",
         app.dead_letters(),
+    );
+    let retention = app.feed.dead_retention();
+    page.gauge(
+        "busbar_dead_letters_size_bytes",
+        "Bytes of dead letters on disk.",
+        retention.bytes,
+    );
+    page.gauge(
+        "busbar_dead_letters_expire_soon",
+        "1 while the oldest open dead letters will soon be deleted by age or size.",
+        u8::from(retention.expires_soon),
+    );
+    page.counter(
+        "busbar_dead_letters_expired_total",
+        "Open dead letters deleted by age or size.",
+        retention.expired,
     );
 }
 
@@ -299,6 +320,11 @@ fn mqtt(page: &mut Page, app: &App) {
         "busbar_mqtt_refusals_total",
         "MQTT connections refused or closed for a fault.",
         mqtt.refusals_total,
+    );
+    page.counter(
+        "busbar_mqtt_logins_refused_total",
+        "MQTT logins refused.",
+        mqtt.logins_refused_total,
     );
     page.counter(
         "busbar_mqtt_publishes_in_total",
@@ -338,29 +364,29 @@ fn http(page: &mut Page, app: &App) {
         "counter",
         "Answers by class of status.",
     );
-    for (class, count) in app.answers.all() {
+    for (class, count) in app.http.answers.all() {
         page.sample("busbar_http_responses_total", &[("class", class)], count);
     }
     let load = |value: &std::sync::atomic::AtomicU64| value.load(Ordering::Relaxed);
     page.counter(
         "busbar_http_requests_limited_total",
         "Requests refused because a peer asked too fast.",
-        load(&app.answers.limited),
+        load(&app.http.answers.limited),
     );
     page.gauge(
         "busbar_http_connections",
         "Open connections.",
-        load(&app.port.open),
+        load(&app.http.port.open),
     );
     page.counter(
         "busbar_http_connections_opened_total",
         "Connections accepted.",
-        load(&app.port.accepted),
+        load(&app.http.port.accepted),
     );
     page.counter(
         "busbar_http_connections_refused_total",
         "Connections refused by a bound.",
-        load(&app.port.refused),
+        load(&app.http.port.refused),
     );
     let (accepted, rejected) = app.inlet.counts();
     page.counter(
@@ -376,7 +402,7 @@ fn http(page: &mut Page, app: &App) {
     page.counter(
         "busbar_http_events_delivered_total",
         "Events delivered over HTTP.",
-        app.delivered.count(),
+        app.http.delivered.count(),
     );
 }
 

@@ -49,12 +49,11 @@ use utoipa::openapi::{OpenApi as Document, Ref, RefOr};
 use utoipa_axum::router::OpenApiRouter;
 
 pub(crate) use connections::views as connection_views;
-pub(crate) use events::Delivered;
 pub(crate) use flows::views as flow_views;
 pub(crate) use live::Live;
 pub(crate) use streams::summaries as stream_summaries;
 
-use crate::answer::{Answer, Refusal};
+use crate::answer::{Answer, Refusal, bounded};
 use crate::app::App;
 use crate::limits::BODY_BYTES_MAX;
 
@@ -390,15 +389,6 @@ pub(crate) fn content_type(headers: &HeaderMap) -> String {
         .unwrap_or_default()
         .trim()
         .to_ascii_lowercase()
-}
-
-/// A text from outside, without control characters and short enough for an error.
-pub(crate) fn bounded(text: &str) -> String {
-    const CHARS_MAX: usize = 200;
-    text.chars()
-        .filter(|c| !c.is_control())
-        .take(CHARS_MAX)
-        .collect()
 }
 
 const _: () = assert!(BODY_BYTES_MAX <= u32::MAX as usize);

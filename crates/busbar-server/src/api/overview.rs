@@ -105,8 +105,10 @@ pub(crate) struct History {
 /// Dead letters.
 #[derive(Clone, Serialize, utoipa::ToSchema)]
 pub(crate) struct Dead {
-    /// How many wait to be looked at.
+    /// How many are open: neither re-driven nor discarded.
     pub(crate) count: u64,
+    /// Whether the oldest of them will soon be deleted by age or size.
+    pub(crate) expires_soon: bool,
 }
 
 /// The disk under the data folder.

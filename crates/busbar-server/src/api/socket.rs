@@ -42,17 +42,18 @@ use utoipa_axum::routes;
 use super::events::{gap_json, open, published, take};
 use super::handshake;
 use crate::answer::{Answer, Refusal};
-use crate::app::{App, stopped};
+use crate::app::App;
 use crate::events::parse::{Common, Layout, Parsed, not_json};
 use crate::events::position::Start;
 use crate::events::render::{self, Place};
 use crate::events::subscription::{Found, Subscription};
 use crate::guard::Caller;
 use crate::json::{Scanner, unquote};
+use crate::lifecycle::stopped;
 use crate::limits::{
     DRAIN_SECONDS_MAX, KEEP_ALIVE_SECONDS, REFUSED_BODY_BYTES_MAX, SOCKET_CLOSE_SECONDS_MAX,
     SOCKET_FRAME_BYTES_MAX, SOCKET_PUBLISHES_MAX, SOCKET_READ_BYTES, SOCKET_SEND_SECONDS_MAX,
-    SOCKET_SILENCES_MAX, SOCKET_SUBSCRIPTIONS_MAX,
+    SOCKET_SILENCES_MAX, SOCKET_SUBSCRIPTIONS_MAX, SOCKET_WRITE_BYTES,
 };
 use crate::peer::Link;
 
@@ -74,12 +75,17 @@ async fn upgrade(
     mut request: Request,
 ) -> Answer<Response> {
     let key = handshake::check(request.headers())?;
-    let permit = app.subscriptions.clone().try_acquire_owned().map_err(|_| {
-        Refusal::from(Error::new(
-            Class::Transient,
-            "server.too-many-subscriptions",
-        ))
-    })?;
+    let permit = app
+        .http
+        .subscriptions
+        .clone()
+        .try_acquire_owned()
+        .map_err(|_| {
+            Refusal::from(Error::new(
+                Class::Transient,
+                "server.too-many-subscriptions",
+            ))
+        })?;
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let _held = permit;
@@ -87,6 +93,7 @@ async fn upgrade(
         let Ok(upgraded) = upgraded.await else { return };
         let config = WebSocketConfig::default()
             .read_buffer_size(SOCKET_READ_BYTES)
+            .write_buffer_size(SOCKET_WRITE_BYTES)
             .max_message_size(Some(SOCKET_FRAME_BYTES_MAX))
             .max_frame_size(Some(SOCKET_FRAME_BYTES_MAX));
         let io = TokioIo::new(upgraded);
@@ -191,7 +198,7 @@ impl Session {
     }
 
     async fn work(&mut self, socket: &mut WebSocket) -> Result<Infallible, Over> {
-        let stop = self.app.stop.clone();
+        let stop = self.app.lifecycle.stop.clone();
         let mut publishing = Publishing::new();
         let alive = Duration::from_secs(KEEP_ALIVE_SECONDS);
         let mut ping = Instant::now() + alive;
@@ -229,6 +236,12 @@ impl Session {
                         Message::Text(text) => Bytes::from(text),
                         Message::Binary(bytes) => bytes,
                         Message::Close(_) => return Err(Over::Left),
+                        Message::Ping(_) => {
+                            // Nothing more is read before the answer is written, so that only one waits.
+                            let limit = Duration::from_secs(SOCKET_SEND_SECONDS_MAX);
+                            tokio::time::timeout(limit, socket.flush()).await??;
+                            continue;
+                        }
                         _ => continue,
                     };
                     if let Some(job) = self.take(bytes, socket).await? {
@@ -503,7 +516,7 @@ async fn feed(
             rows,
         } => {
             let payloads = batch.payloads();
-            app.delivered.add(rows.len());
+            app.http.delivered.add(rows.len());
             for row in rows {
                 let mut json = Vec::with_capacity(256);
                 json.extend_from_slice(b"{\"op\":\"event\",\"id\":");

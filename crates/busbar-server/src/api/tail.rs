@@ -24,12 +24,13 @@ use super::Query;
 use super::events::{gap_json, open_wanted, write_message};
 use super::views::EventView;
 use crate::answer::Answer;
-use crate::app::{App, stopped};
+use crate::app::App;
 use crate::events::condition::Condition;
 use crate::events::position::Start;
 use crate::events::render::{self, Place};
 use crate::events::subscription::{Found, Subscription, Wanted};
 use crate::guard::Caller;
+use crate::lifecycle::stopped;
 use crate::limits::{
     KEEP_ALIVE_SECONDS, TAIL_BYTES_MAX, TAIL_EVENTS_MAX, TAIL_MILLISECONDS, TAIL_WHOLE_BYTES_MAX,
     TAIL_WHOLE_EVENTS_MAX,
@@ -209,7 +210,7 @@ impl Tail {
             let position = self.subscription.position();
             return Some(format!(": busbar\nretry: 1000\nid: {position}\n\n").into());
         }
-        let stop = self.app.stop.clone();
+        let stop = self.app.lifecycle.stop.clone();
         let mut sample = Sample::default();
         loop {
             if !self.still_allowed() || *stop.borrow() {
@@ -318,7 +319,7 @@ impl Tail {
             whole.extend(part.rows.iter().map(|row| part.event(*row, &payloads)));
         }
         whole.append(&mut events);
-        self.app.delivered.add(whole.len());
+        self.app.http.delivered.add(whole.len());
         let mut out = Vec::with_capacity(bytes + 256);
         for gap in &sample.gaps {
             write_message(&mut out, "gap", ("", None, ""), gap);

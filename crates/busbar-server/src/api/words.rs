@@ -3,7 +3,7 @@
 
 use busbar_event::{Class, Error};
 
-use super::bounded;
+use crate::answer::bounded;
 
 /// The error for a body that could not be read.
 pub(super) fn body(cause: &serde_json::Error) -> Error {

@@ -3,17 +3,20 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
-use busbar_bus::{Bus, Event, Failure, Publisher, Status, Ticket};
+use busbar_bus::{Bus, Event, Publisher, Status, Ticket};
 use busbar_event::{Class, Error, Flags, Micros, tags};
+use busbar_gateway::Throttle;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::events::parse::Parsed;
-use crate::limits::{COMMIT_SECONDS_MAX, INLET_BYTES_MAX, INLET_QUEUE_MAX};
+use crate::limits::{
+    COMMIT_SECONDS_MAX, INLET_BYTES_MAX, INLET_JOBS_PER_TURN_MAX, INLET_QUEUE_MAX,
+};
 
 /// Takes events in. Cheap to clone.
 #[derive(Clone)]
@@ -32,15 +35,47 @@ struct Shared {
     queue: Mutex<Queue>,
     accepted: AtomicU64,
     rejected: AtomicU64,
-    /// An event was refused because the disk is full, since somebody asked last.
-    full: AtomicBool,
+    refused: Throttle,
 }
+
+/// The thread's name.
+const THREAD: &str = "http-publish";
 
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
     bytes: usize,
     closed: bool,
+    /// The thread ended although nobody had stopped it.
+    failed: bool,
+    /// The next job panics.
+    #[cfg(test)]
+    panics: bool,
+}
+
+impl Queue {
+    fn why_closed(&self) -> Error {
+        match self.failed {
+            true => Error::new(Class::Permanent, "server.thread-ended").with("thread", THREAD),
+            false => Error::new(Class::Transient, "server.stopping"),
+        }
+    }
+}
+
+/// Refuses all requests, those that wait included, when the thread ends.
+struct CloseQueue(Arc<Shared>);
+
+impl Drop for CloseQueue {
+    fn drop(&mut self) {
+        let mut queue = self.0.queue.lock();
+        queue.failed = !queue.closed;
+        queue.closed = true;
+        queue.bytes = 0;
+        // Dropping a job answers it.
+        let jobs = std::mem::take(&mut queue.jobs);
+        drop(queue);
+        drop(jobs);
+    }
 }
 
 struct Job {
@@ -68,12 +103,18 @@ impl Inlet {
             queue: Mutex::default(),
             accepted: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
-            full: AtomicBool::new(false),
+            refused: Throttle::default(),
         });
+        let watched = bus.log().supervisor().watch(THREAD);
         let (bus, worker_shared) = (bus.clone(), shared.clone());
         let handle = std::thread::Builder::new()
-            .name("busbar-http-in".into())
-            .spawn(move || Worker::new(&bus, worker_shared).run())
+            .name(THREAD.into())
+            .spawn(move || {
+                let _closing = CloseQueue(worker_shared.clone());
+                let watched = watched;
+                Worker::new(&bus, worker_shared).run();
+                watched.finish();
+            })
             .map_err(|cause| Error::new(Class::Transient, "server.no-thread").with("why", cause))?;
         let inlet = Inlet {
             shared: shared.clone(),
@@ -97,7 +138,7 @@ impl Inlet {
         {
             let mut queue = self.shared.queue.lock();
             if queue.closed {
-                return Err(Error::new(Class::Transient, "server.stopping"));
+                return Err(queue.why_closed());
             }
             if queue.jobs.len() >= INLET_QUEUE_MAX || queue.bytes >= INLET_BYTES_MAX {
                 return Err(Error::new(Class::Transient, "server.inlet-full"));
@@ -113,15 +154,11 @@ impl Inlet {
         self.thread.unpark();
         match tokio::time::timeout(Duration::from_secs(COMMIT_SECONDS_MAX), outcome).await {
             Ok(Ok(outcome)) => Ok(outcome),
-            Ok(Err(_)) => Err(Error::new(Class::Transient, "server.stopping")),
+            // Whether the events are stored is not known.
+            Ok(Err(_)) => Err(self.shared.queue.lock().why_closed()),
             Err(_) => Err(Error::new(Class::Transient, "server.commit-unknown")
                 .with("max_seconds", COMMIT_SECONDS_MAX)),
         }
-    }
-
-    /// Whether an event was refused because the disk is full, since this was asked last.
-    pub(crate) fn take_full(&self) -> bool {
-        self.shared.full.swap(false, Ordering::AcqRel)
     }
 
     /// Events accepted and rejected since the start.
@@ -152,6 +189,7 @@ struct Worker {
 
 /// A request whose events are on their way.
 struct Pending {
+    client: Arc<str>,
     outcome: Outcome,
     /// Index of the first event of each run of events that share a ticket.
     tickets: Vec<(Ticket, Vec<usize>)>,
@@ -174,10 +212,14 @@ impl Worker {
             self.publisher.settle();
             self.answer();
             let mut idle = true;
-            while self.publisher.writable() {
+            let mut left = INLET_JOBS_PER_TURN_MAX;
+            while left > 0 && self.publisher.writable() {
+                left -= 1;
                 let job = {
                     let mut queue = self.shared.queue.lock();
                     let job = queue.jobs.pop_front();
+                    #[cfg(test)]
+                    assert!(job.is_none() || !queue.panics, "on purpose");
                     if let Some(job) = &job {
                         queue.bytes -= job.parsed.bytes();
                     }
@@ -210,6 +252,7 @@ impl Worker {
             reply,
         } = job;
         let mut pending = Pending {
+            client: client.clone(),
             outcome: Outcome {
                 rejected: std::mem::take(&mut parsed.rejected),
                 ..Outcome::default()
@@ -282,9 +325,6 @@ impl Worker {
             for (ticket, indexes) in pending.tickets {
                 match publisher.status(ticket) {
                     Status::Failed(failure) => {
-                        if failure == Failure::DiskFull {
-                            shared.full.store(true, Ordering::Release);
-                        }
                         let refused = indexes.into_iter().map(|index| (index, failure.error()));
                         outcome.rejected.extend(refused);
                     }
@@ -292,6 +332,12 @@ impl Worker {
                 }
             }
             outcome.rejected.sort_by_key(|(index, _)| *index);
+            if let Some((_, error)) = outcome.rejected.first()
+                && let Some(left_out) = shared.refused.admit(self.bus.clock().now_micros())
+            {
+                let (events, client) = (outcome.rejected.len(), &*pending.client);
+                tracing::warn!(client, events, %error, left_out, "an HTTP publish was refused");
+            }
             shared
                 .accepted
                 .fetch_add(outcome.accepted as u64, Ordering::Relaxed);
@@ -365,12 +411,12 @@ mod tests {
         let body = br#"[{"topic":"a","payload":1},{"topic":"+"},{"topic":"a","payload":2}]"#;
         let wrong = (1, "event.topic-wildcard");
         assert_eq!(publish(body).await, (2, vec![wrong]));
-        assert!(!inlet.take_full());
+        assert!(bus.log().refusal().is_none());
         disk.set_capacity(Some(1));
         clock.advance(1_000_000);
         let full = "bus.disk-full";
         assert_eq!(publish(body).await, (0, vec![(0, full), wrong, (2, full)]));
-        assert!(inlet.take_full() && !inlet.take_full());
+        assert_eq!(bus.log().refusal().unwrap().code(), "log.full");
         disk.set_capacity(None);
         clock.advance(1_000_000);
         assert_eq!(publish(body).await, (2, vec![wrong]));
@@ -379,8 +425,44 @@ mod tests {
         disk.fail_syncs(1);
         let (accepted, rejected) = publish(body).await;
         assert_eq!((accepted, rejected[0].1), (0, "bus.disk-failed"));
-        assert!(!inlet.take_full());
         drop(inlet);
+        tokio::task::spawn_blocking(move || thread.stop())
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_panics_is_named_and_nobody_waits_for_it() {
+        let clock = Arc::new(ManualClock::new(1_700_000_000_000_000));
+        let log = Log::open(
+            Arc::new(SimDisk::new(2)),
+            Path::new("/data"),
+            LogOptions::default(),
+            clock.clone(),
+        )
+        .unwrap();
+        let options = BusOptions {
+            clock,
+            ..BusOptions::default()
+        };
+        let bus = Bus::open(log.clone(), options).unwrap();
+        let (inlet, thread) = Inlet::start(&bus).unwrap();
+        let publish = async || {
+            let parsed = Parsed::new(
+                Bytes::from_static(br#"{"topic":"a","payload":1}"#),
+                Layout::Json,
+                Common::default(),
+            );
+            let outcome = inlet.publish(parsed.unwrap(), "test".into(), 0).await;
+            outcome.map(|outcome| outcome.accepted)
+        };
+        assert_eq!(publish().await.unwrap(), 1);
+        inlet.shared.queue.lock().panics = true;
+        for _ in 0..2 {
+            assert_eq!(publish().await.unwrap_err().code(), "server.thread-ended");
+        }
+        let ended = log.supervisor().ended();
+        assert_eq!((&*ended[0].name, ended[0].panicked), (THREAD, true));
         tokio::task::spawn_blocking(move || thread.stop())
             .await
             .unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::{World, config, runtime, start};
+use crate::support::{World, config, project, runtime, start};
 use serde_json::{Value, json};
 
 #[test]
@@ -317,6 +317,14 @@ fn tls_is_spoken_where_it_is_set() {
         .read_to_string()
         .unwrap();
     assert!(answer.contains("ok"));
+    let answer = agent
+        .get(format!("https://localhost:{port}/"))
+        .call()
+        .unwrap();
+    assert_eq!(
+        answer.headers()["strict-transport-security"],
+        "max-age=31536000"
+    );
     // A browser that was logged in over TLS must not send the cookie without.
     let at = |path: &str| format!("https://localhost:{port}/api/v1/{path}");
     let new = json!({"name":"ann","password":"a-good-password","role":"admin"});
@@ -325,5 +333,67 @@ fn tls_is_spoken_where_it_is_set() {
     let session = agent.post(at("session")).send_json(&login).unwrap();
     let cookie = session.headers()["set-cookie"].to_str().unwrap();
     assert!(cookie.ends_with("; Secure"), "{cookie}");
+    runtime.block_on(node.shutdown());
+}
+
+#[test]
+fn readiness_names_a_thread_that_has_ended() {
+    let world = World::new(&[]);
+    assert_eq!(
+        world.get_json("/readyz"),
+        json!({"status":"ok","writable":true})
+    );
+    let watched = world.node().supervisor().watch("mqtt-7");
+    let thread = std::thread::spawn(move || {
+        let _watched = watched;
+        panic!("on purpose");
+    });
+    assert!(thread.join().is_err());
+    let answer = world.get("/readyz");
+    let expected = json!({"status":"failed","writable":true,"failed":["mqtt-7"]});
+    assert_eq!((answer.status, answer.json()), (503, expected));
+    assert_eq!(world.get("/healthz").status, 200);
+    let metrics = world.get("/metrics").body;
+    assert!(metrics.contains("\nbusbar_failed_threads 1\n"), "{metrics}");
+    assert!(metrics.contains("\nbusbar_ready 0\n"), "{metrics}");
+}
+
+#[test]
+fn the_data_folder_is_for_the_user_of_the_node_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    // One of an earlier version, which left it to the umask.
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    std::fs::create_dir_all(data.join("tables")).unwrap();
+    let old = data.join("tables/old.db-journal");
+    std::fs::write(&old, "").unwrap();
+    for path in [&data, &data.join("tables")] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    std::fs::set_permissions(&old, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let runtime = runtime();
+    let files = [
+        ("streams/meter.yaml", "topics: meter/#\n"),
+        ("tables/kept.yaml", "relational: {}\n"),
+    ];
+    let node = start(&runtime, folder.path(), config(), Some(project(&files))).unwrap();
+    let mut open = vec![data.clone()];
+    let mut seen = 0;
+    while let Some(path) = open.pop() {
+        let meta = std::fs::metadata(&path).unwrap();
+        let expected = if meta.is_dir() { 0o700 } else { 0o600 };
+        let mode = meta.permissions().mode() & 0o777;
+        assert_eq!(mode, expected, "{} has mode {mode:o}", path.display());
+        seen += 1;
+        if meta.is_dir() {
+            open.extend(
+                std::fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
+        }
+    }
+    assert!(seen > 10, "{seen}");
+    assert!(data.join("tables/kept.db").exists());
     runtime.block_on(node.shutdown());
 }

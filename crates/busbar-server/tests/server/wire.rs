@@ -255,3 +255,109 @@ fn requests_in_a_row_are_answered_in_their_order() {
         "{heard}"
     );
 }
+
+#[test]
+fn a_long_head_and_a_coding_that_is_not_known_are_refused() {
+    let world = World::new(&[]);
+    for bytes in [20 << 10, 40 << 10] {
+        let mut wire = Wire::open(&world);
+        let long = "x".repeat(bytes);
+        wire.say(format!(
+            "GET /healthz HTTP/1.1\r\nhost: localhost\r\nlong: {long}\r\n\r\n"
+        ));
+        let heard = wire.hear(|text| text.contains('}'));
+        let expected = if bytes > 32 << 10 {
+            "HTTP/1.1 431 "
+        } else {
+            "HTTP/1.1 200 "
+        };
+        assert!(heard.starts_with(expected), "{heard}");
+    }
+    let mut wire = Wire::open(&world);
+    wire.say(
+        "POST /api/v1/events?topic=a HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         transfer-encoding: gzip, chunked\r\n\r\n1\r\n7\r\n0\r\n\r\n",
+    );
+    let heard = wire.hear(|_| false);
+    assert!(heard.starts_with("HTTP/1.1 501 "), "{heard}");
+    assert!(heard.contains("server.transfer-encoding"), "{heard}");
+    assert_eq!(world.sql("select count(*) from inbox"), json!([[0]]));
+}
+
+#[test]
+fn connections_that_wait_keep_nobody_out() {
+    let mut few = crate::support::config();
+    few.limits.connections = 8;
+    let world = World::with(few, &[]);
+    let mut idle: Vec<TcpStream> = Vec::new();
+    for _ in 0..40 {
+        idle.push(TcpStream::connect(world.http).unwrap());
+        assert_eq!(world.get("/healthz").status, 200);
+    }
+    // A request that is being answered is not cut off for others.
+    let mut events = world.listen("/api/v1/events?filter=a", &[]);
+    events.greeting();
+    for _ in 0..20 {
+        idle.push(TcpStream::connect(world.http).unwrap());
+        assert_eq!(world.get("/readyz").status, 200);
+    }
+    world.publish("a", json!(1));
+    assert_eq!(events.next().unwrap().kind, "event");
+}
+
+#[test]
+fn rights_are_asked_before_a_body_is_read() {
+    let (world, admin) = crate::access::with_admin(&[]);
+    let viewer = json!({"name":"v","password":"a-good-password","role":"viewer"});
+    let made = crate::access::as_user(&world, "POST", "/api/v1/users", &admin, &viewer);
+    assert_eq!(made.status, 201, "{made:?}");
+    let login = crate::access::basic("v", "a-good-password");
+    for path in ["/api/v1/events", "/api/v1/apply"] {
+        // Would be refused as not being gzip if it were looked at.
+        let headers = [
+            JSON,
+            ("content-encoding", "gzip"),
+            ("authorization", &*login),
+        ];
+        let answer = world.request("POST", path, &headers, b"not gzip");
+        assert_eq!(
+            (answer.status, answer.code()),
+            (403, "access.role-needed".into()),
+            "{path}"
+        );
+    }
+    // What a viewer may ask is short.
+    let headers = [JSON, ("authorization", &*login)];
+    let long = vec![b' '; 2 << 20];
+    let answer = world.request("POST", "/api/v1/sql", &headers, &long);
+    assert_eq!(
+        (answer.status, answer.code()),
+        (413, "server.body-too-large".into())
+    );
+}
+
+#[test]
+fn pings_that_are_not_read_hold_up_who_sends_them() {
+    use tokio_tungstenite::tungstenite::{Message as Frame, protocol::WebSocketConfig};
+    let world = World::new(&[]);
+    let mut socket = crate::support::Socket::open(&world, &[]).unwrap();
+    let stream = socket.0.get_ref();
+    stream
+        .set_write_timeout(Some(std::time::Duration::from_secs(3)))
+        .unwrap();
+    socket
+        .0
+        .set_config(|config: &mut WebSocketConfig| config.max_write_buffer_size = 1 << 20);
+    // More than sockets of the operating system hold, by far.
+    let mut held_up = false;
+    for _ in 0..1_000_000 {
+        if socket.0.send(Frame::Ping(vec![7; 125].into())).is_err() {
+            held_up = true;
+            break;
+        }
+    }
+    assert!(
+        held_up,
+        "125 MB of pings were taken although no answer was read"
+    );
+}
