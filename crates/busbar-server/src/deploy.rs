@@ -124,7 +124,7 @@ impl Deployer {
         bundle: Bundle,
         author: &str,
         note: &str,
-        dry_run: bool,
+        (dry_run, replay): (bool, bool),
     ) -> Result<Deployed, NotDeployed> {
         let _one = self.one.lock().await;
         let running = app.runtime.project().await;
@@ -133,6 +133,7 @@ impl Deployer {
             author,
             note,
             folder: None,
+            replay,
         };
         self.deploy_locked(app, wanted, dry_run).await
     }
@@ -171,6 +172,7 @@ impl Deployer {
             author,
             note: "",
             folder: Some(&folder),
+            replay: false,
         };
         let deployed = self.deploy_locked(app, wanted, false).await?;
         *self.folder.lock() = Some(folder);
@@ -205,6 +207,7 @@ impl Deployer {
             author,
             note: &note,
             folder: None,
+            replay: false,
         };
         self.deploy_locked(app, wanted, false).await
     }
@@ -265,6 +268,7 @@ impl Deployer {
             author,
             note: "",
             folder: None,
+            replay: false,
         };
         match self.deploy_locked(app, wanted(newest), false).await {
             Err(NotDeployed::Wrong(wrong)) if pending => {
@@ -349,7 +353,8 @@ impl Deployer {
             _ => history.add(&bundle, &author, &note, now),
         })
         .await?;
-        let applied = app.runtime.apply(&project, recorded.version).await;
+        let version = recorded.version;
+        let applied = app.runtime.apply_as(&project, version, wanted.replay).await;
         let (history, folder) = (self.history.clone(), wanted.folder.cloned());
         match applied {
             Ok(applied) => {
@@ -374,6 +379,8 @@ struct Deployment<'a> {
     note: &'a str,
     /// The files of the project's folder, when it was read for this.
     folder: Option<&'a Bundle>,
+    /// Flows whose new version cannot go on with the state that there is begin anew.
+    replay: bool,
 }
 
 /// What is to run: the files of the folder that have changed since they were last taken over (all of them the first

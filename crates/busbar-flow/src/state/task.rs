@@ -341,6 +341,7 @@ mod tests {
         // The holder before cannot write any more.
         let error = state.commit(&first, &at(10)).unwrap_err();
         assert_eq!(error.code(), "flow.state-taken");
+        drop(state);
         let state = states.task("f/in/0");
         let first = state.snapshot(vec![("w", put(&[("a", Some("1")), ("c", Some("3"))]))]);
         state.commit(&first, &at(10)).unwrap();

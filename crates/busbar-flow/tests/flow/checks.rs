@@ -192,3 +192,45 @@ fn a_flow_begins_at_the_time_it_says() {
     world.settle("f");
     assert_eq!(ids(&world.contents("out")), [200, 300]);
 }
+
+#[test]
+fn a_number_that_becomes_too_large_dies_alone() {
+    let world = World::new(44);
+    let flow =
+        "from: in\nsteps:\n  - select: id, v + 9223372036854775800 as w\nto:\n  - stream: out\n";
+    world.apply(&[IN, OUT, ("flows/f.yaml", flow)]);
+    let events: Vec<String> = [1, 7, 8, 2]
+        .iter()
+        .map(|v| format!(r#"{{"id":{v},"v":{v},"site":"s"}}"#))
+        .collect();
+    world.publish("in/a/b", &events);
+    let status = world.settle("f");
+    assert_eq!(ids(&world.contents("out")), [1, 7, 2]);
+    let dead = world.contents(busbar_flow::DEAD_LETTERS);
+    assert_eq!(ids(&dead), [8]);
+    assert_eq!(status.conservation.counters.dead, 1);
+}
+
+#[test]
+fn a_query_that_makes_too_much_of_a_batch_stops_its_flow_and_says_so() {
+    let world = World::new(45);
+    let values: Vec<String> = (0..300).map(|n| format!("({n})")).collect();
+    let values = values.join(", ");
+    let query = format!(
+        "with v(x) as (values {values}) select a.id from input a, v b, v c, v d, v e where b.x + c.x + d.x + e.x < 0"
+    );
+    let flow = format!("from: in\nsteps:\n  - sql: {query}\nto:\n  - topic: out/x\n");
+    world.apply(&[IN, OUT, ("flows/f.yaml", &flow)]);
+    world.publish("in/a/b", &[r#"{"id":1,"v":1,"site":"s"}"#.into()]);
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    let status = loop {
+        let status = world.flow("f");
+        if status.state == busbar_flow::FlowState::Stopped {
+            break status;
+        }
+        assert!(std::time::Instant::now() < until, "{status:#?}");
+        crate::common::rest(50);
+    };
+    let code = status.error.unwrap().code();
+    assert!(code.starts_with("sql.batch-"), "{code}");
+}

@@ -216,7 +216,7 @@ fn what_is_refused_changes_nothing() {
         .try_apply(&[wide, keyed, ("flows/f.yaml", flow)])
         .unwrap_err();
     assert!(
-        refused[0].starts_with("tables/all.yaml:1:1: "),
+        refused[0].starts_with("tables/all.yaml:2:7: "),
         "{refused:?}"
     );
     let stream = world.bus.stream("in").unwrap();

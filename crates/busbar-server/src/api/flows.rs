@@ -38,7 +38,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(resume))
 }
 
-/// A flow in short. Counts are since this version began to run.
+/// A flow in short. Counts are since the node started.
 #[derive(Clone, Serialize, utoipa::ToSchema)]
 pub(crate) struct FlowSummary {
     /// Its name.
@@ -97,8 +97,13 @@ struct Counts {
     dead: u64,
     /// Events under way.
     held: u64,
-    /// Rows that a query made beyond those it was given.
+    /// Rows that were made beyond those that came: results of queries and windows.
     added: u64,
+    /// Events that went into the state of a step, or into a stream between two stages of the flow.
+    taken: u64,
+    /// Events that came after the window, or whatever else they belong to, had been closed: they are in the stream
+    /// `<flow>.late`.
+    late: u64,
 }
 
 /// A flow.
@@ -108,7 +113,7 @@ pub(crate) struct FlowDetail {
     summary: FlowSummary,
     /// Its inputs, steps and outputs.
     graph: Graph,
-    /// The equation `in + added = out + filtered + dead + held`.
+    /// The equation `in + added = out + filtered + taken + late + dead + held`.
     conservation: ConservationView,
     /// Events that retention or damage took before it could read them.
     missed: u64,
@@ -210,6 +215,22 @@ struct TaskView {
     /// older comes late.
     #[serde(skip_serializing_if = "Option::is_none")]
     watermark: Option<String>,
+    /// The stage of the flow that it runs: 0 reads the streams of the file, each next one the rows of the one before.
+    stage: usize,
+    /// Behind a stage: the stream and partition whose watermark is the least, so that this cursor waits for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_back_by: Option<String>,
+    /// Its operators that keep state.
+    operators: Vec<OperatorView>,
+}
+
+/// An operator that keeps state.
+#[derive(Clone, Serialize, utoipa::ToSchema)]
+struct OperatorView {
+    /// The name under which its state is kept.
+    name: String,
+    /// Bytes of state in memory.
+    memory_bytes: usize,
 }
 
 /// Flows.
@@ -589,6 +610,16 @@ fn view(status: FlowStatus, now: Micros) -> FlowDetail {
                 position: task.position,
                 lag: task.lag,
                 watermark: task.watermark_micros.map(time::text),
+                stage: task.stage,
+                held_back_by: task.held_back_by.clone(),
+                operators: task
+                    .operators
+                    .iter()
+                    .map(|operator| OperatorView {
+                        name: operator.name.clone(),
+                        memory_bytes: operator.memory_bytes,
+                    })
+                    .collect(),
             })
             .collect(),
         source: None,
@@ -624,6 +655,8 @@ fn counts(counters: &Counters) -> Counts {
         dead: counters.dead,
         held: counters.held,
         added: counters.added,
+        taken: counters.taken,
+        late: counters.late,
     }
 }
 

@@ -38,6 +38,10 @@ struct Apply {
     /// Only check, and say what would change.
     #[serde(default)]
     dry_run: bool,
+    /// Compute a flow again from the oldest event that is kept where its new version cannot go on with the state of the
+    /// one before. Without it that version does not start, and the one before goes on.
+    #[serde(default)]
+    replay: bool,
     /// Why, for the history.
     #[serde(default)]
     note: String,
@@ -160,7 +164,13 @@ async fn apply(
     let bundle = Bundle { files: body.files };
     let deployed = app
         .deployer
-        .deploy(&app, bundle, caller.name(), &body.note, body.dry_run)
+        .deploy(
+            &app,
+            bundle,
+            caller.name(),
+            &body.note,
+            (body.dry_run, body.replay),
+        )
         .await;
     if let Ok(deployed) = &deployed
         && let Some(version) = deployed.version

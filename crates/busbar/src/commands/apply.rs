@@ -20,6 +20,9 @@ pub struct ApplyArgs {
     /// Say what would change, and change nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Compute a flow again from the oldest event where its new version cannot keep the state of the one before.
+    #[arg(long)]
+    replay: bool,
     /// A note on what changed, kept with the version.
     #[arg(long)]
     note: Option<String>,
@@ -43,7 +46,12 @@ pub fn run(args: &ApplyArgs, node: &NodeArgs, json: bool) -> Result<(), Failure>
         return Err(error.into());
     }
     let note = args.note.as_deref().unwrap_or_default();
-    let body = json!({ "files": bundle.files, "dry_run": args.dry_run, "note": note });
+    let body = json!({
+        "files": bundle.files,
+        "dry_run": args.dry_run,
+        "replay": args.replay,
+        "note": note,
+    });
     // The node answers when every flow has started or failed to.
     let progress = say::waiting(json, "cli.applying");
     let answer = node.post("/api/v1/apply", &body);
