@@ -7,12 +7,11 @@ use busbar_event::{Batch, Class, Error, Result};
 use tokio::sync::oneshot;
 
 use crate::{
-    bus::Bus,
     error::from_log,
     ingest::TimeReader,
-    key::KeyRule,
+    key::{KeyRule, partition_of},
     limits::{APPEND_BYTES_MAX, APPEND_ROWS_MAX},
-    publisher::partition_of,
+    routes::Routes,
     stream::{Landed, Origin, Stream, StreamPartition},
 };
 
@@ -42,69 +41,50 @@ impl Appended {
 /// position of this producer that is not lower, the rows are not written again.
 pub type Producer = (Arc<str>, u64);
 
-impl Bus {
-    /// Routes the rows of a batch by their topics and appends them, one frame for each partition
-    /// touched. The rows are handed to the commit thread before this returns, in the order of
-    /// calls; the future waits until they are as durable as their streams say.
-    pub fn append(
-        &self,
-        batch: Batch,
-        producer: Option<Producer>,
-    ) -> impl Future<Output = Result<Appended>> + Send + 'static {
-        let sent = check_size(&batch)
-            .and_then(|()| self.route(&batch))
-            .map(|parts| send_all(parts, producer));
-        settle(sent)
-    }
+/// Hands the rows of a batch to the partitions that their topics lead to.
+pub(crate) fn by_topic(routes: &Routes, batch: Batch, producer: Option<Producer>) -> Result<Sent> {
+    check_size(&batch)?;
+    Ok(send_all(route(routes, &batch)?, producer))
+}
 
-    /// As [`append`](Bus::append), to one stream whatever the topics are.
-    pub fn append_to(
-        &self,
-        stream: &Stream,
-        batch: Batch,
-        producer: Option<Producer>,
-    ) -> impl Future<Output = Result<Appended>> + Send + 'static {
-        let sent = check_size(&batch)
-            .and_then(|()| {
-                let mut parts = Parts::default();
-                parts.add(stream, &batch, (0..batch.rows() as u32).collect())?;
-                parts.finish(&batch)
-            })
-            .map(|parts| send_all(parts, producer));
-        settle(sent)
-    }
+/// Hands the rows of a batch to the partitions of one stream.
+pub(crate) fn to_stream(stream: &Stream, batch: Batch, producer: Option<Producer>) -> Result<Sent> {
+    check_size(&batch)?;
+    let mut parts = Parts::default();
+    parts.add(stream, &batch, (0..batch.rows() as u32).collect())?;
+    Ok(send_all(parts.finish(&batch)?, producer))
+}
 
-    /// The rows of each partition. One look at the routes for each distinct topic.
-    fn route(&self, batch: &Batch) -> Result<Vec<(Arc<StreamPartition>, Batch)>> {
-        let (routes, _) = self.shared.routes();
-        let topics = batch.topic_values();
-        let mut streams: Vec<&Arc<Stream>> = Vec::new();
-        // For each distinct topic the index of its stream; looked up when a row first needs it.
-        let mut home: Vec<u32> = vec![u32::MAX; topics.len()];
-        let mut rows: Vec<Vec<u32>> = Vec::new();
-        for (row, key) in batch.topic_keys().iter().enumerate() {
-            let slot = &mut home[*key as usize];
-            if *slot == u32::MAX {
-                let stream = routes.home(topics.value(*key as usize));
-                let at = streams.iter().position(|known| Arc::ptr_eq(known, stream));
-                *slot = at.unwrap_or_else(|| {
-                    streams.push(stream);
-                    rows.push(Vec::new());
-                    streams.len() - 1
-                }) as u32;
-            }
-            rows[*slot as usize].push(row as u32);
+/// The rows of each partition. One look at the routes for each distinct topic.
+fn route(routes: &Routes, batch: &Batch) -> Result<Vec<(Arc<StreamPartition>, Batch)>> {
+    let topics = batch.topic_values();
+    let mut streams: Vec<&Arc<Stream>> = Vec::new();
+    // For each distinct topic the index of its stream; looked up when a row first needs it.
+    let mut home: Vec<u32> = vec![u32::MAX; topics.len()];
+    let mut rows: Vec<Vec<u32>> = Vec::new();
+    for (row, key) in batch.topic_keys().iter().enumerate() {
+        let slot = &mut home[*key as usize];
+        if *slot == u32::MAX {
+            let stream = routes.home(topics.value(*key as usize));
+            let at = streams.iter().position(|known| Arc::ptr_eq(known, stream));
+            *slot = at.unwrap_or_else(|| {
+                streams.push(stream);
+                rows.push(Vec::new());
+                streams.len() - 1
+            }) as u32;
         }
-        let mut parts = Parts::default();
-        for (stream, rows) in streams.into_iter().zip(rows) {
-            parts.add(stream, batch, rows)?;
-        }
-        parts.finish(batch)
+        rows[*slot as usize].push(row as u32);
     }
+    let mut parts = Parts::default();
+    for (stream, rows) in streams.into_iter().zip(rows) {
+        parts.add(stream, batch, rows)?;
+    }
+    parts.finish(batch)
 }
 
 impl StreamPartition {
-    /// As [`append`](Bus::append), to this partition whatever topics and keys are, and with their times as they are.
+    /// As [`Bus::append`](crate::Bus::append), to this partition whatever topics and keys are, and with their
+    /// times as they are.
     pub fn append_rows(
         self: &Arc<Self>,
         batch: Batch,
@@ -258,12 +238,15 @@ fn too_large(batch: &Batch, bytes: usize) -> Error {
         .with("bytes_max", APPEND_BYTES_MAX)
 }
 
-type Waiting = (
+pub(crate) type Waiting = (
     Arc<StreamPartition>,
     oneshot::Receiver<busbar_log::Result<busbar_log::Appended>>,
 );
 
-fn send_all(parts: Vec<(Arc<StreamPartition>, Batch)>, producer: Option<Producer>) -> Vec<Waiting> {
+/// What was handed to the commit thread.
+pub(crate) type Sent = Vec<Waiting>;
+
+fn send_all(parts: Vec<(Arc<StreamPartition>, Batch)>, producer: Option<Producer>) -> Sent {
     parts
         .into_iter()
         .map(|(partition, rows)| send(&partition, rows, producer.clone()))
@@ -271,7 +254,7 @@ fn send_all(parts: Vec<(Arc<StreamPartition>, Batch)>, producer: Option<Producer
 }
 
 fn send(partition: &Arc<StreamPartition>, batch: Batch, producer: Option<Producer>) -> Waiting {
-    let batch = TimeReader::default().apply(partition, batch);
+    let batch = TimeReader::default().apply(partition.time_rule(), batch);
     hand_over(partition, batch, producer)
 }
 
@@ -282,14 +265,15 @@ fn hand_over(
 ) -> Waiting {
     let (tell, told) = oneshot::channel();
     let done = Box::new(move |result| {
-        // Nobody waits any more if the caller was cancelled; the rows are written all the same.
+        // The receiver is gone if the caller was cancelled; the rows are written all the same.
         let _ = tell.send(result);
     });
     partition.append(batch, Origin::One(producer), done);
     (Arc::clone(partition), told)
 }
 
-async fn settle(sent: Result<Vec<Waiting>>) -> Result<Appended> {
+/// Waits until rows are as durable as their streams say.
+pub(crate) async fn settle(sent: Result<Sent>) -> Result<Appended> {
     let mut appended = Appended::default();
     let mut failed = None;
     for (partition, told) in sent? {

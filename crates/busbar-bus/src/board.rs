@@ -1,8 +1,7 @@
 //! The last event of each topic, for live boards.
 //!
-//! Nothing is done for it while events come in: whoever asks reads what has been committed since
-//! somebody last asked, from the memory of recent frames. So it costs nothing while nobody looks,
-//! and little while somebody does.
+//! Publishing does no work for it. A request reads what was committed since the last request, mostly from the
+//! cache of recent frames, so the board costs nothing while it is not used.
 
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
@@ -12,14 +11,13 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 use crate::{
-    bus::Bus,
     cursor::{Cursor, Item},
     limits::{LAST_BYTES_MAX, LAST_SCAN_BYTES_MAX, LAST_TOPICS_MAX, RETAINED_PAGE_MAX},
     retained::{Page, RetainedValue},
-    stream::{PartitionId, StreamPartition},
+    stream::{PartitionId, Stream, StreamPartition},
 };
 
-/// What is kept between two looks.
+/// The last events, as of the last request.
 #[derive(Default)]
 pub(crate) struct Board(Mutex<State>);
 
@@ -38,13 +36,17 @@ struct Seen {
     value: RetainedValue,
 }
 
-impl Bus {
-    /// The last events of topics that `filter` selects, in order of topics, behind topic `after`:
-    /// whether retained or not, but bounded in number, and after a start only as far back as is
-    /// quickly read. May block on the disk.
-    pub fn last_values(&self, filter: &Filter, after: Option<&str>, limit: usize) -> Result<Page> {
-        let mut state = self.shared.board.0.lock();
-        for stream in self.streams() {
+impl Board {
+    /// The last events of topics that `filter` selects, see [`Bus::last_values`](crate::Bus::last_values).
+    pub fn last_values(
+        &self,
+        streams: &[Arc<Stream>],
+        filter: &Filter,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page> {
+        let mut state = self.0.lock();
+        for stream in streams {
             if stream.is_internal() || stream.is_detached() {
                 continue;
             }

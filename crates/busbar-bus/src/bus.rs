@@ -2,112 +2,42 @@
 
 use std::{
     collections::BTreeMap,
+    future::Future,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
-        mpsc::Sender,
     },
 };
 
 use arrow::datatypes::SchemaRef;
-use busbar_event::{Class, Error, Result, format::FormatSpec, limits as event};
-use busbar_log::{Change, Clock, Frame, Log, PartitionOptions, Rewritten, Store, SystemClock};
+use busbar_event::{Batch, Class, Error, Result, format::FormatSpec, topic::Filter};
+use busbar_log::{Clock, Log, Rewritten, Store};
 use parking_lot::{Mutex, RwLock};
-use serde::{Deserialize, Serialize};
 
 use crate::{
+    append::{self, Appended, Producer},
     board::Board,
     budget::ByteBudget,
     error::from_log,
     ingest::TimeRule,
-    limits::{
-        CACHE_BYTES_DEFAULT, CACHE_PARTITION_BYTES_MAX, CACHE_PARTITION_BYTES_MIN,
-        IN_FLIGHT_BYTES_MAX_DEFAULT, PAYLOAD_BYTES_MAX, RETAINED_BYTES_MAX_DEFAULT,
-        RETAINED_TOPICS_MAX_DEFAULT, SEGMENTS_PER_RETENTION, STREAMS_MAX,
-    },
+    limits::{PAYLOAD_BYTES_MAX, STREAMS_MAX},
     merge,
+    options::BusOptions,
     publisher::Publisher,
-    retained::Retained,
+    retained::{Page, Retained},
     routes::{Routes, check_patterns},
-    schema::Schema,
-    spec::{Durability, Retention, StreamSpec, check_derived_name, is_derived},
-    stream::{PartitionId, Stream, StreamPartition},
+    shared::{Ground, Registered, Shared, registered},
+    spec::{Retention, StreamSpec, check_derived_name},
+    stream::Stream,
 };
 
 /// The stream that takes what no other captures.
 pub const INBOX: &str = "inbox";
 
-/// How a bus works.
-#[derive(Clone)]
-pub struct BusOptions {
-    /// Bytes all publishers together may hold uncommitted.
-    pub in_flight_bytes_max: u64,
-    /// Largest payload of an event; never more than
-    /// [`PAYLOAD_BYTES_MAX`](crate::limits::PAYLOAD_BYTES_MAX).
-    pub payload_bytes_max: usize,
-    /// Size at which a segment of a stream is sealed.
-    pub segment_bytes: u64,
-    /// Memory for recent events of all partitions together.
-    pub cache_bytes: usize,
-    /// Topics that may have a retained value.
-    pub retained_topics_max: usize,
-    /// Bytes of all retained values.
-    pub retained_bytes_max: usize,
-    /// What time it is.
-    pub clock: Arc<dyn Clock>,
-}
-
-impl Default for BusOptions {
-    fn default() -> Self {
-        let partition = PartitionOptions::default();
-        BusOptions {
-            in_flight_bytes_max: IN_FLIGHT_BYTES_MAX_DEFAULT,
-            payload_bytes_max: event::PAYLOAD_BYTES_MAX_DEFAULT,
-            segment_bytes: partition.segment_bytes,
-            cache_bytes: CACHE_BYTES_DEFAULT,
-            retained_topics_max: RETAINED_TOPICS_MAX_DEFAULT,
-            retained_bytes_max: RETAINED_BYTES_MAX_DEFAULT,
-            clock: Arc::new(SystemClock),
-        }
-    }
-}
-
 /// All streams of a node. Cheap to clone.
 #[derive(Clone)]
 pub struct Bus {
     pub(crate) shared: Arc<Shared>,
-}
-
-/// What publishers share.
-pub(crate) struct Shared {
-    ground: Ground,
-    routes: RwLock<Arc<Routes>>,
-    route_epoch: AtomicU64,
-    streams: RwLock<BTreeMap<String, Arc<Stream>>>,
-    /// One change of streams at a time.
-    changing: Mutex<()>,
-    registry: Store,
-    pub(crate) board: Board,
-    /// Ends the thread that merges small frames when this is dropped.
-    _merging: Sender<()>,
-}
-
-/// What streams stand on.
-struct Ground {
-    log: Log,
-    options: BusOptions,
-    budget: Arc<ByteBudget>,
-    retained: Retained,
-    schemas: Store,
-    /// The next partition's number.
-    next: AtomicU32,
-}
-
-/// What the registry remembers of a stream, so that one without a file is still found.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
-struct Registered {
-    partitions: u16,
-    format: FormatSpec,
 }
 
 impl Bus {
@@ -160,9 +90,9 @@ impl Bus {
         Ok(Bus { shared })
     }
 
-    /// Makes the streams be as their files say: new ones are made, others changed while events
-    /// flow, and those that are not named any more are detached: what they hold can be read, their
-    /// topics go elsewhere. On an error nothing has changed but for streams newly made and empty.
+    /// Applies the streams of a project: creates new ones, changes others while events flow, and detaches those
+    /// that are no longer named: what they hold can still be read, but their topics are captured by other
+    /// streams. On an error nothing has changed, except that new empty streams may exist.
     pub fn apply_streams(&self, specs: &BTreeMap<String, StreamSpec>) -> Result<()> {
         let shared = &*self.shared;
         let _one = shared.changing.lock();
@@ -193,7 +123,7 @@ impl Bus {
         }
         for (stream, spec, _) in &changes {
             if stream.spec().format != spec.format {
-                stream.schema.forget(stream.name())?;
+                stream.forget_columns()?;
             }
         }
         // Nothing fails from here on.
@@ -287,7 +217,7 @@ impl Bus {
         Ok(stream)
     }
 
-    /// A way in for one thread; `wake` is called on the commit thread when tickets have settled.
+    /// A publisher for one thread; `wake` is called on the commit thread when tickets have settled.
     pub fn publisher(&self, wake: Arc<dyn Fn() + Send + Sync>) -> Publisher {
         Publisher::new(Arc::clone(&self.shared), wake)
     }
@@ -322,7 +252,37 @@ impl Bus {
         self.shared.payload_bytes_max()
     }
 
-    /// Writes sealed segments of small frames anew with large ones; a thread does so by itself every
+    /// Routes the rows of a batch by their topics and appends them, one frame for each partition
+    /// touched. The rows are handed to the commit thread before this returns, in the order of
+    /// calls; the future waits until they are as durable as their streams say.
+    pub fn append(
+        &self,
+        batch: Batch,
+        producer: Option<Producer>,
+    ) -> impl Future<Output = Result<Appended>> + Send + 'static {
+        append::settle(append::by_topic(&self.shared.routes().0, batch, producer))
+    }
+
+    /// As [`append`](Bus::append), to one stream whatever the topics are.
+    pub fn append_to(
+        &self,
+        stream: &Stream,
+        batch: Batch,
+        producer: Option<Producer>,
+    ) -> impl Future<Output = Result<Appended>> + Send + 'static {
+        append::settle(append::to_stream(stream, batch, producer))
+    }
+
+    /// The last events of topics that `filter` selects, in order of topics, behind topic `after`:
+    /// whether retained or not, but bounded in number, and after a start only as far back as is
+    /// quickly read. May block on the disk.
+    pub fn last_values(&self, filter: &Filter, after: Option<&str>, limit: usize) -> Result<Page> {
+        self.shared
+            .board
+            .last_values(&self.streams(), filter, after, limit)
+    }
+
+    /// Rewrites sealed segments of small frames with large ones; a thread does so every
     /// [`MERGE_EVERY_MILLIS`](crate::limits::MERGE_EVERY_MILLIS). Blocks on the disk.
     pub fn merge_small_frames(&self) -> Result<Rewritten> {
         let merged = self.store("merged")?;
@@ -357,137 +317,6 @@ impl Bus {
     }
 }
 
-impl Shared {
-    pub fn streams(&self) -> Vec<Arc<Stream>> {
-        self.streams.read().values().cloned().collect()
-    }
-
-    #[inline]
-    pub fn route_epoch(&self) -> u64 {
-        self.route_epoch.load(Ordering::Acquire)
-    }
-
-    /// The routes and an epoch that is not newer than they are.
-    pub fn routes(&self) -> (Arc<Routes>, u64) {
-        let epoch = self.route_epoch();
-        (Arc::clone(&self.routes.read()), epoch)
-    }
-
-    #[inline]
-    pub fn payload_bytes_max(&self) -> usize {
-        self.ground.options.payload_bytes_max
-    }
-
-    #[inline]
-    pub fn budget(&self) -> &ByteBudget {
-        &self.ground.budget
-    }
-
-    pub fn budget_handle(&self) -> Arc<ByteBudget> {
-        Arc::clone(&self.ground.budget)
-    }
-
-    #[inline]
-    pub fn retained(&self) -> &Retained {
-        &self.ground.retained
-    }
-
-    /// Notes streams before they are made: one that is noted and empty does no harm.
-    fn register(&self, specs: &BTreeMap<String, StreamSpec>) -> Result<()> {
-        let mut changes = Vec::new();
-        let known = registered(&self.registry)?;
-        for (name, spec) in specs {
-            let now = Registered {
-                partitions: spec.partitions,
-                format: spec.format.clone(),
-            };
-            if known.get(name) != Some(&now) {
-                let text = serde_json::to_vec(&now).map_err(|cause| bad_registry(name, cause))?;
-                changes.push(Change::Put(name.as_bytes().to_vec().into(), text.into()));
-            }
-        }
-        match changes.is_empty() {
-            true => Ok(()),
-            false => self.registry.apply_sync(changes).map_err(from_log),
-        }
-    }
-}
-
-impl Ground {
-    fn stream(&self, name: &str, spec: StreamSpec) -> Result<Arc<Stream>> {
-        let mut partitions = Vec::with_capacity(usize::from(spec.partitions));
-        for number in 0..spec.partitions {
-            partitions.push(self.partition(name, number, &spec)?);
-        }
-        let schema = Schema::new(self.schemas.clone());
-        let clock = Arc::clone(&self.options.clock);
-        let internal = is_derived(name);
-        Stream::new(name, spec, partitions, internal, schema, clock).map(Arc::new)
-    }
-
-    fn partition(
-        &self,
-        stream: &str,
-        number: u16,
-        spec: &StreamSpec,
-    ) -> Result<Arc<StreamPartition>> {
-        let name = format!("streams/{stream}/{number}");
-        let log = self
-            .log
-            .partition(&name, self.partition_options(spec))
-            .map_err(from_log)?;
-        let id = PartitionId(self.next.fetch_add(1, Ordering::Relaxed));
-        let partition = Arc::new(StreamPartition::new(id, stream.into(), number, log));
-        let meter = Arc::clone(&partition.meter);
-        let clock = Arc::clone(&self.options.clock);
-        partition.log().observe(Arc::new(move |frame: &Frame| {
-            meter.count(
-                u64::from(frame.count),
-                frame.body.len() as u64,
-                clock.now_micros(),
-            );
-        }));
-        self.retained.observe(&partition);
-        Ok(partition)
-    }
-
-    fn partition_options(&self, spec: &StreamSpec) -> PartitionOptions {
-        let bytes_max = spec
-            .retention
-            .bytes
-            .map_or(u64::MAX, |size| size.as_bytes());
-        PartitionOptions {
-            // Only whole segments are deleted, so a small bound needs small segments.
-            segment_bytes: self
-                .options
-                .segment_bytes
-                .min(bytes_max / SEGMENTS_PER_RETENTION),
-            retention_age: spec.retention.age.map(|age| age.as_duration()),
-            retention_bytes: spec.retention.bytes.map(|size| size.as_bytes()),
-            durability: match spec.durability {
-                Durability::Memory => busbar_log::Durability::Memory,
-                Durability::Fsync => busbar_log::Durability::Fsync,
-            },
-            // A frame is kept twice: as bytes and as what they decode to.
-            cache_bytes: (self.options.cache_bytes / 2 / self.partitions().max(1))
-                .clamp(CACHE_PARTITION_BYTES_MIN, CACHE_PARTITION_BYTES_MAX),
-        }
-    }
-
-    /// Partitions opened so far.
-    fn partitions(&self) -> usize {
-        self.next.load(Ordering::Relaxed) as usize
-    }
-
-    /// Reads what was retained after the journal was last written.
-    fn recover<'a>(&mut self, streams: impl Iterator<Item = &'a Arc<Stream>>) -> Result<()> {
-        let partitions: Vec<_> = streams
-            .flat_map(|stream| stream.partitions().to_vec())
-            .collect();
-        self.retained.recover(&partitions)
-    }
-}
-
 /// Checks all streams of a project against each other; answers their time rules in order.
 fn check_streams(specs: &BTreeMap<String, StreamSpec>) -> Result<Vec<Option<Arc<TimeRule>>>> {
     if specs.len() > STREAMS_MAX {
@@ -511,24 +340,4 @@ fn check_streams(specs: &BTreeMap<String, StreamSpec>) -> Result<Vec<Option<Arc<
             .map(|(name, spec)| (name.as_str(), &spec.topics[..])),
     )?;
     Ok(rules)
-}
-
-fn registered(registry: &Store) -> Result<BTreeMap<String, Registered>> {
-    registry
-        .scan(b"", None, usize::MAX)
-        .into_iter()
-        .map(|(name, text)| {
-            let name = String::from_utf8_lossy(&name).into_owned();
-            match serde_json::from_slice(&text) {
-                Ok(was) => Ok((name, was)),
-                Err(cause) => Err(bad_registry(&name, cause)),
-            }
-        })
-        .collect()
-}
-
-fn bad_registry(name: &str, cause: serde_json::Error) -> Error {
-    Error::new(Class::Permanent, "bus.registry")
-        .with("stream", name)
-        .caused_by(cause)
 }

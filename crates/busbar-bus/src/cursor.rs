@@ -51,7 +51,7 @@ impl Cursor {
         }
     }
 
-    /// Asks the log for at most so many bytes at once.
+    /// Reads at most `bytes` from the log at once.
     #[must_use]
     pub fn with_read_bytes(mut self, bytes: usize) -> Cursor {
         self.read_bytes = bytes.clamp(1, CURSOR_READ_BYTES);

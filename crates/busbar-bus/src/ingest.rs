@@ -11,7 +11,7 @@ use busbar_event::{
     format::{Decoder, FormatSpec},
 };
 
-use crate::{spec::StreamSpec, stream::StreamPartition};
+use crate::spec::StreamSpec;
 
 /// Which column holds the time, and how payloads are read.
 #[derive(Debug)]
@@ -56,8 +56,8 @@ pub(crate) struct TimeReader {
 
 impl TimeReader {
     /// The batch with event times in place of times of arrival, where payloads hold one.
-    pub fn apply(&mut self, partition: &StreamPartition, batch: Batch) -> Batch {
-        let Some(rule) = partition.time_rule() else {
+    pub fn apply(&mut self, rule: Option<Arc<TimeRule>>, batch: Batch) -> Batch {
+        let Some(rule) = rule else {
             self.decoder = None;
             return batch;
         };

@@ -1,6 +1,6 @@
 //! Keys of events that come without one.
 
-use busbar_event::{Class, Error, Result, limits::KEY_BYTES_MAX, topic};
+use busbar_event::{Class, Error, Result, hash::fnv1a, limits::KEY_BYTES_MAX, topic};
 
 use crate::{limits::KEY_TEMPLATE_BYTES_MAX, refused::Refused};
 
@@ -90,6 +90,14 @@ impl KeyRule {
         }
         Ok((!key.is_empty()).then_some(key))
     }
+}
+
+/// The partition that events of a key (or of a topic, where there is no key) go to.
+pub(crate) fn partition_of(key: &str, partitions: usize) -> usize {
+    // Fixed for ever: a key must stay in its partition over restarts and versions.
+    let hash = fnv1a(key.as_bytes());
+    let mixed = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (((mixed >> 32) * partitions as u64) >> 32) as usize
 }
 
 #[cfg(test)]

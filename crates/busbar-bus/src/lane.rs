@@ -1,4 +1,4 @@
-//! A publisher's way into one partition, and how its tickets settle.
+//! One publisher's batches for one partition, and how their tickets settle.
 
 use std::sync::{
     Arc,
@@ -89,7 +89,7 @@ impl Failure {
     }
 }
 
-/// One builder and the batches of it that are on their way.
+/// The builder of one partition's batches, and the batches that are being committed.
 pub(crate) struct Lane {
     pub partition: Arc<StreamPartition>,
     pub builder: BatchBuilder,
@@ -186,7 +186,7 @@ impl Lane {
 pub(crate) struct Outcome {
     /// Batches below this number have settled.
     settled: AtomicU64,
-    /// How many of them failed; while it is zero nobody looks further.
+    /// How many of them failed; while it is zero, `rest` need not be locked.
     failed: AtomicU64,
     rest: Mutex<Rest>,
 }

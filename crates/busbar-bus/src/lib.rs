@@ -8,6 +8,7 @@
 //! This crate does not know sockets, protocols, flows or SQL, nor how frames get to the disk.
 
 mod append;
+mod arrival;
 mod board;
 mod budget;
 mod bus;
@@ -15,30 +16,33 @@ mod cursor;
 mod error;
 mod ingest;
 mod key;
+mod known_columns;
 mod lane;
 pub mod limits;
 mod merge;
 mod meter;
+mod options;
 mod publisher;
 mod refused;
 mod retained;
 mod routes;
 mod schema;
+mod shared;
 mod spec;
 mod stream;
-mod units;
 
 pub use append::{Appended, Producer};
 pub use budget::ByteBudget;
-pub use bus::{Bus, BusOptions, INBOX};
+pub use bus::{Bus, INBOX};
+pub use busbar_event::{Size, Span};
 pub use cursor::{Cursor, Gap, Item};
 pub use error::from_log;
 pub use key::{KeyRule, Part};
 pub use lane::{Failure, Status, Ticket};
 pub use meter::Counters;
+pub use options::BusOptions;
 pub use publisher::{Event, Publisher};
 pub use refused::Refused;
 pub use retained::{Page, Retained, RetainedValue};
 pub use spec::{Durability, Retention, StreamSpec, check_name};
 pub use stream::{Chunk, Landed, PartitionId, Stream, StreamPartition};
-pub use units::{Size, Span};

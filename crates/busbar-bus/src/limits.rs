@@ -7,9 +7,9 @@ pub const LANE_ROWS_MAX: usize = 8_192;
 pub const LANE_BYTES_MAX: usize = 1 << 20;
 /// Sealed and not yet settled batches of one lane at which its publisher stops being writable.
 pub const LANE_IN_FLIGHT_MAX: u64 = 4;
-/// Topics a publisher remembers the way of.
+/// Topics whose route a publisher caches.
 pub const TOPIC_CACHE_MAX: usize = 131_072;
-/// Bytes of topic text a publisher remembers.
+/// Bytes of topic text in that cache.
 pub const TOPIC_CACHE_BYTES_MAX: usize = 16 << 20;
 /// Bytes a publisher may hold before it books them in the shared budget.
 pub const BUDGET_STEP_BYTES: u64 = 64 << 10;
@@ -24,6 +24,9 @@ pub const LANE_FAILURES_MAX: usize = 256;
 pub const IN_FLIGHT_BYTES_MAX_DEFAULT: u64 = 64 << 20;
 /// Beyond the budget by this factor, events are refused even if the owner goes on reading.
 pub const IN_FLIGHT_HARD_FACTOR: u64 = 2;
+
+/// How far times of arrival may run ahead of the clock before they begin again at the clock.
+pub const ARRIVAL_AHEAD_MICROS_MAX: i64 = 60_000_000;
 
 /// Longest name of a stream.
 pub const STREAM_NAME_BYTES_MAX: usize = 64;
@@ -68,7 +71,7 @@ pub const RETAINED_JOURNAL_CHANGES_MAX: usize = 4_096;
 pub const RETAINED_JOURNAL_EVERY_MILLIS: u64 = 250;
 /// Bytes of log after which positions are journalled though no retained value changed.
 pub const RETAINED_RESCAN_BYTES: u64 = 64 << 20;
-/// Expired values removed at one go.
+/// Expired values removed in one step.
 pub const RETAINED_EXPIRE_MAX: usize = 4_096;
 
 /// Events a schema is inferred from; then it is fixed.

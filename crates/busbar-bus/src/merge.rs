@@ -16,9 +16,9 @@ use busbar_event::{Batch, Class, Error, Result, encode};
 use busbar_log::{Change, Frame, LogError, Merged, Partition, Rewritten, Store, Watched};
 
 use crate::{
-    bus::Shared,
     error::from_log,
     limits::{MERGE_BYTES_MAX, MERGE_EVERY_MILLIS, MERGE_FRAME_BYTES_MIN, MERGE_SAMPLE_BYTES},
+    shared::Shared,
     stream::batch_of,
 };
 

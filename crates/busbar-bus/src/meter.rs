@@ -1,4 +1,4 @@
-//! Counters of a partition: written by the commit thread alone, read by anybody without a lock.
+//! Counters of a partition: written by the commit thread only, read by any thread without a lock.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -1,7 +1,7 @@
-//! The way in: one publisher a thread, one lane for each partition it writes to.
+//! Publishing: one publisher for each thread, and in it one lane for each partition it writes to.
 //!
 //! A push copies an event's payload once, into the builder of its lane, and does nothing else:
-//! where its topic goes is remembered from the event before it or from a cache, and nothing is
+//! where its topic goes is known from the previous event or from a cache, and nothing is
 //! locked, allocated or parsed. A flush seals what has gathered, encodes it on this thread (so
 //! that encoding overlaps the disk) and hands it to the commit thread. While that is busy the next
 //! batch gathers, so batches are as long as the disk is slow, with no setting for it.
@@ -22,8 +22,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use crate::{
-    bus::Shared,
-    key::KeyRule,
+    key::{KeyRule, partition_of},
     lane::{Failure, Lane, Status, Ticket},
     limits::{
         BUDGET_STEP_BYTES, EVENT_OVERHEAD_BYTES, LANE_IN_FLIGHT_MAX, PAYLOAD_BYTES_MAX,
@@ -31,17 +30,18 @@ use crate::{
     },
     refused::Refused,
     routes::Routes,
+    shared::Shared,
     stream::{Origin, PartitionId, StreamPartition},
 };
 
-/// An event on its way in; everything is borrowed from the caller.
+/// An event to publish; everything is borrowed from the caller.
 #[derive(Clone, Copy, Debug)]
 pub struct Event<'a> {
     /// Where it belongs.
     pub topic: &'a str,
     /// Its key; `None` lets the stream make one, if it says how.
     pub key: Option<&'a str>,
-    /// When it happened (or arrived).
+    /// When it happened; [`ARRIVAL`](busbar_event::ARRIVAL) for when it arrives.
     pub time: Micros,
     /// Who published it.
     pub client: Option<&'a str>,
@@ -67,9 +67,9 @@ pub struct Publisher {
     lane_of: Vec<u32>,
     /// Lanes whose builder is not empty.
     filled: Vec<u32>,
-    /// Lanes seen with as many batches on their way as they may have.
+    /// Lanes that had as many batches in flight as they may have.
     choked: Vec<u32>,
-    ways: Ways,
+    topics: TopicRoutes,
     signal: Arc<Signal>,
     /// Bytes pushed and not yet booked in the shared budget.
     unbooked: u64,
@@ -91,22 +91,22 @@ struct Signal {
     in_flight: AtomicU64,
 }
 
-/// What is remembered of a topic.
-struct Way {
+/// Where the events of a topic go.
+struct TopicRoute {
     topic: Box<str>,
     hash: u64,
     partitions: Arc<[Arc<StreamPartition>]>,
     /// There is one partition, so the lane last used is the lane.
     single: bool,
-    key: WayKey,
+    key: KeySource,
     /// The lane last used and the topic's dictionary id in its builder, valid in that epoch.
     lane: u32,
     id: u32,
     epoch: u64,
 }
 
-/// The key of an event that has none.
-enum WayKey {
+/// Where the key of an event comes from that has none.
+enum KeySource {
     None,
     /// What the topic alone decides.
     Fixed(Box<str>),
@@ -114,10 +114,10 @@ enum WayKey {
     Tag(Box<str>),
 }
 
-/// Ways by topic, bounded in number and in bytes; cleared when full.
-struct Ways {
+/// Cache of routes by topic, bounded in number and in bytes; cleared when full.
+struct TopicRoutes {
     table: HashTable<u32>,
-    all: Vec<Way>,
+    all: Vec<TopicRoute>,
     bytes: usize,
     last: usize,
     hasher: RandomState,
@@ -137,7 +137,7 @@ impl Publisher {
             lane_of: Vec::new(),
             filled: Vec::new(),
             choked: Vec::new(),
-            ways: Ways::new(),
+            topics: TopicRoutes::new(),
             signal: Arc::new(Signal {
                 wake,
                 raised: AtomicBool::new(false),
@@ -208,27 +208,27 @@ impl Publisher {
             self.reroute();
         }
         self.check(event)?;
-        let at = match self.ways.last(event.topic) {
+        let at = match self.topics.last(event.topic) {
             Some(at) => at,
-            None => self.ways.find(event.topic, &self.routes)?,
+            None => self.topics.find(event.topic, &self.routes)?,
         };
-        let way = &mut self.ways.all[at];
+        let route = &mut self.topics.all[at];
         let key = match event.key {
             Some(key) => Some(key),
-            None => match &way.key {
-                WayKey::None => None,
-                WayKey::Fixed(key) => Some(&**key),
-                WayKey::Tag(name) => event
+            None => match &route.key {
+                KeySource::None => None,
+                KeySource::Fixed(key) => Some(&**key),
+                KeySource::Tag(name) => event
                     .tags
                     .iter()
                     .find(|(tag, _)| *tag == &**name)
                     .map(|(_, value)| *value),
             },
         };
-        let lane_at = if way.single && way.lane != NO_LANE {
-            way.lane
+        let lane_at = if route.single && route.lane != NO_LANE {
+            route.lane
         } else {
-            let partition = match &*way.partitions {
+            let partition = match &*route.partitions {
                 [one] => one,
                 many => &many[partition_of(key.unwrap_or(event.topic), many.len())],
             };
@@ -240,9 +240,9 @@ impl Publisher {
         let lane = &mut self.lanes[lane_at as usize];
         let mut bytes = event.payload.len() + EVENT_OVERHEAD_BYTES;
         let epoch = lane.builder.epoch();
-        if way.lane != lane_at || way.epoch != epoch {
-            (way.lane, way.epoch) = (lane_at, epoch);
-            way.id = lane.builder.topic_id(event.topic);
+        if route.lane != lane_at || route.epoch != epoch {
+            (route.lane, route.epoch) = (lane_at, epoch);
+            route.id = lane.builder.topic_id(event.topic);
             bytes += event.topic.len();
         }
         if let Some(key) = key {
@@ -259,7 +259,7 @@ impl Publisher {
         }
         let client = event.client.map(|client| lane.client_id(client));
         lane.builder.push(Row {
-            topic: way.id,
+            topic: route.id,
             key,
             time: event.time,
             client,
@@ -281,7 +281,7 @@ impl Publisher {
         Ok(ticket)
     }
 
-    /// Seals what has gathered: each lane of which nothing is on its way, and each that is full.
+    /// Seals the batches of lanes that have nothing in flight, and of lanes that are full.
     /// Call it when the sockets are drained and whenever something settled.
     pub fn flush(&mut self) {
         let mut at = 0;
@@ -402,7 +402,9 @@ impl Publisher {
     fn seal(&mut self, at: u32) {
         self.book();
         let lane = &mut self.lanes[at as usize];
-        let batch = lane.time.apply(&lane.partition, lane.builder.finish());
+        let batch = lane
+            .time
+            .apply(lane.partition.time_rule(), lane.builder.finish());
         let seq = lane.next;
         lane.next += 1;
         let bytes = std::mem::take(&mut lane.gathered);
@@ -440,7 +442,7 @@ impl Publisher {
     #[cold]
     fn reroute(&mut self) {
         (self.routes, self.route_epoch) = self.shared.routes();
-        self.ways.clear();
+        self.topics.clear();
     }
 }
 
@@ -451,16 +453,6 @@ impl Drop for Publisher {
             self.seal(lane);
         }
     }
-}
-
-/// The partition that events of a key (or of a topic, where there is no key) go to.
-pub(crate) fn partition_of(key: &str, partitions: usize) -> usize {
-    // Fixed for ever: a key must stay in its partition over restarts and versions.
-    let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    let mixed = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (((mixed >> 32) * partitions as u64) >> 32) as usize
 }
 
 #[cold]
@@ -484,9 +476,9 @@ impl Signal {
     }
 }
 
-impl Ways {
-    fn new() -> Ways {
-        Ways {
+impl TopicRoutes {
+    fn new() -> TopicRoutes {
+        TopicRoutes {
             table: HashTable::new(),
             all: Vec::new(),
             bytes: 0,
@@ -495,11 +487,11 @@ impl Ways {
         }
     }
 
-    /// The way of the event before, if this one has the same topic.
+    /// The route of the previous event, if this one has the same topic.
     #[inline]
     fn last(&self, topic: &str) -> Option<usize> {
         match self.all.get(self.last) {
-            Some(way) if *way.topic == *topic => Some(self.last),
+            Some(route) if *route.topic == *topic => Some(self.last),
             _ => None,
         }
     }
@@ -526,17 +518,17 @@ impl Ways {
         }
         let home = routes.home(topic);
         let key = match home.key_rule().as_deref() {
-            None => WayKey::None,
-            Some(KeyRule::Tag(name)) => WayKey::Tag(name.as_str().into()),
+            None => KeySource::None,
+            Some(KeyRule::Tag(name)) => KeySource::Tag(name.as_str().into()),
             Some(rule) => match rule.of_topic(topic)? {
-                Some(key) => WayKey::Fixed(key.into()),
-                None => WayKey::None,
+                Some(key) => KeySource::Fixed(key.into()),
+                None => KeySource::None,
             },
         };
         let partitions = home.partitions();
         let at = self.all.len();
         self.bytes += topic.len();
-        self.all.push(Way {
+        self.all.push(TopicRoute {
             topic: topic.into(),
             hash,
             single: partitions.len() == 1,

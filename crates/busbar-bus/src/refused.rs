@@ -15,7 +15,7 @@ pub enum Refused {
     Tags,
     /// As many values are retained as the node allows, and this topic has none yet.
     RetainedFull,
-    /// The byte budget is overrun: the owner went on although it was told to stop.
+    /// The byte budget is overrun: the owner went on reading although the publisher was not writable.
     Overloaded,
 }
 

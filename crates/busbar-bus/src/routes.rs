@@ -1,4 +1,4 @@
-//! Which stream an event lands in: an immutable table, replaced as a whole when streams change.
+//! Which stream captures an event: an immutable table, replaced as a whole when streams change.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 
 use crate::stream::Stream;
 
-/// The ways of all topics at one moment. The most specific matching pattern wins; what no pattern
+/// The patterns of all streams. The most specific matching pattern wins; what no pattern
 /// matches goes to the inbox, topics that begin with `$` included.
 pub(crate) struct Routes {
     /// Patterns without wildcards: no other pattern that matches such a topic is more specific.

@@ -3,54 +3,21 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::BinaryBuilder,
-    datatypes::{FieldRef, Schema as ArrowSchema, SchemaRef},
+    array::{BinaryArray, BinaryBuilder},
+    datatypes::{Schema as ArrowSchema, SchemaRef},
 };
 use busbar_event::{
-    Batch, Body, Class, Error, Result,
-    format::{self, FieldType, FormatSpec, SchemaSpec},
-    payload_schema,
+    Batch, Body, Result,
+    format::{self, FormatSpec, SchemaSpec},
+    is_relation_column, relation_schema,
 };
-use busbar_log::{Change, Store};
-use parking_lot::Mutex;
 
 use crate::{
+    cursor::{Cursor, Item},
     limits::{SCHEMA_SAMPLE_BYTES_MAX, SCHEMA_SAMPLES},
     spec::StreamSpec,
     stream::Stream,
 };
-
-/// What is known of a stream's inferred columns.
-pub(crate) struct Schema {
-    store: Store,
-    known: Mutex<Known>,
-}
-
-#[derive(Default)]
-struct Known {
-    /// Fixed: read from the store, or written to it.
-    fixed: Option<SchemaRef>,
-    /// Inferred from fewer events than it takes to fix it, and from how many.
-    provisional: Option<(usize, SchemaRef)>,
-}
-
-impl Schema {
-    pub fn new(store: Store) -> Schema {
-        Schema {
-            store,
-            known: Mutex::default(),
-        }
-    }
-
-    /// What was inferred holds for one format only.
-    pub fn forget(&self, stream: &str) -> Result<()> {
-        *self.known.lock() = Known::default();
-        let key = stream.as_bytes().to_vec().into();
-        self.store
-            .apply_sync(vec![Change::Delete(key)])
-            .map_err(crate::error::from_log)
-    }
-}
 
 impl Stream {
     /// The columns of its payloads: as declared, or as inferred from its first events. `None` for
@@ -76,56 +43,18 @@ impl Stream {
         }
     }
 
-    /// The relation that queries see: `topic`, `key`, `time`, `tags`, then the columns, or
-    /// `payload` where there are none.
+    /// The relation that queries see, see [`relation_schema`]. May block on the disk.
     pub fn relation_schema(&self) -> Result<SchemaRef> {
-        let envelope = payload_schema();
-        let mut fields: Vec<FieldRef> = Vec::new();
-        for name in ["topic", "key", "time", "tags"] {
-            fields.extend(
-                envelope
-                    .fields()
-                    .iter()
-                    .find(|field| field.name() == name)
-                    .cloned(),
-            );
-        }
-        match self.schema()? {
-            Some(columns) => {
-                // A column that is called as a part of the envelope is reached through the payload only.
-                let taken = fields.len();
-                for field in columns.fields() {
-                    if fields[..taken]
-                        .iter()
-                        .all(|known| known.name() != field.name())
-                    {
-                        fields.push(Arc::clone(field));
-                    }
-                }
-            }
-            None => fields.extend(
-                envelope
-                    .fields()
-                    .iter()
-                    .find(|field| field.name() == "payload")
-                    .cloned(),
-            ),
-        }
-        Ok(Arc::new(ArrowSchema::new(fields)))
+        Ok(relation_schema(self.schema()?.as_ref()))
     }
 
     fn inferred(&self, spec: &StreamSpec, fix: bool) -> Result<Option<SchemaRef>> {
-        let mut known = self.schema.known.lock();
+        let mut known = self.columns.lock();
         if let Some(fixed) = &known.fixed {
             return Ok(Some(Arc::clone(fixed)));
         }
-        if let Some(stored) = self.schema.store.get(self.name().as_bytes()) {
-            let stored: SchemaSpec = serde_json::from_slice(&stored).map_err(|cause| {
-                Error::new(Class::Permanent, "bus.schema-stored")
-                    .with("stream", self.name())
-                    .caused_by(cause)
-            })?;
-            let schema = stored.schema()?;
+        if let Some(stored) = self.columns.stored(self.name())? {
+            let schema = usable(stored)?;
             known.fixed = Some(Arc::clone(&schema));
             return Ok(Some(schema));
         }
@@ -143,26 +72,15 @@ impl Stream {
         let mut sample = self.sample()?;
         let enough = sample.rows >= SCHEMA_SAMPLES;
         // Samples that do not decode do not make the stream unreadable: its payloads stay.
-        let read = match format::infer(&spec.format, &sample.payloads.finish()).ok() {
-            Some(read) if !enough => Some(loosen(&read)?),
-            read => read,
-        };
+        let read = format::infer(&spec.format, &sample.payloads.finish()).ok();
         let schema = match (read, sample.typed) {
             (Some(read), Some(typed)) => format::widen(&typed, &read)?,
             (Some(one), None) | (None, Some(one)) => one,
             (None, None) => return Ok(None),
         };
+        let schema = usable(SchemaSpec::of(&schema))?;
         if fix || enough {
-            let text = serde_json::to_vec(&SchemaSpec::of(&schema)).map_err(|cause| {
-                Error::new(Class::Permanent, "bus.schema-stored")
-                    .with("stream", self.name())
-                    .caused_by(cause)
-            })?;
-            let key = self.name().as_bytes().to_vec().into();
-            self.schema
-                .store
-                .apply_sync(vec![Change::Put(key, text.into())])
-                .map_err(crate::error::from_log)?;
+            self.columns.store(self.name(), &schema)?;
             known.fixed = Some(Arc::clone(&schema));
         } else {
             known.provisional = Some((sample.rows, Arc::clone(&schema)));
@@ -170,15 +88,38 @@ impl Stream {
         Ok(Some(schema))
     }
 
+    /// Widens the inferred columns to hold these payloads too; whether that changed them. For payloads that
+    /// turned out not to fit. Declared columns stay as they are. May block on the disk.
+    pub fn widen_schema(&self, payloads: &BinaryArray) -> Result<bool> {
+        let spec = self.spec();
+        if spec.schema.is_some() || spec.format == FormatSpec::Raw {
+            return Ok(false);
+        }
+        let Some(before) = self.inferred(&spec, true)? else {
+            return Ok(false);
+        };
+        let mut known = self.columns.lock();
+        // Somebody else may have widened them meanwhile.
+        let before = known.fixed.clone().unwrap_or(before);
+        let wider = format::widen_for(&before, &spec.format, payloads)?;
+        let wider = usable(SchemaSpec::of(&wider))?;
+        if wider == before {
+            return Ok(false);
+        }
+        self.columns.store(self.name(), &wider)?;
+        known.fixed = Some(wider);
+        Ok(true)
+    }
+
     /// The first events there are.
     fn sample(&self) -> Result<Sample> {
         let mut sample = Sample::default();
         for partition in self.partitions().iter() {
-            let mut cursor = crate::cursor::Cursor::new(Arc::clone(partition), partition.start());
+            let mut cursor = Cursor::new(Arc::clone(partition), partition.start());
             while sample.wants_more() {
                 let chunk = match cursor.try_next()? {
-                    Some(crate::cursor::Item::Chunk(chunk)) => chunk,
-                    Some(crate::cursor::Item::Gap(_)) => continue,
+                    Some(Item::Chunk(chunk)) => chunk,
+                    Some(Item::Gap(_)) => continue,
                     None => break,
                 };
                 sample.add(&chunk.batch)?;
@@ -229,14 +170,22 @@ impl Sample {
     }
 }
 
-/// As long as there are few events, a number without a fraction may be followed by one that has
-/// one: whole numbers count as floats until there is reason to think otherwise.
-fn loosen(schema: &SchemaRef) -> Result<SchemaRef> {
-    let mut fields = SchemaSpec::of(schema).0;
-    for field in &mut fields {
-        if field.field_type == FieldType::Int {
-            field.field_type = FieldType::Float;
+/// Inferred columns as they are used: none has the name of a column that every stream has, and none takes a
+/// value that it would not print as it came.
+fn usable(mut spec: SchemaSpec) -> Result<SchemaRef> {
+    for at in 0..spec.0.len() {
+        if !is_relation_column(&spec.0[at].name) {
+            continue;
         }
+        let given = spec.0[at].name.clone();
+        let mut name = format!("payload_{given}");
+        while spec.0.iter().any(|field| field.name == name) {
+            name.push('_');
+        }
+        let field = &mut spec.0[at];
+        field.path.get_or_insert(given);
+        field.name = name;
     }
-    SchemaSpec(fields).schema()
+    let schema = spec.schema()?;
+    Ok(format::exact(&schema))
 }

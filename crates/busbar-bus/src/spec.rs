@@ -1,8 +1,9 @@
 //! What a stream's file says.
 
 use busbar_event::{
-    Class, Error, Result,
-    format::{FormatSpec, SchemaSpec},
+    Class, Error, Result, Size, Span,
+    format::{FieldSpec, FieldType, FormatSpec, SchemaSpec},
+    is_relation_column,
     topic::Filter,
 };
 use schemars::JsonSchema;
@@ -13,7 +14,6 @@ use crate::{
     limits::{
         DERIVED_NAME_BYTES_MAX, STREAM_NAME_BYTES_MAX, STREAM_PARTITIONS_MAX, STREAM_TOPICS_MAX,
     },
-    units::{Size, Span},
 };
 
 /// A stream: a durable, ordered, partitioned log of the events whose topics it captures.
@@ -120,6 +120,7 @@ impl StreamSpec {
         if self.topics.len() > STREAM_TOPICS_MAX {
             return refuse("bus.topics-many").map_err(|e| e.with("max", STREAM_TOPICS_MAX));
         }
+        self.check_columns(name)?;
         if let Some(key) = &self.key {
             KeyRule::parse(key).map_err(|e| e.with("stream", name))?;
         }
@@ -132,6 +133,30 @@ impl StreamSpec {
             }
         }
         Ok(())
+    }
+}
+
+impl StreamSpec {
+    /// Refuses columns that the stream's own columns of the same name would hide. A column `time` that is the
+    /// event's time may be called so: both are the same.
+    fn check_columns(&self, stream: &str) -> Result<()> {
+        let Some(SchemaSpec(fields)) = &self.schema else {
+            return Ok(());
+        };
+        let is_event_time = |field: &FieldSpec| {
+            field.name == "time"
+                && field.field_type == FieldType::Time
+                && self.time.as_deref() == Some("time")
+        };
+        let hidden = |field: &&FieldSpec| is_relation_column(&field.name) && !is_event_time(field);
+        match fields.iter().find(hidden) {
+            None => Ok(()),
+            Some(field) => Err(Error::new(Class::Configuration, "bus.column-reserved")
+                .with("stream", stream)
+                .with("column", &field.name)
+                .with("path", field.path.as_ref().unwrap_or(&field.name))
+                .with("type", field.field_type.as_str())),
+        }
     }
 }
 

@@ -10,15 +10,16 @@ use busbar_log::{
     Append, Appended, Clock, Companion, Damage, Done, Frame, LogError, Partition, RECORDS_ONLY,
     WakerGuard,
 };
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use crate::{
+    arrival::Arrivals,
     error::from_log,
     ingest::TimeRule,
     key::KeyRule,
+    known_columns::KnownColumns,
     meter::{Counters, Meter},
-    schema::Schema,
     spec::StreamSpec,
 };
 
@@ -29,7 +30,7 @@ pub struct Stream {
     /// Its file is gone: what it holds can be read, nothing new is routed to it.
     detached: AtomicBool,
     internal: bool,
-    pub(crate) schema: Schema,
+    pub(crate) columns: KnownColumns,
     clock: Arc<dyn Clock>,
 }
 
@@ -46,7 +47,7 @@ impl Stream {
         spec: StreamSpec,
         partitions: Vec<Arc<StreamPartition>>,
         internal: bool,
-        schema: Schema,
+        columns: KnownColumns,
         clock: Arc<dyn Clock>,
     ) -> Result<Stream> {
         let key = key_rule(&spec)?;
@@ -59,7 +60,7 @@ impl Stream {
             }),
             detached: AtomicBool::new(false),
             internal,
-            schema,
+            columns,
             clock,
         })
     }
@@ -109,6 +110,11 @@ impl Stream {
 
     pub(crate) fn key_rule(&self) -> Option<Arc<KeyRule>> {
         self.current.read().key.clone()
+    }
+
+    /// Forgets inferred columns.
+    pub(crate) fn forget_columns(&self) -> Result<()> {
+        self.columns.forget(&self.name)
     }
 
     pub(crate) fn set_detached(&self, detached: bool) {
@@ -181,8 +187,8 @@ pub(crate) const ATTRIBUTE_RETAIN: u16 = 1;
 
 /// Who made the rows of an append.
 pub(crate) enum Origin {
-    /// One producer, whose position decides whether they have been written before; or nobody who
-    /// says so.
+    /// One producer, whose position decides whether the rows have been written before; none if the rows are
+    /// new in any case.
     One(Option<(Arc<str>, u64)>),
     /// Many senders, some of whom leave a position; the rows are new in any case.
     Many(Vec<(Arc<str>, u64)>),
@@ -198,6 +204,9 @@ pub struct StreamPartition {
     commits: Arc<Notify>,
     _wake: WakerGuard,
     time: RwLock<Option<Arc<TimeRule>>>,
+    /// Held from when times are assigned to a batch until the batch is in the log's queue, so that times
+    /// and offsets grow together.
+    arrivals: Mutex<Arrivals>,
 }
 
 impl StreamPartition {
@@ -206,6 +215,7 @@ impl StreamPartition {
         stream: Arc<str>,
         number: u16,
         log: Partition,
+        clock: Arc<dyn Clock>,
     ) -> StreamPartition {
         let commits = Arc::new(Notify::new());
         let wake = {
@@ -221,6 +231,7 @@ impl StreamPartition {
             commits,
             _wake: wake,
             time: RwLock::new(None),
+            arrivals: Mutex::new(Arrivals::new(clock)),
         }
     }
 
@@ -314,8 +325,20 @@ impl StreamPartition {
         Some(chunks(offset, &frames))
     }
 
-    /// Encodes a batch on this thread and hands it to the commit thread.
+    /// Gives the rows that need one a time of arrival, encodes the batch on this thread and hands it to
+    /// the commit thread.
     pub(crate) fn append(&self, batch: Batch, from: Origin, done: Done) {
+        match batch.arrivals() {
+            0 => self.send(batch, from, done),
+            rows => {
+                let mut arrivals = self.arrivals.lock();
+                let first = arrivals.reserve(rows, &self.log);
+                self.send(batch.with_arrivals_from(first), from, done);
+            }
+        }
+    }
+
+    fn send(&self, batch: Batch, from: Origin, done: Done) {
         let (min_time, max_time) = batch.time_range();
         let mut attributes = 0;
         if batch.any_retain() {

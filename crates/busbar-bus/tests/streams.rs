@@ -4,10 +4,10 @@ mod common;
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, StringArray, StructArray};
+use arrow::array::{ArrayRef, BinaryArray, Int64Array, StringArray, StructArray};
 use arrow::datatypes::{DataType, Field};
 use busbar_bus::{Event, INBOX};
-use busbar_event::{Batch, Body, Envelope};
+use busbar_event::{Batch, Body, Envelope, RELATION_COLUMNS};
 use common::{NOON, World, contents, event, filter, publish, publisher, settle, streams};
 
 fn count(world: &World, stream: &str) -> usize {
@@ -289,50 +289,116 @@ fn columns_are_inferred_and_then_fixed() {
             .map(|field| field.name().clone())
             .collect()
     };
-    assert_eq!(names(&world, "d"), ["topic", "key", "time", "tags", "kw"]);
+    assert_eq!(
+        names(&world, "d"),
+        [&RELATION_COLUMNS[..], &["kw"]].concat()
+    );
     assert_eq!(
         names(&world, INBOX),
-        ["topic", "key", "time", "tags", "payload"]
+        [&RELATION_COLUMNS[..], &["payload"]].concat()
     );
     assert!(world.bus.stream_schema("j").unwrap().is_none());
     publish(&world.bus, &[event("j", br#"{"kw":3.2}"#)]);
-    assert_eq!(names(&world, "j"), ["topic", "key", "time", "tags", "kw"]);
+    assert_eq!(
+        names(&world, "j"),
+        [&RELATION_COLUMNS[..], &["kw"]].concat()
+    );
     publish(
         &world.bus,
         &[event("j", br#"{"kw":3.2,"site":"a","time":"x"}"#)],
     );
-    assert_eq!(
-        names(&world, "j"),
-        ["topic", "key", "time", "tags", "kw", "site"]
-    );
+    let all = [&RELATION_COLUMNS[..], &["kw", "site", "payload_time"]].concat();
+    assert_eq!(names(&world, "j"), all);
     for _ in 0..120 {
         publish(&world.bus, &[event("j", br#"{"kw":3.2,"site":"a"}"#)]);
     }
-    assert_eq!(names(&world, "j").len(), 6);
+    assert_eq!(names(&world, "j"), all);
     publish(&world.bus, &[event("j", br#"{"kw":3.2,"late":1}"#)]);
     let world = world.restart(false);
     world.bus.apply_streams(&specs).unwrap();
+    assert_eq!(names(&world, "j"), all);
+}
+
+/// Columns of a stream without a schema are those that print every value as it came, however few events
+/// there are.
+#[test]
+fn inferred_columns_keep_every_value_and_widen_for_those_they_do_not_fit() {
+    let world = World::new(8);
+    let specs = streams(&[("j", r#"{"topics":"j","format":"json"}"#)]);
+    world.bus.apply_streams(&specs).unwrap();
+    let stream = world.bus.stream("j").unwrap();
+    let kinds = || -> Vec<(String, DataType)> {
+        let schema = stream.schema().unwrap().unwrap();
+        let fields = schema.fields().iter();
+        fields
+            .map(|field| (field.name().clone(), field.data_type().clone()))
+            .collect()
+    };
+    let first =
+        br#"{"id":9007199254740993,"big":18446744073709551615,"zip":"00501","kw":3,"key":"k"}"#;
+    publish(&world.bus, &[event("j", first)]);
+    let named = |name: &str, data_type| (name.to_owned(), data_type);
+    let mut expected = vec![
+        named("id", DataType::Int64),
+        named("big", DataType::Utf8),
+        named("zip", DataType::Utf8),
+        named("kw", DataType::Int64),
+        named("payload_key", DataType::Utf8),
+    ];
+    assert_eq!(kinds(), expected);
+    stream.fix_schema().unwrap();
+    // What fits changes nothing; what does not is found when it is decoded, and widens the column.
+    let fits = BinaryArray::from_vec(vec![br#"{"id":1,"kw":4}"#]);
+    assert!(!stream.widen_schema(&fits).unwrap());
+    let fraction = BinaryArray::from_vec(vec![br#"{"kw":3.5}"#]);
+    assert!(stream.widen_schema(&fraction).unwrap());
+    expected[3].1 = DataType::Float64;
+    assert_eq!(kinds(), expected);
+    let beyond = BinaryArray::from_vec(vec![br#"{"id":1e400,"kw":9007199254740993}"#]);
+    assert!(stream.widen_schema(&beyond).unwrap());
+    (expected[0].1, expected[3].1) = (DataType::Utf8, DataType::Utf8);
+    assert_eq!(kinds(), expected);
+    drop(stream);
+    let world = world.restart(false);
+    world.bus.apply_streams(&specs).unwrap();
+    let schema = world.bus.stream("j").unwrap().schema().unwrap().unwrap();
+    let kept: Vec<_> = schema
+        .fields()
+        .iter()
+        .map(|field| field.data_type().clone())
+        .collect();
     assert_eq!(
-        names(&world, "j"),
-        ["topic", "key", "time", "tags", "kw", "site"]
+        kept,
+        expected
+            .into_iter()
+            .map(|(_, kind)| kind)
+            .collect::<Vec<_>>()
     );
 }
 
 #[test]
-fn a_whole_number_may_be_followed_by_one_with_a_fraction() {
-    let world = World::new(8);
-    let specs = streams(&[("j", r#"{"topics":"j","format":"json"}"#)]);
-    world.bus.apply_streams(&specs).unwrap();
-    let kw = |world: &World| {
-        let schema = world.bus.stream("j").unwrap().relation_schema().unwrap();
-        schema.field_with_name("kw").unwrap().data_type().clone()
+fn a_column_that_would_be_hidden_is_refused() {
+    let check = |schema: &str, rest: &str| {
+        let spec = format!(r#"{{"topics":"row/+/in","format":"json","schema":{schema}{rest}}}"#);
+        streams(&[("s", &spec)])["s"]
+            .check("s")
+            .map_err(|error| error.code())
     };
-    publish(&world.bus, &[event("j", br#"{"kw":3}"#)]);
-    assert_eq!(kw(&world), DataType::Float64);
-    for _ in 0..120 {
-        publish(&world.bus, &[event("j", br#"{"kw":3}"#)]);
+    for name in ["topic", "key", "time", "tags", "partition", "offset"] {
+        let hidden = format!(r#"{{"v":"int","{name}":"text"}}"#);
+        assert_eq!(check(&hidden, ""), Err("bus.column-reserved"), "{name}");
     }
-    assert_eq!(kw(&world), DataType::Int64, "so many are no accident");
+    assert_eq!(
+        check(r#"{"payload_key":{"type":"text","path":"key"}}"#, ""),
+        Ok(())
+    );
+    assert_eq!(
+        check(r#"{"client":"text","flags":"int","payload":"json"}"#, ""),
+        Ok(())
+    );
+    // The event's own time may be called so.
+    assert_eq!(check(r#"{"time":"time"}"#, r#","time":"time""#), Ok(()));
+    assert_eq!(check(r#"{"time":"time"}"#, ""), Err("bus.column-reserved"));
 }
 
 #[test]

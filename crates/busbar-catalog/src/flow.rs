@@ -53,7 +53,7 @@ impl Serialize for Start {
         match self {
             Start::Earliest => s.serialize_str("earliest"),
             Start::Latest => s.serialize_str("latest"),
-            Start::At(micros) => s.serialize_str(&busbar_event::format::rfc3339(*micros)),
+            Start::At(micros) => s.serialize_str(&busbar_event::time::text(*micros)),
         }
     }
 }
@@ -64,7 +64,7 @@ impl<'de> Deserialize<'de> for Start {
         match text.as_str() {
             "earliest" => Ok(Start::Earliest),
             "latest" => Ok(Start::Latest),
-            time => busbar_event::format::parse_rfc3339(time)
+            time => busbar_event::time::parse(time)
                 .map(Start::At)
                 .ok_or_else(|| {
                     serde::de::Error::invalid_value(

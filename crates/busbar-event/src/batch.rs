@@ -8,11 +8,10 @@ use arrow::array::{
     StructArray, TimestampMicrosecondArray, UInt8Array,
 };
 use arrow::buffer::ScalarBuffer;
-use arrow::datatypes::{DataType, Int32Type, TimestampMicrosecondType, UInt8Type};
+use arrow::datatypes::{Int32Type, TimestampMicrosecondType, UInt8Type};
 
 use crate::envelope::{self, Envelope, Names, Tags};
-use crate::limits::{COLUMN_DEPTH_MAX, COLUMNS_MAX};
-use crate::{Class, Error, Flags, Micros, Result, format, topic};
+use crate::{ARRIVAL, Class, Error, Flags, Micros, Result, format, topic};
 
 /// Many events as columns. Cloning and slicing share the memory.
 #[derive(Debug, Clone)]
@@ -37,7 +36,7 @@ impl Body {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Inner {
     pub topic_keys: ScalarBuffer<i32>,
     pub topic_values: StringArray,
@@ -233,6 +232,31 @@ impl Batch {
             .fold((i64::MAX, i64::MIN), |(min, max), time| {
                 (min.min(*time), max.max(*time))
             })
+    }
+
+    /// How many events have [`ARRIVAL`] in place of a time.
+    pub fn arrivals(&self) -> usize {
+        self.0.time.iter().filter(|time| **time == ARRIVAL).count()
+    }
+
+    /// Gives the events that have [`ARRIVAL`] in place of a time the times `first`, `first + 1` and so
+    /// on, in the order of rows.
+    #[must_use]
+    pub fn with_arrivals_from(mut self, first: Micros) -> Batch {
+        let mut next = first;
+        let times = self.0.time.iter().map(|time| {
+            if *time != ARRIVAL {
+                return *time;
+            }
+            next += 1;
+            next - 1
+        });
+        let times: Vec<Micros> = times.collect();
+        let inner = Arc::make_mut(&mut self.0);
+        inner.time = ScalarBuffer::from(times);
+        // The record was made with the times before, if it was made.
+        inner.record = OnceLock::new();
+        self
     }
 
     /// Whether any event is to be retained.
@@ -472,24 +496,5 @@ impl Batch {
     /// The same events with another body of as many rows.
     pub fn with_body(&self, body: Body) -> Result<Batch> {
         Batch::from_columns(self.envelope(), body)
-    }
-}
-
-/// Refuses columns that are too many or nested too deeply.
-pub(crate) fn check_columns(data_type: &DataType, depth: usize, seen: &mut usize) -> Result<()> {
-    *seen += 1;
-    if depth > COLUMN_DEPTH_MAX || *seen > COLUMNS_MAX {
-        return Err(Error::new(Class::Permanent, "event.columns-many")
-            .with("columns", COLUMNS_MAX)
-            .with("depth", COLUMN_DEPTH_MAX));
-    }
-    match data_type {
-        DataType::Struct(fields) => fields
-            .iter()
-            .try_for_each(|field| check_columns(field.data_type(), depth + 1, seen)),
-        DataType::List(field) | DataType::Map(field, _) => {
-            check_columns(field.data_type(), depth + 1, seen)
-        }
-        _ => Ok(()),
     }
 }

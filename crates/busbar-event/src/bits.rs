@@ -10,7 +10,7 @@ pub(crate) struct Bits {
 }
 
 impl Bits {
-    /// So many bits, all of this value.
+    /// `len` bits of the same value.
     pub fn repeat(on: bool, len: usize) -> Bits {
         let mut bits = Bits {
             bytes: vec![if on { 0xff } else { 0 }; len.div_ceil(8)],

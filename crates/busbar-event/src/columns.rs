@@ -7,7 +7,7 @@ use arrow::buffer::OffsetBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 
-use crate::batch::check_columns;
+use crate::limits::{COLUMN_DEPTH_MAX, COLUMNS_MAX};
 use crate::{Class, Error, Result};
 
 /// The columns with types that are stored: views and dictionaries become plain, the rest stays.
@@ -110,4 +110,23 @@ pub(crate) fn plain_type(data_type: &DataType) -> Option<DataType> {
         Map(entries, sorted) => Map(nested(entries)?, *sorted),
         _ => return None,
     })
+}
+
+/// Refuses columns that are too many or nested too deeply.
+pub(crate) fn check_columns(data_type: &DataType, depth: usize, seen: &mut usize) -> Result<()> {
+    *seen += 1;
+    if depth > COLUMN_DEPTH_MAX || *seen > COLUMNS_MAX {
+        return Err(Error::new(Class::Permanent, "event.columns-many")
+            .with("columns", COLUMNS_MAX)
+            .with("depth", COLUMN_DEPTH_MAX));
+    }
+    match data_type {
+        DataType::Struct(fields) => fields
+            .iter()
+            .try_for_each(|field| check_columns(field.data_type(), depth + 1, seen)),
+        DataType::List(field) | DataType::Map(field, _) => {
+            check_columns(field.data_type(), depth + 1, seen)
+        }
+        _ => Ok(()),
+    }
 }

@@ -9,7 +9,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::messages::{self, Language};
 
-/// What whoever meets the error should do.
+/// What the caller should do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
@@ -38,7 +38,7 @@ impl fmt::Display for Class {
     }
 }
 
-/// An error that names the thing, the place and the way out.
+/// An error that says what is wrong, where, and what to do about it.
 ///
 /// The text comes from `messages/<language>/<area>.txt`, keyed by [`Error::code`], whose part
 /// before the first dot names the area's file. Cloning is cheap, so one failure can be told to

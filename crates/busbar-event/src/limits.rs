@@ -14,9 +14,9 @@ pub const KEY_BYTES_MAX: usize = 65_535;
 pub const TAGS_MAX: usize = 64;
 /// Longest tag name and longest tag value, in bytes each.
 pub const TAG_BYTES_MAX: usize = 65_535;
-/// A batch with so many rows is sealed.
+/// Rows at which a batch is sealed.
 pub const BATCH_ROWS_MAX: usize = 16_384;
-/// A batch of so many bytes is sealed. One event may pass it by its own size.
+/// Bytes at which a batch is sealed; its last event may exceed it.
 pub const BATCH_BYTES_MAX: usize = 4 << 20;
 /// Most rows that [`decode`](crate::decode) accepts in one body. Larger than what a builder seals
 /// because small frames are merged.

@@ -17,7 +17,7 @@ impl Batch {
     /// Some neighbouring events; shares the memory.
     ///
     /// # Panics
-    /// If there are not so many.
+    /// If the range is not within the batch.
     pub fn slice(&self, offset: usize, rows: usize) -> Batch {
         let batch = &*self.0;
         Batch(Arc::new(Inner {

@@ -10,7 +10,7 @@ use busbar_catalog::{
     suggest,
 };
 use busbar_event::topic::Filter;
-use busbar_event::{Class, Error};
+use busbar_event::{Class, Error, hash::fnv1a};
 use busbar_table::Table;
 
 use crate::chain::{Chain, ChainSource, Station, StepPart};
@@ -246,6 +246,14 @@ impl InputPlan {
             .collect()
     }
 
+    /// The columns as which a stream of the file is read; none behind the first stage, and for payloads without columns.
+    pub fn stream_columns(&self) -> Option<&SchemaRef> {
+        match &self.source {
+            SourcePlan::Stream { input, .. } => input.columns.as_ref(),
+            _ => None,
+        }
+    }
+
     /// Whether its tasks only deliver what the stage before has computed.
     pub fn delivers(&self) -> bool {
         self.stage > 0 && self.steps.is_empty() && !self.timed
@@ -439,7 +447,7 @@ impl Compiler<'_> {
                 None => format!("{} {}", output.kind(), output.target_name()),
             };
             let count = seen.entry(identity.clone()).or_default();
-            let id = format!("{:016x}", fnv1a(&format!("{identity}#{count}")));
+            let id = format!("{:016x}", fnv1a(format!("{identity}#{count}").as_bytes()));
             *count += 1;
             let target = match &output.target {
                 OutputTarget::Stream { stream, .. } => Target::Stream(stream.clone()),
@@ -448,10 +456,10 @@ impl Compiler<'_> {
                 OutputTarget::Connection(name) => Target::Connection(name.clone()),
             };
             self.known(i, output, &target);
-            let relational = |table: &Arc<dyn Table>| table.engine() == "relational";
+            let held_up = |table: &Arc<dyn Table>| table.capabilities().can_be_held_up;
             let apart = match &target {
                 Target::Stream(_) | Target::Topic | Target::Stage(_) | Target::Results(_) => false,
-                Target::Table(name) => self.world.tables.get(name).is_some_and(relational),
+                Target::Table(name) => self.world.tables.get(name).is_some_and(held_up),
                 Target::Connection(_) => true,
             };
             outputs.push(OutputPlan {
@@ -638,7 +646,7 @@ impl Compiler<'_> {
             if streams.is_empty() {
                 // Another layout is another stream: what is left in the old one does not fit.
                 let layout = format!("{keys:?} {results}{}", branch.projected);
-                let hash = fnv1a(&layout) & 0xffff_ffff;
+                let hash = fnv1a(layout.as_bytes()) & 0xffff_ffff;
                 streams = format!("_x-{}-{stage}-{hash:08x}", self.known_as);
                 outputs.push(OutputPlan {
                     id: format!("stage-{stage}").into(),
@@ -961,16 +969,4 @@ pub(crate) fn table_schema(schema: &Schema, columns: &[usize]) -> Schema {
         field.clone().with_data_type(plain)
     });
     Schema::new(fields.collect::<Vec<_>>())
-}
-
-/// A hash that is the same in every version of the program.
-pub(crate) fn fnv1a(text: &str) -> u64 {
-    fnv1a_bytes(text.as_bytes())
-}
-
-/// See [`fnv1a`].
-pub(crate) fn fnv1a_bytes(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
 }

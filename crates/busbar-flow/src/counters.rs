@@ -1,4 +1,5 @@
-//! What became of every event: `in + added = out + filtered + taken + late + dead + held`, at each node and for the flow.
+//! What became of every event: `in + added = out + filtered + taken + late + dead + held + overwritten`, at each node
+//! and for the flow.
 //!
 //! One lock a batch, not one an event: a batch's counts are put in together, so that whoever looks sees the
 //! equation hold at any moment.
@@ -27,6 +28,9 @@ pub struct Counters {
     pub taken: u64,
     /// Events that came after the window, or whatever else they belong to, had been closed.
     pub late: u64,
+    /// Rows of a table that a later row with the same key replaced within the same batch; for the flow,
+    /// those that nothing else of the flow kept.
+    pub overwritten: u64,
 }
 
 impl Counters {
@@ -38,8 +42,18 @@ impl Counters {
             + i128::from(self.taken)
             + i128::from(self.late)
             + i128::from(self.dead)
-            + i128::from(self.held);
+            + i128::from(self.held)
+            + i128::from(self.overwritten);
         i64::try_from(came - went).unwrap_or(i64::MAX)
+    }
+
+    fn settle(&mut self, settled: Settled) {
+        let dead = settled.dead.min(settled.rows);
+        let overwritten = settled.overwritten.min(settled.rows - dead);
+        self.held = self.held.saturating_sub(settled.rows);
+        self.out += settled.rows - dead - overwritten;
+        self.dead += dead;
+        self.overwritten += overwritten;
     }
 
     fn add(&mut self, delta: &Counters) {
@@ -51,6 +65,7 @@ impl Counters {
         self.added += delta.added;
         self.taken += delta.taken;
         self.late += delta.late;
+        self.overwritten += delta.overwritten;
     }
 
     fn subtract(&mut self, delta: &Counters) {
@@ -62,7 +77,19 @@ impl Counters {
         self.added = self.added.saturating_sub(delta.added);
         self.taken = self.taken.saturating_sub(delta.taken);
         self.late = self.late.saturating_sub(delta.late);
+        self.overwritten = self.overwritten.saturating_sub(delta.overwritten);
     }
+}
+
+/// Rows that were held and are so no longer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Settled {
+    /// All of them.
+    pub rows: u64,
+    /// Those of them that became dead letters.
+    pub dead: u64,
+    /// Those of them that a later row of the same batch replaced.
+    pub overwritten: u64,
 }
 
 /// What a batch changes at some nodes and in the flow.
@@ -185,22 +212,14 @@ impl Tally {
         inner.flow.subtract(&delta.flow);
     }
 
-    /// Moves `rows` of a node from held to out and dead.
-    pub fn settle(&self, node: usize, rows: u64, dead: u64) {
-        let mut inner = self.0.lock();
-        let counters = &mut inner.nodes[node].counters;
-        counters.held = counters.held.saturating_sub(rows);
-        counters.out += rows - dead.min(rows);
-        counters.dead += dead.min(rows);
+    /// Moves rows of a node from held to where they went.
+    pub fn settle(&self, node: usize, settled: Settled) {
+        self.0.lock().nodes[node].counters.settle(settled);
     }
 
     /// The same for the flow.
-    pub fn settle_flow(&self, rows: u64, dead: u64) {
-        let mut inner = self.0.lock();
-        let flow = &mut inner.flow;
-        flow.held = flow.held.saturating_sub(rows);
-        flow.out += rows - dead.min(rows);
-        flow.dead += dead.min(rows);
+    pub fn settle_flow(&self, settled: Settled) {
+        self.0.lock().flow.settle(settled);
     }
 
     /// Rows of the flow that were held went into a stream between two of its stages.
@@ -309,8 +328,13 @@ mod tests {
         tally.add(&good);
         tally.moved(10, good.events);
         assert_eq!(tally.read().difference(), 0);
-        tally.settle(1, 9, 2);
-        tally.settle_flow(9, 2);
+        let settled = |rows, dead| Settled {
+            rows,
+            dead,
+            overwritten: 0,
+        };
+        tally.settle(1, settled(9, 2));
+        tally.settle_flow(settled(9, 2));
         assert_eq!(tally.read().difference(), 0);
         // An event that a node lost.
         let tally = Tally::new(2);
@@ -321,7 +345,7 @@ mod tests {
         // A row that went out twice.
         let tally = Tally::new(2);
         tally.add(&good);
-        tally.settle(1, 10, 0);
+        tally.settle(1, settled(10, 0));
         assert_eq!(tally.read().difference(), -1);
         // One that the flow as a whole forgot.
         let tally = Tally::new(2);

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use busbar_bus::{Bus, Cursor, Item, Retention, Stream};
+use busbar_event::hash::fnv1a;
 use busbar_event::{Batch, BatchBuilder, Class, Error, Flags, Language, Row};
 use busbar_log::{Change, Clock, Store};
 use bytes::Bytes;
@@ -22,7 +23,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::chain::{Dead, Place};
-use crate::compile::{OutputPlan, fnv1a};
+use crate::compile::OutputPlan;
 use crate::limits::{
     BATCH_BYTES_MAX, BATCH_ROWS_MAX, CAUSE_BYTES_MAX, DEAD_DONE_MAX, DEAD_GROUPS_MAX,
     DEAD_INDEX_MAX, DEAD_LETTERS_MAX, DEAD_MARKS_BYTES, DEAD_READ_ROWS, DEAD_WARN_PERCENT,
@@ -214,7 +215,7 @@ struct Known {
 /// Where in a flow and of what an event died. Outputs count by what they are: their order may change.
 fn cause_of(place: &str, output: &str, code: &str) -> u64 {
     let place = if output.is_empty() { place } else { output };
-    fnv1a(&format!("{place} {code}"))
+    fnv1a(format!("{place} {code}").as_bytes())
 }
 
 impl Earlier {
@@ -821,7 +822,7 @@ impl Index {
             id: letter.id,
             group,
             stream,
-            event: fnv1a(&event),
+            event: fnv1a(event.as_bytes()),
             died_micros: letter.died_micros,
         });
         if self.entries.len() > DEAD_INDEX_MAX {

@@ -23,10 +23,10 @@ use arrow::datatypes::{
     DataType, Field, Fields, Int32Type, Int64Type, SchemaRef, TimestampMicrosecondType,
 };
 use arrow::row::{RowConverter, SortField};
+use busbar_event::hash::fnv1a;
 use busbar_event::{Batch, Body, Class, Envelope, Error, Flags};
 
 use crate::chain::Computed;
-use crate::compile::fnv1a_bytes;
 use crate::event_time::EventTime;
 use crate::operator::{Made, Times};
 use crate::reader::plain;
@@ -110,7 +110,7 @@ fn homes(plan: &ExchangePlan, rows: &RecordBatch) -> Result<Vec<usize>, Error> {
     let converter = RowConverter::new(fields.collect()).map_err(misfit)?;
     let encoded = converter.convert_columns(&columns).map_err(misfit)?;
     let partitions = u64::from(plan.partitions);
-    let home = |row: arrow::row::Row<'_>| (spread(fnv1a_bytes(row.as_ref())) % partitions) as usize;
+    let home = |row: arrow::row::Row<'_>| (spread(fnv1a(row.as_ref())) % partitions) as usize;
     Ok(encoded.iter().map(home).collect())
 }
 

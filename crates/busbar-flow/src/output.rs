@@ -69,6 +69,14 @@ impl OpenSink {
 /// Rows that were refused for good, by their number in what was sent.
 pub(crate) type Refusals = Vec<(usize, Error)>;
 
+/// What became of the rows of a write.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    pub refused: Refusals,
+    /// Rows that a later row of the same write replaced.
+    pub overwritten: u64,
+}
+
 impl Writer {
     pub fn topic(bus: Bus, producer: Arc<str>) -> Writer {
         Writer {
@@ -161,7 +169,7 @@ impl Writer {
         outgoing: &Outgoing,
         position: u64,
         mut wait: W,
-    ) -> Result<Refusals, Error>
+    ) -> Result<Written, Error>
     where
         W: FnMut(Error) -> F,
         F: Future<Output = Result<(), Error>>,
@@ -189,7 +197,7 @@ impl Writer {
                         }
                     }
                 }
-                Ok(Refusals::new())
+                Ok(Written::default())
             }
             (To::Parts(stream), Outgoing::Parts(parts)) => {
                 let partitions = stream.partitions();
@@ -209,15 +217,15 @@ impl Writer {
                         }
                     }
                 }
-                Ok(Refusals::new())
+                Ok(Written::default())
             }
             (To::Table(table), Outgoing::Rows(rows)) => {
                 if rows.num_rows() == 0 {
-                    return Ok(Refusals::new());
+                    return Ok(Written::default());
                 }
                 let at = ProducerPosition::new(Arc::clone(&self.producer), position);
                 loop {
-                    let applied = if table.engine() == "hot" {
+                    let applied = if !table.capabilities().waits_for_disk {
                         table.apply(rows, Some(&at))
                     } else {
                         let (table, rows, at) = (Arc::clone(table), rows.clone(), at.clone());
@@ -226,7 +234,10 @@ impl Writer {
                     match applied {
                         Ok(applied) => {
                             let refused = applied.rejected.into_iter();
-                            return Ok(refused.map(|r| (r.row, r.cause)).collect());
+                            return Ok(Written {
+                                refused: refused.map(|r| (r.row, r.cause)).collect(),
+                                overwritten: applied.overwritten as u64,
+                            });
                         }
                         Err(error) if error.class() == Class::Transient => wait(error).await?,
                         Err(error) => return Err(error),
@@ -235,7 +246,7 @@ impl Writer {
             }
             (To::Sink(open), Outgoing::Delivery { events, rows }) => {
                 if events.rows() == 0 {
-                    return Ok(Refusals::new());
+                    return Ok(Written::default());
                 }
                 let sink = loop {
                     match open.open().await {
@@ -251,9 +262,11 @@ impl Writer {
                     position,
                     first: 0,
                 };
-                deliver(sink.as_mut(), &delivery, wait)
-                    .await
-                    .map(|outcome| outcome.rejected)
+                let outcome = deliver(sink.as_mut(), &delivery, wait).await?;
+                Ok(Written {
+                    refused: outcome.rejected,
+                    overwritten: 0,
+                })
             }
             _ => Err(mismatch()),
         }

@@ -8,7 +8,7 @@ use arrow::array::{
 };
 use arrow::compute::{CastOptions, cast_with_options, take};
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
-use busbar_event::format::{Decoder, FormatSpec};
+use busbar_event::format::{Decoder, FormatSpec, source_name};
 use busbar_event::{Batch, Body, Class, Error, payload_schema};
 
 /// What is known of a stream's events.
@@ -180,7 +180,7 @@ fn typed(columns: &SchemaRef, body: &StructArray) -> Result<Typed, Error> {
     let mut arrays = Vec::with_capacity(columns.fields().len());
     let mut bad: Vec<(usize, Error)> = Vec::new();
     for field in columns.fields() {
-        let array = match body.column_by_name(field.name()) {
+        let array = match body.column_by_name(source_name(field)) {
             None => new_null_array(field.data_type(), body.len()),
             Some(array) if array.data_type() == field.data_type() => Arc::clone(array),
             Some(array) => {

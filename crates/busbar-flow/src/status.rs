@@ -98,7 +98,7 @@ pub struct Edge {
     pub to: String,
 }
 
-/// The equation `in + added = out + filtered + taken + late + dead + held`.
+/// The equation `in + added = out + filtered + taken + late + dead + held + overwritten`.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Conservation {
     /// Its terms for the flow as a whole.

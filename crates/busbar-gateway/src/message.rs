@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use busbar_event::tags::{escape, unescape};
-use busbar_event::{Batch, Flags, Micros, reserved};
+use busbar_event::{ARRIVAL, Batch, Flags, Micros, reserved};
 use busbar_mqtt::control::Will;
 use busbar_mqtt::property::{Writer, id};
 use busbar_mqtt::{Publish, PublishProperties};
@@ -91,7 +91,7 @@ pub fn event_of_will(will: &Will, now: Micros) -> OwnedEvent {
         flags: flags(will.qos, will.retain, will.text_payload, reserved),
         tags,
         payload: will.payload.clone(),
-        time: now,
+        time: ARRIVAL,
     }
 }
 

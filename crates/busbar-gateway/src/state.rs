@@ -16,7 +16,7 @@
 use std::sync::Arc;
 
 use busbar_event::topic::Filter;
-use busbar_event::{Batch, Micros};
+use busbar_event::{Batch, Micros, hash};
 use busbar_mqtt::Reason;
 use busbar_mqtt::control::{RetainHandling, SubscribeOptions, Will};
 use foldhash::fast::RandomState;
@@ -429,15 +429,13 @@ fn producer(user: &str, client: &str) -> Arc<str> {
         return format!("{kind}:{id}").into();
     }
     // The log bounds the names of producers; a long identifier is replaced by its hash.
-    let hash = id
-        .bytes()
-        .fold([0xcbf2_9ce4_8422_2325_u64, 7], |[a, b], byte| {
-            let a = (a ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-            [
-                a,
-                (b ^ a).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23),
-            ]
-        });
+    let hash = id.bytes().fold([hash::FNV1A_START, 7], |[a, b], byte| {
+        let a = hash::fnv1a_step(a, byte);
+        [
+            a,
+            (b ^ a).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23),
+        ]
+    });
     format!("{kind}#{:016x}{:016x}", hash[0], hash[1]).into()
 }
 

@@ -17,7 +17,7 @@ use crate::api::{Live, connection_views, flow_views, stream_summaries};
 use crate::app::App;
 use crate::lifecycle::stopped;
 use crate::limits::{HISTORY_SECONDS, SPARK_SECONDS};
-use crate::time;
+use busbar_event::time;
 
 /// Pictures of the node.
 pub(crate) struct Feed {

@@ -31,7 +31,6 @@ mod peer;
 mod relations;
 mod rights;
 mod secrets;
-mod time;
 
 pub use deploy::FolderRead;
 pub use exit::{StartError, exit_code};

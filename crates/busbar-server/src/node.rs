@@ -118,7 +118,8 @@ impl Node {
         let gateway_config = gateway_config(&config, &folder).await?;
         // A port that is taken is found out before anything runs.
         let port = bind(&config, &folder).await?;
-        let tables = Arc::new(Tables::open(data.join("tables"), clock)?);
+        let tables =
+            Arc::new(Tables::open(data.join("tables"), clock)?.with_journals(bus.log().clone())?);
         let relations = NodeRelations {
             bus: bus.clone(),
             tables: tables.clone(),

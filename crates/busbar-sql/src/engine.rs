@@ -35,7 +35,7 @@ use crate::scan_stream::{LeftOut, StreamRows};
 use crate::scan_table::TableRows;
 use crate::statement::{self, Kind, unique_names};
 use crate::text::find_word;
-use crate::{Diagnostic, bounds, check, information_schema, parse, session};
+use crate::{Diagnostic, bounds, check, information_schema, order, parse, session};
 
 /// Runs queries over streams and tables, as they are when the query starts.
 ///
@@ -395,7 +395,13 @@ async fn plan(
         names.add(&relation.schema());
         found.push((name, relation));
     }
-    let statement = statement::prepare(statement, &names);
+    let mut statement = statement::prepare(statement, &names);
+    order::break_ties(&mut statement, |name| {
+        let is_stream = |relation: &Relation| matches!(relation, Relation::Stream(_));
+        found
+            .iter()
+            .any(|(known, relation)| known == name && is_stream(relation))
+    });
     let wrong = |error: DataFusionError| explain(text, error, session::function_names());
     let limits = &inner.limits;
     let (all_rows_max, bytes_max, time_max) = match options.all_rows {

@@ -34,6 +34,7 @@ mod information_schema;
 pub mod limits;
 mod names;
 mod operators;
+mod order;
 mod parse;
 mod partial;
 mod physical;

@@ -4,10 +4,11 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use arrow::array::BinaryArray;
+use arrow::datatypes::SchemaRef;
 use busbar_bus::{Cursor, Item, Stream};
 use busbar_event::format::FormatSpec;
-use busbar_event::{Batch, Error, Micros, payload_schema};
+use busbar_event::{Batch, Error, Micros, relation_schema};
 use busbar_table::Table;
 
 use crate::limits::SCAN_READ_BYTES_MAX;
@@ -48,9 +49,8 @@ impl Relation {
     }
 }
 
-/// Events of a stream as rows: `topic`, `key`, `time`, `tags`, and the columns of the payload, or the
-/// `payload` itself where it has none. A column of the payload that is called like one of the
-/// first four is reached with `json_get`.
+/// Events of a stream as rows: `topic`, `key`, `time`, `tags`, `partition`, `offset`, and the columns of
+/// the payload, or the `payload` itself where it has none.
 #[derive(Clone, Debug)]
 pub struct StreamRelation {
     pub(crate) events: Arc<dyn Events>,
@@ -59,12 +59,6 @@ pub struct StreamRelation {
     pub(crate) columns: Option<SchemaRef>,
     schema: SchemaRef,
 }
-
-/// Columns of the envelope that queries see, in this order.
-pub(crate) const ENVELOPE: [&str; 4] = ["topic", "key", "time", "tags"];
-
-/// The payload, where it has no columns.
-pub(crate) const PAYLOAD: &str = "payload";
 
 impl StreamRelation {
     /// What is in a stream now. May block on the disk, where columns must be inferred first.
@@ -79,25 +73,12 @@ impl StreamRelation {
 
     /// Events from anywhere, decoded by `format` to `columns`.
     pub fn new(events: Arc<dyn Events>, format: FormatSpec, columns: Option<SchemaRef>) -> Self {
-        let envelope = payload_schema();
-        let named = |name: &str| {
-            let mut fields = envelope.fields().iter();
-            fields.find(|field| field.name() == name).cloned()
-        };
-        let mut fields: Vec<FieldRef> = ENVELOPE.iter().filter_map(|name| named(name)).collect();
-        match &columns {
-            None => fields.extend(named(PAYLOAD)),
-            Some(columns) => {
-                let free = columns.fields().iter();
-                let free = free.filter(|field| !ENVELOPE.contains(&field.name().as_str()));
-                fields.extend(free.cloned());
-            }
-        }
+        let schema = relation_schema(columns.as_ref());
         Self {
             events,
             format,
             columns,
-            schema: Arc::new(Schema::new(fields)),
+            schema,
         }
     }
 
@@ -124,13 +105,19 @@ pub trait Events: Debug + Send + Sync {
         partition: usize,
         range: Range<u64>,
     ) -> Box<dyn Iterator<Item = Result<Piece, Error>> + Send>;
+
+    /// Widens inferred columns to hold payloads that they did not fit; whether that changed them. They are
+    /// wider in the next query. May block.
+    fn widen(&self, _payloads: &BinaryArray) -> Result<bool, Error> {
+        Ok(false)
+    }
 }
 
 /// A piece of what is read.
 #[derive(Clone, Debug)]
 pub enum Piece {
-    /// Events.
-    Events(Batch),
+    /// Events with consecutive offsets, and the offset of the first.
+    Events(u64, Batch),
     /// So many events cannot be read: their place is damaged, or they are gone meanwhile.
     Missing(u64),
 }
@@ -184,7 +171,7 @@ impl Events for StreamEvents {
                         true => chunk.batch.slice(0, rows),
                         false => chunk.batch,
                     };
-                    Some(Ok(Piece::Events(batch)))
+                    Some(Ok(Piece::Events(chunk.base, batch)))
                 }
                 Err(error) => {
                     over = true;
@@ -192,6 +179,10 @@ impl Events for StreamEvents {
                 }
             }
         }))
+    }
+
+    fn widen(&self, payloads: &BinaryArray) -> Result<bool, Error> {
+        self.0.widen_schema(payloads)
     }
 }
 

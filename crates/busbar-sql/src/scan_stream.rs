@@ -15,14 +15,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, DictionaryArray, Int32Array, RecordBatch,
-    RecordBatchOptions, StructArray, UInt32Array, new_null_array,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, DictionaryArray, Int32Array, Int64Array,
+    RecordBatch, RecordBatchOptions, StructArray, UInt32Array, new_null_array,
 };
 use arrow::compute::{cast, take};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use busbar_event::format::Decoder;
-use busbar_event::{Batch, Body, Class, Error};
+use busbar_event::format::{Decoder, source_name};
+use busbar_event::{Batch, Body, Class, Error, RELATION_COLUMNS};
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::tree_node::TreeNodeRecursion;
 use datafusion_common::{DFSchema, DataFusionError, Result, ScalarValue};
@@ -46,7 +46,7 @@ use datafusion_session::{Session, TableProvider};
 use crate::explain::kernel_error;
 use crate::limits::{BATCH_ROWS, SCAN_BATCHES_AHEAD_MAX, SCAN_DECODE_BYTES_MAX, SCAN_WINDOW_ROWS};
 use crate::partial::Partial;
-use crate::relation::{ENVELOPE, Piece, StreamRelation};
+use crate::relation::{Piece, StreamRelation};
 use crate::session;
 
 /// What scans of a query left out.
@@ -299,12 +299,14 @@ impl ExecutionPlan for StreamScan {
         let sender = builder.tx();
         let scan = self.clone();
         builder.spawn_blocking(move || {
-            let decoding = Decoding::new(&scan).map_err(outside)?;
+            let decoding = Decoding::new(&scan, partition).map_err(outside)?;
             let mut reading = Reading {
                 scan: &scan,
                 decoding,
                 left: scan.limit.unwrap_or(usize::MAX),
                 pending: Vec::new(),
+                pending_offsets: Vec::new(),
+                is_wide: false,
                 pending_rows: 0,
                 pending_bytes: 0,
                 send: &mut |batch| sender.blocking_send(Ok(batch)).is_ok(),
@@ -321,8 +323,11 @@ struct Reading<'a> {
     scan: &'a StreamScan,
     decoding: Decoding,
     left: usize,
-    /// Small batches that are decoded together.
+    /// Small batches that are decoded together, and the offsets of their rows.
     pending: Vec<Batch>,
+    pending_offsets: Vec<i64>,
+    /// Widening the columns for events that do not fit changes nothing.
+    is_wide: bool,
     pending_rows: usize,
     pending_bytes: usize,
     /// False when nobody wants more.
@@ -382,10 +387,13 @@ impl Reading<'_> {
                     let unreadable = &self.scan.left_out.unreadable;
                     unreadable.fetch_add(events, Ordering::Relaxed);
                 }
-                Piece::Events(batch) => {
-                    if let Some(batch) = self.scan.wanted.select(batch)? {
+                Piece::Events(base, batch) => {
+                    if let Some((batch, rows)) = self.scan.wanted.select(batch)? {
                         self.pending_rows += batch.rows();
                         self.pending_bytes += batch.bytes();
+                        if self.decoding.has_offsets {
+                            self.note_offsets(base, batch.rows(), rows);
+                        }
                         self.pending.push(batch);
                     }
                     let is_full = self.pending_rows >= BATCH_ROWS
@@ -399,10 +407,35 @@ impl Reading<'_> {
         self.flush()
     }
 
+    /// Lets the stream widen inferred columns that events do not fit, until that changes nothing.
+    fn widen(&mut self) -> Result<()> {
+        let Some(misfits) = self.decoding.misfits.take().filter(|_| !self.is_wide) else {
+            return Ok(());
+        };
+        let widened = self.scan.relation.events.widen(&misfits);
+        self.is_wide = !widened.map_err(outside)?;
+        Ok(())
+    }
+
+    /// Adds the offsets of the next `count` rows: of the selected ones of a piece, or of all.
+    fn note_offsets(&mut self, base: u64, count: usize, selected: Option<UInt32Array>) {
+        let base = base as i64;
+        match selected {
+            Some(rows) => {
+                let rows = rows.values().iter();
+                self.pending_offsets
+                    .extend(rows.map(|row| base + i64::from(*row)));
+            }
+            None => self.pending_offsets.extend(base..base + count as i64),
+        }
+    }
+
     fn flush(&mut self) -> Result<bool> {
         self.pending_rows = 0;
         self.pending_bytes = 0;
         let pending = std::mem::take(&mut self.pending);
+        let offsets = Int64Array::from(std::mem::take(&mut self.pending_offsets));
+        let mut done = 0;
         let joined = match &pending[..] {
             [] => return Ok(true),
             [_] => Ok(pending.clone()),
@@ -410,10 +443,15 @@ impl Reading<'_> {
         };
         // Batches with different columns are decoded one after the other.
         for batch in joined.unwrap_or(pending) {
-            let mut rows = self
-                .decoding
-                .decode(&batch, &self.scan.left_out)
-                .map_err(outside)?;
+            let offsets = match self.decoding.has_offsets {
+                true => offsets.slice(done, batch.rows()),
+                false => Int64Array::from(Vec::<i64>::new()),
+            };
+            done += batch.rows();
+            let left_out = &self.scan.left_out;
+            let decoded = self.decoding.decode(&batch, offsets, left_out);
+            let mut rows = decoded.map_err(outside)?;
+            self.widen()?;
             if rows.num_rows() > self.left {
                 rows = rows.slice(0, self.left);
             }
@@ -430,8 +468,8 @@ impl Reading<'_> {
 }
 
 impl Wanted {
-    /// The events of a batch that may be wanted; none if none is.
-    fn select(&self, batch: Batch) -> Result<Option<Batch>> {
+    /// The events of a batch that may be wanted, and which rows they are if not all; none if none is.
+    fn select(&self, batch: Batch) -> Result<Option<(Batch, Option<UInt32Array>)>> {
         if batch.rows() == 0 {
             return Ok(None);
         }
@@ -440,10 +478,10 @@ impl Wanted {
             return Ok(None);
         }
         let Some(topics) = self.topics(&batch)? else {
-            return Ok(Some(batch));
+            return Ok(Some((batch, None)));
         };
         if topics.true_count() == topics.len() {
-            return Ok(Some(batch));
+            return Ok(Some((batch, None)));
         }
         if topics.true_count() == 0 {
             return Ok(None);
@@ -452,12 +490,12 @@ impl Wanted {
         let rows = keys.filter(|(_, topic)| topics.value(**topic as usize));
         let rows: UInt32Array = rows.map(|(row, _)| row as u32).collect();
         if rows.len() == batch.rows() {
-            return Ok(Some(batch));
+            return Ok(Some((batch, None)));
         }
         if rows.is_empty() {
             return Ok(None);
         }
-        Ok(Some(batch.take(&rows)))
+        Ok(Some((batch.take(&rows), Some(rows))))
     }
 
     /// For each distinct topic whether it may be wanted; none if all may.
@@ -498,26 +536,28 @@ impl StreamScan {
     }
 }
 
-/// The time in `time > t`, perhaps beside `time is null or`.
+/// A time such that no older event passes the filter, which is `time > t`, perhaps beside `time is null
+/// or`, or of the form `time > t or (time = t and …)` where more than the time orders the rows.
 fn newer_than(expr: &Arc<dyn PhysicalExpr>) -> Option<i64> {
+    let is_time = |side: &Arc<dyn PhysicalExpr>| {
+        let column = side.downcast_ref::<Column>();
+        column.is_some_and(|column| column.name() == "time")
+    };
+    if let Some(is_null) = expr.downcast_ref::<expressions::IsNullExpr>() {
+        // No event is without a time.
+        return is_time(is_null.arg()).then_some(i64::MAX);
+    }
     let binary = expr.downcast_ref::<expressions::BinaryExpr>()?;
+    let (left, right) = (binary.left(), binary.right());
     match binary.op() {
-        Operator::Gt | Operator::GtEq => {
-            let column = binary.left().downcast_ref::<Column>()?;
-            let literal = binary.right().downcast_ref::<Literal>()?;
-            match (column.name(), literal.value()) {
-                ("time", ScalarValue::TimestampMicrosecond(time, _)) => *time,
+        Operator::Gt | Operator::GtEq | Operator::Eq if is_time(left) => {
+            match right.downcast_ref::<Literal>()?.value() {
+                ScalarValue::TimestampMicrosecond(time, _) => *time,
                 _ => None,
             }
         }
-        Operator::Or => {
-            let is_null = |side: &Arc<dyn PhysicalExpr>| side.is::<expressions::IsNullExpr>();
-            match (is_null(binary.left()), is_null(binary.right())) {
-                (true, false) => newer_than(binary.right()),
-                (false, true) => newer_than(binary.left()),
-                _ => None,
-            }
-        }
+        Operator::And => newer_than(left).max(newer_than(right)),
+        Operator::Or => Some(newer_than(left)?.min(newer_than(right)?)),
         _ => None,
     }
 }
@@ -531,12 +571,21 @@ struct Decoding {
     partial: Option<Partial>,
     relation: StreamRelation,
     wanted: Vec<usize>,
+    /// Payloads of the last batch that do not fit the columns.
+    misfits: Option<BinaryArray>,
+    partition: i64,
+    /// Whether the answer has offsets.
+    has_offsets: bool,
 }
 
 /// Where a column of the answer comes from.
 enum Source {
     /// The envelope, by name.
     Envelope(&'static str),
+    /// The number of the partition.
+    Partition,
+    /// The offsets.
+    Offset,
     /// The payload as it is.
     Payload,
     /// A column of the payload, by its place among the decoded ones.
@@ -544,13 +593,17 @@ enum Source {
 }
 
 impl Decoding {
-    fn new(scan: &StreamScan) -> Result<Self, Error> {
+    fn new(scan: &StreamScan, partition: usize) -> Result<Self, Error> {
         let mut wanted = Vec::new();
         let columns = scan.relation.columns.as_ref();
         let source = |field: &arrow::datatypes::FieldRef| {
             let name = field.name().as_str();
-            if let Some(known) = ENVELOPE.iter().find(|known| **known == name) {
-                return Source::Envelope(known);
+            if let Some(known) = RELATION_COLUMNS.iter().find(|known| **known == name) {
+                return match *known {
+                    "partition" => Source::Partition,
+                    "offset" => Source::Offset,
+                    known => Source::Envelope(known),
+                };
             }
             match columns.and_then(|columns| columns.index_of(name).ok()) {
                 Some(index) => {
@@ -560,7 +613,7 @@ impl Decoding {
                 None => Source::Payload,
             }
         };
-        let sources = scan.schema.fields().iter().map(source).collect();
+        let sources: Vec<Source> = scan.schema.fields().iter().map(source).collect();
         let decoder = match columns {
             Some(columns) if !wanted.is_empty() => {
                 Some(Decoder::new(&scan.relation.format, columns, &wanted)?)
@@ -569,16 +622,26 @@ impl Decoding {
         };
         Ok(Self {
             schema: Arc::clone(&scan.schema),
+            has_offsets: sources
+                .iter()
+                .any(|source| matches!(source, Source::Offset)),
+            partition: partition as i64,
             sources,
             decoder,
             partial: None,
+            misfits: None,
             relation: scan.relation.clone(),
             wanted,
         })
     }
 
     /// The rows of a batch. Counts the events that are not, or not wholly, among them.
-    fn decode(&mut self, batch: &Batch, left_out: &LeftOut) -> Result<RecordBatch, Error> {
+    fn decode(
+        &mut self,
+        batch: &Batch,
+        offsets: Int64Array,
+        left_out: &LeftOut,
+    ) -> Result<RecordBatch, Error> {
         let mut good: Option<UInt32Array> = None;
         let mut decoded: Option<RecordBatch> = None;
         if let Some(decoder) = &mut self.decoder {
@@ -591,6 +654,9 @@ impl Decoding {
                     good = result.rows;
                     decoded = Some(result.columns);
                 } else {
+                    let misfits = result.rejected.iter();
+                    let misfits = misfits.map(|misfit| Some(payloads.value(misfit.row)));
+                    self.misfits = Some(misfits.collect());
                     let partial = match &mut self.partial {
                         Some(partial) => partial,
                         none => none.insert(partial(&self.relation, &self.wanted)?),
@@ -617,6 +683,11 @@ impl Decoding {
                     let decoded = decoded.as_ref();
                     return Ok(decoded.map(|decoded| Arc::clone(decoded.column(*place))));
                 }
+                Source::Partition => {
+                    let partitions = Int64Array::from_value(self.partition, rows);
+                    return Ok(Some(Arc::new(partitions) as ArrayRef));
+                }
+                Source::Offset => Some(Arc::new(offsets.clone()) as ArrayRef),
                 Source::Envelope(name) => record.column_by_name(name).cloned(),
                 Source::Payload => Some(Arc::new(batch.payloads().into_owned()) as ArrayRef),
             };
@@ -649,7 +720,7 @@ fn partial(relation: &StreamRelation, wanted: &[usize]) -> Result<Partial, Error
 fn pick(values: &StructArray, schema: &SchemaRef) -> Result<RecordBatch, Error> {
     let columns = schema.fields().iter().map(|field| {
         let nothing = || Ok(new_null_array(field.data_type(), values.len()));
-        match values.column_by_name(field.name()) {
+        match values.column_by_name(source_name(field)) {
             Some(found) if found.data_type() == field.data_type() => Ok(Arc::clone(found)),
             Some(found) => cast(found, field.data_type()).or_else(|_| nothing()),
             None => nothing(),

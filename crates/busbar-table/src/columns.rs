@@ -8,12 +8,13 @@ use arrow::array::{
 };
 use arrow::compute::{CastOptions, cast_with_options, filter, nullif};
 use arrow::datatypes::{
-    DataType, Field, FieldRef, Float64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+    DataType, Field, FieldRef, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit,
+    TimestampMicrosecondType,
 };
 use arrow::json::EncoderOptions;
 use arrow::json::writer::make_encoder;
 use busbar_event::format::FieldType;
-use busbar_event::{Class, Error};
+use busbar_event::{Class, Error, time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -40,13 +41,12 @@ pub enum ColumnType {
     Json,
 }
 
+/// Whole numbers up to this are floats, too.
+pub(crate) const EXACT_INT_MAX: u64 = 1 << 53;
+
 /// Marks a column of text as JSON, by Arrow's canonical extension name.
 const EXTENSION_KEY: &str = "ARROW:extension:name";
 const EXTENSION_JSON: &str = "arrow.json";
-
-/// 0000-01-01T00:00:00Z and the last microsecond of 9999: what RFC 3339 can write.
-const TIME_MIN: i64 = -62_167_219_200_000_000;
-const TIME_MAX: i64 = 253_402_300_799_999_999;
 
 impl ColumnType {
     /// The column that keeps `field`; none for a type that a table cannot keep.
@@ -139,6 +139,16 @@ impl ColumnType {
         .find(|known| known.word() == word)
     }
 
+    /// The type that keeps what a column of this type holds, and what `given` holds besides, for a column whose
+    /// type nobody has declared.
+    pub(crate) fn widened(self, given: Self) -> Option<Self> {
+        match (self, given) {
+            (Self::Int, Self::Float) => Some(Self::Float),
+            (Self::Int | Self::Bool, Self::Text) => Some(Self::Text),
+            _ => None,
+        }
+    }
+
     /// Whether a column of this type keeps what `given` holds without a change of meaning.
     pub(crate) fn takes(self, given: Self) -> bool {
         self == given
@@ -203,10 +213,25 @@ pub(crate) fn check_columns(schema: &Schema) -> Result<(), Error> {
     Ok(())
 }
 
-/// The schema after `more` has joined `have`; what both have must fit. `declared` says that the
-/// table's file names its columns, so that none can be added.
+/// A name for SQLite's row number that no column has taken.
+pub(crate) fn row_number(schema: &Schema) -> Result<&'static str, Error> {
+    let taken = |name: &str| {
+        let mut fields = schema.fields().iter();
+        fields.any(|field| field.name().eq_ignore_ascii_case(name))
+    };
+    let free = ["rowid", "_rowid_", "oid"]
+        .into_iter()
+        .find(|name| !taken(name));
+    free.ok_or_else(|| {
+        Error::new(Class::Configuration, "table.column-name-reserved").with("column", "rowid")
+    })
+}
+
+/// The schema after `more` has joined `have`; what both have must fit, or be of a type that `have` can be widened
+/// to. `declared` says that the table's file names its columns, so that none can be added or widened; columns of the key are never widened.
 pub(crate) fn merge(
     table: &str,
+    key: &[String],
     have: &SchemaRef,
     more: &Schema,
     declared: bool,
@@ -215,10 +240,13 @@ pub(crate) fn merge(
     let mut fields: Vec<FieldRef> = have.fields().iter().cloned().collect();
     for field in more.fields() {
         match have.column_with_name(field.name()) {
-            Some((_, kept)) => {
+            Some((place, kept)) => {
                 let (kept, given) = (type_of(kept), type_of(field));
-                if !kept.takes(given) {
-                    return Err(column_type_error(table, field.name(), kept, given));
+                let may_widen = !declared && !key.contains(field.name());
+                match kept.widened(given).filter(|_| may_widen) {
+                    _ if kept.takes(given) => {}
+                    Some(wide) => fields[place] = Arc::new(wide.field(field.name())),
+                    None => return Err(column_type_error(table, field.name(), kept, given)),
                 }
             }
             None if declared => return Err(unknown_column_error(table, field.name(), have)),
@@ -234,12 +262,36 @@ pub(crate) fn merge(
     })
 }
 
+/// The values of a column that is widened.
+///
+/// # Errors
+/// When a whole number cannot be a float without a change.
+pub(crate) fn widen(
+    table: &str,
+    column: &str,
+    values: &ArrayRef,
+    to: ColumnType,
+) -> Result<ArrayRef, Error> {
+    if let (ColumnType::Float, Some(ints)) = (to, values.as_primitive_opt::<Int64Type>()) {
+        let exact = |value: &i64| value.unsigned_abs() <= EXACT_INT_MAX;
+        if !ints.iter().flatten().all(|value| exact(&value)) {
+            return Err(column_type_error(table, column, ColumnType::Int, to));
+        }
+    }
+    cast_with_options(values, &to.arrow(), &CastOptions::default()).map_err(arrow_error)
+}
+
 /// The type of a field that is already canonical.
 pub(crate) fn type_of(field: &Field) -> ColumnType {
     ColumnType::of(field).unwrap_or(ColumnType::Text)
 }
 
-fn column_type_error(table: &str, column: &str, kept: ColumnType, given: ColumnType) -> Error {
+pub(crate) fn column_type_error(
+    table: &str,
+    column: &str,
+    kept: ColumnType,
+    given: ColumnType,
+) -> Error {
     Error::new(Class::Configuration, "table.column-type")
         .with("table", table)
         .with("column", column)
@@ -273,6 +325,17 @@ impl Prepared {
 
     pub fn deleted(&self) -> usize {
         self.deletes.as_ref().map_or(0, BooleanArray::true_count)
+    }
+
+    /// The rows as one batch of the table's types.
+    pub fn to_record(&self, schema: &Schema) -> Result<RecordBatch, Error> {
+        let fields = self
+            .columns
+            .iter()
+            .map(|(column, _)| schema.field(*column).clone());
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let arrays = self.columns.iter().map(|(_, array)| Arc::clone(array));
+        RecordBatch::try_new(schema, arrays.collect()).map_err(arrow_error)
     }
 
     /// The values of a column of the table, if the write has it.
@@ -447,7 +510,7 @@ fn convert(
         ColumnType::Time => {
             let times = converted.as_primitive::<TimestampMicrosecondType>();
             for row in 0..times.len() {
-                if times.is_valid(row) && !(TIME_MIN..=TIME_MAX).contains(&times.value(row)) {
+                if times.is_valid(row) && !time::is_written(times.value(row)) {
                     rejections.add(row, || {
                         Error::new(Class::Permanent, "table.value-range")
                             .with("column", field.name())

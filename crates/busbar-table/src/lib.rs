@@ -4,7 +4,7 @@
 //!
 //! | engine | lives in | keeps | after a restart |
 //! | --- | --- | --- | --- |
-//! | [`Hot`] | memory | rows until their time to live is over, bounded in rows and bytes | empty |
+//! | [`Hot`] | memory, and a journal in the log | rows until their time to live is over, bounded in rows and bytes | as it was at the last write |
 //! | [`Relational`] | one SQLite file | everything | as it was at the last commit |
 //!
 //! Both sit behind [`Table`] and pass the same conformance suite (`tests/conformance.rs`). Rows move
@@ -16,7 +16,7 @@
 //!
 //! **Calls block.** [`Relational`] waits for the disk inside [`Table::write`] and for SQLite inside
 //! a scan. Callers on an async thread hand these calls to a thread that may block
-//! (`tokio::task::spawn_blocking`). [`Hot`] never waits for more than its own lock.
+//! (`tokio::task::spawn_blocking`). A [`Hot`] table waits for the log in [`Table::write`] and for nothing else.
 //!
 //! This crate knows no stream, no topic, no flow and no SQL beyond what SQLite is asked.
 
@@ -35,4 +35,6 @@ pub use position::ProducerPosition;
 pub use registry::{Staged, Tables};
 pub use relational::Relational;
 pub use spec::{ColumnSpec, HotSpec, RelationalSpec, TableSpec, WhenFull};
-pub use table::{Applied, Compare, Condition, Constant, Rejected, Rows, Scan, Stats, Table, Write};
+pub use table::{
+    Applied, Capabilities, Compare, Condition, Constant, Rejected, Rows, Scan, Stats, Table, Write,
+};

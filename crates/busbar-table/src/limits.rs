@@ -26,13 +26,29 @@ pub const HOT_ROWS_MAX: u64 = u32::MAX as u64 - 1;
 /// Rows in one chunk of a hot table: what a writer copies at most when a reader holds the chunk.
 pub const HOT_CHUNK_ROWS: usize = 4096;
 
+/// Size at which a segment of a hot table's journal is sealed.
+pub const JOURNAL_SEGMENT_BYTES: u64 = 16 << 20;
+
+/// The journal of a hot table is replaced by a snapshot when it exceeds this many bytes plus twice the bytes
+/// of the table.
+pub const JOURNAL_BYTES_MIN: u64 = 32 << 20;
+
+/// Bytes of a journal that are read at once.
+pub const JOURNAL_READ_BYTES: usize = 4 << 20;
+
+/// Rows of a frame of a snapshot at most.
+pub const SNAPSHOT_ROWS_MAX: usize = 1024;
+
+/// Text and binary bytes after which a frame of a snapshot takes no further row.
+pub const SNAPSHOT_BYTES_MAX: usize = 4 << 20;
+
 /// Rows one batch of a relational scan holds at most.
 pub const SCAN_ROWS_MAX: usize = 4096;
 
 /// Text and binary bytes after which a batch of a relational scan is handed over early.
 pub const SCAN_BYTES_MAX: usize = 4 << 20;
 
-/// Connections for reading that a relational table keeps open when nobody uses them.
+/// Idle read connections that a relational table keeps open.
 pub const READERS_IDLE_MAX: usize = 4;
 
 /// How long SQLite waits for a lock that another process holds on the file.

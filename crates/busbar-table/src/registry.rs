@@ -1,26 +1,35 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use busbar_event::{Class, Error};
-use busbar_log::Clock;
+use busbar_event::{Class, Error, hash::fnv1a};
+use busbar_log::{Change, Clock, Log, Partition, Store};
 use parking_lot::RwLock;
 
-use crate::limits::NAME_BYTES_MAX;
+use crate::hot::from_log;
 use crate::spec::{Engine, TableSpec};
 use crate::{Hot, Relational, Table};
 
 /// The tables of a node, by name.
 ///
 /// ```text
-/// <data>/tables/<name>.db     one SQLite file a relational table, with its -wal and -shm beside it
+/// <data>/tables/<name>.db         one SQLite file a relational table, with its -wal and -shm beside it
+/// <data>/hot/<name>/<identity>/   the journal of a hot table; another key or other columns make another one
 /// ```
 pub struct Tables {
     dir: PathBuf,
     clock: Arc<dyn Clock>,
+    journals: Option<Journals>,
     open: RwLock<BTreeMap<String, Open>>,
+}
+
+/// Where hot tables are journalled.
+struct Journals {
+    log: Log,
+    /// The partitions there are; noted before they are made, so that none is forgotten.
+    known: Store,
 }
 
 /// Tables that were opened and are not yet those that there are: see [`Tables::stage`].
@@ -44,8 +53,16 @@ impl Tables {
         Ok(Self {
             dir: dir.as_ref().to_owned(),
             clock,
+            journals: None,
             open: RwLock::default(),
         })
+    }
+
+    /// Journals hot tables in this log, so that they survive a restart.
+    pub fn with_journals(mut self, log: Log) -> Result<Self, Error> {
+        let known = log.store("hot").map_err(from_log)?;
+        self.journals = Some(Journals { log, known });
+        Ok(self)
     }
 
     /// Make the tables be those of `specs`; blocks while files are opened. If one is refused, none
@@ -62,10 +79,9 @@ impl Tables {
     }
 
     /// Open what [`Tables::apply`] would need, without making it the tables that there are; for those who
-    /// have more to change, all or nothing. Nobody else may change tables until it is adopted or dropped.
+    /// have more to change, all or nothing. Tables must not be changed otherwise until it is adopted or dropped.
     pub fn stage(&self, specs: &BTreeMap<String, TableSpec>) -> Result<Staged, Error> {
         for (name, spec) in specs {
-            check_name(name)?;
             spec.check(name)?;
         }
         let open = self.open.read();
@@ -91,7 +107,10 @@ impl Tables {
             }
         }
         *open = next;
-        Ok(())
+        match &self.journals {
+            Some(journals) => journals.keep_only(&open),
+            None => Ok(()),
+        }
     }
 
     /// The table of that name.
@@ -127,7 +146,11 @@ impl Tables {
                     return Ok(Kept::Hot(Arc::clone(table)));
                 }
                 let clock = Arc::clone(&self.clock);
-                let table = Hot::new(name, &schema, &spec.key, options, clock)?;
+                let journal = match &self.journals {
+                    Some(journals) => Some(journals.open(name, spec)?),
+                    None => None,
+                };
+                let table = Hot::new(name, &schema, &spec.key, options, clock, journal)?;
                 Ok(Kept::Hot(Arc::new(table)))
             }
             Engine::Relational => {
@@ -157,6 +180,45 @@ impl Tables {
     }
 }
 
+impl Journals {
+    fn open(&self, name: &str, spec: &TableSpec) -> Result<Partition, Error> {
+        let partition = journal_name(name, spec);
+        if self.known.get(partition.as_bytes()).is_none() {
+            let noted = Change::Put(partition.clone().into(), Vec::<u8>::new().into());
+            self.known.apply_sync(vec![noted]).map_err(from_log)?;
+        }
+        self.log
+            .partition(&partition, Hot::journal_options())
+            .map_err(from_log)
+    }
+
+    /// Removes the journals of tables that there are no more.
+    fn keep_only(&self, open: &BTreeMap<String, Open>) -> Result<(), Error> {
+        let hot = open
+            .iter()
+            .filter(|(_, open)| matches!(open.kept, Kept::Hot(_)));
+        let used: BTreeSet<String> = hot
+            .map(|(name, open)| journal_name(name, &open.spec))
+            .collect();
+        for (name, _) in self.known.scan(b"", None, usize::MAX) {
+            let partition = String::from_utf8_lossy(&name).into_owned();
+            if !used.contains(&partition) {
+                self.log.remove_partition(&partition).map_err(from_log)?;
+                let forgotten = vec![Change::Delete(name)];
+                self.known.apply_sync(forgotten).map_err(from_log)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The partition of a hot table's journal. What decides whether rows can be kept is part of the name: the
+/// key and the declared columns.
+fn journal_name(name: &str, spec: &TableSpec) -> String {
+    let identity = serde_json::json!([spec.key, spec.columns]).to_string();
+    format!("hot/{name}/{:016x}", fnv1a(identity.as_bytes()))
+}
+
 impl fmt::Debug for Tables {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tables")
@@ -164,18 +226,4 @@ impl fmt::Debug for Tables {
             .field("open", &self.open.read().keys())
             .finish_non_exhaustive()
     }
-}
-
-/// A name becomes a file name and a word of SQL.
-fn check_name(name: &str) -> Result<(), Error> {
-    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
-    if name.len() <= NAME_BYTES_MAX
-        && name.chars().all(fits)
-        && name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name != "input"
-    {
-        return Ok(());
-    }
-    let short: String = name.chars().take(NAME_BYTES_MAX).collect();
-    Err(Error::new(Class::Configuration, "table.name").with("table", short))
 }

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use arrow::datatypes::{Schema, SchemaRef};
-use busbar_event::{Class, Error};
+use busbar_event::{Class, Error, Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::columns::{ColumnType, check_columns};
-use crate::limits::{HOT_BYTES_MAX_DEFAULT, HOT_ROWS_MAX, HOT_ROWS_MAX_DEFAULT};
+use crate::columns::{ColumnType, check_columns, row_number};
+use crate::limits::{HOT_BYTES_MAX_DEFAULT, HOT_ROWS_MAX, HOT_ROWS_MAX_DEFAULT, NAME_BYTES_MAX};
 
 /// A table as its file describes it: exactly one of `hot` and `relational`, a key, columns.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -93,8 +93,13 @@ pub(crate) struct HotOptions {
 impl TableSpec {
     /// Whether the spec makes sense by itself; an error names what does not.
     pub fn check(&self, name: &str) -> Result<(), Error> {
-        self.engine(name)?;
-        self.schema(name).map(drop)
+        check_name(name)?;
+        let engine = self.engine(name)?;
+        let schema = self.schema(name)?;
+        match engine {
+            Engine::Hot(_) => Ok(()),
+            Engine::Relational => row_number(&schema).map(drop),
+        }
     }
 
     pub(crate) fn engine(&self, name: &str) -> Result<Engine, Error> {
@@ -172,25 +177,32 @@ impl HotSpec {
     }
 }
 
-/// `90s`, `10m`, `12h`, `7d`, `500ms`; more than nothing and less than a thousand years.
+/// A span of more than nothing and less than a thousand years.
 fn parse_duration(text: &str) -> Option<Duration> {
-    let text = text.trim();
-    let split = text.find(|c: char| !c.is_ascii_digit())?;
-    let (number, unit) = text.split_at(split);
-    let number: u64 = number.parse().ok()?;
-    let millis: u64 = match unit.trim() {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" | "min" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return None,
+    let most = Duration::from_secs(1_000 * 366 * 86_400);
+    let span = Span::parse(text).ok()?.as_duration();
+    (!span.is_zero() && span <= most).then_some(span)
+}
+
+/// A name becomes a file name, a table of SQLite and a word of SQL.
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
+    let refuse = |code| {
+        let short: String = name.chars().take(NAME_BYTES_MAX).collect();
+        Err(Error::new(Class::Configuration, code).with("table", short))
     };
-    let millis = number.checked_mul(millis)?;
-    let most: u64 = 1_000 * 366 * 86_400_000;
-    (1..=most)
-        .contains(&millis)
-        .then(|| Duration::from_millis(millis))
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    if name.len() > NAME_BYTES_MAX
+        || !name.chars().all(fits)
+        || !name.starts_with(|c: char| c.is_ascii_lowercase())
+        || name == "input"
+    {
+        return refuse("table.name");
+    }
+    // SQLite keeps these names for itself.
+    if name.starts_with("sqlite_") {
+        return refuse("table.name-reserved");
+    }
+    Ok(())
 }
 
 #[cfg(test)]

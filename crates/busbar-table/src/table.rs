@@ -15,6 +15,9 @@ pub trait Table: Debug + Send + Sync {
     /// `hot` or `relational`, for people.
     fn engine(&self) -> &'static str;
 
+    /// What callers must know of the engine.
+    fn capabilities(&self) -> Capabilities;
+
     /// Columns as they are now; [`Table::evolve`] may add some later. Empty until a table without
     /// declared columns meets its first flow.
     fn schema(&self) -> SchemaRef;
@@ -66,6 +69,17 @@ pub trait Table: Debug + Send + Sync {
     }
 }
 
+/// What callers must know of a table's engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// What was written is there after a restart, with the positions of producers.
+    pub is_durable: bool,
+    /// Calls may wait for the disk: on an async thread they are to be handed to one that may block.
+    pub waits_for_disk: bool,
+    /// Other programs can hold writers up for long, so that a writer wants a cursor of its own.
+    pub can_be_held_up: bool,
+}
+
 /// Rows to put and to delete.
 #[derive(Clone, Copy, Debug)]
 pub struct Write<'a> {
@@ -80,8 +94,10 @@ pub struct Write<'a> {
 /// What a [`Write`] did.
 #[derive(Debug, Default)]
 pub struct Applied {
-    /// Rows put. Rows of the batch that a later row of the same batch replaces are counted too.
+    /// Rows put, those included that a later row of the same batch replaced.
     pub put: usize,
+    /// Rows put that a later row of the same batch put again, under the same key.
+    pub overwritten: usize,
     /// Rows of the batch that asked for a deletion, whether or not there was such a row.
     pub deleted: usize,
     /// The position was already there: nothing was written.

@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 use std::sync::OnceLock;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use busbar_event::{Language, format, messages};
+use busbar_event::{Language, messages};
+use busbar_log::{Clock, SystemClock};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
@@ -30,10 +31,9 @@ pub fn set_times(times: Times) {
 /// A time of an answer as the reader wants it; what is not a time is returned as it is.
 pub fn time(value: &Value) -> String {
     let times = TIMES.get().copied().unwrap_or(Times::Utc);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.map_or(0, |now| i64::try_from(now.as_micros()).unwrap_or(i64::MAX));
+    let now = SystemClock.now_micros();
     let text = cell(value);
-    match format::parse_rfc3339(&text) {
+    match busbar_event::time::parse(&text) {
         Some(micros) => time_as(times, micros, now).unwrap_or(text),
         None => text,
     }
@@ -45,7 +45,7 @@ fn time_as(times: Times, micros: i64, now: i64) -> Option<String> {
         Times::Utc => None,
         Times::Local => {
             let offset = zone_offset_seconds(micros.div_euclid(1_000_000))?;
-            let shown = format::rfc3339(micros.checked_add(offset * 1_000_000)?);
+            let shown = busbar_event::time::text(micros.checked_add(offset * 1_000_000)?);
             let (sign, minutes) = (if offset < 0 { '-' } else { '+' }, offset.abs() / 60);
             let shown = shown.trim_end_matches('Z');
             Some(format!(
@@ -311,7 +311,7 @@ mod tests {
         let (micros, now) = (1_000_000_000_123_456, 1_000_000_065_000_000);
         assert_eq!(time_as(Times::Utc, micros, now), None);
         let local = time_as(Times::Local, micros, now).unwrap();
-        assert_eq!(format::parse_rfc3339(&local), Some(micros), "{local}");
+        assert_eq!(busbar_event::time::parse(&local), Some(micros), "{local}");
         let relative = |micros| time_as(Times::Relative, micros, now).unwrap();
         assert_eq!(
             relative(micros),

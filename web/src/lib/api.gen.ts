@@ -145,6 +145,11 @@ export interface Counts {
   in: number;
   /** Events that went on. */
   out: number;
+  /**
+   * Rows of a table that a later row with the same key replaced within the same batch; for the flow,
+   * those that nothing else of the flow kept.
+   */
+  overwritten: number;
 }
 
 /** A place in a file that cannot be read. */
@@ -319,7 +324,7 @@ export interface Files {
 
 /** A flow. */
 export type FlowDetail = FlowSummary & {
-  /** The equation `in + added = out + filtered + dead + held`. */
+  /** The equation `in + added = out + filtered + dead + held + overwritten`. */
   conservation: ConservationView;
   /** Its inputs, steps and outputs. */
   graph: Graph;

@@ -26,12 +26,12 @@ use hashbrown::{HashMap, HashSet};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::{
-    bus::BusOptions,
     error::from_log,
     limits::{
         CURSOR_READ_BYTES, RETAINED_EXPIRE_MAX, RETAINED_PAGE_MAX, RETAINED_RESCAN_BYTES,
         RETAINED_STEPS_MAX,
     },
+    options::BusOptions,
     stream::{ATTRIBUTE_RETAIN, StreamPartition, batch_of},
 };
 

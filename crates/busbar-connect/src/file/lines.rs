@@ -1,5 +1,9 @@
 //! Records of a file: lines, or rows of CSV whose quoted cells may hold line breaks.
 
+use busbar_event::format::{
+    CsvCell, FieldType, csv_cells, csv_names, is_json, natural_type, write_json_text,
+};
+
 use crate::limits::FILE_LINE_BYTES_MAX;
 
 /// What a file may begin with that is no content.
@@ -87,64 +91,13 @@ fn row_end(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Cells of one row, with quotes as RFC 4180 has them, and whether all quotes close. A quote inside a cell
-/// that does not begin with one is a letter like others.
-pub fn cells(row: &str) -> (Vec<String>, bool) {
-    let mut cells = Vec::new();
-    let mut whole = true;
-    let mut rest = row;
-    loop {
-        let mut cell = String::new();
-        if let Some(mut quoted) = rest.strip_prefix('"') {
-            loop {
-                let Some(end) = quoted.find('"') else {
-                    cell.push_str(quoted);
-                    rest = "";
-                    whole = false;
-                    break;
-                };
-                cell.push_str(&quoted[..end]);
-                quoted = &quoted[end + 1..];
-                match quoted.strip_prefix('"') {
-                    Some(more) => {
-                        cell.push('"');
-                        quoted = more;
-                    }
-                    None => {
-                        rest = quoted;
-                        break;
-                    }
-                }
-            }
-        }
-        match rest.split_once(',') {
-            Some((text, more)) => {
-                cell.push_str(text);
-                rest = more;
-                cells.push(cell);
-            }
-            None => {
-                cell.push_str(rest);
-                cells.push(cell);
-                return (cells, whole);
-            }
-        }
-    }
-}
-
 /// Names of the columns from a file's first row; one that comes again gets its number.
 pub fn columns(row: &str) -> Vec<String> {
-    let mut columns: Vec<String> = Vec::new();
-    for cell in cells(row).0 {
-        let mut name = cell.trim().to_owned();
-        let mut number = 1;
-        while columns.contains(&name) {
-            number += 1;
-            name = format!("{}_{number}", cell.trim());
-        }
-        columns.push(name);
+    match csv_cells(row.as_bytes()) {
+        Ok(cells) => csv_names(&cells),
+        // A quote never closes: the line as a whole is the name, which no row will fit.
+        Err(_) => vec![row.trim().to_owned()],
     }
-    columns
 }
 
 /// Why a row does not become an object.
@@ -170,44 +123,41 @@ impl std::fmt::Display for Misfit {
     }
 }
 
-/// A row of CSV as a JSON object of texts, numbers and nulls.
+/// A row of CSV as a JSON object. Text columns of the stream get each cell byte for byte, however they are
+/// declared; see [`busbar_event::format::csv_cells`] for the rules that rows of files and payloads share.
 ///
 /// # Errors
 /// What is wrong with it. It then goes on as it is, so that a flow's dead letter keeps it.
 pub fn object(columns: &[String], row: &[u8]) -> Result<Vec<u8>, Misfit> {
-    let (cells, whole) = cells(std::str::from_utf8(row).map_err(|_| Misfit::Text)?);
-    if !whole {
-        return Err(Misfit::Quote);
-    }
+    std::str::from_utf8(row).map_err(|_| Misfit::Text)?;
+    let cells = csv_cells(row).map_err(|_| Misfit::Quote)?;
     if cells.len() != columns.len() {
         return Err(Misfit::Width(cells.len(), columns.len()));
     }
-    let object: serde_json::Map<_, _> = columns
-        .iter()
-        .zip(cells)
-        .map(|(column, cell)| (column.clone(), value(cell)))
-        .collect();
-    // A map of texts and numbers is always JSON.
-    Ok(serde_json::Value::Object(object).to_string().into_bytes())
+    let mut object = Vec::with_capacity(row.len() * 2);
+    for (column, cell) in columns.iter().zip(&cells) {
+        object.push(if object.is_empty() { b'{' } else { b',' });
+        write_json_text(column, &mut object);
+        object.push(b':');
+        write_value(cell, &mut object);
+    }
+    object.push(b'}');
+    Ok(object)
 }
 
-/// Digits that a 64-bit float keeps.
-const DIGITS_MAX: usize = 15;
-
-/// A cell as a value. A number that JSON's readers would not keep as it is stays text, as a long serial
-/// number or one with leading zeros does.
-fn value(cell: String) -> serde_json::Value {
-    use serde_json::{Number, Value};
-    if cell.is_empty() {
-        return Value::Null;
-    }
-    match cell.parse::<Number>() {
-        Ok(number)
-            if number.is_i64() || cell.bytes().filter(u8::is_ascii_digit).count() <= DIGITS_MAX =>
-        {
-            Value::Number(number)
+/// A cell as JSON: a number or truth value only if it prints just so, and a document only if it is an object
+/// or an array; anything else as a text.
+fn write_value(cell: &CsvCell, out: &mut Vec<u8>) {
+    let text = cell.text.as_str();
+    match natural_type(text) {
+        _ if cell.text.is_empty() && !cell.quoted => out.extend_from_slice(b"null"),
+        FieldType::Bool | FieldType::Int | FieldType::Float if !cell.quoted => {
+            out.extend_from_slice(text.as_bytes());
         }
-        _ => Value::String(cell),
+        _ if text.starts_with(['{', '[']) && is_json(text.as_bytes()) => {
+            out.extend_from_slice(text.as_bytes());
+        }
+        _ => write_json_text(text, out),
     }
 }
 
@@ -264,7 +214,7 @@ mod tests {
         };
         assert_eq!(
             read(br#"north,3.20,,"a ""b"", c""#),
-            Some(serde_json::json!({"site":"north","kw":3.2,"kw_2":null,"note":"a \"b\", c"}))
+            Some(serde_json::json!({"site":"north","kw":"3.20","kw_2":null,"note":"a \"b\", c"}))
         );
         assert_eq!(
             read(b"007,12345678901234567890,-4,\"two\nlines\""),
@@ -275,6 +225,34 @@ mod tests {
         assert_eq!(object(&columns, b"too,few"), Err(Misfit::Width(2, 4)));
         assert_eq!(object(&columns, b"\xff,1,2,3"), Err(Misfit::Text));
         assert_eq!(object(&columns, b"a,1,2,\"open"), Err(Misfit::Quote));
+        assert_eq!(object(&columns, b"a,1,2,\"b\"c"), Err(Misfit::Quote));
+    }
+
+    #[test]
+    fn a_cell_is_a_number_only_if_the_number_prints_just_so() {
+        let columns = columns("a,b,c,d");
+        for (row, expected) in [
+            (
+                "1E5,1.10,-0,3.0000",
+                r#"{"a":"1E5","b":"1.10","c":"-0","d":"3.0000"}"#,
+            ),
+            (
+                "00501,+4912345, 7,.5",
+                r#"{"a":"00501","b":"+4912345","c":" 7","d":".5"}"#,
+            ),
+            ("1,-2.5,true,\"3\"", r#"{"a":1,"b":-2.5,"c":true,"d":"3"}"#),
+            (
+                ",\"\",null,nan",
+                r#"{"a":null,"b":"","c":"null","d":"nan"}"#,
+            ),
+            (
+                "9223372036854775808,9223372036854775807,\"{\"\"x\"\": 1}\",[",
+                r#"{"a":"9223372036854775808","b":9223372036854775807,"c":{"x": 1},"d":"["}"#,
+            ),
+        ] {
+            let object = object(&columns, row.as_bytes()).unwrap();
+            assert_eq!(String::from_utf8(object).unwrap(), expected, "{row}");
+        }
     }
 
     #[test]

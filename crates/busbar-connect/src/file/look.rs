@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use busbar_event::{Class, Error};
+use busbar_event::{Class, Error, hash::fnv1a};
 use busbar_flow::Resume;
 
 use super::lines::{self, BYTE_ORDER_MARK, Kind};
@@ -72,7 +72,7 @@ impl TailMark {
         let tail = [first, second].concat();
         (!tail.is_empty()).then(|| TailMark {
             length: tail.len() as u32,
-            hash: fnv(&tail),
+            hash: fnv1a(&tail),
         })
     }
 
@@ -98,7 +98,7 @@ impl TailMark {
         file.seek(SeekFrom::Start(from))?;
         let mut bytes = vec![0; self.length as usize];
         let filled = read_up_to(file, &mut bytes)?;
-        Ok(fnv(&bytes[..filled]) == self.hash)
+        Ok(fnv1a(&bytes[..filled]) == self.hash)
     }
 }
 
@@ -420,7 +420,7 @@ impl Files {
         let born = metadata.created().ok();
         let born = born.and_then(|born| born.duration_since(SystemTime::UNIX_EPOCH).ok());
         let identity = Identity {
-            fingerprint: fnv(&head),
+            fingerprint: fnv1a(&head),
             born: born.map(|born| born.as_nanos()),
         };
         self.identify(inode, identity, &mut file)?;
@@ -632,13 +632,6 @@ fn read_up_to(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(filled)
-}
-
-/// FNV-1a: enough to tell files apart that nobody made to look alike.
-fn fnv(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
 
 /// Whether a name matches a pattern in which `*` stands for any text.

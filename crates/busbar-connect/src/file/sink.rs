@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use busbar_event::format::{csv_cells, write_csv_cell};
 use busbar_event::{Class, Error};
 use busbar_flow::{Delivery, Sink, SinkContext, Work, Written};
 use parking_lot::Mutex;
@@ -284,9 +285,15 @@ impl Open {
     /// Writes the first line of a CSV file, or sees that it is the one that would be written.
     fn check_header(&mut self, path: &Path, header: &[String]) -> Result<(), Error> {
         if self.note.length == 0 {
-            let names: Vec<_> = header.iter().map(|name| csv_cell(name)).collect();
-            let line = format!("{}\n", names.join(","));
-            return self.append(path, line.as_bytes());
+            let mut line = Vec::new();
+            for (place, name) in header.iter().enumerate() {
+                if place > 0 {
+                    line.push(b',');
+                }
+                write_csv_cell(Some(name), &mut line);
+            }
+            line.push(b'\n');
+            return self.append(path, &line);
         }
         let mut first = Vec::new();
         self.file
@@ -299,7 +306,8 @@ impl Open {
         let there = lines::records(&first, lines::Kind::Row).next().map(|row| {
             let row = row.bytes;
             let row = row.strip_prefix(lines::BYTE_ORDER_MARK).unwrap_or(row);
-            lines::cells(&String::from_utf8_lossy(row)).0
+            let cells = csv_cells(row).unwrap_or_default();
+            cells.into_iter().map(|cell| cell.text).collect::<Vec<_>>()
         });
         match there {
             Some(there) if there == header => Ok(()),
@@ -385,26 +393,26 @@ fn write_csv(delivery: &Delivery, bytes: &mut Vec<u8>) -> Result<Vec<(usize, Err
     for row in 0..delivery.rows.num_rows() {
         let cells: Result<Vec<_>, _> = formatters
             .iter()
-            .map(|formatter| formatter.value(row).try_to_string())
+            .zip(delivery.rows.columns())
+            .map(|(formatter, column)| match column.is_null(row) {
+                true => Ok(None),
+                false => formatter.value(row).try_to_string().map(Some),
+            })
             .collect();
         match cells {
             Ok(cells) => {
-                let cells: Vec<_> = cells.iter().map(|cell| csv_cell(cell)).collect();
-                bytes.extend_from_slice(cells.join(",").as_bytes());
+                for (place, cell) in cells.iter().enumerate() {
+                    if place > 0 {
+                        bytes.push(b',');
+                    }
+                    write_csv_cell(cell.as_deref(), bytes);
+                }
                 bytes.push(b'\n');
             }
             Err(why) => rejected.push((row, strange(Class::Permanent, why))),
         }
     }
     Ok(rejected)
-}
-
-fn csv_cell(text: &str) -> String {
-    if text.contains([',', '"', '\n', '\r']) {
-        format!("\"{}\"", text.replace('"', "\"\""))
-    } else {
-        text.to_owned()
-    }
 }
 
 fn note_path(path: &Path) -> PathBuf {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use busbar_event::{BatchBuilder, Class, Error, Flags, Row};
+use busbar_event::{ARRIVAL, BatchBuilder, Class, Error, Flags, Row};
 use busbar_flow::{Polled, Polling, Position, Source, SourceContext, Work};
 use parking_lot::Mutex;
 
@@ -60,7 +60,6 @@ impl FileSource {
     }
 
     fn publish(&mut self, piece: &Piece) -> Option<Polling> {
-        let time = self.context.clock.now_micros();
         let mut topic = String::new();
         let value = |name: &str| match name {
             "connection" => Some(self.context.name.to_string()),
@@ -99,7 +98,7 @@ impl FileSource {
             self.builder.push(Row {
                 topic,
                 key: None,
-                time,
+                time: ARRIVAL,
                 client: None,
                 flags: Flags::default().with_qos(1),
                 tags: &tags,

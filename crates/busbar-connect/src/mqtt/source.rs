@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use busbar_event::limits::BATCH_BYTES_MAX;
-use busbar_event::{Batch, BatchBuilder, Error, Row};
+use busbar_event::{ARRIVAL, Batch, BatchBuilder, Error, Row};
 use busbar_flow::{Polled, Polling, Position, Source, SourceContext, Work};
 use busbar_mqtt::AckKind;
 
@@ -147,7 +147,6 @@ impl MqttSource {
     /// The messages that are subscribed to, as one batch.
     fn publish(&mut self, messages: &[Message]) -> Option<Batch> {
         self.batch += 1;
-        let time = self.context.clock.now_micros();
         let mut topic = String::new();
         for message in messages {
             let kind = match message.flags.qos() {
@@ -175,7 +174,7 @@ impl MqttSource {
             self.builder.push(Row {
                 topic,
                 key: None,
-                time,
+                time: ARRIVAL,
                 client: None,
                 flags: message.flags,
                 tags: &tags,

@@ -27,6 +27,8 @@ mod write;
 pub use read::decode;
 pub use write::encode;
 
+use crate::{Class, Error};
+
 /// The version of the layout above.
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 8;
@@ -43,6 +45,11 @@ const CLIENT_DICTIONARY: i64 = 1;
 
 /// Each message begins with these bytes and the length of its metadata.
 const CONTINUATION: [u8; 4] = [0xff; 4];
+
+/// The error of a body that is none.
+fn damaged(what: &'static str) -> Error {
+    Error::new(Class::Permanent, "event.body-damaged").with("what", what)
+}
 
 #[cfg(test)]
 mod tests;

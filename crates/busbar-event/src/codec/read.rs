@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::{
     CLIENT_DICTIONARY, CONTINUATION, HAS_CLIENT, HAS_KEY, HAS_TAGS, HEADER_BYTES, KIND_COLUMNS,
-    KIND_PAYLOAD, TOPIC_DICTIONARY, VERSION, schema,
+    KIND_PAYLOAD, TOPIC_DICTIONARY, VERSION, damaged, schema,
 };
 use crate::batch::Inner;
 use crate::envelope::{Names, TAGS, Tags};
@@ -129,10 +129,6 @@ pub fn decode(body: Bytes) -> Result<Batch> {
         body,
         record,
     })))
-}
-
-pub(super) fn damaged(what: &'static str) -> Error {
-    Error::new(Class::Permanent, "event.body-damaged").with("what", what)
 }
 
 fn refuse(error: ArrowError) -> Error {
@@ -258,7 +254,7 @@ impl<'a> Parts<'a> {
         }
     }
 
-    /// The next buffer, which must have at least so many bytes.
+    /// The next buffer, which must have at least this many bytes.
     fn buffer(&mut self, bytes_min: usize) -> Result<Buffer> {
         let place = self.places.next().ok_or_else(|| damaged("buffers"))?;
         let from = usize::try_from(place.offset()).map_err(|_| damaged("buffer place"))?;
@@ -269,7 +265,7 @@ impl<'a> Parts<'a> {
         Ok(self.data.slice_with_length(from, bytes))
     }
 
-    /// The next node, which must have so many rows; whether it says that some are null.
+    /// The next node, which must have this many rows; whether it says that some are null.
     fn node(&mut self, rows: usize) -> Result<bool> {
         let node = self.nodes.next().ok_or_else(|| damaged("nodes"))?;
         if usize::try_from(node.length()) != Ok(rows) {

@@ -7,8 +7,7 @@ use arrow::ipc::convert::IpcSchemaEncoder;
 use arrow::ipc::writer::DictionaryTracker;
 use flatbuffers::FlatBufferBuilder;
 
-use super::read::damaged;
-use super::{HAS_CLIENT, HAS_KEY, HAS_TAGS};
+use super::{HAS_CLIENT, HAS_KEY, HAS_TAGS, damaged};
 use crate::limits::{COLUMN_DEPTH_MAX, COLUMNS_MAX};
 use crate::{Result, envelope};
 

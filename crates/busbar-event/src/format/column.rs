@@ -8,7 +8,7 @@ use arrow::array::{
 use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::Field;
 
-use super::{FieldType, TimeUnit};
+use super::{FieldType, TimeUnit, schema};
 use crate::bits::Bits;
 
 /// One column of a projection: what it holds, and the values so far.
@@ -18,6 +18,8 @@ pub(super) struct Column {
     pub field_type: FieldType,
     pub unit: Option<TimeUnit>,
     pub required: bool,
+    /// Inferred: takes only values that it prints as they came.
+    pub exact: bool,
     rows: usize,
     /// Made at the first null: columns without one need no bitmap.
     valid: Option<Bits>,
@@ -44,6 +46,7 @@ impl Column {
             field_type,
             unit: TimeUnit::of(field),
             required: !field.is_nullable(),
+            exact: schema::is_exact(field),
             rows: 0,
             valid: None,
             values: Values::new(field_type, 0, 0),

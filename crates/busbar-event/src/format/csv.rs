@@ -1,9 +1,13 @@
-//! CSV payloads, one row in each, as typed columns.
+//! CSV: payloads of one row each as typed columns, and the cells of a row.
+//!
+//! Rows are as RFC 4180 has them. A cell that begins with a quote ends with one, and a quote inside it is
+//! doubled; a quote inside any other cell is a letter like others. An empty cell is null, and an empty cell
+//! in quotes is an empty text. Column names are trimmed and compared exactly, their case included.
 
 use super::column::Column;
 use super::json::Problem;
 use super::scan::is_json;
-use super::{CsvOptions, FieldType, time};
+use super::{CsvOptions, FieldType, cell, natural_type};
 use crate::{Class, Error, Result};
 
 /// Which value of a row is for which column.
@@ -34,8 +38,69 @@ struct Value {
     doubled: bool,
 }
 
-/// The names that a header gives, if there is one, and the values, `None` for an empty one.
-pub(super) type Texts = (Option<Vec<String>>, Vec<Option<String>>);
+/// A cell of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CsvCell {
+    /// What it says, without the quotes around it.
+    pub text: String,
+    /// Whether there are quotes around it.
+    pub quoted: bool,
+}
+
+/// The cells of one row, with the default delimiter and quote.
+///
+/// # Errors
+/// The byte of a quote that never closes, of what follows a closing quote and is no delimiter, or of a second
+/// row; if the row is not UTF-8, the byte where that is so.
+pub fn csv_cells(row: &[u8]) -> Result<Vec<CsvCell>, usize> {
+    std::str::from_utf8(row).map_err(|error| error.valid_up_to())?;
+    let mut splitter = CsvDecoder::of(b',', b'"', false);
+    match splitter.split(row, 0) {
+        Ok(end) if end == row.len() => Ok(splitter.cells(row)),
+        Ok(end) => Err(end),
+        Err(CsvFault::Quote(at)) => Err(at),
+        Err(_) => Err(0),
+    }
+}
+
+/// Writes a cell of a row: nothing for a null, and an empty text in quotes, so that the two stay apart.
+pub fn write_csv_cell(text: Option<&str>, out: &mut Vec<u8>) {
+    let Some(text) = text else {
+        return;
+    };
+    if !text.is_empty() && !text.contains([',', '"', '\n', '\r']) {
+        out.extend_from_slice(text.as_bytes());
+        return;
+    }
+    out.push(b'"');
+    for (place, piece) in text.split('"').enumerate() {
+        if place > 0 {
+            out.extend_from_slice(b"\"\"");
+        }
+        out.extend_from_slice(piece.as_bytes());
+    }
+    out.push(b'"');
+}
+
+/// The names that a header gives to columns: without white space around them, and with a number behind
+/// one that comes again.
+pub fn csv_names(header: &[CsvCell]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::with_capacity(header.len());
+    for cell in header {
+        let given = cell.text.trim();
+        let mut name = given.to_owned();
+        let mut number = 1;
+        while names.contains(&name) {
+            number += 1;
+            name = format!("{given}_{number}");
+        }
+        names.push(name);
+    }
+    names
+}
+
+/// The names that a header gives, if there is one, and the values.
+pub(super) type Texts = (Option<Vec<String>>, Vec<CsvCell>);
 
 /// Why a payload is not a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +111,7 @@ pub(super) enum CsvFault {
     Empty,
     /// More than one row.
     Rows(usize),
-    /// So many values, where so many should be.
+    /// The number of values found, and the number expected.
     Width(usize, usize),
     /// The value of a column, at a byte, does not fit.
     Field(usize, Problem, usize),
@@ -81,17 +146,27 @@ impl CsvDecoder {
                 .with("value", options.quote.escape_default()));
         }
         Ok(CsvDecoder {
-            delimiter,
-            quote,
-            header: options.header,
             names,
             places: places.into_iter().map(Some).collect(),
             width,
+            ..CsvDecoder::of(delimiter, quote, options.header)
+        })
+    }
+
+    /// A decoder of no columns.
+    fn of(delimiter: u8, quote: u8, header: bool) -> CsvDecoder {
+        CsvDecoder {
+            delimiter,
+            quote,
+            header,
+            names: Vec::new(),
+            places: Vec::new(),
+            width: 0,
             last_header: Vec::new(),
             header_width: 0,
             values: Vec::new(),
             scratch: Vec::new(),
-        })
+        }
     }
 
     /// Appends the values of a row to the columns, or nothing if it is bad. The caller has checked
@@ -141,27 +216,26 @@ impl CsvDecoder {
         let mut names = None;
         if self.header {
             at = self.split(payload, at)?;
-            names = Some(
-                (0..self.values.len())
-                    .map(|index| self.text(payload, index))
-                    .collect(),
-            );
+            names = Some(csv_names(&self.cells(payload)));
         }
         if at >= payload.len() {
             return Err(CsvFault::Empty);
         }
         self.split(payload, at)?;
-        let texts = (0..self.values.len()).map(|index| {
-            let value = self.values[index];
-            (value.quoted || value.from < value.to).then(|| self.text(payload, index))
-        });
-        Ok((names, texts.collect()))
+        Ok((names, self.cells(payload)))
     }
 
-    fn text(&self, payload: &[u8], index: usize) -> String {
-        let mut bytes = Vec::new();
-        self.unquote(payload, self.values[index], &mut bytes);
-        String::from_utf8_lossy(&bytes).into_owned()
+    /// The values of the row that was split last.
+    fn cells(&self, payload: &[u8]) -> Vec<CsvCell> {
+        let cell = |value: &Value| {
+            let mut bytes = Vec::new();
+            self.unquote(payload, *value, &mut bytes);
+            CsvCell {
+                text: String::from_utf8_lossy(&bytes).into_owned(),
+                quoted: value.quoted,
+            }
+        };
+        self.values.iter().map(cell).collect()
     }
 
     fn unquote(&self, payload: &[u8], value: Value, out: &mut Vec<u8>) {
@@ -180,14 +254,12 @@ impl CsvDecoder {
     }
 
     fn take_header(&mut self, payload: &[u8], end: usize) {
-        let names: Vec<String> = (0..self.values.len())
-            .map(|index| self.text(payload, index))
-            .collect();
+        let names = csv_names(&self.cells(payload));
         self.header_width = names.len();
         self.places = self
             .names
             .iter()
-            .map(|name| names.iter().position(|known| known.trim() == name))
+            .map(|name| names.iter().position(|known| known == name))
             .collect();
         self.last_header.clear();
         self.last_header.extend_from_slice(&payload[..end]);
@@ -226,21 +298,26 @@ impl CsvDecoder {
                 }
                 value.to = at - 1;
                 match payload.get(at) {
-                    None | Some(b'\r' | b'\n') => {}
+                    None => {}
+                    Some(_) if line_break(payload, at).is_some() => {}
                     Some(byte) if *byte == self.delimiter => {}
                     Some(_) => return Err(CsvFault::Quote(at)),
                 }
             } else {
-                let rest = &payload[at..];
-                at += memchr::memchr3(self.delimiter, b'\r', b'\n', rest).unwrap_or(rest.len());
+                loop {
+                    let rest = &payload[at..];
+                    at += memchr::memchr3(self.delimiter, b'\r', b'\n', rest).unwrap_or(rest.len());
+                    if payload.get(at) != Some(&b'\r') || line_break(payload, at).is_some() {
+                        break;
+                    }
+                    at += 1;
+                }
                 value.to = at;
             }
             self.values.push(value);
             match payload.get(at) {
                 Some(byte) if *byte == self.delimiter => at += 1,
-                Some(b'\r') if payload.get(at + 1) == Some(&b'\n') => return Ok(at + 2),
-                Some(_) => return Ok(at + 1),
-                None => return Ok(at),
+                _ => return Ok(line_break(payload, at).unwrap_or(at)),
             }
         }
     }
@@ -262,36 +339,48 @@ impl CsvDecoder {
         self.scratch = scratch;
         let bad = |problem| Err(CsvFault::Field(index, problem, value.from));
         let text = std::str::from_utf8(&self.scratch).unwrap_or_default();
-        let number = text.trim();
-        Ok(match column.field_type {
-            FieldType::Text => Parsed::Text,
-            FieldType::Json if is_json(&self.scratch) => Parsed::Text,
-            FieldType::Json => return bad(Problem::Type("text")),
-            FieldType::Bool => match number {
-                "true" | "TRUE" | "True" | "1" => Parsed::Bool(true),
-                "false" | "FALSE" | "False" | "0" => Parsed::Bool(false),
-                _ => return bad(Problem::Type("text")),
+        if column.exact && !prints_again(text, column.field_type) {
+            return bad(Problem::Type("text"));
+        }
+        let parsed = match column.field_type {
+            FieldType::Text => Some(Parsed::Text),
+            FieldType::Json => is_json(&self.scratch).then_some(Parsed::Text),
+            FieldType::Bool => cell::bool(text).map(Parsed::Bool),
+            FieldType::Int => cell::int(text).map(Parsed::Int),
+            FieldType::Float => cell::float(text).map(Parsed::Float),
+            FieldType::Time => match cell::time(text, column.unit) {
+                Some(micros) => Some(Parsed::Int(micros)),
+                None => return bad(Problem::Time),
             },
-            FieldType::Int => match number.parse() {
-                Ok(value) => Parsed::Int(value),
-                Err(_) => return bad(Problem::Type("text")),
-            },
-            FieldType::Float => match number.parse::<f64>() {
-                Ok(value) if value.is_finite() => Parsed::Float(value),
-                _ => return bad(Problem::Type("text")),
-            },
-            FieldType::Time => {
-                let micros = match (number.parse::<i64>(), number.parse::<f64>()) {
-                    (Ok(value), _) => time::from_int(value, column.unit),
-                    (_, Ok(value)) => time::from_float(value, column.unit),
-                    _ => time::parse(number.as_bytes()),
-                };
-                match micros {
-                    Some(micros) => Parsed::Int(micros),
-                    None => return bad(Problem::Time),
-                }
+        };
+        parsed.map_or_else(|| bad(Problem::Type("text")), Ok)
+    }
+}
+
+/// Whether an inferred column of this type prints a cell as it came.
+fn prints_again(text: &str, field_type: FieldType) -> bool {
+    match field_type {
+        FieldType::Bool | FieldType::Int => natural_type(text) == field_type,
+        // A whole number prints with a fraction of zero, which is the same number.
+        FieldType::Float => match natural_type(text) {
+            FieldType::Float => true,
+            FieldType::Int => {
+                cell::int(text).is_some_and(|value| value.unsigned_abs() <= cell::EXACT_INT_MAX)
             }
-        })
+            _ => false,
+        },
+        FieldType::Text | FieldType::Time | FieldType::Json => true,
+    }
+}
+
+/// Where the next line begins, if there is a line break here: a carriage return is part of one before a line
+/// feed or at the end, and a letter like others elsewhere.
+fn line_break(payload: &[u8], at: usize) -> Option<usize> {
+    match (payload.get(at)?, payload.get(at + 1)) {
+        (b'\n', _) => Some(at + 1),
+        (b'\r', Some(b'\n')) => Some(at + 2),
+        (b'\r', None) => Some(at + 1),
+        _ => None,
     }
 }
 

@@ -7,7 +7,7 @@
 
 use super::column::Column;
 use super::scan::{Fault, Scanner, Span, unescape};
-use super::{FieldType, time};
+use super::{FieldType, cell, time};
 use crate::limits::JSON_DEPTH_MAX;
 
 /// Where the wanted fields are, and what the present document has of them.
@@ -255,23 +255,35 @@ impl Walk<'_, '_> {
                     }),
                     FieldType::Time => {
                         let text = &self.scanner.bytes[span.from..span.to];
-                        time::parse(text).map_or(Slot::Bad(Problem::Time, from), Slot::Int)
+                        crate::time::parse_bytes(text)
+                            .map_or(Slot::Bad(Problem::Time, from), Slot::Int)
                     }
-                    _ => Slot::Bad(Problem::Type("text"), from),
+                    _ if escaped || column.exact => Slot::Bad(Problem::Type("text"), from),
+                    other => text(&self.scanner.bytes[span.from..span.to], other)
+                        .unwrap_or(Slot::Bad(Problem::Type("text"), from)),
                 }
             }
             b'-' | b'0'..=b'9' => {
                 let number = self.scanner.number()?;
                 match column.field_type {
+                    FieldType::Int if column.exact && number.is_negative_zero() => {
+                        Slot::Bad(Problem::Range, from)
+                    }
                     FieldType::Int => number
-                        .as_int()
+                        .as_int(self.scanner.bytes)
                         .map_or(Slot::Bad(Problem::Range, from), Slot::Int),
+                    FieldType::Float
+                        if column.exact && !number.is_exact_float(self.scanner.bytes) =>
+                    {
+                        Slot::Bad(Problem::Range, from)
+                    }
                     FieldType::Float => number
                         .as_float(self.scanner.bytes)
                         .map_or(Slot::Bad(Problem::Range, from), Slot::Float),
                     FieldType::Text | FieldType::Json => Slot::Plain(number.span),
                     FieldType::Time => {
-                        let micros = match number.as_int().filter(|_| number.is_whole()) {
+                        let whole = number.as_int(self.scanner.bytes);
+                        let micros = match whole.filter(|_| number.is_whole()) {
                             Some(value) => time::from_int(value, column.unit),
                             None => number
                                 .as_float(self.scanner.bytes)
@@ -279,7 +291,10 @@ impl Walk<'_, '_> {
                         };
                         micros.map_or(Slot::Bad(Problem::Time, from), Slot::Int)
                     }
-                    FieldType::Bool => Slot::Bad(Problem::Type("number"), from),
+                    FieldType::Bool => match &self.scanner.bytes[from..number.span.to] {
+                        digit @ (b"0" | b"1") if !column.exact => Slot::Bool(digit == b"1"),
+                        _ => Slot::Bad(Problem::Type("number"), from),
+                    },
                 }
             }
             b't' | b'f' => {
@@ -311,5 +326,16 @@ impl Walk<'_, '_> {
             }
         };
         Ok(slot)
+    }
+}
+
+/// A text for a column of another type, as a cell of CSV is read.
+fn text(text: &[u8], field_type: FieldType) -> Option<Slot> {
+    let text = std::str::from_utf8(text).ok()?;
+    match field_type {
+        FieldType::Bool => cell::bool(text).map(Slot::Bool),
+        FieldType::Int => cell::int(text).map(Slot::Int),
+        FieldType::Float => cell::float(text).map(Slot::Float),
+        _ => None,
     }
 }

@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::scan::{is_json, plain_end};
-use super::time;
+use crate::time;
 
 /// Each row as a JSON object; a null is left out.
 ///
@@ -102,7 +102,7 @@ enum Values<'a> {
     /// Microseconds from values: multiplied, then divided.
     Time(&'a [i64], i64, i64),
     Day(&'a Date32Array),
-    /// A time of day; so many of the unit in a second.
+    /// A time of day, in units of which the number makes a second.
     Clock32(&'a [i32], i64),
     Clock64(&'a [i64], i64),
     Count(&'a [i64]),
@@ -325,6 +325,10 @@ fn clock(value: i64, scale: i64, out: &mut Vec<u8>) {
 }
 
 /// Writes text as a JSON string.
+pub fn write_json_text(value: &str, out: &mut Vec<u8>) {
+    text(value.as_bytes(), out);
+}
+
 fn text(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
     let mut from = 0;

@@ -1,9 +1,10 @@
 //! Formats: payloads as typed columns, and typed columns as payloads.
 //!
 //! A stream's [`FormatSpec`] says how its payloads are written and its [`SchemaSpec`] what is in
-//! them. A [`Decoder`] reads the columns that somebody asks for and nothing else; a payload that
-//! does not fit is named with its cause and leaves the others as they are.
+//! them. A [`Decoder`] reads only the columns that are asked for; a payload that
+//! does not fit is reported with its cause and does not affect the others.
 
+mod cell;
 mod column;
 mod csv;
 mod decoder;
@@ -15,12 +16,14 @@ mod schema;
 mod spec;
 mod time;
 
+pub use cell::natural_type;
+pub use csv::{CsvCell, csv_cells, csv_names, write_csv_cell};
 pub use decoder::{Decoded, Decoder, Rejected};
-pub use infer::{infer, widen};
-pub use json_write::encode_json;
-pub use schema::{FieldSpec, FieldType, SchemaSpec, TimeUnit};
+pub use infer::{infer, widen, widen_for};
+pub use json_write::{encode_json, write_json_text};
+pub use scan::is_json;
+pub use schema::{FieldSpec, FieldType, SchemaSpec, TimeUnit, exact, source_name};
 pub use spec::{CsvOptions, FormatSpec, JsonOptions};
-pub use time::{parse_rfc3339, rfc3339};
 
 #[cfg(test)]
 mod tests;

@@ -27,6 +27,15 @@ pub(super) enum Fault {
     Utf8(usize),
 }
 
+/// A decimal number of at most this many significant digits is unchanged when it is read as a float and
+/// written again.
+const EXACT_DIGITS: u32 = 15;
+
+/// Whether `mantissa × 10^exponent` is certainly unchanged when it is read as a float and written again.
+fn surely_exact(mantissa: u64, exponent: i64) -> bool {
+    mantissa < 10u64.pow(EXACT_DIGITS) && (-300..=290).contains(&exponent)
+}
+
 /// A piece of the document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
@@ -310,11 +319,11 @@ impl<'a> Scanner<'a> {
 }
 
 impl Number {
-    /// The number if it is a whole one of 64 bits, however it is written.
+    /// The number if it is a whole one of 64 bits, however it is written; `bytes` are the document's.
     #[inline]
-    pub fn as_int(&self) -> Option<i64> {
+    pub fn as_int(&self, bytes: &[u8]) -> Option<i64> {
         if self.long {
-            return None;
+            return self.shortened(bytes)?.as_int(bytes);
         }
         let magnitude = match self.exponent {
             0 => self.mantissa,
@@ -360,6 +369,79 @@ impl Number {
     /// Whether it is written without fraction and exponent.
     pub fn is_whole(&self) -> bool {
         self.exponent == 0
+    }
+
+    /// Whether it is a zero with a minus sign.
+    pub fn is_negative_zero(&self) -> bool {
+        self.negative && !self.long && self.mantissa == 0
+    }
+
+    /// The same number with this sign.
+    pub fn with_sign(self, negative: bool) -> Number {
+        Number { negative, ..self }
+    }
+
+    /// Whether this number is unchanged when it is read as a float and written again.
+    #[inline]
+    pub fn is_exact_float(&self, bytes: &[u8]) -> bool {
+        if !self.long && surely_exact(self.mantissa, self.exponent) {
+            return true;
+        }
+        self.as_float(bytes)
+            .is_some_and(|value| self.is_written_as(value, bytes))
+    }
+
+    #[cold]
+    fn is_written_as(&self, value: f64, bytes: &[u8]) -> bool {
+        let mut buffer = zmij::Buffer::new();
+        let written = buffer.format_finite(value).as_bytes();
+        let Ok(written) = Scanner::new(written).number() else {
+            return false;
+        };
+        let given = match self.long {
+            true => self.shortened(bytes),
+            false => Some(*self),
+        };
+        given.is_some_and(|given| given.reduced() == written.reduced())
+    }
+
+    /// Mantissa and exponent with no zero at the mantissa's end.
+    fn reduced(&self) -> (u64, i64) {
+        let (mut mantissa, mut exponent) = (self.mantissa, self.exponent);
+        while mantissa != 0 && mantissa.is_multiple_of(10) {
+            mantissa /= 10;
+            exponent += 1;
+        }
+        (mantissa, if mantissa == 0 { 0 } else { exponent })
+    }
+
+    /// A number of more digits than the mantissa holds, without the zeros at its end; `None` if it still has
+    /// too many.
+    #[cold]
+    fn shortened(&self, bytes: &[u8]) -> Option<Number> {
+        let text = bytes.get(self.span.from..self.span.to)?;
+        let digits = text.iter().take_while(|byte| !matches!(byte, b'e' | b'E'));
+        let digits: Vec<u8> = digits
+            .filter(|byte| byte.is_ascii_digit())
+            .copied()
+            .collect();
+        let zeros = digits
+            .iter()
+            .rev()
+            .take_while(|digit| **digit == b'0')
+            .count();
+        let mut mantissa = 0u64;
+        for digit in &digits[..digits.len() - zeros] {
+            mantissa = mantissa
+                .checked_mul(10)?
+                .checked_add(u64::from(digit - b'0'))?;
+        }
+        Some(Number {
+            mantissa,
+            exponent: self.exponent + zeros as i64,
+            long: false,
+            ..*self
+        })
     }
 }
 
@@ -461,7 +543,7 @@ pub(super) fn unescape(raw: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Whether the bytes are one JSON document.
-pub(super) fn is_json(bytes: &[u8]) -> bool {
+pub fn is_json(bytes: &[u8]) -> bool {
     let mut scanner = Scanner::new(bytes);
     scanner.skip(0).and_then(|()| scanner.end()).is_ok() && std::str::from_utf8(bytes).is_ok()
 }

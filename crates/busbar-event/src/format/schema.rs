@@ -77,6 +77,32 @@ pub enum TimeUnit {
 pub(super) const META_TYPE: &str = "busbar.type";
 pub(super) const META_PATH: &str = "busbar.path";
 pub(super) const META_UNIT: &str = "busbar.unit";
+const META_EXACT: &str = "busbar.exact";
+
+/// The same schema, whose columns accept a value only if they print it as it came. For inferred columns: a
+/// value is changed to fit a column only where the column was declared.
+pub fn exact(schema: &ArrowSchema) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| {
+        let mut metadata = field.metadata().clone();
+        metadata.insert(META_EXACT.to_string(), "true".to_string());
+        Field::clone(field).with_metadata(metadata)
+    });
+    Arc::new(ArrowSchema::new(fields.collect::<Vec<_>>()))
+}
+
+/// The name under which typed columns hold a column: its own, or the one it had before it was called
+/// otherwise to keep it apart from the stream's columns.
+pub fn source_name(field: &Field) -> &str {
+    match field.metadata().get(META_PATH) {
+        Some(path) if is_exact(field) => path,
+        _ => field.name(),
+    }
+}
+
+/// Whether a column is one of [`exact`].
+pub(super) fn is_exact(field: &Field) -> bool {
+    field.metadata().contains_key(META_EXACT)
+}
 
 impl FieldType {
     /// The type as it is written in files.

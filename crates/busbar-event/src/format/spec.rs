@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 /// options, `csv: { delimiter: ";" }`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub enum FormatSpec {
-    /// Bytes that nobody looks into.
+    /// Bytes that are not decoded.
     #[default]
     Raw,
     /// A JSON object in each payload.

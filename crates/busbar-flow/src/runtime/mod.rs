@@ -645,7 +645,7 @@ impl Flow {
 
 /// What a flow's file means, as a number.
 fn flow_hash(parsed: &Parsed<FlowSpec>) -> u64 {
-    crate::compile::fnv1a(&canonical(Kind::Flow, &parsed.spec).to_string())
+    busbar_event::hash::fnv1a(canonical(Kind::Flow, &parsed.spec).to_string().as_bytes())
 }
 
 /// What a stream or table said no to, at its file where it named it.
@@ -743,6 +743,8 @@ async fn tick(inner: Weak<Inner>) {
                 FlowState::Retrying => now - flow.since_micros >= RESTART_AFTER.as_micros() as i64,
                 _ => false,
             });
+            let is_over = flow.shared.as_ref().is_some_and(|shared| shared.is_over());
+            let tries_again = tries_again || (flow.idle.is_none() && is_over);
             if tries_again && let Ok(project) = runtime.inner.project.try_lock() {
                 // How it went shows in its status.
                 let _ = runtime.again(&project, Arc::clone(&flow)).await;

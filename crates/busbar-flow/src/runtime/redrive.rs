@@ -258,7 +258,7 @@ impl Runtime {
                 Err(cause) if cause.class() == Class::Permanent && sent.len() == 1 => {
                     vec![(0, cause)]
                 }
-                refused => refused?,
+                written => written?.refused,
             };
             for (row, cause) in refused {
                 let event = event_of(&prepared.made, row);
@@ -297,7 +297,7 @@ async fn tries(
     writer: &mut Writer,
     outgoing: &Outgoing,
     position: u64,
-) -> Result<crate::output::Refusals, Error> {
+) -> Result<crate::output::Written, Error> {
     let mut backoff = Backoff::new(position);
     writer
         .write(outgoing, position, |error| {

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use arrow::array::UInt32Array;
+use arrow::array::{BinaryArray, UInt32Array};
 use busbar_bus::{Bus, StreamPartition};
 use busbar_event::{Class, Error};
 use futures::FutureExt;
@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::chain::{Chain, Computed};
+use crate::chain::{Chain, Computed, Place};
 use crate::checkpoint::{Checkpoints, Mark, TaskKey};
 use crate::compile::{Plan, Target};
 use crate::connector::Backoff;
@@ -83,7 +83,17 @@ impl FlowShared {
     }
 
     fn stop(&self, error: Error) {
-        *self.state.lock() = (FlowState::Stopped, Some(error));
+        let state = match error.code() {
+            // The runtime starts it anew.
+            COLUMNS_WIDER => FlowState::Retrying,
+            _ => FlowState::Stopped,
+        };
+        *self.state.lock() = (state, Some(error));
+    }
+
+    /// Whether it ended to be started anew.
+    pub fn is_over(&self) -> bool {
+        self.state.lock().0 == FlowState::Retrying
     }
 }
 
@@ -202,6 +212,9 @@ enum Landed {
 
 /// Why reading or writing ended although nothing is wrong.
 const STOPPED: &str = "flow.stopped";
+
+/// Why a flow starts anew: the inferred columns of its stream are others than those it was compiled for.
+const COLUMNS_WIDER: &str = "flow.columns-wider";
 
 pub(crate) fn stopped() -> Error {
     Error::new(Class::Transient, STOPPED)
@@ -345,6 +358,13 @@ impl Task {
                 backoff.reset();
                 self.input_error(None, 0);
             }
+            if let Some(misfits) = self.misfits(&batched.computed)
+                && self.columns_are_wider(misfits).await?
+            {
+                let stream = &self.key.stream;
+                let error = Error::new(Class::Transient, COLUMNS_WIDER).with("stream", stream);
+                break Err(error);
+            }
             let batched = self.snapshot(batched, machine, began)?;
             let delta = self.delta(&batched.computed, &batched.prepared);
             if air.flight.is_some() {
@@ -396,6 +416,39 @@ impl Task {
             self.shared.output_node(output)
         });
         self.shared.tally.error(node, error, tries);
+    }
+
+    /// Payloads that the inferred columns of the stream do not fit.
+    fn misfits(&self, computed: &Computed) -> Option<BinaryArray> {
+        self.shared.plan.inputs[self.input].stream_columns()?;
+        let misfits = computed
+            .dead
+            .iter()
+            .filter(|dead| dead.place == Place::Decode);
+        let misfits: Vec<u32> = misfits.map(|dead| dead.event as u32).collect();
+        if misfits.is_empty() {
+            return None;
+        }
+        let events = computed.events.take(&misfits.into());
+        Some(events.payloads().into_owned())
+    }
+
+    /// Whether the inferred columns of the stream have become others than those that the flow reads, after they
+    /// were widened for these payloads.
+    async fn columns_are_wider(&mut self, misfits: BinaryArray) -> Result<bool, Error> {
+        let Some(stream) = self.surroundings.bus.stream(&self.key.stream) else {
+            return Ok(false);
+        };
+        if stream.spec().schema.is_some() {
+            return Ok(false);
+        }
+        let now = blocking(move || {
+            stream.widen_schema(&misfits)?;
+            stream.schema()
+        });
+        let now = now.await?;
+        let read = self.shared.plan.inputs[self.input].stream_columns();
+        Ok(read.is_some_and(|read| now.as_ref() != Some(read)))
     }
 
     /// Where input must be cut, for outputs that know more than the checkpoint does.

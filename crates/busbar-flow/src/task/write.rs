@@ -12,9 +12,10 @@ use super::{FlowShared, Lane, STOPPED, Surroundings, stopped, told};
 use crate::chain::{Dead, Place};
 use crate::checkpoint::TaskKey;
 use crate::connector::Backoff;
+use crate::counters::Settled;
 use crate::dead::{Earlier, Spot, letters};
 use crate::limits::DEAD_BATCH_BYTES;
-use crate::output::{Refusals, Writer, blocking};
+use crate::output::{Refusals, Writer, Written, blocking};
 use crate::shape::{Outgoing, Prepared, event_of};
 use crate::state::TaskState;
 
@@ -81,6 +82,8 @@ pub(super) enum NotLanded {
 /// What one output said to its rows.
 struct Answer {
     refused: Refusals,
+    /// Rows that a later row of the same batch replaced.
+    overwritten: u64,
     /// It took none of them, and this is why.
     none: Option<Error>,
 }
@@ -134,11 +137,12 @@ impl Leaving {
                 Some(_) => sent,
                 None => answer.refused.len(),
             };
-            settled.push((
-                self.shared.output_node(*output),
-                sent as u64,
-                refused as u64,
-            ));
+            let done = Settled {
+                rows: sent as u64,
+                dead: refused as u64,
+                overwritten: answer.overwritten,
+            };
+            settled.push((self.shared.output_node(*output), done));
             lost_most = lost_most.max(refused + prepared.dead.len());
             let place = Place::Output(*output);
             // One letter says it of all rows of a single event.
@@ -176,14 +180,20 @@ impl Leaving {
                 .map_err(NotLanded::Stopped)?;
         }
         self.surroundings.dead.close(&closed);
-        for (node, sent, refused) in settled {
-            self.shared.tally.settle(node, sent, refused);
+        // What every output overwrote is kept nowhere; of what only some did, nothing is said.
+        let overwritten = settled.iter().map(|(_, done)| done.overwritten).min();
+        for (node, done) in settled {
+            self.shared.tally.settle(node, done);
         }
         if self.lane.main {
             let lost = lost.len().max(lost_most).min(self.rows) as u64;
             match self.lane.to_stage {
                 true => self.shared.tally.settle_taken(self.rows as u64, lost),
-                false => self.shared.tally.settle_flow(self.rows as u64, lost),
+                false => self.shared.tally.settle_flow(Settled {
+                    rows: self.rows as u64,
+                    dead: lost,
+                    overwritten: overwritten.unwrap_or(0),
+                }),
             }
         }
         Ok(())
@@ -235,13 +245,14 @@ impl Leaving {
 
     /// What the outputs said, if all of them said something about the rows. Whoever can never take a batch
     /// may take its halves; whoever can never take a single event refuses that event and no other.
-    fn answers(&self, written: Vec<Result<Refusals, Error>>) -> Result<Vec<Answer>, NotLanded> {
+    fn answers(&self, written: Vec<Result<Written, Error>>) -> Result<Vec<Answer>, NotLanded> {
         let mut answers = Vec::with_capacity(written.len());
         let mut too_much = false;
         for result in written {
             match result {
-                Ok(refused) => answers.push(Answer {
-                    refused,
+                Ok(written) => answers.push(Answer {
+                    refused: written.refused,
+                    overwritten: written.overwritten,
                     none: None,
                 }),
                 Err(error) if error.class() != Class::Permanent || error.code() == STOPPED => {
@@ -252,6 +263,7 @@ impl Leaving {
                     too_much |= self.state.is_none() && self.end - self.base > 1;
                     answers.push(Answer {
                         refused: Refusals::new(),
+                        overwritten: 0,
                         none: Some(error),
                     });
                 }

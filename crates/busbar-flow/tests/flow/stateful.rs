@@ -119,7 +119,7 @@ fn found(world: &World) -> Windows {
                 .unwrap_or_else(|| panic!("{name}: {row}"))
         };
         let start = row["window_start"].as_str().unwrap();
-        let start = busbar_event::format::parse_rfc3339(start).unwrap();
+        let start = busbar_event::time::parse(start).unwrap();
         let site = row["site"].as_str().unwrap().to_owned();
         let before = windows.insert((start, site), (int("n"), int("s"), int("first")));
         assert_eq!(before, None, "twice: {row}");

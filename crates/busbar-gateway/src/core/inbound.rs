@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use busbar_bus::{Event, Refused, Status};
-use busbar_event::Micros;
+use busbar_event::{ARRIVAL, Micros};
 use busbar_mqtt::ack::{encode_ack, encode_run};
 use busbar_mqtt::control::{Control, Disconnect};
 use busbar_mqtt::{
@@ -299,7 +299,7 @@ impl<S: EventLog> Core<S> {
         let event = Event {
             topic: &conn.last_topic,
             key: None,
-            time: now,
+            time: ARRIVAL,
             client: conn.session.as_ref().map(|s| &*s.client),
             flags: flags(p.qos, p.retain, properties.text_payload, reserved),
             tags: &tags,
@@ -356,7 +356,7 @@ impl<S: EventLog> Core<S> {
             flags: flags(2, p.retain, properties.text_payload, reserved),
             tags,
             payload: p.payload.to_vec(),
-            time: now,
+            time: ARRIVAL,
         };
         let partition = event.lend(&session.client, |e| self.log.place(e));
         session.received.insert(

@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::audit::Entry;
 use crate::guard::Caller;
 use crate::limits::AUDIT_SHOWN_MAX;
-use crate::time;
+use busbar_event::time;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(list))

@@ -25,7 +25,7 @@ use crate::guard::Caller;
 use crate::json::quote;
 use crate::limits::DEAD_LETTERS_SHOWN_MAX;
 use crate::rights;
-use crate::time;
+use busbar_event::time;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -238,7 +238,7 @@ fn write(out: &mut Vec<u8>, letter: &DeadLetter) {
         quote(out, key);
     }
     out.extend_from_slice(b",\"time\":\"");
-    time::write(out, letter.time_micros);
+    time::write(letter.time_micros, out);
     out.extend_from_slice(b"\",\"tags\":{");
     for (at, (name, value)) in letter.tags.iter().enumerate() {
         if at > 0 {

@@ -33,7 +33,7 @@ use crate::limits::{
     SUBSCRIPTION_CHUNK_BYTES,
 };
 use crate::peer::Link;
-use crate::time;
+use busbar_event::time;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(publish, subscribe))
@@ -254,8 +254,7 @@ pub(crate) async fn take(
         });
     }
     let client: Arc<str> = format!("http:{}", caller.name()).into();
-    let now = app.bus.clock().now_micros();
-    Ok(app.inlet.publish(parsed, client, now).await?)
+    Ok(app.inlet.publish(parsed, client).await?)
 }
 
 /// The outcome in the form of the API.

@@ -23,7 +23,7 @@ use crate::events::position::Start;
 use crate::guard::Caller;
 use crate::limits::VERSIONS_SHOWN_MAX;
 use crate::rights;
-use crate::time;
+use busbar_event::time;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -104,6 +104,9 @@ struct Counts {
     /// Events that came after the window, or whatever else they belong to, had been closed: they are in the stream
     /// `<flow>.late`.
     late: u64,
+    /// Rows of a table that a later row with the same key replaced within the same batch; for the flow,
+    /// those that nothing else of the flow kept.
+    overwritten: u64,
 }
 
 /// A flow.
@@ -113,7 +116,7 @@ pub(crate) struct FlowDetail {
     summary: FlowSummary,
     /// Its inputs, steps and outputs.
     graph: Graph,
-    /// The equation `in + added = out + filtered + taken + late + dead + held`.
+    /// The equation `in + added = out + filtered + taken + late + dead + held + overwritten`.
     conservation: ConservationView,
     /// Events that retention or damage took before it could read them.
     missed: u64,
@@ -657,6 +660,7 @@ fn counts(counters: &Counters) -> Counts {
         added: counters.added,
         taken: counters.taken,
         late: counters.late,
+        overwritten: counters.overwritten,
     }
 }
 

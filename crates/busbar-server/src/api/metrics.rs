@@ -221,6 +221,7 @@ fn flows(page: &mut Page, app: &App) {
             ("filtered", counters.filtered),
             ("dead", counters.dead),
             ("held", counters.held),
+            ("overwritten", counters.overwritten),
         ] {
             page.sample(
                 "busbar_flow_events",

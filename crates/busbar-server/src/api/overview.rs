@@ -16,7 +16,7 @@ use super::streams::StreamSummary;
 use super::{Json, json_bytes};
 use crate::app::App;
 use crate::guard::Caller;
-use crate::time;
+use busbar_event::time;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()

@@ -20,7 +20,7 @@ use crate::guard::Caller;
 use crate::limits::VERSIONS_SHOWN_MAX;
 use crate::rights;
 use crate::secrets::masked;
-use crate::time;
+use busbar_event::time;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()

@@ -29,7 +29,7 @@ use crate::app::App;
 use crate::guard::Caller;
 use crate::json::quote;
 use crate::limits::{SQL_ROWS_DEFAULT, SQL_TEXT_BYTES_MAX};
-use crate::time;
+use busbar_event::time;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(query))
@@ -264,7 +264,7 @@ fn cell(out: &mut Vec<u8>, column: &dyn Array, row: usize) -> Result<(), Error> 
         DataType::Timestamp(unit, _) => {
             let value = timestamp(column, *unit, row);
             out.push(b'"');
-            time::write(out, value);
+            time::write(value, out);
             out.push(b'"');
         }
         DataType::Dictionary(_, value) => {

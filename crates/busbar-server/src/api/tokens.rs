@@ -17,7 +17,7 @@ use crate::answer::Answer;
 use crate::app::App;
 use crate::audit::{Action, Actor};
 use crate::guard::Caller;
-use crate::time;
+use busbar_event::time;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()

@@ -18,7 +18,7 @@ use crate::events::render;
 use crate::guard::Caller;
 use crate::json::quote;
 use crate::limits::PAGE_TOPICS_MAX;
-use crate::time;
+use busbar_event::time;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(list))
@@ -114,7 +114,7 @@ async fn list(
             quote(&mut out, key);
         }
         out.extend_from_slice(b",\"time\":\"");
-        time::write(&mut out, value.time);
+        time::write(value.time, &mut out);
         out.push(b'"');
         let mut any = false;
         for (name, tag) in &value.tags {

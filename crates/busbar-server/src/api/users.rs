@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::audit::{Action, Actor};
 use crate::guard::{Caller, login};
 use crate::peer::Link;
-use crate::time;
+use busbar_event::time;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()

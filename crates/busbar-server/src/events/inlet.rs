@@ -8,7 +8,7 @@ use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
 use busbar_bus::{Bus, Event, Publisher, Status, Ticket};
-use busbar_event::{Class, Error, Flags, Micros, tags};
+use busbar_event::{ARRIVAL, Class, Error, Flags, tags};
 use busbar_gateway::Throttle;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -81,7 +81,6 @@ impl Drop for CloseQueue {
 struct Job {
     parsed: Parsed,
     client: Arc<str>,
-    time: Micros,
     reply: oneshot::Sender<Outcome>,
 }
 
@@ -128,12 +127,7 @@ impl Inlet {
     /// # Errors
     /// When nothing was taken in because too much waits, and when the disk did not answer in time:
     /// then it is not known what became of the events.
-    pub(crate) async fn publish(
-        &self,
-        parsed: Parsed,
-        client: Arc<str>,
-        time: Micros,
-    ) -> Result<Outcome, Error> {
+    pub(crate) async fn publish(&self, parsed: Parsed, client: Arc<str>) -> Result<Outcome, Error> {
         let (reply, outcome) = oneshot::channel();
         {
             let mut queue = self.shared.queue.lock();
@@ -147,7 +141,6 @@ impl Inlet {
             queue.jobs.push_back(Job {
                 parsed,
                 client,
-                time,
                 reply,
             });
         }
@@ -248,7 +241,6 @@ impl Worker {
         let Job {
             mut parsed,
             client,
-            time,
             reply,
         } = job;
         let mut pending = Pending {
@@ -282,7 +274,7 @@ impl Worker {
             let event = Event {
                 topic: view.topic,
                 key: view.key,
-                time: view.time.unwrap_or(time),
+                time: view.time.unwrap_or(ARRIVAL),
                 client: Some(&client),
                 flags,
                 tags: &tags,
@@ -399,7 +391,7 @@ mod tests {
         let (inlet, thread) = Inlet::start(&bus).unwrap();
         let publish = async |body: &'static [u8]| {
             let parsed = Parsed::new(Bytes::from_static(body), Layout::Json, Common::default());
-            let outcome = inlet.publish(parsed.unwrap(), "test".into(), 0).await;
+            let outcome = inlet.publish(parsed.unwrap(), "test".into()).await;
             let outcome = outcome.unwrap();
             let rejected: Vec<_> = outcome
                 .rejected
@@ -453,7 +445,7 @@ mod tests {
                 Layout::Json,
                 Common::default(),
             );
-            let outcome = inlet.publish(parsed.unwrap(), "test".into(), 0).await;
+            let outcome = inlet.publish(parsed.unwrap(), "test".into()).await;
             outcome.map(|outcome| outcome.accepted)
         };
         assert_eq!(publish().await.unwrap(), 1);

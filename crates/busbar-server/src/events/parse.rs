@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::json::{Bad, Scanner, unquote};
 use crate::limits::REQUEST_EVENTS_MAX;
-use crate::time;
+use busbar_event::time;
 
 /// The events of one request.
 #[derive(Debug)]

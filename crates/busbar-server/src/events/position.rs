@@ -6,7 +6,7 @@ use busbar_bus::Span;
 use busbar_event::{Class, Error};
 
 use crate::limits::LAST_EVENTS_MAX;
-use crate::time;
+use busbar_event::time;
 
 /// The place where a reader starts.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use busbar_event::{Batch, tags};
 
 use crate::json::{is_json, quote};
-use crate::time;
+use busbar_event::time;
 
 /// Where an event lies.
 #[derive(Clone, Copy)]
@@ -29,7 +29,7 @@ pub(crate) fn members(
         quote(out, key);
     }
     out.extend_from_slice(b",\"time\":\"");
-    time::write(out, batch.times()[row]);
+    time::write(batch.times()[row], out);
     out.push(b'"');
     if batch.has_tags() {
         let mut first = true;

@@ -68,7 +68,8 @@ impl Events for Stored {
             let end = base + batch.rows() as u64;
             let (from, to) = (range.start.max(base), range.end.min(end));
             if from < to {
-                slices.push(batch.slice((from - base) as usize, (to - from) as usize));
+                let slice = batch.slice((from - base) as usize, (to - from) as usize);
+                slices.push((from, slice));
             }
             base = end;
         }
@@ -78,12 +79,12 @@ impl Events for Stored {
         Box::new(
             missing
                 .into_iter()
-                .chain(slices.into_iter().map(move |slice| {
+                .chain(slices.into_iter().map(move |(base, slice)| {
                     read.fetch_add(1, Ordering::Relaxed);
                     // A disk blocks the thread that reads it.
                     #[allow(clippy::disallowed_methods)]
                     std::thread::sleep(pause);
-                    Ok(Piece::Events(slice))
+                    Ok(Piece::Events(base, slice))
                 })),
         )
     }

@@ -44,7 +44,8 @@ impl Events for Failing {
         let how = self.how;
         let good = many(3, 10_000)
             .into_iter()
-            .map(|batch| Ok(Piece::Events(batch)));
+            .enumerate()
+            .map(|(i, batch)| Ok(Piece::Events(i as u64 * batch.rows() as u64, batch)));
         Box::new(good.chain(std::iter::once_with(move || match how {
             How::Panic => panic!("as the test wants it"),
             How::Error => Err(Error::new(Class::Transient, "log.read")),

@@ -76,6 +76,17 @@ impl Chunk {
         self.columns.push(Column::new(kind, self.rows));
     }
 
+    /// The values of a column become these, which are as many; by how many bytes of text that changes.
+    pub fn replace(&mut self, column: usize, kind: ColumnType, values: &ArrayRef) -> usize {
+        let source = Source::new(kind, values);
+        let mut replaced = Column::new(kind, self.rows);
+        let bytes = (0..self.rows)
+            .map(|row| replaced.set(row, &source, row).1)
+            .sum();
+        self.columns[column] = replaced;
+        bytes
+    }
+
     /// One more row, all null and not yet alive.
     pub fn push(&mut self) -> usize {
         for column in &mut self.columns {

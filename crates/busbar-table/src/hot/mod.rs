@@ -1,24 +1,36 @@
 //! The hot engine: rows in memory.
 
 mod chunk;
+mod journal;
 mod state;
 
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, StringArray, TimestampMicrosecondArray};
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::array::{
+    ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
+};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use busbar_event::{Class, Error};
-use busbar_log::Clock;
+use busbar_log::{Clock, Partition, PartitionOptions};
 use parking_lot::RwLock;
 
 use crate::columns::{self, ColumnType, Prepared};
+use crate::limits::{SNAPSHOT_BYTES_MAX, SNAPSHOT_ROWS_MAX};
 use crate::spec::{HotOptions, check_key_type};
-use crate::table::{Applied, Compare, Constant, Rows, Scan, Stats, Table, Write};
+use crate::table::{Applied, Capabilities, Compare, Constant, Rows, Scan, Stats, Table, Write};
+pub(crate) use journal::from_log;
+use journal::{Entry, Journal};
 use state::{State, chunk_batch};
 
-/// Rows in memory, the last one of each key; gone when the process ends.
+/// Rows in memory, the last one of each key.
 ///
+/// * **Durability.** Each write is journalled in the log, synced, before it is applied, together with the
+///   position of its producer. A restart applies the journal again before the table is used, whatever ended
+///   the process; rows whose time to live is over by then do not come back. When the journal has grown much
+///   larger than the table, it is replaced by a snapshot. Without a log (for checks and tests) rows are gone
+///   when the process ends.
 /// * **Time to live** counts from the moment a row was last written, by the clock of the machine.
 ///   Expired rows are removed by the next call of any kind, so none is ever seen.
 /// * **Bounds.** A table has a bound of rows and one of bytes. A write that would pass one is
@@ -27,13 +39,12 @@ use state::{State, chunk_batch};
 ///   has room.
 /// * **Reading** takes a picture of the table under the lock in some microseconds per million rows
 ///   and builds the columns afterwards; a writer that meets a reader copies a chunk, not the table.
-/// * **Positions** live as long as the rows. After a restart both are gone, and a flow fills the
-///   table again from wherever it resumes.
 pub struct Hot {
     name: String,
     key: Vec<String>,
     declared: bool,
     clock: Arc<dyn Clock>,
+    journal: Option<Journal>,
     state: RwLock<State>,
 }
 
@@ -44,19 +55,101 @@ impl Hot {
         key: &[String],
         options: HotOptions,
         clock: Arc<dyn Clock>,
+        journal: Option<Partition>,
     ) -> Result<Self, Error> {
         let table = Self {
             name: name.to_owned(),
             key: key.to_vec(),
             declared: !schema.fields().is_empty(),
             clock,
+            journal: journal.map(Journal::new),
             state: RwLock::new(State::new(options, Arc::clone(schema))),
         };
         if table.declared {
             let mut state = table.state.write();
             state.key = table.key_columns(schema)?;
         }
+        table.restore()?;
         Ok(table)
+    }
+
+    /// How the journal of a hot table is kept.
+    pub(crate) fn journal_options() -> PartitionOptions {
+        Journal::options()
+    }
+
+    /// Applies what was journalled before.
+    fn restore(&self) -> Result<(), Error> {
+        let Some(journal) = &self.journal else {
+            return Ok(());
+        };
+        let mut state = self.state.write();
+        let mut out_of_order = false;
+        for entry in journal.entries() {
+            let entry = entry?;
+            let merged = columns::merge(
+                &self.name,
+                &self.key,
+                &state.schema,
+                &entry.rows.schema(),
+                false,
+            )?;
+            let key = self.key_columns(&merged)?;
+            state.widen(&self.name, merged)?;
+            state.key = key;
+            if entry.is_note {
+                continue;
+            }
+            let write = Write {
+                rows: &entry.rows,
+                deletes: entry.deletes.as_ref(),
+                position: None,
+            };
+            let rows = columns::prepare(&self.name, &state.schema, &state.key, &write)?;
+            let keys = state.keys_of(&rows)?;
+            if !entry.is_snapshot {
+                if std::mem::take(&mut out_of_order) {
+                    state.sort_by_age();
+                }
+                state.expire(entry.times.first().copied().unwrap_or(i64::MIN));
+            }
+            let is_kept = |row: &usize| rows.rejected.iter().all(|rejected| rejected.row != *row);
+            let kept = (0..entry.times.len()).filter(is_kept);
+            let times: Vec<i64> = kept.map(|row| entry.times[row]).collect();
+            state.put(&rows, keys.as_ref(), &times);
+            out_of_order |= entry.is_snapshot;
+        }
+        if out_of_order {
+            state.sort_by_age();
+        }
+        state.expire(self.clock.now_micros());
+        // Counters are those of this process.
+        let Stats { rows, bytes, .. } = state.stats;
+        state.stats = Stats {
+            rows,
+            bytes,
+            ..Stats::default()
+        };
+        Ok(())
+    }
+
+    /// Replaces a journal that has grown large. The caller holds the journal.
+    fn shorten(&self, journal: &Journal) -> Result<(), Error> {
+        let (schema, chunks) = {
+            let mut state = self.state.write();
+            state.expire(self.clock.now_micros());
+            if !journal.wants_snapshot(state.stats.bytes) {
+                return Ok(());
+            }
+            (Arc::clone(&state.schema), state.dated_chunks())
+        };
+        let columns: Vec<usize> = (0..schema.fields().len()).collect();
+        journal.snapshot(chunks.into_iter().flat_map(|(chunk, times)| {
+            match chunk_batch(&chunk, &schema, &columns) {
+                Ok(rows) => snapshot_entries(&rows, &times),
+                Err(error) => vec![Err(error)],
+            }
+        }))
     }
 
     /// Take new bounds; rows stay.
@@ -129,6 +222,14 @@ impl Table for Hot {
         "hot"
     }
 
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            is_durable: self.journal.is_some(),
+            waits_for_disk: self.journal.is_some(),
+            can_be_held_up: false,
+        }
+    }
+
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.state.read().schema)
     }
@@ -138,21 +239,30 @@ impl Table for Hot {
     }
 
     fn evolve(&self, schema: &Schema) -> Result<(), Error> {
+        // A write that waits for the disk must find the columns that it was prepared for.
+        let _one = self.journal.as_ref().map(|journal| journal.writing.lock());
         let mut state = self.state.write();
-        let merged = columns::merge(&self.name, &state.schema, schema, self.declared)?;
+        let before = Arc::clone(&state.schema);
+        let merged = columns::merge(&self.name, &self.key, &before, schema, self.declared)?;
         let key = self.key_columns(&merged)?;
-        state.widen(merged);
+        state.widen(&self.name, Arc::clone(&merged))?;
         state.key = key;
-        Ok(())
+        drop(state);
+        match &self.journal {
+            Some(journal) if !Arc::ptr_eq(&before, &merged) => journal.note(&merged, None),
+            _ => Ok(()),
+        }
     }
 
     fn check(&self, schema: &Schema) -> Result<(), Error> {
         let state = self.state.read();
-        let merged = columns::merge(&self.name, &state.schema, schema, self.declared)?;
+        let merged = columns::merge(&self.name, &self.key, &state.schema, schema, self.declared)?;
         self.key_columns(&merged).map(drop)
     }
 
     fn write(&self, write: &Write<'_>) -> Result<Applied, Error> {
+        let journal = self.journal.as_ref();
+        let _one = journal.map(|journal| journal.writing.lock());
         let (mut schema, mut rows) = self.prepare(write)?;
         let mut state = self.state.write();
         while !Arc::ptr_eq(&schema, &state.schema) {
@@ -168,29 +278,43 @@ impl Table for Hot {
             ..Applied::default()
         };
         if let Some(at) = write.position {
-            let known = state.positions.get(&at.producer);
-            if known.is_some_and(|known| at.position <= *known) {
+            let known = match journal {
+                Some(journal) => journal.position(&at.producer),
+                None => state.positions.get(&at.producer).copied(),
+            };
+            if known.is_some_and(|known| at.position <= known) {
                 state.stats.duplicates += 1;
                 applied.duplicate = true;
                 return Ok(applied);
             }
         }
-        let keys = match &state.key[..] {
-            [] => None,
-            columns => {
-                let columns: Vec<ArrayRef> = columns
-                    .iter()
-                    .filter_map(|column| rows.column(*column).cloned())
-                    .collect();
-                Some(state.encode_keys(&columns)?)
-            }
-        };
+        let keys = state.keys_of(&rows)?;
         state.check_room(&rows, keys.as_ref())?;
         if !state.chunks_can_take(&rows) {
             return Err(Error::new(Class::Permanent, "table.rows-large").with("table", &self.name));
         }
-        let done = state.put(&rows, keys.as_ref(), now);
-        if let Some(at) = write.position {
+        let times = vec![now; rows.rows];
+        if let (Some(journal), 0, Some(at)) = (journal, rows.rows, write.position) {
+            drop(state);
+            journal.note(&schema, Some(at))?;
+            state = self.state.write();
+        } else if let Some(journal) = journal
+            && rows.rows > 0
+        {
+            // The lock is not held while waiting for the disk, so readers go on. `writing` keeps other writers out.
+            drop(state);
+            let entry = Entry {
+                rows: rows.to_record(&schema)?,
+                deletes: rows.deletes.clone(),
+                times: times.clone(),
+                is_snapshot: false,
+                is_note: false,
+            };
+            journal.append(&entry, write.position)?;
+            state = self.state.write();
+        }
+        let done = state.put(&rows, keys.as_ref(), &times);
+        if let (Some(at), None) = (write.position, journal) {
             state
                 .positions
                 .insert(Arc::clone(&at.producer), at.position);
@@ -199,7 +323,17 @@ impl Table for Hot {
         state.stats.deleted += done.deleted as u64;
         state.stats.rejected += applied.rejected.len() as u64;
         applied.put = done.put;
+        applied.overwritten = done.overwritten;
         applied.deleted = done.deleted;
+        if let Some(journal) = journal
+            && journal.wants_snapshot(state.stats.bytes)
+        {
+            drop(state);
+            // The write is journalled and applied; a snapshot that fails is tried again by the next one.
+            if let Err(error) = self.shorten(journal) {
+                tracing::warn!(table = %self.name, %error, "the table's journal was not shortened");
+            }
+        }
         Ok(applied)
     }
 
@@ -243,7 +377,10 @@ impl Table for Hot {
     }
 
     fn position(&self, producer: &str) -> Result<Option<u64>, Error> {
-        Ok(self.state.read().positions.get(producer).copied())
+        Ok(match &self.journal {
+            Some(journal) => journal.position(producer),
+            None => self.state.read().positions.get(producer).copied(),
+        })
     }
 
     fn stats(&self) -> Result<Stats, Error> {
@@ -265,6 +402,47 @@ fn one_row(
     let arrays = columns.iter().map(|c| chunk.array(*c).slice(place, 1));
     arrow::array::RecordBatch::try_new(Arc::clone(schema), arrays.collect())
         .map_err(crate::columns::arrow_error)
+}
+
+/// Rows of a chunk and when each was written, in pieces that fit a frame.
+fn snapshot_entries(rows: &RecordBatch, times: &[i64]) -> Vec<Result<Entry, Error>> {
+    let bytes_of = |row: usize| {
+        rows.slice(row, 1)
+            .columns()
+            .iter()
+            .map(text_bytes)
+            .sum::<usize>()
+    };
+    let mut entries = Vec::new();
+    let (mut from, mut bytes) = (0, 0);
+    for row in 0..rows.num_rows() {
+        bytes += bytes_of(row);
+        let next = row + 1;
+        if next == rows.num_rows()
+            || next - from >= SNAPSHOT_ROWS_MAX
+            || bytes >= SNAPSHOT_BYTES_MAX
+        {
+            entries.push(Ok(Entry {
+                rows: rows.slice(from, next - from),
+                deletes: None,
+                times: times[from..next].to_vec(),
+                is_snapshot: true,
+                is_note: false,
+            }));
+            (from, bytes) = (next, 0);
+        }
+    }
+    entries
+}
+
+/// Bytes of text and binary in a column.
+fn text_bytes(column: &ArrayRef) -> usize {
+    let ends = |offsets: &[i32]| (offsets[offsets.len() - 1] - offsets[0]) as usize;
+    match column.data_type() {
+        DataType::Utf8 => ends(column.as_string::<i32>().value_offsets()),
+        DataType::Binary => ends(column.as_binary::<i32>().value_offsets()),
+        _ => 0,
+    }
 }
 
 impl fmt::Debug for Hot {

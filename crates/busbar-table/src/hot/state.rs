@@ -12,7 +12,7 @@ use hashbrown::{HashMap, HashTable};
 use std::hash::BuildHasher;
 
 use super::chunk::{Chunk, Source};
-use crate::columns::{ColumnType, Prepared, arrow_error, type_of};
+use crate::columns::{ColumnType, Prepared, arrow_error, type_of, widen};
 use crate::limits::HOT_CHUNK_ROWS;
 use crate::spec::{HotOptions, WhenFull};
 use crate::table::Stats;
@@ -59,6 +59,7 @@ struct Slot {
 #[derive(Default)]
 pub(super) struct Done {
     pub put: usize,
+    pub overwritten: usize,
     pub deleted: usize,
 }
 
@@ -82,8 +83,31 @@ impl State {
         }
     }
 
-    /// Take a schema that begins with the present one.
-    pub fn widen(&mut self, schema: SchemaRef) {
+    /// Take a schema that begins with the present one, some of whose columns may have become wider. On an error
+    /// nothing has changed.
+    pub fn widen(&mut self, table: &str, schema: SchemaRef) -> Result<(), Error> {
+        let mut wider = Vec::new();
+        for (column, kind) in self.kinds.iter().enumerate() {
+            let field = schema.field(column);
+            let next = type_of(field);
+            if next == *kind {
+                continue;
+            }
+            for (place, chunk) in self.chunks.iter().enumerate() {
+                let values = widen(table, field.name(), &chunk.array(column), next)?;
+                wider.push((column, next, place, values));
+            }
+        }
+        for (column, kind, place, values) in wider {
+            let chunk = Arc::make_mut(&mut self.chunks[place]);
+            // Numbers and truth values, which become texts here, took no bytes of text before.
+            let bytes = chunk.replace(column, kind, &values);
+            self.chunk_bytes[place] += bytes;
+            self.stats.bytes += bytes as u64;
+        }
+        for (column, kind) in self.kinds.iter_mut().enumerate() {
+            *kind = type_of(schema.field(column));
+        }
         for field in &schema.fields()[self.kinds.len()..] {
             let kind = type_of(field);
             self.kinds.push(kind);
@@ -92,6 +116,7 @@ impl State {
             }
         }
         self.schema = schema;
+        Ok(())
     }
 
     /// Remove what has lived its time.
@@ -170,8 +195,9 @@ impl State {
         Ok(())
     }
 
-    /// Put and delete rows. `keys` are theirs, in the table's own encoding.
-    pub fn put(&mut self, rows: &Prepared, keys: Option<&Rows>, now: i64) -> Done {
+    /// Put and delete rows. `keys` are theirs, in the table's own encoding; `times` are when they were
+    /// written.
+    pub fn put(&mut self, rows: &Prepared, keys: Option<&Rows>, times: &[i64]) -> Done {
         self.writes += 1;
         let evicts = self.options.when_full == WhenFull::Evict;
         let mut done = Done::default();
@@ -190,13 +216,15 @@ impl State {
             done.put += 1;
             let slot = match known {
                 Some(slot) => {
+                    let same_write = self.slots[slot as usize].touched.0 == self.writes;
+                    done.overwritten += usize::from(same_write);
                     self.unlink(slot);
                     slot
                 }
                 None => self.insert(hash, key, keys.is_some()),
             };
             self.link(slot);
-            self.slots[slot as usize].written = now;
+            self.slots[slot as usize].written = times[row];
             self.slots[slot as usize].touched = (self.writes, row as u32);
             *at = slot;
             while evicts && self.stats.rows > self.options.rows_max && self.oldest != slot {
@@ -223,7 +251,7 @@ impl State {
         done
     }
 
-    /// Whether the chunks could take so many more bytes, wherever they land.
+    /// Whether every chunk has room for all bytes of these rows.
     pub fn chunks_can_take(&self, rows: &Prepared) -> bool {
         let incoming: usize = rows
             .columns
@@ -244,6 +272,41 @@ impl State {
     pub fn lookup(&self, key: &[u8]) -> Option<(Arc<Chunk>, usize)> {
         let (chunk, place) = place(self.find(hash(key), key)?);
         Some((Arc::clone(&self.chunks[chunk]), place))
+    }
+
+    /// The rows there are, as chunks that will not change, and when each live row was written.
+    pub fn dated_chunks(&self) -> Vec<(Arc<Chunk>, Vec<i64>)> {
+        let slots = self.slots.chunks(HOT_CHUNK_ROWS);
+        let dated = self.chunks.iter().zip(slots).map(|(chunk, slots)| {
+            let live = slots.iter().filter(|slot| slot.live);
+            let times: Vec<i64> = live.map(|slot| slot.written).collect();
+            (Arc::clone(chunk), times)
+        });
+        dated.filter(|(_, times)| !times.is_empty()).collect()
+    }
+
+    /// Orders the rows by when they were written, where they were put in another order.
+    pub fn sort_by_age(&mut self) {
+        let mut live: Vec<u32> = (0..self.slots.len() as u32)
+            .filter(|slot| self.slots[*slot as usize].live)
+            .collect();
+        live.sort_by_key(|slot| self.slots[*slot as usize].written);
+        (self.oldest, self.newest) = (NONE, NONE);
+        for slot in live {
+            self.link(slot);
+        }
+    }
+
+    /// The keys of some rows; none for a table without a key.
+    pub fn keys_of(&self, rows: &Prepared) -> Result<Option<Rows>, Error> {
+        if self.key.is_empty() {
+            return Ok(None);
+        }
+        let columns = self.key.iter();
+        let columns: Vec<ArrayRef> = columns
+            .filter_map(|column| rows.column(*column).cloned())
+            .collect();
+        self.encode_keys(&columns).map(Some)
     }
 
     /// Encode the key's columns of some rows.

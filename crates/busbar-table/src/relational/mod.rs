@@ -2,7 +2,7 @@
 
 mod scan;
 mod schema;
-mod time;
+mod sqlite;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,17 +14,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{Float64Type, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use arrow::row::{RowConverter, SortField};
-use busbar_event::{Class, Error};
+use busbar_event::{Class, Error, time};
 use parking_lot::{Mutex, RwLock};
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 
 use crate::ProducerPosition;
 use crate::columns::{self, ColumnType, Prepared, arrow_error, type_of};
-use crate::limits::{BUSY_WAIT, READERS_IDLE_MAX, STATEMENTS_CACHED_MAX};
-use crate::table::{Applied, Rows, Scan, Stats, Table, Write};
+use crate::table::{Applied, Capabilities, Rows, Scan, Stats, Table, Write};
 use scan::Reading;
 use schema::Shape;
+use sqlite::{Readers, configure, sqlite_error};
 
 /// Rows in a SQLite file of their own, in write-ahead mode with a full sync at each commit.
 ///
@@ -125,7 +125,7 @@ impl Relational {
     fn widen(&self, schema: &Schema, declared: bool) -> Result<(), Error> {
         let mut writer = self.writer.lock();
         let before = Arc::clone(&self.shape.read());
-        let merged = columns::merge(&self.name, &before.schema, schema, declared)?;
+        let merged = columns::merge(&self.name, &self.key, &before.schema, schema, declared)?;
         if Arc::ptr_eq(&merged, &before.schema) {
             return Ok(());
         }
@@ -149,6 +149,14 @@ impl Table for Relational {
         "relational"
     }
 
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            is_durable: true,
+            waits_for_disk: true,
+            can_be_held_up: true,
+        }
+    }
+
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.shape.read().schema)
     }
@@ -166,7 +174,13 @@ impl Table for Relational {
 
     fn check(&self, schema: &Schema) -> Result<(), Error> {
         let shape = self.shape();
-        let merged = columns::merge(&self.name, &shape.schema, schema, self.is_declared())?;
+        let merged = columns::merge(
+            &self.name,
+            &self.key,
+            &shape.schema,
+            schema,
+            self.is_declared(),
+        )?;
         Shape::new(&self.name, merged, &self.key).map(drop)
     }
 
@@ -199,7 +213,8 @@ impl Table for Relational {
             applied.duplicate = true;
             return Ok(applied);
         }
-        put(&transaction, &self.name, &shape, &rows, write.position)?;
+        let position = write.position;
+        applied.overwritten = put(&transaction, &self.name, &shape, &rows, position)?;
         transaction.commit().map_err(fault)?;
         applied.deleted = rows.deleted();
         applied.put = rows.rows - applied.deleted;
@@ -360,15 +375,16 @@ fn position(connection: &Connection, table: &str, producer: &str) -> Result<Opti
     Ok(found.map(i64::unsigned_abs))
 }
 
+/// Writes rows and deletions; how many rows a later one of them put again.
 fn put(
     connection: &Connection,
     table: &str,
     shape: &Shape,
     rows: &Prepared,
     at: Option<&ProducerPosition>,
-) -> Result<(), Error> {
+) -> Result<usize, Error> {
     let fault = |cause| sqlite_error(table, cause);
-    let skip = superseded(shape, rows)?;
+    let (skip, overwritten) = superseded(shape, rows)?;
     let places: Vec<usize> = rows.columns.iter().map(|(column, _)| *column).collect();
     let values: Vec<Values<'_>> = rows
         .columns
@@ -413,15 +429,16 @@ fn put(
             }
         }
     }
-    Ok(())
+    Ok(overwritten)
 }
 
-/// Rows that the next row of the same key in the same batch makes pointless: a batch of readings of
-/// ten devices is then ten rows for SQLite. A deletion before a put is not pointless: it empties
-/// the columns that the put does not have.
-fn superseded(shape: &Shape, rows: &Prepared) -> Result<Vec<bool>, Error> {
+/// Which rows need not be written because the next row of the same key in the same batch replaces them,
+/// and how many puts are followed by another put. All rows of a batch have the same columns, so the later
+/// put replaces all that the earlier one wrote. A deletion before a put is needed: it empties the columns
+/// that the put does not have.
+fn superseded(shape: &Shape, rows: &Prepared) -> Result<(Vec<bool>, usize), Error> {
     if shape.key.is_empty() || rows.rows < 2 {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), 0));
     }
     let fields = shape
         .key
@@ -436,15 +453,17 @@ fn superseded(shape: &Shape, rows: &Prepared) -> Result<Vec<bool>, Error> {
     let keys = converter.convert_columns(&columns).map_err(arrow_error)?;
     let mut next_is_delete = HashMap::with_capacity(rows.rows.min(1024));
     let mut skip = vec![false; rows.rows];
+    let mut overwritten = 0;
     for row in (0..rows.rows).rev() {
         let is_delete = rows.is_delete(row);
         let next = next_is_delete.insert(keys.row(row).data(), is_delete);
+        overwritten += usize::from(next == Some(false) && !is_delete);
         skip[row] = match next {
             None => false,
             Some(next_is_delete) => next_is_delete || !is_delete,
         };
     }
-    Ok(skip)
+    Ok((skip, overwritten))
 }
 
 /// A column's values, its type looked up once.
@@ -475,7 +494,7 @@ impl<'a> Values<'a> {
         place: usize,
         row: usize,
     ) -> rusqlite::Result<()> {
-        let time;
+        let mut time = Vec::new();
         let value = match self {
             Self::Bool(array) if array.is_valid(row) => {
                 ValueRef::Integer(i64::from(array.value(row)))
@@ -484,74 +503,14 @@ impl<'a> Values<'a> {
             Self::Float(array) if array.is_valid(row) => ValueRef::Real(array.value(row)),
             Self::Text(array) if array.is_valid(row) => ValueRef::Text(array.value(row).as_bytes()),
             Self::Time(array) if array.is_valid(row) => {
-                time = time::write_time(array.value(row));
+                time.reserve_exact(time::WRITTEN_BYTES);
+                time::write(array.value(row), &mut time);
                 ValueRef::Text(&time)
             }
             Self::Binary(array) if array.is_valid(row) => ValueRef::Blob(array.value(row)),
             _ => ValueRef::Null,
         };
         statement.raw_bind_parameter(place, ToSqlOutput::Borrowed(value))
-    }
-}
-
-/// Connections that can only read.
-struct Readers {
-    table: String,
-    path: PathBuf,
-    idle: Mutex<Vec<Connection>>,
-}
-
-impl Readers {
-    fn take(&self) -> Result<Connection, Error> {
-        if let Some(connection) = self.idle.lock().pop() {
-            return Ok(connection);
-        }
-        let fault = |cause| sqlite_error(&self.table, cause);
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&self.path, flags).map_err(fault)?;
-        configure(&connection).map_err(fault)?;
-        connection
-            .execute_batch("PRAGMA query_only = ON")
-            .map_err(fault)?;
-        Ok(connection)
-    }
-
-    fn give_back(&self, connection: Connection) {
-        let mut idle = self.idle.lock();
-        if idle.len() < READERS_IDLE_MAX {
-            idle.push(connection);
-        }
-    }
-}
-
-fn configure(connection: &Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(BUSY_WAIT)?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED_MAX);
-    connection.execute_batch(
-        "PRAGMA synchronous = FULL; PRAGMA trusted_schema = OFF; PRAGMA temp_store = MEMORY;",
-    )
-}
-
-/// SQLite's errors, sorted by what to do about them.
-fn sqlite_error(table: &str, cause: rusqlite::Error) -> Error {
-    let (class, code) = match cause.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => (Class::Transient, "table.disk-full"),
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            (Class::Transient, "table.file-busy")
-        }
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            (Class::Configuration, "table.file-damaged")
-        }
-        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
-            (Class::Configuration, "table.file-open")
-        }
-        Some(ErrorCode::TooBig) => (Class::Permanent, "table.rows-large"),
-        _ => (Class::Transient, "table.sqlite"),
-    };
-    let error = Error::new(class, code).with("table", table);
-    match code {
-        "table.file-damaged" => error.with("detail", cause),
-        _ => error.caused_by(cause),
     }
 }
 

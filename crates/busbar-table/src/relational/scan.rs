@@ -7,13 +7,12 @@ use arrow::array::{
     StringBuilder, TimestampMicrosecondBuilder,
 };
 use arrow::datatypes::SchemaRef;
-use busbar_event::{Class, Error};
+use busbar_event::{Class, Error, time};
 use rusqlite::Connection;
 use rusqlite::types::{Value, ValueRef};
 
 use super::schema::{Shape, quoted};
-use super::time::{read_time, write_time};
-use super::{Readers, sqlite_error};
+use super::sqlite::{Readers, sqlite_error};
 use crate::columns::{ColumnType, arrow_error, rows_without_columns, type_of};
 use crate::limits::{SCAN_BYTES_MAX, SCAN_ROWS_MAX};
 use crate::table::{Compare, Condition, Constant, Scan};
@@ -27,7 +26,8 @@ pub(super) struct Reading {
     constants: Vec<Value>,
     schema: SchemaRef,
     kinds: Vec<ColumnType>,
-    last_row: Option<i64>,
+    /// The smallest row number that has not been read; none when there is none.
+    next_row: Option<i64>,
     left: usize,
 }
 
@@ -45,7 +45,7 @@ impl Reading {
             .execute_batch("BEGIN; SELECT count(*) FROM _busbar_columns;")
             .map_err(|cause| sqlite_error(table, cause))?;
         let schema = Arc::new(shape.schema.project(columns).map_err(arrow_error)?);
-        let mut tests = vec![format!("{} > ?1", shape.row_number)];
+        let mut tests = vec![format!("{} >= ?1", shape.row_number)];
         let mut constants = Vec::new();
         for condition in &scan.conditions {
             if let Some((test, constant)) = test(shape, condition, constants.len() + 3) {
@@ -72,21 +72,20 @@ impl Reading {
             constants,
             kinds: schema.fields().iter().map(|field| type_of(field)).collect(),
             schema,
-            last_row: None,
+            // An integer key is the row number: rows begin at the smallest integer there is.
+            next_row: Some(i64::MIN),
             left: scan.limit.filter(|_| used_all).unwrap_or(usize::MAX),
         })
     }
 
     fn read(&mut self) -> Result<Option<RecordBatch>, Error> {
-        let Some(connection) = &self.connection else {
+        let (Some(connection), Some(next_row)) = (&self.connection, self.next_row) else {
             return Ok(None);
         };
         let fault = |cause| sqlite_error(&self.table, cause);
         let most = self.left.min(SCAN_ROWS_MAX);
         let mut statement = connection.prepare_cached(&self.sql).map_err(fault)?;
-        // Row numbers begin anywhere, even below zero if a key is the row number.
-        let after = self.last_row.unwrap_or(i64::MIN);
-        statement.raw_bind_parameter(1, after).map_err(fault)?;
+        statement.raw_bind_parameter(1, next_row).map_err(fault)?;
         statement
             .raw_bind_parameter(2, most as i64)
             .map_err(fault)?;
@@ -100,7 +99,7 @@ impl Reading {
         let (mut rows, mut bytes) = (0, 0);
         let mut cursor = statement.raw_query();
         while let Some(row) = cursor.next().map_err(fault)? {
-            self.last_row = Some(row.get(0).map_err(fault)?);
+            self.next_row = row.get::<_, i64>(0).map_err(fault)?.checked_add(1);
             for (place, builder) in builders.iter_mut().enumerate() {
                 let value = row.get_ref(place + 1).map_err(fault)?;
                 match builder.append(value) {
@@ -161,6 +160,12 @@ impl Drop for Reading {
     }
 }
 
+/// Reads a time as it is kept: of 27 bytes, so that text order is time order.
+fn read_time(text: &[u8]) -> Option<i64> {
+    let is_kept = text.len() == time::WRITTEN_BYTES && text[10] == b'T' && text[26] == b'Z';
+    time::parse_bytes(text).filter(|_| is_kept)
+}
+
 /// A condition as SQLite understands it, if both mean the same by it.
 fn test(shape: &Shape, condition: &Condition, parameter: usize) -> Option<(String, Value)> {
     let field = shape.schema.fields().get(condition.column)?;
@@ -171,11 +176,10 @@ fn test(shape: &Shape, condition: &Condition, parameter: usize) -> Option<(Strin
         (ColumnType::Text, Constant::Text(value)) => Value::Text(value.clone()),
         (ColumnType::Time, Constant::Time(value)) => {
             // Written times are in order only within the years that can be written.
-            let written = write_time(*value);
-            if read_time(&written) != Some(*value) {
+            if !time::is_written(*value) {
                 return None;
             }
-            Value::Text(String::from_utf8_lossy(&written).into_owned())
+            Value::Text(time::text(*value))
         }
         _ => return None,
     };

@@ -24,8 +24,10 @@ use arrow::datatypes::{Schema, SchemaRef};
 use busbar_event::{Class, Error};
 use rusqlite::{Connection, params};
 
-use super::sqlite_error;
-use crate::columns::{ColumnType, type_of};
+use super::sqlite::sqlite_error;
+use crate::columns::{
+    ColumnType, EXACT_INT_MAX, arrow_error, column_type_error, row_number, type_of,
+};
 use crate::spec::check_key_type;
 
 /// `BusB`.
@@ -58,19 +60,7 @@ impl Shape {
             true => Vec::new(),
             false => key.iter().map(find).collect::<Result<_, _>>()?,
         };
-        let taken = |name: &str| {
-            let mut fields = schema.fields().iter();
-            fields.any(|field| field.name().eq_ignore_ascii_case(name))
-        };
-        let row_number = ["rowid", "_rowid_", "oid"]
-            .into_iter()
-            .find(|name| !taken(name));
-        let Some(row_number) = row_number else {
-            return Err(
-                Error::new(Class::Configuration, "table.column-name-reserved")
-                    .with("column", "rowid"),
-            );
-        };
+        let row_number = row_number(&schema)?;
         Ok(Self {
             schema,
             key,
@@ -155,7 +145,7 @@ pub(super) fn read_columns(
     Ok((Schema::new(fields), key))
 }
 
-/// Make the table, or give it the columns that `next` has more than `before`.
+/// Make the table, widen its columns, or give it the columns that `next` has more than `before`.
 pub(super) fn write_columns(
     connection: &mut Connection,
     table: &str,
@@ -165,14 +155,17 @@ pub(super) fn write_columns(
     let fault = |cause| sqlite_error(table, cause);
     let transaction = connection.transaction().map_err(fault)?;
     let fields = next.schema.fields();
-    if before.fields().is_empty() {
+    let added = before.fields().len();
+    if added == 0 {
         transaction
-            .execute_batch(&create(table, next))
+            .execute_batch(&create(table, &next.schema, &next.key))
             .map_err(fault)?;
+    } else {
+        widen_columns(&transaction, table, before, next)?;
     }
-    for (place, field) in fields.iter().enumerate().skip(before.fields().len()) {
+    for (place, field) in fields.iter().enumerate().skip(added) {
         let kind = type_of(field);
-        if !before.fields().is_empty() {
+        if added > 0 {
             let sql = format!(
                 "ALTER TABLE {} ADD COLUMN {} {}",
                 quoted(table),
@@ -197,19 +190,102 @@ pub(super) fn write_columns(
     transaction.commit().map_err(fault)
 }
 
-fn create(table: &str, shape: &Shape) -> String {
+/// Copy the rows into a table whose columns have the types of `next`, where these are wider than before: SQLite
+/// cannot change the type of a column.
+fn widen_columns(
+    transaction: &Connection,
+    table: &str,
+    before: &Schema,
+    next: &Shape,
+) -> Result<(), Error> {
+    let fault = |cause| sqlite_error(table, cause);
+    let kinds = |place: usize| {
+        let (from, to) = (before.field(place), next.schema.field(place));
+        (type_of(from), type_of(to))
+    };
+    let places = 0..before.fields().len();
+    let wider: Vec<usize> = places
+        .clone()
+        .filter(|p| kinds(*p).0 != kinds(*p).1)
+        .collect();
+    if wider.is_empty() {
+        return Ok(());
+    }
+    for place in &wider {
+        let (name, (from, to)) = (before.field(*place).name(), kinds(*place));
+        if to == ColumnType::Float {
+            let sql = format!(
+                "SELECT count(*) FROM {0} WHERE {1} > {2} OR {1} < -{2}",
+                quoted(table),
+                quoted(name),
+                EXACT_INT_MAX
+            );
+            let inexact: i64 = transaction
+                .query_row(&sql, [], |row| row.get(0))
+                .map_err(fault)?;
+            if inexact > 0 {
+                return Err(column_type_error(table, name, from, to));
+            }
+        }
+        transaction
+            .execute(
+                "UPDATE _busbar_columns SET type = ?1 WHERE place = ?2",
+                params![to.word(), *place as i64],
+            )
+            .map_err(fault)?;
+    }
+    let wide = next.schema.project(&places.clone().collect::<Vec<_>>());
+    let wide = wide.map_err(arrow_error)?;
+    let mut names: Vec<String> = places
+        .clone()
+        .map(|p| quoted(before.field(p).name()))
+        .collect();
+    let mut values: Vec<String> = places
+        .map(|place| {
+            let name = quoted(before.field(place).name());
+            match kinds(place) {
+                (from, to) if from == to => name,
+                (ColumnType::Bool, _) => {
+                    format!("CASE {name} WHEN 1 THEN 'true' WHEN 0 THEN 'false' END")
+                }
+                (_, to) => format!("CAST({name} AS {})", sqlite_type(to)),
+            }
+        })
+        .collect();
+    if next.key.is_empty() {
+        let own = OWN_COLUMNS.map(str::to_owned);
+        names.extend(own.clone());
+        values.extend(own);
+    }
+    let sql = format!(
+        "ALTER TABLE {0} RENAME TO _busbar_narrow; {1};
+         INSERT INTO {0} ({2}) SELECT {3} FROM _busbar_narrow ORDER BY {4};
+         DROP TABLE _busbar_narrow;",
+        quoted(table),
+        create(table, &wide, &next.key),
+        names.join(", "),
+        values.join(", "),
+        next.row_number,
+    );
+    transaction.execute_batch(&sql).map_err(fault)
+}
+
+/// Columns of a table without a key that tell repeated rows.
+const OWN_COLUMNS: [&str; 3] = ["_busbar_producer", "_busbar_position", "_busbar_row"];
+
+fn create(table: &str, schema: &Schema, key: &[usize]) -> String {
     let mut sql = format!("CREATE TABLE {} (", quoted(table));
-    for field in shape.schema.fields() {
+    for field in schema.fields() {
         let kind = sqlite_type(type_of(field));
         let _ = write!(sql, "{} {kind}, ", quoted(field.name()));
     }
-    if shape.key.is_empty() {
+    if key.is_empty() {
         sql.push_str(
             "_busbar_producer TEXT, _busbar_position INTEGER, _busbar_row INTEGER, \
              UNIQUE (_busbar_producer, _busbar_position, _busbar_row)",
         );
     } else {
-        let _ = write!(sql, "PRIMARY KEY ({})", key_list(shape));
+        let _ = write!(sql, "PRIMARY KEY ({})", key_list(schema, key));
     }
     sql.push_str(") STRICT");
     sql
@@ -220,8 +296,7 @@ pub(super) fn put_sql(table: &str, shape: &Shape, columns: &[usize]) -> String {
     let name = |column: &usize| quoted(shape.schema.field(*column).name());
     let mut names: Vec<String> = columns.iter().map(name).collect();
     if shape.key.is_empty() {
-        let own = ["_busbar_producer", "_busbar_position", "_busbar_row"];
-        names.extend(own.map(str::to_owned));
+        names.extend(OWN_COLUMNS.map(str::to_owned));
     }
     let marks = vec!["?"; names.len()].join(", ");
     let mut sql = format!(
@@ -235,7 +310,11 @@ pub(super) fn put_sql(table: &str, shape: &Shape, columns: &[usize]) -> String {
             .filter(|column| !shape.key.contains(column))
             .map(|column| format!("{0} = excluded.{0}", name(column)))
             .collect();
-        let _ = write!(sql, " ON CONFLICT ({}) DO ", key_list(shape));
+        let _ = write!(
+            sql,
+            " ON CONFLICT ({}) DO ",
+            key_list(&shape.schema, &shape.key)
+        );
         if others.is_empty() {
             sql.push_str("NOTHING");
         } else {
@@ -259,9 +338,10 @@ pub(super) fn delete_sql(table: &str, shape: &Shape) -> String {
     )
 }
 
-fn key_list(shape: &Shape) -> String {
-    let names = shape.key.iter();
-    let names = names.map(|column| quoted(shape.schema.field(*column).name()));
+fn key_list(schema: &Schema, key: &[usize]) -> String {
+    let names = key
+        .iter()
+        .map(|column| quoted(schema.field(*column).name()));
     names.collect::<Vec<_>>().join(", ")
 }
 

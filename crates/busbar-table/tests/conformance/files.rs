@@ -118,6 +118,17 @@ fn names_are_quoted_and_checked() {
         let refused = tables.apply(&BTreeMap::from([(name.to_owned(), spec.clone())]));
         assert_eq!(refused.unwrap_err().code(), "table.name", "{name}");
     }
+    for name in ["sqlite_t", "sqlite_sequence"] {
+        assert_eq!(spec.check(name).unwrap_err().code(), "table.name-reserved");
+    }
+    // None of SQLite's names for its row number is left.
+    let taken = r#"{"relational": {}, "columns": [{"name": "RowId", "type": "int"},
+        {"name": "_rowid_", "type": "int"}, {"name": "OID", "type": "int"}]}"#;
+    let taken: TableSpec = serde_json::from_str(taken).unwrap();
+    assert_eq!(
+        taken.check("t").unwrap_err().code(),
+        "table.column-name-reserved"
+    );
 }
 
 #[test]

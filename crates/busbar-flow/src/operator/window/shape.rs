@@ -93,11 +93,6 @@ impl Shape {
         pane.first_window <= window && window <= pane.start && pane.start < self.end(window)
     }
 
-    /// Whether windows overlap.
-    pub fn overlaps(&self) -> bool {
-        self.slide < self.size
-    }
-
     /// The first window that counts a pane, were none closed.
     fn first_window(&self, pane: i64) -> i64 {
         // The first that ends behind the beginning of the pane.

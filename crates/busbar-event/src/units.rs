@@ -2,11 +2,12 @@
 
 use std::{fmt, time::Duration};
 
-use busbar_event::{Class, Error};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A span of time: a whole number and one of `us`, `ms`, `s`, `m`, `h`, `d`, `w`.
+use crate::{Class, Error};
+
+/// A span of time: a whole number and one of `us`, `ms`, `s`, `m` (or `min`), `h`, `d`, `w`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Span {
     micros: i64,
@@ -23,6 +24,7 @@ const SPANS: &[(&str, i64)] = &[
     ("d", 86_400_000_000),
     ("h", 3_600_000_000),
     ("m", 60_000_000),
+    ("min", 60_000_000),
     ("s", 1_000_000),
     ("ms", 1_000),
     ("us", 1),
@@ -41,7 +43,7 @@ const SIZES: &[(&str, u64)] = &[
 ];
 
 impl Span {
-    /// A span of so many microseconds; never negative.
+    /// A span of `micros` microseconds; a negative number counts as 0.
     pub fn from_micros(micros: i64) -> Self {
         Self {
             micros: micros.max(0),
@@ -71,12 +73,12 @@ impl Span {
         };
         micros
             .map(|micros| Self { micros })
-            .ok_or_else(|| Error::new(Class::Configuration, "bus.span").with("text", short(text)))
+            .ok_or_else(|| Error::new(Class::Configuration, "event.span").with("text", short(text)))
     }
 }
 
 impl Size {
-    /// So many bytes.
+    /// A size of `bytes` bytes.
     pub fn from_bytes(bytes: u64) -> Self {
         Self { bytes }
     }
@@ -99,7 +101,7 @@ impl Size {
         };
         bytes
             .map(|bytes| Self { bytes })
-            .ok_or_else(|| Error::new(Class::Configuration, "bus.size").with("text", short(text)))
+            .ok_or_else(|| Error::new(Class::Configuration, "event.size").with("text", short(text)))
     }
 }
 
@@ -224,6 +226,7 @@ mod tests {
         ] {
             assert_eq!(Span::parse(text).unwrap().as_micros(), micros, "{text}");
         }
+        assert_eq!(Span::parse("10min").unwrap().to_string(), "10m");
         assert_eq!(Span::parse("604800s").unwrap().to_string(), "1w");
         assert_eq!(Span::default().to_string(), "0s");
         for text in [
