@@ -189,6 +189,8 @@ impl Node {
                 ),
             )
         });
+        // Embedded stores have made files of their own meanwhile.
+        make_private(&app.data);
         app.lifecycle.enter(NodePhase::Running);
         Ok(Node {
             app,

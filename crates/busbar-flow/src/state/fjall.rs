@@ -3,6 +3,7 @@
 //! A key is the task's name, a zero byte, and the key within the task. One keyspace holds them all, so that a commit is one
 //! entry of its journal, synced before the commit returns.
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -64,7 +65,10 @@ impl FjallStore {
 }
 
 fn open(folder: &Path) -> Result<OpenDatabase, Error> {
-    std::fs::create_dir_all(folder).map_err(|error| failed(error.into()))?;
+    // For the user of the node alone, as the data folder.
+    let mut builder = std::fs::DirBuilder::new();
+    let made = builder.recursive(true).mode(0o700).create(folder);
+    made.map_err(|error| failed(error.into()))?;
     let until = Instant::now() + STATE_LOCK_WAIT;
     let database = loop {
         let builder = Database::builder(folder)

@@ -78,7 +78,12 @@ fn dead_letters_are_bounded_by_size() {
         assert_eq!(partition.end(), published);
         let kept = partition.end() - partition.start();
         assert_eq!((groups[0].count, groups[0].open), (kept, kept));
-        assert_eq!(marks(&world), 0);
+        // They are deleted beside, which nobody waits for.
+        let begun = Instant::now();
+        while marks(&world) > 0 {
+            assert!(begun.elapsed() < PATIENCE, "{} marks", marks(&world));
+            std::thread::sleep(Duration::from_millis(10));
+        }
         assert!(room.expires_soon, "{room:?}");
         // Five of the deleted ones had been sent again.
         let expired = if restarted { 0 } else { partition.start() - 5 };
