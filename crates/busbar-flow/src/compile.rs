@@ -527,7 +527,6 @@ impl Compiler<'_> {
             for branch in &branches {
                 let context = StepContext {
                     schema: &branch.schema,
-                    world: self.world,
                 };
                 match registry::compile(spec, &context) {
                     Ok(step) => compiled.push(step),
@@ -663,7 +662,6 @@ impl Compiler<'_> {
                     .filter_map(|k| results.index_of(k).ok())
                     .collect(),
                 projected: branch.projected,
-                side: 0,
             };
             let from = match (&branch.from, branch.projected) {
                 (BranchFrom::Stream(input) | BranchFrom::Events(input, _), false) => {

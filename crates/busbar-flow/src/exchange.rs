@@ -41,8 +41,6 @@ pub(crate) struct ExchangePlan {
     pub keys: Vec<usize>,
     /// Steps have made columns of their own: these are sent, and not the events.
     pub projected: bool,
-    /// Which input of the next stage's first step these rows are for.
-    pub side: u8,
 }
 
 /// The topic of what has none of its own.
@@ -382,7 +380,6 @@ mod tests {
             partitions,
             keys: vec![0],
             projected,
-            side: 0,
         }
     }
 

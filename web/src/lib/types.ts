@@ -94,7 +94,7 @@ export type FlowEdge = Pick<Api.EdgeView, 'from' | 'to' | 'watermark'> & { rate?
 
 export type Conservation = Fields<
   Api.ConservationView,
-  'in' | 'added' | 'out' | 'filtered' | 'dead' | 'held' | 'balanced'
+  'in' | 'added' | 'out' | 'filtered' | 'taken' | 'late' | 'dead' | 'held' | 'overwritten' | 'balanced'
 >;
 
 export type FlowDetail = FlowSummary &

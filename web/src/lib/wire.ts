@@ -284,9 +284,11 @@ export function readFlow(answer: unknown): FlowDetail {
     filtered: num(c.filtered),
     dead: num(c.dead),
     held: num(c.held),
+    taken: num(c.taken),
+    late: num(c.late),
     overwritten: num(c.overwritten),
   };
-  const accounted = sum.out + sum.filtered + sum.dead + sum.held + sum.overwritten;
+  const accounted = sum.out + sum.filtered + sum.taken + sum.late + sum.dead + sum.held + sum.overwritten;
   const balanced = typeof c.balanced === 'boolean' ? c.balanced : sum.in + sum.added === accounted;
   const nodes = objects(graph.nodes);
   const byId = new Map(nodes.map((n) => [str(n.id), n]));

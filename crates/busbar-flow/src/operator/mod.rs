@@ -33,7 +33,6 @@ use busbar_event::{Class, Error};
 use busbar_sql::Failed;
 use futures::future::BoxFuture;
 
-use crate::compile::World;
 pub(crate) use output::Output;
 pub(crate) use rows::{Made, Rows, Times};
 pub(crate) use state::{Changes, StateReader};
@@ -167,8 +166,6 @@ pub(crate) struct Divided {
 pub(crate) struct StepContext<'a> {
     /// The columns it sees.
     pub schema: &'a SchemaRef,
-    /// The streams, tables and connections that there are.
-    pub world: &'a World,
 }
 
 /// What is wrong with a step.

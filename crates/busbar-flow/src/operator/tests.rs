@@ -17,7 +17,6 @@ use parking_lot::Mutex;
 use proptest::prelude::*;
 
 use super::{Changes, Operator, Output, Rows, StateReader, Step, StepContext, Times, registry};
-use crate::compile::World;
 
 /// State in memory, as of the last snapshot.
 #[derive(Default)]
@@ -82,11 +81,9 @@ fn batch(readings: &[Reading]) -> RecordBatch {
 
 fn step(yaml: &str) -> Arc<dyn Step> {
     let spec: StepSpec = serde_saphyr::from_str(yaml).unwrap();
-    let world = World::default();
     let schema = batch(&[]).schema();
     let context = StepContext {
         schema: &schema,
-        world: &world,
     };
     registry::compile(&spec, &context).unwrap_or_else(|wrong| panic!("{yaml}: {wrong:?}"))
 }
