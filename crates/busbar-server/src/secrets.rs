@@ -86,12 +86,12 @@ fn written(
     let same = known.iter().find(|known| *known == secret)?;
     let node = connection.spec.options.at(&same.path)?;
     let raw = connection.source.text().get(node.span.clone())?;
+    let in_quotes = |quote: char| raw.len() > 1 && raw.starts_with(quote) && raw.ends_with(quote);
     match &node.value {
-        // Of several lines, or defined elsewhere.
-        Value::Text(text) if raw.contains('\n') || raw != raw.trim() || raw.starts_with('*') => {
+        // A block of lines, or defined elsewhere: written anew on one line.
+        Value::Text(text) if raw != text && !in_quotes('"') && !in_quotes('\'') => {
             Some(quoted(text))
         }
-        Value::Text(text) if !raw.contains(text.trim()) => Some(quoted(text)),
         _ => Some(raw.to_owned()),
     }
 }
