@@ -24,6 +24,11 @@ export interface Apply {
   files: Record<string, string>;
   /** Why, for the history. */
   note?: string;
+  /**
+   * Compute a flow again from the oldest event that is kept where its new version cannot go on with the state of the
+   * one before. Without it that version does not start, and the one before goes on.
+   */
+  replay?: boolean;
 }
 
 /** A change and its author. */
@@ -133,7 +138,7 @@ export type ConservationView = Counts & {
 
 /** What became of events. */
 export interface Counts {
-  /** Rows that a query made beyond those it was given. */
+  /** Rows that were made beyond those that came: results of queries and windows. */
   added: number;
   /** Events that became dead letters. */
   dead: number;
@@ -143,6 +148,11 @@ export interface Counts {
   held: number;
   /** Events that came. */
   in: number;
+  /**
+   * Events that came after the window, or whatever else they belong to, had been closed: they are in the stream
+   * `<flow>.late`.
+   */
+  late: number;
   /** Events that went on. */
   out: number;
   /**
@@ -150,6 +160,8 @@ export interface Counts {
    * those that nothing else of the flow kept.
    */
   overwritten: number;
+  /** Events that went into the state of a step, or into a stream between two stages of the flow. */
+  taken: number;
 }
 
 /** A place in a file that cannot be read. */
@@ -168,8 +180,10 @@ export interface DamageView {
 
 /** Dead letters. */
 export interface Dead {
-  /** How many wait to be looked at. */
+  /** How many are open: neither re-driven nor discarded. */
   count: number;
+  /** Whether the oldest of them will soon be deleted by age or size. */
+  expires_soon: boolean;
 }
 
 /** What a check found at a place in a file. */
@@ -317,14 +331,16 @@ export interface Field {
 
 /** The project that runs. */
 export interface Files {
-  /** Path and text. */
+  /** Files in which what runs differs from the project's folder, from the folder to what runs. */
+  differs?: ChangeView[];
+  /** Path and text. In place of a secret stands `(hidden)`; applied again, it is what it was. */
   files: Record<string, string>;
   refused?: RefusedView | null;
 }
 
 /** A flow. */
 export type FlowDetail = FlowSummary & {
-  /** The equation `in + added = out + filtered + dead + held + overwritten`. */
+  /** The equation `in + added = out + filtered + taken + late + dead + held + overwritten`. */
   conservation: ConservationView;
   /** Its inputs, steps and outputs. */
   graph: Graph;
@@ -338,7 +354,7 @@ export type FlowDetail = FlowSummary & {
   tasks: TaskView[];
 };
 
-/** A flow in short. Counts are since this version began to run. */
+/** A flow in short. Counts are since the node started. */
 export type FlowSummary = Counts & {
   error?: Problem | null;
   /** The streams it reads. */
@@ -412,9 +428,9 @@ export interface Groups {
   groups: GroupView[];
 }
 
-/** How the node is. */
+/** Whether the process answers. */
 export interface Health {
-  /** `ok`, or what keeps the node from its work: `starting` or `stopping`. */
+  /** `ok`. */
   status: string;
 }
 
@@ -558,6 +574,14 @@ export interface NotPublished {
   rejected_count?: number | null;
 }
 
+/** An operator that keeps state. */
+export interface OperatorView {
+  /** Bytes of state in memory. */
+  memory_bytes: number;
+  /** The name under which its state is kept. */
+  name: string;
+}
+
 /** What was, or would be, changed. */
 export interface Outcome {
   applied?: AppliedView | null;
@@ -565,6 +589,11 @@ export interface Outcome {
   changes: ChangeView[];
   /** Warnings, with file, line and column. */
   diagnostics: DiagnosticView[];
+  /**
+   * Files in which what runs now differs from the project's folder, from the folder to what runs. They stay so until
+   * they are changed in the folder, or the folder is applied.
+   */
+  differs?: ChangeView[];
   /** The version that runs now; absent for a dry run. */
   version?: number | null;
 }
@@ -671,9 +700,16 @@ export interface Rates {
 
 /** Whether the node is ready for work. */
 export interface Readiness {
-  /** `ok`, or what keeps the node from its work: `starting` or `stopping`. */
+  /** Threads that have ended although the node needs them. It has to be restarted. */
+  failed?: string[];
+  /** Why publishers are refused, by the code of the error that they get. */
+  refusal?: string | null;
+  /**
+   * `ok`, or what keeps the node from its work: `starting`, `stopping`, or `failed` when a thread has ended
+   * that the node needs.
+   */
   status: string;
-  /** False while the disk is full: readers go on, publishers are refused. */
+  /** False while publishers are refused because of the disk; readers go on. */
   writable: boolean;
 }
 
@@ -687,7 +723,7 @@ export interface Redriven {
   redriven: number;
 }
 
-/** The answer to what could not be done. */
+/** The answer to a request that was refused or failed. */
 export interface Refused {
   /** What a check found in files, with places. Absent elsewhere. */
   diagnostics?: DiagnosticView[] | null;
@@ -908,14 +944,20 @@ export interface TailMessage {
 
 /** A cursor of a flow. */
 export interface TaskView {
+  /** Behind a stage: the stream and partition whose watermark is the least, so that this cursor waits for it. */
+  held_back_by?: string | null;
   /** Committed events behind it. */
   lag: number;
   /** `main`, or the connection whose own cursor this is. */
   lane: string;
+  /** Its operators that keep state. */
+  operators: OperatorView[];
   /** The partition. */
   partition: number;
   /** Every event before this offset is done with. */
   position: number;
+  /** The stage of the flow that it runs: 0 reads the streams of the file, each next one the rows of the one before. */
+  stage: number;
   /** The stream it reads. */
   stream: string;
   /**

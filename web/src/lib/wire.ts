@@ -143,7 +143,7 @@ function overview(v: Raw): Overview {
     streams: objects(v.streams).map(stream),
     flows: objects(v.flows).map(flow),
     connections: objects(v.connections).map(connection),
-    dead: { count: num(object(v.dead).count) },
+    dead: { count: num(object(v.dead).count), expires_soon: object(v.dead).expires_soon === true },
     disk: {
       used_bytes: num(disk.used_bytes),
       free_bytes: num(disk.free_bytes),
