@@ -48,6 +48,25 @@ impl TimeRule {
     }
 }
 
+/// Reads the event times of a stream's events outside of the stream, as for the tests of a flow.
+#[derive(Clone, Debug)]
+pub struct EventTimes(Arc<TimeRule>);
+
+impl EventTimes {
+    /// Those of a stream whose file names a column; none when the time of arrival counts.
+    ///
+    /// # Errors
+    /// `bus.time-unknown` or `bus.time-type` when there is no such column, or it holds no times.
+    pub fn of(stream: &str, spec: &StreamSpec) -> Result<Option<Self>> {
+        Ok(TimeRule::of(stream, spec)?.map(Self))
+    }
+
+    /// The batch with event times in place of its own, where payloads hold one.
+    pub fn apply(&self, batch: Batch) -> Batch {
+        TimeReader::default().apply(Some(Arc::clone(&self.0)), batch)
+    }
+}
+
 /// Reads the time of batch after batch; keeps its decoder while the rule stays the same.
 #[derive(Default)]
 pub(crate) struct TimeReader {

@@ -37,6 +37,7 @@ pub use bus::{Bus, INBOX};
 pub use busbar_event::{Size, Span};
 pub use cursor::{Cursor, Gap, Item};
 pub use error::from_log;
+pub use ingest::EventTimes;
 pub use key::{KeyRule, Part};
 pub use lane::{Failure, Status, Ticket};
 pub use meter::Counters;

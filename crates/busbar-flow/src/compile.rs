@@ -9,6 +9,7 @@ use busbar_catalog::{
     ConnectionSpec, Diagnostic, FlowSpec, OutputSpec, OutputTarget, PathItem, Source, Template,
     suggest,
 };
+use busbar_bus::EventTimes;
 use busbar_event::topic::Filter;
 use busbar_event::{Class, Error, hash::fnv1a};
 use busbar_table::Table;
@@ -40,6 +41,8 @@ pub struct StreamInfo {
     pub input: Option<Input>,
     /// Its topic patterns.
     pub topics: Vec<Filter>,
+    /// How event times are read from payloads; none when the time of arrival counts.
+    pub times: Option<EventTimes>,
     /// Number of its partitions.
     pub partitions: u16,
     /// How much later than others an event may come, in microseconds.

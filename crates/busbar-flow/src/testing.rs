@@ -271,7 +271,12 @@ fn run(plan: &Plan, world: &World, test: &TestSpec) -> Result<Vec<Difference>, E
             continue;
         }
         for (input, mut builder) in pending.drain(..) {
-            let work = stages.chains[input].read(builder.finish())?;
+            let mut events = builder.finish();
+            let stream = world.streams.get(&plan.inputs[input].stream);
+            if let Some(times) = stream.and_then(|stream| stream.times.as_ref()) {
+                events = times.apply(events);
+            }
+            let work = stages.chains[input].read(events)?;
             stages.take(input, work)?;
         }
         if let Some(span) = given.and_then(|g| g.advance) {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use busbar_bus::{Bus, StreamSpec};
+use busbar_bus::{EventTimes, Bus, StreamSpec};
 use busbar_catalog::{Diagnostic, INBOX, Project};
 use busbar_event::format::FormatSpec;
 use busbar_event::{Class, Error};
@@ -164,6 +164,8 @@ fn declared(spec: &StreamSpec) -> Result<Option<Input>, Error> {
 fn info(spec: &StreamSpec, input: Option<Input>) -> StreamInfo {
     StreamInfo {
         input,
+        // A rule that is wrong was told of when the stream was checked.
+        times: EventTimes::of("", spec).ok().flatten(),
         topics: spec.topics.clone(),
         partitions: spec.partitions,
         lateness_micros: spec.lateness.map_or(0, |span| span.as_micros()),
@@ -172,6 +174,7 @@ fn info(spec: &StreamSpec, input: Option<Input>) -> StreamInfo {
 
 fn inbox() -> StreamInfo {
     StreamInfo {
+        times: None,
         partitions: 1,
         lateness_micros: 0,
         input: Some(Input {
