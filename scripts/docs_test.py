@@ -84,7 +84,7 @@ def howto_commands(name):
         )
     told = f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
     assert done.returncode == 0, told
-    for word in ("alarm/m1/power", "Read: ", "Everything is as it was written", "busbar_dead_letters", "has caught up",
+    for word in ("alarm/m1/power", "Read: ", "Everything is as it was written", "busbar_dead_letters", "has read all its input",
                  "Events sent again: 1", "guest"):
         assert word in done.stdout, f"no {word!r} in\n{told}"
 

@@ -1,15 +1,14 @@
 //! From a flow's file to a plan: names looked up, expressions typed, and what must be decoded found out.
 
+mod names;
+mod shapes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::compute::can_cast_types;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use busbar_catalog::{
-    ConnectionSpec, Diagnostic, FlowSpec, OutputSpec, OutputTarget, PathItem, Source, Template,
-    suggest,
-};
+use arrow::datatypes::SchemaRef;
 use busbar_bus::EventTimes;
+use busbar_catalog::{ConnectionSpec, Diagnostic, FlowSpec, OutputTarget, PathItem, Source};
 use busbar_event::topic::Filter;
 use busbar_event::{Class, Error, hash::fnv1a};
 use busbar_table::Table;
@@ -18,8 +17,9 @@ use crate::chain::{Chain, ChainSource, Station, StepPart};
 use crate::event_time::EventTime;
 use crate::exchange::ExchangePlan;
 use crate::operator::{Divided, Step, StepContext, registry};
-use crate::reader::{ENVELOPE, Input, Reader, is_envelope};
+use crate::reader::{Input, Reader};
 use crate::render::Renderer;
+pub(crate) use shapes::table_schema;
 
 /// What a flow can name.
 #[derive(Clone, Default)]
@@ -475,44 +475,6 @@ impl Compiler<'_> {
         outputs
     }
 
-    /// Whether there is what an output names.
-    fn known(&mut self, i: usize, output: &OutputSpec, target: &Target) {
-        let (name, code, known): (&str, &'static str, Vec<&String>) = match target {
-            Target::Topic | Target::Stage(_) | Target::Results(_) => return,
-            Target::Stream(n) => (
-                n,
-                "catalog.unknown-stream",
-                self.world.streams.keys().collect(),
-            ),
-            Target::Table(n) => (
-                n,
-                "catalog.unknown-table",
-                self.world.tables.keys().collect(),
-            ),
-            Target::Connection(n) => (
-                n,
-                "catalog.unknown-connection",
-                self.world.connections.keys().collect(),
-            ),
-        };
-        let path = [
-            PathItem::Key("to"),
-            PathItem::Index(i),
-            PathItem::Key(output.kind()),
-        ];
-        if !known.iter().any(|k| *k == name) {
-            let help = suggest(name, known.iter().map(|k| k.as_str()));
-            let error = Error::new(Class::Configuration, code).with("name", name);
-            self.bad
-                .push(self.source.diagnostic(&path, None, error).with_help(help));
-        } else if let Target::Connection(n) = target
-            && self.world.connections.get(n).is_some_and(|(_, sink)| !sink)
-        {
-            let error = Error::new(Class::Configuration, "flow.not-a-sink").with("connection", n);
-            self.bad.push(self.source.diagnostic(&path, None, error));
-        }
-    }
-
     /// Compiles the steps, stage by stage. None where something is wrong.
     fn stages(
         &mut self,
@@ -773,175 +735,6 @@ impl Compiler<'_> {
             }
         }
     }
-
-    /// A stream that is not there; perhaps it is a table.
-    fn unknown_input(&mut self, i: usize, stream: &str) {
-        let path = [PathItem::Key("from"), PathItem::Index(i)];
-        if self.world.tables.contains_key(stream) {
-            let error = Error::new(Class::Configuration, "flow.from-table").with("table", stream);
-            self.bad.push(self.source.diagnostic(&path, None, error));
-            return;
-        }
-        let help = suggest(stream, self.world.streams.keys().map(String::as_str));
-        let error = Error::new(Class::Configuration, "catalog.unknown-stream").with("name", stream);
-        self.bad
-            .push(self.source.diagnostic(&path, None, error).with_help(help));
-    }
-
-    fn shapes(&mut self, schema: &SchemaRef, projected: bool, derived: bool) -> Option<Vec<Shape>> {
-        let before = self.bad.len();
-        let mut shapes = Vec::new();
-        for (i, output) in self.spec.to.iter().enumerate() {
-            shapes.push(self.shape(i, output, schema, projected, derived));
-        }
-        (self.bad.len() == before).then_some(shapes)
-    }
-
-    fn shape(
-        &mut self,
-        i: usize,
-        output: &OutputSpec,
-        schema: &SchemaRef,
-        projected: bool,
-        derived: bool,
-    ) -> Shape {
-        let template = |this: &mut Self, key: &'static str, text: &str, topic: bool| {
-            let path = [PathItem::Key("to"), PathItem::Index(i), PathItem::Key(key)];
-            let compiled = Template::parse(text)
-                .map_err(|(span, error)| (span, error, None))
-                .and_then(|t| Renderer::compile(&t, schema, projected, derived, topic));
-            compiled
-                .map_err(|(span, error, help)| {
-                    let diagnostic = this.source.diagnostic(&path, Some(span), error);
-                    this.bad.push(diagnostic.with_help(help));
-                })
-                .ok()
-        };
-        let key = output
-            .key
-            .as_ref()
-            .and_then(|text| template(self, "key", text, false));
-        let own_topic = |this: &mut Self, key: &'static str| {
-            let has = schema
-                .field_with_name("topic")
-                .is_ok_and(|f| is_envelope("topic", f.data_type()));
-            if derived && !has {
-                let path = [PathItem::Key("to"), PathItem::Index(i), PathItem::Key(key)];
-                let error = Error::new(Class::Configuration, "flow.sql-topic");
-                this.bad.push(this.source.diagnostic(&path, None, error));
-            }
-            TopicShape::Own
-        };
-        let mut columns = Vec::new();
-        let topic = match &output.target {
-            OutputTarget::Topic(text) => {
-                template(self, "topic", text, true).map_or(TopicShape::Own, TopicShape::Made)
-            }
-            OutputTarget::Stream { stream, topic } => {
-                self.stream_types(i, stream, schema, projected);
-                let topics = self.world.streams.get(stream).map(|s| s.topics.clone());
-                match (topic, topics.as_deref()) {
-                    (Some(text), _) => template(self, "topic", text, true)
-                        .map_or(TopicShape::Own, TopicShape::Made),
-                    // One topic, whatever came in.
-                    (None, Some([only])) if only.is_literal() => {
-                        template(self, "stream", &only.as_str().replace('$', "$$"), true)
-                            .map_or(TopicShape::Own, TopicShape::Made)
-                    }
-                    (None, Some(topics)) if !topics.is_empty() => {
-                        own_topic(self, "stream");
-                        TopicShape::Fit(topics.to_vec())
-                    }
-                    _ => own_topic(self, "stream"),
-                }
-            }
-            OutputTarget::Table(name) => {
-                columns = self.table(i, name, schema, projected);
-                TopicShape::Own
-            }
-            OutputTarget::Connection(_) => TopicShape::Own,
-        };
-        Shape {
-            topic,
-            key,
-            columns,
-        }
-    }
-
-    /// Whether a stream with declared columns can take these.
-    fn stream_types(&mut self, i: usize, stream: &str, schema: &Schema, projected: bool) {
-        let info = self.world.streams.get(stream);
-        let Some(declared) = info.and_then(|s| s.input.as_ref()?.columns.as_ref()) else {
-            return;
-        };
-        for field in schema.fields() {
-            if !projected || is_envelope(field.name(), field.data_type()) {
-                continue;
-            }
-            if let Ok(wanted) = declared.field_with_name(field.name())
-                && !can_cast_types(field.data_type(), wanted.data_type())
-            {
-                let error = Error::new(Class::Configuration, "flow.stream-type")
-                    .with("column", field.name())
-                    .with("stream", stream)
-                    .with("found", field.data_type())
-                    .with("expected", wanted.data_type());
-                let path = [
-                    PathItem::Key("to"),
-                    PathItem::Index(i),
-                    PathItem::Key("stream"),
-                ];
-                self.bad.push(self.source.diagnostic(&path, None, error));
-            }
-        }
-    }
-
-    /// The columns a table takes of the results.
-    fn table(&mut self, i: usize, name: &str, schema: &Schema, projected: bool) -> Vec<usize> {
-        let Some(table) = self.world.tables.get(name) else {
-            return Vec::new();
-        };
-        let declared = table.schema();
-        let wanted = |field: &Field| {
-            if matches!(field.data_type(), DataType::Map(..)) {
-                return false;
-            }
-            let envelope = ENVELOPE.contains(&field.name().as_str());
-            projected
-                || table.key().contains(field.name())
-                || declared.field_with_name(field.name()).is_ok()
-                || (declared.fields().is_empty() && !envelope)
-        };
-        let columns: Vec<usize> = (0..schema.fields().len())
-            .filter(|column| wanted(schema.field(*column)))
-            .collect();
-        let path = [
-            PathItem::Key("to"),
-            PathItem::Index(i),
-            PathItem::Key("table"),
-        ];
-        for key in table.key() {
-            if !columns
-                .iter()
-                .any(|column| schema.field(*column).name() == key)
-            {
-                let names = columns
-                    .iter()
-                    .map(|column| schema.field(*column).name().as_str());
-                let help = suggest(key, names);
-                let error = Error::new(Class::Configuration, "flow.table-key")
-                    .with("table", name)
-                    .with("column", key);
-                self.bad
-                    .push(self.source.diagnostic(&path, None, error).with_help(help));
-                return columns;
-            }
-        }
-        if let Err(error) = table.check(&table_schema(schema, &columns)) {
-            self.bad.push(self.source.diagnostic(&path, None, error));
-        }
-        columns
-    }
 }
 
 /// What the state of a step means: the step, and the columns it reads.
@@ -952,22 +745,4 @@ fn meaning(step: &Arc<dyn Step>, sees: &SchemaRef, own: &str) -> String {
         format!("{} {}", field.name(), field.data_type())
     });
     format!("{own} ({})", read.collect::<Vec<_>>().join(", "))
-}
-
-/// The columns as a table gets them: plain types in place of encodings.
-pub(crate) fn table_schema(schema: &Schema, columns: &[usize]) -> Schema {
-    let fields = columns.iter().map(|column| {
-        let field = schema.field(*column);
-        let plain = match field.data_type() {
-            DataType::Dictionary(_, value) => value.as_ref().clone(),
-            other => other.clone(),
-        };
-        let plain = match plain {
-            DataType::Utf8View => DataType::Utf8,
-            DataType::BinaryView => DataType::Binary,
-            other => other,
-        };
-        field.clone().with_data_type(plain)
-    });
-    Schema::new(fields.collect::<Vec<_>>())
 }

@@ -8,7 +8,9 @@
 //! The stream is bounded by age and size. What the stream deletes is removed from the index and from the
 //! store too.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+mod index;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -26,11 +28,13 @@ use crate::chain::{Dead, Place};
 use crate::compile::OutputPlan;
 use crate::limits::{
     BATCH_BYTES_MAX, BATCH_ROWS_MAX, CAUSE_BYTES_MAX, DEAD_DONE_MAX, DEAD_GROUPS_MAX,
-    DEAD_INDEX_MAX, DEAD_LETTERS_MAX, DEAD_MARKS_BYTES, DEAD_READ_ROWS, DEAD_WARN_PERCENT,
+    DEAD_LETTERS_MAX, DEAD_MARKS_BYTES, DEAD_READ_ROWS, DEAD_WARN_PERCENT,
 };
 use crate::status::{
     Closed, Closing, DeadFilter, DeadGroup, DeadLetter, DeadRetention, class_word, words,
 };
+
+use index::{Entry, Index};
 
 /// The stream of dead letters.
 pub const DEAD_LETTERS: &str = "_dead";
@@ -275,36 +279,6 @@ pub(crate) struct DeadLetters {
     clock: Arc<dyn Clock>,
     retention: Retention,
     index: Mutex<Index>,
-}
-
-#[derive(Default)]
-struct Index {
-    /// The number of the next letter to read.
-    next: u64,
-    entries: VecDeque<Entry>,
-    groups: Vec<DeadGroup>,
-    by_cause: HashMap<(String, String, String), usize>,
-    /// Names of the streams that events of letters were read from.
-    streams: Vec<String>,
-    closed: BTreeSet<u64>,
-    /// Places in `groups` whose letters are all gone.
-    free: Vec<usize>,
-    /// Letters before this number are gone from the stream.
-    start: u64,
-    /// Open letters that the stream has deleted since the node started.
-    expired: u64,
-    loaded: bool,
-}
-
-#[derive(Clone, Copy)]
-struct Entry {
-    id: u64,
-    group: usize,
-    /// Place in [`Index::streams`].
-    stream: usize,
-    /// Hash of the event's stream, partition and offset: letters of one event have the same.
-    event: u64,
-    died_micros: i64,
 }
 
 /// A re-drive that was begun; it is finished after a crash.
@@ -763,117 +737,5 @@ impl DeadLetters {
                     .map_err(|e| Error::new(Class::Permanent, "flow.checkpoint").caused_by(e))
             })
             .collect()
-    }
-}
-
-impl Index {
-    fn add(&mut self, letter: DeadLetter) {
-        let cause = (
-            letter.flow.clone(),
-            letter.place.clone(),
-            letter.code.clone(),
-        );
-        let group = match self.by_cause.get(&cause) {
-            Some(group) => *group,
-            None if self.groups.len() < DEAD_GROUPS_MAX || !self.free.is_empty() => {
-                let group = DeadGroup {
-                    flow: letter.flow,
-                    place: letter.place,
-                    class: letter.class,
-                    code: letter.code,
-                    message: String::new(),
-                    message_zh: String::new(),
-                    count: 0,
-                    open: 0,
-                    first_micros: letter.died_micros,
-                    last_micros: letter.died_micros,
-                    newest: letter.id,
-                };
-                let at = match self.free.pop() {
-                    Some(at) => {
-                        self.groups[at] = group;
-                        at
-                    }
-                    None => {
-                        self.groups.push(group);
-                        self.groups.len() - 1
-                    }
-                };
-                self.by_cause.insert(cause, at);
-                at
-            }
-            None => DEAD_GROUPS_MAX - 1,
-        };
-        let known = &mut self.groups[group];
-        known.count += 1;
-        known.open += u64::from(!self.closed.contains(&letter.id));
-        known.message = letter.message;
-        known.message_zh = letter.message_zh;
-        known.last_micros = known.last_micros.max(letter.died_micros);
-        known.newest = letter.id;
-        let streams = &mut self.streams;
-        let stream = streams.iter().position(|name| *name == letter.stream);
-        let stream = stream.unwrap_or_else(|| {
-            streams.push(letter.stream.clone());
-            streams.len() - 1
-        });
-        let event = format!("{}/{}/{}", letter.partition, letter.offset, letter.stream);
-        self.entries.push_back(Entry {
-            id: letter.id,
-            group,
-            stream,
-            event: fnv1a(event.as_bytes()),
-            died_micros: letter.died_micros,
-        });
-        if self.entries.len() > DEAD_INDEX_MAX {
-            self.forget_oldest();
-        }
-    }
-
-    /// The letter of this number, if there is one.
-    fn entry(&self, id: u64) -> Option<Entry> {
-        // In order of their numbers.
-        let at = self.entries.binary_search_by_key(&id, |e| e.id).ok()?;
-        Some(self.entries[at])
-    }
-
-    /// Removes the letters before number `start`; returns how many of them were open.
-    fn forget(&mut self, start: u64) -> u64 {
-        let mut open = 0;
-        while self.entries.front().is_some_and(|entry| entry.id < start) {
-            open += u64::from(self.forget_oldest());
-        }
-        open
-    }
-
-    /// Removes the oldest letter and takes it out of its group. True if it was open.
-    fn forget_oldest(&mut self) -> bool {
-        let Some(entry) = self.entries.pop_front() else {
-            return false;
-        };
-        let open = !self.closed.contains(&entry.id);
-        let group = &mut self.groups[entry.group];
-        group.count = group.count.saturating_sub(1);
-        group.open = group.open.saturating_sub(u64::from(open));
-        if group.count == 0 {
-            self.by_cause.retain(|_, at| *at != entry.group);
-            self.free.push(entry.group);
-        }
-        open
-    }
-
-    /// Those of `ids` that the stream still holds.
-    fn kept(&self, ids: &[u64]) -> Vec<u64> {
-        ids.iter().copied().filter(|id| *id >= self.start).collect()
-    }
-
-    /// Marks a letter as closed.
-    fn mark(&mut self, id: u64) {
-        if self.closed.insert(id)
-            && let Some(entry) = self.entry(id)
-        {
-            let group = entry.group;
-            self.groups[group].open = self.groups[group].open.saturating_sub(1);
-        }
     }
 }

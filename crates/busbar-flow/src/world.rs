@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use busbar_bus::{EventTimes, Bus, StreamSpec};
+use busbar_bus::{Bus, EventTimes, StreamSpec};
 use busbar_catalog::{Diagnostic, INBOX, Project};
 use busbar_event::format::FormatSpec;
 use busbar_event::{Class, Error};

@@ -286,8 +286,8 @@ test('a flow reads its stream again, from a time that must be given', async ({ p
   await expect(page.locator('[data-confirm]')).toBeEnabled();
   await page.locator('[data-confirm]').click();
   await expect(page.getByText('disks is replaying')).toBeVisible();
-  // It counts from where it begins, and there is nothing yet from that time on.
-  await expect.poll(total).toBeLessThan(before);
+  // Its counters go on, and there is nothing yet from that time on.
+  expect(await total()).toBeGreaterThanOrEqual(before);
   await expect(page.getByText('Every event is accounted for')).toBeVisible();
   await expect(page.locator('main h1 + .tag')).toHaveText('running');
 });

@@ -106,7 +106,7 @@ test('dead letters are grouped by cause; once the cause is fixed, they are drive
   const of = (text: RegExp) =>
     page.locator('[data-groups] .group').filter({ hasText: 'tickets' }).filter({ hasText: text });
   const broken = of(/event\.json-end/);
-  const cast = of(/sql\.evaluate/);
+  const cast = of(/sql\.cast-value/);
   await expect(broken.locator('.count')).toHaveText('1');
   await expect(cast.locator('.count')).toHaveText('2');
   await cast.getByRole('button', { name: 'Show events' }).click();

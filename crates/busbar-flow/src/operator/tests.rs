@@ -82,9 +82,7 @@ fn batch(readings: &[Reading]) -> RecordBatch {
 fn step(yaml: &str) -> Arc<dyn Step> {
     let spec: StepSpec = serde_saphyr::from_str(yaml).unwrap();
     let schema = batch(&[]).schema();
-    let context = StepContext {
-        schema: &schema,
-    };
+    let context = StepContext { schema: &schema };
     registry::compile(&spec, &context).unwrap_or_else(|wrong| panic!("{yaml}: {wrong:?}"))
 }
 

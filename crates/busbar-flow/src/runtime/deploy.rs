@@ -3,17 +3,16 @@
 use std::sync::Arc;
 
 use busbar_bus::{Bus, Cursor, Item, Retention, Size, Span, StreamPartition};
-use busbar_catalog::{FlowSpec, Kind, Parsed, Project, Start, canonical};
+use busbar_catalog::{FlowSpec, Parsed, Project, Start};
 use busbar_event::{Class, Error};
 use futures::executor::block_on;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{Connected, Flow, Running, Runtime, flow_hash};
+use super::{Flow, Running, Runtime, flow_hash};
 use crate::chain::Chain;
 use crate::checkpoint::{Kept, Mark, TaskKey};
 use crate::compile::{NoPlan, Plan, Target, World, compile, table_schema};
-use crate::connector::SourceDriver;
 use crate::counters::Tally;
 use crate::dead::Earlier;
 use crate::limits::{LATE_BYTES_MAX, LATE_KEPT, START_TIMEOUT, TRIAL_ROWS_MAX};
@@ -658,70 +657,6 @@ impl Runtime {
                 seen: None,
             }),
         })
-    }
-
-    /// Ends the sources of connections that are gone or mean something else.
-    pub(super) async fn stop_sources(&self, project: &Project) {
-        let gone: Vec<SourceDriver> = {
-            let mut sources = self.inner.sources.lock();
-            let names: Vec<String> = sources
-                .iter()
-                .filter(|(name, connected)| {
-                    project
-                        .connections
-                        .get(*name)
-                        .is_none_or(|c| canonical(Kind::Connection, &c.spec) != connected.meaning)
-                })
-                .map(|(name, _)| name.clone())
-                .collect();
-            names
-                .iter()
-                .filter_map(|n| sources.remove(n))
-                .filter_map(|c| c.driver)
-                .collect()
-        };
-        for driver in gone {
-            driver.stop().await;
-        }
-    }
-
-    /// Starts the sources that do not run yet; answers their names.
-    pub(super) fn start_sources(&self, project: &Project) -> Vec<String> {
-        let options = &self.inner.options;
-        let mut started = Vec::new();
-        let mut sources = self.inner.sources.lock();
-        for (name, connection) in &project.connections {
-            if sources.contains_key(name) {
-                continue;
-            }
-            let spec = &connection.spec;
-            let (Ok(roles), Some(connector)) = (
-                options.connectors.check(spec),
-                options.connectors.get(&spec.kind),
-            ) else {
-                continue;
-            };
-            let driver = (roles.source && spec.enabled).then(|| {
-                SourceDriver::start(
-                    name,
-                    spec.clone(),
-                    Arc::clone(connector),
-                    options.bus.clone(),
-                    self.inner.positions.clone(),
-                    Arc::clone(&options.project_dir),
-                )
-            });
-            let connected = Connected {
-                meaning: canonical(Kind::Connection, spec),
-                kind: spec.kind.clone(),
-                enabled: spec.enabled,
-                roles,
-                driver,
-            };
-            sources.insert(name.clone(), connected);
-            started.push(name.clone());
-        }
-        started
     }
 }
 

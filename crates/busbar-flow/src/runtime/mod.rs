@@ -5,6 +5,7 @@ mod deploy;
 pub mod explain;
 mod redrive;
 mod report;
+mod sources;
 mod trim;
 
 use std::collections::{BTreeMap, BTreeSet};

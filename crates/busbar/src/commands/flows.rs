@@ -211,13 +211,18 @@ pub fn explain(args: &ExplainArgs, node: &NodeArgs, json: bool) -> Result<(), Fa
 /// Runs `busbar replay`.
 pub fn replay(args: &ReplayArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
     let flow = format!("/api/v1/flows/{}", escape(&args.flow));
+    // A replay adds to the counters of before.
+    let before = match args.wait {
+        true => node.get(&flow)?["in"].as_u64().unwrap_or(0),
+        false => 0,
+    };
     let answer = node.post(&format!("{flow}/replay"), &json!({ "from": args.from }))?;
     if !json {
         let told = [("flow", args.flow.clone()), ("from", args.from.clone())];
         println!("{}", say::line("cli.replaying", &told));
     }
     if args.wait {
-        follow(&args.flow, &flow, node, json)?;
+        follow(&args.flow, &flow, before, node, json)?;
     }
     if json {
         println!("{answer}");
@@ -225,8 +230,9 @@ pub fn replay(args: &ReplayArgs, node: &NodeArgs, json: bool) -> Result<(), Fail
     Ok(())
 }
 
-/// Waits until a flow has read all its input. Interrupting the command does not stop the flow.
-fn follow(name: &str, path: &str, node: &NodeArgs, json: bool) -> Result<(), Failure> {
+/// Waits until a flow has read all its input, of which it had read `before` events when this began. Interrupting the
+/// command does not stop the flow.
+fn follow(name: &str, path: &str, before: u64, node: &NodeArgs, json: bool) -> Result<(), Failure> {
     let progress = say::progress(json, "cli.reading-again");
     let begun = std::time::Instant::now();
     let outcome = loop {
@@ -235,7 +241,7 @@ fn follow(name: &str, path: &str, node: &NodeArgs, json: bool) -> Result<(), Fai
             Err(failure) => break Err(failure),
         };
         let lag = flow["lag"].as_u64().unwrap_or(0);
-        let read = flow["in"].as_u64().unwrap_or(0);
+        let read = flow["in"].as_u64().unwrap_or(0).saturating_sub(before);
         progress.set_length(read + lag);
         progress.set_position(read);
         if lag == 0 {

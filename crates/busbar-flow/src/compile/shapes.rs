@@ -1,0 +1,190 @@
+//! What each output takes of a flow's results.
+
+use arrow::compute::can_cast_types;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use busbar_catalog::{OutputSpec, OutputTarget, PathItem, Template, suggest};
+use busbar_event::{Class, Error};
+
+use super::{Compiler, Shape, TopicShape};
+use crate::reader::{ENVELOPE, is_envelope};
+use crate::render::Renderer;
+
+impl Compiler<'_> {
+    pub(super) fn shapes(
+        &mut self,
+        schema: &SchemaRef,
+        projected: bool,
+        derived: bool,
+    ) -> Option<Vec<Shape>> {
+        let before = self.bad.len();
+        let mut shapes = Vec::new();
+        for (i, output) in self.spec.to.iter().enumerate() {
+            shapes.push(self.shape(i, output, schema, projected, derived));
+        }
+        (self.bad.len() == before).then_some(shapes)
+    }
+
+    fn shape(
+        &mut self,
+        i: usize,
+        output: &OutputSpec,
+        schema: &SchemaRef,
+        projected: bool,
+        derived: bool,
+    ) -> Shape {
+        let template = |this: &mut Self, key: &'static str, text: &str, topic: bool| {
+            let path = [PathItem::Key("to"), PathItem::Index(i), PathItem::Key(key)];
+            let compiled = Template::parse(text)
+                .map_err(|(span, error)| (span, error, None))
+                .and_then(|t| Renderer::compile(&t, schema, projected, derived, topic));
+            compiled
+                .map_err(|(span, error, help)| {
+                    let diagnostic = this.source.diagnostic(&path, Some(span), error);
+                    this.bad.push(diagnostic.with_help(help));
+                })
+                .ok()
+        };
+        let key = output
+            .key
+            .as_ref()
+            .and_then(|text| template(self, "key", text, false));
+        let own_topic = |this: &mut Self, key: &'static str| {
+            let has = schema
+                .field_with_name("topic")
+                .is_ok_and(|f| is_envelope("topic", f.data_type()));
+            if derived && !has {
+                let path = [PathItem::Key("to"), PathItem::Index(i), PathItem::Key(key)];
+                let error = Error::new(Class::Configuration, "flow.sql-topic");
+                this.bad.push(this.source.diagnostic(&path, None, error));
+            }
+            TopicShape::Own
+        };
+        let mut columns = Vec::new();
+        let topic = match &output.target {
+            OutputTarget::Topic(text) => {
+                template(self, "topic", text, true).map_or(TopicShape::Own, TopicShape::Made)
+            }
+            OutputTarget::Stream { stream, topic } => {
+                self.stream_types(i, stream, schema, projected);
+                let topics = self.world.streams.get(stream).map(|s| s.topics.clone());
+                match (topic, topics.as_deref()) {
+                    (Some(text), _) => template(self, "topic", text, true)
+                        .map_or(TopicShape::Own, TopicShape::Made),
+                    // One topic, whatever came in.
+                    (None, Some([only])) if only.is_literal() => {
+                        template(self, "stream", &only.as_str().replace('$', "$$"), true)
+                            .map_or(TopicShape::Own, TopicShape::Made)
+                    }
+                    (None, Some(topics)) if !topics.is_empty() => {
+                        own_topic(self, "stream");
+                        TopicShape::Fit(topics.to_vec())
+                    }
+                    _ => own_topic(self, "stream"),
+                }
+            }
+            OutputTarget::Table(name) => {
+                columns = self.table(i, name, schema, projected);
+                TopicShape::Own
+            }
+            OutputTarget::Connection(_) => TopicShape::Own,
+        };
+        Shape {
+            topic,
+            key,
+            columns,
+        }
+    }
+
+    /// Whether a stream with declared columns can take these.
+    fn stream_types(&mut self, i: usize, stream: &str, schema: &Schema, projected: bool) {
+        let info = self.world.streams.get(stream);
+        let Some(declared) = info.and_then(|s| s.input.as_ref()?.columns.as_ref()) else {
+            return;
+        };
+        for field in schema.fields() {
+            if !projected || is_envelope(field.name(), field.data_type()) {
+                continue;
+            }
+            if let Ok(wanted) = declared.field_with_name(field.name())
+                && !can_cast_types(field.data_type(), wanted.data_type())
+            {
+                let error = Error::new(Class::Configuration, "flow.stream-type")
+                    .with("column", field.name())
+                    .with("stream", stream)
+                    .with("found", field.data_type())
+                    .with("expected", wanted.data_type());
+                let path = [
+                    PathItem::Key("to"),
+                    PathItem::Index(i),
+                    PathItem::Key("stream"),
+                ];
+                self.bad.push(self.source.diagnostic(&path, None, error));
+            }
+        }
+    }
+
+    /// The columns a table takes of the results.
+    fn table(&mut self, i: usize, name: &str, schema: &Schema, projected: bool) -> Vec<usize> {
+        let Some(table) = self.world.tables.get(name) else {
+            return Vec::new();
+        };
+        let declared = table.schema();
+        let wanted = |field: &Field| {
+            if matches!(field.data_type(), DataType::Map(..)) {
+                return false;
+            }
+            let envelope = ENVELOPE.contains(&field.name().as_str());
+            projected
+                || table.key().contains(field.name())
+                || declared.field_with_name(field.name()).is_ok()
+                || (declared.fields().is_empty() && !envelope)
+        };
+        let columns: Vec<usize> = (0..schema.fields().len())
+            .filter(|column| wanted(schema.field(*column)))
+            .collect();
+        let path = [
+            PathItem::Key("to"),
+            PathItem::Index(i),
+            PathItem::Key("table"),
+        ];
+        for key in table.key() {
+            if !columns
+                .iter()
+                .any(|column| schema.field(*column).name() == key)
+            {
+                let names = columns
+                    .iter()
+                    .map(|column| schema.field(*column).name().as_str());
+                let help = suggest(key, names);
+                let error = Error::new(Class::Configuration, "flow.table-key")
+                    .with("table", name)
+                    .with("column", key);
+                self.bad
+                    .push(self.source.diagnostic(&path, None, error).with_help(help));
+                return columns;
+            }
+        }
+        if let Err(error) = table.check(&table_schema(schema, &columns)) {
+            self.bad.push(self.source.diagnostic(&path, None, error));
+        }
+        columns
+    }
+}
+
+/// The columns as a table gets them: plain types in place of encodings.
+pub(crate) fn table_schema(schema: &Schema, columns: &[usize]) -> Schema {
+    let fields = columns.iter().map(|column| {
+        let field = schema.field(*column);
+        let plain = match field.data_type() {
+            DataType::Dictionary(_, value) => value.as_ref().clone(),
+            other => other.clone(),
+        };
+        let plain = match plain {
+            DataType::Utf8View => DataType::Utf8,
+            DataType::BinaryView => DataType::Binary,
+            other => other,
+        };
+        field.clone().with_data_type(plain)
+    });
+    Schema::new(fields.collect::<Vec<_>>())
+}
