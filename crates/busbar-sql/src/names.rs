@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use arrow::datatypes::Schema;
-use datafusion_sql::sqlparser::ast::{Expr, Ident, VisitMut, VisitorMut};
+use datafusion_sql::sqlparser::ast::{BinaryOperator, Expr, Ident, Value, VisitMut, VisitorMut};
 
 /// The names of columns.
 #[derive(Default)]
@@ -65,12 +65,52 @@ impl Names {
     }
 }
 
+/// The parser takes `a is distinct from b and c` for `a is distinct from (b and c)`. In brackets the right side would
+/// be [`Expr::Nested`], so the two can be told apart.
+// Inlined, its temporaries would be in each stack frame of the recursion over an expression.
+#[inline(never)]
+fn rotate_distinct(expr: &mut Expr) {
+    let (Expr::IsDistinctFrom(_, right) | Expr::IsNotDistinctFrom(_, right)) = expr else {
+        return;
+    };
+    if !is_logical(right) {
+        return;
+    }
+    let nothing = || Box::new(Expr::Value(Value::Null.with_empty_span()));
+    let mut rotated = std::mem::replace(right, nothing());
+    let mut first = &mut *rotated;
+    while is_logical(first) {
+        let Expr::BinaryOp { left, .. } = first else {
+            break;
+        };
+        first = &mut **left;
+    }
+    let operand = std::mem::replace(first, *nothing());
+    if let Expr::IsDistinctFrom(_, right) | Expr::IsNotDistinctFrom(_, right) = expr {
+        **right = operand;
+    }
+    *first = std::mem::replace(expr, *nothing());
+    *expr = *rotated;
+}
+
+fn is_logical(expr: &Expr) -> bool {
+    use BinaryOperator::{And, Or, Xor};
+    matches!(
+        expr,
+        Expr::BinaryOp {
+            op: And | Or | Xor,
+            ..
+        }
+    )
+}
+
 struct Resolver<'a>(&'a Names);
 
 impl VisitorMut for Resolver<'_> {
     type Break = ();
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        rotate_distinct(expr);
         match expr {
             Expr::Identifier(ident) => self.0.fix(ident),
             Expr::CompoundIdentifier(idents) => idents.iter_mut().for_each(|i| self.0.fix(i)),

@@ -118,6 +118,9 @@ impl SessionState {
             .with_batch_size(BATCH_ROWS)
             .with_information_schema(false)
             .with_create_default_catalog_and_schema(false);
+        // With it, `select distinct` over a window with a limit fails with an internal error.
+        let optimizer = &mut config.options_mut().optimizer;
+        optimizer.enable_distinct_aggregation_soft_limit = false;
         let parser = &mut config.options_mut().sql_parser;
         parser.collect_spans = true;
         parser.map_string_types_to_utf8view = false;
@@ -149,7 +152,7 @@ impl SessionState {
                 Arc::new(CheckedIntegers),
             ])),
             optimizer: Arc::new(Optimizer::new()),
-            physical_optimizer: Arc::new(PhysicalOptimizer::new()),
+            physical_optimizer: Arc::new(physical::rules()),
             config,
         }
     }

@@ -15,6 +15,7 @@ use datafusion_physical_plan::joins::{
 use datafusion_physical_plan::projection::{ProjectionExec, ProjectionExpr};
 
 use super::lower::Lowering;
+use super::null_extended;
 
 /// One side of a join, and its keys as columns of it.
 type Keyed = (Arc<dyn ExecutionPlan>, Vec<Arc<dyn PhysicalExpr>>);
@@ -27,6 +28,7 @@ impl Lowering<'_> {
         right: Arc<dyn ExecutionPlan>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let filter = self.join_filter(join, &left, &right)?;
+        let (left, right) = null_extended::inputs(left, right, join.join_type);
         if join.on.is_empty() {
             return Ok(match filter {
                 None if join.join_type == JoinType::Inner => {

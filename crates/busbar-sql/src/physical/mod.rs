@@ -8,7 +8,9 @@ mod aggregate;
 mod explain;
 mod join;
 mod lower;
+mod null_extended;
 mod optimize;
+mod pushdown;
 mod window;
 
 use std::sync::Arc;
@@ -18,6 +20,8 @@ use datafusion_expr::LogicalPlan;
 use datafusion_optimizer::{Analyzer, Optimizer, OptimizerConfig};
 use datafusion_physical_plan::ExecutionPlan;
 use datafusion_session::Session;
+
+pub(crate) use pushdown::rules;
 
 /// What planning needs: functions, options and rules.
 pub(crate) trait PlanSession: Session + OptimizerConfig {

@@ -8,8 +8,8 @@
 //! not exists (s where y = x) and not exists (s where y is null) and (x is not null or not exists (s))
 //! ```
 //!
-//! Where it matters whether the result is false or null, `x in (s)` becomes
-//! `case when x in (s) then true when x not in (s) then false end`.
+//! and `x in (s)` becomes `exists (s where y = x)`. Where it matters whether the result is false or null, it becomes
+//! `case when x in (s) then true when x not in (s) then false end` with both of these.
 //!
 //! Correlated subqueries that DataFusion would pull a condition out of, though the rows depend on where it
 //! stands, are refused.
@@ -21,10 +21,10 @@ use datafusion_common::config::ConfigOptions;
 use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion_common::{Column, DFSchema, ExprSchema, JoinType, Result, ScalarValue};
 use datafusion_expr::expr::{Case, InSubquery};
-use datafusion_expr::utils::merge_schema;
+use datafusion_expr::utils::{merge_schema, split_conjunction};
 use datafusion_expr::{
     BinaryExpr, Distinct, Expr, ExprSchemable, Filter, LogicalPlan, LogicalPlanBuilder, Operator,
-    Subquery, lit, not_exists,
+    Subquery, exists, lit, not_exists,
 };
 use datafusion_optimizer::AnalyzerRule;
 
@@ -99,12 +99,12 @@ impl Rewrite<'_> {
             Expr::InSubquery(membership) => {
                 let negated = membership.negated != negate;
                 match (exact, negated) {
-                    (false, false) => Ok(is_in(&membership)),
+                    (false, false) => self.is_in(&membership),
                     (false, true) => self.is_not_in(&membership),
                     (true, _) => Ok(Expr::Case(Case::new(
                         None,
                         vec![
-                            (Box::new(is_in(&membership)), Box::new(lit(!negated))),
+                            (Box::new(self.is_in(&membership)?), Box::new(lit(!negated))),
                             (
                                 Box::new(self.is_not_in(&membership)?),
                                 Box::new(lit(negated)),
@@ -123,30 +123,25 @@ impl Rewrite<'_> {
         }
     }
 
+    /// True where `x in (s)` is; false where it is false or null.
+    fn is_in(&self, membership: &InSubquery) -> Result<Expr> {
+        let (value, _) = column(&membership.subquery)?;
+        let equal = value.eq(self.outer((*membership.expr).clone())?);
+        Ok(exists(rows_with(&membership.subquery, equal)?))
+    }
+
     /// True where `x not in (s)` is; false where it is false or null.
     fn is_not_in(&self, membership: &InSubquery) -> Result<Expr> {
-        let rows = membership.subquery.subquery.as_ref();
-        let [(qualifier, field)] = rows.schema().iter().collect::<Vec<_>>()[..] else {
-            return Err(told(Error::new(
-                Class::Configuration,
-                "sql.subquery-columns",
-            )));
-        };
-        let value = Expr::Column(Column::new(qualifier.cloned(), field.name()));
-        let may_be_null = field.is_nullable();
+        let subquery = &membership.subquery;
         let sought = &*membership.expr;
-        let such = |condition: Expr| -> Result<Expr> {
-            let found = LogicalPlanBuilder::from(rows.clone())
-                .filter(condition)?
-                .build()?;
-            Ok(not_exists(Arc::new(found)))
-        };
-        let mut all = such(value.clone().eq(self.outer(sought.clone())?))?;
+        let (value, may_be_null) = column(subquery)?;
+        let equal = value.clone().eq(self.outer(sought.clone())?);
+        let mut all = not_exists(rows_with(subquery, equal)?);
         if may_be_null {
-            all = all.and(such(value.is_null())?);
+            all = all.and(not_exists(rows_with(subquery, value.is_null())?));
         }
         if sought.nullable(self.schema)? {
-            let empty = not_exists(Arc::clone(&membership.subquery.subquery));
+            let empty = not_exists(Arc::clone(&subquery.subquery));
             all = all.and(sought.clone().is_not_null().or(empty));
         }
         Ok(all)
@@ -165,11 +160,24 @@ impl Rewrite<'_> {
     }
 }
 
-fn is_in(membership: &InSubquery) -> Expr {
-    Expr::InSubquery(InSubquery {
-        negated: false,
-        ..membership.clone()
-    })
+/// The only column of a subquery, and whether it may be null.
+fn column(subquery: &Subquery) -> Result<(Expr, bool)> {
+    match subquery.subquery.schema().iter().collect::<Vec<_>>()[..] {
+        [(qualifier, field)] => {
+            let column = Column::new(qualifier.cloned(), field.name());
+            Ok((Expr::Column(column), field.is_nullable()))
+        }
+        _ => Err(told(Error::new(
+            Class::Configuration,
+            "sql.subquery-columns",
+        ))),
+    }
+}
+
+/// The rows of a subquery for which a condition is true.
+fn rows_with(subquery: &Subquery, condition: Expr) -> Result<Arc<LogicalPlan>> {
+    let rows = LogicalPlanBuilder::from(subquery.subquery.as_ref().clone());
+    Ok(Arc::new(rows.filter(condition)?.build()?))
 }
 
 fn has_membership(expression: &Expr) -> Result<bool> {
@@ -229,10 +237,11 @@ fn refuse_misplaced(subquery: &Subquery, place: Place) -> Result<()> {
             LogicalPlan::Aggregate(aggregate) if aggregate.aggr_expr.is_empty() => false,
             LogicalPlan::Aggregate(aggregate) => {
                 aggregates += 1;
-                match place {
+                let misplaced = match place {
                     Place::Scalar => aggregates > 1 || !aggregate.group_expr.is_empty(),
                     Place::In | Place::Exists => aggregate.group_expr.is_empty(),
-                }
+                };
+                misplaced || !is_linked_by_equality(node)?
             }
             LogicalPlan::Join(join) => join.join_type != JoinType::Inner,
             // DataFusion adds columns below an alias without adding them to it.
@@ -255,4 +264,26 @@ fn refuse_misplaced(subquery: &Subquery, place: Place) -> Result<()> {
 /// Whether the plan or one below it refers to the outer query.
 fn is_correlated(plan: &LogicalPlan) -> bool {
     !plan.all_out_ref_exprs().is_empty()
+}
+
+/// Whether every correlated condition compares a column for equality: only then can rows be aggregated for each
+/// value of that column, and the result be joined on it.
+fn is_linked_by_equality(plan: &LogicalPlan) -> Result<bool> {
+    let mut linked = true;
+    plan.apply(|node| {
+        if let LogicalPlan::Filter(filter) = node {
+            let correlated = split_conjunction(&filter.predicate);
+            let mut correlated = correlated.into_iter().filter(|each| each.contains_outer());
+            linked &= correlated.all(|condition| match condition {
+                Expr::BinaryExpr(BinaryExpr { left, op, right }) if *op == Operator::Eq => {
+                    let is_column = |side: &Expr| matches!(side, Expr::Column(_));
+                    (is_column(left) && !right.any_column_refs())
+                        || (is_column(right) && !left.any_column_refs())
+                }
+                _ => false,
+            });
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(linked)
 }

@@ -3,6 +3,7 @@
 mod aggregate;
 mod cases;
 mod common;
+mod differential;
 mod endings;
 mod engine;
 mod expressions;
