@@ -27,6 +27,7 @@ use crate::explain::{explain, run_error};
 use crate::expression::{isolate, refuse_unrepeatable_in_query};
 use crate::names::Names;
 use crate::planner::Context;
+use crate::stack::deep;
 use crate::statement::prepare;
 use crate::{Diagnostic, Failed, parse, session};
 
@@ -114,6 +115,17 @@ impl Aggregation {
     /// # Errors
     /// What is wrong, and in which part of the text.
     pub fn compile(
+        schema: &SchemaRef,
+        text: &AggregationText<'_>,
+    ) -> Result<Self, (AggregationPart, Diagnostic)> {
+        let lost = |error| {
+            let diagnostic = Diagnostic::from_error(error, 0..text.select.len());
+            (AggregationPart::Select, diagnostic)
+        };
+        deep(lost, || Self::compiled(schema, text))
+    }
+
+    fn compiled(
         schema: &SchemaRef,
         text: &AggregationText<'_>,
     ) -> Result<Self, (AggregationPart, Diagnostic)> {

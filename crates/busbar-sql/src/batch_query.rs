@@ -28,6 +28,7 @@ use crate::expression::refuse_unrepeatable_in_query;
 use crate::limits::{BATCH_QUERY_BYTES_MAX_DEFAULT, BATCH_QUERY_TIME_MAX_DEFAULT};
 use crate::names::Names;
 use crate::planner::Context;
+use crate::stack::deep;
 use crate::statement::{self, Kind, refuse_two_of_a_name};
 use crate::wait::block_on;
 use crate::{Diagnostic, bounds, parse, session};
@@ -96,6 +97,11 @@ impl BatchQuery {
         text: &str,
         limits: BatchLimits,
     ) -> Result<Self, Diagnostic> {
+        let lost = |error| Diagnostic::from_error(error, 0..text.len());
+        deep(lost, || Self::compiled(schema, text, limits))
+    }
+
+    fn compiled(schema: &SchemaRef, text: &str, limits: BatchLimits) -> Result<Self, Diagnostic> {
         let statement = match statement::classify(text, parse::statement(text)?)? {
             Kind::Query(statement) => statement,
             _ => return Err(Diagnostic::new("sql.query-only", parse::first_word(text))),

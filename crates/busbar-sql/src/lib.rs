@@ -47,6 +47,7 @@ mod scan_stream;
 mod scan_table;
 mod session;
 mod source;
+mod stack;
 mod statement;
 mod template;
 mod text;

@@ -67,8 +67,6 @@ impl Names {
 
 /// The parser takes `a is distinct from b and c` for `a is distinct from (b and c)`. In brackets the right side would
 /// be [`Expr::Nested`], so the two can be told apart.
-// Inlined, its temporaries would be in each stack frame of the recursion over an expression.
-#[inline(never)]
 fn rotate_distinct(expr: &mut Expr) {
     let (Expr::IsDistinctFrom(_, right) | Expr::IsNotDistinctFrom(_, right)) = expr else {
         return;

@@ -5,6 +5,7 @@ use busbar_event::{Class, Error};
 
 use crate::explain::kernel_error;
 use crate::expression::{Expression, isolate};
+use crate::stack::deep;
 use crate::{Diagnostic, Failed, check, parse, text};
 
 /// A condition such as `level_mm >= 50 and status <> 'test'`.
@@ -31,6 +32,11 @@ impl Predicate {
     /// Compiles a condition over rows of `schema`. It must be boolean, and null counts as false. Functions that do
     /// not always return the same for the same event, such as `now()`, are refused.
     pub fn compile(schema: &SchemaRef, text: &str) -> Result<Self, Diagnostic> {
+        let lost = |error| Diagnostic::from_error(error, 0..text.len());
+        deep(lost, || Self::compiled(schema, text))
+    }
+
+    fn compiled(schema: &SchemaRef, text: &str) -> Result<Self, Diagnostic> {
         let parsed = parse::expression(text)?;
         let place = check::place(text, &parsed).unwrap_or(0..text.len());
         let expression = Expression::compile(schema, text, parsed)?;

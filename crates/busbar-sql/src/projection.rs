@@ -10,6 +10,7 @@ use datafusion_sql::sqlparser::ast::{
 use crate::diagnostic::{duplicate_column, unknown_column_named};
 use crate::explain::kernel_error;
 use crate::expression::{Expression, isolate};
+use crate::stack::deep;
 use crate::{Diagnostic, Failed, parse, text};
 
 /// A list such as `site, level_mm / 10.0 as level_cm, *`.
@@ -37,6 +38,11 @@ impl Projection {
     /// Compiles a list over rows of `schema`. Aggregates, and functions that do not always return the same for the
     /// same event, are refused.
     pub fn compile(schema: &SchemaRef, text: &str) -> Result<Self, Diagnostic> {
+        let lost = |error| Diagnostic::from_error(error, 0..text.len());
+        deep(lost, || Self::compiled(schema, text))
+    }
+
+    fn compiled(schema: &SchemaRef, text: &str) -> Result<Self, Diagnostic> {
         let mut expressions = Vec::new();
         let mut fields: Vec<Field> = Vec::new();
         for item in parse::select_list(text)? {
