@@ -83,12 +83,13 @@ fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, Diagnostic> {
     if text.trim().is_empty() {
         return Err(Diagnostic::new("sql.empty", 0..text.len()));
     }
-    let tokens = Tokenizer::new(&DIALECT, text)
+    let mut tokens = Tokenizer::new(&DIALECT, text)
         .tokenize_with_location()
         .map_err(|TokenizerError { message, location }| {
             let start = text::offset(text, location.line, location.column);
             syntax(text, &message, Some(text::word_at(text, start)))
         })?;
+    quote_columns(&mut tokens);
     if deepest(&tokens) > NESTING_MAX {
         return Err(too_nested(text));
     }
@@ -110,6 +111,31 @@ fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, Diagnostic> {
             .with("most", OPERATORS_MAX));
     }
     Ok(tokens)
+}
+
+/// Quotes `partition` and `offset` where they are columns of a stream: the parser takes them for keywords.
+fn quote_columns(tokens: &mut [TokenWithSpan]) {
+    for at in 0..tokens.len() {
+        let rest = tokens[at + 1..].iter().map(|token| &token.token);
+        let next = rest
+            .into_iter()
+            .find(|token| !matches!(token, Token::Whitespace(_)));
+        let is_column = match &tokens[at].token {
+            Token::Word(word) if word.quote_style.is_some() => false,
+            Token::Word(word) if word.keyword == Keyword::OFFSET => {
+                !matches!(next, Some(Token::Number(..) | Token::LParen))
+            }
+            Token::Word(word) if word.keyword == Keyword::PARTITION => {
+                !matches!(next, Some(Token::Word(by)) if by.keyword == Keyword::BY)
+            }
+            _ => false,
+        };
+        if is_column && let Token::Word(word) = &mut tokens[at].token {
+            word.value = word.value.to_lowercase();
+            word.quote_style = Some('"');
+            word.keyword = Keyword::NoKeyword;
+        }
+    }
 }
 
 /// The depth to which brackets and prefix operators nest. The parser has a limit, too, but it backtracks, and then
