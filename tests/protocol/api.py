@@ -25,7 +25,7 @@ CHECKS = [
 ]
 # What does not end by itself or ends being HTTP, and what could end the login with which all is asked.
 LEFT_OUT = [
-    "get_live", "get_ws", "get_mqtt", "get_events",
+    "get_live", "get_ws", "get_mqtt", "get_events", "get_tail",
     "post_users_name", "delete_users_name", "delete_tokens_id",
 ]
 OPERATIONS_MIN = 36

@@ -27,7 +27,7 @@ def case_mistakes_in_files_are_shown_where_they_are(world):
                      ("rian", "rain"), ("没有名为 rian 的流",)),
         "a circle": (FLOW.replace("alarm/${site}/rain", "gauge/${site}/rain"), "catalog.circle", "1:7",
                      ("would read its own output",), ("回到了自己的输入",)),
-        "a key twice": ("from: rain\n" + FLOW, "catalog.duplicate-key", "2:1", ("second time",), ("重复",)),
+        "a key twice": ("from: rain\n" + FLOW, "catalog.duplicate-key", "2:1", ("is given twice",), ("重复",)),
         "a tab": (FLOW.replace("  - select", "\t- select"), "catalog.tab", "4:1", ("tab",), ("制表符",)),
         "a step": (FLOW.replace("where:", "wher:"), "catalog.unknown-value", "3:5", ("did you mean where?",),
                    ("是否想写 where",)),

@@ -74,7 +74,7 @@ pub struct ReplayArgs {
     wait: bool,
 }
 
-/// Show how a flow runs: its stages, regroupings and state, and what each output promises.
+/// Show the stages, state and guarantees of a flow.
 #[derive(Debug, clap::Args)]
 pub struct ExplainArgs {
     /// The flow.
