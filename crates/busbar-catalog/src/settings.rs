@@ -470,7 +470,7 @@ mod tests {
         assert_eq!(allowed(file, &[]), two);
         let variable = [("BUSBAR_FILES_ALLOW", "/data/in:/srv/out")];
         assert_eq!(allowed("", &variable), two);
-        assert_eq!(allowed("", &[]), [PathBuf::new(); 0]);
+        assert!(allowed("", &[]).is_empty());
     }
 
     #[test]

@@ -327,10 +327,18 @@ fn syntax(file: &str, text: &str, error: &serde_saphyr::Error) -> Diagnostic {
         // The parser tells these apart by its words alone; should they change, the general message is right too.
         _ if why.contains("mapping values are not allowed") => new("catalog.yaml-colon"),
         _ if why.contains("quoted scalar") => new("catalog.yaml-quote"),
-        _ if why.contains("flow") || why.contains("']'") || why.contains("'}'") => {
+        _ if ["flow", "bracket", "brace", "']'", "'}'"]
+            .iter()
+            .any(|word| why.contains(word)) =>
+        {
             new("catalog.yaml-bracket")
         }
         _ => new("catalog.yaml"),
+    };
+    // The parser names the end of the text; the quotation mark that is open is what people look for.
+    let place = match (error.code(), text[..place.start].rfind(['"', '\''])) {
+        ("catalog.yaml-quote", Some(quote)) => quote..quote + 1,
+        _ => place,
     };
     Diagnostic::new(file, text, place, error)
 }
@@ -768,7 +776,7 @@ mod tests {
         for (bad, code, line_column) in [
             ("a: [1,", "catalog.yaml-bracket", (1, 4)),
             ("a: b: c", "catalog.yaml-colon", (1, 5)),
-            ("a: 1\n---\nb: 2\n", "catalog.yaml-documents", (2, 1)),
+            ("a: 1\n---\nb: 2\n", "catalog.yaml-documents", (3, 1)),
             ("a: *b\n", "catalog.yaml-alias", (1, 4)),
             ("a: \"b\n", "catalog.yaml-quote", (1, 4)),
             ("a: 1\na: 2\n", "catalog.duplicate-key", (2, 1)),

@@ -279,9 +279,9 @@ pub(crate) fn receive(batch: &Batch, time: &mut EventTime) -> Result<ReceivedRow
         (None, times)
     } else {
         let mut places: Vec<u32> = Vec::with_capacity(times.len());
-        for at in 0..times.len() {
+        for (at, time_of) in times.iter().enumerate() {
             if marks.is_null(at) {
-                time.produced(batch.key(at).unwrap_or_default(), times[at]);
+                time.produced(batch.key(at).unwrap_or_default(), *time_of);
             } else {
                 places.push(at as u32);
             }

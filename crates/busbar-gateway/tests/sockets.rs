@@ -439,7 +439,7 @@ fn a_core_thread_that_panics_is_named_and_gets_no_more_connections() {
             break ended;
         }
         assert!(begun.elapsed() < Duration::from_secs(60));
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::park_timeout(Duration::from_millis(10));
     };
     assert_eq!((&*ended[0].name, ended[0].panicked), ("mqtt-1", true));
     now.store(false, std::sync::atomic::Ordering::Release);

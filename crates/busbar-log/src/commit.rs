@@ -122,14 +122,12 @@ impl Committer {
         if now >= self.next_sync {
             self.sync_in_background();
         }
-        if self.ready.is_empty() {
-            if !self.queue.take(&mut self.ready) {
-                let due = self
-                    .next_sync
-                    .checked_sub(now)
-                    .filter(|_| self.next_sync != i64::MAX);
-                return Step::Idle(due);
-            }
+        if self.ready.is_empty() && !self.queue.take(&mut self.ready) {
+            let due = self
+                .next_sync
+                .checked_sub(now)
+                .filter(|_| self.next_sync != i64::MAX);
+            return Step::Idle(due);
         }
         self.gather(now);
         self.commit();

@@ -33,7 +33,7 @@ fn functions(text: &str, parsed: &impl Visit) -> Result<(), Diagnostic> {
             return None;
         };
         let name = function.name.to_string().to_lowercase();
-        let there = known.iter().any(|function| *function == name);
+        let there = known.contains(&name);
         (!there).then(|| unknown_function(text, &name, None, known))
     });
     wrong.map_or(Ok(()), Err)

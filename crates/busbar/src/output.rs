@@ -45,6 +45,10 @@ fn end_on_failure(written: io::Result<()>) {
             say::line("cli.output-failed", &why)
         ));
     }
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "there is nobody left to give an exit code to; nothing is held by what only prints"
+    )]
     std::process::exit(exit::IO.into());
 }
 

@@ -17,7 +17,10 @@ test('the language is switched, remembered, and complete', async ({ page }) => {
     await expect(page.locator('main .loading')).toHaveCount(0);
     // A text that is missing would be shown as its key, a value that is missing as its placeholder.
     const shown = await page.locator('body').innerText();
-    expect(shown.split(/\s+/).filter((text) => text in catalogue)).toEqual([]);
+    // Codes are shown as such: the audit log has some that are keys as well.
+    const codes = await page.locator('main code').allInnerTexts();
+    const words = shown.split(/\s+/).filter((text) => !codes.includes(text));
+    expect(words.filter((text) => text in catalogue)).toEqual([]);
     if (!/^(flows|project|api)/.test(path)) expect(shown).not.toMatch(/\{\w+\}/);
   }
   await page.locator('[data-language="en"]').click();

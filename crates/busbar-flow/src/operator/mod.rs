@@ -35,7 +35,7 @@ use futures::future::BoxFuture;
 
 pub(crate) use output::Output;
 pub(crate) use rows::{Made, Rows, Times};
-pub(crate) use state::{Changes, StateReader};
+pub(crate) use state::{Changes, StateReader, Visit};
 
 /// A step at work in one task. One call at a time; calls come in the order of the task's input.
 ///

@@ -3,6 +3,9 @@
 use busbar_event::Error;
 use bytes::Bytes;
 
+/// What a scan calls with each key and value; an error ends the scan.
+pub(crate) type Visit<'a> = dyn FnMut(&[u8], Bytes) -> Result<(), Error> + 'a;
+
 /// Reads an operator's state as of its last snapshot. May block on the disk.
 pub(crate) trait StateReader: Send + Sync {
     /// The value of a key.
@@ -15,11 +18,7 @@ pub(crate) trait StateReader: Send + Sync {
     ///
     /// # Errors
     /// What the disk says, or `visit`.
-    fn scan(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], Bytes) -> Result<(), Error>,
-    ) -> Result<(), Error>;
+    fn scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), Error>;
 }
 
 /// What has changed in an operator's state since its last snapshot.

@@ -16,7 +16,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
-use super::{Changes, Operator, Output, Rows, StateReader, Step, StepContext, Times, registry};
+use super::{
+    Changes, Operator, Output, Rows, StateReader, Step, StepContext, Times, Visit, registry,
+};
 
 /// State in memory, as of the last snapshot.
 #[derive(Default)]
@@ -39,11 +41,7 @@ impl StateReader for Memory {
         Ok(self.0.lock().get(key).cloned())
     }
 
-    fn scan(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], Bytes) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    fn scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
         for (key, value) in self.0.lock().range(prefix.to_vec()..) {
             if !key.starts_with(prefix) {
                 break;

@@ -149,11 +149,14 @@ struct Ranking {
     windows: KeyedState<Best>,
 }
 
+/// The bytes a row is ordered by, and the row.
+type Ranked = (Box<[u8]>, Box<[u8]>);
+
 /// The first rows so far.
 struct Best {
     end: i64,
     /// In their order; of equal rows the one that came first stands first. Each with the bytes it is ordered by.
-    rows: Vec<(Box<[u8]>, Box<[u8]>)>,
+    rows: Vec<Ranked>,
 }
 
 impl Stored for Best {
@@ -176,7 +179,7 @@ impl Stored for Best {
     }
 
     fn heap_bytes(&self) -> usize {
-        let each = size_of::<(Box<[u8]>, Box<[u8]>)>();
+        let each = size_of::<Ranked>();
         self.rows
             .iter()
             .map(|(order, row)| order.len() + row.len() + each)
@@ -213,8 +216,7 @@ impl Ranking {
         }
         for (key, (end, new)) in touched {
             let known = self.windows.get(&key)?;
-            let mut best: Vec<(Box<[u8]>, Box<[u8]>)> =
-                known.map(|known| known.rows.clone()).unwrap_or_default();
+            let mut best: Vec<Ranked> = known.map(|known| known.rows.clone()).unwrap_or_default();
             for row in new {
                 let by = order.row(row).data();
                 let place = best.partition_point(|(known, _)| **known <= *by);

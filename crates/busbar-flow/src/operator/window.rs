@@ -169,7 +169,9 @@ impl Window {
             Windows::Regular(shape) => {
                 Open::Regular(Panes::new(shape, Arc::new(aggregation.clone())))
             }
-            Windows::Session(gap) => Open::Session(Sessions::new(gap, aggregation.clone())?),
+            Windows::Session(gap) => {
+                Open::Session(Box::new(Sessions::new(gap, aggregation.clone())?))
+            }
         };
         Ok(WindowOperator {
             aggregation,
@@ -194,7 +196,7 @@ pub(super) struct WindowOperator {
 
 enum Open {
     Regular(Panes),
-    Session(Sessions),
+    Session(Box<Sessions>),
 }
 
 impl Operator for WindowOperator {

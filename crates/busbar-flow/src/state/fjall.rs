@@ -15,6 +15,8 @@ use parking_lot::RwLock;
 use super::{StateChange, StateStore};
 use crate::limits::{STATE_CACHE_BYTES, STATE_LOCK_WAIT};
 
+use crate::operator::Visit;
+
 /// Keeps state in a folder.
 pub(crate) struct FjallStore {
     folder: PathBuf,
@@ -112,12 +114,7 @@ impl StateStore for FjallStore {
         Ok(value.map_err(failed)?.map(|value| bytes(&value)))
     }
 
-    fn scan(
-        &self,
-        task: &str,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], Bytes) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    fn scan(&self, task: &str, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
         let skip = task.len() + 1;
         for pair in self.keyspace()?.keyspace.prefix(key_of(task, prefix)) {
             let (key, value) = pair.into_inner().map_err(failed)?;

@@ -8,6 +8,8 @@ use parking_lot::Mutex;
 
 use super::{StateChange, StateStore};
 
+use crate::operator::Visit;
+
 type Tasks = BTreeMap<String, BTreeMap<Vec<u8>, Bytes>>;
 
 /// Keeps state for as long as it exists.
@@ -20,12 +22,7 @@ impl StateStore for MemoryStore {
         Ok(tasks.get(task).and_then(|map| map.get(key).cloned()))
     }
 
-    fn scan(
-        &self,
-        task: &str,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], Bytes) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    fn scan(&self, task: &str, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
         let found: Vec<(Vec<u8>, Bytes)> = match self.0.lock().get(task) {
             Some(map) => map
                 .range(prefix.to_vec()..)

@@ -18,6 +18,8 @@ mod task;
 use busbar_event::Error;
 use bytes::Bytes;
 
+use crate::operator::Visit;
+
 pub(crate) use checkpoint::Checkpoint;
 pub(crate) use fjall::FjallStore;
 pub(crate) use memory::MemoryStore;
@@ -38,12 +40,7 @@ pub(crate) trait StateStore: Send + Sync {
     ///
     /// # Errors
     /// What the disk says, or `visit`.
-    fn scan(
-        &self,
-        task: &str,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], Bytes) -> Result<(), Error>,
-    ) -> Result<(), Error>;
+    fn scan(&self, task: &str, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), Error>;
 
     /// Makes changes, all or none; they are durable when it returns.
     ///

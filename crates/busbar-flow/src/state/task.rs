@@ -8,7 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{Checkpoint, StateChange, StateStore};
-use crate::operator::{Changes, StateReader};
+use crate::operator::{Changes, StateReader, Visit};
 
 const CHECKPOINT: &[u8] = b"c";
 const CUT: &[u8] = b"k/";
@@ -79,6 +79,9 @@ fn meanings(store: &dyn StateStore, task: &str) -> Result<BTreeMap<String, Strin
     Ok(meanings)
 }
 
+/// The value that each key will have, and the number of the snapshot that says so.
+type Waiting = BTreeMap<Vec<u8>, (u64, Option<Bytes>)>;
+
 /// The state of one task. Readers see every snapshot that was taken, whether it is committed yet or not.
 pub(crate) struct TaskState {
     store: Arc<dyn StateStore>,
@@ -87,7 +90,7 @@ pub(crate) struct TaskState {
     holder: Arc<Mutex<u64>>,
     number: u64,
     /// Changes of snapshots that are not committed yet, and the number of the last snapshot that has the key.
-    waiting: Mutex<BTreeMap<Vec<u8>, (u64, Option<Bytes>)>>,
+    waiting: Mutex<Waiting>,
     /// Snapshots that were taken.
     taken: Mutex<u64>,
     /// Where input must be cut, as far as it is noted.
@@ -243,11 +246,7 @@ impl StateReader for OperatorState {
         self.task.store.get(&self.task.task, &key)
     }
 
-    fn scan(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], Bytes) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    fn scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
         let prefix = [&self.prefix[..], prefix].concat();
         let skip = self.prefix.len();
         let waiting: BTreeMap<Vec<u8>, Option<Bytes>> = {

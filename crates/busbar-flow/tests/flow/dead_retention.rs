@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use busbar_bus::{Retention, Size, Span};
 use busbar_flow::{DEAD_LETTERS, DeadFilter};
 
-use crate::common::World;
+use crate::common::{World, rest};
 
 const IN: (&str, &str) = (
     "streams/in.yaml",
@@ -23,7 +23,7 @@ fn wait_for_start(world: &World, start: u64) {
     let partition = world.bus.stream(DEAD_LETTERS).unwrap().partitions()[0].clone();
     while partition.start() < start {
         assert!(begun.elapsed() < PATIENCE, "retention deletes nothing");
-        std::thread::sleep(Duration::from_millis(50));
+        rest(50);
     }
 }
 
@@ -66,7 +66,7 @@ fn dead_letters_are_bounded_by_size() {
     let begun = Instant::now();
     while partition.bytes() > BYTES_MAX + BYTES_MAX / 4 {
         assert!(begun.elapsed() < PATIENCE, "{} bytes", partition.bytes());
-        std::thread::sleep(Duration::from_millis(50));
+        rest(50);
     }
     for restarted in [false, true] {
         if restarted {
@@ -82,7 +82,7 @@ fn dead_letters_are_bounded_by_size() {
         let begun = Instant::now();
         while marks(&world) > 0 {
             assert!(begun.elapsed() < PATIENCE, "{} marks", marks(&world));
-            std::thread::sleep(Duration::from_millis(10));
+            rest(10);
         }
         assert!(room.expires_soon, "{room:?}");
         // Five of the deleted ones had been sent again.

@@ -143,7 +143,14 @@ mod tests {
 
     fn found(condition: &Condition) -> Vec<u32> {
         let mut builder = BatchBuilder::new();
-        let rows: [(&str, Option<&str>, i64, &[(&str, &str)], &[u8]); 4] = [
+        type Given<'a> = (
+            &'a str,
+            Option<&'a str>,
+            i64,
+            &'a [(&'a str, &'a str)],
+            &'a [u8],
+        );
+        let rows: [Given<'_>; 4] = [
             (
                 "meter/M1/reading",
                 Some("k1"),

@@ -449,7 +449,7 @@ impl<'a> Generator<'a> {
             let limit = self.random.below(4);
             let mut having = format!("{aggregate} {} {limit}", self.comparison());
             if depth > 0 && self.random.percent(30) {
-                let (subquery, not) = (self.subquery(Kind::Int, &[], depth), self.not());
+                let (subquery, not) = (self.subquery(Kind::Int, &[], depth), self.maybe_not());
                 having = format!("{aggregate} {not}in ({subquery})");
             }
             let _ = write!(text, " having {having}");
@@ -667,7 +667,7 @@ impl<'a> Generator<'a> {
         self.select(&[kind], depth - 1)
     }
 
-    fn not(&mut self) -> &'static str {
+    fn maybe_not(&mut self) -> &'static str {
         match self.random.percent(50) {
             true => "not ",
             false => "",
@@ -675,7 +675,7 @@ impl<'a> Generator<'a> {
     }
 
     fn comparison(&mut self) -> &'static str {
-        *self.random.pick(&["=", "<>", "<", "<=", ">", ">="])
+        self.random.pick(&["=", "<>", "<", "<=", ">", ">="])
     }
 
     /// A condition without subqueries.
@@ -683,14 +683,14 @@ impl<'a> Generator<'a> {
         let kind = self.kind();
         let one = self.of_kind(kind, scope);
         match self.random.below(7) {
-            0 => format!("{one} is {}null", self.not()),
+            0 => format!("{one} is {}null", self.maybe_not()),
             1 => format!(
                 "{one} between {} and {}",
                 self.constant(kind),
                 self.constant(kind)
             ),
             2 => {
-                let not = self.not();
+                let not = self.maybe_not();
                 let null = if self.random.percent(30) {
                     ", null"
                 } else {
@@ -704,7 +704,7 @@ impl<'a> Generator<'a> {
             }
             3 => format!(
                 "{one} is {}distinct from {}",
-                self.not(),
+                self.maybe_not(),
                 self.of_kind(kind, scope)
             ),
             _ => {
@@ -743,7 +743,7 @@ impl<'a> Generator<'a> {
                 let around: &[(String, Kind)] = if self.random.percent(70) { inner } else { &[] };
                 let kind = self.kind();
                 let subquery = self.subquery(kind, around, depth);
-                format!("{}exists ({subquery})", self.not())
+                format!("{}exists ({subquery})", self.maybe_not())
             }
             9 if depth > 0 => {
                 let kind = self.kind();
@@ -764,6 +764,6 @@ impl<'a> Generator<'a> {
         };
         let around: &[(String, Kind)] = if self.random.percent(50) { inner } else { &[] };
         let subquery = self.subquery(kind, around, depth);
-        format!("{sought} {}in ({subquery})", self.not())
+        format!("{sought} {}in ({subquery})", self.maybe_not())
     }
 }
