@@ -54,9 +54,9 @@ class Licences(unittest.TestCase):
             "licenses": {"allow": ["MIT"], "exceptions": [{"crate": "odd", "allow": ["NCSA"]}]},
             "bans": {"deny": [{"crate": "openssl", "reason": "TLS is rustls with ring"}]},
         }
-        crates_io = "registry+https://github.com/rust-lang/crates.io-index"
+        registry = "registry+https://example.com/index"
 
-        def found(name="good", licence="MIT", source=crates_io, dependencies=()):
+        def found(name="good", licence="MIT", source=registry, dependencies=()):
             package = {"name": name, "version": "1.0.0", "license": licence, "source": source}
             return list(licences.problems([package | {"dependencies": dependencies}], rules))
 
@@ -67,7 +67,10 @@ class Licences(unittest.TestCase):
         self.assertIn("no licence", found(licence=None)[0])
         self.assertIn("no SPDX expression", found(licence="MIT OR")[0])
         self.assertIn("rustls with ring", found("openssl")[0])
-        self.assertIn("only crates.io", found(source="git+https://example.com/good")[0])
+        self.assertIn("one registry", found(source="git+https://example.com/good")[0])
+        other = {"name": "b", "version": "1.0.0", "license": "MIT", "dependencies": ()}
+        both = [other | {"source": registry}] * 2 + [other | {"source": "registry+https://example.org/index"}]
+        self.assertIn("example.org", list(licences.problems(both, rules))[0])
         wild = {"name": "serde", "req": "*"}
         self.assertIn("any version of serde", found(source=None, dependencies=[wild])[0])
         self.assertEqual(found(source=None, dependencies=[wild | {"path": "/serde"}]), [])

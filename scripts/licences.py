@@ -14,14 +14,12 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CARGO = os.environ.get("CARGO", "cargo")
-CRATES_IO = {
-    "registry+https://github.com/rust-lang/crates.io-index",
-    "sparse+https://index.crates.io/",
-}
+REGISTRY = ("registry+", "sparse+")
 # What this script checks. A setting of another name or value would be ignored without a word.
 KNOWN = {
     "graph": {"targets": None},
@@ -102,12 +100,15 @@ def problems(packages, rules):
     allowed = set(rules["licenses"]["allow"])
     exceptions = {e["crate"]: set(e["allow"]) for e in rules["licenses"].get("exceptions", [])}
     banned = {b["crate"]: b["reason"] for b in rules["bans"]["deny"]}
+    # All come from one registry: what most come from is the one that cargo is set to.
+    registries = Counter(p["source"] for p in packages if str(p["source"]).startswith(REGISTRY))
+    registry = registries.most_common(1)[0][0] if registries else None
     for package in packages:
         name = f"{package['name']} {package['version']}"
         if package["name"] in banned:
             yield f"{name} must not be used: {banned[package['name']]}"
-        if package["source"] is not None and package["source"] not in CRATES_IO:
-            yield f"{name} comes from {package['source']}, and only crates.io is allowed"
+        if package["source"] not in (None, registry):
+            yield f"{name} comes from {package['source']}, and only one registry is allowed"
         licence = package["license"]
         try:
             if not licence:
