@@ -115,6 +115,21 @@ class Clippy(unittest.TestCase):
         self.assertFalse(linted(["--crate-name", "build_script_build", "--emit=dep-info,link"]))
         self.assertFalse(linted(["-vV"]))
 
+    def test_a_program_stays_what_it_is(self):
+        wrapper = script("rustc-clippy")
+        with tempfile.TemporaryDirectory() as folder:
+            deps, program = Path(folder) / "deps", Path(folder) / "busbar"
+            deps.mkdir()
+            program.write_text("code")
+            bin_of = ["--crate-name", "busbar", "--crate-type", "bin", "--out-dir", str(deps), "extra-filename=-1"]
+            (deps / "busbar-1").hardlink_to(program)
+            wrapper.put_in_place(bin_of)
+            self.assertEqual((deps / "busbar-1").read_text(), "code")
+            self.assertEqual(program.read_text(), "code")
+            library = ["--crate-name", "busbar", "--crate-type", "lib", "--out-dir", str(deps), "extra-filename=-2"]
+            wrapper.put_in_place(library)
+            self.assertEqual((deps / "libbusbar-2.rlib").read_text(), "")
+
     def test_asks_for_metadata_only(self):
         wrapper = script("rustc-clippy")
         with tempfile.TemporaryDirectory() as folder:

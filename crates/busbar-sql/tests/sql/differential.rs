@@ -675,7 +675,7 @@ impl<'a> Generator<'a> {
     }
 
     fn comparison(&mut self) -> &'static str {
-        self.random.pick(&["=", "<>", "<", "<=", ">", ">="])
+        self.random.pick::<&str>(&["=", "<>", "<", "<=", ">", ">="])
     }
 
     /// A condition without subqueries.
