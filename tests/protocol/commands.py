@@ -33,7 +33,7 @@ def case_mistakes_in_files_are_shown_where_they_are(world):
                    ("是否想写 where",)),
         "a table": (FLOW.replace("topic: alarm/${site}/rain", "table: peaks"), "catalog.unknown-table", "6:12",
                     ("peaks",), ("peaks",)),
-        "YAML": ("from: [rain\n", "catalog.yaml", "", ("YAML",), ("YAML",)),
+        "YAML": ("from: [rain\n", "catalog.yaml-bracket", "1:7", ("YAML",), ("YAML",)),
     }
     for what, (text, code, place, english, chinese) in wrong.items():
         project = world.project(streams__rain=STREAM, flows__a=text)
