@@ -335,11 +335,14 @@ fn syntax(file: &str, text: &str, error: &serde_saphyr::Error) -> Diagnostic {
         }
         _ => new("catalog.yaml"),
     };
-    // The parser names the end of the text; the quotation mark that is open is what people look for.
-    let place = match (error.code(), text[..place.start].rfind(['"', '\''])) {
-        ("catalog.yaml-quote", Some(quote)) => quote..quote + 1,
-        _ => place,
-    };
+    // The parser names what comes behind; the open quotation mark, or the line between two documents, is what to mend.
+    let before = &text[..place.start];
+    let place = match error.code() {
+        "catalog.yaml-quote" => before.rfind(['"', '\'']).map(|at| at..at + 1),
+        "catalog.yaml-documents" => before.rfind("\n---").map(|at| at + 1..at + 4),
+        _ => None,
+    }
+    .unwrap_or(place);
     Diagnostic::new(file, text, place, error)
 }
 
@@ -776,7 +779,7 @@ mod tests {
         for (bad, code, line_column) in [
             ("a: [1,", "catalog.yaml-bracket", (1, 4)),
             ("a: b: c", "catalog.yaml-colon", (1, 5)),
-            ("a: 1\n---\nb: 2\n", "catalog.yaml-documents", (3, 1)),
+            ("a: 1\n---\nb: 2\n", "catalog.yaml-documents", (2, 1)),
             ("a: *b\n", "catalog.yaml-alias", (1, 4)),
             ("a: \"b\n", "catalog.yaml-quote", (1, 4)),
             ("a: 1\na: 2\n", "catalog.duplicate-key", (2, 1)),
