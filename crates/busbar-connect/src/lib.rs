@@ -16,7 +16,7 @@ mod topic;
 
 use std::sync::Arc;
 
-use busbar_flow::{Connector, Connectors};
+use busbar_connector::{Connector, Connectors};
 
 pub use places::Places;
 
@@ -27,11 +27,10 @@ pub fn registry() -> Connectors {
 
 /// The same, with folders outside the project whose files connections may use.
 pub fn registry_with(places: &Places) -> Connectors {
-    let all: [Arc<dyn Connector>; 4] = [
-        Arc::new(file::File::new(places.clone())),
+    Connectors::new([
+        Arc::new(file::File::new(places.clone())) as Arc<dyn Connector>,
         Arc::new(host::Host),
         Arc::new(http::Http::new(places.clone())),
         Arc::new(mqtt::Mqtt::new(places.clone())),
-    ];
-    Connectors::new(all)
+    ])
 }

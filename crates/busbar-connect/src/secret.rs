@@ -1,8 +1,8 @@
 //! Passwords and tokens in options.
 
 use busbar_catalog::{ConnectionSpec, Diagnostic, Value};
+use busbar_connector::LiteralSecret;
 use busbar_event::{Class, Error, quote};
-use busbar_flow::LiteralSecret;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -6,16 +6,14 @@
 //! flow's own, which the next stage reads. Within a stage rows go through [`operator`]s, some of which keep state. What a
 //! task wrote carries the position of its input; when a crash makes it write again, logs and tables recognise it.
 //!
-//! Authors of connectors need [`connector`] and nothing else.
-//!
 //! What is absent: this crate opens no socket, knows no connector and does not parse SQL.
 
 mod chain;
 mod checkpoint;
 mod compile;
-pub mod connector;
 mod counters;
 mod dead;
+mod drive;
 mod event_time;
 mod exchange;
 pub mod limits;
@@ -32,12 +30,9 @@ mod testing;
 mod world;
 
 pub use compile::{StreamInfo, World};
-pub use connector::{
-    Connector, Connectors, Delivery, Guarantee, LiteralSecret, Polled, Polling, Position, Resume,
-    Roles, Sink, SinkContext, Source, SourceContext, Work, Written,
-};
 pub use counters::Counters;
 pub use dead::DEAD_LETTERS;
+pub use drive::SourceStatus;
 pub use reader::Input;
 pub use runtime::explain;
 pub use runtime::{Runtime, RuntimeOptions};

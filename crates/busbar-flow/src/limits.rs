@@ -12,10 +12,6 @@ pub const GATHER_ROWS: usize = BATCH_ROWS_MAX / 4;
 /// How long a checkpoint may lag behind the outputs it is about. Outputs to logs and SQLite are recognised
 /// when they come again, so the lag costs work after a crash, not correctness.
 pub const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
-/// The first pause before a failed write is tried again.
-pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-/// The longest pause between two tries.
-pub const BACKOFF_LAST: Duration = Duration::from_secs(30);
 /// How long a new version of a flow has to show that it can run.
 pub const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a flow has to finish what it has begun before it is cut off; its outputs then come again.

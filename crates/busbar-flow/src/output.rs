@@ -11,9 +11,9 @@ use busbar_event::{Batch, Class, Error};
 use busbar_log::Clock;
 use busbar_table::{ProducerPosition, Table};
 
-use crate::connector::{Connector, Delivery, Sink, SinkContext, deliver};
 use crate::limits::{PIECE_BYTES_MAX, PIECE_ROWS_MAX};
 use crate::shape::Outgoing;
+use busbar_connector::{Connector, Delivery, Sink, SinkContext, deliver};
 
 /// Writes to one output for one task.
 pub(crate) struct Writer {

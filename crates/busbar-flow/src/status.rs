@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use busbar_event::{Class, Error, Language};
 use serde::{Deserialize, Serialize};
 
-use crate::connector::{Guarantee, Roles, SourceStatus};
 use crate::counters::Counters;
+use crate::drive::SourceStatus;
+use busbar_connector::{Guarantee, Roles};
 
 /// A flow at one moment.
 #[derive(Clone, Debug, Serialize)]

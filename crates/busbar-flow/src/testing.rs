@@ -16,13 +16,13 @@ use serde_json::Value as Json;
 
 use crate::chain::{Chain, ChainWork, Computed, Dead};
 use crate::compile::{NoPlan, Plan, World, compile};
-use crate::connector::Connectors;
 use crate::exchange;
 use crate::limits::TEST_DIFFERENCES_MAX;
 use crate::reader::{Input, plain};
 use crate::shape::Outgoing;
 use crate::state::{MemoryStore, States};
 use crate::task::prepare_outputs;
+use busbar_connector::Connectors;
 
 /// What the tests of a project came to.
 #[derive(Clone, Debug, Default, Serialize)]

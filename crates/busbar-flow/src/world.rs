@@ -12,8 +12,8 @@ use busbar_log::SystemClock;
 use busbar_table::{HotSpec, TableSpec, Tables};
 
 use crate::compile::{NoPlan, StreamInfo, World, compile};
-use crate::connector::Connectors;
 use crate::reader::Input;
+use busbar_connector::Connectors;
 
 /// Checks everything that can be checked without running: types of expressions, columns of tables, options
 /// of connections. Fields and topology are checked by [`Project::parse`] before.

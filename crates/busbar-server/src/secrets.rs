@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use busbar_catalog::{Bundle, ConnectionSpec, Diagnostic, Parsed, Project, Value};
+use busbar_connector::{Connectors, LiteralSecret};
 use busbar_event::{Class, Error};
-use busbar_flow::{Connectors, LiteralSecret};
 
 /// The files of a project, with what may be shown in place of each secret.
 pub(crate) fn masked(project: &Project, connectors: &Connectors) -> BTreeMap<String, String> {

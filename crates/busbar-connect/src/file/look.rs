@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use busbar_connector::Resume;
 use busbar_event::{Class, Error, hash::fnv1a};
-use busbar_flow::Resume;
 
 use super::lines::{self, BYTE_ORDER_MARK, Kind};
 use crate::limits::{

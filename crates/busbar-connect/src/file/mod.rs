@@ -18,9 +18,11 @@ mod source;
 use std::path::Path;
 
 use busbar_catalog::{ConnectionSpec, Diagnostic, INBOX, Project, Template, possible_streams};
+use busbar_connector::{
+    Connector, Guarantee, Roles, Sink, SinkContext, Source, SourceContext, Work,
+};
 use busbar_event::format::FormatSpec;
 use busbar_event::{Class, Error};
-use busbar_flow::{Connector, Guarantee, Roles, Sink, SinkContext, Source, SourceContext, Work};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -19,9 +19,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use busbar_connector::{Delivery, Sink, SinkContext, Work, Written};
 use busbar_event::format::{csv_cells, write_csv_cell};
 use busbar_event::{Class, Error};
-use busbar_flow::{Delivery, Sink, SinkContext, Work, Written};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use busbar_connector::{Polled, Polling, Position, Source, SourceContext, Work};
 use busbar_event::{ARRIVAL, BatchBuilder, Class, Error, Flags, Row};
-use busbar_flow::{Polled, Polling, Position, Source, SourceContext, Work};
 use parking_lot::Mutex;
 
 use super::LineFormat;

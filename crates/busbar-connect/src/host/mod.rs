@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use busbar_bus::Span;
 use busbar_catalog::{ConnectionSpec, Diagnostic};
-use busbar_event::{BatchBuilder, Class, Error, Flags, Row};
-use busbar_flow::{
+use busbar_connector::{
     Connector, Polled, Polling, Position, Roles, Sink, SinkContext, Source, SourceContext, Work,
 };
+use busbar_event::{BatchBuilder, Class, Error, Flags, Row};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sysinfo::{Disks, Networks, System};

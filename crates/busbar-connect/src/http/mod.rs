@@ -13,10 +13,10 @@ use std::collections::BTreeMap;
 
 use busbar_bus::Span;
 use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Value};
-use busbar_event::{Class, Error};
-use busbar_flow::{
+use busbar_connector::{
     Connector, LiteralSecret, Roles, Sink, SinkContext, Source, SourceContext, Work,
 };
+use busbar_event::{Class, Error};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ureq::http::{HeaderName, HeaderValue, Uri, header};

@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use busbar_connector::{Delivery, Sink, SinkContext, Work, Written};
 use busbar_event::{Class, Error, Micros, quote, reserved};
-use busbar_flow::{Delivery, Sink, SinkContext, Work, Written};
 use busbar_log::Clock;
 use parking_lot::Mutex;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, header};

@@ -17,11 +17,11 @@ mod wire;
 
 use busbar_bus::Span;
 use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Value};
-use busbar_event::topic::Filter;
-use busbar_event::{Class, Error};
-use busbar_flow::{
+use busbar_connector::{
     Connector, LiteralSecret, Roles, Sink, SinkContext, Source, SourceContext, Work,
 };
+use busbar_event::topic::Filter;
+use busbar_event::{Class, Error};
 use busbar_mqtt::Version;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use busbar_connector::{Delivery, Sink, SinkContext, Work, Written};
 use busbar_event::{Class, Error, Flags};
-use busbar_flow::{Delivery, Sink, SinkContext, Work, Written};
 use busbar_mqtt::{PublishOut, Reason, Version};
 use parking_lot::Mutex;
 use tokio::time::timeout;

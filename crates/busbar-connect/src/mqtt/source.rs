@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use busbar_connector::{Polled, Polling, Position, Source, SourceContext, Work};
 use busbar_event::limits::BATCH_BYTES_MAX;
 use busbar_event::{ARRIVAL, Batch, BatchBuilder, Error, Row};
-use busbar_flow::{Polled, Polling, Position, Source, SourceContext, Work};
 use busbar_mqtt::AckKind;
 
 use super::Options;

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use busbar_connector::{Delivery, Sink};
 use busbar_event::{Class, Error};
-use busbar_flow::{Delivery, Sink};
 use tokio::runtime::Runtime;
 
 use crate::sink_context;

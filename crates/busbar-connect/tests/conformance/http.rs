@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use busbar_connector::deliver;
+use busbar_connector::{Delivery, Sink, Written};
 use busbar_event::{Class, Error};
-use busbar_flow::connector::deliver;
-use busbar_flow::{Delivery, Sink, Written};
 use tokio::runtime::Runtime;
 
 use crate::peers::{Request, Web, free_port};

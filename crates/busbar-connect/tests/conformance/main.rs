@@ -17,8 +17,8 @@ use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::sync::Arc;
 
+use busbar_connector::{Guarantee, Roles, SinkContext, SourceContext};
 use busbar_event::Class;
-use busbar_flow::{Guarantee, Roles, SinkContext, SourceContext};
 use subjects::subjects;
 use world::spec;
 
@@ -217,7 +217,7 @@ fn source_context(folder: &std::path::Path) -> SourceContext {
         name: "x".into(),
         project_dir: folder.into(),
         clock: Arc::new(busbar_log::SystemClock),
-        resume: busbar_flow::Resume::default(),
+        resume: busbar_connector::Resume::default(),
     }
 }
 

@@ -6,8 +6,8 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 
 use arrow::array::{BinaryArray, StringArray};
+use busbar_connector::{Delivery, Polled, Sink, Source};
 use busbar_event::{Batch, BatchBuilder, Body, Class, Envelope, Flags, Row};
-use busbar_flow::{Delivery, Polled, Sink, Source};
 use tokio::runtime::Runtime;
 
 use crate::peers::Broker;
@@ -195,7 +195,7 @@ fn nothing_is_acknowledged_before_it_is_committed() {
         let polled = runtime.block_on(source.poll()).expect("it works");
         if let Polled::Batch(polling) = polled {
             rows += polling.batch.rows();
-            let busbar_flow::Position::Receipt(number) = polling.position else {
+            let busbar_connector::Position::Receipt(number) = polling.position else {
                 panic!("{:?}", polling.position);
             };
             source.committed("", number);

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use busbar_connector::deliver;
+use busbar_connector::{Delivery, Guarantee, Sink, Written};
 use busbar_event::{Batch, Body, Class, Envelope, Error};
-use busbar_flow::connector::deliver;
-use busbar_flow::{Delivery, Guarantee, Sink, Written};
 use tokio::runtime::Runtime;
 
 use crate::sink_context;

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use busbar_flow::Connector;
+use busbar_connector::Connector;
 
 use crate::peers::{Broker, Listener, Web};
 

@@ -5,8 +5,8 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 
+use busbar_connector::{Polled, Written};
 use busbar_event::{Class, Error};
-use busbar_flow::{Polled, Written};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::runtime::Runtime;
 
@@ -159,7 +159,7 @@ fn messages_go_both_ways_encrypted() {
                     for row in 0..polling.batch.rows() {
                         texts.push(String::from_utf8_lossy(payloads.value(row)).into_owned());
                     }
-                    let busbar_flow::Position::Receipt(number) = polling.position else {
+                    let busbar_connector::Position::Receipt(number) = polling.position else {
                         panic!("{:?}", polling.position);
                     };
                     source.committed("", number);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use busbar_bus::{Bus, BusOptions};
 use busbar_catalog::{Bundle, ConnectionSpec, Project};
-use busbar_flow::connector::SourceStatus;
+use busbar_flow::SourceStatus;
 use busbar_flow::{Runtime, RuntimeOptions};
 use busbar_log::sim::SimDisk;
 use busbar_log::{Clock, Log, LogOptions, SystemClock};

@@ -5,9 +5,9 @@ use serde::Serialize;
 
 use super::{Flow, Runtime};
 use crate::compile::{InputPlan, Plan, Target};
-use crate::connector::Guarantee;
 use crate::limits::{BATCH_BYTES_MAX, STATE_BYTES_MAX};
 use crate::task::lanes;
+use busbar_connector::Guarantee;
 
 /// How a flow runs.
 #[derive(Clone, Debug, Serialize)]

@@ -22,8 +22,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::checkpoint::{Checkpoints, Kept, Mark, TaskKey};
-use crate::connector::{Connectors, SourceDriver};
 use crate::dead::DeadLetters;
+use crate::drive::SourceDriver;
 use crate::limits::{DRAIN_TIMEOUT, RATE_EVERY, RESTART_AFTER, TRIM_TICKS};
 use crate::output::blocking;
 use crate::state::{FjallStore, States};
@@ -32,6 +32,7 @@ use crate::status::{
 };
 use crate::task::{FlowShared, MAIN};
 use crate::world::check;
+use busbar_connector::Connectors;
 use compute::Compute;
 use deploy::stands;
 use report::unaccounted;
@@ -78,7 +79,7 @@ struct Connected {
     meaning: serde_json::Value,
     kind: String,
     enabled: bool,
-    roles: crate::connector::Roles,
+    roles: busbar_connector::Roles,
     driver: Option<SourceDriver>,
 }
 

@@ -15,13 +15,13 @@ use busbar_event::{Class, Error};
 use super::Runtime;
 use crate::chain::{Dead, Place};
 use crate::compile::Plan;
-use crate::connector::Backoff;
 use crate::dead::{Letter, Run, Spot, letters, originals};
 use crate::limits::{DEAD_EDIT_BYTES_MAX, DEAD_LETTERS_MAX};
 use crate::output::{Writer, blocking};
 use crate::shape::{Outgoing, Prepared, event_of};
 use crate::status::{DeadFilter, Redriven};
 use crate::task::{parcels, prepare_outputs};
+use busbar_connector::Backoff;
 
 /// How often a write of a re-drive is tried.
 const TRIES_MAX: u32 = 5;

@@ -9,13 +9,13 @@ use busbar_event::{Class, Error};
 use super::{Flow, Runtime};
 use crate::checkpoint::Mark;
 use crate::compile::Target;
-use crate::connector::Guarantee;
 use crate::counters::Tally;
 use crate::status::{
     ConnectionStatus, Conservation, Edge, FlowState, FlowStatus, NodeStatus, OperatorStatus,
     TaskStatus,
 };
 use crate::task::{Lane, MAIN, lanes};
+use busbar_connector::Guarantee;
 
 impl Runtime {
     /// Every flow, in the order of their names.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use busbar_catalog::{Kind, Project, canonical};
 
 use super::{Connected, Runtime};
-use crate::connector::SourceDriver;
+use crate::drive::SourceDriver;
 
 impl Runtime {
     /// Ends the sources of connections that are gone or mean something else.

@@ -7,10 +7,10 @@ use tokio::task::JoinHandle;
 
 use super::write::{Landing, Leaving, Writers};
 use super::{Task, told};
-use crate::connector::Backoff;
 use crate::counters::Delta;
 use crate::output::blocking;
 use crate::state::{Checkpoint, Snapshot, TaskState};
+use busbar_connector::Backoff;
 
 /// Everything that is under way.
 pub(super) struct Air {

@@ -11,13 +11,13 @@ use tokio::sync::watch;
 use super::{FlowShared, Lane, STOPPED, Surroundings, stopped, told};
 use crate::chain::{Dead, Place};
 use crate::checkpoint::TaskKey;
-use crate::connector::Backoff;
 use crate::counters::Settled;
 use crate::dead::{Earlier, Spot, letters};
 use crate::limits::DEAD_BATCH_BYTES;
 use crate::output::{Refusals, Writer, Written, blocking};
 use crate::shape::{Outgoing, Prepared, event_of};
 use crate::state::TaskState;
+use busbar_connector::Backoff;
 
 /// A computed batch with all it needs to be written.
 pub(super) struct Leaving {

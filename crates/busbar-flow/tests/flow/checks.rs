@@ -1,8 +1,8 @@
 //! What is refused before a flow runs, and what of a running flow stays when its file changes.
 
 use crate::common::{World, ids, project};
+use busbar_connector::Connectors;
 use busbar_flow::check;
-use busbar_flow::connector::Connectors;
 
 const IN: (&str, &str) = (
     "streams/in.yaml",

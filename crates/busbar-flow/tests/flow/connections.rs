@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use crate::common::{PATIENCE, World, batch, ids, rest};
 use busbar_catalog::{ConnectionSpec, Diagnostic};
-use busbar_event::{Class, Error};
-use busbar_flow::{
-    Connector, Connectors, DeadFilter, Delivery, FlowState, Polled, Polling, Position, ReplayFrom,
-    Roles, Sink, SinkContext, Source, SourceContext, Work, Written,
+use busbar_connector::{
+    Connector, Connectors, Delivery, Polled, Polling, Position, Roles, Sink, SinkContext, Source,
+    SourceContext, Work, Written,
 };
+use busbar_event::{Class, Error};
+use busbar_flow::{DeadFilter, FlowState, ReplayFrom};
 use parking_lot::Mutex;
 
 const IN: (&str, &str) = (

@@ -1,7 +1,7 @@
 //! The tests in flow files: what passes, and what a failure says.
 
 use crate::common::project;
-use busbar_flow::connector::Connectors;
+use busbar_connector::Connectors;
 use busbar_flow::{Difference, check, run_tests};
 use serde_json::json;
 

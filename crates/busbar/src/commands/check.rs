@@ -6,8 +6,8 @@ use busbar_catalog::{
     Bundle, Config, ConfigSource, Diagnostic, Kind, Project, Severity, has_errors, schema,
 };
 use busbar_connect::Places;
+use busbar_connector::Connectors;
 use busbar_event::{Class, Error};
-use busbar_flow::Connectors;
 
 use crate::exit::{self, Failure};
 use crate::{report, say};

@@ -5,7 +5,7 @@
 //! waiting, repeating with back-off, batching, dead letters, positions and counters are wrapped around it by
 //! the runtime.
 
-mod drive;
+pub mod limits;
 mod retry;
 
 use std::collections::BTreeMap;
@@ -22,7 +22,6 @@ use busbar_event::{Batch, Error};
 use busbar_log::Clock;
 use serde::Serialize;
 
-pub use drive::{SourceDriver, SourceStatus};
 pub use retry::{Backoff, Outcome, deliver};
 
 /// A future that a trait object can answer with.

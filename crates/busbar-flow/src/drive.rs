@@ -15,8 +15,10 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{Backoff, Connector, Polled, Polling, Position, Resume, Source, SourceContext};
 use crate::limits::{BATCH_ROWS_MAX, DRAIN_TIMEOUT};
+use busbar_connector::{
+    Backoff, Connector, Polled, Polling, Position, Resume, Source, SourceContext,
+};
 
 /// A source that runs.
 pub struct SourceDriver {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use busbar_event::{Class, Error};
 
-use super::{Delivery, Sink};
 use crate::limits::{BACKOFF_FIRST, BACKOFF_LAST};
+use crate::{Delivery, Sink};
 
 /// Pauses that double up to a bound, each cut short by chance so that many who failed together do not
 /// come back together.
