@@ -66,7 +66,14 @@ pub(crate) fn classify(text: &str, statement: Statement) -> Result<Kind, Diagnos
 /// Resolves the names of columns, and names the result's columns after the text they come from.
 pub(crate) fn prepare(mut statement: Statement, names: &Names) -> Statement {
     if let Some(query) = query_mut(&mut statement) {
-        name_columns(&mut query.body);
+        let mut names = names.clone();
+        let _ = walk::find(query, |part| -> Option<()> {
+            if let Part::Query(query) = part {
+                note_aliases(&query.body, &mut names);
+            }
+            None
+        });
+        name_columns(&mut query.body, &names);
         names.resolve(query);
     }
     statement
@@ -233,24 +240,44 @@ fn query_mut(statement: &mut Statement) -> Option<&mut Query> {
 }
 
 /// Names each expression without an alias after its own text: the planner would use its internal form.
-fn name_columns(body: &mut SetExpr) {
+fn name_columns(body: &mut SetExpr, names: &Names) {
     match body {
         SetExpr::Select(select) => {
             for item in &mut select.projection {
                 let SelectItem::UnnamedExpr(expr) = item else {
                     continue;
                 };
-                if matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_)) {
+                let alias = match expr {
+                    Expr::Identifier(ident) => names.topic_part_name(std::slice::from_ref(ident)),
+                    Expr::CompoundIdentifier(idents) => names.topic_part_name(idents),
+                    _ => Some(expr.to_string()),
+                };
+                let Some(alias) = alias else {
                     continue;
-                }
+                };
                 *item = SelectItem::ExprWithAlias {
-                    alias: Ident::with_quote('"', expr.to_string()),
+                    alias: Ident::with_quote('"', alias),
                     expr: expr.clone(),
                 };
             }
         }
-        SetExpr::SetOperation { left, .. } => name_columns(left),
-        SetExpr::Query(query) => name_columns(&mut query.body),
+        SetExpr::SetOperation { left, .. } => name_columns(left, names),
+        SetExpr::Query(query) => name_columns(&mut query.body, names),
+        _ => {}
+    }
+}
+
+/// Notes the names of results in all selects of a query's own body; its subqueries are queries of their own.
+fn note_aliases(body: &SetExpr, names: &mut Names) {
+    match body {
+        SetExpr::Select(select) => select
+            .projection
+            .iter()
+            .for_each(|item| names.add_alias(item)),
+        SetExpr::SetOperation { left, right, .. } => {
+            note_aliases(left, names);
+            note_aliases(right, names);
+        }
         _ => {}
     }
 }

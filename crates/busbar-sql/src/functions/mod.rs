@@ -6,6 +6,7 @@ mod checked_sum;
 mod concat_texts;
 mod json_get;
 mod list_element;
+mod local_time;
 mod topic_part;
 mod usage;
 
@@ -47,6 +48,7 @@ pub(crate) fn all() -> Vec<Arc<ScalarUDF>> {
             json_get::Wanted::Float,
         )),
         Arc::new(json_get::function("json_get_int", json_get::Wanted::Int)),
+        Arc::new(local_time::function()),
         Arc::new(topic_part::function()),
     ]
 }

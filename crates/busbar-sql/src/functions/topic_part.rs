@@ -1,6 +1,10 @@
 //! `topic_part(topic, 2)`: a level of a topic, counted from 1; null if the topic has fewer levels.
+//!
+//! `topic_part(topic, 'subject')`: one of the parts `kind`, `client` and `subject`, the subject being all levels from the
+//! third on; null if the topic has none. Expressions that name a part as a column are turned into this.
 
 use arrow::datatypes::DataType;
+use busbar_event::topic::parts;
 use datafusion_common::{Result, ScalarValue};
 use datafusion_expr::{
     ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
@@ -34,12 +38,13 @@ impl ScalarUDFImpl for TopicPart {
         let [topic, part] = arguments else {
             return Err(misused("topic_part"));
         };
-        if !part.is_integer() {
-            return Err(misused("topic_part"));
-        }
-        let topic = text_or_dictionary(topic);
-        match topic {
-            Some(topic) => Ok(vec![topic, DataType::Int64]),
+        let part = match part {
+            DataType::Utf8 | DataType::Utf8View => DataType::Utf8,
+            level if level.is_integer() => DataType::Int64,
+            _ => return Err(misused("topic_part")),
+        };
+        match text_or_dictionary(topic) {
+            Some(topic) => Ok(vec![topic, part]),
             None => Err(misused("topic_part")),
         }
     }
@@ -52,16 +57,24 @@ impl ScalarUDFImpl for TopicPart {
         let [topics, part] = &call.args[..] else {
             return Err(misused("topic_part"));
         };
-        let part = match part {
-            ColumnarValue::Scalar(ScalarValue::Int64(part)) => *part,
+        let picked: Box<dyn Fn(&str) -> Option<&str>> = match part {
+            ColumnarValue::Scalar(ScalarValue::Int64(part)) => {
+                let level = part.filter(|part| (1..=TOPIC_PARTS_MAX).contains(part));
+                let level = level.and_then(|level| usize::try_from(level - 1).ok());
+                Box::new(move |topic| topic.split('/').nth(level?))
+            }
+            ColumnarValue::Scalar(ScalarValue::Utf8(Some(part))) => {
+                let part: fn(&str) -> &str = match part.as_str() {
+                    "kind" => |topic| parts(topic).kind,
+                    "client" => |topic| parts(topic).client,
+                    "subject" => |topic| parts(topic).subject,
+                    _ => return Err(misused("topic_part")),
+                };
+                Box::new(move |topic| Some(part(topic)).filter(|part| !part.is_empty()))
+            }
             _ => return Err(misused("topic_part")),
         };
-        let level = part.filter(|part| (1..=TOPIC_PARTS_MAX).contains(part));
-        let pick = |topic: &[u8]| {
-            let level = usize::try_from(level? - 1).ok()?;
-            let part = topic.split(|byte| *byte == b'/').nth(level)?;
-            String::from_utf8(part.to_vec()).ok()
-        };
+        let pick = |topic: &[u8]| picked(std::str::from_utf8(topic).ok()?).map(ToOwned::to_owned);
         let is_scalar = matches!(topics, ColumnarValue::Scalar(_));
         let topics = topics.to_array(if is_scalar { 1 } else { call.number_rows })?;
         let parts = map_texts(&topics, pick)?;

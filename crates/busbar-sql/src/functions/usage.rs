@@ -14,6 +14,7 @@ pub(crate) fn usage(name: &str) -> Option<&'static str> {
         "json_get_float" => "json_get_float(document, 'path')",
         "json_get_int" => "json_get_int(document, 'path')",
         "list_element" => "list[1]",
+        "local_time" => "local_time(time, 'Asia/Shanghai')",
         "topic_part" => "topic_part(topic, 2)",
         _ => return None,
     })
