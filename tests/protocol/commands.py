@@ -115,7 +115,7 @@ def case_schemas_are_printed(world):
 def case_every_command_has_help_in_both_languages(world):
     _, out, _ = world.run("--help")
     names = [line.split()[0] for line in out.split("Commands:")[1].split("Options:")[0].splitlines() if line.strip()]
-    assert {"run", "check", "test", "apply", "sql", "tap", "top", "replay", "dead-letters", "doctor", "bench",
+    assert {"run", "check", "test", "apply", "pull", "sql", "tap", "top", "replay", "dead-letters", "doctor", "bench",
             "login", "logout"} <= set(names), names
     for name in names:
         if name == "help":
@@ -291,6 +291,32 @@ def case_a_project_is_applied_compared_and_rolled_back(world):
     got, out, err = world.run("apply", other, **at)
     assert got == 0 and "removed  flows/rain-alarm.yaml" in out, (got, out, err)
     assert node.ask("GET", "/api/v1/flows").json()["flows"] == []
+    node.stop()
+
+
+def case_what_runs_is_written_back_into_a_folder(world):
+    node = world.start(world.project(streams__rain=STREAM, flows__rain_alarm=FLOW))
+    at = {"BUSBAR_NODE": node.url}
+    here = world.folder / "pulled"
+    got, out, err = world.run("pull", here, "--dry-run", **at)
+    assert got == 0 and "added    flows/rain-alarm.yaml" in out and not here.exists(), (got, out, err)
+    got, out, err = world.run("pull", here, **at)
+    assert got == 0 and "added    streams/rain.yaml" in out, (got, out, err)
+    assert (here / "streams/rain.yaml").read_text() == STREAM
+    assert (here / "flows/rain-alarm.yaml").read_text() == FLOW
+    got, out, err = world.run("apply", here, "--dry-run", "--json", **at)
+    assert got == 0 and json.loads(out)["changes"] == [], (got, out, err)
+    # What was changed in the folder gives way; what only the folder has stays unless it is to be deleted.
+    (here / "flows/rain-alarm.yaml").write_text(FLOW.replace("50", "70"))
+    (here / "streams/snow.yaml").write_text(STREAM)
+    got, out, err = world.run("pull", here, **at)
+    assert got == 0 and "changed  flows/rain-alarm.yaml" in out and "streams/snow.yaml" in err, (got, out, err)
+    assert (here / "flows/rain-alarm.yaml").read_text() == FLOW and (here / "streams/snow.yaml").exists()
+    got, out, err = world.run("pull", here, "--delete", "--json", **at)
+    assert got == 0 and json.loads(out)["changes"] == [{"path": "streams/snow.yaml", "kind": "removed"}], (got, out)
+    assert not (here / "streams/snow.yaml").exists()
+    got, out, err = world.run("pull", here, **at)
+    assert got == 0 and "already holds" in out and err == "", (got, out, err)
     node.stop()
 
 

@@ -27,7 +27,8 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use client::NodeArgs;
 use commands::{
-    apply, audit, check, dead_letters, doctor, flows, reference, run, sql, tap, test, top, users,
+    apply, audit, check, dead_letters, doctor, flows, pull, reference, run, sql, tap, test, top,
+    users,
 };
 use exit::Failure;
 
@@ -66,6 +67,7 @@ enum Command {
     Check(check::CheckArgs),
     Test(test::TestArgs),
     Apply(apply::ApplyArgs),
+    Pull(pull::PullArgs),
     Sql(sql::SqlArgs),
     Tap(tap::TapArgs),
     Top(top::TopArgs),
@@ -122,6 +124,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Check(args) => check::run(args, json),
         Command::Test(args) => test::run(args, json),
         Command::Apply(args) => apply::run(args, node, json),
+        Command::Pull(args) => pull::run(args, node, json),
         Command::Sql(args) => sql::run(args, node, json),
         Command::Tap(args) => tap::run(args, node, json),
         Command::Top(args) => top::run(args, node, json),
