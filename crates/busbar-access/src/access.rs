@@ -302,6 +302,24 @@ impl Access {
         Err(refused())
     }
 
+    /// Authenticates the holder of a TLS client certificate that was verified, by the user name in it. Cheap.
+    /// The login ends like that of a password: when the password changes or the user is removed.
+    ///
+    /// # Errors
+    /// `access.refused`.
+    pub fn authenticate_certificate(
+        &self,
+        user: &str,
+        peer: Option<IpAddr>,
+    ) -> Result<Principal, Error> {
+        let now = (self.now)();
+        let found = self.state.lock().user_principal(user);
+        found.ok_or_else(|| {
+            self.log.failed(Credential::Certificate, peer, false, now);
+            refused()
+        })
+    }
+
     /// Opens a session for somebody who just logged in with a password.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use crate::limits::LOGIN_LINES_PER_SECOND_MAX;
 pub(crate) struct LoginLog {
     failed_passwords: AtomicU64,
     failed_tokens: AtomicU64,
+    failed_certificates: AtomicU64,
     lock_outs: AtomicU64,
     refused: AtomicU64,
     lines: Mutex<Lines>,
@@ -26,6 +27,8 @@ pub struct LoginCounts {
     pub failed_passwords: u64,
     /// Logins with a token that is unknown, revoked or expired.
     pub failed_tokens: u64,
+    /// Logins with a valid client certificate that names no user.
+    pub failed_certificates: u64,
     /// Failures that reached a bound, so that the next attempts have to wait.
     pub lock_outs: u64,
     /// Attempts that were refused without a check because of earlier failures.
@@ -38,6 +41,8 @@ pub(crate) enum Credential<'a> {
     Password(Option<&'a str>),
     /// A token, with this name if it was valid once.
     Token(Option<&'a str>),
+    /// A TLS client certificate.
+    Certificate,
 }
 
 #[derive(Default)]
@@ -67,6 +72,7 @@ impl LoginLog {
         LoginCounts {
             failed_passwords: self.failed_passwords.load(Ordering::Relaxed),
             failed_tokens: self.failed_tokens.load(Ordering::Relaxed),
+            failed_certificates: self.failed_certificates.load(Ordering::Relaxed),
             lock_outs: self.lock_outs.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
         }
@@ -83,6 +89,7 @@ impl LoginLog {
         let count = match credential {
             Credential::Password(_) => &self.failed_passwords,
             Credential::Token(_) => &self.failed_tokens,
+            Credential::Certificate => &self.failed_certificates,
         };
         count.fetch_add(1, Ordering::Relaxed);
         if locked {
@@ -110,6 +117,11 @@ impl LoginLog {
                 peer,
                 suppressed,
                 "login failed: the token is unknown, revoked or expired"
+            ),
+            Credential::Certificate => tracing::warn!(
+                peer,
+                suppressed,
+                "login failed: no user has the name in the client certificate"
             ),
         }
     }

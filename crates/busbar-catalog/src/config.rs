@@ -124,6 +124,9 @@ pub struct MqttConfig {
     pub tls_cert: Option<PathBuf>,
     /// The certificate's private key (PEM).
     pub tls_key: Option<PathBuf>,
+    /// Certificate authorities (PEM). A client with a certificate of theirs is logged in as the user whom the common
+    /// name of the certificate names, unless it sends a password.
+    pub tls_client_ca: Option<PathBuf>,
     /// Whether `/mqtt` on the HTTP port speaks MQTT over WebSocket.
     pub ws: bool,
     /// The longest time a session outlives its connection.
@@ -230,6 +233,7 @@ impl Default for MqttConfig {
             tls_listen: OFF.into(),
             tls_cert: None,
             tls_key: None,
+            tls_client_ca: None,
             ws: true,
             sys_interval: seconds(10),
             session_expiry: seconds(7 * 86_400),

@@ -6,13 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use busbar_access::{Access, Principal};
 use busbar_event::topic::Filter;
-use busbar_mqtt::Reason;
 
-use crate::authorizer::{Authorizer, Credentials, Identity, Reach};
+use crate::authorizer::{Authorizer, Credentials, Denied, Identity, Reach};
 
-/// Users, passwords and tokens of a node. While there is no user, everybody may do everything (the
-/// node listens on loopback only then); as soon as there is one, every client needs a login: user
-/// name and password, or an API token as the password under any user name.
+/// Users, passwords and tokens of a node. While there is no user, everybody may do everything (the node listens on
+/// loopback only then); as soon as there is one, every client needs a login: user name and password, an API token
+/// as the password under any user name, or a TLS client certificate whose common name is that of a user.
 #[derive(Clone)]
 pub struct AccessAuthorizer(Arc<Access>);
 
@@ -22,16 +21,23 @@ impl AccessAuthorizer {
         AccessAuthorizer(access)
     }
 
-    fn login(&self, credentials: &Credentials) -> Result<Principal, Reason> {
+    fn login(&self, credentials: &Credentials) -> Result<Principal, Denied> {
         if !self.0.has_users() {
             return Ok(Principal::local());
         }
-        let peer: Option<IpAddr> = credentials.peer.map(|p| p.ip());
+        let peer: Option<IpAddr> = credentials.origin.address.map(|p| p.ip());
         let Some(password) = &credentials.password else {
-            return Err(Reason::NOT_AUTHORIZED);
+            let named = credentials.origin.certificate.as_deref();
+            let Some(name) = named else {
+                return Err(Denied::NoCredentials);
+            };
+            // TLS has verified that the client holds the key of this name.
+            return self
+                .0
+                .authenticate_certificate(name, peer)
+                .map_err(|_| Denied::BadCredentials);
         };
-        let password =
-            std::str::from_utf8(password).map_err(|_| Reason::BAD_USER_NAME_OR_PASSWORD)?;
+        let password = std::str::from_utf8(password).map_err(|_| Denied::BadCredentials)?;
         let by_token = || self.0.authenticate_token(password, peer);
         let result = match &credentials.username {
             _ if Access::is_token(password) => by_token(),
@@ -39,15 +45,14 @@ impl AccessAuthorizer {
             None => by_token(),
         };
         result.map_err(|error| match error.class() {
-            // Too many attempts: later it may work.
-            busbar_event::Class::Transient => Reason::SERVER_BUSY,
-            _ => Reason::BAD_USER_NAME_OR_PASSWORD,
+            busbar_event::Class::Transient => Denied::TryLater,
+            _ => Denied::BadCredentials,
         })
     }
 }
 
 impl Authorizer for AccessAuthorizer {
-    fn authenticate(&self, credentials: &Credentials) -> Result<Arc<dyn Identity>, Reason> {
+    fn authenticate(&self, credentials: &Credentials) -> Result<Arc<dyn Identity>, Denied> {
         let epoch = self.0.epoch();
         let principal = self.login(credentials)?;
         Ok(Arc::new(Login {
@@ -58,7 +63,7 @@ impl Authorizer for AccessAuthorizer {
         }))
     }
 
-    fn at_once(&self, credentials: &Credentials) -> Option<Result<Arc<dyn Identity>, Reason>> {
+    fn at_once(&self, credentials: &Credentials) -> Option<Result<Arc<dyn Identity>, Denied>> {
         // Only passwords take time, and without users there is none.
         (!self.0.has_users()).then(|| self.authenticate(credentials))
     }

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use busbar_event::topic::Filter;
-use busbar_mqtt::Reason;
 
 /// How much of what a filter matches may be received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +16,24 @@ pub enum Reach {
     None,
 }
 
+/// Where a connection comes from, and what its transport proves.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// The address of the client; `None` when the connection was handed over without.
+    pub address: Option<SocketAddr>,
+    /// The common name in the client's certificate, which TLS has verified.
+    pub certificate: Option<Arc<str>>,
+}
+
+impl From<Option<SocketAddr>> for Origin {
+    fn from(address: Option<SocketAddr>) -> Origin {
+        Origin {
+            address,
+            certificate: None,
+        }
+    }
+}
+
 /// What a client says about itself.
 #[derive(Clone, Debug)]
 pub struct Credentials {
@@ -26,17 +43,45 @@ pub struct Credentials {
     pub username: Option<String>,
     /// Password, or an API token.
     pub password: Option<Vec<u8>>,
-    /// Where it connects from; `None` when the HTTP server handed the connection over without.
-    pub peer: Option<SocketAddr>,
+    /// Where it connects from.
+    pub origin: Origin,
 }
 
-/// Decides who may connect. May block: it is called on other threads than those of the cores.
+/// Why a login was refused. Each gateway says it in the words of its protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// A login is needed and none was given.
+    NoCredentials,
+    /// The user name, password, token or certificate is wrong.
+    BadCredentials,
+    /// Too many attempts: later it may work.
+    TryLater,
+    /// The login could not be checked because of a fault of the node.
+    Failed,
+}
+
+impl Denied {
+    /// The same in words, for logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Denied::NoCredentials => "no credentials",
+            Denied::BadCredentials => "bad user name or password",
+            Denied::TryLater => "too many attempts",
+            Denied::Failed => "the login could not be checked",
+        }
+    }
+}
+
+/// Decides who may connect. May block: it is called on other threads than the worker threads.
 pub trait Authorizer: Send + Sync {
-    /// Checks credentials. Returns the identity, or the reason for the refusal.
-    fn authenticate(&self, credentials: &Credentials) -> Result<Arc<dyn Identity>, Reason>;
+    /// Checks credentials.
+    ///
+    /// # Errors
+    /// The reason for the refusal.
+    fn authenticate(&self, credentials: &Credentials) -> Result<Arc<dyn Identity>, Denied>;
 
     /// The same if it does not block; `None` if it may block, so that another thread has to be used.
-    fn at_once(&self, credentials: &Credentials) -> Option<Result<Arc<dyn Identity>, Reason>> {
+    fn at_once(&self, credentials: &Credentials) -> Option<Result<Arc<dyn Identity>, Denied>> {
         let _ = credentials;
         None
     }
@@ -65,7 +110,7 @@ pub trait Identity: Send + Sync {
 pub struct Open;
 
 impl Authorizer for Open {
-    fn authenticate(&self, _: &Credentials) -> Result<Arc<dyn Identity>, Reason> {
+    fn authenticate(&self, _: &Credentials) -> Result<Arc<dyn Identity>, Denied> {
         Ok(Arc::new(Open))
     }
 }

@@ -10,7 +10,7 @@ use busbar_log::WakerGuard;
 use crate::event_log::{EventLog, PartitionInfo, RetainedPage, RetainedRow};
 use crate::limits::RETAINED_PAGE_BYTES;
 
-/// The log of one core: a publisher of its own, and every partition.
+/// The log of one worker thread: a publisher of its own, and every partition.
 pub struct BusLog {
     bus: Bus,
     publisher: Publisher,
@@ -27,15 +27,15 @@ struct WatchedPartition {
 
 impl BusLog {
     /// `settled` is called when publishes were committed, `committed` when any partition grew.
-    /// Payloads are taken as far as they fit a packet of `packet_bytes_max`.
+    /// Payloads are taken up to `payload_bytes_max`.
     pub fn new(
         bus: Bus,
-        packet_bytes_max: u32,
+        payload_bytes_max: usize,
         settled: Arc<dyn Fn() + Send + Sync>,
         committed: Arc<dyn Fn() + Send + Sync>,
     ) -> BusLog {
         let mut publisher = bus.publisher(settled);
-        publisher.take_payloads_up_to(packet_bytes_max as usize);
+        publisher.take_payloads_up_to(payload_bytes_max);
         let mut log = BusLog {
             bus,
             publisher,

@@ -1,14 +1,14 @@
-//! The log as the session core uses it.
+//! The log as sessions use it.
 
 use std::sync::Arc;
 
 use busbar_bus::{Chunk, Event, Refused, Status};
 use busbar_event::topic::Filter;
 
-/// A partition of a stream, as the core sees it.
+/// A partition of a stream, as sessions see it.
 #[derive(Clone, Debug)]
 pub struct PartitionInfo {
-    /// Its number: dense, the same on all cores, not stable over restarts.
+    /// Its number: dense, the same on all threads, not stable over restarts.
     pub number: u32,
     /// Its stable name, `stream/0`.
     pub name: Arc<str>,
@@ -45,7 +45,8 @@ pub struct RetainedPage {
     pub next: Option<Arc<str>>,
 }
 
-/// The log that the sessions of one core publish to and read from.
+/// The log that the sessions of one thread publish to and read from. The implementation over the bus is
+/// [`crate::BusLog`]; tests have their own.
 pub trait EventLog {
     /// Identifies a publish until it is committed.
     type Ticket: Copy + PartialEq;

@@ -1,4 +1,4 @@
-//! The subscriptions of one core, as a tree of topic levels.
+//! The subscriptions of one thread, as a tree of topic levels.
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 /// One subscription of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SubRef {
-    /// Slot of the connection on its core.
+    /// Slot of the connection on its thread.
     pub conn: u32,
     /// Slot of the subscription in its session.
     pub sub: u32,

@@ -1,42 +1,45 @@
-//! The MQTT gateway: 3.1.1 and 5.0 over TCP, TLS and WebSocket.
+//! What every gateway shares: listeners, limits on connections, TLS, worker threads, authentication and
+//! authorisation, publishing to the log and reading from it, and the bounds on output.
 //!
-//! A sans-I/O session core ([`core::Core`]) with a thin socket shell around it, one of each on every
-//! core of the machine. Sessions are cursors on the log: what a client has not taken stays there, so a
-//! slow client costs no memory and loses nothing. An acknowledgement leaves after the group commit
-//! of what it acknowledges.
+//! A protocol implements [`Sessions`]: bytes and answers in, bytes and [`Effect`]s out, for all connections of
+//! one thread. [`Workers::start`] runs one instance on each worker thread, with sockets, a publisher and wake-ups
+//! after commits. A running protocol is a [`Gateway`], which the node lists.
 //!
-//! What is not here: storage (`busbar-bus`), users (`busbar-access`, behind [`Authorizer`]), packets
-//! (`busbar-mqtt`).
+//! What is not here: any protocol (`busbar-mqtt-gateway` and its like), storage (`busbar-bus`), users
+//! (`busbar-access`, behind [`Authorizer`]).
 
 mod access;
+pub mod admission;
 pub mod authorizer;
 mod bus_log;
-mod config;
-pub mod conn;
-pub mod core;
-pub mod counters;
+mod certificate;
+pub mod connection_id;
 pub mod event_log;
 mod gateway;
-pub mod group;
 pub mod index;
 pub mod limits;
-pub mod message;
-mod outbox;
-pub mod registry;
-pub mod restore;
-mod shell;
-pub mod sim;
-pub mod state;
-mod stats;
-pub mod sys;
+mod listen;
+pub mod outbox;
+pub mod reserved;
+pub mod sessions;
 mod throttle;
 mod tls;
+pub mod waiting;
+mod worker;
+mod workers;
 
 pub use access::AccessAuthorizer;
-pub use authorizer::{Authorizer, Credentials, Identity, Open, Reach};
-pub use config::{GatewayConfig, TlsConfig};
-pub use gateway::{Gateway, Handle, LocalAddrs};
-pub use limits::Limits;
-pub use stats::Stats;
+pub use admission::{Admission, Admissions};
+pub use authorizer::{Authorizer, Credentials, Denied, Identity, Open, Origin, Reach};
+pub use bus_log::{BusLog, partition_name};
+pub use connection_id::ConnId;
+pub use event_log::EventLog;
+pub use gateway::{Gateway, GatewayAddress, GatewayCounts};
+pub use listen::{bind_tcp, bind_udp};
+pub use outbox::Outbox;
+pub use sessions::{Effect, Sessions};
 pub use throttle::Throttle;
 pub use tls::server_tls;
+pub use waiting::Waiting;
+pub use worker::Stream;
+pub use workers::{Acceptors, Handshake, Workers, WorkersOptions};

@@ -1,27 +1,22 @@
-//! Bounds of the MQTT gateway. Names carry their unit; what a node may change is in [`Limits`].
+//! Bounds that all gateways share. Names carry their unit.
 
 use std::time::Duration;
 
-use busbar_event::Micros;
-
 /// Bytes read from a socket at once, and so the longest run of packets decoded in one go.
 pub const READ_BYTES: usize = 256 * 1024;
-/// Bytes one connection may hand in within one turn of its core before others get theirs.
+/// Bytes one connection may hand in within one turn of its thread before others get theirs.
 pub const READ_BYTES_PER_TURN_MAX: usize = 1024 * 1024;
 /// Bytes of packets longer than [`READ_BYTES`] that may be on their way in at the same time, over all
 /// connections; who begins another one is not read until there is room.
 pub const LARGE_PACKETS_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Speed at which such a packet has to come, in bytes a second: it keeps others waiting.
 pub const LARGE_PACKET_BYTES_PER_SECOND_MIN: i64 = 16 * 1024;
-/// Bytes that a WebSocket frame, or a message in fragments, may hold beyond the largest packet: small
-/// packets are sent together.
-pub const WEBSOCKET_FRAME_EXTRA_BYTES: usize = 64 * 1024;
 /// Bytes waiting to be written to a client above which it reads from the log at its own pace.
 pub const OUT_BYTES_HIGH: usize = 1024 * 1024;
 /// Of the bytes at which a client is given no more, the part to which they must fall before it is given
 /// more.
 pub const OUT_BYTES_LOW_PART: usize = 4;
-/// Bytes waiting for all clients of a core above which [`OUT_BYTES_PRESSED`] takes the place of
+/// Bytes waiting for all clients of a thread above which [`OUT_BYTES_PRESSED`] takes the place of
 /// [`OUT_BYTES_HIGH`], until they are half as many.
 pub const OUT_BYTES_TOTAL_HIGH: usize = 256 * 1024 * 1024;
 /// Bytes waiting for one client above which it reads from the log, while there are many such clients.
@@ -33,31 +28,11 @@ pub const OUT_BYTES_KEEP: usize = 64 * 1024;
 /// Bytes of acknowledgements and answers that wait for a client that does not read. Above it
 /// nothing more is read from that client.
 pub const OUT_BYTES_STOP_READING: usize = 4 * 1024 * 1024;
-/// QoS 1 and 2 messages on their way to one client, whatever it offers.
-pub const IN_FLIGHT_OUT_MAX: usize = 2048;
-/// Bytes of QoS 2 publishes of a persistent session that wait for their packet identifiers to be on
-/// disk. Above it nothing more is read from that client.
-pub const HELD_BYTES_MAX: usize = 1024 * 1024;
-/// Bytes read from the log at once for live delivery.
-pub const LIVE_READ_BYTES: usize = 4 * 1024 * 1024;
-/// Rows delivered in one turn before sockets are served again.
-pub const LIVE_ROWS_PER_TURN: usize = 64 * 1024;
 /// Bytes read from the log at once for a session that lags.
 pub const CATCH_UP_READ_BYTES: usize = 1024 * 1024;
-/// Reads one lagging session may make in one turn.
-pub const CATCH_UP_READS_PER_TURN: usize = 8;
-/// Topics whose matches are remembered for one partition on one core.
-pub const MATCH_CACHE_TOPICS_MAX: usize = 65_536;
-/// Rows that wait for one member of a shared subscription.
-pub const GROUP_QUEUE_ROWS_MAX: usize = 64;
-/// Retained messages fetched at once.
-pub const RETAINED_PAGE: usize = 256;
-/// Subscriptions of one client whose retained messages wait to be sent. Above it nothing more is read
-/// from that client.
-pub const RETAINED_TASKS_MAX: usize = 16_384;
 /// Topics whose permission is remembered for one connection.
 pub const PERMISSION_CACHE_TOPICS_MAX: usize = 1024;
-/// How long an idle core waits before it looks at its clocks.
+/// How long an idle thread waits before it looks at its clocks.
 pub const TICK: Duration = Duration::from_millis(100);
 /// Time in which [`LOG_LINES_PER_WINDOW`] lines about one kind of refusal are logged, in microseconds.
 pub const LOG_WINDOW_US: i64 = 10_000_000;
@@ -70,7 +45,7 @@ pub const TICK_GAP_US: i64 = 3_000_000;
 pub const CLOSE_WAIT_US: i64 = 5_000_000;
 /// How long a TLS or WebSocket handshake may take.
 pub const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
-/// How long a core waits before it reads from a disk again that failed to be read.
+/// How long a thread waits before it reads from a disk again that failed to be read.
 pub const READ_AGAIN_WAIT: Duration = Duration::from_secs(1);
 /// How long a stopping gateway waits for its last bytes.
 pub const STOP_WAIT: Duration = Duration::from_secs(2);
@@ -83,84 +58,11 @@ pub const LINGER_WAIT: Duration = Duration::from_secs(1);
 pub const PACE_AHEAD_US: i64 = 1_000_000;
 /// Connections that wait to be accepted.
 pub const LISTEN_BACKLOG: i32 = 1024;
-/// How often changed sessions with QoS 1 low-water marks are journalled, in microseconds.
-pub const LAZY_JOURNAL_US: i64 = 500_000;
-/// Failed QoS 2 publishes of lost connections that are remembered until their clients send again.
-pub const LOST_NOTES_MAX: usize = 65_536;
-/// What a packet may hold beyond a payload of the largest size: its topic and properties. A payload may
-/// use what these leave.
-pub const PACKET_ROOM_BYTES: usize = 128 * 1024;
-/// Bytes of a client identifier.
-pub const CLIENT_ID_BYTES_MAX: usize = 1024;
-/// Bytes of a reason string.
-pub const REASON_STRING_BYTES_MAX: usize = 200;
-/// Payload bytes of retained messages on their way to one client that are kept until they are
-/// acknowledged. One that is larger goes alone.
-pub const RETAINED_IN_FLIGHT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Payload bytes of retained messages fetched at once.
 pub const RETAINED_PAGE_BYTES: usize = 1024 * 1024;
+/// Size of the receive buffer that is asked for a UDP socket, in bytes.
+pub const UDP_RECEIVE_BUFFER_BYTES: usize = 8 * 1024 * 1024;
 
 const _: () = assert!(OUT_BYTES_PRESSED < OUT_BYTES_HIGH);
 const _: () = assert!(busbar_bus::limits::PAYLOAD_BYTES_MAX < LARGE_PACKETS_BYTES_MAX);
 const _: () = assert!(OUT_BYTES_HIGH < OUT_BYTES_STOP_READING);
-const _: () = assert!(IN_FLIGHT_OUT_MAX < u16::MAX as usize);
-
-/// Bounds that a node may set.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Largest packet taken, in bytes; announced to 5.0 clients.
-    pub packet_bytes_max: u32,
-    /// Connections at the same time.
-    pub connections_max: usize,
-    /// New connections in one second.
-    pub connections_per_second_max: u32,
-    /// Time a client has to send CONNECT, in microseconds.
-    pub connect_wait_us: i64,
-    /// Sessions, connected or not.
-    pub sessions_max: usize,
-    /// Subscriptions of one session.
-    pub subscriptions_per_session_max: usize,
-    /// QoS 1 and 2 publishes of one client in flight; announced to 5.0 clients.
-    pub receive_maximum: u16,
-    /// Publishes of one client in one second; its socket is not read while it is ahead by more than
-    /// a second's worth. Zero for any number.
-    pub publishes_per_second_max: u32,
-    /// Topic aliases taken from one client; announced.
-    pub topic_alias_maximum: u16,
-    /// Topic aliases used towards one client, if it takes so many.
-    pub topic_alias_out_maximum: u16,
-    /// Longest session expiry, in seconds; a longer wish is cut and the client is told.
-    pub session_expiry_s_max: u32,
-    /// Microseconds between two looks at the node that `$SYS` tells of; zero switches them off.
-    pub sys_interval_us: Micros,
-    /// Longest keep-alive; zero leaves it to the client.
-    pub keep_alive_s_max: u16,
-}
-
-impl Limits {
-    /// The largest packet where payloads of `payload_bytes_max` are taken.
-    pub fn packet_bytes_for(payload_bytes_max: usize) -> u32 {
-        let bytes_max = payload_bytes_max.saturating_add(PACKET_ROOM_BYTES);
-        bytes_max.min(busbar_bus::limits::PAYLOAD_BYTES_MAX) as u32
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            packet_bytes_max: Limits::packet_bytes_for(4 << 20),
-            connections_max: 50_000,
-            connections_per_second_max: 5_000,
-            connect_wait_us: 10_000_000,
-            sessions_max: 100_000,
-            subscriptions_per_session_max: 10_000,
-            receive_maximum: u16::MAX,
-            publishes_per_second_max: 0,
-            topic_alias_maximum: 1024,
-            topic_alias_out_maximum: 64,
-            session_expiry_s_max: u32::MAX,
-            sys_interval_us: 10_000_000,
-            keep_alive_s_max: 0,
-        }
-    }
-}

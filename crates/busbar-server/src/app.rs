@@ -8,18 +8,18 @@ use busbar_bus::Bus;
 use busbar_catalog::Config;
 use busbar_connector::Connectors;
 use busbar_flow::Runtime;
-use busbar_gateway::{Handle, Stats};
 use busbar_log::Disk as _;
+use busbar_mqtt_gateway::Stats;
 use busbar_sql::Engine;
 use busbar_table::Tables;
 use bytes::Bytes;
-use parking_lot::Mutex;
 
 use crate::api::overview::Disk;
 use crate::audit::AuditLog;
 use crate::deploy::Deployer;
 use crate::events::inlet::Inlet;
 use crate::feed::{self, Feed};
+use crate::gateways::Gateways;
 use crate::http_state::HttpState;
 use crate::lifecycle::{Lifecycle, NodePhase};
 use crate::relations::NodeRelations;
@@ -37,8 +37,7 @@ pub(crate) struct App {
     pub(crate) connectors: Connectors,
     pub(crate) runtime: Runtime,
     pub(crate) deployer: Deployer,
-    /// There while the gateway runs.
-    pub(crate) gateway: Mutex<Option<Handle>>,
+    pub(crate) gateways: Gateways,
     pub(crate) inlet: Inlet,
     pub(crate) feed: Feed,
     pub(crate) http: HttpState,
@@ -86,7 +85,9 @@ impl App {
             .filter(|node| node.role == "to")
             .map(|node| node.counters.out)
             .sum();
-        self.http.delivered.count() + self.mqtt().publishes_out_total + flows
+        let gateways = self.gateways.running();
+        let delivered: u64 = gateways.iter().map(|g| g.counts().events_out_total).sum();
+        self.http.delivered.count() + delivered + flows
     }
 
     /// Dead letters that wait to be looked at.
@@ -96,11 +97,7 @@ impl App {
 
     /// The counters of MQTT; zeros while it does not run.
     pub(crate) fn mqtt(&self) -> Stats {
-        self.gateway
-            .lock()
-            .as_ref()
-            .map(Handle::stats)
-            .unwrap_or_default()
+        self.gateways.mqtt_stats()
     }
 
     /// The disk under the data folder.

@@ -144,7 +144,7 @@ impl Port {
 /// # Errors
 /// When a file cannot be read or does not hold what it should.
 pub(crate) fn tls(certificates: &Path, key: &Path) -> Result<TlsAcceptor, Error> {
-    let mut config = busbar_gateway::server_tls(certificates, key)?;
+    let mut config = busbar_gateway::server_tls(certificates, key, None)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

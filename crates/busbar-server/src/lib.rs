@@ -4,7 +4,7 @@
 //! the ports. HTTP is one port for all: the REST API (described at `/api/openapi.json`), publishing
 //! and subscribing, the console, MQTT over WebSocket at `/mqtt`, health and metrics.
 //!
-//! What is not here: MQTT itself (`busbar-gateway`), what flows do (`busbar-flow`), what users may
+//! What is not here: protocols such as MQTT (`busbar-mqtt-gateway`), what flows do (`busbar-flow`), what users may
 //! do (`busbar-access`).
 
 mod answer;
@@ -19,6 +19,7 @@ mod deploy;
 mod events;
 mod exit;
 mod feed;
+mod gateways;
 mod guard;
 mod http;
 mod http_state;

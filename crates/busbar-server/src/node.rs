@@ -12,11 +12,10 @@ use busbar_catalog::{Change, Config, Diagnostic, FileChange, History};
 use busbar_connect::Places;
 use busbar_event::{Class, Error};
 use busbar_flow::{Applied, Runtime, RuntimeOptions};
-use busbar_gateway::{AccessAuthorizer, Gateway, GatewayConfig, Limits, LocalAddrs, TlsConfig};
+use busbar_gateway::{AccessAuthorizer, GatewayAddress};
 use busbar_log::{Clock, Log, LogOptions, OsDisk, Store, Supervisor, SystemClock};
 use busbar_sql::{Engine, QueryLimits};
 use busbar_table::Tables;
-use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -27,6 +26,7 @@ use crate::deploy::{Deployed, Deployer, FolderRead};
 use crate::events::inlet::{Inlet, InletThread};
 use crate::exit::StartError;
 use crate::feed::Feed;
+use crate::gateways::{self, GatewayContext, Gateways, OFF};
 use crate::http::{Port, tls};
 use crate::http_state::HttpState;
 use crate::lifecycle::{Lifecycle, NodePhase};
@@ -52,13 +52,9 @@ pub struct Node {
     stop: watch::Sender<bool>,
     inlet: InletThread,
     http: Option<(SocketAddr, JoinHandle<()>)>,
-    mqtt: LocalAddrs,
     feed: JoinHandle<()>,
     started: Redeployed,
 }
-
-/// What stands for "do not listen".
-const OFF: &str = "off";
 
 impl Node {
     /// Starts a node. When this returns its ports listen and its flows run.
@@ -109,13 +105,8 @@ impl Node {
                 ..AccessOptions::default()
             },
         )?);
-        let listens = [
-            &config.http.listen,
-            &config.mqtt.listen,
-            &config.mqtt.tls_listen,
-        ];
-        check_addresses(&access, listens)?;
-        let gateway_config = gateway_config(&config, &folder).await?;
+        let listens = gateways::listens(&config);
+        check_addresses(&access, listens.into_iter().chain([&*config.http.listen]))?;
         // A port that is taken is found out before anything runs.
         let port = bind(&config, &folder).await?;
         let tables =
@@ -135,7 +126,7 @@ impl Node {
             bus: bus.clone(),
             tables: tables.clone(),
             connectors: connectors.clone(),
-            project_dir: folder.into(),
+            project_dir: folder.clone().into(),
             state_dir: data.join("state").into(),
             dead_letters: dead_letter_retention(&config),
         })?;
@@ -157,19 +148,24 @@ impl Node {
             connectors,
             runtime,
             deployer,
-            gateway: Mutex::default(),
+            gateways: Gateways::default(),
             inlet,
             feed: Feed::default(),
             http,
             lifecycle: Lifecycle::new(stopped.clone()),
             openapi: document.to_json().unwrap_or_default().into(),
         });
-        let running = Node::run(&app, project, gateway_config).await;
-        let (mqtt, started) = match running {
+        let running = Node::run(&app, project, folder).await;
+        let started = match running {
             Ok(running) => running,
             Err(error) => {
                 app.runtime.shutdown().await;
-                let _ = tokio::task::spawn_blocking(move || inlet_thread.stop()).await;
+                let stopped = app.clone();
+                let _ = tokio::task::spawn_blocking(move || {
+                    stopped.gateways.shut_down();
+                    inlet_thread.stop();
+                })
+                .await;
                 return Err(error);
             }
         };
@@ -197,28 +193,31 @@ impl Node {
             stop,
             inlet: inlet_thread,
             http,
-            mqtt,
             feed,
             started,
         })
     }
 
-    /// Deploys the project, then opens the MQTT ports: what comes in finds its streams.
+    /// Deploys the project, then opens the ports of the gateways: what comes in finds its streams.
     async fn run(
         app: &App,
         project: Option<FolderRead>,
-        gateway: GatewayConfig,
-    ) -> Result<(LocalAddrs, Redeployed), StartError> {
+        folder: PathBuf,
+    ) -> Result<Redeployed, StartError> {
         let started = app.deployer.start(app, project, "start").await?;
         let started = Redeployed::new(app, started).await;
         for (flow, error) in &started.applied.failed {
             tracing::error!(flow, %error, "the flow does not start");
         }
-        let authorizer = Arc::new(AccessAuthorizer::new(app.access.clone()));
-        let handle = Gateway::start(app.bus.clone(), authorizer, gateway)?;
-        let addresses = handle.local_addrs().clone();
-        *app.gateway.lock() = Some(handle);
-        Ok((addresses, started))
+        let context = GatewayContext {
+            config: &app.config,
+            folder,
+            bus: app.bus.clone(),
+            authorizer: Arc::new(AccessAuthorizer::new(app.access.clone())),
+            gateways: &app.gateways,
+        };
+        app.gateways.start(&context).await?;
+        Ok(started)
     }
 
     /// What the start deployed.
@@ -239,9 +238,10 @@ impl Node {
         self.http.as_ref().map(|(address, _)| *address)
     }
 
-    /// Where MQTT listens.
-    pub fn mqtt_addresses(&self) -> &LocalAddrs {
-        &self.mqtt
+    /// Where the gateways listen.
+    pub fn gateway_addresses(&self) -> Vec<GatewayAddress> {
+        let running = self.app.gateways.running();
+        running.iter().flat_map(|g| g.addresses()).collect()
     }
 
     /// Records which threads and tasks of the node have ended although they should run.
@@ -289,10 +289,7 @@ impl Node {
         let _ = self.feed.await;
         let (app, inlet) = (self.app.clone(), self.inlet);
         let _ = tokio::task::spawn_blocking(move || {
-            let gateway = app.gateway.lock().take();
-            if let Some(gateway) = gateway {
-                gateway.shutdown();
-            }
+            app.gateways.shut_down();
             inlet.stop();
         })
         .await;
@@ -366,55 +363,6 @@ fn query_limits(config: &Config) -> QueryLimits {
         time_max: config.limits.query_time.as_duration(),
         ..QueryLimits::default()
     }
-}
-
-async fn gateway_config(config: &Config, folder: &Path) -> Result<GatewayConfig, Error> {
-    let mqtt = &config.mqtt;
-    let tls = match (
-        resolve(&mqtt.tls_listen).await?,
-        &mqtt.tls_cert,
-        &mqtt.tls_key,
-    ) {
-        (Some(listen), Some(cert), Some(key)) => Some(TlsConfig {
-            listen,
-            cert: folder.join(cert),
-            key: folder.join(key),
-        }),
-        _ => None,
-    };
-    Ok(GatewayConfig {
-        listen: resolve(&mqtt.listen).await?.into_iter().collect(),
-        tls,
-        websocket: None,
-        cores: 0,
-        limits: Limits {
-            packet_bytes_max: Limits::packet_bytes_for(bytes(config.limits.payload_size)),
-            connections_max: config.limits.connections as usize,
-            connections_per_second_max: config.limits.connection_rate,
-            connect_wait_us: i64::try_from(mqtt.connect_timeout.as_duration().as_micros())
-                .unwrap_or(i64::MAX),
-            subscriptions_per_session_max: config.limits.subscriptions as usize,
-            publishes_per_second_max: config.limits.publish_rate,
-            receive_maximum: mqtt.receive_max,
-            topic_alias_maximum: mqtt.topic_alias_max,
-            sys_interval_us: mqtt.sys_interval.as_micros(),
-            session_expiry_s_max: u32::try_from(mqtt.session_expiry.as_duration().as_secs())
-                .unwrap_or(u32::MAX),
-            ..Limits::default()
-        },
-    })
-}
-
-/// The address that a setting means; `None` for `off`.
-async fn resolve(listen: &str) -> Result<Option<SocketAddr>, Error> {
-    if listen == OFF {
-        return Ok(None);
-    }
-    let bad = || Error::new(Class::Configuration, "server.port-unusable").with("address", listen);
-    let mut found = tokio::net::lookup_host(listen)
-        .await
-        .map_err(|cause| bad().caused_by(cause))?;
-    found.next().map(Some).ok_or_else(bad)
 }
 
 fn bytes(size: busbar_catalog::Size) -> usize {
@@ -506,7 +454,7 @@ fn check_logins(logins: &Store) -> Result<(), Error> {
 /// Refuses to be reached from elsewhere while nobody needs a login.
 fn check_addresses<'a>(
     access: &Access,
-    listens: impl IntoIterator<Item = &'a String>,
+    listens: impl IntoIterator<Item = &'a str>,
 ) -> Result<(), Error> {
     if access.has_users() {
         return Ok(());

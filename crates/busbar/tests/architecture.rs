@@ -17,6 +17,7 @@ const LADDER: &[&str] = &[
     "busbar",
     "busbar-fuzz",
     "busbar-server",
+    "busbar-mqtt-gateway",
     "busbar-gateway",
     "busbar-flow",
     "busbar-connect",

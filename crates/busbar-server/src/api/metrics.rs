@@ -105,7 +105,7 @@ fn process(page: &mut Page, app: &App) {
     page.counter(
         "busbar_login_failures_total",
         "Logins with a wrong name, password or token.",
-        logins.failed_passwords + logins.failed_tokens,
+        logins.failed_passwords + logins.failed_tokens + logins.failed_certificates,
     );
     page.counter(
         "busbar_login_lock_outs_total",

@@ -49,7 +49,7 @@ async fn upgrade(
         // A client that goes away between question and answer is none.
         let Ok(upgraded) = upgraded.await else { return };
         let peer = Some(link.address());
-        if let Some(gateway) = &*app.gateway.lock() {
+        if let Some(gateway) = app.gateways.mqtt() {
             gateway.hand_over_websocket(TokioIo::new(upgraded), peer);
         }
     });

@@ -6,7 +6,7 @@ use std::ops::Range;
 use base64::Engine as _;
 use busbar_event::limits::TAGS_MAX;
 use busbar_event::{Class, Error, topic};
-use busbar_gateway::sys;
+use busbar_gateway::reserved;
 use bytes::Bytes;
 
 use crate::json::{Bad, Scanner, unquote};
@@ -111,7 +111,7 @@ pub(crate) enum Layout {
 /// What MQTT clients may not publish to, nobody may.
 fn check_topic(topic: &str) -> Result<(), Error> {
     topic::check(topic)?;
-    if sys::is_reserved(topic) {
+    if reserved::is_reserved(topic) {
         return Err(Error::new(Class::Permanent, "server.topic-reserved").with("topic", topic));
     }
     Ok(())

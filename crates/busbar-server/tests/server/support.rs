@@ -99,7 +99,7 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let node = start(&runtime, folder.path(), config, Some(project(files))).unwrap();
         let http = node.http_address().unwrap();
-        let mqtt = node.mqtt_addresses().tcp[0];
+        let mqtt = mqtt_address(&node);
         World {
             runtime,
             folder,
@@ -139,7 +139,7 @@ impl World {
 
     fn use_node(&mut self, node: Node) {
         self.http = node.http_address().unwrap();
-        self.mqtt = node.mqtt_addresses().tcp[0];
+        self.mqtt = mqtt_address(&node);
         self.node = Some(node);
     }
 
@@ -361,4 +361,11 @@ impl Socket {
             }
         }
     }
+}
+
+/// Where a node speaks MQTT over plain TCP.
+fn mqtt_address(node: &Node) -> SocketAddr {
+    let all = node.gateway_addresses();
+    let found = all.iter().find(|a| a.scheme == "mqtt");
+    found.expect("MQTT listens").address
 }

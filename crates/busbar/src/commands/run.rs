@@ -92,9 +92,13 @@ async fn serve(args: &RunArgs, config: Config, mut memory: Keeper) -> Result<(),
             return Err(Failure::new(code, error));
         }
     };
-    let mqtt = node.mqtt_addresses();
-    let mut ports: Vec<String> = mqtt.tcp.iter().map(ToString::to_string).collect();
-    ports.extend(mqtt.tls.iter().map(|address| format!("{address} (TLS)")));
+    let addresses = node.gateway_addresses();
+    let mqtt = addresses.iter().filter_map(|a| match a.scheme {
+        "mqtt" => Some(a.address.to_string()),
+        "mqtts" => Some(format!("{} (TLS)", a.address)),
+        _ => None,
+    });
+    let ports: Vec<String> = mqtt.collect();
     let off = || "off".to_owned();
     let places = [
         (
