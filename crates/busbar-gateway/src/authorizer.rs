@@ -18,16 +18,16 @@ pub enum Reach {
 
 /// Where a connection comes from, and what its transport proves.
 #[derive(Clone, Debug, Default)]
-pub struct Origin {
+pub struct ClientOrigin {
     /// The address of the client; `None` when the connection was handed over without.
     pub address: Option<SocketAddr>,
     /// The common name in the client's certificate, which TLS has verified.
     pub certificate: Option<Arc<str>>,
 }
 
-impl From<Option<SocketAddr>> for Origin {
-    fn from(address: Option<SocketAddr>) -> Origin {
-        Origin {
+impl From<Option<SocketAddr>> for ClientOrigin {
+    fn from(address: Option<SocketAddr>) -> ClientOrigin {
+        ClientOrigin {
             address,
             certificate: None,
         }
@@ -44,7 +44,7 @@ pub struct Credentials {
     /// Password, or an API token.
     pub password: Option<Vec<u8>>,
     /// Where it connects from.
-    pub origin: Origin,
+    pub origin: ClientOrigin,
 }
 
 /// Why a login was refused. Each gateway says it in the words of its protocol.

@@ -1,13 +1,14 @@
 //! What every gateway shares: listeners, limits on connections, TLS, worker threads, authentication and
 //! authorisation, publishing to the log and reading from it, and the bounds on output.
 //!
-//! A protocol implements [`Sessions`]: bytes and answers in, bytes and [`Effect`]s out, for all connections of
+//! A protocol implements [`Protocol`]: bytes and answers in, bytes and [`Effect`]s out, for all connections of
 //! one thread. [`Workers::start`] runs one instance on each worker thread, with sockets, a publisher and wake-ups
 //! after commits. A running protocol is a [`Gateway`], which the node lists.
 //!
 //! What is not here: any protocol (`busbar-mqtt-gateway` and its like), storage (`busbar-bus`), users
 //! (`busbar-access`, behind [`Authorizer`]).
 
+mod acceptors;
 mod access;
 pub mod admission;
 pub mod authorizer;
@@ -20,26 +21,26 @@ pub mod index;
 pub mod limits;
 mod listen;
 pub mod outbox;
+pub mod output_budget;
+pub mod protocol;
 pub mod reserved;
-pub mod sessions;
 mod throttle;
 mod tls;
-pub mod waiting;
 mod worker;
 mod workers;
 
+pub use acceptors::{Acceptors, BeginHandshake, ByteStream, Handshake};
 pub use access::AccessAuthorizer;
 pub use admission::{Admission, Admissions};
-pub use authorizer::{Authorizer, Credentials, Denied, Identity, Open, Origin, Reach};
+pub use authorizer::{Authorizer, ClientOrigin, Credentials, Denied, Identity, Open, Reach};
 pub use bus_log::{BusLog, partition_name};
 pub use connection_id::ConnId;
 pub use event_log::EventLog;
 pub use gateway::{Gateway, GatewayAddress, GatewayCounts};
 pub use listen::{bind_tcp, bind_udp};
 pub use outbox::Outbox;
-pub use sessions::{Effect, Sessions};
+pub use output_budget::OutputBudget;
+pub use protocol::{Effect, Protocol};
 pub use throttle::Throttle;
 pub use tls::server_tls;
-pub use waiting::Waiting;
-pub use worker::Stream;
-pub use workers::{Acceptors, Handshake, Workers, WorkersOptions};
+pub use workers::{Workers, WorkersOptions};

@@ -1,8 +1,6 @@
 //! The worker threads of one gateway: starting, handing over connections, stopping.
 
-use std::future::Future;
-use std::net::{SocketAddr, TcpListener};
-use std::pin::Pin;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -12,28 +10,12 @@ use busbar_event::{Class, Error, Result};
 use busbar_log::Store;
 use parking_lot::Mutex;
 
+use crate::acceptors::{Acceptors, ByteStream, Handshake};
 use crate::admission::Admissions;
 use crate::authorizer::Authorizer;
 use crate::bus_log::BusLog;
-use crate::sessions::Sessions;
-use crate::worker::{self, Inbound, Stream, WorkerInbox};
-
-/// Makes a byte stream out of a connection, for example by the upgrade to WebSocket.
-pub type Handshake = Pin<Box<dyn Future<Output = std::io::Result<Box<dyn Stream>>> + Send>>;
-
-/// Begins the handshake of a connection that was accepted.
-pub type BeginHandshake = Box<dyn Fn(tokio::net::TcpStream) -> Handshake + Send + Sync>;
-
-/// The listeners of a gateway. The first thread accepts for all.
-#[derive(Default)]
-pub struct Acceptors {
-    /// Plain TCP.
-    pub tcp: Vec<TcpListener>,
-    /// TLS.
-    pub tls: Vec<(TcpListener, Arc<rustls::ServerConfig>)>,
-    /// TCP with a handshake of another kind.
-    pub other: Vec<(TcpListener, BeginHandshake)>,
-}
+use crate::protocol::Protocol;
+use crate::worker::{self, Inbound, WorkerInbox};
 
 /// What the worker threads of a gateway have in common.
 pub struct WorkersOptions {
@@ -54,14 +36,14 @@ pub struct WorkersOptions {
 }
 
 /// The worker threads of a gateway. Dropping them stops them without waiting.
-pub struct Workers<S: Sessions> {
+pub struct Workers<S: Protocol> {
     admissions: Arc<Admissions>,
     inboxes: Arc<[Arc<WorkerInbox<S::Message>>]>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     next: AtomicUsize,
 }
 
-impl<S: Sessions> Workers<S> {
+impl<S: Protocol> Workers<S> {
     /// Starts the threads. `make` makes the sessions of a thread from its number and its log.
     ///
     /// # Errors
@@ -108,8 +90,8 @@ impl<S: Sessions> Workers<S> {
     }
 
     /// Serves a byte stream that somebody else accepted.
-    pub fn hand_over(&self, stream: Box<dyn Stream>, peer: Option<SocketAddr>) {
-        self.post(Inbound::Stream(stream, peer));
+    pub fn hand_over(&self, stream: Box<dyn ByteStream>, peer: Option<SocketAddr>) {
+        self.post(Inbound::ByteStream(stream, peer));
     }
 
     /// Serves a connection that somebody else accepted, after a handshake.
@@ -141,7 +123,7 @@ impl<S: Sessions> Workers<S> {
     }
 }
 
-impl<S: Sessions> Drop for Workers<S> {
+impl<S: Protocol> Drop for Workers<S> {
     fn drop(&mut self) {
         self.stop();
     }

@@ -13,7 +13,7 @@ use hashbrown::HashMap;
 use crate::limits::{LARGE_PACKET_BYTES_PER_SECOND_MIN, PACE_AHEAD_US};
 use crate::state::Session;
 use busbar_gateway::Outbox;
-use busbar_gateway::{ConnId, Identity, Origin};
+use busbar_gateway::{ClientOrigin, ConnId, Identity};
 
 /// Acknowledgements of consecutive publishes that share a fate.
 #[derive(Debug)]
@@ -154,7 +154,7 @@ pub struct Conn<T> {
     /// Who.
     pub id: ConnId,
     /// From where.
-    pub origin: Origin,
+    pub origin: ClientOrigin,
     /// Packets in.
     pub decoder: Decoder,
     /// The version, 3.1.1 until CONNECT says.
@@ -265,7 +265,7 @@ pub struct Conn<T> {
 
 impl<T> Conn<T> {
     /// A connection of which nothing is known.
-    pub fn new(id: ConnId, origin: Origin, packet_bytes_max: u32, now: Micros) -> Conn<T> {
+    pub fn new(id: ConnId, origin: ClientOrigin, packet_bytes_max: u32, now: Micros) -> Conn<T> {
         Conn {
             id,
             origin,

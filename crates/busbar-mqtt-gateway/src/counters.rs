@@ -42,7 +42,7 @@ pub struct Census {
     pub connected: usize,
     /// The most clients that were connected at the same time.
     pub connected_most: u64,
-    /// Sessions whose clients are away.
+    /// Protocol whose clients are away.
     pub away: usize,
     /// Subscriptions to groups, of clients connected or not.
     pub shared_subscriptions: usize,

@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 use busbar_bus::{Bus, Chunk};
 use busbar_event::{Micros, Result};
 use busbar_gateway::{
-    Acceptors, Authorizer, BusLog, ConnId, Denied, Effect, Gateway, GatewayAddress, GatewayCounts,
-    Handshake, Identity, Origin, Sessions, Stream, Workers, WorkersOptions, bind_tcp,
-    partition_name, server_tls,
+    Acceptors, Authorizer, BusLog, ByteStream, ClientOrigin, ConnId, Denied, Effect, Gateway,
+    GatewayAddress, GatewayCounts, Handshake, Identity, Protocol, Workers, WorkersOptions,
+    bind_tcp, partition_name, server_tls,
 };
 use busbar_log::{Change, Store};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -76,7 +76,7 @@ impl MqttGateway {
                 Box::pin(async move {
                     let stream = WebSocket::accept(stream, packet_bytes_max).await;
                     let stream = stream.map_err(std::io::Error::other)?;
-                    Ok(Box::new(stream) as Box<dyn Stream>)
+                    Ok(Box::new(stream) as Box<dyn ByteStream>)
                 })
             };
             acceptors.other.push((listener, Box::new(upgrade)));
@@ -128,7 +128,7 @@ impl MqttGateway {
         let bytes_max = self.shared.limits.packet_bytes_max;
         let handshake = async move {
             let stream = WebSocket::after_upgrade(io, bytes_max).await;
-            Ok(Box::new(stream) as Box<dyn Stream>)
+            Ok(Box::new(stream) as Box<dyn ByteStream>)
         };
         self.workers.hand_over_after(Box::pin(handshake), peer);
     }
@@ -169,7 +169,7 @@ impl Gateway for MqttGateway {
     }
 }
 
-impl Sessions for Core<BusLog> {
+impl Protocol for Core<BusLog> {
     type Reader = Reader;
     type Message = Message;
 
@@ -177,7 +177,7 @@ impl Sessions for Core<BusLog> {
         &mut self.log
     }
 
-    fn open(&mut self, origin: Origin, paced: bool, now: Micros) -> Option<ConnId> {
+    fn open(&mut self, origin: ClientOrigin, paced: bool, now: Micros) -> Option<ConnId> {
         Core::open(self, origin, paced, now)
     }
 

@@ -26,7 +26,7 @@ pub struct Group {
     pub text: Arc<str>,
     /// What it matches.
     pub filter: Filter,
-    /// Sessions that subscribe, connected or not.
+    /// Protocol that subscribe, connected or not.
     pub sessions: usize,
     members: Vec<Member>,
     next: usize,

@@ -1,6 +1,6 @@
 //! The MQTT gateway: 3.1.1 and 5.0 over TCP, TLS and WebSocket.
 //!
-//! A sans-I/O session core ([`core::Core`]), one on each worker thread of `busbar-gateway`. Sessions are cursors
+//! A sans-I/O session core ([`core::Core`]), one on each worker thread of `busbar-gateway`. Protocol are cursors
 //! on the log: what a client has not taken stays there, so a slow client costs no memory and loses nothing. An
 //! acknowledgement leaves after the group commit of what it acknowledges.
 //!

@@ -56,7 +56,7 @@ pub struct Limits {
     pub connections_per_second_max: u32,
     /// Time a client has to send CONNECT, in microseconds.
     pub connect_wait_us: i64,
-    /// Sessions, connected or not.
+    /// Protocol, connected or not.
     pub sessions_max: usize,
     /// Subscriptions of one session.
     pub subscriptions_per_session_max: usize,

@@ -155,7 +155,7 @@ impl Shared {
         }
     }
 
-    /// Sessions now, connected or not.
+    /// Protocol now, connected or not.
     pub fn sessions(&self) -> usize {
         self.clients.lock().len()
     }

@@ -1,4 +1,4 @@
-//! Sessions read from disk when a node starts. All their clients are away.
+//! Protocol read from disk when a node starts. All their clients are away.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub fn restore_sessions(
     now: Micros,
 ) -> Vec<Bytes> {
     let mut stale = Vec::new();
-    // Sessions of one client identifier, each of another user.
+    // Protocol of one client identifier, each of another user.
     let mut client: Vec<Session> = Vec::new();
     for (key, record) in records {
         let session =

@@ -21,7 +21,7 @@ use crate::restore::restore_sessions;
 use crate::state::Positions;
 use busbar_gateway::ConnId;
 use busbar_gateway::event_log::{EventLog, PartitionInfo, RetainedPage, RetainedRow};
-use busbar_gateway::{Credentials, Denied, Identity, Open, Origin, Reach};
+use busbar_gateway::{ClientOrigin, Credentials, Denied, Identity, Open, Reach};
 
 const PARTITION: &str = "inbox/0";
 
@@ -386,7 +386,7 @@ impl SimNode {
     pub fn open(&mut self) -> SimConn {
         let core = self.next_core % self.cores.len();
         self.next_core += 1;
-        let id = match self.cores[core].open(Origin::default(), false, self.now) {
+        let id = match self.cores[core].open(ClientOrigin::default(), false, self.now) {
             Some(id) => id,
             None => ConnId {
                 slot: u32::MAX,

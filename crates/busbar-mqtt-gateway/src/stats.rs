@@ -11,7 +11,7 @@ use crate::registry::Shared;
 pub struct Stats {
     /// Connections now.
     pub connections: u64,
-    /// Sessions now, connected or not.
+    /// Protocol now, connected or not.
     pub sessions: u64,
     /// Connections since the start.
     pub connections_total: u64,

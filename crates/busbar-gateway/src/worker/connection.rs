@@ -10,12 +10,12 @@ use tokio::time::{Sleep, sleep};
 
 use crate::connection_id::ConnId;
 use crate::limits::{LINGER_WAIT, READ_BYTES_PER_TURN_MAX};
-use crate::sessions::Sessions;
+use crate::protocol::Protocol;
 
 use super::Local;
 
 /// The task.
-pub(super) struct Connection<S: Sessions, T> {
+pub(super) struct Connection<S: Protocol, T> {
     local: Rc<Local<S>>,
     id: ConnId,
     stream: T,
@@ -24,7 +24,7 @@ pub(super) struct Connection<S: Sessions, T> {
     lingering: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S: Sessions, T> Connection<S, T> {
+impl<S: Protocol, T> Connection<S, T> {
     pub fn new(local: Rc<Local<S>>, id: ConnId, stream: T) -> Connection<S, T> {
         Connection {
             local,
@@ -56,7 +56,7 @@ impl<S: Sessions, T> Connection<S, T> {
     }
 }
 
-impl<S: Sessions, T: AsyncRead + AsyncWrite + Unpin> Connection<S, T> {
+impl<S: Protocol, T: AsyncRead + AsyncWrite + Unpin> Connection<S, T> {
     /// The sessions have forgotten the connection; what the client still sends is read and dropped for a
     /// while, so that the socket is not reset before the client has read its last packet.
     fn linger(&mut self, cx: &mut Context<'_>, until: Pin<&mut Sleep>) -> Poll<()> {
@@ -107,7 +107,7 @@ impl<S: Sessions, T: AsyncRead + AsyncWrite + Unpin> Connection<S, T> {
     }
 }
 
-impl<S: Sessions, T: AsyncRead + AsyncWrite + Unpin> Future for Connection<S, T> {
+impl<S: Protocol, T: AsyncRead + AsyncWrite + Unpin> Future for Connection<S, T> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -192,7 +192,7 @@ impl<S: Sessions, T: AsyncRead + AsyncWrite + Unpin> Future for Connection<S, T>
     }
 }
 
-impl<S: Sessions, T> Drop for Connection<S, T> {
+impl<S: Protocol, T> Drop for Connection<S, T> {
     fn drop(&mut self) {
         // The task was dropped: the gateway stops.
         if !self.gone {

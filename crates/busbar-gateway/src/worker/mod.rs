@@ -20,22 +20,18 @@ use tokio::task::LocalSet;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
+use crate::acceptors::{Acceptors, BeginHandshake, ByteStream, Handshake};
 use crate::admission::Admissions;
-use crate::authorizer::{Authorizer, Denied, Origin};
+use crate::authorizer::{Authorizer, ClientOrigin, Denied};
 use crate::bus_log::{BusLog, resume_after};
 use crate::certificate::common_name;
 use crate::connection_id::ConnId;
 use crate::limits::{
     CATCH_UP_READ_BYTES, HANDSHAKE_WAIT, READ_AGAIN_WAIT, READ_BYTES, STOP_WAIT, TICK,
 };
-use crate::sessions::{Effect, Sessions};
-use crate::workers::{Acceptors, BeginHandshake, Handshake};
+use crate::protocol::{Effect, Protocol};
 
 use connection::Connection;
-
-/// A byte stream to a client.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// How others reach a worker thread.
 pub struct WorkerInbox<M> {
@@ -76,7 +72,7 @@ pub enum Inbound<M> {
     /// A connection that somebody else accepted and that becomes a byte stream after a handshake.
     Handshake(Handshake, Option<SocketAddr>),
     /// A byte stream.
-    Stream(Box<dyn Stream>, Option<SocketAddr>),
+    ByteStream(Box<dyn ByteStream>, Option<SocketAddr>),
     /// From another thread.
     Message(M),
     /// A journal batch is durable, or not.
@@ -86,7 +82,7 @@ pub enum Inbound<M> {
 }
 
 /// What a worker thread starts from.
-pub struct Seed<S: Sessions> {
+pub struct Seed<S: Protocol> {
     pub name: &'static str,
     pub number: usize,
     pub bus: Bus,
@@ -102,7 +98,7 @@ pub struct Seed<S: Sessions> {
 }
 
 /// What the tasks of one thread share.
-struct Local<S: Sessions> {
+struct Local<S: Protocol> {
     sessions: RefCell<S>,
     name: &'static str,
     number: usize,
@@ -119,7 +115,7 @@ struct Local<S: Sessions> {
 }
 
 /// Runs a worker thread.
-pub fn run<S: Sessions>(mut seed: Seed<S>) {
+pub fn run<S: Protocol>(mut seed: Seed<S>) {
     let watched = seed.watched.take();
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -138,7 +134,7 @@ pub fn run<S: Sessions>(mut seed: Seed<S>) {
     }
 }
 
-async fn drive<S: Sessions>(seed: Seed<S>) {
+async fn drive<S: Protocol>(seed: Seed<S>) {
     let Seed {
         name,
         number,
@@ -215,7 +211,7 @@ async fn drive<S: Sessions>(seed: Seed<S>) {
     local.stop().await;
 }
 
-impl<S: Sessions> Local<S> {
+impl<S: Protocol> Local<S> {
     fn now(&self) -> Micros {
         self.clock.now_micros()
     }
@@ -387,7 +383,7 @@ impl<S: Sessions> Local<S> {
                 Inbound::Handshake(handshake, address) => {
                     self.serve_after(handshake, address, false);
                 }
-                Inbound::Stream(stream, address) => self.serve(stream, address.into(), false),
+                Inbound::ByteStream(stream, address) => self.serve(stream, address.into(), false),
                 Inbound::Message(message) => {
                     self.sessions.borrow_mut().message(message, self.now());
                     self.act();
@@ -406,7 +402,7 @@ impl<S: Sessions> Local<S> {
     fn serve(
         self: &Rc<Self>,
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-        origin: Origin,
+        origin: ClientOrigin,
         paced: bool,
     ) {
         let opened = self.sessions.borrow_mut().open(origin, paced, self.now());
@@ -429,7 +425,7 @@ impl<S: Sessions> Local<S> {
             match tokio::time::timeout(HANDSHAKE_WAIT, handshake).await {
                 Ok(Ok(stream)) => {
                     let certificates = stream.get_ref().1.peer_certificates();
-                    let origin = Origin {
+                    let origin = ClientOrigin {
                         address,
                         certificate: certificates.and_then(|c| common_name(c.first()?)),
                     };

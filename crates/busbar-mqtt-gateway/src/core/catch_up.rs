@@ -1,4 +1,4 @@
-//! Sessions at their own pace: what is sent again after a reconnect, retained messages, the log
+//! Protocol at their own pace: what is sent again after a reconnect, retained messages, the log
 //! read from where a slow or absent client stopped, and shared subscriptions.
 
 use std::sync::Arc;

@@ -26,7 +26,7 @@ use busbar_gateway::index::{Index, SubRef};
 
 use super::Core;
 use super::journal::Journal;
-use busbar_gateway::Waiting;
+use busbar_gateway::OutputBudget;
 
 /// What a core delivers from: its place in each partition, and who subscribes to what.
 #[derive(Default)]
@@ -117,7 +117,7 @@ pub(super) struct Sender<'a> {
     pub journal: &'a mut Journal,
     pub properties: &'a mut Vec<u8>,
     pub now: Micros,
-    pub waiting: &'a mut Waiting,
+    pub waiting: &'a mut OutputBudget,
     pub sent: u64,
     pub sent_bytes: u64,
     pub expired: u64,
@@ -268,7 +268,7 @@ impl<'a> Sender<'a> {
     pub fn new(
         journal: &'a mut Journal,
         properties: &'a mut Vec<u8>,
-        waiting: &'a mut Waiting,
+        waiting: &'a mut OutputBudget,
         now: Micros,
     ) -> Sender<'a> {
         Sender {

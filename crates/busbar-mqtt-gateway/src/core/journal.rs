@@ -1,4 +1,4 @@
-//! Sessions on disk: what must be durable before bytes leave, and what may follow lazily.
+//! Protocol on disk: what must be durable before bytes leave, and what may follow lazily.
 //!
 //! A batch that must be written (a QoS 2 assignment, a subscription, a released identifier) gates
 //! the bytes that depend on it. Low-water marks of QoS 1 follow within [`LAZY_JOURNAL_US`]: after a

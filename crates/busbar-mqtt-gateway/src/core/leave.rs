@@ -17,13 +17,13 @@ use busbar_gateway::event_log::EventLog;
 
 use super::{Core, Effect, Message};
 
-/// Sessions on their way between connections, and publishes of closed connections that are not committed yet.
+/// Protocol on their way between connections, and publishes of closed connections that are not committed yet.
 pub(super) struct Handover<T> {
     /// QoS 2 publishes of closed connections that are not committed yet.
     lost_publishes: Vec<LostPublish<T>>,
-    /// Sessions that are stored once their journal batch was handed over.
+    /// Protocol that are stored once their journal batch was handed over.
     pub leaving: Vec<Leaving>,
-    /// Sessions that another connection has claimed and will ask for.
+    /// Protocol that another connection has claimed and will ask for.
     claimed_sessions: Vec<(ConnId, Box<Session>)>,
     /// Connections that closed while they claimed a session, and the connection that claims it from them.
     abandoned_claims: Vec<(ConnId, Option<Eviction>)>,

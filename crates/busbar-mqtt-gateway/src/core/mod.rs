@@ -39,7 +39,7 @@ use crate::registry::Shared;
 use crate::state::{Session, SessionId};
 use busbar_gateway::ConnId;
 use busbar_gateway::event_log::EventLog;
-use busbar_gateway::{Admission, Identity, Origin, Waiting};
+use busbar_gateway::{Admission, ClientOrigin, Identity, OutputBudget};
 
 pub use journal::{group_key, parse_session_key, session_key};
 
@@ -94,7 +94,7 @@ pub struct Core<S: EventLog> {
     tags: Vec<(String, String)>,
     unflushed: bool,
     tally: Tally,
-    waiting: Waiting,
+    waiting: OutputBudget,
     sys: SysTopics,
     handover: Handover<S::Ticket>,
     ticked: Option<Micros>,
@@ -141,7 +141,7 @@ impl<S: EventLog> Core<S> {
             tags: Vec::new(),
             unflushed: false,
             tally: Tally::default(),
-            waiting: Waiting::default(),
+            waiting: OutputBudget::default(),
             sys: SysTopics::default(),
             handover: Handover::default(),
             ticked: None,
@@ -153,7 +153,7 @@ impl<S: EventLog> Core<S> {
     /// Adds a connection. `paced`: the listener has applied the limit of connections per second, so CONNECT is not
     /// refused for it. Slightly over the limit it is accepted, and refused in CONNACK; far over the limit
     /// the result is `None`.
-    pub fn open(&mut self, origin: Origin, paced: bool, now: Micros) -> Option<ConnId> {
+    pub fn open(&mut self, origin: ClientOrigin, paced: bool, now: Micros) -> Option<ConnId> {
         let admission = self.shared.admissions.open_connection();
         if admission == Admission::Refused {
             self.shared

@@ -6,18 +6,18 @@ use busbar_bus::Chunk;
 use busbar_event::Micros;
 use busbar_log::Change;
 
-use crate::authorizer::{Credentials, Denied, Identity, Origin};
+use crate::authorizer::{ClientOrigin, Credentials, Denied, Identity};
 use crate::bus_log::BusLog;
 use crate::connection_id::ConnId;
 
 /// What sessions ask their worker thread to do.
 pub enum Effect<R, M> {
-    /// Check the credentials, then call [`Sessions::authenticated`].
+    /// Check the credentials, then call [`Protocol::authenticated`].
     Authenticate(ConnId, Credentials),
-    /// Make these changes durable in the gateway's store, then call [`Sessions::journalled`] with the number.
+    /// Make these changes durable in the gateway's store, then call [`Protocol::journalled`] with the number.
     /// Batches are handed over in order and become durable in order.
     Journal(u64, Vec<Change>),
-    /// Read rows of a partition from an offset on, from disk, then call [`Sessions::rows_read`].
+    /// Read rows of a partition from an offset on, from disk, then call [`Protocol::rows_read`].
     ReadDisk(R, u32, u64),
     /// Give a message to the sessions of another thread, or of this one.
     Post(usize, M),
@@ -25,7 +25,7 @@ pub enum Effect<R, M> {
 
 /// The sessions of one worker thread: bytes and answers in, bytes and effects out. An implementation does no
 /// input or output, does not wait and does not read a clock, so that tests and fuzzers drive it without sockets.
-pub trait Sessions: 'static {
+pub trait Protocol: 'static {
     /// What a read from disk is for.
     type Reader: 'static;
     /// What threads tell each other.
@@ -35,7 +35,7 @@ pub trait Sessions: 'static {
     fn log(&mut self) -> &mut BusLog;
     /// Adds a connection. `None` refuses it without an answer. `paced`: the listener has applied the limit of
     /// connections per second already.
-    fn open(&mut self, origin: Origin, paced: bool, now: Micros) -> Option<ConnId>;
+    fn open(&mut self, origin: ClientOrigin, paced: bool, now: Micros) -> Option<ConnId>;
     /// Takes bytes that a client sent.
     fn input(&mut self, id: ConnId, bytes: &[u8], now: Micros);
     /// The bytes to write to the socket.
@@ -44,7 +44,7 @@ pub trait Sessions: 'static {
     fn wrote(&mut self, id: ConnId, n: usize);
     /// Whether the socket should be read.
     fn wants_input(&mut self, id: ConnId, now: Micros) -> bool;
-    /// Whether the socket is to be closed when [`Sessions::output`] is empty.
+    /// Whether the socket is to be closed when [`Protocol::output`] is empty.
     fn is_closing(&mut self, id: ConnId) -> bool;
     /// Whether the server ended this connection, so that the client may still be sending.
     fn was_refused(&mut self, id: ConnId) -> bool;

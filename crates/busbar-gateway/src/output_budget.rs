@@ -5,21 +5,21 @@ use crate::limits::{OUT_BYTES_HIGH, OUT_BYTES_PRESSED, OUT_BYTES_TOTAL_HIGH};
 
 /// Bytes that wait to be written to the clients of a thread, and how many may wait for each of them.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct OutputBudget {
     bytes: usize,
     each_max: usize,
 }
 
-impl Default for Waiting {
-    fn default() -> Waiting {
-        Waiting {
+impl Default for OutputBudget {
+    fn default() -> OutputBudget {
+        OutputBudget {
             bytes: 0,
             each_max: OUT_BYTES_HIGH,
         }
     }
 }
 
-impl Waiting {
+impl OutputBudget {
     /// Bytes waiting for one client at which it is given no more.
     #[inline]
     pub fn each_max(&self) -> usize {
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn the_bound_falls_at_once_and_rises_when_half_of_it_is_free() {
-        let mut waiting = Waiting::default();
+        let mut waiting = OutputBudget::default();
         waiting.add(OUT_BYTES_TOTAL_HIGH);
         assert_eq!(waiting.each_max(), OUT_BYTES_HIGH);
         waiting.add(1);
