@@ -14,7 +14,8 @@ pub enum StepSpec {
     Where(String),
     /// Compute these columns, a list as after SQL's `SELECT`.
     Select(String),
-    /// Run a query over each batch: `select … from input …`.
+    /// Run a query: `select … from input …` over each batch, or, with `group by tumble(interval '1 minute')`, `hop(…)` or
+    /// `session(…)`, over windows of time.
     Sql(String),
     /// Aggregate the events of windows of time, by keys.
     Window(WindowSpec),

@@ -507,7 +507,8 @@ fn count(step: usize, given: usize, out: &Output, part: StepPart) -> Count {
     }
     let left = given.saturating_sub(dead + late);
     let flow = Counters {
-        taken: left,
+        taken,
+        filtered: left.saturating_sub(taken),
         added: made,
         ..whole
     };

@@ -17,7 +17,7 @@ use datafusion_common::{DFSchema, DataFusionError};
 use datafusion_expr::logical_plan::builder::LogicalTableSource;
 use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion_expr::{Expr, LogicalPlan};
-use datafusion_physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
+use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion_physical_expr::expressions::Column as PhysicalColumn;
 use datafusion_physical_expr::{PhysicalExpr, PhysicalSortExpr, create_physical_expr};
 use datafusion_sql::parser::Statement;
@@ -27,6 +27,7 @@ use crate::explain::{explain, run_error};
 use crate::expression::{isolate, refuse_unrepeatable_in_query};
 use crate::names::Names;
 use crate::planner::Context;
+use crate::rewrite::lowered_aggregate;
 use crate::stack::deep;
 use crate::statement::prepare;
 use crate::{Diagnostic, Failed, parse, session};
@@ -141,10 +142,24 @@ impl Aggregation {
             Arc::new(LogicalTableSource::new(Arc::clone(&extended))),
         );
         let statement = prepare(query, &Names::of(&extended));
-        let plan = context
-            .planner()
-            .statement_to_plan(statement)
-            .map_err(wrong)?;
+        let plan = match (context.planner().statement_to_plan(statement), text.having) {
+            (Ok(plan), _) => plan,
+            (Err(error), None) => return Err(wrong(error)),
+            (Err(error), Some(having)) => {
+                // Without the condition it is known which part is at fault.
+                let (_, rest) = parsed(
+                    schema,
+                    &AggregationText {
+                        having: None,
+                        ..*text
+                    },
+                )?;
+                let rest = prepare(rest, &Names::of(&extended));
+                context.planner().statement_to_plan(rest).map_err(wrong)?;
+                let diagnostic = explain(having, error, session::function_names());
+                return Err((AggregationPart::Having, diagnostic));
+            }
+        };
         refuse_unrepeatable_in_query(text.select, &plan).map_err(in_select)?;
         let plan = state.analyze(plan).map_err(wrong)?;
         let unsupported = || {
@@ -169,10 +184,8 @@ impl Aggregation {
         }
         let mut aggregates = Vec::with_capacity(parts.aggregates.len());
         for expr in parts.aggregates {
-            let lowered =
-                LoweredAggregateBuilder::new(expr, parts.input, &extended, properties, &planning)
-                    .build()
-                    .map_err(wrong)?;
+            let lowered = lowered_aggregate(expr, parts.input, &extended, properties, &planning)
+                .map_err(wrong)?;
             let aggregate = Aggregate {
                 arguments: lowered.aggregate.expressions(),
                 function: lowered.aggregate,
@@ -249,6 +262,11 @@ impl Aggregation {
     /// How many columns of the state are keys of the text; they come first.
     pub fn key_count(&self) -> usize {
         self.keys.len()
+    }
+
+    /// How many columns every group has besides its keys.
+    pub fn group_column_count(&self) -> usize {
+        self.text.group_columns.len()
     }
 
     /// The same aggregation with one more key behind those of the text, a number that callers give with

@@ -37,6 +37,13 @@ impl Diagnostic {
         self
     }
 
+    /// The same, where the text is a part of a longer one.
+    pub fn within(mut self, part: &Range<usize>) -> Self {
+        let shift = |place: usize| (part.start + place).min(part.end);
+        self.span = shift(self.span.start)..shift(self.span.end);
+        self
+    }
+
     /// The code, such as `sql.unknown-column`.
     pub fn code(&self) -> &'static str {
         self.error.code()

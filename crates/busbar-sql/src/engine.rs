@@ -35,7 +35,7 @@ use crate::scan_stream::{LeftOut, StreamRows};
 use crate::scan_table::TableRows;
 use crate::statement::{self, Kind, unique_names};
 use crate::text::find_word;
-use crate::{Diagnostic, bounds, check, information_schema, order, parse, session};
+use crate::{Diagnostic, bounds, check, information_schema, order, parse, session, windows};
 
 /// Runs queries over streams and tables, as they are when the query starts.
 ///
@@ -396,6 +396,10 @@ async fn plan(
         found.push((name, relation));
     }
     let mut statement = statement::prepare(statement, &names);
+    windows::history::rewrite(text, &mut statement, &|name| {
+        let relation = found.iter().find(|(known, _)| known == name);
+        relation.map(|(_, relation)| relation.schema())
+    })?;
     order::break_ties(&mut statement, |name| {
         let is_stream = |relation: &Relation| matches!(relation, Relation::Stream(_));
         found

@@ -6,6 +6,7 @@
 //! | a flow's `select` | [`Projection`] | one batch |
 //! | a flow's `sql` | [`BatchQuery`] | one batch |
 //! | a window's `select` | [`Aggregation`] | many batches |
+//! | a flow's `sql` that groups by a window of time | [`WindowQuery`] | many batches |
 //! | a topic such as `alarm/${site}` | [`Template`] | one batch |
 //! | a query by a user | [`Engine`] | the streams and tables as they are when it starts |
 //!
@@ -54,6 +55,7 @@ mod text;
 mod unbound;
 mod wait;
 mod walk;
+mod windows;
 
 pub use aggregate::{Aggregation, AggregationPart, AggregationText, Groups, Inputs};
 pub use batch_query::{BatchLimits, BatchQuery};
@@ -64,6 +66,7 @@ pub use projection::Projection;
 pub use relation::{Events, Piece, Relation, Relations, StreamRelation};
 pub use template::Template;
 pub use unbound::{check_columns, check_condition, check_query};
+pub use windows::{TimeWindow, WindowQuery};
 
 /// The name of a type as flow and table files write it: `int`, `text`, `time` and so on.
 pub fn type_word(data_type: &arrow::datatypes::DataType) -> String {

@@ -21,6 +21,9 @@ pub const RELATIONS_MAX: usize = 32;
 /// Most levels of a topic that `topic_part` reads.
 pub const TOPIC_PARTS_MAX: i64 = 128;
 
+/// Most windows of a `hop` that one row is counted in.
+pub const HOPS_MAX: i64 = 10_000;
+
 /// Longest path that `json_get` takes, in steps.
 pub const JSON_PATH_STEPS_MAX: usize = 32;
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use datafusion_sql::parser::{DFParserBuilder, Statement};
-use datafusion_sql::sqlparser::ast::{Expr, SelectItem};
+use datafusion_sql::sqlparser::ast::{Expr, Query, SelectItem};
 use datafusion_sql::sqlparser::dialect::GenericDialect;
 use datafusion_sql::sqlparser::keywords::Keyword;
 use datafusion_sql::sqlparser::parser::Parser;
@@ -47,6 +47,13 @@ pub(crate) fn statement(text: &str) -> Result<Statement, Diagnostic> {
     }
 }
 
+/// Parses a query that is a part of this crate. Nothing in it has a place, so that no error points into it.
+pub(crate) fn own_query(text: &str) -> Option<Query> {
+    let tokens = Tokenizer::new(&DIALECT, text).tokenize().ok()?;
+    let mut parser = Parser::new(&DIALECT).with_tokens(tokens);
+    parser.parse_query().ok().map(|query| *query)
+}
+
 /// The place of the first word of a text, in bytes.
 pub(crate) fn first_word(text: &str) -> Range<usize> {
     let start = text.len() - text.trim_start().len();
@@ -74,7 +81,8 @@ fn finish<T>(
         .with("found", text::quote(&next.token.to_string())))
 }
 
-fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, Diagnostic> {
+/// The tokens of a text, with white space and places.
+pub(crate) fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, Diagnostic> {
     if text.len() > TEXT_BYTES_MAX {
         return Err(Diagnostic::new("sql.too-long", 0..text.len())
             .with("bytes", text.len())

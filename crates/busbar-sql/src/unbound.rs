@@ -1,12 +1,14 @@
 //! Checking texts over columns that are not known yet: syntax and names of functions.
 
+use std::ops::Range;
+
 use datafusion_sql::parser::Statement;
 use datafusion_sql::sqlparser::ast::{Expr, Visit};
 
 use crate::diagnostic::unknown_function;
 use crate::statement::{self, Kind};
 use crate::walk::{self, Part};
-use crate::{Diagnostic, parse, session};
+use crate::{Diagnostic, WindowQuery, parse, session};
 
 /// Checks a condition as far as that is possible without its columns.
 pub fn check_condition(text: &str) -> Result<(), Diagnostic> {
@@ -20,10 +22,30 @@ pub fn check_columns(text: &str) -> Result<(), Diagnostic> {
 
 /// The same for a query.
 pub fn check_query(text: &str) -> Result<(), Diagnostic> {
+    if let Some(query) = WindowQuery::parse(text)? {
+        return check_window_query(text, query);
+    }
     match statement::classify(text, parse::statement(text)?)? {
         Kind::Query(Statement::Statement(query)) => functions(text, &*query),
         _ => Err(Diagnostic::new("sql.query-only", parse::first_word(text))),
     }
+}
+
+/// Each part by itself: the call of the window, which stands in none of them, is no function.
+fn check_window_query(text: &str, query: WindowQuery) -> Result<(), Diagnostic> {
+    let within = |place: Range<usize>, check: fn(&str) -> Result<(), Diagnostic>| {
+        check(&text[place.clone()]).map_err(|wrong| wrong.within(&place))
+    };
+    within(query.select, check_columns)?;
+    for place in query
+        .by
+        .into_iter()
+        .chain(query.condition)
+        .chain(query.having)
+    {
+        within(place, check_condition)?;
+    }
+    Ok(())
 }
 
 fn functions(text: &str, parsed: &impl Visit) -> Result<(), Diagnostic> {

@@ -39,7 +39,7 @@ impl Operator for Where {
         rows: Rows,
         out: &'a mut Output,
     ) -> BoxFuture<'a, Result<(), Error>> {
-        ready(self.filter(rows).map(|kept| out.push(kept))).boxed()
+        ready(keep(&self.0, rows).map(|kept| out.push(kept))).boxed()
     }
 
     fn failing(&mut self, rows: &Rows) -> Vec<Failed> {
@@ -47,16 +47,18 @@ impl Operator for Where {
     }
 }
 
-impl Where {
-    fn filter(&self, rows: Rows) -> Result<Rows, Error> {
-        let mask = self.0.evaluate(&rows.batch)?;
-        let mask = match mask.null_count() {
-            0 => mask,
-            _ => prep_null_mask_filter(&mask),
-        };
-        match mask.true_count() == rows.len() {
-            true => Ok(rows),
-            false => rows.filter(&mask),
-        }
+/// The rows for which a condition is true.
+///
+/// # Errors
+/// As [`Predicate::evaluate`].
+pub(super) fn keep(condition: &Predicate, rows: Rows) -> Result<Rows, Error> {
+    let mask = condition.evaluate(&rows.batch)?;
+    let mask = match mask.null_count() {
+        0 => mask,
+        _ => prep_null_mask_filter(&mask),
+    };
+    match mask.true_count() == rows.len() {
+        true => Ok(rows),
+        false => rows.filter(&mask),
     }
 }

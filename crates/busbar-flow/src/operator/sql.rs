@@ -1,16 +1,19 @@
-//! `sql`: a query over each batch.
+//! `sql`: a query over each batch, or over windows of time.
 
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use busbar_event::{Class, Error};
-use busbar_sql::{BatchQuery, Failed};
+use busbar_sql::{BatchQuery, Failed, WindowQuery};
 use futures::future::{BoxFuture, FutureExt, ready};
 
-use super::{Made, Operator, Output, Rows, Step, StepContext, Wrong};
+use super::{Made, Operator, Output, Rows, Step, StepContext, Wrong, window};
 
 /// Compiles the query.
 pub(super) fn compile(text: &str, context: &StepContext<'_>) -> Result<Arc<dyn Step>, Wrong> {
+    if let Some(query) = WindowQuery::parse(text)? {
+        return window::compile_query(text, &query, context);
+    }
     let query = BatchQuery::compile(context.schema, text)?;
     // Rows come in batches as it happens: a sum over a batch would be another one at the next replay.
     if let Some(word) = query.across_rows() {

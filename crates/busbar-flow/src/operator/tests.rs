@@ -210,6 +210,7 @@ const STEPS: &[&str] = &[
     "window: { hop: { size: 10s, every: 3s }, by: [meter], select: 'meter, window_end, sum(kw) as kw', having: 'count(*) > 1' }",
     "window: { session: 4s, by: [meter], select: 'meter, window_start, window_end, count(*) as n, sum(kw) as kw' }",
     "window: { session: 3s, select: 'window_start, window_end, count(*) as n' }",
+    "sql: select site, window_end, count(*) as n, min(kw) as kw from input where meter <> 3 group by tumble(interval '10 seconds'), site",
     "window: { tumble: 20s, by: [meter % 3], emit: 5s, select: 'meter % 3 as k, window_end, early, sum(kw) as kw' }",
     "dedupe: { by: [meter], within: 5s }",
     "latest: { by: [meter] }",

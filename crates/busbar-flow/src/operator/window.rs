@@ -6,35 +6,108 @@ mod partial;
 mod sessions;
 mod shape;
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use arrow::array::Array;
 use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
-use busbar_catalog::WindowSpec;
-use busbar_event::{Class, Error};
-use busbar_sql::{Aggregation, AggregationPart, AggregationText, Failed, Inputs};
+use busbar_catalog::{HopSpec, PathItem, WindowSpec};
+use busbar_event::{Class, Error, Span};
+use busbar_sql::{
+    Aggregation, AggregationPart, AggregationText, Failed, Inputs, Predicate, TimeWindow,
+    WindowQuery,
+};
 use futures::future::{BoxFuture, FutureExt, ready};
 
 use super::{
     Changes, Divided, Operator, Output, Rows, StateReader, Stateful, Step, StepContext, Times,
-    Wrong, misses_times,
+    Wrong, column_place, filter, misses_times,
 };
 use closed::Closed;
 use panes::Panes;
 use sessions::Sessions;
 pub(super) use shape::Shape;
 
-/// Compiles a window.
+/// Compiles a `window` step.
 pub(super) fn compile(
     spec: &WindowSpec,
     context: &StepContext<'_>,
 ) -> Result<Arc<dyn Step>, Wrong> {
+    let [start, end] = bounds();
+    let early = Field::new("early", DataType::Boolean, false);
+    compile_parts(spec, None, &[start, end, early], context)
+}
+
+/// Compiles a query that groups by a window.
+pub(super) fn compile_query(
+    text: &str,
+    query: &WindowQuery,
+    context: &StepContext<'_>,
+) -> Result<Arc<dyn Step>, Wrong> {
+    let piece = |place: &Range<usize>| text[place.clone()].to_owned();
+    let (mut tumble, mut hop, mut session) = (None, None, None);
+    match query.window {
+        TimeWindow::Tumble { size } => tumble = Some(Span::from_micros(size)),
+        TimeWindow::Hop { size, every } => {
+            hop = Some(HopSpec {
+                size: Span::from_micros(size),
+                every: Span::from_micros(every),
+            });
+        }
+        TimeWindow::Session { gap } => session = Some(Span::from_micros(gap)),
+    }
+    let spec = WindowSpec {
+        name: None,
+        tumble,
+        hop,
+        session,
+        offset: None,
+        by: query.by.iter().map(piece).collect(),
+        select: piece(&query.select),
+        having: query.having.as_ref().map(piece),
+        emit: None,
+    };
+    let condition = query.condition.as_ref().map(|place| &text[place.clone()]);
+    compile_parts(&spec, condition, &bounds(), context).map_err(|wrong| {
+        // The parts stand in one text: an error is shown there.
+        let part = match &wrong.path[..] {
+            [PathItem::Key("select"), ..] => Some(&query.select),
+            [PathItem::Key("by"), PathItem::Index(key), ..] => query.by.get(*key),
+            [PathItem::Key("having"), ..] => query.having.as_ref(),
+            [PathItem::Key("where"), ..] => query.condition.as_ref(),
+            _ => None,
+        };
+        let part = part.unwrap_or(&query.call);
+        let place = match wrong.span {
+            Some(span) => part.start + span.start..(part.start + span.end).min(part.end),
+            None => part.clone(),
+        };
+        Wrong {
+            path: Vec::new(),
+            span: Some(place),
+            ..wrong
+        }
+    })
+}
+
+/// Compiles a window over the rows for which `condition` is true. `group_columns` are those that every result may name
+/// besides its keys.
+fn compile_parts(
+    spec: &WindowSpec,
+    condition: Option<&str>,
+    group_columns: &[Field],
+    context: &StepContext<'_>,
+) -> Result<Arc<dyn Step>, Wrong> {
     let windows = windows(spec)?;
-    let group_columns = group_columns();
+    let compiled = condition.map(|text| Predicate::compile(context.schema, text));
+    let compiled = compiled
+        .transpose()
+        .map_err(|wrong| Wrong::from(wrong).at("where"))?;
     let text = AggregationText {
         select: &spec.select,
         by: &spec.by,
         having: spec.having.as_deref(),
-        group_columns: &group_columns,
+        group_columns,
     };
     let aggregation = Aggregation::compile(context.schema, &text).map_err(|(part, wrong)| {
         let wrong = Wrong::from(wrong);
@@ -44,31 +117,29 @@ pub(super) fn compile(
             AggregationPart::Having => wrong.at("having"),
         }
     })?;
-    let keys = spec
-        .by
-        .iter()
-        .filter_map(|by| context.schema.field_with_name(by).ok());
-    let keys: Vec<String> = keys.map(|field| field.name().clone()).collect();
+    let key = |by: &String| {
+        let place = column_place(context.schema, by).ok()?;
+        Some(context.schema.field(place).name().clone())
+    };
+    // Keys that are not columns cannot be told apart before they are computed: all rows must meet.
+    let keys: Option<Vec<String>> = spec.by.iter().map(key).collect();
     let meaning = format!(
-        "{} {:?}",
+        "{} {}{:?}",
         serde_json::to_string(&WindowSpec {
             name: None,
             ..spec.clone()
         })
         .unwrap_or_default(),
+        condition.map_or_else(String::new, |text| format!("where {text} ")),
         aggregation.state_schema().fields(),
     );
     Ok(Arc::new(Window {
         windows,
+        condition: compiled,
         aggregation,
         emit: spec.emit.map(|span| span.as_micros()),
         name: spec.name.clone(),
-        // Keys that are not columns cannot be told apart before they are computed: all rows must meet.
-        keys: if keys.len() == spec.by.len() {
-            keys
-        } else {
-            Vec::new()
-        },
+        keys: keys.unwrap_or_default(),
         meaning,
     }))
 }
@@ -108,19 +179,17 @@ fn windows(spec: &WindowSpec) -> Result<Windows, Wrong> {
     }
 }
 
-/// The columns that every result may name besides its keys.
-fn group_columns() -> [Field; 3] {
+/// The columns for the bounds of a result's window.
+fn bounds() -> [Field; 2] {
     let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
-    [
-        Field::new("window_start", time.clone(), false),
-        Field::new("window_end", time, false),
-        Field::new("early", DataType::Boolean, false),
-    ]
+    ["window_start", "window_end"].map(|name| Field::new(name, time.clone(), false))
 }
 
 #[derive(Clone)]
 struct Window {
     windows: Windows,
+    /// Only rows for which it is true are counted.
+    condition: Option<Predicate>,
     aggregation: Aggregation,
     emit: Option<i64>,
     name: Option<String>,
@@ -134,7 +203,7 @@ impl Step for Window {
     }
 
     fn columns(&self) -> Vec<usize> {
-        self.aggregation.columns()
+        columns(self.condition.as_ref(), &self.aggregation)
     }
 
     fn row_by_row(&self) -> bool {
@@ -145,7 +214,11 @@ impl Step for Window {
         let divided = match self.windows {
             Windows::Session(_) => None,
             Windows::Regular(shape) => Some(Divided {
-                before: Arc::new(partial::Before::new(shape, self.aggregation.clone())),
+                before: Arc::new(partial::Before::new(
+                    shape,
+                    self.condition.clone(),
+                    self.aggregation.clone(),
+                )),
                 keys: partial::keys(&self.aggregation),
                 after: Arc::new(partial::After(self.clone())),
             }),
@@ -159,7 +232,15 @@ impl Step for Window {
     }
 
     fn operator(&self, schema: &SchemaRef) -> Result<Box<dyn Operator>, Error> {
-        Ok(Box::new(self.bind(self.aggregation.bind(schema)?)?))
+        let condition = self
+            .condition
+            .as_ref()
+            .map(|c| c.bind(schema))
+            .transpose()?;
+        Ok(Box::new(WindowOperator {
+            condition,
+            ..self.bind(self.aggregation.bind(schema)?)?
+        }))
     }
 }
 
@@ -174,6 +255,7 @@ impl Window {
             }
         };
         Ok(WindowOperator {
+            condition: None,
             aggregation,
             open,
             emit: self.emit,
@@ -185,6 +267,7 @@ impl Window {
 
 /// A window at work.
 pub(super) struct WindowOperator {
+    condition: Option<Predicate>,
     aggregation: Aggregation,
     open: Open,
     /// How often early results are given, microseconds of event time.
@@ -205,11 +288,12 @@ impl Operator for WindowOperator {
         rows: Rows,
         out: &'a mut Output,
     ) -> BoxFuture<'a, Result<(), Error>> {
-        ready(self.take_in(&rows, out)).boxed()
+        let rows = counted(self.condition.as_ref(), rows);
+        ready(rows.and_then(|rows| self.take_in(&rows, out))).boxed()
     }
 
     fn failing(&mut self, rows: &Rows) -> Vec<Failed> {
-        self.aggregation.failing(&rows.batch)
+        failing(self.condition.as_ref(), &self.aggregation, rows)
     }
 
     fn on_time(&mut self, watermark: i64, out: &mut Output) -> Result<(), Error> {
@@ -304,7 +388,7 @@ impl WindowOperator {
     fn add_part(
         &mut self,
         rows: &Rows,
-        part: std::ops::Range<usize>,
+        part: Range<usize>,
         inputs: &Inputs,
         times: &Times,
         out: &mut Output,
@@ -367,6 +451,49 @@ impl WindowOperator {
         }
         Ok(())
     }
+}
+
+/// Places of the columns that are read.
+fn columns(condition: Option<&Predicate>, aggregation: &Aggregation) -> Vec<usize> {
+    let mut columns = aggregation.columns();
+    columns.extend(condition.iter().flat_map(|condition| condition.columns()));
+    columns.sort_unstable();
+    columns.dedup();
+    columns
+}
+
+/// The rows that windows count.
+fn counted(condition: Option<&Predicate>, rows: Rows) -> Result<Rows, Error> {
+    match condition {
+        Some(condition) => filter::keep(condition, rows),
+        None => Ok(rows),
+    }
+}
+
+/// The rows that fail alone: first those for which the condition does; without them, the caller asks again.
+fn failing(condition: Option<&Predicate>, aggregation: &Aggregation, rows: &Rows) -> Vec<Failed> {
+    let Some(condition) = condition else {
+        return aggregation.failing(&rows.batch);
+    };
+    let failing = condition.failing(&rows.batch);
+    if !failing.is_empty() {
+        return failing;
+    }
+    let Ok(mask) = condition.evaluate(&rows.batch) else {
+        return Vec::new();
+    };
+    let kept: Vec<usize> = (0..rows.len())
+        .filter(|row| mask.is_valid(*row) && mask.value(*row))
+        .collect();
+    let Ok(counted) = rows.filter(&mask) else {
+        return Vec::new();
+    };
+    let failing = aggregation.failing(&counted.batch).into_iter();
+    let at = |failed: Failed| Failed {
+        row: kept[failed.row],
+        ..failed
+    };
+    failing.map(at).collect()
 }
 
 /// An aggregate that has no result, such as a sum out of range, is no fault of a single event, and what was counted before

@@ -12,3 +12,4 @@ mod flows;
 mod poison;
 mod replay;
 mod stateful;
+mod windows_in_sql;

@@ -4,6 +4,7 @@ mod bounded;
 mod checked_arithmetic;
 mod checked_sum;
 mod concat_texts;
+mod hop_starts;
 mod json_get;
 mod list_element;
 mod local_time;
@@ -41,6 +42,7 @@ pub(crate) fn aggregates(known: Vec<Arc<AggregateUDF>>) -> Vec<Arc<AggregateUDF>
 /// Every scalar function that is added, in alphabetical order.
 pub(crate) fn all() -> Vec<Arc<ScalarUDF>> {
     vec![
+        Arc::new(hop_starts::function()),
         Arc::new(json_get::function("json_get", json_get::Wanted::Text)),
         Arc::new(json_get::function("json_get_bool", json_get::Wanted::Bool)),
         Arc::new(json_get::function(

@@ -9,6 +9,7 @@ use crate::budget::told;
 pub(crate) fn usage(name: &str) -> Option<&'static str> {
     Some(match name {
         "||" => "text || text",
+        "hop_starts" => "hop_starts(time, 600000000, 60000000)",
         "json_get" => "json_get(document, 'path')",
         "json_get_bool" => "json_get_bool(document, 'path')",
         "json_get_float" => "json_get_float(document, 'path')",

@@ -7,13 +7,13 @@ use datafusion_common::{DFSchema, Result, ScalarValue, internal_err, plan_err};
 use datafusion_expr::expr::{GroupingSet, physical_name};
 use datafusion_expr::{Aggregate, Expr};
 use datafusion_physical_expr::PhysicalExpr;
-use datafusion_physical_expr::aggregate::LoweredAggregateBuilder;
 use datafusion_physical_expr::expressions::Literal;
 use datafusion_physical_plan::ExecutionPlan;
 use datafusion_physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
 
 use super::lower::Lowering;
 use crate::limits::CUBE_EXPRESSIONS_MAX;
+use crate::rewrite::lowered_aggregate;
 
 impl Lowering<'_> {
     /// Two steps, which the optimizer makes one where the input has one partition.
@@ -32,9 +32,7 @@ impl Lowering<'_> {
         let mut filters = Vec::with_capacity(aggregate.aggr_expr.len());
         for expr in &aggregate.aggr_expr {
             let props = self.execution_props();
-            let lowered =
-                LoweredAggregateBuilder::new(expr, logical_schema, &schema, props, self.planning)
-                    .build()?;
+            let lowered = lowered_aggregate(expr, logical_schema, &schema, props, self.planning)?;
             functions.push(lowered.aggregate);
             filters.push(lowered.filter);
         }

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A block begins with what is asked, `query` (of the engine), `where`, `select`, `batch` or `template`
-//! (of the rows of `gauge`); after the dashes stands the answer, or the error with the words it points
+//! (of the rows of `gauge`), or `window` (the parts of a flow's query); after the dashes stands the answer, or the error with the words it points
 //! at. Blocks are parted by an empty line; lines with `#` in front are comments. With
 //! `BUSBAR_UPDATE=1` the answers are written instead of compared.
 
@@ -20,7 +20,9 @@ use std::sync::Arc;
 use crate::common::{known, lines, names};
 use arrow::array::{Array, RecordBatch, StringArray};
 use busbar_event::{Error, Language};
-use busbar_sql::{BatchQuery, Diagnostic, Engine, Predicate, Projection, QueryLimits, Template};
+use busbar_sql::{
+    BatchQuery, Diagnostic, Engine, Predicate, Projection, QueryLimits, Template, WindowQuery,
+};
 
 #[test]
 fn cases() {
@@ -64,6 +66,7 @@ fn cases() {
             let (kind, sql) = question.split_once('\n').unwrap();
             let answer = match kind {
                 "query" => runtime.block_on(query(&engine, sql)),
+                "window" => window(sql),
                 _ => ask(kind, sql, &rows),
             };
             asked += 1;
@@ -127,6 +130,28 @@ fn ask(kind: &str, text: &str, rows: &RecordBatch) -> String {
         Ok(Err(error)) => told(&error),
         Err(error) => explain(text, &error),
     }
+}
+
+/// The parts of a flow's query over windows of time.
+fn window(sql: &str) -> String {
+    let query = match WindowQuery::parse(sql) {
+        Ok(Some(query)) => query,
+        Ok(None) => return "no window".to_owned(),
+        Err(error) => return explain(sql, &error),
+    };
+    let mut lines = vec![format!("{:?} by `{}`", query.window, &sql[query.call])];
+    let mut part = |name: &str, place| lines.push(format!("{name} `{}`", &sql[place]));
+    part("select", query.select);
+    query
+        .condition
+        .into_iter()
+        .for_each(|place| part("where", place));
+    query.by.into_iter().for_each(|place| part("by", place));
+    query
+        .having
+        .into_iter()
+        .for_each(|place| part("having", place));
+    lines.join("\n")
 }
 
 fn told(error: &Error) -> String {

@@ -230,6 +230,7 @@ impl Panes {
             .collect();
         let early: ArrayRef = Arc::new(BooleanArray::from(vec![!last]));
         let group_columns = [time_array(start), time_array(self.shape.end(start)), early];
+        let group_columns = &group_columns[..self.aggregation.group_column_count()];
         // The common case: one pane that no snapshot has seen.
         if last
             && let [key] = keys[..]
@@ -238,7 +239,7 @@ impl Panes {
             && pane.parts.is_empty()
             && let Some(groups) = pane.active.take()
         {
-            return Ok(groups.finish(&group_columns)?.0);
+            return Ok(groups.finish(group_columns)?.0);
         }
         let mut merged = self.aggregation.groups()?;
         for key in keys {
@@ -250,7 +251,7 @@ impl Panes {
                 merged.merge(&self.part(key, part)?)?;
             }
         }
-        Ok(merged.finish(&group_columns)?.0)
+        Ok(merged.finish(group_columns)?.0)
     }
 
     fn part(&self, key: PaneKey, part: &Part) -> Result<RecordBatch, Error> {

@@ -6,15 +6,15 @@ use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef};
 use busbar_event::{Class, Error};
-use busbar_sql::{Aggregation, Failed};
+use busbar_sql::{Aggregation, Failed, Predicate};
 use futures::future::{BoxFuture, FutureExt, ready};
 
 use super::super::rows::misfit;
 use super::panes::by_pane;
 use super::shape::{PaneKey, Shape};
 use super::{
-    Changes, Open, Operator, Output, Rows, StateReader, Step, Window, WindowOperator, misses_times,
-    stops,
+    Changes, Open, Operator, Output, Rows, StateReader, Step, Window, WindowOperator, columns,
+    counted, failing, misses_times, stops,
 };
 
 /// The names of the key columns between the parts.
@@ -37,15 +37,17 @@ fn schema(aggregation: &Aggregation) -> SchemaRef {
 /// Aggregates the rows of each batch by pane and keys.
 pub(super) struct Before {
     shape: Shape,
+    condition: Option<Predicate>,
     aggregation: Aggregation,
     schema: SchemaRef,
 }
 
 impl Before {
-    pub fn new(shape: Shape, aggregation: Aggregation) -> Self {
+    pub fn new(shape: Shape, condition: Option<Predicate>, aggregation: Aggregation) -> Self {
         Self {
             schema: schema(&aggregation),
             shape,
+            condition,
             aggregation,
         }
     }
@@ -57,7 +59,7 @@ impl Step for Before {
     }
 
     fn columns(&self) -> Vec<usize> {
-        self.aggregation.columns()
+        columns(self.condition.as_ref(), &self.aggregation)
     }
 
     fn row_by_row(&self) -> bool {
@@ -67,6 +69,10 @@ impl Step for Before {
     fn operator(&self, schema: &SchemaRef) -> Result<Box<dyn Operator>, Error> {
         Ok(Box::new(Before::new(
             self.shape,
+            self.condition
+                .as_ref()
+                .map(|c| c.bind(schema))
+                .transpose()?,
             self.aggregation.bind(schema)?,
         )))
     }
@@ -78,11 +84,12 @@ impl Operator for Before {
         rows: Rows,
         out: &'a mut Output,
     ) -> BoxFuture<'a, Result<(), Error>> {
-        ready(self.aggregate(&rows, out)).boxed()
+        let rows = counted(self.condition.as_ref(), rows);
+        ready(rows.and_then(|rows| self.aggregate(&rows, out))).boxed()
     }
 
     fn failing(&mut self, rows: &Rows) -> Vec<Failed> {
-        self.aggregation.failing(&rows.batch)
+        failing(self.condition.as_ref(), &self.aggregation, rows)
     }
 }
 

@@ -448,7 +448,9 @@ impl Sessions {
         let (starts, ends) = (time(&|s| s.first), time(&|s| s.last.saturating_add(gap)));
         // A condition on results drops rows; their times must follow.
         let early: ArrayRef = Arc::new(BooleanArray::from(vec![early; sessions.len()]));
-        let (result, kept) = merged.finish(&[starts, ends, early])?;
+        let group_columns = [starts, ends, early];
+        let group_columns = &group_columns[..self.aggregation.group_column_count()];
+        let (result, kept) = merged.finish(group_columns)?;
         let ends = kept
             .iter()
             .map(|row| sessions[*row as usize].borrow().last.saturating_add(gap))
