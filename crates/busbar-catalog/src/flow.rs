@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use busbar_bus::Span;
 
-use crate::StepSpec;
+use crate::{JoinSpec, StepSpec};
 
 /// A flow as its file says it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -33,6 +33,38 @@ pub struct FlowSpec {
     /// `false`: the flow is kept but does not run.
     #[serde(default = "yes")]
     pub enabled: bool,
+}
+
+impl FlowSpec {
+    /// The streams that the flow reads: those under `from`, then those that its joins name, in the order of the steps.
+    pub fn streams(&self) -> impl Iterator<Item = &String> {
+        let joined = self.joins().filter_map(|(_, join)| join.stream.as_ref());
+        self.from.iter().chain(joined)
+    }
+
+    /// The tables that the flow reads.
+    pub fn read_tables(&self) -> impl Iterator<Item = &String> {
+        self.joins().filter_map(|(_, join)| join.table.as_ref())
+    }
+
+    /// The names of all that it reads, one behind the other.
+    pub fn reads(&self) -> String {
+        let names: Vec<&str> = self
+            .streams()
+            .chain(self.read_tables())
+            .map(String::as_str)
+            .collect();
+        names.join(", ")
+    }
+
+    /// Its joins, each with the index of its step.
+    pub fn joins(&self) -> impl Iterator<Item = (usize, &JoinSpec)> {
+        let steps = self.steps.iter().enumerate();
+        steps.filter_map(|(i, step)| match step {
+            StepSpec::Join(join) => Some((i, join)),
+            _ => None,
+        })
+    }
 }
 
 /// Where a flow that has never run begins: `earliest`, `latest`, or a time such as `2026-11-28T08:00:00Z`.
@@ -348,11 +380,19 @@ enum OneOrMany {
 }
 
 fn one_or_many<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
-    struct Names;
+    one_or_many_of(d, "a stream's name or a list of them")
+}
+
+/// Reads a text or a list of texts; `expected` says what they are.
+pub(crate) fn one_or_many_of<'de, D: Deserializer<'de>>(
+    d: D,
+    expected: &'static str,
+) -> Result<Vec<String>, D::Error> {
+    struct Names(&'static str);
     impl<'de> serde::de::Visitor<'de> for Names {
         type Value = Vec<String>;
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("a stream's name or a list of them")
+            f.write_str(self.0)
         }
         fn visit_str<E>(self, name: &str) -> Result<Vec<String>, E> {
             Ok(vec![name.to_owned()])
@@ -368,7 +408,7 @@ fn one_or_many<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error>
             Ok(names)
         }
     }
-    d.deserialize_any(Names)
+    d.deserialize_any(Names(expected))
 }
 
 fn yes() -> bool {

@@ -17,6 +17,7 @@ mod de;
 mod diagnostic;
 mod flow;
 mod history;
+mod join;
 pub mod limits;
 mod name;
 mod parse;
@@ -42,6 +43,7 @@ pub use flow::{
     Start, TestSpec,
 };
 pub use history::{History, Version, VersionInfo};
+pub use join::{JoinKind, JoinSpec, NamePair};
 pub use name::check_name;
 pub use project::{Parsed, Project};
 pub use settings::{CLIENT_VARIABLES, ConfigSource};

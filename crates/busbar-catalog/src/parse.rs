@@ -138,5 +138,21 @@ fn check_flow(spec: &FlowSpec, source: &Source) -> Result<(), Diagnostic> {
             return Err(source.diagnostic(&["from".into(), i.into()], None, error));
         }
     }
+    let mut read: Vec<&String> = spec.from.iter().collect();
+    for (i, join) in spec.joins() {
+        let path = |key: &'static str| ["steps".into(), i.into(), "join".into(), key.into()];
+        if join.on.is_empty() {
+            let error = Error::new(Class::Configuration, "catalog.join-on");
+            return Err(source.diagnostic(&path("on"), None, error));
+        }
+        let Some(stream) = &join.stream else { continue };
+        if read.contains(&stream) {
+            let error =
+                Error::new(Class::Configuration, "catalog.join-twice").with("stream", stream);
+            return Err(source.diagnostic(&path("stream"), None, error));
+        }
+        read.push(stream);
+    }
+    count("from", read.len(), 1, FLOW_INPUTS_MAX)?;
     Ok(())
 }

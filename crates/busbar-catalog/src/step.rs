@@ -4,7 +4,7 @@ use busbar_bus::Span;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::PathItem;
+use crate::{JoinSpec, PathItem};
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -31,6 +31,8 @@ pub enum StepSpec {
     Top(TopSpec),
     /// Find events of one key that follow each other.
     Pattern(PatternSpec),
+    /// Add columns of a table or of another stream.
+    Join(JoinSpec),
 }
 
 impl StepSpec {
@@ -47,6 +49,7 @@ impl StepSpec {
             StepSpec::Alarm(_) => "alarm",
             StepSpec::Top(_) => "top",
             StepSpec::Pattern(_) => "pattern",
+            StepSpec::Join(_) => "join",
         }
     }
 
@@ -84,6 +87,8 @@ impl StepSpec {
             StepSpec::Top(spec) => list("order", &spec.order)
                 .chain(list("by", &spec.by))
                 .collect(),
+            // What it names are columns, not expressions.
+            StepSpec::Join(_) => Vec::new(),
             StepSpec::Pattern(spec) => {
                 let events = spec.sequence.iter().enumerate().map(|(i, event)| {
                     let path = vec!["sequence".into(), i.into(), "when".into()];
@@ -135,6 +140,14 @@ impl StepSpec {
                     spec.tumble,
                     by(&spec.by)
                 )
+            }
+            StepSpec::Join(spec) => {
+                let how = match (&spec.within, spec.as_of) {
+                    (Some(within), _) => format!(" within {within}"),
+                    (None, true) => " as of event time".to_owned(),
+                    (None, false) => String::new(),
+                };
+                format!("{} on {}{how}", spec.other(), spec.on.join(", "))
             }
             StepSpec::Pattern(spec) => {
                 let names: Vec<&str> = spec

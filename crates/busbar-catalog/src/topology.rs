@@ -126,6 +126,25 @@ fn check_flow(
             bad.push(diagnostic.with_help(help));
         }
     }
+    for (i, join) in spec.joins() {
+        let path = |key: &'static str| ["steps".into(), i.into(), "join".into(), key.into()];
+        if let Some(name) = &join.stream
+            && name != INBOX
+            && !project.streams.contains_key(name)
+        {
+            let (error, help) = unknown("stream", name, streams());
+            let diagnostic = source.diagnostic(&path("stream"), None, error);
+            bad.push(diagnostic.with_help(help));
+        }
+        if let Some(name) = &join.table
+            && !project.tables.contains_key(name)
+        {
+            let known = project.tables.keys().map(String::as_str).collect();
+            let (error, help) = unknown("table", name, known);
+            let diagnostic = source.diagnostic(&path("table"), None, error);
+            bad.push(diagnostic.with_help(help));
+        }
+    }
     let mut targets = BTreeSet::new();
     for (i, output) in spec.to.iter().enumerate() {
         let at = |key| [PathItem::Key("to"), PathItem::Index(i), PathItem::Key(key)];
@@ -251,7 +270,7 @@ fn check_circles(
                 continue;
             }
             for (other, reader) in &project.flows {
-                if reader.spec.from.contains(&stream) {
+                if reader.spec.streams().any(|read| *read == stream) {
                     for target in edges.get(other.as_str()).into_iter().flatten() {
                         let mut path = path.clone();
                         path.extend([other.clone(), target.clone()]);
@@ -261,17 +280,20 @@ fn check_circles(
             }
             way.insert(stream, path);
         }
-        for (i, from) in flow.spec.from.iter().enumerate() {
+        let from = flow.spec.from.iter().enumerate();
+        let from = from.map(|(i, stream)| (vec!["from".into(), i.into()], stream));
+        let joined = flow.spec.joins().filter_map(|(i, join)| {
+            let path = vec!["steps".into(), i.into(), "join".into(), "stream".into()];
+            Some((path, join.stream.as_ref()?))
+        });
+        for (place, from) in from.chain(joined) {
             let Some(path) = way.get(from) else { continue };
             let mut path = path.clone();
             path.insert(0, from.clone());
             let error = Error::new(Class::Configuration, "catalog.circle")
                 .with("flow", name)
                 .with("path", path.join(" → "));
-            bad.push(
-                flow.source
-                    .diagnostic(&["from".into(), i.into()], None, error),
-            );
+            bad.push(flow.source.diagnostic(&place, None, error));
         }
     }
 }
@@ -324,6 +346,42 @@ mod tests {
     }
 
     #[test]
+    fn what_a_join_names_must_be_there() {
+        let with = |join: &str| {
+            let flow = format!(
+                "from: meter\nsteps: [{{ join: {{ {join} }} }}]\nto: [{{ stream: out }}]\n"
+            );
+            check(&[
+                ("streams/meter.yaml", "topics: meter/#\n"),
+                ("streams/out.yaml", "topics: out/#\n"),
+                ("tables/sites.yaml", "key: [site]\nhot: {}\n"),
+                ("flows/a.yaml", &flow),
+            ])
+        };
+        let wrong = |code: &str, word: &str, help: Option<&str>| {
+            let help = help.map(str::to_owned);
+            vec![(code.to_owned(), word.to_owned(), help)]
+        };
+        assert_eq!(with("table: sites, on: site"), []);
+        assert_eq!(
+            with("table: site, on: site"),
+            wrong("catalog.unknown-table", "site", Some("sites"))
+        );
+        assert_eq!(
+            with("stream: outt, on: site, within: 1m"),
+            wrong("catalog.unknown-stream", "outt", Some("out"))
+        );
+        assert_eq!(
+            with("stream: meter, on: site, within: 1m"),
+            wrong("catalog.join-twice", "meter", None)
+        );
+        assert_eq!(
+            with("table: sites, on: []"),
+            wrong("catalog.join-on", "[", None)
+        );
+    }
+
+    #[test]
     fn circles_are_refused_also_through_topics_and_other_flows() {
         let streams = [
             ("streams/a.yaml", "topics: a/#\n"),
@@ -353,6 +411,13 @@ mod tests {
                 ("flows/g.yaml", "from: b\nto: [{ stream: a }]\n"),
             ]),
             [circle("a"), circle("b")]
+        );
+        assert_eq!(
+            with(&[(
+                "flows/f.yaml",
+                "from: c\nsteps: [{ join: { stream: b, on: k, within: 1m } }]\nto: [{ topic: 'b/${k}' }]\n"
+            )]),
+            [circle("b")]
         );
         // `b/+` takes every `b/${k}`; `d/…` lands in the inbox.
         assert_eq!(

@@ -35,9 +35,9 @@ pub(crate) enum ChainSource {
     /// Events of a stream.
     Stream(Reader),
     /// Rows of the stage before, with these columns.
-    Rows { schema: SchemaRef, side: u8 },
+    Rows(SchemaRef),
     /// Events that the stage before has passed on.
-    Events { reader: Reader, side: u8 },
+    Events(Reader),
 }
 
 /// An operator at its place in the flow.
@@ -47,6 +47,8 @@ pub(crate) struct Station {
     pub part: StepPart,
     /// The name its state is kept under; none for one without.
     pub name: Option<Arc<str>>,
+    /// By how much its rows may come out later than their time, in microseconds.
+    pub delay: i64,
     pub operator: Box<dyn Operator>,
 }
 
@@ -192,18 +194,18 @@ impl Chain {
                     times = Some(all.take(good)?);
                 }
                 let made = read.events.map_or(Made::Same, Made::From);
-                work.take_in(read.rows, made, times, read.rejected, 0);
+                work.take_in(read.rows, made, times, read.rejected);
             }
-            ChainSource::Rows { schema, side } => {
+            ChainSource::Rows(schema) => {
                 let mut moved = time.clone().unwrap_or_else(|| EventTime::of_stream(0));
                 let received = exchange::receive(&work.events, &mut moved)?;
                 let rows = exchange::columns(&received, schema)?;
                 *time = time.is_some().then_some(moved);
                 work.events = received.events;
                 let made = received.places.map_or(Made::Same, Made::From);
-                work.take_in(rows, made, Some(received.times), Vec::new(), *side);
+                work.take_in(rows, made, Some(received.times), Vec::new());
             }
-            ChainSource::Events { reader, side } => {
+            ChainSource::Events(reader) => {
                 let mut moved = time.clone().unwrap_or_else(|| EventTime::of_stream(0));
                 let received = exchange::receive(&work.events, &mut moved)?;
                 let events = match &received.places {
@@ -232,7 +234,7 @@ impl Chain {
                     }
                 };
                 work.events = received.events;
-                work.take_in(read.rows, made, Some(times), rejected, *side);
+                work.take_in(read.rows, made, Some(times), rejected);
             }
         }
         work.watermark = self.time.as_ref().and_then(EventTime::watermark);
@@ -274,7 +276,7 @@ impl Chain {
                 && let Some(watermark) = work.watermark
             {
                 guarded(|| operator.on_time(watermark, &mut work.out)).map_err(fatal)?;
-                work.watermark = Some(operator.watermark(watermark));
+                work.watermark = Some(watermark.saturating_sub(station.delay));
             }
             if work.last {
                 guarded(|| operator.flush(&mut work.out)).map_err(fatal)?;
@@ -324,10 +326,15 @@ impl Chain {
         Ok(state.snapshot(changed))
     }
 
-    /// The least watermark at which an operator has something to do.
+    /// The least watermark of the input at which an operator has something to do.
     pub fn next_time(&self) -> Option<i64> {
-        let stations = self.stations.iter();
-        stations.filter_map(|s| s.operator.next_time()).min()
+        let mut delay = 0;
+        let wanted = self.stations.iter().filter_map(|station| {
+            let before = delay;
+            delay += station.delay;
+            Some(station.operator.next_time()?.saturating_add(before))
+        });
+        wanted.min()
     }
 
     /// Bytes of state in memory, by operator.
@@ -371,14 +378,8 @@ impl ChainWork {
         made: Made,
         times: Option<Times>,
         rejected: Vec<(usize, Error)>,
-        side: u8,
     ) {
-        let rows = Rows {
-            batch,
-            made,
-            times,
-            side,
-        };
+        let rows = Rows { batch, made, times };
         self.input = rows.len() + rejected.len();
         self.given = rows.len();
         self.read = Counters {

@@ -16,7 +16,7 @@ use busbar_table::Table;
 use crate::chain::{Chain, ChainSource, Station, StepPart};
 use crate::event_time::EventTime;
 use crate::exchange::ExchangePlan;
-use crate::operator::{Divided, Step, StepContext, registry};
+use crate::operator::{Divided, Joined, Step, StepContext, registry};
 use crate::reader::{Input, Reader};
 use crate::render::Renderer;
 pub(crate) use shapes::table_schema;
@@ -82,6 +82,8 @@ pub(crate) struct InputPlan {
     pub timed: bool,
     /// In microseconds.
     pub lateness: i64,
+    /// By how much its watermark is behind that of the streams of the file, in microseconds: the delays of the steps before.
+    pub delay: i64,
 }
 
 enum SourcePlan {
@@ -90,15 +92,11 @@ enum SourcePlan {
         places: Vec<usize>,
     },
     /// Columns that the stage before has made.
-    Rows {
-        schema: SchemaRef,
-        side: u8,
-    },
+    Rows(SchemaRef),
     /// Events that the stage before has passed on.
     Events {
         input: Input,
         places: Vec<usize>,
-        side: u8,
     },
 }
 
@@ -187,31 +185,12 @@ impl InputPlan {
                 let schema = Arc::clone(reader.schema());
                 (ChainSource::Stream(reader), Some(schema))
             }
-            SourcePlan::Events {
-                input,
-                places,
-                side,
-            } => {
+            SourcePlan::Events { input, places } => {
                 let reader = Reader::new(input, places)?;
                 let schema = Arc::clone(reader.schema());
-                (
-                    ChainSource::Events {
-                        reader,
-                        side: *side,
-                    },
-                    Some(schema),
-                )
+                (ChainSource::Events(reader), Some(schema))
             }
-            SourcePlan::Rows { schema, side } => {
-                let schema = Arc::clone(schema);
-                (
-                    ChainSource::Rows {
-                        schema,
-                        side: *side,
-                    },
-                    None,
-                )
-            }
+            SourcePlan::Rows(schema) => (ChainSource::Rows(Arc::clone(schema)), None),
         };
         let mut stations = Vec::with_capacity(self.steps.len());
         // Until a step makes columns of its own, steps see the columns that are read.
@@ -225,6 +204,7 @@ impl InputPlan {
                 step: planned.index,
                 part: planned.part,
                 name: planned.state.as_ref().map(|(name, _)| Arc::clone(name)),
+                delay: planned.step.delay(),
                 operator: planned.step.operator(sees)?,
             });
             own |= planned.step.schema().is_some();
@@ -295,7 +275,14 @@ pub(crate) fn compile(
             None => compiler.unknown_input(i, stream),
         }
     }
-    let inputs = compiler.stages(sources, &mut outputs);
+    let unknown = compiler.unknown_columns();
+    let inputs = match unknown {
+        None => compiler.stages(sources, &mut outputs),
+        Some(_) => {
+            compiler.check_texts();
+            Vec::new()
+        }
+    };
     if !compiler.bad.is_empty() {
         // The same word may be wrong for each of several inputs.
         compiler
@@ -306,7 +293,7 @@ pub(crate) fn compile(
             .dedup_by(|a, b| a.span() == b.span() && a.error().code() == b.error().code());
         return Err(NoPlan::Wrong(compiler.bad));
     }
-    if let Some(stream) = waiting {
+    if let Some(stream) = waiting.or(unknown) {
         return Err(NoPlan::Waiting(stream));
     }
     let timed = inputs.iter().any(|input| input.timed);
@@ -334,14 +321,16 @@ struct Branch {
     derived: bool,
     timed: bool,
     lateness: i64,
+    /// The delays of the steps of the stages before, and of its own.
+    delays: (i64, i64),
     partitions: u16,
 }
 
 #[derive(Clone)]
 enum BranchFrom {
     Stream(Input),
-    Rows(SchemaRef, u8),
-    Events(Input, u8),
+    Rows(SchemaRef),
+    Events(Input),
 }
 
 impl Branch {
@@ -358,6 +347,7 @@ impl Branch {
             derived: false,
             timed: false,
             lateness: info.lateness_micros,
+            delays: (0, 0),
             partitions: info.partitions,
         }
     }
@@ -367,6 +357,7 @@ impl Branch {
             self.needed.extend(step.columns());
         }
         self.derived |= !step.row_by_row();
+        self.delays.1 += step.delay();
         let sees = Arc::clone(&self.schema);
         if let Some(columns) = step.schema() {
             (self.projected, self.schema) = (true, columns);
@@ -402,12 +393,8 @@ impl Branch {
             node: self.node,
             source: match self.from {
                 BranchFrom::Stream(input) => SourcePlan::Stream { input, places },
-                BranchFrom::Events(input, side) => SourcePlan::Events {
-                    input,
-                    places,
-                    side,
-                },
-                BranchFrom::Rows(schema, side) => SourcePlan::Rows { schema, side },
+                BranchFrom::Events(input) => SourcePlan::Events { input, places },
+                BranchFrom::Rows(schema) => SourcePlan::Rows(schema),
             },
             steps: self.steps,
             schema,
@@ -416,6 +403,7 @@ impl Branch {
             exchange,
             timed: self.timed,
             lateness: self.lateness,
+            delay: self.delays.0,
         }
     }
 }
@@ -490,8 +478,14 @@ impl Compiler<'_> {
         for (i, spec) in self.spec.steps.iter().enumerate() {
             let mut compiled = Vec::with_capacity(branches.len());
             for branch in &branches {
+                let streams = |name: &str| {
+                    let input = self.world.streams.get(name)?.input.as_ref()?;
+                    Some(input.relation())
+                };
                 let context = StepContext {
                     schema: &branch.schema,
+                    tables: &self.world.tables,
+                    streams: &streams,
                 };
                 match registry::compile(spec, &context) {
                     Ok(step) => compiled.push(step),
@@ -529,7 +523,8 @@ impl Compiler<'_> {
                 Located::By(keys) => keys.iter().all(|key| stateful.keys.contains(key)),
                 Located::Anyhow => false,
             };
-            let (step, part) = if meets {
+            let joined = compiled[0].joined();
+            let (step, part) = if meets && joined.is_none() {
                 (Arc::clone(&compiled[0]), StepPart::Whole)
             } else {
                 let whole = Arc::clone(&compiled[0]);
@@ -539,7 +534,10 @@ impl Compiler<'_> {
                     false => Located::By(keys.clone()),
                 };
                 let divided = compiled.iter().map(|step| step.stateful()?.divided);
-                let divided: Option<Vec<Divided>> = divided.collect();
+                let mut divided: Option<Vec<Divided>> = divided.collect();
+                if let (Some(joined), Some(divided)) = (joined, &mut divided) {
+                    divided.extend(self.join(joined, divided.first(), &mut branches));
+                }
                 let next = self.regroup(i, branches, divided.as_deref(), keys, outputs, &mut done);
                 branches = vec![next];
                 match divided.and_then(|mut divided| divided.pop()) {
@@ -557,6 +555,45 @@ impl Compiler<'_> {
         }
         self.deliver(branches, outputs, &mut done);
         done
+    }
+
+    /// Adds the branch of the other stream that a step reads; how the step is divided there.
+    fn join(
+        &self,
+        joined: Joined,
+        own: Option<&Divided>,
+        branches: &mut Vec<Branch>,
+    ) -> Option<Divided> {
+        let info = self.world.streams.get(&joined.stream)?;
+        let node = self
+            .spec
+            .streams()
+            .position(|name| *name == joined.stream)?;
+        let input = info.input.as_ref()?;
+        branches.push(Branch::of_stream(node, &joined.stream, input, info));
+        let own = own?;
+        Some(Divided {
+            before: joined.before,
+            keys: own.keys.clone(),
+            after: Arc::clone(&own.after),
+        })
+    }
+
+    /// Something that a join names and whose columns are not known yet.
+    fn unknown_columns(&self) -> Option<String> {
+        let stream = |name: &&String| {
+            let info = self.world.streams.get(*name);
+            info.is_some_and(|info| info.input.is_none())
+        };
+        let table = |name: &&String| {
+            let table = self.world.tables.get(*name);
+            table.is_some_and(|table| table.schema().fields().is_empty())
+        };
+        let mut streams = self.spec.streams().skip(self.spec.from.len());
+        let unknown = streams.find(stream);
+        unknown
+            .or_else(|| self.spec.read_tables().find(table))
+            .cloned()
     }
 
     /// Why rows of these branches cannot go into a step with state.
@@ -592,6 +629,11 @@ impl Compiler<'_> {
             true => 1,
             false => branches.iter().map(|b| b.partitions).max().unwrap_or(1),
         };
+        // The slowest decides.
+        let delays = branches
+            .iter()
+            .map(|branch| branch.delays.0 + branch.delays.1);
+        let delay = delays.max().unwrap_or(0);
         let mut streams = String::new();
         let mut next = None;
         for (at, mut branch) in branches.into_iter().enumerate() {
@@ -629,10 +671,10 @@ impl Compiler<'_> {
                 projected: branch.projected,
             };
             let from = match (&branch.from, branch.projected) {
-                (BranchFrom::Stream(input) | BranchFrom::Events(input, _), false) => {
-                    BranchFrom::Events(input.clone(), 0)
+                (BranchFrom::Stream(input) | BranchFrom::Events(input), false) => {
+                    BranchFrom::Events(input.clone())
                 }
-                _ => BranchFrom::Rows(Arc::clone(&results), 0),
+                _ => BranchFrom::Rows(Arc::clone(&results)),
             };
             next.get_or_insert_with(|| Branch {
                 stream: streams.clone(),
@@ -646,6 +688,7 @@ impl Compiler<'_> {
                 derived: branch.derived,
                 timed: true,
                 lateness: 0,
+                delays: (delay, 0),
                 partitions,
             });
             done.push(branch.plan(Some((outputs.len() - 1, exchange)), Vec::new()));
@@ -676,10 +719,10 @@ impl Compiler<'_> {
                     apart: false,
                 });
                 let from = match (&branch.from, branch.projected) {
-                    (BranchFrom::Stream(input) | BranchFrom::Events(input, _), false) => {
-                        BranchFrom::Events(input.clone(), 0)
+                    (BranchFrom::Stream(input) | BranchFrom::Events(input), false) => {
+                        BranchFrom::Events(input.clone())
                     }
-                    _ => BranchFrom::Rows(branch.results(), 0),
+                    _ => BranchFrom::Rows(branch.results()),
                 };
                 Branch {
                     stream,
@@ -693,6 +736,7 @@ impl Compiler<'_> {
                     derived: branch.derived,
                     timed: false,
                     lateness: 0,
+                    delays: (branch.delays.0 + branch.delays.1, 0),
                     partitions: branch.partitions,
                 }
             });

@@ -94,3 +94,15 @@ const _: () = assert!(2 * PIECE_BYTES_MAX <= busbar_bus::limits::APPEND_BYTES_MA
 
 /// Streams between stages are trimmed once in so many times that rates are taken.
 pub const TRIM_TICKS: u64 = 10;
+/// How long a join uses an answer of a table again whose look-ups wait for a disk or another system, unless its step says
+/// otherwise.
+pub const JOIN_CACHE_FOR: Duration = Duration::from_secs(1);
+/// Answers of a table that one task of a join keeps.
+pub const JOIN_CACHE_ROWS_MAX: usize = 65_536;
+/// Batches of answers that are kept apart before they are put together.
+pub const JOIN_CACHE_BATCHES_MAX: usize = 64;
+/// Results that the rows of one batch may have in a join of two streams; a batch with more is taken in halves, and a single
+/// row with more is a dead letter.
+pub const JOIN_RESULTS_MAX: usize = 1 << 20;
+/// Rows of a join's state that are stored as one piece.
+pub const JOIN_PART_ROWS: usize = 8192;

@@ -159,6 +159,24 @@ impl ColumnType {
     }
 }
 
+/// Refuses keys of a look-up that are not those of a table whose key has these columns.
+pub(crate) fn check_lookup(
+    table: &str,
+    schema: &Schema,
+    key: &[usize],
+    given: &[ArrayRef],
+) -> Result<(), Error> {
+    let same = key.len() == given.len()
+        && !key.is_empty()
+        && key.iter().zip(given).all(|(column, array)| {
+            schema.field(*column).data_type() == array.data_type() && array.len() == given[0].len()
+        });
+    match same {
+        true => Ok(()),
+        false => Err(Error::new(Class::Configuration, "table.lookup-keys").with("table", table)),
+    }
+}
+
 /// The schema a table keeps for rows of `schema`: see [`ColumnType::of`] for how types map.
 pub fn canonical_schema(schema: &Schema) -> Result<SchemaRef, Error> {
     let fields = schema

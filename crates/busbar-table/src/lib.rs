@@ -15,7 +15,7 @@
 //! a write whose position it already has.
 //!
 //! **Calls block.** [`Relational`] waits for the disk inside [`Table::write`] and for SQLite inside
-//! a scan. Callers on an async thread hand these calls to a thread that may block
+//! a scan or a look-up. Callers on an async thread hand these calls to a thread that may block
 //! (`tokio::task::spawn_blocking`). A [`Hot`] table waits for the log in [`Table::write`] and for nothing else.
 //!
 //! This crate knows no stream, no topic, no flow and no SQL beyond what SQLite is asked.
@@ -36,5 +36,6 @@ pub use registry::{Staged, Tables};
 pub use relational::Relational;
 pub use spec::{ColumnSpec, HotSpec, RelationalSpec, TableSpec, WhenFull};
 pub use table::{
-    Applied, Capabilities, Compare, Condition, Constant, Rejected, Rows, Scan, Stats, Table, Write,
+    Applied, Capabilities, Compare, Condition, Constant, Found, Lookup, Rejected, Rows, Scan,
+    Stats, Table, Write,
 };

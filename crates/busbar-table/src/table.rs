@@ -1,7 +1,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use arrow::array::{BooleanArray, RecordBatch};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array};
 use arrow::datatypes::{Schema, SchemaRef};
 use busbar_event::Error;
 
@@ -46,6 +46,12 @@ pub trait Table: Debug + Send + Sync {
     /// Read rows. The answer is one consistent picture of the table at the time of this call.
     fn scan(&self, scan: &Scan) -> Result<Rows, Error>;
 
+    /// Find rows by their keys, each key once. The answer is one consistent picture of the table at the time of this call.
+    ///
+    /// # Errors
+    /// `table.lookup-keys` when the keys are not those of the table; what the disk says.
+    fn lookup(&self, lookup: &Lookup<'_>) -> Result<Found, Error>;
+
     /// Rows there are now, expired ones not counted.
     fn rows(&self) -> Result<u64, Error>;
 
@@ -76,6 +82,9 @@ pub struct Capabilities {
     pub is_durable: bool,
     /// Calls may wait for the disk: on an async thread they are to be handed to one that may block.
     pub waits_for_disk: bool,
+    /// [`Table::lookup`] may wait for the disk: it is to be called on a thread that may block, and its answers are worth
+    /// keeping for a while.
+    pub lookup_waits: bool,
     /// Other programs can hold writers up for long, so that a writer wants a cursor of its own.
     pub can_be_held_up: bool,
 }
@@ -125,6 +134,25 @@ pub struct Scan {
     /// Stop after at least this many rows that fit the conditions the engine uses. A limit together
     /// with conditions is only followed by an engine that uses all of them.
     pub limit: Option<usize>,
+}
+
+/// Keys whose rows are wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Lookup<'a> {
+    /// The columns of the key, in the order of [`Table::key`], of the types that [`Table::schema`] has, and all of the same
+    /// length. A key with a null in it is never found.
+    pub keys: &'a [ArrayRef],
+    /// Columns to read, by their place in [`Table::schema`].
+    pub columns: &'a [usize],
+}
+
+/// What a [`Lookup`] found.
+#[derive(Debug)]
+pub struct Found {
+    /// The rows that there are, with the columns asked for.
+    pub rows: RecordBatch,
+    /// For each key the place of its row in `rows`; null for a key that the table does not have.
+    pub places: UInt32Array,
 }
 
 /// `column <compare> constant`.

@@ -10,6 +10,7 @@ mod alarm;
 mod dedupe;
 mod filter;
 mod ipc;
+mod join;
 mod keyed;
 mod latest;
 mod output;
@@ -25,12 +26,14 @@ mod tests;
 mod top;
 mod window;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use busbar_catalog::PathItem;
 use busbar_event::{Class, Error};
 use busbar_sql::Failed;
+use busbar_table::Table;
 use futures::future::BoxFuture;
 
 pub(crate) use output::Output;
@@ -72,12 +75,6 @@ pub(crate) trait Operator: Send {
     /// a tick for an idle partition when the clock has passed it.
     fn next_time(&self) -> Option<i64> {
         None
-    }
-
-    /// The watermark of the rows that come out, given that of the rows that came in. Smaller where rows come out later
-    /// than their time.
-    fn watermark(&self, watermark: i64) -> i64 {
-        watermark
     }
 
     /// The input has ended: writes what is still open to `out`.
@@ -128,6 +125,17 @@ pub(crate) trait Step: Send + Sync {
         true
     }
 
+    /// By how much rows may come out later than their time, in microseconds: the watermark behind the step is so much
+    /// smaller than the one before it.
+    fn delay(&self) -> i64 {
+        0
+    }
+
+    /// The other input, of a step that joins the flow's rows with another stream.
+    fn joined(&self) -> Option<Joined> {
+        None
+    }
+
     /// What it keeps from one batch to the next; none for a stateless step.
     fn stateful(&self) -> Option<Stateful> {
         None
@@ -162,10 +170,22 @@ pub(crate) struct Divided {
     pub after: Arc<dyn Step>,
 }
 
+/// The other input of a step. Its rows meet those of the flow by the keys of the step, which is divided.
+pub(crate) struct Joined {
+    /// The stream.
+    pub stream: String,
+    /// Runs where its events are read; what comes out has the columns of [`Divided::before`].
+    pub before: Arc<dyn Step>,
+}
+
 /// What a step is compiled against.
 pub(crate) struct StepContext<'a> {
     /// The columns it sees.
     pub schema: &'a SchemaRef,
+    /// The tables there are, by name.
+    pub tables: &'a BTreeMap<String, Arc<dyn Table>>,
+    /// The columns of a stream's events.
+    pub streams: &'a dyn Fn(&str) -> Option<SchemaRef>,
 }
 
 /// What is wrong with a step.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use busbar_catalog::{PathItem, StepSpec};
 
 use super::{
-    Step, StepContext, Wrong, alarm, dedupe, filter, latest, pattern, previous, select, sql, top,
-    window,
+    Step, StepContext, Wrong, alarm, dedupe, filter, join, latest, pattern, previous, select, sql,
+    top, window,
 };
 
 /// Compiles a step of a flow file.
@@ -17,6 +17,7 @@ pub(crate) fn compile(spec: &StepSpec, context: &StepContext<'_>) -> Result<Arc<
     match spec {
         StepSpec::Alarm(spec) => alarm::compile(spec, context),
         StepSpec::Dedupe(spec) => dedupe::compile(spec, context),
+        StepSpec::Join(spec) => join::compile(spec, context),
         StepSpec::Latest(spec) => latest::compile(spec, context),
         StepSpec::Pattern(spec) => pattern::compile(spec, context),
         StepSpec::Previous(spec) => previous::compile(spec, context),

@@ -14,8 +14,6 @@ pub(crate) struct Rows {
     pub made: Made,
     /// None in a stage without stateful operators.
     pub times: Option<Times>,
-    /// For operators with two inputs: 0 for the flow's rows, 1 for those of the other input.
-    pub side: u8,
 }
 
 /// Event times of rows, in microseconds since 1970.
@@ -54,7 +52,6 @@ impl Rows {
                 times: times.into(),
                 marks: marks.into(),
             }),
-            side: 0,
         }
     }
 
@@ -87,7 +84,6 @@ impl Rows {
             batch: filter_record_batch(&self.batch, mask).map_err(misfit)?,
             made,
             times,
-            side: self.side,
         })
     }
 
@@ -106,7 +102,6 @@ impl Rows {
             batch: take_record_batch(&self.batch, places).map_err(misfit)?,
             made,
             times,
-            side: self.side,
         })
     }
 
@@ -126,7 +121,6 @@ impl Rows {
             batch: self.batch.slice(offset, length),
             made,
             times,
-            side: self.side,
         }
     }
 }

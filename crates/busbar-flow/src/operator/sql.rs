@@ -60,7 +60,6 @@ impl Operator for Sql {
                 batch,
                 made: Made::Many,
                 times: None,
-                side: rows.side,
             });
         }))
         .boxed()

@@ -22,10 +22,15 @@ use super::{
 
 /// State in memory, as of the last snapshot.
 #[derive(Default)]
-struct Memory(Mutex<BTreeMap<Vec<u8>, Bytes>>);
+pub(super) struct Memory(Mutex<BTreeMap<Vec<u8>, Bytes>>);
 
 impl Memory {
-    fn write(&self, changes: Changes) {
+    /// Number of keys.
+    pub fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    pub fn write(&self, changes: Changes) {
         let mut state = self.0.lock();
         for (key, value) in changes.changes {
             match value {
@@ -53,11 +58,11 @@ impl StateReader for Memory {
 }
 
 /// One reading: seconds, meter, power.
-type Reading = (i64, i64, Option<i64>);
+pub(super) type Reading = (i64, i64, Option<i64>);
 
-const SECOND: i64 = 1_000_000;
+pub(super) const SECOND: i64 = 1_000_000;
 
-fn batch(readings: &[Reading]) -> RecordBatch {
+pub(super) fn batch(readings: &[Reading]) -> RecordBatch {
     let site = |(_, meter, _): &Reading| Some(["north", "south"][*meter as usize % 2]);
     let sites: ArrayRef = Arc::new(readings.iter().map(site).collect::<StringArray>());
     let meters: ArrayRef = Arc::new(readings.iter().map(|r| Some(r.1)).collect::<Int64Array>());
@@ -80,20 +85,24 @@ fn batch(readings: &[Reading]) -> RecordBatch {
 fn step(yaml: &str) -> Arc<dyn Step> {
     let spec: StepSpec = serde_saphyr::from_str(yaml).unwrap();
     let schema = batch(&[]).schema();
-    let context = StepContext { schema: &schema };
+    let context = StepContext {
+        schema: &schema,
+        tables: &BTreeMap::new(),
+        streams: &|_| None,
+    };
     registry::compile(&spec, &context).unwrap_or_else(|wrong| panic!("{yaml}: {wrong:?}"))
 }
 
 /// How a run is disturbed: where batches end, and behind which of them the operator is snapshot, shrunk or restored.
 #[derive(Clone, Debug, Default)]
-struct Cuts {
-    ends: Vec<usize>,
-    snapshots: Vec<bool>,
-    restores: Vec<bool>,
+pub(super) struct Cuts {
+    pub ends: Vec<usize>,
+    pub snapshots: Vec<bool>,
+    pub restores: Vec<bool>,
 }
 
 /// What came out: rows and late rows, each sorted.
-type Came = (Vec<String>, Vec<String>);
+pub(super) type Came = (Vec<String>, Vec<String>);
 
 /// Runs an operator over readings; after a restore what came since the last snapshot is thrown away and the input is read
 /// again from there, as a task does after a crash.
@@ -182,12 +191,11 @@ fn feed(
             times: times.into(),
             marks: marks[range].to_vec().into(),
         }),
-        side: 0,
     };
     futures::executor::block_on(operator.process(rows, out)).unwrap();
 }
 
-fn lines(batch: &RecordBatch) -> Vec<String> {
+pub(super) fn lines(batch: &RecordBatch) -> Vec<String> {
     let options = FormatOptions::default().with_null("null");
     let cells: Vec<ArrayFormatter<'_>> = batch
         .columns()
@@ -242,7 +250,7 @@ fn readings() -> impl Strategy<Value = Vec<Reading>> {
     })
 }
 
-fn cuts() -> impl Strategy<Value = Cuts> {
+pub(super) fn cuts() -> impl Strategy<Value = Cuts> {
     (
         proptest::collection::vec(0_usize..120, 0..20),
         proptest::collection::vec(any::<bool>(), 20),

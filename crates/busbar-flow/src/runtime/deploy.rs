@@ -670,16 +670,17 @@ struct Begun {
 
 /// The counters of a version: they go on where those of the version before are.
 fn tally(plan: &Plan, before: Option<&Arc<FlowShared>>) -> Arc<Tally> {
-    let nodes = plan.spec.from.len() + plan.spec.steps.len() + plan.outputs.len();
+    let nodes = plan.spec.streams().count() + plan.spec.steps.len() + plan.outputs.len();
     let Some(before) = before else {
         return Arc::new(Tally::new(nodes));
     };
     let (now, was) = (&plan.spec, &before.plan.spec);
     let same = |node: usize| -> Option<usize> {
-        if node < now.from.len() {
-            return was.from.iter().position(|stream| *stream == now.from[node]);
+        let streams = now.streams().count();
+        if let Some(stream) = now.streams().nth(node) {
+            return was.streams().position(|known| known == stream);
         }
-        let step = node - now.from.len();
+        let step = node - streams;
         if step < now.steps.len() {
             let kind = now.steps[step].kind();
             let same = was.steps.get(step).is_some_and(|was| was.kind() == kind);

@@ -108,7 +108,7 @@ impl Runtime {
             }
         };
         let plan = plan.ok_or_else(|| {
-            let streams = flow.parsed.spec.from.join(", ");
+            let streams = flow.parsed.spec.reads();
             Error::new(Class::Transient, "flow.waiting").with("streams", streams)
         })?;
         let inputs = 0..plan.inputs.len();

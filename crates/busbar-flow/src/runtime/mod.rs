@@ -312,7 +312,7 @@ impl Runtime {
         let project = self.inner.project.lock().await;
         let flow = self.flow(name)?;
         let mut targets = Vec::new();
-        for stream in &flow.parsed.spec.from {
+        for stream in flow.parsed.spec.streams() {
             let Some(known) = self.inner.options.bus.stream(stream) else {
                 continue;
             };
@@ -366,7 +366,7 @@ impl Runtime {
             deployed => return deployed,
         }
         let mut targets = Vec::new();
-        for stream in &parsed.spec.from {
+        for stream in parsed.spec.streams() {
             if let Some(known) = self.inner.options.bus.stream(stream) {
                 let partitions = known.partitions();
                 let starts = partitions
@@ -682,20 +682,21 @@ fn meaning(project: &Project, parsed: &Parsed<FlowSpec>) -> serde_json::Value {
             json
         })
     };
-    for name in &spec.from {
+    for name in spec.streams() {
         named.insert(format!("stream/{name}"), stream(name));
+    }
+    let table = |name: &String| {
+        let table = project.tables.get(name);
+        table.map(|table| canonical(Kind::Table, &table.spec))
+    };
+    for name in spec.read_tables() {
+        named.insert(format!("table/{name}"), table(name));
     }
     for output in &spec.to {
         let (key, json) = match &output.target {
             OutputTarget::Stream { stream: name, .. } => (format!("stream/{name}"), stream(name)),
             OutputTarget::Topic(_) => continue,
-            OutputTarget::Table(name) => {
-                let table = project.tables.get(name);
-                (
-                    format!("table/{name}"),
-                    table.map(|t| canonical(Kind::Table, &t.spec)),
-                )
-            }
+            OutputTarget::Table(name) => (format!("table/{name}"), table(name)),
             OutputTarget::Connection(name) => {
                 let connection = project.connections.get(name);
                 let json = connection.map(|c| canonical(Kind::Connection, &c.spec));

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use busbar_catalog::OutputTarget;
+use busbar_catalog::{FlowSpec, OutputTarget};
 use busbar_event::{Class, Error};
 
 use super::{Flow, Runtime};
@@ -67,7 +67,7 @@ impl Runtime {
 
     fn flow_status(&self, flow: &Flow) -> FlowStatus {
         let spec = &flow.parsed.spec;
-        let (from, steps) = (spec.from.len(), spec.steps.len());
+        let (from, steps) = (spec.streams().count(), spec.steps.len());
         let empty = Tally::new(from + steps + spec.to.len());
         let reading = flow
             .shared
@@ -111,7 +111,7 @@ impl Runtime {
                 guarantee,
             });
         };
-        for stream in &spec.from {
+        for stream in spec.streams() {
             add(
                 format!("from:{stream}"),
                 "stream",
@@ -178,9 +178,8 @@ impl Runtime {
                 .and_then(|n| n.error.clone());
         }
         if state == FlowState::Waiting && error.is_none() {
-            error = Some(
-                Error::new(Class::Transient, "flow.waiting").with("streams", spec.from.join(", ")),
-            );
+            error =
+                Some(Error::new(Class::Transient, "flow.waiting").with("streams", spec.reads()));
         }
         let difference = reading.difference();
         let error = error.or_else(|| unaccounted(difference));
@@ -189,7 +188,7 @@ impl Runtime {
             version: flow.version,
             state,
             error,
-            edges: edges(&nodes),
+            edges: edges(spec, &nodes),
             nodes,
             conservation: Conservation {
                 counters: reading.flow,
@@ -262,17 +261,21 @@ pub(super) fn unaccounted(difference: i64) -> Option<Error> {
 }
 
 /// Inputs to the first step, step to step, the last step to every output.
-fn edges(nodes: &[NodeStatus]) -> Vec<Edge> {
+/// A stream that a join names leads to its step.
+fn edges(spec: &FlowSpec, nodes: &[NodeStatus]) -> Vec<Edge> {
     let of = |role: &'static str| nodes.iter().filter(move |n| n.role == role);
     let edge = |a: &NodeStatus, b: &NodeStatus| Edge {
         from: a.id.clone(),
         to: b.id.clone(),
     };
     let steps: Vec<&NodeStatus> = of("step").collect();
+    let joined = spec.joins().filter(|(_, join)| join.stream.is_some());
+    let joined = joined.filter_map(|(step, _)| steps.get(step).copied());
     let mut edges = Vec::new();
     match (steps.first(), steps.last()) {
         (Some(first), Some(last)) => {
-            edges.extend(of("from").map(|from| edge(from, first)));
+            let targets = spec.from.iter().map(|_| *first).chain(joined);
+            edges.extend(of("from").zip(targets).map(|(from, step)| edge(from, step)));
             edges.extend(steps.windows(2).map(|pair| edge(pair[0], pair[1])));
             edges.extend(of("to").map(|to| edge(last, to)));
         }

@@ -60,7 +60,7 @@ pub(crate) struct TaskClock {
     pub watermark: Option<i64>,
     /// The task of the stage before that is furthest behind.
     pub held_back_by: Option<Arc<str>>,
-    /// The least watermark at which an operator has something to do.
+    /// The least watermark of the streams of the file at which an operator has something to do.
     pub wanted: Option<i64>,
     /// Bytes of state in memory, by operator.
     pub memory: Vec<(Arc<str>, usize)>,
@@ -69,12 +69,12 @@ pub(crate) struct TaskClock {
 impl FlowShared {
     /// The node of a step.
     pub fn step_node(&self, step: usize) -> usize {
-        self.plan.spec.from.len() + step
+        self.plan.spec.streams().count() + step
     }
 
     /// The node of an output.
     pub fn output_node(&self, output: usize) -> usize {
-        self.plan.spec.from.len() + self.plan.spec.steps.len() + output
+        self.plan.spec.streams().count() + self.plan.spec.steps.len() + output
     }
 
     /// The least watermark that some operator of the flow waits for.
@@ -666,10 +666,14 @@ impl Task {
         let (Some(_), Some(time)) = (&self.keeps, &self.chain.time) else {
             return;
         };
+        let delay = self.shared.plan.inputs[self.input].delay;
         let clock = TaskClock {
             watermark: time.watermark(),
             held_back_by: time.held_back_by(),
-            wanted: self.chain.next_time(),
+            wanted: self
+                .chain
+                .next_time()
+                .map(|time| time.saturating_add(delay)),
             memory: self.chain.memory(),
         };
         self.shared.clocks.lock().insert(self.key.clone(), clock);

@@ -139,6 +139,67 @@ impl Chunk {
     }
 }
 
+/// The values of a column at places of several chunks, in that order.
+pub(super) fn gather<'a>(
+    kind: ColumnType,
+    column: usize,
+    places: impl ExactSizeIterator<Item = (&'a Chunk, usize)>,
+) -> ArrayRef {
+    let count = places.len();
+    let values = places.map(|(chunk, row)| (&chunk.columns[column], row));
+    match kind {
+        ColumnType::Bool => {
+            let values = values.map(|(column, row)| match &column.values {
+                Values::Bool(bits) if column.valid.get(row) => Some(bits.get(row)),
+                _ => None,
+            });
+            Arc::new(values.collect::<BooleanArray>())
+        }
+        ColumnType::Int | ColumnType::Time => {
+            let values = values.map(|(column, row)| match &column.values {
+                Values::Int(values) if column.valid.get(row) => Some(values[row]),
+                _ => None,
+            });
+            match kind {
+                ColumnType::Time => {
+                    let times = values.collect::<TimestampMicrosecondArray>();
+                    Arc::new(times.with_timezone("UTC"))
+                }
+                _ => Arc::new(values.collect::<Int64Array>()),
+            }
+        }
+        ColumnType::Float => {
+            let values = values.map(|(column, row)| match &column.values {
+                Values::Float(values) if column.valid.get(row) => Some(values[row]),
+                _ => None,
+            });
+            Arc::new(values.collect::<Float64Array>())
+        }
+        ColumnType::Text | ColumnType::Json | ColumnType::Binary => {
+            let mut offsets = Vec::with_capacity(count + 1);
+            let (mut bytes, mut valid) = (Vec::new(), Vec::with_capacity(count));
+            offsets.push(0);
+            for (column, row) in values {
+                if let Values::Bytes(values) = &column.values {
+                    let (start, length) = values.places[row];
+                    bytes.extend_from_slice(&values.arena[start as usize..][..length as usize]);
+                }
+                offsets.push(bytes.len() as i32);
+                valid.push(column.valid.get(row));
+            }
+            let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
+            let nulls = NullBuffer::from(valid);
+            let nulls = (nulls.null_count() > 0).then_some(nulls);
+            match kind {
+                ColumnType::Binary => {
+                    Arc::new(BinaryArray::new(offsets, Buffer::from_vec(bytes), nulls))
+                }
+                _ => Arc::new(StringArray::new(offsets, Buffer::from_vec(bytes), nulls)),
+            }
+        }
+    }
+}
+
 /// An array to put values from, its type looked up once.
 pub(super) enum Source<'a> {
     Bool(&'a BooleanArray),

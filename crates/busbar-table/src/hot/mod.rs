@@ -8,18 +8,20 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray,
-    TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions,
+    StringArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use busbar_event::{Class, Error};
 use busbar_log::{Clock, Partition, PartitionOptions};
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockWriteGuard};
 
 use crate::columns::{self, ColumnType, Prepared};
 use crate::limits::{SNAPSHOT_BYTES_MAX, SNAPSHOT_ROWS_MAX};
 use crate::spec::{HotOptions, check_key_type};
-use crate::table::{Applied, Capabilities, Compare, Constant, Rows, Scan, Stats, Table, Write};
+use crate::table::{
+    Applied, Capabilities, Compare, Constant, Found, Lookup, Rows, Scan, Stats, Table, Write,
+};
 pub(crate) use journal::from_log;
 use journal::{Entry, Journal};
 use state::{State, chunk_batch};
@@ -226,6 +228,7 @@ impl Table for Hot {
         Capabilities {
             is_durable: self.journal.is_some(),
             waits_for_disk: self.journal.is_some(),
+            lookup_waits: false,
             can_be_held_up: false,
         }
     }
@@ -368,6 +371,35 @@ impl Table for Hot {
             Some(chunk_batch(&chunk, &batch_schema, &columns))
         });
         Ok(Rows::new(projected, batches))
+    }
+
+    fn lookup(&self, lookup: &Lookup<'_>) -> Result<Found, Error> {
+        let mut state = self.state.write();
+        state.expire(self.clock.now_micros());
+        // Other readers may go on meanwhile.
+        let state = RwLockWriteGuard::downgrade(state);
+        columns::check_lookup(&self.name, &state.schema, &state.key, lookup.keys)?;
+        let keys = state.encode_keys(lookup.keys)?;
+        let is_null = |key: usize| lookup.keys.iter().any(|column| column.is_null(key));
+        let (mut slots, mut places) = (Vec::new(), Vec::with_capacity(keys.num_rows()));
+        for key in 0..keys.num_rows() {
+            let slot = match is_null(key) {
+                true => None,
+                false => state.slot(keys.row(key).data()),
+            };
+            places.push(slot.map(|_| slots.len() as u32));
+            slots.extend(slot);
+        }
+        let schema = state.schema.project(lookup.columns);
+        let schema = Arc::new(schema.map_err(columns::arrow_error)?);
+        let arrays = lookup.columns.iter();
+        let arrays = arrays.map(|column| state.gather(*column, &slots)).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(slots.len()));
+        let rows = RecordBatch::try_new_with_options(schema, arrays, &options);
+        Ok(Found {
+            rows: rows.map_err(columns::arrow_error)?,
+            places: places.into(),
+        })
     }
 
     fn rows(&self) -> Result<u64, Error> {

@@ -11,7 +11,7 @@ use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashTable};
 use std::hash::BuildHasher;
 
-use super::chunk::{Chunk, Source};
+use super::chunk::{Chunk, Source, gather};
 use crate::columns::{ColumnType, Prepared, arrow_error, type_of, widen};
 use crate::limits::HOT_CHUNK_ROWS;
 use crate::spec::{HotOptions, WhenFull};
@@ -268,9 +268,23 @@ impl State {
         alive.cloned().collect()
     }
 
+    /// The slot of the row with that key.
+    pub fn slot(&self, key: &[u8]) -> Option<u32> {
+        self.find(hash(key), key)
+    }
+
+    /// The values of a column in these slots, in that order.
+    pub fn gather(&self, column: usize, slots: &[u32]) -> ArrayRef {
+        let places = slots.iter().map(|slot| {
+            let (chunk, place) = place(*slot);
+            (&*self.chunks[chunk], place)
+        });
+        gather(self.kinds[column], column, places)
+    }
+
     /// The chunk of the row with that key, and its place there.
     pub fn lookup(&self, key: &[u8]) -> Option<(Arc<Chunk>, usize)> {
-        let (chunk, place) = place(self.find(hash(key), key)?);
+        let (chunk, place) = place(self.slot(key)?);
         Some((Arc::clone(&self.chunks[chunk]), place))
     }
 

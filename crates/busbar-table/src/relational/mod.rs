@@ -1,5 +1,6 @@
 //! The relational engine: rows in a SQLite file.
 
+mod lookup;
 mod scan;
 mod schema;
 mod sqlite;
@@ -21,7 +22,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 
 use crate::ProducerPosition;
 use crate::columns::{self, ColumnType, Prepared, arrow_error, type_of};
-use crate::table::{Applied, Capabilities, Rows, Scan, Stats, Table, Write};
+use crate::table::{Applied, Capabilities, Found, Lookup, Rows, Scan, Stats, Table, Write};
 use scan::Reading;
 use schema::Shape;
 use sqlite::{Readers, configure, sqlite_error};
@@ -153,6 +154,7 @@ impl Table for Relational {
         Capabilities {
             is_durable: true,
             waits_for_disk: true,
+            lookup_waits: true,
             can_be_held_up: true,
         }
     }
@@ -241,6 +243,10 @@ impl Table for Relational {
         }
         let reading = Reading::begin(&self.readers, &self.name, &shape, &columns, scan)?;
         Ok(Rows::new(projected, reading))
+    }
+
+    fn lookup(&self, lookup: &Lookup<'_>) -> Result<Found, Error> {
+        lookup::find(&self.readers, &self.name, &self.shape(), lookup)
     }
 
     /// Counts the rows again only if something was written since the last time.

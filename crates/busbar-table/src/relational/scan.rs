@@ -6,7 +6,7 @@ use arrow::array::{
     ArrayRef, BinaryBuilder, BooleanBuilder, Float64Builder, Int64Builder, RecordBatch,
     StringBuilder, TimestampMicrosecondBuilder,
 };
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, SchemaRef};
 use busbar_event::{Class, Error, time};
 use rusqlite::Connection;
 use rusqlite::types::{Value, ValueRef};
@@ -105,10 +105,7 @@ impl Reading {
                 match builder.append(value) {
                     Some(taken) => bytes += taken,
                     None => {
-                        return Err(Error::new(Class::Permanent, "table.stored-value")
-                            .with("table", &self.table)
-                            .with("column", self.schema.field(place).name())
-                            .with("type", self.kinds[place].word()));
+                        return Err(stored_value_error(&self.table, self.schema.field(place)));
                     }
                 }
             }
@@ -196,7 +193,16 @@ fn test(shape: &Shape, condition: &Condition, parameter: usize) -> Option<(Strin
     ))
 }
 
-enum Builder {
+/// A value in the file that is not of its column's type.
+pub(super) fn stored_value_error(table: &str, field: &Field) -> Error {
+    Error::new(Class::Permanent, "table.stored-value")
+        .with("table", table)
+        .with("column", field.name())
+        .with("type", type_of(field).word())
+}
+
+/// Builds a column from values in the file.
+pub(super) enum Builder {
     Bool(BooleanBuilder),
     Int(Int64Builder),
     Float(Float64Builder),
@@ -206,7 +212,7 @@ enum Builder {
 }
 
 impl Builder {
-    fn new(kind: ColumnType) -> Self {
+    pub fn new(kind: ColumnType) -> Self {
         match kind {
             ColumnType::Bool => Self::Bool(BooleanBuilder::new()),
             ColumnType::Int => Self::Int(Int64Builder::new()),
@@ -218,7 +224,7 @@ impl Builder {
     }
 
     /// Bytes taken; none for a value that is not of the column's type.
-    fn append(&mut self, value: ValueRef<'_>) -> Option<usize> {
+    pub fn append(&mut self, value: ValueRef<'_>) -> Option<usize> {
         match (self, value) {
             (Self::Bool(builder), ValueRef::Null) => builder.append_null(),
             (Self::Int(builder), ValueRef::Null) => builder.append_null(),
@@ -243,7 +249,7 @@ impl Builder {
         Some(8)
     }
 
-    fn finish(self) -> ArrayRef {
+    pub fn finish(self) -> ArrayRef {
         match self {
             Self::Bool(mut builder) => Arc::new(builder.finish()),
             Self::Int(mut builder) => Arc::new(builder.finish()),
