@@ -302,12 +302,13 @@ impl Access {
         Err(refused())
     }
 
-    /// Authenticates the holder of a TLS client certificate that was verified, by the user name in it. Cheap.
-    /// The login ends like that of a password: when the password changes or the user is removed.
+    /// The principal of a user whose name is proven without a password: by a TLS client certificate that was verified,
+    /// or by an address that the operator has given to the user. Cheap. The login ends like that of a password: when
+    /// the password changes or the user is removed.
     ///
     /// # Errors
     /// `access.refused`.
-    pub fn authenticate_certificate(
+    pub fn authenticate_proven(
         &self,
         user: &str,
         peer: Option<IpAddr>,
@@ -315,7 +316,7 @@ impl Access {
         let now = (self.now)();
         let found = self.state.lock().user_principal(user);
         found.ok_or_else(|| {
-            self.log.failed(Credential::Certificate, peer, false, now);
+            self.log.failed(Credential::Proven, peer, false, now);
             refused()
         })
     }

@@ -14,7 +14,7 @@ use crate::limits::LOGIN_LINES_PER_SECOND_MAX;
 pub(crate) struct LoginLog {
     failed_passwords: AtomicU64,
     failed_tokens: AtomicU64,
-    failed_certificates: AtomicU64,
+    failed_proven: AtomicU64,
     lock_outs: AtomicU64,
     refused: AtomicU64,
     lines: Mutex<Lines>,
@@ -27,8 +27,8 @@ pub struct LoginCounts {
     pub failed_passwords: u64,
     /// Logins with a token that is unknown, revoked or expired.
     pub failed_tokens: u64,
-    /// Logins with a valid client certificate that names no user.
-    pub failed_certificates: u64,
+    /// Logins by a valid client certificate, or by address, as a user that does not exist.
+    pub failed_proven: u64,
     /// Failures that reached a bound, so that the next attempts have to wait.
     pub lock_outs: u64,
     /// Attempts that were refused without a check because of earlier failures.
@@ -41,8 +41,8 @@ pub(crate) enum Credential<'a> {
     Password(Option<&'a str>),
     /// A token, with this name if it was valid once.
     Token(Option<&'a str>),
-    /// A TLS client certificate.
-    Certificate,
+    /// A TLS client certificate, or an address.
+    Proven,
 }
 
 #[derive(Default)]
@@ -72,7 +72,7 @@ impl LoginLog {
         LoginCounts {
             failed_passwords: self.failed_passwords.load(Ordering::Relaxed),
             failed_tokens: self.failed_tokens.load(Ordering::Relaxed),
-            failed_certificates: self.failed_certificates.load(Ordering::Relaxed),
+            failed_proven: self.failed_proven.load(Ordering::Relaxed),
             lock_outs: self.lock_outs.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
         }
@@ -89,7 +89,7 @@ impl LoginLog {
         let count = match credential {
             Credential::Password(_) => &self.failed_passwords,
             Credential::Token(_) => &self.failed_tokens,
-            Credential::Certificate => &self.failed_certificates,
+            Credential::Proven => &self.failed_proven,
         };
         count.fetch_add(1, Ordering::Relaxed);
         if locked {
@@ -118,10 +118,10 @@ impl LoginLog {
                 suppressed,
                 "login failed: the token is unknown, revoked or expired"
             ),
-            Credential::Certificate => tracing::warn!(
+            Credential::Proven => tracing::warn!(
                 peer,
                 suppressed,
-                "login failed: no user has the name in the client certificate"
+                "login failed: there is no user of the name in the client certificate, or of the address"
             ),
         }
     }

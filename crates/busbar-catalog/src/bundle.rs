@@ -32,6 +32,8 @@ pub enum Kind {
     Table,
     /// `connections/<name>.yaml`.
     Connection,
+    /// `gateways/<name>.yaml`.
+    Gateway,
     /// `flows/<name>.yaml`.
     Flow,
 }
@@ -41,7 +43,13 @@ pub(crate) const CONFIG_FILE: &str = "busbar.toml";
 
 impl Kind {
     /// Every kind that has a folder.
-    pub const FOLDERS: [Kind; 4] = [Kind::Stream, Kind::Table, Kind::Connection, Kind::Flow];
+    pub const FOLDERS: [Kind; 5] = [
+        Kind::Stream,
+        Kind::Table,
+        Kind::Connection,
+        Kind::Gateway,
+        Kind::Flow,
+    ];
 
     /// The folder of the project that holds resources of this kind.
     pub fn folder(self) -> &'static str {
@@ -50,6 +58,7 @@ impl Kind {
             Kind::Stream => "streams",
             Kind::Table => "tables",
             Kind::Connection => "connections",
+            Kind::Gateway => "gateways",
             Kind::Flow => "flows",
         }
     }

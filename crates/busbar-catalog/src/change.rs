@@ -54,6 +54,7 @@ pub fn changes(old: &Project, new: &Project) -> Vec<Change> {
         &new.connections,
         &mut all,
     );
+    compare(Kind::Gateway, &old.gateways, &new.gateways, &mut all);
     compare(Kind::Flow, &old.flows, &new.flows, &mut all);
     all
 }

@@ -16,6 +16,7 @@ mod connection;
 mod de;
 mod diagnostic;
 mod flow;
+mod gateway;
 mod history;
 mod join;
 pub mod limits;
@@ -41,6 +42,10 @@ pub use diagnostic::{Diagnostic, Printed, Severity, has_errors, suggest};
 pub use flow::{
     Expect, ExpectDead, ExpectEvent, ExpectLetter, FlowSpec, Given, OutputSpec, OutputTarget,
     Start, TestSpec,
+};
+pub use gateway::{
+    ByteOrder, CONNECTION_VARIABLES, CsvFrame, FrameFormat, FrameSpec, GatewayLogin, GatewaySpec,
+    GatewayTls, LengthSpec, Network, Transport,
 };
 pub use history::{History, Version, VersionInfo};
 pub use join::{JoinKind, JoinSpec, NamePair};

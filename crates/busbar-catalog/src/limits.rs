@@ -24,6 +24,16 @@ pub const FLOW_STEPS_MAX: usize = 64;
 pub const FLOW_OUTPUTS_MAX: usize = 32;
 /// Bytes of one expression or query in a flow.
 pub const EXPRESSION_BYTES_MAX: usize = 64 << 10;
+/// Bytes of the longest frame that a gateway of a project may be set to.
+pub const FRAME_BYTES_MAX: u64 = 16 << 20;
+/// Bytes of the longest frame where the file of the gateway does not say.
+pub const FRAME_BYTES_DEFAULT: u64 = 64 << 10;
+/// Bytes of the text that ends a frame.
+pub const DELIMITER_BYTES_MAX: usize = 16;
+/// Addresses and networks that a gateway may list.
+pub const ALLOW_MAX: usize = 1024;
+/// Columns of a gateway's CSV rows.
+pub const CSV_COLUMNS_MAX: usize = 256;
 /// Diagnostics reported for one project; what is beyond is counted, not listed.
 pub const DIAGNOSTICS_MAX: usize = 200;
 

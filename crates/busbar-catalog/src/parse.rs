@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::connection::ConnectionSpec;
 use crate::diagnostic::{Diagnostic, has_errors};
 use crate::flow::FlowSpec;
+use crate::gateway::GatewaySpec;
 use crate::limits::{
     DIAGNOSTICS_MAX, EXPRESSION_BYTES_MAX, FLOW_INPUTS_MAX, FLOW_OUTPUTS_MAX, FLOW_STEPS_MAX,
 };
@@ -72,6 +73,11 @@ impl Project {
                 ConnectionSpec::read(&source)?,
                 source,
             ),
+            Kind::Gateway => {
+                let spec: GatewaySpec = source.read()?;
+                spec.check(&source)?;
+                insert(&mut self.gateways, name, spec, source)
+            }
             Kind::Flow => {
                 let spec: FlowSpec = source.read()?;
                 check_flow(&spec, &source)?;

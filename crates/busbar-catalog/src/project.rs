@@ -8,6 +8,7 @@ use busbar_table::TableSpec;
 use crate::bundle::Bundle;
 use crate::connection::ConnectionSpec;
 use crate::flow::FlowSpec;
+use crate::gateway::GatewaySpec;
 use crate::tree::Source;
 
 /// Every resource, by kind and name.
@@ -19,6 +20,8 @@ pub struct Project {
     pub tables: BTreeMap<String, Parsed<TableSpec>>,
     /// `connections/`.
     pub connections: BTreeMap<String, Parsed<ConnectionSpec>>,
+    /// `gateways/`.
+    pub gateways: BTreeMap<String, Parsed<GatewaySpec>>,
     /// `flows/`.
     pub flows: BTreeMap<String, Parsed<FlowSpec>>,
     /// The files it was read from.

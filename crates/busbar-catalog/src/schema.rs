@@ -7,6 +7,7 @@ use serde_json::{Value as Json, json};
 use crate::bundle::Kind;
 use crate::config::Config;
 use crate::flow::FlowSpec;
+use crate::gateway::GatewaySpec;
 
 /// The JSON Schema of the files of a kind. The options of connections belong to the connectors; what is
 /// here says which keys all connections have.
@@ -16,6 +17,7 @@ pub fn schema(kind: Kind) -> Json {
         Kind::Stream => schemars::schema_for!(StreamSpec).to_value(),
         Kind::Table => schemars::schema_for!(TableSpec).to_value(),
         Kind::Flow => schemars::schema_for!(FlowSpec).to_value(),
+        Kind::Gateway => schemars::schema_for!(GatewaySpec).to_value(),
         Kind::Connection => json!({
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "title": "ConnectionSpec",
@@ -46,6 +48,7 @@ mod tests {
             Kind::Table,
             Kind::Flow,
             Kind::Connection,
+            Kind::Gateway,
         ] {
             let schema = schema(kind);
             assert!(schema["properties"].is_object(), "{kind:?}: {schema}");

@@ -7,6 +7,7 @@ use busbar_event::{Class, Error};
 
 use crate::diagnostic::{Diagnostic, suggest};
 use crate::flow::{FlowSpec, OutputTarget};
+use crate::gateway::GatewaySpec;
 use crate::project::Project;
 use crate::template::Template;
 use crate::tree::{PathItem, Source};
@@ -29,8 +30,29 @@ pub fn check_topology(project: &Project) -> Vec<Diagnostic> {
             bad.push(connection.source.diagnostic(&["topic".into()], span, error));
         }
     }
+    check_ports(project, &mut bad);
     check_circles(project, &edges, &mut bad);
     bad
+}
+
+/// Two gateways of one protocol cannot listen at one address.
+fn check_ports(project: &Project, bad: &mut Vec<Diagnostic>) {
+    let mut seen: Vec<(&GatewaySpec, &str)> = Vec::new();
+    let enabled = project.gateways.iter().filter(|(_, g)| g.spec.enabled);
+    for (name, gateway) in enabled {
+        let spec = &gateway.spec;
+        let any_port = spec.listen.ends_with(":0");
+        let same = |other: &GatewaySpec| {
+            (other.protocol, &other.listen) == (spec.protocol, &spec.listen) && !any_port
+        };
+        if let Some((_, other)) = seen.iter().find(|(other, _)| same(other)) {
+            let error = Error::new(Class::Configuration, "catalog.gateway-listen-twice")
+                .with("address", &spec.listen)
+                .with("other", other);
+            bad.push(gateway.source.diagnostic(&["listen".into()], None, error));
+        }
+        seen.push((spec, name));
+    }
 }
 
 fn connection_topic(topic: Option<&str>) -> Result<(), (Option<std::ops::Range<usize>>, Error)> {

@@ -27,14 +27,13 @@ impl AccessAuthorizer {
         }
         let peer: Option<IpAddr> = credentials.origin.address.map(|p| p.ip());
         let Some(password) = &credentials.password else {
-            let named = credentials.origin.certificate.as_deref();
+            let named = credentials.origin.user.as_deref();
             let Some(name) = named else {
                 return Err(Denied::NoCredentials);
             };
-            // TLS has verified that the client holds the key of this name.
             return self
                 .0
-                .authenticate_certificate(name, peer)
+                .authenticate_proven(name, peer)
                 .map_err(|_| Denied::BadCredentials);
         };
         let password = std::str::from_utf8(password).map_err(|_| Denied::BadCredentials)?;

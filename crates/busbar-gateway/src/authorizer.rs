@@ -21,15 +21,16 @@ pub enum Reach {
 pub struct ClientOrigin {
     /// The address of the client; `None` when the connection was handed over without.
     pub address: Option<SocketAddr>,
-    /// The common name in the client's certificate, which TLS has verified.
-    pub certificate: Option<Arc<str>>,
+    /// The name of a user that is proven without a password: the common name in a client certificate that TLS has
+    /// verified, or what a gateway says of the address.
+    pub user: Option<Arc<str>>,
 }
 
 impl From<Option<SocketAddr>> for ClientOrigin {
     fn from(address: Option<SocketAddr>) -> ClientOrigin {
         ClientOrigin {
             address,
-            certificate: None,
+            user: None,
         }
     }
 }

@@ -48,6 +48,12 @@ pub trait Protocol: 'static {
     fn is_closing(&mut self, id: ConnId) -> bool;
     /// Whether the server ended this connection, so that the client may still be sending.
     fn was_refused(&mut self, id: ConnId) -> bool;
+    /// The client sends nothing more. True keeps the connection for output until [`Protocol::is_closing`]; otherwise
+    /// it ends.
+    fn input_ended(&mut self, id: ConnId, now: Micros) -> bool {
+        let _ = (id, now);
+        false
+    }
     /// The socket is closed.
     fn gone(&mut self, id: ConnId, now: Micros);
     /// Connections whose sockets have something to do: output, reading again, or closing.

@@ -1,6 +1,7 @@
 //! Deploys projects: checks them, records them, applies them.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use axum::http::StatusCode;
 use busbar_catalog::{
@@ -13,6 +14,7 @@ use tokio::sync::Mutex;
 
 use crate::answer::Refusal;
 use crate::app::App;
+use crate::gateways::GatewayPlan;
 use crate::secrets::unmasked;
 
 /// Deploys projects, one after the other.
@@ -354,10 +356,20 @@ impl Deployer {
         })
         .await?;
         let version = recorded.version;
+        let plan = match self.prepare_gateways(app, &project).await {
+            Ok(plan) => plan,
+            Err(refused) => {
+                let history = self.history.clone();
+                blocking(move || history.withdraw()).await?;
+                return Err(refused);
+            }
+        };
         let applied = app.runtime.apply_as(&project, version, wanted.replay).await;
         let (history, folder) = (self.history.clone(), wanted.folder.cloned());
         match applied {
             Ok(applied) => {
+                let declared = Arc::clone(&app.gateways.declared);
+                blocking(move || Ok(declared.commit(plan))).await?;
                 // The version is recorded either way, so that a failure here changes nothing that was promised.
                 if let Err(error) = blocking(move || history.confirm(folder.as_ref())).await {
                     tracing::warn!(%error, "it was not recorded that the version was applied");
@@ -369,6 +381,20 @@ impl Deployer {
                 Err(NotDeployed::Wrong(wrong))
             }
         }
+    }
+}
+
+impl Deployer {
+    /// Opens the ports of the gateways of a project, so that nothing is exchanged where one cannot be opened.
+    async fn prepare_gateways(
+        &self,
+        app: &App,
+        project: &Project,
+    ) -> Result<GatewayPlan, NotDeployed> {
+        let declared = Arc::clone(&app.gateways.declared);
+        let (project, has_users) = (project.clone(), app.access.has_users());
+        let prepared = blocking(move || Ok(declared.prepare(&project, has_users))).await?;
+        prepared.map_err(NotDeployed::Wrong)
     }
 }
 

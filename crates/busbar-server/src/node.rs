@@ -1,6 +1,6 @@
 //! Putting a node together, and taking it apart in order.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,10 @@ use busbar_event::{Class, Error};
 use busbar_flow::{Applied, Runtime, RuntimeOptions};
 use busbar_gateway::{AccessAuthorizer, GatewayAddress};
 use busbar_log::{Clock, Log, LogOptions, OsDisk, Store, Supervisor, SystemClock};
+use busbar_socket_gateway::SocketOptions;
 use busbar_sql::{Engine, QueryLimits};
 use busbar_table::Tables;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -26,7 +28,7 @@ use crate::deploy::{Deployed, Deployer, FolderRead};
 use crate::events::inlet::{Inlet, InletThread};
 use crate::exit::StartError;
 use crate::feed::Feed;
-use crate::gateways::{self, GatewayContext, Gateways, OFF};
+use crate::gateways::{self, DeclaredGateways, GatewayContext, Gateways, OFF, is_loopback};
 use crate::http::{Port, tls};
 use crate::http_state::HttpState;
 use crate::lifecycle::{Lifecycle, NodePhase};
@@ -136,6 +138,18 @@ impl Node {
         let (stop, stopped) = watch::channel(false);
         let (routes, document) = api::routes();
         let http = HttpState::new(&config);
+        let declared = DeclaredGateways {
+            folder: folder.clone(),
+            bus: bus.clone(),
+            authorizer: Arc::new(AccessAuthorizer::new(access.clone())),
+            options: SocketOptions {
+                connections_max: config.limits.connections as usize,
+                connections_per_second_max: config.limits.connection_rate,
+                publishes_per_second_max: config.limits.publish_rate,
+                payload_bytes_max: bytes(config.limits.payload_size),
+            },
+            running: Mutex::default(),
+        };
         let app = Arc::new(App {
             config,
             data,
@@ -148,7 +162,7 @@ impl Node {
             connectors,
             runtime,
             deployer,
-            gateways: Gateways::default(),
+            gateways: Gateways::new(declared),
             inlet,
             feed: Feed::default(),
             http,
@@ -467,45 +481,4 @@ fn check_addresses<'a>(
         }
     }
     Ok(())
-}
-
-fn is_loopback(listen: &str) -> bool {
-    if let Ok(address) = listen.parse::<SocketAddr>() {
-        return address.ip().to_canonical().is_loopback();
-    }
-    let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host);
-    host.eq_ignore_ascii_case("localhost")
-        || host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse::<IpAddr>()
-            .is_ok_and(|ip| ip.to_canonical().is_loopback())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn loopback_is_told_from_the_rest() {
-        for listen in [
-            "127.0.0.1:8080",
-            "[::1]:0",
-            "localhost:80",
-            "127.9.9.9:1",
-            "[::ffff:127.0.0.1]:1",
-        ] {
-            assert!(is_loopback(listen), "{listen}");
-        }
-        for listen in [
-            "0.0.0.0:8080",
-            "[::]:80",
-            "10.0.0.1:1",
-            "example.org:80",
-            ":8080",
-            "localhost.example:1",
-        ] {
-            assert!(!is_loopback(listen), "{listen}");
-        }
-    }
 }

@@ -18,6 +18,7 @@ const LADDER: &[&str] = &[
     "busbar-fuzz",
     "busbar-server",
     "busbar-mqtt-gateway",
+    "busbar-socket-gateway",
     "busbar-gateway",
     "busbar-flow",
     "busbar-connect",

@@ -21,6 +21,7 @@ pub(super) struct Connection<S: Protocol, T> {
     stream: T,
     unflushed: bool,
     gone: bool,
+    input_ended: bool,
     lingering: Option<Pin<Box<Sleep>>>,
 }
 
@@ -32,6 +33,7 @@ impl<S: Protocol, T> Connection<S, T> {
             stream,
             unflushed: false,
             gone: false,
+            input_ended: false,
             lingering: None,
         }
     }
@@ -145,7 +147,8 @@ impl<S: Protocol, T: AsyncRead + AsyncWrite + Unpin> Future for Connection<S, T>
                 {
                     return Poll::Pending;
                 }
-                let lingers = this.local.sessions.borrow_mut().was_refused(this.id);
+                let lingers =
+                    !this.input_ended && this.local.sessions.borrow_mut().was_refused(this.id);
                 let _ = Pin::new(&mut this.stream).poll_shutdown(cx);
                 this.leave();
                 if !lingers {
@@ -153,6 +156,9 @@ impl<S: Protocol, T: AsyncRead + AsyncWrite + Unpin> Future for Connection<S, T>
                 }
                 this.lingering = Some(Box::pin(sleep(LINGER_WAIT)));
                 cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if this.input_ended {
                 return Poll::Pending;
             }
             if !hungry {
@@ -178,6 +184,12 @@ impl<S: Protocol, T: AsyncRead + AsyncWrite + Unpin> Future for Connection<S, T>
                 }
                 Poll::Ready(ended) => {
                     drop(buffer);
+                    let now = this.local.now();
+                    if ended.is_ok() && this.local.sessions.borrow_mut().input_ended(this.id, now) {
+                        this.input_ended = true;
+                        this.local.kick();
+                        continue;
+                    }
                     this.leave();
                     if !ended.is_err_and(|e| e.kind() == std::io::ErrorKind::InvalidData) {
                         return Poll::Ready(());

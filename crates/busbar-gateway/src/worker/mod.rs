@@ -408,10 +408,13 @@ impl<S: Protocol> Local<S> {
         let opened = self.sessions.borrow_mut().open(origin, paced, self.now());
         let Some(id) = opened else { return };
         let slot = id.slot as usize;
-        let mut wakers = self.wakers.borrow_mut();
-        if wakers.len() <= slot {
-            wakers.resize(slot + 1, None);
+        {
+            let mut wakers = self.wakers.borrow_mut();
+            if wakers.len() <= slot {
+                wakers.resize(slot + 1, None);
+            }
         }
+        self.act();
         tokio::task::spawn_local(Connection::new(Rc::clone(self), id, stream));
     }
 
@@ -427,7 +430,7 @@ impl<S: Protocol> Local<S> {
                     let certificates = stream.get_ref().1.peer_certificates();
                     let origin = ClientOrigin {
                         address,
-                        certificate: certificates.and_then(|c| common_name(c.first()?)),
+                        user: certificates.and_then(|c| common_name(c.first()?)),
                     };
                     local.serve(stream, origin, true);
                 }

@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use busbar_flow::FlowState;
+use busbar_gateway::GatewayCounts;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -45,6 +46,7 @@ async fn metrics(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<
         );
         streams(&mut page, &app);
         flows(&mut page, &app);
+        gateways(&mut page, &app);
         mqtt(&mut page, &app);
         http(&mut page, &app);
         Ok(page.0)
@@ -105,7 +107,7 @@ fn process(page: &mut Page, app: &App) {
     page.counter(
         "busbar_login_failures_total",
         "Logins with a wrong name, password or token.",
-        logins.failed_passwords + logins.failed_tokens + logins.failed_certificates,
+        logins.failed_passwords + logins.failed_tokens + logins.failed_proven,
     );
     page.counter(
         "busbar_login_lock_outs_total",
@@ -298,6 +300,68 @@ fn flows(page: &mut Page, app: &App) {
         "Open dead letters deleted by age or size.",
         retention.expired,
     );
+}
+
+fn gateways(page: &mut Page, app: &App) {
+    type Pick = fn(&GatewayCounts) -> u64;
+    let running = app.gateways.running();
+    let rows: [(&str, &str, &str, Pick); 8] = [
+        (
+            "busbar_gateway_connections",
+            "gauge",
+            "Connections of each gateway.",
+            |c| c.connections,
+        ),
+        (
+            "busbar_gateway_connections_opened_total",
+            "counter",
+            "Connections of each gateway since it started.",
+            |c| c.connections_total,
+        ),
+        (
+            "busbar_gateway_refusals_total",
+            "counter",
+            "Connections refused, or closed for what the client did.",
+            |c| c.refusals_total,
+        ),
+        (
+            "busbar_gateway_logins_refused_total",
+            "counter",
+            "Logins refused.",
+            |c| c.logins_refused_total,
+        ),
+        (
+            "busbar_gateway_events_in_total",
+            "counter",
+            "Events taken.",
+            |c| c.events_in_total,
+        ),
+        (
+            "busbar_gateway_bytes_in_total",
+            "counter",
+            "Payload bytes taken.",
+            |c| c.bytes_in_total,
+        ),
+        (
+            "busbar_gateway_events_refused_total",
+            "counter",
+            "Events refused.",
+            |c| c.events_refused_total,
+        ),
+        (
+            "busbar_gateway_datagrams_lost_total",
+            "counter",
+            "Datagrams that the system dropped before they were read.",
+            |c| c.datagrams_lost_total,
+        ),
+    ];
+    let counts: Vec<_> = running.iter().map(|g| (g.name(), g.counts())).collect();
+    for (name, kind, help, pick) in rows {
+        page.head(name, kind, help);
+        for (gateway, counts) in &counts {
+            page.sample(name, &[("gateway", gateway)], pick(counts));
+        }
+    }
 }
 
 fn mqtt(page: &mut Page, app: &App) {

@@ -1,8 +1,9 @@
 //! The gateways of a node: which there are, and those that run.
 
+mod declared;
 mod mqtt;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -13,6 +14,8 @@ use busbar_gateway::{Authorizer, Gateway};
 use busbar_mqtt_gateway::{MqttGateway, Stats};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+
+pub(crate) use declared::{DeclaredGateways, GatewayPlan};
 
 /// Every gateway that settings switch on, in alphabetical order. A new one is a line here.
 const REGISTRY: &[GatewayEntry] = &[mqtt::ENTRY];
@@ -38,14 +41,24 @@ pub(crate) struct GatewayContext<'a> {
 }
 
 /// The gateways that run.
-#[derive(Default)]
 pub(crate) struct Gateways {
+    /// Those that the project declares.
+    pub(crate) declared: Arc<DeclaredGateways>,
     running: Mutex<Vec<Arc<dyn Gateway>>>,
     /// MQTT, which also takes connections from the HTTP port.
     mqtt: OnceLock<Arc<MqttGateway>>,
 }
 
 impl Gateways {
+    /// None of which runs yet.
+    pub(crate) fn new(declared: DeclaredGateways) -> Gateways {
+        Gateways {
+            declared: Arc::new(declared),
+            running: Mutex::default(),
+            mqtt: OnceLock::new(),
+        }
+    }
+
     /// Starts every gateway that the settings switch on.
     ///
     /// # Errors
@@ -61,7 +74,9 @@ impl Gateways {
 
     /// Those that run.
     pub(crate) fn running(&self) -> Vec<Arc<dyn Gateway>> {
-        self.running.lock().clone()
+        let mut all = self.running.lock().clone();
+        all.extend(self.declared.running());
+        all
     }
 
     /// The MQTT gateway while it runs.
@@ -76,6 +91,7 @@ impl Gateways {
 
     /// Stops all, in the reverse order of their start. Blocks for some seconds at most.
     pub(crate) fn shut_down(&self) {
+        self.declared.shut_down();
         let running = std::mem::take(&mut *self.running.lock());
         for gateway in running.iter().rev() {
             gateway.shut_down();
@@ -102,4 +118,46 @@ pub(crate) async fn resolve(listen: &str) -> Result<Option<SocketAddr>, Error> {
         .await
         .map_err(|cause| bad().caused_by(cause))?;
     found.next().map(Some).ok_or_else(bad)
+}
+
+/// Whether only this machine reaches an address.
+pub(crate) fn is_loopback(listen: &str) -> bool {
+    if let Ok(address) = listen.parse::<SocketAddr>() {
+        return address.ip().to_canonical().is_loopback();
+    }
+    let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host);
+    host.eq_ignore_ascii_case("localhost")
+        || host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .parse::<IpAddr>()
+            .is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_told_from_the_rest() {
+        for listen in [
+            "127.0.0.1:8080",
+            "[::1]:0",
+            "localhost:80",
+            "127.9.9.9:1",
+            "[::ffff:127.0.0.1]:1",
+        ] {
+            assert!(is_loopback(listen), "{listen}");
+        }
+        for listen in [
+            "0.0.0.0:8080",
+            "[::]:80",
+            "10.0.0.1:1",
+            "example.org:80",
+            ":8080",
+            "localhost.example:1",
+        ] {
+            assert!(!is_loopback(listen), "{listen}");
+        }
+    }
 }

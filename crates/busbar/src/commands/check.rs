@@ -24,7 +24,7 @@ pub struct CheckArgs {
 #[derive(Debug, clap::Args)]
 pub struct SchemaArgs {
     /// The kind of file.
-    #[arg(value_parser = ["config", "stream", "flow", "table", "connection"])]
+    #[arg(value_parser = ["config", "stream", "flow", "table", "connection", "gateway"])]
     kind: String,
 }
 
@@ -41,6 +41,7 @@ pub fn run(args: &CheckArgs, json: bool) -> Result<(), Failure> {
             ("flows", project.flows.len().to_string()),
             ("tables", project.tables.len().to_string()),
             ("connections", project.connections.len().to_string()),
+            ("gateways", project.gateways.len().to_string()),
         ];
         println!("{}", say::line("cli.check-passed", &counts));
     }
@@ -112,6 +113,7 @@ pub fn print_schema(args: &SchemaArgs) {
         "stream" => Kind::Stream,
         "flow" => Kind::Flow,
         "table" => Kind::Table,
+        "gateway" => Kind::Gateway,
         _ => Kind::Connection,
     };
     println!("{:#}", schema::schema(kind));

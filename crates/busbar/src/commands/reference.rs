@@ -116,6 +116,7 @@ fn files() -> String {
         (Kind::Flow, "flows/NAME.yaml"),
         (Kind::Table, "tables/NAME.yaml"),
         (Kind::Connection, "connections/NAME.yaml"),
+        (Kind::Gateway, "gateways/NAME.yaml"),
     ] {
         let schema = schema::schema(kind);
         let _ = write!(text, "\n## `{title}`\n\n{}\n\n", paragraph(&schema));
