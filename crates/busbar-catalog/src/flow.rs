@@ -321,7 +321,13 @@ impl<'de> Deserialize<'de> for ExpectDead {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Given {
-    /// The event's topic. Without it a topic of the flow's first stream.
+    /// The stream that the event belongs to; without it the one that captures its topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<String>,
+    /// Instead of an event: the table that `payload` is a row of, for a flow that looks it up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+    /// The event's topic. Without it a topic of its stream, or of the flow's first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
     /// The payload: text goes as it is, anything else as JSON.

@@ -41,5 +41,5 @@ pub use status::{
     DeadRetention, Edge, FlowState, FlowStatus, NodeStatus, OperatorStatus, Redriven, ReplayFrom,
     TaskStatus,
 };
-pub use testing::{Difference, Report, TestReport, run_tests};
+pub use testing::{Difference, Report, TestReport, run_tests, run_tests_restored};
 pub use world::check;

@@ -1,5 +1,7 @@
 //! The tests in flow files: events in, rows out, with a clock of their own and no disk.
 
+mod given;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -7,20 +9,19 @@ use arrow::array::{Array, BinaryArray, RecordBatch, StructArray};
 use arrow::datatypes::{DataType, Field, Fields};
 use busbar_catalog::{Expect, ExpectDead, ExpectLetter, FlowSpec, Given, Project, TestSpec};
 use busbar_event::format::{encode_json, infer};
-use busbar_event::topic::Filter;
-use busbar_event::{BatchBuilder, Class, Error, Flags, Language, Row};
+use busbar_event::{BatchBuilder, Class, Error, Language};
 use busbar_log::{Clock, ManualClock};
 use futures::executor::block_on;
 use serde::Serialize;
 use serde_json::Value as Json;
 
 use crate::chain::{Chain, ChainWork, Computed, Dead};
-use crate::compile::{NoPlan, Plan, World, compile};
+use crate::compile::{InputPlan, NoPlan, Plan, World, compile};
 use crate::exchange;
 use crate::limits::TEST_DIFFERENCES_MAX;
 use crate::reader::{Input, plain};
 use crate::shape::Outgoing;
-use crate::state::{MemoryStore, States};
+use crate::state::{Checkpoint, MemoryStore, States};
 use crate::task::prepare_outputs;
 use busbar_connector::Connectors;
 
@@ -180,6 +181,16 @@ impl fmt::Display for Difference {
 /// Runs the tests of a project's flows, or of one of them. The project must have passed
 /// [`crate::check`].
 pub fn run_tests(project: &Project, connectors: &Connectors, only: Option<&str>) -> Report {
+    tests(project, connectors, only, false)
+}
+
+/// As [`run_tests`], with every task thrown away and restored from its state after each batch, as after a crash. For testing
+/// steps.
+pub fn run_tests_restored(project: &Project, connectors: &Connectors) -> Report {
+    tests(project, connectors, None, true)
+}
+
+fn tests(project: &Project, connectors: &Connectors, only: Option<&str>, restored: bool) -> Report {
     let (world, _) = World::of_project(project, connectors);
     let mut report = Report::default();
     for (name, flow) in &project.flows {
@@ -188,8 +199,12 @@ pub fn run_tests(project: &Project, connectors: &Connectors, only: Option<&str>)
         }
         for (i, test) in flow.spec.tests.iter().enumerate() {
             let began = std::time::Instant::now();
-            let compiled = plan(name, &flow.spec, &flow.source, &world, test);
-            let differences = match compiled.and_then(|plan| run(&plan, &world, test)) {
+            // The rows that a test puts into tables are there for itself alone.
+            let own = flow.spec.read_tables().next().is_some();
+            let own = own.then(|| World::of_project(project, connectors).0);
+            let world = own.as_ref().unwrap_or(&world);
+            let compiled = plan(name, &flow.spec, &flow.source, world, test);
+            let differences = match compiled.and_then(|plan| run(&plan, world, test, restored)) {
                 Ok(differences) => differences,
                 Err(error) => vec![Difference::Failed {
                     message: error.to_string(),
@@ -221,16 +236,27 @@ fn plan(
     for info in world.streams.values_mut() {
         info.partitions = 1;
     }
-    for stream in &spec.from {
+    for table in spec.read_tables() {
+        if let Some(table) = world.tables.get(table) {
+            given::evolve(&**table, test)?;
+        }
+    }
+    for stream in spec.streams() {
         let Some(info) = world.streams.get_mut(stream) else {
             continue;
         };
         if info.input.is_none() {
             let format = busbar_event::format::FormatSpec::Json(Default::default());
+            // Events that do not say which stream they belong to may belong to any.
+            let of_stream = |given: &&Given| match (&given.stream, &given.table) {
+                (_, Some(_)) => false,
+                (named, None) => named.as_ref().is_none_or(|named| named == stream),
+            };
             let payloads: Vec<Vec<u8>> = test
                 .given
                 .iter()
-                .filter_map(|g| g.payload.as_ref().map(payload))
+                .filter(of_stream)
+                .filter_map(|g| g.payload.as_ref().map(given::payload))
                 .collect();
             let sample = BinaryArray::from_iter_values(payloads);
             let columns = infer(&format, &sample)?;
@@ -254,19 +280,25 @@ fn plan(
 /// When the clock of a test begins: 2000-01-01T00:00:00Z.
 const BEGIN_MICROS: i64 = 946_684_800_000_000;
 
-fn run(plan: &Plan, world: &World, test: &TestSpec) -> Result<Vec<Difference>, Error> {
+fn run(
+    plan: &Plan,
+    world: &World,
+    test: &TestSpec,
+    restored: bool,
+) -> Result<Vec<Difference>, Error> {
     let clock = ManualClock::new(BEGIN_MICROS);
-    let mut stages = Stages::new(plan)?;
+    let mut stages = Stages::new(plan, restored)?;
     let mut pending: Vec<(usize, BatchBuilder)> = Vec::new();
     for given in test.given.iter().map(Some).chain([None]) {
-        if let Some(given) = given.filter(|g| g.advance.is_none()) {
-            let (input, topic) = place(plan, world, given)?;
+        let event = given.filter(|given| given.advance.is_none() && given.table.is_none());
+        if let Some(given) = event {
+            let (input, topic) = given::place(plan, world, given)?;
             // Events of one stream that come together are one batch.
             if pending.last().is_none_or(|(last, _)| *last != input) {
                 pending.push((input, BatchBuilder::new()));
             }
             if let Some((_, builder)) = pending.last_mut() {
-                push(builder, given, &topic, &clock)?;
+                given::push(builder, given, &topic, &clock)?;
             }
             continue;
         }
@@ -279,7 +311,11 @@ fn run(plan: &Plan, world: &World, test: &TestSpec) -> Result<Vec<Difference>, E
             let work = stages.chains[input].read(events)?;
             stages.take(input, work)?;
         }
-        if let Some(span) = given.and_then(|g| g.advance) {
+        let Some(given) = given else { continue };
+        if let (Some(table), Some(row)) = (&given.table, &given.payload) {
+            given::put(world, table, row)?;
+        }
+        if let Some(span) = given.advance {
             clock.advance(span.as_micros());
             stages.tick(clock.now_micros())?;
         }
@@ -291,29 +327,43 @@ fn run(plan: &Plan, world: &World, test: &TestSpec) -> Result<Vec<Difference>, E
 struct Stages<'a> {
     plan: &'a Plan,
     chains: Vec<Chain>,
+    states: States,
+    /// Tasks are restored after each batch.
+    restored: bool,
     out: Outcome,
 }
 
 impl<'a> Stages<'a> {
-    fn new(plan: &'a Plan) -> Result<Stages<'a>, Error> {
+    fn new(plan: &'a Plan, restored: bool) -> Result<Stages<'a>, Error> {
         let states = States::new(Arc::new(MemoryStore::default()));
         let mut chains = Vec::with_capacity(plan.inputs.len());
-        for input in &plan.inputs {
-            let writes = |from: &&crate::compile::InputPlan| {
-                let exchange = from.exchange.as_ref();
-                exchange.is_some_and(|(_, exchange)| *exchange.stream == *input.stream)
-            };
-            let before = plan.inputs.iter().filter(writes);
-            let before: Vec<Arc<str>> = before.map(|from| from.stream.as_str().into()).collect();
-            let mut chain = input.chain(&before)?;
-            chain.restore(&states.task(&input.stream))?;
-            chains.push(chain);
+        for input in 0..plan.inputs.len() {
+            chains.push(chain(plan, &states, input)?);
         }
         Ok(Stages {
             plan,
             chains,
+            states,
+            restored,
             out: Outcome::default(),
         })
+    }
+
+    /// Throws a task away and takes up its state.
+    fn restore(&mut self, input: usize) -> Result<(), Error> {
+        let stream = &self.plan.inputs[input].stream;
+        let Some(time) = self.chains[input].time.clone() else {
+            return Ok(());
+        };
+        let state = self.states.task(stream);
+        let snapshot = self.chains[input].snapshot(&state)?;
+        state.commit(&snapshot, &Checkpoint::default())?;
+        let mut chain = chain(self.plan, &self.states, input)?;
+        if let Some(restored) = &mut chain.time {
+            restored.resume(time.watermark(), &time.producers());
+        }
+        self.chains[input] = chain;
+        Ok(())
     }
 
     /// Time has come to `now` without events.
@@ -333,6 +383,9 @@ impl<'a> Stages<'a> {
         let chain = &mut self.chains[input];
         block_on(chain.go_on(&mut work))?;
         let computed = chain.finish(work)?;
+        if self.restored {
+            self.restore(input)?;
+        }
         self.out.dead.extend(computed.dead.iter().cloned());
         let Some((_, exchange)) = &self.plan.inputs[input].exchange else {
             let file = 0..self.plan.spec.to.len();
@@ -342,7 +395,7 @@ impl<'a> Stages<'a> {
         };
         let producer = &self.plan.inputs[input].stream;
         let parts = exchange::parts(exchange, &computed, producer, computed.watermark)?;
-        let reads = |next: &crate::compile::InputPlan| *next.stream == *exchange.stream;
+        let reads = |next: &InputPlan| *next.stream == *exchange.stream;
         let next = self.plan.inputs.iter().position(reads);
         for (next, (_, events)) in next
             .into_iter()
@@ -353,6 +406,20 @@ impl<'a> Stages<'a> {
         }
         Ok(())
     }
+}
+
+/// A task, with the state that there is.
+fn chain(plan: &Plan, states: &States, input: usize) -> Result<Chain, Error> {
+    let input = &plan.inputs[input];
+    let writes = |from: &&InputPlan| {
+        let exchange = from.exchange.as_ref();
+        exchange.is_some_and(|(_, exchange)| *exchange.stream == *input.stream)
+    };
+    let before = plan.inputs.iter().filter(writes);
+    let before: Vec<Arc<str>> = before.map(|from| from.stream.as_str().into()).collect();
+    let mut chain = input.chain(&before)?;
+    chain.restore(&states.task(&input.stream))?;
+    Ok(chain)
 }
 
 /// What came out.
@@ -557,96 +624,4 @@ fn same(wanted: &Json, got: &Json) -> bool {
         }
         (a, b) => a == b,
     }
-}
-
-/// Which input an event is for, and its topic.
-fn place(plan: &Plan, world: &World, given: &Given) -> Result<(usize, String), Error> {
-    let patterns = |stream: &str| -> Vec<Filter> {
-        world
-            .streams
-            .get(stream)
-            .map(|s| s.topics.clone())
-            .unwrap_or_default()
-    };
-    let topic = match &given.topic {
-        Some(topic) => topic.clone(),
-        None => {
-            let first = plan
-                .inputs
-                .first()
-                .map(|i| patterns(&i.stream))
-                .unwrap_or_default();
-            match first.first() {
-                Some(pattern) => pattern.as_str().replace(['+', '#'], "x"),
-                None => "test/x/x".to_owned(),
-            }
-        }
-    };
-    busbar_event::topic::check(&topic)?;
-    let best = plan
-        .inputs
-        .iter()
-        .enumerate()
-        .filter_map(|(i, input)| {
-            patterns(&input.stream)
-                .into_iter()
-                .filter(|p| p.matches(&topic))
-                .map(|p| p.specificity())
-                .max()
-                .map(|specificity| (specificity, i))
-        })
-        .max();
-    match (best, plan.inputs.len()) {
-        (Some((_, input)), _) => Ok((input, topic)),
-        // A stream without patterns, or the inbox.
-        (None, 1) if patterns(&plan.inputs[0].stream).is_empty() => Ok((0, topic)),
-        _ => Err(Error::new(Class::Configuration, "flow.test-topic").with("topic", topic)),
-    }
-}
-
-fn payload(value: &Json) -> Vec<u8> {
-    match value {
-        Json::String(text) => text.clone().into_bytes(),
-        other => other.to_string().into_bytes(),
-    }
-}
-
-fn push(
-    builder: &mut BatchBuilder,
-    given: &Given,
-    topic: &str,
-    clock: &ManualClock,
-) -> Result<(), Error> {
-    let time = match &given.time {
-        Some(text) => time_micros(text)?,
-        None => clock.now_micros(),
-    };
-    let tags: Vec<(&str, &str)> = given
-        .tags
-        .iter()
-        .flatten()
-        .map(|(name, value)| (name.as_str(), value.as_str()))
-        .collect();
-    let payload = given.payload.as_ref().map(payload).unwrap_or_default();
-    let topic = builder.topic_id(topic);
-    builder.push(Row {
-        topic,
-        key: given.key.as_deref(),
-        time,
-        client: None,
-        flags: Flags(0),
-        tags: &tags,
-        payload: &payload,
-    });
-    Ok(())
-}
-
-fn time_micros(text: &str) -> Result<i64, Error> {
-    arrow::compute::kernels::cast_utils::string_to_timestamp_nanos(text)
-        .map(|nanos| nanos.div_euclid(1000))
-        .map_err(|e| {
-            Error::new(Class::Configuration, "flow.test-time")
-                .with("text", busbar_event::quote(text))
-                .caused_by(e)
-        })
 }

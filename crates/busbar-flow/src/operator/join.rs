@@ -70,32 +70,15 @@ struct Match {
 }
 
 impl Match {
-    /// Finds the columns that a spec names. `offered` are those of the other side that are added if none are named.
+    /// Finds the columns that a spec names, given those that must be equal. `offered` are those of the other side that are
+    /// added if none are named.
     fn compile(
         spec: &JoinSpec,
+        on: Vec<(usize, usize)>,
         own: &SchemaRef,
         other: &SchemaRef,
         offered: impl Fn(&Field) -> bool,
     ) -> Result<Match, Wrong> {
-        let mut on = Vec::new();
-        for (i, pair) in spec.on().enumerate() {
-            let at = |wrong, span| within(wrong, span).at(i).at("on");
-            let left = column_place(own, pair.first)
-                .map_err(|wrong| at(wrong, pair.first_span.clone()))?;
-            let right = other_place(spec, other, pair.second)
-                .map_err(|wrong| at(wrong, pair.second_span.clone()))?;
-            let found = comparable(own.field(left).data_type());
-            let expected = comparable(other.field(right).data_type());
-            if found != expected {
-                let error = Error::new(Class::Configuration, "flow.join-type")
-                    .with("column", pair.first)
-                    .with("found", found)
-                    .with("other", pair.second)
-                    .with("expected", expected);
-                return Err(at(Wrong::new(error), pair.first_span));
-            }
-            on.push((left, right));
-        }
         let mut added = Vec::new();
         let mut fields: Vec<FieldRef> = Vec::new();
         let mut add = |place: usize, name: &str| -> Result<(), Wrong> {
@@ -139,6 +122,34 @@ impl Match {
         let fields = own.fields().iter().chain(&self.fields).cloned();
         Arc::new(Schema::new(fields.collect::<Vec<_>>()))
     }
+}
+
+/// The columns that must be equal: of the rows, and of the other side.
+fn equal_columns(
+    spec: &JoinSpec,
+    own: &SchemaRef,
+    other: &SchemaRef,
+) -> Result<Vec<(usize, usize)>, Wrong> {
+    let mut on = Vec::new();
+    for (i, pair) in spec.on().enumerate() {
+        let at = |wrong, span| within(wrong, span).at(i).at("on");
+        let left =
+            column_place(own, pair.first).map_err(|wrong| at(wrong, pair.first_span.clone()))?;
+        let right = other_place(spec, other, pair.second)
+            .map_err(|wrong| at(wrong, pair.second_span.clone()))?;
+        let found = comparable(own.field(left).data_type());
+        let expected = comparable(other.field(right).data_type());
+        if found != expected {
+            let error = Error::new(Class::Configuration, "flow.join-type")
+                .with("column", pair.first)
+                .with("found", found)
+                .with("other", pair.second)
+                .with("expected", expected);
+            return Err(at(Wrong::new(error), pair.first_span));
+        }
+        on.push((left, right));
+    }
+    Ok(on)
 }
 
 /// The place of a column of the other side.

@@ -210,3 +210,141 @@ fn a_number_that_becomes_too_large_dies_alone() {
     assert_eq!(ids(&dead), [8]);
     assert_eq!(status.conservation.counters.dead, 1);
 }
+
+#[test]
+fn a_join_that_does_not_fit_is_pointed_at() {
+    let files = |join: &str| {
+        let flow = steps(&format!("join: {join}"));
+        let files = [
+            IN,
+            OUT,
+            (
+                "streams/price.yaml",
+                "topics: price/#\nformat: json\nschema: { place: text, eur: float, v: int }\n",
+            ),
+            (
+                "tables/sites.yaml",
+                "key: [site]\ncolumns: [{ name: site, type: text }, { name: city, type: text }, { name: v, type: int }]\nhot: {}\n",
+            ),
+            (
+                "tables/log.yaml",
+                "columns: [{ name: site, type: text }]\nrelational: {}\n",
+            ),
+            ("flows/f.yaml", &flow),
+        ];
+        let bad = check(&project(&files), &Connectors::default());
+        let bad = bad.iter().map(|bad| {
+            let help = bad.help().and_then(|help| help.args().first());
+            let help = help.map(|arg| arg.1.clone()).unwrap_or_default();
+            (bad.error().code(), bad.word().to_owned(), help)
+        });
+        bad.collect::<Vec<_>>()
+    };
+    for (join, code, word, help) in [
+        (
+            "{ table: sites, on: sit }",
+            "flow.unknown-column",
+            "sit",
+            "site",
+        ),
+        (
+            "{ table: sites, on: site = sit }",
+            "flow.join-unknown-column",
+            "sit",
+            "site",
+        ),
+        (
+            "{ table: sites, on: [id = site] }",
+            "flow.join-type",
+            "id",
+            "",
+        ),
+        ("{ table: sites, on: v }", "flow.join-key", "v", ""),
+        ("{ table: sites, on: [site, v] }", "flow.join-key", "[", ""),
+        ("{ table: log, on: site }", "flow.join-no-key", "site", ""),
+        (
+            "{ table: sites, on: site }",
+            "flow.join-column-twice",
+            "{",
+            "",
+        ),
+        (
+            "{ table: sites, on: site, columns: [cit] }",
+            "flow.join-unknown-column",
+            "cit",
+            "city",
+        ),
+        (
+            "{ table: sites, on: site, columns: [zzzzz as c] }",
+            "flow.join-unknown-column",
+            "zzzzz",
+            "site, city, v",
+        ),
+        (
+            "{ table: sites, on: site, columns: [city as id] }",
+            "flow.join-column-twice",
+            "id",
+            "",
+        ),
+        (
+            "{ table: sites, on: site, columns: [city], within: 1m }",
+            "flow.join-table-options",
+            "{",
+            "",
+        ),
+        ("{ on: site }", "flow.join-source", "{", ""),
+        (
+            "{ stream: price, on: site = place }",
+            "flow.join-how",
+            "{",
+            "",
+        ),
+        (
+            "{ stream: price, on: site = place, within: 1m, as_of: true }",
+            "flow.join-how",
+            "{",
+            "",
+        ),
+        (
+            "{ stream: price, on: site = place, within: 0s }",
+            "flow.span-positive",
+            "0s",
+            "",
+        ),
+        (
+            "{ stream: price, on: site = place, within: 1m, cache: 1s }",
+            "flow.join-cache",
+            "1s",
+            "",
+        ),
+        (
+            "{ stream: price, on: site = places, within: 1m }",
+            "flow.join-unknown-column",
+            "places",
+            "place",
+        ),
+        (
+            "{ stream: price, on: site = place, as_of: true }",
+            "flow.join-column-twice",
+            "{",
+            "",
+        ),
+    ] {
+        let found = files(join);
+        let [(found, at, near)] = &found[..] else {
+            panic!("{join}: {found:?}");
+        };
+        assert_eq!((*found, near.as_str()), (code, help), "{join}");
+        match word {
+            "{" | "[" => assert!(at.starts_with(word), "{join}: {at}"),
+            _ => assert_eq!(at, word, "{join}"),
+        }
+    }
+    for join in [
+        "{ table: sites, on: site, columns: [city, v as rank] }",
+        "{ stream: price, on: site = place, within: 1m, columns: [eur] }",
+        "{ stream: price, on: [site = place, v], as_of: true }",
+    ] {
+        assert_eq!(files(join), [], "{join}");
+    }
+}

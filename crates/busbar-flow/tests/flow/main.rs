@@ -1,5 +1,6 @@
 //! Flows as they run, in one program: each test program links all of DataFusion.
 
+mod cases;
 mod checks;
 mod common;
 mod connections;
@@ -9,6 +10,7 @@ mod dead_retention;
 mod deploy;
 mod flow_tests;
 mod flows;
+mod joined;
 mod poison;
 mod replay;
 mod stateful;

@@ -10,7 +10,7 @@ use busbar_catalog::{JoinKind, JoinSpec};
 use busbar_event::{Class, Error};
 use futures::future::{BoxFuture, FutureExt, ready};
 
-use super::{Match, as_type, of_payload, plain_type};
+use super::{Match, as_type, equal_columns, of_payload, plain_type};
 use crate::operator::rows::misfit;
 use crate::operator::{
     Divided, Joined, Operator, Output, Rows, Stateful, Step, StepContext, Wrong, misses_times,
@@ -45,7 +45,8 @@ impl Sides {
             let error = Error::new(Class::Configuration, "catalog.unknown-stream");
             return Err(Wrong::new(error.with("name", stream)).at("stream"));
         };
-        let rule = Match::compile(spec, context.schema, &right, of_payload)?;
+        let on = equal_columns(spec, context.schema, &right)?;
+        let rule = Match::compile(spec, on, context.schema, &right, of_payload)?;
         let plain = |field: &FieldRef| {
             let plain = plain_type(field.data_type());
             let field = field.as_ref().clone().with_data_type(plain);

@@ -14,7 +14,7 @@ use busbar_table::{Found, Lookup, Table};
 use futures::future::{BoxFuture, FutureExt};
 
 use super::cache::Cache;
-use super::{Match, as_type};
+use super::{Match, as_type, equal_columns};
 use crate::limits::JOIN_CACHE_FOR;
 use crate::operator::rows::misfit;
 use crate::operator::{Operator, Output, Rows, Step, StepContext, Wrong};
@@ -54,23 +54,22 @@ fn match_table(
     context: &StepContext<'_>,
 ) -> Result<(Match, Vec<(usize, usize)>), Wrong> {
     let schema = table.schema();
-    let rule = Match::compile(spec, context.schema, &schema, |_| true)?;
+    let on = equal_columns(spec, context.schema, &schema)?;
     let key = table.key().iter().map(|name| {
-        let mut on = rule.on.iter().copied();
+        let mut on = on.iter().copied();
         on.find(|(_, right)| schema.field(*right).name() == name)
     });
     let key: Option<Vec<(usize, usize)>> = key.collect();
-    match key {
-        Some(key) if !key.is_empty() && key.len() == rule.on.len() => Ok((rule, key)),
-        _ => {
-            let error = match table.key().is_empty() {
-                true => Error::new(Class::Configuration, "flow.join-no-key"),
-                false => Error::new(Class::Configuration, "flow.join-key")
-                    .with("key", table.key().join(", ")),
-            };
-            Err(Wrong::new(error.with("table", table.name())).at("on"))
-        }
-    }
+    let Some(key) = key.filter(|key| !key.is_empty() && key.len() == on.len()) else {
+        let error = match table.key().is_empty() {
+            true => Error::new(Class::Configuration, "flow.join-no-key"),
+            false => Error::new(Class::Configuration, "flow.join-key")
+                .with("key", table.key().join(", ")),
+        };
+        return Err(Wrong::new(error.with("table", table.name())).at("on"));
+    };
+    let rule = Match::compile(spec, on, context.schema, &schema, |_| true)?;
+    Ok((rule, key))
 }
 
 struct TableJoin {

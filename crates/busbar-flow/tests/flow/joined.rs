@@ -1,0 +1,357 @@
+//! Joins of two streams whatever happens: the process is killed, or the power fails, after any number of disk operations, again
+//! and again. One flow joins within an interval and counts in windows behind that, so that rows are regrouped; the other joins
+//! as of event time. In the end every result is there once, with the values that a plain computation over the logs gives, and
+//! every late event is kept.
+//!
+//! `BUSBAR_SIM_SEED=17` runs one history, `BUSBAR_SIM_RUNS=500` many.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use arrow::array::{BinaryArray, StringArray};
+use busbar_event::{Batch, Body, Envelope};
+use busbar_log::sim::Random;
+use serde_json::Value;
+
+use crate::common::{World, rest};
+
+const SECOND: i64 = 1_000_000;
+const SIZE: i64 = 10 * SECOND;
+const WITHIN: i64 = 2 * SECOND;
+const LATENESS: i64 = 3 * SECOND;
+/// Times of events lie ahead of the clock, so that no partition ticks.
+const AHEAD: i64 = 4_000_000_000 * SECOND;
+const EVENTS: i64 = 4000;
+
+const NEAR: &str = "from: left\nsteps:\n  - where: v >= 0\n  \
+    - join: { stream: right, on: meter, within: 2s, type: left, columns: [v as w] }\n  \
+    - window: { tumble: 10s, by: [meter], select: 'meter, window_start, count(*) as n, count(w) as m, sum(w) as s' }\n\
+    to:\n  - { stream: near, key: '${meter}' }\n  - table: all\n";
+const AS_OF: &str = "from: left\nsteps:\n  - join: { stream: right, on: meter, as_of: true, columns: [id as version] }\n  \
+    - select: id, version\nto:\n  - stream: latest\n";
+
+fn files(partitions: (u16, u16)) -> Vec<(&'static str, String)> {
+    let stream = |topic: &str, partitions: u16| {
+        format!(
+            "topics: {topic}/#\nformat: json\npartitions: {partitions}\nlateness: 3s\n\
+             schema: {{ id: int, v: int, meter: text }}\n"
+        )
+    };
+    vec![
+        ("streams/left.yaml", stream("left", partitions.0)),
+        ("streams/right.yaml", stream("right", partitions.1)),
+        (
+            "streams/near.yaml",
+            "topics: out/near\nformat: json\npartitions: 2\n".into(),
+        ),
+        (
+            "streams/latest.yaml",
+            "topics: out/latest\nformat: json\n".into(),
+        ),
+        ("tables/all.yaml", "relational: {}\n".into()),
+        ("flows/near.yaml", NEAR.into()),
+        ("flows/as-of.yaml", AS_OF.into()),
+    ]
+}
+
+fn apply(world: &World, files: &[(&'static str, String)]) {
+    let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (*path, &**text)).collect();
+    let applied = world.apply(&files);
+    assert!(applied.failed.is_empty(), "{:?}", applied.failed);
+}
+
+#[derive(Clone)]
+struct Event {
+    is_right: bool,
+    id: i64,
+    time: i64,
+    meter: u64,
+    v: i64,
+}
+
+fn batch(events: &[Event]) -> Batch {
+    let topics = events.iter().map(|e| {
+        let stream = if e.is_right { "right" } else { "left" };
+        format!("{stream}/c{}/x", e.id % 16)
+    });
+    let topics: Vec<String> = topics.collect();
+    let times = events.iter().map(|e| e.time).collect();
+    let payloads = events.iter().map(|e| {
+        let Event { id, v, meter, .. } = e;
+        format!(r#"{{"id":{id},"v":{v},"meter":"m{meter}"}}"#)
+    });
+    let body = BinaryArray::from_iter_values(payloads.map(String::into_bytes));
+    let envelope = Envelope::new(&StringArray::from(topics), times);
+    Batch::from_columns(envelope, Body::Payload(body)).unwrap()
+}
+
+/// One row of an event that is not late.
+struct Row {
+    id: i64,
+    time: i64,
+    meter: String,
+    v: i64,
+}
+
+/// Events of a stream: those in time, the ids of those that are late, and the least watermark.
+fn read(world: &World, stream: &str) -> (Vec<Row>, Vec<i64>, i64) {
+    let stream = world.bus.stream(stream).unwrap();
+    let (mut rows, mut late, mut passed) = (Vec::new(), Vec::new(), i64::MAX);
+    for partition in stream.partitions().iter() {
+        let mut watermark = i64::MIN;
+        let mut at = partition.start();
+        while at < partition.end() {
+            for chunk in partition.read(at, 1 << 20).unwrap() {
+                for row in 0..chunk.batch.rows() {
+                    let event = chunk.batch.event(row);
+                    let payload: Value = serde_json::from_slice(&event.payload).unwrap();
+                    let int = |name: &str| payload[name].as_i64().unwrap();
+                    match event.time < watermark {
+                        true => late.push(int("id")),
+                        false => rows.push(Row {
+                            id: int("id"),
+                            time: event.time,
+                            meter: payload["meter"].as_str().unwrap().to_owned(),
+                            v: int("v"),
+                        }),
+                    }
+                    watermark = watermark.max(event.time - LATENESS);
+                }
+                at = chunk.end();
+            }
+        }
+        passed = passed.min(watermark);
+    }
+    (rows, late, passed)
+}
+
+/// One window of one meter: rows, matched rows, sum.
+type Windows = BTreeMap<(i64, String), (i64, i64, i64)>;
+
+#[derive(Debug, PartialEq)]
+struct Expected {
+    windows: Windows,
+    /// Row and version.
+    versions: BTreeMap<i64, i64>,
+    /// Late events: for the flow that leaves rows out before the join, and for the other one.
+    late: [Vec<i64>; 2],
+}
+
+/// What a plain computation over the logs says.
+fn plain(world: &World) -> Expected {
+    let (left, late_left, passed_left) = read(world, "left");
+    let (right, late_right, passed_right) = read(world, "right");
+    let passed = passed_left.min(passed_right);
+    let mut windows = Windows::new();
+    let mut versions = BTreeMap::new();
+    for row in &left {
+        let same = right.iter().filter(|other| other.meter == row.meter);
+        let latest = same.clone().filter(|other| other.time <= row.time);
+        if let Some(latest) = latest.max_by_key(|other| other.time)
+            && row.time < passed
+        {
+            versions.insert(row.id, latest.id);
+        }
+        let start = row.time.div_euclid(SIZE) * SIZE;
+        if row.v < 0 || start + SIZE > passed - WITHIN {
+            continue;
+        }
+        let near = same.filter(|other| (other.time - row.time).abs() <= WITHIN);
+        let near: Vec<i64> = near.map(|other| other.v).collect();
+        let window = windows.entry((start, row.meter.clone())).or_default();
+        window.0 += near.len().max(1) as i64;
+        window.1 += near.len() as i64;
+        window.2 += near.iter().sum::<i64>();
+    }
+    let sorted = |mut ids: Vec<i64>| {
+        ids.sort_unstable();
+        ids
+    };
+    let all = sorted(late_left.into_iter().chain(late_right).collect());
+    let kept = all.iter().copied().filter(|id| id % 10 != 0 || id % 2 == 1);
+    Expected {
+        windows,
+        versions,
+        late: [kept.collect(), all],
+    }
+}
+
+/// What the outputs say; panics where a result is there twice.
+fn found(world: &World) -> Expected {
+    let mut windows = Windows::new();
+    for (_, row) in world.contents("near") {
+        let int = |name: &str| row[name].as_i64().unwrap_or_default();
+        let start = busbar_event::time::parse(row["window_start"].as_str().unwrap()).unwrap();
+        let meter = row["meter"].as_str().unwrap().to_owned();
+        let before = windows.insert((start, meter), (int("n"), int("m"), int("s")));
+        assert_eq!(before, None, "twice: {row}");
+    }
+    let mut versions = BTreeMap::new();
+    for (_, row) in world.contents("latest") {
+        let int = |name: &str| row[name].as_i64().unwrap();
+        let before = versions.insert(int("id"), int("version"));
+        assert_eq!(before, None, "twice: {row}");
+    }
+    let late = ["near.late", "as-of.late"].map(|stream| {
+        let kept = world.contents(stream);
+        let mut late: Vec<i64> = kept
+            .iter()
+            .map(|(_, p)| p["id"].as_i64().unwrap())
+            .collect();
+        late.sort_unstable();
+        late
+    });
+    Expected {
+        windows,
+        versions,
+        late,
+    }
+}
+
+fn check(world: &World, seed: u64) {
+    let until = Instant::now() + Duration::from_secs(120);
+    let expected = plain(world);
+    assert!(
+        expected.windows.len() > 20,
+        "seed {seed}: {}",
+        expected.windows.len()
+    );
+    assert!(
+        expected.versions.len() > 500,
+        "seed {seed}: {}",
+        expected.versions.len()
+    );
+    assert!(!expected.late[0].is_empty(), "seed {seed}");
+    loop {
+        for flow in ["near", "as-of"] {
+            let status = world.settle(flow);
+            assert_eq!(
+                status.conservation.difference, 0,
+                "seed {seed}: {status:#?}"
+            );
+        }
+        let found = found(world);
+        let table = world.table_ints("all", "n").len();
+        if found == expected && table == expected.windows.len() {
+            return;
+        }
+        // Between two stages everything is done with for a moment.
+        if Instant::now() >= until {
+            assert_eq!(found, expected, "seed {seed}");
+            assert_eq!(table, expected.windows.len(), "seed {seed}");
+        }
+        rest(50);
+    }
+}
+
+/// Events in some disorder, every now and then one that is too late. The times of no two are the same.
+fn events(random: &mut Random, from: i64, to: i64) -> Vec<Event> {
+    (from..to)
+        .map(|id| {
+            let back = match random.below(40) {
+                0 => 30 * SECOND,
+                _ => random.below(LATENESS as u64) as i64,
+            };
+            Event {
+                is_right: id % 2 == 1,
+                id,
+                time: (AHEAD + id * SECOND / 20 - back).div_euclid(EVENTS * 2) * EVENTS * 2 + id,
+                meter: random.below(5),
+                v: match id % 20 {
+                    0 | 10 => -1,
+                    _ => random.below(100) as i64,
+                },
+            }
+        })
+        .collect()
+}
+
+/// Events behind all others, for every partition: what was open is closed.
+fn closing() -> Vec<Event> {
+    (0..32)
+        .map(|n| Event {
+            is_right: n % 2 == 1,
+            // Sixteen topics of each stream.
+            id: 1_000_000 + n / 2,
+            time: AHEAD + 100_000 * SECOND,
+            meter: 9,
+            v: 1,
+        })
+        .collect()
+}
+
+fn append(world: &World, events: &[Event], position: u64) -> bool {
+    let appended = world
+        .bus
+        .append(batch(events), Some(("test".into(), position)));
+    world.tokio.block_on(appended).is_ok()
+}
+
+/// How far the source has come.
+fn published(world: &World) -> i64 {
+    let streams = ["left", "right"].map(|stream| world.bus.stream(stream));
+    let partitions = streams
+        .into_iter()
+        .flatten()
+        .map(|s| s.partitions().to_vec());
+    let known = partitions
+        .flatten()
+        .filter_map(|p| p.producer_position("test"));
+    known.max().unwrap_or(0) as i64
+}
+
+fn history(seed: u64) -> usize {
+    let mut random = Random::new(seed);
+    let partitions = (1 + random.below(3) as u16, 1 + random.below(2) as u16);
+    let files = files(partitions);
+    let mut world = World::new(seed);
+    apply(&world, &files);
+    let (mut next, mut crashes) = (0, 0);
+    while next < EVENTS {
+        let stats = world.disk.stats();
+        let doom = stats.writes + stats.syncs + random.below(300);
+        let until = Instant::now() + Duration::from_secs(30);
+        loop {
+            let stats = world.disk.stats();
+            if stats.writes + stats.syncs >= doom || next >= EVENTS || Instant::now() > until {
+                break;
+            }
+            let to = (next + 1 + random.below(120) as i64).min(EVENTS);
+            if !append(&world, &events(&mut random, next, to), to as u64) {
+                break;
+            }
+            next = to;
+            // Long enough now and then for a state to be committed in between.
+            if random.below(20) == 0 {
+                rest(random.below(1500));
+            }
+        }
+        if next < EVENTS {
+            world = world.restart(random.below(2) == 0);
+            crashes += 1;
+            next = next.max(published(&world));
+            apply(&world, &files);
+        }
+    }
+    assert!(append(&world, &closing(), EVENTS as u64 + 1));
+    check(&world, seed);
+    // And again behind a crash: nothing is missing, nothing comes twice.
+    world = world.restart(true);
+    apply(&world, &files);
+    check(&world, seed);
+    crashes
+}
+
+#[test]
+fn joined_rows_are_there_once_whatever_happens() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse().ok());
+    if let Some(seed) = number("BUSBAR_SIM_SEED") {
+        history(seed);
+        return;
+    }
+    let mut crashes = 0;
+    for seed in 0..number("BUSBAR_SIM_RUNS").unwrap_or(4) {
+        crashes += history(seed);
+    }
+    assert!(crashes > 10, "{crashes} crashes");
+}
