@@ -21,6 +21,8 @@ pub struct FlowStatus {
     /// Why it does not run, or does not get on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Error>,
+    /// The tables that its joins look rows up in.
+    pub tables: Vec<String>,
     /// Its inputs, steps and outputs.
     pub nodes: Vec<NodeStatus>,
     /// How they hang together.

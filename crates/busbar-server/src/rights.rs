@@ -20,13 +20,13 @@ pub(crate) fn check_table(caller: &Principal, name: &str) -> Answer<()> {
     allowed(caller.may_read_table(name), name)
 }
 
-/// Refuses a flow that reads a stream the caller may not read, or that does not exist.
+/// Refuses a flow that reads a stream or a table the caller may not read, or that does not exist.
 pub(crate) fn check_flow(app: &App, caller: &Principal, name: &str) -> Answer<()> {
     if caller.may_read_all() {
         return Ok(());
     }
     let status = app.runtime.status_of(name);
-    let readable = status.is_some_and(|status| may_read_flow(caller, inputs(&status)));
+    let readable = status.is_some_and(|status| may_read_status(caller, &status));
     allowed(readable, name)
 }
 
@@ -35,24 +35,26 @@ pub(crate) fn check_all(caller: &Principal, what: &str) -> Answer<()> {
     allowed(caller.may_read_all(), what)
 }
 
-/// Whether the caller may read every stream that a flow reads.
+/// Whether the caller may read every stream and every table that a flow reads.
 pub(crate) fn may_read_flow<'a>(
     caller: &Principal,
-    inputs: impl IntoIterator<Item = &'a str>,
+    streams: impl IntoIterator<Item = &'a str>,
+    tables: &[String],
 ) -> bool {
     if caller.may_read_all() {
         return true;
     }
-    let mut inputs = inputs.into_iter().peekable();
-    inputs.peek().is_some() && inputs.all(|stream| caller.may_read_stream(stream))
+    let mut streams = streams.into_iter().peekable();
+    streams.peek().is_some()
+        && streams.all(|stream| caller.may_read_stream(stream))
+        && tables.iter().all(|table| caller.may_read_table(table))
 }
 
-/// The streams that a flow reads.
-pub(crate) fn inputs(flow: &FlowStatus) -> impl Iterator<Item = &str> {
-    flow.nodes
-        .iter()
-        .filter(|node| node.role == "from")
-        .map(|node| node.label.as_str())
+/// The same of a flow as it runs.
+pub(crate) fn may_read_status(caller: &Principal, flow: &FlowStatus) -> bool {
+    let nodes = flow.nodes.iter().filter(|node| node.role == "from");
+    let streams = nodes.map(|node| node.label.as_str());
+    may_read_flow(caller, streams, &flow.tables)
 }
 
 /// Whether the caller may see a file of the project: that of a stream, table or flow it may read. All other
@@ -64,10 +66,10 @@ pub(crate) fn may_read_file(caller: &Principal, project: &Project, path: &str) -
     match Bundle::classify(path) {
         Ok((Kind::Stream, name)) => caller.may_read_stream(name),
         Ok((Kind::Table, name)) => caller.may_read_table(name),
-        Ok((Kind::Flow, name)) => project
-            .flows
-            .get(name)
-            .is_some_and(|flow| may_read_flow(caller, flow.spec.from.iter().map(String::as_str))),
+        Ok((Kind::Flow, name)) => project.flows.get(name).is_some_and(|flow| {
+            let tables: Vec<String> = flow.spec.read_tables().cloned().collect();
+            may_read_flow(caller, flow.spec.streams().map(String::as_str), &tables)
+        }),
         _ => false,
     }
 }

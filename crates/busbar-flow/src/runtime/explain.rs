@@ -56,6 +56,9 @@ pub struct ExplainedStep {
     /// For a step in two parts: `before` or `after` the regrouping.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub part: Option<&'static str>,
+    /// The table that it looks rows up in, for a join with one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
     /// The name under which its state is kept, if it keeps any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
@@ -172,12 +175,24 @@ impl Runtime {
                     Target::Table(_) => (Guarantee::ExactlyOnce, "flow.why-hot"),
                     _ => (Guarantee::ExactlyOnce, "flow.why-log"),
                 };
+                let tables: Vec<&str> = plan.spec.read_tables().map(String::as_str).collect();
+                let tables = tables.join(", ");
+                let why = |language| {
+                    let why = said(language, why);
+                    match tables.is_empty() {
+                        true => why,
+                        false => {
+                            let args = [("tables", &*tables), ("why", &*why)];
+                            messages::text(language, "flow.why-look-up", &args)
+                        }
+                    }
+                };
                 ExplainedOutput {
                     kind: spec.kind(),
                     name: spec.target_name().to_owned(),
                     guarantee,
-                    why: said(Language::En, why),
-                    why_zh: said(Language::Zh, why),
+                    why: why(Language::En),
+                    why_zh: why(Language::Zh),
                     own_cursor: output.apart,
                 }
             })
@@ -207,7 +222,10 @@ fn steps(flow: &Flow, plan: &Plan, input: &InputPlan) -> Vec<ExplainedStep> {
     steps
         .map(|step| {
             let state = step.state.as_ref().map(|(name, _)| name.to_string());
+            let mut joins = plan.spec.joins();
+            let join = joins.find(|(index, _)| *index == step.index);
             ExplainedStep {
+                table: join.and_then(|(_, join)| join.table.clone()),
                 step: step.index,
                 kind: plan.spec.steps[step.index].kind(),
                 part: step.part_name(),

@@ -188,6 +188,7 @@ impl Runtime {
             version: flow.version,
             state,
             error,
+            tables: spec.read_tables().cloned().collect(),
             edges: edges(spec, &nodes),
             nodes,
             conservation: Conservation {

@@ -11,6 +11,7 @@ mod deploy;
 mod flow_tests;
 mod flows;
 mod joined;
+mod lookups;
 mod poison;
 mod replay;
 mod stateful;

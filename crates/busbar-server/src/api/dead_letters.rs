@@ -1,6 +1,6 @@
 //! Dead letters: events that could not be processed, why, and re-driving, editing and discarding them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use busbar_access::{Principal, Role};
 use busbar_event::{Class, Error};
-use busbar_flow::{DeadFilter, DeadLetter, FlowStatus, Redriven as Sent};
+use busbar_flow::{DeadFilter, DeadLetter, Redriven as Sent};
 use serde::{Deserialize, Serialize};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -291,13 +291,10 @@ struct GroupView {
 async fn groups(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<Json<Groups>> {
     let groups = app.runtime.dead_groups().await?;
     // A cause may quote the event.
-    let inputs = inputs_of_flows(&app);
-    let may_read = |flow: &str| {
-        caller.may_read_all()
-            || inputs.get(flow).is_some_and(|streams| {
-                rights::may_read_flow(&caller, streams.iter().map(String::as_str))
-            })
-    };
+    let flows = app.runtime.status().into_iter();
+    let flows = flows.filter(|flow| rights::may_read_status(&caller, flow));
+    let flows: BTreeSet<String> = flows.map(|flow| flow.name).collect();
+    let may_read = |flow: &str| caller.may_read_all() || flows.contains(flow);
     Ok(Json(Groups {
         groups: groups
             .into_iter()
@@ -316,15 +313,6 @@ async fn groups(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<J
             })
             .collect(),
     }))
-}
-
-/// The streams that each flow reads.
-fn inputs_of_flows(app: &App) -> BTreeMap<String, BTreeSet<String>> {
-    let inputs = |flow: FlowStatus| {
-        let streams = rights::inputs(&flow).map(str::to_owned).collect();
-        (flow.name, streams)
-    };
-    app.runtime.status().into_iter().map(inputs).collect()
 }
 
 /// Which open dead letters to act on: those that fit every field that is given.

@@ -47,6 +47,9 @@ pub(crate) struct FlowSummary {
     state: &'static str,
     /// The streams it reads.
     from: String,
+    /// The tables that its joins look rows up in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tables: Vec<String>,
     /// The version of the project it came with.
     version: u64,
     #[serde(flatten)]
@@ -72,9 +75,9 @@ impl FlowSummary {
         &self.name
     }
 
-    /// Whether the caller may read every stream that the flow reads.
+    /// Whether the caller may read every stream and table that the flow reads.
     pub(crate) fn may_be_read_by(&self, caller: &Principal) -> bool {
-        rights::may_read_flow(caller, self.from.split(", "))
+        rights::may_read_flow(caller, self.from.split(", "), &self.tables)
     }
 
     /// Whole events a second.
@@ -580,6 +583,7 @@ fn view(status: FlowStatus, now: Micros) -> FlowDetail {
             .map(|node| node.label.as_str())
             .collect::<Vec<_>>()
             .join(", "),
+        tables: status.tables.clone(),
         version: status.version,
         counts: counts(&status.conservation.counters),
         rate: inputs

@@ -169,6 +169,10 @@ pub fn explain(args: &ExplainArgs, node: &NodeArgs, json: bool) -> Result<(), Fa
             let part = step["part"].as_str().unwrap_or_default();
             said.push(("part", part.to_owned()));
             println!("  {}", say::line("cli.plan-step", &said).trim_end());
+            if let Some(table) = step["table"].as_str() {
+                let said = [("table", table.to_owned())];
+                println!("    {}", say::line("cli.plan-look-up", &said));
+            }
             if let Some(name) = step["state"].as_str() {
                 let bytes = step["state_memory_bytes"].as_u64().unwrap_or(0);
                 let said = [("name", name.to_owned()), ("bytes", bytes.to_string())];

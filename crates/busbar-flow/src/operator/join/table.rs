@@ -269,3 +269,238 @@ impl Operator for LookingUp {
         self.cache.as_ref().map_or(0, Cache::bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use arrow::array::{AsArray, Int64Array, StringArray};
+    use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+    use busbar_catalog::StepSpec;
+    use busbar_log::SystemClock;
+    use busbar_table::{Applied, Capabilities, Scan, Stats, TableSpec, Tables, Write};
+
+    use super::*;
+    use crate::operator::{Made, registry};
+
+    /// A table that fails some times, counts the keys it is asked for, and may take long.
+    #[derive(Debug)]
+    struct Watched {
+        table: Arc<dyn Table>,
+        failures: AtomicUsize,
+        asked: AtomicUsize,
+        waits: bool,
+    }
+
+    impl Table for Watched {
+        fn name(&self) -> &str {
+            self.table.name()
+        }
+        fn engine(&self) -> &'static str {
+            self.table.engine()
+        }
+        fn capabilities(&self) -> Capabilities {
+            Capabilities {
+                lookup_waits: self.waits,
+                ..self.table.capabilities()
+            }
+        }
+        fn schema(&self) -> SchemaRef {
+            self.table.schema()
+        }
+        fn key(&self) -> &[String] {
+            self.table.key()
+        }
+        fn evolve(&self, schema: &Schema) -> Result<(), Error> {
+            self.table.evolve(schema)
+        }
+        fn check(&self, schema: &Schema) -> Result<(), Error> {
+            self.table.check(schema)
+        }
+        fn write(&self, write: &Write<'_>) -> Result<Applied, Error> {
+            self.table.write(write)
+        }
+        fn scan(&self, scan: &Scan) -> Result<busbar_table::Rows, Error> {
+            self.table.scan(scan)
+        }
+        fn lookup(&self, lookup: &Lookup<'_>) -> Result<Found, Error> {
+            let failed = self
+                .failures
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                    left.checked_sub(1)
+                });
+            if failed.is_ok() {
+                return Err(Error::new(Class::Transient, "table.file-busy"));
+            }
+            self.asked
+                .fetch_add(lookup.keys[0].len(), Ordering::Relaxed);
+            self.table.lookup(lookup)
+        }
+        fn rows(&self) -> Result<u64, Error> {
+            self.table.rows()
+        }
+        fn position(&self, producer: &str) -> Result<Option<u64>, Error> {
+            self.table.position(producer)
+        }
+        fn stats(&self) -> Result<Stats, Error> {
+            self.table.stats()
+        }
+    }
+
+    const TABLE: &str = r#"{"key": ["site"], "hot": {},
+        "columns": [{"name": "site", "type": "text"}, {"name": "height", "type": "int"}]}"#;
+
+    fn watched(waits: bool) -> Arc<Watched> {
+        let tables = Tables::open("", Arc::new(SystemClock)).unwrap();
+        let spec: TableSpec = serde_json::from_str(TABLE).unwrap();
+        tables
+            .apply(&BTreeMap::from([("sites".to_owned(), spec)]))
+            .unwrap();
+        let table = tables.table("sites").unwrap();
+        put(&*table, &[("a", 10), ("b", 20)]);
+        Arc::new(Watched {
+            table,
+            failures: AtomicUsize::new(0),
+            asked: AtomicUsize::new(0),
+            waits,
+        })
+    }
+
+    fn put(table: &dyn Table, rows: &[(&str, i64)]) {
+        let sites: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.0)));
+        let heights: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.1)));
+        let batch = RecordBatch::try_from_iter([("site", sites), ("height", heights)]).unwrap();
+        table.apply(&batch, None).unwrap();
+    }
+
+    fn operator(table: &Arc<Watched>, join: &str) -> Box<dyn Operator> {
+        let spec: StepSpec = serde_saphyr::from_str(&format!("join: {{ {join} }}")).unwrap();
+        let fields = ["id", "at"]
+            .into_iter()
+            .zip([DataType::Int64, DataType::Utf8]);
+        let fields = fields.map(|(name, data_type)| Field::new(name, data_type, true));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let table = Arc::clone(table) as Arc<dyn Table>;
+        let context = StepContext {
+            schema: &schema,
+            tables: &BTreeMap::from([("sites".to_owned(), table)]),
+            streams: &|_| None,
+        };
+        let step = registry::compile(&spec, &context).unwrap();
+        step.operator(&schema).unwrap()
+    }
+
+    fn rows(sites: &[Option<&str>]) -> Rows {
+        let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..sites.len() as i64));
+        let sites: ArrayRef = Arc::new(StringArray::from(sites.to_vec()));
+        Rows {
+            batch: RecordBatch::try_from_iter_with_nullable([
+                ("id", ids, true),
+                ("at", sites, true),
+            ])
+            .unwrap(),
+            made: Made::Same,
+            times: None,
+        }
+    }
+
+    /// Row by row: the event it was made from, and what was added.
+    fn came(out: &mut Output) -> Vec<(usize, Option<i64>)> {
+        let rows = std::mem::take(&mut out.rows).into_iter();
+        let all = rows.flat_map(|rows| {
+            let added = rows.batch.column(2).as_primitive::<Int64Type>().clone();
+            let ids = rows.batch.column(0).as_primitive::<Int64Type>().clone();
+            (0..rows.len()).map(move |row| {
+                assert_eq!(rows.made.event(row) as i64, ids.value(row));
+                (
+                    rows.made.event(row),
+                    added.is_valid(row).then(|| added.value(row)),
+                )
+            })
+        });
+        all.collect()
+    }
+
+    const SITES: [Option<&str>; 6] = [Some("b"), None, Some("a"), Some("x"), Some("b"), Some("b")];
+
+    #[tokio::test]
+    async fn a_table_that_fails_holds_the_rows() {
+        for waits in [false, true] {
+            let table = watched(waits);
+            table.failures.store(2, Ordering::Relaxed);
+            for (join, expected) in [
+                (
+                    "table: sites, on: at = site",
+                    vec![(0, Some(20)), (2, Some(10)), (4, Some(20)), (5, Some(20))],
+                ),
+                (
+                    "table: sites, on: at = site, type: left",
+                    vec![
+                        (0, Some(20)),
+                        (1, None),
+                        (2, Some(10)),
+                        (3, None),
+                        (4, Some(20)),
+                        (5, Some(20)),
+                    ],
+                ),
+            ] {
+                table.failures.store(2, Ordering::Relaxed);
+                let mut operator = operator(&table, join);
+                let mut out = Output::default();
+                for _ in 0..2 {
+                    let failed = operator.process(rows(&SITES), &mut out).await.unwrap_err();
+                    assert_eq!(failed.class(), Class::Transient);
+                    assert!(out.rows.is_empty() && out.dead.is_empty());
+                }
+                operator.process(rows(&SITES), &mut out).await.unwrap();
+                assert_eq!(came(&mut out), expected, "{join}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn each_key_of_a_batch_is_asked_for_once_and_answers_are_kept_where_asking_takes_long() {
+        for (join, waits, asked) in [
+            ("table: sites, on: at = site", false, [3, 6]),
+            ("table: sites, on: at = site, cache: 1h", true, [3, 3]),
+            ("table: sites, on: at = site, cache: 0s", true, [3, 6]),
+        ] {
+            let table = watched(waits);
+            let mut operator = operator(&table, join);
+            for asked in asked {
+                let mut out = Output::default();
+                operator.process(rows(&SITES), &mut out).await.unwrap();
+                assert_eq!(came(&mut out).len(), 4, "{join}");
+                assert_eq!(table.asked.load(Ordering::Relaxed), asked, "{join}");
+            }
+            // A new key is asked for beside those that are known; without rows nothing is.
+            let mut out = Output::default();
+            operator
+                .process(rows(&[Some("b"), Some("new")]), &mut out)
+                .await
+                .unwrap();
+            operator.process(rows(&[None]), &mut out).await.unwrap();
+            assert_eq!(came(&mut out), [(0, Some(20))]);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_used_for_its_time_only() {
+        let table = watched(true);
+        let mut operator = operator(&table, "table: sites, on: at = site, cache: 1ms");
+        let mut out = Output::default();
+        operator
+            .process(rows(&[Some("a")]), &mut out)
+            .await
+            .unwrap();
+        put(&*table.table, &[("a", 11)]);
+        std::thread::sleep(Duration::from_millis(5));
+        operator
+            .process(rows(&[Some("a")]), &mut out)
+            .await
+            .unwrap();
+        assert_eq!(came(&mut out), [(0, Some(10)), (0, Some(11))]);
+    }
+}
