@@ -6,8 +6,9 @@
 //! | --- | --- | --- | --- |
 //! | [`Hot`] | memory, and a journal in the log | rows until their time to live is over, bounded in rows and bytes | as it was at the last write |
 //! | [`Relational`] | one SQLite file | everything | as it was at the last commit |
+//! | [`Wide`] | one log-structured merge tree | versions of cells until their time to live is over | as it was at the last commit |
 //!
-//! Both sit behind [`Table`] and pass the same conformance suite (`tests/conformance.rs`). Rows move
+//! All sit behind [`Table`] and pass the same conformance suite (`tests/conformance.rs`). Rows move
 //! in and out as Arrow record batches; there is no call for a single row.
 //!
 //! **Exactly once.** A [`Write`] may carry the [`ProducerPosition`] it stands for. An engine keeps
@@ -28,14 +29,16 @@ mod registry;
 mod relational;
 mod spec;
 mod table;
+pub mod wide;
 
 pub use columns::{ColumnType, canonical_schema};
 pub use hot::Hot;
 pub use position::ProducerPosition;
 pub use registry::{Staged, Tables};
 pub use relational::Relational;
-pub use spec::{ColumnSpec, HotSpec, RelationalSpec, TableSpec, WhenFull};
+pub use spec::{ColumnSpec, FamilySpec, HotSpec, RelationalSpec, TableSpec, WhenFull, WideSpec};
 pub use table::{
     Applied, Capabilities, Compare, Condition, Constant, Found, Lookup, Rejected, Rows, Scan,
     Stats, Table, Write,
 };
+pub use wide::Wide;

@@ -57,5 +57,45 @@ pub const BUSY_WAIT: Duration = Duration::from_secs(5);
 /// Prepared statements a connection keeps.
 pub const STATEMENTS_CACHED_MAX: usize = 32;
 
+/// Families that a wide table may have.
+pub const WIDE_FAMILIES_MAX: usize = 4;
+
+/// Families that a wide table may have had, those included that its file names no longer.
+pub const WIDE_FAMILIES_EVER_MAX: usize = 16;
+
+/// Versions of a cell that a family may keep.
+pub const WIDE_VERSIONS_MAX: u32 = 10_000;
+
+/// Bytes of files of wide tables that are kept in memory, over all tables.
+pub const WIDE_CACHE_BYTES: u64 = 64 << 20;
+
+/// How long a start waits for another process that still has the wide tables open.
+pub const WIDE_LOCK_WAIT: Duration = Duration::from_secs(20);
+
+/// Bytes of a qualifier.
+pub const WIDE_QUALIFIER_BYTES_MAX: usize = 1024;
+
+/// Bytes of a row key. The store's own bound is 65,535 with what it adds.
+pub const WIDE_KEY_BYTES_MAX: usize = 16 << 10;
+
+/// Rows of a wide table above which they are counted at most once in [`WIDE_COUNT_EVERY`].
+pub const WIDE_COUNT_ROWS: u64 = 100_000;
+
+/// Time between two counts of a large wide table.
+pub const WIDE_COUNT_EVERY: Duration = Duration::from_secs(60);
+
+/// Fragments written to a wide table after which dead ones are looked for; a table with more waits for as many as it has.
+pub const WIDE_SWEEP_FRAGMENTS: u64 = 100_000;
+
+/// Fragments that a sweep removes by one commit.
+pub const WIDE_SWEEP_COMMIT: usize = 4096;
+
+/// Rows that one call reads or changes by their keys.
+pub const WIDE_CALL_ROWS_MAX: usize = 10_000;
+
+/// Bytes of cells that one call answers with.
+pub const WIDE_CALL_BYTES_MAX: usize = 16 << 20;
+
+const _: () = assert!(WIDE_FAMILIES_MAX <= WIDE_FAMILIES_EVER_MAX);
 const _: () = assert!(HOT_CHUNK_ROWS.is_power_of_two());
 const _: () = assert!(HOT_ROWS_MAX_DEFAULT <= HOT_ROWS_MAX);

@@ -10,16 +10,19 @@ use parking_lot::RwLock;
 
 use crate::hot::from_log;
 use crate::spec::{Engine, TableSpec};
-use crate::{Hot, Relational, Table};
+use crate::wide::WideStore;
+use crate::{Hot, Relational, Table, Wide};
 
 /// The tables of a node, by name.
 ///
 /// ```text
 /// <data>/tables/<name>.db         one SQLite file a relational table, with its -wal and -shm beside it
+/// <data>/tables/_wide/            the cells of all wide tables
 /// <data>/hot/<name>/<identity>/   the journal of a hot table; another key or other columns make another one
 /// ```
 pub struct Tables {
     dir: PathBuf,
+    wide: Arc<WideStore>,
     clock: Arc<dyn Clock>,
     journals: Option<Journals>,
     open: RwLock<BTreeMap<String, Open>>,
@@ -45,13 +48,16 @@ struct Open {
 enum Kept {
     Hot(Arc<Hot>),
     Relational(Arc<Relational>),
+    Wide(Arc<Wide>),
 }
 
 impl Tables {
     /// Tables that keep their files in `dir`, which is made when the first one is needed.
     pub fn open(dir: impl AsRef<Path>, clock: Arc<dyn Clock>) -> Result<Self, Error> {
+        let folder = dir.as_ref().join("_wide");
         Ok(Self {
             dir: dir.as_ref().to_owned(),
+            wide: Arc::new(WideStore::new(&folder, Arc::clone(&clock))),
             clock,
             journals: None,
             open: RwLock::default(),
@@ -102,8 +108,10 @@ impl Tables {
     pub fn adopt(&self, Staged(next): Staged) -> Result<(), Error> {
         let mut open = self.open.write();
         for (name, Open { spec, kept }) in &next {
-            if let (Kept::Hot(table), Engine::Hot(options)) = (kept, spec.engine(name)?) {
-                table.reconfigure(options);
+            match (kept, spec.engine(name)?) {
+                (Kept::Hot(table), Engine::Hot(options)) => table.reconfigure(options),
+                (Kept::Wide(table), Engine::Wide(options)) => table.reconfigure(options)?,
+                _ => {}
             }
         }
         *open = next;
@@ -119,7 +127,16 @@ impl Tables {
         Some(match &open.get(name)?.kept {
             Kept::Hot(table) => Arc::clone(table) as Arc<dyn Table>,
             Kept::Relational(table) => Arc::clone(table) as Arc<dyn Table>,
+            Kept::Wide(table) => Arc::clone(table) as Arc<dyn Table>,
         })
+    }
+
+    /// The wide table of that name, for its cells.
+    pub fn wide(&self, name: &str) -> Option<Arc<Wide>> {
+        match &self.open.read().get(name)?.kept {
+            Kept::Wide(table) => Some(Arc::clone(table)),
+            _ => None,
+        }
     }
 
     /// All names, sorted.
@@ -175,6 +192,20 @@ impl Tables {
                 let file = self.dir.join(format!("{name}.db"));
                 let table = Relational::open(&file, name, &schema, &spec.key)?;
                 Ok(Kept::Relational(Arc::new(table)))
+            }
+            Engine::Wide(options) => {
+                if let Some(Open {
+                    kept: Kept::Wide(table),
+                    ..
+                }) = before
+                {
+                    table.check_options(&options)?;
+                    table.declare(&schema)?;
+                    return Ok(Kept::Wide(Arc::clone(table)));
+                }
+                let store = Arc::clone(&self.wide);
+                let table = Wide::open(name, &schema, &spec.key, options, store)?;
+                Ok(Kept::Wide(Arc::new(table)))
             }
         }
     }

@@ -8,9 +8,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::columns::{ColumnType, check_columns, row_number};
-use crate::limits::{HOT_BYTES_MAX_DEFAULT, HOT_ROWS_MAX, HOT_ROWS_MAX_DEFAULT, NAME_BYTES_MAX};
+use crate::limits::{
+    HOT_BYTES_MAX_DEFAULT, HOT_ROWS_MAX, HOT_ROWS_MAX_DEFAULT, NAME_BYTES_MAX, WIDE_FAMILIES_MAX,
+    WIDE_VERSIONS_MAX,
+};
 
-/// A table as its file describes it: exactly one of `hot` and `relational`, a key, columns.
+/// A table as its file describes it: exactly one of `hot`, `relational` and `wide`, a key, columns.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TableSpec {
@@ -20,6 +23,9 @@ pub struct TableSpec {
     /// Keep the rows in a SQLite file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relational: Option<RelationalSpec>,
+    /// Keep the rows as cells on disk, with versions, any number of columns and a time to live for each family.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wide: Option<WideSpec>,
     /// Columns that say which row a write replaces. Without a key the table only grows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub key: Vec<String>,
@@ -74,11 +80,64 @@ pub enum WhenFull {
 #[serde(deny_unknown_fields)]
 pub struct RelationalSpec {}
 
+/// Rows of cells on disk. A cell has a row, a family, a qualifier, a time and a value.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WideSpec {
+    /// One to four families. A column `family.qualifier` belongs to that family, any other one to the first. Without them
+    /// there is one, `d`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub families: Vec<FamilySpec>,
+    /// The first columns of the key, as many as a hash of 2 bytes is made of that row keys then begin with. It spreads keys
+    /// that grow, such as times. Rows can be read in a range of keys only where these columns are given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub salt: Vec<String>,
+    /// The column of type time that stamps the cells of a row; otherwise it is the time of writing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<String>,
+}
+
+/// A family of cells.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FamilySpec {
+    /// Its name: small letters, digits and `_`, beginning with a letter.
+    pub name: String,
+    /// Versions of a cell that are kept, the newest ones; 1 if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub versions: Option<u32>,
+    /// How long a cell stays after its time, such as `12h` or `90d`. For ever if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<String>,
+    /// Whether the family has a JSON column of its name, an object of all cells that have no column of their own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub free: bool,
+}
+
 /// The engine of a spec that was found to be in order.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Engine {
     Hot(HotOptions),
     Relational,
+    Wide(WideOptions),
+}
+
+/// [`WideSpec`] with its defaults filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct WideOptions {
+    pub families: Vec<FamilyOptions>,
+    /// Number of leading key columns that the salt is made of.
+    pub salted: usize,
+    pub time: Option<String>,
+}
+
+/// [`FamilySpec`] with its defaults filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct FamilyOptions {
+    pub name: String,
+    pub versions: u32,
+    pub ttl_us: Option<i64>,
+    pub free: bool,
 }
 
 /// [`HotSpec`] with its defaults filled in.
@@ -97,15 +156,16 @@ impl TableSpec {
         let engine = self.engine(name)?;
         let schema = self.schema(name)?;
         match engine {
-            Engine::Hot(_) => Ok(()),
+            Engine::Hot(_) | Engine::Wide(_) => Ok(()),
             Engine::Relational => row_number(&schema).map(drop),
         }
     }
 
     pub(crate) fn engine(&self, name: &str) -> Result<Engine, Error> {
-        match (&self.hot, &self.relational) {
-            (Some(hot), None) => hot.options(name).map(Engine::Hot),
-            (None, Some(_)) => Ok(Engine::Relational),
+        match (&self.hot, &self.relational, &self.wide) {
+            (Some(hot), None, None) => hot.options(name).map(Engine::Hot),
+            (None, Some(_), None) => Ok(Engine::Relational),
+            (None, None, Some(wide)) => wide.options(name, self).map(Engine::Wide),
             _ => Err(Error::new(Class::Configuration, "table.one-engine").with("table", name)),
         }
     }
@@ -152,15 +212,8 @@ pub(crate) fn check_key_type(table: &str, column: &str, kind: ColumnType) -> Res
 
 impl HotSpec {
     fn options(&self, name: &str) -> Result<HotOptions, Error> {
-        let ttl = match &self.ttl {
-            None => None,
-            Some(text) => Some(parse_duration(text).ok_or_else(|| {
-                let short: String = text.chars().take(32).collect();
-                Error::new(Class::Configuration, "table.ttl")
-                    .with("table", name)
-                    .with("ttl", short)
-            })?),
-        };
+        let ttl = self.ttl.as_deref().map(|text| ttl(name, text));
+        let ttl = ttl.transpose()?;
         let rows_max = self.rows_max.unwrap_or(HOT_ROWS_MAX_DEFAULT);
         let bytes_max = self.bytes_max.unwrap_or(HOT_BYTES_MAX_DEFAULT);
         if rows_max == 0 || rows_max > HOT_ROWS_MAX || bytes_max == 0 {
@@ -175,6 +228,83 @@ impl HotSpec {
             when_full: self.when_full,
         })
     }
+}
+
+impl WideSpec {
+    fn options(&self, name: &str, table: &TableSpec) -> Result<WideOptions, Error> {
+        let new = |code| Error::new(Class::Configuration, code).with("table", name);
+        if table.key.is_empty() {
+            return Err(new("table.wide-key"));
+        }
+        if !table.key.starts_with(&self.salt) {
+            return Err(new("table.wide-salt").with("key", table.key.join(", ")));
+        }
+        if self.families.len() > WIDE_FAMILIES_MAX {
+            return Err(new("table.wide-families").with("most", WIDE_FAMILIES_MAX));
+        }
+        let mut families: Vec<FamilyOptions> = Vec::new();
+        for spec in &self.families {
+            let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+            let is_name = spec.name.starts_with(|c: char| c.is_ascii_lowercase())
+                && spec.name.len() <= NAME_BYTES_MAX
+                && spec.name.chars().all(fits);
+            let family: String = spec.name.chars().take(NAME_BYTES_MAX).collect();
+            if !is_name {
+                return Err(new("table.wide-family-name").with("family", family));
+            }
+            if families.iter().any(|known| known.name == spec.name) {
+                return Err(new("table.wide-family-twice").with("family", family));
+            }
+            let versions = spec.versions.unwrap_or(1);
+            if versions == 0 || versions > WIDE_VERSIONS_MAX {
+                return Err(new("table.wide-versions")
+                    .with("family", family)
+                    .with("most", WIDE_VERSIONS_MAX));
+            }
+            let kept = spec.ttl.as_deref().map(|text| ttl(name, text));
+            let ttl_us = kept.transpose()?.map(|ttl| ttl.as_micros() as i64);
+            families.push(FamilyOptions {
+                name: spec.name.clone(),
+                versions,
+                ttl_us,
+                free: spec.free,
+            });
+        }
+        if families.is_empty() {
+            families.push(FamilyOptions {
+                name: "d".to_owned(),
+                versions: 1,
+                ttl_us: None,
+                free: false,
+            });
+        }
+        if let Some(taken) = families.iter().filter(|f| f.free).find_map(|family| {
+            let columns = table.columns.iter().map(|column| &column.name);
+            columns.chain(&table.key).find(|name| **name == family.name)
+        }) {
+            return Err(new("table.wide-free-column").with("column", taken));
+        }
+        if let Some(time) = &self.time
+            && let Some(column) = table.columns.iter().find(|column| column.name == *time)
+            && column.kind != ColumnType::Time
+        {
+            return Err(new("table.wide-time").with("column", time));
+        }
+        Ok(WideOptions {
+            families,
+            salted: self.salt.len(),
+            time: self.time.clone(),
+        })
+    }
+}
+
+fn ttl(table: &str, text: &str) -> Result<Duration, Error> {
+    parse_duration(text).ok_or_else(|| {
+        let short: String = text.chars().take(32).collect();
+        Error::new(Class::Configuration, "table.ttl")
+            .with("table", table)
+            .with("ttl", short)
+    })
 }
 
 /// A span of more than nothing and less than a thousand years.

@@ -1,0 +1,651 @@
+//! Reading and changing single cells.
+
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use busbar_event::{Class, Error};
+use hashbrown::HashMap;
+
+use super::Wide;
+use super::cell::{FragmentWriter, Stored, Value, write_deletion};
+use super::key::{KeyLayout, KeyRange};
+use super::layout::Layout;
+use super::read::{Paused, TakeCells, Wanted, WantedFamily, damaged};
+use super::store::Commit;
+use super::write::{Stamps, check_qualifier, fit, key_too_large};
+use crate::columns::column_type_error;
+use crate::limits::{WIDE_CALL_BYTES_MAX, WIDE_CALL_ROWS_MAX, WIDE_KEY_BYTES_MAX};
+use crate::table::Compare;
+
+/// Which cells of a row are asked for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Select {
+    /// Families (`m`), cells of a family (`m.temp`) or of the first one (`temp`). All cells if there are none.
+    pub columns: Vec<String>,
+    /// Versions of each cell at most, the newest ones; 1 if not given.
+    pub versions: Option<u32>,
+}
+
+/// A row, as cells.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowCells {
+    /// The values of the key's columns.
+    pub key: Vec<Value>,
+    /// By family, then qualifier, the newest version of each first.
+    pub cells: Vec<Cell>,
+}
+
+/// A cell.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cell {
+    /// Its family.
+    pub family: Arc<str>,
+    /// Its name within the family.
+    pub qualifier: String,
+    /// Microseconds since 1970.
+    pub time: i64,
+    /// What it holds.
+    pub value: Value,
+}
+
+/// What to read with [`Wide::scan_cells`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CellScan {
+    /// Values of the first columns of the key that every row has.
+    pub prefix: Vec<Value>,
+    /// Only rows whose next key columns are not less than these.
+    pub from: Vec<Value>,
+    /// Only rows whose next key columns are less than these.
+    pub to: Vec<Value>,
+    /// Only rows behind the one with this key: [`CellScanned::next`] of the answer before.
+    pub after: Option<Vec<Value>>,
+    /// Which cells.
+    pub select: Select,
+    /// Only rows that fit all of these.
+    pub filters: Vec<CellFilter>,
+    /// Rows at most.
+    pub limit: Option<usize>,
+}
+
+/// A condition on the newest version of a cell.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CellFilter {
+    /// The cell's column.
+    pub column: String,
+    /// How to compare; a cell of another type does not fit.
+    pub compare: Compare,
+    /// With what; none fits a row without the cell, and then `compare` is [`Compare::Equal`].
+    pub value: Option<Value>,
+}
+
+/// Rows of one call of [`Wide::scan_cells`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CellScanned {
+    /// The rows, in the order of their keys as they are stored.
+    pub rows: Vec<RowCells>,
+    /// The key of the last row that was looked at, if there may be more rows.
+    pub next: Option<Vec<Value>>,
+}
+
+/// Changes of one row.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RowChange {
+    /// The values of the key's columns.
+    pub key: Vec<Value>,
+    /// The changes, in order.
+    pub changes: Vec<CellChange>,
+    /// The time of the cells, in microseconds since 1970; the time of writing if not given.
+    pub time: Option<i64>,
+    /// Change the row only if all of these fit.
+    pub only_if: Vec<CellFilter>,
+}
+
+/// A change of a row.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CellChange {
+    /// Put a value into a cell.
+    Put(String, Value),
+    /// Delete a cell, all its versions.
+    Delete(String),
+    /// Delete all cells of a family.
+    DeleteFamily(String),
+    /// Delete the row.
+    DeleteRow,
+}
+
+/// A sum that is added to a cell.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Increment {
+    /// The values of the key's columns.
+    pub key: Vec<Value>,
+    /// The cell's column. It holds a whole number, or does not exist and counts as 0.
+    pub column: String,
+    /// What is added.
+    pub by: i64,
+}
+
+impl Wide {
+    /// The rows with these keys, none for a row that is not there. All are as they were at one moment.
+    ///
+    /// # Errors
+    /// Keys or columns that do not fit the table, too many rows or too much data for one call, what the disk says.
+    pub fn get(
+        &self,
+        keys: &[Vec<Value>],
+        select: &Select,
+    ) -> Result<Vec<Option<RowCells>>, Error> {
+        self.check_call(keys.len())?;
+        let layout = self.layout();
+        let form = self.form(&layout)?;
+        let asked = Asked::new(self, &layout, select, &[])?;
+        let picture = self.store.picture(&self.name)?;
+        let now = self.store.clock().now_micros();
+        let (mut rows, mut bytes) = (Vec::with_capacity(keys.len()), 0);
+        for key in keys {
+            let range = form.row(key)?;
+            let paused = Paused::new(picture.range((range.start, range.end)));
+            let mut reader = paused.resume(&layout, &asked.wanted, now);
+            let (mut row, mut cells) = (Vec::new(), Cells::new(&layout));
+            let is_there = reader.row(&mut row, &mut cells)?;
+            bytes += cells.bytes;
+            check_bytes(&self.name, bytes)?;
+            rows.push(is_there.then(|| RowCells {
+                key: key.clone(),
+                cells: cells.finish(),
+            }));
+        }
+        Ok(rows)
+    }
+
+    /// Rows in a range of keys. An answer ends early when it has become large; [`CellScanned::next`] says where to go on.
+    ///
+    /// # Errors
+    /// As [`Wide::get`].
+    pub fn scan_cells(&self, scan: &CellScan) -> Result<CellScanned, Error> {
+        let limit = scan.limit.unwrap_or(WIDE_CALL_ROWS_MAX);
+        self.check_call(limit)?;
+        let layout = self.layout();
+        let form = self.form(&layout)?;
+        let asked = Asked::new(self, &layout, &scan.select, &scan.filters)?;
+        let range = scan_range(form, scan)?;
+        let now = self.store.clock().now_micros();
+        let paused = Paused::new(super::scan::open(self, range)?);
+        let mut reader = paused.resume(&layout, &asked.wanted, now);
+        let mut scanned = CellScanned::default();
+        let (mut row, mut bytes, mut looked_at) = (Vec::new(), 0, 0);
+        while scanned.rows.len() < limit {
+            let mut cells = Cells::new(&layout);
+            if !reader.row(&mut row, &mut cells)? {
+                return Ok(scanned);
+            }
+            looked_at += 1;
+            let key = form.decode(&row).ok_or_else(damaged)?;
+            let size = cells.bytes;
+            let mut cells = cells.finish();
+            let fits = asked.filters.iter().all(|filter| filter.fits(&cells));
+            if fits {
+                bytes += size;
+                cells.retain(|cell| asked.shows(&layout, cell));
+                scanned.rows.push(RowCells { key, cells });
+            }
+            let is_full = bytes > WIDE_CALL_BYTES_MAX / 2 || looked_at >= WIDE_CALL_ROWS_MAX * 10;
+            if is_full || scanned.rows.len() == limit {
+                scanned.next = form.decode(&row);
+                return Ok(scanned);
+            }
+        }
+        Ok(scanned)
+    }
+
+    /// Changes rows, all or nothing, durable when it returns. Says of each row whether its conditions did fit; one whose
+    /// conditions did not is left as it is. Conditions are those of the moment before the call.
+    ///
+    /// # Errors
+    /// As [`Wide::get`]; or a value that does not fit the column that holds the cell.
+    pub fn change(&self, rows: &[RowChange]) -> Result<Vec<bool>, Error> {
+        self.check_call(rows.len())?;
+        let mut writer = self.writer.lock();
+        let layout = self.layout();
+        let form = self.form(&layout)?;
+        let mut commit = self.store.begin(&self.name)?;
+        let mut done = Vec::with_capacity(rows.len());
+        let (mut put, mut deleted) = (0, 0);
+        let mut stamps = Stamps::begin(&mut writer, self);
+        for row in rows {
+            let fits = row.only_if.is_empty() || self.fits(&layout, form, row)?;
+            done.push(fits);
+            if !fits {
+                continue;
+            }
+            let key = row_key(form, &row.key)?;
+            let is_put = write_row(self, &layout, &key, row, &mut stamps, &mut commit)?;
+            put += u64::from(is_put);
+            deleted += u64::from(!is_put);
+        }
+        let fragments = stamps.finish(&mut commit);
+        self.store.commit(commit)?;
+        self.counters.writes.fetch_add(1, Ordering::Relaxed);
+        drop(writer);
+        self.store.sync()?;
+        self.counters.put.fetch_add(put, Ordering::Relaxed);
+        self.counters.deleted.fetch_add(deleted, Ordering::Relaxed);
+        self.sweep_after(fragments);
+        Ok(done)
+    }
+
+    /// Adds to cells, all or nothing, durable when it returns. The answer is what each cell holds then.
+    ///
+    /// # Errors
+    /// As [`Wide::change`]; a cell that holds no whole number, or a sum beyond 64 bits.
+    pub fn increment(&self, sums: &[Increment]) -> Result<Vec<i64>, Error> {
+        self.check_call(sums.len())?;
+        let mut writer = self.writer.lock();
+        let layout = self.layout();
+        let form = self.form(&layout)?;
+        let mut commit = self.store.begin(&self.name)?;
+        let mut stamps = Stamps::begin(&mut writer, self);
+        // A cell that stands there twice is added to twice.
+        let mut known: HashMap<(Vec<u8>, usize, String), i64> = HashMap::new();
+        let mut answers = Vec::with_capacity(sums.len());
+        for sum in sums {
+            let (family, qualifier) = self.cell(&layout, &sum.column)?;
+            let key = row_key(form, &sum.key)?;
+            let id = (key, family, qualifier.to_owned());
+            let before = match known.get(&id) {
+                Some(before) => *before,
+                None => self.counter(&layout, sum)?,
+            };
+            let after = before.checked_add(sum.by).ok_or_else(|| {
+                Error::new(Class::Permanent, "table.wide-sum")
+                    .with("table", &self.name)
+                    .with("column", &sum.column)
+            })?;
+            let row = RowChange {
+                changes: vec![CellChange::Put(sum.column.clone(), Value::Int(after))],
+                ..RowChange::default()
+            };
+            write_row(self, &layout, &id.0, &row, &mut stamps, &mut commit)?;
+            known.insert(id, after);
+            answers.push(after);
+        }
+        let fragments = stamps.finish(&mut commit);
+        self.store.commit(commit)?;
+        self.counters.writes.fetch_add(1, Ordering::Relaxed);
+        drop(writer);
+        self.store.sync()?;
+        self.counters
+            .put
+            .fetch_add(sums.len() as u64, Ordering::Relaxed);
+        self.sweep_after(fragments);
+        Ok(answers)
+    }
+
+    /// What the cell of an increment holds; 0 if there is none.
+    fn counter(&self, layout: &Layout, sum: &Increment) -> Result<i64, Error> {
+        let select = Select {
+            columns: vec![sum.column.clone()],
+            versions: None,
+        };
+        let found = self.get(std::slice::from_ref(&sum.key), &select)?.pop();
+        let cell = found.flatten().and_then(|row| row.cells.into_iter().next());
+        match cell.map(|cell| cell.value) {
+            None => Ok(0),
+            Some(Value::Int(value)) => Ok(value),
+            Some(value) => {
+                let (family, qualifier) = layout.cell(&sum.column);
+                let column = format!("{}.{qualifier}", layout.families[family].name);
+                Err(Error::new(Class::Permanent, "table.wide-no-counter")
+                    .with("table", &self.name)
+                    .with("column", column)
+                    .with("type", value.kind().word()))
+            }
+        }
+    }
+
+    fn fits(&self, layout: &Layout, form: &KeyLayout, row: &RowChange) -> Result<bool, Error> {
+        let nothing = Select {
+            columns: Vec::new(),
+            versions: None,
+        };
+        let mut asked = Asked::new(self, layout, &nothing, &row.only_if)?;
+        asked.wanted = asked.only_filters(layout);
+        let range = form.row(&row.key)?;
+        let now = self.store.clock().now_micros();
+        let paused = Paused::new(super::scan::open(self, range)?);
+        let mut reader = paused.resume(layout, &asked.wanted, now);
+        let mut cells = Cells::new(layout);
+        reader.row(&mut Vec::new(), &mut cells)?;
+        let cells = cells.finish();
+        Ok(asked.filters.iter().all(|filter| filter.fits(&cells)))
+    }
+
+    fn form<'a>(&self, layout: &'a Layout) -> Result<&'a KeyLayout, Error> {
+        layout.key.as_ref().ok_or_else(|| {
+            Error::new(Class::Configuration, "table.key-missing")
+                .with("table", &self.name)
+                .with("column", &self.key[0])
+        })
+    }
+
+    /// The family and qualifier of a column.
+    fn cell<'a>(&self, layout: &Layout, column: &'a str) -> Result<(usize, &'a str), Error> {
+        if self.key.iter().any(|key| key == column) {
+            return Err(Error::new(Class::Permanent, "table.wide-key-cell")
+                .with("table", &self.name)
+                .with("column", column));
+        }
+        let (family, qualifier) = layout.cell(column);
+        check_qualifier(qualifier)?;
+        Ok((family, qualifier))
+    }
+
+    fn check_call(&self, rows: usize) -> Result<(), Error> {
+        if rows > WIDE_CALL_ROWS_MAX {
+            return Err(Error::new(Class::Permanent, "table.wide-call-rows")
+                .with("rows", rows)
+                .with("most", WIDE_CALL_ROWS_MAX));
+        }
+        Ok(())
+    }
+}
+
+/// Writes the changes of one row; whether it puts something.
+fn write_row(
+    table: &Wide,
+    layout: &Layout,
+    key: &[u8],
+    row: &RowChange,
+    stamps: &mut Stamps<'_>,
+    commit: &mut Commit,
+) -> Result<bool, Error> {
+    let (mut entry, mut value) = (Vec::new(), Vec::new());
+    let mut put = |family: usize, value: &[u8], stamps: &mut Stamps<'_>| {
+        entry.clear();
+        entry.extend_from_slice(key);
+        let number = layout.families[family].number;
+        stamps.next(number, row.time).push(&mut entry);
+        commit.put(&entry, value);
+    };
+    let mut is_put = false;
+    // Changes of cells that follow each other in one family become one fragment.
+    let mut changes = row.changes.iter().peekable();
+    while let Some(change) = changes.next() {
+        match change {
+            CellChange::DeleteRow => {
+                write_deletion(&mut value);
+                for family in 0..layout.families.len() {
+                    put(family, &value, stamps);
+                }
+            }
+            CellChange::DeleteFamily(name) => {
+                let family = layout.family_named(name).ok_or_else(|| {
+                    Error::new(Class::Permanent, "table.wide-no-family")
+                        .with("table", &table.name)
+                        .with("family", name)
+                })?;
+                write_deletion(&mut value);
+                put(family, &value, stamps);
+            }
+            CellChange::Put(column, _) | CellChange::Delete(column) => {
+                let (family, _) = table.cell(layout, column)?;
+                let mut fragment = FragmentWriter::new(&mut value);
+                let mut next = Some(change);
+                let mut written: Vec<&str> = Vec::new();
+                while let Some(CellChange::Put(column, _) | CellChange::Delete(column)) = next {
+                    let (its, qualifier) = table.cell(layout, column)?;
+                    written.push(qualifier);
+                    match next {
+                        Some(CellChange::Put(_, cell)) => {
+                            let kind = layout.column_type(its, qualifier.as_bytes());
+                            let fitting = match kind {
+                                Some(kind) => fit(cell.clone(), kind).ok_or_else(|| {
+                                    column_type_error(&table.name, column, kind, cell.kind())
+                                })?,
+                                None => cell.clone(),
+                            };
+                            fragment.value(qualifier.as_bytes(), &fitting);
+                            is_put = true;
+                        }
+                        _ => fragment.null(qualifier.as_bytes()),
+                    }
+                    // One cell is written once in a fragment, where the first one would hide the others.
+                    next = changes.next_if(|change| match change {
+                        CellChange::Put(column, _) | CellChange::Delete(column) => {
+                            let (other, qualifier) = layout.cell(column);
+                            other == family && !written.contains(&qualifier)
+                        }
+                        _ => false,
+                    });
+                }
+                put(family, &value, stamps);
+            }
+        }
+    }
+    Ok(is_put)
+}
+
+fn row_key(form: &KeyLayout, values: &[Value]) -> Result<Vec<u8>, Error> {
+    let mut key = Vec::new();
+    form.encode(values, &mut key)?;
+    if key.len() > WIDE_KEY_BYTES_MAX {
+        return Err(key_too_large(key.len()));
+    }
+    Ok(key)
+}
+
+fn scan_range(form: &KeyLayout, scan: &CellScan) -> Result<KeyRange, Error> {
+    let with = |more: &[Value]| {
+        let values: Vec<Value> = scan.prefix.iter().chain(more).cloned().collect();
+        form.prefix(&values)
+    };
+    let mut range = form.prefix(&scan.prefix)?;
+    if !scan.from.is_empty() {
+        range.start = with(&scan.from)?.start;
+    }
+    if !scan.to.is_empty() {
+        range.end = match with(&scan.to)?.start {
+            Bound::Included(end) => Bound::Excluded(end),
+            other => other,
+        };
+    }
+    if let Some(after) = &scan.after {
+        if let Bound::Excluded(end) = form.row(after)?.end {
+            range.start = Bound::Included(end);
+        }
+    }
+    let is_empty = match (&range.start, &range.end) {
+        (Bound::Included(start), Bound::Excluded(end)) => start > end,
+        _ => false,
+    };
+    if is_empty {
+        range.end = match &range.start {
+            Bound::Included(start) => Bound::Excluded(start.clone()),
+            other => other.clone(),
+        };
+    }
+    Ok(range)
+}
+
+fn check_bytes(table: &str, bytes: usize) -> Result<(), Error> {
+    if bytes > WIDE_CALL_BYTES_MAX {
+        return Err(Error::new(Class::Permanent, "table.wide-call-bytes")
+            .with("table", table)
+            .with("most", WIDE_CALL_BYTES_MAX));
+    }
+    Ok(())
+}
+
+/// What a call asks for.
+struct Asked {
+    wanted: Wanted,
+    filters: Vec<Filter>,
+    /// For each family the cells that the answer has: all, some or none.
+    shown: Vec<WantedFamily>,
+}
+
+struct Filter {
+    family: Arc<str>,
+    place: usize,
+    qualifier: String,
+    compare: Compare,
+    value: Option<Value>,
+}
+
+impl Asked {
+    fn new(
+        table: &Wide,
+        layout: &Layout,
+        select: &Select,
+        filters: &[CellFilter],
+    ) -> Result<Self, Error> {
+        let count = layout.families.len();
+        let mut shown = vec![WantedFamily::None; count];
+        if select.columns.is_empty() {
+            shown = vec![WantedFamily::All; count];
+        }
+        for column in &select.columns {
+            if let Some(family) = layout.family_named(column) {
+                shown[family] = WantedFamily::All;
+                continue;
+            }
+            let (family, qualifier) = table.cell(layout, column)?;
+            want(&mut shown[family], qualifier);
+        }
+        let mut wanted = shown.clone();
+        let mut needed = Vec::with_capacity(filters.len());
+        for filter in filters {
+            let (family, qualifier) = table.cell(layout, &filter.column)?;
+            want(&mut wanted[family], qualifier);
+            needed.push(Filter {
+                family: layout.families[family].name.as_str().into(),
+                place: family,
+                qualifier: qualifier.to_owned(),
+                compare: filter.compare,
+                value: filter.value.clone(),
+            });
+        }
+        let versions = select.versions.unwrap_or(1).max(1);
+        Ok(Self {
+            wanted: Wanted {
+                families: wanted,
+                versions,
+            },
+            filters: needed,
+            shown,
+        })
+    }
+
+    /// The cells that the filters need.
+    fn only_filters(&self, layout: &Layout) -> Wanted {
+        let mut families = vec![WantedFamily::None; layout.families.len()];
+        for filter in &self.filters {
+            want(&mut families[filter.place], &filter.qualifier);
+        }
+        Wanted {
+            families,
+            versions: 1,
+        }
+    }
+
+    fn shows(&self, layout: &Layout, cell: &Cell) -> bool {
+        let family = layout.family_named(&cell.family);
+        match family.map(|family| &self.shown[family]) {
+            None | Some(WantedFamily::None) => false,
+            Some(WantedFamily::All) => true,
+            Some(WantedFamily::Some(known)) => known.contains_key(cell.qualifier.as_bytes()),
+        }
+    }
+}
+
+fn want(family: &mut WantedFamily, qualifier: &str) {
+    let qualifier: Box<[u8]> = qualifier.as_bytes().into();
+    match family {
+        WantedFamily::All => {}
+        WantedFamily::Some(known) => {
+            let place = known.len();
+            known.entry(qualifier).or_insert(place);
+        }
+        WantedFamily::None => *family = WantedFamily::Some(HashMap::from([(qualifier, 0)])),
+    }
+}
+
+impl Filter {
+    fn fits(&self, cells: &[Cell]) -> bool {
+        let cell = cells
+            .iter()
+            .find(|cell| cell.family == self.family && cell.qualifier == self.qualifier);
+        match (cell, &self.value) {
+            (None, None) => self.compare == Compare::Equal,
+            (Some(cell), Some(value)) => compare(&cell.value, self.compare, value),
+            _ => false,
+        }
+    }
+}
+
+fn compare(cell: &Value, compare: Compare, with: &Value) -> bool {
+    use std::cmp::Ordering as O;
+    let order = match (cell, with) {
+        (Value::Bool(a), Value::Bool(b)) => Some(a.cmp(b)),
+        (Value::Int(a), Value::Int(b)) | (Value::Time(a), Value::Time(b)) => Some(a.cmp(b)),
+        (Value::Float(a), Value::Float(b)) => a.partial_cmp(b),
+        (Value::Int(a), Value::Float(b)) => (*a as f64).partial_cmp(b),
+        (Value::Float(a), Value::Int(b)) => a.partial_cmp(&(*b as f64)),
+        (Value::Text(a) | Value::Json(a), Value::Text(b) | Value::Json(b)) => Some(a.cmp(b)),
+        (Value::Binary(a), Value::Binary(b)) => Some(a.cmp(b)),
+        _ => None,
+    };
+    order.is_some_and(|order| match compare {
+        Compare::Equal => order == O::Equal,
+        Compare::Less => order == O::Less,
+        Compare::LessOrEqual => order != O::Greater,
+        Compare::Greater => order == O::Greater,
+        Compare::GreaterOrEqual => order != O::Less,
+    })
+}
+
+/// Collects the cells of a row.
+struct Cells {
+    families: Vec<Arc<str>>,
+    cells: Vec<Cell>,
+    bytes: usize,
+}
+
+impl Cells {
+    fn new(layout: &Layout) -> Self {
+        let families = layout.families.iter();
+        Self {
+            families: families.map(|family| family.name.as_str().into()).collect(),
+            cells: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    fn finish(mut self) -> Vec<Cell> {
+        // Versions come the newest first, and a stable sort leaves them so.
+        self.cells
+            .sort_by(|a, b| (&a.family, &a.qualifier).cmp(&(&b.family, &b.qualifier)));
+        self.cells
+    }
+}
+
+impl TakeCells for Cells {
+    fn take(
+        &mut self,
+        family: usize,
+        _: Option<usize>,
+        qualifier: &[u8],
+        time: i64,
+        value: Stored<'_>,
+    ) {
+        if let Some(value) = value.value() {
+            self.bytes += qualifier.len() + value.bytes() + size_of::<Cell>();
+            self.cells.push(Cell {
+                family: Arc::clone(&self.families[family]),
+                qualifier: String::from_utf8_lossy(qualifier).into_owned(),
+                time,
+                value,
+            });
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! What a table's cells mean: its key, families and columns.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use busbar_event::{Class, Error};
+use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
+
+use super::key::KeyLayout;
+use crate::columns::{ColumnType, type_of};
+use crate::limits::WIDE_FAMILIES_EVER_MAX;
+use crate::spec::WideOptions;
+
+/// What is kept beside the cells, so that the table means the same when it is opened again.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Stored {
+    /// Names and types of the key's columns. Empty until the types are known.
+    pub key: Vec<(String, ColumnType)>,
+    /// Number of leading columns that the salt is a hash of.
+    pub salted: usize,
+    /// Families by their number in keys, including those that the table's file names no longer.
+    pub families: Vec<String>,
+    /// The family of columns that name none.
+    pub first: String,
+    /// Names and types of the columns that are not part of the key.
+    pub columns: Vec<(String, ColumnType)>,
+}
+
+/// The same, ready for use.
+#[derive(Debug)]
+pub(super) struct Layout {
+    pub stored: Stored,
+    /// The key's columns, then the others, then one JSON column for each free family.
+    pub schema: SchemaRef,
+    /// None until the types of the key's columns are known.
+    pub key: Option<KeyLayout>,
+    pub families: Vec<Family>,
+    /// Place in [`Layout::families`] by the number in keys.
+    by_number: [Option<usize>; WIDE_FAMILIES_EVER_MAX],
+    /// What each column after those of the key holds.
+    pub columns: Vec<Column>,
+    /// The column that stamps cells.
+    pub time: Option<usize>,
+}
+
+/// A family, with its number in keys.
+#[derive(Clone, Debug)]
+pub(super) struct Family {
+    pub name: String,
+    pub number: u8,
+    pub versions: u32,
+    pub ttl_us: Option<i64>,
+    /// The place in the schema of the JSON column that holds the cells without a column of their own.
+    pub free: Option<usize>,
+    /// The place in the schema of the column that holds a qualifier.
+    pub known: HashMap<Box<[u8]>, usize>,
+}
+
+/// What a column of the schema holds.
+#[derive(Clone, Debug)]
+pub(super) enum Column {
+    /// The cells of one qualifier.
+    Cell { family: usize, qualifier: Box<str> },
+    /// The cells of a family that have no column of their own, as an object.
+    Free { family: usize },
+}
+
+impl Layout {
+    pub fn new(name: &str, stored: Stored, options: &WideOptions) -> Result<Self, Error> {
+        let mut families: Vec<Family> = Vec::with_capacity(options.families.len());
+        let mut by_number = [None; WIDE_FAMILIES_EVER_MAX];
+        let mut stored = stored;
+        for (place, family) in options.families.iter().enumerate() {
+            let known = stored.families.iter().position(|old| *old == family.name);
+            let number = match known {
+                Some(number) => number,
+                None => {
+                    stored.families.push(family.name.clone());
+                    stored.families.len() - 1
+                }
+            };
+            if number >= WIDE_FAMILIES_EVER_MAX {
+                return Err(Error::new(Class::Configuration, "table.wide-families-ever")
+                    .with("table", name)
+                    .with("most", WIDE_FAMILIES_EVER_MAX));
+            }
+            by_number[number] = Some(place);
+            families.push(Family {
+                name: family.name.clone(),
+                number: number as u8,
+                versions: family.versions,
+                ttl_us: family.ttl_us,
+                free: None,
+                known: HashMap::new(),
+            });
+        }
+        let mut fields: Vec<Field> = Vec::new();
+        for (column, kind) in stored.key.iter().chain(&stored.columns) {
+            fields.push(kind.field(column));
+        }
+        let mut columns = Vec::with_capacity(stored.columns.len());
+        for (place, (column, _)) in stored.columns.iter().enumerate() {
+            let (family, qualifier) = cell_of(&families, column);
+            let qualifier: Box<str> = qualifier.into();
+            families[family]
+                .known
+                .insert(qualifier.as_bytes().into(), stored.key.len() + place);
+            columns.push(Column::Cell { family, qualifier });
+        }
+        for (place, family) in options.families.iter().enumerate() {
+            if family.free {
+                families[place].free = Some(fields.len());
+                fields.push(ColumnType::Json.field(&family.name));
+                columns.push(Column::Free { family: place });
+            }
+        }
+        let types: Vec<ColumnType> = stored.key.iter().map(|(_, kind)| *kind).collect();
+        let key = (!types.is_empty()).then(|| KeyLayout::new(types, stored.salted));
+        let time = options.time.as_ref().and_then(|time| {
+            let names = stored.key.iter().chain(&stored.columns);
+            names.map(|(name, _)| name).position(|name| name == time)
+        });
+        Ok(Self {
+            schema: Arc::new(Schema::new(fields)),
+            stored,
+            key,
+            families,
+            by_number,
+            columns,
+            time,
+        })
+    }
+
+    /// The key's columns and the others, without those of free families: what grows with the rows that come.
+    pub fn base(&self) -> SchemaRef {
+        let count = self.stored.key.len() + self.stored.columns.len();
+        let fields = self.schema.fields().iter().take(count).cloned();
+        Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+    }
+
+    /// What is kept when the base schema has become `base`.
+    pub fn widened(&self, key: &[String], base: &Schema) -> Stored {
+        let mut stored = self.stored.clone();
+        let of = |name: &String| {
+            let field = base.column_with_name(name).map(|(_, field)| field);
+            field.map(|field| (name.clone(), type_of(field)))
+        };
+        stored.key = key.iter().map_while(of).collect();
+        if stored.key.len() < key.len() {
+            stored.key.clear();
+        }
+        let others = base.fields().iter();
+        stored.columns = others
+            .filter(|field| !key.contains(field.name()))
+            .map(|field| (field.name().clone(), type_of(field)))
+            .collect();
+        stored
+    }
+
+    /// The family with this number in keys; none for one that the table's file names no longer.
+    pub fn family(&self, number: u8) -> Option<usize> {
+        *self.by_number.get(usize::from(number))?
+    }
+
+    /// The family and qualifier of `family.qualifier`, or of a qualifier of the first family.
+    pub fn cell<'a>(&self, column: &'a str) -> (usize, &'a str) {
+        cell_of(&self.families, column)
+    }
+
+    /// The family of that name.
+    pub fn family_named(&self, name: &str) -> Option<usize> {
+        self.families.iter().position(|family| family.name == name)
+    }
+
+    /// The type of the column that holds a cell, where there is one.
+    pub fn column_type(&self, family: usize, qualifier: &[u8]) -> Option<ColumnType> {
+        let place = *self.families[family].known.get(qualifier)?;
+        Some(type_of(self.schema.field(place)))
+    }
+}
+
+fn cell_of<'a>(families: &[Family], column: &'a str) -> (usize, &'a str) {
+    let named = column.split_once('.').and_then(|(family, qualifier)| {
+        let place = families.iter().position(|known| known.name == family)?;
+        (!qualifier.is_empty()).then_some((place, qualifier))
+    });
+    named.unwrap_or((0, column))
+}

@@ -1,0 +1,404 @@
+//! Writing rows of columns.
+
+use std::sync::atomic::Ordering;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Float64Array, Int64Array, StringArray,
+    TimestampMicrosecondArray,
+};
+use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
+use busbar_event::{Class, Error, time};
+use hashbrown::HashMap;
+use hashbrown::hash_map::EntryRef;
+
+use super::cell::{FragmentWriter, Value, write_deletion};
+use super::layout::{Column, Layout};
+use super::read::Stamp;
+use super::store::Commit;
+use super::{Wide, Writer};
+use crate::columns::{self, ColumnType, EXACT_INT_MAX, Prepared, type_of};
+use crate::limits::{WIDE_KEY_BYTES_MAX, WIDE_QUALIFIER_BYTES_MAX};
+use crate::table::{Applied, Rejected, Write};
+
+/// Puts and deletes the rows of a write.
+pub(super) fn rows(table: &Wide, write: &Write<'_>) -> Result<Applied, Error> {
+    let layout = table.layout();
+    let Some(form) = &layout.key else {
+        return Err(Error::new(Class::Configuration, "table.key-missing")
+            .with("table", &table.name)
+            .with("column", &table.key[0]));
+    };
+    let key: Vec<usize> = (0..table.key.len()).collect();
+    let mut rows = columns::prepare(&table.name, &layout.schema, &key, write)?;
+    let mut applied = Applied {
+        rejected: std::mem::take(&mut rows.rejected),
+        ..Applied::default()
+    };
+    let places = remaining(write.rows.num_rows(), &applied.rejected);
+    let source = Source::new(&layout, &rows);
+
+    let mut writer = table.writer.lock();
+    let mut commit = table.store.begin(&table.name)?;
+    let is_duplicate = match write.position {
+        None => false,
+        Some(at) => {
+            let producer = table.position_key(&at.producer);
+            commit.put_meta(&producer, &at.position.to_be_bytes());
+            let known = table.store.meta(&producer)?;
+            known.is_some_and(|known| at.position <= super::big_endian(&known))
+        }
+    };
+    let mut stamps = Stamps::begin(&mut writer, table);
+    let mut last = HashMap::with_capacity(rows.rows);
+    let (mut row_key, mut entry, mut value) = (Vec::new(), Vec::new(), Vec::new());
+    let mut values = Vec::new();
+    for row in 0..rows.rows {
+        values.clear();
+        values.extend(source.key.iter().map(|column| column.value(row)));
+        row_key.clear();
+        form.encode(&values, &mut row_key)?;
+        let is_delete = rows.is_delete(row);
+        let checked = if row_key.len() > WIDE_KEY_BYTES_MAX {
+            Err(key_too_large(row_key.len()))
+        } else if is_delete {
+            Ok(Vec::new())
+        } else {
+            source.free_cells(&layout, row)
+        };
+        let free = match checked {
+            Ok(free) => free,
+            Err(cause) => {
+                let row = places[row];
+                applied.rejected.push(Rejected { row, cause });
+                continue;
+            }
+        };
+        if is_duplicate {
+            continue;
+        }
+        let time = source.time.and_then(|times| {
+            let at = times.is_valid(row).then(|| times.value(row));
+            at.filter(|_| !is_delete)
+        });
+        let mut put = |family: u8, value: &[u8], stamps: &mut Stamps<'_>| {
+            entry.clear();
+            entry.extend_from_slice(&row_key);
+            stamps.next(family, time).push(&mut entry);
+            commit.put(&entry, value);
+        };
+        match last.entry_ref(row_key.as_slice()) {
+            EntryRef::Occupied(mut before) => {
+                let was_put = std::mem::replace(before.get_mut(), !is_delete);
+                applied.overwritten += usize::from(was_put && !is_delete);
+            }
+            EntryRef::Vacant(entry) => {
+                entry.insert(!is_delete);
+            }
+        }
+        if is_delete {
+            applied.deleted += 1;
+            write_deletion(&mut value);
+            for family in &layout.families {
+                put(family.number, &value, &mut stamps);
+            }
+            continue;
+        }
+        applied.put += 1;
+        let mut is_written = false;
+        for (place, family) in layout.families.iter().enumerate() {
+            let known = &source.families[place];
+            let free = free.iter().filter(|cell| cell.family == place);
+            if known.is_empty() && free.clone().next().is_none() {
+                continue;
+            }
+            let mut fragment = FragmentWriter::new(&mut value);
+            for (qualifier, column) in known {
+                column.write(qualifier, row, &mut fragment);
+            }
+            for cell in free {
+                match &cell.value {
+                    Some(value) => fragment.value(cell.qualifier.as_bytes(), value),
+                    None => fragment.null(cell.qualifier.as_bytes()),
+                }
+            }
+            put(family.number, &value, &mut stamps);
+            is_written = true;
+        }
+        if !is_written {
+            // The row is there, without cells.
+            FragmentWriter::new(&mut value);
+            put(layout.families[0].number, &value, &mut stamps);
+        }
+    }
+    applied.rejected.sort_by_key(|rejected| rejected.row);
+    let rejected = applied.rejected.len() as u64;
+    table
+        .counters
+        .rejected
+        .fetch_add(rejected, Ordering::Relaxed);
+    if is_duplicate {
+        drop(writer);
+        table.counters.duplicates.fetch_add(1, Ordering::Relaxed);
+        applied.duplicate = true;
+        // The write that was there first may not be synced yet.
+        table.store.sync()?;
+        return Ok(applied);
+    }
+    let fragments = stamps.finish(&mut commit);
+    table.store.commit(commit)?;
+    table.counters.writes.fetch_add(1, Ordering::Relaxed);
+    drop(writer);
+    table.store.sync()?;
+    let add = |counter: &std::sync::atomic::AtomicU64, n: usize| {
+        counter.fetch_add(n as u64, Ordering::Relaxed);
+    };
+    add(&table.counters.put, applied.put);
+    add(&table.counters.deleted, applied.deleted);
+    table.sweep_after(fragments);
+    Ok(applied)
+}
+
+/// The places in the batch of the rows that were not rejected.
+fn remaining(rows: usize, rejected: &[Rejected]) -> Vec<usize> {
+    let mut rejected = rejected.iter().map(|rejected| rejected.row).peekable();
+    (0..rows)
+        .filter(|row| rejected.next_if_eq(row).is_none())
+        .collect()
+}
+
+/// Numbers and times of the fragments of one commit.
+pub(super) struct Stamps<'a> {
+    writer: &'a mut Writer,
+    table: String,
+    first: u64,
+}
+
+impl<'a> Stamps<'a> {
+    /// Begins a commit. The clock may have been set back: times of writing never go back, or what is written now would
+    /// count as older than what it replaces.
+    pub fn begin(writer: &'a mut Writer, table: &Wide) -> Self {
+        writer.time = writer.time.max(table.store.clock().now_micros());
+        Self {
+            first: writer.number,
+            table: table.name.clone(),
+            writer,
+        }
+    }
+
+    /// The stamp of the next fragment, with the time of writing or another one.
+    pub fn next(&mut self, family: u8, time: Option<i64>) -> Stamp {
+        self.writer.number += 1;
+        Stamp {
+            family,
+            time: time.unwrap_or(self.writer.time),
+            number: self.writer.number,
+        }
+    }
+
+    /// Notes how far the numbers have come; how many there are in this commit.
+    pub fn finish(self, commit: &mut Commit) -> u64 {
+        let mut both = self.writer.number.to_be_bytes().to_vec();
+        both.extend_from_slice(&self.writer.time.to_be_bytes());
+        commit.put_meta(&format!("s/{}", self.table), &both);
+        self.writer.number - self.first
+    }
+}
+
+pub(super) fn key_too_large(bytes: usize) -> Error {
+    Error::new(Class::Permanent, "table.wide-key-large")
+        .with("bytes", bytes)
+        .with("most", WIDE_KEY_BYTES_MAX)
+}
+
+/// The columns of a write by what they hold.
+struct Source<'a> {
+    key: Vec<Typed<'a>>,
+    /// For each family its qualifiers that the write has.
+    families: Vec<Vec<(&'a [u8], Typed<'a>)>>,
+    /// The objects of free families.
+    free: Vec<(usize, &'a StringArray)>,
+    time: Option<&'a TimestampMicrosecondArray>,
+}
+
+impl<'a> Source<'a> {
+    fn new(layout: &'a Layout, rows: &'a Prepared) -> Self {
+        let key_columns = layout.stored.key.len();
+        let mut source = Self {
+            key: Vec::with_capacity(key_columns),
+            families: vec![Vec::new(); layout.families.len()],
+            free: Vec::new(),
+            time: None,
+        };
+        let typed = |place: usize| {
+            let kind = type_of(layout.schema.field(place));
+            rows.column(place).map(|array| Typed::new(kind, array))
+        };
+        // `prepare` has seen to it that the key is whole.
+        source.key.extend((0..key_columns).filter_map(typed));
+        for (place, column) in layout.columns.iter().enumerate() {
+            let place = key_columns + place;
+            match column {
+                Column::Cell { family, qualifier } => {
+                    if let Some(typed) = typed(place) {
+                        source.families[*family].push((qualifier.as_bytes(), typed));
+                    }
+                }
+                Column::Free { family } => {
+                    if let Some(array) = rows.column(place) {
+                        source.free.push((*family, array.as_string()));
+                    }
+                }
+            }
+        }
+        if let Some(Typed::Time(times)) = layout.time.and_then(typed) {
+            source.time = Some(times);
+        }
+        source
+    }
+
+    /// The cells of a row that stand in objects of free families.
+    fn free_cells(&self, layout: &Layout, row: usize) -> Result<Vec<FreeCell>, Error> {
+        let mut cells = Vec::new();
+        for (family, texts) in &self.free {
+            if texts.is_null(row) {
+                continue;
+            }
+            let name = || layout.families[*family].name.clone();
+            let object: serde_json::Map<String, serde_json::Value> =
+                serde_json::from_str(texts.value(row)).map_err(|_| {
+                    Error::new(Class::Permanent, "table.wide-not-object").with("family", name())
+                })?;
+            for (qualifier, json) in object {
+                check_qualifier(&qualifier)?;
+                let kind = layout.column_type(*family, qualifier.as_bytes());
+                let value = json_value(json, kind).map_err(|given| {
+                    let kept = kind.unwrap_or(ColumnType::Json);
+                    let column = format!("{}.{qualifier}", name());
+                    Error::new(Class::Permanent, "table.wide-value-type")
+                        .with("column", column)
+                        .with("kept", kept.word())
+                        .with("given", given)
+                })?;
+                cells.push(FreeCell {
+                    family: *family,
+                    qualifier,
+                    value,
+                });
+            }
+        }
+        Ok(cells)
+    }
+}
+
+/// A cell that stands in an object; without a value it is deleted.
+struct FreeCell {
+    family: usize,
+    qualifier: String,
+    value: Option<Value>,
+}
+
+/// # Errors
+/// A qualifier that is empty or too long.
+pub(super) fn check_qualifier(qualifier: &str) -> Result<(), Error> {
+    if qualifier.is_empty() || qualifier.len() > WIDE_QUALIFIER_BYTES_MAX {
+        return Err(Error::new(Class::Permanent, "table.wide-qualifier")
+            .with("bytes", qualifier.len())
+            .with("most", WIDE_QUALIFIER_BYTES_MAX));
+    }
+    Ok(())
+}
+
+/// What a JSON value is as a cell, of the column's type where the cell has a column; none for null.
+///
+/// # Errors
+/// The word for what was given, if it does not fit the type.
+fn json_value(
+    json: serde_json::Value,
+    kind: Option<ColumnType>,
+) -> Result<Option<Value>, &'static str> {
+    let value = match json {
+        serde_json::Value::Null => return Ok(None),
+        serde_json::Value::Bool(value) => Value::Bool(value),
+        serde_json::Value::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(int), _) => Value::Int(int),
+            (None, Some(float)) => Value::Float(float),
+            (None, None) => return Err("float"),
+        },
+        serde_json::Value::String(value) => Value::Text(value),
+        nested => Value::Json(nested.to_string()),
+    };
+    let given = value.kind().word();
+    match kind {
+        None => Ok(Some(value)),
+        Some(kind) => fit(value, kind).map(Some).ok_or(given),
+    }
+}
+
+/// A value as a column of this type keeps it; none if it does not without a change.
+pub(super) fn fit(value: Value, kind: ColumnType) -> Option<Value> {
+    Some(match (value, kind) {
+        (value, kind) if value.is_of(kind) => value,
+        (Value::Int(int), ColumnType::Float) if int.unsigned_abs() <= EXACT_INT_MAX => {
+            Value::Float(int as f64)
+        }
+        (Value::Json(text), ColumnType::Text) => Value::Text(text),
+        (Value::Text(text), ColumnType::Json) => {
+            serde_json::from_str::<serde::de::IgnoredAny>(&text).ok()?;
+            Value::Json(text)
+        }
+        (Value::Text(text), ColumnType::Time) => Value::Time(time::parse(&text)?),
+        _ => return None,
+    })
+}
+
+/// A column's values, its type looked up once.
+#[derive(Clone, Copy)]
+pub(super) enum Typed<'a> {
+    Bool(&'a BooleanArray),
+    Int(&'a Int64Array),
+    Float(&'a Float64Array),
+    Text(&'a StringArray),
+    Json(&'a StringArray),
+    Time(&'a TimestampMicrosecondArray),
+    Binary(&'a BinaryArray),
+}
+
+impl<'a> Typed<'a> {
+    pub fn new(kind: ColumnType, array: &'a ArrayRef) -> Self {
+        match kind {
+            ColumnType::Bool => Self::Bool(array.as_boolean()),
+            ColumnType::Int => Self::Int(array.as_primitive::<Int64Type>()),
+            ColumnType::Float => Self::Float(array.as_primitive::<Float64Type>()),
+            ColumnType::Text => Self::Text(array.as_string()),
+            ColumnType::Json => Self::Json(array.as_string()),
+            ColumnType::Time => Self::Time(array.as_primitive::<TimestampMicrosecondType>()),
+            ColumnType::Binary => Self::Binary(array.as_binary()),
+        }
+    }
+
+    /// The value of a row of a key's column, which has no nulls.
+    pub fn value(&self, row: usize) -> Value {
+        match self {
+            Self::Bool(array) => Value::Bool(array.value(row)),
+            Self::Int(array) => Value::Int(array.value(row)),
+            Self::Float(array) => Value::Float(array.value(row)),
+            Self::Text(array) => Value::Text(array.value(row).to_owned()),
+            Self::Json(array) => Value::Json(array.value(row).to_owned()),
+            Self::Time(array) => Value::Time(array.value(row)),
+            Self::Binary(array) => Value::Binary(array.value(row).to_vec()),
+        }
+    }
+
+    fn write(&self, qualifier: &[u8], row: usize, out: &mut FragmentWriter<'_>) {
+        match self {
+            Self::Bool(array) if array.is_valid(row) => out.bool(qualifier, array.value(row)),
+            Self::Int(array) if array.is_valid(row) => out.int(qualifier, array.value(row)),
+            Self::Float(array) if array.is_valid(row) => out.float(qualifier, array.value(row)),
+            Self::Text(array) if array.is_valid(row) => out.text(qualifier, array.value(row)),
+            Self::Json(array) if array.is_valid(row) => out.json(qualifier, array.value(row)),
+            Self::Time(array) if array.is_valid(row) => out.time(qualifier, array.value(row)),
+            Self::Binary(array) if array.is_valid(row) => out.binary(qualifier, array.value(row)),
+            _ => out.null(qualifier),
+        }
+    }
+}
