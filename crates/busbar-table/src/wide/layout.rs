@@ -23,7 +23,7 @@ pub(super) struct Stored {
     pub families: Vec<String>,
     /// The family of columns that name none.
     pub first: String,
-    /// Names and types of the columns that are not part of the key.
+    /// Names and types of all columns, those of the key included.
     pub columns: Vec<(String, ColumnType)>,
 }
 
@@ -31,15 +31,17 @@ pub(super) struct Stored {
 #[derive(Debug)]
 pub(super) struct Layout {
     pub stored: Stored,
-    /// The key's columns, then the others, then one JSON column for each free family.
+    /// The columns in the order in which they were declared or came, then one JSON column for each free family.
     pub schema: SchemaRef,
     /// None until the types of the key's columns are known.
     pub key: Option<KeyLayout>,
     pub families: Vec<Family>,
     /// Place in [`Layout::families`] by the number in keys.
     by_number: [Option<usize>; WIDE_FAMILIES_EVER_MAX],
-    /// What each column after those of the key holds.
+    /// What each column of the schema holds.
     pub columns: Vec<Column>,
+    /// Places in the schema of the key's columns; fewer than those of the key until their types are known.
+    pub key_places: Vec<usize>,
     /// The column that stamps cells.
     pub time: Option<usize>,
 }
@@ -60,6 +62,8 @@ pub(super) struct Family {
 /// What a column of the schema holds.
 #[derive(Clone, Debug)]
 pub(super) enum Column {
+    /// The values of the key with this place in it.
+    Key(usize),
     /// The cells of one qualifier.
     Cell { family: usize, qualifier: Box<str> },
     /// The cells of a family that have no column of their own, as an object.
@@ -95,17 +99,18 @@ impl Layout {
                 known: HashMap::new(),
             });
         }
-        let mut fields: Vec<Field> = Vec::new();
-        for (column, kind) in stored.key.iter().chain(&stored.columns) {
-            fields.push(kind.field(column));
-        }
-        let mut columns = Vec::with_capacity(stored.columns.len());
+        let of = |(name, kind): &(String, ColumnType)| kind.field(name);
+        let mut fields: Vec<Field> = stored.columns.iter().map(of).collect();
+        let mut columns = Vec::with_capacity(fields.len());
         for (place, (column, _)) in stored.columns.iter().enumerate() {
+            if let Some(key) = stored.key.iter().position(|(key, _)| key == column) {
+                columns.push(Column::Key(key));
+                continue;
+            }
             let (family, qualifier) = cell_of(&families, column);
             let qualifier: Box<str> = qualifier.into();
-            families[family]
-                .known
-                .insert(qualifier.as_bytes().into(), stored.key.len() + place);
+            let name = qualifier.as_bytes().into();
+            families[family].known.insert(name, place);
             columns.push(Column::Cell { family, qualifier });
         }
         for (place, family) in options.families.iter().enumerate() {
@@ -117,10 +122,10 @@ impl Layout {
         }
         let types: Vec<ColumnType> = stored.key.iter().map(|(_, kind)| *kind).collect();
         let key = (!types.is_empty()).then(|| KeyLayout::new(types, stored.salted));
-        let time = options.time.as_ref().and_then(|time| {
-            let names = stored.key.iter().chain(&stored.columns);
-            names.map(|(name, _)| name).position(|name| name == time)
-        });
+        let place = |name: &String| stored.columns.iter().position(|(known, _)| known == name);
+        let time = options.time.as_ref().and_then(place);
+        let key_places = stored.key.iter().filter_map(|(name, _)| place(name));
+        let key_places = key_places.collect();
         Ok(Self {
             schema: Arc::new(Schema::new(fields)),
             stored,
@@ -128,13 +133,14 @@ impl Layout {
             families,
             by_number,
             columns,
+            key_places,
             time,
         })
     }
 
-    /// The key's columns and the others, without those of free families: what grows with the rows that come.
+    /// The columns without those of free families: what grows with the rows that come.
     pub fn base(&self) -> SchemaRef {
-        let count = self.stored.key.len() + self.stored.columns.len();
+        let count = self.stored.columns.len();
         let fields = self.schema.fields().iter().take(count).cloned();
         Arc::new(Schema::new(fields.collect::<Vec<_>>()))
     }
@@ -150,9 +156,8 @@ impl Layout {
         if stored.key.len() < key.len() {
             stored.key.clear();
         }
-        let others = base.fields().iter();
-        stored.columns = others
-            .filter(|field| !key.contains(field.name()))
+        let columns = base.fields().iter();
+        stored.columns = columns
             .map(|field| (field.name().clone(), type_of(field)))
             .collect();
         stored

@@ -34,8 +34,7 @@ pub(super) fn rows(table: &Wide, scan: &Scan) -> Result<Rows, Error> {
     let Some(key) = &layout.key else {
         return Ok(Rows::new(projected, std::iter::empty()));
     };
-    let key_places: Vec<usize> = (0..key.types().len()).collect();
-    let range = key.range(&key_places, &scan.conditions);
+    let range = key.range(&layout.key_places, &scan.conditions);
     let is_limited = scan.conditions.is_empty();
     let reading = Reading {
         paused: Some(Paused::new(open(table, range)?)),
@@ -52,8 +51,7 @@ pub(super) fn rows(table: &Wide, scan: &Scan) -> Result<Rows, Error> {
 /// Finds rows by their keys, all as they were at one moment.
 pub(super) fn find(table: &Wide, lookup: &Lookup<'_>) -> Result<Found, Error> {
     let layout = table.layout();
-    let places: Vec<usize> = (0..layout.stored.key.len()).collect();
-    check_lookup(&table.name, &layout.schema, &places, lookup.keys)?;
+    check_lookup(&table.name, &layout.schema, &layout.key_places, lookup.keys)?;
     let form = layout.key.as_ref().ok_or_else(damaged)?;
     let schema = layout.schema.project(lookup.columns).map_err(arrow_error)?;
     let wanted = wanted(&layout, lookup.columns);
@@ -165,12 +163,9 @@ pub(super) fn open(table: &Wide, range: KeyRange) -> Result<fjall::Iter, Error> 
 
 fn wanted(layout: &Layout, columns: &[usize]) -> Wanted {
     let mut families: Vec<WantedFamily> = vec![WantedFamily::None; layout.families.len()];
-    let key_columns = layout.stored.key.len();
     for (slot, column) in columns.iter().enumerate() {
-        let Some(column) = column.checked_sub(key_columns) else {
-            continue;
-        };
-        match &layout.columns[column] {
+        match &layout.columns[*column] {
+            Column::Key(_) => {}
             Column::Free { family } => families[*family] = WantedFamily::All,
             Column::Cell { family, qualifier } => {
                 let qualifier: Box<[u8]> = qualifier.as_bytes().into();
@@ -273,20 +268,15 @@ enum Shows {
 
 impl<'a> RowOfCells<'a> {
     fn new(layout: &'a Layout, columns: &[usize]) -> Self {
-        let key_columns = layout.stored.key.len();
         let mut free = vec![None; layout.families.len()];
         let mut objects = 0;
-        let shows = columns.iter().map(|column| {
-            let Some(cell) = column.checked_sub(key_columns) else {
-                return Shows::Key(*column);
-            };
-            match &layout.columns[cell] {
-                Column::Cell { .. } => Shows::Cell,
-                Column::Free { family } => {
-                    free[*family] = Some(objects);
-                    objects += 1;
-                    Shows::Object(objects - 1)
-                }
+        let shows = columns.iter().map(|column| match &layout.columns[*column] {
+            Column::Key(place) => Shows::Key(*place),
+            Column::Cell { .. } => Shows::Cell,
+            Column::Free { family } => {
+                free[*family] = Some(objects);
+                objects += 1;
+                Shows::Object(objects - 1)
             }
         });
         let shows: Vec<Shows> = shows.collect();

@@ -28,8 +28,7 @@ pub(super) fn rows(table: &Wide, write: &Write<'_>) -> Result<Applied, Error> {
             .with("table", &table.name)
             .with("column", &table.key[0]));
     };
-    let key: Vec<usize> = (0..table.key.len()).collect();
-    let mut rows = columns::prepare(&table.name, &layout.schema, &key, write)?;
+    let mut rows = columns::prepare(&table.name, &layout.schema, &layout.key_places, write)?;
     let mut applied = Applied {
         rejected: std::mem::take(&mut rows.rejected),
         ..Applied::default()
@@ -222,9 +221,8 @@ struct Source<'a> {
 
 impl<'a> Source<'a> {
     fn new(layout: &'a Layout, rows: &'a Prepared) -> Self {
-        let key_columns = layout.stored.key.len();
         let mut source = Self {
-            key: Vec::with_capacity(key_columns),
+            key: Vec::with_capacity(layout.key_places.len()),
             families: vec![Vec::new(); layout.families.len()],
             free: Vec::new(),
             time: None,
@@ -234,10 +232,12 @@ impl<'a> Source<'a> {
             rows.column(place).map(|array| Typed::new(kind, array))
         };
         // `prepare` has seen to it that the key is whole.
-        source.key.extend((0..key_columns).filter_map(typed));
+        source
+            .key
+            .extend(layout.key_places.iter().copied().filter_map(typed));
         for (place, column) in layout.columns.iter().enumerate() {
-            let place = key_columns + place;
             match column {
+                Column::Key(_) => {}
                 Column::Cell { family, qualifier } => {
                     if let Some(typed) = typed(place) {
                         source.families[*family].push((qualifier.as_bytes(), typed));
