@@ -254,7 +254,8 @@ fn send_all(parts: Vec<(Arc<StreamPartition>, Batch)>, producer: Option<Producer
 }
 
 fn send(partition: &Arc<StreamPartition>, batch: Batch, producer: Option<Producer>) -> Waiting {
-    let batch = TimeReader::default().apply(partition.time_rule(), batch);
+    let (rule, now) = (partition.time_rule(), partition.steady.now_micros());
+    let batch = TimeReader::default().apply(&rule, batch, now, false);
     hand_over(partition, batch, producer)
 }
 

@@ -129,7 +129,7 @@ impl Bus {
         // Nothing fails from here on.
         for ((stream, spec, partitions), rule) in changes.into_iter().zip(rules) {
             for partition in &partitions {
-                partition.set_time_rule(rule.clone());
+                partition.set_time_rule(Arc::clone(&rule));
             }
             stream.replace(spec.clone(), partitions)?;
         }
@@ -318,7 +318,7 @@ impl Bus {
 }
 
 /// Checks all streams of a project against each other; answers their time rules in order.
-fn check_streams(specs: &BTreeMap<String, StreamSpec>) -> Result<Vec<Option<Arc<TimeRule>>>> {
+fn check_streams(specs: &BTreeMap<String, StreamSpec>) -> Result<Vec<Arc<TimeRule>>> {
     if specs.len() > STREAMS_MAX {
         return Err(Error::new(Class::Configuration, "bus.streams-many").with("max", STREAMS_MAX));
     }

@@ -30,6 +30,7 @@ mod schema;
 mod shared;
 mod spec;
 mod stream;
+mod time_spec;
 
 pub use append::{Appended, Producer};
 pub use budget::ByteBudget;
@@ -47,3 +48,4 @@ pub use refused::Refused;
 pub use retained::{Page, Retained, RetainedValue};
 pub use spec::{Durability, Retention, StreamSpec, check_name};
 pub use stream::{Chunk, Landed, PartitionId, Stream, StreamPartition};
+pub use time_spec::{BadTime, EventTimeSpec};

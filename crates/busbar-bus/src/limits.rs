@@ -27,6 +27,8 @@ pub const IN_FLIGHT_HARD_FACTOR: u64 = 2;
 
 /// How far times of arrival may run ahead of the clock before they begin again at the clock.
 pub const ARRIVAL_AHEAD_MICROS_MAX: i64 = 60_000_000;
+/// How far ahead of the node's clock the time of an event may be when it arrives, unless its stream says otherwise.
+pub const TIME_AHEAD_MICROS_MAX_DEFAULT: i64 = 5 * 60 * 1_000_000;
 
 /// Longest name of a stream.
 pub const STREAM_NAME_BYTES_MAX: usize = 64;

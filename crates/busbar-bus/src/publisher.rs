@@ -402,9 +402,11 @@ impl Publisher {
     fn seal(&mut self, at: u32) {
         self.book();
         let lane = &mut self.lanes[at as usize];
-        let batch = lane
-            .time
-            .apply(lane.partition.time_rule(), lane.builder.finish());
+        let (rule, now) = (
+            lane.partition.time_rule(),
+            lane.partition.steady.now_micros(),
+        );
+        let batch = lane.time.apply(&rule, lane.builder.finish(), now, true);
         let seq = lane.next;
         lane.next += 1;
         let bytes = std::mem::take(&mut lane.gathered);

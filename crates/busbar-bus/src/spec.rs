@@ -14,6 +14,7 @@ use crate::{
     limits::{
         DERIVED_NAME_BYTES_MAX, STREAM_NAME_BYTES_MAX, STREAM_PARTITIONS_MAX, STREAM_TOPICS_MAX,
     },
+    time_spec::{BadTime, EventTimeSpec},
 };
 
 /// A stream: a durable, ordered, partitioned log of the events whose topics it captures.
@@ -46,10 +47,11 @@ pub struct StreamSpec {
     /// (`${client}`, `${kind}-${subject}`, `${topic}`) or one tag (`${tags.site}`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// Column of the payload that holds the time of the event; without it, and for events in which
-    /// it does not decode, the time of arrival counts.
+    /// Column of the payload that holds the time of the event, or the fields `column`, `max_ahead`, `ahead` and
+    /// `missing`. Without a column the time of arrival counts. An event whose time is more than `max_ahead`
+    /// (5 minutes) ahead of the node's clock when it arrives is a dead letter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub time: Option<String>,
+    pub time: Option<EventTimeSpec>,
     /// How far out of order events may come before windows count them as late.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lateness: Option<Span>,
@@ -124,13 +126,18 @@ impl StreamSpec {
         if let Some(key) = &self.key {
             KeyRule::parse(key).map_err(|e| e.with("stream", name))?;
         }
-        if let Some(time) = &self.time {
+        let column = self.time.as_ref().map(|time| &time.column);
+        if let Some(Some(column)) = column {
             if self.format == FormatSpec::Raw {
-                return refuse("bus.time-raw").map_err(|e| e.with("column", time));
+                return refuse("bus.time-raw").map_err(|e| e.with("column", column));
             }
             if self.schema.is_none() {
-                return refuse("bus.time-schema").map_err(|e| e.with("column", time));
+                return refuse("bus.time-schema").map_err(|e| e.with("column", column));
             }
+        }
+        let missing = self.time.as_ref().map(|time| time.missing);
+        if missing == Some(BadTime::Dead) && column == Some(&None) {
+            return refuse("bus.time-no-column");
         }
         Ok(())
     }
@@ -146,7 +153,10 @@ impl StreamSpec {
         let is_event_time = |field: &FieldSpec| {
             field.name == "time"
                 && field.field_type == FieldType::Time
-                && self.time.as_deref() == Some("time")
+                && self
+                    .time
+                    .as_ref()
+                    .is_some_and(|time| time.column.as_deref() == Some("time"))
         };
         let hidden = |field: &&FieldSpec| is_relation_column(&field.name) && !is_event_time(field);
         match fields.iter().find(hidden) {

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use crate::{
     arrival::Arrivals,
     error::from_log,
-    ingest::TimeRule,
+    ingest::{SteadyClock, TimeRule},
     key::KeyRule,
     known_columns::KnownColumns,
     meter::{Counters, Meter},
@@ -203,7 +203,9 @@ pub struct StreamPartition {
     pub(crate) meter: Arc<Meter>,
     commits: Arc<Notify>,
     _wake: WakerGuard,
-    time: RwLock<Option<Arc<TimeRule>>>,
+    time: RwLock<Arc<TimeRule>>,
+    /// What event times are compared with.
+    pub(crate) steady: SteadyClock,
     /// Held from when times are assigned to a batch until the batch is in the log's queue, so that times
     /// and offsets grow together.
     arrivals: Mutex<Arrivals>,
@@ -230,7 +232,8 @@ impl StreamPartition {
             meter: Arc::default(),
             commits,
             _wake: wake,
-            time: RwLock::new(None),
+            time: RwLock::default(),
+            steady: SteadyClock::new(Arc::clone(&clock)),
             arrivals: Mutex::new(Arrivals::new(clock)),
         }
     }
@@ -363,11 +366,11 @@ impl StreamPartition {
         });
     }
 
-    pub(crate) fn time_rule(&self) -> Option<Arc<TimeRule>> {
-        self.time.read().clone()
+    pub(crate) fn time_rule(&self) -> Arc<TimeRule> {
+        Arc::clone(&self.time.read())
     }
 
-    pub(crate) fn set_time_rule(&self, rule: Option<Arc<TimeRule>>) {
+    pub(crate) fn set_time_rule(&self, rule: Arc<TimeRule>) {
         *self.time.write() = rule;
     }
 }

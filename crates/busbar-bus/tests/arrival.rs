@@ -130,7 +130,7 @@ fn times_that_senders_give_stay_and_move_nothing() {
     )]);
     world.bus.apply_streams(&specs).unwrap();
     let given = Event {
-        time: NOON + 500 * SECOND,
+        time: NOON + 250 * SECOND,
         ..event("t", b"{}")
     };
     publish(
@@ -143,7 +143,7 @@ fn times_that_senders_give_stay_and_move_nothing() {
         ],
     );
     let long_ago = 981_173_106_000_000;
-    let expected = [NOON, long_ago, NOON + 500 * SECOND, NOON + 1];
+    let expected = [NOON, long_ago, NOON + 250 * SECOND, NOON + 1];
     assert_eq!(times(&world.bus, "t"), expected);
     let world = world.restart(false);
     world.bus.apply_streams(&specs).unwrap();
@@ -185,4 +185,71 @@ fn whole_batches_get_times_too() {
         NOON + 3,
     ];
     assert_eq!(times(&world.bus, "inbox"), expected);
+}
+
+/// The flags of all events of a stream's first partition.
+fn untimed(bus: &Bus, stream: &str) -> Vec<bool> {
+    let partition = Arc::clone(&bus.stream(stream).unwrap().partitions()[0]);
+    let chunks = partition.read(0, 1 << 20).unwrap();
+    let flags = chunks.iter().flat_map(|chunk| chunk.batch.flags().to_vec());
+    flags.map(|flags| flags & Flags::UNTIMED != 0).collect()
+}
+
+#[test]
+fn a_time_that_is_too_far_ahead_is_told_in_the_log() {
+    let world = World::new(5);
+    let minute = 60 * SECOND;
+    world
+        .bus
+        .apply_streams(&streams(&[
+            (
+                "dead",
+                r#"{"topics":"d","time":"at","schema":{"at":"time"},"format":"json"}"#,
+            ),
+            (
+                "arrival",
+                r#"{"topics":"a","time":{"column":"at","ahead":"arrival","max_ahead":"1m"},"schema":{"at":"time"},"format":"json"}"#,
+            ),
+        ]))
+        .unwrap();
+    let payload =
+        |time: i64| format!(r#"{{"at":"{}"}}"#, busbar_event::time::text(time)).into_bytes();
+    let (near, far) = (payload(NOON + 4 * minute), payload(NOON + 6 * minute));
+    publish(
+        &world.bus,
+        &[
+            arriving("d", &near),
+            arriving("d", &far),
+            arriving("d", b"{}"),
+        ],
+    );
+    assert_eq!(times(&world.bus, "dead")[0], NOON + 4 * minute);
+    assert!(
+        times(&world.bus, "dead")[1..]
+            .iter()
+            .all(|time| (NOON..NOON + SECOND).contains(time))
+    );
+    assert_eq!(untimed(&world.bus, "dead"), [false, true, false]);
+    publish(&world.bus, &[arriving("a", &near), arriving("a", &far)]);
+    assert!(
+        times(&world.bus, "arrival")
+            .iter()
+            .all(|time| (NOON..NOON + SECOND).contains(time))
+    );
+    assert_eq!(untimed(&world.bus, "arrival"), [false, false]);
+    // Times that senders give are checked as well.
+    let sent = |time: i64| Event {
+        time,
+        ..event("m", b"1")
+    };
+    publish(
+        &world.bus,
+        &[sent(NOON + 4 * minute), sent(NOON + 6 * minute)],
+    );
+    assert_eq!(untimed(&world.bus, "inbox"), [false, true]);
+    // The clock is set back by a day: events with right times are taken all the same.
+    world.clock.set(NOON - 24 * 3600 * SECOND);
+    publish(&world.bus, &[arriving("d", &near)]);
+    assert_eq!(untimed(&world.bus, "dead")[3..], [false]);
+    assert_eq!(times(&world.bus, "dead")[3], NOON + 4 * minute);
 }

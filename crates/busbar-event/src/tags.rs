@@ -13,6 +13,9 @@ impl Flags {
     pub const UTF8: u8 = 0x08;
     /// At least one tag has a reserved name, see [`reserved`].
     pub const RESERVED_TAGS: u8 = 0x10;
+    /// The event has no time that can be right, and is a dead letter for whoever counts by time: its stream says so. Its
+    /// time is that of its arrival.
+    pub const UNTIMED: u8 = 0x20;
     const QOS: u8 = 0x03;
 
     /// The quality of service that the event was published with: 0, 1 or 2.

@@ -1,13 +1,15 @@
 //! The operators of a task, one after the other, over one batch of events at a time.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
-use busbar_event::{Batch, BatchBuilder, Class, Error};
+use busbar_bus::EventTimes;
+use busbar_event::{Batch, BatchBuilder, Class, Error, Flags};
 use busbar_sql::Failed;
 use futures::FutureExt;
 
@@ -32,8 +34,11 @@ pub(crate) struct Chain {
 
 /// How a task's input becomes rows.
 pub(crate) enum ChainSource {
-    /// Events of a stream.
-    Stream(Reader),
+    /// Events of a stream, and how the stream decides on their times.
+    Stream {
+        reader: Reader,
+        times: Option<EventTimes>,
+    },
     /// Rows of the stage before, with these columns.
     Rows(SchemaRef),
     /// Events that the stage before has passed on.
@@ -184,17 +189,56 @@ impl Chain {
     /// An error of the batch as a whole; then nothing has changed. A batch of one event has no permanent one: the event
     /// is dead.
     pub fn read(&mut self, events: Batch) -> Result<ChainWork, Error> {
+        self.read_within(events, None)
+    }
+
+    /// As [`Chain::read`], of a stream's events only those whose times lie `within`. The others move event time all the
+    /// same.
+    pub fn read_within(
+        &mut self,
+        events: Batch,
+        within: Option<&Range<i64>>,
+    ) -> Result<ChainWork, Error> {
         let mut work = ChainWork::new(events);
         let (source, time) = (&mut self.source, &mut self.time);
         match source {
-            ChainSource::Stream(reader) => {
-                let read = read(reader, &work.events)?;
-                let mut times = time.as_mut().map(|time| time.events(work.events.times()));
-                if let (Some(good), Some(all)) = (&read.events, &times) {
-                    times = Some(all.take(good)?);
-                }
-                let made = read.events.map_or(Made::Same, Made::From);
-                work.take_in(read.rows, made, times, read.rejected);
+            ChainSource::Stream { reader, times } => {
+                let untimed = match times {
+                    Some(times) => Untimed::of(&work.events, times),
+                    None => Untimed::default(),
+                };
+                let chosen = untimed.chosen(&work.events, within);
+                let events = match &chosen {
+                    Some(chosen) => work.events.take(chosen),
+                    None => work.events.clone(),
+                };
+                let read = read(reader, &events)?;
+                let all = time
+                    .as_mut()
+                    .map(|time| time.events(work.events.times(), &untimed.places));
+                // Places among all events.
+                let good = match (read.events, &chosen) {
+                    (None, chosen) => chosen.clone(),
+                    (good, None) => good,
+                    (Some(good), Some(chosen)) => {
+                        let good = good.values().iter();
+                        Some(good.map(|at| chosen.value(*at as usize)).collect())
+                    }
+                };
+                let place = |at: usize| match &chosen {
+                    Some(chosen) => chosen.value(at) as usize,
+                    None => at,
+                };
+                let rejected = read.rejected.into_iter();
+                let mut rejected: Vec<_> = rejected.map(|(at, cause)| (place(at), cause)).collect();
+                rejected.extend(untimed.dead(&work.events, within));
+                rejected.sort_by_key(|(at, _)| *at);
+                let times = match (&good, all) {
+                    (Some(good), Some(all)) => Some(all.take(good)?),
+                    (_, all) => all,
+                };
+                let made = good.map_or(Made::Same, Made::From);
+                work.take_in(read.rows, made, times, rejected);
             }
             ChainSource::Rows(schema) => {
                 let mut moved = time.clone().unwrap_or_else(|| EventTime::of_stream(0));
@@ -252,7 +296,6 @@ impl Chain {
     }
 
     /// The input has ended: what is open comes out.
-    #[allow(dead_code, reason = "for runs over a bounded part of a stream")]
     pub fn end(&mut self) -> ChainWork {
         let mut work = ChainWork::new(BatchBuilder::new().finish());
         work.watermark = self.time.as_ref().and_then(EventTime::watermark);
@@ -453,6 +496,51 @@ impl ChainWork {
         self.given = out.rows.iter().map(Rows::len).sum();
         self.queue = out.rows.into();
         self.at += 1;
+    }
+}
+
+/// Events of a batch that have no time that can be right.
+#[derive(Default)]
+struct Untimed {
+    /// Their places, in order.
+    places: Vec<u32>,
+    causes: Vec<Error>,
+}
+
+impl Untimed {
+    fn of(events: &Batch, times: &EventTimes) -> Untimed {
+        let flags = events.flags().iter().enumerate();
+        let untimed = flags.filter(|(_, flags)| **flags & Flags::UNTIMED != 0);
+        let places: Vec<u32> = untimed.map(|(at, _)| at as u32).collect();
+        let causes = match places.is_empty() {
+            true => Vec::new(),
+            false => times.causes(&events.take(&places.clone().into())),
+        };
+        Untimed { places, causes }
+    }
+
+    /// The places of the others that lie within a range of time; none if those are all events.
+    fn chosen(&self, events: &Batch, within: Option<&Range<i64>>) -> Option<UInt32Array> {
+        let times = events.times();
+        let inside = |at: usize| within.is_none_or(|within| within.contains(&times[at]));
+        if self.places.is_empty() && (within.is_none() || (0..times.len()).all(inside)) {
+            return None;
+        }
+        let mut untimed = self.places.iter().peekable();
+        let chosen = (0..times.len() as u32).filter(|at| {
+            let untimed = untimed.next_if_eq(&at).is_some();
+            !untimed && inside(*at as usize)
+        });
+        Some(chosen.collect())
+    }
+
+    /// Why they are dead, by their places. Their times are those of their arrival.
+    fn dead(self, events: &Batch, within: Option<&Range<i64>>) -> Vec<(usize, Error)> {
+        let times = events.times();
+        let dead = self.places.into_iter().zip(self.causes);
+        let dead = dead.map(|(at, cause)| (at as usize, cause));
+        dead.filter(|(at, _)| within.is_none_or(|within| within.contains(&times[*at])))
+            .collect()
     }
 }
 

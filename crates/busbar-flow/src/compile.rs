@@ -41,7 +41,7 @@ pub struct StreamInfo {
     pub input: Option<Input>,
     /// Its topic patterns.
     pub topics: Vec<Filter>,
-    /// How event times are read from payloads; none when the time of arrival counts.
+    /// How the times of its events are decided on; none for a stream that does not check them.
     pub times: Option<EventTimes>,
     /// Number of its partitions.
     pub partitions: u16,
@@ -84,6 +84,8 @@ pub(crate) struct InputPlan {
     pub lateness: i64,
     /// By how much its watermark is behind that of the streams of the file, in microseconds: the delays of the steps before.
     pub delay: i64,
+    /// How the stream decides on the times of its events.
+    pub times: Option<EventTimes>,
 }
 
 enum SourcePlan {
@@ -183,7 +185,8 @@ impl InputPlan {
             SourcePlan::Stream { input, places } => {
                 let reader = Reader::new(input, places)?;
                 let schema = Arc::clone(reader.schema());
-                (ChainSource::Stream(reader), Some(schema))
+                let times = self.times.clone();
+                (ChainSource::Stream { reader, times }, Some(schema))
             }
             SourcePlan::Events { input, places } => {
                 let reader = Reader::new(input, places)?;
@@ -323,6 +326,7 @@ struct Branch {
     lateness: i64,
     /// The delays of the steps of the stages before, and of its own.
     delays: (i64, i64),
+    times: Option<EventTimes>,
     partitions: u16,
 }
 
@@ -348,6 +352,7 @@ impl Branch {
             timed: false,
             lateness: info.lateness_micros,
             delays: (0, 0),
+            times: info.times.clone(),
             partitions: info.partitions,
         }
     }
@@ -404,6 +409,7 @@ impl Branch {
             timed: self.timed,
             lateness: self.lateness,
             delay: self.delays.0,
+            times: self.times,
         }
     }
 }
@@ -689,6 +695,7 @@ impl Compiler<'_> {
                 timed: true,
                 lateness: 0,
                 delays: (delay, 0),
+                times: None,
                 partitions,
             });
             done.push(branch.plan(Some((outputs.len() - 1, exchange)), Vec::new()));
@@ -737,6 +744,7 @@ impl Compiler<'_> {
                     timed: false,
                     lateness: 0,
                     delays: (branch.delays.0 + branch.delays.1, 0),
+                    times: None,
                     partitions: branch.partitions,
                 }
             });

@@ -178,7 +178,7 @@ fn letter(events: &Batch, row: usize, id: u64, closed: Option<Closed>) -> Letter
     }
 }
 
-/// The letters' events as they were.
+/// The letters' events as they were. Their times are decided on anew.
 pub(crate) fn originals(letters: &[Letter]) -> Batch {
     let mut builder = BatchBuilder::new();
     for letter in letters {
@@ -194,7 +194,7 @@ pub(crate) fn originals(letters: &[Letter]) -> Batch {
             key: shown.key.as_deref(),
             time: shown.time_micros,
             client: None,
-            flags: letter.flags,
+            flags: Flags(letter.flags.0 & !Flags::UNTIMED),
             tags: &tags,
             payload: &shown.payload,
         });

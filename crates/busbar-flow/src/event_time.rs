@@ -86,15 +86,19 @@ impl EventTime {
         expected.iter().min_by_key(mark).cloned()
     }
 
-    /// Events of a stream went by.
-    pub fn events(&mut self, times: &[i64]) -> Times {
+    /// Events of a stream went by. Those at the places `untimed`, in order, have no time that counts.
+    pub fn events(&mut self, times: &[i64], untimed: &[u32]) -> Times {
         let lateness = match &self.source {
             TimeSource::Stream { lateness } => *lateness,
             TimeSource::Stage { .. } => 0,
         };
         let mut marks = Vec::with_capacity(times.len());
-        for time in times {
+        let mut untimed = untimed.iter().peekable();
+        for (at, time) in times.iter().enumerate() {
             marks.push(self.watermark);
+            if untimed.next_if_eq(&&(at as u32)).is_some() {
+                continue;
+            }
             self.watermark = self.watermark.max(time.saturating_sub(lateness));
         }
         Times {
@@ -139,16 +143,24 @@ mod tests {
     fn an_event_is_late_by_what_came_before_it_however_the_input_is_cut() {
         let times = [100, 300, 150, 290, 500];
         let mut whole = EventTime::of_stream(50);
-        let marks = whole.events(&times).marks;
+        let marks = whole.events(&times, &[]).marks;
         assert_eq!(&marks[..], [i64::MIN, 50, 250, 250, 250]);
         assert_eq!(whole.watermark(), Some(450));
         for cut in 0..=times.len() {
             let mut parts = EventTime::of_stream(50);
-            let mut again = parts.events(&times[..cut]).marks.to_vec();
-            again.extend(parts.events(&times[cut..]).marks.iter());
+            let mut again = parts.events(&times[..cut], &[]).marks.to_vec();
+            again.extend(parts.events(&times[cut..], &[]).marks.iter());
             assert_eq!(again, &marks[..], "cut at {cut}");
             assert_eq!(parts.watermark(), Some(450));
         }
+    }
+
+    #[test]
+    fn an_event_without_a_time_that_counts_moves_nothing() {
+        let mut time = EventTime::of_stream(0);
+        let marks = time.events(&[100, 900, 200, 800], &[1, 3]).marks;
+        assert_eq!(&marks[..], [i64::MIN, 100, 100, 200]);
+        assert_eq!(time.watermark(), Some(200));
     }
 
     #[test]

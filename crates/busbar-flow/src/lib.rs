@@ -8,6 +8,7 @@
 //!
 //! What is absent: this crate opens no socket, knows no connector and does not parse SQL.
 
+mod bounded;
 mod chain;
 mod checkpoint;
 mod compile;
@@ -37,9 +38,9 @@ pub use reader::Input;
 pub use runtime::explain;
 pub use runtime::{Runtime, RuntimeOptions};
 pub use status::{
-    Applied, Closed, Closing, ConnectionStatus, Conservation, DeadFilter, DeadGroup, DeadLetter,
-    DeadRetention, Edge, FlowState, FlowStatus, NodeStatus, OperatorStatus, Redriven, ReplayFrom,
-    TaskStatus,
+    Applied, BoundedRange, BoundedState, BoundedStatus, Closed, Closing, ConnectionStatus,
+    Conservation, DeadFilter, DeadGroup, DeadLetter, DeadRetention, Edge, FlowState, FlowStatus,
+    NodeStatus, OperatorStatus, Redriven, ReplayFrom, TaskStatus,
 };
 pub use testing::{Difference, Report, TestReport, run_tests, run_tests_restored};
 pub use world::check;

@@ -91,6 +91,14 @@ pub const COMPUTE_THREADS_MAX: usize = 16;
 
 const _: () = assert!(PIECE_ROWS_MAX <= busbar_bus::limits::APPEND_ROWS_MAX);
 const _: () = assert!(2 * PIECE_BYTES_MAX <= busbar_bus::limits::APPEND_BYTES_MAX);
+/// Runs over ranges of time that are under way at once.
+pub const BOUNDED_AT_ONCE_MAX: usize = 2;
+/// Runs over ranges of time that are remembered.
+pub const BOUNDED_KEPT_MAX: usize = 100;
+/// How often such a run tries what fails for the moment.
+pub const BOUNDED_TRIES_MAX: u32 = 8;
+/// The priority of such a run's thread, as of `nice`: 0 is that of all others, 19 the lowest.
+pub const BOUNDED_NICE: i32 = 15;
 
 /// Streams between stages are trimmed once in so many times that rates are taken.
 pub const TRIM_TICKS: u64 = 10;

@@ -364,3 +364,69 @@ pub(crate) fn words(code: &str, args: &[(String, String)], language: Language) -
 pub(crate) fn class_word(class: Class) -> &'static str {
     class.as_str()
 }
+
+/// A range of time: from a time on and before another, in microseconds since 1970. What is not given has no bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct BoundedRange {
+    /// The least time of an event.
+    pub from: Option<i64>,
+    /// Times of events are before it.
+    pub to: Option<i64>,
+}
+
+/// What a run over a range of time does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BoundedState {
+    /// It is under way.
+    Running,
+    /// It has read everything.
+    Done,
+    /// It could not go on.
+    Failed,
+    /// Somebody has ended it, or the node was shut down.
+    Cancelled,
+}
+
+/// A run of a flow over a range of time, at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct BoundedStatus {
+    /// Its number.
+    pub id: u64,
+    /// The flow.
+    pub flow: String,
+    /// The table that gets the results.
+    pub into: String,
+    /// The range of time.
+    #[serde(flatten)]
+    pub range: BoundedRange,
+    /// Who began it.
+    pub by: String,
+    /// What it does.
+    pub state: BoundedState,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Error>,
+    /// Number of offsets that it has to read.
+    pub offsets: u64,
+    /// Number of offsets that it has read.
+    pub read: u64,
+    /// Events of the range.
+    pub events: u64,
+    /// Rows that were written.
+    pub rows: u64,
+    /// Events that came too late; they are kept nowhere.
+    pub late: u64,
+    /// Events and rows that could not be processed; they are kept nowhere.
+    pub dead: u64,
+    /// Why the first of them could not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Error>,
+    /// Events that retention or damage took before they could be read.
+    pub missed: u64,
+    /// In microseconds since 1970.
+    pub started_micros: i64,
+    /// In microseconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_micros: Option<i64>,
+}

@@ -288,25 +288,30 @@ fn run(
 ) -> Result<Vec<Difference>, Error> {
     let clock = ManualClock::new(BEGIN_MICROS);
     let mut stages = Stages::new(plan, restored)?;
-    let mut pending: Vec<(usize, BatchBuilder)> = Vec::new();
+    let mut pending: Vec<(usize, Option<i64>, BatchBuilder)> = Vec::new();
     for given in test.given.iter().map(Some).chain([None]) {
         let event = given.filter(|given| given.advance.is_none() && given.table.is_none());
         if let Some(given) = event {
             let (input, topic) = given::place(plan, world, given)?;
-            // Events of one stream that come together are one batch.
-            if pending.last().is_none_or(|(last, _)| *last != input) {
-                pending.push((input, BatchBuilder::new()));
+            // Events of one stream that come together are one batch. Where a test says when an event arrives, its time is
+            // checked.
+            let arrived = given.time.as_deref().map(given::time_micros).transpose()?;
+            let same = |(last, at, _): &(usize, Option<i64>, BatchBuilder)| {
+                (*last, *at) == (input, arrived)
+            };
+            if !pending.last().is_some_and(same) {
+                pending.push((input, arrived, BatchBuilder::new()));
             }
-            if let Some((_, builder)) = pending.last_mut() {
+            if let Some((.., builder)) = pending.last_mut() {
                 given::push(builder, given, &topic, &clock)?;
             }
             continue;
         }
-        for (input, mut builder) in pending.drain(..) {
+        for (input, arrived, mut builder) in pending.drain(..) {
             let mut events = builder.finish();
             let stream = world.streams.get(&plan.inputs[input].stream);
             if let Some(times) = stream.and_then(|stream| stream.times.as_ref()) {
-                events = times.apply(events);
+                events = times.apply(events, arrived);
             }
             let work = stages.chains[input].read(events)?;
             stages.take(input, work)?;

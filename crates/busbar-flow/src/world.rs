@@ -165,7 +165,7 @@ fn info(spec: &StreamSpec, input: Option<Input>) -> StreamInfo {
     StreamInfo {
         input,
         // A rule that is wrong was told of when the stream was checked.
-        times: EventTimes::of("", spec).ok().flatten(),
+        times: EventTimes::of("", spec).ok(),
         topics: spec.topics.clone(),
         partitions: spec.partitions,
         lateness_micros: spec.lateness.map_or(0, |span| span.as_micros()),

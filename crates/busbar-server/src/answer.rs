@@ -89,6 +89,8 @@ pub(crate) fn status_of(error: &Error) -> StatusCode {
             StatusCode::FORBIDDEN
         }
         "flow.unknown"
+        | "flow.bounded-unknown"
+        | "catalog.unknown-table"
         | "catalog.unknown-version"
         | "server.unknown-flow"
         | "server.unknown-stream" => StatusCode::NOT_FOUND,

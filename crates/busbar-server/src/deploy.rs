@@ -214,6 +214,29 @@ impl Deployer {
         self.deploy_locked(app, wanted, false).await
     }
 
+    /// Deploys the project that runs with one table more.
+    pub(crate) async fn add_table(
+        &self,
+        app: &App,
+        table: &str,
+        text: &str,
+        author: &str,
+    ) -> Result<Deployed, NotDeployed> {
+        let _one = self.one.lock().await;
+        let mut bundle = app.runtime.project().await.bundle;
+        let path = format!("tables/{table}.yaml");
+        bundle.files.insert(path, text.to_owned());
+        let note = format!("table {table}");
+        let wanted = Deployment {
+            bundle,
+            author,
+            note: &note,
+            folder: None,
+            replay: false,
+        };
+        self.deploy_locked(app, wanted, false).await
+    }
+
     /// Starts what was accepted last, with what has changed in the project's folder since. When the folder's files do
     /// not check, what was accepted last runs without them. `author` is who the version is recorded for, if there is a
     /// new one.

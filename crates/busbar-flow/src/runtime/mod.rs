@@ -1,5 +1,6 @@
 //! The flows of a node: deployed, watched, paused, replayed.
 
+mod bounded;
 mod compute;
 mod deploy;
 pub mod explain;
@@ -72,6 +73,7 @@ struct Inner {
     flows: RwLock<BTreeMap<String, Arc<Flow>>>,
     sources: Mutex<BTreeMap<String, Connected>>,
     runs: std::sync::atomic::AtomicU64,
+    bounded: bounded::BoundedRuns,
 }
 
 /// A connection that is there.
@@ -129,6 +131,7 @@ impl Runtime {
             flows: RwLock::default(),
             sources: Mutex::default(),
             runs: runs.into(),
+            bounded: bounded::BoundedRuns::default(),
         });
         tokio::spawn(tick(Arc::downgrade(&inner)));
         Ok(Runtime { inner })
@@ -456,6 +459,7 @@ impl Runtime {
     /// Ends all flows and sources in good order.
     pub async fn shutdown(&self) {
         let project = self.inner.project.lock().await;
+        self.inner.bounded.cancel_all();
         self.stop_sources(&Project::default()).await;
         let flows: Vec<Arc<Flow>> = self.inner.flows.read().values().cloned().collect();
         for flow in &flows {
@@ -626,6 +630,12 @@ impl Runtime {
         if let Err(error) = kept.await {
             tracing::warn!(flow = %name, %error, "the checkpoint was not kept");
         }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.bounded.cancel_all();
     }
 }
 

@@ -241,7 +241,11 @@ impl Runtime {
         dead_writer: &mut Writer,
         position: u64,
     ) -> Result<u64, Error> {
-        let events = originals(sent);
+        let mut events = originals(sent);
+        if let Some(times) = &plan.inputs[input].times {
+            let now = self.inner.options.bus.clock().now_micros();
+            events = times.apply(events, Some(now));
+        }
         let mut chain = plan.inputs[input].chain(&[])?;
         let computed = chain.run(events).await?;
         let prepared = match prepare_outputs(plan, input, only, &computed) {

@@ -106,7 +106,7 @@ pub(super) fn push(
     Ok(())
 }
 
-fn time_micros(text: &str) -> Result<i64, Error> {
+pub(super) fn time_micros(text: &str) -> Result<i64, Error> {
     arrow::compute::kernels::cast_utils::string_to_timestamp_nanos(text)
         .map(|nanos| nanos.div_euclid(1000))
         .map_err(|e| {

@@ -1,6 +1,7 @@
 //! Flows as they run, in one program: each test program links all of DataFusion.
 
 mod cases;
+mod bounded;
 mod checks;
 mod common;
 mod connections;
@@ -15,4 +16,5 @@ mod lookups;
 mod poison;
 mod replay;
 mod stateful;
+mod times;
 mod windows_in_sql;

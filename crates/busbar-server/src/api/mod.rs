@@ -2,6 +2,7 @@
 //! router only.
 
 mod audit;
+mod bounded;
 mod connections;
 mod dead_letters;
 mod events;
@@ -118,6 +119,7 @@ struct Span {
 pub(crate) fn routes() -> (Router<Arc<App>>, Document) {
     let (router, mut document) = OpenApiRouter::with_openapi(Described::openapi())
         .merge(audit::routes())
+        .merge(bounded::routes())
         .merge(connections::routes())
         .merge(dead_letters::routes())
         .merge(events::routes())

@@ -577,3 +577,80 @@ fn ids_stay_exact_without_a_schema() {
         json!([[9_007_199_254_740_993_i64], [9_007_199_254_740_992_i64]])
     );
 }
+
+#[test]
+fn a_flow_runs_over_a_range_of_time_into_a_table() {
+    let world = World::new(PROJECT);
+    for kw in [1.0, 5.0, 7.0] {
+        world.publish("meter/m1/reading", json!({ "kw": kw }));
+    }
+    let live = world.until("/api/v1/flows/alarm", |flow| {
+        flow["out"] == 2 && flow["held"] == 0
+    });
+    let start = |body: Value| world.post("/api/v1/flows/alarm/runs", &body);
+    let refused = [
+        (json!({"into":"peaks"}), 404, "catalog.unknown-table"),
+        (
+            json!({"into":"last","from":"7"}),
+            400,
+            "server.bad-run-time",
+        ),
+        (
+            json!({"into":"last","to":"earliest"}),
+            400,
+            "server.bad-run-time",
+        ),
+        (
+            json!({"into":"last","from":"-1h","to":"-2h"}),
+            400,
+            "flow.bounded-empty",
+        ),
+        (
+            json!({"into":"Bad name","create":"hot"}),
+            422,
+            "server.project-wrong",
+        ),
+    ];
+    for (body, status, code) in refused {
+        let answer = start(body.clone());
+        assert_eq!(
+            (answer.status, &*answer.code()),
+            (status, code),
+            "{body}: {answer:?}"
+        );
+    }
+    let answer = world.post("/api/v1/flows/none/runs", &json!({"into":"last"}));
+    assert_eq!((answer.status, &*answer.code()), (404, "flow.unknown"));
+    let run = start(json!({"into":"peaks","create":"relational","from":"-1h"}));
+    assert_eq!(run.status, 200, "{run:?}");
+    let run = world.until(&format!("/api/v1/runs/{}", run.json()["id"]), |run| {
+        run["state"] != "running"
+    });
+    assert_eq!(
+        (&run["state"], &run["events"], &run["rows"], &run["dead"]),
+        (&json!("done"), &json!(3), &json!(2), &json!(0)),
+        "{run}"
+    );
+    assert_eq!(run["read"], run["offsets"]);
+    assert_eq!(
+        world.sql("select meter, kw from peaks order by kw"),
+        json!([["m1", 5.0], ["m1", 7.0]])
+    );
+    // The flow that runs is as it was, and the table is one of the project.
+    let after = world.get_json("/api/v1/flows/alarm");
+    assert_eq!((&after["in"], &after["out"]), (&live["in"], &live["out"]));
+    let project = world.get_json("/api/v1/project");
+    assert_eq!(project["files"]["tables/peaks.yaml"], "relational: {}\n");
+    let runs = world.get_json("/api/v1/flows/alarm/runs");
+    assert_eq!(runs["runs"][0], run);
+    assert_eq!(
+        world.get_json("/api/v1/flows/keep/runs"),
+        json!({"runs":[]})
+    );
+    let cancelled = world.request("DELETE", &format!("/api/v1/runs/{}", run["id"]), &[], b"");
+    assert_eq!(
+        (cancelled.status, &cancelled.json()["state"]),
+        (200, &json!("done"))
+    );
+    assert_eq!(world.get("/api/v1/runs/x").status, 404);
+}

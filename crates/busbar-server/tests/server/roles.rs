@@ -36,6 +36,8 @@ fn each_route_asks_for_its_role() {
             "flows/x/replay",
             json!({"from":"earliest"}),
         ),
+        ("operator", "POST", "flows/x/runs", json!({"into":"t"})),
+        ("operator", "DELETE", "runs/7", Value::Null),
         ("operator", "POST", "flows/x/pause", json!({})),
         ("operator", "POST", "flows/x/resume", json!({})),
         (
@@ -302,6 +304,9 @@ fn nothing_is_described_that_may_not_be_read() {
         ("POST", "flows/hidden/pause", json!({})),
         ("POST", "flows/hidden/resume", json!({})),
         ("POST", "flows/hidden/replay", json!({"from":"earliest"})),
+        ("POST", "flows/hidden/runs", json!({"into":"seen"})),
+        ("POST", "flows/seen/runs", json!({"into":"hidden"})),
+        ("GET", "flows/hidden/runs", Value::Null),
         ("POST", "flows/none/pause", json!({})),
         ("GET", "history", Value::Null),
         ("POST", "apply", json!({"files":{},"dry_run":true})),

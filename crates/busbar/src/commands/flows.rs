@@ -58,20 +58,48 @@ enum FlowsCommand {
         #[arg(add = ArgValueCandidates::new(complete::flows))]
         flow: String,
     },
+    /// List the runs of a flow over ranges of time (`busbar replay --into`).
+    Runs {
+        /// The flow.
+        #[arg(add = ArgValueCandidates::new(complete::flows))]
+        flow: String,
+    },
+    /// Cancel a run of a flow over a range of time; the rows that it has written stay.
+    Cancel {
+        /// The number of the run.
+        run: u64,
+    },
 }
 
-/// Read a flow's input again from an earlier position.
+/// Read a flow's input again from an earlier position, or run it over a range of time into a table.
+///
+/// Without --into the flow itself goes back and writes to its outputs again. With --into it goes on as it is, and its
+/// results over the range go to the table.
 #[derive(Debug, clap::Args)]
 pub struct ReplayArgs {
     /// The flow.
     #[arg(add = ArgValueCandidates::new(complete::flows))]
-    flow: String,
+    pub(super) flow: String,
     /// Where to start: earliest, latest, an RFC 3339 time, or a span back such as -1h.
     #[arg(long, default_value = "earliest", allow_hyphen_values = true)]
-    from: String,
-    /// Wait until the flow has read all events, and show its progress.
+    pub(super) from: String,
+    /// With --into: where the range ends, an RFC 3339 time, a span back such as -1h, or latest.
+    #[arg(
+        long,
+        default_value = "latest",
+        allow_hyphen_values = true,
+        requires = "into"
+    )]
+    pub(super) to: String,
+    /// Write the results over the range from --from to --to to this table, beside the flow that runs.
+    #[arg(long, value_name = "TABLE")]
+    pub(super) into: Option<String>,
+    /// With --into: create the table, with the columns of the results, if it does not exist.
+    #[arg(long, value_name = "ENGINE", value_parser = ["hot", "relational"], requires = "into")]
+    pub(super) create: Option<String>,
+    /// Wait until all events have been read, and show the progress.
     #[arg(long)]
-    wait: bool,
+    pub(super) wait: bool,
 }
 
 /// Show the stages, state and guarantees of a flow.
@@ -83,7 +111,7 @@ pub struct ExplainArgs {
 }
 
 /// How often the progress of a replay is asked for.
-const LOOK: Duration = Duration::from_millis(200);
+pub(super) const LOOK: Duration = Duration::from_millis(200);
 
 /// Runs `busbar flows`.
 pub fn run(args: &FlowsArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
@@ -101,6 +129,8 @@ pub fn run(args: &FlowsArgs, node: &NodeArgs, json: bool) -> Result<(), Failure>
         )?,
         FlowsCommand::Pause { flow } => node.post(&flow_path(flow, "/pause"), &json!({}))?,
         FlowsCommand::Resume { flow } => node.post(&flow_path(flow, "/resume"), &json!({}))?,
+        FlowsCommand::Runs { flow } => node.get(&flow_path(flow, "/runs"))?,
+        FlowsCommand::Cancel { run } => node.delete(&format!("/api/v1/runs/{run}"))?,
     };
     if json {
         println!("{answer}");
@@ -144,6 +174,19 @@ pub fn run(args: &FlowsArgs, node: &NodeArgs, json: bool) -> Result<(), Failure>
         }
         FlowsCommand::Resume { flow } => {
             println!("{}", say::line("cli.resumed", &[("flow", flow.clone())]))
+        }
+        FlowsCommand::Runs { .. } => {
+            let columns = [
+                "id", "state", "into", "from", "to", "read", "offsets", "rows", "late", "dead",
+                "started",
+            ];
+            say::list(&answer["runs"], &columns, "cli.no-runs");
+        }
+        FlowsCommand::Cancel { run } => {
+            println!(
+                "{}",
+                say::line("cli.run-cancelled", &[("run", run.to_string())])
+            );
         }
     }
     Ok(())
@@ -214,6 +257,9 @@ pub fn explain(args: &ExplainArgs, node: &NodeArgs, json: bool) -> Result<(), Fa
 
 /// Runs `busbar replay`.
 pub fn replay(args: &ReplayArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
+    if let Some(into) = &args.into {
+        return super::bounded::run(args, into, node, json);
+    }
     let flow = format!("/api/v1/flows/{}", escape(&args.flow));
     // A replay adds to the counters of before.
     let before = match args.wait {

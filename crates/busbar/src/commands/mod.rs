@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod audit;
+mod bounded;
 pub mod check;
 pub mod dead_letters;
 pub mod doctor;
