@@ -367,6 +367,8 @@ export type FlowSummary = Counts & {
   rate: number;
   /** `running`, `retrying`, `waiting` (for a first event to know columns by), `paused`, `disabled` or `stopped`. */
   state: string;
+  /** The tables that its joins look rows up in. */
+  tables?: string[];
   /** The version of the project it came with. */
   version: number;
   /**
