@@ -12,7 +12,7 @@ use busbar_catalog::{Change, Config, Diagnostic, FileChange, History};
 use busbar_connect::Places;
 use busbar_event::{Class, Error};
 use busbar_flow::{Applied, Runtime, RuntimeOptions};
-use busbar_gateway::{AccessAuthorizer, GatewayAddress};
+use busbar_gateway::{AccessAuthorizer, Gateway, GatewayAddress};
 use busbar_log::{Clock, Log, LogOptions, OsDisk, Store, Supervisor, SystemClock};
 use busbar_socket_gateway::SocketOptions;
 use busbar_sql::{Engine, QueryLimits};
@@ -256,6 +256,19 @@ impl Node {
     pub fn gateway_addresses(&self) -> Vec<GatewayAddress> {
         let running = self.app.gateways.running();
         running.iter().flat_map(|g| g.addresses()).collect()
+    }
+
+    /// Where the gateways listen that the project declares, by name.
+    pub fn declared_gateways(&self) -> Vec<(String, GatewayAddress)> {
+        let running = self.app.gateways.declared.running();
+        let named = |gateway: &Arc<dyn Gateway>| {
+            let addresses = gateway.addresses().into_iter();
+            let name = gateway.name().to_owned();
+            addresses
+                .map(move |address| (name.clone(), address))
+                .collect::<Vec<_>>()
+        };
+        running.iter().flat_map(named).collect()
     }
 
     /// Records which threads and tasks of the node have ended although they should run.

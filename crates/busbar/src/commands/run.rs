@@ -118,6 +118,13 @@ async fn serve(args: &RunArgs, config: Config, mut memory: Keeper) -> Result<(),
         ("durability", "fsync".to_owned()),
     ];
     println!("{}", say::line("cli.ready", &places));
+    for (name, address) in node.declared_gateways() {
+        let at = format!("{}://{}", address.scheme, address.address);
+        println!(
+            "{}",
+            say::line("cli.gateway", &[("name", name), ("address", at)])
+        );
+    }
     check::tell(&node.started().warnings, false);
     let refused = node.refused();
     if !refused.is_empty() {

@@ -14,6 +14,10 @@ const READY_MAX: Duration = Duration::from_secs(120);
 pub struct Node {
     pub mqtt: SocketAddr,
     pub http: SocketAddr,
+    /// For a gateway that the project declares.
+    pub gateway: SocketAddr,
+    /// Name and password for requests, once there are users.
+    pub login: Option<(&'static str, &'static str)>,
     folder: tempfile::TempDir,
     child: Option<Child>,
 }
@@ -25,6 +29,8 @@ impl Node {
         let node = Node {
             mqtt: free_address(),
             http: free_address(),
+            gateway: free_address(),
+            login: None,
             folder,
             child: None,
         };
@@ -102,6 +108,40 @@ impl Node {
         }
     }
 
+    /// Bytes of memory that the node holds.
+    pub fn memory_bytes(&self) -> u64 {
+        let id = self.child.as_ref().expect("a child").id();
+        let status = fs::read_to_string(format!("/proc/{id}/status")).expect("its status");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kilobytes = line.and_then(|line| line.split_whitespace().nth(1));
+        kilobytes
+            .and_then(|n| n.parse::<u64>().ok())
+            .expect("its memory")
+            * 1024
+    }
+
+    /// Posts JSON, which must be taken; the login is a name and a password.
+    pub fn post_json(&self, path: &str, login: Option<(&str, &str)>, body: &Value) {
+        let url = format!("http://{}{path}", self.http);
+        let mut request = agent().post(&url);
+        if let Some((user, password)) = login {
+            request = request.header("authorization", basic(user, password));
+        }
+        request
+            .send_json(body)
+            .unwrap_or_else(|why| panic!("POST {path}: {why}"));
+    }
+
+    /// Deletes something that is there.
+    pub fn delete(&self, path: &str, (user, password): (&str, &str)) {
+        let request = agent()
+            .delete(format!("http://{}{path}", self.http))
+            .header("authorization", basic(user, password));
+        request
+            .call()
+            .unwrap_or_else(|why| panic!("DELETE {path}: {why}"));
+    }
+
     /// Everything that the node has printed.
     pub fn output(&self) -> String {
         fs::read_to_string(self.folder.path().join("output")).unwrap_or_default()
@@ -125,8 +165,11 @@ impl Node {
 
     /// The rows of a query.
     pub fn sql(&self, sql: &str) -> Vec<Vec<Value>> {
-        let mut answer = agent()
-            .post(format!("http://{}/api/v1/sql", self.http))
+        let mut request = agent().post(format!("http://{}/api/v1/sql", self.http));
+        if let Some((user, password)) = self.login {
+            request = request.header("authorization", basic(user, password));
+        }
+        let mut answer = request
             .send_json(json!({ "sql": sql, "limit": 10_000 }))
             .unwrap_or_else(|why| panic!("{sql}: {why}\n{}", self.output()));
         let mut answer: Value = answer
@@ -155,6 +198,12 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn basic(user: &str, password: &str) -> String {
+    use base64::Engine as _;
+    let text = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+    format!("Basic {text}")
 }
 
 fn agent() -> ureq::Agent {
