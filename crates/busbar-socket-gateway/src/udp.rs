@@ -370,6 +370,8 @@ impl Receiver {
             }
             self.log.settle();
             self.settle();
+            // What was taken while a commit was under way goes with the next.
+            self.log.flush();
         }
         self.tally.flush(&self.options.counters);
     }

@@ -3,6 +3,7 @@
 mod access;
 mod deploy;
 mod flows;
+mod gateways;
 mod live;
 mod look;
 mod node;
