@@ -5,7 +5,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use busbar_bus::Span;
 
-use crate::{JoinSpec, StepSpec};
+use crate::step::collect_steps;
+use crate::{JoinSpec, PathItem, StepAt, StepSpec};
 
 /// A flow as its file says it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -38,13 +39,13 @@ pub struct FlowSpec {
 impl FlowSpec {
     /// The streams that the flow reads: those under `from`, then those that its joins name, in the order of the steps.
     pub fn streams(&self) -> impl Iterator<Item = &String> {
-        let joined = self.joins().filter_map(|(_, join)| join.stream.as_ref());
+        let joined = self.joins().filter_map(|(.., join)| join.stream.as_ref());
         self.from.iter().chain(joined)
     }
 
     /// The tables that the flow reads.
     pub fn read_tables(&self) -> impl Iterator<Item = &String> {
-        self.joins().filter_map(|(_, join)| join.table.as_ref())
+        self.joins().filter_map(|(.., join)| join.table.as_ref())
     }
 
     /// The names of all that it reads, one behind the other.
@@ -57,11 +58,11 @@ impl FlowSpec {
         names.join(", ")
     }
 
-    /// Its joins, each with the index of its step.
-    pub fn joins(&self) -> impl Iterator<Item = (usize, &JoinSpec)> {
-        let steps = self.steps.iter().enumerate();
-        steps.filter_map(|(i, step)| match step {
-            StepSpec::Join(join) => Some((i, join)),
+    /// Its joins, each with the number of its step and the way to it in the file.
+    pub fn joins(&self) -> impl Iterator<Item = (usize, Vec<PathItem<'static>>, &JoinSpec)> {
+        let steps = self.all_steps().into_iter().enumerate();
+        steps.filter_map(|(number, at)| match at.spec {
+            StepSpec::Join(join) => Some((number, at.path, join)),
             _ => None,
         })
     }
@@ -220,6 +221,29 @@ impl From<OutputSpec> for OutputFile {
     }
 }
 
+impl FlowSpec {
+    /// All steps, those of cases behind their `route`. A step is known by its number in this list.
+    pub fn all_steps(&self) -> Vec<StepAt<'_>> {
+        let mut all = Vec::new();
+        collect_steps(&self.steps, &[], None, &mut all);
+        all
+    }
+
+    /// Lets cases that lead to some outputs lead to all of them.
+    pub fn lead_everywhere(&mut self) {
+        self.steps.iter_mut().for_each(StepSpec::lead_everywhere);
+    }
+
+    /// The number of the output that a case of a `route` names: by its name, or by its target.
+    pub fn output_named(&self, name: &str) -> Option<usize> {
+        let named = |output: &OutputSpec| output.name.as_deref() == Some(name);
+        let target = |output: &OutputSpec| output.name.is_none() && output.target_name() == name;
+        let mut outputs = self.to.iter();
+        let place = outputs.position(named);
+        place.or_else(|| self.to.iter().position(target))
+    }
+}
+
 impl OutputSpec {
     /// The key in the file: `stream`, `topic`, `table` or `connection`.
     pub fn kind(&self) -> &'static str {
@@ -254,6 +278,10 @@ pub struct TestSpec {
     /// The expected rows, or events, in order.
     #[serde(default)]
     pub expect: Vec<Expect>,
+    /// In place of `expect`: the expected rows, or events, of each output, by its name or target. One that is not named here
+    /// must get nothing.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub outputs: std::collections::BTreeMap<String, Vec<Expect>>,
     /// The expected number of dead letters, or a list of them; none by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead: Option<ExpectDead>,

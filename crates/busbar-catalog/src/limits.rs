@@ -20,6 +20,12 @@ pub const NOTE_BYTES_MAX: usize = 4096;
 pub const FLOW_INPUTS_MAX: usize = 64;
 /// Steps of one flow.
 pub const FLOW_STEPS_MAX: usize = 64;
+/// Steps of one flow, those of cases included.
+pub const FLOW_STEPS_ALL_MAX: usize = 1024;
+/// Cases of one `route`.
+pub const ROUTE_CASES_MAX: usize = 20_000;
+/// How deep `route` steps may stand within cases.
+pub const ROUTE_DEPTH_MAX: usize = 8;
 /// Outputs of one flow.
 pub const FLOW_OUTPUTS_MAX: usize = 32;
 /// Bytes of one expression or query in a flow.

@@ -12,11 +12,13 @@ use crate::diagnostic::{Diagnostic, has_errors};
 use crate::flow::FlowSpec;
 use crate::gateway::GatewaySpec;
 use crate::limits::{
-    DIAGNOSTICS_MAX, EXPRESSION_BYTES_MAX, FLOW_INPUTS_MAX, FLOW_OUTPUTS_MAX, FLOW_STEPS_MAX,
+    DIAGNOSTICS_MAX, EXPRESSION_BYTES_MAX, FLOW_INPUTS_MAX, FLOW_OUTPUTS_MAX, FLOW_STEPS_ALL_MAX,
+    FLOW_STEPS_MAX, ROUTE_CASES_MAX, ROUTE_DEPTH_MAX,
 };
 use crate::project::{Parsed, Project};
+use crate::step::StepSpec;
 use crate::topology::check_topology;
-use crate::tree::Source;
+use crate::tree::{PathItem, Source};
 
 impl Project {
     /// Reads a project's folder and checks fields and topology.
@@ -123,15 +125,30 @@ fn check_flow(spec: &FlowSpec, source: &Source) -> Result<(), Diagnostic> {
     count("from", spec.from.len(), 1, FLOW_INPUTS_MAX)?;
     count("steps", spec.steps.len(), 0, FLOW_STEPS_MAX)?;
     count("to", spec.to.len(), 1, FLOW_OUTPUTS_MAX)?;
-    for (i, step) in spec.steps.iter().enumerate() {
+    let steps = spec.all_steps();
+    let nested =
+        |path: &[PathItem<'_>]| path.iter().filter(|item| **item == "cases".into()).count();
+    for (number, at) in steps.iter().enumerate() {
+        let (code, most) = match at.spec {
+            _ if number >= FLOW_STEPS_ALL_MAX => ("catalog.steps-many", FLOW_STEPS_ALL_MAX),
+            _ if nested(&at.path) > ROUTE_DEPTH_MAX => ("catalog.route-deep", ROUTE_DEPTH_MAX),
+            StepSpec::Route(route) if route.cases.len() > ROUTE_CASES_MAX => {
+                ("catalog.route-cases", ROUTE_CASES_MAX)
+            }
+            _ => continue,
+        };
+        let error = Error::new(Class::Configuration, code).with("most", most);
+        return Err(source.diagnostic(&at.path, None, error));
+    }
+    for at in &steps {
+        let step = at.spec;
         for (place, text) in step.texts() {
             let code = match text {
                 _ if text.len() > EXPRESSION_BYTES_MAX => "catalog.expression-too-long",
                 _ if text.trim().is_empty() => "catalog.expression-empty",
                 _ => continue,
             };
-            let mut path = vec!["steps".into(), i.into(), step.kind().into()];
-            path.extend(place);
+            let path = [&at.path[..], &place[..]].concat();
             let error = Error::new(Class::Configuration, code)
                 .with("kind", step.kind())
                 .with("bytes_max", EXPRESSION_BYTES_MAX);
@@ -145,8 +162,8 @@ fn check_flow(spec: &FlowSpec, source: &Source) -> Result<(), Diagnostic> {
         }
     }
     let mut read: Vec<&String> = spec.from.iter().collect();
-    for (i, join) in spec.joins() {
-        let path = |key: &'static str| ["steps".into(), i.into(), "join".into(), key.into()];
+    for (_, below, join) in spec.joins() {
+        let path = |key: &'static str| [&below[..], &[key.into()]].concat();
         if join.on.is_empty() {
             let error = Error::new(Class::Configuration, "catalog.join-on");
             return Err(source.diagnostic(&path("on"), None, error));

@@ -6,6 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{JoinSpec, PathItem};
 
+mod route;
+
+pub use route::{
+    ANY, RouteCase, RouteCondition, RouteDefault, RouteMatch, RouteSpec, RouteTests, RouteValues,
+    RouteWay,
+};
+
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -33,6 +40,8 @@ pub enum StepSpec {
     Pattern(PatternSpec),
     /// Add columns of a table or of another stream.
     Join(JoinSpec),
+    /// Send each event on by cases: to steps and outputs of the case's own.
+    Route(RouteSpec),
 }
 
 impl StepSpec {
@@ -50,6 +59,7 @@ impl StepSpec {
             StepSpec::Top(_) => "top",
             StepSpec::Pattern(_) => "pattern",
             StepSpec::Join(_) => "join",
+            StepSpec::Route(_) => "route",
         }
     }
 
@@ -77,6 +87,7 @@ impl StepSpec {
                 .chain([(vec!["select".into()], spec.select.as_str())])
                 .chain(one("having", &spec.having))
                 .collect(),
+            StepSpec::Route(spec) => spec.texts(),
             StepSpec::Dedupe(spec) => list("by", &spec.by).collect(),
             StepSpec::Previous(spec) => list("by", &spec.by).collect(),
             StepSpec::Latest(spec) => list("by", &spec.by).collect(),
@@ -99,6 +110,13 @@ impl StepSpec {
                     .chain(one("without", &spec.without))
                     .collect()
             }
+        }
+    }
+
+    /// Lets cases that lead to some outputs lead to all of them.
+    pub(crate) fn lead_everywhere(&mut self) {
+        if let StepSpec::Route(route) = self {
+            route.lead_everywhere();
         }
     }
 
@@ -132,6 +150,15 @@ impl StepSpec {
                 };
                 format!("{rule}{}", by(&spec.by))
             }
+            StepSpec::Route(spec) => {
+                let names = (0..spec.cases.len()).map(|case| spec.case_name(case));
+                let shown: Vec<String> = names.take(SUMMARY_CASES).collect();
+                let more = match spec.cases.len() > SUMMARY_CASES {
+                    true => format!(", … ({})", spec.cases.len()),
+                    false => String::new(),
+                };
+                format!("{}{more}", shown.join(", "))
+            }
             StepSpec::Top(spec) => {
                 format!(
                     "{} by {} of {}{}",
@@ -161,6 +188,46 @@ impl StepSpec {
                     spec.within,
                     by(&spec.by)
                 )
+            }
+        }
+    }
+}
+
+/// Names of cases in a summary.
+const SUMMARY_CASES: usize = 4;
+
+/// A step of a flow at its place: a top one, or one of a case of a `route`.
+#[derive(Clone, Debug)]
+pub struct StepAt<'a> {
+    /// The step.
+    pub spec: &'a StepSpec,
+    /// The way to the value of its kind in the file.
+    pub path: Vec<PathItem<'static>>,
+    /// For a step of a case: the number of the route among all steps, and the case.
+    pub case: Option<(usize, usize)>,
+}
+
+/// All steps below a list of steps, each before those of its cases.
+pub(crate) fn collect_steps<'a>(
+    steps: &'a [StepSpec],
+    path: &[PathItem<'static>],
+    case: Option<(usize, usize)>,
+    all: &mut Vec<StepAt<'a>>,
+) {
+    for (i, spec) in steps.iter().enumerate() {
+        let mut own = path.to_vec();
+        own.extend([PathItem::Key("steps"), i.into(), spec.kind().into()]);
+        let number = all.len();
+        let at = StepAt {
+            spec,
+            path: own.clone(),
+            case,
+        };
+        all.push(at);
+        if let StepSpec::Route(route) = spec {
+            for (case, way) in route.ways().enumerate() {
+                let below = [&own[..], &way.path[..]].concat();
+                collect_steps(way.steps, &below, Some((number, case)), all);
             }
         }
     }

@@ -148,8 +148,8 @@ fn check_flow(
             bad.push(diagnostic.with_help(help));
         }
     }
-    for (i, join) in spec.joins() {
-        let path = |key: &'static str| ["steps".into(), i.into(), "join".into(), key.into()];
+    for (_, below, join) in spec.joins() {
+        let path = |key: &'static str| [&below[..], &[key.into()]].concat();
         if let Some(name) = &join.stream
             && name != INBOX
             && !project.streams.contains_key(name)
@@ -304,8 +304,8 @@ fn check_circles(
         }
         let from = flow.spec.from.iter().enumerate();
         let from = from.map(|(i, stream)| (vec!["from".into(), i.into()], stream));
-        let joined = flow.spec.joins().filter_map(|(i, join)| {
-            let path = vec!["steps".into(), i.into(), "join".into(), "stream".into()];
+        let joined = flow.spec.joins().filter_map(|(_, mut path, join)| {
+            path.push("stream".into());
             Some((path, join.stream.as_ref()?))
         });
         for (place, from) in from.chain(joined) {

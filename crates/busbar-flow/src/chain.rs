@@ -1,12 +1,13 @@
 //! The operators of a task, one after the other, over one batch of events at a time.
 
+mod ends;
+
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, UInt32Array};
-use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use busbar_bus::EventTimes;
 use busbar_event::{Batch, BatchBuilder, Class, Error, Flags};
@@ -21,13 +22,17 @@ use crate::reader::Reader;
 use crate::render::{Origin, OriginRows};
 use crate::state::{Snapshot, TaskState};
 use crate::task::panicked;
+pub(crate) use ends::{ChainEnd, EndRows};
+use ends::{in_order, together};
 
 /// What one task of a flow computes.
 pub(crate) struct Chain {
     pub source: ChainSource,
     pub stations: Vec<Station>,
-    /// The columns that come out.
-    pub schema: SchemaRef,
+    /// Number of ways that rows can take; the first one begins at the source.
+    pub ways: usize,
+    /// What comes out, in each form that it has; one at least.
+    pub ends: Vec<ChainEnd>,
     /// Event time in the task's input, in a flow that needs it.
     pub time: Option<EventTime>,
 }
@@ -49,6 +54,12 @@ pub(crate) enum ChainSource {
 pub(crate) struct Station {
     /// The step, by its index.
     pub step: usize,
+    /// The way whose rows it takes.
+    pub way: usize,
+    /// Ways that begin behind it.
+    pub opens: Vec<usize>,
+    /// Other ways that end here: their rows join those of its own in the order of events.
+    pub gather: Vec<usize>,
     pub part: StepPart,
     /// The name its state is kept under; none for one without.
     pub name: Option<Arc<str>>,
@@ -101,11 +112,17 @@ pub(crate) struct Dead {
 /// What the operators made of a batch.
 pub(crate) struct Computed {
     pub events: Batch,
-    /// The rows that are left.
+    /// The rows that are left: of the first end.
     pub rows: RecordBatch,
     pub origin: Made,
     /// In a flow with event time.
     pub times: Option<Times>,
+    /// For each row the outputs it goes to, a bit for each; none: to all.
+    pub to: Option<UInt32Array>,
+    /// Which results of the end the rows are; none: all.
+    pub picked: Option<UInt32Array>,
+    /// The rows of the other ends.
+    pub others: Vec<EndRows>,
     pub dead: Vec<Dead>,
     /// Events that came too late, by their places in the batch, and the step they came too late for.
     pub late: Vec<(usize, usize)>,
@@ -124,12 +141,15 @@ pub(crate) struct ChainWork {
     events: Batch,
     /// The operator that is next.
     at: usize,
-    /// Rows for it, in order.
-    queue: VecDeque<Rows>,
-    /// Rows it was given, and what it made of them so far.
-    given: usize,
+    /// Rows on each way, in order.
+    queues: Vec<VecDeque<Rows>>,
+    /// Rows that have come to their end, by way, with the outputs that they go to.
+    done: Vec<(usize, Rows, UInt32Array)>,
+    /// Rows that the operator was given, once it has begun, and what it made of them so far.
+    given: Option<usize>,
     out: Output,
-    watermark: Option<i64>,
+    /// The watermark on each way.
+    watermarks: Vec<Option<i64>>,
     /// The input has ended.
     last: bool,
     dead: Vec<Dead>,
@@ -154,7 +174,7 @@ impl Computed {
     /// What dead letters of results are made from: of results that stand for no event, the results themselves.
     pub fn letters_origin(&self) -> Made {
         match (&self.origin, &self.times) {
-            (Made::Many, Some(_)) => Made::Same,
+            (Made::Many, Some(_)) => self.picked.clone().map_or(Made::Same, Made::From),
             (origin, _) => origin.clone(),
         }
     }
@@ -199,7 +219,7 @@ impl Chain {
         events: Batch,
         within: Option<&Range<i64>>,
     ) -> Result<ChainWork, Error> {
-        let mut work = ChainWork::new(events);
+        let mut work = ChainWork::new(events, self.ways);
         let (source, time) = (&mut self.source, &mut self.time);
         match source {
             ChainSource::Stream { reader, times } => {
@@ -281,7 +301,7 @@ impl Chain {
                 work.take_in(read.rows, made, Some(times), rejected);
             }
         }
-        work.watermark = self.time.as_ref().and_then(EventTime::watermark);
+        work.watermarks[0] = self.time.as_ref().and_then(EventTime::watermark);
         Ok(work)
     }
 
@@ -290,15 +310,15 @@ impl Chain {
         if let Some(time) = &mut self.time {
             time.tick(watermark);
         }
-        let mut work = ChainWork::new(BatchBuilder::new().finish());
-        work.watermark = self.time.as_ref().and_then(EventTime::watermark);
+        let mut work = ChainWork::new(BatchBuilder::new().finish(), self.ways);
+        work.watermarks[0] = self.time.as_ref().and_then(EventTime::watermark);
         work
     }
 
     /// The input has ended: what is open comes out.
     pub fn end(&mut self) -> ChainWork {
-        let mut work = ChainWork::new(BatchBuilder::new().finish());
-        work.watermark = self.time.as_ref().and_then(EventTime::watermark);
+        let mut work = ChainWork::new(BatchBuilder::new().finish(), self.ways);
+        work.watermarks[0] = self.time.as_ref().and_then(EventTime::watermark);
         work.last = true;
         work
     }
@@ -309,40 +329,53 @@ impl Chain {
     /// After a transient error it can be called again. After any other the operators are not to be used any more.
     pub async fn go_on(&mut self, work: &mut ChainWork) -> Result<(), Error> {
         while let Some(station) = self.stations.get_mut(work.at) {
+            work.enter(station)?;
+            let way = station.way;
             let operator = station.operator.as_mut();
-            while let Some(rows) = work.queue.pop_front() {
+            while let Some(rows) = work.queues[way].pop_front() {
                 if let Err(error) = attempt(operator, rows.clone(), &mut work.out).await {
-                    work.refused(operator, rows, error)?;
+                    work.refused(operator, rows, error, way)?;
                 }
             }
             if station.name.is_some()
-                && let Some(watermark) = work.watermark
+                && let Some(watermark) = work.watermarks[way]
             {
                 guarded(|| operator.on_time(watermark, &mut work.out)).map_err(fatal)?;
-                work.watermark = Some(watermark.saturating_sub(station.delay));
+                work.watermarks[way] = Some(watermark.saturating_sub(station.delay));
             }
             if work.last {
                 guarded(|| operator.flush(&mut work.out)).map_err(fatal)?;
             }
-            work.next(station.step, station.part);
+            work.next(station);
         }
         Ok(())
     }
 
     /// What came of a batch.
-    pub fn finish(&self, work: ChainWork) -> Result<Computed, Error> {
-        let (rows, origin, times) = together(&self.schema, work.queue.into())?;
+    pub fn finish(&self, mut work: ChainWork) -> Result<Computed, Error> {
+        let mut ends = Vec::with_capacity(self.ends.len());
+        for end in &self.ends {
+            ends.push(end.rows(&mut work)?);
+        }
+        let watermarks = self.ends.iter().flat_map(|end| &end.ways);
+        let watermark = watermarks
+            .filter_map(|(way, _)| work.watermarks[*way])
+            .min();
+        let first = ends.remove(0);
         Ok(Computed {
             events: work.events,
-            rows,
-            origin,
-            times,
+            rows: first.rows,
+            origin: first.origin,
+            times: first.times,
+            to: first.to,
+            picked: None,
+            others: ends,
             dead: work.dead,
             late: work.late,
             input: work.input,
             read: work.read,
             counts: work.counts,
-            watermark: work.watermark,
+            watermark,
         })
     }
 
@@ -398,14 +431,15 @@ impl Chain {
 }
 
 impl ChainWork {
-    fn new(events: Batch) -> ChainWork {
+    fn new(events: Batch, ways: usize) -> ChainWork {
         ChainWork {
             events,
             at: 0,
-            queue: VecDeque::new(),
-            given: 0,
+            queues: vec![VecDeque::new(); ways],
+            done: Vec::new(),
+            given: None,
             out: Output::default(),
-            watermark: None,
+            watermarks: vec![None; ways],
             last: false,
             dead: Vec::new(),
             late: Vec::new(),
@@ -424,7 +458,6 @@ impl ChainWork {
     ) {
         let rows = Rows { batch, made, times };
         self.input = rows.len() + rejected.len();
-        self.given = rows.len();
         self.read = Counters {
             input: self.input as u64,
             out: rows.len() as u64,
@@ -440,8 +473,35 @@ impl ChainWork {
             })
             .collect();
         if rows.len() > 0 {
-            self.queue.push_back(rows);
+            self.queues[0].push_back(rows);
         }
+    }
+
+    /// Gives an operator the rows of its way, unless it has them.
+    fn enter(&mut self, station: &Station) -> Result<(), Error> {
+        if self.given.is_some() {
+            return Ok(());
+        }
+        let way = station.way;
+        for other in &station.gather {
+            let rows = std::mem::take(&mut self.queues[*other]);
+            self.queues[way].extend(rows);
+            let marks = [self.watermarks[way], self.watermarks[*other]];
+            self.watermarks[way] = marks.into_iter().flatten().min();
+        }
+        if !station.gather.is_empty() && self.queues[way].len() > 1 {
+            let rows: Vec<Rows> = std::mem::take(&mut self.queues[way]).into();
+            let schema = rows[0].batch.schema();
+            let (batch, made, times) = together(&schema, rows)?;
+            let rows = Rows { batch, times, made };
+            let order = in_order(&rows.made);
+            self.queues[way].push_back(match order {
+                Some(order) => rows.take(&order)?,
+                None => rows,
+            });
+        }
+        self.given = Some(self.queues[way].iter().map(Rows::len).sum());
+        Ok(())
     }
 
     /// An operator did not take rows: those that fail alone are dead, the others come again.
@@ -450,9 +510,11 @@ impl ChainWork {
         operator: &mut dyn Operator,
         rows: Rows,
         error: Error,
+        way: usize,
     ) -> Result<(), Error> {
+        let queue = &mut self.queues[way];
         if error.class() != Class::Permanent || rows.len() == 0 {
-            self.queue.push_front(rows);
+            queue.push_front(rows);
             return Err(error);
         }
         if rows.len() == 1 {
@@ -463,14 +525,13 @@ impl ChainWork {
         if failing.is_empty() {
             // The first half comes first.
             let middle = rows.len() / 2;
-            self.queue
-                .push_front(rows.slice(middle, rows.len() - middle));
-            self.queue.push_front(rows.slice(0, middle));
+            queue.push_front(rows.slice(middle, rows.len() - middle));
+            queue.push_front(rows.slice(0, middle));
             return Ok(());
         }
         let good = rows.take(&without(rows.len(), &failing))?;
         if good.len() > 0 {
-            self.queue.push_front(good);
+            queue.push_front(good);
         }
         for Failed { row, cause } in failing {
             self.out.dead.push((rows.made.event(row), cause));
@@ -478,11 +539,13 @@ impl ChainWork {
         Ok(())
     }
 
-    /// The operator is done with the batch: what it made is for the next one.
-    fn next(&mut self, step: usize, part: StepPart) {
+    /// The operator is done with the batch: what it made goes on.
+    fn next(&mut self, station: &Station) {
         let out = std::mem::take(&mut self.out);
-        self.counts.push(count(step, self.given, &out, part));
-        let place = Place::Step(step);
+        let given = self.given.take().unwrap_or(0);
+        self.counts
+            .push(count(station.step, given, &out, station.part));
+        let place = Place::Step(station.step);
         let dead = out.dead.into_iter();
         self.dead.extend(dead.map(|(event, cause)| Dead {
             event,
@@ -491,10 +554,19 @@ impl ChainWork {
         }));
         for late in &out.late {
             let events = (0..late.len()).map(|row| late.made.event(row));
-            self.late.extend(events.map(|event| (event, step)));
+            self.late.extend(events.map(|event| (event, station.step)));
         }
-        self.given = out.rows.iter().map(Rows::len).sum();
-        self.queue = out.rows.into();
+        self.queues[station.way] = out.rows.into();
+        let watermark = self.watermarks[station.way];
+        for way in &station.opens {
+            self.watermarks[*way] = watermark;
+        }
+        for routed in out.routed {
+            match routed.to {
+                Some(to) => self.done.push((routed.way, routed.rows, to)),
+                None => self.queues[routed.way].push_back(routed.rows),
+            }
+        }
         self.at += 1;
     }
 }
@@ -571,7 +643,9 @@ fn fatal(error: Error) -> Error {
 
 fn count(step: usize, given: usize, out: &Output, part: StepPart) -> Count {
     let rows = |rows: &[Rows]| rows.iter().map(Rows::len).sum::<usize>() as u64;
-    let (given, made, late) = (given as u64, rows(&out.rows), rows(&out.late));
+    let routed: usize = out.routed.iter().map(|routed| routed.rows.len()).sum();
+    let made = rows(&out.rows) + routed as u64;
+    let (given, late) = (given as u64, rows(&out.late));
     let (dead, taken) = (out.dead.len() as u64, out.taken as u64);
     let whole = Counters {
         input: given,
@@ -616,40 +690,6 @@ fn count(step: usize, given: usize, out: &Output, part: StepPart) -> Count {
         },
     };
     Count { step, node, flow }
-}
-
-type Together = (RecordBatch, Made, Option<Times>);
-
-/// The last operator's rows as one batch.
-fn together(schema: &SchemaRef, mut rows: Vec<Rows>) -> Result<Together, Error> {
-    if rows.len() < 2 {
-        return Ok(match rows.pop() {
-            Some(rows) => (rows.batch, rows.made, rows.times),
-            None => {
-                let none = UInt32Array::from(Vec::<u32>::new());
-                let empty = RecordBatch::new_empty(Arc::clone(schema));
-                (empty, Made::From(none), None)
-            }
-        });
-    }
-    let many = rows.iter().any(|rows| matches!(rows.made, Made::Many));
-    let made = match many {
-        true => Made::Many,
-        false => Made::From(
-            rows.iter()
-                .flat_map(|rows| (0..rows.len()).map(|row| rows.made.event(row) as u32))
-                .collect(),
-        ),
-    };
-    let times: Option<Vec<&Times>> = rows.iter().map(|rows| rows.times.as_ref()).collect();
-    let times = times.map(|times| Times::concat(&times));
-    let batch = concat_batches(rows[0].batch.schema_ref(), rows.iter().map(|r| &r.batch));
-    let batch = batch.map_err(|e| {
-        Error::new(Class::Permanent, "flow.misfit")
-            .with("column", "")
-            .caused_by(e)
-    })?;
-    Ok((batch, made, times))
 }
 
 /// A panic in what works on events is an error of the events, not the end of their task.

@@ -1,24 +1,28 @@
 //! From a flow's file to a plan: names looked up, expressions typed, and what must be decoded found out.
 
+mod branch;
 mod names;
+mod route;
 mod shapes;
+mod stages;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use busbar_bus::EventTimes;
-use busbar_catalog::{ConnectionSpec, Diagnostic, FlowSpec, OutputTarget, PathItem, Source};
+use busbar_catalog::{ConnectionSpec, Diagnostic, FlowSpec, OutputTarget, Source};
 use busbar_event::topic::Filter;
-use busbar_event::{Class, Error, hash::fnv1a};
+use busbar_event::{Error, hash::fnv1a};
 use busbar_table::Table;
 
-use crate::chain::{Chain, ChainSource, Station, StepPart};
+use crate::chain::{Chain, ChainEnd, ChainSource, Station, StepPart};
 use crate::event_time::EventTime;
 use crate::exchange::ExchangePlan;
-use crate::operator::{Divided, Joined, Step, StepContext, registry};
+use crate::operator::{Step, registry};
 use crate::reader::{Input, Reader};
 use crate::render::Renderer;
+use branch::Branch;
 pub(crate) use shapes::table_schema;
 
 /// What a flow can name.
@@ -59,6 +63,11 @@ pub(crate) struct Plan {
     pub outputs: Vec<OutputPlan>,
     /// Steps keep state, so that time in the events matters.
     pub timed: bool,
+    /// The node of the first step, and that of the first output.
+    pub first_step: usize,
+    pub first_output: usize,
+    /// What is allowed but hardly meant.
+    pub warnings: Vec<Diagnostic>,
 }
 
 /// The flow as seen from one of the streams that its tasks read.
@@ -70,12 +79,10 @@ pub(crate) struct InputPlan {
     pub node: Option<usize>,
     source: SourcePlan,
     pub steps: Vec<StepPlan>,
-    /// The columns of the results.
-    pub schema: SchemaRef,
-    /// For each output of the file what it takes from these results; none where results go to the next stage.
-    pub shapes: Vec<Shape>,
-    /// Whether a step made columns of its own, so that the payload is made anew.
-    pub projected: bool,
+    /// Number of ways that rows can take.
+    ways: usize,
+    /// The results: one, or with a `route` one for each form that they have.
+    pub ends: Vec<EndPlan>,
     /// The next stage: the output that leads to it, and how rows are spread.
     pub exchange: Option<(usize, ExchangePlan)>,
     /// Its tasks keep state, or event time.
@@ -86,6 +93,21 @@ pub(crate) struct InputPlan {
     pub delay: i64,
     /// How the stream decides on the times of its events.
     pub times: Option<EventTimes>,
+}
+
+/// Results with the same columns.
+pub(crate) struct EndPlan {
+    /// Of several: the name by which outputs know what comes from here.
+    pub name: Option<Arc<str>>,
+    /// The ways that end here, each with the outputs that its rows go to: a bit for each.
+    ways: Vec<(usize, u32)>,
+    /// Those of them whose rows are as they came.
+    plain: Vec<usize>,
+    pub schema: SchemaRef,
+    /// For each output of the file what it takes of these results; none where it takes nothing.
+    pub shapes: Vec<Option<Shape>>,
+    /// Whether a step made columns of its own, so that the payload is made anew.
+    pub projected: bool,
 }
 
 enum SourcePlan {
@@ -108,6 +130,12 @@ pub(crate) struct StepPlan {
     step: Arc<dyn Step>,
     /// The columns it sees. Until a step makes columns of its own, more than are read.
     sees: SchemaRef,
+    /// Whether a step before it made columns of its own.
+    own: bool,
+    /// The way whose rows it takes, others that end here, and those that begin behind it.
+    way: usize,
+    gather: Vec<usize>,
+    opens: Vec<usize>,
     /// Which step of the flow it is.
     pub index: usize,
     part: StepPart,
@@ -120,6 +148,12 @@ pub(crate) struct StepPlan {
 pub(crate) struct OutputPlan {
     /// The same for the same target in every version of the flow.
     pub id: Arc<str>,
+    /// The output of the file; its own number for others.
+    pub of: usize,
+    /// Which end of an input it takes.
+    pub end: usize,
+    /// The output of the file whose rows it takes; none: all rows.
+    pub takes: Option<usize>,
     pub target: Target,
     pub retain: bool,
     /// It has a cursor of its own: another system, or a file that other programs can hold.
@@ -196,22 +230,28 @@ impl InputPlan {
             SourcePlan::Rows(schema) => (ChainSource::Rows(Arc::clone(schema)), None),
         };
         let mut stations = Vec::with_capacity(self.steps.len());
-        // Until a step makes columns of its own, steps see the columns that are read.
-        let mut own = seen.is_none();
         for planned in &self.steps {
+            // Until a step makes columns of its own, steps see the columns that are read.
             let sees = match &seen {
-                Some(read) if !own => read,
+                Some(read) if !planned.own => read,
                 _ => &planned.sees,
             };
             stations.push(Station {
                 step: planned.index,
+                way: planned.way,
+                gather: planned.gather.clone(),
+                opens: planned.opens.clone(),
                 part: planned.part,
                 name: planned.state.as_ref().map(|(name, _)| Arc::clone(name)),
                 delay: planned.step.delay(),
                 operator: planned.step.operator(sees)?,
             });
-            own |= planned.step.schema().is_some();
         }
+        let ends = self.ends.iter().map(|end| ChainEnd {
+            schema: Arc::clone(&end.schema),
+            ways: end.ways.clone(),
+            plain: end.plain.clone(),
+        });
         let time = self.timed.then(|| match self.stage {
             0 => EventTime::of_stream(self.lateness),
             _ => EventTime::of_stage(before.to_vec()),
@@ -219,7 +259,8 @@ impl InputPlan {
         Ok(Chain {
             source,
             stations,
-            schema: Arc::clone(&self.schema),
+            ways: self.ways,
+            ends: ends.collect(),
             time,
         })
     }
@@ -238,6 +279,24 @@ impl InputPlan {
             SourcePlan::Stream { input, .. } => input.columns.as_ref(),
             _ => None,
         }
+    }
+
+    /// What an output takes of the results, if it takes any.
+    pub fn shape(&self, output: &OutputPlan) -> Option<&Shape> {
+        self.ends.get(output.end)?.shapes.get(output.of)?.as_ref()
+    }
+
+    /// The name by which an output knows what comes from here: its own, with that of the end where there are several.
+    pub fn output_name(&self, output: &OutputPlan) -> String {
+        match self.ends.get(output.end).and_then(|end| end.name.as_ref()) {
+            Some(end) => format!("{}:{end}", output.id),
+            None => output.id.to_string(),
+        }
+    }
+
+    /// The columns of the results that an output takes.
+    pub fn schema(&self, output: &OutputPlan) -> &SchemaRef {
+        &self.ends[output.end.min(self.ends.len() - 1)].schema
     }
 
     /// Whether its tasks only deliver what the stage before has computed.
@@ -260,6 +319,7 @@ pub(crate) fn compile(
         source,
         world,
         bad: Vec::new(),
+        warnings: Vec::new(),
     };
     let mut outputs = compiler.outputs();
     let mut sources = Vec::new();
@@ -303,125 +363,13 @@ pub(crate) fn compile(
     Ok(Plan {
         name: name.into(),
         spec: spec.clone(),
+        first_step: spec.streams().count(),
+        first_output: spec.streams().count() + spec.all_steps().len(),
+        warnings: compiler.warnings,
         inputs,
         outputs,
         timed,
     })
-}
-
-/// Steps on the way from one stream, as far as they are compiled.
-struct Branch {
-    stream: String,
-    stage: usize,
-    node: Option<usize>,
-    from: BranchFrom,
-    /// The columns that the next step sees.
-    schema: SchemaRef,
-    /// Places of the columns that must be read.
-    needed: BTreeSet<usize>,
-    steps: Vec<StepPlan>,
-    projected: bool,
-    derived: bool,
-    timed: bool,
-    lateness: i64,
-    /// The delays of the steps of the stages before, and of its own.
-    delays: (i64, i64),
-    times: Option<EventTimes>,
-    partitions: u16,
-}
-
-#[derive(Clone)]
-enum BranchFrom {
-    Stream(Input),
-    Rows(SchemaRef),
-    Events(Input),
-}
-
-impl Branch {
-    fn of_stream(node: usize, stream: &str, input: &Input, info: &StreamInfo) -> Branch {
-        Branch {
-            stream: stream.to_owned(),
-            stage: 0,
-            node: Some(node),
-            from: BranchFrom::Stream(input.clone()),
-            schema: input.relation(),
-            needed: BTreeSet::new(),
-            steps: Vec::new(),
-            projected: false,
-            derived: false,
-            timed: false,
-            lateness: info.lateness_micros,
-            delays: (0, 0),
-            times: info.times.clone(),
-            partitions: info.partitions,
-        }
-    }
-
-    fn push(&mut self, index: usize, step: Arc<dyn Step>, part: StepPart) {
-        if !self.projected {
-            self.needed.extend(step.columns());
-        }
-        self.derived |= !step.row_by_row();
-        self.delays.1 += step.delay();
-        let sees = Arc::clone(&self.schema);
-        if let Some(columns) = step.schema() {
-            (self.projected, self.schema) = (true, columns);
-        }
-        self.steps.push(StepPlan {
-            step,
-            sees,
-            index,
-            part,
-            state: None,
-        });
-    }
-
-    /// The columns of the results: all that steps have made, or those that are read.
-    fn results(&self) -> SchemaRef {
-        match self.projected {
-            true => Arc::clone(&self.schema),
-            false => {
-                let places: Vec<usize> = self.needed.iter().copied().collect();
-                // They are places of this schema.
-                let read = self.schema.project(&places).map(Arc::new);
-                read.unwrap_or_else(|_| Arc::clone(&self.schema))
-            }
-        }
-    }
-
-    fn plan(self, exchange: Option<(usize, ExchangePlan)>, shapes: Vec<Shape>) -> InputPlan {
-        let schema = self.results();
-        let places = self.needed.into_iter().collect();
-        InputPlan {
-            stream: self.stream,
-            stage: self.stage,
-            node: self.node,
-            source: match self.from {
-                BranchFrom::Stream(input) => SourcePlan::Stream { input, places },
-                BranchFrom::Events(input) => SourcePlan::Events { input, places },
-                BranchFrom::Rows(schema) => SourcePlan::Rows(schema),
-            },
-            steps: self.steps,
-            schema,
-            shapes,
-            projected: self.projected,
-            exchange,
-            timed: self.timed,
-            lateness: self.lateness,
-            delay: self.delays.0,
-            times: self.times,
-        }
-    }
-}
-
-/// Which rows meet in one task.
-enum Located {
-    /// All.
-    One,
-    /// Those with equal values of these columns.
-    By(Vec<String>),
-    /// Nobody knows which.
-    Anyhow,
 }
 
 struct Compiler<'a> {
@@ -431,6 +379,7 @@ struct Compiler<'a> {
     source: &'a Source,
     world: &'a World,
     bad: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
 }
 
 impl Compiler<'_> {
@@ -461,6 +410,9 @@ impl Compiler<'_> {
             };
             outputs.push(OutputPlan {
                 id: id.into(),
+                of: i,
+                end: 0,
+                takes: Some(i),
                 target,
                 retain: output.retain,
                 apart,
@@ -469,332 +421,14 @@ impl Compiler<'_> {
         outputs
     }
 
-    /// Compiles the steps, stage by stage. None where something is wrong.
-    fn stages(
-        &mut self,
-        mut branches: Vec<Branch>,
-        outputs: &mut Vec<OutputPlan>,
-    ) -> Vec<InputPlan> {
-        let mut done = Vec::new();
-        let mut located = match &branches[..] {
-            [one] if one.partitions == 1 => Located::One,
-            _ => Located::Anyhow,
-        };
-        let mut names: BTreeMap<String, usize> = BTreeMap::new();
-        for (i, spec) in self.spec.steps.iter().enumerate() {
-            let mut compiled = Vec::with_capacity(branches.len());
-            for branch in &branches {
-                let streams = |name: &str| {
-                    let input = self.world.streams.get(name)?.input.as_ref()?;
-                    Some(input.relation())
-                };
-                let context = StepContext {
-                    schema: &branch.schema,
-                    tables: &self.world.tables,
-                    streams: &streams,
-                };
-                match registry::compile(spec, &context) {
-                    Ok(step) => compiled.push(step),
-                    Err(wrong) => {
-                        let mut path = vec!["steps".into(), i.into(), PathItem::Key(spec.kind())];
-                        path.extend(wrong.path);
-                        let diagnostic = self.source.diagnostic(&path, wrong.span, wrong.error);
-                        self.bad.push(diagnostic.with_help(wrong.help));
-                    }
-                }
-            }
-            if compiled.len() < branches.len() || branches.is_empty() {
-                return done;
-            }
-            let Some(stateful) = compiled[0].stateful() else {
-                for (branch, step) in branches.iter_mut().zip(compiled) {
-                    branch.push(i, step, StepPart::Whole);
-                }
-                continue;
-            };
-            let count = names.entry(spec.kind().to_owned()).or_default();
-            *count += 1;
-            let name = match &stateful.name {
-                Some(name) => name.clone(),
-                None => format!("{}-{count}", spec.kind()),
-            };
-            if let Some(code) = self.unfit_for_state(&branches) {
-                let error = Error::new(Class::Configuration, code).with("step", spec.kind());
-                let path = ["steps".into(), i.into(), PathItem::Key(spec.kind())];
-                self.bad.push(self.source.diagnostic(&path, None, error));
-                return done;
-            }
-            let meets = match &located {
-                Located::One => true,
-                Located::By(keys) => keys.iter().all(|key| stateful.keys.contains(key)),
-                Located::Anyhow => false,
-            };
-            let joined = compiled[0].joined();
-            let (step, part) = if meets && joined.is_none() {
-                (Arc::clone(&compiled[0]), StepPart::Whole)
-            } else {
-                let whole = Arc::clone(&compiled[0]);
-                let keys = &stateful.keys;
-                located = match keys.is_empty() {
-                    true => Located::One,
-                    false => Located::By(keys.clone()),
-                };
-                let divided = compiled.iter().map(|step| step.stateful()?.divided);
-                let mut divided: Option<Vec<Divided>> = divided.collect();
-                if let (Some(joined), Some(divided)) = (joined, &mut divided) {
-                    divided.extend(self.join(joined, divided.first(), &mut branches));
-                }
-                let next = self.regroup(i, branches, divided.as_deref(), keys, outputs, &mut done);
-                branches = vec![next];
-                match divided.and_then(|mut divided| divided.pop()) {
-                    Some(divided) => (divided.after, StepPart::After),
-                    None => (whole, StepPart::Whole),
-                }
-            };
-            let branch = &mut branches[0];
-            branch.timed = true;
-            let meaning = meaning(&step, &branch.schema, &stateful.meaning);
-            branch.push(i, step, part);
-            if let Some(last) = branch.steps.last_mut() {
-                last.state = Some((name.into(), meaning));
-            }
-        }
-        self.deliver(branches, outputs, &mut done);
-        done
-    }
-
-    /// Adds the branch of the other stream that a step reads; how the step is divided there.
-    fn join(
-        &self,
-        joined: Joined,
-        own: Option<&Divided>,
-        branches: &mut Vec<Branch>,
-    ) -> Option<Divided> {
-        let info = self.world.streams.get(&joined.stream)?;
-        let node = self
-            .spec
-            .streams()
-            .position(|name| *name == joined.stream)?;
-        let input = info.input.as_ref()?;
-        branches.push(Branch::of_stream(node, &joined.stream, input, info));
-        let own = own?;
-        Some(Divided {
-            before: joined.before,
-            keys: own.keys.clone(),
-            after: Arc::clone(&own.after),
-        })
-    }
-
-    /// Something that a join names and whose columns are not known yet.
-    fn unknown_columns(&self) -> Option<String> {
-        let stream = |name: &&String| {
-            let info = self.world.streams.get(*name);
-            info.is_some_and(|info| info.input.is_none())
-        };
-        let table = |name: &&String| {
-            let table = self.world.tables.get(*name);
-            table.is_some_and(|table| table.schema().fields().is_empty())
-        };
-        let mut streams = self.spec.streams().skip(self.spec.from.len());
-        let unknown = streams.find(stream);
-        unknown
-            .or_else(|| self.spec.read_tables().find(table))
-            .cloned()
-    }
-
-    /// Why rows of these branches cannot go into a step with state.
-    fn unfit_for_state(&self, branches: &[Branch]) -> Option<&'static str> {
-        let timed = branches.iter().any(|branch| branch.timed);
-        if !timed && branches.iter().any(|branch| branch.derived) {
-            return Some("flow.sql-before-state");
-        }
-        let first = &branches[0];
-        let same = |branch: &Branch| {
-            let fields = branch.schema.fields().iter().zip(first.schema.fields());
-            branch.projected
-                && branch.schema.fields().len() == first.schema.fields().len()
-                && fields
-                    .into_iter()
-                    .all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type())
-        };
-        (branches.len() > 1 && !branches.iter().all(same)).then_some("flow.inputs-differ")
-    }
-
-    /// Ends the stage of some branches, and begins the next one with their rows regrouped by `keys`.
-    fn regroup(
-        &mut self,
-        index: usize,
-        branches: Vec<Branch>,
-        divided: Option<&[Divided]>,
-        keys: &[String],
-        outputs: &mut Vec<OutputPlan>,
-        done: &mut Vec<InputPlan>,
-    ) -> Branch {
-        let stage = branches[0].stage + 1;
-        let partitions = match keys.is_empty() {
-            true => 1,
-            false => branches.iter().map(|b| b.partitions).max().unwrap_or(1),
-        };
-        // The slowest decides.
-        let delays = branches
-            .iter()
-            .map(|branch| branch.delays.0 + branch.delays.1);
-        let delay = delays.max().unwrap_or(0);
-        let mut streams = String::new();
-        let mut next = None;
-        for (at, mut branch) in branches.into_iter().enumerate() {
-            let mut keys = keys.to_vec();
-            if let Some(divided) = divided.and_then(|divided| divided.get(at)) {
-                keys.clone_from(&divided.keys);
-                branch.push(index, Arc::clone(&divided.before), StepPart::Before);
-            } else if !branch.projected {
-                let places = keys
-                    .iter()
-                    .filter_map(|key| branch.schema.index_of(key).ok());
-                branch.needed.extend(places);
-            }
-            branch.timed = true;
-            let results = branch.results();
-            if streams.is_empty() {
-                // Another layout is another stream: what is left in the old one does not fit.
-                let layout = format!("{keys:?} {results}{}", branch.projected);
-                let hash = fnv1a(layout.as_bytes()) & 0xffff_ffff;
-                streams = format!("_x-{}-{stage}-{hash:08x}", self.known_as);
-                outputs.push(OutputPlan {
-                    id: format!("stage-{stage}").into(),
-                    target: Target::Stage(streams.as_str().into()),
-                    retain: false,
-                    apart: false,
-                });
-            }
-            let exchange = ExchangePlan {
-                stream: streams.as_str().into(),
-                partitions,
-                keys: keys
-                    .iter()
-                    .filter_map(|k| results.index_of(k).ok())
-                    .collect(),
-                projected: branch.projected,
-            };
-            let from = match (&branch.from, branch.projected) {
-                (BranchFrom::Stream(input) | BranchFrom::Events(input), false) => {
-                    BranchFrom::Events(input.clone())
-                }
-                _ => BranchFrom::Rows(Arc::clone(&results)),
-            };
-            next.get_or_insert_with(|| Branch {
-                stream: streams.clone(),
-                stage,
-                node: None,
-                from,
-                schema: Arc::clone(&branch.schema),
-                needed: BTreeSet::new(),
-                steps: Vec::new(),
-                projected: branch.projected,
-                derived: branch.derived,
-                timed: true,
-                lateness: 0,
-                delays: (delay, 0),
-                times: None,
-                partitions,
-            });
-            done.push(branch.plan(Some((outputs.len() - 1, exchange)), Vec::new()));
-        }
-        // There is a branch at least.
-        next.unwrap_or_else(|| unreachable!("a flow reads something"))
-    }
-
-    /// Leads the last rows to the outputs. Those of a flow with state that must not hold the others up read them
-    /// from a stream, so that they are computed once.
-    fn deliver(
-        &mut self,
-        branches: Vec<Branch>,
-        outputs: &mut Vec<OutputPlan>,
-        done: &mut Vec<InputPlan>,
-    ) {
-        for mut branch in branches {
-            let Some(shapes) = self.final_shapes(&mut branch) else {
-                return;
-            };
-            let apart = outputs.iter().any(|output| output.apart);
-            let delivery = (branch.timed && apart).then(|| {
-                let stream = format!("_r-{}", self.known_as);
-                outputs.push(OutputPlan {
-                    id: "results".into(),
-                    target: Target::Results(stream.as_str().into()),
-                    retain: false,
-                    apart: false,
-                });
-                let from = match (&branch.from, branch.projected) {
-                    (BranchFrom::Stream(input) | BranchFrom::Events(input), false) => {
-                        BranchFrom::Events(input.clone())
-                    }
-                    _ => BranchFrom::Rows(branch.results()),
-                };
-                Branch {
-                    stream,
-                    stage: branch.stage + 1,
-                    node: None,
-                    from,
-                    schema: Arc::clone(&branch.schema),
-                    needed: branch.needed.clone(),
-                    steps: Vec::new(),
-                    projected: branch.projected,
-                    derived: branch.derived,
-                    timed: false,
-                    lateness: 0,
-                    delays: (branch.delays.0 + branch.delays.1, 0),
-                    times: None,
-                    partitions: branch.partitions,
-                }
-            });
-            done.push(branch.plan(None, shapes.clone()));
-            done.extend(delivery.map(|branch| branch.plan(None, shapes)));
-        }
-    }
-
-    /// For each output of the file what it takes from a branch.
-    fn final_shapes(&mut self, branch: &mut Branch) -> Option<Vec<Shape>> {
-        let (projected, derived) = (branch.projected, branch.derived);
-        let shapes = self.shapes(&branch.schema, projected, derived)?;
-        if projected {
-            return Some(shapes);
-        }
-        // What outputs need of rows that no step has made anew.
-        for (shape, output) in shapes.iter().zip(&self.spec.to) {
-            if let TopicShape::Made(renderer) = &shape.topic {
-                branch.needed.extend(renderer.columns());
-            }
-            branch
-                .needed
-                .extend(shape.key.iter().flat_map(Renderer::columns));
-            branch.needed.extend(&shape.columns);
-            if matches!(output.target, OutputTarget::Connection(_)) {
-                branch.needed.extend(0..branch.schema.fields().len());
-            }
-        }
-        self.shapes(&branch.results(), projected, derived)
-    }
-
     /// Checks the steps as far as that is possible before the columns are known: syntax and names of functions.
     fn check_texts(&mut self) {
-        for (i, step) in self.spec.steps.iter().enumerate() {
-            if let Err(wrong) = registry::check_text(step) {
-                let mut path = vec!["steps".into(), i.into(), PathItem::Key(step.kind())];
-                path.extend(wrong.path);
+        for at in self.spec.all_steps() {
+            if let Err(wrong) = registry::check_text(at.spec) {
+                let path = [at.path, wrong.path].concat();
                 let diagnostic = self.source.diagnostic(&path, wrong.span, wrong.error);
                 self.bad.push(diagnostic.with_help(wrong.help));
             }
         }
     }
-}
-
-/// What the state of a step means: the step, and the columns it reads.
-fn meaning(step: &Arc<dyn Step>, sees: &SchemaRef, own: &str) -> String {
-    let columns = step.columns();
-    let read = columns.iter().map(|column| {
-        let field = sees.field(*column);
-        format!("{} {}", field.name(), field.data_type())
-    });
-    format!("{own} ({})", read.collect::<Vec<_>>().join(", "))
 }

@@ -361,6 +361,9 @@ mod tests {
             marks: (0..rows).map(|row| row - 5).collect(),
         };
         Computed {
+            to: None,
+            picked: None,
+            others: Vec::new(),
             events: Batch::from_columns(envelope, body).unwrap(),
             rows: RecordBatch::try_new(Arc::new(schema), vec![Arc::new(sites)]).unwrap(),
             origin: Made::Same,

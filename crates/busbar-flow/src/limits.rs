@@ -114,3 +114,7 @@ pub const JOIN_CACHE_BATCHES_MAX: usize = 64;
 pub const JOIN_RESULTS_MAX: usize = 1 << 20;
 /// Rows of a join's state that are stored as one piece.
 pub const JOIN_PART_ROWS: usize = 8192;
+/// Tags and columns whose values are looked up among the constants of a route; others are tested case by case.
+pub const ROUTE_SIGNATURE_MAX: usize = 8;
+/// Combinations of looked-up values whose cases a route remembers.
+pub const ROUTE_SIGNATURES_MAX: usize = 65_536;

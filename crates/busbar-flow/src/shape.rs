@@ -70,19 +70,14 @@ pub(crate) struct Prepared {
 
 impl Prepared {
     /// Nothing for an output, because the results of the one event there is cannot be made into what it takes.
-    pub fn refused(
-        computed: &Computed,
-        plan: &OutputPlan,
-        index: usize,
-        cause: &Error,
-    ) -> Prepared {
+    pub fn refused(computed: &Computed, plan: &OutputPlan, cause: &Error) -> Prepared {
         use crate::compile::Target;
         let rows = computed.rows.num_rows();
         let (none, nothing) = (computed.rows.slice(0, 0), BatchBuilder::new().finish());
         let origin = computed.letters_origin();
         let dead = (0..rows).map(|row| Dead {
             event: event_of(&origin, row),
-            place: Place::Output(index),
+            place: Place::Output(plan.of),
             cause: cause.clone(),
         });
         let dead = dead.collect();
@@ -215,8 +210,14 @@ impl Shaped {
     }
 }
 
-/// Results that stand for no event, as events that dead letters can be made of.
-pub(crate) fn result_events(computed: &Computed) -> Result<Option<Batch>, Error> {
+/// For each end the results that stand for no event, as events that dead letters can be made of.
+pub(crate) fn result_events(computed: &Computed) -> Result<Vec<Option<Batch>>, Error> {
+    let ends = 0..=computed.others.len();
+    ends.map(|end| results_of(&computed.of_output(end, None)?))
+        .collect()
+}
+
+fn results_of(computed: &Computed) -> Result<Option<Batch>, Error> {
     let (Made::Many, Some(times)) = (&computed.origin, &computed.times) else {
         return Ok(None);
     };
@@ -233,7 +234,6 @@ pub(crate) fn prepare(
     shaped: Option<&Shaped>,
     plan: &OutputPlan,
     shape: Option<&Shape>,
-    index: usize,
     projected: bool,
 ) -> Result<Prepared, Error> {
     use crate::compile::Target;
@@ -351,7 +351,7 @@ pub(crate) fn prepare(
         .into_iter()
         .map(|(row, cause)| Dead {
             event: event_of(&origin, row),
-            place: Place::Output(index),
+            place: Place::Output(plan.of),
             cause,
         })
         .collect();

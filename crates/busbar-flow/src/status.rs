@@ -99,6 +99,9 @@ pub struct Edge {
     pub from: String,
     /// The node it enters.
     pub to: String,
+    /// Behind a `route`: the cases whose events go this way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub case: Option<String>,
 }
 
 /// The equation `in + added = out + filtered + taken + late + dead + held + overwritten`.

@@ -2,6 +2,7 @@
 
 mod given;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -92,6 +93,13 @@ pub enum Difference {
         /// Those that came and nobody expected: place, code and message.
         causes: Vec<String>,
     },
+    /// One output did not get what was expected.
+    Output {
+        /// The output.
+        output: String,
+        /// What differs.
+        difference: Box<Difference>,
+    },
     /// The test could not be run.
     Failed {
         /// Why.
@@ -161,6 +169,13 @@ impl Difference {
                     .iter()
                     .fold(said, |said, cause| format!("{said}\n  {cause}"))
             }
+            Difference::Output { output, difference } => said(
+                "flow.test-output",
+                &[
+                    ("output", output.clone()),
+                    ("difference", difference.text(language)),
+                ],
+            ),
             Difference::Failed {
                 message,
                 message_zh,
@@ -325,7 +340,7 @@ fn run(
             stages.tick(clock.now_micros())?;
         }
     }
-    Ok(compare(test, &stages.out))
+    Ok(compare(plan, test, &stages.out))
 }
 
 /// The stages of a flow, each as one task, with nothing between them.
@@ -393,10 +408,13 @@ impl<'a> Stages<'a> {
         }
         self.out.dead.extend(computed.dead.iter().cloned());
         let Some((_, exchange)) = &self.plan.inputs[input].exchange else {
-            let file = 0..self.plan.spec.to.len();
-            return self
-                .out
-                .take(self.plan, input, &file.collect::<Vec<_>>(), &computed);
+            let plan = self.plan;
+            let its = |o: &usize| {
+                let output = &plan.outputs[*o];
+                output.takes == Some(output.of) && plan.inputs[input].shape(output).is_some()
+            };
+            let file: Vec<usize> = (0..plan.outputs.len()).filter(its).collect();
+            return self.out.take(plan, input, &file, &computed);
         };
         let producer = &self.plan.inputs[input].stream;
         let parts = exchange::parts(exchange, &computed, producer, computed.watermark)?;
@@ -427,12 +445,21 @@ fn chain(plan: &Plan, states: &States, input: usize) -> Result<Chain, Error> {
     Ok(chain)
 }
 
+/// What one output took: rows of a table, or events with their topics.
+#[derive(Default)]
+struct Taken {
+    rows: Vec<Json>,
+    events: Vec<(String, Json)>,
+}
+
 /// What came out.
 #[derive(Default)]
 struct Outcome {
     rows: Vec<Json>,
     /// Topic and payload of the first output that makes events.
     events: Vec<(String, Json)>,
+    /// What each output of the file took, by its number.
+    by_output: BTreeMap<usize, Taken>,
     dead: Vec<Dead>,
 }
 
@@ -445,8 +472,22 @@ impl Outcome {
         computed: &Computed,
     ) -> Result<(), Error> {
         let mut first = true;
-        for prepared in prepare_outputs(plan, input, outputs, computed)? {
+        let prepared = prepare_outputs(plan, input, outputs, computed)?;
+        for (prepared, output) in prepared.iter().zip(outputs) {
             self.dead.extend(prepared.dead.iter().cloned());
+            let output = plan.outputs[*output].of;
+            let taken = self.by_output.entry(output).or_default();
+            match &prepared.outgoing {
+                Outgoing::Rows(rows) => taken.rows.extend(objects(rows)?),
+                Outgoing::Events(events) | Outgoing::Delivery { events, .. } => {
+                    let payloads = events.payloads();
+                    for row in 0..events.rows() {
+                        let payload = parsed(payloads.value(row));
+                        taken.events.push((events.topic(row).to_owned(), payload));
+                    }
+                }
+                Outgoing::Parts(_) => {}
+            }
             if let (Outgoing::Events(events), true) = (&prepared.outgoing, first) {
                 first = false;
                 let payloads = events.payloads();
@@ -456,23 +497,26 @@ impl Outcome {
                 }
             }
         }
-        let mut rows = objects(&computed.rows)?;
-        if !plan.inputs[input].projected {
-            // No step named columns: the events' own payloads are what comes out.
-            for (row, object) in rows.iter_mut().enumerate() {
-                let event = computed.origin().event(row).unwrap_or(0);
-                let own = computed.events.event(event);
-                if let (Json::Object(object), Json::Object(payload)) =
-                    (object, parsed(&own.payload))
-                {
-                    object.entry("topic").or_insert_with(|| own.topic.into());
-                    for (name, value) in payload {
-                        object.entry(name).or_insert(value);
+        for (number, end) in plan.inputs[input].ends.iter().enumerate() {
+            let computed = computed.of_output(number, None)?;
+            let mut rows = objects(&computed.rows)?;
+            if !end.projected {
+                // No step named columns: the events' own payloads are what comes out.
+                for (row, object) in rows.iter_mut().enumerate() {
+                    let event = computed.origin().event(row).unwrap_or(0);
+                    let own = computed.events.event(event);
+                    if let (Json::Object(object), Json::Object(payload)) =
+                        (object, parsed(&own.payload))
+                    {
+                        object.entry("topic").or_insert_with(|| own.topic.into());
+                        for (name, value) in payload {
+                            object.entry(name).or_insert(value);
+                        }
                     }
                 }
             }
+            self.rows.extend(rows);
         }
-        self.rows.extend(rows);
         Ok(())
     }
 }
@@ -512,35 +556,87 @@ fn objects(rows: &RecordBatch) -> Result<Vec<Json>, Error> {
         .collect())
 }
 
-fn compare(test: &TestSpec, out: &Outcome) -> Vec<Difference> {
+fn compare(plan: &Plan, test: &TestSpec, out: &Outcome) -> Vec<Difference> {
     let mut differences = Vec::new();
-    let as_events = test.expect.iter().all(|e| e.event().is_some()) && !test.expect.is_empty();
-    let actual: Vec<Json> = if as_events && !out.events.is_empty() {
-        out.events
+    if test.outputs.is_empty() {
+        compare_rows(&test.expect, &out.rows, &out.events, &mut differences);
+    } else {
+        let nothing = Taken::default();
+        for (output, spec) in plan.spec.to.iter().enumerate() {
+            let taken = out.by_output.get(&output).unwrap_or(&nothing);
+            let named = test.outputs.iter();
+            let mut named = named.filter(|(name, _)| plan.spec.output_named(name) == Some(output));
+            let expected = named.next().map_or(&[][..], |(_, rows)| rows);
+            let rows = taken.rows.iter().cloned();
+            let payloads = taken.events.iter().map(|(topic, payload)| match payload {
+                Json::Object(payload) => {
+                    let mut row = payload.clone();
+                    row.entry("topic").or_insert_with(|| topic.as_str().into());
+                    Json::Object(row)
+                }
+                other => other.clone(),
+            });
+            let rows: Vec<Json> = rows.chain(payloads).collect();
+            let mut own = Vec::new();
+            compare_rows(expected, &rows, &taken.events, &mut own);
+            differences.extend(own.into_iter().map(|difference| {
+                Difference::Output {
+                    output: spec
+                        .name
+                        .as_deref()
+                        .unwrap_or(spec.target_name())
+                        .to_owned(),
+                    difference: Box::new(difference),
+                }
+            }));
+        }
+        for name in test.outputs.keys() {
+            if plan.spec.output_named(name).is_none() {
+                let error =
+                    Error::new(Class::Configuration, "flow.route-output").with("name", name);
+                differences.push(Difference::Failed {
+                    message: error.to_string(),
+                    message_zh: error.message(Language::Zh),
+                });
+            }
+        }
+    }
+    compare_dead(test, &out.dead, &mut differences);
+    differences.truncate(TEST_DIFFERENCES_MAX);
+    differences
+}
+
+/// Compares rows, or events where all that is expected are events.
+fn compare_rows(
+    expect: &[Expect],
+    rows: &[Json],
+    events: &[(String, Json)],
+    differences: &mut Vec<Difference>,
+) {
+    let as_events = expect.iter().all(|e| e.event().is_some()) && !expect.is_empty();
+    let actual: Vec<Json> = if as_events && !events.is_empty() {
+        events
             .iter()
             .map(|(topic, payload)| serde_json::json!({ "topic": topic, "payload": payload }))
             .collect()
     } else {
-        out.rows.clone()
+        rows.to_vec()
     };
-    for (i, expected) in test.expect.iter().enumerate() {
+    for (i, expected) in expect.iter().enumerate() {
         match actual.get(i) {
             None => differences.push(Difference::Missing {
                 row: i + 1,
                 expected: Json::Object(expected.0.clone()),
             }),
-            Some(actual) => compare_row(i + 1, expected, actual, &mut differences),
+            Some(actual) => compare_row(i + 1, expected, actual, differences),
         }
     }
-    for (i, actual) in actual.iter().enumerate().skip(test.expect.len()) {
+    for (i, actual) in actual.iter().enumerate().skip(expect.len()) {
         differences.push(Difference::Unexpected {
             row: i + 1,
             actual: actual.clone(),
         });
     }
-    compare_dead(test, &out.dead, &mut differences);
-    differences.truncate(TEST_DIFFERENCES_MAX);
-    differences
 }
 
 fn compare_dead(test: &TestSpec, dead: &[Dead], differences: &mut Vec<Difference>) {

@@ -20,7 +20,11 @@ use busbar_connector::Connectors;
 pub fn check(project: &Project, connectors: &Connectors) -> Vec<Diagnostic> {
     let (world, mut bad) = World::of_project(project, connectors);
     for (name, flow) in &project.flows {
-        if let Err(NoPlan::Wrong(wrong)) = compile(name, &flow.spec, &flow.source, &world) {
+        let compiled = compile(name, &flow.spec, &flow.source, &world);
+        if let Ok(plan) = &compiled {
+            bad.extend(plan.warnings.iter().cloned());
+        }
+        if let Err(NoPlan::Wrong(wrong)) = compiled {
             // Names were checked before: what is missing in this world has an error of its own.
             let known = |d: &Diagnostic| {
                 !matches!(

@@ -25,6 +25,7 @@ mod batch_query;
 mod bounds;
 mod budget;
 mod check;
+mod condition;
 mod diagnostic;
 mod dictionary;
 mod engine;
@@ -59,6 +60,7 @@ mod windows;
 
 pub use aggregate::{Aggregation, AggregationPart, AggregationText, Groups, Inputs};
 pub use batch_query::{BatchLimits, BatchQuery};
+pub use condition::{ConditionConstants, ConditionParser, ConditionPart, ConditionValue};
 pub use diagnostic::Diagnostic;
 pub use engine::{Engine, QueryLimits, QueryOptions, QueryResult};
 pub use predicate::Predicate;

@@ -29,7 +29,7 @@ pub(crate) struct Names {
 }
 
 /// The names of the parts of a topic.
-const TOPIC_PARTS: [&str; 3] = ["kind", "client", "subject"];
+pub(crate) const TOPIC_PARTS: [&str; 3] = ["kind", "client", "subject"];
 
 impl Names {
     pub fn of(schema: &Schema) -> Self {

@@ -3,6 +3,8 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, SchemaRef};
 use busbar_event::{Class, Error};
 
+use datafusion_sql::sqlparser::ast::Expr;
+
 use crate::explain::kernel_error;
 use crate::expression::{Expression, isolate};
 use crate::stack::deep;
@@ -37,7 +39,15 @@ impl Predicate {
     }
 
     fn compiled(schema: &SchemaRef, text: &str) -> Result<Self, Diagnostic> {
-        let parsed = parse::expression(text)?;
+        Self::of_parsed(schema, text, parse::expression(text)?)
+    }
+
+    /// Compiles a condition that was parsed from a part of `text`.
+    pub(crate) fn of_parsed(
+        schema: &SchemaRef,
+        text: &str,
+        parsed: Expr,
+    ) -> Result<Self, Diagnostic> {
         let place = check::place(text, &parsed).unwrap_or(0..text.len());
         let expression = Expression::compile(schema, text, parsed)?;
         match expression.data_type() {

@@ -309,10 +309,17 @@ impl<'a, S: BoundedSink> Bounded<'a, S> {
 
     fn write(&mut self, node: usize, computed: &Computed) -> Result<(), Error> {
         let input = self.nodes[node].input;
-        let prepared = match prepare_outputs(&self.plan, input, &[0], computed) {
+        let plan = Arc::clone(&self.plan);
+        let takes = |o: &usize| {
+            let output = &plan.outputs[*o];
+            output.takes == Some(output.of) && plan.inputs[input].shape(output).is_some()
+        };
+        let outputs: Vec<usize> = (0..plan.outputs.len()).filter(takes).collect();
+        let prepared = match prepare_outputs(&plan, input, &outputs, computed) {
             Err(cause) if cause.class() == Class::Permanent => {
-                let output = &self.plan.outputs[0];
-                vec![Prepared::refused(computed, output, 0, &cause)]
+                let refused = outputs.first().map(|o| &plan.outputs[*o]);
+                let refused = refused.map(|o| Prepared::refused(computed, o, &cause));
+                refused.into_iter().collect()
             }
             prepared => prepared?,
         };

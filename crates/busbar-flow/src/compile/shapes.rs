@@ -5,21 +5,26 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use busbar_catalog::{OutputSpec, OutputTarget, PathItem, Template, suggest};
 use busbar_event::{Class, Error};
 
+use super::branch::{BranchColumns, BranchEnd};
 use super::{Compiler, Shape, TopicShape};
 use crate::reader::{ENVELOPE, is_envelope};
 use crate::render::Renderer;
 
 impl Compiler<'_> {
+    /// For each output of the file what it takes of the rows of an end, whose columns are `schema`.
     pub(super) fn shapes(
         &mut self,
         schema: &SchemaRef,
-        projected: bool,
-        derived: bool,
-    ) -> Option<Vec<Shape>> {
+        end: &BranchEnd,
+    ) -> Option<Vec<Option<Shape>>> {
         let before = self.bad.len();
         let mut shapes = Vec::new();
+        let BranchColumns {
+            projected, derived, ..
+        } = end.columns;
         for (i, output) in self.spec.to.iter().enumerate() {
-            shapes.push(self.shape(i, output, schema, projected, derived));
+            let takes = end.outputs() & (1 << i) != 0;
+            shapes.push(takes.then(|| self.shape(i, output, schema, projected, derived)));
         }
         (self.bad.len() == before).then_some(shapes)
     }

@@ -17,6 +17,7 @@ mod output;
 mod pattern;
 mod previous;
 pub(crate) mod registry;
+pub(crate) mod route;
 mod rows;
 mod select;
 mod sql;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use busbar_catalog::{PathItem, StepSpec};
+use busbar_event::{Class, Error};
 
 use super::{
     Step, StepContext, Wrong, alarm, dedupe, filter, join, latest, pattern, previous, select, sql,
@@ -21,6 +22,11 @@ pub(crate) fn compile(spec: &StepSpec, context: &StepContext<'_>) -> Result<Arc<
         StepSpec::Latest(spec) => latest::compile(spec, context),
         StepSpec::Pattern(spec) => pattern::compile(spec, context),
         StepSpec::Previous(spec) => previous::compile(spec, context),
+        // Its cases lead to steps of their own: the plan compiles it, see `compile::route`.
+        StepSpec::Route(_) => Err(Wrong::new(Error::new(
+            Class::Configuration,
+            "flow.route-empty",
+        ))),
         StepSpec::Select(columns) => select::compile(columns, context),
         StepSpec::Sql(query) => sql::compile(query, context),
         StepSpec::Top(spec) => top::compile(spec, context),
@@ -37,7 +43,7 @@ pub(crate) fn check_text(spec: &StepSpec) -> Result<(), Wrong> {
     for (path, text) in spec.texts() {
         let checked = match (spec, path.first()) {
             (StepSpec::Sql(_), _) => busbar_sql::check_query(text),
-            (StepSpec::Where(_), _) => busbar_sql::check_condition(text),
+            (StepSpec::Where(_) | StepSpec::Route(_), _) => busbar_sql::check_condition(text),
             // A direction may stand behind an expression.
             (_, Some(PathItem::Key("order"))) => continue,
             _ => busbar_sql::check_columns(text),

@@ -198,6 +198,7 @@ impl Runtime {
                 .with("name", busbar_event::quote(&into))
         })?;
         let mut spec = parsed.spec.clone();
+        spec.lead_everywhere();
         spec.to = vec![OutputSpec {
             name: None,
             target: OutputTarget::Table(into),
@@ -218,8 +219,10 @@ impl Runtime {
         };
         let inputs = self.bounded_inputs(name, &plan, &within)?;
         for input in plan.inputs.iter().filter(|input| !input.delivers()) {
-            if let Some(shape) = input.shapes.first() {
-                table.evolve(&table_schema(&input.schema, &shape.columns))?;
+            for output in &plan.outputs {
+                if let Some(shape) = input.shape(output) {
+                    table.evolve(&table_schema(input.schema(output), &shape.columns))?;
+                }
             }
         }
         Ok(PreparedRun {

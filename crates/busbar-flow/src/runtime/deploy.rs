@@ -57,7 +57,8 @@ impl Ready {
         let seat = &mut self.seat;
         let prefix = producer(&seat.known_as, &seat.key, generation);
         for (writer, output) in self.writers.outputs.iter_mut().zip(&seat.lane.outputs) {
-            writer.producer = format!("{prefix}:{}", plan.outputs[*output].id).into();
+            let name = plan.inputs[seat.input].output_name(&plan.outputs[*output]);
+            writer.producer = format!("{prefix}:{name}").into();
         }
         self.writers.dead.producer = format!("{prefix}:dead:{}", seat.lane.id).into();
         if let Some(late) = &mut self.writers.late {
@@ -358,8 +359,10 @@ impl Runtime {
                             continue;
                         };
                         for input in &plan.inputs {
-                            if let Some(shape) = input.shapes.get(output) {
-                                table.evolve(&table_schema(&input.schema, &shape.columns))?;
+                            let output = &plan.outputs[output];
+                            if let Some(shape) = input.shape(output) {
+                                let schema = input.schema(output);
+                                table.evolve(&table_schema(schema, &shape.columns))?;
                             }
                         }
                     }
@@ -496,7 +499,8 @@ impl Runtime {
     ) -> Result<Writer, Error> {
         let options = &self.inner.options;
         let bus = options.bus.clone();
-        let producer: Arc<str> = format!("{prefix}:{}", plan.outputs[output].id).into();
+        let name = plan.inputs[input].output_name(&plan.outputs[output]);
+        let producer: Arc<str> = format!("{prefix}:{name}").into();
         let gone = |code: &'static str, name: &str| {
             Error::new(Class::Configuration, code).with("name", name)
         };
@@ -525,7 +529,7 @@ impl Runtime {
                 let unknown = || gone("catalog.unknown-connection", name);
                 let spec = &project.connections.get(name).ok_or_else(unknown)?.spec;
                 let connector = options.connectors.get(&spec.kind).ok_or_else(unknown)?;
-                let schema = &plan.inputs[input].schema;
+                let schema = plan.inputs[input].schema(&plan.outputs[output]);
                 let all: Vec<usize> = (0..schema.fields().len()).collect();
                 let mut sink = OpenSink {
                     connector: Arc::clone(connector),
@@ -670,23 +674,25 @@ struct Begun {
 
 /// The counters of a version: they go on where those of the version before are.
 fn tally(plan: &Plan, before: Option<&Arc<FlowShared>>) -> Arc<Tally> {
-    let nodes = plan.spec.streams().count() + plan.spec.steps.len() + plan.outputs.len();
+    let nodes = plan.first_output + plan.outputs.len();
     let Some(before) = before else {
         return Arc::new(Tally::new(nodes));
     };
     let (now, was) = (&plan.spec, &before.plan.spec);
+    let (steps, steps_before) = (now.all_steps(), was.all_steps());
     let same = |node: usize| -> Option<usize> {
         let streams = now.streams().count();
         if let Some(stream) = now.streams().nth(node) {
             return was.streams().position(|known| known == stream);
         }
         let step = node - streams;
-        if step < now.steps.len() {
-            let kind = now.steps[step].kind();
-            let same = was.steps.get(step).is_some_and(|was| was.kind() == kind);
+        if let Some(at) = steps.get(step) {
+            let kind = at.spec.kind();
+            let before_it = steps_before.get(step);
+            let same = before_it.is_some_and(|was| was.spec.kind() == kind && was.case == at.case);
             return same.then(|| before.step_node(step));
         }
-        let id = &plan.outputs[step - now.steps.len()].id;
+        let id = &plan.outputs[step - steps.len()].id;
         let at = before.plan.outputs.iter().position(|was| was.id == *id);
         at.map(|output| before.output_node(output))
     };

@@ -139,7 +139,7 @@ impl Runtime {
                 keys: exchange
                     .keys
                     .iter()
-                    .map(|key| input.schema.field(*key).name().clone())
+                    .map(|key| input.ends[0].schema.field(*key).name().clone())
                     .collect(),
                 stream: exchange.stream.to_string(),
                 partitions: exchange.partitions,
@@ -218,16 +218,17 @@ fn steps(flow: &Flow, plan: &Plan, input: &InputPlan) -> Vec<ExplainedStep> {
                 .sum(),
         )
     };
+    let all = plan.spec.all_steps();
     let steps = input.steps.iter();
     steps
         .map(|step| {
             let state = step.state.as_ref().map(|(name, _)| name.to_string());
             let mut joins = plan.spec.joins();
-            let join = joins.find(|(index, _)| *index == step.index);
+            let join = joins.find(|(index, ..)| *index == step.index);
             ExplainedStep {
-                table: join.and_then(|(_, join)| join.table.clone()),
+                table: join.and_then(|(.., join)| join.table.clone()),
                 step: step.index,
-                kind: plan.spec.steps[step.index].kind(),
+                kind: all[step.index].spec.kind(),
                 part: step.part_name(),
                 state_memory_bytes: state.as_deref().and_then(memory),
                 state,

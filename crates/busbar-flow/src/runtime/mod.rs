@@ -3,6 +3,7 @@
 mod bounded;
 mod compute;
 mod deploy;
+mod edges;
 pub mod explain;
 mod redrive;
 mod report;

@@ -165,6 +165,7 @@ impl Runtime {
             }
             let only: Vec<usize> = (0..plan.outputs.len())
                 .filter(|o| output.is_empty() || *plan.outputs[*o].id == *output)
+                .filter(|o| plan.inputs[input].shape(&plan.outputs[*o]).is_some())
                 .collect();
             if only.is_empty() {
                 result.orphaned += ids.len() as u64;
@@ -251,7 +252,7 @@ impl Runtime {
         let prepared = match prepare_outputs(plan, input, only, &computed) {
             Err(cause) if cause.class() == Class::Permanent && sent.len() == 1 => only
                 .iter()
-                .map(|o| Prepared::refused(&computed, &plan.outputs[*o], *o, &cause))
+                .map(|o| Prepared::refused(&computed, &plan.outputs[*o], &cause))
                 .collect(),
             prepared => prepared?,
         };
@@ -268,7 +269,7 @@ impl Runtime {
                 let event = event_of(&prepared.made, row);
                 dead.push(Dead {
                     event,
-                    place: Place::Output(*output),
+                    place: Place::Output(plan.outputs[*output].of),
                     cause,
                 });
             }

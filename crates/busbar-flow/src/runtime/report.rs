@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use busbar_catalog::{FlowSpec, OutputTarget};
+use busbar_catalog::OutputTarget;
 use busbar_event::{Class, Error};
 
+use super::edges::edges;
 use super::{Flow, Runtime};
 use crate::checkpoint::Mark;
 use crate::compile::Target;
 use crate::counters::Tally;
 use crate::status::{
-    ConnectionStatus, Conservation, Edge, FlowState, FlowStatus, NodeStatus, OperatorStatus,
-    TaskStatus,
+    ConnectionStatus, Conservation, FlowState, FlowStatus, NodeStatus, OperatorStatus, TaskStatus,
 };
 use crate::task::{Lane, MAIN, lanes};
 use busbar_connector::Guarantee;
@@ -67,7 +67,8 @@ impl Runtime {
 
     fn flow_status(&self, flow: &Flow) -> FlowStatus {
         let spec = &flow.parsed.spec;
-        let (from, steps) = (spec.streams().count(), spec.steps.len());
+        let all = spec.all_steps();
+        let (from, steps) = (spec.streams().count(), all.len());
         let empty = Tally::new(from + steps + spec.to.len());
         let reading = flow
             .shared
@@ -122,12 +123,12 @@ impl Runtime {
                 None,
             );
         }
-        for (i, step) in spec.steps.iter().enumerate() {
+        for (i, at) in all.iter().enumerate() {
             add(
                 format!("step:{i}"),
-                step.kind(),
+                at.spec.kind(),
                 "step",
-                &step.summary(),
+                &at.spec.summary(),
                 0,
                 None,
                 None,
@@ -140,7 +141,9 @@ impl Runtime {
         let lanes: Vec<Lane> = all.unwrap_or_default();
         for (i, output) in spec.to.iter().enumerate() {
             let plan = flow.shared.as_ref().map(|s| &s.plan.outputs[i]);
-            let lane = lanes.iter().find(|lane| lane.outputs.contains(&i));
+            let outputs = flow.shared.as_ref().map(|s| &s.plan.outputs[..]);
+            let is_it = |o: &usize| outputs.is_some_and(|outputs| outputs[*o].of == i);
+            let lane = lanes.iter().find(|lane| lane.outputs.iter().any(is_it));
             // The flow's own cursor shows at its inputs.
             let lag = match lane.filter(|lane| lane.id != MAIN) {
                 Some(lane) => {
@@ -259,30 +262,6 @@ impl Runtime {
 pub(super) fn unaccounted(difference: i64) -> Option<Error> {
     let error = || Error::new(Class::Permanent, "flow.unaccounted").with("events", difference);
     (difference != 0).then(error)
-}
-
-/// Inputs to the first step, step to step, the last step to every output.
-/// A stream that a join names leads to its step.
-fn edges(spec: &FlowSpec, nodes: &[NodeStatus]) -> Vec<Edge> {
-    let of = |role: &'static str| nodes.iter().filter(move |n| n.role == role);
-    let edge = |a: &NodeStatus, b: &NodeStatus| Edge {
-        from: a.id.clone(),
-        to: b.id.clone(),
-    };
-    let steps: Vec<&NodeStatus> = of("step").collect();
-    let joined = spec.joins().filter(|(_, join)| join.stream.is_some());
-    let joined = joined.filter_map(|(step, _)| steps.get(step).copied());
-    let mut edges = Vec::new();
-    match (steps.first(), steps.last()) {
-        (Some(first), Some(last)) => {
-            let targets = spec.from.iter().map(|_| *first).chain(joined);
-            edges.extend(of("from").zip(targets).map(|(from, step)| edge(from, step)));
-            edges.extend(steps.windows(2).map(|pair| edge(pair[0], pair[1])));
-            edges.extend(of("to").map(|to| edge(last, to)));
-        }
-        _ => edges.extend(of("from").flat_map(|from| of("to").map(move |to| edge(from, to)))),
-    }
-    edges
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ impl Task {
             events: computed.events.rows() as u64,
             ..Delta::default()
         };
-        let rows = computed.rows.num_rows() as u64;
+        let rows = computed.rows_all() as u64;
         if self.lane.main {
             match self.shared.plan.inputs[self.input].node {
                 Some(node) => {
@@ -35,9 +35,9 @@ impl Task {
         for (output, prepared) in self.lane.outputs.iter().zip(prepared) {
             let dead = prepared.dead.len() as u64;
             let counts = Counters {
-                input: rows,
+                input: prepared.rows as u64,
                 dead,
-                held: rows - dead,
+                held: prepared.rows as u64 - dead,
                 ..Counters::default()
             };
             delta.nodes.push((self.shared.output_node(*output), counts));
@@ -81,6 +81,7 @@ impl Task {
                 Some(computed.events.take(&places.collect::<UInt32Array>()))
             }
         };
+        let rows = computed.rows_all();
         let leaving = Leaving {
             shared: Arc::clone(&self.shared),
             surroundings: self.surroundings.clone(),
@@ -99,7 +100,7 @@ impl Task {
                 false => Vec::new(),
             },
             earlier: self.earlier.within(base, end),
-            rows: computed.rows.num_rows(),
+            rows,
             events: computed.events,
             prepared,
         };

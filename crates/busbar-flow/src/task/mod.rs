@@ -69,12 +69,12 @@ pub(crate) struct TaskClock {
 impl FlowShared {
     /// The node of a step.
     pub fn step_node(&self, step: usize) -> usize {
-        self.plan.spec.streams().count() + step
+        self.plan.first_step + step
     }
 
     /// The node of an output.
     pub fn output_node(&self, output: usize) -> usize {
-        self.plan.spec.streams().count() + self.plan.spec.steps.len() + output
+        self.plan.first_output + self.plan.outputs[output].of
     }
 
     /// The least watermark that some operator of the flow waits for.
@@ -127,12 +127,18 @@ pub(crate) fn lanes(plan: &Plan, input: usize) -> Vec<Lane> {
     if let Some((output, _)) = &input.exchange {
         return vec![main(vec![*output], true)];
     }
-    let kind = |o: &usize| &plan.outputs[*o].target;
-    let last = |o: &usize| !matches!(kind(o), Target::Stage(_));
+    let takes = |o: &usize| {
+        let output = &plan.outputs[*o];
+        match output.target {
+            Target::Stage(_) => false,
+            Target::Results(_) => input.timed,
+            _ => input.shape(output).is_some(),
+        }
+    };
     let apart = |o: &usize| plan.outputs[*o].apart;
-    let all = (0..plan.outputs.len()).filter(last);
+    let all = (0..plan.outputs.len()).filter(takes);
     let (sinks, own): (Vec<usize>, Vec<usize>) = all.partition(apart);
-    let mut lanes = Vec::new();
+    let mut lanes: Vec<Lane> = Vec::new();
     if input.timed {
         return vec![main(own, false)];
     }
@@ -141,6 +147,10 @@ pub(crate) fn lanes(plan: &Plan, input: usize) -> Vec<Lane> {
     }
     for output in sinks {
         let id = format!("to-{}", plan.outputs[output].id);
+        if let Some(lane) = lanes.iter_mut().find(|lane| lane.id == id) {
+            lane.outputs.push(output);
+            continue;
+        }
         lanes.push(Lane {
             id,
             outputs: vec![output],
@@ -531,7 +541,7 @@ impl Task {
                 let plan = &self.shared.plan;
                 let outputs = self.lane.outputs.iter();
                 outputs
-                    .map(|o| Prepared::refused(&computed, &plan.outputs[*o], *o, &cause))
+                    .map(|o| Prepared::refused(&computed, &plan.outputs[*o], &cause))
                     .collect()
             }
             Err(error) => match stretch {
@@ -744,28 +754,33 @@ fn prepare_for_stage(
             dead: Vec::new(),
         }]);
     }
-    let events = |o: &usize| {
-        let target = &plan.outputs[*o].target;
-        !matches!(target, Target::Table(_) | Target::Results(_))
-    };
-    let shaped = match outputs.iter().any(events) {
-        true => Some(Shaped::new(computed, input.projected)?),
-        false => None,
-    };
-    outputs
-        .iter()
-        .map(|o| {
-            let shape = input.shapes.get(*o);
-            prepare(
-                computed,
-                shaped.as_ref(),
-                &plan.outputs[*o],
-                shape,
-                *o,
-                input.projected,
-            )
-        })
-        .collect()
+    // Outputs that take the same rows share the work.
+    let mut shared: Vec<((usize, Option<usize>), Computed, Option<Shaped>)> = Vec::new();
+    let mut all = Vec::with_capacity(outputs.len());
+    for o in outputs {
+        let output = &plan.outputs[*o];
+        let end = input.ends.get(output.end).unwrap_or(&input.ends[0]);
+        let takes = output.takes.filter(|_| computed.divided(output.end));
+        let place = match shared
+            .iter()
+            .position(|(key, ..)| *key == (output.end, takes))
+        {
+            Some(place) => place,
+            None => {
+                let its = computed.of_output(output.end, takes)?;
+                shared.push(((output.end, takes), its, None));
+                shared.len() - 1
+            }
+        };
+        let (_, its, shaped) = &mut shared[place];
+        if shaped.is_none() && !matches!(output.target, Target::Table(_) | Target::Results(_)) {
+            *shaped = Some(Shaped::new(its, end.projected)?);
+        }
+        let shape = end.shapes.get(output.of).and_then(Option::as_ref);
+        let prepared = prepare(its, shaped.as_ref(), output, shape, end.projected)?;
+        all.push(prepared);
+    }
+    Ok(all)
 }
 
 async fn sleep_until(at: Option<Instant>) {

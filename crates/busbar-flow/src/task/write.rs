@@ -34,8 +34,8 @@ pub(super) struct Leaving {
     /// The task's state, if it has any: then input is not read again.
     pub state: Option<Arc<TaskState>>,
     pub events: Batch,
-    /// The results as events, where they stand for none.
-    pub results: Option<Batch>,
+    /// For each end the results as events, where they stand for none.
+    pub results: Vec<Option<Batch>>,
     /// Events that came too late.
     pub late: Option<Batch>,
     /// Events that died before they reached an output; none but for the lane that counts for the flow.
@@ -126,6 +126,7 @@ impl Leaving {
         let mut lost: BTreeSet<usize> = BTreeSet::new();
         let mut lost_most = 0;
         let mut dead = std::mem::take(&mut self.dead);
+        let mut of_ends: Vec<Vec<Dead>> = vec![Vec::new(); self.results.len()];
         let mut settled = Vec::with_capacity(answers.len());
         for ((answer, prepared), output) in answers
             .into_iter()
@@ -144,7 +145,14 @@ impl Leaving {
             };
             settled.push((self.shared.output_node(*output), done));
             lost_most = lost_most.max(refused + prepared.dead.len());
-            let place = Place::Output(*output);
+            let output = &self.shared.plan.outputs[*output];
+            let place = Place::Output(output.of);
+            // Letters of results are about those of their end.
+            let of_results = matches!(self.results.get(output.end), Some(Some(_)));
+            let dead = match of_results {
+                true => &mut of_ends[output.end],
+                false => &mut dead,
+            };
             // One letter says it of all rows of a single event.
             let said = if self.state.is_some() {
                 sent
@@ -168,14 +176,16 @@ impl Leaving {
             }
         }
         let closed = self.recognise(&mut dead);
-        let (of_results, of_events): (Vec<Dead>, Vec<Dead>) = dead
-            .into_iter()
-            .partition(|dead| self.results.is_some() && matches!(dead.place, Place::Output(_)));
-        self.bury(&self.events, &of_events, "", &mut writers.dead)
+        self.bury(&self.events, &dead, "", &mut writers.dead)
             .await
             .map_err(NotLanded::Stopped)?;
-        if let Some(results) = &self.results {
-            self.bury(results, &of_results, "~results", &mut writers.dead)
+        for (end, (results, dead)) in self.results.iter().zip(&of_ends).enumerate() {
+            let Some(results) = results else { continue };
+            let kind = match end {
+                0 => "~results".to_owned(),
+                _ => format!("~results{end}"),
+            };
+            self.bury(results, dead, &kind, &mut writers.dead)
                 .await
                 .map_err(NotLanded::Stopped)?;
         }
@@ -282,11 +292,7 @@ impl Leaving {
             return Vec::new();
         }
         let outputs = &self.shared.plan.outputs;
-        let results = self.results.is_some();
         dead.retain(|letter| {
-            if results && matches!(letter.place, Place::Output(_)) {
-                return true;
-            }
             let offset = self.base + letter.event as u64;
             !self.earlier.knows(offset, letter, outputs)
         });

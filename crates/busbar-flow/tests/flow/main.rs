@@ -1,7 +1,7 @@
 //! Flows as they run, in one program: each test program links all of DataFusion.
 
-mod cases;
 mod bounded;
+mod cases;
 mod checks;
 mod common;
 mod connections;
@@ -15,6 +15,7 @@ mod joined;
 mod lookups;
 mod poison;
 mod replay;
+mod route;
 mod stateful;
 mod times;
 mod windows_in_sql;
