@@ -354,6 +354,9 @@ pub struct TopSpec {
     /// How many rows.
     #[schemars(range(min = 1))]
     pub n: u32,
+    /// Also pass the rows that are equal in the order to the last of them; equal rows have the same `rank`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ties: bool,
     /// Expressions to order by, each with `desc` behind it for the greatest first, such as `price desc`.
     pub order: Vec<String>,
     /// Expressions whose equal values make a group; none: all rows of a window are one group.

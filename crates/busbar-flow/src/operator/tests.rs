@@ -228,6 +228,7 @@ const STEPS: &[&str] = &[
     "alarm: { by: [meter], when: kw > 50 }",
     "alarm: { by: [site], silent: 3s }",
     "top: { n: 2, order: [kw desc, meter], by: [site], tumble: 10s }",
+    "top: { n: 2, ties: true, order: [kw desc], by: [site], tumble: 10s }",
     "pattern: { by: [site], sequence: [{ name: low, when: kw < 30 }, { name: high, when: kw > 60 }], without: kw = 50, within: 6s }",
 ];
 
@@ -436,4 +437,35 @@ fn times_of_results_lie_within_their_windows() {
         1
     );
     assert_eq!(operator.next_time(), None);
+}
+
+#[test]
+fn ties_pass_where_they_are_asked_for() {
+    let readings = [
+        (0, 1, Some(7)),
+        (1, 2, Some(9)),
+        (2, 3, Some(7)),
+        (3, 4, Some(8)),
+        (4, 5, Some(7)),
+        (5, 1, Some(8)),
+    ];
+    let ranked = |step_text: &str| {
+        let (rows, _) = run(&step(step_text), &readings, 0, &Cuts::default());
+        let columns = rows.iter().map(|row| row.split(' ').collect::<Vec<_>>());
+        // Meter, power, rank.
+        let mut rows: Vec<String> = columns.map(|c| [c[1], c[2], c[4]].join(" ")).collect();
+        rows.sort();
+        rows
+    };
+    let alone = "top: { n: 2, order: [kw desc], tumble: 10s }";
+    assert_eq!(ranked(alone), ["2 9.0 1", "4 8.0 2"]);
+    let ties = "top: { n: 2, ties: true, order: [kw desc], tumble: 10s }";
+    assert_eq!(ranked(ties), ["1 8.0 2", "2 9.0 1", "4 8.0 2"]);
+    let more = "top: { n: 4, ties: true, order: [kw desc], tumble: 10s }";
+    assert_eq!(
+        ranked(more),
+        [
+            "1 7.0 4", "1 8.0 2", "2 9.0 1", "3 7.0 4", "4 8.0 2", "5 7.0 4"
+        ]
+    );
 }

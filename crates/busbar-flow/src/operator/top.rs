@@ -55,6 +55,7 @@ pub(super) fn compile(spec: &TopSpec, context: &StepContext<'_>) -> Result<Arc<d
         keys,
         order,
         n: spec.n as usize,
+        ties: spec.ties,
         shape: Shape::new(size, size, 0).map_err(|error| Wrong::new(error).at("tumble"))?,
         input: Arc::clone(schema),
         schema: Arc::new(Schema::new(fields)),
@@ -84,6 +85,7 @@ struct Top {
     names: Vec<String>,
     order: Vec<(Projection, bool)>,
     n: usize,
+    ties: bool,
     shape: Shape,
     input: SchemaRef,
     schema: SchemaRef,
@@ -129,6 +131,7 @@ impl Step for Top {
             keys: self.keys.bind(schema)?,
             order,
             n: self.n,
+            ties: self.ties,
             shape: self.shape,
             rows: RowBytes::new(&self.input)?,
             schema: Arc::clone(&self.schema),
@@ -142,6 +145,8 @@ struct Ranking {
     order: Vec<(Projection, bool)>,
     converter: RowConverter,
     n: usize,
+    /// Rows that are equal to the last of the first `n` in the order belong to them.
+    ties: bool,
     shape: Shape,
     rows: RowBytes,
     schema: SchemaRef,
@@ -220,9 +225,17 @@ impl Ranking {
             for row in new {
                 let by = order.row(row).data();
                 let place = best.partition_point(|(known, _)| **known <= *by);
-                if place < self.n {
+                let last = best.get(self.n - 1).map(|(known, _)| &**known);
+                let ties = self.ties && last == Some(by);
+                if place < self.n || ties {
                     best.insert(place, (by.into(), encoded.row(row).data().into()));
-                    best.truncate(self.n);
+                    let keep = match best.get(self.n - 1) {
+                        Some((last, _)) if self.ties => {
+                            best.partition_point(|(known, _)| known <= last)
+                        }
+                        _ => self.n,
+                    };
+                    best.truncate(keep);
                 }
             }
             self.windows.set(&key, Best { end, rows: best });
@@ -248,9 +261,12 @@ impl Operator for Ranking {
         let (mut rows, mut ranks, mut times) = (Vec::new(), Vec::new(), Vec::new());
         for key in self.windows.due(watermark)? {
             if let Some(best) = self.windows.get(&key)? {
-                for (rank, (_, row)) in best.rows.iter().enumerate() {
+                let mut rank = 0;
+                for (place, (by, row)) in best.rows.iter().enumerate() {
+                    let tie = self.ties && place > 0 && best.rows[place - 1].0 == *by;
+                    rank = if tie { rank } else { place as u32 + 1 };
                     rows.push(row.clone());
-                    ranks.push(rank as u32 + 1);
+                    ranks.push(rank);
                     times.push(best.end - 1);
                 }
             }

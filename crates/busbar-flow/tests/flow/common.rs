@@ -9,14 +9,30 @@ use arrow::array::{AsArray, BinaryArray, StringArray};
 use busbar_bus::{Bus, BusOptions, Retention};
 use busbar_catalog::{Bundle, Diagnostic, Project};
 use busbar_connector::Connectors;
-use busbar_event::{Batch, Body, Envelope};
+use busbar_event::{Batch, Body, Envelope, Error};
 use busbar_flow::{FlowStatus, Runtime, RuntimeOptions};
 use busbar_log::sim::SimDisk;
 use busbar_log::{Clock, Log, LogOptions, SystemClock};
+use busbar_sql::{Relation, Relations, StreamRelation};
 use busbar_table::{Scan, Tables};
 
 /// How long a test waits for what has to come. Nothing takes as long; a machine may be slow or busy.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The streams of a bus, for queries.
+pub struct Streams(pub Bus);
+
+impl Relations for Streams {
+    fn names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn relation(&self, name: &str) -> Result<Option<Relation>, Error> {
+        let stream = self.0.stream(name);
+        let stream = stream.map(|stream| StreamRelation::of(&stream).map(Relation::Stream));
+        stream.transpose()
+    }
+}
 
 pub struct World {
     pub disk: SimDisk,

@@ -13,6 +13,7 @@ mod flow_tests;
 mod flows;
 mod joined;
 mod lookups;
+mod nexmark;
 mod poison;
 mod replay;
 mod route;

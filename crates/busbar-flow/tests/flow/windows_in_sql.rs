@@ -6,14 +6,13 @@ use std::time::Instant;
 
 use arrow::array::{BinaryArray, RecordBatch, StringArray};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use busbar_bus::Bus;
 use busbar_connector::Connectors;
-use busbar_event::{Batch, Body, Envelope, Error};
+use busbar_event::{Batch, Body, Envelope};
 use busbar_flow::check;
 use busbar_log::sim::Random;
-use busbar_sql::{Engine, QueryLimits, Relation, Relations, StreamRelation};
+use busbar_sql::{Engine, QueryLimits};
 
-use crate::common::{PATIENCE, World, project, rest};
+use crate::common::{PATIENCE, Streams, World, project, rest};
 
 const SECOND: i64 = 1_000_000;
 /// Times of events lie ahead of the clock, so that no partition ticks.
@@ -35,21 +34,6 @@ const WINDOWS: [(&str, &str); 3] = [
 ];
 
 const COLUMNS: &str = "site, window_start, window_end, count(*) as n, sum(v) as s, count(*) filter (where v > 50) as high";
-
-/// Streams of a bus.
-struct Streams(Bus);
-
-impl Relations for Streams {
-    fn names(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    fn relation(&self, name: &str) -> Result<Option<Relation>, Error> {
-        let stream = self.0.stream(name);
-        let stream = stream.map(|stream| StreamRelation::of(&stream).map(Relation::Stream));
-        stream.transpose()
-    }
-}
 
 fn rows(world: &World, engine: &Engine, query: &str) -> Vec<String> {
     let batches: Vec<RecordBatch> = world.tokio.block_on(async {

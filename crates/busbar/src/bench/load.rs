@@ -249,14 +249,14 @@ fn publish(
 
 /// Counts PUBACK packets, which are four bytes each in MQTT 3.1.1.
 #[derive(Default)]
-struct Acks {
-    count: u64,
+pub(super) struct Acks {
+    pub count: u64,
     partial: usize,
     buffer: Vec<u8>,
 }
 
 impl Acks {
-    fn read(
+    pub fn read(
         &mut self,
         socket: &mut TcpStream,
         writes: &mut VecDeque<(u64, Instant)>,
@@ -432,51 +432,8 @@ pub fn publish_one(address: SocketAddr, topic: &str) -> io::Result<()> {
     socket.read_exact(&mut answer)
 }
 
-/// Fills a stream with JSON readings of seven fields, about 200 bytes each; returns once all are
-/// acknowledged.
-pub fn fill_json(address: SocketAddr, events: u64) -> io::Result<()> {
-    const WINDOW: u64 = 4_000;
-    let mut socket = connect(address, "bench-fill")?;
-    let mut ring = Vec::new();
-    let mut ends = vec![0];
-    for id in 1..=WINDOW {
-        let payload = format!(
-            r#"{{"site":"s{:02}","kw":{:.2},"volt":{:.1},"phase":{},"status":"{}","serial":"SN-{:08}-{:08}","note":"regular reading of the feeder at the substation, nothing to report {:04}"}}"#,
-            id % 40,
-            (id % 100) as f64 / 10.0,
-            230.0 + (id % 7) as f64 / 10.0,
-            id % 3 + 1,
-            if id % 20 == 0 { "test" } else { "ok" },
-            id,
-            id * 7919 % 99_999_999,
-            id,
-        );
-        publish_packet(
-            &mut ring,
-            &format!("meter/m{}/reading", id % 50),
-            id as u16,
-            payload.as_bytes(),
-        );
-        ends.push(ring.len());
-    }
-    let mut acks = Acks::default();
-    let (mut writes, mut latencies) = (VecDeque::new(), Latencies::default());
-    let mut sent = 0;
-    while acks.count < events {
-        let room = (WINDOW - (sent - acks.count)).min(events - sent);
-        if room >= WINDOW / 8 || room > 0 && room == events - sent {
-            let from = (sent % WINDOW) as usize;
-            let count = (room as usize).min(WINDOW as usize - from);
-            socket.write_all(&ring[ends[from]..ends[from + count]])?;
-            sent += count as u64;
-        } else {
-            acks.read(&mut socket, &mut writes, &mut latencies, false)?;
-        }
-    }
-    Ok(())
-}
-
-fn publish_packet(bytes: &mut Vec<u8>, topic: &str, id: u16, payload: &[u8]) {
+/// Appends a publish with QoS 1.
+pub(super) fn publish_packet(bytes: &mut Vec<u8>, topic: &str, id: u16, payload: &[u8]) {
     bytes.push(0x32);
     push_length(bytes, 2 + topic.len() + 2 + payload.len());
     bytes.extend((topic.len() as u16).to_be_bytes());

@@ -1,7 +1,10 @@
 //! `busbar bench`: measures this binary on this machine, next to the peers that are installed, and
 //! prints one table.
 
+mod fill;
+mod flows;
 mod load;
+mod nexmark;
 mod node;
 mod percentiles;
 mod report;
@@ -32,6 +35,9 @@ pub struct BenchArgs {
     /// Measure a broker that runs already instead of starting Busbar (MQTT rows only).
     #[arg(long, value_name = "HOST:PORT")]
     pub against: Option<SocketAddr>,
+    /// Publish this many events of the NEXMark benchmark to the broker of `--against`, and measure nothing.
+    #[arg(long, value_name = "EVENTS", requires = "against")]
+    pub nexmark: Option<u64>,
     /// Leave out the peers that are installed here.
     #[arg(long)]
     pub no_peers: bool,
@@ -52,6 +58,10 @@ const LATENCY_RATE: u64 = 20_000;
 /// In words for people: a node that does not start, a broker that is not there, a file that cannot
 /// be written.
 pub fn run(args: &BenchArgs, json: bool) -> Result<(), String> {
+    if let (Some(address), Some(events)) = (args.against, args.nexmark) {
+        return fill::nexmark_from_now(address, events)
+            .map_err(|why| format!("publishing events of NEXMark to {address}: {why}"));
+    }
     let mut report = Report::new();
     let mut failed = Vec::new();
     if let Some(address) = args.against {
@@ -66,9 +76,7 @@ pub fn run(args: &BenchArgs, json: bool) -> Result<(), String> {
         {
             mqtt_rows(args, "mosquitto", peer.mqtt, &mut report)?;
         }
-        if args.wants(FLOW) {
-            note(node::flow_row(args.seconds), &mut report, &mut failed);
-        }
+        flows::rows(args, &mut report, &mut failed);
         if args.wants(START) {
             note(node::start_row(), &mut report, &mut failed);
         }
@@ -100,7 +108,6 @@ const QOS1_IN: &str = "MQTT QoS 1 in";
 const QOS0_IN: &str = "MQTT QoS 0 in";
 const QOS0_THROUGH: &str = "MQTT QoS 0 in to out";
 const QOS1_LATENCY: &str = "MQTT QoS 1 in to out, 20 k/s";
-pub(crate) const FLOW: &str = "stream, where, select, stream";
 pub(crate) const START: &str = "start and idle";
 
 impl BenchArgs {

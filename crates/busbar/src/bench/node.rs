@@ -13,17 +13,16 @@ use super::report::Row;
 pub struct Process {
     /// Where it speaks MQTT.
     pub mqtt: SocketAddr,
-    http: Option<SocketAddr>,
+    /// Where it speaks HTTP.
+    pub http: Option<SocketAddr>,
     child: Child,
     folder: PathBuf,
 }
 
 /// A server that does not answer within this time has failed to start.
-const START_MAX: Duration = Duration::from_secs(30);
+pub const START_MAX: Duration = Duration::from_secs(30);
 /// Idle memory is read after this much idling.
 const IDLE: Duration = Duration::from_secs(3);
-/// Events that wait in the stream before the flow figure starts, for each second asked for.
-const FLOW_EVENTS_PER_SECOND: u64 = 200_000;
 
 impl Process {
     /// Starts this binary with a project, on free ports and an empty data folder.
@@ -167,69 +166,8 @@ pub fn start_row() -> Result<Row, String> {
     })
 }
 
-/// Events wait in a stream; a flow with `where` and `select` on their JSON starts and works them
-/// off into another stream. One partition is one task, so one core computes.
-pub fn flow_row(seconds: u64) -> Result<Row, String> {
-    let events = seconds * FLOW_EVENTS_PER_SECOND;
-    let project = project(&[
-        ("streams/readings.yaml", READINGS),
-        ("streams/peaks.yaml", "topics: peak/#\n"),
-    ])?;
-    let node = Process::busbar(&project)?;
-    let http = node.http.ok_or("the node has no HTTP address")?;
-    eprintln!("busbar: {}, {events} events ...", super::FLOW);
-    load::fill_json(node.mqtt, events).map_err(|why| format!("filling the stream: {why}"))?;
-
-    let body = serde_json::json!({ "files": {
-        "streams/readings.yaml": READINGS,
-        "streams/peaks.yaml": "topics: peak/#\n",
-        "flows/peaks.yaml": PEAKS,
-    }});
-    let begun = Instant::now();
-    let answer = ureq::post(format!("http://{http}/api/v1/apply"))
-        .send_json(body)
-        .map_err(|why| format!("deploying the flow: {why}"))?;
-    drop(answer);
-    let mut first = None;
-    loop {
-        let flow: serde_json::Value = ureq::get(format!("http://{http}/api/v1/flows/peaks"))
-            .call()
-            .and_then(|mut answer| answer.body_mut().read_json())
-            .map_err(|why| format!("reading the flow's counters: {why}"))?;
-        let done = flow["conservation"]["in"]
-            .as_u64()
-            .ok_or_else(|| format!("the flow does not say how many events it took: {flow}"))?;
-        if done > 0 && first.is_none() {
-            first = Some((Instant::now(), done));
-        }
-        if done >= events {
-            break;
-        }
-        if begun.elapsed() > START_MAX + Duration::from_secs(seconds * 10) {
-            return Err(format!(
-                "the flow took {done} of {events} events and stopped there"
-            ));
-        }
-        std::thread::park_timeout(Duration::from_millis(10));
-    }
-    let (at, already) = first.ok_or("the flow took no event")?;
-    let rate = (events - already) as f64 / at.elapsed().as_secs_f64().max(1e-9);
-    Ok(Row {
-        job: super::FLOW,
-        who: "busbar".to_owned(),
-        connections: 0,
-        events_per_second: Some(rate),
-        latency_ms: None,
-        events,
-        lost: 0,
-        note: Some("one task, one partition".to_owned()),
-    })
-}
-
-const READINGS: &str = "topics: meter/+/reading\nformat: json\nschema:\n  site: text\n  kw: float\n  volt: float\n  phase: int\n  status: text\n  serial: text\n  note: text\n";
-const PEAKS: &str = "from: readings\nsteps:\n  - where: kw >= 5 and status <> 'test'\n  - select: site, kw * 1000 as watt\nto:\n  - stream: peaks\n    topic: peak/${site}\n";
-
-fn project(files: &[(&str, &str)]) -> Result<PathBuf, String> {
+/// A project with these files, in a folder of its own.
+pub fn project(files: &[(&str, &str)]) -> Result<PathBuf, String> {
     let folder = fresh_folder("project")?;
     for (name, text) in files {
         let path = folder.join(name);

@@ -98,7 +98,8 @@ impl Report {
     }
 }
 
-fn thousands(rate: f64) -> String {
+/// A number in groups of three digits.
+pub fn thousands(rate: f64) -> String {
     let digits = (rate.round() as u64).to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

@@ -1,0 +1,131 @@
+//! Fills streams: publishes with QoS 1 and returns once all events are acknowledged. What is measured comes afterwards.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+
+use super::load::{self, Acks};
+use super::nexmark::{self, Kind, Nexmark};
+use super::percentiles::Latencies;
+
+/// Publishes in flight.
+const WINDOW: u64 = 4_000;
+/// Publishes in one write.
+const WRITE: u64 = 500;
+
+/// Publishes so many events; `next` writes the payload of the event of a number and answers its topic.
+///
+/// # Errors
+/// When the node cannot be reached or stays silent.
+pub fn fill(
+    address: SocketAddr,
+    events: u64,
+    next: &mut dyn FnMut(u64, &mut String) -> String,
+) -> io::Result<()> {
+    let mut socket = load::connect(address, "bench-fill")?;
+    let mut acks = Acks::default();
+    let (mut writes, mut latencies) = (VecDeque::new(), Latencies::default());
+    let (mut packets, mut payload) = (Vec::new(), String::new());
+    let mut sent = 0;
+    while acks.count < events {
+        let count = WRITE.min(events - sent);
+        if count == 0 || sent + count - acks.count > WINDOW {
+            acks.read(&mut socket, &mut writes, &mut latencies, false)?;
+            continue;
+        }
+        packets.clear();
+        for number in sent..sent + count {
+            payload.clear();
+            let topic = next(number, &mut payload);
+            let id = (number % u64::from(u16::MAX)) as u16 + 1;
+            load::publish_packet(&mut packets, &topic, id, payload.as_bytes());
+        }
+        socket.write_all(&packets)?;
+        sent += count;
+    }
+    Ok(())
+}
+
+/// Readings of seven fields, about 200 bytes each.
+pub fn readings(address: SocketAddr, events: u64) -> io::Result<()> {
+    use std::fmt::Write as _;
+    fill(address, events, &mut |number, payload| {
+        let id = number % WINDOW + 1;
+        let _ = write!(
+            payload,
+            r#"{{"site":"s{:02}","kw":{:.2},"volt":{:.1},"phase":{},"status":"{}","serial":"SN-{:08}-{:08}","note":"regular reading of the feeder at the substation, nothing to report {:04}"}}"#,
+            id % 40,
+            (id % 100) as f64 / 10.0,
+            230.0 + (id % 7) as f64 / 10.0,
+            id % 3 + 1,
+            if id.is_multiple_of(20) { "test" } else { "ok" },
+            id,
+            id * 7919 % 99_999_999,
+            id,
+        );
+        format!("meter/m{}/reading", id % 50)
+    })
+}
+
+/// Readings of so many keys, one of ten of which repeats the one before of its key; 100,000 to a second of their own time.
+pub fn keyed(address: SocketAddr, events: u64, keys: u64) -> io::Result<()> {
+    use std::fmt::Write as _;
+    let clock = Nexmark {
+        events_per_second: 100_000,
+        ..Nexmark::default()
+    };
+    fill(address, events, &mut |number, payload| {
+        // Spread over the keys in an order that repeats late.
+        let key = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
+        let id = if number.is_multiple_of(10) {
+            number.saturating_sub(5)
+        } else {
+            number
+        };
+        let _ = write!(
+            payload,
+            r#"{{"site":"k{:07}","v":{},"id":{id},"at":"{}"}}"#,
+            key % keys,
+            number % 1000,
+            nexmark::Time(clock.time_micros(number)),
+        );
+        "keyed/reading".to_owned()
+    })
+}
+
+/// The events of NEXMark.
+pub fn nexmark(address: SocketAddr, events: u64) -> io::Result<()> {
+    let nexmark = Nexmark::default();
+    fill(address, events, &mut |number, payload| {
+        nexmark.payload(number, payload);
+        nexmark::kind(number).topic().to_owned()
+    })
+}
+
+/// The events of NEXMark from now on, for a node that runs `examples/nexmark`. Bids also arrive where q12 reads them.
+pub fn nexmark_from_now(address: SocketAddr, events: u64) -> io::Result<()> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.map_or(0, |since| {
+        i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+    });
+    let length = i64::try_from(events / Nexmark::default().events_per_second).unwrap_or(i64::MAX);
+    let nexmark = Nexmark {
+        // The last event is as old as the moment.
+        begin_micros: now.saturating_sub(length.saturating_mul(1_000_000)),
+        ..Nexmark::default()
+    };
+    let bids = (0..events)
+        .filter(|number| nexmark::kind(*number) == Kind::Bid)
+        .count() as u64;
+    let (mut at, mut again) = (0, false);
+    fill(address, events + bids, &mut |_, payload| {
+        nexmark.payload(at, payload);
+        let kind = nexmark::kind(at);
+        if kind == Kind::Bid && !again {
+            again = true;
+            return "nexmark/arrival/bid".to_owned();
+        }
+        (at, again) = (at + 1, false);
+        kind.topic().to_owned()
+    })
+}
