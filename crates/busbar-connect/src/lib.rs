@@ -10,6 +10,7 @@ mod json;
 pub mod limits;
 mod mqtt;
 mod places;
+mod postgres;
 mod secret;
 mod tls;
 mod topic;
@@ -32,5 +33,6 @@ pub fn registry_with(places: &Places) -> Connectors {
         Arc::new(host::Host),
         Arc::new(http::Http::new(places.clone())),
         Arc::new(mqtt::Mqtt::new(places.clone())),
+        Arc::new(postgres::Postgres::new(places.clone())),
     ])
 }

@@ -34,6 +34,8 @@ pub const HTTP_EXCERPT_BYTES_MAX: u64 = 4 << 10;
 pub const HTTP_BODY_BYTES: usize = 4 << 20;
 /// Rows in one HTTP request.
 pub const HTTP_ROWS_MAX: usize = 10_000;
+/// Bytes of a file with a password or a token.
+pub const SECRET_BYTES_MAX: u64 = 64 << 10;
 /// Bytes of a PEM file with authorities.
 pub const CA_BYTES_MAX: u64 = 4 << 20;
 /// Bridges that a message may pass; beyond, they are assumed to form a cycle.

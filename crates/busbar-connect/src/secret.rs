@@ -1,12 +1,19 @@
 //! Passwords and tokens in options.
 
+use std::io::Read;
+use std::path::Path;
+
 use busbar_catalog::{ConnectionSpec, Diagnostic, Value};
 use busbar_connector::LiteralSecret;
 use busbar_event::{Class, Error, quote};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A text, or `{ env: NAME }` to take it from the environment, so that it stands in no file.
+use crate::limits::SECRET_BYTES_MAX;
+use crate::places::{PathRefused, Places};
+
+/// A text; `{ env: NAME }` takes it from the environment and `{ file: PATH }` from a file that holds nothing else, so that
+/// it does not stand in the connection's file.
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub(crate) enum Secret {
@@ -14,6 +21,8 @@ pub(crate) enum Secret {
     Text(String),
     /// The name of the variable that holds it.
     Env(Env),
+    /// The path of the file that holds it.
+    File(SecretFile),
 }
 
 /// Where the text stands.
@@ -24,9 +33,20 @@ pub(crate) struct Env {
     env: String,
 }
 
+/// Which file it stands in.
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SecretFile {
+    /// The file: inside the project's folder, or in one that `[files] allow` names. A line break at its end does not count.
+    file: String,
+}
+
 impl Secret {
-    /// The text.
-    pub(crate) fn read(&self) -> Result<String, Error> {
+    /// The text. Blocks on the disk where it stands in a file.
+    ///
+    /// # Errors
+    /// *Configuration*: the variable or the file is not there, or holds no text.
+    pub(crate) fn read(&self, project: &Path, places: &Places) -> Result<String, Error> {
         match self {
             Secret::Text(text) => Ok(text.clone()),
             Secret::Env(Env { env }) => std::env::var(env).map_err(|why| {
@@ -36,6 +56,15 @@ impl Secret {
                 };
                 Error::new(Class::Configuration, code).with("name", env)
             }),
+            Secret::File(SecretFile { file }) => read_file(&project.join(file), project, places),
+        }
+    }
+
+    /// The file that holds it.
+    pub(crate) fn file(&self) -> Option<&str> {
+        match self {
+            Secret::File(SecretFile { file }) => Some(file),
+            Secret::Text(_) | Secret::Env(_) => None,
         }
     }
 
@@ -43,9 +72,25 @@ impl Secret {
     pub(crate) fn text(&self) -> Option<&str> {
         match self {
             Secret::Text(text) => Some(text),
-            Secret::Env(_) => None,
+            Secret::Env(_) | Secret::File(_) => None,
         }
     }
+}
+
+fn read_file(path: &Path, project: &Path, places: &Places) -> Result<String, Error> {
+    let unusable =
+        || Error::new(Class::Configuration, "connect.secret-file").with("file", path.display());
+    let path = places
+        .resolve(project, path)
+        .map_err(|refused| match refused {
+            PathRefused::Outside(error) => error,
+            PathRefused::Io(why) => unusable().caused_by(why),
+        })?;
+    let mut text = String::new();
+    std::fs::File::open(&path)
+        .and_then(|file| file.take(SECRET_BYTES_MAX).read_to_string(&mut text))
+        .map_err(|why| unusable().caused_by(why))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 /// What is shown in the place of a secret.
@@ -111,6 +156,7 @@ impl std::fmt::Debug for Secret {
         match self {
             Secret::Text(_) => f.write_str(HIDDEN),
             Secret::Env(Env { env }) => write!(f, "${env}"),
+            Secret::File(SecretFile { file }) => write!(f, "{file}"),
         }
     }
 }
@@ -140,7 +186,20 @@ mod tests {
         let secret = Secret::Text("hunter2".into());
         assert!(!format!("{secret:?}").contains("hunter2"));
         let env = "BUSBAR_TEST_NO_SUCH".to_owned();
-        let missing = Secret::Env(Env { env }).read().unwrap_err();
+        let folder = tempfile::tempdir().expect("a folder");
+        let read = |secret: Secret| secret.read(folder.path(), &Places::default());
+        let missing = read(Secret::Env(Env { env })).unwrap_err();
         assert_eq!(missing.class(), Class::Configuration);
+        std::fs::write(folder.path().join("key"), "hunter2\n").expect("a file");
+        let file = |file: &str| Secret::File(SecretFile { file: file.into() });
+        assert_eq!(read(file("key")).unwrap(), "hunter2");
+        assert_eq!(
+            read(file("none")).unwrap_err().code(),
+            "connect.secret-file"
+        );
+        assert_eq!(
+            read(file("/etc/passwd")).unwrap_err().code(),
+            "connect.file-link"
+        );
     }
 }

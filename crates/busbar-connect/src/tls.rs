@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 use busbar_event::{Class, Error};
 use rustls::pki_types::CertificateDer;
@@ -55,6 +56,40 @@ impl Tls {
             false => Ok(Some(certificates)),
         }
     }
+}
+
+/// What a client encrypts with.
+///
+/// # Errors
+/// As [`Tls::authorities`], and *configuration* for authorities that are none.
+pub async fn client_config(
+    tls: &Tls,
+    project: &Path,
+    places: &Places,
+) -> Result<Arc<rustls::ClientConfig>, Error> {
+    let (tls, project, places) = (tls.clone(), project.to_owned(), places.clone());
+    let unusable = |why: &dyn std::fmt::Display| {
+        Error::new(Class::Configuration, "connect.tls-unusable").with("why", why)
+    };
+    let authorities = tokio::task::spawn_blocking(move || tls.authorities(&project, &places))
+        .await
+        .map_err(|why| unusable(&why))??;
+    let mut roots = rustls::RootCertStore::empty();
+    match authorities {
+        Some(certificates) => {
+            for certificate in certificates {
+                roots.add(certificate).map_err(|why| unusable(&why))?;
+            }
+        }
+        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|why| unusable(&why))?;
+    Ok(Arc::new(
+        config.with_root_certificates(roots).with_no_client_auth(),
+    ))
 }
 
 /// What a handshake failed of, if trying again cannot help: a certificate that is not trusted or is for

@@ -49,6 +49,11 @@ pub trait Source: Send {
         Vec::new()
     }
 
+    /// How much there is on the other side that has not come, in bytes, if the other side says so.
+    fn lag_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// Called once, before the source is dropped in good order.
     fn close(&mut self) -> Work<'_, Result<(), Error>> {
         Box::pin(async { Ok(()) })
@@ -69,7 +74,7 @@ pub enum Polled {
 /// Events and how far they reach.
 #[derive(Debug)]
 pub struct Polling {
-    /// The events, with their topics.
+    /// The events, with their topics. Without any, only the position and the note are kept.
     pub batch: Batch,
     /// Which of several things the source reads (one file of many); empty when it reads one.
     pub part: Arc<str>,
@@ -77,7 +82,7 @@ pub struct Polling {
     /// whose events are then delivered at most as often as it reads them.
     pub position: Position,
     /// Kept with the position, and handed back with it by [`Resume::note`]: what the source needs to recognise the place
-    /// where it goes on. At most some dozen bytes.
+    /// where it goes on. At most some hundred bytes.
     pub note: Vec<u8>,
 }
 

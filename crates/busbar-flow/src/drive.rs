@@ -41,6 +41,9 @@ pub struct SourceStatus {
     pub tries: u32,
     /// How far each part was committed.
     pub positions: BTreeMap<String, u64>,
+    /// How much there is on the other side that has not come, in bytes, if the other side says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag_bytes: Option<u64>,
 }
 
 impl SourceDriver {
@@ -165,6 +168,7 @@ impl Driving {
                 }
                 polled = source.poll() => polled,
             };
+            self.status.lock().lag_bytes = source.lag_bytes();
             match polled {
                 Ok(Polled::Batch(polling)) => {
                     let part = parts.entry(Arc::clone(&polling.part)).or_insert_with(|| {
@@ -223,6 +227,10 @@ impl Driving {
                 .with("connection", &self.name));
         }
         for (batch, position) in part.cut(&polling) {
+            // Only a position.
+            if batch.is_empty() {
+                continue;
+            }
             loop {
                 let producer = position.map(|p| (Arc::clone(&part.producer), p));
                 match self.bus.append(batch.clone(), producer).await {

@@ -110,8 +110,10 @@ export interface ConnectionView {
   guarantee?: string | null;
   /** Events it brought. */
   in: number;
-  /** `host`, `file`, `http`, `mqtt`. */
+  /** `host`, `file`, `http`, `mqtt`, `postgres`. */
   kind: string;
+  /** Bytes that a source has yet to bring, if the other side says so. */
+  lag_bytes?: number | null;
   /** Its name. */
   name: string;
   /** Rows written to it. */

@@ -125,7 +125,7 @@ export type ConnectionSummary = Fields<
   Api.ConnectionView,
   'name' | 'kind' | 'direction' | 'state' | 'in' | 'out' | 'rate'
 > &
-  Pick<Api.ConnectionView, 'guarantee'> & { error?: ApiProblem | null };
+  Pick<Api.ConnectionView, 'guarantee'> & { lag_bytes?: number | null; error?: ApiProblem | null };
 
 /** Numbers that JavaScript cannot hold are an `Exact`. */
 export type SqlResult = Fields<Api.Rows, 'columns' | 'rows' | 'truncated' | 'elapsed_ms'> &

@@ -104,6 +104,7 @@ function connection(v: Raw): ConnectionSummary {
     out: num(v.out),
     rate: num(v.rate),
     guarantee: opt(v.guarantee),
+    lag_bytes: typeof v.lag_bytes === 'number' ? v.lag_bytes : null,
     error: problem(v.error),
   };
 }

@@ -52,7 +52,8 @@ impl HttpSink {
         let mut headers = Vec::new();
         for (name, secret) in &options.headers {
             let refuse = || Error::new(Class::Configuration, "connect.http-header");
-            let mut value = HeaderValue::from_str(&secret.read()?).map_err(|_| refuse())?;
+            let secret = secret.read(&context.project_dir, places)?;
+            let mut value = HeaderValue::from_str(&secret).map_err(|_| refuse())?;
             value.set_sensitive(true);
             headers.push((name.parse().map_err(|_| refuse())?, value));
         }

@@ -25,7 +25,7 @@ use crate::limits::{
     MQTT_PACKET_BYTES_MAX, MQTT_READ_BYTES,
 };
 use crate::places::Places;
-use crate::tls::{self, Tls};
+use crate::tls;
 
 /// A connection; dropping it ends the connection.
 pub struct Link {
@@ -128,8 +128,9 @@ impl Link {
                 let name = ServerName::try_from(host).map_err(|why| {
                     Error::new(Class::Configuration, "connect.mqtt-address").caused_by(why)
                 })?;
-                let connector =
-                    tokio_rustls::TlsConnector::from(tls_config(tls, project, places).await?);
+                let connector = tokio_rustls::TlsConnector::from(
+                    tls::client_config(tls, project, places).await?,
+                );
                 let encrypted = connector.connect(name, tcp).await;
                 Box::new(encrypted.map_err(|why| match tls::refused(&why) {
                     Some(why) => tls::untrusted(&options.address, why),
@@ -139,7 +140,8 @@ impl Link {
         };
         let version: Version = options.version.into();
         let mut bytes = Vec::new();
-        client::encode_connect(&connect_packet(options, client_id)?, &mut bytes);
+        let packet = connect_packet(options, client_id, project, places)?;
+        client::encode_connect(&packet, &mut bytes);
         stream.write_all(&bytes).await.map_err(failed)?;
         // TLS buffers what is not flushed.
         stream.flush().await.map_err(failed)?;
@@ -185,7 +187,12 @@ impl Link {
 /// The packet id of the one SUBSCRIBE.
 const SUBSCRIBE_ID: u16 = 1;
 
-fn connect_packet(options: &Options, client_id: &str) -> Result<Connect, Error> {
+fn connect_packet(
+    options: &Options,
+    client_id: &str,
+    project: &Path,
+    places: &Places,
+) -> Result<Connect, Error> {
     let source = !options.subscribe.is_empty();
     let expiry = options.session_expiry.as_duration().as_secs();
     Ok(Connect {
@@ -198,7 +205,7 @@ fn connect_packet(options: &Options, client_id: &str) -> Result<Connect, Error> 
         password: options
             .password
             .as_ref()
-            .map(|secret| secret.read().map(String::into_bytes))
+            .map(|secret| secret.read(project, places).map(String::into_bytes))
             .transpose()?,
         will: None,
         session_expiry_s: if source {
@@ -213,34 +220,4 @@ fn connect_packet(options: &Options, client_id: &str) -> Result<Connect, Error> 
         request_problem_info: true,
         auth_method: None,
     })
-}
-
-async fn tls_config(
-    tls: &Tls,
-    project: &Path,
-    places: &Places,
-) -> Result<Arc<rustls::ClientConfig>, Error> {
-    let (tls, project, places) = (tls.clone(), project.to_owned(), places.clone());
-    let unusable = |why: &dyn std::fmt::Display| {
-        Error::new(Class::Configuration, "connect.mqtt-tls").with("why", why)
-    };
-    let authorities = tokio::task::spawn_blocking(move || tls.authorities(&project, &places))
-        .await
-        .map_err(|why| unusable(&why))??;
-    let mut roots = rustls::RootCertStore::empty();
-    match authorities {
-        Some(certificates) => {
-            for certificate in certificates {
-                roots.add(certificate).map_err(|why| unusable(&why))?;
-            }
-        }
-        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|why| unusable(&why))?;
-    Ok(Arc::new(
-        config.with_root_certificates(roots).with_no_client_auth(),
-    ))
 }

@@ -24,7 +24,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 pub(crate) struct ConnectionView {
     /// Its name.
     name: String,
-    /// `host`, `file`, `http`, `mqtt`.
+    /// `host`, `file`, `http`, `mqtt`, `postgres`.
     kind: String,
     /// `source`, `sink` or `both`.
     direction: &'static str,
@@ -39,6 +39,8 @@ pub(crate) struct ConnectionView {
     rate: f64,
     /// What is promised across a crash to those who write to it.
     guarantee: Option<&'static str>,
+    /// Bytes that a source has yet to bring, if the other side says so.
+    lag_bytes: Option<u64>,
     /// Flows that write to it.
     flows: Vec<String>,
     /// Why it does not get on.
@@ -128,6 +130,7 @@ fn view(connection: ConnectionStatus, flows: &[FlowStatus], source_rate: f64) ->
         out,
         rate,
         guarantee,
+        lag_bytes: source.as_ref().and_then(|source| source.lag_bytes),
         error: source.and_then(|source| source.error).or(error),
         name: connection.name,
         kind: connection.kind,

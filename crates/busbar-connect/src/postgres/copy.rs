@@ -1,0 +1,339 @@
+//! Rows as lines of `COPY … FROM STDIN`: values with tabs between them, `\N` for NULL.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, StructArray};
+use arrow::compute::cast;
+use arrow::datatypes::{
+    DataType, Field, Fields, Float32Type, Float64Type, Int64Type, TimeUnit,
+    TimestampMicrosecondType,
+};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use busbar_event::format::encode_json;
+use busbar_event::{Class, Error};
+
+use super::types::{numeric_scale, oid};
+
+/// A column of a table that is written to.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub name: String,
+    pub oid: u32,
+    /// -1 without one.
+    pub modifier: i32,
+    /// As it is written in SQL.
+    pub shown: String,
+    /// Whether what does not fit is rounded or cut.
+    pub lossy: bool,
+}
+
+/// One column of a batch, ready to be written.
+pub enum Cells {
+    Bool(ArrayRef),
+    Int(ArrayRef),
+    Float(ArrayRef, bool),
+    Text(ArrayRef),
+    Bytes(ArrayRef),
+    Time(ArrayRef),
+    Json(ArrayRef),
+    Other(ArrayRef),
+}
+
+impl Cells {
+    /// Prepares a column for its target.
+    ///
+    /// # Errors
+    /// *Configuration*: a type without values as text, which [`super::types::fit`] has refused before.
+    pub fn new(column: &ArrayRef, target: &Target) -> Result<Cells, Error> {
+        let to = |to: &DataType| {
+            cast(column, to).map_err(|why| {
+                Error::new(Class::Configuration, "postgres.type-never")
+                    .with("column", &target.name)
+                    .with("from", column.data_type())
+                    .with("to", &target.shown)
+                    .caused_by(why)
+            })
+        };
+        Ok(match column.data_type() {
+            DataType::Boolean => Cells::Bool(Arc::clone(column)),
+            DataType::UInt64 => Cells::Other(Arc::clone(column)),
+            from if from.is_integer() => Cells::Int(to(&DataType::Int64)?),
+            DataType::Float32 => Cells::Float(Arc::clone(column), whole(target)),
+            DataType::Float16 | DataType::Float64 => {
+                Cells::Float(to(&DataType::Float64)?, whole(target))
+            }
+            DataType::Utf8 => Cells::Text(Arc::clone(column)),
+            DataType::LargeUtf8 | DataType::Utf8View => Cells::Text(to(&DataType::Utf8)?),
+            DataType::Dictionary(_, values) => return Cells::new(&to(values)?, target),
+            DataType::Binary => Cells::Bytes(Arc::clone(column)),
+            DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
+                Cells::Bytes(to(&DataType::Binary)?)
+            }
+            DataType::Timestamp(..) => {
+                Cells::Time(to(&DataType::Timestamp(TimeUnit::Microsecond, None))?)
+            }
+            DataType::Struct(_)
+            | DataType::List(_)
+            | DataType::LargeList(_)
+            | DataType::Map(..) => {
+                let field = Field::new("v", column.data_type().clone(), true);
+                let object =
+                    StructArray::new(Fields::from(vec![field]), vec![Arc::clone(column)], None);
+                Cells::Json(Arc::new(encode_json(&object)))
+            }
+            _ => Cells::Other(Arc::clone(column)),
+        })
+    }
+
+    fn array(&self) -> &ArrayRef {
+        match self {
+            Cells::Bool(array)
+            | Cells::Int(array)
+            | Cells::Float(array, _)
+            | Cells::Text(array)
+            | Cells::Bytes(array)
+            | Cells::Time(array)
+            | Cells::Json(array)
+            | Cells::Other(array) => array,
+        }
+    }
+
+    /// Whether a row has no value.
+    pub fn is_null(&self, row: usize) -> bool {
+        self.array().is_null(row)
+    }
+
+    /// Appends the value of a row.
+    ///
+    /// # Errors
+    /// *Permanent*: the server would round or cut this value.
+    pub fn write(&self, row: usize, target: &Target, out: &mut Vec<u8>) -> Result<(), Error> {
+        if self.is_null(row) {
+            out.extend_from_slice(b"\\N");
+            return Ok(());
+        }
+        // Writing to memory does not fail.
+        match self {
+            Cells::Bool(array) => out.push(if array.as_boolean().value(row) {
+                b't'
+            } else {
+                b'f'
+            }),
+            Cells::Int(array) => {
+                let _ = write!(out, "{}", array.as_primitive::<Int64Type>().value(row));
+            }
+            Cells::Float(array, round) => {
+                let value = match array.data_type() {
+                    DataType::Float32 => {
+                        let value = array.as_primitive::<Float32Type>().value(row);
+                        if !*round && value.is_finite() {
+                            let _ = write!(out, "{value}");
+                            return Ok(());
+                        }
+                        f64::from(value)
+                    }
+                    _ => array.as_primitive::<Float64Type>().value(row),
+                };
+                let value = if *round { value.round() } else { value };
+                let _ = match value {
+                    _ if value.is_nan() => write!(out, "NaN"),
+                    _ if value.is_infinite() && value > 0.0 => write!(out, "Infinity"),
+                    _ if value.is_infinite() => write!(out, "-Infinity"),
+                    _ => write!(out, "{value}"),
+                };
+            }
+            Cells::Text(array) => {
+                let text = array.as_string::<i32>().value(row);
+                check_text(text, target)?;
+                escape(text.as_bytes(), out);
+            }
+            Cells::Bytes(array) => {
+                out.extend_from_slice(b"\\\\x");
+                for byte in array.as_binary::<i32>().value(row) {
+                    let _ = write!(out, "{byte:02x}");
+                }
+            }
+            Cells::Time(array) => {
+                write_time(
+                    array.as_primitive::<TimestampMicrosecondType>().value(row),
+                    out,
+                );
+            }
+            Cells::Json(array) => {
+                let object = array.as_binary::<i32>().value(row);
+                // `{"v":…}`
+                let value = object
+                    .get(5..object.len().saturating_sub(1))
+                    .unwrap_or(b"null");
+                escape(value, out);
+            }
+            Cells::Other(array) => {
+                let options = FormatOptions::default();
+                let text = ArrayFormatter::try_new(array.as_ref(), &options)
+                    .and_then(|formatter| formatter.value(row).try_to_string());
+                let text = text.map_err(|why| {
+                    Error::new(Class::Permanent, "postgres.value-text")
+                        .with("column", &target.name)
+                        .caused_by(why)
+                })?;
+                escape(text.as_bytes(), out);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn whole(target: &Target) -> bool {
+    target.lossy && matches!(target.oid, oid::INT2 | oid::INT4 | oid::INT8)
+}
+
+/// What the server would cut off a text without a word: a time behind a date, and digits of a number.
+fn check_text(text: &str, target: &Target) -> Result<(), Error> {
+    if target.lossy {
+        return Ok(());
+    }
+    let loses = match target.oid {
+        oid::DATE => text.trim().bytes().any(|byte| byte == b':'),
+        oid::NUMERIC if target.modifier >= 0 => {
+            let digits = text.trim().split_once('.').map_or(0, |(_, digits)| {
+                digits
+                    .trim_end_matches('0')
+                    .bytes()
+                    .take_while(u8::is_ascii_digit)
+                    .count()
+            });
+            // With an exponent the number is the server's to judge.
+            digits > usize::try_from(numeric_scale(target.modifier)).unwrap_or(0)
+        }
+        _ => false,
+    };
+    match loses {
+        false => Ok(()),
+        true => Err(Error::new(Class::Permanent, "postgres.value-lossy")
+            .with("value", busbar_event::quote(text))
+            .with("column", &target.name)
+            .with("to", &target.shown)),
+    }
+}
+
+fn escape(text: &[u8], out: &mut Vec<u8>) {
+    for byte in text {
+        match byte {
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            other => out.push(*other),
+        }
+    }
+}
+
+/// Appends microseconds since 1970 as `2024-05-06 07:08:09.000001+00`.
+pub fn write_time(micros: i64, out: &mut Vec<u8>) {
+    let (seconds, fraction) = (micros.div_euclid(1_000_000), micros.rem_euclid(1_000_000));
+    let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // Days of the civil calendar, in eras of 400 years that begin with March.
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
+    let (year, era) = if year > 0 {
+        (year, "")
+    } else {
+        (1 - year, " BC")
+    };
+    let _ = write!(
+        out,
+        "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{fraction:06}+00{era}"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{BinaryArray, Float64Array, StringArray};
+
+    use super::*;
+
+    fn target(oid: u32, modifier: i32) -> Target {
+        Target {
+            name: "c".into(),
+            oid,
+            modifier,
+            shown: "t".into(),
+            lossy: false,
+        }
+    }
+
+    fn written(column: ArrayRef, target: &Target) -> Result<String, Error> {
+        let mut out = Vec::new();
+        Cells::new(&column, target)?.write(0, target, &mut out)?;
+        Ok(String::from_utf8_lossy(&out).into_owned())
+    }
+
+    #[test]
+    fn values_are_written_as_the_server_reads_them() {
+        let text = |text: &str| Arc::new(StringArray::from(vec![text])) as ArrayRef;
+        assert_eq!(
+            written(text("a\tb\\c\n"), &target(oid::TEXT, -1)).unwrap(),
+            "a\\tb\\\\c\\n"
+        );
+        let null = Arc::new(StringArray::from(vec![None::<&str>]));
+        assert_eq!(written(null, &target(oid::TEXT, -1)).unwrap(), "\\N");
+        let bytes = Arc::new(BinaryArray::from(vec![&b"\x00\xff"[..]]));
+        assert_eq!(
+            written(bytes, &target(oid::BYTEA, -1)).unwrap(),
+            "\\\\x00ff"
+        );
+        let float = |value| Arc::new(Float64Array::from(vec![value])) as ArrayRef;
+        assert_eq!(
+            written(float(f64::NEG_INFINITY), &target(oid::FLOAT8, -1)).unwrap(),
+            "-Infinity"
+        );
+        assert_eq!(
+            written(float(0.1), &target(oid::FLOAT8, -1)).unwrap(),
+            "0.1"
+        );
+    }
+
+    #[test]
+    fn a_text_that_would_be_cut_is_refused() {
+        let text = |text: &str| Arc::new(StringArray::from(vec![text])) as ArrayRef;
+        let money = target(oid::NUMERIC, ((10 << 16) | 2) + 4);
+        assert!(written(text("1.230"), &money).is_ok());
+        assert_eq!(
+            written(text("1.234"), &money).unwrap_err().code(),
+            "postgres.value-lossy"
+        );
+        let lossy = Target {
+            lossy: true,
+            ..money
+        };
+        assert!(written(text("1.234"), &lossy).is_ok());
+        assert!(written(text("2024-05-06"), &target(oid::DATE, -1)).is_ok());
+        assert!(written(text("2024-05-06 07:08"), &target(oid::DATE, -1)).is_err());
+    }
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        for (micros, expected) in [
+            (0, "1970-01-01 00:00:00.000000+00"),
+            (-1, "1969-12-31 23:59:59.999999+00"),
+            (1_709_164_800_000_001, "2024-02-29 00:00:00.000001+00"),
+            (-62_135_596_800_000_000, "0001-01-01 00:00:00.000000+00"),
+            (-62_135_596_800_000_001, "0001-12-31 23:59:59.999999+00 BC"),
+            (253_402_300_799_000_000, "9999-12-31 23:59:59.000000+00"),
+        ] {
+            let mut out = Vec::new();
+            write_time(micros, &mut out);
+            assert_eq!(String::from_utf8_lossy(&out), expected);
+        }
+    }
+}

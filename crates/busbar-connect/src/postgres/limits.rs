@@ -1,0 +1,47 @@
+//! Every bound of the PostgreSQL connector, units last.
+
+use std::time::Duration;
+
+/// Bytes of one message from the server, which may hold a whole row.
+pub const MESSAGE_BYTES_MAX: usize = 256 << 20;
+/// The socket's buffer grows in steps of this size.
+pub const READ_BYTES: usize = 64 << 10;
+/// Bytes of rows that are collected before they are sent to the server.
+pub const WRITE_BYTES: usize = 256 << 10;
+/// How long a connection may take to be opened.
+pub const CONNECT_MAX: Duration = Duration::from_secs(15);
+/// The longest timeout of a statement that may be configured.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How long closing a connection in good order may take.
+pub const GOODBYE_MAX: Duration = Duration::from_secs(2);
+/// Rounds of a SCRAM password that are computed; a server that asks for more is refused.
+pub const SCRAM_ROUNDS_MAX: u32 = 1 << 20;
+
+/// Rows of one chunk of a snapshot.
+pub const CHUNK_ROWS: usize = 8_192;
+/// Bytes of one chunk of a snapshot, beyond which it ends before it has all its rows.
+pub const CHUNK_BYTES: usize = 8 << 20;
+/// Rows that the server is asked for at a time.
+pub const FETCH_ROWS: u32 = 1_024;
+/// Rows of a transaction that are published as one batch. A transaction with more is published in pieces.
+pub const TRANSACTION_ROWS: usize = 8_192;
+/// Bytes of these rows.
+pub const TRANSACTION_BYTES: usize = 4 << 20;
+/// Tables that one change source follows.
+pub const TABLES_MAX: usize = 10_000;
+/// How often the server is told how far the source has come, and asked how far it is itself.
+pub const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// Pause before the next look at a server that has sent nothing.
+pub const IDLE: Duration = Duration::from_millis(20);
+/// How long a poll waits for the server before it answers that nothing came.
+pub const POLL_MAX: Duration = Duration::from_millis(500);
+/// How long the server may send nothing, not even an answer to a request for one.
+pub const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// Large transactions whose parts are remembered until the stream has passed them.
+pub const LARGE_TRANSACTIONS_MAX: usize = 1_024;
+/// How long a poll waits for the server while a chunk waits for the stream to pass it.
+pub const WINDOW_POLL: Duration = Duration::from_millis(20);
+/// The shortest interval of a query source.
+pub const QUERY_EVERY_MIN: Duration = Duration::from_millis(100);
+/// Rows of one run of a query source with an overlap, by which those that come again are recognised.
+pub const OVERLAP_ROWS_MAX: usize = 1_000_000;

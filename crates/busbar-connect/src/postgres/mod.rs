@@ -1,0 +1,448 @@
+//! `postgres`: a PostgreSQL database. Its changes or the rows of a query come in as events; rows are written to a table.
+//!
+//! ```yaml
+//! postgres:
+//!   address: "db.example:5432"
+//!   database: his
+//!   user: busbar
+//!   password: { env: HIS_PASSWORD }
+//!   write: { table: public.patient, mode: upsert, key: [id] }      # a sink
+//!   # follow: { tables: [public.patient] }                         # a source: changes as they are committed
+//! ```
+
+mod auth;
+mod changes;
+mod copy;
+mod failure;
+mod follow;
+mod limits;
+mod link;
+mod pgoutput;
+mod query;
+mod row;
+mod sink;
+mod snapshot;
+mod types;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use busbar_bus::Span;
+use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Value};
+use busbar_connector::{
+    Connector, Guarantee, LiteralSecret, Roles, Sink, SinkContext, Source, SourceContext, Work,
+};
+use busbar_event::{Class, Error};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::places::Places;
+use crate::secret::{self, Secret, refuse_placeholder};
+use crate::tls::Tls;
+use crate::topic::TopicTemplate;
+use changes::ChangeSource;
+use link::Server;
+use query::QuerySource;
+use sink::PostgresSink;
+
+/// The connector.
+pub struct Postgres {
+    places: Places,
+}
+
+/// A PostgreSQL database, version 13 or newer.
+///
+/// As a source with `follow`: changes as they are committed, from a replication slot, each exactly once and in their order;
+/// before them what is in the tables (`read`), in chunks that are joined to the changes without gap. A snapshot that is
+/// interrupted goes on behind its last chunk; rows that are changed meanwhile may then come twice, and a table without a
+/// primary key is read again. Each event has the row's columns and `change`: `read`, `insert`, `update`, `delete`,
+/// `truncate` or `schema`; `before` is the row as it was, if the table's `REPLICA IDENTITY` is `FULL`; `unchanged` names
+/// large values that the database did not repeat. An update that changes the key is a `delete` and an `insert`. The tags
+/// `transaction`, `position` and `sequence` say where it stands. Whole numbers and finite floating-point numbers are
+/// numbers, `json` is JSON, times are in UTC, and everything else is a text as the database writes it, `numeric` too.
+///
+/// As a source with `query`: at least once; the rows of a statement, run at intervals from the position of the last row.
+/// Rows that are deleted, or that change without a new position, are not seen; rows that were committed late are found with
+/// `overlap`. After a restart rows of the overlap come again.
+///
+/// A slot or a position that is lost stops the connection. Its error says how to go on: a new `generation` takes everything
+/// anew.
+///
+/// As a sink: exactly once. Each delivery is one transaction that also notes how far its producer has come, in the table
+/// `busbar_position` of the same schema. A row that the database refuses becomes a dead letter and the others of its
+/// delivery are written. Types are compared when the sink is opened; where values would be rounded or cut, it is refused
+/// unless `lossy` is on.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Options {
+    /// Host and port of the server.
+    address: String,
+    /// Name of the database.
+    database: String,
+    /// User name.
+    user: String,
+    /// Password: a text, `{ env: NAME }` or `{ file: PATH }`.
+    password: Option<Secret>,
+    /// TLS; `{}` trusts the usual authorities. A server that offers none is refused.
+    tls: Option<Tls>,
+    /// How long a statement may take.
+    #[serde(default = "half_a_minute")]
+    timeout: Span,
+    /// Tables whose changes come in; makes the connection a source.
+    follow: Option<Follow>,
+    /// A statement whose rows come in; makes the connection a source.
+    query: Option<Query>,
+    /// A table to write to; makes the connection a sink.
+    write: Option<Write>,
+}
+
+/// What is followed.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Follow {
+    /// The tables, as `schema.table`, or `table` in the schema `public`.
+    tables: Vec<String>,
+    /// Whether what is in the tables comes before their changes.
+    #[serde(default = "yes")]
+    snapshot: bool,
+    /// Name of the replication slot; by default `busbar_` and the connection's name.
+    slot: Option<String>,
+    /// Name of the publication; by default the same.
+    publication: Option<String>,
+    /// Makes the slot and the publication where they are missing. With `false`, and where the user may not, the error says
+    /// the statement.
+    #[serde(default = "yes")]
+    create: bool,
+    /// A higher number begins anew: with a new slot and new snapshots, behind a `truncate` of each table.
+    #[serde(default)]
+    generation: u32,
+    /// A higher number for a table takes its snapshot anew, behind a `truncate`: `{ public.patient: 1 }`.
+    #[serde(default)]
+    again: BTreeMap<String, u32>,
+}
+
+/// A statement that is run again and again.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Query {
+    /// The statement. With `position` it takes rows behind `$1`, in the order of that column:
+    /// `select * from orders where id > $1 order by id`.
+    statement: String,
+    /// How often it is run.
+    #[serde(default = "ten_seconds")]
+    every: Span,
+    /// The column whose value in the last row is `$1` of the next run.
+    position: Option<String>,
+    /// `$1` of the first run.
+    start: Option<String>,
+    /// How far before the last position the next run begins, for rows that were committed late: a span for times, a number
+    /// for numbers. Rows that came with the run before are left out.
+    overlap: Option<Overlap>,
+}
+
+/// How far runs overlap.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum Overlap {
+    /// For whole numbers.
+    Number(u64),
+    /// For times.
+    Time(Span),
+}
+
+/// How rows are written.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Write {
+    /// The table, as `schema.table`, or `table` in the schema `public`.
+    table: String,
+    /// What is done with each row; not used where `change` says it.
+    #[serde(default)]
+    mode: Mode,
+    /// Columns that tell rows apart. All modes but `insert` need them, and `upsert` a unique index on them.
+    #[serde(default)]
+    key: Vec<String>,
+    /// A column that says for each row what is done: `insert`, `read`, `update` and `upsert` put the row in the place of
+    /// the one with its key, `delete` deletes that one, `truncate` empties the table, `schema` is ignored. Change sources
+    /// write it.
+    change: Option<String>,
+    /// A column that names the columns of a row that keep their value, as a JSON list or with commas. Change sources
+    /// write it for large values that the database did not repeat.
+    unchanged: Option<String>,
+    /// Makes the table where it is missing, with the columns of the flow and `key` as its primary key.
+    #[serde(default)]
+    create: bool,
+    /// Lets values be rounded or cut where the column cannot hold them whole.
+    #[serde(default)]
+    lossy: bool,
+    /// Under which name positions are kept, by default the connection's. Two nodes that write to one schema from flows of
+    /// the same name need different ones.
+    producer: Option<String>,
+}
+
+/// What a sink does with a row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Mode {
+    /// Adds it.
+    #[default]
+    Insert,
+    /// Adds it, or puts it in the place of the one with the same key.
+    Upsert,
+    /// Changes the one with the same key, if there is one.
+    Update,
+    /// Deletes the one with the same key, if there is one.
+    Delete,
+}
+
+fn ten_seconds() -> Span {
+    Span::from_micros(10_000_000)
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Schema and name of a table.
+fn table_name(table: &str) -> (&str, &str) {
+    table.split_once('.').unwrap_or(("public", table))
+}
+
+fn half_a_minute() -> Span {
+    Span::from_micros(30_000_000)
+}
+
+const DEFAULT_TOPIC: &str = "change/${connection}/${schema}/${table}";
+const OFFERED: [&str; 3] = ["connection", "schema", "table"];
+
+const QUERY_TOPIC: &str = "query/${connection}";
+const QUERY_OFFERED: [&str; 1] = ["connection"];
+
+/// Batches that one attempt may number.
+const ATTEMPT_BITS: u32 = 26;
+
+/// A position above those of all attempts before, by the clock and by the last one that is known. What is read again is
+/// not what was read before, so that it must not be taken for it.
+fn attempt(now_micros: i64, known: u64) -> u64 {
+    let seconds = u64::try_from(now_micros / 1_000_000).unwrap_or(0);
+    seconds.max((known >> ATTEMPT_BITS) + 1) << ATTEMPT_BITS
+}
+
+impl Options {
+    /// The topic of events, if the connection is a source.
+    fn topic(&self, spec: &ConnectionSpec) -> Result<TopicTemplate, Diagnostic> {
+        match self.query {
+            Some(_) => TopicTemplate::read(spec, QUERY_TOPIC, &QUERY_OFFERED),
+            None => TopicTemplate::read(spec, DEFAULT_TOPIC, &OFFERED),
+        }
+    }
+}
+
+impl Write {
+    /// Schema and name of the table.
+    fn table_name(&self) -> (&str, &str) {
+        table_name(&self.table)
+    }
+
+    /// The rights that it takes.
+    fn rights(&self) -> &'static str {
+        match (&self.change, self.mode) {
+            (Some(_), _) => "SELECT, INSERT, UPDATE, DELETE, TRUNCATE",
+            (None, Mode::Insert) => "SELECT, INSERT",
+            (None, Mode::Upsert) => "SELECT, INSERT, UPDATE",
+            (None, Mode::Update) => "SELECT, UPDATE",
+            (None, Mode::Delete) => "SELECT, DELETE",
+        }
+    }
+}
+
+impl Postgres {
+    pub(crate) fn new(places: Places) -> Postgres {
+        Postgres { places }
+    }
+
+    fn options(&self, spec: &ConnectionSpec) -> Result<Options, Diagnostic> {
+        for key in ["address", "database", "user", "password"] {
+            refuse_placeholder(spec, &[key])?;
+        }
+        let options: Options = spec.options.read()?;
+        let refuse = |key: &str, code| {
+            let error = Error::new(Class::Configuration, code);
+            spec.options.diagnostic(key, error)
+        };
+        let port = options.address.rsplit_once(':').and_then(|(host, port)| {
+            (!host.is_empty())
+                .then(|| port.parse::<u16>().ok())
+                .flatten()
+        });
+        if port.is_none_or(|port| port == 0) {
+            return Err(refuse("address", "postgres.address"));
+        }
+        let timeout = options.timeout.as_duration();
+        if timeout.is_zero() || timeout > limits::TIMEOUT_MAX {
+            let error = Error::new(Class::Configuration, "postgres.timeout");
+            let error = error.with("most_s", limits::TIMEOUT_MAX.as_secs());
+            return Err(spec.options.diagnostic("timeout", error));
+        }
+        if let Some(ca) = options.tls.as_ref().and_then(|tls| tls.ca.as_deref()) {
+            self.places.check(ca).map_err(|code| refuse("tls", code))?;
+        }
+        if let Some(file) = options.password.as_ref().and_then(Secret::file) {
+            self.places
+                .check(file)
+                .map_err(|code| refuse("password", code))?;
+        }
+        let named = |table: &str| {
+            let (schema, name) = table_name(table);
+            !schema.is_empty() && !name.is_empty() && !name.contains('.')
+        };
+        if options.follow.is_none() && options.query.is_none() && options.write.is_none() {
+            return Err(refuse("write", "postgres.no-role"));
+        }
+        if let Some(query) = &options.query {
+            if options.follow.is_some() {
+                return Err(refuse("query", "postgres.two-sources"));
+            }
+            if query.position.is_some() != query.start.is_some()
+                || query.overlap.is_some() && query.position.is_none()
+            {
+                return Err(refuse("query", "postgres.query-position"));
+            }
+            if query.every.as_duration() < limits::QUERY_EVERY_MIN {
+                let error = Error::new(Class::Configuration, "postgres.query-every");
+                let error = error.with("least_ms", limits::QUERY_EVERY_MIN.as_millis());
+                return Err(spec.options.diagnostic("query", error));
+            }
+        }
+        if let Some(follow) = &options.follow {
+            let tables = &follow.tables;
+            if tables.is_empty() || tables.len() > limits::TABLES_MAX {
+                return Err(refuse("follow", "postgres.no-tables"));
+            }
+            if !tables.iter().all(|table| named(table)) {
+                return Err(refuse("follow", "postgres.table-name"));
+            }
+            let shown = |table: &String| {
+                let (schema, name) = table_name(table);
+                format!("{schema}.{name}")
+            };
+            if let Some(unknown) = follow
+                .again
+                .keys()
+                .find(|again| !tables.iter().any(|table| shown(table) == **again))
+            {
+                let error = Error::new(Class::Configuration, "postgres.again");
+                return Err(spec
+                    .options
+                    .diagnostic("follow", error.with("table", unknown)));
+            }
+        }
+        if let Some(write) = &options.write {
+            if !named(&write.table) {
+                return Err(refuse("write", "postgres.table-name"));
+            }
+            if write.key.is_empty() && (write.mode != Mode::Insert || write.change.is_some()) {
+                return Err(refuse("write", "postgres.key-needed"));
+            }
+        }
+        Ok(options)
+    }
+
+    /// Where the server is. Blocks on the disk when the password stands in a file.
+    fn server(&self, options: &Options, project: &Arc<std::path::Path>) -> Result<Server, Error> {
+        let password = options.password.as_ref();
+        let password = password
+            .map(|secret| secret.read(project, &self.places))
+            .transpose()?;
+        Ok(Server {
+            address: options.address.as_str().into(),
+            database: options.database.as_str().into(),
+            user: options.user.as_str().into(),
+            password,
+            tls: options.tls.clone(),
+            timeout: options.timeout.as_duration(),
+            project: Arc::clone(project),
+            places: self.places.clone(),
+        })
+    }
+}
+
+impl Connector for Postgres {
+    fn kind(&self) -> &'static str {
+        "postgres"
+    }
+
+    fn check(&self, spec: &ConnectionSpec) -> Result<Roles, Diagnostic> {
+        let options = self.options(spec)?;
+        options.topic(spec)?;
+        Ok(Roles {
+            source: options.follow.is_some() || options.query.is_some(),
+            sink: options.write.is_some(),
+        })
+    }
+
+    fn schema(&self) -> serde_json::Value {
+        schemars::schema_for!(Options).to_value()
+    }
+
+    fn warnings(&self, spec: &ConnectionSpec, _: &Project) -> Vec<Diagnostic> {
+        secret::warnings(spec, &self.secrets(spec))
+    }
+
+    fn secrets(&self, spec: &ConnectionSpec) -> Vec<LiteralSecret> {
+        let password = spec.options.node().child("password".into());
+        let literal = password.filter(|node| !matches!(node.value, Value::Map(_) | Value::Null));
+        let secret = literal.map(|_| LiteralSecret {
+            path: vec!["password".into()],
+            shown: secret::HIDDEN.into(),
+        });
+        secret.into_iter().collect()
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::ExactlyOnce
+    }
+
+    fn source<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        context: SourceContext,
+    ) -> Work<'a, Result<Box<dyn Source>, Error>> {
+        Box::pin(async move {
+            let inner = |refused: Diagnostic| refused.error().clone();
+            let options = self.options(spec).map_err(inner)?;
+            let topic = options.topic(spec).map_err(inner)?;
+            let server = self.server(&options, &context.project_dir)?;
+            if let Some(follow) = options.follow {
+                let source = ChangeSource::open(server, &follow, &topic, context).await?;
+                return Ok(Box::new(source) as Box<dyn Source>);
+            }
+            let Some(query) = options.query else {
+                let error = Error::new(Class::Configuration, "connect.no-source");
+                return Err(error.with("kind", "postgres"));
+            };
+            let source = QuerySource::open(server, query, &topic, context).await?;
+            Ok(Box::new(source) as Box<dyn Source>)
+        })
+    }
+
+    fn sink<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        context: SinkContext,
+    ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
+        Box::pin(async move {
+            let options = self
+                .options(spec)
+                .map_err(|refused| refused.error().clone())?;
+            let server = self.server(&options, &context.project_dir)?;
+            let Some(write) = options.write else {
+                let error = Error::new(Class::Configuration, "connect.no-sink");
+                return Err(error.with("kind", "postgres"));
+            };
+            let sink = PostgresSink::open(server, write, context).await?;
+            Ok(Box::new(sink) as Box<dyn Sink>)
+        })
+    }
+}

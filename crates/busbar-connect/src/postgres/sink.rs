@@ -1,0 +1,757 @@
+//! Writes rows to a table, each delivery in one transaction together with the producer's position.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, SchemaRef};
+use busbar_connector::{Delivery, Sink, SinkContext, Work, Written};
+use busbar_event::{Class, Error};
+
+use super::copy::{Cells, Target};
+use super::failure::Failed;
+use super::link::{Link, Server};
+use super::types::{Fit, fit, made_for};
+use super::wire::{identifier, literal};
+use super::{Mode, Write};
+
+/// Writes to one table.
+pub struct PostgresSink {
+    server: Server,
+    /// The connection's name, before the names of producers.
+    name: Arc<str>,
+    options: Write,
+    schema: SchemaRef,
+    link: Option<Link>,
+    plan: Option<Arc<Plan>>,
+}
+
+/// How rows become statements; made once a session, from the table as it is.
+struct Plan {
+    /// The table, as it is written in SQL.
+    table: String,
+    positions: String,
+    /// Columns that are written, with their place in the rows.
+    columns: Vec<(usize, Target)>,
+    /// Places of the key among `columns`.
+    key: Vec<usize>,
+    change: Option<usize>,
+    unchanged: Option<usize>,
+}
+
+/// What a row asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Op {
+    Insert,
+    Upsert,
+    Update,
+    Delete,
+    Truncate,
+    Nothing,
+}
+
+/// A row, ready to be sent.
+struct Ready {
+    row: usize,
+    op: Op,
+    /// The line of COPY with all columns, and how much of it there is before each column.
+    line: Vec<u8>,
+    /// The values of the key as they stand in the line.
+    key: Vec<u8>,
+    /// Columns that keep the value they have.
+    kept: Vec<String>,
+}
+
+const STAGE: &str = "pg_temp.busbar_rows";
+
+impl PostgresSink {
+    /// Opens a session and looks at the table, which is made where that is asked for.
+    pub(super) async fn open(
+        server: Server,
+        options: Write,
+        context: SinkContext,
+    ) -> Result<PostgresSink, Error> {
+        let mut sink = PostgresSink {
+            server,
+            name: context.name,
+            options,
+            schema: context.schema,
+            link: None,
+            plan: None,
+        };
+        sink.session().await?;
+        Ok(sink)
+    }
+
+    /// The session, opened anew unless the one there is can be used.
+    async fn session(&mut self) -> Result<(), Error> {
+        if self.link.as_ref().is_some_and(Link::usable) && self.plan.is_some() {
+            return Ok(());
+        }
+        self.link = None;
+        let mut link = self.server.open().await?;
+        self.plan = Some(Arc::new(self.plan(&mut link).await?));
+        self.link = Some(link);
+        Ok(())
+    }
+
+    async fn plan(&self, link: &mut Link) -> Result<Plan, Error> {
+        let options = &self.options;
+        let (schema, name) = options.table_name();
+        let table = format!("{}.{}", identifier(schema), identifier(name));
+        let doing = self.server.doing(&table, options.rights());
+        if options.create {
+            let made = self.made(&table);
+            link.run(&made).await.map_err(|failed| failed.told(doing))?;
+        }
+        let found = table_columns(link, &table)
+            .await
+            .map_err(|failed| failed.told(doing))?;
+        let place = |column: &Option<String>, key: &'static str| match column {
+            None => Ok(None),
+            Some(column) => match self.schema.index_of(column) {
+                Ok(place) => Ok(Some(place)),
+                Err(_) => Err(Error::new(Class::Configuration, "postgres.flow-column")
+                    .with("option", key)
+                    .with("column", column)
+                    .with(
+                        "there",
+                        names(
+                            self.schema
+                                .fields()
+                                .iter()
+                                .map(|field| field.name().as_str()),
+                        ),
+                    )),
+            },
+        };
+        let change = place(&options.change, "change")?;
+        let unchanged = place(&options.unchanged, "unchanged")?;
+        let mut columns = Vec::new();
+        for (at, field) in self.schema.fields().iter().enumerate() {
+            if Some(at) == change || Some(at) == unchanged {
+                continue;
+            }
+            let Some(target) = found.iter().find(|target| target.name == *field.name()) else {
+                return Err(Error::new(Class::Configuration, "postgres.table-column")
+                    .with("column", field.name())
+                    .with("table", &table)
+                    .with(
+                        "there",
+                        names(found.iter().map(|target| target.name.as_str())),
+                    )
+                    .with(
+                        "statement",
+                        format!(
+                            "ALTER TABLE {table} ADD COLUMN {} {}",
+                            identifier(field.name()),
+                            made_for(field.data_type())
+                        ),
+                    ));
+            };
+            let code = match fit(field.data_type(), target.oid, target.modifier) {
+                Fit::Never => "postgres.type-never",
+                Fit::Lossy if !options.lossy => "postgres.type-lossy",
+                _ => "",
+            };
+            if !code.is_empty() {
+                return Err(Error::new(Class::Configuration, code)
+                    .with("column", field.name())
+                    .with("from", field.data_type())
+                    .with("to", &target.shown));
+            }
+            columns.push((
+                at,
+                Target {
+                    lossy: options.lossy,
+                    ..target.clone()
+                },
+            ));
+        }
+        let key = options.key.iter().map(|key| {
+            let place = columns.iter().position(|(_, target)| target.name == *key);
+            place.ok_or_else(|| {
+                Error::new(Class::Configuration, "postgres.flow-column")
+                    .with("option", "key")
+                    .with("column", key)
+                    .with(
+                        "there",
+                        names(
+                            self.schema
+                                .fields()
+                                .iter()
+                                .map(|field| field.name().as_str()),
+                        ),
+                    )
+            })
+        });
+        let key = key.collect::<Result<Vec<_>, _>>()?;
+        let positions = format!("{}.busbar_position", identifier(schema));
+        self.ensure_positions(link, &positions).await?;
+        let plan = Plan {
+            table,
+            positions,
+            columns,
+            key,
+            change,
+            unchanged,
+        };
+        if !plan.key.is_empty() {
+            let stage = format!(
+                "CREATE TEMP TABLE busbar_rows ON COMMIT DELETE ROWS AS SELECT {} FROM {} WITH NO DATA",
+                plan.list(|_| true),
+                plan.table
+            );
+            let doing = self.server.doing(&plan.table, options.rights());
+            link.run(&stage)
+                .await
+                .map_err(|failed| failed.told(doing))?;
+        }
+        Ok(plan)
+    }
+
+    /// The statement that makes the table.
+    fn made(&self, table: &str) -> String {
+        let options = &self.options;
+        let special = |name: &String| {
+            Some(name) == options.change.as_ref() || Some(name) == options.unchanged.as_ref()
+        };
+        let fields = self
+            .schema
+            .fields()
+            .iter()
+            .filter(|field| !special(field.name()));
+        let mut columns: Vec<_> = fields
+            .map(|field| {
+                format!(
+                    "{} {}",
+                    identifier(field.name()),
+                    made_for(field.data_type())
+                )
+            })
+            .collect();
+        if !options.key.is_empty() {
+            let key: Vec<_> = options.key.iter().map(|key| identifier(key)).collect();
+            columns.push(format!("PRIMARY KEY ({})", key.join(", ")));
+        }
+        format!(
+            "CREATE TABLE IF NOT EXISTS {table} ({})",
+            columns.join(", ")
+        )
+    }
+
+    /// The table with the positions of producers, made where it is missing.
+    async fn ensure_positions(&self, link: &mut Link, positions: &str) -> Result<(), Error> {
+        let name = literal(positions);
+        let exists = format!(
+            "SELECT to_regclass({name}) IS NOT NULL, CASE WHEN to_regclass({name}) IS NOT NULL THEN \
+             has_table_privilege({name}, 'SELECT') AND has_table_privilege({name}, 'INSERT') \
+             AND has_table_privilege({name}, 'UPDATE') END"
+        );
+        let doing = self.server.doing(positions, "SELECT, INSERT, UPDATE");
+        let there = link
+            .run(&exists)
+            .await
+            .map_err(|failed| failed.told(doing))?;
+        let is = |column| there.first().and_then(|answer| answer.text(0, column)) == Some("t");
+        if is(0) {
+            return match is(1) {
+                true => Ok(()),
+                false => Err(
+                    Error::new(Class::Configuration, "postgres.rights-positions")
+                        .with("user", &self.server.user)
+                        .with("table", positions),
+                ),
+            };
+        }
+        let made = format!(
+            "CREATE TABLE IF NOT EXISTS {positions} (producer text PRIMARY KEY, position bigint NOT NULL)"
+        );
+        match link.run(&made).await {
+            Ok(_) => Ok(()),
+            // Two sinks make it at the same time, and one of them fails in the catalogue.
+            Err(failed) if matches!(failed.code(), "23505" | "42P07") => Ok(()),
+            Err(failed) if failed.code() == "42501" => {
+                let grant = format!(
+                    "GRANT SELECT, INSERT, UPDATE ON {positions} TO {}",
+                    identifier(&self.server.user)
+                );
+                Err(Error::new(Class::Configuration, "postgres.no-positions")
+                    .with("table", positions)
+                    .with("user", &self.server.user)
+                    .with(
+                        "statement",
+                        format!("{}; {grant}", made.replace("IF NOT EXISTS ", "")),
+                    ))
+            }
+            Err(failed) => Err(failed.told(doing)),
+        }
+    }
+
+    fn producer(&self, producer: &str) -> String {
+        literal(&format!(
+            "{}/{producer}",
+            self.options.producer.as_deref().unwrap_or(&self.name)
+        ))
+    }
+
+    async fn deliver(&mut self, delivery: &Delivery) -> Result<Written, Error> {
+        self.session().await?;
+        let (Some(mut link), Some(plan)) = (self.link.take(), self.plan.clone()) else {
+            return Err(Error::new(Class::Transient, "postgres.closed")
+                .with("address", &self.server.address));
+        };
+        // The session is put back only after everything went well or was undone.
+        let (ready, mut rejected) = plan.ready(delivery, self.options.mode)?;
+        let written = self.transaction(&mut link, &plan, delivery, &ready).await;
+        let written = match written {
+            Err(failed) if failed.is_about_rows() => {
+                self.undo(&mut link).await?;
+                self.in_pieces(&mut link, &plan, delivery, &ready, &mut rejected)
+                    .await
+            }
+            other => other,
+        };
+        match written {
+            Ok(()) => {
+                self.link = Some(link);
+                rejected.sort_by_key(|(row, _)| *row);
+                Ok(Written { rejected })
+            }
+            Err(failed) => {
+                let error = failed.told(self.server.doing(&plan.table, self.options.rights()));
+                // The table may have changed; the next session looks at it anew. What this one began ends with it.
+                link.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn undo(&self, link: &mut Link) -> Result<(), Error> {
+        let undone = link.run("ROLLBACK").await;
+        undone
+            .map(drop)
+            .map_err(|failed| failed.told(self.server.doing("", "")))
+    }
+
+    /// Begins a transaction and notes the position; false when it is known already.
+    async fn begin(
+        &self,
+        link: &mut Link,
+        plan: &Plan,
+        delivery: &Delivery,
+    ) -> Result<bool, Failed> {
+        let begun = format!(
+            "BEGIN; INSERT INTO {positions} AS p VALUES ({producer}, {position}) ON CONFLICT (producer) \
+             DO UPDATE SET position = excluded.position WHERE p.position < excluded.position",
+            positions = plan.positions,
+            producer = self.producer(&delivery.producer),
+            position = delivery.position,
+        );
+        let begun = link.run(&begun).await?;
+        Ok(begun.last().is_some_and(|answer| answer.count() == 1))
+    }
+
+    async fn transaction(
+        &self,
+        link: &mut Link,
+        plan: &Plan,
+        delivery: &Delivery,
+        ready: &[Ready],
+    ) -> Result<(), Failed> {
+        let end = match self.begin(link, plan, delivery).await? {
+            true => {
+                plan.apply(link, ready).await?;
+                "COMMIT"
+            }
+            false => "ROLLBACK",
+        };
+        link.run(end).await.map(drop)
+    }
+
+    /// The same, where some rows are at fault: they are found by halving, and all others are written with the position.
+    async fn in_pieces(
+        &self,
+        link: &mut Link,
+        plan: &Plan,
+        delivery: &Delivery,
+        ready: &[Ready],
+        rejected: &mut Vec<(usize, Error)>,
+    ) -> Result<(), Failed> {
+        if !self.begin(link, plan, delivery).await? {
+            return link.run("ROLLBACK").await.map(drop);
+        }
+        let mut open = vec![ready];
+        while let Some(rows) = open.pop() {
+            link.run("SAVEPOINT busbar").await?;
+            match plan.apply(link, rows).await {
+                Ok(()) => link.run("RELEASE SAVEPOINT busbar").await.map(drop)?,
+                Err(failed) if failed.is_about_rows() => {
+                    link.run("ROLLBACK TO SAVEPOINT busbar; RELEASE SAVEPOINT busbar")
+                        .await?;
+                    match rows {
+                        [one] => {
+                            let error =
+                                failed.told(self.server.doing(&plan.table, self.options.rights()));
+                            rejected.push((one.row, error));
+                        }
+                        _ => {
+                            let (first, second) = rows.split_at(rows.len() / 2);
+                            open.push(second);
+                            open.push(first);
+                        }
+                    }
+                }
+                Err(failed) => return Err(failed),
+            }
+        }
+        link.run("COMMIT").await.map(drop)
+    }
+
+    async fn known(&mut self, producer: &str) -> Result<Option<u64>, Error> {
+        self.session().await?;
+        let (Some(mut link), Some(plan)) = (self.link.take(), self.plan.clone()) else {
+            return Ok(None);
+        };
+        // Waits for a transaction of a session before that may still be under way.
+        let sql = format!(
+            "SELECT position FROM {} WHERE producer = {} FOR UPDATE",
+            plan.positions,
+            self.producer(producer)
+        );
+        let answer = link.run(&sql).await;
+        let answer = answer
+            .map_err(|failed| failed.told(self.server.doing(&plan.positions, "SELECT, UPDATE")))?;
+        self.link = Some(link);
+        let position = answer.first().and_then(|answer| answer.text(0, 0));
+        Ok(position.and_then(|position| position.parse().ok()))
+    }
+}
+
+impl Sink for PostgresSink {
+    fn write<'a>(&'a mut self, delivery: &'a Delivery) -> Work<'a, Result<Written, Error>> {
+        Box::pin(self.deliver(delivery))
+    }
+
+    fn position<'a>(&'a mut self, producer: &'a str) -> Work<'a, Result<Option<u64>, Error>> {
+        Box::pin(self.known(producer))
+    }
+
+    fn close(&mut self) -> Work<'_, Result<(), Error>> {
+        Box::pin(async {
+            if let Some(link) = self.link.take() {
+                link.close().await;
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Plan {
+    /// Names of columns with commas between them.
+    fn list(&self, which: impl Fn(usize) -> bool) -> String {
+        let columns = self.columns.iter().enumerate().filter(|(at, _)| which(*at));
+        let columns: Vec<_> = columns
+            .map(|(_, (_, target))| identifier(&target.name))
+            .collect();
+        columns.join(", ")
+    }
+
+    /// Rows as they are sent, and those that cannot be.
+    fn ready(
+        &self,
+        delivery: &Delivery,
+        mode: Mode,
+    ) -> Result<(Vec<Ready>, Vec<(usize, Error)>), Error> {
+        let rows = &delivery.rows;
+        let cells = self
+            .columns
+            .iter()
+            .map(|(at, target)| Cells::new(rows.column(*at), target));
+        let cells = cells.collect::<Result<Vec<_>, _>>()?;
+        let text = |place: Option<usize>| {
+            let column = place.map(|place| cast(rows.column(place), &DataType::Utf8));
+            column.transpose().map_err(|why| {
+                Error::new(Class::Configuration, "postgres.change-type").caused_by(why)
+            })
+        };
+        let (change, unchanged) = (text(self.change)?, text(self.unchanged)?);
+        let (mut ready, mut rejected) = (Vec::with_capacity(rows.num_rows()), Vec::new());
+        for row in 0..rows.num_rows() {
+            match self.row(row, &cells, change.as_deref(), unchanged.as_deref(), mode) {
+                Ok(Ready {
+                    op: Op::Nothing, ..
+                }) => {}
+                Ok(one) => ready.push(one),
+                Err(error) => rejected.push((row, error)),
+            }
+        }
+        Ok((ready, rejected))
+    }
+
+    fn row(
+        &self,
+        row: usize,
+        cells: &[Cells],
+        change: Option<&dyn Array>,
+        unchanged: Option<&dyn Array>,
+        mode: Mode,
+    ) -> Result<Ready, Error> {
+        let op = match change {
+            Some(change) => {
+                let change = change.as_string::<i32>();
+                Op::of(if change.is_null(row) {
+                    ""
+                } else {
+                    change.value(row)
+                })?
+            }
+            None => mode.into(),
+        };
+        let mut line = Vec::new();
+        let mut ends = Vec::with_capacity(cells.len());
+        for (at, (cells, (_, target))) in cells.iter().zip(&self.columns).enumerate() {
+            if at > 0 {
+                line.push(b'\t');
+            }
+            let begin = line.len();
+            cells.write(row, target, &mut line)?;
+            ends.push(begin..line.len());
+        }
+        line.push(b'\n');
+        let mut key = Vec::new();
+        if !matches!(op, Op::Truncate | Op::Nothing) {
+            for at in &self.key {
+                if cells[*at].is_null(row) {
+                    let column = &self.columns[*at].1.name;
+                    return Err(
+                        Error::new(Class::Permanent, "postgres.key-null").with("column", column)
+                    );
+                }
+                key.extend_from_slice(&line[ends[*at].clone()]);
+                key.push(b'\t');
+            }
+        }
+        let kept = match unchanged {
+            Some(kept) if !kept.is_null(row) => {
+                let kept = kept.as_string::<i32>().value(row);
+                // A JSON list, as change sources write it, or names with commas between them.
+                serde_json::from_str(kept).unwrap_or_else(|_| {
+                    let names = kept
+                        .split(',')
+                        .map(str::trim)
+                        .filter(|name| !name.is_empty());
+                    names.map(str::to_owned).collect()
+                })
+            }
+            _ => Vec::new(),
+        };
+        Ok(Ready {
+            row,
+            op,
+            line,
+            key,
+            kept,
+        })
+    }
+
+    /// Writes rows within the transaction that is open.
+    async fn apply(&self, link: &mut Link, rows: &[Ready]) -> Result<(), Failed> {
+        if self.key.is_empty() {
+            for rows in rows.split_inclusive(|row| row.op == Op::Truncate) {
+                self.copy(
+                    link,
+                    &self.table,
+                    rows.iter().filter(|row| row.op != Op::Truncate),
+                )
+                .await?;
+                if rows.last().is_some_and(|row| row.op == Op::Truncate) {
+                    link.run(&format!("TRUNCATE {}", self.table)).await?;
+                }
+            }
+            return Ok(());
+        }
+        // Of several rows with one key the last one counts. A row that keeps values of the one before it waits for it.
+        let mut last: HashMap<&[u8], usize> = HashMap::new();
+        let mut begin = 0;
+        for (at, row) in rows.iter().enumerate() {
+            let differs = row.op == Op::Insert || rows[begin].op == Op::Insert;
+            let cut = match row.op {
+                Op::Truncate => true,
+                _ => {
+                    (!row.kept.is_empty() && last.contains_key(&row.key[..]))
+                        || differs && row.op != rows[begin].op
+                }
+            };
+            if cut {
+                self.flush(link, &rows[begin..at], &last, begin).await?;
+                last.clear();
+                begin = at;
+            }
+            if row.op == Op::Truncate {
+                link.run(&format!("TRUNCATE {}", self.table)).await?;
+                begin = at + 1;
+                continue;
+            }
+            last.insert(&row.key, at);
+        }
+        self.flush(link, rows.get(begin..).unwrap_or_default(), &last, begin)
+            .await
+    }
+
+    /// Writes the last row of each key.
+    async fn flush(
+        &self,
+        link: &mut Link,
+        rows: &[Ready],
+        last: &HashMap<&[u8], usize>,
+        begin: usize,
+    ) -> Result<(), Failed> {
+        if rows.first().is_some_and(|row| row.op == Op::Insert) {
+            return self.copy(link, &self.table, rows.iter()).await;
+        }
+        let mut groups: Vec<(Op, &[String], Vec<&Ready>)> = Vec::new();
+        for (at, row) in rows.iter().enumerate() {
+            if last.get(&row.key[..]) != Some(&(begin + at)) {
+                continue;
+            }
+            match groups
+                .iter_mut()
+                .find(|(op, kept, _)| *op == row.op && *kept == &row.kept[..])
+            {
+                Some((_, _, rows)) => rows.push(row),
+                None => groups.push((row.op, &row.kept, vec![row])),
+            }
+        }
+        // What is deleted first makes room for what takes its place.
+        groups.sort_by_key(|(op, ..)| *op != Op::Delete);
+        for (op, kept, mut rows) in groups {
+            // Locks are taken in one order, so that two writers do not wait for each other.
+            rows.sort_by(|a, b| a.key.cmp(&b.key));
+            self.copy(link, STAGE, rows.into_iter()).await?;
+            link.run(&format!("{}; TRUNCATE {STAGE}", self.statement(op, kept)))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// The statement that takes the rows over from the stage.
+    fn statement(&self, op: Op, kept: &[String]) -> String {
+        let table = &self.table;
+        let is_key = |at: usize| self.key.contains(&at);
+        let name = |at: usize| identifier(&self.columns[at].1.name);
+        let same: Vec<_> = self
+            .key
+            .iter()
+            .map(|at| format!("t.{0} = s.{0}", name(*at)))
+            .collect();
+        let same = same.join(" AND ");
+        let set = |from: &str| {
+            let rest = (0..self.columns.len())
+                .filter(|at| !is_key(*at) && !kept.contains(&self.columns[*at].1.name));
+            let set: Vec<_> = rest
+                .map(|at| format!("{0} = {from}.{0}", name(at)))
+                .collect();
+            set.join(", ")
+        };
+        match op {
+            Op::Delete => format!("DELETE FROM {table} t USING {STAGE} s WHERE {same}"),
+            // A row of which not all values are known is no whole row.
+            _ if op == Op::Update || !kept.is_empty() => match set("s") {
+                set if set.is_empty() => "SELECT 0".into(),
+                set => format!("UPDATE {table} t SET {set} FROM {STAGE} s WHERE {same}"),
+            },
+            _ => {
+                let all = self.list(|_| true);
+                let key = self.list(is_key);
+                let what = match set("excluded") {
+                    set if set.is_empty() => "NOTHING".into(),
+                    set => format!("UPDATE SET {set}"),
+                };
+                format!(
+                    "INSERT INTO {table} ({all}) SELECT {all} FROM {STAGE} ON CONFLICT ({key}) DO {what}"
+                )
+            }
+        }
+    }
+
+    async fn copy(
+        &self,
+        link: &mut Link,
+        to: &str,
+        rows: impl Iterator<Item = &Ready>,
+    ) -> Result<(), Failed> {
+        let data: Vec<u8> = rows.flat_map(|row| &row.line).copied().collect();
+        if data.is_empty() {
+            return Ok(());
+        }
+        let sql = format!("COPY {to} ({}) FROM STDIN", self.list(|_| true));
+        link.copy_in(&sql, &data).await.map(drop)
+    }
+}
+
+impl Op {
+    /// What a change source's `change` asks for.
+    fn of(change: &str) -> Result<Op, Error> {
+        Ok(match change {
+            "insert" | "read" | "upsert" | "update" => Op::Upsert,
+            "delete" => Op::Delete,
+            "truncate" => Op::Truncate,
+            "schema" => Op::Nothing,
+            other => {
+                let error = Error::new(Class::Permanent, "postgres.change");
+                return Err(error.with("change", busbar_event::quote(other)));
+            }
+        })
+    }
+}
+
+impl From<Mode> for Op {
+    fn from(mode: Mode) -> Op {
+        match mode {
+            Mode::Insert => Op::Insert,
+            Mode::Upsert => Op::Upsert,
+            Mode::Update => Op::Update,
+            Mode::Delete => Op::Delete,
+        }
+    }
+}
+
+/// The columns of a table that can be written.
+pub(super) async fn table_columns(link: &mut Link, table: &str) -> Result<Vec<Target>, Failed> {
+    // A domain is its base type.
+    let sql = format!(
+        "SELECT a.attname, CASE WHEN t.typbasetype <> 0 THEN t.typbasetype ELSE a.atttypid END::int8, \
+         CASE WHEN t.typbasetype <> 0 THEN t.typtypmod ELSE a.atttypmod END, format_type(a.atttypid, a.atttypmod) \
+         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
+         WHERE a.attrelid = {}::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' \
+         ORDER BY a.attnum",
+        literal(table)
+    );
+    let answers = link.run(&sql).await?;
+    let Some(answer) = answers.first() else {
+        return Ok(Vec::new());
+    };
+    Ok((0..answer.rows.len())
+        .map(|row| {
+            let text = |column| answer.text(row, column).unwrap_or_default();
+            Target {
+                name: text(0).to_owned(),
+                oid: text(1).parse().unwrap_or(0),
+                modifier: text(2).parse().unwrap_or(-1),
+                shown: text(3).to_owned(),
+                lossy: false,
+            }
+        })
+        .collect())
+}
+
+/// Names for an error; a dash without any.
+pub(super) fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.collect();
+    match names.is_empty() {
+        true => "-".into(),
+        false => names.join(", "),
+    }
+}

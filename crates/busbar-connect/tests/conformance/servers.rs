@@ -1,0 +1,256 @@
+//! Real database servers, started once for all tests of the program by `scripts/servers`, each test with a database of
+//! its own.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+
+use crate::peers::free_port;
+use crate::world::{eventually, rest};
+
+/// A server that runs.
+pub struct DatabaseServer {
+    what: &'static str,
+    pub port: u16,
+    pub folder: PathBuf,
+}
+
+static DATABASES: AtomicU32 = AtomicU32::new(0);
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/servers")
+}
+
+/// Ends with this process, and so do the servers; what they kept is of no use after it.
+fn start(what: &'static str) -> DatabaseServer {
+    let installed = Command::new(script()).arg("install").status();
+    assert!(
+        installed.expect("scripts/servers runs").success(),
+        "no {what} here"
+    );
+    let folder = tempfile::Builder::new().prefix("busbar-server-").tempdir();
+    let server = DatabaseServer {
+        what,
+        port: free_port(),
+        folder: folder.expect("a folder").keep(),
+    };
+    server.start();
+    server
+}
+
+impl DatabaseServer {
+    /// Starts it and waits until it answers.
+    pub fn start(&self) {
+        Command::new(script())
+            .args([
+                self.what,
+                &self.folder.display().to_string(),
+                &self.port.to_string(),
+            ])
+            .arg(std::process::id().to_string())
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("scripts/servers starts");
+        eventually("the server", || {
+            let answered = match self.what {
+                "postgres" => self.client("postgres", "select 1"),
+                _ => self.client("", "select 1"),
+            };
+            answered.map(drop)
+        });
+    }
+
+    /// Kills it as a crash does, and waits until it is gone.
+    pub fn kill(&self) {
+        let pid = std::fs::read_to_string(self.folder.join("server.pid")).expect("it runs");
+        let signal = if self.what == "postgres" {
+            "-QUIT"
+        } else {
+            "-KILL"
+        };
+        let _ = Command::new("kill").args([signal, pid.trim()]).status();
+        eventually("its end", || {
+            match Path::new(&format!("/proc/{}", pid.trim())).exists() {
+                true => Err("it runs".to_owned()),
+                false => Ok(()),
+            }
+        });
+        // The script sees it, too.
+        rest(700);
+    }
+
+    fn client(&self, database: &str, sql: &str) -> Result<String, String> {
+        let port = self.port.to_string();
+        let mut command = match self.what {
+            "postgres" => {
+                let mut command = Command::new("psql");
+                command.args([
+                    "-X",
+                    "-q",
+                    "-A",
+                    "-t",
+                    "-v",
+                    "ON_ERROR_STOP=1",
+                    "-h",
+                    "127.0.0.1",
+                    "-p",
+                    &port,
+                ]);
+                command
+                    .args(["-U", "postgres", "-d", database, "-f", "-"])
+                    .env("PGPASSWORD", "secret");
+                command
+            }
+            _ => {
+                let mut command = Command::new("mariadb");
+                command.args([
+                    "--no-defaults",
+                    "-N",
+                    "-B",
+                    "--default-character-set=utf8mb4",
+                    "-h",
+                    "127.0.0.1",
+                    "-P",
+                    &port,
+                ]);
+                command.args(["-u", "root", database]);
+                command
+            }
+        };
+        let child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut child = child.expect("the client starts");
+        let written = child
+            .stdin
+            .take()
+            .expect("its input")
+            .write_all(sql.as_bytes());
+        let output = child.wait_with_output().expect("it ends");
+        match output.status.success() && written.is_ok() {
+            true => Ok(String::from_utf8_lossy(&output.stdout)
+                .trim_end_matches('\n')
+                .to_owned()),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    }
+
+    /// Runs statements; panics with what is wrong.
+    pub fn run(&self, database: &str, sql: &str) -> String {
+        self.client(database, sql)
+            .unwrap_or_else(|why| panic!("{why}: {sql:.500}"))
+    }
+
+    /// A new database with these statements run in it.
+    pub fn database(&self, sql: &str) -> String {
+        let name = format!("t{}", DATABASES.fetch_add(1, Ordering::SeqCst));
+        let first = if self.what == "postgres" {
+            "postgres"
+        } else {
+            ""
+        };
+        self.run(first, &format!("create database {name}"));
+        self.run(&name, sql);
+        name
+    }
+}
+
+/// The PostgreSQL of all tests.
+pub fn postgres() -> &'static DatabaseServer {
+    static SERVER: OnceLock<DatabaseServer> = OnceLock::new();
+    SERVER.get_or_init(|| start("postgres"))
+}
+
+/// One of its own, for a test that kills it.
+pub fn own_postgres() -> DatabaseServer {
+    start("postgres")
+}
+
+/// A port whose connections are those of a server, until they are cut.
+pub struct Cut {
+    pub port: u16,
+    to: u16,
+    state: Mutex<Arc<Open>>,
+}
+
+#[derive(Default)]
+struct Open {
+    closed: AtomicBool,
+    streams: Mutex<Vec<TcpStream>>,
+}
+
+impl Cut {
+    pub fn before(to: u16) -> Cut {
+        let cut = Cut {
+            port: free_port(),
+            to,
+            state: Mutex::default(),
+        };
+        cut.join();
+        cut
+    }
+
+    /// Lets connections through again.
+    pub fn join(&self) {
+        let open = Arc::new(Open::default());
+        *self.state.lock() = Arc::clone(&open);
+        let listener = eventually("the port", || {
+            TcpListener::bind(("127.0.0.1", self.port)).map_err(|why| why.to_string())
+        });
+        let to = SocketAddr::from(([127, 0, 0, 1], self.to));
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                if open.closed.load(Ordering::SeqCst) {
+                    return;
+                }
+                let Ok(server) = TcpStream::connect(to) else {
+                    continue;
+                };
+                for (mut from, mut into) in [
+                    (
+                        client.try_clone().expect("a socket"),
+                        server.try_clone().expect("a socket"),
+                    ),
+                    (server, client),
+                ] {
+                    open.streams
+                        .lock()
+                        .push(from.try_clone().expect("a socket"));
+                    std::thread::spawn(move || {
+                        let mut bytes = vec![0; 64 << 10];
+                        while let Ok(read @ 1..) = from.read(&mut bytes) {
+                            if into.write_all(&bytes[..read]).is_err() {
+                                break;
+                            }
+                        }
+                        let _ = into.shutdown(Shutdown::Both);
+                    });
+                }
+            }
+        });
+    }
+
+    /// Cuts all connections and takes no others.
+    pub fn cut(&self) {
+        let open = Arc::clone(&self.state.lock());
+        open.closed.store(true, Ordering::SeqCst);
+        // Wakes the listener, which then ends.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        eventually("the end of the port", || {
+            match TcpListener::bind(("127.0.0.1", self.port)) {
+                Ok(_) => Ok(()),
+                Err(why) => Err(why.to_string()),
+            }
+        });
+        for stream in open.streams.lock().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
