@@ -183,14 +183,14 @@ pub const CONNECTION_VARIABLES: [&str; 2] = ["peer", "user"];
 
 /// An address or a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
+pub struct AddressRange {
     address: IpAddr,
     bits: u8,
 }
 
-impl Network {
+impl AddressRange {
     /// Reads `10.1.0.0/16`, `::1` and the like; `None` when it is neither an address nor a network.
-    pub fn parse(text: &str) -> Option<Network> {
+    pub fn parse(text: &str) -> Option<AddressRange> {
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address, Some(bits.parse::<u8>().ok()?)),
             None => (text, None),
@@ -198,7 +198,7 @@ impl Network {
         let address: IpAddr = address.parse().ok()?;
         let most = if address.is_ipv4() { 32 } else { 128 };
         let bits = bits.unwrap_or(most);
-        (bits <= most).then_some(Network { address, bits })
+        (bits <= most).then_some(AddressRange { address, bits })
     }
 
     /// Whether an address is in it.
@@ -279,7 +279,7 @@ impl GatewaySpec {
             return refuse("allow", error);
         }
         for (at, text) in self.allow.iter().enumerate() {
-            if Network::parse(text).is_none() {
+            if AddressRange::parse(text).is_none() {
                 let error =
                     error("catalog.gateway-network").with("text", busbar_event::quote(text));
                 return Err(source.diagnostic(&["allow".into(), at.into()], None, error));
@@ -442,7 +442,7 @@ mod tests {
     #[test]
     fn networks_contain_addresses() {
         let contains = |net: &str, address: &str| {
-            Network::parse(net)
+            AddressRange::parse(net)
                 .unwrap()
                 .contains(address.parse().unwrap())
         };
@@ -452,6 +452,8 @@ mod tests {
         assert!(contains("0.0.0.0/0", "1.2.3.4"));
         assert!(contains("::/0", "::1") && !contains("::/0", "1.2.3.4"));
         assert!(contains("127.0.0.1", "127.0.0.1") && !contains("127.0.0.1", "127.0.0.2"));
-        assert!(Network::parse("10.0.0.0/x").is_none() && Network::parse("host").is_none());
+        assert!(
+            AddressRange::parse("10.0.0.0/x").is_none() && AddressRange::parse("host").is_none()
+        );
     }
 }

@@ -44,8 +44,8 @@ pub use flow::{
     Start, TestSpec,
 };
 pub use gateway::{
-    ByteOrder, CONNECTION_VARIABLES, CsvFrame, FrameFormat, FrameSpec, GatewayLogin, GatewaySpec,
-    GatewayTls, LengthSpec, Network, Transport,
+    AddressRange, ByteOrder, CONNECTION_VARIABLES, CsvFrame, FrameFormat, FrameSpec, GatewayLogin,
+    GatewaySpec, GatewayTls, LengthSpec, Transport,
 };
 pub use history::{History, Version, VersionInfo};
 pub use join::{JoinKind, JoinSpec, NamePair};

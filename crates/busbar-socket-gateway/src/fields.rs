@@ -21,7 +21,7 @@ pub(crate) fn json_members<'a>(
         reader.deserialize_ignored_any(IgnoredAny).map_err(drop)?;
         return reader.end().map_err(drop);
     }
-    let members = Members { names, found };
+    let members = JsonMembers { names, found };
     reader.deserialize_map(members).map_err(drop)?;
     reader.end().map_err(drop)?;
     match found.iter().all(Option::is_some) {
@@ -30,12 +30,12 @@ pub(crate) fn json_members<'a>(
     }
 }
 
-struct Members<'n, 'a> {
+struct JsonMembers<'n, 'a> {
     names: &'n [Box<str>],
     found: &'n mut [Option<Cow<'a, str>>],
 }
 
-impl<'a> Visitor<'a> for Members<'_, 'a> {
+impl<'a> Visitor<'a> for JsonMembers<'_, 'a> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -43,7 +43,7 @@ impl<'a> Visitor<'a> for Members<'_, 'a> {
     }
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(at) = map.next_key_seed(Place(self.names))? {
+        while let Some(at) = map.next_key_seed(MemberPlace(self.names))? {
             match at {
                 None => drop(map.next_value::<IgnoredAny>()?),
                 Some(at) => self.found[at] = Some(map.next_value_seed(Scalar)?),
@@ -54,9 +54,9 @@ impl<'a> Visitor<'a> for Members<'_, 'a> {
 }
 
 /// The place of a key among the names.
-struct Place<'n>(&'n [Box<str>]);
+struct MemberPlace<'n>(&'n [Box<str>]);
 
-impl<'a> DeserializeSeed<'a> for Place<'_> {
+impl<'a> DeserializeSeed<'a> for MemberPlace<'_> {
     type Value = Option<usize>;
 
     fn deserialize<D: serde::Deserializer<'a>>(self, d: D) -> Result<Option<usize>, D::Error> {
@@ -64,7 +64,7 @@ impl<'a> DeserializeSeed<'a> for Place<'_> {
     }
 }
 
-impl Visitor<'_> for Place<'_> {
+impl Visitor<'_> for MemberPlace<'_> {
     type Value = Option<usize>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use busbar_bus::Bus;
-use busbar_catalog::{FrameSpec, GatewaySpec, Network, Transport};
+use busbar_catalog::{AddressRange, FrameSpec, GatewaySpec, Transport};
 use busbar_event::{Class, Error, Result};
 use busbar_gateway::{
     Acceptors, Admissions, Authorizer, Gateway, GatewayAddress, GatewayCounts, Throttle, Workers,
@@ -41,7 +41,7 @@ pub struct PreparedSocket {
     name: Box<str>,
     spec: GatewaySpec,
     rules: FrameRules,
-    allow: Vec<Network>,
+    allow: Vec<AddressRange>,
     socket: BoundSocket,
     address: SocketAddr,
 }
@@ -124,7 +124,7 @@ impl SocketGateway {
             allow: spec
                 .allow
                 .iter()
-                .filter_map(|net| Network::parse(net))
+                .filter_map(|net| AddressRange::parse(net))
                 .collect(),
             socket,
             address,

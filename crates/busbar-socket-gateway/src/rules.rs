@@ -44,11 +44,11 @@ enum Form {
 enum TopicRule {
     Fixed(Box<str>),
     Binary,
-    Template(Vec<Piece>),
+    Template(Vec<TopicPiece>),
 }
 
 #[derive(Clone, Debug)]
-enum Piece {
+enum TopicPiece {
     Text(Box<str>),
     Peer,
     User,
@@ -145,10 +145,10 @@ impl FrameRules {
                 buffer.clear();
                 for piece in pieces {
                     match piece {
-                        Piece::Text(text) => buffer.push_str(text),
-                        Piece::Peer => buffer.push_str(peer),
-                        Piece::User => push_value(user, buffer)?,
-                        Piece::Value(at) => {
+                        TopicPiece::Text(text) => buffer.push_str(text),
+                        TopicPiece::Peer => buffer.push_str(peer),
+                        TopicPiece::User => push_value(user, buffer)?,
+                        TopicPiece::Value(at) => {
                             push_value(found[*at].as_deref().unwrap_or_default(), buffer)?;
                         }
                     }
@@ -189,15 +189,15 @@ fn binary_topic(frame: &[u8]) -> Option<(String, &[u8])> {
     Some((topic::from_binary(topic).ok()?, payload))
 }
 
-fn pieces(template: &Template, names: &mut Vec<Box<str>>) -> Vec<Piece> {
+fn pieces(template: &Template, names: &mut Vec<Box<str>>) -> Vec<TopicPiece> {
     let piece = |part: &TemplatePart| match part {
-        TemplatePart::Literal(text) => Piece::Text(text.as_str().into()),
+        TemplatePart::Literal(text) => TopicPiece::Text(text.as_str().into()),
         TemplatePart::Variable { variable, .. } => match &*variable.name() {
-            "peer" => Piece::Peer,
-            "user" => Piece::User,
+            "peer" => TopicPiece::Peer,
+            "user" => TopicPiece::User,
             name => {
                 let known = names.iter().position(|known| **known == *name);
-                Piece::Value(known.unwrap_or_else(|| {
+                TopicPiece::Value(known.unwrap_or_else(|| {
                     names.push(name.into());
                     names.len() - 1
                 }))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use busbar_bus::{Event, Refused, Status, Ticket};
-use busbar_catalog::{GatewayLogin, Network};
+use busbar_catalog::{AddressRange, GatewayLogin};
 use busbar_event::{ARRIVAL, Flags, Micros};
 use busbar_gateway::limits::{CLOSE_WAIT_US, OUT_BYTES_STOP_READING, TICK_GAP_US};
 use busbar_gateway::reserved::is_reserved;
@@ -31,7 +31,7 @@ pub(crate) struct TcpShared {
     pub rules: FrameRules,
     pub frame_bytes_max: usize,
     pub login: Option<GatewayLogin>,
-    pub allow: Vec<Network>,
+    pub allow: Vec<AddressRange>,
     pub acknowledge: bool,
     /// Zero for any.
     pub idle_us: Micros,
@@ -47,7 +47,7 @@ pub(crate) struct TcpShared {
 pub(crate) struct TcpSessions {
     log: BusLog,
     shared: Arc<TcpShared>,
-    conns: Slots<Conn>,
+    conns: Slots<TcpConn>,
     awake: Vec<ConnId>,
     acking: Vec<ConnId>,
     effects: Vec<Effect<(), ()>>,
@@ -56,8 +56,8 @@ pub(crate) struct TcpSessions {
     ticked: Option<Micros>,
 }
 
-struct Conn {
-    phase: Phase,
+struct TcpConn {
+    phase: TcpPhase,
     /// Address of the client, as `${peer}` shows it.
     peer: Box<str>,
     /// What events say of their sender.
@@ -73,7 +73,7 @@ struct Conn {
     heard: Micros,
     /// When all events sent so far have had their time.
     paced_until: Micros,
-    acks: VecDeque<AckRun>,
+    acks: VecDeque<AnswerRun>,
     unacknowledged: usize,
     out: Outbox,
     awake: bool,
@@ -83,7 +83,7 @@ struct Conn {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum TcpPhase {
     /// The first frame is the login.
     Login,
     /// The login is checked.
@@ -94,13 +94,13 @@ enum Phase {
 }
 
 /// Consecutive frames with one answer.
-struct AckRun {
-    answer: Answer,
+struct AnswerRun {
+    answer: FrameAnswer,
     count: usize,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Answer {
+enum FrameAnswer {
     /// When this is committed.
     Ticket(Ticket),
     /// At once.
@@ -137,7 +137,7 @@ impl TcpSessions {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
-        if conn.phase == Phase::Closing {
+        if conn.phase == TcpPhase::Closing {
             return;
         }
         shared.counters.closed.fetch_add(1, Relaxed);
@@ -145,23 +145,23 @@ impl TcpSessions {
             let (gateway, peer) = (&*shared.name, &*conn.peer);
             tracing::warn!(gateway, peer, code, left_out, "a connection was closed");
         }
-        conn.phase = Phase::Closing;
+        conn.phase = TcpPhase::Closing;
         conn.refused = true;
         conn.partial = Vec::new();
-        self.answer(id, Answer::Refused(code));
+        self.answer(id, FrameAnswer::Refused(code));
         self.wake(id);
     }
 
     /// Puts an answer at the end of the queue.
-    fn answer(&mut self, id: ConnId, answer: Answer) {
-        let told = self.shared.acknowledge || matches!(answer, Answer::Refused(_));
+    fn answer(&mut self, id: ConnId, answer: FrameAnswer) {
+        let told = self.shared.acknowledge || matches!(answer, FrameAnswer::Refused(_));
         let Some(conn) = self.conns.get_mut(id).filter(|_| told) else {
             return;
         };
         conn.unacknowledged += 1;
         match conn.acks.back_mut() {
             Some(last) if last.answer == answer => last.count += 1,
-            _ => conn.acks.push_back(AckRun { answer, count: 1 }),
+            _ => conn.acks.push_back(AnswerRun { answer, count: 1 }),
         }
         if !conn.acking {
             conn.acking = true;
@@ -178,10 +178,10 @@ impl TcpSessions {
                 return bytes.len();
             };
             let bytes_max = match conn.phase {
-                Phase::Login => LOGIN_BYTES_MAX.min(shared.frame_bytes_max.max(256)),
-                Phase::Live => shared.frame_bytes_max,
-                Phase::Authenticating => return at,
-                Phase::Closing => return bytes.len(),
+                TcpPhase::Login => LOGIN_BYTES_MAX.min(shared.frame_bytes_max.max(256)),
+                TcpPhase::Live => shared.frame_bytes_max,
+                TcpPhase::Authenticating => return at,
+                TcpPhase::Closing => return bytes.len(),
             };
             match shared.framing.next(&bytes[at..], searched, bytes_max) {
                 NextFrame::Whole(frame, used) => {
@@ -192,7 +192,7 @@ impl TcpSessions {
                     }
                     conn.heard = now;
                     match conn.phase {
-                        Phase::Login => self.login(id, frame),
+                        TcpPhase::Login => self.login(id, frame),
                         _ => self.take(id, frame, now),
                     }
                 }
@@ -224,7 +224,7 @@ impl TcpSessions {
             password: Some(password.as_bytes().to_vec()),
             origin: conn.origin.clone(),
         };
-        conn.phase = Phase::Authenticating;
+        conn.phase = TcpPhase::Authenticating;
         self.effects.push(Effect::Authenticate(id, credentials));
     }
 
@@ -270,15 +270,15 @@ impl TcpSessions {
                     Ok(ticket) => {
                         tally.events += 1;
                         tally.bytes += ruled.payload.len() as u64;
-                        Answer::Ticket(ticket)
+                        FrameAnswer::Ticket(ticket)
                     }
-                    Err(refused) => Answer::Refused(code_of(refused)),
+                    Err(refused) => FrameAnswer::Refused(code_of(refused)),
                 }
             }
-            Ok(_) => Answer::Refused("gateway.frame-not-allowed"),
-            Err(code) => Answer::Refused(code),
+            Ok(_) => FrameAnswer::Refused("gateway.frame-not-allowed"),
+            Err(code) => FrameAnswer::Refused(code),
         };
-        if let Answer::Refused(code) = result {
+        if let FrameAnswer::Refused(code) = result {
             tally.refused += 1;
             if let Some(left_out) = shared.log_lines.admit(now) {
                 let (gateway, peer) = (&*shared.name, &*conn.peer);
@@ -300,8 +300,8 @@ impl TcpSessions {
         let mut any = false;
         while let Some(run) = conn.acks.front() {
             let code = match run.answer {
-                Answer::Refused(code) => Some(code),
-                Answer::Ticket(ticket) => match self.log.status(ticket) {
+                FrameAnswer::Refused(code) => Some(code),
+                FrameAnswer::Ticket(ticket) => match self.log.status(ticket) {
                     Status::Pending => break,
                     Status::Committed => None,
                     Status::Failed(failure) => {
@@ -340,7 +340,7 @@ impl TcpSessions {
         let used = self.frames(id, &partial, searched, now);
         partial.drain(..used);
         if let Some(conn) = self.conns.get_mut(id)
-            && conn.phase != Phase::Closing
+            && conn.phase != TcpPhase::Closing
         {
             conn.partial = partial;
         }
@@ -361,7 +361,7 @@ pub(crate) fn code_of(refused: Refused) -> &'static str {
     refused.error().code()
 }
 
-fn may_publish(conn: &mut Conn, log: &BusLog, topic: &str) -> bool {
+fn may_publish(conn: &mut TcpConn, log: &BusLog, topic: &str) -> bool {
     if let Some(known) = conn.permissions.get(topic) {
         return *known;
     }
@@ -378,7 +378,7 @@ fn may_publish(conn: &mut Conn, log: &BusLog, topic: &str) -> bool {
 }
 
 /// Whether an address may send.
-pub(crate) fn is_allowed(allow: &[Network], address: Option<IpAddr>) -> bool {
+pub(crate) fn is_allowed(allow: &[AddressRange], address: Option<IpAddr>) -> bool {
     allow.is_empty() || address.is_some_and(|a| allow.iter().any(|net| net.contains(a)))
 }
 
@@ -409,8 +409,8 @@ impl Protocol for TcpSessions {
         let peer = address.map_or_else(|| "unknown".to_owned(), |a| a.to_string());
         let client = format!("{}/{peer}", shared.name);
         let phase = match &shared.login {
-            Some(GatewayLogin::Frame) => Phase::Login,
-            _ => Phase::Authenticating,
+            Some(GatewayLogin::Frame) => TcpPhase::Login,
+            _ => TcpPhase::Authenticating,
         };
         match &shared.login {
             Some(GatewayLogin::User(user)) => origin.user = Some(user.as_str().into()),
@@ -423,7 +423,7 @@ impl Protocol for TcpSessions {
             password: None,
             origin: origin.clone(),
         };
-        let id = self.conns.add(Conn {
+        let id = self.conns.add(TcpConn {
             phase,
             peer: peer.into(),
             client: client.into(),
@@ -446,7 +446,7 @@ impl Protocol for TcpSessions {
         });
         if admission == Admission::Surplus || shared.admissions.is_stopping() {
             self.refuse(id, "gateway.too-many-connections", now);
-        } else if phase == Phase::Authenticating {
+        } else if phase == TcpPhase::Authenticating {
             self.effects.push(Effect::Authenticate(id, credentials));
         }
         Some(id)
@@ -459,7 +459,7 @@ impl Protocol for TcpSessions {
         if conn.partial.is_empty() {
             let used = self.frames(id, bytes, 0, now);
             if let Some(conn) = self.conns.get_mut(id)
-                && conn.phase != Phase::Closing
+                && conn.phase != TcpPhase::Closing
                 && used < bytes.len()
             {
                 conn.partial.extend_from_slice(&bytes[used..]);
@@ -488,7 +488,7 @@ impl Protocol for TcpSessions {
                 self.tally.refused += 1;
             }
             conn.partial = Vec::new();
-            conn.phase = Phase::Closing;
+            conn.phase = TcpPhase::Closing;
         }
         true
     }
@@ -506,21 +506,21 @@ impl Protocol for TcpSessions {
     fn wants_input(&mut self, id: ConnId, now: Micros) -> bool {
         let writable = self.log.writable();
         self.conns.get(id).is_some_and(|conn| match conn.phase {
-            Phase::Login => true,
-            Phase::Live => {
+            TcpPhase::Login => true,
+            TcpPhase::Live => {
                 writable
                     && conn.unacknowledged < UNACKNOWLEDGED_MAX
                     && conn.out.len() < OUT_BYTES_STOP_READING
                     && !is_ahead(conn, &self.shared, now)
             }
-            Phase::Authenticating | Phase::Closing => false,
+            TcpPhase::Authenticating | TcpPhase::Closing => false,
         })
     }
 
     fn is_closing(&mut self, id: ConnId) -> bool {
         self.conns
             .get(id)
-            .is_none_or(|conn| conn.phase == Phase::Closing && conn.acks.is_empty())
+            .is_none_or(|conn| conn.phase == TcpPhase::Closing && conn.acks.is_empty())
     }
 
     fn was_refused(&mut self, id: ConnId) -> bool {
@@ -574,7 +574,7 @@ impl Protocol for TcpSessions {
             conn.out.trim();
             let silent = now - conn.heard;
             match conn.phase {
-                Phase::Closing => match conn.close_by {
+                TcpPhase::Closing => match conn.close_by {
                     Some(at) if now >= at => {
                         conn.out = Outbox::default();
                         conn.acks.clear();
@@ -583,21 +583,21 @@ impl Protocol for TcpSessions {
                     Some(_) => {}
                     None => conn.close_by = Some(now + CLOSE_WAIT_US),
                 },
-                Phase::Login if silent > LOGIN_WAIT_US => {
+                TcpPhase::Login if silent > LOGIN_WAIT_US => {
                     end.push((id, Some("gateway.login-missing")));
                 }
-                Phase::Live if !writable || is_ahead(conn, &shared, now) => {
+                TcpPhase::Live if !writable || is_ahead(conn, &shared, now) => {
                     // Its socket is not read: the silence is not the client's.
                     conn.heard = now;
                     conn.partial_since = now;
                 }
-                Phase::Live if conn.identity.as_ref().is_some_and(|i| !i.is_current()) => {
+                TcpPhase::Live if conn.identity.as_ref().is_some_and(|i| !i.is_current()) => {
                     end.push((id, Some("gateway.login-over")));
                 }
-                Phase::Live if shared.idle_us > 0 && silent > shared.idle_us => {
+                TcpPhase::Live if shared.idle_us > 0 && silent > shared.idle_us => {
                     end.push((id, Some("gateway.idle")));
                 }
-                Phase::Live
+                TcpPhase::Live
                     if !conn.partial.is_empty() && now - conn.partial_since > FRAME_WAIT_US =>
                 {
                     end.push((id, Some("gateway.frame-unfinished")));
@@ -630,14 +630,14 @@ impl Protocol for TcpSessions {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
-        if conn.phase != Phase::Authenticating {
+        if conn.phase != TcpPhase::Authenticating {
             return;
         }
         match result {
             Ok(identity) => {
                 conn.unrestricted = identity.is_unrestricted();
                 conn.identity = Some(identity);
-                conn.phase = Phase::Live;
+                conn.phase = TcpPhase::Live;
                 conn.heard = now;
                 self.wake(id);
                 self.resume(id, now);
@@ -659,7 +659,7 @@ impl Protocol for TcpSessions {
         let all: Vec<ConnId> = self.conns.iter_mut().map(|(id, _)| id).collect();
         for id in all {
             if let Some(conn) = self.conns.get_mut(id) {
-                conn.phase = Phase::Closing;
+                conn.phase = TcpPhase::Closing;
                 conn.partial = Vec::new();
             }
             self.wake(id);
@@ -668,6 +668,6 @@ impl Protocol for TcpSessions {
     }
 }
 
-fn is_ahead(conn: &Conn, shared: &TcpShared, now: Micros) -> bool {
+fn is_ahead(conn: &TcpConn, shared: &TcpShared, now: Micros) -> bool {
     shared.pace_us > 0 && conn.paced_until > now + busbar_gateway::limits::PACE_AHEAD_US
 }

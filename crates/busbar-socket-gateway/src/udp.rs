@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 
 use busbar_bus::{Bus, Event, Status, Ticket};
-use busbar_catalog::{GatewayLogin, Network};
+use busbar_catalog::{AddressRange, GatewayLogin};
 use busbar_event::{ARRIVAL, Class, Error, Flags, Micros, Result};
 use busbar_gateway::limits::TICK;
 use busbar_gateway::reserved::is_reserved;
@@ -38,7 +38,7 @@ pub(crate) struct UdpOptions {
     pub rules: FrameRules,
     pub frame_bytes_max: usize,
     pub login: Option<GatewayLogin>,
-    pub allow: Vec<Network>,
+    pub allow: Vec<AddressRange>,
     pub payload_bytes_max: usize,
     pub counters: Arc<SocketCounters>,
     pub bus: Bus,
