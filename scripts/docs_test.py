@@ -67,8 +67,8 @@ def howto_commands(name):
     """All shell blocks of a page, from top to bottom in one shell, which starts its nodes itself."""
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / name).read_text(), re.S)
     assert len(blocks) >= 10, f"{name} has lost its commands"
-    http, mqtt, tls = suite.free_port(), suite.free_port(), suite.free_port()
-    script = "\n".join(blocks).replace("127.0.0.1:8080", f"127.0.0.1:{http}").replace("8883", str(tls))
+    http, mqtt, tls, tcp = (suite.free_port() for _ in range(4))
+    script = "\n".join(blocks).replace("127.0.0.1:8080", f"127.0.0.1:{http}").replace("8883", str(tls)).replace("9471", str(tcp))
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "busbar").symlink_to(BUSBAR)
         env = {k: v for k, v in os.environ.items() if not k.startswith("BUSBAR_")}
