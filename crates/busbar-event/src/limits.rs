@@ -29,6 +29,14 @@ pub const COLUMNS_MAX: usize = 1_024;
 pub const COLUMN_DEPTH_MAX: usize = 16;
 /// Deepest nesting of a JSON document that is decoded.
 pub const JSON_DEPTH_MAX: usize = 64;
+/// Deepest nesting of an XML document that is decoded.
+pub const XML_DEPTH_MAX: usize = JSON_DEPTH_MAX - 2;
+/// Most attributes of one element.
+pub const XML_ATTRIBUTES_MAX: usize = 256;
+/// Most elements and attributes of an XML document.
+pub const XML_NODES_MAX: usize = 65_536;
+/// Largest XML document that is decoded, in bytes.
+pub const XML_BYTES_MAX: usize = 16 << 20;
 /// Most characters of a payload or value quoted in an error.
 pub const QUOTE_CHARS_MAX: usize = 40;
 /// Most events of a sample that a schema is inferred from.

@@ -10,8 +10,11 @@ use super::csv::{CsvDecoder, CsvFault};
 use super::json::{JsonDecoder, Problem, Reject};
 use super::scan::Fault;
 use super::schema::META_PATH;
-use super::{FieldType, FormatSpec};
-use crate::limits::JSON_DEPTH_MAX;
+use super::xml::{XmlFault, XmlReader};
+use super::{FieldType, FormatSpec, JsonOptions, XmlOptions};
+use crate::limits::{
+    JSON_DEPTH_MAX, XML_ATTRIBUTES_MAX, XML_BYTES_MAX, XML_DEPTH_MAX, XML_NODES_MAX,
+};
 use crate::{Class, Error, Result};
 
 /// Reads the columns of one projection from payloads, batch after batch.
@@ -27,6 +30,7 @@ enum Kind {
     Raw,
     Json(JsonDecoder),
     Csv(Box<CsvDecoder>),
+    Xml(Box<(XmlReader, JsonDecoder)>),
 }
 
 /// What became of the payloads of a batch.
@@ -81,8 +85,8 @@ impl Decoder {
                     None => Kind::Raw,
                 }
             }
-            FormatSpec::Json(options) => {
-                let root = options.root.iter().flat_map(|root| root.split('.'));
+            FormatSpec::Json(JsonOptions { root }) | FormatSpec::Xml(XmlOptions { root }) => {
+                let root = root.iter().flat_map(|root| root.split('.'));
                 let paths: Vec<Vec<String>> = projected
                     .fields()
                     .iter()
@@ -99,7 +103,11 @@ impl Decoder {
                         .with("max", JSON_DEPTH_MAX)
                         .with("position", 0));
                 }
-                Kind::Json(JsonDecoder::new(&columns, &paths))
+                let json = JsonDecoder::new(&columns, &paths);
+                match format {
+                    FormatSpec::Xml(_) => Kind::Xml(Box::new((XmlReader::default(), json))),
+                    _ => Kind::Json(json),
+                }
             }
             FormatSpec::Csv(options) => {
                 let names = projected.fields().iter().map(|field| {
@@ -181,6 +189,22 @@ impl Decoder {
                 Ok(()) => Ok(()),
                 Err(reject) => Err(self.json_error(reject, payload)),
             },
+            Kind::Xml(xml) => {
+                let (reader, json) = &mut **xml;
+                if payload.len() > XML_BYTES_MAX {
+                    return Err(xml_error(XmlFault::Nodes(XML_BYTES_MAX)));
+                }
+                // It was checked above.
+                let document = std::str::from_utf8(payload).unwrap_or_default();
+                let document = reader.to_json(document).map_err(xml_error)?;
+                match json.row(document, &mut self.columns) {
+                    Ok(()) => Ok(()),
+                    Err(Reject::Field(column, problem, _)) => {
+                        Err(self.member_error(column, problem))
+                    }
+                    Err(Reject::Document(_)) => Err(xml_error(XmlFault::Depth(0))),
+                }
+            }
             Kind::Csv(csv) => match csv.row(payload, &mut self.columns) {
                 Ok(()) => Ok(()),
                 Err(fault) => Err(self.csv_error(fault)),
@@ -221,6 +245,21 @@ impl Decoder {
         }
     }
 
+    /// As [`Decoder::field_error`], where a position would be one of the document that was made from the payload.
+    fn member_error(&self, column: usize, problem: Problem) -> Error {
+        let (code, found) = match problem {
+            Problem::Type(found) => ("event.member-type", found),
+            Problem::Range => ("event.member-range", ""),
+            Problem::Time => ("event.member-time", ""),
+            Problem::Missing => return self.field_error(column, problem, 0),
+        };
+        let column = &self.columns[column];
+        Error::new(Class::Permanent, code)
+            .with("field", crate::quote(&column.name))
+            .with("type", column.field_type.as_str())
+            .with("found", found)
+    }
+
     fn field_error(&self, column: usize, problem: Problem, position: usize) -> Error {
         let column = &self.columns[column];
         let (code, found) = match problem {
@@ -242,6 +281,26 @@ impl Decoder {
                 .with("type", column.field_type.as_str())
                 .with("found", found),
         }
+    }
+}
+
+#[cold]
+fn xml_error(fault: XmlFault) -> Error {
+    let at = |code, position: usize| Error::new(Class::Permanent, code).with("position", position);
+    match fault {
+        XmlFault::End => Error::new(Class::Permanent, "event.xml-end"),
+        XmlFault::Syntax(position) => at("event.xml-syntax", position),
+        XmlFault::DocumentType(position) => at("event.xml-document-type", position),
+        XmlFault::Entity(position) => at("event.xml-entity", position),
+        XmlFault::Encoding => Error::new(Class::Permanent, "event.xml-encoding"),
+        XmlFault::Depth(position) => at("event.xml-depth", position).with("max", XML_DEPTH_MAX),
+        XmlFault::Attributes(position) => {
+            at("event.xml-attributes", position).with("max", XML_ATTRIBUTES_MAX)
+        }
+        XmlFault::Nodes(position) => at("event.xml-large", position)
+            .with("nodes_max", XML_NODES_MAX)
+            .with("bytes_max", XML_BYTES_MAX),
+        XmlFault::Root(position) => at("event.xml-root", position),
     }
 }
 

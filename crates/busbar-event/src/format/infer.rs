@@ -9,8 +9,9 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use super::cell::EXACT_INT_MAX;
 use super::csv::CsvDecoder;
 use super::scan::{Fault, Number, Scanner, unescape};
+use super::xml::XmlReader;
 use super::{CsvOptions, FieldSpec, FieldType, FormatSpec, JsonOptions, SchemaSpec, natural_type};
-use crate::limits::{INFER_FIELDS_MAX, INFER_ROWS_MAX, JSON_DEPTH_MAX};
+use crate::limits::{INFER_FIELDS_MAX, INFER_ROWS_MAX, JSON_DEPTH_MAX, XML_BYTES_MAX};
 use crate::{Class, Error, Result};
 
 /// The schema that fits the payloads of a sample: fields in order of their first appearance, each
@@ -74,6 +75,19 @@ fn see(format: &FormatSpec, sample: &BinaryArray, fields: &mut Found) -> Result<
             .filter(|row| json(sample.value(*row), options, fields).is_ok())
             .count(),
         FormatSpec::Csv(options) => csv(options, sample, rows, fields)?,
+        FormatSpec::Xml(options) => {
+            let mut reader = XmlReader::default();
+            let options = JsonOptions {
+                root: options.root.clone(),
+            };
+            let mut is_read = |row: usize| {
+                let document = std::str::from_utf8(sample.value(row)).ok();
+                let document = document.filter(|document| document.len() <= XML_BYTES_MAX);
+                let document = document.and_then(|document| reader.to_json(document).ok());
+                document.is_some_and(|document| json(document, &options, fields).is_ok())
+            };
+            (0..rows).filter(|row| is_read(*row)).count()
+        }
     })
 }
 

@@ -15,6 +15,7 @@ mod scan;
 mod schema;
 mod spec;
 mod time;
+mod xml;
 
 pub use cell::natural_type;
 pub use csv::{CsvCell, csv_cells, csv_names, write_csv_cell};
@@ -23,7 +24,7 @@ pub use infer::{infer, widen, widen_for};
 pub use json_write::{encode_json, write_json_text};
 pub use scan::is_json;
 pub use schema::{FieldSpec, FieldType, SchemaSpec, TimeUnit, exact, source_name};
-pub use spec::{CsvOptions, FormatSpec, JsonOptions};
+pub use spec::{CsvOptions, FormatSpec, JsonOptions, XmlOptions};
 
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,8 @@ pub enum FormatSpec {
     Json(JsonOptions),
     /// A row of separated values in each payload.
     Csv(CsvOptions),
+    /// An XML document in each payload.
+    Xml(XmlOptions),
 }
 
 /// Options of JSON payloads.
@@ -25,6 +27,16 @@ pub enum FormatSpec {
 #[serde(deny_unknown_fields, default)]
 pub struct JsonOptions {
     /// Where in the document the fields are, as a dotted path; the whole document if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root: Option<String>,
+}
+
+/// Options of XML payloads. An attribute `id` is the member `@id`, an element the member of its name without a prefix; text
+/// beside attributes or elements is `#text`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct XmlOptions {
+    /// Where below the root element the fields are, as a dotted path; the root element itself if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub root: Option<String>,
 }
@@ -59,6 +71,7 @@ impl FormatSpec {
             FormatSpec::Raw => "raw",
             FormatSpec::Json(_) => "json",
             FormatSpec::Csv(_) => "csv",
+            FormatSpec::Xml(_) => "xml",
         }
     }
 }
@@ -81,12 +94,15 @@ impl Serialize for FormatSpec {
             FormatSpec::Csv(options) if *options != CsvOptions::default() => {
                 with(serializer, "csv", options)
             }
+            FormatSpec::Xml(options) if *options != XmlOptions::default() => {
+                with(serializer, "xml", options)
+            }
             plain => serializer.serialize_str(plain.name()),
         }
     }
 }
 
-const NAMES: &[&str] = &["raw", "json", "csv"];
+const NAMES: &[&str] = &["raw", "json", "csv", "xml"];
 
 impl<'de> Deserialize<'de> for FormatSpec {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -95,7 +111,7 @@ impl<'de> Deserialize<'de> for FormatSpec {
             type Value = FormatSpec;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("raw, json or csv, or one of them with options")
+                f.write_str("raw, json, csv or xml, or one of them with options")
             }
 
             fn visit_str<E: de::Error>(self, name: &str) -> Result<FormatSpec, E> {
@@ -103,6 +119,7 @@ impl<'de> Deserialize<'de> for FormatSpec {
                     "raw" => Ok(FormatSpec::Raw),
                     "json" => Ok(FormatSpec::Json(JsonOptions::default())),
                     "csv" => Ok(FormatSpec::Csv(CsvOptions::default())),
+                    "xml" => Ok(FormatSpec::Xml(XmlOptions::default())),
                     other => Err(E::unknown_variant(other, NAMES)),
                 }
             }
@@ -121,6 +138,7 @@ impl<'de> Deserialize<'de> for FormatSpec {
                     }
                     "json" => FormatSpec::Json(map.next_value::<Option<_>>()?.unwrap_or_default()),
                     "csv" => FormatSpec::Csv(map.next_value::<Option<_>>()?.unwrap_or_default()),
+                    "xml" => FormatSpec::Xml(map.next_value::<Option<_>>()?.unwrap_or_default()),
                     other => return Err(de::Error::unknown_variant(other, NAMES)),
                 };
                 match map.next_key::<String>()? {
@@ -145,13 +163,14 @@ impl JsonSchema for FormatSpec {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let json = generator.subschema_for::<JsonOptions>();
         let csv = generator.subschema_for::<CsvOptions>();
+        let xml = generator.subschema_for::<XmlOptions>();
         json_schema!({
             "description": "How payloads are written: a name, or a name with options",
             "oneOf": [
                 { "type": "string", "enum": NAMES },
                 {
                     "type": "object",
-                    "properties": { "json": json, "csv": csv },
+                    "properties": { "json": json, "csv": csv, "xml": xml },
                     "additionalProperties": false,
                     "minProperties": 1,
                     "maxProperties": 1,
@@ -179,6 +198,13 @@ mod tests {
                     quote: '"',
                 }),
             ),
+            ("\"xml\"", FormatSpec::Xml(XmlOptions::default())),
+            (
+                r#"{"xml":{"root":"body.reading"}}"#,
+                FormatSpec::Xml(XmlOptions {
+                    root: Some("body.reading".into()),
+                }),
+            ),
             (
                 r#"{"json":{"root":"data"}}"#,
                 FormatSpec::Json(JsonOptions {
@@ -194,7 +220,7 @@ mod tests {
             FormatSpec::Csv(CsvOptions::default())
         );
         for wrong in [
-            "\"xml\"",
+            "\"yaml\"",
             "{}",
             r#"{"raw":{"a":1}}"#,
             r#"{"csv":{"delimiter":";;"}}"#,

@@ -1,5 +1,7 @@
 //! How the nodes of a flow's graph hang together.
 
+use std::collections::HashMap;
+
 use busbar_catalog::{FlowSpec, StepAt, StepSpec};
 
 use crate::status::{Edge, NodeStatus};
@@ -37,6 +39,14 @@ pub(super) fn edges(spec: &FlowSpec, nodes: &[NodeStatus]) -> Vec<Edge> {
             graph.add(id, step, None);
         }
     }
+    let order: HashMap<&str, usize> = nodes
+        .iter()
+        .enumerate()
+        .map(|(place, node)| (&*node.id, place))
+        .collect();
+    graph
+        .edges
+        .sort_by_key(|edge| order.get(edge.from).copied());
     graph.edges.into_iter().map(Drawn::edge).collect()
 }
 
