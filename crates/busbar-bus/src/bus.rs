@@ -11,7 +11,7 @@ use std::{
 
 use arrow::datatypes::SchemaRef;
 use busbar_event::{Batch, Class, Error, Result, format::FormatSpec, topic::Filter};
-use busbar_log::{Clock, Log, Rewritten, Store};
+use busbar_log::{Change, Clock, Log, Rewritten, Store};
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
@@ -215,6 +215,29 @@ impl Bus {
             .write()
             .insert(name.to_owned(), Arc::clone(&stream));
         Ok(stream)
+    }
+
+    /// Removes a stream that only Busbar itself or a flow writes, with all it holds. There may be none.
+    ///
+    /// # Errors
+    /// `bus.stream-name` for another stream; what the disk says.
+    pub fn remove_derived_stream(&self, name: &str) -> Result<()> {
+        check_derived_name(name)?;
+        let shared = &*self.shared;
+        let _one = shared.changing.lock();
+        let Some(stream) = shared.streams.write().remove(name) else {
+            return Ok(());
+        };
+        for partition in stream.partitions().iter() {
+            let partition = partition.log().name();
+            shared
+                .ground
+                .log
+                .remove_partition(partition)
+                .map_err(from_log)?;
+        }
+        let gone = Change::Delete(name.as_bytes().to_vec().into());
+        shared.registry.apply_sync(vec![gone]).map_err(from_log)
     }
 
     /// A publisher for one thread; `wake` is called on the commit thread when tickets have settled.

@@ -2,7 +2,7 @@
 //!
 //! | key | value (JSON) |
 //! | --- | --- |
-//! | `flow/<name>` | `{"generation": n, "paused": bool, "meaning": h, "known_as": name}` |
+//! | `flow/<name>` | `{"generation": n, "paused": bool, "meaning": h, "removed": t, "known_as": name}` |
 //! | `flow/<name>/<stream>/<partition>/<lane>` | `{"generation": n, "position": p, "seen": t}` |
 //! | `reached/<name>/<stream>/<partition>` | the offset up to which a replay reads what was read before |
 //!
@@ -27,6 +27,9 @@ pub(crate) struct Kept {
     /// A hash of what its file meant when it last ran: a flow is recognised by it under another name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub meaning: Option<u64>,
+    /// When it was taken out of the project, in microseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed: Option<i64>,
     /// The name it had when outputs came to know it, where that is another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known_as: Option<String>,
@@ -107,6 +110,18 @@ impl Checkpoints {
             self.0.for_each(from.as_bytes(), |key, value| {
                 let renamed = [to.as_bytes(), &key[from.len()..]].concat();
                 changes.push(Change::Put(renamed.into(), value.clone()));
+                changes.push(Change::Delete(key.clone()));
+            });
+        }
+        self.0.apply_sync(changes).map_err(busbar_bus::from_log)
+    }
+
+    /// Forgets a flow, and waits for the disk.
+    pub fn forget(&self, flow: &str) -> Result<(), Error> {
+        let mut changes = vec![Change::Delete(flow_key(flow))];
+        for kind in ["flow", "reached"] {
+            let prefix = format!("{kind}/{flow}/");
+            self.0.for_each(prefix.as_bytes(), |key, _| {
                 changes.push(Change::Delete(key.clone()));
             });
         }

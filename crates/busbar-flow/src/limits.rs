@@ -74,6 +74,14 @@ pub const IDLE_CHECK: Duration = Duration::from_millis(200);
 pub const STATE_BYTES_MAX: usize = 256 << 20;
 /// Memory for blocks of the state of all flows that were read from disk, in bytes.
 pub const STATE_CACHE_BYTES: u64 = 32 << 20;
+/// How long what a flow has kept outlives the flow: one that is added again goes on where it was.
+pub const REMOVED_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Keys of state that are removed at once.
+pub const STATE_REMOVE_KEYS: usize = 10_000;
+/// How often the state of a task is copied while it changes.
+pub const STATE_COPY_EVERY: Duration = Duration::from_secs(10);
+/// Copying takes at most one part in so many of the time.
+pub const STATE_COPY_SHARE: u32 = 100;
 /// How long opening the state waits for a process that is just ending to let go of it.
 pub const STATE_LOCK_WAIT: Duration = Duration::from_secs(20);
 /// Rows of results that are written as one piece.

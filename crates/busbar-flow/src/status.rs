@@ -23,6 +23,9 @@ pub struct FlowStatus {
     pub error: Option<Error>,
     /// The tables that its joins look rows up in.
     pub tables: Vec<String>,
+    /// What people should know although the flow runs, such as that it went on from an older state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notice: Option<Error>,
     /// Its inputs, steps and outputs.
     pub nodes: Vec<NodeStatus>,
     /// How they hang together.

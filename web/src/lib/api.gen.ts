@@ -270,6 +270,9 @@ export interface Edited {
   payload_text?: string | null;
 }
 
+/** Where a new table is kept. */
+export type Engine = "hot" | "relational";
+
 /** An event to publish. */
 export interface EventIn {
   /** What keeps it in order with others of the same key. */
@@ -365,6 +368,7 @@ export type FlowSummary = Counts & {
   lag: number;
   /** Its name. */
   name: string;
+  notice?: Problem | null;
   /** Events that came in the last second. */
   rate: number;
   /** `running`, `retrying`, `waiting` (for a first event to know columns by), `paused`, `disabled` or `stopped`. */
@@ -810,6 +814,64 @@ export interface RulesView {
   read?: string[] | null;
   /** Topic filters, or `stream:NAME`. */
   subscribe?: string[] | null;
+}
+
+/** The runs of a flow. */
+export interface RunList {
+  /** Newest first: those under way, and the last that have ended. */
+  runs: RunView[];
+}
+
+/** A run to start. */
+export interface RunStart {
+  create?: Engine | null;
+  /** The least time of an event: `earliest`, an RFC 3339 time, or a span back such as `-1h`. */
+  from?: string;
+  /** The table that gets the results. */
+  into: string;
+  /** Times of events are before it: `latest`, an RFC 3339 time, or a span back such as `-1h`. */
+  to?: string;
+}
+
+/** A run of a flow over a range of time. */
+export interface RunView {
+  /** Who began it. */
+  by: string;
+  /** Why the first of them could not. */
+  cause?: string | null;
+  /** The same in Chinese. */
+  cause_zh?: string | null;
+  /** Events and rows that could not be processed. They are counted and kept nowhere. */
+  dead: number;
+  /** When it ended. */
+  ended?: string | null;
+  error?: Problem | null;
+  /** Events of the range. */
+  events: number;
+  /** The flow. */
+  flow: string;
+  /** The least time of an event; none when there is no bound. */
+  from?: string | null;
+  /** Its number. */
+  id: number;
+  /** The table that gets the results. */
+  into: string;
+  /** Events that came too late. They are counted and kept nowhere. */
+  late: number;
+  /** Events that retention or damage took before they could be read. */
+  missed: number;
+  /** Number of offsets that it has to read. */
+  offsets: number;
+  /** Number of offsets that it has read. */
+  read: number;
+  /** Rows that were written. */
+  rows: number;
+  /** When it began. */
+  started: string;
+  /** `running`, `done`, `failed` or `cancelled`. */
+  state: string;
+  /** Times of events are before it; none when there is no bound. */
+  to?: string | null;
 }
 
 /** What one step of a search found. */

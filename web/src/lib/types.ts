@@ -82,7 +82,10 @@ export type FlowSummary = Fields<
   Api.FlowSummary,
   'name' | 'state' | 'from' | 'in' | 'out' | 'filtered' | 'dead' | 'held' | 'rate' | 'lag'
 > &
-  Partial<Pick<Api.FlowSummary, 'version' | 'watermark'>> & { error?: ApiProblem | null };
+  Partial<Pick<Api.FlowSummary, 'version' | 'watermark'>> & {
+    error?: ApiProblem | null;
+    notice?: ApiProblem | null;
+  };
 
 export type FlowNode = Fields<
   Api.NodeView,

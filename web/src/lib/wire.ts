@@ -91,6 +91,7 @@ function flow(v: Raw): FlowSummary {
     lag: num(v.lag),
     watermark: opt(v.watermark),
     error: problem(v.error),
+    notice: problem(v.notice),
   };
 }
 

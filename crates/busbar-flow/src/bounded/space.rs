@@ -47,6 +47,13 @@ impl StateStore for OverflowStore {
         };
         store.commit(task, changes)
     }
+
+    fn remove(&self, prefix: &str) -> Result<(), Error> {
+        match &*self.open.lock() {
+            Some(store) => store.remove(prefix),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Drop for OverflowStore {

@@ -19,30 +19,29 @@ use crate::limits::{LATE_BYTES_MAX, LATE_KEPT, START_TIMEOUT, TRIAL_ROWS_MAX};
 use crate::output::{OpenSink, Writer, blocking};
 use crate::state::{Checkpoint, MemoryStore, States};
 use crate::status::FlowState;
-use crate::task::{
-    FlowShared, Keeps, Lane, Surroundings, Task, Writers, lanes, prepare_outputs, recorded_ticks,
-    ticks_stream,
-};
+use crate::task::{FlowShared, Keeps, Lane, Surroundings, Task, Writers, lanes, prepare_outputs};
 
 /// Who a task is.
 #[derive(Clone)]
-struct Seat {
+pub(super) struct Seat {
     /// The input's index in the plan.
-    input: usize,
+    pub(super) input: usize,
     /// It has event time and perhaps state.
-    keeps: bool,
+    pub(super) keeps: bool,
     /// Where its state is, if there is state of this generation.
-    checkpoint: Option<Checkpoint>,
+    pub(super) checkpoint: Option<Checkpoint>,
+    /// Why its state is that of the copy, if it is.
+    pub(super) copy: Option<Error>,
     /// Ticks that its outputs may know.
-    ticks: u64,
-    key: TaskKey,
-    lane: Lane,
-    generation: u64,
-    partition: Arc<StreamPartition>,
+    pub(super) ticks: u64,
+    pub(super) key: TaskKey,
+    pub(super) lane: Lane,
+    pub(super) generation: u64,
+    pub(super) partition: Arc<StreamPartition>,
     /// The flow's name as outputs know it.
-    known_as: Arc<str>,
+    pub(super) known_as: Arc<str>,
     /// It has been here before.
-    known: bool,
+    pub(super) known: bool,
 }
 
 /// A task that is ready but for its position.
@@ -166,12 +165,14 @@ impl Runtime {
         };
         let keys = seats.into_iter().map(|seat| seat.key);
         let marks: Vec<(TaskKey, Mark)> = keys.zip(begun.iter().map(|b| b.mark)).collect();
+        let notice = notice(&begun);
         let meaning = flow_hash(parsed);
         self.keep_marks(name, &marks, Some(meaning)).await;
         let before = old.as_ref().and_then(|old| old.shared.as_ref());
         let shared = Arc::new(FlowShared {
             tally: tally(&plan, before),
             state: Mutex::new((FlowState::Running, None)),
+            notice: Mutex::new(notice),
             marks: Mutex::new(marks.into_iter().collect()),
             clocks: Mutex::default(),
             plan: Arc::clone(&plan),
@@ -217,11 +218,11 @@ impl Runtime {
         let mut begun = Vec::with_capacity(seats.len());
         for seat in seats {
             let mut mark = self.mark(plan, seat, ended)?;
-            let chain = plan.inputs[seat.input].chain(&before(plan, seats, seat.input))?;
             let (chain, keeps) = match seat.keeps {
-                false => (chain, None),
+                false => (plan.inputs[seat.input].chain(&[])?, None),
                 true => {
-                    let (chain, keeps) = self.take_up(plan, seat, chain, mark).await?;
+                    let before = before(plan, seats, seat.input);
+                    let (chain, keeps) = self.take_up(plan, seat, before, mark).await?;
                     (mark.position, mark.seen) = (keeps.checkpoint.position, keeps.checkpoint.seen);
                     (chain, Some(keeps))
                 }
@@ -250,78 +251,6 @@ impl Runtime {
             });
         }
         Ok(begun)
-    }
-
-    /// Takes up the state of a task, or begins with none.
-    async fn take_up(
-        &self,
-        plan: &Arc<Plan>,
-        seat: &Seat,
-        mut chain: Chain,
-        mark: Mark,
-    ) -> Result<(Chain, Keeps), Error> {
-        let inner = Arc::clone(&self.inner);
-        let (plan, seat) = (Arc::clone(plan), seat.clone());
-        blocking(move || {
-            let state = inner.states.task(&state_name(&seat.known_as, &seat.key));
-            let found = state.checkpoint()?;
-            // State of an earlier generation was left behind by a replay.
-            let found = found.filter(|found| found.generation == seat.generation);
-            let keep = found.is_some();
-            let checkpoint = found.unwrap_or_else(|| Checkpoint {
-                generation: seat.generation,
-                position: mark.position,
-                ..Checkpoint::default()
-            });
-            let meanings = plan.inputs[seat.input].meanings();
-            state.begin(&checkpoint, &meanings, keep)?;
-            if let Some(time) = &mut chain.time {
-                time.resume(checkpoint.watermark, &checkpoint.producers);
-            }
-            chain.restore(&state)?;
-            let bus = &inner.options.bus;
-            let stream = ticks_stream(bus, &seat.known_as)?;
-            let partition = Arc::clone(&stream.partitions()[0]);
-            let (at, read) = (checkpoint.position, checkpoint.ticks_read);
-            let ticks = recorded_ticks(&partition, &seat.key, at, read)?;
-            let keeps = Keeps {
-                state,
-                checkpoint,
-                ticks,
-                ticks_stream: partition,
-                producer: producer_name(&seat.key),
-                told: None,
-            };
-            Ok((chain, keeps))
-        })
-        .await
-    }
-
-    /// Whether the state that there is can be taken up by this version of the flow.
-    async fn check_state(
-        &self,
-        plan: &Arc<Plan>,
-        seats: &[Seat],
-        replay: bool,
-    ) -> Result<(), Error> {
-        if replay {
-            return Ok(());
-        }
-        for seat in seats.iter().filter(|seat| seat.checkpoint.is_some()) {
-            let (inner, name) = (
-                Arc::clone(&self.inner),
-                state_name(&seat.known_as, &seat.key),
-            );
-            let known = blocking(move || inner.states.meanings(&name)).await?;
-            for (operator, meaning) in plan.inputs[seat.input].meanings() {
-                if known.get(&operator).is_some_and(|was| *was != meaning) {
-                    return Err(Error::new(Class::Configuration, "flow.state-changed")
-                        .with("flow", &plan.name)
-                        .with("operator", operator));
-                }
-            }
-        }
-        Ok(())
     }
 
     pub(super) fn surroundings(&self) -> Surroundings {
@@ -416,6 +345,7 @@ impl Runtime {
                         input: i,
                         keeps: input.timed,
                         checkpoint: None,
+                        copy: None,
                         ticks: 0,
                         key,
                         lane,
@@ -446,26 +376,6 @@ impl Runtime {
             }
         }
         Ok(ready)
-    }
-
-    /// Where the state of a task is, and how many ticks its outputs may know.
-    async fn look_up_state(&self, seat: &mut Seat) -> Result<(), Error> {
-        let (inner, this) = (Arc::clone(&self.inner), seat.clone());
-        let (checkpoint, ticks) = blocking(move || {
-            let found = inner
-                .states
-                .checkpoint(&state_name(&this.known_as, &this.key))?;
-            let found = found.filter(|found| found.generation == this.generation);
-            let stream = ticks_stream(&inner.options.bus, &this.known_as)?;
-            let (at, read, ticked) = found
-                .as_ref()
-                .map_or((0, 0, 0), |c| (c.position, c.ticks_read, c.ticks));
-            let recorded = recorded_ticks(&stream.partitions()[0], &this.key, at, read)?;
-            Ok((found, ticked + recorded.len() as u64))
-        })
-        .await?;
-        (seat.checkpoint, seat.ticks) = (checkpoint, ticks);
-        Ok(())
     }
 
     fn late_writer(&self, known_as: &str) -> Result<Writer, Error> {
@@ -672,6 +582,12 @@ struct Begun {
     keeps: Option<Keeps>,
 }
 
+/// What people should know of how the tasks begin.
+fn notice(begun: &[Begun]) -> Option<Error> {
+    let mut keeps = begun.iter().filter_map(|begun| begun.keeps.as_ref());
+    keeps.find_map(|keeps| keeps.notice.clone())
+}
+
 /// The counters of a version: they go on where those of the version before are.
 fn tally(plan: &Plan, before: Option<&Arc<FlowShared>>) -> Arc<Tally> {
     let nodes = plan.first_output + plan.outputs.len();
@@ -754,7 +670,7 @@ fn before(plan: &Plan, seats: &[Seat], input: usize) -> Vec<Arc<str>> {
     writers.map(|seat| producer_name(&seat.key)).collect()
 }
 
-fn producer_name(key: &TaskKey) -> Arc<str> {
+pub(super) fn producer_name(key: &TaskKey) -> Arc<str> {
     format!("{}/{}", key.stream, key.partition).into()
 }
 

@@ -8,6 +8,7 @@ pub mod explain;
 mod redrive;
 mod report;
 mod sources;
+mod take_up;
 mod trim;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +29,7 @@ use crate::dead::DeadLetters;
 use crate::drive::SourceDriver;
 use crate::limits::{DRAIN_TIMEOUT, RATE_EVERY, RESTART_AFTER, TRIM_TICKS};
 use crate::output::blocking;
-use crate::state::{FjallStore, States};
+use crate::state::States;
 use crate::status::{
     Applied, DeadFilter, DeadGroup, DeadLetter, DeadRetention, FlowState, ReplayFrom,
 };
@@ -120,7 +121,7 @@ impl Runtime {
         let dead = Arc::new(DeadLetters::open(bus, options.dead_letters)?);
         let positions = bus.store("sources")?;
         let runs = bus.clock().now_micros().unsigned_abs();
-        let states = States::new(Arc::new(FjallStore::open(&options.state_dir)?));
+        let states = States::open(&options.state_dir)?;
         let inner = Arc::new(Inner {
             states,
             compute: Compute::start()?,
@@ -191,6 +192,11 @@ impl Runtime {
         for flow in gone {
             let ended = self.halt(&flow).await;
             self.keep_marks(&flow.name, &ended, None).await;
+            let now = self.inner.options.bus.clock().now_micros();
+            let removed = self.keep(&flow.name, |kept| kept.removed = Some(now)).await;
+            if let Err(error) = removed {
+                tracing::warn!(flow = %flow.name, %error, "what the flow has kept is not deleted");
+            }
             self.inner.flows.write().remove(&flow.name);
             applied.removed.push(flow.name.clone());
         }
@@ -412,6 +418,8 @@ impl Runtime {
     ) -> Result<(), Error> {
         let checkpoints = &self.inner.checkpoints;
         let mut kept = checkpoints.flow(name)?;
+        let known_as = kept.known_as.as_deref().unwrap_or(name);
+        self.inner.states.forgive(&format!("{known_as}/"));
         let mut marks: BTreeMap<TaskKey, Mark> = BTreeMap::new();
         let mut reached = Vec::new();
         for (stream, partition, position) in targets {
@@ -626,6 +634,7 @@ impl Runtime {
         let kept = blocking(move || {
             let mut kept = checkpoints.flow(&flow)?;
             kept.meaning = meaning.or(kept.meaning);
+            kept.removed = kept.removed.filter(|_| meaning.is_none());
             checkpoints.write(&flow, kept, &marks)
         });
         if let Err(error) = kept.await {
@@ -739,7 +748,7 @@ async fn tick(inner: Weak<Inner>) {
                 for flow in &flows {
                     trim::trim(&runtime, flow)?;
                 }
-                Ok(())
+                trim::forget_removed(&runtime)
             })
             .await
             .map_err(

@@ -191,6 +191,7 @@ impl Runtime {
             version: flow.version,
             state,
             error,
+            notice: flow.shared.as_ref().and_then(|s| s.notice.lock().clone()),
             tables: spec.read_tables().cloned().collect(),
             edges: edges(spec, &nodes),
             nodes,

@@ -1,10 +1,12 @@
-//! Giving back the space of streams between the stages of a flow, once every reader has committed that it has passed.
+//! Giving back the space of streams between the stages of a flow, once every reader has committed that it has passed, and of
+//! everything that flows have kept which are gone.
 
 use busbar_event::Error;
 
 use super::deploy::state_name;
 use super::{Flow, Runtime};
 use crate::checkpoint::TaskKey;
+use crate::limits::REMOVED_KEPT;
 use crate::task::{MAIN, lanes};
 
 /// Removes what every reader is done with. Blocks on the disk.
@@ -31,7 +33,7 @@ pub(super) fn trim(runtime: &Runtime, flow: &Flow) -> Result<(), Error> {
                     partition: partition.number(),
                     lane: MAIN.into(),
                 };
-                let checkpoint = inner.states.checkpoint(&state_name(known_as, &key))?;
+                let checkpoint = inner.states.needed_from(&state_name(known_as, &key))?;
                 checkpoint.map(|checkpoint| checkpoint.position)
             } else {
                 let number = partition.number();
@@ -50,4 +52,70 @@ pub(super) fn trim(runtime: &Runtime, flow: &Flow) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Deletes what flows have kept that were taken out of the project long ago: state, streams of their own, positions. Blocks
+/// on the disk.
+pub(super) fn forget_removed(runtime: &Runtime) -> Result<(), Error> {
+    let inner = &runtime.inner;
+    let bus = &inner.options.bus;
+    let before = bus.clock().now_micros() - REMOVED_KEPT.as_micros() as i64;
+    for (name, kept) in inner.checkpoints.flows()? {
+        let long_ago = kept.removed.is_some_and(|removed| removed <= before);
+        // Nobody adds it again meanwhile.
+        let Ok(project) = inner.project.try_lock() else {
+            return Ok(());
+        };
+        if !long_ago || project.flows.contains_key(&name) {
+            continue;
+        }
+        let known_as = kept.known_as.as_deref().unwrap_or(&name);
+        inner.states.remove(&format!("{known_as}/"))?;
+        for stream in bus.streams() {
+            if is_of(stream.name(), known_as) {
+                bus.remove_derived_stream(stream.name())?;
+            }
+        }
+        inner.checkpoints.forget(&name)?;
+        tracing::info!(flow = %name, "what the flow had kept was deleted: it was taken out long ago");
+    }
+    Ok(())
+}
+
+/// Whether a stream is one between stages of a flow, of its results, or of its ticks. Late events stay as long as they are
+/// kept anyway.
+fn is_of(stream: &str, flow: &str) -> bool {
+    let own = |kind: &str| stream.strip_prefix(kind)?.strip_prefix(flow);
+    let between = |rest: &str| {
+        let mut parts = rest.strip_prefix('-').unwrap_or_default().split('-');
+        let number = parts
+            .next()
+            .is_some_and(|stage| stage.parse::<u32>().is_ok());
+        let hash = parts.next().is_some_and(|hash| hash.len() == 8);
+        number && hash && parts.next().is_none()
+    };
+    own("_x-").is_some_and(between) || own("_r-") == Some("") || own("_t-") == Some("")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_streams_of_a_flow_are_told_from_those_of_its_like() {
+        for own in ["_x-a-1-0123abcd", "_x-a-12-0123abcd", "_r-a", "_t-a"] {
+            assert!(is_of(own, "a"), "{own}");
+        }
+        for other in [
+            "_x-a-1-1-0123abcd",
+            "_x-ab-1-0123abcd",
+            "_r-a-1",
+            "_t-b",
+            "a.late",
+            "_dead",
+            "a",
+        ] {
+            assert!(!is_of(other, "a"), "{other}");
+        }
+    }
 }

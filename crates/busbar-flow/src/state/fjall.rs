@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use busbar_event::{Class, Error};
 use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable as _};
 use parking_lot::RwLock;
 
 use super::{StateChange, StateStore};
-use crate::limits::{STATE_CACHE_BYTES, STATE_LOCK_WAIT};
+use crate::limits::{STATE_CACHE_BYTES, STATE_LOCK_WAIT, STATE_REMOVE_KEYS};
 
 use crate::operator::Visit;
 
@@ -41,6 +41,27 @@ impl FjallStore {
             folder: folder.to_owned(),
             open: RwLock::new(Some(open)),
         })
+    }
+
+    /// As [`FjallStore::open`]. A database that cannot be opened because its files are damaged is put aside, and a new one
+    /// takes its place; answers where the old one is then.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn open_or_replace(folder: &Path) -> Result<(FjallStore, Option<PathBuf>), Error> {
+        match FjallStore::open(folder) {
+            Err(error) if error.code() == "flow.state-damaged" => {
+                let aside = aside(folder);
+                let failed = |error: std::io::Error| failed(error.into());
+                std::fs::rename(folder, &aside).map_err(failed)?;
+                tracing::error!(
+                    %error, folder = %aside.display(),
+                    "the database of the state of flows is damaged and was put aside; flows go on from their copies"
+                );
+                Ok((FjallStore::open(folder)?, Some(aside)))
+            }
+            opened => Ok((opened?, None)),
+        }
     }
 
     fn keyspace(&self) -> Result<OpenDatabase, Error> {
@@ -90,9 +111,26 @@ fn open(folder: &Path) -> Result<OpenDatabase, Error> {
     Ok(OpenDatabase { database, keyspace })
 }
 
-/// Disks fill up and are cleared again: whoever meets such an error tries again.
+/// Disks fill up and are cleared again: whoever meets such an error tries again. What is not as it was written stays so.
 fn failed(error: fjall::Error) -> Error {
-    Error::new(Class::Transient, "flow.state-disk").caused_by(error)
+    use fjall::Error::{Io, Locked, Poisoned, Storage};
+    let (class, code) = match &error {
+        Io(_) | Locked | Poisoned => (Class::Transient, "flow.state-disk"),
+        Storage(inner) if std::error::Error::source(inner).is_some() => {
+            (Class::Transient, "flow.state-disk")
+        }
+        _ => (Class::Permanent, "flow.state-damaged"),
+    };
+    Error::new(class, code).caused_by(error)
+}
+
+/// A folder's name with a number that no other has.
+fn aside(folder: &Path) -> PathBuf {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let numbered = |number: u32| folder.with_file_name(format!("{name}-damaged-{number}"));
+    let mut free = (1..).map(numbered);
+    free.find(|path| !path.exists())
+        .unwrap_or_else(|| numbered(0))
 }
 
 fn key_of(task: &str, key: &[u8]) -> Vec<u8> {
@@ -116,11 +154,35 @@ impl StateStore for FjallStore {
 
     fn scan(&self, task: &str, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
         let skip = task.len() + 1;
-        for pair in self.keyspace()?.keyspace.prefix(key_of(task, prefix)) {
+        // As of one moment, whatever is committed meanwhile.
+        let open = self.keyspace()?;
+        let snapshot = open.database.snapshot();
+        for pair in snapshot.prefix(&open.keyspace, key_of(task, prefix)) {
             let (key, value) = pair.into_inner().map_err(failed)?;
             visit(&key[skip..], bytes(&value))?;
         }
         Ok(())
+    }
+
+    fn remove(&self, prefix: &str) -> Result<(), Error> {
+        loop {
+            let open = self.keyspace()?;
+            let pairs = open.keyspace.prefix(prefix.as_bytes());
+            let mut keys = Vec::new();
+            for pair in pairs.take(STATE_REMOVE_KEYS) {
+                keys.push(pair.key().map_err(failed)?);
+            }
+            if keys.is_empty() {
+                return Ok(());
+            }
+            self.write(|open| {
+                let mut batch = open.database.batch();
+                for key in keys {
+                    batch.remove(&open.keyspace, key);
+                }
+                batch.commit()
+            })?;
+        }
     }
 
     fn commit(&self, task: &str, changes: Vec<StateChange>) -> Result<(), Error> {

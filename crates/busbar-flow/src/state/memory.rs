@@ -47,4 +47,9 @@ impl StateStore for MemoryStore {
         }
         Ok(())
     }
+
+    fn remove(&self, prefix: &str) -> Result<(), Error> {
+        self.0.lock().retain(|task, _| !task.starts_with(prefix));
+        Ok(())
+    }
 }

@@ -11,6 +11,7 @@
 //! | `o/<operator>/` + the operator's own key | what the operator wrote |
 
 mod checkpoint;
+mod copy;
 mod fjall;
 mod memory;
 mod task;
@@ -28,7 +29,8 @@ pub(crate) use task::{Snapshot, States, TaskState};
 /// A change of a task's state: a key, and its value or none where it is removed.
 pub(crate) type StateChange = (Vec<u8>, Option<Bytes>);
 
-/// Keeps the state of tasks. Every call may block on the disk.
+/// Keeps the state of tasks. Every call may block on the disk. State that is not as it was written is the error
+/// `flow.state-damaged`.
 pub(crate) trait StateStore: Send + Sync {
     /// The value of a key of a task.
     ///
@@ -47,4 +49,10 @@ pub(crate) trait StateStore: Send + Sync {
     /// # Errors
     /// What the disk says; then nothing has changed.
     fn commit(&self, task: &str, changes: Vec<StateChange>) -> Result<(), Error>;
+
+    /// Removes the state of all tasks whose names begin with `prefix`.
+    ///
+    /// # Errors
+    /// What the disk says; some of it may be gone then.
+    fn remove(&self, prefix: &str) -> Result<(), Error>;
 }

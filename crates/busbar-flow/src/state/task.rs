@@ -1,30 +1,205 @@
 //! The state of one task: what is committed, and snapshots that wait to be.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use busbar_event::{Class, Error};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{Checkpoint, StateChange, StateStore};
+use super::copy::Copies;
+use super::{Checkpoint, FjallStore, StateChange, StateStore};
+use crate::limits::{STATE_COPY_EVERY, STATE_COPY_SHARE, STATE_REMOVE_KEYS};
 use crate::operator::{Changes, StateReader, Visit};
 
 const CHECKPOINT: &[u8] = b"c";
 const CUT: &[u8] = b"k/";
+const MEANING: &[u8] = b"m/";
+/// The code of state that is not as it was written.
+const DAMAGED: &str = "flow.state-damaged";
+const LOST: &str = "flow.state-lost";
 
 /// The state of all tasks.
 pub(crate) struct States {
     store: Arc<dyn StateStore>,
+    copies: Option<Arc<Copies>>,
     /// For each task the number of its last holder.
     holders: Mutex<HashMap<String, Arc<Mutex<u64>>>>,
+    /// Where the database that was put aside is, if it could not be opened.
+    aside: Option<PathBuf>,
+    /// Names that those of tasks begin with which are computed again: that their state is lost does not matter any more.
+    forgiven: Mutex<BTreeSet<String>>,
+}
+
+/// What there is of a task's state.
+#[derive(Debug, Default)]
+pub(crate) struct FoundState {
+    pub checkpoint: Option<Checkpoint>,
+    /// Why the copy is to be taken up, if it is: the state itself cannot be.
+    pub copy: Option<Error>,
 }
 
 impl States {
+    /// State without copies.
     pub fn new(store: Arc<dyn StateStore>) -> States {
         States {
             store,
+            copies: None,
             holders: Mutex::default(),
+            aside: None,
+            forgiven: Mutex::default(),
+        }
+    }
+
+    /// State in a folder, with copies in another one beside it.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn open(folder: &Path) -> Result<States, Error> {
+        let (store, aside) = FjallStore::open_or_replace(folder)?;
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        let copies = folder.with_file_name(format!("{name}-copies"));
+        Ok(States {
+            copies: Some(Arc::new(Copies::new(&copies))),
+            aside,
+            ..States::new(Arc::new(store))
+        })
+    }
+
+    /// The name under which the store has the state of a task.
+    fn place(&self, task: &str) -> String {
+        let turn = self.copies.as_ref().map_or(0, |copies| copies.turn(task));
+        place(task, turn)
+    }
+
+    /// Tasks whose names begin with `prefix` begin anew where their state cannot be read.
+    pub fn forgive(&self, prefix: &str) {
+        self.forgiven.lock().insert(prefix.to_owned());
+    }
+
+    /// What there is of a task's state, whoever holds it, as [`States::look`] says. A task that is computed again has none
+    /// where it cannot be read.
+    pub fn find(&self, task: &str) -> Result<FoundState, Error> {
+        let forgiven = || {
+            let forgiven = self.forgiven.lock();
+            forgiven.iter().any(|prefix| task.starts_with(prefix))
+        };
+        match (self.look(task), &self.copies) {
+            (Err(error), Some(copies)) if matches!(error.code(), DAMAGED | LOST) && forgiven() => {
+                copies.set_turn(task, copies.turn(task) + 1)?;
+                Ok(FoundState::default())
+            }
+            (found, _) => found,
+        }
+    }
+
+    /// What there is of a task's state, whoever holds it. Where the store's is damaged, gone or older than the copy, it is
+    /// the copy. May block on the disk.
+    ///
+    /// # Errors
+    /// What the disk says; `flow.state-damaged` when there is no copy that can be read either; `flow.state-lost`.
+    fn look(&self, task: &str) -> Result<FoundState, Error> {
+        let stored = checkpoint(&*self.store, &self.place(task));
+        let copied = match &self.copies {
+            Some(copies) => copies.checkpoint(task),
+            None => Ok(None),
+        };
+        let copied = copied.unwrap_or_else(|error| {
+            tracing::warn!(task, %error, "the copy of a task's state cannot be read");
+            None
+        });
+        let cause = match (&stored, &copied) {
+            (Ok(Some(stored)), Some(copied))
+                if stored.generation == copied.generation
+                    && stored.sequence() < copied.sequence() =>
+            {
+                Error::new(Class::Permanent, "flow.state-short")
+            }
+            (Ok(None), Some(_)) => Error::new(Class::Permanent, "flow.state-gone"),
+            (Ok(None), None) if self.aside.is_some() => {
+                return Err(self.lost(task));
+            }
+            (Err(error), Some(_)) if error.code() == DAMAGED => error.clone(),
+            (Err(error), None) if error.code() == DAMAGED => {
+                return Err(self.lost(task).caused_by(error.clone()));
+            }
+            _ => {
+                return Ok(FoundState {
+                    checkpoint: stored?,
+                    copy: None,
+                });
+            }
+        };
+        Ok(FoundState {
+            checkpoint: copied,
+            copy: Some(cause),
+        })
+    }
+
+    /// Neither the state of a task nor a copy of it can be read.
+    pub fn lost(&self, task: &str) -> Error {
+        Error::new(Class::Configuration, LOST).with("task", task)
+    }
+
+    /// Puts the copy of a task's state in the place of the state, for its next holder. May block on the disk.
+    ///
+    /// # Errors
+    /// `flow.state-lost` when there is no copy that can be read; what the disk says.
+    pub fn go_back(&self, task: &str) -> Result<Arc<TaskState>, Error> {
+        let Some(copies) = &self.copies else {
+            return Err(self.lost(task));
+        };
+        let (turn, before) = (copies.turn(task) + 1, self.place(task));
+        let place = place(task, turn);
+        let mut changes: Vec<StateChange> = Vec::new();
+        let read = copies.read(task, &mut |key, value| {
+            changes.push((key.to_vec(), Some(value)));
+            if changes.len() >= STATE_REMOVE_KEYS {
+                self.store.commit(&place, std::mem::take(&mut changes))?;
+            }
+            Ok(())
+        });
+        match read {
+            Ok(true) => {}
+            Ok(false) => return Err(self.lost(task)),
+            Err(error) if error.code() == DAMAGED => {
+                return Err(self.lost(task).caused_by(error));
+            }
+            Err(error) => return Err(error),
+        }
+        // Where input is to be cut is noted since the copy too, as far as it can be read.
+        let noted = self.store.scan(&before, CUT, &mut |key, value| {
+            changes.push((key.to_vec(), Some(value)));
+            Ok(())
+        });
+        if let Err(error) = noted {
+            tracing::warn!(task, %error, "places where input is cut cannot be read");
+        }
+        self.store.commit(&place, changes)?;
+        copies.set_turn(task, turn)?;
+        Ok(self.task(task))
+    }
+
+    /// The sequence number before which no state of a task needs input any more: that of its copy. None while there is no
+    /// copy. May block on the disk.
+    pub fn needed_from(&self, task: &str) -> Result<Option<Checkpoint>, Error> {
+        match &self.copies {
+            Some(copies) => copies.checkpoint(task),
+            None => checkpoint(&*self.store, &self.place(task)),
+        }
+    }
+
+    /// Removes the state and the copies of all tasks whose names begin with `prefix`. May block on the disk.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn remove(&self, prefix: &str) -> Result<(), Error> {
+        self.store.remove(prefix)?;
+        match &self.copies {
+            Some(copies) => copies.remove(prefix),
+            None => Ok(()),
         }
     }
 
@@ -37,9 +212,17 @@ impl States {
             *holder += 1;
             *holder
         };
+        let copied = self.needed_from(task).ok().flatten();
         Arc::new(TaskState {
             store: Arc::clone(&self.store),
+            place: self.place(task),
             task: task.to_owned(),
+            copies: self.copies.clone(),
+            copying: Mutex::new(Copying {
+                due: Instant::now(),
+                under_way: false,
+                sequence: copied.map_or(0, |copied| copied.sequence()),
+            }),
             holder,
             number,
             waiting: Mutex::default(),
@@ -48,15 +231,32 @@ impl States {
         })
     }
 
-    /// The last checkpoint of a task, whoever holds it. May block on the disk.
-    pub fn checkpoint(&self, task: &str) -> Result<Option<Checkpoint>, Error> {
-        checkpoint(&*self.store, task)
-    }
-
     /// The operators of a task that have state, and what it means. May block on the disk.
-    pub fn meanings(&self, task: &str) -> Result<BTreeMap<String, String>, Error> {
-        meanings(&*self.store, task)
+    pub fn meanings(&self, task: &str, copy: bool) -> Result<BTreeMap<String, String>, Error> {
+        let Some(copies) = self.copies.as_ref().filter(|_| copy) else {
+            return meanings(&*self.store, &self.place(task));
+        };
+        let mut meanings = BTreeMap::new();
+        copies.read(task, &mut |key, value| {
+            if let Some(name) = key.strip_prefix(MEANING) {
+                meanings.insert(text(name), text(&value));
+            }
+            Ok(())
+        })?;
+        Ok(meanings)
     }
+}
+
+fn place(task: &str, turn: u64) -> String {
+    match turn {
+        0 => task.to_owned(),
+        // No name of a task has this character.
+        turn => format!("{task}~{turn}"),
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 fn checkpoint(store: &dyn StateStore, task: &str) -> Result<Option<Checkpoint>, Error> {
@@ -66,14 +266,13 @@ fn checkpoint(store: &dyn StateStore, task: &str) -> Result<Option<Checkpoint>, 
     let checkpoint = serde_json::from_slice(&text);
     checkpoint
         .map(Some)
-        .map_err(|error| Error::new(Class::Permanent, "flow.state-damaged").caused_by(error))
+        .map_err(|error| Error::new(Class::Permanent, DAMAGED).caused_by(error))
 }
 
 fn meanings(store: &dyn StateStore, task: &str) -> Result<BTreeMap<String, String>, Error> {
     let mut meanings = BTreeMap::new();
-    store.scan(task, b"m/", &mut |key, value| {
-        let name = String::from_utf8_lossy(&key[2..]).into_owned();
-        meanings.insert(name, String::from_utf8_lossy(&value).into_owned());
+    store.scan(task, MEANING, &mut |key, value| {
+        meanings.insert(text(&key[MEANING.len()..]), text(&value));
         Ok(())
     })?;
     Ok(meanings)
@@ -85,7 +284,11 @@ type Waiting = BTreeMap<Vec<u8>, (u64, Option<Bytes>)>;
 /// The state of one task. Readers see every snapshot that was taken, whether it is committed yet or not.
 pub(crate) struct TaskState {
     store: Arc<dyn StateStore>,
+    /// The name under which the store has it.
+    place: String,
     task: String,
+    copies: Option<Arc<Copies>>,
+    copying: Mutex<Copying>,
     /// The number of the task's last holder, and that of this one. Held while something is committed.
     holder: Arc<Mutex<u64>>,
     number: u64,
@@ -97,6 +300,15 @@ pub(crate) struct TaskState {
     cuts: Mutex<BTreeSet<u64>>,
 }
 
+/// When the state of a task is copied.
+struct Copying {
+    /// Not before.
+    due: Instant,
+    under_way: bool,
+    /// The sequence number of the last copy.
+    sequence: u64,
+}
+
 /// A snapshot of a task's operators.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
@@ -106,7 +318,34 @@ pub(crate) struct Snapshot {
 impl TaskState {
     /// The last checkpoint; none if there is no state of this task.
     pub fn checkpoint(&self) -> Result<Option<Checkpoint>, Error> {
-        checkpoint(&*self.store, &self.task)
+        checkpoint(&*self.store, &self.place)
+    }
+
+    /// Whether it is time for a copy. Whoever is told so makes it.
+    pub fn copy_due(&self) -> bool {
+        let mut copying = self.copying.lock();
+        let due = self.copies.is_some() && !copying.under_way && Instant::now() >= copying.due;
+        copying.under_way |= due;
+        due
+    }
+
+    /// Copies what is committed, unless another holder has taken over. May block on the disk.
+    ///
+    /// # Errors
+    /// What the disk says; the copy before is still there then.
+    pub fn copy(&self) -> Result<(), Error> {
+        let Some(copies) = &self.copies else {
+            return Ok(());
+        };
+        let begun = Instant::now();
+        let keep = || *self.holder.lock() == self.number;
+        let written = copies.write(&self.task, &*self.store, &self.place, keep);
+        let copied = written.and_then(|()| copies.checkpoint(&self.task));
+        let mut copying = self.copying.lock();
+        copying.under_way = false;
+        copying.due = Instant::now() + STATE_COPY_EVERY.max(begun.elapsed() * STATE_COPY_SHARE);
+        copying.sequence = copied?.map_or(0, |copied| copied.sequence());
+        Ok(())
     }
 
     fn write(&self, changes: Vec<StateChange>) -> Result<(), Error> {
@@ -114,7 +353,7 @@ impl TaskState {
         if *holder != self.number {
             return Err(Error::new(Class::Permanent, "flow.state-taken").with("task", &self.task));
         }
-        self.store.commit(&self.task, changes)
+        self.store.commit(&self.place, changes)
     }
 
     /// Begins anew from a checkpoint, with state of those operators only whose meaning is as it was.
@@ -125,11 +364,11 @@ impl TaskState {
         keep: bool,
     ) -> Result<(), Error> {
         let mut changes: Vec<StateChange> = Vec::new();
-        let known = meanings(&*self.store, &self.task)?;
+        let known = meanings(&*self.store, &self.place)?;
         for (name, was) in &known {
             if !keep || present.get(name) != Some(was) {
                 let prefix = operator_key(name);
-                self.store.scan(&self.task, &prefix, &mut |key, _| {
+                self.store.scan(&self.place, &prefix, &mut |key, _| {
                     changes.push((key.to_vec(), None));
                     Ok(())
                 })?;
@@ -180,9 +419,13 @@ impl TaskState {
                 .collect()
         };
         changes.push((CHECKPOINT.to_vec(), Some(encode(checkpoint))));
-        // Cuts before the position have served.
+        // Cuts before the position have served, and those behind the copy are needed when the task goes back to it.
         let mut cuts = self.cuts.lock().clone();
-        let ahead = cuts.split_off(&(checkpoint.sequence() + 1));
+        let needed = match &self.copies {
+            Some(_) => self.copying.lock().sequence.min(checkpoint.sequence()),
+            None => checkpoint.sequence(),
+        };
+        let ahead = cuts.split_off(&(needed + 1));
         changes.extend(cuts.iter().map(|cut| (cut_key(*cut), None)));
         self.write(changes)?;
         self.cuts
@@ -204,7 +447,7 @@ impl TaskState {
     /// Where input must be cut.
     pub fn cuts(&self) -> Result<BTreeSet<u64>, Error> {
         let mut cuts = BTreeSet::new();
-        self.store.scan(&self.task, CUT, &mut |key, _| {
+        self.store.scan(&self.place, CUT, &mut |key, _| {
             if let Ok(cut) = <[u8; 8]>::try_from(&key[CUT.len()..]) {
                 cuts.insert(u64::from_be_bytes(cut));
             }
@@ -243,7 +486,7 @@ impl StateReader for OperatorState {
         if let Some((_, value)) = self.task.waiting.lock().get(&key) {
             return Ok(value.clone());
         }
-        self.task.store.get(&self.task.task, &key)
+        self.task.store.get(&self.task.place, &key)
     }
 
     fn scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
@@ -261,7 +504,7 @@ impl StateReader for OperatorState {
         let mut waiting = waiting.into_iter().peekable();
         self.task
             .store
-            .scan(&self.task.task, &prefix, &mut |key, value| {
+            .scan(&self.task.place, &prefix, &mut |key, value| {
                 while let Some((newer, replaced)) =
                     waiting.next_if(|(newer, _)| newer.as_slice() < key)
                 {
@@ -287,7 +530,7 @@ impl StateReader for OperatorState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{FjallStore, MemoryStore};
+    use crate::state::MemoryStore;
 
     fn put(pairs: &[(&str, Option<&str>)]) -> Changes {
         let mut changes = Changes::default();
@@ -364,8 +607,8 @@ mod tests {
         let other = BTreeMap::from([("w".to_owned(), "max".to_owned())]);
         state.begin(&at(20), &other, true).unwrap();
         assert_eq!(all(&state, "w"), []);
-        assert_eq!(states.meanings("f/in/0").unwrap(), other);
-        assert_eq!(states.checkpoint("f/in/1").unwrap(), None);
+        assert_eq!(states.meanings("f/in/0", false).unwrap(), other);
+        assert_eq!(states.find("f/in/1").unwrap().checkpoint, None);
     }
 
     #[test]
@@ -386,7 +629,7 @@ mod tests {
         let damaged = vec![(CHECKPOINT.to_vec(), Some(Bytes::from_static(b"{")))];
         store.commit("f/in/0", damaged).unwrap();
         let states = States::new(Arc::new(store));
-        let error = states.checkpoint("f/in/0").unwrap_err();
-        assert_eq!(error.code(), "flow.state-damaged");
+        let error = states.find("f/in/0").unwrap_err();
+        assert_eq!(error.code(), "flow.state-lost");
     }
 }

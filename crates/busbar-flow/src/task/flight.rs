@@ -96,12 +96,15 @@ impl Commit {
         let committing = async move {
             let mut backoff = Backoff::new(checkpoint.position);
             loop {
-                let (state, snapshot) = (Arc::clone(&state), Arc::clone(&snapshot));
+                let (committed, snapshot) = (Arc::clone(&state), Arc::clone(&snapshot));
                 let checkpoint = checkpoint.clone();
-                let done = blocking(move || state.commit(&snapshot, &checkpoint)).await;
+                let done = blocking(move || committed.commit(&snapshot, &checkpoint)).await;
                 let Err(error) = done else {
                     if backoff.tries() > 0 {
                         shared.tally.error(node, None, 0);
+                    }
+                    if state.copy_due() {
+                        copy(&shared.plan.name, state);
                     }
                     return;
                 };
@@ -116,6 +119,16 @@ impl Commit {
         };
         Commit(AbortOnDrop(tokio::spawn(committing)))
     }
+}
+
+/// Copies state beside everything else: the task goes on meanwhile.
+fn copy(flow: &Arc<str>, state: Arc<TaskState>) {
+    let flow = Arc::clone(flow);
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = state.copy() {
+            tracing::warn!(%flow, %error, "the state was not copied; the copy before is kept");
+        }
+    });
 }
 
 /// A worker that goes with whoever waits for it: a task that is cut off leaves nobody behind who writes on.

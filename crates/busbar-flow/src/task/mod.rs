@@ -49,6 +49,8 @@ pub(crate) struct FlowShared {
     pub state: Mutex<(FlowState, Option<Error>)>,
     /// How far each task is.
     pub marks: Mutex<BTreeMap<TaskKey, Mark>>,
+    /// What people should know although the flow runs.
+    pub notice: Mutex<Option<Error>>,
     /// What is known of tasks with event time.
     pub clocks: Mutex<BTreeMap<TaskKey, TaskClock>>,
 }
@@ -85,8 +87,8 @@ impl FlowShared {
 
     fn stop(&self, error: Error) {
         let state = match error.code() {
-            // The runtime starts it anew.
-            COLUMNS_WIDER => FlowState::Retrying,
+            // The runtime starts it anew: from the copy, where state is damaged.
+            COLUMNS_WIDER | "flow.state-damaged" | "flow.state-missing" => FlowState::Retrying,
             _ => FlowState::Stopped,
         };
         *self.state.lock() = (state, Some(error));
@@ -201,6 +203,8 @@ pub(crate) struct Keeps {
     pub producer: Arc<str>,
     /// The watermark that the next stage was told.
     pub told: Option<i64>,
+    /// What people should know of how it began.
+    pub notice: Option<Error>,
 }
 
 /// A batch that is to be read again, in parts.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, BinaryArray, StringArray};
@@ -34,7 +35,18 @@ impl Relations for Streams {
     }
 }
 
+/// The clock of the system, and so many microseconds.
+struct Ahead(Arc<AtomicI64>);
+
+impl Clock for Ahead {
+    fn now_micros(&self) -> i64 {
+        SystemClock.now_micros() + self.0.load(Ordering::Relaxed)
+    }
+}
+
 pub struct World {
+    /// How far the node's clock is ahead of that of the system, in microseconds.
+    pub ahead: Arc<AtomicI64>,
     pub disk: SimDisk,
     pub folder: Arc<tempfile::TempDir>,
     pub tokio: tokio::runtime::Runtime,
@@ -67,7 +79,8 @@ impl World {
         connectors: Connectors,
         dead_letters: Retention,
     ) -> World {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let ahead: Arc<AtomicI64> = Arc::default();
+        let clock: Arc<dyn Clock> = Arc::new(Ahead(Arc::clone(&ahead)));
         let options = LogOptions::default();
         let log = Log::open(
             Arc::new(disk.clone()),
@@ -75,7 +88,13 @@ impl World {
             options,
             clock.clone(),
         );
-        let bus = Bus::open(log.expect("the log opens"), BusOptions::default());
+        let bus = Bus::open(
+            log.expect("the log opens"),
+            BusOptions {
+                clock: clock.clone(),
+                ..BusOptions::default()
+            },
+        );
         let bus = bus.expect("the bus opens");
         let tables = Arc::new(Tables::open(folder.path(), clock).unwrap());
         let tokio = tokio::runtime::Builder::new_multi_thread()
@@ -95,6 +114,7 @@ impl World {
             .expect("the runtime opens")
         });
         World {
+            ahead,
             disk,
             folder,
             tokio,
@@ -108,7 +128,13 @@ impl World {
 
     /// The process is killed, or the power fails, and it starts again.
     pub fn restart(self, power_cut: bool) -> World {
+        self.restart_after(power_cut, |_| {})
+    }
+
+    /// The same; meanwhile something happens to the folder of tables and state.
+    pub fn restart_after(self, power_cut: bool, meanwhile: impl FnOnce(&Path)) -> World {
         let World {
+            ahead: _,
             disk,
             folder,
             tokio,
@@ -124,6 +150,7 @@ impl World {
         }
         drop((flows, bus, tables));
         tokio.shutdown_timeout(PATIENCE);
+        meanwhile(folder.path());
         World::open(disk, folder, connectors, dead_letters)
     }
 

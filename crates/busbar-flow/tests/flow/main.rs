@@ -17,6 +17,7 @@ mod nexmark;
 mod poison;
 mod replay;
 mod route;
+mod state;
 mod stateful;
 mod times;
 mod windows_in_sql;

@@ -25,7 +25,7 @@ const FLOW: &str = "from: in\nsteps:\n  - where: v >= 0\n  - window:\n      tumb
                     select: site, count(*) as n, sum(v) as s, min(id) as first, window_start\n\
                     to:\n  - { stream: out, key: '${site}' }\n  - table: all\n";
 
-fn files(partitions: u16) -> [(&'static str, String); 4] {
+pub fn files(partitions: u16) -> [(&'static str, String); 4] {
     [
         (
             "streams/in.yaml",
@@ -42,13 +42,13 @@ fn files(partitions: u16) -> [(&'static str, String); 4] {
     ]
 }
 
-fn apply(world: &World, files: &[(&'static str, String)]) {
+pub fn apply(world: &World, files: &[(&'static str, String)]) {
     let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (*path, &**text)).collect();
     let applied = world.apply(&files);
     assert!(applied.failed.is_empty(), "{:?}", applied.failed);
 }
 
-struct Event {
+pub struct Event {
     id: i64,
     time: i64,
     site: u64,
@@ -71,10 +71,10 @@ fn batch(events: &[Event]) -> Batch {
 }
 
 /// One window of one site: number, sum, first.
-type Windows = BTreeMap<(i64, String), (i64, i64, i64)>;
+pub type Windows = BTreeMap<(i64, String), (i64, i64, i64)>;
 
 /// What a plain computation over the log says: the windows that every partition has passed, and the events that are late.
-fn plain(world: &World) -> (Windows, Vec<i64>) {
+pub fn plain(world: &World) -> (Windows, Vec<i64>) {
     let stream = world.bus.stream("in").unwrap();
     let (mut windows, mut late) = (Windows::new(), Vec::new());
     let mut passed = i64::MAX;
@@ -147,7 +147,7 @@ fn settle(world: &World, seed: u64) {
     }
 }
 
-fn check(world: &World, seed: u64) {
+pub fn check(world: &World, seed: u64) {
     settle(world, seed);
     let (expected, late) = plain(world);
     assert!(expected.len() > 20, "seed {seed}: {}", expected.len());
@@ -168,7 +168,7 @@ fn check(world: &World, seed: u64) {
 }
 
 /// Events in some disorder, every now and then one that is too late.
-fn events(random: &mut Random, from: i64, to: i64) -> Vec<Event> {
+pub fn events(random: &mut Random, from: i64, to: i64) -> Vec<Event> {
     (from..to)
         .map(|id| {
             let back = match random.below(40) {
@@ -186,7 +186,7 @@ fn events(random: &mut Random, from: i64, to: i64) -> Vec<Event> {
 }
 
 /// Events behind all others, for every partition: what was open is closed.
-fn closing() -> Vec<Event> {
+pub fn closing() -> Vec<Event> {
     (0..16)
         .map(|n| Event {
             id: 1_000_000 + n,
@@ -197,7 +197,7 @@ fn closing() -> Vec<Event> {
         .collect()
 }
 
-fn append(world: &World, events: &[Event], position: u64) -> bool {
+pub fn append(world: &World, events: &[Event], position: u64) -> bool {
     let appended = world
         .bus
         .append(batch(events), Some(("test".into(), position)));

@@ -68,6 +68,10 @@ pub(crate) struct FlowSummary {
     /// Why it does not get on, or the alarm of counts that do not add up.
     #[schema(value_type = Option<super::Problem>)]
     error: Option<Error>,
+    /// What people should know although it runs: its state could not be read, and it went on from a copy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<super::Problem>)]
+    notice: Option<Error>,
 }
 
 impl FlowSummary {
@@ -596,6 +600,7 @@ fn view(status: FlowStatus, now: Micros) -> FlowDetail {
             .watermark_micros
             .map(|at| now.saturating_sub(at) as f64 / 1e6),
         error: status.error.clone(),
+        notice: status.notice.clone(),
         name: status.name.clone(),
     };
     FlowDetail {
