@@ -89,6 +89,8 @@ pub(crate) struct InputPlan {
     pub timed: bool,
     /// In microseconds.
     pub lateness: i64,
+    /// Events before a range of time count for rows within it.
+    pub versions: bool,
     /// By how much its watermark is behind that of the streams of the file, in microseconds: the delays of the steps before.
     pub delay: i64,
     /// How the stream decides on the times of its events.

@@ -229,12 +229,17 @@ impl<'a, S: BoundedSink> Bounded<'a, S> {
                 self.counts.read += events.rows() as u64;
                 let times = events.times().iter();
                 let inside = times.filter(|time| self.within.contains(time)).count();
+                let from = match self.plan.inputs[self.nodes[node].input].versions {
+                    true => i64::MIN,
+                    false => self.within.start,
+                };
+                let within = from..self.within.end;
                 self.counts.events += inside as u64;
                 // Events that cannot be read together are read in halves; the first half comes first.
                 let mut open = vec![events];
                 while let Some(events) = open.pop() {
                     let chain = &mut self.nodes[node].chain;
-                    match chain.read_within(events.clone(), Some(&self.within)) {
+                    match chain.read_within(events.clone(), Some(&within)) {
                         Ok(work) => self.take(node, work).await?,
                         Err(e) if e.class() == Class::Permanent && events.rows() > 1 => {
                             let middle = events.rows() / 2;

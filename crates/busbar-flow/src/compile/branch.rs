@@ -31,6 +31,8 @@ pub(super) struct Branch {
     pub mixed: bool,
     pub timed: bool,
     pub lateness: i64,
+    /// Events before a range of time count for rows within it.
+    pub versions: bool,
     /// The delays of the steps of the stages before, and of its own.
     pub delays: (i64, i64),
     pub times: Option<EventTimes>,
@@ -123,6 +125,7 @@ impl Branch {
             mixed: false,
             timed: false,
             lateness: info.lateness_micros,
+            versions: false,
             delays: (0, 0),
             times: info.times.clone(),
             partitions: info.partitions,
@@ -151,6 +154,7 @@ impl Branch {
             mixed: self.mixed,
             timed: true,
             lateness: 0,
+            versions: false,
             delays: (self.delays.0 + self.delays.1, 0),
             times: None,
             partitions: self.partitions,
@@ -263,6 +267,7 @@ impl Branch {
             exchange,
             timed: self.timed,
             lateness: self.lateness,
+            versions: self.versions,
             delay: self.delays.0,
             times: self.times,
         }

@@ -157,7 +157,10 @@ impl Compiler<'_> {
         let mut streams = self.spec.streams();
         let node = streams.position(|name| *name == joined.stream)?;
         let input = info.input.as_ref()?;
-        branches.push(Branch::of_stream(node, &joined.stream, input, info));
+        branches.push(Branch {
+            versions: joined.versions,
+            ..Branch::of_stream(node, &joined.stream, input, info)
+        });
         let own = own?;
         Some(Divided {
             before: joined.before,

@@ -177,6 +177,8 @@ pub(crate) struct Joined {
     pub stream: String,
     /// Runs where its events are read; what comes out has the columns of [`Divided::before`].
     pub before: Arc<dyn Step>,
+    /// An event counts for all later rows until another comes: a run over a range of time needs those before it, too.
+    pub versions: bool,
 }
 
 /// What a step is compiled against.

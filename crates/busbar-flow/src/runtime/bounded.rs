@@ -248,8 +248,12 @@ impl Runtime {
                 continue;
             };
             for partition in stream.partitions().iter() {
-                let start = partition.offset_at_time(within.start)?;
-                check_kept(partition, start, within.start)?;
+                let from = match input.versions {
+                    true => i64::MIN,
+                    false => within.start,
+                };
+                let start = partition.offset_at_time(from)?;
+                check_kept(partition, start, from)?;
                 let mut ticks = VecDeque::new();
                 if input.timed {
                     let key = TaskKey {

@@ -5,15 +5,16 @@
 //!
 //! `BUSBAR_SIM_SEED=17` runs one history, `BUSBAR_SIM_RUNS=500` many.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use arrow::array::{BinaryArray, StringArray};
 use busbar_event::{Batch, Body, Envelope};
+use busbar_flow::{BoundedRange, BoundedState};
 use busbar_log::sim::Random;
 use serde_json::Value;
 
-use crate::common::{World, rest};
+use crate::common::{PATIENCE, World, rest};
 
 const SECOND: i64 = 1_000_000;
 const SIZE: i64 = 10 * SECOND;
@@ -49,6 +50,9 @@ fn files(partitions: (u16, u16)) -> Vec<(&'static str, String)> {
             "topics: out/latest\nformat: json\n".into(),
         ),
         ("tables/all.yaml", "relational: {}\n".into()),
+        ("tables/again.yaml", "relational: {}\n".into()),
+        ("tables/versions.yaml", "relational: {}\n".into()),
+        ("tables/later.yaml", "relational: {}\n".into()),
         ("flows/near.yaml", NEAR.into()),
         ("flows/as-of.yaml", AS_OF.into()),
     ]
@@ -244,6 +248,65 @@ fn check(world: &World, seed: u64) {
     }
 }
 
+/// Both flows over the time of the events, beside those that run, give the same.
+fn check_bounded(world: &World, seed: u64) {
+    // Rows behind this have the versions from before it, too.
+    let later = AHEAD + EVENTS / 2 * SECOND / 20;
+    for (flow, table, from) in [
+        ("near", "again", None),
+        ("as-of", "versions", None),
+        ("as-of", "later", Some(later)),
+    ] {
+        let to = Some(AHEAD + 50_000 * SECOND);
+        let range = BoundedRange { from, to };
+        let run = world.flows.run_bounded(flow, range, table, "test");
+        let run = world.tokio.block_on(run).unwrap_or_else(|e| panic!("{e}"));
+        let until = Instant::now() + PATIENCE;
+        while world.flows.bounded_run(run.id).unwrap().state == BoundedState::Running {
+            assert!(Instant::now() < until, "seed {seed}");
+            rest(5);
+        }
+        let run = world.flows.bounded_run(run.id).unwrap();
+        assert_eq!(run.state, BoundedState::Done, "seed {seed}: {run:?}");
+    }
+    let expected = plain(world);
+    let sorted = |mut numbers: Vec<i64>| {
+        numbers.sort_unstable();
+        numbers
+    };
+    let wanted = expected
+        .windows
+        .values()
+        .map(|(n, m, s)| n * 1_000_000 + m * 1000 + s);
+    let table = |column| world.table_ints("again", column).into_iter();
+    let found = table("n").zip(table("m")).zip(table("s"));
+    let found = found.map(|((n, m), s)| n * 1_000_000 + m * 1000 + s);
+    assert_eq!(
+        sorted(found.collect()),
+        sorted(wanted.collect()),
+        "seed {seed}"
+    );
+    let (rows, _, _) = read(world, "left");
+    let late: BTreeSet<i64> = rows
+        .iter()
+        .filter(|r| r.time >= later)
+        .map(|r| r.id)
+        .collect();
+    for (table, of_table) in [("versions", false), ("later", true)] {
+        let wanted = expected.versions.iter();
+        let wanted = wanted.filter(|(id, _)| !of_table || late.contains(id));
+        let wanted = wanted.map(|(id, version)| id * EVENTS + version);
+        let column = |column| world.table_ints(table, column).into_iter();
+        let found = column("id").zip(column("version"));
+        let found = found.map(|(id, version)| id * EVENTS + version);
+        assert_eq!(
+            sorted(found.collect()),
+            sorted(wanted.collect()),
+            "seed {seed}, {table}"
+        );
+    }
+}
+
 /// Events in some disorder, every now and then one that is too late. The times of no two are the same.
 fn events(random: &mut Random, from: i64, to: i64) -> Vec<Event> {
     (from..to)
@@ -339,6 +402,7 @@ fn history(seed: u64) -> usize {
     world = world.restart(true);
     apply(&world, &files);
     check(&world, seed);
+    check_bounded(&world, seed);
     crashes
 }
 

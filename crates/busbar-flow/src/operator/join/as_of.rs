@@ -58,7 +58,7 @@ impl Step for AsOf {
     }
 
     fn joined(&self) -> Option<Joined> {
-        Some(self.sides.joined())
+        Some(self.sides.joined(true))
     }
 
     fn operator(&self, _schema: &SchemaRef) -> Result<Box<dyn Operator>, Error> {

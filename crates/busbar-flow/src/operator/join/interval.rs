@@ -61,7 +61,7 @@ impl Step for Interval {
     }
 
     fn joined(&self) -> Option<Joined> {
-        Some(self.sides.joined())
+        Some(self.sides.joined(false))
     }
 
     fn delay(&self) -> i64 {

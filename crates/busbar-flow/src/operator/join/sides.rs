@@ -119,8 +119,9 @@ impl Sides {
     }
 
     /// The other input of the step.
-    pub fn joined(self: &Arc<Self>) -> Joined {
+    pub fn joined(self: &Arc<Self>, versions: bool) -> Joined {
         Joined {
+            versions,
             stream: self.stream.clone(),
             before: Arc::new(Before {
                 sides: Arc::clone(self),
