@@ -9,7 +9,7 @@ use busbar_catalog::{Diagnostic, INBOX, Project};
 use busbar_event::format::FormatSpec;
 use busbar_event::{Class, Error};
 use busbar_log::SystemClock;
-use busbar_table::{HotSpec, TableSpec, Tables};
+use busbar_table::Tables;
 
 use crate::compile::{NoPlan, StreamInfo, World, compile};
 use crate::reader::Input;
@@ -75,11 +75,7 @@ impl World {
                 continue;
             }
             // The same columns and key in memory: nothing is opened to check.
-            let spec = TableSpec {
-                hot: Some(HotSpec::default()),
-                relational: None,
-                ..table.spec.clone()
-            };
+            let spec = table.spec.in_memory();
             let opened = Tables::open("", Arc::new(SystemClock)).and_then(|tables| {
                 tables.apply(&BTreeMap::from([(name.clone(), spec)]))?;
                 Ok(tables.table(name))

@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use crate::budget::Budget;
 use crate::explain::{explain, kernel_error, run_error};
 use crate::expression::refuse_growing_windows;
+use crate::families::TableShape;
 use crate::limits::{
     ANSWER_BATCHES_AHEAD_MAX, ANSWER_BYTES_MAX_DEFAULT, EXPORT_TIME_MAX_DEFAULT,
     QUERIES_MAX_DEFAULT, QUERY_BYTES_MAX_DEFAULT, QUERY_ROWS_MAX_DEFAULT, QUERY_STACK_BYTES,
@@ -420,8 +421,8 @@ async fn plan(
         let provider: Arc<dyn TableProvider> = match relation {
             Relation::Stream(stream) => Arc::new(StreamRows::new(stream, Arc::clone(&left_out))),
             Relation::Table(table) => {
-                let schema = table.schema();
-                Arc::new(TableRows { table, schema })
+                let shape = TableShape::of(&*table);
+                Arc::new(TableRows { table, shape })
             }
         };
         context.add(&name, provider_as_source(provider));

@@ -31,6 +31,7 @@ mod dictionary;
 mod engine;
 mod explain;
 mod expression;
+mod families;
 mod functions;
 mod information_schema;
 pub mod limits;

@@ -11,6 +11,8 @@ use busbar_event::format::FormatSpec;
 use busbar_event::{Batch, Error, Micros, relation_schema};
 use busbar_table::Table;
 
+use crate::families::TableShape;
+
 use crate::limits::SCAN_READ_BYTES_MAX;
 
 /// Streams and tables by name.
@@ -36,7 +38,7 @@ impl Relation {
     pub fn schema(&self) -> SchemaRef {
         match self {
             Self::Stream(stream) => stream.schema(),
-            Self::Table(table) => table.schema(),
+            Self::Table(table) => TableShape::of(&**table).schema,
         }
     }
 

@@ -14,19 +14,20 @@ use datafusion_physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion_physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use datafusion_session::{Session, TableProvider};
 
+use crate::families::TableShape;
 use crate::limits::SCAN_BATCHES_AHEAD_MAX;
 
 /// A table as DataFusion sees it.
 #[derive(Debug)]
 pub(crate) struct TableRows {
     pub table: Arc<dyn Table>,
-    pub schema: SchemaRef,
+    pub shape: TableShape,
 }
 
 #[async_trait]
 impl TableProvider for TableRows {
     fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
+        Arc::clone(&self.shape.schema)
     }
 
     fn table_type(&self) -> TableType {
@@ -37,7 +38,7 @@ impl TableProvider for TableRows {
         &self,
         filters: &[&Expr],
     ) -> Result<Vec<TableProviderFilterPushDown>> {
-        let usable = |filter: &&Expr| match condition(&self.schema, filter) {
+        let usable = |filter: &&Expr| match condition(&self.shape, filter) {
             Some(_) => TableProviderFilterPushDown::Inexact,
             None => TableProviderFilterPushDown::Unsupported,
         };
@@ -51,24 +52,22 @@ impl TableProvider for TableRows {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let schema = match projection {
-            Some(columns) => Arc::new(self.schema.project(columns)?),
-            None => Arc::clone(&self.schema),
+        let shape = match projection {
+            Some(columns) => self.shape.project(columns)?,
+            None => self.shape.clone(),
         };
+        let schema = Arc::clone(&shape.schema);
         let rows = OneTable {
             table: Arc::clone(&self.table),
             scan: Scan {
-                projection: Some(match projection {
-                    Some(columns) => columns.clone(),
-                    None => (0..self.schema.fields().len()).collect(),
-                }),
+                projection: Some(shape.places()),
                 conditions: filters
                     .iter()
-                    .filter_map(|filter| condition(&self.schema, filter))
+                    .filter_map(|filter| condition(&self.shape, filter))
                     .collect(),
                 limit,
             },
-            schema: Arc::clone(&schema),
+            shape,
         };
         let partitions: Vec<Arc<dyn PartitionStream>> = vec![Arc::new(rows)];
         let plan = StreamingTableExec::try_new(schema, partitions, None, [], false, limit)?;
@@ -79,22 +78,26 @@ impl TableProvider for TableRows {
 struct OneTable {
     table: Arc<dyn Table>,
     scan: Scan,
-    schema: SchemaRef,
+    shape: TableShape,
 }
 
 impl PartitionStream for OneTable {
     fn schema(&self) -> &SchemaRef {
-        &self.schema
+        &self.shape.schema
     }
 
     fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let mut builder =
-            RecordBatchReceiverStreamBuilder::new(Arc::clone(&self.schema), SCAN_BATCHES_AHEAD_MAX);
+        let mut builder = RecordBatchReceiverStreamBuilder::new(
+            Arc::clone(&self.shape.schema),
+            SCAN_BATCHES_AHEAD_MAX,
+        );
+        let shape = self.shape.clone();
         let (table, scan, sender) = (Arc::clone(&self.table), self.scan.clone(), builder.tx());
         builder.spawn_blocking(move || {
             let wrap = |error| DataFusionError::External(Box::new(error));
             for batch in table.scan(&scan).map_err(wrap)? {
-                if sender.blocking_send(Ok(batch.map_err(wrap)?)).is_err() {
+                let rows = shape.shape(batch.map_err(wrap)?)?;
+                if sender.blocking_send(Ok(rows)).is_err() {
                     // The query is over.
                     return Ok(());
                 }
@@ -112,7 +115,7 @@ impl fmt::Debug for OneTable {
 }
 
 /// The filter as `column <compare> constant`; none if it has another form.
-fn condition(schema: &SchemaRef, filter: &Expr) -> Option<Condition> {
+fn condition(shape: &TableShape, filter: &Expr) -> Option<Condition> {
     let Expr::BinaryExpr(BinaryExpr { left, op, right }) = filter else {
         return None;
     };
@@ -138,7 +141,7 @@ fn condition(schema: &SchemaRef, filter: &Expr) -> Option<Condition> {
         _ => return None,
     };
     Some(Condition {
-        column: schema.index_of(&column.name).ok()?,
+        column: shape.place(&column.name)?,
         compare,
         constant,
     })

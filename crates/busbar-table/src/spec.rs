@@ -161,6 +161,23 @@ impl TableSpec {
         }
     }
 
+    /// A hot table with the same key that takes the same columns: for checking flows before anything is opened.
+    #[must_use]
+    pub fn in_memory(&self) -> TableSpec {
+        let mut spec = self.clone();
+        (spec.hot, spec.relational) = (Some(HotSpec::default()), None);
+        if let Some(wide) = spec.wide.take()
+            && !spec.columns.is_empty()
+        {
+            let free = wide.families.into_iter().filter(|family| family.free);
+            spec.columns.extend(free.map(|family| ColumnSpec {
+                name: family.name,
+                kind: ColumnType::Json,
+            }));
+        }
+        spec
+    }
+
     pub(crate) fn engine(&self, name: &str) -> Result<Engine, Error> {
         match (&self.hot, &self.relational, &self.wide) {
             (Some(hot), None, None) => hot.options(name).map(Engine::Hot),

@@ -25,6 +25,11 @@ pub trait Table: Debug + Send + Sync {
     /// Names of the key's columns; empty for a table that only grows.
     fn key(&self) -> &[String];
 
+    /// The families by which columns named `family.qualifier` belong together; none for an engine without families.
+    fn families(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Add the columns of `schema` that are missing, as nullable ones. A column that is already
     /// there with another type is refused, and so is any new one if the table's file declares its
     /// columns.

@@ -122,6 +122,8 @@ export type TableSummary = Fields<Api.TableView, 'name' | 'kind' | 'rows' | 'key
   columns: Field[];
   /** As the file says it: `10m`. */
   ttl?: string | null;
+  /** Of a wide table: what each family keeps. */
+  families?: string[];
 };
 
 export type ConnectionSummary = Fields<

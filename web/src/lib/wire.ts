@@ -343,7 +343,17 @@ function table(v: Raw): TableSummary {
     key: strings(v.key),
     columns: fields(v.columns),
     ttl: shown(object(object(v.spec).hot).ttl),
+    families: families(object(object(v.spec).wide)),
   };
+}
+
+/** `m (3 versions, 30d)` of each family of a wide table. */
+function families(wide: Raw): string[] {
+  return list(wide, 'families').map((family) => {
+    const facts = [family.versions === undefined ? '' : `×${num(family.versions)}`, shown(family.ttl) ?? ''];
+    const more = facts.filter((fact) => fact !== '').join(', ');
+    return more === '' ? str(family.name) : `${str(family.name)} (${more})`;
+  });
 }
 
 export const readTables = (v: unknown): TableSummary[] => list(v, 'tables').map(table);

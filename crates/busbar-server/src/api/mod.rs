@@ -3,6 +3,7 @@
 
 mod audit;
 mod bounded;
+mod cells;
 mod connections;
 mod dead_letters;
 mod events;
@@ -137,6 +138,7 @@ pub(crate) fn routes() -> (Router<Arc<App>>, Document) {
         .merge(sql::routes())
         .merge(streams::routes())
         .merge(tables::routes())
+        .merge(cells::routes())
         .merge(tail::routes())
         .merge(tokens::routes())
         .merge(topics::routes())

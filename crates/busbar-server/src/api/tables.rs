@@ -27,7 +27,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 struct TableView {
     /// Its name.
     name: String,
-    /// `hot` (in memory) or `relational` (SQLite).
+    /// `hot` (in memory), `relational` (SQLite) or `wide` (cells on disk).
     kind: &'static str,
     /// Rows it has now.
     rows: u64,

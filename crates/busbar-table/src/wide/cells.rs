@@ -9,11 +9,12 @@ use hashbrown::HashMap;
 
 use super::Wide;
 use super::cell::{FragmentWriter, Stored, Value, write_deletion};
+use super::json::fit;
 use super::key::{KeyLayout, KeyRange};
 use super::layout::Layout;
 use super::read::{Paused, TakeCells, Wanted, WantedFamily, damaged};
 use super::store::Commit;
-use super::write::{Stamps, check_qualifier, fit, key_too_large};
+use super::write::{Stamps, check_qualifier, key_too_large};
 use crate::columns::column_type_error;
 use crate::limits::{WIDE_CALL_BYTES_MAX, WIDE_CALL_ROWS_MAX, WIDE_KEY_BYTES_MAX};
 use crate::table::Compare;
@@ -320,7 +321,7 @@ impl Wide {
         Ok(asked.filters.iter().all(|filter| filter.fits(&cells)))
     }
 
-    fn form<'a>(&self, layout: &'a Layout) -> Result<&'a KeyLayout, Error> {
+    pub(super) fn form<'a>(&self, layout: &'a Layout) -> Result<&'a KeyLayout, Error> {
         layout.key.as_ref().ok_or_else(|| {
             Error::new(Class::Configuration, "table.key-missing")
                 .with("table", &self.name)
@@ -329,7 +330,11 @@ impl Wide {
     }
 
     /// The family and qualifier of a column.
-    fn cell<'a>(&self, layout: &Layout, column: &'a str) -> Result<(usize, &'a str), Error> {
+    pub(super) fn cell<'a>(
+        &self,
+        layout: &Layout,
+        column: &'a str,
+    ) -> Result<(usize, &'a str), Error> {
         if self.key.iter().any(|key| key == column) {
             return Err(Error::new(Class::Permanent, "table.wide-key-cell")
                 .with("table", &self.name)

@@ -2,6 +2,7 @@
 
 mod cell;
 mod cells;
+mod json;
 mod key;
 mod layout;
 mod read;
@@ -324,6 +325,12 @@ impl Table for Wide {
 
     fn key(&self) -> &[String] {
         &self.key
+    }
+
+    fn families(&self) -> Vec<String> {
+        let layout = self.layout();
+        let families = layout.families.iter();
+        families.map(|family| family.name.clone()).collect()
     }
 
     fn evolve(&self, schema: &Schema) -> Result<(), Error> {

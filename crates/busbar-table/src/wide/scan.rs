@@ -8,7 +8,7 @@ use arrow::array::{
     RecordBatchOptions, StringBuilder, TimestampMicrosecondBuilder,
 };
 use arrow::datatypes::{Schema, SchemaRef};
-use busbar_event::{Error, time};
+use busbar_event::Error;
 use hashbrown::HashMap;
 use serde_json::Map;
 
@@ -350,26 +350,6 @@ impl TakeCells for RowOfCells<'_> {
                     let qualifier = String::from_utf8_lossy(qualifier).into_owned();
                     self.objects[object].insert(qualifier, value.to_json());
                 }
-            }
-        }
-    }
-}
-
-impl Value {
-    /// The value as JSON: times as text in UTC, bytes as hexadecimal digits, documents as they are.
-    pub fn to_json(&self) -> serde_json::Value {
-        match self {
-            Self::Bool(value) => (*value).into(),
-            Self::Int(value) => (*value).into(),
-            Self::Float(value) => (*value).into(),
-            Self::Text(value) => value.as_str().into(),
-            Self::Time(value) => time::text(*value).into(),
-            Self::Binary(value) => {
-                let digits = value.iter().map(|byte| format!("{byte:02x}"));
-                digits.collect::<String>().into()
-            }
-            Self::Json(value) => {
-                serde_json::from_str(value).unwrap_or_else(|_| value.as_str().into())
             }
         }
     }

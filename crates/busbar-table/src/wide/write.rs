@@ -7,16 +7,17 @@ use arrow::array::{
     TimestampMicrosecondArray,
 };
 use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
-use busbar_event::{Class, Error, time};
+use busbar_event::{Class, Error};
 use hashbrown::HashMap;
 use hashbrown::hash_map::EntryRef;
 
 use super::cell::{FragmentWriter, Value, write_deletion};
+use super::json::cell_value;
 use super::layout::{Column, Layout};
 use super::read::Stamp;
 use super::store::Commit;
 use super::{Wide, Writer};
-use crate::columns::{self, ColumnType, EXACT_INT_MAX, Prepared, type_of};
+use crate::columns::{self, ColumnType, Prepared, type_of};
 use crate::limits::{WIDE_KEY_BYTES_MAX, WIDE_QUALIFIER_BYTES_MAX};
 use crate::table::{Applied, Rejected, Write};
 
@@ -271,7 +272,7 @@ impl<'a> Source<'a> {
             for (qualifier, json) in object {
                 check_qualifier(&qualifier)?;
                 let kind = layout.column_type(*family, qualifier.as_bytes());
-                let value = json_value(json, kind).map_err(|given| {
+                let value = cell_value(json, kind).map_err(|given| {
                     let kept = kind.unwrap_or(ColumnType::Json);
                     let column = format!("{}.{qualifier}", name());
                     Error::new(Class::Permanent, "table.wide-value-type")
@@ -306,49 +307,6 @@ pub(super) fn check_qualifier(qualifier: &str) -> Result<(), Error> {
             .with("most", WIDE_QUALIFIER_BYTES_MAX));
     }
     Ok(())
-}
-
-/// What a JSON value is as a cell, of the column's type where the cell has a column; none for null.
-///
-/// # Errors
-/// The word for what was given, if it does not fit the type.
-fn json_value(
-    json: serde_json::Value,
-    kind: Option<ColumnType>,
-) -> Result<Option<Value>, &'static str> {
-    let value = match json {
-        serde_json::Value::Null => return Ok(None),
-        serde_json::Value::Bool(value) => Value::Bool(value),
-        serde_json::Value::Number(number) => match (number.as_i64(), number.as_f64()) {
-            (Some(int), _) => Value::Int(int),
-            (None, Some(float)) => Value::Float(float),
-            (None, None) => return Err("float"),
-        },
-        serde_json::Value::String(value) => Value::Text(value),
-        nested => Value::Json(nested.to_string()),
-    };
-    let given = value.kind().word();
-    match kind {
-        None => Ok(Some(value)),
-        Some(kind) => fit(value, kind).map(Some).ok_or(given),
-    }
-}
-
-/// A value as a column of this type keeps it; none if it does not without a change.
-pub(super) fn fit(value: Value, kind: ColumnType) -> Option<Value> {
-    Some(match (value, kind) {
-        (value, kind) if value.is_of(kind) => value,
-        (Value::Int(int), ColumnType::Float) if int.unsigned_abs() <= EXACT_INT_MAX => {
-            Value::Float(int as f64)
-        }
-        (Value::Json(text), ColumnType::Text) => Value::Text(text),
-        (Value::Text(text), ColumnType::Json) => {
-            serde_json::from_str::<serde::de::IgnoredAny>(&text).ok()?;
-            Value::Json(text)
-        }
-        (Value::Text(text), ColumnType::Time) => Value::Time(time::parse(&text)?),
-        _ => return None,
-    })
 }
 
 /// A column's values, its type looked up once.
