@@ -254,11 +254,18 @@ def phase_protocol(tally, _):
         counted(tally, f"protocol tests: {runner}", ran)
     node = Node(ROOT / "examples" / "minimal")
     try:
-        ran = run([tool("node"), mqttjs() / "cases.mjs", node.url, str(node.mqtt)])
+        ran = run([tool("node"), of_npm("mqttjs") / "cases.mjs", node.url, str(node.mqtt)])
     finally:
         node.stop()
     counted(tally, "protocol tests: MQTT.js", ran)
     counted(tally, "protocol tests: connectors.py", run([python, "tests/protocol/connectors.py", BUSBAR]))
+    clients = [of_npm("amqpjs")]
+    if classpath := java_client():
+        clients.append(classpath)
+    else:
+        tally.skip("RabbitMQ's Java client", "java and mvn are needed")
+    python = tools_of_python("pika", "pika==1.4.4", "paho-mqtt==2.1.0")
+    counted(tally, "protocol tests: amqp.py", run([python, "tests/protocol/amqp.py", BUSBAR, *clients]))
 
 
 def counted(tally, name, ran):
@@ -322,20 +329,35 @@ def tools_of_python(name, *packages):
     return python
 
 
-def mqttjs():
-    """A folder in the cache with our cases for MQTT.js and the packages of their lock file."""
-    source, home = ROOT / "tests" / "protocol" / "mqttjs", CACHE / "mqttjs"
+def of_npm(name):
+    """A folder in the cache with our cases for a client of npm and the packages of their lock file."""
+    source, home = ROOT / "tests" / "protocol" / name, CACHE / name
     lock = home / "package-lock.json"
     home.mkdir(parents=True, exist_ok=True)
     fresh = (home / "node_modules").exists() and lock.exists() and filecmp.cmp(lock, source / lock.name, False)
-    for name in ("package.json", lock.name, "cases.mjs"):
-        shutil.copyfile(source / name, home / name)
+    for file in ("package.json", lock.name, "cases.mjs"):
+        shutil.copyfile(source / file, home / file)
     if not fresh:
         code, output = run([tool("npm"), "ci", "--no-audit", "--no-fund", "--loglevel=error"], cwd=home, quiet=True)
         if code != 0:
             lock.unlink()
-            raise Missing(f"MQTT.js could not be installed: {output.strip()[-300:]}")
+            raise Missing(f"{name} could not be installed: {output.strip()[-300:]}")
     return home
+
+
+def java_client():
+    """The class path of RabbitMQ's Java client, kept in the cache; none without Java and Maven."""
+    if not (shutil.which("java") and shutil.which("mvn")):
+        return None
+    home = CACHE / "amqpjava"
+    for artifact in ("com.rabbitmq:amqp-client:5.37.1", "org.slf4j:slf4j-api:2.0.17"):
+        _, name, version = artifact.split(":")
+        if not (home / f"{name}-{version}.jar").exists():
+            get = ["mvn", "-q", "dependency:copy", f"-Dartifact={artifact}", f"-DoutputDirectory={home}"]
+            code, output = run(get, quiet=True)
+            if code != 0:
+                raise Missing(f"{artifact} could not be fetched: {output.strip()[-300:]}")
+    return f"{home}/*"
 
 
 def phase_docs(tally, _):

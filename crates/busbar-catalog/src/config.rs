@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
+    /// AMQP 0-9-1.
+    pub amqp: AmqpConfig,
     /// Where data is kept.
     pub data: DataConfig,
     /// What happens when a project is deployed.
@@ -110,6 +112,26 @@ pub struct HttpConfig {
     pub requests: u32,
     /// How long a login in the console lasts without use.
     pub session: Span,
+}
+
+/// `[amqp]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AmqpConfig {
+    /// Address and port of plain TCP, or `off`.
+    pub listen: String,
+    /// Address and port of TLS, or `off`.
+    pub tls_listen: String,
+    /// Certificate chain (PEM).
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key (PEM).
+    pub tls_key: Option<PathBuf>,
+    /// Certificate authorities (PEM). A client with a certificate of theirs may log in by the mechanism EXTERNAL, as
+    /// the user whom the common name of the certificate names.
+    pub tls_client_ca: Option<PathBuf>,
+    /// Silence after which a connection counts as lost; offered to clients, which may ask for another. 0 switches
+    /// heartbeats off.
+    pub heartbeat: Span,
 }
 
 /// `[mqtt]`
@@ -222,6 +244,19 @@ impl Default for HttpConfig {
             body_size: size(16 << 20),
             requests: 1024,
             session: seconds(7 * 86_400),
+        }
+    }
+}
+
+impl Default for AmqpConfig {
+    fn default() -> Self {
+        AmqpConfig {
+            listen: OFF.into(),
+            tls_listen: OFF.into(),
+            tls_cert: None,
+            tls_key: None,
+            tls_client_ca: None,
+            heartbeat: seconds(60),
         }
     }
 }

@@ -34,7 +34,7 @@ pub use bundle::{Bundle, FolderStamp, Kind};
 pub use busbar_bus::{Size, Span};
 pub use change::{Change, ChangeKind, FileChange, canonical, changes, file_changes, text_diff};
 pub use config::{
-    Config, DataConfig, DeployConfig, FailingTests, FilesConfig, HttpConfig, LimitsConfig,
+    AmqpConfig, Config, DataConfig, DeployConfig, FailingTests, FilesConfig, HttpConfig, LimitsConfig,
     LogConfig, LogFormat, MqttConfig,
 };
 pub use connection::{ConnectionOptions, ConnectionSpec};

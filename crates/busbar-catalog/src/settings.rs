@@ -123,6 +123,12 @@ impl Config {
         let pairs = [
             ("http", &self.http.tls_cert, &self.http.tls_key, false),
             (
+                "amqp",
+                &self.amqp.tls_cert,
+                &self.amqp.tls_key,
+                self.amqp.tls_listen != OFF,
+            ),
+            (
                 "mqtt",
                 &self.mqtt.tls_cert,
                 &self.mqtt.tls_key,
@@ -179,6 +185,8 @@ fn checked(from: &str, text: &str, node: Node) -> Result<Node, Diagnostic> {
         Some((found, written.as_str()))
     };
     for (section, key, port) in [
+        ("amqp", "listen", 5672),
+        ("amqp", "tls_listen", 5671),
         ("http", "listen", 8080),
         ("mqtt", "listen", 1883),
         ("mqtt", "tls_listen", 8883),
@@ -268,7 +276,9 @@ fn value_node(span: std::ops::Range<usize>, value: &DeValue<'_>) -> Node {
 fn parse_variable(name: &str, rest: &str, value: &str) -> Result<Node, Diagnostic> {
     let lower = rest.to_ascii_lowercase();
     let (section, key) = lower.split_once('_').unwrap_or((&lower, ""));
-    let sections = ["data", "deploy", "files", "http", "limits", "log", "mqtt"];
+    let sections = [
+        "amqp", "data", "deploy", "files", "http", "limits", "log", "mqtt",
+    ];
     if !sections.contains(&section) || key.is_empty() {
         let error = Error::new(Class::Configuration, "catalog.unknown-variable").with("name", name);
         let known: Vec<String> = sections
@@ -386,6 +396,7 @@ mod tests {
     fn file_with(section: &str, key: &str, value: &str) -> String {
         let mut file = String::new();
         for (name, pair) in [
+            ("amqp", true),
             ("data", false),
             ("deploy", false),
             ("files", false),

@@ -17,6 +17,7 @@ const LADDER: &[&str] = &[
     "busbar",
     "busbar-fuzz",
     "busbar-server",
+    "busbar-amqp",
     "busbar-mqtt-gateway",
     "busbar-socket-gateway",
     "busbar-gateway",

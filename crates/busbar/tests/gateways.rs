@@ -4,6 +4,8 @@
 
 #![allow(missing_docs)]
 
+#[path = "gateways/amqp.rs"]
+mod amqp;
 #[path = "gateways/driver.rs"]
 mod driver;
 #[path = "gateways/http.rs"]
@@ -25,7 +27,7 @@ use serde_json::json;
 use support::node::Node;
 
 /// Every gateway that takes part.
-const DRIVERS: &[&dyn Driver] = &[&http::Http, &mqtt::Mqtt, &tcp::Tcp];
+const DRIVERS: &[&dyn Driver] = &[&amqp::Amqp, &http::Http, &mqtt::Mqtt, &tcp::Tcp];
 
 const ADMIN: Login = Login {
     user: "ann",

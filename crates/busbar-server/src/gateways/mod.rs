@@ -1,5 +1,6 @@
 //! The gateways of a node: which there are, and those that run.
 
+mod amqp;
 mod declared;
 mod mqtt;
 
@@ -18,7 +19,7 @@ use parking_lot::Mutex;
 pub(crate) use declared::{DeclaredGateways, GatewayPlan};
 
 /// Every gateway that settings switch on, in alphabetical order. A new one is a line here.
-const REGISTRY: &[GatewayEntry] = &[mqtt::ENTRY];
+const REGISTRY: &[GatewayEntry] = &[amqp::ENTRY, mqtt::ENTRY];
 
 /// A gateway that settings switch on.
 pub(crate) struct GatewayEntry {

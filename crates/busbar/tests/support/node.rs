@@ -12,6 +12,7 @@ const READY_MAX: Duration = Duration::from_secs(120);
 
 /// A project on disk and the node that runs it; the node is killed when dropped.
 pub struct Node {
+    pub amqp: SocketAddr,
     pub mqtt: SocketAddr,
     pub http: SocketAddr,
     /// For a gateway that the project declares.
@@ -27,6 +28,7 @@ impl Node {
     pub fn new(files: &[(&str, &str)]) -> Node {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let node = Node {
+            amqp: free_address(),
             mqtt: free_address(),
             http: free_address(),
             gateway: free_address(),
@@ -62,6 +64,7 @@ impl Node {
         let mut command = Command::new(env!("CARGO_BIN_EXE_busbar"));
         command
             .env("BUSBAR_DATA_DIR", self.data())
+            .env("BUSBAR_AMQP_LISTEN", self.amqp.to_string())
             .env("BUSBAR_HTTP_LISTEN", self.http.to_string())
             .env("BUSBAR_MQTT_LISTEN", self.mqtt.to_string())
             .env("NO_COLOR", "1")

@@ -1,0 +1,379 @@
+//! Consumers, `get`, and what clients say of their deliveries.
+
+use std::sync::Arc;
+
+use busbar_event::Micros;
+use busbar_gateway::{ConnId, EventLog};
+
+use crate::codec::encode;
+use crate::codec::method::{Consume, id};
+use crate::fault::Fault;
+use crate::graph::QueueIndex;
+use crate::limits::{CONSUMERS_PER_CHANNEL_MAX, OUT_BYTES_HIGH, UNACKED_PER_CHANNEL_MAX};
+use crate::queue::{ConsumerRef, RowId};
+
+use super::Broker;
+use super::channel::{Consumer, LastAddress, Outcome, Settlement, Unacked};
+use super::deliver::Head;
+
+impl<S: EventLog> Broker<S> {
+    pub(super) fn consume(
+        &mut self,
+        id: ConnId,
+        number: u16,
+        consume: &Consume<'_>,
+        now: Micros,
+    ) -> Result<(), Fault> {
+        let index = self.queue_named(id, number, consume.queue)?;
+        self.check_consume(id, index)?;
+        if let Some(value) = consume.arguments.get("x-priority")
+            && value.as_integer() != Some(0)
+        {
+            return Err(Fault::precondition(format!(
+                "invalid arg 'x-priority' for consumer '{}': consumer priorities are not supported",
+                consume.tag
+            )));
+        }
+        let Some(channel) = self.channel(id, number) else {
+            return Ok(());
+        };
+        if channel.consumers.len() >= CONSUMERS_PER_CHANNEL_MAX {
+            return Err(Fault::resource("the channel has too many consumers"));
+        }
+        if channel.consumers.iter().any(|c| *c.tag == *consume.tag) && !consume.tag.is_empty() {
+            return Err(Fault::not_allowed(format!(
+                "attempt to reuse consumer tag '{}'",
+                consume.tag
+            )));
+        }
+        let consumer_number = channel.next_consumer;
+        channel.next_consumer += 1;
+        let prefetch = channel.consumer_prefetch;
+        let tag: Arc<str> = match consume.tag {
+            "" => format!("amq.ctag-{}", self.made_up_name(now)).into(),
+            tag => tag.into(),
+        };
+        let Some(queue) = self.queue(index) else {
+            return Ok(());
+        };
+        if queue.exclusive_consumer || (consume.exclusive && !queue.consumers.is_empty()) {
+            let (name, host) = (Arc::clone(&queue.name), queue.vhost);
+            return Err(Fault::access_refused(format!(
+                "queue '{name}' in vhost '{}' in exclusive use",
+                self.hosts[host].name
+            )));
+        }
+        queue.exclusive_consumer = consume.exclusive;
+        queue.had_consumers = true;
+        queue.used = now;
+        queue.consumers.push(ConsumerRef {
+            conn: id,
+            channel: number,
+            number: consumer_number,
+        });
+        if let Some(channel) = self.channel(id, number) {
+            channel.consumers.push(Consumer {
+                number: consumer_number,
+                tag: Arc::clone(&tag),
+                queue: index,
+                no_ack: consume.no_ack,
+                exclusive: consume.exclusive,
+                prefetch,
+                unacked: 0,
+                last: LastAddress::default(),
+            });
+        }
+        if !consume.no_wait {
+            self.send(id, |out| {
+                encode::named(id::BASIC_CONSUME_OK, number, &tag, out)
+            });
+        }
+        self.activate(index);
+        Ok(())
+    }
+
+    pub(super) fn cancel(
+        &mut self,
+        id: ConnId,
+        number: u16,
+        tag: &str,
+        no_wait: bool,
+        now: Micros,
+    ) -> Result<(), Fault> {
+        if let Some(channel) = self.channel(id, number)
+            && let Some(at) = channel.consumers.iter().position(|c| *c.tag == *tag)
+        {
+            let consumer = channel.consumers.swap_remove(at);
+            self.forget_consumer(id, number, &consumer, now);
+        }
+        if !no_wait {
+            self.send(id, |out| {
+                encode::named(id::BASIC_CANCEL_OK, number, tag, out)
+            });
+        }
+        Ok(())
+    }
+
+    /// A consumer has ended: its queue forgets it, and goes with its last one if it was declared so.
+    pub(super) fn forget_consumer(
+        &mut self,
+        id: ConnId,
+        number: u16,
+        consumer: &Consumer,
+        now: Micros,
+    ) {
+        let reference = ConsumerRef {
+            conn: id,
+            channel: number,
+            number: consumer.number,
+        };
+        let Some(queue) = self.queue(consumer.queue) else {
+            return;
+        };
+        let before = queue.consumers.len();
+        queue.consumers.retain(|c| *c != reference);
+        if queue.consumers.len() == before {
+            return;
+        }
+        queue.exclusive_consumer &= !consumer.exclusive;
+        queue.used = now;
+        if queue.consumers.is_empty() {
+            if queue.auto_delete {
+                return self.delete_queue(consumer.queue, now);
+            }
+            queue.let_go();
+        }
+        self.activate(consumer.queue);
+    }
+
+    pub(super) fn get(
+        &mut self,
+        id: ConnId,
+        number: u16,
+        queue: &str,
+        no_ack: bool,
+        now: Micros,
+    ) -> Result<(), Fault> {
+        let index = self.queue_named(id, number, queue)?;
+        self.check_consume(id, index)?;
+        self.run_live();
+        let Some(queue) = self.queue(index) else {
+            return Ok(());
+        };
+        queue.used = now;
+        let queue_number = queue.number;
+        self.get_row(id, number, index, queue_number, no_ack, now);
+        Ok(())
+    }
+
+    /// Answers a `get`; false when it has to wait for a row to be read.
+    pub(super) fn get_row(
+        &mut self,
+        id: ConnId,
+        number: u16,
+        index: QueueIndex,
+        queue_number: u64,
+        no_ack: bool,
+        now: Micros,
+    ) -> bool {
+        let head = match self.queue(index) {
+            Some(queue) if queue.number == queue_number => self.head(index, now),
+            _ => Head::Empty,
+        };
+        let row = match head {
+            Head::Row => self.take_head(index),
+            Head::Empty => None,
+            Head::Later => {
+                if let Some(channel) = self.channel(id, number) {
+                    channel.getting = Some((index, queue_number, no_ack));
+                }
+                if let Some(conn) = self.conn(id) {
+                    conn.waits = true;
+                    self.waiting.push(id);
+                }
+                return false;
+            }
+        };
+        let Some(row) = row else {
+            self.send(id, |out| {
+                encode::named(id::BASIC_GET_EMPTY, number, "", out)
+            });
+            return true;
+        };
+        let left = self.queue(index).map_or(0, |q| q.messages());
+        self.send_row(id, number, index, &row, None, no_ack, left);
+        true
+    }
+
+    /// Applies what a client says of its deliveries.
+    pub(super) fn settle_deliveries(
+        &mut self,
+        id: ConnId,
+        number: u16,
+        settlement: Settlement,
+        now: Micros,
+    ) -> Result<(), Fault> {
+        let Settlement {
+            tag,
+            multiple,
+            outcome,
+        } = settlement;
+        let Some(channel) = self.channel(id, number) else {
+            return Ok(());
+        };
+        let unknown = || Fault::precondition(format!("unknown delivery tag {tag}"));
+        let at = channel.unacked.partition_point(|u| u.tag < tag);
+        if multiple {
+            let count = match tag {
+                0 => channel.unacked.len(),
+                tag if tag > channel.last_tag => return Err(unknown()),
+                tag => at + usize::from(channel.unacked.get(at).is_some_and(|u| u.tag == tag)),
+            };
+            if count == 0 && tag != 0 {
+                return Err(unknown());
+            }
+            let settled: Vec<Unacked> = channel.unacked.drain(..count).collect();
+            for delivery in settled {
+                self.settle_delivery(id, number, &delivery, outcome, now);
+            }
+        } else {
+            if channel.unacked.get(at).is_none_or(|u| u.tag != tag) {
+                return Err(unknown());
+            }
+            let Some(delivery) = channel.unacked.remove(at) else {
+                return Ok(());
+            };
+            self.settle_delivery(id, number, &delivery, outcome, now);
+        }
+        Ok(())
+    }
+
+    fn settle_delivery(
+        &mut self,
+        id: ConnId,
+        number: u16,
+        delivery: &Unacked,
+        outcome: Outcome,
+        now: Micros,
+    ) {
+        if let Some(channel) = self.channel(id, number) {
+            let of = channel
+                .consumers
+                .iter_mut()
+                .find(|c| Some(c.number) == delivery.consumer);
+            if let Some(consumer) = of {
+                consumer.unacked = consumer.unacked.saturating_sub(1);
+            }
+            if channel.channel_prefetch > 0 && channel.consumers.len() > 1 {
+                let queues: Vec<QueueIndex> = channel.consumers.iter().map(|c| c.queue).collect();
+                queues.into_iter().for_each(|queue| self.activate(queue));
+            }
+        }
+        self.settle_row(delivery, outcome, now);
+    }
+
+    pub(super) fn settle_row(&mut self, delivery: &Unacked, outcome: Outcome, _: Micros) {
+        self.row_done(delivery.queue, delivery.queue_number, delivery.row, outcome);
+    }
+
+    /// A row that was taken out of a queue is done, or goes back.
+    pub(super) fn row_done(
+        &mut self,
+        index: QueueIndex,
+        queue_number: u64,
+        row: RowId,
+        outcome: Outcome,
+    ) {
+        let Some(queue) = self.queue(index) else {
+            return;
+        };
+        if queue.number != queue_number || queue.taken.remove(&row).is_none() {
+            return;
+        }
+        match outcome {
+            Outcome::Done => {}
+            Outcome::Requeue => {
+                queue.requeued.insert(row);
+            }
+            Outcome::Reject => {
+                // Without an exchange for it, it is done.
+                if queue.rules.dead_letter_exchange.is_some() {
+                    queue.rejected.insert(row);
+                }
+            }
+        }
+        queue.dirty = true;
+        self.journal.note(index);
+        self.activate(index);
+    }
+
+    /// Has the queues that a connection consumes looked at.
+    pub(super) fn activate_consumed(&mut self, id: ConnId) {
+        let Some(conn) = self.conn(id) else { return };
+        let channels = conn.channels.values();
+        let queues: Vec<QueueIndex> = channels
+            .flat_map(|c| c.consumers.iter().map(|c| c.queue))
+            .collect();
+        queues.into_iter().for_each(|queue| self.activate(queue));
+    }
+
+    /// The consumer of a queue that gets its next message.
+    pub(super) fn next_consumer(&mut self, index: QueueIndex) -> Option<ConsumerRef> {
+        let queue = self.queues.get(index as usize)?.as_deref()?;
+        let count = queue.consumers.len();
+        let tried = match queue.rules.single_active_consumer {
+            true => count.min(1),
+            false => count,
+        };
+        let first = match queue.rules.single_active_consumer {
+            true => 0,
+            false => queue.next_consumer,
+        };
+        for n in 0..tried {
+            let at = (first + n) % count;
+            let consumer = queue.consumers[at];
+            if takes_more(&mut self.conns, consumer) {
+                if let Some(queue) = self.queue(index) {
+                    queue.next_consumer = at + 1;
+                }
+                return Some(consumer);
+            }
+        }
+        None
+    }
+}
+
+fn takes_more<T>(
+    conns: &mut [Option<Box<super::connection::AmqpConn<T>>>],
+    of: ConsumerRef,
+) -> bool {
+    let Some(Some(conn)) = conns.get_mut(of.conn.slot as usize) else {
+        return false;
+    };
+    if conn.id != of.conn {
+        return false;
+    }
+    let Some(channel) = conn.channels.get(&of.channel) else {
+        return false;
+    };
+    let Some(consumer) = channel.consumers.iter().find(|c| c.number == of.number) else {
+        return false;
+    };
+    if !channel.flows || channel.closing {
+        return false;
+    }
+    if !consumer.no_ack {
+        let is_below = |unacked: usize, max: u16| max == 0 || unacked < usize::from(max);
+        if !is_below(consumer.unacked, consumer.prefetch)
+            || !is_below(channel.unacked.len(), channel.channel_prefetch)
+            || channel.unacked.len() >= UNACKED_PER_CHANNEL_MAX
+        {
+            return false;
+        }
+    }
+    if conn.out.len() >= OUT_BYTES_HIGH {
+        conn.throttled = true;
+        return false;
+    }
+    true
+}
