@@ -100,8 +100,51 @@ export type Conservation = Fields<
   'in' | 'added' | 'out' | 'filtered' | 'taken' | 'late' | 'dead' | 'held' | 'overwritten' | 'balanced'
 >;
 
+/** A cursor of a flow on one partition. */
+export type FlowTask = Fields<Api.TaskView, 'stream' | 'partition' | 'lane' | 'position' | 'lag' | 'stage'> &
+  Pick<Api.TaskView, 'watermark' | 'held_back_by'>;
+
+/** How a flow runs. */
+export interface FlowPlan {
+  stages: FlowStage[];
+  outputs: FlowPromise[];
+  state_bytes_max: number;
+  batches_bytes_max: number;
+}
+
+/** What reads one stream. */
+export interface FlowStage {
+  stage: number;
+  reads: string;
+  partitions: number;
+  steps: FlowStep[];
+  /** How rows come to the next stage; null where they go to outputs. */
+  regroup: { keys: string[]; stream: string; partitions: number } | null;
+  delivers: boolean;
+}
+
+/** A step, or the part of one on one side of a regrouping. */
+export interface FlowStep {
+  step: number;
+  kind: string;
+  part: string | null;
+  table: string | null;
+  state: string | null;
+  state_memory_bytes: number | null;
+}
+
+/** What an output promises across a crash, and why. */
+export interface FlowPromise {
+  kind: string;
+  name: string;
+  guarantee: string;
+  why: string;
+  why_zh: string;
+}
+
 export type FlowDetail = FlowSummary &
   Fields<Api.FlowDetail, 'missed'> & {
+    tasks: FlowTask[];
     graph: { nodes: FlowNode[]; edges: FlowEdge[] };
     conservation: Conservation;
     source?: string;

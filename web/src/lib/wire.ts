@@ -14,6 +14,7 @@ import type {
   Diagnostic,
   Field,
   FlowDetail,
+  FlowPlan,
   FlowSummary,
   Live,
   Overview,
@@ -324,9 +325,55 @@ export function readFlow(answer: unknown): FlowDetail {
     },
     conservation: { ...sum, balanced },
     missed: num(v.missed),
+    tasks: objects(v.tasks).map((task) => ({
+      stream: str(task.stream),
+      partition: num(task.partition),
+      lane: str(task.lane),
+      position: num(task.position),
+      lag: num(task.lag),
+      stage: num(task.stage),
+      watermark: opt(task.watermark),
+      held_back_by: opt(task.held_back_by),
+    })),
   };
   if (typeof v.source === 'string') detail.source = v.source;
   return detail;
+}
+
+export function readPlan(raw: unknown): FlowPlan {
+  const v = object(raw);
+  return {
+    stages: objects(v.stages).map((stage) => ({
+      stage: num(stage.stage),
+      reads: str(stage.reads),
+      partitions: num(stage.partitions),
+      steps: objects(stage.steps).map((step) => ({
+        step: num(step.step),
+        kind: str(step.kind),
+        part: opt(step.part),
+        table: opt(step.table),
+        state: opt(step.state),
+        state_memory_bytes: isNumber(step.state_memory_bytes) ? num(step.state_memory_bytes) : null,
+      })),
+      regroup: isObject(stage.regroup)
+        ? {
+            keys: strings(stage.regroup.keys),
+            stream: str(stage.regroup.stream),
+            partitions: num(stage.regroup.partitions),
+          }
+        : null,
+      delivers: stage.delivers === true,
+    })),
+    outputs: objects(v.outputs).map((output) => ({
+      kind: str(output.kind),
+      name: str(output.name),
+      guarantee: str(output.guarantee),
+      why: str(output.why),
+      why_zh: str(output.why_zh),
+    })),
+    state_bytes_max: num(v.state_bytes_max),
+    batches_bytes_max: num(v.batches_bytes_max),
+  };
 }
 
 /** What waits between two steps: before an output with a cursor of its own, or in the stream that is read. */

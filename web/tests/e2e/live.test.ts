@@ -237,6 +237,41 @@ test('the counters of a flow move on its graph', async ({ page }) => {
   );
 });
 
+test('how a flow runs: state and event time at each step, the partition that holds it back, and what came late', async ({
+  page,
+  node,
+}) => {
+  const now = Date.now();
+  const reading = (seconds: number) =>
+    JSON.stringify({ site: 'north', at: new Date(now + seconds * 1000).toISOString(), kw: 1 });
+  // The other topics fill both partitions; the last event comes after the window that it belongs to has closed.
+  for (const topic of 'bcdefgh') await node.mosquitto(`power/${topic}`, reading(0));
+  for (const seconds of [0, 120, 5]) await node.mosquitto('power/a', reading(seconds));
+  await open(page, '#/flows/power-windows');
+  const plan = page.locator('[data-plan]');
+  await expect(plan.locator('[data-stage]')).toHaveCount(2);
+  await expect(plan.locator('[data-stage="0"]')).toContainText('reads power, 2 partitions');
+  await expect(plan.locator('[data-operator="where-0"]')).toContainText('keeps nothing');
+  const tens = plan.locator('[data-operator="tens"]').last();
+  await expect(tens).toContainText('after regrouping');
+  await expect(tens.locator('td[data-name="State in memory"]')).toHaveText(/\d[\d.,]* (B|kB|KB|KiB|MB)/);
+  await expect(page.locator('[data-promises]')).toContainText('exactly once');
+
+  const cursors = page.locator('[data-partitions] [data-task^="0 power "]');
+  await expect(cursors).toHaveCount(2);
+  await expect(page.locator('[data-holds-back]')).toHaveCount(1);
+  const ahead = cursors.filter({ hasText: /ahead/ });
+  await expect(ahead).toHaveCount(1);
+  // The partition whose time is furthest on does not hold anything back.
+  await expect(ahead.locator('[data-holds-back]')).toHaveCount(0);
+  await accessible(page);
+
+  const late = page.locator('[data-late]');
+  await expect(late).toHaveText('1');
+  await late.click();
+  await expect(page.getByRole('heading', { level: 1 })).toHaveText('power-windows.late');
+});
+
 test('a flow whose output is away is red, says why, and catches up by itself', async ({ page, node }) => {
   for (let i = 0; i < 3; i += 1) await node.mosquitto(`meter/e2e-${i}/reading`, '{"kw":1}');
   // A flow of its own, whose attempts are still close together.

@@ -33,6 +33,11 @@ const MORE: Record<string, (ports: { erp: number }) => string> = {
   'connections/erp.yaml': ({ erp }) => `http:\n  url: http://127.0.0.1:${erp}/readings\n  timeout: 2s\n`,
   'flows/meter-billing.yaml': () =>
     'from: meter\nsteps:\n  - where: kw > 0\n  - select: topic_part(topic, 2) as meter, kw\nto:\n  - connection: erp\n',
+  // Windows over two partitions: state, two stages, and events that come late.
+  'streams/power.yaml': () =>
+    'topics: power/#\nformat: json\npartitions: 2\ntime: at\nschema: { site: text, at: time, kw: float }\n',
+  'flows/power-windows.yaml': () =>
+    "from: power\nsteps:\n  - where: kw >= 0\n  - window: { name: tens, tumble: 10s, by: [site], select: 'site, window_end, max(kw) as kw' }\nto:\n  - topic: peak/${site}\n",
   'streams/share.yaml': () => 'topics: share/#\nformat: json\n',
   'streams/ticket.yaml': () => 'topics: ticket/+\nformat: json\nschema:\n  hours: float\n',
   // Only tickets with a number in their topic can be worked on.

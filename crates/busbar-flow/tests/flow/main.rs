@@ -9,6 +9,7 @@ mod conservation;
 mod crash;
 mod dead_retention;
 mod deploy;
+mod explain;
 mod flow_tests;
 mod flows;
 mod joined;

@@ -36,7 +36,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "HOST:PORT")]
     pub against: Option<SocketAddr>,
     /// Publish this many events of the NEXMark benchmark to the broker of `--against`, and measure nothing.
-    #[arg(long, value_name = "EVENTS", requires = "against")]
+    #[arg(long, value_name = "COUNT", requires = "against")]
     pub nexmark: Option<u64>,
     /// Leave out the peers that are installed here.
     #[arg(long)]

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use busbar_catalog::has_errors;
 use busbar_event::{Class, Error};
+use busbar_flow::Difference;
+use serde_json::Value;
 
 use crate::commands::check;
 use crate::exit::{self, Failure};
@@ -46,10 +48,8 @@ pub fn run(args: &TestArgs, json: bool) -> Result<(), Failure> {
                 "cli.test-failed"
             };
             println!("{}  {} / {}", say::line(mark, &[]), test.flow, test.test);
-            for difference in &test.differences {
-                for line in difference.text(say::language()).lines() {
-                    println!("         {line}");
-                }
+            for line in told(&test.differences).lines() {
+                println!("         {line}");
             }
         }
         let counts = [
@@ -63,4 +63,134 @@ pub fn run(args: &TestArgs, json: bool) -> Result<(), Failure> {
         return Err(Failure::new(exit::FOUND, error).answered());
     }
     Ok(())
+}
+
+/// What differs: rows as a table, and below it what is not about rows, a line each.
+fn told(differences: &[Difference]) -> String {
+    let cells: Vec<Option<Cells>> = differences.iter().map(Cells::of).collect();
+    let rows: Vec<&Cells> = cells.iter().flatten().collect();
+    let mut text = String::new();
+    if !rows.is_empty() {
+        let head = ["output", "row", "column", "expected", "actual"];
+        // Only routes say to which output a row belongs, and only values in which column they are.
+        let wanted = [
+            rows.iter().any(|cells| !cells.output.is_empty()),
+            true,
+            rows.iter().any(|cells| !cells.column.is_empty()),
+            true,
+            true,
+        ];
+        let kept = |all: [String; 5]| -> Vec<String> {
+            let each = all.into_iter().zip(wanted);
+            each.filter_map(|(cell, wanted)| wanted.then_some(cell))
+                .collect()
+        };
+        let head = kept(head.map(|name| say::line(&format!("cli.test-head-{name}"), &[])));
+        let rows = rows.into_iter().map(|cells| {
+            kept([
+                cells.output.clone(),
+                cells.row.to_string(),
+                cells.column.clone(),
+                cells.expected.clone(),
+                cells.actual.clone(),
+            ])
+        });
+        text.push_str(&say::table(&head, &rows.collect::<Vec<_>>()));
+    }
+    for (difference, cells) in differences.iter().zip(&cells) {
+        if cells.is_none() {
+            text.push_str(&difference.text(say::language()));
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// A difference between rows, as a line of a table.
+struct Cells {
+    output: String,
+    row: usize,
+    /// Empty where the whole row differs.
+    column: String,
+    expected: String,
+    actual: String,
+}
+
+impl Cells {
+    fn of(difference: &Difference) -> Option<Cells> {
+        let no_row = || say::line("cli.test-no-row", &[]);
+        let cells = |row: &usize, column: &str, expected: String, actual: String| Cells {
+            output: String::new(),
+            row: *row,
+            column: column.to_owned(),
+            expected,
+            actual,
+        };
+        Some(match difference {
+            Difference::Missing { row, expected } => cells(row, "", shown(expected), no_row()),
+            Difference::Unexpected { row, actual } => cells(row, "", no_row(), shown(actual)),
+            Difference::Different {
+                row,
+                column,
+                expected,
+                actual,
+            } => cells(row, column, shown(expected), shown(actual)),
+            Difference::Output { output, difference } => Cells {
+                output: output.clone(),
+                ..Cells::of(difference)?
+            },
+            _ => return None,
+        })
+    }
+}
+
+/// A value as JSON, on one line: `"5"` is a text and `5` a number.
+fn shown(value: &Value) -> String {
+    value.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn rows_that_differ_stand_in_a_table() {
+        let differences = [
+            Difference::Different {
+                row: 1,
+                column: "level".to_owned(),
+                expected: json!(6.5),
+                actual: json!("6.5"),
+            },
+            Difference::Missing {
+                row: 2,
+                expected: json!({ "site": "b" }),
+            },
+            Difference::Dead {
+                expected: 0,
+                actual: 1,
+                causes: vec!["decode: no JSON".to_owned()],
+            },
+        ];
+        assert_eq!(
+            told(&differences),
+            "row  column  expected      got\n  1  level   6.5           \"6.5\"\n  2          {\"site\":\"b\"}  no row\n\
+             dead letters: 1, expected 0\n  decode: no JSON\n"
+        );
+        let of_output = |difference| Difference::Output {
+            output: "b".to_owned(),
+            difference: Box::new(difference),
+        };
+        let rows = [of_output(Difference::Unexpected {
+            row: 3,
+            actual: json!({ "n": 1 }),
+        })];
+        assert_eq!(
+            told(&rows),
+            "output  row  expected  got\nb         3  no row    {\"n\":1}\n"
+        );
+        assert_eq!(told(&[]), "");
+    }
 }
