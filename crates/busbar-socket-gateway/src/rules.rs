@@ -117,6 +117,12 @@ impl FrameRules {
         user: &str,
         buffer: &'a mut String,
     ) -> Result<RuledFrame<'a>, &'static str> {
+        if let (Form::Raw, TopicRule::Fixed(topic)) = (&self.form, &self.topic) {
+            return Ok(RuledFrame {
+                topic,
+                payload: frame,
+            });
+        }
         let mut payload = frame;
         if matches!(self.topic, TopicRule::Binary) {
             let (topic, rest) = binary_topic(frame).ok_or("gateway.frame-topic")?;

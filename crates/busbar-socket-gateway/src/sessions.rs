@@ -52,6 +52,8 @@ pub(crate) struct TcpSessions {
     acking: Vec<ConnId>,
     effects: Vec<Effect<(), ()>>,
     topic: String,
+    /// An answer as a frame; kept for its memory.
+    frame: Vec<u8>,
     tally: EventTally,
     ticked: Option<Micros>,
 }
@@ -107,6 +109,21 @@ enum FrameAnswer {
     Refused(&'static str),
 }
 
+impl TcpConn {
+    /// Puts an answer at the end of the queue.
+    fn answer(&mut self, id: ConnId, answer: FrameAnswer, acking: &mut Vec<ConnId>) {
+        self.unacknowledged += 1;
+        match self.acks.back_mut() {
+            Some(last) if last.answer == answer => last.count += 1,
+            _ => self.acks.push_back(AnswerRun { answer, count: 1 }),
+        }
+        if !self.acking {
+            self.acking = true;
+            acking.push(id);
+        }
+    }
+}
+
 impl TcpSessions {
     pub fn new(log: BusLog, shared: Arc<TcpShared>) -> TcpSessions {
         TcpSessions {
@@ -117,6 +134,7 @@ impl TcpSessions {
             acking: Vec::new(),
             effects: Vec::new(),
             topic: String::new(),
+            frame: Vec::new(),
             tally: EventTally::default(),
             ticked: None,
         }
@@ -154,18 +172,8 @@ impl TcpSessions {
 
     /// Puts an answer at the end of the queue.
     fn answer(&mut self, id: ConnId, answer: FrameAnswer) {
-        let told = self.shared.acknowledge || matches!(answer, FrameAnswer::Refused(_));
-        let Some(conn) = self.conns.get_mut(id).filter(|_| told) else {
-            return;
-        };
-        conn.unacknowledged += 1;
-        match conn.acks.back_mut() {
-            Some(last) if last.answer == answer => last.count += 1,
-            _ => conn.acks.push_back(AnswerRun { answer, count: 1 }),
-        }
-        if !conn.acking {
-            conn.acking = true;
-            self.acking.push(id);
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.answer(id, answer, &mut self.acking);
         }
     }
 
@@ -236,6 +244,7 @@ impl TcpSessions {
             conns,
             topic,
             tally,
+            acking,
             ..
         } = self;
         let Some(conn) = conns.get_mut(id) else {
@@ -284,38 +293,51 @@ impl TcpSessions {
                 let (gateway, peer) = (&*shared.name, &*conn.peer);
                 tracing::warn!(gateway, peer, code, left_out, "a frame was refused");
             }
-            if !shared.acknowledge {
-                return;
-            }
         }
-        self.answer(id, result);
+        if shared.acknowledge {
+            conn.answer(id, result, acking);
+        }
     }
 
-    /// Answers the frames at the front of a connection's queue whose events have settled.
+    /// Answers the frames at the front of a connection's queue whose events have settled. True while more wait.
     fn release(&mut self, id: ConnId) -> bool {
-        let shared = Arc::clone(&self.shared);
-        let Some(conn) = self.conns.get_mut(id) else {
+        let TcpSessions {
+            log,
+            shared,
+            conns,
+            tally,
+            frame,
+            ..
+        } = self;
+        let Some(conn) = conns.get_mut(id) else {
             return false;
         };
         let mut any = false;
         while let Some(run) = conn.acks.front() {
             let code = match run.answer {
                 FrameAnswer::Refused(code) => Some(code),
-                FrameAnswer::Ticket(ticket) => match self.log.status(ticket) {
+                FrameAnswer::Ticket(ticket) => match log.status(ticket) {
                     Status::Pending => break,
                     Status::Committed => None,
                     Status::Failed(failure) => {
-                        self.tally.refused += run.count as u64;
+                        tally.refused += run.count as u64;
                         Some(failure.error().code())
                     }
                 },
             };
-            let (count, framing) = (run.count, &shared.framing);
-            conn.out.append(None, |out| match code {
-                None => (0..count).for_each(|_| framing.write(b"ok", out)),
+            let count = run.count;
+            frame.clear();
+            match code {
+                None => shared.framing.write(b"ok", frame),
                 Some(code) => {
-                    let text = error_text(framing, code);
-                    (0..count).for_each(|_| framing.write(text.as_bytes(), out));
+                    let text = error_text(&shared.framing, code);
+                    shared.framing.write(text.as_bytes(), frame);
+                }
+            }
+            conn.out.append(None, |out| {
+                out.reserve(count * frame.len());
+                for _ in 0..count {
+                    out.extend_from_slice(frame);
                 }
             });
             conn.unacknowledged -= count;

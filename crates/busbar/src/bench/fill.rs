@@ -23,7 +23,7 @@ pub fn fill(
     next: &mut dyn FnMut(u64, &mut String) -> String,
 ) -> io::Result<()> {
     let mut socket = load::connect(address, "bench-fill")?;
-    let mut acks = Acks::default();
+    let mut acks = Acks::of(load::PUBACK_BYTES);
     let (mut writes, mut latencies) = (VecDeque::new(), Latencies::default());
     let (mut packets, mut payload) = (Vec::new(), String::new());
     let mut sent = 0;

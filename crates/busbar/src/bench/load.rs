@@ -55,10 +55,12 @@ impl Outcome {
 
 /// The first bytes of a payload carry the time of sending, in nanoseconds since the start.
 pub const STAMP_BYTES: usize = 8;
+/// Bytes of a PUBACK of MQTT 3.1.1.
+pub const PUBACK_BYTES: usize = 4;
 /// Reads take up to this much at once.
 const READ_BYTES: usize = 256 << 10;
 /// A server that says nothing for so long has lost what it was sent.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
+pub const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// A subscriber waits so long for stragglers once the publishers are done.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 /// Packets in one write; divides the window evenly.
@@ -189,7 +191,7 @@ fn publish(
     let begun = Instant::now();
     let pace = load.rate.map(|rate| rate as f64 / load.connections as f64);
     let per_write = if pace.is_some() { 1 } else { packets.per_write };
-    let mut acks = Acks::default();
+    let mut acks = Acks::of(PUBACK_BYTES);
     let mut latencies = Latencies::default();
     let mut writes: VecDeque<(u64, Instant)> = VecDeque::new();
     let (mut sent, mut position) = (0u64, 0usize);
@@ -247,15 +249,25 @@ fn publish(
     Ok((sent, latencies))
 }
 
-/// Counts PUBACK packets, which are four bytes each in MQTT 3.1.1.
-#[derive(Default)]
+/// Counts acknowledgements that all have one length, such as PUBACK of MQTT 3.1.1.
 pub(super) struct Acks {
     pub count: u64,
+    ack_bytes: usize,
     partial: usize,
     buffer: Vec<u8>,
 }
 
 impl Acks {
+    /// Of this many bytes each.
+    pub fn of(ack_bytes: usize) -> Acks {
+        Acks {
+            count: 0,
+            ack_bytes,
+            partial: 0,
+            buffer: Vec::new(),
+        }
+    }
+
     pub fn read(
         &mut self,
         socket: &mut TcpStream,
@@ -279,8 +291,8 @@ impl Acks {
             Err(e) => return Err(e),
         };
         self.partial += count;
-        self.count += (self.partial / 4) as u64;
-        self.partial %= 4;
+        self.count += (self.partial / self.ack_bytes) as u64;
+        self.partial %= self.ack_bytes;
         let now = Instant::now();
         while let Some((end, at)) = writes.front() {
             if *end > self.count {

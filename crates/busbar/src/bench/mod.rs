@@ -8,6 +8,7 @@ mod nexmark;
 mod node;
 mod percentiles;
 mod report;
+mod sockets;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -71,6 +72,7 @@ pub fn run(args: &BenchArgs, json: bool) -> Result<(), String> {
             let node = Process::busbar(&node::bare_project()?)?;
             mqtt_rows(args, "busbar", node.mqtt, &mut report)?;
         }
+        sockets::rows(args, &mut report, &mut failed);
         if !args.no_peers
             && let Some(peer) = Process::mosquitto()?
         {

@@ -191,7 +191,7 @@ fn fresh_folder(kind: &str) -> Result<PathBuf, String> {
     Ok(folder)
 }
 
-fn free_address() -> Result<SocketAddr, String> {
+pub fn free_address() -> Result<SocketAddr, String> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .and_then(|listener| listener.local_addr())
         .map_err(|why| format!("no free port on loopback: {why}"))

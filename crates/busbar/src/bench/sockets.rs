@@ -1,0 +1,226 @@
+//! Lines over TCP that are acknowledged after their commit, and datagrams over UDP whose losses are counted.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use super::load::{Acks, SILENCE_MAX};
+use super::node::{self, Process};
+use super::percentiles::Latencies;
+use super::report::{Report, Row};
+use super::{BenchArgs, note};
+
+const TCP: &str = "TCP lines in, acknowledged";
+const UDP: &str = "UDP datagrams in";
+const UDP_LINES: &str = "UDP lines in, several in a datagram";
+
+/// Bytes of the frame `ok`.
+const OK_BYTES: usize = 3;
+/// Writes in which a window of lines is sent.
+const WRITES_PER_WINDOW: usize = 16;
+/// Bytes of a datagram that one Ethernet frame holds.
+const DATAGRAM_BYTES: usize = 1472;
+/// A node that takes no event for so long has no more datagrams to read.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// A node with a gateway for each row.
+struct SocketNode {
+    process: Process,
+    tcp: SocketAddr,
+    udp: SocketAddr,
+    udp_lines: SocketAddr,
+}
+
+/// Measures the rows that are wanted.
+pub fn rows(args: &BenchArgs, report: &mut Report, failed: &mut Vec<String>) {
+    if ![TCP, UDP, UDP_LINES].iter().any(|row| args.wants(row)) {
+        return;
+    }
+    let node = match SocketNode::start() {
+        Ok(node) => node,
+        Err(why) => return failed.push(why),
+    };
+    for connections in [args.connections as usize, 1] {
+        if args.wants(TCP) {
+            note(node.tcp_row(args, connections), report, failed);
+        }
+    }
+    let bytes = args.payload as usize;
+    for (row, address, lines) in [
+        (UDP, node.udp, 1),
+        (
+            UDP_LINES,
+            node.udp_lines,
+            (DATAGRAM_BYTES / (bytes + 1)).max(1),
+        ),
+    ] {
+        if args.wants(row) {
+            note(node.udp_row(row, address, args, lines), report, failed);
+        }
+    }
+}
+
+impl SocketNode {
+    fn start() -> Result<SocketNode, String> {
+        let addresses = [
+            node::free_address()?,
+            node::free_address()?,
+            node::free_address()?,
+        ];
+        let [tcp, udp, udp_lines] = addresses;
+        let file = |protocol: &str, listen: SocketAddr, rest: &str| {
+            format!(
+                "protocol: {protocol}\nlisten: {listen}\ntopic: bench/{protocol}/reading\n{rest}"
+            )
+        };
+        let project = node::project(&[
+            ("busbar.toml", ""),
+            (
+                "gateways/tcp.yaml",
+                &file("tcp", tcp, "acknowledge: true\n"),
+            ),
+            ("gateways/udp.yaml", &file("udp", udp, "")),
+            (
+                "gateways/udp-lines.yaml",
+                &file("udp", udp_lines, "frame: line\n"),
+            ),
+        ])?;
+        Ok(SocketNode {
+            process: Process::busbar(&project)?,
+            tcp,
+            udp,
+            udp_lines,
+        })
+    }
+
+    fn tcp_row(&self, args: &BenchArgs, connections: usize) -> Result<Row, String> {
+        eprintln!(
+            "busbar: {TCP}, {connections} connection(s), {} s ...",
+            args.seconds
+        );
+        let start = Arc::new(Barrier::new(connections + 1));
+        let (window, bytes) = (args.window as usize, args.payload as usize);
+        let duration = Duration::from_secs(args.seconds);
+        let failed = |why: io::Error| format!("busbar: {TCP}: {why}");
+        let mut senders = Vec::new();
+        for _ in 0..connections {
+            let socket = TcpStream::connect(self.tcp).map_err(failed)?;
+            let start = Arc::clone(&start);
+            senders.push(std::thread::spawn(move || {
+                start.wait();
+                send_lines(socket, window, bytes, duration)
+            }));
+        }
+        start.wait();
+        let begun = Instant::now();
+        let (mut events, mut latencies) = (0, Latencies::default());
+        for sender in senders {
+            let sent = sender.join().expect("a sender panicked").map_err(failed)?;
+            events += sent.0;
+            latencies.merge(sent.1);
+        }
+        Ok(Row {
+            job: TCP,
+            who: "busbar".to_owned(),
+            connections,
+            events_per_second: Some(events as f64 / begun.elapsed().as_secs_f64()),
+            latency_ms: latencies.percentiles(),
+            events,
+            lost: 0,
+            note: None,
+        })
+    }
+
+    fn udp_row(
+        &self,
+        job: &'static str,
+        address: SocketAddr,
+        args: &BenchArgs,
+        lines: usize,
+    ) -> Result<Row, String> {
+        eprintln!("busbar: {job}, {} s ...", args.seconds);
+        let failed = |why: io::Error| format!("busbar: {job}: {why}");
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
+        socket.connect(address).map_err(failed)?;
+        let datagram = line(args.payload as usize).repeat(lines);
+        let before = self.taken()?;
+        let begun = Instant::now();
+        let mut sent = 0;
+        while begun.elapsed() < Duration::from_secs(args.seconds) {
+            for _ in 0..64 {
+                socket.send(&datagram).map_err(failed)?;
+            }
+            sent += 64 * lines as u64;
+        }
+        let (mut events, mut last) = (0, begun.elapsed());
+        while events < sent && begun.elapsed() < last + QUIET {
+            let taken = self.taken()? - before;
+            if taken > events {
+                (events, last) = (taken, begun.elapsed());
+            }
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        Ok(Row {
+            job,
+            who: "busbar".to_owned(),
+            connections: 1,
+            events_per_second: Some(events as f64 / last.as_secs_f64()),
+            latency_ms: None,
+            events,
+            lost: sent - events,
+            note: (lines > 1).then(|| format!("{lines} lines a datagram")),
+        })
+    }
+
+    /// Events that the UDP gateways have taken.
+    fn taken(&self) -> Result<u64, String> {
+        let http = self.process.http.ok_or("the node has no HTTP")?;
+        let text = ureq::get(format!("http://{http}/metrics"))
+            .call()
+            .and_then(|mut answer| answer.body_mut().read_to_string())
+            .map_err(|why| format!("the metrics could not be read: {why}"))?;
+        let of_udp = |line: &&str| line.starts_with("busbar_gateway_events_in_total{gateway=\"udp");
+        let counts = text.lines().filter(of_udp);
+        let counts = counts.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+        Ok(counts.sum())
+    }
+}
+
+/// A line of this many bytes, and its end.
+fn line(bytes: usize) -> Vec<u8> {
+    let mut line: Vec<u8> = (0..bytes).map(|at| b'a' + (at * 7 % 26) as u8).collect();
+    line.push(b'\n');
+    line
+}
+
+/// Sends lines, never more ahead of their acknowledgements than a window.
+fn send_lines(
+    mut socket: TcpStream,
+    window: usize,
+    bytes: usize,
+    duration: Duration,
+) -> io::Result<(u64, Latencies)> {
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(SILENCE_MAX))?;
+    let per_write = (window / WRITES_PER_WINDOW).max(1) as u64;
+    let lines = line(bytes).repeat(per_write as usize);
+    let (mut acks, mut latencies) = (Acks::of(OK_BYTES), Latencies::default());
+    let mut writes: VecDeque<(u64, Instant)> = VecDeque::new();
+    let (begun, mut sent) = (Instant::now(), 0);
+    while begun.elapsed() < duration {
+        if sent - acks.count + per_write <= window as u64 {
+            socket.write_all(&lines)?;
+            sent += per_write;
+            writes.push_back((sent, Instant::now()));
+        } else {
+            acks.read(&mut socket, &mut writes, &mut latencies, false)?;
+        }
+    }
+    while acks.count < sent {
+        acks.read(&mut socket, &mut writes, &mut latencies, false)?;
+    }
+    Ok((sent, latencies))
+}
