@@ -71,6 +71,16 @@ export interface Budget {
   used_bytes: number;
 }
 
+/** A cell. */
+export interface CellView {
+  /** `family.qualifier`. */
+  column: string;
+  /** Its time. */
+  time: string;
+  /** What it holds: bytes as hexadecimal digits, times as text. */
+  value: Record<string, unknown>;
+}
+
 /** What to change about a user. */
 export interface ChangeBody {
   /** The present password: needed to change one's own from a session. */
@@ -81,6 +91,28 @@ export interface ChangeBody {
   rules?: RulesView | null;
 }
 
+/** Changes of one row: deletions, then what is put. */
+export interface ChangeRow {
+  /** Families and cells to delete. */
+  delete?: string[];
+  /** Delete the whole row first. */
+  delete_row?: boolean;
+  /** The key. */
+  key: Record<string, unknown>;
+  /** Change the row only if all of these fit. */
+  only_if?: Filter[];
+  /** Cells and their values; null deletes one. */
+  put?: Record<string, unknown>;
+  /** The time of the cells; the time of writing when absent. */
+  time?: string | null;
+}
+
+/** Changes of rows. */
+export interface ChangeRows {
+  /** All are made, or none. */
+  rows: ChangeRow[];
+}
+
 /** A file whose text differs. */
 export interface ChangeView {
   /** `added`, `changed` or `removed`. */
@@ -89,6 +121,12 @@ export interface ChangeView {
   meaning?: boolean | null;
   /** The file's path in the project. */
   path: string;
+}
+
+/** What became of changes. */
+export interface ChangedRows {
+  /** For each row whether its conditions did fit. One whose conditions did not is as it was. */
+  changed: boolean[];
 }
 
 /** Changes. */
@@ -343,6 +381,16 @@ export interface Files {
   refused?: RefusedView | null;
 }
 
+/** A condition on the newest version of a cell. */
+export interface Filter {
+  /** The cell. */
+  column: string;
+  /** `=`, `<`, `<=`, `>` or `>=`; `=` when absent. */
+  is?: string | null;
+  /** What it is compared with; null for a cell that does not exist. */
+  value?: Record<string, unknown> | null;
+}
+
 /** A flow. */
 export type FlowDetail = FlowSummary & {
   /** The equation `in + added = out + filtered + taken + late + dead + held + overwritten`. */
@@ -397,6 +445,22 @@ export type FreshToken = Token & {
   /** The token itself, shown this once. */
   token: string;
 };
+
+/** Rows by their keys. */
+export interface GetRows {
+  /** Families (`m`) or cells (`m.temp`; `temp` of the first family); all when absent. */
+  columns?: string[];
+  /** The keys, each an object with a member for each column of the key. */
+  rows: (Record<string, unknown>)[];
+  /** Versions of each cell at most; 1 when absent. */
+  versions?: number | null;
+}
+
+/** Rows that were asked for by their keys. */
+export interface GotRows {
+  /** In the order of the keys; null for a row that is not there. */
+  rows: (RowView | null)[];
+}
 
 /** A flow's graph. */
 export interface Graph {
@@ -454,6 +518,22 @@ export interface History {
 
 /** An id as text or number. */
 export type Id = number | string;
+
+/** A sum that is added to a cell. */
+export interface IncrementCell {
+  /** What is added. */
+  by: number;
+  /** The cell. */
+  column: string;
+  /** The key. */
+  key: Record<string, unknown>;
+}
+
+/** Sums to add. */
+export interface IncrementCells {
+  /** All are made, or none. */
+  cells: IncrementCell[];
+}
 
 /** A dead letter. */
 export interface LetterView {
@@ -785,6 +865,14 @@ export interface Rollback {
   version: number;
 }
 
+/** A row. */
+export interface RowView {
+  /** Its cells, by family and qualifier, the newest version of each first. */
+  cells: CellView[];
+  /** Its key. */
+  key: Record<string, unknown>;
+}
+
 /** The rows of a query. */
 export interface Rows {
   /** The columns. Each name is unique: the second column named `site` becomes `site_2`. */
@@ -872,6 +960,34 @@ export interface RunView {
   state: string;
   /** Times of events are before it; none when there is no bound. */
   to?: string | null;
+}
+
+/** Rows in a range of keys. */
+export interface ScanRows {
+  /** `next` of the answer before: go on behind it. */
+  after?: Record<string, unknown> | null;
+  /** As for a get. */
+  columns?: string[];
+  /** Only rows that fit all of these. */
+  filters?: Filter[];
+  /** Bounds of the columns that follow: not less than these. */
+  from?: Record<string, unknown>;
+  /** Rows at most. */
+  limit?: number | null;
+  /** The values that the first columns of the key have. */
+  prefix?: Record<string, unknown>;
+  /** Less than these. */
+  to?: Record<string, unknown>;
+  /** As for a get. */
+  versions?: number | null;
+}
+
+/** A part of a scan. */
+export interface ScannedRows {
+  /** What to send as `after` for the next part; absent at the end. */
+  next?: Record<string, unknown> | null;
+  /** In the order of their keys as they are stored. */
+  rows: RowView[];
 }
 
 /** What one step of a search found. */
@@ -971,13 +1087,19 @@ export interface Streams {
   streams: StreamSummary[];
 }
 
+/** What cells hold after sums were added. */
+export interface Sums {
+  /** In the order of the request. */
+  values: number[];
+}
+
 /** A table. */
 export interface TableView {
   /** Columns; none until a flow without declared columns writes to it. */
   columns: Field[];
   /** Columns of the key. */
   key: string[];
-  /** `hot` (in memory) or `relational` (SQLite). */
+  /** `hot` (in memory), `relational` (SQLite) or `wide` (cells on disk). */
   kind: string;
   /** Its name. */
   name: string;
