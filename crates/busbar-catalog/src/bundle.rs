@@ -6,10 +6,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use busbar_event::{Class, Error};
+use busbar_plugin::Package;
 use serde::{Deserialize, Serialize};
 
 use crate::diagnostic::Diagnostic;
-use crate::limits::{DIAGNOSTICS_MAX, FILE_BYTES_MAX, PROJECT_BYTES_MAX, PROJECT_FILES_MAX};
+use crate::limits::{
+    DIAGNOSTICS_MAX, FILE_BYTES_MAX, PLUGIN_DEPTH_MAX, PLUGIN_PATH_BYTES_MAX, PROJECT_BYTES_MAX,
+    PROJECT_FILES_MAX,
+};
 use crate::name::check_name;
 
 /// Paths (with `/`, from the project's folder) and texts.
@@ -36,13 +40,15 @@ pub enum Kind {
     Gateway,
     /// `flows/<name>.yaml`.
     Flow,
+    /// `plugins/<name>/`, with `plugin.yaml` and the files of the program.
+    Plugin,
 }
 
 /// The settings' file.
 pub(crate) const CONFIG_FILE: &str = "busbar.toml";
 
 impl Kind {
-    /// Every kind that has a folder.
+    /// Every kind whose folder holds one file for each resource.
     pub const FOLDERS: [Kind; 5] = [
         Kind::Stream,
         Kind::Table,
@@ -50,6 +56,9 @@ impl Kind {
         Kind::Gateway,
         Kind::Flow,
     ];
+
+    /// The file in a plug-in's folder that says what it is.
+    pub const PLUGIN_FILE: &str = "plugin.yaml";
 
     /// The folder of the project that holds resources of this kind.
     pub fn folder(self) -> &'static str {
@@ -60,6 +69,7 @@ impl Kind {
             Kind::Connection => "connections",
             Kind::Gateway => "gateways",
             Kind::Flow => "flows",
+            Kind::Plugin => "plugins",
         }
     }
 
@@ -67,13 +77,14 @@ impl Kind {
     pub fn path(self, name: &str) -> String {
         match self {
             Kind::Config => CONFIG_FILE.to_owned(),
+            Kind::Plugin => format!("plugins/{name}/{}", Kind::PLUGIN_FILE),
             _ => format!("{}/{name}.yaml", self.folder()),
         }
     }
 }
 
 /// Folders that have a meaning later; a file in them must not be ignored in silence.
-const LATER: [&str; 3] = ["alerts", "dashboards", "plugins"];
+const LATER: [&str; 2] = ["alerts", "dashboards"];
 
 impl Bundle {
     /// Reads the files of a project's folder. The warnings beside them name files in the folders of resources
@@ -105,6 +116,7 @@ impl Bundle {
         for folder in Kind::FOLDERS.iter().map(|k| k.folder()).chain(LATER) {
             reader.folder(&dir.join(folder), folder);
         }
+        reader.plugins(&dir.join(Kind::Plugin.folder()));
         if reader.bad.is_empty() {
             Ok((reader.bundle, reader.ignored))
         } else {
@@ -124,6 +136,14 @@ impl Bundle {
         let (folder, file) = path.split_once('/').ok_or_else(|| new("catalog.path"))?;
         if LATER.contains(&folder) {
             return Err(new("catalog.later").with("folder", folder));
+        }
+        if folder == Kind::Plugin.folder() {
+            let (name, file) = file.split_once('/').ok_or_else(|| new("catalog.path"))?;
+            check_name(name)?;
+            if file.len() > PLUGIN_PATH_BYTES_MAX || !file.split('/').all(is_plugin_file) {
+                return Err(new("catalog.plugin-path").with("max", PLUGIN_PATH_BYTES_MAX));
+            }
+            return Ok((Kind::Plugin, name));
         }
         let kind = Kind::FOLDERS
             .into_iter()
@@ -185,6 +205,20 @@ impl FolderStamp {
             // An unreadable folder is told from an empty one.
             add(folder);
         }
+        let mut open = vec![(dir.join(Kind::Plugin.folder()), 0)];
+        while let Some((folder, depth)) = open.pop() {
+            for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+                if is_plugin_file(&entry.file_name().to_string_lossy()) {
+                    let path = entry.path();
+                    if path.is_dir() && depth < PLUGIN_DEPTH_MAX {
+                        open.push((path, depth + 1));
+                    } else {
+                        add(path);
+                    }
+                }
+            }
+            add(folder);
+        }
         files.sort_unstable();
         FolderStamp(files)
     }
@@ -209,6 +243,16 @@ fn is_beside(name: &str) -> bool {
     name.starts_with(['.', '#'])
         || name.contains("___jb_")
         || ENDINGS.iter().any(|ending| name.ends_with(ending))
+}
+
+/// Whether a name within a plug-in's folder is that of a file or folder of the plug-in: letters, digits and `. _ - $`, and
+/// nothing that a program leaves behind.
+fn is_plugin_file(name: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "._-$".contains(c);
+    !name.is_empty()
+        && name.chars().all(is_allowed)
+        && !is_beside(name)
+        && !["__pycache__", "node_modules"].contains(&name)
 }
 
 /// Whether a file of a resource folder is read as a resource.
@@ -253,6 +297,36 @@ impl Reader {
         }
     }
 
+    /// The folders of plug-ins, with what is in them.
+    fn plugins(&mut self, dir: &Path) {
+        let mut open = vec![(dir.to_owned(), Kind::Plugin.folder().to_owned(), 0)];
+        while let Some((dir, shown, depth)) = open.pop() {
+            let Ok(entries) = std::fs::read_dir(&dir) else {
+                continue;
+            };
+            for entry in entries.flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let path = format!("{shown}/{name}");
+                if !is_plugin_file(&name) {
+                    continue;
+                }
+                if entry.path().is_dir() {
+                    match depth < PLUGIN_DEPTH_MAX {
+                        true => open.push((entry.path(), path, depth + 1)),
+                        false => {
+                            let error = Error::new(Class::Configuration, "catalog.plugin-path")
+                                .with("path", &path)
+                                .with("max", PLUGIN_PATH_BYTES_MAX);
+                            self.refuse(&path, error);
+                        }
+                    }
+                } else if depth > 0 {
+                    self.file(&entry.path(), path);
+                }
+            }
+        }
+    }
+
     fn file(&mut self, at: &Path, path: String) {
         let text = (|| {
             let meta = std::fs::metadata(at)?;
@@ -261,11 +335,16 @@ impl Reader {
                 let what = "it is not a regular file";
                 return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, what));
             }
-            let mut text = String::new();
-            let bytes = std::fs::File::open(at)?
+            let mut contents = Vec::new();
+            std::fs::File::open(at)?
                 .take(FILE_BYTES_MAX as u64 + 1)
-                .read_to_string(&mut text)?;
-            if bytes > FILE_BYTES_MAX {
+                .read_to_end(&mut contents)?;
+            let text = match path.starts_with("plugins/") {
+                true => Package::text_of(contents),
+                false => String::from_utf8(contents)
+                    .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e))?,
+            };
+            if text.len() > FILE_BYTES_MAX {
                 return Ok(Err(Error::new(
                     Class::Configuration,
                     "catalog.file-too-long",
@@ -314,13 +393,22 @@ mod tests {
             Bundle::classify("streams/a.yml").unwrap(),
             (Kind::Stream, "a")
         );
+        assert_eq!(
+            Bundle::classify("plugins/rain/lib/a.js").unwrap(),
+            (Kind::Plugin, "rain")
+        );
         for (bad, code) in [
             ("../x.yaml", "catalog.path"),
             ("flows/../x.yaml", "catalog.name"),
             ("flows/a/b.yaml", "catalog.name"),
             ("flows/A.yaml", "catalog.name"),
             ("flows/a.json", "catalog.extension"),
-            ("plugins/x.js", "catalog.later"),
+            ("alerts/x.yaml", "catalog.later"),
+            ("plugins/x.js", "catalog.path"),
+            ("plugins/x/../y.js", "catalog.plugin-path"),
+            ("plugins/x//y.js", "catalog.plugin-path"),
+            ("plugins/x/y z.js", "catalog.plugin-path"),
+            ("plugins/X/y.js", "catalog.name"),
             ("etc", "catalog.path"),
         ] {
             assert_eq!(Bundle::classify(bad).unwrap_err().code(), code, "{bad}");
@@ -431,5 +519,33 @@ mod tests {
             Bundle::read(dir.path()).unwrap_err()[0].error().code(),
             "catalog.unreadable"
         );
+    }
+
+    #[test]
+    fn the_files_of_plugins_are_read_with_their_folders() {
+        let dir = tempfile::tempdir().unwrap();
+        let rain = dir.path().join("plugins/rain");
+        std::fs::create_dir_all(rain.join("lib/__pycache__")).unwrap();
+        std::fs::write(rain.join("plugin.yaml"), "language: python\n").unwrap();
+        std::fs::write(rain.join("lib/a.py"), "a = 1\n").unwrap();
+        std::fs::write(rain.join("lib/__pycache__/a.pyc"), [0xff]).unwrap();
+        std::fs::write(rain.join("main.jar"), [0xff, 0]).unwrap();
+        std::fs::write(rain.join(".main.py.swp"), [0xff]).unwrap();
+        std::fs::write(dir.path().join("plugins/README.md"), "hi").unwrap();
+        let before = FolderStamp::take(dir.path());
+        let (bundle, ignored) = Bundle::read(dir.path()).unwrap();
+        assert!(ignored.is_empty(), "{ignored:?}");
+        assert_eq!(
+            bundle.files.keys().collect::<Vec<_>>(),
+            [
+                "plugins/rain/lib/a.py",
+                "plugins/rain/main.jar",
+                "plugins/rain/plugin.yaml"
+            ]
+        );
+        let jar = &bundle.files["plugins/rain/main.jar"];
+        assert_eq!(Package::contents_of(jar).unwrap(), [0xff, 0]);
+        std::fs::write(rain.join("lib/a.py"), "a = 2\nb = 3\n").unwrap();
+        assert_ne!(FolderStamp::take(dir.path()), before);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use busbar_plugin::Package;
 use serde::Serialize;
 use serde_json::Value as Json;
 
@@ -38,7 +39,7 @@ pub struct FileChange {
     pub path: String,
     /// What happened to it.
     pub change: ChangeKind,
-    /// The difference in unified form.
+    /// The difference in unified form; empty for a file that is no text.
     pub diff: String,
 }
 
@@ -56,6 +57,7 @@ pub fn changes(old: &Project, new: &Project) -> Vec<Change> {
     );
     compare(Kind::Gateway, &old.gateways, &new.gateways, &mut all);
     compare(Kind::Flow, &old.flows, &new.flows, &mut all);
+    compare(Kind::Plugin, &old.plugins, &new.plugins, &mut all);
     all
 }
 
@@ -193,7 +195,11 @@ pub fn file_changes(old: &Bundle, new: &Bundle) -> Vec<FileChange> {
                 _ => ChangeKind::Changed,
             };
             let empty = String::new();
-            let diff = text_diff(path, a.unwrap_or(&empty), b.unwrap_or(&empty));
+            let (a, b) = (a.unwrap_or(&empty), b.unwrap_or(&empty));
+            let diff = match Package::is_binary(a) || Package::is_binary(b) {
+                true => String::new(),
+                false => text_diff(path, a, b),
+            };
             Some(FileChange {
                 path: path.clone(),
                 change,

@@ -6,6 +6,10 @@ pub const PROJECT_FILES_MAX: usize = 4096;
 pub const FILE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of all files of a project together.
 pub const PROJECT_BYTES_MAX: usize = 16 << 20;
+/// Bytes of the path of a file within its plug-in's folder.
+pub const PLUGIN_PATH_BYTES_MAX: usize = 200;
+/// How deep folders may nest below that of plug-ins.
+pub const PLUGIN_DEPTH_MAX: usize = 8;
 /// Bytes of a resource's name.
 pub const NAME_BYTES_MAX: usize = 64;
 /// How deep a YAML document may nest.

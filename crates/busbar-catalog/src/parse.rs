@@ -1,9 +1,10 @@
 //! Reads a project from a folder or a bundle and checks it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use busbar_event::{Class, Error};
+use busbar_plugin::{Package, PluginSpec};
 
 use crate::bundle::{Bundle, Kind};
 use crate::config::Config;
@@ -45,10 +46,11 @@ impl Project {
             return (project, bad);
         }
         for (path, text) in &bundle.files {
-            if let Err(diagnostic) = project.add(path, text) {
+            if let Err(diagnostic) = project.add(path, text, &bundle) {
                 bad.push(diagnostic);
             }
         }
+        bad.extend(lonely_files(&project, &bundle));
         project.bundle = bundle;
         if !has_errors(&bad) {
             bad.extend(check_topology(&project));
@@ -58,11 +60,15 @@ impl Project {
         (project, bad)
     }
 
-    fn add(&mut self, path: &str, text: &str) -> Result<(), Diagnostic> {
+    fn add(&mut self, path: &str, text: &str, bundle: &Bundle) -> Result<(), Diagnostic> {
         let (kind, name) =
             Bundle::classify(path).map_err(|e| Diagnostic::new(path, text, 0..0, e))?;
         if kind == Kind::Config {
             return Config::check_file(text);
+        }
+        if kind == Kind::Plugin && path != kind.path(name) {
+            // It belongs to the plug-in's own file.
+            return Ok(());
         }
         let source = Source::parse(path, text)?;
         let name = name.to_owned();
@@ -84,6 +90,10 @@ impl Project {
                 let spec: FlowSpec = source.read()?;
                 check_flow(&spec, &source)?;
                 insert(&mut self.flows, name, spec, source)
+            }
+            Kind::Plugin => {
+                let package = read_plugin(name.as_str(), &source, bundle)?;
+                insert(&mut self.plugins, name, package, source)
             }
             Kind::Config => None,
         };
@@ -107,6 +117,40 @@ fn insert<T>(
 ) -> Option<Source> {
     map.insert(name, Parsed { spec, source })
         .map(|old| old.source)
+}
+
+/// A plug-in with the files of its folder.
+fn read_plugin(name: &str, source: &Source, bundle: &Bundle) -> Result<Package, Diagnostic> {
+    let spec: PluginSpec = source.read()?;
+    spec.check()
+        .map_err(|(key, error)| source.diagnostic_about(Some(key), error))?;
+    let folder = format!("{}/{name}/", Kind::Plugin.folder());
+    let files = bundle.files.iter().filter_map(|(path, text)| {
+        let file = path.strip_prefix(&folder)?;
+        (file != Kind::PLUGIN_FILE).then(|| (file.to_owned(), text.clone()))
+    });
+    Ok(Package {
+        spec,
+        files: files.collect(),
+    })
+}
+
+/// Files in folders of plug-ins without a file that says what the plug-in is.
+fn lonely_files(project: &Project, bundle: &Bundle) -> Vec<Diagnostic> {
+    let mut told = BTreeSet::new();
+    let mut bad = Vec::new();
+    for path in bundle.files.keys() {
+        let Ok((Kind::Plugin, name)) = Bundle::classify(path) else {
+            continue;
+        };
+        let own = Kind::Plugin.path(name);
+        let known = project.plugins.contains_key(name) || bundle.files.contains_key(&own);
+        if !known && told.insert(name) {
+            let error = Error::new(Class::Configuration, "catalog.plugin-file").with("file", own);
+            bad.push(Diagnostic::new(path, "", 0..0, error));
+        }
+    }
+    bad
 }
 
 /// What the types of a flow's fields do not say.

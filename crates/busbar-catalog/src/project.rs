@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use busbar_bus::StreamSpec;
+use busbar_plugin::Package;
 use busbar_table::TableSpec;
 
 use crate::bundle::Bundle;
@@ -24,6 +25,8 @@ pub struct Project {
     pub gateways: BTreeMap<String, Parsed<GatewaySpec>>,
     /// `flows/`.
     pub flows: BTreeMap<String, Parsed<FlowSpec>>,
+    /// `plugins/`.
+    pub plugins: BTreeMap<String, Parsed<Package>>,
     /// The files it was read from.
     pub bundle: Bundle,
 }

@@ -1,6 +1,7 @@
 //! JSON Schemas of the files, for editors, docs and the console's forms.
 
 use busbar_bus::StreamSpec;
+use busbar_plugin::PluginSpec;
 use busbar_table::TableSpec;
 use serde_json::{Value as Json, json};
 
@@ -18,6 +19,7 @@ pub fn schema(kind: Kind) -> Json {
         Kind::Table => schemars::schema_for!(TableSpec).to_value(),
         Kind::Flow => schemars::schema_for!(FlowSpec).to_value(),
         Kind::Gateway => schemars::schema_for!(GatewaySpec).to_value(),
+        Kind::Plugin => schemars::schema_for!(PluginSpec).to_value(),
         Kind::Connection => json!({
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "title": "ConnectionSpec",
@@ -49,6 +51,7 @@ mod tests {
             Kind::Flow,
             Kind::Connection,
             Kind::Gateway,
+            Kind::Plugin,
         ] {
             let schema = schema(kind);
             assert!(schema["properties"].is_object(), "{kind:?}: {schema}");

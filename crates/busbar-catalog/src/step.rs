@@ -42,6 +42,8 @@ pub enum StepSpec {
     Join(JoinSpec),
     /// Send each event on by cases: to steps and outputs of the case's own.
     Route(RouteSpec),
+    /// Have the plug-in of this name work on each event: it makes none, one or many of it.
+    Script(String),
 }
 
 impl StepSpec {
@@ -60,6 +62,7 @@ impl StepSpec {
             StepSpec::Pattern(_) => "pattern",
             StepSpec::Join(_) => "join",
             StepSpec::Route(_) => "route",
+            StepSpec::Script(_) => "script",
         }
     }
 
@@ -98,6 +101,7 @@ impl StepSpec {
             StepSpec::Top(spec) => list("order", &spec.order)
                 .chain(list("by", &spec.by))
                 .collect(),
+            StepSpec::Script(_) => Vec::new(),
             // What it names are columns, not expressions.
             StepSpec::Join(_) => Vec::new(),
             StepSpec::Pattern(spec) => {
@@ -127,6 +131,7 @@ impl StepSpec {
             false => format!(" by {}", by.join(", ")),
         };
         match self {
+            StepSpec::Script(plugin) => plugin.clone(),
             StepSpec::Where(text) | StepSpec::Select(text) | StepSpec::Sql(text) => {
                 text.trim().to_owned()
             }

@@ -19,7 +19,7 @@ use busbar_table::Table;
 use crate::chain::{Chain, ChainEnd, ChainSource, Station, StepPart};
 use crate::event_time::EventTime;
 use crate::exchange::ExchangePlan;
-use crate::operator::{Step, registry};
+use crate::operator::{KnownPlugin, Step, registry};
 use crate::reader::{Input, Reader};
 use crate::render::Renderer;
 use branch::Branch;
@@ -32,6 +32,8 @@ pub struct World {
     pub streams: BTreeMap<String, StreamInfo>,
     /// Tables by name.
     pub tables: BTreeMap<String, Arc<dyn Table>>,
+    /// Plug-ins by name.
+    pub(crate) plugins: BTreeMap<String, KnownPlugin>,
     /// Connections by name, and whether they take rows.
     pub connections: BTreeMap<String, (ConnectionSpec, bool)>,
     /// Flows that outputs and state know by another name than their own.

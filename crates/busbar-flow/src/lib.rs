@@ -36,11 +36,11 @@ pub use dead::DEAD_LETTERS;
 pub use drive::SourceStatus;
 pub use reader::Input;
 pub use runtime::explain;
-pub use runtime::{Runtime, RuntimeOptions};
+pub use runtime::{PluginReport, Runtime, RuntimeOptions};
 pub use status::{
     Applied, BoundedRange, BoundedState, BoundedStatus, Closed, Closing, ConnectionStatus,
     Conservation, DeadFilter, DeadGroup, DeadLetter, DeadRetention, Edge, FlowState, FlowStatus,
     NodeStatus, OperatorStatus, Redriven, ReplayFrom, TaskStatus,
 };
-pub use testing::{Difference, Report, TestReport, run_tests, run_tests_restored};
+pub use testing::{Difference, Report, TestReport, run_tests, run_tests_restored, test_plugins};
 pub use world::check;

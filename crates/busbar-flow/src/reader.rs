@@ -7,7 +7,7 @@ use arrow::array::{
     new_null_array,
 };
 use arrow::compute::{CastOptions, cast_with_options, take};
-use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use busbar_event::format::{Decoder, FormatSpec, source_name};
 use busbar_event::{Batch, Body, Class, Error, payload_schema};
 
@@ -19,6 +19,18 @@ pub struct Input {
     /// What is in them; none for raw payloads.
     pub columns: Option<SchemaRef>,
 }
+
+/// The column of an event's own payload, for steps that read it beside, or in place of, its columns. It is no part of
+/// the relation that SQL sees; its place is behind the last one of that.
+pub(crate) const PAYLOAD: &str = "$payload";
+
+/// In the metadata of columns that a plug-in has made: what the payload is. These columns are not a table's unless it names
+/// them.
+pub(crate) const BODY: &str = "busbar.body";
+/// The payload is the column `payload`, as it is.
+pub(crate) const BODY_PAYLOAD: &str = "payload";
+/// The payload is made of the columns.
+pub(crate) const BODY_COLUMNS: &str = "columns";
 
 /// The parts of the envelope that steps see, in their order.
 pub(crate) const ENVELOPE: [&str; 4] = ["topic", "key", "time", "tags"];
@@ -67,13 +79,20 @@ pub(crate) struct ReadRows {
 }
 
 impl Reader {
-    /// A reader of the columns at these places of the relation.
+    /// A reader of the columns at these places of the relation; the place behind its last is [`PAYLOAD`].
     pub fn new(input: &Input, places: &[usize]) -> Result<Reader, Error> {
         let relation = input.relation();
         let mut from = Vec::new();
         let mut projection = Vec::new();
+        let mut fields: Vec<FieldRef> = Vec::with_capacity(places.len());
         for place in places {
-            let name = relation.field(*place).name();
+            let Some(field) = relation.fields().get(*place) else {
+                fields.push(Arc::new(Field::new(PAYLOAD, DataType::Binary, false)));
+                from.push(From::Payload);
+                continue;
+            };
+            let name = field.name();
+            fields.push(Arc::clone(field));
             from.push(match ENVELOPE.iter().find(|e| *e == name) {
                 Some(envelope) => From::Envelope(envelope),
                 None => match input.columns.as_ref().map(|c| c.index_of(name)) {
@@ -85,7 +104,7 @@ impl Reader {
                 },
             });
         }
-        let schema = Arc::new(relation.project(places).map_err(misfit)?);
+        let schema = Arc::new(Schema::new(fields));
         let (columns, decoder) = match &input.columns {
             Some(columns) if !projection.is_empty() => (
                 Arc::new(columns.project(&projection).map_err(misfit)?),

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, DictionaryArray, Int32Array, MapArray, RecordBatch,
-    RecordBatchOptions, StringArray, StructArray, TimestampMicrosecondArray, UInt8Array,
-    UInt32Array,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, DictionaryArray, Int32Array, MapArray,
+    RecordBatch, RecordBatchOptions, StringArray, StructArray, TimestampMicrosecondArray,
+    UInt8Array, UInt32Array,
 };
 use arrow::compute::{cast, filter, filter_record_batch, take};
 use arrow::datatypes::{
@@ -18,7 +18,7 @@ use crate::compile::{OutputPlan, Shape, TopicShape, table_schema};
 use crate::exchange;
 use crate::operator::Made;
 use crate::output::pieces;
-use crate::reader::{is_envelope, plain, text};
+use crate::reader::{BODY, BODY_PAYLOAD, PAYLOAD, is_envelope, plain, text};
 use crate::render::fit;
 
 /// What is common to all outputs of a batch of results.
@@ -149,9 +149,7 @@ impl Shaped {
         };
         let mut flags = vec![Flags(0).with_qos(1).0; rows];
         let (body, tags) = if projected {
-            for flag in &mut flags {
-                *flag |= Flags::UTF8;
-            }
+            mark_text(&computed.rows, &mut flags);
             // What was said about the old payload does not hold for the new one.
             let reserved = own.as_ref().is_some_and(|own| {
                 own.flags
@@ -164,7 +162,7 @@ impl Shaped {
             } else {
                 tags
             };
-            (Body::Columns(columns(&computed.rows)?), tags)
+            (made_body(&computed.rows)?, tags)
         } else {
             if let Some(own) = &own {
                 for (flag, was) in flags.iter_mut().zip(own.flags.values()) {
@@ -208,6 +206,31 @@ impl Shaped {
         };
         Batch::from_columns(envelope, self.body.clone())
     }
+}
+
+/// Notes which payloads are text: those that are made of columns, and those of plug-ins that are.
+fn mark_text(rows: &RecordBatch, flags: &mut [u8]) {
+    let payloads = own_payloads(rows);
+    for (row, flag) in flags.iter_mut().enumerate() {
+        let is_text = |payloads: &BinaryArray| std::str::from_utf8(payloads.value(row)).is_ok();
+        if payloads.is_none_or(is_text) {
+            *flag |= Flags::UTF8;
+        }
+    }
+}
+
+fn made_body(rows: &RecordBatch) -> Result<Body, Error> {
+    match own_payloads(rows) {
+        Some(payloads) => Ok(Body::Payload(payloads.clone())),
+        None => columns(rows).map(Body::Columns),
+    }
+}
+
+/// The payloads as a plug-in has made them, where nothing has been made of them since.
+pub(crate) fn own_payloads(rows: &RecordBatch) -> Option<&BinaryArray> {
+    let body = rows.schema_ref().metadata().get(BODY)?;
+    let payloads = rows.column_by_name("payload")?;
+    (body == BODY_PAYLOAD).then(|| payloads.as_binary_opt::<i32>())?
 }
 
 /// For each end the results that stand for no event, as events that dead letters can be made of.
@@ -357,7 +380,9 @@ pub(crate) fn prepare(
         .collect();
     let outgoing = match plan.target {
         Target::Connection(_) => {
-            let all: Vec<usize> = (0..records.num_columns()).collect();
+            let schema = records.schema_ref();
+            let own = |column: &usize| schema.field(*column).name() != PAYLOAD;
+            let all: Vec<usize> = (0..records.num_columns()).filter(own).collect();
             Outgoing::Delivery {
                 events,
                 rows: table_rows(&records, &all)?,

@@ -1,6 +1,7 @@
 //! The tests in flow files: events in, rows out, with a clock of their own and no disk.
 
 mod given;
+mod plugins;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,10 +22,11 @@ use crate::compile::{InputPlan, NoPlan, Plan, World, compile};
 use crate::exchange;
 use crate::limits::TEST_DIFFERENCES_MAX;
 use crate::reader::{Input, plain};
-use crate::shape::Outgoing;
+use crate::shape::{Outgoing, own_payloads};
 use crate::state::{Checkpoint, MemoryStore, States};
 use crate::task::prepare_outputs;
 use busbar_connector::Connectors;
+pub use plugins::test_plugins;
 
 /// What the tests of a project came to.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -36,7 +38,7 @@ pub struct Report {
 /// What one test came to.
 #[derive(Clone, Debug, Serialize)]
 pub struct TestReport {
-    /// The flow.
+    /// The flow, or `plugins/NAME` for a test of a plug-in.
     pub flow: String,
     /// The test's name, or its number from 1.
     pub test: String,
@@ -206,8 +208,9 @@ pub fn run_tests_restored(project: &Project, connectors: &Connectors) -> Report 
 }
 
 fn tests(project: &Project, connectors: &Connectors, only: Option<&str>, restored: bool) -> Report {
-    let (world, _) = World::of_project(project, connectors);
+    let (mut world, _) = World::of_project(project, connectors);
     let mut report = Report::default();
+    plugins::start_plugins(project, &mut world, only);
     for (name, flow) in &project.flows {
         if only.is_some_and(|only| only != name) {
             continue;
@@ -216,7 +219,10 @@ fn tests(project: &Project, connectors: &Connectors, only: Option<&str>, restore
             let began = std::time::Instant::now();
             // The rows that a test puts into tables are there for itself alone.
             let own = flow.spec.read_tables().next().is_some();
-            let own = own.then(|| World::of_project(project, connectors).0);
+            let own = own.then(|| World {
+                plugins: world.plugins.clone(),
+                ..World::of_project(project, connectors).0
+            });
             let world = own.as_ref().unwrap_or(&world);
             let compiled = plan(name, &flow.spec, &flow.source, world, test);
             let differences = match compiled.and_then(|plan| run(&plan, world, test, restored)) {
@@ -500,6 +506,17 @@ impl Outcome {
         for (number, end) in plan.inputs[input].ends.iter().enumerate() {
             let computed = computed.of_output(number, None)?;
             let mut rows = objects(&computed.rows)?;
+            if let Some(payloads) = own_payloads(&computed.rows) {
+                // What a plug-in has made is shown by its members.
+                for (row, object) in rows.iter_mut().enumerate() {
+                    if let (Json::Object(object), Json::Object(payload)) =
+                        (object, parsed(payloads.value(row)))
+                    {
+                        object.remove("payload");
+                        object.extend(payload);
+                    }
+                }
+            }
             if !end.projected {
                 // No step named columns: the events' own payloads are what comes out.
                 for (row, object) in rows.iter_mut().enumerate() {

@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use busbar_bus::{Bus, EventTimes, StreamSpec};
-use busbar_catalog::{Diagnostic, INBOX, Project};
+use busbar_catalog::{Diagnostic, INBOX, Parsed, Project, suggest};
 use busbar_event::format::FormatSpec;
 use busbar_event::{Class, Error};
 use busbar_log::SystemClock;
+use busbar_plugin::Package;
 use busbar_table::Tables;
 
 use crate::compile::{NoPlan, StreamInfo, World, compile};
+use crate::operator::KnownPlugin;
 use crate::reader::Input;
 use busbar_connector::Connectors;
 
@@ -88,6 +90,16 @@ impl World {
                 Err(error) => bad.push(table.source.diagnostic_about(None, error)),
             }
         }
+        for (name, plugin) in &project.plugins {
+            let package = Arc::new(plugin.spec.clone());
+            let known = KnownPlugin {
+                package,
+                running: None,
+                failed: None,
+            };
+            world.plugins.insert(name.clone(), known);
+            bad.extend(unknown_tables(project, plugin));
+        }
         bad.extend(world.add_connections(project, connectors));
         (world, bad)
     }
@@ -142,6 +154,24 @@ impl World {
         }
         bad
     }
+}
+
+/// Tables that a plug-in wants to read and that there are not.
+fn unknown_tables(project: &Project, plugin: &Parsed<Package>) -> Vec<Diagnostic> {
+    let tables = plugin.spec.spec.tables.iter().enumerate();
+    let unknown = tables.filter(|(_, table)| !project.tables.contains_key(*table));
+    unknown
+        .map(|(at, table)| {
+            let error =
+                Error::new(Class::Configuration, "catalog.unknown-table").with("name", table);
+            let help = suggest(table, project.tables.keys().map(String::as_str));
+            let place = ["tables".into(), at.into()];
+            plugin
+                .source
+                .diagnostic(&place, None, error)
+                .with_help(help)
+        })
+        .collect()
 }
 
 fn declared(spec: &StreamSpec) -> Result<Option<Input>, Error> {

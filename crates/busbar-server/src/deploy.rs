@@ -387,7 +387,10 @@ impl Deployer {
                 return Err(refused);
             }
         };
-        let applied = app.runtime.apply_as(&project, version, wanted.replay).await;
+        let applied = app
+            .runtime
+            .apply_as(&project, version, (wanted.replay, !recorded.pending))
+            .await;
         let (history, folder) = (self.history.clone(), wanted.folder.cloned());
         match applied {
             Ok(applied) => {

@@ -165,6 +165,10 @@ impl Branch {
         let own = self.columns.projected;
         if !own {
             self.needed.extend(step.columns());
+            if step.payloads() {
+                // Its place is behind those of the columns.
+                self.needed.insert(self.columns.schema.fields().len());
+            }
         }
         self.columns.derived |= !step.row_by_row();
         self.delays.1 += step.delay();
@@ -213,6 +217,11 @@ impl Branch {
         });
     }
 
+    /// Whether the rows still are events, so that their own payloads can be read.
+    pub fn has_payloads(&self) -> bool {
+        !self.columns.projected && !matches!(self.from, BranchFrom::Rows(_))
+    }
+
     /// The columns of the results now: all that steps have made, or those that are read.
     pub fn results(&self) -> SchemaRef {
         self.read_of(&self.columns)
@@ -223,7 +232,9 @@ impl Branch {
         match columns.projected {
             true => Arc::clone(&columns.schema),
             false => {
-                let places: Vec<usize> = self.needed.iter().copied().collect();
+                let columns_end = columns.schema.fields().len();
+                let needed = self.needed.iter().copied();
+                let places: Vec<usize> = needed.filter(|place| *place < columns_end).collect();
                 // They are places of this schema.
                 let read = columns.schema.project(&places).map(Arc::new);
                 read.unwrap_or_else(|_| Arc::clone(&columns.schema))

@@ -107,7 +107,7 @@ impl Compiler<'_> {
                     continue;
                 }
                 // What is wrong is told when the ways are compiled.
-                let compiled = self.with_context(&schema, |context| {
+                let compiled = self.with_context(&schema, false, |context| {
                     crate::operator::registry::compile(at.spec, context)
                 });
                 let Ok(compiled) = compiled else { break };
@@ -137,7 +137,9 @@ impl Compiler<'_> {
         let is_last = leads.is_last;
         let at = &cases.all[number];
         let schema = Arc::clone(&branch.columns.schema);
-        let compiled = self.with_context(&schema, |context| RouteCases::compile(route, context));
+        let compiled = self.with_context(&schema, false, |context| {
+            RouteCases::compile(route, context)
+        });
         let compiled = compiled.map_err(|wrong| self.wrong(at, wrong)).ok()?;
         self.warn_unreachable(at, route, &compiled);
         let begin = branch.columns.clone();
@@ -308,7 +310,7 @@ impl Compiler<'_> {
                 self.route(cases, *number, route, &path, leads, branch)?;
                 continue;
             }
-            let step = self.compile_step(at, &branch.columns.schema)?;
+            let step = self.compile_step(at, branch)?;
             if step.joined().is_some() {
                 let error = Error::new(Class::Configuration, "flow.route-join");
                 self.wrong(at, Wrong::new(error));

@@ -7,7 +7,7 @@ use busbar_event::{Class, Error};
 
 use super::branch::{BranchColumns, BranchEnd};
 use super::{Compiler, Shape, TopicShape};
-use crate::reader::{ENVELOPE, is_envelope};
+use crate::reader::{BODY, ENVELOPE, is_envelope};
 use crate::render::Renderer;
 
 impl Compiler<'_> {
@@ -139,7 +139,8 @@ impl Compiler<'_> {
                 return false;
             }
             let envelope = ENVELOPE.contains(&field.name().as_str());
-            projected
+            let made_by_plugin = schema.metadata().contains_key(BODY);
+            (projected && !(made_by_plugin && envelope))
                 || table.key().contains(field.name())
                 || declared.field_with_name(field.name()).is_ok()
                 || (declared.fields().is_empty() && !envelope)

@@ -72,7 +72,7 @@ impl Compiler<'_> {
         }
         let mut compiled = Vec::with_capacity(stages.branches.len());
         for branch in &stages.branches {
-            compiled.extend(self.compile_step(at, &branch.columns.schema));
+            compiled.extend(self.compile_step(at, branch));
         }
         if compiled.len() < stages.branches.len() || stages.branches.is_empty() {
             return None;
@@ -112,20 +112,24 @@ impl Compiler<'_> {
         Some(())
     }
 
-    /// Compiles a step against the columns that it sees.
+    /// Compiles a step against the columns that it sees on a branch.
     pub(super) fn compile_step(
         &mut self,
         at: &StepAt<'_>,
-        schema: &SchemaRef,
+        branch: &Branch,
     ) -> Option<Arc<dyn Step>> {
-        let compiled = self.with_context(schema, |context| registry::compile(at.spec, context));
+        let (schema, has_payloads) = (&branch.columns.schema, branch.has_payloads());
+        let compiled = self.with_context(schema, has_payloads, |context| {
+            registry::compile(at.spec, context)
+        });
         compiled.map_err(|wrong| self.wrong(at, wrong)).ok()
     }
 
-    /// Calls `compile` with what steps are compiled against.
+    /// Calls `compile` with what steps are compiled against. `has_payloads`: see [`StepContext`].
     pub(super) fn with_context<T>(
         &self,
         schema: &SchemaRef,
+        has_payloads: bool,
         compile: impl FnOnce(&StepContext<'_>) -> T,
     ) -> T {
         let streams = |name: &str| {
@@ -136,6 +140,8 @@ impl Compiler<'_> {
             schema,
             tables: &self.world.tables,
             streams: &streams,
+            plugins: &self.world.plugins,
+            has_payloads,
         })
     }
 

@@ -19,6 +19,7 @@ mod previous;
 pub(crate) mod registry;
 pub(crate) mod route;
 mod rows;
+mod script;
 mod select;
 mod sql;
 mod state;
@@ -39,6 +40,7 @@ use futures::future::BoxFuture;
 
 pub(crate) use output::Output;
 pub(crate) use rows::{Made, Rows, Times};
+pub(crate) use script::KnownPlugin;
 pub(crate) use state::{Changes, StateReader, Visit};
 
 /// A step at work in one task. One call at a time; calls come in the order of the task's input.
@@ -121,6 +123,11 @@ pub(crate) trait Step: Send + Sync {
     /// other columns on.
     fn columns(&self) -> Vec<usize>;
 
+    /// Whether it reads the events' own payloads, as the column [`crate::reader::PAYLOAD`].
+    fn payloads(&self) -> bool {
+        false
+    }
+
     /// Whether each row that comes out stands for one event that came in.
     fn row_by_row(&self) -> bool {
         true
@@ -189,6 +196,10 @@ pub(crate) struct StepContext<'a> {
     pub tables: &'a BTreeMap<String, Arc<dyn Table>>,
     /// The columns of a stream's events.
     pub streams: &'a dyn Fn(&str) -> Option<SchemaRef>,
+    /// The plug-ins there are, by name.
+    pub plugins: &'a BTreeMap<String, KnownPlugin>,
+    /// The rows still are events, so that their own payloads can be read.
+    pub has_payloads: bool,
 }
 
 /// What is wrong with a step.

@@ -6,8 +6,8 @@ use busbar_catalog::{PathItem, StepSpec};
 use busbar_event::{Class, Error};
 
 use super::{
-    Step, StepContext, Wrong, alarm, dedupe, filter, join, latest, pattern, previous, select, sql,
-    top, window,
+    Step, StepContext, Wrong, alarm, dedupe, filter, join, latest, pattern, previous, script,
+    select, sql, top, window,
 };
 
 /// Compiles a step of a flow file.
@@ -27,6 +27,7 @@ pub(crate) fn compile(spec: &StepSpec, context: &StepContext<'_>) -> Result<Arc<
             Class::Configuration,
             "flow.route-empty",
         ))),
+        StepSpec::Script(plugin) => script::compile(plugin, context),
         StepSpec::Select(columns) => select::compile(columns, context),
         StepSpec::Sql(query) => sql::compile(query, context),
         StepSpec::Top(spec) => top::compile(spec, context),

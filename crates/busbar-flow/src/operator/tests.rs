@@ -89,6 +89,8 @@ fn step(yaml: &str) -> Arc<dyn Step> {
         schema: &schema,
         tables: &BTreeMap::new(),
         streams: &|_| None,
+        plugins: &BTreeMap::new(),
+        has_payloads: false,
     };
     registry::compile(&spec, &context).unwrap_or_else(|wrong| panic!("{yaml}: {wrong:?}"))
 }

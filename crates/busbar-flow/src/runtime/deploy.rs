@@ -269,11 +269,13 @@ impl Runtime {
         parsed: &Parsed<FlowSpec>,
     ) -> Result<Option<Arc<Plan>>, Error> {
         let options = self.inner.options.clone();
+        let plugins = self.inner.plugins.read().clone();
         let known_as = self.inner.checkpoints.flow(name)?.known_as;
         let (project, parsed, name) = (project.clone(), parsed.clone(), name.to_owned());
         blocking(move || {
             let (bus, tables) = (&options.bus, &options.tables);
             let mut world = World::of_bus(bus, tables, &project, &options.connectors)?;
+            world.plugins = plugins;
             world
                 .known_as
                 .extend(known_as.map(|known_as| (name.clone(), known_as)));

@@ -5,6 +5,7 @@ mod compute;
 mod deploy;
 mod edges;
 pub mod explain;
+mod plugins;
 mod redrive;
 mod report;
 mod sources;
@@ -28,6 +29,7 @@ use crate::checkpoint::{Checkpoints, Kept, Mark, TaskKey};
 use crate::dead::DeadLetters;
 use crate::drive::SourceDriver;
 use crate::limits::{DRAIN_TIMEOUT, RATE_EVERY, RESTART_AFTER, TRIM_TICKS};
+use crate::operator::KnownPlugin;
 use crate::output::blocking;
 use crate::state::States;
 use crate::status::{
@@ -38,6 +40,8 @@ use crate::world::check;
 use busbar_connector::Connectors;
 use compute::Compute;
 use deploy::stands;
+pub use plugins::PluginReport;
+pub(crate) use plugins::TableHost;
 use report::unaccounted;
 
 /// What a runtime stands on.
@@ -70,6 +74,7 @@ struct Inner {
     positions: Store,
     states: States,
     compute: Compute,
+    plugins: RwLock<BTreeMap<String, KnownPlugin>>,
     /// The project that runs. Held while anything is changed, so that changes come one after the other.
     project: tokio::sync::Mutex<Project>,
     flows: RwLock<BTreeMap<String, Arc<Flow>>>,
@@ -129,12 +134,14 @@ impl Runtime {
             checkpoints,
             dead,
             positions,
+            plugins: RwLock::default(),
             project: tokio::sync::Mutex::default(),
             flows: RwLock::default(),
             sources: Mutex::default(),
             runs: runs.into(),
             bounded: bounded::BoundedRuns::default(),
         });
+        plugins::clear(&inner);
         tokio::spawn(tick(Arc::downgrade(&inner)));
         Ok(Runtime { inner })
     }
@@ -146,11 +153,12 @@ impl Runtime {
     /// # Errors
     /// What is wrong with the project; nothing has changed then.
     pub async fn apply(&self, project: &Project, version: u64) -> Result<Applied, Vec<Diagnostic>> {
-        self.apply_as(project, version, false).await
+        self.apply_as(project, version, (false, false)).await
     }
 
     /// As [`Runtime::apply`]. With `replay`, a flow whose new version cannot go on with the state of the one before begins
-    /// anew with the oldest event that is kept; without it, that version does not start.
+    /// anew with the oldest event that is kept; without it, that version does not start. With `accepted`, the project has
+    /// been applied before, and a plug-in that does not start any more stops only the flows that use it.
     ///
     /// # Errors
     /// As of [`Runtime::apply`].
@@ -158,13 +166,15 @@ impl Runtime {
         &self,
         project: &Project,
         version: u64,
-        replay: bool,
+        (replay, accepted): (bool, bool),
     ) -> Result<Applied, Vec<Diagnostic>> {
         let mut current = self.inner.project.lock().await;
         let diagnostics = check(project, &self.inner.options.connectors);
         if has_errors(&diagnostics) {
             return Err(diagnostics);
         }
+        // A new version runs, and has passed its tests, before anything else is touched.
+        let plugins = self.start_plugins(project, accepted).await?;
         let (bus, tables) = (
             self.inner.options.bus.clone(),
             Arc::clone(&self.inner.options.tables),
@@ -178,6 +188,7 @@ impl Runtime {
         })
         .await
         .map_err(|error| vec![placed(project, error)])?;
+        *self.inner.plugins.write() = plugins;
         let mut applied = Applied::default();
         // A source that is gone must not publish into streams that mean something else now.
         self.stop_sources(project).await;
@@ -689,7 +700,7 @@ fn placed(project: &Project, error: Error) -> Diagnostic {
 
 /// What a flow means, with everything it names.
 fn meaning(project: &Project, parsed: &Parsed<FlowSpec>) -> serde_json::Value {
-    use busbar_catalog::OutputTarget;
+    use busbar_catalog::{OutputTarget, StepSpec};
     let spec = &parsed.spec;
     let mut named = BTreeMap::new();
     let stream = |name: &String| {
@@ -724,6 +735,13 @@ fn meaning(project: &Project, parsed: &Parsed<FlowSpec>) -> serde_json::Value {
             }
         };
         named.insert(key, json);
+    }
+    for step in spec.all_steps() {
+        if let StepSpec::Script(name) = step.spec {
+            let plugin = project.plugins.get(name);
+            let json = plugin.map(|plugin| plugin.spec.hash().into());
+            named.insert(format!("plugin/{name}"), json);
+        }
     }
     serde_json::json!({ "flow": canonical(Kind::Flow, spec), "names": named })
 }

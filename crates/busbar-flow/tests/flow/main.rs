@@ -18,6 +18,7 @@ mod nexmark;
 mod poison;
 mod replay;
 mod route;
+mod scripts;
 mod state;
 mod stateful;
 mod times;

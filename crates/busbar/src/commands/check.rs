@@ -24,7 +24,7 @@ pub struct CheckArgs {
 #[derive(Debug, clap::Args)]
 pub struct SchemaArgs {
     /// The kind of file.
-    #[arg(value_parser = ["config", "stream", "flow", "table", "connection", "gateway"])]
+    #[arg(value_parser = ["config", "stream", "flow", "table", "connection", "gateway", "plugin"])]
     kind: String,
 }
 
@@ -114,6 +114,7 @@ pub fn print_schema(args: &SchemaArgs) {
         "flow" => Kind::Flow,
         "table" => Kind::Table,
         "gateway" => Kind::Gateway,
+        "plugin" => Kind::Plugin,
         _ => Kind::Connection,
     };
     println!("{:#}", schema::schema(kind));

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use busbar_catalog::Bundle;
 use busbar_event::{Class, Error};
+use busbar_plugin::Package;
 use serde_json::json;
 
 use crate::client::NodeArgs;
@@ -35,7 +36,13 @@ pub fn run(args: &PullArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> 
     let pulled = Pulled::new(&running, &local, args.delete);
     if !args.dry_run {
         for (path, text) in &pulled.write {
-            write(&args.dir.join(path), text).map_err(|why| disk("cli.pull-write", path, why))?;
+            let contents = match path.starts_with("plugins/") {
+                true => Package::contents_of(text)
+                    .map_err(|error| Failure::new(exit::UNAVAILABLE, error))?,
+                false => text.clone().into_bytes(),
+            };
+            write(&args.dir.join(path), &contents)
+                .map_err(|why| disk("cli.pull-write", path, why))?;
         }
         for path in &pulled.delete {
             std::fs::remove_file(args.dir.join(path))
@@ -180,14 +187,14 @@ fn with_secrets(text: &str, local: &str) -> String {
 }
 
 /// Puts a file in the place of the one that is there. A node that runs the folder sees the old text or the new one.
-fn write(path: &Path, text: &str) -> std::io::Result<()> {
+fn write(path: &Path, contents: &[u8]) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     // Files with this ending are not read as part of a project.
     let new = path.with_file_name(format!(".{name}.tmp"));
-    std::fs::write(&new, text)?;
+    std::fs::write(&new, contents)?;
     if let Ok(meta) = std::fs::metadata(path) {
         std::fs::set_permissions(&new, meta.permissions())?;
     }

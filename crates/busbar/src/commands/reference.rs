@@ -117,6 +117,7 @@ fn files() -> String {
         (Kind::Table, "tables/NAME.yaml"),
         (Kind::Connection, "connections/NAME.yaml"),
         (Kind::Gateway, "gateways/NAME.yaml"),
+        (Kind::Plugin, "plugins/NAME/plugin.yaml"),
     ] {
         let schema = schema::schema(kind);
         let _ = write!(text, "\n## `{title}`\n\n{}\n\n", paragraph(&schema));

@@ -1,4 +1,4 @@
-//! `busbar test`: runs the tests in flow files.
+//! `busbar test`: runs the tests in the files of flows and plug-ins.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::commands::check;
 use crate::exit::{self, Failure};
 use crate::say;
 
-/// Run the tests in a project's flow files.
+/// Run the tests in the files of a project's flows and plug-ins.
 #[derive(Debug, clap::Args)]
 pub struct TestArgs {
     /// The project's folder.
@@ -20,6 +20,9 @@ pub struct TestArgs {
     /// Only this flow's tests.
     #[arg(long)]
     flow: Option<String>,
+    /// Only this plug-in's tests.
+    #[arg(long, conflicts_with = "flow")]
+    plugin: Option<String>,
 }
 
 /// Runs the tests and prints what differs.
@@ -35,8 +38,21 @@ pub fn run(args: &TestArgs, json: bool) -> Result<(), Failure> {
         let error = Error::new(Class::Configuration, "cli.no-such-flow").with("flow", flow);
         return Err(Failure::new(exit::CONFIGURATION, error));
     }
+    if let Some(plugin) = &args.plugin
+        && !project.plugins.contains_key(plugin)
+    {
+        let error = Error::new(Class::Configuration, "plugin.unknown").with("name", plugin);
+        return Err(Failure::new(exit::CONFIGURATION, error));
+    }
     let connectors = check::connectors(&args.dir);
-    let report = busbar_flow::run_tests(&project, &connectors, args.flow.as_deref());
+    let mut report = match &args.plugin {
+        None => busbar_flow::run_tests(&project, &connectors, args.flow.as_deref()),
+        Some(_) => busbar_flow::Report::default(),
+    };
+    if args.flow.is_none() {
+        let of_plugins = busbar_flow::test_plugins(&project, args.plugin.as_deref());
+        report.tests.extend(of_plugins);
+    }
     let failed = report.tests.iter().filter(|test| !test.passed).count();
     if json {
         println!("{}", serde_json::json!({ "tests": report.tests }));

@@ -386,6 +386,8 @@ mod tests {
             schema: &schema,
             tables: &BTreeMap::from([("sites".to_owned(), table)]),
             streams: &|_| None,
+            plugins: &BTreeMap::new(),
+            has_payloads: false,
         };
         let step = registry::compile(&spec, &context).unwrap();
         step.operator(&schema).unwrap()

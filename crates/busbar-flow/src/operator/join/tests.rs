@@ -24,6 +24,8 @@ fn step(yaml: &str) -> Arc<dyn Step> {
         schema: &schema,
         tables: &BTreeMap::new(),
         streams: &|name| (name == "right").then(|| batch(&[]).schema()),
+        plugins: &BTreeMap::new(),
+        has_payloads: false,
     };
     registry::compile(&spec, &context).unwrap_or_else(|wrong| panic!("{yaml}: {wrong:?}"))
 }

@@ -1,0 +1,428 @@
+//! Plug-ins in flows: what they make arrives once, whatever is deployed, killed or restarted in between.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::common::{PATIENCE, World, batch, project, rest};
+
+const IN: (&str, &str) = (
+    "streams/in.yaml",
+    "topics: in/#\nformat: json\npartitions: 2\nschema: { id: int }\n",
+);
+const OUT: (&str, &str) = (
+    "streams/out.yaml",
+    "topics: [out/#, in-made/#]\nformat: json\n",
+);
+const STATIONS: (&str, &str) = (
+    "tables/stations.yaml",
+    "hot: {}\nkey: [id]\ncolumns: [{ name: id, type: text }, { name: region, type: text }]\n",
+);
+
+#[test]
+fn scripts_make_events_with_topics_tags_and_payloads() {
+    let world = World::new(1);
+    let main = r#"
+import busbar
+def process(event):
+    payload = event["payload"]
+    if payload["id"] == 1: return None
+    if payload["id"] == 2: raise ValueError("two")
+    if payload["id"] == 3: return [{"topic": "out/three/a", "payload": [1]}, {"topic": "out/three/b", "tags": {"x": "y"}}]
+    payload["topic"] = event["topic"]
+    payload["extra"] = payload.get("only_here")
+    return {"topic": "out/rest", "payload": payload}
+"#;
+    world.apply(&[
+        IN,
+        OUT,
+        ("plugins/rain/plugin.yaml", "language: python\n"),
+        ("plugins/rain/main.py", main),
+        (
+            "flows/f.yaml",
+            "from: in\nsteps:\n  - where: id < 100\n  - script: rain\nto:\n  - stream: out\n",
+        ),
+    ]);
+    // A plug-in sees all that is in a payload, whatever columns the stream has.
+    world.publish("in/a", &[r#"{"id": 1}"#.into()]);
+    world.settle("f");
+    let events = [
+        r#"{"id": 2}"#,
+        r#"{"id": 3}"#,
+        "{\"id\": 4,\n \"only_here\": [1, 2]}",
+        r#"{"id": 100}"#,
+    ];
+    world.publish("in/a", &events.map(String::from));
+    let status = world.settle("f");
+    assert_eq!(
+        world.contents("out"),
+        [
+            ("out/three/a".into(), json!([1])),
+            ("out/three/b".into(), json!({ "id": 3 })),
+            (
+                "out/rest".into(),
+                json!({ "id": 4, "only_here": [1, 2], "topic": "in/a", "extra": [1, 2] })
+            ),
+        ]
+    );
+    assert_eq!(status.conservation.counters.dead, 1);
+    assert_eq!(status.conservation.difference, 0, "{status:#?}");
+    let letters = world.flows.dead_letters(Default::default(), 10);
+    let letters = world.tokio.block_on(letters).unwrap();
+    let letter = serde_json::to_value(&letters[0]).unwrap().to_string();
+    assert!(
+        letter.contains("main.py") && letter.contains("ValueError: two"),
+        "{letter}"
+    );
+}
+
+#[test]
+fn columns_of_a_plugin_go_on_to_steps_and_tables() {
+    let world = World::new(2);
+    let main = "export default ({ payload }) => [{ payload: { id: payload.id, mm: payload.id / 2 } }, { payload: { id: payload.id + 1000, mm: payload.bad ? 'x' : 1 } }];";
+    world.apply(&[
+        IN,
+        ("tables/all.yaml", "relational: {}\n"),
+        (
+            "plugins/rain/plugin.yaml",
+            "language: javascript\ncolumns: [{ name: id, type: int }, { name: mm, type: float }]\n",
+        ),
+        ("plugins/rain/main.js", main),
+        (
+            "flows/f.yaml",
+            "from: in\nsteps:\n  - script: rain\n  - where: mm >= 1\nto:\n  - table: all\n",
+        ),
+    ]);
+    let events = [r#"{"id": 1}"#, r#"{"id": 2}"#, r#"{"id": 3, "bad": true}"#];
+    world.publish("in/a", &events.map(String::from));
+    let status = world.settle("f");
+    let mut found = world.table_ints("all", "id");
+    found.sort_unstable();
+    // Of an event of which anything cannot be read, nothing comes.
+    assert_eq!(found, [2, 1001, 1002]);
+    assert_eq!(status.conservation.counters.dead, 1);
+    assert_eq!(status.conservation.difference, 0, "{status:#?}");
+    let columns = world.tables.table("all").unwrap().schema();
+    let names: Vec<_> = columns.fields().iter().map(|f| f.name().clone()).collect();
+    assert_eq!(names, ["id", "mm"]);
+}
+
+#[test]
+fn a_wrong_version_is_refused_with_file_and_line_and_the_old_one_goes_on() {
+    let world = World::new(3);
+    let files = |main: &'static str, yaml: &'static str| {
+        [
+            IN,
+            OUT,
+            ("plugins/rain/plugin.yaml", yaml),
+            ("plugins/rain/main.py", main),
+            (
+                "flows/f.yaml",
+                "from: in\nsteps:\n  - script: rain\nto:\n  - topic: out/all\n",
+            ),
+        ]
+    };
+    let good = "def process(event):\n    return event\n";
+    let yaml = "language: python\ntests:\n  - given: [{ payload: { id: 1 } }]\n    expect: [{ payload: { id: 1 } }]\n";
+    world.apply(&files(good, yaml));
+    for (main, yaml, place) in [
+        (
+            "def process(event):\n    return (\n",
+            yaml,
+            "plugins/rain/main.py:2:1: ",
+        ),
+        (
+            "def process(event):\n    return None\n",
+            yaml,
+            "plugins/rain/plugin.yaml:3:3: ",
+        ),
+        (
+            good,
+            "language: python\nmain: other.py\n",
+            "plugins/rain/plugin.yaml:1:11: ",
+        ),
+        (
+            good,
+            "language: command\ncommand: [no-such-program]\n",
+            "plugins/rain/plugin.yaml:1:11: ",
+        ),
+    ] {
+        let bad = world.try_apply(&files(main, yaml)).unwrap_err();
+        assert!(bad[0].contains(place), "{bad:?}");
+        world.publish("in/a", &[r#"{"id": 7}"#.into()]);
+        world.settle("f");
+    }
+    assert_eq!(world.contents("out").len(), 4);
+    let without: Vec<_> = files(good, yaml)
+        .into_iter()
+        .filter(|(p, _)| !p.ends_with(".yaml") || !p.starts_with("plugins"))
+        .collect();
+    let bad = world.try_apply(&without).unwrap_err();
+    assert!(bad[0].contains("plugins/rain/plugin.yaml"), "{bad:?}");
+}
+
+#[test]
+fn rows_of_tables_are_read_by_scripts() {
+    let world = World::new(4);
+    let main = "export default (event) => ({ payload: { id: event.payload.id, region: busbar.get('stations', { id: event.payload.site })?.region ?? null, all: busbar.scan('stations').length } });";
+    world.apply(&[
+        IN,
+        OUT,
+        STATIONS,
+        (
+            "plugins/rain/plugin.yaml",
+            "language: javascript\ntables: [stations]\n",
+        ),
+        ("plugins/rain/main.js", main),
+        (
+            "flows/f.yaml",
+            "from: in\nsteps:\n  - script: rain\nto:\n  - topic: out/all\n",
+        ),
+        (
+            "flows/s.yaml",
+            "from: reg\nsteps:\n  - select: id, region\nto:\n  - table: stations\n",
+        ),
+        (
+            "streams/reg.yaml",
+            "topics: reg/#\nformat: json\nschema: { id: text, region: text }\n",
+        ),
+    ]);
+    let rows = [
+        r#"{"id": "a", "region": "north"}"#,
+        r#"{"id": "b", "region": "south"}"#,
+    ];
+    world.publish("reg/x", &rows.map(String::from));
+    world.settle("s");
+    let events = [r#"{"id": 1, "site": "b"}"#, r#"{"id": 2, "site": "c"}"#];
+    world.publish("in/a", &events.map(String::from));
+    world.settle("f");
+    let payloads: Vec<_> = world
+        .contents("out")
+        .into_iter()
+        .map(|(_, payload)| payload)
+        .collect();
+    assert_eq!(
+        payloads,
+        [
+            json!({ "id": 1, "region": "south", "all": 2 }),
+            json!({ "id": 2, "region": null, "all": 2 })
+        ]
+    );
+}
+
+#[test]
+fn tests_of_flows_and_of_plugins_run_plugins() {
+    let flow = |expected: i64| {
+        format!(
+            "from: in\nsteps:\n  - script: rain\nto:\n  - topic: out/all\ntests:\n  - given: [{{ topic: in/a, payload: {{ id: 1 }} }}]\n    expect: [{{ id: {expected} }}]\n"
+        )
+    };
+    let plugin = |expected: i64| {
+        format!(
+            "language: javascript\ntests:\n  - given: [{{ payload: {{ id: 1 }} }}]\n    expect: [{{ payload: {{ id: {expected} }} }}]\n"
+        )
+    };
+    let main = "export default (event) => { event.payload.id += 1; return event; }";
+    for (expected, passes) in [(2, true), (3, false)] {
+        let (flow, plugin) = (flow(expected), plugin(expected));
+        let project = project(&[
+            IN,
+            OUT,
+            ("plugins/rain/plugin.yaml", plugin.as_str()),
+            ("plugins/rain/main.js", main),
+            ("flows/f.yaml", flow.as_str()),
+        ]);
+        let report = busbar_flow::run_tests(&project, &Default::default(), None);
+        assert_eq!(report.passed(), passes, "{report:#?}");
+        let reports = busbar_flow::test_plugins(&project, None);
+        assert_eq!(
+            (reports.len(), reports[0].passed),
+            (1, passes),
+            "{reports:#?}"
+        );
+    }
+}
+
+#[test]
+fn cases_of_a_route_lead_to_plugins() {
+    let world = World::new(7);
+    let flow = "from: in\nsteps:\n  - route:\n      cases:\n        - name: low\n          when: id < 10\n          steps:\n            - script: rain\n      default: { steps: [{ where: id > 11 }] }\nto:\n  - topic: out/all\n";
+    world.apply(&[
+        IN,
+        OUT,
+        ("plugins/rain/plugin.yaml", "language: javascript\n"),
+        (
+            "plugins/rain/main.js",
+            "export default (event) => ({ payload: { id: event.payload.id, seen: event.payload.more } });",
+        ),
+        ("flows/f.yaml", flow),
+    ]);
+    let events = [
+        r#"{"id": 1, "more": "x"}"#,
+        r#"{"id": 11}"#,
+        r#"{"id": 12}"#,
+    ];
+    world.publish("in/a", &events.map(String::from));
+    world.settle("f");
+    let mut payloads: Vec<_> = world.contents("out").into_iter().map(|(_, p)| p).collect();
+    payloads.sort_by_key(|payload| payload["id"].as_i64());
+    assert_eq!(
+        payloads,
+        [json!({ "id": 1, "seen": "x" }), json!({ "id": 12 })]
+    );
+}
+
+/// Publishes numbered events until it is told to stop.
+struct Publisher {
+    stop: Arc<AtomicBool>,
+    published: Arc<AtomicI64>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Publisher {
+    fn on(world: &World, from: i64) -> Publisher {
+        let stop = Arc::new(AtomicBool::new(false));
+        let published = Arc::new(AtomicI64::new(from));
+        let (bus, handle) = (world.bus.clone(), world.tokio.handle().clone());
+        let (told, counted) = (Arc::clone(&stop), Arc::clone(&published));
+        let thread = std::thread::spawn(move || {
+            let mut id = from;
+            while !told.load(Ordering::SeqCst) {
+                let events: Vec<String> = (id..id + 20)
+                    .map(|id| format!(r#"{{"id":{id},"k":"k{}"}}"#, id % 7))
+                    .collect();
+                let topic = format!("in/c{}", id / 20 % 5);
+                if handle
+                    .block_on(bus.append(batch(&topic, &events), None))
+                    .is_ok()
+                {
+                    id += 20;
+                }
+                counted.store(id, Ordering::SeqCst);
+                rest(1);
+            }
+        });
+        Publisher {
+            stop,
+            published,
+            thread,
+        }
+    }
+
+    fn end(self) -> i64 {
+        self.stop.store(true, Ordering::SeqCst);
+        self.thread.join().unwrap();
+        self.published.load(Ordering::SeqCst)
+    }
+}
+
+fn once(mut found: Vec<i64>, count: i64) {
+    found.sort_unstable();
+    let twice: Vec<_> = found
+        .windows(2)
+        .filter(|p| p[0] == p[1])
+        .map(|p| p[0])
+        .collect();
+    assert!(twice.is_empty(), "twice: {twice:?}");
+    assert_eq!(found.len() as i64, count, "{} of {count} came", found.len());
+}
+
+const TABLE: (&str, &str) = ("tables/all.yaml", "relational: {}\n");
+const COLUMNS: &str = "columns: [{ name: id, type: int }, { name: v, type: int }]\n";
+
+fn versions(language: &str, main: &str, text: &str, world: &World) -> busbar_flow::Applied {
+    let yaml = format!("language: {language}\nworkers: 2\n{COLUMNS}");
+    let main = format!("plugins/rain/{main}");
+    world.apply(&[
+        IN,
+        TABLE,
+        ("plugins/rain/plugin.yaml", yaml.as_str()),
+        (main.as_str(), text),
+        (
+            "flows/f.yaml",
+            "from: in\nsteps:\n  - script: rain\nto:\n  - table: all\n",
+        ),
+    ])
+}
+
+#[test]
+fn new_versions_take_over_while_events_flow_and_none_is_lost_or_doubled() {
+    let world = World::new(5);
+    let text =
+        "def process(event):\n    return {'payload': {'id': event['payload']['id'], 'v': 0}}\n";
+    versions("python", "main.py", text, &world);
+    let publisher = Publisher::on(&world, 0);
+    for version in 1..4 {
+        let text = format!(
+            "def process(event):\n    return {{'payload': {{'id': event['payload']['id'], 'v': {version}}}}}\n"
+        );
+        let applied = versions("python", "main.py", &text, &world);
+        assert!(applied.failed.is_empty(), "{:?}", applied.failed);
+        rest(200);
+        let text = format!(
+            "export default ({{ payload }}) => ({{ payload: {{ id: payload.id, v: {version} }} }});"
+        );
+        let applied = versions("javascript", "main.js", &text, &world);
+        assert!(applied.failed.is_empty(), "{:?}", applied.failed);
+        rest(200);
+    }
+    let count = publisher.end();
+    let status = world.settle("f");
+    assert_eq!(status.conservation.difference, 0, "{status:#?}");
+    once(world.table_ints("all", "id"), count);
+    let workers = || {
+        let plugins = world.tokio.block_on(world.flows.plugins());
+        plugins[0].status.clone().unwrap()
+    };
+    assert_eq!(workers().workers.len(), 2);
+}
+
+#[test]
+fn workers_and_node_are_killed_and_each_event_is_in_the_table_once() {
+    let mut world = World::new(6);
+    let text =
+        "def process(event):\n    return {'payload': {'id': event['payload']['id'], 'v': 1}}\n";
+    versions("python", "main.py", text, &world);
+    let mut published = 0;
+    for round in 0..4 {
+        let publisher = Publisher::on(&world, published);
+        let mut killed = 0;
+        let until = Instant::now() + PATIENCE;
+        while killed < 4 {
+            assert!(Instant::now() < until);
+            rest(30);
+            let plugins = world.tokio.block_on(world.flows.plugins());
+            let workers = plugins[0].status.clone().unwrap().workers;
+            for worker in &workers[..1 + round % 2] {
+                if let Some(process) = worker.process {
+                    let kill = std::process::Command::new("kill")
+                        .args(["-9", &process.to_string()])
+                        .output();
+                    killed += i32::from(kill.unwrap().status.success());
+                }
+            }
+        }
+        published = publisher.end();
+        // What was on its way is lost with the process, not with the power, and comes again.
+        world = world.restart(false);
+        versions("python", "main.py", text, &world);
+    }
+    let status = world.settle("f");
+    // An event on which the worker was killed twice is a dead letter.
+    let dead = status.conservation.counters.dead as i64;
+    assert!(dead < published / 2, "{dead} of {published}");
+    let letters = world.flows.dead_letters(Default::default(), 100_000);
+    let letters = world.tokio.block_on(letters).unwrap();
+    let letters = serde_json::to_value(&letters).unwrap();
+    let letters = letters.as_array().unwrap().iter().map(|letter| {
+        let payload = letter["payload"].as_str().unwrap_or_default();
+        let payload: serde_json::Value =
+            serde_json::from_str(payload).unwrap_or_else(|_| letter["payload"].clone());
+        payload["id"].as_i64().unwrap_or_else(|| panic!("{letter}"))
+    });
+    let mut found = world.table_ints("all", "id");
+    found.extend(letters);
+    once(found, published);
+}

@@ -1,0 +1,131 @@
+"""Runs a plug-in in Python: reads batches of events from standard input and answers on standard output."""
+
+import importlib.util
+import json
+import os
+import sys
+
+import busbar
+
+decode = json.JSONDecoder().decode
+encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
+def failure(error, folder):
+    """An exception with the last place in the plug-in's own files."""
+    message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    file, line = None, None
+    if isinstance(error, SyntaxError) and error.filename:
+        file, line, message = error.filename, error.lineno, f"{type(error).__name__}: {error.msg}"
+    trace = error.__traceback__
+    while trace is not None and not (isinstance(error, SyntaxError) and file):
+        name = trace.tb_frame.f_code.co_filename
+        if name.startswith(folder):
+            file, line = name, trace.tb_lineno
+        trace = trace.tb_next
+    if file and file.startswith(folder):
+        file = file[len(folder):]
+    return {"message": message, "file": file, "line": line}
+
+
+def load(main, folder):
+    sys.path.insert(0, folder)
+    path = os.path.join(folder, main)
+    loader = None
+    if main.endswith(".pyc"):
+        from importlib.machinery import SourcelessFileLoader
+
+        loader = SourcelessFileLoader("main", path)
+    spec = importlib.util.spec_from_file_location("main", path, loader=loader)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["main"] = module
+    spec.loader.exec_module(module)
+    if callable(getattr(module, "process_batch", None)):
+        return module.process_batch, True
+    if callable(getattr(module, "process", None)):
+        return module.process, False
+    raise AttributeError(f"{main} defines neither process(event) nor process_batch(events)")
+
+
+def main():
+    # What the program prints goes to the log; only frames go to the node.
+    out = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    source = os.fdopen(os.dup(0), "rb", buffering=1 << 18)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+
+    def write(frame):
+        data = encode(frame).encode("utf-8", "replace") + b"\n"
+        view = memoryview(data)
+        while view:
+            view = view[out.write(view):]
+
+    asked = 0
+
+    def ask(request):
+        nonlocal asked
+        asked += 1
+        write({"type": "rows", "id": asked, "request": request})
+        while True:
+            frame = decode(source.readline().decode())
+            if frame["type"] == "rows" and frame["id"] == asked:
+                if "error" in frame:
+                    raise busbar.Failed(frame["error"])
+                return frame["rows"]
+            waiting.append(frame)
+
+    waiting = []
+    busbar._ask, busbar._write = ask, write
+    start = decode(source.readline().decode())
+    busbar.settings = start["settings"]
+    folder = os.path.join(os.getcwd(), "")
+    try:
+        process, whole = load(start["main"], folder)
+    except BaseException as error:
+        write({"type": "failed", "error": failure(error, folder)})
+        return
+    write({"type": "ready", "protocol": 1, "credit": 2})
+    while True:
+        if waiting:
+            frame = waiting.pop(0)
+        else:
+            line = source.readline()
+            if not line:
+                return
+            frame = decode(line.decode())
+        kind = frame["type"]
+        if kind == "batch":
+            events = frame["events"]
+            if whole:
+                try:
+                    results = list(process(events))
+                    if len(results) != len(events):
+                        raise ValueError(f"process_batch answered {len(results)} entries to {len(events)} events")
+                except BaseException as error:
+                    results = [{"error": failure(error, folder)}] * len(events)
+            else:
+                results = []
+                add = results.append
+                for event in events:
+                    try:
+                        add(process(event))
+                    except BaseException as error:
+                        add({"error": failure(error, folder)})
+            try:
+                write({"type": "result", "id": frame["id"], "events": results})
+            except (TypeError, ValueError, RecursionError):
+                # One of them cannot be written as JSON: each is tried alone.
+                for at, result in enumerate(results):
+                    try:
+                        encode(result)
+                    except Exception as error:
+                        results[at] = {"error": {"message": f"the result is no JSON: {error}"}}
+                write({"type": "result", "id": frame["id"], "events": results})
+        elif kind == "ping":
+            write({"type": "pong"})
+        elif kind == "stop":
+            return
+
+
+main()

@@ -1,0 +1,191 @@
+//! Events as plug-ins are given them: JSON objects.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use busbar_event::Micros;
+use busbar_event::format::{is_json, write_json_text};
+
+use crate::limits::{BATCH_EVENTS_MAX, BATCH_JSON_BYTES};
+
+/// An event for a plug-in.
+#[derive(Clone, Copy, Debug)]
+pub struct GivenEvent<'a> {
+    /// Its topic.
+    pub topic: &'a str,
+    /// Its key.
+    pub key: Option<&'a str>,
+    /// Its time, in microseconds since 1970.
+    pub time: Micros,
+    /// Its payload.
+    pub payload: &'a [u8],
+}
+
+/// Events as JSON objects, one behind the other, with a comma behind each.
+#[derive(Debug, Default)]
+pub struct EventsJson {
+    json: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl EventsJson {
+    /// Number of events.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Bytes of all events together.
+    pub fn bytes(&self) -> usize {
+        self.json.len()
+    }
+
+    /// Some of the events, separated by commas.
+    pub fn range(&self, first: usize, count: usize) -> &[u8] {
+        if count == 0 {
+            return &[];
+        }
+        let start = match first {
+            0 => 0,
+            first => self.ends[first - 1],
+        };
+        &self.json[start..self.ends[first + count - 1] - 1]
+    }
+
+    /// The events in parts that a worker takes at once: the first event and the number of events of each.
+    pub fn parts(&self) -> Vec<(usize, usize)> {
+        let mut parts = Vec::new();
+        let (mut first, mut start) = (0, 0);
+        for (at, end) in self.ends.iter().enumerate() {
+            let last = at + 1 == self.ends.len();
+            if last || at + 1 - first >= BATCH_EVENTS_MAX || end - start >= BATCH_JSON_BYTES {
+                parts.push((first, at + 1 - first));
+                (first, start) = (at + 1, *end);
+            }
+        }
+        parts
+    }
+
+    /// Adds an event. A payload that is JSON is given as a value, other text as `text` and anything else as `base64`.
+    pub fn push<'a>(
+        &mut self,
+        event: &GivenEvent<'_>,
+        tags: impl Iterator<Item = (&'a str, &'a str)>,
+    ) {
+        let out = &mut self.json;
+        out.extend_from_slice(b"{\"topic\":");
+        write_json_text(event.topic, out);
+        if let Some(key) = event.key {
+            out.extend_from_slice(b",\"key\":");
+            write_json_text(key, out);
+        }
+        out.extend_from_slice(b",\"time\":");
+        out.extend_from_slice(event.time.to_string().as_bytes());
+        out.extend_from_slice(b",\"tags\":{");
+        for (at, (name, value)) in tags.enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            write_json_text(name, out);
+            out.push(b':');
+            write_json_text(value, out);
+        }
+        out.push(b'}');
+        payload(event.payload, out);
+        out.extend_from_slice(b"},");
+        self.ends.push(out.len());
+    }
+}
+
+fn payload(payload: &[u8], out: &mut Vec<u8>) {
+    if is_json(payload) {
+        out.extend_from_slice(b",\"payload\":");
+        let from = out.len();
+        out.extend_from_slice(payload);
+        // In valid JSON the end of a line is white space, and here it would end the frame.
+        for byte in &mut out[from..] {
+            if *byte == b'\n' || *byte == b'\r' {
+                *byte = b' ';
+            }
+        }
+        return;
+    }
+    match std::str::from_utf8(payload) {
+        Ok(text) => {
+            out.extend_from_slice(b",\"text\":");
+            write_json_text(text, out);
+        }
+        Err(_) => {
+            out.extend_from_slice(b",\"base64\":\"");
+            out.extend_from_slice(STANDARD.encode(payload).as_bytes());
+            out.push(b'"');
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_payload_fits_into_a_line() {
+        let mut events = EventsJson::default();
+        for (payload, expected) in [
+            (&b"{\"a\":\r\n 1}"[..], r#""payload":{"a":   1}"#),
+            (b"3", r#""payload":3"#),
+            (b"a\n\"b\"", r#""text":"a\n\"b\"""#),
+            (b"", r#""text":"""#),
+            (b"\xff\x00", r#""base64":"/wA=""#),
+            (b"{\"a\":\xff}", r#""base64":"eyJhIjr/fQ==""#),
+        ] {
+            let event = GivenEvent {
+                topic: "a/\u{1}b",
+                key: Some("k"),
+                time: -5,
+                payload,
+            };
+            events.push(&event, [("site", "x\"y")].into_iter());
+            let json = String::from_utf8(events.range(events.len() - 1, 1).to_vec()).unwrap();
+            let expected = format!(
+                r#"{{"topic":"a/\u0001b","key":"k","time":-5,"tags":{{"site":"x\"y"}},{expected}}}"#
+            );
+            assert_eq!(json, expected);
+        }
+        let all = format!("[{}]", String::from_utf8_lossy(events.range(0, 6)));
+        assert!(!all.contains('\n'));
+        let all: Vec<serde_json::Value> = serde_json::from_str(&all).unwrap();
+        assert_eq!(all.len(), 6);
+        assert_eq!(events.range(2, 0), b"");
+    }
+
+    #[test]
+    fn parts_are_bounded_in_events_and_bytes() {
+        let add = |events: &mut EventsJson, bytes: usize| {
+            let event = GivenEvent {
+                topic: "a",
+                key: None,
+                time: 0,
+                payload: &vec![b'1'; bytes],
+            };
+            events.push(&event, std::iter::empty());
+        };
+        let mut events = EventsJson::default();
+        assert_eq!(events.parts(), []);
+        for _ in 0..BATCH_EVENTS_MAX + 1 {
+            add(&mut events, 1);
+        }
+        add(&mut events, BATCH_JSON_BYTES);
+        add(&mut events, BATCH_JSON_BYTES);
+        assert_eq!(
+            events.parts(),
+            [
+                (0, BATCH_EVENTS_MAX),
+                (BATCH_EVENTS_MAX, 2),
+                (BATCH_EVENTS_MAX + 2, 1)
+            ]
+        );
+    }
+}

@@ -1,0 +1,251 @@
+//! Frames between node and worker: one line of JSON each.
+
+use std::borrow::Cow;
+
+use busbar_event::{Class, Error};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::limits::ERROR_BYTES_MAX;
+use crate::log::{LogLevel, cut};
+
+/// A frame that a worker has sent.
+#[derive(Debug)]
+pub enum WorkerFrame<'a> {
+    /// The program is loaded.
+    Ready {
+        /// The version of the protocol that it speaks.
+        protocol: u32,
+        /// Batches that it takes before it has answered the first.
+        credit: u32,
+    },
+    /// The program cannot be loaded.
+    Failed(ScriptFailure),
+    /// The answer to a batch.
+    Result {
+        /// The batch's number.
+        id: u64,
+        /// One entry for each event.
+        events: &'a RawValue,
+    },
+    /// A line for the log.
+    Log {
+        /// How much it matters.
+        level: LogLevel,
+        /// The text.
+        message: Cow<'a, str>,
+    },
+    /// The program wants rows of a table.
+    Rows {
+        /// The worker's number for the request.
+        id: u64,
+        /// A [`crate::TableRequest`].
+        request: &'a RawValue,
+    },
+    /// The worker is still there.
+    Pong,
+}
+
+/// An error of the user's program, in its own words.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ScriptFailure {
+    /// What the program's language says.
+    pub message: String,
+    /// The file.
+    #[serde(default)]
+    pub file: Option<String>,
+    /// The line in it, from 1.
+    #[serde(default)]
+    pub line: Option<u32>,
+}
+
+impl ScriptFailure {
+    /// The failure as an error that names plug-in, file and line.
+    pub fn error(&self, class: Class, plugin: &str) -> Error {
+        let message = cut(self.message.trim(), ERROR_BYTES_MAX);
+        match (&self.file, self.line) {
+            (Some(file), Some(line)) => Error::new(class, "plugin.script-at")
+                .with("plugin", plugin)
+                .with("message", message)
+                .with("file", cut(file, ERROR_BYTES_MAX))
+                .with("line", line),
+            _ => Error::new(class, "plugin.script")
+                .with("plugin", plugin)
+                .with("message", message),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct FrameFields<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    #[serde(default)]
+    id: Option<u64>,
+    #[serde(default)]
+    protocol: u32,
+    #[serde(default)]
+    credit: Option<u32>,
+    #[serde(default, borrow)]
+    events: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    request: Option<&'a RawValue>,
+    #[serde(default)]
+    level: Option<LogLevel>,
+    #[serde(default, borrow)]
+    message: Option<Cow<'a, str>>,
+    #[serde(default)]
+    error: Option<ScriptFailure>,
+}
+
+impl<'a> WorkerFrame<'a> {
+    /// Reads a line.
+    ///
+    /// # Errors
+    /// `plugin.rubbish`: it is no frame.
+    pub fn read(line: &'a [u8]) -> Result<WorkerFrame<'a>, Error> {
+        let line: FrameFields<'a> = serde_json::from_slice(line).map_err(|_| rubbish(line))?;
+        let lacks = || rubbish(line.kind.as_bytes());
+        Ok(match &*line.kind {
+            "ready" => WorkerFrame::Ready {
+                protocol: line.protocol,
+                credit: line.credit.unwrap_or(1),
+            },
+            "failed" => WorkerFrame::Failed(line.error.ok_or_else(lacks)?),
+            "result" => WorkerFrame::Result {
+                id: line.id.ok_or_else(lacks)?,
+                events: line.events.ok_or_else(lacks)?,
+            },
+            "log" => WorkerFrame::Log {
+                level: line.level.unwrap_or(LogLevel::Info),
+                message: line.message.ok_or_else(lacks)?,
+            },
+            "rows" => WorkerFrame::Rows {
+                id: line.id.ok_or_else(lacks)?,
+                request: line.request.ok_or_else(lacks)?,
+            },
+            "pong" => WorkerFrame::Pong,
+            _ => return Err(lacks()),
+        })
+    }
+}
+
+/// What came from a worker is no frame. The error shows how it begins.
+pub(crate) fn rubbish(bytes: &[u8]) -> Error {
+    let shown = busbar_event::quote(&String::from_utf8_lossy(&bytes[..bytes.len().min(200)]));
+    Error::new(Class::Permanent, "plugin.rubbish").with("text", shown)
+}
+
+/// Cuts the bytes that come from a worker into lines.
+#[derive(Debug)]
+pub struct FrameDecoder {
+    buffer: Vec<u8>,
+    /// Where the next line begins.
+    start: usize,
+    /// Up to where there is no end of a line.
+    searched: usize,
+    max: usize,
+}
+
+impl FrameDecoder {
+    /// A decoder of lines of at most `max` bytes.
+    pub fn new(max: usize) -> FrameDecoder {
+        FrameDecoder {
+            buffer: Vec::new(),
+            start: 0,
+            searched: 0,
+            max,
+        }
+    }
+
+    /// Adds bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.start > 0 {
+            self.buffer.drain(..self.start);
+            self.searched -= self.start;
+            self.start = 0;
+        }
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next line, without its end; none as long as it is not complete. Empty lines are skipped.
+    ///
+    /// # Errors
+    /// `plugin.output-too-long`: the line is longer than is allowed.
+    pub fn next_line(&mut self) -> Result<Option<&[u8]>, Error> {
+        loop {
+            let found = self.buffer[self.searched..]
+                .iter()
+                .position(|b| *b == b'\n');
+            let end = self.searched + found.unwrap_or(self.buffer.len() - self.searched);
+            self.searched = end;
+            if end - self.start > self.max {
+                let error = Error::new(Class::Permanent, "plugin.output-too-long");
+                return Err(error.with("bytes_max", self.max));
+            }
+            if found.is_none() {
+                return Ok(None);
+            }
+            let begin = std::mem::replace(&mut self.start, end + 1);
+            self.searched = self.start;
+            if !self.buffer[begin..end].trim_ascii().is_empty() {
+                return Ok(Some(&self.buffer[begin..end]));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_whole_however_the_bytes_arrive() {
+        let text = b"{\"type\":\"pong\"}\n\n{\"type\":\"ready\",\"protocol\":1}\n";
+        for step in 1..text.len() {
+            let mut decoder = FrameDecoder::new(100);
+            let mut lines = Vec::new();
+            for part in text.chunks(step) {
+                decoder.push(part);
+                while let Some(line) = decoder.next_line().unwrap() {
+                    lines.push(String::from_utf8(line.to_vec()).unwrap());
+                }
+            }
+            assert_eq!(
+                lines,
+                ["{\"type\":\"pong\"}", "{\"type\":\"ready\",\"protocol\":1}"]
+            );
+        }
+    }
+
+    #[test]
+    fn a_line_without_end_is_refused() {
+        let mut decoder = FrameDecoder::new(10);
+        decoder.push(&[b'x'; 10]);
+        assert!(decoder.next_line().unwrap().is_none());
+        decoder.push(b"x");
+        assert_eq!(
+            decoder.next_line().unwrap_err().code(),
+            "plugin.output-too-long"
+        );
+    }
+
+    #[test]
+    fn what_is_no_frame_is_shown() {
+        for bad in [
+            &b"hello"[..],
+            b"{\"type\":\"dance\"}",
+            b"{\"type\":\"result\",\"id\":1}",
+            b"{\"type\":\"result\",\"id\":-1,\"events\":[]}",
+            b"[]",
+            b"\xff",
+        ] {
+            assert_eq!(WorkerFrame::read(bad).unwrap_err().code(), "plugin.rubbish");
+        }
+        let frame =
+            WorkerFrame::read(b"{\"type\":\"result\",\"id\":7,\"events\":[ null]}").unwrap();
+        assert!(
+            matches!(frame, WorkerFrame::Result { id: 7, events } if events.get() == "[ null]")
+        );
+    }
+}

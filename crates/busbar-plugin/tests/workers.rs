@@ -1,0 +1,409 @@
+//! Plug-ins with the real runtimes: what they make of events, and that nothing they do reaches further than their own
+//! events.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use busbar_event::Error;
+use busbar_plugin::{
+    EventsJson, GivenEvent, NoTables, Package, Plugin, PluginHost, PluginLanguage, PluginSpec,
+    TableRequest, template,
+};
+use futures::executor::block_on;
+use serde_json::{Value as Json, json};
+
+fn package(language: &str, main: &str, text: &str, more: Json) -> Package {
+    let mut spec = json!({ "language": language });
+    if let (Json::Object(spec), Json::Object(more)) = (&mut spec, more) {
+        spec.extend(more);
+    }
+    let spec: PluginSpec = serde_json::from_value(spec).unwrap();
+    Package {
+        spec,
+        files: BTreeMap::from([(main.to_owned(), text.to_owned())]),
+    }
+}
+
+fn start_with(
+    package: &Package,
+    host: Arc<dyn PluginHost>,
+) -> Result<(Plugin, tempfile::TempDir), Error> {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(|| 0);
+    Plugin::start("rain", package, dir.path(), host, clock).map(|plugin| (plugin, dir))
+}
+
+fn start(package: &Package) -> Result<(Plugin, tempfile::TempDir), Error> {
+    start_with(package, Arc::new(NoTables))
+}
+
+fn python(text: &str, more: Json) -> Result<(Plugin, tempfile::TempDir), Error> {
+    start(&package("python", "main.py", text, more))
+}
+
+fn javascript(text: &str, more: Json) -> Result<(Plugin, tempfile::TempDir), Error> {
+    start(&package("javascript", "main.js", text, more))
+}
+
+/// What comes of events with these payloads: a line for each event that was made, failed or was lost.
+fn work(plugin: &Plugin, payloads: &[Json]) -> Vec<String> {
+    let mut events = EventsJson::default();
+    for (at, payload) in payloads.iter().enumerate() {
+        let payload = payload.to_string();
+        let event = GivenEvent {
+            topic: "gauge/a/rain",
+            key: Some("k"),
+            time: 1_000_000 + at as i64,
+            payload: payload.as_bytes(),
+        };
+        events.push(&event, [("site", "north")].into_iter());
+    }
+    let worked = block_on(plugin.work(vec![events])).pop().unwrap().unwrap();
+    let mut lines: Vec<(usize, String)> = Vec::new();
+    for (at, row) in worked.answers.rows().enumerate() {
+        let payload = row
+            .payload
+            .map(String::from_utf8_lossy)
+            .unwrap_or("own".into());
+        let topic = row.topic.unwrap_or("own");
+        let tags: Vec<_> = worked
+            .answers
+            .tags(at)
+            .map(|(n, v)| format!("{n}={v}"))
+            .collect();
+        lines.push((row.event, format!("{topic} {} {payload}", tags.join(","))));
+    }
+    for (event, failure) in worked.answers.failed() {
+        let place = (
+            failure.file.clone().unwrap_or_default(),
+            failure.line.unwrap_or(0),
+        );
+        lines.push((
+            event,
+            format!("failed {}:{} {}", place.0, place.1, failure.message),
+        ));
+    }
+    for (first, count, error) in &worked.lost {
+        lines.push((*first, format!("lost {count} {}", error.code())));
+    }
+    lines.sort();
+    lines
+        .into_iter()
+        .map(|(event, line)| format!("{event} {line}"))
+        .collect()
+}
+
+fn log_of(plugin: &Plugin) -> Vec<String> {
+    plugin.log(0).into_iter().map(|line| line.text).collect()
+}
+
+#[test]
+fn what_a_new_plugin_consists_of_passes_its_tests() {
+    for language in PluginLanguage::ALL {
+        let mut files: BTreeMap<String, String> = template(language)
+            .into_iter()
+            .map(|(name, text)| (name.to_owned(), text))
+            .collect();
+        let spec = files.remove("plugin.yaml").unwrap();
+        let spec: PluginSpec = serde_saphyr::from_str(&spec).unwrap();
+        let package = Package { spec, files };
+        match start(&package) {
+            Ok((plugin, _dir)) => assert_eq!(plugin.status().failed, 0),
+            // The full proof installs all languages.
+            Err(error)
+                if error.code() == "plugin.no-runtime"
+                    && std::env::var_os("BUSBAR_ALL_LANGUAGES").is_none() =>
+            {
+                eprintln!("{language:?}: {error}");
+            }
+            Err(error) => panic!("{language:?}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn python_makes_none_one_or_many() {
+    let (plugin, _dir) = python(
+        r#"
+import busbar
+def process(event):
+    n = event["payload"]["n"]
+    if n == 0: return None
+    if n == 1: return True
+    if n == 2: return event
+    if n == 3: return [{"topic": "alarm/x/y", "payload": [n, event["time"]]}, {"tags": {"a": 1}}]
+    print("printed", n)
+    busbar.log("logged", "warning")
+    raise ValueError("not " + busbar.settings["word"])
+"#,
+        json!({ "settings": { "word": "this" } }),
+    )
+    .unwrap();
+    let payloads: Vec<Json> = (0..5).map(|n| json!({ "n": n })).collect();
+    assert_eq!(
+        work(&plugin, &payloads),
+        [
+            "1 own  own",
+            "2 gauge/a/rain site=north {\"n\":2}",
+            "3 alarm/x/y  [3,1000003]",
+            "3 own a=1 own",
+            "4 failed main.py:11 ValueError: not this",
+        ]
+    );
+    let log = log_of(&plugin);
+    assert!(log.contains(&"logged".into()), "{log:?}");
+    // What is printed takes another way and may come later.
+    assert_eq!(work(&plugin, &[json!({ "n": 0 })]), [""; 0]);
+}
+
+#[test]
+fn a_program_that_cannot_be_loaded_is_refused_with_file_and_line() {
+    for (wrong, place) in [
+        (
+            python("def process(event):\n  return (\n", json!({})),
+            "main.py line 2",
+        ),
+        (
+            python("import nothing_of_this_name\n", json!({})),
+            "main.py line 1",
+        ),
+        (python("a = 1\n", json!({})), "process"),
+        (
+            javascript(
+                "export default function (event) {\n  return event..x;\n}",
+                json!({}),
+            ),
+            "main.js line 2",
+        ),
+        (
+            javascript("let a = 1;\nnothing();\n", json!({})),
+            "main.js line 2",
+        ),
+        (javascript("export const a = 1;", json!({})), "process"),
+        (
+            javascript(
+                "export default () => 1; for (;;) {}",
+                json!({ "timeout": "100ms" }),
+            ),
+            "longer than 100ms",
+        ),
+    ] {
+        let error = wrong.map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains(place), "{error}");
+    }
+}
+
+#[test]
+fn a_missing_runtime_is_said_with_what_to_install() {
+    let package = package(
+        "command",
+        "a",
+        "",
+        json!({ "command": ["no-such-program"] }),
+    );
+    let error = start(&package).map(|_| ()).unwrap_err();
+    assert_eq!(error.code(), "plugin.no-runtime");
+}
+
+#[test]
+fn tests_are_run_before_a_plugin_counts_as_started() {
+    let tests = json!([{ "name": "one", "given": [{ "payload": { "n": 1 } }], "expect": [{ "payload": { "n": 2 } }] }]);
+    for wrong in [
+        python(
+            "def process(event): return event",
+            json!({ "tests": tests }),
+        ),
+        javascript("export default (event) => event", json!({ "tests": tests })),
+    ] {
+        let error = wrong.map(|_| ()).unwrap_err();
+        assert_eq!(error.code(), "plugin.test-failed");
+        assert!(
+            error.to_string().contains("payload.n should be 2 and is 1"),
+            "{error}"
+        );
+    }
+}
+
+/// The event with `bad` does what a worker must not do; those around it come through.
+fn contained(plugin: &Plugin, lost: &str) {
+    let payloads = [json!({ "n": 1 }), json!({ "bad": 1 }), json!({ "n": 3 })];
+    for _ in 0..2 {
+        let lines = work(plugin, &payloads);
+        assert_eq!(lines.len(), 3, "{lines:?} {:?}", log_of(plugin));
+        assert_eq!(lines[0], "0 own  own");
+        assert!(lines[1].contains(lost), "{lines:?}");
+        assert_eq!(lines[2], "2 own  own");
+    }
+}
+
+#[test]
+fn a_python_worker_that_misbehaves_loses_only_the_event() {
+    for (bad, lost) in [
+        ("while True: pass", "lost 1 plugin.timeout"),
+        ("import os; os._exit(3)", "lost 1 plugin.died"),
+        ("import os; os.kill(os.getpid(), 9)", "lost 1 plugin.died"),
+        ("import sys; sys.exit(0)", "failed main.py:3 SystemExit: 0"),
+        ("bytearray(1 << 30)", "failed main.py:3 MemoryError"),
+        ("return {'payload': float('nan')}", "failed"),
+        (
+            "return {'payload': 'x' * 3000000}",
+            "lost 1 plugin.broke-protocol",
+        ),
+        ("return 7", "lost 1 plugin.broke-protocol"),
+        ("return {'topics': 'a'}", "lost 1 plugin.broke-protocol"),
+        (
+            "a = lambda f: f(f); a(a)",
+            "failed main.py:3 RecursionError",
+        ),
+    ] {
+        let text = format!(
+            "def process(event):\n  if 'bad' in event['payload']:\n    {bad}\n  return True\n"
+        );
+        let (plugin, _dir) = python(&text, json!({ "timeout": "500ms", "output": "2MB" })).unwrap();
+        contained(&plugin, lost);
+    }
+}
+
+#[test]
+fn a_script_that_misbehaves_loses_only_the_event() {
+    for (bad, lost) in [
+        ("for (;;) {}", "lost 1 plugin.timeout"),
+        (
+            "throw new TypeError('no')",
+            "failed main.js:3 TypeError: no",
+        ),
+        ("throw 'text'", "text"),
+        (
+            "const all = []; for (;;) all.push('x'.repeat(1e6) + all.length)",
+            "memory",
+        ),
+        (
+            "return { payload: 'x'.repeat(3000000) }",
+            "lost 1 plugin.broke-protocol",
+        ),
+        ("return 7", "lost 1 plugin.broke-protocol"),
+        ("return { payload: 7n }", "failed"),
+        ("const a = {}; a.a = a; return { payload: a }", "failed"),
+        ("(function f() { f(); })()", "failed main.js:3"),
+        ("return Promise.resolve(event)", "failed"),
+    ] {
+        let text = format!(
+            "export default (event) => {{\n  if (event.payload.bad)\n    {{ {bad} }}\n  return true;\n}}\n"
+        );
+        let bounds = json!({ "timeout": "500ms", "output": "2MB", "memory": "32MB" });
+        let (plugin, _dir) = javascript(&text, bounds).unwrap();
+        contained(&plugin, lost);
+    }
+}
+
+#[test]
+fn the_clock_of_a_script_is_the_time_of_the_event() {
+    let mut package = package(
+        "javascript",
+        "main.js",
+        "import { twice } from './other.js';\nexport default (event) => ({ payload: twice([Date.now(), new Date().getTime(), Math.random()]) });",
+        json!({}),
+    );
+    let other = "export const twice = (list) => [...list, ...list];";
+    package.files.insert("other.js".into(), other.into());
+    let (plugin, _dir) = start(&package).unwrap();
+    let first = work(&plugin, &[json!(1)]);
+    assert!(first[0].contains("[1000,1000,0."), "{first:?}");
+    assert_eq!(work(&plugin, &[json!(1)]), first);
+}
+
+#[test]
+fn a_worker_that_breaks_the_protocol_is_ended() {
+    // Each answers the first batch in a way of its own, and then as it should.
+    let frame = r#"
+import json, sys, os
+def say(frame): sys.stdout.write(json.dumps(frame) + "\n"); sys.stdout.flush()
+sys.stdin.readline()
+say({"type": "ready", "protocol": 1})
+for line in sys.stdin:
+    batch = json.loads(line)
+    if batch["type"] == "stop": break
+    answer = {"type": "result", "id": batch["id"], "events": [True for _ in batch["events"]]}
+    bad = any("bad" in event["payload"] for event in batch["events"])
+"#;
+    for (how, lost) in [
+        ("print('hello', flush=True)", "plugin.broke-protocol"),
+        ("answer['id'] += 1", "plugin.out-of-turn"),
+        ("answer['events'].pop()", "plugin.broke-protocol"),
+        ("say(answer)", "plugin.out-of-turn"),
+        (
+            "sys.stdout.buffer.write(b'x' * 3000000); sys.stdout.flush()",
+            "plugin.broke-protocol",
+        ),
+        (
+            "say({'type': 'ready', 'protocol': 1})",
+            "plugin.out-of-turn",
+        ),
+    ] {
+        // Answered twice: the second answer is out of turn and ends the worker, but nothing is lost.
+        let twice = how == "say(answer)";
+        let text = format!("{frame}    if bad: {how}\n    say(answer)\n");
+        let command = json!({ "command": ["python3", "main.py"], "output": "2MB" });
+        let (plugin, _dir) = start(&package("command", "main.py", &text, command)).unwrap();
+        if twice {
+            let payloads = [json!({ "bad": 1 }), json!({ "n": 1 })];
+            assert_eq!(work(&plugin, &payloads).len(), 2);
+            assert_eq!(work(&plugin, &[json!({ "n": 1 })]), ["0 own  own"]);
+            assert!(
+                log_of(&plugin)
+                    .iter()
+                    .any(|line| line.contains("answered a batch"))
+            );
+        } else {
+            contained(&plugin, lost);
+        }
+    }
+}
+
+#[test]
+fn rows_of_tables_are_read_and_only_of_those_that_are_listed() {
+    struct Stations;
+    impl PluginHost for Stations {
+        fn rows(&self, request: &TableRequest<'_>) -> Result<String, Error> {
+            Ok(json!([{ "asked": request.conditions, "limit": request.limit }]).to_string())
+        }
+    }
+    let tables = json!({ "tables": ["stations"] });
+    let python = package(
+        "python",
+        "main.py",
+        "import busbar\ndef process(event):\n  return {'payload': busbar.get(event['payload']['table'], id='a')}\n",
+        tables.clone(),
+    );
+    let javascript = package(
+        "javascript",
+        "main.js",
+        "export default (event) => ({ payload: busbar.get(event.payload.table, { id: 'a' }) });",
+        tables,
+    );
+    for package in [python, javascript] {
+        let (plugin, _dir) = start_with(&package, Arc::new(Stations)).unwrap();
+        let lines = work(
+            &plugin,
+            &[json!({ "table": "stations" }), json!({ "table": "secret" })],
+        );
+        assert!(lines[0].contains(r#""asked":{"id":"a"}"#), "{lines:?}");
+        assert!(
+            lines[1].contains("failed") && lines[1].contains("secret"),
+            "{lines:?}"
+        );
+    }
+}
+
+#[test]
+fn a_dropped_plugin_leaves_neither_process_nor_file() {
+    let (plugin, dir) = python("def process(event): return True", json!({})).unwrap();
+    let process = plugin.status().workers[0].process.unwrap();
+    drop(plugin);
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while std::path::Path::new(&format!("/proc/{process}")).exists() {
+        assert!(std::time::Instant::now() < until);
+        std::thread::park_timeout(std::time::Duration::from_millis(10));
+    }
+    assert!(!dir.path().join("files").exists());
+}
