@@ -218,7 +218,10 @@ def phase_programs(tally, _):
 
 
 def phase_unit(tally, _):
-    code, output = run(["cargo", "test", "--release", "--locked", "--workspace", "--no-fail-fast"])
+    # scripts/setup has installed what plug-ins of all languages need.
+    env = environment(BUSBAR_ALL_LANGUAGES="1")
+    env.setdefault("SCALA_HOME", str(Path(os.environ.get("BUSBAR_TOOLS", CACHE / "tools")) / "scala"))
+    code, output = run(["cargo", "test", "--release", "--locked", "--workspace", "--no-fail-fast"], env=env)
     cargo_counts(tally, "cargo test", code, output)
 
 

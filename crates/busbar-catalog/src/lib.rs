@@ -34,8 +34,8 @@ pub use bundle::{Bundle, FolderStamp, Kind};
 pub use busbar_bus::{Size, Span};
 pub use change::{Change, ChangeKind, FileChange, canonical, changes, file_changes, text_diff};
 pub use config::{
-    AmqpConfig, Config, DataConfig, DeployConfig, FailingTests, FilesConfig, HttpConfig, LimitsConfig,
-    LogConfig, LogFormat, MqttConfig,
+    AmqpConfig, Config, DataConfig, DeployConfig, FailingTests, FilesConfig, HttpConfig,
+    LimitsConfig, LogConfig, LogFormat, MqttConfig,
 };
 pub use connection::{ConnectionOptions, ConnectionSpec};
 pub use diagnostic::{Diagnostic, Printed, Severity, has_errors, suggest};

@@ -30,6 +30,7 @@ mod task;
 mod testing;
 mod world;
 
+pub use busbar_plugin::LogLevel;
 pub use compile::{StreamInfo, World};
 pub use counters::Counters;
 pub use dead::DEAD_LETTERS;

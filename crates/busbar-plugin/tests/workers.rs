@@ -407,3 +407,82 @@ fn a_dropped_plugin_leaves_neither_process_nor_file() {
     }
     assert!(!dir.path().join("files").exists());
 }
+
+/// The files that a compiler made of a program, beside those that stay.
+fn compiled(
+    commands: &[&[&str]],
+    source: (&str, String),
+    keep: &str,
+) -> Option<BTreeMap<String, String>> {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join(source.0), source.1).unwrap();
+    for command in commands {
+        let done = std::process::Command::new(command[0])
+            .args(&command[1..])
+            .current_dir(dir.path())
+            .output();
+        match done {
+            Ok(done) => assert!(done.status.success(), "{command:?} {done:?}"),
+            Err(_) if std::env::var_os("BUSBAR_ALL_LANGUAGES").is_none() => return None,
+            Err(error) => panic!("{command:?}: {error}"),
+        }
+    }
+    let contents = std::fs::read(dir.path().join(keep)).unwrap();
+    let text = Package::text_of(contents);
+    assert!(Package::is_binary(&text));
+    let name = std::path::Path::new(keep).file_name().unwrap();
+    Some(BTreeMap::from([(
+        name.to_string_lossy().into_owned(),
+        text,
+    )]))
+}
+
+#[test]
+fn compiled_programs_run_without_their_source() {
+    let source = |language: PluginLanguage| {
+        let mut files = template(language).into_iter();
+        files.find(|(name, _)| *name == language.main()).unwrap().1
+    };
+    let kit = concat!(env!("CARGO_MANIFEST_DIR"), "/sdk/java/busbar/");
+    let kit: Vec<String> = ["Event", "Json", "Node", "Plugin", "Worker"]
+        .map(|name| format!("{kit}{name}.java"))
+        .into();
+    let mut javac = vec!["javac", "-d", "classes", "Main.java"];
+    javac.extend(kit.iter().map(String::as_str));
+    let jar = [
+        "jar", "--create", "--file", "rain.jar", "-C", "classes", ".",
+    ];
+    let java = source(PluginLanguage::Java);
+    let erlang = source(PluginLanguage::Erlang);
+    let python = source(PluginLanguage::Python);
+    let compile = "import py_compile; py_compile.compile('main.py', 'main.pyc')";
+    for (language, main, files) in [
+        (
+            "java",
+            "rain.jar",
+            compiled(&[&javac, &jar], ("Main.java", java), "rain.jar"),
+        ),
+        (
+            "erlang",
+            "main.beam",
+            compiled(&[&["erlc", "main.erl"]], ("main.erl", erlang), "main.beam"),
+        ),
+        (
+            "python",
+            "main.pyc",
+            compiled(
+                &[&["python3", "-c", compile]],
+                ("main.py", python),
+                "main.pyc",
+            ),
+        ),
+    ] {
+        let Some(files) = files else { continue };
+        let spec = json!({ "language": language, "main": main });
+        let spec: PluginSpec = serde_json::from_value(spec).unwrap();
+        let (plugin, _dir) =
+            start(&Package { spec, files }).unwrap_or_else(|error| panic!("{language}: {error}"));
+        let made = work(&plugin, &[json!({ "value": 21 })]);
+        assert!(made[0].contains("{\"value\":42}"), "{language}: {made:?}");
+    }
+}

@@ -237,6 +237,43 @@ impl Deployer {
         self.deploy_locked(app, wanted, false).await
     }
 
+    /// Deploys the project that runs with the files of one plug-in as they were in an earlier version.
+    pub(crate) async fn rollback_plugin(
+        &self,
+        app: &App,
+        plugin: &str,
+        version: u64,
+        author: &str,
+    ) -> Result<Deployed, NotDeployed> {
+        let _one = self.one.lock().await;
+        let history = self.history.clone();
+        let old = blocking(move || history.version(version)).await?;
+        let folder = format!("{}/{plugin}/", Kind::Plugin.folder());
+        let files = old.files.iter();
+        let files: Vec<_> = files
+            .filter(|(path, _)| path.starts_with(&folder))
+            .collect();
+        if files.is_empty() {
+            let error = Error::new(Class::Permanent, "plugin.unknown");
+            return Err(error.with("name", busbar_event::quote(plugin)).into());
+        }
+        let mut bundle = app.runtime.project().await.bundle;
+        bundle.files.retain(|path, _| !path.starts_with(&folder));
+        let files = files.into_iter();
+        bundle
+            .files
+            .extend(files.map(|(path, text)| (path.clone(), text.clone())));
+        let note = format!("{plugin}: rollback to {version}");
+        let wanted = Deployment {
+            bundle,
+            author,
+            note: &note,
+            folder: None,
+            replay: false,
+        };
+        self.deploy_locked(app, wanted, false).await
+    }
+
     /// Starts what was accepted last, with what has changed in the project's folder since. When the folder's files do
     /// not check, what was accepted last runs without them. `author` is who the version is recorded for, if there is a
     /// new one.

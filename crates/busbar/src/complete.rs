@@ -46,6 +46,11 @@ pub fn flows() -> Vec<CompletionCandidate> {
     candidates("/api/v1/flows", "flows", "name", "state")
 }
 
+/// Names of plug-ins.
+pub fn plugins() -> Vec<CompletionCandidate> {
+    candidates("/api/v1/plugins", "plugins", "name", "state")
+}
+
 /// Ids of dead letters.
 pub fn dead_letters() -> Vec<CompletionCandidate> {
     candidates("/api/v1/dead-letters", "letters", "id", "flow")

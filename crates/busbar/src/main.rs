@@ -27,8 +27,8 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use client::NodeArgs;
 use commands::{
-    apply, audit, check, dead_letters, doctor, flows, pull, reference, run, sql, tap, test, top,
-    users,
+    apply, audit, check, dead_letters, doctor, flows, plugins, pull, reference, run, sql, tap,
+    test, top, users,
 };
 use exit::Failure;
 
@@ -72,6 +72,7 @@ enum Command {
     Tap(tap::TapArgs),
     Top(top::TopArgs),
     Flows(flows::FlowsArgs),
+    Plugin(plugins::PluginArgs),
     Replay(flows::ReplayArgs),
     Explain(flows::ExplainArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
@@ -123,6 +124,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(args, json),
         Command::Test(args) => test::run(args, json),
+        Command::Plugin(args) => plugins::run(args, node, json),
         Command::Apply(args) => apply::run(args, node, json),
         Command::Pull(args) => pull::run(args, node, json),
         Command::Sql(args) => sql::run(args, node, json),

@@ -65,7 +65,7 @@ struct AuditEntry {
     /// The address the request came from.
     peer: Option<String>,
     /// What was done: `user.add`, `user.change`, `user.remove`, `token.add`, `token.remove`, `project.apply`,
-    /// `flow.rollback`, `flow.pause`, `flow.resume`, `flow.replay`, `dead-letters.redrive`,
+    /// `flow.rollback`, `flow.pause`, `flow.resume`, `flow.replay`, `plugin.rollback`, `dead-letters.redrive`,
     /// `dead-letters.discard`, `dead-letters.edit`.
     action: String,
     /// The user, token, flow, version or dead letters that were changed.

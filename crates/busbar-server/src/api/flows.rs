@@ -401,9 +401,9 @@ async fn diff(
 /// The version to go back to.
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Rollback {
+pub(super) struct Rollback {
     /// Its number.
-    version: u64,
+    pub version: u64,
 }
 
 /// Let a flow be as it was in an earlier version.

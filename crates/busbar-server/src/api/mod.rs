@@ -15,6 +15,7 @@ mod messages;
 mod metrics;
 mod mqtt;
 pub(crate) mod overview;
+mod plugins;
 mod project;
 mod search;
 mod session;
@@ -131,6 +132,7 @@ pub(crate) fn routes() -> (Router<Arc<App>>, Document) {
         .merge(metrics::routes())
         .merge(mqtt::routes())
         .merge(overview::routes())
+        .merge(plugins::routes())
         .merge(project::routes())
         .merge(search::routes())
         .merge(session::routes())

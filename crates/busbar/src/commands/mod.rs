@@ -7,6 +7,7 @@ pub mod check;
 pub mod dead_letters;
 pub mod doctor;
 pub mod flows;
+pub mod plugins;
 pub mod pull;
 pub mod reference;
 pub mod run;

@@ -1,0 +1,169 @@
+//! `busbar plugin`: new plug-ins, those of a node, their logs and earlier versions.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use busbar_event::{Class, Error};
+use busbar_plugin::{PluginLanguage, template};
+use clap_complete::ArgValueCandidates;
+use serde_json::json;
+
+use crate::client::{NodeArgs, escape};
+use crate::commands::apply;
+use crate::exit::{self, Failure};
+use crate::{complete, say};
+
+/// Make a plug-in, list those of a node, read their logs and roll back their versions.
+#[derive(Debug, clap::Args)]
+pub struct PluginArgs {
+    #[command(subcommand)]
+    command: PluginCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum PluginCommand {
+    /// Make a plug-in that works, with a test, in a project's folder.
+    New {
+        /// The plug-in's name.
+        name: String,
+        /// The language it is written in.
+        #[arg(long, value_parser = languages())]
+        language: String,
+        /// The project's folder.
+        #[arg(long, default_value = ".")]
+        dir: PathBuf,
+    },
+    /// List the plug-ins of a node with their counters.
+    List,
+    /// Show the log of a plug-in.
+    Log {
+        /// The plug-in.
+        #[arg(add = ArgValueCandidates::new(complete::plugins))]
+        plugin: String,
+        /// Go on showing lines as they are written.
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Deploy an earlier version of a plug-in again.
+    Rollback {
+        /// The plug-in.
+        #[arg(add = ArgValueCandidates::new(complete::plugins))]
+        plugin: String,
+        /// The version of the project to take it from.
+        version: u64,
+    },
+}
+
+/// How often a log that is followed is asked for.
+const LOOK: Duration = Duration::from_millis(500);
+
+fn languages() -> Vec<&'static str> {
+    PluginLanguage::ALL
+        .iter()
+        .map(|known| known.as_str())
+        .collect()
+}
+
+/// Runs `busbar plugin`.
+pub fn run(args: &PluginArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
+    match &args.command {
+        PluginCommand::New {
+            name,
+            language,
+            dir,
+        } => new(name, language, dir, json),
+        PluginCommand::List => {
+            let answer = node.get("/api/v1/plugins")?;
+            if json {
+                println!("{answer}");
+                return Ok(());
+            }
+            let columns = ["name", "language", "state", "given", "made", "failed"];
+            say::list(&answer["plugins"], &columns, "cli.no-plugins");
+            Ok(())
+        }
+        PluginCommand::Log { plugin, follow } => log(plugin, *follow, node, json),
+        PluginCommand::Rollback { plugin, version } => {
+            let path = format!("/api/v1/plugins/{}/rollback", escape(plugin));
+            let answer = node.post(&path, &json!({ "version": version }))?;
+            if json {
+                println!("{answer}");
+                return Ok(());
+            }
+            apply::tell_warnings(&answer);
+            let told = [("plugin", plugin.clone()), ("version", version.to_string())];
+            println!("{}", say::line("cli.plugin-rolled-back", &told));
+            Ok(())
+        }
+    }
+}
+
+fn new(name: &str, language: &str, dir: &std::path::Path, json: bool) -> Result<(), Failure> {
+    let refuse = |error| Failure::new(exit::CONFIGURATION, error);
+    busbar_catalog::check_name(name).map_err(refuse)?;
+    let known = PluginLanguage::ALL
+        .iter()
+        .find(|known| known.as_str() == language);
+    let known = known.ok_or_else(|| {
+        refuse(
+            Error::new(Class::Configuration, "plugin.language-unknown")
+                .with("language", busbar_event::quote(language))
+                .with("languages", languages().join(", ")),
+        )
+    })?;
+    let folder = dir.join("plugins").join(name);
+    if folder.exists() {
+        let error = Error::new(Class::Configuration, "cli.plugin-exists");
+        return Err(refuse(error.with("path", folder.display())));
+    }
+    let mut written = Vec::new();
+    for (file, text) in template(*known) {
+        let path = folder.join(file);
+        let done = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&path, text));
+        done.map_err(|cause| {
+            let error = Error::new(Class::Transient, "plugin.write").with("path", path.display());
+            Failure::new(exit::IO, error.caused_by(cause))
+        })?;
+        written.push(path.display().to_string());
+    }
+    if json {
+        println!("{}", json!({ "files": written }));
+        return Ok(());
+    }
+    for path in written {
+        println!("{}", say::line("cli.plugin-written", &[("path", path)]));
+    }
+    println!(
+        "{}",
+        say::line("cli.plugin-next", &[("plugin", name.to_owned())])
+    );
+    Ok(())
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the command's own thread, not an async worker"
+)]
+fn log(plugin: &str, follow: bool, node: &NodeArgs, json: bool) -> Result<(), Failure> {
+    let mut after = 0;
+    loop {
+        let path = format!("/api/v1/plugins/{}/log?after={after}", escape(plugin));
+        let answer = node.get(&path)?;
+        if json && !follow {
+            println!("{answer}");
+            return Ok(());
+        }
+        for line in answer["lines"].as_array().into_iter().flatten() {
+            after = after.max(line["number"].as_u64().unwrap_or(0));
+            let text = |key: &str| line[key].as_str().unwrap_or_default();
+            match json {
+                true => println!("{line}"),
+                false => println!("{} {} {}", text("time"), text("level"), text("text")),
+            }
+        }
+        if !follow {
+            return Ok(());
+        }
+        std::thread::sleep(LOOK);
+    }
+}
