@@ -29,6 +29,8 @@ struct Job {
     before: Option<&'static str>,
     /// How many of fifty stored events the flow reads.
     reads: u64,
+    /// How many flows of this kind run at a time, each over all events.
+    flows: u64,
     /// Events a second that Flink's developers publish for one core.
     flink: Option<f64>,
 }
@@ -52,6 +54,7 @@ macro_rules! nexmark {
             )],
             before: None,
             reads: $reads,
+            flows: 1,
             flink: $flink,
         }
     };
@@ -78,16 +81,29 @@ const fn keyed(row: &'static str, flow: &'static str) -> Job {
         files: &[OUT],
         before: None,
         reads: 50,
+        flows: 1,
         flink: None,
     }
 }
+
+/// A sum and a count by key in windows of ten seconds.
+const TUMBLE: &str = "from: keyed\nsteps:\n  - window: { tumble: 10s, by: [site], select: 'site, window_end, sum(v) as v, count(*) as n' }\nto:\n  - stream: out\n";
+
+/// A flow that keeps few events.
+const FILTER: &str =
+    "from: keyed\nsteps:\n  - where: v = 7\n  - select: site, v\nto:\n  - stream: out\n";
+
+const KEYED: &[File] = &[(
+    "streams/keyed.yaml",
+    "topics: keyed/reading\nformat: json\nschema: { site: text, v: int, id: int, at: time }\ntime: at\n",
+)];
 
 const OUT: File = ("streams/out.yaml", "topics: out/x\nformat: json\n");
 
 /// Keys of the rows that aggregate by key.
 const KEYS: u64 = 10_000;
 
-static SETS: [Set; 3] = [
+static SETS: [Set; 6] = [
     Set {
         files: &[(
             "streams/readings.yaml",
@@ -101,25 +117,32 @@ static SETS: [Set; 3] = [
             files: &[("streams/peaks.yaml", "topics: peak/#\n")],
             before: None,
             reads: 50,
+            flows: 1,
             flink: None,
         }],
     },
     Set {
-        files: &[(
-            "streams/keyed.yaml",
-            "topics: keyed/reading\nformat: json\nschema: { site: text, v: int, id: int, at: time }\ntime: at\n",
-        )],
+        files: KEYED,
         fill: |address, events| fill::keyed(address, events, KEYS),
         events_per_second: 400_000,
         jobs: &[
-            keyed(
-                "tumble 10 s, sum and count, 10 k keys",
-                "from: keyed\nsteps:\n  - window: { tumble: 10s, by: [site], select: 'site, window_end, sum(v) as v, count(*) as n' }\nto:\n  - stream: out\n",
-            ),
+            keyed("tumble 10 s, sum and count, 10 k keys", TUMBLE),
             keyed(
                 "hop 10 s every 1 s, sum and count, 10 k keys",
                 "from: keyed\nsteps:\n  - window: { hop: { size: 10s, every: 1s }, by: [site], select: 'site, window_end, sum(v) as v, count(*) as n' }\nto:\n  - stream: out\n",
             ),
+            keyed(
+                "hop 60 s every 1 s, sum and count, 10 k keys",
+                "from: keyed\nsteps:\n  - window: { hop: { size: 60s, every: 1s }, by: [site], select: 'site, window_end, sum(v) as v, count(*) as n' }\nto:\n  - stream: out\n",
+            ),
+            Job {
+                flows: 10,
+                ..keyed("10 flows with where over one stream", FILTER)
+            },
+            Job {
+                flows: 100,
+                ..keyed("100 flows with where over one stream", FILTER)
+            },
             Job {
                 files: &[OUT, ("tables/sites.yaml", "hot: {}\nkey: [site]\n")],
                 before: Some(
@@ -135,6 +158,24 @@ static SETS: [Set; 3] = [
                 "from: keyed\nsteps:\n  - dedupe: { by: [id], within: 1m }\n  - select: site, id\nto:\n  - stream: out\n",
             ),
         ],
+    },
+    Set {
+        files: KEYED,
+        fill: |address, events| fill::keyed(address, events, 1_000),
+        events_per_second: 400_000,
+        jobs: &[keyed("tumble 10 s, sum and count, 1 k keys", TUMBLE)],
+    },
+    Set {
+        files: KEYED,
+        fill: |address, events| fill::keyed(address, events, 100_000),
+        events_per_second: 400_000,
+        jobs: &[keyed("tumble 10 s, sum and count, 100 k keys", TUMBLE)],
+    },
+    Set {
+        files: KEYED,
+        fill: |address, events| fill::keyed(address, events, 1_000_000),
+        events_per_second: 400_000,
+        jobs: &[keyed("tumble 10 s, sum and count, 1 M keys", TUMBLE)],
     },
     Set {
         files: &[
@@ -219,30 +260,36 @@ impl Job {
         events: u64,
     ) -> Result<f64, String> {
         let http = node.http.ok_or("the node has no HTTP address")?;
-        let deploy = |name: &str, flow: &str| {
-            let path = format!("flows/{name}.yaml");
+        let deploy = |name: &str, flow: &str, copies: u64| {
+            let names: Vec<String> = (0..copies).map(|copy| format!("{name}-{copy}")).collect();
+            let paths: Vec<String> = names.iter().map(|n| format!("flows/{n}.yaml")).collect();
             let files = set.files.iter().chain(self.files).copied();
-            apply(http, &mut files.chain([(&*path, flow)]))?;
-            worked_off(http, name, events)
+            let flows = paths.iter().map(|path| (&**path, flow));
+            apply(http, &mut files.chain(flows))?;
+            worked_off(http, &names, events)
         };
         // A flow of a name that there was before goes on where that one was.
         if let Some(before) = self.before {
-            deploy(&format!("before-{number}"), before)?;
+            deploy(&format!("before-{number}"), before, 1)?;
         }
-        let rate = deploy(&format!("measured-{number}"), self.flow)?;
+        let rate = deploy(&format!("measured-{number}"), self.flow, self.flows)?;
         // The next flow has the core to itself.
         apply(http, &mut set.files.iter().copied())?;
         Ok(rate)
     }
 
     fn line(&self, rate: f64, events: u64) -> Row {
+        let cores = match self.flows {
+            1 => "one core",
+            _ => "events of all flows together",
+        };
         let note = match self.flink {
             Some(flink) => format!(
-                "one core; {:.1} × {} that Flink publishes",
+                "{cores}; {:.1} × {} that Flink publishes",
                 rate / flink,
                 thousands(flink)
             ),
-            None => "one core".to_owned(),
+            None => cores.to_owned(),
         };
         Row {
             job: self.row,
@@ -268,29 +315,31 @@ fn apply(http: SocketAddr, files: &mut dyn Iterator<Item = (&str, &str)>) -> Res
     Ok(())
 }
 
-/// Waits until a flow has taken so many events; answers how many it took in a second.
-fn worked_off(http: SocketAddr, name: &str, events: u64) -> Result<f64, String> {
+/// Waits until each of some flows has taken so many events; answers how many they took in a second, together.
+fn worked_off(http: SocketAddr, flows: &[String], events: u64) -> Result<f64, String> {
     let begun = Instant::now();
     let mut first = None;
-    // A flow that takes ten thousand events a second is far below every figure that is asked for.
-    let patience = START_MAX + Duration::from_secs(events / 10_000);
+    let all = events * flows.len() as u64;
+    // Flows that take ten thousand events a second are far below every figure that is asked for.
+    let patience = START_MAX + Duration::from_secs(all / 10_000);
     loop {
-        let flow: serde_json::Value = ureq::get(format!("http://{http}/api/v1/flows/{name}"))
+        let answer: serde_json::Value = ureq::get(format!("http://{http}/api/v1/flows"))
             .call()
             .and_then(|mut answer| answer.body_mut().read_json())
-            .map_err(|why| format!("reading the flow's counters: {why}"))?;
-        let done = flow["conservation"]["in"].as_u64();
-        let done = done.ok_or_else(|| format!("the flow does not say what it took: {flow}"))?;
+            .map_err(|why| format!("reading the counters of flows: {why}"))?;
+        let listed = answer["flows"].as_array().into_iter().flatten();
+        let done: u64 = listed
+            .filter(|flow| flows.iter().any(|name| flow["name"] == **name))
+            .filter_map(|flow| flow["in"].as_u64())
+            .sum();
         if done > 0 && first.is_none() {
             first = Some((Instant::now(), done));
         }
-        if let Some((at, already)) = first.filter(|_| done >= events) {
+        if let Some((at, already)) = first.filter(|_| done >= all) {
             return Ok(done.saturating_sub(already) as f64 / at.elapsed().as_secs_f64().max(1e-9));
         }
         if begun.elapsed() > patience {
-            return Err(format!(
-                "it took {done} of {events} events and stopped there"
-            ));
+            return Err(format!("it took {done} of {all} events and stopped there"));
         }
         std::thread::park_timeout(Duration::from_millis(10));
     }
