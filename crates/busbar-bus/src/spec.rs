@@ -2,7 +2,7 @@
 
 use busbar_event::{
     Class, Error, Result, Size, Span,
-    format::{FieldSpec, FieldType, FormatSpec, SchemaSpec},
+    format::{FieldSpec, FieldType, FormatSpec, PayloadTags, SchemaSpec},
     is_relation_column,
     topic::Filter,
 };
@@ -47,6 +47,16 @@ pub struct StreamSpec {
     /// (`${client}`, `${kind}-${subject}`, `${topic}`) or one tag (`${tags.site}`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// Where in JSON or XML payloads more tags are, such as `payload.TAG`: a text or number there is the name of a tag, a list
+    /// one of several, the members of an object are tags with values. Flows and queries see them beside the event's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tags: Option<String>,
+    /// Whether events with tags `relay_to_<topic>` are published on these topics too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub relay: bool,
+    /// The table that events with the tag `DB` are written to as rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
     /// Column of the payload that holds the time of the event, or the fields `column`, `max_ahead`, `ahead` and
     /// `missing`. Without a column the time of arrival counts. An event whose time is more than `max_ahead`
     /// (5 minutes) ahead of the node's clock when it arrives is a dead letter.
@@ -94,6 +104,9 @@ impl Default for StreamSpec {
             format: FormatSpec::default(),
             schema: None,
             key: None,
+            tags: None,
+            relay: false,
+            store: None,
             time: None,
             lateness: None,
             retention: Retention::default(),
@@ -123,6 +136,9 @@ impl StreamSpec {
             return refuse("bus.topics-many").map_err(|e| e.with("max", STREAM_TOPICS_MAX));
         }
         self.check_columns(name)?;
+        if let Some(path) = &self.tags {
+            PayloadTags::check(&self.format, path)?;
+        }
         if let Some(key) = &self.key {
             KeyRule::parse(key).map_err(|e| e.with("stream", name))?;
         }

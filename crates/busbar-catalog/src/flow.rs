@@ -142,6 +142,16 @@ pub enum OutputTarget {
     Table(String),
     /// Another system.
     Connection(String),
+    /// The topics that tags of the event name: `relay_to_alarm/g1`.
+    Relay(RelayBy),
+}
+
+/// What says where an event is relayed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RelayBy {
+    /// Its tags that begin with `relay_to_`; the rest of each name is a topic.
+    Tags,
 }
 
 /// An output as it is written: one of `stream`, `topic`, `table` and `connection`.
@@ -161,6 +171,9 @@ struct OutputFile {
     /// The name of a connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     connection: Option<String>,
+    /// `tags`: each event is published on the topics that its tags `relay_to_<topic>` name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    relay: Option<RelayBy>,
     /// The event's key, a template as for `topic`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<String>,
@@ -177,15 +190,21 @@ impl TryFrom<OutputFile> for OutputSpec {
     type Error = &'static str;
     fn try_from(file: OutputFile) -> Result<Self, &'static str> {
         let retain = file.retain;
-        let target = match (file.stream, file.topic, file.table, file.connection) {
-            (Some(stream), topic, None, None) => OutputTarget::Stream { stream, topic },
-            (None, Some(topic), None, None) => OutputTarget::Topic(topic),
-            (None, None, Some(table), None) => OutputTarget::Table(table),
-            (None, None, None, Some(connection)) => OutputTarget::Connection(connection),
-            (None, None, None, None) => {
-                return Err("an output needs one of stream, topic, table, connection");
+        let places = (file.stream, file.topic, file.table, file.connection);
+        let target = match (places, file.relay) {
+            ((None, None, None, None), Some(by)) => OutputTarget::Relay(by),
+            ((Some(stream), topic, None, None), None) => OutputTarget::Stream { stream, topic },
+            ((None, Some(topic), None, None), None) => OutputTarget::Topic(topic),
+            ((None, None, Some(table), None), None) => OutputTarget::Table(table),
+            ((None, None, None, Some(connection)), None) => OutputTarget::Connection(connection),
+            ((None, None, None, None), None) => {
+                return Err("an output needs one of stream, topic, table, connection, relay");
             }
-            _ => return Err("an output goes to one place: stream, topic, table or connection"),
+            _ => {
+                return Err(
+                    "an output goes to one place: stream, topic, table, connection or relay",
+                );
+            }
         };
         let events = matches!(target, OutputTarget::Stream { .. } | OutputTarget::Topic(_));
         if !events && (file.key.is_some() || retain.is_some()) {
@@ -216,6 +235,7 @@ impl From<OutputSpec> for OutputFile {
             OutputTarget::Topic(topic) => file.topic = Some(topic),
             OutputTarget::Table(table) => file.table = Some(table),
             OutputTarget::Connection(connection) => file.connection = Some(connection),
+            OutputTarget::Relay(by) => file.relay = Some(by),
         }
         file
     }
@@ -252,6 +272,7 @@ impl OutputSpec {
             OutputTarget::Topic(_) => "topic",
             OutputTarget::Table(_) => "table",
             OutputTarget::Connection(_) => "connection",
+            OutputTarget::Relay(_) => "relay",
         }
     }
 
@@ -262,6 +283,7 @@ impl OutputSpec {
             OutputTarget::Topic(name)
             | OutputTarget::Table(name)
             | OutputTarget::Connection(name) => name,
+            OutputTarget::Relay(RelayBy::Tags) => "tags",
         }
     }
 }

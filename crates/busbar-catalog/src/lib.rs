@@ -41,7 +41,7 @@ pub use connection::{ConnectionOptions, ConnectionSpec};
 pub use diagnostic::{Diagnostic, Printed, Severity, has_errors, suggest};
 pub use flow::{
     Expect, ExpectDead, ExpectEvent, ExpectLetter, FlowSpec, Given, OutputSpec, OutputTarget,
-    Start, TestSpec,
+    RelayBy, Start, TestSpec,
 };
 pub use gateway::{
     AddressRange, ByteOrder, CONNECTION_VARIABLES, CsvFrame, FrameFormat, FrameSpec, GatewayLogin,

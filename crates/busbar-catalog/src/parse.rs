@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use busbar_bus::StreamSpec;
+use busbar_event::tags::{RELAY_TO, STORE};
 use busbar_event::{Class, Error};
 use busbar_plugin::{Package, PluginSpec};
 
@@ -17,7 +19,7 @@ use crate::limits::{
     FLOW_STEPS_MAX, ROUTE_CASES_MAX, ROUTE_DEPTH_MAX,
 };
 use crate::project::{Parsed, Project};
-use crate::step::StepSpec;
+use crate::step::{ANY, StepSpec};
 use crate::topology::check_topology;
 use crate::tree::{PathItem, Source};
 
@@ -51,6 +53,13 @@ impl Project {
             }
         }
         bad.extend(lonely_files(&project, &bundle));
+        for (name, stream) in &project.streams {
+            match tag_flow(name, &stream.spec) {
+                Some(Ok((flow, parsed))) => drop(project.flows.insert(flow, parsed)),
+                Some(Err(diagnostic)) => bad.push(diagnostic),
+                None => {}
+            }
+        }
         project.bundle = bundle;
         if !has_errors(&bad) {
             bad.extend(check_topology(&project));
@@ -107,6 +116,34 @@ impl Project {
             )),
         }
     }
+}
+
+/// The flow that relays and stores the events of a stream as their tags say, where its file asks for that.
+fn tag_flow(
+    stream: &str,
+    spec: &StreamSpec,
+) -> Option<Result<(String, Parsed<FlowSpec>), Diagnostic>> {
+    if !spec.relay && spec.store.is_none() {
+        return None;
+    }
+    let mut text = format!("from: {stream}\nsteps:\n- route:\n    match: all\n    cases:\n");
+    let mut to = String::new();
+    if spec.relay {
+        text += &format!(
+            "    - {{ name: relay, when: {{ tags: {{ '{RELAY_TO}*': {ANY} }} }}, to: [relay] }}\n"
+        );
+        to += "- { relay: tags, name: relay }\n";
+    }
+    if let Some(table) = &spec.store {
+        text += &format!(
+            "    - {{ name: store, when: {{ tags: {{ {STORE}: {ANY} }} }}, to: [store] }}\n"
+        );
+        to += &format!("- {{ table: {}, name: store }}\n", serde_json::json!(table));
+    }
+    text += &format!("to:\n{to}");
+    let parsed = Source::parse(&format!("streams/{stream}.yaml"), &text)
+        .and_then(|source| Ok((source.read()?, source)));
+    Some(parsed.map(|(spec, source)| (format!("{stream}.tags"), Parsed { spec, source })))
 }
 
 fn insert<T>(

@@ -205,6 +205,8 @@ fn check_flow(
                     targets.extend(possible_streams(project, &pattern));
                 }
             }
+            // Where it leads is known when an event comes: a circle ends when the hops are counted.
+            OutputTarget::Relay(_) => {}
             OutputTarget::Table(name) => {
                 if !project.tables.contains_key(name) {
                     let known = project.tables.keys().map(String::as_str).collect();

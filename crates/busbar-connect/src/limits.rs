@@ -39,7 +39,7 @@ pub const SECRET_BYTES_MAX: u64 = 64 << 10;
 /// Bytes of a PEM file with authorities.
 pub const CA_BYTES_MAX: u64 = 4 << 20;
 /// Bridges that a message may pass; beyond, they are assumed to form a cycle.
-pub const MQTT_HOPS_MAX: u32 = 16;
+pub const MQTT_HOPS_MAX: u32 = busbar_event::limits::HOPS_MAX;
 /// How long a bridge waits for a connection and for each response.
 pub const MQTT_ANSWER_MAX: Duration = Duration::from_secs(10);
 /// How long a bridge may take to disconnect.

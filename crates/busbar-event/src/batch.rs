@@ -493,6 +493,16 @@ impl Batch {
         }
     }
 
+    /// The same events with other tags.
+    pub(crate) fn with_tags(&self, tags: Tags) -> Batch {
+        let inner = &*self.0;
+        Batch(Arc::new(Inner {
+            tags: Some(tags),
+            record: OnceLock::new(),
+            ..inner.clone()
+        }))
+    }
+
     /// The same events with another body of as many rows.
     pub fn with_body(&self, body: Body) -> Result<Batch> {
         Batch::from_columns(self.envelope(), body)

@@ -37,6 +37,8 @@ pub const XML_ATTRIBUTES_MAX: usize = 256;
 pub const XML_NODES_MAX: usize = 65_536;
 /// Largest XML document that is decoded, in bytes.
 pub const XML_BYTES_MAX: usize = 16 << 20;
+/// How often an event may be relayed, or pass a bridge to another broker; one more time is a cycle.
+pub const HOPS_MAX: u32 = 16;
 /// Most characters of a payload or value quoted in an error.
 pub const QUOTE_CHARS_MAX: usize = 40;
 /// Most events of a sample that a schema is inferred from.

@@ -72,6 +72,16 @@ pub mod reserved {
     pub const EXPIRES_AT: &str = "$expires-at";
 }
 
+/// The tag that counts how often an event was relayed or has passed a bridge to another broker. It is a tag as any other, so
+/// that it goes out as a user property or header and comes in again.
+pub const HOPS: &str = "busbar-hops";
+
+/// Tags that name where an event is to be relayed begin so: `relay_to_alarm/g1`.
+pub const RELAY_TO: &str = "relay_to_";
+
+/// The tag that says an event is to be stored in the table that its stream names.
+pub const STORE: &str = "DB";
+
 /// How a user's tag name is kept.
 pub fn escape(name: &str) -> Cow<'_, str> {
     if name.starts_with('$') {

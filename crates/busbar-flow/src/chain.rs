@@ -223,10 +223,13 @@ impl Chain {
         let (source, time) = (&mut self.source, &mut self.time);
         match source {
             ChainSource::Stream { reader, times } => {
-                let untimed = match times {
+                let tagged = reader.tag(work.events.clone());
+                work.events = tagged.events;
+                let mut untimed = match times {
                     Some(times) => Untimed::of(&work.events, times),
                     None => Untimed::default(),
                 };
+                untimed.add(tagged.rejected);
                 let chosen = untimed.chosen(&work.events, within);
                 let events = match &chosen {
                     Some(chosen) => work.events.take(chosen),
@@ -589,6 +592,17 @@ impl Untimed {
             false => times.causes(&events.take(&places.clone().into())),
         };
         Untimed { places, causes }
+    }
+
+    /// Adds others that cannot be used, in order.
+    fn add(&mut self, others: Vec<(usize, Error)>) {
+        for (at, cause) in others {
+            let at = at as u32;
+            if let Err(place) = self.places.binary_search(&at) {
+                self.places.insert(place, at);
+                self.causes.insert(place, cause);
+            }
+        }
     }
 
     /// The places of the others that lie within a range of time; none if those are all events.

@@ -170,6 +170,8 @@ pub(crate) enum Target {
     Stream(String),
     /// The stream that captures the topic.
     Topic,
+    /// The streams that capture the topics that tags name.
+    Relay,
     Table(String),
     Connection(String),
     /// The next stage, by the name of the stream in between.
@@ -402,13 +404,18 @@ impl Compiler<'_> {
             let target = match &output.target {
                 OutputTarget::Stream { stream, .. } => Target::Stream(stream.clone()),
                 OutputTarget::Topic(_) => Target::Topic,
+                OutputTarget::Relay(_) => Target::Relay,
                 OutputTarget::Table(table) => Target::Table(table.clone()),
                 OutputTarget::Connection(name) => Target::Connection(name.clone()),
             };
             self.known(i, output, &target);
             let held_up = |table: &Arc<dyn Table>| table.capabilities().can_be_held_up;
             let apart = match &target {
-                Target::Stream(_) | Target::Topic | Target::Stage(_) | Target::Results(_) => false,
+                Target::Stream(_)
+                | Target::Topic
+                | Target::Relay
+                | Target::Stage(_)
+                | Target::Results(_) => false,
                 Target::Table(name) => self.world.tables.get(name).is_some_and(held_up),
                 Target::Connection(_) => true,
             };

@@ -8,7 +8,7 @@ use arrow::array::{
 };
 use arrow::compute::{CastOptions, cast_with_options, take};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
-use busbar_event::format::{Decoder, FormatSpec, source_name};
+use busbar_event::format::{Decoder, FormatSpec, PayloadTags, Tagged, source_name};
 use busbar_event::{Batch, Body, Class, Error, payload_schema};
 
 /// What is known of a stream's events.
@@ -18,6 +18,8 @@ pub struct Input {
     pub format: FormatSpec,
     /// What is in them; none for raw payloads.
     pub columns: Option<SchemaRef>,
+    /// Where in them more tags are.
+    pub tags: Option<String>,
 }
 
 /// The column of an event's own payload, for steps that read it beside, or in place of, its columns. It is no part of
@@ -60,6 +62,7 @@ pub(crate) struct Reader {
     /// The payload's columns that are read, for payloads and for typed bodies.
     columns: SchemaRef,
     decoder: Option<Decoder>,
+    tags: Option<PayloadTags>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -117,7 +120,22 @@ impl Reader {
             from,
             columns,
             decoder,
+            tags: match &input.tags {
+                Some(path) => Some(PayloadTags::new(&input.format, path)?),
+                None => None,
+            },
         })
+    }
+
+    /// Events with the tags of their payloads, and those whose tags cannot be read.
+    pub fn tag(&mut self, events: Batch) -> Tagged {
+        match &mut self.tags {
+            Some(tags) => tags.apply(&events),
+            None => Tagged {
+                events,
+                rejected: Vec::new(),
+            },
+        }
     }
 
     /// The columns that are read.

@@ -1,5 +1,7 @@
 //! Result rows as what an output takes: events, table rows, deliveries.
 
+mod relay;
+
 use std::sync::Arc;
 
 use arrow::array::{
@@ -84,7 +86,9 @@ impl Prepared {
         Prepared {
             outgoing: match plan.target {
                 Target::Table(_) => Outgoing::Rows(none),
-                Target::Stream(_) | Target::Topic | Target::Results(_) => Outgoing::Events(nothing),
+                Target::Stream(_) | Target::Topic | Target::Relay | Target::Results(_) => {
+                    Outgoing::Events(nothing)
+                }
                 Target::Stage(_) => Outgoing::Parts(Vec::new()),
                 Target::Connection(_) => Outgoing::Delivery {
                     events: nothing,
@@ -284,6 +288,9 @@ pub(crate) fn prepare(
     let Some(shaped) = shaped else {
         return Err(Error::new(Class::Permanent, "flow.misfit").with("column", "topic"));
     };
+    if let Target::Relay = plan.target {
+        return relay::relay(computed, shaped, plan);
+    }
     let mut failed: Vec<(usize, Error)> = Vec::new();
     let own = || {
         shaped

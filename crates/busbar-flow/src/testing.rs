@@ -284,6 +284,7 @@ fn plan(
             info.input = Some(Input {
                 format,
                 columns: Some(columns),
+                tags: None,
             });
         }
     }

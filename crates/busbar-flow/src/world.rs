@@ -122,6 +122,7 @@ impl World {
             let input = (columns.is_some() || spec.format == FormatSpec::Raw).then(|| Input {
                 format: spec.format.clone(),
                 columns,
+                tags: spec.tags.clone(),
             });
             let info = StreamInfo {
                 partitions: stream.partitions().len() as u16,
@@ -187,6 +188,7 @@ fn declared(spec: &StreamSpec) -> Result<Option<Input>, Error> {
         (columns.is_some() || spec.format == FormatSpec::Raw).then(|| Input {
             format: spec.format.clone(),
             columns,
+            tags: spec.tags.clone(),
         }),
     )
 }
@@ -210,6 +212,7 @@ fn inbox() -> StreamInfo {
         input: Some(Input {
             format: FormatSpec::Raw,
             columns: None,
+            tags: None,
         }),
         topics: Vec::new(),
     }

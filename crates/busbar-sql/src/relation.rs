@@ -59,6 +59,8 @@ pub struct StreamRelation {
     pub(crate) format: FormatSpec,
     /// The payload's columns; none if it is taken as it is.
     pub(crate) columns: Option<SchemaRef>,
+    /// Where in payloads more tags are.
+    pub(crate) tags: Option<String>,
     schema: SchemaRef,
 }
 
@@ -66,11 +68,12 @@ impl StreamRelation {
     /// What is in a stream now. May block on the disk, where columns must be inferred first.
     pub fn of(stream: &Arc<Stream>) -> Result<Self, Error> {
         let events = Arc::new(StreamEvents(Arc::clone(stream)));
-        Ok(Self::new(
-            events,
-            stream.spec().format.clone(),
-            stream.schema()?,
-        ))
+        let spec = stream.spec();
+        let relation = Self::new(events, spec.format.clone(), stream.schema()?);
+        Ok(Self {
+            tags: spec.tags.clone(),
+            ..relation
+        })
     }
 
     /// Events from anywhere, decoded by `format` to `columns`.
@@ -80,6 +83,7 @@ impl StreamRelation {
             events,
             format,
             columns,
+            tags: None,
             schema,
         }
     }

@@ -21,7 +21,7 @@ use arrow::array::{
 use arrow::compute::{cast, take};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use busbar_event::format::{Decoder, source_name};
+use busbar_event::format::{Decoder, PayloadTags, source_name};
 use busbar_event::{Batch, Body, Class, Error, RELATION_COLUMNS};
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::tree_node::TreeNodeRecursion;
@@ -567,6 +567,8 @@ struct Decoding {
     schema: SchemaRef,
     sources: Vec<Source>,
     decoder: Option<Decoder>,
+    /// Adds the tags of payloads, where tags are asked for.
+    tags: Option<PayloadTags>,
     /// Reads what can be read of payloads that do not fit; made when the first one comes.
     partial: Option<Partial>,
     relation: StreamRelation,
@@ -626,6 +628,16 @@ impl Decoding {
                 .iter()
                 .any(|source| matches!(source, Source::Offset)),
             partition: partition as i64,
+            tags: match &scan.relation.tags {
+                Some(path)
+                    if sources
+                        .iter()
+                        .any(|s| matches!(s, Source::Envelope("tags"))) =>
+                {
+                    Some(PayloadTags::new(&scan.relation.format, path)?)
+                }
+                _ => None,
+            },
             sources,
             decoder,
             partial: None,
@@ -642,6 +654,15 @@ impl Decoding {
         offsets: Int64Array,
         left_out: &LeftOut,
     ) -> Result<RecordBatch, Error> {
+        let tagged = self.tags.as_mut().map(|tags| tags.apply(batch));
+        let batch = match &tagged {
+            None => batch,
+            Some(tagged) => {
+                let misshapen = tagged.rejected.len() as u64;
+                left_out.partial.fetch_add(misshapen, Ordering::Relaxed);
+                &tagged.events
+            }
+        };
         let mut good: Option<UInt32Array> = None;
         let mut decoded: Option<RecordBatch> = None;
         if let Some(decoder) = &mut self.decoder {

@@ -100,7 +100,7 @@ pub struct RouteTests {
     /// The rest of the topic is one of these, or `any`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<RouteValues>,
-    /// Each of these tags has one of the values, or `any`.
+    /// Each of these tags has one of the values, or `any`. A name that ends with `*` stands for the first tag that begins so.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<String, RouteValues>,
     /// This SQL condition is true.

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use busbar_event::limits::{TAGS_MAX, TOPIC_BYTES_MAX, TOPIC_LEVELS_MAX};
-use busbar_event::tags::{escape, unescape};
+use busbar_event::tags::{HOPS, escape, unescape};
 use busbar_event::{Batch, Flags, Micros, reserved, topic};
 use busbar_mqtt::property::{Writer, id};
 use busbar_mqtt::{Publish, Version};
@@ -118,9 +118,6 @@ fn expires_at(batch: &Batch, row: usize) -> Option<Micros> {
     let tag = tags.find(|(name, _)| *name == reserved::EXPIRES_AT)?;
     tag.1.parse().ok()
 }
-
-/// User property that counts the bridges a message has passed.
-pub const HOPS: &str = "busbar-hops";
 
 /// Number of bridges that a row has passed.
 pub fn hops(batch: &Batch, row: usize) -> u32 {

@@ -9,7 +9,7 @@ impl Compiler<'_> {
     /// Whether there is what an output names.
     pub(super) fn known(&mut self, i: usize, output: &OutputSpec, target: &Target) {
         let (name, code, known): (&str, &'static str, Vec<&String>) = match target {
-            Target::Topic | Target::Stage(_) | Target::Results(_) => return,
+            Target::Topic | Target::Relay | Target::Stage(_) | Target::Results(_) => return,
             Target::Stream(n) => (
                 n,
                 "catalog.unknown-stream",

@@ -91,6 +91,18 @@ impl Compiler<'_> {
                 columns = self.table(i, name, schema, projected);
                 TopicShape::Own
             }
+            OutputTarget::Relay(_) => {
+                if derived {
+                    let path = [
+                        PathItem::Key("to"),
+                        PathItem::Index(i),
+                        PathItem::Key("relay"),
+                    ];
+                    let error = Error::new(Class::Configuration, "flow.relay-no-tags");
+                    self.bad.push(self.source.diagnostic(&path, None, error));
+                }
+                TopicShape::Own
+            }
             OutputTarget::Connection(_) => TopicShape::Own,
         };
         Shape {

@@ -497,7 +497,11 @@ impl<'a> Splitting<'a> {
                 return ABSENT;
             }
             let mut range = offsets[row] as usize..offsets[row + 1] as usize;
-            match range.find(|at| names.value(*at) == name) {
+            let is_it = |known: &str| match name.strip_suffix('*') {
+                Some(prefix) => known.starts_with(prefix),
+                None => known == name,
+            };
+            match range.find(|at| is_it(names.value(*at))) {
                 Some(at) if values.is_valid(at) => codes.of_text(Some(values.value(at))),
                 Some(_) => codes.of_text(Some("")),
                 None => ABSENT,

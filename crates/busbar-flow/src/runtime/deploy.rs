@@ -417,7 +417,7 @@ impl Runtime {
             Error::new(Class::Configuration, code).with("name", name)
         };
         Ok(match &plan.outputs[output].target {
-            Target::Topic => Writer::topic(bus, producer),
+            Target::Topic | Target::Relay => Writer::topic(bus, producer),
             Target::Stream(name) => {
                 let stream = bus
                     .stream(name)

@@ -726,7 +726,7 @@ fn meaning(project: &Project, parsed: &Parsed<FlowSpec>) -> serde_json::Value {
     for output in &spec.to {
         let (key, json) = match &output.target {
             OutputTarget::Stream { stream: name, .. } => (format!("stream/{name}"), stream(name)),
-            OutputTarget::Topic(_) => continue,
+            OutputTarget::Topic(_) | OutputTarget::Relay(_) => continue,
             OutputTarget::Table(name) => (format!("table/{name}"), table(name)),
             OutputTarget::Connection(name) => {
                 let connection = project.connections.get(name);

@@ -16,6 +16,7 @@ mod joined;
 mod lookups;
 mod nexmark;
 mod poison;
+mod relay;
 mod replay;
 mod route;
 mod scripts;
