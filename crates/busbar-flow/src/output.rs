@@ -11,6 +11,7 @@ use busbar_event::{Batch, Class, Error};
 use busbar_log::Clock;
 use busbar_table::{ProducerPosition, Table};
 
+use crate::blocking::blocking;
 use crate::limits::{PIECE_BYTES_MAX, PIECE_ROWS_MAX};
 use crate::shape::Outgoing;
 use busbar_connector::{Connector, Delivery, Sink, SinkContext, deliver};
@@ -311,14 +312,4 @@ fn positions<'a>(streams: impl Iterator<Item = &'a Arc<Stream>>, producer: &str)
         .flat_map(|stream| stream.partitions().to_vec())
         .filter_map(|partition| partition.producer_position(producer))
         .collect()
-}
-
-/// Runs what may wait for a disk where that holds nobody up.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(e) => Err(Error::new(Class::Transient, "flow.worker").caused_by(e)),
-    }
 }

@@ -14,11 +14,11 @@ use busbar_table::Table;
 use parking_lot::Mutex;
 
 use super::Runtime;
+use crate::blocking::blocking;
 use crate::bounded::{Bounded, BoundedCounts, BoundedInput, BoundedSink};
 use crate::checkpoint::TaskKey;
 use crate::compile::{NoPlan, Plan, World, compile, table_schema};
 use crate::limits::{BOUNDED_AT_ONCE_MAX, BOUNDED_KEPT_MAX, BOUNDED_NICE};
-use crate::output::blocking;
 use crate::status::{BoundedRange, BoundedState, BoundedStatus};
 use crate::task::{MAIN, recorded_ticks, ticks_stream};
 

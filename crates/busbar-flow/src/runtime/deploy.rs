@@ -10,13 +10,14 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{Flow, Running, Runtime, flow_hash};
+use crate::blocking::blocking;
 use crate::chain::Chain;
 use crate::checkpoint::{Kept, Mark, TaskKey};
 use crate::compile::{NoPlan, Plan, Target, World, compile, table_schema};
 use crate::counters::Tally;
 use crate::dead::Earlier;
 use crate::limits::{LATE_BYTES_MAX, LATE_KEPT, START_TIMEOUT, TRIAL_ROWS_MAX};
-use crate::output::{OpenSink, Writer, blocking};
+use crate::output::{OpenSink, Writer};
 use crate::state::{Checkpoint, MemoryStore, States};
 use crate::status::FlowState;
 use crate::task::{FlowShared, Keeps, Lane, Surroundings, Task, Writers, lanes, prepare_outputs};

@@ -25,12 +25,12 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::blocking::blocking;
 use crate::checkpoint::{Checkpoints, Kept, Mark, TaskKey};
 use crate::dead::DeadLetters;
 use crate::drive::SourceDriver;
 use crate::limits::{DRAIN_TIMEOUT, RATE_EVERY, RESTART_AFTER, TRIM_TICKS};
 use crate::operator::KnownPlugin;
-use crate::output::blocking;
 use crate::state::States;
 use crate::status::{
     Applied, DeadFilter, DeadGroup, DeadLetter, DeadRetention, FlowState, ReplayFrom,

@@ -16,8 +16,8 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use super::{Inner, Runtime};
+use crate::blocking::blocking;
 use crate::operator::KnownPlugin;
-use crate::output::blocking;
 use crate::reader::plain;
 
 /// What is known of a plug-in of a node.

@@ -13,11 +13,12 @@ use busbar_catalog::Project;
 use busbar_event::{Class, Error};
 
 use super::Runtime;
+use crate::blocking::blocking;
 use crate::chain::{Dead, Place};
 use crate::compile::Plan;
 use crate::dead::{Letter, Run, Spot, letters, originals};
 use crate::limits::{DEAD_EDIT_BYTES_MAX, DEAD_LETTERS_MAX};
-use crate::output::{Writer, blocking};
+use crate::output::Writer;
 use crate::shape::{Outgoing, Prepared, event_of};
 use crate::status::{DeadFilter, Redriven};
 use crate::task::{parcels, prepare_outputs};

@@ -6,10 +6,10 @@ use busbar_event::{Class, Error, time};
 
 use super::Runtime;
 use super::deploy::{Seat, producer_name, state_name};
+use crate::blocking::blocking;
 use crate::chain::Chain;
 use crate::checkpoint::Mark;
 use crate::compile::Plan;
-use crate::output::blocking;
 use crate::state::Checkpoint;
 use crate::task::{Keeps, recorded_ticks, ticks_stream};
 

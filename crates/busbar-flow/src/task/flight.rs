@@ -7,8 +7,8 @@ use tokio::task::JoinHandle;
 
 use super::write::{Landing, Leaving, Writers};
 use super::{Task, told};
+use crate::blocking::blocking;
 use crate::counters::Delta;
-use crate::output::blocking;
 use crate::state::{Checkpoint, Snapshot, TaskState};
 use busbar_connector::Backoff;
 

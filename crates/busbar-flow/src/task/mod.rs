@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::blocking::blocking;
 use crate::chain::{Chain, Computed, Place};
 use crate::checkpoint::{Checkpoints, Mark, TaskKey};
 use crate::compile::{Plan, Target};
@@ -29,7 +30,6 @@ use crate::counters::{Counters, Delta, Tally};
 use crate::dead::{DeadLetters, Earlier};
 use crate::exchange;
 use crate::limits::{IDLE_CHECK, STATE_BYTES_MAX};
-use crate::output::blocking;
 use crate::shape::{Outgoing, Prepared, Shaped, prepare, result_events};
 use crate::state::{Checkpoint, Snapshot, TaskState};
 use crate::status::FlowState;

@@ -9,12 +9,13 @@ use busbar_event::{Batch, Class, Error};
 use tokio::sync::watch;
 
 use super::{FlowShared, Lane, STOPPED, Surroundings, stopped, told};
+use crate::blocking::blocking;
 use crate::chain::{Dead, Place};
 use crate::checkpoint::TaskKey;
 use crate::counters::Settled;
 use crate::dead::{Earlier, Spot, letters};
 use crate::limits::DEAD_BATCH_BYTES;
-use crate::output::{Refusals, Writer, Written, blocking};
+use crate::output::{Refusals, Writer, Written};
 use crate::shape::{Outgoing, Prepared, event_of};
 use crate::state::TaskState;
 use busbar_connector::Backoff;

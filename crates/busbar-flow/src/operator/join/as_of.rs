@@ -84,14 +84,14 @@ struct Enriching {
     /// Encodes the keys of right rows, and keeps none.
     right: Buffer,
     bytes: RowBytes,
-    versions: KeyedState<Versions>,
+    versions: KeyedState<KeyVersions>,
 }
 
 /// The events of a key that rows may still be joined with, by time.
 #[derive(Clone, Default)]
-struct Versions(Vec<(i64, Box<[u8]>)>);
+struct KeyVersions(Vec<(i64, Box<[u8]>)>);
 
-impl Versions {
+impl KeyVersions {
     /// The latest that is not later than `time`.
     fn at(&self, time: i64) -> Option<&[u8]> {
         let behind = self.0.partition_point(|(from, _)| *from <= time);
@@ -114,7 +114,7 @@ impl Versions {
     }
 }
 
-impl Stored for Versions {
+impl Stored for KeyVersions {
     fn write(&self, out: &mut Vec<u8>) {
         for (time, row) in &self.0 {
             out.extend_from_slice(&time.to_le_bytes());
@@ -128,7 +128,7 @@ impl Stored for Versions {
         while !reader.0.is_empty() {
             versions.push((reader.i64()?, reader.bytes()?.into()));
         }
-        Some(Versions(versions))
+        Some(KeyVersions(versions))
     }
 
     fn heap_bytes(&self) -> usize {

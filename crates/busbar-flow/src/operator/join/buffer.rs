@@ -30,7 +30,7 @@ pub(super) struct Buffer {
     /// With the times.
     stored: SchemaRef,
     keys: KeyEncoder,
-    parts: VecDeque<Part>,
+    parts: VecDeque<BufferPart>,
     /// The number of the next row.
     next: u64,
     /// The newest row with each hash of a key.
@@ -44,7 +44,7 @@ pub(super) struct Buffer {
 /// No row.
 const NONE: u64 = u64::MAX;
 
-struct Part {
+struct BufferPart {
     /// The number of its first row.
     first: u64,
     /// None if it is only on disk.
@@ -102,11 +102,17 @@ impl Buffer {
             return first;
         }
         let rows = times.len();
-        self.push(Part::new(first, batch, keys, times, vec![settled; rows]));
+        self.push(BufferPart::new(
+            first,
+            batch,
+            keys,
+            times,
+            vec![settled; rows],
+        ));
         first
     }
 
-    fn push(&mut self, mut part: Part) {
+    fn push(&mut self, mut part: BufferPart) {
         for (row, hash) in part.keys.hashes.iter().enumerate() {
             let number = part.first + row as u64;
             part.before
@@ -275,7 +281,7 @@ impl Buffer {
         part.keys.at((number - part.first) as usize)
     }
 
-    fn batch(&self, part: &Part) -> Result<RecordBatch, Error> {
+    fn batch(&self, part: &BufferPart) -> Result<RecordBatch, Error> {
         if let Some(batch) = &part.batch {
             return Ok(batch.clone());
         }
@@ -338,8 +344,8 @@ impl Buffer {
 
     /// Makes one part of small ones that are not stored.
     fn put_together(&mut self) -> Result<(), Error> {
-        let mut parts: VecDeque<Part> = VecDeque::with_capacity(self.parts.len());
-        let mut group: Vec<Part> = Vec::new();
+        let mut parts: VecDeque<BufferPart> = VecDeque::with_capacity(self.parts.len());
+        let mut group: Vec<BufferPart> = Vec::new();
         let mut rows = 0;
         for part in std::mem::take(&mut self.parts) {
             if part.is_stored || rows + part.rows() > JOIN_PART_ROWS {
@@ -388,7 +394,7 @@ impl Buffer {
             if settled.len() != times.len() || first < self.next {
                 return Err(damaged());
             }
-            let mut part = Part::new(first, batch, keys, times, settled);
+            let mut part = BufferPart::new(first, batch, keys, times, settled);
             part.is_stored = true;
             self.push(part);
             Ok(())
@@ -419,18 +425,18 @@ impl Buffer {
     }
 }
 
-impl Part {
+impl BufferPart {
     fn new(
         first: u64,
         batch: RecordBatch,
         keys: KeyBytes,
         times: Vec<i64>,
         settled: Vec<bool>,
-    ) -> Part {
+    ) -> BufferPart {
         let unsettled = times.iter().zip(&settled).filter(|(_, settled)| !**settled);
         let due = unsettled.map(|(time, _)| *time).min();
         let rows = times.len() * (2 * size_of::<i64>() + size_of::<bool>());
-        Part {
+        BufferPart {
             first,
             bytes: batch.get_array_memory_size() + keys.memory() + rows,
             batch: Some(batch),
@@ -451,7 +457,7 @@ impl Part {
 }
 
 /// Parts one behind the other as one; none of none.
-fn together(schema: &SchemaRef, mut parts: Vec<Part>) -> Result<Option<Part>, Error> {
+fn together(schema: &SchemaRef, mut parts: Vec<BufferPart>) -> Result<Option<BufferPart>, Error> {
     if parts.len() < 2 {
         return Ok(parts.pop());
     }
@@ -465,7 +471,7 @@ fn together(schema: &SchemaRef, mut parts: Vec<Part>) -> Result<Option<Part>, Er
         settled.extend_from_slice(&part.settled);
         before.extend_from_slice(&part.before);
     }
-    let mut one = Part::new(parts[0].first, batch, keys, times, settled);
+    let mut one = BufferPart::new(parts[0].first, batch, keys, times, settled);
     one.before = before;
     Ok(Some(one))
 }

@@ -1,4 +1,4 @@
-//! Answers of a table whose look-ups take long, kept for a while.
+//! CachedRows of a table whose look-ups take long, kept for a while.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -12,26 +12,26 @@ use busbar_table::Found;
 use crate::limits::{JOIN_CACHE_BATCHES_MAX, JOIN_CACHE_ROWS_MAX};
 use crate::operator::rows::misfit;
 
-/// Answers by key, bounded in number. The newer half replaces the older one when it is full, so that what is asked for often
+/// CachedRows by key, bounded in number. The newer half replaces the older one when it is full, so that what is asked for often
 /// stays without an order being kept.
 pub(super) struct Cache {
     /// How long an answer holds.
     ttl: Duration,
     now: Instant,
-    newer: Answers,
-    older: Answers,
+    newer: CachedRows,
+    older: CachedRows,
 }
 
 #[derive(Default)]
-struct Answers {
-    by_key: HashMap<Box<[u8]>, Answer, foldhash::fast::RandomState>,
+struct CachedRows {
+    by_key: HashMap<Box<[u8]>, CachedRow, foldhash::fast::RandomState>,
     /// The rows of the answers, numbered through.
     batches: Vec<RecordBatch>,
     rows: u32,
 }
 
 #[derive(Clone, Copy)]
-struct Answer {
+struct CachedRow {
     asked: Instant,
     /// The number of the row; none if there is no row.
     row: Option<u32>,
@@ -42,8 +42,8 @@ impl Cache {
         Cache {
             ttl,
             now: Instant::now(),
-            newer: Answers::default(),
-            older: Answers::default(),
+            newer: CachedRows::default(),
+            older: CachedRows::default(),
         }
     }
 
@@ -68,7 +68,7 @@ impl Cache {
     ) -> Result<(), Error> {
         let first = self.newer.rows;
         for (key, place) in keys.zip(found.places.iter()) {
-            let answer = Answer {
+            let answer = CachedRow {
                 asked: self.now,
                 row: place.map(|place| first + place),
             };
@@ -123,16 +123,16 @@ impl Cache {
 
     /// Bytes of memory held, about.
     pub fn bytes(&self) -> usize {
-        let half = |answers: &Answers| {
+        let half = |answers: &CachedRows| {
             let rows = answers.batches.iter();
             let rows: usize = rows.map(RecordBatch::get_array_memory_size).sum();
-            rows + answers.by_key.len() * size_of::<(Box<[u8]>, Answer)>() * 2
+            rows + answers.by_key.len() * size_of::<(Box<[u8]>, CachedRow)>() * 2
         };
         half(&self.newer) + half(&self.older)
     }
 
-    fn find(&self, key: &[u8]) -> Option<(usize, Answer)> {
-        let fresh = |answer: &&Answer| self.now.duration_since(answer.asked) < self.ttl;
+    fn find(&self, key: &[u8]) -> Option<(usize, CachedRow)> {
+        let fresh = |answer: &&CachedRow| self.now.duration_since(answer.asked) < self.ttl;
         let newer = self.newer.by_key.get(key).filter(fresh);
         let older = || self.older.by_key.get(key).filter(fresh);
         match newer {
@@ -158,7 +158,7 @@ mod tests {
         converter.convert_columns(&[numbers]).unwrap()
     }
 
-    /// Answers each key with ten times its number, but odd ones with nothing.
+    /// CachedRows each key with ten times its number, but odd ones with nothing.
     fn found(numbers: &[i64]) -> Found {
         let even = |number: &&i64| **number % 2 == 0;
         let rows: Vec<i64> = numbers.iter().filter(even).map(|n| n * 10).collect();

@@ -107,7 +107,7 @@ impl Sides {
             name: spec.name.clone(),
             meaning: format!("join {how} {} {:?} {:?}", self.stream, spec.on, spec.kind),
             divided: Some(Divided {
-                before: Arc::new(Before {
+                before: Arc::new(SideStep {
                     sides: Arc::clone(self),
                     is_right: false,
                 }),
@@ -123,7 +123,7 @@ impl Sides {
         Joined {
             versions,
             stream: self.stream.clone(),
-            before: Arc::new(Before {
+            before: Arc::new(SideStep {
                 sides: Arc::clone(self),
                 is_right: true,
             }),
@@ -199,12 +199,12 @@ pub(super) fn null_in(columns: &[&ArrayRef], row: usize) -> bool {
 }
 
 /// Where the rows of a side are read: brings them into the form of both, and sorts out those that come late.
-struct Before {
+struct SideStep {
     sides: Arc<Sides>,
     is_right: bool,
 }
 
-impl Before {
+impl SideStep {
     fn sees(&self) -> &SchemaRef {
         match self.is_right {
             false => &self.sides.left,
@@ -225,7 +225,7 @@ impl Before {
     }
 }
 
-impl Step for Before {
+impl Step for SideStep {
     fn schema(&self) -> Option<SchemaRef> {
         Some(Arc::clone(&self.sides.both))
     }

@@ -15,10 +15,10 @@ use futures::future::{BoxFuture, FutureExt};
 
 use super::cache::Cache;
 use super::{Match, as_type, equal_columns};
+use crate::blocking::blocking;
 use crate::limits::JOIN_CACHE_FOR;
 use crate::operator::rows::misfit;
 use crate::operator::{Operator, Output, Rows, Step, StepContext, Wrong};
-use crate::output::blocking;
 
 /// Compiles a join with a table.
 pub(super) fn compile(
