@@ -1,6 +1,6 @@
 //! State by key, for operators that remember something of each key.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
@@ -10,6 +10,8 @@ use arrow::row::{RowConverter, Rows as KeyRows, SortField};
 use busbar_event::{Class, Error};
 use busbar_sql::Projection;
 use bytes::Bytes;
+use hashbrown::HashMap;
+use hashbrown::hash_map::EntryRef;
 
 use super::rows::misfit;
 use super::{Changes, StateReader, Wrong};
@@ -158,12 +160,12 @@ pub(super) trait Stored: Sized {
 /// What an operator remembers, by key. What has changed since the last snapshot is written by the next; what has not can
 /// be dropped from memory and is read again when its key comes.
 pub(super) struct KeyedState<S> {
-    entries: HashMap<Box<[u8]>, Entry<S>, foldhash::fast::RandomState>,
+    entries: HashMap<Arc<[u8]>, Entry<S>, foldhash::fast::RandomState>,
     /// Keys that have changed since the last snapshot.
-    changed: Vec<Box<[u8]>>,
+    changed: Vec<Arc<[u8]>>,
     /// Keys and the watermarks at which they may be due. An entry whose time has moved on keeps its place here until that
     /// has passed.
-    timers: BTreeSet<(i64, Box<[u8]>)>,
+    timers: BTreeSet<(i64, Arc<[u8]>)>,
     state: Option<Arc<dyn StateReader>>,
     /// Whether entries were dropped from memory.
     spilled: bool,
@@ -203,26 +205,31 @@ impl<S: Stored> KeyedState<S> {
     pub fn set(&mut self, key: &[u8], value: S) {
         let bytes = size_of::<Entry<S>>() + key.len() + value.heap_bytes();
         let due = value.due();
-        let entry = match self.entries.get_mut(key) {
-            Some(entry) => entry,
-            None => self.entries.entry(Box::from(key)).or_insert(Entry {
-                value: None,
-                changed: false,
-                timer: i64::MAX,
-                bytes: 0,
-            }),
+        let mut known = match self.entries.entry_ref(key) {
+            EntryRef::Occupied(known) => known,
+            EntryRef::Vacant(new) => {
+                let entry = Entry {
+                    value: None,
+                    changed: false,
+                    timer: i64::MAX,
+                    bytes: 0,
+                };
+                new.insert_entry_with_key(Arc::from(key), entry)
+            }
         };
+        let key = Arc::clone(known.key());
+        let entry = known.get_mut();
         self.bytes = self.bytes + bytes - entry.bytes;
         entry.bytes = bytes;
         entry.value = Some(value);
         if !std::mem::replace(&mut entry.changed, true) {
-            self.changed.push(Box::from(key));
+            self.changed.push(Arc::clone(&key));
         }
         if let Some(due) = due
             && due < entry.timer
         {
             entry.timer = due;
-            self.timers.insert((due, Box::from(key)));
+            self.timers.insert((due, key));
         }
     }
 
@@ -231,7 +238,7 @@ impl<S: Stored> KeyedState<S> {
         if let Some(entry) = self.entries.get_mut(key) {
             entry.value = None;
             if !std::mem::replace(&mut entry.changed, true) {
-                self.changed.push(Box::from(key));
+                self.changed.push(Arc::from(key));
             }
         }
     }
@@ -240,8 +247,8 @@ impl<S: Stored> KeyedState<S> {
     ///
     /// # Errors
     /// What the disk says.
-    pub fn due(&mut self, watermark: i64) -> Result<Vec<Box<[u8]>>, Error> {
-        let mut due: Vec<(i64, Box<[u8]>)> = Vec::new();
+    pub fn due(&mut self, watermark: i64) -> Result<Vec<Arc<[u8]>>, Error> {
+        let mut due: Vec<(i64, Arc<[u8]>)> = Vec::new();
         while self
             .timers
             .first()
@@ -251,7 +258,7 @@ impl<S: Stored> KeyedState<S> {
                 break;
             };
             self.load(&key)?;
-            let Some(entry) = self.entries.get_mut(&key) else {
+            let Some(entry) = self.entries.get_mut(&*key) else {
                 continue;
             };
             entry.timer = i64::MAX;
@@ -276,7 +283,7 @@ impl<S: Stored> KeyedState<S> {
     /// Writes what has changed.
     pub fn snapshot(&mut self, changes: &mut Changes) {
         for key in std::mem::take(&mut self.changed) {
-            let Some(entry) = self.entries.get_mut(&key) else {
+            let Some(entry) = self.entries.get_mut(&*key) else {
                 continue;
             };
             entry.changed = false;
@@ -288,7 +295,7 @@ impl<S: Stored> KeyedState<S> {
                 }
                 None => {
                     self.bytes -= entry.bytes;
-                    self.entries.remove(&key);
+                    self.entries.remove(&*key);
                     changes.delete(stored_key(&key));
                 }
             }
@@ -349,8 +356,9 @@ impl<S: Stored> KeyedState<S> {
         let value = S::read(value).ok_or_else(damaged)?;
         let bytes = size_of::<Entry<S>>() + key.len() + value.heap_bytes();
         let timer = value.due().unwrap_or(i64::MAX);
+        let key: Arc<[u8]> = Arc::from(key);
         if timer < i64::MAX {
-            self.timers.insert((timer, Box::from(key)));
+            self.timers.insert((timer, Arc::clone(&key)));
         }
         self.bytes += bytes;
         let entry = Entry {
@@ -359,7 +367,7 @@ impl<S: Stored> KeyedState<S> {
             timer,
             bytes,
         };
-        self.entries.insert(Box::from(key), entry);
+        self.entries.insert(key, entry);
         Ok(())
     }
 }

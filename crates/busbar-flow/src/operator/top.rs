@@ -1,6 +1,6 @@
 //! `top`: the first rows of each window in an order.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
@@ -164,6 +164,14 @@ struct Best {
     rows: Vec<Ranked>,
 }
 
+/// The rows of a batch that belong to one window and key.
+struct Group {
+    /// The beginning of the window and the key.
+    key: Vec<u8>,
+    end: i64,
+    rows: Vec<u32>,
+}
+
 impl Stored for Best {
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.end.to_le_bytes());
@@ -205,30 +213,54 @@ impl Ranking {
             columns.push(Arc::clone(expression.evaluate(&rows.batch)?.column(0)));
         }
         let order = self.converter.convert_columns(&columns).map_err(misfit)?;
-        let encoded = self.rows.encode(&rows.batch)?;
         let mut late = Vec::new();
         // The rows of each window and key of this batch, so that each is changed once.
-        let mut touched: BTreeMap<Vec<u8>, (i64, Vec<usize>)> = BTreeMap::new();
+        let mut groups: Vec<Group> = Vec::new();
+        let hasher = foldhash::fast::RandomState::default();
+        let mut known: HashMap<(i64, &[u8]), usize, _> = HashMap::with_hasher(hasher);
         for row in 0..rows.len() {
-            match self.shape.pane(times.times[row], times.marks[row]) {
-                Some(pane) => {
-                    let key = [&pane.start.to_be_bytes()[..], keys.at(row)].concat();
-                    let end = self.shape.end(pane.start);
-                    touched.entry(key).or_insert((end, Vec::new())).1.push(row);
-                }
-                None => late.push(row as u32),
-            }
+            let Some(pane) = self.shape.pane(times.times[row], times.marks[row]) else {
+                late.push(row as u32);
+                continue;
+            };
+            let number = *known.entry((pane.start, keys.at(row))).or_insert_with(|| {
+                groups.push(Group {
+                    key: [&pane.start.to_be_bytes()[..], keys.at(row)].concat(),
+                    end: self.shape.end(pane.start),
+                    rows: Vec::new(),
+                });
+                groups.len() - 1
+            });
+            groups[number].rows.push(row as u32);
         }
-        for (key, (end, new)) in touched {
-            let known = self.windows.get(&key)?;
+        // Most rows come behind the first ones that are known: only those that do not are written as bytes.
+        let mut candidates: Vec<u32> = Vec::new();
+        for group in &mut groups {
+            let best = self.windows.get(&group.key)?;
+            if let Some(last) = best.and_then(|best| best.rows.get(self.n - 1)) {
+                let enters = |by: &[u8]| *by < *last.0 || self.ties && *by == *last.0;
+                group
+                    .rows
+                    .retain(|row| enters(order.row(*row as usize).data()));
+            }
+            candidates.extend(&group.rows);
+        }
+        let candidates = UInt32Array::from(candidates);
+        let encoded = self.rows.encode(&rows.take(&candidates)?.batch)?;
+        let mut at = 0;
+        for group in groups {
+            if group.rows.is_empty() {
+                continue;
+            }
+            let known = self.windows.get(&group.key)?;
             let mut best: Vec<Ranked> = known.map(|known| known.rows.clone()).unwrap_or_default();
-            for row in new {
-                let by = order.row(row).data();
+            for row in group.rows {
+                let by = order.row(row as usize).data();
                 let place = best.partition_point(|(known, _)| **known <= *by);
                 let last = best.get(self.n - 1).map(|(known, _)| &**known);
                 let ties = self.ties && last == Some(by);
                 if place < self.n || ties {
-                    best.insert(place, (by.into(), encoded.row(row).data().into()));
+                    best.insert(place, (by.into(), encoded.row(at).data().into()));
                     let keep = match best.get(self.n - 1) {
                         Some((last, _)) if self.ties => {
                             best.partition_point(|(known, _)| known <= last)
@@ -237,8 +269,10 @@ impl Ranking {
                     };
                     best.truncate(keep);
                 }
+                at += 1;
             }
-            self.windows.set(&key, Best { end, rows: best });
+            let end = group.end;
+            self.windows.set(&group.key, Best { end, rows: best });
         }
         out.taken += rows.len() - late.len();
         if !late.is_empty() {
