@@ -262,7 +262,7 @@ def phase_protocol(tally, _):
         node.stop()
     counted(tally, "protocol tests: MQTT.js", ran)
     counted(tally, "protocol tests: connectors.py", run([python, "tests/protocol/connectors.py", BUSBAR]))
-    clients = [of_npm("amqpjs")]
+    clients = [of_npm("amqpjs"), lapin()]
     if classpath := java_client():
         clients.append(classpath)
     else:
@@ -346,6 +346,17 @@ def of_npm(name):
             lock.unlink()
             raise Missing(f"{name} could not be installed: {output.strip()[-300:]}")
     return home
+
+
+def lapin():
+    """Our cases for lapin. They stand outside the workspace and are compiled once, into the cache."""
+    home = CACHE / "lapin"
+    manifest = ROOT / "tests" / "protocol" / "lapin" / "Cargo.toml"
+    build = ["cargo", "build", "-q", "--locked", "--manifest-path", manifest, "--target-dir", home]
+    code, output = run(build, quiet=True, env=environment(CARGO_PROFILE_DEV_DEBUG="0"))
+    if code != 0:
+        raise Missing(f"lapin could not be built: {output.strip()[-300:]}")
+    return home / "debug" / "busbar-tests-lapin"
 
 
 def java_client():

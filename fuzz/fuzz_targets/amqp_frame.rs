@@ -2,7 +2,7 @@
 //! Frames, methods, headers and tables of AMQP 0-9-1, as a server reads them.
 #![allow(missing_docs)]
 
-use busbar_amqp::codec::{BasicProperties, Framed, Method, WireReader, split};
+use busbar_amqp::codec::{BasicProperties, ClientMethod, Framed, WireReader, split};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -11,7 +11,7 @@ fuzz_target!(|bytes: &[u8]| {
         rest = &rest[len..];
         match frame.kind {
             1 => {
-                let _ = Method::decode(frame.payload);
+                let _ = ClientMethod::decode(frame.payload);
             }
             2 => {
                 let mut r = WireReader::new(frame.payload);

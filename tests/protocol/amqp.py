@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Drives nodes over AMQP 0-9-1 with pika, and the tutorials, amqplib and the Java client where they are given.
+"""Drives nodes over AMQP 0-9-1 with pika and RabbitMQ's tutorials, and with amqplib, lapin and the Java client where
+they are given.
 
-    amqp.py BUSBAR [NODE_FOLDER] [JAVA_CLASSPATH]
+    amqp.py BUSBAR [NODE_FOLDER [LAPIN [JAVA_CLASSPATH]]]
 
 Each function whose name begins with `case_` is one case, with nodes of its own.
 """
@@ -26,7 +27,8 @@ from harness import CannotRun, free_port, wait_for
 
 HERE = Path(__file__).resolve().parent
 NODE_FOLDER = Path(sys.argv[2]) if len(sys.argv) > 2 else None
-CLASSPATH = sys.argv[3] if len(sys.argv) > 3 else None
+LAPIN = Path(sys.argv[3]) if len(sys.argv) > 3 else None
+CLASSPATH = sys.argv[4] if len(sys.argv) > 4 else None
 WAIT = 60
 
 
@@ -675,6 +677,14 @@ def case_amqplib_for_node(world):
         raise CannotRun("no folder with amqplib is given")
     node = start(world)
     done = subprocess.run(["node", NODE_FOLDER / "cases.mjs", str(node.amqp)], text=True, capture_output=True, timeout=WAIT * 3)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def case_lapin(world):
+    if LAPIN is None:
+        raise CannotRun("no program with lapin is given")
+    node = start(world)
+    done = subprocess.run([LAPIN, str(node.amqp)], text=True, capture_output=True, timeout=WAIT * 3)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

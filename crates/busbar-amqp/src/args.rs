@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::codec::{FieldTable, FieldValue};
-use crate::fault::Fault;
+use crate::fault::AmqpFault;
 
 /// What happens to a queue that is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,10 +43,14 @@ impl QueueRules {
     ///
     /// # Errors
     /// 406 when one has a wrong value, or asks for what is not there.
-    pub fn read(arguments: FieldTable<'_>, queue: &str, vhost: &str) -> Result<QueueRules, Fault> {
+    pub fn read(
+        arguments: FieldTable<'_>,
+        queue: &str,
+        vhost: &str,
+    ) -> Result<QueueRules, AmqpFault> {
         let mut rules = QueueRules::default();
         let refuse = |name: &str, why: &str| {
-            Fault::precondition(format!(
+            AmqpFault::precondition(format!(
                 "invalid arg '{name}' for queue '{queue}' in vhost '{vhost}': {why}"
             ))
         };
@@ -133,7 +137,7 @@ pub fn check_same(
     names: &[&str],
     what: &str,
     vhost: &str,
-) -> Result<(), Fault> {
+) -> Result<(), AmqpFault> {
     let describe = |value: Option<FieldValue<'_>>| match value {
         None => "none".to_owned(),
         Some(value) => format!(
@@ -152,7 +156,7 @@ pub fn check_same(
     for name in names {
         let (new, old) = (received.get(name), current.get(name));
         if !same(new, old) {
-            return Err(Fault::inequivalent(
+            return Err(AmqpFault::inequivalent(
                 name,
                 what,
                 vhost,

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A number that only grows.
 #[derive(Debug, Default)]
-pub struct Tally(AtomicU64);
+pub struct CountCell(AtomicU64);
 
-impl Tally {
+impl CountCell {
     /// Adds to it.
     #[inline]
     pub fn add(&self, n: u64) {
@@ -23,15 +23,15 @@ impl Tally {
 #[derive(Debug, Default)]
 pub struct AmqpCounters {
     /// Connections refused, or closed because of what the client did.
-    pub refusals: Tally,
+    pub refusals: CountCell,
     /// Logins refused.
-    pub logins_refused: Tally,
+    pub logins_refused: CountCell,
     /// Messages taken.
-    pub published: Tally,
+    pub published: CountCell,
     /// Payload bytes taken.
-    pub published_bytes: Tally,
+    pub published_bytes: CountCell,
     /// Messages refused.
-    pub publishes_refused: Tally,
+    pub publishes_refused: CountCell,
     /// Messages delivered.
-    pub delivered: Tally,
+    pub delivered: CountCell,
 }

@@ -1,10 +1,11 @@
 //! Errors of the protocol: RabbitMQ's codes and texts, which client libraries and people know.
 
-use crate::codec::method::id;
+/// `connection.start-ok`, the method that a refused login answers.
+const START_OK: (u16, u16) = (10, 11);
 
 /// Why a channel or a connection is closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct AmqpFault {
     /// The reply code.
     pub code: u16,
     /// What follows the code's name.
@@ -15,9 +16,9 @@ pub struct Fault {
     pub closes_connection: bool,
 }
 
-impl Fault {
-    fn channel(code: u16, detail: impl Into<String>) -> Fault {
-        Fault {
+impl AmqpFault {
+    fn channel(code: u16, detail: impl Into<String>) -> AmqpFault {
+        AmqpFault {
             code,
             detail: detail.into(),
             method: (0, 0),
@@ -25,18 +26,18 @@ impl Fault {
         }
     }
 
-    fn connection(code: u16, detail: impl Into<String>) -> Fault {
-        Fault {
+    fn connection(code: u16, detail: impl Into<String>) -> AmqpFault {
+        AmqpFault {
             closes_connection: true,
-            ..Fault::channel(code, detail)
+            ..AmqpFault::channel(code, detail)
         }
     }
 
     /// The same, of a method.
     #[must_use]
-    pub fn of(self, method: (u16, u16)) -> Fault {
+    pub fn of(self, method: (u16, u16)) -> AmqpFault {
         match self.method {
-            (0, 0) => Fault { method, ..self },
+            (0, 0) => AmqpFault { method, ..self },
             _ => self,
         }
     }
@@ -69,39 +70,39 @@ impl Fault {
     }
 
     /// 403: may not be done.
-    pub fn access_refused(detail: impl Into<String>) -> Fault {
-        Fault::channel(403, detail)
+    pub fn access_refused(detail: impl Into<String>) -> AmqpFault {
+        AmqpFault::channel(403, detail)
     }
 
     /// 403 for a login.
-    pub fn login_refused(mechanism: &str) -> Fault {
-        Fault::connection(
+    pub fn login_refused(mechanism: &str) -> AmqpFault {
+        AmqpFault::connection(
             403,
             format!(
                 "Login was refused using authentication mechanism {mechanism}. For details see the broker logfile."
             ),
         )
-        .of(id::CONNECTION_START_OK)
+        .of(START_OK)
     }
 
     /// 403 for a login that no longer holds.
-    pub fn login_ended() -> Fault {
-        Fault::connection(403, "the login or its permissions have changed")
+    pub fn login_ended() -> AmqpFault {
+        AmqpFault::connection(403, "the login or its permissions have changed")
     }
 
     /// 404: no such exchange.
-    pub fn no_exchange(name: &str, vhost: &str) -> Fault {
-        Fault::channel(404, format!("no exchange '{name}' in vhost '{vhost}'"))
+    pub fn no_exchange(name: &str, vhost: &str) -> AmqpFault {
+        AmqpFault::channel(404, format!("no exchange '{name}' in vhost '{vhost}'"))
     }
 
     /// 404: no such queue.
-    pub fn no_queue(name: &str, vhost: &str) -> Fault {
-        Fault::channel(404, format!("no queue '{name}' in vhost '{vhost}'"))
+    pub fn no_queue(name: &str, vhost: &str) -> AmqpFault {
+        AmqpFault::channel(404, format!("no queue '{name}' in vhost '{vhost}'"))
     }
 
     /// 405: the queue belongs to another connection.
-    pub fn locked(name: &str, vhost: &str) -> Fault {
-        Fault::channel(
+    pub fn locked(name: &str, vhost: &str) -> AmqpFault {
+        AmqpFault::channel(
             405,
             format!(
                 "cannot obtain exclusive access to locked queue '{name}' in vhost '{vhost}'. It could be originally declared on another connection or the exclusive property value does not match that of the original declaration."
@@ -110,8 +111,8 @@ impl Fault {
     }
 
     /// 406: something is not as it has to be.
-    pub fn precondition(detail: impl Into<String>) -> Fault {
-        Fault::channel(406, detail)
+    pub fn precondition(detail: impl Into<String>) -> AmqpFault {
+        AmqpFault::channel(406, detail)
     }
 
     /// 406: an argument of a declaration differs from what was declared before.
@@ -121,59 +122,59 @@ impl Fault {
         vhost: &str,
         received: &str,
         current: &str,
-    ) -> Fault {
-        Fault::precondition(format!(
+    ) -> AmqpFault {
+        AmqpFault::precondition(format!(
             "inequivalent arg '{arg}' for {what} in vhost '{vhost}': received {received} but current is {current}"
         ))
     }
 
     /// 506: a bound is reached.
-    pub fn resource(detail: impl Into<String>) -> Fault {
-        Fault::channel(506, detail)
+    pub fn resource(detail: impl Into<String>) -> AmqpFault {
+        AmqpFault::channel(506, detail)
     }
 
     /// 320: the node closes the connection.
-    pub fn forced(detail: impl Into<String>) -> Fault {
-        Fault::connection(320, detail)
+    pub fn forced(detail: impl Into<String>) -> AmqpFault {
+        AmqpFault::connection(320, detail)
     }
 
     /// 501: a frame is wrong.
-    pub fn frame(detail: impl Into<String>) -> Fault {
-        Fault::connection(501, detail)
+    pub fn frame(detail: impl Into<String>) -> AmqpFault {
+        AmqpFault::connection(501, detail)
     }
 
     /// 502: a field is wrong.
-    pub fn syntax(detail: impl Into<String>) -> Fault {
-        Fault::connection(502, detail)
+    pub fn syntax(detail: impl Into<String>) -> AmqpFault {
+        AmqpFault::connection(502, detail)
     }
 
     /// 503: a method that may not be sent now.
-    pub fn command_invalid(detail: impl Into<String>) -> Fault {
-        Fault::connection(503, detail)
+    pub fn command_invalid(detail: impl Into<String>) -> AmqpFault {
+        AmqpFault::connection(503, detail)
     }
 
     /// 504: a channel is not open, or open already.
-    pub fn channel_error(detail: impl Into<String>) -> Fault {
-        Fault::connection(504, detail)
+    pub fn channel_error(detail: impl Into<String>) -> AmqpFault {
+        AmqpFault::connection(504, detail)
     }
 
     /// 505: a frame that may not be sent now.
-    pub fn unexpected_frame(detail: impl Into<String>) -> Fault {
-        Fault::connection(505, detail)
+    pub fn unexpected_frame(detail: impl Into<String>) -> AmqpFault {
+        AmqpFault::connection(505, detail)
     }
 
     /// 530: not allowed.
-    pub fn not_allowed(detail: impl Into<String>) -> Fault {
-        Fault::connection(530, detail)
+    pub fn not_allowed(detail: impl Into<String>) -> AmqpFault {
+        AmqpFault::connection(530, detail)
     }
 
     /// 540: not there.
-    pub fn not_implemented(detail: impl Into<String>) -> Fault {
-        Fault::connection(540, detail)
+    pub fn not_implemented(detail: impl Into<String>) -> AmqpFault {
+        AmqpFault::connection(540, detail)
     }
 
     /// 541: something went wrong in the node.
-    pub fn internal(detail: impl Into<String>) -> Fault {
-        Fault::connection(541, detail)
+    pub fn internal(detail: impl Into<String>) -> AmqpFault {
+        AmqpFault::connection(541, detail)
     }
 }

@@ -115,11 +115,11 @@ pub struct Binding {
     pub from: Marks,
     /// Up to where it held, if it was removed.
     pub until: Option<Marks>,
-    rule: Rule,
+    rule: BindingRule,
 }
 
 #[derive(Clone, Debug)]
-enum Rule {
+enum BindingRule {
     Always,
     Key,
     Pattern(Box<[Box<str>]>),
@@ -140,9 +140,9 @@ impl Binding {
         from: Marks,
     ) -> Binding {
         let rule = match kind {
-            ExchangeKind::Direct => Rule::Key,
-            ExchangeKind::Fanout => Rule::Always,
-            ExchangeKind::Topic => Rule::Pattern(key.split('.').map(Box::from).collect()),
+            ExchangeKind::Direct => BindingRule::Key,
+            ExchangeKind::Fanout => BindingRule::Always,
+            ExchangeKind::Topic => BindingRule::Pattern(key.split('.').map(Box::from).collect()),
             ExchangeKind::Headers => headers_rule(arguments),
         };
         Binding {
@@ -171,7 +171,7 @@ impl Binding {
     }
 }
 
-fn headers_rule(arguments: &[u8]) -> Rule {
+fn headers_rule(arguments: &[u8]) -> BindingRule {
     let table = FieldTable::check(arguments).unwrap_or_default();
     let how = table
         .get("x-match")
@@ -189,7 +189,7 @@ fn headers_rule(arguments: &[u8]) -> Rule {
         };
         pairs.push((name.into(), value));
     }
-    Rule::Headers {
+    BindingRule::Headers {
         all: how.starts_with("all"),
         pairs: pairs.into(),
     }
@@ -377,7 +377,7 @@ impl VirtualHost {
     /// The queues that a message reaches by the present bindings, or by those that hold at a position;
     /// and whether its exchange and key alone decide it.
     pub fn route(&self, message: &Routed<'_>, at: Option<(u32, u64)>) -> (Vec<QueueIndex>, bool) {
-        let mut walk = Walk {
+        let mut walk = RouteWalk {
             host: self,
             message,
             at,
@@ -387,7 +387,7 @@ impl VirtualHost {
             pure: true,
         };
         walk.exchange(message.exchange);
-        let Walk {
+        let RouteWalk {
             mut queues, pure, ..
         } = walk;
         queues.sort_unstable();
@@ -410,7 +410,7 @@ impl VirtualHost {
     }
 }
 
-struct Walk<'a> {
+struct RouteWalk<'a> {
     host: &'a VirtualHost,
     message: &'a Routed<'a>,
     at: Option<(u32, u64)>,
@@ -420,7 +420,7 @@ struct Walk<'a> {
     pure: bool,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> RouteWalk<'a> {
     fn exchange(&mut self, name: &'a str) {
         if self.seen.contains(&name) || self.seen.len() >= ROUTE_HOPS_MAX {
             return;
@@ -458,10 +458,10 @@ impl<'a> Walk<'a> {
 
     fn matches(&mut self, binding: &Binding) -> bool {
         match &binding.rule {
-            Rule::Always => true,
-            Rule::Key => *binding.key == *self.message.key,
-            Rule::Pattern(pattern) => words_match(pattern, &self.words),
-            Rule::Headers { all, pairs } => {
+            BindingRule::Always => true,
+            BindingRule::Key => *binding.key == *self.message.key,
+            BindingRule::Pattern(pattern) => words_match(pattern, &self.words),
+            BindingRule::Headers { all, pairs } => {
                 self.pure = false;
                 let mut holds = pairs.iter().map(|(name, value)| {
                     let found = (self.message.header)(name);

@@ -33,15 +33,7 @@ pub const UNACKED_PER_CHANNEL_MAX: usize = 65_536;
 /// Rows of a queue that are held ready for its consumers; the others stay in the log.
 pub const WINDOW_ROWS_MAX: usize = 4096;
 /// Payload bytes of these rows.
-pub const WINDOW_BYTES_MAX: usize = 1024 * 1024;
-/// Bytes waiting to be written to a client above which it is given no more messages.
-pub const OUT_BYTES_HIGH: usize = 1024 * 1024;
-/// Bytes waiting to be written to a client below which it is given messages again.
-pub const OUT_BYTES_LOW: usize = 256 * 1024;
-/// Bytes of answers waiting for a client above which nothing is read from it.
-pub const OUT_BYTES_STOP_READING: usize = 4 * 1024 * 1024;
-/// Capacity of an output buffer that is kept when it is empty.
-pub const OUT_BYTES_KEEP: usize = 16 * 1024;
+pub const WINDOW_BYTES_MAX: usize = 256 * 1024;
 /// Bytes read from the log at once for live delivery.
 pub const LIVE_READ_BYTES: usize = 4 * 1024 * 1024;
 /// Rows looked at in one turn before sockets are served again.
@@ -68,12 +60,10 @@ pub const CLOSE_WAIT_US: i64 = 5_000_000;
 pub const BLOCKED_AFTER_US: i64 = 500_000;
 /// How often the counts and positions of queues are journalled that have no other news, in microseconds.
 pub const LAZY_JOURNAL_US: i64 = 5_000_000;
-/// Queue records in one journal batch.
+/// AmqpQueue records in one journal batch.
 pub const JOURNAL_RECORDS_MAX: usize = 4096;
 /// Topics whose permission is remembered for one connection.
 pub const PERMISSION_CACHE_TOPICS_MAX: usize = 1024;
-
-const _: () = assert!(OUT_BYTES_LOW < OUT_BYTES_HIGH && OUT_BYTES_HIGH < OUT_BYTES_STOP_READING);
 
 /// Bounds that a node may set.
 #[derive(Clone, Debug)]

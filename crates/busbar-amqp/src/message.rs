@@ -17,7 +17,7 @@ use busbar_event::{Batch, Flags, Micros, reserved};
 
 use crate::codec::table::put_short;
 use crate::codec::{BasicProperties, FieldTable, FieldValue, TableWriter, WireReader};
-use crate::fault::Fault;
+use crate::fault::AmqpFault;
 use crate::limits::TAG_BYTES_MAX;
 use crate::mapping;
 
@@ -58,7 +58,7 @@ pub fn write_tags(
     prefix: &str,
     now: Micros,
     tags: &mut OwnedTags,
-) -> Result<bool, Fault> {
+) -> Result<bool, AmqpFault> {
     let mut add = |name: &str, value: &str| tags.push((name.to_owned(), value.to_owned()));
     for (name, value) in [
         (reserved::CONTENT_TYPE, p.content_type),
@@ -89,7 +89,7 @@ pub fn write_tags(
     }
     if let Some(text) = p.expiration {
         let ms: i64 = text.parse().ok().filter(|ms| *ms >= 0).ok_or_else(|| {
-            Fault::precondition(format!(
+            AmqpFault::precondition(format!(
                 "invalid expiration '{text}': not a number of milliseconds"
             ))
         })?;
@@ -121,7 +121,7 @@ pub fn write_tags(
         }
     }
     if tags.iter().any(|(_, value)| value.len() > TAG_BYTES_MAX) {
-        return Err(Fault::precondition(format!(
+        return Err(AmqpFault::precondition(format!(
             "a header is longer than {TAG_BYTES_MAX} bytes"
         )));
     }
@@ -138,16 +138,16 @@ pub fn flags(p: &BasicProperties<'_>, has_reserved: bool) -> Flags {
 /// Appends the encoded properties of a row, as a consumer in the virtual host of `prefix` sees them.
 pub fn write_properties(batch: &Batch, row: usize, prefix: &str, out: &mut Vec<u8>) {
     let flags = Flags(batch.flags()[row]);
-    let delivery_mode = Some(if flags.qos() > 0 { 2 } else { 1 });
+    let delivery_mode = if flags.qos() > 0 { 2 } else { 1 };
     if !batch.has_tags() || batch.tags(row).len() == 0 {
         // 0x1000 is the flag of delivery-mode.
-        out.extend_from_slice(&[0x10, 0, delivery_mode.unwrap_or(1)]);
+        out.extend_from_slice(&[0x10, 0, delivery_mode]);
         return;
     }
     let mut texts = Vec::new();
     let (mut reply_to, mut correlation, mut table) = (None, None, None);
     let mut p = BasicProperties {
-        delivery_mode,
+        delivery_mode: Some(delivery_mode),
         ..Default::default()
     };
     for (name, value) in batch.tags(row) {
@@ -239,11 +239,11 @@ pub fn encode_headers(fields: &[u8]) -> String {
 ///
 /// # Errors
 /// 502 when it is not well formed.
-pub fn read_header(payload: &[u8]) -> Result<(u64, BasicProperties<'_>, &[u8]), Fault> {
+pub fn read_header(payload: &[u8]) -> Result<(u64, BasicProperties<'_>, &[u8]), AmqpFault> {
     let mut r = WireReader::new(payload);
     let class = r.u16()?;
     if class != 60 {
-        return Err(Fault::unexpected_frame(format!(
+        return Err(AmqpFault::unexpected_frame(format!(
             "expected content header for class 60, got one for class {class} instead"
         )));
     }

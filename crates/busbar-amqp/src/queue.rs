@@ -99,7 +99,7 @@ pub struct ConsumerRef {
 
 /// A queue.
 #[derive(Debug)]
-pub struct Queue {
+pub struct AmqpQueue {
     /// Tells it from others that had or will have its index.
     pub number: u64,
     /// Its virtual host, by index.
@@ -157,10 +157,16 @@ pub struct Queue {
     pub active: bool,
 }
 
-impl Queue {
+impl AmqpQueue {
     /// A queue without messages.
-    pub fn new(number: u64, vhost: usize, name: Arc<str>, rules: QueueRules, now: Micros) -> Queue {
-        Queue {
+    pub fn new(
+        number: u64,
+        vhost: usize,
+        name: Arc<str>,
+        rules: QueueRules,
+        now: Micros,
+    ) -> AmqpQueue {
+        AmqpQueue {
             number,
             vhost,
             name,

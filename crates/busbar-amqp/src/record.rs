@@ -16,7 +16,7 @@ use crate::codec::WireReader;
 use crate::codec::table::put_short;
 use crate::graph::{Binding, Destination, Exchange, ExchangeKind};
 use crate::marks::Marks;
-use crate::queue::{Queue, RowId};
+use crate::queue::{AmqpQueue, RowId};
 
 /// Numbers and names of the partitions.
 #[derive(Clone, Debug, Default)]
@@ -214,7 +214,12 @@ pub fn decode_binding(record: &[u8], names: &PartitionNames) -> Option<BindingRe
 }
 
 /// The record of a queue. `live` are the positions up to which its messages were counted.
-pub fn encode_queue(queue: &Queue, born: &Marks, live: &Marks, names: &PartitionNames) -> Bytes {
+pub fn encode_queue(
+    queue: &AmqpQueue,
+    born: &Marks,
+    live: &Marks,
+    names: &PartitionNames,
+) -> Bytes {
     let mut out = Vec::with_capacity(128);
     out.push(u8::from(queue.auto_delete));
     put_bytes(&mut out, &queue.arguments);
@@ -337,7 +342,7 @@ mod tests {
     #[test]
     fn a_queue_comes_back_by_the_names_of_partitions() {
         let names = PartitionNames::new(vec![(0, "inbox/0".into()), (3, "rain/1".into())]);
-        let mut queue = Queue::new(1, 0, "q".into(), QueueRules::default(), 0);
+        let mut queue = AmqpQueue::new(1, 0, "q".into(), QueueRules::default(), 0);
         queue.auto_delete = true;
         queue.lag = vec![(3, 70)];
         (queue.ready, queue.ready_bytes) = (30, 600);

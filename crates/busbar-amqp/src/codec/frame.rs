@@ -1,6 +1,6 @@
 //! Frames: type, channel, length, payload and the byte that ends each of them.
 
-use crate::fault::Fault;
+use crate::fault::AmqpFault;
 
 /// What a frame holds beside its payload: type, channel, length and end.
 pub const FRAME_OVERHEAD_BYTES: usize = 8;
@@ -46,7 +46,7 @@ pub enum Framed<'a> {
 ///
 /// # Errors
 /// 501 for an unknown type, a frame that is too long, and one that does not end with [`FRAME_END`].
-pub fn split(bytes: &[u8], frame_bytes_max: usize) -> Result<Framed<'_>, Fault> {
+pub fn split(bytes: &[u8], frame_bytes_max: usize) -> Result<Framed<'_>, AmqpFault> {
     let Some(&kind) = bytes.first() else {
         return Ok(Framed::Partial(None));
     };
@@ -54,7 +54,7 @@ pub fn split(bytes: &[u8], frame_bytes_max: usize) -> Result<Framed<'_>, Fault> 
         kind,
         kind::METHOD | kind::HEADER | kind::BODY | kind::HEARTBEAT
     ) {
-        return Err(Fault::frame(format!("unknown frame type {kind}")));
+        return Err(AmqpFault::frame(format!("unknown frame type {kind}")));
     }
     let Some((head, rest)) = bytes.split_at_checked(7) else {
         return Ok(Framed::Partial(None));
@@ -62,7 +62,7 @@ pub fn split(bytes: &[u8], frame_bytes_max: usize) -> Result<Framed<'_>, Fault> 
     let channel = u16::from_be_bytes([head[1], head[2]]);
     let len = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
     if len > frame_bytes_max.saturating_sub(FRAME_OVERHEAD_BYTES) {
-        return Err(Fault::frame(format!(
+        return Err(AmqpFault::frame(format!(
             "type {kind}, channel {channel}: frame of {} bytes is larger than the negotiated {frame_bytes_max}",
             len + FRAME_OVERHEAD_BYTES
         )));
@@ -80,7 +80,7 @@ pub fn split(bytes: &[u8], frame_bytes_max: usize) -> Result<Framed<'_>, Fault> 
             },
             len + FRAME_OVERHEAD_BYTES,
         )),
-        Some(end) => Err(Fault::frame(format!(
+        Some(end) => Err(AmqpFault::frame(format!(
             "type {kind}, channel {channel}: the frame ends with {end} in place of {FRAME_END}"
         ))),
     }

@@ -1,6 +1,6 @@
 //! The methods a client may send.
 
-use crate::fault::Fault;
+use crate::fault::AmqpFault;
 
 use super::table::FieldTable;
 use super::wire::WireReader;
@@ -77,7 +77,7 @@ pub mod id {
 /// A method from a client; everything is borrowed from its frame.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[allow(missing_docs)]
-pub enum Method<'a> {
+pub enum ClientMethod<'a> {
     StartOk {
         properties: FieldTable<'a>,
         mechanism: &'a str,
@@ -225,55 +225,55 @@ fn bit(bits: u8, n: u8) -> bool {
     bits & (1 << n) != 0
 }
 
-impl<'a> Method<'a> {
+impl<'a> ClientMethod<'a> {
     /// Decodes the payload of a method frame, and says which method it is.
     ///
     /// # Errors
     /// 502 when a field is wrong, 540 when there is no such method or a client may not send it.
-    pub fn decode(payload: &'a [u8]) -> Result<((u16, u16), Method<'a>), Fault> {
+    pub fn decode(payload: &'a [u8]) -> Result<((u16, u16), ClientMethod<'a>), AmqpFault> {
         let mut r = WireReader::new(payload);
         let id = (r.u16()?, r.u16()?);
-        match Method::fields(id, &mut r) {
+        match ClientMethod::fields(id, &mut r) {
             Ok(method) => Ok((id, method)),
             Err(fault) => Err(fault.of(id)),
         }
     }
 
-    fn fields(id: (u16, u16), r: &mut WireReader<'a>) -> Result<Method<'a>, Fault> {
+    fn fields(id: (u16, u16), r: &mut WireReader<'a>) -> Result<ClientMethod<'a>, AmqpFault> {
         Ok(match id {
             id::CONNECTION_START_OK => {
                 let properties = r.table()?;
                 let mechanism = r.short()?;
                 let response = r.long()?;
                 r.short()?;
-                Method::StartOk {
+                ClientMethod::StartOk {
                     properties,
                     mechanism,
                     response,
                 }
             }
-            id::CONNECTION_SECURE_OK => Method::SecureOk,
-            id::CONNECTION_TUNE_OK => Method::TuneOk {
+            id::CONNECTION_SECURE_OK => ClientMethod::SecureOk,
+            id::CONNECTION_TUNE_OK => ClientMethod::TuneOk {
                 channel_max: r.u16()?,
                 frame_max: r.u32()?,
                 heartbeat: r.u16()?,
             },
-            id::CONNECTION_OPEN => Method::Open { vhost: r.short()? },
-            id::CONNECTION_CLOSE => Method::Close,
-            id::CONNECTION_CLOSE_OK => Method::CloseOk,
-            id::CONNECTION_UPDATE_SECRET => Method::UpdateSecret,
-            id::CHANNEL_OPEN => Method::ChannelOpen,
-            id::CHANNEL_FLOW => Method::ChannelFlow {
+            id::CONNECTION_OPEN => ClientMethod::Open { vhost: r.short()? },
+            id::CONNECTION_CLOSE => ClientMethod::Close,
+            id::CONNECTION_CLOSE_OK => ClientMethod::CloseOk,
+            id::CONNECTION_UPDATE_SECRET => ClientMethod::UpdateSecret,
+            id::CHANNEL_OPEN => ClientMethod::ChannelOpen,
+            id::CHANNEL_FLOW => ClientMethod::ChannelFlow {
                 active: bit(r.u8()?, 0),
             },
-            id::CHANNEL_FLOW_OK => Method::ChannelFlowOk,
-            id::CHANNEL_CLOSE => Method::ChannelClose,
-            id::CHANNEL_CLOSE_OK => Method::ChannelCloseOk,
-            id::ACCESS_REQUEST => Method::AccessRequest,
+            id::CHANNEL_FLOW_OK => ClientMethod::ChannelFlowOk,
+            id::CHANNEL_CLOSE => ClientMethod::ChannelClose,
+            id::CHANNEL_CLOSE_OK => ClientMethod::ChannelCloseOk,
+            id::ACCESS_REQUEST => ClientMethod::AccessRequest,
             id::EXCHANGE_DECLARE => {
                 r.u16()?;
                 let (exchange, kind, bits) = (r.short()?, r.short()?, r.u8()?);
-                Method::ExchangeDeclare(ExchangeDeclare {
+                ClientMethod::ExchangeDeclare(ExchangeDeclare {
                     exchange,
                     kind,
                     passive: bit(bits, 0),
@@ -287,18 +287,18 @@ impl<'a> Method<'a> {
             id::EXCHANGE_DELETE => {
                 r.u16()?;
                 let (exchange, bits) = (r.short()?, r.u8()?);
-                Method::ExchangeDelete {
+                ClientMethod::ExchangeDelete {
                     exchange,
                     if_unused: bit(bits, 0),
                     no_wait: bit(bits, 1),
                 }
             }
-            id::EXCHANGE_BIND => Method::ExchangeBind(bind(r, true)?),
-            id::EXCHANGE_UNBIND => Method::ExchangeUnbind(bind(r, true)?),
+            id::EXCHANGE_BIND => ClientMethod::ExchangeBind(bind(r, true)?),
+            id::EXCHANGE_UNBIND => ClientMethod::ExchangeUnbind(bind(r, true)?),
             id::QUEUE_DECLARE => {
                 r.u16()?;
                 let (queue, bits) = (r.short()?, r.u8()?);
-                Method::QueueDeclare(QueueDeclare {
+                ClientMethod::QueueDeclare(QueueDeclare {
                     queue,
                     passive: bit(bits, 0),
                     durable: bit(bits, 1),
@@ -308,11 +308,11 @@ impl<'a> Method<'a> {
                     arguments: r.table()?,
                 })
             }
-            id::QUEUE_BIND => Method::QueueBind(bind(r, true)?),
-            id::QUEUE_UNBIND => Method::QueueUnbind(bind(r, false)?),
+            id::QUEUE_BIND => ClientMethod::QueueBind(bind(r, true)?),
+            id::QUEUE_UNBIND => ClientMethod::QueueUnbind(bind(r, false)?),
             id::QUEUE_PURGE => {
                 r.u16()?;
-                Method::QueuePurge {
+                ClientMethod::QueuePurge {
                     queue: r.short()?,
                     no_wait: bit(r.u8()?, 0),
                 }
@@ -320,14 +320,14 @@ impl<'a> Method<'a> {
             id::QUEUE_DELETE => {
                 r.u16()?;
                 let (queue, bits) = (r.short()?, r.u8()?);
-                Method::QueueDelete {
+                ClientMethod::QueueDelete {
                     queue,
                     if_unused: bit(bits, 0),
                     if_empty: bit(bits, 1),
                     no_wait: bit(bits, 2),
                 }
             }
-            id::BASIC_QOS => Method::Qos {
+            id::BASIC_QOS => ClientMethod::Qos {
                 size: r.u32()?,
                 count: r.u16()?,
                 global: bit(r.u8()?, 0),
@@ -336,7 +336,7 @@ impl<'a> Method<'a> {
                 r.u16()?;
                 let (queue, tag, bits) = (r.short()?, r.short()?, r.u8()?);
                 // Bit 0 is no-local, which RabbitMQ ignores too.
-                Method::Consume(Consume {
+                ClientMethod::Consume(Consume {
                     queue,
                     tag,
                     no_ack: bit(bits, 1),
@@ -345,15 +345,15 @@ impl<'a> Method<'a> {
                     arguments: r.table()?,
                 })
             }
-            id::BASIC_CANCEL => Method::Cancel {
+            id::BASIC_CANCEL => ClientMethod::Cancel {
                 tag: r.short()?,
                 no_wait: bit(r.u8()?, 0),
             },
-            id::BASIC_CANCEL_OK => Method::CancelOk,
+            id::BASIC_CANCEL_OK => ClientMethod::CancelOk,
             id::BASIC_PUBLISH => {
                 r.u16()?;
                 let (exchange, key, bits) = (r.short()?, r.short()?, r.u8()?);
-                Method::Publish {
+                ClientMethod::Publish {
                     exchange,
                     key,
                     mandatory: bit(bits, 0),
@@ -362,39 +362,39 @@ impl<'a> Method<'a> {
             }
             id::BASIC_GET => {
                 r.u16()?;
-                Method::Get {
+                ClientMethod::Get {
                     queue: r.short()?,
                     no_ack: bit(r.u8()?, 0),
                 }
             }
-            id::BASIC_ACK => Method::Ack {
+            id::BASIC_ACK => ClientMethod::Ack {
                 tag: r.u64()?,
                 multiple: bit(r.u8()?, 0),
             },
-            id::BASIC_REJECT => Method::Reject {
+            id::BASIC_REJECT => ClientMethod::Reject {
                 tag: r.u64()?,
                 requeue: bit(r.u8()?, 0),
             },
             id::BASIC_NACK => {
                 let (tag, bits) = (r.u64()?, r.u8()?);
-                Method::Nack {
+                ClientMethod::Nack {
                     tag,
                     multiple: bit(bits, 0),
                     requeue: bit(bits, 1),
                 }
             }
-            id::BASIC_RECOVER_ASYNC | id::BASIC_RECOVER => Method::Recover {
+            id::BASIC_RECOVER_ASYNC | id::BASIC_RECOVER => ClientMethod::Recover {
                 requeue: bit(r.u8()?, 0),
                 answered: id == id::BASIC_RECOVER,
             },
-            id::CONFIRM_SELECT => Method::ConfirmSelect {
+            id::CONFIRM_SELECT => ClientMethod::ConfirmSelect {
                 no_wait: bit(r.u8()?, 0),
             },
-            id::TX_SELECT => Method::TxSelect,
-            id::TX_COMMIT => Method::TxCommit,
-            id::TX_ROLLBACK => Method::TxRollback,
+            id::TX_SELECT => ClientMethod::TxSelect,
+            id::TX_COMMIT => ClientMethod::TxCommit,
+            id::TX_ROLLBACK => ClientMethod::TxRollback,
             _ => {
-                return Err(Fault::not_implemented(format!(
+                return Err(AmqpFault::not_implemented(format!(
                     "method {} of class {}",
                     id.1, id.0
                 )));
@@ -403,7 +403,7 @@ impl<'a> Method<'a> {
     }
 }
 
-fn bind<'a>(r: &mut WireReader<'a>, has_no_wait: bool) -> Result<Bind<'a>, Fault> {
+fn bind<'a>(r: &mut WireReader<'a>, has_no_wait: bool) -> Result<Bind<'a>, AmqpFault> {
     r.u16()?;
     let (destination, source, key) = (r.short()?, r.short()?, r.short()?);
     let no_wait = has_no_wait && bit(r.u8()?, 0);

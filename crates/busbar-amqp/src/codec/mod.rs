@@ -11,7 +11,7 @@ pub mod table;
 mod wire;
 
 pub use frame::{Framed, RawFrame, split};
-pub use method::Method;
+pub use method::ClientMethod;
 pub use properties::BasicProperties;
 pub use table::{FieldTable, FieldValue, TableWriter};
 pub use wire::WireReader;

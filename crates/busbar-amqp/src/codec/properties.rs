@@ -1,6 +1,6 @@
 //! The properties in the header of a content.
 
-use crate::fault::Fault;
+use crate::fault::AmqpFault;
 
 use super::table::{FieldTable, put_short};
 use super::wire::WireReader;
@@ -43,10 +43,10 @@ impl<'a> BasicProperties<'a> {
     ///
     /// # Errors
     /// 502 when they are not well formed.
-    pub fn read(r: &mut WireReader<'a>) -> Result<BasicProperties<'a>, Fault> {
+    pub fn read(r: &mut WireReader<'a>) -> Result<BasicProperties<'a>, AmqpFault> {
         let flags = r.u16()?;
         if flags & 1 != 0 {
-            return Err(Fault::syntax(
+            return Err(AmqpFault::syntax(
                 "a content header has more flags than there are properties",
             ));
         }

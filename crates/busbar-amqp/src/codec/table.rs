@@ -2,7 +2,7 @@
 //!
 //! The types are RabbitMQ's, which differ from the letters of the specification.
 
-use crate::fault::Fault;
+use crate::fault::AmqpFault;
 use crate::limits::{TABLE_DEPTH_MAX, TABLE_FIELDS_MAX};
 
 use super::wire::WireReader;
@@ -45,7 +45,7 @@ impl<'a> FieldTable<'a> {
     ///
     /// # Errors
     /// 502 when one of them is wrong.
-    pub fn check(bytes: &'a [u8]) -> Result<FieldTable<'a>, Fault> {
+    pub fn check(bytes: &'a [u8]) -> Result<FieldTable<'a>, AmqpFault> {
         let mut fields = 0;
         check_table(bytes, 0, &mut fields)?;
         Ok(FieldTable(bytes))
@@ -159,7 +159,7 @@ impl<'a> FieldValue<'a> {
     }
 }
 
-fn check_table(bytes: &[u8], depth: usize, fields: &mut usize) -> Result<(), Fault> {
+fn check_table(bytes: &[u8], depth: usize, fields: &mut usize) -> Result<(), AmqpFault> {
     let mut reader = WireReader::new(bytes);
     while !reader.is_empty() {
         reader.short()?;
@@ -168,10 +168,14 @@ fn check_table(bytes: &[u8], depth: usize, fields: &mut usize) -> Result<(), Fau
     Ok(())
 }
 
-fn check_value(reader: &mut WireReader<'_>, depth: usize, fields: &mut usize) -> Result<(), Fault> {
+fn check_value(
+    reader: &mut WireReader<'_>,
+    depth: usize,
+    fields: &mut usize,
+) -> Result<(), AmqpFault> {
     *fields += 1;
     if *fields > TABLE_FIELDS_MAX {
-        return Err(Fault::syntax("a field table has too many fields"));
+        return Err(AmqpFault::syntax("a field table has too many fields"));
     }
     let nested = match value(reader)? {
         FieldValue::Table(FieldTable(bytes)) => (bytes, true),
@@ -179,7 +183,7 @@ fn check_value(reader: &mut WireReader<'_>, depth: usize, fields: &mut usize) ->
         _ => return Ok(()),
     };
     if depth + 1 > TABLE_DEPTH_MAX {
-        return Err(Fault::syntax("a field table is nested too deeply"));
+        return Err(AmqpFault::syntax("a field table is nested too deeply"));
     }
     if nested.1 {
         return check_table(nested.0, depth + 1, fields);
@@ -192,7 +196,7 @@ fn check_value(reader: &mut WireReader<'_>, depth: usize, fields: &mut usize) ->
 }
 
 /// Reads a type letter and its value; what is nested in it is not looked at.
-fn value<'a>(r: &mut WireReader<'a>) -> Result<FieldValue<'a>, Fault> {
+fn value<'a>(r: &mut WireReader<'a>) -> Result<FieldValue<'a>, AmqpFault> {
     Ok(match r.u8()? {
         b't' => FieldValue::Bool(r.u8()? != 0),
         b'b' => FieldValue::Signed(b'b', i64::from(r.u8()? as i8)),
@@ -211,7 +215,11 @@ fn value<'a>(r: &mut WireReader<'a>) -> Result<FieldValue<'a>, Fault> {
         b'F' => FieldValue::Table(FieldTable(r.long()?)),
         b'A' => FieldValue::Array(r.long()?),
         b'V' => FieldValue::Void,
-        _ => return Err(Fault::syntax("a field table has a value of unknown type")),
+        _ => {
+            return Err(AmqpFault::syntax(
+                "a field table has a value of unknown type",
+            ));
+        }
     })
 }
 

@@ -6,13 +6,13 @@ use busbar_event::Micros;
 use busbar_gateway::{ConnId, Credentials, Denied, Effect, EventLog, Identity, Reach};
 
 use crate::codec::{FieldTable, encode};
-use crate::fault::Fault;
+use crate::fault::AmqpFault;
 use crate::graph::QueueIndex;
 use crate::limits::{CHANNELS_MAX, FRAME_BYTES_MAX, PERMISSION_CACHE_TOPICS_MAX};
 use crate::mapping;
 
 use super::Broker;
-use super::connection::Stage;
+use super::connection::ConnStage;
 
 impl<S: EventLog> Broker<S> {
     /// Reads the answer of a client to the offered mechanisms and has it checked.
@@ -21,16 +21,16 @@ impl<S: EventLog> Broker<S> {
         id: ConnId,
         mechanism: &str,
         response: &[u8],
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         let Some(conn) = self.conn(id) else {
             return Ok(());
         };
         if conn.surplus {
-            return Err(Fault::not_allowed(
+            return Err(AmqpFault::not_allowed(
                 "connection refused: node connection limit is reached",
             ));
         }
-        let malformed = || Fault::syntax(format!("malformed response of {mechanism}"));
+        let malformed = || AmqpFault::syntax(format!("malformed response of {mechanism}"));
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| malformed());
         let (username, password) = match mechanism {
             "PLAIN" => {
@@ -52,14 +52,14 @@ impl<S: EventLog> Broker<S> {
                 }
             }
             "EXTERNAL" if conn.origin.user.is_some() => (None, None),
-            _ => return Err(Fault::login_refused(mechanism)),
+            _ => return Err(AmqpFault::login_refused(mechanism)),
         };
         conn.mechanism = match mechanism {
             "PLAIN" => "PLAIN",
             "AMQPLAIN" => "AMQPLAIN",
             _ => "EXTERNAL",
         };
-        conn.stage = Stage::Login;
+        conn.stage = ConnStage::Login;
         conn.waits = true;
         let credentials = Credentials {
             client_id: conn.client.as_deref().unwrap_or_default().to_owned(),
@@ -80,7 +80,7 @@ impl<S: EventLog> Broker<S> {
     ) {
         let heartbeat_s = self.limits.heartbeat_s;
         let Some(conn) = self.conn(id) else { return };
-        if conn.stage != Stage::Login {
+        if conn.stage != ConnStage::Login {
             return;
         }
         conn.waits = false;
@@ -88,14 +88,14 @@ impl<S: EventLog> Broker<S> {
             Ok(identity) => {
                 conn.unrestricted = identity.is_unrestricted();
                 conn.identity = Some(identity);
-                conn.stage = Stage::Tune;
+                conn.stage = ConnStage::Tune;
                 conn.out.append(None, |out| {
                     encode::tune(CHANNELS_MAX, FRAME_BYTES_MAX, heartbeat_s, out);
                 });
                 self.wake(id);
             }
             Err(_) => {
-                let fault = Fault::login_refused(conn.mechanism);
+                let fault = AmqpFault::login_refused(conn.mechanism);
                 let told = conn.takes_login_close;
                 self.counters.logins_refused.add(1);
                 match told {
@@ -132,13 +132,13 @@ impl<S: EventLog> Broker<S> {
         allowed
     }
 
-    fn refused(&mut self, id: ConnId, what: &str) -> Fault {
+    fn refused(&mut self, id: ConnId, what: &str) -> AmqpFault {
         let Some(conn) = self.conn(id) else {
-            return Fault::access_refused(what);
+            return AmqpFault::access_refused(what);
         };
         let (user, host) = (conn.user().to_owned(), conn.host);
         let vhost = &self.hosts[host].name;
-        Fault::access_refused(format!(
+        AmqpFault::access_refused(format!(
             "access to {what} in vhost '{vhost}' refused for user '{user}'"
         ))
     }
@@ -155,7 +155,7 @@ impl<S: EventLog> Broker<S> {
     }
 
     /// Whether the client may declare, delete, bind and read a queue.
-    pub(super) fn check_queue(&mut self, id: ConnId, queue: &str) -> Result<(), Fault> {
+    pub(super) fn check_queue(&mut self, id: ConnId, queue: &str) -> Result<(), AmqpFault> {
         let Some(conn) = self.conn(id) else {
             return Ok(());
         };
@@ -171,7 +171,7 @@ impl<S: EventLog> Broker<S> {
     }
 
     /// Whether the client may read what a queue holds: all that its bindings may bring.
-    pub(super) fn check_consume(&mut self, id: ConnId, index: QueueIndex) -> Result<(), Fault> {
+    pub(super) fn check_consume(&mut self, id: ConnId, index: QueueIndex) -> Result<(), AmqpFault> {
         let Some(conn) = self.conn(id) else {
             return Ok(());
         };
@@ -199,7 +199,7 @@ impl<S: EventLog> Broker<S> {
         id: ConnId,
         exchange: &str,
         key: &str,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         let Some(conn) = self.conn(id) else {
             return Ok(());
         };
@@ -220,7 +220,7 @@ impl<S: EventLog> Broker<S> {
     }
 
     /// Whether the client may declare, delete and bind an exchange as a destination.
-    pub(super) fn check_exchange(&mut self, id: ConnId, exchange: &str) -> Result<(), Fault> {
+    pub(super) fn check_exchange(&mut self, id: ConnId, exchange: &str) -> Result<(), AmqpFault> {
         let Some(conn) = self.conn(id) else {
             return Ok(());
         };

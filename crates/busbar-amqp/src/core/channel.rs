@@ -7,8 +7,8 @@ use busbar_event::Micros;
 use busbar_gateway::{ConnId, EventLog};
 
 use crate::codec::method::id;
-use crate::codec::{Method, encode};
-use crate::fault::Fault;
+use crate::codec::{ClientMethod, encode};
+use crate::fault::AmqpFault;
 use crate::graph::QueueIndex;
 use crate::limits::{TX_BYTES_MAX, TX_OPERATIONS_MAX};
 use crate::queue::RowId;
@@ -28,7 +28,7 @@ pub struct Channel<T> {
     /// Publishes that are not settled, oldest first.
     pub pending: VecDeque<PendingPublish<T>>,
     pub content: Content,
-    pub transaction: Option<Transaction>,
+    pub transaction: Option<ChannelTransaction>,
     pub last_tag: u64,
     /// Deliveries that are not acknowledged, in the order of their tags.
     pub unacked: VecDeque<Unacked>,
@@ -79,7 +79,7 @@ pub enum ContentStage {
 
 /// What is to be done when a transaction is committed.
 #[derive(Debug, Default)]
-pub struct Transaction {
+pub struct ChannelTransaction {
     pub publishes: Vec<Content>,
     pub bytes: usize,
     pub settlements: Vec<Settlement>,
@@ -92,12 +92,12 @@ pub struct Transaction {
 pub struct Settlement {
     pub tag: u64,
     pub multiple: bool,
-    pub outcome: Outcome,
+    pub outcome: Disposition,
 }
 
 /// What becomes of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Disposition {
     Done,
     Requeue,
     Reject,
@@ -165,20 +165,22 @@ impl<S: EventLog> Broker<S> {
         id: ConnId,
         number: u16,
         method_id: (u16, u16),
-        method: Method<'_>,
+        method: ClientMethod<'_>,
         now: Micros,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         let Some(conn) = self.conn(id) else {
             return Ok(());
         };
         let channels_max = conn.channels_max;
         let Some(channel) = conn.channels.get_mut(&number) else {
             return match method {
-                Method::ChannelOpen if number > channels_max => Err(Fault::not_allowed(format!(
-                    "number of channels opened ({}) has reached the negotiated channel_max ({channels_max})",
-                    conn.channels.len()
-                ))),
-                Method::ChannelOpen => {
+                ClientMethod::ChannelOpen if number > channels_max => {
+                    Err(AmqpFault::not_allowed(format!(
+                        "number of channels opened ({}) has reached the negotiated channel_max ({channels_max})",
+                        conn.channels.len()
+                    )))
+                }
+                ClientMethod::ChannelOpen => {
                     conn.channels.insert(number, Channel::default());
                     self.send(id, |out| {
                         encode::method(id::CHANNEL_OPEN_OK, number, out, |out| {
@@ -187,15 +189,15 @@ impl<S: EventLog> Broker<S> {
                     });
                     Ok(())
                 }
-                Method::ChannelCloseOk => Ok(()),
-                _ => Err(Fault::channel_error(format!(
+                ClientMethod::ChannelCloseOk => Ok(()),
+                _ => Err(AmqpFault::channel_error(format!(
                     "expected 'channel.open', got method {} of class {} on channel {number}",
                     method_id.1, method_id.0
                 ))),
             };
         };
         if channel.content.stage != ContentStage::Method {
-            return Err(Fault::unexpected_frame(
+            return Err(AmqpFault::unexpected_frame(
                 "expected content header or body, got a method frame instead",
             ));
         }
@@ -206,21 +208,21 @@ impl<S: EventLog> Broker<S> {
         &mut self,
         id: ConnId,
         number: u16,
-        method: Method<'_>,
+        method: ClientMethod<'_>,
         now: Micros,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         let Some(channel) = self.channel(id, number) else {
             return Ok(());
         };
         match method {
-            Method::Publish {
+            ClientMethod::Publish {
                 exchange,
                 key,
                 mandatory,
                 immediate,
             } => {
                 if immediate {
-                    return Err(Fault::not_implemented("immediate=true"));
+                    return Err(AmqpFault::not_implemented("immediate=true"));
                 }
                 let content = &mut channel.content;
                 content.exchange.clear();
@@ -231,25 +233,25 @@ impl<S: EventLog> Broker<S> {
                 content.stage = ContentStage::Header;
                 Ok(())
             }
-            Method::Ack { tag, multiple } => self.settle_or_keep(
+            ClientMethod::Ack { tag, multiple } => self.settle_or_keep(
                 id,
                 number,
                 Settlement {
                     tag,
                     multiple,
-                    outcome: Outcome::Done,
+                    outcome: Disposition::Done,
                 },
                 now,
             ),
-            Method::Nack {
+            ClientMethod::Nack {
                 tag,
                 multiple,
                 requeue,
             } => {
                 let outcome = if requeue {
-                    Outcome::Requeue
+                    Disposition::Requeue
                 } else {
-                    Outcome::Reject
+                    Disposition::Reject
                 };
                 self.settle_or_keep(
                     id,
@@ -262,11 +264,11 @@ impl<S: EventLog> Broker<S> {
                     now,
                 )
             }
-            Method::Reject { tag, requeue } => {
+            ClientMethod::Reject { tag, requeue } => {
                 let outcome = if requeue {
-                    Outcome::Requeue
+                    Disposition::Requeue
                 } else {
-                    Outcome::Reject
+                    Disposition::Reject
                 };
                 self.settle_or_keep(
                     id,
@@ -279,14 +281,14 @@ impl<S: EventLog> Broker<S> {
                     now,
                 )
             }
-            Method::Recover { requeue, answered } => {
+            ClientMethod::Recover { requeue, answered } => {
                 if !requeue {
-                    return Err(Fault::not_implemented("requeue=false"));
+                    return Err(AmqpFault::not_implemented("requeue=false"));
                 }
                 let all = Settlement {
                     tag: 0,
                     multiple: true,
-                    outcome: Outcome::Requeue,
+                    outcome: Disposition::Requeue,
                 };
                 self.settle_deliveries(id, number, all, now)?;
                 if answered {
@@ -294,17 +296,19 @@ impl<S: EventLog> Broker<S> {
                 }
                 Ok(())
             }
-            Method::Consume(consume) => self.consume(id, number, &consume, now),
-            Method::Cancel { tag, no_wait } => self.cancel(id, number, tag, no_wait, now),
-            Method::CancelOk => Ok(()),
-            Method::Get { queue, no_ack } => self.get(id, number, queue, no_ack, now),
-            Method::Qos {
+            ClientMethod::Consume(consume) => self.consume(id, number, &consume, now),
+            ClientMethod::Cancel { tag, no_wait } => self.cancel(id, number, tag, no_wait, now),
+            ClientMethod::CancelOk => Ok(()),
+            ClientMethod::Get { queue, no_ack } => self.get(id, number, queue, no_ack, now),
+            ClientMethod::Qos {
                 size,
                 count,
                 global,
             } => {
                 if size != 0 {
-                    return Err(Fault::not_implemented(format!("prefetch_size!=0 ({size})")));
+                    return Err(AmqpFault::not_implemented(format!(
+                        "prefetch_size!=0 ({size})"
+                    )));
                 }
                 match global {
                     true => channel.channel_prefetch = count,
@@ -315,27 +319,31 @@ impl<S: EventLog> Broker<S> {
                 self.send(id, |out| encode::bare(id::BASIC_QOS_OK, number, out));
                 Ok(())
             }
-            Method::QueueDeclare(declare) => self.queue_declare(id, number, &declare, now),
-            Method::QueueDelete {
+            ClientMethod::QueueDeclare(declare) => self.queue_declare(id, number, &declare, now),
+            ClientMethod::QueueDelete {
                 queue,
                 if_unused,
                 if_empty,
                 no_wait,
             } => self.queue_delete(id, number, queue, (if_unused, if_empty, no_wait), now),
-            Method::QueuePurge { queue, no_wait } => self.queue_purge(id, number, queue, no_wait),
-            Method::QueueBind(bind) => self.bind(id, number, &bind, true, now),
-            Method::QueueUnbind(bind) => self.unbind(id, number, &bind, true),
-            Method::ExchangeDeclare(declare) => self.exchange_declare(id, number, &declare),
-            Method::ExchangeDelete {
+            ClientMethod::QueuePurge { queue, no_wait } => {
+                self.queue_purge(id, number, queue, no_wait)
+            }
+            ClientMethod::QueueBind(bind) => self.bind(id, number, &bind, true, now),
+            ClientMethod::QueueUnbind(bind) => self.unbind(id, number, &bind, true),
+            ClientMethod::ExchangeDeclare(declare) => self.exchange_declare(id, number, &declare),
+            ClientMethod::ExchangeDelete {
                 exchange,
                 if_unused,
                 no_wait,
             } => self.exchange_delete(id, number, exchange, if_unused, no_wait),
-            Method::ExchangeBind(bind) => self.bind(id, number, &bind, false, now),
-            Method::ExchangeUnbind(bind) => self.unbind(id, number, &bind, false),
-            Method::ConfirmSelect { no_wait } => {
+            ClientMethod::ExchangeBind(bind) => self.bind(id, number, &bind, false, now),
+            ClientMethod::ExchangeUnbind(bind) => self.unbind(id, number, &bind, false),
+            ClientMethod::ConfirmSelect { no_wait } => {
                 if channel.transaction.is_some() {
-                    return Err(Fault::precondition("cannot switch from tx to confirm mode"));
+                    return Err(AmqpFault::precondition(
+                        "cannot switch from tx to confirm mode",
+                    ));
                 }
                 channel.confirms = true;
                 if !no_wait {
@@ -343,24 +351,26 @@ impl<S: EventLog> Broker<S> {
                 }
                 Ok(())
             }
-            Method::TxSelect => {
+            ClientMethod::TxSelect => {
                 if channel.confirms {
-                    return Err(Fault::precondition("cannot switch from confirm to tx mode"));
+                    return Err(AmqpFault::precondition(
+                        "cannot switch from confirm to tx mode",
+                    ));
                 }
                 channel.transaction.get_or_insert_default();
                 self.send(id, |out| encode::bare(id::TX_SELECT_OK, number, out));
                 Ok(())
             }
-            Method::TxCommit => self.commit(id, number, now),
-            Method::TxRollback => {
+            ClientMethod::TxCommit => self.commit(id, number, now),
+            ClientMethod::TxRollback => {
                 if channel.transaction.is_none() {
-                    return Err(Fault::precondition("channel is not transactional"));
+                    return Err(AmqpFault::precondition("channel is not transactional"));
                 }
-                channel.transaction = Some(Transaction::default());
+                channel.transaction = Some(ChannelTransaction::default());
                 self.send(id, |out| encode::bare(id::TX_ROLLBACK_OK, number, out));
                 Ok(())
             }
-            Method::ChannelFlow { active } => {
+            ClientMethod::ChannelFlow { active } => {
                 channel.flows = active;
                 self.send(id, |out| {
                     encode::method(id::CHANNEL_FLOW_OK, number, out, |out| {
@@ -370,9 +380,11 @@ impl<S: EventLog> Broker<S> {
                 self.activate_consumed(id);
                 Ok(())
             }
-            Method::ChannelFlowOk | Method::ChannelCloseOk => Ok(()),
-            Method::ChannelOpen => Err(Fault::channel_error("second 'channel.open' seen")),
-            Method::ChannelClose => {
+            ClientMethod::ChannelFlowOk | ClientMethod::ChannelCloseOk => Ok(()),
+            ClientMethod::ChannelOpen => {
+                Err(AmqpFault::channel_error("second 'channel.open' seen"))
+            }
+            ClientMethod::ChannelClose => {
                 self.release_channel(id, number, now);
                 if let Some(conn) = self.conn(id) {
                     conn.channels.remove(&number);
@@ -380,7 +392,7 @@ impl<S: EventLog> Broker<S> {
                 self.send(id, |out| encode::bare(id::CHANNEL_CLOSE_OK, number, out));
                 Ok(())
             }
-            Method::AccessRequest => {
+            ClientMethod::AccessRequest => {
                 self.send(id, |out| {
                     encode::method(id::ACCESS_REQUEST_OK, number, out, |out| {
                         out.extend_from_slice(&1u16.to_be_bytes());
@@ -388,7 +400,7 @@ impl<S: EventLog> Broker<S> {
                 });
                 Ok(())
             }
-            _ => Err(Fault::command_invalid(
+            _ => Err(AmqpFault::command_invalid(
                 "a method of the connection on a channel",
             )),
         }
@@ -435,29 +447,29 @@ impl<S: EventLog> Broker<S> {
         number: u16,
         settlement: Settlement,
         now: Micros,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         if let Some(transaction) = self
             .channel(id, number)
             .and_then(|c| c.transaction.as_mut())
         {
             transaction.settlements.push(settlement);
             return match transaction.settlements.len() > TX_OPERATIONS_MAX {
-                true => Err(Fault::resource("the transaction is too large")),
+                true => Err(AmqpFault::resource("the transaction is too large")),
                 false => Ok(()),
             };
         }
         self.settle_deliveries(id, number, settlement, now)
     }
 
-    fn commit(&mut self, id: ConnId, number: u16, now: Micros) -> Result<(), Fault> {
+    fn commit(&mut self, id: ConnId, number: u16, now: Micros) -> Result<(), AmqpFault> {
         let Some(channel) = self.channel(id, number) else {
             return Ok(());
         };
-        let Some(transaction) = channel.transaction.replace(Transaction {
+        let Some(transaction) = channel.transaction.replace(ChannelTransaction {
             committing: true,
             ..Default::default()
         }) else {
-            return Err(Fault::precondition("channel is not transactional"));
+            return Err(AmqpFault::precondition("channel is not transactional"));
         };
         for content in &transaction.publishes {
             self.publish(id, number, content, &content.body, now)?;
@@ -479,7 +491,7 @@ impl<S: EventLog> Broker<S> {
         number: u16,
         content: &Content,
         body: &[u8],
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         let Some(transaction) = self
             .channel(id, number)
             .and_then(|c| c.transaction.as_mut())
@@ -488,7 +500,7 @@ impl<S: EventLog> Broker<S> {
         };
         transaction.bytes += body.len() + content.properties.len();
         if transaction.bytes > TX_BYTES_MAX || transaction.publishes.len() >= TX_OPERATIONS_MAX {
-            return Err(Fault::resource("the transaction is too large"));
+            return Err(AmqpFault::resource("the transaction is too large"));
         }
         transaction.publishes.push(Content {
             stage: ContentStage::Method,
@@ -513,7 +525,7 @@ impl<S: EventLog> Broker<S> {
         channel.content = Content::default();
         channel.transaction = None;
         for delivery in unacked {
-            self.settle_row(&delivery, Outcome::Requeue, now);
+            self.settle_row(&delivery, Disposition::Requeue, now);
         }
         for consumer in consumers {
             self.forget_consumer(id, number, &consumer, now);

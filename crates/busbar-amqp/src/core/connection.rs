@@ -10,8 +10,8 @@ use hashbrown::HashMap;
 use crate::codec::frame::PROTOCOL_HEADER;
 use crate::codec::method::id;
 use crate::codec::table::cut;
-use crate::codec::{FieldTable, FieldValue, Method, encode};
-use crate::fault::Fault;
+use crate::codec::{ClientMethod, FieldTable, FieldValue, encode};
+use crate::fault::AmqpFault;
 use crate::graph::{QueueIndex, VirtualHost};
 use crate::limits::{
     BLOCKED_AFTER_US, CHANNELS_MAX, CLOSE_WAIT_US, FRAME_BYTES_MAX, FRAME_BYTES_MIN, VHOSTS_MAX,
@@ -23,7 +23,7 @@ use super::channel::Channel;
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum ConnStage {
     /// The protocol header is awaited.
     Header,
     /// `start-ok` is awaited.
@@ -46,7 +46,7 @@ pub enum Stage {
 pub struct AmqpConn<T> {
     pub id: ConnId,
     pub origin: ClientOrigin,
-    pub stage: Stage,
+    pub stage: ConnStage,
     pub out: Outbox,
     pub partial: Vec<u8>,
     pub frame_bytes_max: usize,
@@ -86,7 +86,7 @@ impl<T> AmqpConn<T> {
         AmqpConn {
             id,
             origin,
-            stage: Stage::Header,
+            stage: ConnStage::Header,
             out: Outbox::default(),
             partial: Vec::new(),
             frame_bytes_max: FRAME_BYTES_MAX as usize,
@@ -137,7 +137,7 @@ impl<S: EventLog> Broker<S> {
 
     pub(super) fn start(&mut self, id: ConnId) {
         let Some(conn) = self.conn(id) else { return };
-        conn.stage = Stage::Start;
+        conn.stage = ConnStage::Start;
         let mechanisms = match conn.origin.user {
             Some(_) => "PLAIN AMQPLAIN EXTERNAL",
             None => "PLAIN AMQPLAIN",
@@ -150,25 +150,25 @@ impl<S: EventLog> Broker<S> {
     pub(super) fn connection_method(
         &mut self,
         id: ConnId,
-        method: Method<'_>,
+        method: ClientMethod<'_>,
         now: Micros,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         let Some(conn) = self.conn(id) else {
             return Ok(());
         };
         match (conn.stage, method) {
-            (_, Method::Close) => {
+            (_, ClientMethod::Close) => {
                 self.close_channels(id, now);
                 self.answer_close(id);
                 Ok(())
             }
-            (_, Method::CloseOk) => {
+            (_, ClientMethod::CloseOk) => {
                 self.finish(id);
                 Ok(())
             }
             (
-                Stage::Start,
-                Method::StartOk {
+                ConnStage::Start,
+                ClientMethod::StartOk {
                     properties,
                     mechanism,
                     response,
@@ -178,20 +178,20 @@ impl<S: EventLog> Broker<S> {
                 self.log_in(id, mechanism, response)
             }
             (
-                Stage::Tune,
-                Method::TuneOk {
+                ConnStage::Tune,
+                ClientMethod::TuneOk {
                     channel_max,
                     frame_max,
                     heartbeat,
                 },
             ) => {
                 if frame_max != 0 && frame_max < FRAME_BYTES_MIN {
-                    return Err(Fault::not_allowed(format!(
+                    return Err(AmqpFault::not_allowed(format!(
                         "negotiated frame_max = {frame_max} is lower than the minimum allowed value ({FRAME_BYTES_MIN})"
                     )));
                 }
                 if frame_max > FRAME_BYTES_MAX || channel_max > CHANNELS_MAX {
-                    return Err(Fault::not_allowed(
+                    return Err(AmqpFault::not_allowed(
                         "negotiated frame_max or channel_max is higher than what was offered",
                     ));
                 }
@@ -204,15 +204,15 @@ impl<S: EventLog> Broker<S> {
                     n => n,
                 };
                 conn.heartbeat_us = Micros::from(heartbeat) * 1_000_000;
-                conn.stage = Stage::Open;
+                conn.stage = ConnStage::Open;
                 Ok(())
             }
-            (Stage::Open, Method::Open { vhost }) => {
+            (ConnStage::Open, ClientMethod::Open { vhost }) => {
                 let vhost = vhost.to_owned();
                 let host = self.host_named(&vhost)?;
                 if let Some(conn) = self.conn(id) {
                     conn.host = host;
-                    conn.stage = Stage::Live;
+                    conn.stage = ConnStage::Live;
                     conn.out.append(None, |out| {
                         encode::named(id::CONNECTION_OPEN_OK, 0, "", out)
                     });
@@ -220,16 +220,16 @@ impl<S: EventLog> Broker<S> {
                 self.wake(id);
                 Ok(())
             }
-            (Stage::Live, Method::UpdateSecret) => {
-                Err(Fault::not_implemented("connection.update-secret"))
+            (ConnStage::Live, ClientMethod::UpdateSecret) => {
+                Err(AmqpFault::not_implemented("connection.update-secret"))
             }
-            _ => Err(Fault::command_invalid("the method may not be sent now")),
+            _ => Err(AmqpFault::command_invalid("the method may not be sent now")),
         }
     }
 
     /// The virtual host of that name; made when it is used for the first time.
-    pub(super) fn host_named(&mut self, vhost: &str) -> Result<usize, Fault> {
-        let unknown = || Fault::not_allowed(format!("vhost {vhost} not found"));
+    pub(super) fn host_named(&mut self, vhost: &str) -> Result<usize, AmqpFault> {
+        let unknown = || AmqpFault::not_allowed(format!("vhost {vhost} not found"));
         let prefix = prefix_of(vhost).ok_or_else(unknown)?;
         if let Some(host) = self.host_of_prefix.get(&prefix) {
             return Ok(*host);
@@ -244,7 +244,7 @@ impl<S: EventLog> Broker<S> {
     }
 
     /// Closes a channel, or the connection, because of a fault.
-    pub(super) fn fail(&mut self, id: ConnId, number: u16, fault: Fault, now: Micros) {
+    pub(super) fn fail(&mut self, id: ConnId, number: u16, fault: AmqpFault, now: Micros) {
         if self.channel(id, number).is_some_and(|c| c.closing) && !fault.closes_connection {
             return;
         }
@@ -265,18 +265,18 @@ impl<S: EventLog> Broker<S> {
     }
 
     /// Sends `close`, and awaits its answer for a while.
-    pub(super) fn close_connection(&mut self, id: ConnId, fault: &Fault, now: Micros) {
+    pub(super) fn close_connection(&mut self, id: ConnId, fault: &AmqpFault, now: Micros) {
         self.close_channels(id, now);
         let Some(conn) = self.conn(id) else { return };
-        if matches!(conn.stage, Stage::Closing | Stage::Done) {
+        if matches!(conn.stage, ConnStage::Closing | ConnStage::Done) {
             return;
         }
-        let before = std::mem::replace(&mut conn.stage, Stage::Closing);
+        let before = std::mem::replace(&mut conn.stage, ConnStage::Closing);
         conn.refused = true;
         conn.opened = now;
         conn.waits = false;
         let text = cut(&fault.text(), 255).to_owned();
-        if before != Stage::Header {
+        if before != ConnStage::Header {
             conn.out.append(None, |out| {
                 encode::close(0, fault.code, &text, fault.method, out)
             });
@@ -293,7 +293,7 @@ impl<S: EventLog> Broker<S> {
     /// Has the socket closed when its output is written.
     pub(super) fn finish(&mut self, id: ConnId) {
         if let Some(conn) = self.conn(id) {
-            conn.stage = Stage::Done;
+            conn.stage = ConnStage::Done;
             conn.waits = false;
             self.wake(id);
         }
@@ -331,6 +331,7 @@ impl<S: EventLog> Broker<S> {
     pub fn tick(&mut self, now: Micros) {
         self.refresh_partitions();
         self.tick_queues(now);
+        self.measure_output();
         let blocked = self.is_blocked(now);
         let handshake_us = self.limits.handshake_us;
         for slot in 0..self.conns.len() {
@@ -343,17 +344,17 @@ impl<S: EventLog> Broker<S> {
                 conn.wrote_at = now;
             }
             match conn.stage {
-                Stage::Live => {}
-                Stage::Done if conn.out.is_empty() => {
+                ConnStage::Live => {}
+                ConnStage::Done if conn.out.is_empty() => {
                     self.wake(id);
                     continue;
                 }
-                Stage::Closing | Stage::Done if now - conn.opened > CLOSE_WAIT_US => {
+                ConnStage::Closing | ConnStage::Done if now - conn.opened > CLOSE_WAIT_US => {
                     conn.out = Outbox::default();
                     self.finish(id);
                     continue;
                 }
-                Stage::Closing | Stage::Done => continue,
+                ConnStage::Closing | ConnStage::Done => continue,
                 _ if now - conn.opened > handshake_us => {
                     self.counters.refusals.add(1);
                     self.finish(id);
@@ -366,7 +367,7 @@ impl<S: EventLog> Broker<S> {
                 .as_ref()
                 .is_some_and(|identity| !identity.is_current())
             {
-                self.close_connection(id, &Fault::login_ended(), now);
+                self.close_connection(id, &AmqpFault::login_ended(), now);
                 continue;
             }
             if conn.heartbeat_us > 0 {
@@ -400,6 +401,19 @@ impl<S: EventLog> Broker<S> {
         }
     }
 
+    /// Reckons how much may wait for each client, so that many who are slow cost no more than a few.
+    fn measure_output(&mut self) {
+        let waiting = self.conns.iter().flatten().map(|conn| conn.out.len()).sum();
+        if !self.output_budget.recount(waiting) {
+            return;
+        }
+        let throttled = self.conns.iter().flatten().filter(|conn| conn.throttled);
+        let ids: Vec<ConnId> = throttled.map(|conn| conn.id).collect();
+        for id in ids {
+            self.activate_consumed(id);
+        }
+    }
+
     fn is_blocked(&mut self, now: Micros) -> bool {
         if self.log.writable() {
             self.stopped_since = None;
@@ -413,7 +427,7 @@ impl<S: EventLog> Broker<S> {
         self.stopping = true;
         let all: Vec<ConnId> = self.conns.iter().flatten().map(|conn| conn.id).collect();
         for id in all {
-            let fault = Fault::forced("the node is shutting down");
+            let fault = AmqpFault::forced("the node is shutting down");
             self.close_connection(id, &fault, now);
             self.finish(id);
         }

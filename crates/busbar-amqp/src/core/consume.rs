@@ -7,13 +7,13 @@ use busbar_gateway::{ConnId, EventLog};
 
 use crate::codec::encode;
 use crate::codec::method::{Consume, id};
-use crate::fault::Fault;
+use crate::fault::AmqpFault;
 use crate::graph::QueueIndex;
-use crate::limits::{CONSUMERS_PER_CHANNEL_MAX, OUT_BYTES_HIGH, UNACKED_PER_CHANNEL_MAX};
+use crate::limits::{CONSUMERS_PER_CHANNEL_MAX, UNACKED_PER_CHANNEL_MAX};
 use crate::queue::{ConsumerRef, RowId};
 
 use super::Broker;
-use super::channel::{Consumer, LastAddress, Outcome, Settlement, Unacked};
+use super::channel::{Consumer, Disposition, LastAddress, Settlement, Unacked};
 use super::deliver::Head;
 
 impl<S: EventLog> Broker<S> {
@@ -23,13 +23,13 @@ impl<S: EventLog> Broker<S> {
         number: u16,
         consume: &Consume<'_>,
         now: Micros,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         let index = self.queue_named(id, number, consume.queue)?;
         self.check_consume(id, index)?;
         if let Some(value) = consume.arguments.get("x-priority")
             && value.as_integer() != Some(0)
         {
-            return Err(Fault::precondition(format!(
+            return Err(AmqpFault::precondition(format!(
                 "invalid arg 'x-priority' for consumer '{}': consumer priorities are not supported",
                 consume.tag
             )));
@@ -38,10 +38,10 @@ impl<S: EventLog> Broker<S> {
             return Ok(());
         };
         if channel.consumers.len() >= CONSUMERS_PER_CHANNEL_MAX {
-            return Err(Fault::resource("the channel has too many consumers"));
+            return Err(AmqpFault::resource("the channel has too many consumers"));
         }
         if channel.consumers.iter().any(|c| *c.tag == *consume.tag) && !consume.tag.is_empty() {
-            return Err(Fault::not_allowed(format!(
+            return Err(AmqpFault::not_allowed(format!(
                 "attempt to reuse consumer tag '{}'",
                 consume.tag
             )));
@@ -58,7 +58,7 @@ impl<S: EventLog> Broker<S> {
         };
         if queue.exclusive_consumer || (consume.exclusive && !queue.consumers.is_empty()) {
             let (name, host) = (Arc::clone(&queue.name), queue.vhost);
-            return Err(Fault::access_refused(format!(
+            return Err(AmqpFault::access_refused(format!(
                 "queue '{name}' in vhost '{}' in exclusive use",
                 self.hosts[host].name
             )));
@@ -99,7 +99,7 @@ impl<S: EventLog> Broker<S> {
         tag: &str,
         no_wait: bool,
         now: Micros,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         if let Some(channel) = self.channel(id, number)
             && let Some(at) = channel.consumers.iter().position(|c| *c.tag == *tag)
         {
@@ -153,7 +153,7 @@ impl<S: EventLog> Broker<S> {
         queue: &str,
         no_ack: bool,
         now: Micros,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         let index = self.queue_named(id, number, queue)?;
         self.check_consume(id, index)?;
         self.run_live();
@@ -212,7 +212,7 @@ impl<S: EventLog> Broker<S> {
         number: u16,
         settlement: Settlement,
         now: Micros,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         let Settlement {
             tag,
             multiple,
@@ -221,7 +221,7 @@ impl<S: EventLog> Broker<S> {
         let Some(channel) = self.channel(id, number) else {
             return Ok(());
         };
-        let unknown = || Fault::precondition(format!("unknown delivery tag {tag}"));
+        let unknown = || AmqpFault::precondition(format!("unknown delivery tag {tag}"));
         let at = channel.unacked.partition_point(|u| u.tag < tag);
         if multiple {
             let count = match tag {
@@ -253,7 +253,7 @@ impl<S: EventLog> Broker<S> {
         id: ConnId,
         number: u16,
         delivery: &Unacked,
-        outcome: Outcome,
+        outcome: Disposition,
         now: Micros,
     ) {
         if let Some(channel) = self.channel(id, number) {
@@ -272,7 +272,7 @@ impl<S: EventLog> Broker<S> {
         self.settle_row(delivery, outcome, now);
     }
 
-    pub(super) fn settle_row(&mut self, delivery: &Unacked, outcome: Outcome, _: Micros) {
+    pub(super) fn settle_row(&mut self, delivery: &Unacked, outcome: Disposition, _: Micros) {
         self.row_done(delivery.queue, delivery.queue_number, delivery.row, outcome);
     }
 
@@ -282,7 +282,7 @@ impl<S: EventLog> Broker<S> {
         index: QueueIndex,
         queue_number: u64,
         row: RowId,
-        outcome: Outcome,
+        outcome: Disposition,
     ) {
         let Some(queue) = self.queue(index) else {
             return;
@@ -291,11 +291,11 @@ impl<S: EventLog> Broker<S> {
             return;
         }
         match outcome {
-            Outcome::Done => {}
-            Outcome::Requeue => {
+            Disposition::Done => {}
+            Disposition::Requeue => {
                 queue.requeued.insert(row);
             }
-            Outcome::Reject => {
+            Disposition::Reject => {
                 // Without an exchange for it, it is done.
                 if queue.rules.dead_letter_exchange.is_some() {
                     queue.rejected.insert(row);
@@ -319,6 +319,7 @@ impl<S: EventLog> Broker<S> {
 
     /// The consumer of a queue that gets its next message.
     pub(super) fn next_consumer(&mut self, index: QueueIndex) -> Option<ConsumerRef> {
+        let out_bytes_max = self.output_budget.each_max();
         let queue = self.queues.get(index as usize)?.as_deref()?;
         let count = queue.consumers.len();
         let tried = match queue.rules.single_active_consumer {
@@ -332,7 +333,7 @@ impl<S: EventLog> Broker<S> {
         for n in 0..tried {
             let at = (first + n) % count;
             let consumer = queue.consumers[at];
-            if takes_more(&mut self.conns, consumer) {
+            if takes_more(&mut self.conns, consumer, out_bytes_max) {
                 if let Some(queue) = self.queue(index) {
                     queue.next_consumer = at + 1;
                 }
@@ -346,6 +347,7 @@ impl<S: EventLog> Broker<S> {
 fn takes_more<T>(
     conns: &mut [Option<Box<super::connection::AmqpConn<T>>>],
     of: ConsumerRef,
+    out_bytes_max: usize,
 ) -> bool {
     let Some(Some(conn)) = conns.get_mut(of.conn.slot as usize) else {
         return false;
@@ -371,7 +373,7 @@ fn takes_more<T>(
             return false;
         }
     }
-    if conn.out.len() >= OUT_BYTES_HIGH {
+    if conn.out.len() >= out_bytes_max {
         conn.throttled = true;
         return false;
     }

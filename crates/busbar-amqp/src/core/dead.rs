@@ -14,7 +14,7 @@ use crate::message::{self, OwnedTags};
 use crate::queue::{DeathReason, RowId};
 
 use super::Broker;
-use super::channel::Outcome;
+use super::channel::Disposition;
 
 /// A row whose dead letter is on its way to the log.
 pub struct Dying<T> {
@@ -56,7 +56,7 @@ impl<S: EventLog> Broker<S> {
                 queue_number: number,
                 row: row.id,
             }),
-            None => self.row_done(index, number, row.id, Outcome::Done),
+            None => self.row_done(index, number, row.id, Disposition::Done),
         }
     }
 

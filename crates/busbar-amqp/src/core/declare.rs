@@ -11,11 +11,11 @@ use busbar_gateway::{ConnId, EventLog};
 use crate::args::{self, QueueRules};
 use crate::codec::method::{Bind, ExchangeDeclare, QueueDeclare, id};
 use crate::codec::{FieldTable, encode};
-use crate::fault::Fault;
+use crate::fault::AmqpFault;
 use crate::graph::{Binding, Destination, Exchange, ExchangeKind, QueueIndex};
 use crate::limits::{BINDINGS_MAX, EXCHANGES_MAX, QUEUES_MAX};
 use crate::marks::Marks;
-use crate::queue::Queue;
+use crate::queue::AmqpQueue;
 use crate::record::{self, RecordKey};
 
 use super::Broker;
@@ -48,7 +48,7 @@ impl<S: EventLog> Broker<S> {
         id: ConnId,
         number: u16,
         declare: &ExchangeDeclare<'_>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         let Some(conn) = self.conn(id) else {
             return Ok(());
         };
@@ -66,21 +66,21 @@ impl<S: EventLog> Broker<S> {
         if declare.passive {
             return match self.hosts[host].exchanges.contains_key(name) {
                 true => answer(self, false),
-                false => Err(Fault::no_exchange(name, &vhost)),
+                false => Err(AmqpFault::no_exchange(name, &vhost)),
             };
         }
         if name.is_empty() {
-            return Err(Fault::access_refused(
+            return Err(AmqpFault::access_refused(
                 "operation not permitted on the default exchange",
             ));
         }
         let kind = ExchangeKind::parse(declare.kind).ok_or_else(|| {
-            Fault::command_invalid(format!("unknown exchange type '{}'", declare.kind))
+            AmqpFault::command_invalid(format!("unknown exchange type '{}'", declare.kind))
         })?;
         let what = format!("exchange '{name}'");
         if let Some(current) = self.hosts[host].exchanges.get(name) {
             let differs = |arg: &str, received: &str, current: &str| {
-                Fault::inequivalent(
+                AmqpFault::inequivalent(
                     arg,
                     &what,
                     &vhost,
@@ -111,20 +111,20 @@ impl<S: EventLog> Broker<S> {
             return answer(self, false);
         }
         if name.starts_with("amq.") {
-            return Err(Fault::access_refused(format!(
+            return Err(AmqpFault::access_refused(format!(
                 "exchange name '{name}' contains reserved prefix 'amq.*'"
             )));
         }
         check_name("exchange", name)?;
         self.check_exchange(id, name)?;
         if self.hosts.iter().map(|h| h.exchanges.len()).sum::<usize>() >= EXCHANGES_MAX {
-            return Err(Fault::resource("the node has too many exchanges"));
+            return Err(AmqpFault::resource("the node has too many exchanges"));
         }
         let alternate = declare.arguments.get("alternate-exchange");
         let alternate = match alternate {
             None => None,
             Some(value) => Some(Arc::from(value.as_text().ok_or_else(|| {
-                Fault::precondition(format!(
+                AmqpFault::precondition(format!(
                     "invalid arg 'alternate-exchange' for {what} in vhost '{vhost}': text is expected"
                 ))
             })?)),
@@ -156,7 +156,7 @@ impl<S: EventLog> Broker<S> {
         number: u16,
         declare: &QueueDeclare<'_>,
         now: Micros,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         let Some(conn) = self.conn(id) else {
             return Ok(());
         };
@@ -180,10 +180,10 @@ impl<S: EventLog> Broker<S> {
             return Ok(());
         }
         if declare.passive {
-            return Err(Fault::no_queue(&name, &vhost));
+            return Err(AmqpFault::no_queue(&name, &vhost));
         }
         if declare.queue.starts_with("amq.") {
-            return Err(Fault::access_refused(format!(
+            return Err(AmqpFault::access_refused(format!(
                 "queue name '{name}' contains reserved prefix 'amq.*'"
             )));
         }
@@ -193,7 +193,7 @@ impl<S: EventLog> Broker<S> {
         }
         let rules = QueueRules::read(declare.arguments, &name, &vhost)?;
         if self.queue_count >= QUEUES_MAX {
-            return Err(Fault::resource("the node has too many queues"));
+            return Err(AmqpFault::resource("the node has too many queues"));
         }
         let born = self.ends();
         let mut queue = self.new_queue(host, &name, rules, now);
@@ -226,13 +226,13 @@ impl<S: EventLog> Broker<S> {
         name: &str,
         rules: QueueRules,
         now: Micros,
-    ) -> Queue {
+    ) -> AmqpQueue {
         self.next_number += 1;
-        Queue::new(self.next_number, host, name.into(), rules, now)
+        AmqpQueue::new(self.next_number, host, name.into(), rules, now)
     }
 
     /// Gives a queue its place.
-    pub(super) fn add_queue(&mut self, queue: Queue, born: Marks) -> QueueIndex {
+    pub(super) fn add_queue(&mut self, queue: AmqpQueue, born: Marks) -> QueueIndex {
         let index = self.free_queues.pop().unwrap_or_else(|| {
             self.queues.push(None);
             (self.queues.len() - 1) as QueueIndex
@@ -275,7 +275,7 @@ impl<S: EventLog> Broker<S> {
         index: QueueIndex,
         declare: &QueueDeclare<'_>,
         vhost: &str,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         let Some(queue) = self.queue(index) else {
             return Ok(());
         };
@@ -286,7 +286,7 @@ impl<S: EventLog> Broker<S> {
         ] {
             if received != current {
                 let text = |on: bool| format!("'{on}'");
-                return Err(Fault::inequivalent(
+                return Err(AmqpFault::inequivalent(
                     arg,
                     &what,
                     vhost,
@@ -296,7 +296,7 @@ impl<S: EventLog> Broker<S> {
             }
         }
         if declare.exclusive != queue.owner.is_some() {
-            return Err(Fault::locked(&queue.name, vhost));
+            return Err(AmqpFault::locked(&queue.name, vhost));
         }
         let arguments = FieldTable::check(&queue.arguments)?;
         args::check_same(
@@ -309,24 +309,24 @@ impl<S: EventLog> Broker<S> {
     }
 
     /// Whether a queue belongs to nobody else.
-    pub(super) fn check_owner(&mut self, id: ConnId, index: QueueIndex) -> Result<(), Fault> {
+    pub(super) fn check_owner(&mut self, id: ConnId, index: QueueIndex) -> Result<(), AmqpFault> {
         let Some(queue) = self.queue(index) else {
             return Ok(());
         };
         match queue.owner {
             Some(owner) if owner != id => {
                 let (name, host) = (Arc::clone(&queue.name), queue.vhost);
-                Err(Fault::locked(&name, &self.hosts[host].name))
+                Err(AmqpFault::locked(&name, &self.hosts[host].name))
             }
             _ => Ok(()),
         }
     }
 
-    fn last_queue(&mut self, id: ConnId, number: u16) -> Result<Arc<str>, Fault> {
+    fn last_queue(&mut self, id: ConnId, number: u16) -> Result<Arc<str>, AmqpFault> {
         let last = self.channel(id, number).and_then(|c| c.last_queue.clone());
-        last.ok_or_else(|| Fault {
+        last.ok_or_else(|| AmqpFault {
             code: 404,
-            ..Fault::precondition("no previously declared queue")
+            ..AmqpFault::precondition("no previously declared queue")
         })
     }
 
@@ -336,7 +336,7 @@ impl<S: EventLog> Broker<S> {
         id: ConnId,
         number: u16,
         name: &str,
-    ) -> Result<QueueIndex, Fault> {
+    ) -> Result<QueueIndex, AmqpFault> {
         let host = self.conn(id).map_or(0, |conn| conn.host);
         let name = match name {
             "" => self.last_queue(id, number)?,
@@ -349,7 +349,7 @@ impl<S: EventLog> Broker<S> {
                 self.check_owner(id, index)?;
                 Ok(index)
             }
-            None => Err(Fault::no_queue(&name, &vhost.name)),
+            None => Err(AmqpFault::no_queue(&name, &vhost.name)),
         }
     }
 
@@ -359,7 +359,7 @@ impl<S: EventLog> Broker<S> {
         number: u16,
         bind: &Bind<'_>,
         to_queue: bool,
-    ) -> Result<Destination, Fault> {
+    ) -> Result<Destination, AmqpFault> {
         if to_queue {
             return Ok(Destination::Queue(self.queue_named(
                 id,
@@ -370,13 +370,13 @@ impl<S: EventLog> Broker<S> {
         let host = self.conn(id).map_or(0, |conn| conn.host);
         let vhost = &self.hosts[host];
         if bind.destination.is_empty() {
-            return Err(Fault::access_refused(
+            return Err(AmqpFault::access_refused(
                 "operation not permitted on the default exchange",
             ));
         }
         match vhost.exchanges.get(bind.destination) {
             Some(exchange) => Ok(Destination::Exchange(Arc::clone(&exchange.name))),
-            None => Err(Fault::no_exchange(bind.destination, &vhost.name)),
+            None => Err(AmqpFault::no_exchange(bind.destination, &vhost.name)),
         }
     }
 
@@ -387,7 +387,7 @@ impl<S: EventLog> Broker<S> {
         number: u16,
         bind: &Bind<'_>,
         to_queue: bool,
-    ) -> Result<String, Fault> {
+    ) -> Result<String, AmqpFault> {
         match to_queue && bind.destination.is_empty() && bind.key.is_empty() {
             true => Ok(self.last_queue(id, number)?.to_string()),
             false => Ok(bind.key.to_owned()),
@@ -401,17 +401,17 @@ impl<S: EventLog> Broker<S> {
         bind: &Bind<'_>,
         to_queue: bool,
         now: Micros,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         let host = self.conn(id).map_or(0, |conn| conn.host);
         let to = self.destination(id, number, bind, to_queue)?;
         if bind.source.is_empty() {
-            return Err(Fault::access_refused(
+            return Err(AmqpFault::access_refused(
                 "operation not permitted on the default exchange",
             ));
         }
         let vhost = &self.hosts[host];
         let Some(source) = vhost.exchanges.get(bind.source).cloned() else {
-            return Err(Fault::no_exchange(bind.source, &vhost.name));
+            return Err(AmqpFault::no_exchange(bind.source, &vhost.name));
         };
         let key = self.bind_key(id, number, bind, to_queue)?;
         self.check_exchange_read(id, bind.source, &key)?;
@@ -438,7 +438,7 @@ impl<S: EventLog> Broker<S> {
             .is_none();
         if is_new {
             if self.hosts.iter().map(|h| h.binding_count()).sum::<usize>() >= BINDINGS_MAX {
-                return Err(Fault::resource("the node has too many bindings"));
+                return Err(AmqpFault::resource("the node has too many bindings"));
             }
             let from = self.ends();
             self.next_binding += 1;
@@ -478,18 +478,18 @@ impl<S: EventLog> Broker<S> {
         number: u16,
         bind: &Bind<'_>,
         to_queue: bool,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         let host = self.conn(id).map_or(0, |conn| conn.host);
         let to = self.destination(id, number, bind, to_queue)?;
         let key = self.bind_key(id, number, bind, to_queue)?;
         if bind.source.is_empty() {
-            return Err(Fault::access_refused(
+            return Err(AmqpFault::access_refused(
                 "operation not permitted on the default exchange",
             ));
         }
         if !self.hosts[host].exchanges.contains_key(bind.source) {
             let vhost = Arc::clone(&self.hosts[host].name);
-            return Err(Fault::no_exchange(bind.source, &vhost));
+            return Err(AmqpFault::no_exchange(bind.source, &vhost));
         }
         let until = self.ends();
         let found = self.hosts[host].find_binding(bind.source, &to, &key, bind.arguments.bytes());
@@ -518,9 +518,9 @@ impl<S: EventLog> Broker<S> {
 }
 
 /// Names become keys of records, in which NUL divides.
-fn check_name(what: &str, name: &str) -> Result<(), Fault> {
+fn check_name(what: &str, name: &str) -> Result<(), AmqpFault> {
     match name.contains('\0') {
-        true => Err(Fault::precondition(format!(
+        true => Err(AmqpFault::precondition(format!(
             "the name of the {what} has a NUL"
         ))),
         false => Ok(()),

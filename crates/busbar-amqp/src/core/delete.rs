@@ -7,7 +7,7 @@ use busbar_gateway::{ConnId, EventLog};
 
 use crate::codec::encode;
 use crate::codec::method::id;
-use crate::fault::Fault;
+use crate::fault::AmqpFault;
 use crate::graph::QueueIndex;
 use crate::record::RecordKey;
 
@@ -21,23 +21,23 @@ impl<S: EventLog> Broker<S> {
         name: &str,
         if_unused: bool,
         no_wait: bool,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         let host = self.conn(id).map_or(0, |conn| conn.host);
         if name.is_empty() {
-            return Err(Fault::access_refused(
+            return Err(AmqpFault::access_refused(
                 "operation not permitted on the default exchange",
             ));
         }
         let mut durable = false;
         if let Some(exchange) = self.hosts[host].exchanges.get(name) {
             if exchange.is_predeclared() {
-                return Err(Fault::access_refused(format!(
+                return Err(AmqpFault::access_refused(format!(
                     "exchange name '{name}' contains reserved prefix 'amq.*'"
                 )));
             }
             durable = exchange.durable;
             if if_unused && self.hosts[host].bindings_of(name).next().is_some() {
-                return Err(Fault::precondition(format!(
+                return Err(AmqpFault::precondition(format!(
                     "exchange '{name}' in vhost '{}' in use",
                     self.hosts[host].name
                 )));
@@ -90,7 +90,7 @@ impl<S: EventLog> Broker<S> {
         name: &str,
         (if_unused, if_empty, no_wait): (bool, bool, bool),
         now: Micros,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         let (mut count, mut durable) = (0, false);
         match self.queue_named(id, number, name) {
             Err(fault) if fault.code == 404 && !name.is_empty() => {}
@@ -113,7 +113,7 @@ impl<S: EventLog> Broker<S> {
                     _ => None,
                 };
                 if let Some(why) = why {
-                    return Err(Fault::precondition(format!(
+                    return Err(AmqpFault::precondition(format!(
                         "queue '{name}' in vhost '{}' {why}",
                         self.hosts[host].name
                     )));
@@ -139,7 +139,7 @@ impl<S: EventLog> Broker<S> {
         number: u16,
         name: &str,
         no_wait: bool,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         let index = self.queue_named(id, number, name)?;
         let Some(queue) = self.queue(index) else {
             return Ok(());

@@ -376,6 +376,7 @@ impl<S: EventLog> Broker<S> {
         self.properties.clear();
         message::write_properties(&row.rows.batch, row.row, prefix, &mut self.properties);
         let properties = &self.properties;
+        let before = conn.out.len();
         conn.out.append(None, |out| {
             match consumer {
                 Some(_) => encode::deliver(number, consumer_tag, &info, out),
@@ -383,6 +384,7 @@ impl<S: EventLog> Broker<S> {
             }
             encode::content(number, properties, row.payload(), frame_bytes_max, out);
         });
+        self.output_budget.add(conn.out.len() - before);
         if !no_ack {
             channel.unacked.push_back(Unacked {
                 tag,

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use crate::args::QueueRules;
 use crate::codec::FieldTable;
-use crate::fault::Fault;
+use crate::fault::AmqpFault;
 use crate::graph::{Binding, Destination, QueueIndex};
 use crate::limits::{JOURNAL_RECORDS_MAX, LAZY_JOURNAL_US};
 use crate::marks::Marks;
@@ -158,7 +158,7 @@ impl<S: EventLog> Broker<S> {
                     if let Some(conn) = self.conn(id) {
                         conn.out.drop_staged();
                     }
-                    let fault = Fault::internal("the declaration could not be stored");
+                    let fault = AmqpFault::internal("the declaration could not be stored");
                     self.close_connection(id, &fault, now);
                     continue;
                 }

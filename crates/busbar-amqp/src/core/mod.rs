@@ -22,22 +22,23 @@ use std::sync::Arc;
 
 use busbar_bus::Chunk;
 use busbar_event::Micros;
-use busbar_gateway::{Admission, Admissions, ClientOrigin, ConnId, Effect, EventLog};
+use busbar_gateway::limits::{OUT_BYTES_LOW_PART, OUT_BYTES_STOP_READING};
+use busbar_gateway::{Admission, Admissions, ClientOrigin, ConnId, Effect, EventLog, OutputBudget};
 use hashbrown::HashMap;
 
 use crate::codec::frame::{self, PROTOCOL_HEADER, kind};
-use crate::codec::{Framed, Method, RawFrame, encode};
+use crate::codec::{ClientMethod, Framed, RawFrame, encode};
 use crate::counters::AmqpCounters;
-use crate::fault::Fault;
+use crate::fault::AmqpFault;
 use crate::graph::{QueueIndex, VirtualHost};
-use crate::limits::{AmqpLimits, OUT_BYTES_LOW, OUT_BYTES_STOP_READING};
+use crate::limits::AmqpLimits;
 use crate::marks::Marks;
 use crate::message::OwnedTags;
-use crate::queue::{Queue, RowId};
+use crate::queue::{AmqpQueue, RowId};
 use crate::record::PartitionNames;
 
 use channel::Channel;
-use connection::{AmqpConn, Stage};
+use connection::{AmqpConn, ConnStage};
 use dead::Dying;
 use journal::BrokerJournal;
 
@@ -67,7 +68,7 @@ pub struct Broker<S: EventLog> {
     free: Vec<u32>,
     hosts: Vec<VirtualHost>,
     host_of_prefix: HashMap<String, usize>,
-    queues: Vec<Option<Box<Queue>>>,
+    queues: Vec<Option<Box<AmqpQueue>>>,
     free_queues: Vec<QueueIndex>,
     queue_count: usize,
     /// How many of them refuse publishes that they have no room for.
@@ -89,6 +90,7 @@ pub struct Broker<S: EventLog> {
     /// Publishes to queues that refuse what they have no room for, until they are settled.
     on_the_way: Vec<(S::Ticket, QueueIndex, u64)>,
     journal: BrokerJournal,
+    output_budget: OutputBudget,
     effects: Vec<BrokerEffect>,
     awake: Vec<ConnId>,
     next_number: u64,
@@ -140,6 +142,7 @@ impl<S: EventLog> Broker<S> {
             dying: Vec::new(),
             on_the_way: Vec::new(),
             journal: BrokerJournal::default(),
+            output_budget: OutputBudget::default(),
             effects: Vec::new(),
             awake: Vec::new(),
             next_number: 1,
@@ -235,10 +238,10 @@ impl<S: EventLog> Broker<S> {
             let Some(conn) = self.conn(id) else {
                 return bytes.len();
             };
-            if conn.stage == Stage::Done {
+            if conn.stage == ConnStage::Done {
                 return bytes.len();
             }
-            if conn.stage == Stage::Header {
+            if conn.stage == ConnStage::Header {
                 let Some(header) = bytes.get(at..at + 8) else {
                     let begun = &bytes[at..];
                     if !PROTOCOL_HEADER.starts_with(begun) {
@@ -278,15 +281,15 @@ impl<S: EventLog> Broker<S> {
         at
     }
 
-    fn frame(&mut self, id: ConnId, frame: RawFrame<'_>, now: Micros) -> Result<(), Fault> {
+    fn frame(&mut self, id: ConnId, frame: RawFrame<'_>, now: Micros) -> Result<(), AmqpFault> {
         let Some(conn) = self.conn(id) else {
             return Ok(());
         };
-        if conn.stage == Stage::Closing {
+        if conn.stage == ConnStage::Closing {
             if frame.kind == kind::METHOD && frame.channel == 0 {
-                match Method::decode(frame.payload) {
-                    Ok((_, Method::CloseOk)) => self.finish(id),
-                    Ok((_, Method::Close)) => self.answer_close(id),
+                match ClientMethod::decode(frame.payload) {
+                    Ok((_, ClientMethod::CloseOk)) => self.finish(id),
+                    Ok((_, ClientMethod::Close)) => self.answer_close(id),
                     _ => {}
                 }
             }
@@ -295,29 +298,29 @@ impl<S: EventLog> Broker<S> {
         if frame.kind == kind::HEARTBEAT {
             return match frame.channel {
                 0 => Ok(()),
-                _ => Err(Fault::frame("a heartbeat on a channel other than 0")),
+                _ => Err(AmqpFault::frame("a heartbeat on a channel other than 0")),
             };
         }
         if frame.channel == 0 {
             if frame.kind != kind::METHOD {
-                return Err(Fault::unexpected_frame("a content on channel 0"));
+                return Err(AmqpFault::unexpected_frame("a content on channel 0"));
             }
-            let (method_id, method) = Method::decode(frame.payload)?;
+            let (method_id, method) = ClientMethod::decode(frame.payload)?;
             let done = self.connection_method(id, method, now);
             return done.map_err(|fault| fault.of(method_id));
         }
-        if conn.stage != Stage::Live {
-            return Err(Fault::command_invalid("the connection is not open"));
+        if conn.stage != ConnStage::Live {
+            return Err(AmqpFault::command_invalid("the connection is not open"));
         }
         if let Some(channel) = conn.channels.get(&frame.channel)
             && channel.closing
         {
             if frame.kind == kind::METHOD {
-                match Method::decode(frame.payload) {
-                    Ok((_, Method::ChannelCloseOk)) => {
+                match ClientMethod::decode(frame.payload) {
+                    Ok((_, ClientMethod::ChannelCloseOk)) => {
                         conn.channels.remove(&frame.channel);
                     }
-                    Ok((_, Method::ChannelClose)) => {
+                    Ok((_, ClientMethod::ChannelClose)) => {
                         conn.channels.remove(&frame.channel);
                         let close_ok = crate::codec::method::id::CHANNEL_CLOSE_OK;
                         self.send(id, |out| encode::bare(close_ok, frame.channel, out));
@@ -329,7 +332,7 @@ impl<S: EventLog> Broker<S> {
         }
         match frame.kind {
             kind::METHOD => {
-                let (method_id, method) = Method::decode(frame.payload)?;
+                let (method_id, method) = ClientMethod::decode(frame.payload)?;
                 let done = self.channel_method(id, frame.channel, method_id, method, now);
                 done.map_err(|fault| fault.of(method_id))
             }
@@ -374,10 +377,12 @@ impl<S: EventLog> Broker<S> {
 
     /// `n` of these bytes were written.
     pub fn wrote(&mut self, id: ConnId, n: usize) {
+        self.output_budget.sub(n);
+        let low = self.output_budget.each_max() / OUT_BYTES_LOW_PART;
         let Some(conn) = self.conn(id) else { return };
         conn.out.wrote(n);
         conn.wrote = true;
-        if conn.throttled && conn.out.len() < OUT_BYTES_LOW {
+        if conn.throttled && conn.out.len() <= low {
             conn.throttled = false;
             self.activate_consumed(id);
         }
@@ -389,13 +394,14 @@ impl<S: EventLog> Broker<S> {
         self.conn(id).is_some_and(|conn| {
             !conn.waits
                 && conn.out.len() < OUT_BYTES_STOP_READING
-                && (writable || conn.stage != Stage::Live)
+                && (writable || conn.stage != ConnStage::Live)
         })
     }
 
     /// Whether the socket is to be closed when the output is empty.
     pub fn is_closing(&mut self, id: ConnId) -> bool {
-        self.conn(id).is_none_or(|conn| conn.stage == Stage::Done)
+        self.conn(id)
+            .is_none_or(|conn| conn.stage == ConnStage::Done)
     }
 
     /// Whether the client may still be sending when the socket is closed.
@@ -466,7 +472,7 @@ impl<S: EventLog> Broker<S> {
         }
     }
 
-    fn queue(&mut self, index: QueueIndex) -> Option<&mut Queue> {
+    fn queue(&mut self, index: QueueIndex) -> Option<&mut AmqpQueue> {
         self.queues.get_mut(index as usize)?.as_deref_mut()
     }
 

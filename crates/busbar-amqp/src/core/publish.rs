@@ -6,7 +6,7 @@ use busbar_gateway::reserved::is_reserved;
 use busbar_gateway::{ConnId, EventLog};
 
 use crate::codec::{BasicProperties, FieldValue, WireReader, encode};
-use crate::fault::Fault;
+use crate::fault::AmqpFault;
 use crate::graph::{QueueIndex, Routed};
 use crate::mapping::{TOPIC_ADDRESS, write_topic};
 use crate::message;
@@ -22,21 +22,21 @@ impl<S: EventLog> Broker<S> {
         number: u16,
         payload: &[u8],
         now: Micros,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         let bytes_max = self.limits.payload_bytes_max;
         let Some(channel) = self.channel(id, number) else {
-            return Err(Fault::channel_error(
+            return Err(AmqpFault::channel_error(
                 "expected 'channel.open', got a content header",
             ));
         };
         if channel.content.stage != ContentStage::Header {
-            return Err(Fault::unexpected_frame(
+            return Err(AmqpFault::unexpected_frame(
                 "expected method frame, got non method frame instead",
             ));
         }
         let (len, _, raw) = message::read_header(payload)?;
         if len > bytes_max as u64 {
-            return Err(Fault::precondition(format!(
+            return Err(AmqpFault::precondition(format!(
                 "message size {len} is larger than configured max size {bytes_max}"
             )));
         }
@@ -58,21 +58,21 @@ impl<S: EventLog> Broker<S> {
         number: u16,
         payload: &[u8],
         now: Micros,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         let Some(channel) = self.channel(id, number) else {
-            return Err(Fault::channel_error(
+            return Err(AmqpFault::channel_error(
                 "expected 'channel.open', got a content body",
             ));
         };
         let content = &mut channel.content;
         if content.stage != ContentStage::Body {
-            return Err(Fault::unexpected_frame(
+            return Err(AmqpFault::unexpected_frame(
                 "expected method frame, got non method frame instead",
             ));
         }
         let len = content.body.len() + payload.len();
         if len > content.len {
-            return Err(Fault::frame("a content is longer than its header says"));
+            return Err(AmqpFault::frame("a content is longer than its header says"));
         }
         if payload.len() == content.len {
             // The body came in one frame: it goes from the input to the log.
@@ -92,7 +92,7 @@ impl<S: EventLog> Broker<S> {
         number: u16,
         body: &[u8],
         now: Micros,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         let Some(channel) = self.channel(id, number) else {
             return Ok(());
         };
@@ -116,7 +116,7 @@ impl<S: EventLog> Broker<S> {
         content: &Content,
         body: &[u8],
         now: Micros,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AmqpFault> {
         let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
             return Ok(());
         };
@@ -124,10 +124,10 @@ impl<S: EventLog> Broker<S> {
         let (exchange, key) = (&*content.exchange, &*content.key);
         let vhost = &self.hosts[host];
         let Some(declared) = vhost.exchanges.get(exchange) else {
-            return Err(Fault::no_exchange(exchange, &vhost.name));
+            return Err(AmqpFault::no_exchange(exchange, &vhost.name));
         };
         if declared.internal {
-            return Err(Fault::access_refused(format!(
+            return Err(AmqpFault::access_refused(format!(
                 "cannot publish to internal exchange '{exchange}' in vhost '{}'",
                 vhost.name
             )));
@@ -144,7 +144,7 @@ impl<S: EventLog> Broker<S> {
             && user != conn.user()
             && !conn.user().is_empty()
         {
-            return Err(Fault::precondition(format!(
+            return Err(AmqpFault::precondition(format!(
                 "user_id property set to '{user}' but authenticated user was '{}'",
                 conn.user()
             )));
@@ -224,11 +224,13 @@ impl<S: EventLog> Broker<S> {
                 self.counters.publishes_refused.add(1);
                 let confirms = self.channel(id, number).is_some_and(|c| c.confirms);
                 match refused {
-                    Refused::Topic => Err(Fault::precondition(format!(
+                    Refused::Topic => Err(AmqpFault::precondition(format!(
                         "the routing key '{key}' makes no topic: it is empty, too long, or has a wildcard"
                     ))),
-                    Refused::Tags => Err(Fault::precondition("the message has too many headers")),
-                    Refused::PayloadTooLarge => Err(Fault::precondition(format!(
+                    Refused::Tags => {
+                        Err(AmqpFault::precondition("the message has too many headers"))
+                    }
+                    Refused::PayloadTooLarge => Err(AmqpFault::precondition(format!(
                         "message size {} is larger than configured max size {}",
                         body.len(),
                         self.limits.payload_bytes_max
@@ -237,7 +239,7 @@ impl<S: EventLog> Broker<S> {
                         self.confirm_now(id, number, false);
                         Ok(())
                     }
-                    _ => Err(Fault::resource("the node takes no messages now")),
+                    _ => Err(AmqpFault::resource("the node takes no messages now")),
                 }
             }
         }
@@ -254,14 +256,14 @@ impl<S: EventLog> Broker<S> {
         body: &[u8],
         host: usize,
         now: Micros,
-    ) -> Result<Result<S::Ticket, Refused>, Fault> {
+    ) -> Result<Result<S::Ticket, Refused>, AmqpFault> {
         if is_reserved(topic) || topic.starts_with('$') || !self.may_publish(id, topic) {
             let (user, vhost) = (
                 self.conn(id)
                     .map_or_else(String::new, |c| c.user().to_owned()),
                 &self.hosts[host].name,
             );
-            return Err(Fault::access_refused(format!(
+            return Err(AmqpFault::access_refused(format!(
                 "access to topic '{topic}' in vhost '{vhost}' refused for user '{user}'"
             )));
         }
@@ -311,7 +313,7 @@ impl<S: EventLog> Broker<S> {
         body: &[u8],
         host: usize,
         now: Micros,
-    ) -> Result<bool, Fault> {
+    ) -> Result<bool, AmqpFault> {
         let full = queues.iter().copied().find(|index| {
             let queue = self.queues.get(*index as usize).and_then(|q| q.as_deref());
             queue.is_some_and(|q| {

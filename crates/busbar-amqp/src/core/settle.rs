@@ -6,10 +6,10 @@ use busbar_gateway::{ConnId, EventLog};
 
 use crate::codec::encode;
 use crate::codec::method::id;
-use crate::fault::Fault;
+use crate::fault::AmqpFault;
 
 use super::Broker;
-use super::channel::Outcome;
+use super::channel::Disposition;
 
 impl<S: EventLog> Broker<S> {
     /// Confirms what was committed.
@@ -84,7 +84,7 @@ impl<S: EventLog> Broker<S> {
             self.wake(id);
         }
         if lost {
-            let fault = Fault::resource("a message could not be stored");
+            let fault = AmqpFault::resource("a message could not be stored");
             self.fail(id, number, fault.of(id::BASIC_PUBLISH), now);
         }
     }
@@ -138,9 +138,9 @@ impl<S: EventLog> Broker<S> {
                     at += 1;
                     continue;
                 }
-                Status::Committed => Outcome::Done,
+                Status::Committed => Disposition::Done,
                 // It stays, and dies again.
-                Status::Failed(_) => Outcome::Requeue,
+                Status::Failed(_) => Disposition::Requeue,
             };
             let dying = self.dying.swap_remove(at);
             self.row_done(dying.queue, dying.queue_number, dying.row, outcome);

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,14 +14,20 @@ use super::report::Row;
 pub struct Process {
     /// Where it speaks MQTT.
     pub mqtt: SocketAddr,
+    /// Where it speaks AMQP 0-9-1.
+    pub amqp: SocketAddr,
     /// Where it speaks HTTP.
     pub http: Option<SocketAddr>,
     child: Child,
     folder: PathBuf,
+    /// Of RabbitMQ: the port of the name server that Erlang has started for it. Both have processes of their own.
+    names: Option<u16>,
 }
 
 /// A server that does not answer within this time has failed to start.
 pub const START_MAX: Duration = Duration::from_secs(30);
+/// How long a server with processes of its own may take to stop.
+const STOP_MAX: Duration = Duration::from_secs(20);
 /// Idle memory is read after this much idling.
 const IDLE: Duration = Duration::from_secs(3);
 
@@ -32,16 +39,19 @@ impl Process {
     pub fn busbar(project: &Path) -> Result<Process, String> {
         let program =
             std::env::current_exe().map_err(|why| format!("cannot find this program: {why}"))?;
-        let (mqtt, http) = (free_address()?, free_address()?);
+        let (mqtt, http, amqp) = (free_address()?, free_address()?, free_address()?);
         let folder = fresh_folder("node")?;
         let mut command = Command::new(program);
         command
             .arg("run")
             .arg(project)
             .env("BUSBAR_DATA_DIR", folder.join("data"))
+            .env("BUSBAR_AMQP_LISTEN", amqp.to_string())
             .env("BUSBAR_MQTT_LISTEN", mqtt.to_string())
             .env("BUSBAR_HTTP_LISTEN", http.to_string());
-        Process::start(command, mqtt, Some(http), folder)
+        let mut process = Process::start(command, mqtt, Some(http), folder)?;
+        process.amqp = amqp;
+        Ok(process)
     }
 
     /// Starts Mosquitto as Debian packages it, when it is installed.
@@ -74,11 +84,58 @@ impl Process {
         Process::start(command, mqtt, None, folder).map(Some)
     }
 
+    /// Starts RabbitMQ as Debian packages it, when it is installed, on a port and a folder of its own.
+    ///
+    /// # Errors
+    /// When it is installed but does not start.
+    pub fn rabbitmq() -> Result<Option<Process>, String> {
+        let program = Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server");
+        if !program.exists() {
+            eprintln!("rabbitmq-server is not installed here, so it is not measured");
+            return Ok(None);
+        }
+        let (amqp, distribution, names) = (free_address()?, free_address()?, free_address()?);
+        let folder = fresh_folder("rabbitmq")?;
+        let mut command = Command::new(program);
+        command
+            .process_group(0)
+            .env("HOME", &folder)
+            .env("ERL_EPMD_PORT", names.port().to_string())
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env(
+                "RABBITMQ_NODENAME",
+                format!("bench{}@localhost", std::process::id()),
+            )
+            .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_NODE_PORT", amqp.port().to_string())
+            .env("RABBITMQ_DIST_PORT", distribution.port().to_string())
+            .env("RABBITMQ_MNESIA_BASE", folder.join("data"))
+            .env("RABBITMQ_LOG_BASE", folder.join("log"))
+            .env("RABBITMQ_PID_FILE", folder.join("pid"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", folder.join("plugins"))
+            .env("RABBITMQ_CONFIG_FILE", folder.join("none"));
+        let is_up = |_: SocketAddr| super::amqp::answers(amqp);
+        let mut process = Process::start_when(command, amqp, None, folder, is_up)?;
+        process.names = Some(names.port());
+        Ok(Some(process))
+    }
+
     fn start(
+        command: Command,
+        mqtt: SocketAddr,
+        http: Option<SocketAddr>,
+        folder: PathBuf,
+    ) -> Result<Process, String> {
+        let is_up = |address| load::connect(address, "bench-probe").is_ok();
+        Process::start_when(command, mqtt, http, folder, is_up)
+    }
+
+    fn start_when(
         mut command: Command,
         mqtt: SocketAddr,
         http: Option<SocketAddr>,
         folder: PathBuf,
+        is_up: impl Fn(SocketAddr) -> bool,
     ) -> Result<Process, String> {
         let output = folder.join("output");
         let file = std::fs::File::create(&output)
@@ -94,12 +151,14 @@ impl Process {
             .map_err(|why| format!("cannot start {command:?}: {why}"))?;
         let mut process = Process {
             mqtt,
+            amqp: mqtt,
             http,
             child,
             folder,
+            names: None,
         };
         let begun = Instant::now();
-        while load::connect(mqtt, "bench-probe").is_err() {
+        while !is_up(mqtt) {
             let ended = process.child.try_wait().ok().flatten();
             if ended.is_some() || begun.elapsed() > START_MAX {
                 let said = std::fs::read_to_string(&output).unwrap_or_default();
@@ -128,6 +187,23 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if let Some(names) = self.names {
+            let group = format!("-{}", self.child.id());
+            let _ = Command::new("kill").args(["-TERM", "--", &group]).status();
+            let begun = Instant::now();
+            while matches!(self.child.try_wait(), Ok(None)) && begun.elapsed() < STOP_MAX {
+                std::thread::park_timeout(Duration::from_millis(50));
+            }
+            let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+            let mut end_names = Command::new("epmd");
+            end_names
+                .env("ERL_EPMD_PORT", names.to_string())
+                .arg("-kill");
+            let _ = end_names
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.folder);
