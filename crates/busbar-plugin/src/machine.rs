@@ -576,6 +576,21 @@ mod tests {
     }
 
     #[test]
+    fn batches_behind_the_one_at_fault_are_given_again() {
+        let mut machine = ready(2);
+        machine.submit(1, &[(0, 1)], SECOND);
+        machine.submit(2, &[(0, 2)], SECOND);
+        assert_eq!(machine.effects(), [send(1, 1, 0, 1), send(2, 2, 0, 2)]);
+        die(&mut machine);
+        assert_eq!(machine.effects(), [WorkerEffect::Spawn, send(3, 1, 0, 1)]);
+        machine.answered(SECOND);
+        assert_eq!(
+            machine.effects(),
+            [WorkerEffect::Done { job: 1 }, send(4, 2, 0, 2)]
+        );
+    }
+
+    #[test]
     fn what_dies_on_everything_does_not_hold_the_flow_up() {
         let mut machine = ready(1);
         machine.submit(1, &[(0, 1000)], SECOND);

@@ -53,6 +53,8 @@ pub const READERS_IDLE_MAX: usize = 4;
 
 /// How long SQLite waits for a lock that another process holds on the file.
 pub const BUSY_WAIT: Duration = Duration::from_secs(5);
+/// How long a query of a program over a table's file may take.
+pub const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Prepared statements a connection keeps.
 pub const STATEMENTS_CACHED_MAX: usize = 32;

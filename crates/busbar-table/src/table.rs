@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array};
 use arrow::datatypes::{Schema, SchemaRef};
-use busbar_event::Error;
+use busbar_event::{Class, Error};
 
 use crate::ProducerPosition;
 
@@ -56,6 +56,20 @@ pub trait Table: Debug + Send + Sync {
     /// # Errors
     /// `table.lookup-keys` when the keys are not those of the table; what the disk says.
     fn lookup(&self, lookup: &Lookup<'_>) -> Result<Found, Error>;
+
+    /// At most `limit` rows of a query over the file of a relational table, as a JSON array of objects; `?` in the query stand
+    /// for the parameters, in order. The query is in the language of the file's engine. Blocks.
+    ///
+    /// # Errors
+    /// `table.no-queries` for a table without a file of rows; what is wrong with the query.
+    fn query(
+        &self,
+        _sql: &str,
+        _parameters: &[serde_json::Value],
+        _limit: usize,
+    ) -> Result<String, Error> {
+        Err(Error::new(Class::Permanent, "table.no-queries").with("table", self.name()))
+    }
 
     /// Rows there are now, expired ones not counted.
     fn rows(&self) -> Result<u64, Error>;

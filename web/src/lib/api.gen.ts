@@ -35,7 +35,7 @@ export interface Apply {
 export interface AuditEntry {
   /**
    * What was done: `user.add`, `user.change`, `user.remove`, `token.add`, `token.remove`, `project.apply`,
-   * `flow.rollback`, `flow.pause`, `flow.resume`, `flow.replay`, `dead-letters.redrive`,
+   * `flow.rollback`, `flow.pause`, `flow.resume`, `flow.replay`, `plugin.rollback`, `dead-letters.redrive`,
    * `dead-letters.discard`, `dead-letters.edit`.
    */
   action: string;
@@ -735,6 +735,72 @@ export interface PartitionView {
   index: number;
   /** Oldest offset that is kept. */
   start: number;
+}
+
+/** A line of a plug-in's log. */
+export interface PluginLineView {
+  /** `debug`, `info`, `warning` or `error`. */
+  level: string;
+  /** Counts the lines of a version, from 1. */
+  number: number;
+  /** The text. */
+  text: string;
+  /** When it was written. */
+  time: string;
+  /** The worker that wrote it, from 0. */
+  worker: number;
+}
+
+/** The log of a plug-in. */
+export interface PluginLogView {
+  /** The last lines, oldest first. */
+  lines: PluginLineView[];
+}
+
+/** A plug-in. */
+export interface PluginView {
+  /** What it is for. */
+  description?: string | null;
+  /** Why it does not run. */
+  error?: string | null;
+  /** The same in Chinese. */
+  error_zh?: string | null;
+  /** Events that failed. */
+  failed: number;
+  /** The flows that use it. */
+  flows: string[];
+  /** Events that this version was given. */
+  given: number;
+  /** What it is written in. */
+  language: string;
+  /** Log lines that were dropped because there were too many within a second. */
+  lines_dropped: number;
+  /** Events that it has made. */
+  made: number;
+  /** Its name. */
+  name: string;
+  /** `running`, or `stopped` with an error. */
+  state: string;
+  /** Its workers. */
+  workers: PluginWorkerView[];
+}
+
+/** A worker of a plug-in. */
+export interface PluginWorkerView {
+  /** How often it has died. */
+  deaths: number;
+  /** Memory that it takes, in bytes; 0 as long as it has done nothing. */
+  memory: number;
+  /** The number of its process; none for one within the node. */
+  process?: number | null;
+  /** How often it has been started. */
+  starts: number;
+}
+
+/** Plug-ins. */
+export interface Plugins {
+  /** By name. */
+  plugins: PluginView[];
 }
 
 /** What went wrong, for programs and for people. */

@@ -196,8 +196,14 @@ impl PluginHost for TableHost {
         let new = |code| Error::new(Class::Permanent, code).with("table", &request.table);
         let table = (self.0)(&request.table);
         let table = table.ok_or_else(|| new("plugin.unknown-table"))?;
-        if request.sql.is_some() {
-            return Err(new("plugin.table-sql"));
+        let limit = request.limit.unwrap_or(TABLE_ROWS_MAX).min(TABLE_ROWS_MAX);
+        if let Some(sql) = &request.sql {
+            let parameters = request.parameters.iter();
+            let parameters = parameters.map(|value| serde_json::from_str(value.get()));
+            let parameters: Result<Vec<Json>, _> = parameters.collect();
+            let parameters =
+                parameters.map_err(|cause| new("plugin.bad-request").with("cause", cause))?;
+            return table.query(sql, &parameters, limit);
         }
         let schema = table.schema();
         let mut conditions = Vec::with_capacity(request.conditions.len());
@@ -212,7 +218,6 @@ impl PluginHost for TableHost {
                 });
             }
         }
-        let limit = request.limit.unwrap_or(TABLE_ROWS_MAX).min(TABLE_ROWS_MAX);
         let scan = Scan {
             conditions,
             ..Scan::default()

@@ -213,6 +213,71 @@ fn rows_of_tables_are_read_by_scripts() {
 }
 
 #[test]
+fn relational_tables_are_queried_by_scripts() {
+    let world = World::new(8);
+    let main = r#"
+import busbar
+def process(event):
+    ask = event["payload"]
+    return {"payload": {"id": ask["id"], "rows": busbar.query(ask["table"], ask["sql"], *ask["with"])}}
+"#;
+    world.apply(&[
+        IN,
+        OUT,
+        STATIONS,
+        ("tables/kept.yaml", "relational: {}\nkey: [id]\ncolumns: [{ name: id, type: text }, { name: mm, type: int }]\n"),
+        ("streams/reg.yaml", "topics: reg/#\nformat: json\nschema: { id: text, mm: int }\n"),
+        ("flows/k.yaml", "from: reg\nsteps:\n  - select: id, mm\nto:\n  - table: kept\n"),
+        ("plugins/rain/plugin.yaml", "language: python\ntables: [kept, stations]\n"),
+        ("plugins/rain/main.py", main),
+        ("flows/f.yaml", "from: in\nsteps:\n  - script: rain\nto:\n  - topic: out/all\n"),
+    ]);
+    let rows = [r#"{"id": "a", "mm": 1}"#, r#"{"id": "b' or 1", "mm": 2}"#];
+    world.publish("reg/x", &rows.map(String::from));
+    world.settle("k");
+    let ask = |id: i64, table: &str, sql: &str, with: serde_json::Value| {
+        json!({ "id": id, "table": table, "sql": sql, "with": with }).to_string()
+    };
+    let events = [
+        ask(
+            1,
+            "kept",
+            "select mm, id from kept where id = ? and mm > ?",
+            json!(["b' or 1", 1.5]),
+        ),
+        ask(2, "kept", "select count(*) as n from kept", json!([])),
+        ask(3, "kept", "delete from kept", json!([])),
+        ask(4, "kept", "attach database '/tmp/x' as y", json!([])),
+        ask(
+            5,
+            "kept",
+            "with recursive n(i) as (select 1 union all select i + 1 from n) select count(*) from n",
+            json!([]),
+        ),
+        ask(6, "kept", "select nothing from kept", json!([])),
+        ask(7, "kept", "select ?", json!([])),
+        ask(8, "stations", "select 1", json!([])),
+        ask(9, "kept", "select count(*) as n from kept", json!([])),
+    ];
+    world.publish("in/a", &events);
+    let status = world.settle("f");
+    let payloads: Vec<_> = world
+        .contents("out")
+        .into_iter()
+        .map(|(_, payload)| payload)
+        .collect();
+    assert_eq!(
+        payloads,
+        [
+            json!({ "id": 1, "rows": [{ "mm": 2, "id": "b' or 1" }] }),
+            json!({ "id": 2, "rows": [{ "n": 2 }] }),
+            json!({ "id": 9, "rows": [{ "n": 2 }] }),
+        ]
+    );
+    assert_eq!(status.conservation.counters.dead, 6);
+}
+
+#[test]
 fn tests_of_flows_and_of_plugins_run_plugins() {
     let flow = |expected: i64| {
         format!(

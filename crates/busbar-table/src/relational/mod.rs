@@ -1,6 +1,7 @@
 //! The relational engine: rows in a SQLite file.
 
 mod lookup;
+mod query;
 mod scan;
 mod schema;
 mod sqlite;
@@ -243,6 +244,15 @@ impl Table for Relational {
         }
         let reading = Reading::begin(&self.readers, &self.name, &shape, &columns, scan)?;
         Ok(Rows::new(projected, reading))
+    }
+
+    fn query(
+        &self,
+        sql: &str,
+        parameters: &[serde_json::Value],
+        limit: usize,
+    ) -> Result<String, Error> {
+        query::run(&self.readers, sql, parameters, limit)
     }
 
     fn lookup(&self, lookup: &Lookup<'_>) -> Result<Found, Error> {
