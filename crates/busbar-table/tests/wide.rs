@@ -11,7 +11,7 @@ use arrow::array::{
 use arrow::datatypes::Int64Type;
 use busbar_log::ManualClock;
 use busbar_table::wide::{
-    CellChange, CellFilter, CellScan, Increment, RowCells, RowChange, Select, Value,
+    CellChange, CellFilter, CellScan, CellSelect, CellValue, Increment, RowCells, RowChange,
 };
 use busbar_table::{
     Compare, Condition, Constant, Scan, Table as _, TableSpec, Tables, Wide, Write,
@@ -70,11 +70,11 @@ const RIGS: &str = r#"{
                 {"name": "note.by", "type": "text"}]
 }"#;
 
-fn key(rig: &str, n: i64) -> Vec<Value> {
-    vec![Value::Text(rig.to_owned()), Value::Int(n)]
+fn key(rig: &str, n: i64) -> Vec<CellValue> {
+    vec![CellValue::Text(rig.to_owned()), CellValue::Int(n)]
 }
 
-fn put(rig: &str, n: i64, cells: &[(&str, Value)]) -> RowChange {
+fn put(rig: &str, n: i64, cells: &[(&str, CellValue)]) -> RowChange {
     let changes = cells
         .iter()
         .map(|(column, value)| CellChange::Put((*column).to_owned(), value.clone()));
@@ -85,7 +85,7 @@ fn put(rig: &str, n: i64, cells: &[(&str, Value)]) -> RowChange {
     }
 }
 
-fn row(table: &Wide, rig: &str, n: i64, select: &Select) -> Option<RowCells> {
+fn row(table: &Wide, rig: &str, n: i64, select: &CellSelect) -> Option<RowCells> {
     table.get(&[key(rig, n)], select).unwrap().pop().unwrap()
 }
 
@@ -104,10 +104,10 @@ fn shown(row: Option<RowCells>) -> Vec<String> {
         .collect()
 }
 
-fn all(versions: u32) -> Select {
-    Select {
+fn all(versions: u32) -> CellSelect {
+    CellSelect {
         versions: Some(versions),
-        ..Select::default()
+        ..CellSelect::default()
     }
 }
 
@@ -121,7 +121,10 @@ fn the_newest_versions_of_a_cell_are_kept() {
             .change(&[put(
                 "a",
                 1,
-                &[("temp", Value::Int(value)), ("m.other", Value::Bool(true))],
+                &[
+                    ("temp", CellValue::Int(value)),
+                    ("m.other", CellValue::Bool(true)),
+                ],
             )])
             .unwrap();
     }
@@ -129,7 +132,7 @@ fn the_newest_versions_of_a_cell_are_kept() {
         shown(row(&table, "a", 1, &all(2))),
         ["m.other=true", "m.other=true", "m.temp=5.0", "m.temp=4.0"]
     );
-    let temp = Select {
+    let temp = CellSelect {
         columns: vec!["m.temp".to_owned()],
         versions: Some(10),
     };
@@ -145,14 +148,18 @@ fn the_newest_versions_of_a_cell_are_kept() {
     // An older cell that comes late takes its place among the others, and the oldest goes.
     let late = RowChange {
         time: Some(1004 * SECOND + 1),
-        ..put("a", 1, &[("temp", Value::Float(9.5))])
+        ..put("a", 1, &[("temp", CellValue::Float(9.5))])
     };
     bench.table().change(&[late]).unwrap();
     let cells = row(&bench.table(), "a", 1, &temp).unwrap().cells;
-    let values: Vec<Value> = cells.into_iter().map(|cell| cell.value).collect();
+    let values: Vec<CellValue> = cells.into_iter().map(|cell| cell.value).collect();
     assert_eq!(
         values,
-        [Value::Float(5.0), Value::Float(9.5), Value::Float(4.0)]
+        [
+            CellValue::Float(5.0),
+            CellValue::Float(9.5),
+            CellValue::Float(4.0)
+        ]
     );
 }
 
@@ -161,9 +168,9 @@ fn cells_families_and_rows_are_deleted() {
     let bench = Bench::new(RIGS);
     let table = bench.table();
     let cells = [
-        ("temp", Value::Float(1.0)),
-        ("m.x", Value::Int(1)),
-        ("note.by", Value::Text("li".into())),
+        ("temp", CellValue::Float(1.0)),
+        ("m.x", CellValue::Int(1)),
+        ("note.by", CellValue::Text("li".into())),
     ];
     table
         .change(&[put("a", 1, &cells), put("a", 2, &cells)])
@@ -188,7 +195,7 @@ fn cells_families_and_rows_are_deleted() {
     assert_eq!(row(&table, "a", 1, &all(3)), None);
     assert_eq!(table.rows().unwrap(), 1);
     // What is put after a deletion in the same change is there.
-    let mut again = put("a", 2, &[("temp", Value::Float(2.0))]);
+    let mut again = put("a", 2, &[("temp", CellValue::Float(2.0))]);
     again.changes.insert(0, CellChange::DeleteRow);
     table.change(&[again]).unwrap();
     assert_eq!(shown(row(&table, "a", 2, &all(3))), ["m.temp=2.0"]);
@@ -199,12 +206,12 @@ fn cells_expire_by_family() {
     let bench = Bench::new(RIGS);
     let table = bench.table();
     let cells = [
-        ("temp", Value::Float(1.0)),
-        ("note.by", Value::Text("li".into())),
+        ("temp", CellValue::Float(1.0)),
+        ("note.by", CellValue::Text("li".into())),
     ];
     table.change(&[put("a", 1, &cells)]).unwrap();
     table
-        .change(&[put("b", 1, &[("note.by", Value::Text("wang".into()))])])
+        .change(&[put("b", 1, &[("note.by", CellValue::Text("wang".into()))])])
         .unwrap();
     bench.clock.advance(60 * SECOND);
     assert_eq!(
@@ -224,18 +231,18 @@ fn cells_expire_by_family() {
 fn a_row_changes_only_if_its_conditions_fit() {
     let bench = Bench::new(RIGS);
     let table = bench.table();
-    let only_if = |value: Option<Value>| CellFilter {
+    let only_if = |value: Option<CellValue>| CellFilter {
         column: "temp".to_owned(),
         compare: Compare::Equal,
         value,
     };
     let guarded = |value, expected| RowChange {
         only_if: vec![only_if(expected)],
-        ..put("a", 1, &[("temp", Value::Float(value))])
+        ..put("a", 1, &[("temp", CellValue::Float(value))])
     };
     assert_eq!(
         table
-            .change(&[guarded(1.0, Some(Value::Float(9.0)))])
+            .change(&[guarded(1.0, Some(CellValue::Float(9.0)))])
             .unwrap(),
         [false]
     );
@@ -244,7 +251,7 @@ fn a_row_changes_only_if_its_conditions_fit() {
     assert_eq!(table.change(&[guarded(2.0, None)]).unwrap(), [false]);
     assert_eq!(
         table
-            .change(&[guarded(2.0, Some(Value::Float(1.0)))])
+            .change(&[guarded(2.0, Some(CellValue::Float(1.0)))])
             .unwrap(),
         [true]
     );
@@ -254,7 +261,7 @@ fn a_row_changes_only_if_its_conditions_fit() {
         let tries = (0..8).map(|n| {
             let (table, change) = (
                 &table,
-                guarded(f64::from(n) + 10.0, Some(Value::Float(2.0))),
+                guarded(f64::from(n) + 10.0, Some(CellValue::Float(2.0))),
             );
             scope.spawn(move || table.change(&[change]).unwrap()[0])
         });
@@ -296,7 +303,7 @@ fn sums_of_many_writers_lose_nothing() {
     };
     assert_eq!(refused("m.count", i64::MAX), "table.wide-sum");
     table
-        .change(&[put("a", 1, &[("temp", Value::Float(1.0))])])
+        .change(&[put("a", 1, &[("temp", CellValue::Float(1.0))])])
         .unwrap();
     assert_eq!(refused("temp", 1), "table.wide-no-counter");
     assert_eq!(refused("rig", 1), "table.wide-key-cell");
@@ -304,7 +311,7 @@ fn sums_of_many_writers_lose_nothing() {
 
 fn keys(rows: &[RowCells]) -> Vec<(String, i64)> {
     let key = |row: &RowCells| match &row.key[..] {
-        [Value::Text(rig), Value::Int(n)] => (rig.clone(), *n),
+        [CellValue::Text(rig), CellValue::Int(n)] => (rig.clone(), *n),
         other => panic!("{other:?}"),
     };
     rows.iter().map(key).collect()
@@ -315,10 +322,10 @@ fn rows_are_read_by_prefix_range_filter_and_page() {
     let bench = Bench::new(RIGS);
     let table = bench.table();
     for rig in ["a", "b"] {
-        let rows = (-3..30).map(|n| put(rig, n, &[("temp", Value::Float(n as f64))]));
+        let rows = (-3..30).map(|n| put(rig, n, &[("temp", CellValue::Float(n as f64))]));
         table.change(&rows.collect::<Vec<_>>()).unwrap();
     }
-    let text = |rig: &str| vec![Value::Text(rig.to_owned())];
+    let text = |rig: &str| vec![CellValue::Text(rig.to_owned())];
     let scan = |scan: CellScan| keys(&table.scan_cells(&scan).unwrap().rows);
     let prefix = scan(CellScan {
         prefix: text("a"),
@@ -330,8 +337,8 @@ fn rows_are_read_by_prefix_range_filter_and_page() {
     );
     let range = scan(CellScan {
         prefix: text("b"),
-        from: vec![Value::Int(-1)],
-        to: vec![Value::Int(2)],
+        from: vec![CellValue::Int(-1)],
+        to: vec![CellValue::Int(2)],
         ..CellScan::default()
     });
     assert_eq!(range, [("b".into(), -1), ("b".into(), 0), ("b".into(), 1)]);
@@ -339,9 +346,9 @@ fn rows_are_read_by_prefix_range_filter_and_page() {
         filters: vec![CellFilter {
             column: "m.temp".to_owned(),
             compare: Compare::Greater,
-            value: Some(Value::Float(28.0)),
+            value: Some(CellValue::Float(28.0)),
         }],
-        select: Select {
+        select: CellSelect {
             columns: vec!["note".to_owned()],
             versions: None,
         },
@@ -369,8 +376,8 @@ fn rows_are_read_by_prefix_range_filter_and_page() {
     assert_eq!(paged, scan(CellScan::default()));
     let nothing = scan(CellScan {
         prefix: text("b"),
-        from: vec![Value::Int(5)],
-        to: vec![Value::Int(-5)],
+        from: vec![CellValue::Int(5)],
+        to: vec![CellValue::Int(-5)],
         ..CellScan::default()
     });
     assert!(nothing.is_empty());
@@ -382,7 +389,7 @@ fn a_salted_key_is_read_by_what_the_salt_is_made_of() {
         {"name": "n", "type": "int"}, {"name": "v", "type": "int"}]}"#;
     let bench = Bench::new(spec);
     let table = bench.table();
-    let rows = (0..50).map(|n| put(&format!("r{}", n % 5), n, &[("v", Value::Int(n))]));
+    let rows = (0..50).map(|n| put(&format!("r{}", n % 5), n, &[("v", CellValue::Int(n))]));
     table.change(&rows.collect::<Vec<_>>()).unwrap();
     let of = |conditions: Vec<Condition>| {
         let scan = Scan {
@@ -407,7 +414,7 @@ fn a_salted_key_is_read_by_what_the_salt_is_made_of() {
     assert_eq!(of(vec![rig, n.clone()]), 6);
     assert_eq!(of(vec![n]), 50, "not in the order of keys: read whole");
     let whole = CellScan {
-        prefix: vec![Value::Text("r1".into())],
+        prefix: vec![CellValue::Text("r1".into())],
         ..CellScan::default()
     };
     assert_eq!(table.scan_cells(&whole).unwrap().rows.len(), 10);
@@ -499,12 +506,12 @@ fn a_column_of_the_row_stamps_its_cells() {
         .unwrap()
         .unwrap();
     assert_eq!(batch.column(2).as_primitive::<Int64Type>().value(0), 3);
-    let select = Select {
+    let select = CellSelect {
         columns: vec!["v".to_owned()],
         versions: Some(5),
     };
     let cells = table
-        .get(&[vec![Value::Text("a".into())]], &select)
+        .get(&[vec![CellValue::Text("a".into())]], &select)
         .unwrap();
     assert_eq!(shown(cells[0].clone()), ["d.v=3", "d.v=2"]);
 }
@@ -514,18 +521,18 @@ fn a_clock_that_is_set_back_does_not_hide_what_is_written() {
     let bench = Bench::new(RIGS);
     bench
         .table()
-        .change(&[put("a", 1, &[("temp", Value::Int(1))])])
+        .change(&[put("a", 1, &[("temp", CellValue::Int(1))])])
         .unwrap();
     bench.clock.advance(-500 * SECOND);
     bench
         .table()
-        .change(&[put("a", 1, &[("temp", Value::Int(2))])])
+        .change(&[put("a", 1, &[("temp", CellValue::Int(2))])])
         .unwrap();
     assert_eq!(shown(row(&bench.table(), "a", 1, &all(1))), ["m.temp=2.0"]);
     let bench = bench.restarted(RIGS);
     bench
         .table()
-        .change(&[put("a", 1, &[("temp", Value::Int(3))])])
+        .change(&[put("a", 1, &[("temp", CellValue::Int(3))])])
         .unwrap();
     assert_eq!(shown(row(&bench.table(), "a", 1, &all(1))), ["m.temp=3.0"]);
 }
@@ -533,7 +540,7 @@ fn a_clock_that_is_set_back_does_not_hide_what_is_written() {
 #[test]
 fn families_come_go_and_come_back_with_their_cells() {
     let bench = Bench::new(RIGS);
-    let cells = [("temp", Value::Int(1)), ("note.x", Value::Int(2))];
+    let cells = [("temp", CellValue::Int(1)), ("note.x", CellValue::Int(2))];
     bench.table().change(&[put("a", 1, &cells)]).unwrap();
     let without = RIGS
         .replace(
@@ -668,7 +675,7 @@ proptest! {
                     let time = time.map(|time| time * SECOND);
                     let change = RowChange {
                         time,
-                        ..put("r", i64::from(r), &[(&format!("q{q}"), Value::Int(v))])
+                        ..put("r", i64::from(r), &[(&format!("q{q}"), CellValue::Int(v))])
                     };
                     bench.table().change(&[change]).unwrap();
                     let cell = (time.unwrap_or(now), model.number, Some(v));
@@ -703,7 +710,7 @@ proptest! {
                 let found = bench.table().get(&[key("r", i64::from(row))], &all(2)).unwrap().pop().unwrap();
                 let cells = found.into_iter().flat_map(|row| row.cells);
                 let found: Vec<(u8, i64)> = cells.map(|cell| match cell.value {
-                    Value::Int(value) => (cell.qualifier.as_bytes()[1] - b'0', value),
+                    CellValue::Int(value) => (cell.qualifier.as_bytes()[1] - b'0', value),
                     other => panic!("{other:?}"),
                 }).collect();
                 prop_assert_eq!(found, model.get(row, 2));

@@ -6,7 +6,7 @@ use axum::extract::State;
 use busbar_access::Role;
 use busbar_event::{Class, Error, time};
 use busbar_table::wide::{
-    CellChange, CellFilter, CellScan, Increment, RowCells, RowChange, Select,
+    CellChange, CellFilter, CellScan, CellSelect, Increment, RowCells, RowChange,
 };
 use busbar_table::{Compare, Wide};
 use serde::{Deserialize, Serialize};
@@ -71,7 +71,7 @@ struct ScanRows {
     versions: Option<u32>,
     /// Only rows that fit all of these.
     #[serde(default)]
-    filters: Vec<Filter>,
+    filters: Vec<CellCondition>,
     /// Rows at most.
     limit: Option<usize>,
 }
@@ -79,7 +79,7 @@ struct ScanRows {
 /// A condition on the newest version of a cell.
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Filter {
+struct CellCondition {
     /// The cell.
     column: String,
     /// `=`, `<`, `<=`, `>` or `>=`; `=` when absent.
@@ -118,7 +118,7 @@ struct ChangeRow {
     time: Option<String>,
     /// Change the row only if all of these fit.
     #[serde(default)]
-    only_if: Vec<Filter>,
+    only_if: Vec<CellCondition>,
 }
 
 /// Sums to add.
@@ -211,7 +211,7 @@ async fn get(
     let rows = blocking(move || {
         let keys = body.rows.iter().map(|key| table.key_values(key));
         let keys = keys.collect::<Result<Vec<_>, Error>>()?;
-        let select = Select {
+        let select = CellSelect {
             columns: body.columns,
             versions: body.versions,
         };
@@ -255,7 +255,7 @@ async fn scan(
                 .map(|key| table.key_values(key))
                 .transpose()?,
             filters: filters(&table, body.filters)?,
-            select: Select {
+            select: CellSelect {
                 columns: body.columns,
                 versions: body.versions,
             },
@@ -376,8 +376,8 @@ fn changes(table: &Wide, row: ChangeRow) -> Result<RowChange, Error> {
     })
 }
 
-fn filters(table: &Wide, filters: Vec<Filter>) -> Result<Vec<CellFilter>, Error> {
-    let filter = |filter: Filter| {
+fn filters(table: &Wide, filters: Vec<CellCondition>) -> Result<Vec<CellFilter>, Error> {
+    let filter = |filter: CellCondition| {
         let compare = match filter.is.as_deref() {
             None | Some("=") => Compare::Equal,
             Some("<") => Compare::Less,

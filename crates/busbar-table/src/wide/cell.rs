@@ -1,4 +1,4 @@
-//! Cells, and the fragments in which they are stored.
+//! FragmentCells, and the fragments in which they are stored.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use crate::columns::ColumnType;
 
 /// The value of a cell.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Value {
+pub enum CellValue {
     /// A truth value.
     Bool(bool),
     /// A whole number.
@@ -25,7 +25,7 @@ pub enum Value {
     Json(String),
 }
 
-impl Value {
+impl CellValue {
     /// What a column has to hold to keep the value as it is.
     pub fn kind(&self) -> ColumnType {
         match self {
@@ -55,7 +55,7 @@ impl Value {
 
 /// A value that lies in a fragment; none for a cell that was deleted or set to null.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Stored<'a> {
+pub(super) struct StoredCell<'a> {
     pub tag: u8,
     pub bytes: &'a [u8],
 }
@@ -69,7 +69,7 @@ const TIME: u8 = 5;
 const BINARY: u8 = 6;
 const JSON: u8 = 7;
 
-impl<'a> Stored<'a> {
+impl<'a> StoredCell<'a> {
     pub fn is_null(self) -> bool {
         self.tag == NULL
     }
@@ -114,15 +114,15 @@ impl<'a> Stored<'a> {
     }
 
     /// The value by itself; none for null.
-    pub fn value(self) -> Option<Value> {
+    pub fn value(self) -> Option<CellValue> {
         Some(match self.tag {
-            BOOL => Value::Bool(self.bool()?),
-            INT => Value::Int(self.int()?),
-            FLOAT => Value::Float(self.float()?),
-            TEXT => Value::Text(self.text()?.into_owned()),
-            TIME => Value::Time(self.time()?),
-            BINARY => Value::Binary(self.bytes.to_vec()),
-            JSON => Value::Json(self.text()?.into_owned()),
+            BOOL => CellValue::Bool(self.bool()?),
+            INT => CellValue::Int(self.int()?),
+            FLOAT => CellValue::Float(self.float()?),
+            TEXT => CellValue::Text(self.text()?.into_owned()),
+            TIME => CellValue::Time(self.time()?),
+            BINARY => CellValue::Binary(self.bytes.to_vec()),
+            JSON => CellValue::Json(self.text()?.into_owned()),
             _ => return None,
         })
     }
@@ -132,7 +132,7 @@ impl<'a> Stored<'a> {
 const PUT: u8 = 0;
 const DELETE: u8 = 1;
 
-/// Cells that were written together into one family of one row, or the deletion of that family.
+/// FragmentCells that were written together into one family of one row, or the deletion of that family.
 ///
 /// `PUT`, then for each cell: length of the qualifier (varint), qualifier, tag, and for a tag other than null the length
 /// (varint) and bytes of the value. A deletion is `DELETE` alone.
@@ -193,15 +193,15 @@ impl<'a> FragmentWriter<'a> {
         self.cell(qualifier, BINARY, value);
     }
 
-    pub fn value(&mut self, qualifier: &[u8], value: &Value) {
+    pub fn value(&mut self, qualifier: &[u8], value: &CellValue) {
         match value {
-            Value::Bool(value) => self.bool(qualifier, *value),
-            Value::Int(value) => self.int(qualifier, *value),
-            Value::Float(value) => self.float(qualifier, *value),
-            Value::Text(value) => self.text(qualifier, value),
-            Value::Time(value) => self.time(qualifier, *value),
-            Value::Binary(value) => self.binary(qualifier, value),
-            Value::Json(value) => self.json(qualifier, value),
+            CellValue::Bool(value) => self.bool(qualifier, *value),
+            CellValue::Int(value) => self.int(qualifier, *value),
+            CellValue::Float(value) => self.float(qualifier, *value),
+            CellValue::Text(value) => self.text(qualifier, value),
+            CellValue::Time(value) => self.time(qualifier, *value),
+            CellValue::Binary(value) => self.binary(qualifier, value),
+            CellValue::Json(value) => self.json(qualifier, value),
         }
     }
 }
@@ -215,8 +215,8 @@ pub(super) fn write_deletion(out: &mut Vec<u8>) {
 /// A fragment as it lies in the store.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fragment<'a> {
-    /// Cells.
-    Put(Cells<'a>),
+    /// FragmentCells.
+    Put(FragmentCells<'a>),
     /// Everything older in the family is deleted.
     Delete,
 }
@@ -226,7 +226,7 @@ impl<'a> Fragment<'a> {
     /// Bytes that no fragment begins with.
     pub fn read(bytes: &'a [u8]) -> Result<Self, Error> {
         match bytes.split_first() {
-            Some((&PUT, rest)) => Ok(Self::Put(Cells(rest))),
+            Some((&PUT, rest)) => Ok(Self::Put(FragmentCells(rest))),
             Some((&DELETE, [])) => Ok(Self::Delete),
             _ => Err(damaged()),
         }
@@ -235,10 +235,10 @@ impl<'a> Fragment<'a> {
 
 /// The cells of a fragment: qualifier and value.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Cells<'a>(&'a [u8]);
+pub(super) struct FragmentCells<'a>(&'a [u8]);
 
-impl<'a> Iterator for Cells<'a> {
-    type Item = Result<(&'a [u8], Stored<'a>), Error>;
+impl<'a> Iterator for FragmentCells<'a> {
+    type Item = Result<(&'a [u8], StoredCell<'a>), Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.0.is_empty() {
@@ -252,7 +252,7 @@ impl<'a> Iterator for Cells<'a> {
     }
 }
 
-fn pull_cell<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], Stored<'a>)> {
+fn pull_cell<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], StoredCell<'a>)> {
     let qualifier = pull_bytes(rest)?;
     let (tag, after) = rest.split_first()?;
     *rest = after;
@@ -261,7 +261,7 @@ fn pull_cell<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], Stored<'a>)> {
         BOOL..=JSON => pull_bytes(rest)?,
         _ => return None,
     };
-    Some((qualifier, Stored { tag: *tag, bytes }))
+    Some((qualifier, StoredCell { tag: *tag, bytes }))
 }
 
 fn pull_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
@@ -302,15 +302,15 @@ mod tests {
 
     use super::*;
 
-    fn value() -> impl Strategy<Value = Option<Value>> {
+    fn value() -> impl Strategy<Value = Option<CellValue>> {
         prop_oneof![
             Just(None),
-            any::<bool>().prop_map(|v| Some(Value::Bool(v))),
-            any::<i64>().prop_map(|v| Some(Value::Int(v))),
-            any::<f64>().prop_map(|v| Some(Value::Float(if v.is_nan() { 0.0 } else { v }))),
-            ".{0,200}".prop_map(|v| Some(Value::Text(v))),
-            any::<i64>().prop_map(|v| Some(Value::Time(v))),
-            any::<Vec<u8>>().prop_map(|v| Some(Value::Binary(v))),
+            any::<bool>().prop_map(|v| Some(CellValue::Bool(v))),
+            any::<i64>().prop_map(|v| Some(CellValue::Int(v))),
+            any::<f64>().prop_map(|v| Some(CellValue::Float(if v.is_nan() { 0.0 } else { v }))),
+            ".{0,200}".prop_map(|v| Some(CellValue::Text(v))),
+            any::<i64>().prop_map(|v| Some(CellValue::Time(v))),
+            any::<Vec<u8>>().prop_map(|v| Some(CellValue::Binary(v))),
         ]
     }
 

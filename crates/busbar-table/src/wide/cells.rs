@@ -1,4 +1,4 @@
-//! Reading and changing single cells.
+//! RowScan and changing single cells.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -8,12 +8,12 @@ use busbar_event::{Class, Error};
 use hashbrown::HashMap;
 
 use super::Wide;
-use super::cell::{FragmentWriter, Stored, Value, write_deletion};
+use super::cell::{CellValue, FragmentWriter, StoredCell, write_deletion};
 use super::json::fit;
 use super::key::{KeyLayout, KeyRange};
-use super::layout::Layout;
-use super::read::{Paused, TakeCells, Wanted, WantedFamily, damaged};
-use super::store::Commit;
+use super::layout::WideLayout;
+use super::read::{Paused, TakeCells, WantedCells, WantedFamily, damaged};
+use super::store::CellCommit;
 use super::write::{Stamps, check_qualifier, key_too_large};
 use crate::columns::column_type_error;
 use crate::limits::{WIDE_CALL_BYTES_MAX, WIDE_CALL_ROWS_MAX, WIDE_KEY_BYTES_MAX};
@@ -21,7 +21,7 @@ use crate::table::Compare;
 
 /// Which cells of a row are asked for.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Select {
+pub struct CellSelect {
     /// Families (`m`), cells of a family (`m.temp`) or of the first one (`temp`). All cells if there are none.
     pub columns: Vec<String>,
     /// Versions of each cell at most, the newest ones; 1 if not given.
@@ -32,7 +32,7 @@ pub struct Select {
 #[derive(Clone, Debug, PartialEq)]
 pub struct RowCells {
     /// The values of the key's columns.
-    pub key: Vec<Value>,
+    pub key: Vec<CellValue>,
     /// By family, then qualifier, the newest version of each first.
     pub cells: Vec<Cell>,
 }
@@ -47,22 +47,22 @@ pub struct Cell {
     /// Microseconds since 1970.
     pub time: i64,
     /// What it holds.
-    pub value: Value,
+    pub value: CellValue,
 }
 
 /// What to read with [`Wide::scan_cells`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CellScan {
     /// Values of the first columns of the key that every row has.
-    pub prefix: Vec<Value>,
+    pub prefix: Vec<CellValue>,
     /// Only rows whose next key columns are not less than these.
-    pub from: Vec<Value>,
+    pub from: Vec<CellValue>,
     /// Only rows whose next key columns are less than these.
-    pub to: Vec<Value>,
+    pub to: Vec<CellValue>,
     /// Only rows behind the one with this key: [`CellScanned::next`] of the answer before.
-    pub after: Option<Vec<Value>>,
+    pub after: Option<Vec<CellValue>>,
     /// Which cells.
-    pub select: Select,
+    pub select: CellSelect,
     /// Only rows that fit all of these.
     pub filters: Vec<CellFilter>,
     /// Rows at most.
@@ -77,7 +77,7 @@ pub struct CellFilter {
     /// How to compare; a cell of another type does not fit.
     pub compare: Compare,
     /// With what; none fits a row without the cell, and then `compare` is [`Compare::Equal`].
-    pub value: Option<Value>,
+    pub value: Option<CellValue>,
 }
 
 /// Rows of one call of [`Wide::scan_cells`].
@@ -86,14 +86,14 @@ pub struct CellScanned {
     /// The rows, in the order of their keys as they are stored.
     pub rows: Vec<RowCells>,
     /// The key of the last row that was looked at, if there may be more rows.
-    pub next: Option<Vec<Value>>,
+    pub next: Option<Vec<CellValue>>,
 }
 
 /// Changes of one row.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RowChange {
     /// The values of the key's columns.
-    pub key: Vec<Value>,
+    pub key: Vec<CellValue>,
     /// The changes, in order.
     pub changes: Vec<CellChange>,
     /// The time of the cells, in microseconds since 1970; the time of writing if not given.
@@ -106,7 +106,7 @@ pub struct RowChange {
 #[derive(Clone, Debug, PartialEq)]
 pub enum CellChange {
     /// Put a value into a cell.
-    Put(String, Value),
+    Put(String, CellValue),
     /// Delete a cell, all its versions.
     Delete(String),
     /// Delete all cells of a family.
@@ -119,7 +119,7 @@ pub enum CellChange {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Increment {
     /// The values of the key's columns.
-    pub key: Vec<Value>,
+    pub key: Vec<CellValue>,
     /// The cell's column. It holds a whole number, or does not exist and counts as 0.
     pub column: String,
     /// What is added.
@@ -133,8 +133,8 @@ impl Wide {
     /// Keys or columns that do not fit the table, too many rows or too much data for one call, what the disk says.
     pub fn get(
         &self,
-        keys: &[Vec<Value>],
-        select: &Select,
+        keys: &[Vec<CellValue>],
+        select: &CellSelect,
     ) -> Result<Vec<Option<RowCells>>, Error> {
         self.check_call(keys.len())?;
         let layout = self.layout();
@@ -147,7 +147,7 @@ impl Wide {
             let range = form.row(key)?;
             let paused = Paused::new(picture.range((range.start, range.end)));
             let mut reader = paused.resume(&layout, &asked.wanted, now);
-            let (mut row, mut cells) = (Vec::new(), Cells::new(&layout));
+            let (mut row, mut cells) = (Vec::new(), CellsOfRow::new(&layout));
             let is_there = reader.row(&mut row, &mut cells)?;
             bytes += cells.bytes;
             check_bytes(&self.name, bytes)?;
@@ -176,7 +176,7 @@ impl Wide {
         let mut scanned = CellScanned::default();
         let (mut row, mut bytes, mut looked_at) = (Vec::new(), 0, 0);
         while scanned.rows.len() < limit {
-            let mut cells = Cells::new(&layout);
+            let mut cells = CellsOfRow::new(&layout);
             if !reader.row(&mut row, &mut cells)? {
                 return Ok(scanned);
             }
@@ -263,7 +263,7 @@ impl Wide {
                     .with("column", &sum.column)
             })?;
             let row = RowChange {
-                changes: vec![CellChange::Put(sum.column.clone(), Value::Int(after))],
+                changes: vec![CellChange::Put(sum.column.clone(), CellValue::Int(after))],
                 ..RowChange::default()
             };
             write_row(self, &layout, &id.0, &row, &mut stamps, &mut commit)?;
@@ -283,8 +283,8 @@ impl Wide {
     }
 
     /// What the cell of an increment holds; 0 if there is none.
-    fn counter(&self, layout: &Layout, sum: &Increment) -> Result<i64, Error> {
-        let select = Select {
+    fn counter(&self, layout: &WideLayout, sum: &Increment) -> Result<i64, Error> {
+        let select = CellSelect {
             columns: vec![sum.column.clone()],
             versions: None,
         };
@@ -292,7 +292,7 @@ impl Wide {
         let cell = found.flatten().and_then(|row| row.cells.into_iter().next());
         match cell.map(|cell| cell.value) {
             None => Ok(0),
-            Some(Value::Int(value)) => Ok(value),
+            Some(CellValue::Int(value)) => Ok(value),
             Some(value) => {
                 let (family, qualifier) = layout.cell(&sum.column);
                 let column = format!("{}.{qualifier}", layout.families[family].name);
@@ -304,8 +304,8 @@ impl Wide {
         }
     }
 
-    fn fits(&self, layout: &Layout, form: &KeyLayout, row: &RowChange) -> Result<bool, Error> {
-        let nothing = Select {
+    fn fits(&self, layout: &WideLayout, form: &KeyLayout, row: &RowChange) -> Result<bool, Error> {
+        let nothing = CellSelect {
             columns: Vec::new(),
             versions: None,
         };
@@ -315,13 +315,13 @@ impl Wide {
         let now = self.store.clock().now_micros();
         let paused = Paused::new(super::scan::open(self, range)?);
         let mut reader = paused.resume(layout, &asked.wanted, now);
-        let mut cells = Cells::new(layout);
+        let mut cells = CellsOfRow::new(layout);
         reader.row(&mut Vec::new(), &mut cells)?;
         let cells = cells.finish();
         Ok(asked.filters.iter().all(|filter| filter.fits(&cells)))
     }
 
-    pub(super) fn form<'a>(&self, layout: &'a Layout) -> Result<&'a KeyLayout, Error> {
+    pub(super) fn form<'a>(&self, layout: &'a WideLayout) -> Result<&'a KeyLayout, Error> {
         layout.key.as_ref().ok_or_else(|| {
             Error::new(Class::Configuration, "table.key-missing")
                 .with("table", &self.name)
@@ -332,7 +332,7 @@ impl Wide {
     /// The family and qualifier of a column.
     pub(super) fn cell<'a>(
         &self,
-        layout: &Layout,
+        layout: &WideLayout,
         column: &'a str,
     ) -> Result<(usize, &'a str), Error> {
         if self.key.iter().any(|key| key == column) {
@@ -358,11 +358,11 @@ impl Wide {
 /// Writes the changes of one row; whether it puts something.
 fn write_row(
     table: &Wide,
-    layout: &Layout,
+    layout: &WideLayout,
     key: &[u8],
     row: &RowChange,
     stamps: &mut Stamps<'_>,
-    commit: &mut Commit,
+    commit: &mut CellCommit,
 ) -> Result<bool, Error> {
     let (mut entry, mut value) = (Vec::new(), Vec::new());
     let mut put = |family: usize, value: &[u8], stamps: &mut Stamps<'_>| {
@@ -430,7 +430,7 @@ fn write_row(
     Ok(is_put)
 }
 
-fn row_key(form: &KeyLayout, values: &[Value]) -> Result<Vec<u8>, Error> {
+fn row_key(form: &KeyLayout, values: &[CellValue]) -> Result<Vec<u8>, Error> {
     let mut key = Vec::new();
     form.encode(values, &mut key)?;
     if key.len() > WIDE_KEY_BYTES_MAX {
@@ -440,8 +440,8 @@ fn row_key(form: &KeyLayout, values: &[Value]) -> Result<Vec<u8>, Error> {
 }
 
 fn scan_range(form: &KeyLayout, scan: &CellScan) -> Result<KeyRange, Error> {
-    let with = |more: &[Value]| {
-        let values: Vec<Value> = scan.prefix.iter().chain(more).cloned().collect();
+    let with = |more: &[CellValue]| {
+        let values: Vec<CellValue> = scan.prefix.iter().chain(more).cloned().collect();
         form.prefix(&values)
     };
     let mut range = form.prefix(&scan.prefix)?;
@@ -454,10 +454,10 @@ fn scan_range(form: &KeyLayout, scan: &CellScan) -> Result<KeyRange, Error> {
             other => other,
         };
     }
-    if let Some(after) = &scan.after {
-        if let Bound::Excluded(end) = form.row(after)?.end {
-            range.start = Bound::Included(end);
-        }
+    if let Some(after) = &scan.after
+        && let Bound::Excluded(end) = form.row(after)?.end
+    {
+        range.start = Bound::Included(end);
     }
     let is_empty = match (&range.start, &range.end) {
         (Bound::Included(start), Bound::Excluded(end)) => start > end,
@@ -483,25 +483,25 @@ fn check_bytes(table: &str, bytes: usize) -> Result<(), Error> {
 
 /// What a call asks for.
 struct Asked {
-    wanted: Wanted,
-    filters: Vec<Filter>,
+    wanted: WantedCells,
+    filters: Vec<CellTest>,
     /// For each family the cells that the answer has: all, some or none.
     shown: Vec<WantedFamily>,
 }
 
-struct Filter {
+struct CellTest {
     family: Arc<str>,
     place: usize,
     qualifier: String,
     compare: Compare,
-    value: Option<Value>,
+    value: Option<CellValue>,
 }
 
 impl Asked {
     fn new(
         table: &Wide,
-        layout: &Layout,
-        select: &Select,
+        layout: &WideLayout,
+        select: &CellSelect,
         filters: &[CellFilter],
     ) -> Result<Self, Error> {
         let count = layout.families.len();
@@ -522,7 +522,7 @@ impl Asked {
         for filter in filters {
             let (family, qualifier) = table.cell(layout, &filter.column)?;
             want(&mut wanted[family], qualifier);
-            needed.push(Filter {
+            needed.push(CellTest {
                 family: layout.families[family].name.as_str().into(),
                 place: family,
                 qualifier: qualifier.to_owned(),
@@ -532,7 +532,7 @@ impl Asked {
         }
         let versions = select.versions.unwrap_or(1).max(1);
         Ok(Self {
-            wanted: Wanted {
+            wanted: WantedCells {
                 families: wanted,
                 versions,
             },
@@ -542,18 +542,18 @@ impl Asked {
     }
 
     /// The cells that the filters need.
-    fn only_filters(&self, layout: &Layout) -> Wanted {
+    fn only_filters(&self, layout: &WideLayout) -> WantedCells {
         let mut families = vec![WantedFamily::None; layout.families.len()];
         for filter in &self.filters {
             want(&mut families[filter.place], &filter.qualifier);
         }
-        Wanted {
+        WantedCells {
             families,
             versions: 1,
         }
     }
 
-    fn shows(&self, layout: &Layout, cell: &Cell) -> bool {
+    fn shows(&self, layout: &WideLayout, cell: &Cell) -> bool {
         let family = layout.family_named(&cell.family);
         match family.map(|family| &self.shown[family]) {
             None | Some(WantedFamily::None) => false,
@@ -575,7 +575,7 @@ fn want(family: &mut WantedFamily, qualifier: &str) {
     }
 }
 
-impl Filter {
+impl CellTest {
     fn fits(&self, cells: &[Cell]) -> bool {
         let cell = cells
             .iter()
@@ -588,16 +588,20 @@ impl Filter {
     }
 }
 
-fn compare(cell: &Value, compare: Compare, with: &Value) -> bool {
+fn compare(cell: &CellValue, compare: Compare, with: &CellValue) -> bool {
     use std::cmp::Ordering as O;
     let order = match (cell, with) {
-        (Value::Bool(a), Value::Bool(b)) => Some(a.cmp(b)),
-        (Value::Int(a), Value::Int(b)) | (Value::Time(a), Value::Time(b)) => Some(a.cmp(b)),
-        (Value::Float(a), Value::Float(b)) => a.partial_cmp(b),
-        (Value::Int(a), Value::Float(b)) => (*a as f64).partial_cmp(b),
-        (Value::Float(a), Value::Int(b)) => a.partial_cmp(&(*b as f64)),
-        (Value::Text(a) | Value::Json(a), Value::Text(b) | Value::Json(b)) => Some(a.cmp(b)),
-        (Value::Binary(a), Value::Binary(b)) => Some(a.cmp(b)),
+        (CellValue::Bool(a), CellValue::Bool(b)) => Some(a.cmp(b)),
+        (CellValue::Int(a), CellValue::Int(b)) | (CellValue::Time(a), CellValue::Time(b)) => {
+            Some(a.cmp(b))
+        }
+        (CellValue::Float(a), CellValue::Float(b)) => a.partial_cmp(b),
+        (CellValue::Int(a), CellValue::Float(b)) => (*a as f64).partial_cmp(b),
+        (CellValue::Float(a), CellValue::Int(b)) => a.partial_cmp(&(*b as f64)),
+        (CellValue::Text(a) | CellValue::Json(a), CellValue::Text(b) | CellValue::Json(b)) => {
+            Some(a.cmp(b))
+        }
+        (CellValue::Binary(a), CellValue::Binary(b)) => Some(a.cmp(b)),
         _ => None,
     };
     order.is_some_and(|order| match compare {
@@ -610,14 +614,14 @@ fn compare(cell: &Value, compare: Compare, with: &Value) -> bool {
 }
 
 /// Collects the cells of a row.
-struct Cells {
+struct CellsOfRow {
     families: Vec<Arc<str>>,
     cells: Vec<Cell>,
     bytes: usize,
 }
 
-impl Cells {
-    fn new(layout: &Layout) -> Self {
+impl CellsOfRow {
+    fn new(layout: &WideLayout) -> Self {
         let families = layout.families.iter();
         Self {
             families: families.map(|family| family.name.as_str().into()).collect(),
@@ -634,14 +638,14 @@ impl Cells {
     }
 }
 
-impl TakeCells for Cells {
+impl TakeCells for CellsOfRow {
     fn take(
         &mut self,
         family: usize,
         _: Option<usize>,
         qualifier: &[u8],
         time: i64,
-        value: Stored<'_>,
+        value: StoredCell<'_>,
     ) {
         if let Some(value) = value.value() {
             self.bytes += qualifier.len() + value.bytes() + size_of::<Cell>();

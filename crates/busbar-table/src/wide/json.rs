@@ -4,7 +4,7 @@ use busbar_event::{Class, Error, time};
 use serde_json::{Map, Value as Json};
 
 use super::Wide;
-use super::cell::Value;
+use super::cell::CellValue;
 use crate::columns::{ColumnType, EXACT_INT_MAX};
 
 impl Wide {
@@ -12,7 +12,7 @@ impl Wide {
     ///
     /// # Errors
     /// A member that is no column of the key, is missing before another one, or does not fit its column.
-    pub fn key_values(&self, object: &Map<String, Json>) -> Result<Vec<Value>, Error> {
+    pub fn key_values(&self, object: &Map<String, Json>) -> Result<Vec<CellValue>, Error> {
         let layout = self.layout();
         let form = self.form(&layout)?;
         let columns: Vec<&str> = self.key.iter().map(String::as_str).collect();
@@ -41,7 +41,7 @@ impl Wide {
     }
 
     /// The key as an object.
-    pub fn key_object(&self, values: &[Value]) -> Map<String, Json> {
+    pub fn key_object(&self, values: &[CellValue]) -> Map<String, Json> {
         let members = self.key.iter().zip(values);
         members
             .map(|(column, value)| (column.clone(), value.to_json()))
@@ -52,7 +52,7 @@ impl Wide {
     ///
     /// # Errors
     /// A value that the column of the cell does not keep.
-    pub fn cell_value(&self, column: &str, json: Json) -> Result<Option<Value>, Error> {
+    pub fn cell_value(&self, column: &str, json: Json) -> Result<Option<CellValue>, Error> {
         let layout = self.layout();
         let (family, qualifier) = self.cell(&layout, column)?;
         let kind = layout.column_type(family, qualifier.as_bytes());
@@ -71,7 +71,7 @@ impl Wide {
     }
 }
 
-impl Value {
+impl CellValue {
     /// The value as JSON: times as text in UTC, bytes as hexadecimal digits, documents as they are.
     pub fn to_json(&self) -> Json {
         match self {
@@ -98,17 +98,17 @@ impl Value {
 pub(super) fn cell_value(
     json: Json,
     kind: Option<ColumnType>,
-) -> Result<Option<Value>, &'static str> {
+) -> Result<Option<CellValue>, &'static str> {
     let value = match json {
         Json::Null => return Ok(None),
-        Json::Bool(value) => Value::Bool(value),
+        Json::Bool(value) => CellValue::Bool(value),
         Json::Number(number) => match (number.as_i64(), number.as_f64()) {
-            (Some(int), _) => Value::Int(int),
-            (None, Some(float)) => Value::Float(float),
+            (Some(int), _) => CellValue::Int(int),
+            (None, Some(float)) => CellValue::Float(float),
             (None, None) => return Err("float"),
         },
-        Json::String(value) => Value::Text(value),
-        nested => Value::Json(nested.to_string()),
+        Json::String(value) => CellValue::Text(value),
+        nested => CellValue::Json(nested.to_string()),
     };
     let given = value.kind().word();
     match kind {
@@ -118,19 +118,19 @@ pub(super) fn cell_value(
 }
 
 /// A value as a column of this type keeps it; none if it does not without a change.
-pub(super) fn fit(value: Value, kind: ColumnType) -> Option<Value> {
+pub(super) fn fit(value: CellValue, kind: ColumnType) -> Option<CellValue> {
     Some(match (value, kind) {
         (value, kind) if value.is_of(kind) => value,
-        (Value::Int(int), ColumnType::Float) if int.unsigned_abs() <= EXACT_INT_MAX => {
-            Value::Float(int as f64)
+        (CellValue::Int(int), ColumnType::Float) if int.unsigned_abs() <= EXACT_INT_MAX => {
+            CellValue::Float(int as f64)
         }
-        (Value::Json(text), ColumnType::Text) => Value::Text(text),
-        (Value::Text(text), ColumnType::Json) => {
+        (CellValue::Json(text), ColumnType::Text) => CellValue::Text(text),
+        (CellValue::Text(text), ColumnType::Json) => {
             serde_json::from_str::<serde::de::IgnoredAny>(&text).ok()?;
-            Value::Json(text)
+            CellValue::Json(text)
         }
-        (Value::Text(text), ColumnType::Time) => Value::Time(time::parse(&text)?),
-        (Value::Text(text), ColumnType::Binary) => Value::Binary(digits(&text)?),
+        (CellValue::Text(text), ColumnType::Time) => CellValue::Time(time::parse(&text)?),
+        (CellValue::Text(text), ColumnType::Binary) => CellValue::Binary(digits(&text)?),
         _ => return None,
     })
 }

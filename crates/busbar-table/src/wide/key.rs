@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use busbar_event::{Class, Error, hash::fnv1a};
 
-use super::cell::Value;
+use super::cell::CellValue;
 use crate::columns::ColumnType;
 use crate::table::{Compare, Condition, Constant};
 
@@ -45,7 +45,7 @@ impl KeyLayout {
     ///
     /// # Errors
     /// A value of another type than its column, or too few values.
-    pub fn encode(&self, values: &[Value], out: &mut Vec<u8>) -> Result<(), Error> {
+    pub fn encode(&self, values: &[CellValue], out: &mut Vec<u8>) -> Result<(), Error> {
         if values.len() != self.types.len() {
             return Err(Error::new(Class::Permanent, "table.wide-key-values")
                 .with("given", values.len())
@@ -55,7 +55,7 @@ impl KeyLayout {
     }
 
     /// The same for the first columns of the key: the beginning of every key that has these values.
-    fn begin(&self, values: &[Value], out: &mut Vec<u8>) -> Result<(), Error> {
+    fn begin(&self, values: &[CellValue], out: &mut Vec<u8>) -> Result<(), Error> {
         let start = out.len();
         if self.salted > 0 {
             out.extend_from_slice(&[0; SALT_BYTES]);
@@ -76,7 +76,7 @@ impl KeyLayout {
     }
 
     /// The values of a key; none for bytes that are no key of this form.
-    pub fn decode(&self, mut key: &[u8]) -> Option<Vec<Value>> {
+    pub fn decode(&self, mut key: &[u8]) -> Option<Vec<CellValue>> {
         if self.salted > 0 {
             key = key.get(SALT_BYTES..)?;
         }
@@ -93,7 +93,7 @@ impl KeyLayout {
     ///
     /// # Errors
     /// As [`KeyLayout::encode`].
-    pub fn row(&self, values: &[Value]) -> Result<KeyRange, Error> {
+    pub fn row(&self, values: &[CellValue]) -> Result<KeyRange, Error> {
         let mut start = Vec::new();
         self.encode(values, &mut start)?;
         let mut end = start.clone();
@@ -109,7 +109,7 @@ impl KeyLayout {
     ///
     /// # Errors
     /// As [`KeyLayout::encode`]; or too few values for a key with a salt.
-    pub fn prefix(&self, values: &[Value]) -> Result<KeyRange, Error> {
+    pub fn prefix(&self, values: &[CellValue]) -> Result<KeyRange, Error> {
         if values.is_empty() {
             return Ok(KeyRange::default());
         }
@@ -155,9 +155,9 @@ impl KeyLayout {
         let Ok(mut range) = self.prefix(&fixed) else {
             return KeyRange::default();
         };
-        let encode = |value: Value| {
+        let encode = |value: CellValue| {
             let mut key = Vec::new();
-            let values: Vec<Value> = fixed.iter().cloned().chain([value]).collect();
+            let values: Vec<CellValue> = fixed.iter().cloned().chain([value]).collect();
             let fits = values.len() >= self.salted && self.begin(&values, &mut key).is_ok();
             fits.then_some(key)
         };
@@ -204,27 +204,27 @@ fn after(prefix: &[u8]) -> Bound<Vec<u8>> {
     Bound::Unbounded
 }
 
-fn constant(kind: ColumnType, constant: &Constant) -> Option<Value> {
+fn constant(kind: ColumnType, constant: &Constant) -> Option<CellValue> {
     let value = match constant {
-        Constant::Bool(value) => Value::Bool(*value),
-        Constant::Int(value) => Value::Int(*value),
-        Constant::Float(value) => Value::Float(*value),
-        Constant::Text(value) => Value::Text(value.clone()),
-        Constant::Time(value) => Value::Time(*value),
+        Constant::Bool(value) => CellValue::Bool(*value),
+        Constant::Int(value) => CellValue::Int(*value),
+        Constant::Float(value) => CellValue::Float(*value),
+        Constant::Text(value) => CellValue::Text(value.clone()),
+        Constant::Time(value) => CellValue::Time(*value),
     };
     value.is_of(kind).then_some(value)
 }
 
-fn push(value: &Value, out: &mut Vec<u8>) {
+fn push(value: &CellValue, out: &mut Vec<u8>) {
     match value {
-        Value::Bool(value) => out.push(u8::from(*value)),
-        Value::Int(value) | Value::Time(value) => {
+        CellValue::Bool(value) => out.push(u8::from(*value)),
+        CellValue::Int(value) | CellValue::Time(value) => {
             out.extend_from_slice(&((*value as u64) ^ SIGN).to_be_bytes());
         }
-        Value::Text(text) => push_bytes(text.as_bytes(), out),
-        Value::Binary(bytes) => push_bytes(bytes, out),
+        CellValue::Text(text) => push_bytes(text.as_bytes(), out),
+        CellValue::Binary(bytes) => push_bytes(bytes, out),
         // `is_of` has refused them: no key column has these types.
-        Value::Float(_) | Value::Json(_) => {}
+        CellValue::Float(_) | CellValue::Json(_) => {}
     }
 }
 
@@ -238,22 +238,22 @@ pub(super) fn push_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&[0, END]);
 }
 
-fn pull(kind: ColumnType, key: &[u8]) -> Option<(Value, &[u8])> {
+fn pull(kind: ColumnType, key: &[u8]) -> Option<(CellValue, &[u8])> {
     let number = |key: &[u8]| {
         let bytes = key.first_chunk::<8>()?;
         Some((u64::from_be_bytes(*bytes) ^ SIGN) as i64)
     };
     Some(match kind {
-        ColumnType::Bool => (Value::Bool(*key.first()? == 1), &key[1..]),
-        ColumnType::Int => (Value::Int(number(key)?), &key[8..]),
-        ColumnType::Time => (Value::Time(number(key)?), &key[8..]),
+        ColumnType::Bool => (CellValue::Bool(*key.first()? == 1), &key[1..]),
+        ColumnType::Int => (CellValue::Int(number(key)?), &key[8..]),
+        ColumnType::Time => (CellValue::Time(number(key)?), &key[8..]),
         ColumnType::Text => {
             let (bytes, rest) = pull_bytes(key)?;
-            (Value::Text(String::from_utf8(bytes).ok()?), rest)
+            (CellValue::Text(String::from_utf8(bytes).ok()?), rest)
         }
         ColumnType::Binary => {
             let (bytes, rest) = pull_bytes(key)?;
-            (Value::Binary(bytes), rest)
+            (CellValue::Binary(bytes), rest)
         }
         ColumnType::Float | ColumnType::Json => return None,
     })
@@ -286,7 +286,7 @@ mod tests {
 
     fn key(salted: usize, text: &str, int: i64) -> Vec<u8> {
         let mut key = Vec::new();
-        let values = [Value::Text(text.to_owned()), Value::Int(int)];
+        let values = [CellValue::Text(text.to_owned()), CellValue::Int(int)];
         layout(salted).encode(&values, &mut key).unwrap();
         key
     }
@@ -299,7 +299,7 @@ mod tests {
             let (one, other) = (key(0, &a, m), key(0, &b, n));
             prop_assert_eq!(one.cmp(&other), (&a, m).cmp(&(&b, n)));
             let values = layout(salted).decode(&key(salted, &a, m)).unwrap();
-            prop_assert_eq!(values, [Value::Text(a), Value::Int(m)]);
+            prop_assert_eq!(values, [CellValue::Text(a), CellValue::Int(m)]);
         }
     }
 
@@ -341,7 +341,7 @@ mod tests {
             assert_eq!(holds(&some, &key(salted, "rig", -6)), salted == 2);
             assert_eq!(holds(&some, &key(salted, "rig", 6)), salted == 2);
         }
-        let short = layout(2).prefix(&[Value::Text("rig".into())]);
+        let short = layout(2).prefix(&[CellValue::Text("rig".into())]);
         assert_eq!(short.unwrap_err().code(), "table.wide-salted");
     }
 

@@ -14,7 +14,7 @@ use crate::spec::WideOptions;
 
 /// What is kept beside the cells, so that the table means the same when it is opened again.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Stored {
+pub(super) struct StoredLayout {
     /// Names and types of the key's columns. Empty until the types are known.
     pub key: Vec<(String, ColumnType)>,
     /// Number of leading columns that the salt is a hash of.
@@ -29,17 +29,17 @@ pub(super) struct Stored {
 
 /// The same, ready for use.
 #[derive(Debug)]
-pub(super) struct Layout {
-    pub stored: Stored,
+pub(super) struct WideLayout {
+    pub stored: StoredLayout,
     /// The columns in the order in which they were declared or came, then one JSON column for each free family.
     pub schema: SchemaRef,
     /// None until the types of the key's columns are known.
     pub key: Option<KeyLayout>,
-    pub families: Vec<Family>,
-    /// Place in [`Layout::families`] by the number in keys.
+    pub families: Vec<FamilyLayout>,
+    /// Place in [`WideLayout::families`] by the number in keys.
     by_number: [Option<usize>; WIDE_FAMILIES_EVER_MAX],
     /// What each column of the schema holds.
-    pub columns: Vec<Column>,
+    pub columns: Vec<WideColumn>,
     /// Places in the schema of the key's columns; fewer than those of the key until their types are known.
     pub key_places: Vec<usize>,
     /// The column that stamps cells.
@@ -48,7 +48,7 @@ pub(super) struct Layout {
 
 /// A family, with its number in keys.
 #[derive(Clone, Debug)]
-pub(super) struct Family {
+pub(super) struct FamilyLayout {
     pub name: String,
     pub number: u8,
     pub versions: u32,
@@ -61,7 +61,7 @@ pub(super) struct Family {
 
 /// What a column of the schema holds.
 #[derive(Clone, Debug)]
-pub(super) enum Column {
+pub(super) enum WideColumn {
     /// The values of the key with this place in it.
     Key(usize),
     /// The cells of one qualifier.
@@ -70,9 +70,9 @@ pub(super) enum Column {
     Free { family: usize },
 }
 
-impl Layout {
-    pub fn new(name: &str, stored: Stored, options: &WideOptions) -> Result<Self, Error> {
-        let mut families: Vec<Family> = Vec::with_capacity(options.families.len());
+impl WideLayout {
+    pub fn new(name: &str, stored: StoredLayout, options: &WideOptions) -> Result<Self, Error> {
+        let mut families: Vec<FamilyLayout> = Vec::with_capacity(options.families.len());
         let mut by_number = [None; WIDE_FAMILIES_EVER_MAX];
         let mut stored = stored;
         for (place, family) in options.families.iter().enumerate() {
@@ -90,7 +90,7 @@ impl Layout {
                     .with("most", WIDE_FAMILIES_EVER_MAX));
             }
             by_number[number] = Some(place);
-            families.push(Family {
+            families.push(FamilyLayout {
                 name: family.name.clone(),
                 number: number as u8,
                 versions: family.versions,
@@ -104,20 +104,20 @@ impl Layout {
         let mut columns = Vec::with_capacity(fields.len());
         for (place, (column, _)) in stored.columns.iter().enumerate() {
             if let Some(key) = stored.key.iter().position(|(key, _)| key == column) {
-                columns.push(Column::Key(key));
+                columns.push(WideColumn::Key(key));
                 continue;
             }
             let (family, qualifier) = cell_of(&families, column);
             let qualifier: Box<str> = qualifier.into();
             let name = qualifier.as_bytes().into();
             families[family].known.insert(name, place);
-            columns.push(Column::Cell { family, qualifier });
+            columns.push(WideColumn::Cell { family, qualifier });
         }
         for (place, family) in options.families.iter().enumerate() {
             if family.free {
                 families[place].free = Some(fields.len());
                 fields.push(ColumnType::Json.field(&family.name));
-                columns.push(Column::Free { family: place });
+                columns.push(WideColumn::Free { family: place });
             }
         }
         let types: Vec<ColumnType> = stored.key.iter().map(|(_, kind)| *kind).collect();
@@ -146,7 +146,7 @@ impl Layout {
     }
 
     /// What is kept when the base schema has become `base`.
-    pub fn widened(&self, key: &[String], base: &Schema) -> Stored {
+    pub fn widened(&self, key: &[String], base: &Schema) -> StoredLayout {
         let mut stored = self.stored.clone();
         let of = |name: &String| {
             let field = base.column_with_name(name).map(|(_, field)| field);
@@ -185,7 +185,7 @@ impl Layout {
     }
 }
 
-fn cell_of<'a>(families: &[Family], column: &'a str) -> (usize, &'a str) {
+fn cell_of<'a>(families: &[FamilyLayout], column: &'a str) -> (usize, &'a str) {
     let named = column.split_once('.').and_then(|(family, qualifier)| {
         let place = families.iter().position(|known| known.name == family)?;
         (!qualifier.is_empty()).then_some((place, qualifier))

@@ -25,11 +25,11 @@ use crate::limits::{WIDE_COUNT_EVERY, WIDE_COUNT_ROWS, WIDE_FAMILIES_EVER_MAX};
 use crate::spec::{WideOptions, check_key_type};
 use crate::table::{Applied, Capabilities, Found, Lookup, Rows, Scan, Stats, Table, Write};
 
-pub use cell::Value;
+pub use cell::CellValue;
 pub use cells::{
-    Cell, CellChange, CellFilter, CellScan, CellScanned, Increment, RowCells, RowChange, Select,
+    Cell, CellChange, CellFilter, CellScan, CellScanned, CellSelect, Increment, RowCells, RowChange,
 };
-use layout::{Layout, Stored};
+use layout::{StoredLayout, WideLayout};
 pub(crate) use store::WideStore;
 use sweep::Sweeper;
 
@@ -41,12 +41,12 @@ use sweep::Sweeper;
 /// As cells it is read and changed by [`Wide::get`], [`Wide::scan_cells`], [`Wide::change`] and [`Wide::increment`].
 ///
 /// * **Storage.** The cells of one write to one family of one row are one entry of a log-structured merge tree (see the
-///   `read` module for its key and `cell` for its value). Nothing is read before it is written. What is replaced, deleted
+///   `read` module for its key and `cell` for its value). NoCells is read before it is written. What is replaced, deleted
 ///   or expired is left out when rows are read and removed in the background, while files are merged and by a sweep.
 /// * **Order.** Of two cells the one with the later time is the newer, whichever was written first; with equal times it is
 ///   the one written last. A deletion hides what is older than it, also when it is written later.
 /// * **Exactly once.** The rows of a write and its position are one commit, synced before the write returns.
-/// * **Reading** sees the table as it was when the reading began; it neither waits for writers nor holds them up.
+/// * **RowScan** sees the table as it was when the reading began; it neither waits for writers nor holds them up.
 pub struct Wide {
     name: String,
     key: Vec<String>,
@@ -54,16 +54,16 @@ pub struct Wide {
     options: RwLock<WideOptions>,
     /// Whether the table's file names its columns.
     declared: RwLock<bool>,
-    layout: RwLock<Arc<Layout>>,
-    writer: Mutex<Writer>,
-    counters: Counters,
-    counted: Mutex<Option<Counted>>,
+    layout: RwLock<Arc<WideLayout>>,
+    writer: Mutex<Stamper>,
+    counters: WideCounters,
+    counted: Mutex<Option<RowCount>>,
     sweeper: Sweeper,
 }
 
 /// What writers number and stamp by; it never goes back.
 #[derive(Clone, Copy, Debug)]
-struct Writer {
+struct Stamper {
     /// The number of the last fragment.
     number: u64,
     /// The greatest time of writing so far, in microseconds since 1970.
@@ -71,7 +71,7 @@ struct Writer {
 }
 
 #[derive(Default)]
-struct Counters {
+struct WideCounters {
     writes: AtomicU64,
     put: AtomicU64,
     deleted: AtomicU64,
@@ -80,7 +80,7 @@ struct Counters {
 }
 
 #[derive(Clone, Copy)]
-struct Counted {
+struct RowCount {
     rows: u64,
     writes: u64,
     at: Instant,
@@ -98,20 +98,20 @@ impl Wide {
         let kept = store.meta(&format!("l/{name}"))?;
         let stored = match &kept {
             Some(text) => serde_json::from_slice(text).map_err(|cause| damaged(name, cause))?,
-            None => Stored::default(),
+            None => StoredLayout::default(),
         };
         let stored = agreed(name, stored, key, &options, &store)?;
         let writer = match store.meta(&format!("s/{name}"))? {
-            Some(kept) if kept.len() == 16 => Writer {
+            Some(kept) if kept.len() == 16 => Stamper {
                 number: big_endian(&kept[..8]),
                 time: big_endian(&kept[8..]) as i64,
             },
-            _ => Writer {
+            _ => Stamper {
                 number: 0,
                 time: i64::MIN,
             },
         };
-        let layout = Layout::new(name, stored, &options)?;
+        let layout = WideLayout::new(name, stored, &options)?;
         let table = Self {
             name: name.to_owned(),
             key: key.to_vec(),
@@ -119,7 +119,7 @@ impl Wide {
             declared: RwLock::new(false),
             layout: RwLock::new(Arc::new(layout)),
             writer: Mutex::new(writer),
-            counters: Counters::default(),
+            counters: WideCounters::default(),
             counted: Mutex::default(),
             sweeper: Sweeper::default(),
             store,
@@ -140,7 +140,7 @@ impl Wide {
     pub(crate) fn check_options(&self, options: &WideOptions) -> Result<(), Error> {
         let stored = self.layout().stored.clone();
         let stored = agreed(&self.name, stored, &self.key, options, &self.store)?;
-        Layout::new(&self.name, stored, options).map(drop)
+        WideLayout::new(&self.name, stored, options).map(drop)
     }
 
     /// Goes on with these options.
@@ -156,7 +156,7 @@ impl Wide {
             &options,
             &self.store,
         )?;
-        let layout = Layout::new(&self.name, stored, &options)?;
+        let layout = WideLayout::new(&self.name, stored, &options)?;
         self.keep(&layout)?;
         *self.options.write() = options;
         *self.layout.write() = Arc::new(layout);
@@ -172,12 +172,17 @@ impl Wide {
         self.store.set_ttls(&self.name, ttls);
     }
 
-    fn layout(&self) -> Arc<Layout> {
+    fn layout(&self) -> Arc<WideLayout> {
         Arc::clone(&self.layout.read())
     }
 
     /// The schema of the table when rows of `schema` have come: without the columns of free families.
-    fn merged(&self, layout: &Layout, schema: &Schema, declared: bool) -> Result<SchemaRef, Error> {
+    fn merged(
+        &self,
+        layout: &WideLayout,
+        schema: &Schema,
+        declared: bool,
+    ) -> Result<SchemaRef, Error> {
         // The column of a free family is there from the beginning, and takes what JSON takes.
         let free = |name: &str| {
             let place = layout.family_named(name);
@@ -218,13 +223,13 @@ impl Wide {
         }
         scan::check_widened(self, &before, &base)?;
         let stored = before.widened(&self.key, &base);
-        let layout = Layout::new(&self.name, stored, &self.options.read())?;
+        let layout = WideLayout::new(&self.name, stored, &self.options.read())?;
         self.keep(&layout)?;
         *self.layout.write() = Arc::new(layout);
         Ok(())
     }
 
-    fn keep(&self, layout: &Layout) -> Result<(), Error> {
+    fn keep(&self, layout: &WideLayout) -> Result<(), Error> {
         let text =
             serde_json::to_vec(&layout.stored).map_err(|cause| damaged(&self.name, cause))?;
         let mut commit = self.store.begin(&self.name)?;
@@ -248,7 +253,7 @@ impl Wide {
             }
         }
         let rows = scan::count(self)?;
-        *counted = Some(Counted {
+        *counted = Some(RowCount {
             rows,
             writes,
             at: Instant::now(),
@@ -260,11 +265,11 @@ impl Wide {
 /// What is stored, with a key and families that agree with the table's file.
 fn agreed(
     name: &str,
-    mut stored: Stored,
+    mut stored: StoredLayout,
     key: &[String],
     options: &WideOptions,
     store: &WideStore,
-) -> Result<Stored, Error> {
+) -> Result<StoredLayout, Error> {
     let first = &options.families[0].name;
     let kept: Vec<&str> = stored.key.iter().map(|(name, _)| name.as_str()).collect();
     let is_new = kept.is_empty() && stored.first.is_empty();
@@ -284,7 +289,7 @@ fn agreed(
                 .with("given", key.join(", "))
                 .with("file", store.folder().display()));
         }
-        stored = Stored::default();
+        stored = StoredLayout::default();
     }
     stored.salted = options.salted;
     stored.first.clone_from(first);

@@ -3,8 +3,8 @@
 use busbar_event::{Class, Error};
 use hashbrown::HashMap;
 
-use super::cell::{Fragment, Stored};
-use super::layout::{Family, Layout};
+use super::cell::{Fragment, StoredCell};
+use super::layout::{FamilyLayout, WideLayout};
 use super::store::failed;
 
 /// What follows the row in the key of a fragment: family (1 byte), time and number (8 bytes each, big-endian, inverted, so
@@ -44,7 +44,7 @@ impl Stamp {
 
 /// Which cells are wanted.
 #[derive(Clone, Debug)]
-pub(super) struct Wanted {
+pub(super) struct WantedCells {
     /// For each family of the layout.
     pub families: Vec<WantedFamily>,
     /// Versions of a cell at most; a family may keep fewer.
@@ -69,19 +69,19 @@ pub(super) trait TakeCells {
         place: Option<usize>,
         qualifier: &[u8],
         time: i64,
-        value: Stored<'_>,
+        value: StoredCell<'_>,
     );
 }
 
 /// Reads rows in the order of their keys.
-pub(super) struct Reader<'a> {
+pub(super) struct RowReader<'a> {
     fragments: fjall::Iter,
-    layout: &'a Layout,
-    wanted: &'a Wanted,
+    layout: &'a WideLayout,
+    wanted: &'a WantedCells,
     /// Microseconds since 1970, by which cells have expired.
     now: i64,
     next: Option<(fjall::Slice, fjall::Slice)>,
-    merges: Vec<Merge>,
+    merges: Vec<FamilyMerge>,
 }
 
 /// Keeps a reader's place while nobody reads.
@@ -98,8 +98,13 @@ impl Paused {
         }
     }
 
-    pub fn resume<'a>(self, layout: &'a Layout, wanted: &'a Wanted, now: i64) -> Reader<'a> {
-        Reader {
+    pub fn resume<'a>(
+        self,
+        layout: &'a WideLayout,
+        wanted: &'a WantedCells,
+        now: i64,
+    ) -> RowReader<'a> {
+        RowReader {
             fragments: self.fragments,
             layout,
             wanted,
@@ -110,7 +115,7 @@ impl Paused {
     }
 }
 
-impl Reader<'_> {
+impl RowReader<'_> {
     pub fn pause(self) -> Paused {
         Paused {
             fragments: self.fragments,
@@ -161,7 +166,7 @@ impl Reader<'_> {
 
     fn begin(&mut self) {
         let count = self.layout.families.len();
-        self.merges.resize_with(count, Merge::default);
+        self.merges.resize_with(count, FamilyMerge::default);
         for (merge, wanted) in self.merges.iter_mut().zip(&self.wanted.families) {
             merge.begin(wanted);
         }
@@ -221,7 +226,7 @@ impl Reader<'_> {
 
 /// What is known of a family while a row is read, the newest fragment first.
 #[derive(Debug, Default)]
-struct Merge {
+struct FamilyMerge {
     /// What follows is deleted or has expired.
     is_over: bool,
     /// Every cell that is wanted has been found.
@@ -234,7 +239,7 @@ struct Merge {
     others: HashMap<Vec<u8>, u32>,
 }
 
-impl Merge {
+impl FamilyMerge {
     fn begin(&mut self, wanted: &WantedFamily) {
         self.is_over = false;
         self.is_full = false;
@@ -260,7 +265,7 @@ impl Merge {
     }
 }
 
-pub(super) fn has_expired(family: &Family, time: i64, now: i64) -> bool {
+pub(super) fn has_expired(family: &FamilyLayout, time: i64, now: i64) -> bool {
     family
         .ttl_us
         .is_some_and(|ttl| time < now.saturating_sub(ttl))

@@ -1,4 +1,4 @@
-//! Reading rows as columns.
+//! RowScan rows as columns.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use hashbrown::HashMap;
 use serde_json::Map;
 
 use super::Wide;
-use super::cell::{Stored, Value};
+use super::cell::{CellValue, StoredCell};
 use super::key::KeyRange;
-use super::layout::{Column, Layout};
-use super::read::{Paused, TakeCells, Wanted, WantedFamily, damaged};
+use super::layout::{WideColumn, WideLayout};
+use super::read::{Paused, TakeCells, WantedCells, WantedFamily, damaged};
 use super::write::Typed;
 use crate::columns::{
     ColumnType, EXACT_INT_MAX, arrow_error, check_lookup, column_type_error, rows_without_columns,
@@ -36,7 +36,7 @@ pub(super) fn rows(table: &Wide, scan: &Scan) -> Result<Rows, Error> {
     };
     let range = key.range(&layout.key_places, &scan.conditions);
     let is_limited = scan.conditions.is_empty();
-    let reading = Reading {
+    let reading = RowScan {
         paused: Some(Paused::new(open(table, range)?)),
         wanted: wanted(&layout, &columns),
         columns,
@@ -68,7 +68,7 @@ pub(super) fn find(table: &Wide, lookup: &Lookup<'_>) -> Result<Found, Error> {
             found.push(None);
             continue;
         }
-        let values: Vec<Value> = key.iter().map(|column| column.value(at)).collect();
+        let values: Vec<CellValue> = key.iter().map(|column| column.value(at)).collect();
         let range = form.row(&values)?;
         let paused = Paused::new(picture.range((range.start, range.end)));
         cells.begin();
@@ -83,7 +83,7 @@ pub(super) fn find(table: &Wide, lookup: &Lookup<'_>) -> Result<Found, Error> {
             found.push(None);
         }
     }
-    let arrays = builders.into_iter().map(Builder::finish).collect();
+    let arrays = builders.into_iter().map(CellBuilder::finish).collect();
     let options = RecordBatchOptions::new().with_row_count(Some(rows as usize));
     let rows = RecordBatch::try_new_with_options(Arc::new(schema), arrays, &options);
     Ok(Found {
@@ -94,9 +94,9 @@ pub(super) fn find(table: &Wide, lookup: &Lookup<'_>) -> Result<Found, Error> {
 
 /// Rows that are there.
 pub(super) fn count(table: &Wide) -> Result<u64, Error> {
-    struct Nothing;
-    impl TakeCells for Nothing {
-        fn take(&mut self, _: usize, _: Option<usize>, _: &[u8], _: i64, _: Stored<'_>) {}
+    struct NoCells;
+    impl TakeCells for NoCells {
+        fn take(&mut self, _: usize, _: Option<usize>, _: &[u8], _: i64, _: StoredCell<'_>) {}
     }
     let layout = table.layout();
     let wanted = wanted(&layout, &[]);
@@ -104,7 +104,7 @@ pub(super) fn count(table: &Wide) -> Result<u64, Error> {
     let paused = Paused::new(open(table, KeyRange::default())?);
     let mut reader = paused.resume(&layout, &wanted, now);
     let (mut rows, mut key) = (0, Vec::new());
-    while reader.row(&mut key, &mut Nothing)? {
+    while reader.row(&mut key, &mut NoCells)? {
         rows += 1;
     }
     Ok(rows)
@@ -114,11 +114,11 @@ pub(super) fn count(table: &Wide) -> Result<u64, Error> {
 ///
 /// # Errors
 /// `table.column-type` where a cell holds a number that no float holds.
-pub(super) fn check_widened(table: &Wide, layout: &Layout, next: &Schema) -> Result<(), Error> {
+pub(super) fn check_widened(table: &Wide, layout: &WideLayout, next: &Schema) -> Result<(), Error> {
     /// Slots of the columns that hold a number that is too large.
     struct TooLarge(BTreeSet<usize>);
     impl TakeCells for TooLarge {
-        fn take(&mut self, _: usize, slot: Option<usize>, _: &[u8], _: i64, value: Stored<'_>) {
+        fn take(&mut self, _: usize, slot: Option<usize>, _: &[u8], _: i64, value: StoredCell<'_>) {
             if let (Some(slot), Some(int)) = (slot, value.int())
                 && int.unsigned_abs() > EXACT_INT_MAX
             {
@@ -161,13 +161,13 @@ pub(super) fn open(table: &Wide, range: KeyRange) -> Result<fjall::Iter, Error> 
     Ok(picture.range((range.start, range.end)))
 }
 
-fn wanted(layout: &Layout, columns: &[usize]) -> Wanted {
+fn wanted(layout: &WideLayout, columns: &[usize]) -> WantedCells {
     let mut families: Vec<WantedFamily> = vec![WantedFamily::None; layout.families.len()];
     for (slot, column) in columns.iter().enumerate() {
         match &layout.columns[*column] {
-            Column::Key(_) => {}
-            Column::Free { family } => families[*family] = WantedFamily::All,
-            Column::Cell { family, qualifier } => {
+            WideColumn::Key(_) => {}
+            WideColumn::Free { family } => families[*family] = WantedFamily::All,
+            WideColumn::Cell { family, qualifier } => {
                 let qualifier: Box<[u8]> = qualifier.as_bytes().into();
                 match &mut families[*family] {
                     WantedFamily::All => {}
@@ -179,17 +179,17 @@ fn wanted(layout: &Layout, columns: &[usize]) -> Wanted {
             }
         }
     }
-    Wanted {
+    WantedCells {
         families,
         versions: 1,
     }
 }
 
 /// A scan that goes on.
-struct Reading {
+struct RowScan {
     paused: Option<Paused>,
-    layout: Arc<Layout>,
-    wanted: Wanted,
+    layout: Arc<WideLayout>,
+    wanted: WantedCells,
     /// Places in the table's schema of the projected columns.
     columns: Vec<usize>,
     schema: SchemaRef,
@@ -198,7 +198,7 @@ struct Reading {
     left: usize,
 }
 
-impl Iterator for Reading {
+impl Iterator for RowScan {
     type Item = Result<RecordBatch, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -207,7 +207,7 @@ impl Iterator for Reading {
     }
 }
 
-impl Reading {
+impl RowScan {
     fn batch(&mut self, paused: Paused) -> Result<Option<RecordBatch>, Error> {
         let mut reader = paused.resume(&self.layout, &self.wanted, self.now);
         let mut row = RowOfCells::new(&self.layout, &self.columns);
@@ -238,7 +238,7 @@ impl Reading {
         if builders.is_empty() {
             return rows_without_columns(&self.schema, rows).map(Some);
         }
-        let arrays = builders.into_iter().map(Builder::finish).collect();
+        let arrays = builders.into_iter().map(CellBuilder::finish).collect();
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), arrays);
         batch.map(Some).map_err(arrow_error)
     }
@@ -246,7 +246,7 @@ impl Reading {
 
 /// The cells of one row, by the projected columns.
 struct RowOfCells<'a> {
-    layout: &'a Layout,
+    layout: &'a WideLayout,
     /// What each projected column shows.
     shows: Vec<Shows>,
     /// The slot of each column of the schema that is projected, once more for families that are read whole.
@@ -267,13 +267,13 @@ enum Shows {
 }
 
 impl<'a> RowOfCells<'a> {
-    fn new(layout: &'a Layout, columns: &[usize]) -> Self {
+    fn new(layout: &'a WideLayout, columns: &[usize]) -> Self {
         let mut free = vec![None; layout.families.len()];
         let mut objects = 0;
         let shows = columns.iter().map(|column| match &layout.columns[*column] {
-            Column::Key(place) => Shows::Key(*place),
-            Column::Cell { .. } => Shows::Cell,
-            Column::Free { family } => {
+            WideColumn::Key(place) => Shows::Key(*place),
+            WideColumn::Cell { .. } => Shows::Cell,
+            WideColumn::Free { family } => {
                 free[*family] = Some(objects);
                 objects += 1;
                 Shows::Object(objects - 1)
@@ -297,12 +297,12 @@ impl<'a> RowOfCells<'a> {
         self.objects.iter_mut().for_each(Map::clear);
     }
 
-    fn append(&self, key: &[Value], builders: &mut [Builder]) {
+    fn append(&self, key: &[CellValue], builders: &mut [CellBuilder]) {
         for (slot, builder) in builders.iter_mut().enumerate() {
             match self.shows[slot] {
                 Shows::Key(place) => builder.value(&key[place]),
                 Shows::Cell => {
-                    let stored = self.found[slot].map(|(tag, from, to)| Stored {
+                    let stored = self.found[slot].map(|(tag, from, to)| StoredCell {
                         tag,
                         bytes: &self.bytes[from..to],
                     });
@@ -311,7 +311,7 @@ impl<'a> RowOfCells<'a> {
                 Shows::Object(object) if self.objects[object].is_empty() => builder.stored(None),
                 Shows::Object(object) => {
                     let text = serde_json::Value::Object(self.objects[object].clone());
-                    builder.value(&Value::Json(text.to_string()));
+                    builder.value(&CellValue::Json(text.to_string()));
                 }
             }
         }
@@ -325,7 +325,7 @@ impl TakeCells for RowOfCells<'_> {
         place: Option<usize>,
         qualifier: &[u8],
         _: i64,
-        value: Stored<'_>,
+        value: StoredCell<'_>,
     ) {
         let slot = match place {
             Some(slot) => Some(slot),
@@ -355,13 +355,15 @@ impl TakeCells for RowOfCells<'_> {
     }
 }
 
-fn builders(schema: &Schema) -> Vec<Builder> {
+fn builders(schema: &Schema) -> Vec<CellBuilder> {
     let fields = schema.fields().iter();
-    fields.map(|field| Builder::new(type_of(field))).collect()
+    fields
+        .map(|field| CellBuilder::new(type_of(field)))
+        .collect()
 }
 
 /// Builds a column.
-enum Builder {
+enum CellBuilder {
     Bool(BooleanBuilder),
     Int(Int64Builder),
     Float(Float64Builder),
@@ -370,7 +372,7 @@ enum Builder {
     Binary(BinaryBuilder),
 }
 
-impl Builder {
+impl CellBuilder {
     fn new(kind: ColumnType) -> Self {
         match kind {
             ColumnType::Bool => Self::Bool(BooleanBuilder::new()),
@@ -383,27 +385,27 @@ impl Builder {
     }
 
     /// A cell; null if there is none, or one of another type than the column's.
-    fn stored(&mut self, stored: Option<Stored<'_>>) {
+    fn stored(&mut self, stored: Option<StoredCell<'_>>) {
         match self {
-            Self::Bool(builder) => builder.append_option(stored.and_then(Stored::bool)),
-            Self::Int(builder) => builder.append_option(stored.and_then(Stored::int)),
-            Self::Float(builder) => builder.append_option(stored.and_then(Stored::float)),
-            Self::Text(builder) => builder.append_option(stored.and_then(Stored::text)),
-            Self::Time(builder) => builder.append_option(stored.and_then(Stored::time)),
-            Self::Binary(builder) => builder.append_option(stored.and_then(Stored::binary)),
+            Self::Bool(builder) => builder.append_option(stored.and_then(StoredCell::bool)),
+            Self::Int(builder) => builder.append_option(stored.and_then(StoredCell::int)),
+            Self::Float(builder) => builder.append_option(stored.and_then(StoredCell::float)),
+            Self::Text(builder) => builder.append_option(stored.and_then(StoredCell::text)),
+            Self::Time(builder) => builder.append_option(stored.and_then(StoredCell::time)),
+            Self::Binary(builder) => builder.append_option(stored.and_then(StoredCell::binary)),
         }
     }
 
-    fn value(&mut self, value: &Value) {
+    fn value(&mut self, value: &CellValue) {
         match (self, value) {
-            (Self::Bool(builder), Value::Bool(value)) => builder.append_value(*value),
-            (Self::Int(builder), Value::Int(value)) => builder.append_value(*value),
-            (Self::Float(builder), Value::Float(value)) => builder.append_value(*value),
-            (Self::Text(builder), Value::Text(value) | Value::Json(value)) => {
+            (Self::Bool(builder), CellValue::Bool(value)) => builder.append_value(*value),
+            (Self::Int(builder), CellValue::Int(value)) => builder.append_value(*value),
+            (Self::Float(builder), CellValue::Float(value)) => builder.append_value(*value),
+            (Self::Text(builder), CellValue::Text(value) | CellValue::Json(value)) => {
                 builder.append_value(value);
             }
-            (Self::Time(builder), Value::Time(value)) => builder.append_value(*value),
-            (Self::Binary(builder), Value::Binary(value)) => builder.append_value(value),
+            (Self::Time(builder), CellValue::Time(value)) => builder.append_value(*value),
+            (Self::Binary(builder), CellValue::Binary(value)) => builder.append_value(value),
             (builder, _) => builder.stored(None),
         }
     }

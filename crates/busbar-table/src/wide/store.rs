@@ -29,7 +29,7 @@ type Ttls = Arc<RwLock<HashMap<String, [Option<i64>; WIDE_FAMILIES_EVER_MAX]>>>;
 ///
 /// | key in `_meta` | value |
 /// | --- | --- |
-/// | `l/<table>` | [`super::layout::Stored`], JSON |
+/// | `l/<table>` | [`super::layout::StoredLayout`], JSON |
 /// | `p/<table>/<producer>` | the producer's last position, 8 bytes, big-endian |
 /// | `s/<table>` | the number of the table's last fragment, 8 bytes, big-endian |
 pub(crate) struct WideStore {
@@ -47,7 +47,7 @@ struct Opened {
 }
 
 /// Changes that are made together.
-pub(super) struct Commit {
+pub(super) struct CellCommit {
     opened: Arc<Opened>,
     cells: Keyspace,
     batch: OwnedWriteBatch,
@@ -176,10 +176,10 @@ impl WideStore {
     ///
     /// # Errors
     /// What the disk says.
-    pub(super) fn begin(&self, table: &str) -> Result<Commit, Error> {
+    pub(super) fn begin(&self, table: &str) -> Result<CellCommit, Error> {
         let (opened, cells) = self.cells(table)?;
         let batch = opened.database.batch();
-        Ok(Commit {
+        Ok(CellCommit {
             opened,
             cells,
             batch,
@@ -190,8 +190,8 @@ impl WideStore {
     ///
     /// # Errors
     /// What the disk says; then nothing has changed.
-    pub(super) fn commit(&self, commit: Commit) -> Result<(), Error> {
-        let Commit { opened, batch, .. } = commit;
+    pub(super) fn commit(&self, commit: CellCommit) -> Result<(), Error> {
+        let CellCommit { opened, batch, .. } = commit;
         let done = batch.commit();
         drop(opened);
         self.settle(done)
@@ -215,7 +215,7 @@ impl WideStore {
     }
 }
 
-impl Commit {
+impl CellCommit {
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
         self.batch.insert(&self.cells, key, value);
     }

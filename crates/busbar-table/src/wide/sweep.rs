@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 
 use super::Wide;
 use super::cell::Fragment;
-use super::layout::{Family, Layout};
+use super::layout::{FamilyLayout, WideLayout};
 use super::read::{Stamp, damaged, has_expired};
 use super::store::{WideStore, failed};
 use crate::limits::{WIDE_SWEEP_COMMIT, WIDE_SWEEP_FRAGMENTS};
@@ -18,11 +18,11 @@ use crate::limits::{WIDE_SWEEP_COMMIT, WIDE_SWEEP_FRAGMENTS};
 pub(super) struct Sweeper {
     /// Fragments written since the last sweep began.
     written: AtomicU64,
-    state: Arc<State>,
+    state: Arc<SweepState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct SweepState {
     is_running: AtomicBool,
     must_end: AtomicBool,
     /// Fragments that the last sweep left.
@@ -80,7 +80,7 @@ impl Wide {
 fn sweep(
     store: &WideStore,
     name: &str,
-    layout: &Layout,
+    layout: &WideLayout,
     must_end: &AtomicBool,
 ) -> Result<u64, Error> {
     let now = store.clock().now_micros();
@@ -145,7 +145,7 @@ struct Swept {
 impl Swept {
     fn fragment(
         &mut self,
-        family: &Family,
+        family: &FamilyLayout,
         stamp: Stamp,
         now: i64,
         key: fjall::Slice,

@@ -11,12 +11,12 @@ use busbar_event::{Class, Error};
 use hashbrown::HashMap;
 use hashbrown::hash_map::EntryRef;
 
-use super::cell::{FragmentWriter, Value, write_deletion};
+use super::cell::{CellValue, FragmentWriter, write_deletion};
 use super::json::cell_value;
-use super::layout::{Column, Layout};
+use super::layout::{WideColumn, WideLayout};
 use super::read::Stamp;
-use super::store::Commit;
-use super::{Wide, Writer};
+use super::store::CellCommit;
+use super::{Stamper, Wide};
 use crate::columns::{self, ColumnType, Prepared, type_of};
 use crate::limits::{WIDE_KEY_BYTES_MAX, WIDE_QUALIFIER_BYTES_MAX};
 use crate::table::{Applied, Rejected, Write};
@@ -35,7 +35,7 @@ pub(super) fn rows(table: &Wide, write: &Write<'_>) -> Result<Applied, Error> {
         ..Applied::default()
     };
     let places = remaining(write.rows.num_rows(), &applied.rejected);
-    let source = Source::new(&layout, &rows);
+    let source = CellSource::new(&layout, &rows);
 
     let mut writer = table.writer.lock();
     let mut commit = table.store.begin(&table.name)?;
@@ -52,7 +52,7 @@ pub(super) fn rows(table: &Wide, write: &Write<'_>) -> Result<Applied, Error> {
     let mut last = HashMap::with_capacity(rows.rows);
     let (mut row_key, mut entry, mut value) = (Vec::new(), Vec::new(), Vec::new());
     let mut values = Vec::new();
-    for row in 0..rows.rows {
+    for (row, place) in places.into_iter().enumerate() {
         values.clear();
         values.extend(source.key.iter().map(|column| column.value(row)));
         row_key.clear();
@@ -68,8 +68,7 @@ pub(super) fn rows(table: &Wide, write: &Write<'_>) -> Result<Applied, Error> {
         let free = match checked {
             Ok(free) => free,
             Err(cause) => {
-                let row = places[row];
-                applied.rejected.push(Rejected { row, cause });
+                applied.rejected.push(Rejected { row: place, cause });
                 continue;
             }
         };
@@ -168,7 +167,7 @@ fn remaining(rows: usize, rejected: &[Rejected]) -> Vec<usize> {
 
 /// Numbers and times of the fragments of one commit.
 pub(super) struct Stamps<'a> {
-    writer: &'a mut Writer,
+    writer: &'a mut Stamper,
     table: String,
     first: u64,
 }
@@ -176,7 +175,7 @@ pub(super) struct Stamps<'a> {
 impl<'a> Stamps<'a> {
     /// Begins a commit. The clock may have been set back: times of writing never go back, or what is written now would
     /// count as older than what it replaces.
-    pub fn begin(writer: &'a mut Writer, table: &Wide) -> Self {
+    pub fn begin(writer: &'a mut Stamper, table: &Wide) -> Self {
         writer.time = writer.time.max(table.store.clock().now_micros());
         Self {
             first: writer.number,
@@ -196,7 +195,7 @@ impl<'a> Stamps<'a> {
     }
 
     /// Notes how far the numbers have come; how many there are in this commit.
-    pub fn finish(self, commit: &mut Commit) -> u64 {
+    pub fn finish(self, commit: &mut CellCommit) -> u64 {
         let mut both = self.writer.number.to_be_bytes().to_vec();
         both.extend_from_slice(&self.writer.time.to_be_bytes());
         commit.put_meta(&format!("s/{}", self.table), &both);
@@ -211,7 +210,7 @@ pub(super) fn key_too_large(bytes: usize) -> Error {
 }
 
 /// The columns of a write by what they hold.
-struct Source<'a> {
+struct CellSource<'a> {
     key: Vec<Typed<'a>>,
     /// For each family its qualifiers that the write has.
     families: Vec<Vec<(&'a [u8], Typed<'a>)>>,
@@ -220,8 +219,8 @@ struct Source<'a> {
     time: Option<&'a TimestampMicrosecondArray>,
 }
 
-impl<'a> Source<'a> {
-    fn new(layout: &'a Layout, rows: &'a Prepared) -> Self {
+impl<'a> CellSource<'a> {
+    fn new(layout: &'a WideLayout, rows: &'a Prepared) -> Self {
         let mut source = Self {
             key: Vec::with_capacity(layout.key_places.len()),
             families: vec![Vec::new(); layout.families.len()],
@@ -238,13 +237,13 @@ impl<'a> Source<'a> {
             .extend(layout.key_places.iter().copied().filter_map(typed));
         for (place, column) in layout.columns.iter().enumerate() {
             match column {
-                Column::Key(_) => {}
-                Column::Cell { family, qualifier } => {
+                WideColumn::Key(_) => {}
+                WideColumn::Cell { family, qualifier } => {
                     if let Some(typed) = typed(place) {
                         source.families[*family].push((qualifier.as_bytes(), typed));
                     }
                 }
-                Column::Free { family } => {
+                WideColumn::Free { family } => {
                     if let Some(array) = rows.column(place) {
                         source.free.push((*family, array.as_string()));
                     }
@@ -258,7 +257,7 @@ impl<'a> Source<'a> {
     }
 
     /// The cells of a row that stand in objects of free families.
-    fn free_cells(&self, layout: &Layout, row: usize) -> Result<Vec<FreeCell>, Error> {
+    fn free_cells(&self, layout: &WideLayout, row: usize) -> Result<Vec<FreeCell>, Error> {
         let mut cells = Vec::new();
         for (family, texts) in &self.free {
             if texts.is_null(row) {
@@ -295,7 +294,7 @@ impl<'a> Source<'a> {
 struct FreeCell {
     family: usize,
     qualifier: String,
-    value: Option<Value>,
+    value: Option<CellValue>,
 }
 
 /// # Errors
@@ -335,15 +334,15 @@ impl<'a> Typed<'a> {
     }
 
     /// The value of a row of a key's column, which has no nulls.
-    pub fn value(&self, row: usize) -> Value {
+    pub fn value(&self, row: usize) -> CellValue {
         match self {
-            Self::Bool(array) => Value::Bool(array.value(row)),
-            Self::Int(array) => Value::Int(array.value(row)),
-            Self::Float(array) => Value::Float(array.value(row)),
-            Self::Text(array) => Value::Text(array.value(row).to_owned()),
-            Self::Json(array) => Value::Json(array.value(row).to_owned()),
-            Self::Time(array) => Value::Time(array.value(row)),
-            Self::Binary(array) => Value::Binary(array.value(row).to_vec()),
+            Self::Bool(array) => CellValue::Bool(array.value(row)),
+            Self::Int(array) => CellValue::Int(array.value(row)),
+            Self::Float(array) => CellValue::Float(array.value(row)),
+            Self::Text(array) => CellValue::Text(array.value(row).to_owned()),
+            Self::Json(array) => CellValue::Json(array.value(row).to_owned()),
+            Self::Time(array) => CellValue::Time(array.value(row)),
+            Self::Binary(array) => CellValue::Binary(array.value(row).to_vec()),
         }
     }
 
