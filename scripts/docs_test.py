@@ -75,6 +75,7 @@ def howto_commands(name):
         env.update(
             PATH=f"{folder}:{os.environ['PATH']}", HOME=folder, XDG_CONFIG_HOME=f"{folder}/settings", LC_ALL="C.UTF-8",
             BUSBAR_HTTP_LISTEN=f"127.0.0.1:{http}", BUSBAR_MQTT_LISTEN=f"127.0.0.1:{mqtt}", MQTT_PORT=str(mqtt),
+            BUSBAR_AMQP_LISTEN="off",
         )
         # What runs in the background ends with the shell, however that ends.
         prelude = PRELUDE.replace('busbar() { command "$BUSBAR" "$@"; }', "") + "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n"

@@ -118,6 +118,7 @@ class Node:
             BUSBAR_DATA_DIR=str(Path(self.data) / "data"),
             BUSBAR_HTTP_LISTEN=f"127.0.0.1:{self.http}",
             BUSBAR_MQTT_LISTEN=f"127.0.0.1:{self.mqtt}",
+            BUSBAR_AMQP_LISTEN="off",
             **settings,
         )
         self.process = subprocess.Popen(

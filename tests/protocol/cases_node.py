@@ -36,7 +36,7 @@ class Node:
         self.http, self.mqtt = free_port(), free_port()
         self.env = dict(
             os.environ, BUSBAR_DATA_DIR=str(self.folder / "data"), BUSBAR_HTTP_LISTEN=f"127.0.0.1:{self.http}",
-            BUSBAR_MQTT_LISTEN=f"127.0.0.1:{self.mqtt}", **settings,
+            BUSBAR_MQTT_LISTEN=f"127.0.0.1:{self.mqtt}", BUSBAR_AMQP_LISTEN="off", **settings,
         )
         self.start()
 

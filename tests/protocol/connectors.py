@@ -188,6 +188,7 @@ class Node:
             "BUSBAR_DATA_DIR": str(self.folder / "data"),
             "BUSBAR_HTTP_LISTEN": f"127.0.0.1:{self.http}",
             "BUSBAR_MQTT_LISTEN": f"127.0.0.1:{self.mqtt}",
+            "BUSBAR_AMQP_LISTEN": "off",
         }
         self.process = subprocess.Popen(
             [BUSBAR, "run", str(self.project)], env=env, stdin=subprocess.DEVNULL,

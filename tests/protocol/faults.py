@@ -303,11 +303,12 @@ def case_a_port_in_use_is_named(world):
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         world.refused(project, 69, address, BUSBAR_HTTP_LISTEN=address)
         world.refused(project, 69, address, BUSBAR_MQTT_LISTEN=address)
+        world.refused(project, 69, address, BUSBAR_AMQP_LISTEN=address)
 
 
 def case_other_machines_are_let_in_only_with_users(world):
     project = world.project()
-    for setting in ("BUSBAR_HTTP_LISTEN", "BUSBAR_MQTT_LISTEN"):
+    for setting in ("BUSBAR_AMQP_LISTEN", "BUSBAR_HTTP_LISTEN", "BUSBAR_MQTT_LISTEN"):
         world.refused(project, 78, "0.0.0.0:0", "busbar user add", **{setting: "0.0.0.0:0"})
         world.refused(project, 78, "[::]:0", **{setting: "[::]:0"})
     node = world.start(project)

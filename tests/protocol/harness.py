@@ -138,7 +138,7 @@ class World:
     def refused(self, project, code, *words, **env):
         """A start that must fail with one clear line."""
         env = {"BUSBAR_DATA_DIR": self.folder / "data", "BUSBAR_HTTP_LISTEN": "127.0.0.1:0",
-               "BUSBAR_MQTT_LISTEN": "127.0.0.1:0", **env}
+               "BUSBAR_MQTT_LISTEN": "127.0.0.1:0", "BUSBAR_AMQP_LISTEN": "off", **env}
         got, out, err = self.run("run", project, **env)
         assert got == code, (got, out, err)
         lines = [line for line in err.splitlines() if line.startswith("busbar: ")]
@@ -163,7 +163,7 @@ class Node:
             stdout=self.log.open("w"), stderr=subprocess.STDOUT,
             env=world.environment(**{
                 "BUSBAR_DATA_DIR": self.data, "BUSBAR_HTTP_LISTEN": f"127.0.0.1:{self.http}",
-                "BUSBAR_MQTT_LISTEN": f"127.0.0.1:{self.mqtt}", **env,
+                "BUSBAR_MQTT_LISTEN": f"127.0.0.1:{self.mqtt}", "BUSBAR_AMQP_LISTEN": "off", **env,
             }),
         )
         self.scheme = "http"

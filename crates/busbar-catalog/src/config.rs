@@ -118,7 +118,8 @@ pub struct HttpConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AmqpConfig {
-    /// Address and port of plain TCP, or `off`.
+    /// Address and port of plain TCP, or `off`. When another program has the default address, the node warns and runs
+    /// without AMQP; any other address must be free.
     pub listen: String,
     /// Address and port of TLS, or `off`.
     pub tls_listen: String,
@@ -251,7 +252,7 @@ impl Default for HttpConfig {
 impl Default for AmqpConfig {
     fn default() -> Self {
         AmqpConfig {
-            listen: OFF.into(),
+            listen: "127.0.0.1:5672".into(),
             tls_listen: OFF.into(),
             tls_cert: None,
             tls_key: None,

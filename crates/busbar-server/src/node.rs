@@ -252,15 +252,9 @@ impl Node {
         self.http.as_ref().map(|(address, _)| *address)
     }
 
-    /// Where the gateways listen.
-    pub fn gateway_addresses(&self) -> Vec<GatewayAddress> {
+    /// Where the gateways listen, each with its name.
+    pub fn gateways(&self) -> Vec<(String, GatewayAddress)> {
         let running = self.app.gateways.running();
-        running.iter().flat_map(|g| g.addresses()).collect()
-    }
-
-    /// Where the gateways listen that the project declares, by name.
-    pub fn declared_gateways(&self) -> Vec<(String, GatewayAddress)> {
-        let running = self.app.gateways.declared.running();
         let named = |gateway: &Arc<dyn Gateway>| {
             let addresses = gateway.addresses().into_iter();
             let name = gateway.name().to_owned();

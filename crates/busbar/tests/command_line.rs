@@ -43,6 +43,7 @@ impl World {
         let mut command = Command::new(env!("CARGO_BIN_EXE_busbar"));
         command
             .env("BUSBAR_HTTP_LISTEN", self.http.to_string())
+            .env("BUSBAR_AMQP_LISTEN", "off")
             .env("BUSBAR_MQTT_LISTEN", "off")
             .env("XDG_CONFIG_HOME", self.folder.path().join("settings"))
             .env("BUSBAR_LANG", "en")

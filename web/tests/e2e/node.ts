@@ -85,6 +85,7 @@ export class RealNode {
         BUSBAR_DATA_DIR: join(this.folder, 'data'),
         BUSBAR_HTTP_LISTEN: `127.0.0.1:${this.http}`,
         BUSBAR_MQTT_LISTEN: `127.0.0.1:${this.mqtt}`,
+        BUSBAR_AMQP_LISTEN: 'off',
       },
       stdio: ['ignore', 'pipe', 'pipe'],
     });

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use busbar_amqp::{AmqpGateway, AmqpLimits, AmqpOptions, AmqpTls};
+use busbar_catalog::AmqpConfig;
 use busbar_event::Error;
 use busbar_gateway::Gateway;
 
@@ -47,6 +48,13 @@ async fn start(context: &GatewayContext<'_>) -> Result<Started, Error> {
         },
     };
     let authorizer = Arc::clone(&context.authorizer);
-    let gateway = AmqpGateway::start(context.bus.clone(), authorizer, options)?;
-    Ok(Some(Arc::new(gateway) as Arc<dyn Gateway>))
+    match AmqpGateway::start(context.bus.clone(), authorizer, options) {
+        Ok(gateway) => Ok(Some(Arc::new(gateway) as Arc<dyn Gateway>)),
+        // A RabbitMQ on the same machine is no reason to refuse those who never asked for AMQP.
+        Err(error) if error.code() == "gateway.port-in-use" && *amqp == AmqpConfig::default() => {
+            tracing::warn!(%error, "AMQP is off; set amqp.listen to another address, or to off");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }

@@ -5,10 +5,10 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use busbar_server::StartError;
 
-use crate::support::{PATIENCE, World};
+use crate::support::{PATIENCE, World, config, start};
 
 fn address(world: &World, name: &str) -> SocketAddr {
-    let all = world.node().declared_gateways();
+    let all = world.node().gateways();
     let found = all.into_iter().find(|(gateway, _)| gateway == name);
     found.expect("a gateway of this name").1.address
 }
@@ -76,7 +76,13 @@ fn gateways_come_change_and_go_without_a_restart() {
 
     let off = format!("{two}enabled: false\n");
     world.save(&[("gateways/g.yaml", &off)]).unwrap();
-    assert!(world.node().declared_gateways().is_empty());
+    assert!(
+        world
+            .node()
+            .gateways()
+            .iter()
+            .all(|(name, _)| name != "g" && name != "h")
+    );
     assert!(TcpStream::connect(first).is_err());
 }
 
@@ -114,4 +120,28 @@ fn a_gateway_outlives_a_restart_and_a_wrong_one_is_pointed_at() {
     let refused = world.save(&twice).unwrap_err();
     assert_eq!(codes(refused), ["catalog.gateway-listen-twice"]);
     assert_eq!(ask(address(&world, "g"), "3"), "ok\n");
+}
+
+#[test]
+fn the_default_address_of_amqp_is_given_up_when_it_is_taken() {
+    let mut default = config();
+    default.amqp = busbar_catalog::AmqpConfig::default();
+    // Whoever has the port, this test or another program of this machine.
+    let _taken = TcpListener::bind(&default.amqp.listen);
+    let world = World::with(default, &[]);
+    assert!(
+        world
+            .node()
+            .gateways()
+            .iter()
+            .all(|(name, _)| name != "amqp")
+    );
+    assert!(world.node().is_ready());
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut chosen = config();
+    chosen.amqp.listen = taken.local_addr().unwrap().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let refused = start(&world.runtime, folder.path(), chosen, None);
+    let refused = refused.map(|_| "a node").unwrap_err();
+    assert_eq!(codes(refused), ["gateway.port-in-use"]);
 }

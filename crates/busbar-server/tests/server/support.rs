@@ -64,6 +64,7 @@ pub fn config() -> Config {
     let mut config = Config::default();
     config.http.listen = "127.0.0.1:0".into();
     config.mqtt.listen = "127.0.0.1:0".into();
+    config.amqp.listen = "127.0.0.1:0".into();
     config
 }
 
@@ -365,7 +366,7 @@ impl Socket {
 
 /// Where a node speaks MQTT over plain TCP.
 fn mqtt_address(node: &Node) -> SocketAddr {
-    let all = node.gateway_addresses();
-    let found = all.iter().find(|a| a.scheme == "mqtt");
-    found.expect("MQTT listens").address
+    let all = node.gateways();
+    let found = all.iter().find(|(_, a)| a.scheme == "mqtt");
+    found.expect("MQTT listens").1.address
 }

@@ -31,6 +31,9 @@ pub struct RunArgs {
     /// Address and port of MQTT, or "off".
     #[arg(long, value_name = "HOST:PORT")]
     mqtt_listen: Option<String>,
+    /// Address and port of AMQP, or "off".
+    #[arg(long, value_name = "HOST:PORT")]
+    amqp_listen: Option<String>,
     /// Do not deploy what is saved while it runs.
     #[arg(long)]
     no_watch: bool,
@@ -92,10 +95,10 @@ async fn serve(args: &RunArgs, config: Config, mut memory: Keeper) -> Result<(),
             return Err(Failure::new(code, error));
         }
     };
-    let addresses = node.gateway_addresses();
-    let mqtt = addresses.iter().filter_map(|a| match a.scheme {
-        "mqtt" => Some(a.address.to_string()),
-        "mqtts" => Some(format!("{} (TLS)", a.address)),
+    let gateways = node.gateways();
+    let mqtt = gateways.iter().filter_map(|(_, at)| match at.scheme {
+        "mqtt" => Some(at.address.to_string()),
+        "mqtts" => Some(format!("{} (TLS)", at.address)),
         _ => None,
     });
     let ports: Vec<String> = mqtt.collect();
@@ -118,8 +121,8 @@ async fn serve(args: &RunArgs, config: Config, mut memory: Keeper) -> Result<(),
         ("durability", "fsync".to_owned()),
     ];
     println!("{}", say::line("cli.ready", &places));
-    for (name, address) in node.declared_gateways() {
-        let at = format!("{}://{}", address.scheme, address.address);
+    for (name, at) in gateways.into_iter().filter(|(name, _)| name != "mqtt") {
+        let at = format!("{}://{}", at.scheme, at.address);
         println!(
             "{}",
             say::line("cli.gateway", &[("name", name), ("address", at)])
@@ -239,6 +242,7 @@ fn config(args: &RunArgs) -> Result<Config, Failure> {
         ("--data-dir", "data", "dir", &args.data_dir),
         ("--http-listen", "http", "listen", &args.http_listen),
         ("--mqtt-listen", "mqtt", "listen", &args.mqtt_listen),
+        ("--amqp-listen", "amqp", "listen", &args.amqp_listen),
     ];
     let source = ConfigSource {
         file: std::fs::read_to_string(args.dir.join(Kind::Config.path(""))).ok(),
