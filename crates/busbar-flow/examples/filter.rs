@@ -94,6 +94,7 @@ fn main() {
     let written = events.div_ceil(ROWS) * ROWS;
     println!("{written} events of {} B wait", bytes / written);
     let mut options = RuntimeOptions {
+        snapshot_every: busbar_flow::limits::SNAPSHOT_EVERY,
         bus: bus.clone(),
         tables: Arc::new(tables),
         connectors: Connectors::default(),

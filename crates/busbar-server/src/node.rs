@@ -125,6 +125,7 @@ impl Node {
             .map(|allowed| folder.join(allowed));
         let connectors = busbar_connect::registry_with(&Places::new(allowed));
         let runtime = Runtime::open(RuntimeOptions {
+            snapshot_every: busbar_flow::limits::SNAPSHOT_EVERY,
             bus: bus.clone(),
             tables: tables.clone(),
             connectors: connectors.clone(),

@@ -67,6 +67,7 @@ impl World {
             .unwrap();
         let flows = tokio.block_on(async {
             Runtime::open(RuntimeOptions {
+                snapshot_every: busbar_flow::limits::SNAPSHOT_EVERY,
                 bus: bus.clone(),
                 tables,
                 connectors: busbar_connect::registry(),

@@ -259,6 +259,7 @@ impl Runtime {
             bus: self.inner.options.bus.clone(),
             checkpoints: self.inner.checkpoints.clone(),
             dead: Arc::clone(&self.inner.dead),
+            snapshot_every: self.inner.options.snapshot_every,
         }
     }
 

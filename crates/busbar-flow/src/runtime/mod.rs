@@ -59,6 +59,9 @@ pub struct RuntimeOptions {
     pub state_dir: Arc<Path>,
     /// How long dead letters are kept.
     pub dead_letters: busbar_bus::Retention,
+    /// How often a task with state commits what has changed in it: [`SNAPSHOT_EVERY`](crate::limits::SNAPSHOT_EVERY), or
+    /// less where many crashes are tried in little time.
+    pub snapshot_every: std::time::Duration,
 }
 
 /// The flows and sources of a node. Cheap to clone.

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use crate::checkpoint::Mark;
-use crate::limits::{CHECKPOINT_EVERY, IDLE_AFTER, SNAPSHOT_EVERY};
+use crate::limits::{CHECKPOINT_EVERY, IDLE_AFTER};
 use crate::state::Checkpoint;
 
 /// A task as far as it decides anything. Times are since the task began.
@@ -23,6 +23,7 @@ pub(super) struct Machine {
     /// Everything that was computed has arrived.
     clean: bool,
     last_snapshot: Duration,
+    snapshot_every: Duration,
     /// The position that was noted last, and when.
     noted: (u64, Duration),
     last_input: Duration,
@@ -65,7 +66,8 @@ pub(super) enum TaskEffect {
 }
 
 impl Machine {
-    pub fn new(mark: Mark, keeps: bool) -> Machine {
+    /// `keeps`: the task keeps state, of which it takes a snapshot so often.
+    pub fn new(mark: Mark, keeps: bool, snapshot_every: Duration) -> Machine {
         Machine {
             mark,
             keeps,
@@ -73,6 +75,7 @@ impl Machine {
             snapshot: false,
             clean: true,
             last_snapshot: Duration::ZERO,
+            snapshot_every,
             noted: (mark.position, Duration::ZERO),
             last_input: Duration::ZERO,
         }
@@ -91,7 +94,7 @@ impl Machine {
     /// A batch was computed. Answers whether a snapshot is to go with it.
     pub fn computed(&mut self, now: Duration) -> bool {
         self.clean = false;
-        let due = self.keeps && !self.snapshot && now >= self.last_snapshot + SNAPSHOT_EVERY;
+        let due = self.keeps && !self.snapshot && now >= self.last_snapshot + self.snapshot_every;
         if due {
             self.snapshot = true;
             self.last_snapshot = now;
@@ -191,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_is_committed_with_the_position_of_its_own_batch() {
-        let mut machine = Machine::new(Mark::default(), true);
+        let mut machine = Machine::new(Mark::default(), true, SECOND);
         assert!(!machine.computed(Duration::ZERO), "too early");
         machine.fly(span(0, 10, false));
         // The next batch is computed while the first is on its way; its snapshot waits for it.
@@ -218,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_batch_that_is_lost_moves_nothing() {
-        let mut machine = Machine::new(Mark::default(), true);
+        let mut machine = Machine::new(Mark::default(), true, SECOND);
         machine.computed(SECOND);
         machine.fly(span(0, 10, true));
         assert_eq!(machine.landed(Ending::Lost, true), []);
@@ -228,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_batch_that_is_too_much_is_read_again() {
-        let mut machine = Machine::new(Mark::default(), false);
+        let mut machine = Machine::new(Mark::default(), false, SECOND);
         machine.computed(SECOND);
         machine.fly(span(0, 10, false));
         let again = TaskEffect::ReadAgain {
@@ -242,7 +245,7 @@ mod tests {
 
     #[test]
     fn only_an_idle_partition_that_somebody_waits_for_ticks() {
-        let mut machine = Machine::new(Mark::default(), true);
+        let mut machine = Machine::new(Mark::default(), true, SECOND);
         machine.input(SECOND);
         let later = SECOND + IDLE_AFTER;
         let tick = |machine: &Machine, now, at_end, clock, mark, wanted| {

@@ -169,6 +169,8 @@ pub(crate) struct Surroundings {
     pub bus: Bus,
     pub checkpoints: Checkpoints,
     pub dead: Arc<DeadLetters>,
+    /// How often a task with state commits what has changed in it.
+    pub snapshot_every: std::time::Duration,
 }
 
 /// A task that has not been started.
@@ -267,7 +269,11 @@ impl Task {
     }
 
     async fn run_on(mut self) -> Mark {
-        let mut machine = Machine::new(self.mark, self.keeps.is_some());
+        let mut machine = Machine::new(
+            self.mark,
+            self.keeps.is_some(),
+            self.surroundings.snapshot_every,
+        );
         let mut air = Air::new(self.writers.take());
         if let Err(error) = self.work(&mut machine, &mut air).await
             && error.code() != STOPPED

@@ -11,6 +11,7 @@ use busbar_bus::{Bus, BusOptions, Retention};
 use busbar_catalog::{Bundle, Diagnostic, Project};
 use busbar_connector::Connectors;
 use busbar_event::{Batch, Body, Envelope, Error};
+use busbar_flow::limits::SNAPSHOT_EVERY;
 use busbar_flow::{FlowStatus, Runtime, RuntimeOptions};
 use busbar_log::sim::SimDisk;
 use busbar_log::{Clock, Log, LogOptions, SystemClock};
@@ -55,6 +56,7 @@ pub struct World {
     pub flows: Runtime,
     pub connectors: Connectors,
     pub dead_letters: Retention,
+    pub snapshot_every: Duration,
 }
 
 impl World {
@@ -63,14 +65,22 @@ impl World {
     }
 
     pub fn with(seed: u64, connectors: Connectors) -> World {
-        let folder = Arc::new(tempfile::tempdir().unwrap());
-        World::open(SimDisk::new(seed), folder, connectors, Retention::default())
+        World::made(seed, connectors, Retention::default(), SNAPSHOT_EVERY)
     }
 
     /// Keeps dead letters only as long as `retention` says.
     pub fn with_dead_letters(seed: u64, retention: Retention) -> World {
+        World::made(seed, Connectors::default(), retention, SNAPSHOT_EVERY)
+    }
+
+    /// Commits state so often.
+    pub fn with_snapshots(seed: u64, every: Duration) -> World {
+        World::made(seed, Connectors::default(), Retention::default(), every)
+    }
+
+    fn made(seed: u64, connectors: Connectors, dead: Retention, every: Duration) -> World {
         let folder = Arc::new(tempfile::tempdir().unwrap());
-        World::open(SimDisk::new(seed), folder, Connectors::default(), retention)
+        World::open(SimDisk::new(seed), folder, connectors, dead, every)
     }
 
     fn open(
@@ -78,6 +88,7 @@ impl World {
         folder: Arc<tempfile::TempDir>,
         connectors: Connectors,
         dead_letters: Retention,
+        snapshot_every: Duration,
     ) -> World {
         let ahead: Arc<AtomicI64> = Arc::default();
         let clock: Arc<dyn Clock> = Arc::new(Ahead(Arc::clone(&ahead)));
@@ -104,6 +115,7 @@ impl World {
             .unwrap();
         let flows = tokio.block_on(async {
             Runtime::open(RuntimeOptions {
+                snapshot_every,
                 bus: bus.clone(),
                 tables: Arc::clone(&tables),
                 connectors: connectors.clone(),
@@ -123,6 +135,7 @@ impl World {
             flows,
             connectors,
             dead_letters,
+            snapshot_every,
         }
     }
 
@@ -143,6 +156,7 @@ impl World {
             flows,
             connectors,
             dead_letters,
+            snapshot_every,
         } = self;
         match power_cut {
             true => disk.crash(),
@@ -151,7 +165,7 @@ impl World {
         drop((flows, bus, tables));
         tokio.shutdown_timeout(PATIENCE);
         meanwhile(folder.path());
-        World::open(disk, folder, connectors, dead_letters)
+        World::open(disk, folder, connectors, dead_letters, snapshot_every)
     }
 
     /// Applies a project's files; panics with what is wrong.

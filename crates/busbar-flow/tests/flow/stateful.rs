@@ -5,6 +5,7 @@
 //! `BUSBAR_SIM_SEED=17` runs one history, `BUSBAR_SIM_RUNS=500` many.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow::array::{BinaryArray, StringArray};
@@ -238,33 +239,39 @@ fn meddle(world: &World, files: &[(&'static str, String)], random: &mut Random) 
     }
 }
 
-const EVENTS: i64 = 6000;
+const EVENTS: i64 = 1200;
+/// Crashes of one history.
+const CRASHES: usize = 10;
 
 fn history(seed: u64) -> usize {
     let mut random = Random::new(seed);
     let partitions = 1 + random.below(3) as u16;
     let files = files(partitions);
-    let mut world = World::new(seed);
+    // State is committed so often that crashes come before, within and behind commits.
+    let mut world = World::with_snapshots(seed, Duration::from_millis(random.below(30)));
     apply(&world, &files);
     let (mut next, mut crashes) = (0, 0);
     while next < EVENTS {
         let stats = world.disk.stats();
-        let doom = stats.writes + stats.syncs + random.below(150);
+        let doom = stats.writes + stats.syncs + random.below(60);
+        // Each crash has its share of the events before it.
+        let share = (EVENTS * (crashes as i64 + 1) / (CRASHES as i64 + 1)).max(next + 1);
         let until = Instant::now() + Duration::from_secs(30);
         loop {
             let stats = world.disk.stats();
-            if stats.writes + stats.syncs >= doom || next >= EVENTS || Instant::now() > until {
+            let doomed = stats.writes + stats.syncs >= doom && next >= share.min(EVENTS);
+            if doomed || next >= EVENTS || Instant::now() > until {
                 break;
             }
-            let to = (next + 1 + random.below(120) as i64).min(EVENTS);
+            let to = (next + 1 + random.below(60) as i64).min(EVENTS);
             if !append(&world, &events(&mut random, next, to), to as u64) {
                 break;
             }
             next = to;
             meddle(&world, &files, &mut random);
             // Long enough now and then for a state to be committed in between.
-            if random.below(30) == 0 {
-                rest(random.below(1500));
+            if random.below(5) == 0 {
+                rest(random.below(40));
             }
         }
         if next < EVENTS {
@@ -281,9 +288,10 @@ fn history(seed: u64) -> usize {
     world = world.restart(true);
     apply(&world, &files);
     check(&world, seed);
-    crashes
+    crashes + 1
 }
 
+/// A hundred crashes; histories run side by side, since most of the time they wait.
 #[test]
 fn windows_are_there_once_whatever_happens() {
     let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse().ok());
@@ -291,11 +299,27 @@ fn windows_are_there_once_whatever_happens() {
         history(seed);
         return;
     }
-    let mut crashes = 0;
-    for seed in 0..number("BUSBAR_SIM_RUNS").unwrap_or(6) {
-        crashes += history(seed);
-    }
-    assert!(crashes > 10, "{crashes} crashes");
+    let runs = number("BUSBAR_SIM_RUNS").unwrap_or(15);
+    let next = AtomicU64::new(0);
+    let worker = || {
+        let mut crashes = 0;
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= runs {
+                return crashes;
+            }
+            crashes += history(seed);
+        }
+    };
+    let crashes: usize = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..4).map(|_| scope.spawn(worker)).collect();
+        let crashes = workers.into_iter().map(|worker| worker.join().unwrap());
+        crashes.sum()
+    });
+    assert!(
+        crashes >= 7 * runs as usize,
+        "{crashes} crashes in {runs} histories"
+    );
 }
 
 #[test]
