@@ -359,6 +359,11 @@ pub struct Redriven {
     pub died: u64,
     /// Dead letters whose flow is gone.
     pub orphaned: u64,
+    /// Dead letters that stay open: sending them again could not give right results.
+    pub refused: u64,
+    /// Why the first of them stays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Error>,
 }
 
 /// The words of a cause that was kept by code and arguments.

@@ -262,7 +262,7 @@ impl Runtime {
                         lane: MAIN.into(),
                     };
                     let recorded = ticks_stream(bus, known_as)?;
-                    ticks = recorded_ticks(&recorded.partitions()[0], &key, start, 0)?;
+                    ticks = recorded_ticks(&recorded.partitions()[0], &key, start, 0, None)?;
                 }
                 inputs.push(BoundedInput {
                     input: at,

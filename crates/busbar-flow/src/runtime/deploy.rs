@@ -7,7 +7,7 @@ use busbar_catalog::{FlowSpec, Parsed, Project, Start};
 use busbar_event::{Class, Error};
 use futures::executor::block_on;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::{Flow, Running, Runtime, flow_hash};
 use crate::blocking::blocking;
@@ -181,6 +181,7 @@ impl Runtime {
         let flow = flow(Some(Arc::clone(&shared)), None);
         for (ready, begun) in ready.into_iter().zip(begun) {
             let (stop, told) = watch::channel(false);
+            let (inserts, handed) = mpsc::channel(1);
             let Seat {
                 key,
                 lane,
@@ -200,10 +201,16 @@ impl Runtime {
                 mark: begun.mark,
                 earlier: begun.earlier,
                 keeps: begun.keeps,
+                inserts: handed,
                 stop: told,
             };
             let task = self.inner.compute.spawn(task.run());
-            flow.tasks.lock().push(Running { key, stop, task });
+            flow.tasks.lock().push(Running {
+                key,
+                stop,
+                inserts,
+                task,
+            });
         }
         self.put(flow);
         Ok(())

@@ -35,7 +35,7 @@ use crate::state::States;
 use crate::status::{
     Applied, DeadFilter, DeadGroup, DeadLetter, DeadRetention, FlowState, ReplayFrom,
 };
-use crate::task::{FlowShared, MAIN};
+use crate::task::{FlowShared, Inserts, MAIN};
 use crate::world::check;
 use busbar_connector::Connectors;
 use compute::Compute;
@@ -115,6 +115,7 @@ pub(crate) struct Flow {
 struct Running {
     key: TaskKey,
     stop: watch::Sender<bool>,
+    inserts: Inserts,
     task: JoinHandle<Mark>,
 }
 

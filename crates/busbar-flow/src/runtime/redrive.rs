@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use busbar_catalog::Project;
 use busbar_event::{Class, Error};
+use tokio::sync::oneshot;
 
 use super::Runtime;
 use crate::blocking::blocking;
@@ -20,9 +21,17 @@ use crate::dead::{Letter, Run, Spot, letters, originals};
 use crate::limits::{DEAD_EDIT_BYTES_MAX, DEAD_LETTERS_MAX};
 use crate::output::Writer;
 use crate::shape::{Outgoing, Prepared, event_of};
-use crate::status::{DeadFilter, Redriven};
-use crate::task::{parcels, prepare_outputs};
+use crate::status::{DeadFilter, FlowState, Redriven};
+use crate::task::{Insert, Inserts, parcels, prepare_outputs};
 use busbar_connector::Backoff;
+
+/// Letters of one flow that died at the same output, or before all of them.
+struct Group<'a> {
+    flow: &'a str,
+    /// Empty when they died before.
+    output: &'a str,
+    ids: &'a [u64],
+}
 
 /// How often a write of a re-drive is tried.
 const TRIES_MAX: u32 = 5;
@@ -158,10 +167,23 @@ impl Runtime {
                 result.orphaned += ids.len() as u64;
                 continue;
             };
-            // An event that goes through steps with state would be counted at another time than its own.
             if plan.timed {
-                tracing::warn!(%flow, letters = ids.len(), "dead letters of a flow with state are replayed, not sent again");
-                result.orphaned += ids.len() as u64;
+                let group = Group {
+                    flow: &flow,
+                    output: &output,
+                    ids: &ids,
+                };
+                match self.send_again(&plan, input, &group, run).await {
+                    Ok(sent) => {
+                        result.sent += sent;
+                        done.extend_from_slice(&ids);
+                    }
+                    Err(error) if error.class() == Class::Transient => return Err(error),
+                    Err(refused) => {
+                        result.refused += ids.len() as u64;
+                        result.cause.get_or_insert(refused);
+                    }
+                }
                 continue;
             }
             let only: Vec<usize> = (0..plan.outputs.len())
@@ -223,6 +245,66 @@ impl Runtime {
         let (dead, run) = (Arc::clone(&self.inner.dead), run.clone());
         blocking(move || dead.finish(&run, &done)).await?;
         Ok(result)
+    }
+
+    /// Sends letters of a flow with state again: each goes into the input of the task that read its event, as a new event
+    /// at the place where the task is. Answers how many.
+    ///
+    /// # Errors
+    /// `flow.redrive-results` for results, which no input can be made of; `flow.redrive-stands`.
+    async fn send_again(
+        &self,
+        plan: &Plan,
+        input: usize,
+        group: &Group<'_>,
+        run: &Run,
+    ) -> Result<u64, Error> {
+        let refuse = |code| Error::new(Class::Permanent, code).with("flow", group.flow);
+        if !group.output.is_empty() || plan.inputs[input].stage > 0 {
+            return Err(refuse("flow.redrive-results"));
+        }
+        let inserts: BTreeMap<u16, Inserts> = match self.inner.flows.read().get(group.flow) {
+            Some(flow) if flow.state() == FlowState::Running => {
+                let tasks = flow.tasks.lock();
+                let of_input = tasks
+                    .iter()
+                    .filter(|running| running.key.stream == plan.inputs[input].stream);
+                of_input
+                    .map(|running| (running.key.partition, running.inserts.clone()))
+                    .collect()
+            }
+            _ => return Err(refuse("flow.redrive-stands")),
+        };
+        let mut sent = 0;
+        let mut rest = group.ids;
+        while !rest.is_empty() {
+            let (mut letters, read) = self.some_letters(rest.to_vec()).await?;
+            run.edit(&mut letters)?;
+            rest = &rest[read..];
+            let mut events = originals(&letters);
+            if let Some(times) = &plan.inputs[input].times {
+                let now = self.inner.options.bus.clock().now_micros();
+                events = times.apply(events, Some(now));
+            }
+            for (row, letter) in letters.iter().enumerate() {
+                let partition = letter.shown.partition;
+                let stands =
+                    || Error::new(Class::Transient, "flow.redrive-stands").with("flow", group.flow);
+                let task = inserts.get(&partition).ok_or_else(stands)?;
+                let (done, told) = oneshot::channel();
+                // Letters are in the order of their numbers.
+                let producer = format!("redrive:{}:{}/{partition}", run.run, group.flow);
+                let insert = Insert {
+                    event: events.slice(row, 1),
+                    producer: (producer.into(), letter.shown.id + 1),
+                    done,
+                };
+                task.send(insert).await.map_err(|_| stands())?;
+                told.await.map_err(|_| stands())??;
+                sent += 1;
+            }
+        }
+        Ok(sent)
     }
 
     /// The first of these letters, about as many as make a batch, and how many numbers they stand for.

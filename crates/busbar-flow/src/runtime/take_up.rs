@@ -85,7 +85,7 @@ impl Runtime {
         let stream = ticks_stream(&inner.options.bus, &seat.known_as)?;
         let partition = Arc::clone(&stream.partitions()[0]);
         let (at, read) = (checkpoint.position, checkpoint.ticks_read);
-        let ticks = recorded_ticks(&partition, &seat.key, at, read)?;
+        let ticks = recorded_ticks(&partition, &seat.key, at, read, Some(seat.generation))?;
         let keeps = Keeps {
             state,
             checkpoint,
@@ -140,7 +140,13 @@ impl Runtime {
                 .checkpoint
                 .as_ref()
                 .map_or((0, 0, 0), |c| (c.position, c.ticks_read, c.ticks));
-            let recorded = recorded_ticks(&stream.partitions()[0], &this.key, at, read)?;
+            let recorded = recorded_ticks(
+                &stream.partitions()[0],
+                &this.key,
+                at,
+                read,
+                Some(this.generation),
+            )?;
             Ok((found, ticked + recorded.len() as u64))
         })
         .await?;

@@ -42,13 +42,15 @@ pub(super) struct InputReader {
 }
 
 /// A tick: behind the event before `offset`, event time has reached `watermark` although no event had come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Tick {
     pub offset: u64,
     /// In microseconds since 1970.
     pub watermark: i64,
     /// Offset behind it in the flow's stream of ticks.
     pub read: u64,
+    /// An event that was sent through the flow again, in place of time alone.
+    pub event: Option<Batch>,
 }
 
 pub(super) enum Next {

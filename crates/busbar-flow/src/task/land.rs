@@ -70,7 +70,8 @@ impl Task {
             base,
             end,
             skipped,
-            events: delta.events,
+            // An event that is sent again moves the cursor over nothing.
+            events: if base == end { 0 } else { delta.events },
             latest,
             checkpoint,
         });

@@ -5,6 +5,7 @@
 
 mod flight;
 mod input;
+mod insert;
 mod land;
 mod machine;
 mod ticks;
@@ -19,7 +20,7 @@ use busbar_bus::{Bus, StreamPartition};
 use busbar_event::{Class, Error};
 use futures::FutureExt;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::blocking::blocking;
@@ -37,6 +38,7 @@ use busbar_connector::Backoff;
 use flight::{Air, Commit, Flight, committed, landed};
 pub(crate) use input::Tick;
 use input::{InputReader, Next, Stretch};
+pub(crate) use insert::{Insert, Inserts};
 use machine::{Ending, FlightSpan, Machine, TaskEffect};
 pub(crate) use ticks::{recorded_ticks, ticks_stream};
 use write::{Leaving, NotLanded, Waiter};
@@ -189,6 +191,8 @@ pub(crate) struct Task {
     /// Open letters of events that it reads again.
     pub earlier: Earlier,
     pub keeps: Option<Keeps>,
+    /// Events that are sent through the flow again, in a task with state that reads a stream of the file.
+    pub inserts: mpsc::Receiver<Insert>,
     pub stop: watch::Receiver<bool>,
 }
 
@@ -341,6 +345,10 @@ impl Task {
                 () = sleep_until(note), if note.is_some() => {
                     self.note(machine);
                     machine.noted(began.elapsed());
+                    continue;
+                }
+                insert = insert::handed(&mut self.inserts), if self.keeps.is_some() => {
+                    self.insert(insert, &mut input).await;
                     continue;
                 }
                 () = tokio::time::sleep(IDLE_CHECK), if idle => {
@@ -513,6 +521,8 @@ impl Task {
         input: &mut InputReader,
         backoff: &mut Backoff,
     ) -> Result<Option<Batched>, Error> {
+        // The time of an event that is sent again.
+        let mut inserted = None;
         let (mut work, stretch, base, end) = match next {
             Next::Gap(..) => return Ok(None),
             Next::Tick(tick) => {
@@ -520,7 +530,13 @@ impl Task {
                     keeps.checkpoint.ticks_read = tick.read;
                 }
                 let at = input.position();
-                (self.chain.tick(tick.watermark), None, at, at)
+                match tick.event {
+                    None => (self.chain.tick(tick.watermark), None, at, at),
+                    Some(event) => {
+                        inserted = Some(tick.watermark);
+                        (self.chain.read(event)?, None, at, at)
+                    }
+                }
             }
             Next::Stretch(stretch) => {
                 let (base, end) = (stretch.base, stretch.end());
@@ -559,7 +575,9 @@ impl Task {
                 None => return Err(error),
             },
         };
-        let latest = stretch.map(|stretch| stretch.batch.time_range().1);
+        let latest = stretch
+            .map(|stretch| stretch.batch.time_range().1)
+            .or(inserted);
         let (since, position) = match &mut self.keeps {
             Some(keeps) => {
                 let since = keeps.checkpoint.sequence();
@@ -697,30 +715,6 @@ impl Task {
             memory: self.chain.memory(),
         };
         self.shared.clocks.lock().insert(self.key.clone(), clock);
-    }
-
-    /// Records a tick where the partition is idle and some operator waits for time to go on.
-    async fn tick_if_due(&mut self, machine: &Machine, input: &mut InputReader, began: Instant) {
-        let plan = &self.shared.plan.inputs[self.input];
-        let (Some(keeps), Some(time), 0) = (&self.keeps, &self.chain.time, plan.stage) else {
-            return;
-        };
-        let clock = self.surroundings.bus.clock().now_micros() - plan.lateness;
-        let due = machine.tick(
-            began.elapsed(),
-            input.at_end(),
-            clock,
-            time.watermark(),
-            self.shared.wanted(),
-        );
-        let Some(watermark) = due else { return };
-        let offset = input.position();
-        let recorded = ticks::record(&keeps.ticks_stream, &self.key, offset, watermark).await;
-        match recorded {
-            Ok(tick) => input.tick(tick),
-            // It is tried again at the next look.
-            Err(error) => self.input_error(Some(error), 1),
-        }
     }
 }
 

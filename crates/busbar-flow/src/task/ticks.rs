@@ -2,18 +2,21 @@
 //! way.
 //!
 //! A tick is an event whose key is `<stream>/<partition>`, whose time is the watermark, and whose payload is the offset of the
-//! input, in decimal digits.
+//! input, in decimal digits. Events that are sent through the flow again are among them, see [`super::insert`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::array::{BinaryArray, StringArray};
-use busbar_bus::{Bus, Cursor, Item, Retention, Size, Stream, StreamPartition};
+use busbar_bus::{Bus, Cursor, Item, Producer, Retention, Size, Stream, StreamPartition};
 use busbar_event::{Batch, Body, Envelope, Error};
 
-use super::input::Tick;
+use super::input::{InputReader, Tick};
+use super::machine::Machine;
+use super::{Task, insert};
 use crate::checkpoint::TaskKey;
 use crate::limits::TICKS_BYTES_MAX;
+use tokio::time::Instant;
 
 /// The stream of a flow's ticks.
 pub(crate) fn ticks_stream(bus: &Bus, known_as: &str) -> Result<Arc<Stream>, Error> {
@@ -24,8 +27,39 @@ pub(crate) fn ticks_stream(bus: &Bus, known_as: &str) -> Result<Arc<Stream>, Err
     bus.derived_stream(&format!("_t-{known_as}"), 1, retention)
 }
 
-fn name(key: &TaskKey) -> String {
+pub(super) fn name(key: &TaskKey) -> String {
     format!("{}/{}", key.stream, key.partition)
+}
+
+impl Task {
+    /// Records a tick where the partition is idle and some operator waits for time to go on.
+    pub(super) async fn tick_if_due(
+        &mut self,
+        machine: &Machine,
+        input: &mut InputReader,
+        began: Instant,
+    ) {
+        let plan = &self.shared.plan.inputs[self.input];
+        let (Some(keeps), Some(time), 0) = (&self.keeps, &self.chain.time, plan.stage) else {
+            return;
+        };
+        let clock = self.surroundings.bus.clock().now_micros() - plan.lateness;
+        let due = machine.tick(
+            began.elapsed(),
+            input.at_end(),
+            clock,
+            time.watermark(),
+            self.shared.wanted(),
+        );
+        let Some(watermark) = due else { return };
+        let offset = input.position();
+        let recorded = record(&keeps.ticks_stream, &self.key, offset, watermark).await;
+        match recorded {
+            Ok(tick) => input.tick(tick),
+            // It is tried again at the next look.
+            Err(error) => self.input_error(Some(error), 1),
+        }
+    }
 }
 
 /// Records a tick; it is durable then.
@@ -41,23 +75,37 @@ pub(super) async fn record(
     let payload = offset.to_string();
     let body = BinaryArray::from_vec(vec![payload.as_bytes()]);
     let batch = Batch::from_columns(envelope, Body::Payload(body))?;
-    let appended = partition.append_rows(batch, None).await?;
-    let landed = appended.parts.first().map(|part| part.appended);
-    let read = landed.map_or(0, |at| at.base + u64::from(at.count));
+    let read = append(partition, batch, None).await?;
     Ok(Tick {
         offset,
         watermark,
-        read,
+        read: read.unwrap_or(0),
+        event: None,
     })
 }
 
-/// The ticks that were recorded for a task at `position` of its input or behind, from an offset of their stream on. May block
-/// on the disk.
+/// Appends a record; answers the offset behind it, or none where the producer had written it before.
+pub(super) async fn append(
+    partition: &Arc<StreamPartition>,
+    record: Batch,
+    producer: Option<Producer>,
+) -> Result<Option<u64>, Error> {
+    let appended = partition.append_rows(record, producer).await?;
+    if appended.duplicate() {
+        return Ok(None);
+    }
+    let landed = appended.parts.first().map(|part| part.appended);
+    Ok(landed.map(|at| at.base + u64::from(at.count)))
+}
+
+/// The ticks that were recorded for a task at `position` of its input or behind, from an offset of their stream on, and the
+/// events that a generation was sent again, if one is given. May block on the disk.
 pub(crate) fn recorded_ticks(
     partition: &Arc<StreamPartition>,
     key: &TaskKey,
     position: u64,
     from: u64,
+    generation: Option<u64>,
 ) -> Result<VecDeque<Tick>, Error> {
     let name = name(key);
     let mut ticks = VecDeque::new();
@@ -70,6 +118,19 @@ pub(crate) fn recorded_ticks(
             if chunk.batch.key(row) != Some(name.as_str()) {
                 continue;
             }
+            let record = chunk.batch.event(row);
+            if insert::is_event(&record) {
+                let event = generation.and_then(|own| insert::unrecorded(&record, own));
+                if let Some((offset, event)) = event.filter(|(offset, _)| *offset >= position) {
+                    ticks.push_back(Tick {
+                        offset,
+                        watermark: record.time,
+                        read: chunk.base + row as u64 + 1,
+                        event: Some(event),
+                    });
+                }
+                continue;
+            }
             let text = std::str::from_utf8(payloads.value(row)).ok();
             let Some(offset) = text.and_then(|text| text.parse().ok()) else {
                 continue;
@@ -79,6 +140,7 @@ pub(crate) fn recorded_ticks(
                     offset,
                     watermark: chunk.batch.times()[row],
                     read: chunk.base + row as u64 + 1,
+                    event: None,
                 });
             }
         }

@@ -1,5 +1,6 @@
 //! Flows as they run, in one program: each test program links all of DataFusion.
 
+mod again;
 mod bounded;
 mod cases;
 mod checks;

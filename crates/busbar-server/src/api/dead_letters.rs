@@ -410,6 +410,12 @@ struct Redriven {
     died: u64,
     /// Dead letters whose flow does not exist any more.
     orphaned: u64,
+    /// Dead letters that stay open, because sending them again could not give right results.
+    refused: u64,
+    /// Why the first of them stays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<super::Problem>)]
+    cause: Option<Error>,
 }
 
 impl From<Sent> for Redriven {
@@ -418,6 +424,8 @@ impl From<Sent> for Redriven {
             redriven: sent.sent,
             died: sent.died,
             orphaned: sent.orphaned,
+            refused: sent.refused,
+            cause: sent.cause,
         }
     }
 }

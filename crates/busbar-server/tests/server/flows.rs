@@ -408,7 +408,7 @@ fn dead_letters_are_edited_and_discarded_and_tell_who_did_it() {
     let done = post(&world, &format!("{}/redrive", id(0)), edited.clone());
     assert_eq!(
         done.json(),
-        json!({"redriven":1,"died":0,"orphaned":0}),
+        json!({"redriven":1,"died":0,"orphaned":0,"refused":0}),
         "{done:?}"
     );
     let sent = ask(

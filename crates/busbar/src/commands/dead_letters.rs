@@ -209,6 +209,7 @@ fn redriven(answer: &Value, json: bool) {
     for (name, code) in [
         ("died", "cli.redriven-died"),
         ("orphaned", "cli.redriven-orphaned"),
+        ("refused", "cli.redriven-refused"),
     ] {
         if answer[name].as_u64().is_some_and(|count| count > 0) {
             println!(
@@ -216,6 +217,9 @@ fn redriven(answer: &Value, json: bool) {
                 say::line(code, &[("count", say::cell(&answer[name]))])
             );
         }
+    }
+    if answer["cause"].is_object() {
+        println!("{}", say::told(&answer["cause"]));
     }
 }
 
