@@ -869,12 +869,15 @@ export interface Readiness {
 
 /** The outcome of a re-drive. */
 export interface Redriven {
+  cause?: Problem | null;
   /** How many of them failed again. */
   died: number;
   /** Dead letters whose flow does not exist any more. */
   orphaned: number;
   /** Events sent through their flows again. */
   redriven: number;
+  /** Dead letters that stay open, because sending them again could not give right results. */
+  refused: number;
 }
 
 /** The answer to a request that was refused or failed. */
