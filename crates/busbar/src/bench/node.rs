@@ -114,10 +114,8 @@ impl Process {
             .env("RABBITMQ_PID_FILE", folder.join("pid"))
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", folder.join("plugins"))
             .env("RABBITMQ_CONFIG_FILE", folder.join("none"));
-        let is_up = |_: SocketAddr| super::amqp::answers(amqp);
-        let mut process = Process::start_when(command, amqp, None, folder, is_up)?;
-        process.names = Some(names.port());
-        Ok(Some(process))
+        let up = |_: SocketAddr| super::amqp::answers(amqp);
+        Process::start_when(command, amqp, None, folder, Some(names.port()), up).map(Some)
     }
 
     fn start(
@@ -127,7 +125,7 @@ impl Process {
         folder: PathBuf,
     ) -> Result<Process, String> {
         let is_up = |address| load::connect(address, "bench-probe").is_ok();
-        Process::start_when(command, mqtt, http, folder, is_up)
+        Process::start_when(command, mqtt, http, folder, None, is_up)
     }
 
     fn start_when(
@@ -135,6 +133,7 @@ impl Process {
         mqtt: SocketAddr,
         http: Option<SocketAddr>,
         folder: PathBuf,
+        names: Option<u16>,
         is_up: impl Fn(SocketAddr) -> bool,
     ) -> Result<Process, String> {
         let output = folder.join("output");
@@ -155,12 +154,18 @@ impl Process {
             http,
             child,
             folder,
-            names: None,
+            names,
+        };
+        // Erlang takes its time.
+        let start_max = if names.is_some() {
+            4 * START_MAX
+        } else {
+            START_MAX
         };
         let begun = Instant::now();
         while !is_up(mqtt) {
             let ended = process.child.try_wait().ok().flatten();
-            if ended.is_some() || begun.elapsed() > START_MAX {
+            if ended.is_some() || begun.elapsed() > start_max {
                 let said = std::fs::read_to_string(&output).unwrap_or_default();
                 return Err(format!("the server did not start: {}", said.trim()));
             }
