@@ -19,7 +19,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use busbar_event::{Class, Error};
 
-use crate::limits::{JOIN_PART_ROWS, PIECE_ROWS_MAX};
+use crate::limits::{JOIN_PART_ROWS, PIECE_ROWS_MAX, STATE_BYTES_MAX};
 use crate::operator::rows::misfit;
 use crate::operator::{Changes, StateReader, ipc};
 
@@ -40,6 +40,9 @@ pub(super) struct Buffer {
     state: Option<Arc<dyn StateReader>>,
     bytes: usize,
 }
+
+/// Bytes of rows that are taken into memory when state is restored; those behind it are read when they are needed.
+const RESTORED_BYTES_MAX: usize = STATE_BYTES_MAX / 4;
 
 /// No row.
 const NONE: u64 = u64::MAX;
@@ -396,6 +399,9 @@ impl Buffer {
             }
             let mut part = BufferPart::new(first, batch, keys, times, settled);
             part.is_stored = true;
+            if self.bytes > RESTORED_BYTES_MAX {
+                part.bytes -= part.batch.take().map_or(0, |b| b.get_array_memory_size());
+            }
             self.push(part);
             Ok(())
         })?;
@@ -405,7 +411,7 @@ impl Buffer {
 
     /// Bytes held in memory.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.newest.capacity() * size_of::<(u64, u64)>()
     }
 
     /// Drops about so many bytes of what the last snapshot holds as well, the oldest rows first.

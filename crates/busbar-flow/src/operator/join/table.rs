@@ -498,7 +498,7 @@ mod tests {
             .await
             .unwrap();
         put(&*table.table, &[("a", 11)]);
-        std::thread::sleep(Duration::from_millis(5));
+        tokio::time::sleep(Duration::from_millis(5)).await;
         operator
             .process(rows(&[Some("a")]), &mut out)
             .await
