@@ -263,6 +263,7 @@ def phase_protocol(tally, _):
         node.stop()
     counted(tally, "protocol tests: MQTT.js", ran)
     counted(tally, "protocol tests: connectors.py", run([python, "tests/protocol/connectors.py", BUSBAR]))
+    command(tally, "protocol tests: rain_gauges.py", [python, "tests/protocol/rain_gauges.py", BUSBAR])
     clients = [of_npm("amqpjs"), lapin()]
     if classpath := java_client():
         clients.append(classpath)

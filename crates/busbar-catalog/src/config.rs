@@ -110,6 +110,10 @@ pub struct HttpConfig {
     pub body_size: Size,
     /// Requests handled at the same time; what is beyond waits.
     pub requests: u32,
+    /// As in `[mqtt]`, for the topic of a request to `/api/v1/events`.
+    pub topic_separators: String,
+    /// As in `[mqtt]`; `${client_id}` and `${user}` are both the user.
+    pub topic_template: String,
     /// How long a login in the console lasts without use.
     pub session: Span,
 }
@@ -158,6 +162,12 @@ pub struct MqttConfig {
     pub receive_max: u16,
     /// Topic aliases a client may use.
     pub topic_alias_max: u16,
+    /// What may stand between the parts of a topic besides `/`, as in `gateway_g1_relay`: the characters `_`, `*` and `#`, in a
+    /// text such as `_*`. Topics with a `/` keep their levels.
+    pub topic_separators: String,
+    /// Kind and client of topics that leave them out (`relay`, `//relay`), such as `gateway/${client_id}`; `${user}` is the
+    /// user. Empty: nothing is filled in.
+    pub topic_template: String,
     /// How long a new connection may take to say CONNECT.
     pub connect_timeout: Span,
     /// How often the topics under `$SYS/broker` are sent to those who subscribe to them; 0 switches them off.
@@ -244,6 +254,8 @@ impl Default for HttpConfig {
             tls_key: None,
             body_size: size(16 << 20),
             requests: 1024,
+            topic_separators: String::new(),
+            topic_template: String::new(),
             session: seconds(7 * 86_400),
         }
     }
@@ -275,6 +287,8 @@ impl Default for MqttConfig {
             session_expiry: seconds(7 * 86_400),
             receive_max: 16_384,
             topic_alias_max: 1024,
+            topic_separators: String::new(),
+            topic_template: String::new(),
             connect_timeout: seconds(10),
         }
     }

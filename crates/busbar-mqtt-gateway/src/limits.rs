@@ -2,6 +2,7 @@
 //! gateways share are in `busbar_gateway::limits`.
 
 use busbar_event::Micros;
+use busbar_event::topic::TopicSpelling;
 
 pub use busbar_gateway::limits::*;
 
@@ -73,6 +74,8 @@ pub struct Limits {
     pub session_expiry_s_max: u32,
     /// Microseconds between two looks at the node that `$SYS` tells of; zero switches them off.
     pub sys_interval_us: Micros,
+    /// How clients write topics.
+    pub topics: TopicSpelling,
     /// Longest keep-alive; zero leaves it to the client.
     pub keep_alive_s_max: u16,
 }
@@ -101,6 +104,7 @@ impl Default for Limits {
             session_expiry_s_max: u32::MAX,
             sys_interval_us: 10_000_000,
             keep_alive_s_max: 0,
+            topics: TopicSpelling::default(),
         }
     }
 }

@@ -15,7 +15,7 @@
 
 use std::sync::Arc;
 
-use busbar_event::topic::Filter;
+use busbar_event::topic::{Filter, Separator, spelled};
 use busbar_event::{Batch, Micros, hash};
 use busbar_mqtt::Reason;
 use busbar_mqtt::control::{RetainHandling, SubscribeOptions, Will};
@@ -44,6 +44,13 @@ pub struct Sub {
     pub since: Positions,
     /// How much of it may be received.
     pub reach: Reach,
+}
+
+impl Sub {
+    /// What is to stand between the levels of topics that are sent, where the client asked for something else than `/`.
+    pub fn separator(&self) -> Option<Separator> {
+        spelled(&self.text).0
+    }
 }
 
 /// A QoS 1 or 2 message on its way to a client.
@@ -441,7 +448,7 @@ fn producer(user: &str, client: &str) -> Arc<str> {
 
 /// Splits `$share/name/filter`; fails on what is neither that nor a filter.
 pub fn split_share(text: &str) -> Result<(Option<Arc<str>>, Filter), Reason> {
-    let parse = |f: &str| Filter::parse(f).map_err(|_| Reason::TOPIC_FILTER_INVALID);
+    let parse = |f: &str| Filter::parse(spelled(f).1).map_err(|_| Reason::TOPIC_FILTER_INVALID);
     let Some(rest) = text.strip_prefix("$share/") else {
         return match text == "$share" {
             true => Err(Reason::TOPIC_FILTER_INVALID),

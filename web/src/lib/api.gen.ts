@@ -290,6 +290,8 @@ export interface Done {
 
 /** From one node to the next. */
 export interface EdgeView {
+  /** Behind a `route`: the cases whose events go this way. */
+  case?: string | null;
   /** The node it leaves. */
   from: string;
   /** Events that passed in the last second. */

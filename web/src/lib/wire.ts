@@ -317,6 +317,7 @@ export function readFlow(answer: unknown): FlowDetail {
       edges: objects(graph.edges).map((e) => ({
         from: str(e.from),
         to: str(e.to),
+        case: opt(e.case),
         rate: num(e.rate),
         backlog:
           typeof e.backlog === 'number' ? e.backlog : waiting(byId.get(str(e.from)), byId.get(str(e.to))),

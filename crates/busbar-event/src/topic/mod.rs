@@ -5,6 +5,7 @@
 //! first level never matches a topic that begins with `$`.
 
 mod foreign;
+mod spelling;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,6 +17,7 @@ use crate::limits::{TOPIC_BYTES_MAX, TOPIC_LEVELS_MAX};
 use crate::{Class, Error, Result};
 
 pub use foreign::{Separator, from_binary, to_binary};
+pub use spelling::{TopicSpelling, spelled};
 
 /// Checks that `topic` may name an event: not empty, not too long or deep, no wildcard, no NUL.
 pub fn check(topic: &str) -> Result<()> {

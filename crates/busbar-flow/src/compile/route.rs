@@ -8,7 +8,7 @@ use busbar_event::{Class, Error};
 
 use super::Compiler;
 use super::branch::{Branch, BranchColumns};
-use super::stages::Stages;
+use super::stages::StagePlans;
 use crate::chain::StepPart;
 use crate::operator::Wrong;
 use crate::operator::route::{RouteCases, RouteStep, RouteTarget};
@@ -36,7 +36,7 @@ impl Compiler<'_> {
         number: usize,
         route: &RouteSpec,
         is_last: bool,
-        stages: &mut Stages<'_>,
+        stages: &mut StagePlans<'_>,
     ) -> Option<()> {
         let mut cases = Cases {
             all,

@@ -15,7 +15,7 @@ use crate::operator::{Divided, Joined, Step, StepContext, Wrong, registry};
 use crate::render::Renderer;
 
 /// The stages of a flow, as far as they are compiled.
-pub(super) struct Stages<'a> {
+pub(super) struct StagePlans<'a> {
     pub branches: Vec<Branch>,
     pub outputs: &'a mut Vec<OutputPlan>,
     located: Located,
@@ -35,7 +35,7 @@ impl Compiler<'_> {
             [one] if one.partitions == 1 => Located::One,
             _ => Located::Anyhow,
         };
-        let mut stages = Stages {
+        let mut stages = StagePlans {
             branches,
             outputs,
             located,
@@ -64,7 +64,7 @@ impl Compiler<'_> {
         all: &[StepAt<'_>],
         number: usize,
         is_last: bool,
-        stages: &mut Stages<'_>,
+        stages: &mut StagePlans<'_>,
     ) -> Option<()> {
         let at = &all[number];
         if let StepSpec::Route(route) = at.spec {
@@ -217,7 +217,7 @@ impl Compiler<'_> {
         index: usize,
         divided: Option<&[Divided]>,
         keys: &[String],
-        stages: &mut Stages<'_>,
+        stages: &mut StagePlans<'_>,
     ) {
         let branches = std::mem::take(&mut stages.branches);
         stages.located = match keys.is_empty() {
@@ -282,7 +282,7 @@ impl Compiler<'_> {
 
     /// Leads the last rows to the outputs. Those of a flow with state that must not hold the others up read them
     /// from streams, so that they are computed once.
-    fn deliver(&mut self, stages: &mut Stages<'_>) {
+    fn deliver(&mut self, stages: &mut StagePlans<'_>) {
         for mut branch in std::mem::take(&mut stages.branches) {
             if branch.ends.is_empty() {
                 branch.end("", u32::MAX, false);
@@ -368,7 +368,7 @@ impl Compiler<'_> {
     }
 }
 
-impl Stages<'_> {
+impl StagePlans<'_> {
     /// Whether rows with equal values of these columns meet in one task.
     pub fn meets(&self, keys: &[String]) -> bool {
         match &self.located {

@@ -15,7 +15,7 @@ pub(super) fn edges(spec: &FlowSpec, nodes: &[NodeStatus]) -> Vec<Edge> {
     let of = |role: &'static str| nodes.iter().filter(move |n| n.role == role);
     let steps: Vec<&str> = of("step").map(|node| &*node.id).collect();
     let outputs: Vec<&str> = of("to").map(|node| &*node.id).collect();
-    let mut graph = Graph {
+    let mut graph = EdgeWalk {
         spec,
         all: spec.all_steps(),
         steps,
@@ -24,8 +24,8 @@ pub(super) fn edges(spec: &FlowSpec, nodes: &[NodeStatus]) -> Vec<Edge> {
     };
     let mut inputs = of("from").map(|node| &*node.id);
     let begin = inputs.by_ref().take(spec.from.len());
-    let begin: Vec<Tail<'_>> = begin
-        .map(|id| Tail {
+    let begin: Vec<EdgeTail<'_>> = begin
+        .map(|id| EdgeTail {
             id,
             case: None,
             to: None,
@@ -47,21 +47,21 @@ pub(super) fn edges(spec: &FlowSpec, nodes: &[NodeStatus]) -> Vec<Edge> {
     graph
         .edges
         .sort_by_key(|edge| order.get(edge.from).copied());
-    graph.edges.into_iter().map(Drawn::edge).collect()
+    graph.edges.into_iter().map(DrawnEdge::edge).collect()
 }
 
-struct Graph<'a> {
+struct EdgeWalk<'a> {
     spec: &'a FlowSpec,
     all: Vec<StepAt<'a>>,
     /// Ids of nodes.
     steps: Vec<&'a str>,
     outputs: Vec<&'a str>,
-    edges: Vec<Drawn<'a>>,
+    edges: Vec<DrawnEdge<'a>>,
 }
 
 /// Where rows are before they go on.
 #[derive(Clone)]
-struct Tail<'a> {
+struct EdgeTail<'a> {
     id: &'a str,
     /// The case they have taken there.
     case: Option<String>,
@@ -69,13 +69,13 @@ struct Tail<'a> {
     to: Option<&'a [String]>,
 }
 
-struct Drawn<'a> {
+struct DrawnEdge<'a> {
     from: &'a str,
     to: &'a str,
     cases: Vec<String>,
 }
 
-impl Drawn<'_> {
+impl DrawnEdge<'_> {
     fn edge(self) -> Edge {
         let more = self.cases.len().saturating_sub(CASES_SHOWN);
         let mut shown: Vec<String> = self.cases.into_iter().take(CASES_SHOWN).collect();
@@ -90,13 +90,13 @@ impl Drawn<'_> {
     }
 }
 
-impl<'a> Graph<'a> {
+impl<'a> EdgeWalk<'a> {
     fn add(&mut self, from: &'a str, to: &'a str, case: Option<String>) {
         let known = self.edges.iter_mut().rev();
         let mut known = known.filter(|edge| edge.from == from && edge.to == to);
         match known.next() {
             Some(edge) => edge.cases.extend(case),
-            None => self.edges.push(Drawn {
+            None => self.edges.push(DrawnEdge {
                 from,
                 to,
                 cases: case.into_iter().collect(),
@@ -105,7 +105,11 @@ impl<'a> Graph<'a> {
     }
 
     /// Leads rows through the steps of a case, or of the flow itself.
-    fn walk(&mut self, case: Option<(usize, usize)>, begin: Vec<Tail<'a>>) -> Vec<Tail<'a>> {
+    fn walk(
+        &mut self,
+        case: Option<(usize, usize)>,
+        begin: Vec<EdgeTail<'a>>,
+    ) -> Vec<EdgeTail<'a>> {
         let mut tails = begin;
         let own: Vec<usize> = (0..self.all.len())
             .filter(|i| self.all[*i].case == case)
@@ -118,7 +122,7 @@ impl<'a> Graph<'a> {
                 self.add(tail.id, id, tail.case);
             }
             let StepSpec::Route(route) = self.all[number].spec else {
-                let tail = Tail {
+                let tail = EdgeTail {
                     id,
                     case: None,
                     to: None,
@@ -127,7 +131,7 @@ impl<'a> Graph<'a> {
                 continue;
             };
             for (case, way) in route.ways().enumerate() {
-                let tail = Tail {
+                let tail = EdgeTail {
                     id,
                     case: Some(route.case_name(case)),
                     to: way.to,
@@ -136,7 +140,7 @@ impl<'a> Graph<'a> {
                     true => tails.push(tail),
                     false => {
                         let of_case = self.walk(Some((number, case)), vec![tail]);
-                        tails.extend(of_case.into_iter().map(|tail| Tail {
+                        tails.extend(of_case.into_iter().map(|tail| EdgeTail {
                             to: tail.to.or(way.to),
                             ..tail
                         }));
@@ -147,7 +151,7 @@ impl<'a> Graph<'a> {
         tails
     }
 
-    fn deliver(&mut self, tails: Vec<Tail<'a>>) {
+    fn deliver(&mut self, tails: Vec<EdgeTail<'a>>) {
         for tail in tails {
             let named = tail.to.map(|names| {
                 let outputs = names.iter().filter_map(|name| self.spec.output_named(name));

@@ -277,6 +277,7 @@ impl<S: EventLog> Core<S> {
                 } else {
                     Box::default()
                 },
+                separator: sub.separator(),
             };
             for found in page.rows {
                 let topic = found.batch.topic(found.row);
@@ -570,6 +571,7 @@ impl<S: EventLog> Core<S> {
                 } else {
                     Box::default()
                 },
+                separator: sub.separator(),
             };
             let qos = grant.qos.min(Flags(batch.flags()[row]).qos());
             let payloads = batch.payloads();
@@ -660,9 +662,11 @@ fn row_at(chunks: &[Chunk], offset: u64) -> Option<(Batch, usize)> {
 fn grant_of<T>(conn: &crate::conn::Conn<T>, topic: &str, qos: u8) -> Grant {
     let mut ids = Vec::new();
     let mut retain_as_published = false;
+    let mut separators = Vec::new();
     if let Some(session) = &conn.session {
         for (_, sub) in session.live_subs().filter(|(_, s)| s.filter.matches(topic)) {
             retain_as_published |= sub.options.retain_as_published;
+            separators.push(sub.separator());
             if sub.id > 0 && !ids.contains(&sub.id) {
                 ids.push(sub.id);
             }
@@ -673,5 +677,9 @@ fn grant_of<T>(conn: &crate::conn::Conn<T>, topic: &str, qos: u8) -> Grant {
         retain_as_published,
         retained: false,
         ids: ids.into(),
+        separator: match &separators[..] {
+            [first, rest @ ..] if rest.iter().all(|other| other == first) => *first,
+            _ => None,
+        },
     }
 }

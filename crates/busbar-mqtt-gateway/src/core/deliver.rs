@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array as _, UInt32Array};
 use busbar_bus::Chunk;
-use busbar_event::topic::Filter;
+use busbar_event::topic::{Filter, Separator};
 use busbar_event::{Batch, Flags, Micros};
 use busbar_mqtt::property::{Writer, id as property};
 use busbar_mqtt::{PublishOut, Version};
@@ -90,6 +90,8 @@ pub(super) struct Grant {
     /// Sent from the retained values: the retain flag is set whatever the options say.
     pub retained: bool,
     pub ids: Box<[u32]>,
+    /// What stands between the levels of the topic, if not `/`.
+    pub separator: Option<Separator>,
 }
 
 /// Where a row is.
@@ -254,7 +256,11 @@ fn merge<T>(conn: &Conn<T>, subs: &[u32]) -> Option<Grant> {
             retain_as_published: false,
             retained: false,
             ids: Box::default(),
+            separator: sub.separator(),
         });
+        // Where subscriptions differ, the topic is sent as it is.
+        let separator = sub.separator();
+        g.separator = g.separator.filter(|known| separator == Some(*known));
         g.qos = g.qos.max(o.qos);
         g.retain_as_published |= o.retain_as_published;
     }
@@ -375,14 +381,19 @@ impl<'a> Sender<'a> {
             }
         }
         let retain = grant.retained || grant.retain_as_published && flags.retain();
-        let whole_topic = topic.as_bytes();
-        let known = match v5 && conn.aliases_out_max > 0 {
+        let spelled = grant.separator.map(|separator| separator.outward(topic));
+        // A topic that cannot be written so is sent as it is.
+        let spelled = spelled.and_then(Result::ok);
+        let whole_topic = spelled.as_deref().unwrap_or(topic).as_bytes();
+        let aliased = v5 && conn.aliases_out_max > 0 && spelled.is_none();
+        let known = match aliased {
             true => conn.aliases_out.get(topic).copied(),
             false => None,
         };
         // A new alias is said together with the topic, and costs three bytes once.
         let room = usize::from(conn.aliases_out_max) > conn.aliases_out.len();
-        let mut new = (v5 && room && known.is_none()).then(|| conn.aliases_out.len() as u16 + 1);
+        let mut new =
+            (aliased && room && known.is_none()).then(|| conn.aliases_out.len() as u16 + 1);
         let plain = self.properties.len();
         if let Some(alias) = known.or(new) {
             Writer(self.properties).two(property::TOPIC_ALIAS, alias);

@@ -203,6 +203,7 @@ impl<S: EventLog> Core<S> {
         properties: &PublishProperties<'_>,
         aliases_max: u16,
     ) -> Result<()> {
+        let shared = Arc::clone(&self.shared);
         let Some(conn) = self.conn(id) else {
             return Ok(());
         };
@@ -234,12 +235,15 @@ impl<S: EventLog> Core<S> {
             };
         }
         let topic = p.topic_text()?;
-        if busbar_event::topic::check(topic).is_err() {
+        let session = conn.session.as_ref();
+        let (client, user) = session.map_or(("", ""), |s| (&*s.client, &*s.user));
+        let Ok(topic) = shared.limits.topics.inward(topic, client, user) else {
             return Err(Refusal::new(
                 Reason::TOPIC_NAME_INVALID,
                 "topic is not a topic name",
             ));
-        }
+        };
+        let topic = &*topic;
         conn.last_topic.clear();
         conn.last_topic.push_str(topic);
         if let Some(at) = alias {

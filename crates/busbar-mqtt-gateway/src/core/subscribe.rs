@@ -23,7 +23,9 @@ impl<S: EventLog> Core<S> {
         let mut tasks = Vec::new();
         for (text, options) in &packet.filters {
             let id_of_sub = packet.subscription_id.unwrap_or(0);
-            reasons.push(self.subscribe_one(id, text, *options, id_of_sub, &mut tasks)?);
+            let shared = Arc::clone(&self.shared);
+            let text = shared.limits.topics.filter(text);
+            reasons.push(self.subscribe_one(id, &text, *options, id_of_sub, &mut tasks)?);
         }
         let gate = self.gate(id);
         let Some(conn) = self.conn(id) else {
@@ -149,13 +151,15 @@ impl<S: EventLog> Core<S> {
     pub(super) fn unsubscribe(&mut self, id: ConnId, packet: Unsubscribe) -> Result<()> {
         self.check_answer(id, packet.filters.len())?;
         let mut reasons = Vec::with_capacity(packet.filters.len());
+        let shared = Arc::clone(&self.shared);
         for text in &packet.filters {
+            let text = &*shared.limits.topics.filter(text);
             split_share(text)
                 .map_err(|reason| Refusal::new(reason, "topic filter is not a filter"))?;
             let slot = self
                 .conn(id)
                 .and_then(|c| c.session.as_ref())
-                .and_then(|s| s.by_text.get(text.as_str()).copied());
+                .and_then(|s| s.by_text.get(text).copied());
             let Some(slot) = slot else {
                 reasons.push(Reason::NO_SUBSCRIPTION_EXISTED);
                 continue;
@@ -164,7 +168,7 @@ impl<S: EventLog> Core<S> {
             if let Some(conn) = self.conn(id) {
                 conn.retained.retain(|task| task.sub != slot);
                 if let Some(session) = conn.session.as_mut() {
-                    session.by_text.remove(text.as_str());
+                    session.by_text.remove(text);
                     session.subs[slot as usize] = None;
                     self.shared.subscriptions.fetch_sub(1, Ordering::Relaxed);
                 }

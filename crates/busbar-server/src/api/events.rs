@@ -8,8 +8,10 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use busbar_access::{Principal, Reach};
-use busbar_event::topic::Filter;
+use busbar_event::topic::{self, Filter, TopicSpelling};
 use busbar_event::{Class, Error};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -173,7 +175,7 @@ async fn publish(
     };
     let raw = layout == Layout::Raw && kind != "application/octet-stream";
     let common = Common {
-        topic: query.topic,
+        topic: topic_of(query.topic, request.headers(), &app, caller.name())?,
         key: query.key,
         time: moment("time", query.time.as_deref())?,
         tags: header_tags(request.headers())?,
@@ -190,6 +192,35 @@ async fn publish(
     };
     let outcome = take(&app, &caller, &link, parsed).await?;
     Ok(answer(outcome))
+}
+
+/// The topic of a request: in the query, in the header `Busbar-Topic`, or in `Busbar-Topic-Binary`, which is base64 of levels
+/// that each carry their length. It may be spelled as the node's settings allow.
+fn topic_of(
+    query: Option<String>,
+    headers: &HeaderMap,
+    app: &App,
+    user: &str,
+) -> Result<Option<String>, Error> {
+    const TEXT: &str = "busbar-topic";
+    const BINARY: &str = "busbar-topic-binary";
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    if let Some(bytes) = header(BINARY) {
+        let wrong = || Error::new(Class::Permanent, "server.topic-header").with("header", BINARY);
+        let bytes = STANDARD.decode(bytes).map_err(|_| wrong())?;
+        return topic::from_binary(&bytes)
+            .map(Some)
+            .map_err(|e| wrong().caused_by(e));
+    }
+    let Some(given) = query.or_else(|| header(TEXT).map(str::to_owned)) else {
+        return Ok(None);
+    };
+    let http = &app.config.http;
+    let spelling = TopicSpelling::new(&http.topic_separators, &http.topic_template)?;
+    if spelling == TopicSpelling::default() {
+        return Ok(Some(given));
+    }
+    Ok(Some(spelling.inward(&given, user, user)?.into_owned()))
 }
 
 /// Reads a time of the query, RFC 3339 or microseconds since 1970, into microseconds since 1970.

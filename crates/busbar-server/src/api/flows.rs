@@ -190,6 +190,9 @@ struct EdgeView {
     from: String,
     /// The node it enters.
     to: String,
+    /// Behind a `route`: the cases whose events go this way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    case: Option<String>,
     /// Events that passed in the last second.
     rate: f64,
     /// The watermark of what has passed.
@@ -571,6 +574,7 @@ fn view(status: FlowStatus, now: Micros) -> FlowDetail {
         .map(|edge| EdgeView {
             from: edge.from.clone(),
             to: edge.to.clone(),
+            case: edge.case.clone(),
             rate: rates.get(edge.from.as_str()).copied().unwrap_or(0.0),
             watermark: passed(edge).map(time::text),
         })

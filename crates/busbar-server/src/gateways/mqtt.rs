@@ -1,5 +1,6 @@
 //! MQTT from its settings.
 
+use busbar_event::topic::TopicSpelling;
 use std::sync::Arc;
 
 use busbar_catalog::Config;
@@ -61,6 +62,7 @@ async fn options(context: &GatewayContext<'_>) -> Result<MqttOptions, Error> {
             publishes_per_second_max: config.limits.publish_rate,
             receive_maximum: mqtt.receive_max,
             topic_alias_maximum: mqtt.topic_alias_max,
+            topics: TopicSpelling::new(&mqtt.topic_separators, &mqtt.topic_template)?,
             sys_interval_us: mqtt.sys_interval.as_micros(),
             session_expiry_s_max: u32::try_from(mqtt.session_expiry.as_duration().as_secs())
                 .unwrap_or(u32::MAX),

@@ -1,5 +1,6 @@
 //! Flows that work off a stored stream: one partition is one task, so one core computes.
 
+use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -74,6 +75,36 @@ macro_rules! nexmark_stream {
     };
 }
 
+/// A route of so many cases, see [`flow_of`].
+const fn routed(row: &'static str, cases: &'static str) -> Job {
+    Job {
+        row,
+        flow: cases,
+        files: &[
+            ("streams/even.yaml", "topics: even/#\n"),
+            ("streams/odd.yaml", "topics: odd/#\n"),
+        ],
+        before: None,
+        reads: 50,
+        flows: 1,
+        flink: None,
+    }
+}
+
+/// The text of a flow's file. A number stands for a route with so many cases, each for one site, that lead to two streams.
+fn flow_of(text: &str) -> Cow<'_, str> {
+    let Ok(cases) = text.parse::<usize>() else {
+        return Cow::Borrowed(text);
+    };
+    let mut flow = String::from("from: readings\nsteps:\n- route:\n    cases:\n");
+    for case in 0..cases {
+        let to = if case % 2 == 0 { "even" } else { "odd" };
+        flow += &format!("    - {{ when: \"site = 's{case:02}'\", to: [{to}] }}\n");
+    }
+    flow += "    default: { to: [even] }\nto:\n- { topic: even/x, name: even }\n- { topic: odd/x, name: odd }\n";
+    Cow::Owned(flow)
+}
+
 const fn keyed(row: &'static str, flow: &'static str) -> Job {
     Job {
         row,
@@ -111,15 +142,20 @@ static SETS: [Set; 6] = [
         )],
         fill: fill::readings,
         events_per_second: 200_000,
-        jobs: &[Job {
-            row: "stream, where, select, stream",
-            flow: "from: readings\nsteps:\n  - where: kw >= 5 and status <> 'test'\n  - select: site, kw * 1000 as watt\nto:\n  - stream: peaks\n    topic: peak/${site}\n",
-            files: &[("streams/peaks.yaml", "topics: peak/#\n")],
-            before: None,
-            reads: 50,
-            flows: 1,
-            flink: None,
-        }],
+        jobs: &[
+            Job {
+                row: "stream, where, select, stream",
+                flow: "from: readings\nsteps:\n  - where: kw >= 5 and status <> 'test'\n  - select: site, kw * 1000 as watt\nto:\n  - stream: peaks\n    topic: peak/${site}\n",
+                files: &[("streams/peaks.yaml", "topics: peak/#\n")],
+                before: None,
+                reads: 50,
+                flows: 1,
+                flink: None,
+            },
+            routed("route, 10 cases", "10"),
+            routed("route, 1,000 cases", "1000"),
+            routed("route, 10,000 cases", "10000"),
+        ],
     },
     Set {
         files: KEYED,
@@ -272,7 +308,11 @@ impl Job {
         if let Some(before) = self.before {
             deploy(&format!("before-{number}"), before, 1)?;
         }
-        let rate = deploy(&format!("measured-{number}"), self.flow, self.flows)?;
+        let rate = deploy(
+            &format!("measured-{number}"),
+            &flow_of(self.flow),
+            self.flows,
+        )?;
         // The next flow has the core to itself.
         apply(http, &mut set.files.iter().copied())?;
         Ok(rate)
