@@ -74,7 +74,7 @@ pub(crate) trait BoundedSink {
 pub(crate) struct Bounded<'a, S> {
     plan: Arc<Plan>,
     within: Range<i64>,
-    feeds: Vec<Feed>,
+    feeds: Vec<BoundedFeed>,
     nodes: Vec<Node>,
     /// The node of each input of the plan and partition.
     places: BTreeMap<(usize, u16), usize>,
@@ -85,7 +85,7 @@ pub(crate) struct Bounded<'a, S> {
 }
 
 /// A partition that is read.
-struct Feed {
+struct BoundedFeed {
     node: usize,
     cursor: Cursor,
     end: u64,
@@ -174,7 +174,7 @@ impl<'a, S: BoundedSink> Bounded<'a, S> {
                 continue;
             };
             let cursor = Cursor::new(read.partition, read.offsets.start);
-            run.feeds.push(Feed {
+            run.feeds.push(BoundedFeed {
                 node: *node,
                 cursor: cursor.with_read_bytes(READ_BYTES),
                 end: read.offsets.end,
@@ -403,7 +403,7 @@ enum Read {
     Tick(i64),
 }
 
-impl Feed {
+impl BoundedFeed {
     /// What comes next; none at the end.
     fn next(&mut self, counts: &mut BoundedCounts) -> Result<Option<Read>, Error> {
         loop {
