@@ -3,12 +3,14 @@
 //! A connector reads its options, opens a source or a sink, and classifies each failure: transient, permanent or
 //! configuration. Connectors do not retry, batch, count, or know who uses them; `busbar-flow` does that around them.
 
+mod change;
 mod file;
 mod host;
 mod http;
 mod json;
 pub mod limits;
 mod mqtt;
+mod mysql;
 mod places;
 mod postgres;
 mod secret;
@@ -33,6 +35,7 @@ pub fn registry_with(places: &Places) -> Connectors {
         Arc::new(host::Host),
         Arc::new(http::Http::new(places.clone())),
         Arc::new(mqtt::Mqtt::new(places.clone())),
+        Arc::new(mysql::Mysql::new(places.clone())),
         Arc::new(postgres::Postgres::new(places.clone())),
     ])
 }

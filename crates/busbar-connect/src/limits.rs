@@ -61,3 +61,9 @@ pub const MQTT_LOST_MAX: u32 = 4;
 pub const MQTT_ROWS_MAX: usize = 4096;
 /// A bridge's read and write buffers grow in steps of this size.
 pub const MQTT_READ_BYTES: usize = 64 << 10;
+/// Rows of a transaction that are published as one batch. A transaction with more is published in pieces.
+pub const TRANSACTION_ROWS: usize = 8_192;
+/// Bytes of these rows.
+pub const TRANSACTION_BYTES: usize = 4 << 20;
+/// Large transactions whose parts are remembered until the stream has passed them.
+pub const LARGE_TRANSACTIONS_MAX: usize = 1_024;

@@ -191,6 +191,74 @@ pub struct Roles {
     pub sink: bool,
 }
 
+/// What is on the other side of a connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Survey {
+    /// What the other side calls itself: `PostgreSQL 15.20`.
+    pub server: String,
+    /// Its tables, by schema and name.
+    pub tables: Vec<SurveyedTable>,
+}
+
+/// A table on the other side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SurveyedTable {
+    /// The schema or database that it is in.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// About how many rows it has, as the other side estimates it.
+    pub rows: Option<u64>,
+    /// Its columns, in order.
+    pub columns: Vec<SurveyedColumn>,
+}
+
+/// A column on the other side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SurveyedColumn {
+    /// Its name.
+    pub name: String,
+    /// Its type, as the other side writes it.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Whether it is one of the primary key.
+    pub key: bool,
+}
+
+impl Survey {
+    /// A survey from rows of schema, table, estimated rows, column, type and `1` for one of the key, in order.
+    pub fn from_rows<'a>(server: String, rows: impl Iterator<Item = [&'a str; 6]>) -> Survey {
+        let mut survey = Survey {
+            server,
+            tables: Vec::new(),
+        };
+        for [schema, name, estimate, column, kind, key] in rows {
+            let last = survey.tables.last_mut();
+            let table = match last.filter(|table| table.schema == schema && table.name == name) {
+                Some(table) => table,
+                None => {
+                    survey.tables.push(SurveyedTable {
+                        schema: schema.to_owned(),
+                        name: name.to_owned(),
+                        rows: estimate.parse().ok(),
+                        columns: Vec::new(),
+                    });
+                    let Some(table) = survey.tables.last_mut() else {
+                        break;
+                    };
+                    table
+                }
+            };
+            table.columns.push(SurveyedColumn {
+                name: column.to_owned(),
+                kind: kind.to_owned(),
+                key: key == "1",
+            });
+        }
+        survey
+    }
+}
+
 /// A secret that stands in a connection's file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiteralSecret {
@@ -230,6 +298,24 @@ pub trait Connector: Send + Sync {
     /// What [`Sink::write`] promises when the process dies in the middle.
     fn guarantee(&self) -> Guarantee {
         Guarantee::AtLeastOnce
+    }
+
+    /// Looks at the other side without reading or writing rows: that it answers, what it is, and its tables where they are
+    /// asked for.
+    ///
+    /// # Errors
+    /// As [`Source::poll`]; *configuration* for a kind that cannot be looked at.
+    fn survey<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        project_dir: Arc<std::path::Path>,
+        tables: bool,
+    ) -> Work<'a, Result<Survey, Error>> {
+        let _ = (project_dir, tables);
+        Box::pin(async {
+            let error = Error::new(busbar_event::Class::Configuration, "connect.no-survey");
+            Err(error.with("kind", &spec.kind))
+        })
     }
 
     /// Opens the source.

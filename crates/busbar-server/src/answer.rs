@@ -90,6 +90,7 @@ pub(crate) fn status_of(error: &Error) -> StatusCode {
         }
         "flow.unknown"
         | "flow.bounded-unknown"
+        | "flow.no-connection"
         | "catalog.unknown-table"
         | "catalog.unknown-version"
         | "server.unknown-flow"

@@ -51,6 +51,11 @@ pub fn plugins() -> Vec<CompletionCandidate> {
     candidates("/api/v1/plugins", "plugins", "name", "state")
 }
 
+/// Names of connections.
+pub fn connections() -> Vec<CompletionCandidate> {
+    candidates("/api/v1/connections", "connections", "name", "state")
+}
+
 /// Ids of dead letters.
 pub fn dead_letters() -> Vec<CompletionCandidate> {
     candidates("/api/v1/dead-letters", "letters", "id", "flow")

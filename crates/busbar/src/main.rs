@@ -27,8 +27,8 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use client::NodeArgs;
 use commands::{
-    apply, audit, check, dead_letters, doctor, flows, plugins, pull, reference, run, sql, tap,
-    test, top, users,
+    apply, audit, check, connections, dead_letters, doctor, flows, plugins, pull, reference, run,
+    sql, tap, test, top, users,
 };
 use exit::Failure;
 
@@ -71,6 +71,7 @@ enum Command {
     Sql(sql::SqlArgs),
     Tap(tap::TapArgs),
     Top(top::TopArgs),
+    Connections(connections::ConnectionsArgs),
     Flows(flows::FlowsArgs),
     Plugin(plugins::PluginArgs),
     Replay(flows::ReplayArgs),
@@ -130,6 +131,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Sql(args) => sql::run(args, node, json),
         Command::Tap(args) => tap::run(args, node, json),
         Command::Top(args) => top::run(args, node, json),
+        Command::Connections(args) => connections::run(args, node, json),
         Command::Flows(args) => flows::run(args, node, json),
         Command::Replay(args) => flows::replay(args, node, json),
         Command::Explain(args) => flows::explain(args, node, json),

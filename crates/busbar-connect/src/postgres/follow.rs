@@ -10,6 +10,8 @@ use super::pgoutput::Lsn;
 use super::sink::names;
 use super::types::oid;
 use super::wire::{Column, identifier, literal};
+use crate::change::snapshot::Order;
+use crate::change::table_name;
 
 /// A table that is followed.
 #[derive(Clone, Debug)]
@@ -24,15 +26,6 @@ pub struct Followed {
     pub key: Vec<usize>,
     /// How the values of each column of the key are ordered, if they can be compared here.
     pub order: Option<Vec<Order>>,
-}
-
-/// How values of a column are ordered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// As whole numbers.
-    Number,
-    /// By the bytes of their text.
-    Bytes,
 }
 
 impl Followed {
@@ -132,7 +125,11 @@ pub async fn tables(
     options: &Follow,
 ) -> Result<Vec<Followed>, Error> {
     let mut tables: Vec<Followed> = Vec::new();
-    for (schema, name) in options.tables.iter().map(|table| super::table_name(table)) {
+    for (schema, name) in options
+        .tables
+        .iter()
+        .map(|table| table_name(table, "public"))
+    {
         let quoted = format!("{}.{}", identifier(schema), identifier(name));
         let doing = server.doing(&quoted, "SELECT");
         let sql = format!(

@@ -23,10 +23,6 @@ pub const CHUNK_ROWS: usize = 8_192;
 pub const CHUNK_BYTES: usize = 8 << 20;
 /// Rows that the server is asked for at a time.
 pub const FETCH_ROWS: u32 = 1_024;
-/// Rows of a transaction that are published as one batch. A transaction with more is published in pieces.
-pub const TRANSACTION_ROWS: usize = 8_192;
-/// Bytes of these rows.
-pub const TRANSACTION_BYTES: usize = 4 << 20;
 /// Tables that one change source follows.
 pub const TABLES_MAX: usize = 10_000;
 /// How often the server is told how far the source has come, and asked how far it is itself.
@@ -37,8 +33,6 @@ pub const IDLE: Duration = Duration::from_millis(20);
 pub const POLL_MAX: Duration = Duration::from_millis(500);
 /// How long the server may send nothing, not even an answer to a request for one.
 pub const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// Large transactions whose parts are remembered until the stream has passed them.
-pub const LARGE_TRANSACTIONS_MAX: usize = 1_024;
 /// How long a poll waits for the server while a chunk waits for the stream to pass it.
 pub const WINDOW_POLL: Duration = Duration::from_millis(20);
 /// The shortest interval of a query source.

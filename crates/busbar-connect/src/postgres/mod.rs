@@ -22,6 +22,7 @@ mod query;
 mod row;
 mod sink;
 mod snapshot;
+mod survey;
 mod types;
 mod wire;
 
@@ -31,17 +32,20 @@ use std::sync::Arc;
 use busbar_bus::Span;
 use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Value};
 use busbar_connector::{
-    Connector, Guarantee, LiteralSecret, Roles, Sink, SinkContext, Source, SourceContext, Work,
+    Connector, Guarantee, LiteralSecret, Roles, Sink, SinkContext, Source, SourceContext, Survey,
+    Work,
 };
 use busbar_event::{Class, Error};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::change::{Write, is_table_name, table_name};
 use crate::places::Places;
 use crate::secret::{self, Secret, refuse_placeholder};
 use crate::tls::Tls;
 use crate::topic::TopicTemplate;
 use changes::ChangeSource;
+pub(crate) use copy::write_time;
 use link::Server;
 use query::QuerySource;
 use sink::PostgresSink;
@@ -151,62 +155,12 @@ pub(super) enum Overlap {
     Time(Span),
 }
 
-/// How rows are written.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Write {
-    /// The table, as `schema.table`, or `table` in the schema `public`.
-    table: String,
-    /// What is done with each row; not used where `change` says it.
-    #[serde(default)]
-    mode: Mode,
-    /// Columns that tell rows apart. All modes but `insert` need them, and `upsert` a unique index on them.
-    #[serde(default)]
-    key: Vec<String>,
-    /// A column that says for each row what is done: `insert`, `read`, `update` and `upsert` put the row in the place of
-    /// the one with its key, `delete` deletes that one, `truncate` empties the table, `schema` is ignored. Change sources
-    /// write it.
-    change: Option<String>,
-    /// A column that names the columns of a row that keep their value, as a JSON list or with commas. Change sources
-    /// write it for large values that the database did not repeat.
-    unchanged: Option<String>,
-    /// Makes the table where it is missing, with the columns of the flow and `key` as its primary key.
-    #[serde(default)]
-    create: bool,
-    /// Lets values be rounded or cut where the column cannot hold them whole.
-    #[serde(default)]
-    lossy: bool,
-    /// Under which name positions are kept, by default the connection's. Two nodes that write to one schema from flows of
-    /// the same name need different ones.
-    producer: Option<String>,
-}
-
-/// What a sink does with a row.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Mode {
-    /// Adds it.
-    #[default]
-    Insert,
-    /// Adds it, or puts it in the place of the one with the same key.
-    Upsert,
-    /// Changes the one with the same key, if there is one.
-    Update,
-    /// Deletes the one with the same key, if there is one.
-    Delete,
-}
-
 fn ten_seconds() -> Span {
     Span::from_micros(10_000_000)
 }
 
 fn yes() -> bool {
     true
-}
-
-/// Schema and name of a table.
-fn table_name(table: &str) -> (&str, &str) {
-    table.split_once('.').unwrap_or(("public", table))
 }
 
 fn half_a_minute() -> Span {
@@ -219,40 +173,12 @@ const OFFERED: [&str; 3] = ["connection", "schema", "table"];
 const QUERY_TOPIC: &str = "query/${connection}";
 const QUERY_OFFERED: [&str; 1] = ["connection"];
 
-/// Batches that one attempt may number.
-const ATTEMPT_BITS: u32 = 26;
-
-/// A position above those of all attempts before, by the clock and by the last one that is known. What is read again is
-/// not what was read before, so that it must not be taken for it.
-fn attempt(now_micros: i64, known: u64) -> u64 {
-    let seconds = u64::try_from(now_micros / 1_000_000).unwrap_or(0);
-    seconds.max((known >> ATTEMPT_BITS) + 1) << ATTEMPT_BITS
-}
-
 impl Options {
     /// The topic of events, if the connection is a source.
     fn topic(&self, spec: &ConnectionSpec) -> Result<TopicTemplate, Diagnostic> {
         match self.query {
             Some(_) => TopicTemplate::read(spec, QUERY_TOPIC, &QUERY_OFFERED),
             None => TopicTemplate::read(spec, DEFAULT_TOPIC, &OFFERED),
-        }
-    }
-}
-
-impl Write {
-    /// Schema and name of the table.
-    fn table_name(&self) -> (&str, &str) {
-        table_name(&self.table)
-    }
-
-    /// The rights that it takes.
-    fn rights(&self) -> &'static str {
-        match (&self.change, self.mode) {
-            (Some(_), _) => "SELECT, INSERT, UPDATE, DELETE, TRUNCATE",
-            (None, Mode::Insert) => "SELECT, INSERT",
-            (None, Mode::Upsert) => "SELECT, INSERT, UPDATE",
-            (None, Mode::Update) => "SELECT, UPDATE",
-            (None, Mode::Delete) => "SELECT, DELETE",
         }
     }
 }
@@ -293,10 +219,6 @@ impl Postgres {
                 .check(file)
                 .map_err(|code| refuse("password", code))?;
         }
-        let named = |table: &str| {
-            let (schema, name) = table_name(table);
-            !schema.is_empty() && !name.is_empty() && !name.contains('.')
-        };
         if options.follow.is_none() && options.query.is_none() && options.write.is_none() {
             return Err(refuse("write", "postgres.no-role"));
         }
@@ -320,11 +242,11 @@ impl Postgres {
             if tables.is_empty() || tables.len() > limits::TABLES_MAX {
                 return Err(refuse("follow", "postgres.no-tables"));
             }
-            if !tables.iter().all(|table| named(table)) {
-                return Err(refuse("follow", "postgres.table-name"));
+            if !tables.iter().all(|table| is_table_name(table)) {
+                return Err(refuse("follow", "connect.table-name"));
             }
             let shown = |table: &String| {
-                let (schema, name) = table_name(table);
+                let (schema, name) = table_name(table, "public");
                 format!("{schema}.{name}")
             };
             if let Some(unknown) = follow
@@ -338,13 +260,8 @@ impl Postgres {
                     .diagnostic("follow", error.with("table", unknown)));
             }
         }
-        if let Some(write) = &options.write {
-            if !named(&write.table) {
-                return Err(refuse("write", "postgres.table-name"));
-            }
-            if write.key.is_empty() && (write.mode != Mode::Insert || write.change.is_some()) {
-                return Err(refuse("write", "postgres.key-needed"));
-            }
+        if let Some(code) = options.write.as_ref().and_then(Write::check) {
+            return Err(refuse("write", code));
         }
         Ok(options)
     }
@@ -402,6 +319,21 @@ impl Connector for Postgres {
 
     fn guarantee(&self) -> Guarantee {
         Guarantee::ExactlyOnce
+    }
+
+    fn survey<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        project_dir: Arc<std::path::Path>,
+        tables: bool,
+    ) -> Work<'a, Result<Survey, Error>> {
+        Box::pin(async move {
+            let options = self
+                .options(spec)
+                .map_err(|refused| refused.error().clone())?;
+            let server = self.server(&options, &project_dir)?;
+            survey::survey(&server, tables).await
+        })
     }
 
     fn source<'a>(

@@ -16,14 +16,14 @@ use super::link::{Answer, Fetched, Link, Server};
 use super::sink::names;
 use super::types::{oid, write_json, write_text};
 use super::wire::Column;
-use super::{Overlap, Query, attempt};
+use super::{Overlap, Query};
+use crate::change::attempt;
 use crate::topic::TopicTemplate;
 
 /// Runs a statement at intervals.
 pub struct QuerySource {
     server: Server,
     options: Query,
-    context: SourceContext,
     topic: String,
     link: Option<Link>,
     /// The session while the rows of a run are read in pieces, and their columns.
@@ -77,7 +77,6 @@ impl QuerySource {
             builder: BatchBuilder::new(),
             before: HashSet::new(),
             now: HashSet::new(),
-            context,
         })
     }
 

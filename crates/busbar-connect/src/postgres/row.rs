@@ -7,11 +7,9 @@
 use bytes::Bytes;
 
 use super::pgoutput::{Relation, Tuple, Value};
-use super::types::{write_json, write_text};
+use super::types::write_json;
 use super::wire::Column;
-
-/// Names beside those of the columns. A column that is called so gets `column_` before its name.
-const OWN: [&str; 3] = ["change", "before", "unchanged"];
+use crate::change::event;
 
 /// Writes the event of a change; its key is appended to `key`.
 pub fn write_change(
@@ -22,7 +20,7 @@ pub fn write_change(
     key: &mut String,
     out: &mut Vec<u8>,
 ) {
-    open(change, out);
+    event::open(change, out);
     let mut unchanged = Vec::new();
     for ((column, value), is_key) in relation.columns.iter().zip(&row.values).zip(&relation.key) {
         match value {
@@ -34,7 +32,7 @@ pub fn write_change(
         }
     }
     if let Some(before) = before {
-        out.extend_from_slice(b",\"before\":{");
+        event::open_before(out);
         let mut first = true;
         for ((column, value), is_key) in relation
             .columns
@@ -48,56 +46,33 @@ pub fn write_change(
                 Value::Null => None,
                 Value::Text(text) => Some(text),
             };
-            if !std::mem::take(&mut first) {
-                out.push(b',');
-            }
-            pair(&column.name, column.oid, value, out);
+            event::pair(&column.name, &mut first, out, |out| {
+                written(column, value, out)
+            });
         }
         out.push(b'}');
     }
-    if !unchanged.is_empty() {
-        out.extend_from_slice(b",\"unchanged\":[");
-        for (at, name) in unchanged.into_iter().enumerate() {
-            if at > 0 {
-                out.push(b',');
-            }
-            write_text(name, out);
-        }
-        out.push(b']');
-    }
+    event::unchanged(unchanged.into_iter(), out);
     out.push(b'}');
     write_key(key_values(relation, row), key);
 }
 
 /// Writes the event of a row that a snapshot found.
 pub fn write_read(columns: &[Column], values: &[Option<Bytes>], out: &mut Vec<u8>) {
-    open("read", out);
+    event::open("read", out);
     for (column, value) in columns.iter().zip(values) {
         member(column, value.as_ref(), out);
     }
     out.push(b'}');
 }
 
-/// Writes the event of a table that was emptied.
-pub fn write_truncate(out: &mut Vec<u8>) {
-    open("truncate", out);
-    out.push(b'}');
-}
-
 /// Writes the event of a table whose columns have changed.
 pub fn write_schema(relation: &Relation, out: &mut Vec<u8>) {
-    open("schema", out);
-    out.extend_from_slice(b",\"columns\":[");
-    for (at, (column, key)) in relation.columns.iter().zip(&relation.key).enumerate() {
-        out.extend_from_slice(if at > 0 {
-            b",{\"name\":"
-        } else {
-            b"{\"name\":"
-        });
-        write_text(&column.name, out);
-        out.extend_from_slice(format!(",\"type\":{},\"key\":{key}}}", column.oid).as_bytes());
-    }
-    out.extend_from_slice(b"]}");
+    let columns = relation.columns.iter().zip(&relation.key);
+    event::schema(
+        columns.map(|(column, key)| (column.name.clone(), column.oid.to_string(), *key)),
+        out,
+    );
 }
 
 /// The values of the columns that tell rows apart.
@@ -126,26 +101,14 @@ pub fn write_key<'a>(values: impl Iterator<Item = Option<&'a Bytes>>, key: &mut 
     }
 }
 
-fn open(change: &str, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"{\"change\":\"");
-    out.extend_from_slice(change.as_bytes());
-    out.push(b'"');
-}
-
 fn member(column: &Column, value: Option<&Bytes>, out: &mut Vec<u8>) {
-    out.push(b',');
-    match OWN.contains(&column.name.as_str()) {
-        true => pair(&format!("column_{}", column.name), column.oid, value, out),
-        false => pair(&column.name, column.oid, value, out),
-    }
+    event::member(&column.name, out, |out| written(column, value, out));
 }
 
-fn pair(name: &str, oid: u32, value: Option<&Bytes>, out: &mut Vec<u8>) {
-    write_text(name, out);
-    out.push(b':');
+fn written(column: &Column, value: Option<&Bytes>, out: &mut Vec<u8>) {
     match value {
-        Some(value) => write_json(value, oid, out),
-        None => out.extend_from_slice(b"null"),
+        Some(value) => write_json(value, column.oid, out),
+        None => event::null(out),
     }
 }
 

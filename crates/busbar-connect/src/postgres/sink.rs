@@ -14,7 +14,7 @@ use super::failure::Failed;
 use super::link::{Link, Server};
 use super::types::{Fit, fit, made_for};
 use super::wire::{identifier, literal};
-use super::{Mode, Write};
+use crate::change::{Mode, Op, Write};
 
 /// Writes to one table.
 pub struct PostgresSink {
@@ -38,17 +38,6 @@ struct Plan {
     key: Vec<usize>,
     change: Option<usize>,
     unchanged: Option<usize>,
-}
-
-/// What a row asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Op {
-    Insert,
-    Upsert,
-    Update,
-    Delete,
-    Truncate,
-    Nothing,
 }
 
 /// A row, ready to be sent.
@@ -98,7 +87,7 @@ impl PostgresSink {
 
     async fn plan(&self, link: &mut Link) -> Result<Plan, Error> {
         let options = &self.options;
-        let (schema, name) = options.table_name();
+        let (schema, name) = options.table_name("public");
         let table = format!("{}.{}", identifier(schema), identifier(name));
         let doing = self.server.doing(&table, options.rights());
         if options.create {
@@ -473,7 +462,7 @@ impl Plan {
         let text = |place: Option<usize>| {
             let column = place.map(|place| cast(rows.column(place), &DataType::Utf8));
             column.transpose().map_err(|why| {
-                Error::new(Class::Configuration, "postgres.change-type").caused_by(why)
+                Error::new(Class::Configuration, "connect.change-type").caused_by(why)
             })
         };
         let (change, unchanged) = (text(self.change)?, text(self.unchanged)?);
@@ -526,7 +515,7 @@ impl Plan {
                 if cells[*at].is_null(row) {
                     let column = &self.columns[*at].1.name;
                     return Err(
-                        Error::new(Class::Permanent, "postgres.key-null").with("column", column)
+                        Error::new(Class::Permanent, "connect.key-null").with("column", column)
                     );
                 }
                 key.extend_from_slice(&line[ends[*at].clone()]);
@@ -535,15 +524,7 @@ impl Plan {
         }
         let kept = match unchanged {
             Some(kept) if !kept.is_null(row) => {
-                let kept = kept.as_string::<i32>().value(row);
-                // A JSON list, as change sources write it, or names with commas between them.
-                serde_json::from_str(kept).unwrap_or_else(|_| {
-                    let names = kept
-                        .split(',')
-                        .map(str::trim)
-                        .filter(|name| !name.is_empty());
-                    names.map(str::to_owned).collect()
-                })
+                crate::change::kept(kept.as_string::<i32>().value(row))
             }
             _ => Vec::new(),
         };
@@ -688,33 +669,6 @@ impl Plan {
         }
         let sql = format!("COPY {to} ({}) FROM STDIN", self.list(|_| true));
         link.copy_in(&sql, &data).await.map(drop)
-    }
-}
-
-impl Op {
-    /// What a change source's `change` asks for.
-    fn of(change: &str) -> Result<Op, Error> {
-        Ok(match change {
-            "insert" | "read" | "upsert" | "update" => Op::Upsert,
-            "delete" => Op::Delete,
-            "truncate" => Op::Truncate,
-            "schema" => Op::Nothing,
-            other => {
-                let error = Error::new(Class::Permanent, "postgres.change");
-                return Err(error.with("change", busbar_event::quote(other)));
-            }
-        })
-    }
-}
-
-impl From<Mode> for Op {
-    fn from(mode: Mode) -> Op {
-        match mode {
-            Mode::Insert => Op::Insert,
-            Mode::Upsert => Op::Upsert,
-            Mode::Update => Op::Update,
-            Mode::Delete => Op::Delete,
-        }
     }
 }
 

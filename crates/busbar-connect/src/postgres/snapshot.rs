@@ -1,36 +1,14 @@
-//! What was in a table before its changes came: read in chunks by key, each joined to the stream of changes.
-//!
-//! A chunk is read in a transaction of its own. Its snapshot says which transactions it saw, and the log's end behind it
-//! (`high`) how far the stream has to come before all of these have passed. Until then the chunk has a [`Window`]: a
-//! change of one of its rows by a transaction that it saw is in it already, and is left out. A change of a row behind the
-//! last chunk is left out, too, for a later chunk will read it. Nothing is missing and nothing comes twice.
-//!
-//! What a chunk saw is not kept across a restart. A table that is read on after one publishes each change (`resumed`),
-//! so that some come beside the row that has them already; for tables that are kept by key it makes no difference.
-
-use std::cmp::Ordering;
-use std::collections::HashSet;
+//! Reading what was in a table before its changes came: chunks by key, each in a transaction of its own whose snapshot says
+//! which transactions it saw.
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
 use super::failure::Failed;
-use super::follow::{Followed, Order};
+use super::follow::Followed;
 use super::limits::{CHUNK_BYTES, CHUNK_ROWS, FETCH_ROWS};
 use super::link::{Answer, Fetched, Link};
 use super::pgoutput::Lsn;
 use super::wire::identifier;
-
-/// How far a table has been read. Kept as JSON with the position of its part.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
-    /// The key of the last row that was read, as the server writes it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last: Option<Vec<String>>,
-    /// All of it.
-    #[serde(default)]
-    pub done: bool,
-}
 
 /// Which transactions a chunk saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,17 +16,6 @@ pub struct Seen {
     first_running: u64,
     next: u64,
     running: Vec<u64>,
-}
-
-/// A chunk whose snapshot the stream has not passed yet.
-#[derive(Clone, Debug)]
-pub struct Window {
-    /// The key before its first row; `None` for the first chunk.
-    pub after: Option<Vec<String>>,
-    pub seen: Seen,
-    pub high: Lsn,
-    /// The keys of its rows, for tables whose keys cannot be compared here.
-    pub keys: HashSet<Vec<Bytes>>,
 }
 
 /// A chunk as it was read.
@@ -84,53 +51,6 @@ impl Seen {
         };
         whole < self.first_running || whole < self.next && !self.running.contains(&whole)
     }
-}
-
-/// Compares two keys as the server does; `None` where that is not known here.
-fn compare(
-    order: Option<&[Order]>,
-    a: &[impl AsRef<[u8]>],
-    b: &[impl AsRef<[u8]>],
-) -> Option<Ordering> {
-    let mut found = Ordering::Equal;
-    for ((order, a), b) in order?.iter().zip(a).zip(b) {
-        found = found.then(match order {
-            Order::Bytes => a.as_ref().cmp(b.as_ref()),
-            Order::Number => number(a.as_ref())?.cmp(&number(b.as_ref())?),
-        });
-    }
-    Some(found)
-}
-
-fn number(text: &[u8]) -> Option<i64> {
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-/// Whether the change of a row is published.
-pub fn publishes(
-    order: Option<&[Order]>,
-    progress: &Progress,
-    window: Option<&Window>,
-    key: &[Bytes],
-    transaction: u32,
-) -> bool {
-    let last = progress.last.as_deref().unwrap_or_default();
-    if !progress.done && (last.is_empty() || compare(order, key, last) == Some(Ordering::Greater)) {
-        // It will be read.
-        return false;
-    }
-    let Some(window) = window else { return true };
-    let behind = |after: &Vec<String>| {
-        compare(order, key, after).map(|ordering| ordering == Ordering::Greater)
-    };
-    let inside = match &window.after {
-        // Without a key all of the table is one chunk.
-        _ if key.is_empty() => true,
-        _ if order.is_none() => window.keys.contains(key),
-        None => true,
-        Some(after) => behind(after).unwrap_or(false),
-    };
-    !(inside && window.seen.has(transaction))
 }
 
 /// The statement that reads rows behind a key, in its order.
@@ -260,45 +180,5 @@ mod tests {
         }
         assert_eq!(Seen::parse("7:7:").map(|seen| seen.has(6)), Some(true));
         assert_eq!(Seen::parse("7"), None);
-    }
-
-    #[test]
-    fn a_change_is_published_unless_a_chunk_has_it_or_will_have_it() {
-        let key = |key: &'static str| vec![Bytes::from_static(key.as_bytes())];
-        let progress = |last: Option<&str>, done| Progress {
-            last: last.map(|last| vec![last.to_owned()]),
-            done,
-        };
-        let window = Window {
-            after: Some(vec!["10".into()]),
-            seen: Seen::parse("50:60:55").expect("a snapshot"),
-            high: Lsn(1),
-            keys: HashSet::from([key("15")]),
-        };
-        let open = Some(&window);
-        let numbers = Some(&[Order::Number][..]);
-        let bytes = Some(&[Order::Bytes][..]);
-        for (order, progress, window, row, transaction, expected) in [
-            (numbers, progress(None, false), None, "1", 40, false),
-            (numbers, progress(Some("20"), false), None, "20", 70, true),
-            (numbers, progress(Some("20"), false), None, "21", 70, false),
-            // As numbers, 9 is before 20; as texts, it is behind.
-            (numbers, progress(Some("20"), false), open, "9", 40, true),
-            (bytes, progress(Some("20"), false), open, "9", 40, false),
-            (bytes, progress(Some("20"), false), open, "100", 61, true),
-            (numbers, progress(Some("20"), false), open, "15", 40, false),
-            (numbers, progress(Some("20"), false), open, "15", 55, true),
-            (numbers, progress(Some("20"), false), open, "15", 61, true),
-            (numbers, progress(Some("20"), true), open, "99", 40, false),
-            (numbers, progress(Some("20"), true), None, "99", 40, true),
-            (None, progress(Some("20"), false), open, "15", 40, false),
-            (None, progress(Some("20"), false), open, "99", 40, true),
-        ] {
-            let found = publishes(order, &progress, window, &key(row), transaction);
-            assert_eq!(
-                found, expected,
-                "{order:?} {progress:?} {row} {transaction}"
-            );
-        }
     }
 }

@@ -6,6 +6,9 @@ mod file_sink;
 mod file_source;
 mod http;
 mod mqtt;
+mod mysql_changes;
+mod mysql_sink;
+mod mysql_subject;
 mod peers;
 mod postgres_changes;
 mod postgres_query;
@@ -15,6 +18,7 @@ mod servers;
 mod sinks;
 mod sources;
 mod subjects;
+mod surveys;
 mod tls;
 mod world;
 

@@ -10,7 +10,7 @@ use busbar_flow::SourceStatus;
 use crate::servers::{DatabaseServer, own_postgres, postgres};
 use crate::world::{Event, World, eventually, rest};
 
-const STREAM: (&str, &str) = ("streams/in.yaml", "topics: in/#\n");
+pub const STREAM: (&str, &str) = ("streams/in.yaml", "topics: in/#\n");
 
 /// A database with a slot that is dropped at the end.
 struct Followed<'a> {
@@ -59,11 +59,11 @@ fn world() -> World {
     World::new(Arc::new(tempfile::tempdir().expect("a folder")))
 }
 
-fn apply(world: &World, connection: &str) {
+pub fn apply(world: &World, connection: &str) {
     world.apply(&[STREAM, ("connections/c.yaml", connection)]);
 }
 
-fn running(world: &World) {
+pub fn running(world: &World) {
     eventually("running", || match world.source("c") {
         status if status.state == "running" => Ok(()),
         status => Err(format!("{status:?}")),
@@ -71,7 +71,7 @@ fn running(world: &World) {
 }
 
 /// Waits for so many events.
-fn events(world: &World, count: usize) -> Vec<Event> {
+pub fn events(world: &World, count: usize) -> Vec<Event> {
     eventually("the events", || {
         let events = world.events("in");
         match events.len() >= count {
@@ -90,7 +90,7 @@ fn events(world: &World, count: usize) -> Vec<Event> {
     events
 }
 
-fn stopped(world: &World) -> SourceStatus {
+pub fn stopped(world: &World) -> SourceStatus {
     eventually("stopped", || match world.source("c") {
         status if status.state == "stopped" => Ok(status),
         status => Err(format!("{status:?}")),
@@ -221,7 +221,10 @@ const VERSIONED: &str = "create table v (id bigint primary key, n bigint not nul
        end loop; end $$";
 
 /// What a reader that keeps rows by key has in the end, and the versions that each row had on the way.
-fn folded(events: &[Event], table: &str) -> (BTreeMap<String, i64>, BTreeMap<String, Vec<i64>>) {
+pub fn folded(
+    events: &[Event],
+    table: &str,
+) -> (BTreeMap<String, i64>, BTreeMap<String, Vec<i64>>) {
     let (mut rows, mut versions) = (BTreeMap::new(), BTreeMap::<String, Vec<i64>>::new());
     for event in events
         .iter()

@@ -107,17 +107,17 @@ fn without_a_position_all_rows_come_each_time_and_what_is_wrong_is_said() {
     for (query, code, part) in [
         ("statement: 'selec 1'", "postgres.refused", "selec"),
         (
-            "statement: 'select 1 as a where $1 is not null', position: b, start: '1'",
+            "statement: 'select 1 as a where $1::text is not null', position: b, start: '1'",
             "postgres.query-column",
             "it has a",
         ),
         (
-            "statement: 'select null::int as b where $1 is not null', position: b, start: '1'",
+            "statement: 'select null::int as b where $1::text is not null', position: b, start: '1'",
             "postgres.query-null",
             "b",
         ),
         (
-            "statement: 'select 1 as b where $1 is not null', position: b, start: '1', overlap: 5m",
+            "statement: 'select 1 as b where $1::text is not null', position: b, start: '1', overlap: 5m",
             "postgres.query-overlap",
             "b",
         ),

@@ -62,11 +62,11 @@ pub fn write(text: &str, rows: &Delivery) -> Result<Vec<usize>, Error> {
     })
 }
 
-fn ints(values: &[i64]) -> ArrayRef {
+pub fn ints(values: &[i64]) -> ArrayRef {
     Arc::new(Int64Array::from(values.to_vec()))
 }
 
-fn texts(values: &[&str]) -> ArrayRef {
+pub fn texts(values: &[&str]) -> ArrayRef {
     Arc::new(StringArray::from(values.to_vec()))
 }
 

@@ -16,7 +16,7 @@ pub fn subject() -> Subject {
         wrong: vec![
             (
                 "postgres: { address: 'a:1', database: d, user: u, query: { statement: s, position: p } }\n",
-                "query",
+                "position",
             ),
             (
                 "postgres: { address: 'a:1', database: d, user: u, query: { statement: s, every: 1ms } }\n",

@@ -168,6 +168,17 @@ pub fn postgres() -> &'static DatabaseServer {
     SERVER.get_or_init(|| start("postgres"))
 }
 
+/// The MariaDB of all tests.
+pub fn mariadb() -> &'static DatabaseServer {
+    static SERVER: OnceLock<DatabaseServer> = OnceLock::new();
+    SERVER.get_or_init(|| start("mariadb"))
+}
+
+/// One of its own, for a test that kills it.
+pub fn own_mariadb() -> DatabaseServer {
+    start("mariadb")
+}
+
 /// One of its own, for a test that kills it.
 pub fn own_postgres() -> DatabaseServer {
     start("postgres")

@@ -185,6 +185,7 @@ pub fn subjects() -> Vec<Subject> {
             supply: Some(|| Box::new(Published::new())),
             taker: Some(|| Box::new(Bridged::new())),
         },
+        crate::mysql_subject::subject(),
         crate::postgres_subject::subject(),
     ]
 }

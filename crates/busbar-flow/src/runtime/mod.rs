@@ -89,8 +89,7 @@ struct Inner {
 /// A connection that is there.
 struct Connected {
     meaning: serde_json::Value,
-    kind: String,
-    enabled: bool,
+    spec: busbar_catalog::ConnectionSpec,
     roles: busbar_connector::Roles,
     driver: Option<SourceDriver>,
 }

@@ -48,8 +48,8 @@ impl Runtime {
             .iter()
             .map(|(name, connected)| ConnectionStatus {
                 name: name.clone(),
-                kind: connected.kind.clone(),
-                enabled: connected.enabled,
+                kind: connected.spec.kind.clone(),
+                enabled: connected.spec.enabled,
                 roles: connected.roles,
                 source: connected.driver.as_ref().map(|driver| driver.status()),
                 flows: writers.remove(name).unwrap_or_default(),

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use busbar_catalog::{Kind, Project, canonical};
+use busbar_connector::Survey;
+use busbar_event::{Class, Error};
 
 use super::{Connected, Runtime};
 use crate::drive::SourceDriver;
@@ -61,8 +63,7 @@ impl Runtime {
             });
             let connected = Connected {
                 meaning: canonical(Kind::Connection, spec),
-                kind: spec.kind.clone(),
-                enabled: spec.enabled,
+                spec: spec.clone(),
                 roles,
                 driver,
             };
@@ -70,5 +71,32 @@ impl Runtime {
             started.push(name.clone());
         }
         started
+    }
+
+    /// Looks at the other side of a connection, and at its tables where they are asked for.
+    ///
+    /// # Errors
+    /// No such connection, and what the other side says.
+    pub async fn survey(&self, name: &str, tables: bool) -> Result<Survey, Error> {
+        let spec = self
+            .inner
+            .sources
+            .lock()
+            .get(name)
+            .map(|connected| connected.spec.clone());
+        let Some(spec) = spec else {
+            return Err(
+                Error::new(Class::Configuration, "flow.no-connection").with("connection", name)
+            );
+        };
+        let options = &self.inner.options;
+        let Some(connector) = options.connectors.get(&spec.kind) else {
+            return Err(
+                Error::new(Class::Configuration, "connect.no-survey").with("kind", &spec.kind)
+            );
+        };
+        connector
+            .survey(&spec, Arc::clone(&options.project_dir), tables)
+            .await
     }
 }

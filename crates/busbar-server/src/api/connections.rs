@@ -1,22 +1,27 @@
 //! Connections to other systems.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::State;
-use busbar_access::Principal;
+use busbar_access::{Principal, Role};
 use busbar_event::Error;
 use busbar_flow::{ConnectionStatus, FlowStatus};
 use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Json;
 use super::flows::FlowSummary;
+use super::{Json, Path};
+use crate::answer::Answer;
 use crate::app::App;
 use crate::guard::Caller;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(list))
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(test))
+        .routes(routes!(tables))
 }
 
 /// A connection.
@@ -24,7 +29,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 pub(crate) struct ConnectionView {
     /// Its name.
     name: String,
-    /// `host`, `file`, `http`, `mqtt`, `postgres`.
+    /// `host`, `file`, `http`, `mqtt`, `mysql`, `postgres`.
     kind: String,
     /// `source`, `sink` or `both`.
     direction: &'static str,
@@ -63,6 +68,98 @@ async fn list(State(app): State<Arc<App>>, Caller(caller): Caller) -> Json<Conne
     Json(Connections {
         connections: readable(views(&app), &caller, &flows),
     })
+}
+
+/// What a connection's other side answered.
+#[derive(Serialize, utoipa::ToSchema)]
+struct Tested {
+    /// What it calls itself: `PostgreSQL 15.20`.
+    server: String,
+    /// How long it took to connect and to answer.
+    elapsed_ms: u64,
+}
+
+/// The tables on the other side of a connection.
+#[derive(Serialize, utoipa::ToSchema)]
+struct ThereTables {
+    /// What the other side calls itself.
+    server: String,
+    /// Its tables, by schema and name.
+    tables: Vec<ThereTable>,
+}
+
+/// A table on the other side of a connection.
+#[derive(Serialize, utoipa::ToSchema)]
+struct ThereTable {
+    /// The schema or database that it is in.
+    schema: String,
+    /// Its name.
+    name: String,
+    /// About how many rows it has, as the other side estimates it.
+    rows: Option<u64>,
+    /// Its columns, in order.
+    columns: Vec<ThereColumn>,
+}
+
+/// A column of such a table.
+#[derive(Serialize, utoipa::ToSchema)]
+struct ThereColumn {
+    /// Its name.
+    name: String,
+    /// Its type, as the other side writes it.
+    #[serde(rename = "type")]
+    kind: String,
+    /// Whether it is one of the primary key.
+    key: bool,
+}
+
+/// Ask the other side of a connection whether it answers, and what it is.
+#[utoipa::path(post, path = "/api/v1/connections/{name}/test", tag = "connections",
+    params(("name" = String, Path, description = "The connection's name.")),
+    responses((status = 200, description = "It answers.", body = Tested)))]
+async fn test(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    Path(name): Path,
+) -> Answer<Json<Tested>> {
+    caller.require(Role::Operator)?;
+    let begun = Instant::now();
+    let survey = app.runtime.survey(&name, false).await?;
+    Ok(Json(Tested {
+        server: survey.server,
+        elapsed_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+    }))
+}
+
+/// List the tables on the other side of a connection.
+#[utoipa::path(get, path = "/api/v1/connections/{name}/tables", tag = "connections",
+    params(("name" = String, Path, description = "The connection's name.")),
+    responses((status = 200, description = "The tables.", body = ThereTables)))]
+async fn tables(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    Path(name): Path,
+) -> Answer<Json<ThereTables>> {
+    caller.require(Role::Operator)?;
+    let survey = app.runtime.survey(&name, true).await?;
+    let tables = survey.tables.into_iter().map(|table| ThereTable {
+        schema: table.schema,
+        name: table.name,
+        rows: table.rows,
+        columns: table
+            .columns
+            .into_iter()
+            .map(|column| ThereColumn {
+                name: column.name,
+                kind: column.kind,
+                key: column.key,
+            })
+            .collect(),
+    });
+    Ok(Json(ThereTables {
+        server: survey.server,
+        tables: tables.collect(),
+    }))
 }
 
 /// The connections that flows write to which the caller may read; all for a caller that may read everything.

@@ -1,0 +1,397 @@
+//! Changes of transactions as batches: what sources that follow a database's log have in common.
+//!
+//! Parts and positions: `stream` is behind the last whole transaction in the log. A transaction that is too large for one
+//! batch is a part of its own, `large:PLACE`, with the numbers of its rows as positions; once it is over, `stream` passes
+//! it. Each table is a part, too, whose note says how far its snapshot has come.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use busbar_connector::{Polling, Position, Resume};
+use busbar_event::{ARRIVAL, BatchBuilder, Flags, Micros, Row};
+
+use super::snapshot::Progress;
+use crate::limits::{LARGE_TRANSACTIONS_MAX, TRANSACTION_BYTES, TRANSACTION_ROWS};
+
+/// Collects changes until they are handed on.
+pub struct Collector {
+    prefix: String,
+    part: Arc<str>,
+    resume: Resume,
+    /// Kept with the position of `stream`.
+    pub note: Vec<u8>,
+    transaction: Option<Transaction>,
+    /// Rows of whole transactions, not handed on yet, with the place behind the transaction of each.
+    builder: BatchBuilder,
+    positions: Vec<u64>,
+    queue: VecDeque<Polling>,
+    /// Behind the last whole transaction, or where the log is while nothing happens.
+    position: u64,
+    /// What was handed on last.
+    handed_on: u64,
+    committed: u64,
+    /// Parts of large transactions that are over, and the place behind each.
+    over: Vec<(u64, Arc<str>)>,
+}
+
+/// The snapshot of a table, as far as it has come.
+pub struct Table {
+    pub topic: Arc<str>,
+    part: Arc<str>,
+    /// Behind the last batch of its snapshot.
+    position: u64,
+    pub progress: Progress,
+    /// Its snapshot was interrupted: what the chunks before saw is not known any more.
+    pub resumed: bool,
+}
+
+struct Transaction {
+    place: u64,
+    /// As people see it.
+    shown: String,
+    id: String,
+    time: Micros,
+    /// Changes seen, with those that are not published.
+    seen: u64,
+    rows: Vec<Change>,
+    bytes: usize,
+    /// The part of its own, and the position up to which its rows were committed before.
+    large: Option<(Arc<str>, u64)>,
+}
+
+struct Change {
+    topic: Arc<str>,
+    number: u64,
+    key: Option<String>,
+    payload: Vec<u8>,
+}
+
+impl Table {
+    /// The table of this name, with what is known of its snapshot. `again` counts the times that it was begun anew.
+    pub fn new(
+        name: &str,
+        topic: String,
+        again: u32,
+        snapshot: bool,
+        collector: &Collector,
+        now_micros: i64,
+    ) -> Table {
+        let part: Arc<str> = match again {
+            0 => format!("{}table:{name}", collector.prefix).into(),
+            again => format!("{}table:{name}:{again}", collector.prefix).into(),
+        };
+        let known = collector.resume.position(&part);
+        let mut progress: Progress =
+            serde_json::from_slice(collector.resume.note(&part)).unwrap_or_default();
+        progress.done |= !snapshot;
+        Table {
+            topic: topic.into(),
+            position: super::attempt(now_micros, known),
+            resumed: known > 0 && !progress.done,
+            progress,
+            part,
+        }
+    }
+
+    /// Whether anything of it has been published.
+    pub fn has_begun(&self) -> bool {
+        self.progress.done || self.progress.last.is_some() || self.resumed
+    }
+}
+
+impl Collector {
+    /// Goes on behind what was committed; a higher generation begins with nothing.
+    pub fn new(generation: u32, resume: Resume) -> Collector {
+        let prefix = match generation {
+            0 => String::new(),
+            generation => format!("{generation}:"),
+        };
+        let part: Arc<str> = format!("{prefix}stream").into();
+        let known = resume.position(&part);
+        let begin = format!("{prefix}large:");
+        let large = resume.positions.keys().filter_map(|part| {
+            let place = u64::from_str_radix(part.strip_prefix(&begin)?, 16).ok()?;
+            Some((place, Arc::from(part.as_str())))
+        });
+        Collector {
+            over: large.take(LARGE_TRANSACTIONS_MAX).collect(),
+            note: resume.note(&part).to_vec(),
+            prefix,
+            part,
+            resume,
+            transaction: None,
+            builder: BatchBuilder::new(),
+            positions: Vec::new(),
+            queue: VecDeque::new(),
+            position: known,
+            handed_on: known,
+            committed: known,
+        }
+    }
+
+    /// Behind everything that was taken.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// How far everything is committed.
+    pub fn committed(&self) -> u64 {
+        self.committed
+    }
+
+    /// Whether a transaction is under way.
+    pub fn in_transaction(&self) -> bool {
+        self.transaction.is_some()
+    }
+
+    /// What is to be handed on next.
+    pub fn pop(&mut self) -> Option<Polling> {
+        self.queue.pop_front()
+    }
+
+    /// Whether something is to be handed on before more is taken.
+    pub fn is_full(&self) -> bool {
+        !self.queue.is_empty() || self.builder.is_full()
+    }
+
+    /// A transaction begins; `place` tells it apart from all others in the log.
+    pub fn begin(&mut self, place: u64, shown: String, id: String, time: Micros) {
+        let part = format!("{}large:{place:016x}", self.prefix);
+        let before = self.resume.positions.get(&part);
+        self.transaction = Some(Transaction {
+            place,
+            shown,
+            id,
+            time,
+            seen: 0,
+            rows: Vec::new(),
+            bytes: 0,
+            large: before.map(|before| (part.as_str().into(), *before)),
+        });
+    }
+
+    /// Adds an event to the transaction.
+    pub fn push(&mut self, topic: &Arc<str>, key: Option<String>, payload: Vec<u8>) {
+        let Some(transaction) = &mut self.transaction else {
+            return;
+        };
+        let number = transaction.seen + 1;
+        if transaction
+            .large
+            .as_ref()
+            .is_some_and(|(_, known)| number <= *known)
+        {
+            return;
+        }
+        transaction.bytes += payload.len();
+        transaction.rows.push(Change {
+            topic: Arc::clone(topic),
+            number,
+            key,
+            payload,
+        });
+    }
+
+    /// Counts a change, whether it is published or not: the numbers are the same when it comes again.
+    pub fn count(&mut self) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.seen += 1;
+        }
+        self.spill();
+    }
+
+    /// Hands on rows of a transaction that is too large to be held until its end.
+    fn spill(&mut self) {
+        let large = self.transaction.as_ref().is_some_and(|transaction| {
+            transaction.rows.len() >= TRANSACTION_ROWS || transaction.bytes >= TRANSACTION_BYTES
+        });
+        if large {
+            self.hand_on();
+            let Some(transaction) = &mut self.transaction else {
+                return;
+            };
+            if transaction.large.is_none() {
+                let part = format!("{}large:{:016x}", self.prefix, transaction.place);
+                transaction.large = Some((part.into(), 0));
+            }
+            self.hand_on_large();
+        }
+    }
+
+    fn hand_on_large(&mut self) {
+        let Some(transaction) = &mut self.transaction else {
+            return;
+        };
+        let Some((part, _)) = &transaction.large else {
+            return;
+        };
+        let numbers: Vec<_> = transaction
+            .rows
+            .iter()
+            .map(|change| change.number)
+            .collect();
+        if numbers.is_empty() {
+            return;
+        }
+        let part = Arc::clone(part);
+        push_rows(&mut self.builder, transaction);
+        self.queue.push_back(Polling {
+            batch: self.builder.finish(),
+            part,
+            position: Position::Rows(numbers),
+            note: Vec::new(),
+        });
+    }
+
+    /// The transaction is over.
+    pub fn commit(&mut self, end: u64) {
+        if self
+            .transaction
+            .as_ref()
+            .is_some_and(|transaction| transaction.large.is_some())
+        {
+            self.hand_on();
+            self.hand_on_large();
+        }
+        let Some(mut transaction) = self.transaction.take() else {
+            return;
+        };
+        self.position = self.position.max(end);
+        match transaction.large {
+            Some((part, _)) => {
+                self.over.push((end, part));
+                self.hand_on_position();
+            }
+            None => {
+                self.positions
+                    .resize(self.positions.len() + transaction.rows.len(), end);
+                push_rows(&mut self.builder, &mut transaction);
+            }
+        }
+    }
+
+    /// The log has come so far, without anything that is followed.
+    pub fn advance(&mut self, position: u64) {
+        if self.transaction.is_none() {
+            self.position = self.position.max(position);
+        }
+    }
+
+    /// Hands on the rows of whole transactions.
+    pub fn hand_on(&mut self) {
+        let Some(last) = self.positions.last() else {
+            return;
+        };
+        self.handed_on = *last;
+        self.queue.push_back(Polling {
+            batch: self.builder.finish(),
+            part: Arc::clone(&self.part),
+            position: Position::Rows(std::mem::take(&mut self.positions)),
+            note: self.note.clone(),
+        });
+    }
+
+    /// Hands on the position, without rows where there are none.
+    pub fn hand_on_position(&mut self) {
+        self.hand_on();
+        if self.transaction.is_none() && self.position > self.handed_on {
+            self.handed_on = self.position;
+            self.queue.push_back(Polling {
+                batch: self.builder.finish(),
+                part: Arc::clone(&self.part),
+                position: Position::End(self.position),
+                note: self.note.clone(),
+            });
+        }
+    }
+
+    /// Says that a new attempt at the snapshot of a table begins, so that its positions are behind those of the one before;
+    /// with the event `emptied`, if there is one.
+    pub fn begin_snapshot(&mut self, table: &mut Table, emptied: Option<&[u8]>) {
+        self.hand_on();
+        if let Some(payload) = emptied {
+            self.push_read(table, None, payload);
+        }
+        self.end_read(table, None);
+    }
+
+    /// Adds a row that a snapshot read. What is handed on already is handed on first.
+    pub fn push_read(&mut self, table: &mut Table, key: Option<&str>, payload: &[u8]) {
+        self.hand_on();
+        let topic = self.builder.topic_id(&table.topic);
+        self.builder.push(plain(topic, key, ARRIVAL, &[], payload));
+        if self.builder.is_full() {
+            self.end_read(table, None);
+        }
+    }
+
+    /// Hands on the rows that a snapshot read, with how far it has come.
+    pub fn end_read(&mut self, table: &mut Table, progress: Option<Progress>) {
+        if let Some(progress) = progress {
+            table.progress = progress;
+        }
+        table.position += 1;
+        self.queue.push_back(Polling {
+            batch: self.builder.finish(),
+            part: Arc::clone(&table.part),
+            position: Position::End(table.position),
+            note: serde_json::to_vec(&table.progress).unwrap_or_default(),
+        });
+    }
+
+    /// Everything up to a position of a part is committed.
+    pub fn note_committed(&mut self, part: &str, position: u64) {
+        if part == &*self.part {
+            self.committed = self.committed.max(position);
+        }
+    }
+
+    /// Parts of large transactions that the stream has passed.
+    pub fn forgotten(&mut self) -> Vec<Arc<str>> {
+        let committed = self.committed;
+        let gone: Vec<_> = self
+            .over
+            .extract_if(.., |(end, _)| *end < committed)
+            .collect();
+        gone.into_iter().map(|(_, part)| part).collect()
+    }
+}
+
+fn plain<'a>(
+    topic: u32,
+    key: Option<&'a str>,
+    time: Micros,
+    tags: &'a [(&'a str, &'a str)],
+    payload: &'a [u8],
+) -> Row<'a> {
+    Row {
+        topic,
+        key,
+        time,
+        client: None,
+        flags: Flags::default().with_qos(1),
+        tags,
+        payload,
+    }
+}
+
+/// Moves the rows of a transaction to the builder.
+fn push_rows(builder: &mut BatchBuilder, transaction: &mut Transaction) {
+    for change in transaction.rows.drain(..) {
+        let number = change.number.to_string();
+        let tags = [
+            ("transaction", transaction.id.as_str()),
+            ("position", &transaction.shown),
+            ("sequence", &number),
+        ];
+        let topic = builder.topic_id(&change.topic);
+        builder.push(plain(
+            topic,
+            change.key.as_deref(),
+            transaction.time,
+            &tags,
+            &change.payload,
+        ));
+    }
+    transaction.bytes = 0;
+}

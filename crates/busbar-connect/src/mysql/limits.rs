@@ -1,0 +1,35 @@
+//! Every bound of the MySQL connector, units last.
+
+use std::time::Duration;
+
+/// Bytes of one packet from the server; larger ones, as for large rows, come in several.
+pub const PACKET_BYTES_MAX: usize = 256 << 20;
+/// Bytes that one packet has at most in the protocol.
+pub const PACKET_BYTES: usize = (1 << 24) - 1;
+/// The socket's buffer grows in steps of this size.
+pub const READ_BYTES: usize = 64 << 10;
+/// Bytes of one statement with several rows, unless one row has more.
+pub const STATEMENT_BYTES: usize = 512 << 10;
+/// How long a connection may take to be opened.
+pub const CONNECT_MAX: Duration = Duration::from_secs(15);
+/// The longest timeout of a statement that may be configured.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How long closing a connection in good order may take.
+pub const GOODBYE_MAX: Duration = Duration::from_secs(2);
+/// Characters of the name of a producer.
+pub const PRODUCER_CHARS_MAX: usize = 255;
+/// Rows of the first chunk of a snapshot, and the most that one has.
+pub const CHUNK_ROWS_FIRST: usize = 1_024;
+pub const CHUNK_ROWS: usize = 8_192;
+/// Bytes that a chunk should have, by those of the chunk before.
+pub const CHUNK_BYTES: usize = 8 << 20;
+/// Tables that one change source follows.
+pub const TABLES_MAX: usize = 10_000;
+/// How often the source looks at how far the server is.
+pub const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// Pause before the next look at a server that has sent nothing.
+pub const IDLE: Duration = Duration::from_millis(20);
+/// How long a poll waits for the server before it answers that nothing came.
+pub const POLL_MAX: Duration = Duration::from_millis(500);
+/// How long the server may send nothing, not even a sign of life.
+pub const SILENCE_MAX: Duration = Duration::from_secs(60);

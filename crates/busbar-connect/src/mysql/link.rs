@@ -1,0 +1,457 @@
+//! One session with a server.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use busbar_event::{Class, Error};
+use bytes::{Bytes, BytesMut};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::auth::{self, SHA2};
+use super::failure::{Doing, Failed};
+use super::limits::{CONNECT_MAX, GOODBYE_MAX, READ_BYTES};
+use super::wire::{self, Reader, can};
+use crate::places::Places;
+use crate::tls::{self, Tls};
+
+/// Where a server is, and who asks.
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub address: Arc<str>,
+    pub database: Arc<str>,
+    pub user: Arc<str>,
+    pub password: Option<String>,
+    pub tls: Option<Tls>,
+    /// How long a statement may take.
+    pub timeout: Duration,
+    /// Where files of the project are.
+    pub project: Arc<Path>,
+    pub places: Places,
+}
+
+/// A session.
+pub struct Link {
+    socket: Box<dyn Socket>,
+    buffer: BytesMut,
+    out: Vec<u8>,
+    address: Arc<str>,
+    timeout: Duration,
+    /// A statement is under way. Where its caller was dropped, it stays so, and the session is not used again.
+    busy: bool,
+    /// As the server says it: `10.11.19-MariaDB`.
+    pub version: String,
+}
+
+/// What a statement answered.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    pub columns: Vec<String>,
+    pub rows: Vec<Vec<Option<Bytes>>>,
+    /// Rows that were changed.
+    pub affected: u64,
+}
+
+impl Answer {
+    /// A value as text; `None` for NULL and where there is no such value.
+    pub fn text(&self, row: usize, column: usize) -> Option<&str> {
+        let value = self.rows.get(row)?.get(column)?.as_ref()?;
+        std::str::from_utf8(value).ok()
+    }
+}
+
+trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for T {}
+
+/// More answers follow.
+const MORE_RESULTS: u64 = 8;
+
+impl Server {
+    /// What errors of this server name.
+    pub fn doing<'a>(&'a self, table: &'a str, rights: &'a str) -> Doing<'a> {
+        Doing {
+            address: &self.address,
+            user: &self.user,
+            database: &self.database,
+            table,
+            rights,
+        }
+    }
+
+    /// Opens a session for statements.
+    ///
+    /// # Errors
+    /// *Transient*: nobody answers, or the server has no room. *Configuration*: it refuses the user, the database or
+    /// the encryption.
+    pub async fn open(&self) -> Result<Link, Error> {
+        let opened = match timeout(CONNECT_MAX, self.connect()).await {
+            Ok(opened) => opened,
+            Err(_) => Err(silent(&self.address, CONNECT_MAX).into()),
+        };
+        let mut link = opened.map_err(|failed| failed.told(self.doing("", "")))?;
+        // Values are kept whole or refused; texts end where they end; times are in UTC.
+        let settings = "SET NAMES utf8mb4; SET time_zone = '+00:00'; SET sql_mode = \
+             'STRICT_ALL_TABLES,NO_BACKSLASH_ESCAPES,NO_ZERO_IN_DATE,NO_ZERO_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'";
+        let set = link.run(settings).await;
+        set.map_err(|failed| failed.told(self.doing("", "")))?;
+        Ok(link)
+    }
+
+    async fn connect(&self) -> Result<Link, Failed> {
+        let unreachable = |why: std::io::Error| {
+            Error::new(Class::Transient, "mysql.unreachable")
+                .with("address", &self.address)
+                .caused_by(why)
+        };
+        let tcp = TcpStream::connect(&*self.address)
+            .await
+            .map_err(unreachable)?;
+        tcp.set_nodelay(true).map_err(unreachable)?;
+        let mut link = Link {
+            socket: Box::new(tcp),
+            buffer: BytesMut::with_capacity(READ_BYTES),
+            out: Vec::new(),
+            address: Arc::clone(&self.address),
+            timeout: CONNECT_MAX,
+            busy: true,
+            version: String::new(),
+        };
+        let (mut number, body) = link.packet().await?;
+        if body.first() == Some(&0xff) {
+            return Err(Failed::Server(wire::server_error(&body)));
+        }
+        let greeting =
+            wire::greeting(&body).ok_or_else(|| link.strange("a greeting of another form"))?;
+        link.version.clone_from(&greeting.version);
+        let mut capabilities = can::LONG_PASSWORD
+            | can::LONG_FLAG
+            | can::CONNECT_WITH_DB
+            | can::PROTOCOL_41
+            | can::TRANSACTIONS
+            | can::SECURE_CONNECTION
+            | can::MULTI_STATEMENTS
+            | can::MULTI_RESULTS
+            | can::PLUGIN_AUTH;
+        if let Some(tls) = &self.tls {
+            if greeting.capabilities & can::SSL == 0 {
+                let error = Error::new(Class::Configuration, "mysql.no-tls");
+                return Err(error.with("address", &self.address).into());
+            }
+            capabilities |= can::SSL;
+            number = wire::packet(
+                &mut link.out,
+                number.wrapping_add(1),
+                &wire::ssl_request(capabilities),
+            )
+            .wrapping_sub(1);
+            link.flush().await?;
+            link = self.encrypted(link, tls).await?;
+        }
+        let password = self.password.as_deref().unwrap_or_default();
+        let plugin = match auth::proof(&greeting.plugin, "", &[]) {
+            Some(_) => greeting.plugin.as_str(),
+            None => auth::NATIVE,
+        };
+        let proof = auth::proof(plugin, password, &greeting.nonce).unwrap_or_default();
+        let login = wire::login(capabilities, &self.user, &proof, &self.database, plugin);
+        wire::packet(&mut link.out, number.wrapping_add(1), &login);
+        link.flush().await?;
+        self.authenticate(&mut link, plugin.to_owned(), password)
+            .await?;
+        link.timeout = self.timeout;
+        link.busy = false;
+        Ok(link)
+    }
+
+    async fn encrypted(&self, link: Link, tls: &Tls) -> Result<Link, Failed> {
+        let host = self.address.rsplit_once(':').map_or("", |(host, _)| host);
+        let host = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
+        let name = ServerName::try_from(host)
+            .map_err(|why| Error::new(Class::Configuration, "mysql.address").caused_by(why))?;
+        let config = tls::client_config(tls, &self.project, &self.places).await?;
+        let connector = tokio_rustls::TlsConnector::from(config);
+        let encrypted = connector.connect(name, link.socket).await;
+        let socket = encrypted.map_err(|why| match tls::refused(&why) {
+            Some(why) => tls::untrusted(&self.address, why),
+            None => Error::new(Class::Transient, "mysql.unreachable")
+                .with("address", &self.address)
+                .caused_by(why),
+        })?;
+        Ok(Link {
+            socket: Box::new(socket),
+            ..link
+        })
+    }
+
+    async fn authenticate(
+        &self,
+        link: &mut Link,
+        mut plugin: String,
+        password: &str,
+    ) -> Result<(), Failed> {
+        loop {
+            let (number, body) = link.packet().await?;
+            let answer = match body.first() {
+                Some(0x00) => return Ok(()),
+                Some(0xff) => return Err(Failed::Server(wire::server_error(&body))),
+                // Another plug-in, with a nonce of its own.
+                Some(0xfe) => {
+                    let mut reader = Reader::new(&body.slice(1..));
+                    plugin = reader.text();
+                    let nonce = reader.rest.strip_suffix(&[0]).unwrap_or(&reader.rest);
+                    auth::proof(&plugin, password, nonce).ok_or_else(|| {
+                        Error::new(Class::Configuration, "mysql.plugin")
+                            .with("address", &self.address)
+                            .with("user", &self.user)
+                            .with("plugin", &plugin)
+                    })?
+                }
+                // The server has the password at hand and found it right; the end of it follows.
+                Some(0x01) if body.get(1) == Some(&3) => continue,
+                // It wants the password itself, which is told through an encrypted connection only.
+                Some(0x01) if body.get(1) == Some(&4) && plugin == SHA2 && self.tls.is_some() => {
+                    format!("{password}\0").into_bytes()
+                }
+                Some(0x01) => {
+                    let error = Error::new(Class::Configuration, "mysql.plain-password");
+                    return Err(error
+                        .with("address", &self.address)
+                        .with("user", &self.user)
+                        .into());
+                }
+                _ => {
+                    return Err(link
+                        .strange("an answer to the password of another form")
+                        .into());
+                }
+            };
+            wire::packet(&mut link.out, number.wrapping_add(1), &answer);
+            link.flush().await?;
+        }
+    }
+}
+
+impl Link {
+    /// Whether it may be used: no statement was left in the middle.
+    pub fn usable(&self) -> bool {
+        !self.busy
+    }
+
+    /// Runs statements with semicolons between them; their answers.
+    ///
+    /// # Errors
+    /// The first that fails ends them.
+    pub async fn run(&mut self, sql: &str) -> Result<Vec<Answer>, Failed> {
+        self.busy = true;
+        let mut body = Vec::with_capacity(sql.len() + 1);
+        body.push(3);
+        body.extend_from_slice(sql.as_bytes());
+        wire::packet(&mut self.out, 0, &body);
+        self.flush().await?;
+        let mut answers = Vec::new();
+        loop {
+            let (_, body) = self.packet().await?;
+            let mut reader = Reader::new(&body);
+            let mut answer = Answer::default();
+            let status = match body.first() {
+                Some(0xff) => {
+                    self.busy = false;
+                    return Err(Failed::Server(wire::server_error(&body)));
+                }
+                Some(0x00) => {
+                    reader.u8();
+                    answer.affected = reader.length().flatten().unwrap_or(0);
+                    reader.length();
+                    reader.number(2)
+                }
+                _ => self.rows(&mut reader, &mut answer).await?,
+            };
+            answers.push(answer);
+            if status.unwrap_or(0) & MORE_RESULTS == 0 {
+                self.busy = false;
+                return Ok(answers);
+            }
+        }
+    }
+
+    /// Reads columns and rows; the status behind them.
+    async fn rows(
+        &mut self,
+        reader: &mut Reader,
+        answer: &mut Answer,
+    ) -> Result<Option<u64>, Failed> {
+        let count = reader
+            .length()
+            .flatten()
+            .ok_or_else(|| self.strange("an answer of another form"))?;
+        for _ in 0..count {
+            let (_, body) = self.packet().await?;
+            let mut reader = Reader::new(&body);
+            // Catalogue, schema, table, its own name; then the name.
+            let name = (0..4)
+                .map(|_| reader.value())
+                .collect::<Option<Vec<_>>>()
+                .and_then(|_| reader.name());
+            answer
+                .columns
+                .push(name.ok_or_else(|| self.strange("a column of another form"))?);
+        }
+        self.packet().await?;
+        loop {
+            let (_, body) = self.packet().await?;
+            match body.first() {
+                Some(0xfe) if body.len() < 9 => {
+                    let mut reader = Reader::new(&body.slice(3..));
+                    return Ok(reader.number(2));
+                }
+                Some(0xff) => {
+                    self.busy = false;
+                    return Err(Failed::Server(wire::server_error(&body)));
+                }
+                _ => {
+                    let mut reader = Reader::new(&body);
+                    let row = answer
+                        .columns
+                        .iter()
+                        .map(|_| reader.value())
+                        .collect::<Option<Vec<_>>>();
+                    answer
+                        .rows
+                        .push(row.ok_or_else(|| self.strange("a row of another form"))?);
+                }
+            }
+        }
+    }
+
+    /// Begins to read the log behind a place, as the reader with this number.
+    ///
+    /// # Errors
+    /// Why it failed.
+    pub async fn dump(&mut self, id: u32, file: &str, byte: u32) -> Result<(), Failed> {
+        // Without checksums; with what MariaDB knows about transactions; with a sign of life when nothing happens.
+        self.run(
+            "SET @master_binlog_checksum = 'NONE', @source_binlog_checksum = 'NONE', @mariadb_slave_capability = 4, \
+             @master_heartbeat_period = 5000000000, @source_heartbeat_period = 5000000000",
+        )
+        .await?;
+        self.busy = true;
+        let mut body = vec![0x15];
+        body.extend_from_slice(&id.to_le_bytes());
+        // No name, user, password, port, rank or master.
+        body.extend_from_slice(&[0; 13]);
+        wire::packet(&mut self.out, 0, &body);
+        self.flush().await?;
+        let (_, body) = self.packet().await?;
+        if body.first() == Some(&0xff) {
+            return Err(Failed::Server(wire::server_error(&body)));
+        }
+        let mut body = vec![0x12];
+        body.extend_from_slice(&byte.to_le_bytes());
+        body.extend_from_slice(&[0; 2]);
+        body.extend_from_slice(&id.to_le_bytes());
+        body.extend_from_slice(file.as_bytes());
+        wire::packet(&mut self.out, 0, &body);
+        self.flush().await
+    }
+
+    /// The next event of the log; `None` when none comes for so long. May be dropped while it waits.
+    ///
+    /// # Errors
+    /// The session is lost, or the server ends it.
+    pub async fn stream(&mut self, wait: Duration) -> Result<Option<Bytes>, Failed> {
+        loop {
+            if let Some(event) = self.streamed()? {
+                return Ok(Some(event));
+            }
+            match timeout(wait, self.read()).await {
+                Ok(read) => read?,
+                Err(_) => return Ok(None),
+            }
+        }
+    }
+
+    /// The next event of the log that has arrived already.
+    ///
+    /// # Errors
+    /// As [`Link::stream`].
+    pub fn streamed(&mut self) -> Result<Option<Bytes>, Failed> {
+        match wire::next(&mut self.buffer).map_err(|what| self.strange(what))? {
+            None => Ok(None),
+            Some((_, body)) => match body.first() {
+                Some(0x00) => Ok(Some(body.slice(1..))),
+                Some(0xff) => Err(Failed::Server(wire::server_error(&body))),
+                _ => Err(closed(&self.address).into()),
+            },
+        }
+    }
+
+    /// Ends the session in good order.
+    pub async fn close(mut self) {
+        wire::packet(&mut self.out, 0, &[1]);
+        let _ = timeout(GOODBYE_MAX, self.flush()).await;
+        let _ = timeout(GOODBYE_MAX, self.socket.shutdown()).await;
+    }
+
+    async fn packet(&mut self) -> Result<(u8, Bytes), Failed> {
+        loop {
+            if let Some(packet) = wire::next(&mut self.buffer).map_err(|what| self.strange(what))? {
+                return Ok(packet);
+            }
+            let wait = self.timeout;
+            match timeout(wait, self.read()).await {
+                Ok(read) => read?,
+                Err(_) => return Err(silent(&self.address, wait).into()),
+            }
+        }
+    }
+
+    /// Reads what the socket has. May be dropped while it waits.
+    async fn read(&mut self) -> Result<(), Failed> {
+        if self.buffer.capacity() - self.buffer.len() < READ_BYTES {
+            self.buffer.reserve(READ_BYTES);
+        }
+        match self.socket.read_buf(&mut self.buffer).await {
+            Ok(0) => Err(closed(&self.address).into()),
+            Ok(_) => Ok(()),
+            Err(why) => Err(closed(&self.address).caused_by(why).into()),
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), Failed> {
+        let sent = async {
+            self.socket.write_all(&self.out).await?;
+            self.socket.flush().await
+        };
+        let sent = timeout(self.timeout, sent).await;
+        self.out.clear();
+        match sent {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(why)) => Err(closed(&self.address).caused_by(why).into()),
+            Err(_) => Err(silent(&self.address, self.timeout).into()),
+        }
+    }
+
+    /// An answer that is not of the protocol.
+    pub fn strange(&self, what: &str) -> Error {
+        Error::new(Class::Transient, "mysql.strange")
+            .with("address", &self.address)
+            .with("what", what)
+    }
+}
+
+pub fn closed(address: &str) -> Error {
+    Error::new(Class::Transient, "mysql.closed").with("address", address)
+}
+
+fn silent(address: &str, after: Duration) -> Error {
+    Error::new(Class::Transient, "mysql.silent")
+        .with("address", address)
+        .with("seconds", after.as_secs())
+}

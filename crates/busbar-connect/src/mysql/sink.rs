@@ -1,0 +1,754 @@
+//! Writes rows to a table, each delivery in one transaction together with the producer's position.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, SchemaRef};
+use busbar_connector::{Delivery, Sink, SinkContext, Work, Written};
+use busbar_event::{Class, Error};
+
+use super::failure::Failed;
+use super::limits::{PRODUCER_CHARS_MAX, STATEMENT_BYTES};
+use super::link::{Link, Server, closed};
+use super::values::{Cells, Fit, Target, fit, made_for};
+use super::wire::{identifier, literal};
+use crate::change::{Op, Write};
+
+/// Writes to one table.
+pub struct MysqlSink {
+    server: Server,
+    /// The connection's name, before the names of producers.
+    name: Arc<str>,
+    options: Write,
+    schema: SchemaRef,
+    link: Option<Link>,
+    plan: Option<Arc<Plan>>,
+}
+
+/// How rows become statements; made once a session, from the table as it is.
+struct Plan {
+    /// The table, as it is written in SQL.
+    table: String,
+    positions: String,
+    /// Columns that are written, with their place in the rows.
+    columns: Vec<(usize, Target)>,
+    /// Places of the key among `columns`.
+    key: Vec<usize>,
+    change: Option<usize>,
+    unchanged: Option<usize>,
+}
+
+/// A row, ready to be sent.
+struct Ready {
+    row: usize,
+    op: Op,
+    /// The literals of all columns.
+    values: Vec<String>,
+    /// Those of the key, with commas between them.
+    key: String,
+    /// Columns that keep the value they have.
+    kept: Vec<String>,
+}
+
+impl MysqlSink {
+    /// Opens a session and looks at the table, which is made where that is asked for.
+    pub(super) async fn open(
+        server: Server,
+        options: Write,
+        context: SinkContext,
+    ) -> Result<MysqlSink, Error> {
+        let mut sink = MysqlSink {
+            server,
+            name: context.name,
+            options,
+            schema: context.schema,
+            link: None,
+            plan: None,
+        };
+        sink.session().await?;
+        Ok(sink)
+    }
+
+    /// The session, opened anew unless the one there is can be used.
+    async fn session(&mut self) -> Result<(), Error> {
+        if self.link.as_ref().is_some_and(Link::usable) && self.plan.is_some() {
+            return Ok(());
+        }
+        self.link = None;
+        let mut link = self.server.open().await?;
+        self.plan = Some(Arc::new(self.plan(&mut link).await?));
+        self.link = Some(link);
+        Ok(())
+    }
+
+    async fn plan(&self, link: &mut Link) -> Result<Plan, Error> {
+        let options = &self.options;
+        let (schema, name) = options.table_name(&self.server.database);
+        let table = format!("{}.{}", identifier(schema), identifier(name));
+        let doing = self.server.doing(&table, options.rights());
+        if options.create {
+            let made = self.made(&table);
+            link.run(&made).await.map_err(|failed| failed.told(doing))?;
+        }
+        let found = table_columns(link, schema, name)
+            .await
+            .map_err(|failed| failed.told(doing))?;
+        let Some((engine, found)) = found else {
+            return Err(Error::new(Class::Configuration, "mysql.no-table")
+                .with("address", &self.server.address)
+                .with("said", "-")
+                .with("table", &table));
+        };
+        if engine != "InnoDB" {
+            return Err(Error::new(Class::Configuration, "mysql.engine")
+                .with("table", &table)
+                .with("engine", engine));
+        }
+        let there = || {
+            names(
+                self.schema
+                    .fields()
+                    .iter()
+                    .map(|field| field.name().as_str()),
+            )
+        };
+        let flow_column = |option: &'static str, column: &str| {
+            Error::new(Class::Configuration, "mysql.flow-column")
+                .with("option", option)
+                .with("column", column)
+                .with("there", there())
+        };
+        let place = |column: &Option<String>, option: &'static str| match column {
+            None => Ok(None),
+            Some(column) => self
+                .schema
+                .index_of(column)
+                .map(Some)
+                .map_err(|_| flow_column(option, column)),
+        };
+        let change = place(&options.change, "change")?;
+        let unchanged = place(&options.unchanged, "unchanged")?;
+        let mut columns = Vec::new();
+        for (at, field) in self.schema.fields().iter().enumerate() {
+            if Some(at) == change || Some(at) == unchanged {
+                continue;
+            }
+            let target = found
+                .iter()
+                .find(|target| target.name.eq_ignore_ascii_case(field.name()));
+            let Some(target) = target else {
+                let statement = format!(
+                    "ALTER TABLE {table} ADD COLUMN {} {}",
+                    identifier(field.name()),
+                    made_for(field.data_type(), false)
+                );
+                return Err(Error::new(Class::Configuration, "mysql.table-column")
+                    .with("column", field.name())
+                    .with("table", &table)
+                    .with(
+                        "there",
+                        names(found.iter().map(|target| target.name.as_str())),
+                    )
+                    .with("statement", statement));
+            };
+            let code = match fit(field.data_type(), target) {
+                Fit::Never => "mysql.type-never",
+                Fit::Lossy if !options.lossy => "mysql.type-lossy",
+                _ => "",
+            };
+            if !code.is_empty() {
+                return Err(Error::new(Class::Configuration, code)
+                    .with("column", field.name())
+                    .with("from", field.data_type())
+                    .with("to", &target.shown));
+            }
+            columns.push((
+                at,
+                Target {
+                    name: field.name().clone(),
+                    lossy: options.lossy,
+                    ..target.clone()
+                },
+            ));
+        }
+        let key = options.key.iter().map(|key| {
+            let place = columns.iter().position(|(_, target)| target.name == *key);
+            place.ok_or_else(|| flow_column("key", key))
+        });
+        let key = key.collect::<Result<Vec<_>, _>>()?;
+        let positions = format!("{}.`busbar_position`", identifier(schema));
+        let plan = Plan {
+            table,
+            positions,
+            columns,
+            key,
+            change,
+            unchanged,
+        };
+        self.check_key(link, &plan, schema, name).await?;
+        self.ensure_positions(link, schema, &plan.positions).await?;
+        Ok(plan)
+    }
+
+    /// Sees that the server tells rows apart by the key, and by nothing less.
+    async fn check_key(
+        &self,
+        link: &mut Link,
+        plan: &Plan,
+        schema: &str,
+        name: &str,
+    ) -> Result<(), Error> {
+        if plan.key.is_empty() {
+            return Ok(());
+        }
+        let sql = format!(
+            "SELECT index_name, GROUP_CONCAT(column_name ORDER BY column_name SEPARATOR '\\t') FROM information_schema.statistics \
+             WHERE table_schema = {} AND table_name = {} AND non_unique = 0 AND sub_part IS NULL GROUP BY index_name",
+            literal(schema),
+            literal(name)
+        )
+        .replace("\\t", "\t");
+        let doing = self.server.doing(&plan.table, self.options.rights());
+        let answers = link.run(&sql).await.map_err(|failed| failed.told(doing))?;
+        let mut wanted: Vec<_> = plan
+            .key
+            .iter()
+            .map(|at| plan.columns[*at].1.name.to_lowercase())
+            .collect();
+        wanted.sort();
+        let unique = answers.first().is_some_and(|answer| {
+            (0..answer.rows.len()).any(|row| {
+                let mut there: Vec<_> = answer
+                    .text(row, 1)
+                    .unwrap_or_default()
+                    .split('\t')
+                    .map(str::to_lowercase)
+                    .collect();
+                there.sort();
+                there == wanted
+            })
+        });
+        match unique {
+            true => Ok(()),
+            false => Err(Error::new(Class::Configuration, "mysql.no-key")
+                .with("address", &self.server.address)
+                .with("table", &plan.table)
+                .with("key", plan.list(|at| plan.key.contains(&at)))),
+        }
+    }
+
+    /// The statement that makes the table.
+    fn made(&self, table: &str) -> String {
+        let options = &self.options;
+        let special = |name: &String| {
+            Some(name) == options.change.as_ref() || Some(name) == options.unchanged.as_ref()
+        };
+        let fields = self
+            .schema
+            .fields()
+            .iter()
+            .filter(|field| !special(field.name()));
+        let mut columns: Vec<_> = fields
+            .map(|field| {
+                let key = options.key.contains(field.name());
+                format!(
+                    "{} {}",
+                    identifier(field.name()),
+                    made_for(field.data_type(), key)
+                )
+            })
+            .collect();
+        if !options.key.is_empty() {
+            let key: Vec<_> = options.key.iter().map(|key| identifier(key)).collect();
+            columns.push(format!("PRIMARY KEY ({})", key.join(", ")));
+        }
+        format!(
+            "CREATE TABLE IF NOT EXISTS {table} ({}) ENGINE=InnoDB",
+            columns.join(", ")
+        )
+    }
+
+    /// The table with the positions of producers, made where it is missing.
+    async fn ensure_positions(
+        &self,
+        link: &mut Link,
+        schema: &str,
+        positions: &str,
+    ) -> Result<(), Error> {
+        let look = format!("SELECT position FROM {positions} LIMIT 0");
+        let doing = self.server.doing(positions, "SELECT, INSERT, UPDATE");
+        match link.run(&look).await {
+            Ok(_) => return Ok(()),
+            Err(failed) if failed.number() == 1146 => {}
+            Err(failed) if failed.number() == 1142 => {}
+            Err(failed) => return Err(failed.told(doing)),
+        }
+        let columns = format!(
+            "(producer varchar({PRODUCER_CHARS_MAX}) character set utf8mb4 collate utf8mb4_bin PRIMARY KEY, position bigint unsigned NOT NULL) ENGINE=InnoDB"
+        );
+        match link
+            .run(&format!("CREATE TABLE IF NOT EXISTS {positions} {columns}"))
+            .await
+        {
+            Ok(_) => Ok(()),
+            Err(failed) if matches!(failed.number(), 1142 | 1044) => {
+                let grant = format!(
+                    "GRANT SELECT, INSERT, UPDATE ON {positions} TO '{}'",
+                    self.server.user
+                );
+                Err(Error::new(Class::Configuration, "mysql.no-positions")
+                    .with("table", positions)
+                    .with("database", schema)
+                    .with("user", &self.server.user)
+                    .with(
+                        "statement",
+                        format!("CREATE TABLE {positions} {columns}; {grant}"),
+                    ))
+            }
+            Err(failed) => Err(failed.told(doing)),
+        }
+    }
+
+    fn producer(&self, producer: &str) -> Result<String, Error> {
+        let producer = format!(
+            "{}/{producer}",
+            self.options.producer.as_deref().unwrap_or(&self.name)
+        );
+        match producer.chars().count() > PRODUCER_CHARS_MAX {
+            false => Ok(literal(&producer)),
+            true => {
+                Err(Error::new(Class::Configuration, "mysql.producer-long")
+                    .with("producer", producer))
+            }
+        }
+    }
+
+    async fn deliver(&mut self, delivery: &Delivery) -> Result<Written, Error> {
+        self.session().await?;
+        let (Some(mut link), Some(plan)) = (self.link.take(), self.plan.clone()) else {
+            return Err(closed(&self.server.address));
+        };
+        let producer = self.producer(&delivery.producer)?;
+        let (ready, mut rejected) = plan.ready(delivery, self.options.mode.into())?;
+        let written =
+            match transaction(&mut link, &plan, &producer, delivery.position, &ready).await {
+                Err(failed) if failed.is_about_rows() => match link.run("ROLLBACK").await {
+                    Ok(_) => {
+                        let told = |failed: Failed| {
+                            failed.told(self.server.doing(&plan.table, self.options.rights()))
+                        };
+                        in_pieces(
+                            &mut link,
+                            &plan,
+                            &producer,
+                            delivery.position,
+                            &ready,
+                            &mut rejected,
+                            told,
+                        )
+                        .await
+                    }
+                    Err(failed) => Err(failed),
+                },
+                other => other,
+            };
+        match written {
+            Ok(()) => {
+                self.link = Some(link);
+                rejected.sort_by_key(|(row, _)| *row);
+                Ok(Written { rejected })
+            }
+            Err(failed) => {
+                let error = failed.told(self.server.doing(&plan.table, self.options.rights()));
+                // The table may have changed; the next session looks at it anew. What this one began ends with it.
+                link.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn known(&mut self, producer: &str) -> Result<Option<u64>, Error> {
+        self.session().await?;
+        let (Some(mut link), Some(plan)) = (self.link.take(), self.plan.clone()) else {
+            return Ok(None);
+        };
+        // Waits for a transaction of a session before that may still be under way.
+        let producer = self.producer(producer)?;
+        let sql = format!(
+            "SELECT position FROM {} WHERE producer = {producer} FOR UPDATE",
+            plan.positions
+        );
+        let answers = link.run(&sql).await;
+        let answers = answers
+            .map_err(|failed| failed.told(self.server.doing(&plan.positions, "SELECT, UPDATE")))?;
+        self.link = Some(link);
+        let position = answers.first().and_then(|answer| answer.text(0, 0));
+        Ok(position.and_then(|position| position.parse().ok()))
+    }
+}
+
+impl Sink for MysqlSink {
+    fn write<'a>(&'a mut self, delivery: &'a Delivery) -> Work<'a, Result<Written, Error>> {
+        Box::pin(self.deliver(delivery))
+    }
+
+    fn position<'a>(&'a mut self, producer: &'a str) -> Work<'a, Result<Option<u64>, Error>> {
+        Box::pin(self.known(producer))
+    }
+
+    fn close(&mut self) -> Work<'_, Result<(), Error>> {
+        Box::pin(async {
+            if let Some(link) = self.link.take() {
+                link.close().await;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Begins a transaction and notes the position; false when it is known already.
+async fn begin(
+    link: &mut Link,
+    plan: &Plan,
+    producer: &str,
+    position: u64,
+) -> Result<bool, Failed> {
+    let begun = format!(
+        "BEGIN; INSERT INTO {} VALUES ({producer}, {position}) ON DUPLICATE KEY UPDATE position = GREATEST(position, {position})",
+        plan.positions
+    );
+    let begun = link.run(&begun).await?;
+    // 1 for a new row, 2 for one that is changed.
+    Ok(begun.last().is_some_and(|answer| answer.affected > 0))
+}
+
+async fn transaction(
+    link: &mut Link,
+    plan: &Plan,
+    producer: &str,
+    position: u64,
+    ready: &[Ready],
+) -> Result<(), Failed> {
+    let end = match begin(link, plan, producer, position).await? {
+        true => {
+            plan.apply(link, ready).await?;
+            "COMMIT"
+        }
+        false => "ROLLBACK",
+    };
+    link.run(end).await.map(drop)
+}
+
+/// The same, where some rows are at fault: they are found by halving, and all others are written with the position.
+async fn in_pieces(
+    link: &mut Link,
+    plan: &Plan,
+    producer: &str,
+    position: u64,
+    ready: &[Ready],
+    rejected: &mut Vec<(usize, Error)>,
+    told: impl Fn(Failed) -> Error,
+) -> Result<(), Failed> {
+    if !begin(link, plan, producer, position).await? {
+        return link.run("ROLLBACK").await.map(drop);
+    }
+    let mut open = vec![ready];
+    while let Some(rows) = open.pop() {
+        link.run("SAVEPOINT busbar").await?;
+        match plan.apply(link, rows).await {
+            Ok(()) => {}
+            Err(failed) if failed.is_about_rows() => {
+                link.run("ROLLBACK TO SAVEPOINT busbar").await?;
+                match rows {
+                    [one] => rejected.push((one.row, told(failed))),
+                    _ => {
+                        let (first, second) = rows.split_at(rows.len() / 2);
+                        open.push(second);
+                        open.push(first);
+                    }
+                }
+            }
+            Err(failed) => return Err(failed),
+        }
+    }
+    link.run("COMMIT").await.map(drop)
+}
+
+impl Plan {
+    /// Names of columns with commas between them.
+    fn list(&self, which: impl Fn(usize) -> bool) -> String {
+        let columns = self.columns.iter().enumerate().filter(|(at, _)| which(*at));
+        let columns: Vec<_> = columns
+            .map(|(_, (_, target))| identifier(&target.name))
+            .collect();
+        columns.join(", ")
+    }
+
+    /// Rows as they are sent, and those that cannot be.
+    fn ready(
+        &self,
+        delivery: &Delivery,
+        mode: Op,
+    ) -> Result<(Vec<Ready>, Vec<(usize, Error)>), Error> {
+        let rows = &delivery.rows;
+        let cells = self
+            .columns
+            .iter()
+            .map(|(at, target)| Cells::new(rows.column(*at), target));
+        let cells = cells.collect::<Result<Vec<_>, _>>()?;
+        let text = |place: Option<usize>| {
+            let column = place.map(|place| cast(rows.column(place), &DataType::Utf8));
+            column.transpose().map_err(|why| {
+                Error::new(Class::Configuration, "connect.change-type").caused_by(why)
+            })
+        };
+        let (change, unchanged) = (text(self.change)?, text(self.unchanged)?);
+        let (mut ready, mut rejected) = (Vec::with_capacity(rows.num_rows()), Vec::new());
+        for row in 0..rows.num_rows() {
+            match self.row(row, &cells, change.as_deref(), unchanged.as_deref(), mode) {
+                Ok(Ready {
+                    op: Op::Nothing, ..
+                }) => {}
+                Ok(one) => ready.push(one),
+                Err(error) => rejected.push((row, error)),
+            }
+        }
+        Ok((ready, rejected))
+    }
+
+    fn row(
+        &self,
+        row: usize,
+        cells: &[Cells],
+        change: Option<&dyn Array>,
+        unchanged: Option<&dyn Array>,
+        mode: Op,
+    ) -> Result<Ready, Error> {
+        let text = |column: &dyn Array| match column.is_null(row) {
+            true => String::new(),
+            false => column.as_string::<i32>().value(row).to_owned(),
+        };
+        let op = change.map_or(Ok(mode), |change| Op::of(&text(change)))?;
+        let mut values = Vec::with_capacity(cells.len());
+        for (cells, (_, target)) in cells.iter().zip(&self.columns) {
+            let mut value = String::new();
+            cells.write(row, target, &mut value)?;
+            values.push(value);
+        }
+        let mut key = Vec::new();
+        if !matches!(op, Op::Truncate | Op::Nothing) {
+            for at in &self.key {
+                if cells[*at].is_null(row) {
+                    let column = &self.columns[*at].1.name;
+                    return Err(
+                        Error::new(Class::Permanent, "connect.key-null").with("column", column)
+                    );
+                }
+                key.push(values[*at].as_str());
+            }
+        }
+        let key = key.join(", ");
+        let kept = unchanged
+            .map(|unchanged| crate::change::kept(&text(unchanged)))
+            .unwrap_or_default();
+        Ok(Ready {
+            row,
+            op,
+            values,
+            key,
+            kept,
+        })
+    }
+
+    /// Writes rows within the transaction that is open.
+    async fn apply(&self, link: &mut Link, rows: &[Ready]) -> Result<(), Failed> {
+        // Of several rows with one key the last one counts. A row that keeps values of the one before it waits for it.
+        let mut last: HashMap<&str, usize> = HashMap::new();
+        let mut begin = 0;
+        for (at, row) in rows.iter().enumerate() {
+            if row.op == Op::Truncate || !row.kept.is_empty() && last.contains_key(row.key.as_str())
+            {
+                self.flush(link, &rows[begin..at], &last, begin).await?;
+                last.clear();
+                begin = at;
+            }
+            if row.op == Op::Truncate {
+                // TRUNCATE would end the transaction.
+                link.run(&format!("DELETE FROM {}", self.table)).await?;
+                begin = at + 1;
+                continue;
+            }
+            last.insert(&row.key, at);
+        }
+        self.flush(link, rows.get(begin..).unwrap_or_default(), &last, begin)
+            .await
+    }
+
+    /// Writes the last row of each key.
+    async fn flush(
+        &self,
+        link: &mut Link,
+        rows: &[Ready],
+        last: &HashMap<&str, usize>,
+        begin: usize,
+    ) -> Result<(), Failed> {
+        let mut groups: Vec<(Op, Vec<&Ready>)> = Vec::new();
+        for (at, row) in rows.iter().enumerate() {
+            if row.op != Op::Insert && last.get(row.key.as_str()) != Some(&(begin + at)) {
+                continue;
+            }
+            // A row of which not all values are known is no whole row.
+            let op = if row.op == Op::Upsert && !row.kept.is_empty() {
+                Op::Update
+            } else {
+                row.op
+            };
+            match groups.iter_mut().find(|(known, _)| *known == op) {
+                Some((_, rows)) => rows.push(row),
+                None => groups.push((op, vec![row])),
+            }
+        }
+        // What is deleted first makes room for what takes its place.
+        groups.sort_by_key(|(op, _)| *op != Op::Delete);
+        for (op, mut rows) in groups {
+            if op != Op::Insert {
+                // Locks are taken in one order, so that two writers do not wait for each other.
+                rows.sort_by(|a, b| a.key.cmp(&b.key));
+            }
+            self.send(link, op, &rows).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&self, link: &mut Link, op: Op, rows: &[&Ready]) -> Result<(), Failed> {
+        let table = &self.table;
+        let is_key = |at: usize| self.key.contains(&at);
+        let name = |at: usize| identifier(&self.columns[at].1.name);
+        let (head, tail, between) = match op {
+            Op::Delete => (
+                format!(
+                    "DELETE FROM {table} WHERE ({}) IN (",
+                    self.key
+                        .iter()
+                        .map(|at| name(*at))
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                ),
+                ")".to_owned(),
+                ", ",
+            ),
+            Op::Update => (String::new(), String::new(), "; "),
+            _ => {
+                let rest: Vec<_> = (0..self.columns.len()).filter(|at| !is_key(*at)).collect();
+                // Where the key is all there is, nothing changes.
+                let set = if rest.is_empty() {
+                    self.key.clone()
+                } else {
+                    rest
+                };
+                let set: Vec<_> = set
+                    .into_iter()
+                    .map(|at| format!("{0} = VALUES({0})", name(at)))
+                    .collect();
+                let tail = match op {
+                    Op::Upsert => format!(" ON DUPLICATE KEY UPDATE {}", set.join(", ")),
+                    _ => String::new(),
+                };
+                (
+                    format!("INSERT INTO {table} ({}) VALUES ", self.list(|_| true)),
+                    tail,
+                    ", ",
+                )
+            }
+        };
+        let mut sql = head.clone();
+        for row in rows {
+            let one = match op {
+                Op::Delete => format!("({})", row.key),
+                Op::Update => {
+                    let set = (0..self.columns.len())
+                        .filter(|at| !is_key(*at) && !row.kept.contains(&self.columns[*at].1.name));
+                    let set: Vec<_> = set
+                        .map(|at| format!("{} = {}", name(at), row.values[at]))
+                        .collect();
+                    if set.is_empty() {
+                        continue;
+                    }
+                    let same: Vec<_> = self
+                        .key
+                        .iter()
+                        .map(|at| format!("{} = {}", name(*at), row.values[*at]))
+                        .collect();
+                    format!(
+                        "UPDATE {table} SET {} WHERE {}",
+                        set.join(", "),
+                        same.join(" AND ")
+                    )
+                }
+                _ => format!("({})", row.values.join(", ")),
+            };
+            if sql.len() > head.len() {
+                if sql.len() + one.len() + tail.len() > STATEMENT_BYTES {
+                    sql.push_str(&tail);
+                    link.run(&sql).await?;
+                    sql.clone_from(&head);
+                } else {
+                    sql.push_str(between);
+                }
+            }
+            sql.push_str(&one);
+        }
+        if sql.len() > head.len() {
+            sql.push_str(&tail);
+            link.run(&sql).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The engine of a table and its columns that can be written; `None` when there is no such table.
+async fn table_columns(
+    link: &mut Link,
+    schema: &str,
+    table: &str,
+) -> Result<Option<(String, Vec<Target>)>, Failed> {
+    let there = format!(
+        "table_schema = {} AND table_name = {}",
+        literal(schema),
+        literal(table)
+    );
+    let sql = format!(
+        "SELECT engine FROM information_schema.tables WHERE {there}; \
+         SELECT column_name, data_type, column_type, COALESCE(datetime_precision, numeric_scale) FROM information_schema.columns \
+         WHERE {there} AND extra NOT LIKE '%GENERATED%' ORDER BY ordinal_position"
+    );
+    let answers = link.run(&sql).await?;
+    let (Some(tables), Some(columns)) = (answers.first(), answers.get(1)) else {
+        return Ok(None);
+    };
+    let Some(engine) = tables.text(0, 0) else {
+        return Ok(None);
+    };
+    let columns = (0..columns.rows.len()).map(|row| {
+        let text = |column| columns.text(row, column).unwrap_or_default();
+        Target {
+            name: text(0).to_owned(),
+            kind: text(1).to_lowercase(),
+            shown: text(2).to_owned(),
+            scale: text(3).parse().ok(),
+            lossy: false,
+        }
+    });
+    Ok(Some((engine.to_owned(), columns.collect())))
+}
+
+/// Names for an error; a dash without any.
+fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.collect();
+    match names.is_empty() {
+        true => "-".into(),
+        false => names.join(", "),
+    }
+}

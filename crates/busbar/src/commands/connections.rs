@@ -1,0 +1,108 @@
+//! `busbar connections`: the connections of a node, whether the other side answers, and the tables that are there.
+
+use clap_complete::ArgValueCandidates;
+use serde_json::{Value, json};
+
+use crate::client::{NodeArgs, escape};
+use crate::exit::Failure;
+use crate::{complete, say};
+
+/// List connections, test them, and browse the tables of databases.
+#[derive(Debug, clap::Args)]
+pub struct ConnectionsArgs {
+    #[command(subcommand)]
+    command: Option<ConnectionsCommand>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum ConnectionsCommand {
+    /// List all connections; the same as without a command.
+    List,
+    /// Ask the other side of a connection whether it answers, and what it is.
+    Test {
+        /// The connection.
+        #[arg(add = ArgValueCandidates::new(complete::connections))]
+        connection: String,
+    },
+    /// List the tables of a connection's database.
+    Tables {
+        /// The connection.
+        #[arg(add = ArgValueCandidates::new(complete::connections))]
+        connection: String,
+        /// Show the columns of the tables, too.
+        #[arg(long)]
+        columns: bool,
+    },
+}
+
+/// Runs `busbar connections`.
+pub fn run(args: &ConnectionsArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
+    let command = args.command.as_ref().unwrap_or(&ConnectionsCommand::List);
+    let path =
+        |connection: &str, rest: &str| format!("/api/v1/connections/{}/{rest}", escape(connection));
+    let answer = match command {
+        ConnectionsCommand::List => node.get("/api/v1/connections")?,
+        ConnectionsCommand::Test { connection } => {
+            node.post(&path(connection, "test"), &json!({}))?
+        }
+        ConnectionsCommand::Tables { connection, .. } => node.get(&path(connection, "tables"))?,
+    };
+    if json {
+        println!("{answer}");
+        return Ok(());
+    }
+    match command {
+        ConnectionsCommand::List => {
+            let columns = [
+                "name",
+                "kind",
+                "direction",
+                "state",
+                "in",
+                "out",
+                "lag_bytes",
+            ];
+            say::list(&answer["connections"], &columns, "cli.no-connections");
+        }
+        ConnectionsCommand::Test { connection } => {
+            let text = |member: &str| say::cell(&answer[member]);
+            let args = [
+                ("connection", connection.clone()),
+                ("server", text("server")),
+                ("elapsed_ms", text("elapsed_ms")),
+            ];
+            println!("{}", say::line("cli.connection-answers", &args));
+        }
+        ConnectionsCommand::Tables { columns: false, .. } => {
+            say::list(
+                &answer["tables"],
+                &["schema", "name", "rows"],
+                "cli.no-tables-there",
+            );
+        }
+        ConnectionsCommand::Tables { columns: true, .. } => {
+            say::list(
+                &Value::Array(flat(&answer["tables"])),
+                &["schema", "table", "name", "type", "key"],
+                "cli.no-tables-there",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The columns of all tables, each with its table.
+fn flat(tables: &Value) -> Vec<Value> {
+    let tables = tables.as_array().into_iter().flatten();
+    tables
+        .flat_map(|table| {
+            let columns = table["columns"].as_array().into_iter().flatten();
+            columns.map(|column| {
+                let mut column = column.clone();
+                column["schema"] = table["schema"].clone();
+                column["table"] = table["name"].clone();
+                column
+            })
+        })
+        .collect()
+}
