@@ -479,7 +479,7 @@ mod tests {
             (Kind::Time { digits: 0 }, b"\x7f\xff\xff", "-00:00:01"),
             (
                 Kind::Timestamp { digits: 6 },
-                b"\x65\xdf\xc8\x80\x00\x00\x01",
+                b"\x65\xdf\xc9\x00\x00\x00\x01",
                 "2024-02-29 00:00:00.000001",
             ),
             (Kind::Year, b"\x7c", "2024"),

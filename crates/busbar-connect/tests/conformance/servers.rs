@@ -162,6 +162,19 @@ impl DatabaseServer {
     }
 }
 
+/// One of a test's own goes with its data; those of all tests go with the process.
+impl Drop for DatabaseServer {
+    fn drop(&mut self) {
+        if let Ok(pid) = std::fs::read_to_string(self.folder.join("server.pid")) {
+            let _ = Command::new("kill")
+                .args(["-KILL", pid.trim()])
+                .stderr(Stdio::null())
+                .status();
+        }
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
 /// The PostgreSQL of all tests.
 pub fn postgres() -> &'static DatabaseServer {
     static SERVER: OnceLock<DatabaseServer> = OnceLock::new();
