@@ -120,6 +120,7 @@ enum ZeroDates {
     #[default]
     Keep,
     /// They come as `null`.
+    #[serde(rename = "none")]
     Null,
 }
 

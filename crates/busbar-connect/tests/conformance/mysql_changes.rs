@@ -156,7 +156,7 @@ fn snapshot_and_log_write_the_same_values() {
     let nulls = self::world();
     apply(
         &nulls,
-        &connection(db, &database, "tables: [v], zero_dates: null"),
+        &connection(db, &database, "tables: [v], zero_dates: none"),
     );
     assert_eq!(
         crate::postgres_changes::events(&nulls, 6)[5].json()["day"],

@@ -7,7 +7,7 @@ pub fn subject() -> Subject {
     Subject {
         kind: "mysql",
         good: vec![
-            "mysql: { address: '127.0.0.1:1', database: d, user: u, follow: { tables: [t, a.u], snapshot: false, zero_dates: null, server_id: 7, generation: 2, again: { d.t: 1 } } }\ntopic: a/${table}\n",
+            "mysql: { address: '127.0.0.1:1', database: d, user: u, follow: { tables: [t, a.u], snapshot: false, zero_dates: none, server_id: 7, generation: 2, again: { d.t: 1 } } }\ntopic: a/${table}\n",
             "mysql: { address: '127.0.0.1:1', database: d, user: u, write: { table: t } }\n",
             "mysql: { address: '127.0.0.1:1', database: d, user: u, password: { env: P }, tls: { ca: ca.pem }, timeout: 5s, write: { table: a.t, mode: upsert, key: [id], create: true, lossy: true, producer: n } }\n",
         ],
