@@ -165,7 +165,7 @@ struct Best {
 }
 
 /// The rows of a batch that belong to one window and key.
-struct Group {
+struct GroupRows {
     /// The beginning of the window and the key.
     key: Vec<u8>,
     end: i64,
@@ -215,7 +215,7 @@ impl Ranking {
         let order = self.converter.convert_columns(&columns).map_err(misfit)?;
         let mut late = Vec::new();
         // The rows of each window and key of this batch, so that each is changed once.
-        let mut groups: Vec<Group> = Vec::new();
+        let mut groups: Vec<GroupRows> = Vec::new();
         let hasher = foldhash::fast::RandomState::default();
         let mut known: HashMap<(i64, &[u8]), usize, _> = HashMap::with_hasher(hasher);
         for row in 0..rows.len() {
@@ -224,7 +224,7 @@ impl Ranking {
                 continue;
             };
             let number = *known.entry((pane.start, keys.at(row))).or_insert_with(|| {
-                groups.push(Group {
+                groups.push(GroupRows {
                     key: [&pane.start.to_be_bytes()[..], keys.at(row)].concat(),
                     end: self.shape.end(pane.start),
                     rows: Vec::new(),

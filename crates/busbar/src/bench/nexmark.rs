@@ -102,7 +102,8 @@ impl Nexmark {
 
     /// Writes the payload of an event, as JSON, behind what is in `out` already.
     pub fn payload(&self, number: u64, out: &mut String) {
-        let mut random = Random(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d);
+        let mut random =
+            SplitMix(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d);
         let time = Time(self.time_micros(number));
         // Writing to a text does not fail.
         let _ = match kind(number) {
@@ -116,7 +117,7 @@ impl Nexmark {
         &self,
         number: u64,
         time: Time,
-        random: &mut Random,
+        random: &mut SplitMix,
         out: &mut String,
     ) -> std::fmt::Result {
         let id = FIRST_ID + last_auction(number);
@@ -143,7 +144,7 @@ impl Nexmark {
     }
 }
 
-fn person(number: u64, time: Time, random: &mut Random, out: &mut String) -> std::fmt::Result {
+fn person(number: u64, time: Time, random: &mut SplitMix, out: &mut String) -> std::fmt::Result {
     let id = FIRST_ID + last_person(number);
     let name = [random.of(&FIRST_NAMES), random.of(&LAST_NAMES)].join(" ");
     let (city, state) = (random.of(&CITIES), random.of(&STATES));
@@ -157,7 +158,7 @@ fn person(number: u64, time: Time, random: &mut Random, out: &mut String) -> std
     )
 }
 
-fn bid(number: u64, time: Time, random: &mut Random, out: &mut String) -> std::fmt::Result {
+fn bid(number: u64, time: Time, random: &mut SplitMix, out: &mut String) -> std::fmt::Result {
     let auction = match random.below(2) {
         0 => next_auction(number, random),
         _ => last_auction(number) / HOT_EVERY * HOT_EVERY,
@@ -173,7 +174,7 @@ fn bid(number: u64, time: Time, random: &mut Random, out: &mut String) -> std::f
         FIRST_ID + auction,
         FIRST_ID + bidder,
     )?;
-    let url = |random: &mut Random| {
+    let url = |random: &mut SplitMix| {
         let (a, b, c) = (random.text(5), random.text(5), random.text(5));
         format!("https://www.nexmark.com/{a}/{b}/{c}/item.htm?query=1")
     };
@@ -181,7 +182,7 @@ fn bid(number: u64, time: Time, random: &mut Random, out: &mut String) -> std::f
         0 => {
             let channel = random.below(CHANNELS);
             // Those of one channel have one address.
-            let mut of_channel = Random(channel.wrapping_mul(0xd134_2543_de82_ef95));
+            let mut of_channel = SplitMix(channel.wrapping_mul(0xd134_2543_de82_ef95));
             let url = url(&mut of_channel);
             write!(
                 out,
@@ -215,13 +216,13 @@ fn last_auction(number: u64) -> u64 {
     }
 }
 
-fn next_person(number: u64, random: &mut Random) -> u64 {
+fn next_person(number: u64, random: &mut SplitMix) -> u64 {
     let people = last_person(number) + 1;
     let active = people.min(ACTIVE_PEOPLE);
     people - active + random.below(active + ID_LEAD)
 }
 
-fn next_auction(number: u64, random: &mut Random) -> u64 {
+fn next_auction(number: u64, random: &mut SplitMix) -> u64 {
     let last = last_auction(number);
     let first = last.saturating_sub(AUCTIONS_IN_FLIGHT);
     first + random.below(last - first + 1 + ID_LEAD)
@@ -256,9 +257,9 @@ impl std::fmt::Display for Time {
 }
 
 /// Numbers that look random (SplitMix64).
-struct Random(u64);
+struct SplitMix(u64);
 
-impl Random {
+impl SplitMix {
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

@@ -83,8 +83,8 @@ pub fn run(args: &TestArgs, json: bool) -> Result<(), Failure> {
 
 /// What differs: rows as a table, and below it what is not about rows, a line each.
 fn told(differences: &[Difference]) -> String {
-    let cells: Vec<Option<Cells>> = differences.iter().map(Cells::of).collect();
-    let rows: Vec<&Cells> = cells.iter().flatten().collect();
+    let cells: Vec<Option<DifferenceLine>> = differences.iter().map(DifferenceLine::of).collect();
+    let rows: Vec<&DifferenceLine> = cells.iter().flatten().collect();
     let mut text = String::new();
     if !rows.is_empty() {
         let head = ["output", "row", "column", "expected", "actual"];
@@ -123,7 +123,7 @@ fn told(differences: &[Difference]) -> String {
 }
 
 /// A difference between rows, as a line of a table.
-struct Cells {
+struct DifferenceLine {
     output: String,
     row: usize,
     /// Empty where the whole row differs.
@@ -132,10 +132,10 @@ struct Cells {
     actual: String,
 }
 
-impl Cells {
-    fn of(difference: &Difference) -> Option<Cells> {
+impl DifferenceLine {
+    fn of(difference: &Difference) -> Option<DifferenceLine> {
         let no_row = || say::line("cli.test-no-row", &[]);
-        let cells = |row: &usize, column: &str, expected: String, actual: String| Cells {
+        let cells = |row: &usize, column: &str, expected: String, actual: String| DifferenceLine {
             output: String::new(),
             row: *row,
             column: column.to_owned(),
@@ -151,9 +151,9 @@ impl Cells {
                 expected,
                 actual,
             } => cells(row, column, shown(expected), shown(actual)),
-            Difference::Output { output, difference } => Cells {
+            Difference::Output { output, difference } => DifferenceLine {
                 output: output.clone(),
-                ..Cells::of(difference)?
+                ..DifferenceLine::of(difference)?
             },
             _ => return None,
         })
