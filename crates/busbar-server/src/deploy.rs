@@ -432,7 +432,11 @@ impl Deployer {
         match applied {
             Ok(applied) => {
                 let declared = Arc::clone(&app.gateways.declared);
-                blocking(move || Ok(declared.commit(plan))).await?;
+                blocking(move || {
+                    declared.commit(plan);
+                    Ok(())
+                })
+                .await?;
                 // The version is recorded either way, so that a failure here changes nothing that was promised.
                 if let Err(error) = blocking(move || history.confirm(folder.as_ref())).await {
                     tracing::warn!(%error, "it was not recorded that the version was applied");

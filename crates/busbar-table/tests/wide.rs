@@ -607,11 +607,14 @@ fn specs_that_make_no_sense_are_refused() {
     }
 }
 
+/// Time, number, value.
+type Written = (i64, u64, Option<i64>);
+
 /// What a table of cells holds, in the plainest way: every cell ever written, and every deletion.
 #[derive(Default)]
 struct Model {
-    /// Row, qualifier: time, number, value; none is a deletion.
-    cells: BTreeMap<(u8, u8), Vec<(i64, u64, Option<i64>)>>,
+    /// By row and qualifier; without a value it is a deletion.
+    cells: BTreeMap<(u8, u8), Vec<Written>>,
     rows: BTreeMap<u8, Vec<(i64, u64)>>,
     number: u64,
 }

@@ -7,7 +7,7 @@ use arrow::array::{
     ArrayRef, BinaryArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
     TimestampMicrosecondArray,
 };
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{Field, Schema};
 use busbar_connector::{Delivery, Sink, SinkContext};
 use busbar_event::{Class, Error, Language};
 use tokio::runtime::Runtime;

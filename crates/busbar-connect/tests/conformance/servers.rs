@@ -45,6 +45,7 @@ fn start(what: &'static str) -> DatabaseServer {
 
 impl DatabaseServer {
     /// Starts it and waits until it answers.
+    #[expect(clippy::zombie_processes, reason = "the script ends with this process")]
     pub fn start(&self) {
         Command::new(script())
             .args([

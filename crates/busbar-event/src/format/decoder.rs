@@ -196,7 +196,7 @@ impl Decoder {
                 }
                 // It was checked above.
                 let document = std::str::from_utf8(payload).unwrap_or_default();
-                let document = reader.to_json(document).map_err(xml_error)?;
+                let document = reader.json(document).map_err(xml_error)?;
                 match json.row(document, &mut self.columns) {
                     Ok(()) => Ok(()),
                     Err(Reject::Field(column, problem, _)) => {

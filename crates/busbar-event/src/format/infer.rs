@@ -83,7 +83,7 @@ fn see(format: &FormatSpec, sample: &BinaryArray, fields: &mut Found) -> Result<
             let mut is_read = |row: usize| {
                 let document = std::str::from_utf8(sample.value(row)).ok();
                 let document = document.filter(|document| document.len() <= XML_BYTES_MAX);
-                let document = document.and_then(|document| reader.to_json(document).ok());
+                let document = document.and_then(|document| reader.json(document).ok());
                 document.is_some_and(|document| json(document, &options, fields).is_ok())
             };
             (0..rows).filter(|row| is_read(*row)).count()

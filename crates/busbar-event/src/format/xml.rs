@@ -77,7 +77,7 @@ struct XmlNode {
 
 impl XmlReader {
     /// The JSON object that says the same as a document.
-    pub fn to_json(&mut self, document: &str) -> Result<&[u8], XmlFault> {
+    pub fn json(&mut self, document: &str) -> Result<&[u8], XmlFault> {
         self.nodes.clear();
         self.texts.clear();
         self.last.clear();
@@ -322,7 +322,7 @@ mod tests {
 
     fn json(document: &str) -> Result<String, XmlFault> {
         let mut reader = XmlReader::default();
-        let json = reader.to_json(document)?;
+        let json = reader.json(document)?;
         Ok(String::from_utf8(json.to_vec()).unwrap())
     }
 

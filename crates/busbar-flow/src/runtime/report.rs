@@ -60,7 +60,9 @@ impl Runtime {
     /// What the connector behind a connection promises to those who write to it.
     pub(super) fn guarantee(&self, connection: &str) -> Guarantee {
         let sources = self.inner.sources.lock();
-        let kind = sources.get(connection).map(|connected| &connected.spec.kind);
+        let kind = sources
+            .get(connection)
+            .map(|connected| &connected.spec.kind);
         let connector = kind.and_then(|kind| self.inner.options.connectors.get(kind));
         connector.map_or(Guarantee::AtLeastOnce, |c| c.guarantee())
     }

@@ -759,7 +759,7 @@ fn prepare_for_stage(
         }]);
     }
     // Outputs that take the same rows share the work.
-    let mut shared: Vec<((usize, Option<usize>), Computed, Option<Shaped>)> = Vec::new();
+    let mut shared: Vec<(_, Computed, Option<Shaped>)> = Vec::new();
     let mut all = Vec::with_capacity(outputs.len());
     for o in outputs {
         let output = &plan.outputs[*o];

@@ -25,6 +25,9 @@ struct TopicPart {
     signature: Signature,
 }
 
+/// Picks a part of a topic.
+type Pick = dyn Fn(&str) -> Option<&str>;
+
 impl ScalarUDFImpl for TopicPart {
     fn name(&self) -> &str {
         "topic_part"
@@ -57,7 +60,7 @@ impl ScalarUDFImpl for TopicPart {
         let [topics, part] = &call.args[..] else {
             return Err(misused("topic_part"));
         };
-        let picked: Box<dyn Fn(&str) -> Option<&str>> = match part {
+        let picked: Box<Pick> = match part {
             ColumnarValue::Scalar(ScalarValue::Int64(part)) => {
                 let level = part.filter(|part| (1..=TOPIC_PARTS_MAX).contains(part));
                 let level = level.and_then(|level| usize::try_from(level - 1).ok());

@@ -68,11 +68,7 @@ fn read(
     limit: usize,
 ) -> rusqlite::Result<String> {
     let mut statement = connection.prepare_cached(sql)?;
-    let names: Vec<String> = statement
-        .column_names()
-        .into_iter()
-        .map(str::to_owned)
-        .collect();
+    let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let mut rows = statement.query(rusqlite::params_from_iter(parameters.iter().map(bound)))?;
     let mut all = Vec::new();
     while all.len() < limit

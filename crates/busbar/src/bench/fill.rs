@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 
+use busbar_log::{Clock as _, SystemClock};
+
 use super::load::{self, Acks};
 use super::nexmark::{self, Kind, Nexmark};
 use super::percentiles::Latencies;
@@ -104,10 +106,7 @@ pub fn nexmark(address: SocketAddr, events: u64) -> io::Result<()> {
 
 /// The events of NEXMark from now on, for a node that runs `examples/nexmark`. Bids also arrive where q12 reads them.
 pub fn nexmark_from_now(address: SocketAddr, events: u64) -> io::Result<()> {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let now = now.map_or(0, |since| {
-        i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
-    });
+    let now = SystemClock.now_micros();
     let length = i64::try_from(events / Nexmark::default().events_per_second).unwrap_or(i64::MAX);
     let nexmark = Nexmark {
         // The last event is as old as the moment.
