@@ -71,6 +71,16 @@ export interface Budget {
   used_bytes: number;
 }
 
+/** A condition on the newest version of a cell. */
+export interface CellCondition {
+  /** The cell. */
+  column: string;
+  /** `=`, `<`, `<=`, `>` or `>=`; `=` when absent. */
+  is?: string | null;
+  /** What it is compared with; null for a cell that does not exist. */
+  value?: Record<string, unknown> | null;
+}
+
 /** A cell. */
 export interface CellView {
   /** `family.qualifier`. */
@@ -100,7 +110,7 @@ export interface ChangeRow {
   /** The key. */
   key: Record<string, unknown>;
   /** Change the row only if all of these fit. */
-  only_if?: Filter[];
+  only_if?: CellCondition[];
   /** Cells and their values; null deletes one. */
   put?: Record<string, unknown>;
   /** The time of the cells; the time of writing when absent. */
@@ -148,7 +158,7 @@ export interface ConnectionView {
   guarantee?: string | null;
   /** Events it brought. */
   in: number;
-  /** `host`, `file`, `http`, `mqtt`, `postgres`. */
+  /** `host`, `file`, `http`, `mqtt`, `mysql`, `postgres`. */
   kind: string;
   /** Bytes that a source has yet to bring, if the other side says so. */
   lag_bytes?: number | null;
@@ -381,16 +391,6 @@ export interface Files {
   /** Path and text. In place of a secret stands `(hidden)`; applied again, it is what it was. */
   files: Record<string, string>;
   refused?: RefusedView | null;
-}
-
-/** A condition on the newest version of a cell. */
-export interface Filter {
-  /** The cell. */
-  column: string;
-  /** `=`, `<`, `<=`, `>` or `>=`; `=` when absent. */
-  is?: string | null;
-  /** What it is compared with; null for a cell that does not exist. */
-  value?: Record<string, unknown> | null;
 }
 
 /** A flow. */
@@ -1040,7 +1040,7 @@ export interface ScanRows {
   /** As for a get. */
   columns?: string[];
   /** Only rows that fit all of these. */
-  filters?: Filter[];
+  filters?: CellCondition[];
   /** Bounds of the columns that follow: not less than these. */
   from?: Record<string, unknown>;
   /** Rows at most. */
@@ -1224,6 +1224,44 @@ export interface TaskView {
    * older comes late.
    */
   watermark?: string | null;
+}
+
+/** What a connection's other side answered. */
+export interface Tested {
+  /** How long it took to connect and to answer. */
+  elapsed_ms: number;
+  /** What it calls itself: `PostgreSQL 15.20`. */
+  server: string;
+}
+
+/** A column of such a table. */
+export interface ThereColumn {
+  /** Whether it is one of the primary key. */
+  key: boolean;
+  /** Its name. */
+  name: string;
+  /** Its type, as the other side writes it. */
+  type: string;
+}
+
+/** A table on the other side of a connection. */
+export interface ThereTable {
+  /** Its columns, in order. */
+  columns: ThereColumn[];
+  /** Its name. */
+  name: string;
+  /** About how many rows it has, as the other side estimates it. */
+  rows?: number | null;
+  /** The schema or database that it is in. */
+  schema: string;
+}
+
+/** The tables on the other side of a connection. */
+export interface ThereTables {
+  /** What the other side calls itself. */
+  server: string;
+  /** Its tables, by schema and name. */
+  tables: ThereTable[];
 }
 
 /** A token, without its secret. */
