@@ -2,20 +2,20 @@
 
 use busbar_event::{Class, Error};
 
-use super::wire::ServerError;
+use super::wire::MysqlError;
 
 /// Why a statement did not succeed.
 #[derive(Debug)]
 pub enum Failed {
     /// The server said so; the session goes on.
-    Server(ServerError),
+    Server(MysqlError),
     /// The session is lost, or the server does not follow the protocol.
     Lost(Error),
 }
 
 /// What was being done, for the statements that errors name.
 #[derive(Clone, Copy, Debug)]
-pub struct Doing<'a> {
+pub struct MysqlDoing<'a> {
     pub address: &'a str,
     pub user: &'a str,
     pub database: &'a str,
@@ -33,7 +33,7 @@ impl From<Error> for Failed {
 
 impl Failed {
     /// The failure as people see it.
-    pub fn told(self, doing: Doing<'_>) -> Error {
+    pub fn told(self, doing: MysqlDoing<'_>) -> Error {
         match self {
             Failed::Lost(error) => error,
             Failed::Server(server) => told(&server, doing),
@@ -90,7 +90,7 @@ pub fn class_of(number: u16) -> Class {
     }
 }
 
-fn told(server: &ServerError, doing: Doing<'_>) -> Error {
+fn told(server: &MysqlError, doing: MysqlDoing<'_>) -> Error {
     let class = class_of(server.number);
     let new = |code| {
         Error::new(class, code)
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn each_number_has_its_class() {
-        let doing = Doing {
+        let doing = MysqlDoing {
             address: "a:3306",
             user: "u",
             database: "d",
@@ -143,7 +143,7 @@ mod tests {
             (1213, Class::Transient, "mysql.for-now"),
         ] {
             let error = told(
-                &ServerError {
+                &MysqlError {
                     number,
                     message: "m".into(),
                 },

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::auth::{self, SHA2};
-use super::failure::{Doing, Failed};
+use super::failure::{Failed, MysqlDoing};
 use super::limits::{CONNECT_MAX, GOODBYE_MAX, READ_BYTES};
 use super::wire::{self, Reader, can};
 use crate::places::Places;
@@ -20,7 +20,7 @@ use crate::tls::{self, Tls};
 
 /// Where a server is, and who asks.
 #[derive(Clone, Debug)]
-pub struct Server {
+pub struct MysqlServer {
     pub address: Arc<str>,
     pub database: Arc<str>,
     pub user: Arc<str>,
@@ -35,7 +35,7 @@ pub struct Server {
 
 /// A session.
 pub struct Link {
-    socket: Box<dyn Socket>,
+    socket: Box<dyn MysqlSocket>,
     buffer: BytesMut,
     out: Vec<u8>,
     address: Arc<str>,
@@ -63,17 +63,17 @@ impl Answer {
     }
 }
 
-trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+trait MysqlSocket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> MysqlSocket for T {}
 
 /// More answers follow.
 const MORE_RESULTS: u64 = 8;
 
-impl Server {
+impl MysqlServer {
     /// What errors of this server name.
-    pub fn doing<'a>(&'a self, table: &'a str, rights: &'a str) -> Doing<'a> {
-        Doing {
+    pub fn doing<'a>(&'a self, table: &'a str, rights: &'a str) -> MysqlDoing<'a> {
+        MysqlDoing {
             address: &self.address,
             user: &self.user,
             database: &self.database,

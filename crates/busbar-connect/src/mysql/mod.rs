@@ -35,7 +35,7 @@ use crate::change::Write;
 use crate::places::Places;
 use crate::secret::{self, Secret, refuse_placeholder};
 use crate::tls::Tls;
-use link::Server;
+use link::MysqlServer;
 use sink::MysqlSink;
 
 /// The connector.
@@ -119,12 +119,16 @@ impl Mysql {
     }
 
     /// Where the server is. Blocks on the disk when the password stands in a file.
-    fn server(&self, options: &Options, project: &Arc<std::path::Path>) -> Result<Server, Error> {
+    fn server(
+        &self,
+        options: &Options,
+        project: &Arc<std::path::Path>,
+    ) -> Result<MysqlServer, Error> {
         let password = options.password.as_ref();
         let password = password
             .map(|secret| secret.read(project, &self.places))
             .transpose()?;
-        Ok(Server {
+        Ok(MysqlServer {
             address: options.address.as_str().into(),
             database: options.database.as_str().into(),
             user: options.user.as_str().into(),

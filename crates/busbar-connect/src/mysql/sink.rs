@@ -11,14 +11,14 @@ use busbar_event::{Class, Error};
 
 use super::failure::Failed;
 use super::limits::{PRODUCER_CHARS_MAX, STATEMENT_BYTES};
-use super::link::{Link, Server, closed};
-use super::values::{Cells, Fit, Target, fit, made_for};
+use super::link::{Link, MysqlServer, closed};
+use super::values::{MysqlCells, MysqlFit, Target, fit, made_for};
 use super::wire::{identifier, literal};
 use crate::change::{Op, Write};
 
 /// Writes to one table.
 pub struct MysqlSink {
-    server: Server,
+    server: MysqlServer,
     /// The connection's name, before the names of producers.
     name: Arc<str>,
     options: Write,
@@ -55,7 +55,7 @@ struct Ready {
 impl MysqlSink {
     /// Opens a session and looks at the table, which is made where that is asked for.
     pub(super) async fn open(
-        server: Server,
+        server: MysqlServer,
         options: Write,
         context: SinkContext,
     ) -> Result<MysqlSink, Error> {
@@ -154,8 +154,8 @@ impl MysqlSink {
                     .with("statement", statement));
             };
             let code = match fit(field.data_type(), target) {
-                Fit::Never => "mysql.type-never",
-                Fit::Lossy if !options.lossy => "mysql.type-lossy",
+                MysqlFit::Never => "mysql.type-never",
+                MysqlFit::Lossy if !options.lossy => "mysql.type-lossy",
                 _ => "",
             };
             if !code.is_empty() {
@@ -496,7 +496,7 @@ impl Plan {
         let cells = self
             .columns
             .iter()
-            .map(|(at, target)| Cells::new(rows.column(*at), target));
+            .map(|(at, target)| MysqlCells::new(rows.column(*at), target));
         let cells = cells.collect::<Result<Vec<_>, _>>()?;
         let text = |place: Option<usize>| {
             let column = place.map(|place| cast(rows.column(place), &DataType::Utf8));
@@ -521,7 +521,7 @@ impl Plan {
     fn row(
         &self,
         row: usize,
-        cells: &[Cells],
+        cells: &[MysqlCells],
         change: Option<&dyn Array>,
         unchanged: Option<&dyn Array>,
         mode: Op,

@@ -3,13 +3,13 @@
 use busbar_connector::Survey;
 use busbar_event::Error;
 
-use super::link::{Answer, Server};
+use super::link::{Answer, MysqlServer};
 
 /// Looks at the server, and at its tables where they are asked for.
 ///
 /// # Errors
-/// As [`Server::open`].
-pub async fn survey(server: &Server, tables: bool) -> Result<Survey, Error> {
+/// As [`MysqlServer::open`].
+pub async fn survey(server: &MysqlServer, tables: bool) -> Result<Survey, Error> {
     let told = |failed: super::failure::Failed| failed.told(server.doing("", ""));
     let mut link = server.open().await?;
     // `10.11.19-MariaDB-0+deb12u1-log`

@@ -30,7 +30,7 @@ pub struct Target {
 
 /// How a column's values fit a column of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fit {
+pub enum MysqlFit {
     /// Each value is kept, or refused by the server because it is out of range.
     Whole,
     /// Some values would be rounded or cut without a word.
@@ -71,59 +71,59 @@ fn is_bytes(kind: &str) -> bool {
 }
 
 /// How values of an Arrow type fit a column.
-pub fn fit(from: &DataType, to: &Target) -> Fit {
+pub fn fit(from: &DataType, to: &Target) -> MysqlFit {
     use DataType as A;
     let kind = to.kind.as_str();
     let micros = to.scale.unwrap_or(0) >= 6;
     match from {
-        A::Null => Fit::Whole,
+        A::Null => MysqlFit::Whole,
         A::Dictionary(_, values) => fit(values, to),
         // Digits of a number and of seconds are checked for each value.
         A::Utf8 | A::LargeUtf8 | A::Utf8View => match kind {
-            "float" | "double" => Fit::Lossy,
-            _ if is_bytes(kind) => Fit::Never,
-            _ => Fit::Whole,
+            "float" | "double" => MysqlFit::Lossy,
+            _ if is_bytes(kind) => MysqlFit::Never,
+            _ => MysqlFit::Whole,
         },
-        A::Boolean if is_whole(kind) || is_text(kind) => Fit::Whole,
+        A::Boolean if is_whole(kind) || is_text(kind) => MysqlFit::Whole,
         from if from.is_integer() => match kind {
-            "double" if !matches!(from, A::Int64 | A::UInt64) => Fit::Whole,
-            "float" | "double" => Fit::Lossy,
-            _ if is_whole(kind) || kind == "decimal" || is_text(kind) => Fit::Whole,
-            _ => Fit::Never,
+            "double" if !matches!(from, A::Int64 | A::UInt64) => MysqlFit::Whole,
+            "float" | "double" => MysqlFit::Lossy,
+            _ if is_whole(kind) || kind == "decimal" || is_text(kind) => MysqlFit::Whole,
+            _ => MysqlFit::Never,
         },
         A::Float16 | A::Float32 | A::Float64 => match kind {
-            "double" => Fit::Whole,
-            "float" | "decimal" => Fit::Lossy,
-            _ if is_text(kind) => Fit::Whole,
-            _ if is_whole(kind) => Fit::Lossy,
-            _ => Fit::Never,
+            "double" => MysqlFit::Whole,
+            "float" | "decimal" => MysqlFit::Lossy,
+            _ if is_text(kind) => MysqlFit::Whole,
+            _ if is_whole(kind) => MysqlFit::Lossy,
+            _ => MysqlFit::Never,
         },
         A::Decimal128(_, scale) | A::Decimal256(_, scale) => match kind {
-            "decimal" if i64::from(*scale) <= i64::from(to.scale.unwrap_or(0)) => Fit::Whole,
-            "decimal" | "float" | "double" => Fit::Lossy,
-            _ if is_text(kind) => Fit::Whole,
-            _ => Fit::Never,
+            "decimal" if i64::from(*scale) <= i64::from(to.scale.unwrap_or(0)) => MysqlFit::Whole,
+            "decimal" | "float" | "double" => MysqlFit::Lossy,
+            _ if is_text(kind) => MysqlFit::Whole,
+            _ => MysqlFit::Never,
         },
         A::Timestamp(unit, _) => match kind {
-            "datetime" | "timestamp" if micros && *unit != TimeUnit::Nanosecond => Fit::Whole,
-            "datetime" | "timestamp" | "date" => Fit::Lossy,
-            _ if is_text(kind) => Fit::Whole,
-            _ => Fit::Never,
+            "datetime" | "timestamp" if micros && *unit != TimeUnit::Nanosecond => MysqlFit::Whole,
+            "datetime" | "timestamp" | "date" => MysqlFit::Lossy,
+            _ if is_text(kind) => MysqlFit::Whole,
+            _ => MysqlFit::Never,
         },
         A::Date32 | A::Date64
             if matches!(kind, "date" | "datetime" | "timestamp") || is_text(kind) =>
         {
-            Fit::Whole
+            MysqlFit::Whole
         }
         A::Binary | A::LargeBinary | A::BinaryView | A::FixedSizeBinary(_) if is_bytes(kind) => {
-            Fit::Whole
+            MysqlFit::Whole
         }
         A::Struct(_) | A::List(_) | A::LargeList(_) | A::Map(..)
             if kind == "json" || is_text(kind) =>
         {
-            Fit::Whole
+            MysqlFit::Whole
         }
-        _ => Fit::Never,
+        _ => MysqlFit::Never,
     }
 }
 
@@ -155,17 +155,17 @@ pub fn made_for(from: &DataType, key: bool) -> String {
 }
 
 /// One column of a batch, ready to be written.
-pub struct Cells {
+pub struct MysqlCells {
     array: ArrayRef,
     json: bool,
 }
 
-impl Cells {
+impl MysqlCells {
     /// Prepares a column for its target.
     ///
     /// # Errors
     /// *Configuration*: a type without literals, which [`fit`] has refused before.
-    pub fn new(column: &ArrayRef, target: &Target) -> Result<Cells, Error> {
+    pub fn new(column: &ArrayRef, target: &Target) -> Result<MysqlCells, Error> {
         let to = |to: DataType| {
             cast(column, &to).map_err(|why| {
                 Error::new(Class::Configuration, "mysql.type-never")
@@ -176,7 +176,9 @@ impl Cells {
             })
         };
         let (array, json) = match column.data_type() {
-            DataType::Dictionary(_, values) => return Cells::new(&to((**values).clone())?, target),
+            DataType::Dictionary(_, values) => {
+                return MysqlCells::new(&to((**values).clone())?, target);
+            }
             DataType::LargeUtf8 | DataType::Utf8View => (to(DataType::Utf8)?, false),
             DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
                 (to(DataType::Binary)?, false)
@@ -196,7 +198,7 @@ impl Cells {
             }
             _ => (Arc::clone(column), false),
         };
-        Ok(Cells { array, json })
+        Ok(MysqlCells { array, json })
     }
 
     /// Whether a row has no value.

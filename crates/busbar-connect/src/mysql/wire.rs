@@ -210,13 +210,13 @@ pub fn login(capabilities: u32, user: &str, proof: &[u8], database: &str, plugin
 
 /// What the server says of a failure.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ServerError {
+pub struct MysqlError {
     pub number: u16,
     pub message: String,
 }
 
 /// Reads the packet of a failure, whose first byte is 0xff.
-pub fn server_error(body: &Bytes) -> ServerError {
+pub fn server_error(body: &Bytes) -> MysqlError {
     let mut reader = Reader::new(body);
     reader.u8();
     let number = reader
@@ -226,7 +226,7 @@ pub fn server_error(body: &Bytes) -> ServerError {
     if reader.rest.first() == Some(&b'#') {
         reader.bytes(6);
     }
-    ServerError {
+    MysqlError {
         number,
         message: String::from_utf8_lossy(&reader.rest).into_owned(),
     }

@@ -16,7 +16,7 @@ use super::limits::{
     CHUNK_BYTES, CHUNK_ROWS, FETCH_ROWS, IDLE, POLL_MAX, SILENCE_MAX, STATUS_EVERY, WINDOW_POLL,
 };
 use super::link::{Answer, Fetched, Link, Server};
-use super::pgoutput::{self, Event, Frame, Lsn, Relation, Tuple, Value};
+use super::pgoutput::{self, FollowEvent, Frame, Lsn, Relation, Tuple, Value};
 use super::row;
 use super::snapshot::{self, Seen};
 use super::wire::{identifier, literal};
@@ -289,7 +289,7 @@ impl ChangeSource {
         let taken = pgoutput::event(&data)
             .ok_or_else(|| self.stream.strange("a change of another form"))?;
         match taken {
-            Event::Begin {
+            FollowEvent::Begin {
                 commit,
                 time,
                 transaction,
@@ -298,16 +298,16 @@ impl ChangeSource {
                 self.collector
                     .begin(commit.0, commit.to_string(), transaction.to_string(), time);
             }
-            Event::Commit { end } => self.collector.commit(end.0),
-            Event::Relation(relation) => self.relation(relation),
-            Event::Insert { table, after } => self.change("insert", table, &after, None),
-            Event::Update {
+            FollowEvent::Commit { end } => self.collector.commit(end.0),
+            FollowEvent::Relation(relation) => self.relation(relation),
+            FollowEvent::Insert { table, after } => self.change("insert", table, &after, None),
+            FollowEvent::Update {
                 table,
                 before,
                 after,
             } => self.update(table, before, after).await?,
-            Event::Delete { table, before } => self.change("delete", table, &before, None),
-            Event::Truncate { tables } => {
+            FollowEvent::Delete { table, before } => self.change("delete", table, &before, None),
+            FollowEvent::Truncate { tables } => {
                 for table in tables {
                     let known = self.relations.get(&table).and_then(|known| known.table);
                     if let Some(table) = known
@@ -321,7 +321,7 @@ impl ChangeSource {
                 }
                 self.collector.count();
             }
-            Event::Other => {}
+            FollowEvent::Other => {}
         }
         Ok(())
     }

@@ -96,7 +96,7 @@ struct Options {
     /// Tables whose changes come in; makes the connection a source.
     follow: Option<Follow>,
     /// A statement whose rows come in; makes the connection a source.
-    query: Option<Query>,
+    query: Option<QueryOptions>,
     /// A table to write to; makes the connection a sink.
     write: Option<Write>,
 }
@@ -129,7 +129,7 @@ pub(super) struct Follow {
 /// A statement that is run again and again.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Query {
+pub(super) struct QueryOptions {
     /// The statement. With `position` it takes rows behind `$1`, in the order of that column:
     /// `select * from orders where id > $1 order by id`.
     statement: String,

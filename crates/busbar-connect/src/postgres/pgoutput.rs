@@ -40,7 +40,7 @@ pub enum Frame {
 
 /// What happened.
 #[derive(Debug)]
-pub enum Event {
+pub enum FollowEvent {
     Begin {
         commit: Lsn,
         time: i64,
@@ -130,25 +130,25 @@ pub fn status(kept: Lsn, received: Lsn, now_micros: i64, reply: bool) -> Vec<u8>
 }
 
 /// Reads a message of `pgoutput`; `None` for one that ends too early or is not of this version.
-pub fn event(body: &Bytes) -> Option<Event> {
+pub fn event(body: &Bytes) -> Option<FollowEvent> {
     let mut reader = Reader::new(body);
     Some(match reader.u8()? {
-        b'B' => Event::Begin {
+        b'B' => FollowEvent::Begin {
             commit: Lsn(reader.u64()?),
             time: reader.u64()?.cast_signed() + EPOCH_MICROS,
             transaction: reader.u32()?,
         },
         b'C' => {
             reader.bytes(9)?;
-            Event::Commit {
+            FollowEvent::Commit {
                 end: Lsn(reader.u64()?),
             }
         }
-        b'R' => Event::Relation(relation(&mut reader)?),
+        b'R' => FollowEvent::Relation(relation(&mut reader)?),
         b'I' => {
             let table = reader.u32()?;
             (reader.u8()? == b'N').then_some(())?;
-            Event::Insert {
+            FollowEvent::Insert {
                 table,
                 after: tuple(&mut reader, false)?,
             }
@@ -162,7 +162,7 @@ pub fn event(body: &Bytes) -> Option<Event> {
                 kind = reader.u8()?;
             }
             (kind == b'N').then_some(())?;
-            Event::Update {
+            FollowEvent::Update {
                 table,
                 before,
                 after: tuple(&mut reader, false)?,
@@ -172,7 +172,7 @@ pub fn event(body: &Bytes) -> Option<Event> {
             let table = reader.u32()?;
             let kind = reader.u8()?;
             matches!(kind, b'K' | b'O').then_some(())?;
-            Event::Delete {
+            FollowEvent::Delete {
                 table,
                 before: tuple(&mut reader, kind == b'K')?,
             }
@@ -181,9 +181,9 @@ pub fn event(body: &Bytes) -> Option<Event> {
             let count = reader.u32()?;
             reader.u8()?;
             let tables = (0..count).map(|_| reader.u32()).collect::<Option<_>>()?;
-            Event::Truncate { tables }
+            FollowEvent::Truncate { tables }
         }
-        b'O' | b'Y' | b'M' => Event::Other,
+        b'O' | b'Y' | b'M' => FollowEvent::Other,
         _ => return None,
     })
 }
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn an_update_has_both_images_and_says_what_is_unchanged() {
         let body = b"U\0\0\0\x07O\0\x02t\0\0\0\x011nN\0\x02t\0\0\0\x012u";
-        let Some(Event::Update {
+        let Some(FollowEvent::Update {
             table: 7,
             before: Some(before),
             after,

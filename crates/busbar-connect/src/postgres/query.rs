@@ -16,14 +16,14 @@ use super::link::{Answer, Fetched, Link, Server};
 use super::sink::names;
 use super::types::{oid, write_json, write_text};
 use super::wire::Column;
-use super::{Overlap, Query};
+use super::{Overlap, QueryOptions};
 use crate::change::attempt;
 use crate::topic::TopicTemplate;
 
 /// Runs a statement at intervals.
 pub struct QuerySource {
     server: Server,
-    options: Query,
+    options: QueryOptions,
     topic: String,
     link: Option<Link>,
     /// The session while the rows of a run are read in pieces, and their columns.
@@ -53,7 +53,7 @@ struct Place {
 impl QuerySource {
     pub(super) async fn open(
         server: Server,
-        options: Query,
+        options: QueryOptions,
         topic: &TopicTemplate,
         context: SourceContext,
     ) -> Result<QuerySource, Error> {
