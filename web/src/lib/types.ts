@@ -93,7 +93,10 @@ export type FlowNode = Fields<
 > &
   Pick<Api.NodeView, 'watermark' | 'guarantee'> & { error?: ApiProblem | null };
 
-export type FlowEdge = Pick<Api.EdgeView, 'from' | 'to' | 'case' | 'watermark'> & { rate?: number; backlog?: number };
+export type FlowEdge = Pick<Api.EdgeView, 'from' | 'to' | 'case' | 'watermark'> & {
+  rate?: number;
+  backlog?: number;
+};
 
 export type Conservation = Fields<
   Api.ConservationView,
