@@ -129,6 +129,7 @@ pub(super) struct Follow {
 /// A statement that is run again and again.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Query")]
 pub(super) struct QueryOptions {
     /// The statement. With `position` it takes rows behind `$1`, in the order of that column:
     /// `select * from orders where id > $1 order by id`.

@@ -71,7 +71,7 @@ enum FlowsCommand {
     },
 }
 
-/// Read a flow's input again from an earlier position, or run it over a range of time into a table.
+/// Read a flow's input again, or run it over a range of time into a table.
 ///
 /// Without --into the flow itself goes back and writes to its outputs again. With --into it goes on as it is, and its
 /// results over the range go to the table.

@@ -18,7 +18,7 @@ const HIDDEN: &str = "(hidden)";
 /// Write the files of the project that a node runs into a folder.
 #[derive(Debug, clap::Args)]
 pub struct PullArgs {
-    /// The project's folder. Created if it is missing.
+    /// The project's folder.
     #[arg(default_value = ".")]
     dir: PathBuf,
     /// Say what would change, and change nothing.
