@@ -162,7 +162,12 @@ pub struct Greeting {
 pub fn greeting(body: &Bytes) -> Option<Greeting> {
     let mut reader = Reader::new(body);
     (reader.u8()? == 10).then_some(())?;
+    // MariaDB puts `5.5.5-` before its version, for clients that expect a MySQL.
     let version = reader.text();
+    let version = version
+        .strip_prefix("5.5.5-")
+        .unwrap_or(&version)
+        .to_owned();
     reader.number(4)?;
     let mut nonce = reader.bytes(8)?.to_vec();
     reader.u8()?;
