@@ -274,15 +274,18 @@ def phase_protocol(tally, _):
 
 
 def counted(tally, name, ran):
-    """A script whose last line counts its cases."""
+    """A script whose last line counts its cases. What it runs may print counts of its own before."""
     code, output = ran
-    counts = re.search(r"^(\d+) passed, (\d+) failed$", output, re.M)
+    counts = re.findall(r"^(\d+) passed, (\d+) failed$", output, re.M)
     if not counts:
         tally.fail(f"{name} gave no count (exit code {code})")
         return
-    tally.ok(int(counts[1]))
-    if int(counts[2]):
-        tally.fail(name, int(counts[2]))
+    passed, failed = map(int, counts[-1])
+    tally.ok(passed)
+    for case, why in re.findall(r"^skipped (\w+): (.*)$", output, re.M):
+        tally.skip(f"{name} {case}", why)
+    if failed:
+        tally.fail(f"{name}: {', '.join(re.findall(r'^FAILED (.*)$', output, re.M))}", failed)
     elif code != 0:
         tally.fail(f"{name} (exit code {code})")
 
@@ -301,16 +304,7 @@ def phase_faults(tally, _):
     for needed in ("mosquitto_pub", "curl", "openssl"):
         tool(needed)
     for runner in ("commands.py", "faults.py"):
-        code, output = run([sys.executable, f"tests/protocol/{runner}", BUSBAR])
-        counted = re.search(r"^(\d+) passed, (\d+) failed$", output, re.M)
-        if not counted:
-            tally.fail(f"{runner} gave no count (exit code {code})")
-            continue
-        tally.ok(int(counted[1]))
-        for name, why in re.findall(r"^skipped (\w+): (.*)$", output, re.M):
-            tally.skip(f"{runner} {name}", why)
-        if int(counted[2]):
-            tally.fail(f"{runner}: {', '.join(re.findall(r'^FAILED (.*)$', output, re.M))}", int(counted[2]))
+        counted(tally, runner, run([sys.executable, f"tests/protocol/{runner}", BUSBAR]))
 
 
 def paho():
@@ -377,14 +371,7 @@ def java_client():
 
 
 def phase_docs(tally, _):
-    code, output = run([sys.executable, "scripts/docs_test.py", BUSBAR])
-    counted = re.search(r"^(\d+) passed, (\d+) failed$", output, re.M)
-    if not counted:
-        tally.fail(f"documentation tests gave no count (exit code {code})")
-        return
-    tally.ok(int(counted[1]))
-    if int(counted[2]):
-        tally.fail("documentation", int(counted[2]))
+    counted(tally, "documentation", run([sys.executable, "scripts/docs_test.py", BUSBAR]))
 
 
 # Named beside them, the package that queries decides the features of what both are built of.

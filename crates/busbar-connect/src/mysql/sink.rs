@@ -40,6 +40,9 @@ struct Plan {
     unchanged: Option<usize>,
 }
 
+/// A row that is refused, and why.
+type Refused = (usize, Error);
+
 /// A row, ready to be sent.
 struct Ready {
     row: usize,
@@ -487,11 +490,7 @@ impl Plan {
     }
 
     /// Rows as they are sent, and those that cannot be.
-    fn ready(
-        &self,
-        delivery: &Delivery,
-        mode: Op,
-    ) -> Result<(Vec<Ready>, Vec<(usize, Error)>), Error> {
+    fn ready(&self, delivery: &Delivery, mode: Op) -> Result<(Vec<Ready>, Vec<Refused>), Error> {
         let rows = &delivery.rows;
         let cells = self
             .columns
