@@ -180,6 +180,11 @@ impl XmlReader {
         if parent.is_none() && !self.nodes.is_empty() {
             return Err(XmlFault::Root(at));
         }
+        // The reader takes any text for a name.
+        const NOT_IN_NAMES: &[char] = &['<', '&', '"', '\'', '=', '!', '?'];
+        if start.name().into_inner().contains(NOT_IN_NAMES) {
+            return Err(XmlFault::Syntax(at));
+        }
         let node = self.node(start.local_name().into_inner(), parent, false, at)?;
         for (number, attribute) in start.attributes().enumerate() {
             let attribute = attribute.map_err(|_| XmlFault::Attributes(at))?;
@@ -187,6 +192,9 @@ impl XmlReader {
                 return Err(XmlFault::Attributes(at));
             }
             let name = attribute.key.into_inner();
+            if name.contains(NOT_IN_NAMES) || attribute.value.contains('<') {
+                return Err(XmlFault::Syntax(at));
+            }
             if name == "xmlns" || name.starts_with("xmlns:") {
                 continue;
             }
@@ -376,6 +384,9 @@ mod tests {
             (&deep, "Depth"),
             ("<r a='1' a='2'/>", "Attributes"),
             ("<r x:a='1' y:a='2'/>", "Attributes"),
+            ("<r u<!DOCTYPE='mm'/>", "Syntax"),
+            ("<r u='<!DOCTYPE'/>", "Syntax"),
+            ("<r<x/>", "Syntax"),
             (&format!("<r{attributes}/>"), "Attributes"),
             (&wide, "Nodes"),
         ] {
