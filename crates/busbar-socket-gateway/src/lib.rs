@@ -16,6 +16,7 @@ mod limits;
 mod rules;
 mod sessions;
 mod udp;
+mod udp_batch;
 mod udp_losses;
 
 pub use framing::{FrameFault, Framing, NextFrame};

@@ -608,8 +608,10 @@ impl Protocol for TcpSessions {
                 TcpPhase::Login if silent > LOGIN_WAIT_US => {
                     end.push((id, Some("gateway.login-missing")));
                 }
-                TcpPhase::Live if !writable || is_ahead(conn, &shared, now) => {
-                    // Its socket is not read: the silence is not the client's.
+                TcpPhase::Live
+                    if !writable || !conn.acks.is_empty() || is_ahead(conn, &shared, now) =>
+                {
+                    // Its socket is not read, or it waits for an answer: the silence is not the client's.
                     conn.heard = now;
                     conn.partial_since = now;
                 }

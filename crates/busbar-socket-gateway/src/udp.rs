@@ -24,11 +24,11 @@ use tokio::sync::Notify;
 use crate::counters::{EventTally, SocketCounters};
 use crate::framing::{Framing, NextFrame};
 use crate::limits::{
-    DATAGRAM_BYTES_MAX, DATAGRAMS_PER_TURN, TOPICS_REMEMBERED_MAX, UDP_STOP_WAIT,
-    WATCHED_TICKETS_MAX,
+    DATAGRAMS_PER_TURN, TOPICS_REMEMBERED_MAX, UDP_STOP_WAIT, WATCHED_TICKETS_MAX,
 };
 use crate::rules::FrameRules;
 use crate::sessions::{code_of, is_allowed};
+use crate::udp_batch::DatagramBatch;
 
 /// What a UDP gateway is made of.
 pub(crate) struct UdpOptions {
@@ -105,10 +105,12 @@ fn run(
     watched: Watched,
 ) {
     runtime.block_on(async {
-        match tokio::net::UdpSocket::from_std(socket) {
-            Ok(socket) => {
+        let socket = tokio::net::UdpSocket::from_std(socket)
+            .and_then(|socket| Ok((DatagramBatch::new(&socket)?, socket)));
+        match socket {
+            Ok((batch, socket)) => {
                 Receiver::new(options, signals)
-                    .receive(&socket, signals)
+                    .receive(&socket, batch, signals)
                     .await
             }
             Err(error) => tracing::error!(%error, "a UDP socket could not be used"),
@@ -158,8 +160,12 @@ impl Receiver {
         }
     }
 
-    async fn receive(mut self, socket: &tokio::net::UdpSocket, signals: &Signals) {
-        let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
+    async fn receive(
+        mut self,
+        socket: &tokio::net::UdpSocket,
+        mut batch: DatagramBatch,
+        signals: &Signals,
+    ) {
         self.log_in().await;
         let mut tick = tokio::time::interval(TICK);
         loop {
@@ -175,7 +181,7 @@ impl Receiver {
                 _ = socket.readable(), if writable => false,
             };
             if writable {
-                self.drain(socket, &mut buffer);
+                self.drain(socket, &mut batch);
             }
             self.log.settle();
             self.settle();
@@ -188,14 +194,21 @@ impl Receiver {
     }
 
     /// Reads what the socket holds, up to a bound.
-    fn drain(&mut self, socket: &tokio::net::UdpSocket, buffer: &mut [u8]) {
-        for _ in 0..DATAGRAMS_PER_TURN {
-            match socket.try_recv_from(buffer) {
-                Ok((n, peer)) => self.datagram(&buffer[..n], peer.ip().to_canonical()),
+    fn drain(&mut self, socket: &tokio::net::UdpSocket, batch: &mut DatagramBatch) {
+        let mut taken = 0;
+        while taken < DATAGRAMS_PER_TURN {
+            match batch.read(socket) {
+                Ok(()) => {
+                    for (peer, datagram) in batch.datagrams() {
+                        self.datagram(datagram, peer);
+                        taken += 1;
+                    }
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) => {
                     // An answer of another program to something that was sent from this socket.
                     tracing::debug!(%error, "a datagram could not be read");
+                    taken += 1;
                 }
             }
         }

@@ -70,11 +70,16 @@ fn publisher(node: &Node, driver: &dyn Driver, login: Login) -> Box<dyn Publishe
         .unwrap_or_else(|why| panic!("{name}: {why}\n{}", node.output()))
 }
 
-/// Waits until something is so.
-fn wait_for(what: &str, test: impl Fn() -> bool) {
+/// A connection that has published, connecting anew while the node has no room.
+fn admitted(node: &Node, driver: &dyn Driver) -> Box<dyn Publisher> {
     let begun = Instant::now();
-    while !test() {
-        assert!(begun.elapsed() < PATIENCE, "waited in vain for: {what}");
+    loop {
+        if let Ok(mut publisher) = driver.connect(driver.address(node), ADMIN)
+            && matches!(publisher.publish(0), Ok(true))
+        {
+            return publisher;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{}: no room", driver.name());
         std::thread::park_timeout(Duration::from_millis(20));
     }
 }
@@ -224,25 +229,20 @@ fn a_flood_of_connections_leaves_those_that_work_alone() {
     let node = node();
     for driver in DRIVERS {
         let name = driver.name();
-        let mut steady = publisher(&node, *driver, ADMIN);
+        let mut steady = admitted(&node, *driver);
         let flood: Vec<_> = (0..200)
             .filter_map(|_| TcpStream::connect(driver.address(&node)).ok())
             .collect();
         for n in 0..20 {
             match steady.publish(n) {
                 Err(_) if driver.ends_idle_connections() => {
-                    wait_for(name, || {
-                        driver.connect(driver.address(&node), ADMIN).is_ok()
-                    });
-                    steady = publisher(&node, *driver, ADMIN);
+                    steady = admitted(&node, *driver);
                 }
                 published => assert!(published.unwrap(), "{name}"),
             }
         }
         drop(flood);
-        wait_for(name, || {
-            driver.connect(driver.address(&node), ADMIN).is_ok()
-        });
+        admitted(&node, *driver);
     }
 }
 

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
+use quinn_udp::{Transmit, UdpSockRef, UdpSocketState};
+
 use super::load::{Acks, SILENCE_MAX};
 use super::node::{self, Process};
 use super::percentiles::Latencies;
@@ -15,12 +17,15 @@ use super::{BenchArgs, note};
 
 const TCP: &str = "TCP lines in, acknowledged";
 const UDP: &str = "UDP datagrams in";
+const UDP_CUT: &str = "UDP datagrams in, cut by the sender's system";
 const UDP_LINES: &str = "UDP lines in, several in a datagram";
 
 /// Bytes of the frame `ok`.
 const OK_BYTES: usize = 3;
 /// Writes in which a window of lines is sent.
 const WRITES_PER_WINDOW: usize = 16;
+/// Bytes that a sender hands to its system at once, to be cut into datagrams.
+const SEND_BYTES_MAX: usize = 60_000;
 /// Bytes of a datagram that one Ethernet frame holds.
 const DATAGRAM_BYTES: usize = 1472;
 /// A node that takes no event for so long has no more datagrams to read.
@@ -36,7 +41,10 @@ struct SocketNode {
 
 /// Measures the rows that are wanted.
 pub fn rows(args: &BenchArgs, report: &mut Report, failed: &mut Vec<String>) {
-    if ![TCP, UDP, UDP_LINES].iter().any(|row| args.wants(row)) {
+    if ![TCP, UDP, UDP_CUT, UDP_LINES]
+        .iter()
+        .any(|row| args.wants(row))
+    {
         return;
     }
     let node = match SocketNode::start() {
@@ -48,17 +56,14 @@ pub fn rows(args: &BenchArgs, report: &mut Report, failed: &mut Vec<String>) {
             note(node.tcp_row(args, connections), report, failed);
         }
     }
-    let bytes = args.payload as usize;
-    for (row, address, lines) in [
-        (UDP, node.udp, 1),
-        (
-            UDP_LINES,
-            node.udp_lines,
-            (DATAGRAM_BYTES / (bytes + 1)).max(1),
-        ),
+    let lines = (DATAGRAM_BYTES / (args.payload as usize + 1)).max(1);
+    for (row, address, lines, cut) in [
+        (UDP, node.udp, 1, false),
+        (UDP_CUT, node.udp, 1, true),
+        (UDP_LINES, node.udp_lines, lines, false),
     ] {
         if args.wants(row) {
-            note(node.udp_row(row, address, args, lines), report, failed);
+            note(node.udp_row(row, address, args, lines, cut), report, failed);
         }
     }
 }
@@ -140,20 +145,35 @@ impl SocketNode {
         address: SocketAddr,
         args: &BenchArgs,
         lines: usize,
+        cut: bool,
     ) -> Result<Row, String> {
         eprintln!("busbar: {job}, {} s ...", args.seconds);
         let failed = |why: io::Error| format!("busbar: {job}: {why}");
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
-        socket.connect(address).map_err(failed)?;
+        let state = UdpSocketState::new(UdpSockRef::from(&socket)).map_err(failed)?;
+        socket.set_nonblocking(false).map_err(failed)?;
         let datagram = line(args.payload as usize).repeat(lines);
+        let at_once = match cut {
+            true => (SEND_BYTES_MAX / datagram.len()).clamp(1, state.max_gso_segments()),
+            false => 1,
+        };
+        let contents = datagram.repeat(at_once);
+        let transmit = Transmit {
+            destination: address,
+            ecn: None,
+            contents: &contents,
+            segment_size: (at_once > 1).then_some(datagram.len()),
+            src_ip: None,
+        };
         let before = self.taken()?;
         let begun = Instant::now();
         let mut sent = 0;
         while begun.elapsed() < Duration::from_secs(args.seconds) {
             for _ in 0..64 {
-                socket.send(&datagram).map_err(failed)?;
+                let socket = UdpSockRef::from(&socket);
+                state.try_send(socket, &transmit).map_err(failed)?;
             }
-            sent += 64 * lines as u64;
+            sent += 64 * (at_once * lines) as u64;
         }
         let (mut events, mut last) = (0, begun.elapsed());
         while events < sent && begun.elapsed() < last + QUIET {
@@ -171,7 +191,11 @@ impl SocketNode {
             latency_ms: None,
             events,
             lost: sent - events,
-            note: (lines > 1).then(|| format!("{lines} lines a datagram")),
+            note: match (lines, at_once) {
+                (1, 1) => None,
+                (1, _) => Some(format!("{at_once} datagrams a call")),
+                _ => Some(format!("{lines} lines a datagram")),
+            },
         })
     }
 

@@ -19,7 +19,6 @@ format: json
 frame_size: 32KiB
 login: frame
 acknowledge: true
-idle: 5s
 ";
 
 impl Driver for Tcp {
