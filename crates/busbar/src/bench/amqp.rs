@@ -129,7 +129,8 @@ impl AmqpClient {
         let start_ok = b"\0\0\0\0\x05PLAIN\0\0\0\x0c\0guest\0guest\x05en_US";
         client.call(b"AMQP\0\0\x09\x01", (10, 10))?;
         client.call(&method(0, (10, 11), start_ok), (10, 30))?;
-        let tune_ok = method(0, (10, 31), &[0, 0, 0, 2, 0, 0, 0, 0]);
+        // One channel, frames of 128 KiB, no heartbeat. Zero channels mean any number, which RabbitMQ refuses.
+        let tune_ok = method(0, (10, 31), &[0, 1, 0, 2, 0, 0, 0, 0]);
         client.socket.write_all(&tune_ok)?;
         client.call(&method(0, (10, 40), b"\x01/\0\0"), (10, 41))?;
         client.call(&method(1, (20, 10), b"\0"), (20, 11))?;
