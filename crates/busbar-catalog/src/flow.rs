@@ -37,10 +37,12 @@ pub struct FlowSpec {
 }
 
 impl FlowSpec {
-    /// The streams that the flow reads: those under `from`, then those that its joins name, in the order of the steps.
+    /// The streams that the flow reads, each once: those under `from`, then those that only its joins name, in the order of
+    /// the steps.
     pub fn streams(&self) -> impl Iterator<Item = &String> {
         let joined = self.joins().filter_map(|(.., join)| join.stream.as_ref());
-        self.from.iter().chain(joined)
+        let others = joined.filter(|stream| !self.from.contains(stream));
+        self.from.iter().chain(others)
     }
 
     /// The tables that the flow reads.

@@ -20,7 +20,8 @@ pub struct JoinSpec {
     /// The table to look rows up in. Its key must be the columns under `on`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,
-    /// The other stream.
+    /// The other stream. With `within` it may be one that the flow reads: then each of its events is also the other side, and
+    /// near to itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<String>,
     /// The columns that must be equal: `meter`, or `meter = id` where the other side has another name for it. Null is equal

@@ -242,7 +242,7 @@ fn check_flow(spec: &FlowSpec, source: &Source) -> Result<(), Diagnostic> {
             return Err(source.diagnostic(&["from".into(), i.into()], None, error));
         }
     }
-    let mut read: Vec<&String> = spec.from.iter().collect();
+    let mut joined: Vec<&String> = Vec::new();
     for (_, below, join) in spec.joins() {
         let path = |key: &'static str| [&below[..], &[key.into()]].concat();
         if join.on.is_empty() {
@@ -250,13 +250,13 @@ fn check_flow(spec: &FlowSpec, source: &Source) -> Result<(), Diagnostic> {
             return Err(source.diagnostic(&path("on"), None, error));
         }
         let Some(stream) = &join.stream else { continue };
-        if read.contains(&stream) {
+        if joined.contains(&stream) {
             let error =
                 Error::new(Class::Configuration, "catalog.join-twice").with("stream", stream);
             return Err(source.diagnostic(&path("stream"), None, error));
         }
-        read.push(stream);
+        joined.push(stream);
     }
-    count("from", read.len(), 1, FLOW_INPUTS_MAX)?;
+    count("from", spec.streams().count(), 1, FLOW_INPUTS_MAX)?;
     Ok(())
 }

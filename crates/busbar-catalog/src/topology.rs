@@ -395,8 +395,11 @@ mod tests {
             with("stream: outt, on: site, within: 1m"),
             wrong("catalog.unknown-stream", "outt", Some("out"))
         );
+        // A stream can be joined with itself, once.
+        let itself = "stream: meter, on: site, within: 1m";
+        assert_eq!(with(itself), []);
         assert_eq!(
-            with("stream: meter, on: site, within: 1m"),
+            with(&format!("{itself} }} }}, {{ join: {{ {itself}")),
             wrong("catalog.join-twice", "meter", None)
         );
         assert_eq!(

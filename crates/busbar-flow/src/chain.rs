@@ -31,6 +31,9 @@ pub(crate) struct Chain {
     pub stations: Vec<Station>,
     /// Number of ways that rows can take; the first one begins at the source.
     pub ways: usize,
+    /// Where the stream is joined with itself: the way on which its rows are the other side as well, which begins at the
+    /// source too.
+    pub itself: Option<Itself>,
     /// What comes out, in each form that it has; one at least.
     pub ends: Vec<ChainEnd>,
     /// Event time in the task's input, in a flow that needs it.
@@ -68,12 +71,22 @@ pub(crate) struct Station {
     pub operator: Box<dyn Operator>,
 }
 
+/// The other side of a join of a stream with itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Itself {
+    pub way: usize,
+    /// The join, by its index among the steps.
+    pub step: usize,
+}
+
 /// What part of its step an operator is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StepPart {
     Whole,
     /// What comes before the regrouping.
     Before,
+    /// As [`StepPart::Before`], for the other side of a join of a stream with itself.
+    BeforeOther,
     /// What comes behind it.
     After,
 }
@@ -212,9 +225,27 @@ impl Chain {
         self.read_within(events, None)
     }
 
+    /// As [`Chain::read`], for events that are the other side of a join with itself already: a step before the join could
+    /// not take them, and they come again.
+    pub fn read_own_side(&mut self, events: Batch) -> Result<ChainWork, Error> {
+        self.read_side(events, None)
+    }
+
     /// As [`Chain::read`], of a stream's events only those whose times lie `within`. The others move event time all the
     /// same.
     pub fn read_within(
+        &mut self,
+        events: Batch,
+        within: Option<&Range<i64>>,
+    ) -> Result<ChainWork, Error> {
+        let mut work = self.read_side(events, within)?;
+        if let Some(itself) = &self.itself {
+            work.take_in_other(*itself);
+        }
+        Ok(work)
+    }
+
+    fn read_side(
         &mut self,
         events: Batch,
         within: Option<&Range<i64>>,
@@ -304,7 +335,7 @@ impl Chain {
                 work.take_in(read.rows, made, Some(times), rejected);
             }
         }
-        work.watermarks[0] = self.time.as_ref().and_then(EventTime::watermark);
+        self.begin(&mut work);
         Ok(work)
     }
 
@@ -314,16 +345,23 @@ impl Chain {
             time.tick(watermark);
         }
         let mut work = ChainWork::new(BatchBuilder::new().finish(), self.ways);
-        work.watermarks[0] = self.time.as_ref().and_then(EventTime::watermark);
+        self.begin(&mut work);
         work
     }
 
     /// The input has ended: what is open comes out.
     pub fn end(&mut self) -> ChainWork {
         let mut work = ChainWork::new(BatchBuilder::new().finish(), self.ways);
-        work.watermarks[0] = self.time.as_ref().and_then(EventTime::watermark);
+        self.begin(&mut work);
         work.last = true;
         work
+    }
+
+    /// The watermark of the input, on the ways that begin at the source.
+    fn begin(&self, work: &mut ChainWork) {
+        let watermark = self.time.as_ref().and_then(EventTime::watermark);
+        let ways = self.itself.iter().map(|itself| itself.way).chain([0]);
+        ways.for_each(|way| work.watermarks[way] = watermark);
     }
 
     /// Takes a batch through the operators.
@@ -478,6 +516,21 @@ impl ChainWork {
         if rows.len() > 0 {
             self.queues[0].push_back(rows);
         }
+    }
+
+    /// The rows are the other side of a join with itself, too.
+    fn take_in_other(&mut self, itself: Itself) {
+        let rows = self.queues[0].clone();
+        let added = rows.iter().map(Rows::len).sum::<usize>() as u64;
+        self.queues[itself.way] = rows;
+        self.counts.push(Count {
+            step: itself.step,
+            node: Counters::default(),
+            flow: Counters {
+                added,
+                ..Counters::default()
+            },
+        });
     }
 
     /// Gives an operator the rows of its way, unless it has them.
@@ -691,7 +744,7 @@ fn count(step: usize, given: usize, out: &Output, part: StepPart) -> Count {
     };
     // What goes from one part of a step to the other is neither in nor out.
     let node = match part {
-        StepPart::Before => Counters {
+        StepPart::Before | StepPart::BeforeOther => Counters {
             out: 0,
             added: 0,
             ..flow

@@ -16,7 +16,7 @@ use busbar_event::topic::Filter;
 use busbar_event::{Error, hash::fnv1a};
 use busbar_table::Table;
 
-use crate::chain::{Chain, ChainEnd, ChainSource, Station, StepPart};
+use crate::chain::{Chain, ChainEnd, ChainSource, Itself, Station, StepPart};
 use crate::event_time::EventTime;
 use crate::exchange::ExchangePlan;
 use crate::operator::{KnownPlugin, Step, registry};
@@ -83,6 +83,8 @@ pub(crate) struct InputPlan {
     pub steps: Vec<StepPlan>,
     /// Number of ways that rows can take.
     ways: usize,
+    /// See [`Chain::itself`].
+    pub itself: Option<Itself>,
     /// The results: one, or with a `route` one for each form that they have.
     pub ends: Vec<EndPlan>,
     /// The next stage: the output that leads to it, and how rows are spread.
@@ -213,6 +215,7 @@ impl StepPlan {
         match self.part {
             StepPart::Whole => None,
             StepPart::Before => Some("before"),
+            StepPart::BeforeOther => Some("other"),
             StepPart::After => Some("after"),
         }
     }
@@ -266,6 +269,7 @@ impl InputPlan {
             source,
             stations,
             ways: self.ways,
+            itself: self.itself,
             ends: ends.collect(),
             time,
         })

@@ -23,7 +23,7 @@ pub fn check_columns(text: &str) -> Result<(), Diagnostic> {
 /// The same for a query.
 pub fn check_query(text: &str) -> Result<(), Diagnostic> {
     if let Some(query) = WindowQuery::parse(text)? {
-        return check_window_query(text, query);
+        return check_window_query(query);
     }
     match statement::classify(text, parse::statement(text)?)? {
         Kind::Query(Statement::Statement(query)) => functions(text, &*query),
@@ -32,9 +32,9 @@ pub fn check_query(text: &str) -> Result<(), Diagnostic> {
 }
 
 /// Each part by itself: the call of the window, which stands in none of them, is no function.
-fn check_window_query(text: &str, query: WindowQuery) -> Result<(), Diagnostic> {
+fn check_window_query(query: WindowQuery) -> Result<(), Diagnostic> {
     let within = |place: Range<usize>, check: fn(&str) -> Result<(), Diagnostic>| {
-        check(&text[place.clone()]).map_err(|wrong| wrong.within(&place))
+        check(&query.text[place.clone()]).map_err(|wrong| wrong.within(&place))
     };
     within(query.select, check_columns)?;
     for place in query

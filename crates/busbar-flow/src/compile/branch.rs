@@ -7,7 +7,7 @@ use arrow::datatypes::SchemaRef;
 use busbar_bus::EventTimes;
 
 use super::{EndPlan, InputPlan, Shape, SourcePlan, StepPlan, StreamInfo};
-use crate::chain::StepPart;
+use crate::chain::{Itself, StepPart};
 use crate::exchange::ExchangePlan;
 use crate::operator::Step;
 use crate::reader::Input;
@@ -25,6 +25,7 @@ pub(super) struct Branch {
     /// The ways that the next step takes rows from, and the number of all ways.
     pub current: Vec<usize>,
     pub ways: usize,
+    pub itself: Option<Itself>,
     /// Where rows leave; none as long as they go on.
     pub ends: Vec<BranchEnd>,
     /// Rows of ways with state have been put together.
@@ -121,6 +122,7 @@ impl Branch {
             },
             current: vec![0],
             ways: 1,
+            itself: None,
             ends: Vec::new(),
             mixed: false,
             timed: false,
@@ -150,6 +152,7 @@ impl Branch {
             columns,
             current: vec![0],
             ways: 1,
+            itself: None,
             ends: Vec::new(),
             mixed: self.mixed,
             timed: true,
@@ -188,6 +191,26 @@ impl Branch {
             part,
             state: None,
         });
+    }
+
+    /// Adds what the events of the stream go through as the other side of a join with itself; what comes out joins the
+    /// rows that there are.
+    pub fn push_itself(&mut self, index: usize, step: Arc<dyn Step>, sees: SchemaRef) {
+        let way = self.new_way();
+        self.needed.extend(step.columns());
+        self.steps.push(StepPlan {
+            step,
+            sees,
+            own: false,
+            way,
+            gather: Vec::new(),
+            opens: Vec::new(),
+            index,
+            part: StepPart::BeforeOther,
+            state: None,
+        });
+        self.current.push(way);
+        self.itself = Some(Itself { way, step: index });
     }
 
     /// A way that no rows take yet.
@@ -274,6 +297,7 @@ impl Branch {
             },
             steps: self.steps,
             ways: self.ways,
+            itself: self.itself,
             ends,
             exchange,
             timed: self.timed,

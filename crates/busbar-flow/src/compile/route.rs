@@ -60,7 +60,7 @@ impl Compiler<'_> {
                 keys.clear();
             }
             if !stages.meets(&keys) {
-                self.regroup(number, None, &keys, stages);
+                self.regroup(number, None, &keys, None, stages);
             }
             stages
                 .branches

@@ -7,7 +7,7 @@ use arrow::datatypes::SchemaRef;
 use busbar_catalog::{OutputTarget, StepAt, StepSpec};
 use busbar_event::{Class, Error, hash::fnv1a};
 
-use super::branch::{Branch, BranchEnd, Located};
+use super::branch::{Branch, BranchEnd, BranchFrom, Located};
 use super::{Compiler, InputPlan, OutputPlan, Shape, Target, TopicShape};
 use crate::chain::StepPart;
 use crate::exchange::ExchangePlan;
@@ -22,6 +22,16 @@ pub(super) struct StagePlans<'a> {
     /// Steps with state, by kind.
     names: BTreeMap<String, usize>,
     done: Vec<InputPlan>,
+}
+
+/// A stream of the flow that a step joins with itself.
+pub(super) struct ItselfJoined {
+    branch: usize,
+    /// The columns as which the stream is read.
+    columns: SchemaRef,
+    /// What its events go through as the other side, and as the rows of the flow.
+    before: Arc<dyn Step>,
+    before_own: Arc<dyn Step>,
 }
 
 impl Compiler<'_> {
@@ -92,17 +102,18 @@ impl Compiler<'_> {
         };
         self.fit_for_state(at, &stages.branches)?;
         let joined = compiled[0].joined();
+        let itself = self.with_itself(at, joined.as_ref(), &stages.branches)?;
         let (step, part) = if joined.is_none() && stages.meets(&stateful.keys) {
             (Arc::clone(&compiled[0]), StepPart::Whole)
         } else {
             let whole = Arc::clone(&compiled[0]);
             let divided = compiled.iter().map(|step| step.stateful()?.divided);
             let mut divided: Option<Vec<Divided>> = divided.collect();
-            if let (Some(joined), Some(divided)) = (joined, &mut divided) {
+            if let (Some(joined), Some(divided), None) = (joined, &mut divided, &itself) {
                 let other = self.join(joined, divided.first(), &mut stages.branches);
                 divided.extend(other);
             }
-            self.regroup(number, divided.as_deref(), &stateful.keys, stages);
+            self.regroup(number, divided.as_deref(), &stateful.keys, itself, stages);
             match divided.and_then(|mut divided| divided.pop()) {
                 Some(divided) => (divided.after, StepPart::After),
                 None => (whole, StepPart::Whole),
@@ -150,6 +161,43 @@ impl Compiler<'_> {
         let path = [&at.path[..], &wrong.path[..]].concat();
         let diagnostic = self.source.diagnostic(&path, wrong.span, wrong.error);
         self.bad.push(diagnostic.with_help(wrong.help));
+    }
+
+    /// Where a step joins a stream of the flow with itself: the branch of that stream, the columns as which it is read, and
+    /// the join. None where something is wrong.
+    #[allow(clippy::option_option, reason = "wrong, or not so")]
+    fn with_itself(
+        &mut self,
+        at: &StepAt<'_>,
+        joined: Option<&Joined>,
+        branches: &[Branch],
+    ) -> Option<Option<ItselfJoined>> {
+        let Some(joined) = joined.filter(|joined| self.spec.from.contains(&joined.stream)) else {
+            return Some(None);
+        };
+        let wrong = |code: &'static str| {
+            let error = Error::new(Class::Configuration, code).with("stream", &joined.stream);
+            Wrong::new(error)
+        };
+        if joined.versions {
+            self.wrong(at, wrong("flow.join-itself-as-of").at("as_of"));
+            return None;
+        }
+        let read = |branch: &Branch| branch.stage == 0 && branch.stream == joined.stream;
+        let branch = branches.iter().position(|b| read(b) && !b.timed);
+        let Some(branch) = branch else {
+            self.wrong(at, wrong("flow.join-itself-state").at("stream"));
+            return None;
+        };
+        let BranchFrom::Stream(input) = &branches[branch].from else {
+            return None;
+        };
+        Some(Some(ItselfJoined {
+            branch,
+            columns: input.relation(),
+            before: Arc::clone(&joined.before),
+            before_own: Arc::clone(&joined.before_own),
+        }))
     }
 
     /// Adds the branch of the other stream that a step reads; how the step is divided there.
@@ -217,6 +265,7 @@ impl Compiler<'_> {
         index: usize,
         divided: Option<&[Divided]>,
         keys: &[String],
+        itself: Option<ItselfJoined>,
         stages: &mut StagePlans<'_>,
     ) {
         let branches = std::mem::take(&mut stages.branches);
@@ -239,7 +288,14 @@ impl Compiler<'_> {
             let mut keys = keys.to_vec();
             if let Some(divided) = divided.and_then(|divided| divided.get(at)) {
                 keys.clone_from(&divided.keys);
-                branch.push(index, Arc::clone(&divided.before), StepPart::Before);
+                match itself.as_ref().filter(|itself| itself.branch == at) {
+                    None => branch.push(index, Arc::clone(&divided.before), StepPart::Before),
+                    Some(itself) => {
+                        branch.push(index, Arc::clone(&itself.before_own), StepPart::Before);
+                        let other = Arc::clone(&itself.before);
+                        branch.push_itself(index, other, Arc::clone(&itself.columns));
+                    }
+                }
             } else if !branch.columns.projected {
                 let schema = &branch.columns.schema;
                 let places = keys.iter().filter_map(|key| schema.index_of(key).ok());

@@ -184,6 +184,9 @@ pub(crate) struct Joined {
     pub stream: String,
     /// Runs where its events are read; what comes out has the columns of [`Divided::before`].
     pub before: Arc<dyn Step>,
+    /// In place of [`Divided::before`] where the stream is one of the flow's own: it leaves late events to `before`, which
+    /// sees all of them.
+    pub before_own: Arc<dyn Step>,
     /// An event counts for all later rows until another comes: a run over a range of time needs those before it, too.
     pub versions: bool,
 }

@@ -12,7 +12,7 @@ use super::{Made, Operator, Output, Rows, Step, StepContext, Wrong, window};
 /// Compiles the query.
 pub(super) fn compile(text: &str, context: &StepContext<'_>) -> Result<Arc<dyn Step>, Wrong> {
     if let Some(query) = WindowQuery::parse(text)? {
-        return window::compile_query(text, &query, context);
+        return window::compile_query(&query, context);
     }
     let query = BatchQuery::compile(context.schema, text)?;
     // Rows come in batches as it happens: a sum over a batch would be another one at the next replay.

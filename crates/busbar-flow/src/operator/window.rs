@@ -40,10 +40,10 @@ pub(super) fn compile(
 
 /// Compiles a query that groups by a window.
 pub(super) fn compile_query(
-    text: &str,
     query: &WindowQuery,
     context: &StepContext<'_>,
 ) -> Result<Arc<dyn Step>, Wrong> {
+    let text = &query.text;
     let piece = |place: &Range<usize>| text[place.clone()].to_owned();
     let (mut tumble, mut hop, mut session) = (None, None, None);
     match query.window {

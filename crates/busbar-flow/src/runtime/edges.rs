@@ -22,8 +22,8 @@ pub(super) fn edges(spec: &FlowSpec, nodes: &[NodeStatus]) -> Vec<Edge> {
         outputs,
         edges: Vec::new(),
     };
-    let mut inputs = of("from").map(|node| &*node.id);
-    let begin = inputs.by_ref().take(spec.from.len());
+    let inputs: Vec<&str> = of("from").map(|node| &*node.id).collect();
+    let begin = inputs.iter().copied().take(spec.from.len());
     let begin: Vec<EdgeTail<'_>> = begin
         .map(|id| EdgeTail {
             id,
@@ -33,9 +33,11 @@ pub(super) fn edges(spec: &FlowSpec, nodes: &[NodeStatus]) -> Vec<Edge> {
         .collect();
     let ends = graph.walk(None, begin);
     graph.deliver(ends);
-    let joined = spec.joins().filter(|(.., join)| join.stream.is_some());
-    for ((step, ..), id) in joined.zip(inputs) {
-        if let Some(step) = graph.steps.get(step).copied() {
+    for (step, _, join) in spec.joins() {
+        let Some(stream) = &join.stream else { continue };
+        let input = spec.streams().position(|known| known == stream);
+        let id = input.and_then(|input| inputs.get(input).copied());
+        if let (Some(id), Some(step)) = (id, graph.steps.get(step).copied()) {
             graph.add(id, step, None);
         }
     }

@@ -16,13 +16,13 @@ use tokio::sync::oneshot;
 use super::Runtime;
 use crate::blocking::blocking;
 use crate::chain::{Dead, Place};
-use crate::compile::Plan;
+use crate::compile::{InputPlan, Plan};
 use crate::dead::{Letter, Run, Spot, letters, originals};
 use crate::limits::{DEAD_EDIT_BYTES_MAX, DEAD_LETTERS_MAX};
 use crate::output::Writer;
 use crate::shape::{Outgoing, Prepared, event_of};
 use crate::status::{DeadFilter, FlowState, Redriven};
-use crate::task::{Insert, Inserts, parcels, prepare_outputs};
+use crate::task::{EventAgain, Insert, Inserts, parcels, prepare_outputs};
 use busbar_connector::Backoff;
 
 /// Letters of one flow that died at the same output, or before all of them.
@@ -295,7 +295,10 @@ impl Runtime {
                 // Letters are in the order of their numbers.
                 let producer = format!("redrive:{}:{}/{partition}", run.run, group.flow);
                 let insert = Insert {
-                    event: events.slice(row, 1),
+                    event: EventAgain {
+                        event: events.slice(row, 1),
+                        own_side: on_own_side(&plan.inputs[input], &letter.shown.place),
+                    },
                     producer: (producer.into(), letter.shown.id + 1),
                     done,
                 };
@@ -378,6 +381,14 @@ impl Runtime {
         }
         Ok(dead.len() as u64)
     }
+}
+
+/// Whether an event that died at this place is the other side of a join of its stream with itself already.
+fn on_own_side(input: &InputPlan, place: &str) -> bool {
+    let step = place.strip_prefix("step:");
+    let step = step.and_then(|step| step.parse::<usize>().ok());
+    let died = step.zip(input.itself.as_ref());
+    died.is_some_and(|(step, itself)| step < itself.step)
 }
 
 /// Writes, and tries again a few times: somebody waits for the answer.

@@ -11,6 +11,7 @@ use arrow::array::Array;
 use busbar_bus::{Cursor, Item, StreamPartition};
 use busbar_event::{Batch, Body, Error};
 
+use super::insert::EventAgain;
 use super::stopped;
 use crate::limits::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, GATHER_ROWS, READ_BYTES};
 
@@ -50,7 +51,7 @@ pub(crate) struct Tick {
     /// Offset behind it in the flow's stream of ticks.
     pub read: u64,
     /// An event that was sent through the flow again, in place of time alone.
-    pub event: Option<Batch>,
+    pub event: Option<EventAgain>,
 }
 
 pub(super) enum Next {

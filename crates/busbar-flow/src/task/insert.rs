@@ -7,19 +7,41 @@ use tokio::sync::{mpsc, oneshot};
 use super::Task;
 use super::input::{InputReader, Tick};
 use super::ticks::{self, name};
+use crate::chain::{Chain, ChainWork};
 
-/// The tags of a recorded event: its offset in the input, the generation it belongs to, and its key.
+/// The tags of a recorded event: its offset in the input, the generation it belongs to, its key, and whether it is the other
+/// side of a join with itself already.
 pub(super) const OFFSET: &str = "$in-offset";
 pub(super) const GENERATION: &str = "$in-generation";
 pub(super) const KEY: &str = "$in-key";
+pub(super) const OWN_SIDE: &str = "$in-own-side";
 
 /// Events for a task, of one batch each.
 pub(crate) struct Insert {
-    pub event: Batch,
+    pub event: EventAgain,
     /// Under this name and position it is recognised when it comes again.
     pub producer: (std::sync::Arc<str>, u64),
     /// Told when it is recorded.
     pub done: oneshot::Sender<Result<(), Error>>,
+}
+
+/// An event that comes again.
+#[derive(Clone, Debug)]
+pub(crate) struct EventAgain {
+    /// A batch of one.
+    pub event: Batch,
+    /// It is the other side of a join with itself already: it died on the way to the join.
+    pub own_side: bool,
+}
+
+impl EventAgain {
+    /// Reads it as a batch of its own.
+    pub fn read(self, chain: &mut Chain) -> Result<ChainWork, Error> {
+        match self.own_side {
+            true => chain.read_own_side(self.event),
+            false => chain.read(self.event),
+        }
+    }
 }
 
 /// Hands events to a task.
@@ -44,14 +66,14 @@ impl Task {
         let recorded = match &self.keeps {
             Some(keeps) => {
                 let (offset, generation) = (input.position(), self.mark.generation);
-                let record = recorded(&event.event(0), &name(&self.key), offset, generation);
+                let record = recorded(&event, &name(&self.key), offset, generation);
                 let stream = &keeps.ticks_stream;
                 ticks::append(stream, record, Some(producer))
                     .await
                     .map(|read| {
                         read.map(|read| Tick {
                             offset,
-                            watermark: event.times()[0],
+                            watermark: event.event.times()[0],
                             read,
                             event: Some(event),
                         })
@@ -71,13 +93,15 @@ impl Task {
 }
 
 /// An event as it is recorded.
-fn recorded(event: &EventRef<'_>, task: &str, offset: u64, generation: u64) -> Batch {
+fn recorded(again: &EventAgain, task: &str, offset: u64, generation: u64) -> Batch {
+    let event = again.event.event(0);
     let (offset, generation) = (offset.to_string(), generation.to_string());
     let mut tags: Vec<(&str, &str)> = event.tags().collect();
     tags.extend([(OFFSET, offset.as_str()), (GENERATION, generation.as_str())]);
     tags.extend(event.key.map(|key| (KEY, key)));
+    tags.extend(again.own_side.then_some((OWN_SIDE, "")));
     single(
-        event,
+        &event,
         Some(task),
         event.flags.with_reserved_tags(true),
         &tags,
@@ -85,7 +109,7 @@ fn recorded(event: &EventRef<'_>, task: &str, offset: u64, generation: u64) -> B
 }
 
 /// The event that was recorded, and its offset; none if it is of another generation, or no event.
-pub(super) fn unrecorded(record: &EventRef<'_>, generation: u64) -> Option<(u64, Batch)> {
+pub(super) fn unrecorded(record: &EventRef<'_>, generation: u64) -> Option<(u64, EventAgain)> {
     let tag = |name: &str| {
         record
             .tags()
@@ -96,7 +120,7 @@ pub(super) fn unrecorded(record: &EventRef<'_>, generation: u64) -> Option<(u64,
     if tag(GENERATION)?.parse() != Ok(generation) {
         return None;
     }
-    let own = [OFFSET, GENERATION, KEY];
+    let own = [OFFSET, GENERATION, KEY, OWN_SIDE];
     let tags: Vec<(&str, &str)> = record
         .tags()
         .filter(|(tag, _)| !own.contains(tag))
@@ -105,7 +129,11 @@ pub(super) fn unrecorded(record: &EventRef<'_>, generation: u64) -> Option<(u64,
         .iter()
         .any(|(tag, _)| tag.starts_with('$') && !tag.starts_with("$$"));
     let flags = record.flags.with_reserved_tags(reserved);
-    Some((offset, single(record, tag(KEY), flags, &tags)))
+    let again = EventAgain {
+        event: single(record, tag(KEY), flags, &tags),
+        own_side: tag(OWN_SIDE).is_some(),
+    };
+    Some((offset, again))
 }
 
 /// Whether a record is an event, and no tick.

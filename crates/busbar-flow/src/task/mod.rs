@@ -38,7 +38,7 @@ use busbar_connector::Backoff;
 use flight::{Air, Commit, Flight, committed, landed};
 pub(crate) use input::Tick;
 use input::{InputReader, Next, Stretch};
-pub(crate) use insert::{Insert, Inserts};
+pub(crate) use insert::{EventAgain, Insert, Inserts};
 use machine::{Ending, FlightSpan, Machine, TaskEffect};
 pub(crate) use ticks::{recorded_ticks, ticks_stream};
 use write::{Leaving, NotLanded, Waiter};
@@ -534,7 +534,7 @@ impl Task {
                     None => (self.chain.tick(tick.watermark), None, at, at),
                     Some(event) => {
                         inserted = Some(tick.watermark);
-                        (self.chain.read(event)?, None, at, at)
+                        (event.read(&mut self.chain)?, None, at, at)
                     }
                 }
             }

@@ -190,7 +190,7 @@ fn logged(world: &World, lateness: i64) -> Vec<Event> {
     events
 }
 
-struct Names(Arc<Tables>);
+pub struct Names(Arc<Tables>);
 
 impl Relations for Names {
     fn names(&self) -> Vec<String> {
@@ -203,7 +203,7 @@ impl Relations for Names {
 }
 
 /// The rows of a query, in order of their texts.
-fn rows(world: &World, tables: &Arc<Tables>, query: &str) -> Vec<String> {
+pub fn rows(world: &World, tables: &Arc<Tables>, query: &str) -> Vec<String> {
     let engine = Engine::new(Arc::new(Names(Arc::clone(tables))), QueryLimits::default()).unwrap();
     let batches = world.tokio.block_on(async {
         let mut result = engine
@@ -261,6 +261,12 @@ fn batch_rows(world: &World, case: &Case, to: i64) -> Vec<String> {
         ints(|e| e.mark),
         Arc::new(sites) as Arc<dyn Array>,
     ];
+    let batch = RecordBatch::try_new(Arc::new(schema), columns).unwrap();
+    query_over(world, &batch, &case.query())
+}
+
+/// What a query makes of `events`.
+pub fn query_over(world: &World, events: &RecordBatch, query: &str) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     let tables = Tables::open(folder.path(), Arc::new(busbar_log::SystemClock)).unwrap();
     let specs = [(
@@ -269,13 +275,12 @@ fn batch_rows(world: &World, case: &Case, to: i64) -> Vec<String> {
     )];
     tables.apply(&specs.into()).unwrap();
     let table = tables.table("events").unwrap();
-    table.evolve(&schema).unwrap();
-    let batch = RecordBatch::try_new(Arc::new(schema), columns).unwrap();
-    table.apply(&batch, None).unwrap();
-    rows(world, &Arc::new(tables), &case.query())
+    table.evolve(&events.schema()).unwrap();
+    table.apply(events, None).unwrap();
+    rows(world, &Arc::new(tables), query)
 }
 
-fn run(world: &World, range: BoundedRange, into: &str) -> BoundedStatus {
+pub fn run(world: &World, range: BoundedRange, into: &str) -> BoundedStatus {
     let run = world.flows.run_bounded("f", range, into, "test");
     let run = world.tokio.block_on(run).unwrap_or_else(|e| panic!("{e}"));
     ended(world, run.id)
@@ -293,7 +298,7 @@ fn ended(world: &World, id: u64) -> BoundedStatus {
     }
 }
 
-fn apply(world: &World, files: &[(&'static str, String)]) {
+pub fn apply(world: &World, files: &[(&'static str, String)]) {
     let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (*path, &**text)).collect();
     let applied = world.apply(&files);
     assert!(applied.failed.is_empty(), "{:?}", applied.failed);

@@ -1,6 +1,6 @@
 //! Joins of two streams whatever happens: the process is killed, or the power fails, after any number of disk operations, again
-//! and again. One flow joins within an interval and counts in windows behind that, so that rows are regrouped; the other joins
-//! as of event time. In the end every result is there once, with the values that a plain computation over the logs gives, and
+//! and again. One flow joins within an interval and counts in windows behind that, so that rows are regrouped; one joins a stream
+//! with itself in the same way; the third joins as of event time. In the end every result is there once, with the values that a plain computation over the logs gives, and
 //! every late event is kept.
 //!
 //! `BUSBAR_SIM_SEED=17` runs one history, `BUSBAR_SIM_RUNS=500` many.
@@ -28,6 +28,10 @@ const NEAR: &str = "from: left\nsteps:\n  - where: v >= 0\n  \
     - join: { stream: right, on: meter, within: 2s, type: left, columns: [v as w] }\n  \
     - window: { tumble: 10s, by: [meter], select: 'meter, window_start, count(*) as n, count(w) as m, sum(w) as s' }\n\
     to:\n  - { stream: near, key: '${meter}' }\n  - table: all\n";
+const ITSELF: &str = "from: left\nsteps:\n  - where: v >= 0\n  \
+    - join: { stream: left, on: meter, within: 2s, type: left, columns: [v as w] }\n  \
+    - window: { tumble: 10s, by: [meter], select: 'meter, window_start, count(*) as n, count(w) as m, sum(w) as s' }\n\
+    to:\n  - { stream: itself, key: '${meter}' }\n  - table: all_itself\n";
 const AS_OF: &str = "from: left\nsteps:\n  - join: { stream: right, on: meter, as_of: true, columns: [id as version] }\n  \
     - select: id, version\nto:\n  - stream: latest\n";
 
@@ -45,6 +49,13 @@ fn files(partitions: (u16, u16)) -> Vec<(&'static str, String)> {
             "streams/near.yaml",
             "topics: out/near\nformat: json\npartitions: 2\n".into(),
         ),
+        (
+            "streams/itself.yaml",
+            "topics: out/itself\nformat: json\npartitions: 2\n".into(),
+        ),
+        ("tables/all_itself.yaml", "relational: {}\n".into()),
+        ("tables/itself_again.yaml", "relational: {}\n".into()),
+        ("flows/itself.yaml", ITSELF.into()),
         (
             "streams/latest.yaml",
             "topics: out/latest\nformat: json\n".into(),
@@ -135,10 +146,32 @@ type Windows = BTreeMap<(i64, String), (i64, i64, i64)>;
 #[derive(Debug, PartialEq)]
 struct Expected {
     windows: Windows,
+    itself: Windows,
     /// Row and version.
     versions: BTreeMap<i64, i64>,
-    /// Late events: for the flow that leaves rows out before the join, and for the other one.
-    late: [Vec<i64>; 2],
+    /// Late events: for the flow that leaves rows out before the join, for the one that joins as of event time, and for the
+    /// one whose stream is both sides.
+    late: [Vec<i64>; 3],
+}
+
+/// Windows over left rows with those near to them, up to a watermark.
+fn windows(left: &[Row], right: &[Row], passed: i64) -> Windows {
+    let mut windows = Windows::new();
+    for row in left {
+        let start = row.time.div_euclid(SIZE) * SIZE;
+        if row.v < 0 || start + SIZE > passed - WITHIN {
+            continue;
+        }
+        let near = right
+            .iter()
+            .filter(|other| other.meter == row.meter && (other.time - row.time).abs() <= WITHIN);
+        let near: Vec<i64> = near.map(|other| other.v).collect();
+        let window = windows.entry((start, row.meter.clone())).or_default();
+        window.0 += near.len().max(1) as i64;
+        window.1 += near.len() as i64;
+        window.2 += near.iter().sum::<i64>();
+    }
+    windows
 }
 
 /// What a plain computation over the logs says.
@@ -146,57 +179,53 @@ fn plain(world: &World) -> Expected {
     let (left, late_left, passed_left) = read(world, "left");
     let (right, late_right, passed_right) = read(world, "right");
     let passed = passed_left.min(passed_right);
-    let mut windows = Windows::new();
     let mut versions = BTreeMap::new();
     for row in &left {
         let same = right.iter().filter(|other| other.meter == row.meter);
-        let latest = same.clone().filter(|other| other.time <= row.time);
+        let latest = same.filter(|other| other.time <= row.time);
         if let Some(latest) = latest.max_by_key(|other| other.time)
             && row.time < passed
         {
             versions.insert(row.id, latest.id);
         }
-        let start = row.time.div_euclid(SIZE) * SIZE;
-        if row.v < 0 || start + SIZE > passed - WITHIN {
-            continue;
-        }
-        let near = same.filter(|other| (other.time - row.time).abs() <= WITHIN);
-        let near: Vec<i64> = near.map(|other| other.v).collect();
-        let window = windows.entry((start, row.meter.clone())).or_default();
-        window.0 += near.len().max(1) as i64;
-        window.1 += near.len() as i64;
-        window.2 += near.iter().sum::<i64>();
     }
     let sorted = |mut ids: Vec<i64>| {
         ids.sort_unstable();
         ids
     };
+    let of_left = sorted(late_left.clone());
     let all = sorted(late_left.into_iter().chain(late_right).collect());
     let kept = all.iter().copied().filter(|id| id % 10 != 0 || id % 2 == 1);
     Expected {
-        windows,
+        windows: windows(&left, &right, passed),
+        itself: windows(&left, &left, passed_left),
         versions,
-        late: [kept.collect(), all],
+        late: [kept.collect(), all, of_left],
     }
 }
 
-/// What the outputs say; panics where a result is there twice.
-fn found(world: &World) -> Expected {
+/// The windows in a stream; panics where one is there twice.
+fn found_windows(world: &World, stream: &str) -> Windows {
     let mut windows = Windows::new();
-    for (_, row) in world.contents("near") {
+    for (_, row) in world.contents(stream) {
         let int = |name: &str| row[name].as_i64().unwrap_or_default();
         let start = busbar_event::time::parse(row["window_start"].as_str().unwrap()).unwrap();
         let meter = row["meter"].as_str().unwrap().to_owned();
         let before = windows.insert((start, meter), (int("n"), int("m"), int("s")));
         assert_eq!(before, None, "twice: {row}");
     }
+    windows
+}
+
+/// What the outputs say; panics where a result is there twice.
+fn found(world: &World) -> Expected {
     let mut versions = BTreeMap::new();
     for (_, row) in world.contents("latest") {
         let int = |name: &str| row[name].as_i64().unwrap();
         let before = versions.insert(int("id"), int("version"));
         assert_eq!(before, None, "twice: {row}");
     }
-    let late = ["near.late", "as-of.late"].map(|stream| {
+    let late = ["near.late", "as-of.late", "itself.late"].map(|stream| {
         let kept = world.contents(stream);
         let mut late: Vec<i64> = kept
             .iter()
@@ -206,7 +235,8 @@ fn found(world: &World) -> Expected {
         late
     });
     Expected {
-        windows,
+        windows: found_windows(world, "near"),
+        itself: found_windows(world, "itself"),
         versions,
         late,
     }
@@ -227,7 +257,7 @@ fn check(world: &World, seed: u64) {
     );
     assert!(!expected.late[0].is_empty(), "seed {seed}");
     loop {
-        for flow in ["near", "as-of"] {
+        for flow in ["near", "as-of", "itself"] {
             let status = world.settle(flow);
             assert_eq!(
                 status.conservation.difference, 0,
@@ -236,24 +266,28 @@ fn check(world: &World, seed: u64) {
         }
         let found = found(world);
         let table = world.table_ints("all", "n").len();
-        if found == expected && table == expected.windows.len() {
+        let itself = world.table_ints("all_itself", "n").len();
+        let tables = (table, itself);
+        let wanted = (expected.windows.len(), expected.itself.len());
+        if found == expected && tables == wanted {
             return;
         }
         // Between two stages everything is done with for a moment.
         if Instant::now() >= until {
             assert_eq!(found, expected, "seed {seed}");
-            assert_eq!(table, expected.windows.len(), "seed {seed}");
+            assert_eq!(tables, wanted, "seed {seed}");
         }
         rest(50);
     }
 }
 
-/// Both flows over the time of the events, beside those that run, give the same.
+/// The flows over the time of the events, beside those that run, give the same.
 fn check_bounded(world: &World, seed: u64) {
     // Rows behind this have the versions from before it, too.
     let later = AHEAD + EVENTS / 2 * SECOND / 20;
     for (flow, table, from) in [
         ("near", "again", None),
+        ("itself", "itself_again", None),
         ("as-of", "versions", None),
         ("as-of", "later", Some(later)),
     ] {
@@ -274,18 +308,21 @@ fn check_bounded(world: &World, seed: u64) {
         numbers.sort_unstable();
         numbers
     };
-    let wanted = expected
-        .windows
-        .values()
-        .map(|(n, m, s)| n * 1_000_000 + m * 1000 + s);
-    let table = |column| world.table_ints("again", column).into_iter();
-    let found = table("n").zip(table("m")).zip(table("s"));
-    let found = found.map(|((n, m), s)| n * 1_000_000 + m * 1000 + s);
-    assert_eq!(
-        sorted(found.collect()),
-        sorted(wanted.collect()),
-        "seed {seed}"
-    );
+    for (table, wanted) in [
+        ("again", &expected.windows),
+        ("itself_again", &expected.itself),
+    ] {
+        let wanted = wanted.values();
+        let wanted = wanted.map(|(n, m, s)| n * 1_000_000 + m * 1000 + s);
+        let column = |column| world.table_ints(table, column).into_iter();
+        let found = column("n").zip(column("m")).zip(column("s"));
+        let found = found.map(|((n, m), s)| n * 1_000_000 + m * 1000 + s);
+        assert_eq!(
+            sorted(found.collect()),
+            sorted(wanted.collect()),
+            "seed {seed}, {table}"
+        );
+    }
     let (rows, _, _) = read(world, "left");
     let late: BTreeSet<i64> = rows
         .iter()

@@ -2,6 +2,7 @@
 
 mod again;
 mod bounded;
+mod bounded_joins;
 mod cases;
 mod checks;
 mod common;
@@ -13,6 +14,7 @@ mod deploy;
 mod explain;
 mod flow_tests;
 mod flows;
+mod itself;
 mod joined;
 mod lookups;
 mod nexmark;

@@ -33,6 +33,8 @@ const WINDOWS: [(&str, &str); 3] = [
     ("session: 2s", "session(interval '2' second)"),
 ];
 
+/// The same, with the columns of the stream qualified by its alias.
+const QUALIFIED: &str = "i.site, window_start, window_end, count(*) as n, sum(i.v) as s, count(*) filter (where i.v > 50) as high";
 const COLUMNS: &str = "site, window_start, window_end, count(*) as n, sum(v) as s, count(*) filter (where v > 50) as high";
 
 fn rows(world: &World, engine: &Engine, query: &str) -> Vec<String> {
@@ -91,6 +93,12 @@ fn a_flow_in_yaml_a_flow_in_sql_and_a_query_over_the_stored_events_agree() {
                     "  - sql: >\n      select {COLUMNS} from input where v >= 0\n      group by {sql}, site having count(*) > 1\n"
                 ),
             ),
+            (
+                "qualified",
+                format!(
+                    "  - sql: >\n      select {QUALIFIED} from input as i where i.v >= 0\n      group by {sql}, i.site having count(i.v) > 1\n"
+                ),
+            ),
         ];
         for (kind, steps) in flows {
             let name = format!("{kind}{number}");
@@ -145,7 +153,7 @@ fn a_flow_in_yaml_a_flow_in_sql_and_a_query_over_the_stored_events_agree() {
             ),
         );
         assert!(expected.len() > 60, "{sql}: {}", expected.len());
-        for kind in ["yaml", "sql"] {
+        for kind in ["yaml", "sql", "qualified"] {
             let out = format!(
                 "select site, window_start, window_end, n, s, high from {kind}{number} where site <> 'last'"
             );

@@ -139,8 +139,11 @@ fn window(sql: &str) -> String {
         Ok(None) => return "no window".to_owned(),
         Err(error) => return explain(sql, &error),
     };
-    let mut lines = vec![format!("{:?} by `{}`", query.window, &sql[query.call])];
-    let mut part = |name: &str, place| lines.push(format!("{name} `{}`", &sql[place]));
+    let mut lines = vec![format!(
+        "{:?} by `{}`",
+        query.window, &query.text[query.call]
+    )];
+    let mut part = |name: &str, place| lines.push(format!("{name} `{}`", &query.text[place]));
     part("select", query.select);
     query
         .condition

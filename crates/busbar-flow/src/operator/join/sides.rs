@@ -107,10 +107,7 @@ impl Sides {
             name: spec.name.clone(),
             meaning: format!("join {how} {} {:?} {:?}", self.stream, spec.on, spec.kind),
             divided: Some(Divided {
-                before: Arc::new(SideStep {
-                    sides: Arc::clone(self),
-                    is_right: false,
-                }),
+                before: self.entering(false, true),
                 keys: keys.clone(),
                 after,
             }),
@@ -123,11 +120,17 @@ impl Sides {
         Joined {
             versions,
             stream: self.stream.clone(),
-            before: Arc::new(SideStep {
-                sides: Arc::clone(self),
-                is_right: true,
-            }),
+            before: self.entering(true, true),
+            before_own: self.entering(false, false),
         }
+    }
+
+    fn entering(self: &Arc<Self>, is_right: bool, tells_late: bool) -> Arc<dyn Step> {
+        Arc::new(SideStep {
+            sides: Arc::clone(self),
+            is_right,
+            tells_late,
+        })
     }
 
     /// Takes rows of both sides apart.
@@ -202,6 +205,8 @@ pub(super) fn null_in(columns: &[&ArrayRef], row: usize) -> bool {
 struct SideStep {
     sides: Arc<Sides>,
     is_right: bool,
+    /// Late events come out as such, and are not only dropped.
+    tells_late: bool,
 }
 
 impl SideStep {
@@ -243,6 +248,7 @@ impl Step for SideStep {
         Ok(Box::new(Entering {
             sides: Arc::clone(&self.sides),
             is_right: self.is_right,
+            tells_late: self.tells_late,
             reads: reads.collect::<Result<_, _>>()?,
         }))
     }
@@ -251,6 +257,7 @@ impl Step for SideStep {
 struct Entering {
     sides: Arc<Sides>,
     is_right: bool,
+    tells_late: bool,
     reads: Vec<usize>,
 }
 
@@ -283,7 +290,7 @@ impl Entering {
         };
         let columns = self.columns(&entering.batch)?;
         let batch = RecordBatch::try_new(Arc::clone(&self.sides.both), columns).map_err(misfit)?;
-        if !late.is_empty() {
+        if self.tells_late && !late.is_empty() {
             out.late.push(rows.take(&late.into())?);
         }
         out.push(entering.with_columns(batch));
