@@ -13,6 +13,7 @@ mod mqtt;
 mod mysql;
 mod places;
 mod postgres;
+mod redis;
 mod secret;
 mod tls;
 mod topic;
@@ -37,5 +38,6 @@ pub fn registry_with(places: &Places) -> Connectors {
         Arc::new(mqtt::Mqtt::new(places.clone())),
         Arc::new(mysql::Mysql::new(places.clone())),
         Arc::new(postgres::Postgres::new(places.clone())),
+        Arc::new(redis::Redis::new(places.clone())),
     ])
 }

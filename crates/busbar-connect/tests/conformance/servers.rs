@@ -28,6 +28,11 @@ fn script() -> PathBuf {
 
 /// Ends with this process, and so do the servers; what they kept is of no use after it.
 fn start(what: &'static str) -> DatabaseServer {
+    start_with(what, &[])
+}
+
+/// The same, with files in its folder.
+fn start_with(what: &'static str, files: &[(&str, &[u8])]) -> DatabaseServer {
     let installed = Command::new(script()).arg("install").status();
     assert!(
         installed.expect("scripts/servers runs").success(),
@@ -39,6 +44,9 @@ fn start(what: &'static str) -> DatabaseServer {
         port: free_port(),
         folder: folder.expect("a folder").keep(),
     };
+    for (name, text) in files {
+        std::fs::write(server.folder.join(name), text).expect("written");
+    }
     server.start();
     server
 }
@@ -60,6 +68,14 @@ impl DatabaseServer {
         eventually("the server", || {
             let answered = match self.what {
                 "postgres" => self.client("postgres", "select 1"),
+                // Its client ends in good order also where nobody answers.
+                "redis" => self
+                    .client("", "PING")
+                    .and_then(|answer| match answer.as_str() {
+                        "PONG" => Ok(answer),
+                        _ if answer.contains("NOAUTH") => Ok(answer),
+                        _ => Err(answer),
+                    }),
                 _ => self.client("", "select 1"),
             };
             answered.map(drop)
@@ -107,6 +123,11 @@ impl DatabaseServer {
                     .env("PGPASSWORD", "secret");
                 command
             }
+            "redis" => {
+                let mut command = Command::new("redis-cli");
+                command.args(["-e", "--raw", "-p", &port]);
+                command
+            }
             _ => {
                 let mut command = Command::new("mariadb");
                 command.args([
@@ -149,9 +170,14 @@ impl DatabaseServer {
             .unwrap_or_else(|why| panic!("{why}: {sql:.500}"))
     }
 
+    /// A name that no other test has.
+    pub fn name(&self) -> String {
+        format!("t{}", DATABASES.fetch_add(1, Ordering::SeqCst))
+    }
+
     /// A new database with these statements run in it.
     pub fn database(&self, sql: &str) -> String {
-        let name = format!("t{}", DATABASES.fetch_add(1, Ordering::SeqCst));
+        let name = self.name();
         let first = if self.what == "postgres" {
             "postgres"
         } else {
@@ -186,6 +212,17 @@ pub fn postgres() -> &'static DatabaseServer {
 pub fn mariadb() -> &'static DatabaseServer {
     static SERVER: OnceLock<DatabaseServer> = OnceLock::new();
     SERVER.get_or_init(|| start("mariadb"))
+}
+
+/// The Redis of all tests.
+pub fn redis() -> &'static DatabaseServer {
+    static SERVER: OnceLock<DatabaseServer> = OnceLock::new();
+    SERVER.get_or_init(|| start("redis"))
+}
+
+/// One of its own, for a test that kills it or needs other settings, with files in its folder.
+pub fn own_redis(files: &[(&str, &[u8])]) -> DatabaseServer {
+    start_with("redis", files)
 }
 
 /// One of its own, for a test that kills it.

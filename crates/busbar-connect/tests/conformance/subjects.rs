@@ -187,6 +187,7 @@ pub fn subjects() -> Vec<Subject> {
         },
         crate::mysql_subject::subject(),
         crate::postgres_subject::subject(),
+        crate::redis_subject::subject(),
     ]
 }
 

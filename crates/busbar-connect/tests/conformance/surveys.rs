@@ -5,7 +5,7 @@ use std::path::Path;
 use busbar_connector::{Survey, SurveyedColumn};
 use busbar_event::{Class, Error};
 
-use crate::servers::{mariadb, postgres};
+use crate::servers::{mariadb, own_redis, postgres};
 use crate::world::spec;
 
 fn survey(text: &str, tables: bool) -> Result<Survey, Error> {
@@ -72,4 +72,42 @@ fn databases_say_what_they_are_and_which_tables_they_have() {
     }
     let file = survey("file: { write: a }\n", true).expect_err("no database");
     assert_eq!(file.code(), "connect.no-survey");
+}
+
+/// Keys that have the same text before their last colon are one table.
+#[test]
+fn redis_shows_what_its_keys_have_in_common() {
+    let server = own_redis(&[]);
+    server.run(
+        "",
+        "hset patient:1 name a sex f\nhset patient:2 name b sex m\nset greeting hello\nxadd orders * n 1\nset a:b:c 1\n",
+    );
+    let text = format!(
+        "redis: {{ address: '127.0.0.1:{}', write: {{ key: 'a${{n}}' }} }}\n",
+        server.port
+    );
+    let short = survey(&text, false).expect("it answers");
+    assert!(short.server.starts_with("Redis "), "{}", short.server);
+    assert!(short.tables.is_empty());
+    let whole = survey(&text, true).expect("it answers");
+    let told = whole.tables.iter().map(|table| {
+        let columns = table.columns.iter();
+        let columns: Vec<_> = columns.map(|c| format!("{} {}", c.name, c.kind)).collect();
+        let rows = table.rows.unwrap_or(0);
+        format!(
+            "{}.{} {rows} ({})",
+            table.schema,
+            table.name,
+            columns.join(", ")
+        )
+    });
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        [
+            "db0.a:b 1 (value string)",
+            "db0.greeting 1 (value string)",
+            "db0.orders 1 (n stream)",
+            "db0.patient 2 (name hash, sex hash)",
+        ]
+    );
 }

@@ -11,6 +11,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use tokio::runtime::Runtime;
 
 use crate::peers::{Broker, free_port};
+use crate::servers::own_redis;
 use crate::sinks::delivery;
 use crate::subjects::numbered;
 use crate::world::spec;
@@ -198,6 +199,32 @@ fn a_web_service_is_trusted_or_not() {
     assert!(!format!("{error:?}").contains("secret"), "{error:?}");
     let error = post("localhost", ", tls: { ca: empty.pem }").expect_err("unusable");
     assert_eq!(error.code(), "connect.tls-ca");
+}
+
+#[test]
+fn a_redis_server_is_trusted_or_not() {
+    let site = Site::new(&["localhost"]);
+    let read = |name: &str| std::fs::read(site.path().join(name)).expect("it is there");
+    let port = free_port();
+    let settings = format!(
+        "tls-port {port}\ntls-cert-file server.pem\ntls-key-file server.key\ntls-auth-clients no\ntls-ca-cert-file server.pem\n"
+    );
+    let (pem, key) = (read("server.pem"), read("server.key"));
+    let files: [(&str, &[u8]); 3] = [
+        ("redis.conf", settings.as_bytes()),
+        ("server.pem", &pem),
+        ("server.key", &key),
+    ];
+    let _server = own_redis(&files);
+    let put = |host: &str, tls: &str| {
+        site.write(
+            "redis",
+            &format!("address: '{host}:{port}', tls: {tls}, write: {{ key: 'a:${{n}}' }}"),
+        )
+    };
+    put("localhost", "{ ca: ca.pem }").expect("written");
+    refused(put("localhost", "{ ca: other.pem }"), "UnknownIssuer");
+    refused(put("127.0.0.1", "{ ca: ca.pem }"), "not valid for name");
 }
 
 /// An encrypted web service that takes everything.

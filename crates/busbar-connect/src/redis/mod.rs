@@ -1,0 +1,355 @@
+//! `redis`: a Redis server, or one that speaks its protocol, such as Valkey. Rows are written under keys; entries of streams
+//! are read.
+//!
+//! ```yaml
+//! redis:
+//!   address: "cache.example:6379"
+//!   password: { env: REDIS_PASSWORD }
+//!   write: { key: "patient:${id}", ttl: 1h, change: change }
+//! ```
+
+mod cells;
+mod failure;
+mod limits;
+mod link;
+mod sink;
+mod source;
+mod survey;
+mod wire;
+
+use std::sync::Arc;
+
+use busbar_bus::Span;
+use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Template, TemplatePart, Value};
+use busbar_connector::{
+    Connector, Guarantee, LiteralSecret, Roles, Sink, SinkContext, Source, SourceContext, Survey,
+    Work,
+};
+use busbar_event::{Class, Error};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::places::Places;
+use crate::secret::{self, Secret, refuse_placeholder};
+use crate::tls::Tls;
+use crate::topic::TopicTemplate;
+use link::RedisServer;
+use sink::RedisSink;
+use source::RedisSource;
+
+/// The connector.
+pub struct Redis {
+    places: Places,
+}
+
+/// A Redis server of version 6 and newer, or one that speaks its protocol, alone or with replicas. A cluster and a sentinel
+/// are refused.
+///
+/// As a sink: exactly once. Each delivery is one MULTI … EXEC that also notes how far its producer has come, under
+/// `busbar:position:` and a name. A row whose key holds another kind of value becomes a dead letter and the others of its
+/// delivery are written. What Redis itself loses when it fails depends on its own settings (`appendonly`, `appendfsync`);
+/// rows and position are lost together, and the log says so.
+///
+/// As a source: each entry of a stream once; how far it has been read is kept here. Entries that the server dropped before
+/// they were read are an error that is shown.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Options {
+    /// Host and port of the server.
+    address: String,
+    /// Number of the database.
+    #[serde(default)]
+    database: u32,
+    /// User name; without one the server's `default`.
+    user: Option<String>,
+    /// Password: a text, `{ env: NAME }` or `{ file: PATH }`.
+    password: Option<Secret>,
+    /// TLS; `{}` trusts the usual authorities.
+    tls: Option<Tls>,
+    /// How long a command may take.
+    #[serde(default = "half_a_minute")]
+    timeout: Span,
+    /// Streams to read; makes the connection a source.
+    read: Option<ReadOptions>,
+    /// Where rows are written; makes the connection a sink.
+    write: Option<WriteOptions>,
+}
+
+/// Which streams are read. The connection's `topic` may use `${stream}` and `${connection}`. Each event has the time of its
+/// entry, and the entry's number in the tag `redis-id`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ReadOptions {
+    /// Keys of the streams. One that does not exist yet is waited for.
+    streams: Vec<String>,
+    /// A field whose value is the payload; without one the payload is a JSON object of all fields, each a text.
+    payload: Option<String>,
+    /// Leaves out what was in a stream before it was read for the first time.
+    #[serde(default)]
+    new_only: bool,
+}
+
+/// How rows are written.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct WriteOptions {
+    /// The key of a row, with columns of the flow in it: `patient:${id}`.
+    key: String,
+    /// What is kept under the key.
+    #[serde(default, rename = "as")]
+    kind: Kind,
+    /// How long a key stays since it was written last; without it, until it is deleted. Not for a stream.
+    ttl: Option<Span>,
+    /// Deletes keys in place of writing them: those of a hash or a value; of a set, the row from the set.
+    #[serde(default)]
+    delete: bool,
+    /// A column that says for each row what is done: `insert`, `read`, `update` and `upsert` write it, `delete` deletes its
+    /// key, `truncate` deletes all keys that match, `schema` is ignored. Change sources write it. For hashes and values.
+    change: Option<String>,
+    /// A column that names the fields of a row that keep their value, as a JSON list or with commas. Change sources write it
+    /// for large values that the database did not repeat. For hashes.
+    unchanged: Option<String>,
+    /// About how many entries a stream keeps: the oldest go first.
+    max: Option<u64>,
+    /// Under which name positions are kept, by default the connection's. Two nodes that write to one server from flows of
+    /// the same name need different ones.
+    producer: Option<String>,
+}
+
+/// What is kept under a key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    /// A hash with a field for each column; a field that is null is removed.
+    #[default]
+    Hash,
+    /// The row as the flow sends it: JSON, unless it has a format of its own.
+    Value,
+    /// A set of rows, each as for a value.
+    Set,
+    /// A stream with an entry for each row, whose fields are the columns.
+    Stream,
+}
+
+fn half_a_minute() -> Span {
+    Span::from_micros(30_000_000)
+}
+
+impl WriteOptions {
+    fn template(&self) -> Result<Template, Error> {
+        Template::parse(&self.key).map_err(|(_, error)| error)
+    }
+
+    fn ttl_millis(&self) -> Option<u64> {
+        let ttl = self.ttl.map(|ttl| ttl.as_duration().as_millis());
+        ttl.and_then(|millis| u64::try_from(millis).ok())
+    }
+
+    /// What is wrong with it: the option, and why.
+    fn refusal(&self) -> Option<(&'static str, Error)> {
+        let refuse = |option, code| Some((option, Error::new(Class::Configuration, code)));
+        let template = match self.template() {
+            Ok(template) => template,
+            Err(error) => return Some(("key", error)),
+        };
+        let kind = self.kind;
+        let keyed = matches!(kind, Kind::Hash | Kind::Value);
+        let begins = matches!(template.parts().first(), Some(TemplatePart::Literal(_)));
+        match () {
+            () if self.key.is_empty() => refuse("key", "redis.key-empty"),
+            () if keyed && template.literal().is_some() => refuse("key", "redis.key-fixed"),
+            // All keys of the server would be truncated.
+            () if self.change.is_some() && !begins => refuse("key", "redis.key-begins"),
+            () if self.change.is_some() && !keyed => refuse("change", "redis.not-keyed"),
+            () if self.unchanged.is_some() && kind != Kind::Hash => {
+                refuse("unchanged", "redis.not-hash")
+            }
+            () if self.delete && (kind == Kind::Stream || self.change.is_some()) => {
+                refuse("delete", "redis.not-deleted")
+            }
+            () if self.max.is_some() && kind != Kind::Stream => refuse("max", "redis.not-stream"),
+            () if self.ttl.is_some() && (kind == Kind::Stream || self.ttl_millis() < Some(1)) => {
+                refuse("ttl", "redis.ttl")
+            }
+            () => None,
+        }
+    }
+}
+
+impl Redis {
+    pub(crate) fn new(places: Places) -> Redis {
+        Redis { places }
+    }
+
+    fn options(&self, spec: &ConnectionSpec) -> Result<Options, Diagnostic> {
+        for key in ["address", "user", "password"] {
+            refuse_placeholder(spec, &[key])?;
+        }
+        let options: Options = spec.options.read()?;
+        let refuse = |key: &str, code| {
+            let error = Error::new(Class::Configuration, code);
+            spec.options.diagnostic(key, error)
+        };
+        let inner = |path: [&str; 2], error| match spec.options.at(&path.map(str::to_owned)) {
+            Some(node) => spec.options.diagnostic_at(node, error),
+            None => spec.options.diagnostic(path[0], error),
+        };
+        let port = options.address.rsplit_once(':').and_then(|(host, port)| {
+            (!host.is_empty())
+                .then(|| port.parse::<u16>().ok())
+                .flatten()
+        });
+        if port.is_none_or(|port| port == 0) {
+            return Err(refuse("address", "redis.address"));
+        }
+        let timeout = options.timeout.as_duration();
+        if timeout.is_zero() || timeout > limits::TIMEOUT_MAX {
+            let error = Error::new(Class::Configuration, "redis.timeout");
+            let error = error.with("most_s", limits::TIMEOUT_MAX.as_secs());
+            return Err(spec.options.diagnostic("timeout", error));
+        }
+        if let Some(ca) = options.tls.as_ref().and_then(|tls| tls.ca.as_deref()) {
+            self.places.check(ca).map_err(|code| refuse("tls", code))?;
+        }
+        if let Some(file) = options.password.as_ref().and_then(Secret::file) {
+            self.places
+                .check(file)
+                .map_err(|code| refuse("password", code))?;
+        }
+        match (&options.read, &options.write) {
+            (None, None) | (Some(_), Some(_)) => return Err(refuse("write", "redis.no-role")),
+            (Some(read), None) => {
+                let count = read.streams.len();
+                let mut names: Vec<_> = read.streams.iter().collect();
+                names.sort();
+                names.dedup();
+                if !(1..=limits::STREAMS_MAX).contains(&count) || names.len() != count {
+                    let error = Error::new(Class::Configuration, "redis.streams");
+                    let error = error.with("most", limits::STREAMS_MAX);
+                    return Err(inner(["read", "streams"], error));
+                }
+                self.topic(spec)?;
+            }
+            (None, Some(write)) => {
+                if let Some((option, error)) = write.refusal() {
+                    return Err(inner(["write", option], error));
+                }
+            }
+        }
+        Ok(options)
+    }
+
+    fn topic(&self, spec: &ConnectionSpec) -> Result<TopicTemplate, Diagnostic> {
+        TopicTemplate::read(spec, "${connection}/${stream}", &["connection", "stream"])
+    }
+
+    /// Where the server is. Blocks on the disk when the password stands in a file.
+    fn server(
+        &self,
+        options: &Options,
+        project: &Arc<std::path::Path>,
+    ) -> Result<RedisServer, Error> {
+        let password = options.password.as_ref();
+        let password = password
+            .map(|secret| secret.read(project, &self.places))
+            .transpose()?;
+        Ok(RedisServer {
+            address: options.address.as_str().into(),
+            database: options.database,
+            user: options.user.as_deref().unwrap_or("default").into(),
+            password,
+            tls: options.tls.clone(),
+            timeout: options.timeout.as_duration(),
+            project: Arc::clone(project),
+            places: self.places.clone(),
+        })
+    }
+}
+
+impl Connector for Redis {
+    fn kind(&self) -> &'static str {
+        "redis"
+    }
+
+    fn check(&self, spec: &ConnectionSpec) -> Result<Roles, Diagnostic> {
+        let options = self.options(spec)?;
+        Ok(Roles {
+            source: options.read.is_some(),
+            sink: options.write.is_some(),
+        })
+    }
+
+    fn schema(&self) -> serde_json::Value {
+        schemars::schema_for!(Options).to_value()
+    }
+
+    fn warnings(&self, spec: &ConnectionSpec, _: &Project) -> Vec<Diagnostic> {
+        secret::warnings(spec, &self.secrets(spec))
+    }
+
+    fn secrets(&self, spec: &ConnectionSpec) -> Vec<LiteralSecret> {
+        let password = spec.options.node().child("password".into());
+        let literal = password.filter(|node| !matches!(node.value, Value::Map(_) | Value::Null));
+        let secret = literal.map(|_| LiteralSecret {
+            path: vec!["password".into()],
+            shown: secret::HIDDEN.into(),
+        });
+        secret.into_iter().collect()
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::ExactlyOnce
+    }
+
+    fn survey<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        project_dir: Arc<std::path::Path>,
+        tables: bool,
+    ) -> Work<'a, Result<Survey, Error>> {
+        Box::pin(async move {
+            let options = self
+                .options(spec)
+                .map_err(|refused| refused.error().clone())?;
+            let server = self.server(&options, &project_dir)?;
+            survey::survey(&server, tables).await
+        })
+    }
+
+    fn source<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        context: SourceContext,
+    ) -> Work<'a, Result<Box<dyn Source>, Error>> {
+        Box::pin(async move {
+            let told = |refused: Diagnostic| refused.error().clone();
+            let options = self.options(spec).map_err(told)?;
+            let server = self.server(&options, &context.project_dir)?;
+            let Some(read) = options.read else {
+                let error = Error::new(Class::Configuration, "connect.no-source");
+                return Err(error.with("kind", "redis"));
+            };
+            let topic = self.topic(spec).map_err(told)?;
+            let source = RedisSource::open(server, read, topic, context).await?;
+            Ok(Box::new(source) as Box<dyn Source>)
+        })
+    }
+
+    fn sink<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        context: SinkContext,
+    ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
+        Box::pin(async move {
+            let told = |refused: Diagnostic| refused.error().clone();
+            let options = self.options(spec).map_err(told)?;
+            let server = self.server(&options, &context.project_dir)?;
+            let Some(write) = options.write else {
+                let error = Error::new(Class::Configuration, "connect.no-sink");
+                return Err(error.with("kind", "redis"));
+            };
+            let sink = RedisSink::open(server, write, context).await?;
+            Ok(Box::new(sink) as Box<dyn Sink>)
+        })
+    }
+}

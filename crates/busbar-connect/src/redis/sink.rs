@@ -1,0 +1,595 @@
+//! Writes rows under keys of their own, each delivery in one `MULTI` … `EXEC` together with the producer's position.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, SchemaRef};
+use busbar_catalog::TemplatePart;
+use busbar_connector::{Delivery, Sink, SinkContext, Work, Written};
+use busbar_event::{Class, Error};
+
+use super::cells::RedisCells;
+use super::failure::told;
+use super::limits::SCAN_KEYS;
+use super::link::{RedisLink, RedisServer, closed};
+use super::wire::{Commands, Reply};
+use super::{Kind, WriteOptions};
+use crate::change::Op;
+
+/// Writes rows to a server.
+pub struct RedisSink {
+    server: RedisServer,
+    /// The connection's name, before the names of producers.
+    name: Arc<str>,
+    options: WriteOptions,
+    plan: Plan,
+    link: Option<RedisLink>,
+    /// The producer whose position the session watches, and that position.
+    watched: Option<(Arc<str>, Option<u64>)>,
+    /// What was written last, to see when the server has lost it.
+    last: Option<(Arc<str>, u64)>,
+}
+
+/// How rows become commands.
+#[derive(Clone)]
+struct Plan {
+    kind: Kind,
+    key: Vec<KeyPart>,
+    /// All keys that there can be, as the server's own pattern.
+    pattern: String,
+    /// Names and places of the columns that are kept.
+    columns: Vec<(String, usize)>,
+    change: Option<usize>,
+    unchanged: Option<usize>,
+    ttl_millis: Option<u64>,
+    max: Option<u64>,
+    delete: bool,
+}
+
+#[derive(Clone)]
+enum KeyPart {
+    Literal(Vec<u8>),
+    /// The place of a column, and its name.
+    Column(usize, String),
+}
+
+/// A delivery as commands.
+#[derive(Default)]
+struct Ready {
+    commands: Commands,
+    /// The row that each command belongs to.
+    rows: Vec<usize>,
+    /// The rows that are written, with their keys.
+    keys: Vec<(usize, Vec<u8>)>,
+    /// The keys that there are go first.
+    truncate: bool,
+    rejected: Vec<(usize, Error)>,
+}
+
+impl RedisSink {
+    /// Opens a session.
+    pub(super) async fn open(
+        server: RedisServer,
+        options: WriteOptions,
+        context: SinkContext,
+    ) -> Result<RedisSink, Error> {
+        let plan = Plan::new(&options, &context.schema)?;
+        let mut sink = RedisSink {
+            server,
+            name: context.name,
+            options,
+            plan,
+            link: None,
+            watched: None,
+            last: None,
+        };
+        sink.link = Some(sink.server.open().await?);
+        Ok(sink)
+    }
+
+    /// The key that holds a producer's position.
+    fn position_key(&self, producer: &str) -> String {
+        let name = self.options.producer.as_deref().unwrap_or(&self.name);
+        format!("busbar:position:{name}/{producer}")
+    }
+
+    fn refused(&self, said: &str) -> Error {
+        told(
+            said,
+            self.server.doing(&self.plan.pattern, self.plan.rights()),
+        )
+    }
+
+    /// A session that watches the producer's position, and that position.
+    async fn session(&mut self, producer: &Arc<str>) -> Result<(RedisLink, Option<u64>), Error> {
+        let link = self.link.take().filter(RedisLink::rests);
+        let watched = self.watched.take();
+        let mut link = match (link, watched) {
+            (Some(link), Some((known, position))) if known == *producer => {
+                return Ok((link, position));
+            }
+            (Some(link), _) => link,
+            // What the last session began and did not end is refused by the server once another one has written the position.
+            (None, _) => self.server.open().await?,
+        };
+        let mut commands = Commands::default();
+        commands.add(&[b"UNWATCH"]);
+        let key = self.position_key(producer);
+        watch(&key, &mut commands);
+        let replies = link.run(&commands).await?;
+        let position = self.watched_position(&replies)?;
+        if let Some((known, last)) = &self.last
+            && known == producer
+            && position.is_none_or(|position| position < *last)
+        {
+            tracing::warn!(connection = %self.name, address = %self.server.address, ?position, last,
+                "Redis has lost rows that it had acknowledged; see its settings appendonly and appendfsync");
+        }
+        Ok((link, position))
+    }
+
+    /// The position in the answers to [`watch`], which are the last two.
+    fn watched_position(&self, replies: &[Reply]) -> Result<Option<u64>, Error> {
+        let refusal = replies.iter().find_map(|reply| match reply {
+            Reply::Refused(said) => Some(said),
+            _ => None,
+        });
+        if let Some(said) = refusal {
+            let doing = self
+                .server
+                .doing("busbar:position:*", "+@transaction +get +set");
+            return Err(told(said, doing));
+        }
+        let text = replies.last().and_then(Reply::text);
+        Ok(text.and_then(|text| text.parse().ok()))
+    }
+
+    async fn deliver(&mut self, delivery: &Delivery) -> Result<Written, Error> {
+        let ready = self.plan.ready(delivery)?;
+        loop {
+            let producer = &delivery.producer;
+            let (mut link, known) = self.session(producer).await?;
+            if known.is_some_and(|known| known >= delivery.position) {
+                // Written before; which rows the server refused then is found again.
+                let rejected = self.refused_before(&mut link, &ready).await?;
+                self.keep(link, producer, known);
+                return Ok(Written { rejected });
+            }
+            if ready.truncate {
+                self.truncate(&mut link).await?;
+            }
+            let mut commands = Commands::default();
+            commands.add(&[b"MULTI"]);
+            link.send(&commands);
+            link.send(&ready.commands);
+            let key = self.position_key(producer);
+            let position = delivery.position.to_string();
+            let mut commands = Commands::default();
+            commands.add(&[b"SET", key.as_bytes(), position.as_bytes()]);
+            commands.add(&[b"EXEC"]);
+            // Watched at once, so that the next delivery takes one round trip.
+            watch(&key, &mut commands);
+            link.send(&commands);
+            let mut queueing = None;
+            // MULTI, the rows, SET.
+            for _ in 0..ready.commands.count() + 2 {
+                if let Reply::Refused(said) = link.reply().await? {
+                    queueing.get_or_insert(said);
+                }
+            }
+            let executed = link.reply().await?;
+            let watching = [link.reply().await?, link.reply().await?];
+            if let Some(said) = queueing {
+                link.close().await;
+                return Err(self.refused(&said));
+            }
+            match executed {
+                // Another session has written this producer's position meanwhile.
+                Reply::Null => {
+                    let position = self.watched_position(&watching)?;
+                    self.keep(link, producer, position);
+                    continue;
+                }
+                Reply::List(results) => {
+                    let position = self.watched_position(&watching)?;
+                    self.last = Some((Arc::clone(producer), delivery.position));
+                    self.keep(link, producer, position);
+                    return Ok(Written {
+                        rejected: self.rejected(ready, &results),
+                    });
+                }
+                Reply::Refused(said) => {
+                    link.close().await;
+                    return Err(self.refused(&said));
+                }
+                Reply::Number(_) | Reply::Value(_) => return Err(closed(&self.server.address)),
+            }
+        }
+    }
+
+    fn keep(&mut self, link: RedisLink, producer: &Arc<str>, position: Option<u64>) {
+        self.link = Some(link);
+        self.watched = Some((Arc::clone(producer), position));
+    }
+
+    /// The rows that were refused: here, and by the server, which goes on behind a command that it refuses.
+    fn rejected(&self, ready: Ready, results: &[Reply]) -> Vec<(usize, Error)> {
+        let mut rejected = ready.rejected;
+        for (result, row) in results.iter().zip(&ready.rows) {
+            if let Reply::Refused(said) = result
+                && rejected.last().is_none_or(|(last, _)| last != row)
+            {
+                rejected.push((*row, self.permanent(said)));
+            }
+        }
+        rejected.sort_by_key(|(row, _)| *row);
+        rejected
+    }
+
+    /// The refusal of one row's command: its key holds something else, or the value does not fit.
+    fn permanent(&self, said: &str) -> Error {
+        let error = self.refused(said);
+        match error.class() {
+            Class::Permanent => error,
+            _ => Error::new(Class::Permanent, "redis.row")
+                .with("address", &self.server.address)
+                .with("said", said),
+        }
+    }
+
+    /// Rows of a delivery that was written before the writer could note what was refused: those whose key holds
+    /// something else.
+    async fn refused_before(
+        &self,
+        link: &mut RedisLink,
+        ready: &Ready,
+    ) -> Result<Vec<(usize, Error)>, Error> {
+        let mut rejected: Vec<_> = ready.rejected.clone();
+        let mut commands = Commands::default();
+        for (_, key) in &ready.keys {
+            commands.add(&[b"TYPE", key]);
+        }
+        let kinds = link.run(&commands).await?;
+        for ((row, _), kind) in ready.keys.iter().zip(&kinds) {
+            let holds = self.plan.kind.held();
+            if kind
+                .text()
+                .is_some_and(|kind| kind != "none" && kind != holds)
+                && self.plan.kind != Kind::Value
+            {
+                let said = "WRONGTYPE Operation against a key holding the wrong kind of value";
+                rejected.push((*row, self.refused(said)));
+            }
+        }
+        rejected.sort_by_key(|(row, _)| *row);
+        rejected.dedup_by_key(|(row, _)| *row);
+        Ok(rejected)
+    }
+
+    /// Removes every key that this connection can have written. Done again where the delivery comes again.
+    async fn truncate(&self, link: &mut RedisLink) -> Result<(), Error> {
+        let mut cursor = "0".to_owned();
+        loop {
+            let mut commands = Commands::default();
+            let (pattern, count) = (self.plan.pattern.as_bytes(), SCAN_KEYS.to_string());
+            commands.add(&[
+                b"SCAN",
+                cursor.as_bytes(),
+                b"MATCH",
+                pattern,
+                b"COUNT",
+                count.as_bytes(),
+            ]);
+            let replies = link.run(&commands).await?;
+            let scanned = match replies.first() {
+                Some(Reply::Refused(said)) => return Err(self.refused(said)),
+                Some(Reply::List(scanned)) if scanned.len() == 2 => scanned,
+                _ => return Err(closed(&self.server.address)),
+            };
+            let mut commands = Commands::default();
+            for key in scanned[1].list().unwrap_or_default() {
+                if let Reply::Value(key) = key {
+                    commands.add(&[b"UNLINK", key]);
+                }
+            }
+            for reply in link.run(&commands).await? {
+                if let Reply::Refused(said) = reply {
+                    return Err(self.refused(&said));
+                }
+            }
+            cursor = scanned[0].text().unwrap_or("0").to_owned();
+            if cursor == "0" {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Watches a position and reads it.
+fn watch(key: &str, commands: &mut Commands) {
+    commands.add(&[b"WATCH", key.as_bytes()]);
+    commands.add(&[b"GET", key.as_bytes()]);
+}
+
+impl Plan {
+    fn new(options: &WriteOptions, schema: &SchemaRef) -> Result<Plan, Error> {
+        let place = |option: &'static str, column: &str| {
+            schema.index_of(column).map_err(|_| {
+                let there: Vec<_> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+                Error::new(Class::Configuration, "redis.flow-column")
+                    .with("option", option)
+                    .with("column", column)
+                    .with("there", there.join(", "))
+            })
+        };
+        let (mut key, mut pattern) = (Vec::new(), String::new());
+        for part in options.template()?.parts() {
+            match part {
+                TemplatePart::Literal(text) => {
+                    for c in text.chars() {
+                        if matches!(c, '*' | '?' | '[' | ']' | '\\') {
+                            pattern.push('\\');
+                        }
+                        pattern.push(c);
+                    }
+                    key.push(KeyPart::Literal(text.clone().into_bytes()));
+                }
+                TemplatePart::Variable { variable, .. } => {
+                    pattern.push('*');
+                    let name = variable.name().into_owned();
+                    key.push(KeyPart::Column(place("key", &name)?, name));
+                }
+            }
+        }
+        let special = |option, column: &Option<String>| {
+            let column = column.as_deref();
+            column.map(|column| place(option, column)).transpose()
+        };
+        let change = special("change", &options.change)?;
+        let unchanged = special("unchanged", &options.unchanged)?;
+        let columns = schema.fields().iter().enumerate();
+        let columns = columns
+            .filter(|(at, _)| Some(*at) != change && Some(*at) != unchanged)
+            .map(|(at, field)| (field.name().clone(), at));
+        Ok(Plan {
+            kind: options.kind,
+            key,
+            pattern,
+            columns: columns.collect(),
+            change,
+            unchanged,
+            ttl_millis: options.ttl_millis(),
+            max: options.max,
+            delete: options.delete,
+        })
+    }
+
+    /// The commands that writing takes, as rights are written.
+    fn rights(&self) -> &'static str {
+        match self.kind {
+            Kind::Hash => "+hset +hdel +del +unlink +pexpire +scan +type",
+            Kind::Value => "+set +del +unlink +scan +type",
+            Kind::Set => "+sadd +srem +unlink +pexpire +scan +type",
+            Kind::Stream => "+xadd +pexpire +type",
+        }
+    }
+
+    /// The commands of a delivery.
+    fn ready(&self, delivery: &Delivery) -> Result<Ready, Error> {
+        let rows = &delivery.rows;
+        let cell = |(name, at): &(String, usize)| RedisCells::new(name, rows.column(*at));
+        let cells = self.columns.iter().map(cell);
+        let cells = cells.collect::<Result<Vec<_>, _>>()?;
+        let key = self.key.iter().map(|part| match part {
+            KeyPart::Literal(_) => Ok(None),
+            KeyPart::Column(at, name) => RedisCells::new(name, rows.column(*at)).map(Some),
+        });
+        let key = key.collect::<Result<Vec<_>, _>>()?;
+        let texts = |place: Option<usize>| {
+            let column = place.map(|at| cast(rows.column(at), &DataType::Utf8));
+            column.transpose().map_err(|why| {
+                Error::new(Class::Configuration, "connect.change-type").caused_by(why)
+            })
+        };
+        let (change, unchanged) = (texts(self.change)?, texts(self.unchanged)?);
+        let text = |column: &Option<ArrayRef>, row: usize| {
+            let column = column.as_ref().filter(|column| column.is_valid(row));
+            column.map(|column| column.as_string::<i32>().value(row).to_owned())
+        };
+        let payloads = match self.kind {
+            Kind::Value | Kind::Set => Some(delivery.events.payloads()),
+            Kind::Hash | Kind::Stream => None,
+        };
+        let mut ready = Ready::default();
+        for row in 0..rows.num_rows() {
+            let op = match (&change, self.delete) {
+                (None, false) => Ok(Op::Upsert),
+                (None, true) => Ok(Op::Delete),
+                (Some(_), _) => Op::of(&text(&change, row).unwrap_or_default()),
+            };
+            let op = match op {
+                Ok(op) => op,
+                Err(error) => {
+                    ready.rejected.push((row, error));
+                    continue;
+                }
+            };
+            match op {
+                Op::Nothing => continue,
+                Op::Truncate => {
+                    // What came before it would go with it.
+                    ready = Ready {
+                        truncate: true,
+                        rejected: ready.rejected,
+                        ..Ready::default()
+                    };
+                    continue;
+                }
+                _ => {}
+            }
+            let key = match self.key_of(&key, row) {
+                Ok(key) => key,
+                Err(error) => {
+                    ready.rejected.push((row, error));
+                    continue;
+                }
+            };
+            let before = ready.commands.count();
+            let kept = text(&unchanged, row).map(|text| crate::change::kept(&text));
+            let kept = kept.unwrap_or_default();
+            let payload = payloads.as_ref().map(|payloads| payloads.value(row));
+            if op == Op::Delete {
+                match payload {
+                    Some(member) if self.kind == Kind::Set => {
+                        ready.commands.add(&[b"SREM", &key, member]);
+                    }
+                    _ => ready.commands.add(&[b"DEL", &key]),
+                }
+            } else {
+                self.put(&key, row, &cells, payload, &kept, &mut ready.commands);
+                ready.keys.push((row, key));
+            }
+            let count = ready.commands.count() - before;
+            ready.rows.extend(std::iter::repeat_n(row, count));
+        }
+        Ok(ready)
+    }
+
+    fn key_of(&self, cells: &[Option<RedisCells>], row: usize) -> Result<Vec<u8>, Error> {
+        let mut key = Vec::new();
+        for (part, cells) in self.key.iter().zip(cells) {
+            match (part, cells) {
+                (KeyPart::Column(_, name), Some(cells)) => match cells.get(row) {
+                    Some(value) => key.extend_from_slice(&value),
+                    None => {
+                        let error = Error::new(Class::Permanent, "connect.key-null");
+                        return Err(error.with("column", name));
+                    }
+                },
+                (KeyPart::Literal(text), _) => key.extend_from_slice(text),
+                (KeyPart::Column(..), None) => {}
+            }
+        }
+        Ok(key)
+    }
+
+    /// Adds the commands that put a row under its key.
+    fn put(
+        &self,
+        key: &[u8],
+        row: usize,
+        cells: &[RedisCells],
+        payload: Option<&[u8]>,
+        kept: &[String],
+        commands: &mut Commands,
+    ) {
+        let ttl = self.ttl_millis.map(|millis| millis.to_string());
+        match self.kind {
+            Kind::Value => {
+                let payload = payload.unwrap_or_default();
+                match &ttl {
+                    Some(ttl) => commands.add(&[b"SET", key, payload, b"PX", ttl.as_bytes()]),
+                    None => commands.add(&[b"SET", key, payload]),
+                }
+                return;
+            }
+            Kind::Set => commands.add(&[b"SADD", key, payload.unwrap_or_default()]),
+            Kind::Hash | Kind::Stream => {
+                let named = self.columns.iter().zip(cells);
+                let named = named.filter(|((name, _), _)| !kept.contains(name));
+                let values = named.map(|((name, _), cells)| (name.as_bytes(), cells.get(row)));
+                let (there, gone): (Vec<_>, Vec<_>) =
+                    values.partition(|(_, value)| value.is_some());
+                self.fields(key, &there, &gone, commands);
+            }
+        }
+        if let Some(ttl) = &ttl {
+            commands.add(&[b"PEXPIRE", key, ttl.as_bytes()]);
+        }
+    }
+
+    fn fields(
+        &self,
+        key: &[u8],
+        there: &[(&[u8], Option<Cow<'_, [u8]>>)],
+        gone: &[(&[u8], Option<Cow<'_, [u8]>>)],
+        commands: &mut Commands,
+    ) {
+        let stream = self.kind == Kind::Stream;
+        // A stream takes no entry without fields, and a row of nothing is an event all the same.
+        let empty = stream && there.is_empty();
+        if !there.is_empty() || empty {
+            let max = self.max.filter(|_| stream).map(|max| max.to_string());
+            let head = match (stream, &max) {
+                (false, _) => 2,
+                (true, None) => 3,
+                (true, Some(_)) => 6,
+            };
+            commands.begin(head + 2 * there.len() + if empty { 2 } else { 0 });
+            commands.word(if stream { b"XADD" } else { b"HSET" });
+            commands.word(key);
+            if let Some(max) = &max {
+                commands.word(b"MAXLEN");
+                commands.word(b"~");
+                commands.word(max.as_bytes());
+            }
+            if stream {
+                commands.word(b"*");
+            }
+            for (name, value) in there {
+                commands.word(name);
+                commands.word(value.as_deref().unwrap_or_default());
+            }
+            if empty {
+                commands.word(b"");
+                commands.word(b"");
+            }
+        }
+        if !gone.is_empty() && !stream {
+            commands.begin(2 + gone.len());
+            commands.word(b"HDEL");
+            commands.word(key);
+            for (name, _) in gone {
+                commands.word(name);
+            }
+        }
+    }
+}
+
+impl Kind {
+    /// What the server calls what is under a key of this kind.
+    fn held(self) -> &'static str {
+        match self {
+            Kind::Hash => "hash",
+            Kind::Value => "string",
+            Kind::Set => "set",
+            Kind::Stream => "stream",
+        }
+    }
+}
+
+impl Sink for RedisSink {
+    fn write<'a>(&'a mut self, delivery: &'a Delivery) -> Work<'a, Result<Written, Error>> {
+        Box::pin(self.deliver(delivery))
+    }
+
+    fn position<'a>(&'a mut self, producer: &'a str) -> Work<'a, Result<Option<u64>, Error>> {
+        Box::pin(async move {
+            let producer = Arc::from(producer);
+            let (link, position) = self.session(&producer).await?;
+            self.keep(link, &producer, position);
+            Ok(position)
+        })
+    }
+
+    fn close(&mut self) -> Work<'_, Result<(), Error>> {
+        Box::pin(async {
+            if let Some(link) = self.link.take() {
+                link.close().await;
+            }
+            Ok(())
+        })
+    }
+}
