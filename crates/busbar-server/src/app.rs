@@ -14,14 +14,14 @@ use busbar_sql::Engine;
 use busbar_table::Tables;
 use bytes::Bytes;
 
-use crate::api::overview::Disk;
 use crate::audit::AuditLog;
 use crate::deploy::Deployer;
 use crate::events::inlet::Inlet;
-use crate::feed::{self, Feed};
+use crate::feed::Feed;
 use crate::gateways::Gateways;
 use crate::http_state::HttpState;
 use crate::lifecycle::{Lifecycle, NodePhase};
+use crate::picture::Disk;
 use crate::relations::NodeRelations;
 
 /// A running node, as handlers see it.
@@ -104,7 +104,12 @@ impl App {
     pub(crate) async fn disk(&self, used_bytes: u64) -> Disk {
         let data = self.data.clone();
         let space = tokio::task::spawn_blocking(move || busbar_log::OsDisk.space(&data).ok()).await;
-        feed::disk(space.unwrap_or_default(), used_bytes)
+        let space = space.unwrap_or_default();
+        Disk {
+            used_bytes,
+            free_bytes: space.as_ref().map_or(0, |space| space.free),
+            total_bytes: space.as_ref().map_or(0, |space| space.total),
+        }
     }
 }
 

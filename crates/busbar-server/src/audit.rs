@@ -6,10 +6,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::FromRequestParts;
-use axum::http::header::USER_AGENT;
-use axum::http::request::Parts;
-use busbar_access::{Principal, Via};
 use busbar_bus::from_log;
 use busbar_event::{Class, Error};
 use busbar_log::{Change, Clock, Store};
@@ -17,11 +13,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::answer::{Answer, Refusal};
-use crate::app::App;
-use crate::guard::Caller;
 use crate::limits::{AUDIT_ENTRIES_MAX, AUDIT_SCAN_ENTRIES, AUDIT_VALUE_CHARS_MAX};
-use crate::peer::Link;
 
 /// The audit log of a node.
 pub(crate) struct AuditLog {
@@ -112,6 +104,50 @@ impl AuditLog {
         }
     }
 
+    /// Writes down what the node did itself, such as taking over files saved in the project's folder.
+    pub(crate) async fn record_own(
+        self: &Arc<AuditLog>,
+        action: Action,
+        target: String,
+        detail: &[(&str, String)],
+    ) {
+        let entry = Entry {
+            time: self.now(),
+            user: String::new(),
+            via: "local".to_owned(),
+            token: None,
+            origin: "node".to_owned(),
+            peer: None,
+            action: action.as_str().to_owned(),
+            target,
+            detail: details(detail),
+        };
+        self.record(entry).await;
+    }
+
+    /// Microseconds since 1970, by the clock of the log.
+    pub(crate) fn now(&self) -> i64 {
+        self.clock.now_micros()
+    }
+
+    /// Writes down a change that is made already, so an entry that cannot be written is logged instead.
+    pub(crate) async fn record(self: &Arc<AuditLog>, entry: Entry) {
+        let audit = Arc::clone(self);
+        let (user, action, target) = (
+            entry.user.clone(),
+            entry.action.clone(),
+            entry.target.clone(),
+        );
+        let written = tokio::task::spawn_blocking(move || audit.write(&entry)).await;
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(user, action, target, %error, "an audit entry could not be written");
+            }
+            Err(_) => tracing::error!(user, action, target, "an audit entry could not be written"),
+        }
+    }
+
     /// Writes an entry. Durable when it returns; waits for the disk.
     fn write(&self, entry: &Entry) -> Result<(), Error> {
         let value = serde_json::to_vec(entry).map_err(|cause| {
@@ -176,108 +212,8 @@ fn number(key: &[u8]) -> Option<u64> {
     key.try_into().ok().map(u64::from_be_bytes)
 }
 
-/// The author of a change, for the audit log. Handlers that change something take it as an argument.
-#[derive(Clone)]
-pub(crate) struct Actor {
-    pub(crate) caller: Principal,
-    origin: &'static str,
-    peer: IpAddr,
-}
-
-impl FromRequestParts<Arc<App>> for Actor {
-    type Rejection = Refusal;
-
-    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Answer<Self> {
-        let Caller(caller) = Caller::from_request_parts(parts, app).await?;
-        let link = Link::from_request_parts(parts, app).await?;
-        let agent = parts.headers.get(USER_AGENT);
-        let cli = agent.is_some_and(|agent| agent.as_bytes().starts_with(b"busbar/"));
-        // Only browsers say where a request was made.
-        let browser = parts.headers.contains_key("sec-fetch-site");
-        let origin = match caller.via() {
-            Via::Session => "console",
-            _ if cli => "cli",
-            Via::Local if browser => "console",
-            _ => "api",
-        };
-        Ok(Actor {
-            caller,
-            origin,
-            peer: link.address().ip().to_canonical(),
-        })
-    }
-}
-
-impl Actor {
-    /// Writes down what was done. The change is made already, so an entry that cannot be written is logged
-    /// instead.
-    pub(crate) async fn record(
-        &self,
-        app: &App,
-        action: Action,
-        target: impl Into<String>,
-        detail: &[(&str, String)],
-    ) {
-        let (via, token) = match self.caller.via() {
-            Via::Local => ("local", None),
-            Via::Password => ("password", None),
-            Via::Session => ("session", None),
-            Via::Token(id) => ("token", Some(id.to_string())),
-        };
-        let entry = Entry {
-            time: app.audit.clock.now_micros(),
-            user: self.caller.name().to_owned(),
-            via: via.to_owned(),
-            token,
-            origin: self.origin.to_owned(),
-            peer: Some(self.peer),
-            action: action.as_str().to_owned(),
-            target: cut(&target.into()),
-            detail: details(detail),
-        };
-        write(app, entry).await;
-    }
-}
-
-/// Writes down what the node did itself, such as taking over files saved in the project's folder.
-pub(crate) async fn record_own(
-    app: &App,
-    action: Action,
-    target: String,
-    detail: &[(&str, String)],
-) {
-    let entry = Entry {
-        time: app.audit.clock.now_micros(),
-        user: String::new(),
-        via: "local".to_owned(),
-        token: None,
-        origin: "node".to_owned(),
-        peer: None,
-        action: action.as_str().to_owned(),
-        target,
-        detail: details(detail),
-    };
-    write(app, entry).await;
-}
-
-async fn write(app: &App, entry: Entry) {
-    let audit = app.audit.clone();
-    let (user, action, target) = (
-        entry.user.clone(),
-        entry.action.clone(),
-        entry.target.clone(),
-    );
-    let written = tokio::task::spawn_blocking(move || audit.write(&entry)).await;
-    match written {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            tracing::error!(user, action, target, %error, "an audit entry could not be written");
-        }
-        Err(_) => tracing::error!(user, action, target, "an audit entry could not be written"),
-    }
-}
-
-fn details(detail: &[(&str, String)]) -> Vec<(String, String)> {
+/// Details without those that are empty, each cut to its bound.
+pub(crate) fn details(detail: &[(&str, String)]) -> Vec<(String, String)> {
     detail
         .iter()
         .filter(|(_, value)| !value.is_empty())
@@ -285,6 +221,7 @@ fn details(detail: &[(&str, String)]) -> Vec<(String, String)> {
         .collect()
 }
 
-fn cut(text: &str) -> String {
+/// The text, cut to its bound.
+pub(crate) fn cut(text: &str) -> String {
     text.chars().take(AUDIT_VALUE_CHARS_MAX).collect()
 }

@@ -4,17 +4,19 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::http::StatusCode;
+use busbar_access::Access;
+use busbar_bus::Bus;
 use busbar_catalog::{
     Bundle, Change, Diagnostic, FailingTests, FileChange, History, Kind, Project, Version, changes,
     file_changes, has_errors,
 };
+use busbar_connector::Connectors;
 use busbar_event::{Class, Error, Micros};
-use busbar_flow::Applied;
+use busbar_flow::{Applied, Runtime};
 use tokio::sync::Mutex;
 
 use crate::answer::Refusal;
-use crate::app::App;
-use crate::gateways::GatewayPlan;
+use crate::gateways::{DeclaredGateways, GatewayPlan};
 use crate::secrets::unmasked;
 
 /// Deploys projects, one after the other.
@@ -24,11 +26,23 @@ use crate::secrets::unmasked;
 /// changes, and until then what was accepted over the API or by a rollback stands ([`merge`]).
 pub(crate) struct Deployer {
     history: History,
+    target: DeployTarget,
     one: Mutex<()>,
     /// What was saved last and does not check, while something else runs.
     refused: parking_lot::Mutex<Option<RefusedSave>>,
     /// The files of the project's folder as they were last taken over; none while the node runs without a folder.
     folder: parking_lot::Mutex<Option<Bundle>>,
+}
+
+/// What a project is deployed to.
+pub(crate) struct DeployTarget {
+    pub(crate) bus: Bus,
+    pub(crate) access: Arc<Access>,
+    pub(crate) connectors: Connectors,
+    pub(crate) runtime: Runtime,
+    pub(crate) gateways: Arc<DeclaredGateways>,
+    /// Whether flow tests that fail are warnings or refuse the project.
+    pub(crate) failing_tests: FailingTests,
 }
 
 /// The files of a project's folder, or why they cannot be read.
@@ -91,9 +105,10 @@ impl From<NotDeployed> for Refusal {
 }
 
 impl Deployer {
-    pub(crate) fn new(history: History) -> Deployer {
+    pub(crate) fn new(history: History, target: DeployTarget) -> Deployer {
         Deployer {
             history,
+            target,
             one: Mutex::default(),
             refused: parking_lot::Mutex::default(),
             folder: parking_lot::Mutex::default(),
@@ -122,37 +137,36 @@ impl Deployer {
     /// Deploys a project that was sent in, or says what doing so would change.
     pub(crate) async fn deploy(
         &self,
-        app: &App,
         bundle: Bundle,
         author: &str,
         note: &str,
         (dry_run, replay): (bool, bool),
     ) -> Result<Deployed, NotDeployed> {
         let _one = self.one.lock().await;
-        let running = app.runtime.project().await;
+        let running = self.target.runtime.project().await;
         let wanted = Deployment {
-            bundle: unmasked(bundle, &running, &app.connectors).map_err(NotDeployed::Wrong)?,
+            bundle: unmasked(bundle, &running, &self.target.connectors)
+                .map_err(NotDeployed::Wrong)?,
             author,
             note,
             folder: None,
             replay,
         };
-        self.deploy_locked(app, wanted, dry_run).await
+        self.deploy_locked(wanted, dry_run).await
     }
 
     /// Deploys the files of the project's folder. When they do not check everything goes on as it was, and
     /// [`Deployer::refused`] tells what is wrong until they do.
     pub(crate) async fn save(
         &self,
-        app: &App,
         read: FolderRead,
         author: &str,
     ) -> Result<Deployed, NotDeployed> {
         let _one = self.one.lock().await;
-        let running = app.runtime.project().await.bundle;
-        let saved = self.save_locked(app, read, &running, author).await;
+        let running = self.target.runtime.project().await.bundle;
+        let saved = self.save_locked(read, &running, author).await;
         if let Err(NotDeployed::Wrong(diagnostics)) = &saved {
-            let time = app.bus.clock().now_micros();
+            let time = self.target.bus.clock().now_micros();
             let diagnostics = diagnostics.clone();
             *self.refused.lock() = Some(RefusedSave { time, diagnostics });
         }
@@ -161,7 +175,6 @@ impl Deployer {
 
     async fn save_locked(
         &self,
-        app: &App,
         read: FolderRead,
         running: &Bundle,
         author: &str,
@@ -176,7 +189,7 @@ impl Deployer {
             folder: Some(&folder),
             replay: false,
         };
-        let deployed = self.deploy_locked(app, wanted, false).await?;
+        let deployed = self.deploy_locked(wanted, false).await?;
         *self.folder.lock() = Some(folder);
         *self.refused.lock() = None;
         Ok(deployed)
@@ -185,7 +198,6 @@ impl Deployer {
     /// Deploys the project that runs with one flow as it was in an earlier version.
     pub(crate) async fn rollback(
         &self,
-        app: &App,
         flow: &str,
         version: u64,
         author: &str,
@@ -198,7 +210,7 @@ impl Deployer {
             let error = Error::new(Class::Permanent, "server.unknown-flow");
             return Err(error.with("name", busbar_event::quote(flow)).into());
         };
-        let mut bundle = app.runtime.project().await.bundle;
+        let mut bundle = self.target.runtime.project().await.bundle;
         for path in &paths {
             bundle.files.remove(path);
         }
@@ -211,19 +223,18 @@ impl Deployer {
             folder: None,
             replay: false,
         };
-        self.deploy_locked(app, wanted, false).await
+        self.deploy_locked(wanted, false).await
     }
 
     /// Deploys the project that runs with one table more.
     pub(crate) async fn add_table(
         &self,
-        app: &App,
         table: &str,
         text: &str,
         author: &str,
     ) -> Result<Deployed, NotDeployed> {
         let _one = self.one.lock().await;
-        let mut bundle = app.runtime.project().await.bundle;
+        let mut bundle = self.target.runtime.project().await.bundle;
         let path = format!("tables/{table}.yaml");
         bundle.files.insert(path, text.to_owned());
         let note = format!("table {table}");
@@ -234,13 +245,12 @@ impl Deployer {
             folder: None,
             replay: false,
         };
-        self.deploy_locked(app, wanted, false).await
+        self.deploy_locked(wanted, false).await
     }
 
     /// Deploys the project that runs with the files of one plug-in as they were in an earlier version.
     pub(crate) async fn rollback_plugin(
         &self,
-        app: &App,
         plugin: &str,
         version: u64,
         author: &str,
@@ -257,7 +267,7 @@ impl Deployer {
             let error = Error::new(Class::Permanent, "plugin.unknown");
             return Err(error.with("name", busbar_event::quote(plugin)).into());
         }
-        let mut bundle = app.runtime.project().await.bundle;
+        let mut bundle = self.target.runtime.project().await.bundle;
         bundle.files.retain(|path, _| !path.starts_with(&folder));
         let files = files.into_iter();
         bundle
@@ -271,7 +281,7 @@ impl Deployer {
             folder: None,
             replay: false,
         };
-        self.deploy_locked(app, wanted, false).await
+        self.deploy_locked(wanted, false).await
     }
 
     /// Starts what was accepted last, with what has changed in the project's folder since. When the folder's files do
@@ -279,7 +289,6 @@ impl Deployer {
     /// new one.
     pub(crate) async fn start(
         &self,
-        app: &App,
         read: Option<FolderRead>,
         author: &str,
     ) -> Result<Deployed, NotDeployed> {
@@ -290,18 +299,18 @@ impl Deployer {
             files: newest.files.clone(),
         });
         let Some(read) = read else {
-            return self.resume(app, newest, author).await;
+            return self.resume(newest, author).await;
         };
         let base = running.clone().unwrap_or_default();
-        let saved = self.save_locked(app, read, &base, author).await;
+        let saved = self.save_locked(read, &base, author).await;
         match (saved, newest) {
             (Err(NotDeployed::Wrong(wrong)), Some(newest)) => {
-                let started = self.resume(app, Some(newest), author).await;
+                let started = self.resume(Some(newest), author).await;
                 // Where what ran before cannot run either, the files at hand are the ones to repair.
                 let Ok(deployed) = started else {
                     return Err(NotDeployed::Wrong(wrong));
                 };
-                let time = app.bus.clock().now_micros();
+                let time = self.target.bus.clock().now_micros();
                 *self.refused.lock() = Some(RefusedSave {
                     time,
                     diagnostics: wrong,
@@ -316,12 +325,7 @@ impl Deployer {
 
     /// Runs the newest version, or the one before it where a crash came before it was known whether the newest can be
     /// applied, and it cannot.
-    async fn resume(
-        &self,
-        app: &App,
-        newest: Option<Version>,
-        author: &str,
-    ) -> Result<Deployed, NotDeployed> {
+    async fn resume(&self, newest: Option<Version>, author: &str) -> Result<Deployed, NotDeployed> {
         let pending = newest.as_ref().is_some_and(|newest| newest.info.pending);
         let wanted = |version: Option<Version>| Deployment {
             bundle: Bundle {
@@ -332,7 +336,7 @@ impl Deployer {
             folder: None,
             replay: false,
         };
-        match self.deploy_locked(app, wanted(newest), false).await {
+        match self.deploy_locked(wanted(newest), false).await {
             Err(NotDeployed::Wrong(wrong)) if pending => {
                 let why = wrong.first().map(ToString::to_string).unwrap_or_default();
                 tracing::warn!(
@@ -345,7 +349,7 @@ impl Deployer {
                     history.newest()
                 })
                 .await?;
-                self.deploy_locked(app, wanted(before), false).await
+                self.deploy_locked(wanted(before), false).await
             }
             other => other,
         }
@@ -353,18 +357,17 @@ impl Deployer {
 
     async fn deploy_locked(
         &self,
-        app: &App,
         wanted: Deployment<'_>,
         dry_run: bool,
     ) -> Result<Deployed, NotDeployed> {
         let (project, mut diagnostics) = Project::parse(wanted.bundle.clone());
         if !has_errors(&diagnostics) {
-            diagnostics.extend(busbar_flow::check(&project, &app.connectors));
+            diagnostics.extend(busbar_flow::check(&project, &self.target.connectors));
         }
         if has_errors(&diagnostics) {
             return Err(NotDeployed::Wrong(diagnostics));
         }
-        let before = app.runtime.project().await;
+        let before = self.target.runtime.project().await;
         let files = file_changes(&before.bundle, &project.bundle);
         // What was accepted before is not tested again when the node starts.
         let (history, bundle) = (self.history.clone(), wanted.bundle.clone());
@@ -373,7 +376,7 @@ impl Deployer {
             Ok(newest.is_some_and(|newest| !newest.info.pending && newest.files == bundle.files))
         });
         if !files.is_empty() && !accepted.await? {
-            diagnostics.extend(failing_tests(app, &project).await?);
+            diagnostics.extend(failing_tests(&self.target, &project).await?);
             if has_errors(&diagnostics) {
                 return Err(NotDeployed::Wrong(diagnostics));
             }
@@ -386,7 +389,7 @@ impl Deployer {
             applied: None,
         };
         if !dry_run {
-            let (version, applied) = self.run(app, project, &wanted).await?;
+            let (version, applied) = self.run(project, &wanted).await?;
             deployed.version = Some(version);
             deployed.applied = Some(applied);
         }
@@ -396,11 +399,10 @@ impl Deployer {
     /// Records a project, applies it, and notes that it was applied.
     async fn run(
         &self,
-        app: &App,
         project: Project,
         wanted: &Deployment<'_>,
     ) -> Result<(u64, Applied), NotDeployed> {
-        let (history, now) = (self.history.clone(), app.bus.clock().now_micros());
+        let (history, now) = (self.history.clone(), self.target.bus.clock().now_micros());
         let (bundle, author, note) = (
             wanted.bundle.clone(),
             wanted.author.to_owned(),
@@ -416,7 +418,7 @@ impl Deployer {
         })
         .await?;
         let version = recorded.version;
-        let plan = match self.prepare_gateways(app, &project).await {
+        let plan = match self.prepare_gateways(&project).await {
             Ok(plan) => plan,
             Err(refused) => {
                 let history = self.history.clone();
@@ -424,14 +426,15 @@ impl Deployer {
                 return Err(refused);
             }
         };
-        let applied = app
+        let applied = self
+            .target
             .runtime
             .apply_as(&project, version, (wanted.replay, !recorded.pending))
             .await;
         let (history, folder) = (self.history.clone(), wanted.folder.cloned());
         match applied {
             Ok(applied) => {
-                let declared = Arc::clone(&app.gateways.declared);
+                let declared = Arc::clone(&self.target.gateways);
                 blocking(move || {
                     declared.commit(plan);
                     Ok(())
@@ -453,13 +456,9 @@ impl Deployer {
 
 impl Deployer {
     /// Opens the ports of the gateways of a project, so that nothing is exchanged where one cannot be opened.
-    async fn prepare_gateways(
-        &self,
-        app: &App,
-        project: &Project,
-    ) -> Result<GatewayPlan, NotDeployed> {
-        let declared = Arc::clone(&app.gateways.declared);
-        let (project, has_users) = (project.clone(), app.access.has_users());
+    async fn prepare_gateways(&self, project: &Project) -> Result<GatewayPlan, NotDeployed> {
+        let declared = Arc::clone(&self.target.gateways);
+        let (project, has_users) = (project.clone(), self.target.access.has_users());
         let prepared = blocking(move || Ok(declared.prepare(&project, has_users))).await?;
         prepared.map_err(NotDeployed::Wrong)
     }
@@ -503,7 +502,7 @@ fn merge(before: Option<&Bundle>, folder: &Bundle, running: &Bundle) -> Bundle {
 }
 
 /// The flow tests of a project that fail: warnings, or errors where the settings say so.
-async fn failing_tests(app: &App, project: &Project) -> Result<Vec<Diagnostic>, Error> {
+async fn failing_tests(target: &DeployTarget, project: &Project) -> Result<Vec<Diagnostic>, Error> {
     if project
         .flows
         .values()
@@ -511,8 +510,8 @@ async fn failing_tests(app: &App, project: &Project) -> Result<Vec<Diagnostic>, 
     {
         return Ok(Vec::new());
     }
-    let (project, connectors) = (project.clone(), app.connectors.clone());
-    let refuse = app.config.deploy.failing_tests == FailingTests::Refuse;
+    let (project, connectors) = (project.clone(), target.connectors.clone());
+    let refuse = target.failing_tests == FailingTests::Refuse;
     blocking(move || {
         let report = busbar_flow::run_tests(&project, &connectors, None);
         let failed = report.tests.iter().filter(|test| !test.passed);

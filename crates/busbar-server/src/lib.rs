@@ -7,6 +7,7 @@
 //! What is not here: protocols such as MQTT (`busbar-mqtt-gateway`), what flows do (`busbar-flow`), what users may
 //! do (`busbar-access`).
 
+mod actor;
 mod answer;
 mod api;
 mod app;
@@ -14,6 +15,7 @@ mod assets;
 mod audit;
 mod backing;
 mod body;
+mod camera;
 mod counts;
 mod deploy;
 mod events;
@@ -29,6 +31,9 @@ mod lifecycle;
 pub mod limits;
 mod node;
 mod peer;
+mod picture;
+mod problem;
+mod process;
 mod relations;
 mod rights;
 mod secrets;

@@ -22,9 +22,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::app::{App, PROBE};
-use crate::audit::{self, Action, AuditLog};
+use crate::audit::{Action, AuditLog};
 use crate::backing::StoreBacking;
-use crate::deploy::{Deployed, Deployer, FolderRead};
+use crate::camera::take_pictures;
+use crate::deploy::{DeployTarget, Deployed, Deployer, FolderRead};
 use crate::events::inlet::{Inlet, InletThread};
 use crate::exit::StartError;
 use crate::feed::Feed;
@@ -134,7 +135,6 @@ impl Node {
             dead_letters: dead_letter_retention(&config),
         })?;
         let audit = Arc::new(AuditLog::open(bus.store("audit")?, bus.clock().clone()));
-        let deployer = Deployer::new(History::new(bus.store("catalog")?));
         let (inlet, inlet_thread) = Inlet::start(&bus)?;
         let (stop, stopped) = watch::channel(false);
         let (routes, document) = api::routes();
@@ -151,6 +151,16 @@ impl Node {
             },
             running: Mutex::default(),
         };
+        let gateways = Gateways::new(declared);
+        let target = DeployTarget {
+            bus: bus.clone(),
+            access: access.clone(),
+            connectors: connectors.clone(),
+            runtime: runtime.clone(),
+            gateways: Arc::clone(&gateways.declared),
+            failing_tests: config.deploy.failing_tests,
+        };
+        let deployer = Deployer::new(History::new(bus.store("catalog")?), target);
         let app = Arc::new(App {
             config,
             data,
@@ -163,7 +173,7 @@ impl Node {
             connectors,
             runtime,
             deployer,
-            gateways: Gateways::new(declared),
+            gateways,
             inlet,
             feed: Feed::default(),
             http,
@@ -184,7 +194,7 @@ impl Node {
                 return Err(error);
             }
         };
-        let feed = Feed::run(app.clone()).await;
+        let feed = take_pictures(app.clone()).await;
         let http = port.map(|port| {
             let address = port.address;
             let router = router(routes, &app);
@@ -219,7 +229,7 @@ impl Node {
         project: Option<FolderRead>,
         folder: PathBuf,
     ) -> Result<Redeployed, StartError> {
-        let started = app.deployer.start(app, project, "start").await?;
+        let started = app.deployer.start(project, "start").await?;
         let started = Redeployed::new(app, started).await;
         for (flow, error) in &started.applied.failed {
             tracing::error!(flow, %error, "the flow does not start");
@@ -283,10 +293,12 @@ impl Node {
     /// What is wrong with them.
     pub async fn save(&self, read: FolderRead, author: &str) -> Result<Redeployed, StartError> {
         let app = &self.app;
-        let deployed = app.deployer.save(app, read, author).await?;
+        let deployed = app.deployer.save(read, author).await?;
         if let Some(version) = deployed.version.filter(|_| !deployed.files.is_empty()) {
             let detail = [("note", author.to_owned())];
-            audit::record_own(app, Action::ProjectApply, version.to_string(), &detail).await;
+            app.audit
+                .record_own(Action::ProjectApply, version.to_string(), &detail)
+                .await;
         }
         Ok(Redeployed::new(app, deployed).await)
     }

@@ -5,10 +5,9 @@ use axum::http::StatusCode;
 use busbar_access::Principal;
 use busbar_catalog::{Bundle, Kind, Project};
 use busbar_event::{Class, Error};
-use busbar_flow::FlowStatus;
+use busbar_flow::{FlowStatus, Runtime};
 
 use crate::answer::{Answer, Refusal};
-use crate::app::App;
 
 /// Refuses a stream that the caller may not read, whether it exists or not.
 pub(crate) fn check_stream(caller: &Principal, name: &str) -> Answer<()> {
@@ -21,11 +20,11 @@ pub(crate) fn check_table(caller: &Principal, name: &str) -> Answer<()> {
 }
 
 /// Refuses a flow that reads a stream or a table the caller may not read, or that does not exist.
-pub(crate) fn check_flow(app: &App, caller: &Principal, name: &str) -> Answer<()> {
+pub(crate) fn check_flow(flows: &Runtime, caller: &Principal, name: &str) -> Answer<()> {
     if caller.may_read_all() {
         return Ok(());
     }
-    let status = app.runtime.status_of(name);
+    let status = flows.status_of(name);
     let readable = status.is_some_and(|status| may_read_status(caller, &status));
     allowed(readable, name)
 }

@@ -1,6 +1,5 @@
 //! The node's REST API, as the commands use it.
 
-use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -69,12 +68,10 @@ const USER_AGENT: &str = concat!("busbar/", env!("CARGO_PKG_VERSION"));
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 
 impl NodeArgs {
-    /// The node that a command line names which is still being typed, asked without a password.
-    pub fn typed(words: impl Iterator<Item = OsString>, answer_max: Duration) -> NodeArgs {
-        let words: Vec<OsString> = words.collect();
-        let given = |option: &str, variable: &str| {
-            crate::complete::typed(&words, option).or_else(|| std::env::var(variable).ok())
-        };
+    /// The node of a command line that is still being typed, asked without a password. `typed` returns the value that
+    /// was typed for an option.
+    pub fn while_typing(typed: impl Fn(&str) -> Option<String>, answer_max: Duration) -> NodeArgs {
+        let given = |option, variable| typed(option).or_else(|| std::env::var(variable).ok());
         NodeArgs {
             node: given("--node", "BUSBAR_NODE"),
             token: given("--token", "BUSBAR_TOKEN"),

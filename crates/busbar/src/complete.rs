@@ -100,12 +100,13 @@ fn candidates(path: &str, list: &str, value: &str, about: &str) -> Vec<Completio
 
 /// What the node says, or nothing: a person who presses a key wants no complaints.
 fn ask(path: &str) -> Option<Value> {
-    let node = NodeArgs::typed(std::env::args_os(), ANSWER_MAX);
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let node = NodeArgs::while_typing(|option| typed(&words, option), ANSWER_MAX);
     node.get(path).ok()
 }
 
 /// The value of an option in a command line that is not finished yet.
-pub fn typed(words: &[OsString], option: &str) -> Option<String> {
+fn typed(words: &[OsString], option: &str) -> Option<String> {
     let words: Vec<_> = words.iter().filter_map(|word| word.to_str()).collect();
     let mut values = words.iter().enumerate().filter_map(|(at, word)| {
         let rest = word.strip_prefix(option)?;

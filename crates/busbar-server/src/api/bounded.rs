@@ -11,9 +11,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{Json, JsonBody, Path};
+use crate::actor::Actor;
 use crate::answer::Answer;
 use crate::app::App;
-use crate::audit::{Action, Actor};
+use crate::audit::Action;
 use crate::events::position::Start;
 use crate::guard::Caller;
 use crate::rights;
@@ -88,7 +89,7 @@ struct RunView {
     state: &'static str,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<super::Problem>)]
+    #[schema(value_type = Option<crate::problem::Problem>)]
     error: Option<Error>,
     /// Number of offsets that it has to read.
     offsets: u64,
@@ -173,7 +174,7 @@ async fn start(
     JsonBody(body): JsonBody<RunStart>,
 ) -> Answer<Json<RunView>> {
     actor.caller.require(Role::Operator)?;
-    rights::check_flow(&app, &actor.caller, &name)?;
+    rights::check_flow(&app.runtime, &actor.caller, &name)?;
     let now = app.bus.clock().now_micros();
     let bound = |text: &str, open: &Start| match Start::parse(text, now)? {
         Start::Time(micros) => Ok(Some(micros)),
@@ -196,9 +197,7 @@ async fn start(
                 .into());
         }
         let author = actor.caller.name();
-        let added = app
-            .deployer
-            .add_table(&app, &body.into, engine.file(), author);
+        let added = app.deployer.add_table(&body.into, engine.file(), author);
         let deployed = added.await?;
         let version = deployed.version.unwrap_or_default().to_string();
         let detail = [("note", format!("table {}", body.into))];
@@ -231,7 +230,7 @@ async fn list(
     Caller(caller): Caller,
     Path(name): Path,
 ) -> Answer<Json<RunList>> {
-    rights::check_flow(&app, &caller, &name)?;
+    rights::check_flow(&app.runtime, &caller, &name)?;
     let mut runs = app.runtime.bounded_runs();
     runs.retain(|run| run.flow == name);
     let runs = runs.into_iter().map(RunView::new).collect();
@@ -248,7 +247,7 @@ async fn one(
     Path(id): Path,
 ) -> Answer<Json<RunView>> {
     let run = app.runtime.bounded_run(number(&id)?)?;
-    rights::check_flow(&app, &caller, &run.flow)?;
+    rights::check_flow(&app.runtime, &caller, &run.flow)?;
     Ok(Json(RunView::new(run)))
 }
 
@@ -263,7 +262,7 @@ async fn cancel(
 ) -> Answer<Json<RunView>> {
     actor.caller.require(Role::Operator)?;
     let run = app.runtime.bounded_run(number(&id)?)?;
-    rights::check_flow(&app, &actor.caller, &run.flow)?;
+    rights::check_flow(&app.runtime, &actor.caller, &run.flow)?;
     let run = app.runtime.cancel_bounded(run.id)?;
     let detail = [("run", id)];
     actor

@@ -4,53 +4,22 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::State;
-use busbar_access::{Principal, Role};
-use busbar_event::Error;
-use busbar_flow::{ConnectionStatus, FlowStatus};
+use busbar_access::Role;
 use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::flows::FlowSummary;
 use super::{Json, Path};
 use crate::answer::Answer;
 use crate::app::App;
 use crate::guard::Caller;
+use crate::picture::{ConnectionView, connection_view, readable_connections};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(list))
         .routes(routes!(test))
         .routes(routes!(tables))
-}
-
-/// A connection.
-#[derive(Clone, Serialize, utoipa::ToSchema)]
-pub(crate) struct ConnectionView {
-    /// Its name.
-    name: String,
-    /// `host`, `file`, `http`, `mqtt`, `mysql`, `postgres`.
-    kind: String,
-    /// `source`, `sink` or `both`.
-    direction: &'static str,
-    /// `starting`, `running`, `retrying`, `ended`, `stopped`, `disabled`, or `idle` (nobody writes to it).
-    state: &'static str,
-    /// Events it brought.
-    #[serde(rename = "in")]
-    input: u64,
-    /// Rows written to it.
-    out: u64,
-    /// Events it brought, or rows written to it, in the last second.
-    rate: f64,
-    /// What is promised across a crash to those who write to it.
-    guarantee: Option<&'static str>,
-    /// Bytes that a source has yet to bring, if the other side says so.
-    lag_bytes: Option<u64>,
-    /// Flows that write to it.
-    flows: Vec<String>,
-    /// Why it does not get on.
-    #[schema(value_type = Option<super::Problem>)]
-    error: Option<Error>,
 }
 
 /// Connections.
@@ -66,7 +35,7 @@ struct Connections {
 async fn list(State(app): State<Arc<App>>, Caller(caller): Caller) -> Json<Connections> {
     let flows = super::flows::views(&app).0;
     Json(Connections {
-        connections: readable(views(&app), &caller, &flows),
+        connections: readable_connections(views(&app), &caller, &flows),
     })
 }
 
@@ -162,28 +131,6 @@ async fn tables(
     }))
 }
 
-/// The connections that flows write to which the caller may read; all for a caller that may read everything.
-pub(crate) fn readable(
-    connections: Vec<ConnectionView>,
-    caller: &Principal,
-    flows: &[FlowSummary],
-) -> Vec<ConnectionView> {
-    if caller.may_read_all() {
-        return connections;
-    }
-    let may_read = |name: &String| {
-        let flow = flows.iter().find(|flow| flow.name() == name);
-        flow.is_some_and(|flow| flow.may_be_read_by(caller))
-    };
-    connections
-        .into_iter()
-        .filter_map(|mut connection| {
-            connection.flows.retain(may_read);
-            (!connection.flows.is_empty()).then_some(connection)
-        })
-        .collect()
-}
-
 /// All connections.
 pub(crate) fn views(app: &App) -> Vec<ConnectionView> {
     let flows = app.runtime.status();
@@ -192,45 +139,7 @@ pub(crate) fn views(app: &App) -> Vec<ConnectionView> {
         .into_iter()
         .map(|connection| {
             let source_rate = app.feed.source_rate(&connection.name);
-            view(connection, &flows, source_rate)
+            connection_view(connection, &flows, source_rate)
         })
         .collect()
-}
-
-fn view(connection: ConnectionStatus, flows: &[FlowStatus], source_rate: f64) -> ConnectionView {
-    let outputs = flows.iter().flat_map(|flow| &flow.nodes).filter(|node| {
-        node.role == "to" && node.kind == "connection" && node.label == connection.name
-    });
-    let (mut out, mut rate, mut error, mut guarantee) = (0, source_rate, None, None);
-    for node in outputs {
-        out += node.counters.out;
-        rate += node.rate_out;
-        error = error.or_else(|| node.error.clone());
-        guarantee = guarantee.or(node.guarantee.map(super::flows::guarantee));
-    }
-    let source = connection.source;
-    let state = match &source {
-        _ if !connection.enabled => "disabled",
-        Some(source) => source.state,
-        None if connection.flows.is_empty() => "idle",
-        None if error.is_some() => "retrying",
-        None => "running",
-    };
-    ConnectionView {
-        direction: match (connection.roles.source, connection.roles.sink) {
-            (true, true) => "both",
-            (true, false) => "source",
-            _ => "sink",
-        },
-        state,
-        input: source.as_ref().map_or(0, |source| source.events),
-        out,
-        rate,
-        guarantee,
-        lag_bytes: source.as_ref().and_then(|source| source.lag_bytes),
-        error: source.and_then(|source| source.error).or(error),
-        name: connection.name,
-        kind: connection.kind,
-        flows: connection.flows,
-    }
 }

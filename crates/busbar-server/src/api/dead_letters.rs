@@ -17,9 +17,10 @@ use utoipa_axum::routes;
 
 use super::views::EventView;
 use super::{Json, JsonBody, OptionalBody, Path, Query, json_bytes};
+use crate::actor::Actor;
 use crate::answer::{Answer, Refusal};
 use crate::app::App;
-use crate::audit::{Action, Actor};
+use crate::audit::Action;
 use crate::events::render;
 use crate::guard::Caller;
 use crate::json::quote;
@@ -414,7 +415,7 @@ struct Redriven {
     refused: u64,
     /// Why the first of them stays.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<super::Problem>)]
+    #[schema(value_type = Option<crate::problem::Problem>)]
     cause: Option<Error>,
 }
 

@@ -77,7 +77,7 @@ pub(crate) struct Published {
 #[expect(dead_code, reason = "describes what is put together by hand")]
 struct NotPublished {
     /// Why the first one was not, or the whole request.
-    error: super::Problem,
+    error: crate::problem::Problem,
     /// None; absent when the request was not read as far as its events.
     accepted: Option<usize>,
     /// All events, the first thousand of them.

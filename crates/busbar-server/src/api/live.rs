@@ -7,50 +7,18 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use busbar_access::Principal;
 use busbar_event::{Class, Error};
-use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::flows::FlowDetail;
-use super::overview::Overview;
 use crate::answer::Answer;
 use crate::app::App;
 use crate::guard::Caller;
 use crate::lifecycle::stopped;
+use crate::picture::Live;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(live))
-}
-
-/// The state of the node.
-#[derive(Clone, Serialize, utoipa::ToSchema)]
-pub(crate) struct Live {
-    /// The node at a glance.
-    pub(crate) overview: Overview,
-    /// The flows with all counters.
-    pub(crate) flows: Vec<FlowDetail>,
-}
-
-impl Live {
-    /// The same without what the caller may not read.
-    fn readable_by(&self, caller: &Principal) -> Live {
-        let mut flows = self.flows.clone();
-        flows.retain(|flow| flow.may_be_read_by(caller));
-        Live {
-            overview: self.overview.readable_by(caller),
-            flows,
-        }
-    }
-
-    /// As a server-sent event.
-    pub(crate) fn to_event(&self) -> Option<Bytes> {
-        let mut event = b"event: live\ndata: ".to_vec();
-        serde_json::to_writer(&mut event, self).ok()?;
-        event.extend_from_slice(b"\n\n");
-        Some(event.into())
-    }
 }
 
 /// The node, each second.

@@ -16,8 +16,8 @@ use utoipa_axum::routes;
 use super::blocking;
 use crate::answer::Answer;
 use crate::app::App;
-use crate::feed::{memory_bytes, process_seconds};
 use crate::guard::Caller;
+use crate::process::{memory_bytes, process_seconds};
 use crate::rights;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {

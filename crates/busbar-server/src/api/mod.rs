@@ -14,7 +14,7 @@ mod live;
 mod messages;
 mod metrics;
 mod mqtt;
-pub(crate) mod overview;
+mod overview;
 mod plugins;
 mod project;
 mod search;
@@ -30,7 +30,6 @@ mod users;
 mod views;
 mod words;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -53,12 +52,12 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub(crate) use connections::views as connection_views;
 pub(crate) use flows::views as flow_views;
-pub(crate) use live::Live;
 pub(crate) use streams::summaries as stream_summaries;
 
 use crate::answer::{Answer, Refusal, bounded};
 use crate::app::App;
 use crate::limits::BODY_BYTES_MAX;
+use crate::problem::{Problem, Refused};
 
 /// The general part of the OpenAPI document.
 #[derive(OpenApi)]
@@ -73,49 +72,6 @@ use crate::limits::BODY_BYTES_MAX;
     components(schemas(Refused, Problem))
 )]
 struct Described;
-
-/// The answer to a request that was refused or failed.
-#[derive(Serialize, utoipa::ToSchema)]
-struct Refused {
-    /// What went wrong.
-    error: Problem,
-    /// What a check found in files, with places. Absent elsewhere.
-    #[schema(value_type = Option<Vec<views::DiagnosticView>>)]
-    diagnostics: Option<Vec<serde_json::Value>>,
-}
-
-/// What went wrong, for programs and for people.
-#[derive(Serialize, utoipa::ToSchema)]
-struct Problem {
-    /// `transient` (try again), `permanent` (do not) or `configuration` (somebody must change something).
-    class: String,
-    /// The name for programs, such as `bus.disk-full`.
-    code: String,
-    /// The sentence in English.
-    message: String,
-    /// The sentence in Chinese.
-    message_zh: String,
-    /// Names and values in the sentence.
-    args: BTreeMap<String, String>,
-    /// What led to it, when that is known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cause: Option<String>,
-    /// For a query: the bytes of its text that are wrong.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    span: Option<Span>,
-    /// For a query: what was probably meant.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    suggestion: Option<String>,
-}
-
-/// A range of bytes in a text.
-#[derive(Serialize, utoipa::ToSchema)]
-struct Span {
-    /// The first byte.
-    start: usize,
-    /// The byte after the last one.
-    end: usize,
-}
 
 /// All routes, and the OpenAPI document that describes them.
 pub(crate) fn routes() -> (Router<Arc<App>>, Document) {

@@ -12,9 +12,10 @@ use utoipa_axum::routes;
 
 use super::flows::{Rollback, outcome};
 use super::{Json, JsonBody, Path, Query};
+use crate::actor::Actor;
 use crate::answer::{Answer, Refusal};
 use crate::app::App;
-use crate::audit::{Action, Actor};
+use crate::audit::Action;
 use crate::guard::Caller;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
@@ -200,10 +201,7 @@ async fn rollback(
 ) -> Answer<Json<super::project::Outcome>> {
     actor.caller.require(Role::Admin)?;
     let by = actor.caller.name();
-    let deployed = app
-        .deployer
-        .rollback_plugin(&app, &name, body.version, by)
-        .await;
+    let deployed = app.deployer.rollback_plugin(&name, body.version, by).await;
     if deployed.is_ok() {
         let detail = [("version", body.version.to_string())];
         actor

@@ -12,9 +12,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{Json, JsonBody, blocking};
+use crate::actor::Actor;
 use crate::answer::Answer;
 use crate::app::App;
-use crate::audit::{Action, Actor};
+use crate::audit::Action;
 use crate::deploy::{Deployed, means};
 use crate::guard::Caller;
 use crate::limits::VERSIONS_SHOWN_MAX;
@@ -51,7 +52,7 @@ struct Apply {
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct Outcome {
     /// Warnings, with file, line and column.
-    #[schema(value_type = Vec<super::views::DiagnosticView>)]
+    #[schema(value_type = Vec<crate::problem::DiagnosticView>)]
     diagnostics: Vec<busbar_catalog::Diagnostic>,
     /// Files whose text differs.
     changes: Vec<ChangeView>,
@@ -77,7 +78,7 @@ struct AppliedView {
     /// Flows whose meaning did not change.
     unchanged: Vec<String>,
     /// Flows that could not start, with the reason: the version before goes on, if there was one.
-    failed: BTreeMap<String, super::Problem>,
+    failed: BTreeMap<String, crate::problem::Problem>,
     /// Connections that were opened.
     connections: Vec<String>,
 }
@@ -135,7 +136,7 @@ struct RefusedView {
     /// When they were looked at.
     time: String,
     /// What is wrong, with file, line and column.
-    #[schema(value_type = Vec<super::views::DiagnosticView>)]
+    #[schema(value_type = Vec<crate::problem::DiagnosticView>)]
     diagnostics: Vec<busbar_catalog::Diagnostic>,
 }
 
@@ -165,7 +166,6 @@ async fn apply(
     let deployed = app
         .deployer
         .deploy(
-            &app,
             bundle,
             caller.name(),
             &body.note,

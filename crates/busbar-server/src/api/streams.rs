@@ -24,6 +24,7 @@ use crate::json::quote;
 use crate::limits::{
     PAGE_BYTES_MAX, PAGE_EVENTS_MAX, PAGE_SCAN_EVENTS_MAX, SUBSCRIPTION_READ_BYTES,
 };
+use crate::picture::{StreamSummary, stream_summary};
 use crate::rights;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
@@ -31,31 +32,6 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(list))
         .routes(routes!(one))
         .routes(routes!(events))
-}
-
-/// The state of a stream.
-#[derive(Clone, Serialize, utoipa::ToSchema)]
-pub(crate) struct StreamSummary {
-    /// Its name.
-    pub(crate) name: String,
-    /// Topic patterns it captures; none for one that flows write to.
-    pub(crate) topics: Vec<String>,
-    /// How many partitions it has.
-    pub(crate) partitions: usize,
-    /// Events it holds.
-    pub(crate) events: u64,
-    /// Bytes it holds.
-    pub(crate) bytes: u64,
-    /// Events in the last second.
-    pub(crate) rate: u64,
-    /// What an acknowledgement guarantees: `fsync` or `memory`.
-    pub(crate) durability: &'static str,
-    /// Number of damaged places.
-    pub(crate) damaged: usize,
-    /// Whether it is one of Busbar's own.
-    pub(crate) internal: bool,
-    /// Whether its file was removed: it can be read, and receives no events.
-    pub(crate) detached: bool,
 }
 
 /// Streams.
@@ -130,7 +106,7 @@ pub(crate) fn summaries(app: &App) -> Vec<StreamSummary> {
     app.bus
         .streams()
         .iter()
-        .map(|stream| summary(stream))
+        .map(|stream| stream_summary(stream))
         .collect()
 }
 
@@ -161,7 +137,7 @@ async fn one(
             }));
         }
         Ok(StreamDetail {
-            summary: summary(&stream),
+            summary: stream_summary(&stream),
             spec,
             start: partitions.first().map_or(0, |partition| partition.start()),
             end: partitions.first().map_or(0, |partition| partition.end()),
@@ -332,31 +308,4 @@ fn find(app: &App, name: &str) -> Answer<Arc<Stream>> {
     app.bus
         .stream(name)
         .ok_or_else(|| Refusal::unknown("server.unknown-stream", name))
-}
-
-fn summary(stream: &Stream) -> StreamSummary {
-    let spec = stream.spec();
-    let partitions = stream.partitions();
-    StreamSummary {
-        name: stream.name().to_owned(),
-        topics: spec
-            .topics
-            .iter()
-            .map(|topic| topic.as_str().to_owned())
-            .collect(),
-        partitions: partitions.len(),
-        events: partitions
-            .iter()
-            .map(|partition| partition.end().saturating_sub(partition.start()))
-            .sum(),
-        bytes: stream.bytes(),
-        rate: stream.counters().events_per_second,
-        durability: spec.durability.as_str(),
-        damaged: partitions
-            .iter()
-            .map(|partition| partition.damage().len())
-            .sum(),
-        internal: stream.is_internal(),
-        detached: stream.is_detached(),
-    }
 }

@@ -13,9 +13,10 @@ use utoipa_axum::routes;
 
 use super::users::{RoleName, RulesView, rules_text};
 use super::{Json, JsonBody, Path, blocking};
+use crate::actor::Actor;
 use crate::answer::Answer;
 use crate::app::App;
-use crate::audit::{Action, Actor};
+use crate::audit::Action;
 use crate::guard::Caller;
 use busbar_event::time;
 

@@ -11,9 +11,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{Json, JsonBody, Path, blocking};
+use crate::actor::Actor;
 use crate::answer::{Answer, Refusal};
 use crate::app::App;
-use crate::audit::{Action, Actor};
+use crate::audit::Action;
 use crate::guard::{Caller, login};
 use crate::peer::Link;
 use busbar_event::time;

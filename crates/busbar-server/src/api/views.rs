@@ -32,36 +32,6 @@ pub(crate) struct EventView {
     pub(crate) offset: u64,
 }
 
-/// What a check found at a place in a file.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "describes a type of busbar-catalog")]
-pub(crate) struct DiagnosticView {
-    /// The file's path in the project.
-    file: String,
-    /// The line, from 1.
-    line: usize,
-    /// The column in characters, from 1.
-    column: usize,
-    /// The first byte of the place in the file.
-    start: usize,
-    /// The byte after the last one.
-    end: usize,
-    /// `error` or `warning`.
-    severity: String,
-    /// The name for programs.
-    code: String,
-    /// Names and values in the message.
-    args: BTreeMap<String, String>,
-    /// What is wrong, in English.
-    message: String,
-    /// What is wrong, in Chinese.
-    message_zh: String,
-    /// What would be right, in English.
-    help: Option<String>,
-    /// What would be right, in Chinese.
-    help_zh: Option<String>,
-}
-
 /// A column.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Field {
