@@ -41,6 +41,44 @@ pub struct AnswerRow<'a> {
     pub payload: Option<&'a [u8]>,
 }
 
+/// An event that is being put together; ranges are of [`PluginAnswers::buffer`].
+#[cfg(feature = "javascript")]
+pub(crate) struct MadeDraft {
+    row: MadeRow,
+    /// Where its tags begin.
+    tags: usize,
+}
+
+/// How much there is of each part of [`PluginAnswers`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AnswersMark {
+    rows: usize,
+    bytes: usize,
+    tags: usize,
+    failed: usize,
+}
+
+#[cfg(feature = "javascript")]
+impl MadeDraft {
+    pub fn topic(&mut self, range: Range<usize>) {
+        self.row.topic = Some(range);
+    }
+
+    /// None: it has none.
+    pub fn key(&mut self, range: Option<Range<usize>>) {
+        self.row.key = Some(range);
+    }
+
+    /// All tags that were added since the draft was begun.
+    pub fn tags(&mut self, answers: &PluginAnswers) {
+        self.row.tags = Some(self.tags..answers.tags.len());
+    }
+
+    pub fn payload(&mut self, range: Range<usize>) {
+        self.row.payload = Some(range);
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 struct MadeRow {
     event: usize,
@@ -89,12 +127,7 @@ impl PluginAnswers {
     /// # Errors
     /// `plugin.rubbish-answer`: it is none; nothing has been added then.
     pub fn read(&mut self, events: &RawValue, first: usize, count: usize) -> Result<(), Error> {
-        let before = (
-            self.rows.len(),
-            self.bytes.len(),
-            self.tags.len(),
-            self.failed.len(),
-        );
+        let before = self.mark();
         let mut json = serde_json::Deserializer::from_str(events.get());
         let seed = AnswerList {
             answers: &mut *self,
@@ -102,12 +135,83 @@ impl PluginAnswers {
             count,
         };
         seed.deserialize(&mut json).map_err(|cause| {
-            self.rows.truncate(before.0);
-            self.bytes.truncate(before.1);
-            self.tags.truncate(before.2);
-            self.failed.truncate(before.3);
+            self.reset(before);
             Error::new(Class::Permanent, "plugin.rubbish-answer").with("cause", cause)
         })
+    }
+
+    /// Adds the answer to one event, by its place in the batch: an entry of the array that [`PluginAnswers::read`] reads.
+    ///
+    /// # Errors
+    /// `plugin.rubbish-answer`: it is none.
+    #[cfg(feature = "javascript")]
+    pub(crate) fn read_one(&mut self, entry: &str, event: usize) -> Result<(), Error> {
+        let mut json = serde_json::Deserializer::from_str(entry);
+        let seed = AnswerEntry {
+            answers: self,
+            event,
+            inner: false,
+        };
+        seed.deserialize(&mut json).map_err(|cause| {
+            Error::new(Class::Permanent, "plugin.rubbish-answer").with("cause", cause)
+        })
+    }
+
+    /// Adds an event that came out as it went in.
+    #[cfg(feature = "javascript")]
+    pub(crate) fn push_unchanged(&mut self, event: usize) {
+        self.rows.push(MadeRow {
+            event,
+            ..MadeRow::default()
+        });
+    }
+
+    /// Begins an event that was made of this one. Nothing counts before [`PluginAnswers::end_made`].
+    #[cfg(feature = "javascript")]
+    pub(crate) fn begin_made(&self, event: usize) -> MadeDraft {
+        MadeDraft {
+            row: MadeRow {
+                event,
+                ..MadeRow::default()
+            },
+            tags: self.tags.len(),
+        }
+    }
+
+    /// Where texts and payloads of drafts are written.
+    #[cfg(feature = "javascript")]
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// Adds a tag, whose name and value are in the buffer.
+    #[cfg(feature = "javascript")]
+    pub(crate) fn add_tag(&mut self, name: Range<usize>, value: Range<usize>) {
+        self.tags.push((name, value));
+    }
+
+    /// Adds the event.
+    #[cfg(feature = "javascript")]
+    pub(crate) fn end_made(&mut self, draft: MadeDraft) {
+        self.rows.push(draft.row);
+    }
+
+    /// How much there is.
+    pub(crate) fn mark(&self) -> AnswersMark {
+        AnswersMark {
+            rows: self.rows.len(),
+            bytes: self.bytes.len(),
+            tags: self.tags.len(),
+            failed: self.failed.len(),
+        }
+    }
+
+    /// Forgets what was added since.
+    pub(crate) fn reset(&mut self, mark: AnswersMark) {
+        self.rows.truncate(mark.rows);
+        self.bytes.truncate(mark.bytes);
+        self.tags.truncate(mark.tags);
+        self.failed.truncate(mark.failed);
     }
 
     fn text(&self, range: Range<usize>) -> &str {

@@ -1,5 +1,7 @@
 //! Events as plug-ins are given them: JSON objects.
 
+use std::ops::Range;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use busbar_event::Micros;
@@ -24,23 +26,63 @@ pub struct GivenEvent<'a> {
 #[derive(Debug, Default)]
 pub struct EventsJson {
     json: Vec<u8>,
-    ends: Vec<usize>,
+    /// Topics and keys, as they are.
+    texts: String,
+    heads: Vec<EventHead>,
+}
+
+/// Where the parts of an event are: where each ends in [`EventsJson::json`] and in [`EventsJson::texts`].
+#[derive(Debug)]
+struct EventHead {
+    time: Micros,
+    topic_end: usize,
+    /// None where it has no key.
+    key_end: Option<usize>,
+    tags: Range<usize>,
+    body: EventBody,
+    /// Where the value of the body begins.
+    body_start: usize,
+    /// Behind the comma that follows the event.
+    end: usize,
+}
+
+/// How the payload of an event is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EventBody {
+    /// A value.
+    Payload,
+    Text,
+    Base64,
+}
+
+/// The parts of an event that is given.
+#[derive(Debug)]
+#[cfg(feature = "javascript")]
+pub(crate) struct EventParts<'a> {
+    pub topic: &'a str,
+    pub key: Option<&'a str>,
+    pub time: Micros,
+    /// A JSON object.
+    pub tags: &'a [u8],
+    pub body: EventBody,
+    /// A JSON value.
+    pub value: &'a [u8],
 }
 
 impl EventsJson {
     /// Number of events.
     pub fn len(&self) -> usize {
-        self.ends.len()
+        self.heads.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
+        self.heads.is_empty()
     }
 
-    /// Bytes of all events together.
-    pub fn bytes(&self) -> usize {
-        self.json.len()
+    /// Whether a worker should be given these before more are added.
+    pub fn is_full(&self) -> bool {
+        self.heads.len() >= BATCH_EVENTS_MAX || self.json.len() >= BATCH_JSON_BYTES
     }
 
     /// Some of the events, separated by commas.
@@ -50,17 +92,34 @@ impl EventsJson {
         }
         let start = match first {
             0 => 0,
-            first => self.ends[first - 1],
+            first => self.heads[first - 1].end,
         };
-        &self.json[start..self.ends[first + count - 1] - 1]
+        &self.json[start..self.heads[first + count - 1].end - 1]
+    }
+
+    /// The parts of an event.
+    #[cfg(feature = "javascript")]
+    pub(crate) fn parts_of(&self, event: usize) -> EventParts<'_> {
+        let head = &self.heads[event];
+        let before = event.checked_sub(1).map(|before| &self.heads[before]);
+        let start = before.map_or(0, |before| before.key_end.unwrap_or(before.topic_end));
+        EventParts {
+            topic: &self.texts[start..head.topic_end],
+            key: head.key_end.map(|end| &self.texts[head.topic_end..end]),
+            time: head.time,
+            tags: &self.json[head.tags.clone()],
+            body: head.body,
+            // Behind the value are a brace and a comma.
+            value: &self.json[head.body_start..head.end - 2],
+        }
     }
 
     /// The events in parts that a worker takes at once: the first event and the number of events of each.
     pub fn parts(&self) -> Vec<(usize, usize)> {
         let mut parts = Vec::new();
         let (mut first, mut start) = (0, 0);
-        for (at, end) in self.ends.iter().enumerate() {
-            let last = at + 1 == self.ends.len();
+        for (at, end) in self.heads.iter().map(|head| &head.end).enumerate() {
+            let last = at + 1 == self.heads.len();
             if last || at + 1 - first >= BATCH_EVENTS_MAX || end - start >= BATCH_JSON_BYTES {
                 parts.push((first, at + 1 - first));
                 (first, start) = (at + 1, *end);
@@ -76,15 +135,22 @@ impl EventsJson {
         tags: impl Iterator<Item = (&'a str, &'a str)>,
     ) {
         let out = &mut self.json;
+        self.texts.push_str(event.topic);
+        let topic_end = self.texts.len();
         out.extend_from_slice(b"{\"topic\":");
         write_json_text(event.topic, out);
+        let mut key_end = None;
         if let Some(key) = event.key {
+            self.texts.push_str(key);
+            key_end = Some(self.texts.len());
             out.extend_from_slice(b",\"key\":");
             write_json_text(key, out);
         }
         out.extend_from_slice(b",\"time\":");
         out.extend_from_slice(event.time.to_string().as_bytes());
-        out.extend_from_slice(b",\"tags\":{");
+        out.extend_from_slice(b",\"tags\":");
+        let tags_start = out.len();
+        out.push(b'{');
         for (at, (name, value)) in tags.enumerate() {
             if at > 0 {
                 out.push(b',');
@@ -94,13 +160,23 @@ impl EventsJson {
             write_json_text(value, out);
         }
         out.push(b'}');
-        payload(event.payload, out);
+        let tags = tags_start..out.len();
+        let (body, body_start) = payload(event.payload, out);
         out.extend_from_slice(b"},");
-        self.ends.push(out.len());
+        self.heads.push(EventHead {
+            time: event.time,
+            topic_end,
+            key_end,
+            tags,
+            body,
+            body_start,
+            end: out.len(),
+        });
     }
 }
 
-fn payload(payload: &[u8], out: &mut Vec<u8>) {
+/// Writes the payload; answers how it is given, and where its value begins.
+fn payload(payload: &[u8], out: &mut Vec<u8>) -> (EventBody, usize) {
     if is_json(payload) {
         out.extend_from_slice(b",\"payload\":");
         let from = out.len();
@@ -111,17 +187,22 @@ fn payload(payload: &[u8], out: &mut Vec<u8>) {
                 *byte = b' ';
             }
         }
-        return;
+        return (EventBody::Payload, from);
     }
     match std::str::from_utf8(payload) {
         Ok(text) => {
             out.extend_from_slice(b",\"text\":");
+            let from = out.len();
             write_json_text(text, out);
+            (EventBody::Text, from)
         }
         Err(_) => {
-            out.extend_from_slice(b",\"base64\":\"");
+            out.extend_from_slice(b",\"base64\":");
+            let from = out.len();
+            out.push(b'"');
             out.extend_from_slice(STANDARD.encode(payload).as_bytes());
             out.push(b'"');
+            (EventBody::Base64, from)
         }
     }
 }
@@ -153,6 +234,17 @@ mod tests {
                 r#"{{"topic":"a/\u0001b","key":"k","time":-5,"tags":{{"site":"x\"y"}},{expected}}}"#
             );
             assert_eq!(json, expected);
+        }
+        #[cfg(feature = "javascript")]
+        {
+            let parts = events.parts_of(4);
+            assert_eq!((parts.topic, parts.key), ("a/\u{1}b", Some("k")));
+            assert_eq!(
+                (parts.body, parts.value),
+                (EventBody::Base64, &b"\"/wA=\""[..])
+            );
+            assert_eq!((parts.time, parts.tags), (-5, &br#"{"site":"x\"y"}"#[..]));
+            assert_eq!(events.parts_of(1).value, b"3");
         }
         let all = format!("[{}]", String::from_utf8_lossy(events.range(0, 6)));
         assert!(!all.contains('\n'));

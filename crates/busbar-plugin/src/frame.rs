@@ -174,9 +174,7 @@ impl FrameDecoder {
     /// `plugin.output-too-long`: the line is longer than is allowed.
     pub fn next_line(&mut self) -> Result<Option<&[u8]>, Error> {
         loop {
-            let found = self.buffer[self.searched..]
-                .iter()
-                .position(|b| *b == b'\n');
+            let found = memchr::memchr(b'\n', &self.buffer[self.searched..]);
             let end = self.searched + found.unwrap_or(self.buffer.len() - self.searched);
             self.searched = end;
             if end - self.start > self.max {

@@ -1,6 +1,8 @@
 //! A worker that is an interpreter of JavaScript within the process, on a thread of its own.
 
-use std::cell::Cell;
+mod answer;
+
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -9,10 +11,13 @@ use std::time::Instant;
 use busbar_event::{Class, Error};
 use rquickjs::prelude::Func;
 use rquickjs::{
-    CatchResultExt, CaughtError, Context, Ctx, Exception, Function, Module, Persistent, Runtime,
+    Array, CatchResultExt, CaughtError, Context, Ctx, Exception, Function, Module, Persistent,
+    Runtime,
 };
-use serde_json::value::RawValue;
 
+use self::answer::{AnswerReader, NotRead};
+use crate::answers::PluginAnswers;
+use crate::events::{EventBody, EventsJson};
 use crate::frame::ScriptFailure;
 use crate::host::TableRequest;
 use crate::limits::{DEATHS_IN_A_ROW_MAX, SCRIPT_STACK_BYTES, SCRIPT_THREAD_STACK_BYTES};
@@ -107,6 +112,8 @@ struct Interpreter {
     // In the order in which they must be dropped.
     process: Persistent<Function<'static>>,
     run: Persistent<Function<'static>>,
+    text: Persistent<Function<'static>>,
+    answers: RefCell<AnswerReader>,
     context: Context,
     runtime: Runtime,
     deadline: Rc<Cell<Option<Instant>>>,
@@ -135,12 +142,16 @@ impl Interpreter {
                 .catch(&ctx)
                 .map_err(|error| death(&ctx, error, shared, &deadline))
         });
-        let (process, run) = loaded?;
+        let (process, run, text) = loaded?;
+        let answers = context.with(|ctx| AnswerReader::new(&ctx, bounds.output));
+        let answers = RefCell::new(answers.map_err(internal)?);
         deadline.set(None);
         shared.workers[index].note_start(0);
         Ok(Interpreter {
             process,
             run,
+            text,
+            answers,
             context,
             runtime,
             deadline,
@@ -196,29 +207,116 @@ impl Interpreter {
         engine
     }
 
-    fn call(&self, events: &str, shared: &PluginShared) -> Result<Box<RawValue>, WorkerDeath> {
+    /// Has the script work on events of a job.
+    fn call(
+        &self,
+        events: &EventsJson,
+        (first, count): (usize, usize),
+        answers: &mut PluginAnswers,
+        shared: &PluginShared,
+    ) -> Result<(), WorkerDeath> {
         self.deadline
             .set(Some(Instant::now() + shared.bounds.timeout));
-        let answered = self.context.with(|ctx| {
-            let call = || -> rquickjs::Result<std::string::String> {
+        let called = self.context.with(|ctx| {
+            let mut call = || -> Result<(), NotRead> {
                 let process = self.process.clone().restore(&ctx)?;
                 let run = self.run.clone().restore(&ctx)?;
-                run.call((process, events))
+                let text = self.text.clone().restore(&ctx)?;
+                let given = GivenColumns::new(events, first, count);
+                let results: Array<'_> = run.call((
+                    process,
+                    given.topics,
+                    given.keys,
+                    given.times,
+                    given.tags,
+                    given.payloads,
+                    given.others,
+                ))?;
+                let mut reader = self.answers.borrow_mut();
+                reader.read(&ctx, &results, &text, events, (first, count), answers)
             };
-            call()
-                .catch(&ctx)
-                .map_err(|error| death(&ctx, error, shared, &self.deadline))
+            call().map_err(|error| match error {
+                NotRead::Death(death) => death,
+                NotRead::Script(error) => {
+                    let error = CaughtError::from_error(&ctx, error);
+                    death(&ctx, error, shared, &self.deadline)
+                }
+            })
         });
         self.deadline.set(None);
-        let answered = answered?;
-        if answered.len() > shared.bounds.output {
-            let error = Error::new(Class::Permanent, "plugin.output-too-long");
-            return Err(WorkerDeath::Rubbish(
-                error.with("bytes_max", shared.bounds.output),
-            ));
-        }
-        RawValue::from_string(answered).map_err(|error| failure(error.to_string()))
+        called
     }
+}
+
+/// Events in columns, which a script makes its objects of: that costs half of reading them as objects.
+struct GivenColumns<'a> {
+    topics: Vec<&'a str>,
+    keys: Vec<Option<&'a str>>,
+    times: Vec<f64>,
+    /// A list of objects in JSON; none if no event has any.
+    tags: Option<String>,
+    /// A list of values in JSON; null for an event that is among the others.
+    payloads: String,
+    /// Members of the events whose payloads are no JSON, by their places, in JSON; none if there are none.
+    others: Option<String>,
+}
+
+impl<'a> GivenColumns<'a> {
+    fn new(events: &'a EventsJson, first: usize, count: usize) -> GivenColumns<'a> {
+        let mut given = GivenColumns {
+            topics: Vec::with_capacity(count),
+            keys: Vec::with_capacity(count),
+            times: Vec::with_capacity(count),
+            tags: None,
+            payloads: String::new(),
+            others: None,
+        };
+        // All of it was written as text or has been read as JSON.
+        let (mut tags, mut payloads, mut others) = (vec![b'['], vec![b'['], vec![b'{']);
+        for at in 0..count {
+            let event = events.parts_of(first + at);
+            given.topics.push(event.topic);
+            given.keys.push(event.key);
+            given.times.push(event.time as f64);
+            if at > 0 {
+                tags.push(b',');
+                payloads.push(b',');
+            }
+            tags.extend_from_slice(event.tags);
+            let member = match event.body {
+                EventBody::Payload => {
+                    payloads.extend_from_slice(event.value);
+                    continue;
+                }
+                EventBody::Text => "text",
+                EventBody::Base64 => "base64",
+            };
+            payloads.extend_from_slice(b"null");
+            if others.len() > 1 {
+                others.push(b',');
+            }
+            others.extend_from_slice(format!("\"{at}\":{{\"{member}\":").as_bytes());
+            others.extend_from_slice(event.value);
+            others.push(b'}');
+        }
+        // Without any tags there is `{}` for each event.
+        if tags.len() > 3 * count {
+            tags.push(b']');
+            given.tags = Some(lossless(tags));
+        }
+        payloads.push(b']');
+        given.payloads = lossless(payloads);
+        if others.len() > 1 {
+            others.push(b'}');
+            given.others = Some(lossless(others));
+        }
+        given
+    }
+}
+
+fn lossless(json: Vec<u8>) -> String {
+    String::from_utf8(json)
+        .unwrap_or_else(|bytes| String::from_utf8_lossy(bytes.as_bytes()).into_owned())
 }
 
 /// Has a part of a job worked on.
@@ -233,13 +331,15 @@ fn attempt(
     let Some(engine) = engine else {
         return Err(failure("it does not start any more".into()));
     };
-    let events = String::from_utf8_lossy(job.events.range(first, count));
-    let answer = engine.call(&format!("[{events}]"), shared)?;
-    let read = worked.answers.read(&answer, first, count);
-    read.map_err(WorkerDeath::Rubbish)
+    engine.call(&job.events, (first, count), &mut worked.answers, shared)
 }
 
-type Loaded = (Persistent<Function<'static>>, Persistent<Function<'static>>);
+/// The script's function, and those of the kit that run it and write its results.
+type Loaded = (
+    Persistent<Function<'static>>,
+    Persistent<Function<'static>>,
+    Persistent<Function<'static>>,
+);
 
 fn load<'js>(
     ctx: &Ctx<'js>,
@@ -257,6 +357,7 @@ fn load<'js>(
     )?;
     ctx.eval::<(), _>(include_str!("../sdk/javascript/busbar.js"))?;
     let run: Function<'js> = globals.get("__busbar_run")?;
+    let text: Function<'js> = globals.get("__busbar_text")?;
     let main = package.spec.main();
     // Modules are found by name among those that are declared.
     let others = package.files.iter().filter(|(file, _)| {
@@ -277,7 +378,11 @@ fn load<'js>(
         let message = format!("{main} exports no function, neither as default nor as process");
         return Err(Exception::throw_message(ctx, &message));
     };
-    Ok((Persistent::save(ctx, process), Persistent::save(ctx, run)))
+    Ok((
+        Persistent::save(ctx, process),
+        Persistent::save(ctx, run),
+        Persistent::save(ctx, text),
+    ))
 }
 
 /// What the script asks of its node.

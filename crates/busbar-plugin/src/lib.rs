@@ -36,7 +36,7 @@ pub use language::PluginLanguage;
 pub use log::{LogLevel, LogLine};
 pub use machine::{WorkerDeath, WorkerEffect, WorkerMachine};
 pub use package::Package;
-pub use plugin::{Plugin, PluginStatus};
+pub use plugin::{PendingWork, Plugin, PluginStatus};
 pub use spec::{ExpectedEvent, PluginSpec, PluginTest, TestEvent};
 pub use template::template;
 pub use testing::{PluginTestReport, run_plugin_tests};

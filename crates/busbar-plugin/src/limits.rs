@@ -56,6 +56,12 @@ pub const TABLE_ROWS_MAX: usize = 10_000;
 pub const SCRIPT_STACK_BYTES: usize = 1 << 20;
 /// The stack of the thread that such a script runs on, in bytes.
 pub const SCRIPT_THREAD_STACK_BYTES: usize = 8 << 20;
+/// Bytes that the pipes to and from a worker hold; what Linux allows everybody.
+pub const PIPE_BYTES: libc::c_int = 1 << 20;
+/// How deep objects of a script's answer are nested where they are written without the script's own `JSON.stringify`.
+pub const ANSWER_DEPTH_MAX: usize = 64;
+/// Names of properties of a script's answers that are kept in the form in which they are written.
+pub const ANSWER_NAMES_MAX: usize = 4096;
 /// Bytes read from a worker at once.
 pub const READ_BYTES: usize = 256 << 10;
 

@@ -53,6 +53,32 @@ pub struct PluginStatus {
     pub workers: Vec<WorkerStatus>,
 }
 
+/// Events that a worker was given.
+pub struct PendingWork<'a> {
+    plugin: &'a Plugin,
+    answer: oneshot::Receiver<Result<Worked, Error>>,
+}
+
+impl PendingWork<'_> {
+    /// What came of them.
+    ///
+    /// # Errors
+    /// Why the worker cannot work now; what is wrong with single events is in what it answers.
+    pub async fn worked(self) -> Result<Worked, Error> {
+        let plugin = self.plugin;
+        let worked = self
+            .answer
+            .await
+            .unwrap_or_else(|_| Err(plugin.stopped()))?;
+        let lost: usize = worked.lost.iter().map(|(_, count, _)| count).sum();
+        let failed = worked.answers.failed().count() + lost;
+        let made = worked.answers.len() as u64;
+        plugin.made.fetch_add(made, Ordering::Relaxed);
+        plugin.failed.fetch_add(failed as u64, Ordering::Relaxed);
+        Ok(worked)
+    }
+}
+
 impl Plugin {
     /// Starts a plug-in without running its tests. Blocks.
     ///
@@ -147,31 +173,18 @@ impl Plugin {
         self.workers.len()
     }
 
-    /// Gives the first worker the first events, the second the second, and so on; answers in the same order.
+    /// Gives a worker events, which it works on behind those that it was given before.
     ///
-    /// # Errors
-    /// For each worker why it cannot work now; what is wrong with single events is in what it answers.
-    pub async fn work(&self, events: Vec<EventsJson>) -> Vec<Result<Worked, Error>> {
-        let mut waiting = Vec::with_capacity(events.len());
-        for (at, events) in events.into_iter().enumerate() {
-            self.given.fetch_add(events.len() as u64, Ordering::Relaxed);
-            let (reply, answer) = oneshot::channel();
-            self.workers[at % self.workers.len()].work(WorkerJob { events, reply });
-            waiting.push(answer);
+    /// # Panics
+    /// If there is no such worker.
+    pub fn give(&self, worker: usize, events: EventsJson) -> PendingWork<'_> {
+        self.given.fetch_add(events.len() as u64, Ordering::Relaxed);
+        let (reply, answer) = oneshot::channel();
+        self.workers[worker].work(WorkerJob { events, reply });
+        PendingWork {
+            plugin: self,
+            answer,
         }
-        let mut all = Vec::with_capacity(waiting.len());
-        for answer in waiting {
-            let worked = answer.await.unwrap_or_else(|_| Err(self.stopped()));
-            if let Ok(worked) = &worked {
-                let lost: usize = worked.lost.iter().map(|(_, count, _)| count).sum();
-                let failed = worked.answers.failed().count() + lost;
-                let made = worked.answers.len() as u64;
-                self.made.fetch_add(made, Ordering::Relaxed);
-                self.failed.fetch_add(failed as u64, Ordering::Relaxed);
-            }
-            all.push(worked);
-        }
-        all
     }
 
     /// The log lines behind number `after`, oldest first.
@@ -193,6 +206,13 @@ impl Plugin {
                 .iter()
                 .map(|worker| worker.status())
                 .collect(),
+        }
+    }
+
+    /// Counts from nothing again.
+    pub(crate) fn forget_counts(&self) {
+        for count in [&self.given, &self.made, &self.failed] {
+            count.store(0, Ordering::Relaxed);
         }
     }
 

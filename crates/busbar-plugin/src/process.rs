@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use crate::frame::{FrameDecoder, WorkerFrame};
 use crate::host::TableRequest;
 use crate::language::Launch;
-use crate::limits::{LOG_LINE_BYTES_MAX, MEMORY_CHECK_EVERY, READ_BYTES};
+use crate::limits::{LOG_LINE_BYTES_MAX, MEMORY_CHECK_EVERY, PIPE_BYTES, READ_BYTES};
 use crate::log::LogLevel;
 use crate::machine::{WorkerDeath, WorkerEffect, WorkerMachine};
 use crate::worker::{PluginShared, Probe, Worked, WorkerJob};
@@ -347,6 +347,9 @@ impl ProcessSupervisor {
                 return Err(failed(cause));
             }
         }
+        for fd in [input.as_raw_fd(), output.as_raw_fd()] {
+            enlarge_pipe(fd);
+        }
         self.shared.workers[self.index].note_start(child.id());
         let mut process = RunningProcess {
             child,
@@ -578,6 +581,15 @@ fn poll_for(fd: RawFd, events: libc::c_short) -> libc::pollfd {
         fd,
         events,
         revents: 0,
+    }
+}
+
+/// Lets a pipe hold a whole batch, so that neither side waits for the other in the middle of one. Where the system does not
+/// allow it, the pipe stays as it is.
+fn enlarge_pipe(fd: RawFd) {
+    // SAFETY: sets the size of a pipe that is open.
+    unsafe {
+        libc::fcntl(fd, libc::F_SETPIPE_SZ, PIPE_BYTES);
     }
 }
 

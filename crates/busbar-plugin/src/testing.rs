@@ -48,6 +48,7 @@ impl Plugin {
                     .with("difference", difference));
             }
         }
+        plugin.forget_counts();
         Ok(plugin)
     }
 }
@@ -100,11 +101,9 @@ fn run(plugin: &Plugin, test: &PluginTest) -> Result<Vec<Error>, Error> {
         payloads.push(payload);
     }
     let before = plugin.set_host(Arc::new(TestTables(test.tables.clone())));
-    let worked = block_on(plugin.work(vec![events])).pop();
+    let worked = block_on(plugin.give(0, events).worked());
     plugin.set_host(before);
-    let Some(worked) = worked.transpose()? else {
-        return Ok(Vec::new());
-    };
+    let worked = worked?;
     let mut made = Vec::with_capacity(worked.answers.len());
     for (at, row) in worked.answers.rows().enumerate() {
         let given = &test.given[row.event];

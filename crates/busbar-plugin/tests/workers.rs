@@ -58,7 +58,7 @@ fn work(plugin: &Plugin, payloads: &[Json]) -> Vec<String> {
         };
         events.push(&event, [("site", "north")].into_iter());
     }
-    let worked = block_on(plugin.work(vec![events])).pop().unwrap().unwrap();
+    let worked = block_on(plugin.give(0, events).worked()).unwrap();
     let mut lines: Vec<(usize, String)> = Vec::new();
     for (at, row) in worked.answers.rows().enumerate() {
         let payload = row
@@ -144,7 +144,7 @@ def process(event):
         work(&plugin, &payloads),
         [
             "1 own  own",
-            "2 gauge/a/rain site=north {\"n\":2}",
+            "2 own site=north {\"n\":2}",
             "3 alarm/x/y  [3,1000003]",
             "3 own a=1 own",
             "4 failed main.py:11 ValueError: not this",
@@ -293,6 +293,79 @@ fn a_script_that_misbehaves_loses_only_the_event() {
         let bounds = json!({ "timeout": "500ms", "output": "2MB", "memory": "32MB" });
         let (plugin, _dir) = javascript(&text, bounds).unwrap();
         contained(&plugin, lost);
+    }
+}
+
+/// What a script makes is written as its own `JSON.stringify` would, whether its values are plain or not.
+#[test]
+fn values_of_a_script_are_written_as_json_writes_them() {
+    for (made, expected) in [
+        (
+            "({ payload: { a: 1, b: undefined, c: null, d: [1, , undefined] } })",
+            r#"{"a":1,"c":null,"d":[1,null,null]}"#,
+        ),
+        (
+            "({ payload: [1e21, 0.1, -0, 1 / 0, 5e-324, 123456789012, 2 ** 53] })",
+            "[1e+21,0.1,0,null,5e-324,123456789012,9007199254740992]",
+        ),
+        (
+            "({ payload: { 2: 'b', 1: 'a', é: '雨\\n\"\\u0001' } })",
+            r#"{"1":"a","2":"b","é":"雨\n\"\u0001"}"#,
+        ),
+        ("({ payload: new Date(0) })", "\"1970-01-01T00:00:00.000Z\""),
+        ("({ payload: { toJSON() { return 'own'; } } })", "\"own\""),
+        ("({ payload: '\\ud800' })", "\"\\ud800\""),
+        ("({ payload: new Map([[1, 2]]) })", "{}"),
+        ("({ payload: { get a() { return 3; } } })", r#"{"a":3}"#),
+        (
+            "({ payload: 'a'.repeat(3) + event.topic })",
+            "\"aaagauge/a/rain\"",
+        ),
+        ("[{ payload: 1 }, null, { payload: false }]", "1 false"),
+        ("({ text: 'x' })", "x"),
+        ("true", "own"),
+    ] {
+        let text = format!("export default (event) => {made};\n");
+        let (plugin, _dir) = javascript(&text, json!({})).unwrap();
+        let lines = work(&plugin, &[json!({ "n": 1 })]);
+        let payloads = lines
+            .iter()
+            .map(|line| line.rsplit("  ").next().unwrap_or_default());
+        let payloads: Vec<&str> = payloads.collect();
+        let found = payloads.join(" ");
+        let same = match (
+            serde_json::from_str::<Json>(&found),
+            serde_json::from_str::<Json>(expected),
+        ) {
+            (Ok(found), Ok(expected)) => found == expected,
+            _ => found == expected,
+        };
+        assert!(same, "{made}: {found}");
+    }
+}
+
+#[test]
+fn tags_of_a_script_are_its_own_or_those_of_the_event() {
+    for (made, expected) in [
+        ("event", "0 own site=north own"),
+        (
+            "{ event.tags.n = 1; event.tags.t = true; event.tags.z = null; }",
+            "0 own site=north,n=1,t=true {\"n\":1}",
+        ),
+        (
+            "{ event.tags = { o: { a: [1] } }; }",
+            "0 own o={\"a\":[1]} {\"n\":1}",
+        ),
+        (
+            "{ event.tags = {}; event.topic = 'b/c'; }",
+            "0 b/c  {\"n\":1}",
+        ),
+    ] {
+        let text = format!("export default (event) => {{ {made}; return event; }}\n");
+        let (plugin, _dir) = javascript(&text, json!({})).unwrap();
+        let lines = work(&plugin, &[json!({ "n": 1 })]);
+        let expected = expected.replace("site=north own", "site=north {\"n\":1}");
+        assert_eq!(lines, [expected]);
     }
 }
 

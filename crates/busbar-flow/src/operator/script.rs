@@ -17,7 +17,7 @@ use arrow::datatypes::{
 };
 use busbar_event::format::{Decoder, FormatSpec, encode_json};
 use busbar_event::{Class, Error, dictionary, hash::fnv1a, payload_schema, tags};
-use busbar_plugin::{AnswerRow, EventsJson, GivenEvent, Package, Plugin, Worked};
+use busbar_plugin::{AnswerRow, EventsJson, GivenEvent, Package, PendingWork, Plugin, Worked};
 use futures::future::{BoxFuture, FutureExt};
 
 use super::rows::misfit;
@@ -160,9 +160,11 @@ impl Operator for Script {
                 return Ok(());
             }
             let given = GivenRows::new(&rows.batch)?;
-            let (events, places) = given.divide(self.plugin.workers());
-            let worked = self.plugin.work(events).await;
-            let worked: Vec<Worked> = worked.into_iter().collect::<Result<_, _>>()?;
+            let (pending, places) = given.give(&self.plugin);
+            let mut worked: Vec<Worked> = Vec::with_capacity(pending.len());
+            for pending in pending {
+                worked.push(pending.worked().await?);
+            }
             self.gather(&rows, &given, &worked, &places, out)
         }
         .boxed()
@@ -216,15 +218,19 @@ impl GivenRows {
         })
     }
 
-    /// The events for each worker, and their places in the batch.
-    fn divide(&self, workers: usize) -> (Vec<EventsJson>, Vec<Vec<usize>>) {
-        let mut events: Vec<EventsJson> = Vec::new();
-        events.resize_with(workers, EventsJson::default);
-        let mut places = vec![Vec::new(); workers];
+    /// Gives the events to the plug-in's workers, in parts, each as soon as it is full, so that the workers work while the
+    /// rest is written. Answers the parts, and the places of their events in the batch.
+    fn give<'a>(&self, plugin: &'a Plugin) -> (Vec<PendingWork<'a>>, Vec<Vec<usize>>) {
+        let workers = plugin.workers();
+        let mut filling: Vec<(EventsJson, Vec<usize>)> = Vec::new();
+        filling.resize_with(workers, Default::default);
+        let (mut pending, mut places) = (Vec::new(), Vec::new());
+        let mut give = |worker: usize, (events, its): (EventsJson, Vec<usize>)| {
+            pending.push(plugin.give(worker, events));
+            places.push(its);
+        };
         for row in 0..self.payloads.len() {
-            let topic = self.topics.as_ref().map_or("", |topics| topics.value(row));
-            let key = self.keys.as_ref().filter(|keys| keys.is_valid(row));
-            let key = key.map(|keys| keys.value(row));
+            let (topic, key) = (self.topic(row), self.key(row));
             let worker = match workers {
                 1 => 0,
                 _ => (fnv1a(key.unwrap_or(topic).as_bytes()) % workers as u64) as usize,
@@ -235,10 +241,28 @@ impl GivenRows {
                 time: self.times.as_ref().map_or(0, |times| times[row]),
                 payload: self.payloads.value(row),
             };
-            events[worker].push(&event, self.tags(row));
-            places[worker].push(row);
+            let (events, its) = &mut filling[worker];
+            events.push(&event, self.tags(row));
+            its.push(row);
+            if events.is_full() {
+                give(worker, std::mem::take(&mut filling[worker]));
+            }
         }
-        (events, places)
+        for (worker, rest) in filling.into_iter().enumerate() {
+            if !rest.1.is_empty() {
+                give(worker, rest);
+            }
+        }
+        (pending, places)
+    }
+
+    fn topic(&self, row: usize) -> &str {
+        self.topics.as_ref().map_or("", |topics| topics.value(row))
+    }
+
+    fn key(&self, row: usize) -> Option<&str> {
+        let keys = self.keys.as_ref().filter(|keys| keys.is_valid(row))?;
+        Some(keys.value(row))
     }
 
     /// The tags of a row, without those that describe the payload it came with.
@@ -288,16 +312,16 @@ fn payloads(batch: &RecordBatch) -> Result<BinaryArray, Error> {
     Ok(encode_json(&columns))
 }
 
-/// An event that was made: its row in the batch, the worker's part and its place in there.
+/// An event that was made: its row in the batch, the part that it was in and its place in there.
 struct ScriptRow<'a> {
     row: usize,
-    worker: usize,
+    part: usize,
     at: usize,
     answer: AnswerRow<'a>,
 }
 
 impl Script {
-    /// Puts together what the workers have made, in the order of the events.
+    /// Puts together what came of all parts, in the order of the events.
     fn gather(
         &mut self,
         rows: &Rows,
@@ -308,13 +332,16 @@ impl Script {
     ) -> Result<(), Error> {
         let mut dead: Vec<(usize, Error)> = Vec::new();
         let mut made: Vec<ScriptRow<'_>> = Vec::new();
-        for (worker, worked) in worked.iter().enumerate() {
-            let place = |event: usize| places[worker][event];
-            for (at, answer) in worked.answers.rows().enumerate() {
+        for (part, worked) in worked.iter().enumerate() {
+            let place = |event: usize| places[part][event];
+            for (at, mut answer) in worked.answers.rows().enumerate() {
                 let row = place(answer.event);
+                // A topic or key that was written anew need not be another one.
+                answer.topic = answer.topic.filter(|topic| *topic != given.topic(row));
+                answer.key = answer.key.filter(|key| *key != given.key(row));
                 made.push(ScriptRow {
                     row,
-                    worker,
+                    part,
                     at,
                     answer,
                 });
@@ -333,7 +360,7 @@ impl Script {
                 dead.extend((*first..first + count).map(|event| (place(event), error.clone())));
             }
         }
-        if worked.len() > 1 {
+        if self.plugin.workers() > 1 {
             made.sort_by_key(|made| made.row);
         }
         let mut columns = None;
@@ -399,14 +426,10 @@ impl Script {
                     let topics = take(topics, &from, None).map_err(misfit)?;
                     Arc::new(dictionary(topics.as_string::<i32>()))
                 }
-                ("key", _) => {
-                    let own = |row: usize| {
-                        let keys = given.keys.as_ref().filter(|keys| keys.is_valid(row));
-                        keys.map(|keys| keys.value(row))
-                    };
+                ("key", _) if made.iter().any(|made| made.answer.key.is_some()) => {
                     let keys = made
                         .iter()
-                        .map(|made| made.answer.key.unwrap_or_else(|| own(made.row)));
+                        .map(|made| made.answer.key.unwrap_or_else(|| given.key(made.row)));
                     Arc::new(keys.collect::<StringArray>())
                 }
                 ("tags", _) if made.iter().any(|made| made.answer.own_tags) => {
@@ -465,7 +488,7 @@ impl Script {
             };
             match made.answer.own_tags {
                 true => {
-                    worked[made.worker].answers.tags(made.at).for_each(&mut add);
+                    worked[made.part].answers.tags(made.at).for_each(&mut add);
                 }
                 false => given.tags(made.row).for_each(&mut add),
             }

@@ -49,34 +49,45 @@
         return place ? { message, file: place[1], line: Number(place[2]) } : { message };
     };
     globalThis.__busbar_failure = (error) => stringify(failure(error));
-    globalThis.__busbar_run = (process, events) => {
-        events = parse(events);
-        for (let at = 0; at < events.length; at++) {
-            const event = events[at];
-            now = Math.floor(event.time / 1000);
-            chance = (event.time % 4294967296) | 0;
+    // A result as JSON, where the node does not read it itself.
+    globalThis.__busbar_text = (result) => {
+        try {
+            return stringify(result) ?? "null";
+        } catch (error) {
+            return stringify({ error: failure(error) });
+        }
+    };
+    // Events come in columns; `others` has the members of those whose payloads are no JSON, by their places.
+    globalThis.__busbar_run = (process, topics, keys, times, tags, payloads, others) => {
+        const results = parse(payloads);
+        tags = tags === undefined ? null : parse(tags);
+        others = others === undefined ? null : parse(others);
+        for (let at = 0; at < results.length; at++) {
+            const topic = topics[at];
+            const key = keys[at];
+            const time = times[at];
+            const own = tags === null ? {} : tags[at];
+            const payload = results[at];
+            const event =
+                key === undefined
+                    ? { topic, time, tags: own, payload }
+                    : { topic, key, time, tags: own, payload };
+            const other = others === null ? undefined : others[at];
+            if (other !== undefined) {
+                delete event.payload;
+                Object.assign(event, other);
+            }
+            now = Math.floor(time / 1000);
+            chance = (time % 4294967296) | 0;
             try {
                 const result = process(event);
                 if (result !== null && typeof result === "object" && typeof result.then === "function")
                     throw new TypeError("process must not be async");
-                events[at] = result === undefined ? null : result;
+                results[at] = result;
             } catch (error) {
-                events[at] = { error: failure(error) };
+                results[at] = { error: failure(error) };
             }
         }
-        try {
-            return stringify(events);
-        } catch {
-            return stringify(
-                events.map((result) => {
-                    try {
-                        stringify(result);
-                        return result;
-                    } catch (error) {
-                        return { error: failure(error) };
-                    }
-                }),
-            );
-        }
+        return results;
     };
 })();

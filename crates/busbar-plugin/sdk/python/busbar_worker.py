@@ -8,7 +8,7 @@ import sys
 import busbar
 
 decode = json.JSONDecoder().decode
-encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":"), allow_nan=False).encode
 
 
 def failure(error, folder):
@@ -108,8 +108,24 @@ def main():
                 results = []
                 add = results.append
                 for event in events:
+                    parts, topic, key, tags = len(event), event["topic"], event.get("key"), event["tags"]
+                    untagged = not tags
                     try:
-                        add(process(event))
+                        made = process(event)
+                        # What is left out is that of the event, and need be neither written nor read.
+                        if (
+                            made is event
+                            and len(made) == parts
+                            and made["topic"] is topic
+                            and made.get("key") is key
+                            and made["tags"] is tags
+                            and "payload" in made
+                        ):
+                            if untagged and not tags:
+                                made = {"payload": made["payload"]}
+                            else:
+                                made = {"tags": tags, "payload": made["payload"]}
+                        add(made)
                     except BaseException as error:
                         add({"error": failure(error, folder)})
             try:

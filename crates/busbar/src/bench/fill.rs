@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use busbar_log::{Clock as _, SystemClock};
 
@@ -50,23 +51,37 @@ pub fn fill(
 
 /// Readings of seven fields, about 200 bytes each.
 pub fn readings(address: SocketAddr, events: u64) -> io::Result<()> {
-    use std::fmt::Write as _;
+    fill(address, events, &mut reading)
+}
+
+/// The same, so many a second.
+pub fn paced_readings(address: SocketAddr, events: u64, each_second: u64) -> io::Result<()> {
+    let begun = Instant::now();
     fill(address, events, &mut |number, payload| {
-        let id = number % WINDOW + 1;
-        let _ = write!(
-            payload,
-            r#"{{"site":"s{:02}","kw":{:.2},"volt":{:.1},"phase":{},"status":"{}","serial":"SN-{:08}-{:08}","note":"regular reading of the feeder at the substation, nothing to report {:04}"}}"#,
-            id % 40,
-            (id % 100) as f64 / 10.0,
-            230.0 + (id % 7) as f64 / 10.0,
-            id % 3 + 1,
-            if id.is_multiple_of(20) { "test" } else { "ok" },
-            id,
-            id * 7919 % 99_999_999,
-            id,
-        );
-        format!("meter/m{}/reading", id % 50)
+        if number.is_multiple_of(WRITE) {
+            let due = Duration::from_secs_f64(number as f64 / each_second as f64);
+            std::thread::park_timeout(due.saturating_sub(begun.elapsed()));
+        }
+        reading(number, payload)
     })
+}
+
+fn reading(number: u64, payload: &mut String) -> String {
+    use std::fmt::Write as _;
+    let id = number % WINDOW + 1;
+    let _ = write!(
+        payload,
+        r#"{{"site":"s{:02}","kw":{:.2},"volt":{:.1},"phase":{},"status":"{}","serial":"SN-{:08}-{:08}","note":"regular reading of the feeder at the substation, nothing to report {:04}"}}"#,
+        id % 40,
+        (id % 100) as f64 / 10.0,
+        230.0 + (id % 7) as f64 / 10.0,
+        id % 3 + 1,
+        if id.is_multiple_of(20) { "test" } else { "ok" },
+        id,
+        id * 7919 % 99_999_999,
+        id,
+    );
+    format!("meter/m{}/reading", id % 50)
 }
 
 /// Readings of so many keys, one of ten of which repeats the one before of its key; 100,000 to a second of their own time.

@@ -37,7 +37,7 @@ struct Job {
 }
 
 /// Path and text.
-type File = (&'static str, &'static str);
+pub type File = (&'static str, &'static str);
 
 /// A query of `examples/nexmark`.
 macro_rules! nexmark {
@@ -345,7 +345,10 @@ impl Job {
 }
 
 /// Makes these files the project of a node.
-fn apply(http: SocketAddr, files: &mut dyn Iterator<Item = (&str, &str)>) -> Result<(), String> {
+pub fn apply(
+    http: SocketAddr,
+    files: &mut dyn Iterator<Item = (&str, &str)>,
+) -> Result<(), String> {
     let files: serde_json::Map<String, serde_json::Value> = files
         .map(|(path, text)| (path.to_owned(), text.into()))
         .collect();
@@ -356,7 +359,7 @@ fn apply(http: SocketAddr, files: &mut dyn Iterator<Item = (&str, &str)>) -> Res
 }
 
 /// Waits until each of some flows has taken so many events; answers how many they took in a second, together.
-fn worked_off(http: SocketAddr, flows: &[String], events: u64) -> Result<f64, String> {
+pub fn worked_off(http: SocketAddr, flows: &[String], events: u64) -> Result<f64, String> {
     let begun = Instant::now();
     let mut first = None;
     let all = events * flows.len() as u64;

@@ -8,6 +8,7 @@ mod load;
 mod nexmark;
 mod node;
 mod percentiles;
+mod plugins;
 mod report;
 mod sockets;
 
@@ -81,6 +82,7 @@ pub fn run(args: &BenchArgs, json: bool) -> Result<(), String> {
         }
         amqp_rows(args, &mut report, &mut failed);
         flows::rows(args, &mut report, &mut failed);
+        plugins::rows(args, &mut report, &mut failed);
         if args.wants(START) {
             note(node::start_row(), &mut report, &mut failed);
         }

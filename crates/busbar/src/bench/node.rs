@@ -1,6 +1,5 @@
 //! The processes that a benchmark measures: this binary on a data folder of its own, and peers.
 
-use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -175,19 +174,16 @@ impl Process {
     }
 
     fn resident_bytes(&self) -> Option<u64> {
-        let mut status = String::new();
-        let path = format!("/proc/{}/status", self.child.id());
-        std::fs::File::open(path)
-            .ok()?
-            .read_to_string(&mut status)
-            .ok()?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-        line.split_whitespace()
-            .nth(1)?
-            .parse::<u64>()
-            .ok()
-            .map(|kib| kib * 1024)
+        resident_bytes_of(self.child.id())
     }
+}
+
+/// The memory that a process holds, in bytes.
+pub fn resident_bytes_of(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kib = line.split_whitespace().nth(1)?;
+    kib.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 impl Drop for Process {

@@ -33,6 +33,22 @@ pub struct Report {
     rows: Vec<Row>,
 }
 
+impl Row {
+    /// A row that only says something.
+    pub fn note(job: &'static str, note: String) -> Row {
+        Row {
+            job,
+            who: "busbar".to_owned(),
+            connections: 0,
+            events_per_second: None,
+            latency_ms: None,
+            events: 0,
+            lost: 0,
+            note: Some(note),
+        }
+    }
+}
+
 impl Report {
     /// An empty report about this machine.
     pub fn new() -> Report {

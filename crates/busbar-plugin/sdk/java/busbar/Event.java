@@ -1,6 +1,5 @@
 package busbar;
 
-import java.util.LinkedHashMap;
 import java.util.Map;
 
 /**
@@ -18,20 +17,28 @@ public final class Event {
     public Object payload;
     public String text;
     public byte[] bytes;
+    /** As the node gave them, to leave out what is still the same. */
+    private final String givenTopic;
+    private final String givenKey;
+    private final boolean untagged;
 
     /** An event with this topic and payload; key and tags are those of the event it is made of. */
     public Event(String topic, Object payload) {
         this.topic = topic;
         this.payload = payload;
         this.time = 0;
+        givenTopic = null;
+        givenKey = null;
+        untagged = false;
     }
 
     @SuppressWarnings("unchecked")
     Event(Map<String, Object> json) {
-        topic = (String) json.get("topic");
-        key = (String) json.get("key");
+        topic = givenTopic = (String) json.get("topic");
+        key = givenKey = (String) json.get("key");
         time = ((Number) json.get("time")).longValue();
         tags = (Map<String, Object>) json.get("tags");
+        untagged = tags.isEmpty();
         payload = json.get("payload");
         text = (String) json.get("text");
         String encoded = (String) json.get("base64");
@@ -51,14 +58,36 @@ public final class Event {
         throw new IllegalArgumentException("the payload has no number " + name);
     }
 
-    Map<String, Object> json() {
-        Map<String, Object> json = new LinkedHashMap<>();
-        if (topic != null) json.put("topic", topic);
-        if (key != null) json.put("key", key);
-        if (tags != null) json.put("tags", tags);
-        if (bytes != null) json.put("base64", java.util.Base64.getEncoder().encodeToString(bytes));
-        else if (text != null) json.put("text", text);
-        else json.put("payload", payload);
-        return json;
+    /** Writes it as the node reads it; what is left out is that of {@code madeOf}. */
+    @SuppressWarnings("StringEquality")
+    void write(Event madeOf, StringBuilder out) {
+        boolean own = this == madeOf;
+        out.append('{');
+        if (topic != null && !(own && topic == givenTopic)) {
+            out.append("\"topic\":");
+            Json.write(topic, out);
+            out.append(',');
+        }
+        if (key != null && !(own && key == givenKey)) {
+            out.append("\"key\":");
+            Json.write(key, out);
+            out.append(',');
+        }
+        if (tags != null && !(own && untagged && tags.isEmpty())) {
+            out.append("\"tags\":");
+            Json.write(tags, out);
+            out.append(',');
+        }
+        if (bytes != null) {
+            out.append("\"base64\":");
+            Json.write(java.util.Base64.getEncoder().encodeToString(bytes), out);
+        } else if (text != null) {
+            out.append("\"text\":");
+            Json.write(text, out);
+        } else {
+            out.append("\"payload\":");
+            Json.write(payload, out);
+        }
+        out.append('}');
     }
 }

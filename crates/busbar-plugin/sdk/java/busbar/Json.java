@@ -166,19 +166,21 @@ final class Json {
 
     private static void text(String value, StringBuilder out) {
         out.append('"');
+        int from = 0;
         for (int i = 0; i < value.length(); i++) {
             char c = value.charAt(i);
+            if (c >= ' ' && c != '"' && c != '\\' && !Character.isSurrogate(c)) continue;
+            out.append(value, from, i);
+            from = i + 1;
             switch (c) {
                 case '"': out.append("\\\""); break;
                 case '\\': out.append("\\\\"); break;
                 case '\n': out.append("\\n"); break;
                 case '\r': out.append("\\r"); break;
                 case '\t': out.append("\\t"); break;
-                default:
-                    if (c < ' ' || Character.isSurrogate(c)) out.append(String.format("\\u%04x", (int) c));
-                    else out.append(c);
+                default: out.append(String.format("\\u%04x", (int) c));
             }
         }
-        out.append('"');
+        out.append(value, from, value.length()).append('"');
     }
 }

@@ -58,11 +58,12 @@ public final class Worker {
             before = ',';
             int from = answer.length();
             try {
-                List<Event> made = plugin.process(new Event(object(given)));
+                Event event = new Event(object(given));
+                List<Event> made = plugin.process(event);
                 answer.append('[');
                 for (int i = 0; made != null && i < made.size(); i++) {
                     if (i > 0) answer.append(',');
-                    Json.write(made.get(i).json(), answer);
+                    made.get(i).write(event, answer);
                 }
                 answer.append(']');
             } catch (OutOfMemoryError error) {
