@@ -31,14 +31,16 @@ mod task;
 mod testing;
 mod world;
 
-pub use busbar_plugin::LogLevel;
+pub use busbar_plugin::{LogLevel, LogLine};
 pub use compile::{StreamInfo, World};
 pub use counters::Counters;
 pub use dead::DEAD_LETTERS;
 pub use drive::SourceStatus;
 pub use reader::Input;
 pub use runtime::explain;
-pub use runtime::{PluginReport, Runtime, RuntimeOptions};
+pub use runtime::{
+    PluginReport, PluginTrial, Runtime, RuntimeOptions, TrialRow, TriedEvent, TriedResult,
+};
 pub use status::{
     Applied, BoundedRange, BoundedState, BoundedStatus, Closed, Closing, ConnectionStatus,
     Conservation, DeadFilter, DeadGroup, DeadLetter, DeadRetention, Edge, FlowState, FlowStatus,

@@ -18,6 +18,10 @@ pub const START_TIMEOUT: Duration = Duration::from_secs(30);
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Rows a hot-deployed version is tried on before it takes over.
 pub const TRIAL_ROWS_MAX: usize = 1024;
+/// How long a plug-in that is tried may work on one batch.
+pub const PLUGIN_TRIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of the answer of a plug-in that is tried.
+pub const PLUGIN_TRIAL_OUTPUT_BYTES: u64 = 4 << 20;
 /// Bytes of an error's text kept with a dead letter.
 pub const CAUSE_BYTES_MAX: usize = 1024;
 /// Bytes of dead letters put down at once.

@@ -1,5 +1,6 @@
 //! Deploys projects: checks them, records them, applies them.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -258,22 +259,37 @@ impl Deployer {
         let _one = self.one.lock().await;
         let history = self.history.clone();
         let old = blocking(move || history.version(version)).await?;
-        let folder = format!("{}/{plugin}/", Kind::Plugin.folder());
-        let files = old.files.iter();
-        let files: Vec<_> = files
+        let folder = plugin_folder(plugin);
+        let files = old.files.into_iter();
+        let files: BTreeMap<String, String> = files
             .filter(|(path, _)| path.starts_with(&folder))
             .collect();
         if files.is_empty() {
             let error = Error::new(Class::Permanent, "plugin.unknown");
             return Err(error.with("name", busbar_event::quote(plugin)).into());
         }
-        let mut bundle = self.target.runtime.project().await.bundle;
-        bundle.files.retain(|path, _| !path.starts_with(&folder));
-        let files = files.into_iter();
-        bundle
-            .files
-            .extend(files.map(|(path, text)| (path.clone(), text.clone())));
+        let bundle = with_plugin(&self.target.runtime, plugin, files).await;
         let note = format!("{plugin}: rollback to {version}");
+        let wanted = Deployment {
+            bundle,
+            author,
+            note: &note,
+            folder: None,
+            replay: false,
+        };
+        self.deploy_locked(wanted, false).await
+    }
+
+    /// Deploys the project that runs with these files of one plug-in, by their paths in the project.
+    pub(crate) async fn save_plugin(
+        &self,
+        plugin: &str,
+        files: BTreeMap<String, String>,
+        author: &str,
+    ) -> Result<Deployed, NotDeployed> {
+        let _one = self.one.lock().await;
+        let bundle = with_plugin(&self.target.runtime, plugin, files).await;
+        let note = format!("plug-in {plugin}");
         let wanted = Deployment {
             bundle,
             author,
@@ -552,6 +568,24 @@ pub(crate) fn means(change: &FileChange, changes: &[Change]) -> Option<bool> {
             .iter()
             .any(|change| change.kind == kind && change.name == name),
     )
+}
+
+/// How the paths of a plug-in's files begin.
+pub(crate) fn plugin_folder(plugin: &str) -> String {
+    format!("{}/{plugin}/", Kind::Plugin.folder())
+}
+
+/// The files of the project that runs, with these in place of those of one plug-in.
+pub(crate) async fn with_plugin(
+    runtime: &Runtime,
+    plugin: &str,
+    files: BTreeMap<String, String>,
+) -> Bundle {
+    let mut bundle = runtime.project().await.bundle;
+    let folder = plugin_folder(plugin);
+    bundle.files.retain(|path, _| !path.starts_with(&folder));
+    bundle.files.extend(files);
+    bundle
 }
 
 #[cfg(test)]

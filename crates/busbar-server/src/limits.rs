@@ -154,6 +154,12 @@ pub const HISTORY_SECONDS: usize = 300;
 pub const SPARK_SECONDS: usize = 60;
 /// Listeners of the live feed at a time.
 pub const LIVE_LISTENERS_MAX: usize = 512;
+/// Events that a plug-in is tried on at most.
+pub(crate) const TRIAL_EVENTS_MAX: usize = 100;
+/// Bytes of the payloads of these events.
+pub(crate) const TRIAL_BYTES_MAX: usize = 1 << 20;
+/// Plug-ins that are tried at a time.
+pub(crate) const TRIALS_MAX: usize = 2;
 
 const _: () = assert!(SUBSCRIPTION_CHUNK_BYTES <= SUBSCRIPTION_READ_BYTES);
 const _: () = assert!(BODY_BYTES_MAX <= INLET_BYTES_MAX);

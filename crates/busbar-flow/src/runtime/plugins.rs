@@ -123,7 +123,7 @@ impl Runtime {
     }
 }
 
-fn start(inner: &Inner, name: &str, package: &Package) -> Result<Plugin, Error> {
+pub(super) fn start(inner: &Inner, name: &str, package: &Package) -> Result<Plugin, Error> {
     let number = inner.runs.fetch_add(1, Ordering::Relaxed);
     let root = folder(inner).join(format!("{name}-{number:x}"));
     let tables = Arc::clone(&inner.options.tables);
@@ -153,7 +153,7 @@ pub(super) fn clear(inner: &Inner) {
 }
 
 /// The error at the line of the plug-in's file that it names, or at its own file.
-fn placed(name: &str, parsed: &Parsed<Package>, error: Error) -> Diagnostic {
+pub(super) fn placed(name: &str, parsed: &Parsed<Package>, error: Error) -> Diagnostic {
     let of = |wanted: &str| {
         let mut args = error.args().iter();
         args.find(|(arg, _)| *arg == wanted)

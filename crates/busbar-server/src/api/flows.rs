@@ -141,16 +141,16 @@ async fn versions(
 #[derive(Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-struct Between {
+pub(super) struct Between {
     /// The older version.
-    from: u64,
+    pub(super) from: u64,
     /// The newer version.
-    to: u64,
+    pub(super) to: u64,
 }
 
-/// What is different between two versions of a flow's file.
+/// What is different between two versions of a file.
 #[derive(Serialize, utoipa::ToSchema)]
-struct Difference {
+pub(super) struct Difference {
     /// The text in the older version; empty when there was none.
     before: String,
     /// The text in the newer version; empty when there is none.
@@ -183,14 +183,20 @@ async fn diff(
             .map_or_else(|| format!("flows/{name}.yaml"), |(path, _)| path.clone());
         let text = |file: Option<(String, String)>| file.map(|(_, text)| text).unwrap_or_default();
         let (before, after) = (text(before), text(after));
-        Ok(Difference {
-            diff: text_diff(&path, &before, &after),
-            before,
-            after,
-        })
+        Ok(Difference::new(&path, before, after))
     })
     .await
     .map(Json)
+}
+
+impl Difference {
+    pub(super) fn new(path: &str, before: String, after: String) -> Difference {
+        Difference {
+            diff: text_diff(path, &before, &after),
+            before,
+            after,
+        }
+    }
 }
 
 /// The version to go back to.

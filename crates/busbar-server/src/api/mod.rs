@@ -15,6 +15,7 @@ mod messages;
 mod metrics;
 mod mqtt;
 mod overview;
+mod plugin_trial;
 mod plugins;
 mod project;
 mod search;
@@ -89,6 +90,7 @@ pub(crate) fn routes() -> (Router<Arc<App>>, Document) {
         .merge(mqtt::routes())
         .merge(overview::routes())
         .merge(plugins::routes())
+        .merge(plugin_trial::routes())
         .merge(project::routes())
         .merge(search::routes())
         .merge(session::routes())

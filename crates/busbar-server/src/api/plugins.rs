@@ -1,27 +1,35 @@
-//! Plug-ins: their state, workers and log, and return to an earlier version.
+//! Plug-ins: their state, workers, log, files and versions.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::extract::State;
-use busbar_access::Role;
+use busbar_access::{Principal, Role};
+use busbar_catalog::VersionInfo;
 use busbar_event::{Language, time};
-use busbar_flow::PluginReport;
+use busbar_flow::{LogLine, PluginReport};
 use serde::{Deserialize, Serialize};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::flows::{Rollback, outcome};
-use super::{Json, JsonBody, Path, Query};
+use super::flows::{Between, Difference, Rollback, outcome};
+use super::project::{ChangeView, VersionView, Versions};
+use super::{Json, JsonBody, Path, Query, blocking};
 use crate::actor::Actor;
 use crate::answer::{Answer, Refusal};
 use crate::app::App;
 use crate::audit::Action;
+use crate::deploy::plugin_folder;
 use crate::guard::Caller;
+use crate::limits::VERSIONS_SHOWN_MAX;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(list))
+        .routes(routes!(one, save))
         .routes(routes!(log))
+        .routes(routes!(versions))
+        .routes(routes!(diff))
         .routes(routes!(rollback))
 }
 
@@ -125,6 +133,214 @@ fn view(report: PluginReport) -> PluginView {
     }
 }
 
+/// A plug-in with its files.
+#[derive(Serialize, utoipa::ToSchema)]
+struct PluginDetail {
+    #[serde(flatten)]
+    plugin: PluginView,
+    /// Its files, by their paths within its folder. A file that is no text is a `data:` URL.
+    files: BTreeMap<String, String>,
+}
+
+/// Read a plug-in and its files.
+#[utoipa::path(get, path = "/api/v1/plugins/{name}", tag = "plugins",
+    params(("name" = String, Path, description = "The plug-in's name.")),
+    responses((status = 200, description = "The plug-in.", body = PluginDetail)))]
+async fn one(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    Path(name): Path,
+) -> Answer<Json<PluginDetail>> {
+    caller.require(Role::Operator)?;
+    let unknown = || Refusal::unknown("plugin.unknown", &name);
+    let known = app.runtime.plugins().await;
+    let known = known.into_iter().find(|plugin| plugin.name == name);
+    let known = known
+        .filter(|_| caller.may_read_all())
+        .ok_or_else(unknown)?;
+    let project = app.runtime.project().await;
+    Ok(Json(PluginDetail {
+        plugin: view(known),
+        files: files_of(&project.bundle.files, &name),
+    }))
+}
+
+/// The files of a plug-in among those of a project, by their paths within its folder.
+fn files_of(files: &BTreeMap<String, String>, plugin: &str) -> BTreeMap<String, String> {
+    let folder = plugin_folder(plugin);
+    let own = files.iter().filter_map(|(path, text)| {
+        let path = path.strip_prefix(&folder)?;
+        Some((path.to_owned(), text.clone()))
+    });
+    own.collect()
+}
+
+/// The files of a plug-in.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+struct PluginFiles {
+    /// All of them, by their paths within its folder.
+    files: BTreeMap<String, String>,
+}
+
+/// Deploy a plug-in.
+///
+/// Makes a new version of the project in which these are the plug-in's files. The new version of the plug-in starts and
+/// passes its tests before the old one stops; otherwise it is refused and the old one goes on.
+#[utoipa::path(put, path = "/api/v1/plugins/{name}", tag = "plugins",
+    params(("name" = String, Path, description = "The plug-in's name.")), request_body = PluginFiles,
+    responses(
+        (status = 200, description = "It runs.", body = super::project::Outcome),
+        (status = 422, description = "It does not; `diagnostics` says where.", body = super::Refused),
+    ))]
+async fn save(
+    State(app): State<Arc<App>>,
+    actor: Actor,
+    Path(name): Path,
+    JsonBody(body): JsonBody<PluginFiles>,
+) -> Answer<Json<super::project::Outcome>> {
+    actor.caller.require(Role::Admin)?;
+    busbar_catalog::check_name(&name)?;
+    let by = actor.caller.name();
+    let files = in_project(&name, body.files);
+    let deployed = app.deployer.save_plugin(&name, files, by).await;
+    if let Ok(deployed) = &deployed
+        && let Some(version) = deployed.version
+    {
+        let detail = [("note", format!("plug-in {name}"))];
+        actor
+            .record(&app, Action::ProjectApply, version.to_string(), &detail)
+            .await;
+    }
+    outcome(&app, deployed).await
+}
+
+/// The files of a plug-in by their paths in the project.
+pub(super) fn in_project(
+    plugin: &str,
+    files: BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    let folder = plugin_folder(plugin);
+    let files = files.into_iter();
+    files
+        .map(|(path, text)| (format!("{folder}{path}"), text))
+        .collect()
+}
+
+/// List the versions of a plug-in.
+#[utoipa::path(get, path = "/api/v1/plugins/{name}/versions", tag = "plugins",
+    params(("name" = String, Path, description = "The plug-in's name.")),
+    responses((status = 200, description = "Newest first.", body = Versions)))]
+async fn versions(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    Path(name): Path,
+) -> Answer<Json<Versions>> {
+    readable(&caller, &name)?;
+    let of = name.clone();
+    let versions = blocking(move || {
+        let history = app.deployer.history();
+        let mut all = Vec::new();
+        let mut newer: Option<(VersionInfo, BTreeMap<String, String>)> = None;
+        let mut add = |info: VersionInfo, before: &BTreeMap<String, String>, after: &_| {
+            let changes = file_changes(before, after);
+            if !changes.is_empty() {
+                all.push(VersionView::new(info, changes));
+            }
+            all.len() < VERSIONS_SHOWN_MAX
+        };
+        let mut more = true;
+        for info in history.list()? {
+            let files = files_of(&history.version(info.version)?.files, &of);
+            if let Some((info, after)) = newer.replace((info, files.clone())) {
+                more = add(info, &files, &after);
+                if !more {
+                    break;
+                }
+            }
+        }
+        if let Some((info, first)) = newer.filter(|_| more) {
+            add(info, &BTreeMap::new(), &first);
+        }
+        Ok(all)
+    })
+    .await?;
+    match versions.is_empty() {
+        true => Err(Refusal::unknown("plugin.unknown", &name)),
+        false => Ok(Json(Versions { versions })),
+    }
+}
+
+/// The files that differ.
+fn file_changes(
+    before: &BTreeMap<String, String>,
+    after: &BTreeMap<String, String>,
+) -> Vec<ChangeView> {
+    let paths: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let changes = paths.into_iter().filter_map(|path| {
+        let kind = match (before.get(path), after.get(path)) {
+            (Some(before), Some(after)) if before == after => return None,
+            (Some(_), Some(_)) => "changed",
+            (None, _) => "added",
+            (Some(_), None) => "removed",
+        };
+        Some(ChangeView {
+            path: path.clone(),
+            kind,
+            meaning: None,
+        })
+    });
+    changes.collect()
+}
+
+/// What is different between two versions of a plug-in.
+#[derive(Serialize, utoipa::ToSchema)]
+struct PluginDifference {
+    /// Its files that differ, by their paths within its folder.
+    files: BTreeMap<String, Difference>,
+}
+
+/// Compare two versions of a plug-in.
+#[utoipa::path(get, path = "/api/v1/plugins/{name}/diff", tag = "plugins",
+    params(("name" = String, Path, description = "The plug-in's name."), Between),
+    responses((status = 200, description = "The difference.", body = PluginDifference)))]
+async fn diff(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    Path(name): Path,
+    Query(between): Query<Between>,
+) -> Answer<Json<PluginDifference>> {
+    readable(&caller, &name)?;
+    blocking(move || {
+        let history = app.deployer.history();
+        let before = files_of(&history.version(between.from)?.files, &name);
+        let after = files_of(&history.version(between.to)?.files, &name);
+        let changes = file_changes(&before, &after).into_iter();
+        let files = changes.map(|change| {
+            let text = |files: &BTreeMap<String, String>| {
+                files.get(&change.path).cloned().unwrap_or_default()
+            };
+            let (before, after) = (text(&before), text(&after));
+            let difference = Difference::new(&change.path, before, after);
+            (change.path, difference)
+        });
+        Ok(PluginDifference {
+            files: files.collect(),
+        })
+    })
+    .await
+    .map(Json)
+}
+
+/// Refuses those who may not read a plug-in's files, whether it exists or not.
+fn readable(caller: &Principal, name: &str) -> Answer<()> {
+    caller.require(Role::Operator)?;
+    match caller.may_read_all() {
+        true => Ok(()),
+        false => Err(Refusal::unknown("plugin.unknown", name)),
+    }
+}
+
 #[derive(Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
@@ -143,7 +359,7 @@ struct PluginLogView {
 
 /// A line of a plug-in's log.
 #[derive(Serialize, utoipa::ToSchema)]
-struct PluginLineView {
+pub(super) struct PluginLineView {
     /// Counts the lines of a version, from 1.
     number: u64,
     /// When it was written.
@@ -175,16 +391,21 @@ async fn log(
     }
     let lines = app.runtime.plugin_log(&name, query.after);
     let lines = lines.map_err(|_| Refusal::unknown("plugin.unknown", &name))?;
-    let lines = lines.into_iter().map(|line| PluginLineView {
-        number: line.number,
-        time: time::text(line.time),
-        level: line.level,
-        worker: line.worker,
-        text: line.text,
-    });
     Ok(Json(PluginLogView {
-        lines: lines.collect(),
+        lines: lines.into_iter().map(PluginLineView::new).collect(),
     }))
+}
+
+impl PluginLineView {
+    pub(super) fn new(line: LogLine) -> PluginLineView {
+        PluginLineView {
+            number: line.number,
+            time: time::text(line.time),
+            level: line.level,
+            worker: line.worker,
+            text: line.text,
+        }
+    }
 }
 
 /// Let a plug-in be as it was in an earlier version.
