@@ -264,7 +264,7 @@ export interface DiagnosticView {
   start: number;
 }
 
-/** What is different between two versions of a flow's file. */
+/** What is different between two versions of a file. */
 export interface Difference {
   /** The text in the newer version; empty when there is none. */
   after: string;
@@ -737,6 +737,24 @@ export interface PartitionView {
   index: number;
   /** Oldest offset that is kept. */
   start: number;
+}
+
+/** A plug-in with its files. */
+export type PluginDetail = PluginView & {
+  /** Its files, by their paths within its folder. A file that is no text is a `data:` URL. */
+  files: Record<string, string>;
+};
+
+/** What is different between two versions of a plug-in. */
+export interface PluginDifference {
+  /** Its files that differ, by their paths within its folder. */
+  files: Record<string, Difference>;
+}
+
+/** The files of a plug-in. */
+export interface PluginFiles {
+  /** All of them, by their paths within its folder. */
+  files: Record<string, string>;
 }
 
 /** A line of a plug-in's log. */
@@ -1310,6 +1328,49 @@ export interface Topics {
   next?: string | null;
   /** In order of their names. */
   topics: TopicView[];
+}
+
+/** What is tried on which events. */
+export interface Trial {
+  /** How many, up to 100. */
+  events?: number;
+  /** All files of the plug-in, by their paths within its folder. */
+  files: Record<string, string>;
+  /** The stream whose last events it is tried on. */
+  stream: string;
+}
+
+/** What a plug-in made of events. Nothing of it was published. */
+export interface TrialView {
+  /** For each event, oldest first. */
+  events: TriedView[];
+  /** What the plug-in has logged. */
+  log: PluginLineView[];
+  /** How long it worked on the events, in milliseconds. */
+  took_ms: number;
+}
+
+/** An event that would be published. */
+export interface TriedEventView {
+  /** Its key; absent when it has none. */
+  key?: string | null;
+  /** The payload: JSON when it is JSON, else its text. */
+  payload?: unknown;
+  /** The payload, when it is not text. */
+  payload_base64?: string | null;
+  /** Names and values. */
+  tags: Record<string, string>;
+  /** Where it belongs. */
+  topic: string;
+}
+
+/** What came of one event. */
+export interface TriedView {
+  error?: Problem | null;
+  /** The event. */
+  given: EventView;
+  /** What would be published in its place. */
+  made: TriedEventView[];
 }
 
 /** A user. */

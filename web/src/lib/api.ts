@@ -1,7 +1,7 @@
 /** Calls to the node. Every failure is an `ApiError` that carries what a person needs to go on. */
 import { i18n, t } from './i18n.svelte';
 import { parse } from './json';
-import type { ApiProblem } from './types';
+import type { ApiProblem, Diagnostic } from './types';
 
 const BASE = '/api/v1';
 /** A call that has not been answered by then is given up and said so. */
@@ -34,7 +34,7 @@ export function whenUnauthorised(listener: Listener): void {
 }
 
 export interface CallOptions {
-  method?: 'GET' | 'POST' | 'DELETE';
+  method?: 'GET' | 'POST' | 'PUT' | 'DELETE';
   query?: Record<string, string | number | undefined>;
   body?: unknown;
   /** A body that is JSON already and is sent as it is, digit by digit. */
@@ -91,7 +91,7 @@ interface Refused {
   diagnostics?: Found[];
 }
 
-interface Found {
+interface Found extends Diagnostic {
   start?: number;
   end?: number;
   suggestion?: string | null;
@@ -106,7 +106,12 @@ function located(body: Refused | undefined): ApiProblem | undefined {
   const found = body?.diagnostics?.[0];
   if (!problem || !found) return problem;
   const span = found.span ?? { start: found.start ?? 0, end: found.end ?? 0 };
-  return { ...problem, span: problem.span ?? span, suggestion: problem.suggestion ?? found.suggestion };
+  return {
+    ...problem,
+    span: problem.span ?? span,
+    suggestion: problem.suggestion ?? found.suggestion,
+    diagnostics: body.diagnostics,
+  };
 }
 
 /** Why an address that should be a stream is none; null when it is one, or when nobody answers. */

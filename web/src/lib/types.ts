@@ -246,7 +246,44 @@ export type ApiProblem = Fields<Api.Problem, 'code' | 'message'> & {
   suggestion?: string | null;
   /** What a system below us said, in its own words. */
   cause?: string;
+  /** What a check found in files, with places. */
+  diagnostics?: Diagnostic[];
 };
+
+export type PluginSummary = Fields<
+  Api.PluginView,
+  'name' | 'language' | 'flows' | 'state' | 'given' | 'made' | 'failed'
+> & {
+  description: string | null;
+  /** Why it does not run. */
+  error: ApiProblem | null;
+  /** Of all workers, in bytes. */
+  memory: number;
+  workers: number;
+  /** How often workers have died. */
+  deaths: number;
+  /** Events a second. */
+  rate: number;
+};
+
+export type PluginDetail = PluginSummary & Fields<Api.PluginDetail, 'files'>;
+
+export type PluginLine = Fields<Api.PluginLineView, 'number' | 'time' | 'level' | 'worker' | 'text'>;
+
+/** An event that a plug-in was given or made. */
+export interface TrialEvent {
+  topic: string;
+  key: string | null;
+  tags: Record<string, string>;
+  payload?: unknown;
+  payload_base64?: string;
+}
+
+export interface Trial {
+  events: { given: TrialEvent; made: TrialEvent[]; error: ApiProblem | null }[];
+  log: PluginLine[];
+  took_ms: number;
+}
 
 /** What `/api/v1/live` sends each second. */
 export interface Live {

@@ -94,6 +94,7 @@ export const PAGES = [
   'streams',
   'topics',
   'flows',
+  'plugins',
   'tables',
   'sql',
   'dead-letters',
@@ -107,6 +108,7 @@ export const PAGES = [
   'streams/inbox',
   'flows/meter-alarm',
   'flows/meter-billing',
+  'plugins/loud',
   'tables/meter_readings',
   'tables/machine_now',
 ];

@@ -9,6 +9,7 @@ import {
   cpSync,
   createWriteStream,
   existsSync,
+  mkdirSync,
   mkdtempSync,
   readFileSync,
   rmSync,
@@ -38,12 +39,21 @@ const MORE: Record<string, (ports: { erp: number }) => string> = {
     'topics: power/#\nformat: json\npartitions: 2\ntime: at\nschema: { site: text, at: time, kw: float }\n',
   'flows/power-windows.yaml': () =>
     "from: power\nsteps:\n  - where: kw >= 0\n  - window: { name: tens, tumble: 10s, by: [site], select: 'site, window_end, max(kw) as kw' }\nto:\n  - topic: peak/${site}\n",
+  // A plug-in, and what it makes.
+  'streams/horn.yaml': () => 'topics: horn/#\nformat: json\n',
+  'flows/loud.yaml': () => 'from: horn\nsteps:\n  - script: loud\nto:\n  - topic: loud/${subject}\n',
+  'plugins/loud/plugin.yaml': () =>
+    'language: javascript\ndescription: Doubles what is loud.\ntests:\n  - given:\n      - { topic: horn/a, payload: { db: 2 } }\n    expect:\n      - { payload: { db: 4 } }\n',
+  'plugins/loud/main.js': () => loudScript('event.payload.db * 2'),
   'streams/share.yaml': () => 'topics: share/#\nformat: json\n',
   'streams/ticket.yaml': () => 'topics: ticket/+\nformat: json\nschema:\n  hours: float\n',
   // Only tickets with a number in their topic can be worked on.
   'flows/tickets.yaml': () => ticketFlow('cast(topic_part(topic, 2) as int)'),
   'tables/tickets.yaml': () => 'relational: {}\nkey: [ticket]\n',
 };
+
+export const loudScript = (db: string): string =>
+  `export default function (event) {\n  event.payload.db = ${db};\n  busbar.log(\`db \${event.payload.db}\`);\n  return event;\n}\n`;
 
 export const ticketFlow = (ticket: string): string =>
   `from: ticket\nsteps:\n  - select: ${ticket} as ticket, hours\nto:\n  - table: tickets\n`;
@@ -137,7 +147,9 @@ export class RealNode {
 
   /** Saves a file of the project: the node takes it over by itself. */
   write(path: string, text: string): void {
-    writeFileSync(join(this.project, path), text);
+    const file = join(this.project, path);
+    mkdirSync(dirname(file), { recursive: true });
+    writeFileSync(file, text);
   }
 
   /** Publishes with the stock client and comes back when the node has acknowledged it. */
