@@ -144,6 +144,20 @@ impl Collector {
         self.transaction.is_some()
     }
 
+    /// Whether the transaction under way has changes that were counted.
+    pub fn has_changes(&self) -> bool {
+        self.transaction
+            .as_ref()
+            .is_some_and(|transaction| transaction.seen > 0)
+    }
+
+    /// Whether a part of the transaction under way has been handed on.
+    pub fn is_large(&self) -> bool {
+        self.transaction
+            .as_ref()
+            .is_some_and(|transaction| transaction.large.is_some())
+    }
+
     /// What is to be handed on next.
     pub fn pop(&mut self) -> Option<Polling> {
         self.queue.pop_front()
@@ -245,11 +259,7 @@ impl Collector {
 
     /// The transaction is over.
     pub fn commit(&mut self, end: u64) {
-        if self
-            .transaction
-            .as_ref()
-            .is_some_and(|transaction| transaction.large.is_some())
-        {
+        if self.is_large() {
             self.hand_on();
             self.hand_on_large();
         }
@@ -267,6 +277,14 @@ impl Collector {
                     .resize(self.positions.len() + transaction.rows.len(), end);
                 push_rows(&mut self.builder, &mut transaction);
             }
+        }
+    }
+
+    /// The changes of the transaction under way do not stay. Those that were handed on already do.
+    pub fn take_back(&mut self) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.rows.clear();
+            transaction.bytes = 0;
         }
     }
 

@@ -18,3 +18,20 @@ pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 pub const GOODBYE_MAX: Duration = Duration::from_secs(2);
 /// Characters of the name of a producer.
 pub const PRODUCER_CHARS_MAX: usize = 255;
+/// Rows of the first chunk of a snapshot, and the most that one has.
+pub const CHUNK_ROWS_FIRST: usize = 1_024;
+pub const CHUNK_ROWS: usize = 8_192;
+/// Bytes that a chunk should have, by those of the chunk before.
+pub const CHUNK_BYTES: usize = 8 << 20;
+/// Tables that one change source follows.
+pub const TABLES_MAX: usize = 10_000;
+/// Descriptions of tables in the log that are remembered.
+pub const MAPS_MAX: usize = 4_096;
+/// How often the source looks at how far the server is.
+pub const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// Pause before the next look at a server that has sent nothing.
+pub const IDLE: Duration = Duration::from_millis(20);
+/// How long a poll waits for the server before it answers that nothing came.
+pub const POLL_MAX: Duration = Duration::from_millis(500);
+/// How long the server may send nothing, not even a sign of life.
+pub const SILENCE_MAX: Duration = Duration::from_secs(60);

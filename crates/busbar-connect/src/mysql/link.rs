@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::auth::{self, SHA2};
 use super::failure::{Failed, MysqlDoing};
 use super::limits::{CONNECT_MAX, GOODBYE_MAX, READ_BYTES};
-use super::wire::{self, Reader, can};
+use super::wire::{self, Reader, can, literal};
 use crate::places::Places;
 use crate::tls::{self, Tls};
 
@@ -61,6 +61,15 @@ impl Answer {
         let value = self.rows.get(row)?.get(column)?.as_ref()?;
         std::str::from_utf8(value).ok()
     }
+}
+
+/// Where the log is read from.
+#[derive(Debug)]
+pub enum Start {
+    /// A file, and a byte in it.
+    At(String, u32),
+    /// Behind the last transaction of each domain, as MariaDB numbers them.
+    Gtid(String),
 }
 
 trait MysqlSocket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
@@ -330,6 +339,74 @@ impl Link {
         }
     }
 
+    /// Begins to read the log, as the reader with this number.
+    ///
+    /// # Errors
+    /// Why it failed.
+    pub async fn dump(&mut self, id: u32, from: &Start) -> Result<(), Failed> {
+        // Checksums as they are in the file, with what MariaDB knows about transactions, and with a sign of life when nothing
+        // happens.
+        let (gtid, file, byte) = match from {
+            Start::At(file, byte) => ("NULL".to_owned(), file.as_str(), *byte),
+            Start::Gtid(list) => (literal(list), "", 4),
+        };
+        self.run(&format!(
+            "SET @master_binlog_checksum = 'NONE', @source_binlog_checksum = 'NONE', @mariadb_slave_capability = 4, \
+             @master_heartbeat_period = 5000000000, @source_heartbeat_period = 5000000000, \
+             @slave_connect_state = {gtid}, @slave_gtid_strict_mode = 1"
+        ))
+        .await?;
+        self.busy = true;
+        let mut body = vec![0x15];
+        body.extend_from_slice(&id.to_le_bytes());
+        // No name, user, password, port, rank or master.
+        body.extend_from_slice(&[0; 13]);
+        wire::packet(&mut self.out, 0, &body);
+        self.flush().await?;
+        let (_, body) = self.packet().await?;
+        if body.first() == Some(&0xff) {
+            return Err(Failed::Server(wire::server_error(&body)));
+        }
+        let mut body = vec![0x12];
+        body.extend_from_slice(&byte.to_le_bytes());
+        body.extend_from_slice(&[0; 2]);
+        body.extend_from_slice(&id.to_le_bytes());
+        body.extend_from_slice(file.as_bytes());
+        wire::packet(&mut self.out, 0, &body);
+        self.flush().await
+    }
+
+    /// The next event of the log; `None` when none comes for so long. May be dropped while it waits.
+    ///
+    /// # Errors
+    /// The session is lost, or the server ends it.
+    pub async fn stream(&mut self, wait: Duration) -> Result<Option<Bytes>, Failed> {
+        loop {
+            if let Some(event) = self.streamed()? {
+                return Ok(Some(event));
+            }
+            match timeout(wait, self.read()).await {
+                Ok(read) => read?,
+                Err(_) => return Ok(None),
+            }
+        }
+    }
+
+    /// The next event of the log that has arrived already.
+    ///
+    /// # Errors
+    /// As [`Link::stream`].
+    pub fn streamed(&mut self) -> Result<Option<Bytes>, Failed> {
+        match wire::next(&mut self.buffer).map_err(|what| self.strange(what))? {
+            None => Ok(None),
+            Some((_, body)) => match body.first() {
+                Some(0x00) => Ok(Some(body.slice(1..))),
+                Some(0xff) => Err(Failed::Server(wire::server_error(&body))),
+                _ => Err(closed(&self.address).into()),
+            },
+        }
+    }
+
     /// Ends the session in good order.
     pub async fn close(mut self) {
         wire::packet(&mut self.out, 0, &[1]);
@@ -376,7 +453,8 @@ impl Link {
         }
     }
 
-    fn strange(&self, what: &str) -> Error {
+    /// An answer that is not of the protocol.
+    pub fn strange(&self, what: &str) -> Error {
         Error::new(Class::Transient, "mysql.strange")
             .with("address", &self.address)
             .with("what", what)

@@ -1,5 +1,5 @@
-//! `mysql`: a MySQL or MariaDB database, or one that speaks their protocol. Rows are written to a
-//! table.
+//! `mysql`: a MySQL or MariaDB database, or one that speaks their protocol. Its changes come in as events; rows are written
+//! to a table.
 //!
 //! ```yaml
 //! mysql:
@@ -7,18 +7,27 @@
 //!   database: his
 //!   user: busbar
 //!   password: { env: HIS_PASSWORD }
-//!   write: { table: patient, mode: upsert, key: [id] }
+//!   write: { table: patient, mode: upsert, key: [id] }      # a sink
+//!   # follow: { tables: [patient] }                         # a source: changes as they are committed
 //! ```
 
 mod auth;
+mod binlog;
+mod cell;
+mod changes;
 mod failure;
+mod follow;
 mod limits;
 mod link;
+mod origin;
+mod row;
 mod sink;
+mod statement;
 mod survey;
 mod values;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use busbar_bus::Span;
@@ -31,10 +40,12 @@ use busbar_event::{Class, Error};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::change::Write;
+use crate::change::{Write, is_table_name, table_name};
 use crate::places::Places;
 use crate::secret::{self, Secret, refuse_placeholder};
 use crate::tls::Tls;
+use crate::topic::TopicTemplate;
+use changes::ChangeSource;
 use link::MysqlServer;
 use sink::MysqlSink;
 
@@ -44,6 +55,16 @@ pub struct Mysql {
 }
 
 /// A database of MySQL 8 or MariaDB 10.5 and newer, or one that speaks their protocol.
+///
+/// As a source with `follow`: changes as they are committed, from the binary log, each exactly once and in their order;
+/// before them what is in the tables (`read`), in chunks that are joined to the changes without gap. MariaDB says which
+/// changes a chunk has already; with MySQL, with texts in the key, and where a snapshot is interrupted and goes on, rows that
+/// are changed meanwhile may come twice. Each event has the row's columns and `change`: `read`, `insert`, `update`, `delete`, `truncate` or
+/// `schema`; `before` is the row as it was. An update that changes the key is a `delete` and an `insert`. The tags
+/// `transaction`, `position` and `sequence` say where it stands. Whole and floating-point numbers are numbers, `datetime` and
+/// `timestamp` are `2024-02-29T23:59:59` without and with `Z`, bytes are `0x00ff`, and everything else is a text as the
+/// database writes it, `decimal` too. Positions are places in the log of this server, and MariaDB's numbers of transactions
+/// (GTID), by which another server goes on after a fail-over; for MySQL take a higher `generation` then.
 ///
 /// As a sink: exactly once. Each delivery is one transaction that also notes how far its producer has come, in the table
 /// `busbar_position` of the same database; both tables are of InnoDB. A row that the database refuses becomes a dead letter
@@ -65,8 +86,51 @@ struct Options {
     /// How long a statement may take.
     #[serde(default = "half_a_minute")]
     timeout: Span,
+    /// Tables whose changes come in; makes the connection a source.
+    follow: Option<Follow>,
     /// A table to write to; makes the connection a sink.
     write: Option<Write>,
+}
+
+/// What is followed.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Follow {
+    /// The tables, as `database.table`, or `table` in the connection's database. Each has a primary key.
+    tables: Vec<String>,
+    /// Whether what is in the tables comes before their changes.
+    #[serde(default = "yes")]
+    snapshot: bool,
+    /// What becomes of dates that are none, such as `0000-00-00`.
+    #[serde(default)]
+    zero_dates: ZeroDates,
+    /// The number by which the server tells its readers apart; by default one at random.
+    server_id: Option<u32>,
+    /// A higher number begins anew: at the end of the log and with new snapshots, behind a `truncate` of each table.
+    #[serde(default)]
+    generation: u32,
+    /// A higher number for a table takes its snapshot anew, behind a `truncate`: `{ his.patient: 1 }`.
+    #[serde(default)]
+    again: BTreeMap<String, u32>,
+}
+
+/// What becomes of dates that are none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum ZeroDates {
+    /// They come as the text that they are.
+    #[default]
+    Keep,
+    /// They come as `null`.
+    #[serde(rename = "none")]
+    Null,
+}
+
+const DEFAULT_TOPIC: &str = "change/${connection}/${schema}/${table}";
+const OFFERED: [&str; 3] = ["connection", "schema", "table"];
+
+fn yes() -> bool {
+    true
 }
 
 fn half_a_minute() -> Span {
@@ -109,8 +173,28 @@ impl Mysql {
                 .check(file)
                 .map_err(|code| refuse("password", code))?;
         }
-        if options.write.is_none() {
+        if options.follow.is_none() && options.write.is_none() {
             return Err(refuse("write", "mysql.no-role"));
+        }
+        if let Some(follow) = &options.follow {
+            let tables = &follow.tables;
+            if tables.is_empty() || tables.len() > limits::TABLES_MAX {
+                return Err(refuse("follow", "mysql.no-tables"));
+            }
+            if !tables.iter().all(|table| is_table_name(table)) {
+                return Err(refuse("follow", "connect.table-name"));
+            }
+            let shown = |table: &String| {
+                let (schema, name) = table_name(table, &options.database);
+                format!("{schema}.{name}")
+            };
+            let known = |again: &&String| !tables.iter().any(|table| shown(table) == **again);
+            if let Some(unknown) = follow.again.keys().find(known) {
+                let error = Error::new(Class::Configuration, "mysql.again");
+                return Err(spec
+                    .options
+                    .diagnostic("follow", error.with("table", unknown)));
+            }
         }
         match options.write.as_ref().and_then(Write::check) {
             Some(code) => Err(refuse("write", code)),
@@ -148,8 +232,9 @@ impl Connector for Mysql {
 
     fn check(&self, spec: &ConnectionSpec) -> Result<Roles, Diagnostic> {
         let options = self.options(spec)?;
+        TopicTemplate::read(spec, DEFAULT_TOPIC, &OFFERED)?;
         Ok(Roles {
-            source: false,
+            source: options.follow.is_some(),
             sink: options.write.is_some(),
         })
     }
@@ -193,12 +278,20 @@ impl Connector for Mysql {
 
     fn source<'a>(
         &'a self,
-        _: &'a ConnectionSpec,
-        _: SourceContext,
+        spec: &'a ConnectionSpec,
+        context: SourceContext,
     ) -> Work<'a, Result<Box<dyn Source>, Error>> {
-        Box::pin(async {
-            let error = Error::new(Class::Configuration, "connect.no-source");
-            Err(error.with("kind", "mysql"))
+        Box::pin(async move {
+            let inner = |refused: Diagnostic| refused.error().clone();
+            let options = self.options(spec).map_err(inner)?;
+            let topic = TopicTemplate::read(spec, DEFAULT_TOPIC, &OFFERED).map_err(inner)?;
+            let server = self.server(&options, &context.project_dir)?;
+            let Some(follow) = options.follow else {
+                let error = Error::new(Class::Configuration, "connect.no-source");
+                return Err(error.with("kind", "mysql"));
+            };
+            let source = ChangeSource::open(server, &follow, &topic, context).await?;
+            Ok(Box::new(source) as Box<dyn Source>)
         })
     }
 

@@ -108,6 +108,16 @@ impl Reader {
         )
     }
 
+    /// A whole number of so many bytes, at most 8, the highest first.
+    pub fn high(&mut self, bytes: usize) -> Option<u64> {
+        let bytes = self.bytes(bytes)?;
+        Some(
+            bytes
+                .iter()
+                .fold(0, |number, byte| number << 8 | u64::from(*byte)),
+        )
+    }
+
     pub fn u8(&mut self) -> Option<u8> {
         (!self.rest.is_empty()).then(|| self.rest.get_u8())
     }

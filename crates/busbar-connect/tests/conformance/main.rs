@@ -6,6 +6,7 @@ mod file_sink;
 mod file_source;
 mod http;
 mod mqtt;
+mod mysql_changes;
 mod mysql_sink;
 mod mysql_subject;
 mod peers;

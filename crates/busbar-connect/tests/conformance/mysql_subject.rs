@@ -1,16 +1,25 @@
 //! The row of `mysql`, and what its other side is in the suite.
 
 use crate::servers::{Cut, mariadb};
-use crate::subjects::{Subject, Taker};
+use crate::subjects::{Subject, Supply, Taker};
 
 pub fn subject() -> Subject {
     Subject {
         kind: "mysql",
         good: vec![
+            "mysql: { address: '127.0.0.1:1', database: d, user: u, follow: { tables: [t, a.u], snapshot: false, zero_dates: none, server_id: 7, generation: 2, again: { d.t: 1 } } }\ntopic: a/${table}\n",
             "mysql: { address: '127.0.0.1:1', database: d, user: u, write: { table: t } }\n",
             "mysql: { address: '127.0.0.1:1', database: d, user: u, password: { env: P }, tls: { ca: ca.pem }, timeout: 5s, write: { table: a.t, mode: upsert, key: [id], create: true, lossy: true, producer: n } }\n",
         ],
         wrong: vec![
+            (
+                "mysql: { address: 'a:1', database: d, user: u, follow: { tables: [] } }\n",
+                "tables",
+            ),
+            (
+                "mysql: { address: 'a:1', database: d, user: u, follow: { tables: [t], again: { u: 1 } } }\n",
+                "u",
+            ),
             (
                 "mysql: { database: d, user: u, write: { table: t } }\n",
                 "address",
@@ -40,7 +49,7 @@ pub fn subject() -> Subject {
         secret: vec![
             "mysql: { address: '127.0.0.1:PORT', database: d, user: u, password: SECRET, write: { table: t } }\n",
         ],
-        supply: None,
+        supply: Some(|| Box::new(Followed::new())),
         taker: Some(|| Box::new(Inserted::new())),
     }
 }
@@ -80,5 +89,53 @@ impl Taker for Inserted {
     }
     fn refuse(&mut self, word: &'static str) -> Vec<u8> {
         format!("{{\"bad\":\"{word}\"}}").into_bytes()
+    }
+}
+
+struct Followed {
+    database: String,
+    cut: Cut,
+}
+
+impl Followed {
+    fn new() -> Followed {
+        let server = mariadb();
+        Followed {
+            database: server.database("create table `rows` (n bigint primary key)"),
+            cut: Cut::before(server.port),
+        }
+    }
+}
+
+impl Supply for Followed {
+    fn connection(&self, _: &std::path::Path) -> String {
+        format!(
+            "mysql: {{ address: '127.0.0.1:{}', database: {}, user: root, follow: {{ tables: [rows] }} }}\ntopic: in/rows\n",
+            self.cut.port, self.database
+        )
+    }
+    fn produce(&mut self, numbers: std::ops::Range<u64>) {
+        // Transactions of different sizes.
+        let mut sql = String::new();
+        let mut from = numbers.start;
+        while from < numbers.end {
+            let to = (from + 1 + from % 13).min(numbers.end);
+            let values: Vec<_> = (from..to).map(|n| format!("({n})")).collect();
+            sql.push_str(&format!("insert into `rows` values {};", values.join(",")));
+            from = to;
+        }
+        mariadb().run(&self.database, &sql);
+    }
+    fn topic(&self) -> &'static str {
+        "in/rows"
+    }
+    fn exactly_once(&self) -> bool {
+        true
+    }
+    fn go_away(&mut self) {
+        self.cut.cut();
+    }
+    fn come_back(&mut self) {
+        self.cut.join();
     }
 }

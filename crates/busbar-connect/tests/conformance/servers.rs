@@ -101,7 +101,8 @@ impl DatabaseServer {
         rest(700);
     }
 
-    fn client(&self, database: &str, sql: &str) -> Result<String, String> {
+    /// Runs statements; what is wrong with them as the client says it.
+    pub fn client(&self, database: &str, sql: &str) -> Result<String, String> {
         let port = self.port.to_string();
         let mut command = match self.what {
             "postgres" => {

@@ -1,0 +1,716 @@
+//! Changes as they are committed, from the binary log, behind a snapshot of what was there before. Positions are places in
+//! the log.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use busbar_connector::{Polled, Source, SourceContext, Work};
+use busbar_event::{Class, Error};
+use bytes::Bytes;
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::time::Instant;
+
+use super::binlog::{
+    self, ImageValue, LogEntry, LogEvent, LogPlace, LoggedChange, LoggedRows, TableMap,
+};
+use super::failure::Failed;
+use super::follow::{self, DescribedColumn, Followed, Logs};
+use super::limits::{CHUNK_ROWS_FIRST, IDLE, MAPS_MAX, POLL_MAX, SILENCE_MAX, STATUS_EVERY};
+use super::link::{Link, MysqlServer, Start};
+use super::origin::Origin;
+use super::statement::LogStatement;
+use super::{Follow, ZeroDates, row};
+use crate::change::collect::{Collector, Table};
+use crate::change::event;
+use crate::change::snapshot::{Progress, Window, publishes};
+use crate::topic::TopicTemplate;
+
+/// Follows the changes of a database.
+pub struct ChangeSource {
+    server: MysqlServer,
+    context: SourceContext,
+    zero: ZeroDates,
+    /// The session that changes come through.
+    stream: Link,
+    /// The session for snapshots and for looking at the server.
+    sql: Option<Link>,
+    tables: Vec<Following>,
+    maps: HashMap<u64, Known>,
+    collector: Collector,
+    /// The server whose log is read.
+    origin: Origin,
+    /// Another server has taken over; its first transaction takes the place of `origin`.
+    taken_over: Option<Origin>,
+    /// MariaDB's number of the transaction under way.
+    gtid: String,
+    logs: Logs,
+    /// Collations whose texts are UTF-8.
+    collations: HashSet<u64>,
+    /// How far the log has been read.
+    place: LogPlace,
+    /// Events have checksums.
+    checksums: bool,
+    /// The transaction under way has begun, so that a statement is a part of it and does not end it.
+    begun: bool,
+    /// The server's seconds of the last event.
+    time: u32,
+    /// The transaction under way has a change that is left out because a chunk will have it.
+    left_out: bool,
+    /// Behind the last transaction with such a change. A chunk that saw less is read again.
+    wanted: u64,
+    next_look: Instant,
+    heard: Instant,
+    lag_bytes: Option<u64>,
+}
+
+/// A table and how far its snapshot has come.
+struct Following {
+    followed: Followed,
+    table: Table,
+    window: Option<Window<u64>>,
+    /// Rows of the next chunk.
+    rows: usize,
+    /// The columns of the last change, to see that they are others.
+    columns: Option<Vec<binlog::Column>>,
+}
+
+struct Known {
+    map: TableMap,
+    columns: Vec<DescribedColumn>,
+    table: Option<usize>,
+}
+
+impl ChangeSource {
+    /// Checks the server and begins to listen.
+    pub(super) async fn open(
+        server: MysqlServer,
+        options: &Follow,
+        topic: &TopicTemplate,
+        context: SourceContext,
+    ) -> Result<ChangeSource, Error> {
+        let mut collector = Collector::new(options.generation, context.resume.clone());
+        let mut sql = server.open().await?;
+        follow::check(&server, &mut sql).await?;
+        let followed = follow::tables(&server, &mut sql, options).await?;
+        let collations = follow::collations(&server, &mut sql).await?;
+        let logs = follow::logs(&server, &mut sql).await?;
+        let identity = follow::identity(&server, &mut sql).await?;
+        let position = collector.position();
+        let mut origin = Origin::from_bytes(&collector.note);
+        let mut taken_over = None;
+        let mut begin = LogPlace::default();
+        if position == 0 {
+            begin = logs.end();
+            origin.server.clone_from(&identity);
+            origin.pass_all(&follow::gtids_at(&server, &mut sql, &logs, begin).await?);
+            collector.note = origin.to_bytes();
+        } else if origin.server == identity {
+            let place = origin.place(position);
+            let Some(there) = logs.begin_at(place) else {
+                return Err(lost(&server, &logs, shown(&logs, place)));
+            };
+            begin = there;
+        } else if origin.gtids.is_empty() {
+            return Err(lost(&server, &logs, shown(&logs, origin.place(position))));
+        } else {
+            taken_over = Some(origin.taken_over(&identity, position));
+        }
+        let mut stream = server.open().await?;
+        let from = match taken_over {
+            Some(_) => Start::Gtid(origin.list()),
+            None => Start::At(
+                logs.name(begin.file),
+                u32::try_from(begin.byte).unwrap_or(u32::MAX),
+            ),
+        };
+        let id = options.server_id.unwrap_or_else(any_id);
+        let dumped = stream.dump(id, &from).await;
+        dumped.map_err(|failed| follow::replication_told(&server, failed))?;
+        if taken_over.is_none() {
+            collector.advance(origin.position(begin));
+        }
+        let now = Instant::now();
+        let mut source = ChangeSource {
+            server,
+            zero: options.zero_dates,
+            stream,
+            sql: Some(sql),
+            tables: Vec::new(),
+            maps: HashMap::new(),
+            collector,
+            origin,
+            taken_over,
+            gtid: String::new(),
+            logs,
+            collations,
+            place: begin,
+            checksums: false,
+            begun: false,
+            time: 0,
+            left_out: false,
+            wanted: 0,
+            next_look: now,
+            heard: now,
+            lag_bytes: None,
+            context,
+        };
+        for followed in followed {
+            source.follow(followed, options, topic);
+        }
+        source.collector.hand_on_position();
+        Ok(source)
+    }
+
+    fn follow(&mut self, followed: Followed, options: &Follow, topic: &TopicTemplate) {
+        let mut written = String::new();
+        let value = |name: &str| match name {
+            "connection" => Some(self.context.name.to_string()),
+            "schema" => Some(followed.schema.clone()),
+            _ => Some(followed.name.clone()),
+        };
+        topic.write(value, &mut written);
+        let name = followed.shown();
+        let again = options.again.get(&name).copied().unwrap_or(0);
+        let now = self.context.clock.now_micros();
+        let mut table = Table::new(
+            &name,
+            written,
+            again,
+            options.snapshot,
+            &self.collector,
+            now,
+        );
+        if !table.progress.done {
+            // Rows that are gone since the snapshot before are known by their absence only.
+            let mut emptied = Vec::new();
+            event::truncate(&mut emptied);
+            let anew = !table.has_begun() && (options.generation > 0 || again > 0);
+            self.collector
+                .begin_snapshot(&mut table, anew.then_some(&emptied));
+        }
+        self.tables.push(Following {
+            followed,
+            table,
+            window: None,
+            rows: CHUNK_ROWS_FIRST,
+            columns: None,
+        });
+    }
+
+    async fn next(&mut self) -> Result<Polled, Error> {
+        loop {
+            if let Some(polling) = self.collector.pop() {
+                return Ok(Polled::Batch(polling));
+            }
+            self.look().await?;
+            self.close_windows();
+            if self.collector.is_full() || self.read_snapshot().await? {
+                continue;
+            }
+            let bytes = match self.stream.stream(POLL_MAX).await {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) if self.heard.elapsed() > SILENCE_MAX => {
+                    let error = Error::new(Class::Transient, "mysql.silent");
+                    return Err(error
+                        .with("address", &self.server.address)
+                        .with("seconds", SILENCE_MAX.as_secs()));
+                }
+                Ok(None) => return Ok(Polled::Idle(IDLE)),
+                Err(failed) => return Err(self.told(failed).await),
+            };
+            self.heard = Instant::now();
+            self.take(&bytes)?;
+            while !self.collector.is_full() {
+                match self.stream.streamed() {
+                    Ok(Some(bytes)) => self.take(&bytes)?,
+                    Ok(None) => break,
+                    Err(failed) => return Err(self.told(failed).await),
+                }
+            }
+            self.collector.hand_on();
+        }
+    }
+
+    /// Why the stream has ended. The server has one number for all that is wrong with reading its log: the place is looked
+    /// for to tell a log that is lost from what passes.
+    async fn told(&mut self, failed: Failed) -> Error {
+        let error = match failed {
+            Failed::Server(error) if BAD_LOG.contains(&error.number) => error,
+            failed => return failed.told(self.server.doing("", "")),
+        };
+        let mut sql = match self.session().await {
+            Ok(sql) => sql,
+            Err(error) => return error,
+        };
+        let logs = match follow::logs(&self.server, &mut sql).await {
+            Ok(logs) => logs,
+            Err(error) => return error,
+        };
+        self.sql = Some(sql);
+        if self.taken_over.is_some() {
+            return lost(&self.server, &logs, self.origin.list());
+        }
+        let place = self.origin.place(self.collector.position());
+        match logs.begin_at(place) {
+            None => lost(&self.server, &logs, shown(&logs, place)),
+            Some(_) => Error::new(Class::Transient, "mysql.for-now")
+                .with("address", &self.server.address)
+                .with("said", error.message),
+        }
+    }
+
+    /// The session for statements; put back by the caller once its answer is there.
+    async fn session(&mut self) -> Result<Link, Error> {
+        match self.sql.take().filter(Link::usable) {
+            Some(link) => Ok(link),
+            None => self.server.open().await,
+        }
+    }
+
+    /// Looks at how far the server is, from time to time.
+    async fn look(&mut self) -> Result<(), Error> {
+        if Instant::now() < self.next_look {
+            return Ok(());
+        }
+        self.next_look = Instant::now() + STATUS_EVERY;
+        // So that a restart does not read again what was about other tables.
+        self.collector.hand_on_position();
+        let mut sql = self.session().await?;
+        self.logs = follow::logs(&self.server, &mut sql).await?;
+        self.sql = Some(sql);
+        let place = match self.taken_over {
+            Some(_) => self.place,
+            None => self.origin.place(self.collector.position()),
+        };
+        self.lag_bytes = Some(self.logs.behind(place));
+        if self.logs.files.len() > 2
+            && self
+                .logs
+                .files
+                .first()
+                .is_some_and(|(oldest, _)| *oldest == place.file)
+        {
+            tracing::warn!(
+                connection = %self.context.name, file = self.logs.name(place.file),
+                "the database will soon remove what this connection has not read; keep its binary log longer"
+            );
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, bytes: &Bytes) -> Result<(), Error> {
+        let Some(LogEntry { time, end, event }) = binlog::entry(bytes, self.checksums) else {
+            return Err(self.stream.strange("an event of another form"));
+        };
+        match event {
+            // It repeats the place of the last event.
+            LogEvent::Heartbeat => {}
+            _ if end > 0 => self.place = self.place.onward(end),
+            _ => {}
+        }
+        if time > 0 {
+            self.time = time;
+        }
+        match event {
+            LogEvent::Rotate { file, byte } => {
+                let Some(number) = file
+                    .rsplit_once('.')
+                    .and_then(|(_, number)| number.parse().ok())
+                else {
+                    return Err(self.stream.strange("a log file without a number"));
+                };
+                self.place = LogPlace { file: number, byte };
+            }
+            LogEvent::Format { checksums } => self.checksums = checksums,
+            LogEvent::Begin { id, begun } => {
+                self.begun = begun;
+                self.begin(id);
+            }
+            LogEvent::Statement { schema, sql } => self.statement(&schema, &sql),
+            LogEvent::Commit => self.commit(),
+            LogEvent::Table(raw) => self.table(&raw)?,
+            LogEvent::Rows(rows) => self.rows(&rows)?,
+            LogEvent::Unreadable(variable) => {
+                return Err(Error::new(Class::Configuration, "mysql.log-setting")
+                    .with("address", &self.server.address)
+                    .with("variable", variable)
+                    .with("wanted", "OFF")
+                    .with("found", "ON"));
+            }
+            LogEvent::Prepared if !self.collector.has_changes() => self.commit(),
+            LogEvent::Prepared => {
+                let error = Error::new(Class::Configuration, "mysql.prepared");
+                return Err(error.with("address", &self.server.address));
+            }
+            LogEvent::Heartbeat | LogEvent::Other => {}
+        }
+        if self.taken_over.is_none() {
+            self.collector.advance(self.origin.position(self.place));
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, id: String) {
+        let time = i64::from(self.time) * 1_000_000;
+        let shown = shown(&self.logs, self.place);
+        self.left_out = false;
+        if let Some(origin) = self.taken_over.take() {
+            self.origin = origin;
+        }
+        self.gtid.clone_from(&id);
+        let position = self.origin.position(self.place);
+        self.collector.begin(position, shown, id, time);
+    }
+
+    fn commit(&mut self) {
+        let position = self.origin.position(self.place);
+        if std::mem::take(&mut self.left_out) {
+            self.wanted = position;
+        }
+        self.origin.pass(&std::mem::take(&mut self.gtid));
+        // What was handed on before is of the transactions before.
+        if self.collector.is_large() {
+            self.collector.note = self.origin.to_bytes();
+        }
+        self.collector.commit(position);
+        self.collector.note = self.origin.to_bytes();
+        if self.maps.len() > MAPS_MAX {
+            self.maps.clear();
+        }
+    }
+
+    /// A statement as text: it begins or ends a transaction, defines a table, or empties one.
+    fn statement(&mut self, schema: &str, sql: &str) {
+        match LogStatement::read(sql) {
+            LogStatement::Begin => {
+                if !self.collector.in_transaction() {
+                    self.begin(String::new());
+                }
+                self.begun = true;
+            }
+            LogStatement::Commit => self.commit(),
+            LogStatement::Rollback => {
+                self.collector.take_back();
+                self.commit();
+            }
+            LogStatement::Savepoint => {}
+            other => {
+                if !self.collector.in_transaction() {
+                    self.begin(String::new());
+                    self.begun = false;
+                }
+                if let LogStatement::Empties(names) = other {
+                    for (of, name) in names {
+                        self.emptied(of.as_deref().unwrap_or(schema), &name);
+                    }
+                }
+                self.collector.count();
+                if !self.begun {
+                    self.commit();
+                }
+            }
+        }
+    }
+
+    fn emptied(&mut self, schema: &str, name: &str) {
+        let table = self
+            .tables
+            .iter()
+            .find(|table| table.followed.schema == schema && table.followed.name == name);
+        let Some(Following { table, .. }) = table else {
+            return;
+        };
+        if table.has_begun() {
+            let mut payload = Vec::new();
+            event::truncate(&mut payload);
+            self.collector.push(&table.topic, None, payload);
+        }
+        self.left_out |= !table.progress.done;
+    }
+
+    fn table(&mut self, raw: &Bytes) -> Result<(), Error> {
+        let known = binlog::table_id(raw).and_then(|id| self.maps.get(&id));
+        if known.is_some_and(|known| known.map.raw == *raw) {
+            return Ok(());
+        }
+        let Some(mut map) = binlog::table(raw) else {
+            return Err(self.stream.strange("a table of another form"));
+        };
+        let table = self.tables.iter().position(|table| {
+            table.followed.schema == map.schema && table.followed.name == map.name
+        });
+        if let Some(at) = table {
+            if !map.full {
+                return Err(Error::new(Class::Configuration, "mysql.log-setting")
+                    .with("address", &self.server.address)
+                    .with("variable", "binlog_row_metadata")
+                    .with("wanted", "FULL")
+                    .with("found", "MINIMAL"));
+            }
+            let Following {
+                followed,
+                table,
+                columns,
+                ..
+            } = &mut self.tables[at];
+            let other = map.columns.iter().find(|column| {
+                let collation = column.kind.collation();
+                collation.is_some_and(|collation| !self.collations.contains(&collation))
+            });
+            if let Some(other) = other {
+                return Err(Error::new(Class::Configuration, "mysql.charset")
+                    .with("address", &self.server.address)
+                    .with("table", followed.quoted())
+                    .with("column", &other.name)
+                    .with("charset", "-"));
+            }
+            if map.key.is_empty() {
+                let named = followed.key.iter().filter_map(|at| {
+                    let name = &followed.columns[*at].name;
+                    map.columns.iter().position(|column| column.name == *name)
+                });
+                map.key = named.collect();
+            }
+            let same = match columns {
+                Some(before) => *before == map.columns,
+                None => followed
+                    .columns
+                    .iter()
+                    .map(|column| &column.name)
+                    .eq(map.columns.iter().map(|column| &column.name)),
+            };
+            if !same {
+                let mut payload = Vec::new();
+                let described = map.columns.iter().enumerate();
+                let described = described.map(|(at, column)| {
+                    (
+                        column.name.clone(),
+                        format!("\"{}\"", column.kind.name()),
+                        map.key.contains(&at),
+                    )
+                });
+                event::schema(described, &mut payload);
+                self.collector.push(&table.topic, None, payload);
+                self.collector.count();
+            }
+            *columns = Some(map.columns.clone());
+        }
+        let columns = map.columns.iter().map(|column| column.described());
+        let known = Known {
+            columns: columns.collect(),
+            table,
+            map,
+        };
+        self.maps.insert(known.map.id, known);
+        Ok(())
+    }
+
+    fn rows(&mut self, rows: &LoggedRows) -> Result<(), Error> {
+        let Some(Known {
+            map,
+            columns,
+            table: Some(at),
+        }) = self.maps.get(&rows.table)
+        else {
+            return Ok(());
+        };
+        let Some(images) = rows.images(&map.columns) else {
+            return Err(Error::new(Class::Configuration, "mysql.unreadable-row")
+                .with("address", &self.server.address)
+                .with("table", format!("{}.{}", map.schema, map.name)));
+        };
+        let Following {
+            followed,
+            table,
+            window,
+            ..
+        } = &self.tables[*at];
+        let place = self.origin.position(self.place);
+        let left_out = &mut self.left_out;
+        let has = |seen: &u64| place <= *seen;
+        let mut push = |collector: &mut Collector,
+                        change: &str,
+                        image: &[ImageValue],
+                        before: Option<&[ImageValue]>| {
+            let key = row::key(&map.key, image);
+            let filtered = !table.resumed && (!table.progress.done || window.is_some());
+            if filtered
+                && !publishes(
+                    followed.order.as_deref(),
+                    &table.progress,
+                    window.as_ref(),
+                    &key,
+                    has,
+                )
+            {
+                *left_out |= !table.progress.done;
+                return;
+            }
+            let mut payload = Vec::new();
+            row::write_change(change, columns, image, before, self.zero, &mut payload);
+            let key: Vec<_> = key
+                .iter()
+                .map(|value| String::from_utf8_lossy(value))
+                .collect();
+            collector.push(&table.topic, Some(key.join(",")), payload);
+        };
+        for (first, second) in &images {
+            match (rows.change, second) {
+                // Whoever keeps rows by key has to let go of the old one.
+                (LoggedChange::Update, Some(second))
+                    if row::key(&map.key, first) != row::key(&map.key, second) =>
+                {
+                    push(&mut self.collector, "delete", first, None);
+                    push(&mut self.collector, "insert", second, None);
+                }
+                (LoggedChange::Update, Some(second)) => {
+                    push(&mut self.collector, "update", second, Some(first))
+                }
+                (LoggedChange::Delete, _) => push(&mut self.collector, "delete", first, None),
+                _ => push(&mut self.collector, "insert", first, None),
+            }
+            self.collector.count();
+        }
+        Ok(())
+    }
+
+    fn close_windows(&mut self) {
+        if self.collector.in_transaction() {
+            return;
+        }
+        let position = self.collector.position();
+        for table in &mut self.tables {
+            if table
+                .window
+                .as_ref()
+                .is_some_and(|window| position >= window.high)
+            {
+                table.window = None;
+            }
+        }
+    }
+
+    /// Reads a chunk of a snapshot, if one is due; whether it has.
+    async fn read_snapshot(&mut self) -> Result<bool, Error> {
+        let waits = self.tables.iter().any(|table| table.window.is_some());
+        if self.taken_over.is_some() {
+            // What a chunk saw is compared with positions of this server only.
+            return Ok(false);
+        }
+        if waits || self.collector.in_transaction() {
+            return Ok(false);
+        }
+        let Some(at) = self
+            .tables
+            .iter()
+            .position(|table| !table.table.progress.done)
+        else {
+            return Ok(false);
+        };
+        let mut sql = self.session().await?;
+        let Following {
+            followed,
+            table,
+            rows,
+            ..
+        } = &self.tables[at];
+        let after = table.progress.last.clone();
+        let chunk = follow::chunk(&self.server, &mut sql, followed, after.as_deref(), *rows).await;
+        let chunk =
+            chunk.map_err(|failed| failed.told(self.server.doing(&followed.quoted(), "SELECT")))?;
+        self.sql = Some(sql);
+        let seen = self.origin.position(chunk.seen);
+        if seen < self.wanted {
+            // The server shows a change to readers of its log before it does to others.
+            return Ok(false);
+        }
+        let Following {
+            followed,
+            table,
+            rows,
+            window,
+            ..
+        } = &mut self.tables[at];
+        let found = &chunk.answer.rows;
+        let key = |row: &[Option<Bytes>]| -> Vec<Bytes> {
+            followed
+                .key
+                .iter()
+                .map(|at| row[*at].clone().unwrap_or_default())
+                .collect()
+        };
+        let mut keys = HashSet::new();
+        if followed.order.is_none() {
+            keys.extend(found.iter().map(|row| key(row)));
+        }
+        let mut payload = Vec::new();
+        for values in found {
+            payload.clear();
+            row::write_read(&followed.columns, values, self.zero, &mut payload);
+            let key = key(values);
+            let key: Vec<_> = key
+                .iter()
+                .map(|value| String::from_utf8_lossy(value))
+                .collect();
+            self.collector
+                .push_read(table, Some(&key.join(",")), &payload);
+        }
+        let text = |value: &Bytes| String::from_utf8_lossy(value).into_owned();
+        let last = found.last().map(|row| key(row).iter().map(text).collect());
+        let progress = Progress {
+            last: last.or(after.clone()),
+            done: chunk.last,
+        };
+        self.collector.hand_on();
+        self.collector.end_read(table, Some(progress));
+        *rows = follow::next_rows(&chunk.answer);
+        *window = Some(Window {
+            after,
+            seen,
+            high: seen,
+            keys,
+        });
+        Ok(true)
+    }
+}
+
+impl Source for ChangeSource {
+    fn poll(&mut self) -> Work<'_, Result<Polled, Error>> {
+        Box::pin(self.next())
+    }
+
+    fn committed(&mut self, part: &str, position: u64) {
+        self.collector.note_committed(part, position);
+    }
+
+    fn forgotten(&mut self) -> Vec<Arc<str>> {
+        self.collector.forgotten()
+    }
+
+    fn lag_bytes(&self) -> Option<u64> {
+        self.lag_bytes
+    }
+}
+
+fn shown(logs: &Logs, place: LogPlace) -> String {
+    format!("{}:{}", logs.name(place.file), place.byte)
+}
+
+fn lost(server: &MysqlServer, logs: &Logs, place: String) -> Error {
+    let oldest = logs.files.first().map_or(0, |(file, _)| *file);
+    Error::new(Class::Configuration, "mysql.position-lost")
+        .with("address", &server.address)
+        .with("place", place)
+        .with("oldest", logs.name(oldest))
+}
+
+/// The numbers of a server's errors about reading its log, and about a transaction that is not in it.
+const BAD_LOG: [u16; 3] = [1236, 1955, 1956];
+
+/// A number for the server to tell its readers apart: one that no server and no other reader is likely to have.
+fn any_id() -> u32 {
+    let mut bytes = [0; 4];
+    // Without randomness all readers of this process would have one number, and the server would send one of them away.
+    let _ = SystemRandom::new().fill(&mut bytes);
+    u32::from_le_bytes(bytes) | 0x4000_0000
+}

@@ -1,0 +1,161 @@
+//! A change as an event: the row's columns with what happened beside them, as JSON.
+
+use bytes::Bytes;
+
+use super::ZeroDates;
+use super::binlog::ImageValue;
+use super::follow::{DescribedColumn, ValueShape};
+use crate::change::event;
+
+/// Writes the event of a change.
+pub fn write_change(
+    change: &str,
+    columns: &[DescribedColumn],
+    row: &[ImageValue],
+    before: Option<&[ImageValue]>,
+    zero: ZeroDates,
+    out: &mut Vec<u8>,
+) {
+    event::open(change, out);
+    for (column, value) in columns.iter().zip(row) {
+        match value {
+            ImageValue::Missing => {}
+            ImageValue::Null => event::member(&column.name, out, event::null),
+            ImageValue::Text(text) => event::member(&column.name, out, |out| {
+                write_value(text, column.shape, zero, out)
+            }),
+        }
+    }
+    if let Some(before) = before {
+        event::open_before(out);
+        let mut first = true;
+        for (column, value) in columns.iter().zip(before) {
+            let text = match value {
+                ImageValue::Missing => continue,
+                ImageValue::Null => None,
+                ImageValue::Text(text) => Some(text),
+            };
+            event::pair(&column.name, &mut first, out, |out| match text {
+                Some(text) => write_value(text, column.shape, zero, out),
+                None => event::null(out),
+            });
+        }
+        out.push(b'}');
+    }
+    out.push(b'}');
+}
+
+/// Writes the event of a row that a snapshot found.
+pub fn write_read(
+    columns: &[DescribedColumn],
+    values: &[Option<Bytes>],
+    zero: ZeroDates,
+    out: &mut Vec<u8>,
+) {
+    event::open("read", out);
+    for (column, value) in columns.iter().zip(values) {
+        event::member(&column.name, out, |out| match value {
+            Some(value) => write_value(value, column.shape, zero, out),
+            None => event::null(out),
+        });
+    }
+    out.push(b'}');
+}
+
+fn write_value(value: &[u8], shape: ValueShape, zero: ZeroDates, out: &mut Vec<u8>) {
+    let text = String::from_utf8_lossy(value);
+    let dated = matches!(
+        shape,
+        ValueShape::Date | ValueShape::DateTime | ValueShape::Timestamp
+    );
+    // A date with a zero for year, month or day is none.
+    let is_zero = dated
+        && (text.starts_with("0000-")
+            || text.get(5..7) == Some("00")
+            || text.get(8..10) == Some("00"));
+    match shape {
+        _ if is_zero && zero == ZeroDates::Null => event::null(out),
+        // With the zeros of `zerofill` it would be no number.
+        ValueShape::Number => {
+            let (sign, digits) = text
+                .strip_prefix('-')
+                .map_or(("", &*text), |digits| ("-", digits));
+            let short = digits.trim_start_matches('0');
+            let short = if short.is_empty() || short.starts_with(['.', 'e']) {
+                &digits[digits.len() - short.len() - 1..]
+            } else {
+                short
+            };
+            out.extend_from_slice(sign.as_bytes());
+            out.extend_from_slice(short.as_bytes());
+        }
+        ValueShape::Float => {
+            // Written with the digits that tell it from its neighbours.
+            let value: f64 = text.parse().unwrap_or_default();
+            out.extend_from_slice((value as f32).to_string().as_bytes());
+        }
+        ValueShape::DateTime if !is_zero => event::text(&text.replacen(' ', "T", 1), out),
+        ValueShape::Timestamp if !is_zero => {
+            event::text(&format!("{}Z", text.replacen(' ', "T", 1)), out)
+        }
+        _ => event::text(&text, out),
+    }
+}
+
+/// The key of a row.
+pub fn key(key: &[usize], row: &[ImageValue]) -> Vec<Bytes> {
+    let of = |at: &usize| match row.get(*at) {
+        Some(ImageValue::Text(text)) => text.clone(),
+        _ => Bytes::new(),
+    };
+    key.iter().map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_written_by_their_shape() {
+        for (value, shape, zero, expected) in [
+            ("0", ValueShape::Number, ZeroDates::Keep, "0"),
+            ("0000", ValueShape::Number, ZeroDates::Keep, "0"),
+            ("00042", ValueShape::Number, ZeroDates::Keep, "42"),
+            ("-0.5", ValueShape::Number, ZeroDates::Keep, "-0.5"),
+            ("0.25", ValueShape::Number, ZeroDates::Keep, "0.25"),
+            (
+                "0.10000000149011612",
+                ValueShape::Float,
+                ZeroDates::Keep,
+                "0.1",
+            ),
+            ("16777216", ValueShape::Float, ZeroDates::Keep, "16777216"),
+            ("1e20", ValueShape::Number, ZeroDates::Keep, "1e20"),
+            (
+                "2024-02-29 01:02:03.5",
+                ValueShape::DateTime,
+                ZeroDates::Keep,
+                "\"2024-02-29T01:02:03.5\"",
+            ),
+            (
+                "2024-02-29 01:02:03",
+                ValueShape::Timestamp,
+                ZeroDates::Keep,
+                "\"2024-02-29T01:02:03Z\"",
+            ),
+            (
+                "0000-00-00 00:00:00",
+                ValueShape::DateTime,
+                ZeroDates::Keep,
+                "\"0000-00-00 00:00:00\"",
+            ),
+            ("0000-00-00", ValueShape::Date, ZeroDates::Null, "null"),
+            ("2024-00-10", ValueShape::Date, ZeroDates::Null, "null"),
+            ("it's", ValueShape::Text, ZeroDates::Null, "\"it's\""),
+        ] {
+            let mut out = Vec::new();
+            write_value(value.as_bytes(), shape, zero, &mut out);
+            assert_eq!(String::from_utf8_lossy(&out), expected, "{value}");
+        }
+    }
+}
