@@ -59,10 +59,10 @@ pub struct Mysql {
 /// As a source with `follow`: changes as they are committed, from the binary log, each exactly once and in their order;
 /// before them what is in the tables (`read`), in chunks that are joined to the changes without gap. MariaDB says which
 /// changes a chunk has already; with MySQL, with texts in the key, and where a snapshot is interrupted and goes on, rows that
-/// are changed meanwhile may come twice. Each event has the row's columns and `change`: `read`, `insert`, `update`, `delete`, `truncate` or
-/// `schema`; `before` is the row as it was. An update that changes the key is a `delete` and an `insert`. The tags
-/// `transaction`, `position` and `sequence` say where it stands. Whole and floating-point numbers are numbers, `datetime` and
-/// `timestamp` are `2024-02-29T23:59:59` without and with `Z`, bytes are `0x00ff`, and everything else is a text as the
+/// are changed meanwhile may come twice. Each event has the row's columns and `change`: `read`, `insert`, `update`, `delete`,
+/// `truncate` or `schema`; `before` is the row as it was. An update that changes the key is a `delete` and an `insert`. The
+/// tags `transaction`, `position` and `sequence` say where it stands. Whole and floating-point numbers are numbers, `datetime`
+/// and `timestamp` are `2024-02-29T23:59:59` without and with `Z`, bytes are `0x00ff`, and everything else is a text as the
 /// database writes it, `decimal` too. Positions are places in the log of this server, and MariaDB's numbers of transactions
 /// (GTID), by which another server goes on after a fail-over; for MySQL take a higher `generation` then.
 ///
