@@ -90,6 +90,38 @@ def howto_commands(name):
         assert word in done.stdout, f"no {word!r} in\n{told}"
 
 
+# Their commands start servers of their own; tests under tests/ run them.
+EXAMPLES_ELSEWHERE = {"bridge-and-files", "hospital"}
+
+
+def example_commands(page):
+    """Every shell block of an example's page, beside a node on the example."""
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), re.S)
+    blocks = [b for b in blocks if "busbar" in b]
+    if not blocks:
+        return
+    node = suite.Node(page.parent)
+    try:
+        with tempfile.TemporaryDirectory() as there:
+            (Path(there) / "examples").symlink_to(ROOT / "examples")
+            script = "\n".join(blocks)
+            started = re.sub(r"^busbar run .*&$", "true", script, flags=re.M)
+            assert started != script, f"{page}: it starts no node"
+            typed = re.sub(r" &$", " &\nsleep 1", started, flags=re.M).replace("http://127.0.0.1:8080", node.url)
+            typed = typed.replace("127.0.0.1:1883", f"127.0.0.1:{node.mqtt}").replace("--nexmark 1000000", "--nexmark 100000")
+            # What was published reaches a table a moment later.
+            typed = re.sub(r"^(busbar sql .*)$", r'for n in $(seq 60); do out=$(\1); [ "$(wc -l <<< "$out")" -gt 1 ] && break; sleep 0.5; done; echo "$out"; [ "$(wc -l <<< "$out")" -gt 1 ]', typed, flags=re.M)
+            typed = typed.replace("curl ", "curl --fail-with-body ")
+            prelude = PRELUDE + "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n"
+            env = dict(os.environ, BUSBAR=str(BUSBAR), BUSBAR_NODE=node.url, MQTT_PORT=str(node.mqtt), LANG="C.UTF-8")
+            done = subprocess.run(
+                ["bash", "-c", prelude + typed], cwd=there, env=env, capture_output=True, text=True, timeout=WAIT,
+            )
+            assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    finally:
+        node.stop()
+
+
 def main():
     checks = [
         ("the reference pages are what the program writes", reference_pages),
@@ -97,6 +129,10 @@ def main():
         ("the commands of README.zh-CN.md work", lambda: readme_commands("README.zh-CN.md")),
         ("the commands of docs/HOWTO.md work", lambda: howto_commands("docs/HOWTO.md")),
     ]
+    for page in sorted((ROOT / "examples").glob("*/README*.md")):
+        if page.parent.name not in EXAMPLES_ELSEWHERE:
+            name = page.relative_to(ROOT)
+            checks.append((f"the commands of {name} work", lambda page=page: example_commands(page)))
     passed = failed = 0
     for name, check in checks:
         try:

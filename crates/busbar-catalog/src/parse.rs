@@ -7,6 +7,7 @@ use busbar_bus::StreamSpec;
 use busbar_event::tags::{RELAY_TO, STORE};
 use busbar_event::{Class, Error};
 use busbar_plugin::{Package, PluginSpec};
+use busbar_table::TableSpec;
 
 use crate::bundle::{Bundle, Kind};
 use crate::config::Config;
@@ -54,7 +55,9 @@ impl Project {
         }
         bad.extend(lonely_files(&project, &bundle));
         for (name, stream) in &project.streams {
-            match tag_flow(name, &stream.spec) {
+            let table = stream.spec.store.as_ref();
+            let table = table.and_then(|table| project.tables.get(table));
+            match tag_flow(name, &stream.spec, table.map(|table| &table.spec)) {
                 Some(Ok((flow, parsed))) => drop(project.flows.insert(flow, parsed)),
                 Some(Err(diagnostic)) => bad.push(diagnostic),
                 None => {}
@@ -118,10 +121,12 @@ impl Project {
     }
 }
 
-/// The flow that relays and stores the events of a stream as their tags say, where its file asks for that.
+/// The flow that relays and stores the events of a stream as their tags say, where its file asks for that. Rows in a table
+/// whose file names no columns say where and when the event was published, too.
 fn tag_flow(
     stream: &str,
     spec: &StreamSpec,
+    stored_in: Option<&TableSpec>,
 ) -> Option<Result<(String, Parsed<FlowSpec>), Diagnostic>> {
     if !spec.relay && spec.store.is_none() {
         return None;
@@ -135,8 +140,19 @@ fn tag_flow(
         to += "- { relay: tags, name: relay }\n";
     }
     if let Some(table) = &spec.store {
+        let steps = match (&spec.schema, stored_in) {
+            (Some(schema), Some(table)) if table.columns.is_empty() && table.wide.is_none() => {
+                let fields = schema.0.iter().map(|field| field.name.as_str());
+                let columns = ["topic", "time"].into_iter().chain(fields);
+                let columns = columns.map(|name| format!("\"{}\"", name.replace('"', "\"\"")));
+                let columns: Vec<String> = columns.collect();
+                let select = serde_json::json!([{ "select": columns.join(", ") }]);
+                format!("steps: {select}, ")
+            }
+            _ => String::new(),
+        };
         text += &format!(
-            "    - {{ name: store, when: {{ tags: {{ {STORE}: {ANY} }} }}, to: [store] }}\n"
+            "    - {{ name: store, when: {{ tags: {{ {STORE}: {ANY} }} }}, {steps}to: [store] }}\n"
         );
         to += &format!("- {{ table: {}, name: store }}\n", serde_json::json!(table));
     }

@@ -249,6 +249,20 @@ impl World {
         }
         values
     }
+
+    /// The values of a column of a table, as texts.
+    pub fn table_texts(&self, table: &str, column: &str) -> Vec<String> {
+        let table = self.tables.table(table).expect("the table is there");
+        let mut values = Vec::new();
+        for batch in table.scan(&Scan::default()).unwrap() {
+            let batch = batch.unwrap();
+            let column = batch.column_by_name(column).expect("the column is there");
+            let column = arrow::compute::cast(column, &arrow::datatypes::DataType::Utf8).unwrap();
+            let column = column.as_string::<i32>();
+            values.extend(column.iter().map(|value| value.unwrap_or("").to_owned()));
+        }
+        values
+    }
 }
 
 /// Lets so many milliseconds go by.

@@ -69,6 +69,7 @@ fn tags_of_envelope_and_payload_relay_and_store() {
     let mut kept = world.table_ints("kept", "id");
     kept.sort_unstable();
     assert_eq!(kept, [2, 3]);
+    assert_eq!(world.table_texts("kept", "topic"), ["in/g/x"; 2]);
     let dead = world.flows.dead_letters(DeadFilter::default(), 10);
     let dead = world.tokio.block_on(dead).unwrap();
     let mut codes: Vec<&str> = dead.iter().map(|letter| &*letter.code).collect();
