@@ -271,6 +271,13 @@ def phase_protocol(tally, _):
         tally.skip("RabbitMQ's Java client", "java and mvn are needed")
     python = tools_of_python("pika", "pika==1.4.4", "paho-mqtt==2.1.0")
     counted(tally, "protocol tests: amqp.py", run([python, "tests/protocol/amqp.py", BUSBAR, *clients]))
+    clients = []
+    if classpath := qpid_jms():
+        clients.append(classpath)
+    else:
+        tally.skip("Qpid JMS", "java and mvn are needed")
+    python = tools_of_python("proton", "python-qpid-proton==0.40.0", "pika==1.4.4", "paho-mqtt==2.1.0")
+    counted(tally, "protocol tests: amqp1.py", run([python, "tests/protocol/amqp1.py", BUSBAR, *clients]))
 
 
 def counted(tally, name, ran):
@@ -368,6 +375,21 @@ def java_client():
             if code != 0:
                 raise Missing(f"{artifact} could not be fetched: {output.strip()[-300:]}")
     return f"{home}/*"
+
+
+def qpid_jms():
+    """The class path of Qpid JMS, kept in the cache; none without Java and Maven."""
+    if not (shutil.which("java") and shutil.which("mvn")):
+        return None
+    home = CACHE / "amqpjms"
+    if not (home / "lib" / "qpid-jms-client-1.12.1.jar").exists():
+        home.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / "tests" / "protocol" / "amqpjms" / "pom.xml", home / "pom.xml")
+        get = ["mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={home / 'lib'}"]
+        code, output = run(get, cwd=home, quiet=True)
+        if code != 0:
+            raise Missing(f"Qpid JMS could not be fetched: {output.strip()[-300:]}")
+    return f"{home / 'lib'}/*"
 
 
 def phase_docs(tally, _):

@@ -1,4 +1,4 @@
-//! The AMQP 0-9-1 gateway: exchanges and queues are views on the streams of the node.
+//! The gateway of AMQP 0-9-1 and 1.0: exchanges and queues are views on the streams of the node.
 //!
 //! A publish to an exchange is an event, whose topic follows from the exchange and the routing key
 //! ([`mapping`]). A queue is a cursor on the log: of the events that were stored since it was bound it holds
@@ -24,6 +24,7 @@ mod marks;
 mod message;
 mod queue;
 mod record;
+pub mod v1;
 
 pub use gateway::{AmqpGateway, AmqpOptions, AmqpTls};
 pub use limits::AmqpLimits;

@@ -52,6 +52,24 @@ pub const TX_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const TAG_BYTES_MAX: usize = busbar_event::limits::TAG_BYTES_MAX;
 /// Entries of the `x-death` header.
 pub const DEATHS_MAX: usize = 64;
+/// AMQP 1.0: values within a value.
+pub const V1_DEPTH_MAX: usize = 16;
+/// AMQP 1.0: values in a value, nested ones included.
+pub const V1_VALUES_MAX: usize = 65_536;
+/// AMQP 1.0: the highest channel, one less than the sessions of a connection.
+pub const V1_CHANNEL_MAX: u16 = 255;
+/// AMQP 1.0: the highest handle, one less than the links of a session.
+pub const V1_HANDLE_MAX: u32 = 1023;
+/// AMQP 1.0: bytes of the name of a client or of a link.
+pub const V1_NAME_BYTES_MAX: usize = 512;
+/// AMQP 1.0: transfers that a client may send before the session's window is opened again.
+pub const V1_INCOMING_WINDOW: u32 = 8192;
+/// AMQP 1.0: messages that a client may send on a link before it is given credit again.
+pub const V1_LINK_CREDIT: u32 = 2048;
+/// AMQP 1.0: bytes of a message beside its payload.
+pub const V1_SECTION_BYTES_MAX: usize = 256 * 1024;
+/// AMQP 1.0: the smallest largest frame that a client may ask for: the standard's.
+pub const V1_FRAME_BYTES_MIN: u32 = 512;
 /// How long a client may take to open its connection, in microseconds.
 pub const HANDSHAKE_US: i64 = 10_000_000;
 /// How long a client may take to answer a close, in microseconds.

@@ -167,7 +167,8 @@ pub fn write_properties(batch: &Batch, row: usize, prefix: &str, out: &mut Vec<u
             APP_ID => p.app_id = Some(value),
             CLUSTER_ID => p.cluster_id = Some(value),
             PRIORITY => p.priority = value.parse().ok(),
-            TIMESTAMP => p.timestamp = value.parse().ok(),
+            // AMQP 1.0 has milliseconds, behind a point.
+            TIMESTAMP => p.timestamp = value.split('.').next().and_then(|s| s.parse().ok()),
             HEADERS => table = BASE64.decode(value).ok(),
             _ => {}
         }

@@ -141,6 +141,8 @@ pub struct AmqpQueue {
     pub reread: Option<ReadyRow>,
     /// Rows that were taken out and are not done.
     pub taken: BTreeMap<RowId, ()>,
+    /// How often rows were tried in vain, since the node started.
+    pub failures: BTreeMap<RowId, u32>,
     /// Rows that wait and were never taken out.
     pub ready: u64,
     /// Their payload bytes.
@@ -188,6 +190,7 @@ impl AmqpQueue {
             rejected: BTreeSet::new(),
             reread: None,
             taken: BTreeMap::new(),
+            failures: BTreeMap::new(),
             ready: 0,
             ready_bytes: 0,
             on_the_way: 0,
@@ -289,7 +292,9 @@ impl AmqpQueue {
         self.window.clear();
         self.window_bytes = 0;
         self.lag.clear();
-        self.requeued.clear();
+        for row in std::mem::take(&mut self.requeued) {
+            self.failures.remove(&row);
+        }
         self.reread = None;
         (self.ready, self.ready_bytes) = (0, 0);
         self.dirty = true;

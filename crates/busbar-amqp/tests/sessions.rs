@@ -284,7 +284,7 @@ fn half_a_frame_and_silence_is_closed() {
 #[test]
 fn a_client_of_another_protocol_is_told_what_is_spoken_here() {
     for bytes in [
-        &b"AMQP\x00\x01\x00\x00"[..],
+        &b"AMQP\x02\x01\x00\x00"[..],
         b"GET / HTTP/1.1\r\n",
         b"\x10\x0c\0\x04MQTT",
     ] {

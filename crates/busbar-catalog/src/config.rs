@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// AMQP 0-9-1.
+    /// AMQP 0-9-1 and 1.0.
     pub amqp: AmqpConfig,
     /// Where data is kept.
     pub data: DataConfig,

@@ -6,6 +6,8 @@
 
 #[path = "gateways/amqp.rs"]
 mod amqp;
+#[path = "gateways/amqp1.rs"]
+mod amqp1;
 #[path = "gateways/driver.rs"]
 mod driver;
 #[path = "gateways/http.rs"]
@@ -27,7 +29,13 @@ use serde_json::json;
 use support::node::Node;
 
 /// Every gateway that takes part.
-const DRIVERS: &[&dyn Driver] = &[&amqp::Amqp, &http::Http, &mqtt::Mqtt, &tcp::Tcp];
+const DRIVERS: &[&dyn Driver] = &[
+    &amqp::Amqp,
+    &amqp1::Amqp1,
+    &http::Http,
+    &mqtt::Mqtt,
+    &tcp::Tcp,
+];
 
 const ADMIN: Login = Login {
     user: "ann",

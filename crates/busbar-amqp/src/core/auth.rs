@@ -14,6 +14,13 @@ use crate::mapping;
 use super::Broker;
 use super::connection::ConnStage;
 
+/// User and password of a response of PLAIN: an identity to act as, the user, the password, divided by NUL.
+pub(super) fn plain(response: &[u8]) -> Option<(String, Vec<u8>)> {
+    let mut parts = response.splitn(3, |byte| *byte == 0).skip(1);
+    let user = String::from_utf8(parts.next()?.to_vec()).ok()?;
+    Some((user, parts.next()?.to_vec()))
+}
+
 impl<S: EventLog> Broker<S> {
     /// Reads the answer of a client to the offered mechanisms and has it checked.
     pub(super) fn log_in(
@@ -31,15 +38,10 @@ impl<S: EventLog> Broker<S> {
             ));
         }
         let malformed = || AmqpFault::syntax(format!("malformed response of {mechanism}"));
-        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| malformed());
         let (username, password) = match mechanism {
             "PLAIN" => {
-                // An identity to act as, the user, the password, divided by NUL.
-                let mut parts = response.splitn(3, |byte| *byte == 0).skip(1);
-                match (parts.next(), parts.next()) {
-                    (Some(user), Some(password)) => (Some(text(user)?), Some(password.to_vec())),
-                    _ => return Err(malformed()),
-                }
+                let (user, password) = plain(response).ok_or_else(malformed)?;
+                (Some(user), Some(password))
             }
             "AMQPLAIN" => {
                 let table = FieldTable::check(response)?;
@@ -84,6 +86,15 @@ impl<S: EventLog> Broker<S> {
             return;
         }
         conn.waits = false;
+        if conn.v1.is_some() {
+            let taken = result.is_ok();
+            if let Ok(identity) = result {
+                conn.unrestricted = identity.is_unrestricted();
+                conn.identity = Some(identity);
+            }
+            self.v1_authenticated(id, taken, now);
+            return self.resume_input(id, now);
+        }
         match result {
             Ok(identity) => {
                 conn.unrestricted = identity.is_unrestricted();
@@ -172,21 +183,28 @@ impl<S: EventLog> Broker<S> {
 
     /// Whether the client may read what a queue holds: all that its bindings may bring.
     pub(super) fn check_consume(&mut self, id: ConnId, index: QueueIndex) -> Result<(), AmqpFault> {
+        if let Some(queue) = self.queue(index) {
+            let name = Arc::clone(&queue.name);
+            self.check_queue(id, &name)?;
+        }
+        self.check_reads(id, index)
+    }
+
+    /// Whether the client may receive all that the bindings of a queue may bring.
+    pub(super) fn check_reads(&mut self, id: ConnId, index: QueueIndex) -> Result<(), AmqpFault> {
         let Some(conn) = self.conn(id) else {
             return Ok(());
         };
         if conn.unrestricted {
             return Ok(());
         }
-        let Some(queue) = self.queue(index) else {
+        let Some(host) = self.queue(index).map(|queue| queue.vhost) else {
             return Ok(());
         };
-        let (name, host) = (Arc::clone(&queue.name), queue.vhost);
         let sources: Vec<(Arc<str>, Arc<str>)> = self.hosts[host]
             .bindings_to(index)
             .map(|(source, binding)| (Arc::clone(source), Arc::clone(&binding.key)))
             .collect();
-        self.check_queue(id, &name)?;
         for (source, key) in sources {
             self.check_exchange_read(id, &source, &key)?;
         }

@@ -99,7 +99,10 @@ pub struct Settlement {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
     Done,
+    /// It goes back, and the attempt counts.
     Requeue,
+    /// It goes back as if it had not been delivered.
+    Release,
     Reject,
 }
 
@@ -437,8 +440,11 @@ impl<S: EventLog> Broker<S> {
     }
 
     pub(super) fn has_pending(&mut self, id: ConnId) -> bool {
-        self.conn(id)
-            .is_some_and(|conn| conn.channels.values().any(|c| !c.pending.is_empty()))
+        self.conn(id).is_some_and(|conn| {
+            let mut sessions = conn.v1.iter().flat_map(|v1| v1.sessions.values());
+            conn.channels.values().any(|c| !c.pending.is_empty())
+                || sessions.any(|s| !s.pending.is_empty())
+        })
     }
 
     fn settle_or_keep(

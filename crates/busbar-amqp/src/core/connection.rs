@@ -17,9 +17,11 @@ use crate::limits::{
     BLOCKED_AFTER_US, CHANNELS_MAX, CLOSE_WAIT_US, FRAME_BYTES_MAX, FRAME_BYTES_MIN, VHOSTS_MAX,
 };
 use crate::mapping::prefix_of;
+use crate::v1::V1Fault;
 
 use super::Broker;
 use super::channel::Channel;
+use super::v1::V1Conn;
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +76,8 @@ pub struct AmqpConn<T> {
     pub host: usize,
     pub channels: HashMap<u16, Channel<T>, RandomState>,
     pub exclusive: Vec<QueueIndex>,
+    /// What it has if it speaks AMQP 1.0.
+    pub v1: Option<Box<V1Conn<T>>>,
     /// Its input waits.
     pub waits: bool,
     /// A consumer was passed over because too much output waits.
@@ -110,6 +114,7 @@ impl<T> AmqpConn<T> {
             host: 0,
             channels: HashMap::default(),
             exclusive: Vec::new(),
+            v1: None,
             waits: false,
             throttled: false,
             woken: false,
@@ -268,6 +273,9 @@ impl<S: EventLog> Broker<S> {
     pub(super) fn close_connection(&mut self, id: ConnId, fault: &AmqpFault, now: Micros) {
         self.close_channels(id, now);
         let Some(conn) = self.conn(id) else { return };
+        if conn.v1.is_some() {
+            return self.v1_close(id, &V1Fault::from_code(fault), now);
+        }
         if matches!(conn.stage, ConnStage::Closing | ConnStage::Done) {
             return;
         }
@@ -310,7 +318,8 @@ impl<S: EventLog> Broker<S> {
         self.admissions.close_connection();
     }
 
-    fn close_channels(&mut self, id: ConnId, now: Micros) {
+    pub(super) fn close_channels(&mut self, id: ConnId, now: Micros) {
+        self.v1_release(id, now);
         let Some(conn) = self.conn(id) else { return };
         let numbers: Vec<u16> = conn.channels.keys().copied().collect();
         let exclusive = std::mem::take(&mut conn.exclusive);
@@ -379,11 +388,15 @@ impl<S: EventLog> Broker<S> {
                     self.finish(id);
                     continue;
                 }
-                if now - conn.wrote_at >= conn.heartbeat_us / 2 && conn.out.is_empty() {
+                if conn.v1.is_none()
+                    && now - conn.wrote_at >= conn.heartbeat_us / 2
+                    && conn.out.is_empty()
+                {
                     conn.out.append(None, encode::heartbeat);
                     self.wake(id);
                 }
             }
+            self.v1_beat(id, now);
             let Some(conn) = self.conn(id) else { continue };
             if conn.takes_blocked && conn.told_blocked != blocked {
                 conn.told_blocked = blocked;

@@ -127,7 +127,18 @@ impl<S: EventLog> Broker<S> {
             channel: number,
             number: consumer.number,
         };
-        let Some(queue) = self.queue(consumer.queue) else {
+        self.forget_reference(reference, consumer.queue, consumer.exclusive, now);
+    }
+
+    /// The same, by the consumer's place.
+    pub(super) fn forget_reference(
+        &mut self,
+        reference: ConsumerRef,
+        index: QueueIndex,
+        exclusive: bool,
+        now: Micros,
+    ) {
+        let Some(queue) = self.queue(index) else {
             return;
         };
         let before = queue.consumers.len();
@@ -135,15 +146,15 @@ impl<S: EventLog> Broker<S> {
         if queue.consumers.len() == before {
             return;
         }
-        queue.exclusive_consumer &= !consumer.exclusive;
+        queue.exclusive_consumer &= !exclusive;
         queue.used = now;
         if queue.consumers.is_empty() {
             if queue.auto_delete {
-                return self.delete_queue(consumer.queue, now);
+                return self.delete_queue(index, now);
             }
             queue.let_go();
         }
-        self.activate(consumer.queue);
+        self.activate(index);
     }
 
     pub(super) fn get(
@@ -291,11 +302,17 @@ impl<S: EventLog> Broker<S> {
             return;
         }
         match outcome {
-            Disposition::Done => {}
+            Disposition::Done => drop(queue.failures.remove(&row)),
             Disposition::Requeue => {
+                let failed = queue.failures.entry(row).or_default();
+                *failed = failed.saturating_add(1);
+                queue.requeued.insert(row);
+            }
+            Disposition::Release => {
                 queue.requeued.insert(row);
             }
             Disposition::Reject => {
+                queue.failures.remove(&row);
                 // Without an exchange for it, it is done.
                 if queue.rules.dead_letter_exchange.is_some() {
                     queue.rejected.insert(row);
@@ -311,9 +328,11 @@ impl<S: EventLog> Broker<S> {
     pub(super) fn activate_consumed(&mut self, id: ConnId) {
         let Some(conn) = self.conn(id) else { return };
         let channels = conn.channels.values();
-        let queues: Vec<QueueIndex> = channels
+        let mut queues: Vec<QueueIndex> = channels
             .flat_map(|c| c.consumers.iter().map(|c| c.queue))
             .collect();
+        let sessions = conn.v1.iter().flat_map(|v1| v1.sessions.values());
+        queues.extend(sessions.flat_map(|s| s.links.values().filter_map(|link| link.queue())));
         queues.into_iter().for_each(|queue| self.activate(queue));
     }
 
@@ -354,6 +373,9 @@ fn takes_more<T>(
     };
     if conn.id != of.conn {
         return false;
+    }
+    if conn.v1.is_some() {
+        return super::v1::takes_more(conn, of, out_bytes_max);
     }
     let Some(channel) = conn.channels.get(&of.channel) else {
         return false;

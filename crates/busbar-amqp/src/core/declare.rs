@@ -195,7 +195,6 @@ impl<S: EventLog> Broker<S> {
         if self.queue_count >= QUEUES_MAX {
             return Err(AmqpFault::resource("the node has too many queues"));
         }
-        let born = self.ends();
         let mut queue = self.new_queue(host, &name, rules, now);
         // A queue that ends with its connection has nothing to keep.
         queue.durable = declare.durable && !declare.exclusive;
@@ -204,20 +203,26 @@ impl<S: EventLog> Broker<S> {
         queue.auto_delete = declare.auto_delete;
         queue.arguments = declare.arguments.bytes().into();
         let durable = queue.durable;
+        let index = self.create_queue(queue);
+        self.declared(id, number, &name, index, declare.no_wait, durable);
+        Ok(())
+    }
+
+    /// Adds a queue that was not there: it gets what comes from now on.
+    pub(super) fn create_queue(&mut self, queue: AmqpQueue) -> QueueIndex {
+        let born = self.ends();
+        let (owner, durable) = (queue.owner, queue.durable);
         if self.queue_count == 0 {
             self.live = born.clone();
         }
         let index = self.add_queue(queue, born);
-        if declare.exclusive
-            && let Some(conn) = self.conn(id)
-        {
+        if let Some(conn) = owner.and_then(|owner| self.conn(owner)) {
             conn.exclusive.push(index);
         }
         if durable {
             self.journal_queue(index);
         }
-        self.declared(id, number, &name, index, declare.no_wait, durable);
-        Ok(())
+        index
     }
 
     pub(super) fn new_queue(
@@ -440,21 +445,8 @@ impl<S: EventLog> Broker<S> {
             if self.hosts.iter().map(|h| h.binding_count()).sum::<usize>() >= BINDINGS_MAX {
                 return Err(AmqpFault::resource("the node has too many bindings"));
             }
-            let from = self.ends();
-            self.next_binding += 1;
-            let mut binding = Binding::new(
-                self.next_binding,
-                source.kind,
-                to.clone(),
-                &key,
-                arguments,
-                from,
-            );
-            binding.durable = durable;
-            if durable {
-                self.journal_binding(host, &source.name, &binding);
-            }
-            self.hosts[host].add_binding(&source.name, binding);
+            let (name, kind) = (&source.name, source.kind);
+            self.create_binding(host, name, kind, to.clone(), &key, arguments, durable);
         }
         if let Destination::Queue(index) = to
             && let Some(queue) = self.queue(index)
@@ -470,6 +462,28 @@ impl<S: EventLog> Broker<S> {
             self.answer(id, durable && is_new, |out| encode::bare(ok, number, out));
         }
         Ok(())
+    }
+
+    /// Adds a binding that was not there: it brings what comes from now on.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn create_binding(
+        &mut self,
+        host: usize,
+        source: &Arc<str>,
+        kind: ExchangeKind,
+        to: Destination,
+        key: &str,
+        arguments: &[u8],
+        durable: bool,
+    ) {
+        let from = self.ends();
+        self.next_binding += 1;
+        let mut binding = Binding::new(self.next_binding, kind, to, key, arguments, from);
+        binding.durable = durable;
+        if durable {
+            self.journal_binding(host, source, &binding);
+        }
+        self.hosts[host].add_binding(source, binding);
     }
 
     pub(super) fn unbind(

@@ -180,6 +180,7 @@ impl<S: EventLog> Broker<S> {
         self.active.retain(|active| *active != index);
         let (host, vhost) = (queue.vhost, self.hosts[queue.vhost].name.to_string());
         for consumer in &queue.consumers {
+            self.v1_queue_gone(*consumer);
             let Some(conn) = self.conn(consumer.conn) else {
                 continue;
             };

@@ -61,14 +61,20 @@ impl<S: EventLog> Broker<S> {
             if left == 0 {
                 return self.activate(index);
             }
-            if self.head(index, now) != Head::Row {
-                return;
+            match self.head(index, now) {
+                Head::Row => {}
+                Head::Empty => return self.v1_drained(index),
+                Head::Later => return,
             }
             let Some(consumer) = consumer else { return };
             let Some(row) = self.take_head(index) else {
                 return;
             };
             left -= 1;
+            if self.v1(consumer.conn).is_some() {
+                self.v1_send_row(consumer, index, &row, now);
+                continue;
+            }
             self.send_row(
                 consumer.conn,
                 consumer.channel,

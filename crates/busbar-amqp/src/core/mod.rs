@@ -1,4 +1,4 @@
-//! The sessions of AMQP 0-9-1 on one thread: bytes in, bytes and effects out, time as a parameter.
+//! The sessions of AMQP 0-9-1 and 1.0 on one thread: bytes in, bytes and effects out, time as a parameter.
 //!
 //! One thread serves all AMQP connections: exchanges, bindings and queues belong to it alone, so nothing is
 //! locked and nothing is sent between threads for a message. Nothing here does input or output, waits, or
@@ -16,6 +16,7 @@ mod journal;
 mod live;
 mod publish;
 mod settle;
+mod v1;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use crate::marks::Marks;
 use crate::message::OwnedTags;
 use crate::queue::{AmqpQueue, RowId};
 use crate::record::PartitionNames;
+use crate::v1::{SASL_HEADER, V1_HEADER};
 
 use channel::Channel;
 use connection::{AmqpConn, ConnStage};
@@ -242,24 +244,36 @@ impl<S: EventLog> Broker<S> {
                 return bytes.len();
             }
             if conn.stage == ConnStage::Header {
-                let Some(header) = bytes.get(at..at + 8) else {
-                    let begun = &bytes[at..];
-                    if !PROTOCOL_HEADER.starts_with(begun) {
-                        self.refuse_header(id);
-                        return bytes.len();
-                    }
-                    return at;
+                let after_sasl = conn.v1.is_some();
+                let headers: &[&[u8; 8]] = match after_sasl {
+                    true => &[V1_HEADER],
+                    false => &[PROTOCOL_HEADER, V1_HEADER, SASL_HEADER],
                 };
-                if header != PROTOCOL_HEADER {
+                let begun = &bytes[at..bytes.len().min(at + 8)];
+                if !headers.iter().any(|header| header.starts_with(begun)) {
                     self.refuse_header(id);
                     return bytes.len();
                 }
+                if begun.len() < 8 {
+                    return at;
+                }
                 at += 8;
-                self.start(id);
+                match begun {
+                    begun if begun == V1_HEADER => self.v1_begin(id),
+                    begun if begun == SASL_HEADER => self.v1_begin_sasl(id),
+                    _ => self.start(id),
+                }
                 continue;
             }
             if conn.waits {
                 return at;
+            }
+            if conn.v1.is_some() {
+                match self.v1_input(id, &bytes[at..], now) {
+                    Some(len) => at += len,
+                    None => return at,
+                }
+                continue;
             }
             let (frame, len) = match frame::split(&bytes[at..], conn.frame_bytes_max) {
                 Ok(Framed::Whole(frame, len)) => (frame, len),
@@ -372,6 +386,14 @@ impl<S: EventLog> Broker<S> {
         match self.conns.get(id.slot as usize) {
             Some(Some(conn)) if conn.id == id => conn.out.writable(),
             _ => &[],
+        }
+    }
+
+    /// How many bytes wait for the socket of a connection.
+    pub fn waiting_bytes(&self, id: ConnId) -> usize {
+        match self.conns.get(id.slot as usize) {
+            Some(Some(conn)) if conn.id == id => conn.out.len(),
+            _ => 0,
         }
     }
 

@@ -182,11 +182,7 @@ impl<S: EventLog> Broker<S> {
                 self.confirm_now(id, number, true);
                 return Ok(());
             }
-            let refuses = |queue: &QueueIndex| {
-                let queue = self.queues.get(*queue as usize).and_then(|q| q.as_deref());
-                queue.is_some_and(|q| q.rules.rejects())
-            };
-            rejecting.extend(queues.into_iter().filter(refuses));
+            rejecting.extend(queues.into_iter().filter(|queue| self.refuses(*queue)));
         }
         if !rejecting.is_empty()
             && self.refuse_for_room(&rejecting, content, &properties, body, host, now)?
@@ -210,13 +206,7 @@ impl<S: EventLog> Broker<S> {
         self.topic = topic;
         match stored? {
             Ok(ticket) => {
-                for queue in rejecting {
-                    if let Some(q) = self.queue(queue) {
-                        q.on_the_way += 1;
-                        let number = q.number;
-                        self.on_the_way.push((ticket, queue, number));
-                    }
-                }
+                self.on_the_way_to(ticket, &rejecting);
                 self.pending(id, number, ticket);
                 Ok(())
             }
@@ -303,6 +293,23 @@ impl<S: EventLog> Broker<S> {
         Ok(pushed)
     }
 
+    /// Whether a queue refuses what it has no room for.
+    pub(super) fn refuses(&self, queue: QueueIndex) -> bool {
+        let queue = self.queues.get(queue as usize).and_then(|q| q.as_deref());
+        queue.is_some_and(|q| q.rules.rejects())
+    }
+
+    /// Which of these queues has no room for one message more with a body of `len` bytes.
+    pub(super) fn full_queue(&self, queues: &[QueueIndex], len: usize) -> Option<QueueIndex> {
+        queues.iter().copied().find(|index| {
+            let queue = self.queues.get(*index as usize).and_then(|q| q.as_deref());
+            queue.is_some_and(|q| {
+                let messages = q.messages() + q.on_the_way + 1;
+                q.rules.is_over(messages, q.ready_bytes + len as u64)
+            })
+        })
+    }
+
     /// Whether one of these queues has no room for one message more. It is dead-lettered where the queue
     /// says so.
     fn refuse_for_room(
@@ -314,14 +321,9 @@ impl<S: EventLog> Broker<S> {
         host: usize,
         now: Micros,
     ) -> Result<bool, AmqpFault> {
-        let full = queues.iter().copied().find(|index| {
-            let queue = self.queues.get(*index as usize).and_then(|q| q.as_deref());
-            queue.is_some_and(|q| {
-                let messages = q.messages() + q.on_the_way + 1;
-                q.rules.is_over(messages, q.ready_bytes + body.len() as u64)
-            })
-        });
-        let Some(index) = full else { return Ok(false) };
+        let Some(index) = self.full_queue(queues, body.len()) else {
+            return Ok(false);
+        };
         let dead_letters = self
             .queue(index)
             .is_some_and(|q| q.rules.overflow == crate::args::Overflow::RejectPublishDlx);

@@ -34,6 +34,9 @@ impl<S: EventLog> Broker<S> {
     }
 
     fn settle_channel(&mut self, id: ConnId, number: u16, now: Micros) {
+        if self.v1(id).is_some() {
+            return self.v1_settle(id, number, now);
+        }
         let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else {
             return;
         };
@@ -140,7 +143,7 @@ impl<S: EventLog> Broker<S> {
                 }
                 Status::Committed => Disposition::Done,
                 // It stays, and dies again.
-                Status::Failed(_) => Disposition::Requeue,
+                Status::Failed(_) => Disposition::Release,
             };
             let dying = self.dying.swap_remove(at);
             self.row_done(dying.queue, dying.queue_number, dying.row, outcome);

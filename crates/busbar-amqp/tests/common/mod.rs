@@ -3,6 +3,8 @@
 
 #![allow(dead_code)]
 
+pub mod v1;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;

@@ -1,4 +1,4 @@
-//! AMQP 0-9-1 from its settings.
+//! AMQP 0-9-1 and 1.0 from its settings.
 
 use std::sync::Arc;
 

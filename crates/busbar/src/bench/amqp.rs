@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -61,8 +61,9 @@ pub fn row(who: &str, load: &AmqpLoad) -> io::Result<Row> {
             let [a, b] = PREFETCH.to_be_bytes();
             consumer.call(&method(1, (60, 10), &[0, 0, 0, 0, a, b, 0]), (60, 11))?;
             consumer.call(&method(1, (60, 20), &consume(&queue)), (60, 21))?;
-            let received = Arc::clone(&received);
-            consumers.push(thread::spawn(move || consumer.acknowledge_all(&received)));
+            let (received, socket) = (Arc::clone(&received), consumer.socket.try_clone()?);
+            let thread = thread::spawn(move || consumer.acknowledge_all(&received));
+            consumers.push(ConsumerThread { socket, thread });
         }
         let (load, start) = (load.clone(), Arc::clone(&start));
         publishers.push(thread::spawn(move || {
@@ -92,6 +93,9 @@ pub fn row(who: &str, load: &AmqpLoad) -> io::Result<Row> {
         }
     }
     let elapsed = begun.elapsed();
+    for consumer in consumers {
+        consumer.end();
+    }
     Ok(Row {
         job: if load.consume { THROUGH } else { CONFIRMS_IN },
         who: who.to_owned(),
@@ -102,6 +106,21 @@ pub fn row(who: &str, load: &AmqpLoad) -> io::Result<Row> {
         lost: 0,
         note: None,
     })
+}
+
+/// A consumer on its thread.
+struct ConsumerThread {
+    socket: TcpStream,
+    thread: thread::JoinHandle<()>,
+}
+
+impl ConsumerThread {
+    /// Closes its connection, so that it takes no messages of the next load, which has a queue of the same name.
+    fn end(self) {
+        // The server may have closed it before.
+        let _ = self.socket.shutdown(Shutdown::Both);
+        self.thread.join().expect("a consumer thread panicked");
+    }
 }
 
 /// Whether a server answers the protocol header.
