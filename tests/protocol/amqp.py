@@ -399,6 +399,39 @@ def case_a_single_active_consumer_and_an_exclusive_one(world):
     closed(403, "queue 'e' in vhost '/' in exclusive use", channel(node).basic_consume, "e", lambda *_: None)
 
 
+def case_direct_reply_to(world):
+    node = start(world)
+    asks, serves = channel(node), channel(node)
+    serves.queue_declare("work")
+    closed(406, "reply consumer cannot acknowledge", channel(node).basic_consume, "amq.rabbitmq.reply-to", print)
+    closed(406, "fast reply consumer does not exist", lambda ch: ch.basic_publish(
+        "", "work", b"x", pika.BasicProperties(reply_to="amq.rabbitmq.reply-to")), channel(node, confirms=True))
+    got = []
+    asks.basic_consume("amq.rabbitmq.reply-to", lambda c, m, p, b: got.append((p.correlation_id, b)), auto_ack=True)
+    for n in ("1", "2"):
+        asks.basic_publish("", "work", n.encode(), pika.BasicProperties(reply_to="amq.rabbitmq.reply-to", correlation_id=n))
+        _, properties, body = get(serves, "work")
+        assert properties.reply_to.startswith("amq.rabbitmq.reply-to."), properties
+        serves.basic_publish("", properties.reply_to, b"to " + body, pika.BasicProperties(correlation_id=properties.correlation_id))
+    wait_for("two answers", lambda: asks.connection.process_data_events(0.05) or len(got) == 2)
+    assert got == [("1", b"to 1"), ("2", b"to 2")], got
+
+
+def case_a_message_goes_back_to_its_queue_only_so_often(world):
+    ch = channel(start(world), confirms=True)
+    ch.queue_declare("dead", durable=True)
+    ch.queue_declare("q", durable=True, arguments={
+        "x-delivery-limit": 2, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"})
+    ch.basic_publish("", "q", b"m")
+    for attempt in range(3):
+        method, _, _ = get(ch, "q", auto_ack=False)
+        assert method.redelivered == (attempt > 0)
+        ch.basic_nack(method.delivery_tag, requeue=True)
+    _, properties, body = get(ch, "dead")
+    assert body == b"m" and properties.headers["x-death"][0]["reason"] == "delivery_limit", properties
+    nothing(ch, "q")
+
+
 def case_transactions(world):
     node = start(world)
     ch = channel(node)

@@ -190,6 +190,7 @@ def case_what_becomes_of_a_delivery(world):
     receiver.release(delivered=False)
     got = receiver.receive(timeout=WAIT)
     assert (got.delivery_count, got.first_acquirer) == (0, False), "a released message was not tried"
+    receiver.fetcher.unsettled[0].local.failed = True
     receiver.release(delivered=True)
     got = receiver.receive(timeout=WAIT)
     assert got.delivery_count == 1, "a modified message was tried"

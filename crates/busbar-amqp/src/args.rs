@@ -36,6 +36,8 @@ pub struct QueueRules {
     pub dead_letter_key: Option<Arc<str>>,
     /// Whether only one consumer at a time gets messages.
     pub single_active_consumer: bool,
+    /// How often a message may go back to the queue before it is dead-lettered.
+    pub delivery_limit: Option<u32>,
 }
 
 impl QueueRules {
@@ -95,6 +97,9 @@ impl QueueRules {
                     rules.single_active_consumer = value
                         .as_bool()
                         .ok_or_else(|| refuse(name, "a boolean is expected"))?;
+                }
+                "x-delivery-limit" => {
+                    rules.delivery_limit = Some(u32::try_from(number()?).unwrap_or(u32::MAX));
                 }
                 "x-max-priority" => {
                     return Err(refuse(name, "priority queues are not supported"));
@@ -178,6 +183,7 @@ pub const QUEUE_ARGUMENTS: &[&str] = &[
     "x-max-length-bytes",
     "x-overflow",
     "x-single-active-consumer",
+    "x-delivery-limit",
     "x-queue-type",
 ];
 /// The arguments of an exchange that must be the same each time.

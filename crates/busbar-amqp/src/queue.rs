@@ -73,6 +73,8 @@ pub enum DeathReason {
     Expired,
     /// The queue was full.
     MaxLength,
+    /// It went back to the queue too often.
+    DeliveryLimit,
 }
 
 impl DeathReason {
@@ -82,6 +84,7 @@ impl DeathReason {
             DeathReason::Rejected => "rejected",
             DeathReason::Expired => "expired",
             DeathReason::MaxLength => "maxlen",
+            DeathReason::DeliveryLimit => "delivery_limit",
         }
     }
 }
@@ -135,8 +138,8 @@ pub struct AmqpQueue {
     window_bytes: usize,
     /// Rows to be delivered once more.
     pub requeued: BTreeSet<RowId>,
-    /// Rows that were refused, and wait to be dead-lettered.
-    pub rejected: BTreeSet<RowId>,
+    /// Rows that wait to be dead-lettered, and why.
+    pub rejected: BTreeMap<RowId, DeathReason>,
     /// The row of `requeued` or `rejected` that was read last.
     pub reread: Option<ReadyRow>,
     /// Rows that were taken out and are not done.
@@ -187,7 +190,7 @@ impl AmqpQueue {
             window: VecDeque::new(),
             window_bytes: 0,
             requeued: BTreeSet::new(),
-            rejected: BTreeSet::new(),
+            rejected: BTreeMap::new(),
             reread: None,
             taken: BTreeMap::new(),
             failures: BTreeMap::new(),
@@ -284,6 +287,22 @@ impl AmqpQueue {
         }
         self.window_bytes = 0;
         self.reread = None;
+    }
+
+    /// A row is not for the consumers of this queue. Without an exchange for it, it is done.
+    pub fn reject(&mut self, row: RowId, reason: DeathReason) {
+        self.failures.remove(&row);
+        if self.rules.dead_letter_exchange.is_some() {
+            self.rejected.insert(row, reason);
+        }
+    }
+
+    /// A row that was to come once more is no longer there.
+    pub fn forget_row(&mut self, row: RowId) {
+        self.requeued.remove(&row);
+        self.rejected.remove(&row);
+        self.failures.remove(&row);
+        self.dirty = true;
     }
 
     /// Forgets all messages that wait; how many there were. The positions go to the live ones.

@@ -233,7 +233,7 @@ pub fn encode_queue(
     put_marks(&mut out, &counted, names);
     out.extend_from_slice(&queue.ready.to_be_bytes());
     out.extend_from_slice(&queue.ready_bytes.to_be_bytes());
-    let rejected = queue.rejected.iter();
+    let rejected = queue.rejected.keys();
     put_rows(
         &mut out,
         queue.taken.keys().chain(&queue.requeued).chain(rejected),

@@ -4,6 +4,7 @@
 
 mod common;
 
+use busbar_amqp::codec::FieldValue;
 use busbar_amqp::codec::method::id;
 use common::*;
 
@@ -328,4 +329,50 @@ fn a_wrong_password_is_told() {
         said[1].starts_with("close 403 ACCESS_REFUSED - Login was refused"),
         "{said:?}"
     );
+}
+
+#[test]
+fn a_client_is_told_when_publishing_is_stopped_and_when_it_goes_on() {
+    let mut node = Node::new();
+    let conn = node.connect();
+    node.log.borrow_mut().full = true;
+    node.broker.tick(node.now);
+    assert_eq!(node.said(conn), [] as [&str; 0], "it may be over soon");
+    assert!(!node.broker.wants_input(conn, node.now));
+    node.now += 1_000_000;
+    node.broker.tick(node.now);
+    assert_eq!(node.said(conn), ["10.60"]);
+    node.log.borrow_mut().full = false;
+    node.broker.tick(node.now);
+    assert_eq!(node.said(conn), ["10.61"]);
+    assert!(node.broker.wants_input(conn, node.now));
+}
+
+#[test]
+fn a_message_goes_back_to_its_queue_only_so_often() {
+    let mut node = Node::new();
+    let conn = node.connect();
+    let arguments = table(|t| {
+        t.field("x-delivery-limit", &FieldValue::Signed(b'I', 1));
+        t.text("x-dead-letter-exchange", "");
+        t.text("x-dead-letter-routing-key", "dead");
+    });
+    node.send(conn, &declare("dead", DURABLE, &[]));
+    node.send(conn, &declare("q", DURABLE, &arguments));
+    node.store("amqp/q/q", "m");
+    node.output(conn);
+    let nack = |tag: u64| {
+        method(id::BASIC_NACK, 1, |out| {
+            out.extend_from_slice(&tag.to_be_bytes());
+            out.push(2);
+        })
+    };
+    for (tag, words) in [(1, "got 1"), (2, "got 2 again")] {
+        node.send(conn, &get("q", false));
+        assert_eq!(node.said(conn), [words, "m"]);
+        node.send(conn, &nack(tag));
+    }
+    node.send(conn, &get("q", false));
+    node.send(conn, &get("dead", false));
+    assert_eq!(node.said(conn), ["empty", "got 3", "m"]);
 }

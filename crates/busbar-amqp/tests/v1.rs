@@ -4,7 +4,8 @@
 
 mod common;
 
-use busbar_amqp::v1::{SASL_HEADER, V1_HEADER};
+use busbar_amqp::v1::{SASL_HEADER, V1_HEADER, encode};
+use busbar_gateway::ClientOrigin;
 use common::v1::*;
 use common::{Node, hello as hello_0_9_1, method};
 
@@ -444,8 +445,8 @@ fn logins_and_headers() {
     // A wrong password.
     let conn = node.open();
     let mut bytes = SASL_HEADER.to_vec();
-    busbar_amqp::v1::encode::frame(1, 0, &mut bytes, |out| {
-        busbar_amqp::v1::encode::put_described(0x41, out, |l| {
+    encode::frame(1, 0, &mut bytes, |out| {
+        encode::put_described(0x41, out, |l| {
             let response = busbar_amqp::v1::TypedValue::Binary(b"\0guest\0wrong");
             l.symbol("PLAIN").value(&response);
         });
@@ -506,4 +507,67 @@ fn random_bytes_never_panic() {
         node.broker.gone(conn, node.now);
         node.run();
     }
+}
+
+#[test]
+fn only_who_asks_for_it_is_the_user_of_a_certificate() {
+    for (mechanism, user) in [("EXTERNAL", Some("device-7")), ("ANONYMOUS", None)] {
+        let mut node = Node::new();
+        let origin = ClientOrigin {
+            address: None,
+            user: Some("device-7".into()),
+        };
+        let conn = node
+            .broker
+            .open(origin, true, node.now)
+            .expect("a connection");
+        let mut bytes = SASL_HEADER.to_vec();
+        encode::frame(1, 0, &mut bytes, |out| {
+            encode::put_described(0x41, out, |l| {
+                l.symbol(mechanism);
+            });
+        });
+        node.send(conn, &bytes);
+        assert_eq!(node.said_v1(conn), ["SASL", "sasl 40", "outcome 0"]);
+        let logins = node.log.borrow().logins.clone();
+        assert_eq!(logins, [(None, user.map(Into::into))], "{mechanism}");
+    }
+    // Without a certificate nobody is.
+    let mut node = Node::new();
+    let conn = node.open();
+    let mut bytes = SASL_HEADER.to_vec();
+    encode::frame(1, 0, &mut bytes, |out| {
+        encode::put_described(0x41, out, |l| {
+            l.symbol("EXTERNAL");
+        });
+    });
+    node.send(conn, &bytes);
+    assert_eq!(node.said_v1(conn), ["SASL", "sasl 40", "outcome 1"]);
+}
+
+#[test]
+fn silence_is_ended_and_the_client_hears_something() {
+    let mut node = Node::new();
+    let conn = node.open();
+    let mut bytes = V1_HEADER.to_vec();
+    bytes.extend(frame(
+        0x10,
+        |l| {
+            l.text("c").null().null().null().uint(10_000);
+        },
+        &[],
+    ));
+    node.send(conn, &bytes);
+    node.output(conn);
+    let mut said = Vec::new();
+    for _ in 0..9 {
+        node.now += 1_000_000;
+        node.broker.tick(node.now);
+        said.extend(node.said_v1(conn));
+    }
+    assert!(said.iter().any(|words| words == "beat"), "{said:?}");
+    // The node's own time is a minute.
+    node.now += 200_000_000;
+    node.broker.tick(node.now);
+    assert_eq!(node.said_v1(conn), ["close amqp:resource-limit-exceeded"]);
 }

@@ -233,3 +233,34 @@ fn a_stored_login_that_is_not_valid_stands_in_nobodys_way() {
     let logins = fs::read_to_string(logins).unwrap();
     assert!(!logins.contains("ann"), "{logins}");
 }
+
+/// Two loads in a row whose queues have the same name: what the first leaves behind takes nothing of the second.
+#[test]
+fn the_loads_of_amqp_end_one_after_the_other() {
+    let world = World::new();
+    let load = "AMQP confirms in to acknowledged out";
+    let done = world
+        .program()
+        .args([
+            "bench",
+            "--seconds",
+            "1",
+            "--no-peers",
+            "--connections",
+            "2",
+            "--only",
+            load,
+        ])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    let rows = said
+        .lines()
+        .filter(|line| line.starts_with("| AMQP"))
+        .count();
+    assert!(
+        done.status.success() && rows == 2,
+        "{said}{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+}

@@ -15,6 +15,10 @@ use crate::queue::RowId;
 
 use super::Broker;
 
+/// The name under which a client consumes the answers to its requests without declaring a queue, and which it gives
+/// as `reply-to`.
+pub const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
+
 /// A channel.
 pub struct Channel<T> {
     /// `close` was sent; everything but its answer is ignored.
@@ -41,6 +45,8 @@ pub struct Channel<T> {
     /// The client takes messages.
     pub flows: bool,
     pub last_queue: Option<Arc<str>>,
+    /// The queue that stands for [`DIRECT_REPLY_TO`] on this channel.
+    pub direct_reply: Option<Arc<str>>,
     /// A `get` that waits for a row to be read: the queue, and whether it is acknowledged at once.
     pub getting: Option<(QueueIndex, u64, bool)>,
 }
@@ -157,6 +163,7 @@ impl<T> Default for Channel<T> {
             channel_prefetch: 0,
             flows: true,
             last_queue: None,
+            direct_reply: None,
             getting: None,
         }
     }

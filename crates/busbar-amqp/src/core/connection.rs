@@ -18,6 +18,7 @@ use crate::limits::{
 };
 use crate::mapping::prefix_of;
 use crate::v1::V1Fault;
+use crate::v1::fault::RESOURCE_LIMIT;
 
 use super::Broker;
 use super::channel::Channel;
@@ -383,6 +384,12 @@ impl<S: EventLog> Broker<S> {
                 if now - conn.heard > 2 * conn.heartbeat_us && conn.out.is_empty()
                     || now - conn.heard > 3 * conn.heartbeat_us
                 {
+                    if conn.v1.is_some() {
+                        let text = "nothing was heard for longer than idle-time-out";
+                        let fault = V1Fault::connection(RESOURCE_LIMIT, text);
+                        self.v1_close(id, &fault, now);
+                        continue;
+                    }
                     self.counters.refusals.add(1);
                     self.close_channels(id, now);
                     self.finish(id);

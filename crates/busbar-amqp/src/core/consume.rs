@@ -5,15 +5,16 @@ use std::sync::Arc;
 use busbar_event::Micros;
 use busbar_gateway::{ConnId, EventLog};
 
+use crate::args::QueueRules;
 use crate::codec::encode;
 use crate::codec::method::{Consume, id};
 use crate::fault::AmqpFault;
 use crate::graph::QueueIndex;
-use crate::limits::{CONSUMERS_PER_CHANNEL_MAX, UNACKED_PER_CHANNEL_MAX};
-use crate::queue::{ConsumerRef, RowId};
+use crate::limits::{CONSUMERS_PER_CHANNEL_MAX, QUEUES_MAX, UNACKED_PER_CHANNEL_MAX};
+use crate::queue::{ConsumerRef, DeathReason, RowId};
 
 use super::Broker;
-use super::channel::{Consumer, Disposition, LastAddress, Settlement, Unacked};
+use super::channel::{Consumer, DIRECT_REPLY_TO, Disposition, LastAddress, Settlement, Unacked};
 use super::deliver::Head;
 
 impl<S: EventLog> Broker<S> {
@@ -24,8 +25,14 @@ impl<S: EventLog> Broker<S> {
         consume: &Consume<'_>,
         now: Micros,
     ) -> Result<(), AmqpFault> {
-        let index = self.queue_named(id, number, consume.queue)?;
-        self.check_consume(id, index)?;
+        let index = match consume.queue {
+            DIRECT_REPLY_TO => self.direct_reply_queue(id, number, consume.no_ack, now)?,
+            name => {
+                let index = self.queue_named(id, number, name)?;
+                self.check_consume(id, index)?;
+                index
+            }
+        };
         if let Some(value) = consume.arguments.get("x-priority")
             && value.as_integer() != Some(0)
         {
@@ -90,6 +97,37 @@ impl<S: EventLog> Broker<S> {
         }
         self.activate(index);
         Ok(())
+    }
+
+    /// Makes the queue for the answers to the requests of a channel. It ends with its consumer.
+    fn direct_reply_queue(
+        &mut self,
+        id: ConnId,
+        number: u16,
+        no_ack: bool,
+        now: Micros,
+    ) -> Result<QueueIndex, AmqpFault> {
+        let host = self.conn(id).map_or(0, |conn| conn.host);
+        if !no_ack {
+            return Err(AmqpFault::precondition("reply consumer cannot acknowledge"));
+        }
+        let before = self
+            .channel(id, number)
+            .and_then(|c| c.direct_reply.clone());
+        if before.is_some_and(|name| self.hosts[host].queues.contains_key(&name)) {
+            return Err(AmqpFault::precondition("reply consumer already set"));
+        }
+        if self.queue_count >= QUEUES_MAX {
+            return Err(AmqpFault::resource("the node has too many queues"));
+        }
+        let name: Arc<str> = format!("{DIRECT_REPLY_TO}.{}", self.made_up_name(now)).into();
+        let mut queue = self.new_queue(host, &name, QueueRules::default(), now);
+        queue.owner = Some(id);
+        queue.auto_delete = true;
+        if let Some(channel) = self.channel(id, number) {
+            channel.direct_reply = Some(name);
+        }
+        Ok(self.create_queue(queue))
     }
 
     pub(super) fn cancel(
@@ -306,17 +344,20 @@ impl<S: EventLog> Broker<S> {
             Disposition::Requeue => {
                 let failed = queue.failures.entry(row).or_default();
                 *failed = failed.saturating_add(1);
-                queue.requeued.insert(row);
+                let over = queue
+                    .rules
+                    .delivery_limit
+                    .is_some_and(|limit| *failed > limit);
+                match over {
+                    false => drop(queue.requeued.insert(row)),
+                    true => queue.reject(row, DeathReason::DeliveryLimit),
+                }
             }
             Disposition::Release => {
                 queue.requeued.insert(row);
             }
             Disposition::Reject => {
-                queue.failures.remove(&row);
-                // Without an exchange for it, it is done.
-                if queue.rules.dead_letter_exchange.is_some() {
-                    queue.rejected.insert(row);
-                }
+                queue.reject(row, DeathReason::Rejected);
             }
         }
         queue.dirty = true;

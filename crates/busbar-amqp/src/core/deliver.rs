@@ -93,19 +93,19 @@ impl<S: EventLog> Broker<S> {
             let Some(queue) = self.queue(index) else {
                 return Head::Empty;
             };
-            let again = match queue.rejected.first() {
-                Some(row) => Some((*row, true)),
-                None => queue.requeued.first().map(|row| (*row, false)),
+            let again = match queue.rejected.first_key_value() {
+                Some((row, reason)) => Some((*row, Some(*reason))),
+                None => queue.requeued.first().map(|row| (*row, None)),
             };
-            if let Some((row, rejected)) = again {
+            if let Some((row, dies)) = again {
                 if queue.reread.as_ref().is_none_or(|read| read.id != row) {
                     match self.reread(index, row) {
                         Refill::Progress => continue,
                         Refill::Later => return Head::Later,
                     }
                 }
-                if rejected {
-                    self.kill(index, DeathReason::Rejected, now);
+                if let Some(reason) = dies {
+                    self.kill(index, reason, now);
                     continue;
                 }
             }
@@ -140,15 +140,12 @@ impl<S: EventLog> Broker<S> {
     /// Takes the row at the front out of a queue.
     pub(super) fn take_head(&mut self, index: QueueIndex) -> Option<ReadyRow> {
         let queue = self.queue(index)?;
-        let first = queue
-            .rejected
-            .first()
-            .or_else(|| queue.requeued.first())
-            .copied();
+        let rejected = queue.rejected.first_key_value().map(|(id, _)| *id);
+        let first = rejected.or_else(|| queue.requeued.first().copied());
         let row = match first {
             Some(id) => {
                 let row = queue.reread.take_if(|row| row.id == id)?;
-                if !queue.rejected.remove(&id) {
+                if queue.rejected.remove(&id).is_none() {
                     queue.requeued.remove(&id);
                 }
                 row
@@ -171,9 +168,7 @@ impl<S: EventLog> Broker<S> {
         let number = queue.number;
         if row.1 < start {
             // The stream no longer has it.
-            queue.requeued.remove(&row);
-            queue.rejected.remove(&row);
-            queue.dirty = true;
+            queue.forget_row(row);
             self.journal.note(index);
             return Refill::Progress;
         }
@@ -218,9 +213,7 @@ impl<S: EventLog> Broker<S> {
                 });
             }
             None => {
-                queue.requeued.remove(&row);
-                queue.rejected.remove(&row);
-                queue.dirty = true;
+                queue.forget_row(row);
                 self.journal.note(index);
             }
         }
@@ -401,6 +394,7 @@ impl<S: EventLog> Broker<S> {
             });
         } else if let Some(Some(queue)) = self.queues.get_mut(index as usize) {
             queue.taken.remove(&row.id);
+            queue.failures.remove(&row.id);
         }
         self.counters.delivered.add(1);
         self.wake(id);

@@ -13,7 +13,7 @@ use crate::message;
 use crate::queue::DeathReason;
 
 use super::Broker;
-use super::channel::{Content, ContentStage, PendingPublish};
+use super::channel::{Content, ContentStage, DIRECT_REPLY_TO, PendingPublish};
 
 impl<S: EventLog> Broker<S> {
     pub(super) fn content_header(
@@ -132,7 +132,11 @@ impl<S: EventLog> Broker<S> {
                 vhost.name
             )));
         }
-        let properties = match content.properties.first_chunk::<2>() {
+        let direct_reply = conn
+            .channels
+            .get(&number)
+            .and_then(|c| c.direct_reply.clone());
+        let mut properties = match content.properties.first_chunk::<2>() {
             // Nothing but a delivery mode, as most messages.
             Some(&[0x10, 0]) => BasicProperties {
                 delivery_mode: content.properties.get(2).copied(),
@@ -140,6 +144,15 @@ impl<S: EventLog> Broker<S> {
             },
             _ => BasicProperties::read(&mut WireReader::new(&content.properties))?,
         };
+        if properties.reply_to == Some(DIRECT_REPLY_TO) {
+            let queue = direct_reply.as_deref();
+            properties.reply_to = queue.filter(|name| vhost.queues.contains_key(*name));
+            if properties.reply_to.is_none() {
+                return Err(AmqpFault::precondition(
+                    "fast reply consumer does not exist",
+                ));
+            }
+        }
         if let Some(user) = properties.user_id
             && user != conn.user()
             && !conn.user().is_empty()

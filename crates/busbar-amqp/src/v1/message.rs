@@ -9,6 +9,7 @@
 //! | application-properties | as the headers of 0-9-1 |
 //! | data | payload; several are put together |
 //! | amqp-value with a string or bytes | payload, and [`BODY`] = `string` or `binary` |
+//! | amqp-value with null, no body | empty payload, and [`BODY`] = `null` |
 //! | another amqp-value, amqp-sequence | payload as JSON, and [`BODY`] with the sections as they are |
 //! | delivery-annotations, footer | not kept |
 
@@ -33,7 +34,7 @@ use super::json;
 use super::properties::{MessageProperties, identifier_bytes, identifier_text, read_identifier};
 use super::value::{TypedItems, TypedReader, TypedValue};
 
-/// Tag: `string` or `binary` for a body that is an amqp-value with such a value, else the sections of the body, in
+/// Tag: `string`, `binary` or `null` for a body that is an amqp-value with such a value, else the sections of the body, in
 /// base64.
 pub const BODY: &str = "$amqp-body";
 /// Tag: the message annotations, an encoded map in base64.
@@ -50,6 +51,7 @@ pub const REPLY_TO_GROUP_ID: &str = "$reply-to-group-id";
 const PRIORITY_DEFAULT: u8 = 4;
 const BODY_STRING: &str = "string";
 const BODY_BINARY: &str = "binary";
+const BODY_NULL: &str = "null";
 
 /// A message of a client.
 #[derive(Clone, Debug, Default)]
@@ -72,6 +74,7 @@ enum BodyKind<'a> {
     Data,
     Text,
     Binary,
+    Null,
     /// The sections as they are.
     Typed(&'a [u8]),
 }
@@ -143,6 +146,10 @@ impl<'a> V1Message<'a> {
                     message.body = BodyKind::Binary;
                     has_body = true;
                 }
+                (0x77, TypedValue::Null) => {
+                    message.body = BodyKind::Null;
+                    has_body = true;
+                }
                 (0x77, value) => {
                     value.check()?;
                     message.body = BodyKind::Typed(&before[..before.len() - r.rest().len()]);
@@ -155,9 +162,12 @@ impl<'a> V1Message<'a> {
         if let Some((_, text)) = items_of {
             message.payload = Cow::Owned(text.into_bytes());
         }
-        // JMS has messages without a body.
         if bytes.is_empty() {
             return Err(V1Fault::decode("the message has no sections"));
+        }
+        // JMS has messages without a body.
+        if !has_body {
+            message.body = BodyKind::Null;
         }
         Ok(message)
     }
@@ -298,6 +308,7 @@ impl<'a> V1Message<'a> {
             BodyKind::Data => {}
             BodyKind::Text => add(BODY, BODY_STRING),
             BodyKind::Binary => add(BODY, BODY_BINARY),
+            BodyKind::Null => add(BODY, BODY_NULL),
             BodyKind::Typed(sections) => add(BODY, &BASE64.encode(sections)),
         }
         let mut has_reserved = !tags.is_empty();
@@ -510,6 +521,7 @@ pub fn write_message(
     let (section, value) = match (body, std::str::from_utf8(payload)) {
         (Some(BODY_STRING), Ok(text)) => (0x77, TypedValue::Text(text)),
         (Some(BODY_BINARY), _) => (0x77, TypedValue::Binary(payload)),
+        (Some(BODY_NULL), _) if payload.is_empty() => (0x77, TypedValue::Null),
         (Some(sections), _) => match BASE64.decode(sections) {
             Ok(sections) if is_body(&sections) => return out.extend_from_slice(&sections),
             _ => (0x75, TypedValue::Binary(payload)),
@@ -613,7 +625,9 @@ mod tests {
 
     #[test]
     fn a_message_comes_out_as_it_went_in() {
-        let bodies: [(&dyn Fn(&mut Vec<u8>), &str); 5] = [
+        type BodyCase<'a> = (&'a dyn Fn(&mut Vec<u8>), &'a str);
+        let bodies: [BodyCase<'_>; 6] = [
+            (&|_| {}, ""),
             (
                 &|out| {
                     out.extend_from_slice(&[0, 0x53, 0x77]);
@@ -678,6 +692,7 @@ mod tests {
                 BodyKind::Typed(bytes) => bytes.to_vec(),
                 BodyKind::Text => b"text".to_vec(),
                 BodyKind::Binary => b"binary".to_vec(),
+                BodyKind::Null => b"null".to_vec(),
                 BodyKind::Data => Vec::new(),
             };
             assert_eq!(section(&again), section(&message));

@@ -41,6 +41,10 @@ pub struct MemoryLog {
     pub broken: bool,
     /// Commits and journal batches wait.
     pub held: bool,
+    /// So much waits for the disk that sockets are not read.
+    pub full: bool,
+    /// The users who wanted to log in: by password, and by certificate.
+    pub logins: Vec<(Option<String>, Option<Arc<str>>)>,
     journal: Vec<(u64, Vec<Change>)>,
     pub reads: usize,
 }
@@ -71,7 +75,7 @@ impl EventLog for View {
     }
 
     fn writable(&mut self) -> bool {
-        true
+        !self.0.borrow().full
     }
 
     fn topology(&self) -> u64 {
@@ -223,6 +227,8 @@ impl Node {
         for effect in effects {
             match effect {
                 Effect::Authenticate(conn, credentials) => {
+                    let by = (credentials.username, credentials.origin.user);
+                    self.log.borrow_mut().logins.push(by);
                     let result = match credentials.password.as_deref() {
                         Some(b"wrong") => Err(busbar_gateway::Denied::BadCredentials),
                         _ => Ok(Arc::new(Open) as Arc<dyn busbar_gateway::Identity>),
@@ -354,6 +360,7 @@ pub fn start_ok(response: &[u8]) -> Vec<u8> {
         out.extend(table(|t| {
             t.table("capabilities", |t| {
                 t.flag("consumer_cancel_notify", true);
+                t.flag("connection.blocked", true);
                 t.flag("authentication_failure_close", true);
             });
         }));

@@ -35,7 +35,7 @@ pub struct AmqpLoad {
 }
 
 /// A server that says nothing for so long has lost what it was sent.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Publishes in one write.
 const PUBLISHES_PER_WRITE: usize = 64;
 /// Messages that a consumer may have unacknowledged.

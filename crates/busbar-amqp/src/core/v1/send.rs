@@ -74,7 +74,10 @@ impl<S: EventLog> Broker<S> {
         self.output_budget.add(conn.out.len() - before);
         self.properties = message;
         match settled {
-            true => drop(queue.taken.remove(&row.id)),
+            true => {
+                queue.taken.remove(&row.id);
+                queue.failures.remove(&row.id);
+            }
             false => session.unsettled.push_back(V1Unsettled {
                 delivery,
                 handle: to.number,

@@ -186,48 +186,75 @@ impl<S: EventLog> Broker<S> {
         now: Micros,
     ) -> Result<S::Ticket, V1Fault> {
         let message = V1Message::read(bytes)?;
-        let (node, of_link) = match self
-            .v1_session(id, channel)
-            .and_then(|s| s.links.get(&handle))
-        {
-            Some(V1Link::Publish(link)) => (link.target.clone(), true),
-            _ => (None, false),
+        let Some(conn) = self.conn(id) else {
+            return Err(V1Fault::session(fault::INTERNAL, "the connection is gone"));
         };
-        let node = match (node, message.properties.to) {
-            (Some(node), _) => node,
-            (None, Some(to)) if of_link => {
-                let node = NodeAddress::parse(to, message.is_to_topic());
-                node.ok_or_else(|| {
-                    V1Fault::session(fault::INVALID_FIELD, format!("'{to}' is no address"))
-                })?
+        let (host, user) = (conn.host, conn.user());
+        if let Some(named) = message.properties.user_id
+            && !user.is_empty()
+            && named != user.as_bytes()
+        {
+            let text = format!("user-id is not the user who logged in, '{user}'");
+            return Err(V1Fault::session(fault::UNAUTHORIZED, text));
+        }
+        let mut topic = std::mem::take(&mut self.topic);
+        topic.clear();
+        let stored = match self.v1_place(id, channel, handle, &message, &mut topic, now) {
+            Ok(key) => self.v1_store(id, host, &topic, key.as_deref(), &message, now),
+            Err(fault) => Err(fault),
+        };
+        self.topic = topic;
+        stored
+    }
+
+    /// Appends the topic of a message. Returns its routing key where the topic does not say it.
+    fn v1_place(
+        &mut self,
+        id: ConnId,
+        channel: u16,
+        handle: u32,
+        message: &V1Message<'_>,
+        topic: &mut String,
+        now: Micros,
+    ) -> Result<Option<String>, V1Fault> {
+        let subject = message.properties.subject;
+        let Some(Some(conn)) = self.conns.get(id.slot as usize) else {
+            return Ok(None);
+        };
+        let host = &self.hosts[conn.host];
+        let session = conn.v1.as_deref().and_then(|v1| v1.sessions.get(&channel));
+        let target = match session.and_then(|session| session.links.get(&handle)) {
+            Some(V1Link::Publish(link)) => link.target.as_ref(),
+            _ => None,
+        };
+        let is_there = match target {
+            None => false,
+            Some(NodeAddress::Topic(_)) => true,
+            Some(NodeAddress::Queue(name, _)) => host.queues.contains_key(&**name),
+            Some(NodeAddress::Exchange(name, _)) => {
+                let exchange = host.exchanges.get(&**name);
+                exchange.is_some_and(|exchange| !exchange.internal)
             }
-            _ => {
+        };
+        if let Some(target) = target.filter(|_| is_there) {
+            let exact = target.write_topic(&host.prefix, subject, topic);
+            return Ok(lost_key(target, subject, exact));
+        }
+        // Each message says itself where it goes, or what the link goes to was deleted.
+        let node = match (target, message.properties.to) {
+            (Some(target), _) => target.clone(),
+            (None, Some(to)) => NodeAddress::parse(to, message.is_to_topic()).ok_or_else(|| {
+                V1Fault::session(fault::INVALID_FIELD, format!("'{to}' is no address"))
+            })?,
+            (None, None) => {
                 let text = "neither the link nor the message says where it goes";
                 return Err(V1Fault::session(fault::INVALID_FIELD, text));
             }
         };
+        let host = conn.host;
         self.v1_check_target(id, &node, now)?;
-        if let Some(user) = message.properties.user_id {
-            let conn = self
-                .conn(id)
-                .map_or_else(String::new, |c| c.user().to_owned());
-            if !conn.is_empty() && user != conn.as_bytes() {
-                let text = format!("user-id is not the user who logged in, '{conn}'");
-                return Err(V1Fault::session(fault::UNAUTHORIZED, text));
-            }
-        }
-        let host = self.conn(id).map_or(0, |conn| conn.host);
-        let subject = message.properties.subject;
-        let mut topic = std::mem::take(&mut self.topic);
-        topic.clear();
-        let exact = node.write_topic(&self.hosts[host].prefix, subject, &mut topic);
-        let key = match (&node, exact) {
-            (NodeAddress::Exchange(_, key), false) => key.as_deref().or(subject),
-            _ => None,
-        };
-        let stored = self.v1_store(id, host, &topic, key, &message, now);
-        self.topic = topic;
-        stored
+        let exact = node.write_topic(&self.hosts[host].prefix, subject, topic);
+        Ok(lost_key(&node, subject, exact))
     }
 
     fn v1_store(
@@ -340,5 +367,13 @@ impl<S: EventLog> Broker<S> {
                 self.on_the_way.push((ticket, *queue, number));
             }
         }
+    }
+}
+
+/// The routing key of an address whose topic does not say it.
+fn lost_key(node: &NodeAddress, subject: Option<&str>, exact: bool) -> Option<String> {
+    match node {
+        NodeAddress::Exchange(_, key) if !exact => key.as_deref().or(subject).map(str::to_owned),
+        _ => None,
     }
 }
