@@ -15,8 +15,8 @@ const RELEASED: u8 = 0x26;
 const MODIFIED: u8 = 0x27;
 const NONE: [&str; 0] = [];
 
-fn plain() -> Asked<'static> {
-    Asked::default()
+fn plain() -> LinkWishes<'static> {
+    LinkWishes::default()
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn messages_in_parts_both_ways() {
 
 #[test]
 fn a_durable_subscription_goes_on_after_a_crash_and_ends_when_it_is_closed() {
-    let durable = Asked {
+    let durable = LinkWishes {
         durable: true,
         ..plain()
     };
@@ -239,7 +239,7 @@ fn a_durable_subscription_goes_on_after_a_crash_and_ends_when_it_is_closed() {
 
 #[test]
 fn a_temporary_queue_ends_with_its_link() {
-    let dynamic = Asked {
+    let dynamic = LinkWishes {
         dynamic: true,
         ..plain()
     };
@@ -296,7 +296,7 @@ fn the_other_version_sees_the_same_queue() {
 fn a_slow_receiver_costs_no_more_than_its_bound() {
     let mut node = Node::new();
     let conn = node.connect_v1("c");
-    let settled = Asked {
+    let settled = LinkWishes {
         settled: true,
         ..plain()
     };

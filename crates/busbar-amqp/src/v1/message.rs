@@ -31,7 +31,7 @@ use super::address::{reply_address, topic_of_reply_address};
 use super::encode::{ListWriter, put_described, put_value};
 use super::fault::{self, V1Fault};
 use super::json;
-use super::properties::{MessageProperties, identifier_bytes, identifier_text, read_identifier};
+use super::properties::{V1Properties, identifier_bytes, identifier_text, read_identifier};
 use super::value::{TypedItems, TypedReader, TypedValue};
 
 /// Tag: `string`, `binary` or `null` for a body that is an amqp-value with such a value, else the sections of the body, in
@@ -62,7 +62,7 @@ pub struct V1Message<'a> {
     ttl_ms: Option<u32>,
     annotations: Option<TypedItems<'a>>,
     /// Its properties.
-    pub properties: MessageProperties<'a>,
+    pub properties: V1Properties<'a>,
     application: Option<TypedItems<'a>>,
     payload: Cow<'a, [u8]>,
     body: BodyKind<'a>,
@@ -115,7 +115,7 @@ impl<'a> V1Message<'a> {
                     message.annotations = (!items.is_empty()).then_some(items);
                 }
                 (0x73, TypedValue::List(items)) => {
-                    message.properties = MessageProperties::read(items)?;
+                    message.properties = V1Properties::read(items)?;
                 }
                 (0x74, TypedValue::Map(items)) => {
                     value.check()?;
@@ -421,10 +421,10 @@ fn value_of<'a>(field: &FieldValue<'a>) -> Option<TypedValue<'a>> {
 
 /// How often a delivery was tried.
 #[derive(Clone, Copy, Debug)]
-pub struct Attempts {
+pub struct TriedBefore {
     /// Whether it may have been delivered before.
     pub redelivered: bool,
-    /// Attempts that failed.
+    /// TriedBefore that failed.
     pub failed: u32,
 }
 
@@ -433,12 +433,12 @@ pub fn write_message(
     (batch, row): (&Batch, usize),
     payload: &[u8],
     prefix: &str,
-    attempts: Attempts,
+    attempts: TriedBefore,
     now: Micros,
     out: &mut Vec<u8>,
 ) {
     let flags = Flags(batch.flags()[row]);
-    let mut p = MessageProperties::default();
+    let mut p = V1Properties::default();
     let (mut texts, mut typed) = (Vec::new(), Vec::new());
     let (mut priority, mut ttl_ms) = (None, None);
     let (mut annotations, mut body, mut reply_to) = (None, None, None);
@@ -599,7 +599,7 @@ mod tests {
         let mut map = ListWriter::begin_map(&mut out);
         map.symbol("x-opt-jms-msg-type").value(&TypedValue::Byte(5));
         map.end();
-        MessageProperties {
+        V1Properties {
             message_id: Some(TypedValue::Uuid([9; 16])),
             to: Some("q"),
             subject: Some("about"),
@@ -677,7 +677,7 @@ mod tests {
             let (batch, has_reserved) = batch(&message);
             assert!(has_reserved);
             let mut out = Vec::new();
-            let attempts = Attempts {
+            let attempts = TriedBefore {
                 redelivered: false,
                 failed: 0,
             };

@@ -13,7 +13,7 @@ const BINARY_MARK: &str = "AMQP_BINARY:";
 
 /// The properties of a message, borrowed from it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct MessageProperties<'a> {
+pub struct V1Properties<'a> {
     /// The application's identifier.
     pub message_id: Option<TypedValue<'a>>,
     /// The user who sent it.
@@ -42,12 +42,12 @@ pub struct MessageProperties<'a> {
     pub reply_to_group_id: Option<&'a str>,
 }
 
-impl<'a> MessageProperties<'a> {
+impl<'a> V1Properties<'a> {
     /// Reads the fields of the section.
     ///
     /// # Errors
     /// `amqp:decode-error` when one has a type that it may not have.
-    pub fn read(items: TypedItems<'a>) -> Result<MessageProperties<'a>, V1Fault> {
+    pub fn read(items: TypedItems<'a>) -> Result<V1Properties<'a>, V1Fault> {
         let mut f = items.reader();
         let identifier = |value: TypedValue<'a>| match value {
             TypedValue::Null => Ok(None),
@@ -64,7 +64,7 @@ impl<'a> MessageProperties<'a> {
             TypedValue::Timestamp(ms) => Ok(Some(ms)),
             _ => Err(V1Fault::decode("a time is not a timestamp")),
         };
-        Ok(MessageProperties {
+        Ok(V1Properties {
             message_id: identifier(f.value()?)?,
             user_id: f.binary()?,
             to: f.text()?,
@@ -83,7 +83,7 @@ impl<'a> MessageProperties<'a> {
 
     /// Appends the section, if it has anything.
     pub fn write(&self, out: &mut Vec<u8>) {
-        if *self == MessageProperties::default() {
+        if *self == V1Properties::default() {
             return;
         }
         let value = |value: Option<TypedValue<'a>>| value.unwrap_or(TypedValue::Null);

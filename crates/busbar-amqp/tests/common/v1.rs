@@ -38,14 +38,14 @@ pub fn begin(window: u32) -> Vec<u8> {
 
 /// What a link is attached with beside its address.
 #[derive(Clone, Copy, Default)]
-pub struct Asked<'a> {
+pub struct LinkWishes<'a> {
     pub durable: bool,
     pub dynamic: bool,
     pub settled: bool,
     pub capability: Option<&'a str>,
 }
 
-fn terminus(l: &mut ListWriter<'_>, code: u8, address: Option<&str>, asked: Asked<'_>) {
+fn terminus(l: &mut ListWriter<'_>, code: u8, address: Option<&str>, asked: LinkWishes<'_>) {
     l.described(code, |l| {
         l.text_or_null(address).uint(u32::from(asked.durable) * 2);
         l.symbol_or_null(asked.durable.then_some("never")).null();
@@ -57,25 +57,25 @@ fn terminus(l: &mut ListWriter<'_>, code: u8, address: Option<&str>, asked: Aske
     });
 }
 
-pub fn receiver(handle: u32, name: &str, address: Option<&str>, asked: Asked<'_>) -> Vec<u8> {
+pub fn receiver(handle: u32, name: &str, address: Option<&str>, asked: LinkWishes<'_>) -> Vec<u8> {
     frame(
         0x12,
         |l| {
             l.text(name).uint(handle).flag(true);
             l.value(&TypedValue::Ubyte(u8::from(asked.settled))).null();
             terminus(l, 0x28, address, asked);
-            terminus(l, 0x29, None, Asked::default());
+            terminus(l, 0x29, None, LinkWishes::default());
         },
         &[],
     )
 }
 
-pub fn sender(handle: u32, name: &str, address: Option<&str>, asked: Asked<'_>) -> Vec<u8> {
+pub fn sender(handle: u32, name: &str, address: Option<&str>, asked: LinkWishes<'_>) -> Vec<u8> {
     frame(
         0x12,
         |l| {
             l.text(name).uint(handle).flag(false).null().null();
-            terminus(l, 0x28, None, Asked::default());
+            terminus(l, 0x28, None, LinkWishes::default());
             terminus(l, 0x29, address, asked);
             l.null().null().uint(0);
         },

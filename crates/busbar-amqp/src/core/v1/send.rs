@@ -6,7 +6,7 @@ use busbar_gateway::EventLog;
 use crate::graph::QueueIndex;
 use crate::queue::{ConsumerRef, ReadyRow};
 use crate::v1::encode::{self, TRANSFER_BYTES_MAX};
-use crate::v1::message::{Attempts, write_message};
+use crate::v1::message::{TriedBefore, write_message};
 
 use super::super::Broker;
 use super::link::V1Link;
@@ -43,7 +43,7 @@ impl<S: EventLog> Broker<S> {
         link.credit.credit = link.credit.credit.saturating_sub(1);
         link.credit.delivery_count = link.credit.delivery_count.wrapping_add(1);
         let settled = link.settled;
-        let attempts = Attempts {
+        let attempts = TriedBefore {
             redelivered: row.redelivered,
             failed: queue.failures.get(&row.id).copied().unwrap_or(0),
         };
