@@ -52,6 +52,8 @@ pub const TX_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const TAG_BYTES_MAX: usize = busbar_event::limits::TAG_BYTES_MAX;
 /// Entries of the `x-death` header.
 pub const DEATHS_MAX: usize = 64;
+/// Bytes of the names and keys of 0-9-1, which those of AMQP 1.0 become.
+pub const SHORT_BYTES_MAX: usize = 255;
 /// AMQP 1.0: values within a value.
 pub const V1_DEPTH_MAX: usize = 16;
 /// AMQP 1.0: values in a value, nested ones included.

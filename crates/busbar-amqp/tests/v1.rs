@@ -341,6 +341,10 @@ fn bytes_may_come_one_at_a_time() {
 
 #[test]
 fn wrong_bytes_get_the_errors_of_the_standard() {
+    let durable = LinkWishes {
+        durable: true,
+        ..plain()
+    };
     let long = |len: u32| [&len.to_be_bytes()[..], b"\x02\0\0\0"].concat();
     let on_channel = |channel: u8, mut frame: Vec<u8>| {
         frame[7] = channel;
@@ -428,6 +432,28 @@ fn wrong_bytes_get_the_errors_of_the_standard() {
         ),
         (
             receiver(0, &"n".repeat(600), Some("q"), plain()),
+            "detach 0 amqp:invalid-field",
+        ),
+        (
+            receiver(0, "n\0", Some("q"), plain()),
+            "detach 0 amqp:invalid-field",
+        ),
+        // What 0-9-1 could not name, and a restart would not find again.
+        (
+            receiver(
+                0,
+                "a",
+                Some(&format!("/topics/{}", "t".repeat(256))),
+                plain(),
+            ),
+            "detach 0 amqp:invalid-field",
+        ),
+        (
+            receiver(0, &"n".repeat(300), Some("/topics/t"), durable),
+            "detach 0 amqp:invalid-field",
+        ),
+        (
+            receiver(0, "a", Some(&"q".repeat(256)), plain()),
             "detach 0 amqp:invalid-field",
         ),
     ] {

@@ -11,7 +11,7 @@ use crate::args::QueueRules;
 use crate::fault::AmqpFault;
 use crate::graph::{Destination, ExchangeKind, QueueIndex};
 use crate::limits::{
-    BINDINGS_MAX, CONSUMERS_PER_CHANNEL_MAX, QUEUES_MAX, V1_LINK_CREDIT, V1_NAME_BYTES_MAX,
+    BINDINGS_MAX, QUEUES_MAX, SHORT_BYTES_MAX, V1_LINK_CREDIT, V1_NAME_BYTES_MAX,
     V1_SECTION_BYTES_MAX,
 };
 use crate::queue::{AmqpQueue, ConsumerRef};
@@ -84,14 +84,15 @@ impl<S: EventLog> Broker<S> {
                 format!("handle {handle} is in use"),
             ));
         }
-        let done = match (attach.name.len() > V1_NAME_BYTES_MAX, attach.receives) {
-            (true, _) => Err(V1Fault::link(
+        let is_name = attach.name.len() <= V1_NAME_BYTES_MAX && !attach.name.contains('\0');
+        let done = match (is_name, attach.receives) {
+            (false, _) => Err(V1Fault::link(
                 handle,
                 fault::INVALID_FIELD,
-                format!("the name of a link may have {V1_NAME_BYTES_MAX} bytes"),
+                format!("the name of the link has a NUL, or more than {V1_NAME_BYTES_MAX} bytes"),
             )),
-            (false, true) => self.v1_attach_receiver(id, channel, attach, now),
-            (false, false) => self.v1_attach_sender(id, channel, attach, now),
+            (true, true) => self.v1_attach_receiver(id, channel, attach, now),
+            (true, false) => self.v1_attach_sender(id, channel, attach, now),
         };
         match done {
             Err(fault) if matches!(fault.scope, FaultScope::Link(_)) => {
@@ -253,7 +254,7 @@ impl<S: EventLog> Broker<S> {
             return Err(V1Fault::link(0, fault::NOT_FOUND, text));
         }
         // 0-9-1 has names of up to 255 bytes, and keeps these for itself.
-        if name.len() > 255 || name.starts_with("amq.") {
+        if name.len() > SHORT_BYTES_MAX || name.starts_with("amq.") {
             let text = format!(
                 "there may be no queue '{name}': its name is too long, or begins with amq."
             );
@@ -308,18 +309,6 @@ impl<S: EventLog> Broker<S> {
             Some(source) => self.v1_receiving(id, attach, source, now)?,
         };
         let index = receiving.queue;
-        let Some(session) = self.v1_session(id, channel) else {
-            return Ok(());
-        };
-        let consumers = session
-            .links
-            .values()
-            .filter(|link| link.queue().is_some())
-            .count();
-        if consumers >= CONSUMERS_PER_CHANNEL_MAX {
-            let text = "the session has too many receivers";
-            return Err(V1Fault::link(attach.handle, fault::RESOURCE_LIMIT, text));
-        }
         let Some(queue) = self.queue(index) else {
             return Ok(());
         };
@@ -493,6 +482,10 @@ impl<S: EventLog> Broker<S> {
         } else {
             key
         };
+        if key.len() > SHORT_BYTES_MAX {
+            let text = format!("'{address}' is longer than {SHORT_BYTES_MAX} bytes");
+            return Err(V1Fault::link(0, fault::INVALID_FIELD, text));
+        }
         allowed(self.check_exchange_read(id, &exchange, &key))?;
         let durable = source.durable > 0 || source.expiry == Some("never");
         if !durable {
@@ -510,6 +503,12 @@ impl<S: EventLog> Broker<S> {
             .map(|v1| Arc::clone(&v1.container))
             .unwrap_or_default();
         let name = subscription_queue(&container, link);
+        if name.len() > SHORT_BYTES_MAX {
+            let text = format!(
+                "the names of client and link are too long for a durable subscription: '{name}' has more than {SHORT_BYTES_MAX} bytes"
+            );
+            return Err(V1Fault::link(0, fault::INVALID_FIELD, text));
+        }
         let found = self.hosts[host].queues.get(&*name).map(|(index, _)| *index);
         if let Some(index) = found {
             self.v1_steal(index);
