@@ -1,6 +1,7 @@
 //! Aggregation by keys over many batches, for windows.
 
 mod groups;
+mod parts;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -218,9 +219,9 @@ impl Aggregation {
             let fields = aggregate.function.state_fields().map_err(wrong)?;
             for (j, field) in fields.iter().enumerate() {
                 let name = format!("a{i}.{j}");
-                state_fields.push(Arc::new(
-                    field.as_ref().clone().with_name(name).with_nullable(true),
-                ));
+                let placed = parts::placed(field.data_type());
+                let field = field.as_ref().clone().with_name(name);
+                state_fields.push(Arc::new(field.with_data_type(placed).with_nullable(true)));
             }
         }
         // Group columns come behind the keys, as they stand in `group by`.

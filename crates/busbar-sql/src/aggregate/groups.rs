@@ -12,6 +12,7 @@ use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion_physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion_physical_plan::aggregates::order::GroupOrdering;
 
+use super::parts::named;
 use super::{Aggregation, Inputs, arrow_error, record_batch};
 use crate::explain::run_error;
 
@@ -124,11 +125,16 @@ impl Groups {
         self.place(keys, state.num_rows())?;
         let aggregation = Arc::clone(&self.aggregation);
         for (accumulator, aggregate) in self.accumulators.iter_mut().zip(&aggregation.aggregates) {
-            let width = aggregate.function.state_fields().map_err(run_error)?.len();
-            let (own, rest) = states.split_at(width);
+            let fields = aggregate.function.state_fields().map_err(run_error)?;
+            let (own, rest) = states.split_at(fields.len());
             states = rest;
+            let own: Vec<ArrayRef> = own
+                .iter()
+                .zip(&fields)
+                .map(|(column, field)| named(column, field.data_type()))
+                .collect();
             accumulator
-                .merge_batch(own, &self.places, self.groups)
+                .merge_batch(&own, &self.places, self.groups)
                 .map_err(run_error)?;
         }
         Ok(())
@@ -151,7 +157,13 @@ impl Groups {
         for accumulator in &mut self.accumulators {
             columns.extend(accumulator.state(EmitTo::All).map_err(run_error)?);
         }
-        record_batch(&self.aggregation.state_schema(), columns, rows)
+        let schema = self.aggregation.state_schema();
+        let fields = schema.fields().iter();
+        let columns = columns
+            .iter()
+            .zip(fields)
+            .map(|(column, field)| named(column, field.data_type()));
+        record_batch(&schema, columns.collect(), rows)
     }
 
     /// The results of all groups and the number of the group of each, as `having` may leave some out. Groups are

@@ -45,6 +45,8 @@ const LISTS: &[&str] = &[
     "first_value(kw order by time) as first, last_value(kw order by time) as last",
     "first_value(kw order by kw desc) as top, last_value(meter order by kw, time) as at",
     "string_agg(meter::text, ',') as text",
+    "string_agg(meter::text, ',' order by time) as text",
+    "array_agg(kw order by kw desc, time) filter (where kw is not null) as down",
     "bool_and(kw > 0) as all_positive, bool_or(kw > 99) as any_high",
     "count(*) filter (where kw > 50) as above, sum(kw) filter (where meter = 1) as first_meter",
     "max(time) - min(time) as span, max(kw) * 2 + 1 as scaled, min(meter) as m",
@@ -114,6 +116,22 @@ fn parts_give_what_the_whole_gives() {
                 assert_eq!(state.schema(), aggregation.state_schema());
                 merged.merge(state).unwrap();
             }
+            // Where the columns stand at other places, the same states are made and merged.
+            let turned = whole.project(&[3, 2, 1, 0]).unwrap();
+            let bound = aggregation.bind(&turned.schema()).unwrap();
+            let mut elsewhere = bound.groups().unwrap();
+            let half = elsewhere.update(&bound.inputs(&turned.slice(0, 100)).unwrap());
+            half.unwrap();
+            let state = elsewhere.take_state().unwrap();
+            let mut both = aggregation.groups().unwrap();
+            both.merge(&state).unwrap();
+            both.update(&aggregation.inputs(&whole.slice(100, 100)).unwrap())
+                .unwrap();
+            assert_eq!(
+                sorted(&both.finish(&[]).unwrap().0),
+                expected,
+                "at other places: {select}"
+            );
             // Once more through a state of everything.
             let state = merged.take_state().unwrap();
             merged.merge(&state).unwrap();
