@@ -264,3 +264,47 @@ fn the_loads_of_amqp_end_one_after_the_other() {
         String::from_utf8_lossy(&done.stderr)
     );
 }
+
+/// An edit that a flow's state does not outlive ends the command with an error that names the way out, which then works.
+#[test]
+fn an_edit_that_cannot_keep_state_is_refused_and_applied_with_a_replay() {
+    let mut world = World::new();
+    let edited = world.folder.path().join("edited");
+    for (folder, length) in [(world.plant(), "1h"), (edited.clone(), "2h")] {
+        for kind in ["streams", "flows"] {
+            fs::create_dir_all(folder.join(kind)).unwrap();
+        }
+        fs::write(folder.join("busbar.toml"), "").unwrap();
+        fs::write(
+            folder.join("streams/rain.yaml"),
+            "topics: rain/#\nformat: json\nschema: { mm: int }\n",
+        )
+        .unwrap();
+        let flow = format!(
+            "from: rain\nsteps:\n  - window: {{ tumble: {length}, select: 'count(*) as n' }}\nto:\n  - topic: windows/all\n"
+        );
+        fs::write(folder.join("flows/w.yaml"), flow).unwrap();
+    }
+    world.start(&[]);
+    world.until_ok(&["flows"]);
+    let folder = edited.display().to_string();
+    let refused = world.run(&["apply", &folder], "");
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert!(
+        told.contains("window-1") && told.contains("--replay"),
+        "{told}"
+    );
+    let code = |words: &[&str]| {
+        let output = world.run(&[&["--json"], words].concat(), "");
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.success(), answer["applied"]["failed"].clone())
+    };
+    let (done, failed) = code(&["apply", &folder]);
+    assert_eq!(
+        (done, &failed["w"]["code"]),
+        (false, &json!("flow.state-changed"))
+    );
+    assert_eq!(code(&["apply", &folder, "--replay"]), (true, json!({})));
+    assert_eq!(code(&["apply", &folder]), (true, json!({})));
+}

@@ -11,6 +11,7 @@ mod conservation;
 mod crash;
 mod dead_retention;
 mod deploy;
+mod edits;
 mod explain;
 mod flow_tests;
 mod flows;

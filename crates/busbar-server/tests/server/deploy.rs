@@ -256,3 +256,45 @@ fn secrets_in_files_are_shown_to_nobody() {
         2
     );
 }
+
+/// An edit that a flow's state does not outlive is refused for that flow, with what helps; with `replay` the flow computes
+/// everything again.
+#[test]
+fn an_edit_that_cannot_keep_state_is_refused_and_can_be_replayed() {
+    let flow = |length: &str| {
+        format!(
+            "from: rain\nsteps:\n  - window: {{ tumble: {length}, select: 'count(*) as n, window_start' }}\n\
+             to:\n  - topic: windows/all\n"
+        )
+    };
+    let out = ("streams/windows.yaml", "topics: windows/#\nformat: json\n");
+    let (before, after) = (flow("1h"), flow("2h"));
+    let world = World::new(&[STREAM, out, ("flows/w.yaml", &before)]);
+    world.publish("rain/a", json!({ "mm": 1 }));
+    world.until("/api/v1/flows/w", |flow| {
+        flow["conservation"]["in"].as_u64() == Some(1)
+    });
+    let files = json!({ STREAM.0: STREAM.1, out.0: out.1, "flows/w.yaml": after });
+    let refused = world.post("/api/v1/apply", &json!({ "files": files }));
+    assert_eq!(refused.status, 200, "{refused:?}");
+    let failed = &refused.json()["applied"]["failed"]["w"];
+    assert_eq!(failed["code"], "flow.state-changed", "{refused:?}");
+    let message = failed["message"].as_str().unwrap();
+    assert!(message.contains("--replay"), "{message}");
+    let running = world.get_json("/api/v1/flows/w");
+    assert_eq!(running["state"], "running", "{running}");
+    let replayed = world.post("/api/v1/apply", &json!({ "files": files, "replay": true }));
+    assert_eq!(replayed.status, 200, "{replayed:?}");
+    assert_eq!(
+        replayed.json()["applied"]["failed"],
+        json!({}),
+        "{replayed:?}"
+    );
+    let flow = world.get_json("/api/v1/flows/w");
+    assert_eq!(flow["state"], "running", "{flow}");
+    // It has read the event again.
+    world.until("/api/v1/flows/w/plan", |plan| {
+        let steps = &plan["stages"][0]["steps"];
+        steps[0]["state_memory_bytes"].as_u64() > Some(0)
+    });
+}

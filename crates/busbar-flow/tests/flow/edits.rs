@@ -1,0 +1,189 @@
+//! Edits of a flow with state: what keeps it, what cannot and says so, and a replay instead. Dead letters of results, and late
+//! events as a stream of their own.
+
+use std::time::Instant;
+
+use arrow::array::{BinaryArray, StringArray};
+use busbar_event::{Batch, Body, Envelope};
+use busbar_flow::{Applied, DeadFilter, FlowState};
+use busbar_sql::{Engine, QueryLimits};
+use std::sync::Arc;
+
+use crate::common::{PATIENCE, Streams, World, ids, project, rest};
+
+const SECOND: i64 = 1_000_000;
+/// Ahead of the clock, so that no partition ticks.
+const AHEAD: i64 = 4_000_000_000 * SECOND;
+
+fn files(steps: &str) -> Vec<(&'static str, String)> {
+    vec![
+        (
+            "streams/in.yaml",
+            "topics: in/#\nformat: json\nschema: { id: int, site: text }\n".into(),
+        ),
+        ("streams/out.yaml", "topics: out/#\nformat: json\n".into()),
+        (
+            "flows/f.yaml",
+            format!("from: in\nsteps:\n{steps}to:\n  - topic: 'out/${{site}}'\n"),
+        ),
+    ]
+}
+
+fn window(length: &str) -> String {
+    format!(
+        "  - window: {{ tumble: {length}, by: [site], select: 'site, count(*) as n, min(id) as id' }}\n"
+    )
+}
+
+fn apply(world: &World, steps: &str, replay: bool) -> Applied {
+    let files = files(steps);
+    let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (*path, &**text)).collect();
+    let project = project(&files);
+    let applied = world.flows.apply_as(&project, 2, (replay, false));
+    world.tokio.block_on(applied).unwrap()
+}
+
+/// One event each second.
+fn publish(world: &World, events: std::ops::Range<i64>, site: Option<&str>) {
+    let events: Vec<i64> = events.collect();
+    let topics = vec!["in/c1/x"; events.len()];
+    let times = events.iter().map(|id| AHEAD + id * SECOND).collect();
+    let site = serde_json::to_string(&site).unwrap();
+    let payloads = events
+        .iter()
+        .map(|id| format!(r#"{{"id":{id},"site":{site}}}"#).into_bytes());
+    let body = BinaryArray::from_iter_values(payloads);
+    let envelope = Envelope::new(&StringArray::from(topics), times);
+    let batch = Batch::from_columns(envelope, Body::Payload(body)).unwrap();
+    world.tokio.block_on(world.bus.append(batch, None)).unwrap();
+}
+
+/// Numbers of events of the windows, in the order of their first events.
+fn windows(world: &World, count: usize) -> Vec<(i64, i64)> {
+    let until = Instant::now() + PATIENCE;
+    while world.contents("out").len() < count {
+        assert!(Instant::now() < until, "{:#?}", world.flow("f"));
+        rest(10);
+    }
+    let status = world.settle("f");
+    assert_eq!(status.conservation.difference, 0, "{status:#?}");
+    let int = |row: &serde_json::Value, name: &str| row[name].as_i64().unwrap();
+    let rows = world.contents("out");
+    let rows = rows.iter();
+    let mut rows: Vec<_> = rows.map(|(_, r)| (int(r, "id"), int(r, "n"))).collect();
+    rows.sort_unstable();
+    rows
+}
+
+#[test]
+fn an_edit_that_cannot_keep_the_state_says_so_and_offers_a_replay() {
+    let mut world = World::new(71);
+    apply(&world, &window("10s"), false);
+    publish(&world, 0..15, Some("a"));
+    assert_eq!(windows(&world, 1), [(0, 10)]);
+    // Other steps around it keep the state.
+    let around = format!("  - where: id >= 0\n{}  - where: n > 0\n", window("10s"));
+    assert!(apply(&world, &around, false).failed.is_empty());
+    publish(&world, 15..20, Some("a"));
+    // Windows of another length do not.
+    for crashed in [false, true] {
+        if crashed {
+            world = world.restart(true);
+            apply(&world, &around, false);
+        }
+        let refused = apply(&world, &window("20s"), false);
+        let error = &refused.failed["f"];
+        assert_eq!(error.code(), "flow.state-changed");
+        let message = error.message(busbar_event::Language::En);
+        for word in ["window-1", "version before goes on", "--replay"] {
+            assert!(message.contains(word), "{message}");
+        }
+        assert_eq!(world.flow("f").state, FlowState::Running);
+    }
+    // The version before goes on, with its state.
+    publish(&world, 20..25, Some("a"));
+    assert_eq!(windows(&world, 2), [(0, 10), (10, 10)]);
+    // A replay computes everything again from the oldest event that is kept.
+    assert!(apply(&world, &window("20s"), true).failed.is_empty());
+    publish(&world, 40..45, Some("a"));
+    assert_eq!(windows(&world, 4), [(0, 10), (0, 20), (10, 10), (20, 5)]);
+    // Another name: empty state from here on, and what was open with the one before is gone with it.
+    let named = window("30s").replace("{ tumble", "{ name: thirty, tumble");
+    assert!(apply(&world, &named, false).failed.is_empty());
+    publish(&world, 50..52, Some("a"));
+    publish(&world, 90..91, Some("a"));
+    assert_eq!(windows(&world, 5)[4], (50, 2));
+}
+
+/// What an output refuses of the results of windows is made of many events, and cannot go in again.
+#[test]
+fn dead_results_of_a_flow_with_state_are_not_sent_again() {
+    let world = World::new(72);
+    apply(&world, &window("10s"), false);
+    // Without a site there is no topic.
+    publish(&world, 0..5, None);
+    publish(&world, 12..13, Some("a"));
+    let until = Instant::now() + PATIENCE;
+    while world.contents(busbar_flow::DEAD_LETTERS).is_empty() {
+        assert!(Instant::now() < until, "{:#?}", world.flow("f"));
+        rest(10);
+    }
+    let letters = world.flows.dead_letters(DeadFilter::default(), 10);
+    let letters = world.tokio.block_on(letters).unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].place, "to:0");
+    let sent = world.flows.redrive(DeadFilter::default(), "test");
+    let sent = world.tokio.block_on(sent).unwrap();
+    assert_eq!((sent.sent, sent.died, sent.refused), (0, 0, 1), "{sent:?}");
+    let cause = sent.cause.unwrap();
+    assert_eq!(cause.code(), "flow.redrive-results");
+    let message = cause.message(busbar_event::Language::En);
+    assert!(message.contains("busbar replay f --from TIME"), "{message}");
+    // The letter stays open.
+    let open = world.flows.dead_letters(DeadFilter::default(), 10);
+    assert_eq!(world.tokio.block_on(open).unwrap().len(), 1);
+}
+
+#[test]
+fn late_events_are_a_stream_that_can_be_asked() {
+    let mut world = World::new(73);
+    apply(&world, &window("10s"), false);
+    publish(&world, 0..5, Some("a"));
+    publish(&world, 30..31, Some("a"));
+    publish(&world, 1..4, Some("b"));
+    publish(&world, 5..7, Some("a"));
+    let until = Instant::now() + PATIENCE;
+    while world.contents("f.late").len() < 5 {
+        assert!(Instant::now() < until, "{:#?}", world.flow("f"));
+        rest(10);
+    }
+    for _ in 0..2 {
+        let status = world.settle("f");
+        assert_eq!(status.conservation.difference, 0, "{status:#?}");
+        assert_eq!(ids(&world.contents("f.late")), [1, 2, 3, 5, 6]);
+        let streams = Arc::new(Streams(world.bus.clone()));
+        let engine = Engine::new(streams, QueryLimits::default()).unwrap();
+        let query = "select count(*) as n from \"f.late\" \
+                     where json_get(payload, 'site') = 'b' and json_get(payload, 'id')::bigint > 1";
+        let rows = world.tokio.block_on(async {
+            let mut result = engine.query(query).await.unwrap();
+            result.collect().await.unwrap()
+        });
+        let counts = rows.iter().filter(|batch| batch.num_rows() > 0);
+        let counts = counts.map(|batch| {
+            let numbers =
+                arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(batch.column(0));
+            numbers.value(0)
+        });
+        assert_eq!(counts.collect::<Vec<_>>(), [2]);
+        world = world.restart(true);
+        apply(&world, &window("10s"), false);
+    }
+    // A flow reads declared streams; what is late belongs to the flow that found it so.
+    let reader = "from: f.late\nto:\n  - topic: out/x\n";
+    let mut files = files(&window("10s"));
+    files.push(("flows/g.yaml", reader.into()));
+    let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (*path, &**text)).collect();
+    let bad = world.try_apply(&files).unwrap_err();
+    assert!(bad[0].contains("no stream f.late"), "{bad:?}");
+}
