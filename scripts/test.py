@@ -264,6 +264,8 @@ def phase_protocol(tally, _):
     counted(tally, "protocol tests: MQTT.js", ran)
     counted(tally, "protocol tests: connectors.py", run([python, "tests/protocol/connectors.py", BUSBAR]))
     command(tally, "protocol tests: rain_gauges.py", [python, "tests/protocol/rain_gauges.py", BUSBAR])
+    grpc = tools_of_python("grpc", "grpcio==1.85.3", "protobuf==7.36.2")
+    counted(tally, "protocol tests: calls.py", run([grpc, "tests/protocol/calls.py", BUSBAR]))
     clients = [of_npm("amqpjs"), lapin()]
     if classpath := java_client():
         clients.append(classpath)

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use busbar_bus::Span;
 
 use crate::step::collect_steps;
-use crate::{JoinSpec, PathItem, StepAt, StepSpec};
+use crate::{CallSpec, JoinSpec, PathItem, StepAt, StepSpec, TestAnswer};
 
 /// A flow as its file says it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -48,6 +48,15 @@ impl FlowSpec {
     /// The tables that the flow reads.
     pub fn read_tables(&self) -> impl Iterator<Item = &String> {
         self.joins().filter_map(|(.., join)| join.table.as_ref())
+    }
+
+    /// Its calls, each with the way to it in the file.
+    pub fn calls(&self) -> impl Iterator<Item = (Vec<PathItem<'static>>, &CallSpec)> {
+        let steps = self.all_steps().into_iter();
+        steps.filter_map(|at| match at.spec {
+            StepSpec::Call(call) => Some((at.path, &**call)),
+            _ => None,
+        })
     }
 
     /// The names of all that it reads, one behind the other.
@@ -309,6 +318,9 @@ pub struct TestSpec {
     /// The expected number of dead letters, or a list of them; none by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead: Option<ExpectDead>,
+    /// What `call` steps get for an answer, by the name of the connection: a test calls nobody.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub answers: std::collections::BTreeMap<String, Vec<TestAnswer>>,
 }
 
 /// The dead letters that a test expects, in any order.

@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{JoinSpec, PathItem};
 
+mod call;
 mod route;
 
+pub use call::{CallSpec, TestAnswer};
 pub use route::{
     ANY, RouteCase, RouteCondition, RouteDefault, RouteMatch, RouteSpec, RouteTests, RouteValues,
     RouteWay,
@@ -44,6 +46,8 @@ pub enum StepSpec {
     Route(RouteSpec),
     /// Have the plug-in of this name work on each event: it makes none, one or many of it.
     Script(String),
+    /// Ask a remote service about each event, over REST, SOAP or gRPC, and add its answer as columns.
+    Call(Box<CallSpec>),
 }
 
 impl StepSpec {
@@ -63,6 +67,7 @@ impl StepSpec {
             StepSpec::Join(_) => "join",
             StepSpec::Route(_) => "route",
             StepSpec::Script(_) => "script",
+            StepSpec::Call(_) => "call",
         }
     }
 
@@ -102,6 +107,7 @@ impl StepSpec {
                 .chain(list("by", &spec.by))
                 .collect(),
             StepSpec::Script(_) => Vec::new(),
+            StepSpec::Call(spec) => one("send", &spec.send).collect(),
             // What it names are columns, not expressions.
             StepSpec::Join(_) => Vec::new(),
             StepSpec::Pattern(spec) => {
@@ -132,6 +138,12 @@ impl StepSpec {
         };
         match self {
             StepSpec::Script(plugin) => plugin.clone(),
+            StepSpec::Call(spec) => {
+                let what = [&spec.method, &spec.path, &spec.action];
+                let what = what.into_iter().flatten().map(String::as_str);
+                let words: Vec<&str> = [spec.connection.as_str()].into_iter().chain(what).collect();
+                words.join(" ")
+            }
             StepSpec::Where(text) | StepSpec::Select(text) | StepSpec::Sql(text) => {
                 text.trim().to_owned()
             }

@@ -167,6 +167,24 @@ fn check_flow(
             bad.push(diagnostic.with_help(help));
         }
     }
+    for (mut path, call) in spec.calls() {
+        if !project.connections.contains_key(&call.connection) {
+            let known = project.connections.keys().map(String::as_str).collect();
+            let (error, help) = unknown("connection", &call.connection, known);
+            path.push("connection".into());
+            bad.push(source.diagnostic(&path, None, error).with_help(help));
+        }
+    }
+    for (i, test) in spec.tests.iter().enumerate() {
+        let called = || spec.calls().map(|(_, call)| call.connection.as_str());
+        let unused = |name: &&String| !called().any(|called| called == name.as_str());
+        for name in test.answers.keys().filter(unused) {
+            let error = Error::new(Class::Configuration, "catalog.answers-nobody-asks");
+            let path = ["tests".into(), i.into(), "answers".into()];
+            let diagnostic = source.diagnostic_at_key(&path, name, error.with("name", name));
+            bad.push(diagnostic.with_help(suggest(name, called())));
+        }
+    }
     let mut targets = BTreeSet::new();
     for (i, output) in spec.to.iter().enumerate() {
         let at = |key| [PathItem::Key("to"), PathItem::Index(i), PathItem::Key(key)];

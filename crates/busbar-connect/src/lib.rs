@@ -5,6 +5,7 @@
 
 mod change;
 mod file;
+mod grpc;
 mod host;
 mod http;
 mod json;
@@ -15,6 +16,7 @@ mod places;
 mod postgres;
 mod redis;
 mod secret;
+mod soap;
 mod tls;
 mod topic;
 
@@ -33,11 +35,13 @@ pub fn registry() -> Connectors {
 pub fn registry_with(places: &Places) -> Connectors {
     Connectors::new([
         Arc::new(file::File::new(places.clone())) as Arc<dyn Connector>,
+        Arc::new(grpc::Grpc::new(places.clone())),
         Arc::new(host::Host),
         Arc::new(http::Http::new(places.clone())),
         Arc::new(mqtt::Mqtt::new(places.clone())),
         Arc::new(mysql::Mysql::new(places.clone())),
         Arc::new(postgres::Postgres::new(places.clone())),
         Arc::new(redis::Redis::new(places.clone())),
+        Arc::new(soap::Soap::new(places.clone())),
     ])
 }

@@ -67,3 +67,13 @@ pub const TRANSACTION_ROWS: usize = 8_192;
 pub const TRANSACTION_BYTES: usize = 4 << 20;
 /// Large transactions whose parts are remembered until the stream has passed them.
 pub const LARGE_TRANSACTIONS_MAX: usize = 1_024;
+/// Bytes of an answer to a `call` step. A larger one is refused.
+pub const CALL_ANSWER_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a request's address and headers.
+pub const CALL_HEAD_BYTES_MAX: usize = 32 << 10;
+/// Connections to a service that are kept open while nobody uses them.
+pub const CALL_IDLE_MAX: usize = 64;
+/// How long such a connection is kept.
+pub const CALL_IDLE_LONGEST: Duration = Duration::from_secs(30);
+/// How deep messages of gRPC may be nested.
+pub const GRPC_DEPTH_MAX: usize = 64;

@@ -1,12 +1,14 @@
 //! What the author of a connector needs, and nothing else.
 //!
-//! A connector is a [`Source`] (events come in), a [`Sink`] (rows go out) or both, and a [`Connector`] that
-//! makes them from the options in a connection's file. Each trait has one method that must be written;
+//! A connector is a [`Source`] (events come in), a [`Sink`] (rows go out), a [`Service`] (it is asked) or several of them, and
+//! a [`Connector`] that makes them from the options in a connection's file. Each trait has one method that must be written;
 //! waiting, repeating with back-off, batching, dead letters, positions and counters are wrapped around it by
 //! the runtime.
 
+mod breaker;
 pub mod limits;
 mod retry;
+mod service;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -17,12 +19,17 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use busbar_catalog::{ConnectionSpec, Diagnostic, Project};
+use busbar_catalog::{CallSpec, ConnectionSpec, Diagnostic, Project};
 use busbar_event::{Batch, Error};
 use busbar_log::Clock;
 use serde::Serialize;
 
+pub use breaker::{Admitted, Breaker, BreakerState, Trial};
 pub use retry::{Backoff, Outcome, deliver};
+pub use service::{
+    CallEscapes, CallFault, CallForm, CallParts, Escape, Service, ServiceAnswer, ServiceContext,
+    ServiceRequest,
+};
 
 /// A future that a trait object can answer with.
 pub type Work<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -189,6 +196,8 @@ pub struct Roles {
     pub source: bool,
     /// Flows may name it in `to`.
     pub sink: bool,
+    /// `call` steps may ask it.
+    pub service: bool,
 }
 
 /// What is on the other side of a connection.
@@ -314,6 +323,36 @@ pub trait Connector: Send + Sync {
         let _ = (project_dir, tables);
         Box::pin(async {
             let error = Error::new(busbar_event::Class::Configuration, "connect.no-survey");
+            Err(error.with("kind", &spec.kind))
+        })
+    }
+
+    /// How a `call` step speaks to the service. Opens nothing.
+    ///
+    /// # Errors
+    /// What is wrong with the step, for a connection of this kind.
+    fn call_form(
+        &self,
+        spec: &ConnectionSpec,
+        call: &CallSpec,
+    ) -> Result<Arc<dyn CallForm>, CallFault> {
+        let _ = call;
+        let error = Error::new(busbar_event::Class::Configuration, "connect.no-service");
+        Err(CallFault::at("connection", error.with("kind", &spec.kind)))
+    }
+
+    /// Opens the service.
+    ///
+    /// # Errors
+    /// As [`Service::exchange`].
+    fn service<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        context: ServiceContext,
+    ) -> Work<'a, Result<Arc<dyn Service>, Error>> {
+        let _ = context;
+        Box::pin(async {
+            let error = Error::new(busbar_event::Class::Configuration, "connect.no-service");
             Err(error.with("kind", &spec.kind))
         })
     }

@@ -46,6 +46,11 @@ impl Backoff {
         pause
     }
 
+    /// The next pause after an error, not less than the other side asks for.
+    pub fn pause_after(&mut self, error: &Error) -> Duration {
+        self.pause().max(error.retry_after().unwrap_or_default())
+    }
+
     /// Something worked: begin with short pauses again.
     pub fn reset(&mut self) {
         self.next = BACKOFF_FIRST;

@@ -1,5 +1,6 @@
 //! The operators of a task, one after the other, over one batch of events at a time.
 
+mod count;
 mod ends;
 
 use std::collections::VecDeque;
@@ -22,11 +23,15 @@ use crate::reader::Reader;
 use crate::render::{Origin, OriginRows};
 use crate::state::{Snapshot, TaskState};
 use crate::task::panicked;
+pub(crate) use count::Count;
+use count::count;
 pub(crate) use ends::{ChainEnd, EndRows};
 use ends::{in_order, together};
 
 /// What one task of a flow computes.
 pub(crate) struct Chain {
+    /// Where the task's input comes from: the flow, the stream and the partition.
+    pub place: Arc<str>,
     pub source: ChainSource,
     pub stations: Vec<Station>,
     /// Number of ways that rows can take; the first one begins at the source.
@@ -152,6 +157,8 @@ pub(crate) struct Computed {
 /// A batch on its way through the operators.
 pub(crate) struct ChainWork {
     events: Batch,
+    /// The offset of the first event in the task's input, where it is known.
+    base: Option<u64>,
     /// The operator that is next.
     at: usize,
     /// Rows on each way, in order.
@@ -170,17 +177,6 @@ pub(crate) struct ChainWork {
     input: usize,
     read: Counters,
     counts: Vec<Count>,
-}
-
-/// What an operator did with the rows of a batch.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Count {
-    /// The index of its step.
-    pub step: usize,
-    /// As the step is seen: the two parts of a divided step together.
-    pub node: Counters,
-    /// As the flow is seen: what each part did.
-    pub flow: Counters,
 }
 
 impl Computed {
@@ -370,6 +366,10 @@ impl Chain {
     /// After a transient error it can be called again. After any other the operators are not to be used any more.
     pub async fn go_on(&mut self, work: &mut ChainWork) -> Result<(), Error> {
         while let Some(station) = self.stations.get_mut(work.at) {
+            if work.given.is_none() {
+                let place = format!("{}-{}", self.place, station.step);
+                station.operator.begin(&place, work.base);
+            }
             work.enter(station)?;
             let way = station.way;
             let operator = station.operator.as_mut();
@@ -472,9 +472,16 @@ impl Chain {
 }
 
 impl ChainWork {
+    /// The same work, of events that begin at an offset of the task's input.
+    pub fn at(mut self, base: u64) -> ChainWork {
+        self.base = Some(base);
+        self
+    }
+
     fn new(events: Batch, ways: usize) -> ChainWork {
         ChainWork {
             events,
+            base: None,
             at: 0,
             queues: vec![VecDeque::new(); ways],
             done: Vec::new(),
@@ -706,57 +713,6 @@ fn fatal(error: Error) -> Error {
             .with("cause", error.to_string())
             .caused_by(error),
     }
-}
-
-fn count(step: usize, given: usize, out: &Output, part: StepPart) -> Count {
-    let rows = |rows: &[Rows]| rows.iter().map(Rows::len).sum::<usize>() as u64;
-    let routed: usize = out.routed.iter().map(|routed| routed.rows.len()).sum();
-    let made = rows(&out.rows) + routed as u64;
-    let (given, late) = (given as u64, rows(&out.late));
-    let (dead, taken) = (out.dead.len() as u64, out.taken as u64);
-    let whole = Counters {
-        input: given,
-        out: made,
-        dead,
-        late,
-        ..Counters::default()
-    };
-    if part == StepPart::Whole {
-        let left = given.saturating_sub(dead + late + taken);
-        let node = Counters {
-            taken,
-            filtered: left.saturating_sub(made),
-            added: made.saturating_sub(left),
-            ..whole
-        };
-        return Count {
-            step,
-            node,
-            flow: node,
-        };
-    }
-    let left = given.saturating_sub(dead + late);
-    let flow = Counters {
-        taken,
-        filtered: left.saturating_sub(taken),
-        added: made,
-        ..whole
-    };
-    // What goes from one part of a step to the other is neither in nor out.
-    let node = match part {
-        StepPart::Before | StepPart::BeforeOther => Counters {
-            out: 0,
-            added: 0,
-            ..flow
-        },
-        _ => Counters {
-            out: made,
-            dead,
-            added: made + dead,
-            ..Counters::default()
-        },
-    };
-    Count { step, node, flow }
 }
 
 /// A panic in what works on events is an error of the events, not the end of their task.

@@ -22,6 +22,7 @@ use crate::exchange::ExchangePlan;
 use crate::operator::{KnownPlugin, Step, registry};
 use crate::reader::{Input, Reader};
 use crate::render::Renderer;
+use crate::services::KnownService;
 use branch::Branch;
 pub(crate) use shapes::table_schema;
 
@@ -34,6 +35,8 @@ pub struct World {
     pub tables: BTreeMap<String, Arc<dyn Table>>,
     /// Plug-ins by name.
     pub(crate) plugins: BTreeMap<String, KnownPlugin>,
+    /// Connections that `call` steps can name.
+    pub(crate) services: BTreeMap<String, KnownService>,
     /// Connections by name, and whether they take rows.
     pub connections: BTreeMap<String, (ConnectionSpec, bool)>,
     /// Flows that outputs and state know by another name than their own.
@@ -266,6 +269,7 @@ impl InputPlan {
             _ => EventTime::of_stage(before.to_vec()),
         });
         Ok(Chain {
+            place: Arc::from(""),
             source,
             stations,
             ways: self.ways,
@@ -273,6 +277,11 @@ impl InputPlan {
             ends: ends.collect(),
             time,
         })
+    }
+
+    /// Whether a step asks a service.
+    pub fn calls_out(&self) -> bool {
+        self.steps.iter().any(|step| step.step.calls_out())
     }
 
     /// The operators with state, and what it means.

@@ -24,6 +24,7 @@ mod output;
 mod reader;
 mod render;
 mod runtime;
+mod services;
 mod shape;
 mod state;
 mod status;
@@ -41,6 +42,7 @@ pub use runtime::explain;
 pub use runtime::{
     PluginReport, PluginTrial, Runtime, RuntimeOptions, TrialRow, TriedEvent, TriedResult,
 };
+pub use services::ServiceStatus;
 pub use status::{
     Applied, BoundedRange, BoundedState, BoundedStatus, Closed, Closing, ConnectionStatus,
     Conservation, DeadFilter, DeadGroup, DeadLetter, DeadRetention, Edge, FlowState, FlowStatus,

@@ -130,3 +130,9 @@ pub const JOIN_PART_ROWS: usize = 8192;
 pub const ROUTE_SIGNATURE_MAX: usize = 8;
 /// Combinations of looked-up values whose cases a route remembers.
 pub const ROUTE_SIGNATURES_MAX: usize = 65_536;
+/// Calls of one connection that are under way at a time.
+pub const CALLS_IN_FLIGHT_MAX: usize = 64;
+/// Bytes of answers that are kept before they are read into columns.
+pub const CALL_DECODE_BYTES: usize = 4 << 20;
+/// How often a test asks again a service that says "later".
+pub const TEST_TRIES_MAX: u32 = 100;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::counters::Counters;
 use crate::drive::SourceStatus;
+use crate::services::ServiceStatus;
 use busbar_connector::{Guarantee, Roles};
 
 /// A flow at one moment.
@@ -197,8 +198,11 @@ pub struct ConnectionStatus {
     /// The source, where it is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceStatus>,
-    /// The flows that write to it.
+    /// The flows that write to it or ask it.
     pub flows: Vec<String>,
+    /// The service behind it, once a flow has asked it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceStatus>,
 }
 
 /// An event that could not be processed, with its cause.

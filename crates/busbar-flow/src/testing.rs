@@ -20,8 +20,9 @@ use serde_json::Value as Json;
 use crate::chain::{Chain, ChainWork, Computed, Dead};
 use crate::compile::{InputPlan, NoPlan, Plan, World, compile};
 use crate::exchange;
-use crate::limits::TEST_DIFFERENCES_MAX;
+use crate::limits::{TEST_DIFFERENCES_MAX, TEST_TRIES_MAX};
 use crate::reader::{Input, plain};
+use crate::services::ServiceLine;
 use crate::shape::{Outgoing, own_payloads};
 use crate::state::{Checkpoint, MemoryStore, States};
 use crate::task::prepare_outputs;
@@ -253,6 +254,10 @@ fn plan(
     test: &TestSpec,
 ) -> Result<Plan, Error> {
     let mut world = world.clone();
+    for (name, service) in &mut world.services {
+        let answers = test.answers.get(name).map_or(&[][..], Vec::as_slice);
+        service.line = Some(Arc::new(ServiceLine::canned(name, answers)));
+    }
     // A test has one task for each stage.
     for info in world.streams.values_mut() {
         info.partitions = 1;
@@ -408,7 +413,14 @@ impl<'a> Stages<'a> {
     /// Takes a batch through the rest of the flow.
     fn take(&mut self, input: usize, mut work: ChainWork) -> Result<(), Error> {
         let chain = &mut self.chains[input];
-        block_on(chain.go_on(&mut work))?;
+        let mut tries = 0;
+        while let Err(error) = block_on(chain.go_on(&mut work)) {
+            tries += 1;
+            // A service of a test that says "later" is asked again at once.
+            if error.class() != Class::Transient || tries == TEST_TRIES_MAX {
+                return Err(error);
+            }
+        }
         let computed = chain.finish(work)?;
         if self.restored {
             self.restore(input)?;

@@ -15,6 +15,7 @@ use busbar_table::Tables;
 use crate::compile::{NoPlan, StreamInfo, World, compile};
 use crate::operator::KnownPlugin;
 use crate::reader::Input;
+use crate::services::known_services;
 use busbar_connector::Connectors;
 
 /// Checks everything that can be checked without running: types of expressions, columns of tables, options
@@ -142,6 +143,9 @@ impl World {
 
     fn add_connections(&mut self, project: &Project, connectors: &Connectors) -> Vec<Diagnostic> {
         let mut bad = Vec::new();
+        let connections = project.connections.iter();
+        let connections = connections.map(|(name, connection)| (name, &connection.spec));
+        self.services = known_services(connections, connectors);
         for (name, connection) in &project.connections {
             let roles = match connectors.check(&connection.spec) {
                 Ok(roles) => roles,

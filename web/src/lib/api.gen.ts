@@ -71,6 +71,21 @@ export interface Budget {
   used_bytes: number;
 }
 
+/** A service that `call` steps ask. */
+export interface CalledView {
+  /** Calls since the process began. */
+  calls: number;
+  /**
+   * `closed` while calls pass, `open` while they wait because the service has failed several times in a row, `half-open`
+   * while one call is on trial.
+   */
+  circuit: string;
+  /** Those of them that failed for the moment and are tried again. */
+  failures: number;
+  /** Calls under way. */
+  in_flight: number;
+}
+
 /** A condition on the newest version of a cell. */
 export interface CellCondition {
   /** The cell. */
@@ -149,10 +164,10 @@ export interface Changes {
 
 /** A connection. */
 export interface ConnectionView {
-  /** `source`, `sink` or `both`. */
+  /** `source`, `sink`, `both`, or `service` for one that `call` steps ask and nobody writes to. */
   direction: string;
   error?: Problem | null;
-  /** Flows that write to it. */
+  /** Flows that write to it or ask it. */
   flows: string[];
   /** What is promised across a crash to those who write to it. */
   guarantee?: string | null;
@@ -168,6 +183,7 @@ export interface ConnectionView {
   out: number;
   /** Events it brought, or rows written to it, in the last second. */
   rate: number;
+  service?: CalledView | null;
   /** `starting`, `running`, `retrying`, `ended`, `stopped`, `disabled`, or `idle` (nobody writes to it). */
   state: string;
 }

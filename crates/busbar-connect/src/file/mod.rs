@@ -139,6 +139,7 @@ impl Connector for File {
         Ok(Roles {
             source: options.read.is_some(),
             sink: options.write.is_some(),
+            service: false,
         })
     }
 

@@ -100,6 +100,7 @@ impl Connector for Host {
         Host::options(spec).map(|_| Roles {
             source: true,
             sink: false,
+            service: false,
         })
     }
 

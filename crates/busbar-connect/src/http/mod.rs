@@ -1,4 +1,4 @@
-//! `http`: rows go out as HTTP requests.
+//! `http`: rows go out as HTTP requests, and `call` steps ask REST services.
 //!
 //! ```yaml
 //! http: { url: "https://erp.example/api/alarms", body: array, headers: { Authorization: { env: ERP_TOKEN } } }
@@ -7,14 +7,19 @@
 //! A request carries an `Idempotency-Key` made of the producer, its position and the rows, so that a receiver that
 //! remembers keys applies a repeated request once.
 
+mod client;
+mod refusal;
+mod rest;
 mod sink;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use busbar_bus::Span;
-use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Value};
+use busbar_catalog::{CallSpec, ConnectionSpec, Diagnostic, Project, Value};
 use busbar_connector::{
-    Connector, LiteralSecret, Roles, Sink, SinkContext, Source, SourceContext, Work,
+    CallFault, CallForm, Connector, LiteralSecret, Roles, Service, ServiceContext, Sink,
+    SinkContext, Source, SourceContext, Work,
 };
 use busbar_event::{Class, Error};
 use schemars::JsonSchema;
@@ -25,6 +30,8 @@ use crate::limits::HTTP_TIMEOUT_MAX;
 use crate::places::Places;
 use crate::secret::{self, Secret, refuse_placeholder};
 use crate::tls::Tls;
+pub(crate) use client::{HttpClient, Remote};
+pub(crate) use rest::{check_head, check_headers, refused_answer, status_class};
 use sink::HttpSink;
 
 /// The connector.
@@ -32,7 +39,8 @@ pub struct Http {
     places: Places,
 }
 
-/// Sends rows as HTTP requests.
+/// Sends rows as HTTP requests, or is asked by `call` steps, which say what is behind the address and need `url`, `headers`,
+/// `tls` and `timeout` only.
 ///
 /// At least once: a request whose response is lost is sent again with the same `Idempotency-Key`; after a crash rows may
 /// be sent again under other keys, because batches are formed anew. Responses 2xx are success. 408, 425, 429 and 5xx are
@@ -106,7 +114,13 @@ const MANAGED: [HeaderName; 5] = [
     header::UPGRADE,
 ];
 
-fn ten_seconds() -> Span {
+/// An address for messages: without the query, which may hold a token.
+pub(crate) fn shown_url(url: &str) -> String {
+    let shown = url.split(['?', '#']).next();
+    shown.unwrap_or_default().to_owned()
+}
+
+pub(crate) fn ten_seconds() -> Span {
     Span::from_micros(10_000_000)
 }
 
@@ -116,48 +130,120 @@ impl Http {
     }
 
     fn options(&self, spec: &ConnectionSpec) -> Result<Options, Diagnostic> {
-        refuse_placeholder(spec, &["url"])?;
         let options: Options = spec.options.read()?;
-        let refuse = |key: &str, code| {
-            spec.options
-                .diagnostic(key, Error::new(Class::Configuration, code))
+        let remote = RemoteOptions {
+            url: &options.url,
+            headers: &options.headers,
+            tls: options.tls.as_ref(),
+            timeout: options.timeout,
         };
-        let uri: Uri = options
-            .url
-            .parse()
-            .map_err(|_| refuse("url", "connect.http-url"))?;
-        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
-            return Err(refuse("url", "connect.http-url"));
-        }
-        if uri
-            .authority()
-            .is_some_and(|authority| authority.as_str().contains('@'))
-        {
-            return Err(refuse("url", "connect.http-password-in-url"));
-        }
-        for (name, value) in &options.headers {
-            refuse_placeholder(spec, &["headers", name])?;
-            let fits = name
-                .parse::<HeaderName>()
-                .is_ok_and(|name| !MANAGED.contains(&name))
-                && value
-                    .text()
-                    .is_none_or(|v| HeaderValue::from_str(v).is_ok());
-            if !fits {
-                return Err(refuse("headers", "connect.http-header"));
-            }
-        }
-        if let Some(ca) = options.tls.as_ref().and_then(|tls| tls.ca.as_deref()) {
-            self.places.check(ca).map_err(|code| refuse("tls", code))?;
-        }
-        let timeout = options.timeout.as_duration();
-        if timeout.is_zero() || timeout > HTTP_TIMEOUT_MAX {
-            let error = Error::new(Class::Configuration, "connect.http-timeout");
-            let error = error.with("most_s", HTTP_TIMEOUT_MAX.as_secs());
-            return Err(spec.options.diagnostic("timeout", error));
-        }
+        check_remote(spec, &remote, &self.places)?;
         Ok(options)
     }
+}
+
+/// What all kinds of connections over HTTP say.
+pub(crate) struct RemoteOptions<'a> {
+    pub url: &'a str,
+    pub headers: &'a BTreeMap<String, Secret>,
+    pub tls: Option<&'a Tls>,
+    pub timeout: Span,
+}
+
+/// Checks what all kinds of connections over HTTP say.
+///
+/// # Errors
+/// What is wrong, and where.
+pub(crate) fn check_remote(
+    spec: &ConnectionSpec,
+    options: &RemoteOptions<'_>,
+    places: &Places,
+) -> Result<(), Diagnostic> {
+    refuse_placeholder(spec, &["url"])?;
+    let refuse = |key: &str, code| {
+        spec.options
+            .diagnostic(key, Error::new(Class::Configuration, code))
+    };
+    let uri: Uri = options
+        .url
+        .parse()
+        .map_err(|_| refuse("url", "connect.http-url"))?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
+        return Err(refuse("url", "connect.http-url"));
+    }
+    if uri
+        .authority()
+        .is_some_and(|authority| authority.as_str().contains('@'))
+    {
+        return Err(refuse("url", "connect.http-password-in-url"));
+    }
+    for (name, value) in options.headers {
+        refuse_placeholder(spec, &["headers", name])?;
+        let fits = name
+            .parse::<HeaderName>()
+            .is_ok_and(|name| !MANAGED.contains(&name))
+            && value
+                .text()
+                .is_none_or(|v| HeaderValue::from_str(v).is_ok());
+        if !fits {
+            return Err(refuse("headers", "connect.http-header"));
+        }
+    }
+    if let Some(ca) = options.tls.and_then(|tls| tls.ca.as_deref()) {
+        places.check(ca).map_err(|code| refuse("tls", code))?;
+    }
+    let timeout = options.timeout.as_duration();
+    if timeout.is_zero() || timeout > HTTP_TIMEOUT_MAX {
+        let error = Error::new(Class::Configuration, "connect.http-timeout");
+        let error = error.with("most_s", HTTP_TIMEOUT_MAX.as_secs());
+        return Err(spec.options.diagnostic("timeout", error));
+    }
+    Ok(())
+}
+
+/// The secrets that stand in the file: headers, and the query of the address.
+pub(crate) fn address_secrets(spec: &ConnectionSpec) -> Vec<LiteralSecret> {
+    let mut secrets = Vec::new();
+    if let Some(Value::Map(headers)) = spec
+        .options
+        .node()
+        .child("headers".into())
+        .map(|n| &n.value)
+    {
+        for (name, _) in headers
+            .iter()
+            .filter(|(_, value)| !matches!(value.value, Value::Map(_)))
+        {
+            secrets.push(LiteralSecret {
+                path: vec!["headers".into(), name.text.clone()],
+                shown: secret::HIDDEN.into(),
+            });
+        }
+    }
+    let url = spec.options.node().child("url".into()).map(|n| &n.value);
+    if let Some(Value::Text(url)) = url
+        && let Some((address, _)) = url.split_once('?')
+    {
+        secrets.push(LiteralSecret {
+            path: vec!["url".into()],
+            shown: format!("{address}?{}", secret::HIDDEN),
+        });
+    }
+    secrets
+}
+
+/// Those that are secrets by their names; others are none, such as `X-Source: plant`.
+pub(crate) fn telling(
+    spec: &ConnectionSpec,
+    mut secrets: Vec<LiteralSecret>,
+) -> Vec<LiteralSecret> {
+    secrets.retain(
+        |secret| match spec.options.at(&secret.path).map(|node| &node.value) {
+            Some(Value::Text(url)) if secret.path == ["url"] => is_telling(url),
+            _ => secret.path.last().is_some_and(|name| is_telling(name)),
+        },
+    );
+    secrets
 }
 
 impl Connector for Http {
@@ -169,6 +255,7 @@ impl Connector for Http {
         self.options(spec).map(|_| Roles {
             source: false,
             sink: true,
+            service: true,
         })
     }
 
@@ -177,45 +264,41 @@ impl Connector for Http {
     }
 
     fn warnings(&self, spec: &ConnectionSpec, _: &Project) -> Vec<Diagnostic> {
-        let mut secrets = self.secrets(spec);
-        // Others are no secrets, such as `X-Source: plant`.
-        secrets.retain(
-            |secret| match spec.options.at(&secret.path).map(|node| &node.value) {
-                Some(Value::Text(url)) if secret.path == ["url"] => is_telling(url),
-                _ => secret.path.last().is_some_and(|name| is_telling(name)),
-            },
-        );
-        secret::warnings(spec, &secrets)
+        secret::warnings(spec, &telling(spec, self.secrets(spec)))
     }
 
     fn secrets(&self, spec: &ConnectionSpec) -> Vec<LiteralSecret> {
-        let mut secrets = Vec::new();
-        if let Some(Value::Map(headers)) = spec
-            .options
-            .node()
-            .child("headers".into())
-            .map(|n| &n.value)
-        {
-            for (name, _) in headers
-                .iter()
-                .filter(|(_, value)| !matches!(value.value, Value::Map(_)))
-            {
-                secrets.push(LiteralSecret {
-                    path: vec!["headers".into(), name.text.clone()],
-                    shown: secret::HIDDEN.into(),
-                });
-            }
-        }
-        let url = spec.options.node().child("url".into()).map(|n| &n.value);
-        if let Some(Value::Text(url)) = url
-            && let Some((address, _)) = url.split_once('?')
-        {
-            secrets.push(LiteralSecret {
-                path: vec!["url".into()],
-                shown: format!("{address}?{}", secret::HIDDEN),
-            });
-        }
-        secrets
+        address_secrets(spec)
+    }
+
+    fn call_form(
+        &self,
+        spec: &ConnectionSpec,
+        call: &CallSpec,
+    ) -> Result<Arc<dyn CallForm>, CallFault> {
+        let unusable = |refused: Diagnostic| CallFault::at("connection", refused.error().clone());
+        let options = self.options(spec).map_err(unusable)?;
+        Ok(Arc::new(rest::RestForm::new(&options.url, call)?))
+    }
+
+    fn service<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        context: ServiceContext,
+    ) -> Work<'a, Result<Arc<dyn Service>, Error>> {
+        Box::pin(async move {
+            let options = self.options(spec);
+            let options = options.map_err(|refused| refused.error().clone())?;
+            let remote = Remote {
+                url: &options.url,
+                headers: &options.headers,
+                tls: options.tls.as_ref(),
+                timeout: options.timeout.as_duration(),
+                alpn: b"http/1.1",
+            };
+            let client = HttpClient::open(remote, &context, &self.places).await?;
+            Ok(Arc::new(client) as Arc<dyn Service>)
+        })
     }
 
     fn source<'a>(

@@ -2,18 +2,18 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use busbar_connector::{Delivery, Sink, SinkContext, Work, Written};
-use busbar_event::{Class, Error, Micros, quote, reserved};
+use busbar_event::{Class, Error, reserved};
 use busbar_log::Clock;
 use parking_lot::Mutex;
-use ureq::http::{HeaderMap, HeaderName, HeaderValue, header};
+use ureq::http::{HeaderName, HeaderValue, header};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use super::{Body, Method, Options};
+use super::refusal::refused;
+use super::{Body, Method, Options, shown_url};
 use crate::json::json_text;
-use crate::limits::{HTTP_BODY_BYTES, HTTP_EXCERPT_BYTES_MAX, HTTP_RETRY_AFTER_MAX, HTTP_ROWS_MAX};
+use crate::limits::{HTTP_BODY_BYTES, HTTP_EXCERPT_BYTES_MAX, HTTP_ROWS_MAX};
 use crate::places::Places;
 use crate::tls;
 
@@ -65,12 +65,11 @@ impl HttpSink {
             .tls_config(trust(&options, context, places)?)
             .build()
             .into();
-        let shown = options.url.split(['?', '#']).next().unwrap_or_default();
         Ok(HttpSink(Arc::new(Sender {
             agent,
             method: options.method,
             body: options.body,
-            shown: shown.to_owned(),
+            shown: shown_url(&options.url),
             url: options.url,
             headers,
             clock: Arc::clone(&context.clock),
@@ -254,25 +253,14 @@ impl Sender {
             100..=199 | 408 | 425 | 429 | 500.. => Class::Transient,
             _ => Class::Permanent,
         };
-        let said = quote(said.unwrap_or_default().trim());
-        let reason = answer.status().canonical_reason().unwrap_or_default();
-        let code = match said.is_empty() {
-            true => "connect.http-refused-silently",
-            false => "connect.http-refused",
-        };
-        let error = Error::new(class, code)
-            .with("url", &self.shown)
-            .with("status", status)
-            .with("reason", reason)
-            .with("said", said);
-        let asked = match status {
-            429 | 503 => retry_after(answer.headers(), self.clock.now_micros()),
-            _ => None,
-        };
-        Err(match asked {
-            Some(wait) => error.with_retry_after(wait),
-            None => error,
-        })
+        let said = said.unwrap_or_default();
+        let now = self.clock.now_micros();
+        Err(refused(
+            class,
+            &self.shown,
+            (status, answer.headers(), &said),
+            now,
+        ))
     }
 }
 
@@ -293,26 +281,6 @@ fn trust(options: &Options, context: &SinkContext, places: &Places) -> Result<Tl
     })
 }
 
-/// The pause that a response asks for in `Retry-After`: seconds, or a date relative to the `Date` of the response. `None`
-/// when it is neither; at most [`HTTP_RETRY_AFTER_MAX`].
-fn retry_after(headers: &HeaderMap, now: Micros) -> Option<Duration> {
-    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
-    let asked = text(header::RETRY_AFTER)?;
-    let wait = if asked.bytes().all(|byte| byte.is_ascii_digit()) && !asked.is_empty() {
-        // A number that overflows is a long time too.
-        Duration::from_secs(asked.parse().unwrap_or(u64::MAX))
-    } else {
-        let until = httpdate::parse_http_date(asked).ok()?;
-        let now = text(header::DATE)
-            .and_then(|date| httpdate::parse_http_date(date).ok())
-            .unwrap_or_else(|| {
-                SystemTime::UNIX_EPOCH + Duration::from_micros(u64::try_from(now).unwrap_or(0))
-            });
-        until.duration_since(now).unwrap_or_default()
-    };
-    Some(wait.min(HTTP_RETRY_AFTER_MAX))
-}
-
 /// The idempotency key: equal exactly for the same rows of the same delivery.
 fn key(delivery: &Delivery, rows: &Range<usize>) -> String {
     let (from, to) = (delivery.first + rows.start, delivery.first + rows.end);
@@ -329,47 +297,5 @@ fn kind_of(payload: &[u8]) -> &'static str {
         "text/plain; charset=utf-8"
     } else {
         "application/octet-stream"
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_answer_may_ask_for_patience() {
-        const AT: Micros = 784_111_777_000_000; // Sun, 06 Nov 1994 08:49:37 GMT
-        let of = |after: &str, date: Option<&str>| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::RETRY_AFTER, after.parse().expect("a value"));
-            if let Some(date) = date {
-                headers.insert(header::DATE, date.parse().expect("a value"));
-            }
-            retry_after(&headers, AT).map(|wait| wait.as_secs())
-        };
-        let most = HTTP_RETRY_AFTER_MAX.as_secs();
-        for (after, date, wait) in [
-            ("0", None, Some(0)),
-            ("120", None, Some(120)),
-            ("99999999999999999999999", None, Some(most)),
-            ("Sun, 06 Nov 1994 08:49:47 GMT", None, Some(10)),
-            ("Sunday, 06-Nov-94 08:49:47 GMT", None, Some(10)),
-            ("Sun Nov  6 08:49:47 1994", None, Some(10)),
-            ("Sun, 06 Nov 1994 08:49:27 GMT", None, Some(0)),
-            ("Fri, 31 Dec 1999 23:59:59 GMT", None, Some(most)),
-            // Its clock is an hour behind ours; it means ten seconds.
-            (
-                "Sun, 06 Nov 1994 07:49:47 GMT",
-                Some("Sun, 06 Nov 1994 07:49:37 GMT"),
-                Some(10),
-            ),
-            ("soon", None, None),
-            ("-3", None, None),
-            ("1.5", None, None),
-            ("", None, None),
-        ] {
-            assert_eq!(of(after, date), wait, "{after} {date:?}");
-        }
-        assert_eq!(retry_after(&HeaderMap::new(), AT), None);
     }
 }

@@ -201,6 +201,7 @@ impl Connector for Mqtt {
         Ok(Roles {
             source: !options.subscribe.is_empty(),
             sink: options.publish.is_some(),
+            service: false,
         })
     }
 

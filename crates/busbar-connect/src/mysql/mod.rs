@@ -236,6 +236,7 @@ impl Connector for Mysql {
         Ok(Roles {
             source: options.follow.is_some(),
             sink: options.write.is_some(),
+            service: false,
         })
     }
 

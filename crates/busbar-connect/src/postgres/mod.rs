@@ -297,6 +297,7 @@ impl Connector for Postgres {
         Ok(Roles {
             source: options.follow.is_some() || options.query.is_some(),
             sink: options.write.is_some(),
+            service: false,
         })
     }
 

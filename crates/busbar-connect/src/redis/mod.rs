@@ -276,6 +276,7 @@ impl Connector for Redis {
         Ok(Roles {
             source: options.read.is_some(),
             sink: options.write.is_some(),
+            service: false,
         })
     }
 

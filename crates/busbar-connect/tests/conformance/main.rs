@@ -2,6 +2,7 @@
 //!
 //! A connector without a row in [`subjects`] fails the suite.
 
+mod calls;
 mod file_sink;
 mod file_source;
 mod http;
@@ -29,7 +30,7 @@ use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::sync::Arc;
 
-use busbar_connector::{Guarantee, Roles, SinkContext, SourceContext};
+use busbar_connector::{Guarantee, Roles, ServiceContext, SinkContext, SourceContext};
 use busbar_event::Class;
 use subjects::subjects;
 use world::spec;
@@ -92,7 +93,8 @@ fn what_is_wrong_is_refused_where_it_stands() {
             let roles = registry
                 .check(&spec(good))
                 .unwrap_or_else(|bad| panic!("{bad}: {good}"));
-            assert!(roles.source || roles.sink, "{good}");
+            let any = roles.source || roles.sink || roles.service;
+            assert!(any, "{good}");
         }
         let unknown = format!("{}: {{ no_such_option: 1 }}\n", row.kind);
         let wrong = row.wrong.iter().copied();
@@ -164,7 +166,7 @@ fn a_role_that_is_not_there_is_refused() {
     for row in subjects() {
         for good in &row.good {
             let connection = spec(good);
-            let Roles { source, sink } = row.connector().check(&connection).expect("it checks");
+            let Roles { source, sink, .. } = row.connector().check(&connection).expect("it checks");
             let connector = row.connector();
             runtime.block_on(async {
                 if !source {
@@ -205,6 +207,19 @@ fn secrets_are_in_no_error() {
             row.connector()
                 .check(&connection)
                 .unwrap_or_else(|bad| panic!("{bad}: {text}"));
+            let roles = row.connector().check(&connection).expect("it checks");
+            if roles.service {
+                let request = busbar_connector::ServiceRequest::default();
+                let error = runtime.block_on(async {
+                    let context = service_context(folder.path());
+                    let service = row.connector().service(&connection, context).await?;
+                    service.exchange(&request).await
+                });
+                hides(&error.expect_err("nobody listens there"), SECRET);
+            }
+            if !roles.sink {
+                continue;
+            }
             let error = runtime.block_on(async {
                 let context = sink_context(folder.path());
                 match row.connector().sink(&connection, context).await {
@@ -215,12 +230,23 @@ fn secrets_are_in_no_error() {
                     Err(error) => Some(error),
                 }
             });
-            let error = error.expect("nobody listens there");
-            let shown = format!("{error} {error:?} {:?}", std::error::Error::source(&error));
-            assert!(!shown.contains(SECRET), "{shown}");
-            let told = serde_json::to_string(&error).expect("JSON");
-            assert!(!told.contains(SECRET), "{told}");
+            hides(&error.expect("nobody listens there"), SECRET);
         }
+    }
+}
+
+fn hides(error: &busbar_event::Error, secret: &str) {
+    let shown = format!("{error} {error:?} {:?}", std::error::Error::source(error));
+    assert!(!shown.contains(secret), "{shown}");
+    let told = serde_json::to_string(error).expect("JSON");
+    assert!(!told.contains(secret), "{told}");
+}
+
+fn service_context(folder: &std::path::Path) -> ServiceContext {
+    ServiceContext {
+        name: "x".into(),
+        project_dir: folder.into(),
+        clock: Arc::new(busbar_log::SystemClock),
     }
 }
 

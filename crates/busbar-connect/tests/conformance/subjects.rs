@@ -83,6 +83,31 @@ pub fn subjects() -> Vec<Subject> {
             taker: Some(|| Box::new(Written::default())),
         },
         Subject {
+            kind: "grpc",
+            good: vec![
+                "grpc: { url: 'http://127.0.0.1:1', proto: 'message A { string a = 1; }' }\n",
+                "grpc: { url: 'https://127.0.0.1:1', proto: '', headers: { A: { env: B } }, tls: { ca: ca.pem }, timeout: 5s }\n",
+            ],
+            wrong: vec![
+                ("grpc: { proto: '' }\n", "url"),
+                ("grpc: { url: 'http://a' }\n", "proto"),
+                (
+                    "grpc: { url: 'http://a', proto: 'import \"b.proto\";' }\n",
+                    "b.proto",
+                ),
+                (
+                    "grpc: { url: 'http://a', proto: 'message A { B b = 1; }' }\n",
+                    "B",
+                ),
+                ("grpc: { url: 'http://a', proto: '', timeout: 1h }\n", "1h"),
+            ],
+            secret: vec![
+                "grpc: { url: 'http://127.0.0.1:PORT/x?token=SECRET', proto: '', headers: { Authorization: Bearer SECRET } }\n",
+            ],
+            supply: None,
+            taker: None,
+        },
+        Subject {
             kind: "host",
             good: vec![
                 "host: {}\n",
@@ -188,6 +213,25 @@ pub fn subjects() -> Vec<Subject> {
         crate::mysql_subject::subject(),
         crate::postgres_subject::subject(),
         crate::redis_subject::subject(),
+        Subject {
+            kind: "soap",
+            good: vec![
+                "soap: { url: 'http://127.0.0.1:1/x' }\n",
+                "soap: { url: 'https://127.0.0.1:1/x', version: '1.2', namespaces: { w: 'urn:w' }, headers: { A: { env: B } }, tls: { ca: ca.pem }, timeout: 5s }\n",
+            ],
+            wrong: vec![
+                ("soap: {}\n", "url"),
+                ("soap: { url: /only/a/path }\n", "/only/a/path"),
+                ("soap: { url: 'http://a', version: '2' }\n", "2"),
+                ("soap: { url: 'http://a', timeout: 1h }\n", "1h"),
+                ("soap: { url: 'http://a', headers: { Host: b } }\n", "Host"),
+            ],
+            secret: vec![
+                "soap: { url: 'http://127.0.0.1:PORT/x?token=SECRET', headers: { Authorization: Bearer SECRET } }\n",
+            ],
+            supply: None,
+            taker: None,
+        },
     ]
 }
 

@@ -15,7 +15,7 @@ use crate::servers::own_redis;
 use crate::sinks::delivery;
 use crate::subjects::numbered;
 use crate::world::spec;
-use crate::{sink_context, source_context};
+use crate::{service_context, sink_context, source_context};
 
 /// An authority, and a server's certificate for some names that it has signed, as files.
 struct Site {
@@ -225,6 +225,45 @@ fn a_redis_server_is_trusted_or_not() {
     put("localhost", "{ ca: ca.pem }").expect("written");
     refused(put("localhost", "{ ca: other.pem }"), "UnknownIssuer");
     refused(put("127.0.0.1", "{ ca: ca.pem }"), "not valid for name");
+}
+
+#[test]
+fn a_service_that_is_called_is_trusted_or_not() {
+    let site = Site::new(&["localhost"]);
+    let port = free_port();
+    serve(site.path(), port);
+    let call = |host: &str, tls: &str| {
+        let text = format!("http: {{ url: 'https://{host}:{port}/?token=secret'{tls} }}\n");
+        let connection = spec(&text);
+        let registry = busbar_connect::registry();
+        let connector = registry.get("http").expect("it is registered");
+        let request = busbar_connector::ServiceRequest {
+            method: "POST".into(),
+            body: "[1]".into(),
+            ..Default::default()
+        };
+        site.runtime.block_on(async {
+            let context = service_context(site.path());
+            let service = connector.service(&connection, context).await?;
+            let answer = service.exchange(&request).await?;
+            assert_eq!(answer.status, 204);
+            Ok(Written::default())
+        })
+    };
+    call("localhost", ", tls: { ca: ca.pem }").expect("called");
+    refused(
+        call("localhost", ", tls: { ca: other.pem }"),
+        "UnknownIssuer",
+    );
+    refused(call("localhost", ""), "UnknownIssuer");
+    refused(
+        call("127.0.0.1", ", tls: { ca: ca.pem }"),
+        "not valid for name",
+    );
+    let error = call("localhost", "").expect_err("refused");
+    assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+    let error = call("localhost", ", tls: { ca: empty.pem }").expect_err("unusable");
+    assert_eq!(error.code(), "connect.tls-ca");
 }
 
 /// An encrypted web service that takes everything.

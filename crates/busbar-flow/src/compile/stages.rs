@@ -152,6 +152,7 @@ impl Compiler<'_> {
             tables: &self.world.tables,
             streams: &streams,
             plugins: &self.world.plugins,
+            services: &self.world.services,
             has_payloads,
         })
     }

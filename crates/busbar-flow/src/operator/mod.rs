@@ -7,6 +7,7 @@
 //! Adding a kind of step: its file in this folder, its spec in the catalog, and one line in [`registry`].
 
 mod alarm;
+mod call;
 mod dedupe;
 mod filter;
 mod ipc;
@@ -38,6 +39,7 @@ use busbar_sql::Failed;
 use busbar_table::Table;
 use futures::future::BoxFuture;
 
+use crate::services::KnownService;
 pub(crate) use output::Output;
 pub(crate) use rows::{Made, Rows, Times};
 pub(crate) use script::KnownPlugin;
@@ -59,6 +61,10 @@ pub(crate) trait Operator: Send {
         rows: Rows,
         out: &'a mut Output,
     ) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// A batch begins. `place` says where its events come from, the same for a task after a restart, and which step this is;
+    /// `base` is the offset of the batch's first event there, if its events are in the log.
+    fn begin(&mut self, _place: &str, _base: Option<u64>) {}
 
     /// The rows that fail alone, each with its cause, if that can be found faster than by halves. Changes no state.
     fn failing(&mut self, _rows: &Rows) -> Vec<Failed> {
@@ -133,6 +139,11 @@ pub(crate) trait Step: Send + Sync {
         true
     }
 
+    /// Whether others notice that it works: it asks services. It works on events that count, and not to try something.
+    fn calls_out(&self) -> bool {
+        false
+    }
+
     /// By how much rows may come out later than their time, in microseconds: the watermark behind the step is so much
     /// smaller than the one before it.
     fn delay(&self) -> i64 {
@@ -201,6 +212,8 @@ pub(crate) struct StepContext<'a> {
     pub streams: &'a dyn Fn(&str) -> Option<SchemaRef>,
     /// The plug-ins there are, by name.
     pub plugins: &'a BTreeMap<String, KnownPlugin>,
+    /// The connections there are, by name.
+    pub services: &'a BTreeMap<String, KnownService>,
     /// The rows still are events, so that their own payloads can be read.
     pub has_payloads: bool,
 }

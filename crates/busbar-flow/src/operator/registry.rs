@@ -6,7 +6,7 @@ use busbar_catalog::{PathItem, StepSpec};
 use busbar_event::{Class, Error};
 
 use super::{
-    Step, StepContext, Wrong, alarm, dedupe, filter, join, latest, pattern, previous, script,
+    Step, StepContext, Wrong, alarm, call, dedupe, filter, join, latest, pattern, previous, script,
     select, sql, top, window,
 };
 
@@ -17,6 +17,7 @@ use super::{
 pub(crate) fn compile(spec: &StepSpec, context: &StepContext<'_>) -> Result<Arc<dyn Step>, Wrong> {
     match spec {
         StepSpec::Alarm(spec) => alarm::compile(spec, context),
+        StepSpec::Call(spec) => call::compile(spec, context),
         StepSpec::Dedupe(spec) => dedupe::compile(spec, context),
         StepSpec::Join(spec) => join::compile(spec, context),
         StepSpec::Latest(spec) => latest::compile(spec, context),

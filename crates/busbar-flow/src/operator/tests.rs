@@ -90,6 +90,7 @@ fn step(yaml: &str) -> Arc<dyn Step> {
         tables: &BTreeMap::new(),
         streams: &|_| None,
         plugins: &BTreeMap::new(),
+        services: &BTreeMap::new(),
         has_payloads: false,
     };
     registry::compile(&spec, &context).unwrap_or_else(|wrong| panic!("{yaml}: {wrong:?}"))

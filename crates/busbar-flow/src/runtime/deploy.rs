@@ -226,7 +226,7 @@ impl Runtime {
         let mut begun = Vec::with_capacity(seats.len());
         for seat in seats {
             let mut mark = self.mark(plan, seat, ended)?;
-            let (chain, keeps) = match seat.keeps {
+            let (mut chain, keeps) = match seat.keeps {
                 false => (plan.inputs[seat.input].chain(&[])?, None),
                 true => {
                     let before = before(plan, seats, seat.input);
@@ -236,6 +236,7 @@ impl Runtime {
                 }
             };
             let (stream, partition) = (seat.key.stream.clone(), seat.key.partition);
+            chain.place = format!("{}-{stream}-{partition}", plan.name).into();
             let checkpoints = &self.inner.checkpoints;
             let reached = checkpoints.reached(&plan.name, &stream, partition)?;
             let mut earlier = Earlier::default();
@@ -279,12 +280,18 @@ impl Runtime {
     ) -> Result<Option<Arc<Plan>>, Error> {
         let options = self.inner.options.clone();
         let plugins = self.inner.plugins.read().clone();
+        let lines = self.lines(project);
         let known_as = self.inner.checkpoints.flow(name)?.known_as;
         let (project, parsed, name) = (project.clone(), parsed.clone(), name.to_owned());
         blocking(move || {
             let (bus, tables) = (&options.bus, &options.tables);
             let mut world = World::of_bus(bus, tables, &project, &options.connectors)?;
             world.plugins = plugins;
+            for (name, line) in lines {
+                if let Some(service) = world.services.get_mut(&name) {
+                    service.line = Some(line);
+                }
+            }
             world
                 .known_as
                 .extend(known_as.map(|known_as| (name.clone(), known_as)));
@@ -518,6 +525,10 @@ impl Runtime {
                 let mut chain = plan.inputs[seat.input].chain(&[])?;
                 chain.restore(&states.task(&seat.key.stream))?;
                 let Some(chunk) = chunk else { continue };
+                // A service would be asked about events that it is asked about again.
+                if plan.inputs[seat.input].calls_out() {
+                    continue;
+                }
                 let rows = chunk.batch.rows().min(TRIAL_ROWS_MAX);
                 let computed = block_on(chain.run(chunk.batch.slice(0, rows)));
                 let tried = computed.and_then(|computed| {

@@ -5,10 +5,12 @@ mod compute;
 mod deploy;
 mod edges;
 pub mod explain;
+mod meaning;
 mod plugin_trial;
 mod plugins;
 mod redrive;
 mod report;
+mod services;
 mod sources;
 mod take_up;
 mod trim;
@@ -32,6 +34,7 @@ use crate::dead::DeadLetters;
 use crate::drive::SourceDriver;
 use crate::limits::{DRAIN_TIMEOUT, RATE_EVERY, RESTART_AFTER, TRIM_TICKS};
 use crate::operator::KnownPlugin;
+use crate::services::ServiceLine;
 use crate::state::States;
 use crate::status::{
     Applied, DeadFilter, DeadGroup, DeadLetter, DeadRetention, FlowState, ReplayFrom,
@@ -41,6 +44,7 @@ use crate::world::check;
 use busbar_connector::Connectors;
 use compute::Compute;
 use deploy::stands;
+use meaning::meaning;
 pub use plugin_trial::{PluginTrial, TrialRow, TriedEvent, TriedResult};
 pub use plugins::PluginReport;
 pub(crate) use plugins::TableHost;
@@ -80,6 +84,7 @@ struct Inner {
     states: States,
     compute: Compute,
     plugins: RwLock<BTreeMap<String, KnownPlugin>>,
+    lines: Mutex<BTreeMap<String, Arc<ServiceLine>>>,
     /// The project that runs. Held while anything is changed, so that changes come one after the other.
     project: tokio::sync::Mutex<Project>,
     flows: RwLock<BTreeMap<String, Arc<Flow>>>,
@@ -140,6 +145,7 @@ impl Runtime {
             dead,
             positions,
             plugins: RwLock::default(),
+            lines: Mutex::default(),
             project: tokio::sync::Mutex::default(),
             flows: RwLock::default(),
             sources: Mutex::default(),
@@ -701,54 +707,6 @@ fn placed(project: &Project, error: Error) -> Diagnostic {
         Some(source) => source.diagnostic_about(None, error),
         None => Diagnostic::new("", "", 0..0, error),
     }
-}
-
-/// What a flow means, with everything it names.
-fn meaning(project: &Project, parsed: &Parsed<FlowSpec>) -> serde_json::Value {
-    use busbar_catalog::{OutputTarget, StepSpec};
-    let spec = &parsed.spec;
-    let mut named = BTreeMap::new();
-    let stream = |name: &String| {
-        project.streams.get(name).map(|s| {
-            let mut json = canonical(Kind::Stream, &s.spec);
-            if let Some(map) = json.as_object_mut() {
-                // How long events are kept changes nothing for those who read them.
-                map.remove("retention");
-            }
-            json
-        })
-    };
-    for name in spec.streams() {
-        named.insert(format!("stream/{name}"), stream(name));
-    }
-    let table = |name: &String| {
-        let table = project.tables.get(name);
-        table.map(|table| canonical(Kind::Table, &table.spec))
-    };
-    for name in spec.read_tables() {
-        named.insert(format!("table/{name}"), table(name));
-    }
-    for output in &spec.to {
-        let (key, json) = match &output.target {
-            OutputTarget::Stream { stream: name, .. } => (format!("stream/{name}"), stream(name)),
-            OutputTarget::Topic(_) | OutputTarget::Relay(_) => continue,
-            OutputTarget::Table(name) => (format!("table/{name}"), table(name)),
-            OutputTarget::Connection(name) => {
-                let connection = project.connections.get(name);
-                let json = connection.map(|c| canonical(Kind::Connection, &c.spec));
-                (format!("connection/{name}"), json)
-            }
-        };
-        named.insert(key, json);
-    }
-    for step in spec.all_steps() {
-        if let StepSpec::Script(name) = step.spec {
-            let plugin = project.plugins.get(name);
-            let json = plugin.map(|plugin| plugin.spec.hash().into());
-            named.insert(format!("plugin/{name}"), json);
-        }
-    }
-    serde_json::json!({ "flow": canonical(Kind::Flow, spec), "names": named })
 }
 
 /// Once a second: rates, counts that do not add up, flows that wait for their first event, and those that could

@@ -42,7 +42,14 @@ impl Runtime {
                         .push(flow.name.clone());
                 }
             }
+            for (_, call) in flow.parsed.spec.calls() {
+                let flows = writers.entry(call.connection.clone()).or_default();
+                if !flows.contains(&flow.name) {
+                    flows.push(flow.name.clone());
+                }
+            }
         }
+        let lines = self.inner.lines.lock();
         let sources = self.inner.sources.lock();
         sources
             .iter()
@@ -53,6 +60,7 @@ impl Runtime {
                 roles: connected.roles,
                 source: connected.driver.as_ref().map(|driver| driver.status()),
                 flows: writers.remove(name).unwrap_or_default(),
+                service: lines.get(name).map(|line| line.status()),
             })
             .collect()
     }

@@ -541,7 +541,7 @@ impl Task {
             Next::Stretch(stretch) => {
                 let (base, end) = (stretch.base, stretch.end());
                 match self.chain.read(stretch.batch.clone()) {
-                    Ok(work) => (work, Some(stretch), base, end),
+                    Ok(work) => (work.at(base), Some(stretch), base, end),
                     Err(error) => return self.not_read(error, stretch, input, backoff).await,
                 }
             }
@@ -635,10 +635,10 @@ impl Task {
     }
 
     async fn pause(&mut self, error: Error, backoff: &mut Backoff) -> Result<(), Error> {
-        self.input_error(Some(error), backoff.tries() + 1);
+        self.input_error(Some(error.clone()), backoff.tries() + 1);
         tokio::select! {
             () = told(self.stop.clone()) => Err(stopped()),
-            () = tokio::time::sleep(backoff.pause()) => Ok(()),
+            () = tokio::time::sleep(backoff.pause_after(&error)) => Ok(()),
         }
     }
 

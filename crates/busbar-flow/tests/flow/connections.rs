@@ -147,7 +147,11 @@ impl Connector for FakeConnector {
     }
     fn check(&self, _: &ConnectionSpec) -> Result<Roles, Diagnostic> {
         let source = !self.0.supply.lock().is_empty();
-        Ok(Roles { source, sink: true })
+        Ok(Roles {
+            source,
+            sink: true,
+            service: false,
+        })
     }
     fn schema(&self) -> serde_json::Value {
         serde_json::json!({})

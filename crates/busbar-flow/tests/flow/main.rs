@@ -3,6 +3,7 @@
 mod again;
 mod bounded;
 mod bounded_joins;
+mod calls;
 mod cases;
 mod checks;
 mod common;

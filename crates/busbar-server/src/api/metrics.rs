@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use busbar_flow::FlowState;
+use busbar_connector::BreakerState;
+use busbar_flow::{ConnectionStatus, FlowState, ServiceStatus};
 use busbar_gateway::GatewayCounts;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -46,6 +47,7 @@ async fn metrics(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<
         );
         streams(&mut page, &app);
         flows(&mut page, &app);
+        services(&mut page, &app);
         gateways(&mut page, &app);
         mqtt(&mut page, &app);
         http(&mut page, &app);
@@ -191,6 +193,47 @@ fn streams(page: &mut Page, app: &App) {
                     value(partition),
                 );
             }
+        }
+    }
+}
+
+fn services(page: &mut Page, app: &App) {
+    let connections = app.runtime.connections();
+    let services = || {
+        let with = |c: &ConnectionStatus| Some((c.name.clone(), c.service.clone()?));
+        connections.iter().filter_map(with)
+    };
+    type Value = fn(&ServiceStatus) -> u64;
+    let series: [(&str, &str, &str, Value); 4] = [
+        (
+            "busbar_service_calls_total",
+            "counter",
+            "Calls of a service by flows.",
+            |service| service.calls,
+        ),
+        (
+            "busbar_service_failures_total",
+            "counter",
+            "Calls that failed for the moment and are tried again.",
+            |service| service.failures,
+        ),
+        (
+            "busbar_service_in_flight",
+            "gauge",
+            "Calls under way.",
+            |service| u64::from(service.in_flight),
+        ),
+        (
+            "busbar_service_circuit_open",
+            "gauge",
+            "1 while a service is left alone because it has failed several times in a row.",
+            |service| u64::from(service.circuit != BreakerState::Closed),
+        ),
+    ];
+    for (name, kind, about, value) in series {
+        page.head(name, kind, about);
+        for (connection, service) in services() {
+            page.sample(name, &[("connection", &connection)], value(&service));
         }
     }
 }

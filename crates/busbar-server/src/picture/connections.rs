@@ -1,6 +1,7 @@
 //! Connections as the API shows them.
 
 use busbar_access::Principal;
+use busbar_connector::BreakerState;
 use busbar_event::Error;
 use busbar_flow::{ConnectionStatus, FlowStatus};
 use serde::Serialize;
@@ -14,7 +15,7 @@ pub(crate) struct ConnectionView {
     name: String,
     /// `host`, `file`, `http`, `mqtt`, `mysql`, `postgres`.
     kind: String,
-    /// `source`, `sink` or `both`.
+    /// `source`, `sink`, `both`, or `service` for one that `call` steps ask and nobody writes to.
     direction: &'static str,
     /// `starting`, `running`, `retrying`, `ended`, `stopped`, `disabled`, or `idle` (nobody writes to it).
     state: &'static str,
@@ -29,11 +30,27 @@ pub(crate) struct ConnectionView {
     guarantee: Option<&'static str>,
     /// Bytes that a source has yet to bring, if the other side says so.
     lag_bytes: Option<u64>,
-    /// Flows that write to it.
+    /// Flows that write to it or ask it.
     flows: Vec<String>,
+    /// The service behind it, where `call` steps ask one.
+    service: Option<CalledView>,
     /// Why it does not get on.
     #[schema(value_type = Option<crate::problem::Problem>)]
     error: Option<Error>,
+}
+
+/// A service that `call` steps ask.
+#[derive(Clone, Serialize, utoipa::ToSchema)]
+pub(crate) struct CalledView {
+    /// `closed` while calls pass, `open` while they wait because the service has failed several times in a row, `half-open`
+    /// while one call is on trial.
+    circuit: &'static str,
+    /// Calls since the process began.
+    calls: u64,
+    /// Those of them that failed for the moment and are tried again.
+    failures: u64,
+    /// Calls under way.
+    in_flight: u32,
 }
 
 /// The connections that flows write to which the caller may read; all for a caller that may read everything.
@@ -74,20 +91,35 @@ pub(crate) fn connection_view(
         error = error.or_else(|| node.error.clone());
         guarantee = guarantee.or(node.guarantee.map(guarantee_text));
     }
+    let service = connection.service.map(|service| CalledView {
+        circuit: match service.circuit {
+            BreakerState::Closed => "closed",
+            BreakerState::Open => "open",
+            BreakerState::HalfOpen => "half-open",
+        },
+        calls: service.calls,
+        failures: service.failures,
+        in_flight: service.in_flight,
+    });
+    let is_open = service
+        .as_ref()
+        .is_some_and(|service| service.circuit != "closed");
     let source = connection.source;
     let state = match &source {
         _ if !connection.enabled => "disabled",
         Some(source) => source.state,
         None if connection.flows.is_empty() => "idle",
-        None if error.is_some() => "retrying",
+        None if error.is_some() || is_open => "retrying",
         None => "running",
     };
     ConnectionView {
         direction: match (connection.roles.source, connection.roles.sink) {
             (true, true) => "both",
             (true, false) => "source",
-            _ => "sink",
+            (false, true) => "sink",
+            (false, false) => "service",
         },
+        service,
         state,
         input: source.as_ref().map_or(0, |source| source.events),
         out,

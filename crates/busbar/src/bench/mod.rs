@@ -2,6 +2,7 @@
 //! prints one table.
 
 mod amqp;
+mod calls;
 mod fill;
 mod flows;
 mod load;
@@ -83,6 +84,7 @@ pub fn run(args: &BenchArgs, json: bool) -> Result<(), String> {
         amqp_rows(args, &mut report, &mut failed);
         flows::rows(args, &mut report, &mut failed);
         plugins::rows(args, &mut report, &mut failed);
+        calls::rows(args, &mut report, &mut failed);
         if args.wants(START) {
             note(node::start_row(), &mut report, &mut failed);
         }

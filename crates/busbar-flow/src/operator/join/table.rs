@@ -387,6 +387,7 @@ mod tests {
             tables: &BTreeMap::from([("sites".to_owned(), table)]),
             streams: &|_| None,
             plugins: &BTreeMap::new(),
+            services: &BTreeMap::new(),
             has_payloads: false,
         };
         let step = registry::compile(&spec, &context).unwrap();

@@ -1,0 +1,79 @@
+//! `call`: what a flow file says of a service that a flow asks, and what a test says in its place.
+
+use std::collections::BTreeMap;
+
+use busbar_event::format::SchemaSpec;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Asks another system about each event and adds what it answers as columns.
+///
+/// Texts may hold SQL expressions in `${…}`: `/stations/${station}`. Values are written so that they stay values: percent-encoded
+/// in a path, escaped in a JSON or XML body. `$$` stands for one `$`.
+///
+/// At least once: after a crash, events whose results were not written are asked about again. Where a row stands for one
+/// event, requests carry an `Idempotency-Key` that is the same then. Answers that say "later" (408, 425, 429, 5xx) and services
+/// that cannot be reached are tried again until they work, and the flow waits; events of any other refusal become dead letters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CallSpec {
+    /// The connection that says where the service is.
+    pub connection: String,
+    /// With `http`: the method. Without it GET, or POST where there is a body. With `grpc`: the service and the method,
+    /// `package.Service/Method`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// With `http`: what is put behind the connection's address, with a query if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// With `soap`: the SOAPAction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<String>,
+    /// Headers of the request, besides those of the connection.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// The columns that are sent, a list as after SQL's `SELECT`: as a JSON object, or as the fields of the message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub send: Option<String>,
+    /// In place of `send`: the text of the body. With `soap` what is in the body of the envelope.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+    /// The columns that are read from the answer, with their types. `path` says where each is: a dotted path in JSON and in
+    /// messages, an XPath in XML. Without any, answers are only taken note of.
+    #[serde(default, skip_serializing_if = "no_columns")]
+    pub answer: SchemaSpec,
+    /// How many requests of one task are under way at a time, 64 at most and without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 64))]
+    pub in_flight: Option<u16>,
+    /// After so many answers to one request that say "later", the event becomes a dead letter. Without it, it is tried for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub tries: Option<u32>,
+}
+
+fn no_columns(columns: &SchemaSpec) -> bool {
+    columns.0.is_empty()
+}
+
+/// An answer that a test gives in place of a service. It is given to each request that fits; the first answer that fits counts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TestAnswer {
+    /// Only for requests with this path, and query if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Only for requests with this body: text as it is, anything else as JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<serde_json::Value>,
+    /// The status; with `grpc` the code, 0 for an answer that is taken. Without it, the answer is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// The body of the answer: text as it is, anything else as JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<serde_json::Value>,
+    /// How often the answer is given; without it, each time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub times: Option<u32>,
+}

@@ -1,0 +1,390 @@
+//! SOAP: envelopes, faults, and answers as columns.
+
+use busbar_catalog::CallSpec;
+use busbar_connector::{
+    CallEscapes, CallFault, CallForm, CallParts, Escape, ServiceAnswer, ServiceRequest,
+};
+use busbar_event::format::{FieldType, SchemaSpec, natural_type, write_json_text};
+use busbar_event::{Class, Error, quote};
+use bytes::Bytes;
+use http::HeaderMap;
+
+use super::path::XmlPath;
+use super::tree::{TreeFault, XmlTree};
+use super::{SoapOptions, SoapVersion};
+use crate::http::{check_head, check_headers, refused_answer, shown_url, status_class};
+
+/// The form of a step.
+pub(super) struct SoapForm {
+    version: SoapVersion,
+    action: String,
+    shown: String,
+    columns: Vec<(String, XmlPath)>,
+}
+
+impl SoapForm {
+    /// Checks a step.
+    ///
+    /// # Errors
+    /// What does not fit, and where.
+    pub fn new(options: &SoapOptions, call: &CallSpec) -> Result<SoapForm, CallFault> {
+        let fault = |key, code| CallFault::at(key, Error::new(Class::Configuration, code));
+        for (key, value) in [("method", &call.method), ("path", &call.path)] {
+            if value.is_some() {
+                return Err(fault(key, "connect.soap-not-rest"));
+            }
+        }
+        if call.send.is_some() {
+            return Err(fault("send", "connect.soap-send"));
+        }
+        if call.body.is_none() {
+            return Err(fault("body", "connect.soap-body"));
+        }
+        check_headers(call)?;
+        let action = call.action.clone().unwrap_or_default();
+        if action.contains(|c: char| c.is_control() || c == '"') {
+            return Err(fault("action", "connect.soap-action"));
+        }
+        let mut columns = Vec::new();
+        for field in &call.answer.0 {
+            let path = field.path.as_deref().unwrap_or(&field.name);
+            let compiled = XmlPath::compile(path, &options.namespaces);
+            let path = compiled.map_err(|span| {
+                let error = Error::new(Class::Configuration, "connect.soap-path");
+                let error = error.with("path", quote(path));
+                CallFault::at("answer", error.with("at", quote(&path[span])))
+            })?;
+            columns.push((field.name.clone(), path));
+        }
+        Ok(SoapForm {
+            version: options.version,
+            action,
+            shown: shown_url(&options.url),
+            columns,
+        })
+    }
+
+    /// The fault in an answer, or what its body holds.
+    fn content(&self, tree: &XmlTree) -> Result<usize, Error> {
+        let strange = || {
+            let error = Error::new(Class::Permanent, "connect.soap-no-envelope");
+            error.with("url", &self.shown)
+        };
+        if tree.element(0).name.local != "Envelope" {
+            return Err(strange());
+        }
+        let body = tree.child(0, "Body").ok_or_else(strange)?;
+        // An empty body answers that there is nothing to say.
+        let content = tree.children(body).next().unwrap_or(body);
+        let name = &tree.element(content).name;
+        if name.local != "Fault" || name.namespace != tree.element(0).name.namespace {
+            return Ok(content);
+        }
+        let text = |place: Option<usize>| place.map(|place| tree.text(place).trim().to_owned());
+        let within = |outer, inner| tree.child(tree.child(content, outer)?, inner);
+        let code = text(within("Code", "Value")).or_else(|| text(tree.child(content, "faultcode")));
+        let why =
+            text(within("Reason", "Text")).or_else(|| text(tree.child(content, "faultstring")));
+        let code = code.unwrap_or_default();
+        // `soap:Server.Busy`: a prefix before it, and finer distinctions behind.
+        let kind = code
+            .rsplit(':')
+            .next()
+            .and_then(|code| code.split('.').next());
+        let class = match kind {
+            Some("Server" | "Receiver") => Class::Transient,
+            _ => Class::Permanent,
+        };
+        Err(Error::new(class, "connect.soap-fault")
+            .with("url", &self.shown)
+            .with("code", quote(&code))
+            .with("said", quote(&why.unwrap_or_default())))
+    }
+
+    /// The columns as a JSON object.
+    fn object(&self, tree: &XmlTree, content: usize) -> Bytes {
+        let mut json = Vec::new();
+        for (name, path) in &self.columns {
+            json.push(if json.is_empty() { b'{' } else { b',' });
+            write_json_text(name, &mut json);
+            json.push(b':');
+            match path.find(tree, content).filter(|text| !text.is_empty()) {
+                None => json.extend_from_slice(b"null"),
+                Some(text) => match natural_type(&text) {
+                    FieldType::Bool | FieldType::Int | FieldType::Float => {
+                        json.extend_from_slice(text.as_bytes());
+                    }
+                    _ => write_json_text(&text, &mut json),
+                },
+            }
+        }
+        if json.is_empty() {
+            json.push(b'{');
+        }
+        json.push(b'}');
+        json.into()
+    }
+}
+
+impl CallForm for SoapForm {
+    fn escapes(&self) -> CallEscapes {
+        CallEscapes {
+            path: Escape::Percent,
+            body: Escape::Xml,
+        }
+    }
+
+    fn columns(&self, declared: &SchemaSpec) -> SchemaSpec {
+        // Paths have been followed when the object is made.
+        let fields = declared.0.iter().cloned();
+        let plain = fields.map(|field| busbar_event::format::FieldSpec {
+            path: None,
+            ..field
+        });
+        SchemaSpec(plain.collect())
+    }
+
+    fn request(&self, parts: CallParts) -> Result<ServiceRequest, Error> {
+        let content = parts.body.unwrap_or_default();
+        let content = String::from_utf8_lossy(&content);
+        let mut headers = parts.headers;
+        let kind = match self.version {
+            SoapVersion::One => {
+                headers.push(("SOAPAction".into(), format!("\"{}\"", self.action)));
+                "text/xml; charset=utf-8".to_owned()
+            }
+            SoapVersion::Two if self.action.is_empty() => {
+                "application/soap+xml; charset=utf-8".to_owned()
+            }
+            SoapVersion::Two => {
+                format!(
+                    "application/soap+xml; charset=utf-8; action=\"{}\"",
+                    self.action
+                )
+            }
+        };
+        headers.retain(|(name, _)| !name.eq_ignore_ascii_case("content-type"));
+        headers.push(("Content-Type".into(), kind));
+        check_head("", &headers)?;
+        let namespace = self.version.namespace();
+        let body = format!(
+            "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<soap:Envelope xmlns:soap=\"{namespace}\"><soap:Body>{content}</soap:Body></soap:Envelope>"
+        );
+        Ok(ServiceRequest {
+            method: "POST".into(),
+            path: String::new(),
+            headers,
+            body: body.into(),
+        })
+    }
+
+    fn answer(&self, answer: ServiceAnswer) -> Result<Bytes, Error> {
+        let tree = match std::str::from_utf8(&answer.body) {
+            Ok(text) => XmlTree::read(text),
+            Err(_) => Err(TreeFault::Syntax),
+        };
+        let refusal = status_class(answer.status);
+        match (tree, refusal) {
+            // A fault comes with status 500 and says more than that.
+            (Ok(tree), refusal) => match (self.content(&tree), refusal) {
+                (Err(fault), _) if fault.code() == "connect.soap-fault" => Err(fault),
+                (_, Some(class)) => Err(refused_answer(class, &self.shown, &answer)),
+                (content, None) => Ok(self.object(&tree, content?)),
+            },
+            (Err(_), Some(class)) => Err(refused_answer(class, &self.shown, &answer)),
+            // One-way operations answer with nothing.
+            (Err(_), None) if answer.body.is_empty() => Ok(Bytes::from_static(b"{}")),
+            (Err(fault), None) => {
+                let code = match fault {
+                    TreeFault::Syntax => "connect.soap-not-xml",
+                    TreeFault::Declared => "connect.soap-declares",
+                    TreeFault::Large => "connect.soap-deep",
+                };
+                Err(Error::new(Class::Permanent, code).with("url", &self.shown))
+            }
+        }
+    }
+
+    fn canned(&self, status: Option<u16>, body: Bytes) -> Result<ServiceAnswer, Error> {
+        // What a test gives is what the body of the envelope holds.
+        let text = String::from_utf8_lossy(&body);
+        let body = match XmlTree::read(&text) {
+            Ok(tree) if tree.element(0).name.local != "Envelope" => {
+                let namespace = self.version.namespace();
+                format!("<soap:Envelope xmlns:soap=\"{namespace}\"><soap:Body>{text}</soap:Body></soap:Envelope>").into()
+            }
+            _ => body,
+        };
+        Ok(ServiceAnswer {
+            status: status.unwrap_or(200),
+            headers: HeaderMap::new(),
+            body,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn form(version: &str, step: &str) -> Result<SoapForm, CallFault> {
+        let options =
+            format!(r#"{{"url":"http://a/b","version":"{version}","namespaces":{{"w":"urn:w"}}}}"#);
+        let options: SoapOptions = serde_json::from_str(&options).expect("options");
+        SoapForm::new(&options, &serde_json::from_str(step).expect("a step"))
+    }
+
+    const STEP: &str = r#"{"connection":"a","action":"urn:w/Get","body":"<Get/>",
+        "answer":{"level":{"type":"float","path":"w:level"},"name":"text","note":"text"}}"#;
+
+    fn envelope(version: SoapVersion, content: &str) -> ServiceAnswer {
+        let namespace = version.namespace();
+        ServiceAnswer {
+            status: 200,
+            body: format!(
+                "<s:Envelope xmlns:s='{namespace}'><s:Body>{content}</s:Body></s:Envelope>"
+            )
+            .into(),
+            ..ServiceAnswer::default()
+        }
+    }
+
+    #[test]
+    fn a_request_is_an_envelope_of_its_version() {
+        let made = |version| {
+            let form = form(version, STEP).ok().expect("it fits");
+            let body = Some(Bytes::from_static(b"<Get id='1'/>"));
+            form.request(CallParts {
+                body,
+                ..CallParts::default()
+            })
+            .expect("a request")
+        };
+        let header = |request: &ServiceRequest, name: &str| {
+            let found = request.headers.iter().find(|(known, _)| known == name);
+            found.map(|(_, value)| value.clone())
+        };
+        let one = made("1.1");
+        let text = String::from_utf8_lossy(&one.body).into_owned();
+        assert!(
+            text.contains("<soap:Body><Get id='1'/></soap:Body>"),
+            "{text}"
+        );
+        assert!(
+            text.contains("http://schemas.xmlsoap.org/soap/envelope/"),
+            "{text}"
+        );
+        assert_eq!(header(&one, "SOAPAction").as_deref(), Some("\"urn:w/Get\""));
+        assert_eq!(
+            header(&one, "Content-Type").as_deref(),
+            Some("text/xml; charset=utf-8")
+        );
+        let two = made("1.2");
+        assert!(
+            String::from_utf8_lossy(&two.body).contains("http://www.w3.org/2003/05/soap-envelope")
+        );
+        assert_eq!(header(&two, "SOAPAction"), None);
+        assert!(
+            header(&two, "Content-Type")
+                .expect("a type")
+                .ends_with("action=\"urn:w/Get\"")
+        );
+    }
+
+    #[test]
+    fn an_answer_becomes_columns() {
+        let form = form("1.1", STEP).ok().expect("it fits");
+        let answer = "<r xmlns='urn:w'><level> 1.5 </level><name>a \"b\"</name></r>";
+        let read = form
+            .answer(envelope(SoapVersion::One, answer))
+            .expect("columns");
+        assert_eq!(read, r#"{"level":1.5,"name":"a \"b\"","note":null}"#);
+        let canned = form
+            .canned(None, Bytes::from_static(answer.as_bytes()))
+            .expect("an answer");
+        assert_eq!(form.answer(canned).expect("columns"), read);
+    }
+
+    #[test]
+    fn faults_and_strange_answers_have_classes() {
+        let form = form("1.1", STEP).ok().expect("it fits");
+        let one = |code: &str| {
+            let fault = format!(
+                "<s:Fault><faultcode>{code}</faultcode><faultstring>no such station</faultstring></s:Fault>"
+            );
+            ServiceAnswer {
+                status: 500,
+                ..envelope(SoapVersion::One, &fault)
+            }
+        };
+        let two = |code: &str| {
+            let fault = format!(
+                "<s:Fault><s:Code><s:Value>s:{code}</s:Value></s:Code><s:Reason><s:Text>no such station</s:Text></s:Reason></s:Fault>"
+            );
+            envelope(SoapVersion::Two, &fault)
+        };
+        let raw = |status, body: &'static str| ServiceAnswer {
+            status,
+            body: Bytes::from_static(body.as_bytes()),
+            ..ServiceAnswer::default()
+        };
+        for (answer, class, code) in [
+            (one("s:Client"), Class::Permanent, "connect.soap-fault"),
+            (one("s:Client.Bad"), Class::Permanent, "connect.soap-fault"),
+            (one("s:Server"), Class::Transient, "connect.soap-fault"),
+            (one("Server.Busy"), Class::Transient, "connect.soap-fault"),
+            (two("Sender"), Class::Permanent, "connect.soap-fault"),
+            (two("Receiver"), Class::Transient, "connect.soap-fault"),
+            (raw(500, "oops"), Class::Transient, "connect.http-refused"),
+            (
+                raw(404, "<html/>"),
+                Class::Permanent,
+                "connect.http-refused",
+            ),
+            (
+                raw(200, "<html/>"),
+                Class::Permanent,
+                "connect.soap-no-envelope",
+            ),
+            (raw(200, "<html>"), Class::Permanent, "connect.soap-not-xml"),
+            (
+                raw(200, "<!DOCTYPE a><a/>"),
+                Class::Permanent,
+                "connect.soap-declares",
+            ),
+        ] {
+            let told = format!("{answer:?}");
+            let error = form.answer(answer).err().expect(&told);
+            assert_eq!((error.class(), error.code()), (class, code), "{told}");
+            if code == "connect.soap-fault" {
+                assert!(error.to_string().contains("no such station"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_step_is_said() {
+        for (step, code) in [
+            (r#"{"connection":"a"}"#, "connect.soap-body"),
+            (r#"{"connection":"a","send":"*"}"#, "connect.soap-send"),
+            (
+                r#"{"connection":"a","body":"x","path":"/a"}"#,
+                "connect.soap-not-rest",
+            ),
+            (
+                r#"{"connection":"a","body":"x","action":"a\"b"}"#,
+                "connect.soap-action",
+            ),
+            (
+                r#"{"connection":"a","body":"x","answer":{"b":{"type":"int","path":"c | d"}}}"#,
+                "connect.soap-path",
+            ),
+        ] {
+            assert_eq!(
+                form("1.1", step).err().expect(step).error.code(),
+                code,
+                "{step}"
+            );
+        }
+    }
+}
