@@ -2,7 +2,7 @@
 
 use busbar_event::{
     Class, Error, Result, Size, Span,
-    format::{FieldSpec, FieldType, FormatSpec, PayloadTags, SchemaSpec},
+    format::{Decoder, FieldSpec, FieldType, FormatSpec, PayloadTags, SchemaSpec},
     is_relation_column,
     topic::Filter,
 };
@@ -136,6 +136,7 @@ impl StreamSpec {
             return refuse("bus.topics-many").map_err(|e| e.with("max", STREAM_TOPICS_MAX));
         }
         self.check_columns(name)?;
+        self.check_format().map_err(|e| e.with("stream", name))?;
         if let Some(path) = &self.tags {
             PayloadTags::check(&self.format, path)?;
         }
@@ -183,6 +184,17 @@ impl StreamSpec {
                 .with("path", field.path.as_ref().unwrap_or(&field.name))
                 .with("type", field.field_type.as_str())),
         }
+    }
+
+    /// Refuses options of the format, and paths of columns, that no payload could be read with.
+    fn check_format(&self) -> Result<()> {
+        if self.format == FormatSpec::Raw {
+            return Ok(());
+        }
+        let fields = self.schema.clone().unwrap_or_default();
+        let schema = fields.schema()?;
+        let all: Vec<usize> = (0..schema.fields().len()).collect();
+        Decoder::new(&self.format, &schema, &all).map(drop)
     }
 }
 

@@ -37,6 +37,14 @@ pub const XML_ATTRIBUTES_MAX: usize = 256;
 pub const XML_NODES_MAX: usize = 65_536;
 /// Largest XML document that is decoded, in bytes.
 pub const XML_BYTES_MAX: usize = 16 << 20;
+/// Largest HL7 message that is read or made, in bytes.
+pub const HL7_BYTES_MAX: usize = 16 << 20;
+/// Most segments of an HL7 message or batch.
+pub const HL7_SEGMENTS_MAX: usize = 65_536;
+/// Largest number in the path of an HL7 value.
+pub const HL7_PLACE_MAX: usize = 9_999;
+/// Most fields, repetitions, components and subcomponents of an HL7 message that is made, empty ones included.
+pub const HL7_PLACES_MAX: usize = 1 << 20;
 /// How often an event may be relayed, or pass a bridge to another broker; one more time is a cycle.
 pub const HOPS_MAX: u32 = 16;
 /// Most characters of a payload or value quoted in an error.

@@ -7,6 +7,7 @@ use arrow::datatypes::{DataType, Field, SchemaRef};
 
 use super::column::Column;
 use super::csv::{CsvDecoder, CsvFault};
+use super::hl7::{Hl7Decoder, Hl7Reject};
 use super::json::{JsonDecoder, Problem, Reject};
 use super::scan::Fault;
 use super::schema::META_PATH;
@@ -31,6 +32,7 @@ enum Kind {
     Json(JsonDecoder),
     Csv(Box<CsvDecoder>),
     Xml(Box<(XmlReader, JsonDecoder)>),
+    Hl7(Box<Hl7Decoder>),
 }
 
 /// What became of the payloads of a batch.
@@ -122,6 +124,14 @@ impl Decoder {
                     CsvDecoder::new(options, names.collect(), projection.to_vec(), width)?;
                 Kind::Csv(Box::new(decoder))
             }
+            FormatSpec::Hl7(options) => {
+                let path = |field| -> &str {
+                    let field: &Field = field;
+                    field.metadata().get(META_PATH).unwrap_or(field.name())
+                };
+                let paths: Vec<&str> = projected.fields().iter().map(|f| path(f)).collect();
+                Kind::Hl7(Box::new(Hl7Decoder::new(options, &columns, &paths)?))
+            }
         };
         Ok(Decoder {
             schema: Arc::new(projected),
@@ -178,13 +188,18 @@ impl Decoder {
 
     #[inline]
     fn row(&mut self, payload: &[u8], is_utf8: bool) -> Result<()> {
+        if let Kind::Hl7(hl7) = &mut self.kind {
+            // It may be in another character set.
+            let read = hl7.row(payload, &mut self.columns);
+            return read.map_err(|reject| self.hl7_error(reject));
+        }
         if !is_utf8 && let Err(error) = std::str::from_utf8(payload) {
             return Err(
                 self.json_error(Reject::Document(Fault::Utf8(error.valid_up_to())), payload)
             );
         }
         match &mut self.kind {
-            Kind::Raw => Ok(()),
+            Kind::Raw | Kind::Hl7(_) => Ok(()),
             Kind::Json(json) => match json.row(payload, &mut self.columns) {
                 Ok(()) => Ok(()),
                 Err(reject) => Err(self.json_error(reject, payload)),
@@ -242,6 +257,26 @@ impl Decoder {
             CsvFault::Width(found, expected) => Error::new(Class::Permanent, "event.csv-width")
                 .with("found", found)
                 .with("expected", expected),
+        }
+    }
+
+    #[cold]
+    fn hl7_error(&self, reject: Hl7Reject) -> Error {
+        let column = match reject {
+            Hl7Reject::Message(error) => return error,
+            Hl7Reject::Missing(column) => return self.field_error(column, Problem::Missing, 0),
+            Hl7Reject::Value(column) => column,
+        };
+        let code = match self.columns[column].field_type {
+            FieldType::Time => "event.hl7-time",
+            _ => "event.hl7-value",
+        };
+        let error = Error::new(Class::Permanent, code)
+            .with("field", crate::quote(&self.columns[column].name))
+            .with("type", self.columns[column].field_type.as_str());
+        match &self.kind {
+            Kind::Hl7(hl7) => error.with("path", hl7.path(column).to_string()),
+            _ => error,
         }
     }
 

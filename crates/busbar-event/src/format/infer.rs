@@ -10,7 +10,9 @@ use super::cell::EXACT_INT_MAX;
 use super::csv::CsvDecoder;
 use super::scan::{Fault, Number, Scanner, unescape};
 use super::xml::XmlReader;
-use super::{CsvOptions, FieldSpec, FieldType, FormatSpec, JsonOptions, SchemaSpec, natural_type};
+use super::{
+    CsvOptions, FieldSpec, FieldType, FormatSpec, Hl7Reader, JsonOptions, SchemaSpec, natural_type,
+};
 use crate::limits::{INFER_FIELDS_MAX, INFER_ROWS_MAX, JSON_DEPTH_MAX, XML_BYTES_MAX};
 use crate::{Class, Error, Result};
 
@@ -21,6 +23,7 @@ use crate::{Class, Error, Result};
 /// Whole numbers of 64 bits are `int`. Numbers are `float` if floats of 64 bits hold all of them exactly, whole
 /// ones up to 2^53 among them. Any other mixture is `text`, as are numbers that neither type holds, such as
 /// unsigned ones beyond 2^63; objects and arrays make a field `json`. A field that is always null is `text`.
+/// An HL7 message has a `json` column for each segment.
 /// A cell of CSV is a number only if the number is written just so: `00501`, `+49` and `1.10` are text.
 pub fn infer(format: &FormatSpec, sample: &BinaryArray) -> Result<SchemaRef> {
     if *format == FormatSpec::Raw {
@@ -85,6 +88,18 @@ fn see(format: &FormatSpec, sample: &BinaryArray, fields: &mut Found) -> Result<
                 let document = document.filter(|document| document.len() <= XML_BYTES_MAX);
                 let document = document.and_then(|document| reader.json(document).ok());
                 document.is_some_and(|document| json(document, &options, fields).is_ok())
+            };
+            (0..rows).filter(|row| is_read(*row)).count()
+        }
+        FormatSpec::Hl7(options) => {
+            let mut reader = Hl7Reader::new(options)?;
+            let mut is_read = |row: usize| match reader.read(sample.value(row)) {
+                Ok(message) => {
+                    let names = message.segment_names();
+                    names.for_each(|name| fields.see(name, Some(Kind::Json)));
+                    true
+                }
+                Err(_) => false,
             };
             (0..rows).filter(|row| is_read(*row)).count()
         }

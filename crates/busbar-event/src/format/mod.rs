@@ -8,6 +8,7 @@ mod cell;
 mod column;
 mod csv;
 mod decoder;
+mod hl7;
 mod infer;
 mod json;
 mod json_write;
@@ -21,6 +22,10 @@ mod xml;
 pub use cell::natural_type;
 pub use csv::{CsvCell, csv_cells, csv_names, write_csv_cell};
 pub use decoder::{Decoded, Decoder, Rejected};
+pub use hl7::{
+    Hl7Answer, Hl7Charset, Hl7Message, Hl7Options, Hl7Path, Hl7Reader, Hl7Refusal, Hl7Separators,
+    Hl7Value, Hl7Writer, Hl7Zone,
+};
 pub use infer::{infer, widen, widen_for};
 pub use json_write::{encode_json, write_json_text};
 pub use payload_tags::{PayloadTags, Tagged};

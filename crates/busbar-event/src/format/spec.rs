@@ -7,6 +7,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
+use super::Hl7Options;
+
 /// How the payloads of a stream are written. In a file it is a name, `json`, or a name with
 /// options, `csv: { delimiter: ";" }`.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -20,6 +22,8 @@ pub enum FormatSpec {
     Csv(CsvOptions),
     /// An XML document in each payload.
     Xml(XmlOptions),
+    /// A message of HL7 version 2 in each payload.
+    Hl7(Hl7Options),
 }
 
 /// Options of JSON payloads.
@@ -72,6 +76,7 @@ impl FormatSpec {
             FormatSpec::Json(_) => "json",
             FormatSpec::Csv(_) => "csv",
             FormatSpec::Xml(_) => "xml",
+            FormatSpec::Hl7(_) => "hl7",
         }
     }
 }
@@ -97,12 +102,15 @@ impl Serialize for FormatSpec {
             FormatSpec::Xml(options) if *options != XmlOptions::default() => {
                 with(serializer, "xml", options)
             }
+            FormatSpec::Hl7(options) if *options != Hl7Options::default() => {
+                with(serializer, "hl7", options)
+            }
             plain => serializer.serialize_str(plain.name()),
         }
     }
 }
 
-const NAMES: &[&str] = &["raw", "json", "csv", "xml"];
+const NAMES: &[&str] = &["raw", "json", "csv", "xml", "hl7"];
 
 impl<'de> Deserialize<'de> for FormatSpec {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -111,7 +119,7 @@ impl<'de> Deserialize<'de> for FormatSpec {
             type Value = FormatSpec;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("raw, json, csv or xml, or one of them with options")
+                f.write_str("raw, json, csv, xml or hl7, or one of them with options")
             }
 
             fn visit_str<E: de::Error>(self, name: &str) -> Result<FormatSpec, E> {
@@ -120,6 +128,7 @@ impl<'de> Deserialize<'de> for FormatSpec {
                     "json" => Ok(FormatSpec::Json(JsonOptions::default())),
                     "csv" => Ok(FormatSpec::Csv(CsvOptions::default())),
                     "xml" => Ok(FormatSpec::Xml(XmlOptions::default())),
+                    "hl7" => Ok(FormatSpec::Hl7(Hl7Options::default())),
                     other => Err(E::unknown_variant(other, NAMES)),
                 }
             }
@@ -139,6 +148,7 @@ impl<'de> Deserialize<'de> for FormatSpec {
                     "json" => FormatSpec::Json(map.next_value::<Option<_>>()?.unwrap_or_default()),
                     "csv" => FormatSpec::Csv(map.next_value::<Option<_>>()?.unwrap_or_default()),
                     "xml" => FormatSpec::Xml(map.next_value::<Option<_>>()?.unwrap_or_default()),
+                    "hl7" => FormatSpec::Hl7(map.next_value::<Option<_>>()?.unwrap_or_default()),
                     other => return Err(de::Error::unknown_variant(other, NAMES)),
                 };
                 match map.next_key::<String>()? {
@@ -164,13 +174,14 @@ impl JsonSchema for FormatSpec {
         let json = generator.subschema_for::<JsonOptions>();
         let csv = generator.subschema_for::<CsvOptions>();
         let xml = generator.subschema_for::<XmlOptions>();
+        let hl7 = generator.subschema_for::<Hl7Options>();
         json_schema!({
             "description": "How payloads are written: a name, or a name with options",
             "oneOf": [
                 { "type": "string", "enum": NAMES },
                 {
                     "type": "object",
-                    "properties": { "json": json, "csv": csv, "xml": xml },
+                    "properties": { "json": json, "csv": csv, "xml": xml, "hl7": hl7 },
                     "additionalProperties": false,
                     "minProperties": 1,
                     "maxProperties": 1,
@@ -203,6 +214,14 @@ mod tests {
                 r#"{"xml":{"root":"body.reading"}}"#,
                 FormatSpec::Xml(XmlOptions {
                     root: Some("body.reading".into()),
+                }),
+            ),
+            ("\"hl7\"", FormatSpec::Hl7(Hl7Options::default())),
+            (
+                r#"{"hl7":{"charset":"GB18030","zone":"+08:00"}}"#,
+                FormatSpec::Hl7(Hl7Options {
+                    charset: Some("GB18030".into()),
+                    zone: Some("+08:00".into()),
                 }),
             ),
             (

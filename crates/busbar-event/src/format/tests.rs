@@ -10,6 +10,7 @@ use crate::{Body, testing};
 
 mod csv;
 mod exact;
+mod hl7;
 mod xml;
 
 fn json_format() -> FormatSpec {
