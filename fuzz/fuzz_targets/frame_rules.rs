@@ -10,11 +10,12 @@ use libfuzzer_sys::fuzz_target;
 
 const FRAME_BYTES_MAX: usize = 64;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "topic: a/${peer}/${user}",
     "topic: a/${x}/${y}\nformat: json",
     "topic: a/${x}\nformat: { csv: { columns: [x, y], delimiter: ';' } }",
     "binary_topic: true",
+    "topic: a/${MSH.9.2}/${PID.3}\nformat: hl7",
 ];
 
 static RULES: OnceLock<[FrameRules; FILES.len()]> = OnceLock::new();
@@ -30,6 +31,7 @@ fuzz_target!(|data: &[u8]| {
             bytes: 1,
             order: ByteOrder::Big,
         }),
+        _ if choice & 4 > 0 => FrameSpec::Mllp,
         _ => FrameSpec::Length(LengthSpec {
             bytes: 2,
             order: ByteOrder::Little,

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use busbar_event::format::Hl7Path;
 use busbar_event::{Class, Error, Size, Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -40,8 +41,8 @@ pub struct GatewaySpec {
     /// What is in a frame. Frames that are not of this form are refused.
     #[serde(default)]
     pub format: FrameFormat,
-    /// The topic of the events: fixed, or a template over the members of a JSON object or the columns of CSV, `${peer}`
-    /// for the sender's address and `${user}` for its user. Not together with `binary_topic`.
+    /// The topic of the events: fixed, or a template over the members of a JSON object, the columns of CSV or the values
+    /// of an HL7 message (`${MSH.9.2}`), `${peer}` for the sender's address and `${user}` for its user. Not together with `binary_topic`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
     /// `true`: each frame begins with its topic in binary form. See docs/PROTOCOLS.md for the layout.
@@ -95,6 +96,10 @@ pub enum FrameSpec {
     Delimiter(String),
     /// The length stands before the frame.
     Length(LengthSpec),
+    /// The blocks of MLLP, with a message of HL7 version 2 in each. Each message is answered as HL7 says, whatever
+    /// `acknowledge` says: `AA` once its event is as durable as its stream says, `AE` when the message is at fault, `AR` when
+    /// it may be taken later. For `tcp` only.
+    Mllp,
 }
 
 /// The length before a frame. It does not count itself, and a length of 0 is refused.
@@ -137,6 +142,9 @@ pub enum FrameFormat {
     Json,
     /// A row of separated values.
     Csv(CsvFrame),
+    /// A message of HL7 version 2; the topic may name values by their path, such as `${MSH.9.2}`. What `frame: mllp` has in
+    /// any case.
+    Hl7,
 }
 
 /// Rows of separated values.
@@ -245,6 +253,7 @@ impl GatewaySpec {
         }
         if self.protocol == Transport::Udp {
             let of_tcp = [
+                ("frame: mllp", self.frame == Some(FrameSpec::Mllp)),
                 ("tls", self.tls.is_some()),
                 ("acknowledge", self.acknowledge),
                 (
@@ -256,7 +265,19 @@ impl GatewaySpec {
                 ),
             ];
             if let Some((key, _)) = of_tcp.iter().find(|(_, given)| *given) {
-                return refuse(key, error("catalog.gateway-tcp-only").with("key", key));
+                let place = key.split(':').next().unwrap_or(key);
+                return refuse(place, error("catalog.gateway-tcp-only").with("key", key));
+            }
+        }
+        if self.frame == Some(FrameSpec::Mllp) {
+            if !matches!(self.format, FrameFormat::Raw | FrameFormat::Hl7) {
+                return refuse("format", error("catalog.gateway-mllp-format"));
+            }
+            if self.login == Some(GatewayLogin::Frame) {
+                return refuse("login", error("catalog.gateway-mllp-login"));
+            }
+            if self.binary_topic {
+                return refuse("binary_topic", error("catalog.gateway-mllp-format"));
             }
         }
         match &self.login {
@@ -298,6 +319,14 @@ impl GatewaySpec {
         self.check_topic(source)
     }
 
+    /// What is in a frame, which its framing may say.
+    pub fn form(&self) -> &FrameFormat {
+        match self.frame {
+            Some(FrameSpec::Mllp) => &FrameFormat::Hl7,
+            _ => &self.format,
+        }
+    }
+
     fn check_topic(&self, source: &Source) -> Result<(), Diagnostic> {
         let error = |code| Error::new(Class::Configuration, code);
         let Some(text) = &self.topic else {
@@ -320,10 +349,11 @@ impl GatewaySpec {
                 continue;
             };
             let name = variable.name();
-            let known = match (variable, &self.format) {
+            let known = match (variable, self.form()) {
                 _ if CONNECTION_VARIABLES.contains(&&*name) => true,
                 // A tag, or the topic that is being made.
                 (Variable::Topic | Variable::Tag(_), _) | (_, FrameFormat::Raw) => false,
+                (_, FrameFormat::Hl7) => Hl7Path::parse(&name).is_some_and(|path| path.is_scalar()),
                 (_, FrameFormat::Json) => true,
                 (_, FrameFormat::Csv(csv)) => csv.columns.iter().any(|column| *column == name),
             };
@@ -363,6 +393,42 @@ mod tests {
                 "a",
             ),
             (tcp, "topic: a/${x}", "catalog.gateway-variable", "${x}"),
+            (
+                tcp,
+                "topic: a/${x}\nformat: hl7",
+                "catalog.gateway-variable",
+                "${x}",
+            ),
+            (
+                tcp,
+                "topic: a/${PID.3[*]}\nframe: mllp",
+                "catalog.gateway-variable",
+                "${PID.3[*]}",
+            ),
+            (
+                tcp,
+                "topic: a\nframe: mllp\nformat: json",
+                "catalog.gateway-mllp-format",
+                "json",
+            ),
+            (
+                tcp,
+                "binary_topic: true\nframe: mllp",
+                "catalog.gateway-mllp-format",
+                "true",
+            ),
+            (
+                tcp,
+                "topic: a\nframe: mllp\nlogin: frame",
+                "catalog.gateway-mllp-login",
+                "frame",
+            ),
+            (
+                udp,
+                "topic: a\nframe: mllp",
+                "catalog.gateway-tcp-only",
+                "mllp",
+            ),
             (
                 tcp,
                 "topic: a/${tags.x}\nformat: json",

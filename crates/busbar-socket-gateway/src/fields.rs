@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use busbar_event::format::{Hl7Path, Hl7Reader, Hl7Value};
 use serde::Deserializer as _;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
 
@@ -192,6 +193,27 @@ pub(crate) fn csv_cells<'a>(
         true => Ok(()),
         false => Err(()),
     }
+}
+
+/// Takes the values at `paths` out of an HL7 message, into `found` in their order; without paths any message is checked.
+///
+/// # Errors
+/// When it is no message, or nothing is at a path.
+pub(crate) fn hl7_values(
+    frame: &[u8],
+    paths: &[Hl7Path],
+    found: &mut [Option<Cow<'_, str>>],
+) -> Result<(), ()> {
+    let mut reader = Hl7Reader::of_any_bytes();
+    let message = reader.read(frame).map_err(drop)?;
+    for (path, found) in paths.iter().zip(found.iter_mut()) {
+        let mut text = Vec::new();
+        if message.value(path, &mut text) != Hl7Value::Text {
+            return Err(());
+        }
+        *found = Some(Cow::Owned(String::from_utf8(text).map_err(drop)?));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -3,6 +3,9 @@
 use busbar_catalog::{ByteOrder, FrameSpec};
 use memchr::{memchr, memmem};
 
+const BLOCK_BEGIN: u8 = 0x0b;
+const BLOCK_END: [u8; 2] = [0x1c, b'\r'];
+
 /// How frames are told apart.
 #[derive(Clone, Debug)]
 pub enum Framing {
@@ -12,6 +15,8 @@ pub enum Framing {
     Delimiter(Box<[u8]>),
     /// A number of this many bytes, which is the length, stands before a frame.
     Length(usize, ByteOrder),
+    /// Blocks of MLLP: between the bytes 0x0B and 0x1C 0x0D. Line breaks between blocks do not count.
+    Mllp,
 }
 
 /// The next frame in some bytes.
@@ -32,6 +37,8 @@ pub enum FrameFault {
     TooLong,
     /// Its length is zero.
     Empty,
+    /// It does not begin as a block of MLLP does.
+    NoBlock,
 }
 
 impl FrameFault {
@@ -40,6 +47,7 @@ impl FrameFault {
         match self {
             FrameFault::TooLong => "gateway.frame-too-long",
             FrameFault::Empty => "gateway.frame-empty",
+            FrameFault::NoBlock => "gateway.frame-mllp",
         }
     }
 }
@@ -51,6 +59,7 @@ impl Framing {
             FrameSpec::Line => Framing::Line,
             FrameSpec::Delimiter(text) => Framing::Delimiter(text.as_bytes().into()),
             FrameSpec::Length(length) => Framing::Length(usize::from(length.bytes), length.order),
+            FrameSpec::Mllp => Framing::Mllp,
         }
     }
 
@@ -77,6 +86,21 @@ impl Framing {
                     let searched = bytes.len().saturating_sub(mark.len() - 1);
                     partial(bytes.len(), searched, bytes_max + mark.len() - 1)
                 }
+            },
+            Framing::Mllp => match bytes.first() {
+                None => NextFrame::Partial(0),
+                Some(b'\r' | b'\n') => NextFrame::Whole(&[], 1),
+                Some(&BLOCK_BEGIN) => match memmem::find(&bytes[searched..], &BLOCK_END) {
+                    Some(found) => {
+                        let end = searched + found;
+                        whole(&bytes[1..end], end + BLOCK_END.len(), bytes_max)
+                    }
+                    None => {
+                        let searched = bytes.len().saturating_sub(BLOCK_END.len() - 1);
+                        partial(bytes.len(), searched.max(1), bytes_max + BLOCK_END.len())
+                    }
+                },
+                Some(_) => NextFrame::Refused(FrameFault::NoBlock),
             },
             Framing::Length(width, order) => {
                 let Some((head, rest)) = bytes.split_at_checked(*width) else {
@@ -109,6 +133,11 @@ impl Framing {
             Framing::Delimiter(mark) => {
                 out.extend_from_slice(text);
                 out.extend_from_slice(mark);
+            }
+            Framing::Mllp => {
+                out.push(BLOCK_BEGIN);
+                out.extend_from_slice(text);
+                out.extend_from_slice(&BLOCK_END);
             }
             Framing::Length(width, order) => {
                 let length = (text.len() as u32).to_be_bytes();
@@ -189,6 +218,7 @@ mod tests {
             length(1, ByteOrder::Big),
             length(2, ByteOrder::Little),
             length(4, ByteOrder::Big),
+            FrameSpec::Mllp,
         ]
         .iter()
         .map(Framing::new)
@@ -206,6 +236,20 @@ mod tests {
         assert_eq!(frames(&line, b"abcd\r\n", &[], 4), [whole(b"abcd")]);
         for piece in [1, 2, usize::MAX] {
             let got = frames(&line, b"abcdefgh", &[piece; 8], 4);
+            assert_eq!(got, [Err(FrameFault::TooLong)], "{piece}");
+        }
+        let mllp = Framing::Mllp;
+        assert_eq!(
+            frames(&mllp, b"\x0babcd\x1c\r\n\x0ba\x1cb\x1c\rx", &[1; 99], 4),
+            [
+                whole(b"abcd"),
+                whole(b""),
+                whole(b"a\x1cb"),
+                Err(FrameFault::NoBlock)
+            ]
+        );
+        for piece in [1, 2, usize::MAX] {
+            let got = frames(&mllp, b"\x0babcde\x1c\r", &[piece; 8], 4);
             assert_eq!(got, [Err(FrameFault::TooLong)], "{piece}");
         }
         let two = Framing::Length(2, ByteOrder::Big);

@@ -177,7 +177,7 @@ impl SocketGateway {
                     frame_bytes_max,
                     login: spec.login.clone(),
                     allow,
-                    acknowledge: spec.acknowledge,
+                    acknowledge: spec.acknowledge || spec.frame == Some(FrameSpec::Mllp),
                     idle_us: spec.idle.as_micros(),
                     pace_us: match options.publishes_per_second_max {
                         0 => 0,

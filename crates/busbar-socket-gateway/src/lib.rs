@@ -1,5 +1,5 @@
 //! Gateways that a project declares in `gateways/NAME.yaml`: events over TCP connections and UDP datagrams, one
-//! in each frame.
+//! in each frame. HL7 messages in blocks of MLLP are answered as HL7 says.
 //!
 //! [`SocketGateway::prepare`] opens the port of a gateway and reads its certificates, so that what is wrong is known
 //! before anything changes; [`SocketGateway::start`] serves it. The framing ([`Framing`]) and the topic of a frame
@@ -13,6 +13,7 @@ mod fields;
 mod framing;
 mod gateway;
 mod limits;
+mod mllp;
 mod rules;
 mod sessions;
 mod udp;

@@ -15,6 +15,8 @@ pub const FRAME_WAIT_US: Micros = 30_000_000;
 pub const LOGIN_BYTES_MAX: usize = 4096;
 /// Frames of one connection that may wait for their commit. Above it nothing more is read from it.
 pub const UNACKNOWLEDGED_MAX: usize = 65_536;
+/// HL7 messages of one connection that may wait for their commit; what is needed to answer them is kept.
+pub const MESSAGES_UNANSWERED_MAX: usize = 4096;
 /// Datagrams read before what was read is handed to the log.
 pub const DATAGRAMS_PER_TURN: usize = 4096;
 /// Bytes of the largest datagram.

@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 
 use busbar_catalog::{FrameFormat, GatewaySpec, Template, TemplatePart};
+use busbar_event::format::Hl7Path;
 use busbar_event::topic;
 use busbar_event::{Class, Error};
 
-use crate::fields::{csv_cells, json_members};
+use crate::fields::{csv_cells, hl7_values, json_members};
 
 /// Variables of one topic.
 pub const VARIABLES_MAX: usize = 16;
@@ -37,6 +38,9 @@ enum Form {
         delimiter: u8,
         columns: usize,
         places: Vec<usize>,
+    },
+    Hl7 {
+        paths: Vec<Hl7Path>,
     },
 }
 
@@ -83,9 +87,15 @@ impl FrameRules {
                 .with("least", 0)
                 .with("most", VARIABLES_MAX));
         }
-        let form = match &spec.format {
+        let form = match spec.form() {
             FrameFormat::Raw => Form::Raw,
             FrameFormat::Json => Form::Json { names },
+            FrameFormat::Hl7 => Form::Hl7 {
+                paths: names
+                    .iter()
+                    .filter_map(|name| Hl7Path::parse(name))
+                    .collect(),
+            },
             FrameFormat::Csv(csv) => Form::Csv {
                 delimiter: csv.delimiter as u8,
                 columns: csv.columns.len(),
@@ -134,6 +144,8 @@ impl FrameRules {
             Form::Raw => {}
             Form::Json { names } => json_members(payload, names, &mut found[..names.len()])
                 .map_err(|()| "gateway.frame-json")?,
+            Form::Hl7 { paths } => hl7_values(payload, paths, &mut found[..paths.len()])
+                .map_err(|()| "gateway.frame-hl7")?,
             Form::Csv {
                 delimiter,
                 columns,
@@ -258,6 +270,14 @@ mod tests {
         let csv = rules("topic: gauge/${id}/rain\nformat: { csv: { columns: [mm, id] } }");
         assert_eq!(apply(&csv, b"1.5,g1"), ok("gauge/g1/rain", b"1.5,g1"));
         assert_eq!(apply(&csv, b"1.5"), Err("gateway.frame-csv"));
+        let hl7 = rules("topic: hl7/${MSH.9.2}/${PID.3}\nformat: hl7");
+        let message = b"MSH|^~\\&|||||||ADT^A01\rPID|||7^^^H\xff";
+        assert_eq!(apply(&hl7, message), ok("hl7/A01/7", message));
+        assert_eq!(apply(&hl7, b"PID|||7"), Err("gateway.frame-hl7"));
+        assert_eq!(
+            apply(&hl7, b"MSH|^~\\&|||||||ADT^A01"),
+            Err("gateway.frame-hl7")
+        );
         let fixed = rules("topic: a\nformat: json");
         assert_eq!(apply(&fixed, b"[1]"), ok("a", b"[1]"));
         assert_eq!(apply(&fixed, b"[1"), Err("gateway.frame-json"));

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use busbar_bus::{Event, Refused, Status, Ticket};
 use busbar_catalog::{AddressRange, GatewayLogin};
-use busbar_event::{ARRIVAL, Flags, Micros};
+use busbar_event::{ARRIVAL, Class, Flags, Micros};
 use busbar_gateway::limits::{CLOSE_WAIT_US, OUT_BYTES_STOP_READING, TICK_GAP_US};
 use busbar_gateway::reserved::is_reserved;
 use busbar_gateway::{
@@ -18,10 +18,12 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use crate::counters::{EventTally, SocketCounters};
-use crate::framing::{Framing, NextFrame};
+use crate::framing::{FrameFault, Framing, NextFrame};
 use crate::limits::{
-    FRAME_WAIT_US, LOGIN_BYTES_MAX, LOGIN_WAIT_US, TOPICS_REMEMBERED_MAX, UNACKNOWLEDGED_MAX,
+    FRAME_WAIT_US, LOGIN_BYTES_MAX, LOGIN_WAIT_US, MESSAGES_UNANSWERED_MAX, TOPICS_REMEMBERED_MAX,
+    UNACKNOWLEDGED_MAX,
 };
+use crate::mllp::{MllpAnswer, MllpAnswers};
 use crate::rules::FrameRules;
 
 /// What the threads of a TCP gateway share.
@@ -54,6 +56,7 @@ pub(crate) struct TcpSessions {
     topic: String,
     /// An answer as a frame; kept for its memory.
     frame: Vec<u8>,
+    mllp: MllpAnswers,
     tally: EventTally,
     ticked: Option<Micros>,
 }
@@ -99,6 +102,8 @@ enum TcpPhase {
 struct AnswerRun {
     answer: FrameAnswer,
     count: usize,
+    /// How HL7 has the answer; then it is of one frame.
+    mllp: Option<MllpAnswer>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -106,16 +111,28 @@ enum FrameAnswer {
     /// When this is committed.
     Ticket(Ticket),
     /// At once.
-    Refused(&'static str),
+    Refused(&'static str, Class),
 }
 
 impl TcpConn {
     /// Puts an answer at the end of the queue.
-    fn answer(&mut self, id: ConnId, answer: FrameAnswer, acking: &mut Vec<ConnId>) {
+    fn answer(
+        &mut self,
+        id: ConnId,
+        answer: FrameAnswer,
+        mllp: Option<MllpAnswer>,
+        acking: &mut Vec<ConnId>,
+    ) {
         self.unacknowledged += 1;
         match self.acks.back_mut() {
-            Some(last) if last.answer == answer => last.count += 1,
-            _ => self.acks.push_back(AnswerRun { answer, count: 1 }),
+            Some(last) if last.answer == answer && last.mllp.is_none() && mllp.is_none() => {
+                last.count += 1;
+            }
+            _ => self.acks.push_back(AnswerRun {
+                answer,
+                count: 1,
+                mllp,
+            }),
         }
         if !self.acking {
             self.acking = true;
@@ -135,8 +152,17 @@ impl TcpSessions {
             effects: Vec::new(),
             topic: String::new(),
             frame: Vec::new(),
+            mllp: MllpAnswers::default(),
             tally: EventTally::default(),
             ticked: None,
+        }
+    }
+
+    /// Frames of one connection that may wait for their commit.
+    fn unanswered_max(&self) -> usize {
+        match self.shared.framing {
+            Framing::Mllp => MESSAGES_UNANSWERED_MAX,
+            _ => UNACKNOWLEDGED_MAX,
         }
     }
 
@@ -166,15 +192,15 @@ impl TcpSessions {
         conn.phase = TcpPhase::Closing;
         conn.refused = true;
         conn.partial = Vec::new();
-        self.answer(id, FrameAnswer::Refused(code));
+        let mllp = match (&shared.framing, is_fault_of_frame(code)) {
+            (Framing::Mllp, true) => Some(self.mllp.to_nothing(now)),
+            // Senders of HL7 expect nothing that answers no message.
+            (Framing::Mllp, false) => return self.wake(id),
+            _ => None,
+        };
+        let answer = FrameAnswer::Refused(code, Class::Permanent);
+        conn.answer(id, answer, mllp, &mut self.acking);
         self.wake(id);
-    }
-
-    /// Puts an answer at the end of the queue.
-    fn answer(&mut self, id: ConnId, answer: FrameAnswer) {
-        if let Some(conn) = self.conns.get_mut(id) {
-            conn.answer(id, answer, &mut self.acking);
-        }
     }
 
     /// Takes whole frames from the front; returns how many bytes they took.
@@ -245,11 +271,19 @@ impl TcpSessions {
             topic,
             tally,
             acking,
+            mllp,
             ..
         } = self;
         let Some(conn) = conns.get_mut(id) else {
             return;
         };
+        let mut answered = None;
+        let mut unread = None;
+        if matches!(shared.framing, Framing::Mllp) {
+            let (answer, refused) = mllp.to(frame, now);
+            answered = Some(answer);
+            unread = refused;
+        }
         if shared.pace_us > 0 {
             conn.paced_until = conn.paced_until.max(now) + shared.pace_us;
         }
@@ -264,6 +298,10 @@ impl TcpSessions {
                 true => Err("gateway.frame-not-allowed"),
                 false => Ok(ruled),
             });
+        let ruled = match unread {
+            Some(code) => Err(code),
+            None => ruled,
+        };
         let result = match ruled {
             Ok(ruled) if conn.unrestricted || may_publish(conn, log, ruled.topic) => {
                 let event = Event {
@@ -281,13 +319,13 @@ impl TcpSessions {
                         tally.bytes += ruled.payload.len() as u64;
                         FrameAnswer::Ticket(ticket)
                     }
-                    Err(refused) => FrameAnswer::Refused(code_of(refused)),
+                    Err(refused) => FrameAnswer::Refused(code_of(refused), refused.class()),
                 }
             }
-            Ok(_) => FrameAnswer::Refused("gateway.frame-not-allowed"),
-            Err(code) => FrameAnswer::Refused(code),
+            Ok(_) => FrameAnswer::Refused("gateway.frame-not-allowed", Class::Permanent),
+            Err(code) => FrameAnswer::Refused(code, Class::Permanent),
         };
-        if let FrameAnswer::Refused(code) = result {
+        if let FrameAnswer::Refused(code, _) = result {
             tally.refused += 1;
             if let Some(left_out) = shared.log_lines.admit(now) {
                 let (gateway, peer) = (&*shared.name, &*conn.peer);
@@ -295,7 +333,7 @@ impl TcpSessions {
             }
         }
         if shared.acknowledge {
-            conn.answer(id, result, acking);
+            conn.answer(id, result, answered, acking);
         }
     }
 
@@ -314,22 +352,24 @@ impl TcpSessions {
         };
         let mut any = false;
         while let Some(run) = conn.acks.front() {
-            let code = match run.answer {
-                FrameAnswer::Refused(code) => Some(code),
+            let refused = match run.answer {
+                FrameAnswer::Refused(code, class) => Some((code, class)),
                 FrameAnswer::Ticket(ticket) => match log.status(ticket) {
                     Status::Pending => break,
                     Status::Committed => None,
                     Status::Failed(failure) => {
                         tally.refused += run.count as u64;
-                        Some(failure.error().code())
+                        // The disk failed it; the message itself is good.
+                        Some((failure.error().code(), Class::Transient))
                     }
                 },
             };
             let count = run.count;
             frame.clear();
-            match code {
-                None => shared.framing.write(b"ok", frame),
-                Some(code) => {
+            match (&run.mllp, refused) {
+                (Some(mllp), refused) => mllp.write(refused, &shared.framing, frame),
+                (None, None) => shared.framing.write(b"ok", frame),
+                (None, Some((code, _))) => {
                     let text = error_text(&shared.framing, code);
                     shared.framing.write(text.as_bytes(), frame);
                 }
@@ -376,6 +416,12 @@ fn error_text(framing: &Framing, code: &str) -> String {
         text.truncate(u8::MAX.into());
     }
     text
+}
+
+/// Whether a connection ends because of what a frame is.
+fn is_fault_of_frame(code: &str) -> bool {
+    let faults = [FrameFault::TooLong, FrameFault::Empty, FrameFault::NoBlock];
+    faults.iter().any(|fault| fault.code() == code)
 }
 
 /// The code of a refusal by the log.
@@ -531,7 +577,7 @@ impl Protocol for TcpSessions {
             TcpPhase::Login => true,
             TcpPhase::Live => {
                 writable
-                    && conn.unacknowledged < UNACKNOWLEDGED_MAX
+                    && conn.unacknowledged < self.unanswered_max()
                     && conn.out.len() < OUT_BYTES_STOP_READING
                     && !is_ahead(conn, &self.shared, now)
             }

@@ -417,3 +417,160 @@ fn a_client_certificate_is_a_login() {
     assert_eq!(talk(None), "error gateway.login-refused\n");
     assert_eq!(world.events(), [event("gauges/a", b"1")]);
 }
+
+/// The next block of MLLP.
+fn block(socket: &mut TcpStream) -> String {
+    let mut all = Vec::new();
+    let mut byte = [0];
+    while !all.ends_with(b"\x1c\r") {
+        match socket.read(&mut byte) {
+            Ok(1) => all.push(byte[0]),
+            end => panic!("{end:?} after {:?}", String::from_utf8_lossy(&all)),
+        }
+    }
+    assert_eq!(all[0], 0x0b);
+    String::from_utf8(all[1..all.len() - 2].to_vec()).expect("UTF-8")
+}
+
+fn message(id: &str, modes: &str) -> String {
+    format!(
+        "MSH|^~\\&|HIS|WARD|LIS|LAB|20261122||ADT^A01^ADT_A01|{id}|P|2.5|||{modes}\rEVN|A01\rPID|1||{id}^^^H\r"
+    )
+}
+
+fn as_block(message: &str) -> Vec<u8> {
+    [b"\x0b", message.as_bytes(), b"\x1c\r"].concat()
+}
+
+const MLLP: &str = "frame: mllp\nframe_size: 1KiB\ntopic: hl7/${MSH.9.2}/${PID.3}\n";
+
+#[test]
+fn messages_of_hl7_are_acknowledged_as_hl7_says() {
+    let world = World::new("tcp", MLLP);
+    let mut socket = world.connect();
+    // Two at once, in pieces, with a line break between them.
+    let (first, second) = (message("M1", ""), message("M2", ""));
+    let bytes = [as_block(&first), b"\r\n".to_vec(), as_block(&second)].concat();
+    for piece in bytes.chunks(7) {
+        socket.write_all(piece).expect("sending");
+    }
+    for id in ["M1", "M2"] {
+        let answer = block(&mut socket);
+        let mut fields = answer.split('|');
+        assert_eq!(fields.nth(2), Some("LIS"), "{answer}");
+        assert_eq!(fields.next(), Some("LAB"));
+        assert_eq!(fields.next(), Some("HIS"));
+        assert!(answer.contains("|ACK^A01^ACK|"), "{answer}");
+        assert!(answer.ends_with(&format!("\rMSA|AA|{id}\r")), "{answer}");
+    }
+    assert_eq!(
+        world.events(),
+        [
+            event("hl7/A01/M1", first.as_bytes()),
+            event("hl7/A01/M2", second.as_bytes())
+        ]
+    );
+    // Each answer has a control id of its own.
+    socket
+        .write_all(
+            &[
+                as_block(&message("M3", "AL|NE")),
+                as_block(&message("M4", "NE|NE")),
+                as_block(&message("M5", "AL|AL")),
+            ]
+            .concat(),
+        )
+        .expect("sending");
+    let answers: Vec<String> = (0..3).map(|_| block(&mut socket)).collect();
+    for (answer, end) in answers
+        .iter()
+        .zip(["MSA|CA|M3\r", "MSA|CA|M5\r", "MSA|AA|M5\r"])
+    {
+        assert!(answer.ends_with(end), "{answer}");
+    }
+    assert_eq!(
+        world.events().len(),
+        5,
+        "also what asks for no answer is taken"
+    );
+}
+
+#[test]
+fn messages_that_cannot_be_taken_are_refused_with_the_reason() {
+    let world = World::new("tcp", MLLP);
+    let mut socket = world.connect();
+    let head = "MSH|^~\\&|HIS||||||ADT^A01|";
+    for (bad, end, why) in [
+        (
+            format!("{head}M1|P|2.5\rpid|1"),
+            "MSA|AE|M1|",
+            "gateway.frame-hl7",
+        ),
+        (
+            format!("{head}M2|P|2.5\rEVN|A01"),
+            "MSA|AE|M2|",
+            "gateway.frame-hl7",
+        ),
+        (
+            format!("{head}M3|P|2.5\rPID|||a/b"),
+            "MSA|AE|M3|",
+            "gateway.frame-topic",
+        ),
+        ("FHS|^~\\&|A".to_owned(), "MSA|AE||", "gateway.frame-hl7"),
+        ("no message".to_owned(), "MSA|AE||", "gateway.frame-hl7"),
+    ] {
+        socket.write_all(&as_block(&bad)).expect("sending");
+        let answer = block(&mut socket);
+        assert!(answer.contains(end), "{bad}: {answer}");
+        assert!(answer.contains(&format!("^HL70357|E|{why}|||")), "{answer}");
+    }
+    socket
+        .write_all(&as_block(&message("M4", "")))
+        .expect("sending");
+    assert!(
+        block(&mut socket).ends_with("MSA|AA|M4\r"),
+        "the connection goes on"
+    );
+    assert_eq!(world.events().len(), 1);
+    // What is longer than a frame may be ends the connection, with an answer.
+    socket
+        .write_all(&as_block(&"x".repeat(2048)))
+        .expect("sending");
+    let answer = block(&mut socket);
+    assert!(answer.contains("gateway.frame-too-long"), "{answer}");
+    assert_eq!(rest(socket), "");
+    let mut socket = world.connect();
+    socket.write_all(b"GET / HTTP/1.1\r\n").expect("sending");
+    assert!(block(&mut socket).contains("gateway.frame-mllp"));
+    assert_eq!(rest(socket), "");
+    let counts = world.until("refusals", |counts| counts.refusals_total >= 2);
+    assert_eq!(counts.events_refused_total, 5, "{counts:?}");
+}
+
+#[test]
+fn a_message_in_another_character_set_is_kept_as_it_came_and_answered_in_it() {
+    let world = World::new("tcp", "frame: mllp\ntopic: hl7\n");
+    let mut socket = world.connect();
+    // 王 in GB18030, as the sender's name and in MSH-18.
+    let text = b"MSH|^~\\&|\xcd\xf5|||||||M1|P|2.5||||||GB18030\rPID|||||\xcd\xf5\r";
+    // Not declared: it could be anything.
+    let undeclared = b"MSH|^~\\&|\xcd\xf5|||||||M2|P|2.5\rPID|||||\xcd\xf5\r";
+    for message in [&text[..], undeclared] {
+        socket
+            .write_all(&[b"\x0b", message, b"\x1c\r"].concat())
+            .expect("sending");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\x1c\r") {
+            let mut byte = [0];
+            assert_eq!(socket.read(&mut byte).expect("an answer"), 1);
+            answer.push(byte[0]);
+        }
+        let has = |part: &[u8]| answer.windows(part.len()).any(|some| some == part);
+        assert!(has(b"|\xcd\xf5|"), "{answer:?}");
+        assert!(has(b"MSA|AA|M"), "{answer:?}");
+    }
+    assert_eq!(
+        world.events(),
+        [event("hl7", text), event("hl7", undeclared)]
+    );
+}

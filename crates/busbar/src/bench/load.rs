@@ -249,12 +249,20 @@ fn publish(
     Ok((sent, latencies))
 }
 
-/// Counts acknowledgements that all have one length, such as PUBACK of MQTT 3.1.1.
+/// Counts acknowledgements.
 pub(super) struct Acks {
     pub count: u64,
-    ack_bytes: usize,
+    end: AckEnd,
     partial: usize,
     buffer: Vec<u8>,
+}
+
+/// How acknowledgements are told apart.
+enum AckEnd {
+    /// All have one length, such as PUBACK of MQTT 3.1.1.
+    Bytes(usize),
+    /// Each ends with this byte, which is nowhere else in it.
+    Mark(u8),
 }
 
 impl Acks {
@@ -262,9 +270,17 @@ impl Acks {
     pub fn of(ack_bytes: usize) -> Acks {
         Acks {
             count: 0,
-            ack_bytes,
+            end: AckEnd::Bytes(ack_bytes),
             partial: 0,
             buffer: Vec::new(),
+        }
+    }
+
+    /// That end with this byte.
+    pub fn ending_with(mark: u8) -> Acks {
+        Acks {
+            end: AckEnd::Mark(mark),
+            ..Acks::of(1)
         }
     }
 
@@ -290,9 +306,17 @@ impl Acks {
             }
             Err(e) => return Err(e),
         };
-        self.partial += count;
-        self.count += (self.partial / self.ack_bytes) as u64;
-        self.partial %= self.ack_bytes;
+        match self.end {
+            AckEnd::Bytes(bytes) => {
+                self.partial += count;
+                self.count += (self.partial / bytes) as u64;
+                self.partial %= bytes;
+            }
+            AckEnd::Mark(mark) => {
+                let marks = self.buffer[..count].iter().filter(|byte| **byte == mark);
+                self.count += marks.count() as u64;
+            }
+        }
         let now = Instant::now();
         while let Some((end, at)) = writes.front() {
             if *end > self.count {

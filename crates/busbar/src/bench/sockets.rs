@@ -1,4 +1,4 @@
-//! Lines over TCP that are acknowledged after their commit, and datagrams over UDP whose losses are counted.
+//! Lines over TCP and HL7 messages over MLLP that are acknowledged after their commit, and datagrams over UDP whose losses are counted.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -16,12 +16,16 @@ use super::report::{Report, Row};
 use super::{BenchArgs, note};
 
 const TCP: &str = "TCP lines in, acknowledged";
+const MLLP: &str = "HL7 ADT over MLLP in, parsed, acknowledged";
 const UDP: &str = "UDP datagrams in";
 const UDP_CUT: &str = "UDP datagrams in, cut by the sender's system";
 const UDP_LINES: &str = "UDP lines in, several in a datagram";
 
 /// Bytes of the frame `ok`.
 const OK_BYTES: usize = 3;
+/// The byte behind an acknowledgement over MLLP.
+const BLOCK_END: u8 = 0x1c;
+const MLLP_FILE: &str = "frame: mllp\ntopic: bench/mllp/${MSH.9.2}/${PID.3.1}\n";
 /// Writes in which a window of lines is sent.
 const WRITES_PER_WINDOW: usize = 16;
 /// Bytes that a sender hands to its system at once, to be cut into datagrams.
@@ -35,13 +39,14 @@ const QUIET: Duration = Duration::from_secs(1);
 struct SocketNode {
     process: Process,
     tcp: SocketAddr,
+    mllp: SocketAddr,
     udp: SocketAddr,
     udp_lines: SocketAddr,
 }
 
 /// Measures the rows that are wanted.
 pub fn rows(args: &BenchArgs, report: &mut Report, failed: &mut Vec<String>) {
-    if ![TCP, UDP, UDP_CUT, UDP_LINES]
+    if ![TCP, MLLP, UDP, UDP_CUT, UDP_LINES]
         .iter()
         .any(|row| args.wants(row))
     {
@@ -52,8 +57,8 @@ pub fn rows(args: &BenchArgs, report: &mut Report, failed: &mut Vec<String>) {
         Err(why) => return failed.push(why),
     };
     for connections in [args.connections as usize, 1] {
-        if args.wants(TCP) {
-            note(node.tcp_row(args, connections), report, failed);
+        for job in [TCP, MLLP].into_iter().filter(|job| args.wants(job)) {
+            note(node.tcp_row(job, args, connections), report, failed);
         }
     }
     let lines = (DATAGRAM_BYTES / (args.payload as usize + 1)).max(1);
@@ -74,8 +79,9 @@ impl SocketNode {
             node::free_address()?,
             node::free_address()?,
             node::free_address()?,
+            node::free_address()?,
         ];
-        let [tcp, udp, udp_lines] = addresses;
+        let [tcp, mllp, udp, udp_lines] = addresses;
         let file = |protocol: &str, listen: SocketAddr, rest: &str| {
             format!(
                 "protocol: {protocol}\nlisten: {listen}\ntopic: bench/{protocol}/reading\n{rest}"
@@ -87,6 +93,10 @@ impl SocketNode {
                 "gateways/tcp.yaml",
                 &file("tcp", tcp, "acknowledge: true\n"),
             ),
+            (
+                "gateways/mllp.yaml",
+                &format!("protocol: tcp\nlisten: {mllp}\n{MLLP_FILE}"),
+            ),
             ("gateways/udp.yaml", &file("udp", udp, "")),
             (
                 "gateways/udp-lines.yaml",
@@ -96,27 +106,41 @@ impl SocketNode {
         Ok(SocketNode {
             process: Process::busbar(&project)?,
             tcp,
+            mllp,
             udp,
             udp_lines,
         })
     }
 
-    fn tcp_row(&self, args: &BenchArgs, connections: usize) -> Result<Row, String> {
+    fn tcp_row(
+        &self,
+        job: &'static str,
+        args: &BenchArgs,
+        connections: usize,
+    ) -> Result<Row, String> {
         eprintln!(
-            "busbar: {TCP}, {connections} connection(s), {} s ...",
+            "busbar: {job}, {connections} connection(s), {} s ...",
             args.seconds
         );
         let start = Arc::new(Barrier::new(connections + 1));
-        let (window, bytes) = (args.window as usize, args.payload as usize);
+        let window = args.window as usize;
+        let (address, frame) = match job {
+            MLLP => (self.mllp, admission()),
+            _ => (self.tcp, line(args.payload as usize)),
+        };
         let duration = Duration::from_secs(args.seconds);
-        let failed = |why: io::Error| format!("busbar: {TCP}: {why}");
+        let failed = |why: io::Error| format!("busbar: {job}: {why}");
         let mut senders = Vec::new();
         for _ in 0..connections {
-            let socket = TcpStream::connect(self.tcp).map_err(failed)?;
-            let start = Arc::clone(&start);
+            let socket = TcpStream::connect(address).map_err(failed)?;
+            let (start, frame) = (Arc::clone(&start), frame.clone());
+            let acks = match job {
+                MLLP => Acks::ending_with(BLOCK_END),
+                _ => Acks::of(OK_BYTES),
+            };
             senders.push(std::thread::spawn(move || {
                 start.wait();
-                send_lines(socket, window, bytes, duration)
+                send_frames(socket, window, &frame, acks, duration)
             }));
         }
         start.wait();
@@ -128,7 +152,7 @@ impl SocketNode {
             latencies.merge(sent.1);
         }
         Ok(Row {
-            job: TCP,
+            job,
             who: "busbar".to_owned(),
             connections,
             events_per_second: Some(events as f64 / begun.elapsed().as_secs_f64()),
@@ -220,23 +244,36 @@ fn line(bytes: usize) -> Vec<u8> {
     line
 }
 
-/// Sends lines, never more ahead of their acknowledgements than a window.
-fn send_lines(
+/// An admission as a hospital's system sends it, as a block of MLLP.
+fn admission() -> Vec<u8> {
+    const MESSAGE: &str = "\x0bMSH|^~\\&|HIS|WARD 3|BUS|HOSP|20261122030405+0800||ADT^A01^ADT_A01|M000000001|P|2.5|||||CHN|UNICODE UTF-8\r\
+        EVN|A01|20261122030405+0800\r\
+        PID|1||1234567^^^HOSP^MR~320102197001021234^^^CN^NNCHN||Smith^John^^^Mr.||19700102|M|||12 Long Street^^Nanjing^^210000^CN||+86-25-5555-1234\r\
+        PV1|1|I|W3^301^2^HOSP||||1001^Miller^Anna|||MED||||1|||1001^Miller^Anna|IN|V0000017\r\
+        OBX|1|NM|8302-2^Body height^LN||178|cm|||||F\r\
+        OBX|2|NM|3141-9^Body weight^LN||81.5|kg|||||F\r\
+        \x1c\r";
+    MESSAGE.as_bytes().to_vec()
+}
+
+/// Sends frames, never more ahead of their acknowledgements than a window.
+fn send_frames(
     mut socket: TcpStream,
     window: usize,
-    bytes: usize,
+    frame: &[u8],
+    mut acks: Acks,
     duration: Duration,
 ) -> io::Result<(u64, Latencies)> {
     socket.set_nodelay(true)?;
     socket.set_read_timeout(Some(SILENCE_MAX))?;
     let per_write = (window / WRITES_PER_WINDOW).max(1) as u64;
-    let lines = line(bytes).repeat(per_write as usize);
-    let (mut acks, mut latencies) = (Acks::of(OK_BYTES), Latencies::default());
+    let frames = frame.repeat(per_write as usize);
+    let mut latencies = Latencies::default();
     let mut writes: VecDeque<(u64, Instant)> = VecDeque::new();
     let (begun, mut sent) = (Instant::now(), 0);
     while begun.elapsed() < duration {
         if sent - acks.count + per_write <= window as u64 {
-            socket.write_all(&lines)?;
+            socket.write_all(&frames)?;
             sent += per_write;
             writes.push_back((sent, Instant::now()));
         } else {

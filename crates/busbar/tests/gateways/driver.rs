@@ -26,6 +26,14 @@ pub trait Driver: Sync {
     fn prepare(&self, _: &Node) {}
     /// Connects and logs in. A node without users takes any login.
     fn connect(&self, address: SocketAddr, login: Login) -> io::Result<Box<dyn Publisher>>;
+    /// The stream that its events are in.
+    fn stream(&self) -> &'static str {
+        "suite"
+    }
+    /// Whether clients log in with a name and a password.
+    fn has_passwords(&self) -> bool {
+        true
+    }
     /// Whether a connection between two messages may be closed to make room for others, as in HTTP.
     fn ends_idle_connections(&self) -> bool {
         false

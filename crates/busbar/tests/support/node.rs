@@ -17,6 +17,8 @@ pub struct Node {
     pub http: SocketAddr,
     /// For a gateway that the project declares.
     pub gateway: SocketAddr,
+    /// For another one.
+    pub gateway2: SocketAddr,
     /// Name and password for requests, once there are users.
     pub login: Option<(&'static str, &'static str)>,
     folder: tempfile::TempDir,
@@ -32,6 +34,7 @@ impl Node {
             mqtt: free_address(),
             http: free_address(),
             gateway: free_address(),
+            gateway2: free_address(),
             login: None,
             folder,
             child: None,
