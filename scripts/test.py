@@ -267,7 +267,7 @@ def phase_protocol(tally, _):
     grpc = tools_of_python("grpc", "grpcio==1.85.3", "protobuf==7.36.2")
     counted(tally, "protocol tests: calls.py", run([grpc, "tests/protocol/calls.py", BUSBAR]))
     clients = [of_npm("amqpjs"), lapin()]
-    if classpath := java_client():
+    if classpath := of_maven("amqpjava", "com.rabbitmq:amqp-client:5.37.1", "org.slf4j:slf4j-api:2.0.17"):
         clients.append(classpath)
     else:
         tally.skip("RabbitMQ's Java client", "java and mvn are needed")
@@ -280,6 +280,11 @@ def phase_protocol(tally, _):
         tally.skip("Qpid JMS", "java and mvn are needed")
     python = tools_of_python("proton", "python-qpid-proton==0.40.0", "pika==1.4.4", "paho-mqtt==2.1.0")
     counted(tally, "protocol tests: amqp1.py", run([python, "tests/protocol/amqp1.py", BUSBAR, *clients]))
+    hapi = ("ca.uhn.hapi:hapi-base:2.5.1", "ca.uhn.hapi:hapi-structures-v25:2.5.1", "org.slf4j:slf4j-api:1.7.36")
+    if classpath := of_maven("hapi", *hapi):
+        counted(tally, "protocol tests: hl7.py", run([python, "tests/protocol/hl7.py", BUSBAR, classpath]))
+    else:
+        tally.skip("HAPI", "java and mvn are needed")
 
 
 def counted(tally, name, ran):
@@ -364,14 +369,14 @@ def lapin():
     return home / "debug" / "busbar-tests-lapin"
 
 
-def java_client():
-    """The class path of RabbitMQ's Java client, kept in the cache; none without Java and Maven."""
+def of_maven(name, *artifacts):
+    """The class path of some Java libraries, kept in the cache; none without Java and Maven."""
     if not (shutil.which("java") and shutil.which("mvn")):
         return None
-    home = CACHE / "amqpjava"
-    for artifact in ("com.rabbitmq:amqp-client:5.37.1", "org.slf4j:slf4j-api:2.0.17"):
-        _, name, version = artifact.split(":")
-        if not (home / f"{name}-{version}.jar").exists():
+    home = CACHE / name
+    for artifact in artifacts:
+        _, jar, version = artifact.split(":")
+        if not (home / f"{jar}-{version}.jar").exists():
             get = ["mvn", "-q", "dependency:copy", f"-Dartifact={artifact}", f"-DoutputDirectory={home}"]
             code, output = run(get, quiet=True)
             if code != 0:

@@ -10,6 +10,7 @@ mod host;
 mod http;
 mod json;
 pub mod limits;
+mod mllp;
 mod mqtt;
 mod mysql;
 mod places;
@@ -38,6 +39,7 @@ pub fn registry_with(places: &Places) -> Connectors {
         Arc::new(grpc::Grpc::new(places.clone())),
         Arc::new(host::Host),
         Arc::new(http::Http::new(places.clone())),
+        Arc::new(mllp::Mllp::new(places.clone())),
         Arc::new(mqtt::Mqtt::new(places.clone())),
         Arc::new(mysql::Mysql::new(places.clone())),
         Arc::new(postgres::Postgres::new(places.clone())),

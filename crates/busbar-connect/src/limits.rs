@@ -20,6 +20,8 @@ pub const FILES_GONE_MAX: usize = 10_000;
 pub const FILE_OPEN_QUOTE_MAX: Duration = Duration::from_secs(10);
 /// Bytes before its position by which a file is recognised when it has changed, also after a restart.
 pub const FILE_TAIL_BYTES: usize = 1 << 10;
+/// Files whose HL7 batches are counted at a time.
+pub const FILE_BATCHES_MAX: usize = 10_000;
 /// Pause before the next look when no file had anything new.
 pub const FILE_IDLE: Duration = Duration::from_millis(250);
 /// Bytes of the note with a file sink's positions: enough for some hundred thousand partitions.
@@ -61,6 +63,20 @@ pub const MQTT_LOST_MAX: u32 = 4;
 pub const MQTT_ROWS_MAX: usize = 4096;
 /// A bridge's read and write buffers grow in steps of this size.
 pub const MQTT_READ_BYTES: usize = 64 << 10;
+/// How long the receiver of HL7 messages may take to accept a connection.
+pub const MLLP_CONNECT_MAX: Duration = Duration::from_secs(10);
+/// The longest wait for an answer over MLLP that may be configured.
+pub const MLLP_TIMEOUT_MAX: Duration = Duration::from_secs(600);
+/// Bytes of an answer over MLLP.
+pub const MLLP_ANSWER_BYTES_MAX: usize = 1 << 20;
+/// The buffer for answers over MLLP grows in steps of this size.
+pub const MLLP_READ_BYTES: usize = 4 << 10;
+/// Answers to other messages that are passed over while one is waited for.
+pub const MLLP_STRANGERS_MAX: usize = 16;
+/// Values of which a message is made.
+pub const MLLP_VALUES_MAX: usize = 1024;
+/// Characters of the reason in an answer that are shown.
+pub const MLLP_EXCERPT_CHARS_MAX: usize = 200;
 /// Rows of a transaction that are published as one batch. A transaction with more is published in pieces.
 pub const TRANSACTION_ROWS: usize = 8_192;
 /// Bytes of these rows.

@@ -4,6 +4,7 @@ use busbar_event::format::{
     CsvCell, FieldType, csv_cells, csv_names, is_json, natural_type, write_json_text,
 };
 
+use super::messages;
 use crate::limits::FILE_LINE_BYTES_MAX;
 
 /// What a file may begin with that is no content.
@@ -29,15 +30,38 @@ pub enum Kind {
     Row,
     /// Rows of CSV, of which one whose quote nobody will close ends with its first line.
     LastRow,
+    /// Messages of HL7 and the segments around batches of them.
+    Message,
+    /// The same, where the last message ends with the file.
+    LastMessage,
+}
+
+impl Kind {
+    /// Whether a byte ends a line.
+    pub fn is_break(self, byte: u8) -> bool {
+        match self {
+            Kind::Message | Kind::LastMessage => matches!(byte, b'\r' | b'\n'),
+            _ => byte == b'\n',
+        }
+    }
 }
 
 /// The whole records at the front of `bytes`, which begin at a record. What is still being written is
 /// left; what has grown too long is cut off.
 pub fn records(bytes: &[u8], kind: Kind) -> impl Iterator<Item = Record<'_>> {
-    let csv = kind != Kind::Line;
+    let csv = matches!(kind, Kind::Row | Kind::LastRow);
     let mut at = 0;
     std::iter::from_fn(move || {
         let rest = bytes.get(at..).filter(|rest| !rest.is_empty())?;
+        if matches!(kind, Kind::Message | Kind::LastMessage) {
+            let (length, next, cut) = messages::next(rest, kind == Kind::LastMessage)?;
+            at += next;
+            return Some(Record {
+                bytes: &rest[..length],
+                end: at,
+                cut,
+            });
+        }
         let end = match csv {
             true => row_end(rest),
             false => memchr::memchr(b'\n', rest),

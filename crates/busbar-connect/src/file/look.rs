@@ -19,6 +19,7 @@ use std::time::{Instant, SystemTime};
 use busbar_connector::Resume;
 use busbar_event::{Class, Error, hash::fnv1a};
 
+use super::LineFormat;
 use super::lines::{self, BYTE_ORDER_MARK, Kind};
 use crate::limits::{
     FILE_BAD_RETRY, FILE_FINGERPRINT_BYTES, FILE_LINE_BYTES_MAX, FILE_OPEN_QUOTE_MAX,
@@ -32,7 +33,7 @@ pub struct Files {
     places: Places,
     folder: PathBuf,
     pattern: String,
-    csv: bool,
+    format: LineFormat,
     /// Part to how far it was handed on. In order, so that the lives of one file stand together.
     positions: BTreeMap<Arc<str>, Place>,
     /// Inode to what was seen there.
@@ -164,7 +165,13 @@ impl Piece {
 
 impl Files {
     /// The files of a pattern in a project's folder, from where they were read up to the last time.
-    pub fn new(project: &Path, pattern: &str, places: Places, csv: bool, resume: &Resume) -> Files {
+    pub fn new(
+        project: &Path,
+        pattern: &str,
+        places: Places,
+        format: LineFormat,
+        resume: &Resume,
+    ) -> Files {
         let path = project.join(pattern);
         let pattern = path.file_name().unwrap_or_default();
         let place = |(part, end): (&String, &u64)| {
@@ -180,7 +187,7 @@ impl Files {
             places,
             folder: path.parent().map_or_else(PathBuf::new, Path::to_path_buf),
             pattern: pattern.to_string_lossy().into_owned(),
-            csv,
+            format,
             positions: resume.positions.iter().map(place).collect(),
             seen: HashMap::new(),
             bad: HashMap::new(),
@@ -408,7 +415,11 @@ impl Files {
         let mut head = vec![0; FILE_FINGERPRINT_BYTES];
         let filled = read_up_to(&mut file, &mut head)?;
         head.truncate(filled);
-        match memchr::memchr(b'\n', &head) {
+        let end = match self.format {
+            LineFormat::Hl7 => memchr::memchr2(b'\r', b'\n', &head),
+            _ => memchr::memchr(b'\n', &head),
+        };
+        match end {
             Some(end) => head.truncate(end),
             // Its first line is still being written.
             None if head.len() < FILE_FINGERPRINT_BYTES => return Ok(None),
@@ -429,20 +440,23 @@ impl Files {
         };
         let (part, mut columns) = (Arc::clone(&seen.part), seen.columns.clone());
         let position = self.position(&part);
-        let kind = match (self.csv, given_up) {
-            (false, _) => Kind::Line,
-            (true, false) => Kind::Row,
-            (true, true) => Kind::LastRow,
+        let csv = self.format == LineFormat::Csv;
+        let kind = match (self.format, given_up) {
+            (LineFormat::Csv, false) => Kind::Row,
+            (LineFormat::Csv, true) => Kind::LastRow,
+            (LineFormat::Hl7, false) => Kind::Message,
+            (LineFormat::Hl7, true) => Kind::LastMessage,
+            (LineFormat::Ndjson | LineFormat::Lines, _) => Kind::Line,
         };
         let mut found = Found::Nothing;
-        if self.csv && columns.is_none() {
+        if csv && columns.is_none() {
             match header(&mut file, kind)? {
                 Some(read) => columns = Some(read.into()),
                 // Its first line is whole, so a quote in it is open.
                 None => found = Found::Open,
             }
         }
-        if !self.csv || columns.is_some() {
+        if !csv || columns.is_some() {
             found = read(&mut file, position, kind)?;
         }
         if let Some(seen) = self.seen.get_mut(&inode) {
@@ -574,21 +588,21 @@ fn read(file: &mut fs::File, position: u64, kind: Kind) -> io::Result<Found> {
             Kind::Row | Kind::LastRow => lines::records(&bytes[..filled], kind)
                 .next()
                 .map_or(0, |r| r.end),
-            Kind::Line if bytes.starts_with(BYTE_ORDER_MARK) => BYTE_ORDER_MARK.len(),
-            Kind::Line => 0,
+            _ if bytes.starts_with(BYTE_ORDER_MARK) => BYTE_ORDER_MARK.len(),
+            _ => 0,
         };
         from = skip as u64;
     } else {
         // In the middle of a line that was cut off: its rest is not another one.
         file.seek(SeekFrom::Start(position - 1))?;
         let mut before = [0];
-        if read_up_to(file, &mut before)? == 1 && before[0] != b'\n' {
+        if read_up_to(file, &mut before)? == 1 && !kind.is_break(before[0]) {
             loop {
                 let filled = read_up_to(file, &mut bytes)?;
                 if filled == 0 {
                     return Ok(Found::Nothing);
                 }
-                match memchr::memchr(b'\n', &bytes[..filled]) {
+                match bytes[..filled].iter().position(|byte| kind.is_break(*byte)) {
                     Some(end) => {
                         from += end as u64 + 1;
                         break;
@@ -604,7 +618,7 @@ fn read(file: &mut fs::File, position: u64, kind: Kind) -> io::Result<Found> {
     let some = lines::records(&bytes, kind).next().is_some();
     Ok(if some {
         Found::Records(from, bytes)
-    } else if kind != Kind::Line && memchr::memchr(b'\n', &bytes).is_some() {
+    } else if kind != Kind::Line && bytes.iter().any(|byte| kind.is_break(*byte)) {
         Found::Open
     } else {
         Found::Nothing

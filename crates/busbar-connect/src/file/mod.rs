@@ -12,6 +12,7 @@
 
 mod lines;
 mod look;
+mod messages;
 mod sink;
 mod source;
 
@@ -54,6 +55,10 @@ pub struct File {
 /// UTF-8 is published as it is, so that it becomes a dead letter; its tags `csv-error`, `file` and `line` say what and
 /// where.
 ///
+/// With `format: hl7` a message goes up to the next MSH, FHS, BHS, BTS or FTS segment; the last one of a file counts once the
+/// file has not grown for ten seconds. The segments around batches are left out. Where a BTS segment counts other messages than
+/// came since the BHS segment, it is published as it is, with the tags `hl7-error`, `file` and `line`, and becomes a dead letter.
+///
 /// As a sink: exactly once. The file belongs to it: what an unfinished write left is cut off when it is opened again.
 /// Its position is kept next to it, in `.NAME.position`. A file that is moved away, removed, replaced or emptied is
 /// begun anew; one that was there before is appended to, and so is one to which another program has appended. A file
@@ -83,6 +88,8 @@ enum LineFormat {
     Csv,
     /// Any text; each line is a payload as it is. Only for sources.
     Lines,
+    /// Messages of HL7 version 2, alone or in batches; each message is a payload as it is. Only for sources.
+    Hl7,
 }
 
 const DEFAULT_TOPIC: &str = "file/${connection}/${file}";
@@ -116,7 +123,7 @@ impl File {
                 if path.contains('*') {
                     return Err(refuse("write", "connect.file-pattern"));
                 }
-                if options.format == LineFormat::Lines {
+                if matches!(options.format, LineFormat::Lines | LineFormat::Hl7) {
                     return Err(refuse("format", "connect.file-lines-sink"));
                 }
             }
@@ -216,7 +223,7 @@ fn fit(spec: &ConnectionSpec, options: &Options, project: &Project) -> Vec<Diagn
     let brings = match options.format {
         LineFormat::Csv => "csv",
         LineFormat::Ndjson => "ndjson",
-        LineFormat::Lines => return Vec::new(),
+        LineFormat::Lines | LineFormat::Hl7 => return Vec::new(),
     };
     let streams = streams
         .iter()

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::LineFormat;
 use super::lines;
 use super::look::{Files, Piece};
+use super::messages::{Batches, Part};
 use crate::limits::FILE_IDLE;
 use crate::places::Places;
 use crate::topic::TopicTemplate;
@@ -18,6 +19,8 @@ pub struct FileSource {
     topic: TopicTemplate,
     context: SourceContext,
     builder: BatchBuilder,
+    /// Of files with HL7 messages.
+    batches: Option<Batches>,
     /// Used on a blocking thread. Reading changes no position, so that a dropped call loses nothing.
     files: Arc<Mutex<Files>>,
 }
@@ -30,11 +33,17 @@ impl FileSource {
         places: Places,
         context: SourceContext,
     ) -> FileSource {
-        let csv = format == LineFormat::Csv;
-        let files = Files::new(&context.project_dir, pattern, places, csv, &context.resume);
+        let files = Files::new(
+            &context.project_dir,
+            pattern,
+            places,
+            format,
+            &context.resume,
+        );
         FileSource {
             topic,
             builder: BatchBuilder::new(),
+            batches: (format == LineFormat::Hl7).then(Batches::default),
             files: Arc::new(Mutex::new(files)),
             context,
         }
@@ -76,6 +85,13 @@ impl FileSource {
                 continue;
             }
             let (mut json, mut why) = (None, None);
+            if let Some(batches) = &mut self.batches {
+                match batches.see(&piece.part, record.bytes) {
+                    Part::Event => {}
+                    Part::Around => continue,
+                    Part::Miscounted(said) => why = Some(("hl7-error", said)),
+                }
+            }
             if record.cut {
                 why = Some(("cut-off", "line too long".to_owned()));
             } else if let Some(columns) = &piece.columns {

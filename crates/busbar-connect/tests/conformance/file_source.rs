@@ -218,6 +218,34 @@ fn rows_of_csv_are_objects() {
     assert_eq!(rows[4].json()["site"], "west");
 }
 
+#[test]
+fn batches_of_hl7_are_split_into_messages_and_counted() {
+    let mut folder = Folder::new("{ read: 'in/*', format: hl7 }");
+    let batch = |count: usize| {
+        format!(
+            "FHS|^~\\&|HIS\rBHS|^~\\&|HIS\rMSH|^~\\&|1\rPID|1\rMSH|^~\\&|2\rBTS|{count}\rFTS|1\r"
+        )
+    };
+    folder.append("a.hl7", batch(2));
+    assert_eq!(folder.texts(2), ["MSH|^~\\&|1\rPID|1", "MSH|^~\\&|2"]);
+    folder.append("a.hl7", batch(3));
+    let events = folder.events(5);
+    assert_eq!(
+        events[4].text(),
+        "BTS|3",
+        "as it is, for a dead letter to keep"
+    );
+    let tags = events[4].tags.iter().map(|(_, value)| value.as_str());
+    assert_eq!(
+        tags.take(2).collect::<Vec<_>>(),
+        ["BTS counts 3, found 2", "a.hl7"]
+    );
+    folder.restart();
+    // A message alone, whose end only time tells.
+    folder.append("b.hl7", "MSH|^~\\&|3\nPID|3");
+    assert_eq!(folder.texts(6)[5], "MSH|^~\\&|3\nPID|3");
+}
+
 /// It is waited for as long as somebody may still write the rest; then the row is told apart from its
 /// neighbours, and nothing is left out.
 #[test]

@@ -6,6 +6,8 @@ mod calls;
 mod file_sink;
 mod file_source;
 mod http;
+mod mllp;
+mod mllp_subject;
 mod mqtt;
 mod mysql_changes;
 mod mysql_sink;

@@ -64,6 +64,7 @@ pub fn subjects() -> Vec<Subject> {
                 "file: { read: in/*.ndjson }\ntopic: a/${file}\n",
                 "file: { read: in.csv, format: csv }\n",
                 "file: { read: in.log, format: lines }\n",
+                "file: { read: in.hl7, format: hl7 }\n",
                 "file: { write: out.ndjson }\n",
             ],
             wrong: vec![
@@ -76,6 +77,7 @@ pub fn subjects() -> Vec<Subject> {
                 ("file: { read: 'a*/b' }\n", "a*/b"),
                 ("file: { write: 'a*' }\n", "a*"),
                 ("file: { write: a, format: lines }\n", "lines"),
+                ("file: { write: a, format: hl7 }\n", "hl7"),
                 ("file: { read: a, format: xml }\n", "xml"),
             ],
             secret: vec![],
@@ -210,6 +212,7 @@ pub fn subjects() -> Vec<Subject> {
             supply: Some(|| Box::new(Published::new())),
             taker: Some(|| Box::new(Bridged::new())),
         },
+        crate::mllp_subject::subject(),
         crate::mysql_subject::subject(),
         crate::postgres_subject::subject(),
         crate::redis_subject::subject(),

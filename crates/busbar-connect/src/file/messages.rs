@@ -1,0 +1,159 @@
+//! Messages of HL7 in a file, and the counts of batches.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::limits::{FILE_BATCHES_MAX, FILE_LINE_BYTES_MAX};
+
+/// Names of segments that begin or end something.
+const MARKS: [&[u8]; 5] = [b"MSH", b"FHS", b"BHS", b"BTS", b"FTS"];
+
+/// The first message, or segment around a batch, of bytes that begin with one: its length without the line breaks behind it,
+/// where the next one begins, and whether it was cut off. `None` if it is not there wholly; the last one ends with the bytes if
+/// `is_last`.
+pub(super) fn next(bytes: &[u8], is_last: bool) -> Option<(usize, usize, bool)> {
+    let breaks = |byte: &&u8| matches!(byte, b'\r' | b'\n');
+    let before = bytes.iter().take_while(breaks).count();
+    if before > 0 {
+        return Some((0, before, false));
+    }
+    let is_message = !MARKS[1..].iter().any(|mark| bytes.starts_with(mark));
+    let mut at = 0;
+    let end = loop {
+        let Some(length) = memchr::memchr2(b'\r', b'\n', &bytes[at..]) else {
+            break None;
+        };
+        at += length;
+        at += bytes[at..].iter().take_while(breaks).count();
+        let line = &bytes[at..];
+        if !is_message || MARKS.iter().any(|mark| line.starts_with(mark)) {
+            break Some(at);
+        }
+    };
+    match end.or_else(|| is_last.then_some(bytes.len())) {
+        Some(end) if end <= FILE_LINE_BYTES_MAX => {
+            let behind = bytes[..end].iter().rev().take_while(breaks).count();
+            Some((end - behind, end, false))
+        }
+        None if bytes.len() <= FILE_LINE_BYTES_MAX => None,
+        _ => Some((FILE_LINE_BYTES_MAX, FILE_LINE_BYTES_MAX, true)),
+    }
+}
+
+/// What becomes of a record.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// It is an event.
+    Event,
+    /// It stands around messages.
+    Around,
+    /// It is the end of a batch that counts wrong.
+    Miscounted(String),
+}
+
+/// Counts the messages of batches, file by file.
+#[derive(Debug, Default)]
+pub(super) struct Batches {
+    /// Messages since the segment BHS; none of a file whose batch began before this program did.
+    open: HashMap<Arc<str>, u64>,
+}
+
+impl Batches {
+    /// What a record of a file is.
+    pub fn see(&mut self, file: &Arc<str>, record: &[u8]) -> Part {
+        match record.get(..3) {
+            Some(b"FHS" | b"FTS") => Part::Around,
+            Some(b"BHS") => {
+                if self.open.len() >= FILE_BATCHES_MAX {
+                    self.open.clear();
+                }
+                self.open.insert(Arc::clone(file), 0);
+                Part::Around
+            }
+            Some(b"BTS") => {
+                let Some(found) = self.open.remove(file) else {
+                    return Part::Around;
+                };
+                let text = String::from_utf8_lossy(record);
+                let separator = text.chars().nth(3).unwrap_or('|');
+                let said = text.split(separator).nth(1).unwrap_or_default().trim();
+                match said.is_empty() || said.parse() == Ok(found) {
+                    true => Part::Around,
+                    false => Part::Miscounted(format!("BTS counts {said}, found {found}")),
+                }
+            }
+            _ => {
+                if let Some(count) = self.open.get_mut(file) {
+                    *count += 1;
+                }
+                Part::Event
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lines::{Kind, records};
+    use super::*;
+
+    fn taken(text: &str, kind: Kind) -> Vec<&str> {
+        let records = records(text.as_bytes(), kind);
+        let text = |bytes| std::str::from_utf8(bytes).unwrap();
+        records.map(|record| text(record.bytes)).collect()
+    }
+
+    #[test]
+    fn a_message_ends_where_the_next_begins() {
+        let file =
+            "FHS|^~\\&\rBHS|^~\\&\r\nMSH|^~\\&|1\rPID|1\r\rMSH|^~\\&|2\nPID|2\nBTS|2\nFTS|1\n";
+        let all = [
+            "FHS|^~\\&",
+            "BHS|^~\\&",
+            "MSH|^~\\&|1\rPID|1",
+            "MSH|^~\\&|2\nPID|2",
+            "BTS|2",
+            "FTS|1",
+        ];
+        assert_eq!(taken(file, Kind::Message), all);
+        let open = "MSH|1\rPID|1\rMSH|2\rPI";
+        assert_eq!(taken(open, Kind::Message), ["MSH|1\rPID|1"]);
+        assert_eq!(
+            taken(open, Kind::LastMessage),
+            ["MSH|1\rPID|1", "MSH|2\rPI"]
+        );
+        // A name that is not there wholly may be of either sort.
+        assert!(taken("MSH|1\rMS", Kind::Message).is_empty());
+        assert_eq!(taken("\r\nMSH|1\rMSH", Kind::Message), ["", "MSH|1"]);
+    }
+
+    #[test]
+    fn what_is_too_long_is_cut() {
+        let mut long = b"MSH|".to_vec();
+        long.resize(FILE_LINE_BYTES_MAX + 2, b'x');
+        assert_eq!(
+            next(&long, false),
+            Some((FILE_LINE_BYTES_MAX, FILE_LINE_BYTES_MAX, true))
+        );
+        assert_eq!(next(&long[..FILE_LINE_BYTES_MAX], false), None);
+    }
+
+    #[test]
+    fn batches_are_counted() {
+        let mut batches = Batches::default();
+        let file: Arc<str> = "a".into();
+        let mut see = |record: &str| batches.see(&file, record.as_bytes());
+        assert_eq!(see("BTS|7"), Part::Around, "it began before");
+        for (said, part) in [
+            ("BTS|2", Part::Around),
+            ("BTS", Part::Around),
+            ("BTS|3|x", Part::Miscounted("BTS counts 3, found 2".into())),
+            ("BTS|x", Part::Miscounted("BTS counts x, found 2".into())),
+        ] {
+            assert_eq!(see("BHS|^~\\&"), Part::Around);
+            assert_eq!(see("MSH|1"), Part::Event);
+            assert_eq!(see("MSH|2"), Part::Event);
+            assert_eq!(see(said), part);
+        }
+    }
+}
