@@ -689,8 +689,10 @@ mod tests {
     #[test]
     fn positions_of_files_that_are_gone_are_forgotten_when_they_are_too_many() {
         let folder = tempfile::tempdir().expect("a folder");
-        let at =
-            |resume: &Resume| Files::new(folder.path(), "*.log", Places::default(), false, resume);
+        let at = |resume: &Resume| {
+            let format = LineFormat::Lines;
+            Files::new(folder.path(), "*.log", Places::default(), format, resume)
+        };
         let log = folder.path().join("a.log");
         let look = |files: &mut Files| files.next().expect("a look");
         fs::write(&log, "head\n1\n").expect("written");

@@ -127,13 +127,46 @@ impl<'de> serde::Deserialize<'de> for MessageValues {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<MessageValues, A::Error> {
                 let mut values = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    values.push(entry);
+                while let Some((path, ValueText(text))) = map.next_entry()? {
+                    values.push((path, text));
                 }
                 Ok(MessageValues(values))
             }
         }
         deserializer.deserialize_map(Values)
+    }
+}
+
+/// A text, or the text of a number.
+struct ValueText(String);
+
+impl<'de> serde::Deserialize<'de> for ValueText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = ValueText;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or a number")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<ValueText, E> {
+                Ok(ValueText(text.to_owned()))
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<ValueText, E> {
+                Ok(ValueText(number.to_string()))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<ValueText, E> {
+                Ok(ValueText(number.to_string()))
+            }
+
+            fn visit_f64<E>(self, number: f64) -> Result<ValueText, E> {
+                Ok(ValueText(number.to_string()))
+            }
+        }
+        deserializer.deserialize_any(Text)
     }
 }
 
@@ -153,6 +186,6 @@ impl JsonSchema for MessageValues {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "object", "additionalProperties": { "type": "string" } })
+        json_schema!({ "type": "object", "additionalProperties": { "type": ["string", "number"] } })
     }
 }

@@ -71,7 +71,11 @@ impl Receiver {
                 serving.connections.lock().push(kept);
                 drop(is_over);
                 let state = Arc::clone(&serving);
-                std::thread::spawn(move || state.serve(stream));
+                std::thread::spawn(move || {
+                    let kept = stream.try_clone();
+                    state.serve(stream);
+                    let _ = kept.map(|stream| stream.shutdown(Shutdown::Both));
+                });
             }
         });
         Receiver { port, state }
