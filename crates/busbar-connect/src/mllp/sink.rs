@@ -190,6 +190,8 @@ fn said(reader: &mut Hl7Reader, block: &[u8], id: &str, peer: &MllpPeer) -> Resu
     let reasons = [
         text(&answer, b"ERR", 8),
         text(&answer, b"ERR", 7),
+        // HAPI writes it as the original text of the code.
+        part(&answer, "ERR.3.9"),
         part(&answer, "ERR.3.2"),
         text(&answer, b"MSA", 3),
         part(&answer, "ERR.1.4.2"),

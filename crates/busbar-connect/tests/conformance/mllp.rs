@@ -62,6 +62,12 @@ fn the_code_of_an_answer_says_what_becomes_of_a_message() {
             Some(Class::Permanent),
             "bad birthday",
         ),
+        (
+            "AE",
+            "\rERR|||207^Application internal error^HL70357^^^^^^no such patient|E",
+            Some(Class::Permanent),
+            "no such patient",
+        ),
         ("AE", "|bad text", Some(Class::Permanent), "bad text"),
         ("CE", "", Some(Class::Permanent), "CE"),
         (
