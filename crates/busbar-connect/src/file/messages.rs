@@ -42,7 +42,7 @@ pub(super) fn next(bytes: &[u8], is_last: bool) -> Option<(usize, usize, bool)> 
 
 /// What becomes of a record.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum Hl7FilePart {
     /// It is an event.
     Event,
     /// It stands around messages.
@@ -60,33 +60,33 @@ pub(super) struct Batches {
 
 impl Batches {
     /// What a record of a file is.
-    pub fn see(&mut self, file: &Arc<str>, record: &[u8]) -> Part {
+    pub fn see(&mut self, file: &Arc<str>, record: &[u8]) -> Hl7FilePart {
         match record.get(..3) {
-            Some(b"FHS" | b"FTS") => Part::Around,
+            Some(b"FHS" | b"FTS") => Hl7FilePart::Around,
             Some(b"BHS") => {
                 if self.open.len() >= FILE_BATCHES_MAX {
                     self.open.clear();
                 }
                 self.open.insert(Arc::clone(file), 0);
-                Part::Around
+                Hl7FilePart::Around
             }
             Some(b"BTS") => {
                 let Some(found) = self.open.remove(file) else {
-                    return Part::Around;
+                    return Hl7FilePart::Around;
                 };
                 let text = String::from_utf8_lossy(record);
                 let separator = text.chars().nth(3).unwrap_or('|');
                 let said = text.split(separator).nth(1).unwrap_or_default().trim();
                 match said.is_empty() || said.parse() == Ok(found) {
-                    true => Part::Around,
-                    false => Part::Miscounted(format!("BTS counts {said}, found {found}")),
+                    true => Hl7FilePart::Around,
+                    false => Hl7FilePart::Miscounted(format!("BTS counts {said}, found {found}")),
                 }
             }
             _ => {
                 if let Some(count) = self.open.get_mut(file) {
                     *count += 1;
                 }
-                Part::Event
+                Hl7FilePart::Event
             }
         }
     }
@@ -143,16 +143,22 @@ mod tests {
         let mut batches = Batches::default();
         let file: Arc<str> = "a".into();
         let mut see = |record: &str| batches.see(&file, record.as_bytes());
-        assert_eq!(see("BTS|7"), Part::Around, "it began before");
+        assert_eq!(see("BTS|7"), Hl7FilePart::Around, "it began before");
         for (said, part) in [
-            ("BTS|2", Part::Around),
-            ("BTS", Part::Around),
-            ("BTS|3|x", Part::Miscounted("BTS counts 3, found 2".into())),
-            ("BTS|x", Part::Miscounted("BTS counts x, found 2".into())),
+            ("BTS|2", Hl7FilePart::Around),
+            ("BTS", Hl7FilePart::Around),
+            (
+                "BTS|3|x",
+                Hl7FilePart::Miscounted("BTS counts 3, found 2".into()),
+            ),
+            (
+                "BTS|x",
+                Hl7FilePart::Miscounted("BTS counts x, found 2".into()),
+            ),
         ] {
-            assert_eq!(see("BHS|^~\\&"), Part::Around);
-            assert_eq!(see("MSH|1"), Part::Event);
-            assert_eq!(see("MSH|2"), Part::Event);
+            assert_eq!(see("BHS|^~\\&"), Hl7FilePart::Around);
+            assert_eq!(see("MSH|1"), Hl7FilePart::Event);
+            assert_eq!(see("MSH|2"), Hl7FilePart::Event);
             assert_eq!(see(said), part);
         }
     }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::LineFormat;
 use super::lines;
 use super::look::{Files, Piece};
-use super::messages::{Batches, Part};
+use super::messages::{Batches, Hl7FilePart};
 use crate::limits::FILE_IDLE;
 use crate::places::Places;
 use crate::topic::TopicTemplate;
@@ -87,9 +87,9 @@ impl FileSource {
             let (mut json, mut why) = (None, None);
             if let Some(batches) = &mut self.batches {
                 match batches.see(&piece.part, record.bytes) {
-                    Part::Event => {}
-                    Part::Around => continue,
-                    Part::Miscounted(said) => why = Some(("hl7-error", said)),
+                    Hl7FilePart::Event => {}
+                    Hl7FilePart::Around => continue,
+                    Hl7FilePart::Miscounted(said) => why = Some(("hl7-error", said)),
                 }
             }
             if record.cut {

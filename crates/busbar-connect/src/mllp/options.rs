@@ -117,8 +117,8 @@ fn wrong(option: &'static str, value: &str) -> Error {
 
 impl<'de> serde::Deserialize<'de> for MessageValues {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Values;
-        impl<'de> Visitor<'de> for Values {
+        struct MessageValuesVisitor;
+        impl<'de> Visitor<'de> for MessageValuesVisitor {
             type Value = MessageValues;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -133,7 +133,7 @@ impl<'de> serde::Deserialize<'de> for MessageValues {
                 Ok(MessageValues(values))
             }
         }
-        deserializer.deserialize_map(Values)
+        deserializer.deserialize_map(MessageValuesVisitor)
     }
 }
 
@@ -142,8 +142,8 @@ struct ValueText(String);
 
 impl<'de> serde::Deserialize<'de> for ValueText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl Visitor<'_> for Text {
+        struct ValueTextVisitor;
+        impl Visitor<'_> for ValueTextVisitor {
             type Value = ValueText;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -166,7 +166,7 @@ impl<'de> serde::Deserialize<'de> for ValueText {
                 Ok(ValueText(number.to_string()))
             }
         }
-        deserializer.deserialize_any(Text)
+        deserializer.deserialize_any(ValueTextVisitor)
     }
 }
 

@@ -11,7 +11,7 @@ pub(in crate::format) struct Hl7Decoder {
     reader: Hl7Reader,
     zone: Hl7Zone,
     paths: Vec<Hl7Path>,
-    parsed: Vec<Parsed>,
+    parsed: Vec<Hl7Parsed>,
     /// Texts of the columns of one message, one behind the other.
     texts: Vec<u8>,
     scratch: Vec<u8>,
@@ -29,7 +29,7 @@ pub(in crate::format) enum Hl7Reject {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Parsed {
+enum Hl7Parsed {
     Null,
     Bool(bool),
     Int(i64),
@@ -89,31 +89,31 @@ impl Hl7Decoder {
                         text: &mut self.scratch,
                     };
                     match message.json(path, out) {
-                        true => Parsed::Text(from, self.texts.len()),
-                        false => Parsed::Null,
+                        true => Hl7Parsed::Text(from, self.texts.len()),
+                        false => Hl7Parsed::Null,
                     }
                 }
                 FieldType::Text => match message.value(path, &mut self.texts) {
-                    Hl7Value::Missing => Parsed::Null,
-                    Hl7Value::Deleted | Hl7Value::Text => Parsed::Text(from, self.texts.len()),
+                    Hl7Value::Missing => Hl7Parsed::Null,
+                    Hl7Value::Deleted | Hl7Value::Text => Hl7Parsed::Text(from, self.texts.len()),
                 },
                 _ => {
                     let parsed = scalar(&message, path, column, self.zone, &mut self.scratch);
                     parsed.ok_or(Hl7Reject::Value(number))?
                 }
             };
-            if matches!(parsed, Parsed::Null) && column.required {
+            if matches!(parsed, Hl7Parsed::Null) && column.required {
                 return Err(Hl7Reject::Missing(number));
             }
             self.parsed.push(parsed);
         }
         for (column, parsed) in columns.iter_mut().zip(&self.parsed) {
             match *parsed {
-                Parsed::Null => column.push_null(),
-                Parsed::Bool(value) => column.push_bool(value),
-                Parsed::Int(value) => column.push_int(value),
-                Parsed::Float(value) => column.push_float(value),
-                Parsed::Text(from, to) => {
+                Hl7Parsed::Null => column.push_null(),
+                Hl7Parsed::Bool(value) => column.push_bool(value),
+                Hl7Parsed::Int(value) => column.push_int(value),
+                Hl7Parsed::Float(value) => column.push_float(value),
+                Hl7Parsed::Text(from, to) => {
                     column.push_text(|bytes| bytes.extend_from_slice(&self.texts[from..to]));
                 }
             }
@@ -129,21 +129,21 @@ fn scalar(
     column: &Column,
     zone: Hl7Zone,
     scratch: &mut Vec<u8>,
-) -> Option<Parsed> {
+) -> Option<Hl7Parsed> {
     scratch.clear();
     if message.value(path, scratch) != Hl7Value::Text {
-        return Some(Parsed::Null);
+        return Some(Hl7Parsed::Null);
     }
     let text = std::str::from_utf8(scratch).ok()?;
     Some(match column.field_type {
-        FieldType::Bool => Parsed::Bool(match text.trim() {
+        FieldType::Bool => Hl7Parsed::Bool(match text.trim() {
             "Y" => true,
             "N" => false,
             other => cell::bool(other)?,
         }),
-        FieldType::Int => Parsed::Int(cell::int(text)?),
-        FieldType::Float => Parsed::Float(cell::float(text)?),
-        FieldType::Time => Parsed::Int(match column.unit {
+        FieldType::Int => Hl7Parsed::Int(cell::int(text)?),
+        FieldType::Float => Hl7Parsed::Float(cell::float(text)?),
+        FieldType::Time => Hl7Parsed::Int(match column.unit {
             None => zone.read(text)?,
             unit => time::from_float(cell::float(text)?, unit)?,
         }),

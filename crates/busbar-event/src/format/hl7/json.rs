@@ -11,8 +11,8 @@
 //! | nothing | null; within an object it is left out |
 
 use super::escape::unescape;
-use super::message::{Segment, is_header};
-use super::path::Which;
+use super::message::{Hl7Segment, is_header};
+use super::path::Hl7Which;
 use super::separators::{has, piece, pieces};
 use super::{Hl7Message, Hl7Path};
 use crate::format::write_json_text;
@@ -38,12 +38,12 @@ impl Hl7Message<'_> {
             return true;
         };
         let number = match path.occurrence {
-            Which::Number(number) => {
+            Hl7Which::Number(number) => {
                 let segment = self.named(name).nth(number - 1);
                 return segment.is_some_and(|segment| self.in_segment(segment, path, out));
             }
-            Which::Unsaid => self.named(name).take(2).count(),
-            Which::All => 2 * self.named(name).take(1).count(),
+            Hl7Which::Unsaid => self.named(name).take(2).count(),
+            Hl7Which::All => 2 * self.named(name).take(1).count(),
         };
         match number {
             0 => false,
@@ -57,7 +57,7 @@ impl Hl7Message<'_> {
         }
     }
 
-    fn in_segment(&self, segment: &Segment, path: &Hl7Path, out: &mut JsonOut<'_>) -> bool {
+    fn in_segment(&self, segment: &Hl7Segment, path: &Hl7Path, out: &mut JsonOut<'_>) -> bool {
         let Some(number) = path.field else {
             return self.segment(segment, false, out);
         };
@@ -72,7 +72,7 @@ impl Hl7Message<'_> {
     }
 
     /// A whole segment.
-    fn segment(&self, segment: &Segment, named: bool, out: &mut JsonOut<'_>) -> bool {
+    fn segment(&self, segment: &Hl7Segment, named: bool, out: &mut JsonOut<'_>) -> bool {
         out.json.push(b'{');
         let mut is_first = true;
         if named {
@@ -104,10 +104,10 @@ impl Hl7Message<'_> {
             return false;
         }
         match path.repetition {
-            Which::Number(number) => piece(field, of.repetition, number - 1)
+            Hl7Which::Number(number) => piece(field, of.repetition, number - 1)
                 .is_some_and(|repetition| self.in_repetition(repetition, path, out)),
-            Which::Unsaid if !has(field, of.repetition) => self.in_repetition(field, path, out),
-            Which::Unsaid | Which::All => {
+            Hl7Which::Unsaid if !has(field, of.repetition) => self.in_repetition(field, path, out),
+            Hl7Which::Unsaid | Hl7Which::All => {
                 list(pieces(field, of.repetition), out, |repetition, out| {
                     self.in_repetition(repetition, path, out)
                 })

@@ -14,21 +14,21 @@ pub struct Hl7Reader {
     charset: Hl7Charset,
     /// Messages that declare no character set, and are not in that one, are read as ISO 8859-1.
     any_bytes: bool,
-    segments: Vec<Segment>,
+    segments: Vec<Hl7Segment>,
 }
 
 /// A message that was read.
 #[derive(Debug)]
 pub struct Hl7Message<'a> {
     pub(super) text: Cow<'a, str>,
-    pub(super) segments: &'a [Segment],
+    pub(super) segments: &'a [Hl7Segment],
     pub(super) separators: Hl7Separators,
     pub(super) charset: Hl7Charset,
 }
 
 /// Where a segment is.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Segment {
+pub(super) struct Hl7Segment {
     pub name: [u8; 3],
     from: usize,
     to: usize,
@@ -179,14 +179,14 @@ impl<'a> Hl7Message<'a> {
     }
 
     /// The segments of a name.
-    pub(super) fn named(&self, name: [u8; 3]) -> impl Iterator<Item = &Segment> {
+    pub(super) fn named(&self, name: [u8; 3]) -> impl Iterator<Item = &Hl7Segment> {
         self.segments
             .iter()
             .filter(move |segment| segment.name == name)
     }
 
     /// A field of a segment, as it is written.
-    pub(super) fn field(&self, segment: &Segment, number: usize) -> Option<&str> {
+    pub(super) fn field(&self, segment: &Hl7Segment, number: usize) -> Option<&str> {
         let text = &self.text[segment.from..segment.to];
         // The separator behind the name is the first field itself.
         match (is_header(segment.name), number) {
@@ -197,7 +197,7 @@ impl<'a> Hl7Message<'a> {
     }
 
     /// The fields of a segment with their numbers, as they are written.
-    pub(super) fn fields(&self, segment: &Segment) -> impl Iterator<Item = (usize, &str)> {
+    pub(super) fn fields(&self, segment: &Hl7Segment) -> impl Iterator<Item = (usize, &str)> {
         let text = &self.text[segment.from..segment.to];
         let is_header = is_header(segment.name);
         let first = is_header.then(|| (1, text.get(3..4).unwrap_or_default()));
@@ -210,7 +210,7 @@ impl<'a> Hl7Message<'a> {
 
     /// The names of its segments, in order.
     pub(in crate::format) fn segment_names(&self) -> impl Iterator<Item = &str> {
-        let name = |segment: &'a Segment| std::str::from_utf8(&segment.name).unwrap_or_default();
+        let name = |segment: &'a Hl7Segment| std::str::from_utf8(&segment.name).unwrap_or_default();
         self.segments.iter().map(name)
     }
 }
@@ -242,7 +242,7 @@ fn declared(payload: &[u8]) -> &[u8] {
 }
 
 /// Finds the segments of a text. They end with a carriage return, a line feed, or both.
-fn index(text: &[u8], segments: &mut Vec<Segment>) -> Result<Hl7Separators> {
+fn index(text: &[u8], segments: &mut Vec<Hl7Segment>) -> Result<Hl7Separators> {
     let mut separators: Option<Hl7Separators> = None;
     let mut at = 0;
     while at < text.len() {
@@ -266,7 +266,7 @@ fn index(text: &[u8], segments: &mut Vec<Segment>) -> Result<Hl7Separators> {
                 Ok(of) => separators = Some(of),
                 Err(place) => return wrong("event.hl7-separators", from + place),
             }
-            segments.push(Segment {
+            segments.push(Hl7Segment {
                 name: *b"MSH",
                 from,
                 to: from + length,
@@ -286,7 +286,7 @@ fn index(text: &[u8], segments: &mut Vec<Segment>) -> Result<Hl7Separators> {
         if segments.len() == HL7_SEGMENTS_MAX {
             return Err(too_large());
         }
-        segments.push(Segment {
+        segments.push(Hl7Segment {
             name,
             from,
             to: from + length,

@@ -7,16 +7,16 @@ use crate::limits::HL7_PLACE_MAX;
 pub struct Hl7Path {
     /// Name of the segment; `None` for all segments of the message.
     pub(super) segment: Option<[u8; 3]>,
-    pub(super) occurrence: Which,
+    pub(super) occurrence: Hl7Which,
     pub(super) field: Option<usize>,
-    pub(super) repetition: Which,
+    pub(super) repetition: Hl7Which,
     pub(super) component: Option<usize>,
     pub(super) subcomponent: Option<usize>,
 }
 
-/// Which of several segments or repetitions.
+/// Hl7Which of several segments or repetitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Which {
+pub(super) enum Hl7Which {
     /// Not said: the first for one value, whatever there is for `json`.
     Unsaid,
     /// This one, counted from one.
@@ -25,12 +25,12 @@ pub(super) enum Which {
     All,
 }
 
-impl Which {
+impl Hl7Which {
     /// The one that one value is of.
     pub fn number(self) -> usize {
         match self {
-            Which::Unsaid | Which::All => 1,
-            Which::Number(number) => number,
+            Hl7Which::Unsaid | Hl7Which::All => 1,
+            Hl7Which::Number(number) => number,
         }
     }
 }
@@ -40,9 +40,9 @@ impl Hl7Path {
     pub fn parse(text: &str) -> Option<Hl7Path> {
         let all = Hl7Path {
             segment: None,
-            occurrence: Which::Unsaid,
+            occurrence: Hl7Which::Unsaid,
             field: None,
-            repetition: Which::Unsaid,
+            repetition: Hl7Which::Unsaid,
             component: None,
             subcomponent: None,
         };
@@ -56,7 +56,7 @@ impl Hl7Path {
             return None;
         }
         let (field, repetition) = match parts.next() {
-            None => (None, Which::Unsaid),
+            None => (None, Hl7Which::Unsaid),
             Some(part) => {
                 let (number, which) = indexed(part)?;
                 (Some(place(number)?), which)
@@ -79,16 +79,16 @@ impl Hl7Path {
 
     /// Whether one value is there, which a column of another type than `json` can hold.
     pub fn is_scalar(&self) -> bool {
-        self.field.is_some() && self.occurrence != Which::All && self.repetition != Which::All
+        self.field.is_some() && self.occurrence != Hl7Which::All && self.repetition != Hl7Which::All
     }
 
     /// The first of a field, as `MSH.10` of it; for what programs look up themselves.
     pub fn field(segment: [u8; 3], field: usize) -> Hl7Path {
         Hl7Path {
             segment: Some(segment),
-            occurrence: Which::Unsaid,
+            occurrence: Hl7Which::Unsaid,
             field: Some(field),
-            repetition: Which::Unsaid,
+            repetition: Hl7Which::Unsaid,
             component: None,
             subcomponent: None,
         }
@@ -114,12 +114,12 @@ impl fmt::Display for Hl7Path {
     }
 }
 
-impl fmt::Display for Which {
+impl fmt::Display for Hl7Which {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Which::Unsaid => Ok(()),
-            Which::Number(number) => write!(f, "[{number}]"),
-            Which::All => f.write_str("[*]"),
+            Hl7Which::Unsaid => Ok(()),
+            Hl7Which::Number(number) => write!(f, "[{number}]"),
+            Hl7Which::All => f.write_str("[*]"),
         }
     }
 }
@@ -131,13 +131,13 @@ pub(super) fn is_segment_name(name: [u8; 3]) -> bool {
 }
 
 /// A part of a path and the index behind it.
-fn indexed(part: &str) -> Option<(&str, Which)> {
+fn indexed(part: &str) -> Option<(&str, Hl7Which)> {
     let Some((name, index)) = part.split_once('[') else {
-        return Some((part, Which::Unsaid));
+        return Some((part, Hl7Which::Unsaid));
     };
     let which = match index.strip_suffix(']')? {
-        "*" => Which::All,
-        number => Which::Number(place(number)?),
+        "*" => Hl7Which::All,
+        number => Hl7Which::Number(place(number)?),
     };
     Some((name, which))
 }

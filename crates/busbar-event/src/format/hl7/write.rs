@@ -1,7 +1,7 @@
 use serde_json::Value;
 
 use super::escape::escape;
-use super::path::{Which, is_segment_name};
+use super::path::{Hl7Which, is_segment_name};
 use super::{Hl7Path, Hl7Separators};
 use crate::limits::{HL7_BYTES_MAX, HL7_PLACE_MAX, HL7_PLACES_MAX, HL7_SEGMENTS_MAX};
 use crate::{Class, Error, Result};
@@ -26,7 +26,7 @@ type RepetitionOut = Vec<Vec<String>>;
 
 /// Where below a segment a value goes.
 #[derive(Debug, Clone, Copy)]
-struct Slot {
+struct Hl7Slot {
     segment: usize,
     field: usize,
     repetition: usize,
@@ -115,8 +115,8 @@ impl Hl7Writer {
 
     fn segment_value(&mut self, name: [u8; 3], path: &Hl7Path, value: &Value) -> Option<()> {
         let list = match (value, path.occurrence) {
-            (Value::Array(list), Which::All) => Some(list),
-            (Value::Array(list), Which::Unsaid) if path.field.is_none() => Some(list),
+            (Value::Array(list), Hl7Which::All) => Some(list),
+            (Value::Array(list), Hl7Which::Unsaid) if path.field.is_none() => Some(list),
             _ => None,
         };
         let Some(list) = list else {
@@ -135,7 +135,7 @@ impl Hl7Writer {
         path: &Hl7Path,
         value: &Value,
     ) -> Option<()> {
-        if value.is_null() && path.occurrence != Which::All {
+        if value.is_null() && path.occurrence != Hl7Which::All {
             return Some(());
         }
         if !is_within(name) || (&name == b"MSH" && number > 1) {
@@ -184,9 +184,9 @@ impl Hl7Writer {
     ) -> Option<()> {
         let (repetition, component, subcomponent) = match path {
             Some(path) => (path.repetition, path.component, path.subcomponent),
-            None => (Which::Unsaid, None, None),
+            None => (Hl7Which::Unsaid, None, None),
         };
-        let mut slot = Slot {
+        let mut slot = Hl7Slot {
             segment,
             field,
             repetition: repetition.number(),
@@ -199,7 +199,7 @@ impl Hl7Writer {
             (Some(_), Some(_)) => 0,
         };
         match (value, repetition) {
-            (Value::Array(list), Which::Unsaid | Which::All) => {
+            (Value::Array(list), Hl7Which::Unsaid | Hl7Which::All) => {
                 for item in list {
                     self.parts(slot, parts, item)?;
                     slot.repetition += 1;
@@ -216,7 +216,7 @@ impl Hl7Writer {
     }
 
     /// A value that may be an object of parts: of components if `levels` is two, of subcomponents if it is one.
-    fn parts(&mut self, mut slot: Slot, levels: usize, value: &Value) -> Option<()> {
+    fn parts(&mut self, mut slot: Hl7Slot, levels: usize, value: &Value) -> Option<()> {
         let text = match value {
             Value::Null => return Some(()),
             Value::String(text) => text.as_str(),
@@ -239,7 +239,7 @@ impl Hl7Writer {
         self.put(slot, text)
     }
 
-    fn put(&mut self, slot: Slot, text: &str) -> Option<()> {
+    fn put(&mut self, slot: Hl7Slot, text: &str) -> Option<()> {
         self.repetition(slot)?;
         let Hl7Writer { segments, places } = self;
         let field = segments[slot.segment].fields.get_mut(slot.field)?;
@@ -255,7 +255,7 @@ impl Hl7Writer {
     }
 
     /// Makes the place of a repetition.
-    fn repetition(&mut self, slot: Slot) -> Option<()> {
+    fn repetition(&mut self, slot: Hl7Slot) -> Option<()> {
         let Hl7Writer { segments, places } = self;
         let fields = &mut segments.get_mut(slot.segment)?.fields;
         // Fields are counted from one; the first place stays empty.
