@@ -43,6 +43,7 @@ impl Connector for Mllp {
         Options::read(spec, &self.places).map(|_| Roles {
             source: false,
             sink: true,
+            service: false,
         })
     }
 
