@@ -7,6 +7,7 @@ Each function whose name begins with `case_` is one case, with nodes of its own.
 """
 
 import json
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ import paho.mqtt.client as paho
 import pika
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from proton import ConnectionException, Delivery, Message
+from proton import SSL, ConnectionException, Delivery, Message, SSLDomain
 from proton.reactor import AtMostOnce, Container, DurableSubscription, Selector
 from proton.utils import BlockingConnection, LinkDetached, SendException
 
@@ -351,6 +352,65 @@ def case_logins_are_needed_once_there_is_a_user(world):
         raise AssertionError("another user's name was taken")
     except SendException as why:
         assert why.state == Delivery.REJECTED, why
+
+
+def certificate(world, name, extension):
+    """A certificate and its key, of the authority in ca.pem, which is made if it is not there."""
+    folder = world.folder
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    commands = [
+        ["req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}", "-addext", extension],
+        ["x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+         "-copy_extensions", "copy", "-out", f"{name}.pem"],
+    ]
+    if not (folder / "ca.pem").exists():
+        commands.insert(0, ["req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=ca"])
+    for command in commands:
+        done = subprocess.run(["openssl", *command], cwd=folder, capture_output=True, text=True)
+        if done.returncode:
+            raise CannotRun(f"openssl makes no certificate here: {done.stderr.strip()[-200:]}")
+    return str(folder / f"{name}.pem"), str(folder / f"{name}.key")
+
+
+def case_a_certificate_is_a_login_over_tls(world):
+    if not SSL.present():
+        raise CannotRun("Proton was built without TLS")
+    cert, key = certificate(world, "localhost", "subjectAltName=DNS:localhost,IP:127.0.0.1")
+    mine, my_key = certificate(world, "ada", "extendedKeyUsage=clientAuth")
+    port = free_port()
+    node = start(world, BUSBAR_AMQP_TLS_LISTEN=f"127.0.0.1:{port}", BUSBAR_AMQP_TLS_CERT=cert, BUSBAR_AMQP_TLS_KEY=key,
+                 BUSBAR_AMQP_TLS_CLIENT_CA=world.folder / "ca.pem")
+    code, out, err = world.run("user", "add", "ada", "--role", "admin", stdin="correct-horse-battery\n",
+                               BUSBAR_DATA_DIR=node.data, BUSBAR_HTTP_LISTEN=f"127.0.0.1:{node.http}")
+    if code != 0:
+        raise CannotRun(f"users cannot be made: {err.strip()}")
+
+    def over_tls(mechanism, **login):
+        domain = SSLDomain(SSLDomain.MODE_CLIENT)
+        domain.set_trusted_ca_db(str(world.folder / "ca.pem"))
+        domain.set_peer_authentication(SSLDomain.VERIFY_PEER)
+        if login.pop("certificate", False):
+            domain.set_credentials(mine, my_key, None)
+        return BlockingConnection(f"amqps://localhost:{port}", timeout=WAIT, ssl_domain=domain, allowed_mechs=mechanism, **login)
+
+    over_tls("EXTERNAL", certificate=True).create_sender("q").send(Message(body="m"), timeout=WAIT)
+    conn = over_tls("PLAIN", user="ada", password="correct-horse-battery")
+    assert receive(conn.create_receiver("q"))[0].body == "m"
+    for mechanism, login in [("ANONYMOUS", {"certificate": True}), ("EXTERNAL", {})]:
+        try:
+            over_tls(mechanism, **login)
+        except ConnectionException:
+            continue
+        raise AssertionError(f"{mechanism} {login} came in")
+    # The same certificate over 0-9-1.
+    context = ssl.create_default_context(cafile=str(world.folder / "ca.pem"))
+    context.load_cert_chain(mine, my_key)
+    ch = pika.BlockingConnection(pika.ConnectionParameters(
+        "localhost", port, credentials=pika.credentials.ExternalCredentials(), socket_timeout=WAIT,
+        ssl_options=pika.SSLOptions(context, "localhost"))).channel()
+    ch.confirm_delivery()
+    ch.basic_publish("", "q", b"over TLS")
+    assert get(ch, "q")[2] == b"over TLS"
 
 
 def case_nothing_accepted_is_lost_when_the_node_is_killed(world):
