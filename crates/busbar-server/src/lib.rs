@@ -26,7 +26,6 @@ mod guard;
 mod http;
 mod http_state;
 mod idle;
-mod json;
 mod lifecycle;
 pub mod limits;
 mod node;

@@ -11,6 +11,7 @@ mod decoder;
 mod hl7;
 mod infer;
 mod json;
+mod json_parts;
 mod json_write;
 mod payload_tags;
 mod scan;
@@ -27,6 +28,7 @@ pub use hl7::{
     Hl7Value, Hl7Writer, Hl7Zone,
 };
 pub use infer::{infer, widen, widen_for};
+pub use json_parts::{JsonParts, NotJson, json_unquote};
 pub use json_write::{encode_json, write_json_text};
 pub use payload_tags::{PayloadTags, Tagged};
 pub use scan::is_json;

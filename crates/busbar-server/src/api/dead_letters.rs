@@ -23,9 +23,9 @@ use crate::app::App;
 use crate::audit::Action;
 use crate::events::render;
 use crate::guard::Caller;
-use crate::json::quote;
 use crate::limits::DEAD_LETTERS_SHOWN_MAX;
 use crate::rights;
+use busbar_event::format::write_json_text;
 use busbar_event::time;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
@@ -197,9 +197,9 @@ fn write(out: &mut Vec<u8>, letter: &DeadLetter) {
     .enumerate()
     {
         out.push(if at == 0 { b'{' } else { b',' });
-        quote(out, name);
+        write_json_text(name, out);
         out.push(b':');
-        quote(out, text);
+        write_json_text(text, out);
     }
     let place = format!(
         "\"partition\":{},\"offset\":{}",
@@ -215,12 +215,12 @@ fn write(out: &mut Vec<u8>, letter: &DeadLetter) {
         .as_ref()
         .filter(|closed| !closed.by.is_empty())
     {
-        Some(closed) => quote(out, &closed.by),
+        Some(closed) => write_json_text(&closed.by, out),
         None => out.extend_from_slice(b"null"),
     }
     out.extend_from_slice(b",\"closed_at\":");
     match letter.closed.as_ref().filter(|closed| closed.at_micros > 0) {
-        Some(closed) => quote(out, &time::text(closed.at_micros)),
+        Some(closed) => write_json_text(&time::text(closed.at_micros), out),
         None => out.extend_from_slice(b"null"),
     }
     out.extend_from_slice(b",\"also_in\":[");
@@ -228,15 +228,15 @@ fn write(out: &mut Vec<u8>, letter: &DeadLetter) {
         if at > 0 {
             out.push(b',');
         }
-        quote(out, flow);
+        write_json_text(flow, out);
     }
     out.extend_from_slice(b"],\"event\":{\"stream\":");
-    quote(out, &letter.stream);
+    write_json_text(&letter.stream, out);
     out.extend_from_slice(format!(",{place},\"topic\":").as_bytes());
-    quote(out, &letter.topic);
+    write_json_text(&letter.topic, out);
     if let Some(key) = &letter.key {
         out.extend_from_slice(b",\"key\":");
-        quote(out, key);
+        write_json_text(key, out);
     }
     out.extend_from_slice(b",\"time\":\"");
     time::write(letter.time_micros, out);
@@ -245,9 +245,9 @@ fn write(out: &mut Vec<u8>, letter: &DeadLetter) {
         if at > 0 {
             out.push(b',');
         }
-        quote(out, name);
+        write_json_text(name, out);
         out.push(b':');
-        quote(out, value);
+        write_json_text(value, out);
     }
     out.extend_from_slice(b"},");
     render::payload(out, &letter.payload);

@@ -25,9 +25,9 @@ use crate::app::App;
 use crate::deploy::{NotDeployed, plugin_folder, with_plugin};
 use crate::events::render::{self, Place};
 use crate::events::subscription::last;
-use crate::json::quote;
 use crate::limits::{SUBSCRIPTION_READ_BYTES, TRIAL_BYTES_MAX, TRIAL_EVENTS_MAX, TRIALS_MAX};
 use crate::rights;
+use busbar_event::format::write_json_text;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(try_out))
@@ -208,19 +208,19 @@ fn last_events(stream: &Stream, count: usize) -> Result<Vec<(TrialRow, Box<RawVa
 
 fn written(event: &TriedResult) -> Box<RawValue> {
     let mut out = b"{\"topic\":".to_vec();
-    quote(&mut out, &event.topic);
+    write_json_text(&event.topic, &mut out);
     if let Some(key) = &event.key {
         out.extend_from_slice(b",\"key\":");
-        quote(&mut out, key);
+        write_json_text(key, &mut out);
     }
     out.extend_from_slice(b",\"tags\":{");
     for (at, (name, value)) in event.tags.iter().enumerate() {
         if at > 0 {
             out.push(b',');
         }
-        quote(&mut out, name);
+        write_json_text(name, &mut out);
         out.push(b':');
-        quote(&mut out, value);
+        write_json_text(value, &mut out);
     }
     out.extend_from_slice(b"},");
     render::payload(&mut out, &event.payload);

@@ -24,12 +24,12 @@ use crate::events::position::{self, Start};
 use crate::events::render::{self, Place};
 use crate::events::subscription::{Wanted, matching};
 use crate::guard::Caller;
-use crate::json::quote;
 use crate::limits::{
     SEARCH_BYTES_MAX, SEARCH_EVENTS_DEFAULT, SEARCH_EVENTS_MAX, SEARCH_MILLISECONDS_MAX,
     SEARCH_SCAN_EVENTS_MAX, SEARCH_WINDOW_EVENTS_MAX, SUBSCRIPTION_READ_BYTES,
 };
 use crate::rights;
+use busbar_event::format::write_json_text;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(search))
@@ -370,7 +370,7 @@ impl Step {
             };
             (part.partition.stream(), part.partition.number(), offset)
         });
-        quote(&mut out, &position::write(next));
+        write_json_text(&position::write(next), &mut out);
         let remaining: u64 = self.parts.iter().map(Part::left).sum();
         let rest = format!(
             ",\"end\":{},\"scanned\":{},\"remaining\":{remaining},\"unreadable\":{}}}",

@@ -21,6 +21,7 @@ use std::time::Duration;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use busbar_access::Principal;
+use busbar_event::format::{JsonParts, json_unquote};
 use busbar_event::{Class, Error};
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -48,7 +49,6 @@ use crate::events::position::Start;
 use crate::events::render::{self, Place};
 use crate::events::subscription::{Found, Subscription};
 use crate::guard::Caller;
-use crate::json::{Scanner, unquote};
 use crate::lifecycle::stopped;
 use crate::limits::{
     DRAIN_SECONDS_MAX, KEEP_ALIVE_SECONDS, REFUSED_BODY_BYTES_MAX, SOCKET_CLOSE_SECONDS_MAX,
@@ -418,11 +418,11 @@ impl<'a> Frame<'a> {
             stream: None,
         };
         let mut bad = None;
-        let mut scanner = Scanner::new(text);
+        let mut scanner = JsonParts::new(text);
         scanner
             .object(|key, place| {
                 let value = &text[place.clone()];
-                let name = unquote(key).unwrap_or_default();
+                let name = json_unquote(key).unwrap_or_default();
                 let slot = match &*name {
                     "id" if value.len() <= ID_BYTES_MAX && !value.contains(['\n', '\r']) => {
                         frame.id = value;
@@ -436,7 +436,7 @@ impl<'a> Frame<'a> {
                         frame.from = Some(value.into());
                         return;
                     }
-                    "op" => match unquote(value) {
+                    "op" => match json_unquote(value) {
                         Some(op) => {
                             frame.op = op;
                             return;
@@ -450,7 +450,7 @@ impl<'a> Frame<'a> {
                     // The fields of an event are read where the event is.
                     _ => return,
                 };
-                match (slot, unquote(value)) {
+                match (slot, json_unquote(value)) {
                     (Some(slot), Some(text)) => *slot = Some(text),
                     _ => bad = Some(name.into_owned()),
                 }

@@ -27,8 +27,8 @@ use super::{JsonBody, json_bytes};
 use crate::answer::{Answer, Refusal};
 use crate::app::App;
 use crate::guard::Caller;
-use crate::json::quote;
 use crate::limits::{SQL_ROWS_DEFAULT, SQL_TEXT_BYTES_MAX};
+use busbar_event::format::write_json_text;
 use busbar_event::time;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
@@ -255,9 +255,9 @@ fn cell(out: &mut Vec<u8>, column: &dyn Array, row: usize) -> Result<(), Error> 
             f64::from(column.as_primitive::<Float32Type>().value(row)),
         ),
         DataType::Float64 => float(out, column.as_primitive::<Float64Type>().value(row)),
-        DataType::Utf8 => quote(out, column.as_string::<i32>().value(row)),
-        DataType::LargeUtf8 => quote(out, column.as_string::<i64>().value(row)),
-        DataType::Utf8View => quote(out, column.as_string_view().value(row)),
+        DataType::Utf8 => write_json_text(column.as_string::<i32>().value(row), out),
+        DataType::LargeUtf8 => write_json_text(column.as_string::<i64>().value(row), out),
+        DataType::Utf8View => write_json_text(column.as_string_view().value(row), out),
         DataType::Binary => bytes(out, column.as_binary::<i32>().value(row)),
         DataType::LargeBinary => bytes(out, column.as_binary::<i64>().value(row)),
         DataType::BinaryView => bytes(out, column.as_binary_view().value(row)),
@@ -283,7 +283,7 @@ fn cell(out: &mut Vec<u8>, column: &dyn Array, row: usize) -> Result<(), Error> 
                 if at > 0 {
                     out.push(b',');
                 }
-                quote(out, &shown(keys, at)?);
+                write_json_text(&shown(keys, at)?, out);
                 out.push(b':');
                 cell(out, values, at)?;
             }
@@ -299,13 +299,13 @@ fn cell(out: &mut Vec<u8>, column: &dyn Array, row: usize) -> Result<(), Error> 
                 if at > 0 {
                     out.push(b',');
                 }
-                quote(out, field.name());
+                write_json_text(field.name(), out);
                 out.push(b':');
                 cell(out, member, row)?;
             }
             out.push(b'}');
         }
-        _ => quote(out, &shown(column, row)?),
+        _ => write_json_text(&shown(column, row)?, out),
     }
     Ok(())
 }
@@ -341,16 +341,16 @@ fn float(out: &mut Vec<u8>, value: f64) {
         let number = serde_json::Number::from_f64(value).map(|number| number.to_string());
         out.extend_from_slice(number.unwrap_or_default().as_bytes());
     } else {
-        quote(out, &value.to_string());
+        write_json_text(&value.to_string(), out);
     }
 }
 
 fn bytes(out: &mut Vec<u8>, value: &[u8]) {
     match std::str::from_utf8(value) {
-        Ok(text) => quote(out, text),
+        Ok(text) => write_json_text(text, out),
         Err(_) => {
             let text = base64::engine::general_purpose::STANDARD.encode(value);
-            quote(out, &text);
+            write_json_text(&text, out);
         }
     }
 }

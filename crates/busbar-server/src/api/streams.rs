@@ -20,12 +20,12 @@ use crate::events::position::{self, Start};
 use crate::events::render::{self, Place};
 use crate::events::subscription::{Wanted, last, matching, offset_of_time};
 use crate::guard::Caller;
-use crate::json::quote;
 use crate::limits::{
     PAGE_BYTES_MAX, PAGE_EVENTS_MAX, PAGE_SCAN_EVENTS_MAX, SUBSCRIPTION_READ_BYTES,
 };
 use crate::picture::{StreamSummary, stream_summary};
 use crate::rights;
+use busbar_event::format::write_json_text;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -295,7 +295,7 @@ fn page(
         positions.push((stream.name(), partition.number(), at));
     }
     out.extend_from_slice(b"],\"next\":");
-    quote(&mut out, &position::write(positions.into_iter()));
+    write_json_text(&position::write(positions.into_iter()), &mut out);
     out.extend_from_slice(if all {
         b",\"end\":true}"
     } else {

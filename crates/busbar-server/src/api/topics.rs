@@ -16,8 +16,8 @@ use crate::answer::{Answer, Refusal};
 use crate::app::App;
 use crate::events::render;
 use crate::guard::Caller;
-use crate::json::quote;
 use crate::limits::PAGE_TOPICS_MAX;
+use busbar_event::format::write_json_text;
 use busbar_event::time;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
@@ -108,10 +108,10 @@ async fn list(
             b",{\"topic\":"
         });
         first = false;
-        quote(&mut out, &value.topic);
+        write_json_text(&value.topic, &mut out);
         if let Some(key) = &value.key {
             out.extend_from_slice(b",\"key\":");
-            quote(&mut out, key);
+            write_json_text(key, &mut out);
         }
         out.extend_from_slice(b",\"time\":\"");
         time::write(value.time, &mut out);
@@ -123,9 +123,9 @@ async fn list(
             };
             out.extend_from_slice(if any { b"," } else { b",\"tags\":{" });
             any = true;
-            quote(&mut out, name);
+            write_json_text(name, &mut out);
             out.push(b':');
-            quote(&mut out, tag);
+            write_json_text(tag, &mut out);
         }
         if any {
             out.push(b'}');
@@ -137,7 +137,7 @@ async fn list(
     out.push(b']');
     if let Some(next) = &page.next {
         out.extend_from_slice(b",\"next\":");
-        quote(&mut out, next);
+        write_json_text(next, &mut out);
     }
     out.push(b'}');
     Ok(json_bytes(out))

@@ -4,12 +4,12 @@
 use std::ops::Range;
 
 use base64::Engine as _;
+use busbar_event::format::{JsonParts, NotJson, json_unquote};
 use busbar_event::limits::TAGS_MAX;
 use busbar_event::{Class, Error, topic};
 use busbar_gateway::reserved;
 use bytes::Bytes;
 
-use crate::json::{Bad, Scanner, unquote};
 use crate::limits::REQUEST_EVENTS_MAX;
 use busbar_event::time;
 
@@ -156,7 +156,7 @@ impl Parsed {
         let text = std::str::from_utf8(&body).map_err(|cause| {
             Error::new(Class::Permanent, "server.not-utf8").with("byte", cause.valid_up_to())
         })?;
-        let mut scanner = Scanner::new(text);
+        let mut scanner = JsonParts::new(text);
         match scanner.peek() {
             None => return Err(Error::new(Class::Permanent, "server.no-body")),
             Some(b'[') if layout == Layout::Json => parsed.array(text)?,
@@ -247,7 +247,7 @@ impl Parsed {
     }
 
     fn array(&mut self, text: &str) -> Result<(), Error> {
-        let mut scanner = Scanner::new(text);
+        let mut scanner = JsonParts::new(text);
         let mut places = Vec::new();
         let mut many = false;
         scanner
@@ -260,7 +260,7 @@ impl Parsed {
             })
             .map_err(|bad| not_json(text, bad))?;
         if !scanner.at_end() {
-            let bad = Bad {
+            let bad = NotJson {
                 at: scanner.position(),
                 why: "text after the array",
             };
@@ -281,10 +281,10 @@ impl Parsed {
                 .map_or(text.len(), |len| start + len);
             let line = &text[start..end];
             if !line.trim_ascii().is_empty() {
-                let mut scanner = Scanner::new(line);
+                let mut scanner = JsonParts::new(line);
                 let bad = match scanner.value() {
                     Ok(_) if scanner.at_end() => None,
-                    Ok(_) => Some(Bad {
+                    Ok(_) => Some(NotJson {
                         at: scanner.position(),
                         why: "text after the document",
                     }),
@@ -353,11 +353,11 @@ impl Parsed {
         let mut wrong = None;
         let in_frame = self.layout == Layout::Frame;
         let tags = &mut self.tags;
-        let mut scanner = Scanner::new(document);
+        let mut scanner = JsonParts::new(document);
         let walked = scanner.object(|key, place| {
             let value = &document[place.clone()];
             let place = at + place.start..at + place.end;
-            let name = unquote(key).unwrap_or_default();
+            let name = json_unquote(key).unwrap_or_default();
             let taken = match &*name {
                 "topic" => string(value, place).map(|topic| item.topic = Some(topic)),
                 "key" if value == "null" => Some(()),
@@ -379,7 +379,7 @@ impl Parsed {
                 }
                 "payload_base64" if !has_payload => {
                     has_payload = true;
-                    unquote(value)
+                    json_unquote(value)
                         .and_then(|text| {
                             base64::engine::general_purpose::STANDARD
                                 .decode(text.as_bytes())
@@ -447,7 +447,7 @@ impl Parsed {
 }
 
 fn string(value: &str, place: Range<usize>) -> Option<Text> {
-    Some(match unquote(value)? {
+    Some(match json_unquote(value)? {
         std::borrow::Cow::Borrowed(_) => Text::In(place.start + 1..place.end - 1),
         std::borrow::Cow::Owned(text) => Text::Own(text.into()),
     })
@@ -456,7 +456,7 @@ fn string(value: &str, place: Range<usize>) -> Option<Text> {
 /// RFC 3339, or microseconds since 1970 within the years that RFC 3339 can write: no other time could
 /// be shown to anybody.
 fn moment(value: &str) -> Option<i64> {
-    match unquote(value) {
+    match json_unquote(value) {
         Some(text) => time::parse(&text),
         None => value.parse().ok(),
     }
@@ -472,7 +472,7 @@ fn pairs(value: &str, place: Range<usize>, tags: &mut Vec<(Text, Text)>) -> Opti
         return Some(());
     }
     let mut good = Some(());
-    Scanner::new(value)
+    JsonParts::new(value)
         .object(|key, at| {
             let text = &value[at.clone()];
             let key_at = place.start + (key.as_ptr() as usize - value.as_ptr() as usize);
@@ -496,7 +496,7 @@ fn too_many() -> Error {
 }
 
 /// The error for a text that is not JSON.
-pub(crate) fn not_json(text: &str, bad: Bad) -> Error {
+pub(crate) fn not_json(text: &str, bad: NotJson) -> Error {
     let (line, column) = bad.place(text);
     Error::new(Class::Permanent, "server.not-json")
         .with("line", line)

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use busbar_event::{Batch, tags};
 
-use crate::json::{is_json, quote};
+use busbar_event::format::{is_json, write_json_text};
 use busbar_event::time;
 
 /// Where an event lies.
@@ -23,10 +23,10 @@ pub(crate) fn members(
     place: Place<'_>,
 ) {
     out.extend_from_slice(b"\"topic\":");
-    quote(out, batch.topic(row));
+    write_json_text(batch.topic(row), out);
     if let Some(key) = batch.key(row) {
         out.extend_from_slice(b",\"key\":");
-        quote(out, key);
+        write_json_text(key, out);
     }
     out.extend_from_slice(b",\"time\":\"");
     time::write(batch.times()[row], out);
@@ -39,9 +39,9 @@ pub(crate) fn members(
             };
             out.extend_from_slice(if first { b",\"tags\":{" } else { b"," });
             first = false;
-            quote(out, name);
+            write_json_text(name, out);
             out.push(b':');
-            quote(out, value);
+            write_json_text(value, out);
         }
         if !first {
             out.push(b'}');
@@ -49,12 +49,12 @@ pub(crate) fn members(
     }
     if let Some(client) = batch.client(row) {
         out.extend_from_slice(b",\"client\":");
-        quote(out, client);
+        write_json_text(client, out);
     }
     out.push(b',');
     self::payload(out, payload);
     out.extend_from_slice(b",\"stream\":");
-    quote(out, place.stream);
+    write_json_text(place.stream, out);
     // Writing to a vector cannot fail.
     let _ = std::io::Write::write_fmt(
         out,
@@ -70,7 +70,7 @@ pub(crate) fn payload(out: &mut Vec<u8>, payload: &[u8]) {
     match std::str::from_utf8(payload) {
         Ok(text) => {
             out.extend_from_slice(b"\"payload\":");
-            if is_json(text) {
+            if is_json(text.as_bytes()) {
                 // A line break in JSON stands between tokens only, where a space does as well;
                 // in a server-sent event it would end the line.
                 out.extend(text.trim_ascii().bytes().map(|byte| match byte {
@@ -78,7 +78,7 @@ pub(crate) fn payload(out: &mut Vec<u8>, payload: &[u8]) {
                     other => other,
                 }));
             } else {
-                quote(out, text);
+                write_json_text(text, out);
             }
         }
         Err(_) => {
