@@ -18,11 +18,11 @@ use futures::FutureExt;
 use crate::counters::Counters;
 use crate::event_time::EventTime;
 use crate::exchange;
-use crate::operator::{Changes, Made, Operator, Output, Rows, Times};
+use crate::operator::{Made, Operator, Output, Rows, Times};
+use crate::panicked::panicked;
 use crate::reader::Reader;
 use crate::render::{Origin, OriginRows};
 use crate::state::{Snapshot, TaskState};
-use crate::task::panicked;
 pub(crate) use count::Count;
 use count::count;
 pub(crate) use ends::{ChainEnd, EndRows};
@@ -435,9 +435,9 @@ impl Chain {
         let mut changed = Vec::new();
         for station in &mut self.stations {
             if let Some(name) = &station.name {
-                let mut changes = Changes::default();
+                let mut changes = state.changes(name);
                 station.operator.snapshot(&mut changes)?;
-                changed.push((&**name, changes));
+                changed.push(changes);
             }
         }
         Ok(state.snapshot(changed))

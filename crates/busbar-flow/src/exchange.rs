@@ -46,6 +46,17 @@ pub(crate) struct ExchangePlan {
 /// The topic of what has none of its own.
 pub(crate) const TOPIC: &str = "$flow";
 
+/// Envelopes of results that stand for no event, with these times.
+pub(crate) fn envelope(times: Vec<i64>) -> Envelope {
+    let topic = StringArray::from(vec![TOPIC; times.len().min(1)]);
+    let mut envelope = Envelope::new(&topic, Vec::new());
+    let keys = Int32Array::from(vec![0; times.len()]);
+    envelope.topic = DictionaryArray::new(keys, Arc::clone(envelope.topic.values()));
+    envelope.flags = vec![0; times.len()].into();
+    envelope.time = TimestampMicrosecondArray::from(times).with_timezone("UTC");
+    envelope
+}
+
 fn misfit(e: arrow::error::ArrowError) -> Error {
     Error::new(Class::Permanent, "flow.misfit")
         .with("column", "")
@@ -134,10 +145,7 @@ fn rows(computed: &Computed, projected: bool) -> Result<(Envelope, ArrayRef), Er
         Made::From(rows) => Some(rows.clone()),
     };
     let mut envelope = match (&computed.origin, &places) {
-        (Made::Many, _) => {
-            let topics = StringArray::from(vec![TOPIC; count]);
-            Envelope::new(&topics, vec![0; count])
-        }
+        (Made::Many, _) => envelope(vec![0; count]),
         (_, None) => events.envelope(),
         (_, Some(places)) => events.take(places).envelope(),
     };

@@ -60,8 +60,14 @@ pub const DEAD_WARN_PERCENT: u64 = 80;
 pub const DEAD_INDEX_MAX: usize = 1_000_000;
 /// Panes that one window may consist of; more would make each window merge that many states.
 pub const WINDOW_PANES_MAX: i64 = 10_000;
-/// Parts, each a snapshot's worth of partial aggregates, that are kept apart before they are merged.
-pub const WINDOW_PARTS_MAX: usize = 64;
+/// Partial aggregates that a snapshot merges on the thread of the task; more are merged on another one.
+pub const WINDOW_MERGE_ROWS: usize = 4096;
+/// Parts, each a snapshot's worth of partial aggregates, that sessions keep before rows are moved out of the emptiest.
+pub const SESSION_PARTS_MAX: usize = 64;
+/// Partial aggregates that a session consists of before a snapshot merges them.
+pub const SESSION_FRAGMENTS_MAX: usize = 8;
+/// Partial aggregates of sessions that a snapshot looks at to move them together, besides twice as many as have changed.
+pub const SESSION_MOVED_ROWS: usize = 4096;
 /// Rows that `top` keeps of each group and window.
 pub const TOP_ROWS_MAX: u32 = 10_000;
 /// Events that a pattern may consist of.

@@ -7,13 +7,12 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use busbar_bus::{Bus, Stream, StreamPartition};
 use busbar_catalog::ConnectionSpec;
-use busbar_event::{Batch, Class, Error};
+use busbar_event::{Class, Error};
 use busbar_log::Clock;
 use busbar_table::{ProducerPosition, Table};
 
 use crate::blocking::blocking;
-use crate::limits::{PIECE_BYTES_MAX, PIECE_ROWS_MAX};
-use crate::shape::Outgoing;
+use crate::outgoing::{Outgoing, pieces};
 use busbar_connector::{Connector, Delivery, Sink, SinkContext, deliver};
 
 /// Writes to one output for one task.
@@ -282,18 +281,6 @@ impl Writer {
             tracing::warn!(connection = %open.name, %error, "closing the sink failed");
         }
     }
-}
-
-/// Events in pieces that one append takes, or as they are; none of none.
-pub(crate) fn pieces(events: &Batch, cut: bool) -> impl Iterator<Item = Batch> + '_ {
-    let rows = events.rows();
-    let bytes = events.bytes() / rows.max(1);
-    let each = match cut {
-        true => (PIECE_BYTES_MAX / bytes.max(1)).clamp(1, PIECE_ROWS_MAX),
-        false => rows.max(1),
-    };
-    let piece = move |from: usize| events.slice(from, each.min(rows - from));
-    (0..rows).step_by(each).map(piece)
 }
 
 fn piece_name(producer: &Arc<str>, number: usize) -> Arc<str> {

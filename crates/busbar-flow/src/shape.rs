@@ -18,8 +18,8 @@ use busbar_event::{Batch, BatchBuilder, Body, Class, Envelope, Error, Flags, dic
 use crate::chain::{Computed, Dead, Place};
 use crate::compile::{OutputPlan, Shape, TopicShape, table_schema};
 use crate::exchange;
-use crate::operator::Made;
-use crate::output::pieces;
+use crate::operator::{Made, Times};
+use crate::outgoing::Outgoing;
 use crate::reader::{BODY, BODY_PAYLOAD, PAYLOAD, is_envelope, plain, text};
 use crate::render::fit;
 
@@ -32,31 +32,6 @@ pub(crate) struct Shaped {
     body: Body,
     /// The topics of the events behind the rows, or those a step named.
     topic: Option<DictionaryArray<Int32Type>>,
-}
-
-/// What goes to one output.
-#[derive(Clone, Debug)]
-pub(crate) enum Outgoing {
-    /// Events for a stream or for whoever captures them.
-    Events(Batch),
-    /// Rows of a table.
-    Rows(RecordBatch),
-    /// Both, for a connection.
-    Delivery { events: Batch, rows: RecordBatch },
-    /// Events for partitions of the next stage.
-    Parts(Vec<(u16, Batch)>),
-}
-
-impl Outgoing {
-    /// Whether it is written by more than one append to a partition.
-    pub fn in_pieces(&self) -> bool {
-        let more = |events: &Batch| pieces(events, true).nth(1).is_some();
-        match self {
-            Outgoing::Events(events) => more(events),
-            Outgoing::Parts(parts) => parts.iter().any(|(_, events)| more(events)),
-            Outgoing::Rows(_) | Outgoing::Delivery { .. } => false,
-        }
-    }
 }
 
 /// An [`Outgoing`] with the events its rows came from, to name them when they are rejected.
@@ -237,22 +212,40 @@ pub(crate) fn own_payloads(rows: &RecordBatch) -> Option<&BinaryArray> {
     (body == BODY_PAYLOAD).then(|| payloads.as_binary_opt::<i32>())?
 }
 
-/// For each end the results that stand for no event, as events that dead letters can be made of.
-pub(crate) fn result_events(computed: &Computed) -> Result<Vec<Option<Batch>>, Error> {
-    let ends = 0..=computed.others.len();
-    ends.map(|end| results_of(&computed.of_output(end, None)?))
-        .collect()
+/// Results that stand for no event. They are made events of only where dead letters tell of them.
+pub(crate) struct LooseResults {
+    rows: RecordBatch,
+    times: Times,
 }
 
-fn results_of(computed: &Computed) -> Result<Option<Batch>, Error> {
-    let (Made::Many, Some(times)) = (&computed.origin, &computed.times) else {
-        return Ok(None);
-    };
-    let rows = computed.rows.num_rows();
-    let topics = StringArray::from(vec![exchange::TOPIC; rows]);
-    let envelope = Envelope::new(&topics, times.times.to_vec());
-    let body = Body::Columns(columns(&computed.rows)?);
-    Batch::from_columns(envelope, body).map(Some)
+impl LooseResults {
+    /// For each end its results, where they stand for no event.
+    ///
+    /// # Errors
+    /// `flow.misfit` when the columns do not fit.
+    pub fn of(computed: &Computed) -> Result<Vec<Option<LooseResults>>, Error> {
+        let of_end = |end| {
+            let its = computed.of_output(end, None)?;
+            Ok(match (its.origin, its.times) {
+                (Made::Many, Some(times)) => Some(LooseResults {
+                    rows: its.rows,
+                    times,
+                }),
+                _ => None,
+            })
+        };
+        (0..=computed.others.len()).map(of_end).collect()
+    }
+
+    /// The results as events.
+    ///
+    /// # Errors
+    /// `flow.misfit` when a column cannot be one of an event.
+    pub fn events(&self) -> Result<Batch, Error> {
+        let envelope = exchange::envelope(self.times.times.to_vec());
+        let body = Body::Columns(columns(&self.rows)?);
+        Batch::from_columns(envelope, body)
+    }
 }
 
 /// Prepares result rows for one output.

@@ -6,8 +6,8 @@ use busbar_event::Error;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::operator::Visit;
-use crate::state::{FjallStore, StateChange, StateStore};
+use crate::operator::{StateChange, Visit};
+use crate::state::{FjallStore, StateStore};
 
 /// A store whose folder is made when something is first committed, and removed when the store is dropped.
 pub(super) struct OverflowStore {

@@ -7,13 +7,12 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use busbar_catalog::AlarmSpec;
 use busbar_event::{Class, Error};
 use busbar_sql::{Failed, Predicate};
-use futures::future::{BoxFuture, FutureExt, ready};
 
-use super::keyed::{KeyExpressions, KeyReader, KeyedState, Reader, RowBytes, Stored, write_bytes};
-use super::rows::misfit;
-use super::{
-    Changes, Operator, Output, Rows, StateReader, Stateful, Step, StepContext, Wrong, misses_times,
+use super::keyed::{
+    KeyedOperator, KeyedState, KeyedStep, Keys, RowBytes, StateBytes, Stored, write_bytes,
 };
+use super::rows::misfit;
+use super::{Operator, Output, Rows, Stateful, Step, StepContext, Wrong, misses_times};
 
 /// Compiles conditions and keys.
 pub(super) fn compile(spec: &AlarmSpec, context: &StepContext<'_>) -> Result<Arc<dyn Step>, Wrong> {
@@ -51,18 +50,15 @@ pub(super) fn compile(spec: &AlarmSpec, context: &StepContext<'_>) -> Result<Arc
         }
         fields.push(Arc::new(field));
     }
-    let keys = KeyExpressions::compile(schema, &spec.by)?;
     let meaning = AlarmSpec {
         name: None,
         ..spec.clone()
     };
     Ok(Arc::new(Alarm {
-        names: keys.names(schema),
-        keys,
+        keyed: KeyedStep::compile(schema, &spec.by, spec.name.as_ref())?,
         rule,
         input: Arc::clone(schema),
         schema: Arc::new(Schema::new(fields)),
-        name: spec.name.clone(),
         meaning: format!(
             "{} {:?}",
             serde_json::to_string(&meaning).unwrap_or_default(),
@@ -92,12 +88,10 @@ enum Rule {
 }
 
 struct Alarm {
-    keys: KeyExpressions,
-    names: Vec<String>,
+    keyed: KeyedStep,
     rule: Rule,
     input: SchemaRef,
     schema: SchemaRef,
-    name: Option<String>,
     meaning: String,
 }
 
@@ -115,12 +109,7 @@ impl Step for Alarm {
     }
 
     fn stateful(&self) -> Option<Stateful> {
-        Some(Stateful {
-            name: self.name.clone(),
-            keys: self.names.clone(),
-            meaning: self.meaning.clone(),
-            divided: None,
-        })
+        Some(self.keyed.stateful(self.meaning.clone()))
     }
 
     fn operator(&self, schema: &SchemaRef) -> Result<Box<dyn Operator>, Error> {
@@ -132,22 +121,19 @@ impl Step for Alarm {
             },
             silence => silence.clone(),
         };
-        Ok(Box::new(Watching {
-            keys: self.keys.bind(schema)?,
+        let watching = Watching {
             rule,
             rows: RowBytes::new(&self.input)?,
             schema: Arc::clone(&self.schema),
-            states: KeyedState::new(),
-        }))
+        };
+        self.keyed.operator(schema, watching)
     }
 }
 
 struct Watching {
-    keys: KeyReader,
     rule: Rule,
     rows: RowBytes,
     schema: SchemaRef,
-    states: KeyedState<State>,
 }
 
 /// What is known of a key.
@@ -156,7 +142,7 @@ struct State {
     /// The time of the newest event.
     newest: i64,
     /// That event's columns.
-    row: Box<[u8]>,
+    row: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,7 +169,7 @@ impl Stored for State {
     }
 
     fn read(bytes: &[u8]) -> Option<Self> {
-        let mut reader = Reader(bytes);
+        let mut reader = StateBytes(bytes);
         let (stage, at) = (reader.u8()?, reader.i64()?);
         Some(State {
             stage: match stage {
@@ -198,7 +184,7 @@ impl Stored for State {
     }
 
     fn heap_bytes(&self) -> usize {
-        self.row.len()
+        self.row.capacity()
     }
 
     fn due(&self) -> Option<i64> {
@@ -225,77 +211,65 @@ impl Told {
     }
 }
 
-impl Watching {
-    fn watch(&mut self, rows: &Rows, out: &mut Output) -> Result<(), Error> {
-        let keys = self.keys.read(&rows.batch)?;
-        let times = rows.times.as_ref().ok_or_else(misses_times)?;
-        let holds = match &self.rule {
-            Rule::Condition { when, clear, .. } => {
-                let when = when.evaluate(&rows.batch)?;
-                let clear = clear
-                    .as_ref()
-                    .map(|clear| clear.evaluate(&rows.batch))
-                    .transpose()?;
-                Some((when, clear))
-            }
-            Rule::Silence(_) => None,
-        };
-        let encoded = self.rows.encode(&rows.batch)?;
-        let mut told = Told::default();
-        for row in 0..rows.len() {
-            let (key, time, mark) = (keys.at(row), times.times[row], times.marks[row]);
-            let bytes = encoded.row(row).data();
-            let known = self.states.get(key)?;
-            let (mut stage, newest) =
-                known.map_or((Stage::Quiet, i64::MIN), |k| (k.stage, k.newest));
-            // What came to its end before this event, by its time or by the watermark it found.
-            if let (Stage::Pending(at), Some(known)) = (stage, known)
-                && at <= time.max(mark)
-            {
-                told.add(&known.row, true, at);
-                stage = Stage::Raised;
-            }
-            // An event that is older than one seen says nothing of how things stand now.
-            let in_order = time >= newest;
-            if in_order {
-                stage = match (&self.rule, &holds) {
-                    (Rule::Condition { holds: after, .. }, Some((when, clear))) => {
-                        let when = when.is_valid(row) && when.value(row);
-                        let clear = match clear {
-                            Some(clear) => clear.is_valid(row) && clear.value(row),
-                            None => !when,
-                        };
-                        match stage {
-                            Stage::Quiet if when && *after <= 0 => {
-                                told.add(bytes, true, time);
-                                Stage::Raised
-                            }
-                            Stage::Quiet if when => Stage::Pending(time.saturating_add(*after)),
-                            Stage::Pending(_) if !when => Stage::Quiet,
-                            Stage::Raised if clear => {
-                                told.add(bytes, false, time);
-                                Stage::Quiet
-                            }
-                            stage => stage,
-                        }
-                    }
-                    (Rule::Silence(after), _) => {
-                        if stage == Stage::Raised {
-                            told.add(bytes, false, time);
-                        }
-                        Stage::Pending(time.saturating_add(*after))
-                    }
-                    (Rule::Condition { .. }, None) => stage,
-                };
-            }
-            let (newest, row) = match (in_order, known) {
-                (false, Some(known)) => (known.newest, known.row.clone()),
-                _ => (time, bytes.into()),
-            };
-            self.states.set(key, State { stage, newest, row });
+impl State {
+    /// Of a key that was not known.
+    fn unknown() -> State {
+        State {
+            stage: Stage::Quiet,
+            newest: i64::MIN,
+            row: Vec::new(),
         }
-        out.taken += rows.len();
-        self.tell(told, out)
+    }
+}
+
+/// Whether an event raises the alarm and whether it ends it; for silence, neither.
+type Signs = Option<(bool, bool)>;
+
+impl Watching {
+    /// Takes in the event of a key: its time, the watermark that it found, its columns.
+    fn watch(
+        &self,
+        known: &mut State,
+        (time, mark, row): (i64, i64, &[u8]),
+        signs: Signs,
+        told: &mut Told,
+    ) {
+        // What came to its end before this event, by its time or by the watermark it found.
+        if let Stage::Pending(at) = known.stage
+            && at <= time.max(mark)
+        {
+            told.add(&known.row, true, at);
+            known.stage = Stage::Raised;
+        }
+        // An event that is older than one seen says nothing of how things stand now.
+        if time < known.newest {
+            return;
+        }
+        known.stage = match (&self.rule, signs) {
+            (Rule::Condition { holds: after, .. }, Some((when, clear))) => match known.stage {
+                Stage::Quiet if when && *after <= 0 => {
+                    told.add(row, true, time);
+                    Stage::Raised
+                }
+                Stage::Quiet if when => Stage::Pending(time.saturating_add(*after)),
+                Stage::Pending(_) if !when => Stage::Quiet,
+                Stage::Raised if clear => {
+                    told.add(row, false, time);
+                    Stage::Quiet
+                }
+                stage => stage,
+            },
+            (Rule::Silence(after), _) => {
+                if known.stage == Stage::Raised {
+                    told.add(row, false, time);
+                }
+                Stage::Pending(time.saturating_add(*after))
+            }
+            (Rule::Condition { .. }, None) => known.stage,
+        };
+        known.newest = time;
+        known.row.clear();
+        known.row.extend_from_slice(row);
     }
 
     fn tell(&self, told: Told, out: &mut Output) -> Result<(), Error> {
@@ -312,16 +286,47 @@ impl Watching {
     }
 }
 
-impl Operator for Watching {
-    fn process<'a>(
-        &'a mut self,
+impl KeyedOperator for Watching {
+    type Kept = State;
+
+    fn take(
+        &mut self,
+        keys: &Keys,
         rows: Rows,
-        out: &'a mut Output,
-    ) -> BoxFuture<'a, Result<(), Error>> {
-        ready(self.watch(&rows, out)).boxed()
+        kept: &mut KeyedState<State>,
+        out: &mut Output,
+    ) -> Result<(), Error> {
+        let times = rows.times.as_ref().ok_or_else(misses_times)?;
+        let holds = match &self.rule {
+            Rule::Condition { when, clear, .. } => {
+                let when = when.evaluate(&rows.batch)?;
+                let clear = clear
+                    .as_ref()
+                    .map(|clear| clear.evaluate(&rows.batch))
+                    .transpose()?;
+                Some((when, clear))
+            }
+            Rule::Silence(_) => None,
+        };
+        let is = |mask: &BooleanArray, row: usize| mask.is_valid(row) && mask.value(row);
+        let encoded = self.rows.encode(&rows.batch)?;
+        let mut told = Told::default();
+        for row in 0..rows.len() {
+            let signs = holds.as_ref().map(|(when, clear)| {
+                let when = is(when, row);
+                (when, clear.as_ref().map_or(!when, |clear| is(clear, row)))
+            });
+            let event = (times.times[row], times.marks[row], encoded.row(row).data());
+            kept.visit(keys.at(row), |slot| {
+                let known = slot.change().get_or_insert_with(State::unknown);
+                self.watch(known, event, signs, &mut told);
+            })?;
+        }
+        out.taken += rows.len();
+        self.tell(told, out)
     }
 
-    fn failing(&mut self, rows: &Rows) -> Vec<Failed> {
+    fn failing(&self, rows: &Rows) -> Vec<Failed> {
         match &self.rule {
             Rule::Condition { when, clear, .. } => {
                 let mut failed = when.failing(&rows.batch);
@@ -336,41 +341,27 @@ impl Operator for Watching {
         }
     }
 
-    fn on_time(&mut self, watermark: i64, out: &mut Output) -> Result<(), Error> {
+    fn on_time(
+        &mut self,
+        watermark: i64,
+        kept: &mut KeyedState<State>,
+        out: &mut Output,
+    ) -> Result<(), Error> {
         let mut told = Told::default();
-        for key in self.states.due(watermark)? {
-            let Some(known) = self.states.get(&key)? else {
-                continue;
-            };
-            let Stage::Pending(at) = known.stage else {
-                continue;
-            };
-            told.add(&known.row, true, at);
-            let (newest, row) = (known.newest, known.row.clone());
-            let stage = Stage::Raised;
-            self.states.set(&key, State { stage, newest, row });
+        for key in kept.due(watermark)? {
+            kept.visit(&key, |slot| {
+                if let Some(known) = slot.change()
+                    && let Stage::Pending(at) = known.stage
+                {
+                    told.add(&known.row, true, at);
+                    known.stage = Stage::Raised;
+                }
+            })?;
         }
         self.tell(told, out)
     }
 
-    fn next_time(&self) -> Option<i64> {
-        self.states.next_due()
-    }
-
-    fn snapshot(&mut self, changes: &mut Changes) -> Result<(), Error> {
-        self.states.snapshot(changes);
-        Ok(())
-    }
-
-    fn restore(&mut self, state: Arc<dyn StateReader>) -> Result<(), Error> {
-        self.states.restore(state)
-    }
-
-    fn memory(&self) -> usize {
-        self.states.bytes()
-    }
-
-    fn shrink(&mut self, bytes: usize) {
-        self.states.shrink(bytes);
+    fn tells_when_due(&self) -> bool {
+        true
     }
 }

@@ -6,31 +6,20 @@ use arrow::array::BooleanArray;
 use arrow::datatypes::SchemaRef;
 use busbar_catalog::LatestSpec;
 use busbar_event::Error;
-use futures::future::{BoxFuture, FutureExt, ready};
 
-use super::keyed::{KeyExpressions, KeyReader, KeyedState, Reader, Stored};
-use super::{
-    Changes, Operator, Output, Rows, StateReader, Stateful, Step, StepContext, Wrong, misses_times,
-};
+use super::keyed::{KeyedOperator, KeyedState, KeyedStep, Keys, StateBytes, Stored};
+use super::{Operator, Output, Rows, Stateful, Step, StepContext, Wrong, misses_times};
 
 /// Compiles the keys.
 pub(super) fn compile(
     spec: &LatestSpec,
     context: &StepContext<'_>,
 ) -> Result<Arc<dyn Step>, Wrong> {
-    let keys = KeyExpressions::compile(context.schema, &spec.by)?;
-    Ok(Arc::new(Latest {
-        names: keys.names(context.schema),
-        keys,
-        name: spec.name.clone(),
-    }))
+    let keyed = KeyedStep::compile(context.schema, &spec.by, spec.name.as_ref())?;
+    Ok(Arc::new(Latest(keyed)))
 }
 
-struct Latest {
-    keys: KeyExpressions,
-    names: Vec<String>,
-    name: Option<String>,
-}
+struct Latest(KeyedStep);
 
 impl Step for Latest {
     fn schema(&self) -> Option<SchemaRef> {
@@ -38,30 +27,20 @@ impl Step for Latest {
     }
 
     fn columns(&self) -> Vec<usize> {
-        self.keys.columns().collect()
+        self.0.columns()
     }
 
     fn stateful(&self) -> Option<Stateful> {
-        Some(Stateful {
-            name: self.name.clone(),
-            keys: self.names.clone(),
-            meaning: format!("latest {:?}", self.keys.texts()),
-            divided: None,
-        })
+        let meaning = format!("latest {:?}", self.0.texts());
+        Some(self.0.stateful(meaning))
     }
 
     fn operator(&self, schema: &SchemaRef) -> Result<Box<dyn Operator>, Error> {
-        Ok(Box::new(Passing {
-            keys: self.keys.bind(schema)?,
-            seen: KeyedState::new(),
-        }))
+        self.0.operator(schema, Passing)
     }
 }
 
-struct Passing {
-    keys: KeyReader,
-    seen: KeyedState<Seen>,
-}
+struct Passing;
 
 /// The time of the latest event of a key.
 struct Seen(i64);
@@ -72,51 +51,33 @@ impl Stored for Seen {
     }
 
     fn read(bytes: &[u8]) -> Option<Self> {
-        Reader(bytes).i64().map(Seen)
+        StateBytes(bytes).i64().map(Seen)
     }
 }
 
-impl Passing {
-    fn pass(&mut self, rows: Rows, out: &mut Output) -> Result<(), Error> {
-        let keys = self.keys.read(&rows.batch)?;
-        let times = rows.times.as_ref().ok_or_else(misses_times)?;
-        let mut kept = Vec::with_capacity(rows.len());
-        for row in 0..rows.len() {
-            let (key, time) = (keys.at(row), times.times[row]);
-            let newest = self.seen.get(key)?.is_none_or(|seen| seen.0 <= time);
-            if newest {
-                self.seen.set(key, Seen(time));
-            }
-            kept.push(newest);
-        }
-        out.push(rows.filter(&BooleanArray::from(kept))?);
-        Ok(())
-    }
-}
+impl KeyedOperator for Passing {
+    type Kept = Seen;
 
-impl Operator for Passing {
-    fn process<'a>(
-        &'a mut self,
+    fn take(
+        &mut self,
+        keys: &Keys,
         rows: Rows,
-        out: &'a mut Output,
-    ) -> BoxFuture<'a, Result<(), Error>> {
-        ready(self.pass(rows, out)).boxed()
-    }
-
-    fn snapshot(&mut self, changes: &mut Changes) -> Result<(), Error> {
-        self.seen.snapshot(changes);
+        kept: &mut KeyedState<Seen>,
+        out: &mut Output,
+    ) -> Result<(), Error> {
+        let times = rows.times.as_ref().ok_or_else(misses_times)?;
+        let mut passes = Vec::with_capacity(rows.len());
+        for row in 0..rows.len() {
+            let time = times.times[row];
+            passes.push(kept.visit(keys.at(row), |slot| {
+                let newest = slot.get().is_none_or(|seen| seen.0 <= time);
+                if newest {
+                    slot.set(Seen(time));
+                }
+                newest
+            })?);
+        }
+        out.push(rows.filter(&BooleanArray::from(passes))?);
         Ok(())
-    }
-
-    fn restore(&mut self, state: Arc<dyn StateReader>) -> Result<(), Error> {
-        self.seen.restore(state)
-    }
-
-    fn memory(&self) -> usize {
-        self.seen.bytes()
-    }
-
-    fn shrink(&mut self, bytes: usize) {
-        self.seen.shrink(bytes);
     }
 }

@@ -7,6 +7,7 @@
 //! Adding a kind of step: its file in this folder, its spec in the catalog, and one line in [`registry`].
 
 mod alarm;
+mod aside;
 mod call;
 mod dedupe;
 mod filter;
@@ -22,6 +23,8 @@ pub(crate) mod route;
 mod rows;
 mod script;
 mod select;
+#[cfg(test)]
+mod snapshot_tests;
 mod sql;
 mod state;
 #[cfg(test)]
@@ -43,7 +46,7 @@ use crate::services::KnownService;
 pub(crate) use output::Output;
 pub(crate) use rows::{Made, Rows, Times};
 pub(crate) use script::KnownPlugin;
-pub(crate) use state::{Changes, StateReader, Visit};
+pub(crate) use state::{Changes, StateChange, StateReader, Visit};
 
 /// A step at work in one task. One call at a time; calls come in the order of the task's input.
 ///

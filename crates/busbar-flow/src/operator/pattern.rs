@@ -7,13 +7,10 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use busbar_catalog::PatternSpec;
 use busbar_event::{Class, Error};
 use busbar_sql::{Failed, Predicate};
-use futures::future::{BoxFuture, FutureExt, ready};
 
-use super::keyed::{KeyExpressions, KeyReader, KeyedState, Reader, Stored};
+use super::keyed::{KeyedOperator, KeyedState, KeyedStep, Keys, StateBytes, Stored};
 use super::rows::misfit;
-use super::{
-    Changes, Operator, Output, Rows, StateReader, Stateful, Step, StepContext, Wrong, misses_times,
-};
+use super::{Operator, Output, Rows, Stateful, Step, StepContext, Wrong, misses_times};
 use crate::limits::{PATTERN_EVENTS_MAX, PATTERN_OPEN_MAX};
 
 /// Compiles keys and conditions.
@@ -50,33 +47,28 @@ pub(super) fn compile(
         ),
         None => None,
     };
-    let keys = KeyExpressions::compile(schema, &spec.by)?;
     let meaning = PatternSpec {
         name: None,
         ..spec.clone()
     };
     Ok(Arc::new(Pattern {
-        names: keys.names(schema),
-        keys,
+        keyed: KeyedStep::compile(schema, &spec.by, spec.name.as_ref())?,
         conditions,
         without,
         within: spec.within.as_micros(),
         input: Arc::clone(schema),
         schema: Arc::new(Schema::new(fields)),
-        name: spec.name.clone(),
         meaning: serde_json::to_string(&meaning).unwrap_or_default(),
     }))
 }
 
 struct Pattern {
-    keys: KeyExpressions,
-    names: Vec<String>,
+    keyed: KeyedStep,
     conditions: Vec<Predicate>,
     without: Option<Predicate>,
     within: i64,
     input: SchemaRef,
     schema: SchemaRef,
-    name: Option<String>,
     meaning: String,
 }
 
@@ -90,37 +82,30 @@ impl Step for Pattern {
     }
 
     fn stateful(&self) -> Option<Stateful> {
-        Some(Stateful {
-            name: self.name.clone(),
-            keys: self.names.clone(),
-            meaning: self.meaning.clone(),
-            divided: None,
-        })
+        Some(self.keyed.stateful(self.meaning.clone()))
     }
 
     fn operator(&self, schema: &SchemaRef) -> Result<Box<dyn Operator>, Error> {
         let bind = |condition: &Predicate| condition.bind(schema);
-        Ok(Box::new(Matching {
-            keys: self.keys.bind(schema)?,
+        let matching = Matching {
             conditions: self.conditions.iter().map(bind).collect::<Result<_, _>>()?,
             without: self.without.as_ref().map(bind).transpose()?,
             within: self.within,
             schema: Arc::clone(&self.schema),
-            open: KeyedState::new(),
-        }))
+        };
+        self.keyed.operator(schema, matching)
     }
 }
 
 struct Matching {
-    keys: KeyReader,
     conditions: Vec<Predicate>,
     without: Option<Predicate>,
     within: i64,
     schema: SchemaRef,
-    open: KeyedState<Begun>,
 }
 
 /// Beginnings of the pattern, the oldest first: the times of the events that were found.
+#[derive(Default)]
 struct Begun {
     matches: Vec<Vec<i64>>,
     /// The watermark from which on the youngest cannot be completed any more.
@@ -139,7 +124,7 @@ impl Stored for Begun {
     }
 
     fn read(bytes: &[u8]) -> Option<Self> {
-        let mut reader = Reader(bytes);
+        let mut reader = StateBytes(bytes);
         let forget = reader.i64()?;
         let mut matches = Vec::new();
         while !reader.0.is_empty() {
@@ -161,9 +146,72 @@ impl Stored for Begun {
     }
 }
 
-impl Matching {
-    fn find(&mut self, rows: Rows, out: &mut Output) -> Result<(), Error> {
-        let keys = self.keys.read(&rows.batch)?;
+impl Begun {
+    /// Takes in an event that found the watermark at `mark`. Answers the times of a whole pattern, if it completes one.
+    fn go_on(&mut self, event: &PatternEvent<'_>, within: i64) -> Option<Vec<i64>> {
+        let time = event.time;
+        // Too old to be completed, by this event's time or by the watermark that it found.
+        let oldest = (time - within).max(event.mark.saturating_sub(2 * within));
+        let matches = &mut self.matches;
+        matches.retain(|begun| begun[0] >= oldest);
+        if event.breaks {
+            matches.retain(|begun| begun.last().is_some_and(|last| *last > time));
+            return None;
+        }
+        for begun in matches.iter_mut() {
+            let next = begun.len();
+            let follows = begun.last().is_some_and(|last| *last <= time);
+            if follows && event.is(next) {
+                begun.push(time);
+                if begun.len() == event.conditions.len() {
+                    let complete = std::mem::take(begun);
+                    // The next match begins behind this one.
+                    matches.clear();
+                    return Some(complete);
+                }
+            }
+        }
+        if event.is(0) {
+            if matches.len() == PATTERN_OPEN_MAX {
+                matches.remove(0);
+            }
+            matches.push(vec![time]);
+        }
+        None
+    }
+}
+
+/// An event as the pattern sees it.
+struct PatternEvent<'a> {
+    row: usize,
+    time: i64,
+    mark: i64,
+    /// It ends what has begun.
+    breaks: bool,
+    conditions: &'a [BooleanArray],
+}
+
+impl PatternEvent<'_> {
+    /// Whether it can be the event of this number in the sequence.
+    fn is(&self, number: usize) -> bool {
+        holds(&self.conditions[number], self.row)
+    }
+}
+
+fn holds(condition: &BooleanArray, row: usize) -> bool {
+    condition.is_valid(row) && condition.value(row)
+}
+
+impl KeyedOperator for Matching {
+    type Kept = Begun;
+
+    fn take(
+        &mut self,
+        keys: &Keys,
+        rows: Rows,
+        kept: &mut KeyedState<Begun>,
+        out: &mut Output,
+    ) -> Result<(), Error> {
         let times = rows.times.as_ref().ok_or_else(misses_times)?;
         let evaluate = |condition: &Predicate| condition.evaluate(&rows.batch);
         let conditions: Vec<BooleanArray> = self
@@ -172,61 +220,41 @@ impl Matching {
             .map(evaluate)
             .collect::<Result<_, _>>()?;
         let without = self.without.as_ref().map(evaluate).transpose()?;
-        let is =
-            |condition: &BooleanArray, row: usize| condition.is_valid(row) && condition.value(row);
+        let within = self.within;
         let mut found: Vec<u32> = Vec::new();
         let mut found_times: Vec<Vec<i64>> = vec![Vec::new(); conditions.len()];
         for row in 0..rows.len() {
-            let (key, time) = (keys.at(row), times.times[row]);
-            let any = conditions.iter().any(|condition| is(condition, row));
-            let breaks = without.as_ref().is_some_and(|without| is(without, row));
-            if !any && !breaks {
+            let breaks = without.as_ref().is_some_and(|without| holds(without, row));
+            if !breaks && !conditions.iter().any(|condition| holds(condition, row)) {
                 continue;
             }
-            let known = self.open.get(key)?;
-            let mut matches = known.map(|known| known.matches.clone()).unwrap_or_default();
-            let had = matches.len();
-            // Too old to be completed, by this event's time or by the watermark that it found.
-            let oldest = (time - self.within).max(times.marks[row].saturating_sub(2 * self.within));
-            matches.retain(|begun| begun[0] >= oldest);
-            if breaks {
-                matches.retain(|begun| begun.last().is_some_and(|last| *last > time));
-            }
-            let mut complete = None;
-            if !breaks {
-                for begun in &mut matches {
-                    let next = begun.len();
-                    let follows = begun.last().is_some_and(|last| *last <= time);
-                    if follows && is(&conditions[next], row) {
-                        begun.push(time);
-                        if begun.len() == conditions.len() {
-                            complete = Some(begun.clone());
-                            break;
-                        }
-                    }
+            let event = PatternEvent {
+                row,
+                time: times.times[row],
+                mark: times.marks[row],
+                breaks,
+                conditions: &conditions,
+            };
+            let complete = kept.visit(keys.at(row), |slot| {
+                if slot.get().is_none() && (breaks || !event.is(0)) {
+                    return None;
                 }
-                if complete.is_none() && is(&conditions[0], row) {
-                    if matches.len() == PATTERN_OPEN_MAX {
-                        matches.remove(0);
+                let known = slot.change();
+                let begun = known.get_or_insert_with(Begun::default);
+                let complete = begun.go_on(&event, within);
+                match begun.matches.iter().map(|begun| begun[0]).max() {
+                    Some(youngest) => {
+                        begun.forget = youngest.saturating_add(within).saturating_add(1);
                     }
-                    matches.push(vec![time]);
+                    None => *known = None,
                 }
-            }
+                complete
+            })?;
             if let Some(complete) = complete {
                 found.push(row as u32);
                 for (column, time) in found_times.iter_mut().zip(complete) {
                     column.push(time);
                 }
-                // The next match begins behind this one.
-                matches.clear();
-            }
-            match matches.iter().map(|begun| begun[0]).max() {
-                Some(youngest) => {
-                    let forget = youngest.saturating_add(self.within).saturating_add(1);
-                    self.open.set(key, Begun { matches, forget });
-                }
-                None if had > 0 => self.open.remove(key),
-                None => {}
             }
         }
         let found = rows.take(&found.into())?;
@@ -239,18 +267,8 @@ impl Matching {
         out.push(found.with_columns(batch));
         Ok(())
     }
-}
 
-impl Operator for Matching {
-    fn process<'a>(
-        &'a mut self,
-        rows: Rows,
-        out: &'a mut Output,
-    ) -> BoxFuture<'a, Result<(), Error>> {
-        ready(self.find(rows, out)).boxed()
-    }
-
-    fn failing(&mut self, rows: &Rows) -> Vec<Failed> {
+    fn failing(&self, rows: &Rows) -> Vec<Failed> {
         let all = self.conditions.iter().chain(&self.without);
         let mut failed: Vec<Failed> = all
             .flat_map(|condition| condition.failing(&rows.batch))
@@ -260,29 +278,17 @@ impl Operator for Matching {
         failed
     }
 
-    fn on_time(&mut self, watermark: i64, _out: &mut Output) -> Result<(), Error> {
+    fn on_time(
+        &mut self,
+        watermark: i64,
+        kept: &mut KeyedState<Begun>,
+        _out: &mut Output,
+    ) -> Result<(), Error> {
         // An event that comes behind the watermark by less than this may still complete one.
         let behind = watermark.saturating_sub(self.within);
-        for key in self.open.due(behind)? {
-            self.open.remove(&key);
+        for key in kept.due(behind)? {
+            kept.remove(&key);
         }
         Ok(())
-    }
-
-    fn snapshot(&mut self, changes: &mut Changes) -> Result<(), Error> {
-        self.open.snapshot(changes);
-        Ok(())
-    }
-
-    fn restore(&mut self, state: Arc<dyn StateReader>) -> Result<(), Error> {
-        self.open.restore(state)
-    }
-
-    fn memory(&self) -> usize {
-        self.open.bytes()
-    }
-
-    fn shrink(&mut self, bytes: usize) {
-        self.open.shrink(bytes);
     }
 }

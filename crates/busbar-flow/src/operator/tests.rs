@@ -17,7 +17,8 @@ use parking_lot::Mutex;
 use proptest::prelude::*;
 
 use super::{
-    Changes, Operator, Output, Rows, StateReader, Step, StepContext, Times, Visit, registry,
+    Changes, Operator, Output, Rows, StateChange, StateReader, Step, StepContext, Times, Visit,
+    registry,
 };
 
 /// State in memory, as of the last snapshot.
@@ -31,11 +32,15 @@ impl Memory {
     }
 
     pub fn write(&self, changes: Changes) {
+        self.apply(changes.resolve().unwrap());
+    }
+
+    pub fn apply(&self, changes: Vec<StateChange>) {
         let mut state = self.0.lock();
-        for (key, value) in changes.changes {
+        for (key, value) in changes {
             match value {
-                Some(value) => state.insert(key, value),
-                None => state.remove(&key),
+                Some(value) => state.insert(key.to_vec(), value),
+                None => state.remove(&key[..]),
             };
         }
     }
@@ -82,7 +87,7 @@ pub(super) fn batch(readings: &[Reading]) -> RecordBatch {
     .unwrap()
 }
 
-fn step(yaml: &str) -> Arc<dyn Step> {
+pub(super) fn step(yaml: &str) -> Arc<dyn Step> {
     let spec: StepSpec = serde_saphyr::from_str(yaml).unwrap();
     let schema = batch(&[]).schema();
     let context = StepContext {
@@ -176,7 +181,7 @@ fn run(step: &Arc<dyn Step>, readings: &[Reading], lateness: i64, cuts: &Cuts) -
     (rows, late)
 }
 
-fn feed(
+pub(super) fn feed(
     operator: &mut dyn Operator,
     readings: &[Reading],
     range: Range<usize>,

@@ -10,13 +10,12 @@ use arrow::row::{RowConverter, SortField};
 use busbar_catalog::TopSpec;
 use busbar_event::{Class, Error};
 use busbar_sql::Projection;
-use futures::future::{BoxFuture, FutureExt, ready};
 
-use super::keyed::{KeyExpressions, KeyReader, KeyedState, Reader, RowBytes, Stored, write_bytes};
-use super::rows::misfit;
-use super::{
-    Changes, Operator, Output, Rows, StateReader, Stateful, Step, StepContext, Wrong, misses_times,
+use super::keyed::{
+    KeyedOperator, KeyedState, KeyedStep, Keys, RowBytes, StateBytes, Stored, write_bytes,
 };
+use super::rows::misfit;
+use super::{Operator, Output, Rows, Stateful, Step, StepContext, Wrong, misses_times};
 use crate::limits::TOP_ROWS_MAX;
 use crate::operator::window::Shape;
 
@@ -45,21 +44,18 @@ pub(super) fn compile(spec: &TopSpec, context: &StepContext<'_>) -> Result<Arc<d
     let mut fields: Vec<FieldRef> = schema.fields().iter().cloned().collect();
     fields.push(Arc::new(Field::new(RANK, DataType::UInt32, false)));
     let size = spec.tumble.as_micros();
-    let keys = KeyExpressions::compile(schema, &spec.by)?;
     let meaning = TopSpec {
         name: None,
         ..spec.clone()
     };
     Ok(Arc::new(Top {
-        names: keys.names(schema),
-        keys,
+        keyed: KeyedStep::compile(schema, &spec.by, spec.name.as_ref())?,
         order,
         n: spec.n as usize,
         ties: spec.ties,
         shape: Shape::new(size, size, 0).map_err(|error| Wrong::new(error).at("tumble"))?,
         input: Arc::clone(schema),
         schema: Arc::new(Schema::new(fields)),
-        name: spec.name.clone(),
         meaning: format!(
             "{} {:?}",
             serde_json::to_string(&meaning).unwrap_or_default(),
@@ -81,15 +77,13 @@ fn direction(text: &str) -> (&str, bool) {
 }
 
 struct Top {
-    keys: KeyExpressions,
-    names: Vec<String>,
+    keyed: KeyedStep,
     order: Vec<(Projection, bool)>,
     n: usize,
     ties: bool,
     shape: Shape,
     input: SchemaRef,
     schema: SchemaRef,
-    name: Option<String>,
     meaning: String,
 }
 
@@ -107,12 +101,7 @@ impl Step for Top {
     }
 
     fn stateful(&self) -> Option<Stateful> {
-        Some(Stateful {
-            name: self.name.clone(),
-            keys: self.names.clone(),
-            meaning: self.meaning.clone(),
-            divided: None,
-        })
+        Some(self.keyed.stateful(self.meaning.clone()))
     }
 
     fn operator(&self, schema: &SchemaRef) -> Result<Box<dyn Operator>, Error> {
@@ -126,22 +115,20 @@ impl Step for Top {
             let options = SortOptions::new(*descending, false);
             SortField::new_with_options(expression.schema().field(0).data_type().clone(), options)
         });
-        Ok(Box::new(Ranking {
+        let ranking = Ranking {
             converter: RowConverter::new(fields.collect()).map_err(misfit)?,
-            keys: self.keys.bind(schema)?,
             order,
             n: self.n,
             ties: self.ties,
             shape: self.shape,
             rows: RowBytes::new(&self.input)?,
             schema: Arc::clone(&self.schema),
-            windows: KeyedState::new(),
-        }))
+        };
+        self.keyed.operator(schema, ranking)
     }
 }
 
 struct Ranking {
-    keys: KeyReader,
     order: Vec<(Projection, bool)>,
     converter: RowConverter,
     n: usize,
@@ -150,14 +137,12 @@ struct Ranking {
     shape: Shape,
     rows: RowBytes,
     schema: SchemaRef,
-    /// By the beginning of the window and the key.
-    windows: KeyedState<Best>,
 }
 
 /// The bytes a row is ordered by, and the row.
 type Ranked = (Box<[u8]>, Box<[u8]>);
 
-/// The first rows so far.
+/// The first rows so far of one window and key. State is kept by the beginning of the window and the key.
 struct Best {
     end: i64,
     /// In their order; of equal rows the one that came first stands first. Each with the bytes it is ordered by.
@@ -182,7 +167,7 @@ impl Stored for Best {
     }
 
     fn read(bytes: &[u8]) -> Option<Self> {
-        let mut reader = Reader(bytes);
+        let mut reader = StateBytes(bytes);
         let end = reader.i64()?;
         let mut rows = Vec::new();
         while !reader.0.is_empty() {
@@ -204,9 +189,40 @@ impl Stored for Best {
     }
 }
 
-impl Ranking {
-    fn rank(&mut self, rows: &Rows, out: &mut Output) -> Result<(), Error> {
-        let keys = self.keys.read(&rows.batch)?;
+impl Best {
+    /// Takes a row in among the first `n`, unless it comes behind them. `ties`: rows that are equal to the last of them
+    /// belong to them.
+    fn add(&mut self, by: &[u8], row: &[u8], n: usize, ties: bool) {
+        let rows = &mut self.rows;
+        let place = rows.partition_point(|(known, _)| **known <= *by);
+        let is_tie = ties && rows.get(n - 1).is_some_and(|(last, _)| **last == *by);
+        if place >= n && !is_tie {
+            return;
+        }
+        rows.insert(place, (by.into(), row.into()));
+        let keep = match rows.get(n - 1) {
+            Some((last, _)) if ties => rows.partition_point(|(known, _)| known <= last),
+            _ => n,
+        };
+        rows.truncate(keep);
+    }
+}
+
+impl KeyedOperator for Ranking {
+    type Kept = Best;
+
+    fn load(&self, _keys: &Keys, _rows: &Rows, _kept: &mut KeyedState<Best>) -> Result<(), Error> {
+        // State has other keys than rows: `take` looks at all of it before it changes anything.
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        keys: &Keys,
+        rows: Rows,
+        kept: &mut KeyedState<Best>,
+        out: &mut Output,
+    ) -> Result<(), Error> {
         let times = rows.times.as_ref().ok_or_else(misses_times)?;
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.order.len());
         for (expression, _) in &self.order {
@@ -236,7 +252,7 @@ impl Ranking {
         // Most rows come behind the first ones that are known: only those that do not are written as bytes.
         let mut candidates: Vec<u32> = Vec::new();
         for group in &mut groups {
-            let best = self.windows.get(&group.key)?;
+            let best = kept.get(&group.key)?;
             if let Some(last) = best.and_then(|best| best.rows.get(self.n - 1)) {
                 let enters = |by: &[u8]| *by < *last.0 || self.ties && *by == *last.0;
                 group
@@ -252,27 +268,17 @@ impl Ranking {
             if group.rows.is_empty() {
                 continue;
             }
-            let known = self.windows.get(&group.key)?;
-            let mut best: Vec<Ranked> = known.map(|known| known.rows.clone()).unwrap_or_default();
-            for row in group.rows {
-                let by = order.row(row as usize).data();
-                let place = best.partition_point(|(known, _)| **known <= *by);
-                let last = best.get(self.n - 1).map(|(known, _)| &**known);
-                let ties = self.ties && last == Some(by);
-                if place < self.n || ties {
-                    best.insert(place, (by.into(), encoded.row(at).data().into()));
-                    let keep = match best.get(self.n - 1) {
-                        Some((last, _)) if self.ties => {
-                            best.partition_point(|(known, _)| known <= last)
-                        }
-                        _ => self.n,
-                    };
-                    best.truncate(keep);
+            kept.visit(&group.key, |slot| {
+                let best = slot.change().get_or_insert_with(|| Best {
+                    end: group.end,
+                    rows: Vec::new(),
+                });
+                for row in &group.rows {
+                    let by = order.row(*row as usize).data();
+                    best.add(by, encoded.row(at).data(), self.n, self.ties);
+                    at += 1;
                 }
-                at += 1;
-            }
-            let end = group.end;
-            self.windows.set(&group.key, Best { end, rows: best });
+            })?;
         }
         out.taken += rows.len() - late.len();
         if !late.is_empty() {
@@ -280,21 +286,16 @@ impl Ranking {
         }
         Ok(())
     }
-}
 
-impl Operator for Ranking {
-    fn process<'a>(
-        &'a mut self,
-        rows: Rows,
-        out: &'a mut Output,
-    ) -> BoxFuture<'a, Result<(), Error>> {
-        ready(self.rank(&rows, out)).boxed()
-    }
-
-    fn on_time(&mut self, watermark: i64, out: &mut Output) -> Result<(), Error> {
+    fn on_time(
+        &mut self,
+        watermark: i64,
+        kept: &mut KeyedState<Best>,
+        out: &mut Output,
+    ) -> Result<(), Error> {
         let (mut rows, mut ranks, mut times) = (Vec::new(), Vec::new(), Vec::new());
-        for key in self.windows.due(watermark)? {
-            if let Some(best) = self.windows.get(&key)? {
+        for key in kept.due(watermark)? {
+            if let Some(best) = kept.get(&key)? {
                 let mut rank = 0;
                 for (place, (by, row)) in best.rows.iter().enumerate() {
                     let tie = self.ties && place > 0 && best.rows[place - 1].0 == *by;
@@ -304,7 +305,7 @@ impl Operator for Ranking {
                     times.push(best.end - 1);
                 }
             }
-            self.windows.remove(&key);
+            kept.remove(&key);
         }
         if rows.is_empty() {
             return Ok(());
@@ -316,28 +317,11 @@ impl Operator for Ranking {
         Ok(())
     }
 
-    fn next_time(&self) -> Option<i64> {
-        self.windows.next_due()
+    fn tells_when_due(&self) -> bool {
+        true
     }
 
-    fn flush(&mut self, out: &mut Output) -> Result<(), Error> {
-        self.on_time(i64::MAX, out)
-    }
-
-    fn snapshot(&mut self, changes: &mut Changes) -> Result<(), Error> {
-        self.windows.snapshot(changes);
-        Ok(())
-    }
-
-    fn restore(&mut self, state: Arc<dyn StateReader>) -> Result<(), Error> {
-        self.windows.restore(state)
-    }
-
-    fn memory(&self) -> usize {
-        self.windows.bytes()
-    }
-
-    fn shrink(&mut self, bytes: usize) {
-        self.windows.shrink(bytes);
+    fn ends_with_input(&self) -> bool {
+        true
     }
 }

@@ -329,7 +329,7 @@ impl Operator for WindowOperator {
 
     fn snapshot(&mut self, changes: &mut Changes) -> Result<(), Error> {
         if self.emit.is_some() {
-            changes.put(EMITTED, self.emitted.to_be_bytes().to_vec());
+            changes.put(EMITTED, &self.emitted.to_be_bytes());
         }
         match &mut self.open {
             Open::Regular(panes) => panes.snapshot(changes),

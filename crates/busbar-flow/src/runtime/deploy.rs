@@ -9,7 +9,8 @@ use futures::executor::block_on;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
-use super::{Flow, Running, Runtime, flow_hash};
+use super::apply::flow_hash;
+use super::{Flow, Running, Runtime};
 use crate::blocking::blocking;
 use crate::chain::Chain;
 use crate::checkpoint::{Kept, Mark, TaskKey};
@@ -176,6 +177,7 @@ impl Runtime {
             notice: Mutex::new(notice),
             marks: Mutex::new(marks.into_iter().collect()),
             clocks: Mutex::default(),
+            costs: Mutex::default(),
             plan: Arc::clone(&plan),
         });
         let flow = flow(Some(Arc::clone(&shared)), None);

@@ -1,12 +1,14 @@
 //! How a flow runs: its stages, what is between them, its state, and what each output promises and why.
 
+use std::time::Duration;
+
 use busbar_event::{Class, Error, Language, messages};
 use serde::Serialize;
 
 use super::{Flow, Runtime};
 use crate::compile::{InputPlan, Plan, Target};
 use crate::limits::{BATCH_BYTES_MAX, STATE_BYTES_MAX};
-use crate::task::lanes;
+use crate::task::{StateCost, lanes};
 use busbar_connector::Guarantee;
 
 /// How a flow runs.
@@ -44,6 +46,24 @@ pub struct ExplainedStage {
     pub delivers: bool,
     /// Rows carry event time, and ticks move it on where there are no events.
     pub event_time: bool,
+    /// What its state costs; none for a stage that keeps none, or does not run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoints: Option<ExplainedCheckpoints>,
+}
+
+/// What the state of a stage costs, in the task where it costs most, since its tasks began.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExplainedCheckpoints {
+    /// How long reading the state took when the task began, in milliseconds.
+    pub restored_ms: f64,
+    /// Keys that the last snapshot has changed.
+    pub changes: usize,
+    /// The longest time for which a snapshot has held the task up, in milliseconds.
+    pub longest_stall_ms: f64,
+    /// How long the last commit took, in milliseconds.
+    pub commit_ms: f64,
+    /// Commits that have ended.
+    pub commits: u64,
 }
 
 /// A step, or a part of one.
@@ -153,6 +173,7 @@ impl Runtime {
             regroup,
             delivers: input.delivers(),
             event_time: input.timed,
+            checkpoints: checkpoints(flow, input),
         }
     }
 
@@ -198,6 +219,26 @@ impl Runtime {
             })
             .collect()
     }
+}
+
+/// What the state of a stage costs.
+fn checkpoints(flow: &Flow, input: &InputPlan) -> Option<ExplainedCheckpoints> {
+    let costs = flow.shared.as_ref()?.costs.lock();
+    let of_stage = costs
+        .iter()
+        .filter(|(task, _)| task.stream == input.stream)
+        .map(|(_, cost)| cost);
+    let milliseconds = |of: fn(&StateCost) -> Duration| {
+        let longest = of_stage.clone().map(of).max();
+        longest.map(|longest| longest.as_secs_f64() * 1e3)
+    };
+    Some(ExplainedCheckpoints {
+        restored_ms: milliseconds(|cost| cost.restored)?,
+        changes: of_stage.clone().map(|cost| cost.changes).max()?,
+        longest_stall_ms: milliseconds(|cost| cost.longest_stall)?,
+        commit_ms: milliseconds(|cost| cost.commit)?,
+        commits: of_stage.clone().map(|cost| cost.commits).sum(),
+    })
 }
 
 fn said(language: Language, code: &str) -> String {

@@ -1,6 +1,7 @@
 //! Taking up the state of a task: the last that was committed, or, where that cannot be read, its copy.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use busbar_event::{Class, Error, time};
 
@@ -64,6 +65,7 @@ impl Runtime {
         before: &[Arc<str>],
         mark: Mark,
     ) -> Result<(Chain, Keeps), Error> {
+        let begun = Instant::now();
         let inner = &self.inner;
         let mut chain = plan.inputs[seat.input].chain(before)?;
         let state = inner.states.task(&state_name(&seat.known_as, &seat.key));
@@ -82,6 +84,7 @@ impl Runtime {
             time.resume(checkpoint.watermark, &checkpoint.producers);
         }
         chain.restore(&state)?;
+        let restored = begun.elapsed();
         let stream = ticks_stream(&inner.options.bus, &seat.known_as)?;
         let partition = Arc::clone(&stream.partitions()[0]);
         let (at, read) = (checkpoint.position, checkpoint.ticks_read);
@@ -94,6 +97,7 @@ impl Runtime {
             producer: producer_name(&seat.key),
             told: None,
             notice: None,
+            restored,
         };
         Ok((chain, keeps))
     }

@@ -312,9 +312,9 @@ mod tests {
         let value = |text: &'static str| Some(Bytes::from_static(text.as_bytes()));
         let checkpoint = r#"{"generation":0,"position":7,"ticks":0,"ticks_read":0,"seen":null,"watermark":null,"producers":{}}"#;
         let changes = vec![
-            (b"c".to_vec(), value(checkpoint)),
-            (b"o/w/a".to_vec(), value("1")),
-            (b"o/w/b".to_vec(), value("")),
+            (Bytes::from_static(b"c"), value(checkpoint)),
+            (Bytes::from_static(b"o/w/a"), value("1")),
+            (Bytes::from_static(b"o/w/b"), value("")),
         ];
         store.commit("f/in/0~2", changes).unwrap();
         assert_eq!(copies.checkpoint("f/in/0").unwrap(), None);
@@ -325,7 +325,7 @@ mod tests {
         assert_eq!(whole[1], (b"o/w/a".to_vec(), Bytes::from_static(b"1")));
         // One that is not wanted any more leaves the one before.
         store
-            .commit("f/in/0~2", vec![(b"o/w/a".to_vec(), None)])
+            .commit("f/in/0~2", vec![(Bytes::from_static(b"o/w/a"), None)])
             .unwrap();
         copies
             .write("f/in/0", &store, "f/in/0~2", || false)

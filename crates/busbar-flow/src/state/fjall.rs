@@ -12,10 +12,9 @@ use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable as _};
 use parking_lot::RwLock;
 
-use super::{StateChange, StateStore};
+use super::StateStore;
 use crate::limits::{STATE_CACHE_BYTES, STATE_LOCK_WAIT, STATE_REMOVE_KEYS};
-
-use crate::operator::Visit;
+use crate::operator::{StateChange, Visit};
 
 /// Keeps state in a folder.
 pub(crate) struct FjallStore {
@@ -191,11 +190,14 @@ impl StateStore for FjallStore {
                 .database
                 .batch()
                 .durability(Some(PersistMode::SyncData));
+            let mut whole = key_of(task, b"");
+            let begin = whole.len();
             for (key, value) in changes {
-                let key = key_of(task, &key);
+                whole.truncate(begin);
+                whole.extend_from_slice(&key);
                 match value {
-                    Some(value) => batch.insert(&open.keyspace, key, &value[..]),
-                    None => batch.remove(&open.keyspace, key),
+                    Some(value) => batch.insert(&open.keyspace, &whole[..], &value[..]),
+                    None => batch.remove(&open.keyspace, &whole[..]),
                 }
             }
             batch.commit()

@@ -6,9 +6,8 @@ use busbar_event::Error;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{StateChange, StateStore};
-
-use crate::operator::Visit;
+use super::StateStore;
+use crate::operator::{StateChange, Visit};
 
 type Tasks = BTreeMap<String, BTreeMap<Vec<u8>, Bytes>>;
 
@@ -41,8 +40,8 @@ impl StateStore for MemoryStore {
         let map = tasks.entry(task.to_owned()).or_default();
         for (key, value) in changes {
             match value {
-                Some(value) => map.insert(key, value),
-                None => map.remove(&key),
+                Some(value) => map.insert(key.to_vec(), value),
+                None => map.remove(&key[..]),
             };
         }
         Ok(())

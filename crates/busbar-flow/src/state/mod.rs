@@ -14,20 +14,19 @@ mod checkpoint;
 mod copy;
 mod fjall;
 mod memory;
+mod pending;
 mod task;
 
 use busbar_event::Error;
 use bytes::Bytes;
 
-use crate::operator::Visit;
+use crate::operator::{StateChange, Visit};
 
 pub(crate) use checkpoint::Checkpoint;
 pub(crate) use fjall::FjallStore;
 pub(crate) use memory::MemoryStore;
-pub(crate) use task::{Snapshot, States, TaskState};
-
-/// A change of a task's state: a key, and its value or none where it is removed.
-pub(crate) type StateChange = (Vec<u8>, Option<Bytes>);
+pub(crate) use pending::Snapshot;
+pub(crate) use task::{States, TaskState};
 
 /// Keeps the state of tasks. Every call may block on the disk. State that is not as it was written is the error
 /// `flow.state-damaged`.

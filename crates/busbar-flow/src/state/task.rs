@@ -10,9 +10,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::copy::Copies;
-use super::{Checkpoint, FjallStore, StateChange, StateStore};
+use super::pending::{PendingChanges, Snapshot};
+use super::{Checkpoint, FjallStore, StateStore};
 use crate::limits::{STATE_COPY_EVERY, STATE_COPY_SHARE, STATE_REMOVE_KEYS};
-use crate::operator::{Changes, StateReader, Visit};
+use crate::operator::{Changes, StateChange, StateReader, Visit};
 
 const CHECKPOINT: &[u8] = b"c";
 const CUT: &[u8] = b"k/";
@@ -155,7 +156,7 @@ impl States {
         let place = place(task, turn);
         let mut changes: Vec<StateChange> = Vec::new();
         let read = copies.read(task, &mut |key, value| {
-            changes.push((key.to_vec(), Some(value)));
+            changes.push((Bytes::copy_from_slice(key), Some(value)));
             if changes.len() >= STATE_REMOVE_KEYS {
                 self.store.commit(&place, std::mem::take(&mut changes))?;
             }
@@ -171,7 +172,7 @@ impl States {
         }
         // Where input is to be cut is noted since the copy too, as far as it can be read.
         let noted = self.store.scan(&before, CUT, &mut |key, value| {
-            changes.push((key.to_vec(), Some(value)));
+            changes.push((Bytes::copy_from_slice(key), Some(value)));
             Ok(())
         });
         if let Err(error) = noted {
@@ -225,8 +226,7 @@ impl States {
             }),
             holder,
             number,
-            waiting: Mutex::default(),
-            taken: Mutex::default(),
+            pending: PendingChanges::default(),
             cuts: Mutex::default(),
         })
     }
@@ -278,9 +278,6 @@ fn meanings(store: &dyn StateStore, task: &str) -> Result<BTreeMap<String, Strin
     Ok(meanings)
 }
 
-/// The value that each key will have, and the number of the snapshot that says so.
-type Waiting = BTreeMap<Vec<u8>, (u64, Option<Bytes>)>;
-
 /// The state of one task. Readers see every snapshot that was taken, whether it is committed yet or not.
 pub(crate) struct TaskState {
     store: Arc<dyn StateStore>,
@@ -292,10 +289,7 @@ pub(crate) struct TaskState {
     /// The number of the task's last holder, and that of this one. Held while something is committed.
     holder: Arc<Mutex<u64>>,
     number: u64,
-    /// Changes of snapshots that are not committed yet, and the number of the last snapshot that has the key.
-    waiting: Mutex<Waiting>,
-    /// Snapshots that were taken.
-    taken: Mutex<u64>,
+    pending: PendingChanges,
     /// Where input must be cut, as far as it is noted.
     cuts: Mutex<BTreeSet<u64>>,
 }
@@ -307,12 +301,6 @@ struct Copying {
     under_way: bool,
     /// The sequence number of the last copy.
     sequence: u64,
-}
-
-/// A snapshot of a task's operators.
-#[derive(Debug)]
-pub(crate) struct Snapshot {
-    number: u64,
 }
 
 impl TaskState {
@@ -369,7 +357,7 @@ impl TaskState {
             if !keep || present.get(name) != Some(was) {
                 let prefix = operator_key(name);
                 self.store.scan(&self.place, &prefix, &mut |key, _| {
-                    changes.push((key.to_vec(), None));
+                    changes.push((Bytes::copy_from_slice(key), None));
                     Ok(())
                 })?;
                 changes.push((meaning_key(name), None));
@@ -380,7 +368,7 @@ impl TaskState {
                 changes.push((meaning_key(name), Some(meaning.clone().into())));
             }
         }
-        changes.push((CHECKPOINT.to_vec(), Some(encode(checkpoint))));
+        changes.push((Bytes::from_static(CHECKPOINT), Some(encode(checkpoint))));
         self.write(changes)
     }
 
@@ -392,33 +380,20 @@ impl TaskState {
         })
     }
 
+    /// What is to take up the changes of an operator.
+    pub fn changes(&self, operator: &str) -> Changes {
+        Changes::under(operator_key(operator))
+    }
+
     /// Takes up what operators have changed. It can be read from now on.
-    pub fn snapshot(&self, changed: Vec<(&str, Changes)>) -> Snapshot {
-        let mut taken = self.taken.lock();
-        *taken += 1;
-        let number = *taken;
-        let mut waiting = self.waiting.lock();
-        for (operator, changed) in changed {
-            let prefix = operator_key(operator);
-            for (key, value) in changed.changes {
-                waiting.insert([&prefix[..], &key].concat(), (number, value));
-            }
-        }
-        Snapshot { number }
+    pub fn snapshot(&self, changed: Vec<Changes>) -> Snapshot {
+        self.pending.take(changed)
     }
 
     /// Commits a snapshot, with those before it that could not be, and the position it belongs to.
     pub fn commit(&self, snapshot: &Snapshot, checkpoint: &Checkpoint) -> Result<(), Error> {
-        let mut changes: Vec<StateChange> = {
-            let waiting = self.waiting.lock();
-            let older = waiting
-                .iter()
-                .filter(|(_, (number, _))| *number <= snapshot.number);
-            older
-                .map(|(key, (_, value))| (key.clone(), value.clone()))
-                .collect()
-        };
-        changes.push((CHECKPOINT.to_vec(), Some(encode(checkpoint))));
+        let mut changes = self.pending.until(snapshot)?;
+        changes.push((Bytes::from_static(CHECKPOINT), Some(encode(checkpoint))));
         // Cuts before the position have served, and those behind the copy are needed when the task goes back to it.
         let mut cuts = self.cuts.lock().clone();
         let needed = match &self.copies {
@@ -431,8 +406,7 @@ impl TaskState {
         self.cuts
             .lock()
             .retain(|cut| ahead.contains(cut) || !cuts.contains(cut));
-        let mut waiting = self.waiting.lock();
-        waiting.retain(|_, (number, _)| *number > snapshot.number);
+        self.pending.done(snapshot);
         Ok(())
     }
 
@@ -458,8 +432,8 @@ impl TaskState {
     }
 }
 
-fn cut_key(cut: u64) -> Vec<u8> {
-    [CUT, &cut.to_be_bytes()].concat()
+fn cut_key(cut: u64) -> Bytes {
+    [CUT, &cut.to_be_bytes()].concat().into()
 }
 
 fn encode(checkpoint: &Checkpoint) -> Bytes {
@@ -471,8 +445,8 @@ fn operator_key(operator: &str) -> Vec<u8> {
     format!("o/{operator}/").into_bytes()
 }
 
-fn meaning_key(operator: &str) -> Vec<u8> {
-    format!("m/{operator}").into_bytes()
+fn meaning_key(operator: &str) -> Bytes {
+    format!("m/{operator}").into()
 }
 
 struct OperatorState {
@@ -483,36 +457,27 @@ struct OperatorState {
 impl StateReader for OperatorState {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
         let key = [&self.prefix[..], key].concat();
-        if let Some((_, value)) = self.task.waiting.lock().get(&key) {
-            return Ok(value.clone());
+        match self.task.pending.get(&key)? {
+            Some(value) => Ok(value),
+            None => self.task.store.get(&self.task.place, &key),
         }
-        self.task.store.get(&self.task.place, &key)
     }
 
     fn scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
         let prefix = [&self.prefix[..], prefix].concat();
         let skip = self.prefix.len();
-        let waiting: BTreeMap<Vec<u8>, Option<Bytes>> = {
-            let waiting = self.task.waiting.lock();
-            waiting
-                .range(prefix.clone()..)
-                .take_while(|(key, _)| key.starts_with(&prefix))
-                .map(|(key, (_, value))| (key.clone(), value.clone()))
-                .collect()
-        };
+        let waiting = self.task.pending.range(&prefix)?;
         // Both are in the order of keys; what waits goes over what is committed.
         let mut waiting = waiting.into_iter().peekable();
         self.task
             .store
             .scan(&self.task.place, &prefix, &mut |key, value| {
-                while let Some((newer, replaced)) =
-                    waiting.next_if(|(newer, _)| newer.as_slice() < key)
-                {
+                while let Some((newer, replaced)) = waiting.next_if(|(newer, _)| newer[..] < *key) {
                     if let Some(value) = replaced {
                         visit(&newer[skip..], value)?;
                     }
                 }
-                match waiting.next_if(|(newer, _)| newer.as_slice() == key) {
+                match waiting.next_if(|(newer, _)| newer[..] == *key) {
                     Some((_, Some(value))) => visit(&key[skip..], value),
                     Some((_, None)) => Ok(()),
                     None => visit(&key[skip..], value),
@@ -532,15 +497,20 @@ mod tests {
     use super::*;
     use crate::state::MemoryStore;
 
-    fn put(pairs: &[(&str, Option<&str>)]) -> Changes {
-        let mut changes = Changes::default();
+    fn put(state: &TaskState, pairs: &[(&str, Option<&'static str>)]) -> Vec<Changes> {
+        let mut changes = state.changes("w");
         for (key, value) in pairs {
             match value {
-                Some(value) => changes.put(key.as_bytes(), value.as_bytes().to_vec()),
-                None => changes.delete(key.as_bytes()),
+                // Small values are copied, large ones made later.
+                Some("1") => changes.put(key.as_bytes(), b"1"),
+                Some(value) => {
+                    let value = Bytes::from_static(value.as_bytes());
+                    changes.put_made(key.as_bytes(), || Ok(value));
+                }
+                None => changes.delete(&[key.as_bytes()]),
             }
         }
-        changes
+        vec![changes]
     }
 
     fn all(state: &Arc<TaskState>, operator: &str) -> Vec<(String, String)> {
@@ -575,7 +545,7 @@ mod tests {
         let state = states.task("f/in/0");
         assert_eq!(state.checkpoint().unwrap(), None);
         state.begin(&at(0), &meanings, false).unwrap();
-        let first = state.snapshot(vec![("w", put(&[("a", Some("1")), ("c", Some("3"))]))]);
+        let first = state.snapshot(put(&state, &[("a", Some("1")), ("c", Some("3"))]));
         // It can be read before it is committed, and is not there after a crash.
         assert_eq!(all(&state, "w"), pairs(&[("a", "1"), ("c", "3")]));
         assert_eq!(all(&state, "v"), []);
@@ -585,11 +555,11 @@ mod tests {
         assert_eq!(error.code(), "flow.state-taken");
         drop(state);
         let state = states.task("f/in/0");
-        let first = state.snapshot(vec![("w", put(&[("a", Some("1")), ("c", Some("3"))]))]);
+        let first = state.snapshot(put(&state, &[("a", Some("1")), ("c", Some("3"))]));
         state.commit(&first, &at(10)).unwrap();
         // A snapshot that was not committed goes with the next one.
-        let _lost = state.snapshot(vec![("w", put(&[("b", Some("2")), ("c", None)]))]);
-        let last = state.snapshot(vec![("w", put(&[("a", Some("9"))]))]);
+        let _lost = state.snapshot(put(&state, &[("b", Some("2")), ("c", None)]));
+        let last = state.snapshot(put(&state, &[("a", Some("9"))]));
         let now = pairs(&[("a", "9"), ("b", "2")]);
         assert_eq!(all(&state, "w"), now);
         state.cut(&[15, 25]).unwrap();
@@ -626,7 +596,10 @@ mod tests {
     #[test]
     fn a_damaged_checkpoint_is_told() {
         let store = MemoryStore::default();
-        let damaged = vec![(CHECKPOINT.to_vec(), Some(Bytes::from_static(b"{")))];
+        let damaged = vec![(
+            Bytes::from_static(CHECKPOINT),
+            Some(Bytes::from_static(b"{")),
+        )];
         store.commit("f/in/0", damaged).unwrap();
         let states = States::new(Arc::new(store));
         let error = states.find("f/in/0").unwrap_err();

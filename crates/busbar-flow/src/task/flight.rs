@@ -1,6 +1,7 @@
 //! What a task has under way: the batch that is written, and the state that is committed.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use busbar_event::{Class, Error};
 use tokio::task::JoinHandle;
@@ -28,7 +29,7 @@ pub(super) struct Flight {
 }
 
 /// State on its way to the disk.
-pub(super) struct Commit(AbortOnDrop<()>);
+pub(super) struct Commit(AbortOnDrop<Result<(), Error>>);
 
 /// A batch that has ended, and how.
 pub(super) type LandedFlight = (Flight, Result<Landing, Error>);
@@ -57,12 +58,17 @@ pub(super) async fn landed(flight: &mut Option<Flight>) -> LandedFlight {
 }
 
 /// Waits for the state on its way, if there is any.
-pub(super) async fn committed(commit: &mut Option<Commit>) {
-    if let Some(under_way) = commit {
-        // A commit that panicked is one that did not happen: the task goes on from the one before.
-        let _ = (&mut under_way.0.0).await;
-        *commit = None;
-    }
+///
+/// # Errors
+/// State that can never be committed.
+pub(super) async fn committed(commit: &mut Option<Commit>) -> Result<(), Error> {
+    let Some(under_way) = commit else {
+        return Ok(());
+    };
+    let ended = (&mut under_way.0.0).await;
+    *commit = None;
+    // A commit that panicked is one that did not happen: the task goes on from the one before.
+    ended.unwrap_or(Ok(()))
 }
 
 impl Flight {
@@ -93,6 +99,8 @@ impl Commit {
         let node = shared.output_node(task.lane.outputs.first().copied().unwrap_or(0));
         let stop = task.stop.clone();
         let snapshot = Arc::new(snapshot);
+        let key = task.key.clone();
+        let begun = Instant::now();
         let committing = async move {
             let mut backoff = Backoff::new(checkpoint.position);
             loop {
@@ -100,19 +108,26 @@ impl Commit {
                 let checkpoint = checkpoint.clone();
                 let done = blocking(move || committed.commit(&snapshot, &checkpoint)).await;
                 let Err(error) = done else {
+                    shared.cost(&key, |cost| {
+                        cost.commit = begun.elapsed();
+                        cost.commits += 1;
+                    });
                     if backoff.tries() > 0 {
                         shared.tally.error(node, None, 0);
                     }
                     if state.copy_due() {
                         copy(&shared.plan.name, state);
                     }
-                    return;
+                    return Ok(());
                 };
+                if error.code() == "flow.state-encode" {
+                    return Err(error);
+                }
                 tracing::warn!(flow = %shared.plan.name, %error, "state was not committed");
                 let pause = backoff.pause();
                 shared.tally.error(node, Some(error), backoff.tries());
                 tokio::select! {
-                    () = told(stop.clone()) => return,
+                    () = told(stop.clone()) => return Ok(()),
                     () = tokio::time::sleep(pause) => {}
                 }
             }

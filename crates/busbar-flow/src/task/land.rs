@@ -1,6 +1,39 @@
 //! A computed batch of a task: counted, sent on its way, and taken in when it has landed.
 
-use super::*;
+use std::sync::Arc;
+
+use arrow::array::UInt32Array;
+use busbar_event::Error;
+
+use super::compute::Batched;
+use super::flight::{Air, Commit, Flight, LandedFlight};
+use super::input::InputReader;
+use super::machine::{Ending, FlightSpan, Machine, TaskEffect};
+use super::write::{Leaving, NotLanded, Writers};
+use super::{STOPPED, Task};
+use crate::blocking::blocking;
+use crate::chain::Computed;
+use crate::counters::{Counters, Delta};
+use crate::dead::Earlier;
+use crate::shape::{LooseResults, Prepared};
+
+/// A batch that is to be read again, in parts.
+pub(super) struct Again {
+    base: u64,
+    end: u64,
+    skipped: u64,
+    earlier: Earlier,
+}
+
+/// What came of a batch.
+pub(super) enum Landed {
+    /// It is done with: the next one may go out.
+    Back(Writers),
+    /// An output did not take it whole; these events come again in parts.
+    TooMuch(Writers, Again),
+    /// The task was told to stop before it arrived.
+    Stopped,
+}
 
 impl Task {
     /// What a batch does to the counters.
@@ -94,7 +127,7 @@ impl Task {
             since,
             position,
             state: self.keeps.as_ref().map(|keeps| Arc::clone(&keeps.state)),
-            results: result_events(&computed)?,
+            results: LooseResults::of(&computed)?,
             late,
             dead: match self.lane.main {
                 true => computed.dead,
@@ -112,7 +145,7 @@ impl Task {
     /// Takes a landed batch in. `last`: no other one was computed meanwhile.
     pub(super) fn land(
         &mut self,
-        (flight, landing): flight::LandedFlight,
+        (flight, landing): LandedFlight,
         last: bool,
         machine: &mut Machine,
         air: &mut Air,

@@ -15,8 +15,9 @@ use crate::checkpoint::TaskKey;
 use crate::counters::Settled;
 use crate::dead::{Earlier, Spot, letters};
 use crate::limits::DEAD_BATCH_BYTES;
+use crate::outgoing::Outgoing;
 use crate::output::{Refusals, Writer, Written};
-use crate::shape::{Outgoing, Prepared, event_of};
+use crate::shape::{LooseResults, Prepared, event_of};
 use crate::state::TaskState;
 use busbar_connector::Backoff;
 
@@ -35,8 +36,8 @@ pub(super) struct Leaving {
     /// The task's state, if it has any: then input is not read again.
     pub state: Option<Arc<TaskState>>,
     pub events: Batch,
-    /// For each end the results as events, where they stand for none.
-    pub results: Vec<Option<Batch>>,
+    /// For each end the results that stand for no event.
+    pub results: Vec<Option<LooseResults>>,
     /// Events that came too late.
     pub late: Option<Batch>,
     /// Events that died before they reached an output; none but for the lane that counts for the flow.
@@ -181,12 +182,15 @@ impl Leaving {
             .await
             .map_err(NotLanded::Stopped)?;
         for (end, (results, dead)) in self.results.iter().zip(&of_ends).enumerate() {
-            let Some(results) = results else { continue };
+            let Some(results) = results.as_ref().filter(|_| !dead.is_empty()) else {
+                continue;
+            };
             let kind = match end {
                 0 => "~results".to_owned(),
                 _ => format!("~results{end}"),
             };
-            self.bury(results, dead, &kind, &mut writers.dead)
+            let results = results.events().map_err(NotLanded::Stopped)?;
+            self.bury(&results, dead, &kind, &mut writers.dead)
                 .await
                 .map_err(NotLanded::Stopped)?;
         }

@@ -157,6 +157,29 @@ fn state_is_measured_while_the_flow_runs() {
 }
 
 #[test]
+fn checkpoints_are_measured_while_the_flow_runs() {
+    let world = world(1, WINDOW, "  - stream: out\n");
+    let until = std::time::Instant::now() + crate::common::PATIENCE;
+    let measured = loop {
+        world.publish("in/a", &[r#"{"id":1,"v":1,"site":"a"}"#.to_owned()]);
+        let measured = explained(&world)["stages"][0]["checkpoints"].clone();
+        if measured["commits"].as_u64() > Some(0) {
+            break measured;
+        }
+        assert!(std::time::Instant::now() < until, "{measured}");
+        crate::common::rest(50);
+    };
+    let figure = |name: &str| measured[name].as_f64().unwrap();
+    assert!(figure("changes") >= 1.0, "{measured}");
+    assert!(figure("commit_ms") > 0.0, "it is synced: {measured}");
+    assert!(figure("restored_ms") > 0.0, "{measured}");
+    assert!(figure("longest_stall_ms") > 0.0, "{measured}");
+    // A stage without state has no checkpoints.
+    let stateless = explained(&self::world(1, "  - where: v > 1\n", "  - stream: out\n"));
+    assert_eq!(stateless["stages"][0]["checkpoints"], Value::Null);
+}
+
+#[test]
 fn what_cannot_be_explained_is_told() {
     let world = World::new(2);
     world.apply(&[

@@ -222,6 +222,12 @@ pub fn explain(args: &ExplainArgs, node: &NodeArgs, json: bool) -> Result<(), Fa
                 println!("    {}", say::line("cli.plan-state", &said));
             }
         }
+        if let Some(cost) = stage["checkpoints"].as_object() {
+            let number = |key: &str| cost.get(key).and_then(serde_json::Value::as_f64);
+            let said = ["restored_ms", "changes", "commit_ms", "longest_stall_ms"]
+                .map(|key| (key, format!("{:.0}", number(key).unwrap_or(0.0))));
+            println!("  {}", say::line("cli.plan-checkpoints", &said));
+        }
         if let Some(regroup) = stage["regroup"].as_object() {
             let keys: Vec<String> = each(&regroup["keys"]).iter().map(text).collect();
             let partitions = text(&regroup["partitions"]);

@@ -11,7 +11,7 @@ use futures::future::{BoxFuture, FutureExt, ready};
 use super::buffer::{Buffer, KeyBytes};
 use super::interval::picked;
 use super::sides::{Sides, null_in};
-use crate::operator::keyed::{KeyedState, Reader, RowBytes, Stored, write_bytes};
+use crate::operator::keyed::{KeyedState, RowBytes, StateBytes, Stored, write_bytes};
 use crate::operator::{
     Changes, Joined, Operator, Output, Rows, StateReader, Stateful, Step, StepContext, Wrong,
 };
@@ -88,7 +88,7 @@ struct Enriching {
 }
 
 /// The events of a key that rows may still be joined with, by time.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct KeyVersions(Vec<(i64, Box<[u8]>)>);
 
 impl KeyVersions {
@@ -123,7 +123,7 @@ impl Stored for KeyVersions {
     }
 
     fn read(bytes: &[u8]) -> Option<Self> {
-        let mut reader = Reader(bytes);
+        let mut reader = StateBytes(bytes);
         let mut versions = Vec::new();
         while !reader.0.is_empty() {
             versions.push((reader.i64()?, reader.bytes()?.into()));
@@ -161,10 +161,10 @@ impl Enriching {
             self.versions.get(keys.at(row))?;
         }
         for (row, time) in times.iter().enumerate() {
-            let known = self.versions.get(keys.at(row))?.cloned();
-            let mut versions = known.unwrap_or_default();
-            versions.add(*time, encoded.row(row).data());
-            self.versions.set(keys.at(row), versions);
+            self.versions.visit(keys.at(row), |slot| {
+                let versions = slot.change().get_or_insert_with(KeyVersions::default);
+                versions.add(*time, encoded.row(row).data());
+            })?;
         }
         Ok(())
     }
@@ -179,10 +179,11 @@ impl Enriching {
             from += rows;
         }
         for key in self.versions.due(watermark)? {
-            let known = self.versions.get(&key)?.cloned();
-            let mut versions = known.unwrap_or_default();
-            versions.forget(watermark);
-            self.versions.set(&key, versions);
+            self.versions.visit(&key, |slot| {
+                if let Some(versions) = slot.change() {
+                    versions.forget(watermark);
+                }
+            })?;
         }
         self.waiting.pass(watermark);
         results.into_iter().for_each(|rows| out.push(rows));

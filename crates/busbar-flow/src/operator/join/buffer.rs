@@ -312,23 +312,19 @@ impl Buffer {
     /// When rows cannot be written, which their types decide.
     pub fn snapshot(&mut self, changes: &mut Changes) -> Result<(), Error> {
         for first in std::mem::take(&mut self.removed) {
-            changes.delete(self.stored_key(b'p', first));
-            changes.delete(self.stored_key(b's', first));
+            changes.delete(&[&self.stored_key(b'p', first)]);
+            changes.delete(&[&self.stored_key(b's', first)]);
         }
         self.put_together()?;
         for place in 0..self.parts.len() {
             let part = &self.parts[place];
-            let rows = match (&part.batch, part.is_stored) {
-                (Some(batch), false) => {
-                    let mut columns = batch.columns().to_vec();
-                    columns.push(Arc::new(Int64Array::from(part.times.clone())));
-                    let stored = RecordBatch::try_new(Arc::clone(&self.stored), columns);
-                    Some(ipc::encode(&stored.map_err(misfit)?)?)
-                }
-                _ => None,
-            };
-            if let Some(rows) = rows {
-                changes.put(self.stored_key(b'p', part.first), rows);
+            if let (Some(batch), false) = (&part.batch, part.is_stored) {
+                let mut columns = batch.columns().to_vec();
+                columns.push(Arc::new(Int64Array::from(part.times.clone())));
+                let stored = RecordBatch::try_new(Arc::clone(&self.stored), columns);
+                let stored = stored.map_err(misfit)?;
+                let key = self.stored_key(b'p', part.first);
+                changes.put_made(&key, move || ipc::encode(&stored));
             }
             // Rows that are unsettled are the rule.
             if part.is_changed || (!part.is_stored && part.settled.contains(&true)) {
@@ -337,7 +333,7 @@ impl Buffer {
                     .iter()
                     .map(|settled| u8::from(*settled))
                     .collect();
-                changes.put(self.stored_key(b's', part.first), settled);
+                changes.put(&self.stored_key(b's', part.first), &settled);
             }
             let part = &mut self.parts[place];
             (part.is_stored, part.is_changed) = (true, false);

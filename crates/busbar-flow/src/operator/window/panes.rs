@@ -1,6 +1,7 @@
 //! The state of windows of one length: partial aggregates of each pane.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, TimestampMicrosecondArray, UInt32Array};
@@ -9,14 +10,15 @@ use busbar_sql::{Aggregation, Groups, Inputs};
 
 use super::closed::Closed;
 use super::shape::{PaneKey, Shape};
-use crate::limits::WINDOW_PARTS_MAX;
+use crate::limits::WINDOW_MERGE_ROWS;
+use crate::operator::aside::Aside;
 use crate::operator::{Changes, StateReader, ipc};
 
 /// Open panes and what their rows add up to.
 ///
 /// The rows of a pane since the last snapshot are in `active` accumulators. A snapshot turns them into a *part*, an
-/// immutable record batch of aggregate states that is written once: so a snapshot costs what has changed. A
-/// window merges the parts of its panes when it closes.
+/// immutable record batch of aggregate states: so a snapshot costs what has changed. Parts are merged now and then, large
+/// ones on another thread, and a window merges those of its panes when it closes.
 pub(super) struct Panes {
     shape: Shape,
     aggregation: Arc<Aggregation>,
@@ -26,6 +28,7 @@ pub(super) struct Panes {
     next_part: u64,
     /// Parts that are stored and not needed any more.
     obsolete: Vec<PartKey>,
+    merging: Option<Merging>,
     state: Option<Arc<dyn StateReader>>,
     changed: bool,
 }
@@ -36,15 +39,72 @@ struct Pane {
     parts: Vec<Part>,
 }
 
+/// Partial aggregates, one row for each combination of keys.
 struct Part {
+    /// Parts of a pane stand in the order of their numbers, which is that in which their rows came.
     number: u64,
     rows: usize,
     /// None when it is on disk only.
     state: Option<RecordBatch>,
+    /// The last snapshot has its state.
     stored: bool,
+    /// The last snapshot has a part of this number, perhaps one that this part has replaced.
+    kept: bool,
 }
 
 type PartKey = (PaneKey, u64);
+
+/// Parts of a pane that are being merged on another thread.
+struct Merging {
+    pane: PaneKey,
+    /// The numbers of the first and the last of them.
+    first: u64,
+    last: u64,
+    merged: Aside<Result<RecordBatch, Error>>,
+}
+
+/// Where the state of a part is.
+enum PartSource {
+    Memory(RecordBatch),
+    Disk(Option<Arc<dyn StateReader>>, Vec<u8>),
+}
+
+impl PartSource {
+    fn read(self, aggregation: &Aggregation) -> Result<RecordBatch, Error> {
+        let (state, key) = match self {
+            PartSource::Memory(state) => return Ok(state),
+            PartSource::Disk(state, key) => (state, key),
+        };
+        let stored = match state {
+            Some(state) => state.get(&key)?,
+            None => None,
+        };
+        let value = stored.ok_or_else(|| Error::new(Class::Permanent, "flow.state-missing"))?;
+        ipc::decode(&value, &aggregation.state_schema())
+    }
+}
+
+/// Parts as one, in their order.
+fn merged(aggregation: &Aggregation, parts: Vec<PartSource>) -> Result<RecordBatch, Error> {
+    let mut groups = aggregation.groups()?;
+    for part in parts {
+        groups.merge(&part.read(aggregation)?)?;
+    }
+    groups.take_state()
+}
+
+/// How many of the last parts are to be merged: each that is at most twice as large as those behind it together.
+fn to_merge(parts: &[Part]) -> usize {
+    let (mut count, mut rows) = (0, 0);
+    for part in parts.iter().rev() {
+        if count > 0 && rows * 2 < part.rows {
+            break;
+        }
+        count += 1;
+        rows += part.rows;
+    }
+    count
+}
 
 impl Panes {
     pub fn new(shape: Shape, aggregation: Arc<Aggregation>) -> Self {
@@ -55,6 +115,7 @@ impl Panes {
             next_window: i64::MIN,
             next_part: 0,
             obsolete: Vec::new(),
+            merging: None,
             state: None,
             changed: false,
         }
@@ -132,25 +193,25 @@ impl Panes {
 
     /// What has changed since the last snapshot.
     pub fn snapshot(&mut self, changes: &mut Changes) -> Result<(), Error> {
+        self.take_merged()?;
         let keys: Vec<PaneKey> = self.panes.keys().copied().collect();
-        for key in keys {
-            self.freeze(key)?;
-            self.compact(key)?;
-            let Some(pane) = self.panes.get_mut(&key) else {
-                continue;
-            };
+        for key in &keys {
+            self.freeze(*key)?;
+            self.compact(*key)?;
+        }
+        for (key, pane) in &mut self.panes {
             for part in pane.parts.iter_mut().filter(|part| !part.stored) {
-                if let Some(state) = &part.state {
-                    changes.put(part_key((key, part.number)), ipc::encode(state)?);
-                    part.stored = true;
+                if let Some(state) = part.state.clone() {
+                    changes.put_made(&part_key((*key, part.number)), move || ipc::encode(&state));
+                    (part.stored, part.kept) = (true, true);
                 }
             }
         }
         for part in self.obsolete.drain(..) {
-            changes.delete(part_key(part));
+            changes.delete(&[&part_key(part)]);
         }
         if std::mem::take(&mut self.changed) {
-            changes.put(NEXT_WINDOW, self.next_window.to_be_bytes().to_vec());
+            changes.put(NEXT_WINDOW, &self.next_window.to_be_bytes());
         }
         Ok(())
     }
@@ -169,6 +230,7 @@ impl Panes {
                 rows: state.num_rows(),
                 state: Some(state),
                 stored: true,
+                kept: true,
             });
             Ok(())
         })?;
@@ -248,22 +310,17 @@ impl Panes {
                 continue;
             };
             for part in &pane.parts {
-                merged.merge(&self.part(key, part)?)?;
+                merged.merge(&self.source(key, part).read(&self.aggregation)?)?;
             }
         }
         Ok(merged.finish(group_columns)?.0)
     }
 
-    fn part(&self, key: PaneKey, part: &Part) -> Result<RecordBatch, Error> {
-        if let Some(state) = &part.state {
-            return Ok(state.clone());
+    fn source(&self, key: PaneKey, part: &Part) -> PartSource {
+        match &part.state {
+            Some(state) => PartSource::Memory(state.clone()),
+            None => PartSource::Disk(self.state.clone(), part_key((key, part.number))),
         }
-        let stored = match &self.state {
-            Some(state) => state.get(&part_key((key, part.number)))?,
-            None => None,
-        };
-        let value = stored.ok_or_else(|| Error::new(Class::Permanent, "flow.state-missing"))?;
-        ipc::decode(&value, &self.aggregation.state_schema())
     }
 
     /// Turns the active accumulators of a pane into a part.
@@ -280,42 +337,90 @@ impl Panes {
             rows: state.num_rows(),
             state: Some(state),
             stored: false,
+            kept: false,
         });
         self.next_part += 1;
         Ok(())
     }
 
-    /// Merges the newest parts while one is at least half as large as the one before it, so that their number
-    /// grows with the logarithm of the rows and each row is written again that often.
+    /// Merges the newest parts of a pane while one is at least half as large as the one before it, so that their number grows
+    /// with the logarithm of the rows and each row is written again that often. Many rows are merged on another thread,
+    /// and take the place of their parts by a later snapshot.
     fn compact(&mut self, key: PaneKey) -> Result<(), Error> {
-        loop {
-            let Some(pane) = self.panes.get(&key) else {
-                return Ok(());
-            };
-            let [.., before, newest] = &pane.parts[..] else {
-                return Ok(());
-            };
-            if newest.rows * 2 < before.rows && pane.parts.len() <= WINDOW_PARTS_MAX {
-                return Ok(());
-            }
-            let mut merged = self.aggregation.groups()?;
-            merged.merge(&self.part(key, before)?)?;
-            merged.merge(&self.part(key, newest)?)?;
-            let state = merged.take_state()?;
-            let merged = Part {
-                number: self.next_part,
-                rows: state.num_rows(),
-                state: Some(state),
-                stored: false,
-            };
-            self.next_part += 1;
-            if let Some(pane) = self.panes.get_mut(&key) {
-                for part in pane.parts.drain(pane.parts.len() - 2..) {
-                    if part.stored {
-                        self.obsolete.push((key, part.number));
-                    }
-                }
-                pane.parts.push(merged);
+        let Some(pane) = self.panes.get(&key) else {
+            return Ok(());
+        };
+        let under_way = self.merging.as_ref().filter(|merging| merging.pane == key);
+        let from = under_way.map_or(0, |merging| {
+            pane.parts.partition_point(|p| p.number <= merging.last)
+        });
+        let parts = &pane.parts[from..];
+        let parts = &parts[parts.len() - to_merge(parts)..];
+        let [first, .., last] = parts else {
+            return Ok(());
+        };
+        let (first, last) = (first.number, last.number);
+        let rows: usize = parts.iter().map(|part| part.rows).sum();
+        let is_small = rows <= WINDOW_MERGE_ROWS && parts.iter().all(|part| part.state.is_some());
+        if !is_small && self.merging.is_some() {
+            return Ok(());
+        }
+        let sources: Vec<PartSource> = parts.iter().map(|part| self.source(key, part)).collect();
+        let aggregation = Arc::clone(&self.aggregation);
+        if is_small {
+            let merged = merged(&aggregation, sources)?;
+            self.replace(key, first..=last, merged);
+            return Ok(());
+        }
+        self.merging = Some(Merging {
+            pane: key,
+            first,
+            last,
+            merged: Aside::start(move || merged(&aggregation, sources)),
+        });
+        Ok(())
+    }
+
+    /// Puts what was merged on another thread in the place of its parts, if it is ready.
+    fn take_merged(&mut self) -> Result<(), Error> {
+        let Some(merging) = &mut self.merging else {
+            return Ok(());
+        };
+        let Some(merged) = merging.merged.ready() else {
+            return Ok(());
+        };
+        let (key, parts) = (merging.pane, merging.first..=merging.last);
+        self.merging = None;
+        // Its window may have closed meanwhile, and its parts may be gone from the disk.
+        if self.panes.contains_key(&key) {
+            self.replace(key, parts, merged??);
+        }
+        Ok(())
+    }
+
+    /// Puts a part in the place of those with these numbers, which stand one behind the other.
+    fn replace(&mut self, key: PaneKey, parts: RangeInclusive<u64>, state: RecordBatch) {
+        let Some(pane) = self.panes.get_mut(&key) else {
+            return;
+        };
+        let from = pane
+            .parts
+            .partition_point(|part| part.number < *parts.start());
+        let to = pane
+            .parts
+            .partition_point(|part| part.number <= *parts.end());
+        // It has the number of the last of them, so that it stands before the parts that have come since.
+        let number = *parts.end();
+        let merged = Part {
+            number,
+            rows: state.num_rows(),
+            state: Some(state),
+            stored: false,
+            kept: pane.parts[to - 1].kept,
+        };
+        for part in pane.parts.splice(from..to, [merged]) {
+            if part.kept && part.number != number {
+                self.obsolete.push((key, part.number));
             }
         }
     }
@@ -327,8 +432,8 @@ impl Panes {
         self.panes.retain(|key, pane| {
             let keep = shape.last_window(key.start) >= next;
             if !keep {
-                let stored = pane.parts.iter().filter(|part| part.stored);
-                obsolete.extend(stored.map(|part| (*key, part.number)));
+                let kept = pane.parts.iter().filter(|part| part.kept);
+                obsolete.extend(kept.map(|part| (*key, part.number)));
             }
             keep
         });

@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray,
+    UInt32Array,
 };
-use arrow::compute::interleave_record_batch;
+use arrow::compute::{interleave_record_batch, take};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::row::{RowConverter, Rows, SortField};
 use busbar_event::{Class, Error};
 use busbar_sql::{Aggregation, Groups, Inputs};
 
 use super::closed::Closed;
-use crate::limits::WINDOW_PARTS_MAX;
+use crate::limits::{SESSION_FRAGMENTS_MAX, SESSION_MOVED_ROWS, SESSION_PARTS_MAX};
 use crate::operator::{Changes, StateReader, ipc};
 
 /// Open sessions and what their rows add up to.
@@ -23,7 +24,9 @@ use crate::operator::{Changes, StateReader, ipc};
 ///
 /// A session consists of *fragments*, each a group of the accumulators under a number of its own; sessions that
 /// turn out to be one put their fragments together. A snapshot, or a session that closes, turns the fragments in the
-/// accumulators into a part, an immutable record batch.
+/// accumulators into a part, an immutable record batch. A snapshot puts the parts together that have come since the last
+/// one, merges the fragments of sessions that have many, and moves some rows out of the emptiest parts: all of that costs
+/// what has changed, however many sessions are open.
 pub(super) struct Sessions {
     gap: i64,
     aggregation: Arc<Aggregation>,
@@ -57,7 +60,46 @@ struct Part {
     rows: RecordBatch,
     /// Rows that open sessions still need.
     live: usize,
+    /// Rows before this one have been moved elsewhere, or no session needs them.
+    moved: usize,
+    /// A bit for each row that has become part of another fragment; none if no row has. Rows of sessions that have closed
+    /// are not among them: they are known by their times.
+    gone: Option<Vec<u8>>,
+    gone_changed: bool,
     stored: bool,
+}
+
+impl Part {
+    fn new(rows: RecordBatch) -> Part {
+        Part {
+            live: rows.num_rows(),
+            rows,
+            moved: 0,
+            gone: None,
+            gone_changed: false,
+            stored: false,
+        }
+    }
+
+    fn set_gone(&mut self, row: u32) {
+        let bytes = self.rows.num_rows().div_ceil(8);
+        let gone = self.gone.get_or_insert_with(|| vec![0; bytes]);
+        gone[row as usize / 8] |= 1 << (row % 8);
+        self.gone_changed = true;
+    }
+
+    fn is_gone(&self, row: usize) -> bool {
+        let gone = self.gone.as_ref();
+        gone.is_some_and(|gone| gone[row / 8] & (1 << (row % 8)) != 0)
+    }
+}
+
+/// Neighbouring fragments of a session that become one.
+struct SessionRewrite {
+    /// The session's key, as a row of a part.
+    key: (u64, u32),
+    /// Its fragments from the first to the last.
+    fragments: Vec<i64>,
 }
 
 impl Sessions {
@@ -158,18 +200,8 @@ impl Sessions {
             }
         }
         let result = self.results(&closing, false)?;
-        for fragment in closing.iter().flat_map(|session| &session.fragments) {
-            if let Some((part, _)) = self.places.remove(fragment)
-                && let Some(known) = self.parts.get_mut(&part)
-            {
-                known.live -= 1;
-                if known.live == 0 {
-                    if known.stored {
-                        self.obsolete.push(part);
-                    }
-                    self.parts.remove(&part);
-                }
-            }
+        for session in &closing {
+            self.release(&session.fragments, false);
         }
         Ok(result)
     }
@@ -196,20 +228,24 @@ impl Sessions {
     /// What has changed since the last snapshot.
     pub fn snapshot(&mut self, changes: &mut Changes) -> Result<(), Error> {
         self.freeze()?;
-        if self.parts.len() > WINDOW_PARTS_MAX {
-            self.compact()?;
-        }
+        self.gather()?;
         for (number, part) in &mut self.parts {
             if !part.stored {
-                changes.put(part_key(*number), ipc::encode(&part.rows)?);
+                let rows = part.rows.clone();
+                changes.put_made(&part_key(PART_PREFIX, *number), move || ipc::encode(&rows));
                 part.stored = true;
+            }
+            if let (true, Some(gone)) = (part.gone_changed, &part.gone) {
+                changes.put(&part_key(GONE_PREFIX, *number), gone);
+                part.gone_changed = false;
             }
         }
         for number in self.obsolete.drain(..) {
-            changes.delete(part_key(number));
+            changes.delete(&[&part_key(PART_PREFIX, number)]);
+            changes.delete(&[&part_key(GONE_PREFIX, number)]);
         }
         if std::mem::take(&mut self.changed) {
-            changes.put(CLOSED_TO, self.closed_to.to_be_bytes().to_vec());
+            changes.put(CLOSED_TO, &self.closed_to.to_be_bytes());
         }
         Ok(())
     }
@@ -219,15 +255,20 @@ impl Sessions {
         let schema = self.part_schema();
         let mut parts: BTreeMap<u64, Part> = BTreeMap::new();
         state.scan(PART_PREFIX, &mut |key, value| {
-            let number = key.get(1..9).and_then(|bytes| bytes.try_into().ok());
-            let number = number.map(u64::from_be_bytes).ok_or_else(damaged)?;
-            let rows = ipc::decode(&value, &schema)?;
             let part = Part {
                 live: 0,
-                rows,
                 stored: true,
+                ..Part::new(ipc::decode(&value, &schema)?)
             };
-            parts.insert(number, part);
+            parts.insert(part_number(key)?, part);
+            Ok(())
+        })?;
+        state.scan(GONE_PREFIX, &mut |key, value| {
+            let part = parts.get_mut(&part_number(key)?).ok_or_else(damaged)?;
+            if value.len() != part.rows.num_rows().div_ceil(8) {
+                return Err(damaged());
+            }
+            part.gone = Some(value.to_vec());
             Ok(())
         })?;
         if let Some(value) = state.get(CLOSED_TO)? {
@@ -245,6 +286,9 @@ impl Sessions {
             for row in 0..part.rows.num_rows() {
                 let fragment = numbers.value(row);
                 self.next_fragment = self.next_fragment.max(fragment + 1);
+                if part.is_gone(row) {
+                    continue;
+                }
                 self.places.insert(fragment, (*number, row as u32));
                 let found = Session {
                     first: firsts.value(row),
@@ -393,25 +437,148 @@ impl Sessions {
         for (row, fragment) in numbers.values().iter().enumerate() {
             self.places.insert(*fragment, (self.next_part, row as u32));
         }
-        let part = Part {
-            live: rows.num_rows(),
-            rows,
-            stored: false,
-        };
-        self.parts.insert(self.next_part, part);
+        self.parts.insert(self.next_part, Part::new(rows));
         self.next_part += 1;
     }
 
-    /// Merges the fragments of each open session into one, in one part.
-    fn compact(&mut self) -> Result<(), Error> {
-        let open: Vec<&Session> = self.sessions.values().flatten().collect();
-        let mut merged = self.merged(&open)?;
-        let state = merged.take_state()?;
-        let bounds: Vec<(i64, i64)> = open.iter().map(|s| (s.first, s.last)).collect();
+    /// Fragments that no session needs any more, and with them the parts that have no others. `merged`: they have become part
+    /// of another one.
+    fn release(&mut self, fragments: &[i64], merged: bool) {
+        for fragment in fragments {
+            if let Some((part, row)) = self.places.remove(fragment)
+                && let Some(known) = self.parts.get_mut(&part)
+            {
+                known.live -= 1;
+                if merged && known.stored {
+                    known.set_gone(row);
+                }
+                if known.live == 0 {
+                    if known.stored {
+                        self.obsolete.push(part);
+                    }
+                    self.parts.remove(&part);
+                }
+            }
+        }
+    }
+
+    /// Makes one part of those that are not stored, and of some rows of the emptiest ones that are.
+    fn gather(&mut self) -> Result<(), Error> {
+        let mut rows: Vec<(u64, u32)> = Vec::new();
+        let fresh: Vec<u64> = self.parts_that(|part| !part.stored);
+        for number in &fresh {
+            let all = self.parts[number].rows.num_rows() as u32;
+            rows.extend((0..all).map(|row| (*number, row)));
+        }
+        let changed = rows.len();
+        self.add_sparse(&mut rows, 2 * changed + SESSION_MOVED_ROWS);
+        let mut rewrites: Vec<SessionRewrite> = Vec::new();
+        // By the first fragment of the session: each session is changed in one place.
+        let mut known: HashMap<i64, usize> = HashMap::new();
+        for (number, of_part) in by_part(&rows) {
+            let part = &self.parts[&number];
+            let picked: UInt32Array = of_part.iter().map(|(_, row)| *row).collect();
+            let keys = self.aggregation.key_count();
+            let columns: Vec<ArrayRef> = part.rows.columns()[..=keys]
+                .iter()
+                .map(|column| take(column, &picked, None).map_err(misfit))
+                .collect::<Result<_, _>>()?;
+            let key_rows = self.key_rows(&columns[..keys])?;
+            let fragments = columns[keys].as_primitive::<Int64Type>();
+            for (at, place) in of_part.iter().enumerate() {
+                let fragment = fragments.value(at);
+                if self.places.get(&fragment) != Some(place) {
+                    continue;
+                }
+                let open = self.sessions.get(key_at(&key_rows, at));
+                let of_key = open.into_iter().flatten();
+                let mut session = of_key.filter(|session| session.fragments.contains(&fragment));
+                let session = session.next().ok_or_else(damaged)?;
+                let number = *known.entry(session.fragments[0]).or_insert_with(|| {
+                    rewrites.push(SessionRewrite {
+                        key: *place,
+                        fragments: Vec::new(),
+                    });
+                    rewrites.len() - 1
+                });
+                let rewrite = &mut rewrites[number];
+                if !rewrite.fragments.contains(&fragment) {
+                    rewrite.fragments = self.to_merge(session, fragment);
+                }
+            }
+        }
+        // A single part that is as it should be stays.
+        let merges = rewrites.iter().any(|rewrite| rewrite.fragments.len() > 1);
+        match merges || fresh.len() > 1 || rows.len() > changed {
+            true => self.rewrite(&rewrites),
+            false => Ok(()),
+        }
+    }
+
+    fn parts_that(&self, are: impl Fn(&Part) -> bool) -> Vec<u64> {
+        let parts = self.parts.iter().filter(|(_, part)| are(part));
+        parts.map(|(number, _)| *number).collect()
+    }
+
+    /// Adds rows of the stored parts in which the fewest are needed, as many as `most`, where there are many parts or most of
+    /// their rows are not needed.
+    fn add_sparse(&mut self, rows: &mut Vec<(u64, u32)>, most: usize) {
+        let held: usize = self.parts.values().map(|part| part.rows.num_rows()).sum();
+        if self.parts.len() <= SESSION_PARTS_MAX && held <= 2 * self.places.len() + most {
+            return;
+        }
+        let mut stored = self.parts_that(|part| part.stored);
+        stored.sort_by_key(|number| self.parts[number].live);
+        let mut left = most;
+        for number in stored {
+            let Some(part) = self.parts.get_mut(&number).filter(|_| left > 0) else {
+                return;
+            };
+            let end = part.rows.num_rows().min(part.moved + left);
+            left -= end - part.moved;
+            rows.extend((part.moved as u32..end as u32).map(|row| (number, row)));
+            part.moved = end;
+        }
+    }
+
+    /// The fragments of a session that become one with this one: those at the end that are not stored, if it is among them and
+    /// there are not many, else all. So the fragments of a session are always in the order of their parts, in which they are
+    /// found again when state is restored.
+    fn to_merge(&self, session: &Session, fragment: i64) -> Vec<i64> {
+        let fragments = &session.fragments;
+        if fragments.len() > SESSION_FRAGMENTS_MAX {
+            return fragments.clone();
+        }
+        let is_fresh = |fragment: &i64| {
+            let place = self.places.get(fragment);
+            place.is_some_and(|(part, _)| self.parts.get(part).is_some_and(|part| !part.stored))
+        };
+        let fresh = fragments.iter().rev().take_while(|of| is_fresh(of)).count();
+        let fresh = &fragments[fragments.len() - fresh..];
+        match fresh.contains(&fragment) {
+            true => fresh.to_vec(),
+            false => fragments.clone(),
+        }
+    }
+
+    /// Puts fragments that become one into a new part, each under a new number.
+    fn rewrite(&mut self, rewrites: &[SessionRewrite]) -> Result<(), Error> {
+        if rewrites.is_empty() {
+            return Ok(());
+        }
+        let lists: Vec<&[i64]> = rewrites
+            .iter()
+            .map(|rewrite| &rewrite.fragments[..])
+            .collect();
+        let state = self.merged(&lists)?.take_state()?;
         let keys = self.aggregation.key_count();
         let base = self.next_fragment;
         let numbers = fragment_numbers(&state, keys)?;
         let places: Vec<usize> = numbers.values().iter().map(|n| *n as usize).collect();
+        let bounds: Vec<(i64, i64)> = lists
+            .iter()
+            .map(|fragments| self.bounds(fragments))
+            .collect::<Result<_, _>>()?;
         let firsts: Int64Array = places.iter().map(|i| Some(bounds[*i].0)).collect();
         let lasts: Int64Array = places.iter().map(|i| Some(bounds[*i].1)).collect();
         let numbers: Int64Array = numbers.values().iter().map(|n| Some(base + n)).collect();
@@ -419,18 +586,56 @@ impl Sessions {
         columns[keys] = Arc::new(numbers.clone());
         columns.extend([Arc::new(firsts) as ArrayRef, Arc::new(lasts)]);
         let rows = RecordBatch::try_new(self.part_schema(), columns).map_err(misfit)?;
-        for (i, session) in self.sessions.values_mut().flatten().enumerate() {
-            session.fragments = vec![base + i as i64];
-        }
-        self.next_fragment += bounds.len() as i64;
-        self.places.clear();
-        for (number, part) in std::mem::take(&mut self.parts) {
-            if part.stored {
-                self.obsolete.push(number);
-            }
+        self.rename(rewrites, base)?;
+        self.next_fragment += rewrites.len() as i64;
+        for rewrite in rewrites {
+            self.release(&rewrite.fragments, true);
         }
         self.put_part(rows, &numbers);
         Ok(())
+    }
+
+    /// Gives the fragments that have become one their new numbers in the sessions, from `base` on.
+    fn rename(&mut self, rewrites: &[SessionRewrite], base: i64) -> Result<(), Error> {
+        let keys: Vec<(u64, u32)> = rewrites.iter().map(|rewrite| rewrite.key).collect();
+        let mut number = base;
+        let mut done = 0;
+        for (part, of_part) in by_part(&keys) {
+            let picked: UInt32Array = of_part.iter().map(|(_, row)| *row).collect();
+            let part = self.parts.get(&part).ok_or_else(damaged)?;
+            let columns: Vec<ArrayRef> = part.rows.columns()[..self.aggregation.key_count()]
+                .iter()
+                .map(|column| take(column, &picked, None).map_err(misfit))
+                .collect::<Result<_, _>>()?;
+            let key_rows = self.key_rows(&columns)?;
+            for at in 0..of_part.len() {
+                let fragments = &rewrites[done].fragments;
+                let open = self.sessions.get_mut(key_at(&key_rows, at));
+                for session in open.into_iter().flatten() {
+                    let known = &mut session.fragments;
+                    if let Some(from) = known.iter().position(|of| Some(of) == fragments.first()) {
+                        known.splice(from..from + fragments.len(), [number]);
+                    }
+                }
+                (number, done) = (number + 1, done + 1);
+            }
+        }
+        Ok(())
+    }
+
+    /// The times of the first and the last row of fragments.
+    fn bounds(&self, fragments: &[i64]) -> Result<(i64, i64), Error> {
+        let (mut first, mut last) = (i64::MAX, i64::MIN);
+        for fragment in fragments {
+            let (part, row) = self.places.get(fragment).ok_or_else(damaged)?;
+            let part = self.parts.get(part).ok_or_else(damaged)?;
+            let [.., firsts, lasts] = part.rows.columns() else {
+                return Err(damaged());
+            };
+            let at = |column: &ArrayRef| column.as_primitive::<Int64Type>().value(*row as usize);
+            (first, last) = (first.min(at(firsts)), last.max(at(lasts)));
+        }
+        Ok((first, last))
     }
 
     /// One result batch for sessions, in their order; every row has its own bounds.
@@ -439,7 +644,11 @@ impl Sessions {
         sessions: &[S],
         early: bool,
     ) -> Result<Vec<Closed>, Error> {
-        let merged = self.merged(sessions)?;
+        let lists = sessions
+            .iter()
+            .map(|session| &session.borrow().fragments[..]);
+        let lists: Vec<&[i64]> = lists.collect();
+        let merged = self.merged(&lists)?;
         let time = |of: &dyn Fn(&Session) -> i64| -> ArrayRef {
             let times: Vec<i64> = sessions.iter().map(|s| of(s.borrow())).collect();
             Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC"))
@@ -458,16 +667,16 @@ impl Sessions {
         Ok(vec![Closed { ends, result }])
     }
 
-    /// Groups of one session each, in their order, numbered from 0.
-    fn merged<S: std::borrow::Borrow<Session>>(&self, sessions: &[S]) -> Result<Groups, Error> {
+    /// Groups of some fragments each, in their order, numbered from 0.
+    fn merged(&self, lists: &[&[i64]]) -> Result<Groups, Error> {
         let mut groups = self.aggregation.groups()?;
         let keys = self.aggregation.key_count();
         let width = self.aggregation.state_schema().fields().len();
         let mut batches: Vec<&RecordBatch> = Vec::new();
         let mut place_of: HashMap<u64, usize> = HashMap::new();
         let (mut rows, mut ordinals) = (Vec::new(), Vec::new());
-        for (ordinal, session) in sessions.iter().enumerate() {
-            for fragment in &session.borrow().fragments {
+        for (ordinal, fragments) in lists.iter().enumerate() {
+            for fragment in *fragments {
                 let (number, row) = *self.places.get(fragment).ok_or_else(damaged)?;
                 let part = self.parts.get(&number).ok_or_else(damaged)?;
                 let place = *place_of.entry(number).or_insert_with(|| {
@@ -504,16 +713,28 @@ impl Sessions {
     }
 }
 
+/// Rows that stand one behind the other by the part they are of.
+fn by_part(rows: &[(u64, u32)]) -> impl Iterator<Item = (u64, &[(u64, u32)])> {
+    rows.chunk_by(|a, b| a.0 == b.0)
+        .map(|rows| (rows[0].0, rows))
+}
+
 /// The bytes of a row's key.
 fn key_at(keys: &Option<Rows>, row: usize) -> &[u8] {
     keys.as_ref().map_or(&[], |rows| rows.row(row).data())
 }
 
 const PART_PREFIX: &[u8] = b"s";
+const GONE_PREFIX: &[u8] = b"g";
 const CLOSED_TO: &[u8] = b"closed";
 
-fn part_key(number: u64) -> Vec<u8> {
-    [PART_PREFIX, &number.to_be_bytes()].concat()
+fn part_key(prefix: &[u8], number: u64) -> Vec<u8> {
+    [prefix, &number.to_be_bytes()].concat()
+}
+
+fn part_number(key: &[u8]) -> Result<u64, Error> {
+    let number = key.get(1..9).and_then(|bytes| bytes.try_into().ok());
+    number.map(u64::from_be_bytes).ok_or_else(damaged)
 }
 
 /// The column of fragments' numbers, which follows the keys.
