@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use busbar_log::{Clock as _, SystemClock};
@@ -84,16 +85,17 @@ fn reading(number: u64, payload: &mut String) -> String {
     format!("meter/m{}/reading", id % 50)
 }
 
-/// Readings of so many keys, one of ten of which repeats the one before of its key; 100,000 to a second of their own time.
-pub fn keyed(address: SocketAddr, events: u64, keys: u64) -> io::Result<()> {
+/// Readings with these numbers, of so many keys, one of ten of which repeats one before; 100,000 to a second of their own
+/// time. As many readings as there are keys are of as many keys, if 7,919 does not divide them.
+pub fn keyed(address: SocketAddr, numbers: Range<u64>, keys: u64) -> io::Result<()> {
     use std::fmt::Write as _;
     let clock = Nexmark {
         events_per_second: 100_000,
         ..Nexmark::default()
     };
-    fill(address, events, &mut |number, payload| {
-        // Spread over the keys in an order that repeats late.
-        let key = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
+    let count = numbers.end.saturating_sub(numbers.start);
+    fill(address, count, &mut |sent, payload| {
+        let number = numbers.start + sent;
         let id = if number.is_multiple_of(10) {
             number.saturating_sub(5)
         } else {
@@ -102,7 +104,8 @@ pub fn keyed(address: SocketAddr, events: u64, keys: u64) -> io::Result<()> {
         let _ = write!(
             payload,
             r#"{{"site":"k{:07}","v":{},"id":{id},"at":"{}"}}"#,
-            key % keys,
+            // Neighbours have keys that are far from each other.
+            number.wrapping_mul(7_919) % keys,
             number % 1000,
             nexmark::Time(clock.time_micros(number)),
         );

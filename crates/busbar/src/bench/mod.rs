@@ -12,6 +12,7 @@ mod percentiles;
 mod plugins;
 mod report;
 mod sockets;
+mod state;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -85,6 +86,7 @@ pub fn run(args: &BenchArgs, json: bool) -> Result<(), String> {
         flows::rows(args, &mut report, &mut failed);
         plugins::rows(args, &mut report, &mut failed);
         calls::rows(args, &mut report, &mut failed);
+        state::rows(args, &mut report, &mut failed);
         if args.wants(START) {
             note(node::start_row(), &mut report, &mut failed);
         }
