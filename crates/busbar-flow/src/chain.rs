@@ -17,10 +17,10 @@ use futures::FutureExt;
 
 use crate::counters::Counters;
 use crate::event_time::EventTime;
-use crate::exchange;
 use crate::operator::{Made, Operator, Output, Rows, Times};
 use crate::panicked::panicked;
 use crate::reader::Reader;
+use crate::received;
 use crate::render::{Origin, OriginRows};
 use crate::state::{Snapshot, TaskState};
 pub(crate) use count::Count;
@@ -292,8 +292,8 @@ impl Chain {
             }
             ChainSource::Rows(schema) => {
                 let mut moved = time.clone().unwrap_or_else(|| EventTime::of_stream(0));
-                let received = exchange::receive(&work.events, &mut moved)?;
-                let rows = exchange::columns(&received, schema)?;
+                let received = received::receive(&work.events, &mut moved)?;
+                let rows = received::columns(&received, schema)?;
                 *time = time.is_some().then_some(moved);
                 work.events = received.events;
                 let made = received.places.map_or(Made::Same, Made::From);
@@ -301,7 +301,7 @@ impl Chain {
             }
             ChainSource::Events(reader) => {
                 let mut moved = time.clone().unwrap_or_else(|| EventTime::of_stream(0));
-                let received = exchange::receive(&work.events, &mut moved)?;
+                let received = received::receive(&work.events, &mut moved)?;
                 let events = match &received.places {
                     None => received.events.clone(),
                     Some(places) => received.events.take(places),

@@ -24,6 +24,7 @@ mod outgoing;
 mod output;
 mod panicked;
 mod reader;
+mod received;
 mod render;
 mod runtime;
 mod services;

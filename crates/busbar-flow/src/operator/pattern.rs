@@ -148,7 +148,7 @@ impl Stored for Begun {
 
 impl Begun {
     /// Takes in an event that found the watermark at `mark`. Answers the times of a whole pattern, if it completes one.
-    fn go_on(&mut self, event: &PatternEvent<'_>, within: i64) -> Option<Vec<i64>> {
+    fn go_on(&mut self, event: &PatternInput<'_>, within: i64) -> Option<Vec<i64>> {
         let time = event.time;
         // Too old to be completed, by this event's time or by the watermark that it found.
         let oldest = (time - within).max(event.mark.saturating_sub(2 * within));
@@ -182,7 +182,7 @@ impl Begun {
 }
 
 /// An event as the pattern sees it.
-struct PatternEvent<'a> {
+struct PatternInput<'a> {
     row: usize,
     time: i64,
     mark: i64,
@@ -191,7 +191,7 @@ struct PatternEvent<'a> {
     conditions: &'a [BooleanArray],
 }
 
-impl PatternEvent<'_> {
+impl PatternInput<'_> {
     /// Whether it can be the event of this number in the sequence.
     fn is(&self, number: usize) -> bool {
         holds(&self.conditions[number], self.row)
@@ -228,7 +228,7 @@ impl KeyedOperator for Matching {
             if !breaks && !conditions.iter().any(|condition| holds(condition, row)) {
                 continue;
             }
-            let event = PatternEvent {
+            let event = PatternInput {
                 row,
                 time: times.times[row],
                 mark: times.marks[row],

@@ -105,14 +105,14 @@ struct Remembering {
 
 /// The last event of a key.
 #[derive(Default)]
-struct Before {
+struct EventBefore {
     time: i64,
     /// The watermark from which on it counts no more.
     forget: i64,
     columns: Vec<u8>,
 }
 
-impl Stored for Before {
+impl Stored for EventBefore {
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.time.to_le_bytes());
         out.extend_from_slice(&self.forget.to_le_bytes());
@@ -121,7 +121,7 @@ impl Stored for Before {
 
     fn read(bytes: &[u8]) -> Option<Self> {
         let mut reader = StateBytes(bytes);
-        Some(Before {
+        Some(EventBefore {
             time: reader.i64()?,
             forget: reader.i64()?,
             columns: reader.bytes()?.into(),
@@ -138,13 +138,13 @@ impl Stored for Before {
 }
 
 impl KeyedOperator for Remembering {
-    type Kept = Before;
+    type Kept = EventBefore;
 
     fn take(
         &mut self,
         keys: &Keys,
         rows: Rows,
-        kept: &mut KeyedState<Before>,
+        kept: &mut KeyedState<EventBefore>,
         out: &mut Output,
     ) -> Result<(), Error> {
         let times = rows.times.as_ref().ok_or_else(misses_times)?;
@@ -172,7 +172,7 @@ impl KeyedOperator for Remembering {
                 if known.is_some_and(|known| known.time > time) {
                     return;
                 }
-                let known = slot.change().get_or_insert_with(Before::default);
+                let known = slot.change().get_or_insert_with(EventBefore::default);
                 (known.time, known.forget) = (time, forget);
                 known.columns.clear();
                 known.columns.extend_from_slice(columns.data());

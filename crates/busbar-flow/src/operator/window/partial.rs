@@ -140,19 +140,19 @@ impl Step for After {
 
     fn operator(&self, _schema: &SchemaRef) -> Result<Box<dyn Operator>, Error> {
         // The states are all it reads.
-        Ok(Box::new(Merge {
+        Ok(Box::new(StateMerge {
             window: self.0.bind(self.0.aggregation.clone())?,
             state: self.0.aggregation.state_schema(),
         }))
     }
 }
 
-struct Merge {
+struct StateMerge {
     window: WindowOperator,
     state: SchemaRef,
 }
 
-impl Merge {
+impl StateMerge {
     fn merge(&mut self, rows: &Rows) -> Result<(), Error> {
         let damaged = || Error::new(Class::Permanent, "flow.state-damaged");
         let columns = rows.batch.columns();
@@ -183,7 +183,7 @@ impl Merge {
     }
 }
 
-impl Operator for Merge {
+impl Operator for StateMerge {
     fn process<'a>(
         &'a mut self,
         rows: Rows,
