@@ -8,6 +8,7 @@
 mod breaker;
 pub mod limits;
 mod retry;
+mod rows;
 mod service;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use serde::Serialize;
 
 pub use breaker::{Admitted, Breaker, BreakerState, Trial};
 pub use retry::{Backoff, Outcome, deliver};
+pub use rows::{KeyOrder, OrderedRows, ReadColumn, TableRead, TextRow};
 pub use service::{
     CallEscapes, CallFault, CallForm, CallParts, Escape, Service, ServiceAnswer, ServiceContext,
     ServiceRequest,
@@ -353,6 +355,23 @@ pub trait Connector: Send + Sync {
         let _ = context;
         Box::pin(async {
             let error = Error::new(busbar_event::Class::Configuration, "connect.no-service");
+            Err(error.with("kind", &spec.kind))
+        })
+    }
+
+    /// Reads a table in the order of its key.
+    ///
+    /// # Errors
+    /// As [`Source::poll`]; *configuration* for a kind whose tables cannot be read so.
+    fn read_table<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        project_dir: Arc<std::path::Path>,
+        read: TableRead,
+    ) -> Work<'a, Result<Box<dyn OrderedRows>, Error>> {
+        let _ = (project_dir, read);
+        Box::pin(async {
+            let error = Error::new(busbar_event::Class::Configuration, "connect.no-rows");
             Err(error.with("kind", &spec.kind))
         })
     }

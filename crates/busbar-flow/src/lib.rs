@@ -12,6 +12,7 @@ mod blocking;
 mod bounded;
 mod chain;
 mod checkpoint;
+mod compare;
 mod compile;
 mod counters;
 mod dead;
@@ -36,6 +37,9 @@ mod testing;
 mod world;
 
 pub use busbar_plugin::{LogLevel, LogLine};
+pub use compare::{
+    ComparePlan, CompareReport, DifferingKey, RepairTarget, RowRange, ValueClass, compare,
+};
 pub use compile::{StreamInfo, World};
 pub use counters::Counters;
 pub use dead::DEAD_LETTERS;

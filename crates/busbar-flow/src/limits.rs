@@ -142,3 +142,9 @@ pub const CALLS_IN_FLIGHT_MAX: usize = 64;
 pub const CALL_DECODE_BYTES: usize = 4 << 20;
 /// How often a test asks again a service that says "later".
 pub const TEST_TRIES_MAX: u32 = 100;
+/// Keys of the first ranges that a comparison of two tables counts; more where there would be too many ranges.
+pub const COMPARE_RANGE_ROWS: u64 = 10_000;
+/// Ranges of a comparison.
+pub const COMPARE_RANGES_MAX: usize = 256;
+/// Rows that are written at a time where a comparison puts a table right.
+pub const COMPARE_REPAIR_ROWS: usize = 1_000;

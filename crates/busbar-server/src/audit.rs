@@ -42,6 +42,7 @@ pub(crate) enum Action {
     DeadLettersRedrive,
     DeadLettersDiscard,
     DeadLettersEdit,
+    TableRepair,
 }
 
 impl Action {
@@ -63,6 +64,7 @@ impl Action {
             Action::DeadLettersRedrive => "dead-letters.redrive",
             Action::DeadLettersDiscard => "dead-letters.discard",
             Action::DeadLettersEdit => "dead-letters.edit",
+            Action::TableRepair => "table.repair",
         }
     }
 }

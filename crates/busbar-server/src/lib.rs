@@ -16,6 +16,7 @@ mod audit;
 mod backing;
 mod body;
 mod camera;
+mod compare;
 mod counts;
 mod deploy;
 mod events;
@@ -34,6 +35,7 @@ mod picture;
 mod problem;
 mod process;
 mod relations;
+mod repair;
 mod rights;
 mod secrets;
 

@@ -169,3 +169,7 @@ const _: () = assert!(BODY_BYTES_MAX * 2 <= BODIES_BYTES_MAX);
 const _: () = assert!(BODY_BYTES_MAX <= REFUSED_BODY_BYTES_MAX);
 const _: () = assert!(COMMIT_SECONDS_MAX < KEEP_ALIVE_SECONDS * SOCKET_SILENCES_MAX as u64);
 const _: () = assert!(CONNECTIONS_PER_PEER_MAX <= CONNECTIONS_MAX);
+/// Differing keys of two tables that are listed unless a request says otherwise.
+pub const COMPARE_KEYS_DEFAULT: usize = 20;
+/// Differing keys of two tables that are listed at most.
+pub const COMPARE_KEYS_MAX: usize = 10_000;

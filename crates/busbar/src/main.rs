@@ -27,8 +27,8 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use client::NodeArgs;
 use commands::{
-    apply, audit, check, connections, dead_letters, doctor, flows, plugins, pull, reference, run,
-    sql, tap, test, top, users,
+    apply, audit, check, compare, connections, dead_letters, doctor, flows, plugins, pull,
+    reference, run, sql, tap, test, top, users,
 };
 use exit::Failure;
 
@@ -72,6 +72,7 @@ enum Command {
     Tap(tap::TapArgs),
     Top(top::TopArgs),
     Connections(connections::ConnectionsArgs),
+    Compare(compare::CompareArgs),
     Flows(flows::FlowsArgs),
     Plugin(plugins::PluginArgs),
     Replay(flows::ReplayArgs),
@@ -132,6 +133,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Tap(args) => tap::run(args, node, json),
         Command::Top(args) => top::run(args, node, json),
         Command::Connections(args) => connections::run(args, node, json),
+        Command::Compare(args) => compare::run(args, node, json),
         Command::Flows(args) => flows::run(args, node, json),
         Command::Replay(args) => flows::replay(args, node, json),
         Command::Explain(args) => flows::explain(args, node, json),

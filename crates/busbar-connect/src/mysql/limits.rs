@@ -35,3 +35,5 @@ pub const IDLE: Duration = Duration::from_millis(20);
 pub const POLL_MAX: Duration = Duration::from_millis(500);
 /// How long the server may send nothing, not even a sign of life.
 pub const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// Rows that are read at a time where a table is read in the order of its key.
+pub const PAGE_ROWS: usize = 5_000;

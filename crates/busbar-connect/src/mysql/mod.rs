@@ -21,6 +21,7 @@ mod limits;
 mod link;
 mod origin;
 mod row;
+mod rows;
 mod sink;
 mod statement;
 mod survey;
@@ -33,8 +34,8 @@ use std::sync::Arc;
 use busbar_bus::Span;
 use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Value};
 use busbar_connector::{
-    Connector, Guarantee, LiteralSecret, Roles, Sink, SinkContext, Source, SourceContext, Survey,
-    Work,
+    Connector, Guarantee, LiteralSecret, OrderedRows, Roles, Sink, SinkContext, Source,
+    SourceContext, Survey, TableRead, Work,
 };
 use busbar_event::{Class, Error};
 use schemars::JsonSchema;
@@ -274,6 +275,22 @@ impl Connector for Mysql {
                 .map_err(|refused| refused.error().clone())?;
             let server = self.server(&options, &project_dir)?;
             survey::survey(&server, tables).await
+        })
+    }
+
+    fn read_table<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        project_dir: Arc<std::path::Path>,
+        read: TableRead,
+    ) -> Work<'a, Result<Box<dyn OrderedRows>, Error>> {
+        Box::pin(async move {
+            let options = self
+                .options(spec)
+                .map_err(|refused| refused.error().clone())?;
+            let server = self.server(&options, &project_dir)?;
+            let rows = rows::MysqlRows::open(server, &read).await?;
+            Ok(Box::new(rows) as Box<dyn OrderedRows>)
         })
     }
 

@@ -20,6 +20,7 @@ mod link;
 mod pgoutput;
 mod query;
 mod row;
+mod rows;
 mod sink;
 mod snapshot;
 mod survey;
@@ -32,8 +33,8 @@ use std::sync::Arc;
 use busbar_bus::Span;
 use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Value};
 use busbar_connector::{
-    Connector, Guarantee, LiteralSecret, Roles, Sink, SinkContext, Source, SourceContext, Survey,
-    Work,
+    Connector, Guarantee, LiteralSecret, OrderedRows, Roles, Sink, SinkContext, Source,
+    SourceContext, Survey, TableRead, Work,
 };
 use busbar_event::{Class, Error};
 use schemars::JsonSchema;
@@ -335,6 +336,22 @@ impl Connector for Postgres {
                 .map_err(|refused| refused.error().clone())?;
             let server = self.server(&options, &project_dir)?;
             survey::survey(&server, tables).await
+        })
+    }
+
+    fn read_table<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        project_dir: Arc<std::path::Path>,
+        read: TableRead,
+    ) -> Work<'a, Result<Box<dyn OrderedRows>, Error>> {
+        Box::pin(async move {
+            let options = self
+                .options(spec)
+                .map_err(|refused| refused.error().clone())?;
+            let server = self.server(&options, &project_dir)?;
+            let rows = rows::PostgresRows::open(server, &read).await?;
+            Ok(Box::new(rows) as Box<dyn OrderedRows>)
         })
     }
 

@@ -28,7 +28,7 @@ pub struct RedisSource {
     /// Entries that have come and are not handed on yet: the stream's place, and each entry.
     come: VecDeque<(usize, Entry)>,
     /// What was asked and not answered yet.
-    asked: Option<Asked>,
+    asked: Option<RedisAsked>,
     /// Entries that the server has dropped, to be told.
     lost: VecDeque<Error>,
     /// Entries that are asked for next.
@@ -55,7 +55,7 @@ struct Entry {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
+enum RedisAsked {
     /// The last entry of each stream that begins at its end.
     Ends,
     /// The oldest entry of each stream, then whether the one that was read last is still there; then entries.
@@ -141,13 +141,13 @@ impl RedisSource {
             match self.asked {
                 None if self.streams.iter().any(|stream| stream.at_end) => self.ask_ends(),
                 None => self.ask_entries(),
-                Some(Asked::Ends) => {
+                Some(RedisAsked::Ends) => {
                     if let Some(polling) = self.answered_end().await? {
                         return Ok(Polled::Batch(polling));
                     }
                 }
-                Some(Asked::Checked) => self.answered_check().await?,
-                Some(Asked::Entries) => {
+                Some(RedisAsked::Checked) => self.answered_check().await?,
+                Some(RedisAsked::Entries) => {
                     let (reply, bytes) = self.link.sized_reply().await?;
                     self.asked = None;
                     if !self.answered_entries(reply, bytes)? {
@@ -166,7 +166,7 @@ impl RedisSource {
             commands.add(&[b"XREVRANGE", key, b"+", b"-", b"COUNT", b"1"]);
         }
         self.link.send(&commands);
-        self.asked = Some(Asked::Ends);
+        self.asked = Some(RedisAsked::Ends);
     }
 
     /// Where the next of the streams that begin at their end begins; kept at once, so that what comes later is read also
@@ -214,8 +214,8 @@ impl RedisSource {
         words.extend(at.iter().map(String::as_bytes));
         commands.add(&words);
         self.asked = Some(match self.caught_up {
-            true => Asked::Entries,
-            false => Asked::Checked,
+            true => RedisAsked::Entries,
+            false => RedisAsked::Checked,
         });
         self.link.send(&commands);
     }
@@ -246,7 +246,7 @@ impl RedisSource {
                 );
             }
         }
-        self.asked = Some(Asked::Entries);
+        self.asked = Some(RedisAsked::Entries);
         Ok(())
     }
 

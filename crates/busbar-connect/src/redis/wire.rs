@@ -132,11 +132,11 @@ impl Replies {
                 };
             };
             let reply = match head(&buffer[..end])? {
-                Head::Whole(reply) => {
+                ReplyHead::Whole(reply) => {
                     buffer.advance(end + 1);
                     reply
                 }
-                Head::Value(length) => {
+                ReplyHead::Value(length) => {
                     if length > VALUE_BYTES_MAX || self.bytes + length > ANSWER_BYTES_MAX {
                         return Err(Unreadable::TooLarge);
                     }
@@ -153,7 +153,7 @@ impl Replies {
                     self.bytes += length;
                     Reply::Value(value.freeze())
                 }
-                Head::List(length) => {
+                ReplyHead::List(length) => {
                     if length > LIST_MAX {
                         return Err(Unreadable::TooLarge);
                     }
@@ -188,7 +188,7 @@ impl Replies {
 }
 
 /// What a line begins.
-enum Head {
+enum ReplyHead {
     Whole(Reply),
     /// A value of so many bytes.
     Value(usize),
@@ -196,7 +196,7 @@ enum Head {
     List(usize),
 }
 
-fn head(line: &[u8]) -> Result<Head, Unreadable> {
+fn head(line: &[u8]) -> Result<ReplyHead, Unreadable> {
     let line = line.strip_suffix(b"\r");
     let line = line.ok_or(Unreadable::Strange("a line without its end"))?;
     let (kind, text) = line
@@ -208,14 +208,14 @@ fn head(line: &[u8]) -> Result<Head, Unreadable> {
         number.ok_or(Unreadable::Strange("a number that is none"))
     };
     Ok(match kind {
-        b'+' => Head::Whole(Reply::Value(Bytes::copy_from_slice(text))),
-        b'-' => Head::Whole(Reply::Refused(String::from_utf8_lossy(text).into_owned())),
-        b':' => Head::Whole(Reply::Number(number()?)),
+        b'+' => ReplyHead::Whole(Reply::Value(Bytes::copy_from_slice(text))),
+        b'-' => ReplyHead::Whole(Reply::Refused(String::from_utf8_lossy(text).into_owned())),
+        b':' => ReplyHead::Whole(Reply::Number(number()?)),
         b'$' | b'*' => match (usize::try_from(number()?), kind) {
-            (Err(_), _) => Head::Whole(Reply::Null),
-            (Ok(length), b'$') => Head::Value(length),
-            (Ok(0), _) => Head::Whole(Reply::List(Vec::new())),
-            (Ok(length), _) => Head::List(length),
+            (Err(_), _) => ReplyHead::Whole(Reply::Null),
+            (Ok(length), b'$') => ReplyHead::Value(length),
+            (Ok(0), _) => ReplyHead::Whole(Reply::List(Vec::new())),
+            (Ok(length), _) => ReplyHead::List(length),
         },
         _ => return Err(Unreadable::Strange("an answer of another form")),
     })

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use busbar_catalog::{Kind, Project, canonical};
-use busbar_connector::Survey;
+use busbar_catalog::{ConnectionSpec, Kind, Project, canonical};
+use busbar_connector::{Connector, Survey};
 use busbar_event::{Class, Error};
 
 use super::{Connected, Runtime};
@@ -78,6 +78,16 @@ impl Runtime {
     /// # Errors
     /// No such connection, and what the other side says.
     pub async fn survey(&self, name: &str, tables: bool) -> Result<Survey, Error> {
+        let (connector, spec) = self.connector_of(name)?;
+        let project = Arc::clone(&self.inner.options.project_dir);
+        connector.survey(&spec, project, tables).await
+    }
+
+    /// The connector of a connection, and the connection as its file has it.
+    ///
+    /// # Errors
+    /// No such connection.
+    pub fn connector_of(&self, name: &str) -> Result<(Arc<dyn Connector>, ConnectionSpec), Error> {
         let spec = self
             .inner
             .sources
@@ -89,14 +99,16 @@ impl Runtime {
                 Error::new(Class::Configuration, "flow.no-connection").with("connection", name)
             );
         };
-        let options = &self.inner.options;
-        let Some(connector) = options.connectors.get(&spec.kind) else {
-            return Err(
-                Error::new(Class::Configuration, "connect.no-survey").with("kind", &spec.kind)
-            );
-        };
-        connector
-            .survey(&spec, Arc::clone(&options.project_dir), tables)
-            .await
+        match self.inner.options.connectors.get(&spec.kind) {
+            Some(connector) => Ok((Arc::clone(connector), spec)),
+            None => {
+                Err(Error::new(Class::Configuration, "connect.no-survey").with("kind", &spec.kind))
+            }
+        }
+    }
+
+    /// The folder that relative paths of connections start at.
+    pub fn project_dir(&self) -> &Arc<std::path::Path> {
+        &self.inner.options.project_dir
     }
 }

@@ -4,6 +4,7 @@
 mod audit;
 mod bounded;
 mod cells;
+mod compare;
 mod connections;
 mod dead_letters;
 mod events;
@@ -79,6 +80,7 @@ pub(crate) fn routes() -> (Router<Arc<App>>, Document) {
     let (router, mut document) = OpenApiRouter::with_openapi(Described::openapi())
         .merge(audit::routes())
         .merge(bounded::routes())
+        .merge(compare::routes())
         .merge(connections::routes())
         .merge(dead_letters::routes())
         .merge(events::routes())

@@ -4,6 +4,7 @@ pub mod apply;
 pub mod audit;
 mod bounded;
 pub mod check;
+pub mod compare;
 pub mod connections;
 pub mod dead_letters;
 pub mod doctor;

@@ -1,0 +1,300 @@
+//! `busbar compare` over PostgreSQL, MariaDB and the node's own tables.
+
+#![allow(missing_docs)]
+
+mod support;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::node::{Node, free_address};
+
+/// How long a test waits for what has to come. Nothing takes as long; a machine may be slow or busy.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+struct Site {
+    node: Node,
+    maria: u16,
+    pg: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Site {
+    fn open() -> Site {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (maria, pg) = (free_address().port(), free_address().port());
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/servers");
+        let installed = Command::new(&script).arg("install").status();
+        assert!(installed.expect("the script runs").success());
+        for (what, port) in [("mariadb", maria), ("postgres", pg)] {
+            #[expect(clippy::zombie_processes, reason = "the script ends with this process")]
+            Command::new(&script)
+                .arg(what)
+                .arg(folder.path().join(what))
+                .arg(port.to_string())
+                .arg(std::process::id().to_string())
+                .stdin(Stdio::null())
+                .spawn()
+                .expect("the server starts");
+        }
+        let connections = [
+            (
+                "m",
+                format!(
+                    "mysql: {{ address: '127.0.0.1:{maria}', database: d, user: root, write: {{ table: t }} }}\n"
+                ),
+            ),
+            (
+                "p",
+                format!(
+                    "postgres: {{ address: '127.0.0.1:{pg}', database: postgres, user: postgres, password: secret, write: {{ table: t }} }}\n"
+                ),
+            ),
+        ];
+        let files: Vec<_> = connections
+            .iter()
+            .map(|(name, text)| (format!("connections/{name}.yaml"), text.as_str()))
+            .collect();
+        let mut files: Vec<_> = files.iter().map(|(n, t)| (n.as_str(), *t)).collect();
+        files.push((
+            "tables/own.yaml",
+            "relational: {}\nkey: [id]\ncolumns: [{ name: id, type: int }, { name: name, type: text }, { name: money, type: text }, { name: at, type: time }, { name: ok, type: bool }, { name: x, type: float }]\n",
+        ));
+        let mut node = Node::new(&files);
+        node.start();
+        let site = Site {
+            node,
+            maria,
+            pg,
+            _folder: folder,
+        };
+        for ask in [
+            Site::in_maria as fn(&Site, &str) -> Result<String, String>,
+            Site::in_pg,
+        ] {
+            let begun = Instant::now();
+            while let Err(why) = ask(&site, "select 1") {
+                assert!(begun.elapsed() < PATIENCE, "{why}");
+                std::thread::park_timeout(Duration::from_millis(100));
+            }
+        }
+        site
+    }
+
+    fn in_maria(&self, sql: &str) -> Result<String, String> {
+        let port = self.maria.to_string();
+        answered(
+            Command::new("mariadb")
+                .args([
+                    "--no-defaults",
+                    "--default-character-set=utf8mb4",
+                    "-N",
+                    "-B",
+                ])
+                .args(["-h", "127.0.0.1", "-P", &port, "-u", "root", "-e", sql]),
+        )
+    }
+
+    fn in_pg(&self, sql: &str) -> Result<String, String> {
+        let port = self.pg.to_string();
+        answered(
+            Command::new("psql")
+                .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"])
+                .args(["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-c", sql])
+                .env("PGPASSWORD", "secret"),
+        )
+    }
+
+    /// What `busbar compare --json` answers, and its exit code.
+    fn compare(&self, args: &[&str]) -> (Value, i32) {
+        let output = self
+            .node
+            .command()
+            .env("BUSBAR_NODE", format!("http://{}", self.node.http))
+            .args(["compare", "--json"])
+            .args(args)
+            .output()
+            .expect("the program runs");
+        let text = String::from_utf8_lossy(&output.stdout);
+        let first = text.lines().next().unwrap_or_default();
+        let why = String::from_utf8_lossy(&output.stderr);
+        let json = serde_json::from_str(first).unwrap_or_else(|_| panic!("{args:?}: {text} {why}"));
+        (json, output.status.code().expect("an exit code"))
+    }
+}
+
+fn answered(command: &mut Command) -> Result<String, String> {
+    let output = command.output().expect("the client runs");
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout)
+            .trim_end()
+            .to_owned()),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    }
+}
+
+fn counts(found: &Value) -> [u64; 6] {
+    ["rows_a", "rows_b", "equal", "different", "only_a", "only_b"]
+        .map(|member| found[member].as_u64().unwrap_or_else(|| panic!("{found}")))
+}
+
+fn keys(found: &Value) -> Vec<String> {
+    let keys = found["keys"].as_array().expect("keys");
+    let columns = |key: &Value| {
+        let columns = key["columns"].as_array().into_iter().flatten();
+        columns
+            .filter_map(Value::as_str)
+            .collect::<Vec<_>>()
+            .join(",")
+    };
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let told = keys.iter().map(|key| {
+        format!(
+            "{} {} {}",
+            text(&key["key"]),
+            text(&key["state"]),
+            columns(key)
+        )
+    });
+    told.map(|line| line.trim_end().to_owned()).collect()
+}
+
+#[test]
+fn tables_of_unlike_systems_are_compared_and_put_right() {
+    let site = Site::open();
+    let maria = |sql: &str| {
+        site.in_maria(sql)
+            .unwrap_or_else(|why| panic!("{why}: {sql}"))
+    };
+    let pg = |sql: &str| site.in_pg(sql).unwrap_or_else(|why| panic!("{why}: {sql}"));
+    maria(
+        "create database d character set utf8mb4; use d; \
+         create table t (ID bigint primary key, Name varchar(40), money decimal(12,4), at datetime(6), ok boolean, x double, raw varbinary(9), more int); \
+         insert into t values (1, '张三', 1.5, '2024-02-29 01:02:03', true, 0.1, x'00ff', 1), \
+         (2, 'a ', -0.25, '2024-02-29 00:00:00.5', false, 1e300, x'', 1), (3, null, null, null, null, null, null, 1), \
+         (4, 'é', 7, '1999-12-31', true, -0.0, x'41', 1), (10, 'ten', 10, null, true, 10, null, 1), (9, 'nine', 9, null, true, 9, null, 1)",
+    );
+    pg(
+        "create table t (pid bigint primary key, name text, money numeric, at timestamptz, ok boolean, x double precision, raw bytea); \
+         set time zone 'UTC'; insert into t values (1, '张三', 1.50000, '2024-02-29 01:02:03+00', true, 0.1, '\\x00ff'), \
+         (2, 'a ', -0.25, '2024-02-29 00:00:00.5+00', false, 1e300, ''), (3, null, null, null, null, null, null), \
+         (4, 'é', 7.0, '1999-12-31 00:00:00+00', true, 0, 'A'), (10, 'ten', 10, null, true, 10, null), (9, 'nine', 9, null, true, 9, null)",
+    );
+    // The same, whatever the systems write; keys are ordered as numbers.
+    let both = ["m:t", "p:t", "--rename", "ID=pid"];
+    let (found, code) = site.compare(&both);
+    assert_eq!((counts(&found), code), ([6, 6, 6, 0, 0, 0], 0), "{found}");
+    assert_eq!(found["left_out"], serde_json::json!(["more"]));
+    assert_eq!(
+        found["ranges"][0]["checksum_a"],
+        found["ranges"][0]["checksum_b"]
+    );
+    // A trailing space, another letter that looks alike, a digit, a row too few and one too many.
+    pg(
+        "update t set name = 'a' where pid = 2; update t set name = U&'e\\0301', money = 7.0001 where pid = 4; \
+        delete from t where pid = 9; insert into t (pid, name) values (11, 'more')",
+    );
+    let (found, code) = site.compare(&both);
+    assert_eq!((counts(&found), code), ([6, 6, 3, 2, 1, 1], 1), "{found}");
+    assert_eq!(
+        keys(&found),
+        [
+            "2 different Name",
+            "4 different Name,money",
+            "9 only-a",
+            "11 only-b"
+        ]
+    );
+    assert_ne!(
+        found["ranges"][0]["checksum_a"],
+        found["ranges"][0]["checksum_b"]
+    );
+    // Bytes are compared and not repaired.
+    let (refused, code) = site.compare(&[&both[..], &["--repair"]].concat());
+    assert_eq!(
+        (refused["error"]["code"].as_str(), code),
+        (Some("server.compare-bytes"), 78),
+        "{refused}"
+    );
+    let some = [&both[..], &["--columns", "Name,money,at,ok,x", "--repair"]].concat();
+    let (found, code) = site.compare(&some);
+    assert_eq!(
+        (found["repaired"].as_u64(), found["refused"].as_u64(), code),
+        (Some(3), Some(0), 1),
+        "{found}"
+    );
+    let (found, code) = site.compare(&[&some[..], &["--delete"]].concat());
+    assert_eq!((found["deleted"].as_u64(), code), (Some(1), 0), "{found}");
+    let (found, _) = site.compare(&[&both[..], &["--columns", "Name,money,at,ok,x"]].concat());
+    assert_eq!(counts(&found), [6, 6, 6, 0, 0, 0], "{found}");
+    // From PostgreSQL to MariaDB, and a row that MariaDB refuses.
+    pg("insert into t (pid, name, ok) values (20, 'twenty', false), (21, repeat('x', 41), true)");
+    let back = [
+        "p:public.t",
+        "m:d.t",
+        "--rename",
+        "pid=ID",
+        "--columns",
+        "name,ok",
+        "--repair",
+    ];
+    let (found, code) = site.compare(&back);
+    assert_eq!(
+        (found["repaired"].as_u64(), found["refused"].as_u64(), code),
+        (Some(1), Some(1), 1),
+        "{found}"
+    );
+    assert_eq!(maria("select Name, ok from d.t where ID = 20"), "twenty\t0");
+    pg("delete from t where pid = 21");
+    // Into the node's own table, and from it.
+    let own = [
+        "m:t",
+        "own",
+        "--rename",
+        "ID=id",
+        "--columns",
+        "Name,money,at,ok,x",
+        "--repair",
+    ];
+    let (found, code) = site.compare(&own);
+    assert_eq!((found["repaired"].as_u64(), code), (Some(7), 0), "{found}");
+    let (found, code) = site.compare(&["own", "p:t", "--rename", "id=pid"]);
+    assert_eq!((counts(&found), code), ([7, 7, 7, 0, 0, 0], 0), "{found}");
+    // Keys that are text, in the order of their bytes whatever the collation says, over several pages.
+    maria(
+        "use d; create table w (k varchar(40), n int, v int, primary key (k, n)); \
+           insert into w select concat(elt(1 + seq % 5, 'a', 'B', 'é', '张', 'Z '), seq div 7), seq, seq from seq_1_to_12000",
+    );
+    pg(
+        "create table w (k text, n int, v bigint, primary key (k, n)); \
+        insert into w select (array['a','B','é','张','Z '])[1 + s % 5] || s / 7, s, s from generate_series(1, 12000) s; \
+        update w set v = 0 where n = 7777",
+    );
+    let (found, code) = site.compare(&["m:w", "p:w"]);
+    assert_eq!(
+        (counts(&found), code),
+        ([12_000, 12_000, 11_999, 1, 0, 0], 1),
+        "{found}"
+    );
+    assert_eq!(found["ranges"].as_array().map(Vec::len), Some(2), "{found}");
+    // What is not there is said.
+    for (args, code) in [
+        (&["m:gone", "p:t"][..], "server.compare-no-table"),
+        (&["m:t", "p:t"], "server.compare-no-column"),
+        (&["m:t", "nothing"], "server.compare-no-table"),
+        (&["z:t", "p:t"], "flow.no-connection"),
+        (
+            &["m:t", "p:t", "--rename", "ID=pid", "--key", "ok"],
+            "flow.compare-order",
+        ),
+    ] {
+        let (refused, exit) = site.compare(args);
+        assert_eq!(
+            (refused["error"]["code"].as_str(), exit),
+            (Some(code), 78),
+            "{args:?} {refused}"
+        );
+    }
+}
