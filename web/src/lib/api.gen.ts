@@ -36,7 +36,7 @@ export interface AuditEntry {
   /**
    * What was done: `user.add`, `user.change`, `user.remove`, `token.add`, `token.remove`, `project.apply`,
    * `flow.rollback`, `flow.pause`, `flow.resume`, `flow.replay`, `plugin.rollback`, `dead-letters.redrive`,
-   * `dead-letters.discard`, `dead-letters.edit`.
+   * `dead-letters.discard`, `dead-letters.edit`, `table.repair`.
    */
   action: string;
   /** Names and values that say more, such as `role` or `version`. */
@@ -160,6 +160,83 @@ export interface Changes {
   entries: AuditEntry[];
   /** Pass it as `before` for the next page; null on the last one. */
   next?: string | null;
+}
+
+/** Two tables to compare. */
+export interface CompareTables {
+  /** The first table: `CONNECTION:TABLE`, `CONNECTION:SCHEMA.TABLE`, or the name of one of the node's tables. */
+  a: string;
+  /** The second table. */
+  b: string;
+  /** Columns to compare, by their names in the first table; by default all that both have. */
+  columns?: string[];
+  /** With `repair`: deletes rows that only the second table has. */
+  delete?: boolean;
+  /** Columns that tell rows apart, by their names in the first table; by default its primary key. */
+  key?: string[];
+  /** Number of differing keys to list at most; 20 when absent. */
+  listed?: number | null;
+  /** Names of columns in the second table, by their names in the first, where they differ. */
+  rename?: Record<string, string>;
+  /** Writes the rows of the first table to the second where they differ or are missing. */
+  repair?: boolean;
+}
+
+/** What a comparison found. A is the first table, B the second. */
+export interface Compared {
+  /** Columns that were compared, those of the key first, by their names in A. */
+  columns: string[];
+  /** Rows that were deleted from B. */
+  deleted: number;
+  /** Keys that are in both, with other values. */
+  different: number;
+  /** Rows that are the same in both. */
+  equal: number;
+  /** The first keys whose rows are not the same. */
+  keys: ComparedKey[];
+  /** Columns of A that B does not have. */
+  left_out: string[];
+  /** Keys that only A has. */
+  only_a: number;
+  /** Keys that only B has. */
+  only_b: number;
+  /** Counts and checksums by ranges of keys. */
+  ranges: ComparedRange[];
+  refusal?: Problem | null;
+  /** Rows that B refused. */
+  refused: number;
+  /** Rows of A that were written to B. */
+  repaired: number;
+  /** Rows of A. */
+  rows_a: number;
+  /** Rows of B. */
+  rows_b: number;
+}
+
+/** A key whose rows are not the same. */
+export interface ComparedKey {
+  /** Columns with other values, by their names in A. */
+  columns: string[];
+  /** The values of the key. */
+  key: string;
+  /** `different`, `only-a` or `only-b`. */
+  state: string;
+}
+
+/** Counts and checksums of a range of keys. */
+export interface ComparedRange {
+  /** Checksum of the rows of A, in hexadecimal digits; the same as that of B where the rows are. */
+  checksum_a: string;
+  /** Checksum of the rows of B. */
+  checksum_b: string;
+  /** The first key. */
+  from: string;
+  /** Rows of A. */
+  rows_a: number;
+  /** Rows of B. */
+  rows_b: number;
+  /** The last key. */
+  to: string;
 }
 
 /** A connection. */
