@@ -26,9 +26,7 @@ fn message(bytes: &[u8]) {
     };
     let mut tags = Vec::new();
     if message.write_tags("", 0, &mut tags).is_ok() {
-        for (name, value) in &tags {
-            assert!(!name.is_empty() || value.len() <= 65_535);
-        }
+        assert!(tags.iter().all(|(_, value)| value.len() <= 65_535));
     }
     let _ = (message.is_retained(), message.is_to_topic());
 }

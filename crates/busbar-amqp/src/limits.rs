@@ -59,9 +59,9 @@ pub const V1_DEPTH_MAX: usize = 16;
 /// AMQP 1.0: values in a value, nested ones included.
 pub const V1_VALUES_MAX: usize = 65_536;
 /// AMQP 1.0: the highest channel, one less than the sessions of a connection.
-pub const V1_CHANNEL_MAX: u16 = 255;
+pub const V1_CHANNEL_MAX: u16 = 63;
 /// AMQP 1.0: the highest handle, one less than the links of a session.
-pub const V1_HANDLE_MAX: u32 = 1023;
+pub const V1_HANDLE_MAX: u32 = 255;
 /// AMQP 1.0: bytes of the name of a client or of a link.
 pub const V1_NAME_BYTES_MAX: usize = 512;
 /// AMQP 1.0: transfers that a client may send before the session's window is opened again.

@@ -15,7 +15,7 @@ use crate::queue::{ConsumerRef, DeathReason, RowId};
 
 use super::Broker;
 use super::channel::{Consumer, DIRECT_REPLY_TO, Disposition, LastAddress, Settlement, Unacked};
-use super::deliver::Head;
+use super::deliver::QueueHead;
 
 impl<S: EventLog> Broker<S> {
     pub(super) fn consume(
@@ -227,12 +227,12 @@ impl<S: EventLog> Broker<S> {
     ) -> bool {
         let head = match self.queue(index) {
             Some(queue) if queue.number == queue_number => self.head(index, now),
-            _ => Head::Empty,
+            _ => QueueHead::Empty,
         };
         let row = match head {
-            Head::Row => self.take_head(index),
-            Head::Empty => None,
-            Head::Later => {
+            QueueHead::Row => self.take_head(index),
+            QueueHead::Empty => None,
+            QueueHead::Later => {
                 if let Some(channel) = self.channel(id, number) {
                     channel.getting = Some((index, queue_number, no_ack));
                 }

@@ -18,7 +18,7 @@ use super::{Broker, BrokerRead};
 
 /// What stands at the front of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Head {
+pub enum QueueHead {
     /// A row that may be taken.
     Row,
     /// Nothing.
@@ -62,9 +62,9 @@ impl<S: EventLog> Broker<S> {
                 return self.activate(index);
             }
             match self.head(index, now) {
-                Head::Row => {}
-                Head::Empty => return self.v1_drained(index),
-                Head::Later => return,
+                QueueHead::Row => {}
+                QueueHead::Empty => return self.v1_drained(index),
+                QueueHead::Later => return,
             }
             let Some(consumer) = consumer else { return };
             let Some(row) = self.take_head(index) else {
@@ -88,10 +88,10 @@ impl<S: EventLog> Broker<S> {
     }
 
     /// What stands at the front of a queue, when what is over, too much or refused has gone.
-    pub(super) fn head(&mut self, index: QueueIndex, now: Micros) -> Head {
+    pub(super) fn head(&mut self, index: QueueIndex, now: Micros) -> QueueHead {
         loop {
             let Some(queue) = self.queue(index) else {
-                return Head::Empty;
+                return QueueHead::Empty;
             };
             let again = match queue.rejected.first_key_value() {
                 Some((row, reason)) => Some((*row, Some(*reason))),
@@ -101,7 +101,7 @@ impl<S: EventLog> Broker<S> {
                 if queue.reread.as_ref().is_none_or(|read| read.id != row) {
                     match self.reread(index, row) {
                         Refill::Progress => continue,
-                        Refill::Later => return Head::Later,
+                        Refill::Later => return QueueHead::Later,
                     }
                 }
                 if let Some(reason) = dies {
@@ -110,7 +110,7 @@ impl<S: EventLog> Broker<S> {
                 }
             }
             let Some(queue) = self.queue(index) else {
-                return Head::Empty;
+                return QueueHead::Empty;
             };
             let front = match again {
                 Some(_) => queue.reread.as_ref(),
@@ -119,11 +119,11 @@ impl<S: EventLog> Broker<S> {
             let Some(front) = front else {
                 if queue.lag.is_empty() {
                     queue.correct();
-                    return Head::Empty;
+                    return QueueHead::Empty;
                 }
                 match self.refill(index) {
                     Refill::Progress => continue,
-                    Refill::Later => return Head::Later,
+                    Refill::Later => return QueueHead::Later,
                 }
             };
             let over = front.is_over(queue.rules.message_ttl_us, now);
@@ -132,7 +132,7 @@ impl<S: EventLog> Broker<S> {
             } else if over {
                 self.kill(index, DeathReason::Expired, now);
             } else {
-                return Head::Row;
+                return QueueHead::Row;
             }
         }
     }

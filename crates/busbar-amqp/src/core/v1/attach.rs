@@ -305,7 +305,7 @@ impl<S: EventLog> Broker<S> {
         now: Micros,
     ) -> Result<(), V1Fault> {
         let receiving = match &attach.source {
-            None => self.v1_subscription(id, attach.name)?,
+            None => self.v1_subscription(id, attach.name, now)?,
             Some(source) => self.v1_receiving(id, attach, source, now)?,
         };
         let index = receiving.queue;
@@ -349,7 +349,12 @@ impl<S: EventLog> Broker<S> {
     }
 
     /// A durable subscription that a client asks for by its name alone, as Qpid JMS does to end it.
-    fn v1_subscription(&mut self, id: ConnId, link: &str) -> Result<Receiving, V1Fault> {
+    fn v1_subscription(
+        &mut self,
+        id: ConnId,
+        link: &str,
+        now: Micros,
+    ) -> Result<Receiving, V1Fault> {
         let container = self
             .v1(id)
             .map(|v1| Arc::clone(&v1.container))
@@ -362,7 +367,7 @@ impl<S: EventLog> Broker<S> {
             return Err(V1Fault::link(0, fault::NOT_FOUND, text));
         };
         allowed(self.check_reads(id, index))?;
-        self.v1_steal(index);
+        self.v1_steal(index, now);
         let mut bindings = self.hosts[host].bindings_to(index);
         let address = bindings.next().map(|(exchange, binding)| {
             format!(
@@ -511,7 +516,7 @@ impl<S: EventLog> Broker<S> {
         }
         let found = self.hosts[host].queues.get(&*name).map(|(index, _)| *index);
         if let Some(index) = found {
-            self.v1_steal(index);
+            self.v1_steal(index, now);
             let mut bindings = self.hosts[host].bindings_to(index);
             let same = bindings.any(|(source, b)| **source == *exchange && *b.key == *key);
             if same {
@@ -565,7 +570,7 @@ impl<S: EventLog> Broker<S> {
     }
 
     /// Ends the link that receives from a durable subscription: it is attached again.
-    fn v1_steal(&mut self, index: QueueIndex) {
+    fn v1_steal(&mut self, index: QueueIndex, now: Micros) {
         let Some(queue) = self.queue(index) else {
             return;
         };
@@ -575,7 +580,13 @@ impl<S: EventLog> Broker<S> {
                 fault::LINK_STOLEN,
                 "the subscription was attached again",
             );
-            self.v1_detach(consumer.conn, consumer.channel, consumer.number, &fault, 0);
+            self.v1_detach(
+                consumer.conn,
+                consumer.channel,
+                consumer.number,
+                &fault,
+                now,
+            );
         }
     }
 }

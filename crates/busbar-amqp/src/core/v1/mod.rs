@@ -64,6 +64,11 @@ impl<T> Default for V1Conn<T> {
     }
 }
 
+/// The outcome of SASL for a login that is wrong.
+const SASL_REFUSED: u8 = 1;
+/// The outcome of SASL for a client that may try again later.
+const SASL_LATER: u8 = 4;
+
 /// The name of the virtual host that a client means by the name of the server: `vhost:NAME`, as for RabbitMQ.
 fn vhost_of(hostname: Option<&str>) -> &str {
     let named = hostname.and_then(|name| name.strip_prefix("vhost:"));
@@ -151,11 +156,7 @@ impl<S: EventLog> Broker<S> {
             (true, false) => conn.stage = ConnStage::Open,
             (false, true) => {
                 self.counters.logins_refused.add(1);
-                self.send(id, |out| encode::sasl_outcome(1, out));
-                self.finish(id);
-                if let Some(conn) = self.conn(id) {
-                    conn.refused = true;
-                }
+                self.v1_refuse_login(id, SASL_REFUSED);
             }
             (false, false) => {
                 self.counters.logins_refused.add(1);
@@ -238,10 +239,21 @@ impl<S: EventLog> Broker<S> {
         }
     }
 
+    fn v1_refuse_login(&mut self, id: ConnId, code: u8) {
+        self.send(id, |out| encode::sasl_outcome(code, out));
+        self.finish(id);
+        if let Some(conn) = self.conn(id) {
+            conn.refused = true;
+        }
+    }
+
     fn v1_sasl_init(&mut self, id: ConnId, mechanism: &str, response: &[u8]) {
         let Some(conn) = self.conn(id) else { return };
+        if conn.surplus {
+            self.counters.refusals.add(1);
+            return self.v1_refuse_login(id, SASL_LATER);
+        }
         let login = match mechanism {
-            _ if conn.surplus => None,
             "PLAIN" => {
                 super::auth::plain(response).map(|(user, password)| (Some(user), Some(password)))
             }
@@ -258,11 +270,7 @@ impl<S: EventLog> Broker<S> {
             Some((user, password)) => self.v1_log_in(id, user, password),
             None => {
                 self.counters.logins_refused.add(1);
-                self.send(id, |out| encode::sasl_outcome(1, out));
-                self.finish(id);
-                if let Some(conn) = self.conn(id) {
-                    conn.refused = true;
-                }
+                self.v1_refuse_login(id, SASL_REFUSED);
             }
         }
     }
