@@ -40,12 +40,12 @@ pub enum Admitted<'a> {
     /// For any number of calls.
     All,
     /// For one call, whose outcome decides.
-    Trial(Trial<'a>),
+    Trial(CallTrial<'a>),
 }
 
 /// A call on trial. Dropped without an outcome, it lets another one try.
 #[derive(Debug)]
-pub struct Trial<'a>(&'a Breaker);
+pub struct CallTrial<'a>(&'a Breaker);
 
 impl Default for Circuit {
     fn default() -> Self {
@@ -76,7 +76,7 @@ impl Breaker {
             return Err(BREAKER_PAUSE_FIRST);
         }
         circuit.on_trial = true;
-        Ok(Admitted::Trial(Trial(self)))
+        Ok(Admitted::Trial(CallTrial(self)))
     }
 
     /// The service has answered.
@@ -109,7 +109,7 @@ impl Breaker {
     }
 }
 
-impl Drop for Trial<'_> {
+impl Drop for CallTrial<'_> {
     fn drop(&mut self) {
         self.0.0.lock().on_trial = false;
     }

@@ -25,7 +25,7 @@ use busbar_event::{Batch, Error};
 use busbar_log::Clock;
 use serde::Serialize;
 
-pub use breaker::{Admitted, Breaker, BreakerState, Trial};
+pub use breaker::{Admitted, Breaker, BreakerState, CallTrial};
 pub use retry::{Backoff, Outcome, deliver};
 pub use rows::{KeyOrder, OrderedRows, ReadColumn, TableRead, TextRow};
 pub use service::{

@@ -38,14 +38,17 @@ pub(crate) struct ServiceLine {
 }
 
 enum RemoteService {
-    Opened {
-        spec: ConnectionSpec,
-        connector: Arc<dyn Connector>,
-        context: ServiceContext,
-        service: OnceCell<Arc<dyn Service>>,
-    },
+    Opened(Box<OpenedService>),
     /// Answers that a test gives, and how often each may still be given.
     Canned(Mutex<Vec<(TestAnswer, Option<u32>)>>),
+}
+
+/// A service that is opened with the first call.
+struct OpenedService {
+    spec: ConnectionSpec,
+    connector: Arc<dyn Connector>,
+    context: ServiceContext,
+    service: OnceCell<Arc<dyn Service>>,
 }
 
 /// What a service's line is at.
@@ -78,13 +81,13 @@ impl ServiceLine {
         connector: Arc<dyn Connector>,
         context: ServiceContext,
     ) -> ServiceLine {
-        let remote = RemoteService::Opened {
+        let opened = OpenedService {
             spec,
             connector,
             context,
             service: OnceCell::new(),
         };
-        ServiceLine::to(name, remote)
+        ServiceLine::to(name, RemoteService::Opened(Box::new(opened)))
     }
 
     /// A line on which a test answers.
@@ -128,17 +131,13 @@ impl ServiceLine {
     ) -> Result<Bytes, CallFailure> {
         let (service, permit) = match &self.remote {
             RemoteService::Canned(answers) => return self.answer_canned(answers, form, request),
-            RemoteService::Opened {
-                spec,
-                connector,
-                context,
-                service,
-            } => {
+            RemoteService::Opened(opened) => {
                 // Closed only with the line itself.
                 let permit = self.permits.acquire().await.ok();
-                let open = || connector.service(spec, context.clone());
-                let opened = service.get_or_try_init(open).await;
-                (opened.map_err(unanswered)?, permit)
+                let connector = &opened.connector;
+                let open = || connector.service(&opened.spec, opened.context.clone());
+                let service = opened.service.get_or_try_init(open).await;
+                (service.map_err(unanswered)?, permit)
             }
         };
         self.calls.fetch_add(1, Ordering::Relaxed);
@@ -222,7 +221,8 @@ impl ServiceLine {
     pub fn leads_to(&self, spec: &ConnectionSpec) -> bool {
         match &self.remote {
             RemoteService::Canned(_) => false,
-            RemoteService::Opened { spec: own, .. } => {
+            RemoteService::Opened(opened) => {
+                let own = &opened.spec;
                 own.kind == spec.kind && own.options.to_json() == spec.options.to_json()
             }
         }

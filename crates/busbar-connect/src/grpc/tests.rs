@@ -203,7 +203,7 @@ fn step() -> Value {
 
 #[test]
 fn a_request_is_a_frame_and_an_answer_an_object() {
-    let form = form(step()).ok().expect("it fits");
+    let form = form(step()).expect("it fits");
     let parts = CallParts {
         body: Some(r#"{"name":"ab"}"#.into()),
         ..CallParts::default()
@@ -235,7 +235,7 @@ fn a_request_is_a_frame_and_an_answer_an_object() {
 
 #[test]
 fn codes_have_classes() {
-    let form = form(step()).ok().expect("it fits");
+    let form = form(step()).expect("it fits");
     for (code, class, name) in [
         (1, Class::Transient, "CANCELLED"),
         (2, Class::Permanent, "UNKNOWN"),

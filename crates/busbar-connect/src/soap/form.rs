@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn a_request_is_an_envelope_of_its_version() {
         let made = |version| {
-            let form = form(version, STEP).ok().expect("it fits");
+            let form = form(version, STEP).expect("it fits");
             let body = Some(Bytes::from_static(b"<Get id='1'/>"));
             form.request(CallParts {
                 body,
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn an_answer_becomes_columns() {
-        let form = form("1.1", STEP).ok().expect("it fits");
+        let form = form("1.1", STEP).expect("it fits");
         let answer = "<r xmlns='urn:w'><level> 1.5 </level><name>a \"b\"</name></r>";
         let read = form
             .answer(envelope(SoapVersion::One, answer))
@@ -307,7 +307,7 @@ mod tests {
 
     #[test]
     fn faults_and_strange_answers_have_classes() {
-        let form = form("1.1", STEP).ok().expect("it fits");
+        let form = form("1.1", STEP).expect("it fits");
         let one = |code: &str| {
             let fault = format!(
                 "<s:Fault><faultcode>{code}</faultcode><faultstring>no such station</faultstring></s:Fault>"
@@ -354,7 +354,7 @@ mod tests {
             ),
         ] {
             let told = format!("{answer:?}");
-            let error = form.answer(answer).err().expect(&told);
+            let error = form.answer(answer).expect_err(&told);
             assert_eq!((error.class(), error.code()), (class, code), "{told}");
             if code == "connect.soap-fault" {
                 assert!(error.to_string().contains("no such station"), "{error}");

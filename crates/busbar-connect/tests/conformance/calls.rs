@@ -189,7 +189,7 @@ fn answers_that_hurt_are_errors_of_their_class() {
             "http: {{ url: 'http://127.0.0.1:{}' }}\n",
             says_once(said)
         ));
-        let error = called.ask("/").err().expect(said);
+        let error = called.ask("/").expect_err(said);
         assert_eq!(
             (error.class(), error.code()),
             (Class::Transient, code),

@@ -6,7 +6,7 @@
 
 mod text;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -513,14 +513,14 @@ impl Calling {
         }
         let answers = BinaryArray::from_iter_values(unread.iter().map(|(_, answer)| answer));
         let decoded = decoder.decode(&answers);
-        let mut rejected = BTreeMap::new();
+        let mut rejected = BTreeSet::new();
         for bad in decoded.rejected {
             let error = Error::new(Class::Permanent, "flow.call-answer").caused_by(bad.cause);
             progress.dead.push((unread[bad.row].0 as usize, error));
-            rejected.insert(bad.row, ());
+            rejected.insert(bad.row);
         }
         let good = unread.iter().enumerate();
-        let good = good.filter(|(at, _)| !rejected.contains_key(at));
+        let good = good.filter(|(at, _)| !rejected.contains(at));
         progress.answered.extend(good.map(|(_, (row, _))| *row));
         progress.columns.push(decoded.columns);
         Ok(())
