@@ -35,17 +35,16 @@ impl Hl7Separators {
     /// The byte at which it declares none: they are ASCII, neither letters nor digits, and different.
     pub fn of(segment: &[u8]) -> Result<Hl7Separators, usize> {
         let mut found = [None; 6];
-        let mut count = 0;
         for (at, byte) in segment.iter().copied().enumerate().skip(3) {
             if at > 3 && Some(byte) == found[0] {
                 break;
             }
             let fits = matches!(byte, b' '..=b'~') && !byte.is_ascii_alphanumeric() && byte != b'"';
-            if !fits || count == found.len() || found.contains(&Some(byte)) {
-                return Err(at);
+            let is_new = !found.contains(&Some(byte));
+            match found.get_mut(at - 3) {
+                Some(place) if fits && is_new => *place = Some(byte),
+                _ => return Err(at),
             }
-            found[count] = Some(byte);
-            count += 1;
         }
         match found {
             [
