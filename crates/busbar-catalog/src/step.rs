@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use crate::{JoinSpec, PathItem};
 
 mod call;
+mod map;
 mod route;
 
 pub use call::{CallSpec, TestAnswer};
+pub use map::{MapConstant, MapField, MapFields, MapSpec};
 pub use route::{
     ANY, RouteCase, RouteCondition, RouteDefault, RouteMatch, RouteSpec, RouteTests, RouteValues,
     RouteWay,
@@ -42,6 +44,8 @@ pub enum StepSpec {
     Pattern(PatternSpec),
     /// Add columns of a table or of another stream.
     Join(JoinSpec),
+    /// Make fields of columns: names, constants, types, code tables, dates, parts and joined texts.
+    Map(MapSpec),
     /// Send each event on by cases: to steps and outputs of the case's own.
     Route(RouteSpec),
     /// Have the plug-in of this name work on each event: it makes none, one or many of it.
@@ -65,6 +69,7 @@ impl StepSpec {
             StepSpec::Top(_) => "top",
             StepSpec::Pattern(_) => "pattern",
             StepSpec::Join(_) => "join",
+            StepSpec::Map(_) => "map",
             StepSpec::Route(_) => "route",
             StepSpec::Script(_) => "script",
             StepSpec::Call(_) => "call",
@@ -106,7 +111,7 @@ impl StepSpec {
             StepSpec::Top(spec) => list("order", &spec.order)
                 .chain(list("by", &spec.by))
                 .collect(),
-            StepSpec::Script(_) => Vec::new(),
+            StepSpec::Script(_) | StepSpec::Map(_) => Vec::new(),
             StepSpec::Call(spec) => one("send", &spec.send).collect(),
             // What it names are columns, not expressions.
             StepSpec::Join(_) => Vec::new(),
@@ -138,6 +143,7 @@ impl StepSpec {
         };
         match self {
             StepSpec::Script(plugin) => plugin.clone(),
+            StepSpec::Map(spec) => spec.summary(),
             StepSpec::Call(spec) => {
                 let what = [&spec.method, &spec.path, &spec.action];
                 let what = what.into_iter().flatten().map(String::as_str);

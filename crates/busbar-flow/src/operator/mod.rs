@@ -15,6 +15,7 @@ mod ipc;
 mod join;
 mod keyed;
 mod latest;
+mod map;
 mod output;
 mod pattern;
 mod previous;

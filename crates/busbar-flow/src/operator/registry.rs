@@ -6,8 +6,8 @@ use busbar_catalog::{PathItem, StepSpec};
 use busbar_event::{Class, Error};
 
 use super::{
-    Step, StepContext, Wrong, alarm, call, dedupe, filter, join, latest, pattern, previous, script,
-    select, sql, top, window,
+    Step, StepContext, Wrong, alarm, call, dedupe, filter, join, latest, map, pattern, previous,
+    script, select, sql, top, window,
 };
 
 /// Compiles a step of a flow file.
@@ -21,6 +21,7 @@ pub(crate) fn compile(spec: &StepSpec, context: &StepContext<'_>) -> Result<Arc<
         StepSpec::Dedupe(spec) => dedupe::compile(spec, context),
         StepSpec::Join(spec) => join::compile(spec, context),
         StepSpec::Latest(spec) => latest::compile(spec, context),
+        StepSpec::Map(spec) => map::compile(spec, context),
         StepSpec::Pattern(spec) => pattern::compile(spec, context),
         StepSpec::Previous(spec) => previous::compile(spec, context),
         // Its cases lead to steps of their own: the plan compiles it, see `compile::route`.
