@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Runs examples/rain-gauges with real clients: gauges on MQTT (paho) and HTTP (curl), in every spelling of topics.
+"""Runs examples/rain-gauges with real clients: gauges on MQTT (paho) and HTTP (curl), in every spelling of topics, on AMQP
+(pika), TCP and UDP; plug-ins judge, store and name their readings.
 
     rain_gauges.py BUSBAR
 """
@@ -16,6 +17,7 @@ import urllib.request
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
+import pika
 
 BUSBAR = sys.argv[1]
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,8 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 WAIT = 120
 
 
-def free_port():
-    with socket.socket() as probe:
+def free_port(kind=socket.SOCK_STREAM):
+    with socket.socket(socket.AF_INET, kind) as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
@@ -48,12 +50,19 @@ class Client:
             mqtt.CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv5
         )
         self.client.on_connect = lambda *_: self.ready.set()
-        self.client.on_message = lambda _c, _u, m: self.messages.append(
-            (m.topic, json.loads(m.payload))
-        )
+        self.client.on_message = self.received
+        # The tag `quality` of messages, by topic and level.
+        self.tags = {}
         self.client.connect("127.0.0.1", port)
         self.client.loop_start()
         assert self.ready.wait(WAIT), f"{name} is not let in"
+
+    def received(self, _client, _user, message):
+        payload = json.loads(message.payload)
+        for name, value in getattr(message.properties, "UserProperty", []):
+            if name == "quality":
+                self.tags[(message.topic, payload.get("level_mm"))] = value
+        self.messages.append((message.topic, payload))
 
     def subscribe(self, *filters):
         done = threading.Event()
@@ -73,23 +82,48 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder) / "project"
         shutil.copytree(ROOT / "examples" / "rain-gauges", project)
-        http, port = free_port(), free_port()
+        http, port, amqp = free_port(), free_port(), free_port()
+        tcp, udp = free_port(), free_port(socket.SOCK_DGRAM)
+        for name, given, own in [("loggers", 9471, tcp), ("pulses", 9472, udp)]:
+            file = project / "gateways" / f"{name}.yaml"
+            file.write_text(file.read_text().replace(f":{given}", f":{own}"))
         environment = {
             "PATH": "/usr/bin:/bin",
             "BUSBAR_HTTP_LISTEN": f"127.0.0.1:{http}",
             "BUSBAR_MQTT_LISTEN": f"127.0.0.1:{port}",
+            "BUSBAR_AMQP_LISTEN": f"127.0.0.1:{amqp}",
             "BUSBAR_DATA_DIR": f"{folder}/data",
         }
         node = subprocess.Popen([BUSBAR, "run", str(project)], env=environment)
         try:
-            run(http, port)
+            run(http, port, amqp, tcp, udp)
         finally:
             node.terminate()
             node.wait(WAIT)
     print("rain gauges: ok")
 
 
-def run(http, port):
+def send_line(tcp, reading):
+    """A data logger: one line, and the answer to it."""
+    with socket.create_connection(("127.0.0.1", tcp), WAIT) as logger:
+        logger.sendall(json.dumps(reading).encode() + b"\n")
+        with logger.makefile() as answers:
+            answer = answers.readline().strip()
+    assert answer == "ok", answer
+
+
+def send_confirmed(amqp, key, reading):
+    """A gauge on AMQP: the node confirms what is on disk."""
+    connection = pika.BlockingConnection(
+        pika.ConnectionParameters("127.0.0.1", amqp, socket_timeout=WAIT, blocked_connection_timeout=WAIT)
+    )
+    channel = connection.channel()
+    channel.confirm_delivery()
+    channel.basic_publish("amq.topic", key, json.dumps(reading))
+    connection.close()
+
+
+def run(http, port, amqp, tcp, udp):
     def is_ready():
         try:
             return urllib.request.urlopen(f"http://127.0.0.1:{http}/readyz").status == 200
@@ -106,7 +140,7 @@ def run(http, port):
 
     eventually("the node", is_ready)
     watcher = Client("watcher", port)
-    watcher.subscribe("alarm/#", "copy/#")
+    watcher.subscribe("alarm/#", "copy/#", "checked/#", "intensity/#")
     legacy = Client("legacy", port)
     legacy.subscribe("$as/_/alarm/+/rain")
     gauge = Client("g7", port)
@@ -131,6 +165,38 @@ def run(http, port):
             check=True, stdout=subprocess.DEVNULL,
         )
         eventually(f"the alarm of {header}", lambda: watcher.has("alarm/g7/rain", level))
+    # Gauges on TCP, UDP and AMQP.
+    send_line(tcp, {"gauge": "g7", "level_mm": 81})
+    eventually("the alarm of a gauge on TCP", lambda: watcher.has("alarm/g7/rain", 81))
+    send_confirmed(amqp, "gauge.g7.rain", {"level_mm": 83})
+    eventually("the alarm of a gauge on AMQP", lambda: watcher.has("alarm/g7/rain", 83))
+
+    def datagram():
+        # One may be lost, so it is sent until it has come.
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as pulse:
+            pulse.sendto(json.dumps({"gauge": "g7", "level_mm": 82}).encode(), ("127.0.0.1", udp))
+        return watcher.has("alarm/g7/rain", 82)
+
+    eventually("the alarm of a gauge on UDP", datagram)
+
+    # Plug-ins: JavaScript judges and reads the register, Java names the intensity, Python stores by the hour.
+    def judged(level, quality, station):
+        found = watcher.has("checked/g7/rain", level)
+        return found and found[0][1]["station"] == station and watcher.tags[("checked/g7/rain", level)] == quality
+
+    gauge.publish("gauge/g7/rain", {"level_mm": -3})
+    gauge.publish("gauge/g7/rain", {"level_mm": 34})
+    eventually("a good reading", lambda: judged(34, "good", "East dam"))
+    eventually("a bad reading", lambda: judged(-3, "bad", "East dam"))
+    eventually("the intensity", lambda: [
+        m for m in watcher.has("intensity/g7/rain", 34) if m[1]["intensity"] == "heavy"
+    ])
+    eventually("the reading of the hour", lambda: [
+        row for row in rows("select level_mm from hours where gauge = 'g7'") if 34 in (row if isinstance(row, list) else row.values())
+    ])
+    log = json.load(urllib.request.urlopen(f"http://127.0.0.1:{http}/api/v1/plugins/quality/log"))["lines"]
+    assert any(line["level"] == "warning" and "g7 measures -3 mm" in line["text"] for line in log), log
+
     gauge.publish("gauge/g7/rain", {"level_mm": 12})
     gauge.publish("gauge/g7/rain", {"level_mm": 99, "status": "test"})
 
