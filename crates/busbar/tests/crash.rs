@@ -4,7 +4,8 @@
 //! Promised: a QoS 1 publish that was acknowledged is in the stream; a QoS 2 publish is there
 //! exactly once, however often its sender had to come back; a flow's output, in another stream and
 //! in a SQLite table, has each event of its input exactly once; a persistent QoS 1 subscription
-//! has received every acknowledged event at least once.
+//! has received every acknowledged event at least once; what a plug-in in worker processes makes is in a table exactly once,
+//! although its workers are killed too.
 //!
 //! `BUSBAR_CRASH_ROUNDS` sets the number of kills, `BUSBAR_CRASH_SEED` repeats one order of waits.
 
@@ -159,6 +160,99 @@ fn what_was_acknowledged_survives_sigkill() {
         promised.len(),
         qos2.done.len()
     );
+}
+
+/// Kills of the node in the test with a plug-in, whose workers take their time to start.
+const PLUGIN_ROUNDS: u32 = 12;
+
+const PLUGIN_WORKERS: usize = 2;
+
+const PLUGIN_PROJECT: &[(&str, &str)] = &[
+    (
+        "streams/reading.yaml",
+        "topics: r/#\nformat: json\nschema:\n  n: int\n",
+    ),
+    (
+        "tables/worked.yaml",
+        "relational: {}\ncolumns: [{ name: n, type: int }, { name: twice, type: int }]\n",
+    ),
+    (
+        "plugins/work/plugin.yaml",
+        "language: python\nworkers: 2\ncolumns: [{ name: n, type: int }, { name: twice, type: int }]\n",
+    ),
+    (
+        "plugins/work/main.py",
+        "def process(event):\n    n = event['payload']['n']\n    return {'payload': {'n': n, 'twice': 2 * n}}\n",
+    ),
+    (
+        "flows/work.yaml",
+        "from: reading\nsteps:\n  - script: work\nto:\n  - table: worked\n",
+    ),
+];
+
+#[test]
+fn what_workers_of_a_plugin_make_is_there_once_although_they_and_the_node_are_killed() {
+    let rounds = setting("BUSBAR_CRASH_ROUNDS")
+        .map_or(PLUGIN_ROUNDS, |rounds| (rounds as u32).min(PLUGIN_ROUNDS));
+    let seed = setting("BUSBAR_CRASH_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    println!("BUSBAR_CRASH_SEED={seed}");
+    let mut random = Random(seed | 1);
+    let mut node = Node::new(PLUGIN_PROJECT);
+    let (mut next, mut killed) = (0, 0);
+    for _ in 0..rounds {
+        node.start();
+        let mqtt = node.mqtt;
+        let alive = AtomicBool::new(true);
+        next = thread::scope(|scope| {
+            let publisher = scope.spawn(|| publish_qos1(mqtt, next, &alive));
+            // Each once: an event on which a worker ends twice is a dead letter.
+            for worker in 0..PLUGIN_WORKERS {
+                thread::park_timeout(Duration::from_millis(random.below(LOAD_MILLIS_MAX)));
+                killed += kill_worker(&node, worker);
+            }
+            thread::park_timeout(Duration::from_millis(random.below(LOAD_MILLIS_MAX)));
+            node.kill();
+            alive.store(false, Ordering::Release);
+            publisher.join().expect("the publisher").0
+        });
+    }
+    node.start();
+    let events = numbers(&node, "reading", 0, u64::MAX >> 1);
+    let begun = Instant::now();
+    while node.count("select count(*) from worked") < events.len() as u64
+        && begun.elapsed() < CATCH_UP_MAX
+    {
+        thread::park_timeout(Duration::from_millis(50));
+    }
+    assert_eq!(
+        node.count("select count(*) from worked"),
+        events.len() as u64,
+        "the table has other events than the stream: {}",
+        node.get_json("/api/v1/flows")
+    );
+    let made = numbers(&node, "worked", 0, u64::MAX >> 1);
+    assert_eq!(made, events, "the table differs");
+    assert_eq!(
+        node.count("select count(*) from worked where twice <> 2 * n"),
+        0
+    );
+    assert!(killed > 0 && !made.is_empty(), "nothing was killed at work");
+    println!(
+        "{rounds} kills of the node and {killed} of workers: {} events, each once in the table",
+        made.len()
+    );
+}
+
+/// Kills a worker of the plug-in; gives how many were killed.
+fn kill_worker(node: &Node, at: usize) -> u32 {
+    let plugins = node.get_json("/api/v1/plugins");
+    let Some(process) = plugins["plugins"][0]["workers"][at]["process"].as_u64() else {
+        return 0;
+    };
+    let kill = std::process::Command::new("kill")
+        .args(["-9", &process.to_string()])
+        .output();
+    u32::from(kill.expect("kill").status.success())
 }
 
 /// Publishes numbers from `next` on until the node dies; gives the first unused number and those

@@ -374,3 +374,12 @@ test('a flow that is edited while it runs is shown in its new version, compared 
   await expect(page.getByText('Every event is accounted for')).toBeVisible();
   node.write(FILE, first);
 });
+
+test('the graph of a flow names the cases of a route', async ({ page, node }) => {
+  await node.mosquitto('horn/a', '{"db":1}');
+  await open(page, '#/flows/horn-route');
+  const graph = page.locator('.svelte-flow');
+  await expect(graph.getByText('very-loud', { exact: true })).toBeVisible();
+  await expect(graph.getByText('default', { exact: true })).toBeVisible();
+  await accessible(page);
+});

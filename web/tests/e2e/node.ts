@@ -39,6 +39,10 @@ const MORE: Record<string, (ports: { erp: number }) => string> = {
     'topics: power/#\nformat: json\npartitions: 2\ntime: at\nschema: { site: text, at: time, kw: float }\n',
   'flows/power-windows.yaml': () =>
     "from: power\nsteps:\n  - where: kw >= 0\n  - window: { name: tens, tumble: 10s, by: [site], select: 'site, window_end, max(kw) as kw' }\nto:\n  - topic: peak/${site}\n",
+  // A route with named cases.
+  'streams/shelf.yaml': () => 'topics: [shelf/#]\nformat: json\n',
+  'flows/horn-route.yaml': () =>
+    "from: horn\nsteps:\n  - route:\n      cases:\n        - { name: very-loud, when: \"subject = 'a'\", to: [loud] }\n      default: { to: [quiet] }\nto:\n  - { name: loud, topic: 'shelf/loud' }\n  - { name: quiet, topic: 'shelf/quiet' }\n",
   // A plug-in, and what it makes.
   'streams/horn.yaml': () => 'topics: horn/#\nformat: json\n',
   'flows/loud.yaml': () => 'from: horn\nsteps:\n  - script: loud\nto:\n  - topic: loud/${subject}\n',

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use busbar_catalog::StepSpec;
 use busbar_event::{Class, Error, Language, messages};
 use serde::Serialize;
 
@@ -76,6 +77,9 @@ pub struct ExplainedStep {
     /// For a step in two parts: `before` or `after` the regrouping.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub part: Option<&'static str>,
+    /// The name of the case, for a step of a route's case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub case: Option<String>,
     /// The table that it looks rows up in, for a join with one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,
@@ -271,6 +275,12 @@ fn steps(flow: &Flow, plan: &Plan, input: &InputPlan) -> Vec<ExplainedStep> {
                 step: step.index,
                 kind: all[step.index].spec.kind(),
                 part: step.part_name(),
+                case: all[step.index]
+                    .case
+                    .and_then(|(route, case)| match all[route].spec {
+                        StepSpec::Route(route) => Some(route.case_name(case)),
+                        _ => None,
+                    }),
                 state_memory_bytes: state.as_deref().and_then(memory),
                 state,
             }

@@ -51,6 +51,21 @@ fn stages(explained: &Value) -> Vec<Value> {
 }
 
 #[test]
+fn steps_of_a_case_say_its_name() {
+    let world = world(
+        1,
+        "  - route:\n      cases:\n        - name: big\n          when: v > 5\n          steps:\n            - where: id > 0\n          to: [out]\n      default: { to: [out] }\n",
+        "  - stream: out\n",
+    );
+    let explained = explained(&world);
+    let steps = explained["stages"][0]["steps"].as_array().unwrap().iter();
+    let cases: Vec<_> = steps
+        .map(|step| (step["kind"].as_str().unwrap(), step["case"].as_str()))
+        .collect();
+    assert_eq!(cases, [("route", None), ("where", Some("big"))]);
+}
+
+#[test]
 fn a_flow_without_state_is_one_stage() {
     let world = world(
         3,

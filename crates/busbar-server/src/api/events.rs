@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use busbar_access::{Principal, Reach};
-use busbar_event::topic::{self, Filter, TopicSpelling};
+use busbar_event::topic::{self, Filter, Separator, TopicSpelling};
 use busbar_event::{Class, Error};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -367,7 +367,7 @@ pub(crate) struct Subscribe {
 ///
 /// Server-sent events of kind `event` with one event as JSON in `data`. An event of kind `gap` reports
 /// events that retention or damage took. The `id` is the position to resume from. A slow reader lags
-/// behind; no event is dropped.
+/// behind; no event is dropped. A filter behind `$as/_/` or `$as/*/` asks for topics with this separator.
 #[utoipa::path(
     get, path = "/api/v1/events", tag = "events", params(Subscribe),
     responses((status = 200, description = "The events, for as long as the connection lasts.",
@@ -392,8 +392,9 @@ async fn subscribe(
         query.key.as_deref(),
         query.tag.as_deref(),
     )?;
+    let (separator, filter) = query.filter.as_deref().map(topic::spelled).unzip();
     let wanted = Wanted {
-        filter: query.filter.as_deref().map(Filter::parse).transpose()?,
+        filter: filter.map(Filter::parse).transpose()?,
         stream: query.stream,
         condition: condition.between(None, until),
     };
@@ -406,6 +407,7 @@ async fn subscribe(
         epoch: 0,
         _permit: permit,
         until,
+        separator: separator.flatten(),
         told: None,
         quiet: Instant::now(),
         over: false,
@@ -490,6 +492,8 @@ struct Feed {
     _permit: OwnedSemaphorePermit,
     /// Time before which events match, in microseconds since 1970.
     until: Option<i64>,
+    /// What separates the levels of topics that are sent.
+    separator: Option<Separator>,
     /// The position sent last, from which the reader would resume; `None` before the first message.
     told: Option<String>,
     /// When the next keep-alive is due.
@@ -629,8 +633,13 @@ impl Feed {
                     };
                     json.clear();
                     json.push(b'{');
-                    render::members(
+                    let topic = batch.topic(row as usize);
+                    let spelled = self.separator.map(|separator| separator.outward(topic));
+                    // A topic that cannot be written so is sent as it is.
+                    let spelled = spelled.and_then(Result::ok);
+                    render::members_spelled(
                         &mut json,
+                        spelled.as_deref().unwrap_or(topic),
                         &batch,
                         row as usize,
                         payloads.value(row as usize),

@@ -22,8 +22,20 @@ pub(crate) fn members(
     payload: &[u8],
     place: Place<'_>,
 ) {
+    members_spelled(out, batch.topic(row), batch, row, payload, place);
+}
+
+/// The same with the topic in another spelling.
+pub(crate) fn members_spelled(
+    out: &mut Vec<u8>,
+    topic: &str,
+    batch: &Batch,
+    row: usize,
+    payload: &[u8],
+    place: Place<'_>,
+) {
     out.extend_from_slice(b"\"topic\":");
-    write_json_text(batch.topic(row), out);
+    write_json_text(topic, out);
     if let Some(key) = batch.key(row) {
         out.extend_from_slice(b",\"key\":");
         write_json_text(key, out);

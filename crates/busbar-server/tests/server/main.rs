@@ -8,6 +8,7 @@ mod gateways;
 mod live;
 mod look;
 mod node;
+mod plugins;
 mod publish;
 mod roles;
 mod subscribe;

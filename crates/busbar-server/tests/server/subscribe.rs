@@ -34,6 +34,23 @@ fn events_come_in_order_and_a_reader_resumes_where_it_was() {
 }
 
 #[test]
+fn a_reader_may_ask_for_topics_in_another_spelling() {
+    let world = World::new(&[]);
+    let read = |filter: &str| {
+        let path = format!("/api/v1/events?filter={filter}&from=earliest");
+        let message = world.listen(&path, &[]).next().unwrap();
+        message.json()["topic"].as_str().unwrap().to_owned()
+    };
+    world.publish("gauge/g7/rain", json!(1));
+    world.publish("gauge_x/g8/rain", json!(2));
+    assert_eq!(read("$as/_/gauge/%2B/rain"), "gauge_g7_rain");
+    assert_eq!(read("$as/*/gauge/%2B/rain"), "gauge*g7*rain");
+    assert_eq!(read("gauge/%2B/rain"), "gauge/g7/rain");
+    // It has the separator within a level, so it cannot be written so.
+    assert_eq!(read("$as/_/gauge_x/%2B/rain"), "gauge_x/g8/rain");
+}
+
+#[test]
 fn a_reader_begins_where_it_asks_to() {
     let world = World::new(&[
         ("streams/a.yaml", "topics: a/#\n"),

@@ -211,7 +211,13 @@ pub fn explain(args: &ExplainArgs, node: &NodeArgs, json: bool) -> Result<(), Fa
             let mut said = vec![("step", text(&step["step"])), ("kind", text(&step["kind"]))];
             let part = step["part"].as_str().unwrap_or_default();
             said.push(("part", part.to_owned()));
-            println!("  {}", say::line("cli.plan-step", &said).trim_end());
+            let case = step["case"].as_str().unwrap_or_default();
+            said.push(("case", case.to_owned()));
+            let code = match case.is_empty() {
+                true => "cli.plan-step",
+                false => "cli.plan-step-of-case",
+            };
+            println!("  {}", say::line(code, &said).trim_end());
             if let Some(table) = step["table"].as_str() {
                 let said = [("table", table.to_owned())];
                 println!("    {}", say::line("cli.plan-look-up", &said));
