@@ -140,6 +140,39 @@ impl PluginAnswers {
         })
     }
 
+    /// Adds the answer to `count` events of the batch, from the event `first` on, of which each came out once with another
+    /// payload: a JSON array of these.
+    ///
+    /// # Errors
+    /// `plugin.rubbish-answer`: it is none; nothing has been added then.
+    pub fn read_payloads(
+        &mut self,
+        payloads: &RawValue,
+        first: usize,
+        count: usize,
+    ) -> Result<(), Error> {
+        let rubbish = |cause: &dyn fmt::Display| {
+            Error::new(Class::Permanent, "plugin.rubbish-answer").with("cause", cause)
+        };
+        let payloads: Vec<&RawValue> =
+            serde_json::from_str(payloads.get()).map_err(|cause| rubbish(&cause))?;
+        if payloads.len() != count {
+            return Err(rubbish(&format_args!(
+                "{} payloads for {count} events",
+                payloads.len()
+            )));
+        }
+        for (at, payload) in payloads.into_iter().enumerate() {
+            let payload = Some(self.add(payload.get().as_bytes()));
+            self.rows.push(MadeRow {
+                event: first + at,
+                payload,
+                ..MadeRow::default()
+            });
+        }
+        Ok(())
+    }
+
     /// Adds the answer to one event, by its place in the batch: an entry of the array that [`PluginAnswers::read`] reads.
     ///
     /// # Errors
@@ -538,6 +571,23 @@ mod tests {
         assert_eq!(failed.len(), 1);
         let error = failed[0].1.error(Class::Permanent, "rain");
         assert_eq!((failed[0].0, error.code()), (10, "plugin.script-at"));
+    }
+
+    #[test]
+    fn payloads_alone_are_one_for_each_event() {
+        let mut answers = PluginAnswers::default();
+        let raw: Box<RawValue> = serde_json::from_str(r#"[{"a": 1}, null]"#).unwrap();
+        answers.read_payloads(&raw, 4, 2).unwrap();
+        let rows: Vec<_> = answers.rows().map(|row| (row.event, row.payload)).collect();
+        assert_eq!(
+            rows,
+            [(4, Some(&b"{\"a\": 1}"[..])), (5, Some(&b"null"[..]))]
+        );
+        for count in [1, 3] {
+            let error = answers.read_payloads(&raw, 6, count).unwrap_err();
+            assert_eq!(error.code(), "plugin.rubbish-answer");
+        }
+        assert_eq!(answers.len(), 2);
     }
 
     #[test]

@@ -57,7 +57,6 @@ pub(crate) enum EventBody {
 
 /// The parts of an event that is given.
 #[derive(Debug)]
-#[cfg(feature = "javascript")]
 pub(crate) struct EventParts<'a> {
     pub topic: &'a str,
     pub key: Option<&'a str>,
@@ -97,8 +96,61 @@ impl EventsJson {
         &self.json[start..self.heads[first + count - 1].end - 1]
     }
 
+    /// Some of the events in columns: an object with a list for each part. `key` and `tags` are left out where no event
+    /// has any, and `others` where all payloads are JSON.
+    pub(crate) fn write_columns(&self, first: usize, count: usize, out: &mut Vec<u8>) {
+        let events = || (first..first + count).map(|event| self.parts_of(event));
+        let mut list = |name: &str, write: &dyn Fn(EventParts<'_>, &mut Vec<u8>)| {
+            out.push(if name == "topic" { b'{' } else { b',' });
+            write_json_text(name, out);
+            out.extend_from_slice(b":[");
+            for (at, event) in events().enumerate() {
+                if at > 0 {
+                    out.push(b',');
+                }
+                write(event, out);
+            }
+            out.push(b']');
+        };
+        list("topic", &|event, out| write_json_text(event.topic, out));
+        if events().any(|event| event.key.is_some()) {
+            list("key", &|event, out| match event.key {
+                Some(key) => write_json_text(key, out),
+                None => out.extend_from_slice(b"null"),
+            });
+        }
+        list("time", &|event, out| {
+            out.extend_from_slice(event.time.to_string().as_bytes());
+        });
+        if events().any(|event| event.tags != b"{}") {
+            list("tags", &|event, out| out.extend_from_slice(event.tags));
+        }
+        list("payload", &|event, out| match event.body {
+            EventBody::Payload => out.extend_from_slice(event.value),
+            _ => out.extend_from_slice(b"null"),
+        });
+        let mut before = "";
+        for (at, event) in events().enumerate() {
+            let member = match event.body {
+                EventBody::Payload => continue,
+                EventBody::Text => "text",
+                EventBody::Base64 => "base64",
+            };
+            if before.is_empty() {
+                out.extend_from_slice(b",\"others\":{");
+            }
+            out.extend_from_slice(format!("{before}\"{at}\":{{\"{member}\":").as_bytes());
+            out.extend_from_slice(event.value);
+            out.push(b'}');
+            before = ",";
+        }
+        if !before.is_empty() {
+            out.push(b'}');
+        }
+        out.push(b'}');
+    }
+
     /// The parts of an event.
-    #[cfg(feature = "javascript")]
     pub(crate) fn parts_of(&self, event: usize) -> EventParts<'_> {
         let head = &self.heads[event];
         let before = event.checked_sub(1).map(|before| &self.heads[before]);
@@ -235,7 +287,6 @@ mod tests {
             );
             assert_eq!(json, expected);
         }
-        #[cfg(feature = "javascript")]
         {
             let parts = events.parts_of(4);
             assert_eq!((parts.topic, parts.key), ("a/\u{1}b", Some("k")));
@@ -251,6 +302,42 @@ mod tests {
         let all: Vec<serde_json::Value> = serde_json::from_str(&all).unwrap();
         assert_eq!(all.len(), 6);
         assert_eq!(events.range(2, 0), b"");
+    }
+
+    #[test]
+    fn columns_leave_out_what_no_event_has() {
+        let mut events = EventsJson::default();
+        for (key, payload) in [
+            (None, &b"{\"a\":1}"[..]),
+            (Some("k"), b"x"),
+            (None, b"\xff"),
+        ] {
+            let event = GivenEvent {
+                topic: "a/b",
+                key,
+                time: 7,
+                payload,
+            };
+            let tag = key.map(|key| ("t", key));
+            events.push(&event, tag.into_iter());
+        }
+        let written = |first, count| {
+            let mut out = Vec::new();
+            events.write_columns(first, count, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(
+            written(0, 1),
+            r#"{"topic":["a/b"],"time":[7],"payload":[{"a":1}]}"#
+        );
+        assert_eq!(
+            written(0, 3),
+            r#"{"topic":["a/b","a/b","a/b"],"key":[null,"k",null],"time":[7,7,7],"tags":[{},{"t":"k"},{}],"payload":[{"a":1},null,null],"others":{"1":{"text":"x"},"2":{"base64":"/w=="}}}"#
+        );
+        assert_eq!(
+            written(2, 1),
+            r#"{"topic":["a/b"],"time":[7],"payload":[null],"others":{"0":{"base64":"/w=="}}}"#
+        );
     }
 
     #[test]

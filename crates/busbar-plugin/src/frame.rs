@@ -18,6 +18,8 @@ pub enum WorkerFrame<'a> {
         protocol: u32,
         /// Batches that it takes before it has answered the first.
         credit: u32,
+        /// It takes batches in columns.
+        columns: bool,
     },
     /// The program cannot be loaded.
     Failed(ScriptFailure),
@@ -27,6 +29,13 @@ pub enum WorkerFrame<'a> {
         id: u64,
         /// One entry for each event.
         events: &'a RawValue,
+    },
+    /// The answer to a batch of which every event came out once with another payload and nothing else.
+    Payloads {
+        /// The batch's number.
+        id: u64,
+        /// One payload for each event.
+        payloads: &'a RawValue,
     },
     /// A line for the log.
     Log {
@@ -86,8 +95,12 @@ struct FrameFields<'a> {
     protocol: u32,
     #[serde(default)]
     credit: Option<u32>,
+    #[serde(default)]
+    columns: bool,
     #[serde(default, borrow)]
     events: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    payloads: Option<&'a RawValue>,
     #[serde(default, borrow)]
     request: Option<&'a RawValue>,
     #[serde(default)]
@@ -110,12 +123,17 @@ impl<'a> WorkerFrame<'a> {
             "ready" => WorkerFrame::Ready {
                 protocol: line.protocol,
                 credit: line.credit.unwrap_or(1),
+                columns: line.columns,
             },
             "failed" => WorkerFrame::Failed(line.error.ok_or_else(lacks)?),
-            "result" => WorkerFrame::Result {
-                id: line.id.ok_or_else(lacks)?,
-                events: line.events.ok_or_else(lacks)?,
-            },
+            "result" => {
+                let id = line.id.ok_or_else(lacks)?;
+                match (line.events, line.payloads) {
+                    (Some(events), None) => WorkerFrame::Result { id, events },
+                    (None, Some(payloads)) => WorkerFrame::Payloads { id, payloads },
+                    _ => return Err(lacks()),
+                }
+            }
             "log" => WorkerFrame::Log {
                 level: line.level.unwrap_or(LogLevel::Info),
                 message: line.message.ok_or_else(lacks)?,
@@ -234,6 +252,7 @@ mod tests {
             &b"hello"[..],
             b"{\"type\":\"dance\"}",
             b"{\"type\":\"result\",\"id\":1}",
+            b"{\"type\":\"result\",\"id\":1,\"events\":[],\"payloads\":[]}",
             b"{\"type\":\"result\",\"id\":-1,\"events\":[]}",
             b"[]",
             b"\xff",

@@ -127,6 +127,8 @@ struct RunningProcess {
     input: ChildStdin,
     output: Option<ChildStdout>,
     errors: Option<ChildStderr>,
+    /// It takes batches in columns.
+    columns: bool,
     /// Frames that the process has not taken yet, and how much of them it has.
     unsent: Vec<u8>,
     sent: usize,
@@ -240,13 +242,18 @@ impl ProcessSupervisor {
             } => {
                 let millis = self.shared.bounds.timeout.as_millis();
                 if let (Some(process), Some(open)) = (&mut self.process, self.jobs.get(&job)) {
-                    let head =
-                        format!(r#"{{"type":"batch","id":{id},"deadline_ms":{millis},"events":["#);
-                    process.unsent.extend_from_slice(head.as_bytes());
-                    process
-                        .unsent
-                        .extend_from_slice(open.job.events.range(first, count));
-                    process.unsent.extend_from_slice(b"]}\n");
+                    let (out, events) = (&mut process.unsent, &open.job.events);
+                    let head = format!(r#"{{"type":"batch","id":{id},"deadline_ms":{millis},"#);
+                    out.extend_from_slice(head.as_bytes());
+                    if process.columns {
+                        out.extend_from_slice(b"\"columns\":");
+                        events.write_columns(first, count, out);
+                        out.extend_from_slice(b"}\n");
+                    } else {
+                        out.extend_from_slice(b"\"events\":[");
+                        out.extend_from_slice(events.range(first, count));
+                        out.extend_from_slice(b"]}\n");
+                    }
                     process.write();
                 }
             }
@@ -356,6 +363,7 @@ impl ProcessSupervisor {
             input,
             output: Some(output),
             errors: Some(errors),
+            columns: false,
             unsent: self.start_frame.clone(),
             sent: 0,
             decoder: FrameDecoder::new(self.shared.bounds.output),
@@ -459,7 +467,14 @@ impl ProcessSupervisor {
         while let Some(line) = decoder.next_line()? {
             let now = self.began.elapsed();
             match WorkerFrame::read(line)? {
-                WorkerFrame::Ready { protocol, credit } => {
+                WorkerFrame::Ready {
+                    protocol,
+                    credit,
+                    columns,
+                } => {
+                    if let Some(process) = &mut self.process {
+                        process.columns = columns;
+                    }
                     self.machine.ready(protocol, credit, now);
                     if self.machine.is_ready() {
                         for probe in self.probes.drain(..) {
@@ -472,6 +487,15 @@ impl ProcessSupervisor {
                     if let Some((job, first, count)) = self.machine.expects(id) {
                         if let Some(open) = self.jobs.get_mut(&job) {
                             open.worked.answers.read(events, first, count)?;
+                        }
+                        self.machine.answered(now);
+                    }
+                }
+                WorkerFrame::Payloads { id, payloads } => {
+                    if let Some((job, first, count)) = self.machine.expects(id) {
+                        if let Some(open) = self.jobs.get_mut(&job) {
+                            let answers = &mut open.worked.answers;
+                            answers.read_payloads(payloads, first, count)?;
                         }
                         self.machine.answered(now);
                     }

@@ -1,5 +1,6 @@
 """Runs a plug-in in Python: reads batches of events from standard input and answers on standard output."""
 
+import gc
 import importlib.util
 import json
 import os
@@ -47,6 +48,32 @@ def load(main, folder):
     raise AttributeError(f"{main} defines neither process(event) nor process_batch(events)")
 
 
+def events_of(columns):
+    """The events of a batch in columns."""
+    payloads = columns["payload"]
+    keys, tags, others = columns.get("key"), columns.get("tags"), columns.get("others")
+    heads = zip(columns["topic"], columns["time"], payloads)
+    if keys is None:
+        events = [{"topic": topic, "time": time, "tags": {}, "payload": payload} for topic, time, payload in heads]
+    else:
+        events = [
+            {"topic": topic, "key": key, "time": time, "tags": {}, "payload": payload}
+            for (topic, time, payload), key in zip(heads, keys)
+        ]
+        for event in events:
+            if event["key"] is None:
+                del event["key"]
+    if tags is not None:
+        for event, own in zip(events, tags):
+            event["tags"] = own
+    if others is not None:
+        for at, other in others.items():
+            event = events[int(at)]
+            del event["payload"]
+            event.update(other)
+    return events
+
+
 def main():
     # What the program prints goes to the log; only frames go to the node.
     out = os.fdopen(os.dup(1), "wb", buffering=0)
@@ -85,7 +112,10 @@ def main():
     except BaseException as error:
         write({"type": "failed", "error": failure(error, folder)})
         return
-    write({"type": "ready", "protocol": 1, "credit": 2})
+    # Batches make much garbage that is no cycle, so that looking for cycles often is of no use.
+    gc.set_threshold(100_000, 50, 50)
+    gc.freeze()
+    write({"type": "ready", "protocol": 1, "credit": 2, "columns": True})
     while True:
         if waiting:
             frame = waiting.pop(0)
@@ -96,7 +126,9 @@ def main():
             frame = decode(line.decode())
         kind = frame["type"]
         if kind == "batch":
-            events = frame["events"]
+            events = events_of(frame["columns"])
+            # Whether each event comes out with another payload and nothing else.
+            alone = not whole
             if whole:
                 try:
                     results = list(process(events))
@@ -122,16 +154,25 @@ def main():
                             and "payload" in made
                         ):
                             if untagged and not tags:
+                                if alone:
+                                    add(made["payload"])
+                                    continue
                                 made = {"payload": made["payload"]}
                             else:
                                 made = {"tags": tags, "payload": made["payload"]}
-                        add(made)
                     except BaseException as error:
-                        add({"error": failure(error, folder)})
+                        made = {"error": failure(error, folder)}
+                    if alone:
+                        # Those before were written as payloads alone.
+                        results[:] = [{"payload": payload} for payload in results]
+                        alone = False
+                    add(made)
             try:
-                write({"type": "result", "id": frame["id"], "events": results})
+                write({"type": "result", "id": frame["id"], "payloads" if alone else "events": results})
             except (TypeError, ValueError, RecursionError):
                 # One of them cannot be written as JSON: each is tried alone.
+                if alone:
+                    results = [{"payload": payload} for payload in results]
                 for at, result in enumerate(results):
                     try:
                         encode(result)
