@@ -472,7 +472,9 @@ def case_every_flow_of_the_examples_has_a_test(world):
         got, out, err = world.run("test", project, "--json")
         assert got == 0, (project, out, err)
         tested = {test["flow"] for test in json.loads(out)["tests"]}
-        assert tested == {file.stem for file in project.glob("flows/*.yaml")}, (project, tested)
+        there = {file.stem for file in project.glob("flows/*.yaml")}
+        there |= {f"plugins/{file.parent.name}" for file in project.glob("plugins/*/plugin.yaml")}
+        assert tested == there, (project, tested)
 
 
 if __name__ == "__main__":
