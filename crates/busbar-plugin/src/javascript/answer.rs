@@ -158,9 +158,9 @@ struct ResultWriter<'a> {
 }
 
 /// A value that is given back when it is dropped.
-struct Owned(*mut qjs::JSContext, qjs::JSValue);
+struct OwnedScriptValue(*mut qjs::JSContext, qjs::JSValue);
 
-impl Drop for Owned {
+impl Drop for OwnedScriptValue {
     fn drop(&mut self) {
         // SAFETY: it was given to whoever made this, and the context outlives it.
         unsafe { qjs::JS_FreeValue(self.0, self.1) }
@@ -168,16 +168,16 @@ impl Drop for Owned {
 }
 
 /// Names of properties that are given back when they are dropped.
-struct OwnedNames(*mut qjs::JSContext, *mut qjs::JSPropertyEnum, u32);
+struct OwnedScriptNames(*mut qjs::JSContext, *mut qjs::JSPropertyEnum, u32);
 
-impl OwnedNames {
+impl OwnedScriptNames {
     fn at(&self, place: u32) -> qjs::JSAtom {
         // SAFETY: the table has so many entries; callers stay below.
         unsafe { (*self.1.add(place as usize)).atom }
     }
 }
 
-impl Drop for OwnedNames {
+impl Drop for OwnedScriptNames {
     fn drop(&mut self) {
         // SAFETY: the table came from this context.
         unsafe { qjs::JS_FreePropertyEnum(self.0, self.1, self.2) }
@@ -186,6 +186,7 @@ impl Drop for OwnedNames {
 
 impl ResultWriter<'_> {
     unsafe fn result(&mut self, value: qjs::JSValue, inner: bool) -> Result<(), NotPlain> {
+        // SAFETY: the values are alive and belong to this context, as the callers see to.
         unsafe {
             match qjs::JS_VALUE_GET_NORM_TAG(value) {
                 qjs::JS_TAG_NULL | qjs::JS_TAG_UNDEFINED => Ok(()),
@@ -201,7 +202,10 @@ impl ResultWriter<'_> {
                         return Err(NotPlain::Unusual);
                     }
                     for at in 0..length {
-                        let made = Owned(self.ctx, qjs::JS_GetPropertyInt64(self.ctx, value, at));
+                        let made = OwnedScriptValue(
+                            self.ctx,
+                            qjs::JS_GetPropertyInt64(self.ctx, value, at),
+                        );
                         self.result(made.1, true)?;
                     }
                     Ok(())
@@ -215,17 +219,20 @@ impl ResultWriter<'_> {
     /// An event that was made.
     unsafe fn made(&mut self, value: qjs::JSValue) -> Result<(), NotPlain> {
         let mut draft = self.answers.begin_made(self.event);
+        // SAFETY: the values are alive and belong to this context, as the callers see to.
         let names = unsafe { self.names(value)? };
         for place in 0..names.2 {
             let name = names.at(place);
             // SAFETY: the object and the name are alive.
-            let part = Owned(self.ctx, unsafe {
+            let part = OwnedScriptValue(self.ctx, unsafe {
                 qjs::JS_GetProperty(self.ctx, value, name)
             });
+            // SAFETY: the values are alive and belong to this context, as the callers see to.
             let tag = unsafe { qjs::JS_VALUE_GET_NORM_TAG(part.1) };
             if name == self.reader.time || tag == qjs::JS_TAG_UNDEFINED {
                 continue;
             }
+            // SAFETY: the values are alive and belong to this context, as the callers see to.
             unsafe {
                 if name == self.reader.topic {
                     self.topic(part.1, &mut draft)?;
@@ -253,6 +260,7 @@ impl ResultWriter<'_> {
     }
 
     unsafe fn topic(&mut self, value: qjs::JSValue, draft: &mut MadeDraft) -> Result<(), NotPlain> {
+        // SAFETY: the values are alive and belong to this context, as the callers see to.
         let range = unsafe { self.text(value)? };
         let start = range.start;
         if self.answers.buffer()[range.clone()] == *self.topic.as_bytes() {
@@ -267,6 +275,7 @@ impl ResultWriter<'_> {
     unsafe fn text(&mut self, value: qjs::JSValue) -> Result<Range<usize>, NotPlain> {
         let start = self.answers.buffer().len();
         let buffer = self.answers.buffer();
+        // SAFETY: the values are alive and belong to this context, as the callers see to.
         unsafe {
             with_text(self.ctx, value, |text| {
                 buffer.extend_from_slice(text.as_bytes())
@@ -277,6 +286,7 @@ impl ResultWriter<'_> {
     }
 
     unsafe fn tags(&mut self, value: qjs::JSValue) -> Result<(), NotPlain> {
+        // SAFETY: the values are alive and belong to this context, as the callers see to.
         unsafe {
             if qjs::JS_VALUE_GET_NORM_TAG(value) != qjs::JS_TAG_OBJECT || qjs::JS_IsArray(value) {
                 return Err(NotPlain::Unusual);
@@ -284,12 +294,12 @@ impl ResultWriter<'_> {
             let names = self.names(value)?;
             for place in 0..names.2 {
                 let name = names.at(place);
-                let tag = Owned(self.ctx, qjs::JS_GetProperty(self.ctx, value, name));
+                let tag = OwnedScriptValue(self.ctx, qjs::JS_GetProperty(self.ctx, value, name));
                 let kind = qjs::JS_VALUE_GET_NORM_TAG(tag.1);
                 if matches!(kind, qjs::JS_TAG_UNDEFINED | qjs::JS_TAG_NULL) {
                     continue;
                 }
-                let text = Owned(self.ctx, qjs::JS_AtomToString(self.ctx, name));
+                let text = OwnedScriptValue(self.ctx, qjs::JS_AtomToString(self.ctx, name));
                 let name = self.text(text.1)?;
                 let value = match kind {
                     qjs::JS_TAG_STRING | qjs::JS_TAG_STRING_ROPE => self.text(tag.1)?,
@@ -308,6 +318,7 @@ impl ResultWriter<'_> {
     /// Writes a value as JSON.
     unsafe fn value(&mut self, value: qjs::JSValue, depth: usize) -> Result<(), NotPlain> {
         self.bounded()?;
+        // SAFETY: the values are alive and belong to this context, as the callers see to.
         unsafe {
             match qjs::JS_VALUE_GET_NORM_TAG(value) {
                 qjs::JS_TAG_NULL => self.raw(b"null"),
@@ -338,13 +349,15 @@ impl ResultWriter<'_> {
     }
 
     unsafe fn list(&mut self, value: qjs::JSValue, depth: usize) -> Result<(), NotPlain> {
+        // SAFETY: the values are alive and belong to this context, as the callers see to.
         unsafe {
             self.raw(b"[");
             for at in 0..self.length(value)? {
                 if at > 0 {
                     self.raw(b",");
                 }
-                let item = Owned(self.ctx, qjs::JS_GetPropertyInt64(self.ctx, value, at));
+                let item =
+                    OwnedScriptValue(self.ctx, qjs::JS_GetPropertyInt64(self.ctx, value, at));
                 match qjs::JS_VALUE_GET_NORM_TAG(item.1) {
                     qjs::JS_TAG_UNDEFINED => self.raw(b"null"),
                     _ => self.value(item.1, depth + 1)?,
@@ -356,12 +369,13 @@ impl ResultWriter<'_> {
     }
 
     unsafe fn object(&mut self, value: qjs::JSValue, depth: usize) -> Result<(), NotPlain> {
+        // SAFETY: the values are alive and belong to this context, as the callers see to.
         unsafe {
             let names = self.names(value)?;
             let mut between: &[u8] = b"{";
             for place in 0..names.2 {
                 let name = names.at(place);
-                let member = Owned(self.ctx, qjs::JS_GetProperty(self.ctx, value, name));
+                let member = OwnedScriptValue(self.ctx, qjs::JS_GetProperty(self.ctx, value, name));
                 if qjs::JS_VALUE_GET_NORM_TAG(member.1) == qjs::JS_TAG_UNDEFINED {
                     continue;
                 }
@@ -379,9 +393,10 @@ impl ResultWriter<'_> {
     }
 
     /// The names of an object's own properties, if it is a plain object.
-    unsafe fn names(&mut self, value: qjs::JSValue) -> Result<OwnedNames, NotPlain> {
+    unsafe fn names(&mut self, value: qjs::JSValue) -> Result<OwnedScriptNames, NotPlain> {
+        // SAFETY: the values are alive and belong to this context, as the callers see to.
         unsafe {
-            let prototype = Owned(self.ctx, qjs::JS_GetPrototype(self.ctx, value));
+            let prototype = OwnedScriptValue(self.ctx, qjs::JS_GetPrototype(self.ctx, value));
             let is_object = qjs::JS_VALUE_GET_NORM_TAG(prototype.1) == qjs::JS_TAG_OBJECT;
             if !is_object || qjs::JS_VALUE_GET_PTR(prototype.1) != self.reader.plain {
                 return Err(NotPlain::Unusual);
@@ -392,7 +407,7 @@ impl ResultWriter<'_> {
             if got < 0 {
                 return Err(NotPlain::Unusual);
             }
-            let names = OwnedNames(self.ctx, table, count);
+            let names = OwnedScriptNames(self.ctx, table, count);
             match (0..count).any(|place| names.at(place) == self.reader.to_json) {
                 true => Err(NotPlain::Unusual),
                 false => Ok(names),
@@ -416,8 +431,9 @@ impl ResultWriter<'_> {
             return Ok(());
         }
         let mut written = Vec::new();
+        // SAFETY: the values are alive and belong to this context, as the callers see to.
         unsafe {
-            let text = Owned(self.ctx, qjs::JS_AtomToString(self.ctx, name));
+            let text = OwnedScriptValue(self.ctx, qjs::JS_AtomToString(self.ctx, name));
             with_text(self.ctx, text.1, |text| write_json_text(text, &mut written))?;
             written.push(b':');
             self.raw(&written);
@@ -456,6 +472,7 @@ unsafe fn with_text(
     value: qjs::JSValue,
     then: impl FnOnce(&str),
 ) -> Result<(), NotPlain> {
+    // SAFETY: the values are alive and belong to this context, as the callers see to.
     unsafe {
         let tag = qjs::JS_VALUE_GET_NORM_TAG(value);
         if !matches!(tag, qjs::JS_TAG_STRING | qjs::JS_TAG_STRING_ROPE) {

@@ -39,7 +39,8 @@ static TRIALS: Semaphore = Semaphore::const_new(TRIALS_MAX);
 /// What is tried on which events.
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Trial {
+#[schema(as = Trial)]
+struct TrialRequest {
     /// All files of the plug-in, by their paths within its folder.
     files: BTreeMap<String, String>,
     /// The stream whose last events it is tried on.
@@ -101,7 +102,7 @@ struct TriedEventView {
 /// Runs its tests and then has it work on the last events of a stream, in a worker of its own beside the version that runs,
 /// with the bounds of its file. Nothing is published or deployed.
 #[utoipa::path(post, path = "/api/v1/plugins/{name}/try", tag = "plugins",
-    params(("name" = String, Path, description = "The plug-in's name; it need not exist.")), request_body = Trial,
+    params(("name" = String, Path, description = "The plug-in's name; it need not exist.")), request_body = TrialRequest,
     responses(
         (status = 200, description = "What it made.", body = TrialView),
         (status = 422, description = "It does not start; `diagnostics` says where.", body = super::Refused),
@@ -110,7 +111,7 @@ async fn try_out(
     State(app): State<Arc<App>>,
     actor: Actor,
     Path(name): Path,
-    JsonBody(body): JsonBody<Trial>,
+    JsonBody(body): JsonBody<TrialRequest>,
 ) -> Answer<Json<TrialView>> {
     // It runs a program on this machine, as deploying does.
     actor.caller.require(Role::Admin)?;
