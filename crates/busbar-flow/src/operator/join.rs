@@ -35,7 +35,11 @@ pub(super) fn compile(spec: &JoinSpec, context: &StepContext<'_>) -> Result<Arc<
     let wrong = |code: &'static str| Wrong::new(Error::new(Class::Configuration, code));
     match (&spec.table, &spec.stream) {
         (Some(name), None) => {
-            if spec.within.is_some() || spec.as_of || spec.name.is_some() {
+            if spec.as_of {
+                let error = Error::new(Class::Configuration, "flow.join-table-as-of");
+                return Err(Wrong::new(error.with("table", name)).at("as_of"));
+            }
+            if spec.within.is_some() || spec.name.is_some() {
                 return Err(wrong("flow.join-table-options"));
             }
             table::compile(spec, name, context)

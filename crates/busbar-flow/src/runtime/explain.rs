@@ -74,7 +74,8 @@ pub struct ExplainedStep {
     pub step: usize,
     /// `where`, `select`, `window` and so on.
     pub kind: &'static str,
-    /// For a step in two parts: `before` or `after` the regrouping.
+    /// For a step in two parts: `before` or `after` the regrouping; `other` before it, for the other side of a join of a
+    /// stream with itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub part: Option<&'static str>,
     /// The name of the case, for a step of a route's case.

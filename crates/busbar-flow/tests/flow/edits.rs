@@ -187,3 +187,34 @@ fn late_events_are_a_stream_that_can_be_asked() {
     let bad = world.try_apply(&files).unwrap_err();
     assert!(bad[0].contains("no stream f.late"), "{bad:?}");
 }
+
+/// Columns that are added to a stream change nothing for the steps that do not read them. A column of another type does, and
+/// the flow says so until somebody decides.
+#[test]
+fn a_column_more_keeps_the_state_and_another_type_does_not() {
+    let world = World::new(74);
+    let apply = |schema: &str, replay: bool| {
+        let mut files = files(&window("10s"));
+        files[0].1 = format!("topics: in/#\nformat: json\nschema: {{ {schema} }}\n");
+        let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (*path, &**text)).collect();
+        let project = project(&files);
+        let applied = world.flows.apply_as(&project, 2, (replay, false));
+        world.tokio.block_on(applied).unwrap()
+    };
+    assert!(apply("id: int, site: text", false).failed.is_empty());
+    publish(&world, 0..5, Some("a"));
+    world.settle("f");
+    let more = apply("more: float, id: int, site: text", false);
+    assert!(more.failed.is_empty(), "{:?}", more.failed);
+    publish(&world, 5..12, Some("a"));
+    assert_eq!(windows(&world, 1), [(0, 10)]);
+    let other = apply("id: float, site: text", false);
+    assert_eq!(other.failed["f"].code(), "flow.state-changed");
+    assert!(apply("id: float, site: text", true).failed.is_empty());
+    let until = Instant::now() + PATIENCE;
+    while world.contents("out").len() < 2 {
+        assert!(Instant::now() < until, "{:#?}", world.flow("f"));
+        rest(10);
+    }
+    assert_eq!(world.contents("out")[1].1["n"], 10);
+}

@@ -1,8 +1,10 @@
 //! Flows that look rows of tables up: which tables they need, and what they do when these change.
 
-use busbar_flow::FlowState;
+use busbar_connector::Connectors;
+use busbar_event::Language;
+use busbar_flow::{FlowState, check};
 
-use crate::common::{PATIENCE, World, ids, rest};
+use crate::common::{PATIENCE, World, ids, project, rest};
 
 const IN: (&str, &str) = (
     "streams/in.yaml",
@@ -128,4 +130,42 @@ fn the_plan_of_a_join_of_streams_says_what_is_regrouped_and_kept() {
             ("step:0", "to:0")
         ]
     );
+}
+
+/// A table says what is there now, whichever engine keeps it. What was there at the time of a row is found in the stream that
+/// feeds the table, and the refusal says so.
+#[test]
+fn a_table_is_not_asked_as_of_event_time_and_the_stream_that_feeds_it_is() {
+    let flow = |join: &str| {
+        format!(
+            "from: in\nsteps:\n  - join: {{ {join}, on: site, as_of: true, columns: [height] }}\nto:\n  - topic: out/x\n"
+        )
+    };
+    let columns = "columns: [{ name: site, type: text }, { name: height, type: int }]";
+    for engine in [
+        "hot: {}",
+        "relational: {}",
+        "wide: { families: [{ name: now, versions: 3 }] }",
+    ] {
+        let columns = match engine.starts_with("wide") {
+            true => columns.replace("name: height", "name: now.height"),
+            false => columns.to_owned(),
+        };
+        let table = format!("key: [site]\n{engine}\n{columns}\n");
+        let flow = flow("table: sites");
+        let files = [
+            IN,
+            OUT,
+            ("tables/sites.yaml", &table),
+            ("flows/f.yaml", &flow),
+        ];
+        let bad = check(&project(&files), &Connectors::default());
+        let found: Vec<_> = bad.iter().map(|b| (b.error().code(), b.word())).collect();
+        assert_eq!(found, [("flow.join-table-as-of", "true")], "{engine}");
+        let message = bad[0].error().message(Language::En);
+        assert!(message.contains("stream: NAME, as_of: true"), "{message}");
+    }
+    let flow = flow("stream: site");
+    let files = [IN, SITES_IN, OUT, ("flows/f.yaml", &flow)];
+    assert!(check(&project(&files), &Connectors::default()).is_empty());
 }

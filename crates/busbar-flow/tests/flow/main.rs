@@ -25,6 +25,7 @@ mod relay;
 mod replay;
 mod route;
 mod scripts;
+mod starts;
 mod state;
 mod stateful;
 mod times;
