@@ -1,7 +1,9 @@
 //! What connectors of databases have in common: how rows are written to a table, and how changes become events.
 
+pub mod begin;
 pub mod collect;
 pub mod event;
+pub mod plan;
 pub mod snapshot;
 
 use busbar_event::{Class, Error};

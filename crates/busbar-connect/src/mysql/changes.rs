@@ -20,6 +20,7 @@ use super::link::{Link, MysqlServer, Start};
 use super::origin::Origin;
 use super::statement::LogStatement;
 use super::{Follow, ZeroDates, row};
+use crate::change::begin::BeginTables;
 use crate::change::collect::{Collector, Table};
 use crate::change::event;
 use crate::change::snapshot::{Progress, Window, publishes};
@@ -54,9 +55,9 @@ pub struct ChangeSource {
     begun: bool,
     /// The server's seconds of the last event.
     time: u32,
-    /// The transaction under way has a change that is left out because a chunk will have it.
-    left_out: bool,
-    /// Behind the last transaction with such a change. A chunk that saw less is read again.
+    /// The transaction under way has a change of a table that is still being read.
+    early: bool,
+    /// Behind the last such transaction. A chunk that saw less is read again.
     wanted: u64,
     next_look: Instant,
     heard: Instant,
@@ -147,54 +148,32 @@ impl ChangeSource {
             checksums: false,
             begun: false,
             time: 0,
-            left_out: false,
+            early: false,
             wanted: 0,
             next_look: now,
             heard: now,
             lag_bytes: None,
             context,
         };
+        let begin = BeginTables {
+            topic,
+            snapshot: options.snapshot,
+            generation: options.generation,
+            again: &options.again,
+        };
         for followed in followed {
-            source.follow(followed, options, topic);
+            let (schema, name) = (&followed.schema, &followed.name);
+            let table = begin.begin(&mut source.collector, &source.context, schema, name);
+            source.tables.push(Following {
+                followed,
+                table,
+                window: None,
+                rows: CHUNK_ROWS_FIRST,
+                columns: None,
+            });
         }
         source.collector.hand_on_position();
         Ok(source)
-    }
-
-    fn follow(&mut self, followed: Followed, options: &Follow, topic: &TopicTemplate) {
-        let mut written = String::new();
-        let value = |name: &str| match name {
-            "connection" => Some(self.context.name.to_string()),
-            "schema" => Some(followed.schema.clone()),
-            _ => Some(followed.name.clone()),
-        };
-        topic.write(value, &mut written);
-        let name = followed.shown();
-        let again = options.again.get(&name).copied().unwrap_or(0);
-        let now = self.context.clock.now_micros();
-        let mut table = Table::new(
-            &name,
-            written,
-            again,
-            options.snapshot,
-            &self.collector,
-            now,
-        );
-        if !table.progress.done {
-            // Rows that are gone since the snapshot before are known by their absence only.
-            let mut emptied = Vec::new();
-            event::truncate(&mut emptied);
-            let anew = !table.has_begun() && (options.generation > 0 || again > 0);
-            self.collector
-                .begin_snapshot(&mut table, anew.then_some(&emptied));
-        }
-        self.tables.push(Following {
-            followed,
-            table,
-            window: None,
-            rows: CHUNK_ROWS_FIRST,
-            columns: None,
-        });
     }
 
     async fn next(&mut self) -> Result<Polled, Error> {
@@ -353,7 +332,7 @@ impl ChangeSource {
     fn begin(&mut self, id: String) {
         let time = i64::from(self.time) * 1_000_000;
         let shown = shown(&self.logs, self.place);
-        self.left_out = false;
+        self.early = false;
         if let Some(origin) = self.taken_over.take() {
             self.origin = origin;
         }
@@ -364,7 +343,7 @@ impl ChangeSource {
 
     fn commit(&mut self) {
         let position = self.origin.position(self.place);
-        if std::mem::take(&mut self.left_out) {
+        if std::mem::take(&mut self.early) {
             self.wanted = position;
         }
         self.origin.pass(&std::mem::take(&mut self.gtid));
@@ -425,7 +404,7 @@ impl ChangeSource {
             event::truncate(&mut payload);
             self.collector.push(&table.topic, None, payload);
         }
-        self.left_out |= !table.progress.done;
+        self.early |= !table.progress.done;
     }
 
     fn table(&mut self, raw: &Bytes) -> Result<(), Error> {
@@ -526,13 +505,14 @@ impl ChangeSource {
             ..
         } = &self.tables[*at];
         let place = self.origin.position(self.place);
-        let left_out = &mut self.left_out;
+        let early = &mut self.early;
         let has = |seen: &u64| place <= *seen;
         let mut push = |collector: &mut Collector,
                         change: &str,
                         image: &[ImageValue],
                         before: Option<&[ImageValue]>| {
             let key = row::key(&map.key, image);
+            *early |= !table.progress.done;
             let filtered = !table.resumed && (!table.progress.done || window.is_some());
             if filtered
                 && !publishes(
@@ -543,7 +523,6 @@ impl ChangeSource {
                     has,
                 )
             {
-                *left_out |= !table.progress.done;
                 return;
             }
             let mut payload = Vec::new();
@@ -621,7 +600,8 @@ impl ChangeSource {
         self.sql = Some(sql);
         let seen = self.origin.position(chunk.seen);
         if seen < self.wanted {
-            // The server shows a change to readers of its log before it does to others.
+            // The server sends a transaction to readers of its log before it shows it to others. The chunk would come behind the
+            // change, and with the state before.
             return Ok(false);
         }
         let Following {

@@ -71,11 +71,6 @@ impl Followed {
         format!("{}.{}", identifier(&self.schema), identifier(&self.name))
     }
 
-    /// As people write it.
-    pub fn shown(&self) -> String {
-        format!("{}.{}", self.schema, self.name)
-    }
-
     /// The statement that reads so many rows behind a key, in its order.
     pub fn statement(&self, after: Option<&[String]>, rows: usize) -> String {
         let columns = self.columns.iter().map(|column| {

@@ -3,17 +3,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use busbar_connector::{Delivery, Sink, SinkContext, Work, Written};
 use busbar_event::{Class, Error};
 
 use super::failure::Failed;
 use super::limits::{PRODUCER_CHARS_MAX, STATEMENT_BYTES};
 use super::link::{Link, MysqlServer, closed};
-use super::values::{MysqlCells, MysqlFit, Target, fit, made_for};
+use super::values::{MysqlCells, Target, made_for};
 use super::wire::{identifier, literal};
+use crate::change::plan::{Asked, Dialect, Halving, Refused, WriteColumns};
 use crate::change::{Op, Write};
 
 /// Writes to one table.
@@ -32,16 +31,14 @@ struct Plan {
     /// The table, as it is written in SQL.
     table: String,
     positions: String,
-    /// Columns that are written, with their place in the rows.
-    columns: Vec<(usize, Target)>,
-    /// Places of the key among `columns`.
-    key: Vec<usize>,
-    change: Option<usize>,
-    unchanged: Option<usize>,
+    written: WriteColumns<Target>,
 }
 
-/// A row that is refused, and why.
-type Refused = (usize, Error);
+const DIALECT: Dialect = Dialect {
+    identifier,
+    made_for: made_for,
+    same: str::eq_ignore_ascii_case,
+};
 
 /// A row, ready to be sent.
 struct Ready {
@@ -109,86 +106,12 @@ impl MysqlSink {
                 .with("table", &table)
                 .with("engine", engine));
         }
-        let there = || {
-            names(
-                self.schema
-                    .fields()
-                    .iter()
-                    .map(|field| field.name().as_str()),
-            )
-        };
-        let flow_column = |option: &'static str, column: &str| {
-            Error::new(Class::Configuration, "mysql.flow-column")
-                .with("option", option)
-                .with("column", column)
-                .with("there", there())
-        };
-        let place = |column: &Option<String>, option: &'static str| match column {
-            None => Ok(None),
-            Some(column) => self
-                .schema
-                .index_of(column)
-                .map(Some)
-                .map_err(|_| flow_column(option, column)),
-        };
-        let change = place(&options.change, "change")?;
-        let unchanged = place(&options.unchanged, "unchanged")?;
-        let mut columns = Vec::new();
-        for (at, field) in self.schema.fields().iter().enumerate() {
-            if Some(at) == change || Some(at) == unchanged {
-                continue;
-            }
-            let target = found
-                .iter()
-                .find(|target| target.name.eq_ignore_ascii_case(field.name()));
-            let Some(target) = target else {
-                let statement = format!(
-                    "ALTER TABLE {table} ADD COLUMN {} {}",
-                    identifier(field.name()),
-                    made_for(field.data_type(), false)
-                );
-                return Err(Error::new(Class::Configuration, "mysql.table-column")
-                    .with("column", field.name())
-                    .with("table", &table)
-                    .with(
-                        "there",
-                        names(found.iter().map(|target| target.name.as_str())),
-                    )
-                    .with("statement", statement));
-            };
-            let code = match fit(field.data_type(), target) {
-                MysqlFit::Never => "mysql.type-never",
-                MysqlFit::Lossy if !options.lossy => "mysql.type-lossy",
-                _ => "",
-            };
-            if !code.is_empty() {
-                return Err(Error::new(Class::Configuration, code)
-                    .with("column", field.name())
-                    .with("from", field.data_type())
-                    .with("to", &target.shown));
-            }
-            columns.push((
-                at,
-                Target {
-                    name: field.name().clone(),
-                    lossy: options.lossy,
-                    ..target.clone()
-                },
-            ));
-        }
-        let key = options.key.iter().map(|key| {
-            let place = columns.iter().position(|(_, target)| target.name == *key);
-            place.ok_or_else(|| flow_column("key", key))
-        });
-        let key = key.collect::<Result<Vec<_>, _>>()?;
+        let written = WriteColumns::plan(&DIALECT, options, &self.schema, &table, &found)?;
         let positions = format!("{}.`busbar_position`", identifier(schema));
         let plan = Plan {
             table,
             positions,
-            columns,
-            key,
-            change,
-            unchanged,
+            written,
         };
         self.check_key(link, &plan, schema, name).await?;
         self.ensure_positions(link, schema, &plan.positions).await?;
@@ -203,7 +126,7 @@ impl MysqlSink {
         schema: &str,
         name: &str,
     ) -> Result<(), Error> {
-        if plan.key.is_empty() {
+        if plan.written.key.is_empty() {
             return Ok(());
         }
         let sql = format!(
@@ -216,9 +139,10 @@ impl MysqlSink {
         let doing = self.server.doing(&plan.table, self.options.rights());
         let answers = link.run(&sql).await.map_err(|failed| failed.told(doing))?;
         let mut wanted: Vec<_> = plan
+            .written
             .key
             .iter()
-            .map(|at| plan.columns[*at].1.name.to_lowercase())
+            .map(|at| plan.written.columns[*at].1.name.to_lowercase())
             .collect();
         wanted.sort();
         let unique = answers.first().is_some_and(|answer| {
@@ -238,39 +162,14 @@ impl MysqlSink {
             false => Err(Error::new(Class::Configuration, "mysql.no-key")
                 .with("address", &self.server.address)
                 .with("table", &plan.table)
-                .with("key", plan.list(|at| plan.key.contains(&at)))),
+                .with("key", plan.list(|at| plan.written.key.contains(&at)))),
         }
     }
 
     /// The statement that makes the table.
     fn made(&self, table: &str) -> String {
-        let options = &self.options;
-        let special = |name: &String| {
-            Some(name) == options.change.as_ref() || Some(name) == options.unchanged.as_ref()
-        };
-        let fields = self
-            .schema
-            .fields()
-            .iter()
-            .filter(|field| !special(field.name()));
-        let mut columns: Vec<_> = fields
-            .map(|field| {
-                let key = options.key.contains(field.name());
-                format!(
-                    "{} {}",
-                    identifier(field.name()),
-                    made_for(field.data_type(), key)
-                )
-            })
-            .collect();
-        if !options.key.is_empty() {
-            let key: Vec<_> = options.key.iter().map(|key| identifier(key)).collect();
-            columns.push(format!("PRIMARY KEY ({})", key.join(", ")));
-        }
-        format!(
-            "CREATE TABLE IF NOT EXISTS {table} ({}) ENGINE=InnoDB",
-            columns.join(", ")
-        )
+        let columns = DIALECT.definitions(&self.options, &self.schema);
+        format!("CREATE TABLE IF NOT EXISTS {table} ({columns}) ENGINE=InnoDB")
     }
 
     /// The table with the positions of producers, made where it is missing.
@@ -451,26 +350,21 @@ async fn in_pieces(
     producer: &str,
     position: u64,
     ready: &[Ready],
-    rejected: &mut Vec<(usize, Error)>,
+    rejected: &mut Vec<Refused>,
     told: impl Fn(Failed) -> Error,
 ) -> Result<(), Failed> {
     if !begin(link, plan, producer, position).await? {
         return link.run("ROLLBACK").await.map(drop);
     }
-    let mut open = vec![ready];
-    while let Some(rows) = open.pop() {
+    let mut halving = Halving::new(ready);
+    while let Some(rows) = halving.next() {
         link.run("SAVEPOINT busbar").await?;
         match plan.apply(link, rows).await {
             Ok(()) => {}
             Err(failed) if failed.is_about_rows() => {
                 link.run("ROLLBACK TO SAVEPOINT busbar").await?;
-                match rows {
-                    [one] => rejected.push((one.row, told(failed))),
-                    _ => {
-                        let (first, second) = rows.split_at(rows.len() / 2);
-                        open.push(second);
-                        open.push(first);
-                    }
+                if let Some(one) = halving.refused(rows) {
+                    rejected.push((one.row, told(failed)));
                 }
             }
             Err(failed) => return Err(failed),
@@ -482,83 +376,45 @@ async fn in_pieces(
 impl Plan {
     /// Names of columns with commas between them.
     fn list(&self, which: impl Fn(usize) -> bool) -> String {
-        let columns = self.columns.iter().enumerate().filter(|(at, _)| which(*at));
-        let columns: Vec<_> = columns
-            .map(|(_, (_, target))| identifier(&target.name))
-            .collect();
-        columns.join(", ")
+        self.written.list(&DIALECT, which)
     }
 
     /// Rows as they are sent, and those that cannot be.
     fn ready(&self, delivery: &Delivery, mode: Op) -> Result<(Vec<Ready>, Vec<Refused>), Error> {
         let rows = &delivery.rows;
         let cells = self
+            .written
             .columns
             .iter()
             .map(|(at, target)| MysqlCells::new(rows.column(*at), target));
         let cells = cells.collect::<Result<Vec<_>, _>>()?;
-        let text = |place: Option<usize>| {
-            let column = place.map(|place| cast(rows.column(place), &DataType::Utf8));
-            column.transpose().map_err(|why| {
-                Error::new(Class::Configuration, "connect.change-type").caused_by(why)
-            })
-        };
-        let (change, unchanged) = (text(self.change)?, text(self.unchanged)?);
-        let (mut ready, mut rejected) = (Vec::with_capacity(rows.num_rows()), Vec::new());
-        for row in 0..rows.num_rows() {
-            match self.row(row, &cells, change.as_deref(), unchanged.as_deref(), mode) {
-                Ok(Ready {
-                    op: Op::Nothing, ..
-                }) => {}
-                Ok(one) => ready.push(one),
-                Err(error) => rejected.push((row, error)),
-            }
-        }
-        Ok((ready, rejected))
+        let asked = self.written.asked(rows, mode)?;
+        Ok(Asked::ready(rows.num_rows(), |row| {
+            self.row(row, &cells, &asked)
+        }))
     }
 
-    fn row(
-        &self,
-        row: usize,
-        cells: &[MysqlCells],
-        change: Option<&dyn Array>,
-        unchanged: Option<&dyn Array>,
-        mode: Op,
-    ) -> Result<Ready, Error> {
-        let text = |column: &dyn Array| match column.is_null(row) {
-            true => String::new(),
-            false => column.as_string::<i32>().value(row).to_owned(),
-        };
-        let op = change.map_or(Ok(mode), |change| Op::of(&text(change)))?;
+    fn row(&self, row: usize, cells: &[MysqlCells], asked: &Asked) -> Result<Option<Ready>, Error> {
+        let op = asked.op(row)?;
+        if op == Op::Nothing {
+            return Ok(None);
+        }
         let mut values = Vec::with_capacity(cells.len());
-        for (cells, (_, target)) in cells.iter().zip(&self.columns) {
+        for (cells, (_, target)) in cells.iter().zip(&self.written.columns) {
             let mut value = String::new();
             cells.write(row, target, &mut value)?;
             values.push(value);
         }
-        let mut key = Vec::new();
-        if !matches!(op, Op::Truncate | Op::Nothing) {
-            for at in &self.key {
-                if cells[*at].is_null(row) {
-                    let column = &self.columns[*at].1.name;
-                    return Err(
-                        Error::new(Class::Permanent, "connect.key-null").with("column", column)
-                    );
-                }
-                key.push(values[*at].as_str());
-            }
-        }
-        let key = key.join(", ");
-        let kept = unchanged
-            .map(|unchanged| crate::change::kept(&text(unchanged)))
-            .unwrap_or_default();
-        Ok(Ready {
+        self.written.check_key(op, |at| cells[at].is_null(row))?;
+        let key = self.written.key.iter().map(|at| values[*at].as_str());
+        let key = key.collect::<Vec<_>>().join(", ");
+        Ok(Some(Ready {
             row,
             op,
             values,
             key,
-            kept,
-        })
+            kept: asked.kept(row),
+        }))
     }
 
     /// Writes rows within the transaction that is open.
@@ -623,13 +479,14 @@ impl Plan {
 
     async fn send(&self, link: &mut Link, op: Op, rows: &[&Ready]) -> Result<(), Failed> {
         let table = &self.table;
-        let is_key = |at: usize| self.key.contains(&at);
-        let name = |at: usize| identifier(&self.columns[at].1.name);
+        let is_key = |at: usize| self.written.key.contains(&at);
+        let name = |at: usize| identifier(&self.written.columns[at].1.name);
         let (head, tail, between) = match op {
             Op::Delete => (
                 format!(
                     "DELETE FROM {table} WHERE ({}) IN (",
-                    self.key
+                    self.written
+                        .key
                         .iter()
                         .map(|at| name(*at))
                         .collect::<Vec<_>>()
@@ -640,10 +497,12 @@ impl Plan {
             ),
             Op::Update => (String::new(), String::new(), "; "),
             _ => {
-                let rest: Vec<_> = (0..self.columns.len()).filter(|at| !is_key(*at)).collect();
+                let rest: Vec<_> = (0..self.written.columns.len())
+                    .filter(|at| !is_key(*at))
+                    .collect();
                 // Where the key is all there is, nothing changes.
                 let set = if rest.is_empty() {
-                    self.key.clone()
+                    self.written.key.clone()
                 } else {
                     rest
                 };
@@ -667,8 +526,9 @@ impl Plan {
             let one = match op {
                 Op::Delete => format!("({})", row.key),
                 Op::Update => {
-                    let set = (0..self.columns.len())
-                        .filter(|at| !is_key(*at) && !row.kept.contains(&self.columns[*at].1.name));
+                    let set = (0..self.written.columns.len()).filter(|at| {
+                        !is_key(*at) && !row.kept.contains(&self.written.columns[*at].1.name)
+                    });
                     let set: Vec<_> = set
                         .map(|at| format!("{} = {}", name(at), row.values[at]))
                         .collect();
@@ -676,6 +536,7 @@ impl Plan {
                         continue;
                     }
                     let same: Vec<_> = self
+                        .written
                         .key
                         .iter()
                         .map(|at| format!("{} = {}", name(*at), row.values[*at]))
@@ -741,13 +602,4 @@ async fn table_columns(
         }
     });
     Ok(Some((engine.to_owned(), columns.collect())))
-}
-
-/// Names for an error; a dash without any.
-fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let names: Vec<_> = names.collect();
-    match names.is_empty() {
-        true => "-".into(),
-        false => names.join(", "),
-    }
 }

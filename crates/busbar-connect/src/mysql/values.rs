@@ -12,6 +12,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use busbar_event::format::encode_json;
 use busbar_event::{Class, Error};
 
+use crate::change::plan::{Fit, TargetColumn};
 use crate::postgres::write_time;
 
 /// A column of a table that is written to.
@@ -28,15 +29,26 @@ pub struct Target {
     pub lossy: bool,
 }
 
-/// How a column's values fit a column of a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MysqlFit {
-    /// Each value is kept, or refused by the server because it is out of range.
-    Whole,
-    /// Some values would be rounded or cut without a word.
-    Lossy,
-    /// No value fits.
-    Never,
+impl TargetColumn for Target {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    fn fit(&self, from: &DataType) -> Fit {
+        fit(from, self)
+    }
+
+    fn taken(&self, name: &str, lossy: bool) -> Target {
+        Target {
+            name: name.to_owned(),
+            lossy,
+            ..self.clone()
+        }
+    }
 }
 
 fn is_text(kind: &str) -> bool {
@@ -71,59 +83,59 @@ fn is_bytes(kind: &str) -> bool {
 }
 
 /// How values of an Arrow type fit a column.
-pub fn fit(from: &DataType, to: &Target) -> MysqlFit {
+pub fn fit(from: &DataType, to: &Target) -> Fit {
     use DataType as A;
     let kind = to.kind.as_str();
     let micros = to.scale.unwrap_or(0) >= 6;
     match from {
-        A::Null => MysqlFit::Whole,
+        A::Null => Fit::Whole,
         A::Dictionary(_, values) => fit(values, to),
         // Digits of a number and of seconds are checked for each value.
         A::Utf8 | A::LargeUtf8 | A::Utf8View => match kind {
-            "float" | "double" => MysqlFit::Lossy,
-            _ if is_bytes(kind) => MysqlFit::Never,
-            _ => MysqlFit::Whole,
+            "float" | "double" => Fit::Lossy,
+            _ if is_bytes(kind) => Fit::Never,
+            _ => Fit::Whole,
         },
-        A::Boolean if is_whole(kind) || is_text(kind) => MysqlFit::Whole,
+        A::Boolean if is_whole(kind) || is_text(kind) => Fit::Whole,
         from if from.is_integer() => match kind {
-            "double" if !matches!(from, A::Int64 | A::UInt64) => MysqlFit::Whole,
-            "float" | "double" => MysqlFit::Lossy,
-            _ if is_whole(kind) || kind == "decimal" || is_text(kind) => MysqlFit::Whole,
-            _ => MysqlFit::Never,
+            "double" if !matches!(from, A::Int64 | A::UInt64) => Fit::Whole,
+            "float" | "double" => Fit::Lossy,
+            _ if is_whole(kind) || kind == "decimal" || is_text(kind) => Fit::Whole,
+            _ => Fit::Never,
         },
         A::Float16 | A::Float32 | A::Float64 => match kind {
-            "double" => MysqlFit::Whole,
-            "float" | "decimal" => MysqlFit::Lossy,
-            _ if is_text(kind) => MysqlFit::Whole,
-            _ if is_whole(kind) => MysqlFit::Lossy,
-            _ => MysqlFit::Never,
+            "double" => Fit::Whole,
+            "float" | "decimal" => Fit::Lossy,
+            _ if is_text(kind) => Fit::Whole,
+            _ if is_whole(kind) => Fit::Lossy,
+            _ => Fit::Never,
         },
         A::Decimal128(_, scale) | A::Decimal256(_, scale) => match kind {
-            "decimal" if i64::from(*scale) <= i64::from(to.scale.unwrap_or(0)) => MysqlFit::Whole,
-            "decimal" | "float" | "double" => MysqlFit::Lossy,
-            _ if is_text(kind) => MysqlFit::Whole,
-            _ => MysqlFit::Never,
+            "decimal" if i64::from(*scale) <= i64::from(to.scale.unwrap_or(0)) => Fit::Whole,
+            "decimal" | "float" | "double" => Fit::Lossy,
+            _ if is_text(kind) => Fit::Whole,
+            _ => Fit::Never,
         },
         A::Timestamp(unit, _) => match kind {
-            "datetime" | "timestamp" if micros && *unit != TimeUnit::Nanosecond => MysqlFit::Whole,
-            "datetime" | "timestamp" | "date" => MysqlFit::Lossy,
-            _ if is_text(kind) => MysqlFit::Whole,
-            _ => MysqlFit::Never,
+            "datetime" | "timestamp" if micros && *unit != TimeUnit::Nanosecond => Fit::Whole,
+            "datetime" | "timestamp" | "date" => Fit::Lossy,
+            _ if is_text(kind) => Fit::Whole,
+            _ => Fit::Never,
         },
         A::Date32 | A::Date64
             if matches!(kind, "date" | "datetime" | "timestamp") || is_text(kind) =>
         {
-            MysqlFit::Whole
+            Fit::Whole
         }
         A::Binary | A::LargeBinary | A::BinaryView | A::FixedSizeBinary(_) if is_bytes(kind) => {
-            MysqlFit::Whole
+            Fit::Whole
         }
         A::Struct(_) | A::List(_) | A::LargeList(_) | A::Map(..)
             if kind == "json" || is_text(kind) =>
         {
-            MysqlFit::Whole
+            Fit::Whole
         }
-        _ => MysqlFit::Never,
+        _ => Fit::Never,
     }
 }
 
@@ -168,7 +180,7 @@ impl MysqlCells {
     pub fn new(column: &ArrayRef, target: &Target) -> Result<MysqlCells, Error> {
         let to = |to: DataType| {
             cast(column, &to).map_err(|why| {
-                Error::new(Class::Configuration, "mysql.type-never")
+                Error::new(Class::Configuration, "connect.type-never")
                     .with("column", &target.name)
                     .with("from", column.data_type())
                     .with("to", &target.shown)

@@ -1,7 +1,7 @@
 //! Changes as they are committed, from a replication slot, behind a snapshot of what was there before. Positions are places
 //! in the server's write-ahead log.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use busbar_connector::{Polled, Source, SourceContext, Work};
@@ -13,13 +13,15 @@ use super::Follow;
 use super::failure::Failed;
 use super::follow::{self, Followed, Identity};
 use super::limits::{
-    CHUNK_BYTES, CHUNK_ROWS, FETCH_ROWS, IDLE, POLL_MAX, SILENCE_MAX, STATUS_EVERY, WINDOW_POLL,
+    CHUNK_BYTES, CHUNK_ROWS, FETCH_ROWS, IDLE, PASSED_MAX, POLL_MAX, SILENCE_MAX, STATUS_EVERY,
+    WINDOW_POLL,
 };
 use super::link::{Answer, Fetched, Link, Server};
 use super::pgoutput::{self, FollowEvent, Frame, Lsn, Relation, Tuple, Value};
 use super::row;
 use super::snapshot::{self, Seen};
 use super::wire::{identifier, literal};
+use crate::change::begin::BeginTables;
 use crate::change::collect::{Collector, Table};
 use crate::change::event;
 use crate::change::snapshot::{Progress, Window, publishes};
@@ -38,6 +40,10 @@ pub struct ChangeSource {
     relations: HashMap<u32, Known>,
     /// The number of the transaction under way.
     transaction: u32,
+    /// It has a change of a table that is still being read.
+    early: bool,
+    /// Transactions with such changes. A chunk that saw one of them less is read again.
+    passed: VecDeque<u32>,
     collector: Collector,
     /// Committed at the last status.
     settling: Lsn,
@@ -117,6 +123,8 @@ impl ChangeSource {
             tables: Vec::new(),
             relations: HashMap::new(),
             transaction: 0,
+            early: false,
+            passed: VecDeque::new(),
             collector,
             settling: known,
             kept: known,
@@ -127,46 +135,24 @@ impl ChangeSource {
             lag_bytes: None,
             context,
         };
+        let begin = BeginTables {
+            topic,
+            snapshot: options.snapshot,
+            generation: options.generation,
+            again: &options.again,
+        };
         for followed in followed {
-            source.follow(followed, options, topic);
+            let (schema, name) = (&followed.schema, &followed.name);
+            let table = begin.begin(&mut source.collector, &source.context, schema, name);
+            source.tables.push(Following {
+                followed,
+                table,
+                window: None,
+                reading: None,
+            });
         }
         source.collector.hand_on_position();
         Ok(source)
-    }
-
-    fn follow(&mut self, followed: Followed, options: &Follow, topic: &TopicTemplate) {
-        let mut written = String::new();
-        let value = |name: &str| match name {
-            "connection" => Some(self.context.name.to_string()),
-            "schema" => Some(followed.schema.clone()),
-            _ => Some(followed.name.clone()),
-        };
-        topic.write(value, &mut written);
-        let name = followed.shown();
-        let again = options.again.get(&name).copied().unwrap_or(0);
-        let now = self.context.clock.now_micros();
-        let mut table = Table::new(
-            &name,
-            written,
-            again,
-            options.snapshot,
-            &self.collector,
-            now,
-        );
-        if !table.progress.done {
-            // Rows that are gone since the snapshot before are known by their absence only.
-            let mut emptied = Vec::new();
-            event::truncate(&mut emptied);
-            let anew = !table.has_begun() && (options.generation > 0 || again > 0);
-            self.collector
-                .begin_snapshot(&mut table, anew.then_some(&emptied));
-        }
-        self.tables.push(Following {
-            followed,
-            table,
-            window: None,
-            reading: None,
-        });
     }
 
     async fn next(&mut self) -> Result<Polled, Error> {
@@ -295,10 +281,17 @@ impl ChangeSource {
                 transaction,
             } => {
                 self.transaction = transaction;
+                self.early = false;
                 self.collector
                     .begin(commit.0, commit.to_string(), transaction.to_string(), time);
             }
-            FollowEvent::Commit { end } => self.collector.commit(end.0),
+            FollowEvent::Commit { end } => {
+                if std::mem::take(&mut self.early) {
+                    self.passed.truncate(PASSED_MAX - 1);
+                    self.passed.push_front(self.transaction);
+                }
+                self.collector.commit(end.0);
+            }
             FollowEvent::Relation(relation) => self.relation(relation),
             FollowEvent::Insert { table, after } => self.change("insert", table, &after, None),
             FollowEvent::Update {
@@ -316,6 +309,7 @@ impl ChangeSource {
                     {
                         let mut payload = Vec::new();
                         event::truncate(&mut payload);
+                        self.early |= !table.progress.done;
                         self.collector.push(&table.topic, None, payload);
                     }
                 }
@@ -480,6 +474,7 @@ impl ChangeSource {
             window,
             ..
         } = &self.tables[*at];
+        self.early |= !table.progress.done;
         if !table.resumed && (!table.progress.done || window.is_some()) {
             let key: Vec<Bytes> = match followed.key.is_empty() {
                 true => Vec::new(),
@@ -540,17 +535,36 @@ impl ChangeSource {
             false => self.read_chunk(at).await,
         };
         match read {
-            Ok(()) => Ok(true),
+            Ok(read) => Ok(read),
             Err(failed) => Err(failed.told(self.server.doing(&quoted, "SELECT"))),
         }
     }
 
-    async fn read_chunk(&mut self, at: usize) -> Result<(), Failed> {
+    /// Whether a snapshot saw every transaction that the stream has passed. The server sends a transaction to readers of its
+    /// log before it shows it to others, who wait for a replica, for instance. A chunk without it would come behind the
+    /// change, and with the state before.
+    fn is_late(&mut self, seen: &Seen) -> bool {
+        if self
+            .passed
+            .iter()
+            .any(|transaction| !seen.has(*transaction))
+        {
+            return true;
+        }
+        self.passed.clear();
+        false
+    }
+
+    async fn read_chunk(&mut self, at: usize) -> Result<bool, Failed> {
         let mut sql = self.session().await?;
         let after = self.tables[at].table.progress.last.clone();
         let followed = &self.tables[at].followed;
         let chunk = snapshot::chunk(&mut sql, followed, after.as_deref()).await?;
         self.sql = Some(sql);
+        if self.is_late(&chunk.seen) {
+            return Ok(false);
+        }
+        let followed = &self.tables[at].followed;
         let mut keys = HashSet::new();
         let rows = &chunk.answer.rows;
         if followed.order.is_none() {
@@ -572,16 +586,20 @@ impl ChangeSource {
         });
         // The answer says that the stream has come as far.
         self.status(true).await?;
-        Ok(())
+        Ok(true)
     }
 
     /// Reads a piece of a table without a key.
-    async fn read_whole(&mut self, at: usize) -> Result<(), Failed> {
+    async fn read_whole(&mut self, at: usize) -> Result<bool, Failed> {
         let (mut reading, mut asked) = match self.tables[at].reading.take() {
             Some(reading) => (reading, false),
             None => {
                 let mut link = self.server.open().await?;
                 let (seen, high) = snapshot::begin(&mut link).await?;
+                if self.is_late(&seen) {
+                    link.close().await;
+                    return Ok(false);
+                }
                 let statement = snapshot::statement(&self.tables[at].followed, None);
                 link.begin(&statement, &[], FETCH_ROWS).await?;
                 (Reading { link, seen, high }, true)
@@ -616,7 +634,7 @@ impl ChangeSource {
         } else {
             self.tables[at].reading = Some(reading);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Hands on rows that a snapshot read, with how far it has come.

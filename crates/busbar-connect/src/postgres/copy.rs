@@ -13,7 +13,8 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use busbar_event::format::encode_json;
 use busbar_event::{Class, Error};
 
-use super::types::{numeric_scale, oid};
+use super::types::{fit, numeric_scale, oid};
+use crate::change::plan::{Fit, TargetColumn};
 
 /// A column of a table that is written to.
 #[derive(Clone, Debug)]
@@ -26,6 +27,27 @@ pub struct Target {
     pub shown: String,
     /// Whether what does not fit is rounded or cut.
     pub lossy: bool,
+}
+
+impl TargetColumn for Target {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    fn fit(&self, from: &DataType) -> Fit {
+        fit(from, self.oid, self.modifier)
+    }
+
+    fn taken(&self, _: &str, lossy: bool) -> Target {
+        Target {
+            lossy,
+            ..self.clone()
+        }
+    }
 }
 
 /// One column of a batch, ready to be written.
@@ -48,7 +70,7 @@ impl Cells {
     pub fn new(column: &ArrayRef, target: &Target) -> Result<Cells, Error> {
         let to = |to: &DataType| {
             cast(column, to).map_err(|why| {
-                Error::new(Class::Configuration, "postgres.type-never")
+                Error::new(Class::Configuration, "connect.type-never")
                     .with("column", &target.name)
                     .with("from", column.data_type())
                     .with("to", &target.shown)

@@ -7,9 +7,10 @@ use super::Follow;
 use super::failure::Failed;
 use super::link::{Link, Server};
 use super::pgoutput::Lsn;
-use super::sink::names;
+
 use super::types::oid;
 use super::wire::{Column, identifier, literal};
+use crate::change::plan::names;
 use crate::change::snapshot::Order;
 use crate::change::table_name;
 

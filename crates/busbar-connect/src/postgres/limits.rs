@@ -39,3 +39,6 @@ pub const WINDOW_POLL: Duration = Duration::from_millis(20);
 pub const QUERY_EVERY_MIN: Duration = Duration::from_millis(100);
 /// Rows of one run of a query source with an overlap, by which those that come again are recognised.
 pub const OVERLAP_ROWS_MAX: usize = 1_000_000;
+/// Transactions of tables that are still being read that are remembered until a chunk has seen them. Only as many as there are
+/// sessions can be in the log and not yet to be seen.
+pub const PASSED_MAX: usize = 16_384;

@@ -13,11 +13,12 @@ use tokio::time::Instant;
 use super::failure::Failed;
 use super::limits::{CHUNK_BYTES, CHUNK_ROWS, FETCH_ROWS, OVERLAP_ROWS_MAX};
 use super::link::{Answer, Fetched, Link, Server};
-use super::sink::names;
+
 use super::types::{oid, write_json, write_text};
 use super::wire::Column;
 use super::{Overlap, QueryOptions};
 use crate::change::attempt;
+use crate::change::plan::names;
 use crate::topic::TopicTemplate;
 
 /// Runs a statement at intervals.

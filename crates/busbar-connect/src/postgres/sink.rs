@@ -3,18 +3,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use busbar_connector::{Delivery, Sink, SinkContext, Work, Written};
 use busbar_event::{Class, Error};
 
 use super::copy::{Cells, Target};
 use super::failure::Failed;
 use super::link::{Link, Server};
-use super::types::{Fit, fit, made_for};
+use super::types::made_for;
 use super::wire::{identifier, literal};
-use crate::change::{Mode, Op, Write};
+use crate::change::plan::{Asked, Dialect, Halving, Refused, WriteColumns};
+use crate::change::{Op, Write};
 
 /// Writes to one table.
 pub struct PostgresSink {
@@ -32,16 +31,14 @@ struct Plan {
     /// The table, as it is written in SQL.
     table: String,
     positions: String,
-    /// Columns that are written, with their place in the rows.
-    columns: Vec<(usize, Target)>,
-    /// Places of the key among `columns`.
-    key: Vec<usize>,
-    change: Option<usize>,
-    unchanged: Option<usize>,
+    written: WriteColumns<Target>,
 }
 
-/// A row that is refused, and why.
-type Refused = (usize, Error);
+const DIALECT: Dialect = Dialect {
+    identifier,
+    made_for: |of, _| made_for(of),
+    same: |a, b| a == b,
+};
 
 /// A row, ready to be sent.
 struct Ready {
@@ -100,96 +97,15 @@ impl PostgresSink {
         let found = table_columns(link, &table)
             .await
             .map_err(|failed| failed.told(doing))?;
-        let place = |column: &Option<String>, key: &'static str| match column {
-            None => Ok(None),
-            Some(column) => match self.schema.index_of(column) {
-                Ok(place) => Ok(Some(place)),
-                Err(_) => Err(Error::new(Class::Configuration, "postgres.flow-column")
-                    .with("option", key)
-                    .with("column", column)
-                    .with(
-                        "there",
-                        names(
-                            self.schema
-                                .fields()
-                                .iter()
-                                .map(|field| field.name().as_str()),
-                        ),
-                    )),
-            },
-        };
-        let change = place(&options.change, "change")?;
-        let unchanged = place(&options.unchanged, "unchanged")?;
-        let mut columns = Vec::new();
-        for (at, field) in self.schema.fields().iter().enumerate() {
-            if Some(at) == change || Some(at) == unchanged {
-                continue;
-            }
-            let Some(target) = found.iter().find(|target| target.name == *field.name()) else {
-                return Err(Error::new(Class::Configuration, "postgres.table-column")
-                    .with("column", field.name())
-                    .with("table", &table)
-                    .with(
-                        "there",
-                        names(found.iter().map(|target| target.name.as_str())),
-                    )
-                    .with(
-                        "statement",
-                        format!(
-                            "ALTER TABLE {table} ADD COLUMN {} {}",
-                            identifier(field.name()),
-                            made_for(field.data_type())
-                        ),
-                    ));
-            };
-            let code = match fit(field.data_type(), target.oid, target.modifier) {
-                Fit::Never => "postgres.type-never",
-                Fit::Lossy if !options.lossy => "postgres.type-lossy",
-                _ => "",
-            };
-            if !code.is_empty() {
-                return Err(Error::new(Class::Configuration, code)
-                    .with("column", field.name())
-                    .with("from", field.data_type())
-                    .with("to", &target.shown));
-            }
-            columns.push((
-                at,
-                Target {
-                    lossy: options.lossy,
-                    ..target.clone()
-                },
-            ));
-        }
-        let key = options.key.iter().map(|key| {
-            let place = columns.iter().position(|(_, target)| target.name == *key);
-            place.ok_or_else(|| {
-                Error::new(Class::Configuration, "postgres.flow-column")
-                    .with("option", "key")
-                    .with("column", key)
-                    .with(
-                        "there",
-                        names(
-                            self.schema
-                                .fields()
-                                .iter()
-                                .map(|field| field.name().as_str()),
-                        ),
-                    )
-            })
-        });
-        let key = key.collect::<Result<Vec<_>, _>>()?;
+        let written = WriteColumns::plan(&DIALECT, options, &self.schema, &table, &found)?;
         let positions = format!("{}.busbar_position", identifier(schema));
         self.ensure_positions(link, &positions).await?;
         let plan = Plan {
             table,
             positions,
-            columns,
-            key,
-            change,
-            unchanged,
+            written,
         };
-        if !plan.key.is_empty() {
+        if !plan.written.key.is_empty() {
             let stage = format!(
                 "CREATE TEMP TABLE busbar_rows ON COMMIT DELETE ROWS AS SELECT {} FROM {} WITH NO DATA",
                 plan.list(|_| true),
@@ -205,32 +121,8 @@ impl PostgresSink {
 
     /// The statement that makes the table.
     fn made(&self, table: &str) -> String {
-        let options = &self.options;
-        let special = |name: &String| {
-            Some(name) == options.change.as_ref() || Some(name) == options.unchanged.as_ref()
-        };
-        let fields = self
-            .schema
-            .fields()
-            .iter()
-            .filter(|field| !special(field.name()));
-        let mut columns: Vec<_> = fields
-            .map(|field| {
-                format!(
-                    "{} {}",
-                    identifier(field.name()),
-                    made_for(field.data_type())
-                )
-            })
-            .collect();
-        if !options.key.is_empty() {
-            let key: Vec<_> = options.key.iter().map(|key| identifier(key)).collect();
-            columns.push(format!("PRIMARY KEY ({})", key.join(", ")));
-        }
-        format!(
-            "CREATE TABLE IF NOT EXISTS {table} ({})",
-            columns.join(", ")
-        )
+        let columns = DIALECT.definitions(&self.options, &self.schema);
+        format!("CREATE TABLE IF NOT EXISTS {table} ({columns})")
     }
 
     /// The table with the positions of producers, made where it is missing.
@@ -295,7 +187,7 @@ impl PostgresSink {
                 .with("address", &self.server.address));
         };
         // The session is put back only after everything went well or was undone.
-        let (ready, mut rejected) = plan.ready(delivery, self.options.mode)?;
+        let (ready, mut rejected) = plan.ready(delivery, self.options.mode.into())?;
         let written = self.transaction(&mut link, &plan, delivery, &ready).await;
         let written = match written {
             Err(failed) if failed.is_about_rows() => {
@@ -369,30 +261,22 @@ impl PostgresSink {
         plan: &Plan,
         delivery: &Delivery,
         ready: &[Ready],
-        rejected: &mut Vec<(usize, Error)>,
+        rejected: &mut Vec<Refused>,
     ) -> Result<(), Failed> {
         if !self.begin(link, plan, delivery).await? {
             return link.run("ROLLBACK").await.map(drop);
         }
-        let mut open = vec![ready];
-        while let Some(rows) = open.pop() {
+        let mut halving = Halving::new(ready);
+        while let Some(rows) = halving.next() {
             link.run("SAVEPOINT busbar").await?;
             match plan.apply(link, rows).await {
                 Ok(()) => link.run("RELEASE SAVEPOINT busbar").await.map(drop)?,
                 Err(failed) if failed.is_about_rows() => {
                     link.run("ROLLBACK TO SAVEPOINT busbar; RELEASE SAVEPOINT busbar")
                         .await?;
-                    match rows {
-                        [one] => {
-                            let error =
-                                failed.told(self.server.doing(&plan.table, self.options.rights()));
-                            rejected.push((one.row, error));
-                        }
-                        _ => {
-                            let (first, second) = rows.split_at(rows.len() / 2);
-                            open.push(second);
-                            open.push(first);
-                        }
+                    if let Some(one) = halving.refused(rows) {
+                        let doing = self.server.doing(&plan.table, self.options.rights());
+                        rejected.push((one.row, failed.told(doing)));
                     }
                 }
                 Err(failed) => return Err(failed),
@@ -443,63 +327,32 @@ impl Sink for PostgresSink {
 impl Plan {
     /// Names of columns with commas between them.
     fn list(&self, which: impl Fn(usize) -> bool) -> String {
-        let columns = self.columns.iter().enumerate().filter(|(at, _)| which(*at));
-        let columns: Vec<_> = columns
-            .map(|(_, (_, target))| identifier(&target.name))
-            .collect();
-        columns.join(", ")
+        self.written.list(&DIALECT, which)
     }
 
     /// Rows as they are sent, and those that cannot be.
-    fn ready(&self, delivery: &Delivery, mode: Mode) -> Result<(Vec<Ready>, Vec<Refused>), Error> {
+    fn ready(&self, delivery: &Delivery, mode: Op) -> Result<(Vec<Ready>, Vec<Refused>), Error> {
         let rows = &delivery.rows;
         let cells = self
+            .written
             .columns
             .iter()
             .map(|(at, target)| Cells::new(rows.column(*at), target));
         let cells = cells.collect::<Result<Vec<_>, _>>()?;
-        let text = |place: Option<usize>| {
-            let column = place.map(|place| cast(rows.column(place), &DataType::Utf8));
-            column.transpose().map_err(|why| {
-                Error::new(Class::Configuration, "connect.change-type").caused_by(why)
-            })
-        };
-        let (change, unchanged) = (text(self.change)?, text(self.unchanged)?);
-        let (mut ready, mut rejected) = (Vec::with_capacity(rows.num_rows()), Vec::new());
-        for row in 0..rows.num_rows() {
-            match self.row(row, &cells, change.as_deref(), unchanged.as_deref(), mode) {
-                Ok(Ready {
-                    op: Op::Nothing, ..
-                }) => {}
-                Ok(one) => ready.push(one),
-                Err(error) => rejected.push((row, error)),
-            }
-        }
-        Ok((ready, rejected))
+        let asked = self.written.asked(rows, mode)?;
+        Ok(Asked::ready(rows.num_rows(), |row| {
+            self.row(row, &cells, &asked)
+        }))
     }
 
-    fn row(
-        &self,
-        row: usize,
-        cells: &[Cells],
-        change: Option<&dyn Array>,
-        unchanged: Option<&dyn Array>,
-        mode: Mode,
-    ) -> Result<Ready, Error> {
-        let op = match change {
-            Some(change) => {
-                let change = change.as_string::<i32>();
-                Op::of(if change.is_null(row) {
-                    ""
-                } else {
-                    change.value(row)
-                })?
-            }
-            None => mode.into(),
-        };
+    fn row(&self, row: usize, cells: &[Cells], asked: &Asked) -> Result<Option<Ready>, Error> {
+        let op = asked.op(row)?;
+        if op == Op::Nothing {
+            return Ok(None);
+        }
         let mut line = Vec::new();
         let mut ends = Vec::with_capacity(cells.len());
-        for (at, (cells, (_, target))) in cells.iter().zip(&self.columns).enumerate() {
+        for (at, (cells, (_, target))) in cells.iter().zip(&self.written.columns).enumerate() {
             if at > 0 {
                 line.push(b'\t');
             }
@@ -508,37 +361,24 @@ impl Plan {
             ends.push(begin..line.len());
         }
         line.push(b'\n');
+        self.written.check_key(op, |at| cells[at].is_null(row))?;
         let mut key = Vec::new();
-        if !matches!(op, Op::Truncate | Op::Nothing) {
-            for at in &self.key {
-                if cells[*at].is_null(row) {
-                    let column = &self.columns[*at].1.name;
-                    return Err(
-                        Error::new(Class::Permanent, "connect.key-null").with("column", column)
-                    );
-                }
-                key.extend_from_slice(&line[ends[*at].clone()]);
-                key.push(b'\t');
-            }
+        for at in &self.written.key {
+            key.extend_from_slice(&line[ends[*at].clone()]);
+            key.push(b'\t');
         }
-        let kept = match unchanged {
-            Some(kept) if !kept.is_null(row) => {
-                crate::change::kept(kept.as_string::<i32>().value(row))
-            }
-            _ => Vec::new(),
-        };
-        Ok(Ready {
+        Ok(Some(Ready {
             row,
             op,
             line,
             key,
-            kept,
-        })
+            kept: asked.kept(row),
+        }))
     }
 
     /// Writes rows within the transaction that is open.
     async fn apply(&self, link: &mut Link, rows: &[Ready]) -> Result<(), Failed> {
-        if self.key.is_empty() {
+        if self.written.key.is_empty() {
             for rows in rows.split_inclusive(|row| row.op == Op::Truncate) {
                 self.copy(
                     link,
@@ -619,17 +459,18 @@ impl Plan {
     /// The statement that takes the rows over from the stage.
     fn statement(&self, op: Op, kept: &[String]) -> String {
         let table = &self.table;
-        let is_key = |at: usize| self.key.contains(&at);
-        let name = |at: usize| identifier(&self.columns[at].1.name);
+        let is_key = |at: usize| self.written.key.contains(&at);
+        let name = |at: usize| identifier(&self.written.columns[at].1.name);
         let same: Vec<_> = self
+            .written
             .key
             .iter()
             .map(|at| format!("t.{0} = s.{0}", name(*at)))
             .collect();
         let same = same.join(" AND ");
         let set = |from: &str| {
-            let rest = (0..self.columns.len())
-                .filter(|at| !is_key(*at) && !kept.contains(&self.columns[*at].1.name));
+            let rest = (0..self.written.columns.len())
+                .filter(|at| !is_key(*at) && !kept.contains(&self.written.columns[*at].1.name));
             let set: Vec<_> = rest
                 .map(|at| format!("{0} = {from}.{0}", name(at)))
                 .collect();
@@ -698,13 +539,4 @@ pub(super) async fn table_columns(link: &mut Link, table: &str) -> Result<Vec<Ta
             }
         })
         .collect())
-}
-
-/// Names for an error; a dash without any.
-pub(super) fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let names: Vec<_> = names.collect();
-    match names.is_empty() {
-        true => "-".into(),
-        false => names.join(", "),
-    }
 }

@@ -2,6 +2,8 @@
 
 use arrow::datatypes::{DataType, TimeUnit};
 
+use crate::change::plan::Fit;
+
 /// Numbers of types in the server's catalogue.
 pub mod oid {
     pub const BOOL: u32 = 16;
@@ -22,17 +24,6 @@ pub mod oid {
     pub const NUMERIC: u32 = 1700;
     pub const UUID: u32 = 2950;
     pub const JSONB: u32 = 3802;
-}
-
-/// How a column's values fit a column of a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fit {
-    /// Each value is kept, or refused by the server because it is out of range.
-    Whole,
-    /// Some values would be rounded or cut without a word.
-    Lossy,
-    /// No value fits.
-    Never,
 }
 
 /// How values of an Arrow type fit a column of this type, whose modifier is -1 without one.

@@ -199,7 +199,7 @@ fn values_that_would_be_cut_are_refused_unless_it_is_allowed() {
         let refused = of(column, Arc::clone(values), "").unwrap_err();
         assert_eq!(
             (refused.class(), refused.code()),
-            (Class::Configuration, "mysql.type-lossy"),
+            (Class::Configuration, "connect.type-lossy"),
             "{column}"
         );
     }
@@ -292,7 +292,7 @@ fn what_is_wrong_is_said_with_the_statement_that_mends_it() {
         (
             plain.clone(),
             vec![("nam", texts(&["a"]))],
-            "mysql.table-column",
+            "connect.table-column",
             "ADD COLUMN `nam` longtext",
         ),
         (

@@ -259,12 +259,12 @@ fn values_that_would_be_cut_are_refused_unless_it_is_allowed() {
         let refused = lossy(column, values, "").unwrap_err();
         assert_eq!(
             (refused.class(), refused.code()),
-            (Class::Configuration, "postgres.type-lossy"),
+            (Class::Configuration, "connect.type-lossy"),
             "{column}"
         );
     }
     let never = lossy("day", Arc::new(BooleanArray::from(vec![true])), "").unwrap_err();
-    assert_eq!(never.code(), "postgres.type-never");
+    assert_eq!(never.code(), "connect.type-never");
     // Out of range or too long: the row alone.
     let mixed = rows(
         2,
@@ -345,7 +345,7 @@ fn what_is_wrong_is_said_with_the_statement_that_mends_it() {
         (
             plain.clone(),
             vec![("nam", texts(&["a"]))],
-            "postgres.table-column",
+            "connect.table-column",
             "ALTER TABLE \"public\".\"t\" ADD COLUMN \"nam\" text",
         ),
         (
@@ -357,7 +357,7 @@ fn what_is_wrong_is_said_with_the_statement_that_mends_it() {
         (
             connection(server, &database, "table: t, mode: upsert, key: [no]"),
             id(),
-            "postgres.flow-column",
+            "connect.flow-column",
             "The flow makes id",
         ),
     ] {

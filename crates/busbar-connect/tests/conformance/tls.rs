@@ -11,10 +11,10 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use tokio::runtime::Runtime;
 
 use crate::peers::{Broker, free_port};
-use crate::servers::own_redis;
+use crate::servers::{own_postgres, own_redis};
 use crate::sinks::delivery;
 use crate::subjects::numbered;
-use crate::world::spec;
+use crate::world::{eventually, spec};
 use crate::{service_context, sink_context, source_context};
 
 /// An authority, and a server's certificate for some names that it has signed, as files.
@@ -264,6 +264,49 @@ fn a_service_that_is_called_is_trusted_or_not() {
     assert!(!format!("{error:?}").contains("secret"), "{error:?}");
     let error = call("localhost", ", tls: { ca: empty.pem }").expect_err("unusable");
     assert_eq!(error.code(), "connect.tls-ca");
+}
+
+#[test]
+fn a_postgres_server_is_trusted_or_not() {
+    let site = Site::new(&["localhost"]);
+    let server = own_postgres();
+    let database = server.database("create table t (n text)");
+    let read = |name: &str| std::fs::read_to_string(site.path().join(name)).expect("it is there");
+    // The server's own user writes them, to whom they have to belong.
+    for name in ["server.pem", "server.key"] {
+        let sql = format!(
+            "copy (select unnest(string_to_array(trim('{}'), e'\\n'))) to program 'umask 077; cat >{name}'",
+            read(name)
+        );
+        server.run(&database, &sql);
+    }
+    for setting in [
+        "ssl_cert_file = 'server.pem'",
+        "ssl_key_file = 'server.key'",
+        "ssl = on",
+    ] {
+        server.run(&database, &format!("alter system set {setting}"));
+    }
+    server.run(&database, "select pg_reload_conf()");
+    eventually("encryption", || {
+        match server.run(&database, "show ssl").as_str() {
+            "on" => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    });
+    let put = |host: &str, tls: &str| {
+        site.write(
+            "postgres",
+            &format!(
+                "address: '{host}:{}', database: {database}, user: postgres, password: secret, tls: {tls}, write: {{ table: made, create: true }}",
+                server.port
+            ),
+        )
+    };
+    put("localhost", "{ ca: ca.pem }").expect("written");
+    assert_eq!(server.run(&database, "select count(*) from made"), "3");
+    refused(put("localhost", "{ ca: other.pem }"), "UnknownIssuer");
+    refused(put("127.0.0.1", "{ ca: ca.pem }"), "not valid for name");
 }
 
 /// An encrypted web service that takes everything.

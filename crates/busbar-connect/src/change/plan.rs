@@ -1,0 +1,298 @@
+//! Which columns of a flow are written to which columns of a table, and what each row asks for.
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Schema};
+use busbar_event::{Class, Error};
+
+use super::{Op, Write, kept};
+
+/// How a column's values fit a column of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// Each value is kept, or refused by the server because it is out of range.
+    Whole,
+    /// Some values would be rounded or cut without a word.
+    Lossy,
+    /// No value fits.
+    Never,
+}
+
+/// A column of a table that is written to.
+pub trait TargetColumn: Clone {
+    fn name(&self) -> &str;
+    /// Its type as it is written in SQL.
+    fn shown(&self) -> &str;
+    /// How values of an Arrow type fit it.
+    fn fit(&self, from: &DataType) -> Fit;
+    /// The column as it is written to, under the flow's name for it.
+    fn taken(&self, name: &str, lossy: bool) -> Self;
+}
+
+/// How a database writes SQL.
+pub struct Dialect {
+    /// A name as an identifier.
+    pub identifier: fn(&str) -> String,
+    /// The type of a column that is made for values of an Arrow type, in the key or not.
+    pub made_for: fn(&DataType, bool) -> String,
+    /// Whether two names are those of one column.
+    pub same: fn(&str, &str) -> bool,
+}
+
+/// Columns that are written.
+pub struct WriteColumns<T> {
+    /// The columns, with their place in the rows.
+    pub columns: Vec<(usize, T)>,
+    /// Places of the key among `columns`.
+    pub key: Vec<usize>,
+    change: Option<usize>,
+    unchanged: Option<usize>,
+}
+
+/// What the rows of a delivery ask for.
+pub struct Asked {
+    change: Option<ArrayRef>,
+    unchanged: Option<ArrayRef>,
+    mode: Op,
+}
+
+/// A row that is refused, and why.
+pub type Refused = (usize, Error);
+
+/// Rows that are tried together, until those at fault are found by halving.
+pub struct Halving<'a, R> {
+    open: Vec<&'a [R]>,
+}
+
+impl Dialect {
+    /// The columns of a table that is made for a flow, as they stand in its statement.
+    pub fn definitions(&self, options: &Write, schema: &Schema) -> String {
+        let special = |name: &String| {
+            Some(name) == options.change.as_ref() || Some(name) == options.unchanged.as_ref()
+        };
+        let fields = schema.fields().iter();
+        let mut columns: Vec<_> = fields
+            .filter(|field| !special(field.name()))
+            .map(|field| self.definition(field, options.key.contains(field.name())))
+            .collect();
+        if !options.key.is_empty() {
+            let key: Vec<_> = options
+                .key
+                .iter()
+                .map(|key| (self.identifier)(key))
+                .collect();
+            columns.push(format!("PRIMARY KEY ({})", key.join(", ")));
+        }
+        columns.join(", ")
+    }
+
+    fn definition(&self, field: &Field, key: bool) -> String {
+        let name = (self.identifier)(field.name());
+        format!("{name} {}", (self.made_for)(field.data_type(), key))
+    }
+}
+
+impl<T: TargetColumn> WriteColumns<T> {
+    /// Compares the columns of a flow with those of a table, which is named as it is written in SQL.
+    ///
+    /// # Errors
+    /// *Configuration*: a column is missing here or there, or its values do not fit.
+    pub fn plan(
+        dialect: &Dialect,
+        options: &Write,
+        schema: &Schema,
+        table: &str,
+        found: &[T],
+    ) -> Result<WriteColumns<T>, Error> {
+        let flow_column = |option: &'static str, column: &str| {
+            let there = schema.fields().iter().map(|field| field.name().as_str());
+            Error::new(Class::Configuration, "connect.flow-column")
+                .with("option", option)
+                .with("column", column)
+                .with("there", names(there))
+        };
+        let place = |column: &Option<String>, option: &'static str| match column {
+            None => Ok(None),
+            Some(column) => schema
+                .index_of(column)
+                .map(Some)
+                .map_err(|_| flow_column(option, column)),
+        };
+        let change = place(&options.change, "change")?;
+        let unchanged = place(&options.unchanged, "unchanged")?;
+        let mut columns: Vec<(usize, T)> = Vec::new();
+        for (at, field) in schema.fields().iter().enumerate() {
+            if Some(at) == change || Some(at) == unchanged {
+                continue;
+            }
+            let mut targets = found.iter();
+            let Some(target) = targets.find(|target| (dialect.same)(target.name(), field.name()))
+            else {
+                let statement = dialect.definition(field, false);
+                return Err(Error::new(Class::Configuration, "connect.table-column")
+                    .with("column", field.name())
+                    .with("table", table)
+                    .with("there", names(found.iter().map(T::name)))
+                    .with(
+                        "statement",
+                        format!("ALTER TABLE {table} ADD COLUMN {statement}"),
+                    ));
+            };
+            let code = match target.fit(field.data_type()) {
+                Fit::Never => "connect.type-never",
+                Fit::Lossy if !options.lossy => "connect.type-lossy",
+                _ => "",
+            };
+            if !code.is_empty() {
+                return Err(Error::new(Class::Configuration, code)
+                    .with("column", field.name())
+                    .with("from", field.data_type())
+                    .with("to", target.shown()));
+            }
+            columns.push((at, target.taken(field.name(), options.lossy)));
+        }
+        let key = options.key.iter().map(|key| {
+            let place = columns.iter().position(|(_, target)| target.name() == key);
+            place.ok_or_else(|| flow_column("key", key))
+        });
+        Ok(WriteColumns {
+            key: key.collect::<Result<_, _>>()?,
+            columns,
+            change,
+            unchanged,
+        })
+    }
+
+    /// Names of columns, as they are written in SQL, with commas between them.
+    pub fn list(&self, dialect: &Dialect, which: impl Fn(usize) -> bool) -> String {
+        let columns = self.columns.iter().enumerate().filter(|(at, _)| which(*at));
+        let columns: Vec<_> = columns
+            .map(|(_, (_, target))| (dialect.identifier)(target.name()))
+            .collect();
+        columns.join(", ")
+    }
+
+    /// What rows ask for; `mode` where no column says it.
+    ///
+    /// # Errors
+    /// *Configuration*: the columns that say it are no texts.
+    pub fn asked(&self, rows: &RecordBatch, mode: Op) -> Result<Asked, Error> {
+        let text = |place: Option<usize>| {
+            let column = place.map(|place| cast(rows.column(place), &DataType::Utf8));
+            column.transpose().map_err(|why| {
+                Error::new(Class::Configuration, "connect.change-type").caused_by(why)
+            })
+        };
+        Ok(Asked {
+            change: text(self.change)?,
+            unchanged: text(self.unchanged)?,
+            mode,
+        })
+    }
+
+    /// Refuses a row whose key has no value in one of its columns.
+    ///
+    /// # Errors
+    /// *Permanent*.
+    pub fn check_key(&self, op: Op, is_null: impl Fn(usize) -> bool) -> Result<(), Error> {
+        if matches!(op, Op::Truncate | Op::Nothing) {
+            return Ok(());
+        }
+        match self.key.iter().find(|at| is_null(**at)) {
+            None => Ok(()),
+            Some(at) => Err(Error::new(Class::Permanent, "connect.key-null")
+                .with("column", self.columns[*at].1.name())),
+        }
+    }
+}
+
+impl Asked {
+    /// What is done with a row.
+    ///
+    /// # Errors
+    /// *Permanent*: the row says something that is not known.
+    pub fn op(&self, row: usize) -> Result<Op, Error> {
+        match &self.change {
+            None => Ok(self.mode),
+            Some(change) => Op::of(text(change, row).unwrap_or_default()),
+        }
+    }
+
+    /// Columns of a row that keep their value.
+    pub fn kept(&self, row: usize) -> Vec<String> {
+        let unchanged = self.unchanged.as_ref();
+        let names = unchanged.and_then(|unchanged| text(unchanged, row));
+        names.map(kept).unwrap_or_default()
+    }
+
+    /// Rows as they are sent, and those that cannot be. `make` answers `None` for a row that asks for nothing.
+    pub fn ready<R>(
+        rows: usize,
+        mut make: impl FnMut(usize) -> Result<Option<R>, Error>,
+    ) -> (Vec<R>, Vec<Refused>) {
+        let (mut ready, mut refused) = (Vec::with_capacity(rows), Vec::new());
+        for row in 0..rows {
+            match make(row) {
+                Ok(one) => ready.extend(one),
+                Err(error) => refused.push((row, error)),
+            }
+        }
+        (ready, refused)
+    }
+}
+
+fn text(column: &ArrayRef, row: usize) -> Option<&str> {
+    (!column.is_null(row)).then(|| column.as_string::<i32>().value(row))
+}
+
+impl<'a, R> Halving<'a, R> {
+    pub fn new(rows: &'a [R]) -> Halving<'a, R> {
+        Halving { open: vec![rows] }
+    }
+
+    /// The rows to be tried next.
+    pub fn next(&mut self) -> Option<&'a [R]> {
+        self.open.pop()
+    }
+
+    /// These rows were refused: the one at fault, or `None` where its half is to be looked for.
+    pub fn refused(&mut self, rows: &'a [R]) -> Option<&'a R> {
+        if let [one] = rows {
+            return Some(one);
+        }
+        let (first, second) = rows.split_at(rows.len() / 2);
+        self.open.push(second);
+        self.open.push(first);
+        None
+    }
+}
+
+/// Names with commas between them.
+pub fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.collect();
+    match names.is_empty() {
+        true => "-".into(),
+        false => names.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_at_fault_are_found_and_the_others_tried_in_order() {
+        let rows: Vec<u32> = (0..21).collect();
+        let bad = [0, 7, 8, 20];
+        let (mut written, mut refused) = (Vec::new(), Vec::new());
+        let mut halving = Halving::new(&rows);
+        while let Some(part) = halving.next() {
+            match part.iter().any(|row| bad.contains(row)) {
+                true => refused.extend(halving.refused(part)),
+                false => written.extend_from_slice(part),
+            }
+        }
+        let good: Vec<u32> = (0..21).filter(|row| !bad.contains(row)).collect();
+        assert_eq!((written, refused), (good, bad.to_vec()));
+    }
+}
