@@ -251,7 +251,7 @@ impl<'a, R> Halving<'a, R> {
     }
 
     /// The rows to be tried next.
-    pub fn next(&mut self) -> Option<&'a [R]> {
+    pub fn part(&mut self) -> Option<&'a [R]> {
         self.open.pop()
     }
 
@@ -286,7 +286,7 @@ mod tests {
         let bad = [0, 7, 8, 20];
         let (mut written, mut refused) = (Vec::new(), Vec::new());
         let mut halving = Halving::new(&rows);
-        while let Some(part) = halving.next() {
+        while let Some(part) = halving.part() {
             match part.iter().any(|row| bad.contains(row)) {
                 true => refused.extend(halving.refused(part)),
                 false => written.extend_from_slice(part),

@@ -267,7 +267,7 @@ impl PostgresSink {
             return link.run("ROLLBACK").await.map(drop);
         }
         let mut halving = Halving::new(ready);
-        while let Some(rows) = halving.next() {
+        while let Some(rows) = halving.part() {
             link.run("SAVEPOINT busbar").await?;
             match plan.apply(link, rows).await {
                 Ok(()) => link.run("RELEASE SAVEPOINT busbar").await.map(drop)?,
