@@ -379,12 +379,12 @@ fn rows(reader: &mut Reader, change: LoggedChange, extra: bool) -> Option<Logged
     })
 }
 
+/// A row as it was, or as it is; and for updates as it is.
+pub type LoggedRow = (Vec<ImageValue>, Option<Vec<ImageValue>>);
+
 impl LoggedRows {
     /// The rows, for updates as they were and as they are; `None` if they end too early.
-    pub fn images(
-        &self,
-        columns: &[Column],
-    ) -> Option<Vec<(Vec<ImageValue>, Option<Vec<ImageValue>>)>> {
+    pub fn images(&self, columns: &[Column]) -> Option<Vec<LoggedRow>> {
         let mut reader = Reader::new(&self.body);
         let mut rows = Vec::new();
         while !reader.rest.is_empty() {

@@ -36,7 +36,7 @@ struct Plan {
 
 const DIALECT: Dialect = Dialect {
     identifier,
-    made_for: made_for,
+    made_for,
     same: str::eq_ignore_ascii_case,
 };
 
