@@ -51,16 +51,16 @@ impl MllpAnswers {
         let end = memchr::memchr2(b'\r', b'\n', message).unwrap_or(message.len());
         let answer = match self.reader.read(&message[..end]) {
             Ok(header) => Hl7Answer::to(&header, now, id),
-            Err(_) => Hl7Answer::to_nothing(now, id),
+            Err(_) => Hl7Answer::answer_nothing(now, id),
         };
         let fault = Some(fault);
         (MllpAnswer { answer, fault }, Some("gateway.frame-hl7"))
     }
 
     /// The answer to what is no message.
-    pub fn to_nothing(&mut self, now: Micros) -> MllpAnswer {
+    pub fn answer_nothing(&mut self, now: Micros) -> MllpAnswer {
         MllpAnswer {
-            answer: Hl7Answer::to_nothing(now, self.id(now)),
+            answer: Hl7Answer::answer_nothing(now, self.id(now)),
             fault: None,
         }
     }

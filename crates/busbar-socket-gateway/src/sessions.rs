@@ -193,7 +193,7 @@ impl TcpSessions {
         conn.refused = true;
         conn.partial = Vec::new();
         let mllp = match (&shared.framing, is_fault_of_frame(code)) {
-            (Framing::Mllp, true) => Some(self.mllp.to_nothing(now)),
+            (Framing::Mllp, true) => Some(self.mllp.answer_nothing(now)),
             // Senders of HL7 expect nothing that answers no message.
             (Framing::Mllp, false) => return self.wake(id),
             _ => None,

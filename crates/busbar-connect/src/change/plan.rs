@@ -50,7 +50,7 @@ pub struct WriteColumns<T> {
 }
 
 /// What the rows of a delivery ask for.
-pub struct Asked {
+pub struct RowRequests {
     change: Option<ArrayRef>,
     unchanged: Option<ArrayRef>,
     mode: Op,
@@ -176,14 +176,14 @@ impl<T: TargetColumn> WriteColumns<T> {
     ///
     /// # Errors
     /// *Configuration*: the columns that say it are no texts.
-    pub fn asked(&self, rows: &RecordBatch, mode: Op) -> Result<Asked, Error> {
+    pub fn asked(&self, rows: &RecordBatch, mode: Op) -> Result<RowRequests, Error> {
         let text = |place: Option<usize>| {
             let column = place.map(|place| cast(rows.column(place), &DataType::Utf8));
             column.transpose().map_err(|why| {
                 Error::new(Class::Configuration, "connect.change-type").caused_by(why)
             })
         };
-        Ok(Asked {
+        Ok(RowRequests {
             change: text(self.change)?,
             unchanged: text(self.unchanged)?,
             mode,
@@ -206,7 +206,7 @@ impl<T: TargetColumn> WriteColumns<T> {
     }
 }
 
-impl Asked {
+impl RowRequests {
     /// What is done with a row.
     ///
     /// # Errors

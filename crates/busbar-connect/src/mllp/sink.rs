@@ -153,11 +153,10 @@ fn asked(reader: &mut Hl7Reader, message: &[u8]) -> Result<String, Error> {
     let message = reader.read(message)?;
     let field = |number| text(&message, b"MSH", number);
     let (accept, application) = (field(15), field(16));
-    let asks = match (accept.as_str(), application.as_str()) {
-        ("", "") | ("AL", _) => true,
-        ("" | "NE", "AL") => true,
-        _ => false,
-    };
+    let asks = matches!(
+        (accept.as_str(), application.as_str()),
+        ("", "") | ("AL", _) | ("" | "NE", "AL")
+    );
     match asks {
         true => Ok(field(10)),
         false => Err(Error::new(Class::Permanent, "mllp.no-answer")

@@ -14,12 +14,12 @@ use super::binlog::{
     self, ImageValue, LogEntry, LogEvent, LogPlace, LoggedChange, LoggedRows, TableMap,
 };
 use super::failure::Failed;
-use super::follow::{self, DescribedColumn, Followed, Logs};
+use super::follow::{self, BinlogTable, DescribedColumn, Logs};
 use super::limits::{CHUNK_ROWS_FIRST, IDLE, MAPS_MAX, POLL_MAX, SILENCE_MAX, STATUS_EVERY};
 use super::link::{Link, MysqlServer, Start};
 use super::origin::Origin;
 use super::statement::LogStatement;
-use super::{Follow, ZeroDates, row};
+use super::{MySqlFollow, ZeroDates, row};
 use crate::change::begin::BeginTables;
 use crate::change::collect::{Collector, Table};
 use crate::change::event;
@@ -27,7 +27,7 @@ use crate::change::snapshot::{Progress, Window, publishes};
 use crate::topic::TopicTemplate;
 
 /// Follows the changes of a database.
-pub struct ChangeSource {
+pub struct MySqlChanges {
     server: MysqlServer,
     context: SourceContext,
     zero: ZeroDates,
@@ -35,7 +35,7 @@ pub struct ChangeSource {
     stream: Link,
     /// The session for snapshots and for looking at the server.
     sql: Option<Link>,
-    tables: Vec<Following>,
+    tables: Vec<BinlogFollow>,
     maps: HashMap<u64, Known>,
     collector: Collector,
     /// The server whose log is read.
@@ -65,8 +65,8 @@ pub struct ChangeSource {
 }
 
 /// A table and how far its snapshot has come.
-struct Following {
-    followed: Followed,
+struct BinlogFollow {
+    followed: BinlogTable,
     table: Table,
     window: Option<Window<u64>>,
     /// Rows of the next chunk.
@@ -81,14 +81,14 @@ struct Known {
     table: Option<usize>,
 }
 
-impl ChangeSource {
+impl MySqlChanges {
     /// Checks the server and begins to listen.
     pub(super) async fn open(
         server: MysqlServer,
-        options: &Follow,
+        options: &MySqlFollow,
         topic: &TopicTemplate,
         context: SourceContext,
-    ) -> Result<ChangeSource, Error> {
+    ) -> Result<MySqlChanges, Error> {
         let mut collector = Collector::new(options.generation, context.resume.clone());
         let mut sql = server.open().await?;
         follow::check(&server, &mut sql).await?;
@@ -131,7 +131,7 @@ impl ChangeSource {
             collector.advance(origin.position(begin));
         }
         let now = Instant::now();
-        let mut source = ChangeSource {
+        let mut source = MySqlChanges {
             server,
             zero: options.zero_dates,
             stream,
@@ -164,7 +164,7 @@ impl ChangeSource {
         for followed in followed {
             let (schema, name) = (&followed.schema, &followed.name);
             let table = begin.begin(&mut source.collector, &source.context, schema, name);
-            source.tables.push(Following {
+            source.tables.push(BinlogFollow {
                 followed,
                 table,
                 window: None,
@@ -396,7 +396,7 @@ impl ChangeSource {
             .tables
             .iter()
             .find(|table| table.followed.schema == schema && table.followed.name == name);
-        let Some(Following { table, .. }) = table else {
+        let Some(BinlogFollow { table, .. }) = table else {
             return;
         };
         if table.has_begun() {
@@ -426,7 +426,7 @@ impl ChangeSource {
                     .with("wanted", "FULL")
                     .with("found", "MINIMAL"));
             }
-            let Following {
+            let BinlogFollow {
                 followed,
                 table,
                 columns,
@@ -498,7 +498,7 @@ impl ChangeSource {
                 .with("address", &self.server.address)
                 .with("table", format!("{}.{}", map.schema, map.name)));
         };
-        let Following {
+        let BinlogFollow {
             followed,
             table,
             window,
@@ -587,7 +587,7 @@ impl ChangeSource {
             return Ok(false);
         };
         let mut sql = self.session().await?;
-        let Following {
+        let BinlogFollow {
             followed,
             table,
             rows,
@@ -604,7 +604,7 @@ impl ChangeSource {
             // change, and with the state before.
             return Ok(false);
         }
-        let Following {
+        let BinlogFollow {
             followed,
             table,
             rows,
@@ -654,7 +654,7 @@ impl ChangeSource {
     }
 }
 
-impl Source for ChangeSource {
+impl Source for MySqlChanges {
     fn poll(&mut self) -> Work<'_, Result<Polled, Error>> {
         Box::pin(self.next())
     }

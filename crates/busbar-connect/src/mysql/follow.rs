@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use busbar_event::{Class, Error};
 use bytes::Bytes;
 
-use super::Follow;
+use super::MySqlFollow;
 use super::binlog::LogPlace;
 use super::failure::Failed;
 use super::limits::{CHUNK_BYTES, CHUNK_ROWS};
@@ -17,7 +17,7 @@ use crate::change::table_name;
 
 /// A table that is followed.
 #[derive(Clone, Debug)]
-pub struct Followed {
+pub struct BinlogTable {
     pub schema: String,
     pub name: String,
     pub columns: Vec<DescribedColumn>,
@@ -65,7 +65,7 @@ pub struct Logs {
 /// Where the first event of a file is.
 const FILE_BEGIN: u64 = 4;
 
-impl Followed {
+impl BinlogTable {
     /// As it is written in SQL.
     pub fn quoted(&self) -> String {
         format!("{}.{}", identifier(&self.schema), identifier(&self.name))
@@ -335,8 +335,8 @@ const UNKNOWN_COLUMN: u16 = 1054;
 pub async fn tables(
     server: &MysqlServer,
     link: &mut Link,
-    options: &Follow,
-) -> Result<Vec<Followed>, Error> {
+    options: &MySqlFollow,
+) -> Result<Vec<BinlogTable>, Error> {
     let mut tables = Vec::new();
     for table in &options.tables {
         let (schema, name) = table_name(table, &server.database);
@@ -405,7 +405,7 @@ pub async fn tables(
                 ValueShape::Text if !by_text => None,
                 _ => Some(Order::Bytes),
             });
-        tables.push(Followed {
+        tables.push(BinlogTable {
             schema: schema.to_owned(),
             name: name.to_owned(),
             order: order.collect(),
@@ -453,7 +453,7 @@ pub struct Chunk {
 pub async fn chunk(
     server: &MysqlServer,
     link: &mut Link,
-    table: &Followed,
+    table: &BinlogTable,
     after: Option<&[String]>,
     rows: usize,
 ) -> Result<Chunk, Failed> {

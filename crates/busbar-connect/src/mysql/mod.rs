@@ -46,7 +46,7 @@ use crate::places::Places;
 use crate::secret::{self, Secret, refuse_placeholder};
 use crate::tls::Tls;
 use crate::topic::TopicTemplate;
-use changes::ChangeSource;
+use changes::MySqlChanges;
 use link::MysqlServer;
 use sink::MysqlSink;
 
@@ -88,7 +88,7 @@ struct Options {
     #[serde(default = "half_a_minute")]
     timeout: Span,
     /// Tables whose changes come in; makes the connection a source.
-    follow: Option<Follow>,
+    follow: Option<MySqlFollow>,
     /// A table to write to; makes the connection a sink.
     write: Option<Write>,
 }
@@ -96,7 +96,7 @@ struct Options {
 /// What is followed.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Follow {
+struct MySqlFollow {
     /// The tables, as `database.table`, or `table` in the connection's database. Each has a primary key.
     tables: Vec<String>,
     /// Whether what is in the tables comes before their changes.
@@ -308,7 +308,7 @@ impl Connector for Mysql {
                 let error = Error::new(Class::Configuration, "connect.no-source");
                 return Err(error.with("kind", "mysql"));
             };
-            let source = ChangeSource::open(server, &follow, &topic, context).await?;
+            let source = MySqlChanges::open(server, &follow, &topic, context).await?;
             Ok(Box::new(source) as Box<dyn Source>)
         })
     }

@@ -12,7 +12,7 @@ use super::limits::{PRODUCER_CHARS_MAX, STATEMENT_BYTES};
 use super::link::{Link, MysqlServer, closed};
 use super::values::{MysqlCells, Target, made_for};
 use super::wire::{identifier, literal};
-use crate::change::plan::{Asked, Dialect, Halving, Refused, WriteColumns};
+use crate::change::plan::{Dialect, Halving, Refused, RowRequests, WriteColumns};
 use crate::change::{Op, Write};
 
 /// Writes to one table.
@@ -389,12 +389,17 @@ impl Plan {
             .map(|(at, target)| MysqlCells::new(rows.column(*at), target));
         let cells = cells.collect::<Result<Vec<_>, _>>()?;
         let asked = self.written.asked(rows, mode)?;
-        Ok(Asked::ready(rows.num_rows(), |row| {
+        Ok(RowRequests::ready(rows.num_rows(), |row| {
             self.row(row, &cells, &asked)
         }))
     }
 
-    fn row(&self, row: usize, cells: &[MysqlCells], asked: &Asked) -> Result<Option<Ready>, Error> {
+    fn row(
+        &self,
+        row: usize,
+        cells: &[MysqlCells],
+        asked: &RowRequests,
+    ) -> Result<Option<Ready>, Error> {
         let op = asked.op(row)?;
         if op == Op::Nothing {
             return Ok(None);

@@ -18,7 +18,7 @@ pub enum LogStatement {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Token {
+enum SqlToken {
     /// A word as it stands in capitals.
     Word(String),
     /// A name in quotes.
@@ -29,12 +29,12 @@ enum Token {
 impl LogStatement {
     /// Reads the beginning of a statement.
     pub fn read(sql: &str) -> LogStatement {
-        let mut tokens = Tokens { rest: sql };
-        let Some(Token::Word(first)) = tokens.next() else {
+        let mut tokens = SqlTokens { rest: sql };
+        let Some(SqlToken::Word(first)) = tokens.next() else {
             return LogStatement::Other;
         };
         let mut words = tokens.clone().map_while(|token| match token {
-            Token::Word(word) => Some(word.to_ascii_uppercase()),
+            SqlToken::Word(word) => Some(word.to_ascii_uppercase()),
             _ => None,
         });
         match first.to_ascii_uppercase().as_str() {
@@ -68,16 +68,16 @@ impl LogStatement {
 }
 
 /// Names of tables with commas between them.
-fn names(mut tokens: Tokens<'_>) -> Vec<(Option<String>, String)> {
+fn names(mut tokens: SqlTokens<'_>) -> Vec<(Option<String>, String)> {
     let mut names = Vec::new();
     let name = |token| match token {
-        Some(Token::Word(name) | Token::Name(name)) => Some(name),
+        Some(SqlToken::Word(name) | SqlToken::Name(name)) => Some(name),
         _ => None,
     };
     while let Some(first) = name(tokens.next()) {
         let mut next = tokens.next();
         let mut whole = (None, first);
-        if next == Some(Token::Sign('.')) {
+        if next == Some(SqlToken::Sign('.')) {
             let Some(second) = name(tokens.next()) else {
                 break;
             };
@@ -85,7 +85,7 @@ fn names(mut tokens: Tokens<'_>) -> Vec<(Option<String>, String)> {
             next = tokens.next();
         }
         names.push(whole);
-        if next != Some(Token::Sign(',')) {
+        if next != Some(SqlToken::Sign(',')) {
             break;
         }
     }
@@ -93,14 +93,14 @@ fn names(mut tokens: Tokens<'_>) -> Vec<(Option<String>, String)> {
 }
 
 #[derive(Clone)]
-struct Tokens<'a> {
+struct SqlTokens<'a> {
     rest: &'a str,
 }
 
-impl Iterator for Tokens<'_> {
-    type Item = Token;
+impl Iterator for SqlTokens<'_> {
+    type Item = SqlToken;
 
-    fn next(&mut self) -> Option<Token> {
+    fn next(&mut self) -> Option<SqlToken> {
         loop {
             self.rest = self.rest.trim_start();
             let end = if self.rest.starts_with("/*") {
@@ -124,7 +124,7 @@ impl Iterator for Tokens<'_> {
                     name.push(first);
                 } else {
                     self.rest = &self.rest[at + 1..];
-                    return Some(Token::Name(name));
+                    return Some(SqlToken::Name(name));
                 }
             }
             self.rest = "";
@@ -139,8 +139,8 @@ impl Iterator for Tokens<'_> {
         let (token, rest) = self.rest.split_at(length);
         self.rest = rest;
         Some(match end {
-            0 => Token::Sign(first),
-            _ => Token::Word(token.to_owned()),
+            0 => SqlToken::Sign(first),
+            _ => SqlToken::Word(token.to_owned()),
         })
     }
 }

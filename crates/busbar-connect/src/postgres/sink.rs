@@ -12,7 +12,7 @@ use super::failure::Failed;
 use super::link::{Link, Server};
 use super::types::made_for;
 use super::wire::{identifier, literal};
-use crate::change::plan::{Asked, Dialect, Halving, Refused, WriteColumns};
+use crate::change::plan::{Dialect, Halving, Refused, RowRequests, WriteColumns};
 use crate::change::{Op, Write};
 
 /// Writes to one table.
@@ -340,12 +340,17 @@ impl Plan {
             .map(|(at, target)| Cells::new(rows.column(*at), target));
         let cells = cells.collect::<Result<Vec<_>, _>>()?;
         let asked = self.written.asked(rows, mode)?;
-        Ok(Asked::ready(rows.num_rows(), |row| {
+        Ok(RowRequests::ready(rows.num_rows(), |row| {
             self.row(row, &cells, &asked)
         }))
     }
 
-    fn row(&self, row: usize, cells: &[Cells], asked: &Asked) -> Result<Option<Ready>, Error> {
+    fn row(
+        &self,
+        row: usize,
+        cells: &[Cells],
+        asked: &RowRequests,
+    ) -> Result<Option<Ready>, Error> {
         let op = asked.op(row)?;
         if op == Op::Nothing {
             return Ok(None);

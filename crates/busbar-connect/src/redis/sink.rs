@@ -55,6 +55,9 @@ enum KeyPart {
     Column(usize, String),
 }
 
+/// The name of a field, and its value where there is one.
+type NamedCell<'a> = (&'a [u8], Option<Cow<'a, [u8]>>);
+
 /// A delivery as commands.
 #[derive(Default)]
 struct Ready {
@@ -513,8 +516,8 @@ impl Plan {
     fn fields(
         &self,
         key: &[u8],
-        there: &[(&[u8], Option<Cow<'_, [u8]>>)],
-        gone: &[(&[u8], Option<Cow<'_, [u8]>>)],
+        there: &[NamedCell<'_>],
+        gone: &[NamedCell<'_>],
         commands: &mut Commands,
     ) {
         let stream = self.kind == Kind::Stream;

@@ -230,7 +230,7 @@ impl RedisSource {
             let reply = self.link.reply().await?;
             let stream = &mut self.streams[at];
             let there = entries(&reply, &stream.key, &self.server)?;
-            if left % 2 == 0 {
+            if left.is_multiple_of(2) {
                 stream.oldest = there.first().map(|entry| entry.id);
                 continue;
             }

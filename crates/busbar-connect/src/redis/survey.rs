@@ -21,8 +21,9 @@ pub async fn survey(server: &RedisServer, tables: bool) -> Result<Survey, Error>
     let version = link.version.replacen("redis ", "Redis ", 1);
     let refused = |said: &str| told(said, server.doing("*", "+scan +type +hkeys +xrevrange"));
     let mut found: BTreeMap<String, (u64, bytes::Bytes)> = BTreeMap::new();
-    let (mut cursor, mut seen) = ("0".to_owned(), 0);
-    while tables {
+    let mut seen = 0;
+    let mut next = tables.then(|| "0".to_owned());
+    while let Some(cursor) = next {
         let mut commands = Commands::default();
         let count = SCAN_KEYS.to_string();
         commands.add(&[b"SCAN", cursor.as_bytes(), b"COUNT", count.as_bytes()]);
@@ -40,14 +41,9 @@ pub async fn survey(server: &RedisServer, tables: bool) -> Result<Survey, Error>
             known.or_insert_with(|| (0, key.clone())).0 += 1;
             seen += 1;
         }
-        cursor = scanned
-            .first()
-            .and_then(Reply::text)
-            .unwrap_or("0")
-            .to_owned();
-        if cursor == "0" || seen >= SURVEYED_KEYS_MAX {
-            break;
-        }
+        let cursor = scanned.first().and_then(Reply::text);
+        let cursor = cursor.filter(|cursor| *cursor != "0" && seen < SURVEYED_KEYS_MAX);
+        next = cursor.map(str::to_owned);
     }
     let mut survey = Survey {
         server: version,

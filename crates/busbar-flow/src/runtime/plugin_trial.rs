@@ -111,8 +111,8 @@ impl Runtime {
                 tried[event].error = Some(failure.error(Class::Permanent, plugin.name()));
             }
             for (first, count, error) in &worked.lost {
-                for event in *first..first + count {
-                    tried[event].error = Some(error.clone());
+                for event in &mut tried[*first..first + count] {
+                    event.error = Some(error.clone());
                 }
             }
             Ok(PluginTrial {

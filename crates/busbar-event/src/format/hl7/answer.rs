@@ -103,7 +103,7 @@ impl Hl7Answer {
     }
 
     /// To what is no message.
-    pub fn to_nothing(now: Micros, id: u64) -> Hl7Answer {
+    pub fn answer_nothing(now: Micros, id: u64) -> Hl7Answer {
         let time = Hl7Zone::UTC.write(now).unwrap_or_default();
         Hl7Answer {
             header: format!("MSH|^~\\&|||||{time}||ACK|{id}|P|2.5\r").into_bytes(),
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn what_is_no_message_is_answered_too() {
         let mut out = Vec::new();
-        Hl7Answer::to_nothing(0, 1).write("AE", None, &mut out);
+        Hl7Answer::answer_nothing(0, 1).write("AE", None, &mut out);
         let text = String::from_utf8(out).unwrap();
         assert_eq!(
             text,
