@@ -30,6 +30,9 @@ pub const ARRIVAL_AHEAD_MICROS_MAX: i64 = 60_000_000;
 /// How far ahead of the node's clock the time of an event may be when it arrives, unless its stream says otherwise.
 pub const TIME_AHEAD_MICROS_MAX_DEFAULT: i64 = 5 * 60 * 1_000_000;
 
+/// Bytes read at once while the first event at a time is looked for.
+pub const TIME_SEARCH_READ_BYTES: usize = 1 << 20;
+
 /// Longest name of a stream.
 pub const STREAM_NAME_BYTES_MAX: usize = 64;
 /// Longest name of a stream that belongs to a flow, in bytes: the flow's name and what is put around it.

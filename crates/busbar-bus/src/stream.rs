@@ -19,6 +19,7 @@ use crate::{
     ingest::{SteadyClock, TimeRule},
     key::KeyRule,
     known_columns::KnownColumns,
+    limits::TIME_SEARCH_READ_BYTES,
     meter::{Counters, Meter},
     spec::StreamSpec,
 };
@@ -276,6 +277,34 @@ impl StreamPartition {
     /// An offset before which every event is older than `micros`.
     pub fn offset_at_time(&self, micros: i64) -> Result<u64> {
         self.log.offset_at_time(micros).map_err(from_log)
+    }
+
+    /// Offset of the first event at or after `micros`, the end when there is none; where a damaged place comes before it, that
+    /// place, which a [`Cursor`](crate::Cursor) tells of. May block on the disk.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn first_at_time(&self, micros: i64) -> Result<u64> {
+        let end = self.end();
+        // The log knows times of frames; the frame that is found may begin with older events.
+        let mut at = self.offset_at_time(micros)?;
+        while at < end {
+            let Ok(chunks) = self.read(at, TIME_SEARCH_READ_BYTES) else {
+                break;
+            };
+            let Some(next) = chunks.last().map(Chunk::end) else {
+                break;
+            };
+            for chunk in chunks {
+                for (offset, time) in (chunk.base..).zip(chunk.batch.times()) {
+                    if offset >= at && *time >= micros {
+                        return Ok(offset);
+                    }
+                }
+            }
+            at = next;
+        }
+        Ok(at)
     }
 
     /// The last committed position of a producer.

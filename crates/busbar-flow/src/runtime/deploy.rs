@@ -590,7 +590,7 @@ impl Runtime {
                 position: match start_at {
                     Start::Earliest => start,
                     Start::Latest => end,
-                    Start::At(micros) => task.partition.offset_at_time(micros)?,
+                    Start::At(micros) => task.partition.first_at_time(micros)?,
                 },
                 seen: None,
             }),

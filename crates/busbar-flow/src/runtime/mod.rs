@@ -200,7 +200,7 @@ impl Runtime {
                     ReplayFrom::Latest => partition.end(),
                     ReplayFrom::Time(micros) => {
                         let partition = partition.clone();
-                        blocking(move || partition.offset_at_time(micros)).await?
+                        blocking(move || partition.first_at_time(micros)).await?
                     }
                 };
                 targets.push((stream.clone(), number, position));

@@ -18,7 +18,7 @@ use crate::answer::{Answer, Refusal};
 use crate::app::App;
 use crate::events::position::{self, Start};
 use crate::events::render::{self, Place};
-use crate::events::subscription::{Wanted, last, matching, offset_of_time};
+use crate::events::subscription::{Wanted, last, matching};
 use crate::guard::Caller;
 use crate::limits::{
     PAGE_BYTES_MAX, PAGE_EVENTS_MAX, PAGE_SCAN_EVENTS_MAX, SUBSCRIPTION_READ_BYTES,
@@ -244,7 +244,7 @@ fn page(
             Start::Last(count) => last(partition, (*count).min(limit), rows_of)?
                 .first()
                 .map_or(partition.end(), |(_, offset)| *offset),
-            Start::Time(micros) => offset_of_time(partition, *micros)?,
+            Start::Time(micros) => partition.first_at_time(*micros)?,
             Start::Offset(offset) => (*offset).max(partition.start()),
             Start::Positions(positions) => positions
                 .iter()

@@ -286,7 +286,7 @@ fn offset(partition: &StreamPartition, start: &Start) -> Result<u64, Error> {
     Ok(match start {
         Start::Now | Start::Last(_) => partition.end(),
         Start::Earliest => partition.start(),
-        Start::Time(micros) => offset_of_time(partition, *micros)?,
+        Start::Time(micros) => partition.first_at_time(*micros)?,
         Start::Offset(offset) => (*offset).max(partition.start()),
         Start::Positions(positions) => positions
             .iter()
@@ -295,32 +295,6 @@ fn offset(partition: &StreamPartition, start: &Start) -> Result<u64, Error> {
             })
             .map_or(partition.start(), |(_, _, offset)| *offset),
     })
-}
-
-/// Offset of the first event at or after a time in microseconds since 1970; the end when there is none.
-/// May read the disk.
-pub(crate) fn offset_of_time(partition: &StreamPartition, micros: i64) -> Result<u64, Error> {
-    let end = partition.end();
-    // The log knows times of frames; the frame that is found may begin with older events.
-    let mut at = partition.offset_at_time(micros)?;
-    while at < end {
-        // The cursor reports damage when it reaches it.
-        let Ok(chunks) = partition.read(at, SUBSCRIPTION_READ_BYTES) else {
-            break;
-        };
-        let Some(next) = chunks.last().map(busbar_bus::Chunk::end) else {
-            break;
-        };
-        for chunk in chunks {
-            for (offset, time) in (chunk.base..).zip(chunk.batch.times()) {
-                if offset >= at && *time >= micros {
-                    return Ok(offset);
-                }
-            }
-        }
-        at = next;
-    }
-    Ok(at)
 }
 
 /// Time and offset of the last `count` matching events of a partition, oldest first. Searches
