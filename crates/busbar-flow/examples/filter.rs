@@ -95,6 +95,7 @@ fn main() {
     println!("{written} events of {} B wait", bytes / written);
     let mut options = RuntimeOptions {
         snapshot_every: busbar_flow::limits::SNAPSHOT_EVERY,
+        state_bytes_max: busbar_flow::limits::STATE_BYTES_MAX,
         bus: bus.clone(),
         tables: Arc::new(tables),
         connectors: Connectors::default(),

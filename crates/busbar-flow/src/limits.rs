@@ -80,7 +80,8 @@ pub const SNAPSHOT_EVERY: Duration = Duration::from_secs(1);
 pub const IDLE_AFTER: Duration = Duration::from_secs(1);
 /// How often an idle partition is looked at.
 pub const IDLE_CHECK: Duration = Duration::from_millis(200);
-/// Memory of a flow's state, in bytes; beyond it operators leave on disk what they do not need at once.
+/// Memory of a flow's state where the settings do not say otherwise, and of a run over a range of time, in bytes; beyond it
+/// operators leave on disk what they do not need at once.
 pub const STATE_BYTES_MAX: usize = 256 << 20;
 /// Memory for blocks of the state of all flows that were read from disk, in bytes.
 pub const STATE_CACHE_BYTES: u64 = 32 << 20;

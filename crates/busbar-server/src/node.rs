@@ -127,6 +127,7 @@ impl Node {
         let connectors = busbar_connect::registry_with(&Places::new(allowed));
         let runtime = Runtime::open(RuntimeOptions {
             snapshot_every: busbar_flow::limits::SNAPSHOT_EVERY,
+            state_bytes_max: bytes(config.limits.state_memory),
             bus: bus.clone(),
             tables: tables.clone(),
             connectors: connectors.clone(),

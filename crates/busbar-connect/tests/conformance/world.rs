@@ -68,6 +68,7 @@ impl World {
         let flows = tokio.block_on(async {
             Runtime::open(RuntimeOptions {
                 snapshot_every: busbar_flow::limits::SNAPSHOT_EVERY,
+                state_bytes_max: busbar_flow::limits::STATE_BYTES_MAX,
                 bus: bus.clone(),
                 tables,
                 connectors: busbar_connect::registry(),

@@ -178,6 +178,7 @@ impl Runtime {
             marks: Mutex::new(marks.into_iter().collect()),
             clocks: Mutex::default(),
             costs: Mutex::default(),
+            state_bytes_max: self.inner.options.state_bytes_max,
             plan: Arc::clone(&plan),
         });
         let flow = flow(Some(Arc::clone(&shared)), None);

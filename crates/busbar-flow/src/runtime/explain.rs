@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Flow, Runtime};
 use crate::compile::{InputPlan, Plan, Target};
-use crate::limits::{BATCH_BYTES_MAX, STATE_BYTES_MAX};
+use crate::limits::BATCH_BYTES_MAX;
 use crate::task::{StateCost, lanes};
 use busbar_connector::Guarantee;
 
@@ -146,7 +146,10 @@ impl Runtime {
             flow: name.to_owned(),
             outputs: self.promises(&plan),
             stages,
-            state_bytes_max: if plan.timed { STATE_BYTES_MAX } else { 0 },
+            state_bytes_max: match plan.timed {
+                true => self.inner.options.state_bytes_max,
+                false => 0,
+            },
             // One batch is written while the next is computed, and each is there as input and as result.
             batches_bytes_max: tasks * 4 * BATCH_BYTES_MAX,
         })

@@ -65,6 +65,10 @@ pub struct RuntimeOptions {
     /// How often a task with state commits what has changed in it: [`SNAPSHOT_EVERY`](crate::limits::SNAPSHOT_EVERY), or
     /// less where many crashes are tried in little time.
     pub snapshot_every: std::time::Duration,
+    /// Bytes of memory that the state of one flow may take:
+    /// [`STATE_BYTES_MAX`](crate::limits::STATE_BYTES_MAX), unless settings say otherwise. Beyond it, state is
+    /// read from the disk when it is needed.
+    pub state_bytes_max: usize,
 }
 
 /// The flows and sources of a node. Cheap to clone.

@@ -15,7 +15,6 @@ use super::prepare::prepare_for_stage;
 use super::{Task, stopped, told};
 use crate::blocking::blocking;
 use crate::chain::{Computed, Place};
-use crate::limits::STATE_BYTES_MAX;
 use crate::panicked::panicked;
 use crate::shape::Prepared;
 use crate::state::{Checkpoint, Snapshot};
@@ -252,7 +251,7 @@ impl Task {
                 .sum::<usize>()
                 + own
         };
-        let over = all.saturating_sub(STATE_BYTES_MAX);
+        let over = all.saturating_sub(self.shared.state_bytes_max);
         if over > 0 {
             let share = own as f64 / all as f64;
             self.chain.shrink((over as f64 * share) as usize + 1);

@@ -18,6 +18,8 @@ pub(crate) struct FlowShared {
     pub plan: Arc<Plan>,
     pub tally: Arc<Tally>,
     pub state: Mutex<(FlowState, Option<Error>)>,
+    /// Bytes of memory that the state of all its tasks may take.
+    pub state_bytes_max: usize,
     /// How far each task is.
     pub marks: Mutex<BTreeMap<TaskKey, Mark>>,
     /// What people should know although the flow runs.

@@ -7,7 +7,7 @@ use busbar_event::{Batch, Body, Envelope};
 use busbar_flow::{DeadFilter, Redriven, ReplayFrom};
 use busbar_log::sim::Random;
 
-use crate::common::{PATIENCE, World, ids, rest};
+use crate::common::{PATIENCE, State, World, ids, rest};
 
 const SECOND: i64 = 1_000_000;
 /// Ahead of the clock, so that no partition ticks.
@@ -85,7 +85,13 @@ const GOOD: &str = "v >= 0";
 fn an_event_that_is_sent_again_counts_once_in_the_window_that_is_open() {
     for seed in 0..8 {
         let mut random = Random::new(seed);
-        let mut world = World::with_snapshots(seed, std::time::Duration::from_millis(10));
+        let mut world = World::with_state(
+            seed,
+            State {
+                snapshot_every: std::time::Duration::from_millis(10),
+                ..State::default()
+            },
+        );
         apply(&world, BAD);
         // 3 dies in a window that is closed, 38 in one that is open.
         publish(&world, 0, 40, &[3, 38]);

@@ -11,7 +11,7 @@ use busbar_bus::{Bus, BusOptions, Retention};
 use busbar_catalog::{Bundle, Diagnostic, Project};
 use busbar_connector::Connectors;
 use busbar_event::{Batch, Body, Envelope, Error};
-use busbar_flow::limits::SNAPSHOT_EVERY;
+use busbar_flow::limits::{SNAPSHOT_EVERY, STATE_BYTES_MAX};
 use busbar_flow::{FlowStatus, Runtime, RuntimeOptions};
 use busbar_log::sim::SimDisk;
 use busbar_log::{Clock, Log, LogOptions, SystemClock};
@@ -56,7 +56,23 @@ pub struct World {
     pub flows: Runtime,
     pub connectors: Connectors,
     pub dead_letters: Retention,
+    pub state: State,
+}
+
+/// How often the state of flows is committed, and how much memory that of one may take.
+#[derive(Clone, Copy)]
+pub struct State {
     pub snapshot_every: Duration,
+    pub bytes_max: usize,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State {
+            snapshot_every: SNAPSHOT_EVERY,
+            bytes_max: STATE_BYTES_MAX,
+        }
+    }
 }
 
 impl World {
@@ -65,22 +81,22 @@ impl World {
     }
 
     pub fn with(seed: u64, connectors: Connectors) -> World {
-        World::made(seed, connectors, Retention::default(), SNAPSHOT_EVERY)
+        World::made(seed, connectors, Retention::default(), State::default())
     }
 
     /// Keeps dead letters only as long as `retention` says.
     pub fn with_dead_letters(seed: u64, retention: Retention) -> World {
-        World::made(seed, Connectors::default(), retention, SNAPSHOT_EVERY)
+        World::made(seed, Connectors::default(), retention, State::default())
     }
 
-    /// Commits state so often.
-    pub fn with_snapshots(seed: u64, every: Duration) -> World {
-        World::made(seed, Connectors::default(), Retention::default(), every)
+    /// Keeps the state of flows like this.
+    pub fn with_state(seed: u64, state: State) -> World {
+        World::made(seed, Connectors::default(), Retention::default(), state)
     }
 
-    fn made(seed: u64, connectors: Connectors, dead: Retention, every: Duration) -> World {
+    fn made(seed: u64, connectors: Connectors, dead: Retention, state: State) -> World {
         let folder = Arc::new(tempfile::tempdir().unwrap());
-        World::open(SimDisk::new(seed), folder, connectors, dead, every)
+        World::open(SimDisk::new(seed), folder, connectors, dead, state)
     }
 
     fn open(
@@ -88,7 +104,7 @@ impl World {
         folder: Arc<tempfile::TempDir>,
         connectors: Connectors,
         dead_letters: Retention,
-        snapshot_every: Duration,
+        state: State,
     ) -> World {
         let ahead: Arc<AtomicI64> = Arc::default();
         let clock: Arc<dyn Clock> = Arc::new(Ahead(Arc::clone(&ahead)));
@@ -115,7 +131,8 @@ impl World {
             .unwrap();
         let flows = tokio.block_on(async {
             Runtime::open(RuntimeOptions {
-                snapshot_every,
+                snapshot_every: state.snapshot_every,
+                state_bytes_max: state.bytes_max,
                 bus: bus.clone(),
                 tables: Arc::clone(&tables),
                 connectors: connectors.clone(),
@@ -135,7 +152,7 @@ impl World {
             flows,
             connectors,
             dead_letters,
-            snapshot_every,
+            state,
         }
     }
 
@@ -156,7 +173,7 @@ impl World {
             flows,
             connectors,
             dead_letters,
-            snapshot_every,
+            state,
         } = self;
         match power_cut {
             true => disk.crash(),
@@ -165,7 +182,7 @@ impl World {
         drop((flows, bus, tables));
         tokio.shutdown_timeout(PATIENCE);
         meanwhile(folder.path());
-        World::open(disk, folder, connectors, dead_letters, snapshot_every)
+        World::open(disk, folder, connectors, dead_letters, state)
     }
 
     /// Applies a project's files; panics with what is wrong.

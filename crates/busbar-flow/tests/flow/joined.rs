@@ -14,7 +14,7 @@ use busbar_flow::{BoundedRange, BoundedState};
 use busbar_log::sim::Random;
 use serde_json::Value;
 
-use crate::common::{PATIENCE, World, rest};
+use crate::common::{PATIENCE, State, World, rest};
 
 const SECOND: i64 = 1_000_000;
 const SIZE: i64 = 10 * SECOND;
@@ -404,7 +404,16 @@ fn history(seed: u64) -> usize {
     let mut random = Random::new(seed);
     let partitions = (1 + random.below(3) as u16, 1 + random.below(2) as u16);
     let files = files(partitions);
-    let mut world = World::new(seed);
+    // In every other history no state may stay in memory behind a commit.
+    let bytes_max = match seed % 2 {
+        0 => State::default().bytes_max,
+        _ => 0,
+    };
+    let state = State {
+        bytes_max,
+        ..State::default()
+    };
+    let mut world = World::with_state(seed, state);
     apply(&world, &files);
     let (mut next, mut crashes) = (0, 0);
     while next < EVENTS {

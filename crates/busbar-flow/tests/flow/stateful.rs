@@ -14,7 +14,7 @@ use busbar_flow::ReplayFrom;
 use busbar_log::sim::Random;
 use serde_json::Value;
 
-use crate::common::{World, rest};
+use crate::common::{State, World, rest};
 
 const SECOND: i64 = 1_000_000;
 const SIZE: i64 = 10 * SECOND;
@@ -247,8 +247,16 @@ fn history(seed: u64) -> usize {
     let mut random = Random::new(seed);
     let partitions = 1 + random.below(3) as u16;
     let files = files(partitions);
-    // State is committed so often that crashes come before, within and behind commits.
-    let mut world = World::with_snapshots(seed, Duration::from_millis(random.below(30)));
+    // State is committed so often that crashes come before, within and behind commits. In every other history none of it may
+    // stay in memory behind a commit.
+    let state = State {
+        snapshot_every: Duration::from_millis(random.below(30)),
+        bytes_max: match seed % 2 {
+            0 => State::default().bytes_max,
+            _ => 0,
+        },
+    };
+    let mut world = World::with_state(seed, state);
     apply(&world, &files);
     let (mut next, mut crashes) = (0, 0);
     while next < EVENTS {
@@ -320,6 +328,63 @@ fn windows_are_there_once_whatever_happens() {
         crashes >= 7 * runs as usize,
         "{crashes} crashes in {runs} histories"
     );
+}
+
+/// Bytes of state that the flow has in memory.
+fn held(world: &World) -> usize {
+    let status = world.settle("f");
+    let operators = status.tasks.iter().flat_map(|task| &task.operators);
+    operators.map(|operator| operator.memory_bytes).sum()
+}
+
+#[test]
+fn state_beyond_its_memory_stays_on_the_disk() {
+    const SITES: i64 = 20_000;
+    const BYTES: usize = 64 << 10;
+    for bytes_max in [usize::MAX, BYTES] {
+        let state = State {
+            snapshot_every: Duration::from_millis(10),
+            bytes_max,
+        };
+        let world = World::with_state(9, state);
+        apply(&world, &files(1));
+        for from in (0..SITES).step_by(1000) {
+            let events: Vec<Event> = (from..from + 1000)
+                .map(|id| Event {
+                    id,
+                    time: AHEAD + id,
+                    site: id as u64,
+                    v: 1,
+                })
+                .collect();
+            assert!(append(&world, &events, (from + 1000) as u64));
+        }
+        match bytes_max {
+            // All of it is there, or the other case shows nothing.
+            usize::MAX => assert!(held(&world) > 8 * BYTES),
+            _ => {
+                // Memory is given back while events come.
+                let until = Instant::now() + Duration::from_secs(120);
+                let mut more = SITES;
+                while held(&world) > 2 * BYTES {
+                    assert!(Instant::now() < until, "{}", held(&world));
+                    let event = Event {
+                        id: more,
+                        time: AHEAD + more,
+                        site: 0,
+                        v: 1,
+                    };
+                    more += 1;
+                    assert!(append(&world, &[event], more as u64));
+                    rest(20);
+                }
+            }
+        }
+        assert!(append(&world, &closing(), u64::MAX >> 1));
+        settle(&world, 9);
+        assert_eq!(found(&world), plain(&world).0);
+        assert_eq!(found(&world).len(), SITES as usize);
+    }
 }
 
 #[test]
