@@ -323,7 +323,7 @@ def phase_faults(tally, _):
 
 def paho():
     """A Python of our own with the Paho client, kept in the cache."""
-    return tools_of_python("paho", "paho-mqtt==2.1.0")
+    return tools_of_python("paho", "paho-mqtt==2.1.0", "pika==1.4.4")
 
 
 def tools_of_python(name, *packages):

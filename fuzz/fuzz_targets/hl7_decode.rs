@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use arrow::array::{AsArray, BinaryArray};
 use arrow::datatypes::SchemaRef;
 use busbar_event::format::{
-    Decoder, FormatSpec, Hl7Options, Hl7Path, Hl7Writer, SchemaSpec, infer,
+    Decoder, FormatSpec, Hl7Options, Hl7Path, Hl7Reader, Hl7Writer, SchemaSpec, infer,
 };
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
@@ -65,7 +65,13 @@ fuzz_target!(|data: &[u8]| {
         return;
     }
     let Ok(message) = writer.finish() else { return };
-    let again = read(&LOOSE, message.as_bytes());
+    // It goes out in the character set that it names.
+    let mut reader = Hl7Reader::new(&Hl7Options::default()).expect("a reader");
+    let charset = reader.read(data).expect("it was read before").charset();
+    let Some(bytes) = charset.encode(&message) else {
+        return;
+    };
+    let again = read(&LOOSE, &bytes);
     let again: Value =
         serde_json::from_str(again.columns.column(0).as_string::<i32>().value(0)).expect("JSON");
     writer.set(&all, &again).expect("what was written");
