@@ -8,6 +8,7 @@ Each function whose name begins with `case_` is one case, with nodes of its own.
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import harness
@@ -55,8 +56,10 @@ def case_hapi_sends_and_receives(world):
         streams__adt=STREAM, flows__admit=FLOW, connections__lab=LAB.format(port=lab),
     )
     node = world.start(project)
-    done = subprocess.run(["java", "-cp", CLASSPATH, HERE / "hapi" / "Cases.java", str(gateway), str(lab)],
-                          text=True, capture_output=True, timeout=WAIT)
+    # HAPI writes a file of numbers where it runs.
+    with tempfile.TemporaryDirectory() as there:
+        done = subprocess.run(["java", "-cp", CLASSPATH, HERE / "hapi" / "Cases.java", str(gateway), str(lab)],
+                              text=True, capture_output=True, timeout=WAIT, cwd=there)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = node.sql("select patient, family from adt order by cast(patient as bigint)")
     assert rows == [[str(n), "O'Neil|&^~\\ 王丽"] for n in range(200)], rows[:3]
