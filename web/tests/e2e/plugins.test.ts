@@ -33,9 +33,8 @@ test('a plug-in is edited, tried beside what runs, refused, deployed, compared a
   await expect(page.locator('[data-changed]')).toHaveText('1 file changed');
   await page.locator('[data-stream]').selectOption('horn');
   await page.locator('[data-try]').click();
-  const trial = page.locator('[data-trial] li');
-  await expect(trial).toHaveCount(2);
-  await expect(trial.first()).toContainText('"db": 3');
+  // Other tests publish on this stream, too.
+  const trial = page.locator('[data-trial] li').filter({ hasText: '"db": 3' });
   await expect(trial.first()).toContainText('"db": 6.5');
   await accessible(page);
 

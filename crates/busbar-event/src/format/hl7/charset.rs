@@ -30,6 +30,12 @@ impl Hl7Charset {
 
     /// The character set of a name; `None` for one that is not read.
     pub fn of(name: &str) -> Option<Hl7Charset> {
+        // Names differ in what stands between their letters and digits. Anything else is no part of a name: written again, as
+        // an escape sequence, it would be another one.
+        let is_between = |byte| matches!(byte, b' ' | b'-' | b'/' | b'_' | b'.' | b':');
+        if !name.bytes().all(|b| b.is_ascii_alphanumeric() || is_between(b)) {
+            return None;
+        }
         let mut plain = [0; 24];
         let letters = name.bytes().filter(u8::is_ascii_alphanumeric);
         let mut length = 0;
@@ -131,6 +137,7 @@ mod tests {
             "8859/9",
             "8859/x",
             "ISO IR87",
+            "GB1803\u{0}0",
         ] {
             assert_eq!(Hl7Charset::of(name), None, "{name}");
         }
