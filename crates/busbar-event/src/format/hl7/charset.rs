@@ -33,7 +33,10 @@ impl Hl7Charset {
         // Names differ in what stands between their letters and digits. Anything else is no part of a name: written again, as
         // an escape sequence, it would be another one.
         let is_between = |byte| matches!(byte, b' ' | b'-' | b'/' | b'_' | b'.' | b':');
-        if !name.bytes().all(|b| b.is_ascii_alphanumeric() || is_between(b)) {
+        if !name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || is_between(b))
+        {
             return None;
         }
         let mut plain = [0; 24];

@@ -97,7 +97,7 @@ fn number(digits: &[u8], length: usize) -> Option<i64> {
         return None;
     }
     digits.iter().try_fold(0, |number, digit| {
-        let digit = digit.is_ascii_digit().then_some(i64::from(digit - b'0'));
+        let digit = digit.is_ascii_digit().then(|| i64::from(digit - b'0'));
         digit.map(|digit| number * 10 + digit)
     })
 }
@@ -147,6 +147,7 @@ mod tests {
             "20261122+0860",
             "２０２６",
             "20261122T03",
+            "202611220304+5+0800",
         ] {
             assert_eq!(Hl7Zone::UTC.read(wrong), None, "{wrong}");
         }
