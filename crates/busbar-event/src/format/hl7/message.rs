@@ -229,6 +229,10 @@ pub(super) fn is_header(name: [u8; 3]) -> bool {
 
 /// MSH-18 up to its first repetition or component, as bytes of the payload; empty if there is none.
 fn declared(payload: &[u8]) -> &[u8] {
+    // Empty lines before the header are none of it.
+    let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
+    let begin = payload.iter().position(|byte| !is_end(byte));
+    let payload = &payload[begin.unwrap_or(payload.len())..];
     let end = memchr::memchr2(b'\r', b'\n', payload).unwrap_or(payload.len());
     let header = &payload[..end];
     let Ok(of) = Hl7Separators::of(header) else {
