@@ -145,13 +145,14 @@ fn character_sets_are_what_the_header_says() {
         message("").into_bytes(),
         message("ASCII").into_bytes(),
         b"MSH|^~\\&||||||||||||||||8859/1\rPID|||||\xe9".to_vec(),
+        b"\r\nMSH|^~\\&||||||||||||||||8859/1\rPID|||||\xe9".to_vec(),
     ];
     let decoded = decode(&hl7(), &spec, &payloads(&rows));
     let name = |name: &str| json!({ "name": name });
     let wang = name("王丽");
     assert_eq!(
         values(&decoded.columns),
-        [&wang, &wang, &wang, &wang, &wang, &name("é")].map(Clone::clone)
+        [&wang, &wang, &wang, &wang, &wang, &name("é"), &name("é")].map(Clone::clone)
     );
     // Those that declare none, or ASCII wrongly, are in what the format says.
     let format = FormatSpec::Hl7(serde_json::from_str(r#"{"charset":"GB18030"}"#).unwrap());
