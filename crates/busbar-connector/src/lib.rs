@@ -323,10 +323,7 @@ pub trait Connector: Send + Sync {
         tables: bool,
     ) -> Work<'a, Result<Survey, Error>> {
         let _ = (project_dir, tables);
-        Box::pin(async {
-            let error = Error::new(busbar_event::Class::Configuration, "connect.no-survey");
-            Err(error.with("kind", &spec.kind))
-        })
+        lacks(spec, "connect.no-survey")
     }
 
     /// How a `call` step speaks to the service. Opens nothing.
@@ -353,10 +350,7 @@ pub trait Connector: Send + Sync {
         context: ServiceContext,
     ) -> Work<'a, Result<Arc<dyn Service>, Error>> {
         let _ = context;
-        Box::pin(async {
-            let error = Error::new(busbar_event::Class::Configuration, "connect.no-service");
-            Err(error.with("kind", &spec.kind))
-        })
+        lacks(spec, "connect.no-service")
     }
 
     /// Reads a table in the order of its key.
@@ -370,31 +364,42 @@ pub trait Connector: Send + Sync {
         read: TableRead,
     ) -> Work<'a, Result<Box<dyn OrderedRows>, Error>> {
         let _ = (project_dir, read);
-        Box::pin(async {
-            let error = Error::new(busbar_event::Class::Configuration, "connect.no-rows");
-            Err(error.with("kind", &spec.kind))
-        })
+        lacks(spec, "connect.no-rows")
     }
 
     /// Opens the source.
     ///
     /// # Errors
-    /// As [`Source::poll`].
+    /// As [`Source::poll`]; *configuration* for a kind that is none.
     fn source<'a>(
         &'a self,
         spec: &'a ConnectionSpec,
         context: SourceContext,
-    ) -> Work<'a, Result<Box<dyn Source>, Error>>;
+    ) -> Work<'a, Result<Box<dyn Source>, Error>> {
+        let _ = context;
+        lacks(spec, "connect.no-source")
+    }
 
     /// Opens the sink.
     ///
     /// # Errors
-    /// As [`Sink::write`].
+    /// As [`Sink::write`]; *configuration* for a kind that is none.
     fn sink<'a>(
         &'a self,
         spec: &'a ConnectionSpec,
         context: SinkContext,
-    ) -> Work<'a, Result<Box<dyn Sink>, Error>>;
+    ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
+        let _ = context;
+        lacks(spec, "connect.no-sink")
+    }
+}
+
+/// What connections of this kind are not for.
+fn lacks<'a, T>(spec: &'a ConnectionSpec, code: &'static str) -> Work<'a, Result<T, Error>> {
+    Box::pin(async move {
+        let error = Error::new(busbar_event::Class::Configuration, code);
+        Err(error.with("kind", &spec.kind))
+    })
 }
 
 /// The connectors there are, by kind. `busbar-connect` fills one; tests make their own.

@@ -25,8 +25,7 @@ use std::sync::Arc;
 use busbar_bus::Span;
 use busbar_catalog::{CallSpec, ConnectionSpec, Diagnostic, Project};
 use busbar_connector::{
-    CallFault, CallForm, Connector, LiteralSecret, Roles, Service, ServiceContext, Sink,
-    SinkContext, Source, SourceContext, Work,
+    CallFault, CallForm, Connector, LiteralSecret, Roles, Service, ServiceContext, Work,
 };
 use busbar_event::{Class, Error, quote};
 use schemars::JsonSchema;
@@ -149,26 +148,6 @@ impl Connector for Grpc {
             };
             let client = GrpcClient::open(remote, &context, &self.places).await?;
             Ok(Arc::new(client) as Arc<dyn Service>)
-        })
-    }
-
-    fn source<'a>(
-        &'a self,
-        spec: &'a ConnectionSpec,
-        _: SourceContext,
-    ) -> Work<'a, Result<Box<dyn Source>, Error>> {
-        Box::pin(async move {
-            Err(Error::new(Class::Configuration, "connect.no-source").with("kind", &spec.kind))
-        })
-    }
-
-    fn sink<'a>(
-        &'a self,
-        spec: &'a ConnectionSpec,
-        _: SinkContext,
-    ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
-        Box::pin(async move {
-            Err(Error::new(Class::Configuration, "connect.no-sink").with("kind", &spec.kind))
         })
     }
 }

@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 
 use busbar_bus::Span;
 use busbar_catalog::{ConnectionSpec, Diagnostic};
-use busbar_connector::{
-    Connector, Polled, Polling, Position, Roles, Sink, SinkContext, Source, SourceContext, Work,
-};
+use busbar_connector::{Connector, Polled, Polling, Position, Roles, Source, SourceContext, Work};
 use busbar_event::{BatchBuilder, Class, Error, Flags, Row};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -117,16 +115,6 @@ impl Connector for Host {
             let (options, topic) =
                 Host::options(spec).map_err(|refused| refused.error().clone())?;
             Ok(Box::new(HostSource::new(options, topic, context)?) as Box<dyn Source>)
-        })
-    }
-
-    fn sink<'a>(
-        &'a self,
-        spec: &'a ConnectionSpec,
-        _: SinkContext,
-    ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
-        Box::pin(async move {
-            Err(Error::new(Class::Configuration, "connect.no-sink").with("kind", &spec.kind))
         })
     }
 }

@@ -19,7 +19,7 @@ use busbar_bus::Span;
 use busbar_catalog::{CallSpec, ConnectionSpec, Diagnostic, Project, Value};
 use busbar_connector::{
     CallFault, CallForm, Connector, LiteralSecret, Roles, Service, ServiceContext, Sink,
-    SinkContext, Source, SourceContext, Work,
+    SinkContext, Work,
 };
 use busbar_event::{Class, Error};
 use schemars::JsonSchema;
@@ -298,16 +298,6 @@ impl Connector for Http {
             };
             let client = HttpClient::open(remote, &context, &self.places).await?;
             Ok(Arc::new(client) as Arc<dyn Service>)
-        })
-    }
-
-    fn source<'a>(
-        &'a self,
-        spec: &'a ConnectionSpec,
-        _: SourceContext,
-    ) -> Work<'a, Result<Box<dyn Source>, Error>> {
-        Box::pin(async move {
-            Err(Error::new(Class::Configuration, "connect.no-source").with("kind", &spec.kind))
         })
     }
 

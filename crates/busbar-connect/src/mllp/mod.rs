@@ -16,8 +16,8 @@ mod options;
 mod sink;
 
 use busbar_catalog::{ConnectionSpec, Diagnostic};
-use busbar_connector::{Connector, Roles, Sink, SinkContext, Source, SourceContext, Work};
-use busbar_event::{Class, Error};
+use busbar_connector::{Connector, Roles, Sink, SinkContext, Work};
+use busbar_event::Error;
 
 use crate::places::Places;
 use options::Options;
@@ -49,17 +49,6 @@ impl Connector for Mllp {
 
     fn schema(&self) -> serde_json::Value {
         schemars::schema_for!(Options).to_value()
-    }
-
-    fn source<'a>(
-        &'a self,
-        _: &'a ConnectionSpec,
-        _: SourceContext,
-    ) -> Work<'a, Result<Box<dyn Source>, Error>> {
-        Box::pin(async {
-            let error = Error::new(Class::Configuration, "connect.no-source");
-            Err(error.with("kind", "mllp"))
-        })
     }
 
     fn sink<'a>(

@@ -8,8 +8,7 @@ use std::time::Instant;
 use busbar_catalog::{CallSpec, ConnectionSpec, Diagnostic};
 use busbar_connector::{
     BreakerState, CallEscapes, CallFault, CallForm, CallParts, Connector, Connectors, Escape,
-    Roles, Service, ServiceAnswer, ServiceContext, ServiceRequest, Sink, SinkContext, Source,
-    SourceContext, Work,
+    Roles, Service, ServiceAnswer, ServiceContext, ServiceRequest, Work,
 };
 use busbar_event::{Class, Error};
 use bytes::Bytes;
@@ -170,20 +169,6 @@ impl Connector for FakeConnector {
     ) -> Work<'a, Result<Arc<dyn Service>, Error>> {
         let service = Arc::clone(&self.0);
         Box::pin(async move { Ok(service as Arc<dyn Service>) })
-    }
-    fn source<'a>(
-        &'a self,
-        _: &'a ConnectionSpec,
-        _: SourceContext,
-    ) -> Work<'a, Result<Box<dyn Source>, Error>> {
-        Box::pin(async { Err(Error::new(Class::Configuration, "connect.no-source")) })
-    }
-    fn sink<'a>(
-        &'a self,
-        _: &'a ConnectionSpec,
-        _: SinkContext,
-    ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
-        Box::pin(async { Err(Error::new(Class::Configuration, "connect.no-sink")) })
     }
 }
 
