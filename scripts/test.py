@@ -28,7 +28,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "busbar
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 BUSBAR = TARGET / "release" / "busbar"
 CI = os.environ.get("CI") == "true"
-START_SECONDS_MAX = 30
+START_SECONDS_MAX = 120
 
 
 class Missing(Exception):
@@ -192,7 +192,8 @@ def phase_web(tally, _):
     if counted:
         tally.ok(int(counted[2]))
         if counted[1]:
-            tally.fail("console unit tests", int(counted[1]))
+            names = re.findall(r"^\s*FAIL\s+(.*)$", plain(output), re.M)
+            tally.fail(f"console unit tests: {'; '.join(dict.fromkeys(names))}", int(counted[1]))
     elif code == 0:
         tally.fail("console unit tests: no count in the output")
     if code != 0 and not (counted and counted[1]):
@@ -443,7 +444,8 @@ def phase_browser(tally, _):
     if passed:
         tally.ok(int(passed[1]))
     if failed and int(failed[1]):
-        tally.fail("browser tests", int(failed[1]))
+        names = re.findall(r"^    (tests/e2e/\S+ › .*?)\s*─*$", plain(output), re.M)
+        tally.fail(f"browser tests: {'; '.join(dict.fromkeys(names))}", int(failed[1]))
     if skipped and int(skipped[1]):
         tally.skip("browser tests", f"{skipped[1]} skipped themselves")
     if code != 0 and not (failed and int(failed[1])) or (code == 0 and not passed):

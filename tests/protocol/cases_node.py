@@ -19,7 +19,7 @@ from wire import (
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Nobody acknowledges a DISCONNECT: what it changes is on disk a moment after the connection has ended.
-LETTING_GO_SECONDS = 0.3
+LETTING_GO_SECONDS = 2
 
 
 def free_port():

@@ -20,7 +20,7 @@ export const test = base.extend<{ watch: Watch }, { node: RealNode }>({
         await node.stop();
       }
     },
-    { scope: 'worker', timeout: 60_000 },
+    { scope: 'worker', timeout: 180_000 },
   ],
   baseURL: ({ node }, use) => use(node.url),
   watch: [
@@ -50,8 +50,16 @@ export const test = base.extend<{ watch: Watch }, { node: RealNode }>({
 export { expect };
 
 export async function open(page: Page, hash = '#/'): Promise<void> {
-  await page.goto(`/${hash}`);
+  await visit(page, hash);
   await expect(page.locator('[data-link="open"]')).toBeVisible();
+}
+
+/** Goes to a page and waits until it is on screen: the one before stays there while the next one is fetched. */
+export async function visit(page: Page, hash: string): Promise<void> {
+  await page.goto(`/${hash}`);
+  const path = hash.replace(/^#\//, '').replace(/\?.*$/, '');
+  await expect(page.locator(`main[data-page="${path}"]`).locator('h1, .problem').first()).toBeVisible();
+  await expect(page.locator('main .loading')).toHaveCount(0);
 }
 
 export function number(text: string | null): number {
