@@ -20,7 +20,7 @@ use crate::event_time::EventTime;
 use crate::operator::{Made, Operator, Output, Rows, Times};
 use crate::panicked::panicked;
 use crate::reader::Reader;
-use crate::received;
+use crate::received::{self, SourceOffsets};
 use crate::render::{Origin, OriginRows};
 use crate::state::{Snapshot, TaskState};
 pub(crate) use count::Count;
@@ -152,6 +152,10 @@ pub(crate) struct Computed {
     pub counts: Vec<Count>,
     /// The watermark of the rows that come out.
     pub watermark: Option<i64>,
+    /// The partition of the task's input and the offset of the first event there, where the events lie in the log.
+    pub place: Option<(u16, u64)>,
+    /// For each event the one that it was made from, where another task has made it.
+    pub sources: Option<SourceOffsets>,
 }
 
 /// A batch on its way through the operators.
@@ -177,6 +181,7 @@ pub(crate) struct ChainWork {
     input: usize,
     read: Counters,
     counts: Vec<Count>,
+    sources: Option<SourceOffsets>,
 }
 
 impl Computed {
@@ -295,7 +300,7 @@ impl Chain {
                 let received = received::receive(&work.events, &mut moved)?;
                 let rows = received::columns(&received, schema)?;
                 *time = time.is_some().then_some(moved);
-                work.events = received.events;
+                (work.events, work.sources) = (received.events, received.sources);
                 let made = received.places.map_or(Made::Same, Made::From);
                 work.take_in(rows, made, Some(received.times), Vec::new());
             }
@@ -327,7 +332,7 @@ impl Chain {
                         Made::From(good.map(|at| place(*at as usize) as u32).collect())
                     }
                 };
-                work.events = received.events;
+                (work.events, work.sources) = (received.events, received.sources);
                 work.take_in(read.rows, made, Some(times), rejected);
             }
         }
@@ -417,6 +422,8 @@ impl Chain {
             read: work.read,
             counts: work.counts,
             watermark,
+            place: None,
+            sources: work.sources,
         })
     }
 
@@ -494,6 +501,7 @@ impl ChainWork {
             input: 0,
             read: Counters::default(),
             counts: Vec::new(),
+            sources: None,
         }
     }
 

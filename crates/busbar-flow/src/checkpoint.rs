@@ -165,6 +165,28 @@ impl Checkpoints {
         self.write_replay(flow, kept, marks, &[])
     }
 
+    /// As [`Checkpoints::write`], and forgets the marks of tasks that are no more.
+    pub fn write_begun(
+        &self,
+        flow: &str,
+        kept: &Kept,
+        marks: &[(TaskKey, Mark)],
+        retired: &[TaskKey],
+    ) -> Result<(), Error> {
+        let mut changes = vec![put(flow_key(flow), kept)];
+        changes.extend(
+            marks
+                .iter()
+                .map(|(key, mark)| put(task_key(flow, key), mark)),
+        );
+        changes.extend(
+            retired
+                .iter()
+                .map(|key| Change::Delete(task_key(flow, key))),
+        );
+        self.0.apply_sync(changes).map_err(busbar_bus::from_log)
+    }
+
     /// The same with where each partition had been read to before.
     pub fn write_replay(
         &self,

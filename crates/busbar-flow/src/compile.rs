@@ -6,7 +6,7 @@ mod route;
 mod shapes;
 mod stages;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -41,6 +41,9 @@ pub struct World {
     pub connections: BTreeMap<String, (ConnectionSpec, bool)>,
     /// Flows that outputs and state know by another name than their own.
     pub(crate) known_as: BTreeMap<String, String>,
+    /// Flows whose outputs with cursors of their own have not taken all results from streams of the flow's own. A new
+    /// version writes and reads the same streams.
+    pub(crate) delivering: BTreeSet<String>,
 }
 
 /// What a flow needs to know of a stream.
@@ -92,6 +95,8 @@ pub(crate) struct InputPlan {
     pub ends: Vec<EndPlan>,
     /// The next stage: the output that leads to it, and how rows are spread.
     pub exchange: Option<(usize, ExchangePlan)>,
+    /// The outputs to streams of its results, which outputs with cursors of their own read.
+    pub results_to: Vec<usize>,
     /// Its tasks keep state, or event time.
     pub timed: bool,
     /// In microseconds.
@@ -334,6 +339,7 @@ pub(crate) fn compile(
     let known_as = world.known_as.get(name).map_or(name, String::as_str);
     let mut compiler = Compiler {
         known_as,
+        is_delivering: world.delivering.contains(name),
         spec,
         source,
         world,
@@ -394,6 +400,8 @@ pub(crate) fn compile(
 struct Compiler<'a> {
     /// The name under which outputs and streams know the flow.
     known_as: &'a str,
+    /// See [`World::delivering`].
+    is_delivering: bool,
     spec: &'a FlowSpec,
     source: &'a Source,
     world: &'a World,

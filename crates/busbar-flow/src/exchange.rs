@@ -7,6 +7,8 @@
 //! | --- | --- | --- |
 //! | `row` | binary or struct | the payload, or the columns that steps have made |
 //! | `mark` | int64, nullable | the watermark before the row, in microseconds since 1970; null in a control event |
+//! | `partition` | uint16 | only in results of a flow without state: where the event of the row lies in the stream that the flow reads |
+//! | `offset` | uint64 | with it: its offset there |
 //!
 //! [`crate::received`] takes them apart again.
 //!
@@ -17,10 +19,10 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, DictionaryArray, Int32Array, Int64Array, RecordBatch, StringArray,
-    StructArray, TimestampMicrosecondArray, UInt8Array, UInt32Array,
+    StructArray, TimestampMicrosecondArray, UInt8Array, UInt16Array, UInt32Array, UInt64Array,
 };
 use arrow::compute::{concat, take};
-use arrow::datatypes::{DataType, Field, Fields, Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow::datatypes::{Field, Fields, Int32Type, TimestampMicrosecondType};
 use arrow::row::{RowConverter, SortField};
 use busbar_event::hash::fnv1a;
 use busbar_event::{Batch, Body, Class, Envelope, Error, Flags};
@@ -40,6 +42,12 @@ pub(crate) struct ExchangePlan {
     /// Steps have made columns of their own: these are sent, and not the events.
     pub projected: bool,
 }
+
+/// The columns of an event of such a stream.
+pub(crate) const ROW: &str = "row";
+pub(crate) const MARK: &str = "mark";
+pub(crate) const PARTITION: &str = "partition";
+pub(crate) const OFFSET: &str = "offset";
 
 /// The topic of what has none of its own.
 pub(crate) const TOPIC: &str = "$flow";
@@ -64,7 +72,18 @@ fn misfit(e: arrow::error::ArrowError) -> Error {
 /// Results as events of a stream of the flow's own, all of them.
 pub(crate) fn results(computed: &Computed, projected: bool) -> Result<Batch, Error> {
     let (envelope, row) = rows(computed, projected)?;
-    build(envelope, row, marks(computed))
+    let mut columns = vec![(ROW, row), (MARK, Arc::new(marks(computed)) as ArrayRef)];
+    if let (None, Some((partition, base))) = (&computed.times, computed.place)
+        && !matches!(computed.origin, Made::Many)
+    {
+        let rows = 0..computed.rows.num_rows();
+        let offsets = rows.map(|row| base + computed.origin.event(row) as u64);
+        let offsets: UInt64Array = offsets.collect::<Vec<u64>>().into();
+        let partitions = UInt16Array::from(vec![partition; offsets.len()]);
+        columns.push((PARTITION, Arc::new(partitions)));
+        columns.push((OFFSET, Arc::new(offsets)));
+    }
+    build(envelope, columns)
 }
 
 /// Results for each partition of the next stage, with a control event where `watermark` is given.
@@ -96,8 +115,8 @@ pub(crate) fn parts(
         let places = UInt32Array::from(places);
         let pick = |array: &dyn Array| take(array, &places, None).map_err(misfit);
         let picked = pick_envelope(&envelope, &places, producer, watermark)?;
-        let marks = pick(&marks)?.as_primitive::<Int64Type>().clone();
-        parts.push((partition as u16, build(picked, pick(&row)?, marks)?));
+        let columns = vec![(ROW, pick(&row)?), (MARK, pick(&marks)?)];
+        parts.push((partition as u16, build(picked, columns)?));
     }
     Ok(parts)
 }
@@ -143,7 +162,8 @@ fn rows(computed: &Computed, projected: bool) -> Result<(Envelope, ArrayRef), Er
         Made::From(rows) => Some(rows.clone()),
     };
     let mut envelope = match (&computed.origin, &places) {
-        (Made::Many, _) => envelope(vec![0; count]),
+        // A query's rows are as late as the latest event they can be made of.
+        (Made::Many, _) => envelope(vec![events.time_range().1; count]),
         (_, None) => events.envelope(),
         (_, Some(places)) => events.take(places).envelope(),
     };
@@ -235,7 +255,7 @@ fn pick_envelope(
     })
 }
 
-fn build(mut envelope: Envelope, row: ArrayRef, marks: Int64Array) -> Result<Batch, Error> {
+fn build(mut envelope: Envelope, columns: Vec<(&'static str, ArrayRef)>) -> Result<Batch, Error> {
     let flags: Vec<u8> = envelope
         .flags
         .values()
@@ -243,11 +263,11 @@ fn build(mut envelope: Envelope, row: ArrayRef, marks: Int64Array) -> Result<Bat
         .map(|flags| flags & !Flags::RETAIN)
         .collect();
     envelope.flags = flags.into();
-    let fields = Fields::from(vec![
-        Field::new("row", row.data_type().clone(), true),
-        Field::new("mark", DataType::Int64, true),
-    ]);
-    let columns = StructArray::try_new(fields, vec![row, Arc::new(marks)], None).map_err(misfit)?;
+    let field =
+        |(name, array): &(&str, ArrayRef)| Field::new(*name, array.data_type().clone(), true);
+    let fields: Fields = columns.iter().map(field).collect();
+    let arrays = columns.into_iter().map(|(_, array)| array).collect();
+    let columns = StructArray::try_new(fields, arrays, None).map_err(misfit)?;
     Batch::from_columns(envelope, Body::Columns(columns))
 }
 
@@ -256,7 +276,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use arrow::array::BinaryArray;
-    use arrow::datatypes::Schema;
+    use arrow::datatypes::{DataType, Int64Type, Schema};
 
     use super::*;
     use crate::counters::Counters;
@@ -288,6 +308,8 @@ mod tests {
             input: rows as usize,
             read: Counters::default(),
             counts: Vec::new(),
+            place: None,
+            sources: None,
             watermark: Some(rows),
         }
     }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, RecordBatch, RecordBatchOptions, StructArray,
-    UInt32Array, new_null_array,
+    UInt16Array, UInt32Array, UInt64Array, new_null_array,
 };
 use arrow::compute::{cast, take};
-use arrow::datatypes::{DataType, Int64Type, SchemaRef};
+use arrow::datatypes::{DataType, Int64Type, SchemaRef, UInt16Type, UInt64Type};
 use busbar_event::{Batch, Body, Class, Error};
 
 use crate::event_time::EventTime;
+use crate::exchange::{MARK, OFFSET, PARTITION, ROW};
 use crate::operator::Times;
 
 /// Events of such a stream, taken apart.
@@ -20,6 +21,32 @@ pub(crate) struct ReceivedRows {
     /// Places of those that are no control events; none if all are.
     pub places: Option<UInt32Array>,
     pub times: Times,
+    /// Where the events lie that they were made from, if that is known of all.
+    pub sources: Option<SourceOffsets>,
+}
+
+/// Where the events lie that rows were made from: for each its partition and its offset, in the stream that the flow reads.
+#[derive(Clone, Debug)]
+pub(crate) struct SourceOffsets {
+    partitions: UInt16Array,
+    offsets: UInt64Array,
+}
+
+impl SourceOffsets {
+    /// Partition and offset of the event of a row.
+    pub fn of(&self, row: usize) -> (u16, u64) {
+        (self.partitions.value(row), self.offsets.value(row))
+    }
+
+    fn read(body: &StructArray) -> Option<SourceOffsets> {
+        let partitions = body.column_by_name(PARTITION)?;
+        let offsets = body.column_by_name(OFFSET)?;
+        let read = SourceOffsets {
+            partitions: partitions.as_primitive_opt::<UInt16Type>()?.clone(),
+            offsets: offsets.as_primitive_opt::<UInt64Type>()?.clone(),
+        };
+        (read.partitions.null_count() + read.offsets.null_count() == 0).then_some(read)
+    }
 }
 
 impl ReceivedRows {
@@ -35,8 +62,8 @@ pub(crate) fn receive(batch: &Batch, time: &mut EventTime) -> Result<ReceivedRow
     let Body::Columns(body) = batch.body() else {
         return Err(wrong());
     };
-    let row = body.column_by_name("row").ok_or_else(wrong)?;
-    let marks = body.column_by_name("mark").ok_or_else(wrong)?;
+    let row = body.column_by_name(ROW).ok_or_else(wrong)?;
+    let marks = body.column_by_name(MARK).ok_or_else(wrong)?;
     let marks = marks.as_primitive_opt::<Int64Type>().ok_or_else(wrong)?;
     let times = batch.times();
     let (places, times) = if marks.null_count() == 0 {
@@ -61,6 +88,7 @@ pub(crate) fn receive(batch: &Batch, time: &mut EventTime) -> Result<ReceivedRow
         };
         (Some(UInt32Array::from(places)), times)
     };
+    let sources = SourceOffsets::read(body);
     let body = match row.data_type() {
         DataType::Binary => {
             let payload = row.as_binary::<i32>();
@@ -82,6 +110,7 @@ pub(crate) fn receive(batch: &Batch, time: &mut EventTime) -> Result<ReceivedRow
         events: batch.with_body(body)?,
         places,
         times,
+        sources,
     })
 }
 

@@ -123,6 +123,8 @@ export interface FlowStage {
   steps: FlowStep[];
   /** How rows come to the next stage; null where they go to outputs. */
   regroup: { keys: string[]; stream: string; partitions: number } | null;
+  /** Streams that keep its results, computed once, for outputs with cursors of their own. */
+  results_to: string[];
   delivers: boolean;
 }
 

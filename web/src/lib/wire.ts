@@ -368,6 +368,7 @@ export function readPlan(raw: unknown): FlowPlan {
             partitions: num(stage.regroup.partitions),
           }
         : null,
+      results_to: strings(stage.results_to),
       delivers: stage.delivers === true,
     })),
     outputs: objects(v.outputs).map((output) => ({

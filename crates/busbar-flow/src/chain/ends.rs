@@ -83,6 +83,8 @@ impl Computed {
             read: Counters::default(),
             counts: Vec::new(),
             watermark: self.watermark,
+            place: self.place,
+            sources: self.sources.clone(),
         })
     }
 }

@@ -31,6 +31,10 @@ pub(super) struct Branch {
     /// Rows of ways with state have been put together.
     pub mixed: bool,
     pub timed: bool,
+    /// A step must not work on the same rows for each cursor anew.
+    pub once: bool,
+    /// Outputs to streams of results.
+    pub results_to: Vec<usize>,
     pub lateness: i64,
     /// Events before a range of time count for rows within it.
     pub versions: bool,
@@ -126,6 +130,8 @@ impl Branch {
             ends: Vec::new(),
             mixed: false,
             timed: false,
+            once: false,
+            results_to: Vec::new(),
             lateness: info.lateness_micros,
             versions: false,
             delays: (0, 0),
@@ -156,6 +162,8 @@ impl Branch {
             ends: Vec::new(),
             mixed: self.mixed,
             timed: true,
+            once: false,
+            results_to: Vec::new(),
             lateness: 0,
             versions: false,
             delays: (self.delays.0 + self.delays.1, 0),
@@ -174,6 +182,7 @@ impl Branch {
             }
         }
         self.columns.derived |= !step.row_by_row();
+        self.once |= step.computes_once();
         self.delays.1 += step.delay();
         let sees = Arc::clone(&self.columns.schema);
         if let Some(columns) = step.schema() {
@@ -300,6 +309,7 @@ impl Branch {
             itself: self.itself,
             ends,
             exchange,
+            results_to: self.results_to,
             timed: self.timed,
             lateness: self.lateness,
             versions: self.versions,

@@ -337,36 +337,46 @@ impl Compiler<'_> {
         }
     }
 
-    /// Leads the last rows to the outputs. Those of a flow with state that must not hold the others up read them
-    /// from streams, so that they are computed once.
+    /// Leads the last rows to the outputs. Where rows must be computed once only, in a flow with state or with programs
+    /// and services of others, the outputs that must not hold the others up read them from streams.
     fn deliver(&mut self, stages: &mut StagePlans<'_>) {
-        for mut branch in std::mem::take(&mut stages.branches) {
+        let branches = std::mem::take(&mut stages.branches);
+        let is_only = branches.len() == 1;
+        for mut branch in branches {
             if branch.ends.is_empty() {
                 branch.end("", u32::MAX, false);
             }
             let Some(shapes) = self.final_shapes(&mut branch) else {
                 return;
             };
-            let mut deliveries = Vec::new();
+            let streamed = self.results_are_streamed(&branch, &shapes, stages.outputs);
+            let (mut deliveries, mut results_to) = (Vec::new(), Vec::new());
             for (number, end) in branch.ends.iter().enumerate() {
                 stages.add_end(number, end);
                 let mut apart: Vec<usize> = (0..self.spec.to.len())
                     .filter(|o| stages.outputs[*o].apart && shapes[number][*o].is_some())
                     .collect();
-                if !branch.timed || apart.is_empty() {
+                if !streamed || apart.is_empty() {
                     continue;
                 }
-                let single = branch.ends.len() == 1 && end.is_even();
-                if single {
+                let shared = branch.ends.len() == 1 && end.is_even();
+                if shared {
                     apart.truncate(1);
                 }
                 for output in apart {
-                    let (id, takes) = match single {
-                        true => (String::new(), None),
+                    let mut which = Vec::new();
+                    if !is_only {
+                        which.push(branch.stream.as_str());
+                    }
+                    if !shared {
+                        which.extend([&*stages.outputs[output].id, &end.name]);
+                    }
+                    let takes = (!shared).then_some(output);
+                    let id = match which.is_empty() {
+                        true => String::new(),
                         false => {
-                            let which = format!("{} {}", stages.outputs[output].id, end.name);
-                            let hash = fnv1a(which.as_bytes()) & 0xffff_ffff;
-                            (format!("-{hash:08x}"), Some(output))
+                            let hash = fnv1a(which.join(" ").as_bytes()) & 0xffff_ffff;
+                            format!(".{hash:08x}")
                         }
                     };
                     let stream = format!("_r-{}{id}", self.known_as);
@@ -376,6 +386,7 @@ impl Compiler<'_> {
                         number,
                         takes,
                     );
+                    results_to.push(stages.outputs.len() - 1);
                     let mut delivery = branch.behind(stream, end.columns.clone());
                     delivery.needed.clone_from(&branch.needed);
                     delivery.timed = false;
@@ -388,9 +399,24 @@ impl Compiler<'_> {
                     deliveries.push(delivery.plan(None, vec![its]));
                 }
             }
+            branch.results_to = results_to;
             stages.done.push(branch.plan(None, shapes));
             stages.done.extend(deliveries);
         }
+    }
+
+    /// Whether outputs with cursors of their own read the results of a branch from streams. Without state they do where more
+    /// than one cursor would have to run a step that works once.
+    fn results_are_streamed(
+        &self,
+        branch: &Branch,
+        shapes: &[Vec<Option<Shape>>],
+        outputs: &[OutputPlan],
+    ) -> bool {
+        let taken = (0..self.spec.to.len()).filter(|o| shapes.iter().any(|its| its[*o].is_some()));
+        let (apart, together): (Vec<usize>, Vec<usize>) = taken.partition(|o| outputs[*o].apart);
+        let cursors = apart.len() + usize::from(!together.is_empty());
+        branch.timed || self.is_delivering || (branch.once && cursors > 1)
     }
 
     /// For each end of a branch, and each output of the file, what it takes from there.

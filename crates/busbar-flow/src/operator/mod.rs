@@ -148,6 +148,12 @@ pub(crate) trait Step: Send + Sync {
         false
     }
 
+    /// Whether a program or service outside sees the rows, so that the step must not work on them once more for each
+    /// cursor of the flow.
+    fn computes_once(&self) -> bool {
+        self.calls_out()
+    }
+
     /// By how much rows may come out later than their time, in microseconds: the watermark behind the step is so much
     /// smaller than the one before it.
     fn delay(&self) -> i64 {

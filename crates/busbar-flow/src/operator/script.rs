@@ -119,6 +119,10 @@ impl Step for ScriptStep {
         self.reads_payloads
     }
 
+    fn computes_once(&self) -> bool {
+        true
+    }
+
     fn operator(&self, _schema: &SchemaRef) -> Result<Box<dyn Operator>, Error> {
         let stopped = || {
             let failed = self.failed.clone();

@@ -169,7 +169,11 @@ impl Runtime {
         let marks: Vec<(TaskKey, Mark)> = keys.zip(begun.iter().map(|b| b.mark)).collect();
         let notice = notice(&begun);
         let meaning = flow_hash(parsed);
-        self.keep_marks(name, &marks, Some(meaning)).await;
+        let known_as = kept.known_as.as_deref().unwrap_or(name);
+        let done_with = self.done_with(&plan, known_as)?;
+        let kept_marks = [&marks[..], &done_with].concat();
+        self.begin_marks(name, &kept_marks, self.retired(&plan), Some(meaning))
+            .await;
         let before = old.as_ref().and_then(|old| old.shared.as_ref());
         let shared = Arc::new(FlowShared {
             tally: tally(&plan, before),
@@ -285,6 +289,7 @@ impl Runtime {
         let plugins = self.inner.plugins.read().clone();
         let lines = self.lines(project);
         let known_as = self.inner.checkpoints.flow(name)?.known_as;
+        let delivers = self.is_delivering(name, known_as.as_deref().unwrap_or(name))?;
         let (project, parsed, name) = (project.clone(), parsed.clone(), name.to_owned());
         blocking(move || {
             let (bus, tables) = (&options.bus, &options.tables);
@@ -298,6 +303,7 @@ impl Runtime {
             world
                 .known_as
                 .extend(known_as.map(|known_as| (name.clone(), known_as)));
+            world.delivering.extend(delivers.then(|| name.clone()));
             match compile(&name, &parsed.spec, &parsed.source, &world) {
                 Ok(mut plan) => {
                     make_streams(bus, &mut plan)?;
@@ -558,10 +564,13 @@ impl Runtime {
             position: mark.position.min(end),
             seen: mark.seen,
         };
+        let checkpoints = &self.inner.checkpoints;
+        if let Some(mark) = self.furthest_behind(plan, task, ended)? {
+            return Ok(at(mark));
+        }
         if let Some((_, mark)) = ended.iter().find(|(known, _)| known == key) {
             return Ok(at(*mark));
         }
-        let checkpoints = &self.inner.checkpoints;
         if let Some(mark) = checkpoints.task(&plan.name, key)? {
             return Ok(at(mark));
         }

@@ -43,6 +43,8 @@ pub struct ExplainedStage {
     /// How its rows are regrouped for the next stage; none where they go to outputs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub regroup: Option<ExplainedRegroup>,
+    /// Streams of the flow's own that its results go to, computed once for all outputs with cursors of their own.
+    pub results_to: Vec<String>,
     /// It only delivers results that the stage before has computed.
     pub delivers: bool,
     /// Rows carry event time, and ticks move it on where there are no events.
@@ -179,6 +181,7 @@ impl Runtime {
             partitions,
             steps: steps(flow, plan, input),
             regroup,
+            results_to: results_to(plan, input),
             delivers: input.delivers(),
             event_time: input.timed,
             checkpoints: checkpoints(flow, input),
@@ -227,6 +230,19 @@ impl Runtime {
             })
             .collect()
     }
+}
+
+/// The streams of results that a stage writes.
+fn results_to(plan: &Plan, input: &InputPlan) -> Vec<String> {
+    let targets = input
+        .results_to
+        .iter()
+        .map(|output| &plan.outputs[*output].target);
+    let names = targets.filter_map(|target| match target {
+        Target::Results(name) => Some(name.to_string()),
+        _ => None,
+    });
+    names.collect()
 }
 
 /// What the state of a stage costs.

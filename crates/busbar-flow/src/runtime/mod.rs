@@ -3,6 +3,7 @@
 mod apply;
 mod bounded;
 mod compute;
+mod delivery;
 mod deploy;
 mod edges;
 pub mod explain;
@@ -447,20 +448,7 @@ impl Runtime {
     /// Keeps where a flow's tasks are. Where the disk does not take it they go on all the same: what they
     /// would write again after a crash is recognised.
     async fn keep_marks(&self, name: &str, marks: &[(TaskKey, Mark)], meaning: Option<u64>) {
-        let (checkpoints, flow, marks) = (
-            self.inner.checkpoints.clone(),
-            name.to_owned(),
-            marks.to_vec(),
-        );
-        let kept = blocking(move || {
-            let mut kept = checkpoints.flow(&flow)?;
-            kept.meaning = meaning.or(kept.meaning);
-            kept.removed = kept.removed.filter(|_| meaning.is_none());
-            checkpoints.write(&flow, kept, &marks)
-        });
-        if let Err(error) = kept.await {
-            tracing::warn!(flow = %name, %error, "the checkpoint was not kept");
-        }
+        self.begin_marks(name, marks, Vec::new(), meaning).await;
     }
 }
 

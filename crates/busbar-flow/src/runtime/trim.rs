@@ -11,7 +11,7 @@ use crate::task::{MAIN, lanes};
 
 /// Removes what every reader is done with. Blocks on the disk.
 pub(super) fn trim(runtime: &Runtime, flow: &Flow) -> Result<(), Error> {
-    let Some(shared) = flow.shared.as_ref().filter(|shared| shared.plan.timed) else {
+    let Some(shared) = flow.shared.as_ref() else {
         return Ok(());
     };
     let inner = &runtime.inner;
@@ -94,7 +94,15 @@ fn is_of(stream: &str, flow: &str) -> bool {
         let hash = parts.next().is_some_and(|hash| hash.len() == 8);
         number && hash && parts.next().is_none()
     };
-    own("_x-").is_some_and(between) || own("_r-") == Some("") || own("_t-") == Some("")
+    own("_x-").is_some_and(between) || is_of_results(stream, flow) || own("_t-") == Some("")
+}
+
+/// Whether a stream is one of the results of a flow: `_r-NAME`, or one of several.
+pub(super) fn is_of_results(stream: &str, flow: &str) -> bool {
+    let rest = stream
+        .strip_prefix("_r-")
+        .and_then(|rest| rest.strip_prefix(flow));
+    rest.is_some_and(|rest| rest.is_empty() || (rest.len() == 9 && rest.starts_with('.')))
 }
 
 #[cfg(test)]
@@ -103,13 +111,20 @@ mod tests {
 
     #[test]
     fn the_streams_of_a_flow_are_told_from_those_of_its_like() {
-        for own in ["_x-a-1-0123abcd", "_x-a-12-0123abcd", "_r-a", "_t-a"] {
+        for own in [
+            "_x-a-1-0123abcd",
+            "_x-a-12-0123abcd",
+            "_r-a",
+            "_r-a.0123abcd",
+            "_t-a",
+        ] {
             assert!(is_of(own, "a"), "{own}");
         }
         for other in [
             "_x-a-1-1-0123abcd",
             "_x-ab-1-0123abcd",
             "_r-a-1",
+            "_r-ab.0123abcd",
             "_t-b",
             "a.late",
             "_dead",

@@ -112,7 +112,8 @@ impl Task {
                 _ => return Err(error),
             }
         }
-        let computed = self.chain.finish(work)?;
+        let mut computed = self.chain.finish(work)?;
+        computed.place = stretch.is_some().then_some((self.key.partition, base));
         let prepared = match self.prepare(&computed) {
             Ok(prepared) => prepared,
             Err(error) if error.class() != Class::Permanent => return Err(error),

@@ -136,6 +136,7 @@ impl Task {
             earlier: self.earlier.within(base, end),
             rows,
             events: computed.events,
+            sources: computed.sources,
             prepared,
         };
         air.flight = Some(Flight::new(leaving, writers, delta, snapshot));

@@ -19,7 +19,8 @@ pub(crate) const MAIN: &str = "main";
 
 /// The cursors of a flow on one of its inputs. A stage that hands its rows on has one. Else there is one for all streams and
 /// hot tables together, whose writes are as fast as the log, and one for each relational table and connection, so that a slow
-/// or locked one holds nobody else up; these compute for themselves, or, where the flow keeps state, read what was computed.
+/// or locked one holds nobody else up; these compute for themselves, or, where rows must be computed once only, read what was
+/// computed.
 pub(crate) fn lanes(plan: &Plan, input: usize) -> Vec<Lane> {
     let input = &plan.inputs[input];
     let main = |outputs: Vec<usize>, to_stage: bool| Lane {
@@ -35,7 +36,7 @@ pub(crate) fn lanes(plan: &Plan, input: usize) -> Vec<Lane> {
         let output = &plan.outputs[*o];
         match output.target {
             Target::Stage(_) => false,
-            Target::Results(_) => input.timed,
+            Target::Results(_) => input.results_to.contains(o),
             _ => input.shape(output).is_some(),
         }
     };
@@ -43,7 +44,7 @@ pub(crate) fn lanes(plan: &Plan, input: usize) -> Vec<Lane> {
     let all = (0..plan.outputs.len()).filter(takes);
     let (sinks, own): (Vec<usize>, Vec<usize>) = all.partition(apart);
     let mut lanes: Vec<Lane> = Vec::new();
-    if input.timed {
+    if input.timed || !input.results_to.is_empty() {
         return vec![main(own, false)];
     }
     if !own.is_empty() && !input.delivers() {

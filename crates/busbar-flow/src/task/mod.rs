@@ -12,6 +12,7 @@ mod lane;
 mod machine;
 mod prepare;
 mod shared;
+mod sources;
 mod ticks;
 mod write;
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use busbar_event::{Batch, Class, Error};
 use tokio::sync::watch;
 
+use super::sources::SourceLetters;
 use super::{FlowShared, Lane, STOPPED, Surroundings, stopped, told};
 use crate::blocking::blocking;
 use crate::chain::{Dead, Place};
@@ -17,6 +18,7 @@ use crate::dead::{Earlier, Spot, letters};
 use crate::limits::DEAD_BATCH_BYTES;
 use crate::outgoing::Outgoing;
 use crate::output::{Refusals, Writer, Written};
+use crate::received::SourceOffsets;
 use crate::shape::{LooseResults, Prepared, event_of};
 use crate::state::TaskState;
 use busbar_connector::Backoff;
@@ -36,6 +38,8 @@ pub(super) struct Leaving {
     /// The task's state, if it has any: then input is not read again.
     pub state: Option<Arc<TaskState>>,
     pub events: Batch,
+    /// Where the events lie that these were made from, where another task has made them.
+    pub sources: Option<SourceOffsets>,
     /// For each end the results that stand for no event.
     pub results: Vec<Option<LooseResults>>,
     /// Events that came too late.
@@ -178,7 +182,20 @@ impl Leaving {
             }
         }
         let closed = self.recognise(&mut dead);
-        self.bury(&self.events, &dead, "", &mut writers.dead)
+        let read_anew = self.source_letters(&mut dead).await;
+        for (number, of_sources) in read_anew.map_err(NotLanded::Stopped)?.iter().enumerate() {
+            let SourceLetters {
+                events,
+                dead,
+                spots,
+            } = of_sources;
+            let kind = format!("~source{number}");
+            let spot = |event: usize| spots[event].clone();
+            self.bury(events, dead, &kind, spot, &mut writers.dead)
+                .await
+                .map_err(NotLanded::Stopped)?;
+        }
+        self.bury(&self.events, &dead, "", self.spot(), &mut writers.dead)
             .await
             .map_err(NotLanded::Stopped)?;
         for (end, (results, dead)) in self.results.iter().zip(&of_ends).enumerate() {
@@ -190,7 +207,7 @@ impl Leaving {
                 _ => format!("~results{end}"),
             };
             let results = results.events().map_err(NotLanded::Stopped)?;
-            self.bury(&results, dead, &kind, &mut writers.dead)
+            self.bury(&results, dead, &kind, self.spot(), &mut writers.dead)
                 .await
                 .map_err(NotLanded::Stopped)?;
         }
@@ -304,6 +321,17 @@ impl Leaving {
         self.earlier.ids()
     }
 
+    /// Where the events of the batch lie.
+    fn spot(&self) -> impl Fn(usize) -> Spot + use<> {
+        let stream: Arc<str> = self.key.stream.as_str().into();
+        let (partition, base) = (self.key.partition, self.base);
+        move |event| Spot {
+            stream: Arc::clone(&stream),
+            partition,
+            offset: base + event as u64,
+        }
+    }
+
     /// Keeps dead letters. So many that they would not fit one append go as several, each under a name
     /// of its own, so that each is recognised when it comes again.
     async fn bury(
@@ -311,21 +339,17 @@ impl Leaving {
         events: &Batch,
         dead: &[Dead],
         kind: &str,
+        spot: impl Fn(usize) -> Spot,
         writer: &mut Writer,
     ) -> Result<(), Error> {
         let plan = &self.shared.plan;
         let ids: Vec<Arc<str>> = plan.outputs.iter().map(|o| Arc::clone(&o.id)).collect();
-        let stream: Arc<str> = self.key.stream.as_str().into();
         let now = self.surroundings.bus.clock().now_micros();
         let first = self.lane.outputs.first().copied().unwrap_or(0);
         let node = self.shared.output_node(first);
         let name = Arc::clone(&writer.producer);
         for (number, dead) in parcels(events, dead).enumerate() {
-            let batch = letters(&plan.name, events, dead, &ids, now, |event| Spot {
-                stream: Arc::clone(&stream),
-                partition: self.key.partition,
-                offset: self.base + event as u64,
-            });
+            let batch = letters(&plan.name, events, dead, &ids, now, &spot);
             if number > 0 || !kind.is_empty() {
                 writer.producer = format!("{name}{kind}~{number}").into();
             }

@@ -225,6 +225,33 @@ fn answers_become_columns_in_the_order_of_events_and_refusals_dead_letters() {
     assert_eq!(keys.len(), 1000, "each event has a key of its own");
 }
 
+/// Each output with a cursor of its own gets what the service has answered once.
+#[test]
+fn a_service_is_asked_once_about_an_event_however_many_outputs_there_are() {
+    let (fake, world) = world(77);
+    let tables = [
+        ("tables/a.yaml", "relational: {}\n"),
+        ("tables/b.yaml", "relational: {}\n"),
+    ];
+    let flow = FLOW.replace("  - stream: out", "  - table: a\n  - table: b");
+    world.apply(&[IN, SERVICE, tables[0], tables[1], ("flows/f.yaml", &flow)]);
+    world.publish("in/a", &events(100..300));
+    let status = world.settle("f");
+    assert_eq!(status.conservation.difference, 0, "{status:#?}");
+    let mut asked = fake.asked_about();
+    asked.sort_unstable();
+    let expected: Vec<i64> = (100..300).collect();
+    assert_eq!(asked, expected);
+    for table in ["a", "b"] {
+        let mut levels = world.table_ints(table, "level");
+        levels.sort_unstable();
+        assert_eq!(
+            levels,
+            expected.iter().map(|id| id * 10).collect::<Vec<_>>()
+        );
+    }
+}
+
 #[test]
 fn a_service_that_says_later_is_asked_again_about_that_event_alone() {
     let (fake, world) = world(72);

@@ -27,15 +27,15 @@ const FAKE: (&str, &str) = ("connections/fake.yaml", "fake: {}\n");
 
 /// A connector whose other side is in memory.
 #[derive(Default)]
-struct Fake {
+pub struct Fake {
     /// Whether the source names its part as over for good, once.
     over: AtomicUsize,
     /// What was written.
-    written: Mutex<Vec<i64>>,
+    pub written: Mutex<Vec<i64>>,
     /// Transient failures still to come.
-    down: AtomicUsize,
+    pub down: AtomicUsize,
     /// Rows that are never taken: refused by name, or by failing every batch they are in.
-    refused: Mutex<Vec<i64>>,
+    pub refused: Mutex<Vec<i64>>,
     poison: Mutex<Vec<i64>>,
     /// Whether it answers with an error of configuration.
     misconfigured: AtomicUsize,
@@ -181,7 +181,7 @@ impl Connector for FakeConnector {
     }
 }
 
-fn world(seed: u64) -> (Arc<Fake>, World) {
+pub fn world(seed: u64) -> (Arc<Fake>, World) {
     let fake = Arc::new(Fake::default());
     let connector: Arc<dyn Connector> = Arc::new(FakeConnector(Arc::clone(&fake)));
     let world = World::with(seed, Connectors::new([connector]));
@@ -192,11 +192,11 @@ fn reading(id: i64) -> String {
     format!(r#"{{"id":{id},"v":{id},"site":"a"}}"#)
 }
 
-fn readings(ids: std::ops::Range<i64>) -> Vec<String> {
+pub fn readings(ids: std::ops::Range<i64>) -> Vec<String> {
     ids.map(reading).collect()
 }
 
-fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let until = Instant::now() + PATIENCE;
     while !done() {
         assert!(Instant::now() < until, "{what} does not come");

@@ -20,6 +20,7 @@ mod itself;
 mod joined;
 mod lookups;
 mod nexmark;
+mod once;
 mod poison;
 mod relay;
 mod replay;
