@@ -27,8 +27,8 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use client::NodeArgs;
 use commands::{
-    apply, audit, check, compare, connections, dead_letters, doctor, flows, plugins, pull,
-    reference, run, sql, tap, test, top, users,
+    apply, audit, check, compare, connections, dead_letters, doctor, flows, gateways, plugins,
+    pull, reference, run, sql, tap, test, top, users,
 };
 use exit::Failure;
 
@@ -74,6 +74,7 @@ enum Command {
     Connections(connections::ConnectionsArgs),
     Compare(compare::CompareArgs),
     Flows(flows::FlowsArgs),
+    Gateways(gateways::GatewaysArgs),
     Plugin(plugins::PluginArgs),
     Replay(flows::ReplayArgs),
     Explain(flows::ExplainArgs),
@@ -135,6 +136,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Connections(args) => connections::run(args, node, json),
         Command::Compare(args) => compare::run(args, node, json),
         Command::Flows(args) => flows::run(args, node, json),
+        Command::Gateways(args) => gateways::run(args, node, json),
         Command::Replay(args) => flows::replay(args, node, json),
         Command::Explain(args) => flows::explain(args, node, json),
         Command::DeadLetters(args) => dead_letters::run(args, node, json),

@@ -541,6 +541,38 @@ export type FreshToken = Token & {
   token: string;
 };
 
+/** Gateways. */
+export interface GatewayList {
+  /** Those that settings switch on, then those of the project's files, each by name. */
+  gateways: GatewayView[];
+}
+
+/** A gateway that runs. */
+export interface GatewayView {
+  /** Where it listens, as a URL: `amqp://127.0.0.1:5672`. */
+  addresses: string[];
+  /** Payload bytes taken. */
+  bytes_in_total: number;
+  /** Connections now. */
+  connections: number;
+  /** Connections since it started. */
+  connections_total: number;
+  /** Datagrams that the system dropped before they were read. */
+  datagrams_lost_total: number;
+  /** Events taken. */
+  events_in_total: number;
+  /** Events delivered. */
+  events_out_total: number;
+  /** Events refused. */
+  events_refused_total: number;
+  /** Logins refused. */
+  logins_refused_total: number;
+  /** Its name: the protocol for one that settings switch on, the file's name for one of the project. */
+  name: string;
+  /** Connections refused, or closed for what the client did. */
+  refusals_total: number;
+}
+
 /** Rows by their keys. */
 export interface GetRows {
   /** Families (`m`) or cells (`m.temp`; `temp` of the first family); all when absent. */

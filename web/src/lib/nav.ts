@@ -39,7 +39,10 @@ const views: Record<string, { list: Lazy; detail?: Lazy }> = {
   topics: { list: () => import('../pages/Topics.svelte') },
   sql: { list: () => import('../pages/Sql.svelte') },
   'dead-letters': { list: () => import('../pages/DeadLetters.svelte') },
-  connections: { list: () => import('../pages/Connections.svelte') },
+  connections: {
+    list: () => import('../pages/Connections.svelte'),
+    detail: () => import('../pages/Connection.svelte'),
+  },
   publish: { list: () => import('../pages/Publish.svelte') },
   project: { list: () => import('../pages/Project.svelte') },
   users: { list: () => import('../pages/Users.svelte') },

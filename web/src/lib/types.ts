@@ -180,6 +180,31 @@ export type ConnectionSummary = Fields<
 > &
   Pick<Api.ConnectionView, 'guarantee'> & { lag_bytes?: number | null; error?: ApiProblem | null };
 
+/** A connection with the flows that write to it or ask it. */
+export type ConnectionDetail = ConnectionSummary & { flows: string[] };
+
+/** A table on the other side of a connection. */
+export interface TableThere {
+  schema: string;
+  name: string;
+  /** An estimate; null where the other side has none. */
+  rows: number | null;
+  columns: { name: string; type: string; key: boolean }[];
+}
+
+export type GatewaySummary = Fields<
+  Api.GatewayView,
+  | 'name'
+  | 'addresses'
+  | 'connections'
+  | 'connections_total'
+  | 'events_in_total'
+  | 'events_out_total'
+  | 'events_refused_total'
+  | 'refusals_total'
+  | 'logins_refused_total'
+>;
+
 /** Numbers that JavaScript cannot hold are an `Exact`. */
 export type SqlResult = Fields<Api.Rows, 'columns' | 'rows' | 'truncated' | 'elapsed_ms'> &
   Partial<Pick<Api.Rows, 'undecodable' | 'unreadable'>> & { partial?: number };

@@ -8,6 +8,7 @@ import type {
   AuditEntry,
   BusEvent,
   Change,
+  ConnectionDetail,
   ConnectionSummary,
   DeadGroup,
   DeadLetter,
@@ -16,6 +17,7 @@ import type {
   FlowDetail,
   FlowPlan,
   FlowSummary,
+  GatewaySummary,
   Live,
   Overview,
   PluginDetail,
@@ -25,6 +27,7 @@ import type {
   StreamDetail,
   StreamSummary,
   TableSummary,
+  TableThere,
   Token,
   Trial,
   TrialEvent,
@@ -250,6 +253,33 @@ export const readTopics = (v: unknown): BusEvent[] => events(list(v, 'topics'));
 export const readStreams = (v: unknown): StreamSummary[] => list(v, 'streams').map(stream);
 export const readFlows = (v: unknown): FlowSummary[] => list(v, 'flows').map(flow);
 export const readConnections = (v: unknown): ConnectionSummary[] => list(v, 'connections').map(connection);
+
+/** One of the connections; null where there is none of this name. */
+export function readConnection(v: unknown, name: string): ConnectionDetail | null {
+  const found = list(v, 'connections').find((one) => one.name === name);
+  return found ? { ...connection(found), flows: strings(found.flows) } : null;
+}
+
+export const readTablesThere = (v: unknown): TableThere[] =>
+  list(v, 'tables').map((one) => ({
+    schema: str(one.schema),
+    name: str(one.name),
+    rows: isNumber(one.rows) ? num(one.rows) : null,
+    columns: objects(one.columns).map((c) => ({ name: str(c.name), type: str(c.type), key: c.key === true })),
+  }));
+
+export const readGateways = (v: unknown): GatewaySummary[] =>
+  list(v, 'gateways').map((g) => ({
+    name: str(g.name),
+    addresses: strings(g.addresses),
+    connections: num(g.connections),
+    connections_total: num(g.connections_total),
+    events_in_total: num(g.events_in_total),
+    events_out_total: num(g.events_out_total),
+    events_refused_total: num(g.events_refused_total),
+    refusals_total: num(g.refusals_total),
+    logins_refused_total: num(g.logins_refused_total),
+  }));
 
 export function readStream(answer: unknown): StreamDetail {
   const v = object(answer);

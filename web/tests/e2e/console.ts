@@ -107,6 +107,7 @@ export const PAGES = [
   'sql',
   'dead-letters',
   'connections',
+  'connections/this-machine',
   'publish',
   'project',
   'users',

@@ -300,3 +300,22 @@ test('the API can be tried from its own description', async ({ page }) => {
   await expect(page.locator('.curl')).toContainText('/api/v1/streams/meter');
   await accessible(page);
 });
+
+test('gateways are listed; a connection has a page, is tested and says what it cannot do', async ({
+  page,
+  node,
+  watch,
+}) => {
+  watch.expected.push('/api/v1/connections/erp/');
+  await open(page, '#/connections');
+  const mqtt = page.locator('[data-gateways] tr').filter({ hasText: 'mqtt' });
+  await expect(mqtt).toContainText(`mqtt://127.0.0.1:${node.mqtt}`);
+  await page.getByRole('link', { name: 'erp' }).click();
+  await expect(page.getByRole('heading', { level: 1 })).toHaveText('erp');
+  await expect(page.getByRole('link', { name: 'meter-billing' })).toBeVisible();
+  for (const button of ['[data-test]', '[data-browse]']) {
+    await page.locator(button).click();
+    await expect(page.getByRole('alert').filter({ hasText: 'http' }).first()).toBeVisible();
+  }
+  await accessible(page);
+});

@@ -9,6 +9,7 @@ mod connections;
 mod dead_letters;
 mod events;
 mod flows;
+mod gateways;
 mod handshake;
 mod health;
 mod live;
@@ -85,6 +86,7 @@ pub(crate) fn routes() -> (Router<Arc<App>>, Document) {
         .merge(dead_letters::routes())
         .merge(events::routes())
         .merge(flows::routes())
+        .merge(gateways::routes())
         .merge(health::routes())
         .merge(live::routes())
         .merge(messages::routes())

@@ -74,6 +74,18 @@ fn gateways_come_change_and_go_without_a_restart() {
     assert!(metrics.contains("busbar_gateway_events_in_total{gateway=\"h\"} 1"));
     assert!(metrics.contains("busbar_gateway_connections{gateway=\"mqtt\"} 0"));
 
+    let listed = world.get_json("/api/v1/gateways");
+    let names: Vec<_> = listed["gateways"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|g| g["name"].clone())
+        .collect();
+    assert_eq!(names, ["amqp", "mqtt", "g", "h"]);
+    assert_eq!(listed["gateways"][3]["events_in_total"], 1);
+    let there = format!("tcp://{}", address(&world, "h"));
+    assert_eq!(listed["gateways"][3]["addresses"][0], there);
+
     let off = format!("{two}enabled: false\n");
     world.save(&[("gateways/g.yaml", &off)]).unwrap();
     assert!(

@@ -9,6 +9,7 @@ pub mod connections;
 pub mod dead_letters;
 pub mod doctor;
 pub mod flows;
+pub mod gateways;
 pub mod plugins;
 pub mod pull;
 pub mod reference;
