@@ -8,16 +8,18 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 /// Adds columns of a table, or of the events of another stream. One of `table` and `stream` says of which.
 ///
-/// With `table`, each row gets the columns of the table's row with its key, as it is at that moment. With `stream` and
-/// `within`, each pair of events with equal keys whose times are at most so far apart makes one row. With `stream` and
-/// `as_of`, each row gets the columns of the other stream's latest event with its key that is not later than the row.
+/// With `table`, each row gets the columns of the table's row with its key, as it is at that moment; with `as_of`, as it was
+/// at the time of the row. With `stream` and `within`, each pair of events with equal keys whose times are at most so far
+/// apart makes one row. With `stream` and `as_of`, each row gets the columns of the other stream's latest event with its key
+/// that is not later than the row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JoinSpec {
     /// The name under which the state is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The table to look rows up in. Its key must be the columns under `on`.
+    /// The table to look rows up in. Its key must be the columns under `on`; of a relational table with `as_of`, its key
+    /// without the last column.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,
     /// The other stream. With `within` it may be one that the flow reads: then each of its events is also the other side, and
@@ -39,7 +41,9 @@ pub struct JoinSpec {
     /// For `stream`: how far apart two events may be, before or after, by event time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within: Option<Span>,
-    /// For `stream`: join with the latest event at or before the row's time.
+    /// For `stream`: join with the latest event at or before the row's time. For a wide table: with the newest version of each
+    /// cell at or before the row's time. For a relational table whose key ends in a column of type time: with the row that has
+    /// the latest such time at or before the row's.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub as_of: bool,
     /// For `table`, where a look-up waits for a disk or another system: for how long an answer is used again; one second by

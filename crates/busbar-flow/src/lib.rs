@@ -55,5 +55,8 @@ pub use status::{
     Conservation, DeadFilter, DeadGroup, DeadLetter, DeadRetention, Edge, FlowState, FlowStatus,
     NodeStatus, OperatorStatus, Redriven, ReplayFrom, TaskStatus,
 };
-pub use testing::{Difference, Report, TestReport, run_tests, run_tests_restored, test_plugins};
+pub use testing::{
+    Difference, Report, TestReport, run_tests, run_tests_over_history, run_tests_restored,
+    test_plugins,
+};
 pub use world::check;

@@ -1,11 +1,13 @@
 //! The tests in flow files: events in, rows out, with a clock of their own and no disk.
 
 mod given;
+mod history;
 mod plugins;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arrow::array::{Array, BinaryArray, RecordBatch, StructArray};
 use arrow::datatypes::{DataType, Field, Fields};
@@ -28,6 +30,8 @@ use crate::shape::own_payloads;
 use crate::state::{Checkpoint, MemoryStore, States};
 use crate::task::prepare_outputs;
 use busbar_connector::Connectors;
+use history::Heard;
+pub use history::run_tests_over_history;
 pub use plugins::test_plugins;
 
 /// What the tests of a project came to.
@@ -210,7 +214,8 @@ pub fn run_tests_restored(project: &Project, connectors: &Connectors) -> Report 
 }
 
 fn tests(project: &Project, connectors: &Connectors, only: Option<&str>, restored: bool) -> Report {
-    let (mut world, _) = World::of_project(project, connectors);
+    let clock = || Arc::new(ManualClock::new(BEGIN_MICROS));
+    let (mut world, _) = World::of_project(project, connectors, &(clock() as _));
     let mut report = Report::default();
     plugins::start_plugins(project, &mut world, only);
     for (name, flow) in &project.flows {
@@ -218,32 +223,47 @@ fn tests(project: &Project, connectors: &Connectors, only: Option<&str>, restore
             continue;
         }
         for (i, test) in flow.spec.tests.iter().enumerate() {
-            let began = std::time::Instant::now();
+            let began = Instant::now();
             // The rows that a test puts into tables are there for itself alone.
             let own = flow.spec.read_tables().next().is_some();
+            let clock = clock();
             let own = own.then(|| World {
                 plugins: world.plugins.clone(),
-                ..World::of_project(project, connectors).0
+                ..World::of_project(project, connectors, &(Arc::clone(&clock) as _)).0
             });
             let world = own.as_ref().unwrap_or(&world);
             let compiled = plan(name, &flow.spec, &flow.source, world, test);
-            let differences = match compiled.and_then(|plan| run(&plan, world, test, restored)) {
-                Ok(differences) => differences,
-                Err(error) => vec![Difference::Failed {
-                    message: error.to_string(),
-                    message_zh: error.message(busbar_event::Language::Zh),
-                }],
-            };
-            report.tests.push(TestReport {
-                flow: name.clone(),
-                test: test.name.clone().unwrap_or_else(|| (i + 1).to_string()),
-                passed: differences.is_empty(),
-                differences,
-                micros: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
-            });
+            let ran = compiled.and_then(|plan| run(&plan, world, test, &clock, restored));
+            report.tests.push(report_of(name, i, test, began, ran));
         }
     }
     report
+}
+
+/// What a test came to that has ended.
+fn report_of(
+    flow: &str,
+    number: usize,
+    test: &TestSpec,
+    began: Instant,
+    ran: Result<Vec<Difference>, Error>,
+) -> TestReport {
+    let differences = ran.unwrap_or_else(|error| {
+        vec![Difference::Failed {
+            message: error.to_string(),
+            message_zh: error.message(Language::Zh),
+        }]
+    });
+    TestReport {
+        flow: flow.to_owned(),
+        test: test
+            .name
+            .clone()
+            .unwrap_or_else(|| (number + 1).to_string()),
+        passed: differences.is_empty(),
+        differences,
+        micros: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+    }
 }
 
 /// The flow's plan; columns that are not declared are inferred from what the test gives.
@@ -312,10 +332,24 @@ fn run(
     plan: &Plan,
     world: &World,
     test: &TestSpec,
+    clock: &ManualClock,
     restored: bool,
 ) -> Result<Vec<Difference>, Error> {
-    let clock = ManualClock::new(BEGIN_MICROS);
     let mut stages = Stages::new(plan, restored)?;
+    feed(&mut stages, world, test, clock, &mut ())?;
+    Ok(compare(plan, test, &stages.out))
+}
+
+/// Takes what a test gives through the stages. `heard` is told of each batch before it is taken on, and of time that passes
+/// without events.
+fn feed(
+    stages: &mut Stages<'_>,
+    world: &World,
+    test: &TestSpec,
+    clock: &ManualClock,
+    heard: &mut impl Heard,
+) -> Result<(), Error> {
+    let plan = stages.plan;
     let mut pending: Vec<(usize, Option<i64>, BatchBuilder)> = Vec::new();
     for given in test.given.iter().map(Some).chain([None]) {
         let event = given.filter(|given| given.advance.is_none() && given.table.is_none());
@@ -331,7 +365,7 @@ fn run(
                 pending.push((input, arrived, BatchBuilder::new()));
             }
             if let Some((.., builder)) = pending.last_mut() {
-                given::push(builder, given, &topic, &clock)?;
+                given::push(builder, given, &topic, clock)?;
             }
             continue;
         }
@@ -341,6 +375,7 @@ fn run(
             if let Some(times) = stream.and_then(|stream| stream.times.as_ref()) {
                 events = times.apply(events, arrived);
             }
+            heard.events(input, &events)?;
             let work = stages.chains[input].read(events)?;
             stages.take(input, work)?;
         }
@@ -350,10 +385,10 @@ fn run(
         }
         if let Some(span) = given.advance {
             clock.advance(span.as_micros());
-            stages.tick(clock.now_micros())?;
+            stages.tick(clock.now_micros(), heard)?;
         }
     }
-    Ok(compare(plan, test, &stages.out))
+    Ok(())
 }
 
 /// The stages of a flow, each as one task, with nothing between them.
@@ -400,11 +435,13 @@ impl<'a> Stages<'a> {
     }
 
     /// Time has come to `now` without events.
-    fn tick(&mut self, now: i64) -> Result<(), Error> {
+    fn tick(&mut self, now: i64, heard: &mut impl Heard) -> Result<(), Error> {
         for input in 0..self.chains.len() {
             let plan = &self.plan.inputs[input];
             if plan.stage == 0 && plan.timed {
-                let work = self.chains[input].tick(now - plan.lateness);
+                let watermark = now - plan.lateness;
+                heard.tick(input, watermark);
+                let work = self.chains[input].tick(watermark);
                 self.take(input, work)?;
             }
         }

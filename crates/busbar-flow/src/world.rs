@@ -1,16 +1,15 @@
 //! What flows can name, from a project's files alone or from what runs; and checking a project without
 //! running it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use busbar_bus::{Bus, EventTimes, StreamSpec};
 use busbar_catalog::{Diagnostic, INBOX, Parsed, Project, suggest};
 use busbar_event::format::FormatSpec;
 use busbar_event::{Class, Error};
-use busbar_log::SystemClock;
+use busbar_log::{Clock, SystemClock};
 use busbar_plugin::Package;
-use busbar_table::Tables;
+use busbar_table::{StandIn, Tables};
 
 use crate::compile::{NoPlan, StreamInfo, World, compile};
 use crate::operator::KnownPlugin;
@@ -21,7 +20,8 @@ use busbar_connector::Connectors;
 /// Checks everything that can be checked without running: types of expressions, columns of tables, options
 /// of connections. Fields and topology are checked by [`Project::parse`] before.
 pub fn check(project: &Project, connectors: &Connectors) -> Vec<Diagnostic> {
-    let (world, mut bad) = World::of_project(project, connectors);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (world, mut bad) = World::of_project(project, connectors, &clock);
     for (name, flow) in &project.flows {
         let compiled = compile(name, &flow.spec, &flow.source, &world);
         if let Ok(plan) = &compiled {
@@ -49,8 +49,13 @@ pub fn check(project: &Project, connectors: &Connectors) -> Vec<Diagnostic> {
 }
 
 impl World {
-    /// The world of a project's files. Streams whose columns are not declared are there without columns.
-    pub fn of_project(project: &Project, connectors: &Connectors) -> (World, Vec<Diagnostic>) {
+    /// The world of a project's files: nothing is opened. Streams whose columns are not declared are there without columns.
+    /// `clock` says when rows are written to tables.
+    pub fn of_project(
+        project: &Project,
+        connectors: &Connectors,
+        clock: &Arc<dyn Clock>,
+    ) -> (World, Vec<Diagnostic>) {
         let mut world = World::default();
         let mut bad = Vec::new();
         for (name, stream) in &project.streams {
@@ -77,17 +82,10 @@ impl World {
                 bad.push(table.source.diagnostic_about(key, error));
                 continue;
             }
-            // The same columns and key in memory: nothing is opened to check.
-            let spec = table.spec.in_memory();
-            let opened = Tables::open("", Arc::new(SystemClock)).and_then(|tables| {
-                tables.apply(&BTreeMap::from([(name.clone(), spec)]))?;
-                Ok(tables.table(name))
-            });
-            match opened {
-                Ok(Some(opened)) => {
-                    world.tables.insert(name.clone(), opened);
+            match StandIn::new(name, &table.spec, Arc::clone(clock)) {
+                Ok(table) => {
+                    world.tables.insert(name.clone(), Arc::new(table));
                 }
-                Ok(None) => {}
                 Err(error) => bad.push(table.source.diagnostic_about(None, error)),
             }
         }

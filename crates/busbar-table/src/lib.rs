@@ -28,6 +28,7 @@ mod position;
 mod registry;
 mod relational;
 mod spec;
+mod stand_in;
 mod table;
 pub mod wide;
 
@@ -37,8 +38,9 @@ pub use position::ProducerPosition;
 pub use registry::{Staged, Tables};
 pub use relational::Relational;
 pub use spec::{ColumnSpec, FamilySpec, HotSpec, RelationalSpec, TableSpec, WhenFull, WideSpec};
+pub use stand_in::StandIn;
 pub use table::{
-    Applied, Capabilities, Compare, Condition, Constant, Found, Lookup, Rejected, Rows, Scan,
-    Stats, Table, Write,
+    Applied, Capabilities, Compare, Condition, Constant, Found, LooksBack, Lookup, Rejected, Rows,
+    Scan, Stats, Table, Write,
 };
 pub use wide::Wide;

@@ -163,7 +163,7 @@ impl TableSpec {
 
     /// A hot table with the same key that takes the same columns: for checking flows before anything is opened.
     #[must_use]
-    pub fn in_memory(&self) -> TableSpec {
+    pub(crate) fn in_memory(&self) -> TableSpec {
         let mut spec = self.clone();
         (spec.hot, spec.relational) = (Some(HotSpec::default()), None);
         if let Some(wide) = spec.wide.take()
@@ -228,7 +228,7 @@ pub(crate) fn check_key_type(table: &str, column: &str, kind: ColumnType) -> Res
 }
 
 impl HotSpec {
-    fn options(&self, name: &str) -> Result<HotOptions, Error> {
+    pub(crate) fn options(&self, name: &str) -> Result<HotOptions, Error> {
         let ttl = self.ttl.as_deref().map(|text| ttl(name, text));
         let ttl = ttl.transpose()?;
         let rows_max = self.rows_max.unwrap_or(HOT_ROWS_MAX_DEFAULT);

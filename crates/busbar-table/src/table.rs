@@ -57,6 +57,25 @@ pub trait Table: Debug + Send + Sync {
     /// `table.lookup-keys` when the keys are not those of the table; what the disk says.
     fn lookup(&self, lookup: &Lookup<'_>) -> Result<Found, Error>;
 
+    /// What the table can say of the past.
+    fn looks_back(&self) -> LooksBack {
+        LooksBack::No
+    }
+
+    /// How many versions are kept of the values of a column, by its place in [`Table::schema`].
+    fn versions(&self, _column: usize) -> u32 {
+        1
+    }
+
+    /// As [`Table::lookup`], but each key as of a time, in microseconds since 1970: see [`LooksBack`] for what is found, and
+    /// by which keys. Only what the table still keeps is found. `times` are as many as the keys.
+    ///
+    /// # Errors
+    /// `table.no-past` for a table that cannot look back; as of [`Table::lookup`].
+    fn lookup_as_of(&self, _lookup: &Lookup<'_>, _times: &[i64]) -> Result<Found, Error> {
+        Err(Error::new(Class::Configuration, "table.no-past").with("table", self.name()))
+    }
+
     /// At most `limit` rows of a query over the file of a relational table, as a JSON array of objects; `?` in the query stand
     /// for the parameters, in order. The query is in the language of the file's engine. Blocks.
     ///
@@ -106,6 +125,19 @@ pub struct Capabilities {
     pub lookup_waits: bool,
     /// Other programs can hold writers up for long, so that a writer wants a cursor of its own.
     pub can_be_held_up: bool,
+}
+
+/// What a table can say of the past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LooksBack {
+    /// Nothing: it has what was written last.
+    No,
+    /// Cells have times. Keys are whole. A key has, in each column, the newest version that is kept and is not later than the
+    /// time asked for; there is no row if none of the columns asked for has one. A deletion takes the past with it.
+    Versions,
+    /// The last column of its key is a time. Keys are without it: each has the row with the latest such time that is not later
+    /// than the time asked for.
+    LastKeyColumn,
 }
 
 /// Rows to put and to delete.

@@ -134,6 +134,8 @@ export interface FlowStep {
   kind: string;
   part: string | null;
   table: string | null;
+  /** A look-up as of the row's time. */
+  as_of: boolean;
   state: string | null;
   state_memory_bytes: number | null;
 }

@@ -388,6 +388,7 @@ export function readPlan(raw: unknown): FlowPlan {
         kind: str(step.kind),
         part: opt(step.part),
         table: opt(step.table),
+        as_of: step.as_of === true,
         state: opt(step.state),
         state_memory_bytes: isNumber(step.state_memory_bytes) ? num(step.state_memory_bytes) : null,
       })),

@@ -222,6 +222,11 @@ impl Branch {
         self.itself = Some(Itself { way, step: index });
     }
 
+    /// Whether a step of its stage keeps state.
+    pub fn keeps_state(&self) -> bool {
+        self.steps.iter().any(|step| step.state.is_some())
+    }
+
     /// A way that no rows take yet.
     pub fn new_way(&mut self) -> usize {
         self.ways += 1;

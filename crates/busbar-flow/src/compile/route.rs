@@ -316,6 +316,9 @@ impl Compiler<'_> {
                 self.wrong(at, Wrong::new(error));
                 return None;
             }
+            if step.event_time() {
+                self.give_times(at, std::slice::from_mut(branch))?;
+            }
             match step.stateful() {
                 None => branch.push(*number, step, StepPart::Whole),
                 Some(stateful) => {

@@ -88,6 +88,9 @@ impl Compiler<'_> {
             return None;
         }
         let Some(stateful) = compiled[0].stateful() else {
+            if compiled.iter().any(|step| step.event_time()) {
+                self.give_times(at, &mut stages.branches)?;
+            }
             for (branch, step) in stages.branches.iter_mut().zip(compiled) {
                 branch.push(number, step, StepPart::Whole);
             }
@@ -185,7 +188,7 @@ impl Compiler<'_> {
             return None;
         }
         let read = |branch: &Branch| branch.stage == 0 && branch.stream == joined.stream;
-        let branch = branches.iter().position(|b| read(b) && !b.timed);
+        let branch = branches.iter().position(|b| read(b) && !b.keeps_state());
         let Some(branch) = branch else {
             self.wrong(at, wrong("flow.join-itself-state").at("stream"));
             return None;
@@ -239,6 +242,19 @@ impl Compiler<'_> {
         unknown
             .or_else(|| self.spec.read_tables().find(table))
             .cloned()
+    }
+
+    /// Lets the rows of these branches carry their event times; none, with what is wrong told, where they have none.
+    pub(super) fn give_times(&mut self, at: &StepAt<'_>, branches: &mut [Branch]) -> Option<()> {
+        for branch in branches {
+            if branch.columns.derived && !branch.timed {
+                let error = Error::new(Class::Configuration, "flow.sql-before-state");
+                self.wrong(at, Wrong::new(error.with("step", at.spec.kind())));
+                return None;
+            }
+            branch.timed = true;
+        }
+        Some(())
     }
 
     /// Whether rows of these branches can go into a step with state; else says why not.

@@ -3,6 +3,7 @@
 //! | with | kept | a row comes out |
 //! | --- | --- | --- |
 //! | a table | nothing | at once, with what the table has at that moment |
+//! | a table, `as_of` | nothing | at once, with what the table had at the time of the row |
 //! | a stream, `within` | the rows of both sides as long as rows to them may come | with the second row of a pair; a left row without one when none can come any more |
 //! | a stream, `as_of` | versions, and rows whose time has not been reached | when the watermark has passed its time |
 //!
@@ -35,10 +36,6 @@ pub(super) fn compile(spec: &JoinSpec, context: &StepContext<'_>) -> Result<Arc<
     let wrong = |code: &'static str| Wrong::new(Error::new(Class::Configuration, code));
     match (&spec.table, &spec.stream) {
         (Some(name), None) => {
-            if spec.as_of {
-                let error = Error::new(Class::Configuration, "flow.join-table-as-of");
-                return Err(Wrong::new(error.with("table", name)).at("as_of"));
-            }
             if spec.within.is_some() || spec.name.is_some() {
                 return Err(wrong("flow.join-table-options"));
             }

@@ -160,6 +160,11 @@ pub(crate) trait Step: Send + Sync {
         0
     }
 
+    /// Whether a step without state needs the event times of the rows.
+    fn event_time(&self) -> bool {
+        false
+    }
+
     /// The other input, of a step that joins the flow's rows with another stream.
     fn joined(&self) -> Option<Joined> {
         None

@@ -86,6 +86,9 @@ pub struct ExplainedStep {
     /// The table that it looks rows up in, for a join with one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,
+    /// It joins as of event time.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub as_of: bool,
     /// The name under which its state is kept, if it keeps any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
@@ -207,17 +210,22 @@ impl Runtime {
                     Target::Table(_) => (Guarantee::ExactlyOnce, "flow.why-hot"),
                     _ => (Guarantee::ExactlyOnce, "flow.why-log"),
                 };
-                let tables: Vec<&str> = plan.spec.read_tables().map(String::as_str).collect();
-                let tables = tables.join(", ");
+                let looked_up = |as_of: bool| {
+                    let joins = plan.spec.joins().map(|(.., join)| join);
+                    let tables = joins.filter(|join| join.as_of == as_of);
+                    let tables: Vec<&str> = tables.filter_map(|j| j.table.as_deref()).collect();
+                    tables.join(", ")
+                };
+                let reasons = [
+                    ("flow.why-look-up", looked_up(false)),
+                    ("flow.why-look-up-as-of", looked_up(true)),
+                ];
                 let why = |language| {
-                    let why = said(language, why);
-                    match tables.is_empty() {
-                        true => why,
-                        false => {
-                            let args = [("tables", &*tables), ("why", &*why)];
-                            messages::text(language, "flow.why-look-up", &args)
-                        }
-                    }
+                    let reasons = reasons.iter().filter(|(_, tables)| !tables.is_empty());
+                    reasons.fold(said(language, why), |why, (code, tables)| {
+                        let args = [("tables", tables), ("why", &why)];
+                        messages::text(language, code, &args)
+                    })
                 };
                 ExplainedOutput {
                     kind: spec.kind(),
@@ -291,6 +299,7 @@ fn steps(flow: &Flow, plan: &Plan, input: &InputPlan) -> Vec<ExplainedStep> {
             let mut joins = plan.spec.joins();
             let join = joins.find(|(index, ..)| *index == step.index);
             ExplainedStep {
+                as_of: join.as_ref().is_some_and(|(.., join)| join.as_of),
                 table: join.and_then(|(.., join)| join.table.clone()),
                 step: step.index,
                 kind: all[step.index].spec.kind(),

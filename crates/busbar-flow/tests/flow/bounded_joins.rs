@@ -6,7 +6,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow::array::{Array, BinaryArray, Int64Array, RecordBatch, StringArray};
+use arrow::array::{
+    Array, BinaryArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
 use busbar_event::{Batch, Body, Envelope};
 use busbar_flow::{BoundedRange, BoundedState};
 use busbar_log::sim::Random;
@@ -22,6 +24,9 @@ const CLOSING: i64 = AHEAD + 1_000_000 * SECOND;
 const EVENTS: i64 = 1000;
 /// Sites with a price. The others have none.
 const PRICED: i64 = 3;
+/// Prices that a site has, one after the other.
+const PRICES: i64 = 20;
+const DATED_COLUMNS: &str = "columns: [{ name: site, type: text }, { name: since, type: time }, { name: price, type: int }]\n";
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum JoinWith {
@@ -29,6 +34,9 @@ enum JoinWith {
     Itself(i64),
     AsOf,
     Table,
+    /// The versions of a wide table, and the rows of a relational one by a time at the end of its key.
+    WideAsOf,
+    DatedAsOf,
 }
 
 #[derive(Clone, Debug)]
@@ -55,13 +63,15 @@ impl Case {
     fn new(seed: u64, random: &mut Random) -> Case {
         let seconds = 1 + random.below(3) as i64;
         Case {
-            with: match seed % 4 {
+            with: match seed % 6 {
                 0 => JoinWith::Within(seconds),
                 1 => JoinWith::Itself(seconds),
                 2 => JoinWith::AsOf,
+                3 => JoinWith::WideAsOf,
+                4 => JoinWith::DatedAsOf,
                 _ => JoinWith::Table,
             },
-            is_left: seed / 4 % 2 == 1,
+            is_left: seed / 6 % 2 == 1,
             partitions: [1 + random.below(3) as u16, 1 + random.below(3) as u16],
             lateness: 1 + random.below(4) as i64,
         }
@@ -78,6 +88,10 @@ impl Case {
             }
             JoinWith::AsOf => "stream: right, as_of: true, columns: [id as other]".to_owned(),
             JoinWith::Table => "table: prices, columns: [price as other]".to_owned(),
+            JoinWith::WideAsOf => "table: wide, as_of: true, columns: [price as other]".to_owned(),
+            JoinWith::DatedAsOf => {
+                "table: dated, as_of: true, columns: [price as other]".to_owned()
+            }
         };
         let stream = |topic: &str, partitions: u16| {
             format!(
@@ -95,6 +109,11 @@ impl Case {
                 "tables/prices.yaml",
                 "relational: {}\nkey: [site]\ncolumns: [{ name: site, type: text }, { name: price, type: int }]\n".into(),
             ),
+            (
+                "tables/wide.yaml",
+                format!("wide: {{ families: [{{ name: d, versions: 100 }}], time: since }}\nkey: [site]\n{DATED_COLUMNS}"),
+            ),
+            ("tables/dated.yaml", format!("relational: {{}}\nkey: [site, since]\n{DATED_COLUMNS}")),
             (
                 "flows/f.yaml",
                 format!(
@@ -135,6 +154,16 @@ impl Case {
                     .collect::<Vec<_>>()
                     .join(", ")
             ),
+            JoinWith::WideAsOf | JoinWith::DatedAsOf => format!(
+                "select id, v, site, other from (select l.id, l.v, l.site, coalesce(r.price, -1) as other, \
+                 row_number() over (partition by l.id order by r.since desc nulls last) as place \
+                 from (select * from events where side = 0 and v >= 0) as l {kind} join \
+                 (values {}) as r(site, since, price) on l.site = r.site and r.since <= l.t) where place = 1",
+                dated_prices()
+                    .map(|(site, since, price)| format!("('s{site}', {since}, {price})"))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
         }
     }
 
@@ -162,6 +191,18 @@ impl Case {
 
 fn price(site: i64) -> i64 {
     100 + site
+}
+
+/// Site, since when, and price: from a while after the first events on.
+fn dated_prices() -> impl Iterator<Item = (i64, i64, i64)> {
+    let all = (0..PRICED).flat_map(|site| (0..PRICES).map(move |n| (site, n)));
+    all.map(|(site, n)| {
+        (
+            site,
+            AHEAD + (105 + site + 6 * n) * SECOND,
+            price(site) + 1000 * n,
+        )
+    })
 }
 
 fn batch(events: &[Event]) -> Batch {
@@ -244,6 +285,29 @@ fn fill_prices(world: &World) {
     let rows = RecordBatch::try_from_iter_with_nullable(rows).unwrap();
     let table = world.tables.table("prices").unwrap();
     table.apply(&rows, None).unwrap();
+    let dated: Vec<_> = dated_prices().collect();
+    let sites = dated.iter().map(|(site, ..)| Some(format!("s{site}")));
+    let sites: Arc<dyn Array> = Arc::new(sites.collect::<StringArray>());
+    let since = dated.iter().map(|(_, since, _)| Some(*since));
+    let since = since
+        .collect::<TimestampMicrosecondArray>()
+        .with_timezone("UTC");
+    let prices: Arc<dyn Array> = Arc::new(dated.iter().map(|(.., p)| *p).collect::<Int64Array>());
+    let since: Arc<dyn Array> = Arc::new(since);
+    let rows = [
+        ("site", sites, true),
+        ("since", since, true),
+        ("price", prices, true),
+    ];
+    let rows = RecordBatch::try_from_iter_with_nullable(rows).unwrap();
+    for table in ["wide", "dated"] {
+        world
+            .tables
+            .table(table)
+            .unwrap()
+            .apply(&rows, None)
+            .unwrap();
+    }
 }
 
 fn three_ways(seed: u64) {
@@ -309,6 +373,6 @@ fn joins_live_bounded_and_batch_are_the_same() {
     let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse().ok());
     match number("BUSBAR_SIM_SEED") {
         Some(seed) => three_ways(seed),
-        None => (0..number("BUSBAR_SIM_RUNS").unwrap_or(16)).for_each(three_ways),
+        None => (0..number("BUSBAR_SIM_RUNS").unwrap_or(18)).for_each(three_ways),
     }
 }

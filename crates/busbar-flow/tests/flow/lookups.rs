@@ -132,27 +132,19 @@ fn the_plan_of_a_join_of_streams_says_what_is_regrouped_and_kept() {
     );
 }
 
-/// A table says what is there now, whichever engine keeps it. What was there at the time of a row is found in the stream that
-/// feeds the table, and the refusal says so.
+/// What was at the time of a row is known to wide tables that keep versions, to relational tables whose key ends in a time, and
+/// to the stream that feeds a table. Others say so.
 #[test]
-fn a_table_is_not_asked_as_of_event_time_and_the_stream_that_feeds_it_is() {
+fn a_table_without_a_past_is_not_asked_as_of_event_time() {
     let flow = |join: &str| {
         format!(
-            "from: in\nsteps:\n  - join: {{ {join}, on: site, as_of: true, columns: [height] }}\nto:\n  - topic: out/x\n"
+            "from: in\nsteps:\n  - join: {{ {join}, as_of: true, columns: [height] }}\nto:\n  - topic: out/x\n"
         )
     };
-    let columns = "columns: [{ name: site, type: text }, { name: height, type: int }]";
-    for engine in [
-        "hot: {}",
-        "relational: {}",
-        "wide: { families: [{ name: now, versions: 3 }] }",
-    ] {
-        let columns = match engine.starts_with("wide") {
-            true => columns.replace("name: height", "name: now.height"),
-            false => columns.to_owned(),
-        };
-        let table = format!("key: [site]\n{engine}\n{columns}\n");
-        let flow = flow("table: sites");
+    let columns = "columns: [{ name: site, type: text }, { name: since, type: time }, { name: height, type: int }]";
+    let told = |table: &str, join: &str| {
+        let table = format!("{table}\n{columns}\n");
+        let flow = flow(join);
         let files = [
             IN,
             OUT,
@@ -160,12 +152,90 @@ fn a_table_is_not_asked_as_of_event_time_and_the_stream_that_feeds_it_is() {
             ("flows/f.yaml", &flow),
         ];
         let bad = check(&project(&files), &Connectors::default());
-        let found: Vec<_> = bad.iter().map(|b| (b.error().code(), b.word())).collect();
-        assert_eq!(found, [("flow.join-table-as-of", "true")], "{engine}");
-        let message = bad[0].error().message(Language::En);
-        assert!(message.contains("stream: NAME, as_of: true"), "{message}");
+        let texts = bad.iter().map(|b| b.error().message(Language::En));
+        let texts: Vec<_> = texts.collect();
+        let codes = bad.iter().map(|b| (b.error().code(), b.word().to_owned()));
+        (codes.collect::<Vec<_>>(), texts.join("; "))
+    };
+    let join = "table: sites, on: site";
+    for table in ["hot: {}\nkey: [site]", "relational: {}\nkey: [site]"] {
+        let (found, message) = told(table, join);
+        let expected = ("flow.join-table-as-of", "true".to_owned());
+        assert_eq!(found, [expected], "{table}");
+        for way_out in ["stream: NAME, as_of: true", "wide", "valid_from"] {
+            assert!(message.contains(way_out), "{message}");
+        }
     }
-    let flow = flow("stream: site");
+    let wide = |versions: u32| {
+        format!("wide: {{ families: [{{ name: d, versions: {versions} }}] }}\nkey: [site]")
+    };
+    let dated = "relational: {}\nkey: [site, since]";
+    for (table, join, code, word) in [
+        (&*wide(1), join, "flow.join-as-of-versions", "true"),
+        (
+            &wide(9),
+            "table: sites, on: site, cache: 1s",
+            "flow.join-cache-as-of",
+            "1s",
+        ),
+        (
+            dated,
+            "table: sites, on: [site, time = since]",
+            "flow.join-key-as-of",
+            "[site, time = since",
+        ),
+    ] {
+        let (found, message) = told(table, join);
+        assert_eq!(
+            found,
+            [(code, word.to_owned())],
+            "{table}, {join}: {message}"
+        );
+    }
+    for table in [&*wide(2), dated] {
+        assert_eq!(told(table, join), (vec![], String::new()));
+    }
+    let flow = flow("stream: site, on: site");
     let files = [IN, SITES_IN, OUT, ("flows/f.yaml", &flow)];
     assert!(check(&project(&files), &Connectors::default()).is_empty());
+}
+
+/// The rows of a query have no time of their own.
+#[test]
+fn a_join_as_of_event_time_does_not_stand_behind_a_query() {
+    let table = "wide: { families: [{ name: d, versions: 9 }] }\nkey: [site]\ncolumns: [{ name: site, type: text }, { name: height, type: int }]\n";
+    let flow = "from: in\nsteps:\n  - sql: select site, id + 1 as n from input\n  - join: { table: sites, on: site, as_of: true }\nto:\n  - topic: out/x\n";
+    let files = [
+        IN,
+        OUT,
+        ("tables/sites.yaml", table),
+        ("flows/f.yaml", flow),
+    ];
+    let bad = check(&project(&files), &Connectors::default());
+    let codes: Vec<_> = bad.iter().map(|b| b.error().code()).collect();
+    assert_eq!(codes, ["flow.sql-before-state"]);
+}
+
+#[test]
+fn the_plan_of_a_join_as_of_event_time_says_that_it_can_be_repeated() {
+    let world = World::new(10);
+    let table = "wide: { families: [{ name: d, versions: 9 }] }\nkey: [site]\ncolumns: [{ name: site, type: text }, { name: height, type: int }]\n";
+    let flow = LOOK.1.replace(", cache: 0s", ", as_of: true");
+    let files = [
+        IN,
+        OUT,
+        ("tables/sites.yaml", table),
+        ("flows/look.yaml", &flow),
+    ];
+    let applied = world.apply(&files);
+    assert!(applied.failed.is_empty(), "{:?}", applied.failed);
+    let plan = world.tokio.block_on(world.flows.explain("look")).unwrap();
+    let step = &plan.stages[0].steps[0];
+    assert!(plan.stages[0].event_time && step.as_of);
+    assert_eq!(
+        (step.table.as_deref(), step.state.as_deref()),
+        (Some("sites"), None)
+    );
+    let why = &plan.outputs[0].why;
+    assert!(why.contains("takes the same versions from sites"), "{why}");
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::common::{World, ids, project};
 use busbar_connector::Connectors;
-use busbar_flow::{check, run_tests};
+use busbar_flow::{check, run_tests, run_tests_over_history, run_tests_restored};
 
 const IN: (&str, &str) = (
     "streams/in.yaml",
@@ -21,16 +21,26 @@ fn cases() {
         .collect();
     files.sort();
     assert!(files.len() >= 6);
+    let state = tempfile::tempdir().unwrap();
     for file in files {
         let flow = fs::read_to_string(&file).unwrap();
         let project = project(&[IN, KEPT, ("flows/f.yaml", &flow)]);
         let bad = check(&project, &Connectors::default());
         assert!(bad.is_empty(), "{}: {bad:?}", file.display());
-        let report = run_tests(&project, &Connectors::default(), None);
-        assert!(!report.tests.is_empty(), "{}", file.display());
-        for test in &report.tests {
-            let told: Vec<String> = test.differences.iter().map(ToString::to_string).collect();
-            assert!(test.passed, "{}: {told:#?}", file.display());
+        let connectors = Connectors::default();
+        for (how, report) in [
+            ("plain", run_tests(&project, &connectors, None)),
+            ("restored", run_tests_restored(&project, &connectors)),
+            (
+                "over history",
+                run_tests_over_history(&project, &connectors, state.path()),
+            ),
+        ] {
+            assert!(!report.tests.is_empty(), "{}", file.display());
+            for test in &report.tests {
+                let told: Vec<String> = test.differences.iter().map(ToString::to_string).collect();
+                assert!(test.passed, "{}, {how}: {told:#?}", file.display());
+            }
         }
     }
 }

@@ -23,7 +23,9 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 
 use crate::ProducerPosition;
 use crate::columns::{self, ColumnType, Prepared, arrow_error, type_of};
-use crate::table::{Applied, Capabilities, Found, Lookup, Rows, Scan, Stats, Table, Write};
+use crate::table::{
+    Applied, Capabilities, Found, LooksBack, Lookup, Rows, Scan, Stats, Table, Write,
+};
 use scan::Reading;
 use schema::Shape;
 use sqlite::{Readers, configure, sqlite_error};
@@ -256,7 +258,22 @@ impl Table for Relational {
     }
 
     fn lookup(&self, lookup: &Lookup<'_>) -> Result<Found, Error> {
-        lookup::find(&self.readers, &self.name, &self.shape(), lookup)
+        lookup::find(&self.readers, &self.name, &self.shape(), lookup, None)
+    }
+
+    fn looks_back(&self) -> LooksBack {
+        let shape = self.shape();
+        by_last_key_column(&shape.schema, &shape.key)
+    }
+
+    fn lookup_as_of(&self, lookup: &Lookup<'_>, times: &[i64]) -> Result<Found, Error> {
+        let shape = self.shape();
+        match by_last_key_column(&shape.schema, &shape.key) {
+            LooksBack::LastKeyColumn => {
+                lookup::find(&self.readers, &self.name, &shape, lookup, Some(times))
+            }
+            _ => Err(Error::new(Class::Configuration, "table.no-past").with("table", &self.name)),
+        }
     }
 
     /// Counts the rows again only if something was written since the last time.
@@ -302,6 +319,16 @@ impl Table for Relational {
             duplicates: load(&self.counters.duplicates),
             ..Stats::default()
         })
+    }
+}
+
+/// What a table of rows can say of the past, given the places of its key's columns.
+pub(crate) fn by_last_key_column(schema: &Schema, key: &[usize]) -> LooksBack {
+    match key {
+        [_, .., last] if type_of(schema.field(*last)) == ColumnType::Time => {
+            LooksBack::LastKeyColumn
+        }
+        _ => LooksBack::No,
     }
 }
 

@@ -535,6 +535,7 @@ impl Asked {
             wanted: WantedCells {
                 families: wanted,
                 versions,
+                until: i64::MIN,
             },
             filters: needed,
             shown,
@@ -550,6 +551,7 @@ impl Asked {
         WantedCells {
             families,
             versions: 1,
+            until: i64::MIN,
         }
     }
 

@@ -178,6 +178,16 @@ impl WideLayout {
         self.families.iter().position(|family| family.name == name)
     }
 
+    /// How many versions are kept of what a column of the schema holds; of a key there is one for ever.
+    pub fn versions(&self, column: usize) -> u32 {
+        match self.columns.get(column) {
+            Some(WideColumn::Cell { family, .. } | WideColumn::Free { family }) => {
+                self.families[*family].versions
+            }
+            Some(WideColumn::Key(_)) | None => u32::MAX,
+        }
+    }
+
     /// The type of the column that holds a cell, where there is one.
     pub fn column_type(&self, family: usize, qualifier: &[u8]) -> Option<ColumnType> {
         let place = *self.families[family].known.get(qualifier)?;

@@ -1,5 +1,6 @@
 //! The wide engine: rows of cells on disk.
 
+mod as_of;
 mod cell;
 mod cells;
 mod json;
@@ -23,7 +24,9 @@ use parking_lot::{Mutex, RwLock};
 use crate::columns;
 use crate::limits::{WIDE_COUNT_EVERY, WIDE_COUNT_ROWS, WIDE_FAMILIES_EVER_MAX};
 use crate::spec::{WideOptions, check_key_type};
-use crate::table::{Applied, Capabilities, Found, Lookup, Rows, Scan, Stats, Table, Write};
+use crate::table::{
+    Applied, Capabilities, Found, LooksBack, Lookup, Rows, Scan, Stats, Table, Write,
+};
 
 pub use cell::CellValue;
 pub use cells::{
@@ -359,6 +362,18 @@ impl Table for Wide {
 
     fn lookup(&self, lookup: &Lookup<'_>) -> Result<Found, Error> {
         scan::find(self, lookup)
+    }
+
+    fn looks_back(&self) -> LooksBack {
+        LooksBack::Versions
+    }
+
+    fn versions(&self, column: usize) -> u32 {
+        self.layout().versions(column)
+    }
+
+    fn lookup_as_of(&self, lookup: &Lookup<'_>, times: &[i64]) -> Result<Found, Error> {
+        as_of::find(self, lookup, times)
     }
 
     fn rows(&self) -> Result<u64, Error> {

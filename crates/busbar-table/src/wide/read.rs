@@ -49,6 +49,8 @@ pub(super) struct WantedCells {
     pub families: Vec<WantedFamily>,
     /// Versions of a cell at most; a family may keep fewer.
     pub versions: u32,
+    /// Microseconds since 1970. A version that is not later is the last one of its cell that is wanted.
+    pub until: i64,
 }
 
 /// Which cells of a family are wanted.
@@ -212,7 +214,10 @@ impl RowReader<'_> {
                 // Everything older is deleted.
                 *versions = most;
             } else {
-                *versions += 1;
+                *versions = match stamp.time <= self.wanted.until {
+                    true => most,
+                    false => *versions + 1,
+                };
                 into.take(place, known, qualifier, stamp.time, value);
             }
             if *versions == most && known.is_some() {

@@ -161,7 +161,8 @@ pub(super) fn open(table: &Wide, range: KeyRange) -> Result<fjall::Iter, Error> 
     Ok(picture.range((range.start, range.end)))
 }
 
-fn wanted(layout: &WideLayout, columns: &[usize]) -> WantedCells {
+/// The newest version of the cells that these columns hold.
+pub(super) fn wanted(layout: &WideLayout, columns: &[usize]) -> WantedCells {
     let mut families: Vec<WantedFamily> = vec![WantedFamily::None; layout.families.len()];
     for (slot, column) in columns.iter().enumerate() {
         match &layout.columns[*column] {
@@ -182,6 +183,7 @@ fn wanted(layout: &WideLayout, columns: &[usize]) -> WantedCells {
     WantedCells {
         families,
         versions: 1,
+        until: i64::MIN,
     }
 }
 
@@ -245,7 +247,7 @@ impl RowScan {
 }
 
 /// The cells of one row, by the projected columns.
-struct RowOfCells<'a> {
+pub(super) struct RowOfCells<'a> {
     layout: &'a WideLayout,
     /// What each projected column shows.
     shows: Vec<Shows>,
@@ -267,7 +269,7 @@ enum Shows {
 }
 
 impl<'a> RowOfCells<'a> {
-    fn new(layout: &'a WideLayout, columns: &[usize]) -> Self {
+    pub fn new(layout: &'a WideLayout, columns: &[usize]) -> Self {
         let mut free = vec![None; layout.families.len()];
         let mut objects = 0;
         let shows = columns.iter().map(|column| match &layout.columns[*column] {
@@ -291,13 +293,13 @@ impl<'a> RowOfCells<'a> {
         }
     }
 
-    fn begin(&mut self) {
+    pub fn begin(&mut self) {
         self.bytes.clear();
         self.found.fill(None);
         self.objects.iter_mut().for_each(Map::clear);
     }
 
-    fn append(&self, key: &[CellValue], builders: &mut [CellBuilder]) {
+    pub fn append(&self, key: &[CellValue], builders: &mut [CellBuilder]) {
         for (slot, builder) in builders.iter_mut().enumerate() {
             match self.shows[slot] {
                 Shows::Key(place) => builder.value(&key[place]),
@@ -355,7 +357,7 @@ impl TakeCells for RowOfCells<'_> {
     }
 }
 
-fn builders(schema: &Schema) -> Vec<CellBuilder> {
+pub(super) fn builders(schema: &Schema) -> Vec<CellBuilder> {
     let fields = schema.fields().iter();
     fields
         .map(|field| CellBuilder::new(type_of(field)))
@@ -363,7 +365,7 @@ fn builders(schema: &Schema) -> Vec<CellBuilder> {
 }
 
 /// Builds a column.
-enum CellBuilder {
+pub(super) enum CellBuilder {
     Bool(BooleanBuilder),
     Int(Int64Builder),
     Float(Float64Builder),
@@ -410,7 +412,7 @@ impl CellBuilder {
         }
     }
 
-    fn finish(self) -> ArrayRef {
+    pub fn finish(self) -> ArrayRef {
         match self {
             Self::Bool(mut builder) => Arc::new(builder.finish()),
             Self::Int(mut builder) => Arc::new(builder.finish()),

@@ -220,7 +220,11 @@ pub fn explain(args: &ExplainArgs, node: &NodeArgs, json: bool) -> Result<(), Fa
             println!("  {}", say::line(code, &said).trim_end());
             if let Some(table) = step["table"].as_str() {
                 let said = [("table", table.to_owned())];
-                println!("    {}", say::line("cli.plan-look-up", &said));
+                let code = match step["as_of"] == true {
+                    true => "cli.plan-look-up-as-of",
+                    false => "cli.plan-look-up",
+                };
+                println!("    {}", say::line(code, &said));
             }
             if let Some(name) = step["state"].as_str() {
                 let bytes = step["state_memory_bytes"].as_u64().unwrap_or(0);

@@ -1,4 +1,4 @@
-//! A join with a table: each row gets what the table has for its key at that moment.
+//! A join with a table: each row gets what the table has for its key at that moment, or had at the time of the row.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{is_not_null, take};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use arrow::row::{RowConverter, Rows as KeyRows, SortField};
 use busbar_catalog::{JoinKind, JoinSpec};
 use busbar_event::{Class, Error};
-use busbar_table::{Found, Lookup, Table};
+use busbar_table::{Found, LooksBack, Lookup, Table};
 use futures::future::{BoxFuture, FutureExt};
 
 use super::cache::Cache;
@@ -18,7 +18,7 @@ use super::{Match, as_type, equal_columns};
 use crate::blocking::blocking;
 use crate::limits::JOIN_CACHE_FOR;
 use crate::operator::rows::misfit;
-use crate::operator::{Operator, Output, Rows, Step, StepContext, Wrong};
+use crate::operator::{Operator, Output, Rows, Step, StepContext, Wrong, misses_times};
 
 /// Compiles a join with a table.
 pub(super) fn compile(
@@ -30,6 +30,10 @@ pub(super) fn compile(
         let error = Error::new(Class::Configuration, "catalog.unknown-table").with("name", name);
         return Err(Wrong::new(error).at("table"));
     };
+    if spec.as_of && spec.cache.is_some() {
+        let error = Error::new(Class::Configuration, "flow.join-cache-as-of");
+        return Err(Wrong::new(error).at("cache"));
+    }
     let (rule, key) = match_table(spec, table, context)?;
     let types = key.iter().map(|(_, right)| *right);
     let schema = table.schema();
@@ -43,8 +47,38 @@ pub(super) fn compile(
         cache: spec.cache.map_or(JOIN_CACHE_FOR, |span| {
             Duration::from_micros(span.as_micros().unsigned_abs())
         }),
+        as_of: spec.as_of,
         rule,
     }))
+}
+
+/// The columns of the table's key that a look-up gives: all, or as of event time those that [`LooksBack`] says.
+fn given_key<'a>(spec: &JoinSpec, table: &'a Arc<dyn Table>) -> Result<&'a [String], Wrong> {
+    let key = table.key();
+    match (spec.as_of, table.looks_back(), key.split_last()) {
+        (true, LooksBack::No, _) => {
+            let error = Error::new(Class::Configuration, "flow.join-table-as-of")
+                .with("table", table.name());
+            Err(Wrong::new(error).at("as_of"))
+        }
+        (true, LooksBack::LastKeyColumn, Some((_, given))) => Ok(given),
+        _ => Ok(key),
+    }
+}
+
+/// Refuses columns of which a wide table keeps one version only: it would have nothing to say of the past.
+fn check_versions(rule: &Match, table: &Arc<dyn Table>) -> Result<(), Wrong> {
+    let mut added = rule.added.iter();
+    match added.find(|column| table.versions(**column) < 2) {
+        None => Ok(()),
+        Some(column) => {
+            let schema = table.schema();
+            let error = Error::new(Class::Configuration, "flow.join-as-of-versions")
+                .with("table", table.name())
+                .with("column", schema.field(*column).name());
+            Err(Wrong::new(error).at("as_of"))
+        }
+    }
 }
 
 /// The columns, and those of the key in the table's order.
@@ -55,20 +89,30 @@ fn match_table(
 ) -> Result<(Match, Vec<(usize, usize)>), Wrong> {
     let schema = table.schema();
     let on = equal_columns(spec, context.schema, &schema)?;
-    let key = table.key().iter().map(|name| {
+    let given = given_key(spec, table)?;
+    let key = given.iter().map(|name| {
         let mut on = on.iter().copied();
         on.find(|(_, right)| schema.field(*right).name() == name)
     });
     let key: Option<Vec<(usize, usize)>> = key.collect();
     let Some(key) = key.filter(|key| !key.is_empty() && key.len() == on.len()) else {
-        let error = match table.key().is_empty() {
-            true => Error::new(Class::Configuration, "flow.join-no-key"),
-            false => Error::new(Class::Configuration, "flow.join-key")
-                .with("key", table.key().join(", ")),
+        let error = match (given.is_empty(), given.len() == table.key().len()) {
+            (true, _) => Error::new(Class::Configuration, "flow.join-no-key"),
+            (_, true) => {
+                Error::new(Class::Configuration, "flow.join-key").with("key", given.join(", "))
+            }
+            (_, false) => Error::new(Class::Configuration, "flow.join-key-as-of")
+                .with("key", given.join(", ")),
         };
         return Err(Wrong::new(error.with("table", table.name())).at("on"));
     };
-    let rule = Match::compile(spec, on, context.schema, &schema, |_| true)?;
+    let is_key = |field: &Field| table.key().contains(field.name());
+    let rule = Match::compile(spec, on, context.schema, &schema, |field| {
+        !spec.as_of || !is_key(field)
+    })?;
+    if spec.as_of && table.looks_back() == LooksBack::Versions {
+        check_versions(&rule, table)?;
+    }
     Ok((rule, key))
 }
 
@@ -81,6 +125,8 @@ struct TableJoin {
     types: Vec<DataType>,
     rule: Match,
     cache: Duration,
+    /// Rows are looked up as of their own time.
+    as_of: bool,
 }
 
 impl Step for TableJoin {
@@ -90,6 +136,10 @@ impl Step for TableJoin {
 
     fn columns(&self) -> Vec<usize> {
         (0..self.own.fields().len()).collect()
+    }
+
+    fn event_time(&self) -> bool {
+        self.as_of
     }
 
     fn operator(&self, schema: &SchemaRef) -> Result<Box<dyn Operator>, Error> {
@@ -116,7 +166,8 @@ impl Step for TableJoin {
             converter: RowConverter::new(fields).map_err(misfit)?,
             keeps_unmatched: self.rule.kind == JoinKind::Left,
             waits,
-            cache: (waits && !self.cache.is_zero()).then(|| Cache::new(self.cache)),
+            cache: (waits && !self.as_of && !self.cache.is_zero()).then(|| Cache::new(self.cache)),
+            as_of: self.as_of,
         }))
     }
 }
@@ -135,6 +186,7 @@ struct LookingUp {
     keeps_unmatched: bool,
     waits: bool,
     cache: Option<Cache>,
+    as_of: bool,
 }
 
 /// The different keys of a batch.
@@ -150,15 +202,24 @@ struct DistinctKeys {
 
 impl LookingUp {
     async fn look_up(&mut self, rows: Rows, out: &mut Output) -> Result<(), Error> {
-        let keys = self.keys(&rows.batch)?;
-        let found = self.answers(&keys).await?;
-        // Row to key, key to row of the table.
-        let places = take(&found.places, &keys.of_row, None).map_err(misfit)?;
+        let found = match self.as_of {
+            true => self.ask_as_of(&rows).await?,
+            false => {
+                let keys = self.keys(&rows.batch)?;
+                let found = self.answers(&keys).await?;
+                // Row to key, key to row of the table.
+                let places = take(&found.places, &keys.of_row, None).map_err(misfit)?;
+                Found {
+                    places: arrow::array::AsArray::as_primitive(&places).clone(),
+                    rows: found.rows,
+                }
+            }
+        };
+        let places = &found.places;
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.schema.fields().len());
         for place in &self.own {
             columns.push(Arc::clone(rows.batch.column(*place)));
         }
-        let places: &UInt32Array = arrow::array::AsArray::as_primitive(&places);
         for (column, data_type) in found.rows.columns().iter().zip(&self.added) {
             let column = take(column, places, None).map_err(misfit)?;
             // The table's column may have become wider since the flow was compiled.
@@ -177,11 +238,26 @@ impl LookingUp {
         Ok(())
     }
 
+    /// The columns of the rows' keys, of the types that the table has.
+    fn key_columns(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>, Error> {
+        let key = self.key.iter().zip(&self.types);
+        key.map(|(place, data_type)| as_type(batch.column(*place), data_type))
+            .collect()
+    }
+
+    /// What the table had for each row at its time. Each key is read once for all its times, and nothing is kept: another
+    /// batch asks for other times.
+    async fn ask_as_of(&self, rows: &Rows) -> Result<Found, Error> {
+        let keys = self.key_columns(&rows.batch)?;
+        let times = rows.times.as_ref().ok_or_else(misses_times)?.times.clone();
+        self.ask(keys, move |table, lookup| {
+            table.lookup_as_of(lookup, &times)
+        })
+        .await
+    }
+
     fn keys(&self, batch: &RecordBatch) -> Result<DistinctKeys, Error> {
-        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.key.len());
-        for (place, data_type) in self.key.iter().zip(&self.types) {
-            columns.push(as_type(batch.column(*place), data_type)?);
-        }
+        let mut columns = self.key_columns(batch)?;
         let encoded = self.converter.convert_columns(&columns).map_err(misfit)?;
         let is_null = |row: usize| columns.iter().any(|column| column.is_null(row));
         let nulls = columns.iter().any(|column| column.null_count() > 0);
@@ -216,7 +292,7 @@ impl LookingUp {
     async fn answers(&mut self, keys: &DistinctKeys) -> Result<Found, Error> {
         let some = !keys.first.is_empty();
         let Some(mut cache) = self.cache.take_if(|_| some) else {
-            return self.ask(keys.columns.clone()).await;
+            return self.ask(keys.columns.clone(), latest).await;
         };
         let answered = self.answers_with(&mut cache, keys).await;
         self.cache = Some(cache);
@@ -234,26 +310,36 @@ impl LookingUp {
             let places = UInt32Array::from(unknown.clone());
             let asked = keys.columns.iter();
             let asked = asked.map(|column| take(column, &places, None).map_err(misfit));
-            let found = self.ask(asked.collect::<Result<_, _>>()?).await?;
+            let found = self.ask(asked.collect::<Result<_, _>>()?, latest).await?;
             let asked = unknown.iter().map(|key| bytes(*key as usize));
             cache.learn(asked, found)?;
         }
         cache.answer((0..keys.first.len()).map(bytes))
     }
 
-    async fn ask(&self, keys: Vec<ArrayRef>) -> Result<Found, Error> {
+    /// Calls `find` with a look-up of these keys, where it may wait.
+    async fn ask(
+        &self,
+        keys: Vec<ArrayRef>,
+        find: impl FnOnce(&dyn Table, &Lookup<'_>) -> Result<Found, Error> + Send + 'static,
+    ) -> Result<Found, Error> {
         let columns = &self.columns;
         if !self.waits {
             let keys = &keys;
-            return self.table.lookup(&Lookup { keys, columns });
+            return find(&*self.table, &Lookup { keys, columns });
         }
         let (table, columns) = (Arc::clone(&self.table), columns.clone());
         blocking(move || {
             let (keys, columns) = (&keys, &columns);
-            table.lookup(&Lookup { keys, columns })
+            find(&*table, &Lookup { keys, columns })
         })
         .await
     }
+}
+
+/// What a table has now.
+fn latest(table: &dyn Table, lookup: &Lookup<'_>) -> Result<Found, Error> {
+    table.lookup(lookup)
 }
 
 impl Operator for LookingUp {
