@@ -119,3 +119,9 @@ pub const QUERY_STACK_BYTES: usize = 8 << 20;
 
 /// Expressions of one `cube`, which makes a grouping set of each subset of them: 4096 sets.
 pub const CUBE_EXPRESSIONS_MAX: usize = 12;
+
+/// Compiled XPaths that are kept.
+pub(crate) const XPATHS_KEPT: usize = 256;
+
+/// Memory of read XML documents that a thread keeps for the next call on the same column, in bytes.
+pub(crate) const DOCUMENTS_KEPT_BYTES: usize = 8 << 20;

@@ -32,6 +32,7 @@ const LADDER: &[&str] = &[
     "busbar-bus",
     "busbar-log",
     "busbar-mqtt",
+    "busbar-xml",
     "busbar-event",
     "busbar-features",
 ];

@@ -6,11 +6,13 @@ use busbar_connector::{
 };
 use busbar_event::format::{FieldType, SchemaSpec, natural_type, write_json_text};
 use busbar_event::{Class, Error, quote};
+use busbar_xml::{
+    DocumentFault, DocumentFaultKind, NodeAt, NodeKind, XPath, XPathNames, XPathType, XmlDocument,
+    document_text,
+};
 use bytes::Bytes;
 use http::HeaderMap;
 
-use super::path::XmlPath;
-use super::tree::{TreeFault, XmlTree};
 use super::{SoapOptions, SoapVersion};
 use crate::http::{check_head, check_headers, refused_answer, shown_url, status_class};
 
@@ -19,7 +21,7 @@ pub(super) struct SoapForm {
     version: SoapVersion,
     action: String,
     shown: String,
-    columns: Vec<(String, XmlPath)>,
+    columns: Vec<(String, XPath)>,
 }
 
 impl SoapForm {
@@ -46,14 +48,15 @@ impl SoapForm {
             return Err(fault("action", "connect.soap-action"));
         }
         let mut columns = Vec::new();
+        // A name without a prefix is of any namespace here: people write paths as they read the document.
+        let names = XPathNames {
+            prefixes: options.namespaces.clone().into_iter().collect(),
+            bare_is_any: true,
+        };
         for field in &call.answer.0 {
             let path = field.path.as_deref().unwrap_or(&field.name);
-            let compiled = XmlPath::compile(path, &options.namespaces);
-            let path = compiled.map_err(|span| {
-                let error = Error::new(Class::Configuration, "connect.soap-path");
-                let error = error.with("path", quote(path));
-                CallFault::at("answer", error.with("at", quote(&path[span])))
-            })?;
+            let compiled = XPath::compile(path, &names);
+            let path = compiled.map_err(|fault| CallFault::at("answer", fault.error(path)))?;
             columns.push((field.name.clone(), path));
         }
         Ok(SoapForm {
@@ -65,22 +68,27 @@ impl SoapForm {
     }
 
     /// The fault in an answer, or what its body holds.
-    fn content(&self, tree: &XmlTree) -> Result<usize, Error> {
+    fn content(&self, tree: &XmlDocument) -> Result<NodeAt, Error> {
         let strange = || {
             let error = Error::new(Class::Permanent, "connect.soap-no-envelope");
             error.with("url", &self.shown)
         };
-        if tree.element(0).name.local != "Envelope" {
+        let envelope = tree.element().ok_or_else(strange)?;
+        if tree.local_name(envelope) != "Envelope" {
             return Err(strange());
         }
-        let body = tree.child(0, "Body").ok_or_else(strange)?;
+        let body = tree.child(envelope, "Body").ok_or_else(strange)?;
         // An empty body answers that there is nothing to say.
-        let content = tree.children(body).next().unwrap_or(body);
-        let name = &tree.element(content).name;
-        if name.local != "Fault" || name.namespace != tree.element(0).name.namespace {
+        let mut elements = tree
+            .children(body)
+            .filter(|node| tree.kind(*node) == NodeKind::Element);
+        let content = elements.next().unwrap_or(body);
+        let is_fault = tree.local_name(content) == "Fault"
+            && tree.namespace(content) == tree.namespace(envelope);
+        if !is_fault {
             return Ok(content);
         }
-        let text = |place: Option<usize>| place.map(|place| tree.text(place).trim().to_owned());
+        let text = |place: Option<NodeAt>| place.map(|place| tree.value(place).trim().to_owned());
         let within = |outer, inner| tree.child(tree.child(content, outer)?, inner);
         let code = text(within("Code", "Value")).or_else(|| text(tree.child(content, "faultcode")));
         let why =
@@ -102,13 +110,13 @@ impl SoapForm {
     }
 
     /// The columns as a JSON object.
-    fn object(&self, tree: &XmlTree, content: usize) -> Bytes {
+    fn object(&self, tree: &XmlDocument, content: NodeAt) -> Result<Bytes, Error> {
         let mut json = Vec::new();
         for (name, path) in &self.columns {
             json.push(if json.is_empty() { b'{' } else { b',' });
             write_json_text(name, &mut json);
             json.push(b':');
-            match path.find(tree, content).filter(|text| !text.is_empty()) {
+            match found(path, tree, content)?.filter(|text| !text.is_empty()) {
                 None => json.extend_from_slice(b"null"),
                 Some(text) => match natural_type(&text) {
                     FieldType::Bool | FieldType::Int | FieldType::Float => {
@@ -122,8 +130,25 @@ impl SoapForm {
             json.push(b'{');
         }
         json.push(b'}');
-        json.into()
+        Ok(json.into())
     }
+}
+
+/// The text that a path leads to; none if it leads to nothing.
+fn found(path: &XPath, tree: &XmlDocument, content: NodeAt) -> Result<Option<String>, Error> {
+    let text = match path.returns() {
+        XPathType::Nodes => {
+            let nodes = path.nodes(tree, content).map_err(|fault| fault.error())?;
+            nodes.first().map(|node| tree.value(*node).into())
+        }
+        _ => Some(path.text(tree, content).map_err(|fault| fault.error())?),
+    };
+    Ok(text.map(|text| text.trim().to_owned()))
+}
+
+/// An answer or a body as a document.
+fn document(bytes: &[u8]) -> Result<XmlDocument, DocumentFault> {
+    XmlDocument::of(&document_text(bytes)?)
 }
 
 impl CallForm for SoapForm {
@@ -179,26 +204,27 @@ impl CallForm for SoapForm {
     }
 
     fn answer(&self, answer: ServiceAnswer) -> Result<Bytes, Error> {
-        let tree = match std::str::from_utf8(&answer.body) {
-            Ok(text) => XmlTree::read(text),
-            Err(_) => Err(TreeFault::Syntax),
-        };
+        let tree = document(&answer.body);
         let refusal = status_class(answer.status);
         match (tree, refusal) {
             // A fault comes with status 500 and says more than that.
             (Ok(tree), refusal) => match (self.content(&tree), refusal) {
                 (Err(fault), _) if fault.code() == "connect.soap-fault" => Err(fault),
                 (_, Some(class)) => Err(refused_answer(class, &self.shown, &answer)),
-                (content, None) => Ok(self.object(&tree, content?)),
+                (content, None) => self.object(&tree, content?),
             },
             (Err(_), Some(class)) => Err(refused_answer(class, &self.shown, &answer)),
             // One-way operations answer with nothing.
             (Err(_), None) if answer.body.is_empty() => Ok(Bytes::from_static(b"{}")),
             (Err(fault), None) => {
-                let code = match fault {
-                    TreeFault::Syntax => "connect.soap-not-xml",
-                    TreeFault::Declared => "connect.soap-declares",
-                    TreeFault::Large => "connect.soap-deep",
+                let code = match fault.kind {
+                    DocumentFaultKind::DocumentType | DocumentFaultKind::Entity => {
+                        "connect.soap-declares"
+                    }
+                    DocumentFaultKind::Deep
+                    | DocumentFaultKind::Nodes
+                    | DocumentFaultKind::Large => "connect.soap-deep",
+                    _ => "connect.soap-not-xml",
                 };
                 Err(Error::new(Class::Permanent, code).with("url", &self.shown))
             }
@@ -208,8 +234,12 @@ impl CallForm for SoapForm {
     fn canned(&self, status: Option<u16>, body: Bytes) -> Result<ServiceAnswer, Error> {
         // What a test gives is what the body of the envelope holds.
         let text = String::from_utf8_lossy(&body);
-        let body = match XmlTree::read(&text) {
-            Ok(tree) if tree.element(0).name.local != "Envelope" => {
+        let is_envelope = |tree: &XmlDocument| {
+            let element = tree.element();
+            element.is_some_and(|element| tree.local_name(element) == "Envelope")
+        };
+        let body = match XmlDocument::of(&text) {
+            Ok(tree) if !is_envelope(&tree) => {
                 let namespace = self.version.namespace();
                 format!("<soap:Envelope xmlns:soap=\"{namespace}\"><soap:Body>{text}</soap:Body></soap:Envelope>").into()
             }
@@ -236,6 +266,31 @@ mod tests {
 
     const STEP: &str = r#"{"connection":"a","action":"urn:w/Get","body":"<Get/>",
         "answer":{"level":{"type":"float","path":"w:level"},"name":"text","note":"text"}}"#;
+
+    #[test]
+    fn paths_begin_at_the_content_or_at_the_envelope() {
+        let answer = "<r xmlns='urn:w'><list><item><id>1</id><v>one</v></item><item><id>2</id><v>two</v></item></list></r>";
+        for (path, json) in [
+            ("list/item[id='2']/v", r#"{"b":"two"}"#),
+            ("//item[last()]/id", r#"{"b":2}"#),
+            ("/Envelope/Body/r/list/item/v", r#"{"b":"one"}"#),
+            ("/s:Envelope/s:Body/w:r//w:v[2]", r#"{"b":null}"#),
+            ("count(//item)", r#"{"b":2}"#),
+            ("concat(name(), '-', list/item[2]/v)", r#"{"b":"r-two"}"#),
+        ] {
+            let options = r#"{"url":"http://a/b","namespaces":{"w":"urn:w","s":"http://schemas.xmlsoap.org/soap/envelope/"}}"#;
+            let options: SoapOptions = serde_json::from_str(options).expect("options");
+            let step = format!(
+                r#"{{"connection":"a","body":"x","answer":{{"b":{{"type":"text","path":"{path}"}}}}}}"#
+            );
+            let form = SoapForm::new(&options, &serde_json::from_str(&step).expect("a step"))
+                .unwrap_or_else(|fault| panic!("{path}: {}", fault.error));
+            let read = form
+                .answer(envelope(SoapVersion::One, answer))
+                .expect("columns");
+            assert_eq!(read, json, "{path}");
+        }
+    }
 
     fn envelope(version: SoapVersion, content: &str) -> ServiceAnswer {
         let namespace = version.namespace();
@@ -376,8 +431,8 @@ mod tests {
                 "connect.soap-action",
             ),
             (
-                r#"{"connection":"a","body":"x","answer":{"b":{"type":"int","path":"c | d"}}}"#,
-                "connect.soap-path",
+                r#"{"connection":"a","body":"x","answer":{"b":{"type":"int","path":"c | y:d"}}}"#,
+                "xml.path-prefix",
             ),
         ] {
             assert_eq!(

@@ -5,8 +5,6 @@
 //! ```
 
 mod form;
-mod path;
-mod tree;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -10,6 +10,7 @@ mod list_element;
 mod local_time;
 mod topic_part;
 mod usage;
+mod xpath;
 
 use std::sync::Arc;
 
@@ -52,5 +53,13 @@ pub(crate) fn all() -> Vec<Arc<ScalarUDF>> {
         Arc::new(json_get::function("json_get_int", json_get::Wanted::Int)),
         Arc::new(local_time::function()),
         Arc::new(topic_part::function()),
+        Arc::new(xpath::function(
+            "xml_is_well_formed",
+            xpath::XPathWanted::WellFormed,
+        )),
+        Arc::new(xpath::function("xpath", xpath::XPathWanted::Text)),
+        Arc::new(xpath::function("xpath_bool", xpath::XPathWanted::Truth)),
+        Arc::new(xpath::function("xpath_list", xpath::XPathWanted::List)),
+        Arc::new(xpath::function("xpath_number", xpath::XPathWanted::Number)),
     ]
 }

@@ -17,6 +17,11 @@ pub(crate) fn usage(name: &str) -> Option<&'static str> {
         "list_element" => "list[1]",
         "local_time" => "local_time(time, 'Asia/Shanghai')",
         "topic_part" => "topic_part(topic, 2)",
+        "xml_is_well_formed" => "xml_is_well_formed(document)",
+        "xpath" => "xpath(document, 'path', 'prefix=namespace …')",
+        "xpath_bool" => "xpath_bool(document, 'path', 'prefix=namespace …')",
+        "xpath_list" => "xpath_list(document, 'path', 'prefix=namespace …')",
+        "xpath_number" => "xpath_number(document, 'path', 'prefix=namespace …')",
         _ => return None,
     })
 }

@@ -1,0 +1,122 @@
+//! Bytes of a document as text.
+
+use std::borrow::Cow;
+
+use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
+
+use crate::fault::{DocumentFault, DocumentFaultKind};
+use crate::limits::DOCUMENT_BYTES_MAX;
+use crate::names::is_space;
+
+/// How much of a document is looked at for its declaration, in bytes.
+const DECLARATION_BYTES: usize = 256;
+
+/// A document's text: by its byte order mark, else by the encoding that it declares, else as UTF-8.
+///
+/// # Errors
+/// The encoding is not known, or the bytes do not fit it.
+pub fn document_text(bytes: &[u8]) -> Result<Cow<'_, str>, DocumentFault> {
+    let fault = |kind| DocumentFault::at(kind, "", 0);
+    if bytes.len() > DOCUMENT_BYTES_MAX {
+        return Err(fault(DocumentFaultKind::Large));
+    }
+    let encoding = match (Encoding::for_bom(bytes), bytes) {
+        (Some((encoding, _)), _) => encoding,
+        (None, [b'<', 0, ..]) => UTF_16LE,
+        (None, [0, b'<', ..]) => UTF_16BE,
+        _ => match declared(bytes) {
+            None => UTF_8,
+            Some(name) => match Encoding::for_label(name.as_bytes()) {
+                // A document that says in bytes that it is UTF-16 is not.
+                Some(known) if known != UTF_16LE && known != UTF_16BE => known,
+                _ => return Err(fault(DocumentFaultKind::Encoding(name.to_owned()))),
+            },
+        },
+    };
+    let (text, _, malformed) = encoding.decode(bytes);
+    if !malformed {
+        return Ok(text);
+    }
+    // What was read until then, for the place. Decoding puts a sign in the place of what does not fit.
+    let good = match encoding == UTF_8 {
+        true => std::str::from_utf8(bytes).map_or_else(|error| error.valid_up_to(), str::len),
+        false => text.find('\u{fffd}').unwrap_or(0),
+    };
+    let kind = DocumentFaultKind::Bytes(encoding.name());
+    Err(DocumentFault::at(kind, &text, good))
+}
+
+/// The encoding that the declaration at a document's beginning names.
+fn declared(bytes: &[u8]) -> Option<&str> {
+    let head = &bytes[..bytes.len().min(DECLARATION_BYTES)];
+    let head = head.strip_prefix(b"<?xml")?;
+    let end = memchr::memmem::find(head, b"?>")?;
+    let head = std::str::from_utf8(&head[..end]).ok()?;
+    let rest = &head[head.find("encoding")? + "encoding".len()..];
+    let rest = rest.trim_start_matches(is_space).strip_prefix('=')?;
+    let rest = rest.trim_start_matches(is_space);
+    let quote = rest.chars().next().filter(|c| matches!(c, '"' | '\''))?;
+    rest[1..].split_once(quote).map(|(name, _)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_are_read_in_their_encoding() {
+        let (gb, _, _) =
+            encoding_rs::GB18030.encode("<?xml version='1.0' encoding=\"GB18030\"?><a>水位𠀀</a>");
+        let mut utf16 = vec![0xff, 0xfe];
+        utf16.extend("<a>水</a>".encode_utf16().flat_map(u16::to_le_bytes));
+        for (bytes, text) in [
+            (
+                &gb[..],
+                "<?xml version='1.0' encoding=\"GB18030\"?><a>水位𠀀</a>",
+            ),
+            (&utf16, "<a>水</a>"),
+            (&utf16[2..], "<a>水</a>"),
+            ("\u{feff}<a>水</a>".as_bytes(), "<a>水</a>"),
+            (
+                b"<?xml version='1.0' encoding='ISO-8859-1'?><a>\xe9</a>",
+                "<?xml version='1.0' encoding='ISO-8859-1'?><a>é</a>",
+            ),
+            (b"", ""),
+        ] {
+            assert_eq!(document_text(bytes).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn other_bytes_are_refused_with_their_place() {
+        for (bytes, kind, line, column) in [
+            (
+                &b"<a>\n\xe6\xb0\xb4\xff</a>"[..],
+                DocumentFaultKind::Bytes("UTF-8"),
+                2,
+                2,
+            ),
+            (
+                b"<?xml version='1.0' encoding='GBK'?><a>\xff</a>",
+                DocumentFaultKind::Bytes("GBK"),
+                1,
+                40,
+            ),
+            (
+                b"<?xml version='1.0' encoding='EBCDIC'?><a/>",
+                DocumentFaultKind::Encoding("EBCDIC".into()),
+                1,
+                1,
+            ),
+            (
+                b"<?xml version='1.0' encoding='utf-16'?><a/>",
+                DocumentFaultKind::Encoding("utf-16".into()),
+                1,
+                1,
+            ),
+        ] {
+            let fault = DocumentFault { kind, line, column };
+            assert_eq!(document_text(bytes), Err(fault));
+        }
+    }
+}
