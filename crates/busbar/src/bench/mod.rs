@@ -82,7 +82,7 @@ pub fn run(args: &BenchArgs, json: bool) -> Result<(), String> {
         {
             mqtt_rows(args, "mosquitto", peer.mqtt, &mut report)?;
         }
-        amqp_rows(args, &mut report, &mut failed);
+        amqp::rows(args, &mut report, &mut failed);
         flows::rows(args, &mut report, &mut failed);
         plugins::rows(args, &mut report, &mut failed);
         calls::rows(args, &mut report, &mut failed);
@@ -182,54 +182,6 @@ fn mqtt_rows(
         }
     }
     Ok(())
-}
-
-fn amqp_rows(args: &BenchArgs, report: &mut Report, failed: &mut Vec<String>) {
-    let rows = [(amqp::CONFIRMS_IN, false), (amqp::THROUGH, true)];
-    let rows: Vec<_> = rows
-        .into_iter()
-        .filter(|(row, _)| args.wants(row))
-        .collect();
-    if rows.is_empty() {
-        return;
-    }
-    let mut measure = |who: &str, address: SocketAddr| {
-        for (row, consume) in &rows {
-            for connections in [args.connections as usize, 1] {
-                eprintln!(
-                    "{who}: {row}, {connections} connection(s), {} s ...",
-                    args.seconds
-                );
-                let load = amqp::AmqpLoad {
-                    address,
-                    connections,
-                    payload_bytes: args.payload as usize,
-                    window: args.window as usize,
-                    duration: Duration::from_secs(args.seconds),
-                    consume: *consume,
-                };
-                let measured = amqp::row(who, &load);
-                note(
-                    measured.map_err(|why| format!("{who}: {row}: {why}")),
-                    report,
-                    failed,
-                );
-            }
-        }
-    };
-    let mut unstarted = Vec::new();
-    match node::bare_project().and_then(|project| Process::busbar(&project)) {
-        Ok(node) => measure("busbar", node.amqp),
-        Err(why) => unstarted.push(why),
-    }
-    if !args.no_peers {
-        match Process::rabbitmq() {
-            Ok(Some(peer)) => measure("rabbitmq", peer.amqp),
-            Ok(None) => {}
-            Err(why) => unstarted.push(why),
-        }
-    }
-    failed.append(&mut unstarted);
 }
 
 fn mqtt_row(row: &'static str, who: &str, load: &Load, outcome: &Outcome) -> Row {

@@ -95,6 +95,9 @@ impl Process {
         }
         let (amqp, distribution, names) = (free_address()?, free_address()?, free_address()?);
         let folder = fresh_folder("rabbitmq")?;
+        let plugins = folder.join("plugins");
+        std::fs::write(&plugins, "[rabbitmq_amqp1_0].\n")
+            .map_err(|why| format!("cannot write {}: {why}", plugins.display()))?;
         let mut command = Command::new(program);
         command
             .process_group(0)
@@ -111,7 +114,7 @@ impl Process {
             .env("RABBITMQ_MNESIA_BASE", folder.join("data"))
             .env("RABBITMQ_LOG_BASE", folder.join("log"))
             .env("RABBITMQ_PID_FILE", folder.join("pid"))
-            .env("RABBITMQ_ENABLED_PLUGINS_FILE", folder.join("plugins"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", plugins)
             .env("RABBITMQ_CONFIG_FILE", folder.join("none"));
         let up = |_: SocketAddr| super::amqp::answers(amqp);
         Process::start_when(command, amqp, None, folder, Some(names.port()), up).map(Some)
@@ -171,6 +174,11 @@ impl Process {
             std::thread::park_timeout(Duration::from_millis(2));
         }
         Ok(process)
+    }
+
+    /// The number of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     fn resident_bytes(&self) -> Option<u64> {
