@@ -90,6 +90,17 @@ def howto_commands(name):
         assert word in done.stdout, f"no {word!r} in\n{told}"
 
 
+def project_commands(name):
+    """All shell blocks of a page that writes a project and tests it, without a node."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / name).read_text(), re.S)
+    assert len(blocks) >= 5, f"{name} has lost its commands"
+    with tempfile.TemporaryDirectory() as folder:
+        env = dict(os.environ, BUSBAR=str(BUSBAR), LC_ALL="C.UTF-8")
+        script = 'set -e\nbusbar() { command "$BUSBAR" "$@"; }\n' + "\n".join(blocks)
+        done = subprocess.run(["bash", "-c", script], cwd=folder, env=env, capture_output=True, text=True, timeout=WAIT)
+    assert done.returncode == 0 and " 0 failed" in done.stdout, f"{done.stdout}\n{done.stderr}"
+
+
 # Their commands start servers of their own; tests under tests/ run them.
 EXAMPLES_ELSEWHERE = {"bridge-and-files", "hospital"}
 
@@ -128,6 +139,8 @@ def main():
         ("the commands of README.md work", lambda: readme_commands("README.md")),
         ("the commands of README.zh-CN.md work", lambda: readme_commands("README.zh-CN.md")),
         ("the commands of docs/HOWTO.md work", lambda: howto_commands("docs/HOWTO.md")),
+        ("the commands of docs/PATTERNS.md work", lambda: project_commands("docs/PATTERNS.md")),
+        ("the commands of docs/PATTERNS.zh-CN.md work", lambda: project_commands("docs/PATTERNS.zh-CN.md")),
     ]
     for page in sorted((ROOT / "examples").glob("*/README*.md")):
         if page.parent.name not in EXAMPLES_ELSEWHERE:

@@ -53,9 +53,10 @@ pub use name::check_name;
 pub use project::{Parsed, Project};
 pub use settings::{CLIENT_VARIABLES, ConfigSource};
 pub use step::{
-    ANY, AlarmSpec, CallSpec, DedupeSpec, HopSpec, LatestSpec, MapConstant, MapField, MapFields,
-    MapSpec, PatternEvent, PatternSpec, PreviousSpec, RouteCase, RouteCondition, RouteDefault,
-    RouteMatch, RouteSpec, RouteTests, RouteValues, RouteWay, StepAt, StepSpec, TestAnswer,
+    ANY, AggregateSpec, AlarmSpec, CallSpec, DedupeSpec, DelaySpec, HopSpec, LatestSpec,
+    MapConstant, MapField, MapFields, MapSpec, MemberCount, OverRate, PatternEvent, PatternSpec,
+    PreviousSpec, ResequenceSpec, RouteCase, RouteCondition, RouteDefault, RouteMatch, RouteSpec,
+    RouteTests, RouteValues, RouteWay, SplitSpec, StepAt, StepSpec, TestAnswer, ThrottleSpec,
     TopSpec, WindowSpec,
 };
 pub use template::{Template, TemplatePart, Variable};

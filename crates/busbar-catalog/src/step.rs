@@ -7,10 +7,14 @@ use serde::{Deserialize, Serialize};
 use crate::{JoinSpec, PathItem};
 
 mod call;
+mod integration;
 mod map;
 mod route;
 
 pub use call::{CallSpec, TestAnswer};
+pub use integration::{
+    AggregateSpec, DelaySpec, MemberCount, OverRate, ResequenceSpec, SplitSpec, ThrottleSpec,
+};
 pub use map::{MapConstant, MapField, MapFields, MapSpec};
 pub use route::{
     ANY, RouteCase, RouteCondition, RouteDefault, RouteMatch, RouteSpec, RouteTests, RouteValues,
@@ -52,6 +56,16 @@ pub enum StepSpec {
     Script(String),
     /// Ask a remote service about each event, over REST, SOAP or gRPC, and add its answer as columns.
     Call(Box<CallSpec>),
+    /// Gather the events of a key into one result.
+    Aggregate(AggregateSpec),
+    /// Make one row of each element of a list.
+    Split(SplitSpec),
+    /// Bring the events of each key into the order of their numbers.
+    Resequence(ResequenceSpec),
+    /// Hold events back for a time, or until the time in a column.
+    Delay(DelaySpec),
+    /// Let at most so many events of each key through in a time.
+    Throttle(ThrottleSpec),
 }
 
 impl StepSpec {
@@ -73,6 +87,11 @@ impl StepSpec {
             StepSpec::Route(_) => "route",
             StepSpec::Script(_) => "script",
             StepSpec::Call(_) => "call",
+            StepSpec::Aggregate(_) => "aggregate",
+            StepSpec::Split(_) => "split",
+            StepSpec::Resequence(_) => "resequence",
+            StepSpec::Delay(_) => "delay",
+            StepSpec::Throttle(_) => "throttle",
         }
     }
 
@@ -113,6 +132,23 @@ impl StepSpec {
                 .collect(),
             StepSpec::Script(_) | StepSpec::Map(_) => Vec::new(),
             StepSpec::Call(spec) => one("send", &spec.send).collect(),
+            StepSpec::Aggregate(spec) => list("by", &spec.by)
+                .chain(
+                    spec.count
+                        .iter()
+                        .map(|count| (vec!["count".into()], &*count.0)),
+                )
+                .chain(one("when", &spec.when))
+                .chain(one("select", &spec.select))
+                .collect(),
+            StepSpec::Split(spec) => vec![(vec!["list".into()], &*spec.list)],
+            StepSpec::Resequence(spec) => list("by", &spec.by)
+                .chain([(vec!["order".into()], spec.order.as_str())])
+                .collect(),
+            StepSpec::Delay(spec) => list("by", &spec.by)
+                .chain(one("until", &spec.until))
+                .collect(),
+            StepSpec::Throttle(spec) => list("by", &spec.by).collect(),
             // What it names are columns, not expressions.
             StepSpec::Join(_) => Vec::new(),
             StepSpec::Pattern(spec) => {
@@ -142,6 +178,37 @@ impl StepSpec {
             false => format!(" by {}", by.join(", ")),
         };
         match self {
+            StepSpec::Aggregate(spec) => {
+                let whole = match (&spec.count, &spec.when) {
+                    (Some(count), None) => format!("{} ", count.0),
+                    (None, Some(when)) => format!("until {} ", when.trim()),
+                    (Some(count), Some(when)) => format!("{} or {} ", count.0, when.trim()),
+                    (None, None) => String::new(),
+                };
+                format!("{whole}within {}{}", spec.within, by(&spec.by))
+            }
+            StepSpec::Split(spec) => spec.list.trim().to_owned(),
+            StepSpec::Resequence(spec) => {
+                format!(
+                    "{} within {}{}",
+                    spec.order.trim(),
+                    spec.within,
+                    by(&spec.by)
+                )
+            }
+            StepSpec::Delay(spec) => match (&spec.held_for, &spec.until) {
+                (Some(span), _) => format!("for {span}"),
+                (None, until) => format!("until {}", until.as_deref().unwrap_or("").trim()),
+            },
+            StepSpec::Throttle(spec) => {
+                let over = spec.over.as_str();
+                format!(
+                    "{} every {}{}, {over}",
+                    spec.events,
+                    spec.every,
+                    by(&spec.by)
+                )
+            }
             StepSpec::Script(plugin) => plugin.clone(),
             StepSpec::Map(spec) => spec.summary(),
             StepSpec::Call(spec) => {

@@ -74,6 +74,21 @@ pub const TOP_ROWS_MAX: u32 = 10_000;
 pub const PATTERN_EVENTS_MAX: usize = 32;
 /// Beginnings of a pattern that are followed at once for each key; a further one replaces the oldest.
 pub const PATTERN_OPEN_MAX: usize = 16;
+/// Members of a group of `aggregate`; a further one is a dead letter.
+pub const AGGREGATE_MEMBERS_MAX: u32 = 10_000;
+/// The same where each member is followed by a look at the whole group, for `when`.
+pub const AGGREGATE_WHEN_MEMBERS_MAX: u32 = 1_000;
+/// Bytes of the members of a group of `aggregate`; a member that would make it more is a dead letter.
+pub const AGGREGATE_GROUP_BYTES_MAX: usize = 4 << 20;
+/// Events of a key that `resequence` lets wait.
+pub const RESEQUENCE_BUFFER_MAX: u32 = 10_000;
+/// The same where the step does not say how many.
+pub const RESEQUENCE_BUFFER: u32 = 1_000;
+/// Elements of a list that `split` takes apart; an event with more is a dead letter.
+pub const SPLIT_ELEMENTS_MAX: usize = 10_000;
+/// Bytes of the rows that `split` makes of a batch; a batch with more is taken in halves, and a single event with more is a
+/// dead letter.
+pub const SPLIT_BYTES_MAX: usize = 64 << 20;
 /// How often a task with state commits what has changed in it.
 pub const SNAPSHOT_EVERY: Duration = Duration::from_secs(1);
 /// How long a partition must be without events before a tick may move its time on.

@@ -6,11 +6,14 @@
 //!
 //! Adding a kind of step: its file in this folder, its spec in the catalog, and one line in [`registry`].
 
+mod aggregate;
 mod alarm;
 mod aside;
 mod call;
 mod dedupe;
+mod delay;
 mod filter;
+mod held;
 mod ipc;
 mod join;
 mod keyed;
@@ -20,16 +23,19 @@ mod output;
 mod pattern;
 mod previous;
 pub(crate) mod registry;
+mod resequence;
 pub(crate) mod route;
 mod rows;
 mod script;
 mod select;
 #[cfg(test)]
 mod snapshot_tests;
+mod split;
 mod sql;
 mod state;
 #[cfg(test)]
 mod tests;
+mod throttle;
 mod top;
 mod window;
 

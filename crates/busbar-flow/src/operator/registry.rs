@@ -6,8 +6,8 @@ use busbar_catalog::{PathItem, StepSpec};
 use busbar_event::{Class, Error};
 
 use super::{
-    Step, StepContext, Wrong, alarm, call, dedupe, filter, join, latest, map, pattern, previous,
-    script, select, sql, top, window,
+    Step, StepContext, Wrong, aggregate, alarm, call, dedupe, delay, filter, join, latest, map,
+    pattern, previous, resequence, script, select, split, sql, throttle, top, window,
 };
 
 /// Compiles a step of a flow file.
@@ -16,14 +16,17 @@ use super::{
 /// What is wrong with it, and where.
 pub(crate) fn compile(spec: &StepSpec, context: &StepContext<'_>) -> Result<Arc<dyn Step>, Wrong> {
     match spec {
+        StepSpec::Aggregate(spec) => aggregate::compile(spec, context),
         StepSpec::Alarm(spec) => alarm::compile(spec, context),
         StepSpec::Call(spec) => call::compile(spec, context),
         StepSpec::Dedupe(spec) => dedupe::compile(spec, context),
+        StepSpec::Delay(spec) => delay::compile(spec, context),
         StepSpec::Join(spec) => join::compile(spec, context),
         StepSpec::Latest(spec) => latest::compile(spec, context),
         StepSpec::Map(spec) => map::compile(spec, context),
         StepSpec::Pattern(spec) => pattern::compile(spec, context),
         StepSpec::Previous(spec) => previous::compile(spec, context),
+        StepSpec::Resequence(spec) => resequence::compile(spec, context),
         // Its cases lead to steps of their own: the plan compiles it, see `compile::route`.
         StepSpec::Route(_) => Err(Wrong::new(Error::new(
             Class::Configuration,
@@ -31,7 +34,9 @@ pub(crate) fn compile(spec: &StepSpec, context: &StepContext<'_>) -> Result<Arc<
         ))),
         StepSpec::Script(plugin) => script::compile(plugin, context),
         StepSpec::Select(columns) => select::compile(columns, context),
+        StepSpec::Split(spec) => split::compile(spec, context),
         StepSpec::Sql(query) => sql::compile(query, context),
+        StepSpec::Throttle(spec) => throttle::compile(spec, context),
         StepSpec::Top(spec) => top::compile(spec, context),
         StepSpec::Where(condition) => filter::compile(condition, context),
         StepSpec::Window(spec) => window::compile(spec, context),

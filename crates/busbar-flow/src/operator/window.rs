@@ -498,7 +498,7 @@ fn failing(condition: Option<&Predicate>, aggregation: &Aggregation, rows: &Rows
 
 /// An aggregate that has no result, such as a sum out of range, is no fault of a single event, and what was counted before
 /// cannot be taken back: the flow stops and says why.
-fn stops(error: Error) -> Error {
+pub(super) fn stops(error: Error) -> Error {
     match error.class() {
         Class::Permanent => Error::new(Class::Configuration, "flow.window-aggregate")
             .with("cause", &error)

@@ -21,6 +21,7 @@ mod joined;
 mod lookups;
 mod nexmark;
 mod once;
+mod patterns;
 mod poison;
 mod relay;
 mod replay;
