@@ -218,6 +218,22 @@ impl Principal {
         self.may_read(|grant| matches!(grant, Grant::Table(name) if name == table))
     }
 
+    /// Whether it may query a table of a database, by its name from the connection on: `pg.public.patient`. Its rules must name
+    /// it, `table:pg.public.patient` or `table:pg.*`; without that it takes the role of an operator.
+    pub fn may_query_database(&self, table: &str) -> bool {
+        let names = |grant: &Grant| match grant {
+            Grant::Table(name) => {
+                let below = name.strip_suffix('*').filter(|below| below.ends_with('.'));
+                name == table || below.is_some_and(|below| table.starts_with(below))
+            }
+            _ => false,
+        };
+        // A token's own rules give its user nothing.
+        let of_user = self.0.rules.read().unwrap_or_default();
+        let is_named = of_user.iter().any(names);
+        self.may_read(names) && (is_named || self.require(Role::Operator).is_ok())
+    }
+
     /// Whether it may read every stream and every table.
     pub fn may_read_all(&self) -> bool {
         self.may_read(|_| false)
@@ -365,6 +381,41 @@ mod tests {
         assert!(device.may_read_table("t") && !device.may_read_table("u"));
         assert!(!device.may_read_all());
         assert!(with(Role::Viewer, r##"{"read":["#"]}"##, None).may_read_all());
+    }
+
+    #[test]
+    fn a_database_is_for_operators_and_those_whose_rules_name_it() {
+        let may = |role, rules: &str, token: Option<&str>, table: &str| {
+            with(role, rules, token).may_query_database(table)
+        };
+        let named = r#"{"read":["table:pg.public.*","table:maria.t"]}"#;
+        for (role, rules, token, table, expected) in [
+            (Role::Operator, "{}", None, "pg.public.t", true),
+            (Role::Viewer, "{}", None, "pg.public.t", false),
+            (Role::Device, "{}", None, "pg.public.t", false),
+            (
+                Role::Viewer,
+                r##"{"read":["#"]}"##,
+                None,
+                "pg.public.t",
+                false,
+            ),
+            (Role::Viewer, named, None, "pg.public.t", true),
+            (Role::Viewer, named, None, "pg.publicity.t", false),
+            (Role::Viewer, named, None, "maria.t", true),
+            (Role::Viewer, named, None, "maria.u", false),
+            (Role::Operator, named, None, "maria.u", false),
+            // Nobody gives himself more by a token, and a token can have less.
+            (Role::Viewer, "{}", Some(named), "maria.t", false),
+            (Role::Operator, "{}", Some(named), "maria.t", true),
+            (Role::Operator, "{}", Some(named), "maria.u", false),
+        ] {
+            assert_eq!(
+                may(role, rules, token, table),
+                expected,
+                "{role} {rules} {token:?} {table}"
+            );
+        }
     }
 
     #[test]

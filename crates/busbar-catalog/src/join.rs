@@ -19,7 +19,8 @@ pub struct JoinSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The table to look rows up in. Its key must be the columns under `on`; of a relational table with `as_of`, its key
-    /// without the last column.
+    /// without the last column. With a dot it is a table of a database: `pg.public.patient` or `pg.patient` for the connection
+    /// `pg`, by any columns of which at most one row has the same values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,
     /// The other stream. With `within` it may be one that the flow reads: then each of its events is also the other side, and

@@ -53,7 +53,7 @@ pub use name::check_name;
 pub use project::{Parsed, Project};
 pub use settings::{CLIENT_VARIABLES, ConfigSource};
 pub use step::{
-    ANY, AggregateSpec, AlarmSpec, CallSpec, DedupeSpec, DelaySpec, HopSpec, LatestSpec,
+    ANY, AggregateSpec, AlarmSpec, CallRows, CallSpec, DedupeSpec, DelaySpec, HopSpec, LatestSpec,
     MapConstant, MapField, MapFields, MapSpec, MemberCount, OverRate, PatternEvent, PatternSpec,
     PreviousSpec, ResequenceSpec, RouteCase, RouteCondition, RouteDefault, RouteMatch, RouteSpec,
     RouteTests, RouteValues, RouteWay, SplitSpec, StepAt, StepSpec, TestAnswer, ThrottleSpec,

@@ -11,7 +11,7 @@ mod integration;
 mod map;
 mod route;
 
-pub use call::{CallSpec, TestAnswer};
+pub use call::{CallRows, CallSpec, TestAnswer};
 pub use integration::{
     AggregateSpec, DelaySpec, MemberCount, OverRate, ResequenceSpec, SplitSpec, ThrottleSpec,
 };

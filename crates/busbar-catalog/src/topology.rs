@@ -161,8 +161,20 @@ fn check_flow(
         if let Some(name) = &join.table
             && !project.tables.contains_key(name)
         {
-            let known = project.tables.keys().map(String::as_str).collect();
-            let (error, help) = unknown("table", name, known);
+            // `pg.public.patient`: whether the database has the table is found out when the flow is deployed.
+            let connection = name.split_once('.').map(|(connection, _)| connection);
+            let connections = &project.connections;
+            let (error, help) = match connection {
+                Some(connection) if connections.contains_key(connection) => continue,
+                Some(connection) => {
+                    let known = connections.keys().map(String::as_str).collect();
+                    unknown("connection", connection, known)
+                }
+                None => {
+                    let known = project.tables.keys().map(String::as_str).collect();
+                    unknown("table", name, known)
+                }
+            };
             let diagnostic = source.diagnostic(&path("table"), None, error);
             bad.push(diagnostic.with_help(help));
         }

@@ -6,6 +6,7 @@
 //! the runtime.
 
 mod breaker;
+mod database;
 pub mod limits;
 mod retry;
 mod rows;
@@ -26,6 +27,11 @@ use busbar_log::Clock;
 use serde::Serialize;
 
 pub use breaker::{Admitted, Breaker, BreakerState, CallTrial};
+pub use database::{
+    ColumnType, DatabaseStatus, Databases, OpenDatabase, PoolUse, Pooled, RemoteTable, SessionPool,
+    SqlColumn, SqlCompares, SqlDatabase, SqlForm, SqlPart, SqlRows, SqlService, SqlStatement,
+    SqlTable, SqlValue, TextColumns, number_kind,
+};
 pub use retry::{Backoff, Outcome, deliver};
 pub use rows::{KeyOrder, OrderedRows, ReadColumn, TableRead, TextRow};
 pub use service::{
@@ -324,6 +330,24 @@ pub trait Connector: Send + Sync {
     ) -> Work<'a, Result<Survey, Error>> {
         let _ = (project_dir, tables);
         lacks(spec, "connect.no-survey")
+    }
+
+    /// Whether connections of this kind lead to a database that answers SQL: see [`Connector::database`].
+    fn is_database(&self) -> bool {
+        false
+    }
+
+    /// The database of a connection. Opens no session yet.
+    ///
+    /// # Errors
+    /// *Configuration*, for a kind that is none, or options that cannot be used.
+    fn database<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        context: ServiceContext,
+    ) -> Work<'a, Result<Arc<dyn SqlDatabase>, Error>> {
+        let _ = context;
+        lacks(spec, "connect.no-database")
     }
 
     /// How a `call` step speaks to the service. Opens nothing.

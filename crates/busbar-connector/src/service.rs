@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use crate::Work;
+use crate::database::SqlStatement;
 
 /// Carries requests to another system. Any number of requests may be under way at a time.
 pub trait Service: Send + Sync {
@@ -145,6 +146,8 @@ pub struct CallParts {
     pub headers: Vec<(String, String)>,
     /// The body: JSON of the columns that are sent, or a text.
     pub body: Option<Bytes>,
+    /// For a database: the statement with the row's values.
+    pub statement: Option<SqlStatement>,
 }
 
 /// A request, as every kind of service that there is takes one.
@@ -158,6 +161,8 @@ pub struct ServiceRequest {
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Bytes,
+    /// For a database: the statement.
+    pub statement: Option<Box<SqlStatement>>,
 }
 
 /// A whole answer.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use arrow::array::{BinaryArray, StringArray};
 use busbar_bus::{Bus, BusOptions};
 use busbar_catalog::{Bundle, Project};
-use busbar_connector::Connectors;
+use busbar_connector::{Connectors, Databases};
 use busbar_event::{Batch, Body, Envelope};
 use busbar_flow::{Runtime, RuntimeOptions};
 use busbar_log::{Clock, Log, LogOptions, OsDisk, SystemClock};
@@ -98,6 +98,12 @@ fn main() {
         state_bytes_max: busbar_flow::limits::STATE_BYTES_MAX,
         bus: bus.clone(),
         tables: Arc::new(tables),
+        databases: Databases::new(
+            Connectors::default(),
+            folder.path().into(),
+            bus.clock().clone(),
+        )
+        .expect("a thread"),
         connectors: Connectors::default(),
         project_dir: folder.path().into(),
         state_dir: folder.path().join("state").into(),

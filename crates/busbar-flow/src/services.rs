@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use busbar_catalog::{ConnectionSpec, TestAnswer};
 use busbar_connector::{
-    Admitted, Breaker, BreakerState, CallForm, Connector, Service, ServiceContext, ServiceRequest,
+    Admitted, Breaker, BreakerState, CallForm, Connector, OpenDatabase, Service, ServiceContext,
+    ServiceRequest, SqlService,
 };
 use busbar_event::{Class, Error};
 use bytes::Bytes;
@@ -48,6 +49,8 @@ struct OpenedService {
     spec: ConnectionSpec,
     connector: Arc<dyn Connector>,
     context: ServiceContext,
+    /// Where it is a database: its sessions.
+    database: Option<Arc<OpenDatabase>>,
     service: OnceCell<Arc<dyn Service>>,
 }
 
@@ -80,11 +83,13 @@ impl ServiceLine {
         spec: ConnectionSpec,
         connector: Arc<dyn Connector>,
         context: ServiceContext,
+        database: Option<Arc<OpenDatabase>>,
     ) -> ServiceLine {
         let opened = OpenedService {
             spec,
             connector,
             context,
+            database,
             service: OnceCell::new(),
         };
         ServiceLine::to(name, RemoteService::Opened(Box::new(opened)))
@@ -135,7 +140,18 @@ impl ServiceLine {
                 // Closed only with the line itself.
                 let permit = self.permits.acquire().await.ok();
                 let connector = &opened.connector;
-                let open = || connector.service(&opened.spec, opened.context.clone());
+                let open = || async {
+                    match &opened.database {
+                        Some(database) => {
+                            Ok(Arc::new(SqlService::new(Arc::clone(database))) as Arc<dyn Service>)
+                        }
+                        None => {
+                            connector
+                                .service(&opened.spec, opened.context.clone())
+                                .await
+                        }
+                    }
+                };
                 let service = opened.service.get_or_try_init(open).await;
                 (service.map_err(unanswered)?, permit)
             }

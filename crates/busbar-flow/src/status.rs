@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::counters::Counters;
 use crate::drive::SourceStatus;
 use crate::services::ServiceStatus;
-use busbar_connector::{Guarantee, Roles};
+use busbar_connector::{DatabaseStatus, Guarantee, Roles};
 
 /// A flow at one moment.
 #[derive(Clone, Debug, Serialize)]
@@ -203,6 +203,9 @@ pub struct ConnectionStatus {
     /// The service behind it, once a flow has asked it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceStatus>,
+    /// What was asked of the database behind it, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub database: Option<DatabaseStatus>,
 }
 
 /// An event that could not be processed, with its cause.

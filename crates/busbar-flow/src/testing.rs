@@ -227,12 +227,15 @@ fn tests(project: &Project, connectors: &Connectors, only: Option<&str>, restore
             // The rows that a test puts into tables are there for itself alone.
             let own = flow.spec.read_tables().next().is_some();
             let clock = clock();
-            let own = own.then(|| World {
+            let mut own = own.then(|| World {
                 plugins: world.plugins.clone(),
                 ..World::of_project(project, connectors, &(Arc::clone(&clock) as _)).0
             });
+            let added = own
+                .as_mut()
+                .map_or(Ok(()), |own| given::add_remote(own, &flow.spec));
             let world = own.as_ref().unwrap_or(&world);
-            let compiled = plan(name, &flow.spec, &flow.source, world, test);
+            let compiled = added.and_then(|()| plan(name, &flow.spec, &flow.source, world, test));
             let ran = compiled.and_then(|plan| run(&plan, world, test, &clock, restored));
             report.tests.push(report_of(name, i, test, began, ran));
         }

@@ -10,6 +10,7 @@ use busbar_access::{Access, AccessOptions};
 use busbar_bus::{Bus, BusOptions, Retention, from_log};
 use busbar_catalog::{Change, Config, Diagnostic, FileChange, History};
 use busbar_connect::Places;
+use busbar_connector::Databases;
 use busbar_event::{Class, Error};
 use busbar_flow::{Applied, Runtime, RuntimeOptions};
 use busbar_gateway::{AccessAuthorizer, Gateway, GatewayAddress};
@@ -114,23 +115,30 @@ impl Node {
         let port = bind(&config, &folder).await?;
         let tables =
             Arc::new(Tables::open(data.join("tables"), clock)?.with_journals(bus.log().clone())?);
-        let relations = NodeRelations {
-            bus: bus.clone(),
-            tables: tables.clone(),
-        };
-        let sql = Engine::new(Arc::new(relations.clone()), query_limits(&config))?;
         let allowed = config
             .files
             .allow
             .iter()
             .map(|allowed| folder.join(allowed));
         let connectors = busbar_connect::registry_with(&Places::new(allowed));
+        let databases = Databases::new(
+            connectors.clone(),
+            folder.clone().into(),
+            bus.clock().clone(),
+        )?;
+        let relations = NodeRelations {
+            bus: bus.clone(),
+            tables: tables.clone(),
+            databases: databases.clone(),
+        };
+        let sql = Engine::new(Arc::new(relations.clone()), query_limits(&config))?;
         let runtime = Runtime::open(RuntimeOptions {
             snapshot_every: busbar_flow::limits::SNAPSHOT_EVERY,
             state_bytes_max: bytes(config.limits.state_memory),
             bus: bus.clone(),
             tables: tables.clone(),
             connectors: connectors.clone(),
+            databases,
             project_dir: folder.clone().into(),
             state_dir: data.join("state").into(),
             dead_letters: dead_letter_retention(&config),

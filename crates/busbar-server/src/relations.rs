@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use busbar_access::Principal;
 use busbar_bus::Bus;
+use busbar_connector::Databases;
 use busbar_event::{Class, Error};
 use busbar_sql::{Relation, Relations, StreamRelation};
 use busbar_table::Tables;
@@ -13,6 +14,7 @@ use busbar_table::Tables;
 pub(crate) struct NodeRelations {
     pub(crate) bus: Bus,
     pub(crate) tables: Arc<Tables>,
+    pub(crate) databases: Databases,
 }
 
 impl NodeRelations {
@@ -41,7 +43,7 @@ impl Relations for NodeRelations {
         }
         match self.bus.stream(name) {
             Some(stream) => Ok(Some(Relation::Stream(StreamRelation::of(&stream)?))),
-            None => Ok(None),
+            None => Ok(self.databases.table(name)?.map(Relation::Table)),
         }
     }
 }
@@ -56,6 +58,8 @@ impl Readable {
     fn may_read(&self, name: &str) -> bool {
         if self.all.tables.table(name).is_some() {
             self.reader.may_read_table(name)
+        } else if self.all.bus.stream(name).is_none() && self.all.databases.find(name).is_some() {
+            self.reader.may_query_database(name)
         } else {
             self.reader.may_read_stream(name)
         }

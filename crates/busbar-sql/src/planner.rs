@@ -39,10 +39,9 @@ impl<'a> Context<'a> {
 
 impl ContextProvider for Context<'_> {
     fn get_table_source(&self, name: TableReference) -> Result<Arc<dyn TableSource>> {
-        let known = match name.schema() {
-            Some(schema) => format!("{schema}.{}", name.table()),
-            None => name.table().to_owned(),
-        };
+        let before = name.catalog().into_iter().chain(name.schema());
+        let known: Vec<&str> = before.chain([name.table()]).collect();
+        let known = known.join(".");
         self.relations
             .get(&known)
             .cloned()

@@ -6,12 +6,17 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use busbar_table::{Compare, Condition, Constant, Scan, Table};
+use datafusion_common::tree_node::TreeNodeRecursion;
 use datafusion_common::{DataFusionError, Result, ScalarValue};
 use datafusion_execution::TaskContext;
 use datafusion_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType};
+use datafusion_physical_expr::PhysicalExpr;
+use datafusion_physical_plan::execution_plan::ReplaceChildrenOptions;
 use datafusion_physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion_physical_plan::streaming::{PartitionStream, StreamingTableExec};
-use datafusion_physical_plan::{ExecutionPlan, SendableRecordBatchStream};
+use datafusion_physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream,
+};
 use datafusion_session::{Session, TableProvider};
 
 use crate::families::TableShape;
@@ -39,6 +44,7 @@ impl TableProvider for TableRows {
         filters: &[&Expr],
     ) -> Result<Vec<TableProviderFilterPushDown>> {
         let usable = |filter: &&Expr| match condition(&self.shape, filter) {
+            Some(condition) if self.table.follows(&condition) => TableProviderFilterPushDown::Exact,
             Some(_) => TableProviderFilterPushDown::Inexact,
             None => TableProviderFilterPushDown::Unsupported,
         };
@@ -69,9 +75,73 @@ impl TableProvider for TableRows {
             },
             shape,
         };
+        let shown = self.table.shown(&rows.scan);
         let partitions: Vec<Arc<dyn PartitionStream>> = vec![Arc::new(rows)];
         let plan = StreamingTableExec::try_new(schema, partitions, None, [], false, limit)?;
-        Ok(Arc::new(plan))
+        Ok(match shown {
+            Some(statement) => Arc::new(RemoteExec {
+                rows: Arc::new(plan),
+                statement,
+            }),
+            None => Arc::new(plan),
+        })
+    }
+}
+
+/// Rows that another system sends, with what it is asked: `explain` shows it.
+#[derive(Debug)]
+struct RemoteExec {
+    rows: Arc<dyn ExecutionPlan>,
+    statement: String,
+}
+
+impl DisplayAs for RemoteExec {
+    fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RemoteExec: {}", self.statement)
+    }
+}
+
+impl ExecutionPlan for RemoteExec {
+    fn name(&self) -> &str {
+        "RemoteExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.rows.properties()
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        _: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        _: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        self.rows.execute(partition, context)
     }
 }
 

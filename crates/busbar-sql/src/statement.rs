@@ -44,13 +44,11 @@ pub(crate) fn classify(text: &str, statement: Statement) -> Result<Kind, Diagnos
             }
             ast::Statement::ShowTables { .. } => Ok(Kind::ShowTables),
             ast::Statement::ExplainTable { table_name, .. } => {
-                let last = table_name
-                    .0
-                    .last()
-                    .and_then(|part| part.as_ident().cloned());
-                match (last, table_name.0.len()) {
-                    (Some(ident), 1) => Ok(Kind::Describe(normalized(&ident))),
-                    _ => Err(unknown_relation(text, &table_name.to_string(), &[])),
+                let parts = table_name.0.iter();
+                let parts = parts.map(|part| part.as_ident().map(normalized));
+                match parts.collect::<Option<Vec<_>>>() {
+                    Some(parts) => Ok(Kind::Describe(parts.join("."))),
+                    None => Err(unknown_relation(text, &table_name.to_string(), &[])),
                 }
             }
             _ => Err(read_only(text)),
@@ -127,7 +125,12 @@ pub(crate) fn relations(text: &str, statement: &Statement) -> Result<Vec<String>
             (None, Some("information_schema")) => {
                 format!("{}{}", information_schema::PREFIX, relation.table())
             }
-            _ => return Err(unknown_relation(text, &relation.to_string(), &[])),
+            // A table of a database: `pg.public.patient`.
+            (catalog, schema) => {
+                let parts = catalog.into_iter().chain(schema);
+                let parts = parts.chain([relation.table()]);
+                parts.collect::<Vec<_>>().join(".")
+            }
         };
         if !names.contains(&name) {
             names.push(name);

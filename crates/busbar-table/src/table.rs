@@ -12,7 +12,7 @@ pub trait Table: Debug + Send + Sync {
     /// The table's name: that of its file in the project.
     fn name(&self) -> &str;
 
-    /// `hot` or `relational`, for people.
+    /// `hot`, `relational`, `wide` or `database`, for people.
     fn engine(&self) -> &'static str;
 
     /// What callers must know of the engine.
@@ -24,6 +24,25 @@ pub trait Table: Debug + Send + Sync {
 
     /// Names of the key's columns; empty for a table that only grows.
     fn key(&self) -> &[String];
+
+    /// The same table to be looked up by other columns, for a table that finds rows by any of its columns; none for one that
+    /// finds them by its key alone.
+    fn keyed_by(&self, _key: &[String]) -> Option<Arc<dyn Table>> {
+        None
+    }
+
+    /// So many keys were answered from what a caller had kept, and not looked up: for counting.
+    fn cached(&self, _keys: usize) {}
+
+    /// Whether a scan with this condition answers with exactly the rows that fit it, so that the caller need not apply it again.
+    fn follows(&self, _condition: &Condition) -> bool {
+        false
+    }
+
+    /// What a scan sends to another system, for people; none for a table of this process.
+    fn shown(&self, _scan: &Scan) -> Option<String> {
+        None
+    }
 
     /// The families by which columns named `family.qualifier` belong together; none for an engine without families.
     fn families(&self) -> Vec<String> {

@@ -38,8 +38,15 @@ pub struct CallSpec {
     /// In place of `send`: the text of the body. With `soap` what is in the body of the envelope.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
+    /// With a database: the statement, in the database's SQL. Each `${…}` is a value that is bound, never text of the statement:
+    /// `select name from patient where id = ${pid}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statement: Option<String>,
+    /// With `statement`: how many rows it answers with, `one` without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<CallRows>,
     /// The columns that are read from the answer, with their types. `path` says where each is: a dotted path in JSON and in
-    /// messages, an XPath in XML. Without any, answers are only taken note of.
+    /// messages, an XPath in XML, the column's name in a row. Without any, answers are only taken note of.
     #[serde(default, skip_serializing_if = "no_columns")]
     pub answer: SchemaSpec,
     /// How many requests of one task are under way at a time, 64 at most and without it.
@@ -50,6 +57,18 @@ pub struct CallSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub tries: Option<u32>,
+}
+
+/// How many rows a statement answers with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CallRows {
+    /// One, whose columns are the answer's; without a row they are null, and with several the event becomes a dead letter. A
+    /// statement that changes rows answers with `affected`, their number.
+    #[default]
+    One,
+    /// Any number: `rows` is their list, for a column of type `json`.
+    Many,
 }
 
 fn no_columns(columns: &SchemaSpec) -> bool {

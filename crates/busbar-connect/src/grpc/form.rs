@@ -182,6 +182,7 @@ impl CallForm for GrpcForm {
             path: self.path.clone(),
             headers,
             body: frame(&message),
+            statement: None,
         })
     }
 

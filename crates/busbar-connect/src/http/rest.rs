@@ -144,6 +144,7 @@ impl CallForm for RestForm {
             path: parts.path,
             headers,
             body: parts.body.unwrap_or_default(),
+            statement: None,
         })
     }
 
@@ -300,7 +301,7 @@ mod tests {
             form.request(CallParts {
                 path: path.to_owned(),
                 headers: headers.collect(),
-                body: None,
+                ..CallParts::default()
             })
         };
         assert!(request(&[("x-site", "north")], "/a").is_ok());

@@ -63,6 +63,34 @@ impl Answer {
     }
 }
 
+/// What an answer of [`Link::head`] begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Head {
+    /// Columns, behind which rows come.
+    Rows,
+    /// No rows. Whether another answer follows.
+    Done(bool),
+}
+
+/// How much of an answer [`Link::fetch`] has read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fetched {
+    /// As many bytes as were asked for; there may be more rows.
+    Part,
+    /// All rows. Whether another answer follows.
+    All(bool),
+}
+
+/// A column of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    pub name: String,
+    /// The number of its type in the protocol.
+    pub kind: u8,
+    /// The number of its character set; 63 for bytes.
+    pub charset: u16,
+}
+
 /// Where the log is read from.
 #[derive(Debug)]
 pub enum Start {
@@ -253,17 +281,93 @@ impl Link {
         !self.busy
     }
 
-    /// Runs statements with semicolons between them; their answers.
+    /// Sends statements whose answers are read by [`Link::head`] and [`Link::fetch`].
     ///
     /// # Errors
-    /// The first that fails ends them.
-    pub async fn run(&mut self, sql: &str) -> Result<Vec<Answer>, Failed> {
+    /// The session is lost.
+    pub async fn begin(&mut self, sql: &str) -> Result<(), Failed> {
         self.busy = true;
         let mut body = Vec::with_capacity(sql.len() + 1);
         body.push(3);
         body.extend_from_slice(sql.as_bytes());
         wire::packet(&mut self.out, 0, &body);
-        self.flush().await?;
+        self.flush().await
+    }
+
+    /// Reads the beginning of an answer: its columns, or how many rows were changed.
+    ///
+    /// # Errors
+    /// Why the statement failed.
+    pub async fn head(
+        &mut self,
+        columns: &mut Vec<Described>,
+        affected: &mut u64,
+    ) -> Result<Head, Failed> {
+        let (_, body) = self.packet().await?;
+        let mut reader = Reader::new(&body);
+        match body.first() {
+            Some(0xff) => {
+                self.busy = false;
+                Err(Failed::Server(wire::server_error(&body)))
+            }
+            Some(0x00) => {
+                reader.u8();
+                *affected = reader.length().flatten().unwrap_or(0);
+                reader.length();
+                let more = reader.number(2).unwrap_or(0) & MORE_RESULTS != 0;
+                self.busy = more;
+                Ok(Head::Done(more))
+            }
+            _ => {
+                self.columns(&mut reader, columns).await?;
+                Ok(Head::Rows)
+            }
+        }
+    }
+
+    /// Reads rows until there are so many bytes of them.
+    ///
+    /// # Errors
+    /// Why the statement failed.
+    pub async fn fetch(
+        &mut self,
+        columns: usize,
+        bytes: usize,
+        rows: &mut Vec<Vec<Option<Bytes>>>,
+    ) -> Result<Fetched, Failed> {
+        let mut read = 0;
+        while read < bytes {
+            let (_, body) = self.packet().await?;
+            read += body.len();
+            match body.first() {
+                Some(0xfe) if body.len() < 9 => {
+                    let mut reader = Reader::new(&body.slice(3..));
+                    let more = reader.number(2).unwrap_or(0) & MORE_RESULTS != 0;
+                    self.busy = more;
+                    return Ok(Fetched::All(more));
+                }
+                Some(0xff) => {
+                    self.busy = false;
+                    return Err(Failed::Server(wire::server_error(&body)));
+                }
+                _ => {
+                    let mut reader = Reader::new(&body);
+                    let row = (0..columns)
+                        .map(|_| reader.value())
+                        .collect::<Option<Vec<_>>>();
+                    rows.push(row.ok_or_else(|| self.strange("a row of another form"))?);
+                }
+            }
+        }
+        Ok(Fetched::Part)
+    }
+
+    /// Runs statements with semicolons between them; their answers.
+    ///
+    /// # Errors
+    /// The first that fails ends them.
+    pub async fn run(&mut self, sql: &str) -> Result<Vec<Answer>, Failed> {
+        self.begin(sql).await?;
         let mut answers = Vec::new();
         loop {
             let (_, body) = self.packet().await?;
@@ -290,12 +394,12 @@ impl Link {
         }
     }
 
-    /// Reads columns and rows; the status behind them.
-    async fn rows(
+    /// Reads the columns of an answer.
+    async fn columns(
         &mut self,
         reader: &mut Reader,
-        answer: &mut Answer,
-    ) -> Result<Option<u64>, Failed> {
+        columns: &mut Vec<Described>,
+    ) -> Result<(), Failed> {
         let count = reader
             .length()
             .flatten()
@@ -303,16 +407,22 @@ impl Link {
         for _ in 0..count {
             let (_, body) = self.packet().await?;
             let mut reader = Reader::new(&body);
-            // Catalogue, schema, table, its own name; then the name.
-            let name = (0..4)
-                .map(|_| reader.value())
-                .collect::<Option<Vec<_>>>()
-                .and_then(|_| reader.name());
-            answer
-                .columns
-                .push(name.ok_or_else(|| self.strange("a column of another form"))?);
+            let column = described(&mut reader);
+            columns.push(column.ok_or_else(|| self.strange("a column of another form"))?);
         }
         self.packet().await?;
+        Ok(())
+    }
+
+    /// Reads columns and rows; the status behind them.
+    async fn rows(
+        &mut self,
+        reader: &mut Reader,
+        answer: &mut Answer,
+    ) -> Result<Option<u64>, Failed> {
+        let mut columns = Vec::new();
+        self.columns(reader, &mut columns).await?;
+        answer.columns = columns.into_iter().map(|column| column.name).collect();
         loop {
             let (_, body) = self.packet().await?;
             match body.first() {
@@ -459,6 +569,24 @@ impl Link {
             .with("address", &self.address)
             .with("what", what)
     }
+}
+
+fn described(reader: &mut Reader) -> Option<Described> {
+    // Catalogue, schema, table, the table's own name; then the name, and its own.
+    for _ in 0..4 {
+        reader.value()?;
+    }
+    let name = reader.name()?;
+    reader.value()?;
+    // The length of what follows, the character set, and the most bytes.
+    reader.length()?;
+    let charset = u16::try_from(reader.number(2)?).ok()?;
+    reader.number(4)?;
+    Some(Described {
+        name,
+        kind: reader.u8()?,
+        charset,
+    })
 }
 
 pub fn closed(address: &str) -> Error {

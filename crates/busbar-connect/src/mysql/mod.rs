@@ -15,6 +15,7 @@ mod auth;
 mod binlog;
 mod cell;
 mod changes;
+mod database;
 mod failure;
 mod follow;
 mod limits;
@@ -33,9 +34,10 @@ use std::sync::Arc;
 
 use busbar_bus::Span;
 use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Value};
+use busbar_connector::limits::{POOL_SESSIONS, POOL_SESSIONS_MAX};
 use busbar_connector::{
-    Connector, Guarantee, LiteralSecret, OrderedRows, Roles, Sink, SinkContext, Source,
-    SourceContext, Survey, TableRead, Work,
+    Connector, Guarantee, LiteralSecret, OrderedRows, Roles, ServiceContext, Sink, SinkContext,
+    Source, SourceContext, SqlDatabase, Survey, TableRead, Work,
 };
 use busbar_event::{Class, Error};
 use schemars::JsonSchema;
@@ -47,6 +49,7 @@ use crate::secret::{self, Secret, refuse_placeholder};
 use crate::tls::Tls;
 use crate::topic::TopicTemplate;
 use changes::MySqlChanges;
+use database::MysqlDatabase;
 use link::MysqlServer;
 use sink::MysqlSink;
 
@@ -66,6 +69,9 @@ pub struct Mysql {
 /// and `timestamp` are `2024-02-29T23:59:59` without and with `Z`, bytes are `0x00ff`, and everything else is a text as the
 /// database writes it, `decimal` too. Positions are places in the log of this server, and MariaDB's numbers of transactions
 /// (GTID), by which another server goes on after a fail-over; for MySQL take a higher `generation` then.
+///
+/// Without either: steps look rows up in its tables (`join` with `table: NAME.his.patient`), `call` its statements, and SQL
+/// reads its tables.
 ///
 /// As a sink: exactly once. Each delivery is one transaction that also notes how far its producer has come, in the table
 /// `busbar_position` of the same database; both tables are of InnoDB. A row that the database refuses becomes a dead letter
@@ -87,6 +93,10 @@ struct Options {
     /// How long a statement may take.
     #[serde(default = "half_a_minute")]
     timeout: Span,
+    /// The most sessions that are open at a time for look-ups, queries and statements of flows.
+    #[serde(default = "eight")]
+    #[schemars(range(min = 1, max = 64))]
+    sessions: u16,
     /// Tables whose changes come in; makes the connection a source.
     follow: Option<MySqlFollow>,
     /// A table to write to; makes the connection a sink.
@@ -134,6 +144,10 @@ fn yes() -> bool {
     true
 }
 
+fn eight() -> u16 {
+    POOL_SESSIONS
+}
+
 fn half_a_minute() -> Span {
     Span::from_micros(30_000_000)
 }
@@ -174,8 +188,10 @@ impl Mysql {
                 .check(file)
                 .map_err(|code| refuse("password", code))?;
         }
-        if options.follow.is_none() && options.write.is_none() {
-            return Err(refuse("write", "mysql.no-role"));
+        if options.sessions == 0 || options.sessions > POOL_SESSIONS_MAX {
+            let error = Error::new(Class::Configuration, "database.sessions");
+            let error = error.with("most", POOL_SESSIONS_MAX);
+            return Err(spec.options.diagnostic("sessions", error));
         }
         if let Some(follow) = &options.follow {
             let tables = &follow.tables;
@@ -237,7 +253,7 @@ impl Connector for Mysql {
         Ok(Roles {
             source: options.follow.is_some(),
             sink: options.write.is_some(),
-            service: false,
+            service: true,
         })
     }
 
@@ -261,6 +277,25 @@ impl Connector for Mysql {
 
     fn guarantee(&self) -> Guarantee {
         Guarantee::ExactlyOnce
+    }
+
+    fn is_database(&self) -> bool {
+        true
+    }
+
+    fn database<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        context: ServiceContext,
+    ) -> Work<'a, Result<Arc<dyn SqlDatabase>, Error>> {
+        Box::pin(async move {
+            let options = self
+                .options(spec)
+                .map_err(|refused| refused.error().clone())?;
+            let server = self.server(&options, &context.project_dir)?;
+            let database = MysqlDatabase::new(&context.name, server, options.sessions);
+            Ok(Arc::new(database) as Arc<dyn SqlDatabase>)
+        })
     }
 
     fn survey<'a>(

@@ -182,6 +182,7 @@ pub async fn tables(
                 .map(|row| Column {
                     name: text(row, 0).to_owned(),
                     oid: text(row, 7).parse().unwrap_or(0),
+                    modifier: -1,
                 })
                 .collect(),
             key,

@@ -13,6 +13,7 @@
 mod auth;
 mod changes;
 mod copy;
+mod database;
 mod failure;
 mod follow;
 mod limits;
@@ -32,9 +33,10 @@ use std::sync::Arc;
 
 use busbar_bus::Span;
 use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Value};
+use busbar_connector::limits::{POOL_SESSIONS, POOL_SESSIONS_MAX};
 use busbar_connector::{
-    Connector, Guarantee, LiteralSecret, OrderedRows, Roles, Sink, SinkContext, Source,
-    SourceContext, Survey, TableRead, Work,
+    Connector, Guarantee, LiteralSecret, OrderedRows, Roles, ServiceContext, Sink, SinkContext,
+    Source, SourceContext, SqlDatabase, Survey, TableRead, Work,
 };
 use busbar_event::{Class, Error};
 use schemars::JsonSchema;
@@ -47,6 +49,7 @@ use crate::tls::Tls;
 use crate::topic::TopicTemplate;
 use changes::ChangeSource;
 pub(crate) use copy::write_time;
+use database::PostgresDatabase;
 use link::Server;
 use query::QuerySource;
 use sink::PostgresSink;
@@ -74,6 +77,9 @@ pub struct Postgres {
 /// A slot or a position that is lost stops the connection. Its error says how to go on: a new `generation` takes everything
 /// anew.
 ///
+/// Without either: steps look rows up in its tables (`join` with `table: NAME.public.patient`), `call` its statements, and SQL
+/// reads its tables.
+///
 /// As a sink: exactly once. Each delivery is one transaction that also notes how far its producer has come, in the table
 /// `busbar_position` of the same schema. A row that the database refuses becomes a dead letter and the others of its
 /// delivery are written. Types are compared when the sink is opened; where values would be rounded or cut, it is refused
@@ -94,6 +100,10 @@ struct Options {
     /// How long a statement may take.
     #[serde(default = "half_a_minute")]
     timeout: Span,
+    /// The most sessions that are open at a time for look-ups, queries and statements of flows.
+    #[serde(default = "eight")]
+    #[schemars(range(min = 1, max = 64))]
+    sessions: u16,
     /// Tables whose changes come in; makes the connection a source.
     follow: Option<Follow>,
     /// A statement whose rows come in; makes the connection a source.
@@ -165,6 +175,10 @@ fn yes() -> bool {
     true
 }
 
+fn eight() -> u16 {
+    POOL_SESSIONS
+}
+
 fn half_a_minute() -> Span {
     Span::from_micros(30_000_000)
 }
@@ -221,8 +235,10 @@ impl Postgres {
                 .check(file)
                 .map_err(|code| refuse("password", code))?;
         }
-        if options.follow.is_none() && options.query.is_none() && options.write.is_none() {
-            return Err(refuse("write", "postgres.no-role"));
+        if options.sessions == 0 || options.sessions > POOL_SESSIONS_MAX {
+            let error = Error::new(Class::Configuration, "database.sessions");
+            let error = error.with("most", POOL_SESSIONS_MAX);
+            return Err(spec.options.diagnostic("sessions", error));
         }
         if let Some(query) = &options.query {
             if options.follow.is_some() {
@@ -298,7 +314,7 @@ impl Connector for Postgres {
         Ok(Roles {
             source: options.follow.is_some() || options.query.is_some(),
             sink: options.write.is_some(),
-            service: false,
+            service: true,
         })
     }
 
@@ -322,6 +338,25 @@ impl Connector for Postgres {
 
     fn guarantee(&self) -> Guarantee {
         Guarantee::ExactlyOnce
+    }
+
+    fn is_database(&self) -> bool {
+        true
+    }
+
+    fn database<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        context: ServiceContext,
+    ) -> Work<'a, Result<Arc<dyn SqlDatabase>, Error>> {
+        Box::pin(async move {
+            let options = self
+                .options(spec)
+                .map_err(|refused| refused.error().clone())?;
+            let server = self.server(&options, &context.project_dir)?;
+            let database = PostgresDatabase::new(&context.name, server, options.sessions);
+            Ok(Arc::new(database) as Arc<dyn SqlDatabase>)
+        })
     }
 
     fn survey<'a>(

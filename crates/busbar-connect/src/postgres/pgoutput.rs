@@ -200,8 +200,8 @@ fn relation(reader: &mut Reader) -> Option<Relation> {
         columns.push(Column {
             name,
             oid: reader.u32()?,
+            modifier: reader.i32()?,
         });
-        reader.bytes(4)?;
     }
     // The server writes an empty text for its own schema.
     let schema = if schema.is_empty() {

@@ -120,6 +120,7 @@ mod tests {
         let column = |name: &str, oid| Column {
             name: name.into(),
             oid,
+            modifier: -1,
         };
         Relation {
             id: 1,

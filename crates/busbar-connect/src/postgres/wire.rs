@@ -97,6 +97,8 @@ pub struct Column {
     pub name: String,
     /// The number of its type in the server's catalogue.
     pub oid: u32,
+    /// What the type is bounded by, as in `numeric(10,2)`; -1 without it.
+    pub modifier: i32,
 }
 
 /// The columns of a `RowDescription`.
@@ -108,8 +110,14 @@ pub fn columns(body: &Bytes) -> Option<Vec<Column>> {
         let name = reader.text()?;
         reader.bytes(6)?;
         let oid = reader.u32()?;
-        reader.bytes(8)?;
-        columns.push(Column { name, oid });
+        reader.bytes(2)?;
+        let modifier = reader.i32()?;
+        reader.bytes(2)?;
+        columns.push(Column {
+            name,
+            oid,
+            modifier,
+        });
     }
     Some(columns)
 }

@@ -200,6 +200,7 @@ impl CallForm for SoapForm {
             path: String::new(),
             headers,
             body: body.into(),
+            statement: None,
         })
     }
 

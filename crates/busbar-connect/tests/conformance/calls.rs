@@ -71,6 +71,7 @@ fn a_request_is_what_the_step_and_the_connection_say() {
             ("X-Own".into(), "1".into()),
         ],
         body: Some("{\"a\":1}".into()),
+        ..CallParts::default()
     });
     let request = request.expect("a request");
     let answer = called.runtime.block_on(called.service.exchange(&request));

@@ -3,6 +3,9 @@
 //! A connector without a row in [`subjects`] fails the suite.
 
 mod calls;
+mod database_calls;
+mod database_lookups;
+mod database_queries;
 mod file_sink;
 mod file_source;
 mod http;

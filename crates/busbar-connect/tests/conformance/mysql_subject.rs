@@ -28,7 +28,10 @@ pub fn subject() -> Subject {
                 "mysql: { address: here, database: d, user: u, write: { table: t } }\n",
                 "here",
             ),
-            ("mysql: { address: 'a:1', database: d, user: u }\n", "write"),
+            (
+                "mysql: { address: 'a:1', database: d, user: u, sessions: 0 }\n",
+                "sessions",
+            ),
             (
                 "mysql: { address: 'a:1', database: d, user: u, write: { table: a.b.c } }\n",
                 "a.b.c",

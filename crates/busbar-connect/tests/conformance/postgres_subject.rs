@@ -7,6 +7,7 @@ pub fn subject() -> Subject {
     Subject {
         kind: "postgres",
         good: vec![
+            "postgres: { address: '127.0.0.1:1', database: d, user: u, sessions: 2 }\n",
             "postgres: { address: '127.0.0.1:1', database: d, user: u, query: { statement: 'select 1', every: 1m, position: id, start: '0', overlap: 100 } }\ntopic: q/${connection}\n",
             "postgres: { address: '127.0.0.1:1', database: d, user: u, follow: { tables: [t, a.u], snapshot: false, slot: s, publication: p, create: false, generation: 2, again: { public.t: 1 } } }\ntopic: a/${schema}/${table}\n",
             "postgres: { address: '127.0.0.1:1', database: d, user: u, write: { table: t } }\n",
@@ -47,8 +48,8 @@ pub fn subject() -> Subject {
                 "here",
             ),
             (
-                "postgres: { address: 'a:1', database: d, user: u }\n",
-                "write",
+                "postgres: { address: 'a:1', database: d, user: u, sessions: 65 }\n",
+                "65",
             ),
             (
                 "postgres: { address: 'a:1', database: d, user: u, write: { table: a.b.c } }\n",

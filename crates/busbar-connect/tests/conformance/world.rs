@@ -6,8 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arrow::array::{BinaryArray, StringArray};
 use busbar_bus::{Bus, BusOptions};
 use busbar_catalog::{Bundle, ConnectionSpec, Project};
+use busbar_connector::Databases;
+use busbar_event::{Batch, Body, Envelope};
 use busbar_flow::SourceStatus;
 use busbar_flow::{Runtime, RuntimeOptions};
 use busbar_log::sim::SimDisk;
@@ -24,6 +27,7 @@ pub struct World {
     pub tokio: tokio::runtime::Runtime,
     pub bus: Bus,
     pub flows: Runtime,
+    pub databases: Databases,
 }
 
 /// An event, as much of it as the suite looks at.
@@ -65,12 +69,19 @@ impl World {
             .enable_all()
             .build()
             .unwrap();
+        let databases = Databases::new(
+            busbar_connect::registry(),
+            folder.path().into(),
+            Arc::new(SystemClock),
+        );
+        let databases = databases.expect("a thread");
         let flows = tokio.block_on(async {
             Runtime::open(RuntimeOptions {
                 snapshot_every: busbar_flow::limits::SNAPSHOT_EVERY,
                 state_bytes_max: busbar_flow::limits::STATE_BYTES_MAX,
                 bus: bus.clone(),
                 tables,
+                databases: databases.clone(),
                 connectors: busbar_connect::registry(),
                 project_dir: folder.path().into(),
                 state_dir: folder.path().join("state").into(),
@@ -84,6 +95,7 @@ impl World {
             tokio,
             bus,
             flows,
+            databases,
         }
     }
 
@@ -101,9 +113,10 @@ impl World {
             tokio,
             bus,
             flows,
+            databases,
         } = self;
         disk.kill();
-        drop((flows, bus));
+        drop((flows, bus, databases));
         tokio.shutdown_timeout(PATIENCE);
         (disk, folder)
     }
@@ -112,6 +125,17 @@ impl World {
     pub fn apply(&self, files: &[(&str, &str)]) {
         let applied = self.tokio.block_on(self.flows.apply(&project(files), 1));
         applied.unwrap_or_else(|bad| panic!("{bad:?}"));
+    }
+
+    /// Publishes events; they are durable when this returns.
+    pub fn publish(&self, topic: &str, payloads: &[String]) {
+        let topics = StringArray::from(vec![topic; payloads.len()]);
+        let envelope = Envelope::new(&topics, vec![now(); payloads.len()]);
+        let payloads = payloads.iter().map(String::as_bytes);
+        let body = Body::Payload(BinaryArray::from_iter_values(payloads));
+        let batch = Batch::from_columns(envelope, body).expect("a batch");
+        let appended = self.tokio.block_on(self.bus.append(batch, None));
+        appended.expect("appended");
     }
 
     pub fn source(&self, name: &str) -> SourceStatus {

@@ -14,7 +14,7 @@ use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StructArray, UInt32Array}
 use arrow::compute::concat_batches;
 use arrow::datatypes::{FieldRef, Fields, Schema, SchemaRef};
 use busbar_catalog::CallSpec;
-use busbar_connector::{Admitted, CallForm, CallParts, Escape, ServiceRequest};
+use busbar_connector::{Admitted, CallForm, CallParts, Escape, ServiceRequest, SqlForm};
 use busbar_event::format::{Decoder, FormatSpec, encode_json};
 use busbar_event::hash::fnv1a;
 use busbar_event::{Class, Error};
@@ -43,7 +43,14 @@ pub(super) fn compile(spec: &CallSpec, context: &StepContext<'_>) -> Result<Arc<
             ..Wrong::new(error.with("name", name)).at("connection")
         });
     };
-    let form = known.connector.call_form(&known.spec, spec);
+    let form = match known.connector.is_database() {
+        true => SqlForm::new(spec).map(|form| Arc::new(form) as Arc<dyn CallForm>),
+        false if spec.statement.is_some() => {
+            return Err(fault("statement", "flow.call-no-statement"));
+        }
+        false if spec.rows.is_some() => return Err(fault("rows", "flow.call-no-statement")),
+        false => known.connector.call_form(&known.spec, spec),
+    };
     let form = form.map_err(|fault| Wrong {
         path: fault.path,
         span: fault.span,
@@ -73,6 +80,11 @@ pub(super) fn compile(spec: &CallSpec, context: &StepContext<'_>) -> Result<Arc<
         })?;
         headers.push((header.clone(), value));
     }
+    let statement = spec.statement.as_deref();
+    let statement = statement.map(|statement| text(statement, Escape::Plain));
+    let statement = statement
+        .transpose()
+        .map_err(|wrong| wrong.at("statement"))?;
     let body = match (&spec.send, &spec.body) {
         (Some(columns), _) => {
             let columns = Projection::compile(context.schema, columns);
@@ -104,6 +116,7 @@ pub(super) fn compile(spec: &CallSpec, context: &StepContext<'_>) -> Result<Arc<
         path,
         headers,
         body,
+        statement,
         input: Arc::clone(context.schema),
         schema: Arc::new(Schema::new(fields)),
         in_flight: usize::from(spec.in_flight.unwrap_or(most)),
@@ -118,6 +131,7 @@ struct CallStep {
     path: CallText,
     headers: Vec<(String, CallText)>,
     body: CallBody,
+    statement: Option<CallText>,
     /// The columns of the answer.
     answer: SchemaRef,
     input: SchemaRef,
@@ -167,6 +181,10 @@ impl Step for CallStep {
                 CallBody::Columns(columns) => CallBody::Columns(columns.bind(schema)?),
                 CallBody::Text(text) => CallBody::Text(text.bind(schema)?),
             },
+            statement: match &self.statement {
+                None => None,
+                Some(text) => Some(text.bind(schema)?),
+            },
             decoder: match all.is_empty() {
                 true => None,
                 false => Some(Decoder::new(&json, &self.answer, &all)?),
@@ -190,6 +208,7 @@ struct Calling {
     path: CallText,
     headers: Vec<(String, CallText)>,
     body: CallBody,
+    statement: Option<CallText>,
     /// None where nothing of the answer is read.
     decoder: Option<Decoder>,
     answer: SchemaRef,
@@ -286,7 +305,8 @@ impl Operator for Calling {
             .headers
             .iter()
             .map(|(_, text)| text)
-            .chain([&self.path]);
+            .chain([&self.path])
+            .chain(&self.statement);
         let mut failing: Vec<Failed> = texts.flat_map(|text| text.failing(&rows.batch)).collect();
         failing.extend(match &self.body {
             CallBody::None => Vec::new(),
@@ -313,9 +333,14 @@ impl Calling {
             CallBody::Columns(columns) => objects = Some(json_objects(&columns.evaluate(batch)?)?),
             CallBody::Text(text) => texts = Some(text.fill(batch)?),
         }
+        let mut statements = match &self.statement {
+            None => None,
+            Some(text) => Some(text.statements(batch)?),
+        };
         let mut requests = Vec::with_capacity(rows.len());
         let mut before: Option<(u64, u32)> = None;
         for row in 0..rows.len() {
+            let statement = statements.as_mut().map(|all| std::mem::take(&mut all[row]));
             let parts = || {
                 let header = |(name, value): &(&String, FilledText<'_>)| {
                     Ok(((*name).clone(), value.row(row)?))
@@ -329,6 +354,7 @@ impl Calling {
                     path: path.row(row)?,
                     headers: headers.iter().map(header).collect::<Result<_, Error>>()?,
                     body,
+                    statement,
                 })
             };
             let made = parts().and_then(|parts| self.form.request(parts));

@@ -57,6 +57,11 @@ impl Runtime {
         .await
         .map_err(|error| vec![placed(project, error)])?;
         *self.inner.plugins.write() = plugins;
+        let connections = project.connections.iter();
+        self.inner
+            .options
+            .databases
+            .apply(connections.map(|(name, connection)| (name, &connection.spec)));
         let mut applied = Applied::default();
         // A source that is gone must not publish into streams that mean something else now.
         self.stop_sources(project).await;

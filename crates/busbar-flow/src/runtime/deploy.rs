@@ -295,6 +295,14 @@ impl Runtime {
             let (bus, tables) = (&options.bus, &options.tables);
             let mut world = World::of_bus(bus, tables, &project, &options.connectors)?;
             world.plugins = plugins;
+            // Their columns are asked for now: with them the flow's types are checked.
+            for name in parsed.spec.read_tables() {
+                if !world.tables.contains_key(name)
+                    && let Some(table) = options.databases.table(name)?
+                {
+                    world.tables.insert(name.clone(), table);
+                }
+            }
             for (name, line) in lines {
                 if let Some(service) = world.services.get_mut(&name) {
                     service.line = Some(line);

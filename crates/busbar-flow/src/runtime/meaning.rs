@@ -27,6 +27,11 @@ pub(super) fn meaning(project: &Project, parsed: &Parsed<FlowSpec>) -> serde_jso
     };
     for name in spec.read_tables() {
         named.insert(format!("table/{name}"), table(name));
+        if let Some((connection, _)) = name.split_once('.') {
+            let connection = project.connections.get(connection);
+            let json = connection.map(|c| canonical(Kind::Connection, &c.spec));
+            named.insert(format!("database/{name}"), json);
+        }
     }
     for output in &spec.to {
         let (key, json) = match &output.target {

@@ -41,7 +41,7 @@ use crate::services::ServiceLine;
 use crate::state::States;
 use crate::status::{DeadFilter, DeadGroup, DeadLetter, DeadRetention, FlowState, ReplayFrom};
 use crate::task::{FlowShared, Inserts, MAIN};
-use busbar_connector::Connectors;
+use busbar_connector::{Connectors, Databases};
 use compute::Compute;
 use deploy::stands;
 pub use plugin_trial::{PluginTrial, TrialRow, TriedEvent, TriedResult};
@@ -57,6 +57,8 @@ pub struct RuntimeOptions {
     pub tables: Arc<Tables>,
     /// The connectors.
     pub connectors: Connectors,
+    /// The databases among the connections; [`Runtime::apply`] says which there are.
+    pub databases: Databases,
     /// The folder that relative paths of connections start at.
     pub project_dir: Arc<Path>,
     /// The folder for the state of flows; made if needed.

@@ -32,6 +32,7 @@ impl Runtime {
 
     /// Every connection, in the order of their names.
     pub fn connections(&self) -> Vec<ConnectionStatus> {
+        let databases = &self.inner.options.databases;
         let mut writers: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for flow in self.inner.flows.read().values() {
             for output in &flow.parsed.spec.to {
@@ -40,6 +41,15 @@ impl Runtime {
                         .entry(name.clone())
                         .or_default()
                         .push(flow.name.clone());
+                }
+            }
+            for table in flow.parsed.spec.read_tables() {
+                let database = databases.find(table).map(|(database, _)| database);
+                if let Some(database) = database {
+                    let flows = writers.entry(database.name().to_owned()).or_default();
+                    if !flows.contains(&flow.name) {
+                        flows.push(flow.name.clone());
+                    }
                 }
             }
             for (_, call) in flow.parsed.spec.calls() {
@@ -61,6 +71,7 @@ impl Runtime {
                 source: connected.driver.as_ref().map(|driver| driver.status()),
                 flows: writers.remove(name).unwrap_or_default(),
                 service: lines.get(name).map(|line| line.status()),
+                database: databases.get(name).map(|database| database.status()),
             })
             .collect()
     }

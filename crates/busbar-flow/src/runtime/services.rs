@@ -37,7 +37,8 @@ impl Runtime {
                     clock: Arc::clone(options.bus.clock()),
                 };
                 let (spec, connector) = (connection.spec.clone(), Arc::clone(connector));
-                Arc::new(ServiceLine::new(name, spec, connector, context))
+                let database = options.databases.get(name);
+                Arc::new(ServiceLine::new(name, spec, connector, context, database))
             });
         }
         lines.clone()

@@ -1,13 +1,16 @@
 //! What a flow test gives: events of streams, and rows of tables.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use arrow::array::{Array, BinaryArray};
 use arrow::datatypes::FieldRef;
-use busbar_catalog::{Given, TestSpec};
+use busbar_catalog::{FlowSpec, Given, TestSpec};
 use busbar_event::format::{Decoder, FormatSpec, infer};
 use busbar_event::topic::Filter;
 use busbar_event::{BatchBuilder, Class, Error, Flags, Row};
-use busbar_log::{Clock, ManualClock};
-use busbar_table::Table;
+use busbar_log::{Clock, ManualClock, SystemClock};
+use busbar_table::{Table, TableSpec, Tables};
 use serde_json::Value as Json;
 
 use crate::compile::{Plan, World};
@@ -121,6 +124,25 @@ pub(super) fn table_rows<'a>(test: &'a TestSpec, table: &'a str) -> impl Iterato
     let given = test.given.iter();
     let rows = given.filter(move |given| given.table.as_deref() == Some(table));
     rows.filter_map(|given| given.payload.as_ref())
+}
+
+/// In the place of each table of a database that a flow looks rows up in: one in memory with the columns under `on` as its key.
+pub(super) fn add_remote(world: &mut World, spec: &FlowSpec) -> Result<(), Error> {
+    for (.., join) in spec.joins() {
+        let Some(name) = join.table.as_ref().filter(|name| name.contains('.')) else {
+            continue;
+        };
+        let key: Vec<&str> = join.on().map(|pair| pair.second).collect();
+        let spec = serde_json::json!({ "key": key, "hot": {} });
+        let spec: TableSpec = serde_json::from_value(spec)
+            .map_err(|cause| Error::new(Class::Configuration, "flow.worker").caused_by(cause))?;
+        let tables = Tables::open("", Arc::new(SystemClock))?;
+        tables.apply(&BTreeMap::from([(name.clone(), spec)]))?;
+        if let Some(table) = tables.table(name) {
+            world.tables.insert(name.clone(), table);
+        }
+    }
+    Ok(())
 }
 
 /// Gives a table whose columns are not declared those of the rows that a test puts into it.

@@ -130,6 +130,7 @@ impl CallForm for FakeForm {
             path: parts.path,
             headers: parts.headers,
             body: parts.body.unwrap_or_default(),
+            statement: None,
         })
     }
     fn answer(&self, answer: ServiceAnswer) -> Result<Bytes, Error> {

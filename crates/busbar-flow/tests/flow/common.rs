@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use arrow::array::{AsArray, BinaryArray, StringArray};
 use busbar_bus::{Bus, BusOptions, Retention};
 use busbar_catalog::{Bundle, Diagnostic, Project};
-use busbar_connector::Connectors;
+use busbar_connector::{Connectors, Databases};
 use busbar_event::{Batch, Body, Envelope, Error};
 use busbar_flow::limits::{SNAPSHOT_EVERY, STATE_BYTES_MAX};
 use busbar_flow::{FlowStatus, Runtime, RuntimeOptions};
@@ -135,6 +135,12 @@ impl World {
                 state_bytes_max: state.bytes_max,
                 bus: bus.clone(),
                 tables: Arc::clone(&tables),
+                databases: Databases::new(
+                    connectors.clone(),
+                    folder.path().into(),
+                    bus.clock().clone(),
+                )
+                .expect("a thread"),
                 connectors: connectors.clone(),
                 project_dir: folder.path().into(),
                 state_dir: folder.path().join("state").into(),

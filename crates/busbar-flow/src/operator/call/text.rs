@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use arrow::array::{Array, RecordBatch, StringArray};
 use arrow::datatypes::SchemaRef;
-use busbar_connector::Escape;
+use busbar_connector::{Escape, SqlPart, SqlStatement, SqlValue};
 use busbar_event::{Class, Error};
 use busbar_sql::{Failed, Projection};
 
@@ -97,6 +97,30 @@ impl CallText {
             parts: parts.collect::<Result<_, Error>>()?,
             escape: self.escape,
         })
+    }
+
+    /// The text as a statement for each row of a batch, with the values bound between its parts.
+    ///
+    /// # Errors
+    /// An expression that fails, or values that no database takes.
+    pub fn statements(&self, batch: &RecordBatch) -> Result<Vec<SqlStatement>, Error> {
+        let mut statements = vec![SqlStatement::default(); batch.num_rows()];
+        for part in &self.parts {
+            match part {
+                TextPart::Literal(text) => statements
+                    .iter_mut()
+                    .for_each(|one| one.parts.push(SqlPart::Text(text.clone()))),
+                TextPart::Expression(projection) => {
+                    let values = projection.evaluate(batch)?;
+                    let name = values.schema_ref().field(0).name();
+                    let values = SqlValue::of_column(values.column(0), name)?;
+                    for (one, value) in statements.iter_mut().zip(values) {
+                        one.parts.push(SqlPart::Value(value, None));
+                    }
+                }
+            }
+        }
+        Ok(statements)
     }
 
     /// Computes the values for a batch.

@@ -34,12 +34,12 @@ pub(super) fn compile(
         let error = Error::new(Class::Configuration, "flow.join-cache-as-of");
         return Err(Wrong::new(error).at("cache"));
     }
-    let (rule, key) = match_table(spec, table, context)?;
+    let (table, rule, key) = match_table(spec, table, context)?;
     let types = key.iter().map(|(_, right)| *right);
     let schema = table.schema();
     let types = types.map(|place| schema.field(place).data_type().clone());
     Ok(Arc::new(TableJoin {
-        table: Arc::clone(table),
+        table,
         own: Arc::clone(context.schema),
         schema: rule.result(context.schema),
         key: key.iter().map(|(left, _)| *left).collect(),
@@ -81,15 +81,22 @@ fn check_versions(rule: &Match, table: &Arc<dyn Table>) -> Result<(), Wrong> {
     }
 }
 
-/// The columns, and those of the key in the table's order.
+/// The table as it is looked up, the columns, and those of the key in the table's order.
 fn match_table(
     spec: &JoinSpec,
     table: &Arc<dyn Table>,
     context: &StepContext<'_>,
-) -> Result<(Match, Vec<(usize, usize)>), Wrong> {
+) -> Result<(Arc<dyn Table>, Match, Vec<(usize, usize)>), Wrong> {
     let schema = table.schema();
     let on = equal_columns(spec, context.schema, &schema)?;
-    let given = given_key(spec, table)?;
+    let names = on
+        .iter()
+        .map(|(_, right)| schema.field(*right).name().clone());
+    let table = match table.keyed_by(&names.collect::<Vec<_>>()) {
+        Some(keyed) if !on.is_empty() => keyed,
+        _ => Arc::clone(table),
+    };
+    let given = given_key(spec, &table)?;
     let key = given.iter().map(|name| {
         let mut on = on.iter().copied();
         on.find(|(_, right)| schema.field(*right).name() == name)
@@ -111,9 +118,9 @@ fn match_table(
         !spec.as_of || !is_key(field)
     })?;
     if spec.as_of && table.looks_back() == LooksBack::Versions {
-        check_versions(&rule, table)?;
+        check_versions(&rule, &table)?;
     }
-    Ok((rule, key))
+    Ok((table, rule, key))
 }
 
 struct TableJoin {
@@ -306,6 +313,9 @@ impl LookingUp {
             .filter(|key| !cache.knows(bytes(*key).data()))
             .map(|key| key as u32)
             .collect();
+        if unknown.len() < keys.first.len() {
+            self.table.cached(keys.first.len() - unknown.len());
+        }
         if !unknown.is_empty() {
             let places = UInt32Array::from(unknown.clone());
             let asked = keys.columns.iter();

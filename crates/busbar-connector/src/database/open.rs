@@ -1,0 +1,283 @@
+//! The databases of a project, each opened when it is asked first, on threads of their own.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use busbar_catalog::ConnectionSpec;
+use busbar_event::{Class, Error};
+use busbar_log::Clock;
+use busbar_table::Table;
+use parking_lot::RwLock;
+use serde::Serialize;
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::OnceCell;
+
+use super::{PoolUse, RemoteTable, SqlDatabase};
+use crate::limits::DATABASE_THREADS;
+use crate::{Connector, Connectors, ServiceContext};
+
+/// The databases among a project's connections. Cheap to clone.
+#[derive(Clone)]
+pub struct Databases {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    connectors: Connectors,
+    project_dir: Arc<Path>,
+    clock: Arc<dyn Clock>,
+    open: RwLock<BTreeMap<String, Arc<OpenDatabase>>>,
+    handle: Handle,
+    /// None once it is being dropped.
+    runtime: Option<Runtime>,
+}
+
+/// A database among the connections.
+pub struct OpenDatabase {
+    spec: ConnectionSpec,
+    connector: Arc<dyn Connector>,
+    context: ServiceContext,
+    handle: Handle,
+    database: OnceCell<Arc<dyn SqlDatabase>>,
+    pub(super) counts: DatabaseCounts,
+}
+
+/// What was asked, since the start.
+#[derive(Default)]
+pub(super) struct DatabaseCounts {
+    pub statements: AtomicU64,
+    pub failures: AtomicU64,
+    pub keys: AtomicU64,
+    pub found: AtomicU64,
+    pub cached: AtomicU64,
+}
+
+/// What a database is at. Numbers are since the process began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DatabaseStatus {
+    /// The pool of sessions.
+    pub pool: PoolUse,
+    /// Statements that were sent.
+    pub statements: u64,
+    /// Those of them that failed.
+    pub failures: u64,
+    /// Keys that joins have asked for.
+    pub keys: u64,
+    /// Those of them that there was a row for.
+    pub found: u64,
+    /// Keys that joins knew the answer for and did not ask.
+    pub cached: u64,
+}
+
+impl Databases {
+    /// Without databases; [`Databases::apply`] brings them.
+    ///
+    /// # Errors
+    /// `database.threads` if its thread cannot be created.
+    pub fn new(
+        connectors: Connectors,
+        project_dir: Arc<Path>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Databases, Error> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(DATABASE_THREADS)
+            .thread_name("databases")
+            .enable_all()
+            .build()
+            .map_err(|cause| Error::new(Class::Transient, "database.threads").caused_by(cause))?;
+        Ok(Databases {
+            inner: Arc::new(Inner {
+                connectors,
+                project_dir,
+                clock,
+                open: RwLock::default(),
+                handle: runtime.handle().clone(),
+                runtime: Some(runtime),
+            }),
+        })
+    }
+
+    /// Takes the databases among connections. One whose options are the same keeps its sessions.
+    pub fn apply<'a>(
+        &self,
+        connections: impl IntoIterator<Item = (&'a String, &'a ConnectionSpec)>,
+    ) {
+        let mut open = self.inner.open.write();
+        let mut before = std::mem::take(&mut *open);
+        for (name, spec) in connections {
+            let connector = self.inner.connectors.get(&spec.kind);
+            let Some(connector) = connector.filter(|known| known.is_database() && spec.enabled)
+            else {
+                continue;
+            };
+            let same = before.remove(name).filter(|known| known.leads_to(spec));
+            let database = same.unwrap_or_else(|| {
+                Arc::new(OpenDatabase {
+                    spec: spec.clone(),
+                    connector: Arc::clone(connector),
+                    context: ServiceContext {
+                        name: name.as_str().into(),
+                        project_dir: Arc::clone(&self.inner.project_dir),
+                        clock: Arc::clone(&self.inner.clock),
+                    },
+                    handle: self.inner.handle.clone(),
+                    database: OnceCell::new(),
+                    counts: DatabaseCounts::default(),
+                })
+            });
+            open.insert(name.clone(), database);
+        }
+    }
+
+    /// The database of a connection.
+    pub fn get(&self, connection: &str) -> Option<Arc<OpenDatabase>> {
+        self.inner.open.read().get(connection).cloned()
+    }
+
+    /// The database that a name such as `pg.public.patient` begins with, and the path behind it; none where there is no such
+    /// database.
+    pub fn find(&self, name: &str) -> Option<(Arc<OpenDatabase>, Vec<String>)> {
+        let (connection, path) = name.split_once('.')?;
+        let database = self.get(connection)?;
+        let path: Vec<String> = path.split('.').map(str::to_owned).collect();
+        let is_path = path.len() <= 2 && path.iter().all(|part| !part.is_empty());
+        is_path.then_some((database, path))
+    }
+
+    /// The table of a name such as `pg.public.patient`, with its columns as they are now; none where there is no such database
+    /// or table. Waits for the database: call it on a thread that may block.
+    ///
+    /// # Errors
+    /// As [`SqlDatabase::describe`].
+    pub fn table(&self, name: &str) -> Result<Option<Arc<dyn Table>>, Error> {
+        match self.find(name) {
+            Some((database, path)) => RemoteTable::open(name, &database, path),
+            None => Ok(None),
+        }
+    }
+}
+
+impl fmt::Debug for Databases {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.inner.open.read().keys())
+            .finish()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // Also where this is dropped on a thread that must not block.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl OpenDatabase {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.context.name
+    }
+
+    /// What it is at.
+    pub fn status(&self) -> DatabaseStatus {
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let counts = &self.counts;
+        DatabaseStatus {
+            pool: self
+                .database
+                .get()
+                .map_or_else(PoolUse::default, |open| open.pool()),
+            statements: count(&counts.statements),
+            failures: count(&counts.failures),
+            keys: count(&counts.keys),
+            found: count(&counts.found),
+            cached: count(&counts.cached),
+        }
+    }
+
+    /// Its other side. Opens no session.
+    ///
+    /// # Errors
+    /// *Configuration*: what the connection's file says cannot be used, such as a password in a file that is not there.
+    pub async fn database(&self) -> Result<Arc<dyn SqlDatabase>, Error> {
+        let open = || self.connector.database(&self.spec, self.context.clone());
+        self.database.get_or_try_init(open).await.cloned()
+    }
+
+    /// Does work with it on the threads of the databases. Dropped, it is given up.
+    ///
+    /// # Errors
+    /// Those of the work.
+    pub async fn work<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+        impl<T> Drop for AbortOnDrop<T> {
+            fn drop(&mut self) {
+                self.0.abort();
+            }
+        }
+        let mut task = AbortOnDrop(self.handle.spawn(work));
+        match (&mut task.0).await {
+            Ok(done) => self.counted(done),
+            Err(cause) => Err(over().caused_by(cause)),
+        }
+    }
+
+    /// The same, for a thread that may block.
+    ///
+    /// # Errors
+    /// Those of the work.
+    pub(super) fn wait<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        self.handle.spawn(async move {
+            // Nobody waits any more where this fails.
+            let _ = sender.send(work.await);
+        });
+        match receiver.recv() {
+            Ok(done) => self.counted(done),
+            Err(cause) => Err(over().caused_by(cause)),
+        }
+    }
+
+    /// Where work with it is done.
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    fn counted<T>(&self, done: Result<T, Error>) -> Result<T, Error> {
+        self.counts.statements.fetch_add(1, Ordering::Relaxed);
+        if done.is_err() {
+            self.counts.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        done
+    }
+
+    /// Whether it leads to what a connection says now.
+    fn leads_to(&self, spec: &ConnectionSpec) -> bool {
+        self.spec.kind == spec.kind && self.spec.options.to_json() == spec.options.to_json()
+    }
+}
+
+impl fmt::Debug for OpenDatabase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OpenDatabase")
+            .field(&self.context.name)
+            .finish()
+    }
+}
+
+/// The node is being stopped.
+fn over() -> Error {
+    Error::new(Class::Transient, "database.stopped")
+}
