@@ -741,3 +741,7 @@ impl Protocol for TcpSessions {
 fn is_ahead(conn: &TcpConn, shared: &TcpShared, now: Micros) -> bool {
     shared.pace_us > 0 && conn.paced_until > now + busbar_gateway::limits::PACE_AHEAD_US
 }
+
+#[cfg(test)]
+#[path = "sessions_tests.rs"]
+mod tests;
