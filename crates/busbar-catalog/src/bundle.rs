@@ -40,6 +40,8 @@ pub enum Kind {
     Gateway,
     /// `flows/<name>.yaml`.
     Flow,
+    /// `orchestrations/<name>.yaml`.
+    Orchestration,
     /// `plugins/<name>/`, with `plugin.yaml` and the files of the program.
     Plugin,
 }
@@ -49,12 +51,13 @@ pub(crate) const CONFIG_FILE: &str = "busbar.toml";
 
 impl Kind {
     /// Every kind whose folder holds one file for each resource.
-    pub const FOLDERS: [Kind; 5] = [
+    pub const FOLDERS: [Kind; 6] = [
         Kind::Stream,
         Kind::Table,
         Kind::Connection,
         Kind::Gateway,
         Kind::Flow,
+        Kind::Orchestration,
     ];
 
     /// The file in a plug-in's folder that says what it is.
@@ -69,6 +72,7 @@ impl Kind {
             Kind::Connection => "connections",
             Kind::Gateway => "gateways",
             Kind::Flow => "flows",
+            Kind::Orchestration => "orchestrations",
             Kind::Plugin => "plugins",
         }
     }

@@ -57,6 +57,12 @@ pub fn changes(old: &Project, new: &Project) -> Vec<Change> {
     );
     compare(Kind::Gateway, &old.gateways, &new.gateways, &mut all);
     compare(Kind::Flow, &old.flows, &new.flows, &mut all);
+    compare(
+        Kind::Orchestration,
+        &old.orchestrations,
+        &new.orchestrations,
+        &mut all,
+    );
     compare(Kind::Plugin, &old.plugins, &new.plugins, &mut all);
     all
 }

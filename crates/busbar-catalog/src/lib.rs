@@ -21,6 +21,7 @@ mod history;
 mod join;
 pub mod limits;
 mod name;
+mod orchestration;
 mod parse;
 mod project;
 pub mod schema;
@@ -50,6 +51,10 @@ pub use gateway::{
 pub use history::{History, Version, VersionInfo};
 pub use join::{JoinKind, JoinSpec, NamePair};
 pub use name::check_name;
+pub use orchestration::{
+    AwaitSpec, BranchCase, EachSpec, Late, OnFailure, OrchestrationSpec, OrchestrationStart,
+    PartKind, PartSpec, PersonSpec, RetryClass, RetrySpec,
+};
 pub use project::{Parsed, Project};
 pub use settings::{CLIENT_VARIABLES, ConfigSource};
 pub use step::{

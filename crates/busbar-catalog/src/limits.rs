@@ -32,6 +32,12 @@ pub const ROUTE_CASES_MAX: usize = 20_000;
 pub const ROUTE_DEPTH_MAX: usize = 8;
 /// Outputs of one flow.
 pub const FLOW_OUTPUTS_MAX: usize = 32;
+/// Parts of one orchestration, those within others included.
+pub const ORCHESTRATION_PARTS_MAX: usize = 256;
+/// How deep parts of an orchestration may stand within others.
+pub const ORCHESTRATION_DEPTH_MAX: usize = 8;
+/// What starts one orchestration.
+pub const ORCHESTRATION_STARTS_MAX: usize = 16;
 /// Bytes of one expression or query in a flow.
 pub const EXPRESSION_BYTES_MAX: usize = 64 << 10;
 /// Bytes of the longest frame that a gateway of a project may be set to.

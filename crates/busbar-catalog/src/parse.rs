@@ -19,6 +19,7 @@ use crate::limits::{
     DIAGNOSTICS_MAX, EXPRESSION_BYTES_MAX, FLOW_INPUTS_MAX, FLOW_OUTPUTS_MAX, FLOW_STEPS_ALL_MAX,
     FLOW_STEPS_MAX, ROUTE_CASES_MAX, ROUTE_DEPTH_MAX,
 };
+use crate::orchestration::OrchestrationSpec;
 use crate::project::{Parsed, Project};
 use crate::step::{ANY, StepSpec};
 use crate::topology::check_topology;
@@ -102,6 +103,11 @@ impl Project {
                 let spec: FlowSpec = source.read()?;
                 check_flow(&spec, &source)?;
                 insert(&mut self.flows, name, spec, source)
+            }
+            Kind::Orchestration => {
+                let spec: OrchestrationSpec = source.read()?;
+                spec.check(&source)?;
+                insert(&mut self.orchestrations, name, spec, source)
             }
             Kind::Plugin => {
                 let package = read_plugin(name.as_str(), &source, bundle)?;

@@ -10,6 +10,7 @@ use crate::bundle::Bundle;
 use crate::connection::ConnectionSpec;
 use crate::flow::FlowSpec;
 use crate::gateway::GatewaySpec;
+use crate::orchestration::OrchestrationSpec;
 use crate::tree::Source;
 
 /// Every resource, by kind and name.
@@ -25,6 +26,8 @@ pub struct Project {
     pub gateways: BTreeMap<String, Parsed<GatewaySpec>>,
     /// `flows/`.
     pub flows: BTreeMap<String, Parsed<FlowSpec>>,
+    /// `orchestrations/`.
+    pub orchestrations: BTreeMap<String, Parsed<OrchestrationSpec>>,
     /// `plugins/`.
     pub plugins: BTreeMap<String, Parsed<Package>>,
     /// The files it was read from.

@@ -9,6 +9,7 @@ use crate::bundle::Kind;
 use crate::config::Config;
 use crate::flow::FlowSpec;
 use crate::gateway::GatewaySpec;
+use crate::orchestration::OrchestrationSpec;
 
 /// The JSON Schema of the files of a kind. The options of connections belong to the connectors; what is
 /// here says which keys all connections have.
@@ -18,6 +19,7 @@ pub fn schema(kind: Kind) -> Json {
         Kind::Stream => schemars::schema_for!(StreamSpec).to_value(),
         Kind::Table => schemars::schema_for!(TableSpec).to_value(),
         Kind::Flow => schemars::schema_for!(FlowSpec).to_value(),
+        Kind::Orchestration => schemars::schema_for!(OrchestrationSpec).to_value(),
         Kind::Gateway => schemars::schema_for!(GatewaySpec).to_value(),
         Kind::Plugin => schemars::schema_for!(PluginSpec).to_value(),
         Kind::Connection => json!({
@@ -51,6 +53,7 @@ mod tests {
             Kind::Flow,
             Kind::Connection,
             Kind::Gateway,
+            Kind::Orchestration,
             Kind::Plugin,
         ] {
             let schema = schema(kind);

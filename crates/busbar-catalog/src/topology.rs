@@ -8,7 +8,8 @@ use busbar_event::{Class, Error};
 use crate::diagnostic::{Diagnostic, suggest};
 use crate::flow::{FlowSpec, OutputTarget};
 use crate::gateway::GatewaySpec;
-use crate::project::Project;
+use crate::orchestration::OrchestrationSpec;
+use crate::project::{Parsed, Project};
 use crate::template::Template;
 use crate::tree::{PathItem, Source};
 
@@ -30,9 +31,42 @@ pub fn check_topology(project: &Project) -> Vec<Diagnostic> {
             bad.push(connection.source.diagnostic(&["topic".into()], span, error));
         }
     }
+    for orchestration in project.orchestrations.values() {
+        check_orchestration(project, orchestration, &mut bad);
+    }
     check_ports(project, &mut bad);
     check_circles(project, &edges, &mut bad);
     bad
+}
+
+/// The streams and connections that an orchestration names exist.
+fn check_orchestration(
+    project: &Project,
+    orchestration: &Parsed<OrchestrationSpec>,
+    bad: &mut Vec<Diagnostic>,
+) {
+    let mut unknown = |path: &[PathItem<'static>], name: &str, code, known: Vec<&str>| {
+        let error = Error::new(Class::Configuration, code).with("name", name);
+        let help = suggest(name, known.into_iter());
+        bad.push(
+            orchestration
+                .source
+                .diagnostic(path, None, error)
+                .with_help(help),
+        );
+    };
+    for (path, name) in orchestration.spec.streams() {
+        if name != INBOX && !project.streams.contains_key(name) {
+            let known = project.streams.keys().map(String::as_str).collect();
+            unknown(&path, name, "catalog.unknown-stream", known);
+        }
+    }
+    for (path, name) in orchestration.spec.connections() {
+        if !project.connections.contains_key(name) {
+            let known = project.connections.keys().map(String::as_str).collect();
+            unknown(&path, name, "catalog.unknown-connection", known);
+        }
+    }
 }
 
 /// Two gateways of one protocol cannot listen at one address.

@@ -95,8 +95,28 @@ macro_rules! areas {
 }
 
 areas![
-    "access", "bus", "catalog", "cli", "connect", "database", "event", "flow", "gateway", "help",
-    "log", "mllp", "mqtt", "mysql", "plugin", "postgres", "redis", "server", "sql", "table", "xml",
+    "access",
+    "bus",
+    "catalog",
+    "cli",
+    "connect",
+    "database",
+    "event",
+    "flow",
+    "gateway",
+    "help",
+    "log",
+    "mllp",
+    "mqtt",
+    "mysql",
+    "orchestrate",
+    "plugin",
+    "postgres",
+    "redis",
+    "server",
+    "sql",
+    "table",
+    "xml",
 ];
 
 /// The lines of a catalogue file that carry a message.

@@ -21,6 +21,7 @@ mod event_time;
 mod exchange;
 pub mod limits;
 mod operator;
+mod orchestration;
 mod outgoing;
 mod output;
 mod panicked;
@@ -44,6 +45,9 @@ pub use compile::{StreamInfo, World};
 pub use counters::Counters;
 pub use dead::DEAD_LETTERS;
 pub use drive::SourceStatus;
+pub use orchestration::{
+    OrchestrationCompiler, OrchestrationPlan, OrchestrationReader, ReadEvent, ReadFor,
+};
 pub use reader::Input;
 pub use runtime::explain;
 pub use runtime::{

@@ -13,6 +13,7 @@ use busbar_table::{StandIn, Tables};
 
 use crate::compile::{NoPlan, StreamInfo, World, compile};
 use crate::operator::KnownPlugin;
+use crate::orchestration::check_orchestrations;
 use crate::reader::Input;
 use crate::services::known_services;
 use busbar_connector::Connectors;
@@ -40,6 +41,7 @@ pub fn check(project: &Project, connectors: &Connectors) -> Vec<Diagnostic> {
             bad.extend(wrong.into_iter().filter(known));
         }
     }
+    bad.extend(check_orchestrations(project, &world));
     for connection in project.connections.values() {
         if let Some(connector) = connectors.get(&connection.spec.kind) {
             bad.extend(connector.warnings(&connection.spec, project));

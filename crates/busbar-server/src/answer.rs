@@ -94,7 +94,14 @@ pub(crate) fn status_of(error: &Error) -> StatusCode {
         | "catalog.unknown-table"
         | "catalog.unknown-version"
         | "server.unknown-flow"
+        | "orchestrate.unknown"
+        | "orchestrate.no-instance"
+        | "orchestrate.no-form"
         | "server.unknown-stream" => StatusCode::NOT_FOUND,
+        "orchestrate.ended"
+        | "orchestrate.goes-back"
+        | "orchestrate.nothing-to-retry"
+        | "orchestrate.nothing-to-skip" => StatusCode::CONFLICT,
         "access.user-exists" | "access.last-admin" => StatusCode::CONFLICT,
         "access.unknown-user" | "access.unknown-token" => StatusCode::NOT_FOUND,
         "log.full" | "bus.disk-full" => StatusCode::INSUFFICIENT_STORAGE,

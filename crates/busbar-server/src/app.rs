@@ -21,6 +21,7 @@ use crate::feed::Feed;
 use crate::gateways::Gateways;
 use crate::http_state::HttpState;
 use crate::lifecycle::{Lifecycle, NodePhase};
+use crate::orchestrations::Orchestrations;
 use crate::picture::Disk;
 use crate::relations::NodeRelations;
 
@@ -36,6 +37,7 @@ pub(crate) struct App {
     pub(crate) relations: NodeRelations,
     pub(crate) connectors: Connectors,
     pub(crate) runtime: Runtime,
+    pub(crate) orchestrations: Arc<Orchestrations>,
     pub(crate) deployer: Deployer,
     pub(crate) gateways: Gateways,
     pub(crate) inlet: Inlet,

@@ -43,6 +43,7 @@ pub(crate) enum Action {
     DeadLettersDiscard,
     DeadLettersEdit,
     TableRepair,
+    InstanceOrder,
 }
 
 impl Action {
@@ -65,6 +66,7 @@ impl Action {
             Action::DeadLettersDiscard => "dead-letters.discard",
             Action::DeadLettersEdit => "dead-letters.edit",
             Action::TableRepair => "table.repair",
+            Action::InstanceOrder => "instance.order",
         }
     }
 }

@@ -17,6 +17,7 @@ use tokio::sync::Mutex;
 
 use crate::answer::Refusal;
 use crate::gateways::{DeclaredGateways, GatewayPlan};
+use crate::orchestrations::Orchestrations;
 use crate::secrets::unmasked;
 
 /// Deploys projects, one after the other.
@@ -40,6 +41,7 @@ pub(crate) struct DeployTarget {
     pub(crate) access: Arc<Access>,
     pub(crate) connectors: Connectors,
     pub(crate) runtime: Runtime,
+    pub(crate) orchestrations: Arc<Orchestrations>,
     pub(crate) gateways: Arc<DeclaredGateways>,
     /// Whether flow tests that fail are warnings or refuse the project.
     pub(crate) failing_tests: FailingTests,
@@ -449,6 +451,7 @@ impl Deployer {
         let (history, folder) = (self.history.clone(), wanted.folder.cloned());
         match applied {
             Ok(applied) => {
+                self.target.orchestrations.apply(&project).await?;
                 let declared = Arc::clone(&self.target.gateways);
                 blocking(move || {
                     declared.commit(plan);

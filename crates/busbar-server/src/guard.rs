@@ -181,6 +181,7 @@ fn check_rights(caller: &Principal, method: &Method, path: &str) -> Result<(), E
     match path {
         "/api/v1/events" => caller.require_publish(),
         "/api/v1/apply" => caller.require(Role::Operator),
+        path if path.starts_with("/api/v1/orchestrations/") => caller.require(Role::Operator),
         path if path.starts_with("/api/v1/flows/") || path.starts_with("/api/v1/dead-letters/") => {
             caller.require(Role::Operator)
         }

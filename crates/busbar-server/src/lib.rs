@@ -30,6 +30,7 @@ mod idle;
 mod lifecycle;
 pub mod limits;
 mod node;
+mod orchestrations;
 mod peer;
 mod picture;
 mod problem;

@@ -173,3 +173,11 @@ const _: () = assert!(CONNECTIONS_PER_PEER_MAX <= CONNECTIONS_MAX);
 pub const COMPARE_KEYS_DEFAULT: usize = 20;
 /// Differing keys of two tables that are listed at most.
 pub const COMPARE_KEYS_MAX: usize = 10_000;
+/// Wait of a reader of events for orchestrations while many calls are under way.
+pub(crate) const ORCHESTRATION_BUSY_WAIT_MILLIS: u64 = 20;
+/// Wait of such a reader after events could not be read.
+pub(crate) const ORCHESTRATION_RETRY_MILLIS: u64 = 500;
+/// Records of a history in one answer.
+pub(crate) const HISTORY_RECORDS_SHOWN_MAX: usize = 2_000;
+/// How long a caller may wait for the end of an instance.
+pub(crate) const INSTANCE_WAIT_SECONDS_MAX: u64 = 300;

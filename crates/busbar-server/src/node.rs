@@ -35,6 +35,7 @@ use crate::http::{Port, tls};
 use crate::http_state::HttpState;
 use crate::lifecycle::{Lifecycle, NodePhase};
 use crate::limits::{CONNECTIONS_MAX, DRAIN_SECONDS_MAX, SUBSCRIPTIONS_MAX};
+use crate::orchestrations::Orchestrations;
 use crate::relations::NodeRelations;
 use crate::{api, assets, guard};
 
@@ -161,7 +162,13 @@ impl Node {
             running: Mutex::default(),
         };
         let gateways = Gateways::new(declared);
+        let orchestrations = Arc::new(Orchestrations::new(
+            bus.clone(),
+            runtime.clone(),
+            data.join("orchestrations"),
+        ));
         let target = DeployTarget {
+            orchestrations: Arc::clone(&orchestrations),
             bus: bus.clone(),
             access: access.clone(),
             connectors: connectors.clone(),
@@ -181,6 +188,7 @@ impl Node {
             relations,
             connectors,
             runtime,
+            orchestrations,
             deployer,
             gateways,
             inlet,
@@ -193,6 +201,7 @@ impl Node {
         let started = match running {
             Ok(running) => running,
             Err(error) => {
+                app.orchestrations.shut_down().await;
                 app.runtime.shutdown().await;
                 let stopped = app.clone();
                 let _ = tokio::task::spawn_blocking(move || {
@@ -336,6 +345,7 @@ impl Node {
             inlet.stop();
         })
         .await;
+        self.app.orchestrations.shut_down().await;
         self.app.runtime.shutdown().await;
         let log = self.app.bus.log().clone();
         let _ = tokio::task::spawn_blocking(move || log.shutdown()).await;

@@ -46,6 +46,16 @@ pub fn flows() -> Vec<CompletionCandidate> {
     candidates("/api/v1/flows", "flows", "name", "state")
 }
 
+/// Names of orchestrations.
+pub fn orchestrations() -> Vec<CompletionCandidate> {
+    candidates(
+        "/api/v1/orchestrations",
+        "orchestrations",
+        "name",
+        "description",
+    )
+}
+
 /// Names of plug-ins.
 pub fn plugins() -> Vec<CompletionCandidate> {
     candidates("/api/v1/plugins", "plugins", "name", "state")

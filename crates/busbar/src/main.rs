@@ -27,8 +27,8 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use client::NodeArgs;
 use commands::{
-    apply, audit, check, compare, connections, dead_letters, doctor, flows, gateways, plugins,
-    pull, reference, run, sql, tap, test, top, users,
+    apply, audit, check, compare, connections, dead_letters, doctor, flows, gateways,
+    orchestrations, plugins, pull, reference, run, sql, tap, test, top, users,
 };
 use exit::Failure;
 
@@ -75,6 +75,7 @@ enum Command {
     Compare(compare::CompareArgs),
     Flows(flows::FlowsArgs),
     Gateways(gateways::GatewaysArgs),
+    Orchestrations(orchestrations::OrchestrationsArgs),
     Plugin(plugins::PluginArgs),
     Replay(flows::ReplayArgs),
     Explain(flows::ExplainArgs),
@@ -137,6 +138,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Compare(args) => compare::run(args, node, json),
         Command::Flows(args) => flows::run(args, node, json),
         Command::Gateways(args) => gateways::run(args, node, json),
+        Command::Orchestrations(args) => orchestrations::run(args, node, json),
         Command::Replay(args) => flows::replay(args, node, json),
         Command::Explain(args) => flows::explain(args, node, json),
         Command::DeadLetters(args) => dead_letters::run(args, node, json),

@@ -22,6 +22,7 @@ const LADDER: &[&str] = &[
     "busbar-socket-gateway",
     "busbar-gateway",
     "busbar-flow",
+    "busbar-orchestrate",
     "busbar-connect",
     "busbar-connector",
     "busbar-catalog",

@@ -63,6 +63,14 @@ export interface AuditEntry {
   via: string;
 }
 
+/** What an instance begins with. */
+export interface BeginInstance {
+  /** The values of the input. */
+  input?: Record<string, unknown>;
+  /** How long to wait for the end, such as `30s`; without it the answer comes at once. */
+  wait?: string | null;
+}
+
 /** The byte budget. */
 export interface Budget {
   /** Bytes at which gateways stop reading. */
@@ -662,6 +670,68 @@ export interface IncrementCells {
   cells: IncrementCell[];
 }
 
+/** An instance in full. */
+export type InstanceDetail = InstanceView & {
+  /** What callers get, once it is done. */
+  answer: Record<string, unknown>;
+  /** What has happened to it, in order: the time, the place, what, payloads before and after, who, and why it failed. */
+  history: (Record<string, unknown>)[];
+  /** What it began with. */
+  input: Record<string, unknown>;
+  /** What was not undone, because a person said so. */
+  skipped: string[];
+  /** The input and what parts have given. */
+  values: Record<string, unknown>;
+  /** What it waits for: calls, times, events, persons and decisions. */
+  waiting: (Record<string, unknown>)[];
+};
+
+/** Instances of an orchestration. */
+export interface InstanceList {
+  /** The newest first. */
+  instances: InstanceView[];
+  /** Where to go on, if there may be more. */
+  next?: string | null;
+}
+
+/** What a person wants of an instance. */
+export interface InstanceOrder {
+  /**
+   * `cancel`: undo what was done. `retry`: try again what cannot go on, or begin again what has failed or was cancelled.
+   * `skip`: do not undo what cannot be undone. `pause`, `resume`. `answer`: fill in the form of a part that waits for a
+   * person, or say what the event would have said that a part waits for.
+   */
+  order: string;
+  /** With `answer`: the part. */
+  part?: string | null;
+  /** With `answer`: the values of the form. */
+  values?: Record<string, unknown>;
+}
+
+/** An instance in short. */
+export interface InstanceView {
+  /** Where it is: the parts that are under way. */
+  at: string[];
+  /** When something last happened to it. */
+  changed: string;
+  /** Why it goes back or is stuck. */
+  failure: Record<string, unknown>;
+  /** The business key. */
+  key: string;
+  /** The orchestration. */
+  orchestration: string;
+  /** It was paused by hand. */
+  paused: boolean;
+  /** How often it has begun. */
+  run: number;
+  /** When it began. */
+  started: string;
+  /** What it is at. */
+  status: string;
+  /** The version that it runs. */
+  version: number;
+}
+
 /** A dead letter. */
 export interface LetterView {
   /** Other flows that have an open letter of the same event. */
@@ -794,6 +864,30 @@ export interface OperatorView {
   /** Bytes of state in memory. */
   memory_bytes: number;
   /** The name under which its state is kept. */
+  name: string;
+}
+
+/** An orchestration in full. */
+export type OrchestrationDetail = OrchestrationView & {
+  /** What its file says, as JSON. */
+  spec: Record<string, unknown>;
+};
+
+/** Orchestrations. */
+export interface OrchestrationList {
+  /** By name. */
+  orchestrations: OrchestrationView[];
+}
+
+/** An orchestration in short. */
+export interface OrchestrationView {
+  /** What it is for. */
+  description?: string | null;
+  /** Whether it starts instances. */
+  enabled: boolean;
+  /** Instances by what they are at: those that have not ended, and those that have since the node started. */
+  instances: Record<string, number>;
+  /** Its name. */
   name: string;
 }
 

@@ -15,6 +15,7 @@ export const pages: Page[] = [
   { page: 'streams', name: 'nav.streams', icon: 'streams', quick: true },
   { page: 'topics', name: 'nav.topics', icon: 'topic' },
   { page: 'flows', name: 'nav.flows', icon: 'flows', quick: true },
+  { page: 'orchestrations', name: 'nav.orchestrations', icon: 'orchestrations' },
   { page: 'plugins', name: 'nav.plugins', icon: 'plugins' },
   { page: 'tables', name: 'nav.tables', icon: 'tables' },
   { page: 'sql', name: 'nav.sql', icon: 'sql', quick: true },
@@ -34,6 +35,10 @@ const views: Record<string, { list: Lazy; detail?: Lazy }> = {
   '': { list: () => import('../pages/Overview.svelte') },
   streams: { list: () => import('../pages/Streams.svelte'), detail: () => import('../pages/Stream.svelte') },
   flows: { list: () => import('../pages/Flows.svelte'), detail: () => import('../pages/Flow.svelte') },
+  orchestrations: {
+    list: () => import('../pages/Orchestrations.svelte'),
+    detail: () => import('../pages/Orchestration.svelte'),
+  },
   plugins: { list: () => import('../pages/Plugins.svelte'), detail: () => import('../pages/Plugin.svelte') },
   tables: { list: () => import('../pages/Tables.svelte'), detail: () => import('../pages/Table.svelte') },
   topics: { list: () => import('../pages/Topics.svelte') },

@@ -182,6 +182,48 @@ export type ConnectionSummary = Fields<
 > &
   Pick<Api.ConnectionView, 'guarantee'> & { lag_bytes?: number | null; error?: ApiProblem | null };
 
+export type OrchestrationSummary = Fields<Api.OrchestrationView, 'name' | 'enabled'> & {
+  description: string | null;
+  /** By state. */
+  instances: Record<string, number>;
+};
+
+export type InstanceSummary = Fields<
+  Api.InstanceView,
+  'key' | 'status' | 'paused' | 'version' | 'started' | 'changed' | 'at'
+> & { failure: string | null };
+
+/** What an instance waits for. */
+export interface InstanceWait {
+  part: string;
+  /** `call`, `time`, `event`, `person` or `decision`. */
+  for: string;
+  compensation: boolean;
+  title: string | null;
+  value: string | null;
+  until: string | null;
+  failure: string | null;
+  form: Field[];
+}
+
+/** One thing that has happened to an instance. */
+export interface HistoryEntry {
+  number: number;
+  time: string;
+  place: string;
+  what: string;
+  by: string | null;
+  before: string;
+  after: string;
+  failure: string | null;
+}
+
+export type InstanceDetail = InstanceSummary & {
+  values: Record<string, unknown>;
+  waiting: InstanceWait[];
+  history: HistoryEntry[];
+};
+
 /** A connection with the flows that write to it or ask it. */
 export type ConnectionDetail = ConnectionSummary & { flows: string[] };
 

@@ -4,21 +4,22 @@
 //! fails the batch: the task waits and gives the same rows again. What has been answered until then is kept, so that nobody
 //! is asked twice within one run. After a crash, rows whose results were not written are asked about again.
 
+mod maker;
 mod text;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StructArray, UInt32Array};
+use arrow::array::{ArrayRef, BinaryArray, RecordBatch, UInt32Array};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{FieldRef, Fields, Schema, SchemaRef};
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use busbar_catalog::CallSpec;
-use busbar_connector::{Admitted, CallForm, CallParts, Escape, ServiceRequest, SqlForm};
-use busbar_event::format::{Decoder, FormatSpec, encode_json};
+use busbar_connector::{Admitted, CallForm, ServiceRequest};
+use busbar_event::format::Decoder;
 use busbar_event::hash::fnv1a;
 use busbar_event::{Class, Error};
-use busbar_sql::{Failed, Projection};
+use busbar_sql::Failed;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt};
@@ -27,40 +28,15 @@ use futures::stream;
 use super::rows::misfit;
 use super::{Made, Operator, Output, Rows, Step, StepContext, Wrong};
 use crate::limits::{CALL_DECODE_BYTES, CALLS_IN_FLIGHT_MAX};
-use crate::reader::plain;
 use crate::services::{CallFailure, ServiceLine};
-use text::{CallText, FilledText};
+pub(crate) use maker::{CallMaker, json_objects};
+pub(crate) use text::CallText;
 
-/// Looks the connection up, and checks the step against it.
+/// Checks the step, and adds the columns of its answer to those that it sees.
 pub(super) fn compile(spec: &CallSpec, context: &StepContext<'_>) -> Result<Arc<dyn Step>, Wrong> {
     let fault =
         |key: &'static str, code| Wrong::new(Error::new(Class::Configuration, code)).at(key);
-    let name = &spec.connection;
-    let Some(known) = context.services.get(name) else {
-        let error = Error::new(Class::Configuration, "catalog.unknown-connection");
-        return Err(Wrong {
-            help: busbar_catalog::suggest(name, context.services.keys().map(String::as_str)),
-            ..Wrong::new(error.with("name", name)).at("connection")
-        });
-    };
-    let form = match known.connector.is_database() {
-        true => SqlForm::new(spec).map(|form| Arc::new(form) as Arc<dyn CallForm>),
-        false if spec.statement.is_some() => {
-            return Err(fault("statement", "flow.call-no-statement"));
-        }
-        false if spec.rows.is_some() => return Err(fault("rows", "flow.call-no-statement")),
-        false => known.connector.call_form(&known.spec, spec),
-    };
-    let form = form.map_err(|fault| Wrong {
-        path: fault.path,
-        span: fault.span,
-        error: fault.error,
-        help: fault.help,
-    })?;
-    let escapes = form.escapes();
-    if spec.send.is_some() && spec.body.is_some() {
-        return Err(fault("body", "flow.call-send-or-body"));
-    }
+    let maker = CallMaker::compile(spec, context.schema, context.services)?;
     let most = CALLS_IN_FLIGHT_MAX as u16;
     if spec.in_flight.is_some_and(|some| some == 0 || some > most) {
         let error = Error::new(Class::Configuration, "flow.call-in-flight").with("most", most);
@@ -69,54 +45,16 @@ pub(super) fn compile(spec: &CallSpec, context: &StepContext<'_>) -> Result<Arc<
     if spec.tries == Some(0) {
         return Err(fault("tries", "flow.call-tries"));
     }
-    let text = |text: &str, escape: Escape| CallText::compile(context.schema, text, escape);
-    let path = spec.path.as_deref().unwrap_or_default();
-    let path = text(path, escapes.path).map_err(|wrong| wrong.at("path"))?;
-    let mut headers = Vec::new();
-    for (header, value) in &spec.headers {
-        let value = text(value, Escape::Plain).map_err(|wrong| Wrong {
-            path: vec!["headers".into()],
-            ..wrong
-        })?;
-        headers.push((header.clone(), value));
-    }
-    let statement = spec.statement.as_deref();
-    let statement = statement.map(|statement| text(statement, Escape::Plain));
-    let statement = statement
-        .transpose()
-        .map_err(|wrong| wrong.at("statement"))?;
-    let body = match (&spec.send, &spec.body) {
-        (Some(columns), _) => {
-            let columns = Projection::compile(context.schema, columns);
-            CallBody::Columns(columns.map_err(|bad| Wrong::from(bad).at("send"))?)
-        }
-        (None, Some(body)) => {
-            CallBody::Text(text(body, escapes.body).map_err(|wrong| wrong.at("body"))?)
-        }
-        (None, None) => CallBody::None,
-    };
-    let declared = spec
-        .answer
-        .schema()
-        .map_err(|error| Wrong::new(error).at("answer"))?;
     let mut fields: Vec<FieldRef> = context.schema.fields().iter().cloned().collect();
-    for field in declared.fields() {
+    for field in maker.declared.fields() {
         if fields.iter().any(|known| known.name() == field.name()) {
             let error = Error::new(Class::Configuration, "flow.column-twice");
             return Err(Wrong::new(error.with("column", field.name())).at("answer"));
         }
         fields.push(Arc::clone(field));
     }
-    let answer = form.columns(&spec.answer).schema();
     Ok(Arc::new(CallStep {
-        answer: answer.map_err(|error| Wrong::new(error).at("answer"))?,
-        line: known.line.clone(),
-        connection: name.as_str().into(),
-        form,
-        path,
-        headers,
-        body,
-        statement,
+        maker,
         input: Arc::clone(context.schema),
         schema: Arc::new(Schema::new(fields)),
         in_flight: usize::from(spec.in_flight.unwrap_or(most)),
@@ -125,26 +63,11 @@ pub(super) fn compile(spec: &CallSpec, context: &StepContext<'_>) -> Result<Arc<
 }
 
 struct CallStep {
-    line: Option<Arc<ServiceLine>>,
-    connection: Arc<str>,
-    form: Arc<dyn CallForm>,
-    path: CallText,
-    headers: Vec<(String, CallText)>,
-    body: CallBody,
-    statement: Option<CallText>,
-    /// The columns of the answer.
-    answer: SchemaRef,
+    maker: CallMaker,
     input: SchemaRef,
     schema: SchemaRef,
     in_flight: usize,
     tries: Option<u32>,
-}
-
-/// Where the body of a request comes from.
-enum CallBody {
-    None,
-    Columns(Projection),
-    Text(CallText),
 }
 
 impl Step for CallStep {
@@ -161,35 +84,12 @@ impl Step for CallStep {
     }
 
     fn operator(&self, schema: &SchemaRef) -> Result<Box<dyn Operator>, Error> {
-        let line = self.line.as_ref().ok_or_else(|| {
-            let error = Error::new(Class::Configuration, "flow.no-connection");
-            error.with("connection", &self.connection)
-        })?;
         let place = |field: &FieldRef| schema.index_of(field.name()).map_err(misfit);
         let own = self.input.fields().iter().map(place);
-        let headers = self.headers.iter();
-        let headers = headers.map(|(name, value)| Ok((name.clone(), value.bind(schema)?)));
-        let all: Vec<usize> = (0..self.answer.fields().len()).collect();
-        let json = FormatSpec::Json(Default::default());
         Ok(Box::new(Calling {
-            line: Arc::clone(line),
-            form: Arc::clone(&self.form),
-            path: self.path.bind(schema)?,
-            headers: headers.collect::<Result<_, Error>>()?,
-            body: match &self.body {
-                CallBody::None => CallBody::None,
-                CallBody::Columns(columns) => CallBody::Columns(columns.bind(schema)?),
-                CallBody::Text(text) => CallBody::Text(text.bind(schema)?),
-            },
-            statement: match &self.statement {
-                None => None,
-                Some(text) => Some(text.bind(schema)?),
-            },
-            decoder: match all.is_empty() {
-                true => None,
-                false => Some(Decoder::new(&json, &self.answer, &all)?),
-            },
-            answer: Arc::clone(&self.answer),
+            line: Arc::clone(self.maker.line()?),
+            decoder: self.maker.decoder()?,
+            maker: self.maker.bind(schema)?,
             own: own.collect::<Result<_, _>>()?,
             schema: Arc::clone(&self.schema),
             in_flight: self.in_flight,
@@ -204,14 +104,9 @@ impl Step for CallStep {
 
 struct Calling {
     line: Arc<ServiceLine>,
-    form: Arc<dyn CallForm>,
-    path: CallText,
-    headers: Vec<(String, CallText)>,
-    body: CallBody,
-    statement: Option<CallText>,
+    maker: CallMaker,
     /// None where nothing of the answer is read.
     decoder: Option<Decoder>,
-    answer: SchemaRef,
     /// Places of the columns that go through.
     own: Vec<usize>,
     schema: SchemaRef,
@@ -301,63 +196,18 @@ impl Operator for Calling {
     }
 
     fn failing(&mut self, rows: &Rows) -> Vec<Failed> {
-        let texts = self
-            .headers
-            .iter()
-            .map(|(_, text)| text)
-            .chain([&self.path])
-            .chain(&self.statement);
-        let mut failing: Vec<Failed> = texts.flat_map(|text| text.failing(&rows.batch)).collect();
-        failing.extend(match &self.body {
-            CallBody::None => Vec::new(),
-            CallBody::Columns(columns) => columns.failing(&rows.batch),
-            CallBody::Text(text) => text.failing(&rows.batch),
-        });
-        failing.sort_by_key(|failed| failed.row);
-        failing.dedup_by_key(|failed| failed.row);
-        failing
+        self.maker.failing(&rows.batch)
     }
 }
 
 impl Calling {
     /// The requests of a batch, one for each row.
     fn requests(&self, rows: &Rows) -> Result<Vec<CallRequest>, Error> {
-        let batch = &rows.batch;
-        let path = self.path.fill(batch)?;
-        let headers = self.headers.iter();
-        let headers = headers.map(|(name, value)| Ok((name, value.fill(batch)?)));
-        let headers: Vec<(&String, FilledText<'_>)> = headers.collect::<Result<_, Error>>()?;
-        let (mut objects, mut texts) = (None, None);
-        match &self.body {
-            CallBody::None => {}
-            CallBody::Columns(columns) => objects = Some(json_objects(&columns.evaluate(batch)?)?),
-            CallBody::Text(text) => texts = Some(text.fill(batch)?),
-        }
-        let mut statements = match &self.statement {
-            None => None,
-            Some(text) => Some(text.statements(batch)?),
-        };
+        let filled = self.maker.fill(&rows.batch)?;
         let mut requests = Vec::with_capacity(rows.len());
         let mut before: Option<(u64, u32)> = None;
         for row in 0..rows.len() {
-            let statement = statements.as_mut().map(|all| std::mem::take(&mut all[row]));
-            let parts = || {
-                let header = |(name, value): &(&String, FilledText<'_>)| {
-                    Ok(((*name).clone(), value.row(row)?))
-                };
-                let body = match (&objects, &texts) {
-                    (Some(objects), _) => Some(Bytes::copy_from_slice(objects.value(row))),
-                    (None, Some(texts)) => Some(texts.row(row)?.into()),
-                    (None, None) => None,
-                };
-                Ok(CallParts {
-                    path: path.row(row)?,
-                    headers: headers.iter().map(header).collect::<Result<_, Error>>()?,
-                    body,
-                    statement,
-                })
-            };
-            let made = parts().and_then(|parts| self.form.request(parts));
+            let made = filled.request(row);
             let offset = match (&rows.made, self.base) {
                 (Made::Many, _) | (_, None) => None,
                 (made, Some(base)) => Some(base + made.event(row) as u64),
@@ -411,7 +261,7 @@ impl Calling {
             .enumerate()
             .skip(self.progress.settled.len());
         let mut failed: Option<Error> = None;
-        let (line, form) = (Arc::clone(&self.line), Arc::clone(&self.form));
+        let (line, form) = (Arc::clone(&self.line), Arc::clone(&self.maker.form));
         if let Admitted::Trial(_trial) = line.admit()? {
             // One call alone; those that are known already say nothing of how the service is.
             for (row, request) in requests.by_ref() {
@@ -567,7 +417,7 @@ impl Calling {
             .map(|own| Arc::clone(result.batch.column(*own)))
             .collect();
         if self.decoder.is_some() {
-            let columns = concat_batches(&self.answer, &progress.columns).map_err(misfit)?;
+            let columns = concat_batches(&self.maker.answer, &progress.columns).map_err(misfit)?;
             arrays.extend(columns.columns().iter().cloned());
         }
         let fields = self.schema.fields().iter().zip(arrays);
@@ -593,23 +443,3 @@ async fn call(
 }
 
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
-
-/// Each row as a JSON object.
-fn json_objects(batch: &RecordBatch) -> Result<BinaryArray, Error> {
-    let arrays = batch.columns().iter().map(plain);
-    let arrays = arrays.collect::<Result<Vec<_>, _>>()?;
-    let fields = batch.schema_ref().fields().iter().zip(&arrays);
-    let fields: Fields = fields
-        .map(|(field, array)| {
-            field
-                .as_ref()
-                .clone()
-                .with_data_type(array.data_type().clone())
-        })
-        .collect();
-    let columns = match arrays.is_empty() {
-        true => StructArray::new_empty_fields(batch.num_rows(), None),
-        false => StructArray::try_new(fields, arrays, None).map_err(misfit)?,
-    };
-    Ok(encode_json(&columns))
-}

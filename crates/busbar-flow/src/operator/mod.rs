@@ -9,7 +9,7 @@
 mod aggregate;
 mod alarm;
 mod aside;
-mod call;
+pub(crate) mod call;
 mod dedupe;
 mod delay;
 mod filter;
@@ -25,7 +25,7 @@ mod previous;
 pub(crate) mod registry;
 mod resequence;
 pub(crate) mod route;
-mod rows;
+pub(crate) mod rows;
 mod script;
 mod select;
 #[cfg(test)]

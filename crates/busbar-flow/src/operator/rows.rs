@@ -175,7 +175,7 @@ fn uint32(array: arrow::array::ArrayRef) -> Result<UInt32Array, Error> {
     numbers.ok_or_else(|| Error::new(Class::Permanent, "flow.misfit").with("column", ""))
 }
 
-pub(super) fn misfit(e: arrow::error::ArrowError) -> Error {
+pub(crate) fn misfit(e: arrow::error::ArrowError) -> Error {
     Error::new(Class::Permanent, "flow.misfit")
         .with("column", "")
         .caused_by(e)

@@ -5,8 +5,12 @@ use std::sync::Arc;
 
 use busbar_catalog::Project;
 use busbar_connector::ServiceContext;
+use busbar_event::Error;
 
 use super::Runtime;
+use crate::blocking::blocking;
+use crate::compile::World;
+use crate::orchestration::OrchestrationCompiler;
 use crate::services::ServiceLine;
 
 impl Runtime {
@@ -14,7 +18,11 @@ impl Runtime {
     pub(super) fn lines(&self, project: &Project) -> BTreeMap<String, Arc<ServiceLine>> {
         let options = &self.inner.options;
         let calls = project.flows.values().flat_map(|flow| flow.spec.calls());
-        let wanted: BTreeSet<&String> = calls.map(|(_, call)| &call.connection).collect();
+        let mut wanted: BTreeSet<&String> = calls.map(|(_, call)| &call.connection).collect();
+        if !project.orchestrations.is_empty() {
+            // Instances that began earlier may call what the files do not name any more. A line costs nothing before its first call.
+            wanted.extend(project.connections.keys());
+        }
         let mut lines = self.inner.lines.lock();
         lines.retain(|name, line| {
             let connection = project
@@ -42,5 +50,28 @@ impl Runtime {
             });
         }
         lines.clone()
+    }
+
+    /// What compiles the orchestrations of a project against the node as it runs.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub async fn orchestrations(
+        &self,
+        project: &Project,
+    ) -> Result<Arc<OrchestrationCompiler>, Error> {
+        let options = self.inner.options.clone();
+        let (lines, project) = (self.lines(project), project.clone());
+        blocking(move || {
+            let (bus, tables) = (&options.bus, &options.tables);
+            let mut world = World::of_bus(bus, tables, &project, &options.connectors)?;
+            for (name, line) in lines {
+                if let Some(service) = world.services.get_mut(&name) {
+                    service.line = Some(line);
+                }
+            }
+            Ok(Arc::new(OrchestrationCompiler::new(world)))
+        })
+        .await
     }
 }

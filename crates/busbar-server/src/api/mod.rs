@@ -16,6 +16,7 @@ mod live;
 mod messages;
 mod metrics;
 mod mqtt;
+mod orchestrations;
 mod overview;
 mod plugin_trial;
 mod plugins;
@@ -92,6 +93,7 @@ pub(crate) fn routes() -> (Router<Arc<App>>, Document) {
         .merge(messages::routes())
         .merge(metrics::routes())
         .merge(mqtt::routes())
+        .merge(orchestrations::routes())
         .merge(overview::routes())
         .merge(plugins::routes())
         .merge(plugin_trial::routes())

@@ -55,14 +55,14 @@ fn row(args: &BenchArgs) -> Result<Row, String> {
 }
 
 /// Answers each request with its body.
-struct Echo {
-    address: SocketAddr,
+pub(super) struct Echo {
+    pub address: SocketAddr,
     /// Ends with this.
     _runtime: tokio::runtime::Runtime,
 }
 
 impl Echo {
-    fn start() -> io::Result<Echo> {
+    pub fn start() -> io::Result<Echo> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_io()

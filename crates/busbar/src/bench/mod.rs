@@ -8,6 +8,7 @@ mod flows;
 mod load;
 mod nexmark;
 mod node;
+mod orchestrations;
 mod percentiles;
 mod plugins;
 mod report;
@@ -86,6 +87,7 @@ pub fn run(args: &BenchArgs, json: bool) -> Result<(), String> {
         flows::rows(args, &mut report, &mut failed);
         plugins::rows(args, &mut report, &mut failed);
         calls::rows(args, &mut report, &mut failed);
+        orchestrations::rows(args, &mut report, &mut failed);
         state::rows(args, &mut report, &mut failed);
         if args.wants(START) {
             note(node::start_row(), &mut report, &mut failed);

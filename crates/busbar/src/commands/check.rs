@@ -24,7 +24,7 @@ pub struct CheckArgs {
 #[derive(Debug, clap::Args)]
 pub struct SchemaArgs {
     /// The kind of file.
-    #[arg(value_parser = ["config", "stream", "flow", "table", "connection", "gateway", "plugin"])]
+    #[arg(value_parser = ["config", "stream", "flow", "table", "connection", "gateway", "orchestration", "plugin"])]
     kind: String,
 }
 
@@ -114,6 +114,7 @@ pub fn print_schema(args: &SchemaArgs) {
         "flow" => Kind::Flow,
         "table" => Kind::Table,
         "gateway" => Kind::Gateway,
+        "orchestration" => Kind::Orchestration,
         "plugin" => Kind::Plugin,
         _ => Kind::Connection,
     };

@@ -10,6 +10,7 @@ pub mod dead_letters;
 pub mod doctor;
 pub mod flows;
 pub mod gateways;
+pub mod orchestrations;
 pub mod plugins;
 pub mod pull;
 pub mod reference;

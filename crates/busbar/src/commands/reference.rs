@@ -114,6 +114,7 @@ fn files() -> String {
     for (kind, title) in [
         (Kind::Stream, "streams/NAME.yaml"),
         (Kind::Flow, "flows/NAME.yaml"),
+        (Kind::Orchestration, "orchestrations/NAME.yaml"),
         (Kind::Table, "tables/NAME.yaml"),
         (Kind::Connection, "connections/NAME.yaml"),
         (Kind::Gateway, "gateways/NAME.yaml"),

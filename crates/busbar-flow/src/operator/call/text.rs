@@ -13,7 +13,7 @@ use crate::reader::text as plain_text;
 
 /// A compiled text.
 #[derive(Clone)]
-pub(super) struct CallText {
+pub(crate) struct CallText {
     parts: Vec<TextPart>,
     escape: Escape,
 }
@@ -25,7 +25,7 @@ enum TextPart {
 }
 
 /// The text's parts for the rows of a batch.
-pub(super) struct FilledText<'a> {
+pub(crate) struct FilledText<'a> {
     parts: Vec<FilledPart<'a>>,
     escape: Escape,
 }
@@ -83,6 +83,15 @@ impl CallText {
             parts.push(TextPart::Literal(literal));
         }
         Ok(CallText { parts, escape })
+    }
+
+    /// Indexes in the schema of the columns that it reads.
+    pub fn columns(&self) -> Vec<usize> {
+        let parts = self.parts.iter().map(|part| match part {
+            TextPart::Literal(_) => Vec::new(),
+            TextPart::Expression(projection) => projection.columns(),
+        });
+        parts.flatten().collect()
     }
 
     /// The same text for batches of another schema that has its columns.
