@@ -36,7 +36,7 @@ pub struct Channel<T> {
     pub last_tag: u64,
     /// Deliveries that are not acknowledged, in the order of their tags.
     pub unacked: VecDeque<Unacked>,
-    pub consumers: Vec<Consumer>,
+    pub consumers: Consumers,
     pub next_consumer: u32,
     /// Unacknowledged messages that new consumers may have, each; zero for any number.
     pub consumer_prefetch: u16,
@@ -123,6 +123,52 @@ pub struct Unacked {
     pub consumer: Option<u32>,
 }
 
+/// The consumers of a channel, by their numbers, which only grow.
+#[derive(Debug, Default)]
+pub struct Consumers(Vec<Consumer>);
+
+impl Consumers {
+    /// Adds one, whose number is the highest so far.
+    pub fn add(&mut self, consumer: Consumer) {
+        self.0.push(consumer);
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn iter(&self) -> std::slice::Iter<'_, Consumer> {
+        self.0.iter()
+    }
+
+    pub fn get(&self, number: u32) -> Option<&Consumer> {
+        self.0.get(self.at(number)?)
+    }
+
+    pub fn get_mut(&mut self, number: u32) -> Option<&mut Consumer> {
+        let at = self.at(number)?;
+        self.0.get_mut(at)
+    }
+
+    pub fn remove(&mut self, number: u32) -> Option<Consumer> {
+        let at = self.at(number)?;
+        Some(self.0.remove(at))
+    }
+
+    fn at(&self, number: u32) -> Option<usize> {
+        self.0.binary_search_by_key(&number, |c| c.number).ok()
+    }
+}
+
+impl IntoIterator for Consumers {
+    type Item = Consumer;
+    type IntoIter = std::vec::IntoIter<Consumer>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
 /// A consumer.
 #[derive(Debug)]
 pub struct Consumer {
@@ -157,7 +203,7 @@ impl<T> Default for Channel<T> {
             transaction: None,
             last_tag: 0,
             unacked: VecDeque::new(),
-            consumers: Vec::new(),
+            consumers: Consumers::default(),
             next_consumer: 0,
             consumer_prefetch: 0,
             channel_prefetch: 0,

@@ -79,7 +79,7 @@ impl<S: EventLog> Broker<S> {
             number: consumer_number,
         });
         if let Some(channel) = self.channel(id, number) {
-            channel.consumers.push(Consumer {
+            channel.consumers.add(Consumer {
                 number: consumer_number,
                 tag: Arc::clone(&tag),
                 queue: index,
@@ -139,9 +139,10 @@ impl<S: EventLog> Broker<S> {
         now: Micros,
     ) -> Result<(), AmqpFault> {
         if let Some(channel) = self.channel(id, number)
-            && let Some(at) = channel.consumers.iter().position(|c| *c.tag == *tag)
+            && let Some(found) =
+                (channel.consumers.iter()).find_map(|c| (*c.tag == *tag).then_some(c.number))
+            && let Some(consumer) = channel.consumers.remove(found)
         {
-            let consumer = channel.consumers.swap_remove(at);
             self.forget_consumer(id, number, &consumer, now);
         }
         if !no_wait {
@@ -306,11 +307,8 @@ impl<S: EventLog> Broker<S> {
         now: Micros,
     ) {
         if let Some(channel) = self.channel(id, number) {
-            let of = channel
-                .consumers
-                .iter_mut()
-                .find(|c| Some(c.number) == delivery.consumer);
-            if let Some(consumer) = of {
+            let of = delivery.consumer;
+            if let Some(consumer) = of.and_then(|n| channel.consumers.get_mut(n)) {
                 consumer.unacked = consumer.unacked.saturating_sub(1);
             }
             if channel.channel_prefetch > 0 && channel.consumers.len() > 1 {
@@ -421,7 +419,7 @@ fn takes_more<T>(
     let Some(channel) = conn.channels.get(&of.channel) else {
         return false;
     };
-    let Some(consumer) = channel.consumers.iter().find(|c| c.number == of.number) else {
+    let Some(consumer) = channel.consumers.get(of.number) else {
         return false;
     };
     if !channel.flows || channel.closing {

@@ -188,14 +188,9 @@ impl<S: EventLog> Broker<S> {
             let Some(channel) = conn.channels.get_mut(&consumer.channel) else {
                 continue;
             };
-            let Some(at) = channel
-                .consumers
-                .iter()
-                .position(|c| c.number == consumer.number)
-            else {
+            let Some(ended) = channel.consumers.remove(consumer.number) else {
                 continue;
             };
-            let ended = channel.consumers.swap_remove(at);
             if told {
                 self.send(consumer.conn, |out| {
                     encode::cancel(consumer.channel, &ended.tag, out)

@@ -353,10 +353,7 @@ impl<S: EventLog> Broker<S> {
         channel.last_tag += 1;
         let tag = channel.last_tag;
         let mut of_get = LastAddress::default();
-        let mut of_consumer = channel
-            .consumers
-            .iter_mut()
-            .find(|c| Some(c.number) == consumer);
+        let mut of_consumer = consumer.and_then(|n| channel.consumers.get_mut(n));
         let no_ack = of_consumer.as_ref().map_or(no_ack, |c| c.no_ack);
         let (address, consumer_tag) = match &mut of_consumer {
             Some(consumer) => {
