@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Package;
+use crate::xml_worker::XML_WORKER;
 
 mod compile;
 
@@ -29,6 +30,10 @@ pub enum PluginLanguage {
     Erlang,
     /// Any program that speaks the protocol.
     Command,
+    /// A style sheet in XSLT 1.0, which makes a document of each payload.
+    Xslt,
+    /// An XML Schema, which payloads must fit.
+    Xsd,
 }
 
 /// How a worker process is started.
@@ -46,7 +51,7 @@ pub(crate) struct Launch {
 
 impl PluginLanguage {
     /// All languages.
-    pub const ALL: [PluginLanguage; 7] = [
+    pub const ALL: [PluginLanguage; 9] = [
         PluginLanguage::Javascript,
         PluginLanguage::Python,
         PluginLanguage::Java,
@@ -54,6 +59,8 @@ impl PluginLanguage {
         PluginLanguage::Scala,
         PluginLanguage::Erlang,
         PluginLanguage::Command,
+        PluginLanguage::Xslt,
+        PluginLanguage::Xsd,
     ];
 
     /// The name in files.
@@ -66,6 +73,8 @@ impl PluginLanguage {
             PluginLanguage::Scala => "scala",
             PluginLanguage::Erlang => "erlang",
             PluginLanguage::Command => "command",
+            PluginLanguage::Xslt => "xslt",
+            PluginLanguage::Xsd => "xsd",
         }
     }
 
@@ -79,6 +88,8 @@ impl PluginLanguage {
             PluginLanguage::Scala => "Main.scala",
             PluginLanguage::Erlang => "main.erl",
             PluginLanguage::Command => "",
+            PluginLanguage::Xslt => "main.xsl",
+            PluginLanguage::Xsd => "main.xsd",
         }
     }
 
@@ -132,7 +143,10 @@ impl PluginLanguage {
                     include_str!("../sdk/erlang/busbar_worker.erl"),
                 ),
             ],
-            PluginLanguage::Javascript | PluginLanguage::Command => &[],
+            PluginLanguage::Javascript
+            | PluginLanguage::Command
+            | PluginLanguage::Xslt
+            | PluginLanguage::Xsd => &[],
         }
     }
 }
@@ -220,6 +234,11 @@ pub(crate) fn prepare(name: &str, package: &Package, root: &Path) -> Result<Laun
                 false => find(&spec.command[0], &spec.command[0])?,
             };
             launch.arguments = spec.command[1..].iter().map(OsString::from).collect();
+        }
+        PluginLanguage::Xslt | PluginLanguage::Xsd => {
+            // The program that runs, also where its file has been replaced by a newer one.
+            launch.program = PathBuf::from("/proc/self/exe");
+            launch.arguments = vec![XML_WORKER.into(), spec.language.as_str().into()];
         }
     }
     Ok(launch)

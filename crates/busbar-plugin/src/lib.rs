@@ -27,6 +27,7 @@ mod spec;
 mod template;
 mod testing;
 mod worker;
+mod xml_worker;
 
 pub use answers::{AnswerRow, PluginAnswers};
 pub use events::{EventsJson, GivenEvent};
@@ -41,3 +42,4 @@ pub use spec::{ExpectedEvent, PluginSpec, PluginTest, TestEvent};
 pub use template::template;
 pub use testing::{PluginTestReport, run_plugin_tests};
 pub use worker::{Worked, WorkerStatus};
+pub use xml_worker::{XML_WORKER, run_xml_worker};

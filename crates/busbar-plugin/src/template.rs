@@ -12,6 +12,8 @@ pub fn template(language: PluginLanguage) -> Vec<(&'static str, String)> {
         PluginLanguage::Scala => ("Main.scala", include_str!("../templates/Main.scala")),
         PluginLanguage::Erlang => ("main.erl", include_str!("../templates/main.erl")),
         PluginLanguage::Command => ("main.jq", include_str!("../templates/main.jq")),
+        PluginLanguage::Xslt => ("main.xsl", include_str!("../templates/main.xsl")),
+        PluginLanguage::Xsd => ("main.xsd", include_str!("../templates/main.xsd")),
     };
     let how = match language {
         PluginLanguage::Command => {
@@ -19,6 +21,11 @@ pub fn template(language: PluginLanguage) -> Vec<(&'static str, String)> {
         }
         other => format!("language: {}\n", other.as_str()),
     };
-    let spec = format!("{how}{}", include_str!("../templates/plugin.yaml"));
+    let tests = match language {
+        PluginLanguage::Xslt => include_str!("../templates/xslt.yaml"),
+        PluginLanguage::Xsd => include_str!("../templates/xsd.yaml"),
+        _ => include_str!("../templates/plugin.yaml"),
+    };
+    let spec = format!("{how}{tests}");
     vec![("plugin.yaml", spec), (main, text.to_owned())]
 }

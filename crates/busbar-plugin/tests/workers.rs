@@ -99,7 +99,12 @@ fn log_of(plugin: &Plugin) -> Vec<String> {
 
 #[test]
 fn what_a_new_plugin_consists_of_passes_its_tests() {
-    for language in PluginLanguage::ALL {
+    // The worker of the others is the program itself: tests/xml_worker.rs.
+    let own = [PluginLanguage::Xslt, PluginLanguage::Xsd];
+    for language in PluginLanguage::ALL
+        .into_iter()
+        .filter(|one| !own.contains(one))
+    {
         let mut files: BTreeMap<String, String> = template(language)
             .into_iter()
             .map(|(name, text)| (name.to_owned(), text))

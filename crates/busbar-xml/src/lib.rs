@@ -13,12 +13,14 @@ mod encoding;
 mod fault;
 pub mod limits;
 mod names;
+mod native;
 mod read;
 mod xpath;
 
 pub use document::{NodeAt, NodeKind, XmlDocument};
 pub use encoding::document_text;
 pub use fault::{DocumentFault, DocumentFaultKind};
+pub use native::{NativeFault, NativeLibraries, StyleSheet, XmlSchema};
 pub use xpath::{
     EvaluationFault, XPath, XPathFault, XPathFaultKind, XPathNames, XPathType, number_text,
 };

@@ -100,6 +100,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some(busbar_plugin::XML_WORKER) {
+        return busbar_plugin::run_xml_worker(&arguments.next().unwrap_or_default());
+    }
     complete::answer();
     let mut program = help::in_language(Cli::command(), say::language());
     let parsed = program.try_get_matches_from_mut(std::env::args_os());

@@ -37,7 +37,7 @@ pub(super) fn round(number: f64) -> f64 {
     match number - floor {
         // What is lost when 0.5 is added to the number itself.
         part if part >= 0.5 => match floor + 1.0 {
-            up if up == 0.0 => -0.0,
+            0.0 => -0.0,
             up => up,
         },
         _ => floor,

@@ -108,7 +108,10 @@ pub fn rows(args: &BenchArgs, report: &mut Report, failed: &mut Vec<String>) {
 /// A program that the language needs and this machine lacks.
 fn lacks(language: PluginLanguage) -> Option<&'static str> {
     let needed: &[&str] = match language {
-        PluginLanguage::Javascript | PluginLanguage::Command => &[],
+        PluginLanguage::Javascript
+        | PluginLanguage::Command
+        | PluginLanguage::Xslt
+        | PluginLanguage::Xsd => &[],
         PluginLanguage::Python => &["python3"],
         PluginLanguage::Java => &["java", "javac"],
         PluginLanguage::Perl => &["perl"],
