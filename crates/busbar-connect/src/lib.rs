@@ -3,12 +3,14 @@
 //! A connector reads its options, opens a source or a sink, and classifies each failure: transient, permanent or
 //! configuration. Connectors do not retry, batch, count, or know who uses them; `busbar-flow` does that around them.
 
+mod cells;
 mod change;
 mod file;
 mod grpc;
 mod host;
 mod http;
 mod json;
+mod kafka;
 pub mod limits;
 mod mllp;
 mod mqtt;
@@ -16,6 +18,7 @@ mod mysql;
 mod places;
 mod postgres;
 mod redis;
+mod scram;
 mod secret;
 mod soap;
 mod tls;
@@ -39,6 +42,7 @@ pub fn registry_with(places: &Places) -> Connectors {
         Arc::new(grpc::Grpc::new(places.clone())),
         Arc::new(host::Host),
         Arc::new(http::Http::new(places.clone())),
+        Arc::new(kafka::Kafka::new(places.clone())),
         Arc::new(mllp::Mllp::new(places.clone())),
         Arc::new(mqtt::Mqtt::new(places.clone())),
         Arc::new(mysql::Mysql::new(places.clone())),

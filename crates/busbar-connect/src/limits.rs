@@ -93,3 +93,5 @@ pub const CALL_IDLE_MAX: usize = 64;
 pub const CALL_IDLE_LONGEST: Duration = Duration::from_secs(30);
 /// How deep messages of gRPC may be nested.
 pub const GRPC_DEPTH_MAX: usize = 64;
+/// Rounds of a SCRAM password that are computed; a server that asks for more is refused.
+pub const SCRAM_ROUNDS_MAX: u32 = 1 << 20;

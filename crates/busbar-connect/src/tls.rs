@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use busbar_event::{Class, Error};
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -32,30 +32,18 @@ impl Tls {
         project: &Path,
         places: &Places,
     ) -> Result<Option<Vec<CertificateDer<'static>>>, Error> {
-        let Some(ca) = &self.ca else {
-            return Ok(None);
-        };
-        let path = project.join(ca);
-        let unusable =
-            || Error::new(Class::Configuration, "connect.tls-ca").with("file", path.display());
-        let path = places
-            .resolve(project, &path)
-            .map_err(|refused| match refused {
-                PathRefused::Outside(error) => error,
-                PathRefused::Io(why) => unusable().caused_by(why),
-            })?;
-        let mut pem = Vec::new();
-        std::fs::File::open(&path)
-            .and_then(|file| file.take(CA_BYTES_MAX).read_to_end(&mut pem))
-            .map_err(|why| unusable().caused_by(why))?;
-        let certificates = CertificateDer::pem_slice_iter(&pem)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|why| unusable().caused_by(why))?;
-        match certificates.is_empty() {
-            true => Err(unusable()),
-            false => Ok(Some(certificates)),
-        }
+        let ca = self.ca.as_deref();
+        ca.map(|ca| certificates(ca, project, places)).transpose()
     }
+}
+
+/// Files that say who a client is.
+#[derive(Debug, Clone)]
+pub struct ClientPem {
+    /// The certificate, and those of its authorities.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
 }
 
 /// What a client encrypts with.
@@ -67,13 +55,38 @@ pub async fn client_config(
     project: &Path,
     places: &Places,
 ) -> Result<Arc<rustls::ClientConfig>, Error> {
+    client_config_as(tls, None, project, places).await
+}
+
+/// The same, and who the client is.
+///
+/// # Errors
+/// As [`client_config`], and *configuration* for a certificate and a key that do not belong together.
+pub async fn client_config_as(
+    tls: &Tls,
+    pem: Option<ClientPem>,
+    project: &Path,
+    places: &Places,
+) -> Result<Arc<rustls::ClientConfig>, Error> {
     let (tls, project, places) = (tls.clone(), project.to_owned(), places.clone());
     let unusable = |why: &dyn std::fmt::Display| {
         Error::new(Class::Configuration, "connect.tls-unusable").with("why", why)
     };
-    let authorities = tokio::task::spawn_blocking(move || tls.authorities(&project, &places))
-        .await
-        .map_err(|why| unusable(&why))??;
+    let read = tokio::task::spawn_blocking(move || {
+        let authorities = tls.authorities(&project, &places)?;
+        let identity = pem.map(|pem| {
+            let certificates = certificates(&pem.certificate, &project, &places)?;
+            let key = read_pem(&pem.key, "connect.tls-key", &project, &places)?;
+            let key = PrivateKeyDer::from_pem_slice(&key).map_err(|why| {
+                Error::new(Class::Configuration, "connect.tls-key")
+                    .with("file", &pem.key)
+                    .caused_by(why)
+            })?;
+            Ok::<_, Error>((certificates, key))
+        });
+        Ok::<_, Error>((authorities, identity.transpose()?))
+    });
+    let (authorities, identity) = read.await.map_err(|why| unusable(&why))??;
     let mut roots = rustls::RootCertStore::empty();
     match authorities {
         Some(certificates) => {
@@ -86,10 +99,56 @@ pub async fn client_config(
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|why| unusable(&why))?;
-    Ok(Arc::new(
-        config.with_root_certificates(roots).with_no_client_auth(),
-    ))
+        .map_err(|why| unusable(&why))?
+        .with_root_certificates(roots);
+    Ok(Arc::new(match identity {
+        None => config.with_no_client_auth(),
+        Some((certificates, key)) => config
+            .with_client_auth_cert(certificates, key)
+            .map_err(|why| unusable(&why))?,
+    }))
+}
+
+/// The certificates in a PEM file.
+fn certificates(
+    file: &str,
+    project: &Path,
+    places: &Places,
+) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let pem = read_pem(file, "connect.tls-ca", project, places)?;
+    let unusable = || {
+        Error::new(Class::Configuration, "connect.tls-ca")
+            .with("file", project.join(file).display())
+    };
+    let certificates = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|why| unusable().caused_by(why))?;
+    match certificates.is_empty() {
+        true => Err(unusable()),
+        false => Ok(certificates),
+    }
+}
+
+/// The bytes of a PEM file.
+fn read_pem(
+    file: &str,
+    code: &'static str,
+    project: &Path,
+    places: &Places,
+) -> Result<Vec<u8>, Error> {
+    let path = project.join(file);
+    let unusable = || Error::new(Class::Configuration, code).with("file", path.display());
+    let path = places
+        .resolve(project, &path)
+        .map_err(|refused| match refused {
+            PathRefused::Outside(error) => error,
+            PathRefused::Io(why) => unusable().caused_by(why),
+        })?;
+    let mut pem = Vec::new();
+    std::fs::File::open(&path)
+        .and_then(|file| file.take(CA_BYTES_MAX).read_to_end(&mut pem))
+        .map_err(|why| unusable().caused_by(why))?;
+    Ok(pem)
 }
 
 /// What a handshake failed of, if trying again cannot help: a certificate that is not trusted or is for

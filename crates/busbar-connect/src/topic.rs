@@ -1,6 +1,7 @@
 //! Topics of a source's events, from the template in the connection's file.
 
 use busbar_catalog::{ConnectionSpec, Diagnostic, Template, TemplatePart};
+use busbar_event::limits::{TOPIC_BYTES_MAX, TOPIC_LEVELS_MAX};
 use busbar_event::{Class, Error};
 
 /// A template over the names that a source offers.
@@ -39,6 +40,14 @@ impl TopicTemplate {
         Ok(TopicTemplate { template })
     }
 
+    /// Whether the topic depends on the value of this name.
+    pub fn uses(&self, name: &str) -> bool {
+        let mut parts = self.template.parts().iter();
+        parts.any(|part| {
+            matches!(part, TemplatePart::Variable { variable, .. } if variable.name() == name)
+        })
+    }
+
     /// Writes the topic. Each value becomes one level: separators and wildcards in it are replaced by `_`; a value named
     /// `topic` is inserted as it is.
     pub fn write(&self, value: impl Fn(&str) -> Option<String>, out: &mut String) {
@@ -70,6 +79,31 @@ fn level_char(c: char) -> char {
     }
 }
 
+/// A valid topic of an event, derived from one that is not valid.
+pub fn fitting(topic: &str) -> String {
+    let mut levels = 1;
+    let mut fitting = String::new();
+    for c in topic.chars() {
+        let c = match c {
+            '+' | '#' | '\0' => '_',
+            '/' if levels == TOPIC_LEVELS_MAX => '_',
+            '/' => {
+                levels += 1;
+                '/'
+            }
+            c => c,
+        };
+        if fitting.len() + c.len_utf8() > TOPIC_BYTES_MAX {
+            break;
+        }
+        fitting.push(c);
+    }
+    if fitting.is_empty() {
+        fitting.push('_');
+    }
+    fitting
+}
+
 #[cfg(test)]
 mod tests {
     use busbar_catalog::Source;
@@ -98,5 +132,19 @@ mod tests {
         let spec = spec("host: {}\ntopic: a/${hots}\n");
         let refused = TopicTemplate::read(&spec, "", &["host", "kind"]).unwrap_err();
         assert_eq!(refused.error().code(), "connect.topic-variable");
+    }
+
+    #[test]
+    fn any_topic_becomes_one_that_fits() {
+        let deep = "a/".repeat(TOPIC_LEVELS_MAX * 2);
+        let long = "é".repeat(TOPIC_BYTES_MAX);
+        for topic in ["", "a/+/b", "#", "nul\0", &deep, &long] {
+            let fitting = fitting(topic);
+            assert!(
+                busbar_event::topic::check(&fitting).is_ok(),
+                "{fitting:.40}"
+            );
+        }
+        assert_eq!(fitting("a/+/b#"), "a/_/b_");
     }
 }

@@ -69,6 +69,11 @@ pub trait Source: Send {
         None
     }
 
+    /// How many events of each part there are on the other side that have not come, if the other side counts them.
+    fn lag_events(&self) -> BTreeMap<Arc<str>, u64> {
+        BTreeMap::new()
+    }
+
     /// Called once, before the source is dropped in good order.
     fn close(&mut self) -> Work<'_, Result<(), Error>> {
         Box::pin(async { Ok(()) })

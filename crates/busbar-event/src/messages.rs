@@ -105,6 +105,7 @@ areas![
     "flow",
     "gateway",
     "help",
+    "kafka",
     "log",
     "mllp",
     "mqtt",

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use busbar_bus::Bus;
 use busbar_catalog::ConnectionSpec;
@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::limits::{BATCH_ROWS_MAX, DRAIN_TIMEOUT};
+use crate::limits::{BATCH_ROWS_MAX, DRAIN_TIMEOUT, LAG_EVERY};
 use busbar_connector::{
     Backoff, Connector, Polled, Polling, Position, Resume, Source, SourceContext,
 };
@@ -44,6 +44,9 @@ pub struct SourceStatus {
     /// How much there is on the other side that has not come, in bytes, if the other side says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag_bytes: Option<u64>,
+    /// How many events of each part there are on the other side that have not come, if the other side counts them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub lag_events: BTreeMap<String, u64>,
 }
 
 impl SourceDriver {
@@ -159,6 +162,7 @@ impl Driving {
         if backoff.tries() == 0 {
             self.tell("running", None);
         }
+        let mut counted: Option<Instant> = None;
         loop {
             let polled = tokio::select! {
                 biased;
@@ -169,6 +173,12 @@ impl Driving {
                 polled = source.poll() => polled,
             };
             self.status.lock().lag_bytes = source.lag_bytes();
+            if counted.is_none_or(|at| at.elapsed() >= LAG_EVERY) {
+                let events = source.lag_events().into_iter();
+                let events = events.map(|(part, events)| (part.to_string(), events));
+                self.status.lock().lag_events = events.collect();
+                counted = Some(Instant::now());
+            }
             match polled {
                 Ok(Polled::Batch(polling)) => {
                     let part = parts.entry(Arc::clone(&polling.part)).or_insert_with(|| {
@@ -177,14 +187,10 @@ impl Driving {
                     if !self.take(source.as_mut(), part, polling, backoff).await? {
                         return Ok(Ended::Stopped);
                     }
-                    if backoff.tries() > 0 {
-                        backoff.reset();
-                        self.status.lock().tries = 0;
-                        self.tell("running", None);
-                    }
+                    self.works(backoff);
                 }
                 Ok(Polled::Idle(pause)) => {
-                    self.rested(backoff);
+                    self.works(backoff);
                     for part in source.forgotten() {
                         parts.remove(&part);
                         self.forget(&part);
@@ -257,8 +263,8 @@ impl Driving {
         Ok(true)
     }
 
-    /// The source works again but has nothing to bring. What it said it had to skip stays to be seen.
-    fn rested(&self, backoff: &mut Backoff) {
+    /// The source works again. What it said it had to skip stays to be seen.
+    fn works(&self, backoff: &mut Backoff) {
         if backoff.tries() > 0 {
             backoff.reset();
             let mut status = self.status.lock();

@@ -14,6 +14,8 @@ pub const GATHER_ROWS: usize = BATCH_ROWS_MAX / 4;
 pub const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
 /// How long a new version of a flow has to show that it can run.
 pub const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a source is asked how many events have not come.
+pub const LAG_EVERY: Duration = Duration::from_millis(500);
 /// How long a flow has to finish what it has begun before it is cut off; its outputs then come again.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Rows a hot-deployed version is tried on before it takes over.

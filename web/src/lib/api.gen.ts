@@ -262,6 +262,8 @@ export interface ConnectionView {
   kind: string;
   /** Bytes that a source has yet to bring, if the other side says so. */
   lag_bytes?: number | null;
+  /** Events of each part that a source has yet to bring, if the other side counts them: of each partition of Kafka. */
+  lag_events: Record<string, number>;
   /** Its name. */
   name: string;
   /** Rows written to it. */

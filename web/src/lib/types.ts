@@ -180,7 +180,12 @@ export type ConnectionSummary = Fields<
   Api.ConnectionView,
   'name' | 'kind' | 'direction' | 'state' | 'in' | 'out' | 'rate'
 > &
-  Pick<Api.ConnectionView, 'guarantee'> & { lag_bytes?: number | null; error?: ApiProblem | null };
+  Pick<Api.ConnectionView, 'guarantee'> & {
+    lag_bytes?: number | null;
+    /** Of each part, where the other side counts events. */
+    lag_events?: { part: string; count: number }[];
+    error?: ApiProblem | null;
+  };
 
 export type OrchestrationSummary = Fields<Api.OrchestrationView, 'name' | 'enabled'> & {
   description: string | null;

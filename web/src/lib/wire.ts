@@ -118,6 +118,10 @@ function connection(v: Raw): ConnectionSummary {
     rate: num(v.rate),
     guarantee: opt(v.guarantee),
     lag_bytes: typeof v.lag_bytes === 'number' ? v.lag_bytes : null,
+    lag_events: Object.entries((v.lag_events ?? {}) as Raw).map(([part, count]) => ({
+      part,
+      count: num(count),
+    })),
     error: problem(v.error),
   };
 }

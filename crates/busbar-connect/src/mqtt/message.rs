@@ -2,12 +2,14 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use busbar_event::limits::{TAGS_MAX, TOPIC_BYTES_MAX, TOPIC_LEVELS_MAX};
+use busbar_event::limits::TAGS_MAX;
 use busbar_event::tags::{HOPS, escape, unescape};
 use busbar_event::{Batch, Flags, Micros, reserved, topic};
 use busbar_mqtt::property::{Writer, id};
 use busbar_mqtt::{Publish, Version};
 use tokio::sync::OwnedSemaphorePermit;
+
+use crate::topic::fitting;
 
 /// A message, copied out of the read buffer.
 pub struct Message {
@@ -83,31 +85,6 @@ impl Message {
     }
 }
 
-/// A valid topic of an event, derived from one that is not valid.
-pub fn fitting(topic: &str) -> String {
-    let mut levels = 1;
-    let mut fitting = String::new();
-    for c in topic.chars() {
-        let c = match c {
-            '+' | '#' | '\0' => '_',
-            '/' if levels == TOPIC_LEVELS_MAX => '_',
-            '/' => {
-                levels += 1;
-                '/'
-            }
-            c => c,
-        };
-        if fitting.len() + c.len_utf8() > TOPIC_BYTES_MAX {
-            break;
-        }
-        fitting.push(c);
-    }
-    if fitting.is_empty() {
-        fitting.push('_');
-    }
-    fitting
-}
-
 /// Whether the message expiry of a row has passed.
 pub fn is_expired(batch: &Batch, row: usize, now: Micros) -> bool {
     expires_at(batch, row).is_some_and(|at| at <= now)
@@ -153,21 +130,5 @@ pub fn write_properties(batch: &Batch, row: usize, now: Micros, hops: u32, out: 
             }
             _ => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn any_topic_becomes_one_that_fits() {
-        let deep = "a/".repeat(TOPIC_LEVELS_MAX * 2);
-        let long = "é".repeat(TOPIC_BYTES_MAX);
-        for topic in ["", "a/+/b", "#", "nul\0", &deep, &long] {
-            let fitting = fitting(topic);
-            assert!(topic::check(&fitting).is_ok(), "{fitting:.40}");
-        }
-        assert_eq!(fitting("a/+/b#"), "a/_/b_");
     }
 }

@@ -10,11 +10,11 @@ use busbar_mqtt::AckKind;
 
 use super::Options;
 use super::link::Link;
-use super::message::{self, Message};
+use super::message::Message;
 use super::wire::{Incoming, lost};
 use crate::limits::MQTT_ROWS_MAX;
 use crate::places::Places;
-use crate::topic::TopicTemplate;
+use crate::topic::{TopicTemplate, fitting};
 
 /// Subscribes at the other broker and publishes what it sends.
 pub struct MqttSource {
@@ -163,7 +163,7 @@ impl MqttSource {
             self.topic
                 .write(|_| Some(message.topic.clone()), &mut topic);
             if busbar_event::topic::check(&topic).is_err() {
-                topic = message::fitting(&topic);
+                topic = fitting(&topic);
             }
             let tags: Vec<_> = message
                 .tags

@@ -1,96 +1,7 @@
-//! Proving who one is: SCRAM-SHA-256 (RFC 7677) and MD5 passwords.
-
-use std::num::NonZeroU32;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use ring::digest::{SHA256, digest};
-use ring::hmac;
-use ring::pbkdf2;
-use ring::rand::{SecureRandom, SystemRandom};
-
-use super::limits::SCRAM_ROUNDS_MAX;
+//! MD5 passwords, which older servers ask for, and the name of the mechanism that newer ones do.
 
 /// The name of the mechanism.
 pub const SCRAM: &str = "SCRAM-SHA-256";
-
-/// One run of SCRAM-SHA-256, without channel binding.
-pub struct Scram {
-    password: String,
-    first: String,
-    nonce: String,
-    /// What the server has to prove at the end.
-    expected: Vec<u8>,
-}
-
-impl Scram {
-    /// Begins with a nonce of its own; `None` without a source of randomness.
-    pub fn new(password: &str) -> Option<Scram> {
-        let mut nonce = [0; 18];
-        SystemRandom::new().fill(&mut nonce).ok()?;
-        Some(Scram::with_nonce(password, &STANDARD.encode(nonce)))
-    }
-
-    fn with_nonce(password: &str, nonce: &str) -> Scram {
-        Scram {
-            password: password.to_owned(),
-            first: format!("n=,r={nonce}"),
-            nonce: nonce.to_owned(),
-            expected: Vec::new(),
-        }
-    }
-
-    /// The client's first message. The user's name is that of the session.
-    pub fn first(&self) -> Vec<u8> {
-        format!("n,,{}", self.first).into_bytes()
-    }
-
-    /// The answer to the server's challenge; `None` if it is none that may be answered.
-    pub fn answer(&mut self, challenge: &[u8]) -> Option<Vec<u8>> {
-        let challenge = std::str::from_utf8(challenge).ok()?;
-        let field = |name: &str| {
-            challenge
-                .split(',')
-                .find_map(|part| part.strip_prefix(name))
-        };
-        let nonce = field("r=")?;
-        let salt = STANDARD.decode(field("s=")?).ok()?;
-        let rounds: u32 = field("i=")?.parse().ok()?;
-        if !nonce.starts_with(&self.nonce) || nonce == self.nonce || rounds > SCRAM_ROUNDS_MAX {
-            return None;
-        }
-        let mut salted = [0; 32];
-        let rounds = NonZeroU32::new(rounds)?;
-        let password = self.password.as_bytes();
-        pbkdf2::derive(
-            pbkdf2::PBKDF2_HMAC_SHA256,
-            rounds,
-            &salt,
-            password,
-            &mut salted,
-        );
-        let sign =
-            |key: &[u8], text: &[u8]| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text);
-        let client_key = sign(&salted, b"Client Key");
-        let stored_key = digest(&SHA256, client_key.as_ref());
-        let without_proof = format!("c=biws,r={nonce}");
-        let said = format!("{},{challenge},{without_proof}", self.first);
-        let signature = sign(stored_key.as_ref(), said.as_bytes());
-        let proof = client_key.as_ref().iter().zip(signature.as_ref());
-        let proof: Vec<u8> = proof.map(|(a, b)| a ^ b).collect();
-        let server_key = sign(&salted, b"Server Key");
-        self.expected = sign(server_key.as_ref(), said.as_bytes()).as_ref().to_vec();
-        Some(format!("{without_proof},p={}", STANDARD.encode(proof)).into_bytes())
-    }
-
-    /// Whether the server knows the password, too.
-    pub fn verify(&self, last: &[u8]) -> bool {
-        let proof = std::str::from_utf8(last).ok();
-        let proof = proof.and_then(|text| text.trim_end().strip_prefix("v="));
-        let proof = proof.and_then(|text| STANDARD.decode(text).ok());
-        !self.expected.is_empty() && proof.as_deref() == Some(&self.expected[..])
-    }
-}
 
 /// The answer to a request for an MD5 password, with the zero that ends it.
 pub fn md5_answer(user: &str, password: &str, salt: &[u8]) -> Vec<u8> {
@@ -155,28 +66,6 @@ fn md5(text: &[u8]) -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The example of RFC 7677, without the user's name.
-    #[test]
-    fn scram_answers_as_the_standard_says_and_believes_no_other_server() {
-        let mut scram = Scram::with_nonce("pencil", "rOprNGfwEbeRWgbNEkqO");
-        scram.first = "n=user,r=rOprNGfwEbeRWgbNEkqO".into();
-        let challenge = b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
-        let answer = scram.answer(challenge).expect("an answer");
-        let expected = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
-        assert_eq!(String::from_utf8_lossy(&answer), expected);
-        assert!(scram.verify(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="));
-        assert!(!scram.verify(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G5="));
-        assert!(!Scram::with_nonce("p", "n").verify(b"v="));
-        for strange in [
-            &b"r=other,s=AAAA,i=1"[..],
-            b"r=nx,s=AAAA,i=4000000000",
-            b"r=nx,s=AAAA,i=0",
-            b"r=n,s=AAAA,i=1",
-        ] {
-            assert!(Scram::with_nonce("p", "n").answer(strange).is_none());
-        }
-    }
 
     #[test]
     fn md5_is_that_of_the_standard() {

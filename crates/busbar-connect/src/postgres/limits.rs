@@ -14,8 +14,6 @@ pub const CONNECT_MAX: Duration = Duration::from_secs(15);
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// How long closing a connection in good order may take.
 pub const GOODBYE_MAX: Duration = Duration::from_secs(2);
-/// Rounds of a SCRAM password that are computed; a server that asks for more is refused.
-pub const SCRAM_ROUNDS_MAX: u32 = 1 << 20;
 
 /// Rows of one chunk of a snapshot.
 pub const CHUNK_ROWS: usize = 8_192;

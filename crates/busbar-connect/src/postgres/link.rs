@@ -11,11 +11,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::auth::{SCRAM, Scram, md5_answer};
+use super::auth::{SCRAM, md5_answer};
 use super::failure::{Doing, Failed};
 use super::limits::{CONNECT_MAX, GOODBYE_MAX, READ_BYTES, WRITE_BYTES};
 use super::wire::{self, Column, Message, Reader};
 use crate::places::Places;
+use crate::scram::{Scram, ScramHash};
 use crate::tls::{self, Tls};
 
 /// Where a server is, and who asks.
@@ -234,7 +235,7 @@ impl Link {
                                     .strange("a way to prove the password that is not known")
                                     .into());
                             }
-                            let begun = Scram::new(password()?)
+                            let begun = Scram::new(ScramHash::Sha256, "", password()?)
                                 .ok_or_else(|| self.strange("no random numbers"))?;
                             wire::sasl_first(&mut self.out, SCRAM, &begun.first());
                             scram = Some(begun);

@@ -8,7 +8,6 @@
 //!   write: { key: "patient:${id}", ttl: 1h, change: change }
 //! ```
 
-mod cells;
 mod failure;
 mod limits;
 mod link;

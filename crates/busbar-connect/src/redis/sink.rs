@@ -10,12 +10,12 @@ use busbar_catalog::TemplatePart;
 use busbar_connector::{Delivery, Sink, SinkContext, Work, Written};
 use busbar_event::{Class, Error};
 
-use super::cells::RedisCells;
 use super::failure::told;
 use super::limits::SCAN_KEYS;
 use super::link::{RedisLink, RedisServer, closed};
 use super::wire::{Commands, Reply};
 use super::{Kind, WriteOptions};
+use crate::cells::TextCells;
 use crate::change::Op;
 
 /// Writes rows to a server.
@@ -382,12 +382,12 @@ impl Plan {
     /// The commands of a delivery.
     fn ready(&self, delivery: &Delivery) -> Result<Ready, Error> {
         let rows = &delivery.rows;
-        let cell = |(name, at): &(String, usize)| RedisCells::new(name, rows.column(*at));
+        let cell = |(name, at): &(String, usize)| TextCells::new(name, rows.column(*at));
         let cells = self.columns.iter().map(cell);
         let cells = cells.collect::<Result<Vec<_>, _>>()?;
         let key = self.key.iter().map(|part| match part {
             KeyPart::Literal(_) => Ok(None),
-            KeyPart::Column(at, name) => RedisCells::new(name, rows.column(*at)).map(Some),
+            KeyPart::Column(at, name) => TextCells::new(name, rows.column(*at)).map(Some),
         });
         let key = key.collect::<Result<Vec<_>, _>>()?;
         let texts = |place: Option<usize>| {
@@ -460,7 +460,7 @@ impl Plan {
         Ok(ready)
     }
 
-    fn key_of(&self, cells: &[Option<RedisCells>], row: usize) -> Result<Vec<u8>, Error> {
+    fn key_of(&self, cells: &[Option<TextCells>], row: usize) -> Result<Vec<u8>, Error> {
         let mut key = Vec::new();
         for (part, cells) in self.key.iter().zip(cells) {
             match (part, cells) {
@@ -483,7 +483,7 @@ impl Plan {
         &self,
         key: &[u8],
         row: usize,
-        cells: &[RedisCells],
+        cells: &[TextCells],
         payload: Option<&[u8]>,
         kept: &[String],
         commands: &mut Commands,

@@ -33,7 +33,21 @@ fn start(what: &'static str) -> DatabaseServer {
 
 /// The same, with files in its folder.
 fn start_with(what: &'static str, files: &[(&str, &[u8])]) -> DatabaseServer {
-    let installed = Command::new(script()).arg("install").status();
+    start_at(what, "install", free_port(), files)
+}
+
+/// A Kafka at this port, with files in its folder.
+pub fn start_kafka(port: u16, files: &[(&str, &[u8])]) -> DatabaseServer {
+    start_at("kafka", "install-kafka", port, files)
+}
+
+fn start_at(
+    what: &'static str,
+    install: &str,
+    port: u16,
+    files: &[(&str, &[u8])],
+) -> DatabaseServer {
+    let installed = Command::new(script()).arg(install).status();
     assert!(
         installed.expect("scripts/servers runs").success(),
         "no {what} here"
@@ -41,7 +55,7 @@ fn start_with(what: &'static str, files: &[(&str, &[u8])]) -> DatabaseServer {
     let folder = tempfile::Builder::new().prefix("busbar-server-").tempdir();
     let server = DatabaseServer {
         what,
-        port: free_port(),
+        port,
         folder: folder.expect("a folder").keep(),
     };
     for (name, text) in files {
@@ -76,6 +90,7 @@ impl DatabaseServer {
                         _ if answer.contains("NOAUTH") => Ok(answer),
                         _ => Err(answer),
                     }),
+                "kafka" => crate::kafka_server::answers(self.port),
                 _ => self.client("", "select 1"),
             };
             answered.map(drop)
@@ -251,8 +266,13 @@ struct Open {
 
 impl Cut {
     pub fn before(to: u16) -> Cut {
+        Cut::between(free_port(), to)
+    }
+
+    /// The same at this port.
+    pub fn between(port: u16, to: u16) -> Cut {
         let cut = Cut {
-            port: free_port(),
+            port,
             to,
             state: Mutex::default(),
         };

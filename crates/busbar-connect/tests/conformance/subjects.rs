@@ -166,6 +166,8 @@ pub fn subjects() -> Vec<Subject> {
             supply: None,
             taker: Some(|| Box::new(Posted::new())),
         },
+        crate::kafka_subject::subject(),
+        crate::mllp_subject::subject(),
         Subject {
             kind: "mqtt",
             good: vec![
@@ -212,7 +214,6 @@ pub fn subjects() -> Vec<Subject> {
             supply: Some(|| Box::new(Published::new())),
             taker: Some(|| Box::new(Bridged::new())),
         },
-        crate::mllp_subject::subject(),
         crate::mysql_subject::subject(),
         crate::postgres_subject::subject(),
         crate::redis_subject::subject(),

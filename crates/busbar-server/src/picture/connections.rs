@@ -1,5 +1,7 @@
 //! Connections as the API shows them.
 
+use std::collections::BTreeMap;
+
 use busbar_access::Principal;
 use busbar_connector::BreakerState;
 use busbar_event::Error;
@@ -30,6 +32,8 @@ pub(crate) struct ConnectionView {
     guarantee: Option<&'static str>,
     /// Bytes that a source has yet to bring, if the other side says so.
     lag_bytes: Option<u64>,
+    /// Events of each part that a source has yet to bring, if the other side counts them: of each partition of Kafka.
+    lag_events: BTreeMap<String, u64>,
     /// Flows that write to it or ask it.
     flows: Vec<String>,
     /// The service behind it, where `call` steps ask one.
@@ -126,6 +130,10 @@ pub(crate) fn connection_view(
         rate,
         guarantee,
         lag_bytes: source.as_ref().and_then(|source| source.lag_bytes),
+        lag_events: source
+            .as_ref()
+            .map(|source| source.lag_events.clone())
+            .unwrap_or_default(),
         error: source.and_then(|source| source.error).or(error),
         name: connection.name,
         kind: connection.kind,

@@ -61,8 +61,10 @@ pub fn run(args: &ConnectionsArgs, node: &NodeArgs, json: bool) -> Result<(), Fa
                 "in",
                 "out",
                 "lag_bytes",
+                "lag_events",
             ];
-            say::list(&answer["connections"], &columns, "cli.no-connections");
+            let connections = Value::Array(with_lag(&answer["connections"]));
+            say::list(&connections, &columns, "cli.no-connections");
         }
         ConnectionsCommand::Test { connection } => {
             let text = |member: &str| say::cell(&answer[member]);
@@ -89,6 +91,24 @@ pub fn run(args: &ConnectionsArgs, node: &NodeArgs, json: bool) -> Result<(), Fa
         }
     }
     Ok(())
+}
+
+/// Connections with the events that have not come as one number, where the other side counts them.
+fn with_lag(connections: &Value) -> Vec<Value> {
+    let connections = connections.as_array().into_iter().flatten();
+    connections
+        .map(|connection| {
+            let mut connection = connection.clone();
+            let parts = connection["lag_events"].as_object();
+            let counts = parts.into_iter().flat_map(|parts| parts.values());
+            let counts: Vec<u64> = counts.filter_map(Value::as_u64).collect();
+            connection["lag_events"] = match counts.is_empty() {
+                true => Value::Null,
+                false => counts.into_iter().sum::<u64>().into(),
+            };
+            connection
+        })
+        .collect()
 }
 
 /// The columns of all tables, each with its table.

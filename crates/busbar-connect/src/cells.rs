@@ -1,4 +1,4 @@
-//! Columns of a batch as the texts that Redis keeps.
+//! Columns of a batch as texts, for keys and values of other systems.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use busbar_event::format::encode_json;
 use busbar_event::{Class, Error};
 
 /// One column, ready to be written.
-pub enum RedisCells {
+pub enum TextCells {
     /// Texts as they are.
     Text(ArrayRef),
     /// Bytes as they are.
@@ -19,33 +19,33 @@ pub enum RedisCells {
     Json(BinaryArray, ArrayRef),
 }
 
-impl RedisCells {
+impl TextCells {
     /// Prepares a column.
     ///
     /// # Errors
     /// *Configuration*: a type that has no text.
-    pub fn new(name: &str, column: &ArrayRef) -> Result<RedisCells, Error> {
+    pub fn new(name: &str, column: &ArrayRef) -> Result<TextCells, Error> {
         let to = |to: &DataType| {
             cast(column, to).map_err(|why| {
-                Error::new(Class::Configuration, "redis.type")
+                Error::new(Class::Configuration, "connect.column-type")
                     .with("column", name)
                     .with("from", column.data_type())
                     .caused_by(why)
             })
         };
         Ok(match column.data_type() {
-            DataType::Dictionary(_, values) => return RedisCells::new(name, &to(values)?),
-            DataType::Utf8 => RedisCells::Text(Arc::clone(column)),
-            DataType::LargeUtf8 | DataType::Utf8View => RedisCells::Text(to(&DataType::Utf8)?),
-            DataType::Binary => RedisCells::Bytes(Arc::clone(column)),
+            DataType::Dictionary(_, values) => return TextCells::new(name, &to(values)?),
+            DataType::Utf8 => TextCells::Text(Arc::clone(column)),
+            DataType::LargeUtf8 | DataType::Utf8View => TextCells::Text(to(&DataType::Utf8)?),
+            DataType::Binary => TextCells::Bytes(Arc::clone(column)),
             DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
-                RedisCells::Bytes(to(&DataType::Binary)?)
+                TextCells::Bytes(to(&DataType::Binary)?)
             }
             kind => {
                 let field = Field::new("v", kind.clone(), true);
                 let object =
                     StructArray::new(Fields::from(vec![field]), vec![Arc::clone(column)], None);
-                RedisCells::Json(encode_json(&object), Arc::clone(column))
+                TextCells::Json(encode_json(&object), Arc::clone(column))
             }
         })
     }
@@ -53,14 +53,14 @@ impl RedisCells {
     /// The text of a row's value; `None` for NULL.
     pub fn get(&self, row: usize) -> Option<Cow<'_, [u8]>> {
         match self {
-            RedisCells::Text(array) if array.is_null(row) => None,
-            RedisCells::Bytes(array) if array.is_null(row) => None,
-            RedisCells::Json(_, array) if array.is_null(row) => None,
-            RedisCells::Text(array) => Some(Cow::Borrowed(
+            TextCells::Text(array) if array.is_null(row) => None,
+            TextCells::Bytes(array) if array.is_null(row) => None,
+            TextCells::Json(_, array) if array.is_null(row) => None,
+            TextCells::Text(array) => Some(Cow::Borrowed(
                 array.as_string::<i32>().value(row).as_bytes(),
             )),
-            RedisCells::Bytes(array) => Some(Cow::Borrowed(array.as_binary::<i32>().value(row))),
-            RedisCells::Json(json, array) => {
+            TextCells::Bytes(array) => Some(Cow::Borrowed(array.as_binary::<i32>().value(row))),
+            TextCells::Json(json, array) => {
                 // JSON has no words for these.
                 let number = match array.data_type() {
                     DataType::Float64 => array.as_primitive::<Float64Type>().value(row),
