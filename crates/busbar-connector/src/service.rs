@@ -48,6 +48,12 @@ pub trait CallForm: Send + Sync {
     /// What the status says: *transient* to try again, not before [`Error::retry_after`]; *permanent* if it is no use.
     fn answer(&self, answer: ServiceAnswer) -> Result<Bytes, Error>;
 
+    /// Whether an answer says that the service cannot work now, whatever it is asked: events wait until it can. Any other
+    /// answer to try again may be about the request itself.
+    fn is_unavailable(&self, answer: &ServiceAnswer) -> bool {
+        matches!(answer.status, 408 | 425 | 429 | 502 | 503 | 504)
+    }
+
     /// The answer that a test gives: `status` is none where it is to be taken.
     ///
     /// # Errors

@@ -427,6 +427,12 @@ impl Chain {
         })
     }
 
+    /// What comes from now on is only tried.
+    pub fn on_trial(&mut self) {
+        let stations = self.stations.iter_mut();
+        stations.for_each(|station| station.operator.on_trial());
+    }
+
     /// Takes up the state of the operators.
     pub fn restore(&mut self, state: &Arc<TaskState>) -> Result<(), Error> {
         for station in &mut self.stations {

@@ -154,6 +154,9 @@ pub const JOIN_PART_ROWS: usize = 8192;
 pub const ROUTE_SIGNATURE_MAX: usize = 8;
 /// Combinations of looked-up values whose cases a route remembers.
 pub const ROUTE_SIGNATURES_MAX: usize = 65_536;
+/// How often a service is asked about an event to which it answers that it has failed, where the step does not say: as often
+/// as it may fail in a row before its circuit opens.
+pub const CALL_TRIES: u32 = 5;
 /// Calls of one connection that are under way at a time.
 pub const CALLS_IN_FLIGHT_MAX: usize = 64;
 /// Bytes of answers that are kept before they are read into columns.

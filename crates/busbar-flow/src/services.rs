@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use busbar_catalog::{ConnectionSpec, TestAnswer};
 use busbar_connector::{
-    Admitted, Breaker, BreakerState, CallForm, Connector, OpenDatabase, Service, ServiceContext,
-    ServiceRequest, SqlService,
+    Admitted, Breaker, BreakerState, CallForm, Connector, OpenDatabase, Service, ServiceAnswer,
+    ServiceContext, ServiceRequest, SqlService,
 };
 use busbar_event::{Class, Error};
 use bytes::Bytes;
@@ -74,6 +74,8 @@ pub(crate) struct CallFailure {
     pub error: Error,
     /// The service has answered, so that it is the request that it does not want.
     pub is_answered: bool,
+    /// It cannot be reached, or has said that it cannot work now, so that it may be anything but the request.
+    pub is_unavailable: bool,
 }
 
 impl ServiceLine {
@@ -162,10 +164,7 @@ impl ServiceLine {
         let exchanged = service.exchange(request).await;
         drop(permit);
         let answered = match exchanged {
-            Ok(answer) => form.answer(answer).map_err(|error| CallFailure {
-                error,
-                is_answered: true,
-            }),
+            Ok(answer) => read(form, answer),
             Err(error) => Err(unanswered(error)),
         };
         let class = answered.as_ref().err().map(|failure| failure.error.class());
@@ -217,10 +216,7 @@ impl ServiceLine {
         let given = form
             .canned(answer.status, given.unwrap_or_default().into())
             .map_err(unanswered)?;
-        form.answer(given).map_err(|error| CallFailure {
-            error,
-            is_answered: true,
-        })
+        read(form, given)
     }
 
     /// What it is at.
@@ -254,10 +250,21 @@ impl Drop for UnderWay<'_> {
     }
 }
 
+/// What an answer brought.
+fn read(form: &dyn CallForm, answer: ServiceAnswer) -> Result<Bytes, CallFailure> {
+    let is_unavailable = form.is_unavailable(&answer);
+    form.answer(answer).map_err(|error| CallFailure {
+        error,
+        is_answered: true,
+        is_unavailable,
+    })
+}
+
 fn unanswered(error: Error) -> CallFailure {
     CallFailure {
         error,
         is_answered: false,
+        is_unavailable: true,
     }
 }
 

@@ -29,6 +29,7 @@ pub struct EventsJson {
     /// Topics and keys, as they are.
     texts: String,
     heads: Vec<EventHead>,
+    trial: bool,
 }
 
 /// Where the parts of an event are: where each ends in [`EventsJson::json`] and in [`EventsJson::texts`].
@@ -77,6 +78,16 @@ impl EventsJson {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.heads.is_empty()
+    }
+
+    /// Marks them as given to try something: they do not count, and what the program says of them is not kept.
+    pub fn mark_trial(&mut self) {
+        self.trial = true;
+    }
+
+    /// Whether they are given to try something.
+    pub fn is_trial(&self) -> bool {
+        self.trial
     }
 
     /// Whether a worker should be given these before more are added.

@@ -1,6 +1,8 @@
 //! A worker that is an interpreter of JavaScript within the process, on a thread of its own.
 
 mod answer;
+mod bytecode;
+mod modules;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -11,11 +13,12 @@ use std::time::Instant;
 use busbar_event::{Class, Error};
 use rquickjs::prelude::Func;
 use rquickjs::{
-    Array, CatchResultExt, CaughtError, Context, Ctx, Exception, Function, Module, Persistent,
-    Runtime,
+    Array, CatchResultExt, CaughtError, Context, Ctx, Exception, Function, Persistent, Runtime,
 };
 
 use self::answer::{AnswerReader, NotRead};
+pub(crate) use self::bytecode::{ENDING as BYTECODE_ENDING, compile};
+use self::modules::ScriptModules;
 use crate::answers::PluginAnswers;
 use crate::events::{EventBody, EventsJson};
 use crate::frame::ScriptFailure;
@@ -95,6 +98,7 @@ fn run(
             ScriptOrder::Work(job) => match loaded {
                 Ok(loaded) => {
                     let mut worked = Worked::default();
+                    shared.workers[index].note_trial(job.events.is_trial());
                     engine = loaded.work(index, shared, package, &job, &mut worked);
                     let _ = job.reply.send(Ok(worked));
                 }
@@ -126,6 +130,8 @@ impl Interpreter {
         package: &Package,
     ) -> Result<Interpreter, WorkerDeath> {
         let internal = |error: rquickjs::Error| failure(error.to_string());
+        let modules = ScriptModules::of(&shared.name, package);
+        let modules = modules.map_err(|error| failure(error.to_string()))?;
         let runtime = Runtime::new().map_err(internal)?;
         let bounds = shared.bounds;
         runtime.set_memory_limit(usize::try_from(bounds.memory).unwrap_or(usize::MAX));
@@ -135,9 +141,10 @@ impl Interpreter {
         runtime.set_interrupt_handler(Some(Box::new(move || {
             checked.get().is_some_and(|at| Instant::now() >= at)
         })));
+        modules.serve(&runtime);
         let context = Context::full(&runtime).map_err(internal)?;
         let loaded = context.with(|ctx| {
-            let loaded = load(&ctx, index, shared, package);
+            let loaded = load(&ctx, index, shared, package, &modules);
             loaded
                 .catch(&ctx)
                 .map_err(|error| death(&ctx, error, shared, &deadline))
@@ -334,6 +341,14 @@ fn attempt(
     engine.call(&job.events, (first, count), &mut worked.answers, shared)
 }
 
+/// Checks the file with bytecode, if the plug-in runs one.
+///
+/// # Errors
+/// `plugin.bytecode-engine`, `plugin.bytecode-damaged`.
+pub(crate) fn check(name: &str, package: &Package) -> Result<(), Error> {
+    ScriptModules::of(name, package).map(|_| ())
+}
+
 /// The script's function, and those of the kit that run it and write its results.
 type Loaded = (
     Persistent<Function<'static>>,
@@ -346,6 +361,7 @@ fn load<'js>(
     index: usize,
     shared: &Arc<PluginShared>,
     package: &Package,
+    modules: &ScriptModules,
 ) -> rquickjs::Result<Loaded> {
     let globals = ctx.globals();
     let (known, settings) = (Arc::clone(shared), package.spec.settings.clone());
@@ -359,15 +375,7 @@ fn load<'js>(
     let run: Function<'js> = globals.get("__busbar_run")?;
     let text: Function<'js> = globals.get("__busbar_text")?;
     let main = package.spec.main();
-    // Modules are found by name among those that are declared.
-    let others = package.files.iter().filter(|(file, _)| {
-        file.as_str() != main && (file.ends_with(".js") || file.ends_with(".mjs"))
-    });
-    for (file, text) in others {
-        Module::declare(ctx.clone(), file.as_str(), text.as_str())?;
-    }
-    let source = package.files.get(main).map_or("", String::as_str);
-    let (module, done) = Module::declare(ctx.clone(), main, source)?.eval()?;
+    let (module, done) = modules.run(ctx)?;
     done.finish::<()>()?;
     let exports = module.namespace()?;
     let process = ["default", "process"].into_iter().find_map(|name| {
@@ -403,7 +411,7 @@ fn host<'js>(
         "settings" => serde_json::to_string(settings).map_err(|error| error.to_string()),
         "log" => serde_json::from_str::<LogRequest>(text)
             .map(|line| {
-                shared.log(index, line.level, &line.message);
+                shared.said(index, line.level, &line.message);
                 String::new()
             })
             .map_err(|error| error.to_string()),

@@ -12,6 +12,10 @@ use crate::xml_worker::XML_WORKER;
 
 mod compile;
 
+pub(crate) use compile::{
+    Beams, compile as compile_with, to_beams as beams, to_classes as classes,
+};
+
 /// What a plug-in is written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -213,7 +217,7 @@ pub(crate) fn prepare(name: &str, package: &Package, root: &Path) -> Result<Laun
         }
         PluginLanguage::Erlang => {
             launch.program = find("erl", "erlang-base")?;
-            let beams = compile::to_beams(name, package, root)?;
+            let beams = compile::to_beams(name, package, root)?.folder;
             let module = Path::new(main).file_stem().unwrap_or_default();
             launch.arguments = vec![
                 "-noshell".into(),
@@ -244,7 +248,7 @@ pub(crate) fn prepare(name: &str, package: &Package, root: &Path) -> Result<Laun
     Ok(launch)
 }
 
-fn write_kit(language: PluginLanguage, kit: &Path) -> Result<(), Error> {
+pub(crate) fn write_kit(language: PluginLanguage, kit: &Path) -> Result<(), Error> {
     for (name, text) in language.kit() {
         let path = kit.join(name);
         let written = path

@@ -11,6 +11,7 @@
 //! [`PluginHost`].
 
 mod answers;
+mod build;
 mod events;
 mod frame;
 mod host;
@@ -30,6 +31,7 @@ mod worker;
 mod xml_worker;
 
 pub use answers::{AnswerRow, PluginAnswers};
+pub use build::{build_plugin, with_main};
 pub use events::{EventsJson, GivenEvent};
 pub use frame::{FrameDecoder, ScriptFailure, WorkerFrame};
 pub use host::{NoTables, PluginHost, TableRequest};

@@ -302,6 +302,11 @@ impl WorkerMachine {
         }
     }
 
+    /// The job whose events the worker works on.
+    pub fn works_on(&self) -> Option<u64> {
+        self.flying.front().map(|part| part.job)
+    }
+
     /// The answer that was expected is there.
     pub fn answered(&mut self, now: Duration) {
         let Some(part) = self.flying.pop_front() else {

@@ -56,6 +56,7 @@ pub struct PluginStatus {
 /// Events that a worker was given.
 pub struct PendingWork<'a> {
     plugin: &'a Plugin,
+    is_trial: bool,
     answer: oneshot::Receiver<Result<Worked, Error>>,
 }
 
@@ -70,6 +71,9 @@ impl PendingWork<'_> {
             .answer
             .await
             .unwrap_or_else(|_| Err(plugin.stopped()))?;
+        if self.is_trial {
+            return Ok(worked);
+        }
         let lost: usize = worked.lost.iter().map(|(_, count, _)| count).sum();
         let failed = worked.answers.failed().count() + lost;
         let made = worked.answers.len() as u64;
@@ -116,6 +120,10 @@ impl Plugin {
             failed: AtomicU64::new(0),
         };
         let launch = prepare(name, package, root)?;
+        #[cfg(feature = "javascript")]
+        if spec.language == crate::PluginLanguage::Javascript {
+            crate::javascript::check(name, package)?;
+        }
         for index in 0..usize::from(spec.workers) {
             let worker = plugin.worker(index, &launch)?;
             plugin.workers.push(worker);
@@ -178,11 +186,15 @@ impl Plugin {
     /// # Panics
     /// If there is no such worker.
     pub fn give(&self, worker: usize, events: EventsJson) -> PendingWork<'_> {
-        self.given.fetch_add(events.len() as u64, Ordering::Relaxed);
+        let is_trial = events.is_trial();
+        if !is_trial {
+            self.given.fetch_add(events.len() as u64, Ordering::Relaxed);
+        }
         let (reply, answer) = oneshot::channel();
         self.workers[worker].work(WorkerJob { events, reply });
         PendingWork {
             plugin: self,
+            is_trial,
             answer,
         }
     }

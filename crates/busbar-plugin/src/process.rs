@@ -243,7 +243,13 @@ impl ProcessSupervisor {
                 let millis = self.shared.bounds.timeout.as_millis();
                 if let (Some(process), Some(open)) = (&mut self.process, self.jobs.get(&job)) {
                     let (out, events) = (&mut process.unsent, &open.job.events);
-                    let head = format!(r#"{{"type":"batch","id":{id},"deadline_ms":{millis},"#);
+                    let trial = if events.is_trial() {
+                        "\"trial\":true,"
+                    } else {
+                        ""
+                    };
+                    let head =
+                        format!(r#"{{"type":"batch","id":{id},"deadline_ms":{millis},{trial}"#);
                     out.extend_from_slice(head.as_bytes());
                     if process.columns {
                         out.extend_from_slice(b"\"columns\":");
@@ -501,7 +507,8 @@ impl ProcessSupervisor {
                     }
                 }
                 WorkerFrame::Log { level, message } => {
-                    self.shared.log(self.index, level, &message);
+                    self.note_trial();
+                    self.shared.said(self.index, level, &message);
                 }
                 WorkerFrame::Rows { id, request } => {
                     let answer =
@@ -529,8 +536,15 @@ impl ProcessSupervisor {
         Ok(())
     }
 
+    fn note_trial(&self) {
+        let job = self.machine.works_on().and_then(|job| self.jobs.get(&job));
+        let is_trial = job.is_some_and(|open| open.job.events.is_trial());
+        self.shared.workers[self.index].note_trial(is_trial);
+    }
+
     /// Lines on standard error go to the log.
     fn read_errors(&mut self, process: &mut RunningProcess) {
+        self.note_trial();
         let mut open = true;
         while let Some(errors) = &mut process.errors {
             match errors.read(&mut self.buffer) {

@@ -1,7 +1,7 @@
 //! What every worker of a plug-in has: its bounds, its log, its counters, and the work it is given.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use busbar_event::{Class, Error, Micros};
@@ -55,6 +55,8 @@ pub(crate) struct WorkerCounts {
     memory: AtomicU64,
     starts: AtomicU64,
     deaths: AtomicU64,
+    /// The events that it works on are given to try something.
+    is_on_trial: AtomicBool,
 }
 
 /// Events for one worker, and where the answer goes.
@@ -104,11 +106,18 @@ impl PluginShared {
         self.log.write((self.clock)(), worker, level, text);
     }
 
+    /// What the program says. Of events that are given to try something nothing is kept.
+    pub fn said(&self, worker: usize, level: LogLevel, text: &str) {
+        if !self.workers[worker].is_on_trial.load(Ordering::Relaxed) {
+            self.log(worker, level, text);
+        }
+    }
+
     /// A line that the program has written to standard error.
     pub fn log_line(&self, worker: usize, line: &[u8]) {
         let line = String::from_utf8_lossy(line);
         if !line.trim().is_empty() {
-            self.log(worker, LogLevel::Info, line.trim_end());
+            self.said(worker, LogLevel::Info, line.trim_end());
         }
     }
 
@@ -125,6 +134,11 @@ impl PluginShared {
 }
 
 impl WorkerCounts {
+    /// Notes whether it works on events that are given to try something.
+    pub fn note_trial(&self, is_on_trial: bool) {
+        self.is_on_trial.store(is_on_trial, Ordering::Relaxed);
+    }
+
     pub fn status(&self) -> WorkerStatus {
         let number = |number: &AtomicU64| number.load(Ordering::Relaxed);
         WorkerStatus {

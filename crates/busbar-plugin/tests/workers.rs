@@ -7,7 +7,7 @@ use std::sync::Arc;
 use busbar_event::Error;
 use busbar_plugin::{
     EventsJson, GivenEvent, NoTables, Package, Plugin, PluginHost, PluginLanguage, PluginSpec,
-    TableRequest, template,
+    TableRequest, build_plugin, template,
 };
 use futures::executor::block_on;
 use serde_json::{Value as Json, json};
@@ -563,4 +563,202 @@ fn compiled_programs_run_without_their_source() {
         let made = work(&plugin, &[json!({ "value": 21 })]);
         assert!(made[0].contains("{\"value\":42}"), "{language}: {made:?}");
     }
+}
+
+/// A plug-in of two modules in each language that has a compiled form, which fails in the second one.
+#[test]
+fn compiled_plugins_run_without_sources_and_name_file_and_line() {
+    let all = [
+        (
+            "javascript",
+            "main.qjs",
+            "lib/double.js:2 Error: thirteen",
+            vec![
+                (
+                    "main.js",
+                    "import { double } from './lib/double.js';\nexport default ({ payload }) => ({ payload: { n: double(payload.n) } });",
+                ),
+                (
+                    "lib/double.js",
+                    "export const double = (n) => {\n  if (n === 13) throw new Error('thirteen');\n  return 2 * n;\n};",
+                ),
+            ],
+        ),
+        (
+            "python",
+            "main.pyc",
+            "double.py:3 ValueError: thirteen",
+            vec![
+                (
+                    "main.py",
+                    "from double import double\ndef process(event):\n    return {'payload': {'n': double(event['payload']['n'])}}\n",
+                ),
+                (
+                    "double.py",
+                    "def double(n):\n    if n == 13:\n        raise ValueError('thirteen')\n    return 2 * n\n",
+                ),
+            ],
+        ),
+        (
+            "java",
+            "rain.jar",
+            "Twice.java:4 java.lang.IllegalStateException: thirteen",
+            vec![
+                (
+                    "Main.java",
+                    "import busbar.*;\nimport java.util.List;\npublic class Main implements Plugin {\n    public List<Event> process(Event event) {\n        event.object().put(\"n\", Twice.of((long) event.number(\"n\")));\n        return List.of(event);\n    }\n}\n",
+                ),
+                (
+                    "Twice.java",
+                    "class Twice {\n    static long of(long n) {\n        if (n == 13)\n            throw new IllegalStateException(\"thirteen\");\n        return 2 * n;\n    }\n}\n",
+                ),
+            ],
+        ),
+        (
+            "erlang",
+            "main.beam",
+            "double.erl:3 ",
+            vec![
+                (
+                    "main.erl",
+                    "-module(main).\n-export([process/1]).\nprocess(#{<<\"payload\">> := #{<<\"n\">> := N}}) -> #{payload => #{n => double:double(N)}}.\n",
+                ),
+                (
+                    "double.erl",
+                    "-module(double).\n-export([double/1]).\ndouble(13) -> error(thirteen);\ndouble(N) -> 2 * N.\n",
+                ),
+            ],
+        ),
+    ];
+    for (language, main, failed, sources) in all {
+        let files: BTreeMap<String, String> = sources
+            .into_iter()
+            .map(|(file, text)| (file.to_owned(), text.to_owned()))
+            .collect();
+        let tests = json!([{ "given": [{ "payload": { "n": 4 } }], "expect": [{ "payload": { "n": 8 } }] }]);
+        let source = Package {
+            files,
+            ..package(language, "", "", json!({ "tests": tests }))
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let built = match build_plugin("rain", &source, dir.path()) {
+            Err(error) if is_missing(&error) => {
+                eprintln!("{language}: {error}");
+                continue;
+            }
+            built => built.unwrap_or_else(|error| panic!("{language}: {error}")),
+        };
+        assert_eq!(built.spec.main(), main);
+        for ending in [".js", ".py", ".java", ".erl"] {
+            assert!(
+                !built.files.keys().any(|file| file.ends_with(ending)),
+                "{:?}",
+                built.files.keys()
+            );
+        }
+        let (plugin, _dir) = start(&built).unwrap();
+        let lines = work(&plugin, &[json!({ "n": 2 }), json!({ "n": 13 })]);
+        assert!(lines[0].ends_with("{\"n\":4}"), "{language}: {lines:?}");
+        assert!(lines[1].contains(failed), "{language}: {lines:?}");
+        // Compiled once is enough.
+        let again = build_plugin("rain", &built, dir.path()).unwrap_err();
+        assert_eq!(again.code(), "plugin.build-compiled");
+    }
+}
+
+#[test]
+fn bytecode_that_this_engine_has_not_made_is_refused() {
+    let source = package(
+        "javascript",
+        "main.js",
+        "export default (event) => event;",
+        json!({}),
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let built = build_plugin("rain", &source, dir.path()).unwrap();
+    let bytes = Package::contents_of(&built.files["main.qjs"]).unwrap();
+    let with = |bytes: Vec<u8>| {
+        let files = BTreeMap::from([("main.qjs".to_owned(), Package::text_of(bytes))]);
+        let package = Package {
+            files,
+            ..built.clone()
+        };
+        start(&package).map(|_| ())
+    };
+    with(bytes.clone()).unwrap();
+    let engine = bytes
+        .windows(8)
+        .position(|part| part == b"quickjs ")
+        .unwrap()
+        + 8;
+    let mut other = bytes.clone();
+    other[engine] = b'9';
+    let error = with(other).unwrap_err();
+    assert_eq!(error.code(), "plugin.bytecode-engine");
+    assert!(error.to_string().contains("quickjs 9"), "{error}");
+    for at in [0, 3, bytes.len() / 2, bytes.len() - 1] {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x20;
+        assert_eq!(with(damaged).unwrap_err().code(), "plugin.bytecode-damaged");
+        assert_eq!(
+            with(bytes[..at].to_vec()).unwrap_err().code(),
+            "plugin.bytecode-damaged"
+        );
+    }
+    assert_eq!(
+        with(b"\x1c".to_vec()).unwrap_err().code(),
+        "plugin.bytecode-damaged"
+    );
+}
+
+/// In source and in compiled form alike.
+#[test]
+fn modules_import_each_other_in_any_order_and_from_any_folder() {
+    let files = [
+        (
+            "main.js",
+            "import { twice } from './a/twice.js';\nexport default ({ payload }) => ({ payload: twice(payload.n) });\nexport const two = () => 2;",
+        ),
+        (
+            "a/twice.js",
+            "import { product } from '../z/product.js';\nimport { two } from '../main.js';\nexport const twice = (n) => product(n, two());",
+        ),
+        ("z/product.js", "export const product = (a, b) => a * b;"),
+    ];
+    let mut source = package("javascript", "", "", json!({}));
+    source.files = files
+        .map(|(file, text)| (file.to_owned(), text.to_owned()))
+        .into();
+    let dir = tempfile::tempdir().unwrap();
+    let built = build_plugin("rain", &source, dir.path()).unwrap();
+    for package in [&source, &built] {
+        let (plugin, _dir) = start(package).unwrap();
+        assert_eq!(work(&plugin, &[json!({ "n": 21 })]), ["0 own  42"]);
+    }
+    source.files.remove("z/product.js");
+    let error = start(&source).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("z/product.js"), "{error}");
+}
+
+#[test]
+fn bytecode_of_another_python_is_refused_plainly() {
+    let source = package(
+        "python",
+        "main.py",
+        "def process(event):\n    return event\n",
+        json!({}),
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let mut built = build_plugin("rain", &source, dir.path()).unwrap();
+    let mut bytes = Package::contents_of(&built.files["main.pyc"]).unwrap();
+    bytes[0] ^= 1;
+    built
+        .files
+        .insert("main.pyc".into(), Package::text_of(bytes));
+    let error = start(&built).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("another Python"), "{error}");
+}
+
+fn is_missing(error: &Error) -> bool {
+    error.code() == "plugin.no-runtime" && std::env::var_os("BUSBAR_ALL_LANGUAGES").is_none()
 }

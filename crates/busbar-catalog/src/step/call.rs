@@ -53,7 +53,8 @@ pub struct CallSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 64))]
     pub in_flight: Option<u16>,
-    /// After so many answers to one request that say "later", the event becomes a dead letter. Without it, it is tried for ever.
+    /// After so many answers to one request that say "later", the event becomes a dead letter. Without it after 5 answers that
+    /// the service has failed, such as status 500; while it is unavailable (408, 425, 429, 502, 503, 504) the event waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub tries: Option<u32>,

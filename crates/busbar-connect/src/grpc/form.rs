@@ -213,6 +213,16 @@ impl CallForm for GrpcForm {
         Ok(object.to_string().into())
     }
 
+    fn is_unavailable(&self, answer: &ServiceAnswer) -> bool {
+        let code = answer.headers.get(STATUS).map(HeaderValue::as_bytes);
+        match (answer.status, code) {
+            // Cancelled, deadline exceeded, resource exhausted, unavailable, or broken off before the end.
+            (200, Some(b"1" | b"4" | b"8" | b"14") | None) => true,
+            (200, Some(_)) => false,
+            (status, _) => matches!(status, 408 | 425 | 429 | 502 | 503 | 504),
+        }
+    }
+
     fn canned(&self, status: Option<u16>, body: Bytes) -> Result<ServiceAnswer, Error> {
         let code = status.unwrap_or(0);
         let mut headers = HeaderMap::new();

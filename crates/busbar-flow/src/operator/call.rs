@@ -27,7 +27,7 @@ use futures::stream;
 
 use super::rows::misfit;
 use super::{Made, Operator, Output, Rows, Step, StepContext, Wrong};
-use crate::limits::{CALL_DECODE_BYTES, CALLS_IN_FLIGHT_MAX};
+use crate::limits::{CALL_DECODE_BYTES, CALL_TRIES, CALLS_IN_FLIGHT_MAX};
 use crate::services::{CallFailure, ServiceLine};
 pub(crate) use maker::{CallMaker, json_objects};
 pub(crate) use text::CallText;
@@ -340,18 +340,28 @@ impl Calling {
         key: CallKey,
         made: Result<Bytes, CallFailure>,
     ) -> Result<RowOutcome, Error> {
-        let CallFailure { error, is_answered } = match made {
+        let CallFailure {
+            error,
+            is_answered,
+            is_unavailable,
+        } = match made {
             Ok(answer) => return Ok(Ok(answer)),
             Err(failure) => failure,
         };
         if error.class() == Class::Permanent {
             return Ok(Err(error));
         }
-        if let (Some(tries), Class::Transient, true) = (self.tries, error.class(), is_answered) {
+        let tries = match self.tries {
+            Some(tries) => Some(tries).filter(|_| is_answered),
+            None => Some(CALL_TRIES).filter(|_| !is_unavailable),
+        };
+        if let (Some(tries), Class::Transient) = (tries, error.class()) {
             let refusals = self.refusals.entry(key).or_default();
             *refusals += 1;
             if *refusals >= tries {
-                let tried = Error::new(Class::Permanent, "flow.call-tried").with("tries", tries);
+                let tried = Error::new(Class::Permanent, "flow.call-tried")
+                    .with("tries", tries)
+                    .with("cause", &error);
                 return Ok(Err(tried.caused_by(error)));
             }
         }
@@ -438,6 +448,7 @@ async fn call(
         Err(error) => Err(CallFailure {
             error,
             is_answered: false,
+            is_unavailable: false,
         }),
     }
 }

@@ -76,6 +76,9 @@ pub(crate) trait Operator: Send {
     /// `base` is the offset of the batch's first event there, if its events are in the log.
     fn begin(&mut self, _place: &str, _base: Option<u64>) {}
 
+    /// What comes from now on is only tried: nobody is to count it, and nothing of it is kept.
+    fn on_trial(&mut self) {}
+
     /// The rows that fail alone, each with its cause, if that can be found faster than by halves. Changes no state.
     fn failing(&mut self, _rows: &Rows) -> Vec<Failed> {
         Vec::new()

@@ -142,6 +142,7 @@ impl Step for ScriptStep {
             plugin: Arc::clone(plugin),
             decoder: decoder.transpose()?,
             schema: Arc::clone(&self.schema),
+            is_on_trial: false,
         }))
     }
 }
@@ -151,9 +152,14 @@ struct Script {
     /// Reads the payloads that come out, where the plug-in names their columns.
     decoder: Option<Decoder>,
     schema: SchemaRef,
+    is_on_trial: bool,
 }
 
 impl Operator for Script {
+    fn on_trial(&mut self) {
+        self.is_on_trial = true;
+    }
+
     fn process<'a>(
         &'a mut self,
         rows: Rows,
@@ -164,7 +170,7 @@ impl Operator for Script {
                 return Ok(());
             }
             let given = GivenRows::new(&rows.batch)?;
-            let (pending, places) = given.give(&self.plugin);
+            let (pending, places) = given.give(&self.plugin, self.is_on_trial);
             let mut worked: Vec<Worked> = Vec::with_capacity(pending.len());
             for pending in pending {
                 worked.push(pending.worked().await?);
@@ -224,12 +230,19 @@ impl GivenRows {
 
     /// Gives the events to the plug-in's workers, in parts, each as soon as it is full, so that the workers work while the
     /// rest is written. Answers the parts, and the places of their events in the batch.
-    fn give<'a>(&self, plugin: &'a Plugin) -> (Vec<PendingWork<'a>>, Vec<Vec<usize>>) {
+    fn give<'a>(
+        &self,
+        plugin: &'a Plugin,
+        is_trial: bool,
+    ) -> (Vec<PendingWork<'a>>, Vec<Vec<usize>>) {
         let workers = plugin.workers();
         let mut filling: Vec<(EventsJson, Vec<usize>)> = Vec::new();
         filling.resize_with(workers, Default::default);
         let (mut pending, mut places) = (Vec::new(), Vec::new());
-        let mut give = |worker: usize, (events, its): (EventsJson, Vec<usize>)| {
+        let mut give = |worker: usize, (mut events, its): (EventsJson, Vec<usize>)| {
+            if is_trial {
+                events.mark_trial();
+            }
             pending.push(plugin.give(worker, events));
             places.push(its);
         };

@@ -541,6 +541,7 @@ impl Runtime {
                 };
                 let mut chain = plan.inputs[seat.input].chain(&[])?;
                 chain.restore(&states.task(&seat.key.stream))?;
+                chain.on_trial();
                 let Some(chunk) = chunk else { continue };
                 // A service would be asked about events that it is asked about again.
                 if plan.inputs[seat.input].calls_out() {

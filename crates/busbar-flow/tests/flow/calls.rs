@@ -11,6 +11,7 @@ use busbar_connector::{
     Roles, Service, ServiceAnswer, ServiceContext, ServiceRequest, Work,
 };
 use busbar_event::{Class, Error};
+use busbar_flow::limits::CALL_TRIES;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::json;
@@ -93,6 +94,7 @@ impl Fake {
             return answer(503, "busy".into());
         }
         match id {
+            9999 => answer(500, "broken".into()),
             13 => answer(404, "no station 13".into()),
             14 => answer(200, "{\"level\": \"high\"}".into()),
             id => answer(200, json!({ "level": id * 10 }).to_string()),
@@ -136,7 +138,7 @@ impl CallForm for FakeForm {
     fn answer(&self, answer: ServiceAnswer) -> Result<Bytes, Error> {
         let class = match answer.status {
             200 => return Ok(answer.body),
-            503 => Class::Transient,
+            500 | 503 => Class::Transient,
             _ => Class::Permanent,
         };
         let said = String::from_utf8_lossy(&answer.body).into_owned();
@@ -274,6 +276,28 @@ fn a_service_that_says_later_is_asked_again_about_that_event_alone() {
         assert_eq!(keys.len(), expected, "{id}");
         assert!(keys.iter().all(|key| *key == keys[0]), "{id}: {keys:?}");
     }
+}
+
+/// While the service is unavailable events wait; an answer that it has failed may be about the event.
+#[test]
+fn an_event_on_which_the_service_fails_is_a_dead_letter_after_some_tries() {
+    let (fake, world) = world(78);
+    // As often as it is asked at most about one on which it fails.
+    fake.later.lock().insert(9998, CALL_TRIES as usize);
+    world.apply(&[IN, OUT, SERVICE, ("flows/f.yaml", FLOW)]);
+    world.publish("in/a", &events(9998..10000));
+    let status = world.settle("f");
+    assert_eq!(ids(&world.contents("out")), [9998]);
+    let letters = world.flows.dead_letters(Default::default(), 10);
+    let letters = world.tokio.block_on(letters).unwrap();
+    let told = serde_json::to_string(&letters).unwrap();
+    assert_eq!(letters.len(), 1, "{told}");
+    assert!(told.contains("broken") && told.contains("9999"), "{told}");
+    assert_eq!(status.conservation.difference, 0, "{status:#?}");
+    let asked = fake.asked_about();
+    let times = |id: i64| asked.iter().filter(|asked| **asked == id).count();
+    assert_eq!(times(9999), CALL_TRIES as usize);
+    assert_eq!(times(9998), CALL_TRIES as usize + 1);
 }
 
 #[test]

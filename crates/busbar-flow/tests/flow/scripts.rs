@@ -491,3 +491,72 @@ fn workers_and_node_are_killed_and_each_event_is_in_the_table_once() {
     found.extend(letters);
     once(found, published);
 }
+
+/// A new version of a flow is tried on events that have gone by; the plug-in neither counts them nor keeps what it says of them.
+#[test]
+fn events_of_a_trial_are_neither_counted_nor_logged() {
+    for (language, file, text) in [
+        (
+            "python",
+            "plugins/rain/main.py",
+            "import busbar\ndef process(event):\n    print('printed')\n    busbar.log('seen %d' % event['payload']['id'])\n    return event\n",
+        ),
+        (
+            "javascript",
+            "plugins/rain/main.js",
+            "export default (event) => { console.log(`seen ${event.payload.id}`); return event; };",
+        ),
+    ] {
+        let world = World::new(8);
+        let yaml = format!("language: {language}\n");
+        let flow = |id: i64| {
+            format!(
+                "from: in\nsteps:\n  - where: id > {id}\n  - script: rain\nto:\n  - topic: out/x\n"
+            )
+        };
+        let apply = |id: i64| {
+            world.apply(&[
+                IN,
+                OUT,
+                ("plugins/rain/plugin.yaml", &yaml),
+                (file, text),
+                ("flows/f.yaml", &flow(id)),
+            ]);
+        };
+        let status = || {
+            world.tokio.block_on(world.flows.plugins())[0]
+                .status
+                .clone()
+                .unwrap()
+        };
+        let seen = || {
+            let lines = world.flows.plugin_log("rain", 0).unwrap();
+            let seen = lines.iter().filter(|line| line.text.starts_with("seen"));
+            seen.count()
+        };
+        apply(0);
+        let events: Vec<String> = (1..=10).map(|id| format!(r#"{{"id":{id}}}"#)).collect();
+        world.publish("in/a", &events);
+        world.settle("f");
+        assert_eq!(
+            (status().given, status().made, seen()),
+            (10, 10, 10),
+            "{language}"
+        );
+        // The same plug-in in a new version of the flow.
+        apply(-1);
+        apply(-2);
+        assert_eq!(
+            (status().given, status().made, seen()),
+            (10, 10, 10),
+            "{language}"
+        );
+        world.publish("in/a", &events);
+        world.settle("f");
+        assert_eq!(
+            (status().given, status().made, seen()),
+            (20, 20, 20),
+            "{language}"
+        );
+    }
+}

@@ -51,7 +51,8 @@ work(Module, Event) ->
 
 failure(Module, Class, Reason, Stack) ->
     Text = iolist_to_binary(io_lib:format("~p: ~0tp", [Class, Reason])),
-    Own = [Place || {M, _, _, Place} <- Stack, M =:= Module, lists:keymember(line, 1, Place)],
+    Folder = folder(Module),
+    Own = [Place || {M, _, _, Place} <- Stack, is_own(M, Folder), lists:keymember(line, 1, Place)],
     case Own of
         [Place | _] ->
             {file, File} = lists:keyfind(file, 1, Place),
@@ -59,6 +60,16 @@ failure(Module, Class, Reason, Stack) ->
             #{message => Text, file => list_to_binary(filename:basename(File)), line => Line};
         [] ->
             #{message => Text}
+    end.
+
+%% Whether a module is one of the plug-in's; those of this kit lie in the same folder.
+is_own(Module, Folder) ->
+    folder(Module) =:= Folder andalso not lists:prefix("busbar", atom_to_list(Module)).
+
+folder(Module) ->
+    case code:which(Module) of
+        Path when is_list(Path) -> filename:dirname(Path);
+        _ -> none
     end.
 
 next() ->

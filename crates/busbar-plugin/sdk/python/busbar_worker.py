@@ -21,7 +21,8 @@ def failure(error, folder):
     trace = error.__traceback__
     while trace is not None and not (isinstance(error, SyntaxError) and file):
         name = trace.tb_frame.f_code.co_filename
-        if name.startswith(folder):
+        # In compiled form the names of files are those within the folder.
+        if name.startswith(folder) or not name.startswith(("/", "<")):
             file, line = name, trace.tb_lineno
         trace = trace.tb_next
     if file and file.startswith(folder):
@@ -36,6 +37,10 @@ def load(main, folder):
     if main.endswith(".pyc"):
         from importlib.machinery import SourcelessFileLoader
 
+        with open(path, "rb") as compiled:
+            if compiled.read(4) != importlib.util.MAGIC_NUMBER:
+                version = "%d.%d" % sys.version_info[:2]
+                raise ImportError(f"{main} was compiled by another Python than {version}, which runs here")
         loader = SourcelessFileLoader("main", path)
     spec = importlib.util.spec_from_file_location("main", path, loader=loader)
     module = importlib.util.module_from_spec(spec)

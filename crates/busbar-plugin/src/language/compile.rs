@@ -15,7 +15,7 @@ use crate::limits::{COMPILE_TIMEOUT, COMPILER_OUTPUT_BYTES_MAX};
 use crate::log::cut;
 
 /// The class path of a plug-in in Java or Scala, with its sources compiled. A jar has classes and kit already.
-pub(super) fn to_classes(name: &str, package: &Package, root: &Path) -> Result<OsString, Error> {
+pub(crate) fn to_classes(name: &str, package: &Package, root: &Path) -> Result<OsString, Error> {
     let (files, kit, classes) = (root.join("files"), root.join("kit"), root.join("classes"));
     let mut path = vec![classes.clone(), files.clone()];
     let jars = package.files.keys().filter(|file| file.ends_with(".jar"));
@@ -61,21 +61,42 @@ pub(super) fn to_classes(name: &str, package: &Package, root: &Path) -> Result<O
     Ok(joined)
 }
 
-/// The folder with the `.beam` files of a plug-in in Erlang and of its kit.
-pub(super) fn to_beams(name: &str, package: &Package, root: &Path) -> Result<PathBuf, Error> {
+/// The `.beam` files of a plug-in in Erlang and of its kit.
+pub(crate) struct Beams {
+    pub folder: PathBuf,
+    pub names: Vec<String>,
+}
+
+/// Compiles what is there as source. A plug-in that brings all in compiled form needs no compiler.
+pub(crate) fn to_beams(name: &str, package: &Package, root: &Path) -> Result<Beams, Error> {
     let (files, kit, beams) = (root.join("files"), root.join("kit"), root.join("beams"));
     make_folder(&beams)?;
+    let mut names = Vec::new();
     for file in package.files.keys().filter(|file| file.ends_with(".beam")) {
-        let to = beams.join(Path::new(file).file_name().unwrap_or_default());
+        let beam = Path::new(file).file_name().unwrap_or_default();
+        let to = beams.join(beam);
         std::fs::copy(files.join(file), &to).map_err(|cause| not_written(&to, cause))?;
+        names.push(beam.to_string_lossy().into_owned());
     }
-    let mut arguments: Vec<OsString> = vec!["-o".into(), beams.clone().into()];
     let kit_files = PluginLanguage::Erlang.kit().iter();
-    arguments.extend(kit_files.map(|(file, _)| kit.join(file).into()));
+    let mut sources: Vec<PathBuf> = kit_files.map(|(file, _)| kit.join(file)).collect();
     let own = package.files.keys().filter(|file| file.ends_with(".erl"));
-    arguments.extend(own.map(|file| files.join(file).into()));
-    compile(name, &find("erlc", "erlang-base")?, &arguments, &files)?;
-    Ok(beams)
+    sources.extend(own.map(|file| files.join(file)));
+    let beam_of = |source: &PathBuf| {
+        let stem = source.file_stem().unwrap_or_default();
+        format!("{}.beam", stem.to_string_lossy())
+    };
+    sources.retain(|source| !names.contains(&beam_of(source)));
+    if !sources.is_empty() {
+        names.extend(sources.iter().map(beam_of));
+        let mut arguments: Vec<OsString> = vec!["-o".into(), beams.clone().into()];
+        arguments.extend(sources.into_iter().map(OsString::from));
+        compile(name, &find("erlc", "erlang-base")?, &arguments, &files)?;
+    }
+    Ok(Beams {
+        folder: beams,
+        names,
+    })
 }
 
 /// `scalac` of the machine, or the compiler's jars in the folder that `SCALA_HOME` names.
@@ -133,7 +154,12 @@ fn not_written(path: &Path, cause: std::io::Error) -> Error {
 }
 
 /// Runs a compiler; what it says about the first fault is the error.
-fn compile(name: &str, program: &Path, arguments: &[OsString], files: &Path) -> Result<(), Error> {
+pub(crate) fn compile(
+    name: &str,
+    program: &Path,
+    arguments: &[OsString],
+    files: &Path,
+) -> Result<(), Error> {
     let failed = |cause: std::io::Error| {
         Error::new(Class::Transient, "plugin.not-started")
             .with("program", program.display())

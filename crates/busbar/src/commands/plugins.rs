@@ -1,19 +1,20 @@
-//! `busbar plugin`: new plug-ins, those of a node, their logs and earlier versions.
+//! `busbar plugin`: new plug-ins, compiled ones, those of a node, their logs and earlier versions.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use busbar_catalog::{Kind, has_errors};
 use busbar_event::{Class, Error};
-use busbar_plugin::{PluginLanguage, template};
+use busbar_plugin::{Package, PluginLanguage, build_plugin, template, with_main};
 use clap_complete::ArgValueCandidates;
 use serde_json::json;
 
 use crate::client::{NodeArgs, escape};
-use crate::commands::apply;
+use crate::commands::{apply, check};
 use crate::exit::{self, Failure};
 use crate::{complete, say};
 
-/// Make a plug-in, list those of a node, read their logs and roll back their versions.
+/// Make, compile and list plug-ins, read their logs, roll back their versions.
 #[derive(Debug, clap::Args)]
 pub struct PluginArgs {
     #[command(subcommand)]
@@ -32,6 +33,17 @@ enum PluginCommand {
         /// The project's folder.
         #[arg(long, default_value = ".")]
         dir: PathBuf,
+    },
+    /// Compile a plug-in, so that it can be deployed without its sources.
+    Build {
+        /// The plug-in's name.
+        name: String,
+        /// The project's folder.
+        #[arg(long, default_value = ".")]
+        dir: PathBuf,
+        /// The project that gets the compiled plug-in.
+        #[arg(long, default_value = "build")]
+        into: PathBuf,
     },
     /// List the plug-ins of a node with their counters.
     List,
@@ -72,6 +84,7 @@ pub fn run(args: &PluginArgs, node: &NodeArgs, json: bool) -> Result<(), Failure
             language,
             dir,
         } => new(name, language, dir, json),
+        PluginCommand::Build { name, dir, into } => build(name, dir, into, json),
         PluginCommand::List => {
             let answer = node.get("/api/v1/plugins")?;
             if json {
@@ -137,6 +150,59 @@ fn new(name: &str, language: &str, dir: &std::path::Path, json: bool) -> Result<
         "{}",
         say::line("cli.plugin-next", &[("plugin", name.to_owned())])
     );
+    Ok(())
+}
+
+fn build(name: &str, dir: &Path, into: &Path, json: bool) -> Result<(), Failure> {
+    let (project, diagnostics) = check::load(dir);
+    let Some(project) = project.filter(|_| !has_errors(&diagnostics)) else {
+        check::tell(&diagnostics, json);
+        return Err(check::wrong(exit::CONFIGURATION, &diagnostics).answered());
+    };
+    let refuse = |error| Failure::new(exit::CONFIGURATION, error);
+    let plugin = project.plugins.get(name).ok_or_else(|| {
+        refuse(Error::new(Class::Configuration, "plugin.unknown").with("name", name))
+    })?;
+    let target = into.join("plugins").join(name);
+    let own = dir.join("plugins").join(name);
+    let is_own = matches!((target.canonicalize(), own.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    let is_build = target.join(Kind::PLUGIN_FILE).is_file() && !is_own;
+    if target.exists() && !is_build {
+        let error = Error::new(Class::Configuration, "cli.plugin-build-exists");
+        return Err(refuse(error.with("path", target.display())));
+    }
+    let root = std::env::temp_dir().join(format!("busbar-build-{}", std::process::id()));
+    let built = build_plugin(name, &plugin.spec, &root);
+    let _ = std::fs::remove_dir_all(&root);
+    let built = built.map_err(refuse)?;
+    let yaml = with_main(plugin.source.text(), built.spec.main());
+    let write = || -> std::io::Result<()> {
+        if is_build {
+            std::fs::remove_dir_all(&target)?;
+        }
+        std::fs::create_dir_all(&target)?;
+        std::fs::write(target.join(Kind::PLUGIN_FILE), yaml)?;
+        for (file, text) in &built.files {
+            let path = target.join(file);
+            path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+            let contents = Package::contents_of(text).map_err(std::io::Error::other)?;
+            std::fs::write(path, contents)?;
+        }
+        Ok(())
+    };
+    write().map_err(|cause| {
+        let error = Error::new(Class::Transient, "plugin.write").with("path", target.display());
+        Failure::new(exit::IO, error.caused_by(cause))
+    })?;
+    if json {
+        println!("{}", json!({ "folder": target, "main": built.spec.main() }));
+        return Ok(());
+    }
+    let told = [
+        ("plugin", name.to_owned()),
+        ("path", target.display().to_string()),
+    ];
+    println!("{}", say::line("cli.plugin-built", &told));
     Ok(())
 }
 
