@@ -70,7 +70,9 @@ impl CallPlan {
             }
         };
         match line.call(&*self.maker.compiled.form, request).await {
-            Err(CallFailure { error, is_answered }) => failed(&error, is_answered),
+            Err(CallFailure {
+                error, is_answered, ..
+            }) => failed(&error, is_answered),
             Ok(body) => {
                 let Some(decoder) = &self.answer else {
                     return CallOutcome::Answered(ValueMap::new());
