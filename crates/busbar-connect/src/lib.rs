@@ -9,6 +9,7 @@ mod file;
 mod grpc;
 mod host;
 mod http;
+mod jdbc;
 mod json;
 mod kafka;
 pub mod limits;
@@ -42,6 +43,7 @@ pub fn registry_with(places: &Places) -> Connectors {
         Arc::new(grpc::Grpc::new(places.clone())),
         Arc::new(host::Host),
         Arc::new(http::Http::new(places.clone())),
+        Arc::new(jdbc::Jdbc::new(places.clone())),
         Arc::new(kafka::Kafka::new(places.clone())),
         Arc::new(mllp::Mllp::new(places.clone())),
         Arc::new(mqtt::Mqtt::new(places.clone())),

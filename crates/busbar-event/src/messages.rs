@@ -105,6 +105,7 @@ areas![
     "flow",
     "gateway",
     "help",
+    "jdbc",
     "kafka",
     "log",
     "mllp",

@@ -52,6 +52,7 @@ use changes::MySqlChanges;
 use database::MysqlDatabase;
 use link::MysqlServer;
 use sink::MysqlSink;
+pub(crate) use values::made_for;
 
 /// The connector.
 pub struct Mysql {

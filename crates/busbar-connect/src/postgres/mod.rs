@@ -53,6 +53,7 @@ use database::PostgresDatabase;
 use link::Server;
 use query::QuerySource;
 use sink::PostgresSink;
+pub(crate) use types::made_for;
 
 /// The connector.
 pub struct Postgres {

@@ -214,6 +214,7 @@ pub fn subjects() -> Vec<Subject> {
             supply: Some(|| Box::new(Published::new())),
             taker: Some(|| Box::new(Bridged::new())),
         },
+        crate::jdbc_subject::subject(),
         crate::mysql_subject::subject(),
         crate::postgres_subject::subject(),
         crate::redis_subject::subject(),

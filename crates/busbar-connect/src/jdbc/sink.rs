@@ -1,0 +1,485 @@
+//! Writes rows to a table, each delivery in one transaction together with the producer's position.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, SchemaRef};
+use busbar_connector::{Delivery, Sink, SinkContext, Work, Written};
+use busbar_event::{Class, Error};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::cells::JdbcCells;
+use super::dialect::{JdbcDialect, JdbcDialectName, JdbcStatement};
+use super::failure::told;
+use super::frame::JdbcSaid;
+use super::limits::PRODUCER_CHARS_MAX;
+use super::session::JdbcSession;
+use super::types::{JdbcTable, JdbcTarget};
+use super::worker::JdbcWorker;
+use crate::change::plan::{Refused, RowRequests, TargetColumn, WriteColumns, names};
+use crate::change::{Op, Write};
+
+/// Writes to one table.
+pub struct JdbcSink {
+    worker: Arc<JdbcWorker>,
+    dialect: Option<JdbcDialectName>,
+    /// The connection's name, before the names of producers.
+    name: Arc<str>,
+    options: Write,
+    schema: SchemaRef,
+    open: Option<(JdbcSession, Arc<Plan>)>,
+}
+
+/// How rows become statements; made once a session, from the table as it is.
+struct Plan {
+    dialect: &'static JdbcDialect,
+    /// The table, as it is written in SQL.
+    table: String,
+    positions: PositionTable,
+    written: WriteColumns<JdbcTarget>,
+}
+
+/// The statements for positions.
+struct PositionTable {
+    advance: String,
+    lock: String,
+    insert: String,
+    select: String,
+}
+
+/// A row, ready to be sent.
+struct Ready {
+    row: usize,
+    op: Op,
+    /// The values of all columns, as a list in JSON.
+    values: String,
+    /// Those of the key.
+    key: String,
+    /// Columns that keep the value they have.
+    kept: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct WrittenAnswer {
+    rejected: Vec<(usize, JdbcSaid)>,
+}
+
+#[derive(Deserialize)]
+struct KnownAnswer {
+    position: Option<u64>,
+}
+
+impl JdbcSink {
+    /// Opens a session and looks at the table, which is made where that is asked for.
+    pub(super) async fn open(
+        worker: Arc<JdbcWorker>,
+        dialect: Option<JdbcDialectName>,
+        options: Write,
+        context: SinkContext,
+    ) -> Result<JdbcSink, Error> {
+        let mut sink = JdbcSink {
+            worker,
+            dialect,
+            name: context.name,
+            options,
+            schema: context.schema,
+            open: None,
+        };
+        sink.session().await?;
+        Ok(sink)
+    }
+
+    /// The session, opened anew unless the one there is can be used.
+    async fn session(&mut self) -> Result<(JdbcSession, Arc<Plan>), Error> {
+        if let Some((session, plan)) = self.open.take()
+            && session.usable()
+        {
+            return Ok((session, plan));
+        }
+        let mut session = JdbcSession::open(&self.worker).await?;
+        let plan = self.plan(&mut session).await?;
+        Ok((session, Arc::new(plan)))
+    }
+
+    async fn plan(&self, session: &mut JdbcSession) -> Result<Plan, Error> {
+        let options = &self.options;
+        if !session.about.transactions {
+            let error = Error::new(Class::Configuration, "jdbc.no-transactions");
+            return Err(error.with("server", &session.about.server));
+        }
+        let dialect = JdbcDialect::of(self.dialect, &session.about.product);
+        let (schema, name) = options.table_name("");
+        let mut found = table(session, schema, name).await?;
+        if found.columns.is_none() && options.create {
+            let within = match schema {
+                "" => String::new(),
+                schema => format!("{}.", dialect.exact(schema)),
+            };
+            let made = format!(
+                "CREATE TABLE {within}{} ({})",
+                (dialect.plan.identifier)(name),
+                dialect.plan.definitions(options, &self.schema)
+            );
+            let made = session.run(&[&made]).await;
+            let made = made.map_err(|failed| session.told(failed, name, "CREATE"));
+            if made.is_err() {
+                // Another may have been quicker.
+                *session = JdbcSession::open(&self.worker).await?;
+            }
+            found = table(session, schema, name).await?;
+            if found.columns.is_none() {
+                made?;
+            }
+        }
+        let Some(columns) = found.columns.take() else {
+            return Err(Error::new(Class::Configuration, "jdbc.no-table")
+                .with("url", &self.worker.login.url)
+                .with("said", "-")
+                .with("state", "-")
+                .with("table", &options.table));
+        };
+        let columns: Vec<_> = columns.into_iter().filter(|column| !column.given).collect();
+        let table = dialect.table(&found.schema, &found.table);
+        let written = WriteColumns::plan(&dialect.plan, options, &self.schema, &table, &columns)?;
+        check_key(&written, &found, &table)?;
+        let positions = self.positions(session, dialect, &found.schema).await?;
+        Ok(Plan {
+            dialect,
+            table,
+            positions,
+            written,
+        })
+    }
+
+    /// The table with the positions of producers, made where it is missing.
+    async fn positions(
+        &self,
+        session: &mut JdbcSession,
+        dialect: &'static JdbcDialect,
+        schema: &str,
+    ) -> Result<PositionTable, Error> {
+        const NAME: &str = "busbar_position";
+        let mut found = table(session, schema, NAME).await?;
+        if found.columns.is_none() {
+            let made = (dialect.plan.identifier)(NAME);
+            let place = match schema {
+                "" => made,
+                schema => format!("{}.{made}", dialect.exact(schema)),
+            };
+            let name = dialect.plan.identifier;
+            let statement = format!(
+                "CREATE TABLE {place} ({} {}, {} DECIMAL(20) NOT NULL, PRIMARY KEY ({}))",
+                name("producer"),
+                (dialect.plan.made_for)(&DataType::Utf8, true),
+                name("place"),
+                name("producer")
+            );
+            let made = session.run(&[&statement]).await;
+            if let Err(failed) = made {
+                let why = session.told(failed, &place, "CREATE");
+                *session = JdbcSession::open(&self.worker).await?;
+                found = table(session, schema, NAME).await?;
+                if found.columns.is_none() {
+                    return Err(match why.class() {
+                        Class::Transient => why,
+                        _ => Error::new(Class::Configuration, "jdbc.no-positions")
+                            .with("table", &place)
+                            .with("user", &self.worker.login.user)
+                            .with("statement", statement)
+                            .caused_by(why),
+                    });
+                }
+            } else {
+                found = table(session, schema, NAME).await?;
+            }
+        }
+        let columns = found.columns.as_deref().unwrap_or_default();
+        let column = |wanted: &str| {
+            let mut columns = columns.iter();
+            let found = columns.find(|column| column.name.eq_ignore_ascii_case(wanted));
+            found.map_or_else(
+                || (dialect.plan.identifier)(wanted),
+                |column| dialect.exact(&column.name),
+            )
+        };
+        let (producer, place) = (column("producer"), column("place"));
+        let table = dialect.table(&found.schema, &found.table);
+        Ok(PositionTable {
+            advance: format!("UPDATE {table} SET {place} = ? WHERE {producer} = ? AND {place} < ?"),
+            lock: format!("UPDATE {table} SET {place} = {place} WHERE {producer} = ?"),
+            insert: format!("INSERT INTO {table} ({producer}, {place}) VALUES (?, ?)"),
+            select: format!("SELECT {place} FROM {table} WHERE {producer} = ?"),
+        })
+    }
+
+    fn producer(&self, producer: &str) -> Result<String, Error> {
+        let name = self.options.producer.as_deref().unwrap_or(&self.name);
+        let producer = format!("{name}/{producer}");
+        match producer.chars().count() > PRODUCER_CHARS_MAX {
+            false => Ok(producer),
+            true => {
+                Err(Error::new(Class::Configuration, "jdbc.producer-long")
+                    .with("producer", producer))
+            }
+        }
+    }
+
+    async fn deliver(&mut self, delivery: &Delivery) -> Result<Written, Error> {
+        let (mut session, plan) = self.session().await?;
+        let producer = self.producer(&delivery.producer)?;
+        let (ready, mut rejected) = plan.ready(delivery, self.options.mode.into())?;
+        let request = plan.request(&producer, delivery.position, &ready);
+        let (table, rights) = (&plan.table, self.options.rights());
+        // A session that failed is of no use, and the table may have changed: the next one looks at it anew.
+        let answer = session.ask(request.as_bytes()).await;
+        let answer = answer.map_err(|failed| session.told(failed, table, rights))?;
+        let answer: WrittenAnswer = session.read(&answer)?;
+        let doing = self.worker.doing(table, rights);
+        let said = answer.rejected.iter();
+        rejected.extend(said.map(|(row, said)| (*row, told(said, doing))));
+        rejected.sort_by_key(|(row, _)| *row);
+        self.open = Some((session, plan));
+        Ok(Written { rejected })
+    }
+
+    async fn known(&mut self, producer: &str) -> Result<Option<u64>, Error> {
+        let (mut session, plan) = self.session().await?;
+        let positions = &plan.positions;
+        let request = json!({
+            "do": "known", "producer": self.producer(producer)?, "lock": positions.lock, "insert": positions.insert,
+            "select": positions.select,
+        });
+        let answer = session.ask(request.to_string().as_bytes()).await;
+        let answer = answer
+            .map_err(|failed| session.told(failed, "busbar_position", "SELECT, INSERT, UPDATE"))?;
+        let answer: KnownAnswer = session.read(&answer)?;
+        self.open = Some((session, plan));
+        Ok(answer.position)
+    }
+}
+
+impl Sink for JdbcSink {
+    fn write<'a>(&'a mut self, delivery: &'a Delivery) -> Work<'a, Result<Written, Error>> {
+        Box::pin(self.deliver(delivery))
+    }
+
+    fn position<'a>(&'a mut self, producer: &'a str) -> Work<'a, Result<Option<u64>, Error>> {
+        Box::pin(self.known(producer))
+    }
+}
+
+/// Looks at a table.
+pub async fn table(
+    session: &mut JdbcSession,
+    schema: &str,
+    name: &str,
+) -> Result<JdbcTable, Error> {
+    let request = json!({ "do": "columns", "schema": schema, "table": name });
+    let answer = session.ask(request.to_string().as_bytes()).await;
+    let answer = answer.map_err(|failed| session.told(failed, name, "SELECT"))?;
+    session.read(&answer)
+}
+
+/// Sees that the database tells rows apart by the key, and by nothing less.
+fn check_key(
+    written: &WriteColumns<JdbcTarget>,
+    found: &JdbcTable,
+    table: &str,
+) -> Result<(), Error> {
+    if written.key.is_empty() {
+        return Ok(());
+    }
+    let mut wanted: Vec<&str> = Vec::new();
+    wanted.extend(
+        written
+            .key
+            .iter()
+            .map(|at| written.columns[*at].1.name.as_str()),
+    );
+    wanted.sort_unstable();
+    let unique = found.keys.iter().any(|key| {
+        let mut key: Vec<&str> = key.iter().map(String::as_str).collect();
+        key.sort_unstable();
+        key == wanted
+    });
+    match unique {
+        true => Ok(()),
+        false => Err(Error::new(Class::Configuration, "jdbc.no-key")
+            .with("table", table)
+            .with("key", names(wanted.into_iter()))),
+    }
+}
+
+impl Plan {
+    /// Rows as they are sent, and those that cannot be.
+    fn ready(&self, delivery: &Delivery, mode: Op) -> Result<(Vec<Ready>, Vec<Refused>), Error> {
+        let rows = &delivery.rows;
+        let cells = self.written.columns.iter();
+        let cells = cells.map(|(at, target)| JdbcCells::new(rows.column(*at), target));
+        let cells = cells.collect::<Result<Vec<_>, _>>()?;
+        let asked = self.written.asked(rows, mode)?;
+        Ok(RowRequests::ready(rows.num_rows(), |row| {
+            self.row(row, &cells, &asked)
+        }))
+    }
+
+    fn row(
+        &self,
+        row: usize,
+        cells: &[JdbcCells],
+        asked: &RowRequests,
+    ) -> Result<Option<Ready>, Error> {
+        let op = asked.op(row)?;
+        if op == Op::Nothing {
+            return Ok(None);
+        }
+        let (mut values, mut key) = (String::from("["), String::new());
+        for (at, (cells, (_, target))) in cells.iter().zip(&self.written.columns).enumerate() {
+            if at > 0 {
+                values.push(',');
+            }
+            let from = values.len();
+            cells.write(row, target, &mut values)?;
+            if self.written.key.contains(&at) {
+                key.push(',');
+                key.push_str(&values[from..]);
+            }
+        }
+        values.push(']');
+        self.written.check_key(op, |at| cells[at].is_null(row))?;
+        Ok(Some(Ready {
+            row,
+            op,
+            values,
+            key,
+            kept: asked.kept(row),
+        }))
+    }
+
+    /// The request that writes rows and their position.
+    fn request(&self, producer: &str, position: u64, rows: &[Ready]) -> String {
+        let head = json!({
+            "do": "write", "producer": producer, "position": position.to_string(), "advance": self.positions.advance,
+            "lock": self.positions.lock, "insert": self.positions.insert,
+        });
+        let mut out = head.to_string();
+        out.pop();
+        out.push_str(",\"parts\":[");
+        // Of several rows with one key the last one counts. A row that keeps values of the one before it waits for it.
+        let mut last: HashMap<&str, usize> = HashMap::new();
+        let mut begin = 0;
+        for (at, row) in rows.iter().enumerate() {
+            if row.op == Op::Truncate || !row.kept.is_empty() && last.contains_key(row.key.as_str())
+            {
+                self.group(&rows[begin..at], &last, begin, &mut out);
+                last.clear();
+                begin = at;
+            }
+            if row.op == Op::Truncate {
+                let statement = JdbcStatement {
+                    // TRUNCATE would end the transaction of some.
+                    sql: format!("DELETE FROM {}", self.table),
+                    parameters: Vec::new(),
+                    other: None,
+                };
+                self.part(&statement, &[row], &mut out);
+                begin = at + 1;
+                continue;
+            }
+            last.insert(&row.key, at);
+        }
+        self.group(
+            rows.get(begin..).unwrap_or_default(),
+            &last,
+            begin,
+            &mut out,
+        );
+        out.push_str("]}");
+        out
+    }
+
+    /// Appends the statements for the last row of each key.
+    fn group(&self, rows: &[Ready], last: &HashMap<&str, usize>, begin: usize, out: &mut String) {
+        let mut groups: Vec<(Op, &[String], Vec<&Ready>)> = Vec::new();
+        for (at, row) in rows.iter().enumerate() {
+            if row.op != Op::Insert && last.get(row.key.as_str()) != Some(&(begin + at)) {
+                continue;
+            }
+            // A row of which not all values are known is no whole row.
+            let op = match row.op {
+                Op::Upsert if !row.kept.is_empty() => Op::Update,
+                op => op,
+            };
+            let same = |group: &&mut (Op, &[String], Vec<&Ready>)| {
+                group.0 == op && (op != Op::Update || group.1 == row.kept)
+            };
+            match groups.iter_mut().find(same) {
+                Some((_, _, rows)) => rows.push(row),
+                None => groups.push((op, &row.kept, vec![row])),
+            }
+        }
+        // What is deleted first makes room for what takes its place.
+        groups.sort_by_key(|(op, _, _)| *op != Op::Delete);
+        for (op, kept, mut rows) in groups {
+            if op != Op::Insert {
+                // Locks are taken in one order, so that two writers do not wait for each other.
+                rows.sort_by(|a, b| a.key.cmp(&b.key));
+            }
+            if let Some(statement) = self.statement(op, kept) {
+                self.part(&statement, &rows, out);
+            }
+        }
+    }
+
+    fn statement(&self, op: Op, kept: &[String]) -> Option<JdbcStatement> {
+        let columns: Vec<&JdbcTarget> = self
+            .written
+            .columns
+            .iter()
+            .map(|(_, target)| target)
+            .collect();
+        let key = &self.written.key;
+        Some(match op {
+            Op::Insert => self.dialect.insert(&self.table, &columns),
+            Op::Upsert => self.dialect.upsert(&self.table, &columns, key),
+            Op::Delete => self.dialect.delete(&self.table, &columns, key),
+            Op::Update => {
+                let set = (0..columns.len()).filter(|at| {
+                    let name = columns[*at].name();
+                    !key.contains(at) && !kept.iter().any(|kept| kept == name)
+                });
+                let set: Vec<usize> = set.collect();
+                self.dialect.update(&self.table, &columns, key, &set)?
+            }
+            Op::Truncate | Op::Nothing => return None,
+        })
+    }
+
+    fn part(&self, statement: &JdbcStatement, rows: &[&Ready], out: &mut String) {
+        if !out.ends_with('[') {
+            out.push(',');
+        }
+        let slots: Vec<_> = self
+            .written
+            .columns
+            .iter()
+            .map(|(_, target)| target.slot())
+            .collect();
+        let numbers: Vec<usize> = rows.iter().map(|row| row.row).collect();
+        let other = statement.other.as_ref();
+        let head = json!({
+            "sql": statement.sql, "parameters": statement.parameters, "other": other.map(|(sql, _)| sql),
+            "other_parameters": other.map(|(_, parameters)| parameters), "columns": slots, "numbers": numbers,
+        });
+        let mut head = head.to_string();
+        head.pop();
+        let _ = write!(out, "{head},\"rows\":");
+        for (at, row) in rows.iter().enumerate() {
+            out.push(if at == 0 { '[' } else { ',' });
+            out.push_str(&row.values);
+        }
+        out.push_str("]}");
+    }
+}
