@@ -266,7 +266,7 @@ def main():
         for stream in ("back", "counted"):
             (site.project / "streams" / f"{stream}.yaml").write_text(f"topics: {stream}/#\n")
         cases = Cases(site)
-        names = [name for name in vars(Cases) if name not in ("__init__", "counted", "polled", "back")]
+        names = [name for name in vars(Cases) if not name.startswith("_") and name not in ("counted", "polled", "back")]
         try:
             site.start()
             for name in names:

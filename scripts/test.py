@@ -286,6 +286,20 @@ def phase_protocol(tally, _):
         counted(tally, "protocol tests: hl7.py", run([python, "tests/protocol/hl7.py", BUSBAR, classpath]))
     else:
         tally.skip("HAPI", "java and mvn are needed")
+    jdbc_acceptance(tally)
+
+
+def jdbc_acceptance(tally):
+    """What a site runs on its first day, with H2."""
+    if not (shutil.which("javac") and shutil.which("mvn")):
+        tally.skip("JDBC acceptance", "javac and mvn are needed")
+        return
+    code, output = run([ROOT / "scripts" / "servers", "drivers"], quiet=True)
+    if code != 0:
+        raise Missing(f"JDBC drivers could not be fetched: {output.strip()[-300:]}")
+    jar = next(Path(output.strip().splitlines()[-1]).glob("h2-*.jar"))
+    site = ["--driver", jar, "--url", "jdbc:h2:./data", "--user", "sa", "--rounds", "2"]
+    counted(tally, "JDBC acceptance", run([sys.executable, "scripts/jdbc_acceptance.py", BUSBAR, *site]))
 
 
 def counted(tally, name, ran):

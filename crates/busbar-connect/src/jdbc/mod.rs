@@ -23,6 +23,7 @@ mod poll;
 mod query;
 mod row;
 mod rows;
+mod schedule;
 mod session;
 mod sink;
 mod survey;
@@ -51,6 +52,7 @@ use crate::topic::TopicTemplate;
 use dialect::JdbcDialectName;
 use poll::JdbcPollSource;
 use query::JdbcQuerySource;
+use schedule::CronTimes;
 use sink::JdbcSink;
 use worker::{JdbcLogin, JdbcWorker};
 
@@ -167,9 +169,10 @@ pub(super) struct QueryOptions {
     /// The statement. With `position` it takes rows behind `?`, in the order of that column:
     /// `select * from orders where id > ? order by id`.
     statement: String,
-    /// How often it is run.
-    #[serde(default = "ten_seconds")]
-    every: Span,
+    /// How often it is run; 10 s unless this or `at` is set.
+    every: Option<Span>,
+    /// When it is run, in UTC and as cron writes it, with minute, hour, day, month and weekday: `0 3 * * *`.
+    at: Option<String>,
     /// The column whose value in the last row is each `?` of the next run.
     position: Option<String>,
     /// The `?` of the first run: a number, or a time such as `2024-05-06T07:08:09Z`, or another text.
@@ -319,8 +322,12 @@ impl Options {
             {
                 return wrong("query", "jdbc.query-position");
             }
-            if rare(query.every) {
+            if query.every.is_some_and(rare) {
                 return Some(("query", every()));
+            }
+            let times = query.at.as_deref().map(CronTimes::read);
+            if times == Some(None) || times.is_some() && query.every.is_some() {
+                return wrong("query", "jdbc.query-at");
             }
         }
         if let Some(poll) = &self.poll {

@@ -8,11 +8,11 @@ use busbar_connector::{Polled, Polling, Position, Source, SourceContext, Work};
 use busbar_event::{ARRIVAL, BatchBuilder, Class, Error, Flags, Row};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
-use tokio::time::Instant;
 
 use super::QueryOptions;
 use super::limits::OVERLAP_ROWS_MAX;
 use super::row::{is_null, write_object};
+use super::schedule::{CronTimes, JdbcSchedule};
 use super::session::{JdbcColumn, JdbcPage, JdbcParameter, JdbcSession};
 use super::types::jdbc;
 use super::worker::JdbcWorker;
@@ -32,7 +32,7 @@ pub struct JdbcQuerySource {
     place: QueryPlace,
     /// Behind the last batch.
     position: u64,
-    due: Instant,
+    schedule: JdbcSchedule,
     builder: BatchBuilder,
     /// Rows of the last run and of this one, to tell those of the overlap that came before.
     before: HashSet<u64>,
@@ -66,6 +66,7 @@ impl JdbcQuerySource {
             let start = options.start.as_ref();
             place.value = start.and_then(|start| to_raw_value(start).ok());
         }
+        let schedule = schedule(&options, &context);
         Ok(JdbcQuerySource {
             position: attempt(context.clock.now_micros(), context.resume.position("")),
             worker,
@@ -75,7 +76,7 @@ impl JdbcQuerySource {
             running: false,
             columns: Vec::new(),
             place,
-            due: Instant::now(),
+            schedule,
             builder: BatchBuilder::new(),
             before: HashSet::new(),
             now: HashSet::new(),
@@ -84,7 +85,7 @@ impl JdbcQuerySource {
 
     async fn next(&mut self) -> Result<Polled, Error> {
         loop {
-            let wait = self.due.saturating_duration_since(Instant::now());
+            let wait = self.schedule.wait();
             if !self.running && !wait.is_zero() {
                 return Ok(Polled::Idle(wait));
             }
@@ -119,7 +120,7 @@ impl JdbcQuerySource {
         let polling = self.publish(&page)?;
         match page.more {
             true => self.running = true,
-            false => self.due = Instant::now() + self.options.every.as_duration(),
+            false => self.schedule.ran(),
         }
         self.session = Some(session);
         Ok(polling)
@@ -214,6 +215,17 @@ impl JdbcQuerySource {
             position: Position::End(self.position),
             note: serde_json::to_vec(&self.place).unwrap_or_default(),
         }))
+    }
+}
+
+/// When the statement is run.
+fn schedule(options: &QueryOptions, context: &SourceContext) -> JdbcSchedule {
+    match options.at.as_deref().and_then(CronTimes::read) {
+        Some(times) => JdbcSchedule::at(times, Arc::clone(&context.clock)),
+        None => {
+            let every = options.every.unwrap_or_else(super::ten_seconds);
+            JdbcSchedule::every(every.as_duration())
+        }
     }
 }
 

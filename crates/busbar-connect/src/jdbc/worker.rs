@@ -192,7 +192,7 @@ impl JdbcProcess {
         process.send(
             json!({
                 "type": "start", "protocol": PROTOCOL_VERSION, "drivers": login.drivers, "class": login.class, "url": login.url,
-                "user": login.user, "password": login.password, "properties": login.properties,
+                "user": Some(&login.user).filter(|user| !user.is_empty()), "password": login.password, "properties": login.properties,
             })
             .to_string()
             .into_bytes(),

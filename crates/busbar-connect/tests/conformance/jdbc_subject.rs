@@ -14,6 +14,7 @@ pub fn subject() -> Subject {
             "jdbc: { driver: [d.jar, e.jar], class: a.B, url: 'jdbc:x:1', user: u, password: { env: P }, properties: { a: b, c: { env: D } }, dialect: oracle, memory: 1GiB, sessions: 4, timeout: 5s, write: { table: a.t, mode: upsert, key: [id], create: true, lossy: true, producer: n } }\n",
             "jdbc: { driver: d.jar, url: 'jdbc:x:1', poll: { tables: [{ table: t, version: v }, { table: a.u, version: w, key: [a, b] }], every: 1s, overlap: 10m, snapshot: false, generation: 2 } }\ntopic: a/${table}\n",
             "jdbc: { driver: d.jar, url: 'jdbc:x:1', query: { statement: 'select 1', every: 1s, position: a, start: '1', overlap: 5 } }\n",
+            "jdbc: { driver: d.jar, url: 'jdbc:x:1', query: { statement: 'select 1', at: '0 3 * * 1-5' } }\n",
         ],
         wrong: vec![
             ("jdbc: { url: 'jdbc:x:1', write: { table: t } }\n", "driver"),
@@ -66,6 +67,10 @@ pub fn subject() -> Subject {
             (
                 "jdbc: { driver: d.jar, url: 'jdbc:x:1', query: { statement: 'select 1', position: a } }\n",
                 "start",
+            ),
+            (
+                "jdbc: { driver: d.jar, url: 'jdbc:x:1', query: { statement: 'select 1', at: '61 * * * *' } }\n",
+                "at",
             ),
             (
                 "jdbc: { driver: d.jar, url: 'jdbc:x:1', password: { file: /etc/x }, write: { table: t } }\n",

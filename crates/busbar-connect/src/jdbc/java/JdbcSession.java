@@ -2,6 +2,7 @@ package busbar;
 
 import java.math.BigDecimal;
 import java.sql.Connection;
+import java.sql.DriverManager;
 import java.sql.PreparedStatement;
 import java.sql.ResultSet;
 import java.sql.SQLException;
@@ -121,6 +122,7 @@ final class JdbcSession {
     private void answer(Map<String, Object> frame, int seconds, StringBuilder out) throws SQLException {
         String what = (String) frame.get("do");
         if (what.equals("open")) {
+            DriverManager.setLoginTimeout(seconds);
             open(out);
             return;
         }

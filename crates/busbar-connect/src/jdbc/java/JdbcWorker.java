@@ -75,6 +75,9 @@ public final class JdbcWorker {
             send(line.append("}\n"));
             return;
         }
+        Thread tidy = new Thread(JdbcWorker::tidy, "tidy");
+        tidy.setDaemon(true);
+        tidy.start();
         send(new StringBuilder("{\"type\":\"ready\",\"protocol\":1}\n"));
         for (String text = in.readLine(); text != null; text = in.readLine()) {
             Map<String, Object> frame = object(Json.read(text));
@@ -158,6 +161,26 @@ public final class JdbcWorker {
             }
         }
         end(connection);
+    }
+
+    /** Closes connections that nobody has used for long. */
+    private static void tidy() {
+        try {
+            while (true) {
+                Thread.sleep(TimeUnit.NANOSECONDS.toMillis(IDLE_NANOS) / 4);
+                while (true) {
+                    Idle old;
+                    synchronized (idle) {
+                        old = idle.peek();
+                        if (old == null || System.nanoTime() - old.since < IDLE_NANOS) break;
+                        idle.poll();
+                    }
+                    end(old.connection);
+                }
+            }
+        } catch (InterruptedException error) {
+            // Nobody does so.
+        }
     }
 
     private static boolean answers(Connection connection) {
