@@ -169,8 +169,7 @@ class Cases:
         }
         for name, what in sources.items():
             self.site.connection(name, **what)
-        self.site.kill()
-        self.site.start()
+        self.site.command("apply", str(self.site.project))
         self.counted()
 
     def values_come_back_as_they_were(self):
