@@ -108,10 +108,10 @@ class Site:
     def payloads(self, sql):
         """The payloads that a query finds, with the names of columns in small letters."""
         rows = self.api("sql", {"sql": sql, "limit": 100_000})["rows"]
-        return [{name.lower(): value for name, value in json.loads(row["payload"]).items()} for row in rows]
+        return [{name.lower(): value for name, value in json.loads(row[0]).items()} for row in rows]
 
     def command(self, *words):
-        ran = subprocess.run([self.busbar, *words, "--url", f"http://127.0.0.1:{self.port}"], capture_output=True,
+        ran = subprocess.run([self.busbar, *words, "--node", f"http://127.0.0.1:{self.port}"], capture_output=True,
                              text=True, timeout=WAIT, stdin=subprocess.DEVNULL)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return ran.stdout
@@ -260,7 +260,7 @@ def main():
         (site.project / "connections" / "files.yaml").write_text("file: { read: in/rows.ndjson }\ntopic: rows/x\n")
         schema = "{ change: text, id: int, ver: int, name: text, amount: float, yes: bool }"
         (site.project / "streams" / "rows.yaml").write_text(f"topics: rows/#\nformat: json\nschema: {schema}\n")
-        (site.project / "flows" / "write.yaml").write_text("from: rows\nto:\n  - connection: write\n")
+        (site.project / "flows" / "write.yaml").write_text("from: rows\nsteps:\n  - select: change, id, ver, name, amount, yes\nto:\n  - connection: write\n")
         site.connection("write", write={"table": TABLE, "key": ["id"], "change": "change", "create": True})
         for stream in ("back", "counted"):
             (site.project / "streams" / f"{stream}.yaml").write_text(f"topics: {stream}/#\n")

@@ -298,7 +298,7 @@ def jdbc_acceptance(tally):
     if code != 0:
         raise Missing(f"JDBC drivers could not be fetched: {output.strip()[-300:]}")
     jar = next(Path(output.strip().splitlines()[-1]).glob("h2-*.jar"))
-    site = ["--driver", jar, "--url", "jdbc:h2:./data", "--user", "sa", "--rounds", "2"]
+    site = ["--driver", jar, "--url", "jdbc:h2:./data;WRITE_DELAY=0", "--user", "sa", "--rounds", "2"]
     counted(tally, "JDBC acceptance", run([sys.executable, "scripts/jdbc_acceptance.py", BUSBAR, *site]))
 
 
