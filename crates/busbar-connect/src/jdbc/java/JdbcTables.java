@@ -153,7 +153,7 @@ final class JdbcTables {
                 int type = JdbcValues.type(raw, name, size);
                 if (digits == null) digits = ofSeconds(type, size);
                 // Numbers that have as many digits behind the point as they need.
-                if (type == Types.NUMERIC && (raw == 2015 || size <= 0 || size > 1_000)) digits = null;
+                if (type == Types.NUMERIC && (JdbcValues.floats(name) || size <= 0 || size > 1_000)) digits = null;
                 column.put("name", each.getString("COLUMN_NAME"));
                 column.put("raw", raw);
                 column.put("type", type);

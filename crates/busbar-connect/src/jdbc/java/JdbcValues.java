@@ -96,7 +96,7 @@ final class JdbcValues {
             case 100: return Types.REAL;
             case 101: case Types.FLOAT: return Types.DOUBLE;
             case Types.BIT: return size <= 1 ? Types.BOOLEAN : Types.VARBINARY;
-            case Types.DECIMAL: case 2015: return Types.NUMERIC;
+            case Types.DECIMAL: return Types.NUMERIC;
             case Types.NCHAR: return Types.CHAR;
             case Types.NVARCHAR: case Types.LONGVARCHAR: case Types.LONGNVARCHAR: return Types.VARCHAR;
             case Types.NCLOB: return Types.CLOB;
@@ -109,6 +109,11 @@ final class JdbcValues {
         }
     }
 
+    /** Whether numbers of a type have as many digits behind the point as they need, whatever the driver says. */
+    static boolean floats(String typeName) {
+        return typeName != null && typeName.toLowerCase(Locale.ROOT).startsWith("decfloat");
+    }
+
     Read[] columns(ResultSetMetaData data) throws SQLException {
         Read[] columns = new Read[data.getColumnCount()];
         for (int at = 0; at < columns.length; at++) {
@@ -116,7 +121,7 @@ final class JdbcValues {
             int precision = data.getPrecision(at + 1);
             int type = type(raw, data.getColumnTypeName(at + 1), precision);
             if (type == Types.BIGINT && !data.isSigned(at + 1) && precision > 19) type = Types.NUMERIC;
-            boolean whole = type == Types.NUMERIC && data.getScale(at + 1) == 0 && precision > 0 && precision <= 18;
+            boolean whole = type == Types.NUMERIC && !floats(data.getColumnTypeName(at + 1)) && data.getScale(at + 1) == 0 && precision > 0 && precision <= 18;
             columns[at] = new Read(data.getColumnLabel(at + 1), type, whole);
         }
         return columns;
