@@ -49,10 +49,10 @@ pub struct JdbcLogin {
 pub struct JdbcWorker {
     pub login: JdbcLogin,
     free: Arc<Semaphore>,
-    running: tokio::sync::Mutex<Running>,
+    running: tokio::sync::Mutex<JdbcRunning>,
 }
 
-struct Running {
+struct JdbcRunning {
     process: Option<Arc<JdbcProcess>>,
     since: Instant,
     backoff: Backoff,
@@ -61,16 +61,16 @@ struct Running {
 
 /// A process that runs. It is told to end when nobody holds it any more.
 pub struct JdbcProcess {
-    shared: Arc<Shared>,
+    shared: Arc<JdbcShared>,
     frames: mpsc::UnboundedSender<Vec<u8>>,
     next: AtomicU64,
 }
 
-struct Shared {
+struct JdbcShared {
     secrets: Vec<String>,
     url: String,
     user: String,
-    pending: Mutex<Pending>,
+    pending: Mutex<JdbcWaiting>,
     /// Told when the process is to be killed; the reason is in `pending`.
     kill: Notify,
     /// What it wrote last to its log.
@@ -78,7 +78,7 @@ struct Shared {
 }
 
 #[derive(Default)]
-struct Pending {
+struct JdbcWaiting {
     /// Those who wait for an answer. Whoever gave up is still here, so that the answer is not taken for rubbish.
     waiting: HashMap<u64, oneshot::Sender<Result<Box<RawValue>, JdbcSaid>>>,
     ready: Option<oneshot::Sender<Result<(), Error>>>,
@@ -89,7 +89,7 @@ impl JdbcWorker {
     pub fn new(login: JdbcLogin) -> JdbcWorker {
         JdbcWorker {
             free: Arc::new(Semaphore::new(login.sessions)),
-            running: tokio::sync::Mutex::new(Running {
+            running: tokio::sync::Mutex::new(JdbcRunning {
                 process: None,
                 since: Instant::now(),
                 backoff: Backoff::new(u64::from(std::process::id())),
@@ -168,13 +168,13 @@ impl JdbcProcess {
         let child = spawn(login, &java, &classes, theirs, theirs_log).map_err(failed)?;
         let (ready, started) = oneshot::channel();
         let secrets = login.password.iter().chain(login.properties.values());
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(JdbcShared {
             secrets: secrets.filter(|text| text.len() > 3).cloned().collect(),
             url: login.url.clone(),
             user: login.user.clone(),
-            pending: Mutex::new(Pending {
+            pending: Mutex::new(JdbcWaiting {
                 ready: Some(ready),
-                ..Pending::default()
+                ..JdbcWaiting::default()
             }),
             kill: Notify::new(),
             last_line: Mutex::default(),
@@ -328,7 +328,7 @@ fn spawn(
         .spawn()
 }
 
-impl Shared {
+impl JdbcShared {
     fn kill(&self, reason: Error) {
         self.pending.lock().over.get_or_insert(reason);
         self.kill.notify_one();
