@@ -47,7 +47,7 @@ fn check_orchestration(
 ) {
     let mut unknown = |path: &[PathItem<'static>], name: &str, code, known: Vec<&str>| {
         let error = Error::new(Class::Configuration, code).with("name", name);
-        let help = suggest(name, known.into_iter());
+        let help = suggest(name, known);
         bad.push(
             orchestration
                 .source

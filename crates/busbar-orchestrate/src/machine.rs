@@ -494,10 +494,8 @@ impl<'a> Machine<'a> {
         let locals = place.locals.as_ref().or(outer);
         match &mut place.doing {
             Some(Doing::Call(attempt)) if attempt.is_under_way() => return true,
-            Some(Doing::Call(attempt)) => {
-                if attempt.unknown {
-                    self.keep_undoable(part, &name, locals);
-                }
+            Some(Doing::Call(attempt)) if attempt.unknown => {
+                self.keep_undoable(part, &name, locals);
             }
             Some(Doing::Inside(places)) => {
                 let mut waits = false;

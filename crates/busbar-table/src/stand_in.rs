@@ -156,7 +156,7 @@ impl StandIn {
                 .collect();
         }
         let mut places = Vec::with_capacity(times.len());
-        let mut found: Vec<(usize, Vec<(i64, usize, usize)>)> = Vec::new();
+        let mut found = Vec::new();
         for (at, time) in times.iter().enumerate() {
             let is_whole = lookup.keys.iter().all(|column| column.is_valid(at));
             let history = if is_whole { history(at) } else { Vec::new() };

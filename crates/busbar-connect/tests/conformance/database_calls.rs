@@ -76,7 +76,7 @@ fn a_statement_answers_with_the_columns_of_its_row() {
          insert into p values (1, 'it''s ${x}', 61.25, 12.5000), (2, null, null, null)";
     for (_, _, text) in both(create) {
         let call = "      statement: \"select name as called, weight as kg, amount, id + 1 as next from p where id = ${id}\"\n      answer: { called: text, kg: float, amount: float, next: int }";
-        let world = calling(&text, &call);
+        let world = calling(&text, call);
         let rows = [
             json!({"n": 0, "id": 1}),
             json!({"n": 1, "id": 2}),

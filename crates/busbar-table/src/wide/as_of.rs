@@ -37,11 +37,11 @@ pub(super) fn find(table: &Wide, lookup: &Lookup<'_>, times: &[i64]) -> Result<F
         |at: usize| -> Vec<CellValue> { key.iter().map(|column| column.value(at)).collect() };
     let count = lookup.keys[0].len();
     let mut asked: Vec<(Vec<u8>, Reverse<i64>, usize)> = Vec::with_capacity(count);
-    for at in 0..count {
+    for (at, time) in times.iter().enumerate().take(count) {
         if lookup.keys.iter().all(|column| column.is_valid(at)) {
             let mut encoded = Vec::new();
             form.encode(&values(at), &mut encoded)?;
-            asked.push((encoded, Reverse(times[at]), at));
+            asked.push((encoded, Reverse(*time), at));
         }
     }
     asked.sort_unstable();

@@ -36,7 +36,7 @@ pub(super) fn round(number: f64) -> f64 {
     let floor = number.floor();
     match number - floor {
         // What is lost when 0.5 is added to the number itself.
-        part if part >= 0.5 => match floor + 1.0 {
+        0.5.. => match floor + 1.0 {
             0.0 => -0.0,
             up => up,
         },

@@ -133,6 +133,6 @@ fn until(http: SocketAddr, status: &str, wanted: u64) -> Result<(), String> {
         if begun.elapsed() > ALL_MAX {
             return Err(format!("after {ALL_MAX:?}: {}", answer["instances"]));
         }
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::park_timeout(Duration::from_millis(50));
     }
 }
