@@ -30,6 +30,7 @@ use busbar_event::{Batch, Body, Class, Envelope, Error, Flags};
 use crate::chain::Computed;
 use crate::operator::Made;
 use crate::reader::plain;
+use crate::received::{MARK, OFFSET, PARTITION, ROW};
 
 /// How a stage hands its rows to the next one.
 #[derive(Clone, Debug)]
@@ -42,12 +43,6 @@ pub(crate) struct ExchangePlan {
     /// Steps have made columns of their own: these are sent, and not the events.
     pub projected: bool,
 }
-
-/// The columns of an event of such a stream.
-pub(crate) const ROW: &str = "row";
-pub(crate) const MARK: &str = "mark";
-pub(crate) const PARTITION: &str = "partition";
-pub(crate) const OFFSET: &str = "offset";
 
 /// The topic of what has none of its own.
 pub(crate) const TOPIC: &str = "$flow";

@@ -11,8 +11,13 @@ use arrow::datatypes::{DataType, Int64Type, SchemaRef, UInt16Type, UInt64Type};
 use busbar_event::{Batch, Body, Class, Error};
 
 use crate::event_time::EventTime;
-use crate::exchange::{MARK, OFFSET, PARTITION, ROW};
 use crate::operator::Times;
+
+/// The columns of an event of such a stream.
+pub(crate) const ROW: &str = "row";
+pub(crate) const MARK: &str = "mark";
+pub(crate) const PARTITION: &str = "partition";
+pub(crate) const OFFSET: &str = "offset";
 
 /// Events of such a stream, taken apart.
 pub(crate) struct ReceivedRows {

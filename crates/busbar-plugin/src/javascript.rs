@@ -2,6 +2,7 @@
 
 mod answer;
 mod bytecode;
+mod compile;
 mod modules;
 
 use std::cell::{Cell, RefCell};
@@ -17,7 +18,8 @@ use rquickjs::{
 };
 
 use self::answer::{AnswerReader, NotRead};
-pub(crate) use self::bytecode::{ENDING as BYTECODE_ENDING, compile};
+pub(crate) use self::bytecode::ENDING as BYTECODE_ENDING;
+pub(crate) use self::compile::compile;
 use self::modules::ScriptModules;
 use crate::answers::PluginAnswers;
 use crate::events::{EventBody, EventsJson};

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::UInt32Array;
-use busbar_bus::{Cursor, Item, StreamPartition};
+use busbar_bus::{Bus, Cursor, Item, StreamPartition};
 use busbar_event::{Batch, Error};
 
-use super::write::Leaving;
 use crate::blocking::blocking;
 use crate::chain::Dead;
-use crate::compile::{InputPlan, Target};
+use crate::compile::{InputPlan, Plan, Target};
 use crate::dead::Spot;
 use crate::limits::READ_BYTES;
+use crate::received::SourceOffsets;
 
 /// Dead letters about events that were read anew.
 pub(super) struct SourceLetters {
@@ -26,49 +26,46 @@ pub(super) struct SourceLetters {
 /// The letters about events of one partition, by offset.
 type LettersByOffset = BTreeMap<u64, Vec<Dead>>;
 
-impl Leaving {
-    /// Takes those letters out of `dead` whose rows were made from events that are still in the log, and answers them as
-    /// letters about these events.
-    ///
-    /// # Errors
-    /// What the disk says.
-    pub async fn source_letters(&self, dead: &mut Vec<Dead>) -> Result<Vec<SourceLetters>, Error> {
-        let Some(sources) = self.sources.as_ref().filter(|_| !dead.is_empty()) else {
-            return Ok(Vec::new());
-        };
-        let plan = &self.shared.plan;
-        let reads_it =
-            |target: &Target| matches!(target, Target::Results(name) if **name == *self.key.stream);
-        let writes = |input: &&InputPlan| {
-            let mut outputs = input.results_to.iter();
-            outputs.any(|output| reads_it(&plan.outputs[*output].target))
-        };
-        let stream = plan.inputs.iter().find(writes);
-        let stream = stream.and_then(|input| self.surroundings.bus.stream(&input.stream));
-        let Some(stream) = stream else {
-            return Ok(Vec::new());
-        };
-        let mut by_partition: BTreeMap<u16, LettersByOffset> = BTreeMap::new();
-        for letter in std::mem::take(dead) {
-            let (partition, offset) = sources.of(letter.event);
-            let letters = by_partition.entry(partition).or_default();
-            letters.entry(offset).or_default().push(letter);
-        }
-        let mut all = Vec::new();
-        for (number, letters) in by_partition {
-            let partitions = stream.partitions();
-            let Some(partition) = partitions.get(usize::from(number)).cloned() else {
-                dead.extend(letters.into_values().flatten());
-                continue;
-            };
-            let name: Arc<str> = stream.name().into();
-            let (read, gone) = blocking(move || read(&partition, &name, letters)).await?;
-            all.extend(read);
-            dead.extend(gone);
-        }
-        dead.sort_by_key(|letter| letter.event);
-        Ok(all)
+/// Takes those letters out of `dead` whose rows were made from events that are still in the log, and answers them as letters
+/// about these events. The rows came by way of the stream of results `results`.
+///
+/// # Errors
+/// What the disk says.
+pub(super) async fn source_letters(
+    (plan, bus, results): (&Plan, &Bus, &str),
+    sources: &SourceOffsets,
+    dead: &mut Vec<Dead>,
+) -> Result<Vec<SourceLetters>, Error> {
+    let is_it = |target: &Target| matches!(target, Target::Results(name) if **name == *results);
+    let writes = |input: &&InputPlan| {
+        let mut outputs = input.results_to.iter();
+        outputs.any(|output| is_it(&plan.outputs[*output].target))
+    };
+    let stream = plan.inputs.iter().find(writes);
+    let stream = stream.and_then(|input| bus.stream(&input.stream));
+    let Some(stream) = stream.filter(|_| !dead.is_empty()) else {
+        return Ok(Vec::new());
+    };
+    let mut by_partition: BTreeMap<u16, LettersByOffset> = BTreeMap::new();
+    for letter in std::mem::take(dead) {
+        let (partition, offset) = sources.of(letter.event);
+        let letters = by_partition.entry(partition).or_default();
+        letters.entry(offset).or_default().push(letter);
     }
+    let mut all = Vec::new();
+    for (number, letters) in by_partition {
+        let partitions = stream.partitions();
+        let Some(partition) = partitions.get(usize::from(number)).cloned() else {
+            dead.extend(letters.into_values().flatten());
+            continue;
+        };
+        let name: Arc<str> = stream.name().into();
+        let (read, gone) = blocking(move || read(&partition, &name, letters)).await?;
+        all.extend(read);
+        dead.extend(gone);
+    }
+    dead.sort_by_key(|letter| letter.event);
+    Ok(all)
 }
 
 /// Reads the events of letters; those that are gone come back as they are. Blocks on the disk.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use busbar_event::{Batch, Class, Error};
 use tokio::sync::watch;
 
-use super::sources::SourceLetters;
+use super::sources::{SourceLetters, source_letters};
 use super::{FlowShared, Lane, STOPPED, Surroundings, stopped, told};
 use crate::blocking::blocking;
 use crate::chain::{Dead, Place};
@@ -182,8 +182,17 @@ impl Leaving {
             }
         }
         let closed = self.recognise(&mut dead);
-        let read_anew = self.source_letters(&mut dead).await;
-        for (number, of_sources) in read_anew.map_err(NotLanded::Stopped)?.iter().enumerate() {
+        let mut read_anew = Vec::new();
+        if let Some(sources) = &self.sources {
+            let of = (
+                &*self.shared.plan,
+                &self.surroundings.bus,
+                self.key.stream.as_str(),
+            );
+            let read = source_letters(of, sources, &mut dead).await;
+            read_anew = read.map_err(NotLanded::Stopped)?;
+        }
+        for (number, of_sources) in read_anew.iter().enumerate() {
             let SourceLetters {
                 events,
                 dead,

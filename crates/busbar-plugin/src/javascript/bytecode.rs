@@ -13,12 +13,9 @@
 //! what it reads: bytecode can do whatever the process can.
 
 use busbar_event::{Class, Error};
-use rquickjs::module::{Declared, WriteOptions};
-use rquickjs::{CatchResultExt, Context, Ctx, Module, Runtime, qjs};
+use rquickjs::module::Declared;
+use rquickjs::{Ctx, Module, qjs};
 use sha2::{Digest, Sha256};
-
-use super::modules::ScriptModules;
-use crate::package::Package;
 
 const MAGIC: &[u8] = b"busbar-bytecode\n";
 const ENGINE_BYTES_MAX: usize = 64;
@@ -87,7 +84,7 @@ fn counted<'a>(body: &mut &'a [u8]) -> Option<&'a [u8]> {
 }
 
 /// Modules as a file, for [`read`].
-fn write(modules: &[BytecodeModule]) -> Vec<u8> {
+pub(super) fn write(modules: &[BytecodeModule]) -> Vec<u8> {
     let mut body = Vec::new();
     let number = |body: &mut Vec<u8>, number: usize| {
         let number = u32::try_from(number).unwrap_or(u32::MAX);
@@ -102,40 +99,6 @@ fn write(modules: &[BytecodeModule]) -> Vec<u8> {
     }
     let sum = Sha256::digest(&body);
     [MAGIC, engine().as_bytes(), b"\n", sum.as_slice(), &body].concat()
-}
-
-/// Compiles the modules of a plug-in whose sources can be loaded.
-///
-/// # Errors
-/// What the engine says.
-pub(crate) fn compile(plugin: &str, package: &Package) -> Result<Vec<u8>, Error> {
-    let failed = |message: String| {
-        Error::new(Class::Configuration, "plugin.script")
-            .with("plugin", plugin)
-            .with("message", message)
-    };
-    let modules = ScriptModules::of(plugin, package)?;
-    let mut compiled = Vec::new();
-    for (name, text) in modules.sources() {
-        // Each with an engine of its own, where a module is made only once.
-        let runtime = Runtime::new().map_err(|error| failed(error.to_string()))?;
-        modules.serve(&runtime);
-        let context = Context::full(&runtime).map_err(|error| failed(error.to_string()))?;
-        let code = context.with(|ctx| {
-            let options = WriteOptions {
-                strip_source: true,
-                ..WriteOptions::default()
-            };
-            let module = Module::declare(ctx.clone(), name, text);
-            let code = module.and_then(|module| module.write(options));
-            code.catch(&ctx).map_err(|error| failed(error.to_string()))
-        });
-        compiled.push(BytecodeModule {
-            name: name.to_owned(),
-            code: code?,
-        });
-    }
-    Ok(write(&compiled))
 }
 
 /// Reads a module that [`read`] has checked.
