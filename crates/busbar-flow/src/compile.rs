@@ -2,6 +2,7 @@
 
 mod branch;
 mod names;
+mod needed;
 mod route;
 mod shapes;
 mod stages;
@@ -24,6 +25,7 @@ use crate::reader::{Input, Reader};
 use crate::render::Renderer;
 use crate::services::KnownService;
 use branch::Branch;
+use needed::{NeededColumns, needed_columns};
 pub(crate) use shapes::table_schema;
 
 /// What a flow can name.
@@ -336,6 +338,22 @@ pub(crate) fn compile(
     source: &Source,
     world: &World,
 ) -> Result<Plan, NoPlan> {
+    let whole = compile_with(name, spec, source, world, NeededColumns::new())?;
+    let needed = needed_columns(&whole);
+    match needed.is_empty() {
+        true => Ok(whole),
+        // Now it is known what is read behind the joins.
+        false => compile_with(name, spec, source, world, needed),
+    }
+}
+
+fn compile_with(
+    name: &str,
+    spec: &FlowSpec,
+    source: &Source,
+    world: &World,
+    needed: NeededColumns,
+) -> Result<Plan, NoPlan> {
     let known_as = world.known_as.get(name).map_or(name, String::as_str);
     let mut compiler = Compiler {
         known_as,
@@ -343,6 +361,7 @@ pub(crate) fn compile(
         spec,
         source,
         world,
+        needed,
         bad: Vec::new(),
         warnings: Vec::new(),
     };
@@ -405,6 +424,7 @@ struct Compiler<'a> {
     spec: &'a FlowSpec,
     source: &'a Source,
     world: &'a World,
+    needed: NeededColumns,
     bad: Vec<Diagnostic>,
     warnings: Vec<Diagnostic>,
 }

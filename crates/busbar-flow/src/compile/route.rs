@@ -310,7 +310,7 @@ impl Compiler<'_> {
                 self.route(cases, *number, route, &path, leads, branch)?;
                 continue;
             }
-            let step = self.compile_step(at, branch)?;
+            let step = self.compile_step(at, branch, None)?;
             if step.joined().is_some() {
                 let error = Error::new(Class::Configuration, "flow.route-join");
                 self.wrong(at, Wrong::new(error));

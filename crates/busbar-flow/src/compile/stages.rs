@@ -1,6 +1,6 @@
 //! Steps into stages: where rows are regrouped, and where results go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -80,9 +80,10 @@ impl Compiler<'_> {
         if let StepSpec::Route(route) = at.spec {
             return self.top_route(all, number, route, is_last, stages);
         }
+        let needed = self.needed.get(&number).cloned();
         let mut compiled = Vec::with_capacity(stages.branches.len());
         for branch in &stages.branches {
-            compiled.extend(self.compile_step(at, branch));
+            compiled.extend(self.compile_step(at, branch, needed.as_ref()));
         }
         if compiled.len() < stages.branches.len() || stages.branches.is_empty() {
             return None;
@@ -126,15 +127,17 @@ impl Compiler<'_> {
         Some(())
     }
 
-    /// Compiles a step against the columns that it sees on a branch.
+    /// Compiles a step against the columns that it sees on a branch. `needed`: see [`StepContext`].
     pub(super) fn compile_step(
         &mut self,
         at: &StepAt<'_>,
         branch: &Branch,
+        needed: Option<&BTreeSet<String>>,
     ) -> Option<Arc<dyn Step>> {
         let (schema, has_payloads) = (&branch.columns.schema, branch.has_payloads());
         let compiled = self.with_context(schema, has_payloads, |context| {
-            registry::compile(at.spec, context)
+            let context = StepContext { needed, ..*context };
+            registry::compile(at.spec, &context)
         });
         compiled.map_err(|wrong| self.wrong(at, wrong)).ok()
     }
@@ -157,6 +160,7 @@ impl Compiler<'_> {
             plugins: &self.world.plugins,
             services: &self.world.services,
             has_payloads,
+            needed: None,
         })
     }
 

@@ -118,6 +118,15 @@ impl Match {
         })
     }
 
+    /// Leaves out the added columns that nobody reads.
+    fn prune(&mut self, context: &StepContext<'_>) {
+        let added = self.added.drain(..).zip(self.fields.drain(..));
+        let kept: Vec<_> = added
+            .filter(|(_, field)| context.needs(field.name()))
+            .collect();
+        (self.added, self.fields) = kept.into_iter().unzip();
+    }
+
     /// Own columns with those added behind them.
     fn result(&self, own: &SchemaRef) -> SchemaRef {
         let fields = own.fields().iter().chain(&self.fields).cloned();

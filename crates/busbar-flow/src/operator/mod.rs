@@ -39,7 +39,7 @@ mod throttle;
 mod top;
 mod window;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -240,6 +240,15 @@ pub(crate) struct StepContext<'a> {
     pub services: &'a BTreeMap<String, KnownService>,
     /// The rows still are events, so that their own payloads can be read.
     pub has_payloads: bool,
+    /// The names of the columns that are read behind the step; none: all. A join leaves the others out.
+    pub needed: Option<&'a BTreeSet<String>>,
+}
+
+impl StepContext<'_> {
+    /// Whether a column is read behind the step.
+    fn needs(&self, column: &str) -> bool {
+        self.needed.is_none_or(|needed| needed.contains(column))
+    }
 }
 
 /// What is wrong with a step.
@@ -287,7 +296,7 @@ impl From<busbar_sql::Diagnostic> for Wrong {
 }
 
 /// The place of a column that a step names, without quotes and in any case as in SQL.
-fn column_place(schema: &SchemaRef, name: &str) -> Result<usize, Wrong> {
+pub(crate) fn column_place(schema: &SchemaRef, name: &str) -> Result<usize, Wrong> {
     let same = |known: &&arrow::datatypes::FieldRef| known.name().eq_ignore_ascii_case(name);
     let exact = schema.index_of(name).ok();
     let place = exact.or_else(|| {

@@ -23,6 +23,7 @@ mod nexmark;
 mod once;
 mod patterns;
 mod poison;
+mod pruned;
 mod relay;
 mod replay;
 mod route;

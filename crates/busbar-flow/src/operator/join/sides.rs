@@ -22,11 +22,14 @@ pub(super) const SIDE: &str = "$right";
 /// Two streams that are joined.
 pub(super) struct Sides {
     stream: String,
+    /// Its places of the left side are those among [`Sides::own`].
     rule: Match,
     /// The columns of both sides as they come.
     left: SchemaRef,
     right: SchemaRef,
-    /// The columns of the left side, without encodings.
+    /// The places in `left` of the columns that are compared or read behind the join.
+    kept: Vec<usize>,
+    /// These columns, without encodings.
     pub own: SchemaRef,
     /// Both together.
     pub both: SchemaRef,
@@ -46,13 +49,22 @@ impl Sides {
             return Err(Wrong::new(error.with("name", stream)).at("stream"));
         };
         let on = equal_columns(spec, context.schema, &right)?;
-        let rule = Match::compile(spec, on, context.schema, &right, of_payload)?;
+        let mut rule = Match::compile(spec, on, context.schema, &right, of_payload)?;
+        rule.prune(context);
+        let is_compared = |place: usize| rule.on.iter().any(|(left, _)| *left == place);
+        let fields = context.schema.fields();
+        let kept: Vec<usize> = (0..fields.len())
+            .filter(|place| is_compared(*place) || context.needs(fields[*place].name()))
+            .collect();
+        for (left, _) in &mut rule.on {
+            *left = kept.partition_point(|place| place < left);
+        }
         let plain = |field: &FieldRef| {
             let plain = plain_type(field.data_type());
             let field = field.as_ref().clone().with_data_type(plain);
             Arc::new(field.with_nullable(true))
         };
-        let own = context.schema.fields().iter().map(plain);
+        let own = kept.iter().map(|place| plain(&fields[*place]));
         let own = Arc::new(Schema::new(own.collect::<Vec<_>>()));
         let result = rule.result(&own);
         let mut both: Vec<FieldRef> = result.fields().iter().cloned().collect();
@@ -61,6 +73,7 @@ impl Sides {
             stream: stream.to_owned(),
             left: Arc::clone(context.schema),
             right,
+            kept,
             own,
             both: Arc::new(Schema::new(both)),
             result,
@@ -221,7 +234,7 @@ impl SideStep {
     fn reads(&self) -> Vec<usize> {
         let rule = &self.sides.rule;
         match self.is_right {
-            false => (0..self.sides.left.fields().len()).collect(),
+            false => self.sides.kept.clone(),
             true => {
                 let keys = rule.on.iter().map(|(_, right)| *right);
                 keys.chain(rule.added.iter().copied()).collect()

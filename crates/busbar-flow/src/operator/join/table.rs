@@ -34,14 +34,28 @@ pub(super) fn compile(
         let error = Error::new(Class::Configuration, "flow.join-cache-as-of");
         return Err(Wrong::new(error).at("cache"));
     }
-    let (table, rule, key) = match_table(spec, table, context)?;
+    let (table, mut rule, key) = match_table(spec, table, context)?;
+    rule.prune(context);
+    let fields = context.schema.fields().iter().enumerate();
+    // With the key there is always a column, also where nothing else is read.
+    let is_key = |place: &usize| key.iter().any(|(left, _)| left == place);
+    let kept: Vec<usize> = fields
+        .filter(|(place, field)| is_key(place) || context.needs(field.name()))
+        .map(|(place, _)| place)
+        .collect();
+    let own = context
+        .schema
+        .project(&kept)
+        .map_err(misfit)
+        .map_err(Wrong::new)?;
     let types = key.iter().map(|(_, right)| *right);
     let schema = table.schema();
     let types = types.map(|place| schema.field(place).data_type().clone());
     Ok(Arc::new(TableJoin {
         table,
-        own: Arc::clone(context.schema),
-        schema: rule.result(context.schema),
+        sees: Arc::clone(context.schema),
+        schema: rule.result(&Arc::new(own)),
+        kept,
         key: key.iter().map(|(left, _)| *left).collect(),
         types: types.collect(),
         cache: spec.cache.map_or(JOIN_CACHE_FOR, |span| {
@@ -128,8 +142,10 @@ fn match_table(
 
 struct TableJoin {
     table: Arc<dyn Table>,
-    own: SchemaRef,
+    sees: SchemaRef,
     schema: SchemaRef,
+    /// Places of the columns that go on: those of the key among them.
+    kept: Vec<usize>,
     /// Places of the columns that are the table's key, in its order, and the types that the table has them in.
     key: Vec<usize>,
     types: Vec<DataType>,
@@ -145,7 +161,7 @@ impl Step for TableJoin {
     }
 
     fn columns(&self) -> Vec<usize> {
-        (0..self.own.fields().len()).collect()
+        self.kept.clone()
     }
 
     fn event_time(&self) -> bool {
@@ -153,19 +169,18 @@ impl Step for TableJoin {
     }
 
     fn operator(&self, schema: &SchemaRef) -> Result<Box<dyn Operator>, Error> {
-        let place = |name: &String| schema.index_of(name).map_err(misfit);
-        let own = self.own.fields().iter();
-        let own = own
-            .map(|field| place(field.name()))
-            .collect::<Result<_, _>>()?;
-        let key = self.key.iter().map(|column| self.own.field(*column).name());
+        let place = |seen: &usize| {
+            let name = self.sees.field(*seen).name();
+            schema.index_of(name).map_err(misfit)
+        };
+        let own = self.kept.iter().map(place).collect::<Result<_, _>>()?;
         let fields = self.types.iter().cloned().map(SortField::new).collect();
         let waits = self.table.capabilities().lookup_waits;
         let added: Vec<_> = self.rule.fields.clone();
         Ok(Box::new(LookingUp {
             table: Arc::clone(&self.table),
             own,
-            key: key.map(place).collect::<Result<_, _>>()?,
+            key: self.key.iter().map(place).collect::<Result<_, _>>()?,
             types: self.types.clone(),
             columns: self.rule.added.clone(),
             added: added
@@ -488,6 +503,7 @@ mod tests {
             plugins: &BTreeMap::new(),
             services: &BTreeMap::new(),
             has_payloads: false,
+            needed: None,
         };
         let step = registry::compile(&spec, &context).unwrap();
         step.operator(&schema).unwrap()

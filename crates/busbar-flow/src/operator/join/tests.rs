@@ -27,6 +27,7 @@ fn step(yaml: &str) -> Arc<dyn Step> {
         plugins: &BTreeMap::new(),
         services: &BTreeMap::new(),
         has_payloads: false,
+        needed: None,
     };
     registry::compile(&spec, &context).unwrap_or_else(|wrong| panic!("{yaml}: {wrong:?}"))
 }
