@@ -2,7 +2,7 @@
 //!
 //! | key | value (JSON) |
 //! | --- | --- |
-//! | `flow/<name>` | `{"generation": n, "paused": bool, "meaning": h, "removed": t, "known_as": name}` |
+//! | `flow/<name>` | `{"generation": n, "paused": bool, "meaning": h, "removed": t, "known_as": name, "states": […]}` |
 //! | `flow/<name>/<stream>/<partition>/<lane>` | `{"generation": n, "position": p, "seen": t}` |
 //! | `reached/<name>/<stream>/<partition>` | the offset up to which a replay reads what was read before |
 //!
@@ -10,7 +10,7 @@
 //! the events before it, in microseconds since 1970. Replaying raises the generation, which is part of the
 //! names under which outputs know a task, so that what comes again is written again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use busbar_event::{Class, Error};
 use busbar_log::{Change, Store};
@@ -33,6 +33,18 @@ pub(crate) struct Kept {
     /// The name it had when outputs came to know it, where that is another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known_as: Option<String>,
+    /// What kept state when it last ran.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub states: BTreeSet<StateOf>,
+}
+
+/// An operator that keeps state.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct StateOf {
+    /// The name under which the state is kept.
+    pub operator: String,
+    /// The stream that its tasks read.
+    pub stream: String,
 }
 
 /// What is kept of a task.

@@ -168,6 +168,8 @@ pub struct Applied {
     pub unchanged: Vec<String>,
     /// Flows that could not start: the version before goes on, if there was one.
     pub failed: BTreeMap<String, Error>,
+    /// What people should know of how flows have begun: state that could not be taken up.
+    pub notices: BTreeMap<String, Error>,
     /// Connections that were opened or opened anew.
     pub connections: Vec<String>,
 }

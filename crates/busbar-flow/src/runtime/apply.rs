@@ -75,7 +75,7 @@ impl Runtime {
         };
         for flow in gone {
             let ended = self.halt(&flow).await;
-            self.keep_marks(&flow.name, &ended, None).await;
+            self.keep_marks(&flow.name, &ended).await;
             let now = self.inner.options.bus.clock().now_micros();
             let removed = self.keep(&flow.name, |kept| kept.removed = Some(now)).await;
             if let Err(error) = removed {
@@ -114,7 +114,13 @@ impl Runtime {
                 )
                 .await
             {
-                Ok(()) => applied.deployed.push(name.clone()),
+                Ok(notice) => {
+                    if let Some(notice) = notice {
+                        tracing::warn!(flow = %name, %notice, "the flow's new version has begun");
+                        applied.notices.insert(name.clone(), notice);
+                    }
+                    applied.deployed.push(name.clone());
+                }
                 Err(error) => {
                     tracing::warn!(flow = %name, %error, "the flow's new version does not start");
                     if !runs {
@@ -183,7 +189,7 @@ impl Runtime {
         old: Option<Arc<Flow>>,
         meaning: serde_json::Value,
         (strict, replay): (bool, bool),
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Error>, Error> {
         let how = (strict, false);
         let deployed = self
             .deploy(

@@ -9,6 +9,7 @@ use busbar_event::Error;
 
 use super::Runtime;
 use super::deploy::Seat;
+use super::kept_state::BegunVersion;
 use super::trim::is_of_results;
 use crate::blocking::blocking;
 use crate::checkpoint::{Mark, TaskKey};
@@ -129,20 +130,23 @@ impl Runtime {
         Ok(behind.collect())
     }
 
-    /// Keeps where the tasks of a version begin, and forgets those that are no more.
+    /// Keeps where tasks are, and what has begun where a version has; forgets the tasks that are no more.
     pub(super) async fn begin_marks(
         &self,
         name: &str,
         marks: &[(TaskKey, Mark)],
         retired: Vec<TaskKey>,
-        meaning: Option<u64>,
+        begun: Option<BegunVersion>,
     ) {
         let checkpoints = self.inner.checkpoints.clone();
         let (flow, marks) = (name.to_owned(), marks.to_vec());
         let kept = blocking(move || {
             let mut kept = checkpoints.flow(&flow)?;
-            kept.meaning = meaning.or(kept.meaning);
-            kept.removed = kept.removed.filter(|_| meaning.is_none());
+            if let Some(begun) = begun {
+                kept.meaning = Some(begun.meaning);
+                kept.states = begun.states;
+                kept.removed = None;
+            }
             checkpoints.write_begun(&flow, &kept, &marks, &retired)
         });
         if let Err(error) = kept.await {

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use super::apply::flow_hash;
+use super::kept_state::{BegunVersion, states};
 use super::{Flow, Running, Runtime};
 use crate::blocking::blocking;
 use crate::chain::Chain;
@@ -102,8 +103,8 @@ impl Ready {
 }
 
 impl Runtime {
-    /// Brings a version of a flow up. On an error the old one goes on as it was. `strict`: a sink that cannot
-    /// be opened now is an error, because a version that works is running.
+    /// Brings a version of a flow up; what people should know of how it has begun, if anything. On an error the old one goes on
+    /// as it was. `strict`: a sink that cannot be opened now is an error, because a version that works is running.
     #[allow(clippy::too_many_arguments, reason = "what a version consists of")]
     pub(super) async fn deploy(
         &self,
@@ -114,7 +115,7 @@ impl Runtime {
         old: Option<Arc<Flow>>,
         meaning: serde_json::Value,
         (strict, replay): (bool, bool),
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Error>, Error> {
         let now = self.inner.options.bus.clock().now_micros();
         let flow = |shared, idle| Flow {
             name: name.to_owned(),
@@ -142,15 +143,19 @@ impl Runtime {
         let (Some(plan), None) = (plan, idle) else {
             if let Some(old) = &old {
                 let ended = self.halt(old).await;
-                self.keep_marks(name, &ended, None).await;
+                self.keep_marks(name, &ended).await;
             }
             self.put(flow(None, idle.map(|state| (state, None))));
-            return Ok(());
+            return Ok(None);
         };
         // The new version: everything open, and its first batch computed, before the old one stops.
         let ready = self.ready(project, &plan, &kept, strict).await?;
         let seats: Vec<Seat> = ready.iter().map(|task| task.seat.clone()).collect();
         self.check_state(&plan, &seats, replay).await?;
+        let dropped = match replay {
+            true => None,
+            false => self.dropped_state(&plan, &kept).await?,
+        };
         self.trial(&plan, seats.clone(), old.as_ref()).await?;
         let ended = match &old {
             Some(old) => self.halt(old).await,
@@ -167,18 +172,21 @@ impl Runtime {
         };
         let keys = seats.into_iter().map(|seat| seat.key);
         let marks: Vec<(TaskKey, Mark)> = keys.zip(begun.iter().map(|b| b.mark)).collect();
-        let notice = notice(&begun);
-        let meaning = flow_hash(parsed);
+        let notice = notice(&begun).or(dropped);
+        let begun_version = BegunVersion {
+            meaning: flow_hash(parsed),
+            states: states(&plan),
+        };
         let known_as = kept.known_as.as_deref().unwrap_or(name);
         let done_with = self.done_with(&plan, known_as)?;
         let kept_marks = [&marks[..], &done_with].concat();
-        self.begin_marks(name, &kept_marks, self.retired(&plan), Some(meaning))
+        self.begin_marks(name, &kept_marks, self.retired(&plan), Some(begun_version))
             .await;
         let before = old.as_ref().and_then(|old| old.shared.as_ref());
         let shared = Arc::new(FlowShared {
             tally: tally(&plan, before),
             state: Mutex::new((FlowState::Running, None)),
-            notice: Mutex::new(notice),
+            notice: Mutex::new(notice.clone()),
             marks: Mutex::new(marks.into_iter().collect()),
             clocks: Mutex::default(),
             costs: Mutex::default(),
@@ -220,7 +228,7 @@ impl Runtime {
             });
         }
         self.put(flow);
-        Ok(())
+        Ok(notice)
     }
 
     /// What each task begins with: its place in the input, its state, and the open letters of events that it reads again.

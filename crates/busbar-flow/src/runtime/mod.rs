@@ -7,6 +7,7 @@ mod delivery;
 mod deploy;
 mod edges;
 pub mod explain;
+mod kept_state;
 mod meaning;
 mod plugin_trial;
 mod plugins;
@@ -170,7 +171,7 @@ impl Runtime {
         let flow = self.flow(name)?;
         self.keep(name, |kept| kept.paused = true).await?;
         let ended = self.halt(&flow).await;
-        self.keep_marks(name, &ended, None).await;
+        self.keep_marks(name, &ended).await;
         self.put(self.idle(&flow, FlowState::Paused, None));
         Ok(())
     }
@@ -300,7 +301,7 @@ impl Runtime {
         }
         for flow in flows {
             let ended = self.halt(&flow).await;
-            self.keep_marks(&flow.name, &ended, None).await;
+            self.keep_marks(&flow.name, &ended).await;
         }
         drop(project);
     }
@@ -396,7 +397,7 @@ impl Runtime {
         if let Err(error) = &started {
             self.put(self.idle(&flow, stands(error), Some(error.clone())));
         }
-        started
+        started.map(drop)
     }
 
     /// The same flow, not running.
@@ -449,8 +450,8 @@ impl Runtime {
 
     /// Keeps where a flow's tasks are. Where the disk does not take it they go on all the same: what they
     /// would write again after a crash is recognised.
-    async fn keep_marks(&self, name: &str, marks: &[(TaskKey, Mark)], meaning: Option<u64>) {
-        self.begin_marks(name, marks, Vec::new(), meaning).await;
+    async fn keep_marks(&self, name: &str, marks: &[(TaskKey, Mark)]) {
+        self.begin_marks(name, marks, Vec::new(), None).await;
     }
 }
 

@@ -109,10 +109,96 @@ fn an_edit_that_cannot_keep_the_state_says_so_and_offers_a_replay() {
     assert_eq!(windows(&world, 4), [(0, 10), (0, 20), (10, 10), (20, 5)]);
     // Another name: empty state from here on, and what was open with the one before is gone with it.
     let named = window("30s").replace("{ tumble", "{ name: thirty, tumble");
-    assert!(apply(&world, &named, false).failed.is_empty());
+    assert_dropped(&world, &apply(&world, &named, false), "window-1");
     publish(&world, 50..52, Some("a"));
     publish(&world, 90..91, Some("a"));
     assert_eq!(windows(&world, 5)[4], (50, 2));
+}
+
+/// The version runs, and it is said that state was dropped and how it is computed again.
+fn assert_dropped(world: &World, applied: &Applied, operator: &str) {
+    assert!(applied.failed.is_empty(), "{:?}", applied.failed);
+    let notice = &applied.notices["f"];
+    assert_eq!(notice.code(), "flow.state-dropped");
+    let message = notice.message(busbar_event::Language::En);
+    assert!(
+        message.contains(&format!("state of {operator} ")),
+        "{message}"
+    );
+    assert!(
+        message.contains("busbar replay f --from earliest"),
+        "{message}"
+    );
+    let shown = world.flow("f").notice.unwrap();
+    assert_eq!(shown.code(), "flow.state-dropped");
+}
+
+/// A keyed step under another name begins anew, and so does one that is taken out; it is said also where the node was ended in
+/// between. In a flow that regroups, a step that keeps its name and reads other rows is refused, as where it does not.
+#[test]
+fn state_that_no_step_takes_up_is_told_of() {
+    for partitions in [1, 3] {
+        let mut world = World::new(75);
+        let apply = |world: &World, steps: &str, replay: bool| {
+            let mut files = files(steps);
+            files[0].1 = format!("{}partitions: {partitions}\n", files[0].1);
+            let files: Vec<(&str, &str)> =
+                files.iter().map(|(path, text)| (*path, &**text)).collect();
+            let project = project(&files);
+            let applied = world.flows.apply_as(&project, 2, (replay, false));
+            world.tokio.block_on(applied).unwrap()
+        };
+        let named =
+            |name: &str| format!("  - dedupe: {{ name: {name}, by: [site], within: 1h }}\n");
+        let first = apply(&world, &named("one"), false);
+        assert!(
+            first.failed.is_empty() && first.notices.is_empty(),
+            "{first:?}"
+        );
+        publish(&world, 0..5, Some("a"));
+        let until = Instant::now() + PATIENCE;
+        while world.contents("out").is_empty() {
+            assert!(Instant::now() < until, "{:#?}", world.flow("f"));
+            rest(10);
+        }
+        world.settle("f");
+        // The same again says nothing.
+        let around = format!("{}  - where: id >= 0\n", named("one"));
+        let same = apply(&world, &around, false);
+        assert!(
+            same.failed.is_empty() && same.notices.is_empty(),
+            "{same:?}"
+        );
+        assert_dropped(&world, &apply(&world, &named("two"), false), "one");
+        publish(&world, 5..9, Some("a"));
+        world.settle("f");
+        world = world.restart(true);
+        assert_dropped(&world, &apply(&world, "  - where: id >= 0\n", false), "two");
+        // What is gone is told of once.
+        let later = apply(&world, "  - where: id >= 1\n", false);
+        assert!(
+            later.failed.is_empty() && later.notices.is_empty(),
+            "{later:?}"
+        );
+        // Everything is computed again where that is asked for, and nothing is said.
+        publish(&world, 9..10, Some("a"));
+        assert!(apply(&world, &window("10s"), false).failed.is_empty());
+        publish(&world, 10..12, Some("a"));
+        world.settle("f");
+        let wider = window("10s").replace("min(id) as id", "min(id) as id, max(id) as last");
+        let refused = apply(&world, &wider, false);
+        assert_eq!(
+            refused.failed["f"].code(),
+            "flow.state-changed",
+            "{partitions}"
+        );
+        assert_eq!(world.flow("f").state, FlowState::Running);
+        let replayed = apply(&world, &wider, true);
+        assert!(
+            replayed.failed.is_empty() && replayed.notices.is_empty(),
+            "{replayed:?}"
+        );
+    }
 }
 
 /// What an output refuses of the results of windows is made of many events, and cannot go in again.

@@ -79,6 +79,8 @@ struct AppliedView {
     unchanged: Vec<String>,
     /// Flows that could not start, with the reason: the version before goes on, if there was one.
     failed: BTreeMap<String, crate::problem::Problem>,
+    /// What to know of how flows have begun, such as state that no step of the new version takes up.
+    notices: BTreeMap<String, crate::problem::Problem>,
     /// Connections that were opened.
     connections: Vec<String>,
 }

@@ -292,6 +292,25 @@ fn an_edit_that_cannot_keep_state_is_refused_and_can_be_replayed() {
     );
     let flow = world.get_json("/api/v1/flows/w");
     assert_eq!(flow["state"], "running", "{flow}");
+    // A step under another name begins with empty state, which is told of with the way back.
+    let renamed = after.replace("{ tumble", "{ name: slow, tumble");
+    let files = json!({ STREAM.0: STREAM.1, out.0: out.1, "flows/w.yaml": renamed });
+    let notice = &world
+        .post("/api/v1/apply", &json!({ "files": files }))
+        .json()["applied"]["notices"]["w"];
+    assert_eq!(notice["code"], "flow.state-dropped", "{notice}");
+    let message = notice["message"].as_str().unwrap();
+    assert!(
+        message.contains("window-1") && message.contains("busbar replay w"),
+        "{message}"
+    );
+    let flow = world.get_json("/api/v1/flows/w");
+    assert_eq!(flow["notice"]["code"], "flow.state-dropped", "{flow}");
+    let back = json!({ "files": { STREAM.0: STREAM.1, out.0: out.1, "flows/w.yaml": after }, "replay": true });
+    let back = world.post("/api/v1/apply", &back);
+    assert_eq!(back.json()["applied"]["failed"], json!({}), "{back:?}");
+    let replayed = world.post("/api/v1/flows/w/replay", &json!({ "from": "earliest" }));
+    assert_eq!(replayed.status, 200, "{replayed:?}");
     // It has read the event again.
     world.until("/api/v1/flows/w/plan", |plan| {
         let steps = &plan["stages"][0]["steps"];

@@ -83,6 +83,10 @@ pub fn run(args: &ApplyArgs, node: &NodeArgs, json: bool) -> Result<(), Failure>
         for (flow, why) in &failed {
             eprintln!("{flow}: {}", say::told(why));
         }
+        let notices = answer["applied"]["notices"].as_object();
+        for (_, notice) in notices.into_iter().flatten() {
+            eprintln!("{}", say::told(notice));
+        }
         tell_warnings(&answer);
         let code = if args.dry_run {
             "cli.apply-dry"

@@ -164,6 +164,9 @@ async fn redeploy(node: &Node, read: FolderRead, settings: &mut Settings) {
             for (flow, why) in &deployed.applied.failed {
                 eprintln!("{flow}: {}", why.message(say::language()));
             }
+            for notice in deployed.applied.notices.values() {
+                eprintln!("{}", notice.message(say::language()));
+            }
             tell_changes(&deployed);
             tell_differences(&deployed.differs);
         }
