@@ -10,6 +10,8 @@ export interface AppliedView {
   deployed: string[];
   /** Flows that could not start, with the reason: the version before goes on, if there was one. */
   failed: Record<string, Problem>;
+  /** What to know of how flows have begun, such as state that no step of the new version takes up. */
+  notices: Record<string, Problem>;
   /** Flows that were removed. */
   removed: string[];
   /** Flows whose meaning did not change. */
