@@ -149,6 +149,8 @@ pub struct Engine {
     early_count: usize,
     /// Instances whose version could not be compiled.
     blocked: BTreeSet<(String, String)>,
+    /// Instances that have not ended, by orchestration and version.
+    in_use: BTreeMap<(String, u64), u64>,
     /// Instances by orchestration and status; those that have ended since the process began.
     counts: BTreeMap<(String, InstanceStatus), u64>,
 }
@@ -174,6 +176,7 @@ impl Engine {
             early: HashMap::new(),
             early_count: 0,
             blocked: BTreeSet::new(),
+            in_use: BTreeMap::new(),
             counts: BTreeMap::new(),
         }
     }
@@ -230,6 +233,12 @@ impl Engine {
             self.current.insert(name.clone(), starts);
         }
         let blocked = std::mem::take(&mut self.blocked);
+        // Versions that instances still run read events, too.
+        for (name, number) in self.in_use.keys().cloned().collect::<Vec<_>>() {
+            if let Err(error) = self.version(&name, number) {
+                tracing::error!(orchestration = name, number, %error, "instances cannot go on with their version");
+            }
+        }
         match is_first {
             true => self.recover(now),
             false => blocked
@@ -657,6 +666,23 @@ impl Engine {
 
     fn count(&mut self, before: Option<InstanceStatus>, instance: &Instance) {
         let name = &instance.name;
+        let was_open = before.is_some_and(|before| !before.has_ended());
+        let is_open = !instance.status.has_ended();
+        let version = (name.clone(), instance.version);
+        match (was_open, is_open) {
+            (false, true) => *self.in_use.entry(version).or_default() += 1,
+            (true, false) => {
+                let left = self
+                    .in_use
+                    .get(&version)
+                    .map_or(0, |count| count.saturating_sub(1));
+                match left {
+                    0 => drop(self.in_use.remove(&version)),
+                    left => drop(self.in_use.insert(version, left)),
+                }
+            }
+            _ => {}
+        }
         if let Some(before) = before.filter(|before| *before != instance.status) {
             let counted = self.counts.entry((name.clone(), before)).or_default();
             *counted = counted.saturating_sub(u64::from(!before.has_ended()));

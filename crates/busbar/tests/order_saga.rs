@@ -349,3 +349,124 @@ fn orders_end_the_same_however_often_the_node_is_killed() {
     assert_eq!(finance["balance"]["anna"], 1_000_000.0 - 7.0 * done);
     assert_eq!(finance["balance"]["ben"], 5000.0);
 }
+
+#[test]
+fn what_is_wrong_in_a_file_is_said_with_its_place() {
+    let file =
+        std::fs::read_to_string(example().join("orchestrations/order.yaml")).expect("a file");
+    // What is changed in the file, the code, and a text that the message points at or holds.
+    let cases = [
+        (
+            "connection: finance\n    path",
+            "connection: finanz\n    path",
+            "catalog.unknown-connection",
+            "finance",
+        ),
+        (
+            "send: order_id, sku, quantity",
+            "send: order_id, sku, qty",
+            "sql.unknown-column",
+            "qty",
+        ),
+        (
+            "answer: { project: text }",
+            "answer: { payment: text }",
+            "orchestrate.name-twice",
+            "payment",
+        ),
+        (
+            "list: lines",
+            "list: amount",
+            "orchestrate.list-type",
+            "float",
+        ),
+        (
+            "- stream: placed",
+            "- stream: placed\n  select: order_id, 1 as sum",
+            "orchestrate.value-unknown",
+            "sum",
+        ),
+        (
+            "- stream: placed",
+            "- stream: bare",
+            "orchestrate.event-columns",
+            "bare",
+        ),
+        (
+            "- stream: placed",
+            "- stream: plced",
+            "catalog.unknown-stream",
+            "placed",
+        ),
+        ("name: pay\n", "name: open\n", "catalog.part-twice", "open"),
+        (
+            "  call: { connection: orders, method: POST",
+            "  wait: 1s\n  call: { connection: orders, method: POST",
+            "catalog.part-kind",
+            "confirm",
+        ),
+        (
+            "key: ${order_id}",
+            "key: ${order}",
+            "sql.unknown-column",
+            "order_id",
+        ),
+        (
+            "amount > limit_amount",
+            "amount > limit_amout",
+            "sql.unknown-column",
+            "limit_amount",
+        ),
+        (
+            "answer: { payment: text }",
+            "answer: { key: text }",
+            "orchestrate.name-reserved",
+            "key",
+        ),
+    ];
+    for (from, to, code, text) in cases {
+        let wrong = file.replacen(from, to, 1);
+        assert_ne!(wrong, file, "{from} is not in the file");
+        let mut files = vec![(
+            "streams/bare.yaml".to_owned(),
+            "topics: bare/#\nformat: json\n".to_owned(),
+        )];
+        for part in ["connections", "streams"] {
+            for entry in std::fs::read_dir(example().join(part)).expect("a folder") {
+                let path = entry.expect("a file").path();
+                let name = path
+                    .file_name()
+                    .expect("a name")
+                    .to_string_lossy()
+                    .into_owned();
+                files.push((
+                    format!("{part}/{name}"),
+                    std::fs::read_to_string(&path).expect("text"),
+                ));
+            }
+        }
+        files.push(("orchestrations/order.yaml".to_owned(), wrong));
+        let files: Vec<_> = files
+            .iter()
+            .map(|(n, t)| (n.as_str(), t.as_str()))
+            .collect();
+        let node = Node::new(&files);
+        let output = node
+            .command()
+            .arg("check")
+            .arg(node.project())
+            .output()
+            .expect("it runs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{to}: {said}");
+        assert!(
+            said.contains(code) && said.contains(text),
+            "{to}: no {code} with {text}:\n{said}"
+        );
+        assert!(
+            said.contains("orchestrations/order.yaml:"),
+            "{to}: no place:\n{said}"
+        );
+    }
+}

@@ -43,6 +43,9 @@ const MORE: Record<string, (ports: { erp: number }) => string> = {
   'streams/shelf.yaml': () => 'topics: [shelf/#]\nformat: json\n',
   'flows/horn-route.yaml': () =>
     "from: horn\nsteps:\n  - route:\n      cases:\n        - { name: very-loud, when: \"subject = 'a'\", to: [loud] }\n      default: { to: [quiet] }\nto:\n  - { name: loud, topic: 'shelf/loud' }\n  - { name: quiet, topic: 'shelf/quiet' }\n",
+  // Waits for a person.
+  'orchestrations/leave.yaml': () =>
+    'description: Leave that a person grants.\ninput: { who: { type: text, required: true } }\nkey: ${who}\nparts:\n- name: grant\n  person: { title: "May ${who} leave?", form: { granted: { type: bool, required: true }, note: text } }\nanswer: granted, note\n',
   // A plug-in, and what it makes.
   'streams/horn.yaml': () => 'topics: horn/#\nformat: json\n',
   'flows/loud.yaml': () => 'from: horn\nsteps:\n  - script: loud\nto:\n  - topic: loud/${subject}\n',

@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { accessible, expect, number, open, test, visit } from './console';
+import { accessible, expect, fits, number, open, test, visit } from './console';
 import { ticketFlow } from './node';
 
 test('SQL runs by keyboard; rows are walked with the arrow keys; a chart is drawn', async ({
@@ -318,4 +318,30 @@ test('gateways are listed; a connection has a page, is tested and says what it c
     await expect(page.getByRole('alert').filter({ hasText: 'http' }).first()).toBeVisible();
   }
   await accessible(page);
+});
+
+test('an instance of an orchestration shows what it waits for, takes a form, and has a history', async ({
+  page,
+  node,
+}) => {
+  const begun = await fetch(`http://127.0.0.1:${node.http}/api/v1/orchestrations/leave/instances`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ input: { who: 'eve' } }),
+  });
+  expect(begun.status).toBe(202);
+  await open(page, '#/orchestrations');
+  await page.getByRole('link', { name: 'leave' }).click();
+  await expect(page.locator('[data-instances] tr').filter({ hasText: 'eve' })).toContainText('grant');
+  await page.getByRole('link', { name: 'eve' }).click();
+  const form = page.locator('[data-waiting="grant"]');
+  await expect(form).toContainText('May eve leave?');
+  await form.getByLabel('granted').selectOption('true');
+  await form.getByLabel('note').fill('two days');
+  await accessible(page);
+  await form.locator('[data-answer]').click();
+  const history = page.locator('[data-history]');
+  await expect(history).toContainText('{"granted":true,"note":"two days"}');
+  await expect(page.locator('[data-waiting]')).toHaveCount(0);
+  await fits(page);
 });

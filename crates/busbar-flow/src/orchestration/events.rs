@@ -73,6 +73,14 @@ impl EventPlan {
         if !select.is_empty() {
             let select = projection(&relation, &select).map_err(|wrong| wrong.at("select"))?;
             plan.values = value_types(&select.schema()).map_err(|wrong| wrong.at("select"))?;
+            let is_input = |name: &str| input.0.iter().any(|field| field.name == name);
+            if let Some((name, _)) = plan.values.iter().find(|(name, _)| !is_input(name)) {
+                let known: Vec<&str> = input.0.iter().map(|field| field.name.as_str()).collect();
+                let error = Error::new(Class::Configuration, "orchestrate.value-unknown")
+                    .with("name", name)
+                    .with("known", known.join(", "));
+                return Err(Wrong::new(error).at("select"));
+            }
             plan.select = Some(select);
         }
         Ok(plan)

@@ -16,10 +16,15 @@ use crate::services::ServiceLine;
 impl Runtime {
     /// The lines to the services that a project's flows ask: those that there are, as long as their connections are the same.
     pub(super) fn lines(&self, project: &Project) -> BTreeMap<String, Arc<ServiceLine>> {
+        self.lines_of(project, !project.orchestrations.is_empty())
+    }
+
+    /// The same, of all connections or of those only that flows ask.
+    fn lines_of(&self, project: &Project, all: bool) -> BTreeMap<String, Arc<ServiceLine>> {
         let options = &self.inner.options;
         let calls = project.flows.values().flat_map(|flow| flow.spec.calls());
         let mut wanted: BTreeSet<&String> = calls.map(|(_, call)| &call.connection).collect();
-        if !project.orchestrations.is_empty() {
+        if all {
             // Instances that began earlier may call what the files do not name any more. A line costs nothing before its first call.
             wanted.extend(project.connections.keys());
         }
@@ -61,7 +66,7 @@ impl Runtime {
         project: &Project,
     ) -> Result<Arc<OrchestrationCompiler>, Error> {
         let options = self.inner.options.clone();
-        let (lines, project) = (self.lines(project), project.clone());
+        let (lines, project) = (self.lines_of(project, true), project.clone());
         blocking(move || {
             let (bus, tables) = (&options.bus, &options.tables);
             let mut world = World::of_bus(bus, tables, &project, &options.connectors)?;
