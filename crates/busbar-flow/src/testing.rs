@@ -286,9 +286,9 @@ fn plan(
     for info in world.streams.values_mut() {
         info.partitions = 1;
     }
-    for table in spec.read_tables() {
-        if let Some(table) = world.tables.get(table) {
-            given::evolve(&**table, test)?;
+    for name in spec.read_tables() {
+        if let Some(table) = world.tables.get(name) {
+            given::evolve(&**table, name, test)?;
         }
     }
     for stream in spec.streams() {

@@ -33,6 +33,28 @@ export interface Apply {
   replay?: boolean;
 }
 
+/** A database that joins look rows up in, `call` steps ask and queries read. Numbers are since the process began. */
+export interface AskedView {
+  /** Keys that joins knew the answer for and did not ask. */
+  cached: number;
+  /** Those of them that failed. */
+  failures: number;
+  /** Those of them that there was a row for. */
+  found: number;
+  /** Open sessions that nobody uses. */
+  idle: number;
+  /** Keys that joins have asked for. */
+  keys: number;
+  /** Sessions that could not be opened. */
+  not_opened: number;
+  /** The most sessions that may be open at a time. */
+  sessions: number;
+  /** Statements that were sent. */
+  statements: number;
+  /** Sessions in use. */
+  used: number;
+}
+
 /** A change and its author. */
 export interface AuditEntry {
   /**
@@ -251,6 +273,7 @@ export interface ComparedRange {
 
 /** A connection. */
 export interface ConnectionView {
+  database?: AskedView | null;
   /** `source`, `sink`, `both`, or `service` for one that `call` steps ask and nobody writes to. */
   direction: string;
   error?: Problem | null;

@@ -230,7 +230,13 @@ export type InstanceDetail = InstanceSummary & {
 };
 
 /** A connection with the flows that write to it or ask it. */
-export type ConnectionDetail = ConnectionSummary & { flows: string[] };
+export type ConnectionDetail = ConnectionSummary & { flows: string[]; database: DatabaseUse | null };
+
+/** What is asked of a database, since the node began. */
+export type DatabaseUse = Fields<
+  Api.AskedView,
+  'sessions' | 'used' | 'idle' | 'statements' | 'failures' | 'keys' | 'found' | 'cached'
+>;
 
 /** A table on the other side of a connection. */
 export interface TableThere {

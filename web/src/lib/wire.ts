@@ -10,6 +10,7 @@ import type {
   Change,
   ConnectionDetail,
   ConnectionSummary,
+  DatabaseUse,
   DeadGroup,
   DeadLetter,
   Diagnostic,
@@ -264,7 +265,24 @@ export const readConnections = (v: unknown): ConnectionSummary[] => list(v, 'con
 /** One of the connections; null where there is none of this name. */
 export function readConnection(v: unknown, name: string): ConnectionDetail | null {
   const found = list(v, 'connections').find((one) => one.name === name);
-  return found ? { ...connection(found), flows: strings(found.flows) } : null;
+  return found
+    ? { ...connection(found), flows: strings(found.flows), database: databaseUse(found.database) }
+    : null;
+}
+
+function databaseUse(v: unknown): DatabaseUse | null {
+  if (v === null || v === undefined) return null;
+  const d = object(v);
+  return {
+    sessions: num(d.sessions),
+    used: num(d.used),
+    idle: num(d.idle),
+    statements: num(d.statements),
+    failures: num(d.failures),
+    keys: num(d.keys),
+    found: num(d.found),
+    cached: num(d.cached),
+  };
 }
 
 export const readTablesThere = (v: unknown): TableThere[] =>

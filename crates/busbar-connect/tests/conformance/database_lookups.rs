@@ -459,3 +459,38 @@ fn keys_of_other_types_are_compared_as_the_database_has_them() {
         ["postgres.value"]
     );
 }
+
+/// A database that accepts connections and says nothing holds up neither the end of the node nor other flows.
+#[test]
+fn a_silent_server_does_not_keep_the_node_from_ending() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let text = connection(postgres(), port, "d", ", timeout: 1h");
+    let world = world();
+    let flow = flow("table: db.t, on: id");
+    let files = [
+        IN,
+        OUT,
+        ("connections/db.yaml", text.as_str()),
+        ("flows/f.yaml", flow.as_str()),
+    ];
+    let (project, databases) = (project(&files), world.databases.clone());
+    let (told, waits) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let applied = world.tokio.block_on(world.flows.apply(&project, 1));
+            told.send(applied.expect("the files are right").failed)
+                .expect("somebody waits");
+        });
+        // It is being asked.
+        let _socket = listener.accept().expect("a connection");
+        databases.stop();
+        let failed = waits
+            .recv_timeout(crate::world::PATIENCE)
+            .expect("it goes on");
+        assert_eq!(
+            failed.get("f").map(|why| why.code()),
+            Some("database.stopped")
+        );
+    });
+}

@@ -11,7 +11,7 @@ use busbar_catalog::ConnectionSpec;
 use busbar_event::{Class, Error};
 use busbar_log::Clock;
 use busbar_table::Table;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::OnceCell;
@@ -32,8 +32,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     open: RwLock<BTreeMap<String, Arc<OpenDatabase>>>,
     handle: Handle,
-    /// None once it is being dropped.
-    runtime: Option<Runtime>,
+    /// None once it is stopped.
+    runtime: Mutex<Option<Runtime>>,
 }
 
 /// A database among the connections.
@@ -96,7 +96,7 @@ impl Databases {
                 clock,
                 open: RwLock::default(),
                 handle: runtime.handle().clone(),
-                runtime: Some(runtime),
+                runtime: Mutex::new(Some(runtime)),
             }),
         })
     }
@@ -131,6 +131,12 @@ impl Databases {
             });
             open.insert(name.clone(), database);
         }
+    }
+
+    /// Gives up all statements, so that those who wait for a database that does not answer wait no longer. There are no others
+    /// after it.
+    pub fn stop(&self) {
+        self.inner.stop();
     }
 
     /// The database of a connection.
@@ -169,12 +175,18 @@ impl fmt::Debug for Databases {
     }
 }
 
-impl Drop for Inner {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            // Also where this is dropped on a thread that must not block.
+impl Inner {
+    fn stop(&self) {
+        if let Some(runtime) = self.runtime.lock().take() {
+            // Also on a thread that must not block.
             runtime.shutdown_background();
         }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

@@ -303,6 +303,7 @@ impl Runtime {
             let ended = self.halt(&flow).await;
             self.keep_marks(&flow.name, &ended).await;
         }
+        self.inner.options.databases.stop();
         drop(project);
     }
 

@@ -168,9 +168,8 @@ async fn compare(
         return Err(error.with("column", name).into());
     }
     let relations = || {
-        (!actor.caller.may_read_all()).then(|| {
-            Arc::new(app.relations.readable_by(actor.caller.clone())) as Arc<dyn Relations>
-        })
+        let readable = app.relations.readable_by(actor.caller.clone());
+        Some(Arc::new(readable) as Arc<dyn Relations>)
     };
     let (of_a, of_b): (Vec<_>, Vec<_>) = pairs.iter().copied().unzip();
     let mut rows_a = a.rows(&app, &of_a, &plan.key, relations()).await?;

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use busbar_connector::BreakerState;
+use busbar_connector::{BreakerState, DatabaseStatus};
 use busbar_flow::{ConnectionStatus, FlowState, ServiceStatus};
 use busbar_gateway::GatewayCounts;
 use utoipa_axum::router::OpenApiRouter;
@@ -48,6 +48,7 @@ async fn metrics(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<
         streams(&mut page, &app);
         flows(&mut page, &app);
         services(&mut page, &app);
+        databases(&mut page, &app);
         gateways(&mut page, &app);
         mqtt(&mut page, &app);
         http(&mut page, &app);
@@ -234,6 +235,64 @@ fn services(page: &mut Page, app: &App) {
         page.head(name, kind, about);
         for (connection, service) in services() {
             page.sample(name, &[("connection", &connection)], value(&service));
+        }
+    }
+}
+
+fn databases(page: &mut Page, app: &App) {
+    let connections = app.runtime.connections();
+    type Value = fn(&DatabaseStatus) -> u64;
+    let series: [(&str, &str, &str, Value); 7] = [
+        (
+            "busbar_database_sessions",
+            "gauge",
+            "Open sessions with a database for look-ups, calls and queries.",
+            |database| (database.pool.used + database.pool.idle) as u64,
+        ),
+        (
+            "busbar_database_sessions_used",
+            "gauge",
+            "Those of them that are in use.",
+            |database| database.pool.used as u64,
+        ),
+        (
+            "busbar_database_statements_total",
+            "counter",
+            "Statements sent to a database for look-ups, calls and queries.",
+            |database| database.statements,
+        ),
+        (
+            "busbar_database_failures_total",
+            "counter",
+            "Those of them that failed.",
+            |database| database.failures,
+        ),
+        (
+            "busbar_lookup_keys_total",
+            "counter",
+            "Keys that joins have asked a database for.",
+            |database| database.keys,
+        ),
+        (
+            "busbar_lookup_found_total",
+            "counter",
+            "Those of them that there was a row for.",
+            |database| database.found,
+        ),
+        (
+            "busbar_lookup_cached_total",
+            "counter",
+            "Keys that joins knew the answer for and did not ask.",
+            |database| database.cached,
+        ),
+    ];
+    for (name, kind, about, value) in series {
+        page.head(name, kind, about);
+        for connection in &connections {
+            if let Some(database) = &connection.database {
+                let labels = [("connection", connection.name.as_str())];
+                page.sample(name, &labels, value(database));
+            }
         }
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct ConnectionView {
     flows: Vec<String>,
     /// The service behind it, where `call` steps ask one.
     service: Option<CalledView>,
+    /// The database behind it, where there is one that flows and queries ask.
+    database: Option<AskedView>,
     /// Why it does not get on.
     #[schema(value_type = Option<crate::problem::Problem>)]
     error: Option<Error>,
@@ -55,6 +57,29 @@ pub(crate) struct CalledView {
     failures: u64,
     /// Calls under way.
     in_flight: u32,
+}
+
+/// A database that joins look rows up in, `call` steps ask and queries read. Numbers are since the process began.
+#[derive(Clone, Serialize, utoipa::ToSchema)]
+pub(crate) struct AskedView {
+    /// The most sessions that may be open at a time.
+    sessions: usize,
+    /// Sessions in use.
+    used: usize,
+    /// Open sessions that nobody uses.
+    idle: usize,
+    /// Sessions that could not be opened.
+    not_opened: u64,
+    /// Statements that were sent.
+    statements: u64,
+    /// Those of them that failed.
+    failures: u64,
+    /// Keys that joins have asked for.
+    keys: u64,
+    /// Those of them that there was a row for.
+    found: u64,
+    /// Keys that joins knew the answer for and did not ask.
+    cached: u64,
 }
 
 /// The connections that flows write to which the caller may read; all for a caller that may read everything.
@@ -124,6 +149,17 @@ pub(crate) fn connection_view(
             (false, false) => "service",
         },
         service,
+        database: connection.database.map(|database| AskedView {
+            sessions: database.pool.size,
+            used: database.pool.used,
+            idle: database.pool.idle,
+            not_opened: database.pool.failed,
+            statements: database.statements,
+            failures: database.failures,
+            keys: database.keys,
+            found: database.found,
+            cached: database.cached,
+        }),
         state,
         input: source.as_ref().map_or(0, |source| source.events),
         out,

@@ -2,6 +2,7 @@
 
 mod access;
 mod cells;
+mod databases;
 mod deploy;
 mod flows;
 mod gateways;

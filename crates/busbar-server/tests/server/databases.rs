@@ -1,0 +1,103 @@
+//! Databases that are asked: who may, and what shows of it.
+
+use serde_json::{Value, json};
+
+use crate::access::{as_user, basic, with_admin};
+
+/// Nobody listens there: what a refusal does not say is whether somebody does.
+const CONNECTION: (&str, &str) = (
+    "connections/his.yaml",
+    "postgres: { address: '127.0.0.1:1', database: his, user: busbar, sessions: 3 }\n",
+);
+
+#[test]
+fn operators_and_those_whose_rules_name_a_table_may_query_it() {
+    let (world, ann) = with_admin(&[CONNECTION]);
+    let users = [
+        json!({"name":"op","role":"operator"}),
+        json!({"name":"viewer","role":"viewer"}),
+        json!({"name":"named","role":"viewer","rules":{"read":["table:his.public.*"]}}),
+        json!({"name":"other","role":"operator","rules":{"read":["table:nis.*"]}}),
+    ];
+    for mut user in users {
+        user["password"] = json!("a-good-password");
+        let made = as_user(&world, "POST", "/api/v1/users", &ann, &user);
+        assert_eq!(made.status, 201, "{made:?}");
+    }
+    for (user, sql, code) in [
+        (
+            "op",
+            "select * from his.public.patient",
+            "postgres.unreachable",
+        ),
+        (
+            "op",
+            "explain select * from his.patient",
+            "postgres.unreachable",
+        ),
+        (
+            "named",
+            "select * from his.public.patient",
+            "postgres.unreachable",
+        ),
+        (
+            "named",
+            "select * from his.hidden.patient",
+            "access.read-denied",
+        ),
+        (
+            "viewer",
+            "select * from his.public.patient",
+            "access.read-denied",
+        ),
+        (
+            "viewer",
+            "explain select * from his.public.patient",
+            "access.read-denied",
+        ),
+        (
+            "viewer",
+            "describe his.public.patient",
+            "access.read-denied",
+        ),
+        (
+            "other",
+            "select * from his.public.patient",
+            "access.read-denied",
+        ),
+        (
+            "op",
+            "select * from nis.public.patient",
+            "sql.unknown-relation",
+        ),
+        ("op", "delete from his.public.patient", "sql.read-only"),
+    ] {
+        let login = basic(user, "a-good-password");
+        let answer = as_user(
+            &world,
+            "POST",
+            "/api/v1/sql",
+            &login,
+            &json!({ "sql": sql }),
+        );
+        assert_eq!(answer.code(), code, "{user}: {sql}");
+    }
+    let shown = as_user(&world, "GET", "/api/v1/connections", &ann, &Value::Null).json();
+    let his = &shown["connections"][0];
+    assert_eq!(
+        (&his["name"], &his["direction"]),
+        (&json!("his"), &json!("service"))
+    );
+    let database = &his["database"];
+    assert_eq!(
+        (&database["sessions"], &database["used"]),
+        (&json!(3), &json!(0))
+    );
+    assert_eq!(database["failures"], 3, "{database}");
+    assert_eq!(database["not_opened"], 3, "{database}");
+    let metrics = as_user(&world, "GET", "/metrics", &ann, &Value::Null).body;
+    assert!(
+        metrics.contains("busbar_database_failures_total{connection=\"his\"} 3"),
+        "{metrics}"
+    );
+}
