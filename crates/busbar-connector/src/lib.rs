@@ -28,9 +28,9 @@ use serde::Serialize;
 
 pub use breaker::{Admitted, Breaker, BreakerState, CallTrial};
 pub use database::{
-    ColumnType, DatabaseStatus, Databases, OpenDatabase, PoolUse, Pooled, RemoteTable, SessionPool,
-    SqlColumn, SqlCompares, SqlDatabase, SqlForm, SqlPart, SqlRows, SqlService, SqlStatement,
-    SqlTable, SqlValue, TextColumns, number_kind,
+    AskedDatabase, ColumnType, DatabaseStatus, Databases, PoolUse, Pooled, RemoteTable,
+    SessionPool, SqlColumn, SqlCompares, SqlDatabase, SqlForm, SqlPart, SqlRows, SqlService,
+    SqlStatement, SqlTable, SqlValue, TextColumns, number_kind,
 };
 pub use retry::{Backoff, Outcome, deliver};
 pub use rows::{KeyOrder, OrderedRows, ReadColumn, TableRead, TextRow};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use busbar_catalog::{ConnectionSpec, TestAnswer};
 use busbar_connector::{
-    Admitted, Breaker, BreakerState, CallForm, Connector, OpenDatabase, Service, ServiceAnswer,
+    Admitted, AskedDatabase, Breaker, BreakerState, CallForm, Connector, Service, ServiceAnswer,
     ServiceContext, ServiceRequest, SqlService,
 };
 use busbar_event::{Class, Error};
@@ -50,7 +50,7 @@ struct OpenedService {
     connector: Arc<dyn Connector>,
     context: ServiceContext,
     /// Where it is a database: its sessions.
-    database: Option<Arc<OpenDatabase>>,
+    database: Option<Arc<AskedDatabase>>,
     service: OnceCell<Arc<dyn Service>>,
 }
 
@@ -85,7 +85,7 @@ impl ServiceLine {
         spec: ConnectionSpec,
         connector: Arc<dyn Connector>,
         context: ServiceContext,
-        database: Option<Arc<OpenDatabase>>,
+        database: Option<Arc<AskedDatabase>>,
     ) -> ServiceLine {
         let opened = OpenedService {
             spec,

@@ -12,7 +12,7 @@ use busbar_connector::{
 use busbar_event::Error;
 
 use super::failure::Failed;
-use super::link::{Described, Fetched, Head, Link, MysqlServer};
+use super::link::{Fetched, Head, Link, MysqlServer, SelectedColumn};
 use super::wire::{identifier, literal};
 
 /// Sessions with a server, and what is asked over them.
@@ -299,7 +299,7 @@ fn column_kind(kind: &str, precision: i32, scale: i32) -> (ColumnType, SqlCompar
 }
 
 /// The same for a column of an answer.
-fn kind(column: &Described) -> ColumnType {
+fn kind(column: &SelectedColumn) -> ColumnType {
     const BYTES: u16 = 63;
     match column.kind {
         1 | 2 | 3 | 8 | 9 | 13 => ColumnType::Int,

@@ -83,7 +83,7 @@ pub enum Fetched {
 
 /// A column of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Described {
+pub struct SelectedColumn {
     pub name: String,
     /// The number of its type in the protocol.
     pub kind: u8,
@@ -300,7 +300,7 @@ impl Link {
     /// Why the statement failed.
     pub async fn head(
         &mut self,
-        columns: &mut Vec<Described>,
+        columns: &mut Vec<SelectedColumn>,
         affected: &mut u64,
     ) -> Result<Head, Failed> {
         let (_, body) = self.packet().await?;
@@ -398,7 +398,7 @@ impl Link {
     async fn columns(
         &mut self,
         reader: &mut Reader,
-        columns: &mut Vec<Described>,
+        columns: &mut Vec<SelectedColumn>,
     ) -> Result<(), Failed> {
         let count = reader
             .length()
@@ -571,7 +571,7 @@ impl Link {
     }
 }
 
-fn described(reader: &mut Reader) -> Option<Described> {
+fn described(reader: &mut Reader) -> Option<SelectedColumn> {
     // Catalogue, schema, table, the table's own name; then the name, and its own.
     for _ in 0..4 {
         reader.value()?;
@@ -582,7 +582,7 @@ fn described(reader: &mut Reader) -> Option<Described> {
     reader.length()?;
     let charset = u16::try_from(reader.number(2)?).ok()?;
     reader.number(4)?;
-    Some(Described {
+    Some(SelectedColumn {
         name,
         kind: reader.u8()?,
         charset,

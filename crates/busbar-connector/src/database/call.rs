@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use serde_json::Value as Json;
 
-use super::{ColumnType, OpenDatabase};
+use super::{AskedDatabase, ColumnType};
 use crate::Work;
 use crate::limits::{CALL_BYTES_MAX, CALL_ROWS_MAX};
 use crate::service::{
@@ -115,12 +115,12 @@ impl CallForm for SqlForm {
 
 /// Sends statements to a database.
 pub struct SqlService {
-    open: Arc<OpenDatabase>,
+    open: Arc<AskedDatabase>,
 }
 
 impl SqlService {
     /// Over the sessions of a connection.
-    pub fn new(open: Arc<OpenDatabase>) -> SqlService {
+    pub fn new(open: Arc<AskedDatabase>) -> SqlService {
         SqlService { open }
     }
 }

@@ -27,7 +27,7 @@ use crate::Work;
 
 pub use call::{SqlForm, SqlService};
 pub use columns::TextColumns;
-pub use open::{DatabaseStatus, Databases, OpenDatabase};
+pub use open::{AskedDatabase, DatabaseStatus, Databases};
 pub use pool::{PoolUse, Pooled, SessionPool};
 pub use statement::{SqlPart, SqlStatement, SqlValue};
 pub use table::RemoteTable;

@@ -30,14 +30,14 @@ struct Inner {
     connectors: Connectors,
     project_dir: Arc<Path>,
     clock: Arc<dyn Clock>,
-    open: RwLock<BTreeMap<String, Arc<OpenDatabase>>>,
+    open: RwLock<BTreeMap<String, Arc<AskedDatabase>>>,
     handle: Handle,
     /// None once it is stopped.
     runtime: Mutex<Option<Runtime>>,
 }
 
 /// A database among the connections.
-pub struct OpenDatabase {
+pub struct AskedDatabase {
     spec: ConnectionSpec,
     connector: Arc<dyn Connector>,
     context: ServiceContext,
@@ -116,7 +116,7 @@ impl Databases {
             };
             let same = before.remove(name).filter(|known| known.leads_to(spec));
             let database = same.unwrap_or_else(|| {
-                Arc::new(OpenDatabase {
+                Arc::new(AskedDatabase {
                     spec: spec.clone(),
                     connector: Arc::clone(connector),
                     context: ServiceContext {
@@ -140,13 +140,13 @@ impl Databases {
     }
 
     /// The database of a connection.
-    pub fn get(&self, connection: &str) -> Option<Arc<OpenDatabase>> {
+    pub fn get(&self, connection: &str) -> Option<Arc<AskedDatabase>> {
         self.inner.open.read().get(connection).cloned()
     }
 
     /// The database that a name such as `pg.public.patient` begins with, and the path behind it; none where there is no such
     /// database.
-    pub fn find(&self, name: &str) -> Option<(Arc<OpenDatabase>, Vec<String>)> {
+    pub fn find(&self, name: &str) -> Option<(Arc<AskedDatabase>, Vec<String>)> {
         let (connection, path) = name.split_once('.')?;
         let database = self.get(connection)?;
         let path: Vec<String> = path.split('.').map(str::to_owned).collect();
@@ -190,7 +190,7 @@ impl Drop for Inner {
     }
 }
 
-impl OpenDatabase {
+impl AskedDatabase {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.context.name
@@ -281,9 +281,9 @@ impl OpenDatabase {
     }
 }
 
-impl fmt::Debug for OpenDatabase {
+impl fmt::Debug for AskedDatabase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("OpenDatabase")
+        f.debug_tuple("AskedDatabase")
             .field(&self.context.name)
             .finish()
     }

@@ -15,14 +15,14 @@ use busbar_table::{
     Write,
 };
 
-use super::open::OpenDatabase;
+use super::open::AskedDatabase;
 use super::{SqlCompares, SqlDatabase, SqlPart, SqlStatement, SqlTable, SqlValue};
 use crate::limits::{LOOKUP_KEYS_MAX, ROWS_AHEAD_MAX};
 
 /// A table of a database. It is read and never written.
 pub struct RemoteTable {
     name: String,
-    open: Arc<OpenDatabase>,
+    open: Arc<AskedDatabase>,
     database: Arc<dyn SqlDatabase>,
     table: SqlTable,
     schema: SchemaRef,
@@ -36,7 +36,7 @@ impl RemoteTable {
     /// As [`SqlDatabase::describe`].
     pub(super) fn open(
         name: &str,
-        open: &Arc<OpenDatabase>,
+        open: &Arc<AskedDatabase>,
         path: Vec<String>,
     ) -> Result<Option<Arc<dyn Table>>, Error> {
         let opening = Arc::clone(open);
