@@ -39,7 +39,7 @@ pub struct JdbcDialect {
     pub name: JdbcDialectName,
     pub plan: Dialect,
     replace: Replace,
-    limit: Limit,
+    limit: Limiting,
 }
 
 /// How a row is put in the place of the one with its key.
@@ -65,7 +65,7 @@ enum Replace {
 
 /// How only some rows are asked for.
 #[derive(Clone, Copy)]
-enum Limit {
+enum Limiting {
     Limit,
     Fetch,
     OffsetFetch,
@@ -217,7 +217,7 @@ const fn standard(
     name: JdbcDialectName,
     made_for: fn(&DataType, bool) -> String,
     replace: Replace,
-    limit: Limit,
+    limit: Limiting,
 ) -> JdbcDialect {
     JdbcDialect {
         name,
@@ -236,19 +236,19 @@ static DIALECTS: [JdbcDialect; 10] = [
         JdbcDialectName::Db2,
         |from, key| DB2.made_for(from, key),
         Replace::MergeValues,
-        Limit::Fetch,
+        Limiting::Fetch,
     ),
     standard(
         JdbcDialectName::Derby,
         |from, key| DERBY.made_for(from, key),
         Replace::MergeDummy,
-        Limit::Fetch,
+        Limiting::Fetch,
     ),
     standard(
         JdbcDialectName::Dameng,
         |from, key| DAMENG.made_for(from, key),
         Replace::MergeDual,
-        Limit::Limit,
+        Limiting::Limit,
     ),
     JdbcDialect {
         name: JdbcDialectName::Generic,
@@ -258,19 +258,19 @@ static DIALECTS: [JdbcDialect; 10] = [
             same: str::eq_ignore_ascii_case,
         },
         replace: Replace::UpdateInsert,
-        limit: Limit::None,
+        limit: Limiting::None,
     },
     standard(
         JdbcDialectName::H2,
         |from, key| H2.made_for(from, key),
         Replace::MergeKey,
-        Limit::Fetch,
+        Limiting::Fetch,
     ),
     standard(
         JdbcDialectName::Hsqldb,
         |from, key| HSQLDB.made_for(from, key),
         Replace::MergeValues,
-        Limit::Fetch,
+        Limiting::Fetch,
     ),
     JdbcDialect {
         name: JdbcDialectName::Mysql,
@@ -280,13 +280,13 @@ static DIALECTS: [JdbcDialect; 10] = [
             same: str::eq_ignore_ascii_case,
         },
         replace: Replace::OnDuplicate,
-        limit: Limit::Limit,
+        limit: Limiting::Limit,
     },
     standard(
         JdbcDialectName::Oracle,
         |from, key| ORACLE.made_for(from, key),
         Replace::MergeDual,
-        Limit::Fetch,
+        Limiting::Fetch,
     ),
     JdbcDialect {
         name: JdbcDialectName::Postgres,
@@ -296,7 +296,7 @@ static DIALECTS: [JdbcDialect; 10] = [
             same: str::eq_ignore_ascii_case,
         },
         replace: Replace::OnConflict,
-        limit: Limit::Limit,
+        limit: Limiting::Limit,
     },
     JdbcDialect {
         name: JdbcDialectName::Sqlserver,
@@ -306,7 +306,7 @@ static DIALECTS: [JdbcDialect; 10] = [
             same: str::eq_ignore_ascii_case,
         },
         replace: Replace::MergeServer,
-        limit: Limit::OffsetFetch,
+        limit: Limiting::OffsetFetch,
     },
 ];
 
@@ -329,6 +329,30 @@ impl JdbcDialect {
         found.unwrap_or(&DIALECTS[3])
     }
 
+    /// The same, before the driver is asked: by the address.
+    pub fn of_url(said: Option<JdbcDialectName>, url: &str) -> &'static JdbcDialect {
+        let kind = url.strip_prefix("jdbc:").unwrap_or(url);
+        let kind = kind.split(':').next().unwrap_or_default();
+        JdbcDialect::of(
+            said,
+            match kind {
+                "hsqldb" => "hsql",
+                "sqlserver" => "microsoft",
+                "mariadb" => "mysql",
+                "postgresql" | "kingbase8" | "kingbase" => "postgres",
+                other => other,
+            },
+        )
+    }
+
+    /// What ends a statement so that it is answered with so many rows at most; nothing where that needs an order.
+    pub fn limit_alone(&self, rows: usize) -> String {
+        match self.limit {
+            Limiting::Limit | Limiting::Fetch => self.limited("", rows),
+            Limiting::OffsetFetch | Limiting::None => String::new(),
+        }
+    }
+
     /// The name of something that is there, as it is.
     pub fn exact(&self, name: &str) -> String {
         match self.name {
@@ -348,10 +372,10 @@ impl JdbcDialect {
     /// A statement that is answered with so many rows at most.
     pub fn limited(&self, select: &str, rows: usize) -> String {
         match self.limit {
-            Limit::Limit => format!("{select} LIMIT {rows}"),
-            Limit::Fetch => format!("{select} FETCH FIRST {rows} ROWS ONLY"),
-            Limit::OffsetFetch => format!("{select} OFFSET 0 ROWS FETCH NEXT {rows} ROWS ONLY"),
-            Limit::None => select.to_owned(),
+            Limiting::Limit => format!("{select} LIMIT {rows}"),
+            Limiting::Fetch => format!("{select} FETCH FIRST {rows} ROWS ONLY"),
+            Limiting::OffsetFetch => format!("{select} OFFSET 0 ROWS FETCH NEXT {rows} ROWS ONLY"),
+            Limiting::None => select.to_owned(),
         }
     }
 

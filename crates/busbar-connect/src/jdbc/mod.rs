@@ -14,6 +14,7 @@
 //! and speaks with the node over its input and output. One process serves all that use the connection.
 
 mod cells;
+mod database;
 mod dialect;
 mod failure;
 mod frame;
@@ -37,8 +38,8 @@ use std::sync::{Arc, Weak};
 use busbar_bus::Span;
 use busbar_catalog::{ConnectionSpec, Diagnostic, Node, Project, Value};
 use busbar_connector::{
-    Connector, Guarantee, LiteralSecret, OrderedRows, Roles, Sink, SinkContext, Source,
-    SourceContext, Survey, TableRead, Work,
+    Connector, Guarantee, LiteralSecret, OrderedRows, Roles, ServiceContext, Sink, SinkContext,
+    Source, SourceContext, SqlDatabase, Survey, TableRead, Work,
 };
 use busbar_event::{Class, Error, Size};
 use parking_lot::Mutex;
@@ -49,6 +50,7 @@ use crate::change::{Write, is_table_name};
 use crate::places::{PathRefused, Places};
 use crate::secret::{self, Secret, refuse_placeholder};
 use crate::topic::TopicTemplate;
+use database::JdbcDatabase;
 use dialect::JdbcDialectName;
 use poll::JdbcPollSource;
 use query::JdbcQuerySource;
@@ -72,6 +74,9 @@ pub struct Jdbc {
 /// restart rows of the overlap come again.
 ///
 /// As a source with `query`: at least once; the rows of a statement, run at intervals from the position of the last row.
+///
+/// Without either: steps look rows up in its tables (`join` with `table: NAME.schema.table`), `call` its statements, and SQL
+/// reads its tables.
 ///
 /// Whole numbers and finite floating-point numbers are numbers, bytes are hexadecimal digits, times are as in ISO 8601,
 /// instants in UTC, and everything else is a text, decimal numbers too where they have digits behind the point or more than
@@ -139,7 +144,7 @@ pub(super) struct PollOptions {
     every: Span,
     /// How far before the last version the next look begins, for rows that are committed late: a span for times, a number
     /// for numbers. Rows that came with the look before are left out.
-    overlap: Option<Overlap>,
+    overlap: Option<JdbcOverlap>,
     /// Whether what is in the tables comes before their changes.
     #[serde(default = "yes")]
     snapshot: bool,
@@ -179,25 +184,26 @@ pub(super) struct QueryOptions {
     start: Option<String>,
     /// How far before the last position the next run begins, for rows that were committed late: a span for times, a number
     /// for numbers. Rows that came with the run before are left out.
-    overlap: Option<Overlap>,
+    overlap: Option<JdbcOverlap>,
 }
 
 /// How far runs overlap.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
-pub(super) enum Overlap {
+#[schemars(rename = "Overlap")]
+pub(super) enum JdbcOverlap {
     /// For numbers.
     Number(u64),
     /// For times.
     Time(Span),
 }
 
-impl Overlap {
+impl JdbcOverlap {
     /// As the worker takes it: microseconds, or the number.
     fn amount(&self) -> u64 {
         match self {
-            Overlap::Number(number) => *number,
-            Overlap::Time(span) => span.as_micros().unsigned_abs(),
+            JdbcOverlap::Number(number) => *number,
+            JdbcOverlap::Time(span) => span.as_micros().unsigned_abs(),
         }
     }
 
@@ -205,11 +211,11 @@ impl Overlap {
     fn suits(&self, kind: i32) -> bool {
         use types::jdbc as of;
         match self {
-            Overlap::Number(_) => matches!(
+            JdbcOverlap::Number(_) => matches!(
                 kind,
                 of::TINYINT | of::SMALLINT | of::INTEGER | of::BIGINT | of::NUMERIC
             ),
-            Overlap::Time(_) => {
+            JdbcOverlap::Time(_) => {
                 matches!(kind, of::DATE | of::TIMESTAMP | of::TIMESTAMP_WITH_TIMEZONE)
             }
         }
@@ -304,9 +310,6 @@ impl Options {
                 "timeout",
                 error.with("most_s", limits::TIMEOUT_MAX.as_secs()),
             ));
-        }
-        if self.poll.is_none() && self.query.is_none() && self.write.is_none() {
-            return wrong("write", "jdbc.no-role");
         }
         if self.poll.is_some() && self.query.is_some() {
             return wrong("query", "jdbc.two-sources");
@@ -433,7 +436,7 @@ impl Connector for Jdbc {
         Ok(Roles {
             source: options.poll.is_some() || options.query.is_some(),
             sink: options.write.is_some(),
-            service: false,
+            service: true,
         })
     }
 
@@ -479,6 +482,23 @@ impl Connector for Jdbc {
 
     fn guarantee(&self) -> Guarantee {
         Guarantee::ExactlyOnce
+    }
+
+    fn is_database(&self) -> bool {
+        true
+    }
+
+    fn database<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        context: ServiceContext,
+    ) -> Work<'a, Result<Arc<dyn SqlDatabase>, Error>> {
+        Box::pin(async move {
+            let options = self.opened(spec)?;
+            let worker = self.worker(&options, &context.project_dir)?;
+            let database = JdbcDatabase::new(&context.name, worker, options.dialect);
+            Ok(Arc::new(database) as Arc<dyn SqlDatabase>)
+        })
     }
 
     fn survey<'a>(

@@ -23,7 +23,7 @@ use super::session::{JdbcColumn, JdbcPage, JdbcParameter, JdbcSession};
 use super::sink::table as look_at;
 use super::types::{JdbcTarget, jdbc};
 use super::worker::JdbcWorker;
-use super::{Overlap, PollOptions, PolledTable};
+use super::{JdbcOverlap, PollOptions, PolledTable};
 use crate::change::plan::names;
 use crate::change::{attempt, event, table_name};
 use crate::topic::TopicTemplate;
@@ -458,7 +458,7 @@ fn ordered_by(
         found.ok_or_else(|| no_column(name, &table.table, there))
     };
     let version = find(&table.version)?;
-    let grows = [Overlap::Number(0), Overlap::Time(Span::default())];
+    let grows = [JdbcOverlap::Number(0), JdbcOverlap::Time(Span::default())];
     if !grows.iter().any(|kind| kind.suits(version.kind)) {
         return Err(Error::new(Class::Configuration, "jdbc.version-type")
             .with("column", &version.name)
@@ -483,8 +483,8 @@ fn ordered_by(
 }
 
 /// How far a look begins before the last version.
-fn overlap(said: Option<&Overlap>, version: &PollColumn) -> Result<u64, Error> {
-    let time = Overlap::Time(Span::from_micros(OVERLAP_TIME_MICROS));
+fn overlap(said: Option<&JdbcOverlap>, version: &PollColumn) -> Result<u64, Error> {
+    let time = JdbcOverlap::Time(Span::from_micros(OVERLAP_TIME_MICROS));
     match said {
         Some(said) if said.suits(version.kind) => Ok(said.amount()),
         Some(_) => {

@@ -145,7 +145,7 @@ impl JdbcQuerySource {
         let parameter = JdbcParameter {
             kind,
             value,
-            less: overlap.map(super::Overlap::amount),
+            less: overlap.map(super::JdbcOverlap::amount),
         };
         Ok(vec![parameter; question_marks(&self.options.statement)])
     }

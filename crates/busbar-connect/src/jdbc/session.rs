@@ -65,6 +65,8 @@ pub struct JdbcPage<'a> {
     pub rows: Vec<Vec<&'a RawValue>>,
     /// There may be more rows.
     pub more: bool,
+    /// Rows that a statement without an answer has changed.
+    pub count: Option<u64>,
 }
 
 impl JdbcSession {

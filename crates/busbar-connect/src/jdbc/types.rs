@@ -54,6 +54,9 @@ pub struct JdbcTarget {
     pub raw: i32,
     /// Its type as it is written in SQL.
     pub shown: String,
+    /// Digits of a number, or characters of a text.
+    #[serde(default)]
+    pub size: i32,
     /// Digits behind the point, of numbers or of seconds.
     pub digits: Option<i32>,
     /// The database makes its values.
@@ -211,6 +214,7 @@ mod tests {
                 kind,
                 raw: kind,
                 shown: "-".into(),
+                size: 0,
                 digits,
                 given: false,
                 lossy: false,

@@ -56,6 +56,9 @@ pub struct Engine {
     _open: Option<Box<dyn Source>>,
 }
 
+/// The rows of a statement, and the source that brought them.
+type Answered = (Vec<Vec<u8>>, Box<dyn Source>);
+
 pub const ENGINES: [&str; 5] = ["derby", "h2", "hsqldb", "mariadb", "postgres"];
 
 impl Engine {
@@ -106,7 +109,7 @@ impl Engine {
         }
     }
 
-    fn query(&self, sql: &str, more: &str) -> Result<(Vec<Vec<u8>>, Box<dyn Source>), Error> {
+    fn query(&self, sql: &str, more: &str) -> Result<Answered, Error> {
         let quoted = sql.replace('\'', "''");
         let text = self.connection(&format!(
             "query: {{ statement: '{quoted}', every: 1h{more} }}"

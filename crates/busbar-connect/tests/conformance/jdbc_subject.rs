@@ -11,6 +11,7 @@ pub fn subject() -> Subject {
         kind: "jdbc",
         good: vec![
             "jdbc: { driver: d.jar, url: 'jdbc:x:1', write: { table: t } }\n",
+            "jdbc: { driver: d.jar, url: 'jdbc:x:1' }\n",
             "jdbc: { driver: [d.jar, e.jar], class: a.B, url: 'jdbc:x:1', user: u, password: { env: P }, properties: { a: b, c: { env: D } }, dialect: oracle, memory: 1GiB, sessions: 4, timeout: 5s, write: { table: a.t, mode: upsert, key: [id], create: true, lossy: true, producer: n } }\n",
             "jdbc: { driver: d.jar, url: 'jdbc:x:1', poll: { tables: [{ table: t, version: v }, { table: a.u, version: w, key: [a, b] }], every: 1s, overlap: 10m, snapshot: false, generation: 2 } }\ntopic: a/${table}\n",
             "jdbc: { driver: d.jar, url: 'jdbc:x:1', query: { statement: 'select 1', every: 1s, position: a, start: '1', overlap: 5 } }\n",
@@ -35,7 +36,6 @@ pub fn subject() -> Subject {
                 "jdbc: { driver: d.jar, url: 'jdbc:oracle:thin:scott/tiger@a', write: { table: t } }\n",
                 "password",
             ),
-            ("jdbc: { driver: d.jar, url: 'jdbc:x:1' }\n", "write"),
             (
                 "jdbc: { driver: d.jar, url: 'jdbc:x:1', memory: 1KB, write: { table: t } }\n",
                 "1KB",

@@ -9,6 +9,7 @@ mod database_queries;
 mod file_sink;
 mod file_source;
 mod http;
+mod jdbc_database;
 mod jdbc_engine;
 mod jdbc_sink;
 mod jdbc_source;

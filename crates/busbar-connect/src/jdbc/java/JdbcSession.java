@@ -178,8 +178,9 @@ final class JdbcSession {
         running = reading;
         boolean has = reading.execute();
         if (!has) {
+            int count = Math.max(0, reading.getUpdateCount());
             endReading();
-            out.append("{\"columns\":[],\"rows\":[],\"more\":false}");
+            out.append("{\"columns\":[],\"rows\":[],\"more\":false,\"count\":").append(count).append('}');
             return;
         }
         rows = reading.getResultSet();

@@ -158,6 +158,7 @@ final class JdbcTables {
                 column.put("raw", raw);
                 column.put("type", type);
                 column.put("shown", shown(each));
+                column.put("size", Math.max(size, 0));
                 column.put("digits", digits);
                 column.put("given", given(each));
                 columns.add(column);
