@@ -23,6 +23,7 @@ pub mod limits;
 mod name;
 mod orchestration;
 mod parse;
+mod process;
 mod project;
 pub mod schema;
 mod settings;
@@ -55,6 +56,7 @@ pub use orchestration::{
     AwaitSpec, BranchCase, EachSpec, Late, OnFailure, OrchestrationSpec, OrchestrationStart,
     PartKind, PartSpec, PersonSpec, RetryClass, RetrySpec,
 };
+pub use process::{flow_file, flow_of, process_of};
 pub use project::{Parsed, Project};
 pub use settings::{CLIENT_VARIABLES, ConfigSource};
 pub use step::{

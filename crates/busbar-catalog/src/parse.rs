@@ -213,7 +213,7 @@ fn lonely_files(project: &Project, bundle: &Bundle) -> Vec<Diagnostic> {
 }
 
 /// What the types of a flow's fields do not say.
-fn check_flow(spec: &FlowSpec, source: &Source) -> Result<(), Diagnostic> {
+pub(crate) fn check_flow(spec: &FlowSpec, source: &Source) -> Result<(), Diagnostic> {
     let count = |key: &str, found: usize, least: usize, most: usize| {
         if (least..=most).contains(&found) {
             return Ok(());

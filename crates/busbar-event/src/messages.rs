@@ -114,6 +114,7 @@ areas![
     "orchestrate",
     "plugin",
     "postgres",
+    "process",
     "redis",
     "server",
     "sql",

@@ -28,7 +28,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use client::NodeArgs;
 use commands::{
     apply, audit, check, compare, connections, dead_letters, doctor, flows, gateways,
-    orchestrations, plugins, pull, reference, run, sql, tap, test, top, users,
+    orchestrations, plugins, process, pull, reference, run, sql, tap, test, top, users,
 };
 use exit::Failure;
 
@@ -77,6 +77,7 @@ enum Command {
     Gateways(gateways::GatewaysArgs),
     Orchestrations(orchestrations::OrchestrationsArgs),
     Plugin(plugins::PluginArgs),
+    Process(process::ProcessArgs),
     Replay(flows::ReplayArgs),
     Explain(flows::ExplainArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
@@ -133,6 +134,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Check(args) => check::run(args, json),
         Command::Test(args) => test::run(args, json),
         Command::Plugin(args) => plugins::run(args, node, json),
+        Command::Process(args) => process::run(args, json),
         Command::Apply(args) => apply::run(args, node, json),
         Command::Pull(args) => pull::run(args, node, json),
         Command::Sql(args) => sql::run(args, node, json),

@@ -12,6 +12,7 @@ pub mod flows;
 pub mod gateways;
 pub mod orchestrations;
 pub mod plugins;
+pub mod process;
 pub mod pull;
 pub mod reference;
 pub mod run;
