@@ -28,7 +28,7 @@ pub struct Part {
     /// The way to it in the file.
     pub path: Vec<PathItem<'static>>,
     /// What it does.
-    pub action: Action,
+    pub action: PartAction,
     /// When a call is tried again.
     pub retry: Retry,
     /// When what undoes it is tried again.
@@ -39,7 +39,7 @@ pub struct Part {
 
 /// What a part does. Bodies are numbers of [`Definition::bodies`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum PartAction {
     /// Asks a service.
     Call,
     /// One of the bodies.
@@ -122,7 +122,7 @@ impl Definition {
             self.parts.push(Part {
                 name: spec.name.clone(),
                 path: path.clone(),
-                action: Action::Fail,
+                action: PartAction::Fail,
                 retry: retry(spec, TRIES_DEFAULT),
                 undo_retry: retry(spec, UNDO_TRIES_DEFAULT),
                 compensates: spec.compensate.is_some(),
@@ -132,23 +132,23 @@ impl Definition {
                 .map(|(way, parts)| self.body(parts, &[&path[..], &way[..]].concat()))
                 .collect();
             let action = match spec.kind().map(|(kind, _)| kind) {
-                Some(PartKind::Call(_)) => Action::Call,
-                Some(PartKind::Branch(_)) => Action::Branch(below),
-                Some(PartKind::Parallel(_)) => Action::Parallel(below),
-                Some(PartKind::Each(each)) => Action::Each {
+                Some(PartKind::Call(_)) => PartAction::Call,
+                Some(PartKind::Branch(_)) => PartAction::Branch(below),
+                Some(PartKind::Parallel(_)) => PartAction::Parallel(below),
+                Some(PartKind::Each(each)) => PartAction::Each {
                     body: below.first().copied().unwrap_or_default(),
                     at_once: usize::from(each.at_once.unwrap_or(1)),
                     gather: each.gather.clone(),
                 },
-                Some(PartKind::Wait(span)) => Action::Wait(span.as_micros()),
+                Some(PartKind::Wait(span)) => PartAction::Wait(span.as_micros()),
                 Some(PartKind::Event(event)) => {
-                    Action::Event(event.within.map(|span| span.as_micros()), event.late)
+                    PartAction::Event(event.within.map(|span| span.as_micros()), event.late)
                 }
                 Some(PartKind::Person(person)) => {
-                    Action::Person(person.within.map(|span| span.as_micros()), person.late)
+                    PartAction::Person(person.within.map(|span| span.as_micros()), person.late)
                 }
-                Some(PartKind::Set(_)) => Action::Set,
-                Some(PartKind::Fail(_)) | None => Action::Fail,
+                Some(PartKind::Set(_)) => PartAction::Set,
+                Some(PartKind::Fail(_)) | None => PartAction::Fail,
             };
             self.parts[number].action = action;
         }

@@ -9,6 +9,7 @@ use busbar_event::{Class, Error};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
+use crate::command::{CommandReply, InstanceCommand, Issue, RulesCompiler, Started};
 use crate::definition::Definition;
 use crate::instance::{
     Happened, HistoryRecord, Instance, InstanceStatus, PartFailure, ValueMap, Waiting,
@@ -17,124 +18,16 @@ use crate::limits::{
     EARLY_EVENT_MICROS, EARLY_EVENTS_MAX, FORGET_MAX, HISTORY_PAYLOAD_BYTES_MAX,
     INSTANCE_BYTES_MAX, KEY_BYTES_MAX,
 };
-use crate::machine::{Happening, Order};
-use crate::rules::{CallOutcome, Rules};
+use crate::machine::{Happening, PersonOrder};
+use crate::rules::{CallOutcome, PartRules};
 use crate::store::{self, InstanceStore, StoreChange};
 
-/// Something to be carried out.
-#[derive(Clone, Debug)]
-pub enum Command {
-    /// Begins an instance, unless there is one with the key.
-    Start {
-        /// The orchestration.
-        name: String,
-        /// The input.
-        input: ValueMap,
-    },
-    /// Something happens to an instance.
-    Happens {
-        /// The orchestration.
-        name: String,
-        /// The business key.
-        key: String,
-        /// What.
-        what: Happening,
-    },
-    /// An event for instances that wait for it, now or soon.
-    Event {
-        /// The orchestration.
-        name: String,
-        /// The name of the part that waits.
-        part: String,
-        /// What the event's `by` is.
-        value: String,
-        /// What is taken from the event.
-        values: ValueMap,
-    },
-    /// How far a reader of a stream or a schedule is; committed with the commands before it.
-    Position {
-        /// The reader.
-        reader: String,
-        /// The position.
-        at: u64,
-    },
-}
-
-/// What became of a command, told once it is on the disk.
-#[derive(Clone, Debug)]
-pub enum Reply {
-    /// The instance with the key.
-    Started(Started),
-    /// It is done.
-    Done,
-    /// It was refused, and nothing has changed.
-    Refused(Error),
-}
-
-/// An instance that was to begin.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Started {
-    /// The orchestration.
-    pub name: String,
-    /// The business key.
-    pub key: String,
-    /// There was one with the key already.
-    pub existed: bool,
-    /// What it is at.
-    pub status: InstanceStatus,
-}
-
-/// What is to be issued after a commit.
-pub enum Issue {
-    /// A call.
-    Call {
-        /// The orchestration and the business key.
-        instance: (String, String),
-        /// Where in the instance.
-        place: String,
-        /// The part.
-        part: usize,
-        /// It is the call that undoes the part.
-        undo: bool,
-        /// The attempt and the try.
-        number: (u32, u32),
-        /// What is sent.
-        request: ServiceRequest,
-        /// Who sends it.
-        rules: Arc<dyn Rules>,
-    },
-    /// A look at an instance at a time.
-    Timer(i64, String, String),
-    /// An instance cannot go on before a person has decided.
-    Alarm {
-        /// The orchestration and the business key.
-        instance: (String, String),
-        /// Where in the instance.
-        place: String,
-        /// What has failed is the call that undoes the part.
-        undo: bool,
-        /// Why.
-        failure: Option<PartFailure>,
-    },
-    /// An instance has ended.
-    Ended(Box<Instance>),
-}
-
-/// Makes the rules of a version.
-pub trait Compiler: Send + Sync {
-    /// The rules of a version of an orchestration.
-    ///
-    /// # Errors
-    /// What does not fit to what the node is made of now.
-    fn compile(&self, name: &str, definition: &Arc<Definition>) -> Result<Arc<dyn Rules>, Error>;
-}
-
-type Compiled = (Arc<Definition>, Arc<dyn Rules>);
+type Compiled = (Arc<Definition>, Arc<dyn PartRules>);
 
 /// See the module.
-pub struct Engine {
+pub struct InstanceEngine {
     store: Arc<dyn InstanceStore>,
-    compiler: Arc<dyn Compiler>,
+    compiler: Arc<dyn RulesCompiler>,
     /// The version that new instances run; none for an orchestration that starts none.
     current: BTreeMap<String, Option<u64>>,
     compiled: HashMap<(String, u64), Compiled>,
@@ -161,10 +54,10 @@ struct EarlyEvent {
     values: ValueMap,
 }
 
-impl Engine {
-    /// An engine over a store. Nothing runs before [`Engine::deploy`].
-    pub fn new(store: Arc<dyn InstanceStore>, compiler: Arc<dyn Compiler>) -> Engine {
-        Engine {
+impl InstanceEngine {
+    /// An engine over a store. Nothing runs before [`InstanceEngine::deploy`].
+    pub fn new(store: Arc<dyn InstanceStore>, compiler: Arc<dyn RulesCompiler>) -> InstanceEngine {
+        InstanceEngine {
             store,
             compiler,
             current: BTreeMap::new(),
@@ -188,7 +81,7 @@ impl Engine {
     pub fn deploy(
         &mut self,
         specs: &BTreeMap<String, OrchestrationSpec>,
-        compiler: Arc<dyn Compiler>,
+        compiler: Arc<dyn RulesCompiler>,
         now: i64,
     ) -> Result<(), Error> {
         let is_first = self.current.is_empty() && self.compiled.is_empty();
@@ -318,28 +211,30 @@ impl Engine {
     }
 
     /// Carries out a command. Its changes are part of the next commit.
-    pub fn apply(&mut self, command: Command, now: i64) -> Reply {
+    pub fn apply(&mut self, command: InstanceCommand, now: i64) -> CommandReply {
         let applied = match command {
-            Command::Start { name, input } => self.start(&name, &input, now).map(Reply::Started),
-            Command::Happens { name, key, what } => {
-                self.happens(&name, &key, what, now).map(|()| Reply::Done)
+            InstanceCommand::Start { name, input } => {
+                self.start(&name, &input, now).map(CommandReply::Started)
             }
-            Command::Event {
+            InstanceCommand::Happens { name, key, what } => self
+                .happens(&name, &key, what, now)
+                .map(|()| CommandReply::Done),
+            InstanceCommand::Event {
                 name,
                 part,
                 value,
                 values,
             } => self
                 .event(name, part, value, values, now)
-                .map(|()| Reply::Done),
-            Command::Position { reader, at } => {
+                .map(|()| CommandReply::Done),
+            InstanceCommand::Position { reader, at } => {
                 let key = store::position_key(&reader);
                 self.changes
                     .push(StoreChange::Put(key, at.to_be_bytes().to_vec()));
-                Ok(Reply::Done)
+                Ok(CommandReply::Done)
             }
         };
-        applied.unwrap_or_else(Reply::Refused)
+        applied.unwrap_or_else(CommandReply::Refused)
     }
 
     fn start(&mut self, name: &str, input: &ValueMap, now: i64) -> Result<Started, Error> {
@@ -405,7 +300,8 @@ impl Engine {
         };
         let before = instance.status;
         let waited = instance.waiting(&compiled.0);
-        let begins_again = matches!(what, Happening::Order(Order::Retry, _)) && before.has_ended();
+        let begins_again =
+            matches!(what, Happening::Order(PersonOrder::Retry, _)) && before.has_ended();
         let records = instance.step(&compiled.0, &*compiled.1, what, now)?;
         if records.is_empty()
             && instance.waiting(&compiled.0) == waited
@@ -515,7 +411,7 @@ impl Engine {
     fn issue_one(
         &mut self,
         definition: &Definition,
-        rules: &Arc<dyn Rules>,
+        rules: &Arc<dyn PartRules>,
         instance: &mut Instance,
         wait: Waiting,
         now: i64,

@@ -16,13 +16,14 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::engine::{Command, Compiler, Engine, Issue, Reply, Started};
+use crate::command::{CommandReply, InstanceCommand, Issue, RulesCompiler, Started};
+use crate::engine::InstanceEngine;
 use crate::instance::{HistoryRecord, Instance, InstanceStatus, PartFailure, ValueMap};
 use crate::limits::{
     CALLS_UNDER_WAY_MAX, COMMANDS_IN_COMMIT_MAX, COMMANDS_MAX, COMMIT_RETRY_MILLIS,
     FORGET_EVERY_MICROS,
 };
-use crate::machine::{Happening, Order};
+use crate::machine::{Happening, PersonOrder};
 use crate::store::{self, InstanceFilter, InstanceStore};
 
 /// What is told to those outside, once it is on the disk.
@@ -56,11 +57,14 @@ struct Shared {
 }
 
 enum Message {
-    Commands(Vec<Command>, Option<oneshot::Sender<Vec<Reply>>>),
+    Commands(
+        Vec<InstanceCommand>,
+        Option<oneshot::Sender<Vec<CommandReply>>>,
+    ),
     Ended(String, String, oneshot::Sender<Instance>),
     Deploy(
         BTreeMap<String, OrchestrationSpec>,
-        Arc<dyn Compiler>,
+        Arc<dyn RulesCompiler>,
         oneshot::Sender<Result<(), Error>>,
     ),
     Stop,
@@ -71,7 +75,10 @@ impl Executor {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(options: ExecutorOptions, compiler: Arc<dyn Compiler>) -> Result<Executor, Error> {
+    pub fn start(
+        options: ExecutorOptions,
+        compiler: Arc<dyn RulesCompiler>,
+    ) -> Result<Executor, Error> {
         let (send, receive) = mpsc::channel(COMMANDS_MAX);
         let shared = Arc::new(Shared {
             store: Arc::clone(&options.store),
@@ -81,7 +88,7 @@ impl Executor {
             thread: Mutex::default(),
         });
         let work = Work {
-            engine: Engine::new(Arc::clone(&options.store), compiler),
+            engine: InstanceEngine::new(Arc::clone(&options.store), compiler),
             options,
             // Those who hold the executor end the thread, not the thread itself.
             shared: Arc::downgrade(&shared),
@@ -107,7 +114,7 @@ impl Executor {
     pub async fn deploy(
         &self,
         specs: BTreeMap<String, OrchestrationSpec>,
-        compiler: Arc<dyn Compiler>,
+        compiler: Arc<dyn RulesCompiler>,
     ) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
         self.send(Message::Deploy(specs, compiler, reply)).await?;
@@ -120,10 +127,10 @@ impl Executor {
     /// Input that does not fit, and orchestrations that there are not.
     pub async fn begin(&self, name: &str, input: ValueMap) -> Result<Started, Error> {
         let name = name.to_owned();
-        match self.one(Command::Start { name, input }).await? {
-            Reply::Started(started) => Ok(started),
-            Reply::Refused(error) => Err(error),
-            Reply::Done => Err(stopped()),
+        match self.one(InstanceCommand::Start { name, input }).await? {
+            CommandReply::Started(started) => Ok(started),
+            CommandReply::Refused(error) => Err(error),
+            CommandReply::Done => Err(stopped()),
         }
     }
 
@@ -142,7 +149,13 @@ impl Executor {
     ///
     /// # Errors
     /// Orders that do not fit what the instance is at.
-    pub async fn order(&self, name: &str, key: &str, order: Order, by: &str) -> Result<(), Error> {
+    pub async fn order(
+        &self,
+        name: &str,
+        key: &str,
+        order: PersonOrder,
+        by: &str,
+    ) -> Result<(), Error> {
         self.happens(name, key, Happening::Order(order, by.to_owned()))
             .await
     }
@@ -153,8 +166,11 @@ impl Executor {
     /// What does not fit what the instance is at.
     pub async fn happens(&self, name: &str, key: &str, what: Happening) -> Result<(), Error> {
         let (name, key) = (name.to_owned(), key.to_owned());
-        match self.one(Command::Happens { name, key, what }).await? {
-            Reply::Refused(error) => Err(error),
+        match self
+            .one(InstanceCommand::Happens { name, key, what })
+            .await?
+        {
+            CommandReply::Refused(error) => Err(error),
             _ => Ok(()),
         }
     }
@@ -163,13 +179,16 @@ impl Executor {
     ///
     /// # Errors
     /// When the node stops.
-    pub async fn carry_out(&self, commands: Vec<Command>) -> Result<Vec<Reply>, Error> {
+    pub async fn carry_out(
+        &self,
+        commands: Vec<InstanceCommand>,
+    ) -> Result<Vec<CommandReply>, Error> {
         let (reply, answer) = oneshot::channel();
         self.send(Message::Commands(commands, Some(reply))).await?;
         answer.await.map_err(|_| stopped())
     }
 
-    async fn one(&self, command: Command) -> Result<Reply, Error> {
+    async fn one(&self, command: InstanceCommand) -> Result<CommandReply, Error> {
         let replies = self.carry_out(vec![command]).await?;
         replies.into_iter().next().ok_or_else(stopped)
     }
@@ -261,7 +280,7 @@ fn stopped() -> Error {
 
 /// What the thread works with.
 struct Work {
-    engine: Engine,
+    engine: InstanceEngine,
     options: ExecutorOptions,
     shared: std::sync::Weak<Shared>,
     send: mpsc::WeakSender<Message>,
@@ -273,7 +292,7 @@ struct Work {
     runtime: Handle,
 }
 
-type Answers = Vec<(oneshot::Sender<Vec<Reply>>, Vec<Reply>)>;
+type Answers = Vec<(oneshot::Sender<Vec<CommandReply>>, Vec<CommandReply>)>;
 
 impl Work {
     fn run(mut self, mut receive: mpsc::Receiver<Message>) {
@@ -304,7 +323,7 @@ impl Work {
                         let replies = all
                             .into_iter()
                             .map(|command| self.engine.apply(command, now));
-                        let replies: Vec<Reply> = replies.collect();
+                        let replies: Vec<CommandReply> = replies.collect();
                         answers.extend(reply.map(|reply| (reply, replies)));
                     }
                     Message::Ended(name, key, reply) => self.wait_for_end(name, key, reply),
@@ -354,8 +373,9 @@ impl Work {
             };
             woken += 1;
             let what = Happening::Time;
-            if let Reply::Refused(error) =
-                self.engine.apply(Command::Happens { name, key, what }, now)
+            if let CommandReply::Refused(error) = self
+                .engine
+                .apply(InstanceCommand::Happens { name, key, what }, now)
             {
                 tracing::debug!(%error, "a timer of an instance that is not there");
             }
@@ -445,7 +465,7 @@ impl Work {
                         tries,
                         outcome,
                     };
-                    let command = Command::Happens { name, key, what };
+                    let command = InstanceCommand::Happens { name, key, what };
                     if let Some(send) = send.upgrade() {
                         // Refused only when the node stops; then the call is made again.
                         let _ = send.send(Message::Commands(vec![command], None)).await;

@@ -123,7 +123,7 @@ pub struct Place {
     pub locals: Option<ValueMap>,
     /// What the part is doing; none before it has begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub doing: Option<Doing>,
+    pub doing: Option<PartDoing>,
     /// A part has failed: nothing more happens here.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopped: bool,
@@ -132,7 +132,7 @@ pub struct Place {
 /// What a part that has begun and not ended is doing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Doing {
+pub enum PartDoing {
     /// A call.
     Call(Attempt),
     /// Waiting until a time.
@@ -326,11 +326,11 @@ impl Instance {
         };
         match &place.doing {
             None => {}
-            Some(Doing::Call(attempt)) => {
+            Some(PartDoing::Call(attempt)) => {
                 attempt_waits(&name, part, false, attempt, self.paused, all);
             }
-            Some(Doing::Wait(until)) => timer(&Some(*until)),
-            Some(Doing::Event(value, until)) => {
+            Some(PartDoing::Wait(until)) => timer(&Some(*until)),
+            Some(PartDoing::Event(value, until)) => {
                 timer(until);
                 let value = value.clone();
                 all.push(Waiting::Event {
@@ -339,16 +339,16 @@ impl Instance {
                     value,
                 });
             }
-            Some(Doing::Person(_, until)) => {
+            Some(PartDoing::Person(_, until)) => {
                 timer(until);
                 all.push(Waiting::Person { place: name, part });
             }
-            Some(Doing::Inside(places)) => {
+            Some(PartDoing::Inside(places)) => {
                 for place in places {
                     self.waits_of(definition, place, all);
                 }
             }
-            Some(Doing::Each(each)) => {
+            Some(PartDoing::Each(each)) => {
                 for (_, place) in &each.running {
                     self.waits_of(definition, place, all);
                 }
@@ -363,7 +363,7 @@ impl Instance {
             place = place.inner().into_iter().nth(at)?;
         }
         match &place.doing {
-            Some(Doing::Call(attempt)) => attempt.failure.clone(),
+            Some(PartDoing::Call(attempt)) => attempt.failure.clone(),
             _ => None,
         }
     }
@@ -446,17 +446,17 @@ impl Place {
     /// The places within its part.
     pub fn inner(&self) -> Vec<&Place> {
         match &self.doing {
-            Some(Doing::Inside(places)) => places.iter().collect(),
-            Some(Doing::Each(each)) => each.running.iter().map(|(_, place)| place).collect(),
+            Some(PartDoing::Inside(places)) => places.iter().collect(),
+            Some(PartDoing::Each(each)) => each.running.iter().map(|(_, place)| place).collect(),
             _ => Vec::new(),
         }
     }
 
     /// The same, to change one.
-    pub fn inner_mut(doing: &mut Option<Doing>, at: usize) -> Option<&mut Place> {
+    pub fn inner_mut(doing: &mut Option<PartDoing>, at: usize) -> Option<&mut Place> {
         match doing {
-            Some(Doing::Inside(places)) => places.get_mut(at),
-            Some(Doing::Each(each)) => each.running.get_mut(at).map(|(_, place)| place),
+            Some(PartDoing::Inside(places)) => places.get_mut(at),
+            Some(PartDoing::Each(each)) => each.running.get_mut(at).map(|(_, place)| place),
             _ => None,
         }
     }

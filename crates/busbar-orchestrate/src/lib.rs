@@ -5,8 +5,9 @@
 //! into one commit. [`executor`] is a thread that commits and then, never before, issues what the instances wait for: calls,
 //! timers, events, persons. Since that follows from the state alone, a restart is the same code as a step.
 //!
-//! What is absent: this crate does not know SQL, HTTP, or what a stream is. Expressions and calls are behind [`Rules`].
+//! What is absent: this crate does not know SQL, HTTP, or what a stream is. Expressions and calls are behind [`PartRules`].
 
+mod command;
 mod definition;
 mod disk;
 mod engine;
@@ -17,14 +18,15 @@ mod machine;
 mod rules;
 mod store;
 
-pub use definition::{Action, Definition, Part, Retry};
+pub use command::{CommandReply, InstanceCommand, Issue, RulesCompiler, Started};
+pub use definition::{Definition, Part, PartAction, Retry};
 pub use disk::DiskStore;
-pub use engine::{Command, Compiler, Engine, Issue, Reply, Started};
+pub use engine::InstanceEngine;
 pub use executor::{Executor, ExecutorOptions, Notices};
 pub use instance::{
-    Attempt, Doing, Happened, HistoryRecord, Instance, InstanceStatus, Loop, PartFailure, Place,
-    Undoable, Undoing, ValueMap, Waiting,
+    Attempt, Happened, HistoryRecord, Instance, InstanceStatus, Loop, PartDoing, PartFailure,
+    Place, Undoable, Undoing, ValueMap, Waiting,
 };
-pub use machine::{Happening, Order};
-pub use rules::{CallOutcome, Rules};
+pub use machine::{Happening, PersonOrder};
+pub use rules::{CallOutcome, PartRules};
 pub use store::{HeapStore, InstanceFilter, InstanceStore, Look, StoreChange};

@@ -1,19 +1,21 @@
 //! The decisions: a definition, an instance and what happens to it give the instance that is next, and records of its
 //! history. No clock, no disk and no service is asked.
 
+mod orders;
+
 use std::borrow::Cow;
 
 use busbar_catalog::Late;
 use busbar_event::{Class, Error};
 use serde_json::{Value as Json, json};
 
-use crate::definition::{Action, Definition};
+use crate::definition::{Definition, PartAction};
 use crate::instance::{
-    Attempt, Doing, Happened, HistoryRecord, Instance, InstanceStatus, Loop, PartFailure, Place,
-    Undoable, Undoing, ValueMap,
+    Attempt, Happened, HistoryRecord, Instance, InstanceStatus, Loop, PartDoing, PartFailure,
+    Place, Undoable, Undoing, ValueMap,
 };
 use crate::limits::{HISTORY_RECORDS_MAX, ITEMS_MAX};
-use crate::rules::{CallOutcome, Rules};
+use crate::rules::{CallOutcome, PartRules};
 
 /// What happens to an instance.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,12 +52,12 @@ pub enum Happening {
         by: String,
     },
     /// A person wants something of it.
-    Order(Order, String),
+    Order(PersonOrder, String),
 }
 
 /// What a person can want of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum PersonOrder {
     /// Undo what was done, and end.
     Cancel,
     /// Try again what cannot go on; begin again what has failed or was cancelled.
@@ -72,7 +74,7 @@ impl Instance {
     /// An instance that has just begun, and the first records of its history.
     pub fn start(
         definition: &Definition,
-        rules: &dyn Rules,
+        rules: &dyn PartRules,
         (name, version): (&str, u64),
         (key, input): (String, ValueMap),
         now: i64,
@@ -96,7 +98,7 @@ impl Instance {
             answer: None,
             records: 0,
         };
-        let mut machine = Machine::new(definition, rules, &mut instance, now);
+        let mut machine = InstanceStep::new(definition, rules, &mut instance, now);
         let input = Json::Object(machine.instance.input.clone());
         machine.record("", Happened::Started).after = Some(input);
         machine.go();
@@ -111,11 +113,11 @@ impl Instance {
     pub fn step(
         &mut self,
         definition: &Definition,
-        rules: &dyn Rules,
+        rules: &dyn PartRules,
         happening: Happening,
         now: i64,
     ) -> Result<Vec<HistoryRecord>, Error> {
-        let mut machine = Machine::new(definition, rules, self, now);
+        let mut machine = InstanceStep::new(definition, rules, self, now);
         match happening {
             Happening::Called {
                 place,
@@ -135,22 +137,22 @@ impl Instance {
 }
 
 /// One step.
-struct Machine<'a> {
+struct InstanceStep<'a> {
     definition: &'a Definition,
-    rules: &'a dyn Rules,
+    rules: &'a dyn PartRules,
     instance: &'a mut Instance,
     now: i64,
     records: Vec<HistoryRecord>,
 }
 
-impl<'a> Machine<'a> {
+impl<'a> InstanceStep<'a> {
     fn new(
         definition: &'a Definition,
-        rules: &'a dyn Rules,
+        rules: &'a dyn PartRules,
         instance: &'a mut Instance,
         now: i64,
-    ) -> Machine<'a> {
-        Machine {
+    ) -> InstanceStep<'a> {
+        InstanceStep {
             definition,
             rules,
             instance,
@@ -306,14 +308,14 @@ impl<'a> Machine<'a> {
             }
             let is_over = match doing {
                 None => true,
-                Some(Doing::Inside(places)) => {
+                Some(PartDoing::Inside(places)) => {
                     let mut is_over = true;
                     for inner in places {
                         is_over &= self.advance(inner, scope.as_deref_mut());
                     }
                     is_over
                 }
-                Some(Doing::Each(each)) => self.advance_loop(part, &name, each, scope),
+                Some(PartDoing::Each(each)) => self.advance_loop(part, &name, each, scope),
                 Some(_) => false,
             };
             if !is_over {
@@ -331,7 +333,7 @@ impl<'a> Machine<'a> {
         each: &mut Loop,
         scope: Option<&mut ValueMap>,
     ) -> bool {
-        let Action::Each {
+        let PartAction::Each {
             body,
             at_once,
             gather,
@@ -387,7 +389,7 @@ impl<'a> Machine<'a> {
         name: &str,
         prefix: &str,
         scope: Option<&mut ValueMap>,
-    ) -> Result<Option<Doing>, Error> {
+    ) -> Result<Option<PartDoing>, Error> {
         let definition = self.definition;
         let rules = self.rules;
         let until =
@@ -405,62 +407,62 @@ impl<'a> Machine<'a> {
             }
         };
         Ok(Some(match &definition.parts[part].action {
-            Action::Call => Doing::Call(Attempt::first(1)),
-            Action::Branch(bodies) => {
+            PartAction::Call => PartDoing::Call(Attempt::first(1)),
+            PartAction::Branch(bodies) => {
                 let case = rules.choose(part, &view)?;
                 self.record(name, Happened::Went).after = Some(json!({ "case": case }));
                 match case.and_then(|case| bodies.get(case)) {
-                    Some(body) => Doing::Inside(vec![Place::new(*body, prefix, None)]),
+                    Some(body) => PartDoing::Inside(vec![Place::new(*body, prefix, None)]),
                     None => return Ok(None),
                 }
             }
-            Action::Parallel(bodies) => {
+            PartAction::Parallel(bodies) => {
                 self.record(name, Happened::Went);
                 let places = bodies.iter().map(|body| Place::new(*body, prefix, None));
-                Doing::Inside(places.collect())
+                PartDoing::Inside(places.collect())
             }
-            Action::Each { .. } => {
+            PartAction::Each { .. } => {
                 let items = rules.list(part, &view)?;
                 if items.len() > ITEMS_MAX {
                     let error = Error::new(Class::Permanent, "orchestrate.list-long");
                     return Err(error.with("found", items.len()).with("most", ITEMS_MAX));
                 }
                 self.record(name, Happened::Went).after = Some(json!({ "items": items.len() }));
-                Doing::Each(Loop {
+                PartDoing::Each(Loop {
                     gathered: vec![Json::Null; items.len()],
                     items,
                     next: 0,
                     running: Vec::new(),
                 })
             }
-            Action::Wait(micros) => {
+            PartAction::Wait(micros) => {
                 let until = self.now.saturating_add(*micros);
                 let record = self.record(name, Happened::Waits);
                 record.after = Some(json!({ "until": busbar_event::time::text(until) }));
-                Doing::Wait(until)
+                PartDoing::Wait(until)
             }
-            Action::Event(within, _) => {
+            PartAction::Event(within, _) => {
                 let value = rules.text(part, &view)?;
                 let until = until(within, self.now);
                 let shown = json!({ "for": value, "until": until.map(busbar_event::time::text) });
                 self.record(name, Happened::Waits).after = Some(shown);
-                Doing::Event(value, until)
+                PartDoing::Event(value, until)
             }
-            Action::Person(within, _) => {
+            PartAction::Person(within, _) => {
                 let title = rules.text(part, &view)?;
                 let until = until(within, self.now);
                 let shown = json!({ "title": title, "until": until.map(busbar_event::time::text) });
                 self.record(name, Happened::Waits).after = Some(shown);
-                Doing::Person(title, until)
+                PartDoing::Person(title, until)
             }
-            Action::Set => {
+            PartAction::Set => {
                 let made = rules.set(part, &view)?;
                 drop(view);
                 self.record(name, Happened::Went).after = Some(Json::Object(made.clone()));
                 self.write(scope, made);
                 return Ok(None);
             }
-            Action::Fail => {
+            PartAction::Fail => {
                 let text = rules.text(part, &view)?;
                 let error = Error::new(Class::Permanent, "orchestrate.fail");
                 return Err(error.with("text", text));
@@ -493,18 +495,18 @@ impl<'a> Machine<'a> {
         };
         let locals = place.locals.as_ref().or(outer);
         match &mut place.doing {
-            Some(Doing::Call(attempt)) if attempt.is_under_way() => return true,
-            Some(Doing::Call(attempt)) if attempt.unknown => {
+            Some(PartDoing::Call(attempt)) if attempt.is_under_way() => return true,
+            Some(PartDoing::Call(attempt)) if attempt.unknown => {
                 self.keep_undoable(part, &name, locals);
             }
-            Some(Doing::Inside(places)) => {
+            Some(PartDoing::Inside(places)) => {
                 let mut waits = false;
                 for inner in places {
                     waits |= self.settle(inner, locals);
                 }
                 return waits;
             }
-            Some(Doing::Each(each)) => {
+            Some(PartDoing::Each(each)) => {
                 let mut waits = false;
                 for (_, inner) in &mut each.running {
                     waits |= self.settle(inner, locals);
@@ -533,7 +535,7 @@ impl<'a> Machine<'a> {
     fn at<T>(
         &mut self,
         wanted: &str,
-        change: impl FnOnce(&mut Self, usize, &mut Doing, Option<&mut ValueMap>) -> (bool, T),
+        change: impl FnOnce(&mut Self, usize, &mut PartDoing, Option<&mut ValueMap>) -> (bool, T),
     ) -> Option<T> {
         let mut root = std::mem::take(&mut self.instance.root);
         let found = root.way(self.definition, wanted).and_then(|way| {
@@ -597,7 +599,7 @@ impl<'a> Machine<'a> {
         }
         let goes_on = self.instance.failure.is_none();
         let failed = self.at(place, |machine, part, doing, scope| {
-            let Doing::Call(attempt) = doing else {
+            let PartDoing::Call(attempt) = doing else {
                 return (false, None);
             };
             if !is_it(attempt) {
@@ -680,14 +682,14 @@ impl<'a> Machine<'a> {
         };
         let is_due = |until: &Option<i64>, now: i64| until.is_some_and(|until| until <= now);
         let is_over = match &mut place.doing {
-            Some(Doing::Call(attempt)) => {
+            Some(PartDoing::Call(attempt)) => {
                 try_again(attempt, self.now);
                 false
             }
-            Some(Doing::Wait(until)) => *until <= self.now,
-            Some(Doing::Event(_, until) | Doing::Person(_, until)) => {
+            Some(PartDoing::Wait(until)) => *until <= self.now,
+            Some(PartDoing::Event(_, until) | PartDoing::Person(_, until)) => {
                 let late = match self.definition.parts[part].action {
-                    Action::Event(_, late) | Action::Person(_, late) => late,
+                    PartAction::Event(_, late) | PartAction::Person(_, late) => late,
                     _ => Late::Fail,
                 };
                 match (is_due(until, self.now), late) {
@@ -702,13 +704,13 @@ impl<'a> Machine<'a> {
                     _ => false,
                 }
             }
-            Some(Doing::Inside(places)) => {
+            Some(PartDoing::Inside(places)) => {
                 for inner in places {
                     self.time_at(inner);
                 }
                 false
             }
-            Some(Doing::Each(each)) => {
+            Some(PartDoing::Each(each)) => {
                 for (_, inner) in &mut each.running {
                     self.time_at(inner);
                 }
@@ -728,7 +730,7 @@ impl<'a> Machine<'a> {
             return;
         }
         self.at(place, |machine, _, doing, scope| {
-            let is_it = matches!(doing, Doing::Event(..));
+            let is_it = matches!(doing, PartDoing::Event(..));
             if is_it {
                 machine.record(place, Happened::Event).after = Some(Json::Object(values.clone()));
                 machine.write(scope, values);
@@ -740,7 +742,7 @@ impl<'a> Machine<'a> {
     fn form(&mut self, place: &str, given: &ValueMap, by: &str) -> Result<(), Error> {
         let is_open = self.instance.failure.is_none();
         let taken = self.at(place, |machine, part, doing, scope| {
-            if !matches!(doing, Doing::Person(..) | Doing::Event(..)) || !is_open {
+            if !matches!(doing, PartDoing::Person(..) | PartDoing::Event(..)) || !is_open {
                 return (false, None);
             }
             let values = match machine.rules.form(part, given) {
@@ -758,66 +760,6 @@ impl<'a> Machine<'a> {
             Err(error.with("part", busbar_event::quote(place)))
         };
         taken.flatten().unwrap_or_else(nobody)
-    }
-
-    fn order(&mut self, order: Order, by: &str) -> Result<(), Error> {
-        let refused = |code| Err(Error::new(Class::Permanent, code));
-        let status = self.instance.status;
-        match order {
-            Order::Cancel if status.has_ended() => return refused("orchestrate.ended"),
-            Order::Cancel if self.instance.failure.is_some() => {
-                return refused("orchestrate.goes-back");
-            }
-            Order::Cancel => {
-                let error = Error::new(Class::Permanent, CANCELLED).with("by", by);
-                self.record("", Happened::Cancelled).by = Some(by.to_owned());
-                self.instance.failure = Some(PartFailure::new(&error, true));
-                self.instance.paused = false;
-                self.instance.status = InstanceStatus::Failing;
-            }
-            Order::Retry if status == InstanceStatus::Stuck => {
-                let mut root = std::mem::take(&mut self.instance.root);
-                retry_stuck(&mut root);
-                self.instance.root = root;
-                if let Some(Undoing { attempt, .. }) = &mut self.instance.undoing {
-                    retry_attempt(attempt);
-                }
-                self.record("", Happened::Retried).by = Some(by.to_owned());
-            }
-            Order::Retry if status.has_ended() && status != InstanceStatus::Done => {
-                let instance = &mut *self.instance;
-                instance.run += 1;
-                instance.status = InstanceStatus::Running;
-                instance.values = with_key(&instance.input, &instance.key);
-                instance.root = Place::new(0, "", None);
-                instance.failure = None;
-                instance.skipped.clear();
-                self.record("", Happened::Retried).by = Some(by.to_owned());
-            }
-            Order::Retry => return refused("orchestrate.nothing-to-retry"),
-            Order::Skip => match self.instance.undoing.take() {
-                Some(undoing) if undoing.attempt.stuck => {
-                    let place = undoing.what.place;
-                    self.record(&place, Happened::Skipped).by = Some(by.to_owned());
-                    self.instance.skipped.push(place);
-                }
-                other => {
-                    self.instance.undoing = other;
-                    return refused("orchestrate.nothing-to-skip");
-                }
-            },
-            Order::Pause if status.has_ended() => return refused("orchestrate.ended"),
-            Order::Pause if !self.instance.paused => {
-                self.instance.paused = true;
-                self.record("", Happened::Paused).by = Some(by.to_owned());
-            }
-            Order::Resume if self.instance.paused => {
-                self.instance.paused = false;
-                self.record("", Happened::Resumed).by = Some(by.to_owned());
-            }
-            Order::Pause | Order::Resume => {}
-        }
-        Ok(())
     }
 }
 
@@ -839,31 +781,7 @@ fn try_again(attempt: &mut Attempt, now: i64) {
 
 fn any_stuck(place: &Place) -> bool {
     match &place.doing {
-        Some(Doing::Call(attempt)) => attempt.stuck,
+        Some(PartDoing::Call(attempt)) => attempt.stuck,
         _ => place.inner().into_iter().any(any_stuck),
     }
-}
-
-fn retry_stuck(place: &mut Place) {
-    match &mut place.doing {
-        Some(Doing::Call(attempt)) => retry_attempt(attempt),
-        Some(Doing::Inside(places)) => places.iter_mut().for_each(retry_stuck),
-        Some(Doing::Each(each)) => {
-            let places = each.running.iter_mut();
-            places.for_each(|(_, place)| retry_stuck(place));
-        }
-        _ => {}
-    }
-}
-
-/// A request that was refused is another one when it is made again; one that perhaps was taken is the same.
-fn retry_attempt(attempt: &mut Attempt) {
-    if !attempt.stuck {
-        return;
-    }
-    let refused = attempt.failure.as_ref().is_some_and(|f| f.answered);
-    attempt.number += u32::from(refused && !attempt.unknown);
-    attempt.tries = 1;
-    attempt.until = None;
-    attempt.stuck = false;
 }

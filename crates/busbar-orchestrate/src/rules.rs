@@ -6,9 +6,9 @@ use futures::future::BoxFuture;
 
 use crate::instance::{PartFailure, ValueMap};
 
-/// The expressions and calls of one version of an orchestration. All but [`Rules::call`] depends on its arguments alone.
+/// The expressions and calls of one version of an orchestration. All but [`PartRules::call`] depends on its arguments alone.
 /// Parts are named by their numbers.
-pub trait Rules: Send + Sync {
+pub trait PartRules: Send + Sync {
     /// The business key and the typed input of an instance that is to start.
     ///
     /// # Errors

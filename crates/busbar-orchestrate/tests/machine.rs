@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use busbar_orchestrate::{
-    CallOutcome, Definition, Happened, Happening, HistoryRecord, Instance, InstanceStatus, Order,
-    ValueMap, Waiting,
+    CallOutcome, Definition, Happened, Happening, HistoryRecord, Instance, InstanceStatus,
+    PersonOrder, ValueMap, Waiting,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -158,7 +158,7 @@ fn a_compensation_that_is_refused_waits_for_a_person() {
         matches!(&waiting[..], [Waiting::Decision { undo: true, .. }]),
         "{waiting:?}"
     );
-    run.step(Happening::Order(Order::Retry, "eve".to_owned()));
+    run.step(Happening::Order(PersonOrder::Retry, "eve".to_owned()));
     // A request that was refused is another one now.
     assert!(matches!(
         &run.instance.waiting(&run.definition)[..],
@@ -169,11 +169,11 @@ fn a_compensation_that_is_refused_waits_for_a_person() {
         }]
     ));
     run.end("a", refused("orchestrate.fail"));
-    run.step(Happening::Order(Order::Skip, "eve".to_owned()));
+    run.step(Happening::Order(PersonOrder::Skip, "eve".to_owned()));
     assert_eq!(run.instance.status, InstanceStatus::Failed);
     assert_eq!(run.instance.skipped, ["a"]);
     // From the beginning, with keys of its own.
-    run.step(Happening::Order(Order::Retry, "eve".to_owned()));
+    run.step(Happening::Order(PersonOrder::Retry, "eve".to_owned()));
     assert_eq!(run.instance.run, 2);
     assert_eq!(run.calls(), [("a".to_owned(), false)]);
 }
@@ -184,7 +184,7 @@ fn a_part_that_fails_waits_for_a_person_where_the_file_says_so() {
     run.answer("a");
     run.end("b", refused("orchestrate.fail"));
     assert_eq!(run.instance.status, InstanceStatus::Stuck);
-    run.step(Happening::Order(Order::Retry, "eve".to_owned()));
+    run.step(Happening::Order(PersonOrder::Retry, "eve".to_owned()));
     run.answer("b");
     assert_eq!(run.instance.status, InstanceStatus::Done);
 }
@@ -192,12 +192,12 @@ fn a_part_that_fails_waits_for_a_person_where_the_file_says_so() {
 #[test]
 fn a_paused_instance_begins_nothing_and_ends_what_it_has_begun() {
     let mut run = Run::new(TWO);
-    run.step(Happening::Order(Order::Pause, "eve".to_owned()));
+    run.step(Happening::Order(PersonOrder::Pause, "eve".to_owned()));
     run.answer("a");
     assert_eq!(run.calls(), []);
-    run.step(Happening::Order(Order::Resume, "eve".to_owned()));
+    run.step(Happening::Order(PersonOrder::Resume, "eve".to_owned()));
     assert_eq!(run.calls(), [("b".to_owned(), false)]);
-    run.step(Happening::Order(Order::Cancel, "eve".to_owned()));
+    run.step(Happening::Order(PersonOrder::Cancel, "eve".to_owned()));
     // The call that is under way is waited for, and then undone.
     assert_eq!(run.calls(), [("b".to_owned(), false)]);
     run.answer("b");
@@ -339,7 +339,7 @@ proptest! {
                     run.step(Happening::Time);
                 }
                 Waiting::Decision { .. } => {
-                    run.step(Happening::Order(Order::Retry, "eve".to_owned()));
+                    run.step(Happening::Order(PersonOrder::Retry, "eve".to_owned()));
                 }
                 other => prop_assert!(false, "{other:?}"),
             }

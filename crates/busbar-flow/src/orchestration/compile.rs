@@ -6,7 +6,7 @@ use busbar_catalog::{CallSpec, Diagnostic, PartKind, PathItem, Project};
 use busbar_connector::Escape;
 use busbar_event::format::{FieldSpec, FieldType, SchemaSpec};
 use busbar_event::{Class, Error};
-use busbar_orchestrate::{Action, Definition};
+use busbar_orchestrate::{Definition, PartAction};
 use busbar_sql::{Predicate, Projection};
 use parking_lot::Mutex;
 
@@ -132,7 +132,7 @@ impl PlanCompiler<'_> {
                 let undo = undo.transpose().map_err(|w| w.at("compensate"))?;
                 PartPlan::Call(Box::new(plan), undo.map(Box::new))
             }
-            (Some(PartKind::Branch(cases)), Action::Branch(bodies)) => {
+            (Some(PartKind::Branch(cases)), PartAction::Branch(bodies)) => {
                 let mut plans = Vec::new();
                 for (i, case) in cases.iter().enumerate() {
                     let when = case.when.as_deref().map(|text| {
@@ -158,7 +158,7 @@ impl PlanCompiler<'_> {
                 }
                 PartPlan::Branch(plans)
             }
-            (Some(PartKind::Parallel(_)), Action::Parallel(bodies)) => {
+            (Some(PartKind::Parallel(_)), PartAction::Parallel(bodies)) => {
                 let mut made = Vec::new();
                 for body in bodies {
                     let mut own = before.fields().iter().map(|f| f.as_ref().clone()).collect();
@@ -170,7 +170,7 @@ impl PlanCompiler<'_> {
                 }
                 PartPlan::Nothing
             }
-            (Some(PartKind::Each(each)), Action::Each { body, gather, .. }) => {
+            (Some(PartKind::Each(each)), PartAction::Each { body, gather, .. }) => {
                 let at = |key: &'static str| move |w: Wrong| w.at(key).at("each");
                 let list = projection(&before, &each.list).map_err(at("list"))?;
                 let fields = list.schema();

@@ -10,7 +10,9 @@ use busbar_catalog::OrchestrationSpec;
 use busbar_connector::ServiceRequest;
 use busbar_event::format::Decoder;
 use busbar_event::{Class, Error};
-use busbar_orchestrate::{CallOutcome, Compiler, Definition, PartFailure, Rules, ValueMap};
+use busbar_orchestrate::{
+    CallOutcome, Definition, PartFailure, PartRules, RulesCompiler, ValueMap,
+};
 use busbar_sql::{Predicate, Projection};
 use futures::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
@@ -124,7 +126,7 @@ fn misplaced() -> Error {
     Error::new(Class::Permanent, "orchestrate.value")
 }
 
-impl Rules for OrchestrationPlan {
+impl PartRules for OrchestrationPlan {
     fn start(&self, input: &ValueMap) -> Result<(String, ValueMap), Error> {
         let input = self.input.read(input)?;
         let key = self.key.text(&input)?;
@@ -255,8 +257,12 @@ impl OrchestrationCompiler {
     }
 }
 
-impl Compiler for OrchestrationCompiler {
-    fn compile(&self, name: &str, definition: &Arc<Definition>) -> Result<Arc<dyn Rules>, Error> {
+impl RulesCompiler for OrchestrationCompiler {
+    fn compile(
+        &self,
+        name: &str,
+        definition: &Arc<Definition>,
+    ) -> Result<Arc<dyn PartRules>, Error> {
         match compile::compile(definition, &self.world) {
             Ok(plan) => {
                 let plan = Arc::new(plan);

@@ -1,4 +1,4 @@
-//! Rules without SQL, and a world of services that remembers what was done.
+//! PartRules without SQL, and a world of services that remembers what was done.
 
 #![allow(dead_code, missing_docs)]
 
@@ -10,7 +10,7 @@ use busbar_catalog::{OrchestrationSpec, PartKind};
 use busbar_connector::ServiceRequest;
 use busbar_event::{Class, Error};
 use busbar_orchestrate::{
-    CallOutcome, Compiler, Definition, HeapStore, InstanceStore, Look, PartFailure, Rules,
+    CallOutcome, Definition, HeapStore, InstanceStore, Look, PartFailure, PartRules, RulesCompiler,
     StoreChange, ValueMap,
 };
 use futures::future::BoxFuture;
@@ -49,7 +49,7 @@ impl TestRules {
     }
 }
 
-impl Rules for TestRules {
+impl PartRules for TestRules {
     fn start(&self, input: &ValueMap) -> Result<(String, ValueMap), Error> {
         let key = input.get("id").and_then(Json::as_str);
         let key = key.ok_or_else(|| Error::new(Class::Permanent, "orchestrate.no-input"))?;
@@ -142,8 +142,8 @@ pub fn call_of(request: &ServiceRequest) -> Call {
 
 pub struct TestCompiler(pub Arc<Answerer>);
 
-impl Compiler for TestCompiler {
-    fn compile(&self, _: &str, definition: &Arc<Definition>) -> Result<Arc<dyn Rules>, Error> {
+impl RulesCompiler for TestCompiler {
+    fn compile(&self, _: &str, definition: &Arc<Definition>) -> Result<Arc<dyn PartRules>, Error> {
         Ok(Arc::new(TestRules {
             definition: Arc::clone(definition),
             answer: Arc::clone(&self.0),

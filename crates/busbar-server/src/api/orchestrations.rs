@@ -14,7 +14,8 @@ use busbar_catalog::{OrchestrationSpec, Span};
 use busbar_event::time::text as time_text;
 use busbar_event::{Class, Error};
 use busbar_orchestrate::{
-    Attempt, Doing, Happening, Instance, InstanceFilter, InstanceStatus, Order, Place, ValueMap,
+    Attempt, Happening, Instance, InstanceFilter, InstanceStatus, PartDoing, PersonOrder, Place,
+    ValueMap,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -208,15 +209,15 @@ fn collect(
     let until = |until: &Option<i64>| until.map(time_text);
     let what = match &place.doing {
         None => return,
-        Some(Doing::Call(attempt)) => call_view(attempt, false),
-        Some(Doing::Wait(at)) => json!({ "for": "time", "until": time_text(*at) }),
-        Some(Doing::Event(value, at)) => {
+        Some(PartDoing::Call(attempt)) => call_view(attempt, false),
+        Some(PartDoing::Wait(at)) => json!({ "for": "time", "until": time_text(*at) }),
+        Some(PartDoing::Event(value, at)) => {
             json!({ "for": "event", "value": value, "until": until(at), "form": form(definition, part) })
         }
-        Some(Doing::Person(title, at)) => {
+        Some(PartDoing::Person(title, at)) => {
             json!({ "for": "person", "title": title, "until": until(at), "form": form(definition, part) })
         }
-        Some(Doing::Inside(_) | Doing::Each(_)) => {
+        Some(PartDoing::Inside(_) | PartDoing::Each(_)) => {
             for inner in place.inner() {
                 collect(inner, definition, all);
             }
@@ -487,11 +488,11 @@ async fn order(
     let executor = app.orchestrations.executor(&name)?.clone();
     let by = actor.caller.name().to_owned();
     let order = match body.order.as_str() {
-        "cancel" => Some(Order::Cancel),
-        "retry" => Some(Order::Retry),
-        "skip" => Some(Order::Skip),
-        "pause" => Some(Order::Pause),
-        "resume" => Some(Order::Resume),
+        "cancel" => Some(PersonOrder::Cancel),
+        "retry" => Some(PersonOrder::Retry),
+        "skip" => Some(PersonOrder::Skip),
+        "pause" => Some(PersonOrder::Pause),
+        "resume" => Some(PersonOrder::Resume),
         "answer" => None,
         _ => return Err(bad_field("order").into()),
     };

@@ -11,7 +11,9 @@ use busbar_bus::Bus;
 use busbar_catalog::{OrchestrationSpec, Project};
 use busbar_event::{BatchBuilder, Class, Error, Flags, Row};
 use busbar_flow::Runtime;
-use busbar_orchestrate::{Compiler, DiskStore, Executor, ExecutorOptions, Notices, PartFailure};
+use busbar_orchestrate::{
+    DiskStore, Executor, ExecutorOptions, Notices, PartFailure, RulesCompiler,
+};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::OnceCell;
@@ -68,7 +70,7 @@ impl Orchestrations {
         Ok(())
     }
 
-    async fn open(&self, compiler: Arc<dyn Compiler>) -> Result<Executor, Error> {
+    async fn open(&self, compiler: Arc<dyn RulesCompiler>) -> Result<Executor, Error> {
         let folder = self.folder.clone();
         let opened = tokio::task::spawn_blocking(move || DiskStore::open(&folder)).await;
         let stopping = |_| Error::new(Class::Transient, "server.stopping");

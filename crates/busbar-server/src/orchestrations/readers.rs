@@ -9,7 +9,7 @@ use busbar_bus::{Bus, Cursor, Item, StreamPartition};
 use busbar_catalog::OrchestrationSpec;
 use busbar_event::{Batch, Error};
 use busbar_flow::{OrchestrationCompiler, OrchestrationReader, ReadFor};
-use busbar_orchestrate::{Command, Executor, Reply};
+use busbar_orchestrate::{CommandReply, Executor, InstanceCommand};
 use tokio::task::JoinHandle;
 
 use crate::limits::{ORCHESTRATION_BUSY_WAIT_MILLIS, ORCHESTRATION_RETRY_MILLIS};
@@ -43,12 +43,12 @@ pub(super) async fn start(
                     let at = partition.end();
                     let reader = position.clone();
                     executor
-                        .carry_out(vec![Command::Position { reader, at }])
+                        .carry_out(vec![InstanceCommand::Position { reader, at }])
                         .await?;
                     at
                 }
             };
-            let reader = PartitionReader {
+            let reader = StartReader {
                 cursor: Cursor::new(Arc::clone(partition), at),
                 position,
                 readers: readers(specs, compiler, &name)?,
@@ -88,14 +88,14 @@ fn readers(
     Ok(all)
 }
 
-struct PartitionReader {
+struct StartReader {
     cursor: Cursor,
     position: String,
     readers: Vec<(String, OrchestrationReader)>,
     executor: Executor,
 }
 
-impl PartitionReader {
+impl StartReader {
     async fn run(mut self) {
         loop {
             while self.executor.is_busy() {
@@ -118,11 +118,11 @@ impl PartitionReader {
             };
             let reader = self.position.clone();
             let mut commands = commands;
-            commands.push(Command::Position { reader, at });
+            commands.push(InstanceCommand::Position { reader, at });
             match self.executor.carry_out(commands).await {
                 Ok(replies) => {
                     for reply in replies {
-                        if let Reply::Refused(error) = reply {
+                        if let CommandReply::Refused(error) = reply {
                             tracing::warn!(reader = self.position, %error, "an event starts no instance");
                         }
                     }
@@ -133,8 +133,8 @@ impl PartitionReader {
         }
     }
 
-    fn commands(&mut self, batch: &Batch) -> Vec<Command> {
-        let mut found: Vec<(usize, Command)> = Vec::new();
+    fn commands(&mut self, batch: &Batch) -> Vec<InstanceCommand> {
+        let mut found: Vec<(usize, InstanceCommand)> = Vec::new();
         for (name, reader) in &mut self.readers {
             let taken = match reader.read(batch) {
                 Ok(taken) => taken,
@@ -146,11 +146,11 @@ impl PartitionReader {
             found.extend(taken.into_iter().map(|event| {
                 let name = name.clone();
                 let command = match &reader.read_for {
-                    ReadFor::Start => Command::Start {
+                    ReadFor::Start => InstanceCommand::Start {
                         name,
                         input: event.values,
                     },
-                    ReadFor::Part(part) => Command::Event {
+                    ReadFor::Part(part) => InstanceCommand::Event {
                         name,
                         part: part.clone(),
                         value: event.by,

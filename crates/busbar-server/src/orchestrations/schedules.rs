@@ -6,7 +6,7 @@ use std::time::Duration;
 use busbar_bus::Bus;
 use busbar_catalog::{OrchestrationSpec, OrchestrationStart};
 use busbar_event::Error;
-use busbar_orchestrate::{Command, Executor, Reply};
+use busbar_orchestrate::{CommandReply, Executor, InstanceCommand};
 use serde_json::Value as Json;
 use tokio::task::JoinHandle;
 
@@ -96,11 +96,11 @@ impl Schedule {
             input.insert(SCHEDULED_AT.to_owned(), Json::String(time));
         }
         let commands = vec![
-            Command::Start {
+            InstanceCommand::Start {
                 name: self.name.clone(),
                 input,
             },
-            Command::Position {
+            InstanceCommand::Position {
                 reader: self.reader.clone(),
                 at: u64::try_from(due).unwrap_or_default(),
             },
@@ -109,7 +109,7 @@ impl Schedule {
             return false;
         };
         for reply in replies {
-            if let Reply::Refused(error) = reply {
+            if let CommandReply::Refused(error) = reply {
                 tracing::warn!(orchestration = self.name, %error, "a schedule starts no instance");
             }
         }
