@@ -5,9 +5,6 @@ use std::hash::BuildHasher;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
-use crate::fault::DocumentFault;
-use crate::read;
-
 /// A document. It keeps its memory when it reads the next one.
 #[derive(Clone, Debug)]
 pub struct XmlDocument {
@@ -105,30 +102,8 @@ impl Default for XmlDocument {
 }
 
 impl XmlDocument {
-    /// Reads a document.
-    ///
-    /// # Errors
-    /// What is wrong with it, and where; the document is then empty.
-    pub fn read(&mut self, text: &str) -> Result<(), DocumentFault> {
-        self.clear();
-        let read = read::read(self, text);
-        if read.is_err() {
-            self.clear();
-        }
-        read
-    }
-
-    /// A document of a text.
-    ///
-    /// # Errors
-    /// What is wrong with it, and where.
-    pub fn of(text: &str) -> Result<XmlDocument, DocumentFault> {
-        let mut document = XmlDocument::default();
-        document.read(text)?;
-        Ok(document)
-    }
-
-    fn clear(&mut self) {
+    /// Forgets what was read.
+    pub(crate) fn clear(&mut self) {
         self.nodes.clear();
         self.texts.clear();
         self.others.clear();

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use memchr::{memchr, memchr_iter, memmem};
 
-use crate::document::{Declaration, NONE, NodeData, NodeKind, Slice, XmlDocument};
+use crate::document::{Declaration, NONE, NodeAt, NodeData, NodeKind, Slice, XmlDocument};
 use crate::fault::{DocumentFault, DocumentFaultKind as Kind};
 use crate::limits::{
     DOCUMENT_BYTES_MAX, DOCUMENT_DEPTH_MAX, DOCUMENT_NODES_MAX, ELEMENT_ATTRIBUTES_MAX,
@@ -12,8 +12,33 @@ use crate::limits::{
 };
 use crate::names::{is_space, is_xml_char, name_length};
 
+impl XmlDocument {
+    /// Reads a document.
+    ///
+    /// # Errors
+    /// What is wrong with it, and where; the document is then empty.
+    pub fn read(&mut self, text: &str) -> Result<(), DocumentFault> {
+        self.clear();
+        let read = read(self, text);
+        if read.is_err() {
+            self.clear();
+        }
+        read
+    }
+
+    /// A document of a text.
+    ///
+    /// # Errors
+    /// What is wrong with it, and where.
+    pub fn of(text: &str) -> Result<XmlDocument, DocumentFault> {
+        let mut document = XmlDocument::default();
+        document.read(text)?;
+        Ok(document)
+    }
+}
+
 /// Adds the nodes of a document to an empty one.
-pub(crate) fn read(document: &mut XmlDocument, text: &str) -> Result<(), DocumentFault> {
+fn read(document: &mut XmlDocument, text: &str) -> Result<(), DocumentFault> {
     let mut reader = Reader {
         text,
         at: 0,
@@ -514,9 +539,9 @@ impl<'t> Reader<'t, '_> {
         let first = element + 1;
         let end = self.document.nodes.len() as u32;
         for one in first..end {
-            let one = crate::NodeAt::plain(one);
+            let one = NodeAt::plain(one);
             for other in first..one.node {
-                let other = crate::NodeAt::plain(other);
+                let other = NodeAt::plain(other);
                 let is_same = self.document.local_name(one) == self.document.local_name(other)
                     && self.document.namespace(one) == self.document.namespace(other);
                 if is_same {
