@@ -34,11 +34,11 @@ struct NodeFrame<'a> {
     #[serde(default)]
     settings: BTreeMap<String, Value>,
     #[serde(borrow)]
-    columns: Option<GivenColumns<'a>>,
+    columns: Option<XmlColumns<'a>>,
 }
 
 #[derive(Deserialize)]
-struct GivenColumns<'a> {
+struct XmlColumns<'a> {
     topic: Vec<String>,
     key: Option<Vec<Option<String>>>,
     time: Vec<i64>,
@@ -58,7 +58,7 @@ enum OtherPayload {
 }
 
 /// What is done with each document.
-enum Work<'l> {
+enum XmlWork<'l> {
     Transform(StyleSheet<'l>, BTreeMap<String, Value>),
     Validate(XmlSchema<'l>, Invalid),
 }
@@ -92,13 +92,12 @@ pub fn run_xml_worker(kind: &str) -> ExitCode {
     };
     let work = match kind {
         "xslt" => {
-            StyleSheet::compile(&libraries, &main).map(|style| Work::Transform(style, settings))
+            StyleSheet::compile(&libraries, &main).map(|style| XmlWork::Transform(style, settings))
         }
         _ => match invalid(&settings) {
             None => return failed(&fault("settings: on_invalid is dead or tag")),
-            Some(invalid) => {
-                XmlSchema::compile(&libraries, &main).map(|schema| Work::Validate(schema, invalid))
-            }
+            Some(invalid) => XmlSchema::compile(&libraries, &main)
+                .map(|schema| XmlWork::Validate(schema, invalid)),
         },
     };
     let work = match work {
@@ -185,8 +184,8 @@ fn write_fault(fault: &NativeFault, out: &mut Vec<u8>) {
 
 fn batch(
     id: u64,
-    columns: &GivenColumns<'_>,
-    work: &Work<'_>,
+    columns: &XmlColumns<'_>,
+    work: &XmlWork<'_>,
     tree: &mut XmlDocument,
     out: &mut Vec<u8>,
 ) {
@@ -196,8 +195,8 @@ fn batch(
             out.push(b',');
         }
         match answer(columns, row, work, tree) {
-            Ok(Answer::Same) => out.extend_from_slice(b"true"),
-            Ok(Answer::Document(bytes)) => match std::str::from_utf8(&bytes) {
+            Ok(XmlAnswer::Same) => out.extend_from_slice(b"true"),
+            Ok(XmlAnswer::Document(bytes)) => match std::str::from_utf8(&bytes) {
                 Ok(text) => {
                     out.extend_from_slice(br#"{"text":"#);
                     write_json_text(text, out);
@@ -209,7 +208,7 @@ fn batch(
                     out.push(b'}');
                 }
             },
-            Ok(Answer::Invalid(why)) => {
+            Ok(XmlAnswer::Invalid(why)) => {
                 out.extend_from_slice(br#"{"tags":{"#);
                 for (name, value) in columns.tags.iter().flat_map(|tags| &tags[row]) {
                     if name != TAG {
@@ -234,7 +233,7 @@ fn batch(
     out.extend_from_slice(b"]}");
 }
 
-enum Answer {
+enum XmlAnswer {
     /// The event as it came.
     Same,
     Document(Vec<u8>),
@@ -243,11 +242,11 @@ enum Answer {
 }
 
 fn answer(
-    columns: &GivenColumns<'_>,
+    columns: &XmlColumns<'_>,
     row: usize,
-    work: &Work<'_>,
+    work: &XmlWork<'_>,
     tree: &mut XmlDocument,
-) -> Result<Answer, NativeFault> {
+) -> Result<XmlAnswer, NativeFault> {
     let refused = |fault: DocumentFault| said(&fault.error());
     let bytes;
     let text = match columns.others.get(&row) {
@@ -269,7 +268,7 @@ fn answer(
     // Document types, depth and size are refused before the library sees them.
     let read = tree.read(&text).map_err(refused);
     match work {
-        Work::Transform(style, settings) => {
+        XmlWork::Transform(style, settings) => {
             read?;
             let parameters = style.parameters().iter().filter_map(|name| {
                 let value = parameter(columns, row, settings, name)?;
@@ -280,12 +279,12 @@ fn answer(
             for message in messages.lines() {
                 eprintln!("{message}");
             }
-            Ok(Answer::Document(result))
+            Ok(XmlAnswer::Document(result))
         }
-        Work::Validate(schema, invalid) => {
+        XmlWork::Validate(schema, invalid) => {
             let faults = read.and_then(|()| schema.validate(&text));
             let faults = match faults {
-                Ok(faults) if faults.is_empty() => return Ok(Answer::Same),
+                Ok(faults) if faults.is_empty() => return Ok(XmlAnswer::Same),
                 Ok(faults) => faults,
                 Err(fault) => vec![fault],
             };
@@ -295,7 +294,7 @@ fn answer(
             });
             let why = lines.collect::<Vec<_>>().join("; ");
             match invalid {
-                Invalid::Tag => Ok(Answer::Invalid(why)),
+                Invalid::Tag => Ok(XmlAnswer::Invalid(why)),
                 Invalid::Dead => Err(fault(&why)),
             }
         }
@@ -309,7 +308,7 @@ fn declares_encoding(text: &str) -> bool {
 
 /// The value of a style sheet's parameter: a setting, a part of the event, or a tag.
 fn parameter(
-    columns: &GivenColumns<'_>,
+    columns: &XmlColumns<'_>,
     row: usize,
     settings: &BTreeMap<String, Value>,
     name: &str,

@@ -39,11 +39,11 @@ impl XmlDocument {
 
 /// Adds the nodes of a document to an empty one.
 fn read(document: &mut XmlDocument, text: &str) -> Result<(), DocumentFault> {
-    let mut reader = Reader {
+    let mut reader = DocumentReader {
         text,
         at: 0,
         document,
-        open: vec![Open::default()],
+        open: vec![OpenElement::default()],
         scope: vec![0],
         attributes: Vec::new(),
     };
@@ -54,12 +54,12 @@ fn read(document: &mut XmlDocument, text: &str) -> Result<(), DocumentFault> {
 
 type Fault = (Kind, usize);
 
-struct Reader<'t, 'd> {
+struct DocumentReader<'t, 'd> {
     text: &'t str,
     at: usize,
     document: &'d mut XmlDocument,
     /// The root and the elements that are open.
-    open: Vec<Open<'t>>,
+    open: Vec<OpenElement<'t>>,
     /// The declarations of namespaces that hold, by their numbers.
     scope: Vec<u32>,
     /// Those of the element that is being read; kept for its memory.
@@ -67,7 +67,7 @@ struct Reader<'t, 'd> {
 }
 
 #[derive(Default)]
-struct Open<'t> {
+struct OpenElement<'t> {
     node: u32,
     name: &'t str,
     last_child: Option<u32>,
@@ -75,7 +75,7 @@ struct Open<'t> {
     scope: usize,
 }
 
-impl<'t> Reader<'t, '_> {
+impl<'t> DocumentReader<'t, '_> {
     fn document(&mut self) -> Result<(), Fault> {
         if self.text.len() > DOCUMENT_BYTES_MAX {
             return Err((Kind::Large, 0));
@@ -390,7 +390,7 @@ impl<'t> Reader<'t, '_> {
             to: begin,
         };
         self.add(NodeKind::Element, element, value, from)?;
-        self.open.push(Open {
+        self.open.push(OpenElement {
             node,
             name,
             last_child: None,

@@ -35,11 +35,11 @@ pub struct NativeLibraries {
     xml: LibXml,
     xslt: Option<LibXslt>,
     /// Where the libraries write what they have to say.
-    said: Said,
+    said: SaidText,
 }
 
 /// A file in memory that the libraries write to.
-struct Said {
+struct SaidText {
     file: *mut libc::FILE,
     /// What is written, and its length; the C library sets them. Boxed, because it keeps their addresses.
     text: Box<(*mut c_char, libc::size_t)>,
@@ -74,7 +74,7 @@ impl NativeLibraries {
                     .ok_or_else(|| missing("libxslt.so.1", "libxslt1.1"))?,
             ),
         };
-        let said = Said::new()?;
+        let said = SaidText::new()?;
         // SAFETY: the functions are those of the libraries' headers; `fprintf` takes the file that it is given.
         unsafe {
             let write = libc::fprintf as *const c_void;
@@ -156,13 +156,13 @@ impl NativeLibraries {
     }
 }
 
-impl Said {
-    fn new() -> Result<Said, Error> {
+impl SaidText {
+    fn new() -> Result<SaidText, Error> {
         let mut text = Box::new((std::ptr::null_mut(), 0));
         // SAFETY: both addresses are valid as long as the file, since the box is kept with it.
         let file = unsafe { open_memstream(&raw mut text.0, &raw mut text.1) };
         match file.is_null() {
-            false => Ok(Said { file, text }),
+            false => Ok(SaidText { file, text }),
             true => Err(Error::new(Class::Transient, "xml.no-memory")),
         }
     }

@@ -15,7 +15,7 @@ pub struct XmlSchema<'l> {
 }
 
 /// What the library finds, as it finds it.
-struct Faults<'l> {
+struct NativeFaults<'l> {
     xml: &'l LibXml,
     found: Vec<NativeFault>,
 }
@@ -35,7 +35,7 @@ impl<'l> XmlSchema<'l> {
         let text = std::fs::read(file).map_err(|cause| NativeFault::said(&cause.to_string()))?;
         // Of a schema that is not well-formed the library only says that there is none.
         libraries.document(&text, &name, false)?;
-        let mut faults = Faults {
+        let mut faults = NativeFaults {
             xml,
             found: Vec::new(),
         };
@@ -83,7 +83,7 @@ impl<'l> XmlSchema<'l> {
         let document = self
             .libraries
             .document(document.as_bytes(), c"document", true)?;
-        let mut faults = Faults {
+        let mut faults = NativeFaults {
             xml,
             found: Vec::new(),
         };
@@ -119,7 +119,7 @@ impl Drop for XmlSchema<'_> {
 unsafe extern "C" fn note(faults: *mut c_void, error: *const XmlError) {
     // SAFETY: the library gives what it was given, and an error that is valid for the call.
     unsafe {
-        let faults = &mut *faults.cast::<Faults<'_>>();
+        let faults = &mut *faults.cast::<NativeFaults<'_>>();
         if faults.found.len() == FAULTS_MAX || error.is_null() {
             return;
         }

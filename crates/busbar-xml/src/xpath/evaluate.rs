@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::EvaluationFault;
-use super::expression::{Comparison, Expr, Path, Reckoning, Start, Step, XPathType};
+use super::expression::{
+    Expr, LocationPath, PathComparison, PathStart, PathStep, Reckoning, XPathType,
+};
 use super::function::Function;
 use super::number::{number_text, round, text_number};
 use super::text::{is_language, normalized, substring, translated};
@@ -20,7 +22,7 @@ pub(super) struct Evaluation<'d> {
 
 /// Where an expression is evaluated.
 #[derive(Clone, Copy)]
-pub(super) struct Context {
+pub(super) struct PathContext {
     node: NodeAt,
     /// The node's place among those that are looked at, from 1.
     position: usize,
@@ -33,8 +35,8 @@ impl<'d> Evaluation<'d> {
         Evaluation { document, steps: 0 }
     }
 
-    pub fn context(&self, node: NodeAt) -> Context {
-        Context {
+    pub fn context(&self, node: NodeAt) -> PathContext {
+        PathContext {
             node,
             position: 1,
             last: 1,
@@ -57,7 +59,7 @@ impl<'d> Evaluation<'d> {
         }
     }
 
-    pub fn truth(&mut self, expr: &Expr, at: Context) -> Result<bool> {
+    pub fn truth(&mut self, expr: &Expr, at: PathContext) -> Result<bool> {
         match expr {
             Expr::Any(parts) => {
                 for part in parts {
@@ -90,7 +92,7 @@ impl<'d> Evaluation<'d> {
         }
     }
 
-    pub fn number(&mut self, expr: &Expr, at: Context) -> Result<f64> {
+    pub fn number(&mut self, expr: &Expr, at: PathContext) -> Result<f64> {
         match expr {
             Expr::Number(number) => Ok(*number),
             Expr::Negate(inner) => Ok(-self.number(inner, at)?),
@@ -121,7 +123,7 @@ impl<'d> Evaluation<'d> {
         }
     }
 
-    pub fn text<'a>(&mut self, expr: &'a Expr, at: Context) -> Result<Cow<'a, str>>
+    pub fn text<'a>(&mut self, expr: &'a Expr, at: PathContext) -> Result<Cow<'a, str>>
     where
         'd: 'a,
     {
@@ -150,7 +152,7 @@ impl<'d> Evaluation<'d> {
         nodes.first().map_or("", |node| self.document.value(*node))
     }
 
-    pub fn nodes(&mut self, expr: &Expr, at: Context) -> Result<Vec<NodeAt>> {
+    pub fn nodes(&mut self, expr: &Expr, at: PathContext) -> Result<Vec<NodeAt>> {
         match expr {
             Expr::Path(path) => self.path(path, at),
             Expr::Union(parts) => {
@@ -169,11 +171,11 @@ impl<'d> Evaluation<'d> {
         }
     }
 
-    fn path(&mut self, path: &Path, at: Context) -> Result<Vec<NodeAt>> {
+    fn path(&mut self, path: &LocationPath, at: PathContext) -> Result<Vec<NodeAt>> {
         let mut nodes = match &path.start {
-            Start::Own => vec![at.node],
-            Start::Root => vec![self.document.root()],
-            Start::Nodes(expr, predicates) => {
+            PathStart::Own => vec![at.node],
+            PathStart::Root => vec![self.document.root()],
+            PathStart::Nodes(expr, predicates) => {
                 let mut nodes = self.nodes(expr, at)?;
                 for predicate in predicates {
                     nodes = self.filtered(nodes, predicate)?;
@@ -187,7 +189,7 @@ impl<'d> Evaluation<'d> {
         Ok(nodes)
     }
 
-    fn step(&mut self, step: &Step, from: &[NodeAt]) -> Result<Vec<NodeAt>> {
+    fn step(&mut self, step: &PathStep, from: &[NodeAt]) -> Result<Vec<NodeAt>> {
         let mut all = Vec::new();
         for node in from {
             let mut found = self.axis(step, *node)?;
@@ -209,7 +211,7 @@ impl<'d> Evaluation<'d> {
     }
 
     /// The nodes of a step's axis that its test takes, in the axis' order.
-    fn axis(&mut self, step: &Step, node: NodeAt) -> Result<Vec<NodeAt>> {
+    fn axis(&mut self, step: &PathStep, node: NodeAt) -> Result<Vec<NodeAt>> {
         let mut found = Vec::new();
         let (document, mut steps) = (self.document, self.steps + 1);
         // `[3]` as the first condition needs no more than three.
@@ -242,7 +244,7 @@ impl<'d> Evaluation<'d> {
         let mut kept = Vec::new();
         for (at, node) in nodes.into_iter().enumerate() {
             self.spend(1)?;
-            let context = Context {
+            let context = PathContext {
                 node,
                 position: at + 1,
                 last,
@@ -258,7 +260,7 @@ impl<'d> Evaluation<'d> {
         Ok(kept)
     }
 
-    fn by_id(&mut self, argument: &Expr, at: Context) -> Result<Vec<NodeAt>> {
+    fn by_id(&mut self, argument: &Expr, at: PathContext) -> Result<Vec<NodeAt>> {
         let mut names = String::new();
         match argument.type_of() {
             XPathType::Nodes => {
@@ -294,7 +296,7 @@ impl<'d> Evaluation<'d> {
         &mut self,
         function: Function,
         arguments: &[Expr],
-        at: Context,
+        at: PathContext,
     ) -> Result<bool> {
         Ok(match (function, arguments) {
             (Function::True, _) => true,
@@ -320,7 +322,7 @@ impl<'d> Evaluation<'d> {
         &mut self,
         one: &'a Expr,
         other: &'a Expr,
-        at: Context,
+        at: PathContext,
     ) -> Result<(Cow<'a, str>, Cow<'a, str>)>
     where
         'd: 'a,
@@ -349,7 +351,7 @@ impl<'d> Evaluation<'d> {
         &mut self,
         function: Function,
         arguments: &[Expr],
-        at: Context,
+        at: PathContext,
     ) -> Result<f64> {
         Ok(match (function, arguments) {
             (Function::Last, _) => at.last as f64,
@@ -379,7 +381,7 @@ impl<'d> Evaluation<'d> {
     }
 
     /// The argument's text; without one that of the node.
-    fn text_or_own<'a>(&mut self, arguments: &'a [Expr], at: Context) -> Result<Cow<'a, str>>
+    fn text_or_own<'a>(&mut self, arguments: &'a [Expr], at: PathContext) -> Result<Cow<'a, str>>
     where
         'd: 'a,
     {
@@ -393,7 +395,7 @@ impl<'d> Evaluation<'d> {
         &mut self,
         function: Function,
         arguments: &'a [Expr],
-        at: Context,
+        at: PathContext,
     ) -> Result<Cow<'a, str>>
     where
         'd: 'a,
@@ -464,8 +466,8 @@ impl<'d> Evaluation<'d> {
     fn compared(
         &mut self,
         first: &Expr,
-        others: &[(Comparison, Expr)],
-        at: Context,
+        others: &[(PathComparison, Expr)],
+        at: PathContext,
     ) -> Result<bool> {
         let mut others = others.iter();
         let Some((comparison, other)) = others.next() else {
@@ -475,8 +477,8 @@ impl<'d> Evaluation<'d> {
         for (comparison, other) in others {
             // From the second one on a truth value is compared.
             is_true = match (comparison, other.type_of()) {
-                (Comparison::Equal | Comparison::Unequal, _) => {
-                    (is_true == self.truth(other, at)?) == (*comparison == Comparison::Equal)
+                (PathComparison::Equal | PathComparison::Unequal, _) => {
+                    (is_true == self.truth(other, at)?) == (*comparison == PathComparison::Equal)
                 }
                 (_, XPathType::Nodes) => {
                     let other = self.truth(other, at)?;
@@ -490,12 +492,12 @@ impl<'d> Evaluation<'d> {
 
     fn compare(
         &mut self,
-        comparison: Comparison,
+        comparison: PathComparison,
         left: &Expr,
         right: &Expr,
-        at: Context,
+        at: PathContext,
     ) -> Result<bool> {
-        let is_equality = matches!(comparison, Comparison::Equal | Comparison::Unequal);
+        let is_equality = matches!(comparison, PathComparison::Equal | PathComparison::Unequal);
         match (left.type_of(), right.type_of()) {
             (XPathType::Nodes, XPathType::Nodes) => {
                 let left = self.nodes(left, at)?;
@@ -518,7 +520,7 @@ impl<'d> Evaluation<'d> {
                 if is_equality && left_type != XPathType::Number && right_type != XPathType::Number
                 {
                     let (left, right) = self.two_texts(left, right, at)?;
-                    return Ok((left == right) == (comparison == Comparison::Equal));
+                    return Ok((left == right) == (comparison == PathComparison::Equal));
                 }
                 let left = self.number(left, at)?;
                 Ok(comparison.holds(left, self.number(right, at)?))
@@ -529,19 +531,19 @@ impl<'d> Evaluation<'d> {
     /// Whether there is a node for which the comparison with a number or a text holds.
     fn compare_some(
         &mut self,
-        comparison: Comparison,
+        comparison: PathComparison,
         nodes: &Expr,
         other: &Expr,
-        at: Context,
+        at: PathContext,
     ) -> Result<bool> {
         let nodes = self.nodes(nodes, at)?;
-        let is_equality = matches!(comparison, Comparison::Equal | Comparison::Unequal);
+        let is_equality = matches!(comparison, PathComparison::Equal | PathComparison::Unequal);
         if is_equality && other.type_of() == XPathType::Text {
             let other = self.text(other, at)?;
             for node in nodes {
                 let value = self.document.value(node);
                 self.spend_text(value.len().min(other.len()))?;
-                if (value == other) == (comparison == Comparison::Equal) {
+                if (value == other) == (comparison == PathComparison::Equal) {
                     return Ok(true);
                 }
             }
@@ -561,7 +563,7 @@ impl<'d> Evaluation<'d> {
     /// Whether there are two nodes for which the comparison holds.
     fn compare_nodes(
         &mut self,
-        comparison: Comparison,
+        comparison: PathComparison,
         left: &[NodeAt],
         right: &[NodeAt],
     ) -> Result<bool> {
@@ -576,12 +578,12 @@ impl<'d> Evaluation<'d> {
             nodes.iter().map(|node| document.value(*node)).collect()
         };
         match comparison {
-            Comparison::Equal => {
+            PathComparison::Equal => {
                 let known: HashSet<&str> = values(left).into_iter().collect();
                 Ok(values(right).into_iter().any(|value| known.contains(value)))
             }
             // Only if all of them are the same are there no two that differ.
-            Comparison::Unequal => {
+            PathComparison::Unequal => {
                 let first = document.value(left[0]);
                 Ok(values(left)
                     .into_iter()
@@ -603,7 +605,9 @@ impl<'d> Evaluation<'d> {
                     return Ok(false);
                 };
                 Ok(match comparison {
-                    Comparison::Less | Comparison::LessOrEqual => comparison.holds(left.0, right.1),
+                    PathComparison::Less | PathComparison::LessOrEqual => {
+                        comparison.holds(left.0, right.1)
+                    }
                     _ => comparison.holds(left.1, right.0),
                 })
             }
@@ -611,25 +615,25 @@ impl<'d> Evaluation<'d> {
     }
 }
 
-impl Comparison {
+impl PathComparison {
     fn holds(self, left: f64, right: f64) -> bool {
         match self {
-            Comparison::Equal => left == right,
-            Comparison::Unequal => left != right,
-            Comparison::Less => left < right,
-            Comparison::LessOrEqual => left <= right,
-            Comparison::Greater => left > right,
-            Comparison::GreaterOrEqual => left >= right,
+            PathComparison::Equal => left == right,
+            PathComparison::Unequal => left != right,
+            PathComparison::Less => left < right,
+            PathComparison::LessOrEqual => left <= right,
+            PathComparison::Greater => left > right,
+            PathComparison::GreaterOrEqual => left >= right,
         }
     }
 
     /// The one that holds when the sides are changed.
-    fn turned(self) -> Comparison {
+    fn turned(self) -> PathComparison {
         match self {
-            Comparison::Less => Comparison::Greater,
-            Comparison::LessOrEqual => Comparison::GreaterOrEqual,
-            Comparison::Greater => Comparison::Less,
-            Comparison::GreaterOrEqual => Comparison::LessOrEqual,
+            PathComparison::Less => PathComparison::Greater,
+            PathComparison::LessOrEqual => PathComparison::GreaterOrEqual,
+            PathComparison::Greater => PathComparison::Less,
+            PathComparison::GreaterOrEqual => PathComparison::LessOrEqual,
             same => same,
         }
     }

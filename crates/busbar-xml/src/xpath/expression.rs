@@ -25,17 +25,17 @@ pub(super) enum Expr {
     /// All of them are true.
     All(Vec<Expr>),
     /// Comparisons of one rank, from left to right: what is compared next is a truth value.
-    Compare(Box<Expr>, Vec<(Comparison, Expr)>),
+    Compare(Box<Expr>, Vec<(PathComparison, Expr)>),
     /// Sums or products, from left to right.
     Reckon(Box<Expr>, Vec<(Reckoning, Expr)>),
     Negate(Box<Expr>),
     Union(Vec<Expr>),
-    Path(Box<Path>),
+    Path(Box<LocationPath>),
     Call(Function, Vec<Expr>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Comparison {
+pub(super) enum PathComparison {
     Equal,
     Unequal,
     Less,
@@ -54,13 +54,13 @@ pub(super) enum Reckoning {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Path {
-    pub start: Start,
-    pub steps: Vec<Step>,
+pub(super) struct LocationPath {
+    pub start: PathStart,
+    pub steps: Vec<PathStep>,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Start {
+pub(super) enum PathStart {
     /// The node that the path is evaluated at.
     Own,
     /// The root of its document.
@@ -70,7 +70,7 @@ pub(super) enum Start {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Step {
+pub(super) struct PathStep {
     pub axis: Axis,
     pub test: NodeTest,
     /// Conditions; a number is a position.
@@ -104,8 +104,8 @@ impl Expr {
             Expr::Negate(inner) => inner.asks_position(),
             // Conditions of steps are about other nodes.
             Expr::Path(path) => match &path.start {
-                Start::Nodes(nodes, _) => nodes.asks_position(),
-                Start::Own | Start::Root => false,
+                PathStart::Nodes(nodes, _) => nodes.asks_position(),
+                PathStart::Own | PathStart::Root => false,
             },
             Expr::Call(Function::Position | Function::Last, _) => true,
             Expr::Call(_, arguments) => arguments.iter().any(Expr::asks_position),

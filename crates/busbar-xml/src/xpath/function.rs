@@ -34,7 +34,7 @@ pub(super) enum Function {
 }
 
 /// A function's name, and how it is used.
-struct Entry {
+struct FunctionEntry {
     function: Function,
     name: &'static str,
     usage: &'static str,
@@ -52,8 +52,8 @@ const fn entry(
     (least, most): (usize, usize),
     of_nodes: bool,
     returns: XPathType,
-) -> Entry {
-    Entry {
+) -> FunctionEntry {
+    FunctionEntry {
         function,
         name,
         usage,
@@ -69,7 +69,7 @@ const MANY: usize = usize::MAX;
 use Function as F;
 use XPathType::{Nodes, Number, Text, Truth};
 
-const FUNCTIONS: &[Entry] = &[
+const FUNCTIONS: &[FunctionEntry] = &[
     entry(F::Last, "last", "last()", (0, 0), false, Number),
     entry(F::Position, "position", "position()", (0, 0), false, Number),
     entry(F::Count, "count", "count(nodes)", (1, 1), true, Number),
@@ -203,7 +203,7 @@ impl Function {
         Some(entry.function)
     }
 
-    fn entry(self) -> &'static Entry {
+    fn entry(self) -> &'static FunctionEntry {
         // The table is in the order of the functions.
         &FUNCTIONS[self as usize]
     }

@@ -6,7 +6,7 @@ use super::{XPathFault, XPathFaultKind};
 use crate::names::{is_space, name_length};
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Token {
+pub(super) enum PathToken {
     /// A sign or an operator: `(`, `::`, `and` and so on.
     Sign(&'static str),
     Literal(String),
@@ -22,7 +22,7 @@ pub(super) enum Token {
 
 #[derive(Clone, Debug)]
 pub(super) struct Lexeme {
-    pub token: Token,
+    pub token: PathToken,
     pub at: Range<usize>,
 }
 
@@ -44,18 +44,18 @@ pub(super) fn lexemes(text: &str) -> Result<Vec<Lexeme>, XPathFault> {
         };
         let (token, length) = match first {
             '"' | '\'' => match rest[1..].find(first) {
-                Some(end) => (Token::Literal(rest[1..=end].to_owned()), end + 2),
+                Some(end) => (PathToken::Literal(rest[1..=end].to_owned()), end + 2),
                 None => return Err(fault(XPathFaultKind::Unclosed, at..text.len())),
             },
-            '$' => (Token::Variable, 1),
+            '$' => (PathToken::Variable, 1),
             '*' => match is_operator_expected(found.last()) {
-                true => (Token::Sign("*"), 1),
-                false => (Token::Any, 1),
+                true => (PathToken::Sign("*"), 1),
+                false => (PathToken::Any, 1),
             },
             '0'..='9' => number(rest),
             '.' if rest[1..].starts_with(|c: char| c.is_ascii_digit()) => number(rest),
             _ => match SIGNS.iter().find(|sign| rest.starts_with(**sign)) {
-                Some(sign) => (Token::Sign(sign), sign.len()),
+                Some(sign) => (PathToken::Sign(sign), sign.len()),
                 None => name(rest, found.last())
                     .ok_or_else(|| fault(XPathFaultKind::Syntax, at..at + first.len_utf8()))?,
             },
@@ -68,17 +68,17 @@ pub(super) fn lexemes(text: &str) -> Result<Vec<Lexeme>, XPathFault> {
     }
 }
 
-fn number(rest: &str) -> (Token, usize) {
+fn number(rest: &str) -> (PathToken, usize) {
     let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
     let mut length = digits(rest);
     if rest[length..].starts_with('.') {
         length += 1 + digits(&rest[length + 1..]);
     }
     let number = rest[..length].parse().unwrap_or(f64::NAN);
-    (Token::Number(number), length)
+    (PathToken::Number(number), length)
 }
 
-fn name(rest: &str, before: Option<&Lexeme>) -> Option<(Token, usize)> {
+fn name(rest: &str, before: Option<&Lexeme>) -> Option<(PathToken, usize)> {
     let length = name_length(rest);
     if length == 0 {
         return None;
@@ -87,20 +87,20 @@ fn name(rest: &str, before: Option<&Lexeme>) -> Option<(Token, usize)> {
     if is_operator_expected(before)
         && let Some(operator) = OPERATOR_NAMES.iter().find(|name| **name == first)
     {
-        return Some((Token::Sign(operator), length));
+        return Some((PathToken::Sign(operator), length));
     }
     let behind = &rest[length..];
     let local = match behind.strip_prefix(':') {
         Some(local) if !local.starts_with(':') => local,
-        _ => return Some((Token::Name(None, first.to_owned()), length)),
+        _ => return Some((PathToken::Name(None, first.to_owned()), length)),
     };
     if local.starts_with('*') {
-        return Some((Token::PrefixAny(first.to_owned()), length + 2));
+        return Some((PathToken::PrefixAny(first.to_owned()), length + 2));
     }
     match name_length(local) {
         0 => None,
         local_length => {
-            let name = Token::Name(Some(first.to_owned()), local[..local_length].to_owned());
+            let name = PathToken::Name(Some(first.to_owned()), local[..local_length].to_owned());
             Some((name, length + 1 + local_length))
         }
     }
@@ -110,7 +110,7 @@ fn name(rest: &str, before: Option<&Lexeme>) -> Option<(Token, usize)> {
 fn is_operator_expected(before: Option<&Lexeme>) -> bool {
     match before.map(|lexeme| &lexeme.token) {
         None => false,
-        Some(Token::Sign(sign)) => matches!(*sign, ")" | "]" | "." | ".."),
+        Some(PathToken::Sign(sign)) => matches!(*sign, ")" | "]" | "." | ".."),
         Some(_) => true,
     }
 }

@@ -1,9 +1,11 @@
 //! A path's text as an expression.
 
 use super::axis::{Axis, NodeTest};
-use super::expression::{Comparison, Expr, Path, Reckoning, Start, Step, XPathType};
+use super::expression::{
+    Expr, LocationPath, PathComparison, PathStart, PathStep, Reckoning, XPathType,
+};
 use super::function::Function;
-use super::lexer::{Lexeme, Token, fault, lexemes};
+use super::lexer::{Lexeme, PathToken, fault, lexemes};
 use super::{XPathFault, XPathFaultKind as Kind, XPathNames};
 use crate::limits::XPATH_DEPTH_MAX;
 
@@ -57,9 +59,10 @@ impl Parser<'_> {
     fn equality(&mut self) -> Result<Expr, XPathFault> {
         let first = self.relation()?;
         let mut others = Vec::new();
-        while let Some(comparison) =
-            self.comparison(&[("=", Comparison::Equal), ("!=", Comparison::Unequal)])
-        {
+        while let Some(comparison) = self.comparison(&[
+            ("=", PathComparison::Equal),
+            ("!=", PathComparison::Unequal),
+        ]) {
             others.push((comparison, self.relation()?));
         }
         Ok(chain(first, others, Expr::Compare))
@@ -69,10 +72,10 @@ impl Parser<'_> {
         let first = self.sum()?;
         let mut others = Vec::new();
         while let Some(comparison) = self.comparison(&[
-            ("<", Comparison::Less),
-            ("<=", Comparison::LessOrEqual),
-            (">", Comparison::Greater),
-            (">=", Comparison::GreaterOrEqual),
+            ("<", PathComparison::Less),
+            ("<=", PathComparison::LessOrEqual),
+            (">", PathComparison::Greater),
+            (">=", PathComparison::GreaterOrEqual),
         ]) {
             others.push((comparison, self.sum()?));
         }
@@ -152,15 +155,15 @@ impl Parser<'_> {
         let start = if self.take("//") {
             steps.push(any_below());
             self.steps(&mut steps)?;
-            Start::Root
+            PathStart::Root
         } else if self.take("/") {
             if self.begins_step() {
                 self.steps(&mut steps)?;
             }
-            Start::Root
+            PathStart::Root
         } else {
             self.steps(&mut steps)?;
-            Start::Own
+            PathStart::Own
         };
         Ok(path(start, steps))
     }
@@ -183,7 +186,7 @@ impl Parser<'_> {
         } else if self.take("/") {
             self.steps(&mut steps)?;
         }
-        Ok(path(Start::Nodes(primary, predicates), steps))
+        Ok(path(PathStart::Nodes(primary, predicates), steps))
     }
 
     fn primary(&mut self) -> Result<Expr, XPathFault> {
@@ -193,15 +196,15 @@ impl Parser<'_> {
         };
         self.at += 1;
         match token {
-            Token::Variable => Err(fault(Kind::Variable, at)),
-            Token::Literal(text) => Ok(Expr::Text(text.into())),
-            Token::Number(number) => Ok(Expr::Number(number)),
-            Token::Sign("(") => {
+            PathToken::Variable => Err(fault(Kind::Variable, at)),
+            PathToken::Literal(text) => Ok(Expr::Text(text.into())),
+            PathToken::Number(number) => Ok(Expr::Number(number)),
+            PathToken::Sign("(") => {
                 let inner = self.expr()?;
                 self.expect(")")?;
                 Ok(inner)
             }
-            Token::Name(None, name) => {
+            PathToken::Name(None, name) => {
                 let function = Function::of(&name).ok_or(fault(Kind::Function, at.clone()))?;
                 self.call(function, at.start)
             }
@@ -233,7 +236,7 @@ impl Parser<'_> {
         Ok(Expr::Call(function, arguments))
     }
 
-    fn steps(&mut self, steps: &mut Vec<Step>) -> Result<(), XPathFault> {
+    fn steps(&mut self, steps: &mut Vec<PathStep>) -> Result<(), XPathFault> {
         loop {
             let step = self.step()?;
             steps.push(step);
@@ -245,10 +248,10 @@ impl Parser<'_> {
         }
     }
 
-    fn step(&mut self) -> Result<Step, XPathFault> {
+    fn step(&mut self) -> Result<PathStep, XPathFault> {
         for (sign, axis) in [("..", Axis::Parent), (".", Axis::Own)] {
             if self.take(sign) {
-                return Ok(Step {
+                return Ok(PathStep {
                     axis,
                     test: NodeTest::Node,
                     predicates: Vec::new(),
@@ -258,7 +261,7 @@ impl Parser<'_> {
         let axis = self.axis()?;
         let test = self.test(axis)?;
         let predicates = self.predicates()?;
-        Ok(Step {
+        Ok(PathStep {
             axis,
             test,
             predicates,
@@ -269,12 +272,12 @@ impl Parser<'_> {
         if self.take("@") {
             return Ok(Axis::Attribute);
         }
-        if !matches!(self.peek(1), Some(Token::Sign("::"))) {
+        if !matches!(self.peek(1), Some(PathToken::Sign("::"))) {
             return Ok(Axis::Child);
         }
         let at = self.place();
         let axis = match self.peek(0) {
-            Some(Token::Name(None, name)) => Axis::of(name),
+            Some(PathToken::Name(None, name)) => Axis::of(name),
             _ => None,
         };
         let axis = axis.ok_or(fault(Kind::Axis, at))?;
@@ -285,20 +288,20 @@ impl Parser<'_> {
     fn test(&mut self, axis: Axis) -> Result<NodeTest, XPathFault> {
         let at = self.place();
         let token = self.peek(0).cloned();
-        let is_call = matches!(self.peek(1), Some(Token::Sign("(")));
+        let is_call = matches!(self.peek(1), Some(PathToken::Sign("(")));
         let test = match token {
-            Some(Token::Any) => NodeTest::Any,
-            Some(Token::PrefixAny(prefix)) => {
+            Some(PathToken::Any) => NodeTest::Any,
+            Some(PathToken::PrefixAny(prefix)) => {
                 NodeTest::Namespace(self.namespace(&prefix, at.start)?)
             }
-            Some(Token::Name(None, name)) if is_call => {
+            Some(PathToken::Name(None, name)) if is_call => {
                 self.at += 2;
                 let test = match name.as_str() {
                     "node" => NodeTest::Node,
                     "text" => NodeTest::Text,
                     "comment" => NodeTest::Comment,
                     "processing-instruction" => match self.peek(0).cloned() {
-                        Some(Token::Literal(target)) => {
+                        Some(PathToken::Literal(target)) => {
                             self.at += 1;
                             NodeTest::Instruction(Some(target.into()))
                         }
@@ -309,7 +312,7 @@ impl Parser<'_> {
                 self.expect(")")?;
                 return Ok(test);
             }
-            Some(Token::Name(prefix, local)) => {
+            Some(PathToken::Name(prefix, local)) => {
                 let uri = match prefix {
                     Some(prefix) => Some(self.namespace(&prefix, at.start)?),
                     // Attributes and namespaces without a prefix are in none, elements too.
@@ -342,13 +345,18 @@ impl Parser<'_> {
     /// Whether what comes is no step: a literal, a call of a function and so on.
     fn begins_filter(&self) -> bool {
         match self.peek(0) {
-            Some(Token::Sign("(") | Token::Literal(_) | Token::Number(_) | Token::Variable) => true,
-            Some(Token::Name(prefix, name)) => {
+            Some(
+                PathToken::Sign("(")
+                | PathToken::Literal(_)
+                | PathToken::Number(_)
+                | PathToken::Variable,
+            ) => true,
+            Some(PathToken::Name(prefix, name)) => {
                 let is_type = matches!(
                     name.as_str(),
                     "node" | "text" | "comment" | "processing-instruction"
                 );
-                matches!(self.peek(1), Some(Token::Sign("("))) && (prefix.is_some() || !is_type)
+                matches!(self.peek(1), Some(PathToken::Sign("("))) && (prefix.is_some() || !is_type)
             }
             _ => false,
         }
@@ -358,12 +366,15 @@ impl Parser<'_> {
         matches!(
             self.peek(0),
             Some(
-                Token::Name(..) | Token::Any | Token::PrefixAny(_) | Token::Sign("@" | "." | "..")
+                PathToken::Name(..)
+                    | PathToken::Any
+                    | PathToken::PrefixAny(_)
+                    | PathToken::Sign("@" | "." | "..")
             )
         )
     }
 
-    fn peek(&self, ahead: usize) -> Option<&Token> {
+    fn peek(&self, ahead: usize) -> Option<&PathToken> {
         self.lexemes
             .get(self.at + ahead)
             .map(|lexeme| &lexeme.token)
@@ -371,7 +382,7 @@ impl Parser<'_> {
 
     fn sign(&self) -> Option<&'static str> {
         match self.peek(0) {
-            Some(Token::Sign(sign)) => Some(sign),
+            Some(PathToken::Sign(sign)) => Some(sign),
             _ => None,
         }
     }
@@ -435,8 +446,8 @@ fn chain<T>(
 }
 
 /// What `//` stands for.
-fn any_below() -> Step {
-    Step {
+fn any_below() -> PathStep {
+    PathStep {
         axis: Axis::DescendantOrSelf,
         test: NodeTest::Node,
         predicates: Vec::new(),
@@ -444,8 +455,8 @@ fn any_below() -> Step {
 }
 
 /// A path. `//name` looks at each node once where no condition asks for its position among its siblings.
-fn path(start: Start, steps: Vec<Step>) -> Expr {
-    let mut short: Vec<Step> = Vec::with_capacity(steps.len());
+fn path(start: PathStart, steps: Vec<PathStep>) -> Expr {
+    let mut short: Vec<PathStep> = Vec::with_capacity(steps.len());
     for mut step in steps {
         let is_behind_any = short.last().is_some_and(|before| {
             before.axis == Axis::DescendantOrSelf
@@ -459,7 +470,7 @@ fn path(start: Start, steps: Vec<Step>) -> Expr {
         }
         short.push(step);
     }
-    Expr::Path(Box::new(Path {
+    Expr::Path(Box::new(LocationPath {
         start,
         steps: short,
     }))
