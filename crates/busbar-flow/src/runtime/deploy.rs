@@ -725,11 +725,6 @@ pub(super) fn producer_name(key: &TaskKey) -> Arc<str> {
     format!("{}/{}", key.stream, key.partition).into()
 }
 
-/// The name of a task's state.
-pub(super) fn state_name(known_as: &str, key: &TaskKey) -> String {
-    format!("{known_as}/{}/{}", key.stream, key.partition)
-}
-
 /// What a flow that could not start does: it tries again, or somebody must do something.
 pub(super) fn stands(error: &Error) -> FlowState {
     match error.class() {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use busbar_event::{Class, Error};
 
 use super::Runtime;
-use super::deploy::state_name;
 use crate::blocking::blocking;
 use crate::checkpoint::{Kept, StateOf, TaskKey};
 use crate::compile::Plan;
@@ -30,6 +29,11 @@ pub(super) fn states(plan: &Plan) -> BTreeSet<StateOf> {
         })
     });
     states.collect()
+}
+
+/// The name of a task's state.
+pub(super) fn state_name(known_as: &str, key: &TaskKey) -> String {
+    format!("{known_as}/{}/{}", key.stream, key.partition)
 }
 
 impl Runtime {

@@ -6,7 +6,8 @@ use std::time::Instant;
 use busbar_event::{Class, Error, time};
 
 use super::Runtime;
-use super::deploy::{Seat, producer_name, state_name};
+use super::deploy::{Seat, producer_name};
+use super::kept_state::state_name;
 use crate::blocking::blocking;
 use crate::chain::Chain;
 use crate::checkpoint::Mark;

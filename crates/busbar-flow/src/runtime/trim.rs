@@ -3,7 +3,7 @@
 
 use busbar_event::Error;
 
-use super::deploy::state_name;
+use super::kept_state::state_name;
 use super::{Flow, Runtime};
 use crate::checkpoint::TaskKey;
 use crate::limits::REMOVED_KEPT;
