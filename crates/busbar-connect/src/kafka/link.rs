@@ -255,7 +255,7 @@ impl KafkaLink {
             match timeout(wait, self.socket.write(&self.out[self.sent..])).await {
                 Ok(Ok(0)) => return Err(closed(&self.address)),
                 Ok(Ok(sent)) => self.sent += sent,
-                Ok(Err(why)) => return Err(closed(&self.address).caused_by(why)),
+                Ok(Err(why)) => return Err(lost(&self.address, why)),
                 Err(_) => return Err(silent(&self.address, wait)),
             }
         }
@@ -263,7 +263,7 @@ impl KafkaLink {
             let flushed = timeout(wait, self.socket.flush()).await;
             flushed
                 .map_err(|_| silent(&self.address, wait))?
-                .map_err(|why| closed(&self.address).caused_by(why))?;
+                .map_err(|why| lost(&self.address, why))?;
             self.out.clear();
             self.sent = 0;
         }
@@ -285,7 +285,7 @@ impl KafkaLink {
             match timeout(wait, self.socket.read_buf(&mut self.buffer)).await {
                 Ok(Ok(1..)) => {}
                 Ok(Ok(0)) => return Err(closed(&self.address)),
-                Ok(Err(why)) => return Err(closed(&self.address).caused_by(why)),
+                Ok(Err(why)) => return Err(lost(&self.address, why)),
                 Err(_) => return Err(silent(&self.address, wait)),
             }
         }
@@ -326,6 +326,14 @@ impl KafkaLink {
     ) -> Result<KafkaAnswer, Error> {
         self.send(api, body)?;
         self.receive().await
+    }
+}
+
+/// A connection that ended. A broker that refuses a certificate may say so only after the handshake.
+fn lost(address: &str, why: std::io::Error) -> Error {
+    match tls::refused(&why) {
+        Some(why) => tls::untrusted(address, why),
+        None => closed(address).caused_by(why),
     }
 }
 

@@ -372,11 +372,14 @@ impl TopicReader {
     }
 }
 
+/// Topic, partition and its offset.
+type PartitionOffset = (String, i32, Result<i64, KafkaCode>);
+
 /// Asks a leader for offsets by time.
 async fn offsets(
     link: &mut KafkaLink,
     partitions: &[(&str, i32, i64)],
-) -> Result<Vec<(String, i32, Result<i64, KafkaCode>)>, Error> {
+) -> Result<Vec<PartitionOffset>, Error> {
     let request = OffsetsRequest {
         partitions,
         committed: true,

@@ -53,6 +53,17 @@ pub struct PartitionRows {
 /// The sequence of the next record in each partition.
 pub type Sequences = BTreeMap<(Arc<str>, i32), i32>;
 
+/// Where the rows of a topic go.
+pub struct BatchTarget<'a> {
+    pub topic: &'a Arc<str>,
+    /// How many partitions the topic has.
+    pub partitions: usize,
+    /// Bytes of a batch of more than one row.
+    pub most: usize,
+    /// Who writes.
+    pub identity: ProducerIdentity,
+}
+
 /// Rows that are sorted by the topic that they go to.
 pub struct SortedRows {
     /// The rows of each topic, each with its key.
@@ -204,17 +215,20 @@ impl RowPlan {
         Ok(sorted)
     }
 
-    /// Makes batches of the rows of one topic, which has `partitions` partitions. A batch has at most `most` bytes, or one row.
+    /// Makes batches of the rows of one topic.
     pub fn batches(
         &self,
         delivery: &Delivery,
-        topic: &Arc<str>,
         rows: &[&SortedRow],
-        partitions: usize,
-        most: usize,
-        identity: ProducerIdentity,
+        target: &BatchTarget<'_>,
         sequences: &mut Sequences,
     ) -> Vec<PartitionRows> {
+        let BatchTarget {
+            topic,
+            partitions,
+            most,
+            identity,
+        } = *target;
         let events = &delivery.events;
         let payloads = events.payloads();
         let mut open: BTreeMap<usize, OpenRows> = BTreeMap::new();

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::KafkaWrite;
 use super::limits::{NAME_BYTES_MAX, REFUSED_KEPT_MAX, RETRY_FIRST, RETRY_LAST};
 use super::producer::{GivenUp, KafkaProducer, KeptPosition, no_topic};
-use super::rows::{RowPlan, read_rows, write_rows};
+use super::rows::{BatchTarget, RowPlan, read_rows, write_rows};
 use super::server::KafkaServer;
 
 /// Writes rows to a cluster.
@@ -118,16 +118,14 @@ impl KafkaSink {
                         .iter()
                         .filter(|row| row.row >= done && !refused.contains_key(&row.row));
                     let left: Vec<_> = left.collect();
-                    let identity = producer.identity;
-                    all.extend(self.plan.batches(
-                        delivery,
+                    let target = BatchTarget {
                         topic,
-                        &left,
-                        *partitions,
-                        self.most,
-                        identity,
-                        &mut producer.sequences,
-                    ));
+                        partitions: *partitions,
+                        most: self.most,
+                        identity: producer.identity,
+                    };
+                    let sequences = &mut producer.sequences;
+                    all.extend(self.plan.batches(delivery, &left, &target, sequences));
                 }
                 let kept = kept(delivery, &refused, producer.kept.as_ref());
                 match producer.transact(all, kept).await {

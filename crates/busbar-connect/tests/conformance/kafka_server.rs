@@ -1,7 +1,7 @@
 //! The Kafka of all tests, and librdkafka as the other side of connections.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::servers::{Cut, DatabaseServer, start_kafka};
+use crate::world::eventually;
 
 /// Listeners of the server that are reached through a [`Cut`].
 const CUTS: usize = 24;
@@ -19,6 +20,8 @@ pub struct KafkaTestServer {
     pub server: DatabaseServer,
     /// Wants a user: `plain` or `scram`, whose password is `secret`.
     pub sasl: u16,
+    /// The port with TLS, if it has one.
+    pub tls: u16,
     cuts: Mutex<Vec<Cut>>,
 }
 
@@ -32,19 +35,36 @@ fn ports(count: usize) -> Vec<u16> {
 }
 
 impl KafkaTestServer {
-    /// One with these settings beside its own, with files in its folder.
-    pub fn new(cuts: usize, more: &str, files: &[(&str, &[u8])]) -> KafkaTestServer {
-        let mut ports = ports(2 + 2 * cuts).into_iter();
+    /// One with files in its folder: `keystore.pem` and `ca.pem`, where it is to have a port with TLS, which wants a
+    /// certificate of its clients.
+    pub fn new(cuts: usize, files: &[(&str, &[u8])]) -> KafkaTestServer {
+        let mut ports = ports(3 + 2 * cuts).into_iter();
         let mut port = || ports.next().expect("a port");
-        let (plain, sasl) = (port(), port());
+        let (plain, sasl, tls) = (port(), port(), port());
         let mut listeners = format!(
             "PLAINTEXT://127.0.0.1:{plain},SASL://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:CONTROLLER-PORT"
         );
         let mut advertised = format!("PLAINTEXT://127.0.0.1:{plain},SASL://127.0.0.1:{sasl}");
         let mut protocols =
             "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT".to_owned();
+        let mut more = String::new();
+        if !files.is_empty() {
+            listeners += &format!(",TLS://127.0.0.1:{tls}");
+            advertised += &format!(",TLS://localhost:{tls}");
+            protocols += ",TLS:SSL";
+            let name = "listener.name.tls.ssl";
+            more = format!(
+                "{name}.keystore.type=PEM\n{name}.keystore.location=keystore.pem\n\
+                 {name}.truststore.type=PEM\n{name}.truststore.location=ca.pem\n{name}.client.auth=required"
+            );
+        }
+        let mut opened = vec![plain, sasl];
+        if !files.is_empty() {
+            opened.push(tls);
+        }
         let cuts = (0..cuts).map(|number| {
             let (own, shown) = (port(), port());
+            opened.push(own);
             // At once, so that nobody else takes the port.
             let cut = Cut::between(shown, own);
             listeners += &format!(",CUT{number}://127.0.0.1:{own}");
@@ -63,9 +83,18 @@ impl KafkaTestServer {
         );
         let mut all = vec![("kafka.properties", settings.as_bytes())];
         all.extend_from_slice(files);
+        let server = start_kafka(plain, &all);
+        // It opens one after the other.
+        for port in opened {
+            eventually("the port", || {
+                let opened = TcpStream::connect(("127.0.0.1", port));
+                opened.map(drop).map_err(|why| format!("{port}: {why}"))
+            });
+        }
         KafkaTestServer {
-            server: start_kafka(plain, &all),
+            server,
             sasl,
+            tls,
             cuts: Mutex::new(cuts),
         }
     }
@@ -112,7 +141,7 @@ pub fn answers(port: u16) -> Result<String, String> {
 /// The Kafka of all tests.
 pub fn kafka() -> &'static KafkaTestServer {
     static SERVER: OnceLock<KafkaTestServer> = OnceLock::new();
-    SERVER.get_or_init(|| KafkaTestServer::new(CUTS, "", &[]))
+    SERVER.get_or_init(|| KafkaTestServer::new(CUTS, &[]))
 }
 
 /// librdkafka in a process of its own.

@@ -16,6 +16,7 @@ mod jdbc_source;
 mod jdbc_subject;
 mod jdbc_types;
 mod jdbc_worker;
+mod kafka_kills;
 mod kafka_server;
 mod kafka_sink;
 mod kafka_source;

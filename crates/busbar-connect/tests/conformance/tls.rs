@@ -10,6 +10,7 @@ use busbar_event::{Class, Error};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::runtime::Runtime;
 
+use crate::kafka_server::KafkaTestServer;
 use crate::peers::{Broker, free_port};
 use crate::servers::{own_postgres, own_redis};
 use crate::sinks::delivery;
@@ -199,6 +200,45 @@ fn a_web_service_is_trusted_or_not() {
     assert!(!format!("{error:?}").contains("secret"), "{error:?}");
     let error = post("localhost", ", tls: { ca: empty.pem }").expect_err("unusable");
     assert_eq!(error.code(), "connect.tls-ca");
+}
+
+/// Both sides show certificates.
+#[test]
+fn a_kafka_broker_and_its_client_trust_each_other_or_not() {
+    let site = Site::new(&["localhost"]);
+    let read = |name: &str| std::fs::read(site.path().join(name)).expect("it is there");
+    let both = [read("server.key"), read("server.pem")].concat();
+    let ca = read("ca.pem");
+    let server = KafkaTestServer::new(0, &[("keystore.pem", &both), ("ca.pem", &ca)]);
+    let topic = server.topic(&server.peer(), 1, &serde_json::json!({}));
+    let put = |host: &str, tls: &str| {
+        site.write(
+            "kafka",
+            &format!(
+                "brokers: ['{host}:{}'], tls: {tls}, write: {{ topic: {topic} }}",
+                server.tls
+            ),
+        )
+    };
+    let own = "certificate: server.pem, key: server.key";
+    put("localhost", &format!("{{ ca: ca.pem, {own} }}")).expect("written");
+    refused(
+        put("localhost", &format!("{{ ca: other.pem, {own} }}")),
+        "UnknownIssuer",
+    );
+    refused(
+        put("127.0.0.1", &format!("{{ ca: ca.pem, {own} }}")),
+        "not valid for name",
+    );
+    // No certificate where one is wanted.
+    let error = put("localhost", "{ ca: ca.pem }").expect_err("refused");
+    let told = ["connect.tls-refused", "kafka.closed"];
+    assert!(told.contains(&error.code()), "{error:?}");
+    let error = put(
+        "localhost",
+        "{ ca: ca.pem, certificate: server.pem, key: server.pem }",
+    );
+    assert_eq!(error.expect_err("no key").code(), "connect.tls-key");
 }
 
 #[test]

@@ -172,13 +172,14 @@ impl OffsetsRequest<'_> {
     }
 }
 
-/// Reads the answer: topic, partition, and the offset; -1 where no record is as young as the time.
+/// Topic, partition, and the offset; -1 where no record is as young as the time.
+pub type FoundOffset<'a> = (&'a str, i32, Result<i64, KafkaCode>);
+
+/// Reads the answer.
 ///
 /// # Errors
 /// [`crate::KafkaFault`].
-pub fn read_offsets<'a>(
-    r: &mut KafkaReader<'a>,
-) -> Result<Vec<(&'a str, i32, Result<i64, KafkaCode>)>> {
+pub fn read_offsets<'a>(r: &mut KafkaReader<'a>) -> Result<Vec<FoundOffset<'a>>> {
     let _throttle = r.i32()?;
     read_topics(r, 26, |topic, r| {
         let (partition, code) = (r.i32()?, KafkaCode(r.i16()?));

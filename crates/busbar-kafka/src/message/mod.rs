@@ -9,8 +9,8 @@ mod session;
 mod transaction;
 
 pub use cluster::{
-    Brokers, KafkaBroker, KafkaTopic, MetadataRequest, MetadataResponse, OffsetsRequest,
-    TopicPartition, read_offsets,
+    Brokers, FoundOffset, KafkaBroker, KafkaTopic, MetadataRequest, MetadataResponse,
+    OffsetsRequest, TopicPartition, read_offsets,
 };
 pub use fetch::{
     AbortedTransaction, FetchPartition, FetchRequest, FetchResponse, FetchedPartition,
