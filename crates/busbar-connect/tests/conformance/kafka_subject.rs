@@ -94,7 +94,7 @@ pub fn subject() -> Subject {
             ),
             (
                 "kafka: { brokers: ['a:1'], sasl: { mechanism: plain, user: u, password: { file: /etc/x } }, write: { topic: a } }\n",
-                "sasl",
+                "/etc/x",
             ),
             (
                 "kafka: { brokers: ['a:1'], tls: { ca: /etc/x }, write: { topic: a } }\n",
