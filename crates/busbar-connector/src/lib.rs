@@ -11,6 +11,7 @@ pub mod limits;
 mod retry;
 mod rows;
 mod service;
+mod sql_call;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -29,8 +30,8 @@ use serde::Serialize;
 pub use breaker::{Admitted, Breaker, BreakerState, CallTrial};
 pub use database::{
     AskedDatabase, ColumnType, DatabaseStatus, Databases, PoolUse, Pooled, RemoteTable,
-    SessionPool, SqlColumn, SqlCompares, SqlDatabase, SqlForm, SqlPart, SqlRows, SqlService,
-    SqlStatement, SqlTable, SqlValue, TextColumns, number_kind,
+    SessionPool, SqlColumn, SqlCompares, SqlDatabase, SqlPart, SqlRows, SqlStatement, SqlTable,
+    SqlValue, TextColumns, number_kind,
 };
 pub use retry::{Backoff, Outcome, deliver};
 pub use rows::{KeyOrder, OrderedRows, ReadColumn, TableRead, TextRow};
@@ -38,6 +39,7 @@ pub use service::{
     CallEscapes, CallFault, CallForm, CallParts, Escape, Service, ServiceAnswer, ServiceContext,
     ServiceRequest,
 };
+pub use sql_call::{SqlForm, SqlService};
 
 /// A future that a trait object can answer with.
 pub type Work<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -149,7 +149,7 @@ impl TextBuilder {
 /// `2024-05-06 07:08:09.5`, with an offset such as `+00`, `+08:00` or `Z`, or in UTC without one; also a date alone.
 fn micros(value: &[u8]) -> Option<i64> {
     // The longest: a date, a time with 9 digits, and an offset.
-    let mut text = [0_u8; 40];
+    let mut text = [0_u8; 48];
     let length = value.len();
     if length > text.len() - 10 || length < 10 {
         return None;

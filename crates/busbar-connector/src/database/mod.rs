@@ -5,11 +5,10 @@
 //! | use | made by |
 //! | --- | --- |
 //! | a `join` with a table of the database, and its tables in SQL | [`RemoteTable`] |
-//! | a `call` of a statement | [`SqlForm`] and [`SqlService`] |
+//! | a `call` of a statement | [`SqlForm`](crate::SqlForm) and [`SqlService`](crate::SqlService) |
 //! | sessions that are used again, and their number | [`SessionPool`] |
 //! | rows that come as texts | [`TextColumns`] |
 
-mod call;
 mod columns;
 mod open;
 mod pool;
@@ -25,7 +24,6 @@ pub use busbar_table::ColumnType;
 
 use crate::Work;
 
-pub use call::{SqlForm, SqlService};
 pub use columns::TextColumns;
 pub use open::{AskedDatabase, DatabaseStatus, Databases};
 pub use pool::{PoolUse, Pooled, SessionPool};

@@ -230,13 +230,13 @@ impl AskedDatabase {
         &self,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
-        struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
-        impl<T> Drop for AbortOnDrop<T> {
+        struct AbandonedWork<T>(tokio::task::JoinHandle<T>);
+        impl<T> Drop for AbandonedWork<T> {
             fn drop(&mut self) {
                 self.0.abort();
             }
         }
-        let mut task = AbortOnDrop(self.handle.spawn(work));
+        let mut task = AbandonedWork(self.handle.spawn(work));
         match (&mut task.0).await {
             Ok(done) => self.counted(done),
             Err(cause) => Err(over().caused_by(cause)),

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use http::HeaderMap;
 use serde_json::Value as Json;
 
-use super::{AskedDatabase, ColumnType};
 use crate::Work;
+use crate::database::{AskedDatabase, ColumnType};
 use crate::limits::{CALL_BYTES_MAX, CALL_ROWS_MAX};
 use crate::service::{
     CallEscapes, CallFault, CallForm, CallParts, Escape, Service, ServiceAnswer, ServiceRequest,
@@ -182,8 +182,8 @@ fn add_objects(batch: &RecordBatch, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{SqlPart, SqlStatement, SqlValue};
     use super::*;
+    use crate::database::{SqlPart, SqlStatement, SqlValue};
 
     fn form(more: &str) -> Result<SqlForm, CallFault> {
         let step = format!("{{\"connection\": \"pg\"{more}}}");
