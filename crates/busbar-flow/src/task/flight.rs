@@ -23,13 +23,13 @@ pub(super) struct Air {
 
 /// A batch on its way out.
 pub(super) struct Flight {
-    writing: AbortOnDrop<Landing>,
+    writing: OwnedWorker<Landing>,
     pub delta: Delta,
     pub snapshot: Option<Snapshot>,
 }
 
 /// State on its way to the disk.
-pub(super) struct Commit(AbortOnDrop<Result<(), Error>>);
+pub(super) struct Commit(OwnedWorker<Result<(), Error>>);
 
 /// A batch that has ended, and how.
 pub(super) type LandedFlight = (Flight, Result<Landing, Error>);
@@ -80,7 +80,7 @@ impl Flight {
     ) -> Flight {
         let writing = tokio::spawn(leaving.write(writers));
         Flight {
-            writing: AbortOnDrop(writing),
+            writing: OwnedWorker(writing),
             delta,
             snapshot,
         }
@@ -132,7 +132,7 @@ impl Commit {
                 }
             }
         };
-        Commit(AbortOnDrop(tokio::spawn(committing)))
+        Commit(OwnedWorker(tokio::spawn(committing)))
     }
 }
 
@@ -147,9 +147,9 @@ fn copy(flow: &Arc<str>, state: Arc<TaskState>) {
 }
 
 /// A worker that goes with whoever waits for it: a task that is cut off leaves nobody behind who writes on.
-struct AbortOnDrop<T>(JoinHandle<T>);
+struct OwnedWorker<T>(JoinHandle<T>);
 
-impl<T> Drop for AbortOnDrop<T> {
+impl<T> Drop for OwnedWorker<T> {
     fn drop(&mut self) {
         self.0.abort();
     }

@@ -298,7 +298,7 @@ type ReadDocument = std::result::Result<XmlDocument, DocumentFault>;
 
 /// The documents of the column that was read last.
 #[derive(Default)]
-struct ReadColumn {
+struct ReadDocuments {
     /// The column itself, so that its memory cannot be another's.
     column: Option<ArrayRef>,
     /// Of its first rows, as far as there is room.
@@ -312,7 +312,7 @@ fn each_document(
     mut take: impl FnMut(Option<std::result::Result<&XmlDocument, &DocumentFault>>) -> Result<()>,
 ) -> Result<()> {
     thread_local! {
-        static READ: RefCell<ReadColumn> = RefCell::default();
+        static READ: RefCell<ReadDocuments> = RefCell::default();
     }
     READ.with_borrow_mut(|read| {
         let is_same = read
@@ -320,9 +320,9 @@ fn each_document(
             .as_ref()
             .is_some_and(|known| known.to_data().ptr_eq(&column.to_data()));
         if !is_same {
-            *read = ReadColumn {
+            *read = ReadDocuments {
                 column: Some(Arc::clone(column)),
-                ..ReadColumn::default()
+                ..ReadDocuments::default()
             };
         }
         let mut spare = XmlDocument::default();

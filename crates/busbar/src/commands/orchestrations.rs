@@ -230,8 +230,10 @@ fn object(text: &str, flag: &str) -> Result<Value, Failure> {
     match serde_json::from_str::<Value>(text) {
         Ok(value) if value.is_object() => Ok(value),
         _ => {
-            let error = Error::new(Class::Configuration, "cli.not-an-object");
-            Err(Failure::new(exit::USAGE, error.with("flag", flag)))
+            let error = Error::new(Class::Configuration, "cli.not-an-object")
+                .with("flag", flag)
+                .with("example", r#"{"order_id": "17"}"#);
+            Err(Failure::new(exit::USAGE, error))
         }
     }
 }

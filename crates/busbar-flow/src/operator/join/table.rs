@@ -95,15 +95,15 @@ fn check_versions(rule: &Match, table: &Arc<dyn Table>) -> Result<(), Wrong> {
     }
 }
 
-/// A column of the rows and one of the table.
-type MatchedColumns = (usize, usize);
+/// The table as it is looked up, the columns, and those of the key: each one of the rows and one of the table.
+type MatchedTable = (Arc<dyn Table>, Match, Vec<(usize, usize)>);
 
 /// The table as it is looked up, the columns, and those of the key in the table's order.
 fn match_table(
     spec: &JoinSpec,
     table: &Arc<dyn Table>,
     context: &StepContext<'_>,
-) -> Result<(Arc<dyn Table>, Match, Vec<MatchedColumns>), Wrong> {
+) -> Result<MatchedTable, Wrong> {
     let schema = table.schema();
     let on = equal_columns(spec, context.schema, &schema)?;
     let names = on

@@ -43,7 +43,7 @@ impl AmqpClient {
         let mut answered = false;
         while !answered {
             self.read(|frame| {
-                answered |= matches!(frame, Incoming::Method(id, _) if id == answer);
+                answered |= matches!(frame, ClientFrame::Method(id, _) if id == answer);
                 Ok(())
             })?;
         }
@@ -51,7 +51,10 @@ impl AmqpClient {
     }
 
     /// Reads once and hands over each frame that is whole.
-    pub fn read(&mut self, mut each: impl FnMut(Incoming<'_>) -> io::Result<()>) -> io::Result<()> {
+    pub fn read(
+        &mut self,
+        mut each: impl FnMut(ClientFrame<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
         let count = self.socket.read(&mut self.buffer[self.filled..])?;
         if count == 0 {
             return Err(ErrorKind::ConnectionAborted.into());
@@ -65,7 +68,7 @@ impl AmqpClient {
             }
             let payload = &self.buffer[at + 7..at + 7 + len];
             if head[0] == 3 {
-                each(Incoming::Body(payload))?;
+                each(ClientFrame::Body(payload))?;
             } else if head[0] == 1
                 && let Some((id, fields)) = payload.split_first_chunk::<4>()
             {
@@ -74,7 +77,7 @@ impl AmqpClient {
                     u16::from_be_bytes([id[2], id[3]]),
                 );
                 refuse_close(id, fields)?;
-                each(Incoming::Method(id, fields))?;
+                each(ClientFrame::Method(id, fields))?;
             }
             at += len + 8;
         }
@@ -113,7 +116,7 @@ impl AmqpClient {
 }
 
 /// A frame that came.
-pub enum Incoming<'a> {
+pub enum ClientFrame<'a> {
     /// A method, and its fields.
     Method((u16, u16), &'a [u8]),
     /// A part of a message's body.
@@ -145,8 +148,8 @@ impl Confirms {
     }
 
     /// Takes a frame that may be a confirm.
-    pub fn take(&mut self, frame: Incoming<'_>) -> io::Result<()> {
-        let Incoming::Method(id, fields) = frame else {
+    pub fn take(&mut self, frame: ClientFrame<'_>) -> io::Result<()> {
+        let ClientFrame::Method(id, fields) = frame else {
             return Ok(());
         };
         if id == (60, 120) {
@@ -243,7 +246,7 @@ mod tests {
         let mut confirms = Confirms::default();
         let mut take = |tag: u64, multiple: u8| {
             let fields = [&tag.to_be_bytes()[..], &[multiple]].concat();
-            let confirm = Incoming::Method((60, 80), &fields);
+            let confirm = ClientFrame::Method((60, 80), &fields);
             confirms.take(confirm).expect("a confirm");
             confirms.count()
         };

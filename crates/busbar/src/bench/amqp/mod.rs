@@ -17,7 +17,7 @@ use super::node::{self, Process};
 use super::percentiles::Latencies;
 use super::report::{Report, Row};
 use super::{BenchArgs, LATENCY_RATE, note};
-use client::{AmqpClient, Confirms, Incoming, delivery_tag, publish};
+use client::{AmqpClient, ClientFrame, Confirms, delivery_tag, publish};
 
 /// Publishes with confirms to a durable queue.
 const CONFIRMS_IN: &str = "AMQP confirms in";
@@ -79,7 +79,7 @@ pub fn rows(args: &BenchArgs, report: &mut Report, failed: &mut Vec<String>) {
         }
         if args.wants(v1::IN) {
             for connections in [args.connections as usize, 1] {
-                let load = v1::Load {
+                let load = v1::V1Load {
                     address: server.amqp,
                     connections,
                     payload_bytes: args.payload as usize,
@@ -166,7 +166,7 @@ fn loads(args: &BenchArgs) -> Vec<AmqpLoad> {
 /// # Errors
 /// When the server cannot be reached, refuses, or stays silent for [`SILENCE_MAX`].
 fn row(who: &str, load: &AmqpLoad) -> io::Result<Row> {
-    let received = Arc::new(Received::default());
+    let received = Arc::new(AmqpReceived::default());
     let start = Arc::new(Barrier::new(load.connections + 1));
     let epoch = Instant::now();
     let (mut publishers, mut consumers) = (Vec::new(), Vec::new());
@@ -231,13 +231,13 @@ fn row(who: &str, load: &AmqpLoad) -> io::Result<Row> {
 
 /// What consumers have received.
 #[derive(Default)]
-struct Received {
+struct AmqpReceived {
     count: AtomicU64,
     /// From publish to delivery.
     latencies: Mutex<Latencies>,
 }
 
-impl Received {
+impl AmqpReceived {
     fn wait_for(&self, wanted: u64) -> io::Result<()> {
         let mut last = (0, Instant::now());
         loop {
@@ -358,18 +358,18 @@ fn publish_at(
 }
 
 /// Acknowledges what is delivered until the connection ends. `stamps`: since when the payloads count their times.
-fn acknowledge_all(mut consumer: AmqpClient, received: &Received, stamps: Option<Instant>) {
+fn acknowledge_all(mut consumer: AmqpClient, received: &AmqpReceived, stamps: Option<Instant>) {
     loop {
         let (mut count, mut last, mut times) = (0, None, Vec::new());
         let read = consumer.read(|frame| {
             match frame {
-                Incoming::Method(id, fields) => {
+                ClientFrame::Method(id, fields) => {
                     if let Some(tag) = delivery_tag(id, fields) {
                         count += 1;
                         last = Some(tag);
                     }
                 }
-                Incoming::Body(payload) => {
+                ClientFrame::Body(payload) => {
                     if let (Some(epoch), Some(stamp)) = (stamps, payload.first_chunk()) {
                         let sent = Duration::from_nanos(u64::from_be_bytes(*stamp));
                         times.push(epoch.elapsed().saturating_sub(sent));

@@ -19,7 +19,7 @@ pub const IN: &str = "AMQP 1.0 transfers in";
 
 /// One load.
 #[derive(Clone, Debug)]
-pub struct Load {
+pub struct V1Load {
     /// The server.
     pub address: SocketAddr,
     /// Connections, each with a session, a link and a queue of its own.
@@ -39,11 +39,11 @@ const READ_BYTES: usize = 256 << 10;
 ///
 /// # Errors
 /// When the server cannot be reached, refuses, or stays silent for [`SILENCE_MAX`].
-pub fn row(who: &str, load: &Load) -> io::Result<Row> {
+pub fn row(who: &str, load: &V1Load) -> io::Result<Row> {
     let start = Arc::new(Barrier::new(load.connections + 1));
     let mut senders = Vec::new();
     for number in 0..load.connections {
-        let mut sender = Sender::open(load.address, &format!("/queue/bench-v1-{number}"))?;
+        let mut sender = V1Sender::open(load.address, &format!("/queue/bench-v1-{number}"))?;
         let (load, start) = (load.clone(), Arc::clone(&start));
         senders.push(thread::spawn(move || {
             start.wait();
@@ -71,7 +71,7 @@ pub fn row(who: &str, load: &Load) -> io::Result<Row> {
 }
 
 /// A connection with a session and a link to a queue.
-struct Sender {
+struct V1Sender {
     socket: TcpStream,
     buffer: Vec<u8>,
     filled: usize,
@@ -81,12 +81,12 @@ struct Sender {
     settled: u32,
 }
 
-impl Sender {
-    fn open(address: SocketAddr, queue: &str) -> io::Result<Sender> {
+impl V1Sender {
+    fn open(address: SocketAddr, queue: &str) -> io::Result<V1Sender> {
         let socket = TcpStream::connect(address)?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(SILENCE_MAX))?;
-        let mut sender = Sender {
+        let mut sender = V1Sender {
             socket,
             buffer: vec![0; READ_BYTES],
             filled: 0,
@@ -138,7 +138,7 @@ impl Sender {
     }
 
     /// Sends until the time is over and all is settled.
-    fn send(&mut self, load: &Load) -> io::Result<(u64, Latencies)> {
+    fn send(&mut self, load: &V1Load) -> io::Result<(u64, Latencies)> {
         let mut one = Vec::new();
         let payload: Vec<u8> = (0..load.payload_bytes)
             .map(|at| b'a' + (at * 7 % 26) as u8)
