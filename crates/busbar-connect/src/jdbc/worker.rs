@@ -281,6 +281,19 @@ impl JdbcProcess {
     }
 }
 
+/// When it goes, whoever waits for the process sees why it has ended.
+struct JdbcOver(Arc<JdbcShared>);
+
+impl Drop for JdbcOver {
+    fn drop(&mut self) {
+        let mut pending = self.0.pending.lock();
+        let stopped = || Error::new(Class::Transient, "jdbc.stopped");
+        pending.over.get_or_insert_with(stopped);
+        pending.waiting.clear();
+        pending.ready = None;
+    }
+}
+
 fn rubbish() -> Error {
     Error::new(Class::Transient, "jdbc.rubbish")
 }
@@ -397,6 +410,8 @@ impl JdbcShared {
         mut child: Child,
         frames: mpsc::WeakUnboundedSender<Vec<u8>>,
     ) {
+        // The task is dropped when its runtime ends; whoever waits on another one has to hear of it.
+        let _over = JdbcOver(Arc::clone(&self));
         let mut lines = JdbcLines::default();
         let mut heartbeat = tokio::time::interval(HEARTBEAT_EVERY);
         let mut heard = Instant::now();
@@ -441,9 +456,6 @@ impl JdbcShared {
         pending
             .over
             .get_or_insert_with(|| reason.unwrap_or_else(ended));
-        // Whoever waits sees the reason.
-        pending.waiting.clear();
-        pending.ready = None;
     }
 
     /// Takes the frames that are whole.
