@@ -102,7 +102,7 @@ def project_commands(name):
 
 
 # Their commands start servers of their own; tests under tests/ run them.
-EXAMPLES_ELSEWHERE = {"bridge-and-files", "hospital"}
+EXAMPLES_ELSEWHERE = {"bridge-and-files", "hospital", "order-saga"}
 
 
 def example_commands(page):

@@ -164,13 +164,16 @@ def handler(service):
 
 
 def main():
-    first = int(sys.argv[1]) if len(sys.argv) > 1 else 9101
+    ports = [int(word) for word in sys.argv[1:] if word.isdigit()]
+    first = ports[0] if ports else 9101
     for place, kind in enumerate([Orders, Stock, Users, Projects, Finance]):
         server = ThreadingHTTPServer(("127.0.0.1", first + place), handler(kind()))
         threading.Thread(target=server.serve_forever, daemon=True).start()
     print(f"services on 127.0.0.1:{first} to {first + 4}", flush=True)
-    # They end with whoever started them.
-    sys.stdin.read()
+    if "--until-input-ends" in sys.argv:
+        sys.stdin.read()
+    else:
+        threading.Event().wait()
 
 
 if __name__ == "__main__":

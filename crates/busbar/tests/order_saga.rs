@@ -50,7 +50,7 @@ impl Shop {
         let first_port = five_ports();
         let mut services = Command::new("python3")
             .arg(example().join("services.py"))
-            .arg(first_port.to_string())
+            .args([&first_port.to_string(), "--until-input-ends"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -4,7 +4,7 @@ use crate::client::NodeArgs;
 use crate::exit::Failure;
 use crate::say;
 
-/// List the gateways of a node: where they listen, who is connected, and what came in and went out.
+/// List the gateways of a node, who is connected, and what came in.
 #[derive(Debug, clap::Args)]
 pub struct GatewaysArgs {}
 
