@@ -332,7 +332,7 @@ test('an instance of an orchestration shows what it waits for, takes a form, and
   expect(begun.status).toBe(202);
   await open(page, '#/orchestrations');
   await page.getByRole('link', { name: 'leave' }).click();
-  await expect(page.locator('[data-instances] tr').filter({ hasText: 'eve' })).toContainText('grant');
+  await expect(page.locator('[data-instances] tbody tr').filter({ hasText: 'eve' })).toContainText('grant');
   await page.getByRole('link', { name: 'eve' }).click();
   const form = page.locator('[data-waiting="grant"]');
   await expect(form).toContainText('May eve leave?');
