@@ -197,10 +197,13 @@ fn relation(reader: &mut Reader) -> Option<Relation> {
     for _ in 0..count {
         key.push(reader.u8()? & 1 == 1);
         let name = reader.text()?;
+        let oid = reader.u32()?;
+        // What bounds a type is no part of the schema that is told, and what is known of the table has it not.
+        reader.bytes(4)?;
         columns.push(Column {
             name,
-            oid: reader.u32()?,
-            modifier: reader.i32()?,
+            oid,
+            modifier: -1,
         });
     }
     // The server writes an empty text for its own schema.
