@@ -179,6 +179,7 @@ impl JdbcProcess {
             kill: Notify::new(),
             last_line: Mutex::default(),
         });
+        // Bounded by those who send: a session has one request under way, and a worker that does not answer pings is ended.
         let (frames, outgoing) = mpsc::unbounded_channel();
         let (read, write) = ours.into_split();
         tokio::spawn(Arc::clone(&shared).log(log));
