@@ -1,15 +1,16 @@
 //! The Kafka of all tests, and librdkafka as the other side of connections.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::servers::{Cut, DatabaseServer, start_kafka};
+use crate::servers::{Cut, DatabaseServer, server_that_starts, start_kafka};
 use crate::world::eventually;
 
 /// Listeners of the server that are reached through a [`Cut`].
@@ -25,9 +26,11 @@ pub struct KafkaTestServer {
     cuts: Mutex<Vec<Cut>>,
 }
 
-/// Ports that no outgoing connection takes while the server starts.
+/// Ports that no outgoing connection takes while the server starts, others with each call.
 fn ports(count: usize) -> Vec<u16> {
-    let from = 16_000 + (std::process::id() % 400) as u16 * 40;
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    let from = 16_000 + ((std::process::id() + call * 37) % 160) as u16 * 100;
     let free = (from..32_700)
         .chain(12_000..from)
         .filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
@@ -38,6 +41,10 @@ impl KafkaTestServer {
     /// One with files in its folder: `keystore.pem` and `ca.pem`, where it is to have a port with TLS, which wants a
     /// certificate of its clients.
     pub fn new(cuts: usize, files: &[(&str, &[u8])]) -> KafkaTestServer {
+        server_that_starts(|| KafkaTestServer::start(cuts, files))
+    }
+
+    fn start(cuts: usize, files: &[(&str, &[u8])]) -> Result<KafkaTestServer, String> {
         let mut ports = ports(3 + 2 * cuts).into_iter();
         let mut port = || ports.next().expect("a port");
         let (plain, sasl, tls) = (port(), port(), port());
@@ -83,20 +90,22 @@ impl KafkaTestServer {
         );
         let mut all = vec![("kafka.properties", settings.as_bytes())];
         all.extend_from_slice(files);
-        let server = start_kafka(plain, &all);
-        // It opens one after the other.
-        for port in opened {
-            eventually("the port", || {
-                let opened = TcpStream::connect(("127.0.0.1", port));
-                opened.map(drop).map_err(|why| format!("{port}: {why}"))
-            });
-        }
-        KafkaTestServer {
+        let server = start_kafka(plain, &all)?;
+        // It opens one after the other, and ends where somebody else has one.
+        eventually("the ports", || {
+            let listens = server.listens()?;
+            match opened.iter().find(|port| !listens.contains(port)) {
+                None => Ok(Ok(())),
+                Some(port) if !server.runs() => Ok(Err(format!("it ended without {port}"))),
+                Some(port) => Err(format!("{port} is not open")),
+            }
+        })?;
+        Ok(KafkaTestServer {
             server,
             sasl,
             tls,
             cuts: Mutex::new(cuts),
-        }
+        })
     }
 
     /// Where it is.

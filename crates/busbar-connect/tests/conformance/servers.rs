@@ -33,11 +33,24 @@ fn start(what: &'static str) -> DatabaseServer {
 
 /// The same, with files in its folder.
 fn start_with(what: &'static str, files: &[(&str, &[u8])]) -> DatabaseServer {
-    start_at(what, "install", free_port(), files)
+    server_that_starts(|| start_at(what, "install", free_port(), files))
 }
 
-/// A Kafka at this port, with files in its folder.
-pub fn start_kafka(port: u16, files: &[(&str, &[u8])]) -> DatabaseServer {
+/// The first that starts: a port that was free may have been taken before the server took it, so each try chooses
+/// another.
+pub fn server_that_starts<T>(mut start: impl FnMut() -> Result<T, String>) -> T {
+    let mut whys = Vec::new();
+    for _ in 0..5 {
+        match start() {
+            Ok(server) => return server,
+            Err(why) => whys.push(why),
+        }
+    }
+    panic!("no server starts: {whys:.4000?}")
+}
+
+/// A Kafka at this port, with files in its folder; what it says where it ends instead.
+pub fn start_kafka(port: u16, files: &[(&str, &[u8])]) -> Result<DatabaseServer, String> {
     start_at("kafka", "install-kafka", port, files)
 }
 
@@ -46,7 +59,7 @@ fn start_at(
     install: &str,
     port: u16,
     files: &[(&str, &[u8])],
-) -> DatabaseServer {
+) -> Result<DatabaseServer, String> {
     let installed = Command::new(script()).arg(install).status();
     assert!(
         installed.expect("scripts/servers runs").success(),
@@ -61,15 +74,20 @@ fn start_at(
     for (name, text) in files {
         std::fs::write(server.folder.join(name), text).expect("written");
     }
-    server.start();
-    server
+    server.try_start()?;
+    Ok(server)
 }
 
 impl DatabaseServer {
-    /// Starts it and waits until it answers.
-    #[expect(clippy::zombie_processes, reason = "the script ends with this process")]
+    /// Starts it again and waits until it answers.
     pub fn start(&self) {
-        Command::new(script())
+        server_that_starts(|| self.try_start());
+    }
+
+    /// Starts it and waits until it answers; what it wrote last where it ends instead.
+    #[expect(clippy::zombie_processes, reason = "the script ends with this process")]
+    fn try_start(&self) -> Result<(), String> {
+        let mut script = Command::new(script())
             .args([
                 self.what,
                 &self.folder.display().to_string(),
@@ -80,6 +98,13 @@ impl DatabaseServer {
             .spawn()
             .expect("scripts/servers starts");
         eventually("the server", || {
+            let ended = script.try_wait().expect("the script is ours");
+            if let Some(status) = ended {
+                let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+                let last = log.lines().rev().filter(|line| !line.starts_with('\t'));
+                let last: Vec<_> = last.take(8).collect();
+                return Ok(Err(format!("{} ended, {status}: {last:?}", self.what)));
+            }
             let answered = match self.what {
                 "postgres" => self.client("postgres", "select 1"),
                 // Its client ends in good order also where nobody answers.
@@ -93,8 +118,51 @@ impl DatabaseServer {
                 "kafka" => crate::kafka_server::answers(self.port),
                 _ => self.client("", "select 1"),
             };
-            answered.map(drop)
-        });
+            answered.map(|_| Ok(()))
+        })
+    }
+
+    /// Whether its process is there.
+    pub fn runs(&self) -> bool {
+        self.process().is_ok_and(|process| process.exists())
+    }
+
+    fn process(&self) -> Result<PathBuf, String> {
+        let pid = std::fs::read_to_string(self.folder.join("server.pid"));
+        let pid = pid.map_err(|why| format!("server.pid: {why}"))?;
+        match pid.trim() {
+            "" => Err("server.pid is empty".to_owned()),
+            pid => Ok(Path::new("/proc").join(pid)),
+        }
+    }
+
+    /// The TCP ports on which its process listens.
+    pub fn listens(&self) -> Result<Vec<u16>, String> {
+        let process = self.process()?;
+        // Gone while it is looked at: it listens to nothing.
+        let sockets = std::fs::read_dir(process.join("fd")).into_iter().flatten();
+        let sockets: Vec<_> = sockets
+            .flatten()
+            .filter_map(|entry| std::fs::read_link(entry.path()).ok())
+            .collect();
+        let mut ports = Vec::new();
+        for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+            // A kernel without IPv6 has no second table.
+            let table = std::fs::read_to_string(table).unwrap_or_default();
+            for line in table.lines().skip(1) {
+                let columns: Vec<_> = line.split_whitespace().collect();
+                // Local address, state (0A listens) and inode.
+                let [_, local, _, "0A", _, _, _, _, _, inode, ..] = columns[..] else {
+                    continue;
+                };
+                let port = local.rsplit(':').next().unwrap_or_default();
+                let port = u16::from_str_radix(port, 16);
+                if sockets.contains(&PathBuf::from(format!("socket:[{inode}]"))) {
+                    ports.extend(port.ok());
+                }
+            }
+        }
+        Ok(ports)
     }
 
     /// Kills it as a crash does, and waits until it is gone.
