@@ -2,14 +2,11 @@
 
 use std::borrow::Cow;
 
-use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
+use busbar_event::format::xml_encoding;
+use encoding_rs::UTF_8;
 
 use crate::fault::{DocumentFault, DocumentFaultKind};
 use crate::limits::DOCUMENT_BYTES_MAX;
-use crate::names::is_space;
-
-/// How much of a document is looked at for its declaration, in bytes.
-const DECLARATION_BYTES: usize = 256;
 
 /// A document's text: by its byte order mark, else by the encoding that it declares, else as UTF-8.
 ///
@@ -20,19 +17,8 @@ pub fn document_text(bytes: &[u8]) -> Result<Cow<'_, str>, DocumentFault> {
     if bytes.len() > DOCUMENT_BYTES_MAX {
         return Err(fault(DocumentFaultKind::Large));
     }
-    let encoding = match (Encoding::for_bom(bytes), bytes) {
-        (Some((encoding, _)), _) => encoding,
-        (None, [b'<', 0, ..]) => UTF_16LE,
-        (None, [0, b'<', ..]) => UTF_16BE,
-        _ => match declared(bytes) {
-            None => UTF_8,
-            Some(name) => match Encoding::for_label(name.as_bytes()) {
-                // A document that says in bytes that it is UTF-16 is not.
-                Some(known) if known != UTF_16LE && known != UTF_16BE => known,
-                _ => return Err(fault(DocumentFaultKind::Encoding(name.to_owned()))),
-            },
-        },
-    };
+    let encoding =
+        xml_encoding(bytes).map_err(|name| fault(DocumentFaultKind::Encoding(name.to_owned())))?;
     let (text, _, malformed) = encoding.decode(bytes);
     if !malformed {
         return Ok(text);
@@ -44,19 +30,6 @@ pub fn document_text(bytes: &[u8]) -> Result<Cow<'_, str>, DocumentFault> {
     };
     let kind = DocumentFaultKind::Bytes(encoding.name());
     Err(DocumentFault::at(kind, &text, good))
-}
-
-/// The encoding that the declaration at a document's beginning names.
-fn declared(bytes: &[u8]) -> Option<&str> {
-    let head = &bytes[..bytes.len().min(DECLARATION_BYTES)];
-    let head = head.strip_prefix(b"<?xml")?;
-    let end = memchr::memmem::find(head, b"?>")?;
-    let head = std::str::from_utf8(&head[..end]).ok()?;
-    let rest = &head[head.find("encoding")? + "encoding".len()..];
-    let rest = rest.trim_start_matches(is_space).strip_prefix('=')?;
-    let rest = rest.trim_start_matches(is_space);
-    let quote = rest.chars().next().filter(|c| matches!(c, '"' | '\''))?;
-    rest[1..].split_once(quote).map(|(name, _)| name)
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ use super::json::{JsonDecoder, Problem, Reject};
 use super::scan::Fault;
 use super::schema::META_PATH;
 use super::xml::{XmlFault, XmlReader};
+use super::xml_shape::XmlShape;
+use super::xml_text::xml_text;
 use super::{FieldType, FormatSpec, JsonOptions, XmlOptions};
 use crate::limits::{
     JSON_DEPTH_MAX, XML_ATTRIBUTES_MAX, XML_BYTES_MAX, XML_DEPTH_MAX, XML_NODES_MAX,
@@ -89,7 +91,7 @@ impl Decoder {
             }
             FormatSpec::Json(JsonOptions { root }) | FormatSpec::Xml(XmlOptions { root }) => {
                 let root = root.iter().flat_map(|root| root.split('.'));
-                let paths: Vec<Vec<String>> = projected
+                let mut paths: Vec<Vec<String>> = projected
                     .fields()
                     .iter()
                     .map(|field| {
@@ -105,10 +107,23 @@ impl Decoder {
                         .with("max", JSON_DEPTH_MAX)
                         .with("position", 0));
                 }
-                let json = JsonDecoder::new(&columns, &paths);
                 match format {
-                    FormatSpec::Xml(_) => Kind::Xml(Box::new((XmlReader::default(), json))),
-                    _ => Kind::Json(json),
+                    FormatSpec::Xml(_) => {
+                        let mut shape = XmlShape::default();
+                        for path in &mut paths {
+                            let whole = path.join(".");
+                            if !shape.add(path) {
+                                return Err(Error::new(
+                                    Class::Configuration,
+                                    "event.xml-list-path",
+                                )
+                                .with("path", crate::quote(&whole)));
+                            }
+                        }
+                        let json = JsonDecoder::new(&columns, &paths);
+                        Kind::Xml(Box::new((XmlReader::new(shape), json)))
+                    }
+                    _ => Kind::Json(JsonDecoder::new(&columns, &paths)),
                 }
             }
             FormatSpec::Csv(options) => {
@@ -193,33 +208,30 @@ impl Decoder {
             let read = hl7.row(payload, &mut self.columns);
             return read.map_err(|reject| self.hl7_error(reject));
         }
+        if let Kind::Xml(xml) = &mut self.kind {
+            let (reader, json) = &mut **xml;
+            if payload.len() > XML_BYTES_MAX {
+                return Err(xml_error(XmlFault::Nodes(XML_BYTES_MAX)));
+            }
+            let text = xml_text(payload).map_err(xml_error)?;
+            let document = reader.json(&text).map_err(xml_error)?;
+            return match json.row(document, &mut self.columns) {
+                Ok(()) => Ok(()),
+                Err(Reject::Field(column, problem, _)) => Err(self.member_error(column, problem)),
+                Err(Reject::Document(_)) => Err(xml_error(XmlFault::Depth(0))),
+            };
+        }
         if !is_utf8 && let Err(error) = std::str::from_utf8(payload) {
             return Err(
                 self.json_error(Reject::Document(Fault::Utf8(error.valid_up_to())), payload)
             );
         }
         match &mut self.kind {
-            Kind::Raw | Kind::Hl7(_) => Ok(()),
+            Kind::Raw | Kind::Hl7(_) | Kind::Xml(_) => Ok(()),
             Kind::Json(json) => match json.row(payload, &mut self.columns) {
                 Ok(()) => Ok(()),
                 Err(reject) => Err(self.json_error(reject, payload)),
             },
-            Kind::Xml(xml) => {
-                let (reader, json) = &mut **xml;
-                if payload.len() > XML_BYTES_MAX {
-                    return Err(xml_error(XmlFault::Nodes(XML_BYTES_MAX)));
-                }
-                // It was checked above.
-                let document = std::str::from_utf8(payload).unwrap_or_default();
-                let document = reader.json(document).map_err(xml_error)?;
-                match json.row(document, &mut self.columns) {
-                    Ok(()) => Ok(()),
-                    Err(Reject::Field(column, problem, _)) => {
-                        Err(self.member_error(column, problem))
-                    }
-                    Err(Reject::Document(_)) => Err(xml_error(XmlFault::Depth(0))),
-                }
-            }
             Kind::Csv(csv) => match csv.row(payload, &mut self.columns) {
                 Ok(()) => Ok(()),
                 Err(fault) => Err(self.csv_error(fault)),
@@ -328,6 +340,10 @@ fn xml_error(fault: XmlFault) -> Error {
         XmlFault::DocumentType(position) => at("event.xml-document-type", position),
         XmlFault::Entity(position) => at("event.xml-entity", position),
         XmlFault::Encoding => Error::new(Class::Permanent, "event.xml-encoding"),
+        XmlFault::Bytes(encoding) => {
+            Error::new(Class::Permanent, "event.xml-bytes").with("encoding", encoding)
+        }
+        XmlFault::Utf8(position) => at("event.payload-utf8", position),
         XmlFault::Depth(position) => at("event.xml-depth", position).with("max", XML_DEPTH_MAX),
         XmlFault::Attributes(position) => {
             at("event.xml-attributes", position).with("max", XML_ATTRIBUTES_MAX)

@@ -10,6 +10,7 @@ use super::cell::EXACT_INT_MAX;
 use super::csv::CsvDecoder;
 use super::scan::{Fault, Number, Scanner, unescape};
 use super::xml::XmlReader;
+use super::xml_text::xml_text;
 use super::{
     CsvOptions, FieldSpec, FieldType, FormatSpec, Hl7Reader, JsonOptions, SchemaSpec, natural_type,
 };
@@ -84,9 +85,9 @@ fn see(format: &FormatSpec, sample: &BinaryArray, fields: &mut Found) -> Result<
                 root: options.root.clone(),
             };
             let mut is_read = |row: usize| {
-                let document = std::str::from_utf8(sample.value(row)).ok();
-                let document = document.filter(|document| document.len() <= XML_BYTES_MAX);
-                let document = document.and_then(|document| reader.json(document).ok());
+                let payload = Some(sample.value(row)).filter(|p| p.len() <= XML_BYTES_MAX);
+                let text = payload.and_then(|payload| xml_text(payload).ok());
+                let document = text.as_deref().and_then(|text| reader.json(text).ok());
                 document.is_some_and(|document| json(document, &options, fields).is_ok())
             };
             (0..rows).filter(|row| is_read(*row)).count()

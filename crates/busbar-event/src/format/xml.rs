@@ -7,6 +7,8 @@
 //! | element without attributes and elements within | its text; null if it has none |
 //! | any other element | an object of its attributes and elements; text of its own beside them is `#text` |
 //! | several elements of one name | an array of them, where the first one stands |
+//! | an element to which the path of a column leads with `[*]` | an array, also where it comes once |
+//! | an element of which a column is the `#text` | an object, also where it has nothing else |
 //!
 //! A text that is a number or a truth value as JSON writes it becomes one, any other a text; white space around it does not
 //! count. Prefixes of namespaces and their declarations are left out, so that `<a:level/>` is `level`. CDATA is text; comments
@@ -21,6 +23,7 @@ use quick_xml::events::{BytesStart, Event};
 use quick_xml::reader::Reader;
 
 use super::json_write::write_json_text;
+use super::xml_shape::XmlShape;
 use super::{FieldType, natural_type};
 use crate::limits::{XML_ATTRIBUTES_MAX, XML_DEPTH_MAX, XML_NODES_MAX};
 
@@ -35,8 +38,12 @@ pub(super) enum XmlFault {
     DocumentType(usize),
     /// It uses an entity that XML itself does not have.
     Entity(usize),
-    /// It says that it is in another encoding than UTF-8.
+    /// It says that it is in an encoding that is not known or is not that of its bytes.
     Encoding,
+    /// Its bytes are not in this encoding, which it is in.
+    Bytes(&'static str),
+    /// It is not UTF-8 at this byte.
+    Utf8(usize),
     /// Its elements are nested too deep.
     Depth(usize),
     /// An element has too many attributes, or two of one name.
@@ -56,6 +63,8 @@ pub(super) struct XmlReader {
     /// The last node of a name below a parent, by the parent's place.
     last: HashMap<(usize, String), usize, RandomState>,
     json: Vec<u8>,
+    /// What the paths of columns say of elements.
+    shape: XmlShape,
 }
 
 /// An element or an attribute.
@@ -76,6 +85,14 @@ struct XmlNode {
 }
 
 impl XmlReader {
+    /// A reader of documents for columns of which this is known.
+    pub fn new(shape: XmlShape) -> XmlReader {
+        XmlReader {
+            shape,
+            ..XmlReader::default()
+        }
+    }
+
     /// The JSON object that says the same as a document.
     pub fn json(&mut self, document: &str) -> Result<&[u8], XmlFault> {
         self.nodes.clear();
@@ -83,7 +100,7 @@ impl XmlReader {
         self.last.clear();
         self.json.clear();
         self.read(document)?;
-        self.write(0);
+        self.write(0, self.shape.root());
         Ok(&self.json)
     }
 
@@ -145,17 +162,10 @@ impl XmlReader {
                         (_, None) => return Err(XmlFault::Entity(at)),
                     }
                 }
+                // Who decoded the document has seen to its encoding.
                 Event::Decl(declaration) => {
-                    let is_utf8 = match declaration.encoding() {
-                        None => true,
-                        Some(Ok(name)) => {
-                            name.eq_ignore_ascii_case("utf-8")
-                                || name.eq_ignore_ascii_case("us-ascii")
-                        }
-                        Some(Err(_)) => return Err(XmlFault::Syntax(at)),
-                    };
-                    if !is_utf8 {
-                        return Err(XmlFault::Encoding);
+                    if declaration.encoding().is_some_and(|name| name.is_err()) {
+                        return Err(XmlFault::Syntax(at));
                     }
                 }
                 Event::DocType(_) => return Err(XmlFault::DocumentType(at)),
@@ -259,9 +269,9 @@ impl XmlReader {
     }
 
     /// Writes what an element says. The document was bounded in depth when it was read.
-    fn write(&mut self, place: usize) {
+    fn write(&mut self, place: usize, shape: Option<usize>) {
         let node = &self.nodes[place];
-        if node.first_child.is_none() && place > 0 {
+        if node.first_child.is_none() && place > 0 && !self.shape.has_text(shape) {
             return self.write_text(place);
         }
         let (text, mut child) = (node.text, node.first_child);
@@ -278,16 +288,17 @@ impl XmlReader {
                 false => self.texts[node.name.0..node.name.1].to_owned(),
             };
             let mut same = node.next_same;
+            let below = self.shape.below(shape, &name);
             self.member(&name, &mut is_first);
-            if same.is_none() {
-                self.write(at);
+            if same.is_none() && !self.shape.is_list(below) {
+                self.write(at, below);
                 continue;
             }
             self.json.push(b'[');
-            self.write(at);
+            self.write(at, below);
             while let Some(next) = same {
                 self.json.push(b',');
-                self.write(next);
+                self.write(next, below);
                 same = self.nodes[next].next_same;
             }
             self.json.push(b']');
@@ -380,7 +391,6 @@ mod tests {
             (bomb, "DocumentType"),
             ("<r>&b;</r>", "Entity"),
             ("<r a='&b;'/>", "Entity"),
-            ("<?xml version='1.0' encoding='GBK'?><r/>", "Encoding"),
             (&deep, "Depth"),
             ("<r a='1' a='2'/>", "Attributes"),
             ("<r x:a='1' y:a='2'/>", "Attributes"),

@@ -73,3 +73,60 @@ fn columns_are_inferred() {
         ]
     );
 }
+
+#[test]
+fn documents_are_read_in_their_encoding() {
+    let (gb, ..) = encoding_rs::GB18030
+        .encode("<?xml version='1.0' encoding='GB18030'?><r><site>水位𠀀</site></r>");
+    let mut utf16 = vec![0xff, 0xfe];
+    let units = "<r><site>水</site></r>".encode_utf16();
+    utf16.extend(units.flat_map(u16::to_le_bytes));
+    let rows = payloads(&[
+        &gb[..],
+        &utf16,
+        "\u{feff}<r><site>水</site></r>".as_bytes(),
+        b"<?xml version='1.0' encoding='ISO-8859-1'?><r><site>\xe9</site></r>",
+        b"<?xml version='1.0' encoding='GBK'?><r><site>\xff</site></r>",
+        b"<?xml version='1.0' encoding='EBCDIC'?><r/>",
+        b"<r>\xff</r>",
+    ]);
+    let decoded = decode(&xml(None), &spec(r#"{"site":"text"}"#), &rows);
+    assert_eq!(
+        values(&decoded.columns),
+        ["水位𠀀", "水", "水", "é"].map(|site| json!({ "site": site }))
+    );
+    assert_eq!(
+        causes(&decoded),
+        [
+            (4, "event.xml-bytes"),
+            (5, "event.xml-encoding"),
+            (6, "event.payload-utf8"),
+        ]
+    );
+    assert!(infer(&xml(None), &payloads(&[&gb[..]])).is_ok());
+}
+
+#[test]
+fn lists_and_texts_of_paths_do_not_depend_on_the_document() {
+    let columns = spec(
+        r##"{"lines":{"type":"json","path":"order.line[*]"},"level":{"type":"float","path":"level.#text"},
+            "unit":{"type":"text","path":"level.@unit"}}"##,
+    );
+    let rows = payloads(&[
+        "<r><order><line><n>1</n></line></order><level>5</level></r>",
+        "<r><order><line/><line>2</line></order><level unit='m'/></r>",
+        "<r><order/><level/></r>",
+    ]);
+    let decoded = decode(&xml(None), &columns, &rows);
+    assert_eq!(
+        values(&decoded.columns),
+        [
+            json!({"lines":[{"n":1}],"level":5.0}),
+            json!({"lines":[null,2],"unit":"m"}),
+            json!({}),
+        ]
+    );
+    let wrong = spec(r#"{"n":{"type":"int","path":"line[*].n"}}"#);
+    let refused = Decoder::new(&xml(None), &wrong, &[0]).unwrap_err();
+    assert_eq!(refused.code(), "event.xml-list-path");
+}
