@@ -85,7 +85,6 @@ impl DatabaseServer {
     }
 
     /// Starts it and waits until it answers; what it wrote last where it ends instead.
-    #[expect(clippy::zombie_processes, reason = "the script ends with this process")]
     fn try_start(&self) -> Result<(), String> {
         let mut script = Command::new(script())
             .args([
