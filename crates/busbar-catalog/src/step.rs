@@ -10,6 +10,7 @@ mod call;
 mod integration;
 mod map;
 mod route;
+mod xml;
 
 pub use call::{CallRows, CallSpec, TestAnswer};
 pub use integration::{
@@ -20,6 +21,7 @@ pub use route::{
     ANY, RouteCase, RouteCondition, RouteDefault, RouteMatch, RouteSpec, RouteTests, RouteValues,
     RouteWay,
 };
+pub use xml::{XmlPlaces, XmlSpec};
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -66,6 +68,8 @@ pub enum StepSpec {
     Delay(DelaySpec),
     /// Let at most so many events of each key through in a time.
     Throttle(ThrottleSpec),
+    /// Write columns as an XML document.
+    Xml(XmlSpec),
 }
 
 impl StepSpec {
@@ -92,6 +96,7 @@ impl StepSpec {
             StepSpec::Resequence(_) => "resequence",
             StepSpec::Delay(_) => "delay",
             StepSpec::Throttle(_) => "throttle",
+            StepSpec::Xml(_) => "xml",
         }
     }
 
@@ -150,7 +155,7 @@ impl StepSpec {
                 .collect(),
             StepSpec::Throttle(spec) => list("by", &spec.by).collect(),
             // What it names are columns, not expressions.
-            StepSpec::Join(_) => Vec::new(),
+            StepSpec::Join(_) | StepSpec::Xml(_) => Vec::new(),
             StepSpec::Pattern(spec) => {
                 let events = spec.sequence.iter().enumerate().map(|(i, event)| {
                     let path = vec!["sequence".into(), i.into(), "when".into()];
@@ -209,6 +214,7 @@ impl StepSpec {
                     by(&spec.by)
                 )
             }
+            StepSpec::Xml(spec) => spec.root.clone(),
             StepSpec::Script(plugin) => plugin.clone(),
             StepSpec::Map(spec) => spec.summary(),
             StepSpec::Call(spec) => {

@@ -561,13 +561,17 @@ impl Outcome {
             let computed = computed.of_output(number, None)?;
             let mut rows = objects(&computed.rows)?;
             if let Some(payloads) = own_payloads(&computed.rows) {
-                // What a plug-in has made is shown by its members.
+                // What a step has made is shown by its members, or as text.
                 for (row, object) in rows.iter_mut().enumerate() {
-                    if let (Json::Object(object), Json::Object(payload)) =
-                        (object, parsed(payloads.value(row)))
-                    {
-                        object.remove("payload");
-                        object.extend(payload);
+                    match (object, parsed(payloads.value(row))) {
+                        (Json::Object(object), Json::Object(payload)) => {
+                            object.remove("payload");
+                            object.extend(payload);
+                        }
+                        (Json::Object(object), text) => {
+                            object.insert("payload".to_owned(), text);
+                        }
+                        _ => {}
                     }
                 }
             }

@@ -76,7 +76,7 @@ impl<'a> Object<'a> {
 }
 
 /// A column, its type looked up once and not for each value.
-struct Column<'a> {
+pub(super) struct Column<'a> {
     array: &'a dyn Array,
     nulls: Option<&'a NullBuffer>,
     values: Values<'a>,
@@ -114,7 +114,7 @@ enum Values<'a> {
 }
 
 impl<'a> Column<'a> {
-    fn new(array: &'a ArrayRef, field_type: Option<super::FieldType>) -> Self {
+    pub fn new(array: &'a ArrayRef, field_type: Option<super::FieldType>) -> Self {
         use arrow::datatypes::TimeUnit::{Microsecond, Millisecond, Nanosecond, Second};
         let nested = |array| Box::new(Column::new(array, None));
         let values = match array.data_type() {
@@ -204,7 +204,7 @@ impl<'a> Column<'a> {
     }
 
     #[inline]
-    fn is_valid(&self, row: usize) -> bool {
+    pub fn is_valid(&self, row: usize) -> bool {
         self.nulls.is_none_or(|nulls| nulls.is_valid(row))
     }
 
@@ -217,7 +217,8 @@ impl<'a> Column<'a> {
         }
     }
 
-    fn write(&self, row: usize, out: &mut Vec<u8>) {
+    /// Writes a value that is not null.
+    pub fn write(&self, row: usize, out: &mut Vec<u8>) {
         match &self.values {
             Values::Nothing => null(out),
             Values::Bool(values) => {

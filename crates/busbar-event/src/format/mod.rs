@@ -21,6 +21,7 @@ mod time;
 mod xml;
 mod xml_shape;
 mod xml_text;
+mod xml_write;
 
 pub use cell::natural_type;
 pub use csv::{CsvCell, csv_cells, csv_names, write_csv_cell};
@@ -36,7 +37,8 @@ pub use payload_tags::{PayloadTags, Tagged};
 pub use scan::is_json;
 pub use schema::{FieldSpec, FieldType, SchemaSpec, TimeUnit, exact, source_name};
 pub use spec::{CsvOptions, FormatSpec, JsonOptions, XmlOptions};
-pub use xml_text::{continues_xml_name, starts_xml_name, xml_encoding};
+pub use xml_text::{continues_xml_name, is_xml_name, starts_xml_name, xml_encoding};
+pub use xml_write::{XmlDocuments, XmlEncoder};
 
 #[cfg(test)]
 mod tests;

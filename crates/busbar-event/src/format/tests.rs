@@ -43,6 +43,31 @@ fn decode(format: &FormatSpec, schema: &SchemaRef, rows: &BinaryArray) -> Decode
     Decoder::new(format, schema, &all).unwrap().decode(rows)
 }
 
+/// Rows of JSON as columns, with the path of each column.
+pub(super) fn rows_of(schema: &str, rows: &[&str]) -> (StructArray, Vec<String>) {
+    let mut fields = serde_json::from_str::<SchemaSpec>(schema).unwrap();
+    let paths = fields.0.iter_mut();
+    let paths = paths.map(|field| field.path.take().unwrap_or(field.name.clone()));
+    let paths = paths.collect();
+    let decoded = decode(&json_format(), &fields.schema().unwrap(), &payloads(rows));
+    assert!(decoded.rejected.is_empty(), "{:?}", decoded.rejected);
+    (StructArray::from(decoded.columns), paths)
+}
+
+/// Payloads as columns, whose fields say nothing of paths.
+pub(super) fn decode_rows(format: &FormatSpec, schema: &str, rows: &BinaryArray) -> RecordBatch {
+    let decoded = decode(format, &spec(schema), rows);
+    assert!(decoded.rejected.is_empty(), "{:?}", decoded.rejected);
+    let fields = decoded.columns.schema_ref().fields().iter();
+    let fields = fields.map(|field| {
+        let mut metadata = field.metadata().clone();
+        metadata.remove("busbar.path");
+        field.as_ref().clone().with_metadata(metadata)
+    });
+    let schema = arrow::datatypes::Schema::new(fields.collect::<Vec<_>>());
+    RecordBatch::try_new(Arc::new(schema), decoded.columns.columns().to_vec()).unwrap()
+}
+
 /// The rows of a record as JSON values, nulls included.
 fn values(record: &RecordBatch) -> Vec<Value> {
     let encoded = encode_json(&StructArray::from(record.clone()));

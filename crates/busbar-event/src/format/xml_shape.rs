@@ -1,9 +1,9 @@
 //! What the paths of columns say of the elements of XML documents: [`XmlShape`].
 
 /// Behind the last part of a path: the element may come several times, so that its value is always a list.
-const LIST: &str = "[*]";
+pub(super) const LIST: &str = "[*]";
 /// The text of an element beside its attributes and elements.
-const TEXT: &str = "#text";
+pub(super) const TEXT: &str = "#text";
 
 /// Which elements are lists and which have their text as a member, whatever a document has of them.
 #[derive(Debug, Default)]

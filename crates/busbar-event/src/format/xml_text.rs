@@ -73,3 +73,8 @@ pub fn continues_xml_name(c: char) -> bool {
     starts_xml_name(c)
         || matches!(c, '-' | '.' | '0'..='9' | '\u{B7}' | '\u{300}'..='\u{36F}' | '\u{203F}'..='\u{2040}')
 }
+
+/// Whether a text is a name in XML, without a prefix.
+pub fn is_xml_name(text: &str) -> bool {
+    text.starts_with(starts_xml_name) && text.chars().all(continues_xml_name)
+}

@@ -38,6 +38,7 @@ mod tests;
 mod throttle;
 mod top;
 mod window;
+mod xml;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use busbar_event::{Class, Error};
 
 use super::{
     Step, StepContext, Wrong, aggregate, alarm, call, dedupe, delay, filter, join, latest, map,
-    pattern, previous, resequence, script, select, split, sql, throttle, top, window,
+    pattern, previous, resequence, script, select, split, sql, throttle, top, window, xml,
 };
 
 /// Compiles a step of a flow file.
@@ -40,6 +40,7 @@ pub(crate) fn compile(spec: &StepSpec, context: &StepContext<'_>) -> Result<Arc<
         StepSpec::Top(spec) => top::compile(spec, context),
         StepSpec::Where(condition) => filter::compile(condition, context),
         StepSpec::Window(spec) => window::compile(spec, context),
+        StepSpec::Xml(spec) => xml::compile(spec, context),
     }
 }
 
