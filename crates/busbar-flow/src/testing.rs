@@ -3,16 +3,16 @@
 mod given;
 mod history;
 mod plugins;
+mod shown;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow::array::{Array, BinaryArray, RecordBatch, StructArray};
-use arrow::datatypes::{DataType, Field, Fields};
+use arrow::array::BinaryArray;
 use busbar_catalog::{Expect, ExpectDead, ExpectLetter, FlowSpec, Given, Project, TestSpec};
-use busbar_event::format::{encode_json, infer};
+use busbar_event::format::infer;
 use busbar_event::{BatchBuilder, Class, Error, Language};
 use busbar_log::{Clock, ManualClock};
 use futures::executor::block_on;
@@ -24,7 +24,7 @@ use crate::compile::{InputPlan, NoPlan, Plan, World, compile};
 use crate::exchange;
 use crate::limits::{TEST_DIFFERENCES_MAX, TEST_TRIES_MAX};
 use crate::outgoing::Outgoing;
-use crate::reader::{Input, plain};
+use crate::reader::Input;
 use crate::services::ServiceLine;
 use crate::shape::own_payloads;
 use crate::state::{Checkpoint, MemoryStore, States};
@@ -33,6 +33,7 @@ use busbar_connector::Connectors;
 use history::Heard;
 pub use history::run_tests_over_history;
 pub use plugins::test_plugins;
+use shown::{objects, parsed};
 
 /// What the tests of a project came to.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -594,41 +595,6 @@ impl Outcome {
         }
         Ok(())
     }
-}
-
-fn parsed(payload: &[u8]) -> Json {
-    serde_json::from_slice(payload)
-        .unwrap_or_else(|_| Json::String(String::from_utf8_lossy(payload).into_owned()))
-}
-
-/// Rows as JSON objects.
-fn objects(rows: &RecordBatch) -> Result<Vec<Json>, Error> {
-    let mut fields: Vec<Field> = Vec::new();
-    let mut arrays = Vec::new();
-    for (field, array) in rows.schema_ref().fields().iter().zip(rows.columns()) {
-        if !matches!(field.data_type(), DataType::Map(..)) {
-            let array = plain(array)?;
-            fields.push(
-                field
-                    .as_ref()
-                    .clone()
-                    .with_data_type(array.data_type().clone()),
-            );
-            arrays.push(array);
-        }
-    }
-    if arrays.is_empty() {
-        return Ok(vec![Json::Object(Default::default()); rows.num_rows()]);
-    }
-    let structs = StructArray::try_new(Fields::from(fields), arrays, None).map_err(|e| {
-        Error::new(Class::Permanent, "flow.misfit")
-            .with("column", "")
-            .caused_by(e)
-    })?;
-    let encoded = encode_json(&structs);
-    Ok((0..encoded.len())
-        .map(|row| parsed(encoded.value(row)))
-        .collect())
 }
 
 fn compare(plan: &Plan, test: &TestSpec, out: &Outcome) -> Vec<Difference> {
