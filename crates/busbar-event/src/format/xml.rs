@@ -162,7 +162,7 @@ impl XmlReader {
                         (_, None) => return Err(XmlFault::Entity(at)),
                     }
                 }
-                // Who decoded the document has seen to its encoding.
+                // The caller has decoded the document.
                 Event::Decl(declaration) => {
                     if declaration.encoding().is_some_and(|name| name.is_err()) {
                         return Err(XmlFault::Syntax(at));

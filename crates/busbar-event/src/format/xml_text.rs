@@ -21,7 +21,7 @@ pub fn xml_encoding(bytes: &[u8]) -> Result<&'static Encoding, &str> {
         _ => match declared(bytes) {
             None => Ok(UTF_8),
             Some(name) => match Encoding::for_label(name.as_bytes()) {
-                // A document that says in bytes that it is UTF-16 is not.
+                // Its declaration could be read byte by byte, which that of a document in UTF-16 cannot.
                 Some(known) if known != UTF_16LE && known != UTF_16BE => Ok(known),
                 _ => Err(name),
             },

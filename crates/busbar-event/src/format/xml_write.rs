@@ -92,7 +92,7 @@ impl XmlEncoder {
         let head = match encoding == UTF_8 {
             true => String::new(),
             false => {
-                // The name of the mark decides the order of the bytes.
+                // The order of the bytes is said by the byte order mark, not by the declaration.
                 let name = match encoding.name() {
                     "UTF-16LE" | "UTF-16BE" => "UTF-16",
                     other => other,
@@ -118,6 +118,7 @@ impl XmlEncoder {
             columns: fields
                 .map(|(field, array)| Column::new(array, FieldType::of(field)))
                 .collect(),
+            encoding: self.encoding,
             value: Vec::new(),
             out: String::new(),
         };
@@ -165,11 +166,16 @@ fn wrong(code: &'static str, key: &'static str, value: &str) -> Error {
 
 /// The name of an element or attribute, which must be one in the document's encoding.
 fn checked_name<'a>(name: &'a str, encoding: &'static Encoding) -> Result<&'a str> {
-    let is_utf16 = encoding == UTF_16LE || encoding == UTF_16BE;
-    match is_xml_name(name) && (is_utf16 || !encoding.encode(name).2) {
+    match is_name_in(name, encoding) {
         true => Ok(name),
         false => Err(wrong("event.xml-name", "name", name)),
     }
+}
+
+/// Whether a text is a name whose characters the encoding has: those of names cannot be written by number.
+fn is_name_in(name: &str, encoding: &'static Encoding) -> bool {
+    let is_utf16 = encoding == UTF_16LE || encoding == UTF_16BE;
+    is_xml_name(name) && (is_utf16 || name.is_ascii() || !encoding.encode(name).2)
 }
 
 impl ElementPlan {
@@ -190,6 +196,10 @@ impl ElementPlan {
             }
             if let Some(name) = path.strip_prefix('@') {
                 let name = checked_name(name, encoding)?;
+                // It would declare a namespace.
+                if name == "xmlns" {
+                    return Err(wrong("event.xml-name", "name", name));
+                }
                 let is_new = self.attributes.iter().all(|(known, _)| known != name);
                 self.attributes.push((name.to_owned(), column));
                 return is_new.then_some(()).ok_or_else(twice);
@@ -231,6 +241,7 @@ impl ChildPlan {
 
 struct RowWriter<'a> {
     columns: Vec<Column<'a>>,
+    encoding: &'static Encoding,
     /// The value that is being written, as JSON.
     value: Vec<u8>,
     out: String,
@@ -268,8 +279,12 @@ impl RowWriter<'_> {
                 ChildPlan::Column(name, column) => {
                     if self.read(*column, row) {
                         let value = std::mem::take(&mut self.value);
+                        let cell = JsonCell {
+                            column: *column,
+                            encoding: self.encoding,
+                        };
                         let written = json_text(&value, *column)
-                            .and_then(|json| write_json(name, json, *column, 0, &mut self.out));
+                            .and_then(|json| write_json(name, json, cell, 0, &mut self.out));
                         self.value = value;
                         written?;
                     }
@@ -343,39 +358,46 @@ fn write_text(
     }
 }
 
+/// The column of a value, and the encoding of its document.
+#[derive(Clone, Copy)]
+struct JsonCell {
+    column: usize,
+    encoding: &'static Encoding,
+}
+
 /// Writes a value of JSON as an element, or as one for each element of an array.
 fn write_json(
     name: &str,
     json: &str,
-    column: usize,
+    cell: JsonCell,
     depth: usize,
     out: &mut String,
 ) -> Result<(), Unfit> {
     if depth > XML_DEPTH_MAX {
-        return Err(unfit(column, "event.xml-write-deep", name));
+        return Err(unfit(cell.column, "event.xml-write-deep", name));
     }
     if json.starts_with('[') {
         let mut items = Vec::new();
         let read = JsonParts::new(json).array(|range| items.push(range));
-        read.map_err(|_| unfit(column, "event.xml-write-shape", name))?;
+        read.map_err(|_| unfit(cell.column, "event.xml-write-shape", name))?;
         for item in items {
             let item = json[item].trim();
             if item.starts_with('[') {
-                return Err(unfit(column, "event.xml-write-shape", name));
+                return Err(unfit(cell.column, "event.xml-write-shape", name));
             }
-            write_json(name, item, column, depth + 1, out)?;
+            write_json(name, item, cell, depth + 1, out)?;
         }
         return Ok(());
     }
     out.push('<');
     out.push_str(name);
     let inner = if json.starts_with('{') {
-        write_object(name, json, column, depth, out)?
+        write_object(name, json, cell, depth, out)?
     } else {
         let inner = out.len();
         out.push('>');
         if json != "null" {
-            write_text(json, column, false, out)?;
+            write_text(json, cell.column, false, out)?;
         }
         inner
     };
@@ -394,16 +416,17 @@ fn write_json(
 fn write_object(
     name: &str,
     json: &str,
-    column: usize,
+    cell: JsonCell,
     depth: usize,
     out: &mut String,
 ) -> Result<usize, Unfit> {
     let mut members = Vec::new();
     let read = JsonParts::new(json).object(|key, range| members.push((key, range)));
-    read.map_err(|_| unfit(column, "event.xml-write-shape", name))?;
+    read.map_err(|_| unfit(cell.column, "event.xml-write-shape", name))?;
     let mut named = Vec::with_capacity(members.len());
     for (key, range) in members {
-        let key = json_unquote(key).ok_or_else(|| unfit(column, "event.xml-write-text", name))?;
+        let key =
+            json_unquote(key).ok_or_else(|| unfit(cell.column, "event.xml-write-text", name))?;
         named.push((key, json[range].trim()));
     }
     for (at, (key, value)) in named.iter().enumerate() {
@@ -411,14 +434,14 @@ fn write_object(
             continue;
         };
         let is_twice = named[..at].iter().any(|(known, _)| known == key);
-        if is_twice || !is_xml_name(attribute) || attribute == "xmlns" {
-            return Err(unfit(column, "event.xml-write-name", key));
+        if is_twice || !is_name_in(attribute, cell.encoding) || attribute == "xmlns" {
+            return Err(unfit(cell.column, "event.xml-write-name", key));
         }
         if *value != "null" {
             out.push(' ');
             out.push_str(attribute);
             out.push_str("=\"");
-            write_text(value, column, true, out)?;
+            write_text(value, cell.column, true, out)?;
             out.push('"');
         }
     }
@@ -427,10 +450,10 @@ fn write_object(
     for (key, value) in &named {
         match key.as_ref() {
             TEXT if *value == "null" => {}
-            TEXT => write_text(value, column, false, out)?,
+            TEXT => write_text(value, cell.column, false, out)?,
             key if key.starts_with('@') => {}
-            key if is_xml_name(key) => write_json(key, value, column, depth + 1, out)?,
-            key => return Err(unfit(column, "event.xml-write-name", key)),
+            key if is_name_in(key, cell.encoding) => write_json(key, value, cell, depth + 1, out)?,
+            key => return Err(unfit(cell.column, "event.xml-write-name", key)),
         }
     }
     Ok(inner)
@@ -491,7 +514,7 @@ mod tests {
             ),
             (Some("utf-16"), b"\xff\xfe<\0?\0x\0m\0l\0"),
             (Some("utf-16be"), b"\xfe\xff\0<\0?"),
-            // It has not all of the characters.
+            // It lacks some of the characters, which are written by number.
             (
                 Some("iso-8859-1"),
                 b"<?xml version=\"1.0\" encoding=\"WINDOWS-1252\"?>\n",
@@ -550,6 +573,26 @@ mod tests {
     }
 
     #[test]
+    fn names_that_the_encoding_lacks_are_refused() {
+        let schema = r#"{"a":{"type":"json"}}"#;
+        let rows = [
+            r#"{"a":{"水":1}}"#,
+            r#"{"a":{"@水":1}}"#,
+            r#"{"a":{"b":"水"}}"#,
+        ];
+        let (columns, _) = rows_of(schema, &rows);
+        let encoder = XmlEncoder::new("r", None, Some("iso-8859-1"), &["a"]).unwrap();
+        let made = encoder.encode(&columns);
+        let refused = made.refused.iter().map(|(row, e)| (*row, e.code()));
+        let code = "event.xml-write-name";
+        assert_eq!(refused.collect::<Vec<_>>(), [(0, code), (1, code)]);
+        let text = std::str::from_utf8(made.payloads.value(2)).unwrap();
+        assert!(text.ends_with("<r><a><b>&#27700;</b></a></r>"), "{text}");
+        let encoder = XmlEncoder::new("r", None, Some("GB18030"), &["a"]).unwrap();
+        assert!(encoder.encode(&columns).refused.is_empty());
+    }
+
+    #[test]
     fn paths_that_lead_nowhere_are_refused() {
         for (root, paths, code) in [
             ("a b", &["x"][..], "event.xml-name"),
@@ -559,6 +602,7 @@ mod tests {
             ("r", &["x", "x.y"], "event.xml-place"),
             ("r", &["x.y", "x"], "event.xml-place"),
             ("r", &["@x", "@x"], "event.xml-place"),
+            ("r", &["@xmlns"], "event.xml-name"),
             ("r", &["x[*].y"], "event.xml-list-path"),
         ] {
             let error = XmlEncoder::new(root, None, None, paths).unwrap_err();

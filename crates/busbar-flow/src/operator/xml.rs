@@ -12,7 +12,7 @@ use futures::future::{BoxFuture, FutureExt, ready};
 
 use super::rows::misfit;
 use super::{Operator, Output, Rows, Step, StepContext, Wrong, column_place};
-use crate::reader::{BODY, BODY_PAYLOAD, is_envelope, plain};
+use crate::reader::{BODY, BODY_PAYLOAD, ENVELOPE, is_envelope, plain};
 
 /// The column that is the payload.
 const BODY_COLUMN: &str = "payload";
@@ -49,13 +49,13 @@ pub(super) fn compile(spec: &XmlSpec, context: &StepContext<'_>) -> Result<Arc<d
     )
     .map_err(Wrong::new)?;
     let name = spec.column.as_deref().unwrap_or(BODY_COLUMN);
-    if name.is_empty() || is_envelope(name, &DataType::Utf8) {
+    if name.is_empty() || ENVELOPE.contains(&name) {
         return Err(fault("as", "flow.xml-as"));
     }
     let goes_on = |field: &&FieldRef| match spec.column {
         // One of the same name is replaced.
         Some(_) => field.name() != name,
-        // Nothing but the payload is left of the event, and what names it.
+        // The payload takes the place of all other columns but those of the envelope.
         None => is_envelope(field.name(), field.data_type()),
     };
     let fields = schema.fields().iter().filter(goes_on);
