@@ -134,7 +134,8 @@ impl XmlEncoder {
                     let field = columns.fields()[unfit.column].name();
                     let error = Error::new(Class::Permanent, unfit.code);
                     let error = error.with("field", quote(field));
-                    refused.push((row, error.with("name", quote(&unfit.name))));
+                    let error = error.with("name", quote(&unfit.name));
+                    refused.push((row, error.with("max", XML_DEPTH_MAX)));
                 }
             }
         }

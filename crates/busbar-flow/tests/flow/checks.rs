@@ -348,3 +348,45 @@ fn a_join_that_does_not_fit_is_pointed_at() {
         assert_eq!(files(join), [], "{join}");
     }
 }
+
+#[test]
+fn documents_that_no_step_can_write_are_refused_where_they_are_said() {
+    for (step, code, word) in [
+        ("{ root: 'a b' }", "event.xml-name", "{ root"),
+        ("{ root: r, as: key }", "flow.xml-as", "key"),
+        // As text it would take the place of the event's own time.
+        ("{ root: r, as: time }", "flow.xml-as", "time"),
+        (
+            "{ root: r, as: d, encoding: utf-16 }",
+            "flow.xml-encoding",
+            "utf-16",
+        ),
+        (
+            "{ root: r, encoding: EBCDIC }",
+            "event.xml-charset",
+            "{ root",
+        ),
+        (
+            "{ root: r, columns: { sit: x } }",
+            "flow.unknown-column",
+            "{ sit",
+        ),
+        (
+            "{ root: r, columns: { id: x, site: x } }",
+            "event.xml-place",
+            "{ root",
+        ),
+    ] {
+        let found = codes(&[IN, OUT, ("flows/f.yaml", &steps(&format!("xml: {step}")))]);
+        let [(found, at)] = &found[..] else {
+            panic!("{step}: {found:?}");
+        };
+        assert_eq!(*found, code, "{step}");
+        match word.starts_with('{') {
+            true => assert!(at.starts_with(word), "{step}: {at}"),
+            false => assert_eq!(at, word, "{step}"),
+        }
+    }
+    let fits = steps("xml: { root: r, as: document, columns: { id: '@id' } }");
+    assert_eq!(codes(&[IN, OUT, ("flows/f.yaml", &fits)]), []);
+}
