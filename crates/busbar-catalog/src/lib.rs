@@ -64,7 +64,7 @@ pub use step::{
     MapConstant, MapField, MapFields, MapSpec, MemberCount, OverRate, PatternEvent, PatternSpec,
     PreviousSpec, ResequenceSpec, RouteCase, RouteCondition, RouteDefault, RouteMatch, RouteSpec,
     RouteTests, RouteValues, RouteWay, SplitSpec, StepAt, StepSpec, TestAnswer, ThrottleSpec,
-    TopSpec, WindowSpec, XmlPlaces, XmlSpec,
+    TopSpec, WindowSpec, XmlPaths, XmlSpec,
 };
 pub use template::{Template, TemplatePart, Variable};
 pub use topology::{INBOX, check_topology, possible_streams};

@@ -21,7 +21,7 @@ pub use route::{
     ANY, RouteCase, RouteCondition, RouteDefault, RouteMatch, RouteSpec, RouteTests, RouteValues,
     RouteWay,
 };
-pub use xml::{XmlPlaces, XmlSpec};
+pub use xml::{XmlPaths, XmlSpec};
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -19,61 +19,61 @@ pub struct XmlSpec {
     /// The encoding of the documents, such as `GB18030`; UTF-8 without it. Not with `as`, since a column is text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoding: Option<String>,
-    /// Columns and where their values go: `@id` is an attribute of the root element, `name.family` an element in an element,
+    /// Columns and the paths of their values in the document: `@id` is an attribute of the root element, `name.family` an element in an element,
     /// `level.#text` the text of an element with attributes. Without it each column of the payload is an element of its name.
-    #[serde(default, skip_serializing_if = "XmlPlaces::is_empty")]
-    pub columns: XmlPlaces,
+    #[serde(default, skip_serializing_if = "XmlPaths::is_empty")]
+    pub columns: XmlPaths,
     /// The name of a column for the document; other columns go on beside it.
     #[serde(default, rename = "as", skip_serializing_if = "Option::is_none")]
     pub column: Option<String>,
 }
 
-/// Columns and their places in a document, in the order of the file.
+/// Columns and the paths of their values in a document, in the order of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct XmlPlaces(pub Vec<(String, String)>);
+pub struct XmlPaths(pub Vec<(String, String)>);
 
-impl XmlPlaces {
+impl XmlPaths {
     fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-impl Serialize for XmlPlaces {
+impl Serialize for XmlPaths {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(column, place)| (column, place)))
+        serializer.collect_map(self.0.iter().map(|(column, path)| (column, path)))
     }
 }
 
-impl<'de> Deserialize<'de> for XmlPlaces {
+impl<'de> Deserialize<'de> for XmlPaths {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct XmlPlacesVisitor;
-        impl<'de> Visitor<'de> for XmlPlacesVisitor {
-            type Value = XmlPlaces;
+        struct XmlPathsVisitor;
+        impl<'de> Visitor<'de> for XmlPathsVisitor {
+            type Value = XmlPaths;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a map of columns to places in a document")
+                f.write_str("a map of columns to paths in a document")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<XmlPlaces, A::Error> {
-                let mut places = Vec::new();
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<XmlPaths, A::Error> {
+                let mut paths = Vec::new();
                 while let Some(entry) = map.next_entry()? {
-                    places.push(entry);
+                    paths.push(entry);
                 }
-                Ok(XmlPlaces(places))
+                Ok(XmlPaths(paths))
             }
         }
-        deserializer.deserialize_map(XmlPlacesVisitor)
+        deserializer.deserialize_map(XmlPathsVisitor)
     }
 }
 
-impl JsonSchema for XmlPlaces {
+impl JsonSchema for XmlPaths {
     fn schema_name() -> std::borrow::Cow<'static, str> {
-        "XmlPlaces".into()
+        "XmlPaths".into()
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "Columns and their places in a document",
+            "description": "Columns and the paths of their values in a document",
             "type": "object",
             "additionalProperties": { "type": "string" },
         })

@@ -17,7 +17,7 @@ use crate::reader::{BODY, BODY_PAYLOAD, ENVELOPE, is_envelope, plain};
 /// The column that is the payload.
 const BODY_COLUMN: &str = "payload";
 
-/// Checks the places of the columns.
+/// Checks the columns and their paths.
 pub(super) fn compile(spec: &XmlSpec, context: &StepContext<'_>) -> Result<Arc<dyn Step>, Wrong> {
     let schema = context.schema;
     let fault =
