@@ -242,8 +242,12 @@ const cases = {
   async sysTopics(how) {
     const client = await Client.open(how);
     await client.subscribe("$SYS/broker/version");
-    const { payload, packet } = await client.message();
-    same([/^busbar \d/.test(String(payload)), packet.retain], [true, true]);
+    // What is sent once an interval may come before what a new subscription is told.
+    let told;
+    do {
+      told = await client.message();
+      same(/^busbar \d/.test(String(told.payload)), true);
+    } while (!told.packet.retain);
   },
 };
 
