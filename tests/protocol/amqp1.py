@@ -274,6 +274,8 @@ def case_durable_subscriptions_outlive_clients_and_nodes(world):
     receiver.link.detach()
     conn.close()
     sender.send(Message(body=2), timeout=WAIT)
+    # An acknowledgement has no answer. It is on the disk with what is declared after it.
+    rabbit(node).queue_declare("mark", durable=True)
     node.kill()
     node = start(world, port, project)
     connect(node).create_sender("/topics/gauge/g1").send(Message(body=3), timeout=WAIT)

@@ -181,6 +181,16 @@ impl JdbcProcess {
         });
         // Bounded by those who send: a session has one request under way, and a worker that does not answer pings is ended.
         let (frames, outgoing) = mpsc::unbounded_channel();
+        // Before anything else can be sent: a ping that came first would be taken for it.
+        let mut start = json!({
+            "type": "start", "protocol": PROTOCOL_VERSION, "drivers": login.drivers, "class": login.class, "url": login.url,
+            "user": Some(&login.user).filter(|user| !user.is_empty()), "password": login.password, "properties": login.properties,
+        })
+        .to_string()
+        .into_bytes();
+        start.push(b'\n');
+        // The receiver is here.
+        let _ = frames.send(start);
         let (read, write) = ours.into_split();
         tokio::spawn(Arc::clone(&shared).log(log));
         tokio::spawn(Arc::clone(&shared).send(write, outgoing));
@@ -190,14 +200,6 @@ impl JdbcProcess {
             frames,
             next: AtomicU64::new(1),
         };
-        process.send(
-            json!({
-                "type": "start", "protocol": PROTOCOL_VERSION, "drivers": login.drivers, "class": login.class, "url": login.url,
-                "user": Some(&login.user).filter(|user| !user.is_empty()), "password": login.password, "properties": login.properties,
-            })
-            .to_string()
-            .into_bytes(),
-        );
         let ended = || process.shared.reason();
         match tokio::time::timeout(START_MAX, started).await {
             Ok(Ok(Ok(()))) => Ok(Arc::new(process)),
