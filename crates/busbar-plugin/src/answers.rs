@@ -42,7 +42,6 @@ pub struct AnswerRow<'a> {
 }
 
 /// An event that is being put together; ranges are of [`PluginAnswers::buffer`].
-#[cfg(feature = "javascript")]
 pub(crate) struct MadeDraft {
     row: MadeRow,
     /// Where its tags begin.
@@ -58,7 +57,6 @@ pub(crate) struct AnswersMark {
     failed: usize,
 }
 
-#[cfg(feature = "javascript")]
 impl MadeDraft {
     pub fn topic(&mut self, range: Range<usize>) {
         self.row.topic = Some(range);
@@ -200,7 +198,6 @@ impl PluginAnswers {
     }
 
     /// Begins an event that was made of this one. Nothing counts before [`PluginAnswers::end_made`].
-    #[cfg(feature = "javascript")]
     pub(crate) fn begin_made(&self, event: usize) -> MadeDraft {
         MadeDraft {
             row: MadeRow {
@@ -212,21 +209,23 @@ impl PluginAnswers {
     }
 
     /// Where texts and payloads of drafts are written.
-    #[cfg(feature = "javascript")]
     pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
     /// Adds a tag, whose name and value are in the buffer.
-    #[cfg(feature = "javascript")]
     pub(crate) fn add_tag(&mut self, name: Range<usize>, value: Range<usize>) {
         self.tags.push((name, value));
     }
 
     /// Adds the event.
-    #[cfg(feature = "javascript")]
     pub(crate) fn end_made(&mut self, draft: MadeDraft) {
         self.rows.push(draft.row);
+    }
+
+    /// Adds an event that failed, behind those that were added before.
+    pub(crate) fn push_failed(&mut self, event: usize, failure: ScriptFailure) {
+        self.failed.push((event, failure));
     }
 
     /// How much there is.

@@ -1,6 +1,7 @@
-//! Frames between node and worker: one line of JSON each.
+//! Frames between node and worker: one line of JSON each, some with bytes behind it.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use busbar_event::{Class, Error};
 use serde::Deserialize;
@@ -20,7 +21,11 @@ pub enum WorkerFrame<'a> {
         credit: u32,
         /// It takes batches in columns.
         columns: bool,
+        /// It takes batches as Arrow columns.
+        arrow: bool,
     },
+    /// The program cannot be loaded, because its language has no such library here.
+    Lacks(Cow<'a, str>),
     /// The program cannot be loaded.
     Failed(ScriptFailure),
     /// The answer to a batch.
@@ -36,6 +41,15 @@ pub enum WorkerFrame<'a> {
         id: u64,
         /// One payload for each event.
         payloads: &'a RawValue,
+    },
+    /// The answer to a batch as Arrow columns, which follow the line.
+    Columns {
+        /// The batch's number.
+        id: u64,
+        /// Bytes of the IPC stream.
+        bytes: u64,
+        /// Events that have failed, by their place in the batch.
+        failed: Vec<(u32, ScriptFailure)>,
     },
     /// A line for the log.
     Log {
@@ -97,6 +111,14 @@ struct FrameFields<'a> {
     credit: Option<u32>,
     #[serde(default)]
     columns: bool,
+    #[serde(default)]
+    arrow: bool,
+    #[serde(default)]
+    arrow_bytes: Option<u64>,
+    #[serde(default)]
+    failed: BTreeMap<u32, ScriptFailure>,
+    #[serde(default, borrow)]
+    lacks: Option<Cow<'a, str>>,
     #[serde(default, borrow)]
     events: Option<&'a RawValue>,
     #[serde(default, borrow)]
@@ -124,13 +146,22 @@ impl<'a> WorkerFrame<'a> {
                 protocol: line.protocol,
                 credit: line.credit.unwrap_or(1),
                 columns: line.columns,
+                arrow: line.arrow,
             },
-            "failed" => WorkerFrame::Failed(line.error.ok_or_else(lacks)?),
+            "failed" => match line.lacks {
+                Some(library) => WorkerFrame::Lacks(library),
+                None => WorkerFrame::Failed(line.error.ok_or_else(lacks)?),
+            },
             "result" => {
                 let id = line.id.ok_or_else(lacks)?;
-                match (line.events, line.payloads) {
-                    (Some(events), None) => WorkerFrame::Result { id, events },
-                    (None, Some(payloads)) => WorkerFrame::Payloads { id, payloads },
+                match (line.events, line.payloads, line.arrow_bytes) {
+                    (Some(events), None, None) => WorkerFrame::Result { id, events },
+                    (None, Some(payloads), None) => WorkerFrame::Payloads { id, payloads },
+                    (None, None, Some(bytes)) => WorkerFrame::Columns {
+                        id,
+                        bytes,
+                        failed: line.failed.into_iter().collect(),
+                    },
                     _ => return Err(lacks()),
                 }
             }
@@ -154,7 +185,7 @@ pub(crate) fn rubbish(bytes: &[u8]) -> Error {
     Error::new(Class::Permanent, "plugin.rubbish").with("text", shown)
 }
 
-/// Cuts the bytes that come from a worker into lines.
+/// Cuts the bytes that come from a worker into lines, and into what follows some of them.
 #[derive(Debug)]
 pub struct FrameDecoder {
     buffer: Vec<u8>,
@@ -184,6 +215,25 @@ impl FrameDecoder {
             self.start = 0;
         }
         self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next `bytes` bytes, which follow a line; none as long as they are not there.
+    ///
+    /// # Errors
+    /// `plugin.answer-too-long`: they are more than is allowed.
+    pub fn next_bytes(&mut self, bytes: u64) -> Result<Option<&[u8]>, Error> {
+        let wanted = usize::try_from(bytes).unwrap_or(usize::MAX);
+        if wanted > self.max {
+            let error = Error::new(Class::Permanent, "plugin.answer-too-long");
+            return Err(error.with("bytes_max", self.max));
+        }
+        if self.buffer.len() - self.start < wanted {
+            return Ok(None);
+        }
+        let begin = self.start;
+        self.start += wanted;
+        self.searched = self.start;
+        Ok(Some(&self.buffer[begin..self.start]))
     }
 
     /// The next line, without its end; none as long as it is not complete. Empty lines are skipped.
@@ -235,6 +285,42 @@ mod tests {
     }
 
     #[test]
+    fn bytes_behind_a_line_are_no_lines() {
+        let text =
+            b"{\"type\":\"result\",\"id\":1,\"arrow_bytes\":5}\na\n\nb\n{\"type\":\"pong\"}\n";
+        for step in 1..text.len() {
+            let mut decoder = FrameDecoder::new(100);
+            let (mut lines, mut bytes, mut wanted) = (0, Vec::new(), None);
+            for part in text.chunks(step) {
+                decoder.push(part);
+                loop {
+                    if let Some(count) = wanted {
+                        let Some(found) = decoder.next_bytes(count).unwrap() else {
+                            break;
+                        };
+                        bytes = found.to_vec();
+                        wanted = None;
+                    }
+                    let Some(line) = decoder.next_line().unwrap() else {
+                        break;
+                    };
+                    lines += 1;
+                    if let WorkerFrame::Columns { bytes, .. } = WorkerFrame::read(line).unwrap() {
+                        wanted = Some(bytes);
+                    }
+                }
+            }
+            assert_eq!((lines, &bytes[..]), (2, &b"a\n\nb\n"[..]), "{step}");
+        }
+        let mut decoder = FrameDecoder::new(10);
+        assert!(decoder.next_bytes(10).unwrap().is_none());
+        for many in [11, u64::MAX] {
+            let error = decoder.next_bytes(many).unwrap_err();
+            assert_eq!(error.code(), "plugin.answer-too-long");
+        }
+    }
+
+    #[test]
     fn a_line_without_end_is_refused() {
         let mut decoder = FrameDecoder::new(10);
         decoder.push(&[b'x'; 10]);
@@ -253,6 +339,8 @@ mod tests {
             b"{\"type\":\"dance\"}",
             b"{\"type\":\"result\",\"id\":1}",
             b"{\"type\":\"result\",\"id\":1,\"events\":[],\"payloads\":[]}",
+            b"{\"type\":\"result\",\"id\":1,\"events\":[],\"arrow_bytes\":1}",
+            b"{\"type\":\"result\",\"id\":1,\"arrow_bytes\":-1}",
             b"{\"type\":\"result\",\"id\":-1,\"events\":[]}",
             b"[]",
             b"\xff",

@@ -103,6 +103,10 @@ impl PluginLanguage {
             PluginLanguage::Python => &[
                 ("busbar.py", include_str!("../sdk/python/busbar.py")),
                 (
+                    "busbar_arrow.py",
+                    include_str!("../sdk/python/busbar_arrow.py"),
+                ),
+                (
                     "busbar_worker.py",
                     include_str!("../sdk/python/busbar_worker.py"),
                 ),

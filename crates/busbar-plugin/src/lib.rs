@@ -4,7 +4,8 @@
 //! running plug-in of it: one or more *workers*, each an interpreter within the process (JavaScript) or a process of
 //! its own. A worker is given batches of events and answers for each event none, one or many ([`PluginAnswers`]).
 //!
-//! The protocol between node and worker is a line of JSON for each frame ([`WorkerFrame`], `docs/PLUGINS.md`).
+//! The protocol between node and worker is a line of JSON for each frame ([`WorkerFrame`], `docs/PLUGINS.md`). Batches and their
+//! answers may be Arrow IPC streams behind such a line, for a plug-in that asks for it.
 //! [`WorkerMachine`] decides what is done with a worker, without doing it; `process` does it.
 //!
 //! What is absent: this crate knows no stream, flow, table or SQL. Requests of plug-ins for rows of tables go to a
@@ -12,6 +13,8 @@
 
 mod answers;
 mod build;
+mod columns;
+mod columns_answer;
 mod events;
 mod frame;
 mod host;

@@ -62,6 +62,8 @@ pub const PIPE_BYTES: libc::c_int = 1 << 20;
 pub const ANSWER_DEPTH_MAX: usize = 64;
 /// Names of properties of a script's answers that are kept in the form in which they are written.
 pub const ANSWER_NAMES_MAX: usize = 4096;
+/// How deep lists, objects and maps of a column of an answer are nested.
+pub const COLUMN_DEPTH_MAX: usize = 32;
 /// Bytes read from a worker at once.
 pub const READ_BYTES: usize = 256 << 10;
 

@@ -112,6 +112,8 @@ pub enum WorkerDeath {
     Rubbish(Error),
     /// The program could not be loaded.
     NotLoaded(ScriptFailure),
+    /// The program could not be loaded, because its language has no such library here.
+    Lacks(String),
     /// The process could not be started.
     NotStarted(Error),
 }
@@ -151,6 +153,7 @@ impl WorkerDeath {
                 .with("known", PROTOCOL_VERSION),
             WorkerDeath::Rubbish(error) => new("plugin.broke-protocol").with("cause", error),
             WorkerDeath::NotLoaded(failure) => failure.error(class, plugin),
+            WorkerDeath::Lacks(library) => new("plugin.no-library").with("library", library),
             WorkerDeath::NotStarted(error) => error.clone(),
         }
     }

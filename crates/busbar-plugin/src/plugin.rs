@@ -10,6 +10,7 @@ use futures::channel::oneshot;
 use futures::executor::block_on;
 use serde::Serialize;
 
+use crate::columns::EventColumns;
 use crate::events::EventsJson;
 use crate::host::PluginHost;
 use crate::language::{Launch, prepare};
@@ -145,15 +146,21 @@ impl Plugin {
             #[cfg(not(feature = "javascript"))]
             return Err(Error::new(Class::Configuration, "plugin.no-javascript"));
         }
-        let start = serde_json::json!({
+        let arrow = self.package.spec.arrow.as_ref();
+        let mut start = serde_json::json!({
             "type": "start",
             "protocol": PROTOCOL_VERSION,
             "plugin": &*self.shared.name,
             "main": self.package.spec.main(),
             "settings": self.package.spec.settings,
         });
+        if arrow.is_some() {
+            start["arrow"] = true.into();
+        }
         let frame = format!("{start}\n").into_bytes();
-        ProcessWorker::start(index, shared, launch.clone(), frame).map(PluginWorker::Process)
+        let columns = arrow.map(EventColumns::new).transpose()?;
+        ProcessWorker::start(index, shared, launch.clone(), frame, columns)
+            .map(PluginWorker::Process)
     }
 
     /// The plug-in's name.

@@ -12,11 +12,15 @@ use std::time::{Duration, Instant};
 use busbar_event::{Class, Error};
 use parking_lot::Mutex;
 
-use crate::frame::{FrameDecoder, WorkerFrame};
+use crate::columns::{EventColumns, JobColumns};
+use crate::columns_answer::ColumnsAnswer;
+use crate::frame::{FrameDecoder, ScriptFailure, WorkerFrame};
 use crate::host::TableRequest;
 use crate::language::Launch;
-use crate::limits::{LOG_LINE_BYTES_MAX, MEMORY_CHECK_EVERY, PIPE_BYTES, READ_BYTES};
-use crate::log::LogLevel;
+use crate::limits::{
+    ERROR_BYTES_MAX, LOG_LINE_BYTES_MAX, MEMORY_CHECK_EVERY, PIPE_BYTES, READ_BYTES,
+};
+use crate::log::{LogLevel, cut};
 use crate::machine::{WorkerDeath, WorkerEffect, WorkerMachine};
 use crate::worker::{PluginShared, Probe, Worked, WorkerJob};
 
@@ -45,6 +49,7 @@ impl ProcessWorker {
         shared: Arc<PluginShared>,
         launch: Launch,
         start_frame: Vec<u8>,
+        columns: Option<EventColumns>,
     ) -> Result<ProcessWorker, Error> {
         let failed = |cause: std::io::Error| {
             Error::new(Class::Transient, "plugin.not-started")
@@ -64,6 +69,7 @@ impl ProcessWorker {
             index,
             launch: launch.clone(),
             start_frame,
+            columns,
             mailbox: Arc::clone(&mailbox),
             heard,
             began: Instant::now(),
@@ -106,6 +112,8 @@ struct ProcessSupervisor {
     index: usize,
     launch: Launch,
     start_frame: Vec<u8>,
+    /// Makes Arrow columns of events, where the program asks for them.
+    columns: Option<EventColumns>,
     mailbox: Arc<Mailbox>,
     heard: UnixStream,
     began: Instant,
@@ -119,7 +127,16 @@ struct ProcessSupervisor {
 /// A job and what came of it so far.
 struct OpenJob {
     job: WorkerJob,
+    /// Its events, where the program takes them as Arrow columns.
+    columns: Option<JobColumns>,
     worked: Worked,
+}
+
+/// An answer of which the Arrow columns follow.
+struct AwaitedColumns {
+    id: u64,
+    bytes: u64,
+    failed: Vec<(u32, ScriptFailure)>,
 }
 
 struct RunningProcess {
@@ -133,6 +150,7 @@ struct RunningProcess {
     unsent: Vec<u8>,
     sent: usize,
     decoder: FrameDecoder,
+    awaited: Option<AwaitedColumns>,
     /// The beginning of a line on standard error.
     line: Vec<u8>,
 }
@@ -190,10 +208,30 @@ impl ProcessSupervisor {
             match order {
                 None => return,
                 Some(WorkerOrder::Work(job)) => {
+                    let mut worked = Worked::default();
+                    let columns = match &mut self.columns {
+                        None => None,
+                        Some(columns) => match columns.of(&job.events) {
+                            Ok((columns, rejected)) => {
+                                let lost = rejected.into_iter();
+                                worked.lost =
+                                    lost.map(|(event, cause)| (event, 1, cause)).collect();
+                                Some(columns)
+                            }
+                            Err(error) => {
+                                let _ = job.reply.send(Err(error));
+                                continue;
+                            }
+                        },
+                    };
                     self.last_job += 1;
                     let parts = job.events.parts();
-                    let worked = Worked::default();
-                    self.jobs.insert(self.last_job, OpenJob { job, worked });
+                    let open = OpenJob {
+                        job,
+                        columns,
+                        worked,
+                    };
+                    self.jobs.insert(self.last_job, open);
                     let now = self.now();
                     self.machine.submit(self.last_job, &parts, now);
                 }
@@ -251,7 +289,19 @@ impl ProcessSupervisor {
                     let head =
                         format!(r#"{{"type":"batch","id":{id},"deadline_ms":{millis},{trial}"#);
                     out.extend_from_slice(head.as_bytes());
-                    if process.columns {
+                    if let Some(columns) = &open.columns {
+                        match columns.ipc(first, count) {
+                            Ok(ipc) => {
+                                let rest = format!("\"arrow_bytes\":{}}}\n", ipc.len());
+                                out.extend_from_slice(rest.as_bytes());
+                                out.extend_from_slice(&ipc);
+                            }
+                            Err(error) => {
+                                self.machine.kill(WorkerDeath::NotStarted(error));
+                                return;
+                            }
+                        }
+                    } else if process.columns {
                         out.extend_from_slice(b"\"columns\":");
                         events.write_columns(first, count, out);
                         out.extend_from_slice(b"}\n");
@@ -373,6 +423,7 @@ impl ProcessSupervisor {
             unsent: self.start_frame.clone(),
             sent: 0,
             decoder: FrameDecoder::new(self.shared.bounds.output),
+            awaited: None,
             line: Vec::new(),
         };
         process.write();
@@ -470,14 +521,39 @@ impl ProcessSupervisor {
 
     /// Handles the frames that are complete.
     fn frames(&mut self, decoder: &mut FrameDecoder) -> Result<(), Error> {
-        while let Some(line) = decoder.next_line()? {
+        loop {
             let now = self.began.elapsed();
+            let awaited = self
+                .process
+                .as_mut()
+                .and_then(|process| process.awaited.take());
+            if let Some(awaited) = awaited {
+                let Some(ipc) = decoder.next_bytes(awaited.bytes)? else {
+                    if let Some(process) = &mut self.process {
+                        process.awaited = Some(awaited);
+                    }
+                    return Ok(());
+                };
+                self.columns(awaited, ipc, now)?;
+                self.execute();
+                if self.process.is_none() {
+                    return Ok(());
+                }
+                continue;
+            }
+            let Some(line) = decoder.next_line()? else {
+                return Ok(());
+            };
             match WorkerFrame::read(line)? {
                 WorkerFrame::Ready {
                     protocol,
                     credit,
                     columns,
+                    arrow,
                 } => {
+                    if self.columns.is_some() && !arrow {
+                        return Err(Error::new(Class::Permanent, "plugin.no-arrow"));
+                    }
                     if let Some(process) = &mut self.process {
                         process.columns = columns;
                     }
@@ -489,6 +565,15 @@ impl ProcessSupervisor {
                     }
                 }
                 WorkerFrame::Failed(failure) => self.machine.kill(WorkerDeath::NotLoaded(failure)),
+                WorkerFrame::Lacks(library) => {
+                    let library = cut(&library, ERROR_BYTES_MAX).to_owned();
+                    self.machine.kill(WorkerDeath::Lacks(library));
+                }
+                WorkerFrame::Columns { id, bytes, failed } => {
+                    if let Some(process) = &mut self.process {
+                        process.awaited = Some(AwaitedColumns { id, bytes, failed });
+                    }
+                }
                 WorkerFrame::Result { id, events } => {
                     if let Some((job, first, count)) = self.machine.expects(id) {
                         if let Some(open) = self.jobs.get_mut(&job) {
@@ -532,6 +617,30 @@ impl ProcessSupervisor {
             if self.process.is_none() {
                 return Ok(());
             }
+        }
+    }
+
+    /// Reads an answer in Arrow columns.
+    fn columns(&mut self, answer: AwaitedColumns, ipc: &[u8], now: Duration) -> Result<(), Error> {
+        let Some(columns) = &self.columns else {
+            return Err(Error::new(Class::Permanent, "plugin.arrow-unasked"));
+        };
+        if let Some((job, first, count)) = self.machine.expects(answer.id) {
+            if let Some(open) = self.jobs.get_mut(&job) {
+                let answer = ColumnsAnswer {
+                    ipc,
+                    failed: answer.failed,
+                    events: &open.job.events,
+                    first,
+                    count,
+                    json: columns.json(),
+                    bytes_max: self.shared.bounds.output,
+                };
+                let bad = answer.read(&mut open.worked.answers)?.into_iter();
+                let lost = bad.map(|(event, cause)| (event, 1, cause));
+                open.worked.lost.extend(lost);
+            }
+            self.machine.answered(now);
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::PluginLanguage;
+use crate::columns::{EventColumns, is_reserved};
 use crate::limits::{
     BATCH_TIMEOUT, MEMORY_BYTES, MEMORY_BYTES_MIN, OUTPUT_BYTES, OUTPUT_BYTES_MAX, WORKERS_MAX,
 };
@@ -51,6 +52,10 @@ pub struct PluginSpec {
     /// are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columns: Option<SchemaSpec>,
+    /// For `python` and `command`: the program works on whole batches as Arrow columns, with these columns of the payloads that
+    /// come in, which are JSON objects. `{}` where it needs none of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrow: Option<SchemaSpec>,
     /// Tests. All must pass before a new version takes over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tests: Vec<PluginTest>,
@@ -144,6 +149,19 @@ impl PluginSpec {
         }
         if let Some(columns) = &self.columns {
             columns.schema().map_err(|error| ("columns", error))?;
+        }
+        if let Some(columns) = &self.arrow {
+            if !matches!(
+                self.language,
+                PluginLanguage::Python | PluginLanguage::Command
+            ) {
+                return Err(wrong("arrow", "plugin.arrow-language"));
+            }
+            if let Some(column) = columns.0.iter().find(|column| is_reserved(&column.name)) {
+                let (key, error) = wrong("arrow", "plugin.arrow-name");
+                return Err((key, error.with("column", &column.name)));
+            }
+            EventColumns::new(columns).map_err(|error| ("arrow", error))?;
         }
         Ok(())
     }

@@ -30,7 +30,8 @@ def failure(error, folder):
     return {"message": message, "file": file, "line": line}
 
 
-def load(main, folder):
+def load(main, folder, arrow):
+    """What works on events: a function, and whether it takes whole batches."""
     sys.path.insert(0, folder)
     path = os.path.join(folder, main)
     loader = None
@@ -46,10 +47,16 @@ def load(main, folder):
     module = importlib.util.module_from_spec(spec)
     sys.modules["main"] = module
     spec.loader.exec_module(module)
+    if arrow:
+        if not callable(getattr(module, "on_batch", None)):
+            raise AttributeError(f"{main} does not define on_batch(batch), which \"arrow\" in plugin.yaml asks for")
+        return module.on_batch, True
     if callable(getattr(module, "process_batch", None)):
         return module.process_batch, True
     if callable(getattr(module, "process", None)):
         return module.process, False
+    if callable(getattr(module, "on_batch", None)):
+        raise AttributeError(f"{main} defines on_batch(batch), for which plugin.yaml needs \"arrow\" with the columns that it reads")
     raise AttributeError(f"{main} defines neither process(event) nor process_batch(events)")
 
 
@@ -87,11 +94,23 @@ def main():
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
 
-    def write(frame):
-        data = encode(frame).encode("utf-8", "replace") + b"\n"
+    def send(data):
         view = memoryview(data)
         while view:
             view = view[out.write(view):]
+
+    def write(frame):
+        send(encode(frame).encode("utf-8", "replace") + b"\n")
+
+    def receive():
+        """The next frame; None where there is no more."""
+        line = source.readline()
+        if not line:
+            return None
+        frame = decode(line.decode())
+        if "arrow_bytes" in frame:
+            frame["arrow"] = source.read(frame["arrow_bytes"])
+        return frame
 
     asked = 0
 
@@ -100,7 +119,9 @@ def main():
         asked += 1
         write({"type": "rows", "id": asked, "request": request})
         while True:
-            frame = decode(source.readline().decode())
+            frame = receive()
+            if frame is None:
+                sys.exit()
             if frame["type"] == "rows" and frame["id"] == asked:
                 if "error" in frame:
                     raise busbar.Failed(frame["error"])
@@ -109,28 +130,46 @@ def main():
 
     waiting = []
     busbar._ask, busbar._write = ask, write
-    start = decode(source.readline().decode())
+    start = receive()
     busbar.settings = start["settings"]
     folder = os.path.join(os.getcwd(), "")
+    arrow = start.get("arrow", False)
+    if arrow:
+        # Its own allocators reserve far more than they use, which counts against the memory of a worker.
+        os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"
+        try:
+            import busbar_arrow
+        except ImportError as error:
+            if (error.name or "").split(".")[0] != "pyarrow":
+                raise
+            write({"type": "failed", "lacks": "pyarrow"})
+            return
     try:
-        process, whole = load(start["main"], folder)
+        process, whole = load(start["main"], folder, arrow)
     except BaseException as error:
         write({"type": "failed", "error": failure(error, folder)})
         return
     # Batches make much garbage that is no cycle, so that looking for cycles often is of no use.
     gc.set_threshold(100_000, 50, 50)
     gc.freeze()
-    write({"type": "ready", "protocol": 1, "credit": 2, "columns": True})
+    write({"type": "ready", "protocol": 1, "credit": 2, "columns": True, "arrow": arrow})
     while True:
         if waiting:
             frame = waiting.pop(0)
         else:
-            line = source.readline()
-            if not line:
+            frame = receive()
+            if frame is None:
                 return
-            frame = decode(line.decode())
         kind = frame["type"]
-        if kind == "batch":
+        if kind == "batch" and arrow:
+            batch = busbar_arrow.read(frame["arrow"])
+            made, failed = busbar_arrow.run(process, batch, lambda error: failure(error, folder))
+            result = {"type": "result", "id": frame["id"], "arrow_bytes": made.size}
+            if failed:
+                result["failed"] = failed
+            write(result)
+            send(made)
+        elif kind == "batch":
             events = events_of(frame["columns"])
             # Whether each event comes out with another payload and nothing else.
             alone = not whole

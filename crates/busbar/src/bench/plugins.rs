@@ -17,23 +17,34 @@ struct ScriptJob {
     row: &'static str,
     language: PluginLanguage,
     text: &'static str,
+    /// More keys of its `plugin.yaml`.
+    keys: &'static str,
 }
 
-static SCRIPTS: [ScriptJob; 3] = [
+static SCRIPTS: [ScriptJob; 4] = [
     ScriptJob {
         row: "script, JavaScript",
         language: PluginLanguage::Javascript,
         text: "export default function (event) {\n  event.payload.kw *= 1000;\n  return event;\n}\n",
+        keys: "",
     },
     ScriptJob {
         row: "script, Python",
         language: PluginLanguage::Python,
         text: "def process(event):\n    event[\"payload\"][\"kw\"] *= 1000\n    return event\n",
+        keys: "",
     },
     ScriptJob {
         row: "script, Java",
         language: PluginLanguage::Java,
         text: "import busbar.Event;\nimport busbar.Plugin;\nimport java.util.List;\n\npublic class Main implements Plugin {\n    public List<Event> process(Event event) {\n        event.object().put(\"kw\", event.number(\"kw\") * 1000);\n        return List.of(event);\n    }\n}\n",
+        keys: "",
+    },
+    ScriptJob {
+        row: "script, Python with Arrow",
+        language: PluginLanguage::Python,
+        text: "import pyarrow.compute as pc\n\ndef on_batch(batch):\n    at = batch.schema.get_field_index(\"kw\")\n    return batch.set_column(at, \"kw\", pc.multiply(batch[\"kw\"], 1000.0))\n",
+        keys: "arrow: { site: text, kw: float, volt: float, phase: int, status: text, serial: text, note: text }\n",
     },
 ];
 
@@ -93,6 +104,10 @@ pub fn rows(args: &BenchArgs, report: &mut Report, failed: &mut Vec<String>) {
         };
     for job in &SCRIPTS {
         measure(job.row, job.language, &|| {
+            if !job.keys.is_empty() && !has_pyarrow() {
+                let what = "left out: pyarrow is not installed".to_owned();
+                return Ok(Row::note(job.row, what));
+            }
             job.rate(args.seconds * EVENTS_PER_SECOND)
         });
     }
@@ -115,13 +130,23 @@ fn lacks(language: PluginLanguage) -> Option<&'static str> {
         PluginLanguage::Python => &["python3"],
         PluginLanguage::Java => &["java", "javac"],
         PluginLanguage::Perl => &["perl"],
-        PluginLanguage::Scala => &["java", "scalac"],
+        PluginLanguage::Scala if std::env::var_os("SCALA_HOME").is_some() => &["java", "javac"],
+        PluginLanguage::Scala => &["java", "javac", "scalac"],
         PluginLanguage::Erlang => &["erl", "erlc"],
     };
     let path = std::env::var_os("PATH").unwrap_or_default();
     let is_there =
         |program: &str| std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
     needed.iter().copied().find(|program| !is_there(program))
+}
+
+/// Whether the `python3` that plug-ins run with has the library for Arrow columns.
+fn has_pyarrow() -> bool {
+    let import = std::process::Command::new("python3")
+        .args(["-c", "import pyarrow"])
+        .stderr(std::process::Stdio::null())
+        .status();
+    import.is_ok_and(|status| status.success())
 }
 
 impl ScriptJob {
@@ -140,7 +165,7 @@ impl ScriptJob {
         files.extend([
             (
                 format!("{folder}/plugin.yaml"),
-                format!("language: {language}\n"),
+                format!("language: {language}\n{}", self.keys),
             ),
             (
                 format!("{folder}/{main}"),
