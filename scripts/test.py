@@ -223,6 +223,8 @@ def phase_unit(tally, _):
     # scripts/setup has installed what plug-ins of all languages need.
     env = environment(BUSBAR_ALL_LANGUAGES="1")
     env.setdefault("SCALA_HOME", str(Path(os.environ.get("BUSBAR_TOOLS", CACHE / "tools")) / "scala"))
+    # Plug-ins run with the first Python on the path.
+    env["PATH"] = f"{tools_of_python('arrow', 'pyarrow==26.0.1').parent}:{env['PATH']}"
     code, output = run(["cargo", "test", "--release", "--locked", "--workspace", "--no-fail-fast"], env=env)
     cargo_counts(tally, "cargo test", code, output)
 

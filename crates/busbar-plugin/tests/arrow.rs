@@ -96,7 +96,7 @@ fn rows_are_of_their_events_however_they_are_filtered_and_multiplied() {
 import pyarrow as pa
 import pyarrow.compute as pc
 def on_batch(batch):
-    assert batch.column_names == ["topic", "key", "time", "tags", "n", "j", "_row"], batch.column_names
+    assert batch.column_names == ["topic", "key", "time", "tags", "j", "n", "_row"], batch.column_names
     batch = batch.filter(pc.greater(batch["n"], 0))
     # The last first, and the first twice.
     rows = list(range(batch.num_rows))[::-1] + [0]
@@ -111,8 +111,8 @@ def on_batch(batch):
     assert_eq!(
         work(&plugin, &NUMBERS),
         [
-            r#"1 own site=north {"n":10,"j":{"a":"b"}}"#,
-            r#"1 own site=north {"n":10,"j":{"a":"b"}}"#,
+            r#"1 own site=north {"j":{"a":"b"},"n":10}"#,
+            r#"1 own site=north {"j":{"a":"b"},"n":10}"#,
             "2 lost 1 event.field-type",
             "3 lost 1 event.json-object",
             r#"4 own site=north {"n":40}"#,
@@ -170,12 +170,12 @@ def on_batch(batch):
     let expected = [
         r#"0 own  {"n":6}"#,
         "1 failed main.py:5 ValueError: seven",
-        "2 failed : TypeError: on_batch must return",
-        "3 failed : ValueError: on_batch returned 2 rows for 1 events without the column _row",
-        "4 failed : ValueError: the column _row names an event that is not in the batch",
-        "5 failed : TypeError: the column n has the type binary",
+        "2 failed :0 TypeError: on_batch must return",
+        "3 failed :0 ValueError: on_batch returned 2 rows for 1 events without the column _row",
+        "4 failed :0 ValueError: the column _row names an event that is not in the batch",
+        "5 failed :0 TypeError: the column n has the type binary",
         "6 lost 1 plugin.no-json",
-        "7 failed : thirteen is bad",
+        "7 failed :0 thirteen is bad",
         r#"8 own  {"n":14}"#,
     ];
     assert_eq!(lines.len(), expected.len(), "{lines:#?}");
@@ -203,6 +203,8 @@ def on_batch(batch):
         &plugin,
         &[r#"{"n":0}"#, r#"{"n":1}"#, r#"{"n":2}"#, r#"{"n":3}"#],
     );
+    // What the log said last may be part of it.
+    lines[1].truncate("1 lost 1 plugin.died".len());
     assert_eq!(
         lines,
         [
