@@ -474,12 +474,12 @@ mod tests {
 
     #[test]
     fn rows_are_of_the_events_that_they_name_in_order() {
-        let v: ArrayRef = Arc::new(Float64Array::from(vec![Some(2.5), None, Some(1.0)]));
-        let j = text(&[Some("[1]"), Some("{]"), None]);
-        let topics = text(&[None, Some("a/b"), Some("x/y")]);
-        let keys = text(&[Some("k"), None, Some("m")]);
+        let v: ArrayRef = Arc::new(Float64Array::from(vec![Some(2.5), Some(1.0), None]));
+        let j = text(&[Some("[1]"), None, Some("{]")]);
+        let topics = text(&[None, Some("x/y"), Some("a/b")]);
+        let keys = text(&[Some("k"), Some("m"), None]);
         let answer = ipc(&[
-            rows(&[2, 1, 0]),
+            rows(&[2, 0, 1]),
             ("v", v),
             ("j", j),
             ("topic", topics),

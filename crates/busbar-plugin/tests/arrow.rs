@@ -156,6 +156,7 @@ def on_batch(batch):
     if 9 in numbers: return pa.table({"n": [1] * (batch.num_rows + 1)})
     if 10 in numbers: return pa.table({"n": numbers, "_row": [5000] * batch.num_rows})
     if 11 in numbers: return pa.table({"n": [b"x"] * batch.num_rows})
+    if 12 in numbers and len(numbers) > 1: raise ValueError("twelve comes alone")
     if 12 in numbers: return pa.table({"j": ["{"] * batch.num_rows, "_row": batch["_row"]})
     told = pa.array(["thirteen is bad" if n == 13 else None for n in numbers], pa.string())
     return pa.table({"n": numbers, "_row": batch["_row"], "_error": told})
@@ -199,7 +200,7 @@ def on_batch(batch):
     ) else {
         return;
     };
-    let lines = work(
+    let mut lines = work(
         &plugin,
         &[r#"{"n":0}"#, r#"{"n":1}"#, r#"{"n":2}"#, r#"{"n":3}"#],
     );
