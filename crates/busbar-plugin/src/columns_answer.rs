@@ -493,6 +493,10 @@ mod tests {
                 "11 plugin.no-json",
             ]
         );
+        assert_eq!(
+            read(&ipc(&[rows(&[2, 0, 1])]), &[]).unwrap(),
+            ["10 None None own", "11 None None own", "12 None None own"]
+        );
         // An event that failed makes nothing; without columns of payloads they stay.
         assert_eq!(
             read(&ipc(&[rows(&[0, 0, 1])]), &[1, 2]).unwrap(),
