@@ -398,7 +398,18 @@ const TABLE: (&str, &str) = ("tables/all.yaml", "relational: {}\n");
 const COLUMNS: &str = "columns: [{ name: id, type: int }, { name: v, type: int }]\n";
 
 fn versions(language: &str, main: &str, text: &str, world: &World) -> busbar_flow::Applied {
-    let yaml = format!("language: {language}\nworkers: 2\n{COLUMNS}");
+    version_with("", language, main, text, world)
+}
+
+/// A version of the plug-in with these further keys.
+fn version_with(
+    keys: &str,
+    language: &str,
+    main: &str,
+    text: &str,
+    world: &World,
+) -> busbar_flow::Applied {
+    let yaml = format!("language: {language}\nworkers: 2\n{COLUMNS}{keys}");
     let main = format!("plugins/rain/{main}");
     world.apply(&[
         IN,
@@ -446,10 +457,31 @@ fn new_versions_take_over_while_events_flow_and_none_is_lost_or_doubled() {
 
 #[test]
 fn workers_and_node_are_killed_and_each_event_is_in_the_table_once() {
-    let mut world = World::new(6);
     let text =
         "def process(event):\n    return {'payload': {'id': event['payload']['id'], 'v': 1}}\n";
-    versions("python", "main.py", text, &world);
+    killed_and_once("", text);
+}
+
+#[test]
+fn workers_of_arrow_columns_and_node_are_killed_and_each_event_is_in_the_table_once() {
+    let import = std::process::Command::new("python3")
+        .args(["-c", "import pyarrow"])
+        .output();
+    // The full proof installs it.
+    if !import.is_ok_and(|import| import.status.success())
+        && std::env::var_os("BUSBAR_ALL_LANGUAGES").is_none()
+    {
+        eprintln!("left out: pyarrow is not installed");
+        return;
+    }
+    let text = "def on_batch(batch):\n    return batch.append_column('v', batch['id'])\n";
+    killed_and_once("arrow: { id: int }\n", text);
+}
+
+/// Kills the workers of a plug-in and the node again and again.
+fn killed_and_once(keys: &str, text: &str) {
+    let mut world = World::new(6);
+    version_with(keys, "python", "main.py", text, &world);
     let mut published = 0;
     for round in 0..4 {
         let publisher = Publisher::on(&world, published);
@@ -472,7 +504,7 @@ fn workers_and_node_are_killed_and_each_event_is_in_the_table_once() {
         published = publisher.end();
         // What was on its way is lost with the process, not with the power, and comes again.
         world = world.restart(false);
-        versions("python", "main.py", text, &world);
+        version_with(keys, "python", "main.py", text, &world);
     }
     let status = world.settle("f");
     // An event on which the worker was killed twice is a dead letter.
