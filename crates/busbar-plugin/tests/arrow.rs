@@ -55,6 +55,8 @@ fn work(plugin: &Plugin, payloads: &[&str]) -> Vec<String> {
         events.push(&event, [("site", "north")].into_iter());
     }
     let worked = block_on(plugin.give(0, events).worked()).unwrap();
+    let order: Vec<usize> = worked.answers.rows().map(|row| row.event).collect();
+    assert!(order.is_sorted(), "rows in the order of events: {order:?}");
     let mut lines: Vec<(usize, String)> = Vec::new();
     for (at, row) in worked.answers.rows().enumerate() {
         let payload = row.payload.map_or("own".into(), String::from_utf8_lossy);
