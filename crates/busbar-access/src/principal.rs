@@ -234,6 +234,25 @@ impl Principal {
         self.may_read(names) && (is_named || self.require(Role::Operator).is_ok())
     }
 
+    /// Whether it may call an API. Rules say so by a list `call`, whatever the role; rules without one allow none. Where there are no
+    /// rules it takes `role`. A token allows no more than its user may.
+    pub fn may_call(&self, api: &str, role: Role) -> bool {
+        let may = |rules: &Rules, own: Role| match rules.call() {
+            Some(list) => list.iter().any(|grant| match grant {
+                Grant::Api(name) => name == api,
+                Grant::Topics(filter) => filter.as_str() == "#",
+                Grant::Stream(_) | Grant::Table(_) => false,
+            }),
+            None => rules.is_empty() && role.rights().all(|right| own.grants(right)),
+        };
+        may(&self.0.rules, self.0.role)
+            && self
+                .0
+                .token
+                .as_ref()
+                .is_none_or(|token| may(&token.rules, token.role))
+    }
+
     /// Whether it may read every stream and every table.
     pub fn may_read_all(&self) -> bool {
         self.may_read(|_| false)
@@ -381,6 +400,40 @@ mod tests {
         assert!(device.may_read_table("t") && !device.may_read_table("u"));
         assert!(!device.may_read_all());
         assert!(with(Role::Viewer, r##"{"read":["#"]}"##, None).may_read_all());
+    }
+
+    #[test]
+    fn an_api_is_for_the_role_or_for_whoever_the_rules_name() {
+        let may = |role, rules: &str, token: Option<&str>| {
+            with(role, rules, token).may_call("orders", Role::Operator)
+        };
+        let named = r#"{"call":["api:orders"]}"#;
+        let other = r##"{"call":["api:stock"]}"##;
+        for (role, rules, token, expected) in [
+            (Role::Operator, "{}", None, true),
+            (Role::Viewer, "{}", None, false),
+            (Role::Device, named, None, true),
+            (Role::Device, r##"{"call":["#"]}"##, None, true),
+            (Role::Operator, other, None, false),
+            // Who may read one stream must not read another by an API.
+            (Role::Operator, r#"{"read":["stream:a"]}"#, None, false),
+            (Role::Operator, "{}", Some(named), true),
+            (Role::Operator, "{}", Some(other), false),
+            (
+                Role::Operator,
+                "{}",
+                Some(r#"{"read":["stream:a"]}"#),
+                false,
+            ),
+            // A token gives no more than its user may.
+            (Role::Viewer, "{}", Some(named), false),
+        ] {
+            assert_eq!(
+                may(role, rules, token),
+                expected,
+                "{role} {rules} {token:?}"
+            );
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::GRANTS_MAX;
 
-/// The three lists that restrict a user or token. A list that is present allows what it names and
+/// The lists that restrict a user or token. A list that is present allows what it names and
 /// nothing else. Without `publish` the role decides. `subscribe` and `read` stand in for each other:
 /// with only one of them given, it restricts both receiving and reading; with neither, the role
 /// decides.
@@ -24,6 +24,9 @@ pub struct Rules {
     /// What may be read from history and by SQL: `stream:NAME`, `table:NAME`, or `#` for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read: Option<Vec<Grant>>,
+    /// Which APIs may be called, whatever the role: `api:NAME`, or `#` for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<Vec<Grant>>,
 }
 
 impl Rules {
@@ -43,12 +46,17 @@ impl Rules {
         self.read.as_deref().or(self.subscribe.as_deref())
     }
 
+    /// The list of the APIs that may be called, if any.
+    pub(crate) fn call(&self) -> Option<&[Grant]> {
+        self.call.as_deref()
+    }
+
     /// Checks that no list is longer than [`GRANTS_MAX`].
     ///
     /// # Errors
     /// `access.too-many-rules`.
     pub fn check(&self) -> Result<(), Error> {
-        for list in [&self.publish, &self.subscribe, &self.read]
+        for list in [&self.publish, &self.subscribe, &self.read, &self.call]
             .into_iter()
             .flatten()
         {
@@ -63,7 +71,10 @@ impl Rules {
 
     /// True when no list is given.
     pub fn is_empty(&self) -> bool {
-        self.publish.is_none() && self.subscribe.is_none() && self.read.is_none()
+        self.publish.is_none()
+            && self.subscribe.is_none()
+            && self.read.is_none()
+            && self.call.is_none()
     }
 }
 
@@ -76,6 +87,8 @@ pub enum Grant {
     Stream(String),
     /// One table.
     Table(String),
+    /// One API.
+    Api(String),
 }
 
 /// How much of what a subscription's filter matches a principal may receive.
@@ -90,7 +103,7 @@ pub enum Reach {
 }
 
 impl Grant {
-    /// Parses `stream:NAME`, `table:NAME` or a topic filter.
+    /// Parses `stream:NAME`, `table:NAME`, `api:NAME` or a topic filter.
     pub fn parse(text: &str) -> Result<Grant, Error> {
         let named = |name: &str| {
             if name.is_empty() {
@@ -103,6 +116,8 @@ impl Grant {
             named(name).map(Grant::Stream)
         } else if let Some(name) = text.strip_prefix("table:") {
             named(name).map(Grant::Table)
+        } else if let Some(name) = text.strip_prefix("api:") {
+            named(name).map(Grant::Api)
         } else {
             Filter::parse(text).map(Grant::Topics).map_err(|cause| {
                 Error::new(Class::Permanent, "access.bad-rule")
@@ -117,7 +132,7 @@ impl Grant {
         match self {
             Grant::Topics(filter) => filter.matches(topic),
             Grant::Stream(name) => name == stream,
-            Grant::Table(_) => false,
+            Grant::Table(_) | Grant::Api(_) => false,
         }
     }
 }
@@ -128,6 +143,7 @@ impl fmt::Display for Grant {
             Grant::Topics(filter) => f.write_str(filter.as_str()),
             Grant::Stream(name) => write!(f, "stream:{name}"),
             Grant::Table(name) => write!(f, "table:{name}"),
+            Grant::Api(name) => write!(f, "api:{name}"),
         }
     }
 }
@@ -157,7 +173,7 @@ pub(crate) fn reach(list: &[Grant], wanted: &Filter) -> Reach {
                 some |= filter.overlaps(wanted);
             }
             Grant::Stream(_) => some = true,
-            Grant::Table(_) => {}
+            Grant::Table(_) | Grant::Api(_) => {}
         }
     }
     if some { Reach::Some } else { Reach::None }

@@ -42,6 +42,8 @@ pub enum Kind {
     Flow,
     /// `orchestrations/<name>.yaml`.
     Orchestration,
+    /// `apis/<name>.yaml`.
+    Api,
     /// `plugins/<name>/`, with `plugin.yaml` and the files of the program.
     Plugin,
 }
@@ -51,13 +53,14 @@ pub(crate) const CONFIG_FILE: &str = "busbar.toml";
 
 impl Kind {
     /// Every kind whose folder holds one file for each resource.
-    pub const FOLDERS: [Kind; 6] = [
+    pub const FOLDERS: [Kind; 7] = [
         Kind::Stream,
         Kind::Table,
         Kind::Connection,
         Kind::Gateway,
         Kind::Flow,
         Kind::Orchestration,
+        Kind::Api,
     ];
 
     /// The file in a plug-in's folder that says what it is.
@@ -73,6 +76,7 @@ impl Kind {
             Kind::Gateway => "gateways",
             Kind::Flow => "flows",
             Kind::Orchestration => "orchestrations",
+            Kind::Api => "apis",
             Kind::Plugin => "plugins",
         }
     }

@@ -63,6 +63,7 @@ pub fn changes(old: &Project, new: &Project) -> Vec<Change> {
         &new.orchestrations,
         &mut all,
     );
+    compare(Kind::Api, &old.apis, &new.apis, &mut all);
     compare(Kind::Plugin, &old.plugins, &new.plugins, &mut all);
     all
 }

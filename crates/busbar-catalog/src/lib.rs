@@ -9,6 +9,7 @@
 //! (`busbar-flow` does that, and points into the file by [`Source::place`]); it starts nothing and
 //! opens no socket; it does not know which connectors exist.
 
+mod api;
 mod bundle;
 mod change;
 mod config;
@@ -32,6 +33,7 @@ mod template;
 mod topology;
 mod tree;
 
+pub use api::{ApiRequest, ApiSpec, ApiWork};
 pub use bundle::{Bundle, FolderStamp, Kind};
 pub use busbar_bus::{Size, Span};
 pub use change::{Change, ChangeKind, FileChange, canonical, changes, file_changes, text_diff};

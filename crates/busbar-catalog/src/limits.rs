@@ -38,6 +38,16 @@ pub const ORCHESTRATION_PARTS_MAX: usize = 256;
 pub const ORCHESTRATION_DEPTH_MAX: usize = 8;
 /// What starts one orchestration.
 pub const ORCHESTRATION_STARTS_MAX: usize = 16;
+/// Parameters of one API.
+pub const API_PARAMETERS_MAX: usize = 64;
+/// Calls of one API at the same time, where its file does not say.
+pub const API_IN_FLIGHT_DEFAULT: u16 = 64;
+/// Calls of one API at the same time that its file may allow.
+pub const API_IN_FLIGHT_MAX: u16 = 1024;
+/// Seconds that a caller of an API waits, where its file does not say.
+pub const API_WAIT_SECONDS_DEFAULT: u64 = 30;
+/// Seconds that the file of an API may let its callers wait.
+pub const API_WAIT_SECONDS_MAX: u64 = 300;
 /// Bytes of one expression or query in a flow.
 pub const EXPRESSION_BYTES_MAX: usize = 64 << 10;
 /// Bytes of the longest frame that a gateway of a project may be set to.

@@ -9,6 +9,7 @@ use busbar_event::{Class, Error};
 use busbar_plugin::{Package, PluginSpec};
 use busbar_table::TableSpec;
 
+use crate::api::ApiSpec;
 use crate::bundle::{Bundle, Kind};
 use crate::config::Config;
 use crate::connection::ConnectionSpec;
@@ -108,6 +109,11 @@ impl Project {
                 let spec: OrchestrationSpec = source.read()?;
                 spec.check(&source)?;
                 insert(&mut self.orchestrations, name, spec, source)
+            }
+            Kind::Api => {
+                let spec: ApiSpec = source.read()?;
+                spec.check(&source)?;
+                insert(&mut self.apis, name, spec, source)
             }
             Kind::Plugin => {
                 let package = read_plugin(name.as_str(), &source, bundle)?;

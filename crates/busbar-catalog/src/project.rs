@@ -6,6 +6,7 @@ use busbar_bus::StreamSpec;
 use busbar_plugin::Package;
 use busbar_table::TableSpec;
 
+use crate::api::ApiSpec;
 use crate::bundle::Bundle;
 use crate::connection::ConnectionSpec;
 use crate::flow::FlowSpec;
@@ -28,6 +29,8 @@ pub struct Project {
     pub flows: BTreeMap<String, Parsed<FlowSpec>>,
     /// `orchestrations/`.
     pub orchestrations: BTreeMap<String, Parsed<OrchestrationSpec>>,
+    /// `apis/`.
+    pub apis: BTreeMap<String, Parsed<ApiSpec>>,
     /// `plugins/`.
     pub plugins: BTreeMap<String, Parsed<Package>>,
     /// The files it was read from.

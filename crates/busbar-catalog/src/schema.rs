@@ -5,6 +5,7 @@ use busbar_plugin::PluginSpec;
 use busbar_table::TableSpec;
 use serde_json::{Value as Json, json};
 
+use crate::api::ApiSpec;
 use crate::bundle::Kind;
 use crate::config::Config;
 use crate::flow::FlowSpec;
@@ -20,6 +21,7 @@ pub fn schema(kind: Kind) -> Json {
         Kind::Table => schemars::schema_for!(TableSpec).to_value(),
         Kind::Flow => schemars::schema_for!(FlowSpec).to_value(),
         Kind::Orchestration => schemars::schema_for!(OrchestrationSpec).to_value(),
+        Kind::Api => schemars::schema_for!(ApiSpec).to_value(),
         Kind::Gateway => schemars::schema_for!(GatewaySpec).to_value(),
         Kind::Plugin => schemars::schema_for!(PluginSpec).to_value(),
         Kind::Connection => json!({
@@ -54,6 +56,7 @@ mod tests {
             Kind::Connection,
             Kind::Gateway,
             Kind::Orchestration,
+            Kind::Api,
             Kind::Plugin,
         ] {
             let schema = schema(kind);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use busbar_event::topic::Filter;
 use busbar_event::{Class, Error};
 
+use crate::api::{ApiSpec, ApiWork};
 use crate::diagnostic::{Diagnostic, suggest};
 use crate::flow::{FlowSpec, OutputTarget};
 use crate::gateway::GatewaySpec;
@@ -33,6 +34,9 @@ pub fn check_topology(project: &Project) -> Vec<Diagnostic> {
     }
     for orchestration in project.orchestrations.values() {
         check_orchestration(project, orchestration, &mut bad);
+    }
+    for api in project.apis.values() {
+        check_api(project, api, &mut bad);
     }
     check_ports(project, &mut bad);
     check_circles(project, &edges, &mut bad);
@@ -66,6 +70,51 @@ fn check_orchestration(
             let known = project.connections.keys().map(String::as_str).collect();
             unknown(&path, name, "catalog.unknown-connection", known);
         }
+    }
+}
+
+/// The stream or the orchestration that an API names exists, and its requests are no replies.
+fn check_api(project: &Project, api: &Parsed<ApiSpec>, bad: &mut Vec<Diagnostic>) {
+    let mut wrong = |path: &[PathItem<'static>], error, help| {
+        let found = api.source.diagnostic(path, None, error);
+        bad.push(found.with_help(help));
+    };
+    let new = |code| Error::new(Class::Configuration, code);
+    match api.spec.work() {
+        Some(ApiWork::Request(request)) => {
+            let path = ["request".into(), "reply".into()];
+            let name = &request.reply;
+            let Some(stream) = project.streams.get(name) else {
+                let help = suggest(name, project.streams.keys().map(String::as_str));
+                return wrong(
+                    &path,
+                    new("catalog.unknown-stream").with("name", name),
+                    help,
+                );
+            };
+            let captures = |topic: &str| {
+                let mut patterns = stream.spec.topics.iter();
+                patterns.any(|pattern| pattern.matches(topic))
+            };
+            if captures(&request.topic) {
+                let path = ["request".into(), "topic".into()];
+                let error = new("catalog.api-topic").with("stream", name);
+                wrong(&path, error.with("topic", &request.topic), None);
+            }
+            if let Some(topic) = &request.reply_to
+                && !captures(topic)
+            {
+                let path = ["request".into(), "reply_to".into()];
+                let error = new("catalog.api-reply-to").with("stream", name);
+                wrong(&path, error.with("topic", topic), None);
+            }
+        }
+        Some(ApiWork::Orchestration(name)) if !project.orchestrations.contains_key(name) => {
+            let help = suggest(name, project.orchestrations.keys().map(String::as_str));
+            let error = new("catalog.unknown-orchestration").with("name", name);
+            wrong(&["orchestration".into()], error, help);
+        }
+        _ => {}
     }
 }
 

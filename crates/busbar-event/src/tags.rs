@@ -76,6 +76,10 @@ pub mod reserved {
 /// that it goes out as a user property or header and comes in again.
 pub const HOPS: &str = "busbar-hops";
 
+/// The tag that names the request of an API that an event is, or answers. It is a tag as any other, so that steps of flows keep
+/// it and every protocol carries it.
+pub const REQUEST: &str = "busbar-request";
+
 /// Tags that name where an event is to be relayed begin so: `relay_to_alarm/g1`.
 pub const RELAY_TO: &str = "relay_to_";
 

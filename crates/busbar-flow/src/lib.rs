@@ -8,6 +8,7 @@
 //!
 //! What is absent: this crate opens no socket, knows no connector and does not parse SQL.
 
+mod api;
 mod blocking;
 mod bounded;
 mod chain;

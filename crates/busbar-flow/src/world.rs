@@ -11,6 +11,7 @@ use busbar_log::{Clock, SystemClock};
 use busbar_plugin::Package;
 use busbar_table::{StandIn, Tables};
 
+use crate::api::check_apis;
 use crate::compile::{NoPlan, StreamInfo, World, compile};
 use crate::operator::KnownPlugin;
 use crate::orchestration::check_orchestrations;
@@ -42,6 +43,7 @@ pub fn check(project: &Project, connectors: &Connectors) -> Vec<Diagnostic> {
         }
     }
     bad.extend(check_orchestrations(project, &world));
+    bad.extend(check_apis(project));
     for connection in project.connections.values() {
         if let Some(connector) = connectors.get(&connection.spec.kind) {
             bad.extend(connector.warnings(&connection.spec, project));

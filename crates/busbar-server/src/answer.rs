@@ -85,9 +85,10 @@ pub(crate) fn status_of(error: &Error) -> StatusCode {
         | "access.token-needs-password" => StatusCode::FORBIDDEN,
         "bus.payload-large" | "server.too-many-events" => StatusCode::PAYLOAD_TOO_LARGE,
         "access.too-many-attempts" | "server.publish-rate" => StatusCode::TOO_MANY_REQUESTS,
-        "access.read-denied" | "access.subscribe-denied" | "access.publish-denied" => {
-            StatusCode::FORBIDDEN
-        }
+        "access.read-denied"
+        | "access.call-denied"
+        | "access.subscribe-denied"
+        | "access.publish-denied" => StatusCode::FORBIDDEN,
         "flow.unknown"
         | "flow.bounded-unknown"
         | "flow.no-connection"
@@ -97,6 +98,7 @@ pub(crate) fn status_of(error: &Error) -> StatusCode {
         | "orchestrate.unknown"
         | "orchestrate.no-instance"
         | "orchestrate.no-form"
+        | "server.unknown-api"
         | "server.unknown-stream" => StatusCode::NOT_FOUND,
         "orchestrate.ended"
         | "orchestrate.goes-back"

@@ -14,6 +14,7 @@ use busbar_sql::Engine;
 use busbar_table::Tables;
 use bytes::Bytes;
 
+use crate::apis::Apis;
 use crate::audit::AuditLog;
 use crate::deploy::Deployer;
 use crate::events::inlet::Inlet;
@@ -38,6 +39,7 @@ pub(crate) struct App {
     pub(crate) connectors: Connectors,
     pub(crate) runtime: Runtime,
     pub(crate) orchestrations: Arc<Orchestrations>,
+    pub(crate) apis: Arc<Apis>,
     pub(crate) deployer: Deployer,
     pub(crate) gateways: Gateways,
     pub(crate) inlet: Inlet,

@@ -108,6 +108,7 @@ impl ComparedTable {
                     rows_max: None,
                     all_rows: true,
                     relations,
+                    parameters: Vec::new(),
                 };
                 let result = app.sql.query_with(&sql, options).await;
                 let result = result.map_err(busbar_sql::Diagnostic::into_error)?;

@@ -16,6 +16,7 @@ use busbar_flow::{Applied, Runtime};
 use tokio::sync::Mutex;
 
 use crate::answer::Refusal;
+use crate::apis::Apis;
 use crate::gateways::{DeclaredGateways, GatewayPlan};
 use crate::orchestrations::Orchestrations;
 use crate::secrets::unmasked;
@@ -42,6 +43,7 @@ pub(crate) struct DeployTarget {
     pub(crate) connectors: Connectors,
     pub(crate) runtime: Runtime,
     pub(crate) orchestrations: Arc<Orchestrations>,
+    pub(crate) apis: Arc<Apis>,
     pub(crate) gateways: Arc<DeclaredGateways>,
     /// Whether flow tests that fail are warnings or refuse the project.
     pub(crate) failing_tests: FailingTests,
@@ -452,6 +454,7 @@ impl Deployer {
         match applied {
             Ok(applied) => {
                 self.target.orchestrations.apply(&project).await?;
+                self.target.apis.apply(&project);
                 let declared = Arc::clone(&self.target.gateways);
                 blocking(move || {
                     declared.commit(plan);

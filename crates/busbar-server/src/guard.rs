@@ -15,6 +15,7 @@ use busbar_access::{Access, Principal, Role};
 use busbar_event::{Class, Error};
 
 use crate::answer::{Answer, Refusal};
+use crate::apis;
 use crate::app::App;
 use crate::body::{self, Held};
 use crate::limits::{OPEN_BODY_BYTES_MAX, SMALL_BODY_BYTES_MAX};
@@ -63,8 +64,12 @@ pub(crate) async fn guard(
     let mut response = match admit(&app, &mut request, open).await {
         Ok(()) => match take_body(&app, request).await {
             Ok((request, _held)) => {
-                // Closed only when the node has stopped.
-                let _turn = app.http.turns.acquire().await;
+                let _turn = match apis::is_call(request.uri().path()) {
+                    // Calls wait for replies, and each API has a bound of its own.
+                    true => None,
+                    // Closed only when the node has stopped.
+                    false => app.http.turns.acquire().await.ok(),
+                };
                 next.run(request).await
             }
             Err(refusal) => refusal.into_response(),
@@ -163,13 +168,14 @@ fn is_open(method: &Method, path: &str) -> bool {
         "/mqtt" => true,
         "/metrics" => false,
         path if path.starts_with("/api/v1/messages/") => reads,
-        path => !path.starts_with("/api/") && reads,
+        path => !path.starts_with("/api/") && !apis::is_call(path) && reads,
     }
 }
 
 /// Refuses what the role does not allow before the body is read. Handlers check in detail.
 fn check_rights(caller: &Principal, method: &Method, path: &str) -> Result<(), Error> {
-    if is_open(method, path) {
+    // Who may call an API is said by its name, which the handler checks.
+    if is_open(method, path) || apis::is_call(path) {
         return Ok(());
     }
     if !is_for_devices(path) {

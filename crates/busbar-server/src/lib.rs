@@ -10,6 +10,7 @@
 mod actor;
 mod answer;
 mod api;
+mod apis;
 mod app;
 mod assets;
 mod audit;

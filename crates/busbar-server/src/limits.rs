@@ -129,6 +129,11 @@ pub const PAGE_SCAN_EVENTS_MAX: u64 = 1 << 20;
 /// Topics in one page.
 pub const PAGE_TOPICS_MAX: usize = 1_000;
 
+/// Calls of APIs that wait for replies at the same time.
+pub const API_WAITS_MAX: usize = 16 << 10;
+/// Wait of a reader of replies after they could not be read.
+pub(crate) const REPLY_RETRY_MILLIS: u64 = 500;
+
 /// Rows of an SQL answer when the request does not say.
 pub const SQL_ROWS_DEFAULT: usize = 1_000;
 /// Bytes of an SQL text.

@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::apis::{self, Apis};
 use crate::app::{App, PROBE};
 use crate::audit::{Action, AuditLog};
 use crate::backing::StoreBacking;
@@ -167,7 +168,9 @@ impl Node {
             runtime.clone(),
             data.join("orchestrations"),
         ));
+        let apis = Arc::new(Apis::new(bus.clone())?);
         let target = DeployTarget {
+            apis: Arc::clone(&apis),
             orchestrations: Arc::clone(&orchestrations),
             bus: bus.clone(),
             access: access.clone(),
@@ -189,6 +192,7 @@ impl Node {
             connectors,
             runtime,
             orchestrations,
+            apis,
             deployer,
             gateways,
             inlet,
@@ -201,6 +205,7 @@ impl Node {
         let started = match running {
             Ok(running) => running,
             Err(error) => {
+                app.apis.shut_down();
                 app.orchestrations.shut_down().await;
                 app.runtime.shutdown().await;
                 let stopped = app.clone();
@@ -345,6 +350,7 @@ impl Node {
             inlet.stop();
         })
         .await;
+        self.app.apis.shut_down();
         self.app.orchestrations.shut_down().await;
         self.app.runtime.shutdown().await;
         let log = self.app.bus.log().clone();
@@ -424,6 +430,7 @@ fn bytes(size: busbar_catalog::Size) -> usize {
 
 fn router(routes: Router<Arc<App>>, app: &Arc<App>) -> Router {
     routes
+        .merge(apis::routes())
         .fallback(assets::serve)
         .layer(axum::middleware::from_fn_with_state(
             app.clone(),

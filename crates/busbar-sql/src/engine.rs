@@ -30,6 +30,7 @@ use crate::limits::{
     QUERY_THREADS_MAX, QUERY_TIME_MAX_DEFAULT, QUERY_TURN_WAIT_MAX,
 };
 use crate::names::Names;
+use crate::parameters::{self, BoundParameter};
 use crate::planner::Context;
 use crate::relation::{Relation, Relations};
 use crate::scan_stream::{LeftOut, StreamRows};
@@ -98,6 +99,8 @@ pub struct QueryOptions {
     pub all_rows: bool,
     /// The relations that the query may read, instead of the engine's.
     pub relations: Option<Arc<dyn Relations>>,
+    /// The values of the parameters, such as `$site`, that stand in the text. They are values in the syntax tree, never text.
+    pub parameters: Vec<BoundParameter>,
 }
 
 impl fmt::Debug for QueryOptions {
@@ -366,6 +369,10 @@ async fn plan(
 ) -> Result<Planned, Diagnostic> {
     let relations = options.relations.as_ref().unwrap_or(&inner.relations);
     let parsed = parse::statement(text)
+        .and_then(|mut statement| {
+            parameters::bind(text, &mut statement, &options.parameters)?;
+            Ok(statement)
+        })
         .and_then(|statement| statement::classify(text, statement))
         // `from host-cpu` deserves a better message than a syntax error.
         .map_err(|error| match error.code() {

@@ -180,6 +180,7 @@ async fn publish(
         time: moment("time", query.time.as_deref())?,
         tags: header_tags(request.headers())?,
         content_type: raw.then_some(kind),
+        reserved: Vec::new(),
         retain: query.retain,
         qos: query.qos.unwrap_or(1),
     };

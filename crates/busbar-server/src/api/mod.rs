@@ -56,6 +56,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub(crate) use connections::views as connection_views;
 pub(crate) use flows::views as flow_views;
+pub(crate) use sql::objects;
 pub(crate) use streams::summaries as stream_summaries;
 
 use crate::answer::{Answer, Refusal, bounded};

@@ -105,6 +105,7 @@ async fn query(
         rows_max: question.limit.or((!lines).then_some(SQL_ROWS_DEFAULT)),
         all_rows: lines,
         relations: Some(relations),
+        parameters: Vec::new(),
     };
     let mut result = app
         .sql
@@ -221,6 +222,29 @@ fn row(out: &mut Vec<u8>, batch: &RecordBatch, row: usize) -> Result<(), Error> 
         cell(out, column, row)?;
     }
     out.push(b']');
+    Ok(())
+}
+
+/// The rows as JSON objects with the members of the columns' names.
+pub(crate) fn objects(
+    out: &mut Vec<u8>,
+    batch: &RecordBatch,
+    first: &mut bool,
+) -> Result<(), Error> {
+    let schema = batch.schema();
+    for at in 0..batch.num_rows() {
+        out.extend_from_slice(if *first { b"{" } else { b",{" });
+        *first = false;
+        for (i, (field, column)) in schema.fields().iter().zip(batch.columns()).enumerate() {
+            if i > 0 {
+                out.push(b',');
+            }
+            write_json_text(field.name(), out);
+            out.push(b':');
+            cell(out, column, at)?;
+        }
+        out.push(b'}');
+    }
     Ok(())
 }
 

@@ -268,6 +268,8 @@ impl Worker {
                     .content_type()
                     .map(|kind| (tags::reserved::CONTENT_TYPE, kind)),
             );
+            let reserved = parsed.reserved().iter();
+            tags.extend(reserved.map(|(name, value)| (*name, &**value)));
             if tags.iter().any(|(name, _)| name.starts_with('$')) {
                 flags = flags.with_reserved_tags(true);
             }

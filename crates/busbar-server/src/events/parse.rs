@@ -37,6 +37,8 @@ pub(crate) struct Common {
     pub(crate) tags: Vec<(String, String)>,
     /// The media type of raw payloads.
     pub(crate) content_type: Option<String>,
+    /// Tags of Busbar's own, by their names in [`busbar_event::tags::reserved`].
+    pub(crate) reserved: Vec<(&'static str, String)>,
     pub(crate) retain: bool,
     pub(crate) qos: u8,
 }
@@ -49,6 +51,7 @@ impl Default for Common {
             time: None,
             tags: Vec::new(),
             content_type: None,
+            reserved: Vec::new(),
             retain: false,
             qos: 1,
         }
@@ -209,6 +212,11 @@ impl Parsed {
     /// The media type of the payloads, where they are neither JSON nor of an unknown kind.
     pub(crate) fn content_type(&self) -> Option<&str> {
         self.common.content_type.as_deref()
+    }
+
+    /// Tags of Busbar's own, which all events have.
+    pub(crate) fn reserved(&self) -> &[(&'static str, String)] {
+        &self.common.reserved
     }
 
     /// Takes out the events that `allowed` refuses.

@@ -1,6 +1,7 @@
 //! A node in this process, asked from outside, as one program: each test program links all of DataFusion.
 
 mod access;
+mod apis;
 mod cells;
 mod databases;
 mod deploy;

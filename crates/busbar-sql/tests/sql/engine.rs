@@ -9,9 +9,10 @@ use crate::common::*;
 use arrow::array::AsArray;
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use busbar_event::Batch;
+use busbar_event::format::FieldType;
 use busbar_sql::{
-    BatchQuery, Diagnostic, Engine, Predicate, Projection, QueryLimits, QueryOptions, Relation,
-    StreamRelation,
+    BatchQuery, BoundParameter, Diagnostic, Engine, Predicate, Projection, QueryLimits,
+    QueryOptions, Relation, StreamRelation, check_query_with,
 };
 use proptest::prelude::*;
 
@@ -532,4 +533,79 @@ fn functions_that_make_much_of_little_are_bounded() {
             assert_eq!(rows, 100, "{query}");
         }
     });
+}
+
+fn bound(name: &str, field_type: FieldType, value: Option<&str>) -> BoundParameter {
+    BoundParameter {
+        name: name.to_owned(),
+        field_type,
+        value: value.map(str::to_owned),
+    }
+}
+
+#[test]
+fn parameters_are_values_and_never_text() {
+    use FieldType::{Bool, Float, Int, Json, Text, Time};
+    let (engine, _) = engine_of(vec![many(1, 20)], QueryLimits::default());
+    let ask = |text: &str, parameters: Vec<BoundParameter>| {
+        let options = QueryOptions {
+            parameters,
+            ..QueryOptions::default()
+        };
+        run(async {
+            let mut result = engine.query_with(text, options).await?;
+            let batches = result.collect().await.unwrap();
+            let rows: usize = batches.iter().map(|batch| batch.num_rows()).sum();
+            Ok::<_, Diagnostic>(rows)
+        })
+    };
+    for (text, parameter, rows) in [
+        ("site = $p", bound("p", Text, Some("s1")), 3),
+        // What would end the text and add a condition finds nothing.
+        ("site = $p", bound("p", Text, Some("' or '1' = '1")), 0),
+        ("site = $p", bound("p", Text, Some("s1' --")), 0),
+        ("site = $p", bound("p", Json, Some("s1")), 3),
+        ("site = $p", bound("p", Text, None), 0),
+        ("$p is null", bound("p", Time, None), 20),
+        ("$p is null", bound("p", Float, None), 20),
+        ("$p is null or level_mm < $p", bound("p", Int, Some("5")), 5),
+        ("level_mm > $p", bound("p", Int, Some("-1")), 20),
+        ("level_mm -$p > 10", bound("p", Int, Some("-1")), 10),
+        ("level_mm < $p", bound("p", Float, Some("4.5")), 5),
+        ("(level_mm < 2) = $p", bound("p", Bool, Some("true")), 2),
+        (
+            "time < $p",
+            bound("p", Time, Some("2026-03-01T00:00:00.000004Z")),
+            4,
+        ),
+        (
+            "exists (select 1 where $p = 's1')",
+            bound("p", Text, Some("s1")),
+            20,
+        ),
+    ] {
+        let text = format!("select * from s where {text}");
+        assert_eq!(ask(&text, vec![parameter]).unwrap(), rows, "{text}");
+    }
+    let limit = bound("n", Int, Some("7"));
+    assert_eq!(
+        ask("select * from s limit $n", vec![limit.clone()]).unwrap(),
+        7
+    );
+    let unknown = ask("select $m from s", vec![limit]).unwrap_err();
+    assert_eq!(
+        (unknown.code(), unknown.span()),
+        ("sql.parameter-unknown", 7..9)
+    );
+    let known = [bound("n", Int, None)];
+    assert!(check_query_with("select $n from s", &known).is_ok());
+    for (text, parameters, code) in [
+        ("select $m from s", &known[..], "sql.parameter-unknown"),
+        ("select $m from s", &[], "sql.parameters-none"),
+        ("show tables", &known[..], "sql.query-only"),
+        ("explain select $n from s", &known[..], "sql.query-only"),
+    ] {
+        let wrong = check_query_with(text, parameters).unwrap_err();
+        assert_eq!(wrong.code(), code, "{text}");
+    }
 }

@@ -24,7 +24,7 @@ pub struct CheckArgs {
 #[derive(Debug, clap::Args)]
 pub struct SchemaArgs {
     /// The kind of file.
-    #[arg(value_parser = ["config", "stream", "flow", "table", "connection", "gateway", "orchestration", "plugin"])]
+    #[arg(value_parser = ["config", "stream", "flow", "table", "connection", "gateway", "orchestration", "api", "plugin"])]
     kind: String,
 }
 
@@ -115,6 +115,7 @@ pub fn print_schema(args: &SchemaArgs) {
         "table" => Kind::Table,
         "gateway" => Kind::Gateway,
         "orchestration" => Kind::Orchestration,
+        "api" => Kind::Api,
         "plugin" => Kind::Plugin,
         _ => Kind::Connection,
     };

@@ -115,6 +115,7 @@ fn files() -> String {
         (Kind::Stream, "streams/NAME.yaml"),
         (Kind::Flow, "flows/NAME.yaml"),
         (Kind::Orchestration, "orchestrations/NAME.yaml"),
+        (Kind::Api, "apis/NAME.yaml"),
         (Kind::Table, "tables/NAME.yaml"),
         (Kind::Connection, "connections/NAME.yaml"),
         (Kind::Gateway, "gateways/NAME.yaml"),

@@ -1,0 +1,207 @@
+//! `apis/<name>.yaml`: a query, a flow or an orchestration as a resource of the web.
+
+use busbar_bus::Span;
+use busbar_event::format::SchemaSpec;
+use busbar_event::{Class, Error, topic};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{
+    API_IN_FLIGHT_DEFAULT, API_IN_FLIGHT_MAX, API_PARAMETERS_MAX, API_WAIT_SECONDS_DEFAULT,
+    API_WAIT_SECONDS_MAX, EXPRESSION_BYTES_MAX,
+};
+use crate::{Diagnostic, PathItem, Source};
+
+/// Answers HTTP requests at `/apis/NAME`. Besides its parameters it has one of `query`, `request` and `orchestration`. It reads
+/// and writes with the rights of the project: who may call it is all that is checked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ApiSpec {
+    /// What it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// What callers give, with their types: in the URL with GET, as a JSON object with POST. Parameters that are not `required`
+    /// are null where a caller leaves them out.
+    #[serde(default, skip_serializing_if = "no_parameters")]
+    pub parameters: SchemaSpec,
+    /// Answers with the rows of this SQL query, in which parameters stand as `$name`. GET or POST.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// Publishes an event and answers with the event that replies to it. POST.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Box<ApiRequest>>,
+    /// Starts an instance of this orchestration with the parameters as its input, and answers with what the instance gives. POST.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orchestration: Option<String>,
+    /// How long a caller waits for a reply or for the end of an instance, 5 min at most; without it 30 s. Then the answer is 202
+    /// with what identifies the request or the instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<Span>,
+    /// With `query`: rows of an answer at most; without it 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub rows: Option<u32>,
+    /// Calls at the same time; others are refused with 503. Without it 64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1024))]
+    pub in_flight: Option<u16>,
+    /// `false`: every call is refused with 404.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+}
+
+/// An event that is published for each call, and where the reply to it is found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ApiRequest {
+    /// The topic of the event. Its payload is a JSON object of the parameters.
+    pub topic: String,
+    /// The parameter that is the event's key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The stream with the replies. An event replies to a request when its tag `busbar-request`, its correlation data or its field
+    /// `id` says so.
+    pub reply: String,
+    /// The topic on which MQTT and AMQP clients reply, told to them as the response topic; without it the first topic of the stream
+    /// that has no wildcard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<String>,
+    /// The field of the payloads that identifies the request, in the event and in the reply: for systems that keep no tags.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+}
+
+/// What an API does.
+#[derive(Clone, Copy, Debug)]
+pub enum ApiWork<'a> {
+    /// `query`.
+    Query(&'a str),
+    /// `request`.
+    Request(&'a ApiRequest),
+    /// `orchestration`.
+    Orchestration(&'a str),
+}
+
+impl ApiSpec {
+    /// What it does; none where the file does not say exactly one thing.
+    pub fn work(&self) -> Option<ApiWork<'_>> {
+        match (&self.query, &self.request, &self.orchestration) {
+            (Some(query), None, None) => Some(ApiWork::Query(query)),
+            (None, Some(request), None) => Some(ApiWork::Request(request)),
+            (None, None, Some(name)) => Some(ApiWork::Orchestration(name)),
+            _ => None,
+        }
+    }
+
+    /// How long a caller waits at most.
+    pub fn wait(&self) -> std::time::Duration {
+        let default = std::time::Duration::from_secs(API_WAIT_SECONDS_DEFAULT);
+        self.within.map_or(default, Span::as_duration)
+    }
+
+    /// Calls at the same time.
+    pub fn calls_max(&self) -> usize {
+        usize::from(self.in_flight.unwrap_or(API_IN_FLIGHT_DEFAULT))
+    }
+
+    /// Checks what the types of the fields do not say.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(&self, source: &Source) -> Result<(), Diagnostic> {
+        let new = |code| Error::new(Class::Configuration, code);
+        let at = |path: &[PathItem<'static>], error| source.diagnostic(path, None, error);
+        let Some(work) = self.work() else {
+            return Err(at(&[], new("catalog.api-one")));
+        };
+        if self.parameters.0.len() > API_PARAMETERS_MAX {
+            let error = new("catalog.api-parameters").with("most", API_PARAMETERS_MAX);
+            return Err(at(&["parameters".into()], error));
+        }
+        for field in &self.parameters.0 {
+            let name = &field.name;
+            let is_word = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            if !is_word || field.path.is_some() || field.unit.is_some() {
+                let error = new("catalog.api-parameter").with("name", busbar_event::quote(name));
+                return Err(at(&["parameters".into()], error));
+            }
+        }
+        self.parameters
+            .schema()
+            .map_err(|error| at(&["parameters".into()], error))?;
+        if self
+            .in_flight
+            .is_some_and(|n| !(1..=API_IN_FLIGHT_MAX).contains(&n))
+        {
+            let error = new("catalog.api-in-flight").with("most", API_IN_FLIGHT_MAX);
+            return Err(at(&["in_flight".into()], error));
+        }
+        if self.wait() > std::time::Duration::from_secs(API_WAIT_SECONDS_MAX) {
+            let error = new("catalog.api-within").with("most", API_WAIT_SECONDS_MAX);
+            return Err(at(&["within".into()], error));
+        }
+        let is_query = matches!(work, ApiWork::Query(_));
+        let misplaced = [
+            ("rows", self.rows.is_some() && !is_query),
+            ("within", self.within.is_some() && is_query),
+        ];
+        if let Some((key, _)) = misplaced.iter().find(|(_, wrong)| *wrong) {
+            let error = new("catalog.api-key").with("key", key);
+            return Err(source.diagnostic_at_key(&[], key, error));
+        }
+        match work {
+            ApiWork::Query(text) => {
+                let code = match text {
+                    _ if text.len() > EXPRESSION_BYTES_MAX => "catalog.expression-too-long",
+                    _ if text.trim().is_empty() => "catalog.expression-empty",
+                    _ if self.rows == Some(0) => {
+                        return Err(at(&["rows".into()], new("catalog.api-rows")));
+                    }
+                    _ => return Ok(()),
+                };
+                let error = new(code)
+                    .with("kind", "query")
+                    .with("bytes_max", EXPRESSION_BYTES_MAX);
+                Err(at(&["query".into()], error))
+            }
+            ApiWork::Request(request) => {
+                for (key, topic) in [
+                    ("topic", Some(&request.topic)),
+                    ("reply_to", request.reply_to.as_ref()),
+                ] {
+                    if let Some(topic) = topic {
+                        topic::check(topic)
+                            .map_err(|error| at(&["request".into(), key.into()], error))?;
+                    }
+                }
+                let is_parameter = |name: &String| {
+                    let mut fields = self.parameters.0.iter();
+                    fields.any(|field| field.name == *name)
+                };
+                if let Some(key) = &request.key
+                    && !is_parameter(key)
+                {
+                    let error = new("catalog.api-no-parameter").with("name", key);
+                    return Err(at(&["request".into(), "key".into()], error));
+                }
+                if let Some(id) = &request.id
+                    && (id.is_empty() || is_parameter(id))
+                {
+                    let error = new("catalog.api-id").with("name", id);
+                    return Err(at(&["request".into(), "id".into()], error));
+                }
+                Ok(())
+            }
+            ApiWork::Orchestration(_) => Ok(()),
+        }
+    }
+}
+
+fn no_parameters(parameters: &SchemaSpec) -> bool {
+    parameters.0.is_empty()
+}
+
+fn yes() -> bool {
+    true
+}

@@ -1,0 +1,119 @@
+//! The OpenAPI document of one API, for gateways and for those who write clients.
+
+use busbar_catalog::{ApiSpec, ApiWork};
+use busbar_event::format::{FieldSpec, FieldType};
+use serde_json::{Map, Value as Json, json};
+
+/// The document of the API `name`.
+pub(super) fn document(name: &str, spec: &ApiSpec) -> Json {
+    let fields = &spec.parameters.0;
+    let mut paths = Map::new();
+    let body = json!({
+        "operationId": format!("post_{name}"),
+        "requestBody": {
+            "required": fields.iter().any(|field| field.required),
+            "content": { "application/json": { "schema": object(fields) } },
+        },
+        "responses": responses(spec),
+    });
+    paths.insert("post".to_owned(), body);
+    if matches!(spec.work(), Some(ApiWork::Query(_))) {
+        let parameters = fields.iter().map(|field| {
+            json!({ "name": field.name, "in": "query", "required": field.required, "schema": schema(field) })
+        });
+        let in_url = json!({
+            "operationId": format!("get_{name}"),
+            "parameters": parameters.collect::<Vec<_>>(),
+            "responses": responses(spec),
+        });
+        paths.insert("get".to_owned(), in_url);
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": name,
+            "description": spec.description.clone().unwrap_or_default(),
+            "version": "1",
+        },
+        "paths": { format!("/apis/{name}"): paths },
+        "components": {
+            "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
+            "schemas": { "Refused": {
+                "type": "object",
+                "properties": { "error": {
+                    "type": "object",
+                    "properties": {
+                        "code": { "type": "string" },
+                        "message": { "type": "string" },
+                        "message_zh": { "type": "string" },
+                    },
+                } },
+            } },
+        },
+        "security": [{ "token": [] }, {}],
+    })
+}
+
+fn responses(spec: &ApiSpec) -> Json {
+    let refused = |description: &str| {
+        let schema = json!({ "$ref": "#/components/schemas/Refused" });
+        json!({ "description": description, "content": { "application/json": { "schema": schema } } })
+    };
+    let answer = |description: &str, schema: Json| json!({ "description": description, "content": { "application/json": { "schema": schema } } });
+    let mut all = json!({
+        "400": refused("A parameter is unknown, missing or of another type."),
+        "401": refused("A login is needed."),
+        "403": refused("The caller may not call this API."),
+        "503": refused("Too many calls at the same time; see Retry-After."),
+    });
+    let of_text = json!({ "type": "string" });
+    match spec.work() {
+        Some(ApiWork::Query(_)) => {
+            let rows = json!({ "type": "array", "items": { "type": "object" } });
+            let members = json!({ "rows": rows, "truncated": { "type": "boolean" } });
+            let schema = json!({ "type": "object", "properties": members });
+            all["200"] = answer("The rows.", schema);
+        }
+        Some(ApiWork::Request(_)) => {
+            all["200"] = json!({ "description": "The payload of the reply, in the form that its sender gave it." });
+            let schema = json!({ "type": "object", "properties": { "request": of_text } });
+            all["202"] = answer("The request is stored; no reply has come in time.", schema);
+        }
+        _ => {
+            let members = json!({
+                "key": of_text, "status": of_text, "existed": { "type": "boolean" }, "answer": {}, "failure": {},
+            });
+            let schema = json!({ "type": "object", "properties": members });
+            all["200"] = answer("The instance is done.", schema.clone());
+            all["202"] = answer("The instance is stored and goes on.", schema.clone());
+            all["409"] = answer("The instance has failed or was cancelled.", schema);
+        }
+    }
+    all
+}
+
+fn object(fields: &[FieldSpec]) -> Json {
+    let properties: Map<String, Json> = fields
+        .iter()
+        .map(|field| (field.name.clone(), schema(field)))
+        .collect();
+    let required = fields.iter().filter(|field| field.required);
+    let required: Vec<&str> = required.map(|field| field.name.as_str()).collect();
+    json!({
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": false,
+    })
+}
+
+fn schema(field: &FieldSpec) -> Json {
+    match field.field_type {
+        FieldType::Bool => json!({ "type": "boolean" }),
+        FieldType::Int => json!({ "type": "integer", "format": "int64" }),
+        FieldType::Float => json!({ "type": "number", "format": "double" }),
+        FieldType::Text => json!({ "type": "string" }),
+        FieldType::Time => json!({ "type": "string", "format": "date-time" }),
+        FieldType::Json => json!({}),
+    }
+}

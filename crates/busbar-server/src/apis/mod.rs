@@ -1,0 +1,145 @@
+//! The project's APIs: queries, flows and orchestrations that answer HTTP requests at `/apis/NAME`.
+
+mod document;
+mod parameters;
+mod replies;
+mod serve;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use busbar_bus::{Bus, Cursor};
+use busbar_catalog::{ApiRequest, ApiSpec, ApiWork, Project};
+use busbar_event::Error;
+use busbar_event::topic::Filter;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use replies::{ReplyReader, ReplyWaits};
+pub(crate) use serve::routes;
+
+/// The APIs that run.
+pub(crate) struct Apis {
+    bus: Bus,
+    running: Mutex<BTreeMap<String, Arc<RunningApi>>>,
+    waits: Arc<ReplyWaits>,
+    /// By stream and partition. One goes on over deployments, so that no reply falls between two of them.
+    readers: Mutex<BTreeMap<(String, String), JoinHandle<()>>>,
+}
+
+/// An API as it runs.
+pub(crate) struct RunningApi {
+    spec: ApiSpec,
+    /// Calls that may still begin.
+    calls: Arc<Semaphore>,
+    /// The topic that other clients reply on.
+    reply_to: Option<String>,
+}
+
+/// Whether a path is that of an API, not of the node's own.
+pub(crate) fn is_call(path: &str) -> bool {
+    path.starts_with("/apis/")
+}
+
+impl Apis {
+    /// # Errors
+    /// When the system gives no random bytes.
+    pub(crate) fn new(bus: Bus) -> Result<Apis, Error> {
+        Ok(Apis {
+            bus,
+            running: Mutex::default(),
+            waits: Arc::new(ReplyWaits::new()?),
+            readers: Mutex::default(),
+        })
+    }
+
+    /// Takes over the APIs of a project whose streams run.
+    pub(crate) fn apply(&self, project: &Project) {
+        // The fields that replies say their request in, by stream.
+        let mut streams: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut running = BTreeMap::new();
+        let before = self.running.lock().clone();
+        for (name, parsed) in &project.apis {
+            let spec = &parsed.spec;
+            if !spec.enabled {
+                continue;
+            }
+            let mut reply_to = None;
+            if let Some(ApiWork::Request(request)) = spec.work() {
+                let fields = streams.entry(request.reply.clone()).or_default();
+                fields.extend(request.id.clone());
+                reply_to = reply_topic(project, request);
+            }
+            let same = before.get(name).filter(|before| before.spec == *spec);
+            let calls = match same {
+                Some(before) => Arc::clone(&before.calls),
+                None => Arc::new(Semaphore::new(spec.calls_max())),
+            };
+            let api = RunningApi {
+                spec: spec.clone(),
+                calls,
+                reply_to,
+            };
+            running.insert(name.clone(), Arc::new(api));
+        }
+        self.read_replies(streams);
+        // Only now is a call answered: who replies is heard.
+        *self.running.lock() = running;
+    }
+
+    fn read_replies(&self, streams: BTreeMap<String, BTreeSet<String>>) {
+        let mut readers = self.readers.lock();
+        let mut needed = BTreeSet::new();
+        for name in streams.keys() {
+            let Some(stream) = self.bus.stream(name) else {
+                continue;
+            };
+            for partition in stream.partitions().iter() {
+                let place = (name.clone(), partition.number().to_string());
+                needed.insert(place.clone());
+                if readers.get(&place).is_some_and(|task| !task.is_finished()) {
+                    continue;
+                }
+                let reader = ReplyReader {
+                    stream: name.clone(),
+                    cursor: Cursor::new(Arc::clone(partition), partition.end()),
+                    waits: Arc::clone(&self.waits),
+                };
+                readers.insert(place, tokio::spawn(reader.run()));
+            }
+        }
+        readers.retain(|place, task| {
+            let is_needed = needed.contains(place);
+            if !is_needed {
+                task.abort();
+            }
+            is_needed
+        });
+        self.waits.set_fields(streams);
+    }
+
+    /// An API that runs.
+    fn find(&self, name: &str) -> Option<Arc<RunningApi>> {
+        self.running.lock().get(name).cloned()
+    }
+
+    /// Ends the readers; calls that wait are answered as after their time.
+    pub(crate) fn shut_down(&self) {
+        for task in std::mem::take(&mut *self.readers.lock()).into_values() {
+            task.abort();
+        }
+        self.waits.clear();
+    }
+}
+
+/// The topic that is told to those who reply: what the file says, or the stream's first topic without wildcards.
+fn reply_topic(project: &Project, request: &ApiRequest) -> Option<String> {
+    let of_stream = || {
+        let stream = project.streams.get(&request.reply)?;
+        let mut topics = stream.spec.topics.iter().map(Filter::as_str);
+        let topic = topics.find(|topic| !topic.contains(['+', '#']))?;
+        Some(topic.to_owned())
+    };
+    request.reply_to.clone().or_else(of_stream)
+}

@@ -1,0 +1,231 @@
+//! Answers the calls of APIs.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::any;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use busbar_access::{Principal, Role};
+use busbar_catalog::{ApiRequest, ApiWork};
+use busbar_event::tags::{REQUEST, reserved};
+use busbar_event::{Class, Error};
+use busbar_orchestrate::InstanceStatus;
+use busbar_sql::{QueryOptions, Relations};
+use serde_json::json;
+
+use super::RunningApi;
+use super::document::document;
+use super::parameters::GivenParameters;
+use crate::answer::{Answer, Refusal};
+use crate::api::{Json, Path, json_bytes, method_not_allowed, objects, read};
+use crate::app::App;
+use crate::events::parse::{Common, Layout, Parsed};
+use crate::guard::Caller;
+use crate::limits::SQL_ROWS_DEFAULT;
+use crate::peer::Link;
+
+/// The routes of all APIs. Each describes itself, so that they are absent from the document of the node's own API.
+pub(crate) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/apis/{name}", any(call))
+        .route("/apis/{name}/openapi.json", any(describe))
+}
+
+/// The API of this name, if the caller may call it.
+fn find(app: &App, caller: &Principal, name: &str) -> Answer<Arc<RunningApi>> {
+    let api = app.apis.find(name);
+    let is_query = |api: &Arc<RunningApi>| matches!(api.spec.work(), Some(ApiWork::Query(_)));
+    let role = match api.as_ref().is_some_and(is_query) {
+        true => Role::Viewer,
+        false => Role::Operator,
+    };
+    // Whether there is one of this name is nobody's business, so it is asked first.
+    if !caller.may_call(name, role) {
+        let error = Error::new(Class::Permanent, "access.call-denied");
+        return Err(error.with("name", busbar_event::quote(name)).into());
+    }
+    api.ok_or_else(|| Refusal::unknown("server.unknown-api", name))
+}
+
+async fn describe(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    Path(name): Path,
+    method: Method,
+    uri: Uri,
+) -> Answer<Response> {
+    let api = find(&app, &caller, &name)?;
+    if !matches!(method, Method::GET | Method::HEAD) {
+        return Err(refused_method((method, uri), "GET").await);
+    }
+    Ok(Json(document(&name, &api.spec)).into_response())
+}
+
+async fn refused_method((method, uri): (Method, Uri), allowed: &'static str) -> Refusal {
+    let refusal = method_not_allowed(method, uri).await;
+    refusal.with_header(header::ALLOW, HeaderValue::from_static(allowed))
+}
+
+async fn call(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    link: Link,
+    Path(name): Path,
+    request: Request,
+) -> Answer<Response> {
+    let api = find(&app, &caller, &name)?;
+    let Some(work) = api.spec.work() else {
+        return Err(Refusal::unknown("server.unknown-api", &name));
+    };
+    let fields = &api.spec.parameters.0;
+    let is_query = matches!(work, ApiWork::Query(_));
+    let (parts, body) = request.into_parts();
+    let given = match parts.method {
+        Method::GET | Method::HEAD if is_query => {
+            let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&parts.uri);
+            let pairs = pairs.map_err(|_| Error::new(Class::Permanent, "server.bad-path"))?;
+            GivenParameters::from_url(fields, pairs.0)?
+        }
+        Method::POST => GivenParameters::from_body(fields, &read(body).await?)?,
+        method => {
+            let allowed = if is_query { "GET, POST" } else { "POST" };
+            return Err(refused_method((method, parts.uri), allowed).await);
+        }
+    };
+    let Ok(_call) = Arc::clone(&api.calls).try_acquire_owned() else {
+        let error = Error::new(Class::Transient, "server.api-busy")
+            .with("name", &name)
+            .with("most", api.spec.calls_max());
+        return Err(error.into());
+    };
+    match work {
+        ApiWork::Query(text) => query(&app, &api, text, &given).await,
+        ApiWork::Request(request) => {
+            let rate = app.config.limits.publish_rate;
+            link.admit_events(1, rate).map_err(|seconds| {
+                Error::new(Class::Transient, "server.publish-rate")
+                    .with("rate", rate)
+                    .with("seconds", seconds)
+            })?;
+            ask(&app, &api, request, given, &caller).await
+        }
+        ApiWork::Orchestration(name) => begin(&app, &api, name, given).await,
+    }
+}
+
+/// The rows of a query, each as an object.
+async fn query(
+    app: &App,
+    api: &RunningApi,
+    text: &str,
+    given: &GivenParameters,
+) -> Answer<Response> {
+    let rows = api.spec.rows.map_or(SQL_ROWS_DEFAULT, |rows| rows as usize);
+    let options = QueryOptions {
+        rows_max: Some(rows),
+        // What the query reads was decided by whoever wrote the file.
+        relations: Some(Arc::new(app.relations.clone()) as Arc<dyn Relations>),
+        parameters: given.bound(&api.spec.parameters.0),
+        ..QueryOptions::default()
+    };
+    let result = app.sql.query_with(text, options).await;
+    let mut result = result.map_err(|wrong| wrong.into_error())?;
+    let mut out = b"{\"rows\":[".to_vec();
+    let mut first = true;
+    while let Some(batch) = result.next().await {
+        let batch = batch?;
+        tokio::task::yield_now().await;
+        objects(&mut out, &batch, &mut first)?;
+    }
+    out.extend_from_slice(format!("],\"truncated\":{}}}", result.truncated()).as_bytes());
+    Ok(json_bytes(out))
+}
+
+/// Publishes a request and waits for the reply.
+async fn ask(
+    app: &App,
+    api: &RunningApi,
+    request: &ApiRequest,
+    given: GivenParameters,
+    caller: &Principal,
+) -> Answer<Response> {
+    // Before the request is published, so that no reply is missed however fast it comes.
+    let mut wait = app.apis.waits.begin()?;
+    let GivenParameters(mut payload) = given;
+    let key = request.key.as_ref().and_then(|key| payload.get(key));
+    let key = key.filter(|key| !key.is_null()).map(|key| match key {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    });
+    if let Some(field) = &request.id {
+        payload.insert(field.clone(), wait.id.clone().into());
+    }
+    let mut tags = vec![(reserved::CORRELATION_DATA, STANDARD.encode(&wait.id))];
+    if let Some(topic) = &api.reply_to {
+        tags.push((reserved::REPLY_TO, topic.clone()));
+    }
+    let common = Common {
+        topic: Some(request.topic.clone()),
+        key,
+        tags: vec![(REQUEST.to_owned(), wait.id.clone())],
+        content_type: Some("application/json".to_owned()),
+        reserved: tags,
+        ..Common::default()
+    };
+    let body = Bytes::from(serde_json::Value::Object(payload).to_string());
+    let parsed = Parsed::new(body, Layout::Raw, common)?;
+    let client: Arc<str> = format!("http:{}", caller.name()).into();
+    let outcome = app.inlet.publish(parsed, client).await?;
+    if let Some((_, error)) = outcome.rejected.into_iter().next() {
+        return Err(error.into());
+    }
+    let Some(reply) = wait.reply(api.spec.wait()).await else {
+        let body = Json(json!({ "request": wait.id }));
+        return Ok((StatusCode::ACCEPTED, body).into_response());
+    };
+    let is_json = || serde_json::from_slice::<serde::de::IgnoredAny>(&reply.payload).is_ok();
+    let said = reply.content_type.as_deref();
+    let kind = said.and_then(|kind| HeaderValue::from_str(kind).ok());
+    let kind = kind.unwrap_or_else(|| {
+        HeaderValue::from_static(match is_json() {
+            true => "application/json",
+            false => "application/octet-stream",
+        })
+    });
+    Ok(([(header::CONTENT_TYPE, kind)], reply.payload).into_response())
+}
+
+/// Starts an instance, or finds the one that has the key already, and waits for its end.
+async fn begin(
+    app: &App,
+    api: &RunningApi,
+    name: &str,
+    given: GivenParameters,
+) -> Answer<Response> {
+    let executor = app.orchestrations.executor(name)?.clone();
+    let given = given.0.into_iter().filter(|(_, value)| !value.is_null());
+    let started = executor.begin(name, given.collect()).await?;
+    let mut answer = json!({
+        "key": started.key,
+        "existed": started.existed,
+        "status": started.status.as_str(),
+    });
+    let ended = executor.ended(name, &started.key);
+    let Ok(ended) = tokio::time::timeout(api.spec.wait(), ended).await else {
+        return Ok((StatusCode::ACCEPTED, Json(answer)).into_response());
+    };
+    let ended = ended?;
+    let status = match ended.status {
+        InstanceStatus::Done => StatusCode::OK,
+        _ => StatusCode::CONFLICT,
+    };
+    answer["status"] = ended.status.as_str().into();
+    answer["answer"] = ended.answer.unwrap_or_default();
+    answer["failure"] = json!(ended.failure);
+    Ok((status, Json(answer)).into_response())
+}

@@ -1,0 +1,187 @@
+//! APIs: queries, flows by request and reply, and orchestrations as resources of the web.
+
+use serde_json::{Value, json};
+
+use crate::access::{as_user, basic, with_admin};
+use crate::support::World;
+
+/// A stream of levels with a query, a flow that doubles a number, and an orchestration that adds one.
+const FILES: &[(&str, &str)] = &[
+    (
+        "streams/level.yaml",
+        "topics: level/+\npartitions: 1\nschema: { site: text, mm: int }\n",
+    ),
+    (
+        "apis/levels.yaml",
+        "description: Levels of a site.\n\
+         parameters: { site: { type: text, required: true }, least: int }\n\
+         query: select site, mm from level where site = $site and ($least is null or mm >= $least) order by mm\n\
+         rows: 2\n",
+    ),
+    (
+        "streams/asked.yaml",
+        "topics: double/ask\nschema: { n: int }\n",
+    ),
+    ("streams/told.yaml", "topics: double/told\n"),
+    (
+        "flows/double.yaml",
+        "from: asked\nsteps:\n- select: n * 2 as twice\nto:\n- topic: double/told\n",
+    ),
+    (
+        "apis/double.yaml",
+        "parameters: { n: { type: int, required: true } }\n\
+         request: { topic: double/ask, reply: told }\nwithin: 5min\n",
+    ),
+    (
+        "apis/silent.yaml",
+        "parameters: { n: int }\n\
+         request: { topic: silent/ask, key: n, reply: told, id: re }\nwithin: 200ms\n",
+    ),
+    (
+        "apis/slow.yaml",
+        "parameters: { n: int }\nrequest: { topic: silent/ask, reply: told, id: re }\n\
+         within: 5min\nin_flight: 1\n",
+    ),
+    (
+        "orchestrations/add.yaml",
+        "input: { id: text, n: int }\nkey: ${id}\nparts:\n- name: sum\n  set: n + 1 as m\nanswer: m\n",
+    ),
+    (
+        "apis/add.yaml",
+        "parameters: { id: { type: text, required: true }, n: int }\norchestration: add\nwithin: 5min\n",
+    ),
+];
+
+#[test]
+fn a_query_answers_with_rows_for_its_parameters() {
+    let world = World::new(FILES);
+    for (site, mm) in [("a", 1), ("a", 5), ("a", 9), ("b", 7)] {
+        world.publish(&format!("level/{site}"), json!({"site": site, "mm": mm}));
+    }
+    let rows = |rows: Value, truncated: bool| json!({"rows": rows, "truncated": truncated});
+    let of_a = json!([{"site":"a","mm":1},{"site":"a","mm":5}]);
+    assert_eq!(world.get_json("/apis/levels?site=a"), rows(of_a, true));
+    let high = rows(json!([{"site":"a","mm":5},{"site":"a","mm":9}]), false);
+    assert_eq!(world.get_json("/apis/levels?site=a&least=5"), high);
+    let posted = world.post("/apis/levels", &json!({"site":"a","least":5}));
+    assert_eq!((posted.status, posted.json()), (200, high));
+    let injected = world.get_json("/apis/levels?site=a%27%20or%20%271%27=%271");
+    assert_eq!(injected, rows(json!([]), false));
+    for (path, status, code) in [
+        ("/apis/levels", 400, "server.api-parameter-missing"),
+        ("/apis/levels?site=a&least=x", 400, "server.api-parameter"),
+        (
+            "/apis/levels?site=a&most=1",
+            400,
+            "server.api-parameter-unknown",
+        ),
+        ("/apis/none", 404, "server.unknown-api"),
+        ("/apis/double?n=1", 405, "server.method-not-allowed"),
+    ] {
+        let refused = world.get(path);
+        assert_eq!((refused.status, &*refused.code()), (status, code), "{path}");
+    }
+    let document = world.get_json("/apis/levels/openapi.json");
+    let parameters = &document["paths"]["/apis/levels"]["get"]["parameters"];
+    assert_eq!(parameters[0]["required"], true, "{document:#}");
+}
+
+#[test]
+fn a_flow_answers_by_request_and_reply() {
+    let world = World::new(FILES);
+    for n in [4, -3] {
+        let answer = world.post("/apis/double", &json!({"n": n}));
+        assert_eq!(
+            (answer.status, answer.json()),
+            (200, json!({"twice": 2 * n}))
+        );
+    }
+    // Nobody replies in time: the request is stored, and the caller learns what identifies it.
+    let late = world.post("/apis/silent", &json!({"n": 7}));
+    assert_eq!(late.status, 202, "{late:?}");
+    let stored = world.sql("select payload from inbox where topic = 'silent/ask'");
+    let payload: Value = serde_json::from_str(stored[0][0].as_str().unwrap()).unwrap();
+    assert_eq!(payload, json!({"n": 7, "re": late.json()["request"]}));
+}
+
+#[test]
+fn a_system_that_keeps_no_tags_replies_by_a_field_and_calls_are_bounded() {
+    let world = World::new(FILES);
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| world.post("/apis/slow", &json!({"n": 1})));
+        let asked = loop {
+            let rows = world.sql("select payload from inbox where topic = 'silent/ask'");
+            if let Some(payload) = rows[0][0].as_str() {
+                break serde_json::from_str::<Value>(payload).unwrap();
+            }
+            assert!(!asking.is_finished());
+            std::thread::park_timeout(std::time::Duration::from_millis(20));
+        };
+        // The one call that is allowed waits.
+        let busy = world.post("/apis/slow", &json!({"n": 2}));
+        assert_eq!((busy.status, &*busy.code()), (503, "server.api-busy"));
+        // Another deployment does not lose the reply.
+        world.save(FILES).unwrap();
+        world.publish("double/told", json!({"re": "another", "x": 1}));
+        world.publish("double/told", json!({"re": asked["re"], "x": 2}));
+        let answer = asking.join().unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.json()["x"], 2);
+    });
+}
+
+#[test]
+fn an_orchestration_answers_with_what_its_instance_gives() {
+    let world = World::new(FILES);
+    let call = || world.post("/apis/add", &json!({"id": "k", "n": 4}));
+    for existed in [false, true] {
+        let answer = call();
+        let wanted = json!({
+            "key": "k", "existed": existed, "status": "done", "answer": {"m": 5}, "failure": null,
+        });
+        assert_eq!((answer.status, answer.json()), (200, wanted));
+    }
+}
+
+#[test]
+fn who_may_call_is_said_by_the_rules() {
+    let (world, ann) = with_admin(FILES);
+    let add = |name: &str, role: &str, rules: Value| {
+        let new =
+            json!({"name": name, "password": "a-good-password", "role": role, "rules": rules});
+        let made = as_user(&world, "POST", "/api/v1/users", &ann, &new);
+        assert_eq!(made.status, 201, "{made:?}");
+        basic(name, "a-good-password")
+    };
+    let partner = add("partner", "device", json!({"call": ["api:double"]}));
+    let viewer = add("eve", "viewer", json!({}));
+    let narrow = add("nan", "operator", json!({"read": ["stream:asked"]}));
+    let double = json!({"n": 1});
+    for (who, path, body, status) in [
+        (&partner, "/apis/double", &double, 200),
+        (&partner, "/apis/add", &json!({"id": "k"}), 403),
+        (&partner, "/apis/levels", &json!({"site": "a"}), 403),
+        // Whether there is an API that one may not call is not told.
+        (&partner, "/apis/none", &json!({}), 403),
+        (&viewer, "/apis/levels", &json!({"site": "a"}), 200),
+        (&viewer, "/apis/double", &double, 403),
+        (&narrow, "/apis/levels", &json!({"site": "a"}), 403),
+        (&narrow, "/apis/double", &double, 403),
+    ] {
+        let answer = as_user(&world, "POST", path, who, body);
+        assert_eq!(answer.status, status, "{path}: {answer:?}");
+    }
+    // Nothing below /apis is open without a login.
+    for path in [
+        "/apis/levels?site=a",
+        "/apis/levels/openapi.json",
+        "/apis/none",
+    ] {
+        let refused = world.get(path);
+        assert_eq!(
+            (refused.status, &*refused.code()),
+            (401, "access.login-needed"),
+            "{path}"
+        );
+    }
+}
