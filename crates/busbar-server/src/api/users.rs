@@ -54,6 +54,8 @@ pub(super) struct RulesView {
     subscribe: Option<Vec<String>>,
     /// `stream:NAME`, `table:NAME`, or `#` for all.
     read: Option<Vec<String>>,
+    /// `api:NAME`, or `#` for all APIs: these may be called whatever the role.
+    call: Option<Vec<String>>,
 }
 
 /// A role.

@@ -9,7 +9,7 @@ use crate::support::World;
 const FILES: &[(&str, &str)] = &[
     (
         "streams/level.yaml",
-        "topics: level/+\npartitions: 1\nschema: { site: text, mm: int }\n",
+        "topics: level/+\npartitions: 1\nformat: json\nschema: { site: text, mm: int }\n",
     ),
     (
         "apis/levels.yaml",
@@ -20,7 +20,7 @@ const FILES: &[(&str, &str)] = &[
     ),
     (
         "streams/asked.yaml",
-        "topics: double/ask\nschema: { n: int }\n",
+        "topics: double/ask\nformat: json\nschema: { n: int }\n",
     ),
     ("streams/told.yaml", "topics: double/told\n"),
     (

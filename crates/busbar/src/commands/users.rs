@@ -38,7 +38,7 @@ enum UserCommand {
         #[arg(long, value_parser = ROLES)]
         role: Option<String>,
         /// Remove all rules, so that only the role decides.
-        #[arg(long, conflicts_with_all = ["publish", "subscribe", "read"])]
+        #[arg(long, conflicts_with_all = ["publish", "subscribe", "read", "call"])]
         no_rules: bool,
         /// Set a new password: it is typed, or the first line of standard input.
         #[arg(long)]
@@ -110,6 +110,9 @@ pub struct RulesArgs {
     /// Read and query only `stream:NAME` or `table:NAME`; may be given again.
     #[arg(long, value_name = "NAME")]
     read: Option<Vec<String>>,
+    /// Call only `api:NAME`, whatever the role; may be given again.
+    #[arg(long, value_name = "API")]
+    call: Option<Vec<String>>,
 }
 
 const ROLES: [&str; 4] = ["device", "viewer", "operator", "admin"];
@@ -122,6 +125,7 @@ impl RulesArgs {
             ("publish", &self.publish),
             ("subscribe", &self.subscribe),
             ("read", &self.read),
+            ("call", &self.call),
         ] {
             if let Some(list) = list {
                 rules.insert(name.to_owned(), json!(list));
