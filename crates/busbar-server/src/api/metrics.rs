@@ -50,6 +50,7 @@ async fn metrics(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<
         services(&mut page, &app);
         databases(&mut page, &app);
         gateways(&mut page, &app);
+        apis(&mut page, &app);
         mqtt(&mut page, &app);
         http(&mut page, &app);
         Ok(page.0)
@@ -63,6 +64,35 @@ async fn metrics(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<
         text,
     )
         .into_response())
+}
+
+fn apis(page: &mut Page, app: &App) {
+    let running = app.apis.running();
+    if running.is_empty() {
+        return;
+    }
+    page.head(
+        "busbar_api_calls_total",
+        "counter",
+        "Calls of the project's APIs.",
+    );
+    for (name, api) in &running {
+        let counts = &api.counts;
+        for (outcome, count) in [
+            ("answered", &counts.answered),
+            ("late", &counts.late),
+            ("refused", &counts.refused),
+            ("failed", &counts.failed),
+        ] {
+            let labels = [("api", &**name), ("outcome", outcome)];
+            let count = count.load(Ordering::Relaxed);
+            page.sample("busbar_api_calls_total", &labels, count);
+        }
+    }
+    page.head("busbar_api_calls", "gauge", "Calls of APIs under way.");
+    for (name, api) in &running {
+        page.sample("busbar_api_calls", &[("api", name)], api.in_flight() as u64);
+    }
 }
 
 fn process(page: &mut Page, app: &App) {

@@ -1,6 +1,7 @@
 //! The REST API, one file for each resource. Every route is described: routes are added through the OpenAPI
 //! router only.
 
+mod apis;
 mod audit;
 mod bounded;
 mod cells;
@@ -81,6 +82,7 @@ struct Described;
 /// All routes, and the OpenAPI document that describes them.
 pub(crate) fn routes() -> (Router<Arc<App>>, Document) {
     let (router, mut document) = OpenApiRouter::with_openapi(Described::openapi())
+        .merge(apis::routes())
         .merge(audit::routes())
         .merge(bounded::routes())
         .merge(compare::routes())

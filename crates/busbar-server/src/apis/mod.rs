@@ -7,7 +7,10 @@ mod serve;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use axum::http::StatusCode;
+use busbar_access::Role;
 use busbar_bus::{Bus, Cursor};
 use busbar_catalog::{ApiRequest, ApiSpec, ApiWork, Project};
 use busbar_event::Error;
@@ -30,16 +33,61 @@ pub(crate) struct Apis {
 
 /// An API as it runs.
 pub(crate) struct RunningApi {
-    spec: ApiSpec,
+    pub(crate) spec: ApiSpec,
+    pub(crate) counts: Arc<ApiCounts>,
     /// Calls that may still begin.
     calls: Arc<Semaphore>,
     /// The topic that other clients reply on.
     reply_to: Option<String>,
 }
 
+/// Calls of an API since the node started.
+#[derive(Default)]
+pub(crate) struct ApiCounts {
+    /// Answered with what was asked for.
+    pub(crate) answered: AtomicU64,
+    /// Answered with 202: the reply or the end had not come in time.
+    pub(crate) late: AtomicU64,
+    /// Refused: a wrong parameter, too many at the same time.
+    pub(crate) refused: AtomicU64,
+    /// Failed within the node.
+    pub(crate) failed: AtomicU64,
+}
+
+impl ApiCounts {
+    /// Counts a call by the status of its answer.
+    fn count(&self, status: StatusCode) {
+        let counter = match status {
+            StatusCode::ACCEPTED => &self.late,
+            status if status.is_client_error() => &self.refused,
+            StatusCode::SERVICE_UNAVAILABLE => &self.refused,
+            status if status.is_server_error() => &self.failed,
+            _ => &self.answered,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// Whether a path is that of an API, not of the node's own.
 pub(crate) fn is_call(path: &str) -> bool {
     path.starts_with("/apis/")
+}
+
+impl RunningApi {
+    /// Calls under way.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.spec
+            .calls_max()
+            .saturating_sub(self.calls.available_permits())
+    }
+
+    /// The role that may call it where no rules say so.
+    pub(crate) fn role(&self) -> Role {
+        match self.spec.work() {
+            Some(ApiWork::Query(_)) => Role::Viewer,
+            _ => Role::Operator,
+        }
+    }
 }
 
 impl Apis {
@@ -76,8 +124,10 @@ impl Apis {
                 Some(before) => Arc::clone(&before.calls),
                 None => Arc::new(Semaphore::new(spec.calls_max())),
             };
+            let counts = before.get(name).map(|before| Arc::clone(&before.counts));
             let api = RunningApi {
                 spec: spec.clone(),
+                counts: counts.unwrap_or_default(),
                 calls,
                 reply_to,
             };
@@ -117,6 +167,11 @@ impl Apis {
             is_needed
         });
         self.waits.set_fields(streams);
+    }
+
+    /// All that run, by name.
+    pub(crate) fn running(&self) -> BTreeMap<String, Arc<RunningApi>> {
+        self.running.lock().clone()
     }
 
     /// An API that runs.

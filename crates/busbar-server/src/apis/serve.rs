@@ -39,11 +39,7 @@ pub(crate) fn routes() -> Router<Arc<App>> {
 /// The API of this name, if the caller may call it.
 fn find(app: &App, caller: &Principal, name: &str) -> Answer<Arc<RunningApi>> {
     let api = app.apis.find(name);
-    let is_query = |api: &Arc<RunningApi>| matches!(api.spec.work(), Some(ApiWork::Query(_)));
-    let role = match api.as_ref().is_some_and(is_query) {
-        true => Role::Viewer,
-        false => Role::Operator,
-    };
+    let role = api.as_ref().map_or(Role::Operator, |api| api.role());
     // Whether there is one of this name is nobody's business, so it is asked first.
     if !caller.may_call(name, role) {
         let error = Error::new(Class::Permanent, "access.call-denied");
@@ -79,8 +75,21 @@ async fn call(
     request: Request,
 ) -> Answer<Response> {
     let api = find(&app, &caller, &name)?;
+    let answer = answer(&app, &api, &name, (&caller, &link), request).await;
+    let response = answer.unwrap_or_else(Refusal::into_response);
+    api.counts.count(response.status());
+    Ok(response)
+}
+
+async fn answer(
+    app: &App,
+    api: &RunningApi,
+    name: &str,
+    (caller, link): (&Principal, &Link),
+    request: Request,
+) -> Answer<Response> {
     let Some(work) = api.spec.work() else {
-        return Err(Refusal::unknown("server.unknown-api", &name));
+        return Err(Refusal::unknown("server.unknown-api", name));
     };
     let fields = &api.spec.parameters.0;
     let is_query = matches!(work, ApiWork::Query(_));
@@ -99,12 +108,12 @@ async fn call(
     };
     let Ok(_call) = Arc::clone(&api.calls).try_acquire_owned() else {
         let error = Error::new(Class::Transient, "server.api-busy")
-            .with("name", &name)
+            .with("name", name)
             .with("most", api.spec.calls_max());
         return Err(error.into());
     };
     match work {
-        ApiWork::Query(text) => query(&app, &api, text, &given).await,
+        ApiWork::Query(text) => query(app, api, text, &given).await,
         ApiWork::Request(request) => {
             let rate = app.config.limits.publish_rate;
             link.admit_events(1, rate).map_err(|seconds| {
@@ -112,9 +121,9 @@ async fn call(
                     .with("rate", rate)
                     .with("seconds", seconds)
             })?;
-            ask(&app, &api, request, given, &caller).await
+            ask(app, api, request, given, caller).await
         }
-        ApiWork::Orchestration(name) => begin(&app, &api, name, given).await,
+        ApiWork::Orchestration(name) => begin(app, api, name, given).await,
     }
 }
 

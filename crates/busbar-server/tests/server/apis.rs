@@ -81,6 +81,18 @@ fn a_query_answers_with_rows_for_its_parameters() {
         let refused = world.get(path);
         assert_eq!((refused.status, &*refused.code()), (status, code), "{path}");
     }
+    let list = world.get_json("/api/v1/apis");
+    let levels = list["apis"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|api| api["name"] == "levels");
+    let levels = levels.unwrap();
+    let counts = ["in_flight", "answered_total", "refused_total"].map(|key| levels[key].clone());
+    assert_eq!(counts, [0, 4, 3].map(Value::from), "{levels:#}");
+    let metrics = world.get("/metrics").body;
+    let line = r#"busbar_api_calls_total{api="levels",outcome="answered"} 4"#;
+    assert!(metrics.contains(line), "{metrics}");
     let document = world.get_json("/apis/levels/openapi.json");
     let parameters = &document["paths"]["/apis/levels"]["get"]["parameters"];
     assert_eq!(parameters[0]["required"], true, "{document:#}");
@@ -184,4 +196,27 @@ fn who_may_call_is_said_by_the_rules() {
             "{path}"
         );
     }
+}
+
+#[test]
+fn a_request_outlives_the_node_and_its_reply_is_read_from_the_stream() {
+    let mut world = World::new(FILES);
+    let late = world.post("/apis/silent", &json!({"n": 7}));
+    assert_eq!(late.status, 202, "{late:?}");
+    world.restart();
+    // The request is there after the restart, with what its reply is known by.
+    let asked = world.sql("select tags['busbar-request'] from inbox where topic = 'silent/ask'");
+    let id = late.json()["request"].clone();
+    assert_eq!(asked, json!([[id]]));
+    let reply =
+        json!({"topic": "double/told", "tags": {"busbar-request": id}, "payload": {"x": 3}});
+    assert_eq!(world.post("/api/v1/events", &reply).status, 200);
+    let id = id.as_str().unwrap();
+    let told = world.sql(&format!(
+        "select payload from told where tags['busbar-request'] = '{id}'"
+    ));
+    assert_eq!(told, json!([["{\"x\":3}"]]));
+    // A caller of the run that is now is not answered by it.
+    let answer = world.post("/apis/double", &json!({"n": 8}));
+    assert_eq!(answer.json(), json!({"twice": 16}));
 }
