@@ -2,6 +2,34 @@
  * Types of the REST API. Made by `npm run types` from docs/reference/openapi.json; do not edit.
  */
 
+/** The project's APIs. */
+export interface ApiList {
+  /** By name. */
+  apis: ApiView[];
+}
+
+/** An API of the project in short. Counts are since the node started. */
+export interface ApiView {
+  /** Calls answered with what was asked for. */
+  answered_total: number;
+  /** What it is for. */
+  description?: string | null;
+  /** Calls that failed within the node. */
+  failed_total: number;
+  /** Calls under way. */
+  in_flight: number;
+  /** Calls answered with 202: the reply or the end had not come in time. */
+  late_total: number;
+  /** Its name. */
+  name: string;
+  /** Where it is called: `/apis/NAME`. Its OpenAPI document is below, at `openapi.json`. */
+  path: string;
+  /** Calls refused. */
+  refused_total: number;
+  /** What it does: `query`, `request` or `orchestration`. */
+  work: string;
+}
+
 /** What was done to flows and connections. */
 export interface AppliedView {
   /** Connections that were opened. */
@@ -1231,6 +1259,8 @@ export interface Rows {
  * else. `subscribe` and `read` stand in for each other: with only one of them, it restricts both.
  */
 export interface RulesView {
+  /** `api:NAME`, or `#` for all APIs: these may be called whatever the role. */
+  call?: string[] | null;
   /** Topic filters, or `stream:NAME`. */
   publish?: string[] | null;
   /** `stream:NAME`, `table:NAME`, or `#` for all. */
