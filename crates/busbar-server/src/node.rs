@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::apis::{self, Apis};
+use crate::apis::Apis;
 use crate::app::{App, PROBE};
 use crate::audit::{Action, AuditLog};
 use crate::backing::StoreBacking;
@@ -430,7 +430,6 @@ fn bytes(size: busbar_catalog::Size) -> usize {
 
 fn router(routes: Router<Arc<App>>, app: &Arc<App>) -> Router {
     routes
-        .merge(apis::routes())
         .fallback(assets::serve)
         .layer(axum::middleware::from_fn_with_state(
             app.clone(),

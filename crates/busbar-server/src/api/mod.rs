@@ -4,6 +4,7 @@
 mod apis;
 mod audit;
 mod bounded;
+mod call;
 mod cells;
 mod compare;
 mod connections;
@@ -57,7 +58,6 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub(crate) use connections::views as connection_views;
 pub(crate) use flows::views as flow_views;
-pub(crate) use sql::objects;
 pub(crate) use streams::summaries as stream_summaries;
 
 use crate::answer::{Answer, Refusal, bounded};
@@ -114,6 +114,8 @@ pub(crate) fn routes() -> (Router<Arc<App>>, Document) {
         .merge(users::routes())
         .split_for_parts();
     complete(&mut document);
+    // Each of the project's APIs describes itself.
+    let router = router.merge(call::routes());
     (
         router.method_not_allowed_fallback(method_not_allowed),
         document,

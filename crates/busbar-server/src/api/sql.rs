@@ -226,7 +226,7 @@ fn row(out: &mut Vec<u8>, batch: &RecordBatch, row: usize) -> Result<(), Error> 
 }
 
 /// The rows as JSON objects with the members of the columns' names.
-pub(crate) fn objects(
+pub(super) fn objects(
     out: &mut Vec<u8>,
     batch: &RecordBatch,
     first: &mut bool,

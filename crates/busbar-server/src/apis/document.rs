@@ -5,7 +5,7 @@ use busbar_event::format::{FieldSpec, FieldType};
 use serde_json::{Map, Value as Json, json};
 
 /// The document of the API `name`.
-pub(super) fn document(name: &str, spec: &ApiSpec) -> Json {
+pub(crate) fn document(name: &str, spec: &ApiSpec) -> Json {
     let fields = &spec.parameters.0;
     let mut paths = Map::new();
     let body = json!({

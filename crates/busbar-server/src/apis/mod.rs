@@ -3,7 +3,6 @@
 mod document;
 mod parameters;
 mod replies;
-mod serve;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,14 +18,15 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
+pub(crate) use document::document;
+pub(crate) use parameters::GivenParameters;
 use replies::{ReplyReader, ReplyWaits};
-pub(crate) use serve::routes;
 
 /// The APIs that run.
 pub(crate) struct Apis {
     bus: Bus,
     running: Mutex<BTreeMap<String, Arc<RunningApi>>>,
-    waits: Arc<ReplyWaits>,
+    pub(crate) waits: Arc<ReplyWaits>,
     /// By stream and partition. One goes on over deployments, so that no reply falls between two of them.
     readers: Mutex<BTreeMap<(String, String), JoinHandle<()>>>,
 }
@@ -36,9 +36,9 @@ pub(crate) struct RunningApi {
     pub(crate) spec: ApiSpec,
     pub(crate) counts: Arc<ApiCounts>,
     /// Calls that may still begin.
-    calls: Arc<Semaphore>,
+    pub(crate) calls: Arc<Semaphore>,
     /// The topic that other clients reply on.
-    reply_to: Option<String>,
+    pub(crate) reply_to: Option<String>,
 }
 
 /// Calls of an API since the node started.
@@ -56,7 +56,7 @@ pub(crate) struct ApiCounts {
 
 impl ApiCounts {
     /// Counts a call by the status of its answer.
-    fn count(&self, status: StatusCode) {
+    pub(crate) fn count(&self, status: StatusCode) {
         let counter = match status {
             StatusCode::ACCEPTED => &self.late,
             status if status.is_client_error() => &self.refused,
@@ -175,7 +175,7 @@ impl Apis {
     }
 
     /// An API that runs.
-    fn find(&self, name: &str) -> Option<Arc<RunningApi>> {
+    pub(crate) fn find(&self, name: &str) -> Option<Arc<RunningApi>> {
         self.running.lock().get(name).cloned()
     }
 

@@ -7,14 +7,14 @@ use serde_json::{Map, Value as Json};
 
 /// The values of all parameters; null for those that were left out.
 #[derive(Debug, PartialEq)]
-pub(super) struct GivenParameters(pub Map<String, Json>);
+pub(crate) struct GivenParameters(pub(crate) Map<String, Json>);
 
 impl GivenParameters {
     /// The parameters in the query of a URL.
     ///
     /// # Errors
     /// One that is unknown, given twice, missing or of another type.
-    pub(super) fn from_url(
+    pub(crate) fn from_url(
         fields: &[FieldSpec],
         pairs: Vec<(String, String)>,
     ) -> Result<GivenParameters, Error> {
@@ -37,7 +37,7 @@ impl GivenParameters {
     ///
     /// # Errors
     /// A body that is no JSON object, and as [`GivenParameters::from_url`].
-    pub(super) fn from_body(fields: &[FieldSpec], body: &[u8]) -> Result<GivenParameters, Error> {
+    pub(crate) fn from_body(fields: &[FieldSpec], body: &[u8]) -> Result<GivenParameters, Error> {
         let given = match body.trim_ascii() {
             [] => Map::new(),
             body => serde_json::from_slice(body)
@@ -66,7 +66,7 @@ impl GivenParameters {
     }
 
     /// The values for a query.
-    pub(super) fn bound(&self, fields: &[FieldSpec]) -> Vec<BoundParameter> {
+    pub(crate) fn bound(&self, fields: &[FieldSpec]) -> Vec<BoundParameter> {
         let bound = fields.iter().map(|field| {
             let value = match &self.0[&field.name] {
                 Json::Null => None,
@@ -88,7 +88,7 @@ impl GivenParameters {
 }
 
 /// The name of a type in files.
-pub(super) fn type_name(field_type: FieldType) -> &'static str {
+pub(crate) fn type_name(field_type: FieldType) -> &'static str {
     match field_type {
         FieldType::Bool => "bool",
         FieldType::Int => "int",

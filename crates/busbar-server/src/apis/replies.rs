@@ -23,14 +23,14 @@ use crate::limits::{API_WAITS_MAX, REPLY_RETRY_MILLIS};
 
 /// An event that replies to a request.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct ApiReply {
+pub(crate) struct ApiReply {
     /// The media type of the payload, where its sender said one.
-    pub content_type: Option<String>,
-    pub payload: Bytes,
+    pub(crate) content_type: Option<String>,
+    pub(crate) payload: Bytes,
 }
 
 /// Requests that wait for replies.
-pub(super) struct ReplyWaits {
+pub(crate) struct ReplyWaits {
     /// What the identifiers of this run of the node begin with.
     run: String,
     waiting: Mutex<HashMap<String, oneshot::Sender<ApiReply>>>,
@@ -41,15 +41,15 @@ pub(super) struct ReplyWaits {
 }
 
 /// A request that waits. Dropping it ends the wait.
-pub(super) struct ReplyWait {
+pub(crate) struct ReplyWait {
     /// What identifies the request. It cannot be guessed, so that nobody replies who has not seen the request.
-    pub id: String,
+    pub(crate) id: String,
     reply: oneshot::Receiver<ApiReply>,
     waits: Arc<ReplyWaits>,
 }
 
 impl ReplyWaits {
-    pub(super) fn new() -> Result<ReplyWaits, Error> {
+    pub(crate) fn new() -> Result<ReplyWaits, Error> {
         Ok(ReplyWaits {
             run: random::<8>()?,
             waiting: Mutex::default(),
@@ -63,7 +63,7 @@ impl ReplyWaits {
     ///
     /// # Errors
     /// When [`API_WAITS_MAX`] wait already.
-    pub(super) fn begin(self: &Arc<Self>) -> Result<ReplyWait, Error> {
+    pub(crate) fn begin(self: &Arc<Self>) -> Result<ReplyWait, Error> {
         let id = format!("{}-{}", self.run, random::<16>()?);
         let (sender, reply) = oneshot::channel();
         let mut waiting = self.waiting.lock();
@@ -80,13 +80,13 @@ impl ReplyWaits {
         })
     }
 
-    pub(super) fn set_fields(&self, fields: BTreeMap<String, BTreeSet<String>>) {
+    pub(crate) fn set_fields(&self, fields: BTreeMap<String, BTreeSet<String>>) {
         let fields = fields.into_iter();
         *self.fields.lock() = fields.map(|(name, set)| (name, Arc::new(set))).collect();
     }
 
     /// Ends all waits.
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.waiting.lock().clear();
     }
 
@@ -138,7 +138,7 @@ impl ReplyWaits {
 
 impl ReplyWait {
     /// The reply; none when the time is over or the node stops.
-    pub(super) async fn reply(&mut self, time: Duration) -> Option<ApiReply> {
+    pub(crate) async fn reply(&mut self, time: Duration) -> Option<ApiReply> {
         let reply = tokio::time::timeout(time, &mut self.reply).await;
         reply.ok().and_then(Result::ok)
     }
@@ -151,14 +151,14 @@ impl Drop for ReplyWait {
 }
 
 /// Reads the replies of one partition.
-pub(super) struct ReplyReader {
-    pub stream: String,
-    pub cursor: Cursor,
-    pub waits: Arc<ReplyWaits>,
+pub(crate) struct ReplyReader {
+    pub(crate) stream: String,
+    pub(crate) cursor: Cursor,
+    pub(crate) waits: Arc<ReplyWaits>,
 }
 
 impl ReplyReader {
-    pub(super) async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         loop {
             match self.cursor.next().await {
                 Ok(Item::Chunk(chunk)) => {

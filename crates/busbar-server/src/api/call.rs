@@ -1,4 +1,4 @@
-//! Answers the calls of APIs.
+//! Answers the calls of the project's APIs.
 
 use std::sync::Arc;
 
@@ -18,11 +18,10 @@ use busbar_orchestrate::InstanceStatus;
 use busbar_sql::{QueryOptions, Relations};
 use serde_json::json;
 
-use super::RunningApi;
-use super::document::document;
-use super::parameters::GivenParameters;
+use super::sql::objects;
+use super::{Json, Path, json_bytes, method_not_allowed, read};
 use crate::answer::{Answer, Refusal};
-use crate::api::{Json, Path, json_bytes, method_not_allowed, objects, read};
+use crate::apis::{GivenParameters, RunningApi, document};
 use crate::app::App;
 use crate::events::parse::{Common, Layout, Parsed};
 use crate::guard::Caller;
@@ -30,7 +29,7 @@ use crate::limits::SQL_ROWS_DEFAULT;
 use crate::peer::Link;
 
 /// The routes of all APIs. Each describes itself, so that they are absent from the document of the node's own API.
-pub(crate) fn routes() -> Router<Arc<App>> {
+pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/apis/{name}", any(call))
         .route("/apis/{name}/openapi.json", any(describe))
