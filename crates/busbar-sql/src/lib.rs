@@ -65,7 +65,7 @@ pub use batch_query::{BatchLimits, BatchQuery};
 pub use condition::{ConditionConstants, ConditionParser, ConditionPart, ConditionValue};
 pub use diagnostic::Diagnostic;
 pub use engine::{Engine, QueryLimits, QueryOptions, QueryResult};
-pub use parameters::{BoundParameter, check_query_with};
+pub use parameters::{BoundParameter, check_query_with, check_relations};
 pub use predicate::Predicate;
 pub use projection::Projection;
 pub use relation::{Events, Piece, Relation, Relations, StreamRelation};

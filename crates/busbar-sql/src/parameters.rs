@@ -38,6 +38,21 @@ pub fn check_query_with(text: &str, parameters: &[BoundParameter]) -> Result<(),
     }
 }
 
+/// Checks that the streams and tables that a query names are `known`. Names with a dot belong to databases or to the node, and
+/// those that begin with `_` to the node: whether they exist is found out when the query runs.
+///
+/// # Errors
+/// The first name that is unknown, with its place.
+pub fn check_relations(text: &str, known: &[String]) -> Result<(), Diagnostic> {
+    let names = statement::relations(text, &parse::statement(text)?)?;
+    let unknown = names
+        .iter()
+        .find(|name| !name.contains('.') && !name.starts_with('_') && !known.contains(name));
+    unknown.map_or(Ok(()), |name| {
+        Err(statement::unknown_relation(text, name, known))
+    })
+}
+
 /// Puts the values into the place of the parameters. Without parameters the statement stays as it is.
 pub(crate) fn bind(
     text: &str,

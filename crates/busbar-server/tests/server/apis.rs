@@ -188,6 +188,7 @@ fn who_may_call_is_said_by_the_rules() {
         "/apis/levels?site=a",
         "/apis/levels/openapi.json",
         "/apis/none",
+        "/apis/levels/other",
     ] {
         let refused = world.get(path);
         assert_eq!(
@@ -219,4 +220,56 @@ fn a_request_outlives_the_node_and_its_reply_is_read_from_the_stream() {
     // A caller of the run that is now is not answered by it.
     let answer = world.post("/apis/double", &json!({"n": 8}));
     assert_eq!(answer.json(), json!({"twice": 16}));
+}
+
+#[test]
+fn a_file_that_cannot_work_is_refused_with_its_place() {
+    let world = World::new(FILES);
+    let ask = "parameters: { n: int }\nrequest: { topic: silent/ask, reply: told";
+    for (file, code) in [
+        ("description: nothing\n".to_owned(), "catalog.api-one"),
+        (
+            "query: select 1\norchestration: add\n".to_owned(),
+            "catalog.api-one",
+        ),
+        (
+            "query: select * from levle\n".to_owned(),
+            "sql.unknown-relation",
+        ),
+        (
+            "query: select * from level where mm = $n\n".to_owned(),
+            "sql.parameters-none",
+        ),
+        ("query: delete from level\n".to_owned(), "sql.read-only"),
+        (
+            "query: select 1\nwithin: 1s\n".to_owned(),
+            "catalog.api-key",
+        ),
+        (
+            "orchestration: ad\n".to_owned(),
+            "catalog.unknown-orchestration",
+        ),
+        (format!("{ask}s }}\n"), "catalog.unknown-stream"),
+        (format!("{ask}, key: m }}\n"), "catalog.api-no-parameter"),
+        (format!("{ask}, id: n }}\n"), "catalog.api-id"),
+        (format!("{ask}, reply_to: a/b }}\n"), "catalog.api-reply-to"),
+        (format!("{ask} }}\nwithin: 6min\n"), "catalog.api-within"),
+        // It would be its own reply.
+        (
+            "request: { topic: double/told, reply: told }\n".to_owned(),
+            "catalog.api-topic",
+        ),
+    ] {
+        let mut files: serde_json::Map<String, Value> = FILES
+            .iter()
+            .map(|(path, text)| ((*path).to_owned(), (*text).into()))
+            .collect();
+        files.insert("apis/wrong.yaml".to_owned(), file.clone().into());
+        let answer = world.post("/api/v1/apply", &json!({"files": files, "dry_run": true}));
+        assert_eq!(answer.status, 422, "{file}: {answer:?}");
+        let found = &answer.json()["diagnostics"][0];
+        let wanted = (Value::from("apis/wrong.yaml"), Value::from(code));
+        let found = (found["file"].clone(), found["code"].clone());
+        assert_eq!(found, wanted, "{file}: {answer:?}");
+    }
 }
