@@ -15,7 +15,7 @@ NPM ?= npm
 # The binary lies wherever cargo builds; the environment may name another folder.
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 
-.PHONY: run test check bench web release setup-run setup-test advisories fuzz soak clean-data
+.PHONY: run test check bench web release setup-run setup-test advisories fuzz soak kafka-kills clean-data
 
 run: setup-run web
 	@python3 scripts/build.py
@@ -55,6 +55,10 @@ advisories:
 # Long runs, by hand. SECONDS_EACH=3600 make fuzz; ROUNDS=5000 make soak.
 fuzz:
 	python3 scripts/test.py fuzz --seconds $${SECONDS_EACH:-600}
+
+# Kills of a Kafka broker in the middle of transactions. ROUNDS=8 make kafka-kills
+kafka-kills: setup-test
+	BUSBAR_KAFKA_BROKER_KILLS=$${ROUNDS:-8} $(CARGO) test --release --locked -p busbar-connect --test conformance kafka_kills -- --nocapture
 
 soak:
 	BUSBAR_CRASH_ROUNDS=$${ROUNDS:-5000} $(CARGO) test --release --locked -p busbar --test crash -- --nocapture

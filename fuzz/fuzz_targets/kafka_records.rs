@@ -5,8 +5,8 @@
 use busbar_kafka::batch::{OpenBatch, next_batch};
 use busbar_kafka::message::{
     FetchResponse, FoundCoordinator, MetadataResponse, ProducerIdentity, SaslAnswer,
-    VersionsResponse, read_code, read_committed_offsets, read_offsets, read_partition_codes,
-    read_produced,
+    VersionsResponse, read_code, read_committed_offsets, read_offset_record, read_offsets,
+    read_partition_codes, read_produced, read_producers,
 };
 use busbar_kafka::{Api, response_body};
 use bytes::Bytes;
@@ -53,6 +53,7 @@ fuzz_target!(|bytes: &[u8]| {
         Api::ApiVersions => drop(VersionsResponse::read(r, version)),
         Api::InitProducerId => drop(ProducerIdentity::read(r)),
         Api::AddOffsetsToTxn | Api::EndTxn => drop(read_code(r)),
+        Api::DescribeProducers => drop(read_producers(r)),
     }
 });
 
@@ -78,6 +79,9 @@ fn records(bytes: &[u8]) {
         while let Ok(Some(record)) = batch.next_record() {
             assert!((head.base_offset..=head.last_offset).contains(&record.offset));
             assert_eq!(record.headers.count(), record.headers.len());
+            if let (Some(key), Some(value)) = (record.key, record.value) {
+                let _ = read_offset_record(key, value);
+            }
             count += 1;
         }
         assert!(count <= head.records);

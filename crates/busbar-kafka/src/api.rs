@@ -22,11 +22,12 @@ pub enum Api {
     EndTxn = 26,
     TxnOffsetCommit = 28,
     SaslAuthenticate = 36,
+    DescribeProducers = 61,
 }
 
 impl Api {
     /// All of them.
-    pub const ALL: [Api; 15] = [
+    pub const ALL: [Api; 16] = [
         Api::Produce,
         Api::Fetch,
         Api::ListOffsets,
@@ -42,6 +43,7 @@ impl Api {
         Api::EndTxn,
         Api::TxnOffsetCommit,
         Api::SaslAuthenticate,
+        Api::DescribeProducers,
     ];
 
     /// The oldest and the newest version that this crate knows, and the first flexible one.
@@ -62,6 +64,7 @@ impl Api {
             Api::EndTxn => (0, 3, 3),
             Api::TxnOffsetCommit => (2, 3, 3),
             Api::SaslAuthenticate => (0, 2, 2),
+            Api::DescribeProducers => (0, 0, 0),
         }
     }
 

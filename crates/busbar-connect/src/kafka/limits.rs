@@ -45,5 +45,10 @@ pub const BATCHES_IN_FLIGHT_MAX: usize = 5;
 pub const TRANSACTION_MAX: Duration = Duration::from_secs(60);
 /// Rows that a broker refused whose numbers are kept with the position. Kafka keeps up to 4,096 bytes with an offset.
 pub const REFUSED_KEPT_MAX: usize = 500;
+/// Bytes of the partitions of a transaction that are kept with its position, beside the rows that were refused.
+pub const PARTS_BYTES_MAX: usize = 900;
+/// How long a position may be held back by a transaction that the cluster has ended before it is looked for where that
+/// stays open.
+pub const OPEN_AFTER: Duration = Duration::from_millis(500);
 /// Bytes of a group's or transaction's name.
 pub const NAME_BYTES_MAX: usize = 249;

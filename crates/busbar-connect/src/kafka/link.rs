@@ -216,6 +216,11 @@ impl KafkaLink {
         self.owed.is_empty() && self.out.is_empty()
     }
 
+    /// Whether the broker knows a version of a request that Busbar does.
+    pub fn knows(&self, api: Api) -> bool {
+        self.versions.iter().any(|(known, _)| *known == api)
+    }
+
     /// Requests that are not answered yet.
     pub fn owed(&self) -> usize {
         self.owed.len()

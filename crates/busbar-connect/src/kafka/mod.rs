@@ -8,8 +8,10 @@
 
 mod failure;
 mod group;
+mod kept;
 mod limits;
 mod link;
+mod lost_end;
 mod producer;
 mod publish;
 mod reader;

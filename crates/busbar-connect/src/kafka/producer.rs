@@ -1,7 +1,7 @@
 //! A producer with transactions: an identity that fences whoever had it before, the position that was kept with its last
 //! transaction, and one transaction after the other.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,41 +16,35 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::failure::{KafkaDoing, refused};
-use super::limits::{BATCHES_IN_FLIGHT_MAX, RETRY_FIRST, RETRY_LAST, TRANSACTION_MAX};
+use super::kept::{KeptPosition, TransactionPart};
+use super::limits::{BATCHES_IN_FLIGHT_MAX, OPEN_AFTER, RETRY_FIRST, RETRY_LAST, TRANSACTION_MAX};
 use super::link::{KafkaAnswer, KafkaLink};
 use super::rows::{PartitionRows, Sequences};
 use super::server::{KafkaServer, address_of};
 
 /// A producer that may write.
 pub struct KafkaProducer {
-    server: Arc<KafkaServer>,
+    pub(super) server: Arc<KafkaServer>,
     /// The name of its transactions and of the group that keeps its position.
     pub id: Arc<str>,
     /// In whose first partition's name the position is kept.
-    positions: Arc<str>,
+    pub(super) positions: Arc<str>,
     pub identity: ProducerIdentity,
     pub sequences: Sequences,
     transactions: KafkaLink,
-    group: KafkaLink,
+    pub(super) group: KafkaLink,
+    /// The broker that keeps its position.
+    pub(super) coordinator: i32,
     leaders: BTreeMap<i32, KafkaLink>,
     /// Where brokers are.
     addresses: BTreeMap<i32, Arc<str>>,
     /// The leader of each partition of each topic.
     topics: BTreeMap<Arc<str>, Vec<i32>>,
+    /// Partitions in which nothing that was begun under another identity is open.
+    pub(super) free: BTreeSet<(Arc<str>, i32)>,
     looked: Option<Instant>,
     /// What was kept with the last transaction.
     pub kept: Option<KeptPosition>,
-}
-
-/// How far a producer has come.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct KeptPosition {
-    /// The position behind the delivery.
-    pub position: u64,
-    /// The number behind the last row of the delivery that was written.
-    pub rows: usize,
-    /// Rows that the brokers refused, as text.
-    pub refused: String,
 }
 
 /// Why a transaction was given up.
@@ -63,22 +57,6 @@ pub enum GivenUp {
 impl From<Error> for GivenUp {
     fn from(error: Error) -> GivenUp {
         GivenUp::Failed(error)
-    }
-}
-
-impl KeptPosition {
-    fn note(&self) -> String {
-        format!("rows={} refused={}", self.rows, self.refused)
-    }
-
-    fn read(offset: i64, note: &str) -> Option<KeptPosition> {
-        let position = u64::try_from(offset).ok()?;
-        let (rows, refused) = note.strip_prefix("rows=")?.split_once(" refused=")?;
-        Some(KeptPosition {
-            position,
-            rows: rows.parse().ok()?,
-            refused: refused.to_owned(),
-        })
     }
 }
 
@@ -112,7 +90,7 @@ impl KafkaProducer {
                 Err(code) => drop(patience.is_done(code).await?),
             }
         };
-        let (_, address) = server.coordinator(&mut any, &id, false).await?;
+        let (coordinator, address) = server.coordinator(&mut any, &id, false).await?;
         let group = KafkaLink::open(server, &address).await?;
         let mut producer = KafkaProducer {
             server: Arc::clone(server),
@@ -122,9 +100,11 @@ impl KafkaProducer {
             sequences: Sequences::new(),
             transactions,
             group,
+            coordinator,
             leaders: BTreeMap::new(),
             addresses: BTreeMap::new(),
             topics: BTreeMap::new(),
+            free: BTreeSet::new(),
             looked: None,
             kept: None,
         };
@@ -132,16 +112,19 @@ impl KafkaProducer {
             return Err(no_topic(server, &positions, Class::Configuration));
         }
         producer.read_position().await?;
+        producer.end_kept().await?;
         Ok(producer)
     }
 
     async fn read_position(&mut self) -> Result<(), Error> {
+        let (id, positions) = (Arc::clone(&self.id), Arc::clone(&self.positions));
         let request = OffsetFetchRequest {
-            group: &self.id,
-            partitions: &[(&self.positions, 0)],
+            group: &id,
+            partitions: &[(&positions, 0)],
         };
         let resource = format!("--group '{}' --topic '{}'", self.id, self.positions);
         let mut patience = Patience::new(&self.server, &self.group, resource, "Read");
+        let mut look = Some(Instant::now() + OPEN_AFTER.min(self.server.timeout / 2));
         loop {
             let asked = self.group.call(Api::OffsetFetch, |w, version| {
                 request.write(w, version);
@@ -152,6 +135,11 @@ impl KafkaProducer {
             let code = found.map_or(code, |found| found.code);
             self.kept = found
                 .and_then(|found| KeptPosition::read(found.offset, found.note.unwrap_or_default()));
+            if code == KafkaCode::UNSTABLE_OFFSET_COMMIT
+                && look.take_if(|at| *at <= Instant::now()).is_some()
+            {
+                self.end_pending().await?;
+            }
             if patience.is_done(code).await? {
                 return Ok(());
             }
@@ -225,17 +213,18 @@ impl KafkaProducer {
     pub async fn transact(
         &mut self,
         all: Vec<PartitionRows>,
-        kept: KeptPosition,
+        mut kept: KeptPosition,
     ) -> Result<(), GivenUp> {
         let partitions: Vec<_> = all
             .iter()
             .map(|rows| (Arc::clone(&rows.topic), rows.partition))
             .collect();
-        self.begin(&partitions).await?;
+        self.free(&partitions).await?;
+        self.begin(&partitions, true).await?;
         let position = i64::try_from(kept.position).map_err(|_| {
             Error::new(Class::Configuration, "kafka.position").with("position", kept.position)
         })?;
-        self.produce(all).await?;
+        kept.parts = self.produce(all).await?;
         let offsets = [KeptOffset {
             topic: Arc::clone(&self.positions),
             partition: 0,
@@ -259,13 +248,17 @@ impl KafkaProducer {
                 break;
             }
         }
-        self.commit().await?;
+        self.end(true).await?;
         self.kept = Some(kept);
         Ok(())
     }
 
-    /// Takes the partitions and the position into the transaction.
-    async fn begin(&mut self, partitions: &[(Arc<str>, i32)]) -> Result<(), Error> {
+    /// Takes partitions into the transaction, and the position if it is to be kept with it.
+    pub(super) async fn begin(
+        &mut self,
+        partitions: &[(Arc<str>, i32)],
+        position: bool,
+    ) -> Result<(), Error> {
         let add = AddPartitionsRequest {
             transactional_id: &self.id,
             identity: self.identity,
@@ -283,12 +276,14 @@ impl KafkaProducer {
             if !partitions.is_empty() {
                 link.send(Api::AddPartitionsToTxn, |w, version| add.write(w, version))?;
             }
-            link.send(Api::AddOffsetsToTxn, |w, version| {
-                offsets.write(w, version);
-            })?;
+            if position {
+                link.send(Api::AddOffsetsToTxn, |w, version| {
+                    offsets.write(w, version);
+                })?;
+            }
             let mut code = KafkaCode::NONE;
             while link.owed() > 0 {
-                let last = link.owed() == 1;
+                let last = position && link.owed() == 1;
                 let answer = link.receive().await?;
                 let told = answer.read(|r, _| match last {
                     true => read_code(r),
@@ -304,12 +299,12 @@ impl KafkaProducer {
         }
     }
 
-    /// Ends the transaction: what was written counts.
-    async fn commit(&mut self) -> Result<(), Error> {
+    /// Ends the transaction: what was written counts if `commit` says so, and is given up otherwise.
+    pub(super) async fn end(&mut self, commit: bool) -> Result<(), Error> {
         let request = EndRequest {
             transactional_id: &self.id,
             identity: self.identity,
-            commit: true,
+            commit,
         };
         let resource = format!("--transactional-id '{}'", self.id);
         let link = &mut self.transactions;
@@ -323,32 +318,23 @@ impl KafkaProducer {
         }
     }
 
-    /// Sends the batches to their leaders, to all of these at a time.
-    async fn produce(&mut self, all: Vec<PartitionRows>) -> Result<(), GivenUp> {
+    /// Sends the batches to their leaders, to all of these at a time. Returns where the records begin in each partition, if
+    /// all brokers say so.
+    async fn produce(
+        &mut self,
+        all: Vec<PartitionRows>,
+    ) -> Result<Option<Vec<TransactionPart>>, GivenUp> {
         let mut by_leader: BTreeMap<i32, Vec<PartitionRows>> = BTreeMap::new();
         for rows in all {
-            let leaders = self.topics.get(&rows.topic);
-            let place = usize::try_from(rows.partition).ok();
-            let leader = leaders
-                .zip(place)
-                .and_then(|(all, at)| all.get(at))
-                .copied();
-            by_leader
-                .entry(leader.unwrap_or(-1))
-                .or_default()
-                .push(rows);
+            let leader = self.leader(&rows.topic, rows.partition).unwrap_or(-1);
+            by_leader.entry(leader).or_default().push(rows);
         }
         let mut under_way = JoinSet::new();
         for (leader, rows) in by_leader {
-            let link = self.leaders.remove(&leader).filter(KafkaLink::rests);
-            let link = match link {
-                Some(link) => link,
-                None => {
-                    let Some(address) = self.addresses.get(&leader) else {
-                        return Err(self.leaderless(&rows).into());
-                    };
-                    KafkaLink::open(&self.server, address).await?
-                }
+            let Some(link) = self.link_to(leader).await? else {
+                let rows = rows.first().map(|rows| (&*rows.topic, rows.partition));
+                let (topic, partition) = rows.unwrap_or_default();
+                return Err(leaderless(topic, partition).into());
             };
             let (server, id) = (Arc::clone(&self.server), Arc::clone(&self.id));
             under_way.spawn(async move {
@@ -357,9 +343,13 @@ impl KafkaProducer {
             });
         }
         let mut failed = None;
+        let mut parts = Vec::new();
         while let Some(done) = under_way.join_next().await {
             match done {
-                Ok((leader, Ok(link))) => drop(self.leaders.insert(leader, link)),
+                Ok((leader, Ok((link, begins)))) => {
+                    self.keep_link(leader, link);
+                    parts.extend(begins);
+                }
                 Ok((_, Err(why))) => {
                     // A row that is too large is found before anything is tried again.
                     if !matches!(failed, Some(GivenUp::TooLarge(..))) {
@@ -373,28 +363,52 @@ impl KafkaProducer {
             }
         }
         match failed {
-            None => Ok(()),
+            None => {
+                parts.sort();
+                Ok(parts.iter().all(|part| part.offset >= 0).then_some(parts))
+            }
             Some(why) => Err(why),
         }
     }
 
-    fn leaderless(&self, rows: &[PartitionRows]) -> Error {
-        let (topic, partition) = rows
-            .first()
-            .map_or(("", 0), |rows| (&*rows.topic, rows.partition));
-        Error::new(Class::Transient, "kafka.no-leader")
-            .with("topic", topic)
-            .with("partition", partition)
+    /// The broker that leads a partition, if that is known.
+    pub(super) fn leader(&self, topic: &str, partition: i32) -> Option<i32> {
+        let place = usize::try_from(partition).ok()?;
+        let leader = self.topics.get(topic)?.get(place)?;
+        Some(*leader).filter(|leader| *leader >= 0)
+    }
+
+    /// A connection to a broker; `None` where nobody says where it is.
+    pub(super) async fn link_to(&mut self, broker: i32) -> Result<Option<KafkaLink>, Error> {
+        if let Some(link) = self.leaders.remove(&broker).filter(KafkaLink::rests) {
+            return Ok(Some(link));
+        }
+        let Some(address) = self.addresses.get(&broker) else {
+            return Ok(None);
+        };
+        KafkaLink::open(&self.server, address).await.map(Some)
+    }
+
+    /// Keeps a connection to a broker for the next time.
+    pub(super) fn keep_link(&mut self, broker: i32, link: KafkaLink) {
+        self.leaders.insert(broker, link);
     }
 }
 
-/// Sends batches to one leader, some at a time, each partition's in their order.
+pub fn leaderless(topic: &str, partition: i32) -> Error {
+    Error::new(Class::Transient, "kafka.no-leader")
+        .with("topic", topic)
+        .with("partition", partition)
+}
+
+/// Sends batches to one leader, some at a time, each partition's in their order. Returns where they begin in each.
 async fn send(
     mut link: KafkaLink,
     server: &KafkaServer,
     id: &str,
     all: Vec<PartitionRows>,
-) -> Result<KafkaLink, GivenUp> {
+) -> Result<(KafkaLink, Vec<TransactionPart>), GivenUp> {
+    let mut begins = BTreeMap::new();
     let mut queues: Vec<_> = all
         .into_iter()
         .map(|rows| VecDeque::from(rows.batches))
@@ -421,10 +435,17 @@ async fn send(
             under_way.push_back(sent.collect::<Vec<_>>());
         }
         let Some(sent) = under_way.pop_front() else {
-            return Ok(link);
+            let begins = begins
+                .into_iter()
+                .map(|((topic, partition), offset)| TransactionPart {
+                    topic,
+                    partition,
+                    offset,
+                });
+            return Ok((link, begins.collect()));
         };
         let answer = link.receive().await?;
-        produced(&answer, &link.address, server, sent)?;
+        produced(&answer, &link.address, server, sent, &mut begins)?;
     }
 }
 
@@ -436,6 +457,7 @@ fn produced(
     address: &str,
     server: &KafkaServer,
     sent: Vec<SentBatch>,
+    begins: &mut BTreeMap<(Arc<str>, i32), i64>,
 ) -> Result<(), GivenUp> {
     let all = answer.read(read_produced)?;
     for (topic, partition, bytes, rows) in sent {
@@ -445,7 +467,9 @@ fn produced(
             return Err(super::failure::closed(address).into());
         };
         match told.code {
-            KafkaCode::NONE | KafkaCode::DUPLICATE_SEQUENCE => {}
+            KafkaCode::NONE | KafkaCode::DUPLICATE_SEQUENCE => {
+                begins.entry((topic, partition)).or_insert(told.offset);
+            }
             KafkaCode::MESSAGE_TOO_LARGE | KafkaCode::RECORD_LIST_TOO_LARGE => {
                 let error = Error::new(Class::Permanent, "kafka.row-too-large")
                     .with("topic", &topic)
@@ -533,22 +557,5 @@ impl Patience {
                 Err(refused(code, doing))
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_position_is_kept_with_what_was_refused() {
-        let kept = KeptPosition {
-            position: 7,
-            rows: 300,
-            refused: "3,17-20".into(),
-        };
-        assert_eq!(KeptPosition::read(7, &kept.note()), Some(kept));
-        assert_eq!(KeptPosition::read(-1, ""), None);
-        assert_eq!(KeptPosition::read(7, "of somebody else"), None);
     }
 }

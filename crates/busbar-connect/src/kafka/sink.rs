@@ -8,8 +8,9 @@ use busbar_event::{Class, Error};
 use tokio::time::Instant;
 
 use super::KafkaWrite;
+use super::kept::KeptPosition;
 use super::limits::{NAME_BYTES_MAX, REFUSED_KEPT_MAX, RETRY_FIRST, RETRY_LAST};
-use super::producer::{GivenUp, KafkaProducer, KeptPosition, no_topic};
+use super::producer::{GivenUp, KafkaProducer, no_topic};
 use super::rows::{BatchTarget, RowPlan, read_rows, write_rows};
 use super::server::KafkaServer;
 
@@ -172,6 +173,7 @@ fn kept(
         position: delivery.position,
         rows: delivery.first + delivery.events.rows(),
         refused: text,
+        parts: None,
     }
 }
 

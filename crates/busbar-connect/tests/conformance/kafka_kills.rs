@@ -1,6 +1,5 @@
 //! Exactly once although the writer is killed in the middle of a transaction, and the node that reads, again and again. With
-//! `BUSBAR_KAFKA_BROKER_KILLS=1` the broker is killed as well: sometimes a single broker then keeps an open transaction, or
-//! loses the topic, and deliveries wait for longer than the test does.
+//! `BUSBAR_KAFKA_BROKER_KILLS=ROUNDS` the broker is killed as well, in this many rounds (`make kafka-kills`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +16,7 @@ const STREAM: (&str, &str) = ("streams/in.yaml", "topics: in/#\n");
 const DELIVERIES: u64 = 60;
 const ROWS: u64 = 50;
 
-/// Numbers by chance, the same ones each time.
+/// Numbers by chance, the same ones for each seed.
 struct Chance(u64);
 
 impl Chance {
@@ -31,6 +30,19 @@ impl Chance {
 
 #[test]
 fn rows_and_records_are_there_once_although_writer_and_reader_are_killed() {
+    match std::env::var("BUSBAR_KAFKA_BROKER_KILLS") {
+        Err(_) => round(0, false),
+        Ok(rounds) => {
+            for number in 0..rounds.parse().expect("a number of rounds") {
+                let begun = std::time::Instant::now();
+                round(number, true);
+                println!("round {number}: {:.0?}", begun.elapsed());
+            }
+        }
+    }
+}
+
+fn round(number: u64, broker: bool) {
     let kafka = KafkaTestServer::new(0, &[]);
     let peer = kafka.peer();
     let topic = kafka.topic(&peer, 1, &json!({}));
@@ -49,8 +61,7 @@ fn rows_and_records_are_there_once_although_writer_and_reader_are_killed() {
     let mut world = World::new(Arc::new(tempfile::tempdir().expect("a folder")));
     world.apply(&[STREAM, ("connections/c.yaml", &read)]);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let broker = std::env::var_os("BUSBAR_KAFKA_BROKER_KILLS").is_some();
-    let mut chance = Chance(0x5eed_cafe_1234);
+    let mut chance = Chance(0x5eed_cafe_1234 + number);
     let mut sink = runtime.block_on(open()).expect("it opens");
     for number in 0..DELIVERIES {
         let from = number * ROWS;
@@ -65,7 +76,7 @@ fn rows_and_records_are_there_once_although_writer_and_reader_are_killed() {
                 sink = runtime.block_on(open()).expect("it opens");
             }
         }
-        if broker && number % 20 == 10 {
+        if broker && number % 10 == 5 {
             kafka.server.kill();
             kafka.server.start();
         }

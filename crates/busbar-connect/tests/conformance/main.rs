@@ -17,6 +17,7 @@ mod jdbc_subject;
 mod jdbc_types;
 mod jdbc_worker;
 mod kafka_kills;
+mod kafka_lost_end;
 mod kafka_server;
 mod kafka_sink;
 mod kafka_source;

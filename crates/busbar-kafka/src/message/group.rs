@@ -174,3 +174,87 @@ pub fn read_committed_offsets<'a>(
     })?;
     Ok((KafkaCode(r.i16()?), offsets))
 }
+
+/// An offset as a record of the topic in which coordinators keep the offsets of groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OffsetRecord<'a> {
+    /// The group.
+    pub group: &'a str,
+    /// The topic.
+    pub topic: &'a str,
+    /// The partition's number.
+    pub partition: i32,
+    /// The offset of the record that is read next.
+    pub offset: i64,
+    /// What is kept beside it.
+    pub note: &'a str,
+}
+
+/// Reads such a record; `None` where it says something else of a group, or is of a form that this crate does not know.
+///
+/// # Errors
+/// [`crate::KafkaFault`].
+pub fn read_offset_record<'a>(key: &'a [u8], value: &'a [u8]) -> Result<Option<OffsetRecord<'a>>> {
+    let mut r = KafkaReader::new(key, false);
+    if !matches!(r.i16()?, 0..=1) {
+        return Ok(None);
+    }
+    let (group, topic, partition) = (r.text()?, r.text()?, r.i32()?);
+    let version = KafkaReader::new(value, false).i16()?;
+    if !(0..=4).contains(&version) {
+        return Ok(None);
+    }
+    let mut r = KafkaReader::new(value, version >= 4);
+    let _version = r.i16()?;
+    let offset = r.i64()?;
+    if version >= 3 {
+        let _leader_epoch = r.i32()?;
+    }
+    Ok(Some(OffsetRecord {
+        group,
+        topic,
+        partition,
+        offset,
+        note: r.text()?,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_offsets_are_read_in_each_form() {
+        let wanted = OffsetRecord {
+            group: "g",
+            topic: "orders",
+            partition: 3,
+            offset: 70,
+            note: "n",
+        };
+        let key = |version| {
+            let mut out = Vec::new();
+            let mut w = KafkaWriter::new(&mut out, false);
+            w.i16(version);
+            w.text("g");
+            w.text("orders");
+            w.i32(3);
+            out
+        };
+        for version in 0..=4 {
+            let mut value = Vec::new();
+            let mut w = KafkaWriter::new(&mut value, version == 4);
+            w.i16(version);
+            w.i64(70);
+            if version >= 3 {
+                w.i32(-1);
+            }
+            w.text("n");
+            w.i64(0);
+            w.tags();
+            assert_eq!(read_offset_record(&key(1), &value), Ok(Some(wanted)));
+            assert_eq!(read_offset_record(&key(2), &value), Ok(None), "a group");
+        }
+        assert!(read_offset_record(&key(1), &[0, 3]).is_err());
+    }
+}

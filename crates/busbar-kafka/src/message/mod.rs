@@ -5,6 +5,7 @@ mod cluster;
 mod fetch;
 mod group;
 mod produce;
+mod producers;
 mod session;
 mod transaction;
 
@@ -17,9 +18,11 @@ pub use fetch::{
 };
 pub use group::{
     CommittedOffset, CoordinatorRequest, FoundCoordinator, KeptOffset, OffsetCommitRequest,
-    OffsetFetchRequest, read_committed_offsets, read_offset_commit,
+    OffsetFetchRequest, OffsetRecord, read_committed_offsets, read_offset_commit,
+    read_offset_record,
 };
 pub use produce::{ProduceBatch, ProduceRequest, ProducedPartition, read_produced};
+pub use producers::{PartitionProducer, PartitionProducers, ProducersRequest, read_producers};
 pub use session::{ApiRange, SaslAnswer, VersionsResponse, write_sasl, write_versions};
 pub use transaction::{
     AddOffsetsRequest, AddPartitionsRequest, EndRequest, InitProducerRequest, ProducerIdentity,

@@ -54,6 +54,8 @@ pub struct ProducedPartition<'a> {
     pub partition: i32,
     /// What is wrong with it.
     pub code: KafkaCode,
+    /// The offset of the first record of the batch; -1 where it was not written.
+    pub offset: i64,
     /// What the broker says about it.
     pub said: Option<&'a str>,
 }
@@ -68,7 +70,7 @@ pub fn read_produced<'a>(
 ) -> Result<Vec<ProducedPartition<'a>>> {
     let produced = read_topics(r, 30, |topic, r| {
         let (partition, code) = (r.i32()?, KafkaCode(r.i16()?));
-        let (_offset, _time, _start) = (r.i64()?, r.i64()?, r.i64()?);
+        let (offset, _time, _start) = (r.i64()?, r.i64()?, r.i64()?);
         let mut said = None;
         if version >= 8 {
             let rows = r.each(5, |r| {
@@ -84,6 +86,7 @@ pub fn read_produced<'a>(
             topic,
             partition,
             code,
+            offset,
             said,
         })
     })?;
