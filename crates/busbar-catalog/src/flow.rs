@@ -179,7 +179,7 @@ struct OutputFile {
     /// The name of a table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     table: Option<String>,
-    /// The name of a connection.
+    /// The name of a connection. Results without a topic of their own have the flow's name as topic there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     connection: Option<String>,
     /// `tags`: each event is published on the topics that its tags `relay_to_<topic>` name.
@@ -400,7 +400,7 @@ pub struct Given {
     /// The event's key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// The event's time, RFC 3339. Without it the test's clock.
+    /// The event's time, RFC 3339. Without it the test's clock, which is never behind an event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<String>,
     /// The event's tags.

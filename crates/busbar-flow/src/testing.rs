@@ -362,6 +362,10 @@ fn feed(
             // Events of one stream that come together are one batch. Where a test says when an event arrives, its time is
             // checked.
             let arrived = given.time.as_deref().map(given::time_micros).transpose()?;
+            // The clock is never behind an event: time that has not come yet would hold back whatever waits for it.
+            if let Some(arrived) = arrived.filter(|arrived| *arrived > clock.now_micros()) {
+                clock.set(arrived);
+            }
             let same = |(last, at, _): &(usize, Option<i64>, BatchBuilder)| {
                 (*last, *at) == (input, arrived)
             };

@@ -1,9 +1,10 @@
-//! The example of a hospital on real servers: a HIS on MariaDB, a NIS on PostgreSQL, and the node between them.
+//! The example of a hospital on real servers: a HIS on MariaDB, a NIS on PostgreSQL, a LIS that takes HL7, and the node between them.
 
 #![allow(missing_docs)]
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ struct Hospital {
     node: Node,
     his: u16,
     nis: u16,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 fn example() -> PathBuf {
@@ -29,6 +30,7 @@ impl Hospital {
     fn open() -> Hospital {
         let folder = tempfile::tempdir().expect("a folder");
         let (his, nis) = (free_address().port(), free_address().port());
+        let lis = free_address().port();
         let started = Command::new(example().join("start"))
             .arg("servers")
             .arg(folder.path().join("servers"))
@@ -37,8 +39,17 @@ impl Hospital {
             .stdin(Stdio::null())
             .status();
         assert!(started.expect("the script runs").success());
+        // It ends with this process.
+        Command::new("python3")
+            .arg(example().join("lis.py"))
+            .arg(lis.to_string())
+            .arg(folder.path().join("lis.hl7"))
+            .arg(std::process::id().to_string())
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("python3 runs");
         let mut files = Vec::new();
-        for part in ["connections", "streams", "flows"] {
+        for part in ["connections", "streams", "flows", "tables"] {
             for entry in std::fs::read_dir(example().join(part)).expect("a folder") {
                 let path = entry.expect("a file").path();
                 let name = path.file_name().expect("a name").to_string_lossy();
@@ -46,6 +57,7 @@ impl Hospital {
                 let text = text
                     .replace("127.0.0.1:13306", &format!("127.0.0.1:{his}"))
                     .replace("127.0.0.1:15432", &format!("127.0.0.1:{nis}"))
+                    .replace("127.0.0.1:12575", &format!("127.0.0.1:{lis}"))
                     .replace("{ env: HIS_PASSWORD }", "his")
                     .replace("{ env: NIS_PASSWORD }", "nis");
                 files.push((format!("{part}/{name}"), text));
@@ -61,7 +73,7 @@ impl Hospital {
             node,
             his,
             nis,
-            _folder: folder,
+            folder,
         }
     }
 
@@ -101,6 +113,43 @@ impl Hospital {
             .to_owned()
     }
 
+    /// What the LIS was told last of each patient: ward, bed, open orders and what was charged.
+    fn told(&self) -> BTreeMap<String, String> {
+        let path = self.folder.path().join("lis.hl7");
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let mut told = BTreeMap::new();
+        let (mut patient, mut place) = (String::new(), String::new());
+        for line in text.lines() {
+            let fields: Vec<_> = line.split('|').collect();
+            match fields[0] {
+                "PID" => patient = format!("{} {}", fields[3], fields[5]),
+                "PV1" => place = fields[3].to_owned(),
+                "ZSU" => {
+                    told.insert(
+                        patient.clone(),
+                        format!("{place} {} {}", fields[1], fields[2]),
+                    );
+                }
+                _ => {}
+            }
+        }
+        told
+    }
+
+    /// Waits until the LIS was told so.
+    fn hears(&self, patient: &str, expected: &str) {
+        let begun = Instant::now();
+        while self.told().get(patient).map(String::as_str) != Some(expected) {
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "{patient}: not {expected}, {:?}\n{}",
+                self.told(),
+                self.node.output()
+            );
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+
     /// Waits until the NIS answers so; how long it took.
     fn becomes(&self, sql: &str, expected: &str) -> Duration {
         let begun = Instant::now();
@@ -135,6 +184,8 @@ fn the_nis_follows_the_his() {
     );
     hospital.becomes(orders, "1|1001|头孢曲松|new\n2|1002|5% 葡萄糖|new");
     hospital.becomes(charges, "1|床位费|3|80.10|240.30");
+    hospital.hears("1001 张三", "ICU^^01 1 240.30");
+    hospital.hears("1002 李四", "ICU^^02 1 0");
     // Insert, update, delete, in one transaction and in several.
     hospital.change(
         "insert into Patient (ID, Name, Sex, Birthday) values (1004, '王五', '9', '2001-05-06'); \
@@ -151,6 +202,22 @@ fn the_nis_follows_the_his() {
     hospital.becomes(
         charges,
         "1|床位费|4|80.10|320.40\n2|药费|1|9999999.99|9999999.99",
+    );
+    // What is true now of each patient goes to the LIS and into a table, whichever of the three has changed.
+    hospital.hears("1001 张三丰", "A1^^01 1 320.40");
+    hospital.hears("1002 李四", "ICU^^02 0 9999999.99");
+    hospital.hears("1004 王五", " 0 0");
+    let rows = hospital.node.sql(
+        "select pid, name, sex, open_orders, charged from summary where pid <> 1003 order by pid",
+    );
+    let rows = serde_json::json!(rows);
+    assert_eq!(
+        rows,
+        serde_json::json!([
+            [1001, "张三丰", "M", 1, "320.40"],
+            [1002, "李四", "F", 0, "9999999.99"],
+            [1004, "王五", "O", 0, "0"]
+        ])
     );
     // A key that changes, while the node is away.
     hospital.node.kill();

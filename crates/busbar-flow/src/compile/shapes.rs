@@ -53,11 +53,11 @@ impl Compiler<'_> {
             .key
             .as_ref()
             .and_then(|text| template(self, "key", text, false));
+        let has_topic = schema
+            .field_with_name("topic")
+            .is_ok_and(|f| is_envelope("topic", f.data_type()));
         let own_topic = |this: &mut Self, key: &'static str| {
-            let has = schema
-                .field_with_name("topic")
-                .is_ok_and(|f| is_envelope("topic", f.data_type()));
-            if derived && !has {
+            if derived && !has_topic {
                 let path = [PathItem::Key("to"), PathItem::Index(i), PathItem::Key(key)];
                 let error = Error::new(Class::Configuration, "flow.sql-topic");
                 this.bad.push(this.source.diagnostic(&path, None, error));
@@ -102,6 +102,11 @@ impl Compiler<'_> {
                     self.bad.push(self.source.diagnostic(&path, None, error));
                 }
                 TopicShape::Own
+            }
+            // What was made of several events is from no topic; a connection that asks for one gets the flow's name.
+            OutputTarget::Connection(_) if derived && !has_topic => {
+                let name = self.known_as.replace('$', "$$");
+                template(self, "connection", &name, true).map_or(TopicShape::Own, TopicShape::Made)
             }
             OutputTarget::Connection(_) => TopicShape::Own,
         };

@@ -32,6 +32,8 @@ pub struct Fake {
     over: AtomicUsize,
     /// What was written.
     pub written: Mutex<Vec<i64>>,
+    /// The topics that were written.
+    topics: Mutex<Vec<String>>,
     /// Transient failures still to come.
     pub down: AtomicUsize,
     /// Rows that are never taken: refused by name, or by failing every batch they are in.
@@ -91,7 +93,11 @@ impl Sink for FakeSink {
             for (row, id) in rows.into_iter().enumerate() {
                 match fake.refused.lock().contains(&id) {
                     true => written.rejected.push((row, error(Class::Permanent))),
-                    false => fake.written.lock().push(id),
+                    false => {
+                        fake.written.lock().push(id);
+                        let topic = delivery.events.topic(row).to_owned();
+                        fake.topics.lock().push(topic);
+                    }
                 }
             }
             Ok(written)
@@ -282,6 +288,18 @@ fn rows_a_sink_refuses_become_dead_letters_and_go_to_it_alone_when_sent_again() 
             .sent,
         0
     );
+}
+
+#[test]
+fn results_of_several_events_go_to_a_connection_under_the_name_of_their_flow() {
+    let (fake, world) = world(18);
+    let pairs = "from: in\nsteps:\n  - aggregate: { by: [site], count: 2, within: 1h, reopen: true, select: max(id) as id }\n\
+                 to:\n  - connection: fake\n";
+    world.apply(&[IN, FAKE, ("flows/pairs.yaml", pairs)]);
+    world.publish("in/a/b", &readings(0..4));
+    eventually("the pairs", || fake.written.lock().len() == 2);
+    assert_eq!(*fake.written.lock(), [1, 3]);
+    assert_eq!(*fake.topics.lock(), ["pairs", "pairs"]);
 }
 
 #[test]
