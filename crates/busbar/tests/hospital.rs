@@ -121,14 +121,14 @@ impl Hospital {
         let (mut patient, mut place) = (String::new(), String::new());
         for line in text.lines() {
             let fields: Vec<_> = line.split('|').collect();
-            match fields[0] {
-                "PID" => patient = format!("{} {}", fields[3], fields[5]),
-                "PV1" => place = fields[3].to_owned(),
+            // Fields without a value at the end of a segment are not there.
+            let field = |at: usize| fields.get(at).copied().unwrap_or_default();
+            match field(0) {
+                "PID" => patient = format!("{} {}", field(3), field(5)),
+                "PV1" => place = field(3).to_owned(),
                 "ZSU" => {
-                    told.insert(
-                        patient.clone(),
-                        format!("{place} {} {}", fields[1], fields[2]),
-                    );
+                    let sums = format!("{place} {} {}", field(1), field(2));
+                    told.insert(patient.clone(), sums);
                 }
                 _ => {}
             }
@@ -185,7 +185,7 @@ fn the_nis_follows_the_his() {
     hospital.becomes(orders, "1|1001|头孢曲松|new\n2|1002|5% 葡萄糖|new");
     hospital.becomes(charges, "1|床位费|3|80.10|240.30");
     hospital.hears("1001 张三", "ICU^^01 1 240.30");
-    hospital.hears("1002 李四", "ICU^^02 1 0");
+    hospital.hears("1002 李四", "ICU^^02 1 0.00");
     // Insert, update, delete, in one transaction and in several.
     hospital.change(
         "insert into Patient (ID, Name, Sex, Birthday) values (1004, '王五', '9', '2001-05-06'); \
@@ -206,7 +206,7 @@ fn the_nis_follows_the_his() {
     // What is true now of each patient goes to the LIS and into a table, whichever of the three has changed.
     hospital.hears("1001 张三丰", "A1^^01 1 320.40");
     hospital.hears("1002 李四", "ICU^^02 0 9999999.99");
-    hospital.hears("1004 王五", " 0 0");
+    hospital.hears("1004 王五", " 0 0.00");
     let rows = hospital.node.sql(
         "select pid, name, sex, open_orders, charged from summary where pid <> 1003 order by pid",
     );
@@ -216,7 +216,7 @@ fn the_nis_follows_the_his() {
         serde_json::json!([
             [1001, "张三丰", "M", 1, "320.40"],
             [1002, "李四", "F", 0, "9999999.99"],
-            [1004, "王五", "O", 0, "0"]
+            [1004, "王五", "O", 0, "0.00"]
         ])
     );
     // A key that changes, while the node is away.
