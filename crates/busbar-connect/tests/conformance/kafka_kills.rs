@@ -10,7 +10,7 @@ use crate::kafka_server::{KafkaPeer, KafkaTestServer};
 use crate::sink_context;
 use crate::sinks::delivery;
 use crate::subjects::numbered;
-use crate::world::{World, eventually, spec};
+use crate::world::{World, eventually, rest, spec};
 
 const STREAM: (&str, &str) = ("streams/in.yaml", "topics: in/#\n");
 const DELIVERIES: u64 = 60;
@@ -66,30 +66,33 @@ fn round(number: u64, broker: bool) {
     for number in 0..DELIVERIES {
         let from = number * ROWS;
         let rows = delivery("rows", &numbered(from..from + ROWS), from + ROWS);
-        // The writer dies in the middle, most often.
-        for _ in 0..chance.below(4) {
-            let patience = Duration::from_micros(chance.below(40_000));
-            let _ =
-                runtime.block_on(async { tokio::time::timeout(patience, sink.write(&rows)).await });
-            if chance.below(2) == 0 {
-                drop(sink);
-                sink = runtime.block_on(open()).expect("it opens");
+        let alive = chance.below(60);
+        std::thread::scope(|scope| {
+            if broker && number % 6 == 3 {
+                scope.spawn(|| {
+                    rest(alive);
+                    kafka.server.kill();
+                    kafka.server.start();
+                });
             }
-        }
-        if broker && number % 10 == 5 {
-            kafka.server.kill();
-            kafka.server.start();
-        }
+            // The writer dies in the middle, most often.
+            for _ in 0..chance.below(4) {
+                let patience = Duration::from_micros(chance.below(40_000));
+                let _ = runtime
+                    .block_on(async { tokio::time::timeout(patience, sink.write(&rows)).await });
+                if chance.below(2) == 0 {
+                    sink = runtime.block_on(open()).expect("it opens");
+                }
+            }
+            eventually("the delivery", || {
+                let written = runtime.block_on(sink.write(&rows));
+                written.map(drop).map_err(|why| why.to_string())
+            });
+        });
         if number % 15 == 7 {
             world = world.restart();
             world.apply(&[STREAM, ("connections/c.yaml", &read)]);
         }
-        eventually("the delivery", || {
-            runtime
-                .block_on(sink.write(&rows))
-                .map(drop)
-                .map_err(|why| why.to_string())
-        });
     }
     let wanted = numbered(0..DELIVERIES * ROWS);
     let peer = KafkaPeer::new(&kafka.address());
