@@ -26,6 +26,18 @@ pub const HOT_ROWS_MAX: u64 = u32::MAX as u64 - 1;
 /// Rows in one chunk of a hot table: what a writer copies at most when a reader holds the chunk.
 pub const HOT_CHUNK_ROWS: usize = 4096;
 
+/// Rows that are moved from a hot table to another one at once.
+pub const MOVE_ROWS_MAX: usize = 1024;
+
+/// Bytes after which no further row is moved at once.
+pub const MOVE_BYTES_MAX: usize = 4 << 20;
+
+/// How often a hot table looks for rows that are to be moved.
+pub const MOVE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Longest wait before a move that failed is tried again.
+pub const MOVE_RETRY_MAX: Duration = Duration::from_secs(5);
+
 /// Size at which a segment of a hot table's journal is sealed.
 pub const JOURNAL_SEGMENT_BYTES: u64 = 16 << 20;
 

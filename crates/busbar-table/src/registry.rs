@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use busbar_event::{Class, Error, hash::fnv1a};
 use busbar_log::{Change, Clock, Log, Partition, Store};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
-use crate::hot::from_log;
-use crate::spec::{Engine, TableSpec};
+use crate::hot::{Mover, from_log};
+use crate::spec::{Engine, HotSpec, TableSpec};
 use crate::wide::WideStore;
 use crate::{Hot, Relational, Table, Wide};
 
@@ -26,6 +26,8 @@ pub struct Tables {
     clock: Arc<dyn Clock>,
     journals: Option<Journals>,
     open: RwLock<BTreeMap<String, Open>>,
+    /// One for each hot table whose rows are moved to another table.
+    movers: Mutex<Vec<Mover>>,
 }
 
 /// Where hot tables are journalled.
@@ -51,6 +53,16 @@ enum Kept {
     Wide(Arc<Wide>),
 }
 
+impl Kept {
+    fn table(&self) -> Arc<dyn Table> {
+        match self {
+            Kept::Hot(table) => Arc::clone(table) as Arc<dyn Table>,
+            Kept::Relational(table) => Arc::clone(table) as Arc<dyn Table>,
+            Kept::Wide(table) => Arc::clone(table) as Arc<dyn Table>,
+        }
+    }
+}
+
 impl Tables {
     /// Tables that keep their files in `dir`, which is made when the first one is needed.
     pub fn open(dir: impl AsRef<Path>, clock: Arc<dyn Clock>) -> Result<Self, Error> {
@@ -61,6 +73,7 @@ impl Tables {
             clock,
             journals: None,
             open: RwLock::default(),
+            movers: Mutex::default(),
         })
     }
 
@@ -90,10 +103,12 @@ impl Tables {
         for (name, spec) in specs {
             spec.check(name)?;
         }
+        TableSpec::check_moves(specs)?;
         let open = self.open.read();
         let mut next = BTreeMap::new();
         for (name, spec) in specs {
             let before = open.get(name);
+            check_waiting(name, spec, before)?;
             let kept = match before.filter(|before| before.spec == *spec) {
                 Some(before) => before.kept.clone(),
                 None => self.make(name, spec, before)?,
@@ -114,7 +129,23 @@ impl Tables {
                 _ => {}
             }
         }
+        // A mover ends before the next one begins.
+        let mut movers = self.movers.lock();
+        movers.clear();
         *open = next;
+        for Open { spec, kept } in open.values() {
+            if let (
+                Kept::Hot(table),
+                Some(HotSpec {
+                    moves_to: Some(target),
+                    ..
+                }),
+            ) = (kept, &spec.hot)
+                && let Some(target) = open.get(target)
+            {
+                movers.push(Mover::start(Arc::clone(table), target.kept.table())?);
+            }
+        }
         match &self.journals {
             Some(journals) => journals.keep_only(&open),
             None => Ok(()),
@@ -124,11 +155,7 @@ impl Tables {
     /// The table of that name.
     pub fn table(&self, name: &str) -> Option<Arc<dyn Table>> {
         let open = self.open.read();
-        Some(match &open.get(name)?.kept {
-            Kept::Hot(table) => Arc::clone(table) as Arc<dyn Table>,
-            Kept::Relational(table) => Arc::clone(table) as Arc<dyn Table>,
-            Kept::Wide(table) => Arc::clone(table) as Arc<dyn Table>,
-        })
+        Some(open.get(name)?.kept.table())
     }
 
     /// The wide table of that name, for its cells.
@@ -208,6 +235,20 @@ impl Tables {
                 Ok(Kept::Wide(Arc::new(table)))
             }
         }
+    }
+}
+
+/// Rows that wait to be moved would expire if the table moved none any more.
+fn check_waiting(name: &str, spec: &TableSpec, before: Option<&Open>) -> Result<(), Error> {
+    let moves = spec.hot.as_ref().is_some_and(|hot| hot.moves_to.is_some());
+    match before {
+        Some(Open {
+            kept: Kept::Hot(table),
+            ..
+        }) if !moves && table.has_due() => {
+            Err(Error::new(Class::Transient, "table.moves-waiting").with("table", name))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! A table's file.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arrow::datatypes::{Schema, SchemaRef};
@@ -62,6 +63,10 @@ pub struct HotSpec {
     /// What happens to a write that finds the table full.
     #[serde(default)]
     pub when_full: WhenFull,
+    /// The table that rows are moved to when their time to live is over or when they make room, instead of being
+    /// dropped: a relational or wide one with the same key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moves_to: Option<String>,
 }
 
 /// What a full hot table does.
@@ -147,6 +152,7 @@ pub(crate) struct HotOptions {
     pub rows_max: u64,
     pub bytes_max: u64,
     pub when_full: WhenFull,
+    pub moves_to: Option<String>,
 }
 
 impl TableSpec {
@@ -159,6 +165,30 @@ impl TableSpec {
             Engine::Hot(_) | Engine::Wide(_) => Ok(()),
             Engine::Relational => row_number(&schema).map(drop),
         }
+    }
+
+    /// Whether the tables that rows are moved to exist, are not hot and have the same key.
+    ///
+    /// # Errors
+    /// `table.moves-target` and `table.moves-key`, which name both tables.
+    pub fn check_moves(specs: &BTreeMap<String, TableSpec>) -> Result<(), Error> {
+        for (name, spec) in specs {
+            let Some(target) = spec.hot.as_ref().and_then(|hot| hot.moves_to.as_ref()) else {
+                continue;
+            };
+            let new = |code| {
+                let short: String = target.chars().take(NAME_BYTES_MAX).collect();
+                Error::new(Class::Configuration, code)
+                    .with("table", name)
+                    .with("target", short)
+            };
+            match specs.get(target) {
+                Some(known) if known.hot.is_none() && known.key == spec.key => {}
+                Some(known) if known.hot.is_none() => return Err(new("table.moves-key")),
+                _ => return Err(new("table.moves-target")),
+            }
+        }
+        Ok(())
     }
 
     /// A hot table with the same key that takes the same columns: for checking flows before anything is opened.
@@ -180,7 +210,13 @@ impl TableSpec {
 
     pub(crate) fn engine(&self, name: &str) -> Result<Engine, Error> {
         match (&self.hot, &self.relational, &self.wide) {
-            (Some(hot), None, None) => hot.options(name).map(Engine::Hot),
+            (Some(hot), None, None) => {
+                if hot.moves_to.is_some() && self.key.is_empty() {
+                    return Err(Error::new(Class::Configuration, "table.moves-without-key")
+                        .with("table", name));
+                }
+                hot.options(name).map(Engine::Hot)
+            }
             (None, Some(_), None) => Ok(Engine::Relational),
             (None, None, Some(wide)) => wide.options(name, self).map(Engine::Wide),
             _ => Err(Error::new(Class::Configuration, "table.one-engine").with("table", name)),
@@ -238,11 +274,15 @@ impl HotSpec {
                 .with("table", name)
                 .with("most", HOT_ROWS_MAX));
         }
+        if self.moves_to.is_some() && ttl.is_none() && self.when_full == WhenFull::Refuse {
+            return Err(Error::new(Class::Configuration, "table.moves-never").with("table", name));
+        }
         Ok(HotOptions {
             ttl,
             rows_max,
             bytes_max,
             when_full: self.when_full,
+            moves_to: self.moves_to.clone(),
         })
     }
 }

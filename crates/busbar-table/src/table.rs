@@ -285,6 +285,12 @@ pub struct Stats {
     pub rejected: u64,
     /// Writes that were recognised as duplicates since the start.
     pub duplicates: u64,
+    /// Rows moved to another table since the start.
+    pub moved: u64,
+    /// Rows that the other table has rejected since the start; they stay in this one.
+    pub move_rejected: u64,
+    /// How long the oldest row that is to be moved has waited beyond its time to live, in microseconds.
+    pub move_lag_us: u64,
 }
 
 /// Rows being read: record batches, one at a time. Dropping it ends the reading.

@@ -30,6 +30,10 @@ const SNAPSHOT: u16 = 1;
 /// A frame without rows to apply has this attribute.
 const NOTE: u16 = 2;
 
+/// Frames have this attribute while rows leave the table by journalled deletions alone: neither expiry nor eviction
+/// is worked out again when they are applied.
+const KEPT: u16 = 4;
+
 /// The flag of a row that is deleted.
 const DELETE: u8 = 1;
 
@@ -49,6 +53,8 @@ pub(super) struct Entry {
     pub is_snapshot: bool,
     /// The rows are not applied; only their columns count.
     pub is_note: bool,
+    /// Rows leave the table by deletions alone, not by expiry and eviction.
+    pub is_kept: bool,
 }
 
 impl Journal {
@@ -100,6 +106,7 @@ impl Journal {
             times: vec![0],
             is_snapshot: false,
             is_note: true,
+            is_kept: false,
         };
         self.append(&entry, position)
     }
@@ -183,7 +190,7 @@ impl Journal {
                 (true, _) => SNAPSHOT,
                 (false, true) => NOTE,
                 (false, false) => 0,
-            },
+            } | if entry.is_kept { KEPT } else { 0 },
             companion: None,
             done: Some(Box::new(move |result| {
                 // The receiver is gone if the writer returned an error earlier.
@@ -237,6 +244,7 @@ fn read_entry(frame: &busbar_log::Frame) -> Result<Entry, Error> {
         times: batch.times().to_vec(),
         is_snapshot: frame.attributes & SNAPSHOT != 0,
         is_note: frame.attributes & NOTE != 0,
+        is_kept: frame.attributes & KEPT != 0,
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod chunk;
 mod journal;
+mod mover;
 mod state;
 
 use std::fmt;
@@ -24,6 +25,7 @@ use crate::table::{
 };
 pub(crate) use journal::from_log;
 use journal::{Entry, Journal};
+pub(crate) use mover::Mover;
 use state::{State, chunk_batch};
 
 /// Rows in memory, the last one of each key.
@@ -102,6 +104,7 @@ impl Hot {
             if entry.is_note {
                 continue;
             }
+            state.is_moving = entry.is_kept;
             let write = Write {
                 rows: &entry.rows,
                 deletes: entry.deletes.as_ref(),
@@ -124,6 +127,7 @@ impl Hot {
         if out_of_order {
             state.sort_by_age();
         }
+        state.is_moving = state.options.moves_to.is_some();
         state.expire(self.clock.now_micros());
         // Counters are those of this process.
         let Stats { rows, bytes, .. } = state.stats;
@@ -137,18 +141,19 @@ impl Hot {
 
     /// Replaces a journal that has grown large. The caller holds the journal.
     fn shorten(&self, journal: &Journal) -> Result<(), Error> {
-        let (schema, chunks) = {
+        let (schema, chunks, is_kept) = {
             let mut state = self.state.write();
             state.expire(self.clock.now_micros());
             if !journal.wants_snapshot(state.stats.bytes) {
                 return Ok(());
             }
-            (Arc::clone(&state.schema), state.dated_chunks())
+            let is_kept = state.is_moving;
+            (Arc::clone(&state.schema), state.dated_chunks(), is_kept)
         };
         let columns: Vec<usize> = (0..schema.fields().len()).collect();
         journal.snapshot(chunks.into_iter().flat_map(|(chunk, times)| {
             match chunk_batch(&chunk, &schema, &columns) {
-                Ok(rows) => snapshot_entries(&rows, &times),
+                Ok(rows) => snapshot_entries(&rows, &times, is_kept),
                 Err(error) => vec![Err(error)],
             }
         }))
@@ -156,7 +161,10 @@ impl Hot {
 
     /// Take new bounds; rows stay.
     pub(crate) fn reconfigure(&self, options: HotOptions) {
+        // A write is journalled and applied under the same options.
+        let _one = self.journal.as_ref().map(|journal| journal.writing.lock());
         let mut state = self.state.write();
+        state.is_moving = options.moves_to.is_some();
         state.options = options;
         state.expire(self.clock.now_micros());
     }
@@ -305,6 +313,7 @@ impl Table for Hot {
             && rows.rows > 0
         {
             // The lock is not held while waiting for the disk, so readers go on. `writing` keeps other writers out.
+            let is_kept = state.is_moving;
             drop(state);
             let entry = Entry {
                 rows: rows.to_record(&schema)?,
@@ -312,6 +321,7 @@ impl Table for Hot {
                 times: times.clone(),
                 is_snapshot: false,
                 is_note: false,
+                is_kept,
             };
             journal.append(&entry, write.position)?;
             state = self.state.write();
@@ -417,8 +427,13 @@ impl Table for Hot {
 
     fn stats(&self) -> Result<Stats, Error> {
         let mut state = self.state.write();
-        state.expire(self.clock.now_micros());
-        Ok(state.stats)
+        let now = self.clock.now_micros();
+        state.expire(now);
+        let mut stats = state.stats;
+        if state.is_moving {
+            stats.move_lag_us = state.overdue(now);
+        }
+        Ok(stats)
     }
 }
 
@@ -437,7 +452,7 @@ fn one_row(
 }
 
 /// Rows of a chunk and when each was written, in pieces that fit a frame.
-fn snapshot_entries(rows: &RecordBatch, times: &[i64]) -> Vec<Result<Entry, Error>> {
+fn snapshot_entries(rows: &RecordBatch, times: &[i64], is_kept: bool) -> Vec<Result<Entry, Error>> {
     let bytes_of = |row: usize| {
         rows.slice(row, 1)
             .columns()
@@ -460,6 +475,7 @@ fn snapshot_entries(rows: &RecordBatch, times: &[i64]) -> Vec<Result<Entry, Erro
                 times: times[from..next].to_vec(),
                 is_snapshot: true,
                 is_note: false,
+                is_kept,
             }));
             (from, bytes) = (next, 0);
         }

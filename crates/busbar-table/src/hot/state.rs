@@ -13,7 +13,7 @@ use std::hash::BuildHasher;
 
 use super::chunk::{Chunk, Source, gather};
 use crate::columns::{ColumnType, Prepared, arrow_error, type_of, widen};
-use crate::limits::HOT_CHUNK_ROWS;
+use crate::limits::{HOT_CHUNK_ROWS, MOVE_BYTES_MAX, MOVE_ROWS_MAX};
 use crate::spec::{HotOptions, WhenFull};
 use crate::table::Stats;
 
@@ -32,6 +32,10 @@ pub(super) struct State {
     pub key: Vec<usize>,
     pub positions: HashMap<Arc<str>, u64>,
     pub stats: Stats,
+    /// Rows that are due stay until a mover has taken them to another table.
+    pub is_moving: bool,
+    /// Rows that the other table has rejected, as they were then.
+    rejected: HashMap<u32, Touched>,
     kinds: Vec<ColumnType>,
     chunks: Vec<Arc<Chunk>>,
     chunk_bytes: Vec<usize>,
@@ -45,14 +49,24 @@ pub(super) struct State {
     writes: u64,
 }
 
+/// A write and the row of it.
+type Touched = (u64, u32);
+
 struct Slot {
     hash: u64,
     key: Box<[u8]>,
     written: i64,
     older: u32,
     newer: u32,
-    touched: (u64, u32),
+    touched: Touched,
     live: bool,
+}
+
+/// Rows that are to be moved, and how each was when it was read.
+#[derive(Default)]
+pub(super) struct Due {
+    pub slots: Vec<u32>,
+    touched: Vec<Touched>,
 }
 
 /// What [`State::put`] did.
@@ -66,6 +80,8 @@ pub(super) struct Done {
 impl State {
     pub fn new(options: HotOptions, schema: SchemaRef) -> Self {
         Self {
+            is_moving: options.moves_to.is_some(),
+            rejected: HashMap::new(),
             options,
             kinds: schema.fields().iter().map(|f| type_of(f)).collect(),
             schema,
@@ -124,6 +140,9 @@ impl State {
         let Some(ttl) = self.options.ttl else {
             return;
         };
+        if self.is_moving {
+            return;
+        }
         let ttl = i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX);
         while self.oldest != NONE {
             let slot = &self.slots[self.oldest as usize];
@@ -133,6 +152,83 @@ impl State {
             self.remove(self.oldest);
             self.stats.expired += 1;
         }
+    }
+
+    /// The oldest rows that are to be moved: those whose time to live is over, and those that make room.
+    pub fn due(&self, now: i64, makes_room: bool) -> Due {
+        let ttl = self
+            .options
+            .ttl
+            .map(|ttl| i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX));
+        let columns: Vec<usize> = (0..self.kinds.len()).collect();
+        let (mut due, mut bytes, mut freed) = (Due::default(), 0, 0);
+        let mut at = self.oldest;
+        while at != NONE && due.slots.len() < MOVE_ROWS_MAX && bytes < MOVE_BYTES_MAX {
+            let slot = &self.slots[at as usize];
+            let is_over = ttl.is_some_and(|ttl| slot.written.saturating_add(ttl) <= now);
+            let above = |kept: u64, most: u64| u128::from(kept) * 4 > u128::from(most) * 3;
+            let is_full = makes_room
+                && (above(
+                    self.stats.rows - due.slots.len() as u64,
+                    self.options.rows_max,
+                ) || above(
+                    self.stats.bytes.saturating_sub(freed),
+                    self.options.bytes_max,
+                ));
+            if !is_over && !is_full {
+                break;
+            }
+            if self.rejected.get(&at) != Some(&slot.touched) {
+                let (chunk, place) = place(at);
+                let row = self.chunks[chunk].bytes_of(place, columns.iter().copied());
+                bytes += row;
+                freed += row as u64 + self.fixed_bytes() + slot.key.len() as u64;
+                due.slots.push(at);
+                due.touched.push(slot.touched);
+            }
+            at = slot.newer;
+        }
+        due
+    }
+
+    /// Whether a table that makes room has so little left that rows are to be moved.
+    pub fn is_nearly_full(&self) -> bool {
+        let near = |kept: u64, most: u64| u128::from(kept) * 8 >= u128::from(most) * 7;
+        self.options.when_full == WhenFull::Evict
+            && (near(self.stats.rows, self.options.rows_max)
+                || near(self.stats.bytes, self.options.bytes_max))
+    }
+
+    /// How long the oldest row has waited beyond its time to live, in microseconds.
+    pub fn overdue(&self, now: i64) -> u64 {
+        match (self.options.ttl, self.slots.get(self.oldest as usize)) {
+            (Some(ttl), Some(slot)) => {
+                let ttl = i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX);
+                let over = now.saturating_sub(slot.written.saturating_add(ttl));
+                u64::try_from(over).unwrap_or(0)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Whether a row of [`State::due`] is as it was then.
+    pub fn is_unchanged(&self, due: &Due, row: usize) -> bool {
+        let slot = &self.slots[due.slots[row] as usize];
+        slot.live && slot.touched == due.touched[row]
+    }
+
+    /// Leaves a row to this table, until it is written again.
+    pub fn reject(&mut self, due: &Due, row: usize) {
+        if self.is_unchanged(due, row) {
+            self.rejected.insert(due.slots[row], due.touched[row]);
+            self.stats.move_rejected += 1;
+        }
+    }
+
+    /// Removes a row that was moved.
+    pub fn remove_moved(&mut self, due: &Due, row: usize) {
+        self.remove(due.slots[row]);
+        self.stats.moved += 1;
     }
 
     /// Refuse rows that would not fit, before anything is changed.
@@ -153,7 +249,10 @@ impl State {
         let most_rows = self.stats.rows + rows.rows as u64;
         let incoming = (incoming + key_bytes) as u64;
         let most_bytes = self.stats.bytes + incoming + rows.rows as u64 * fixed;
-        if self.options.when_full == WhenFull::Evict {
+        // The mover makes room afterwards, so that a write passes a bound by its own rows at most.
+        let has_room =
+            self.stats.rows < self.options.rows_max && self.stats.bytes < self.options.bytes_max;
+        if self.options.when_full == WhenFull::Evict && (!self.is_moving || has_room) {
             return Ok(());
         }
         if most_rows <= self.options.rows_max && most_bytes <= self.options.bytes_max {
@@ -185,6 +284,9 @@ impl State {
             Some(_) => new.len() as u64,
             None => rows.rows as u64,
         };
+        if added == 0 && bytes <= self.stats.bytes {
+            return Ok(());
+        }
         if self.stats.rows + added > self.options.rows_max || bytes > self.options.bytes_max {
             return Err(Error::new(Class::Transient, "table.full")
                 .with("rows", self.stats.rows)
@@ -199,7 +301,7 @@ impl State {
     /// written.
     pub fn put(&mut self, rows: &Prepared, keys: Option<&Rows>, times: &[i64]) -> Done {
         self.writes += 1;
-        let evicts = self.options.when_full == WhenFull::Evict;
+        let evicts = self.options.when_full == WhenFull::Evict && !self.is_moving;
         let mut done = Done::default();
         let mut places = vec![NONE; rows.rows];
         for (row, at) in places.iter_mut().enumerate() {
@@ -400,6 +502,7 @@ impl State {
     }
 
     fn remove(&mut self, slot: u32) {
+        self.rejected.remove(&slot);
         self.unlink(slot);
         let (chunk, place) = place(slot);
         let bytes = Arc::make_mut(&mut self.chunks[chunk]).clear(place);
