@@ -1,0 +1,210 @@
+//! Rows of a table in memory that move to another table.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
+use busbar_log::{Clock, Log, LogOptions, ManualClock, OsDisk, SystemClock};
+use busbar_table::{Scan, Table, TableSpec, Tables};
+
+const SECOND: i64 = 1_000_000;
+
+/// The folder of the process that is killed.
+const CHILD_FOLDER: &str = "BUSBAR_TEST_MOVES_FOLDER";
+
+fn specs(hot: &str) -> BTreeMap<String, TableSpec> {
+    let spec = |text: &str| serde_json::from_str::<TableSpec>(text).unwrap();
+    BTreeMap::from([
+        (
+            "h".to_owned(),
+            spec(&format!(r#"{{"hot": {hot}, "key": ["k"]}}"#)),
+        ),
+        ("r".to_owned(), spec(r#"{"relational": {}, "key": ["k"]}"#)),
+    ])
+}
+
+fn open(
+    folder: &Path,
+    clock: Arc<dyn Clock>,
+    hot: &str,
+) -> (Tables, Arc<dyn Table>, Arc<dyn Table>) {
+    let disk = Arc::new(OsDisk);
+    let log = Log::open(disk, folder, LogOptions::default(), Arc::clone(&clock)).unwrap();
+    let tables = Tables::open(folder.join("tables"), clock).unwrap();
+    let tables = tables.with_journals(log).unwrap();
+    tables.apply(&specs(hot)).unwrap();
+    let (h, r) = (tables.table("h").unwrap(), tables.table("r").unwrap());
+    h.evolve(rows(&[]).schema_ref()).unwrap();
+    (tables, h, r)
+}
+
+fn rows(pairs: &[(&str, i64)]) -> RecordBatch {
+    let keys = StringArray::from_iter_values(pairs.iter().map(|pair| pair.0));
+    let values = Int64Array::from_iter_values(pairs.iter().map(|pair| pair.1));
+    RecordBatch::try_from_iter([("k", Arc::new(keys) as ArrayRef), ("v", Arc::new(values))])
+        .unwrap()
+}
+
+fn keys(table: &Arc<dyn Table>) -> Vec<String> {
+    let mut found = Vec::new();
+    for batch in table.scan(&Scan::default()).unwrap() {
+        let batch = batch.unwrap();
+        if let Some(keys) = batch.column_by_name("k") {
+            found.extend(keys.as_string::<i32>().iter().flatten().map(str::to_owned));
+        }
+    }
+    found.sort();
+    found
+}
+
+fn wait(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(300);
+    while !holds() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn rows_move_when_their_time_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(0));
+    let (_tables, h, r) = open(
+        folder.path(),
+        Arc::clone(&clock) as _,
+        r#"{"ttl": "10s", "moves_to": "r"}"#,
+    );
+    h.apply(&rows(&[("a", 1), ("b", 1)]), None).unwrap();
+    clock.set(6 * SECOND);
+    h.apply(&rows(&[("a", 2)]), None).unwrap();
+    clock.set(11 * SECOND);
+    wait("b moves", || keys(&h) == ["a"]);
+    assert_eq!(keys(&r), ["b"]);
+    let stats = h.stats().unwrap();
+    assert_eq!((stats.moved, stats.expired, stats.move_lag_us), (1, 0, 0));
+}
+
+#[test]
+fn a_full_table_makes_room_by_moving() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(0));
+    let hot = r#"{"rows_max": 8, "when_full": "evict", "moves_to": "r"}"#;
+    let (_tables, h, r) = open(folder.path(), clock, hot);
+    for n in 0..100 {
+        let key = format!("{n:03}");
+        wait("the table has room again", || {
+            h.apply(&rows(&[(&key, n)]), None).is_ok()
+        });
+    }
+    wait("rows move", || h.rows().unwrap() < 7);
+    let mut all = [keys(&h), keys(&r)].concat();
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 100);
+    assert_eq!(h.stats().unwrap().evicted, 0);
+}
+
+#[test]
+fn rows_that_wait_are_there_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(0));
+    let hot = r#"{"ttl": "10s", "moves_to": "r"}"#;
+    {
+        let (_tables, h, _) = open(folder.path(), Arc::clone(&clock) as _, hot);
+        h.apply(&rows(&[("a", 1)]), None).unwrap();
+    }
+    clock.set(60 * SECOND);
+    let (_tables, h, r) = open(folder.path(), Arc::clone(&clock) as _, hot);
+    wait("a moves", || keys(&h).is_empty());
+    assert_eq!(keys(&r), ["a"]);
+}
+
+#[test]
+fn targets_that_cannot_work_are_refused() {
+    let code = |hot: &str| {
+        let tables = Tables::open("/nowhere", Arc::new(ManualClock::new(0))).unwrap();
+        tables.apply(&specs(hot)).unwrap_err().code()
+    };
+    assert_eq!(code(r#"{"moves_to": "r"}"#), "table.moves-never");
+    assert_eq!(
+        code(r#"{"ttl": "1s", "moves_to": "x"}"#),
+        "table.moves-target"
+    );
+    assert_eq!(
+        code(r#"{"ttl": "1s", "moves_to": "h"}"#),
+        "table.moves-target"
+    );
+    let mut other_key = specs(r#"{"ttl": "1s", "moves_to": "r"}"#);
+    other_key.get_mut("r").unwrap().key = vec!["v".to_owned()];
+    assert_eq!(
+        TableSpec::check_moves(&other_key).unwrap_err().code(),
+        "table.moves-key"
+    );
+}
+
+/// Writes until it is killed, when it is started by the test below; otherwise it does nothing.
+#[test]
+fn child_that_writes() {
+    let Ok(folder) = std::env::var(CHILD_FOLDER) else {
+        return;
+    };
+    let (_tables, h, _) = open(
+        Path::new(&folder),
+        Arc::new(SystemClock),
+        r#"{"ttl": "50ms", "moves_to": "r"}"#,
+    );
+    for n in 0.. {
+        let key = format!("{}-{n}", std::process::id());
+        h.apply(&rows(&[(&key, n)]), None).unwrap();
+        let mut out = std::io::stderr().lock();
+        writeln!(out, "wrote {key}").unwrap();
+    }
+}
+
+#[test]
+fn no_acknowledged_row_is_lost_when_the_process_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut written = Vec::new();
+    for round in 0..3 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_that_writes", "--nocapture"])
+            .env(CHILD_FOLDER, folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let begin = Instant::now();
+        for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+            if let Some(key) = line.unwrap().strip_prefix("wrote ") {
+                written.push(key.to_owned());
+            }
+            if begin.elapsed() > Duration::from_millis(700 + round * 130) && written.len() > 20 {
+                child.kill().unwrap();
+            }
+        }
+        child.wait().unwrap();
+    }
+    let (_tables, h, r) = open(
+        folder.path(),
+        Arc::new(SystemClock),
+        r#"{"ttl": "50ms", "moves_to": "r"}"#,
+    );
+    // The target is read last: a row that moves meanwhile is in it.
+    let mut there = keys(&h);
+    there.extend(keys(&r));
+    let there: std::collections::HashSet<String> = there.into_iter().collect();
+    let lost: Vec<_> = written.iter().filter(|key| !there.contains(*key)).collect();
+    assert!(
+        lost.is_empty(),
+        "{} of {} lost: {lost:?}",
+        lost.len(),
+        written.len()
+    );
+    wait("all rows move", || keys(&h).is_empty());
+    let moved: std::collections::HashSet<String> = keys(&r).into_iter().collect();
+    assert!(written.iter().all(|key| moved.contains(key)));
+}
