@@ -93,6 +93,14 @@ impl World {
                 Err(error) => bad.push(table.source.diagnostic_about(None, error)),
             }
         }
+        let specs = project.tables.iter();
+        let specs = specs.map(|(name, table)| (name.clone(), table.spec.clone()));
+        let specs: std::collections::BTreeMap<_, _> = specs.collect();
+        for (name, table) in &project.tables {
+            if let Err(error) = table.spec.check_move(name, &specs) {
+                bad.push(table.source.diagnostic_about(Some("moves_to"), error));
+            }
+        }
         for (name, plugin) in &project.plugins {
             let package = Arc::new(plugin.spec.clone());
             let known = KnownPlugin {

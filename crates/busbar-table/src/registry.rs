@@ -102,8 +102,8 @@ impl Tables {
     pub fn stage(&self, specs: &BTreeMap<String, TableSpec>) -> Result<Staged, Error> {
         for (name, spec) in specs {
             spec.check(name)?;
+            spec.check_move(name, specs)?;
         }
-        TableSpec::check_moves(specs)?;
         let open = self.open.read();
         let mut next = BTreeMap::new();
         for (name, spec) in specs {

@@ -167,28 +167,25 @@ impl TableSpec {
         }
     }
 
-    /// Whether the tables that rows are moved to exist, are not hot and have the same key.
+    /// Whether the table that rows are moved to is one of `specs`, is not hot and has the same key.
     ///
     /// # Errors
     /// `table.moves-target` and `table.moves-key`, which name both tables.
-    pub fn check_moves(specs: &BTreeMap<String, TableSpec>) -> Result<(), Error> {
-        for (name, spec) in specs {
-            let Some(target) = spec.hot.as_ref().and_then(|hot| hot.moves_to.as_ref()) else {
-                continue;
-            };
-            let new = |code| {
-                let short: String = target.chars().take(NAME_BYTES_MAX).collect();
-                Error::new(Class::Configuration, code)
-                    .with("table", name)
-                    .with("target", short)
-            };
-            match specs.get(target) {
-                Some(known) if known.hot.is_none() && known.key == spec.key => {}
-                Some(known) if known.hot.is_none() => return Err(new("table.moves-key")),
-                _ => return Err(new("table.moves-target")),
-            }
+    pub fn check_move(&self, name: &str, specs: &BTreeMap<String, TableSpec>) -> Result<(), Error> {
+        let Some(target) = self.hot.as_ref().and_then(|hot| hot.moves_to.as_ref()) else {
+            return Ok(());
+        };
+        let new = |code| {
+            let short: String = target.chars().take(NAME_BYTES_MAX).collect();
+            Error::new(Class::Configuration, code)
+                .with("table", name)
+                .with("target", short)
+        };
+        match specs.get(target) {
+            Some(known) if known.hot.is_none() && known.key == self.key => Ok(()),
+            Some(known) if known.hot.is_none() => Err(new("table.moves-key")),
+            _ => Err(new("table.moves-target")),
         }
-        Ok(())
     }
 
     /// A hot table with the same key that takes the same columns: for checking flows before anything is opened.

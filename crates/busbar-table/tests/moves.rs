@@ -141,7 +141,10 @@ fn targets_that_cannot_work_are_refused() {
     let mut other_key = specs(r#"{"ttl": "1s", "moves_to": "r"}"#);
     other_key.get_mut("r").unwrap().key = vec!["v".to_owned()];
     assert_eq!(
-        TableSpec::check_moves(&other_key).unwrap_err().code(),
+        other_key["h"]
+            .check_move("h", &other_key)
+            .unwrap_err()
+            .code(),
         "table.moves-key"
     );
 }
@@ -177,12 +180,22 @@ fn no_acknowledged_row_is_lost_when_the_process_is_killed() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let begin = Instant::now();
+        let (before, mut held) = (written.len(), None);
         for line in BufReader::new(child.stderr.take().unwrap()).lines() {
             if let Some(key) = line.unwrap().strip_prefix("wrote ") {
                 written.push(key.to_owned());
             }
-            if begin.elapsed() > Duration::from_millis(700 + round * 130) && written.len() > 20 {
+            // The target can take nothing from here on, so that the process is killed while a move waits.
+            if held.is_none() && written.len() > before + 20 + 30 * round {
+                let file = rusqlite::Connection::open(folder.path().join("tables/r.db")).unwrap();
+                file.busy_timeout(Duration::from_secs(60)).unwrap();
+                file.execute_batch("begin immediate").unwrap();
+                held = Some((file, Instant::now()));
+            }
+            if held
+                .as_ref()
+                .is_some_and(|(_, since)| since.elapsed() > Duration::from_secs(1))
+            {
                 child.kill().unwrap();
             }
         }
