@@ -23,6 +23,7 @@
 
 mod columns;
 mod hot;
+mod journals;
 pub mod limits;
 mod position;
 mod registry;

@@ -1,15 +1,16 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use busbar_event::{Class, Error, hash::fnv1a};
-use busbar_log::{Change, Clock, Log, Partition, Store};
+use busbar_event::{Class, Error};
+use busbar_log::{Clock, Log};
 use parking_lot::{Mutex, RwLock};
 
-use crate::hot::{Mover, from_log};
-use crate::spec::{Engine, HotSpec, TableSpec};
+use crate::hot::Mover;
+use crate::journals::Journals;
+use crate::spec::{Engine, TableSpec};
 use crate::wide::WideStore;
 use crate::{Hot, Relational, Table, Wide};
 
@@ -26,15 +27,8 @@ pub struct Tables {
     clock: Arc<dyn Clock>,
     journals: Option<Journals>,
     open: RwLock<BTreeMap<String, Open>>,
-    /// One for each hot table whose rows are moved to another table.
-    movers: Mutex<Vec<Mover>>,
-}
-
-/// Where hot tables are journalled.
-struct Journals {
-    log: Log,
-    /// The partitions there are; noted before they are made, so that none is forgotten.
-    known: Store,
+    /// By the hot table whose rows are moved to another table.
+    movers: Mutex<BTreeMap<String, Mover>>,
 }
 
 /// Tables that were opened and are not yet those that there are: see [`Tables::stage`].
@@ -79,8 +73,7 @@ impl Tables {
 
     /// Journals hot tables in this log, so that they survive a restart.
     pub fn with_journals(mut self, log: Log) -> Result<Self, Error> {
-        let known = log.store("hot").map_err(from_log)?;
-        self.journals = Some(Journals { log, known });
+        self.journals = Some(Journals::new(log)?);
         Ok(self)
     }
 
@@ -91,7 +84,7 @@ impl Tables {
     /// stay the same; for a hot one also its columns. One that is no longer named is closed when the
     /// last holder lets go of it; the file of a relational one stays on the disk, and naming it again
     /// brings it back. Another key for a relational table that has rows is refused, because they
-    /// were merged by the old one.
+    /// were merged by the old one. What would drop rows of a hot table that are to be moved to another table is refused.
     pub fn apply(&self, specs: &BTreeMap<String, TableSpec>) -> Result<(), Error> {
         let staged = self.stage(specs)?;
         self.adopt(staged)
@@ -105,14 +98,21 @@ impl Tables {
             spec.check_move(name, specs)?;
         }
         let open = self.open.read();
+        self.check_rows_to_move(&open, specs)?;
         let mut next = BTreeMap::new();
         for (name, spec) in specs {
             let before = open.get(name);
-            check_waiting(name, spec, before)?;
             let kept = match before.filter(|before| before.spec == *spec) {
                 Some(before) => before.kept.clone(),
                 None => self.make(name, spec, before)?,
             };
+            if let (Kept::Hot(table), Engine::Hot(options)) = (&kept, spec.engine(name)?)
+                && options.moves_to.is_none()
+                && table.has_waiting(&options)
+            {
+                let error = Error::new(Class::Transient, "table.moves-waiting");
+                return Err(error.with("table", name));
+            }
             let spec = spec.clone();
             next.insert(name.clone(), Open { spec, kept });
         }
@@ -121,35 +121,68 @@ impl Tables {
 
     /// Make staged tables those that there are.
     pub fn adopt(&self, Staged(next): Staged) -> Result<(), Error> {
-        let mut open = self.open.write();
+        let pairs = next.iter().filter_map(|(name, one)| match &one.kept {
+            Kept::Hot(from) => {
+                let to = next.get(one.spec.hot.as_ref()?.moves_to.as_ref()?)?;
+                Some((name, (from, to.kept.table())))
+            }
+            _ => None,
+        });
+        let pairs: BTreeMap<_, _> = pairs.collect();
+        let mut movers = self.movers.lock();
+        // A mover ends before another one begins with the same rows.
+        movers.retain(|name, mover| {
+            let pair = pairs.get(name);
+            pair.is_some_and(|(from, to)| mover.joins(from, to))
+        });
         for (name, Open { spec, kept }) in &next {
             match (kept, spec.engine(name)?) {
-                (Kept::Hot(table), Engine::Hot(options)) => table.reconfigure(options),
+                (Kept::Hot(table), Engine::Hot(options)) => table.reconfigure(options)?,
                 (Kept::Wide(table), Engine::Wide(options)) => table.reconfigure(options)?,
                 _ => {}
             }
         }
-        // A mover ends before the next one begins.
-        let mut movers = self.movers.lock();
-        movers.clear();
-        *open = next;
-        for Open { spec, kept } in open.values() {
-            if let (
-                Kept::Hot(table),
-                Some(HotSpec {
-                    moves_to: Some(target),
-                    ..
-                }),
-            ) = (kept, &spec.hot)
-                && let Some(target) = open.get(target)
-            {
-                movers.push(Mover::start(Arc::clone(table), target.kept.table())?);
+        for (name, (from, to)) in pairs {
+            if !movers.contains_key(name) {
+                movers.insert(name.clone(), Mover::start(Arc::clone(from), to)?);
             }
         }
+        drop(movers);
+        let mut open = self.open.write();
+        *open = next;
+        let specs = open.iter().map(|(name, open)| (name, &open.spec));
         match &self.journals {
-            Some(journals) => journals.keep_only(&open),
+            Some(journals) => journals.keep_only(specs),
             None => Ok(()),
         }
+    }
+
+    /// Why the rows of a hot table cannot be moved to another table at the moment.
+    pub fn move_failure(&self, name: &str) -> Option<Error> {
+        self.movers.lock().get(name)?.failure()
+    }
+
+    /// Refuses specs that would drop rows that are to be moved to another table.
+    fn check_rows_to_move(
+        &self,
+        open: &BTreeMap<String, Open>,
+        specs: &BTreeMap<String, TableSpec>,
+    ) -> Result<(), Error> {
+        for (name, before) in open {
+            let stays = specs
+                .get(name)
+                .is_some_and(|spec| spec.keeps_rows_of(&before.spec));
+            match &before.kept {
+                Kept::Hot(table) if !stays => check_gone(table)?,
+                _ => {}
+            }
+        }
+        // At a start nothing is open yet, but there are the journals.
+        if let (Some(journals), true) = (&self.journals, open.is_empty()) {
+            let left = journals.left_behind(specs, &self.clock)?;
+            left.iter().try_for_each(check_gone)?;
+        }
+        Ok(())
     }
 
     /// The table of that name.
@@ -185,7 +218,7 @@ impl Tables {
                     spec: old,
                     kept: Kept::Hot(table),
                 }) = before
-                    && old.columns == spec.columns
+                    && spec.keeps_rows_of(old)
                 {
                     return Ok(Kept::Hot(Arc::clone(table)));
                 }
@@ -238,57 +271,14 @@ impl Tables {
     }
 }
 
-/// Rows that wait to be moved would expire if the table moved none any more.
-fn check_waiting(name: &str, spec: &TableSpec, before: Option<&Open>) -> Result<(), Error> {
-    let moves = spec.hot.as_ref().is_some_and(|hot| hot.moves_to.is_some());
-    match before {
-        Some(Open {
-            kept: Kept::Hot(table),
-            ..
-        }) if !moves && table.has_due() => {
-            Err(Error::new(Class::Transient, "table.moves-waiting").with("table", name))
-        }
-        _ => Ok(()),
+/// Refuses what would drop rows that are to be moved to another table, of a table that goes: its file is gone, or it has
+/// another key, other columns or another engine.
+fn check_gone(table: &Hot) -> Result<(), Error> {
+    if table.has_rows_to_move() {
+        let error = Error::new(Class::Transient, "table.moves-replaced");
+        return Err(error.with("table", table.name()));
     }
-}
-
-impl Journals {
-    fn open(&self, name: &str, spec: &TableSpec) -> Result<Partition, Error> {
-        let partition = journal_name(name, spec);
-        if self.known.get(partition.as_bytes()).is_none() {
-            let noted = Change::Put(partition.clone().into(), Vec::<u8>::new().into());
-            self.known.apply_sync(vec![noted]).map_err(from_log)?;
-        }
-        self.log
-            .partition(&partition, Hot::journal_options())
-            .map_err(from_log)
-    }
-
-    /// Removes the journals of tables that there are no more.
-    fn keep_only(&self, open: &BTreeMap<String, Open>) -> Result<(), Error> {
-        let hot = open
-            .iter()
-            .filter(|(_, open)| matches!(open.kept, Kept::Hot(_)));
-        let used: BTreeSet<String> = hot
-            .map(|(name, open)| journal_name(name, &open.spec))
-            .collect();
-        for (name, _) in self.known.scan(b"", None, usize::MAX) {
-            let partition = String::from_utf8_lossy(&name).into_owned();
-            if !used.contains(&partition) {
-                self.log.remove_partition(&partition).map_err(from_log)?;
-                let forgotten = vec![Change::Delete(name)];
-                self.known.apply_sync(forgotten).map_err(from_log)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The partition of a hot table's journal. What decides whether rows can be kept is part of the name: the
-/// key and the declared columns.
-fn journal_name(name: &str, spec: &TableSpec) -> String {
-    let identity = serde_json::json!([spec.key, spec.columns]).to_string();
-    format!("hot/{name}/{:016x}", fnv1a(identity.as_bytes()))
+    Ok(())
 }
 
 impl fmt::Debug for Tables {

@@ -188,6 +188,17 @@ impl TableSpec {
         }
     }
 
+    /// Whether rows are moved to another table.
+    pub(crate) fn moves(&self) -> bool {
+        self.hot.as_ref().is_some_and(|hot| hot.moves_to.is_some())
+    }
+
+    /// Whether a hot table keeps its rows when its file, so far `before`, becomes this one.
+    pub(crate) fn keeps_rows_of(&self, before: &TableSpec) -> bool {
+        let is_hot = self.hot.is_some() && before.hot.is_some();
+        is_hot && self.key == before.key && self.columns == before.columns
+    }
+
     /// A hot table with the same key that takes the same columns: for checking flows before anything is opened.
     #[must_use]
     pub(crate) fn in_memory(&self) -> TableSpec {

@@ -287,7 +287,7 @@ pub struct Stats {
     pub duplicates: u64,
     /// Rows moved to another table since the start.
     pub moved: u64,
-    /// Rows that the other table has rejected since the start; they stay in this one.
+    /// Rows that the other table has rejected. They stay in this one until they are written again or deleted.
     pub move_rejected: u64,
     /// How long the oldest row that is to be moved has waited beyond its time to live, in microseconds.
     pub move_lag_us: u64,

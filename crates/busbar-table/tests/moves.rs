@@ -13,6 +13,8 @@ use busbar_table::{Scan, Table, TableSpec, Tables};
 
 const SECOND: i64 = 1_000_000;
 
+const MOVES: &str = r#"{"ttl": "10s", "moves_to": "r"}"#;
+
 /// The folder of the process that is killed.
 const CHILD_FOLDER: &str = "BUSBAR_TEST_MOVES_FOLDER";
 
@@ -27,15 +29,20 @@ fn specs(hot: &str) -> BTreeMap<String, TableSpec> {
     ])
 }
 
+/// A node's tables before it has applied a project.
+fn unopened(folder: &Path, clock: Arc<dyn Clock>) -> Tables {
+    let disk = Arc::new(OsDisk);
+    let log = Log::open(disk, folder, LogOptions::default(), Arc::clone(&clock)).unwrap();
+    let tables = Tables::open(folder.join("tables"), clock).unwrap();
+    tables.with_journals(log).unwrap()
+}
+
 fn open(
     folder: &Path,
     clock: Arc<dyn Clock>,
     hot: &str,
 ) -> (Tables, Arc<dyn Table>, Arc<dyn Table>) {
-    let disk = Arc::new(OsDisk);
-    let log = Log::open(disk, folder, LogOptions::default(), Arc::clone(&clock)).unwrap();
-    let tables = Tables::open(folder.join("tables"), clock).unwrap();
-    let tables = tables.with_journals(log).unwrap();
+    let tables = unopened(folder, clock);
     tables.apply(&specs(hot)).unwrap();
     let (h, r) = (tables.table("h").unwrap(), tables.table("r").unwrap());
     h.evolve(rows(&[]).schema_ref()).unwrap();
@@ -73,11 +80,7 @@ fn wait(what: &str, mut holds: impl FnMut() -> bool) {
 fn rows_move_when_their_time_is_over() {
     let folder = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::new(0));
-    let (_tables, h, r) = open(
-        folder.path(),
-        Arc::clone(&clock) as _,
-        r#"{"ttl": "10s", "moves_to": "r"}"#,
-    );
+    let (_tables, h, r) = open(folder.path(), Arc::clone(&clock) as _, MOVES);
     h.apply(&rows(&[("a", 1), ("b", 1)]), None).unwrap();
     clock.set(6 * SECOND);
     h.apply(&rows(&[("a", 2)]), None).unwrap();
@@ -112,15 +115,158 @@ fn a_full_table_makes_room_by_moving() {
 fn rows_that_wait_are_there_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::new(0));
-    let hot = r#"{"ttl": "10s", "moves_to": "r"}"#;
     {
-        let (_tables, h, _) = open(folder.path(), Arc::clone(&clock) as _, hot);
+        let (_tables, h, _) = open(folder.path(), Arc::clone(&clock) as _, MOVES);
         h.apply(&rows(&[("a", 1)]), None).unwrap();
     }
     clock.set(60 * SECOND);
-    let (_tables, h, r) = open(folder.path(), Arc::clone(&clock) as _, hot);
+    let (_tables, h, r) = open(folder.path(), Arc::clone(&clock) as _, MOVES);
     wait("a moves", || keys(&h).is_empty());
     assert_eq!(keys(&r), ["a"]);
+}
+
+#[test]
+fn rows_that_the_target_rejects_stay_and_hold_up_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(0));
+    let mut specs = specs(MOVES);
+    let target = r#"{"relational": {}, "key": ["k"], "columns": [{"name": "k", "type": "text"}, {"name": "v", "type": "json"}]}"#;
+    specs.insert("r".to_owned(), serde_json::from_str(target).unwrap());
+    let tables = unopened(folder.path(), Arc::clone(&clock) as _);
+    tables.apply(&specs).unwrap();
+    let (h, r) = (tables.table("h").unwrap(), tables.table("r").unwrap());
+    let put = |key: &str, value: &str| {
+        let texts = |text: &str| Arc::new(StringArray::from(vec![text])) as ArrayRef;
+        let rows = [("k", texts(key)), ("v", texts(value))];
+        let rows = RecordBatch::try_from_iter(rows).unwrap();
+        h.evolve(rows.schema_ref()).unwrap();
+        h.apply(&rows, None).unwrap();
+    };
+    put("a", "1");
+    put("b", "no JSON");
+    put("c", "2");
+    clock.set(11 * SECOND);
+    wait("a and c move", || {
+        keys(&h) == ["b"] && h.stats().unwrap().move_rejected == 1
+    });
+    let stats = h.stats().unwrap();
+    assert_eq!((stats.moved, stats.expired, stats.move_lag_us), (2, 0, 0));
+    assert_eq!(keys(&r), ["a", "c"]);
+    // Written again it is a row as any other.
+    put("b", "3");
+    assert_eq!(h.stats().unwrap().move_rejected, 0);
+    put("d", "no JSON");
+    clock.set(22 * SECOND);
+    wait("b moves", || {
+        keys(&h) == ["d"] && h.stats().unwrap().move_rejected == 1
+    });
+    assert_eq!(keys(&r), ["a", "b", "c"]);
+    // A target that takes it now is tried when tables are applied.
+    let other = target.replace("json", "text");
+    specs.insert("s".to_owned(), serde_json::from_str(&other).unwrap());
+    specs.get_mut("h").unwrap().hot.as_mut().unwrap().moves_to = Some("s".to_owned());
+    tables.apply(&specs).unwrap();
+    let s = tables.table("s").unwrap();
+    wait("d moves", || keys(&h).is_empty());
+    assert_eq!(keys(&s), ["d"]);
+    specs.get_mut("h").unwrap().hot.as_mut().unwrap().moves_to = Some("r".to_owned());
+    tables.apply(&specs).unwrap();
+    put("e", "no JSON");
+    clock.set(33 * SECOND);
+    wait("e is rejected", || h.stats().unwrap().move_rejected == 1);
+    // It does not keep the table from moving nothing any more, and then has the time to live of all rows.
+    specs.get_mut("h").unwrap().hot.as_mut().unwrap().moves_to = None;
+    tables.apply(&specs).unwrap();
+    assert!(keys(&h).is_empty());
+    assert_eq!(h.stats().unwrap().expired, 1);
+}
+
+/// Files of the tables that would drop rows that wait to be moved, with the code of the refusal.
+fn droppers() -> Vec<(BTreeMap<String, TableSpec>, &'static str)> {
+    let (mut other_key, mut other_columns, mut gone) = (specs(MOVES), specs(MOVES), specs(MOVES));
+    for name in ["h", "r"] {
+        other_key.get_mut(name).unwrap().key = vec!["v".to_owned()];
+    }
+    // A table of its own name, since the target's file keeps its key.
+    let target = other_key.remove("r").unwrap();
+    other_key.insert("r2".to_owned(), target);
+    other_key
+        .get_mut("h")
+        .unwrap()
+        .hot
+        .as_mut()
+        .unwrap()
+        .moves_to = Some("r2".to_owned());
+    let columns = r#"[{"name": "k", "type": "text"}, {"name": "v", "type": "float"}]"#;
+    other_columns.get_mut("h").unwrap().columns = serde_json::from_str(columns).unwrap();
+    gone.remove("h");
+    vec![
+        (specs(r#"{"ttl": "10s"}"#), "table.moves-waiting"),
+        (other_key, "table.moves-replaced"),
+        (other_columns, "table.moves-replaced"),
+        (gone, "table.moves-replaced"),
+    ]
+}
+
+#[test]
+fn what_would_drop_rows_that_wait_is_refused_before_and_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(0));
+    {
+        let (tables, h, _) = open(folder.path(), Arc::clone(&clock) as _, MOVES);
+        h.apply(&rows(&[("a", 1)]), None).unwrap();
+        let file = rusqlite::Connection::open(folder.path().join("tables/r.db")).unwrap();
+        file.execute_batch("begin immediate").unwrap();
+        clock.set(11 * SECOND);
+        for (specs, code) in droppers() {
+            assert_eq!(tables.apply(&specs).unwrap_err().code(), code);
+        }
+        wait("the lag is shown", || {
+            h.stats().unwrap().move_lag_us == SECOND as u64
+        });
+        wait("the failure is shown", || {
+            tables.move_failure("h").is_some()
+        });
+        assert_eq!(keys(&h), ["a"]);
+    }
+    for (specs, code) in droppers() {
+        let tables = unopened(folder.path(), Arc::clone(&clock) as _);
+        assert_eq!(tables.apply(&specs).unwrap_err().code(), code);
+    }
+    let (tables, h, r) = open(folder.path(), Arc::clone(&clock) as _, MOVES);
+    wait("a moves", || keys(&h).is_empty());
+    assert_eq!(keys(&r), ["a"]);
+    // Nothing waits any more.
+    tables.apply(&specs(r#"{"ttl": "10s"}"#)).unwrap();
+    assert!(tables.move_failure("h").is_none());
+}
+
+#[test]
+fn a_restart_knows_since_when_rows_were_moved() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(0));
+    let expires = r#"{"ttl": "10s"}"#;
+    {
+        let (tables, h, _) = open(folder.path(), Arc::clone(&clock) as _, expires);
+        h.apply(&rows(&[("a", 1)]), None).unwrap();
+        clock.set(11 * SECOND);
+        tables.apply(&specs(MOVES)).unwrap();
+        h.apply(&rows(&[("b", 1)]), None).unwrap();
+    }
+    clock.set(60 * SECOND);
+    {
+        let (tables, h, r) = open(folder.path(), Arc::clone(&clock) as _, MOVES);
+        wait("b moves", || keys(&h).is_empty());
+        assert_eq!(keys(&r), ["b"]);
+        h.apply(&rows(&[("c", 1)]), None).unwrap();
+        tables.apply(&specs(expires)).unwrap();
+        clock.set(90 * SECOND);
+        assert!(keys(&h).is_empty());
+    }
+    // What was over before is neither kept nor a reason to refuse the start.
+    let (_tables, h, r) = open(folder.path(), clock, expires);
+    assert!(keys(&h).is_empty());
+    assert_eq!(keys(&r), ["b"]);
 }
 
 #[test]

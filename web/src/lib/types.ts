@@ -174,6 +174,12 @@ export type TableSummary = Fields<Api.TableView, 'name' | 'kind' | 'rows' | 'key
   ttl?: string | null;
   /** Of a wide table: what each family keeps. */
   families?: string[];
+  /** What became of the rows of a hot table. */
+  hot?:
+    | (Fields<Api.HotRows, 'bytes' | 'expired' | 'evicted'> & {
+        moves: (Fields<Api.RowMoves, 'to' | 'moved' | 'rejected' | 'lag_s'> & { error?: ApiProblem | null }) | null;
+      })
+    | null;
 };
 
 export type ConnectionSummary = Fields<

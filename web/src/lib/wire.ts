@@ -516,8 +516,24 @@ function table(v: Raw): TableSummary {
     columns: fields(v.columns),
     ttl: shown(object(object(v.spec).hot).ttl),
     families: families(object(object(v.spec).wide)),
+    hot: isObject(v.hot) ? hotRows(v.hot) : null,
   };
 }
+
+const hotRows = (v: Raw): TableSummary['hot'] => ({
+  bytes: num(v.bytes),
+  expired: num(v.expired),
+  evicted: num(v.evicted),
+  moves: isObject(v.moves)
+    ? {
+        to: str(v.moves.to),
+        moved: num(v.moves.moved),
+        rejected: num(v.moves.rejected),
+        lag_s: num(v.moves.lag_s),
+        error: problem(v.moves.error),
+      }
+    : null,
+});
 
 /** `m (3 versions, 30d)` of each family of a wide table. */
 function families(wide: Raw): string[] {

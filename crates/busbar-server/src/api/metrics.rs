@@ -9,8 +9,10 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use busbar_connector::{BreakerState, DatabaseStatus};
+use busbar_event::Error;
 use busbar_flow::{ConnectionStatus, FlowState, ServiceStatus};
 use busbar_gateway::GatewayCounts;
+use busbar_table::Stats;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -47,6 +49,7 @@ async fn metrics(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<
         );
         streams(&mut page, &app);
         flows(&mut page, &app);
+        hot_tables(&mut page, &app)?;
         services(&mut page, &app);
         databases(&mut page, &app);
         gateways(&mut page, &app);
@@ -226,6 +229,78 @@ fn streams(page: &mut Page, app: &App) {
             }
         }
     }
+}
+
+/// Tables in memory only: the rows of others are counted by reading them.
+fn hot_tables(page: &mut Page, app: &App) -> Result<(), Error> {
+    let names = app.tables.names();
+    let hot = names.iter().filter_map(|name| {
+        let spec = app.tables.spec(name)?.hot?;
+        Some((name, spec.moves_to.is_some(), app.tables.table(name)?))
+    });
+    let stats = hot.map(|(name, moves, table)| Ok((name, moves, table.stats()?)));
+    let stats: Vec<(&String, bool, Stats)> = stats.collect::<Result<_, Error>>()?;
+    type Value = fn(&Stats) -> f64;
+    let series: [(&str, &str, &str, bool, Value); 7] = [
+        (
+            "busbar_table_rows",
+            "gauge",
+            "Rows of a hot table.",
+            false,
+            |stats| stats.rows as f64,
+        ),
+        (
+            "busbar_table_memory_bytes",
+            "gauge",
+            "Bytes of memory that the rows of a hot table take.",
+            false,
+            |stats| stats.bytes as f64,
+        ),
+        (
+            "busbar_table_expired_rows_total",
+            "counter",
+            "Rows dropped from a hot table because their time to live was over.",
+            false,
+            |stats| stats.expired as f64,
+        ),
+        (
+            "busbar_table_evicted_rows_total",
+            "counter",
+            "Rows dropped from a hot table to make room for others.",
+            false,
+            |stats| stats.evicted as f64,
+        ),
+        (
+            "busbar_table_moved_rows_total",
+            "counter",
+            "Rows moved from a hot table to another table.",
+            true,
+            |stats| stats.moved as f64,
+        ),
+        (
+            "busbar_table_move_rejected_rows",
+            "gauge",
+            "Rows of a hot table that the other table has rejected.",
+            true,
+            |stats| stats.move_rejected as f64,
+        ),
+        (
+            "busbar_table_move_lag_seconds",
+            "gauge",
+            "How long the oldest row that is to be moved has waited beyond its time to live.",
+            true,
+            |stats| stats.move_lag_us as f64 / 1e6,
+        ),
+    ];
+    for (name, kind, about, of_moves, value) in series {
+        page.head(name, kind, about);
+        for (table, moves, stats) in &stats {
+            if *moves || !of_moves {
+                page.sample(name, &[("table", table)], value(stats));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn services(page: &mut Page, app: &App) {

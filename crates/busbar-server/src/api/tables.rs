@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use busbar_event::Error;
-use busbar_table::Table;
+use busbar_table::{HotSpec, Table};
 use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -35,9 +35,40 @@ struct TableView {
     key: Vec<String>,
     /// Columns; none until a flow without declared columns writes to it.
     columns: Vec<Field>,
+    /// Of a hot table, what became of its rows since the node started.
+    hot: Option<HotRows>,
     /// Its settings, as in its file.
     #[schema(value_type = Object)]
     spec: serde_json::Value,
+}
+
+/// What became of the rows of a hot table since the node started.
+#[derive(Serialize, utoipa::ToSchema)]
+struct HotRows {
+    /// Bytes of memory that its rows take.
+    bytes: u64,
+    /// Rows whose time to live was over.
+    expired: u64,
+    /// Rows that made room for others.
+    evicted: u64,
+    /// Where rows go whose time to live is over or that make room; absent where they are dropped.
+    moves: Option<RowMoves>,
+}
+
+/// How rows of a hot table move to another table.
+#[derive(Serialize, utoipa::ToSchema)]
+struct RowMoves {
+    /// The other table.
+    to: String,
+    /// Rows moved.
+    moved: u64,
+    /// Rows in the table that the other one has rejected. They stay until they are written again or deleted.
+    rejected: u64,
+    /// How long the oldest row that is to be moved has waited beyond its time to live, in seconds.
+    lag_s: f64,
+    /// Why rows cannot be moved at the moment.
+    #[schema(value_type = Option<crate::problem::Problem>)]
+    error: Option<Error>,
 }
 
 /// Tables.
@@ -83,14 +114,35 @@ async fn one(
 
 fn view(app: &App, table: &dyn Table) -> Result<TableView, Error> {
     let spec = app.tables.spec(table.name());
+    let hot = match spec.as_ref().and_then(|spec| spec.hot.as_ref()) {
+        Some(hot) => Some(hot_rows(app, table, hot)?),
+        None => None,
+    };
     Ok(TableView {
         name: table.name().to_owned(),
         kind: table.engine(),
         rows: table.rows()?,
         key: table.key().to_vec(),
         columns: fields(&table.schema()),
+        hot,
         spec: spec
             .and_then(|spec| serde_json::to_value(spec).ok())
             .unwrap_or_default(),
+    })
+}
+
+fn hot_rows(app: &App, table: &dyn Table, spec: &HotSpec) -> Result<HotRows, Error> {
+    let stats = table.stats()?;
+    Ok(HotRows {
+        bytes: stats.bytes,
+        expired: stats.expired,
+        evicted: stats.evicted,
+        moves: spec.moves_to.clone().map(|to| RowMoves {
+            to,
+            moved: stats.moved,
+            rejected: stats.move_rejected,
+            lag_s: stats.move_lag_us as f64 / 1e6,
+            error: app.tables.move_failure(table.name()),
+        }),
     })
 }

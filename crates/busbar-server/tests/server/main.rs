@@ -15,4 +15,5 @@ mod publish;
 mod roles;
 mod subscribe;
 mod support;
+mod tables;
 mod wire;

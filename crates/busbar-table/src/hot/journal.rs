@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | a write | those of the write | when it was written | [`DELETE`] for a deletion |
 //! | part of a snapshot, with attribute [`SNAPSHOT`] | rows that the table held | when it was last written | none |
-//! | a note, with attribute [`NOTE`] | one without values, which is not applied: it only tells the columns of the table, or the position of a write without rows | 0 | none |
+//! | a note, with attribute [`NOTE`] | one without values, which is not applied: it only tells the columns of the table, the position of a write without rows, or whether rows are [`KEPT`] from now on | when it was written | none |
 //!
 //! Frames are applied in order. A snapshot holds what the frames before it make, so applying both is the
 //! same as applying the snapshot alone, and frames before a whole snapshot are removed. The positions of
@@ -87,12 +87,13 @@ impl Journal {
         wait(&told)
     }
 
-    /// Appends the columns of the table, or the position of a write without rows, and waits until it is on the
-    /// disk.
+    /// Appends a frame without rows, of which the columns, the position and whether rows are kept count, and waits until it
+    /// is on the disk.
     pub fn note(
         &self,
         schema: &SchemaRef,
         position: Option<&ProducerPosition>,
+        (now, is_kept): (i64, bool),
     ) -> Result<(), Error> {
         if schema.fields().is_empty() {
             return Ok(());
@@ -103,10 +104,10 @@ impl Journal {
         let entry = Entry {
             rows: RecordBatch::try_new(Arc::clone(schema), nulls).map_err(arrow_error)?,
             deletes: None,
-            times: vec![0],
+            times: vec![now],
             is_snapshot: false,
             is_note: true,
-            is_kept: false,
+            is_kept,
         };
         self.append(&entry, position)
     }

@@ -89,6 +89,7 @@ impl Hot {
         };
         let mut state = self.state.write();
         let mut out_of_order = false;
+        state.is_moving = false;
         for entry in journal.entries() {
             let entry = entry?;
             let merged = columns::merge(
@@ -101,10 +102,17 @@ impl Hot {
             let key = self.key_columns(&merged)?;
             state.widen(&self.name, merged)?;
             state.key = key;
+            if entry.is_kept != state.is_moving {
+                if std::mem::take(&mut out_of_order) {
+                    state.sort_by_age();
+                }
+                // What was over by then had left the table.
+                state.expire(entry.times.first().copied().unwrap_or(i64::MIN));
+                state.is_moving = entry.is_kept;
+            }
             if entry.is_note {
                 continue;
             }
-            state.is_moving = entry.is_kept;
             let write = Write {
                 rows: &entry.rows,
                 deletes: entry.deletes.as_ref(),
@@ -127,7 +135,7 @@ impl Hot {
         if out_of_order {
             state.sort_by_age();
         }
-        state.is_moving = state.options.moves_to.is_some();
+        // Rows that waited to be moved wait on, whatever the table's file says now: see `has_waiting`.
         state.expire(self.clock.now_micros());
         // Counters are those of this process.
         let Stats { rows, bytes, .. } = state.stats;
@@ -159,14 +167,36 @@ impl Hot {
         }))
     }
 
-    /// Take new bounds; rows stay.
-    pub(crate) fn reconfigure(&self, options: HotOptions) {
+    /// Takes new options; rows stay. Rows that were rejected by the table they were to be moved to are tried again, or have the
+    /// time to live of all others if rows are not moved any more.
+    pub(crate) fn reconfigure(&self, options: HotOptions) -> Result<(), Error> {
         // A write is journalled and applied under the same options.
         let _one = self.journal.as_ref().map(|journal| journal.writing.lock());
+        let now = self.clock.now_micros();
+        let is_moving = options.moves_to.is_some();
+        let (schema, was_moving) = {
+            let mut state = self.state.write();
+            state.expire(now);
+            (Arc::clone(&state.schema), state.is_moving)
+        };
+        if let Some(journal) = &self.journal
+            && is_moving != was_moving
+        {
+            journal.note(&schema, None, (now, is_moving))?;
+        }
         let mut state = self.state.write();
-        state.is_moving = options.moves_to.is_some();
+        if !is_moving && state.rejected() > 0 {
+            tracing::warn!(
+                table = %self.name,
+                rows = state.rejected(),
+                "rows that the other table has rejected are not kept any longer than others"
+            );
+        }
+        state.put_back();
+        state.is_moving = is_moving;
         state.options = options;
-        state.expire(self.clock.now_micros());
+        state.expire(now);
+        Ok(())
     }
 
     fn key_columns(&self, schema: &SchemaRef) -> Result<Vec<usize>, Error> {
@@ -258,9 +288,12 @@ impl Table for Hot {
         let key = self.key_columns(&merged)?;
         state.widen(&self.name, Arc::clone(&merged))?;
         state.key = key;
+        let is_moving = state.is_moving;
         drop(state);
         match &self.journal {
-            Some(journal) if !Arc::ptr_eq(&before, &merged) => journal.note(&merged, None),
+            Some(journal) if !Arc::ptr_eq(&before, &merged) => {
+                journal.note(&merged, None, (self.clock.now_micros(), is_moving))
+            }
             _ => Ok(()),
         }
     }
@@ -306,8 +339,9 @@ impl Table for Hot {
         }
         let times = vec![now; rows.rows];
         if let (Some(journal), 0, Some(at)) = (journal, rows.rows, write.position) {
+            let is_kept = state.is_moving;
             drop(state);
-            journal.note(&schema, Some(at))?;
+            journal.note(&schema, Some(at), (now, is_kept))?;
             state = self.state.write();
         } else if let Some(journal) = journal
             && rows.rows > 0
@@ -431,7 +465,8 @@ impl Table for Hot {
         state.expire(now);
         let mut stats = state.stats;
         if state.is_moving {
-            stats.move_lag_us = state.overdue(now);
+            stats.move_rejected = state.rejected();
+            stats.move_lag_us = state.overdue(now).unwrap_or(0);
         }
         Ok(stats)
     }

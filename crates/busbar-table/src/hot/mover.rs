@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use busbar_event::{Class, Error};
+use parking_lot::Mutex;
 
 use super::journal::Entry;
 use super::{Hot, state::Due};
 use crate::columns::arrow_error;
 use crate::limits::{MOVE_INTERVAL, MOVE_RETRY_MAX};
+use crate::spec::HotOptions;
 use crate::table::{Table, Write};
 
 /// A thread that moves the rows of one hot table that are due to another table, until it is dropped.
@@ -19,6 +22,10 @@ use crate::table::{Table, Write};
 /// A row is written to the other table before its deletion is journalled, so it is always in one of the two, for a
 /// moment in both. While the other table fails, rows stay where they are.
 pub(crate) struct Mover {
+    from: Arc<Hot>,
+    to: Arc<dyn Table>,
+    /// Why rows cannot be moved at the moment.
+    failure: Arc<Mutex<Option<Error>>>,
     stop: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -26,36 +33,71 @@ pub(crate) struct Mover {
 impl Mover {
     pub fn start(from: Arc<Hot>, to: Arc<dyn Table>) -> Result<Self, Error> {
         let (stop, stopped) = mpsc::channel();
-        let run = move || {
-            let mut wait = MOVE_INTERVAL;
-            loop {
-                match stopped.recv_timeout(wait) {
-                    Err(RecvTimeoutError::Timeout) => {}
-                    _ => return,
-                }
-                wait = match from.move_due(&*to) {
-                    Ok(0) => MOVE_INTERVAL,
-                    Ok(_) => std::time::Duration::ZERO,
-                    Err(error) => {
-                        tracing::warn!(
-                            table = from.name(),
-                            target_table = to.name(),
-                            %error,
-                            "rows could not be moved and stay in memory"
-                        );
-                        (wait.max(MOVE_INTERVAL) * 2).min(MOVE_RETRY_MAX)
-                    }
-                };
-            }
+        let failure = Arc::new(Mutex::new(None));
+        let run = {
+            let (from, to, failure) = (Arc::clone(&from), Arc::clone(&to), Arc::clone(&failure));
+            move || run(&from, &*to, &failure, &stopped)
         };
         let thread = std::thread::Builder::new()
             .name("table-mover".to_owned())
             .spawn(run)
             .map_err(|cause| Error::new(Class::Transient, "table.mover").caused_by(cause))?;
         Ok(Self {
+            from,
+            to,
+            failure,
             stop: Some(stop),
             thread: Some(thread),
         })
+    }
+
+    /// Whether it moves rows of this table to that one.
+    pub fn joins(&self, from: &Arc<Hot>, to: &Arc<dyn Table>) -> bool {
+        Arc::ptr_eq(&self.from, from) && Arc::ptr_eq(&self.to, to)
+    }
+
+    /// Why rows cannot be moved at the moment.
+    pub fn failure(&self) -> Option<Error> {
+        self.failure.lock().clone()
+    }
+}
+
+fn run(from: &Hot, to: &dyn Table, failure: &Mutex<Option<Error>>, stopped: &mpsc::Receiver<()>) {
+    let mut wait = MOVE_INTERVAL;
+    loop {
+        match stopped.recv_timeout(wait) {
+            Err(RecvTimeoutError::Timeout) => {}
+            _ => return,
+        }
+        wait = match from.move_due(to) {
+            Ok(taken) => {
+                if failure.lock().take().is_some() {
+                    tracing::info!(
+                        table = from.name(),
+                        target_table = to.name(),
+                        "rows are moved again"
+                    );
+                }
+                if taken == 0 {
+                    MOVE_INTERVAL
+                } else {
+                    Duration::ZERO
+                }
+            }
+            Err(error) => {
+                let before = failure.lock().replace(error.clone());
+                // The same failure is said once.
+                if before.is_none_or(|before| before.code() != error.code()) {
+                    tracing::warn!(
+                        table = from.name(),
+                        target_table = to.name(),
+                        %error,
+                        "rows could not be moved and stay in memory"
+                    );
+                }
+                (wait.max(MOVE_INTERVAL) * 2).min(MOVE_RETRY_MAX)
+            }
+        };
     }
 }
 
@@ -71,10 +113,16 @@ impl Drop for Mover {
 }
 
 impl Hot {
-    /// Whether rows are due that were not moved yet.
-    pub(crate) fn has_due(&self) -> bool {
+    /// Whether rows wait to be moved that would be dropped if the table moved none any more and had these options.
+    pub(crate) fn has_waiting(&self, options: &HotOptions) -> bool {
         let state = self.state.read();
-        state.is_moving && state.overdue(self.clock.now_micros()) > 0
+        state.has_waiting(options, self.clock.now_micros())
+    }
+
+    /// Whether there are rows that are to be moved, now or later, but for those that the other table has rejected.
+    pub(crate) fn has_rows_to_move(&self) -> bool {
+        let state = self.state.read();
+        state.is_moving && state.stats.rows > state.rejected()
     }
 
     /// Moves rows that are due, as many as are moved at once; answers with how many were taken.
@@ -88,11 +136,20 @@ impl Hot {
             deletes: None,
             position: None,
         })?;
-        let mut is_kept = vec![false; due.slots.len()];
+        let mut is_rejected = vec![false; due.slots.len()];
         for rejected in &written.rejected {
-            is_kept[rejected.row] = true;
+            is_rejected[rejected.row] = true;
         }
-        self.forget(&due, &rows, &is_kept)?;
+        if let Some(first) = written.rejected.first() {
+            tracing::warn!(
+                table = self.name(),
+                target_table = to.name(),
+                rows = written.rejected.len(),
+                error = %first.cause,
+                "rows were rejected by the table they are to be moved to and stay in memory"
+            );
+        }
+        self.forget(&due, &rows, &is_rejected)?;
         Ok(due.slots.len())
     }
 

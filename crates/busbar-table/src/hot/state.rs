@@ -34,8 +34,9 @@ pub(super) struct State {
     pub stats: Stats,
     /// Rows that are due stay until a mover has taken them to another table.
     pub is_moving: bool,
-    /// Rows that the other table has rejected, as they were then.
-    rejected: HashMap<u32, Touched>,
+    /// Rows that the other table has rejected. They are not in the order of age, so that they neither leave nor are tried
+    /// again before they are written anew or put back.
+    aside: u64,
     kinds: Vec<ColumnType>,
     chunks: Vec<Arc<Chunk>>,
     chunk_bytes: Vec<usize>,
@@ -60,6 +61,7 @@ struct Slot {
     newer: u32,
     touched: Touched,
     live: bool,
+    is_aside: bool,
 }
 
 /// Rows that are to be moved, and how each was when it was read.
@@ -81,7 +83,7 @@ impl State {
     pub fn new(options: HotOptions, schema: SchemaRef) -> Self {
         Self {
             is_moving: options.moves_to.is_some(),
-            rejected: HashMap::new(),
+            aside: 0,
             options,
             kinds: schema.fields().iter().map(|f| type_of(f)).collect(),
             schema,
@@ -178,14 +180,12 @@ impl State {
             if !is_over && !is_full {
                 break;
             }
-            if self.rejected.get(&at) != Some(&slot.touched) {
-                let (chunk, place) = place(at);
-                let row = self.chunks[chunk].bytes_of(place, columns.iter().copied());
-                bytes += row;
-                freed += row as u64 + self.fixed_bytes() + slot.key.len() as u64;
-                due.slots.push(at);
-                due.touched.push(slot.touched);
-            }
+            let (chunk, place) = place(at);
+            let row = self.chunks[chunk].bytes_of(place, columns.iter().copied());
+            bytes += row;
+            freed += row as u64 + self.fixed_bytes() + slot.key.len() as u64;
+            due.slots.push(at);
+            due.touched.push(slot.touched);
             at = slot.newer;
         }
         due
@@ -199,15 +199,35 @@ impl State {
                 || near(self.stats.bytes, self.options.bytes_max))
     }
 
-    /// How long the oldest row has waited beyond its time to live, in microseconds.
-    pub fn overdue(&self, now: i64) -> u64 {
-        match (self.options.ttl, self.slots.get(self.oldest as usize)) {
-            (Some(ttl), Some(slot)) => {
-                let ttl = i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX);
-                let over = now.saturating_sub(slot.written.saturating_add(ttl));
-                u64::try_from(over).unwrap_or(0)
-            }
-            _ => 0,
+    /// How long the oldest row that is to be moved has waited beyond its time to live, in microseconds; none if its time
+    /// to live is not over.
+    pub fn overdue(&self, now: i64) -> Option<u64> {
+        self.waited(&self.options, now)
+    }
+
+    fn waited(&self, options: &HotOptions, now: i64) -> Option<u64> {
+        let slot = self.slots.get(self.oldest as usize)?;
+        let ttl = i64::try_from(options.ttl?.as_micros()).unwrap_or(i64::MAX);
+        u64::try_from(now.saturating_sub(slot.written.saturating_add(ttl))).ok()
+    }
+
+    /// Whether rows would be dropped if the table moved none any more and had these options. Rows that the other table has
+    /// rejected are not among them.
+    pub fn has_waiting(&self, options: &HotOptions, now: i64) -> bool {
+        let is_over = self.stats.rows > options.rows_max || self.stats.bytes > options.bytes_max;
+        let makes_room = options.when_full == WhenFull::Evict && is_over && self.oldest != NONE;
+        self.is_moving && (makes_room || self.waited(options, now).is_some())
+    }
+
+    /// Rows that the other table has rejected.
+    pub fn rejected(&self) -> u64 {
+        self.aside
+    }
+
+    /// Puts rows that the other table has rejected back into the order of age.
+    pub fn put_back(&mut self) {
+        if self.aside > 0 {
+            self.sort_by_age();
         }
     }
 
@@ -217,11 +237,13 @@ impl State {
         slot.live && slot.touched == due.touched[row]
     }
 
-    /// Leaves a row to this table, until it is written again.
+    /// Leaves a row to this table, until it is written again or put back.
     pub fn reject(&mut self, due: &Due, row: usize) {
-        if self.is_unchanged(due, row) {
-            self.rejected.insert(due.slots[row], due.touched[row]);
-            self.stats.move_rejected += 1;
+        let slot = due.slots[row];
+        if self.is_unchanged(due, row) && !self.slots[slot as usize].is_aside {
+            self.unlink(slot);
+            self.slots[slot as usize].is_aside = true;
+            self.aside += 1;
         }
     }
 
@@ -407,8 +429,9 @@ impl State {
             .filter(|slot| self.slots[*slot as usize].live)
             .collect();
         live.sort_by_key(|slot| self.slots[*slot as usize].written);
-        (self.oldest, self.newest) = (NONE, NONE);
+        (self.oldest, self.newest, self.aside) = (NONE, NONE, 0);
         for slot in live {
+            self.slots[slot as usize].is_aside = false;
             self.link(slot);
         }
     }
@@ -481,6 +504,7 @@ impl State {
                     newer: NONE,
                     touched: (0, 0),
                     live: false,
+                    is_aside: false,
                 });
                 (self.slots.len() - 1) as u32
             }
@@ -502,7 +526,6 @@ impl State {
     }
 
     fn remove(&mut self, slot: u32) {
-        self.rejected.remove(&slot);
         self.unlink(slot);
         let (chunk, place) = place(slot);
         let bytes = Arc::make_mut(&mut self.chunks[chunk]).clear(place);
@@ -536,7 +559,12 @@ impl State {
     }
 
     fn unlink(&mut self, slot: u32) {
-        let Slot { older, newer, .. } = self.slots[slot as usize];
+        let entry = &mut self.slots[slot as usize];
+        if std::mem::take(&mut entry.is_aside) {
+            self.aside -= 1;
+            return;
+        }
+        let (older, newer) = (entry.older, entry.newer);
         match self.slots.get_mut(older as usize) {
             Some(older) => older.newer = newer,
             None => self.oldest = newer,
