@@ -706,6 +706,17 @@ export interface History {
   step_s: number;
 }
 
+/** What became of the rows of a hot table since the node started. */
+export interface HotRows {
+  /** Bytes of memory that its rows take. */
+  bytes: number;
+  /** Rows that made room for others. */
+  evicted: number;
+  /** Rows whose time to live was over. */
+  expired: number;
+  moves?: RowMoves | null;
+}
+
 /** An id as text or number. */
 export type Id = number | string;
 
@@ -1228,6 +1239,19 @@ export interface Rollback {
   version: number;
 }
 
+/** How rows of a hot table move to another table. */
+export interface RowMoves {
+  error?: Problem | null;
+  /** How long the oldest row that is to be moved has waited beyond its time to live, in seconds. */
+  lag_s: number;
+  /** Rows moved. */
+  moved: number;
+  /** Rows in the table that the other one has rejected. They stay until they are written again or deleted. */
+  rejected: number;
+  /** The other table. */
+  to: string;
+}
+
 /** A row. */
 export interface RowView {
   /** Its cells, by family and qualifier, the newest version of each first. */
@@ -1462,6 +1486,7 @@ export interface Sums {
 export interface TableView {
   /** Columns; none until a flow without declared columns writes to it. */
   columns: Field[];
+  hot?: HotRows | null;
   /** Columns of the key. */
   key: string[];
   /** `hot` (in memory), `relational` (SQLite) or `wide` (cells on disk). */

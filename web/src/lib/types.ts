@@ -177,7 +177,9 @@ export type TableSummary = Fields<Api.TableView, 'name' | 'kind' | 'rows' | 'key
   /** What became of the rows of a hot table. */
   hot?:
     | (Fields<Api.HotRows, 'bytes' | 'expired' | 'evicted'> & {
-        moves: (Fields<Api.RowMoves, 'to' | 'moved' | 'rejected' | 'lag_s'> & { error?: ApiProblem | null }) | null;
+        moves:
+          | (Fields<Api.RowMoves, 'to' | 'moved' | 'rejected' | 'lag_s'> & { error?: ApiProblem | null })
+          | null;
       })
     | null;
 };
