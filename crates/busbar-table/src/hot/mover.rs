@@ -11,7 +11,7 @@ use busbar_event::{Class, Error};
 use parking_lot::Mutex;
 
 use super::journal::Entry;
-use super::{Hot, state::Due};
+use super::{Hot, state::DueRows};
 use crate::columns::arrow_error;
 use crate::limits::{MOVE_INTERVAL, MOVE_RETRY_MAX};
 use crate::spec::HotOptions;
@@ -153,7 +153,7 @@ impl Hot {
         Ok(due.slots.len())
     }
 
-    fn take_due(&self) -> Result<Option<(Due, RecordBatch)>, Error> {
+    fn take_due(&self) -> Result<Option<(DueRows, RecordBatch)>, Error> {
         let state = self.state.read();
         if !state.is_moving {
             return Ok(None);
@@ -171,7 +171,7 @@ impl Hot {
     }
 
     /// Removes rows that the other table has, but for those that were written meanwhile and those that it rejected.
-    fn forget(&self, due: &Due, rows: &RecordBatch, is_rejected: &[bool]) -> Result<(), Error> {
+    fn forget(&self, due: &DueRows, rows: &RecordBatch, is_rejected: &[bool]) -> Result<(), Error> {
         let _one = self.journal.as_ref().map(|journal| journal.writing.lock());
         let (gone, key) = {
             let mut state = self.state.write();

@@ -66,7 +66,7 @@ struct Slot {
 
 /// Rows that are to be moved, and how each was when it was read.
 #[derive(Default)]
-pub(super) struct Due {
+pub(super) struct DueRows {
     pub slots: Vec<u32>,
     touched: Vec<Touched>,
 }
@@ -157,13 +157,13 @@ impl State {
     }
 
     /// The oldest rows that are to be moved: those whose time to live is over, and those that make room.
-    pub fn due(&self, now: i64, makes_room: bool) -> Due {
+    pub fn due(&self, now: i64, makes_room: bool) -> DueRows {
         let ttl = self
             .options
             .ttl
             .map(|ttl| i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX));
         let columns: Vec<usize> = (0..self.kinds.len()).collect();
-        let (mut due, mut bytes, mut freed) = (Due::default(), 0, 0);
+        let (mut due, mut bytes, mut freed) = (DueRows::default(), 0, 0);
         let mut at = self.oldest;
         while at != NONE && due.slots.len() < MOVE_ROWS_MAX && bytes < MOVE_BYTES_MAX {
             let slot = &self.slots[at as usize];
@@ -232,13 +232,13 @@ impl State {
     }
 
     /// Whether a row of [`State::due`] is as it was then.
-    pub fn is_unchanged(&self, due: &Due, row: usize) -> bool {
+    pub fn is_unchanged(&self, due: &DueRows, row: usize) -> bool {
         let slot = &self.slots[due.slots[row] as usize];
         slot.live && slot.touched == due.touched[row]
     }
 
     /// Leaves a row to this table, until it is written again or put back.
-    pub fn reject(&mut self, due: &Due, row: usize) {
+    pub fn reject(&mut self, due: &DueRows, row: usize) {
         let slot = due.slots[row];
         if self.is_unchanged(due, row) && !self.slots[slot as usize].is_aside {
             self.unlink(slot);
@@ -248,7 +248,7 @@ impl State {
     }
 
     /// Removes a row that was moved.
-    pub fn remove_moved(&mut self, due: &Due, row: usize) {
+    pub fn remove_moved(&mut self, due: &DueRows, row: usize) {
         self.remove(due.slots[row]);
         self.stats.moved += 1;
     }
