@@ -72,6 +72,8 @@ fn wait(what: &str, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(300);
     while !holds() {
         assert!(Instant::now() < end, "{what}");
+        // No async worker is blocked.
+        #[expect(clippy::disallowed_methods)]
         std::thread::sleep(Duration::from_millis(20));
     }
 }
