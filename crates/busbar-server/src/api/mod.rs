@@ -22,6 +22,7 @@ mod orchestrations;
 mod overview;
 mod plugin_trial;
 mod plugins;
+mod processes;
 mod project;
 mod search;
 mod session;
@@ -100,6 +101,7 @@ pub(crate) fn routes() -> (Router<Arc<App>>, Document) {
         .merge(overview::routes())
         .merge(plugins::routes())
         .merge(plugin_trial::routes())
+        .merge(processes::routes())
         .merge(project::routes())
         .merge(search::routes())
         .merge(session::routes())
