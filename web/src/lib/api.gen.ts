@@ -720,6 +720,24 @@ export interface HotRows {
 /** An id as text or number. */
 export type Id = number | string;
 
+/** A process to run. */
+export interface ImportProcess {
+  /** Only check, and say what would change. */
+  dry_run?: boolean;
+  /** Replace a flow of the same name. */
+  replace?: boolean;
+  /** The document, `esbprocess`. */
+  xml: string;
+}
+
+/** A process that was, or would be, deployed. */
+export type ImportedProcess = Outcome & {
+  /** The text of the flow's file. */
+  file: string;
+  /** The flow that it is. */
+  flow: string;
+};
+
 /** A sum that is added to a cell. */
 export interface IncrementCell {
   /** What is added. */
@@ -899,6 +917,8 @@ export type NodeView = Counts & {
   label: string;
   /** Committed events not read yet. */
   lag: number;
+  /** Its name as an endpoint or mediation of a process, where the flow gives one. */
+  name?: string | null;
   /** Events that came in the last second. */
   rate: number;
   /** Events that went on in the last second. */
@@ -1125,6 +1145,12 @@ export interface Problem {
   span?: Span | null;
   /** For a query: what was probably meant. */
   suggestion?: string | null;
+}
+
+/** A flow as a process. */
+export interface ProcessXml {
+  /** The document, `esbprocess`. */
+  xml: string;
 }
 
 /** What became of the events of a request. */

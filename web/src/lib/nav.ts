@@ -15,6 +15,7 @@ export const pages: Page[] = [
   { page: 'streams', name: 'nav.streams', icon: 'streams', quick: true },
   { page: 'topics', name: 'nav.topics', icon: 'topic' },
   { page: 'flows', name: 'nav.flows', icon: 'flows', quick: true },
+  { page: 'processes', name: 'nav.processes', icon: 'processes' },
   { page: 'orchestrations', name: 'nav.orchestrations', icon: 'orchestrations' },
   { page: 'plugins', name: 'nav.plugins', icon: 'plugins' },
   { page: 'tables', name: 'nav.tables', icon: 'tables' },
@@ -35,6 +36,10 @@ const views: Record<string, { list: Lazy; detail?: Lazy }> = {
   '': { list: () => import('../pages/Overview.svelte') },
   streams: { list: () => import('../pages/Streams.svelte'), detail: () => import('../pages/Stream.svelte') },
   flows: { list: () => import('../pages/Flows.svelte'), detail: () => import('../pages/Flow.svelte') },
+  processes: {
+    list: () => import('../pages/Processes.svelte'),
+    detail: () => import('../pages/Process.svelte'),
+  },
   orchestrations: {
     list: () => import('../pages/Orchestrations.svelte'),
     detail: () => import('../pages/Orchestration.svelte'),

@@ -398,6 +398,15 @@ export function readStream(answer: unknown): StreamDetail {
   };
 }
 
+/** The document of a process. */
+export const readProcess = (answer: unknown): string => str(object(answer).xml);
+
+/** A process that was imported: the flow that it is, and the files that changed, or would. */
+export function readImported(answer: unknown): { flow: string; paths: string[] } {
+  const v = object(answer);
+  return { flow: str(v.flow), paths: objects(v.changes).map((change) => str(change.path)) };
+}
+
 export function readFlow(answer: unknown): FlowDetail {
   const v = object(answer);
   const graph = object(v.graph);
@@ -424,6 +433,7 @@ export function readFlow(answer: unknown): FlowDetail {
         id: str(n.id),
         kind: str(n.kind),
         label: str(n.label),
+        name: opt(n.name),
         in: num(n.in),
         out: num(n.out),
         filtered: num(n.filtered),

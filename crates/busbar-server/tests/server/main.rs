@@ -11,6 +11,7 @@ mod live;
 mod look;
 mod node;
 mod plugins;
+mod processes;
 mod publish;
 mod roles;
 mod subscribe;
