@@ -95,6 +95,7 @@ pub(crate) fn status_of(error: &Error) -> StatusCode {
         | "catalog.unknown-table"
         | "catalog.unknown-version"
         | "server.unknown-flow"
+        | "flow.trace-stream"
         | "orchestrate.unknown"
         | "orchestrate.no-instance"
         | "orchestrate.no-form"

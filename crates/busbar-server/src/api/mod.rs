@@ -33,6 +33,7 @@ mod tables;
 mod tail;
 mod tokens;
 mod topics;
+mod trace;
 mod users;
 mod views;
 mod words;
@@ -113,6 +114,7 @@ pub(crate) fn routes() -> (Router<Arc<App>>, Document) {
         .merge(tail::routes())
         .merge(tokens::routes())
         .merge(topics::routes())
+        .merge(trace::routes())
         .merge(users::routes())
         .split_for_parts();
     complete(&mut document);

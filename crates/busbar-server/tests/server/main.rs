@@ -17,4 +17,5 @@ mod roles;
 mod subscribe;
 mod support;
 mod tables;
+mod trace;
 mod wire;
