@@ -101,6 +101,7 @@ export const PAGES = [
   '',
   'streams',
   'topics',
+  'trace',
   'flows',
   'processes',
   'orchestrations',

@@ -14,6 +14,7 @@ use futures::executor::block_on;
 use serde_json::Value as Json;
 
 use super::Runtime;
+use super::trim::is_of_results;
 use crate::blocking::blocking;
 use crate::chain::{Computed, Place, StationTrace, StepFate};
 use crate::compile::{NoPlan, Plan, Target, World, compile};
@@ -380,7 +381,9 @@ fn shown(rows: &RecordBatch, all: &mut Vec<Json>) -> Result<(), Error> {
 /// What is looked for in the log.
 struct Sought<'a> {
     partitions: Vec<Arc<StreamPartition>>,
-    /// How the names of the tasks begin and end that write it.
+    /// How the names of the flow's tasks begin and end that write it, and of the one that read the event.
+    known_as: String,
+    flow: String,
     begins: String,
     ends: String,
     /// Frames before this offset of the task's input do not have it.
@@ -406,6 +409,8 @@ impl<'a> Sought<'a> {
         let partitions = stream.map(|stream| stream.partitions().to_vec());
         Sought {
             partitions: partitions.unwrap_or_default(),
+            known_as: known_as.to_owned(),
+            flow: format!("flow:{known_as}:"),
             begins: format!("flow:{known_as}:{}:{}:", event.stream, event.partition),
             ends: format!(":{output}"),
             behind: event.offset,
@@ -425,6 +430,8 @@ impl<'a> Sought<'a> {
         let partitions = stream.map(|stream| stream.partitions().to_vec());
         Sought {
             partitions: partitions.unwrap_or_default(),
+            known_as: known_as.to_owned(),
+            flow: format!("flow:{known_as}:"),
             begins: format!("flow:{known_as}:{}:{}:", event.stream, event.partition),
             ends: format!(":{output}"),
             behind: event.offset,
@@ -433,11 +440,22 @@ impl<'a> Sought<'a> {
         }
     }
 
-    /// Whether the task's frames that end here have read beyond the event.
+    /// Whether a task has this name that reads a stream of results of the flow.
+    fn delivers(&self, task: &str) -> bool {
+        let stream = task.strip_prefix(&self.flow);
+        let stream = stream.and_then(|rest| rest.split(':').next());
+        stream.is_some_and(|stream| is_of_results(stream, &self.known_as))
+    }
+
+    /// Whether a task of the flow has written a frame, and has read beyond the event before if it is the one that read it.
+    /// A task that delivers results reads those of another; what it wrote is known by what was made.
     fn is_behind(&self, producers: &[(Arc<str>, u64)]) -> bool {
         producers.iter().any(|(name, position)| {
-            let is_it = name.starts_with(&self.begins) && name.ends_with(&self.ends);
-            is_it && *position > self.behind
+            let is_behind = match name.starts_with(&self.begins) {
+                true => *position > self.behind,
+                false => self.made.is_some() && self.delivers(name),
+            };
+            is_behind && name.ends_with(&self.ends)
         })
     }
 

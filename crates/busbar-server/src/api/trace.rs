@@ -11,6 +11,7 @@ use busbar_event::{Batch, Class, Error, time};
 use busbar_flow::{DeadLetter, EventAt, FlowTrace, ResendFrom, TracedOutput, TracedStep};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tokio::sync::Semaphore;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -22,7 +23,7 @@ use crate::app::App;
 use crate::audit::Action;
 use crate::events::render::{self, Place};
 use crate::guard::Caller;
-use crate::limits::{SUBSCRIPTION_READ_BYTES, TRACE_FLOWS_MAX};
+use crate::limits::{SUBSCRIPTION_READ_BYTES, TRACE_FLOWS_MAX, TRACES_MAX};
 use crate::rights;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
@@ -30,6 +31,9 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(trace))
         .routes(routes!(resend))
 }
+
+/// Those who may trace now.
+static TRACES: Semaphore = Semaphore::const_new(TRACES_MAX);
 
 #[derive(Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -186,6 +190,8 @@ async fn trace(
     Query(query): Query<TraceQuery>,
 ) -> Answer<Json<TraceView>> {
     let event = event_at(&app, &caller, &query.stream, query.partition, query.offset).await?;
+    // It is never closed.
+    let _turn = TRACES.acquire().await;
     let present = app.runtime.project().await;
     let (mut names, mut left) = (Vec::new(), Vec::new());
     for (name, flow) in &present.flows {
@@ -214,7 +220,7 @@ async fn trace(
         match traced {
             Ok(traced) => {
                 searched += traced.searched;
-                view.add(traced);
+                view.add(traced, &caller);
             }
             Err(error) => view.error = Some(error),
         }
@@ -346,10 +352,12 @@ impl FlowTraceView {
         }
     }
 
-    fn add(&mut self, traced: FlowTrace) {
+    /// Of results the log has, those in streams that the caller may read.
+    fn add(&mut self, traced: FlowTrace, caller: &Principal) {
         self.unread = traced.unread;
         self.steps = traced.steps.into_iter().map(step_view).collect();
-        self.outputs = traced.outputs.into_iter().map(output_view).collect();
+        let outputs = traced.outputs.into_iter();
+        self.outputs = outputs.map(|output| output_view(output, caller)).collect();
     }
 }
 
@@ -381,7 +389,8 @@ fn step_view(step: TracedStep) -> TracedStepView {
     }
 }
 
-fn output_view(output: TracedOutput) -> TracedOutputView {
+fn output_view(output: TracedOutput, caller: &Principal) -> TracedOutputView {
+    let may_read = |at: &&EventAt| caller.may_read_stream(&at.stream);
     let made = output.events.iter().map(|(event, place)| {
         let nowhere = EventAt {
             stream: String::new(),
@@ -389,7 +398,8 @@ fn output_view(output: TracedOutput) -> TracedOutputView {
             offset: 0,
             event: event.clone(),
         };
-        let event = shown(place.as_ref().unwrap_or(&nowhere));
+        let place = place.as_ref().filter(may_read);
+        let event = shown(place.unwrap_or(&nowhere));
         let found = place.is_some();
         raw(format!("{{\"event\":{},\"found\":{found}}}", event.get()))
     });
@@ -401,7 +411,7 @@ fn output_view(output: TracedOutput) -> TracedOutputView {
         label: output.label,
         computed: output.computed,
         rows: output.rows,
-        recorded: output.recorded.iter().map(shown).collect(),
+        recorded: output.recorded.iter().filter(may_read).map(shown).collect(),
         cause: output.cause,
     }
 }

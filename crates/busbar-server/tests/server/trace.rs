@@ -57,6 +57,7 @@ fn a_message_is_found_and_followed_from_stream_to_stream() {
         world.publish("meter/m7/reading", json!({ "kw": kw }));
     }
     wait_for(&world, "urgent", 1);
+    let counts = world.get_json("/api/v1/flows/alarm")["conservation"].clone();
     // By its content, in every stream at once.
     let found = world.get_json("/api/v1/search?text=m7&order=oldest");
     let events = found["events"].as_array().unwrap();
@@ -111,11 +112,41 @@ fn a_message_is_found_and_followed_from_stream_to_stream() {
         "{next:#}"
     );
     assert_eq!(trace(&world, "urgent", 0)["flows"], json!([]));
+    // Nothing was written or counted for it.
+    assert_eq!(
+        world.get_json("/api/v1/flows/alarm")["conservation"],
+        counts
+    );
+    for stream in ["alarms", "urgent"] {
+        let path = format!("/api/v1/streams/{stream}");
+        assert_eq!(world.get_json(&path)["end"], 1);
+    }
     let beyond = world.get("/api/v1/trace?stream=meter&partition=0&offset=9");
     assert_eq!(
         (beyond.status, beyond.code()),
         (404, "server.unknown-event".into())
     );
+}
+
+#[test]
+fn the_result_of_an_event_is_not_taken_for_that_of_an_equal_one() {
+    let world = World::new(PROJECT);
+    for offset in 0..3 {
+        let event = json!({
+            "topic": "meter/m7/reading", "time": "2026-11-29T08:00:00Z", "payload": { "kw": 5 }
+        });
+        assert_eq!(world.post("/api/v1/events", &event).status, 200);
+        wait_for(&world, "alarms", offset + 1);
+    }
+    for offset in 0..3 {
+        let traced = trace(&world, "meter", offset);
+        let made = &traced["flows"][0]["outputs"][0]["events"][0];
+        assert_eq!(
+            (&made["found"], &made["event"]["offset"]),
+            (&json!(true), &json!(offset)),
+            "{traced:#}"
+        );
+    }
 }
 
 #[test]
