@@ -5,6 +5,7 @@
 
 mod cells;
 mod change;
+mod elastic;
 mod file;
 mod grpc;
 mod host;
@@ -39,7 +40,8 @@ pub fn registry() -> Connectors {
 /// The same, with folders outside the project whose files connections may use.
 pub fn registry_with(places: &Places) -> Connectors {
     Connectors::new([
-        Arc::new(file::File::new(places.clone())) as Arc<dyn Connector>,
+        Arc::new(elastic::Elastic::new(places.clone())) as Arc<dyn Connector>,
+        Arc::new(file::File::new(places.clone())),
         Arc::new(grpc::Grpc::new(places.clone())),
         Arc::new(host::Host),
         Arc::new(http::Http::new(places.clone())),

@@ -101,6 +101,7 @@ areas![
     "cli",
     "connect",
     "database",
+    "elastic",
     "event",
     "flow",
     "gateway",

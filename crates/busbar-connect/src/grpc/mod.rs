@@ -145,6 +145,7 @@ impl Connector for Grpc {
                 tls: options.tls.as_ref(),
                 timeout: options.timeout.as_duration(),
                 alpn: b"h2",
+                answer_most: crate::limits::CALL_ANSWER_BYTES_MAX,
             };
             let client = GrpcClient::open(remote, &context, &self.places).await?;
             Ok(Arc::new(client) as Arc<dyn Service>)

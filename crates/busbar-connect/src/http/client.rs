@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::{MANAGED, shown_url};
-use crate::limits::{CALL_ANSWER_BYTES_MAX, CALL_IDLE_LONGEST, CALL_IDLE_MAX};
+use crate::limits::{CALL_IDLE_LONGEST, CALL_IDLE_MAX};
 use crate::places::Places;
 use crate::secret::{HIDDEN, Secret};
 use crate::tls::{self, Tls};
@@ -34,6 +34,8 @@ pub(crate) struct Remote<'a> {
     pub timeout: Duration,
     /// The protocol that is asked for where the connection is encrypted.
     pub alpn: &'static [u8],
+    /// Bytes of an answer. A larger one is refused.
+    pub answer_most: usize,
 }
 
 /// Sends requests to one address.
@@ -51,6 +53,8 @@ pub(crate) struct HttpClient {
     secrets: Vec<String>,
     tls: Option<TlsConnector>,
     timeout: Duration,
+    /// Bytes of an answer.
+    answer_most: usize,
     /// Connections that nobody uses, and since when; the last one was used last.
     idle: Mutex<Vec<(http1::SendRequest<Full<Bytes>>, Instant)>>,
 }
@@ -107,6 +111,7 @@ impl HttpClient {
             secrets,
             tls,
             timeout: remote.timeout,
+            answer_most: remote.answer_most,
             idle: Mutex::default(),
         })
     }
@@ -231,7 +236,7 @@ impl HttpClient {
         let mut headers = head.headers;
         let announced = headers.get(header::CONTENT_LENGTH);
         let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-        if announced.is_some_and(|bytes| bytes > CALL_ANSWER_BYTES_MAX as u64)
+        if announced.is_some_and(|bytes| bytes > self.answer_most as u64)
             && head.status.is_success()
         {
             return Err(self.too_large());
@@ -254,7 +259,7 @@ impl HttpClient {
                     }
                 }
             }
-            if first.len().max(more.len()) > CALL_ANSWER_BYTES_MAX {
+            if first.len().max(more.len()) > self.answer_most {
                 if head.status.is_success() {
                     return Err(self.too_large());
                 }
@@ -281,7 +286,7 @@ impl HttpClient {
     pub(crate) fn too_large(&self) -> Error {
         Error::new(Class::Permanent, "connect.call-answer-large")
             .with("url", &self.shown)
-            .with("most", CALL_ANSWER_BYTES_MAX)
+            .with("most", self.answer_most)
     }
 
     /// Waits for an answer no longer than the connection says.

@@ -295,6 +295,7 @@ impl Connector for Http {
                 tls: options.tls.as_ref(),
                 timeout: options.timeout.as_duration(),
                 alpn: b"http/1.1",
+                answer_most: crate::limits::CALL_ANSWER_BYTES_MAX,
             };
             let client = HttpClient::open(remote, &context, &self.places).await?;
             Ok(Arc::new(client) as Arc<dyn Service>)

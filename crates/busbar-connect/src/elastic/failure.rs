@@ -1,0 +1,248 @@
+//! Failures by class, with what mends each.
+
+use busbar_connector::ServiceAnswer;
+use busbar_event::{Class, Error, quote};
+use serde::Deserialize;
+
+use super::limits::REASON_CHARS_MAX;
+
+/// Why the server refused a request or a row of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Refusal {
+    /// The server's name for it, such as `mapper_parsing_exception`.
+    #[serde(default, rename = "type")]
+    pub kind: String,
+    /// Its words.
+    #[serde(default)]
+    reason: Option<String>,
+    /// What led to it.
+    #[serde(default)]
+    caused_by: Option<Box<Refusal>>,
+}
+
+/// What was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// A whole request.
+    Request,
+    /// One row of a request.
+    Row,
+}
+
+impl Refusal {
+    /// From the body of an answer.
+    pub fn of(answer: &ServiceAnswer) -> Refusal {
+        #[derive(Deserialize)]
+        struct Body {
+            error: Told,
+        }
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Told {
+            Refusal(Refusal),
+            Text(String),
+        }
+        match serde_json::from_slice(&answer.body) {
+            Ok(Body {
+                error: Told::Refusal(refusal),
+            }) => refusal,
+            Ok(Body {
+                error: Told::Text(text),
+            }) => Refusal {
+                reason: Some(text),
+                ..Refusal::default()
+            },
+            // A proxy, in its own words.
+            Err(_) => Refusal {
+                reason: Some(String::from_utf8_lossy(&answer.body).into_owned()),
+                ..Refusal::default()
+            },
+        }
+    }
+
+    /// The server's words: what led to it is usually what tells.
+    fn said(&self) -> String {
+        let mut said = String::new();
+        let mut next = Some(self);
+        while let Some(refusal) = next {
+            for word in [
+                refusal.kind.as_str(),
+                refusal.reason.as_deref().unwrap_or(""),
+            ] {
+                if !word.is_empty() {
+                    said.push_str(if said.is_empty() { "" } else { ": " });
+                    said.push_str(word);
+                }
+            }
+            next = refusal.caused_by.as_deref();
+        }
+        quote(
+            said.chars()
+                .take(REASON_CHARS_MAX)
+                .collect::<String>()
+                .trim(),
+        )
+    }
+
+    /// The data, the moment, or how things are set up.
+    pub fn class(&self, status: u16, refused: Refused) -> Class {
+        match (self.kind.as_str(), status) {
+            // A disk above its flood stage, a cluster without a master: they end.
+            ("cluster_block_exception" | "es_rejected_execution_exception", _) => Class::Transient,
+            (_, 408 | 425 | 429 | 500..) if status != 501 => Class::Transient,
+            // The shard limit of the cluster: an administrator raises it.
+            (
+                "index_closed_exception" | "index_not_found_exception" | "validation_exception",
+                _,
+            ) => Class::Configuration,
+            ("security_exception", _) => Class::Configuration,
+            (_, 401 | 403 | 501) => Class::Configuration,
+            (_, 409) => Class::Transient,
+            (_, 400 | 404 | 413) if refused == Refused::Row => Class::Permanent,
+            _ => Class::Configuration,
+        }
+    }
+
+    /// The error that people see.
+    pub fn error(&self, status: u16, refused: Refused, url: &str, index: &str) -> Error {
+        let class = self.class(status, refused);
+        let code = match (class, refused, status) {
+            (Class::Transient, ..) => "elastic.for-now",
+            (Class::Permanent, ..) => "elastic.row",
+            (_, _, 401) => "elastic.credentials",
+            (_, _, 403) => "elastic.rights",
+            _ if self.kind == "index_not_found_exception" => "elastic.no-index",
+            _ => "elastic.refused",
+        };
+        let mut said = self.said();
+        if said.is_empty() {
+            said = status.to_string();
+        }
+        Error::new(class, code)
+            .with("url", url)
+            .with("index", index)
+            .with("said", said)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_refusal_is_decides_what_is_done() {
+        for (kind, status, refused, class) in [
+            (
+                "mapper_parsing_exception",
+                400,
+                Refused::Row,
+                Class::Permanent,
+            ),
+            (
+                "document_parsing_exception",
+                400,
+                Refused::Row,
+                Class::Permanent,
+            ),
+            (
+                "invalid_index_name_exception",
+                400,
+                Refused::Row,
+                Class::Permanent,
+            ),
+            (
+                "es_rejected_execution_exception",
+                429,
+                Refused::Row,
+                Class::Transient,
+            ),
+            (
+                "cluster_block_exception",
+                403,
+                Refused::Row,
+                Class::Transient,
+            ),
+            (
+                "cluster_block_exception",
+                429,
+                Refused::Request,
+                Class::Transient,
+            ),
+            (
+                "unavailable_shards_exception",
+                503,
+                Refused::Row,
+                Class::Transient,
+            ),
+            (
+                "index_not_found_exception",
+                404,
+                Refused::Row,
+                Class::Configuration,
+            ),
+            (
+                "index_closed_exception",
+                400,
+                Refused::Row,
+                Class::Configuration,
+            ),
+            (
+                "validation_exception",
+                400,
+                Refused::Row,
+                Class::Configuration,
+            ),
+            (
+                "security_exception",
+                403,
+                Refused::Row,
+                Class::Configuration,
+            ),
+            (
+                "security_exception",
+                401,
+                Refused::Request,
+                Class::Configuration,
+            ),
+            (
+                "parsing_exception",
+                400,
+                Refused::Request,
+                Class::Configuration,
+            ),
+            ("", 501, Refused::Request, Class::Configuration),
+            ("", 502, Refused::Request, Class::Transient),
+        ] {
+            let refusal = Refusal {
+                kind: kind.into(),
+                ..Refusal::default()
+            };
+            assert_eq!(refusal.class(status, refused), class, "{kind} {status}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_told_with_its_cause() {
+        let answer = |body: &str| ServiceAnswer {
+            body: body.to_owned().into(),
+            ..ServiceAnswer::default()
+        };
+        let of = |body| Refusal::of(&answer(body)).said();
+        assert_eq!(
+            of(
+                r#"{"error":{"type":"a","reason":"b","caused_by":{"type":"c","reason":null}},"status":400}"#
+            ),
+            "a: b: c"
+        );
+        assert_eq!(
+            of(r#"{"error":"no handler found","status":400}"#),
+            "no handler found"
+        );
+        assert_eq!(of("<html>"), "<html>");
+        let silent = Refusal::of(&answer("")).error(502, Refused::Request, "http://a", "b");
+        assert_eq!(
+            silent.args().last().map(|(_, said)| said.as_str()),
+            Some("502")
+        );
+    }
+}
