@@ -6,6 +6,8 @@ mod calls;
 mod database_calls;
 mod database_lookups;
 mod database_queries;
+mod elastic;
+mod elastic_peer;
 mod file_sink;
 mod file_source;
 mod http;

@@ -58,6 +58,7 @@ impl Subject {
 
 pub fn subjects() -> Vec<Subject> {
     vec![
+        crate::elastic_peer::subject(),
         Subject {
             kind: "file",
             good: vec![

@@ -1,0 +1,370 @@
+//! A stand-in for Elasticsearch: documents in memory behind the part of its interface that the connector uses.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use crate::peers::{Answer, Request, Web};
+use crate::servers::Cut;
+use crate::subjects::{Subject, Supply, Taker};
+
+pub fn subject() -> Subject {
+    Subject {
+        kind: "elasticsearch",
+        good: vec![
+            "elasticsearch: { url: 'http://127.0.0.1:1', write: { index: 'a-${site}', id: '${id}' } }\n",
+            "elasticsearch: { url: 'https://127.0.0.1:1/es', user: u, password: { env: P }, tls: { ca: ca.pem }, timeout: 5s, write: { index: a, id: '${id}', change: c, unchanged: k } }\n",
+            "elasticsearch: { url: 'http://127.0.0.1:1', api_key: { env: K }, write: { index: a, id: '${id}', version: v } }\n",
+            "elasticsearch: { url: 'http://127.0.0.1:1', read: { index: 'logs-*', sort: ['@timestamp', id], query: '{\"match_all\":{}}', settle: 10s, every: 1s, rows: 500 } }\ntopic: a/${index}\n",
+        ],
+        wrong: vec![
+            (
+                "elasticsearch: { write: { index: a, id: '${id}' } }\n",
+                "url",
+            ),
+            (
+                "elasticsearch: { url: 'ftp://a', write: { index: a, id: '${id}' } }\n",
+                "ftp://a",
+            ),
+            ("elasticsearch: { url: 'http://a' }\n", "write"),
+            (
+                "elasticsearch: { url: 'http://a', write: { index: a, id: same } }\n",
+                "same",
+            ),
+            (
+                "elasticsearch: { url: 'http://a', write: { index: 'a*', id: '${id}' } }\n",
+                "a*",
+            ),
+            (
+                "elasticsearch: { url: 'http://a', write: { index: 'a-${b}', id: '${id}', change: c } }\n",
+                "a-${b}",
+            ),
+            (
+                "elasticsearch: { url: 'http://a', write: { index: a, id: '${id}', mode: merge, change: c } }\n",
+                "merge",
+            ),
+            (
+                "elasticsearch: { url: 'http://a', write: { index: a, id: '${id}', mode: upsert } }\n",
+                "upsert",
+            ),
+            (
+                "elasticsearch: { url: 'http://a', write: { index: a, id: '${id}', mode: merge, version: vv } }\n",
+                "vv",
+            ),
+            (
+                "elasticsearch: { url: 'http://a', write: { index: a, id: '${id}', unchanged: un } }\n",
+                "un",
+            ),
+            (
+                "elasticsearch: { url: 'http://a', password: pp, write: { index: a, id: '${id}' } }\n",
+                "pp",
+            ),
+            (
+                "elasticsearch: { url: 'http://a', user: u, api_key: kk, write: { index: a, id: '${id}' } }\n",
+                "kk",
+            ),
+            (
+                "elasticsearch: { url: 'http://a', user: u, password: '${P}', write: { index: a, id: '${id}' } }\n",
+                "${P}",
+            ),
+            (
+                "elasticsearch: { url: 'http://a', read: { index: a, sort: [] } }\n",
+                "sort",
+            ),
+            (
+                "elasticsearch: { url: 'http://a', read: { index: a, sort: [b, b] } }\n",
+                "sort",
+            ),
+            (
+                "elasticsearch: { url: 'http://a', read: { index: a, sort: [b], query: 'site: north' } }\n",
+                "site: north",
+            ),
+            (
+                "elasticsearch: { url: 'http://a', read: { index: a, sort: [b], rows: 10000 } }\n",
+                "10000",
+            ),
+            (
+                "elasticsearch: { url: 'http://a', read: { index: a, sort: [b], every: 1ms } }\n",
+                "1ms",
+            ),
+            (
+                "elasticsearch: { url: 'http://a', read: { index: a, sort: [b] } }\ntopic: a/${indx}\n",
+                "indx",
+            ),
+            (
+                "elasticsearch: { url: 'http://a', timeout: 1h, write: { index: a, id: '${id}' } }\n",
+                "1h",
+            ),
+        ],
+        secret: vec![
+            "elasticsearch: { url: 'http://127.0.0.1:PORT', user: u, password: SECRET, write: { index: a, id: '${n}' } }\n",
+            "elasticsearch: { url: 'http://127.0.0.1:PORT', api_key: SECRET, write: { index: a, id: '${n}' } }\n",
+        ],
+        supply: Some(|| Box::new(Searched(Peer::new()))),
+        taker: Some(|| Box::new(Indexed(Peer::new()))),
+    }
+}
+
+/// A server that can be cut off.
+pub struct Peer {
+    web: Web,
+    pub cut: Cut,
+    pub store: Arc<Mutex<Store>>,
+}
+
+/// What it holds, and what it is to do.
+#[derive(Default)]
+pub struct Store {
+    /// By index and id.
+    pub documents: BTreeMap<(String, String), Value>,
+    versions: BTreeMap<(String, String), i64>,
+    /// Each document that was written, in order.
+    pub written: Vec<Value>,
+    /// Rows with this word are refused for good.
+    refused: Option<&'static str>,
+    /// How often a row with this word is refused for now.
+    pub busy: Option<(&'static str, usize)>,
+    /// Bytes of a request that are taken.
+    pub most: Option<usize>,
+    /// Bytes that an answer to a search gets in addition for each document.
+    pub padding: usize,
+    /// How many searches are answered without one of the shards.
+    pub partial: usize,
+}
+
+impl Peer {
+    pub fn new() -> Peer {
+        let store = Arc::new(Mutex::new(Store::default()));
+        let web = Web::new();
+        let answering = Arc::clone(&store);
+        web.answer(move |request| answering.lock().answer(request));
+        Peer {
+            cut: Cut::before(web.port),
+            web,
+            store,
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.cut.port)
+    }
+
+    /// The bodies of the requests whose path begins so.
+    pub fn bodies(&self, path: &str) -> Vec<String> {
+        let requests = self.web.requests();
+        let those = requests
+            .iter()
+            .filter(|request| request.path.starts_with(path));
+        those.map(Request::text).collect()
+    }
+
+    /// The fields of a document.
+    pub fn document(&self, index: &str, id: &str) -> Option<Value> {
+        let key = (index.to_owned(), id.to_owned());
+        self.store.lock().documents.get(&key).cloned()
+    }
+}
+
+impl Store {
+    fn answer(&mut self, request: &Request) -> Answer {
+        let path = request.path.split('?').next().unwrap_or_default();
+        let (status, body) = match path {
+            "/" => (200, json!({ "version": { "number": "8.19.0" } })),
+            "/_bulk" => self.bulk(request),
+            "/_mapping" => (
+                200,
+                json!({ "a": { "mappings": { "properties": {
+                    "name": { "type": "text" }, "at": { "properties": { "x": { "type": "long" } } } } } },
+                    ".own": {} }),
+            ),
+            path if path.ends_with("/_refresh") => (200, json!({})),
+            path if path.ends_with("/_delete_by_query") => {
+                let index = path.split('/').nth(1).unwrap_or_default();
+                self.documents.retain(|(of, _), _| of != index);
+                (200, json!({ "version_conflicts": 0, "failures": [] }))
+            }
+            path if path.ends_with("/_search") => self.search(request),
+            path if path.starts_with("/_cat/indices") => {
+                (200, json!([{ "index": "a", "docs.count": "3" }]))
+            }
+            _ => (
+                400,
+                json!({ "error": format!("no handler found for {path}") }),
+            ),
+        };
+        let more = "Content-Type: application/json\r\n";
+        Some((status, more, body.to_string().into_bytes()))
+    }
+
+    fn bulk(&mut self, request: &Request) -> (u16, Value) {
+        if self.most.is_some_and(|most| request.body.len() > most) {
+            return (413, json!({}));
+        }
+        assert_eq!(request.headers["content-type"], "application/x-ndjson");
+        let text = request.text();
+        assert!(text.ends_with('\n'), "{text}");
+        let mut lines = text.lines();
+        let mut items = Vec::new();
+        while let Some(head) = lines.next() {
+            let head: Value = serde_json::from_str(head).expect("an action");
+            let (verb, meta) = head
+                .as_object()
+                .and_then(|o| o.iter().next())
+                .expect("a verb");
+            let body = match verb.as_str() {
+                "delete" => Value::Null,
+                _ => serde_json::from_str(lines.next().expect("a document")).expect("JSON"),
+            };
+            let (status, error) = self.act(verb, meta, &body);
+            let mut item = json!({ "status": status });
+            if let Some(error) = error {
+                item["error"] = json!({ "type": error, "reason": "as the test says" });
+            }
+            items.push(json!({ verb.as_str(): item }));
+        }
+        (200, json!({ "errors": true, "items": items }))
+    }
+
+    fn act(&mut self, verb: &str, meta: &Value, body: &Value) -> (u16, Option<&'static str>) {
+        let text = |name: &str| meta[name].as_str().expect("a text").to_owned();
+        let key = (text("_index"), text("_id"));
+        let shown = format!("{}{body}", key.1);
+        if self.refused.is_some_and(|word| shown.contains(word)) {
+            return (400, Some("document_parsing_exception"));
+        }
+        if let Some((word, left)) = &mut self.busy
+            && *left > 0
+            && shown.contains(*word)
+        {
+            *left -= 1;
+            return (429, Some("es_rejected_execution_exception"));
+        }
+        if let Some(version) = meta["version"].as_i64() {
+            if self
+                .versions
+                .get(&key)
+                .is_some_and(|known| *known > version)
+            {
+                return (409, Some("version_conflict_engine_exception"));
+            }
+            self.versions.insert(key.clone(), version);
+        }
+        match verb {
+            "delete" => match self.documents.remove(&key) {
+                Some(_) => (200, None),
+                None => (404, None),
+            },
+            "create" if self.documents.contains_key(&key) => {
+                (409, Some("version_conflict_engine_exception"))
+            }
+            "update" => {
+                assert_eq!(body["doc_as_upsert"], true);
+                let document = self.documents.entry(key).or_insert_with(|| json!({}));
+                for (name, value) in body["doc"].as_object().expect("fields") {
+                    document[name] = value.clone();
+                }
+                (200, None)
+            }
+            _ => {
+                self.written.push(body.clone());
+                self.documents.insert(key, body.clone());
+                (201, None)
+            }
+        }
+    }
+
+    /// Those behind the last one, by the number in the first field.
+    fn search(&mut self, request: &Request) -> (u16, Value) {
+        let search: Value = serde_json::from_slice(&request.body).expect("JSON");
+        if self.partial > 0 {
+            self.partial -= 1;
+            return (
+                200,
+                json!({ "_shards": { "failed": 1 }, "hits": { "hits": [] } }),
+            );
+        }
+        let index = request.path.split('/').nth(1).unwrap_or_default();
+        let field = search["sort"][0].as_object().expect("a field");
+        let field = field.keys().next().expect("a field").clone();
+        let after = search["search_after"][0].as_i64().unwrap_or(i64::MIN);
+        let mut found: Vec<_> = self
+            .documents
+            .iter()
+            .filter(|((of, _), document)| {
+                of == index && document[&field].as_i64().is_none_or(|n| n > after)
+            })
+            .collect();
+        found.sort_by_key(|(_, document)| document[&field].as_i64());
+        let size = usize::try_from(search["size"].as_u64().expect("a size")).expect("small");
+        let padding = "x".repeat(self.padding);
+        let hits = found.into_iter().take(size).map(|((index, id), document)| {
+            json!({ "_index": index, "_id": id, "_source": document, "sort": [document[&field]], "padding": padding })
+        });
+        let hits: Vec<_> = hits.collect();
+        (
+            200,
+            json!({ "_shards": { "failed": 0 }, "hits": { "hits": hits } }),
+        )
+    }
+}
+
+struct Indexed(Peer);
+
+impl Taker for Indexed {
+    fn connection(&self, _: &std::path::Path) -> String {
+        format!(
+            "elasticsearch: {{ url: '{}', timeout: 20s, write: {{ index: rows, id: '${{note}}' }} }}\n",
+            self.0.url()
+        )
+    }
+    fn rows(&mut self) -> Vec<String> {
+        let store = self.0.store.lock();
+        let rows = store
+            .written
+            .iter()
+            .map(|row| row["note"].as_str().expect("a note"));
+        rows.map(str::to_owned).collect()
+    }
+    fn go_away(&mut self) {
+        self.0.cut.cut();
+    }
+    fn come_back(&mut self) {
+        self.0.cut.join();
+    }
+    fn refuse(&mut self, word: &'static str) -> Vec<u8> {
+        self.0.store.lock().refused = Some(word);
+        format!("{{\"bad\":\"{word}\"}}").into_bytes()
+    }
+}
+
+struct Searched(Peer);
+
+impl Supply for Searched {
+    fn connection(&self, _: &std::path::Path) -> String {
+        format!(
+            "elasticsearch: {{ url: '{}', timeout: 20s, read: {{ index: docs, sort: [n], settle: 0s, every: 100ms, rows: 100 }} }}\ntopic: in/docs\n",
+            self.0.url()
+        )
+    }
+    fn produce(&mut self, numbers: std::ops::Range<u64>) {
+        let mut store = self.0.store.lock();
+        for n in numbers {
+            let key = ("docs".to_owned(), n.to_string());
+            store.documents.insert(key, json!({ "n": n }));
+        }
+    }
+    fn topic(&self) -> &'static str {
+        "in/docs"
+    }
+    fn exactly_once(&self) -> bool {
+        false
+    }
+    fn go_away(&mut self) {
+        self.0.cut.cut();
+    }
+    fn come_back(&mut self) {
+        self.0.cut.join();
+    }
+}
