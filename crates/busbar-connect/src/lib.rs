@@ -20,6 +20,7 @@ mod mysql;
 mod places;
 mod postgres;
 mod redis;
+mod s3;
 mod scram;
 mod secret;
 mod soap;
@@ -52,6 +53,7 @@ pub fn registry_with(places: &Places) -> Connectors {
         Arc::new(mysql::Mysql::new(places.clone())),
         Arc::new(postgres::Postgres::new(places.clone())),
         Arc::new(redis::Redis::new(places.clone())),
+        Arc::new(s3::S3::new(places.clone())),
         Arc::new(soap::Soap::new(places.clone())),
     ])
 }

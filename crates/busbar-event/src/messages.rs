@@ -117,6 +117,7 @@ areas![
     "postgres",
     "process",
     "redis",
+    "s3",
     "server",
     "sql",
     "table",

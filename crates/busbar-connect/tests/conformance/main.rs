@@ -38,6 +38,8 @@ mod postgres_subject;
 mod redis_sink;
 mod redis_source;
 mod redis_subject;
+mod s3;
+mod s3_peer;
 mod servers;
 mod sinks;
 mod sources;

@@ -219,6 +219,7 @@ pub fn subjects() -> Vec<Subject> {
         crate::mysql_subject::subject(),
         crate::postgres_subject::subject(),
         crate::redis_subject::subject(),
+        crate::s3_peer::subject(),
         Subject {
             kind: "soap",
             good: vec![

@@ -1,0 +1,14 @@
+//! Every bound of the S3 connector, units last.
+
+/// Bytes of one answer: a piece of an object, or a list of a thousand objects.
+pub const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Bytes of an object that are read at a time. A line has fewer.
+pub const PIECE_BYTES: usize = 4 << 20;
+/// Objects that are listed at a time, as the service limits it.
+pub const LISTED_MAX: usize = 1_000;
+/// Bytes of an object's key, as the service limits it.
+pub const KEY_BYTES_MAX: usize = 1_024;
+/// Digits of a position in a key: those of the largest one, so that keys are in the order of positions.
+pub const POSITION_DIGITS: usize = 20;
+/// Characters of the service's message that are shown.
+pub const REASON_CHARS_MAX: usize = 300;

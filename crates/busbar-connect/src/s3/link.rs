@@ -1,0 +1,282 @@
+//! Requests to the service.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use busbar_connector::{Escape, Service as _, ServiceAnswer, ServiceContext, ServiceRequest};
+use busbar_event::{Class, Error, quote};
+use busbar_log::Clock;
+use busbar_xml::XmlDocument;
+use bytes::Bytes;
+
+use super::S3Options;
+use super::limits::{ANSWER_BYTES_MAX, LISTED_MAX, REASON_CHARS_MAX};
+use super::sign::{Signed, Signer, query_text};
+use crate::http::{HttpClient, Remote, shown_url};
+use crate::places::Places;
+
+/// A bucket that is read and written.
+pub struct S3Link {
+    http: HttpClient,
+    signer: Option<Signer>,
+    clock: Arc<dyn Clock>,
+    /// The path of the address, before that of the bucket.
+    base: String,
+    pub url: String,
+    pub bucket: String,
+}
+
+/// An object in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub key: String,
+    pub size: u64,
+    pub etag: String,
+}
+
+/// A request of an object or of the bucket.
+#[derive(Clone, Copy, Debug, Default)]
+struct Asked<'a> {
+    method: &'a str,
+    key: &'a str,
+    query: &'a [(&'a str, String)],
+    headers: &'a [(&'a str, String)],
+}
+
+impl S3Link {
+    /// Reads secrets and authorities. Connects to nobody.
+    ///
+    /// # Errors
+    /// *Configuration*.
+    pub async fn open(
+        options: &S3Options,
+        context: &ServiceContext,
+        places: &Places,
+    ) -> Result<S3Link, Error> {
+        let uri: http::Uri = options
+            .url
+            .parse()
+            .map_err(|_| Error::new(Class::Configuration, "connect.http-url"))?;
+        let host = uri.authority().map(ToString::to_string).unwrap_or_default();
+        let (given, project) = (options.clone(), Arc::clone(&context.project_dir));
+        let allowed = places.clone();
+        // Some secrets stand in files.
+        let read = tokio::task::spawn_blocking(move || {
+            let (Some(access), Some(secret)) = (&given.access_key, &given.secret_key) else {
+                return Ok(None);
+            };
+            Ok(Some(Signer {
+                access_key: access.read(&project, &allowed)?,
+                secret_key: secret.read(&project, &allowed)?,
+                region: given.region,
+                host,
+            }))
+        });
+        let signer = read
+            .await
+            .map_err(|why| Error::new(Class::Transient, "connect.failed-within").caused_by(why))?;
+        let headers = BTreeMap::new();
+        let remote = Remote {
+            url: &options.url,
+            headers: &headers,
+            tls: options.tls.as_ref(),
+            timeout: options.timeout.as_duration(),
+            alpn: b"http/1.1",
+            answer_most: ANSWER_BYTES_MAX,
+        };
+        Ok(S3Link {
+            http: HttpClient::open(remote, context, places).await?,
+            signer: signer?,
+            clock: Arc::clone(&context.clock),
+            base: uri.path().trim_end_matches('/').to_owned(),
+            url: shown_url(&options.url),
+            bucket: options.bucket.clone(),
+        })
+    }
+
+    async fn ask(&self, asked: Asked<'_>, body: Bytes) -> Result<ServiceAnswer, Error> {
+        let mut path = String::from("/");
+        Escape::Percent.write(&self.bucket, &mut path);
+        for part in asked.key.split('/').filter(|_| !asked.key.is_empty()) {
+            path.push('/');
+            Escape::Percent.write(part, &mut path);
+        }
+        let mut headers: Vec<(String, String)> = asked
+            .headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.clone()))
+            .collect();
+        if let Some(signer) = &self.signer {
+            headers.extend(signer.headers(Signed {
+                method: asked.method,
+                path: &format!("{}{path}", self.base),
+                query: asked.query,
+                body: &body,
+                now_micros: self.clock.now_micros(),
+            }));
+        }
+        if !asked.query.is_empty() {
+            path.push('?');
+            path.push_str(&query_text(asked.query));
+        }
+        let request = ServiceRequest {
+            method: asked.method.to_owned(),
+            path,
+            headers,
+            body,
+            statement: None,
+        };
+        self.http.exchange(&request).await
+    }
+
+    /// Puts an object in the place of the one with its key, whole or not at all.
+    ///
+    /// # Errors
+    /// *Transient*, or *configuration* where the service refuses.
+    pub async fn put(&self, key: &str, body: Bytes) -> Result<(), Error> {
+        let kind = [("Content-Type", "application/x-ndjson".to_owned())];
+        let asked = Asked {
+            method: "PUT",
+            key,
+            headers: &kind,
+            ..Asked::default()
+        };
+        let answer = self.ask(asked, body).await?;
+        match answer.status {
+            200..=299 => Ok(()),
+            _ => Err(self.refused(&answer, key)),
+        }
+    }
+
+    /// Some bytes of an object; none when it is gone or another one is in its place.
+    ///
+    /// # Errors
+    /// As [`S3Link::put`].
+    pub async fn piece(&self, object: &Listed, from: u64, to: u64) -> Result<Option<Bytes>, Error> {
+        let headers = [
+            ("Range", format!("bytes={from}-{}", to.saturating_sub(1))),
+            ("If-Match", object.etag.clone()),
+        ];
+        let asked = Asked {
+            method: "GET",
+            key: &object.key,
+            headers: &headers,
+            ..Asked::default()
+        };
+        let answer = self.ask(asked, Bytes::new()).await?;
+        let length = usize::try_from(to - from).unwrap_or(usize::MAX);
+        match answer.status {
+            200..=299 if answer.body.len() == length => Ok(Some(answer.body)),
+            200..=299 => Err(self.strange(&answer.body)),
+            404 if error_code(&answer.body).0 == "NoSuchKey" => Ok(None),
+            412 => Ok(None),
+            _ => Err(self.refused(&answer, &object.key)),
+        }
+    }
+
+    /// The objects behind a key, in the order of their keys, and whether there are more.
+    ///
+    /// # Errors
+    /// As [`S3Link::put`].
+    pub async fn list(
+        &self,
+        prefix: &str,
+        after: &str,
+        flat: bool,
+    ) -> Result<(Vec<Listed>, bool), Error> {
+        let mut query = Vec::new();
+        if flat {
+            query.push(("delimiter", "/".to_owned()));
+        }
+        query.push(("list-type", "2".to_owned()));
+        query.push(("max-keys", LISTED_MAX.to_string()));
+        query.push(("prefix", prefix.to_owned()));
+        if !after.is_empty() {
+            query.push(("start-after", after.to_owned()));
+        }
+        let asked = Asked {
+            method: "GET",
+            query: &query,
+            ..Asked::default()
+        };
+        let answer = self.ask(asked, Bytes::new()).await?;
+        if answer.status != 200 {
+            return Err(self.refused(&answer, prefix));
+        }
+        read_list(&answer.body).ok_or_else(|| self.strange(&answer.body))
+    }
+
+    fn strange(&self, body: &[u8]) -> Error {
+        let start = String::from_utf8_lossy(&body[..body.len().min(100)]).into_owned();
+        Error::new(Class::Configuration, "s3.strange")
+            .with("url", &self.url)
+            .with("said", quote(&start))
+    }
+
+    /// The error of an answer that refuses a request.
+    fn refused(&self, answer: &ServiceAnswer, key: &str) -> Error {
+        let (name, message) = error_code(&answer.body);
+        let (class, code) = match (answer.status, name.as_str()) {
+            (408 | 409 | 425 | 429, _) => (Class::Transient, "s3.for-now"),
+            (501, _) => (Class::Configuration, "s3.refused"),
+            (500.., _) => (Class::Transient, "s3.for-now"),
+            (_, "RequestTimeTooSkewed") => (Class::Configuration, "s3.clock"),
+            (_, "NoSuchBucket") => (Class::Configuration, "s3.no-bucket"),
+            (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch") | (401, _) => {
+                (Class::Configuration, "s3.credentials")
+            }
+            (403, _) => (Class::Configuration, "s3.rights"),
+            (_, "AuthorizationHeaderMalformed" | "PermanentRedirect") | (301 | 307, _) => {
+                (Class::Configuration, "s3.region")
+            }
+            _ => (Class::Configuration, "s3.refused"),
+        };
+        let mut said = format!("{} {name} {message}", answer.status);
+        if let Some((at, _)) = said.char_indices().nth(REASON_CHARS_MAX) {
+            said.truncate(at);
+        }
+        Error::new(class, code)
+            .with("url", &self.url)
+            .with("bucket", &self.bucket)
+            .with("key", key)
+            .with("said", quote(said.trim()))
+    }
+}
+
+/// The name and the message of an error's document; empty where there is none.
+fn error_code(body: &[u8]) -> (String, String) {
+    let text = String::from_utf8_lossy(body);
+    let Ok(document) = XmlDocument::of(&text) else {
+        return (String::new(), String::new());
+    };
+    let part = |name| {
+        let element = document.element()?;
+        let child = document.child(element, name)?;
+        Some(document.value(child).to_owned())
+    };
+    (
+        part("Code").unwrap_or_default(),
+        part("Message").unwrap_or_default(),
+    )
+}
+
+fn read_list(body: &[u8]) -> Option<(Vec<Listed>, bool)> {
+    let document = XmlDocument::of(std::str::from_utf8(body).ok()?).ok()?;
+    let element = document.element()?;
+    if document.local_name(element) != "ListBucketResult" {
+        return None;
+    }
+    let text = |node, name| Some(document.value(document.child(node, name)?).to_owned());
+    let mut objects = Vec::new();
+    for node in document.children(element) {
+        if document.local_name(node) == "Contents" {
+            objects.push(Listed {
+                key: text(node, "Key")?,
+                size: text(node, "Size")?.parse().ok()?,
+                etag: text(node, "ETag")?,
+            });
+        }
+    }
+    let more = text(element, "IsTruncated").is_some_and(|more| more == "true");
+    Some((objects, more))
+}
