@@ -18,8 +18,8 @@ use crate::change::{Op, kept};
 
 /// How rows become actions.
 pub struct DocumentPlan {
-    index: Vec<Part>,
-    id: Vec<Part>,
+    index: Vec<NamePart>,
+    id: Vec<NamePart>,
     mode: ElasticMode,
     /// The places of the columns that are fields of the document.
     fields: Vec<usize>,
@@ -28,7 +28,7 @@ pub struct DocumentPlan {
     version: Option<(usize, String)>,
 }
 
-enum Part {
+enum NamePart {
     Literal(String),
     /// The place of a column, and its name.
     Column(usize, String),
@@ -36,7 +36,7 @@ enum Part {
 
 /// What is done with one row.
 #[derive(Clone, Debug)]
-pub struct Action {
+pub struct DocumentAction {
     pub row: usize,
     pub index: String,
     pub id: String,
@@ -49,8 +49,8 @@ pub struct Action {
 
 /// A delivery as actions.
 #[derive(Debug, Default)]
-pub struct Actions {
-    pub all: Vec<Action>,
+pub struct DocumentActions {
+    pub all: Vec<DocumentAction>,
     /// The documents that there are go first.
     pub truncate: bool,
     pub rejected: Vec<(usize, Error)>,
@@ -72,10 +72,10 @@ impl DocumentPlan {
         let parts = |option: &'static str, text: &str| {
             let template = template(text)?;
             let parts = template.parts().iter().map(|part| match part {
-                TemplatePart::Literal(text) => Ok(Part::Literal(text.to_string())),
+                TemplatePart::Literal(text) => Ok(NamePart::Literal(text.to_string())),
                 TemplatePart::Variable { variable, .. } => {
                     let name = variable.name().into_owned();
-                    Ok(Part::Column(place(option, &name)?, name))
+                    Ok(NamePart::Column(place(option, &name)?, name))
                 }
             });
             parts.collect::<Result<Vec<_>, Error>>()
@@ -105,7 +105,7 @@ impl DocumentPlan {
     ///
     /// # Errors
     /// *Configuration*: columns whose type does not fit.
-    pub fn actions(&self, delivery: &Delivery) -> Result<Actions, Error> {
+    pub fn actions(&self, delivery: &Delivery) -> Result<DocumentActions, Error> {
         let rows = &delivery.rows;
         let index = cells(&self.index, delivery)?;
         let id = cells(&self.id, delivery)?;
@@ -153,7 +153,7 @@ impl DocumentPlan {
             true => encode_json(&StructArray::new_empty_fields(rows.num_rows(), None)),
             false => encode_json(&StructArray::new(fields, columns, None)),
         };
-        let mut actions = Actions::default();
+        let mut actions = DocumentActions::default();
         for row in 0..rows.num_rows() {
             let op = match (&change, self.mode) {
                 (None, ElasticMode::Delete) => Ok(Op::Delete),
@@ -216,7 +216,7 @@ impl DocumentPlan {
                         self.merge(delivery, row, documents.value(row), &kept, &mut lines);
                     }
                 }
-                Ok(Action {
+                Ok(DocumentAction {
                     row,
                     index,
                     id,
@@ -306,12 +306,12 @@ fn head(verb: ElasticMode, index: &str, id: &str, version: Option<i64>, out: &mu
 }
 
 /// The parts of a name, with the columns that are in it.
-type Cells<'a> = Vec<(&'a Part, Option<TextCells>)>;
+type Cells<'a> = Vec<(&'a NamePart, Option<TextCells>)>;
 
-fn cells<'a>(parts: &'a [Part], delivery: &Delivery) -> Result<Cells<'a>, Error> {
+fn cells<'a>(parts: &'a [NamePart], delivery: &Delivery) -> Result<Cells<'a>, Error> {
     let cells = parts.iter().map(|part| match part {
-        Part::Literal(_) => Ok((part, None)),
-        Part::Column(at, name) => {
+        NamePart::Literal(_) => Ok((part, None)),
+        NamePart::Column(at, name) => {
             let cells = TextCells::new(name, delivery.rows.column(*at))?;
             Ok((part, Some(cells)))
         }
@@ -323,15 +323,15 @@ fn name_of(cells: &Cells<'_>, row: usize) -> Result<String, Error> {
     let mut name = Vec::new();
     for (part, cells) in cells {
         match (part, cells) {
-            (Part::Column(_, column), Some(cells)) => match cells.get(row) {
+            (NamePart::Column(_, column), Some(cells)) => match cells.get(row) {
                 Some(value) => name.extend_from_slice(&value),
                 None => {
                     let error = Error::new(Class::Permanent, "connect.key-null");
                     return Err(error.with("column", column));
                 }
             },
-            (Part::Literal(text), _) => name.extend_from_slice(text.as_bytes()),
-            (Part::Column(..), None) => {}
+            (NamePart::Literal(text), _) => name.extend_from_slice(text.as_bytes()),
+            (NamePart::Column(..), None) => {}
         }
     }
     String::from_utf8(name).map_err(|why| {

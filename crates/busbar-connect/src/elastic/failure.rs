@@ -8,7 +8,7 @@ use super::limits::REASON_CHARS_MAX;
 
 /// Why the server refused a request or a row of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-pub struct Refusal {
+pub struct ElasticRefusal {
     /// The server's name for it, such as `mapper_parsing_exception`.
     #[serde(default, rename = "type")]
     pub kind: String,
@@ -17,45 +17,45 @@ pub struct Refusal {
     reason: Option<String>,
     /// What led to it.
     #[serde(default)]
-    caused_by: Option<Box<Refusal>>,
+    caused_by: Option<Box<ElasticRefusal>>,
 }
 
 /// What was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum RefusedPart {
     /// A whole request.
     Request,
     /// One row of a request.
     Row,
 }
 
-impl Refusal {
+impl ElasticRefusal {
     /// From the body of an answer.
-    pub fn of(answer: &ServiceAnswer) -> Refusal {
+    pub fn of(answer: &ServiceAnswer) -> ElasticRefusal {
         #[derive(Deserialize)]
-        struct Body {
-            error: Told,
+        struct RefusedBody {
+            error: RefusalTold,
         }
         #[derive(Deserialize)]
         #[serde(untagged)]
-        enum Told {
-            Refusal(Refusal),
+        enum RefusalTold {
+            Whole(ElasticRefusal),
             Text(String),
         }
         match serde_json::from_slice(&answer.body) {
-            Ok(Body {
-                error: Told::Refusal(refusal),
+            Ok(RefusedBody {
+                error: RefusalTold::Whole(refusal),
             }) => refusal,
-            Ok(Body {
-                error: Told::Text(text),
-            }) => Refusal {
+            Ok(RefusedBody {
+                error: RefusalTold::Text(text),
+            }) => ElasticRefusal {
                 reason: Some(text),
-                ..Refusal::default()
+                ..ElasticRefusal::default()
             },
             // A proxy, in its own words.
-            Err(_) => Refusal {
+            Err(_) => ElasticRefusal {
                 reason: Some(String::from_utf8_lossy(&answer.body).into_owned()),
-                ..Refusal::default()
+                ..ElasticRefusal::default()
             },
         }
     }
@@ -85,7 +85,7 @@ impl Refusal {
     }
 
     /// The data, the moment, or how things are set up.
-    pub fn class(&self, status: u16, refused: Refused) -> Class {
+    pub fn class(&self, status: u16, refused: RefusedPart) -> Class {
         match (self.kind.as_str(), status) {
             // A disk above its flood stage, a cluster without a master: they end.
             ("cluster_block_exception" | "es_rejected_execution_exception", _) => Class::Transient,
@@ -98,13 +98,13 @@ impl Refusal {
             ("security_exception", _) => Class::Configuration,
             (_, 401 | 403 | 501) => Class::Configuration,
             (_, 409) => Class::Transient,
-            (_, 400 | 404 | 413) if refused == Refused::Row => Class::Permanent,
+            (_, 400 | 404 | 413) if refused == RefusedPart::Row => Class::Permanent,
             _ => Class::Configuration,
         }
     }
 
     /// The error that people see.
-    pub fn error(&self, status: u16, refused: Refused, url: &str, index: &str) -> Error {
+    pub fn error(&self, status: u16, refused: RefusedPart, url: &str, index: &str) -> Error {
         let class = self.class(status, refused);
         let code = match (class, refused, status) {
             (Class::Transient, ..) => "elastic.for-now",
@@ -135,87 +135,87 @@ mod tests {
             (
                 "mapper_parsing_exception",
                 400,
-                Refused::Row,
+                RefusedPart::Row,
                 Class::Permanent,
             ),
             (
                 "document_parsing_exception",
                 400,
-                Refused::Row,
+                RefusedPart::Row,
                 Class::Permanent,
             ),
             (
                 "invalid_index_name_exception",
                 400,
-                Refused::Row,
+                RefusedPart::Row,
                 Class::Permanent,
             ),
             (
                 "es_rejected_execution_exception",
                 429,
-                Refused::Row,
+                RefusedPart::Row,
                 Class::Transient,
             ),
             (
                 "cluster_block_exception",
                 403,
-                Refused::Row,
+                RefusedPart::Row,
                 Class::Transient,
             ),
             (
                 "cluster_block_exception",
                 429,
-                Refused::Request,
+                RefusedPart::Request,
                 Class::Transient,
             ),
             (
                 "unavailable_shards_exception",
                 503,
-                Refused::Row,
+                RefusedPart::Row,
                 Class::Transient,
             ),
             (
                 "index_not_found_exception",
                 404,
-                Refused::Row,
+                RefusedPart::Row,
                 Class::Configuration,
             ),
             (
                 "index_closed_exception",
                 400,
-                Refused::Row,
+                RefusedPart::Row,
                 Class::Configuration,
             ),
             (
                 "validation_exception",
                 400,
-                Refused::Row,
+                RefusedPart::Row,
                 Class::Configuration,
             ),
             (
                 "security_exception",
                 403,
-                Refused::Row,
+                RefusedPart::Row,
                 Class::Configuration,
             ),
             (
                 "security_exception",
                 401,
-                Refused::Request,
+                RefusedPart::Request,
                 Class::Configuration,
             ),
             (
                 "parsing_exception",
                 400,
-                Refused::Request,
+                RefusedPart::Request,
                 Class::Configuration,
             ),
-            ("", 501, Refused::Request, Class::Configuration),
-            ("", 502, Refused::Request, Class::Transient),
+            ("", 501, RefusedPart::Request, Class::Configuration),
+            ("", 502, RefusedPart::Request, Class::Transient),
         ] {
-            let refusal = Refusal {
+            let refusal = ElasticRefusal {
                 kind: kind.into(),
-                ..Refusal::default()
+                ..ElasticRefusal::default()
             };
             assert_eq!(refusal.class(status, refused), class, "{kind} {status}");
         }
@@ -227,7 +227,7 @@ mod tests {
             body: body.to_owned().into(),
             ..ServiceAnswer::default()
         };
-        let of = |body| Refusal::of(&answer(body)).said();
+        let of = |body| ElasticRefusal::of(&answer(body)).said();
         assert_eq!(
             of(
                 r#"{"error":{"type":"a","reason":"b","caused_by":{"type":"c","reason":null}},"status":400}"#
@@ -239,7 +239,8 @@ mod tests {
             "no handler found"
         );
         assert_eq!(of("<html>"), "<html>");
-        let silent = Refusal::of(&answer("")).error(502, Refused::Request, "http://a", "b");
+        let silent =
+            ElasticRefusal::of(&answer("")).error(502, RefusedPart::Request, "http://a", "b");
         assert_eq!(
             silent.args().last().map(|(_, said)| said.as_str()),
             Some("502")

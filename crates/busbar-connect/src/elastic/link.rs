@@ -10,7 +10,7 @@ use busbar_event::{Class, Error};
 use bytes::Bytes;
 
 use super::Options;
-use super::failure::{Refusal, Refused};
+use super::failure::{ElasticRefusal, RefusedPart};
 use super::limits::ANSWER_BYTES_MAX;
 use crate::http::{HttpClient, Remote, shown_url};
 use crate::places::Places;
@@ -96,7 +96,7 @@ impl ElasticLink {
 
     /// The error of an answer that refuses a request.
     pub fn refused(&self, answer: &ServiceAnswer, index: &str) -> Error {
-        Refusal::of(answer).error(answer.status, Refused::Request, &self.url, index)
+        ElasticRefusal::of(answer).error(answer.status, RefusedPart::Request, &self.url, index)
     }
 
     /// An answer that is none of this kind of server.

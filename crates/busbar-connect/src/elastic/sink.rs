@@ -9,8 +9,8 @@ use busbar_event::{Class, Error};
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::document::{Action, DocumentPlan};
-use super::failure::{Refusal, Refused};
+use super::document::{DocumentAction, DocumentPlan};
+use super::failure::{ElasticRefusal, RefusedPart};
 use super::limits::{REQUEST_BYTES, REQUEST_ROWS_MAX};
 use super::link::{Carries, ElasticLink};
 use super::{ElasticMode, ElasticWrite};
@@ -31,8 +31,8 @@ pub struct ElasticSink {
 struct Progress {
     /// Producer, position, first row and number of rows.
     delivery: (Arc<str>, u64, usize, usize),
-    /// Actions that are to be done, in order.
-    open: Vec<Action>,
+    /// DocumentActions that are to be done, in order.
+    open: Vec<DocumentAction>,
     truncate: bool,
     rejected: Vec<(usize, Error)>,
 }
@@ -40,13 +40,13 @@ struct Progress {
 /// What became of the rows of a request.
 #[derive(Deserialize)]
 struct Bulk {
-    items: Vec<std::collections::BTreeMap<String, Item>>,
+    items: Vec<std::collections::BTreeMap<String, BulkItem>>,
 }
 
 #[derive(Deserialize)]
-struct Item {
+struct BulkItem {
     status: u16,
-    error: Option<Refusal>,
+    error: Option<ElasticRefusal>,
 }
 
 /// What became of one row.
@@ -129,9 +129,9 @@ impl ElasticSink {
                 return Ok(());
             }
             413 => {
-                let refusal = Refusal::of(&answer);
+                let refusal = ElasticRefusal::of(&answer);
                 let action = self.progress.open.remove(0);
-                let error = refusal.error(413, Refused::Row, &self.link.url, &action.index);
+                let error = refusal.error(413, RefusedPart::Row, &self.link.url, &action.index);
                 self.progress.rejected.push((action.row, error));
                 return Ok(());
             }
@@ -149,7 +149,7 @@ impl ElasticSink {
     fn settle(
         &mut self,
         count: usize,
-        items: Vec<std::collections::BTreeMap<String, Item>>,
+        items: Vec<std::collections::BTreeMap<String, BulkItem>>,
     ) -> Result<(), Error> {
         let rest = self.progress.open.split_off(count);
         let sent = std::mem::replace(&mut self.progress.open, Vec::new());
@@ -185,7 +185,7 @@ impl ElasticSink {
         }
     }
 
-    fn fate(&self, action: &Action, item: Option<Item>) -> Fate {
+    fn fate(&self, action: &DocumentAction, item: Option<BulkItem>) -> Fate {
         let Some(item) = item else {
             let error = Error::new(Class::Transient, "elastic.for-now");
             return Fate::Again(
@@ -205,7 +205,7 @@ impl ElasticSink {
             _ => {}
         }
         let refusal = item.error.unwrap_or_default();
-        let error = refusal.error(item.status, Refused::Row, &self.link.url, &action.index);
+        let error = refusal.error(item.status, RefusedPart::Row, &self.link.url, &action.index);
         match error.class() {
             Class::Transient => Fate::Again(error),
             Class::Permanent => Fate::Never(error),

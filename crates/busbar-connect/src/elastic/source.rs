@@ -38,7 +38,7 @@ struct DocumentPlace {
 }
 
 #[derive(Deserialize)]
-struct Page<'a> {
+struct DocumentPage<'a> {
     #[serde(borrow)]
     hits: Hits<'a>,
     #[serde(default)]
@@ -115,7 +115,7 @@ impl ElasticSource {
         if !(200..=299).contains(&answer.status) {
             return Err(self.link.refused(&answer, &self.options.index));
         }
-        let Ok(page) = serde_json::from_slice::<Page<'_>>(&answer.body) else {
+        let Ok(page) = serde_json::from_slice::<DocumentPage<'_>>(&answer.body) else {
             return Err(self.link.strange(&answer));
         };
         if page.timed_out || page.shards.failed > 0 {
@@ -165,7 +165,7 @@ impl ElasticSource {
         )
     }
 
-    fn publish(&mut self, page: &Page<'_>) -> Result<Option<Polling>, Error> {
+    fn publish(&mut self, page: &DocumentPage<'_>) -> Result<Option<Polling>, Error> {
         let hits = &page.hits.hits;
         let wrong = |code| {
             Error::new(Class::Configuration, code)

@@ -24,12 +24,12 @@ pub async fn survey(link: &ElasticLink, tables: bool) -> Result<Survey, Error> {
         return Ok(survey);
     }
     #[derive(Deserialize)]
-    struct Index {
+    struct IndexCount {
         index: String,
         #[serde(rename = "docs.count")]
         count: Option<String>,
     }
-    let counts: Vec<Index> = read(
+    let counts: Vec<IndexCount> = read(
         link,
         "/_cat/indices?format=json&h=index,docs.count&expand_wildcards=open",
     )
@@ -69,12 +69,12 @@ pub async fn survey(link: &ElasticLink, tables: bool) -> Result<Survey, Error> {
 async fn server(link: &ElasticLink) -> Result<String, Error> {
     #[derive(Default, Deserialize)]
     #[serde(default)]
-    struct Root {
-        version: Version,
+    struct ServerRoot {
+        version: ServerVersion,
     }
     #[derive(Default, Deserialize)]
     #[serde(default)]
-    struct Version {
+    struct ServerVersion {
         number: String,
         distribution: String,
     }
@@ -82,8 +82,8 @@ async fn server(link: &ElasticLink) -> Result<String, Error> {
         .ask("GET", "/".to_owned(), Carries::Nothing, Bytes::new())
         .await?;
     if answer.status == 200 {
-        return match serde_json::from_slice::<Root>(&answer.body) {
-            Ok(Root { version }) if !version.number.is_empty() => {
+        return match serde_json::from_slice::<ServerRoot>(&answer.body) {
+            Ok(ServerRoot { version }) if !version.number.is_empty() => {
                 let name = match version.distribution.as_str() {
                     "opensearch" => "OpenSearch",
                     _ => "Elasticsearch",

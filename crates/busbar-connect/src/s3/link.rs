@@ -36,7 +36,7 @@ pub struct Listed {
 
 /// A request of an object or of the bucket.
 #[derive(Clone, Copy, Debug, Default)]
-struct Asked<'a> {
+struct BucketRequest<'a> {
     method: &'a str,
     key: &'a str,
     query: &'a [(&'a str, String)],
@@ -94,7 +94,7 @@ impl S3Link {
         })
     }
 
-    async fn ask(&self, asked: Asked<'_>, body: Bytes) -> Result<ServiceAnswer, Error> {
+    async fn ask(&self, asked: BucketRequest<'_>, body: Bytes) -> Result<ServiceAnswer, Error> {
         let mut path = String::from("/");
         Escape::Percent.write(&self.bucket, &mut path);
         for part in asked.key.split('/').filter(|_| !asked.key.is_empty()) {
@@ -135,11 +135,11 @@ impl S3Link {
     /// *Transient*, or *configuration* where the service refuses.
     pub async fn put(&self, key: &str, body: Bytes) -> Result<(), Error> {
         let kind = [("Content-Type", "application/x-ndjson".to_owned())];
-        let asked = Asked {
+        let asked = BucketRequest {
             method: "PUT",
             key,
             headers: &kind,
-            ..Asked::default()
+            ..BucketRequest::default()
         };
         let answer = self.ask(asked, body).await?;
         match answer.status {
@@ -157,11 +157,11 @@ impl S3Link {
             ("Range", format!("bytes={from}-{}", to.saturating_sub(1))),
             ("If-Match", object.etag.clone()),
         ];
-        let asked = Asked {
+        let asked = BucketRequest {
             method: "GET",
             key: &object.key,
             headers: &headers,
-            ..Asked::default()
+            ..BucketRequest::default()
         };
         let answer = self.ask(asked, Bytes::new()).await?;
         let length = usize::try_from(to - from).unwrap_or(usize::MAX);
@@ -194,10 +194,10 @@ impl S3Link {
         if !after.is_empty() {
             query.push(("start-after", after.to_owned()));
         }
-        let asked = Asked {
+        let asked = BucketRequest {
             method: "GET",
             query: &query,
-            ..Asked::default()
+            ..BucketRequest::default()
         };
         let answer = self.ask(asked, Bytes::new()).await?;
         if answer.status != 200 {
