@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -236,8 +236,10 @@ impl HttpClient {
         let mut headers = head.headers;
         let announced = headers.get(header::CONTENT_LENGTH);
         let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        // An answer to HEAD has a length and no body.
         if announced.is_some_and(|bytes| bytes > self.answer_most as u64)
             && head.status.is_success()
+            && !body.is_end_stream()
         {
             return Err(self.too_large());
         }

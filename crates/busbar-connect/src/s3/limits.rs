@@ -10,5 +10,7 @@ pub const LISTED_MAX: usize = 1_000;
 pub const KEY_BYTES_MAX: usize = 1_024;
 /// Digits of a position in a key: those of the largest one, so that keys are in the order of positions.
 pub const POSITION_DIGITS: usize = 20;
+/// Digits of the number of a try in a key.
+pub const ATTEMPT_DIGITS: usize = 10;
 /// Characters of the service's message that are shown.
 pub const REASON_CHARS_MAX: usize = 300;

@@ -15,6 +15,9 @@ use super::sign::{Signed, Signer, query_text};
 use crate::http::{HttpClient, Remote, shown_url};
 use crate::places::Places;
 
+const MARK_POSITION: &str = "x-amz-meta-busbar-position";
+const MARK_WRITER: &str = "x-amz-meta-busbar-writer";
+
 /// A bucket that is read and written.
 pub struct S3Link {
     http: HttpClient,
@@ -41,6 +44,17 @@ struct BucketRequest<'a> {
     key: &'a str,
     query: &'a [(&'a str, String)],
     headers: &'a [(&'a str, String)],
+    /// Metadata, see [`Signed::marks`].
+    marks: &'a [(&'a str, String)],
+}
+
+/// What an object that Busbar has written says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectMark {
+    /// The position behind its rows.
+    pub position: u64,
+    /// The sink that has written it.
+    pub writer: String,
 }
 
 impl S3Link {
@@ -104,6 +118,7 @@ impl S3Link {
         let mut headers: Vec<(String, String)> = asked
             .headers
             .iter()
+            .chain(asked.marks)
             .map(|(name, value)| ((*name).to_owned(), value.clone()))
             .collect();
         if let Some(signer) = &self.signer {
@@ -111,6 +126,7 @@ impl S3Link {
                 method: asked.method,
                 path: &format!("{}{path}", self.base),
                 query: asked.query,
+                marks: asked.marks,
                 body: &body,
                 now_micros: self.clock.now_micros(),
             }));
@@ -129,29 +145,82 @@ impl S3Link {
         self.http.exchange(&request).await
     }
 
-    /// Puts an object in the place of the one with its key, whole or not at all.
+    /// Creates an object, whole or not at all; false where there is one with its key.
     ///
     /// # Errors
     /// *Transient*, or *configuration* where the service refuses.
-    pub async fn put(&self, key: &str, body: Bytes) -> Result<(), Error> {
-        let kind = [("Content-Type", "application/x-ndjson".to_owned())];
+    pub async fn create(&self, key: &str, mark: &ObjectMark, body: Bytes) -> Result<bool, Error> {
         let asked = BucketRequest {
             method: "PUT",
             key,
-            headers: &kind,
+            headers: &[
+                ("Content-Type", "application/x-ndjson".to_owned()),
+                ("If-None-Match", "*".to_owned()),
+            ],
+            marks: &[
+                (MARK_POSITION, mark.position.to_string()),
+                (MARK_WRITER, mark.writer.clone()),
+            ],
             ..BucketRequest::default()
         };
         let answer = self.ask(asked, body).await?;
         match answer.status {
-            200..=299 => Ok(()),
+            200..=299 => Ok(true),
+            412 => Ok(false),
+            // It knows no conditions.
+            501 => Err(self.no_conditions(key)),
             _ => Err(self.refused(&answer, key)),
         }
+    }
+
+    /// What an object says of itself.
+    ///
+    /// # Errors
+    /// As [`S3Link::create`]; *configuration* where it says nothing.
+    pub async fn mark(&self, key: &str) -> Result<ObjectMark, Error> {
+        let asked = BucketRequest {
+            method: "HEAD",
+            key,
+            ..BucketRequest::default()
+        };
+        let answer = self.ask(asked, Bytes::new()).await?;
+        match answer.status {
+            200..=299 => {}
+            // Removed since it was listed.
+            404 => {
+                return Err(Error::new(Class::Transient, "s3.for-now")
+                    .with("url", &self.url)
+                    .with("bucket", &self.bucket)
+                    .with("key", key)
+                    .with("said", "404"));
+            }
+            _ => return Err(self.refused(&answer, key)),
+        }
+        let text = |name| answer.headers.get(name)?.to_str().ok();
+        let position = text(MARK_POSITION).and_then(|position| position.parse().ok());
+        let Some(position) = position else {
+            return Err(Error::new(Class::Configuration, "s3.no-position")
+                .with("bucket", &self.bucket)
+                .with("key", key));
+        };
+        Ok(ObjectMark {
+            position,
+            writer: text(MARK_WRITER).unwrap_or_default().to_owned(),
+        })
+    }
+
+    /// The service replaces an object although it is told not to.
+    pub fn no_conditions(&self, key: &str) -> Error {
+        Error::new(Class::Configuration, "s3.no-conditions")
+            .with("url", &self.url)
+            .with("bucket", &self.bucket)
+            .with("key", key)
     }
 
     /// Some bytes of an object; none when it is gone or another one is in its place.
     ///
     /// # Errors
-    /// As [`S3Link::put`].
+    /// As [`S3Link::create`].
     pub async fn piece(&self, object: &Listed, from: u64, to: u64) -> Result<Option<Bytes>, Error> {
         let headers = [
             ("Range", format!("bytes={from}-{}", to.saturating_sub(1))),
@@ -177,7 +246,7 @@ impl S3Link {
     /// The objects behind a key, in the order of their keys, and whether there are more.
     ///
     /// # Errors
-    /// As [`S3Link::put`].
+    /// As [`S3Link::create`].
     pub async fn list(
         &self,
         prefix: &str,

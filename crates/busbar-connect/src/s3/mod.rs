@@ -45,10 +45,13 @@ pub struct S3 {
 
 /// A bucket of Amazon S3, or of a service with its interface. The bucket is named in the path of the address.
 ///
-/// As a sink: exactly once. Each batch is one object with a JSON document on each line. Its key is `PREFIX/PRODUCER/POSITION.ndjson`;
-/// the greatest position among the keys says how far the producer has come, so that the last object of each producer must
-/// stay, and two nodes need different prefixes. A payload that is text but not JSON is written as a JSON string; one that
-/// is not even text becomes a dead letter.
+/// As a sink: exactly once. Each batch is one object with a JSON document on each line, and no object is ever replaced. Its key
+/// is `PREFIX/PRODUCER/FROM-TRY.ndjson`, where FROM is the position behind the object before; the position behind its own rows
+/// stands in its metadata. Each start creates an empty object first, in the place where a request of the process before might
+/// still arrive. That takes a service that heeds `If-None-Match` when an object is put, as Amazon S3, MinIO and Ceph do; one that
+/// does not is recognised and refused. The last object of each producer must stay, with its metadata, and two nodes need
+/// different prefixes. A payload that is text but not JSON is written as a JSON string; one that is not even text becomes a
+/// dead letter.
 ///
 /// As a source: the lines of objects in the order of their keys, at least once. An object with a smaller key than one that
 /// has been read does not come, so that keys must grow, as those with a time in front do. What was not read of an object
@@ -288,7 +291,7 @@ impl Connector for S3 {
                 clock: context.clock,
             };
             let link = S3Link::open(&options, &with, &self.places).await?;
-            Ok(Box::new(S3Sink::new(link, write.prefix)) as Box<dyn Sink>)
+            Ok(Box::new(S3Sink::new(link, write.prefix)?) as Box<dyn Sink>)
         })
     }
 }

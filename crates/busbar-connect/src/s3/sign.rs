@@ -23,6 +23,8 @@ pub struct Signed<'a> {
     pub path: &'a str,
     /// Names and values, in the order of the names.
     pub query: &'a [(&'a str, String)],
+    /// Metadata of an object: names in small letters that begin with `x-amz-meta-`, in their order, and values.
+    pub marks: &'a [(&'a str, String)],
     pub body: &'a [u8],
     pub now_micros: i64,
 }
@@ -33,9 +35,15 @@ impl Signer {
         let time = basic_time(signed.now_micros);
         let day = &time[..8];
         let body = hex(digest::digest(&digest::SHA256, signed.body).as_ref());
-        let names = "host;x-amz-content-sha256;x-amz-date";
+        let mut names = "host;x-amz-content-sha256;x-amz-date".to_owned();
+        let mut marks = String::new();
+        for (name, value) in signed.marks {
+            // Writing to a text does not fail.
+            let _ = write!(names, ";{name}");
+            let _ = writeln!(marks, "{name}:{value}");
+        }
         let request = format!(
-            "{}\n{}\n{}\nhost:{}\nx-amz-content-sha256:{body}\nx-amz-date:{time}\n\n{names}\n{body}",
+            "{}\n{}\n{}\nhost:{}\nx-amz-content-sha256:{body}\nx-amz-date:{time}\n{marks}\n{names}\n{body}",
             signed.method,
             signed.path,
             query_text(signed.query),
@@ -138,6 +146,7 @@ mod tests {
             method: "GET",
             path: "/",
             query: &[("max-keys", "2".to_owned()), ("prefix", "J".to_owned())],
+            marks: &[],
             body: b"",
             now_micros: 1_369_353_600_000_000,
         });

@@ -1,13 +1,18 @@
-//! Writes each delivery as an object whose key says who wrote it and how far it reaches.
+//! Writes each delivery as an object whose key says who wrote it and what came before.
+//!
+//! A process that ends may leave a request on its way that arrives later, when the next process has read how far the producer
+//! has come. So a key depends only on what was written before, objects are created and never replaced, and who begins creates an
+//! empty object where such a request would go: it then fails, or is seen.
 
 use std::sync::Arc;
 
 use busbar_connector::{Delivery, Escape, Sink, Work, Written};
 use busbar_event::{Class, Error};
 use bytes::Bytes;
+use ring::rand::{SecureRandom, SystemRandom};
 
-use super::limits::{KEY_BYTES_MAX, POSITION_DIGITS};
-use super::link::S3Link;
+use super::limits::{ATTEMPT_DIGITS, KEY_BYTES_MAX, POSITION_DIGITS};
+use super::link::{ObjectMark, S3Link};
 use crate::json::json_text;
 
 /// Writes objects.
@@ -15,17 +20,79 @@ pub struct S3Sink {
     link: S3Link,
     /// Before the names of producers.
     prefix: String,
-    /// The producer whose position is known, and that position.
-    known: Option<(Arc<str>, Option<u64>)>,
+    /// What the objects of this sink say it is called.
+    writer: String,
+    row: Option<ObjectRow>,
+}
+
+/// The objects of a producer, in a row.
+struct ObjectRow {
+    producer: Arc<str>,
+    folder: String,
+    /// The position behind the last one.
+    known: Option<u64>,
+    next: ObjectName,
+    /// The position of an object that was sent, as long as it is not known whether it is there.
+    open: Option<u64>,
+}
+
+/// The part of a key that tells a producer's objects apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct ObjectName {
+    /// The position behind the object before.
+    from: u64,
+    attempt: u32,
+}
+
+impl ObjectName {
+    fn read(text: &str) -> Option<ObjectName> {
+        let (from, attempt) = text.strip_suffix(".ndjson")?.split_once('-')?;
+        let digits = (from.len(), attempt.len());
+        if digits != (POSITION_DIGITS, ATTEMPT_DIGITS) {
+            return None;
+        }
+        Some(ObjectName {
+            from: from.parse().ok()?,
+            attempt: attempt.parse().ok()?,
+        })
+    }
+
+    fn key(self, folder: &str) -> String {
+        format!(
+            "{folder}{:0POSITION_DIGITS$}-{:0ATTEMPT_DIGITS$}.ndjson",
+            self.from, self.attempt
+        )
+    }
+
+    /// The name of the object behind one that reaches to a position.
+    fn behind(self, position: u64) -> ObjectName {
+        match position > self.from {
+            true => ObjectName {
+                from: position,
+                attempt: 0,
+            },
+            false => ObjectName {
+                from: self.from,
+                attempt: self.attempt.saturating_add(1),
+            },
+        }
+    }
 }
 
 impl S3Sink {
-    pub(super) fn new(link: S3Link, prefix: String) -> S3Sink {
-        S3Sink {
+    /// # Errors
+    /// *Transient*: the system has no random number.
+    pub(super) fn new(link: S3Link, prefix: String) -> Result<S3Sink, Error> {
+        let mut random = [0; 8];
+        SystemRandom::new()
+            .fill(&mut random)
+            .map_err(|_| Error::new(Class::Transient, "connect.failed-within"))?;
+        Ok(S3Sink {
             link,
             prefix,
-            known: None,
-        }
+            writer: format!("{:016x}", u64::from_le_bytes(random)),
+            row: None,
+        })
     }
 
     /// What the keys of a producer's objects begin with: its name with `/` in the place of `:`.
@@ -51,64 +118,117 @@ impl S3Sink {
                 Err(error) => written.rejected.push((row, error)),
             }
         }
-        let producer = &delivery.producer;
-        let known = match &self.known {
-            Some((of, position)) if of == producer => *position,
-            _ => self.last(producer).await?,
+        let position = delivery.position;
+        let mut row = match self.row.take() {
+            Some(row)
+                if row.producer == delivery.producer
+                    // Another delivery came before it, and may be there.
+                    && row.open.is_none_or(|open| open == position) =>
+            {
+                row
+            }
+            _ => self.begin(&delivery.producer).await?,
         };
         // Already there. What is put again would be the same.
-        if known.is_some_and(|known| known >= delivery.position) && delivery.first == 0 {
-            self.known = Some((Arc::clone(producer), known));
+        if row.known.is_some_and(|known| known >= position) && delivery.first == 0 {
+            self.row = Some(row);
             return Ok(written);
         }
-        // A delivery of which nothing is left is noted too.
-        let folder = self.folder(producer);
-        let part = match delivery.first {
-            0 => String::new(),
-            first => format!("-{first:010}"),
+        let key = row.next.key(&row.folder);
+        let mark = ObjectMark {
+            position,
+            writer: self.writer.clone(),
         };
-        let key = format!("{folder}{:020}{part}.ndjson", delivery.position);
-        if key.len() > KEY_BYTES_MAX {
-            return Err(Error::new(Class::Configuration, "s3.key-long")
-                .with("key", &key)
-                .with("most", KEY_BYTES_MAX));
+        row.open = Some(position);
+        // Kept when this is given up.
+        let row = self.row.insert(row);
+        // A delivery of which nothing is left is noted too.
+        if !self.link.create(&key, &mark, Bytes::from(body)).await?
+            && self.link.mark(&key).await? != mark
+        {
+            return Err(Error::new(Class::Configuration, "s3.taken")
+                .with("bucket", &self.link.bucket)
+                .with("key", &key));
         }
-        // Not known while it is being written: a call that is given up may have written it.
-        self.known = None;
-        self.link.put(&key, Bytes::from(body)).await?;
-        self.known = Some((Arc::clone(producer), Some(delivery.position)));
+        row.open = None;
+        row.known = Some(position);
+        row.next = row.next.behind(position);
         Ok(written)
     }
 
-    /// The greatest position in the keys of a producer. Asks the service about sixty times where there are more objects than
-    /// one list holds.
-    async fn last(&self, producer: &str) -> Result<Option<u64>, Error> {
+    /// Finds the last object of a producer, and makes sure that no request from before adds another one.
+    async fn begin(&self, producer: &Arc<str>) -> Result<ObjectRow, Error> {
         let folder = self.folder(producer);
-        let key = |position: u64| match position {
-            0 => String::new(),
-            position => format!("{folder}{position:020}~"),
+        let mut next = ObjectName {
+            from: 0,
+            attempt: 0,
         };
-        let (mut greatest, mut beyond) = (0, u64::MAX);
-        let mut found = None;
-        // `greatest` is there; behind `beyond` there is nothing.
-        let mut after = 0;
-        while greatest < beyond {
-            let (objects, more) = self.link.list(&folder, &key(after), true).await?;
-            let last = objects.iter().filter_map(|object| {
-                let name = object.key.strip_prefix(&folder)?;
-                name.get(..POSITION_DIGITS)?.parse::<u64>().ok()
+        let key_bytes = next.key(&folder).len();
+        if key_bytes > KEY_BYTES_MAX {
+            return Err(Error::new(Class::Configuration, "s3.key-long")
+                .with("key", next.key(&folder))
+                .with("most", KEY_BYTES_MAX));
+        }
+        if let Some(last) = self.last(&folder).await? {
+            next = last.behind(self.link.mark(&last.key(&folder)).await?.position);
+        }
+        loop {
+            let key = next.key(&folder);
+            let mark = ObjectMark {
+                position: next.from,
+                writer: self.writer.clone(),
+            };
+            if self.link.create(&key, &mark, Bytes::new()).await? {
+                // Nothing is lost if it is replaced, and nothing else may be.
+                if self.link.create(&key, &mark, Bytes::new()).await? {
+                    return Err(self.link.no_conditions(&key));
+                }
+                return Ok(ObjectRow {
+                    producer: Arc::clone(producer),
+                    folder,
+                    known: Some(next.from).filter(|position| *position > 0),
+                    next: next.behind(next.from),
+                    open: None,
+                });
+            }
+            // It came meanwhile.
+            next = next.behind(self.link.mark(&key).await?.position);
+        }
+    }
+
+    /// The name of a producer's last object, or of one not far before it. Asks the service about sixty times where there are
+    /// more objects than one list holds.
+    async fn last(&self, folder: &str) -> Result<Option<ObjectName>, Error> {
+        let listed = async |after: Option<u64>| {
+            let after = after.map(|position| format!("{folder}{position:0POSITION_DIGITS$}~"));
+            let (objects, more) = self
+                .link
+                .list(folder, &after.unwrap_or_default(), true)
+                .await?;
+            let names = objects.iter().filter_map(|object| {
+                let name = object.key.strip_prefix(folder)?;
+                ObjectName::read(name)
             });
-            match last.max() {
-                None => beyond = after,
-                Some(position) => {
-                    found = found.max(Some(position));
-                    greatest = position;
+            Ok::<_, Error>((names.max(), more))
+        };
+        let (mut found, more) = listed(None).await?;
+        let Some(first) = found.filter(|_| more) else {
+            return Ok(found);
+        };
+        // There is one from `greatest` on; behind `beyond` there is none.
+        let (mut greatest, mut beyond) = (first.from, u64::MAX);
+        while greatest < beyond {
+            let after = greatest + (beyond - greatest) / 2;
+            match listed(Some(after)).await? {
+                (None, _) => beyond = after,
+                (Some(name), more) => {
+                    found = Some(name);
                     if !more {
                         break;
                     }
+                    greatest = name.from;
                 }
             }
-            after = greatest + (beyond - greatest) / 2;
         }
         Ok(found)
     }
@@ -121,9 +241,9 @@ impl Sink for S3Sink {
 
     fn position<'a>(&'a mut self, producer: &'a str) -> Work<'a, Result<Option<u64>, Error>> {
         Box::pin(async move {
-            let last = self.last(producer).await?;
-            self.known = Some((producer.into(), last));
-            Ok(last)
+            self.row = None;
+            let row = self.begin(&producer.into()).await?;
+            Ok(self.row.insert(row).known)
         })
     }
 }

@@ -21,58 +21,189 @@ async fn sink(peer: &S3Peer) -> Box<dyn Sink> {
     sink.expect("it opens")
 }
 
+const PRODUCER: &str = "flow:f:in:0:0:to";
+const FOLDER: &str = "a/ü/flow/f/in/0/0/to/";
+
+fn key(from: u64, attempt: u32) -> String {
+    format!("{FOLDER}{from:020}-{attempt:010}.ndjson")
+}
+
 /// Also where one list does not hold all objects, and objects of others stand beside.
 #[test]
-fn the_greatest_position_is_found_among_many_objects() {
+fn the_last_object_is_found_among_many() {
     let peer = S3Peer::new();
-    let folder = "a/ü/flow/f/in/";
-    peer.store.lock().page = Some(2);
     Runtime::new().expect("a runtime").block_on(async {
         let mut sink = sink(&peer).await;
-        assert_eq!(sink.position("flow:f:in").await.unwrap(), None);
-        let mut positions = vec![0, 1, 5, 6, 7, 1_000, 1_001, u64::MAX - 1, u64::MAX];
+        peer.store.lock().page = Some(2);
+        let mut positions = vec![1, 5, 6, 7, 1_000, 1_001, u64::MAX - 1, u64::MAX];
         while let Some(greatest) = positions.last().copied() {
             peer.store.lock().all.clear();
+            let mut from = 0;
             for position in &positions {
-                peer.put(&format!("{folder}{position:020}.ndjson"), "");
+                for attempt in 0..3 {
+                    peer.put_marked(&key(from, attempt), from);
+                }
+                peer.put_marked(&key(from, 3), *position);
+                from = *position;
             }
-            peer.put(&format!("{folder}to/{:020}.ndjson", u64::MAX), "");
+            peer.put(&format!("{FOLDER}to/{:020}.ndjson", u64::MAX), "");
             peer.put("a/ü/flow/f/other.ndjson", "");
-            let found = sink.position("flow:f:in").await.expect("it answers");
+            let found = sink.position(PRODUCER).await.expect("it answers");
             assert_eq!(found, Some(greatest));
             positions.pop();
         }
+        peer.store.lock().all.clear();
+        assert_eq!(sink.position(PRODUCER).await.unwrap(), None);
+        // A flow that starts often, and writes nothing.
+        for _ in 0..5 {
+            assert_eq!(sink.position(PRODUCER).await.unwrap(), None);
+        }
     });
     let most = peer.requests().len();
-    assert!(most < 9 * 140, "{most} requests");
+    assert!(most < 9 * 160, "{most} requests");
 }
 
 #[test]
 fn a_delivery_is_one_object_and_is_not_written_twice() {
     let peer = S3Peer::new();
-    let key = "a/ü/flow/f/in/0/00000000000000000007.ndjson";
     Runtime::new().expect("a runtime").block_on(async {
         let mut first = sink(&peer).await;
         let payloads = ["{\"n\":\n1}", "plain"];
-        let rows = by(delivery("t", &payloads, 7), "flow:f:in:0");
+        let rows = by(delivery("t", &payloads, 7), PRODUCER);
         first.write(&rows).await.expect("written");
-        let body = peer.store.lock().all.get(key).cloned().expect("an object");
+        let body = peer.store.lock().all.get(&key(0, 1)).cloned();
+        let body = body.expect("an object");
         assert_eq!(String::from_utf8_lossy(&body), "{\"n\": 1}\n\"plain\"\n");
         // The batches of an earlier start may have been others: what is behind the position only is new.
         let mut second = sink(&peer).await;
-        let again = by(delivery("t", &["\"plain\""], 6), "flow:f:in:0");
+        let again = by(delivery("t", &["\"plain\""], 6), PRODUCER);
         second.write(&again).await.expect("written");
         second.write(&rows).await.expect("written");
     });
     let keys: Vec<_> = peer.store.lock().all.keys().cloned().collect();
-    assert_eq!(keys, [key]);
-    let puts = peer.requests();
-    assert_eq!(
-        puts.iter()
-            .filter(|request| request.method == "PUT")
-            .count(),
-        1
-    );
+    // Each start has an empty one.
+    assert_eq!(keys, [key(0, 0), key(0, 1), key(7, 0)]);
+    assert_eq!(peer.lines(), ["{\"n\": 1}", "\"plain\""]);
+}
+
+/// The process was killed when its last request was on its way. The next one reads its input in other batches.
+#[test]
+fn a_request_that_outlives_its_process_adds_no_rows() {
+    #[derive(Debug, PartialEq)]
+    enum Arrives {
+        BeforeTheStart,
+        AfterTheStart,
+        AfterTheWrite,
+        Never,
+    }
+    use Arrives::*;
+    for (before, arrives) in [
+        (0, BeforeTheStart),
+        (0, AfterTheStart),
+        (10, AfterTheStart),
+        (0, AfterTheWrite),
+        (10, AfterTheWrite),
+        (10, Never),
+    ] {
+        let peer = S3Peer::new();
+        Runtime::new().expect("a runtime").block_on(async {
+            let mut first = sink(&peer).await;
+            if before > 0 {
+                let rows = delivery("t", &numbered(0..before), before);
+                first.write(&by(rows, PRODUCER)).await.expect("written");
+            }
+            peer.store.lock().slow = true;
+            let rows = by(delivery("t", &numbered(before..20), 20), PRODUCER);
+            let failed = first.write(&rows).await.expect_err("no answer");
+            assert_eq!(failed.class(), Class::Transient);
+            drop(first);
+            if arrives == BeforeTheStart {
+                peer.let_through();
+            }
+            peer.store.lock().slow = false;
+            let mut second = sink(&peer).await;
+            let known = second.position(PRODUCER).await.expect("it answers");
+            let expected = match arrives {
+                BeforeTheStart => 20,
+                _ => before,
+            };
+            assert_eq!(known.unwrap_or(0), expected);
+            if arrives == AfterTheStart {
+                peer.let_through();
+            }
+            let rows = delivery("t", &numbered(expected..30), 30);
+            second.write(&by(rows, PRODUCER)).await.expect("written");
+            if arrives == AfterTheWrite {
+                peer.let_through();
+            }
+            let rows = delivery("t", &numbered(30..35), 35);
+            second.write(&by(rows, PRODUCER)).await.expect("written");
+        });
+        assert_eq!(peer.lines(), numbered(0..35), "{before} {arrives:?}");
+    }
+}
+
+/// The answer was lost, or the request arrives with the next one.
+#[test]
+fn a_delivery_that_comes_again_is_there_once() {
+    for arrives in [true, false] {
+        let peer = S3Peer::new();
+        Runtime::new().expect("a runtime").block_on(async {
+            let mut sink = sink(&peer).await;
+            peer.store.lock().slow = true;
+            let rows = by(delivery("t", &numbered(0..10), 10), PRODUCER);
+            sink.write(&rows).await.expect_err("no answer");
+            if arrives {
+                peer.let_through();
+            }
+            peer.store.lock().slow = false;
+            sink.write(&rows).await.expect("written");
+            peer.let_through();
+            let rows = by(delivery("t", &numbered(10..20), 20), PRODUCER);
+            sink.write(&rows).await.expect("written");
+        });
+        assert_eq!(peer.lines(), numbered(0..20), "{arrives}");
+    }
+}
+
+#[test]
+fn two_writers_of_the_same_objects_are_told() {
+    let peer = S3Peer::new();
+    Runtime::new().expect("a runtime").block_on(async {
+        let mut first = sink(&peer).await;
+        let mut second = sink(&peer).await;
+        for (sink, position) in [(&mut first, 10), (&mut second, 20)] {
+            let rows = by(delivery("t", &numbered(0..1), position), PRODUCER);
+            sink.write(&rows).await.expect("written");
+        }
+        let rows = by(delivery("t", &numbered(1..2), 30), PRODUCER);
+        let refused = first.write(&rows).await.expect_err("it is taken");
+        assert_eq!(
+            (refused.class(), refused.code()),
+            (Class::Configuration, "s3.taken")
+        );
+    });
+}
+
+#[test]
+fn a_service_or_an_object_that_cannot_keep_rows_once_is_refused() {
+    let peer = S3Peer::new();
+    let refused = |code: &'static str| {
+        let rows = by(delivery("t", &numbered(0..1), 10), PRODUCER);
+        Runtime::new().expect("a runtime").block_on(async {
+            let refused = sink(&peer).await.write(&rows).await.expect_err(code);
+            assert_eq!(
+                (refused.class(), refused.code()),
+                (Class::Configuration, code)
+            );
+        });
+    };
+    peer.store.lock().careless = true;
+    refused("s3.no-conditions");
+    peer.store.lock().careless = false;
+    peer.store.lock().marks.clear();
+    refused("s3.no-position");
+    assert_eq!(peer.lines(), [""; 0]);
 }
 
 async fn source(peer: &S3Peer, resume: Resume) -> Box<dyn Source> {

@@ -85,8 +85,16 @@ pub struct S3Peer {
 #[derive(Default)]
 pub struct Objects {
     pub all: BTreeMap<String, Vec<u8>>,
+    /// What objects say of themselves: position and writer.
+    pub marks: BTreeMap<String, [String; 2]>,
     /// Objects in one list; as many as are asked for without it.
     pub page: Option<usize>,
+    /// Objects with rows are kept back, as by a slow network, and who puts them hears nothing.
+    pub slow: bool,
+    /// Those that are kept back.
+    held: Vec<Request>,
+    /// Whether objects are replaced in spite of If-None-Match.
+    pub careless: bool,
 }
 
 impl S3Peer {
@@ -113,8 +121,33 @@ impl S3Peer {
         self.store.lock().all.insert(key.to_owned(), body.into());
     }
 
+    /// An object that reaches to a position.
+    pub fn put_marked(&self, key: &str, position: u64) {
+        let mark = [position.to_string(), "other".to_owned()];
+        self.store.lock().marks.insert(key.to_owned(), mark);
+        self.put(key, "");
+    }
+
     pub fn requests(&self) -> Vec<Request> {
         self.web.requests()
+    }
+
+    /// What was kept back arrives.
+    pub fn let_through(&self) {
+        let mut store = self.store.lock();
+        store.slow = false;
+        for request in std::mem::take(&mut store.held) {
+            let _ = store.answer(&request);
+        }
+    }
+
+    /// The lines of all objects, in the order of their keys.
+    pub fn lines(&self) -> Vec<String> {
+        let store = self.store.lock();
+        let texts = store.all.values().map(|body| String::from_utf8_lossy(body));
+        texts
+            .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>())
+            .collect()
     }
 }
 
@@ -130,10 +163,36 @@ impl Objects {
         let key = key.trim_start_matches('/');
         match (request.method.as_str(), key) {
             ("GET", "") => Some((200, "", self.list(query).into_bytes())),
+            ("PUT", _) if self.slow && !request.body.is_empty() => {
+                self.held.push(request.clone());
+                None
+            }
             ("PUT", key) => {
+                let only_new = request.headers.get("if-none-match");
+                let only_new = only_new.is_some_and(|which| which == "*") && !self.careless;
+                if only_new && self.all.contains_key(key) {
+                    return told(412, "PreconditionFailed");
+                }
+                let mark = ["position", "writer"].map(|name| {
+                    let name = format!("x-amz-meta-busbar-{name}");
+                    let signed = &request.headers["authorization"];
+                    assert!(signed.contains(&format!(";{name}")), "{signed}");
+                    request.headers[&name].clone()
+                });
+                self.marks.insert(key.to_owned(), mark);
                 self.all.insert(key.to_owned(), request.body.clone());
                 Some((200, "", Vec::new()))
             }
+            ("HEAD", key) => match (self.all.contains_key(key), self.marks.get(key)) {
+                (false, _) => Some((404, "", Vec::new())),
+                (true, None) => Some((200, "", Vec::new())),
+                (true, Some([position, writer])) => {
+                    let mark = format!(
+                        "x-amz-meta-busbar-position: {position}\r\nx-amz-meta-busbar-writer: {writer}\r\n"
+                    );
+                    Some((200, mark.leak(), Vec::new()))
+                }
+            },
             ("GET", key) => {
                 let Some(body) = self.all.get(key) else {
                     return told(404, "NoSuchKey");
@@ -218,11 +277,7 @@ impl Taker for Kept {
         self.0.connection("write: { prefix: out/ }")
     }
     fn rows(&mut self) -> Vec<String> {
-        let store = self.0.store.lock();
-        let texts = store.all.values().map(|body| String::from_utf8_lossy(body));
-        texts
-            .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>())
-            .collect()
+        self.0.lines()
     }
     fn go_away(&mut self) {
         self.0.cut.cut();
