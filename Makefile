@@ -2,6 +2,7 @@
 #
 #   make run       build everything and watch this machine at http://127.0.0.1:8080
 #   make test      the whole proof, from format to browser
+#   make test-servers  tests with servers that start slowly: Elasticsearch
 #   make check     the quick half of it: format, lints, unit tests of the light crates
 #   make bench     the table of docs/PERFORMANCE.md, measured here
 #   make web       the console alone
@@ -15,7 +16,7 @@ NPM ?= npm
 # The binary lies wherever cargo builds; the environment may name another folder.
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 
-.PHONY: run test check bench web release setup-run setup-test advisories fuzz soak kafka-kills clean-data
+.PHONY: run test test-servers check bench web release setup-run setup-test advisories fuzz soak kafka-kills clean-data
 
 run: setup-run web
 	@python3 scripts/build.py
@@ -23,6 +24,10 @@ run: setup-run web
 
 test: setup-test
 	python3 scripts/test.py
+
+# No part of `make test`: each server takes half a minute to start, and fetching it longer.
+test-servers: setup-test
+	python3 scripts/test.py servers
 
 check: setup-run
 	python3 scripts/test.py format lints unit

@@ -4,6 +4,7 @@
     python3 scripts/test.py                     all phases
     python3 scripts/test.py format lints        only these
     python3 scripts/test.py fuzz --seconds 600  longer fuzzing
+    python3 scripts/test.py servers             tests with servers that start slowly, which are no part of all
 
 A phase that lacks a tool is skipped and says which; with CI=true that is a failure. Where all phases
 run, compilers work behind those that mostly wait for a node, and leave them the processor.
@@ -236,10 +237,18 @@ def cargo_counts(tally, name, code, output):
     names = re.findall(r"^\s*test (\S+) \.\.\. FAILED", output, re.M)
     if failed:
         tally.fail(f"{name}: {', '.join(names[:20]) or failed}", failed)
-    for _ in range(sum(int(c[2]) for c in counts)):
+    # Those of `make test-servers` are not left out by mistake.
+    elsewhere = len(re.findall(r"^\s*test \S+ \.\.\. ignored, make test-servers$", output, re.M))
+    for _ in range(sum(int(c[2]) for c in counts) - elsewhere):
         tally.skip(name, "a test is marked ignored")
     if code != 0 and not failed:
         tally.fail(f"{name} (exit code {code})")
+
+
+def phase_servers(tally, _):
+    """Tests with servers that take long to start or much memory."""
+    code, output = run(["cargo", "test", "--release", "--locked", "-p", "busbar-connect", "--test", "conformance", "--", "--ignored"])
+    cargo_counts(tally, "cargo test --ignored", code, output)
 
 
 def phase_examples(tally, _):
@@ -489,6 +498,9 @@ PHASES = {
     "fuzz": phase_fuzz,
 }
 
+# Phases that run only where they are named.
+ALONE = {"servers": phase_servers}
+
 # Phases that run behind others, from the one that is named on.
 BESIDE = {
     "examples": ["lints", "programs"],
@@ -501,7 +513,7 @@ def one(name, options, table):
     say(f"\n== {name}")
     tally, begun = Tally(), time.monotonic()
     try:
-        PHASES[name](tally, options)
+        {**PHASES, **ALONE}[name](tally, options)
     except Missing as why:
         tally.fail(f"{name}: {why}") if CI else tally.skip(name, str(why))
     except Exception as why:  # noqa: BLE001 - a broken phase must not hide the others
@@ -543,12 +555,12 @@ def everything(options, table):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("phases", nargs="*", metavar="phase", help=", ".join(PHASES))
+    parser.add_argument("phases", nargs="*", metavar="phase", help=", ".join([*PHASES, *ALONE]))
     parser.add_argument("--seconds", type=int, default=8, help="fuzzing time for each target")
     options = parser.parse_args()
-    unknown = [p for p in options.phases if p not in PHASES]
+    unknown = [p for p in options.phases if p not in PHASES and p not in ALONE]
     if unknown:
-        parser.error(f"no phase called {', '.join(unknown)}; there are {', '.join(PHASES)}")
+        parser.error(f"no phase called {', '.join(unknown)}; there are {', '.join([*PHASES, *ALONE])}")
 
     total, table = Tally(), []
     begun = time.monotonic()

@@ -35,7 +35,7 @@ fn the_last_object_is_found_among_many() {
     Runtime::new().expect("a runtime").block_on(async {
         let mut sink = sink(&peer).await;
         peer.store.lock().page = Some(2);
-        let mut positions = vec![1, 5, 6, 7, 1_000, 1_001, u64::MAX - 1, u64::MAX];
+        let mut positions = vec![1, 5, 1_000, u64::MAX];
         while let Some(greatest) = positions.last().copied() {
             peer.store.lock().all.clear();
             let mut from = 0;
@@ -60,7 +60,7 @@ fn the_last_object_is_found_among_many() {
         }
     });
     let most = peer.requests().len();
-    assert!(most < 9 * 160, "{most} requests");
+    assert!(most < 5 * 160, "{most} requests");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 use crate::peers::free_port;
-use crate::world::{eventually, rest};
+use crate::world::{PATIENCE, eventually, rest};
 
 /// A server that runs.
 pub struct DatabaseServer {
@@ -115,10 +115,40 @@ impl DatabaseServer {
                         _ => Err(answer),
                     }),
                 "kafka" => crate::kafka_server::answers(self.port),
+                "moto" => self.get("/moto-api/"),
+                "elasticsearch" => self.get("/_cluster/health?wait_for_status=yellow&timeout=1s"),
                 _ => self.client("", "select 1"),
             };
             answered.map(|_| Ok(()))
         })
+    }
+
+    /// What it answers to a request, where it answers well.
+    fn get(&self, path: &str) -> Result<String, String> {
+        self.request("GET", path, "")
+    }
+
+    /// The same with another method and a body.
+    pub fn request(&self, method: &str, path: &str, body: &str) -> Result<String, String> {
+        let ask = || {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            let request = format!(
+                "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                self.port,
+                body.len()
+            );
+            stream.write_all(request.as_bytes())?;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer)?;
+            Ok(String::from_utf8_lossy(&answer).into_owned())
+        };
+        let answer: Result<String, std::io::Error> = ask();
+        let answer = answer.map_err(|why| why.to_string())?;
+        match answer.starts_with("HTTP/1.1 2") {
+            true => Ok(answer),
+            false => Err(answer),
+        }
     }
 
     /// Whether its process is there.
@@ -301,6 +331,17 @@ pub fn mariadb() -> &'static DatabaseServer {
 pub fn redis() -> &'static DatabaseServer {
     static SERVER: OnceLock<DatabaseServer> = OnceLock::new();
     SERVER.get_or_init(|| start("redis"))
+}
+
+/// A stand-in for S3 that others wrote.
+pub fn moto() -> DatabaseServer {
+    server_that_starts(|| start_at("moto", "install-moto", free_port(), &[]))
+}
+
+/// An Elasticsearch. Takes half a minute.
+pub fn elasticsearch() -> DatabaseServer {
+    let install = "install-elasticsearch";
+    server_that_starts(|| start_at("elasticsearch", install, free_port(), &[]))
 }
 
 /// One of its own, for a test that kills it or needs other settings, with files in its folder.
