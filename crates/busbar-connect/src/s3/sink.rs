@@ -134,7 +134,6 @@ impl S3Sink {
             self.row = Some(row);
             return Ok(written);
         }
-        let key = row.next.key(&row.folder);
         let mark = ObjectMark {
             position,
             writer: self.writer.clone(),
@@ -142,13 +141,24 @@ impl S3Sink {
         row.open = Some(position);
         // Kept when this is given up.
         let row = self.row.insert(row);
-        // A delivery of which nothing is left is noted too.
-        if !self.link.create(&key, &mark, Bytes::from(body)).await?
-            && self.link.mark(&key).await? != mark
-        {
-            return Err(Error::new(Class::Configuration, "s3.taken")
-                .with("bucket", &self.link.bucket)
-                .with("key", &key));
+        let body = Bytes::from(body);
+        loop {
+            // A delivery of which nothing is left is noted too.
+            let key = row.next.key(&row.folder);
+            if self.link.create(&key, &mark, body.clone()).await? {
+                break;
+            }
+            let there = self.link.mark(&key).await?;
+            if there == mark {
+                break;
+            }
+            if there.position > row.next.from {
+                return Err(Error::new(Class::Configuration, "s3.taken")
+                    .with("bucket", &self.link.bucket)
+                    .with("key", &key));
+            }
+            // An empty one: a new version of the flow, which has not taken over, looks how far this one is.
+            row.next = row.next.behind(there.position);
         }
         row.open = None;
         row.known = Some(position);

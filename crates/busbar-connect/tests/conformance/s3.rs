@@ -166,6 +166,25 @@ fn a_delivery_that_comes_again_is_there_once() {
     }
 }
 
+/// A new version of a flow asks how far the one that runs is, and may not come to run.
+#[test]
+fn who_asks_for_the_position_does_not_stop_who_writes() {
+    let peer = S3Peer::new();
+    Runtime::new().expect("a runtime").block_on(async {
+        let mut first = sink(&peer).await;
+        let mut second = sink(&peer).await;
+        for from in [0, 10, 20] {
+            let rows = delivery("t", &numbered(from..from + 10), from + 10);
+            first.write(&by(rows, PRODUCER)).await.expect("written");
+            let known = second.position(PRODUCER).await.expect("it answers");
+            assert_eq!(known, Some(from + 10));
+        }
+        let rows = by(delivery("t", &numbered(30..40), 40), PRODUCER);
+        second.write(&rows).await.expect("written");
+    });
+    assert_eq!(peer.lines(), numbered(0..40));
+}
+
 #[test]
 fn two_writers_of_the_same_objects_are_told() {
     let peer = S3Peer::new();
