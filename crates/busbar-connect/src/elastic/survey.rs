@@ -93,7 +93,7 @@ async fn server(link: &ElasticLink) -> Result<String, Error> {
             _ => Err(link.strange(&answer)),
         };
     }
-    if !matches!(answer.status, 400 | 404) {
+    if !matches!(answer.status, 400 | 404 | 405) {
         return Err(link.refused(&answer, "/"));
     }
     // Builds without the module that answers there.
