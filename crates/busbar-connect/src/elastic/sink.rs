@@ -152,7 +152,7 @@ impl ElasticSink {
         items: Vec<std::collections::BTreeMap<String, BulkItem>>,
     ) -> Result<(), Error> {
         let rest = self.progress.open.split_off(count);
-        let sent = std::mem::replace(&mut self.progress.open, Vec::new());
+        let sent = std::mem::take(&mut self.progress.open);
         let (mut again, mut stopped) = (None, None);
         let mut waiting: HashSet<(String, String)> = HashSet::new();
         let mut left = Vec::new();

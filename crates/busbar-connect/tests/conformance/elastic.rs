@@ -70,20 +70,18 @@ fn changes_are_followed_row_by_row() {
         &peer,
         "index: t, id: '${id}', change: change, unchanged: unchanged",
     );
-    let changes = |position, all: &[(&str, Option<i64>, &str, &str)]| {
+    type Change<'a> = (&'a str, Option<i64>, &'a str, &'a str);
+    let changes = |position, all: &[Change<'_>]| {
         let id: ArrayRef = Arc::new(Int64Array::from_iter(all.iter().map(|row| row.1)));
-        let column = |of: fn(&(&str, Option<i64>, &str, &str)) -> String| {
-            let values: Vec<_> = all.iter().map(of).collect();
-            Arc::new(StringArray::from(values)) as ArrayRef
-        };
+        let column = |values: Vec<&str>| texts(&values);
         rows(
             position,
             vec![
-                ("change", column(|row| row.0.to_owned())),
+                ("change", column(all.iter().map(|row| row.0).collect())),
                 ("id", id),
-                ("a \"name\"", column(|row| row.2.to_owned())),
-                ("bio", column(|row| row.2.to_owned())),
-                ("unchanged", column(|row| row.3.to_owned())),
+                ("a \"name\"", column(all.iter().map(|row| row.2).collect())),
+                ("bio", column(all.iter().map(|row| row.2).collect())),
+                ("unchanged", column(all.iter().map(|row| row.3).collect())),
             ],
         )
     };
