@@ -34,7 +34,7 @@ use crate::status::{
     Closed, Closing, DeadFilter, DeadGroup, DeadLetter, DeadRetention, class_word, words,
 };
 
-use index::{Entry, Index, event_hash};
+use index::{Entry, Index};
 
 /// The stream of dead letters.
 pub const DEAD_LETTERS: &str = "_dead";
@@ -69,30 +69,53 @@ pub(crate) fn letters(
     spot: impl Fn(usize) -> Spot,
 ) -> Batch {
     let mut builder = BatchBuilder::new();
-    let now = now_micros.to_string();
     for letter in dead {
-        let event = events.event(letter.event);
-        let args: Vec<(&str, String)> = letter
-            .cause
-            .args()
-            .iter()
-            .map(|(name, value)| (*name, cut(value)))
-            .collect();
-        let args = serde_json::to_string(&args).unwrap_or_default();
         let (place, output) = place_of(letter.place, |i| output_ids.get(i).map_or("", |id| &**id));
-        let spot = spot(letter.event);
+        let death = EventDeath {
+            flow,
+            place: &place,
+            output,
+            cause: &letter.cause,
+            spot: spot(letter.event),
+            now_micros,
+        };
+        death.push(&mut builder, events, letter.event);
+    }
+    builder.finish()
+}
+
+/// How an event came to its end.
+pub(crate) struct EventDeath<'a> {
+    pub flow: &'a str,
+    pub place: &'a str,
+    /// The output that refused it; empty when it died before.
+    pub output: &'a str,
+    pub cause: &'a Error,
+    pub spot: Spot,
+    pub now_micros: i64,
+}
+
+impl EventDeath<'_> {
+    /// Adds the letter of an event.
+    pub fn push(&self, builder: &mut BatchBuilder, events: &Batch, row: usize) {
+        let event = events.event(row);
+        let args = self.cause.args().iter();
+        let args: Vec<(&str, String)> = args.map(|(name, value)| (*name, cut(value))).collect();
+        let args = serde_json::to_string(&args).unwrap_or_default();
+        let spot = &self.spot;
         let (partition, offset) = (spot.partition.to_string(), spot.offset.to_string());
+        let now = self.now_micros.to_string();
         // A letter that dies again keeps one set of marks.
         let mut tags: Vec<(&str, &str)> = event
             .tags()
             .filter(|(name, _)| !name.starts_with(MARK))
             .collect();
         tags.extend([
-            (FLOW, flow),
-            (PLACE, place.as_str()),
-            (OUTPUT, output),
-            (CLASS, class_word(letter.cause.class())),
-            (CODE, letter.cause.code()),
+            (FLOW, self.flow),
+            (PLACE, self.place),
+            (OUTPUT, self.output),
+            (CLASS, class_word(self.cause.class())),
+            (CODE, self.cause.code()),
             (ARGS, args.as_str()),
             (STREAM, &*spot.stream),
             (PARTITION, partition.as_str()),
@@ -111,7 +134,6 @@ pub(crate) fn letters(
             payload: &event.payload,
         });
     }
-    builder.finish()
 }
 
 fn cut(text: &str) -> String {
@@ -499,22 +521,6 @@ impl DeadLetters {
             .map(|e| e.id)
             .take(limit)
             .collect())
-    }
-
-    /// The numbers of the letters of one event, newest first, by its partition and offset. May hold one of another event,
-    /// which the letter tells. May block on the disk.
-    pub fn find_of(
-        &self,
-        stream: &str,
-        (partition, offset): (u16, u64),
-        limit: usize,
-    ) -> Result<Vec<u64>, Error> {
-        let mut index = self.index.lock();
-        self.refresh(&mut index)?;
-        let event = event_hash(stream, partition, offset);
-        let its = index.entries.iter().rev();
-        let its = its.filter(|entry| entry.event == event);
-        Ok(its.map(|entry| entry.id).take(limit).collect())
     }
 
     /// The first of these numbers that no letter of these streams has. May block on the disk.

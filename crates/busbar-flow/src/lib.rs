@@ -32,7 +32,6 @@ mod render;
 mod runtime;
 mod services;
 mod shape;
-mod shown;
 mod state;
 mod status;
 mod task;
@@ -40,7 +39,6 @@ mod testing;
 mod world;
 
 pub use busbar_plugin::{LogLevel, LogLine};
-pub use chain::StepFate;
 pub use compare::{
     ComparePlan, CompareReport, DifferingKey, RepairTarget, RowRange, ValueClass, compare,
 };
@@ -49,13 +47,13 @@ pub use counters::Counters;
 pub use dead::DEAD_LETTERS;
 pub use drive::SourceStatus;
 pub use orchestration::{
-    OrchestrationCompiler, OrchestrationPlan, OrchestrationReader, ReadEvent, ReadFor,
+    OrchestrationCompiler, OrchestrationPlan, OrchestrationReader, ReadEvent, ReadEvents, ReadFor,
 };
 pub use reader::Input;
 pub use runtime::explain;
 pub use runtime::{
-    EventAt, FlowTrace, PluginReport, PluginTrial, ResendFrom, Resent, Runtime, RuntimeOptions,
-    TracedOutput, TracedStep, TrialRow, TriedEvent, TriedResult,
+    LetterTaker, PluginReport, PluginTrial, Runtime, RuntimeOptions, TrialRow, TriedEvent,
+    TriedResult, UnfitEvent, UnfitLetter,
 };
 pub use services::ServiceStatus;
 pub use status::{

@@ -26,6 +26,10 @@ pub const PLUGIN_TRIAL_TIMEOUT: Duration = Duration::from_secs(10);
 pub const PLUGIN_TRIAL_OUTPUT_BYTES: u64 = 4 << 20;
 /// Bytes of an error's text kept with a dead letter.
 pub const CAUSE_BYTES_MAX: usize = 1024;
+/// Dead letters of an orchestration in one append.
+pub const UNFIT_PIECE_EVENTS: usize = 512;
+/// Bytes of the payloads of those; one alone may have more.
+pub const UNFIT_PIECE_BYTES: usize = 1 << 20;
 /// Bytes of dead letters put down at once.
 pub const DEAD_BATCH_BYTES: usize = BATCH_BYTES_MAX;
 /// What a dead letter takes besides its payload, as far as room for it is reckoned.
@@ -122,12 +126,6 @@ pub const LATE_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const LATE_BYTES_MAX: u64 = 1 << 30;
 /// Bytes of ticks kept of one flow.
 pub const TICKS_BYTES_MAX: u64 = 256 << 20;
-/// Rows that are shown of each step where an event is traced.
-pub const TRACE_ROWS_MAX: usize = 100;
-/// Events of other streams that are read to find the results of an event in one flow.
-pub const TRACE_SCAN_EVENTS_MAX: u64 = 256 << 10;
-/// Bytes that are read at once for that.
-pub const TRACE_READ_BYTES: usize = 256 << 10;
 /// Threads that flows compute on, at most.
 pub const COMPUTE_THREADS_MAX: usize = 16;
 

@@ -15,11 +15,10 @@ use crate::instance::{
     Happened, HistoryRecord, Instance, InstanceStatus, PartFailure, ValueMap, Waiting,
 };
 use crate::limits::{
-    EARLY_EVENT_MICROS, EARLY_EVENTS_MAX, FORGET_MAX, HISTORY_PAYLOAD_BYTES_MAX,
-    INSTANCE_BYTES_MAX, KEY_BYTES_MAX,
+    EARLY_EVENT_MICROS, EARLY_EVENTS_MAX, FORGET_MAX, HISTORY_PAYLOAD_BYTES_MAX, INSTANCE_BYTES_MAX,
 };
 use crate::machine::{Happening, PersonOrder};
-use crate::rules::{CallOutcome, PartRules};
+use crate::rules::{CallOutcome, PartRules, check_key};
 use crate::store::{self, InstanceStore, StoreChange};
 
 type Compiled = (Arc<Definition>, Arc<dyn PartRules>);
@@ -251,12 +250,7 @@ impl InstanceEngine {
         };
         let compiled = self.version(name, version)?;
         let (key, input) = compiled.1.start(input)?;
-        if key.is_empty() || key.len() > KEY_BYTES_MAX || key.chars().any(|c| c.is_control()) {
-            let error = Error::new(Class::Permanent, "orchestrate.key");
-            return Err(error
-                .with("key", busbar_event::quote(&key))
-                .with("most", KEY_BYTES_MAX));
-        }
+        check_key(&key)?;
         let started = |existed, status| Started {
             name: name.to_owned(),
             key: key.clone(),

@@ -28,5 +28,5 @@ pub use instance::{
     Place, Undoable, Undoing, ValueMap, Waiting,
 };
 pub use machine::{Happening, PersonOrder};
-pub use rules::{CallOutcome, PartRules};
+pub use rules::{CallOutcome, PartRules, check_key};
 pub use store::{HeapStore, InstanceFilter, InstanceStore, Look, StoreChange};

@@ -1,10 +1,25 @@
 //! What the machine asks of whoever knows expressions and services.
 
 use busbar_connector::ServiceRequest;
-use busbar_event::Error;
+use busbar_event::{Class, Error};
 use futures::future::BoxFuture;
 
 use crate::instance::{PartFailure, ValueMap};
+use crate::limits::KEY_BYTES_MAX;
+
+/// Checks a business key.
+///
+/// # Errors
+/// `orchestrate.key` for one that is empty, too long, or has control characters.
+pub fn check_key(key: &str) -> Result<(), Error> {
+    if !key.is_empty() && key.len() <= KEY_BYTES_MAX && !key.chars().any(char::is_control) {
+        return Ok(());
+    }
+    let error = Error::new(Class::Permanent, "orchestrate.key");
+    Err(error
+        .with("key", busbar_event::quote(key))
+        .with("most", KEY_BYTES_MAX))
+}
 
 /// The expressions and calls of one version of an orchestration. All but [`PartRules::call`] depends on its arguments alone.
 /// Parts are named by their numbers.

@@ -44,7 +44,6 @@ pub(crate) enum Action {
     DeadLettersEdit,
     TableRepair,
     InstanceOrder,
-    EventResend,
 }
 
 impl Action {
@@ -68,7 +67,6 @@ impl Action {
             Action::DeadLettersEdit => "dead-letters.edit",
             Action::TableRepair => "table.repair",
             Action::InstanceOrder => "instance.order",
-            Action::EventResend => "event.resend",
         }
     }
 }

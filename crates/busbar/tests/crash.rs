@@ -5,7 +5,7 @@
 //! exactly once, however often its sender had to come back; a flow's output, in another stream and
 //! in a SQLite table, has each event of its input exactly once; a persistent QoS 1 subscription
 //! has received every acknowledged event at least once; what a plug-in in worker processes makes is in a table exactly once,
-//! although its workers are killed too.
+//! although its workers are killed too; an event that an orchestration reads is an instance, or one dead letter.
 //!
 //! `BUSBAR_CRASH_ROUNDS` sets the number of kills, `BUSBAR_CRASH_SEED` repeats one order of waits.
 
@@ -241,6 +241,100 @@ fn what_workers_of_a_plugin_make_is_there_once_although_they_and_the_node_are_ki
         "{rounds} kills of the node and {killed} of workers: {} events, each once in the table",
         made.len()
     );
+}
+
+/// Kills of the node in the test with an orchestration.
+const LETTER_ROUNDS: u32 = 10;
+
+/// Every third event has no key, so that it starts no instance.
+const LETTER_PROJECT: &[(&str, &str)] = &[
+    (
+        "streams/reading.yaml",
+        "topics: r/#\nformat: json\nschema:\n  n: int\n",
+    ),
+    (
+        "orchestrations/take.yaml",
+        "input: { id: { type: text, required: true } }\nkey: ${id}\n\
+         start:\n- stream: reading\n  select: case when n % 3 <> 0 then cast(n as text) end as id\n\
+         parts:\n- name: done\n  set: 1 as done\n",
+    ),
+];
+
+#[test]
+fn each_event_is_an_instance_or_one_dead_letter_however_often_the_node_is_killed() {
+    let rounds = setting("BUSBAR_CRASH_ROUNDS")
+        .map_or(LETTER_ROUNDS, |rounds| (rounds as u32).min(LETTER_ROUNDS));
+    let seed = setting("BUSBAR_CRASH_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    println!("BUSBAR_CRASH_SEED={seed}");
+    let mut random = Random(seed | 1);
+    let mut node = Node::new(LETTER_PROJECT);
+    let mut next = 0;
+    for _ in 0..rounds {
+        node.start();
+        let mqtt = node.mqtt;
+        let alive = AtomicBool::new(true);
+        next = thread::scope(|scope| {
+            let publisher = scope.spawn(|| publish_qos1(mqtt, next, &alive));
+            thread::park_timeout(Duration::from_millis(random.below(LOAD_MILLIS_MAX)));
+            node.kill();
+            alive.store(false, Ordering::Release);
+            publisher.join().expect("the publisher").0
+        });
+    }
+    node.start();
+    let events = numbers(&node, "reading", 0, u64::MAX >> 1);
+    let (unfit, fit): (BTreeSet<u64>, BTreeSet<u64>) = events.iter().partition(|n| *n % 3 == 0);
+    let letters = || {
+        let groups = node.get_json("/api/v1/dead-letters/groups");
+        groups["groups"].as_array().map_or(0, |groups| {
+            groups
+                .iter()
+                .filter_map(|group| group["count"].as_u64())
+                .sum()
+        })
+    };
+    let begun = Instant::now();
+    let found = loop {
+        let (found, letters) = (instances(&node), letters());
+        if (found.len() >= fit.len() && letters >= unfit.len() as u64)
+            || begun.elapsed() > CATCH_UP_MAX
+        {
+            assert_eq!(
+                letters,
+                unfit.len() as u64,
+                "letters of {} events",
+                events.len()
+            );
+            break found;
+        }
+        thread::park_timeout(Duration::from_millis(200));
+    };
+    assert_eq!(found, fit, "the instances are not those of the events");
+    assert!(!unfit.is_empty(), "too little load to mean anything");
+    println!(
+        "{rounds} kills: {} instances, {} dead letters",
+        fit.len(),
+        unfit.len()
+    );
+}
+
+/// The keys of all instances that are done.
+fn instances(node: &Node) -> BTreeSet<u64> {
+    let mut found = BTreeSet::new();
+    let mut after = String::new();
+    loop {
+        let path = "/api/v1/orchestrations/take/instances?status=done&limit=1000";
+        let list = node.get_json(&format!("{path}{after}"));
+        let all = list["instances"].as_array().expect("a list").iter();
+        found.extend(all.map(|one| -> u64 {
+            let key = one["key"].as_str().expect("a key");
+            key.parse().expect("a number")
+        }));
+        match list["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => return found,
+        }
+    }
 }
 
 /// Kills a worker of the plug-in; gives how many were killed.

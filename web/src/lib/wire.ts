@@ -43,17 +43,17 @@ type Raw = Record<string, unknown>;
 
 const isObject = (v: unknown): v is Raw =>
   typeof v === 'object' && v !== null && !Array.isArray(v) && !(v instanceof Exact);
-export const object = (v: unknown): Raw => (isObject(v) ? v : {});
-export const num = (v: unknown): number => {
+const object = (v: unknown): Raw => (isObject(v) ? v : {});
+const num = (v: unknown): number => {
   const n = v instanceof Exact ? Number(v) : v;
   return typeof n === 'number' && Number.isFinite(n) ? n : 0;
 };
-export const str = (v: unknown): string => (typeof v === 'string' ? v : isNumber(v) ? String(v) : '');
+const str = (v: unknown): string => (typeof v === 'string' ? v : isNumber(v) ? String(v) : '');
 /** A span or size as the file has it: text, or a number. */
 const shown = (v: unknown): string | null => str(v) || null;
-export const opt = (v: unknown): string | null => (typeof v === 'string' ? v : null);
-export const objects = (v: unknown): Raw[] => (Array.isArray(v) ? v.filter(isObject) : []);
-export const strings = (v: unknown): string[] =>
+const opt = (v: unknown): string | null => (typeof v === 'string' ? v : null);
+const objects = (v: unknown): Raw[] => (Array.isArray(v) ? v.filter(isObject) : []);
+const strings = (v: unknown): string[] =>
   Array.isArray(v) ? v.filter((s): s is string => typeof s === 'string') : typeof v === 'string' ? [v] : [];
 const nums = (v: unknown): number[] => (Array.isArray(v) ? v.map(num) : []);
 
@@ -71,7 +71,7 @@ function parsed(data: string): Raw | null {
   }
 }
 
-export const problemIn = (v: unknown): FlowSummary['error'] =>
+const problem = (v: unknown): FlowSummary['error'] =>
   isObject(v) && typeof v.message === 'string' ? (v as unknown as FlowSummary['error']) : null;
 
 function stream(v: Raw): StreamSummary {
@@ -103,8 +103,8 @@ function flow(v: Raw): FlowSummary {
     rate: num(v.rate),
     lag: num(v.lag),
     watermark: opt(v.watermark),
-    error: problemIn(v.error),
-    notice: problemIn(v.notice),
+    error: problem(v.error),
+    notice: problem(v.notice),
   };
 }
 
@@ -123,7 +123,7 @@ function connection(v: Raw): ConnectionSummary {
       part,
       count: num(count),
     })),
-    error: problemIn(v.error),
+    error: problem(v.error),
   };
 }
 
@@ -244,16 +244,16 @@ export function readSearch(answer: unknown): SearchStep {
 
 const events = (v: unknown): BusEvent[] =>
   objects(v).flatMap((one) => {
-    const found = eventOf(one);
+    const found = event(one);
     return found ? [found] : [];
   });
 
 export function readEvent(data: string): BusEvent | null {
   const value = parsed(data);
-  return value ? eventOf(value) : null;
+  return value ? event(value) : null;
 }
 
-export function eventOf(v: Raw): BusEvent | null {
+function event(v: Raw): BusEvent | null {
   return typeof v.topic === 'string' ? (v as unknown as BusEvent) : null;
 }
 
@@ -398,15 +398,6 @@ export function readStream(answer: unknown): StreamDetail {
   };
 }
 
-/** The document of a process. */
-export const readProcess = (answer: unknown): string => str(object(answer).xml);
-
-/** A process that was imported: the flow that it is, and the files that changed, or would. */
-export function readImported(answer: unknown): { flow: string; paths: string[] } {
-  const v = object(answer);
-  return { flow: str(v.flow), paths: objects(v.changes).map((change) => str(change.path)) };
-}
-
 export function readFlow(answer: unknown): FlowDetail {
   const v = object(answer);
   const graph = object(v.graph);
@@ -433,7 +424,6 @@ export function readFlow(answer: unknown): FlowDetail {
         id: str(n.id),
         kind: str(n.kind),
         label: str(n.label),
-        name: opt(n.name),
         in: num(n.in),
         out: num(n.out),
         filtered: num(n.filtered),
@@ -444,7 +434,7 @@ export function readFlow(answer: unknown): FlowDetail {
         lag: num(n.lag),
         watermark: opt(n.watermark),
         guarantee: opt(n.guarantee),
-        error: problemIn(n.error),
+        error: problem(n.error),
       })),
       edges: objects(graph.edges).map((e) => ({
         from: str(e.from),
@@ -577,7 +567,7 @@ export const readGroups = (v: unknown): DeadGroup[] =>
 
 export function readLetters(v: unknown): DeadLetter[] {
   return list(v, 'letters').flatMap((l) => {
-    const original = eventOf(object(l.event));
+    const original = event(object(l.event));
     if (!original) return [];
     return [
       {
@@ -706,7 +696,7 @@ export function readTrial(answer: unknown): Trial {
     events: objects(v.events).map((event) => ({
       given: trialEvent(event.given),
       made: objects(event.made).map(trialEvent),
-      error: problemIn(event.error) ?? null,
+      error: problem(event.error) ?? null,
     })),
     log: readPluginLog({ lines: v.log }),
     took_ms: num(v.took_ms),

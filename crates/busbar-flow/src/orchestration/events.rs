@@ -6,7 +6,7 @@ use arrow::array::Array as _;
 use busbar_catalog::{AwaitSpec, OrchestrationStart, suggest};
 use busbar_event::format::{FieldType, SchemaSpec};
 use busbar_event::{Batch, Class, Error};
-use busbar_orchestrate::ValueMap;
+use busbar_orchestrate::{PartRules as _, ValueMap, check_key};
 use busbar_sql::{Predicate, Projection};
 
 use super::OrchestrationPlan;
@@ -23,6 +23,25 @@ pub enum ReadFor {
     Start,
     /// Instances wait for them in the part of this name.
     Part(String),
+}
+
+/// `start`, or `part:` and the part's name: the place of a dead letter.
+impl std::fmt::Display for ReadFor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ReadFor::Start => f.write_str("start"),
+            ReadFor::Part(part) => write!(f, "part:{part}"),
+        }
+    }
+}
+
+/// What an orchestration makes of a batch of events.
+#[derive(Debug, Default)]
+pub struct ReadEvents {
+    /// Those that it takes, in order.
+    pub taken: Vec<ReadEvent>,
+    /// The rows of those that do not fit, each with the cause.
+    pub unfit: Vec<(usize, Error)>,
 }
 
 /// An event that an orchestration takes.
@@ -150,6 +169,7 @@ pub struct OrchestrationReader {
     condition: Option<Predicate>,
     by: Option<Projection>,
     select: Option<Projection>,
+    plan: Arc<OrchestrationPlan>,
 }
 
 impl OrchestrationPlan {
@@ -157,7 +177,7 @@ impl OrchestrationPlan {
     ///
     /// # Errors
     /// Columns that cannot be read.
-    pub fn readers(&self) -> Result<Vec<(String, OrchestrationReader)>, Error> {
+    pub fn readers(self: &Arc<Self>) -> Result<Vec<(String, OrchestrationReader)>, Error> {
         let readers = self.readers.iter().map(|plan| {
             let parts = [
                 plan.condition.as_ref().map(Predicate::columns),
@@ -183,6 +203,7 @@ impl OrchestrationPlan {
                 by: bind(&plan.by)?,
                 select: bind(&plan.select)?,
                 reader,
+                plan: Arc::clone(self),
             };
             Ok((plan.meaning.clone(), reader))
         });
@@ -191,18 +212,41 @@ impl OrchestrationPlan {
 }
 
 impl OrchestrationReader {
-    /// The events of a batch that are taken, in order. Those that cannot be read, or for which an expression fails, are left
-    /// out and said in the log.
+    /// What is made of a batch: an event that cannot be read, for which an expression fails, or that starts no instance as it
+    /// is, does not fit. A batch that cannot be read at all is read event by event.
     ///
     /// # Errors
-    /// A batch that does not fit at all.
-    pub fn read(&mut self, events: &Batch) -> Result<Vec<ReadEvent>, Error> {
-        let read = self.reader.read(events)?;
-        for (row, error) in &read.rejected {
-            tracing::warn!(stream = self.stream, row, %error, "an event cannot be read for an orchestration");
+    /// What may be otherwise the next time; nothing is to be left out then.
+    pub fn read(&mut self, events: &Batch) -> Result<ReadEvents, Error> {
+        let mut all = ReadEvents::default();
+        match self.read_into(&mut all, events, 0) {
+            Err(error) if error.class() != Class::Transient => {
+                all = ReadEvents::default();
+                for row in 0..events.rows() {
+                    match self.read_into(&mut all, &events.slice(row, 1), row) {
+                        Err(error) if error.class() == Class::Transient => return Err(error),
+                        Err(error) => all.unfit.push((row, error)),
+                        Ok(()) => {}
+                    }
+                }
+            }
+            read => read?,
         }
+        all.unfit.sort_by_key(|(row, _)| *row);
+        Ok(all)
+    }
+
+    fn read_into(
+        &mut self,
+        all: &mut ReadEvents,
+        events: &Batch,
+        first: usize,
+    ) -> Result<(), Error> {
+        let read = self.reader.read(events)?;
+        let rejected = read.rejected.into_iter();
+        all.unfit
+            .extend(rejected.map(|(row, error)| (first + row, error)));
         let rows = read.rows;
-        let mut taken = Vec::new();
         for row in 0..rows.num_rows() {
             let one = rows.slice(row, 1);
             let event = read
@@ -210,18 +254,17 @@ impl OrchestrationReader {
                 .as_ref()
                 .map_or(row, |events| events.value(row) as usize);
             match self.take(&one) {
-                Ok(Some((by, values))) => taken.push(ReadEvent {
-                    row: event,
+                Ok(Some((by, values))) => all.taken.push(ReadEvent {
+                    row: first + event,
                     by,
                     values,
                 }),
                 Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(stream = self.stream, %error, "an event does not fit an orchestration");
-                }
+                Err(error) if error.class() == Class::Transient => return Err(error),
+                Err(error) => all.unfit.push((first + event, error)),
             }
         }
-        Ok(taken)
+        Ok(())
     }
 
     fn take(&self, one: &arrow::array::RecordBatch) -> Result<Option<(String, ValueMap)>, Error> {
@@ -245,6 +288,10 @@ impl OrchestrationReader {
             None => ValueMap::new(),
             Some(select) => object_at(&select.evaluate(one)?, 0)?,
         };
+        if self.read_for == ReadFor::Start {
+            let (key, _) = self.plan.start(&values)?;
+            check_key(&key)?;
+        }
         Ok(Some((by, values)))
     }
 }

@@ -24,7 +24,7 @@ use crate::services::CallFailure;
 use row::{OneRow, TypedValues, decode, object};
 
 pub(crate) use compile::check_orchestrations;
-pub use events::{OrchestrationReader, ReadEvent, ReadFor};
+pub use events::{OrchestrationReader, ReadEvent, ReadEvents, ReadFor};
 
 /// A compiled version of an orchestration.
 pub struct OrchestrationPlan {

@@ -13,13 +13,12 @@ mod plugin_trial;
 mod plugins;
 mod redrive;
 mod report;
-mod resend;
 mod services;
 mod sources;
 mod take_up;
 mod tick;
-mod trace;
 mod trim;
+mod unfit;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -50,8 +49,7 @@ use deploy::stands;
 pub use plugin_trial::{PluginTrial, TrialRow, TriedEvent, TriedResult};
 pub use plugins::PluginReport;
 pub(crate) use plugins::TableHost;
-pub use resend::{ResendFrom, Resent};
-pub use trace::{EventAt, FlowTrace, TracedOutput, TracedStep};
+pub use unfit::{LetterTaker, UnfitEvent, UnfitLetter};
 
 /// What a runtime stands on.
 #[derive(Clone)]
@@ -100,6 +98,7 @@ struct Inner {
     sources: Mutex<BTreeMap<String, Connected>>,
     runs: std::sync::atomic::AtomicU64,
     bounded: bounded::BoundedRuns,
+    letter_taker: std::sync::OnceLock<Arc<dyn LetterTaker>>,
 }
 
 /// A connection that is there.
@@ -160,6 +159,7 @@ impl Runtime {
             sources: Mutex::default(),
             runs: runs.into(),
             bounded: bounded::BoundedRuns::default(),
+            letter_taker: std::sync::OnceLock::new(),
         });
         plugins::clear(&inner);
         tokio::spawn(tick::tick(Arc::downgrade(&inner)));

@@ -1,5 +1,6 @@
 //! Orchestrations within a node: their database, what starts their instances, and who is told when one is stuck.
 
+mod letters;
 mod readers;
 mod schedules;
 
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use busbar_bus::Bus;
 use busbar_catalog::{OrchestrationSpec, Project};
 use busbar_event::{BatchBuilder, Class, Error, Flags, Row};
-use busbar_flow::Runtime;
+use busbar_flow::{LetterTaker, Runtime};
 use busbar_orchestrate::{
     DiskStore, Executor, ExecutorOptions, Notices, PartFailure, RulesCompiler,
 };
@@ -18,6 +19,8 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
+
+use letters::{LetterDesk, RunningOrchestrations};
 
 /// The orchestrations of a node.
 pub(crate) struct Orchestrations {
@@ -29,11 +32,15 @@ pub(crate) struct Orchestrations {
     specs: Mutex<BTreeMap<String, OrchestrationSpec>>,
     /// What starts instances.
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    desk: Arc<LetterDesk>,
 }
 
 impl Orchestrations {
     pub(crate) fn new(bus: Bus, runtime: Runtime, folder: PathBuf) -> Orchestrations {
+        let desk = Arc::<LetterDesk>::default();
+        runtime.set_letter_taker(Arc::clone(&desk) as Arc<dyn LetterTaker>);
         Orchestrations {
+            desk,
             bus,
             runtime,
             folder,
@@ -63,10 +70,18 @@ impl Orchestrations {
             .collect();
         self.end_tasks().await;
         executor.deploy(specs.clone(), compiler.clone()).await?;
-        let mut tasks = readers::start(&self.bus, executor, &specs, &compiler).await?;
+        let mut tasks =
+            readers::start(&self.bus, executor, &self.runtime, &specs, &compiler).await?;
         tasks.extend(schedules::start(&self.bus, executor, &specs)?);
         *self.tasks.lock() = tasks;
+        self.desk.set(RunningOrchestrations {
+            executor: executor.clone(),
+            specs: specs.clone(),
+            compiler,
+        });
         *self.specs.lock() = specs;
+        // Letters of orchestrations could not be taken before.
+        self.runtime.finish_redrives().await;
         Ok(())
     }
 

@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use busbar_bus::{Bus, Cursor, Item, StreamPartition};
+use busbar_bus::{Bus, Chunk, Cursor, Item, StreamPartition};
 use busbar_catalog::OrchestrationSpec;
 use busbar_event::{Batch, Error};
-use busbar_flow::{OrchestrationCompiler, OrchestrationReader, ReadFor};
+use busbar_flow::{
+    OrchestrationCompiler, OrchestrationReader, ReadEvent, ReadFor, Runtime, UnfitEvent,
+};
 use busbar_orchestrate::{CommandReply, Executor, InstanceCommand};
 use tokio::task::JoinHandle;
 
@@ -21,6 +23,7 @@ use crate::limits::{ORCHESTRATION_BUSY_WAIT_MILLIS, ORCHESTRATION_RETRY_MILLIS};
 pub(super) async fn start(
     bus: &Bus,
     executor: &Executor,
+    runtime: &Runtime,
     specs: &BTreeMap<String, OrchestrationSpec>,
     compiler: &Arc<OrchestrationCompiler>,
 ) -> Result<Vec<JoinHandle<()>>, Error> {
@@ -53,6 +56,8 @@ pub(super) async fn start(
                 position,
                 readers: readers(specs, compiler, &name)?,
                 executor: executor.clone(),
+                runtime: runtime.clone(),
+                partition: Arc::clone(partition),
             };
             tasks.push(tokio::spawn(reader.run()));
         }
@@ -66,7 +71,7 @@ fn position_name(partition: &StreamPartition) -> String {
 
 /// What is read of a stream, each with its orchestration. Only the version that new instances run starts them; versions
 /// that say the same of a part read its events once.
-fn readers(
+pub(super) fn readers(
     specs: &BTreeMap<String, OrchestrationSpec>,
     compiler: &OrchestrationCompiler,
     stream: &str,
@@ -93,7 +98,20 @@ struct StartReader {
     position: String,
     readers: Vec<(String, OrchestrationReader)>,
     executor: Executor,
+    runtime: Runtime,
+    partition: Arc<StreamPartition>,
 }
+
+/// What an event asks for.
+struct AskedOfInstance {
+    row: usize,
+    command: InstanceCommand,
+    /// Whose it is, as it would be said in a dead letter.
+    of: (String, ReadFor),
+}
+
+/// What orchestrations make of a batch: what it asks for in the order of its events, and the events that do not fit.
+type ReadForChunk = (Vec<AskedOfInstance>, Vec<UnfitEvent>);
 
 impl StartReader {
     async fn run(mut self) {
@@ -101,14 +119,17 @@ impl StartReader {
             while self.executor.is_busy() {
                 tokio::time::sleep(Duration::from_millis(ORCHESTRATION_BUSY_WAIT_MILLIS)).await;
             }
-            let (commands, at) = match self.cursor.next().await {
-                Ok(Item::Chunk(chunk)) => (self.commands(&chunk.batch), chunk.end()),
+            let (asked, chunk, at) = match self.cursor.next().await {
+                Ok(Item::Chunk(chunk)) => {
+                    let (asked, end) = (self.taken(&chunk).await, chunk.end());
+                    (asked, Some(chunk), end)
+                }
                 Ok(Item::Gap(gap)) => {
                     tracing::error!(
                         reader = self.position, from = gap.from, to = gap.resume, cause = %gap.cause,
                         "events for orchestrations are lost"
                     );
-                    (Vec::new(), gap.resume)
+                    (Vec::new(), None, gap.resume)
                 }
                 Err(error) => {
                     tracing::warn!(reader = self.position, %error, "events for orchestrations cannot be read");
@@ -116,51 +137,102 @@ impl StartReader {
                     continue;
                 }
             };
+            let mut whose = Vec::with_capacity(asked.len());
+            let mut commands = Vec::with_capacity(asked.len() + 1);
+            for one in asked {
+                commands.push(one.command);
+                whose.push((one.row, one.of));
+            }
             let reader = self.position.clone();
-            let mut commands = commands;
             commands.push(InstanceCommand::Position { reader, at });
-            match self.executor.carry_out(commands).await {
-                Ok(replies) => {
-                    for reply in replies {
-                        if let CommandReply::Refused(error) = reply {
-                            tracing::warn!(reader = self.position, %error, "an event starts no instance");
-                        }
-                    }
-                }
-                // The node is stopping.
-                Err(_) => return,
+            // Else the node is stopping.
+            let Ok(replies) = self.executor.carry_out(commands).await else {
+                return;
+            };
+            let refused = whose.into_iter().zip(replies);
+            let refused = refused.filter_map(|((row, (orchestration, read_for)), reply)| {
+                let CommandReply::Refused(cause) = reply else {
+                    return None;
+                };
+                Some(UnfitEvent {
+                    orchestration,
+                    read_for,
+                    row,
+                    cause,
+                    was_refused: true,
+                })
+            });
+            let refused: Vec<UnfitEvent> = refused.collect();
+            if let (false, Some(chunk)) = (refused.is_empty(), chunk) {
+                self.bury(&chunk, &refused).await;
             }
         }
     }
 
-    fn commands(&mut self, batch: &Batch) -> Vec<InstanceCommand> {
-        let mut found: Vec<(usize, InstanceCommand)> = Vec::new();
-        for (name, reader) in &mut self.readers {
-            let taken = match reader.read(batch) {
-                Ok(taken) => taken,
-                Err(error) => {
-                    tracing::error!(orchestration = name, %error, "events cannot be read for an orchestration");
-                    continue;
+    /// Keeps events as dead letters; tried until it has come off.
+    async fn bury(&self, chunk: &Chunk, unfit: &[UnfitEvent]) {
+        let (partition, runtime) = (&self.partition, &self.runtime);
+        let from = (partition.stream(), partition.number(), chunk.base);
+        while let Err(error) = runtime.bury(&chunk.batch, from, unfit).await {
+            self.try_again(&error).await;
+        }
+    }
+
+    async fn try_again(&self, error: &Error) {
+        tracing::warn!(reader = self.position, %error, "events for orchestrations are tried again");
+        tokio::time::sleep(Duration::from_millis(ORCHESTRATION_RETRY_MILLIS)).await;
+    }
+
+    /// What a chunk asks for, once the events in it that do not fit are kept as dead letters: the position behind them is
+    /// committed later. Tried until it has come off, so that no event is passed over.
+    async fn taken(&mut self, chunk: &Chunk) -> Vec<AskedOfInstance> {
+        loop {
+            match self.read(&chunk.batch) {
+                Ok((asked, unfit)) => {
+                    self.bury(chunk, &unfit).await;
+                    return asked;
                 }
-            };
-            found.extend(taken.into_iter().map(|event| {
-                let name = name.clone();
-                let command = match &reader.read_for {
-                    ReadFor::Start => InstanceCommand::Start {
-                        name,
-                        input: event.values,
-                    },
-                    ReadFor::Part(part) => InstanceCommand::Event {
-                        name,
-                        part: part.clone(),
-                        value: event.by,
-                        values: event.values,
-                    },
-                };
-                (event.row, command)
+                Err(error) => self.try_again(&error).await,
+            }
+        }
+    }
+
+    fn read(&mut self, batch: &Batch) -> Result<ReadForChunk, Error> {
+        let mut found: Vec<AskedOfInstance> = Vec::new();
+        let mut unfit = Vec::new();
+        for (name, reader) in &mut self.readers {
+            let read = reader.read(batch)?;
+            unfit.extend(read.unfit.into_iter().map(|(row, cause)| UnfitEvent {
+                orchestration: name.clone(),
+                read_for: reader.read_for.clone(),
+                row,
+                cause,
+                was_refused: false,
+            }));
+            found.extend(read.taken.into_iter().map(|event| AskedOfInstance {
+                row: event.row,
+                command: command(name, &reader.read_for, event),
+                of: (name.clone(), reader.read_for.clone()),
             }));
         }
-        found.sort_by_key(|(row, _)| *row);
-        found.into_iter().map(|(_, command)| command).collect()
+        found.sort_by_key(|asked| asked.row);
+        Ok((found, unfit))
+    }
+}
+
+/// The command that an event is.
+pub(super) fn command(name: &str, read_for: &ReadFor, event: ReadEvent) -> InstanceCommand {
+    let name = name.to_owned();
+    match read_for {
+        ReadFor::Start => InstanceCommand::Start {
+            name,
+            input: event.values,
+        },
+        ReadFor::Part(part) => InstanceCommand::Event {
+            name,
+            part: part.clone(),
+            value: event.by,
+            values: event.values,
+        },
     }
 }
