@@ -31,6 +31,9 @@ pub struct FlowSpec {
     /// Examples that `busbar test` runs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tests: Vec<TestSpec>,
+    /// The names of its endpoints and mediations, where it is written as a process, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessNames>,
     /// `false`: the flow is kept but does not run.
     #[serde(default = "yes")]
     pub enabled: bool,
@@ -77,6 +80,21 @@ impl FlowSpec {
             _ => None,
         })
     }
+}
+
+/// The names of a flow's endpoints and mediations, as a process in XML gives them. Pictures of the flow show them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProcessNames {
+    /// A name for each stream under `from`.
+    #[serde(rename = "in")]
+    pub ins: Vec<String>,
+    /// A name for each step; those of a case come behind their `route` where it is the last step, and have none elsewhere.
+    #[serde(default)]
+    pub mediations: Vec<String>,
+    /// A name for each output under `to`.
+    #[serde(rename = "out")]
+    pub outs: Vec<String>,
 }
 
 /// Where a flow that has never run begins: `earliest`, `latest`, or a time such as `2026-11-28T08:00:00Z`.
@@ -249,6 +267,13 @@ impl From<OutputSpec> for OutputFile {
             OutputTarget::Relay(by) => file.relay = Some(by),
         }
         file
+    }
+}
+
+impl OutputSpec {
+    /// What cases of a `route` call it: its name, or else its target.
+    pub fn reference(&self) -> &str {
+        self.name.as_deref().unwrap_or_else(|| self.target_name())
     }
 }
 

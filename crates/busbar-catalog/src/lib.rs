@@ -17,6 +17,7 @@ mod connection;
 mod de;
 mod diagnostic;
 mod flow;
+mod flow_names;
 mod gateway;
 mod history;
 mod join;
@@ -45,8 +46,9 @@ pub use connection::{ConnectionOptions, ConnectionSpec};
 pub use diagnostic::{Diagnostic, Printed, Severity, has_errors, suggest};
 pub use flow::{
     Expect, ExpectDead, ExpectEvent, ExpectLetter, FlowSpec, Given, OutputSpec, OutputTarget,
-    RelayBy, Start, TestSpec,
+    ProcessNames, RelayBy, Start, TestSpec,
 };
+pub use flow_names::node_names;
 pub use gateway::{
     AddressRange, ByteOrder, CONNECTION_VARIABLES, CsvFrame, FrameFormat, FrameSpec, GatewayLogin,
     GatewaySpec, GatewayTls, LengthSpec, Transport,

@@ -20,6 +20,8 @@ pub const YAML_NODES_MAX: usize = 200_000;
 pub const HISTORY_VERSIONS_MAX: usize = 1000;
 /// Bytes of the note given with an applied version.
 pub const NOTE_BYTES_MAX: usize = 4096;
+/// Bytes of the name of an endpoint or mediation.
+pub const ENDPOINT_NAME_BYTES_MAX: usize = 200;
 /// Input streams of one flow.
 pub const FLOW_INPUTS_MAX: usize = 64;
 /// Steps of one flow.

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::connection::ConnectionSpec;
 use crate::diagnostic::{Diagnostic, has_errors};
 use crate::flow::FlowSpec;
+use crate::flow_names::check_names;
 use crate::gateway::GatewaySpec;
 use crate::limits::{
     DIAGNOSTICS_MAX, EXPRESSION_BYTES_MAX, FLOW_INPUTS_MAX, FLOW_OUTPUTS_MAX, FLOW_STEPS_ALL_MAX,
@@ -270,6 +271,7 @@ pub(crate) fn check_flow(spec: &FlowSpec, source: &Source) -> Result<(), Diagnos
             return Err(source.diagnostic(&["from".into(), i.into()], None, error));
         }
     }
+    check_names(spec, source)?;
     let mut joined: Vec<&String> = Vec::new();
     for (_, below, join) in spec.joins() {
         let path = |key: &'static str| [&below[..], &[key.into()]].concat();

@@ -2,6 +2,7 @@
 
 mod count;
 mod ends;
+mod trace;
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -27,6 +28,8 @@ pub(crate) use count::Count;
 use count::count;
 pub(crate) use ends::{ChainEnd, EndRows};
 use ends::{in_order, together};
+pub(crate) use trace::StationTrace;
+pub use trace::StepFate;
 
 /// What one task of a flow computes.
 pub(crate) struct Chain {

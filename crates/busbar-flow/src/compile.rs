@@ -17,7 +17,7 @@ use busbar_event::topic::Filter;
 use busbar_event::{Error, hash::fnv1a};
 use busbar_table::Table;
 
-use crate::chain::{Chain, ChainEnd, ChainSource, Itself, Station, StepPart};
+use crate::chain::{Chain, ChainEnd, ChainSource, Itself, Station, StepFate, StepPart};
 use crate::event_time::EventTime;
 use crate::exchange::ExchangePlan;
 use crate::operator::{KnownPlugin, Step, registry};
@@ -284,6 +284,36 @@ impl InputPlan {
             ends: ends.collect(),
             time,
         })
+    }
+
+    /// For each part of a step, in the order of a chain, the step's number, and why it cannot be computed for one event alone.
+    pub fn not_repeatable(&self) -> Vec<(usize, Option<StepFate>)> {
+        let steps = self.steps.iter();
+        let of = |planned: &StepPlan| match planned {
+            StepPlan { state: Some(_), .. } => Some(StepFate::State),
+            planned if planned.part != StepPart::Whole => Some(StepFate::State),
+            planned => planned.step.calls_out().then_some(StepFate::Service),
+        };
+        steps.map(|planned| (planned.index, of(planned))).collect()
+    }
+
+    /// The columns that a step sees in a chain, by its number; none where it is not computed here.
+    ///
+    /// # Errors
+    /// As of [`Reader::new`].
+    pub fn sees(&self, step: usize) -> Result<Option<SchemaRef>, Error> {
+        let Some(planned) = self.steps.iter().find(|planned| planned.index == step) else {
+            return Ok(None);
+        };
+        match &self.source {
+            SourcePlan::Stream { input, places } | SourcePlan::Events { input, places }
+                if !planned.own =>
+            {
+                let reader = Reader::new(input, places)?;
+                Ok(Some(Arc::clone(reader.schema())))
+            }
+            _ => Ok(Some(Arc::clone(&planned.sees))),
+        }
     }
 
     /// Whether a step asks a service.

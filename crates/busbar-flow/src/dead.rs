@@ -34,7 +34,7 @@ use crate::status::{
     Closed, Closing, DeadFilter, DeadGroup, DeadLetter, DeadRetention, class_word, words,
 };
 
-use index::{Entry, Index};
+use index::{Entry, Index, event_hash};
 
 /// The stream of dead letters.
 pub const DEAD_LETTERS: &str = "_dead";
@@ -521,6 +521,22 @@ impl DeadLetters {
             .map(|e| e.id)
             .take(limit)
             .collect())
+    }
+
+    /// The numbers of the letters of one event, newest first, by its partition and offset. May hold one of another event,
+    /// which the letter tells. May block on the disk.
+    pub fn find_of(
+        &self,
+        stream: &str,
+        (partition, offset): (u16, u64),
+        limit: usize,
+    ) -> Result<Vec<u64>, Error> {
+        let mut index = self.index.lock();
+        self.refresh(&mut index)?;
+        let event = event_hash(stream, partition, offset);
+        let its = index.entries.iter().rev();
+        let its = its.filter(|entry| entry.event == event);
+        Ok(its.map(|entry| entry.id).take(limit).collect())
     }
 
     /// The first of these numbers that no letter of these streams has. May block on the disk.

@@ -32,6 +32,7 @@ mod render;
 mod runtime;
 mod services;
 mod shape;
+mod shown;
 mod state;
 mod status;
 mod task;
@@ -39,6 +40,7 @@ mod testing;
 mod world;
 
 pub use busbar_plugin::{LogLevel, LogLine};
+pub use chain::StepFate;
 pub use compare::{
     ComparePlan, CompareReport, DifferingKey, RepairTarget, RowRange, ValueClass, compare,
 };
@@ -52,8 +54,9 @@ pub use orchestration::{
 pub use reader::Input;
 pub use runtime::explain;
 pub use runtime::{
-    LetterTaker, PluginReport, PluginTrial, Runtime, RuntimeOptions, TrialRow, TriedEvent,
-    TriedResult, UnfitEvent, UnfitLetter,
+    EventAt, FlowTrace, LetterTaker, PluginReport, PluginTrial, ResendFrom, Resent, Runtime,
+    RuntimeOptions, TracedOutput, TracedStep, TrialRow, TriedEvent, TriedResult, UnfitEvent,
+    UnfitLetter,
 };
 pub use services::ServiceStatus;
 pub use status::{

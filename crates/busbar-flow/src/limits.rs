@@ -126,6 +126,12 @@ pub const LATE_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const LATE_BYTES_MAX: u64 = 1 << 30;
 /// Bytes of ticks kept of one flow.
 pub const TICKS_BYTES_MAX: u64 = 256 << 20;
+/// Rows that are shown of each step where an event is traced.
+pub const TRACE_ROWS_MAX: usize = 100;
+/// Events of other streams that are read to find the results of an event in one flow.
+pub const TRACE_SCAN_EVENTS_MAX: u64 = 256 << 10;
+/// Bytes that are read at once for that.
+pub const TRACE_READ_BYTES: usize = 256 << 10;
 /// Threads that flows compute on, at most.
 pub const COMPUTE_THREADS_MAX: usize = 16;
 

@@ -75,6 +75,9 @@ pub struct NodeStatus {
     pub role: &'static str,
     /// The stream, the SQL, the topic's template, the table or the connection.
     pub label: String,
+    /// Its name as an endpoint or mediation of a process, where the flow gives one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// Counts since the process began; a new version goes on where the one before was.
     pub counters: Counters,
     /// Events that came in the last second.

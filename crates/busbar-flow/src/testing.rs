@@ -3,7 +3,6 @@
 mod given;
 mod history;
 mod plugins;
-mod shown;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,13 +26,13 @@ use crate::outgoing::Outgoing;
 use crate::reader::Input;
 use crate::services::ServiceLine;
 use crate::shape::own_payloads;
+use crate::shown::{objects, parsed};
 use crate::state::{Checkpoint, MemoryStore, States};
 use crate::task::prepare_outputs;
 use busbar_connector::Connectors;
 use history::Heard;
 pub use history::run_tests_over_history;
 pub use plugins::test_plugins;
-use shown::{objects, parsed};
 
 /// What the tests of a project came to.
 #[derive(Clone, Debug, Default, Serialize)]

@@ -151,6 +151,16 @@ impl World {
         Ok(world)
     }
 
+    /// Takes the columns that the streams of a project's files declare in place of those that they have now.
+    pub(crate) fn take_declared(&mut self, project: &Project) {
+        for (name, stream) in &project.streams {
+            let known = self.streams.get_mut(name);
+            if let (Some(known), Ok(Some(input))) = (known, declared(&stream.spec)) {
+                known.input = Some(input);
+            }
+        }
+    }
+
     fn add_connections(&mut self, project: &Project, connectors: &Connectors) -> Vec<Diagnostic> {
         let mut bad = Vec::new();
         let connections = project.connections.iter();

@@ -95,6 +95,7 @@ pub(crate) fn status_of(error: &Error) -> StatusCode {
         | "catalog.unknown-table"
         | "catalog.unknown-version"
         | "server.unknown-flow"
+        | "flow.trace-stream"
         | "orchestrate.unknown"
         | "orchestrate.no-instance"
         | "orchestrate.no-form"
@@ -104,7 +105,7 @@ pub(crate) fn status_of(error: &Error) -> StatusCode {
         | "orchestrate.goes-back"
         | "orchestrate.nothing-to-retry"
         | "orchestrate.nothing-to-skip" => StatusCode::CONFLICT,
-        "access.user-exists" | "access.last-admin" => StatusCode::CONFLICT,
+        "access.user-exists" | "access.last-admin" | "server.flow-exists" => StatusCode::CONFLICT,
         "access.unknown-user" | "access.unknown-token" => StatusCode::NOT_FOUND,
         "log.full" | "bus.disk-full" => StatusCode::INSUFFICIENT_STORAGE,
         _ => match error.class() {

@@ -44,6 +44,7 @@ pub(crate) enum Action {
     DeadLettersEdit,
     TableRepair,
     InstanceOrder,
+    EventResend,
 }
 
 impl Action {
@@ -67,6 +68,7 @@ impl Action {
             Action::DeadLettersEdit => "dead-letters.edit",
             Action::TableRepair => "table.repair",
             Action::InstanceOrder => "instance.order",
+            Action::EventResend => "event.resend",
         }
     }
 }

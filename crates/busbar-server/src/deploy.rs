@@ -252,6 +252,39 @@ impl Deployer {
         self.deploy_locked(wanted, false).await
     }
 
+    /// Deploys the project that runs with a flow in place of the one of that name, or with one more; or says what doing so
+    /// would change.
+    ///
+    /// # Errors
+    /// `server.flow-exists` where there is one and it is not to be replaced.
+    pub(crate) async fn put_flow(
+        &self,
+        flow: &str,
+        text: &str,
+        author: &str,
+        (replace, dry_run): (bool, bool),
+    ) -> Result<Deployed, NotDeployed> {
+        let _one = self.one.lock().await;
+        let mut bundle = self.target.runtime.project().await.bundle;
+        let paths = ["yaml", "yml"].map(|ending| format!("flows/{flow}.{ending}"));
+        for path in &paths {
+            if bundle.files.remove(path).is_some() && !replace {
+                let error = Error::new(Class::Configuration, "server.flow-exists");
+                return Err(error.with("name", flow).into());
+            }
+        }
+        bundle.files.insert(paths[0].clone(), text.to_owned());
+        let note = format!("process {flow}");
+        let wanted = Deployment {
+            bundle,
+            author,
+            note: &note,
+            folder: None,
+            replay: false,
+        };
+        self.deploy_locked(wanted, dry_run).await
+    }
+
     /// Deploys the project that runs with the files of one plug-in as they were in an earlier version.
     pub(crate) async fn rollback_plugin(
         &self,

@@ -109,6 +109,11 @@ pub const SEARCH_WINDOW_EVENTS_MAX: u64 = 16 << 10;
 /// Bytes of events in one answer of a search.
 pub const SEARCH_BYTES_MAX: usize = 4 << 20;
 
+/// Flows that one request traces an event through.
+pub const TRACE_FLOWS_MAX: usize = 32;
+/// Requests that trace events at a time; others wait for their turn.
+pub const TRACES_MAX: usize = 4;
+
 /// Milliseconds between two messages of a sampled tail.
 pub const TAIL_MILLISECONDS: u64 = 150;
 /// Events in one message of a sampled tail.

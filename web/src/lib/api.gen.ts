@@ -88,7 +88,7 @@ export interface AuditEntry {
   /**
    * What was done: `user.add`, `user.change`, `user.remove`, `token.add`, `token.remove`, `project.apply`,
    * `flow.rollback`, `flow.pause`, `flow.resume`, `flow.replay`, `plugin.rollback`, `dead-letters.redrive`,
-   * `dead-letters.discard`, `dead-letters.edit`, `table.repair`.
+   * `dead-letters.discard`, `dead-letters.edit`, `table.repair`, `event.resend`.
    */
   action: string;
   /** Names and values that say more, such as `role` or `version`. */
@@ -592,6 +592,26 @@ export type FlowSummary = Counts & {
   watermark_age_s?: number | null;
 };
 
+/** What a flow makes of an event. */
+export interface FlowTraceView {
+  error?: Problem | null;
+  /** The flow. */
+  flow: string;
+  /** Its dead letters of the event. */
+  letters: TracedLetter[];
+  /** The outputs, in their order in the flow. */
+  outputs: TracedOutputView[];
+  /** The version of the project that runs. */
+  present: number;
+  /** The steps, in their order in the flow. */
+  steps: TracedStepView[];
+  unread?: Problem | null;
+  /** The version of the project that it was computed with. */
+  version: number;
+  /** When that was applied. */
+  version_time: string;
+}
+
 /** Flows. */
 export interface Flows {
   /** By name. */
@@ -719,6 +739,24 @@ export interface HotRows {
 
 /** An id as text or number. */
 export type Id = number | string;
+
+/** A process to run. */
+export interface ImportProcess {
+  /** Only check, and say what would change. */
+  dry_run?: boolean;
+  /** Replace a flow of the same name. */
+  replace?: boolean;
+  /** The document, `esbprocess`. */
+  xml: string;
+}
+
+/** A process that was, or would be, deployed. */
+export type ImportedProcess = Outcome & {
+  /** The text of the flow's file. */
+  file: string;
+  /** The flow that it is. */
+  flow: string;
+};
 
 /** A sum that is added to a cell. */
 export interface IncrementCell {
@@ -861,6 +899,14 @@ export interface Login {
   user: string;
 }
 
+/** An event that a flow makes. */
+export interface MadeEventView {
+  /** The event; of one that the log does not have, `stream` is empty, and `partition` and `offset` mean nothing. */
+  event: EventView;
+  /** Whether the log has it. */
+  found: boolean;
+}
+
 /** A time: RFC 3339, or microseconds since 1970. */
 export type Moment = number | string;
 
@@ -899,6 +945,8 @@ export type NodeView = Counts & {
   label: string;
   /** Committed events not read yet. */
   lag: number;
+  /** Its name as an endpoint or mediation of a process, where the flow gives one. */
+  name?: string | null;
   /** Events that came in the last second. */
   rate: number;
   /** Events that went on in the last second. */
@@ -1127,6 +1175,12 @@ export interface Problem {
   suggestion?: string | null;
 }
 
+/** A flow as a process. */
+export interface ProcessXml {
+  /** The document, `esbprocess`. */
+  xml: string;
+}
+
 /** What became of the events of a request. */
 export interface Published {
   /** Events that are stored, as durable as `durability` says. */
@@ -1228,6 +1282,36 @@ export interface Rejected {
 export interface Replay {
   /** `earliest`, `latest`, an RFC 3339 time, or a span back such as `-1h`. */
   from: string;
+}
+
+/** From where an event goes through a flow again. */
+export interface Resend {
+  /** The flow. */
+  flow: string;
+  /**
+   * `event`: through the whole flow; `step:1`: the rows that this step was given go through it and those behind it;
+   * `to:0`: what this output took goes to it.
+   */
+  from: string;
+  /** The offset. */
+  offset: number;
+  /** The partition. */
+  partition: number;
+  /** The stream that holds the event. */
+  stream: string;
+  /**
+   * The version of the project that computes what comes before; the one that ran at the time of the event when absent. What
+   * is behind is the flow as it runs.
+   */
+  version?: number | null;
+}
+
+/** What was sent again. */
+export interface ResentView {
+  /** Events that failed again and are dead letters. */
+  died: number;
+  /** Rows that went to outputs. */
+  sent: number;
 }
 
 /** A role. */
@@ -1629,6 +1713,81 @@ export interface Topics {
   next?: string | null;
   /** In order of their names. */
   topics: TopicView[];
+}
+
+/** The way of an event through the flows that read its stream. */
+export interface TraceView {
+  /** The event. */
+  event: EventView;
+  /** What each flow makes of it, by name. */
+  flows: FlowTraceView[];
+  /** Flows beyond the first 32; ask for each of them by its name. */
+  flows_left: string[];
+  /** Events of other streams that were read to find results, at most 262144 for each flow. */
+  searched: number;
+}
+
+/** A dead letter of an event. */
+export interface TracedLetter {
+  /** The cause in English. */
+  cause: string;
+  /** The cause in Chinese. */
+  cause_zh: string;
+  /** The code of the cause. */
+  code: string;
+  /** Its id. */
+  id: string;
+  /** Whether it is open. */
+  open: boolean;
+  /** The place in the flow. */
+  step: string;
+}
+
+/** What an output takes of an event. */
+export interface TracedOutputView {
+  cause?: Problem | null;
+  /** Whether what it takes was computed; else only `recorded` is known. */
+  computed: boolean;
+  /** Events that it takes. Those that the log has say where. */
+  events: MadeEventView[];
+  /** Its id in the flow's graph. */
+  id: string;
+  /** Its kind. */
+  kind: string;
+  /** Its target. */
+  label: string;
+  /** Its name as an out-endpoint, where the flow gives one. */
+  name?: string | null;
+  /** What the log has of the batch that the event was in, where nothing could be computed. */
+  recorded: EventView[];
+  /** Rows that it takes, for a table or a connection. */
+  rows: unknown[];
+}
+
+/** What a step made of an event. */
+export interface TracedStepView {
+  /** The rows that came out, the first hundred of them. */
+  after: unknown[];
+  /** How many came out. */
+  after_rows: number;
+  /** The rows it was given, the first hundred of them: the columns that the flow reads. */
+  before: unknown[];
+  /** How many it was given. */
+  before_rows: number;
+  cause?: Problem | null;
+  /**
+   * `passed`, `filtered`, `dead`, `not-reached`; or why it was not computed: `state`, `service`, `plugin`, or `unknown`
+   * behind such a step.
+   */
+  fate: string;
+  /** Its id in the flow's graph. */
+  id: string;
+  /** Its kind. */
+  kind: string;
+  /** What it does, in short. */
+  label: string;
+  /** Its name as a mediation, where the flow gives one. */
+  name?: string | null;
 }
 
 /** What is tried on which events. */

@@ -91,7 +91,11 @@ export type FlowNode = Fields<
   Api.NodeView,
   'id' | 'kind' | 'label' | 'in' | 'out' | 'filtered' | 'dead' | 'held' | 'rate' | 'lag'
 > &
-  Pick<Api.NodeView, 'watermark' | 'guarantee'> & { error?: ApiProblem | null };
+  Pick<Api.NodeView, 'watermark' | 'guarantee'> & {
+    /** Its name as an endpoint or mediation, where the flow gives one. */
+    name?: string | null;
+    error?: ApiProblem | null;
+  };
 
 export type FlowEdge = Pick<Api.EdgeView, 'from' | 'to' | 'case' | 'watermark'> & {
   rate?: number;

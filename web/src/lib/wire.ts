@@ -43,17 +43,17 @@ type Raw = Record<string, unknown>;
 
 const isObject = (v: unknown): v is Raw =>
   typeof v === 'object' && v !== null && !Array.isArray(v) && !(v instanceof Exact);
-const object = (v: unknown): Raw => (isObject(v) ? v : {});
-const num = (v: unknown): number => {
+export const object = (v: unknown): Raw => (isObject(v) ? v : {});
+export const num = (v: unknown): number => {
   const n = v instanceof Exact ? Number(v) : v;
   return typeof n === 'number' && Number.isFinite(n) ? n : 0;
 };
-const str = (v: unknown): string => (typeof v === 'string' ? v : isNumber(v) ? String(v) : '');
+export const str = (v: unknown): string => (typeof v === 'string' ? v : isNumber(v) ? String(v) : '');
 /** A span or size as the file has it: text, or a number. */
 const shown = (v: unknown): string | null => str(v) || null;
-const opt = (v: unknown): string | null => (typeof v === 'string' ? v : null);
-const objects = (v: unknown): Raw[] => (Array.isArray(v) ? v.filter(isObject) : []);
-const strings = (v: unknown): string[] =>
+export const opt = (v: unknown): string | null => (typeof v === 'string' ? v : null);
+export const objects = (v: unknown): Raw[] => (Array.isArray(v) ? v.filter(isObject) : []);
+export const strings = (v: unknown): string[] =>
   Array.isArray(v) ? v.filter((s): s is string => typeof s === 'string') : typeof v === 'string' ? [v] : [];
 const nums = (v: unknown): number[] => (Array.isArray(v) ? v.map(num) : []);
 
@@ -71,7 +71,7 @@ function parsed(data: string): Raw | null {
   }
 }
 
-const problem = (v: unknown): FlowSummary['error'] =>
+export const problemIn = (v: unknown): FlowSummary['error'] =>
   isObject(v) && typeof v.message === 'string' ? (v as unknown as FlowSummary['error']) : null;
 
 function stream(v: Raw): StreamSummary {
@@ -103,8 +103,8 @@ function flow(v: Raw): FlowSummary {
     rate: num(v.rate),
     lag: num(v.lag),
     watermark: opt(v.watermark),
-    error: problem(v.error),
-    notice: problem(v.notice),
+    error: problemIn(v.error),
+    notice: problemIn(v.notice),
   };
 }
 
@@ -123,7 +123,7 @@ function connection(v: Raw): ConnectionSummary {
       part,
       count: num(count),
     })),
-    error: problem(v.error),
+    error: problemIn(v.error),
   };
 }
 
@@ -244,16 +244,16 @@ export function readSearch(answer: unknown): SearchStep {
 
 const events = (v: unknown): BusEvent[] =>
   objects(v).flatMap((one) => {
-    const found = event(one);
+    const found = eventOf(one);
     return found ? [found] : [];
   });
 
 export function readEvent(data: string): BusEvent | null {
   const value = parsed(data);
-  return value ? event(value) : null;
+  return value ? eventOf(value) : null;
 }
 
-function event(v: Raw): BusEvent | null {
+export function eventOf(v: Raw): BusEvent | null {
   return typeof v.topic === 'string' ? (v as unknown as BusEvent) : null;
 }
 
@@ -398,6 +398,15 @@ export function readStream(answer: unknown): StreamDetail {
   };
 }
 
+/** The document of a process. */
+export const readProcess = (answer: unknown): string => str(object(answer).xml);
+
+/** A process that was imported: the flow that it is, and the files that changed, or would. */
+export function readImported(answer: unknown): { flow: string; paths: string[] } {
+  const v = object(answer);
+  return { flow: str(v.flow), paths: objects(v.changes).map((change) => str(change.path)) };
+}
+
 export function readFlow(answer: unknown): FlowDetail {
   const v = object(answer);
   const graph = object(v.graph);
@@ -424,6 +433,7 @@ export function readFlow(answer: unknown): FlowDetail {
         id: str(n.id),
         kind: str(n.kind),
         label: str(n.label),
+        name: opt(n.name),
         in: num(n.in),
         out: num(n.out),
         filtered: num(n.filtered),
@@ -434,7 +444,7 @@ export function readFlow(answer: unknown): FlowDetail {
         lag: num(n.lag),
         watermark: opt(n.watermark),
         guarantee: opt(n.guarantee),
-        error: problem(n.error),
+        error: problemIn(n.error),
       })),
       edges: objects(graph.edges).map((e) => ({
         from: str(e.from),
@@ -567,7 +577,7 @@ export const readGroups = (v: unknown): DeadGroup[] =>
 
 export function readLetters(v: unknown): DeadLetter[] {
   return list(v, 'letters').flatMap((l) => {
-    const original = event(object(l.event));
+    const original = eventOf(object(l.event));
     if (!original) return [];
     return [
       {
@@ -696,7 +706,7 @@ export function readTrial(answer: unknown): Trial {
     events: objects(v.events).map((event) => ({
       given: trialEvent(event.given),
       made: objects(event.made).map(trialEvent),
-      error: problem(event.error) ?? null,
+      error: problemIn(event.error) ?? null,
     })),
     log: readPluginLog({ lines: v.log }),
     took_ms: num(v.took_ms),

@@ -9,4 +9,12 @@ export interface GraphContext {
   chosen: () => string | null;
   down: () => boolean;
   branch: (id: string) => boolean;
+  /** The flow is drawn as a process. */
+  process: () => boolean;
+}
+
+/** What a node is in a process. */
+export function roleOf(id: string): 'process.in' | 'process.mediation' | 'process.out' {
+  if (id.startsWith('from:')) return 'process.in';
+  return id.startsWith('to:') ? 'process.out' : 'process.mediation';
 }

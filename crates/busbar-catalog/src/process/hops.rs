@@ -6,7 +6,8 @@ use std::ops::Range;
 use super::element::ProcessDocument;
 use super::{EsbProcess, Label, MediationWork, Onward};
 use crate::diagnostic::Diagnostic;
-use crate::flow::{FlowSpec, OutputSpec};
+use crate::flow::{FlowSpec, OutputSpec, ProcessNames};
+use crate::flow_names::{mediations, steps_below};
 use crate::limits::{FLOW_STEPS_ALL_MAX, ROUTE_DEPTH_MAX};
 use crate::parse::check_flow;
 use crate::step::{RouteCase, RouteDefault, RouteSpec, StepSpec};
@@ -34,6 +35,8 @@ struct HopWalk {
     seen: BTreeSet<usize>,
     /// Those between the beginning and the present place.
     stack: Vec<usize>,
+    /// The names of the steps so far, by their numbers in the flow.
+    names: Vec<String>,
 }
 
 impl<'a> Hops<'a> {
@@ -166,6 +169,7 @@ impl<'a> Hops<'a> {
         let mut walk = HopWalk {
             seen: BTreeSet::new(),
             stack: Vec::new(),
+            names: Vec::new(),
         };
         let mut outputs: Vec<OutputSpec> =
             process.outs.iter().map(|out| out.output.clone()).collect();
@@ -182,15 +186,33 @@ impl<'a> Hops<'a> {
         if let Some(unseen) = unseen {
             return Err(self.wrong(&process.mediations[unseen].label, "process.unreached"));
         }
-        let flow = FlowSpec {
+        let mut flow = FlowSpec {
             description: process.description.clone(),
             from: process.ins.iter().map(|one| one.stream.clone()).collect(),
             start: process.start,
             steps,
             to: outputs,
             tests: process.tests.clone(),
+            process: None,
             enabled: process.enabled,
         };
+        let names = ProcessNames {
+            ins: process
+                .ins
+                .iter()
+                .map(|one| one.label.name.clone())
+                .collect(),
+            mediations: mediations(&flow)
+                .into_iter()
+                .filter_map(|(step, _)| walk.names.get(step).cloned())
+                .collect(),
+            outs: process
+                .outs
+                .iter()
+                .map(|one| one.label.name.clone())
+                .collect(),
+        };
+        flow.process = (names != ProcessNames::numbered(&flow)).then_some(names);
         self.check(&flow, root)?;
         Ok(flow)
     }
@@ -215,10 +237,10 @@ impl<'a> Hops<'a> {
     /// Cases name outputs by their names or targets: one that neither tells apart gets its label for a name.
     fn name_outputs(&self, process: &EsbProcess, outputs: &mut [OutputSpec]) {
         for at in 0..outputs.len() {
-            let reference = reference(&outputs[at]).to_owned();
+            let reference = outputs[at].reference().to_owned();
             let first = outputs
                 .iter()
-                .position(|output| self::reference(output) == reference);
+                .position(|output| output.reference() == reference);
             if first != Some(at) && outputs[at].name.is_none() && self.is_chosen(process, at) {
                 outputs[at].name = Some(process.outs[at].label.name.clone());
             }
@@ -287,8 +309,13 @@ impl<'a> Hops<'a> {
                 return Err(self.wrong(label, "process.two-ways"));
             }
             walk.stack.push(at);
+            walk.names.push(label.name.clone());
             match &process.mediations[at].work {
                 MediationWork::Step(step, onward) => {
+                    // The steps within its text have no names of their own.
+                    let below = 1..=steps_below(step);
+                    walk.names
+                        .extend(below.map(|n| format!("{}.{n}", label.name)));
                     steps.push(step.clone());
                     match onward {
                         Onward::To(following) => next = following,
@@ -320,7 +347,7 @@ impl<'a> Hops<'a> {
                         let (own, to) = self.onward(process, outputs, &way.onward, walk)?;
                         let to = to.map(|outs| {
                             outs.iter()
-                                .map(|out| reference(&outputs[*out]).to_owned())
+                                .map(|out| outputs[*out].reference().to_owned())
                                 .collect()
                         });
                         match &way.rule {
@@ -362,12 +389,4 @@ fn note_onward<'a>(
             before.entry(&label.name).or_default().insert(from);
         }
     }
-}
-
-/// What a case calls an output.
-pub(super) fn reference(output: &OutputSpec) -> &str {
-    output
-        .name
-        .as_deref()
-        .unwrap_or_else(|| output.target_name())
 }

@@ -2,8 +2,8 @@
 //!
 //! An `esbprocess` has in-endpoints, mediations and out-endpoints, each with a name and the names of those that come next. It
 //! says the same as a flow's file: in-endpoints are its streams, mediations its steps, out-endpoints its outputs, and a
-//! mediation with several ways out is a `route`. [`flow_of`] and [`process_of`] turn one into the other without loss; names
-//! of mediations are labels, and are numbered by their kind when a flow becomes a process.
+//! mediation with several ways out is a `route`. [`flow_of`] and [`process_of`] turn one into the other without loss. A
+//! flow keeps the names of endpoints and mediations under `process`; without them an export numbers its parts by their kind.
 
 mod element;
 mod hops;

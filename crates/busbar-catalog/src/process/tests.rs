@@ -5,7 +5,8 @@ use proptest::prelude::*;
 
 use super::{flow_file, flow_of, process_of};
 use crate::diagnostic::Diagnostic;
-use crate::flow::{FlowSpec, OutputSpec, OutputTarget, Start, TestSpec};
+use crate::flow::{FlowSpec, OutputSpec, OutputTarget, ProcessNames, Start, TestSpec};
+use crate::flow_names::{mediations, node_names};
 use crate::step::{
     AggregateSpec, DedupeSpec, MemberCount, RouteCase, RouteCondition, RouteDefault, RouteMatch,
     RouteSpec, StepSpec,
@@ -153,8 +154,22 @@ fn flow() -> impl Strategy<Value = FlowSpec> {
                 answers: BTreeMap::new(),
             })
             .collect(),
+        process: None,
         enabled,
     })
+}
+
+/// Names for the parts of a flow, such as people give.
+fn named(flow: &FlowSpec, begin: &str) -> ProcessNames {
+    let of = |part: &str, count: usize| {
+        let names = (0..count).map(|n| format!("{begin}{part} <{n}> & \""));
+        names.collect()
+    };
+    ProcessNames {
+        ins: of("入", flow.from.len()),
+        mediations: of("m", mediations(flow).len()),
+        outs: of("o", flow.to.len()),
+    }
 }
 
 /// A file can say the flow: what a route in the middle must not say and the like is not asked for.
@@ -169,7 +184,9 @@ fn is_allowed(flow: &FlowSpec) -> bool {
 
 proptest! {
     #[test]
-    fn a_flow_is_the_same_behind_its_process(flow in flow()) {
+    fn a_flow_is_the_same_behind_its_process(flow in flow(), names in proptest::option::of("[a-z]{1,4}")) {
+        let mut flow = flow;
+        flow.process = names.map(|begin| named(&flow, &begin));
         prop_assume!(is_allowed(&flow));
         let xml = process_of("p", &flow).unwrap();
         let (name, back) = flow_of("p.xml", &xml).map_err(|wrong| TestCaseError::fail(format!("{wrong:?}\n{xml}")))?;
@@ -229,9 +246,61 @@ fn a_process_written_by_hand_becomes_a_flow() {
     let expected = "\
         from: [patient]\nsteps:\n  - where: age >= 18\n  - route:\n      cases:\n        - name: north\n          \
         when: ward = 'n'\n          steps: [{ dedupe: { by: [id], within: 1h } }]\n          to: ['north/${id}', replyto]\n      \
-        default: { to: [replyto] }\nto:\n  - topic: north/${id}\n  - { table: seen, name: replyto }\n";
+        default: { to: [replyto] }\nto:\n  - topic: north/${id}\n  - { table: seen, name: replyto }\n\
+        process: { in: [patients], mediations: [adults, ward, narrow], out: [north, answers] }\n";
     let expected: FlowSpec = Source::parse("", expected).unwrap().read().unwrap();
     assert_eq!(flow, expected);
+    let nodes = node_names(&flow);
+    let of = |id: &str| nodes.get(id).map(String::as_str);
+    assert_eq!(
+        [of("from:patient"), of("step:1"), of("step:2"), of("to:1")],
+        [
+            Some("patients"),
+            Some("ward"),
+            Some("narrow"),
+            Some("answers")
+        ]
+    );
+}
+
+#[test]
+fn steps_within_a_config_are_named_after_it() {
+    let choice =
+        "{ cases: [{ when: a = 1, steps: [{ where: b = 1 }, { where: c = 1 }] }], default: {} }";
+    let text = document(
+        IN,
+        &format!(
+            "<mediation name=\"m\" step=\"route\"><config>{choice}</config><outbounds><nexthop>o</nexthop></outbounds></mediation>"
+        ),
+        OUT,
+    );
+    let (_, flow) = flow_of("p.xml", &text).unwrap();
+    let names = flow.process.clone().unwrap();
+    assert_eq!(names.mediations, ["m", "m.1", "m.2"]);
+    let again = flow_of("p.xml", &process_of("p", &flow).unwrap()).unwrap();
+    assert_eq!(again.1, flow);
+}
+
+#[test]
+fn names_of_a_file_are_checked() {
+    let file = "from: [a]\nsteps: [{ where: b > 1 }]\nto: [{ table: t }]\nprocess: ";
+    let of = |names: &str| {
+        let source = Source::parse("f.yaml", &format!("{file}{names}\n")).unwrap();
+        let spec: FlowSpec = source.read().unwrap();
+        crate::parse::check_flow(&spec, &source).map_err(|wrong| wrong.error().code().to_owned())
+    };
+    assert_eq!(of("{ in: [i], mediations: [m], out: [o] }"), Ok(()));
+    for (names, code) in [
+        ("{ in: [i], mediations: [], out: [o] }", "process.names"),
+        (
+            "{ in: [i], mediations: [i], out: [o] }",
+            "process.name-twice",
+        ),
+        ("{ in: [i], mediations: [m], out: [' o'] }", "process.name"),
+        ("{ in: [''], mediations: [m], out: [o] }", "process.name"),
+    ] {
+        assert_eq!(of(names), Err(code.to_owned()), "{names}");
+    }
 }
 
 #[test]

@@ -5,23 +5,28 @@ use std::fmt::Write as _;
 
 use busbar_event::{Class, Error};
 
-use super::hops::reference;
 use super::read::{REPLY_TO, TEXT_STEPS};
-use crate::flow::{FlowSpec, Start};
-use crate::step::{RouteCondition, RouteMatch, RouteSpec, StepSpec};
+use crate::flow::{FlowSpec, ProcessNames, Start};
+use crate::flow_names::is_choice;
+use crate::step::{RouteCondition, RouteMatch, StepSpec};
 
 /// The document of a flow.
 ///
 /// # Errors
 /// `process.character` when a text holds a character that XML cannot say.
 pub fn process_of(name: &str, flow: &FlowSpec) -> Result<String, Error> {
+    let ProcessNames {
+        ins,
+        mediations,
+        outs,
+    } = ProcessNames::of(flow);
     let mut writer = ProcessWriter {
         flow,
-        counts: BTreeMap::new(),
+        names: mediations.into_iter(),
+        outs,
         before: BTreeMap::new(),
         mediations: Vec::new(),
     };
-    let ins: Vec<String> = (1..=flow.from.len()).map(|n| format!("in-{n}")).collect();
     let first = writer.chain(&flow.steps, WayEnd::Top, &ins);
     let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<esbprocess");
     attribute(&mut xml, "name", name);
@@ -46,7 +51,7 @@ pub fn process_of(name: &str, flow: &FlowSpec) -> Result<String, Error> {
         attribute(&mut xml, "name", label);
         attribute(&mut xml, "stream", stream);
         if let Some(out) = answers {
-            attribute(&mut xml, "replyto", &out_label(out));
+            attribute(&mut xml, "replyto", &writer.out(out));
         }
         let hops = first.hops(8);
         let _ = write!(
@@ -58,7 +63,7 @@ pub fn process_of(name: &str, flow: &FlowSpec) -> Result<String, Error> {
     writer.mediations.iter().for_each(|one| xml.push_str(one));
     xml.push_str("  </mediations>\n  <outendpoints>\n");
     for (at, output) in flow.to.iter().enumerate() {
-        let label = out_label(at);
+        let label = writer.out(at);
         xml.push_str("    <outendpoint");
         attribute(&mut xml, "name", &label);
         let written = serde_json::to_value(output).unwrap_or_default();
@@ -124,27 +129,28 @@ impl NextHops {
 
 struct ProcessWriter<'a> {
     flow: &'a FlowSpec,
-    /// Mediations by kind, for their names.
-    counts: BTreeMap<&'static str, usize>,
+    /// The names of mediations that are still to be written, in the order of the steps.
+    names: std::vec::IntoIter<String>,
+    /// The names of out-endpoints.
+    outs: Vec<String>,
     /// For each name those that lead to it.
     before: BTreeMap<String, BTreeSet<String>>,
     mediations: Vec<String>,
 }
 
-fn out_label(at: usize) -> String {
-    format!("out-{}", at + 1)
-}
-
 impl ProcessWriter<'_> {
+    /// The name of an out-endpoint.
+    fn out(&self, at: usize) -> String {
+        self.outs.get(at).cloned().unwrap_or_default()
+    }
+
     /// Writes the mediations of steps; what leads to them.
     fn chain(&mut self, steps: &[StepSpec], end: WayEnd<'_>, before: &[String]) -> NextHops {
         let Some((step, rest)) = steps.split_first() else {
             return self.end(end, before);
         };
         let kind = step.kind();
-        let count = self.counts.entry(kind).or_default();
-        *count += 1;
-        let label = format!("{kind}-{count}");
+        let label = self.names.next().unwrap_or_default();
         self.note(before, &label);
         // A mediation stands before those that follow it, which are known later.
         let place = self.mediations.len();
@@ -155,7 +161,7 @@ impl ProcessWriter<'_> {
         let own = [label.clone()];
         let is_end = rest.is_empty() && !matches!(end, WayEnd::Named(_));
         match step {
-            StepSpec::Route(route) if is_end && self.knows_outputs(route) => {
+            StepSpec::Route(route) if is_end && is_choice(self.flow, route) => {
                 if route.matching == RouteMatch::All {
                     attribute(&mut xml, "match", "all");
                 }
@@ -206,7 +212,7 @@ impl ProcessWriter<'_> {
                 names.iter().filter_map(place).collect()
             }
         };
-        let labels: Vec<String> = outputs.into_iter().map(out_label).collect();
+        let labels: Vec<String> = outputs.into_iter().map(|at| self.out(at)).collect();
         labels.iter().for_each(|label| self.note(before, label));
         match end {
             WayEnd::Everywhere => NextHops::Everywhere,
@@ -224,22 +230,6 @@ impl ProcessWriter<'_> {
         let inbound = |name: &String| format!("        <inbound>{}</inbound>\n", escaped(name));
         let all: String = before.map(inbound).collect();
         format!("      <inbounds>\n{all}      </inbounds>\n")
-    }
-
-    /// Whether every output that a route names is one that the name leads to again.
-    fn knows_outputs(&self, route: &RouteSpec) -> bool {
-        let mut all = Vec::new();
-        let steps = [StepSpec::Route(route.clone())];
-        crate::step::collect_steps(&steps, &[], None, &mut all);
-        all.iter().all(|at| match at.spec {
-            StepSpec::Route(route) => route.ways().all(|way| {
-                way.to.into_iter().flatten().all(|name| {
-                    let place = self.flow.output_named(name);
-                    place.is_some_and(|at| reference(&self.flow.to[at]) == name)
-                })
-            }),
-            _ => true,
-        })
     }
 }
 

@@ -7,6 +7,11 @@ use busbar_event::hash::fnv1a;
 use crate::limits::{DEAD_GROUPS_MAX, DEAD_INDEX_MAX};
 use crate::status::{DeadGroup, DeadLetter};
 
+/// Stands for an event: letters of one event have the same.
+pub(super) fn event_hash(stream: &str, partition: u16, offset: u64) -> u64 {
+    fnv1a(format!("{partition}/{offset}/{stream}").as_bytes())
+}
+
 #[derive(Default)]
 pub(super) struct Index {
     /// The number of the next letter to read.
@@ -88,12 +93,11 @@ impl Index {
             streams.push(letter.stream.clone());
             streams.len() - 1
         });
-        let event = format!("{}/{}/{}", letter.partition, letter.offset, letter.stream);
         self.entries.push_back(Entry {
             id: letter.id,
             group,
             stream,
-            event: fnv1a(event.as_bytes()),
+            event: event_hash(&letter.stream, letter.partition, letter.offset),
             died_micros: letter.died_micros,
         });
         if self.entries.len() > DEAD_INDEX_MAX {

@@ -13,10 +13,12 @@ mod plugin_trial;
 mod plugins;
 mod redrive;
 mod report;
+mod resend;
 mod services;
 mod sources;
 mod take_up;
 mod tick;
+mod trace;
 mod trim;
 mod unfit;
 
@@ -49,6 +51,8 @@ use deploy::stands;
 pub use plugin_trial::{PluginTrial, TrialRow, TriedEvent, TriedResult};
 pub use plugins::PluginReport;
 pub(crate) use plugins::TableHost;
+pub use resend::{ResendFrom, Resent};
+pub use trace::{EventAt, FlowTrace, TracedOutput, TracedStep};
 pub use unfit::{LetterTaker, UnfitEvent, UnfitLetter};
 
 /// What a runtime stands on.

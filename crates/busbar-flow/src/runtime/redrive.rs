@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::Runtime;
 use crate::blocking::blocking;
-use crate::chain::{Dead, Place};
+use crate::chain::{Computed, Dead, Place};
 use crate::compile::{InputPlan, Plan};
 use crate::dead::{Letter, Run, Spot, letters, originals};
 use crate::limits::{DEAD_EDIT_BYTES_MAX, DEAD_LETTERS_MAX};
@@ -340,22 +340,51 @@ impl Runtime {
         }
         let mut chain = plan.inputs[input].chain(&[])?;
         let computed = chain.run(events).await?;
-        let prepared = match prepare_outputs(plan, input, only, &computed) {
-            Err(cause) if cause.class() == Class::Permanent && sent.len() == 1 => only
+        let spot = |event: usize| {
+            let shown = &sent[event].shown;
+            Spot {
+                stream: shown.stream.as_str().into(),
+                partition: shown.partition,
+                offset: shown.offset,
+            }
+        };
+        let to = (plan, input, only);
+        let is_one = sent.len() == 1;
+        self.send_computed(to, &computed, is_one, writers, dead_writer, position, spot)
+            .await
+            .map(|(_, died)| died)
+    }
+
+    /// Writes results to outputs of an input of a plan; answers how many rows these were given and how many events died.
+    /// `spot` says where an event lies. Of several events together a permanent error is an error of all.
+    #[allow(clippy::too_many_arguments, reason = "two callers that have all of it")]
+    pub(super) async fn send_computed(
+        &self,
+        (plan, input, only): (&Arc<Plan>, usize, &[usize]),
+        computed: &Computed,
+        is_one: bool,
+        writers: &mut [Writer],
+        dead_writer: &mut Writer,
+        position: u64,
+        spot: impl Fn(usize) -> Spot,
+    ) -> Result<(u64, u64), Error> {
+        let prepared = match prepare_outputs(plan, input, only, computed) {
+            Err(cause) if cause.class() == Class::Permanent && is_one => only
                 .iter()
-                .map(|o| Prepared::refused(&computed, &plan.outputs[*o], &cause))
+                .map(|o| Prepared::refused(computed, &plan.outputs[*o], &cause))
                 .collect(),
             prepared => prepared?,
         };
+        let mut rows = 0;
         let mut dead: Vec<Dead> = computed.dead.clone();
         for ((writer, prepared), output) in writers.iter_mut().zip(&prepared).zip(only) {
             dead.extend(prepared.dead.iter().cloned());
             let refused = match tries(writer, &prepared.outgoing, position).await {
-                Err(cause) if cause.class() == Class::Permanent && sent.len() == 1 => {
-                    vec![(0, cause)]
-                }
+                Err(cause) if cause.class() == Class::Permanent && is_one => vec![(0, cause)],
                 written => written?.refused,
             };
+            rows += (prepared.rows - prepared.dead.len().min(prepared.rows)) as u64;
+            rows -= (refused.len() as u64).min(rows);
             for (row, cause) in refused {
                 let event = event_of(&prepared.made, row);
                 dead.push(Dead {
@@ -369,14 +398,7 @@ impl Runtime {
         let now = self.inner.options.bus.clock().now_micros();
         let name = Arc::clone(&dead_writer.producer);
         for (number, dead) in parcels(&computed.events, &dead).enumerate() {
-            let batch = letters(&plan.name, &computed.events, dead, &ids, now, |event| {
-                let shown = &sent[event].shown;
-                Spot {
-                    stream: shown.stream.as_str().into(),
-                    partition: shown.partition,
-                    offset: shown.offset,
-                }
-            });
+            let batch = letters(&plan.name, &computed.events, dead, &ids, now, &spot);
             if number > 0 {
                 dead_writer.producer = format!("{name}~{number}").into();
             }
@@ -384,7 +406,7 @@ impl Runtime {
             dead_writer.producer = Arc::clone(&name);
             written?;
         }
-        Ok(dead.len() as u64)
+        Ok((rows, dead.len() as u64))
     }
 }
 

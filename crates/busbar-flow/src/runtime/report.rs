@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use busbar_catalog::OutputTarget;
+use busbar_catalog::{OutputTarget, node_names};
 use busbar_event::{Class, Error};
 
 use super::edges::edges;
@@ -115,10 +115,12 @@ impl Runtime {
                 .filter_map(|task| task.watermark_micros)
                 .min()
         };
+        let mut names = node_names(spec);
         let mut nodes = Vec::with_capacity(reading.nodes.len());
         let mut add = |id: String, kind, role, label: &str, lag, watermark_micros, guarantee| {
             let read = &reading.nodes[nodes.len()];
             nodes.push(NodeStatus {
+                name: names.remove(&id),
                 id,
                 kind,
                 role,

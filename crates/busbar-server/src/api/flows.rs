@@ -323,7 +323,7 @@ async fn resume(
 }
 
 /// Checks that the caller may pause, resume and replay the flow: an operator who may read what it reads.
-fn check_operate(app: &App, caller: &Principal, name: &str) -> Answer<()> {
+pub(super) fn check_operate(app: &App, caller: &Principal, name: &str) -> Answer<()> {
     caller.require(Role::Operator)?;
     rights::check_flow(&app.runtime, caller, name)
 }

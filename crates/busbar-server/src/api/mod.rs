@@ -22,6 +22,7 @@ mod orchestrations;
 mod overview;
 mod plugin_trial;
 mod plugins;
+mod processes;
 mod project;
 mod search;
 mod session;
@@ -32,6 +33,7 @@ mod tables;
 mod tail;
 mod tokens;
 mod topics;
+mod trace;
 mod users;
 mod views;
 mod words;
@@ -100,6 +102,7 @@ pub(crate) fn routes() -> (Router<Arc<App>>, Document) {
         .merge(overview::routes())
         .merge(plugins::routes())
         .merge(plugin_trial::routes())
+        .merge(processes::routes())
         .merge(project::routes())
         .merge(search::routes())
         .merge(session::routes())
@@ -111,6 +114,7 @@ pub(crate) fn routes() -> (Router<Arc<App>>, Document) {
         .merge(tail::routes())
         .merge(tokens::routes())
         .merge(topics::routes())
+        .merge(trace::routes())
         .merge(users::routes())
         .split_for_parts();
     complete(&mut document);

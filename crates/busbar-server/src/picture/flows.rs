@@ -135,6 +135,9 @@ struct NodeView {
     role: &'static str,
     /// The stream, the SQL, the topic's template, the table or the connection.
     label: String,
+    /// Its name as an endpoint or mediation of a process, where the flow gives one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
     #[serde(flatten)]
     counts: Counts,
     /// Events that came in the last second.
@@ -315,6 +318,7 @@ fn node(node: NodeStatus) -> NodeView {
         kind: node.kind,
         role: node.role,
         label: node.label,
+        name: node.name,
         counts: counts(&node.counters),
         rate: node.rate_in,
         rate_out: node.rate_out,

@@ -1,4 +1,4 @@
-//! Payloads and rows as JSON, as tests show and compare them.
+//! Payloads and rows as JSON, as people are shown them and tests compare them.
 
 use arrow::array::{Array, RecordBatch, StructArray};
 use arrow::datatypes::{DataType, Field, Fields};
@@ -9,13 +9,13 @@ use serde_json::Value as Json;
 use crate::reader::plain;
 
 /// A payload as JSON; as text where it is none.
-pub(super) fn parsed(payload: &[u8]) -> Json {
+pub(crate) fn parsed(payload: &[u8]) -> Json {
     serde_json::from_slice(payload)
         .unwrap_or_else(|_| Json::String(String::from_utf8_lossy(payload).into_owned()))
 }
 
 /// Rows as JSON objects.
-pub(super) fn objects(rows: &RecordBatch) -> Result<Vec<Json>, Error> {
+pub(crate) fn objects(rows: &RecordBatch) -> Result<Vec<Json>, Error> {
     let mut fields: Vec<Field> = Vec::new();
     let mut arrays = Vec::new();
     for (field, array) in rows.schema_ref().fields().iter().zip(rows.columns()) {

@@ -1,0 +1,100 @@
+/** The way of an event through flows, as the node sends it. */
+import { eventOf, num, object, objects, opt, problemIn, str, strings } from './wire';
+import type { ApiProblem, BusEvent } from './types';
+
+export interface Trace {
+  event: BusEvent;
+  flows: TracedFlow[];
+  /** Flows that were not computed, because there are many. */
+  flows_left: string[];
+  /** Events that were read to find results. */
+  searched: number;
+}
+
+export interface TracedFlow {
+  flow: string;
+  version: number;
+  version_time: string;
+  error: ApiProblem | null;
+  unread: ApiProblem | null;
+  steps: TracedStep[];
+  outputs: TracedOutput[];
+  letters: { id: string; step: string; cause: string; cause_zh: string; open: boolean }[];
+}
+
+export interface TracedStep {
+  id: string;
+  name: string | null;
+  kind: string;
+  label: string;
+  fate: string;
+  before: unknown[];
+  before_rows: number;
+  after: unknown[];
+  after_rows: number;
+  cause: ApiProblem | null;
+}
+
+export interface TracedOutput {
+  id: string;
+  name: string | null;
+  kind: string;
+  label: string;
+  computed: boolean;
+  events: { event: BusEvent; found: boolean }[];
+  rows: unknown[];
+  recorded: BusEvent[];
+  cause: ApiProblem | null;
+}
+
+const values = (v: unknown): unknown[] => (Array.isArray(v) ? (v as unknown[]) : []);
+const NOWHERE: BusEvent = { topic: '', time: '' };
+
+export function readTrace(answer: unknown): Trace {
+  const v = object(answer);
+  return {
+    event: eventOf(object(v.event)) ?? NOWHERE,
+    flows: objects(v.flows).map((flow) => ({
+      flow: str(flow.flow),
+      version: num(flow.version),
+      version_time: str(flow.version_time),
+      error: problemIn(flow.error) ?? null,
+      unread: problemIn(flow.unread) ?? null,
+      steps: objects(flow.steps).map((step) => ({
+        id: str(step.id),
+        name: opt(step.name),
+        kind: str(step.kind),
+        label: str(step.label),
+        fate: str(step.fate),
+        before: values(step.before),
+        before_rows: num(step.before_rows),
+        after: values(step.after),
+        after_rows: num(step.after_rows),
+        cause: problemIn(step.cause) ?? null,
+      })),
+      outputs: objects(flow.outputs).map((output) => ({
+        id: str(output.id),
+        name: opt(output.name),
+        kind: str(output.kind),
+        label: str(output.label),
+        computed: output.computed === true,
+        events: objects(output.events).map((made) => ({
+          event: eventOf(object(made.event)) ?? NOWHERE,
+          found: made.found === true,
+        })),
+        rows: values(output.rows),
+        recorded: objects(output.recorded).flatMap((one) => eventOf(one) ?? []),
+        cause: problemIn(output.cause) ?? null,
+      })),
+      letters: objects(flow.letters).map((letter) => ({
+        id: str(letter.id),
+        step: str(letter.step),
+        cause: str(letter.cause),
+        cause_zh: str(letter.cause_zh),
+        open: letter.open === true,
+      })),
+    })),
+    flows_left: strings(v.flows_left),
+    searched: num(v.searched),
+  };
+}

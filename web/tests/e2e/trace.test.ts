@@ -1,0 +1,62 @@
+import { accessible, expect, fits, open, test } from './console';
+
+test('a message is found by its content, followed through each step, and sent again', async ({
+  page,
+  node,
+}) => {
+  node.write('streams/dose.yaml', 'topics: dose/+\nformat: json\nschema: { patient: text, mg: float }\n');
+  node.write(
+    'streams/given.yaml',
+    'topics: given/+\nformat: json\nschema: { patient: text, grams: float }\n',
+  );
+  node.write('streams/ward.yaml', 'topics: ward/+\nformat: json\nschema: { patient: text }\n');
+  node.write(
+    'flows/doses.yaml',
+    'from: dose\nsteps:\n  - where: mg > 0\n  - select: patient, mg / 1000 as grams\nto:\n  - topic: given/${patient}\nprocess: { in: [doses], mediations: [taken, in grams], out: [given] }\n',
+  );
+  node.write(
+    'flows/wards.yaml',
+    'from: given\nsteps:\n  - select: patient\nto:\n  - topic: ward/${patient}\n',
+  );
+  await expect
+    .poll(async () => (await page.request.get(`${node.url}/api/v1/flows/wards`)).status())
+    .toBe(200);
+  await node.lines('dose/p', ['{"patient":"p-4711","mg":250}', '{"patient":"p-4712","mg":0}']);
+  const end = async (stream: string): Promise<number> => {
+    const answer = await page.request.get(`${node.url}/api/v1/streams/${stream}`);
+    return ((await answer.json()) as { end: number }).end;
+  };
+  await expect.poll(() => end('ward')).toBe(1);
+
+  await open(page, '#/trace');
+  await page.locator('[data-search]').fill('p-4711');
+  await page.locator('[data-search-run]').click();
+  await expect(page.locator('[data-progress="done"]')).toContainText('3 found');
+  await accessible(page);
+  await page.locator('[data-found] tr').filter({ hasText: 'dose/p' }).getByRole('link').click();
+
+  // The whole way: dose, given, ward.
+  await expect(page.locator('[data-trace="done"]')).toContainText('3 events followed');
+  const doses = page.locator('[data-trace-flow="doses"]');
+  await expect(doses.locator('[data-trace-step="step:0"]')).toHaveAttribute('data-fate', 'passed');
+  const grams = doses.locator('[data-trace-step="step:1"]');
+  await expect(grams).toContainText('in grams');
+  await expect(grams.locator('pre').first()).toContainText('"mg": 250');
+  await expect(grams.locator('pre').last()).toContainText('"grams": 0.25');
+  await expect(doses.locator('[data-found-at="given"]')).toBeVisible();
+  await expect(page.locator('[data-hop="ward"]')).toBeVisible();
+  await accessible(page);
+  await fits(page);
+  if (process.env.SHOTS) {
+    await page.screenshot({ path: `${process.env.SHOTS}/trace-en.png`, fullPage: true });
+    await page.getByRole('button', { name: '中文' }).click();
+    await expect(page.getByRole('heading', { level: 1 })).toHaveText('消息的路径');
+    await page.screenshot({ path: `${process.env.SHOTS}/trace-zh.png`, fullPage: true });
+    await page.getByRole('button', { name: 'English' }).click();
+  }
+
+  await doses.locator('[data-resend="step:1"]').click();
+  await page.locator('[data-confirm]').click();
+  await expect(page.getByText('doses: 1 row sent again, 0 failed')).toBeVisible();
+  await expect.poll(() => end('given')).toBe(2);
+});
