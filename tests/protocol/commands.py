@@ -467,6 +467,53 @@ def case_the_smallest_project_keeps_everything_in_the_inbox(world):
     node.stop()
 
 
+def case_a_new_plugin_works_is_deployed_and_rolled_back(world):
+    flow = "from: rain\nsteps:\n  - script: twice\nto:\n  - topic: out/rain\n"
+    project = world.project(streams__rain="topics: gauge/+/rain\nformat: json\n", flows__double=flow)
+    got, out, err = world.run("plugin", "new", "twice", "--language", "python", "--dir", project)
+    assert got == 0, (out, err)
+    got, out, err = world.run("test", project, "--json")
+    assert got == 0 and len(json.loads(out)["tests"]) == 2, (out, err)
+    node = world.start(world.project("empty"))
+    at = {"BUSBAR_NODE": node.url}
+
+    def made(level):
+        """What the plug-in that runs makes of a value."""
+        assert node.publish({"topic": "gauge/g1/rain", "payload": {"value": level}}).status == 200
+        query = "select payload from inbox where topic = 'out/rain'"
+
+        def found():
+            _, out, _ = world.run("sql", "--json", query, **at)
+            values = [json.loads(row["payload"])["value"] for row in json.loads(out or "[]")]
+            return [value for value in values if value in (2 * level, 3 * level)]
+
+        return wait_for(f"what is made of {level}", found)
+
+    got, out, err = world.run("apply", project, **at)
+    assert got == 0, (out, err)
+    assert made(10) == [20]
+    main = project / "plugins/twice/main.py"
+    first = main.read_text()
+    # A version that does not load is refused with its place, and the one before goes on.
+    main.write_text("def process(event):\n    return (\n")
+    got, out, err = world.run("apply", project, **at)
+    assert got != 0 and "main.py" in out + err and "2" in out + err, (got, out, err)
+    assert made(100) == [200]
+    # So is one that does not pass its tests; with other tests it is deployed, and the first comes back.
+    main.write_text(first.replace("*= 2", "*= 3"))
+    got, out, err = world.run("apply", project, **at)
+    assert got != 0 and "payload.value" in out + err, (got, out, err)
+    spec = project / "plugins/twice/plugin.yaml"
+    spec.write_text("language: python\n")
+    got, out, err = world.run("apply", project, **at)
+    assert got == 0, (out, err)
+    assert made(1000) == [3000]
+    got, out, err = world.run("plugin", "rollback", "twice", "2", **at)
+    assert got == 0, (out, err)
+    assert made(10000) == [20000]
+    node.stop()
+
+
 def case_every_flow_of_the_examples_has_a_test(world):
     for project in sorted(path.parent for path in (ROOT / "examples").glob("*/busbar.toml")):
         got, out, err = world.run("test", project, "--json")

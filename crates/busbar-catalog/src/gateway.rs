@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use busbar_event::format::Hl7Path;
+use busbar_event::topic::TopicSpelling;
 use busbar_event::{Class, Error, Size, Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,10 @@ pub struct GatewaySpec {
     /// of an HL7 message (`${MSH.9.2}`), `${peer}` for the sender's address and `${user}` for its user. Not together with `binary_topic`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
+    /// Where `topic` is one value of a frame, such as `${name}`, that value is the whole topic, and these characters of `_`, `*` and
+    /// `#` may stand between its levels as well as `/`, as in `gauge_g1_rain`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_separators: Option<String>,
     /// `true`: each frame begins with its topic in binary form. See docs/PROTOCOLS.md for the layout.
     #[serde(default)]
     pub binary_topic: bool,
@@ -331,6 +336,10 @@ impl GatewaySpec {
         let error = |code| Error::new(Class::Configuration, code);
         let Some(text) = &self.topic else {
             return match self.binary_topic {
+                true if self.topic_separators.is_some() => {
+                    let key = &["topic_separators".into()];
+                    Err(source.diagnostic(key, None, error("catalog.gateway-separators")))
+                }
                 true => Ok(()),
                 false => Err(source.diagnostic(&[], None, error("catalog.gateway-topic"))),
             };
@@ -361,6 +370,23 @@ impl GatewaySpec {
                 let error = error("catalog.gateway-variable").with("name", &name);
                 return refuse(Some(span.clone()), error);
             }
+        }
+        if let Some(separators) = &self.topic_separators {
+            let refuse = |error| {
+                let key = &["topic_separators".into()];
+                Err(source.diagnostic(key, None, error))
+            };
+            if let Err(error) = TopicSpelling::new(separators, "") {
+                return refuse(error);
+            }
+            let is_value = |variable: &Variable| {
+                let name = variable.name();
+                !CONNECTION_VARIABLES.contains(&&*name)
+            };
+            return match template.parts() {
+                [TemplatePart::Variable { variable, .. }] if is_value(variable) => Ok(()),
+                _ => refuse(error("catalog.gateway-separators")),
+            };
         }
         match template.pattern() {
             Ok(_) => Ok(()),
@@ -448,6 +474,30 @@ mod tests {
                 "",
             ),
             (tcp, "topic: a/+", "catalog.template-wildcard", "a/+"),
+            (
+                tcp,
+                "topic: ${x}/${y}\nformat: json\ntopic_separators: _",
+                "catalog.gateway-separators",
+                "_",
+            ),
+            (
+                tcp,
+                "topic: ${peer}\ntopic_separators: _",
+                "catalog.gateway-separators",
+                "_",
+            ),
+            (
+                tcp,
+                "binary_topic: true\ntopic_separators: _",
+                "catalog.gateway-separators",
+                "_",
+            ),
+            (
+                tcp,
+                "topic: ${x}\nformat: json\ntopic_separators: '-'",
+                "event.topic-separators",
+                "'-'",
+            ),
             (
                 tcp,
                 "topic: a\nframe: { delimiter: '' }",

@@ -12,7 +12,7 @@ use serde::de::{
 use serde_json::value::RawValue;
 
 use crate::frame::ScriptFailure;
-use crate::limits::EVENTS_OF_ONE_MAX;
+use crate::limits::{ANSWER_EVENTS_MAX, EVENTS_OF_ONE_MAX};
 
 /// The events that a plug-in made of a batch, in the order of the batch.
 #[derive(Debug, Default)]
@@ -281,6 +281,7 @@ impl<'de> Visitor<'de> for AnswerList<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        let rows_max = self.answers.rows.len() + ANSWER_EVENTS_MAX;
         for at in 0..self.count {
             let seed = AnswerEntry {
                 answers: &mut *self.answers,
@@ -289,6 +290,10 @@ impl<'de> Visitor<'de> for AnswerList<'_> {
             };
             if list.next_element_seed(seed)?.is_none() {
                 return Err(A::Error::invalid_length(at, &self));
+            }
+            if self.answers.rows.len() > rows_max {
+                let many = format!("more than {ANSWER_EVENTS_MAX} events");
+                return Err(A::Error::custom(many));
             }
         }
         match list.next_element::<IgnoredAny>()? {

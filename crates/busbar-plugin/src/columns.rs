@@ -3,8 +3,6 @@
 //! A frame is an Arrow IPC stream with one record batch: topic, key, time and tags of each event, the columns of the payloads
 //! that the plug-in's file names, and `_row`, by which [`crate::columns_answer`] knows of which event a row was made.
 
-use std::borrow::Cow;
-use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -15,9 +13,9 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit};
 use arrow::ipc::writer::StreamWriter;
 use busbar_event::format::{Decoder, FieldType, FormatSpec, SchemaSpec};
 use busbar_event::{Class, Error};
-use serde::de::{Deserializer, MapAccess, Visitor};
 
-use crate::events::EventsJson;
+use crate::events::GivenEvents;
+use crate::limits::BATCH_BYTES;
 
 /// The column that names the event of each row, by its place in the batch of the frame.
 pub(crate) const ROW: &str = "_row";
@@ -75,14 +73,14 @@ impl EventColumns {
     }
 
     /// The events as columns, and those whose payloads do not fit, with the cause.
-    pub fn of(&mut self, events: &EventsJson) -> Result<(JobColumns, Vec<(usize, Error)>), Error> {
+    pub fn of(&mut self, events: &GivenEvents) -> Result<(JobColumns, Vec<(usize, Error)>), Error> {
         let mut rejected = Vec::new();
         let mut rows: Vec<u32> = (0..events.len() as u32).collect();
         let mut payloads = None;
         if let Some(decoder) = &mut self.payloads {
-            let mut values = BinaryBuilder::with_capacity(events.len(), 0);
+            let mut values = BinaryBuilder::with_capacity(events.len(), BATCH_BYTES);
             for event in 0..events.len() {
-                values.append_value(events.parts_of(event).value);
+                values.append_value(events.parts_of(event).payload);
             }
             let decoded = decoder.decode(&values.finish());
             if let Some(good) = decoded.rows {
@@ -98,8 +96,8 @@ impl EventColumns {
         let times = parts().map(|event| event.time);
         let times = TimestampMicrosecondArray::from_iter_values(times);
         let mut tags = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new());
-        for event in parts() {
-            for (name, value) in tags_of(event.tags) {
+        for event in &rows {
+            for (name, value) in events.tags_of(*event as usize) {
                 tags.keys().append_value(name);
                 tags.values().append_value(value);
             }
@@ -162,35 +160,6 @@ impl JobColumns {
         let mut writer = StreamWriter::try_new(Vec::new(), batch.schema_ref()).map_err(internal)?;
         writer.write(&batch).map_err(internal)?;
         writer.into_inner().map_err(internal)
-    }
-}
-
-/// Name and value of each tag of an event.
-fn tags_of(json: &[u8]) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
-    if json == b"{}" {
-        return Vec::new();
-    }
-    let mut json = serde_json::Deserializer::from_slice(json);
-    // The node has written them.
-    json.deserialize_map(TagPairs).unwrap_or_default()
-}
-
-/// Texts by name, in the order in which they stand.
-struct TagPairs;
-
-impl<'de> Visitor<'de> for TagPairs {
-    type Value = Vec<(Cow<'de, str>, Cow<'de, str>)>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of texts")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut tags = Vec::new();
-        while let Some((name, value)) = map.next_entry()? {
-            tags.push((name, value));
-        }
-        Ok(tags)
     }
 }
 

@@ -1,9 +1,10 @@
 //! Answers of workers as Arrow columns.
 //!
 //! What comes from a worker is not trusted. The bytes of a frame are bounded before they are read; compressed buffers,
-//! dictionaries and other types by which few bytes stand for many values are refused, as are names that would take more
-//! bytes in the payloads than an answer may have.
+//! dictionaries and other types by which few bytes stand for many values are refused, as are columns that would take more
+//! bytes as JSON than an answer may have.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,28 +19,29 @@ use busbar_event::{Class, Error};
 
 use crate::answers::PluginAnswers;
 use crate::columns::{ENVELOPE, ROW};
-use crate::events::EventsJson;
+use crate::events::GivenEvents;
 use crate::frame::ScriptFailure;
-use crate::limits::{COLUMN_DEPTH_MAX, EVENTS_OF_ONE_MAX};
+use crate::limits::{ANSWER_EVENTS_MAX, COLUMN_DEPTH_MAX, EVENTS_OF_ONE_MAX};
 
 /// What stands before the metadata of each message of an IPC stream.
 const CONTINUATION: [u8; 4] = [0xff; 4];
 
-/// An answer in columns to a batch.
-pub(crate) struct ColumnsAnswer<'a> {
+/// An answer in Arrow columns to a batch.
+#[derive(Debug)]
+pub struct ColumnsAnswer<'a> {
     /// An IPC stream with one record batch.
     pub ipc: &'a [u8],
     /// Events of the batch that have failed, by their place in it.
     pub failed: Vec<(u32, ScriptFailure)>,
     /// The events of the job.
-    pub events: &'a EventsJson,
+    pub events: &'a GivenEvents,
     /// The first event of the batch in the job.
     pub first: usize,
     /// Number of events of the batch.
     pub count: usize,
     /// Names of the columns whose text is JSON.
     pub json: &'a [String],
-    /// Bytes that the names of members may take in all payloads together.
+    /// Bytes that all payloads together may take as JSON.
     pub bytes_max: usize,
 }
 
@@ -87,7 +89,7 @@ impl ColumnsAnswer<'_> {
             if has_failed(made.rows[row]) {
                 continue;
             }
-            if let Some((_, column)) = is_bad.iter().find(|(bad, _)| *bad == row) {
+            if let Some(column) = is_bad.get(&row) {
                 let error = Error::new(Class::Permanent, "plugin.no-json");
                 bad.push((event, error.with("column", column)));
                 continue;
@@ -108,7 +110,7 @@ impl ColumnsAnswer<'_> {
             }
             if let Some(tags) = made.tags
                 && tags.is_valid(row)
-                && (tags.value_length(row) > 0 || given.tags != b"{}")
+                && (tags.value_length(row) > 0 || self.events.has_tags(event, 1))
             {
                 let offsets = tags.value_offsets();
                 let (names, values) = (tags.keys().as_string(), tags.values().as_string());
@@ -130,6 +132,11 @@ impl ColumnsAnswer<'_> {
 
     /// Whether all events that it names are of the batch, and no event has become too many.
     fn check(&self, made: &MadeColumns<'_>) -> Result<(), Error> {
+        if made.rows.len() > ANSWER_EVENTS_MAX {
+            return Err(rubbish(&format_args!(
+                "more than {ANSWER_EVENTS_MAX} events"
+            )));
+        }
         let failed = self.failed.iter().map(|(event, _)| event);
         let mut counts = vec![0usize; self.count];
         for event in made.rows.iter().chain(failed) {
@@ -202,7 +209,7 @@ impl<'a> MadeColumns<'a> {
             return Err(rubbish(&format_args!("it has no column {ROW}")));
         }
         let columns = made.payloads.iter();
-        let bytes = columns.map(|(field, array)| name_bytes(field, array));
+        let bytes = columns.map(|(field, array)| member_bytes(field, array));
         if bytes.fold(0usize, usize::saturating_add) > bytes_max {
             let error = Error::new(Class::Permanent, "plugin.answer-too-long");
             return Err(error.with("bytes_max", bytes_max));
@@ -228,15 +235,15 @@ impl<'a> MadeColumns<'a> {
     }
 
     /// Rows with a value that should be JSON and is none, with the column.
-    fn bad_json(&self, json: &[String]) -> Vec<(usize, String)> {
-        let mut bad = Vec::new();
+    fn bad_json(&self, json: &[String]) -> BTreeMap<usize, &str> {
+        let mut bad = BTreeMap::new();
         for (field, array) in &self.payloads {
             if json.contains(field.name())
                 && let Some(texts) = array.as_string_opt::<i32>()
             {
                 for row in 0..texts.len() {
                     if texts.is_valid(row) && !is_json(texts.value(row).as_bytes()) {
-                        bad.push((row, field.name().clone()));
+                        bad.insert(row, field.name().as_str());
                     }
                 }
             }
@@ -313,6 +320,15 @@ fn check_messages(ipc: &[u8]) -> Result<(), Error> {
                 if batch.compression().is_some() {
                     return Err(rubbish(&"its buffers are compressed"));
                 }
+                let is_within = |buffer: &arrow::ipc::Buffer| {
+                    let (offset, length) = (buffer.offset(), buffer.length());
+                    let end = offset.checked_add(length);
+                    offset >= 0 && length >= 0 && end.is_some_and(|end| end as usize <= body)
+                };
+                let buffers = batch.buffers().unwrap_or_default();
+                if !buffers.iter().all(is_within) {
+                    return Err(no_stream());
+                }
                 if batch.length() < 0 || batch.length() > i64::from(u32::MAX) {
                     return Err(no_stream());
                 }
@@ -356,26 +372,33 @@ fn becomes_json(data_type: &DataType, depth: usize) -> bool {
     }
 }
 
-/// Bytes that the names of a column and of the members of its values take when all its rows are written.
-fn name_bytes(field: &Field, array: &ArrayRef) -> usize {
-    let own = array.len().saturating_mul(field.name().len());
-    own.saturating_add(match array.data_type() {
+/// Bytes that a column takes at most when all its rows are written as members of JSON objects, without what escapes add.
+fn member_bytes(field: &Field, array: &ArrayRef) -> usize {
+    let name = array.len().saturating_mul(field.name().len() + 4);
+    name.saturating_add(value_bytes(array))
+}
+
+/// Bytes that the values of a column take at most as JSON, each with a comma, without what escapes add.
+fn value_bytes(array: &ArrayRef) -> usize {
+    let each = |bytes: usize| array.len().saturating_mul(bytes);
+    match array.data_type() {
+        DataType::Boolean => each(6),
+        DataType::Utf8 => each(5).saturating_add(array.as_string::<i32>().values().len()),
+        DataType::List(_) => each(5).saturating_add(value_bytes(array.as_list::<i32>().values())),
         DataType::Struct(fields) => {
             let members = fields.iter().zip(array.as_struct().columns());
-            members.fold(0, |sum: usize, (field, array)| {
-                sum.saturating_add(name_bytes(field, array))
+            members.fold(each(5), |sum: usize, (field, array)| {
+                sum.saturating_add(member_bytes(field, array))
             })
         }
-        DataType::List(item) => {
-            let values = array.as_list::<i32>().values();
-            name_bytes(item, values).saturating_sub(values.len() * item.name().len())
-        }
         DataType::Map(..) => {
-            let values = array.as_map().values();
-            name_bytes(&Field::new("", values.data_type().clone(), true), values)
+            let map = array.as_map();
+            let entries = value_bytes(map.keys()).saturating_add(value_bytes(map.values()));
+            each(5).saturating_add(entries)
         }
-        _ => 0,
-    })
+        // A time with zone, the longest number and a date.
+        _ => each(40),
+    }
 }
 
 fn rubbish(cause: &dyn fmt::Display) -> Error {
@@ -387,16 +410,17 @@ mod tests {
     use std::sync::Arc;
 
     use arrow::array::{
-        DictionaryArray, Float64Array, Int32Array, ListArray, NullArray, UInt32Array,
+        BooleanBuilder, DictionaryArray, Float64Array, Int32Array, ListArray, ListBuilder,
+        NullArray, UInt32Array,
     };
     use arrow::datatypes::{Int32Type, Schema};
     use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 
     use super::*;
-    use crate::events::GivenEvent;
+    use crate::events::{EventForm, GivenEvent};
 
-    fn events(count: usize) -> EventsJson {
-        let mut events = EventsJson::default();
+    fn events(count: usize) -> GivenEvents {
+        let mut events = GivenEvents::new(EventForm::Arrow);
         for _ in 0..count {
             let event = GivenEvent {
                 topic: "a/b",
@@ -519,6 +543,10 @@ mod tests {
         let mut twice = whole.clone();
         twice.extend_from_slice(&whole);
         let long = "n".repeat(999);
+        // A list of bits, each of which is a word in JSON.
+        let mut many = ListBuilder::new(BooleanBuilder::new());
+        many.append_value([Some(true); 200]);
+        let many: ArrayRef = Arc::new(many.finish());
         let numbers: ArrayRef = Arc::new(Int32Array::from(vec![1, 2]));
         for (why, bad) in [
             ("no rows named", ipc(&[("v", text(&[None]))])),
@@ -532,6 +560,7 @@ mod tests {
             ("dictionary", one("v", Arc::new(dictionary))),
             ("no values", one("v", Arc::new(NullArray::new(1)))),
             ("names too long", one(&long, numbers)),
+            ("bits that become words", one("v", many)),
             ("two columns of a name", ipc(&[rows(&[0]), rows(&[0])])),
             ("two streams", twice),
             ("cut off", whole[..whole.len() / 2].to_vec()),
@@ -540,7 +569,7 @@ mod tests {
         ] {
             let error = read(&bad, &[]).expect_err(why);
             let expected = match why {
-                "names too long" => "plugin.answer-too-long",
+                "names too long" | "bits that become words" => "plugin.answer-too-long",
                 _ => "plugin.rubbish-answer",
             };
             assert_eq!(error.code(), expected, "{why}");

@@ -1,13 +1,11 @@
-//! Events as plug-ins are given them: JSON objects.
-
-use std::ops::Range;
+//! Events as they are given to the workers of a plug-in, and the JSON in which most workers take them.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use busbar_event::Micros;
 use busbar_event::format::{is_json, write_json_text};
 
-use crate::limits::{BATCH_EVENTS_MAX, BATCH_JSON_BYTES};
+use crate::limits::{ARROW_BATCH_EVENTS_MAX, BATCH_BYTES, BATCH_EVENTS_MAX};
 
 /// An event for a plug-in.
 #[derive(Clone, Copy, Debug)]
@@ -22,34 +20,45 @@ pub struct GivenEvent<'a> {
     pub payload: &'a [u8],
 }
 
-/// Events as JSON objects, one behind the other, with a comma behind each.
-#[derive(Debug, Default)]
-pub struct EventsJson {
-    json: Vec<u8>,
-    /// Topics and keys, as they are.
+/// The form in which a plug-in takes events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventForm {
+    /// Text or objects made of it.
+    Json,
+    /// Columns.
+    Arrow,
+}
+
+/// Events for one worker.
+#[derive(Debug)]
+pub struct GivenEvents {
+    form: EventForm,
+    /// Of each event the topic, the key, and name and value of each tag.
     texts: String,
+    /// Where name and value of each tag end in the texts.
+    tags: Vec<(usize, usize)>,
+    payloads: Vec<u8>,
     heads: Vec<EventHead>,
     trial: bool,
 }
 
-/// Where the parts of an event are: where each ends in [`EventsJson::json`] and in [`EventsJson::texts`].
-#[derive(Debug)]
+/// Where the parts of an event end; each begins where the one before ends.
+#[derive(Clone, Copy, Debug, Default)]
 struct EventHead {
     time: Micros,
-    topic_end: usize,
+    topic: usize,
     /// None where it has no key.
-    key_end: Option<usize>,
-    tags: Range<usize>,
-    body: EventBody,
-    /// Where the value of the body begins.
-    body_start: usize,
-    /// Behind the comma that follows the event.
-    end: usize,
+    key: Option<usize>,
+    /// Number of tags of this event and of those before.
+    tags: usize,
+    texts: usize,
+    payload: usize,
+    is_json: bool,
 }
 
-/// How the payload of an event is given.
+/// How the payload of an event is given in JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum EventBody {
+enum EventBody {
     /// A value.
     Payload,
     Text,
@@ -62,14 +71,32 @@ pub(crate) struct EventParts<'a> {
     pub topic: &'a str,
     pub key: Option<&'a str>,
     pub time: Micros,
-    /// A JSON object.
-    pub tags: &'a [u8],
-    pub body: EventBody,
-    /// A JSON value.
-    pub value: &'a [u8],
+    pub payload: &'a [u8],
 }
 
-impl EventsJson {
+impl EventBody {
+    fn member(self) -> &'static str {
+        match self {
+            EventBody::Payload => "payload",
+            EventBody::Text => "text",
+            EventBody::Base64 => "base64",
+        }
+    }
+}
+
+impl GivenEvents {
+    /// No events yet, for a plug-in that takes them in this form.
+    pub fn new(form: EventForm) -> GivenEvents {
+        GivenEvents {
+            form,
+            texts: String::new(),
+            tags: Vec::new(),
+            payloads: Vec::new(),
+            heads: Vec::new(),
+            trial: false,
+        }
+    }
+
     /// Number of events.
     pub fn len(&self) -> usize {
         self.heads.len()
@@ -92,129 +119,199 @@ impl EventsJson {
 
     /// Whether a worker should be given these before more are added.
     pub fn is_full(&self) -> bool {
-        self.heads.len() >= BATCH_EVENTS_MAX || self.json.len() >= BATCH_JSON_BYTES
+        self.heads.len() >= self.batch_events_max()
+            || self.texts.len() + self.payloads.len() >= BATCH_BYTES
     }
 
-    /// Some of the events, separated by commas.
-    pub fn range(&self, first: usize, count: usize) -> &[u8] {
-        if count == 0 {
-            return &[];
+    fn batch_events_max(&self) -> usize {
+        match self.form {
+            EventForm::Json => BATCH_EVENTS_MAX,
+            EventForm::Arrow => ARROW_BATCH_EVENTS_MAX,
         }
-        let start = match first {
-            0 => 0,
-            first => self.heads[first - 1].end,
-        };
-        &self.json[start..self.heads[first + count - 1].end - 1]
     }
 
-    /// Some of the events in columns: an object with a list for each part. `key` and `tags` are left out where no event
+    /// Adds an event.
+    pub fn push<'a>(
+        &mut self,
+        event: &GivenEvent<'_>,
+        tags: impl Iterator<Item = (&'a str, &'a str)>,
+    ) {
+        self.texts.push_str(event.topic);
+        let topic = self.texts.len();
+        let key = event.key.map(|key| {
+            self.texts.push_str(key);
+            self.texts.len()
+        });
+        for (name, value) in tags {
+            self.texts.push_str(name);
+            let name_end = self.texts.len();
+            self.texts.push_str(value);
+            self.tags.push((name_end, self.texts.len()));
+        }
+        self.payloads.extend_from_slice(event.payload);
+        self.heads.push(EventHead {
+            time: event.time,
+            topic,
+            key,
+            tags: self.tags.len(),
+            texts: self.texts.len(),
+            payload: self.payloads.len(),
+            // Columns are read by a parser that finds it out itself.
+            is_json: self.form == EventForm::Json && is_json(event.payload),
+        });
+    }
+
+    /// The events in parts that a worker takes at once: the first event and the number of events of each.
+    pub fn parts(&self) -> Vec<(usize, usize)> {
+        let (mut parts, max) = (Vec::new(), self.batch_events_max());
+        let (mut first, mut start) = (0, 0);
+        for (at, head) in self.heads.iter().enumerate() {
+            let (end, count) = (head.texts + head.payload, at + 1 - first);
+            let last = at + 1 == self.heads.len();
+            if last || count >= max || end - start >= BATCH_BYTES {
+                parts.push((first, count));
+                (first, start) = (at + 1, end);
+            }
+        }
+        parts
+    }
+
+    /// Where the event begins.
+    fn before(&self, event: usize) -> EventHead {
+        event
+            .checked_sub(1)
+            .map_or_else(EventHead::default, |before| self.heads[before])
+    }
+
+    /// The parts of an event.
+    pub(crate) fn parts_of(&self, event: usize) -> EventParts<'_> {
+        let (before, head) = (self.before(event), &self.heads[event]);
+        EventParts {
+            topic: &self.texts[before.texts..head.topic],
+            key: head.key.map(|end| &self.texts[head.topic..end]),
+            time: head.time,
+            payload: &self.payloads[before.payload..head.payload],
+        }
+    }
+
+    /// Name and value of each tag of an event.
+    pub(crate) fn tags_of(&self, event: usize) -> impl Iterator<Item = (&str, &str)> {
+        let (before, head) = (self.before(event), &self.heads[event]);
+        let mut start = head.key.unwrap_or(head.topic);
+        let tags = self.tags[before.tags..head.tags].iter();
+        tags.map(move |(name, value)| {
+            let begin = std::mem::replace(&mut start, *value);
+            (&self.texts[begin..*name], &self.texts[*name..*value])
+        })
+    }
+
+    /// Whether any of these events has tags.
+    pub(crate) fn has_tags(&self, first: usize, count: usize) -> bool {
+        count > 0 && self.before(first).tags < self.heads[first + count - 1].tags
+    }
+
+    /// Writes some of the events as JSON objects, separated by commas. A payload that is JSON is given as a value, other text
+    /// as `text` and anything else as `base64`.
+    pub(crate) fn write_objects(&self, first: usize, count: usize, out: &mut Vec<u8>) {
+        for event in first..first + count {
+            if event > first {
+                out.push(b',');
+            }
+            let parts = self.parts_of(event);
+            out.extend_from_slice(b"{\"topic\":");
+            write_json_text(parts.topic, out);
+            if let Some(key) = parts.key {
+                out.extend_from_slice(b",\"key\":");
+                write_json_text(key, out);
+            }
+            out.extend_from_slice(b",\"time\":");
+            out.extend_from_slice(parts.time.to_string().as_bytes());
+            out.extend_from_slice(b",\"tags\":");
+            self.write_tags(event, out);
+            let body = self.body_of(event);
+            out.extend_from_slice(format!(",\"{}\":", body.member()).as_bytes());
+            self.write_value(event, body, out);
+            out.push(b'}');
+        }
+    }
+
+    /// Writes some of the events in columns: an object with a list for each part. `key` and `tags` are left out where no event
     /// has any, and `others` where all payloads are JSON.
     pub(crate) fn write_columns(&self, first: usize, count: usize, out: &mut Vec<u8>) {
-        let events = || (first..first + count).map(|event| self.parts_of(event));
-        let mut list = |name: &str, write: &dyn Fn(EventParts<'_>, &mut Vec<u8>)| {
+        let mut list = |name: &str, write: &dyn Fn(usize, &mut Vec<u8>)| {
             out.push(if name == "topic" { b'{' } else { b',' });
             write_json_text(name, out);
             out.extend_from_slice(b":[");
-            for (at, event) in events().enumerate() {
-                if at > 0 {
+            for event in first..first + count {
+                if event > first {
                     out.push(b',');
                 }
                 write(event, out);
             }
             out.push(b']');
         };
-        list("topic", &|event, out| write_json_text(event.topic, out));
-        if events().any(|event| event.key.is_some()) {
-            list("key", &|event, out| match event.key {
+        list("topic", &|event, out| {
+            write_json_text(self.parts_of(event).topic, out);
+        });
+        let mut heads = self.heads[first..first + count].iter();
+        if heads.any(|head| head.key.is_some()) {
+            list("key", &|event, out| match self.parts_of(event).key {
                 Some(key) => write_json_text(key, out),
                 None => out.extend_from_slice(b"null"),
             });
         }
         list("time", &|event, out| {
-            out.extend_from_slice(event.time.to_string().as_bytes());
+            out.extend_from_slice(self.heads[event].time.to_string().as_bytes());
         });
-        if events().any(|event| event.tags != b"{}") {
-            list("tags", &|event, out| out.extend_from_slice(event.tags));
+        if self.has_tags(first, count) {
+            list("tags", &|event, out| self.write_tags(event, out));
         }
-        list("payload", &|event, out| match event.body {
-            EventBody::Payload => out.extend_from_slice(event.value),
-            _ => out.extend_from_slice(b"null"),
-        });
-        let mut before = "";
-        for (at, event) in events().enumerate() {
-            let member = match event.body {
-                EventBody::Payload => continue,
-                EventBody::Text => "text",
-                EventBody::Base64 => "base64",
-            };
-            if before.is_empty() {
-                out.extend_from_slice(b",\"others\":{");
-            }
-            out.extend_from_slice(format!("{before}\"{at}\":{{\"{member}\":").as_bytes());
-            out.extend_from_slice(event.value);
-            out.push(b'}');
-            before = ",";
-        }
-        if !before.is_empty() {
-            out.push(b'}');
+        out.extend_from_slice(b",\"payload\":");
+        if let Some(others) = self.write_payloads(first, count, out) {
+            out.extend_from_slice(b",\"others\":");
+            out.extend_from_slice(&others);
         }
         out.push(b'}');
     }
 
-    /// The parts of an event.
-    pub(crate) fn parts_of(&self, event: usize) -> EventParts<'_> {
-        let head = &self.heads[event];
-        let before = event.checked_sub(1).map(|before| &self.heads[before]);
-        let start = before.map_or(0, |before| before.key_end.unwrap_or(before.topic_end));
-        EventParts {
-            topic: &self.texts[start..head.topic_end],
-            key: head.key_end.map(|end| &self.texts[head.topic_end..end]),
-            time: head.time,
-            tags: &self.json[head.tags.clone()],
-            body: head.body,
-            // Behind the value are a brace and a comma.
-            value: &self.json[head.body_start..head.end - 2],
-        }
-    }
-
-    /// The events in parts that a worker takes at once: the first event and the number of events of each.
-    pub fn parts(&self) -> Vec<(usize, usize)> {
-        let mut parts = Vec::new();
-        let (mut first, mut start) = (0, 0);
-        for (at, end) in self.heads.iter().map(|head| &head.end).enumerate() {
-            let last = at + 1 == self.heads.len();
-            if last || at + 1 - first >= BATCH_EVENTS_MAX || end - start >= BATCH_JSON_BYTES {
-                parts.push((first, at + 1 - first));
-                (first, start) = (at + 1, *end);
+    /// Writes the payloads of some of the events as a list of values, with null for each that is no JSON. Answers these as an
+    /// object with a member for each, by its place among the events; none if there are none.
+    pub(crate) fn write_payloads(
+        &self,
+        first: usize,
+        count: usize,
+        out: &mut Vec<u8>,
+    ) -> Option<Vec<u8>> {
+        let mut others = Vec::new();
+        out.push(b'[');
+        for event in first..first + count {
+            if event > first {
+                out.push(b',');
             }
+            let body = self.body_of(event);
+            if body == EventBody::Payload {
+                self.write_value(event, body, out);
+                continue;
+            }
+            out.extend_from_slice(b"null");
+            others.push(if others.is_empty() { b'{' } else { b',' });
+            let (at, member) = (event - first, body.member());
+            others.extend_from_slice(format!("\"{at}\":{{\"{member}\":").as_bytes());
+            self.write_value(event, body, &mut others);
+            others.push(b'}');
         }
-        parts
+        out.push(b']');
+        if others.is_empty() {
+            return None;
+        }
+        others.push(b'}');
+        Some(others)
     }
 
-    /// Adds an event. A payload that is JSON is given as a value, other text as `text` and anything else as `base64`.
-    pub fn push<'a>(
-        &mut self,
-        event: &GivenEvent<'_>,
-        tags: impl Iterator<Item = (&'a str, &'a str)>,
-    ) {
-        let out = &mut self.json;
-        self.texts.push_str(event.topic);
-        let topic_end = self.texts.len();
-        out.extend_from_slice(b"{\"topic\":");
-        write_json_text(event.topic, out);
-        let mut key_end = None;
-        if let Some(key) = event.key {
-            self.texts.push_str(key);
-            key_end = Some(self.texts.len());
-            out.extend_from_slice(b",\"key\":");
-            write_json_text(key, out);
-        }
-        out.extend_from_slice(b",\"time\":");
-        out.extend_from_slice(event.time.to_string().as_bytes());
-        out.extend_from_slice(b",\"tags\":");
-        let tags_start = out.len();
+    /// Writes the tags of an event as an object.
+    pub(crate) fn write_tags(&self, event: usize, out: &mut Vec<u8>) {
         out.push(b'{');
-        for (at, (name, value)) in tags.enumerate() {
+        for (at, (name, value)) in self.tags_of(event).enumerate() {
             if at > 0 {
                 out.push(b',');
             }
@@ -223,49 +320,36 @@ impl EventsJson {
             write_json_text(value, out);
         }
         out.push(b'}');
-        let tags = tags_start..out.len();
-        let (body, body_start) = payload(event.payload, out);
-        out.extend_from_slice(b"},");
-        self.heads.push(EventHead {
-            time: event.time,
-            topic_end,
-            key_end,
-            tags,
-            body,
-            body_start,
-            end: out.len(),
-        });
     }
-}
 
-/// Writes the payload; answers how it is given, and where its value begins.
-fn payload(payload: &[u8], out: &mut Vec<u8>) -> (EventBody, usize) {
-    if is_json(payload) {
-        out.extend_from_slice(b",\"payload\":");
-        let from = out.len();
-        out.extend_from_slice(payload);
-        // In valid JSON the end of a line is white space, and here it would end the frame.
-        for byte in &mut out[from..] {
-            if *byte == b'\n' || *byte == b'\r' {
-                *byte = b' ';
-            }
+    fn body_of(&self, event: usize) -> EventBody {
+        match self.heads[event].is_json {
+            true => EventBody::Payload,
+            false if std::str::from_utf8(self.parts_of(event).payload).is_ok() => EventBody::Text,
+            false => EventBody::Base64,
         }
-        return (EventBody::Payload, from);
     }
-    match std::str::from_utf8(payload) {
-        Ok(text) => {
-            out.extend_from_slice(b",\"text\":");
-            let from = out.len();
-            write_json_text(text, out);
-            (EventBody::Text, from)
-        }
-        Err(_) => {
-            out.extend_from_slice(b",\"base64\":");
-            let from = out.len();
-            out.push(b'"');
-            out.extend_from_slice(STANDARD.encode(payload).as_bytes());
-            out.push(b'"');
-            (EventBody::Base64, from)
+
+    /// Writes the payload of an event as a JSON value without ends of lines.
+    fn write_value(&self, event: usize, body: EventBody, out: &mut Vec<u8>) {
+        let payload = self.parts_of(event).payload;
+        match body {
+            EventBody::Payload => {
+                let from = out.len();
+                out.extend_from_slice(payload);
+                // In valid JSON the end of a line is white space, and here it would end the frame.
+                for byte in &mut out[from..] {
+                    if *byte == b'\n' || *byte == b'\r' {
+                        *byte = b' ';
+                    }
+                }
+            }
+            EventBody::Text => write_json_text(&String::from_utf8_lossy(payload), out),
+            EventBody::Base64 => {
+                out.push(b'"');
+                out.extend_from_slice(STANDARD.encode(payload).as_bytes());
+                out.push(b'"');
+            }
         }
     }
 }
@@ -276,7 +360,7 @@ mod tests {
 
     #[test]
     fn every_payload_fits_into_a_line() {
-        let mut events = EventsJson::default();
+        let mut events = GivenEvents::new(EventForm::Json);
         for (payload, expected) in [
             (&b"{\"a\":\r\n 1}"[..], r#""payload":{"a":   1}"#),
             (b"3", r#""payload":3"#),
@@ -292,32 +376,29 @@ mod tests {
                 payload,
             };
             events.push(&event, [("site", "x\"y")].into_iter());
-            let json = String::from_utf8(events.range(events.len() - 1, 1).to_vec()).unwrap();
+            let mut json = Vec::new();
+            events.write_objects(events.len() - 1, 1, &mut json);
+            let json = String::from_utf8(json).unwrap();
             let expected = format!(
                 r#"{{"topic":"a/\u0001b","key":"k","time":-5,"tags":{{"site":"x\"y"}},{expected}}}"#
             );
             assert_eq!(json, expected);
         }
-        {
-            let parts = events.parts_of(4);
-            assert_eq!((parts.topic, parts.key), ("a/\u{1}b", Some("k")));
-            assert_eq!(
-                (parts.body, parts.value),
-                (EventBody::Base64, &b"\"/wA=\""[..])
-            );
-            assert_eq!((parts.time, parts.tags), (-5, &br#"{"site":"x\"y"}"#[..]));
-            assert_eq!(events.parts_of(1).value, b"3");
-        }
-        let all = format!("[{}]", String::from_utf8_lossy(events.range(0, 6)));
-        assert!(!all.contains('\n'));
-        let all: Vec<serde_json::Value> = serde_json::from_str(&all).unwrap();
+        let parts = events.parts_of(4);
+        assert_eq!((parts.topic, parts.key), ("a/\u{1}b", Some("k")));
+        assert_eq!((parts.time, parts.payload), (-5, &b"\xff\x00"[..]));
+        assert_eq!(events.tags_of(4).collect::<Vec<_>>(), [("site", "x\"y")]);
+        let mut all = vec![b'['];
+        events.write_objects(0, 6, &mut all);
+        all.push(b']');
+        assert!(!all.contains(&b'\n'));
+        let all: Vec<serde_json::Value> = serde_json::from_slice(&all).unwrap();
         assert_eq!(all.len(), 6);
-        assert_eq!(events.range(2, 0), b"");
     }
 
     #[test]
     fn columns_leave_out_what_no_event_has() {
-        let mut events = EventsJson::default();
+        let mut events = GivenEvents::new(EventForm::Json);
         for (key, payload) in [
             (None, &b"{\"a\":1}"[..]),
             (Some("k"), b"x"),
@@ -353,7 +434,7 @@ mod tests {
 
     #[test]
     fn parts_are_bounded_in_events_and_bytes() {
-        let add = |events: &mut EventsJson, bytes: usize| {
+        let add = |events: &mut GivenEvents, bytes: usize| {
             let event = GivenEvent {
                 topic: "a",
                 key: None,
@@ -362,13 +443,13 @@ mod tests {
             };
             events.push(&event, std::iter::empty());
         };
-        let mut events = EventsJson::default();
+        let mut events = GivenEvents::new(EventForm::Json);
         assert_eq!(events.parts(), []);
         for _ in 0..BATCH_EVENTS_MAX + 1 {
             add(&mut events, 1);
         }
-        add(&mut events, BATCH_JSON_BYTES);
-        add(&mut events, BATCH_JSON_BYTES);
+        add(&mut events, BATCH_BYTES);
+        add(&mut events, BATCH_BYTES);
         assert_eq!(
             events.parts(),
             [
@@ -377,5 +458,12 @@ mod tests {
                 (BATCH_EVENTS_MAX + 2, 1)
             ]
         );
+        let mut events = GivenEvents::new(EventForm::Arrow);
+        for _ in 0..ARROW_BATCH_EVENTS_MAX {
+            assert!(!events.is_full());
+            add(&mut events, 1);
+        }
+        assert!(events.is_full());
+        assert_eq!(events.parts(), [(0, ARROW_BATCH_EVENTS_MAX)]);
     }
 }

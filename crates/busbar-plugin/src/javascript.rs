@@ -22,7 +22,7 @@ pub(crate) use self::bytecode::ENDING as BYTECODE_ENDING;
 pub(crate) use self::compile::compile;
 use self::modules::ScriptModules;
 use crate::answers::PluginAnswers;
-use crate::events::{EventBody, EventsJson};
+use crate::events::GivenEvents;
 use crate::frame::ScriptFailure;
 use crate::host::TableRequest;
 use crate::limits::{DEATHS_IN_A_ROW_MAX, SCRIPT_STACK_BYTES, SCRIPT_THREAD_STACK_BYTES};
@@ -219,7 +219,7 @@ impl Interpreter {
     /// Has the script work on events of a job.
     fn call(
         &self,
-        events: &EventsJson,
+        events: &GivenEvents,
         (first, count): (usize, usize),
         answers: &mut PluginAnswers,
         shared: &PluginShared,
@@ -271,7 +271,7 @@ struct GivenColumns<'a> {
 }
 
 impl<'a> GivenColumns<'a> {
-    fn new(events: &'a EventsJson, first: usize, count: usize) -> GivenColumns<'a> {
+    fn new(events: &'a GivenEvents, first: usize, count: usize) -> GivenColumns<'a> {
         let mut given = GivenColumns {
             topics: Vec::with_capacity(count),
             keys: Vec::with_capacity(count),
@@ -280,49 +280,32 @@ impl<'a> GivenColumns<'a> {
             payloads: String::new(),
             others: None,
         };
-        // All of it was written as text or has been read as JSON.
-        let (mut tags, mut payloads, mut others) = (vec![b'['], vec![b'['], vec![b'{']);
-        for at in 0..count {
-            let event = events.parts_of(first + at);
+        for at in first..first + count {
+            let event = events.parts_of(at);
             given.topics.push(event.topic);
             given.keys.push(event.key);
             given.times.push(event.time as f64);
-            if at > 0 {
-                tags.push(b',');
-                payloads.push(b',');
-            }
-            tags.extend_from_slice(event.tags);
-            let member = match event.body {
-                EventBody::Payload => {
-                    payloads.extend_from_slice(event.value);
-                    continue;
-                }
-                EventBody::Text => "text",
-                EventBody::Base64 => "base64",
-            };
-            payloads.extend_from_slice(b"null");
-            if others.len() > 1 {
-                others.push(b',');
-            }
-            others.extend_from_slice(format!("\"{at}\":{{\"{member}\":").as_bytes());
-            others.extend_from_slice(event.value);
-            others.push(b'}');
         }
-        // Without any tags there is `{}` for each event.
-        if tags.len() > 3 * count {
+        if events.has_tags(first, count) {
+            let mut tags = vec![b'['];
+            for at in first..first + count {
+                if at > first {
+                    tags.push(b',');
+                }
+                events.write_tags(at, &mut tags);
+            }
             tags.push(b']');
             given.tags = Some(lossless(tags));
         }
-        payloads.push(b']');
+        let mut payloads = Vec::new();
+        let others = events.write_payloads(first, count, &mut payloads);
         given.payloads = lossless(payloads);
-        if others.len() > 1 {
-            others.push(b'}');
-            given.others = Some(lossless(others));
-        }
+        given.others = others.map(lossless);
         given
     }
 }
 
+/// All of it was written as text or has been read as JSON.
 fn lossless(json: Vec<u8>) -> String {
     String::from_utf8(json)
         .unwrap_or_else(|bytes| String::from_utf8_lossy(bytes.as_bytes()).into_owned())

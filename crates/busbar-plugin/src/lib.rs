@@ -35,7 +35,8 @@ mod xml_worker;
 
 pub use answers::{AnswerRow, PluginAnswers};
 pub use build::{build_plugin, with_main};
-pub use events::{EventsJson, GivenEvent};
+pub use columns_answer::ColumnsAnswer;
+pub use events::{EventForm, GivenEvent, GivenEvents};
 pub use frame::{FrameDecoder, ScriptFailure, WorkerFrame};
 pub use host::{NoTables, PluginHost, TableRequest};
 pub use language::PluginLanguage;

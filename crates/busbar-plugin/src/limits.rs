@@ -8,8 +8,10 @@ pub const PROTOCOL_VERSION: u32 = 1;
 pub const WORKERS_MAX: u16 = 64;
 /// Events that a worker is given in one batch.
 pub const BATCH_EVENTS_MAX: usize = 1024;
+/// Events that a worker is given in one batch of Arrow columns.
+pub const ARROW_BATCH_EVENTS_MAX: usize = 8192;
 /// Bytes of the events of one batch, unless a single event has more.
-pub const BATCH_JSON_BYTES: usize = 1 << 20;
+pub const BATCH_BYTES: usize = 1 << 20;
 /// Batches that a worker may be given before it has answered the first.
 pub const CREDIT_MAX: u32 = 16;
 /// Bytes of the answer to one batch, where the plug-in's file does not say.
@@ -50,6 +52,8 @@ pub const ERROR_BYTES_MAX: usize = 1024;
 pub const COMPILER_OUTPUT_BYTES_MAX: usize = 16 << 10;
 /// Events that a plug-in may make of one.
 pub const EVENTS_OF_ONE_MAX: usize = 100_000;
+/// Events that a plug-in may make of one batch.
+pub const ANSWER_EVENTS_MAX: usize = 1 << 20;
 /// Rows of a table that one request of a plug-in is answered with.
 pub const TABLE_ROWS_MAX: usize = 10_000;
 /// How deep the stack of a script within the process may grow, in bytes.

@@ -11,7 +11,7 @@ use futures::executor::block_on;
 use serde::Serialize;
 
 use crate::columns::EventColumns;
-use crate::events::EventsJson;
+use crate::events::{EventForm, GivenEvents};
 use crate::host::PluginHost;
 use crate::language::{Launch, prepare};
 use crate::limits::{OUTPUT_BYTES_MAX, PROTOCOL_VERSION};
@@ -188,11 +188,19 @@ impl Plugin {
         self.workers.len()
     }
 
+    /// No events yet, in the form in which its workers take them.
+    pub fn events(&self) -> GivenEvents {
+        GivenEvents::new(match self.package.spec.arrow {
+            Some(_) => EventForm::Arrow,
+            None => EventForm::Json,
+        })
+    }
+
     /// Gives a worker events, which it works on behind those that it was given before.
     ///
     /// # Panics
     /// If there is no such worker.
-    pub fn give(&self, worker: usize, events: EventsJson) -> PendingWork<'_> {
+    pub fn give(&self, worker: usize, events: GivenEvents) -> PendingWork<'_> {
         let is_trial = events.is_trial();
         if !is_trial {
             self.given.fetch_add(events.len() as u64, Ordering::Relaxed);

@@ -27,6 +27,9 @@ use crate::worker::{PluginShared, Probe, Worked, WorkerJob};
 /// A worker process, as those see it who have work for it.
 pub(crate) struct ProcessWorker {
     mailbox: Arc<Mailbox>,
+    /// Makes Arrow columns of events, where the program asks for them: on the thread that has the work, so that the one of
+    /// the worker is free to read its answers.
+    columns: Option<Mutex<EventColumns>>,
 }
 
 struct Mailbox {
@@ -36,7 +39,7 @@ struct Mailbox {
 }
 
 enum WorkerOrder {
-    Work(WorkerJob),
+    Work(OpenJob),
     /// Told when it is ready, or why it does not start.
     Probe(Probe),
     Stop,
@@ -63,13 +66,14 @@ impl ProcessWorker {
             orders: Mutex::default(),
             bell,
         });
+        let json = columns.as_ref().map(|columns| columns.json().to_vec());
         let supervisor = ProcessSupervisor {
             machine: WorkerMachine::new(shared.bounds.timeout),
             shared,
             index,
             launch: launch.clone(),
             start_frame,
-            columns,
+            json,
             mailbox: Arc::clone(&mailbox),
             heard,
             began: Instant::now(),
@@ -83,11 +87,33 @@ impl ProcessWorker {
             .name(format!("plugin-{index}"))
             .spawn(move || supervisor.run())
             .map_err(failed)?;
-        Ok(ProcessWorker { mailbox })
+        Ok(ProcessWorker {
+            mailbox,
+            columns: columns.map(Mutex::new),
+        })
     }
 
     pub fn work(&self, job: WorkerJob) {
-        self.order(WorkerOrder::Work(job));
+        let mut worked = Worked::default();
+        let mut columns = None;
+        if let Some(maker) = &self.columns {
+            match maker.lock().of(&job.events) {
+                Ok((made, rejected)) => {
+                    columns = Some(made);
+                    let lost = rejected.into_iter();
+                    worked.lost = lost.map(|(event, cause)| (event, 1, cause)).collect();
+                }
+                Err(error) => {
+                    let _ = job.reply.send(Err(error));
+                    return;
+                }
+            }
+        }
+        self.order(WorkerOrder::Work(OpenJob {
+            job,
+            columns,
+            worked,
+        }));
     }
 
     pub fn probe(&self, probe: Probe) {
@@ -112,8 +138,8 @@ struct ProcessSupervisor {
     index: usize,
     launch: Launch,
     start_frame: Vec<u8>,
-    /// Makes Arrow columns of events, where the program asks for them.
-    columns: Option<EventColumns>,
+    /// Names of the columns whose text is JSON, where the program takes Arrow columns.
+    json: Option<Vec<String>>,
     mailbox: Arc<Mailbox>,
     heard: UnixStream,
     began: Instant,
@@ -190,7 +216,7 @@ impl ProcessSupervisor {
         }
         for order in std::mem::take(&mut *self.mailbox.orders.lock()) {
             match order {
-                WorkerOrder::Work(job) => drop(job.reply.send(Err(stopped()))),
+                WorkerOrder::Work(open) => drop(open.job.reply.send(Err(stopped()))),
                 WorkerOrder::Probe(probe) => drop(probe.send(Err(stopped()))),
                 WorkerOrder::Stop => {}
             }
@@ -207,30 +233,9 @@ impl ProcessSupervisor {
             let order = self.mailbox.orders.lock().pop_front();
             match order {
                 None => return,
-                Some(WorkerOrder::Work(job)) => {
-                    let mut worked = Worked::default();
-                    let columns = match &mut self.columns {
-                        None => None,
-                        Some(columns) => match columns.of(&job.events) {
-                            Ok((columns, rejected)) => {
-                                let lost = rejected.into_iter();
-                                worked.lost =
-                                    lost.map(|(event, cause)| (event, 1, cause)).collect();
-                                Some(columns)
-                            }
-                            Err(error) => {
-                                let _ = job.reply.send(Err(error));
-                                continue;
-                            }
-                        },
-                    };
+                Some(WorkerOrder::Work(open)) => {
                     self.last_job += 1;
-                    let parts = job.events.parts();
-                    let open = OpenJob {
-                        job,
-                        columns,
-                        worked,
-                    };
+                    let parts = open.job.events.parts();
                     self.jobs.insert(self.last_job, open);
                     let now = self.now();
                     self.machine.submit(self.last_job, &parts, now);
@@ -307,7 +312,7 @@ impl ProcessSupervisor {
                         out.extend_from_slice(b"}\n");
                     } else {
                         out.extend_from_slice(b"\"events\":[");
-                        out.extend_from_slice(events.range(first, count));
+                        events.write_objects(first, count, out);
                         out.extend_from_slice(b"]}\n");
                     }
                     process.write();
@@ -551,7 +556,7 @@ impl ProcessSupervisor {
                     columns,
                     arrow,
                 } => {
-                    if self.columns.is_some() && !arrow {
+                    if self.json.is_some() && !arrow {
                         return Err(Error::new(Class::Permanent, "plugin.no-arrow"));
                     }
                     if let Some(process) = &mut self.process {
@@ -622,7 +627,7 @@ impl ProcessSupervisor {
 
     /// Reads an answer in Arrow columns.
     fn columns(&mut self, answer: AwaitedColumns, ipc: &[u8], now: Duration) -> Result<(), Error> {
-        let Some(columns) = &self.columns else {
+        let Some(json) = &self.json else {
             return Err(Error::new(Class::Permanent, "plugin.arrow-unasked"));
         };
         if let Some((job, first, count)) = self.machine.expects(answer.id) {
@@ -633,7 +638,7 @@ impl ProcessSupervisor {
                     events: &open.job.events,
                     first,
                     count,
-                    json: columns.json(),
+                    json,
                     bytes_max: self.shared.bounds.output,
                 };
                 let bad = answer.read(&mut open.worked.answers)?.into_iter();

@@ -9,7 +9,7 @@ use futures::executor::block_on;
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
-use crate::events::{EventsJson, GivenEvent};
+use crate::events::GivenEvent;
 use crate::host::{PluginHost, TableRequest};
 use crate::package::Package;
 use crate::plugin::Plugin;
@@ -74,7 +74,7 @@ struct MadeEvent {
 }
 
 fn run(plugin: &Plugin, test: &PluginTest) -> Result<Vec<Error>, Error> {
-    let mut events = EventsJson::default();
+    let mut events = plugin.events();
     let mut payloads = Vec::with_capacity(test.given.len());
     for given in &test.given {
         let payload = match &given.payload {

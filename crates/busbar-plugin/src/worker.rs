@@ -10,7 +10,7 @@ use parking_lot::RwLock;
 use serde::Serialize;
 
 use crate::answers::PluginAnswers;
-use crate::events::EventsJson;
+use crate::events::GivenEvents;
 use crate::host::{PluginHost, TableRequest};
 use crate::log::{LogLevel, PluginLog};
 
@@ -61,7 +61,7 @@ pub(crate) struct WorkerCounts {
 
 /// Events for one worker, and where the answer goes.
 pub(crate) struct WorkerJob {
-    pub events: EventsJson,
+    pub events: GivenEvents,
     pub reply: oneshot::Sender<Result<Worked, Error>>,
 }
 

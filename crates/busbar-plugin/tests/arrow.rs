@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use busbar_event::Error;
 use busbar_plugin::PluginLanguage;
-use busbar_plugin::{EventsJson, GivenEvent, NoTables, Package, Plugin, PluginSpec, template};
+use busbar_plugin::{GivenEvent, NoTables, Package, Plugin, PluginSpec, template};
 use futures::executor::block_on;
 use serde_json::{Value as Json, json};
 
@@ -44,7 +44,7 @@ fn python(text: &str, more: Json) -> Option<(Plugin, tempfile::TempDir)> {
 
 /// What comes of events with these payloads: a line for each event that was made, failed or was lost.
 fn work(plugin: &Plugin, payloads: &[&str]) -> Vec<String> {
-    let mut events = EventsJson::default();
+    let mut events = plugin.events();
     for (at, payload) in payloads.iter().enumerate() {
         let event = GivenEvent {
             topic: "gauge/a/rain",
@@ -116,7 +116,7 @@ def on_batch(batch):
             r#"1 own site=north {"j":{"a":"b"},"n":10}"#,
             r#"1 own site=north {"j":{"a":"b"},"n":10}"#,
             "2 lost 1 event.field-type",
-            "3 lost 1 event.json-object",
+            "3 lost 1 event.json-syntax",
             r#"4 own site=north {"n":40}"#,
         ]
     );

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use busbar_event::Error;
 use busbar_plugin::{
-    EventsJson, GivenEvent, NoTables, Package, Plugin, PluginHost, PluginLanguage, PluginSpec,
-    TableRequest, build_plugin, template,
+    GivenEvent, NoTables, Package, Plugin, PluginHost, PluginLanguage, PluginSpec, TableRequest,
+    build_plugin, template,
 };
 use futures::executor::block_on;
 use serde_json::{Value as Json, json};
@@ -47,7 +47,7 @@ fn javascript(text: &str, more: Json) -> Result<(Plugin, tempfile::TempDir), Err
 
 /// What comes of events with these payloads: a line for each event that was made, failed or was lost.
 fn work(plugin: &Plugin, payloads: &[Json]) -> Vec<String> {
-    let mut events = EventsJson::default();
+    let mut events = plugin.events();
     for (at, payload) in payloads.iter().enumerate() {
         let payload = payload.to_string();
         let event = GivenEvent {

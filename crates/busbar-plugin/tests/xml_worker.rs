@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use busbar_event::Error;
 use busbar_plugin::{
-    EventsJson, GivenEvent, NoTables, Package, Plugin, PluginLanguage, PluginSpec, XML_WORKER,
-    run_xml_worker, template,
+    GivenEvent, NoTables, Package, Plugin, PluginLanguage, PluginSpec, XML_WORKER, run_xml_worker,
+    template,
 };
 use futures::executor::block_on;
 
@@ -110,7 +110,7 @@ fn style_sheet(body: &str) -> (Plugin, tempfile::TempDir) {
 
 /// What comes of payloads: `payload`, with tags before it if there are any, or `failed …`.
 fn worked(plugin: &Plugin, payloads: &[&[u8]], tags: &[(&str, &str)]) -> Vec<String> {
-    let mut events = EventsJson::default();
+    let mut events = plugin.events();
     for payload in payloads {
         let event = GivenEvent {
             topic: "his/adt",
@@ -359,7 +359,7 @@ fn documents_in_gb18030_come_out_in_gb18030() {
         b"</a>",
     ]
     .concat();
-    let mut events = EventsJson::default();
+    let mut events = plugin.events();
     let event = GivenEvent {
         topic: "t",
         key: None,

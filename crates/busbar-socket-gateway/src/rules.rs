@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use busbar_catalog::{FrameFormat, GatewaySpec, Template, TemplatePart};
 use busbar_event::format::Hl7Path;
-use busbar_event::topic;
+use busbar_event::topic::{self, TopicSpelling};
 use busbar_event::{Class, Error};
 
 use crate::fields::{csv_cells, hl7_values, json_members};
@@ -49,6 +49,8 @@ enum TopicRule {
     Fixed(Box<str>),
     Binary,
     Template(Vec<TopicPiece>),
+    /// The first value that the topic names, which is a topic as clients write it.
+    Whole(TopicSpelling),
 }
 
 #[derive(Clone, Debug)]
@@ -76,7 +78,13 @@ impl FrameRules {
                         topic::check(fixed)?;
                         TopicRule::Fixed(fixed.into())
                     }
-                    None => TopicRule::Template(pieces(&template, &mut names)),
+                    None => {
+                        let pieces = pieces(&template, &mut names);
+                        match &spec.topic_separators {
+                            Some(text) => TopicRule::Whole(TopicSpelling::new(text, "")?),
+                            None => TopicRule::Template(pieces),
+                        }
+                    }
                 }
             }
         };
@@ -159,6 +167,13 @@ impl FrameRules {
         let topic = match &self.topic {
             TopicRule::Fixed(topic) => topic,
             TopicRule::Binary => buffer.as_str(),
+            TopicRule::Whole(spelling) => {
+                let value = found[0].as_deref().unwrap_or_default();
+                let topic = spelling.inward(value, peer, user);
+                buffer.clear();
+                buffer.push_str(&topic.map_err(|_| "gateway.frame-topic")?);
+                buffer.as_str()
+            }
             TopicRule::Template(pieces) => {
                 buffer.clear();
                 for piece in pieces {
@@ -278,6 +293,20 @@ mod tests {
             apply(&hl7, b"MSH|^~\\&|||||||ADT^A01"),
             Err("gateway.frame-hl7")
         );
+        let whole = rules("topic: ${to}\ntopic_separators: _#\nformat: json");
+        for (value, topic) in [
+            ("gauge_g1_rain", "gauge/g1/rain"),
+            ("gauge#g1#rain", "gauge/g1/rain"),
+            ("gauge/g_1/rain", "gauge/g_1/rain"),
+            ("gauge*g1", "gauge*g1"),
+        ] {
+            let frame = format!(r#"{{"to":"{value}"}}"#);
+            assert_eq!(apply(&whole, frame.as_bytes()), ok(topic, frame.as_bytes()));
+        }
+        for value in ["", "a/+/b", "a_+", "a_b#c"] {
+            let frame = format!(r#"{{"to":"{value}"}}"#);
+            assert_eq!(apply(&whole, frame.as_bytes()), Err("gateway.frame-topic"));
+        }
         let fixed = rules("topic: a\nformat: json");
         assert_eq!(apply(&fixed, b"[1]"), ok("a", b"[1]"));
         assert_eq!(apply(&fixed, b"[1"), Err("gateway.frame-json"));

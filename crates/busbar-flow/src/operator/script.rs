@@ -17,7 +17,7 @@ use arrow::datatypes::{
 };
 use busbar_event::format::{Decoder, FormatSpec, encode_json};
 use busbar_event::{Class, Error, dictionary, hash::fnv1a, payload_schema, tags};
-use busbar_plugin::{AnswerRow, EventsJson, GivenEvent, Package, PendingWork, Plugin, Worked};
+use busbar_plugin::{AnswerRow, GivenEvent, GivenEvents, Package, PendingWork, Plugin, Worked};
 use futures::future::{BoxFuture, FutureExt};
 
 use super::rows::misfit;
@@ -236,10 +236,11 @@ impl GivenRows {
         is_trial: bool,
     ) -> (Vec<PendingWork<'a>>, Vec<Vec<usize>>) {
         let workers = plugin.workers();
-        let mut filling: Vec<(EventsJson, Vec<usize>)> = Vec::new();
-        filling.resize_with(workers, Default::default);
+        let empty = || (plugin.events(), Vec::new());
+        let mut filling: Vec<(GivenEvents, Vec<usize>)> = Vec::new();
+        filling.resize_with(workers, empty);
         let (mut pending, mut places) = (Vec::new(), Vec::new());
-        let mut give = |worker: usize, (mut events, its): (EventsJson, Vec<usize>)| {
+        let mut give = |worker: usize, (mut events, its): (GivenEvents, Vec<usize>)| {
             if is_trial {
                 events.mark_trial();
             }
@@ -262,7 +263,7 @@ impl GivenRows {
             events.push(&event, self.tags(row));
             its.push(row);
             if events.is_full() {
-                give(worker, std::mem::take(&mut filling[worker]));
+                give(worker, std::mem::replace(&mut filling[worker], empty()));
             }
         }
         for (worker, rest) in filling.into_iter().enumerate() {

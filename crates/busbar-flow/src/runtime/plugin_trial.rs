@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use busbar_catalog::{Diagnostic, Parsed};
 use busbar_event::{Batch, Class, Error, Size, Span, tags};
-use busbar_plugin::{EventsJson, GivenEvent, LogLine, Package};
+use busbar_plugin::{GivenEvent, LogLine, Package};
 use futures::executor::block_on;
 
 use super::Runtime;
@@ -74,7 +74,7 @@ impl Runtime {
         let (inner, known_as) = (Arc::clone(&self.inner), name.to_owned());
         let tried = blocking(move || {
             let plugin = start(&inner, &known_as, &package)?;
-            let mut events = EventsJson::default();
+            let mut events = plugin.events();
             for (batch, row) in &rows {
                 let payloads = batch.payloads();
                 let event = GivenEvent {

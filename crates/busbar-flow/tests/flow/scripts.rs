@@ -1,5 +1,6 @@
 //! Plug-ins in flows: what they make arrives once, whatever is deployed, killed or restarted in between.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Instant;
@@ -337,6 +338,49 @@ fn cases_of_a_route_lead_to_plugins() {
         payloads,
         [json!({ "id": 1, "seen": "x" }), json!({ "id": 12 })]
     );
+}
+
+#[test]
+fn events_of_a_key_stay_in_order_whatever_worker_takes_them() {
+    let world = World::new(8);
+    // A worker that is given the topic c0 is slow, so that the others are ahead of it.
+    let text = r#"
+import os, time
+def process(event):
+    if event["topic"] == "in/c0" and event["payload"]["id"] % 100 == 0: time.sleep(0.02)
+    return {"topic": "out/x", "payload": [event["topic"], event["payload"]["id"], os.getpid()]}
+"#;
+    world.apply(&[
+        IN,
+        OUT,
+        ("plugins/rain/plugin.yaml", "language: python\nworkers: 4\n"),
+        ("plugins/rain/main.py", text),
+        (
+            "flows/f.yaml",
+            "from: in\nsteps:\n  - script: rain\nto:\n  - stream: out\n",
+        ),
+    ]);
+    const TOPICS: usize = 8;
+    let count = 4000;
+    for id in (0..count).step_by(20) {
+        let events: Vec<String> = (id..id + 20)
+            .map(|id| format!(r#"{{"id":{id}}}"#))
+            .collect();
+        world.publish(&format!("in/c{}", id / 20 % TOPICS), &events);
+    }
+    world.settle("f");
+    let (mut last, mut worker) = (BTreeMap::new(), BTreeMap::new());
+    let made = world.contents("out");
+    assert_eq!(made.len(), count);
+    for (_, payload) in made {
+        let topic = payload[0].as_str().unwrap().to_owned();
+        let (id, process) = (payload[1].as_u64().unwrap(), payload[2].as_u64().unwrap());
+        let before = last.insert(topic.clone(), id);
+        assert!(before < Some(id), "{topic}: {id} behind {before:?}");
+        assert_eq!(*worker.entry(topic).or_insert(process), process);
+    }
+    let workers: BTreeSet<u64> = worker.into_values().collect();
+    assert!(workers.len() > 1, "more than one worker had events");
 }
 
 /// Publishes numbered events until it is told to stop.

@@ -13,8 +13,8 @@ use busbar_event::{Class, Error};
 use rquickjs::{Array, Ctx, Function, Object, Value, qjs};
 
 use crate::answers::{MadeDraft, PluginAnswers};
-use crate::events::EventsJson;
-use crate::limits::{ANSWER_DEPTH_MAX, ANSWER_NAMES_MAX, EVENTS_OF_ONE_MAX};
+use crate::events::GivenEvents;
+use crate::limits::{ANSWER_DEPTH_MAX, ANSWER_EVENTS_MAX, ANSWER_NAMES_MAX, EVENTS_OF_ONE_MAX};
 use crate::machine::WorkerDeath;
 
 /// Reads the results of one interpreter.
@@ -83,7 +83,7 @@ impl AnswerReader {
         ctx: &Ctx<'js>,
         results: &Array<'js>,
         text: &Function<'js>,
-        events: &EventsJson,
+        events: &GivenEvents,
         (first, count): (usize, usize),
         answers: &mut PluginAnswers,
     ) -> Result<(), NotRead> {
@@ -100,11 +100,12 @@ impl AnswerReader {
         ctx: &Ctx<'js>,
         results: &Array<'js>,
         text: &Function<'js>,
-        events: &EventsJson,
+        events: &GivenEvents,
         (first, count): (usize, usize),
         answers: &mut PluginAnswers,
     ) -> Result<(), NotRead> {
         let bytes_max = answers.buffer().len().saturating_add(self.output_max);
+        let rows_max = answers.len() + ANSWER_EVENTS_MAX;
         for at in 0..count {
             let result: Value<'js> = results.get(at)?;
             let event = first + at;
@@ -132,6 +133,12 @@ impl AnswerReader {
                         return Err(self.too_long());
                     }
                 }
+            }
+            if answers.len() > rows_max {
+                let error = Error::new(Class::Permanent, "plugin.rubbish-answer");
+                let many = format!("more than {ANSWER_EVENTS_MAX} events");
+                let death = WorkerDeath::Rubbish(error.with("cause", many));
+                return Err(NotRead::Death(death));
             }
         }
         Ok(())
