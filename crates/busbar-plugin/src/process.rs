@@ -39,7 +39,7 @@ struct Mailbox {
 }
 
 enum WorkerOrder {
-    Work(OpenJob),
+    Work(Box<OpenJob>),
     /// Told when it is ready, or why it does not start.
     Probe(Probe),
     Stop,
@@ -109,11 +109,11 @@ impl ProcessWorker {
                 }
             }
         }
-        self.order(WorkerOrder::Work(OpenJob {
+        self.order(WorkerOrder::Work(Box::new(OpenJob {
             job,
             columns,
             worked,
-        }));
+        })));
     }
 
     pub fn probe(&self, probe: Probe) {
