@@ -236,7 +236,7 @@ impl ProcessSupervisor {
                 Some(WorkerOrder::Work(open)) => {
                     self.last_job += 1;
                     let parts = open.job.events.parts();
-                    self.jobs.insert(self.last_job, open);
+                    self.jobs.insert(self.last_job, *open);
                     let now = self.now();
                     self.machine.submit(self.last_job, &parts, now);
                 }
