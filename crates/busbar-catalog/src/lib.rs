@@ -33,6 +33,7 @@ mod step;
 mod template;
 mod topology;
 mod tree;
+mod xsd;
 
 pub use api::{ApiRequest, ApiSpec, ApiWork};
 pub use bundle::{Bundle, FolderStamp, Kind};
@@ -68,8 +69,9 @@ pub use step::{
     MapConstant, MapField, MapFields, MapSpec, MemberCount, OverRate, PatternEvent, PatternSpec,
     PreviousSpec, ResequenceSpec, RouteCase, RouteCondition, RouteDefault, RouteMatch, RouteSpec,
     RouteTests, RouteValues, RouteWay, SplitSpec, StepAt, StepSpec, TestAnswer, ThrottleSpec,
-    TopSpec, WindowSpec, XmlPaths, XmlSpec,
+    TopSpec, ValidateSpec, WindowSpec, XmlPaths, XmlSpec, XsltSpec,
 };
 pub use template::{Template, TemplatePart, Variable};
 pub use topology::{INBOX, check_topology, possible_streams};
 pub use tree::{Node, Path, PathItem, Source, Spot, Value};
+pub use xsd::{XsdColumns, columns_of_xsd, table_columns, xsd_of};

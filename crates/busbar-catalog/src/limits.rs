@@ -62,6 +62,12 @@ pub const DELIMITER_BYTES_MAX: usize = 16;
 pub const ALLOW_MAX: usize = 1024;
 /// Columns of a gateway's CSV rows.
 pub const CSV_COLUMNS_MAX: usize = 256;
+/// Files of one XML Schema, those that it includes and imports among them.
+pub const XSD_FILES_MAX: usize = 256;
+/// How far types, groups and elements of an XML Schema may be derived from one another.
+pub const XSD_DERIVATIONS_MAX: usize = 64;
+/// Declarations of an XML Schema that are looked at for its columns, each as often as it is used.
+pub const XSD_STEPS_MAX: usize = 200_000;
 /// Diagnostics reported for one project; what is beyond is counted, not listed.
 pub const DIAGNOSTICS_MAX: usize = 200;
 

@@ -21,7 +21,7 @@ pub use route::{
     ANY, RouteCase, RouteCondition, RouteDefault, RouteMatch, RouteSpec, RouteTests, RouteValues,
     RouteWay,
 };
-pub use xml::{XmlPaths, XmlSpec};
+pub use xml::{ValidateSpec, XmlPaths, XmlSpec, XsltSpec};
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -70,6 +70,10 @@ pub enum StepSpec {
     Throttle(ThrottleSpec),
     /// Write columns as an XML document.
     Xml(XmlSpec),
+    /// Transform a document with a style sheet.
+    Xslt(XsltSpec),
+    /// Check a document by an XML Schema.
+    Validate(ValidateSpec),
 }
 
 impl StepSpec {
@@ -97,6 +101,18 @@ impl StepSpec {
             StepSpec::Delay(_) => "delay",
             StepSpec::Throttle(_) => "throttle",
             StepSpec::Xml(_) => "xml",
+            StepSpec::Xslt(_) => "xslt",
+            StepSpec::Validate(_) => "validate",
+        }
+    }
+
+    /// The plug-in that it runs, if it runs one.
+    pub fn plugin(&self) -> Option<&str> {
+        match self {
+            StepSpec::Script(plugin) => Some(plugin),
+            StepSpec::Xslt(spec) => Some(&spec.plugin),
+            StepSpec::Validate(spec) => Some(&spec.plugin),
+            _ => None,
         }
     }
 
@@ -155,7 +171,9 @@ impl StepSpec {
                 .collect(),
             StepSpec::Throttle(spec) => list("by", &spec.by).collect(),
             // What it names are columns, not expressions.
-            StepSpec::Join(_) | StepSpec::Xml(_) => Vec::new(),
+            StepSpec::Join(_) | StepSpec::Xml(_) | StepSpec::Xslt(_) | StepSpec::Validate(_) => {
+                Vec::new()
+            }
             StepSpec::Pattern(spec) => {
                 let events = spec.sequence.iter().enumerate().map(|(i, event)| {
                     let path = vec!["sequence".into(), i.into(), "when".into()];
@@ -215,6 +233,8 @@ impl StepSpec {
                 )
             }
             StepSpec::Xml(spec) => spec.root.clone(),
+            StepSpec::Xslt(spec) => spec.plugin.clone(),
+            StepSpec::Validate(spec) => spec.plugin.clone(),
             StepSpec::Script(plugin) => plugin.clone(),
             StepSpec::Map(spec) => spec.summary(),
             StepSpec::Call(spec) => {

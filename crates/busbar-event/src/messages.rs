@@ -122,6 +122,7 @@ areas![
     "sql",
     "table",
     "xml",
+    "xsd",
 ];
 
 /// The lines of a catalogue file that carry a message.

@@ -48,4 +48,4 @@ pub use spec::{ExpectedEvent, PluginSpec, PluginTest, TestEvent};
 pub use template::template;
 pub use testing::{PluginTestReport, run_plugin_tests};
 pub use worker::{Worked, WorkerStatus};
-pub use xml_worker::{XML_WORKER, run_xml_worker};
+pub use xml_worker::{INVALID_TAG, XML_WORKER, run_xml_worker};

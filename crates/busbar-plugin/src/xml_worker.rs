@@ -73,7 +73,7 @@ enum Invalid {
 }
 
 /// The tag that says why a document does not fit its schema.
-const TAG: &str = "xml-error";
+pub const INVALID_TAG: &str = "xml-error";
 
 /// Runs the worker on standard input and output, until the node ends it.
 pub fn run_xml_worker(kind: &str) -> ExitCode {
@@ -211,14 +211,14 @@ fn batch(
             Ok(XmlAnswer::Invalid(why)) => {
                 out.extend_from_slice(br#"{"tags":{"#);
                 for (name, value) in columns.tags.iter().flat_map(|tags| &tags[row]) {
-                    if name != TAG {
+                    if name != INVALID_TAG {
                         write_json_text(name, out);
                         out.push(b':');
                         write_json_text(value, out);
                         out.push(b',');
                     }
                 }
-                write_json_text(TAG, out);
+                write_json_text(INVALID_TAG, out);
                 out.push(b':');
                 write_json_text(&why, out);
                 out.extend_from_slice(b"}}");

@@ -43,6 +43,11 @@ fn main() -> ExitCode {
             faults_of_style_sheets_have_file_and_line,
         ),
         (
+            "the_examples_of_the_recommendation_give_their_results",
+            the_examples_of_the_recommendation_give_their_results,
+        ),
+        ("document_types_are_refused", document_types_are_refused),
+        (
             "a_style_sheet_without_end_is_ended",
             a_style_sheet_without_end_is_ended,
         ),
@@ -266,6 +271,76 @@ fn faults_of_style_sheets_have_file_and_line() {
     let found = worked(&plugin, &[b"<r stop='1'/>", b"<r/>"], &[]);
     assert_eq!(found[0], "failed not today");
     assert!(found[1].starts_with("failed main.xsl:6 "), "{found:?}");
+}
+
+/// A case of the file below.
+#[derive(serde::Deserialize)]
+struct RecommendationCase {
+    name: String,
+    files: BTreeMap<String, String>,
+    document: String,
+    result: String,
+}
+
+/// The examples of the recommendation XSLT 1.0 with their results, as the tests of libxslt have them (`tests/REC`, MIT licence); those
+/// whose documents have a document type are left out.
+fn the_examples_of_the_recommendation_give_their_results() {
+    let cases = include_str!("xslt/recommendation.jsonl").lines();
+    let mut wrong: Vec<String> = Vec::new();
+    for line in cases {
+        let case: RecommendationCase = serde_json::from_str(line).unwrap();
+        let spec = format!("language: xslt\nmain: {}.xsl", case.name);
+        let files: Vec<(&str, &str)> = case
+            .files
+            .iter()
+            .map(|(name, text)| (name.as_str(), text.as_str()))
+            .collect();
+        let found = match start(&package(&spec, &files)) {
+            Ok((plugin, _folder)) => worked(&plugin, &[case.document.as_bytes()], &[]).remove(0),
+            // A template of this name is there twice.
+            Err(_) if case.name == "test-6.1" => continue,
+            Err(error) => error.to_string(),
+        };
+        if found != case.result {
+            wrong.push(format!(
+                "{}: {found}\n-- not --\n{}",
+                case.name, case.result
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn document_types_are_refused() {
+    let typed = |body: &str| format!("<!DOCTYPE a [<!ENTITY b 'c'>]>\n{body}");
+    let style = styled(
+        r#"<xsl:include href="part.xsl"/><xsl:template match="/"><r><xsl:value-of select="document('codes.xml')"/></r></xsl:template>"#,
+    );
+    let part = styled("");
+    let codes = "<codes>1</codes>";
+    let started = |style: &str, part: &str, codes: &str| {
+        let files = [
+            ("main.xsl", style),
+            ("part.xsl", part),
+            ("codes.xml", codes),
+        ];
+        start(&package("language: xslt", &files))
+    };
+    let (plugin, _folder) = started(&style, &part, codes).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(worked(&plugin, &[b"<r/>"], &[]), ["<r>1</r>"]);
+    for (style, part) in [(typed(&style), part.clone()), (style.clone(), typed(&part))] {
+        let error = started(&style, &part, codes).err().unwrap().to_string();
+        assert!(error.contains("<!DOCTYPE"), "{error}");
+    }
+    let (plugin, _folder) =
+        started(&style, &part, &typed(codes)).unwrap_or_else(|error| panic!("{error}"));
+    let found = worked(&plugin, &[b"<r/>"], &[]);
+    assert!(found[0].contains("<!DOCTYPE"), "{found:?}");
+    let schema = typed("<xs:schema xmlns:xs='http://www.w3.org/2001/XMLSchema'/>");
+    let error = start(&package("language: xsd", &[("main.xsd", &schema)]))
+        .err()
+        .unwrap();
+    assert!(error.to_string().contains("<!DOCTYPE"), "{error}");
 }
 
 fn a_style_sheet_without_end_is_ended() {

@@ -237,6 +237,16 @@ impl XmlDocument {
         }
     }
 
+    /// The namespace that a prefix stands for in an element; the empty prefix stands for that of names without one.
+    pub fn namespace_of(&self, element: NodeAt, prefix: &str) -> Option<&str> {
+        let held = self.namespaces(element.node).into_iter().find(|node| {
+            let declaration = &self.declarations[node.namespace as usize - 1];
+            self.other(declaration.prefix) == prefix
+        })?;
+        let declaration = &self.declarations[held.namespace as usize - 1];
+        Some(self.other(declaration.uri))
+    }
+
     /// The first element of this local name in a node.
     pub fn child(&self, node: NodeAt, local: &str) -> Option<NodeAt> {
         self.children(node).find(|child| {

@@ -28,7 +28,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use client::NodeArgs;
 use commands::{
     apply, audit, check, compare, connections, dead_letters, doctor, flows, gateways,
-    orchestrations, plugins, process, pull, reference, run, sql, tap, test, top, users,
+    orchestrations, plugins, process, pull, reference, run, schema, sql, tap, test, top, users,
 };
 use exit::Failure;
 
@@ -90,7 +90,7 @@ enum Command {
     /// Forget the stored login, and revoke its token.
     Logout,
     Audit(audit::AuditArgs),
-    Schema(check::SchemaArgs),
+    Schema(schema::SchemaArgs),
     #[command(hide = true)]
     Reference(reference::ReferenceArgs),
     /// Print what a shell needs to complete commands, options and names of a node.
@@ -160,10 +160,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Login(args) => users::login(args, node, json),
         Command::Logout => users::logout(node, json),
         Command::Audit(args) => audit::run(args, node, json),
-        Command::Schema(args) => {
-            check::print_schema(args);
-            Ok(())
-        }
+        Command::Schema(args) => schema::run(args, json),
         Command::Reference(args) => reference::run(args, &Cli::command()),
         Command::Completions { shell } => complete::register(*shell),
     }

@@ -308,3 +308,171 @@ fn an_edit_that_cannot_keep_state_is_refused_and_applied_with_a_replay() {
     assert_eq!(code(&["apply", &folder, "--replay"]), (true, json!({})));
     assert_eq!(code(&["apply", &folder]), (true, json!({})));
 }
+
+/// Writes files below a folder.
+fn write(folder: &Path, files: &[(&str, &str)]) {
+    for (path, text) in files {
+        let path = folder.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+}
+
+/// What a command prints, which must succeed.
+fn printed(world: &World, words: &[&str]) -> String {
+    let output = world.run(words, "");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words:?}: {text}{said}");
+    text
+}
+
+#[test]
+fn columns_lead_to_an_xml_schema_and_back() {
+    let world = World::new();
+    let columns = "format: xml\nschema:\n  id: { type: int, path: \"@id\", required: true }\n  level: { type: float, path: \"level.#text\" }\n  level_unit: { type: text, path: \"level.@unit\" }\n  at: { type: time, required: true }\n  phase: { type: json, path: \"phase[*]\" }\n";
+    let stream = format!("topics: visit/#\n{columns}");
+    let table =
+        "hot: {}\nkey: [id]\ncolumns:\n- { name: id, type: int }\n- { name: name, type: text }\n";
+    write(
+        &world.plant(),
+        &[
+            ("streams/visit.yaml", &stream),
+            ("tables/people.yaml", table),
+        ],
+    );
+    let xsd = printed(
+        &world,
+        &[
+            "schema",
+            "xsd",
+            "visit",
+            "--dir",
+            "plant",
+            "--namespace",
+            "urn:v",
+        ],
+    );
+    write(world.folder.path(), &[("visit.xsd", &xsd)]);
+    let back = printed(&world, &["schema", "columns", "visit.xsd"]);
+    // Attributes of an element stand before its text.
+    let (columns, remarks) = back.split_once('#').map_or((back.as_str(), ""), |_| {
+        back.split_at(back.find("# ").unwrap())
+    });
+    assert_eq!(
+        columns,
+        "format: xml\nschema:\n  id: { type: int, path: \"@id\", required: true }\n  level_unit: { type: text, path: \"level.@unit\" }\n  level: { type: float, path: \"level.#text\" }\n  at: { type: time, required: true }\n  phase: { type: json, path: \"phase[*]\" }\n"
+    );
+    assert!(
+        remarks.starts_with("# at: a time without an offset"),
+        "{remarks}"
+    );
+    let people = printed(&world, &["schema", "xsd", "people", "--dir", "plant"]);
+    assert!(
+        people.contains("<xs:element name=\"id\" type=\"xs:long\"/>"),
+        "{people}"
+    );
+    let json: Value = serde_json::from_str(&printed(
+        &world,
+        &["schema", "columns", "visit.xsd", "--json"],
+    ))
+    .unwrap();
+    assert_eq!(json["schema"][0]["path"], json!("@id"));
+    let kind = printed(&world, &["schema", "stream"]);
+    assert!(kind.contains("json-schema.org"), "{kind}");
+    let unknown = world.run(&["schema", "xsd", "none", "--dir", "plant"], "");
+    assert_eq!(unknown.status.code(), Some(78));
+}
+
+#[test]
+fn style_sheets_and_schemas_work_on_payloads_and_columns() {
+    let world = World::new();
+    let style = "<xsl:stylesheet version='1.0' xmlns:xsl='http://www.w3.org/1999/XSL/Transform'><xsl:output omit-xml-declaration='yes'/><xsl:param name='topic'/><xsl:template match='/visit'><v at='{$topic}'><xsl:value-of select='level * 2'/></v></xsl:template></xsl:stylesheet>";
+    let schema = "<xs:schema xmlns:xs='http://www.w3.org/2001/XMLSchema'><xs:element name='visit'><xs:complexType><xs:sequence><xs:element name='level' type='xs:int'/></xs:sequence></xs:complexType></xs:element></xs:schema>";
+    let files = [
+        ("streams/raw.yaml", "topics: raw/#\n"),
+        (
+            "streams/typed.yaml",
+            "topics: typed/#\nformat: json\nschema: { id: int, doc: text }\n",
+        ),
+        ("plugins/twice/plugin.yaml", "language: xslt\n"),
+        ("plugins/twice/main.xsl", style),
+        ("plugins/visit/plugin.yaml", "language: xsd\n"),
+        ("plugins/visit/main.xsd", schema),
+        (
+            "flows/payload.yaml",
+            r##"
+from: raw
+steps:
+- validate: { plugin: visit }
+- xslt: { plugin: twice }
+to: [{ topic: out/payload }]
+tests:
+- name: documents that fit are transformed, others are dead with line, path and reason
+  given:
+  - { topic: raw/1, payload: "<visit><level>3</level></visit>" }
+  - { topic: raw/1, payload: "<visit>\n<level>x</level></visit>" }
+  - { topic: raw/1, payload: "<visit>" }
+  dead:
+  - { place: "step:0", message: "line 2, /visit/level" }
+  - { place: "step:0", message: "column 8" }
+  expect:
+  - { topic: out/payload, payload: "<v at=\"raw/1\">6</v>\n" }
+"##,
+        ),
+        (
+            "flows/columns.yaml",
+            r##"
+from: typed
+steps:
+- validate: { plugin: visit, column: doc, flag: wrong }
+- xslt: { plugin: twice, column: doc, as: twice }
+- select: id, wrong is null as fits, twice
+to: [{ topic: out/columns }]
+tests:
+- name: a column is checked and transformed; a null stays one
+  given:
+  - { topic: typed/1, payload: { id: 1, doc: "<visit><level>3</level></visit>" } }
+  - { topic: typed/1, payload: { id: 2 } }
+  - { topic: typed/1, payload: { id: 3, doc: "<visit><level>1</level><level>5</level></visit>" } }
+  - { topic: typed/1, payload: { id: 4, doc: "<visit" } }
+  dead:
+  - { place: "step:1" }
+  expect:
+  - { id: 1, fits: true, twice: "<v at=\"typed/1\">6</v>\n" }
+  - { id: 2, fits: true }
+  - { id: 3, fits: false, twice: "<v at=\"typed/1\">2</v>\n" }
+"##,
+        ),
+        (
+            "flows/flagged.yaml",
+            r##"
+from: typed
+steps:
+- xslt: { plugin: twice, column: doc }
+- validate: { plugin: visit, column: doc, flag: wrong }
+to: [{ topic: out/flagged }]
+tests:
+- name: the result takes the place of the document, and what is wrong with it is a column
+  given:
+  - { topic: typed/1, payload: { id: 1, doc: "<visit><level>3</level></visit>" } }
+  expect:
+  - { id: 1, doc: "<v at=\"typed/1\">6</v>\n", wrong: "line 1, /v: Element 'v': No matching global declaration available for the validation root." }
+"##,
+        ),
+    ];
+    write(&world.plant(), &files);
+    let text = printed(&world, &["test", "plant"]);
+    assert!(!text.contains("failed"), "{text}");
+    // A plug-in of another language is refused where it is named.
+    write(
+        &world.plant(),
+        &[(
+            "flows/payload.yaml",
+            "from: raw\nsteps:\n- validate: { plugin: twice }\nto: [{ topic: out/x }]\n",
+        )],
+    );
+    let output = world.run(&["check", "plant"], "");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("language: xsd"), "{said}");
+}

@@ -1,4 +1,4 @@
-//! The step `xml`: columns as an XML document.
+//! The steps of XML: `xml` writes columns as a document, `xslt` transforms documents and `validate` checks them.
 
 use std::fmt;
 
@@ -78,4 +78,34 @@ impl JsonSchema for XmlPaths {
             "additionalProperties": { "type": "string" },
         })
     }
+}
+
+/// Transforms a document with a plug-in whose language is `xslt`. An event of which the style sheet makes nothing becomes a dead
+/// letter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct XsltSpec {
+    /// The plug-in. Its parameters are settings, parts of the event and tags.
+    pub plugin: String,
+    /// The column with the document; without it the payload. A null stays one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+    /// The column for the result, beside the others; without it the result takes the place of the document.
+    #[serde(default, rename = "as", skip_serializing_if = "Option::is_none")]
+    pub result: Option<String>,
+}
+
+/// Checks a document by an XML Schema, with a plug-in whose language is `xsd`. An event whose document does not fit becomes a dead
+/// letter with line, path and reason, or says so in a column with `flag`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ValidateSpec {
+    /// The plug-in.
+    pub plugin: String,
+    /// The column with the document; without it the payload. A null is not checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+    /// A text column for what is wrong with the document; null where it fits. All events go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flag: Option<String>,
 }

@@ -39,6 +39,7 @@ mod throttle;
 mod top;
 mod window;
 mod xml;
+mod xml_plugin;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

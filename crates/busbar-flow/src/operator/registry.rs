@@ -8,6 +8,7 @@ use busbar_event::{Class, Error};
 use super::{
     Step, StepContext, Wrong, aggregate, alarm, call, dedupe, delay, filter, join, latest, map,
     pattern, previous, resequence, script, select, split, sql, throttle, top, window, xml,
+    xml_plugin,
 };
 
 /// Compiles a step of a flow file.
@@ -40,7 +41,9 @@ pub(crate) fn compile(spec: &StepSpec, context: &StepContext<'_>) -> Result<Arc<
         StepSpec::Top(spec) => top::compile(spec, context),
         StepSpec::Where(condition) => filter::compile(condition, context),
         StepSpec::Window(spec) => window::compile(spec, context),
+        StepSpec::Validate(spec) => xml_plugin::validate(spec, context),
         StepSpec::Xml(spec) => xml::compile(spec, context),
+        StepSpec::Xslt(spec) => xml_plugin::xslt(spec, context),
     }
 }
 

@@ -36,15 +36,20 @@ pub(crate) struct KnownPlugin {
     pub failed: Option<Error>,
 }
 
-/// Looks the plug-in up.
-pub(super) fn compile(name: &str, context: &StepContext<'_>) -> Result<Arc<dyn Step>, Wrong> {
-    let Some(known) = context.plugins.get(name) else {
+/// A plug-in by its name.
+pub(super) fn known<'c>(name: &str, context: &StepContext<'c>) -> Result<&'c KnownPlugin, Wrong> {
+    context.plugins.get(name).ok_or_else(|| {
         let error = Error::new(Class::Configuration, "catalog.unknown-plugin").with("name", name);
-        return Err(Wrong {
+        Wrong {
             help: busbar_catalog::suggest(name, context.plugins.keys().map(String::as_str)),
             ..Wrong::new(error)
-        });
-    };
+        }
+    })
+}
+
+/// Looks the plug-in up.
+pub(super) fn compile(name: &str, context: &StepContext<'_>) -> Result<Arc<dyn Step>, Wrong> {
+    let known = known(name, context)?;
     let columns = known.package.spec.columns.as_ref();
     let columns = columns.map(|columns| columns.schema()).transpose();
     let columns = columns.map_err(Wrong::new)?;
@@ -94,6 +99,22 @@ fn result_schema(sees: &Schema, columns: Option<&SchemaRef>) -> Schema {
     Schema::new_with_metadata(fields, [(BODY.to_owned(), body.to_owned())].into())
 }
 
+/// A plug-in that runs.
+///
+/// # Errors
+/// Why it does not run.
+pub(super) fn running(
+    name: &str,
+    plugin: Option<&Arc<Plugin>>,
+    failed: Option<&Error>,
+) -> Result<Arc<Plugin>, Error> {
+    plugin.cloned().ok_or_else(|| {
+        failed
+            .cloned()
+            .unwrap_or_else(|| Error::new(Class::Transient, "plugin.stopped").with("plugin", name))
+    })
+}
+
 struct ScriptStep {
     name: String,
     plugin: Option<Arc<Plugin>>,
@@ -124,13 +145,7 @@ impl Step for ScriptStep {
     }
 
     fn operator(&self, _schema: &SchemaRef) -> Result<Box<dyn Operator>, Error> {
-        let stopped = || {
-            let failed = self.failed.clone();
-            failed.unwrap_or_else(|| {
-                Error::new(Class::Transient, "plugin.stopped").with("plugin", &self.name)
-            })
-        };
-        let plugin = self.plugin.as_ref().ok_or_else(stopped)?;
+        let plugin = running(&self.name, self.plugin.as_ref(), self.failed.as_ref())?;
         let decoder = self.columns.as_ref().map(|columns| {
             let fields = columns.fields().iter().enumerate();
             let own = fields.filter(|(_, field)| !ENVELOPE.contains(&field.name().as_str()));
@@ -139,7 +154,7 @@ impl Step for ScriptStep {
             Decoder::new(&format, columns, &own)
         });
         Ok(Box::new(Script {
-            plugin: Arc::clone(plugin),
+            plugin,
             decoder: decoder.transpose()?,
             schema: Arc::clone(&self.schema),
             is_on_trial: false,
@@ -169,7 +184,7 @@ impl Operator for Script {
             if rows.len() == 0 {
                 return Ok(());
             }
-            let given = GivenRows::new(&rows.batch)?;
+            let given = GivenRows::new(&rows.batch, payloads(&rows.batch)?)?;
             let (pending, places) = given.give(&self.plugin, self.is_on_trial);
             let mut worked: Vec<Worked> = Vec::with_capacity(pending.len());
             for pending in pending {
@@ -182,7 +197,7 @@ impl Operator for Script {
 }
 
 /// The columns of a batch as a plug-in sees them.
-struct GivenRows {
+pub(super) struct GivenRows {
     topics: Option<StringArray>,
     keys: Option<StringArray>,
     times: Option<Vec<i64>>,
@@ -191,7 +206,7 @@ struct GivenRows {
 }
 
 impl GivenRows {
-    fn new(batch: &RecordBatch) -> Result<GivenRows, Error> {
+    pub fn new(batch: &RecordBatch, payloads: BinaryArray) -> Result<GivenRows, Error> {
         let envelope = |name: &str| -> Option<&ArrayRef> {
             let field = batch.schema_ref().field_with_name(name).ok()?;
             is_envelope(name, field.data_type())
@@ -224,13 +239,13 @@ impl GivenRows {
             keys: envelope("key").map(text).transpose()?,
             times,
             tags,
-            payloads: payloads(batch)?,
+            payloads,
         })
     }
 
     /// Gives the events to the plug-in's workers, in parts, each as soon as it is full, so that the workers work while the
     /// rest is written. Answers the parts, and the places of their events in the batch.
-    fn give<'a>(
+    pub fn give<'a>(
         &self,
         plugin: &'a Plugin,
         is_trial: bool,
@@ -299,7 +314,7 @@ impl GivenRows {
 }
 
 /// The payload of each row: that of its event, or its columns as JSON.
-fn payloads(batch: &RecordBatch) -> Result<BinaryArray, Error> {
+pub(super) fn payloads(batch: &RecordBatch) -> Result<BinaryArray, Error> {
     if let Some(payloads) = batch.column_by_name(PAYLOAD) {
         let payloads = cast(payloads, &DataType::Binary).map_err(misfit)?;
         return Ok(payloads.as_binary::<i32>().clone());

@@ -47,12 +47,12 @@ pub(super) fn meaning(project: &Project, parsed: &Parsed<FlowSpec>) -> serde_jso
         named.insert(key, json);
     }
     for step in spec.all_steps() {
+        if let Some(name) = step.spec.plugin() {
+            let plugin = project.plugins.get(name);
+            let json = plugin.map(|plugin| plugin.spec.hash().into());
+            named.insert(format!("plugin/{name}"), json);
+        }
         let (key, json) = match step.spec {
-            StepSpec::Script(name) => {
-                let plugin = project.plugins.get(name);
-                let json = plugin.map(|plugin| plugin.spec.hash().into());
-                (format!("plugin/{name}"), json)
-            }
             StepSpec::Call(call) => {
                 let name = &call.connection;
                 let connection = project.connections.get(name);

@@ -43,7 +43,7 @@ impl Runtime {
         let project = self.project().await;
         let known = self.inner.plugins.read();
         let reports = known.iter().map(|(name, plugin)| {
-            let uses = |step: &StepSpec| matches!(step, StepSpec::Script(used) if used == name);
+            let uses = |step: &StepSpec| step.plugin() == Some(name);
             let flows = project.flows.iter();
             let flows =
                 flows.filter(|(_, flow)| flow.spec.all_steps().iter().any(|step| uses(step.spec)));

@@ -48,7 +48,7 @@ pub(super) fn start_plugins(project: &Project, world: &mut World, only: Option<&
     let host: Arc<dyn PluginHost> =
         Arc::new(TableHost(Box::new(move |name| tables.get(name).cloned())));
     for (name, known) in &mut world.plugins {
-        let uses = |step: &StepSpec| matches!(step, StepSpec::Script(used) if used == name);
+        let uses = |step: &StepSpec| step.plugin() == Some(name);
         let is_used = project.flows.iter().any(|(flow, parsed)| {
             only.is_none_or(|only| only == flow)
                 && !parsed.spec.tests.is_empty()

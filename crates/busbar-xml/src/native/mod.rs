@@ -16,6 +16,8 @@ use busbar_event::{Class, Error};
 
 use functions::{LibExslt, LibXml, LibXslt};
 
+use crate::{DocumentFaultKind, XmlDocument, document_text};
+
 pub use schema::XmlSchema;
 pub use style::StyleSheet;
 
@@ -48,7 +50,7 @@ struct SaidText {
 /// The loader of the library, which is asked when a name is allowed.
 type EntityLoader = unsafe extern "C" fn(*const c_char, *const c_char, *mut c_void) -> *mut c_void;
 static LOADER: OnceLock<EntityLoader> = OnceLock::new();
-/// The name that was refused last.
+/// Why a file was refused, of the last one that was.
 static REFUSED: Mutex<Option<String>> = Mutex::new(None);
 
 impl NativeLibraries {
@@ -241,10 +243,7 @@ impl NativeFault {
         }
         fault.message = lines.join("; ");
         if let Some(refused) = take_refused() {
-            fault.message = format!(
-                "{refused} does not lie in the folder of the plug-in; {}",
-                fault.message
-            );
+            fault.message = format!("{refused}; {}", fault.message);
         }
         fault
     }
@@ -293,16 +292,41 @@ unsafe extern "C" fn load_own(
     let name = unsafe { CStr::from_ptr(url) }
         .to_string_lossy()
         .into_owned();
-    let own = own_path(&name).and_then(|path| CString::new(path).ok());
-    match (own, LOADER.get()) {
-        // SAFETY: it is the library's own loader, with what it was to be given but for the name.
-        (Some(path), Some(loader)) => unsafe { loader(path.as_ptr(), id, context) },
-        _ => {
-            if let Ok(mut refused) = REFUSED.lock() {
-                *refused = Some(name);
+    let refused = match (own_path(&name), LOADER.get()) {
+        (Some(path), Some(loader)) => match (has_document_type(&path), CString::new(path)) {
+            (None, Ok(path)) => {
+                // SAFETY: it is the library's own loader, with what it was to be given but for the name.
+                return unsafe { loader(path.as_ptr(), id, context) };
             }
-            std::ptr::null_mut()
-        }
+            _ => format!("{name} has a document type (<!DOCTYPE), which is refused"),
+        },
+        _ => format!("{name} does not lie in the folder of the plug-in"),
+    };
+    if let Ok(mut last) = REFUSED.lock() {
+        *last = Some(refused);
+    }
+    std::ptr::null_mut()
+}
+
+/// The line of the document type of a file of the current folder, if it has one.
+fn has_document_type(path: &str) -> Option<usize> {
+    let bytes = std::fs::read(path).ok()?;
+    let read = document_text(&bytes).and_then(|text| XmlDocument::of(&text));
+    let fault = read.err()?;
+    (fault.kind == DocumentFaultKind::DocumentType).then_some(fault.line)
+}
+
+/// Refuses a style sheet or schema with a document type: what it declares would be left out without a word.
+fn refuse_document_type(file: &str) -> Result<(), NativeFault> {
+    match has_document_type(file) {
+        None => Ok(()),
+        Some(line) => Err(NativeFault {
+            message:
+                "a document type (<!DOCTYPE) is refused. Write characters by number, such as &#160;"
+                    .into(),
+            file: Some(file.to_owned()),
+            line: u32::try_from(line).ok(),
+        }),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString, c_void};
 
 use super::functions::{LibXml, XmlError};
-use super::{NativeFault, NativeLibraries, take_refused};
+use super::{NativeFault, NativeLibraries, refuse_document_type, take_refused};
 
 /// Faults of a document that are kept.
 const FAULTS_MAX: usize = 8;
@@ -33,6 +33,7 @@ impl<'l> XmlSchema<'l> {
         let name = CString::new(file)
             .map_err(|_| NativeFault::said("the file's name has a zero in it"))?;
         let text = std::fs::read(file).map_err(|cause| NativeFault::said(&cause.to_string()))?;
+        refuse_document_type(file)?;
         // Of a schema that is not well-formed the library only says that there is none.
         libraries.document(&text, &name, false)?;
         let mut faults = NativeFaults {
@@ -59,10 +60,7 @@ impl<'l> XmlSchema<'l> {
                 None => NativeFault::of_text(&said),
             };
             if let Some(refused) = refused {
-                fault.message = format!(
-                    "{refused} does not lie in the folder of the plug-in; {}",
-                    fault.message
-                );
+                fault.message = format!("{refused}; {}", fault.message);
             }
             fault.file.get_or_insert_with(|| file.to_owned());
             if !pointer.is_null() {

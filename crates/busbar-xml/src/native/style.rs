@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::{CString, c_void};
 
 use super::functions::LibXslt;
-use super::{NativeFault, NativeLibraries, take_refused};
+use super::{NativeFault, NativeLibraries, refuse_document_type, take_refused};
 use crate::{XPath, XPathNames, XmlDocument, document_text};
 
 /// A compiled style sheet.
@@ -35,6 +35,7 @@ impl<'l> StyleSheet<'l> {
             .ok_or_else(|| refused("libxslt is not loaded"))?;
         let text = std::fs::read(file).map_err(|cause| refused(&cause.to_string()))?;
         let name = CString::new(file).map_err(|_| refused("the file's name has a zero in it"))?;
+        refuse_document_type(file)?;
         let document = libraries.document(&text, &name, false)?;
         take_refused();
         libraries.take_said();
@@ -43,7 +44,7 @@ impl<'l> StyleSheet<'l> {
         let document = document.release();
         // SAFETY: the document is one, and nobody else has it.
         let pointer = unsafe { (xslt.xsltParseStylesheetDoc)(document) };
-        let said = libraries.take_said();
+        let said = without_version(&libraries.take_said());
         if pointer.is_null() || said.contains(" error") {
             let mut fault = NativeFault::of_text(&said);
             fault.file.get_or_insert_with(|| file.to_owned());
@@ -104,7 +105,7 @@ impl<'l> StyleSheet<'l> {
                 }
                 let mut fault = NativeFault::of_text(&said);
                 if let Some(refused) = refused {
-                    fault.message = format!("{refused} does not lie in the folder of the plug-in");
+                    fault.message = refused;
                 }
                 if fault.message.is_empty() {
                     fault.message = "the style sheet has ended the transformation".into();
@@ -136,6 +137,20 @@ impl Drop for StyleSheet<'_> {
         // SAFETY: nobody else has it.
         unsafe { (self.xslt.xsltFreeStylesheet)(self.pointer) }
     }
+}
+
+/// What the library says of a style sheet, without the remark that its version is a later one: such a style sheet is processed as
+/// XSLT 1.0 says in "Forwards-Compatible Processing".
+fn without_version(said: &str) -> String {
+    let mut lines: Vec<&str> = Vec::new();
+    for line in said.lines() {
+        match line == "xsl:version: only 1.1 features are supported" {
+            // The line before it says where.
+            true => drop(lines.pop()),
+            false => lines.push(line),
+        }
+    }
+    lines.join("\n")
 }
 
 /// The parameters that style sheets of the current folder declare.

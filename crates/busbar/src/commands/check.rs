@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use busbar_catalog::{
-    Bundle, Config, ConfigSource, Diagnostic, Kind, Project, Severity, has_errors, schema,
+    Bundle, Config, ConfigSource, Diagnostic, Kind, Project, Severity, has_errors,
 };
 use busbar_connect::Places;
 use busbar_connector::Connectors;
@@ -18,14 +18,6 @@ pub struct CheckArgs {
     /// The project's folder.
     #[arg(default_value = ".")]
     dir: PathBuf,
-}
-
-/// Print the JSON Schema of a kind of file, for editors.
-#[derive(Debug, clap::Args)]
-pub struct SchemaArgs {
-    /// The kind of file.
-    #[arg(value_parser = ["config", "stream", "flow", "table", "connection", "gateway", "orchestration", "api", "plugin"])]
-    kind: String,
 }
 
 /// Checks and prints what is wrong.
@@ -104,20 +96,4 @@ pub fn wrong(code: u8, diagnostics: &[Diagnostic]) -> Failure {
         .count();
     let error = Error::new(Class::Configuration, "cli.check-failed").with("count", errors);
     Failure::new(code, error)
-}
-
-/// Prints a schema.
-pub fn print_schema(args: &SchemaArgs) {
-    let kind = match args.kind.as_str() {
-        "config" => Kind::Config,
-        "stream" => Kind::Stream,
-        "flow" => Kind::Flow,
-        "table" => Kind::Table,
-        "gateway" => Kind::Gateway,
-        "orchestration" => Kind::Orchestration,
-        "api" => Kind::Api,
-        "plugin" => Kind::Plugin,
-        _ => Kind::Connection,
-    };
-    println!("{:#}", schema::schema(kind));
 }

@@ -16,6 +16,7 @@ pub mod process;
 pub mod pull;
 pub mod reference;
 pub mod run;
+pub mod schema;
 pub mod sql;
 pub mod tap;
 pub mod test;
