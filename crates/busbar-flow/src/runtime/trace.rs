@@ -175,14 +175,13 @@ impl Runtime {
             world
                 .known_as
                 .extend(known_as.map(|known_as| (flow.clone(), known_as)));
-            let changed = |step: &StepSpec| match step {
-                StepSpec::Script(name) => {
+            let changed = |step: &StepSpec| {
+                step.plugin().is_some_and(|name| {
                     let then = project.plugins.get(name).map(|plugin| plugin.spec.hash());
                     let now = world.plugins.get(name);
                     let now = now.filter(|plugin| plugin.running.is_some());
                     now.map(|plugin| plugin.package.hash()) != then
-                }
-                _ => false,
+                })
             };
             let plan = match compile(&flow, &parsed.spec, &parsed.source, &world) {
                 Ok(plan) => plan,
