@@ -29,7 +29,7 @@ use serde::Serialize;
 
 pub use breaker::{Admitted, Breaker, BreakerState, CallTrial};
 pub use database::{
-    AskedDatabase, ColumnType, DatabaseStatus, Databases, PoolUse, Pooled, RemoteTable,
+    AskedDatabase, ColumnType, DatabaseStatus, Databases, KeptTable, PoolUse, Pooled, RemoteTable,
     SessionPool, SqlColumn, SqlCompares, SqlDatabase, SqlPart, SqlRows, SqlStatement, SqlTable,
     SqlValue, TextColumns, number_kind,
 };
@@ -165,7 +165,8 @@ pub struct Delivery {
     pub events: Batch,
     /// The rows as columns: what the flow's last step made, or the events' own.
     pub rows: RecordBatch,
-    /// Who writes, for sinks that keep positions.
+    /// Who writes, for sinks that keep positions. Empty for rows that need not be recognised when they come again: no position
+    /// is kept with them.
     pub producer: Arc<str>,
     /// The position behind the last row of the whole delivery, of which this may be a part.
     pub position: u64,

@@ -32,5 +32,11 @@ pub const POOL_SESSIONS: u16 = 8;
 pub const POOL_SESSIONS_MAX: u16 = 64;
 /// How long a session may be unused before it is closed instead of used again.
 pub const POOL_IDLE_MAX: Duration = Duration::from_secs(300);
+/// Sinks that a table in a database keeps open, each for rows with other columns.
+pub const TABLE_SINKS_MAX: usize = 4;
+/// Producers whose positions a table in a database remembers.
+pub const TABLE_POSITIONS_MAX: usize = 1_024;
+/// How long the columns of a table are not asked for again, after its database did not answer.
+pub const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Threads that talk to databases.
 pub const DATABASE_THREADS: usize = 1;

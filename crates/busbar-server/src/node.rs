@@ -115,8 +115,6 @@ impl Node {
         check_addresses(&access, listens.into_iter().chain([&*config.http.listen]))?;
         // A port that is taken is found out before anything runs.
         let port = bind(&config, &folder).await?;
-        let tables =
-            Arc::new(Tables::open(data.join("tables"), clock)?.with_journals(bus.log().clone())?);
         let allowed = config
             .files
             .allow
@@ -128,6 +126,10 @@ impl Node {
             folder.clone().into(),
             bus.clock().clone(),
         )?;
+        let tables = Tables::open(data.join("tables"), clock)?
+            .with_journals(bus.log().clone())?
+            .with_databases(Arc::new(databases.clone()));
+        let tables = Arc::new(tables);
         let relations = NodeRelations {
             bus: bus.clone(),
             tables: tables.clone(),

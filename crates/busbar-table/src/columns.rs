@@ -247,7 +247,10 @@ pub(crate) fn row_number(schema: &Schema) -> Result<&'static str, Error> {
 
 /// The schema after `more` has joined `have`; what both have must fit, or be of a type that `have` can be widened
 /// to. `declared` says that the table's file names its columns, so that none can be added or widened; columns of the key are never widened.
-pub(crate) fn merge(
+///
+/// # Errors
+/// *Configuration*: a column that is declared otherwise, or not at all.
+pub fn merge_columns(
     table: &str,
     key: &[String],
     have: &SchemaRef,
@@ -327,25 +330,32 @@ fn unknown_column_error(table: &str, column: &str, have: &Schema) -> Error {
 
 /// Rows of a write in the table's own types, without those that cannot be kept.
 #[derive(Debug)]
-pub(crate) struct Prepared {
+pub struct TypedRows {
     /// Column's place in the table's schema, and its values.
     pub columns: Vec<(usize, ArrayRef)>,
     /// True where the row is to be deleted.
     pub deletes: Option<BooleanArray>,
+    /// How many rows they are.
     pub rows: usize,
+    /// The rows that cannot be kept, by their place in the write.
     pub rejected: Vec<Rejected>,
 }
 
-impl Prepared {
+impl TypedRows {
+    /// Whether the row is to be deleted.
     pub fn is_delete(&self, row: usize) -> bool {
         self.deletes.as_ref().is_some_and(|mask| mask.value(row))
     }
 
+    /// How many rows are to be deleted.
     pub fn deleted(&self) -> usize {
         self.deletes.as_ref().map_or(0, BooleanArray::true_count)
     }
 
     /// The rows as one batch of the table's types.
+    ///
+    /// # Errors
+    /// *Permanent*: columns that do not fit each other.
     pub fn to_record(&self, schema: &Schema) -> Result<RecordBatch, Error> {
         let fields = self
             .columns
@@ -365,12 +375,15 @@ impl Prepared {
 
 /// Bring the rows of `write` into the types of `schema`. Depends on nothing but its arguments, so
 /// that a repeated write rejects the same rows.
-pub(crate) fn prepare(
+///
+/// # Errors
+/// *Configuration*: columns that the table does not have or cannot keep, or a key that is missing.
+pub fn typed_rows(
     table: &str,
     schema: &SchemaRef,
     key: &[usize],
     write: &Write<'_>,
-) -> Result<Prepared, Error> {
+) -> Result<TypedRows, Error> {
     let rows = write.rows.num_rows();
     let deletes = deletes(table, key, write)?;
     let mut rejections = Rejections::default();
@@ -404,7 +417,7 @@ pub(crate) fn prepare(
                 .with("column", schema.field(*index).name()));
         }
     }
-    let mut prepared = Prepared {
+    let mut prepared = TypedRows {
         columns,
         deletes,
         rows,
@@ -438,7 +451,7 @@ fn deletes(table: &str, key: &[usize], write: &Write<'_>) -> Result<Option<Boole
     }))
 }
 
-fn drop_rejected(prepared: &mut Prepared) -> Result<(), Error> {
+fn drop_rejected(prepared: &mut TypedRows) -> Result<(), Error> {
     if prepared.rejected.is_empty() {
         return Ok(());
     }

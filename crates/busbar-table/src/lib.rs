@@ -6,6 +6,7 @@
 //! | --- | --- | --- | --- |
 //! | [`Hot`] | memory, and a journal in the log | rows until their time to live is over, bounded in rows and bytes | as it was at the last write |
 //! | [`Relational`] | one SQLite file | everything | as it was at the last commit |
+//! | [`DatabaseTables`] | a table of PostgreSQL, MySQL or another database | everything | as the database keeps it |
 //! | [`Wide`] | one log-structured merge tree | versions of cells until their time to live is over | as it was at the last commit |
 //!
 //! All sit behind [`Table`] and pass the same conformance suite (`tests/conformance.rs`). Rows move
@@ -22,6 +23,7 @@
 //! This crate knows no stream, no topic, no flow and no SQL beyond what SQLite is asked.
 
 mod columns;
+mod database;
 mod hot;
 mod journals;
 pub mod limits;
@@ -33,7 +35,8 @@ mod stand_in;
 mod table;
 pub mod wide;
 
-pub use columns::{ColumnType, canonical_schema};
+pub use columns::{ColumnType, TypedRows, canonical_schema, merge_columns, typed_rows};
+pub use database::{DatabasePlace, DatabaseTables};
 pub use hot::Hot;
 pub use position::ProducerPosition;
 pub use registry::{Staged, Tables};

@@ -12,7 +12,7 @@ use crate::hot::Mover;
 use crate::journals::Journals;
 use crate::spec::{Engine, TableSpec};
 use crate::wide::WideStore;
-use crate::{Hot, Relational, Table, Wide};
+use crate::{DatabaseTables, Hot, Relational, Table, Wide};
 
 /// The tables of a node, by name.
 ///
@@ -26,6 +26,7 @@ pub struct Tables {
     wide: Arc<WideStore>,
     clock: Arc<dyn Clock>,
     journals: Option<Journals>,
+    databases: Option<Arc<dyn DatabaseTables>>,
     open: RwLock<BTreeMap<String, Open>>,
     /// By the hot table whose rows are moved to another table.
     movers: Mutex<BTreeMap<String, Mover>>,
@@ -44,6 +45,7 @@ struct Open {
 enum Kept {
     Hot(Arc<Hot>),
     Relational(Arc<Relational>),
+    Database(Arc<dyn Table>),
     Wide(Arc<Wide>),
 }
 
@@ -52,6 +54,7 @@ impl Kept {
         match self {
             Kept::Hot(table) => Arc::clone(table) as Arc<dyn Table>,
             Kept::Relational(table) => Arc::clone(table) as Arc<dyn Table>,
+            Kept::Database(table) => Arc::clone(table),
             Kept::Wide(table) => Arc::clone(table) as Arc<dyn Table>,
         }
     }
@@ -66,6 +69,7 @@ impl Tables {
             wide: Arc::new(WideStore::new(&folder, Arc::clone(&clock))),
             clock,
             journals: None,
+            databases: None,
             open: RwLock::default(),
             movers: Mutex::default(),
         })
@@ -75,6 +79,13 @@ impl Tables {
     pub fn with_journals(mut self, log: Log) -> Result<Self, Error> {
         self.journals = Some(Journals::new(log)?);
         Ok(self)
+    }
+
+    /// Keeps relational tables that name a connection in the database it leads to.
+    #[must_use]
+    pub fn with_databases(mut self, databases: Arc<dyn DatabaseTables>) -> Self {
+        self.databases = Some(databases);
+        self
     }
 
     /// Make the tables be those of `specs`; blocks while files are opened. If one is refused, none
@@ -252,6 +263,15 @@ impl Tables {
                 let file = self.dir.join(format!("{name}.db"));
                 let table = Relational::open(&file, name, &schema, &spec.key)?;
                 Ok(Kept::Relational(Arc::new(table)))
+            }
+            Engine::Database(place) => {
+                let databases = self.databases.as_ref().ok_or_else(|| {
+                    Error::new(Class::Configuration, "table.no-connection")
+                        .with("table", name)
+                        .with("connection", &place.connection)
+                })?;
+                let table = databases.open(name, &place, &schema, &spec.key)?;
+                Ok(Kept::Database(table))
             }
             Engine::Wide(options) => {
                 if let Some(Open {

@@ -8,6 +8,7 @@ use busbar_event::{Class, Error, Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::DatabasePlace;
 use crate::columns::{ColumnType, check_columns, row_number};
 use crate::limits::{
     HOT_BYTES_MAX_DEFAULT, HOT_ROWS_MAX, HOT_ROWS_MAX_DEFAULT, NAME_BYTES_MAX, WIDE_FAMILIES_MAX,
@@ -21,7 +22,7 @@ pub struct TableSpec {
     /// Keep the rows in memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hot: Option<HotSpec>,
-    /// Keep the rows in a SQLite file.
+    /// Keep the rows in a SQLite file, or in a table of a database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relational: Option<RelationalSpec>,
     /// Keep the rows as cells on disk, with versions, any number of columns and a time to live for each family.
@@ -80,10 +81,26 @@ pub enum WhenFull {
     Evict,
 }
 
-/// Rows in a SQLite file.
+/// Rows in a SQLite file of the node, or, with `connection`, in a table of a database.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct RelationalSpec {}
+pub struct RelationalSpec {
+    /// The connection to the database that keeps the rows. Without it they are in a SQLite file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<String>,
+    /// A connection to a copy of the database that only answers reads. Reads go to it, and to `connection` while it does not
+    /// answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<String>,
+    /// The table in the database, as `schema.table`, or `table` in the schema that the database takes by itself; by default
+    /// the name of this table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+    /// Makes the table and its columns where they are missing; `true` if not given. With `false` the error says the statement
+    /// that does it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub create: Option<bool>,
+}
 
 /// Rows of cells on disk. A cell has a row, a family, a qualifier, a time and a value.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -124,6 +141,7 @@ pub struct FamilySpec {
 pub(crate) enum Engine {
     Hot(HotOptions),
     Relational,
+    Database(DatabasePlace),
     Wide(WideOptions),
 }
 
@@ -162,7 +180,7 @@ impl TableSpec {
         let engine = self.engine(name)?;
         let schema = self.schema(name)?;
         match engine {
-            Engine::Hot(_) | Engine::Wide(_) => Ok(()),
+            Engine::Hot(_) | Engine::Database(_) | Engine::Wide(_) => Ok(()),
             Engine::Relational => row_number(&schema).map(drop),
         }
     }
@@ -225,7 +243,7 @@ impl TableSpec {
                 }
                 hot.options(name).map(Engine::Hot)
             }
-            (None, Some(_), None) => Ok(Engine::Relational),
+            (None, Some(relational), None) => relational.engine(name),
             (None, None, Some(wide)) => wide.options(name, self).map(Engine::Wide),
             _ => Err(Error::new(Class::Configuration, "table.one-engine").with("table", name)),
         }
@@ -292,6 +310,34 @@ impl HotSpec {
             when_full: self.when_full,
             moves_to: self.moves_to.clone(),
         })
+    }
+}
+
+impl RelationalSpec {
+    fn engine(&self, name: &str) -> Result<Engine, Error> {
+        let new = |code| Error::new(Class::Configuration, code).with("table", name);
+        let Some(connection) = &self.connection else {
+            let only_there = [
+                ("replica", self.replica.is_some()),
+                ("table", self.table.is_some()),
+                ("create", self.create.is_some()),
+            ];
+            return match only_there.iter().find(|(_, given)| *given) {
+                Some((option, _)) => Err(new("table.needs-connection").with("option", option)),
+                None => Ok(Engine::Relational),
+            };
+        };
+        let table = self.table.as_deref().unwrap_or(name);
+        let path: Vec<String> = table.split('.').map(str::to_owned).collect();
+        if path.len() > 2 || path.iter().any(String::is_empty) {
+            return Err(new("table.database-path").with("path", busbar_event::quote(table)));
+        }
+        Ok(Engine::Database(DatabasePlace {
+            connection: connection.clone(),
+            replica: self.replica.clone(),
+            path,
+            create: self.create.unwrap_or(true),
+        }))
     }
 }
 

@@ -54,7 +54,8 @@ impl StandIn {
     pub fn new(name: &str, spec: &TableSpec, clock: Arc<dyn Clock>) -> Result<StandIn, Error> {
         spec.check(name)?;
         let kind = match spec.engine(name)? {
-            Engine::Hot(_) => StandInKind::Hot,
+            // A database has no past either.
+            Engine::Hot(_) | Engine::Database(_) => StandInKind::Hot,
             Engine::Relational => StandInKind::Relational,
             Engine::Wide(options) => StandInKind::Wide(options),
         };
@@ -78,7 +79,7 @@ impl StandIn {
     fn note(&self, write: &Write<'_>, options: &WideOptions) -> Result<(), Error> {
         let schema = self.schema();
         let key = self.key_places(&schema);
-        let prepared = columns::prepare(self.name(), &schema, &key, write)?;
+        let prepared = columns::typed_rows(self.name(), &schema, &key, write)?;
         let rows = prepared.to_record(&schema)?;
         let now = self.clock.now_micros();
         let stamps = options

@@ -214,7 +214,11 @@ impl JdbcSink {
         })
     }
 
+    /// The name that the position is kept under; empty for none.
     fn producer(&self, producer: &str) -> Result<String, Error> {
+        if producer.is_empty() {
+            return Ok(String::new());
+        }
         let name = self.options.producer.as_deref().unwrap_or(&self.name);
         let producer = format!("{name}/{producer}");
         match producer.chars().count() > PRODUCER_CHARS_MAX {

@@ -107,6 +107,10 @@ impl SqlDatabase for MysqlDatabase {
         Box::pin(self.begin(statement))
     }
 
+    fn made_for(&self, kind: ColumnType, key: bool) -> Option<String> {
+        Some(super::values::made_for(&kind.arrow(), key))
+    }
+
     fn pool(&self) -> PoolUse {
         self.pool.used()
     }

@@ -213,7 +213,11 @@ impl MysqlSink {
         }
     }
 
+    /// The name that the position is kept under; empty for none.
     fn producer(&self, producer: &str) -> Result<String, Error> {
+        if producer.is_empty() {
+            return Ok(String::new());
+        }
         let producer = format!(
             "{}/{producer}",
             self.options.producer.as_deref().unwrap_or(&self.name)
@@ -317,6 +321,10 @@ async fn begin(
     producer: &str,
     position: u64,
 ) -> Result<bool, Failed> {
+    if producer.is_empty() {
+        link.run("BEGIN").await?;
+        return Ok(true);
+    }
     let begun = format!(
         "BEGIN; INSERT INTO {} VALUES ({producer}, {position}) ON DUPLICATE KEY UPDATE position = GREATEST(position, {position})",
         plan.positions

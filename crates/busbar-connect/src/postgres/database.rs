@@ -107,6 +107,14 @@ impl SqlDatabase for PostgresDatabase {
         Box::pin(self.begin(statement))
     }
 
+    fn made_for(&self, kind: ColumnType, _key: bool) -> Option<String> {
+        Some(match kind {
+            // Kept as it is written.
+            ColumnType::Json => "json".into(),
+            kind => super::types::made_for(&kind.arrow()),
+        })
+    }
+
     fn pool(&self) -> PoolUse {
         self.pool.used()
     }

@@ -226,6 +226,10 @@ impl PostgresSink {
         plan: &Plan,
         delivery: &Delivery,
     ) -> Result<bool, Failed> {
+        if delivery.producer.is_empty() {
+            link.run("BEGIN").await?;
+            return Ok(true);
+        }
         let begun = format!(
             "BEGIN; INSERT INTO {positions} AS p VALUES ({producer}, {position}) ON CONFLICT (producer) \
              DO UPDATE SET position = excluded.position WHERE p.position < excluded.position",

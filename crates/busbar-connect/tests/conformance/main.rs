@@ -25,6 +25,7 @@ mod kafka_server;
 mod kafka_sink;
 mod kafka_source;
 mod kafka_subject;
+mod kept_tables;
 mod mllp;
 mod mllp_subject;
 mod mqtt;

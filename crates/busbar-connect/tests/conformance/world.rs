@@ -27,6 +27,7 @@ pub struct World {
     pub tokio: tokio::runtime::Runtime,
     pub bus: Bus,
     pub flows: Runtime,
+    pub tables: Arc<Tables>,
     pub databases: Databases,
 }
 
@@ -63,7 +64,6 @@ impl World {
         );
         let bus = Bus::open(log.expect("the log opens"), BusOptions::default());
         let bus = bus.expect("the bus opens");
-        let tables = Arc::new(Tables::open(folder.path(), clock).unwrap());
         let tokio = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -75,12 +75,14 @@ impl World {
             Arc::new(SystemClock),
         );
         let databases = databases.expect("a thread");
+        let tables = Tables::open(folder.path(), clock).unwrap();
+        let tables = Arc::new(tables.with_databases(Arc::new(databases.clone())));
         let flows = tokio.block_on(async {
             Runtime::open(RuntimeOptions {
                 snapshot_every: busbar_flow::limits::SNAPSHOT_EVERY,
                 state_bytes_max: busbar_flow::limits::STATE_BYTES_MAX,
                 bus: bus.clone(),
-                tables,
+                tables: Arc::clone(&tables),
                 databases: databases.clone(),
                 connectors: busbar_connect::registry(),
                 project_dir: folder.path().into(),
@@ -95,6 +97,7 @@ impl World {
             tokio,
             bus,
             flows,
+            tables,
             databases,
         }
     }
@@ -113,8 +116,10 @@ impl World {
             tokio,
             bus,
             flows,
+            tables,
             databases,
         } = self;
+        drop(tables);
         disk.kill();
         drop((flows, bus, databases));
         tokio.shutdown_timeout(PATIENCE);

@@ -5,11 +5,15 @@
 //! | use | made by |
 //! | --- | --- |
 //! | a `join` with a table of the database, and its tables in SQL | [`RemoteTable`] |
+//! | a relational table that is kept in the database | [`KeptTable`], over [`Connector::sink`](crate::Connector::sink) |
 //! | a `call` of a statement | [`SqlForm`](crate::SqlForm) and [`SqlService`](crate::SqlService) |
 //! | sessions that are used again, and their number | [`SessionPool`] |
 //! | rows that come as texts | [`TextColumns`] |
 
 mod columns;
+mod kept;
+mod kept_query;
+mod kept_write;
 mod open;
 mod pool;
 mod statement;
@@ -25,6 +29,7 @@ pub use busbar_table::ColumnType;
 use crate::Work;
 
 pub use columns::TextColumns;
+pub use kept::KeptTable;
 pub use open::{AskedDatabase, DatabaseStatus, Databases};
 pub use pool::{PoolUse, Pooled, SessionPool};
 pub use statement::{SqlPart, SqlStatement, SqlValue};
@@ -52,6 +57,12 @@ pub trait SqlDatabase: Send + Sync {
     /// What ends a statement so that it answers with at most so many rows.
     fn limited(&self, rows: usize) -> String {
         format!(" LIMIT {rows}")
+    }
+
+    /// The type of a column that is made for values of this kind, in a key or not; none where no tables are made.
+    fn made_for(&self, kind: ColumnType, key: bool) -> Option<String> {
+        let _ = (kind, key);
+        None
     }
 
     /// What is used of the pool of sessions.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use busbar_catalog::ConnectionSpec;
+use busbar_catalog::{ConnectionOptions, ConnectionSpec};
 use busbar_event::{Class, Error};
 use busbar_log::Clock;
 use busbar_table::Table;
@@ -18,7 +18,7 @@ use tokio::sync::OnceCell;
 
 use super::{PoolUse, RemoteTable, SqlDatabase};
 use crate::limits::DATABASE_THREADS;
-use crate::{Connector, Connectors, ServiceContext};
+use crate::{Connector, Connectors, ServiceContext, Sink, SinkContext};
 
 /// The databases among a project's connections. Cheap to clone.
 #[derive(Clone)]
@@ -220,6 +220,36 @@ impl AskedDatabase {
     pub async fn database(&self) -> Result<Arc<dyn SqlDatabase>, Error> {
         let open = || self.connector.database(&self.spec, self.context.clone());
         self.database.get_or_try_init(open).await.cloned()
+    }
+
+    /// A sink that writes rows with these columns as `write` says, in the words of the connection's own option.
+    ///
+    /// # Errors
+    /// As [`Connector::sink`].
+    pub(super) async fn sink(
+        &self,
+        write: serde_json::Value,
+        schema: arrow::datatypes::SchemaRef,
+    ) -> Result<Box<dyn Sink>, Error> {
+        let mut options = self.spec.options.to_json();
+        if let Some(options) = options.as_object_mut() {
+            // What the connection does besides is none of the table's.
+            options.retain(|name, _| !matches!(name.as_str(), "follow" | "query"));
+            options.insert("write".to_owned(), write);
+        }
+        let options = ConnectionOptions::from_text(&options.to_string());
+        let spec = ConnectionSpec {
+            options: options.map_err(|refused| refused.error().clone())?,
+            topic: None,
+            ..self.spec.clone()
+        };
+        let context = SinkContext {
+            name: Arc::clone(&self.context.name),
+            project_dir: Arc::clone(&self.context.project_dir),
+            clock: Arc::clone(&self.context.clock),
+            schema,
+        };
+        self.connector.sink(&spec, context).await
     }
 
     /// Does work with it on the threads of the databases. Dropped, it is given up.

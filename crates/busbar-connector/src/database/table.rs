@@ -5,14 +5,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{concat_batches, take};
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{Int64Type, Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use busbar_event::{Class, Error};
 use busbar_table::{
-    Applied, Capabilities, Compare, Condition, Constant, Found, Lookup, Rows, Scan, Stats, Table,
-    Write,
+    Applied, Capabilities, ColumnType, Compare, Condition, Constant, Found, Lookup, Rows, Scan,
+    Stats, Table, Write,
 };
 
 use super::open::AskedDatabase;
@@ -55,6 +55,24 @@ impl RemoteTable {
                 key: Vec::new(),
             }) as Arc<dyn Table>
         }))
+    }
+
+    /// A table that is known already.
+    pub(super) fn of(
+        name: &str,
+        open: &Arc<AskedDatabase>,
+        database: &Arc<dyn SqlDatabase>,
+        table: SqlTable,
+        key: &[String],
+    ) -> RemoteTable {
+        RemoteTable {
+            name: name.to_owned(),
+            open: Arc::clone(open),
+            database: Arc::clone(database),
+            schema: table.schema(),
+            table,
+            key: key.to_vec(),
+        }
     }
 
     /// The table as SQL writes it.
@@ -177,7 +195,7 @@ impl RemoteTable {
     }
 
     /// All rows of a statement.
-    fn all(&self, statement: SqlStatement) -> Result<Vec<RecordBatch>, Error> {
+    pub(super) fn all(&self, statement: SqlStatement) -> Result<Vec<RecordBatch>, Error> {
         let database = Arc::clone(&self.database);
         self.open.wait(async move {
             let mut rows = database.run(&statement).await?;
@@ -187,6 +205,16 @@ impl RemoteTable {
             }
             Ok(batches)
         })
+    }
+
+    /// Its name, as errors say it.
+    pub(super) fn label(&self) -> &str {
+        &self.name
+    }
+
+    /// What ends a query so that it answers with at most so many rows.
+    pub(super) fn at_most(&self, rows: usize) -> String {
+        self.database.limited(rows)
     }
 
     fn read_only(&self) -> Error {
@@ -387,15 +415,15 @@ impl Table for RemoteTable {
     }
 
     fn rows(&self) -> Result<u64, Error> {
-        let scan = Scan {
-            projection: Some(Vec::new()),
-            ..Scan::default()
-        };
-        let mut rows = 0;
-        for batch in self.scan(&scan)? {
-            rows += batch?.num_rows() as u64;
-        }
-        Ok(rows)
+        let text = format!("SELECT COUNT(*) FROM {}", self.written());
+        let columns = Schema::new(vec![ColumnType::Int.field("rows")]);
+        let batches = self.all(self.statement(vec![SqlPart::Text(text)], columns))?;
+        let first = batches.first().filter(|batch| batch.num_rows() > 0);
+        let count = first.and_then(|batch| {
+            let counts = batch.column(0).as_primitive_opt::<Int64Type>();
+            counts.map(|counts| counts.value(0).unsigned_abs())
+        });
+        Ok(count.unwrap_or(0))
     }
 
     fn position(&self, _producer: &str) -> Result<Option<u64>, Error> {

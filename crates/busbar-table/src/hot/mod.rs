@@ -17,7 +17,7 @@ use busbar_event::{Class, Error};
 use busbar_log::{Clock, Partition, PartitionOptions};
 use parking_lot::{RwLock, RwLockWriteGuard};
 
-use crate::columns::{self, ColumnType, Prepared};
+use crate::columns::{self, ColumnType, TypedRows};
 use crate::limits::{SNAPSHOT_BYTES_MAX, SNAPSHOT_ROWS_MAX};
 use crate::spec::{HotOptions, check_key_type};
 use crate::table::{
@@ -92,7 +92,7 @@ impl Hot {
         state.is_moving = false;
         for entry in journal.entries() {
             let entry = entry?;
-            let merged = columns::merge(
+            let merged = columns::merge_columns(
                 &self.name,
                 &self.key,
                 &state.schema,
@@ -118,7 +118,7 @@ impl Hot {
                 deletes: entry.deletes.as_ref(),
                 position: None,
             };
-            let rows = columns::prepare(&self.name, &state.schema, &state.key, &write)?;
+            let rows = columns::typed_rows(&self.name, &state.schema, &state.key, &write)?;
             let keys = state.keys_of(&rows)?;
             if !entry.is_snapshot {
                 if std::mem::take(&mut out_of_order) {
@@ -213,7 +213,7 @@ impl Hot {
     }
 
     /// Bring rows into the table's types, outside the lock.
-    fn prepare(&self, write: &Write<'_>) -> Result<(SchemaRef, Prepared), Error> {
+    fn prepare(&self, write: &Write<'_>) -> Result<(SchemaRef, TypedRows), Error> {
         let (schema, key) = {
             let state = self.state.read();
             (Arc::clone(&state.schema), state.key.clone())
@@ -223,7 +223,7 @@ impl Hot {
                 .with("table", &self.name)
                 .with("column", &self.key[0]));
         }
-        let prepared = columns::prepare(&self.name, &schema, &key, write)?;
+        let prepared = columns::typed_rows(&self.name, &schema, &key, write)?;
         Ok((schema, prepared))
     }
 
@@ -284,7 +284,7 @@ impl Table for Hot {
         let _one = self.journal.as_ref().map(|journal| journal.writing.lock());
         let mut state = self.state.write();
         let before = Arc::clone(&state.schema);
-        let merged = columns::merge(&self.name, &self.key, &before, schema, self.declared)?;
+        let merged = columns::merge_columns(&self.name, &self.key, &before, schema, self.declared)?;
         let key = self.key_columns(&merged)?;
         state.widen(&self.name, Arc::clone(&merged))?;
         state.key = key;
@@ -300,7 +300,8 @@ impl Table for Hot {
 
     fn check(&self, schema: &Schema) -> Result<(), Error> {
         let state = self.state.read();
-        let merged = columns::merge(&self.name, &self.key, &state.schema, schema, self.declared)?;
+        let merged =
+            columns::merge_columns(&self.name, &self.key, &state.schema, schema, self.declared)?;
         self.key_columns(&merged).map(drop)
     }
 

@@ -12,7 +12,7 @@ use hashbrown::{HashMap, HashTable};
 use std::hash::BuildHasher;
 
 use super::chunk::{Chunk, Source, gather};
-use crate::columns::{ColumnType, Prepared, arrow_error, type_of, widen};
+use crate::columns::{ColumnType, TypedRows, arrow_error, type_of, widen};
 use crate::limits::{HOT_CHUNK_ROWS, MOVE_BYTES_MAX, MOVE_ROWS_MAX};
 use crate::spec::{HotOptions, WhenFull};
 use crate::table::Stats;
@@ -254,7 +254,7 @@ impl State {
     }
 
     /// Refuse rows that would not fit, before anything is changed.
-    pub fn check_room(&self, rows: &Prepared, keys: Option<&Rows>) -> Result<(), Error> {
+    pub fn check_room(&self, rows: &TypedRows, keys: Option<&Rows>) -> Result<(), Error> {
         let sources = self.sources(rows);
         let incoming: usize = sources
             .iter()
@@ -321,7 +321,7 @@ impl State {
 
     /// Put and delete rows. `keys` are theirs, in the table's own encoding; `times` are when they were
     /// written.
-    pub fn put(&mut self, rows: &Prepared, keys: Option<&Rows>, times: &[i64]) -> Done {
+    pub fn put(&mut self, rows: &TypedRows, keys: Option<&Rows>, times: &[i64]) -> Done {
         self.writes += 1;
         let evicts = self.options.when_full == WhenFull::Evict && !self.is_moving;
         let mut done = Done::default();
@@ -376,7 +376,7 @@ impl State {
     }
 
     /// Whether every chunk has room for all bytes of these rows.
-    pub fn chunks_can_take(&self, rows: &Prepared) -> bool {
+    pub fn chunks_can_take(&self, rows: &TypedRows) -> bool {
         let incoming: usize = rows
             .columns
             .iter()
@@ -437,7 +437,7 @@ impl State {
     }
 
     /// The keys of some rows; none for a table without a key.
-    pub fn keys_of(&self, rows: &Prepared) -> Result<Option<Rows>, Error> {
+    pub fn keys_of(&self, rows: &TypedRows) -> Result<Option<Rows>, Error> {
         if self.key.is_empty() {
             return Ok(None);
         }
@@ -458,14 +458,14 @@ impl State {
         converter.convert_columns(columns).map_err(arrow_error)
     }
 
-    fn sources<'a>(&self, rows: &'a Prepared) -> Vec<(usize, Source<'a>)> {
+    fn sources<'a>(&self, rows: &'a TypedRows) -> Vec<(usize, Source<'a>)> {
         let columns = rows.columns.iter();
         columns
             .map(|(column, array)| (*column, Source::new(self.kinds[*column], array)))
             .collect()
     }
 
-    fn sources_owned(&self, rows: &Prepared) -> Vec<(usize, ArrayRef)> {
+    fn sources_owned(&self, rows: &TypedRows) -> Vec<(usize, ArrayRef)> {
         rows.columns.clone()
     }
 

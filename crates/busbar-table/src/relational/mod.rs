@@ -22,7 +22,7 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 
 use crate::ProducerPosition;
-use crate::columns::{self, ColumnType, Prepared, arrow_error, type_of};
+use crate::columns::{self, ColumnType, TypedRows, arrow_error, type_of};
 use crate::table::{
     Applied, Capabilities, Found, LooksBack, Lookup, Rows, Scan, Stats, Table, Write,
 };
@@ -129,7 +129,8 @@ impl Relational {
     fn widen(&self, schema: &Schema, declared: bool) -> Result<(), Error> {
         let mut writer = self.writer.lock();
         let before = Arc::clone(&self.shape.read());
-        let merged = columns::merge(&self.name, &self.key, &before.schema, schema, declared)?;
+        let merged =
+            columns::merge_columns(&self.name, &self.key, &before.schema, schema, declared)?;
         if Arc::ptr_eq(&merged, &before.schema) {
             return Ok(());
         }
@@ -179,7 +180,7 @@ impl Table for Relational {
 
     fn check(&self, schema: &Schema) -> Result<(), Error> {
         let shape = self.shape();
-        let merged = columns::merge(
+        let merged = columns::merge_columns(
             &self.name,
             &self.key,
             &shape.schema,
@@ -196,7 +197,7 @@ impl Table for Relational {
                 .with("table", &self.name)
                 .with("column", &self.key[0]));
         }
-        let mut rows = columns::prepare(&self.name, &shape.schema, &shape.key, write)?;
+        let mut rows = columns::typed_rows(&self.name, &shape.schema, &shape.key, write)?;
         let mut applied = Applied {
             rejected: std::mem::take(&mut rows.rejected),
             ..Applied::default()
@@ -423,7 +424,7 @@ fn put(
     connection: &Connection,
     table: &str,
     shape: &Shape,
-    rows: &Prepared,
+    rows: &TypedRows,
     at: Option<&ProducerPosition>,
 ) -> Result<usize, Error> {
     let fault = |cause| sqlite_error(table, cause);
@@ -479,7 +480,7 @@ fn put(
 /// and how many puts are followed by another put. All rows of a batch have the same columns, so the later
 /// put replaces all that the earlier one wrote. A deletion before a put is needed: it empties the columns
 /// that the put does not have.
-fn superseded(shape: &Shape, rows: &Prepared) -> Result<(Vec<bool>, usize), Error> {
+fn superseded(shape: &Shape, rows: &TypedRows) -> Result<(Vec<bool>, usize), Error> {
     if shape.key.is_empty() || rows.rows < 2 {
         return Ok((Vec::new(), 0));
     }

@@ -208,7 +208,7 @@ impl Wide {
         }
         let others = Schema::new(others);
         let base = layout.base();
-        let merged = columns::merge(&self.name, &self.key, &base, &others, declared)?;
+        let merged = columns::merge_columns(&self.name, &self.key, &base, &others, declared)?;
         for column in &self.key {
             if let Some((_, field)) = merged.column_with_name(column) {
                 check_key_type(&self.name, column, columns::type_of(field))?;

@@ -17,7 +17,7 @@ use super::layout::{WideColumn, WideLayout};
 use super::read::Stamp;
 use super::store::CellCommit;
 use super::{Stamper, Wide};
-use crate::columns::{self, ColumnType, Prepared, type_of};
+use crate::columns::{self, ColumnType, TypedRows, type_of};
 use crate::limits::{WIDE_KEY_BYTES_MAX, WIDE_QUALIFIER_BYTES_MAX};
 use crate::table::{Applied, Rejected, Write};
 
@@ -29,7 +29,7 @@ pub(super) fn rows(table: &Wide, write: &Write<'_>) -> Result<Applied, Error> {
             .with("table", &table.name)
             .with("column", &table.key[0]));
     };
-    let mut rows = columns::prepare(&table.name, &layout.schema, &layout.key_places, write)?;
+    let mut rows = columns::typed_rows(&table.name, &layout.schema, &layout.key_places, write)?;
     let mut applied = Applied {
         rejected: std::mem::take(&mut rows.rejected),
         ..Applied::default()
@@ -220,7 +220,7 @@ struct CellSource<'a> {
 }
 
 impl<'a> CellSource<'a> {
-    fn new(layout: &'a WideLayout, rows: &'a Prepared) -> Self {
+    fn new(layout: &'a WideLayout, rows: &'a TypedRows) -> Self {
         let mut source = Self {
             key: Vec::with_capacity(layout.key_places.len()),
             families: vec![Vec::new(); layout.families.len()],

@@ -329,6 +329,8 @@ final class JdbcSession {
     /** Notes the position; false when it is known already, with the rows before it. */
     private boolean begin(Map<String, Object> frame, int seconds) throws SQLException {
         String producer = (String) frame.get("producer");
+        // Rows that need not be recognised when they come again.
+        if (producer.isEmpty()) return true;
         BigDecimal position = new BigDecimal((String) frame.get("position"));
         if (update((String) frame.get("advance"), seconds, position, producer, position) > 0) return true;
         if (update((String) frame.get("lock"), seconds, producer) > 0) {

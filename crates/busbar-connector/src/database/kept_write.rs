@@ -1,0 +1,287 @@
+//! How rows are written to a table that is kept in a database: through the sink of its connector, which keeps the position of
+//! the producer in the same transaction.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::row::{RowConverter, SortField};
+use busbar_event::{BatchBuilder, Class, Error};
+use busbar_table::{Applied, Rejected, TypedRows, Write, typed_rows};
+use serde_json::json;
+
+use super::kept::{KeptTable, SettledTable};
+use super::open::AskedDatabase;
+use crate::limits::{TABLE_POSITIONS_MAX, TABLE_SINKS_MAX};
+use crate::{Delivery, Sink, Written};
+
+/// The column that says what is done with a row. No table has one that begins so.
+const CHANGE: &str = "_busbar_change";
+
+/// What writes to a table.
+#[derive(Default)]
+pub(super) struct KeptWriter {
+    /// Where the sinks lead to.
+    open: Option<Arc<AskedDatabase>>,
+    /// A sink takes rows of one schema; those used last come last.
+    sinks: Vec<(SchemaRef, Box<dyn Sink>)>,
+    /// The positions that producers are known to have.
+    positions: HashMap<String, u64>,
+}
+
+impl KeptWriter {
+    /// Forgets everything if the connection leads elsewhere now.
+    fn lead_to(&mut self, open: &Arc<AskedDatabase>) {
+        if !self
+            .open
+            .as_ref()
+            .is_some_and(|known| Arc::ptr_eq(known, open))
+        {
+            *self = KeptWriter {
+                open: Some(Arc::clone(open)),
+                ..KeptWriter::default()
+            };
+        }
+    }
+
+    fn take(&mut self, schema: &SchemaRef) -> Option<Box<dyn Sink>> {
+        let at = self.sinks.iter().position(|(known, _)| known == schema)?;
+        Some(self.sinks.remove(at).1)
+    }
+
+    fn give_back(&mut self, schema: SchemaRef, sink: Box<dyn Sink>) {
+        if self.sinks.len() >= TABLE_SINKS_MAX {
+            self.sinks.remove(0);
+        }
+        self.sinks.push((schema, sink));
+    }
+
+    fn note(&mut self, producer: &str, position: u64) {
+        if self.positions.len() >= TABLE_POSITIONS_MAX {
+            self.positions.clear();
+        }
+        self.positions.insert(producer.to_owned(), position);
+    }
+}
+
+impl KeptTable {
+    pub(super) fn put(&self, write: &Write<'_>) -> Result<Applied, Error> {
+        let settled = self.settled()?;
+        let place = |name: &String| {
+            let found = settled.schema.index_of(name);
+            found.map_err(|_| self.key_missing(name))
+        };
+        let key = self.key.iter().map(place);
+        let key = key.collect::<Result<Vec<usize>, Error>>()?;
+        let mut typed = typed_rows(&self.name, &settled.schema, &key, write)?;
+        let mut applied = Applied {
+            rejected: std::mem::take(&mut typed.rejected),
+            ..Applied::default()
+        };
+        let (rows, changes) = self.delivered(&settled.schema, &typed)?;
+        let mut writer = self.writer.lock();
+        writer.lead_to(&settled.open);
+        if let Some(at) = write.position {
+            let known = self.position_of(&mut writer, &settled, &at.producer)?;
+            if known.is_some_and(|known| known >= at.position) {
+                self.counters.duplicates.fetch_add(1, Ordering::Relaxed);
+                applied.duplicate = true;
+                return Ok(applied);
+            }
+        }
+        let position = write.position;
+        let delivery = Delivery {
+            events: BatchBuilder::new().finish(),
+            producer: position.map_or_else(|| "".into(), |at| Arc::clone(&at.producer)),
+            position: position.map_or(0, |at| at.position),
+            first: 0,
+            rows,
+        };
+        let written = self.deliver(&mut writer, &settled, changes, delivery);
+        if let Some(at) = position {
+            match &written {
+                Ok(_) => writer.note(&at.producer, at.position),
+                // It may have been kept all the same.
+                Err(_) => drop(writer.positions.remove(&*at.producer)),
+            }
+        }
+        drop(writer);
+        let written = written.inspect_err(|error| {
+            // The table may be another one now.
+            if error.class() != Class::Transient {
+                self.forget();
+            }
+        })?;
+        let refused: HashSet<usize> = written.rejected.iter().map(|(row, _)| *row).collect();
+        let kept = (0..typed.rows).filter(|row| !refused.contains(row));
+        let deleted = kept.clone().filter(|row| typed.is_delete(*row)).count();
+        applied.put = kept.count() - deleted;
+        applied.deleted = deleted;
+        applied.overwritten = overwritten(&typed, &key, &refused)?;
+        self.name_refused(write.rows.num_rows(), &mut applied, written);
+        let counters = &self.counters;
+        let counts = [
+            (&counters.put, applied.put),
+            (&counters.deleted, applied.deleted),
+            (&counters.rejected, applied.rejected.len()),
+        ];
+        for (counter, count) in counts {
+            counter.fetch_add(count as u64, Ordering::Relaxed);
+        }
+        Ok(applied)
+    }
+
+    /// The last position of a producer.
+    pub(super) fn known_position(
+        &self,
+        settled: &Arc<SettledTable>,
+        producer: &str,
+    ) -> Result<Option<u64>, Error> {
+        let mut writer = self.writer.lock();
+        writer.lead_to(&settled.open);
+        // Another process may have written since.
+        writer.positions.remove(producer);
+        self.position_of(&mut writer, settled, producer)
+    }
+
+    fn position_of(
+        &self,
+        writer: &mut KeptWriter,
+        settled: &SettledTable,
+        producer: &str,
+    ) -> Result<Option<u64>, Error> {
+        if let Some(known) = writer.positions.get(producer) {
+            return Ok(Some(*known));
+        }
+        let (schema, sink) = match writer.sinks.pop() {
+            Some((schema, sink)) => (schema, Some(sink)),
+            None => (Arc::clone(&settled.schema), None),
+        };
+        let (options, producer) = (self.write_options(false), producer.to_owned());
+        let (open, asked, bound) = (&settled.open, producer.clone(), Arc::clone(&schema));
+        let opening = Arc::clone(open);
+        let (sink, position) = open.wait(async move {
+            let mut sink = match sink {
+                Some(sink) => sink,
+                None => opening.sink(options, bound).await?,
+            };
+            let position = sink.position(&asked).await?;
+            Ok((sink, position))
+        })?;
+        writer.give_back(schema, sink);
+        if let Some(position) = position {
+            writer.note(&producer, position);
+        }
+        Ok(position)
+    }
+
+    fn deliver(
+        &self,
+        writer: &mut KeptWriter,
+        settled: &SettledTable,
+        changes: bool,
+        delivery: Delivery,
+    ) -> Result<Written, Error> {
+        let schema = delivery.rows.schema();
+        let sink = writer.take(&schema);
+        let (options, bound) = (self.write_options(changes), Arc::clone(&schema));
+        let opening = Arc::clone(&settled.open);
+        let (sink, written) = settled.open.wait(async move {
+            let mut sink = match sink {
+                Some(sink) => sink,
+                None => opening.sink(options, bound).await?,
+            };
+            let written = sink.write(&delivery).await?;
+            Ok((sink, written))
+        })?;
+        writer.give_back(schema, sink);
+        Ok(written)
+    }
+
+    /// What the connection's `write` option would say.
+    fn write_options(&self, changes: bool) -> serde_json::Value {
+        let mode = match self.key.is_empty() {
+            true => "insert",
+            false => "upsert",
+        };
+        let mut options = json!({
+            "table": self.place.path.join("."),
+            "mode": mode,
+            "key": self.key,
+            "producer": format!("{}/tables/{}", self.place.connection, self.name),
+        });
+        if changes {
+            options["change"] = CHANGE.into();
+        }
+        options
+    }
+
+    /// The rows as a sink takes them, and whether one of their columns says which are deleted.
+    fn delivered(
+        &self,
+        schema: &SchemaRef,
+        typed: &TypedRows,
+    ) -> Result<(RecordBatch, bool), Error> {
+        let rows = typed.to_record(schema)?;
+        if typed.deleted() == 0 {
+            return Ok((rows, false));
+        }
+        let changes = (0..typed.rows).map(|row| match typed.is_delete(row) {
+            true => "delete",
+            false => "upsert",
+        });
+        let changes: ArrayRef = Arc::new(StringArray::from_iter_values(changes));
+        let mut fields: Vec<Arc<Field>> = rows.schema().fields().iter().cloned().collect();
+        fields.push(Arc::new(Field::new(CHANGE, DataType::Utf8, false)));
+        let mut columns = rows.columns().to_vec();
+        columns.push(changes);
+        let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns);
+        Ok((rows.map_err(of_arrow)?, true))
+    }
+
+    /// Adds the rows that the database refuses, by their place in the write.
+    fn name_refused(&self, rows: usize, applied: &mut Applied, written: Written) {
+        if written.rejected.is_empty() {
+            return;
+        }
+        let gone: HashSet<usize> = applied.rejected.iter().map(|one| one.row).collect();
+        let places: Vec<usize> = (0..rows).filter(|row| !gone.contains(row)).collect();
+        for (row, cause) in written.rejected {
+            if let Some(row) = places.get(row).copied() {
+                applied.rejected.push(Rejected { row, cause });
+            }
+        }
+        applied.rejected.sort_by_key(|one| one.row);
+    }
+}
+
+/// Rows put whose key a later row puts again.
+fn overwritten(typed: &TypedRows, key: &[usize], refused: &HashSet<usize>) -> Result<usize, Error> {
+    let columns: Option<Vec<ArrayRef>> = key
+        .iter()
+        .map(|place| typed.column(*place).map(Arc::clone))
+        .collect();
+    let Some(columns) = columns.filter(|columns| !columns.is_empty()) else {
+        return Ok(0);
+    };
+    let fields = columns
+        .iter()
+        .map(|column| SortField::new(column.data_type().clone()));
+    let converter = RowConverter::new(fields.collect()).map_err(of_arrow)?;
+    let keys = converter.convert_columns(&columns).map_err(of_arrow)?;
+    let mut later = HashSet::new();
+    let mut count = 0;
+    let puts = (0..typed.rows).filter(|row| !refused.contains(row) && !typed.is_delete(*row));
+    for row in puts.rev() {
+        if !later.insert(keys.row(row)) {
+            count += 1;
+        }
+    }
+    Ok(count)
+}
+
+fn of_arrow(cause: arrow::error::ArrowError) -> Error {
+    Error::new(Class::Permanent, "database.rows").caused_by(cause)
+}
