@@ -113,6 +113,36 @@ impl Error {
         &self.0.args
     }
 
+    /// The error as JSON, without its cause, for [`Error::recorded`].
+    pub fn record(&self) -> String {
+        let args: serde_json::Map<String, serde_json::Value> = self
+            .0
+            .args
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.as_str().into()))
+            .collect();
+        serde_json::json!({"class": self.0.class, "code": self.0.code, "args": args}).to_string()
+    }
+
+    /// The error of an [`Error::record`]; none if this program does not know its code.
+    pub fn recorded(record: &str) -> Option<Error> {
+        #[derive(serde::Deserialize)]
+        struct Record {
+            class: Class,
+            code: String,
+            args: std::collections::BTreeMap<String, String>,
+        }
+        let record: Record = serde_json::from_str(record).ok()?;
+        let (code, names) = messages::known(&record.code)?;
+        let error = Error::new(record.class, code);
+        Some(
+            names.fold(error, |error, name| match record.args.get(name) {
+                Some(value) => error.with(name, value),
+                None => error,
+            }),
+        )
+    }
+
     /// The sentence in a language, without the cause.
     pub fn message(&self, language: Language) -> String {
         messages::text(language, self.0.code, &self.0.args)
@@ -167,6 +197,16 @@ impl Serialize for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_comes_back_from_its_record() {
+        let error = Error::new(Class::Permanent, "event.topic-wildcard").with("topic", "a\"+\n");
+        let back = Error::recorded(&error.record()).expect("it is known");
+        assert_eq!(back.class(), error.class());
+        assert_eq!((back.code(), back.args()), (error.code(), error.args()));
+        let unknown = error.record().replace("topic-wildcard", "gone");
+        assert!(Error::recorded(&unknown).is_none());
+    }
 
     #[test]
     fn says_what_where_and_why_in_both_languages() {

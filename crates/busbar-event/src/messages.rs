@@ -73,6 +73,16 @@ pub fn template(language: Language, code: &str) -> Option<&'static str> {
     catalogue(language).get(code).copied()
 }
 
+/// A code that the catalogue knows, and the names of the arguments in its text.
+pub(crate) fn known(code: &str) -> Option<(&'static str, impl Iterator<Item = &'static str>)> {
+    let (code, text) = catalogue(Language::En).get_key_value(code)?;
+    let names = text.split('{').skip(1);
+    Some((
+        *code,
+        names.filter_map(|part| part.split_once('}').map(|(name, _)| name)),
+    ))
+}
+
 /// Every code and text of a language, ordered by code.
 pub fn all(language: Language) -> Vec<(&'static str, &'static str)> {
     let mut all: Vec<_> = catalogue(language)

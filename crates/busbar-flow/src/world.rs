@@ -112,6 +112,7 @@ impl World {
             bad.extend(unknown_tables(project, plugin));
         }
         bad.extend(world.add_connections(project, connectors));
+        bad.extend(unknown_databases(project, connectors));
         (world, bad)
     }
 
@@ -179,6 +180,51 @@ impl World {
         }
         bad
     }
+}
+
+/// Connections that tables are to be kept in and that there are not, or that lead to no database.
+fn unknown_databases(project: &Project, connectors: &Connectors) -> Vec<Diagnostic> {
+    let mut bad = Vec::new();
+    for (name, table) in &project.tables {
+        let Some(relational) = &table.spec.relational else {
+            continue;
+        };
+        let named = [
+            ("connection", &relational.connection),
+            ("replica", &relational.replica),
+        ];
+        for (option, connection) in named {
+            let Some(connection) = connection else {
+                continue;
+            };
+            let known = project.connections.get(connection).map(|known| &known.spec);
+            let new = |code| {
+                Error::new(Class::Configuration, code)
+                    .with("table", name)
+                    .with("connection", connection)
+            };
+            let error = match known {
+                Some(spec) => match connectors.get(&spec.kind) {
+                    Some(connector) if !connector.is_database() => {
+                        new("table.connection-kind").with("kind", &spec.kind)
+                    }
+                    Some(_) if !spec.enabled => new("table.no-connection"),
+                    // A kind that is not known is told of with the connection.
+                    _ => continue,
+                },
+                None => new("table.no-connection"),
+            };
+            let names = project.connections.keys().map(String::as_str);
+            let help = match known {
+                Some(_) => None,
+                None => suggest(connection, names),
+            };
+            let place = ["relational".into(), option.into()];
+            let diagnostic = table.source.diagnostic(&place, None, error);
+            bad.push(diagnostic.with_help(help));
+        }
+    }
+    bad
 }
 
 /// Tables that a plug-in wants to read and that there are not.

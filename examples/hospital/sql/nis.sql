@@ -33,3 +33,6 @@ CREATE ROLE busbar LOGIN PASSWORD 'nis';
 GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON patient_hl7, order_hl7, charge_hl7 TO busbar;
 CREATE TABLE busbar_position (producer text PRIMARY KEY, position bigint NOT NULL);
 GRANT SELECT, INSERT, UPDATE ON busbar_position TO busbar;
+CREATE TABLE busbar_refused (producer text, position bigint NOT NULL, refused_row bigint, content text NOT NULL,
+  cause text NOT NULL, PRIMARY KEY (producer, refused_row));
+GRANT SELECT, INSERT, DELETE ON busbar_refused TO busbar;

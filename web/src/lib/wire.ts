@@ -521,7 +521,7 @@ function table(v: Raw): TableSummary {
   return {
     name: str(v.name),
     kind: str(v.kind),
-    rows: num(v.rows),
+    rows: isNumber(v.rows) ? num(v.rows) : null,
     key: strings(v.key),
     columns: fields(v.columns),
     ttl: shown(object(object(v.spec).hot).ttl),

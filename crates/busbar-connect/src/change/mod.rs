@@ -4,6 +4,7 @@ pub mod begin;
 pub mod collect;
 pub mod event;
 pub mod plan;
+pub mod refusal;
 pub mod snapshot;
 
 use busbar_event::{Class, Error};

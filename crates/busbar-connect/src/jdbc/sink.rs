@@ -19,6 +19,7 @@ use super::session::JdbcSession;
 use super::types::{JdbcTable, JdbcTarget};
 use super::worker::JdbcWorker;
 use crate::change::plan::{Refused, RowRequests, TargetColumn, WriteColumns, names};
+use crate::change::refusal::{REFUSED_TABLE, RefusedRecord, content_of};
 use crate::change::{Op, Write};
 
 /// Writes to one table.
@@ -41,12 +42,15 @@ struct Plan {
     written: WriteColumns<JdbcTarget>,
 }
 
-/// The statements for positions.
+/// The statements for positions, and for the rows that were refused with the last one.
 struct PositionTable {
     advance: String,
     lock: String,
     insert: String,
     select: String,
+    forget: String,
+    keep: String,
+    recall: String,
 }
 
 /// A row, ready to be sent.
@@ -61,10 +65,27 @@ struct Ready {
     kept: Vec<String>,
 }
 
+impl Ready {
+    fn content(&self) -> String {
+        content_of(self.op, &self.values)
+    }
+}
+
 #[derive(Deserialize)]
 struct WrittenAnswer {
+    /// Rows that the database refuses. The transaction is open still if there are any.
     rejected: Vec<(usize, JdbcSaid)>,
+    /// Whether the position was known already, and nothing was written.
+    known: bool,
 }
+
+#[derive(Deserialize)]
+struct RecalledAnswer {
+    rows: Vec<(usize, String, String)>,
+}
+
+/// What takes part in keeping refused rows.
+const REFUSED_RIGHTS: &str = "SELECT, INSERT, DELETE";
 
 #[derive(Deserialize)]
 struct KnownAnswer {
@@ -153,65 +174,96 @@ impl JdbcSink {
         })
     }
 
-    /// The table with the positions of producers, made where it is missing.
+    /// The tables with the positions of producers and the rows that were refused, made where they are missing.
     async fn positions(
         &self,
         session: &mut JdbcSession,
         dialect: &'static JdbcDialect,
         schema: &str,
     ) -> Result<PositionTable, Error> {
-        const NAME: &str = "busbar_position";
-        let mut found = table(session, schema, NAME).await?;
-        if found.columns.is_none() {
-            let made = (dialect.plan.identifier)(NAME);
-            let place = match schema {
-                "" => made,
-                schema => format!("{}.{made}", dialect.exact(schema)),
-            };
-            let name = dialect.plan.identifier;
-            let statement = format!(
-                "CREATE TABLE {place} ({} {}, {} DECIMAL(20) NOT NULL, PRIMARY KEY ({}))",
-                name("producer"),
-                (dialect.plan.made_for)(&DataType::Utf8, true),
-                name("place"),
-                name("producer")
-            );
-            let made = session.run(&[&statement]).await;
-            if let Err(failed) = made {
-                let why = session.told(failed, &place, "CREATE");
-                *session = JdbcSession::open(&self.worker).await?;
-                found = table(session, schema, NAME).await?;
-                if found.columns.is_none() {
-                    return Err(match why.class() {
-                        Class::Transient => why,
-                        _ => Error::new(Class::Configuration, "jdbc.no-positions")
-                            .with("table", &place)
-                            .with("user", &self.worker.login.user)
-                            .with("statement", statement)
-                            .caused_by(why),
-                    });
-                }
-            } else {
-                found = table(session, schema, NAME).await?;
-            }
-        }
-        let columns = found.columns.as_deref().unwrap_or_default();
-        let column = |wanted: &str| {
-            let mut columns = columns.iter();
+        let name = dialect.plan.identifier;
+        let text = |key| (dialect.plan.made_for)(&DataType::Utf8, key);
+        let (producer, row) = (name("producer"), name("refused_row"));
+        let columns = format!(
+            "{producer} {}, {} DECIMAL(20) NOT NULL, PRIMARY KEY ({producer})",
+            text(true),
+            name("place")
+        );
+        let positions = self.beside(session, dialect, schema, "busbar_position", &columns);
+        let positions = positions.await?;
+        let columns = format!(
+            "{producer} {}, {} DECIMAL(20) NOT NULL, {row} DECIMAL(20) NOT NULL, {} {}, {} {}, PRIMARY KEY ({producer}, {row})",
+            text(true),
+            name("place"),
+            name("content"),
+            text(true),
+            name("cause"),
+            text(false),
+        );
+        let refusals = self.beside(session, dialect, schema, REFUSED_TABLE, &columns);
+        let refusals = refusals.await?;
+        let named = |found: &JdbcTable, wanted: &str| {
+            let mut columns = found.columns.iter().flatten();
             let found = columns.find(|column| column.name.eq_ignore_ascii_case(wanted));
-            found.map_or_else(
-                || (dialect.plan.identifier)(wanted),
-                |column| dialect.exact(&column.name),
-            )
+            found.map_or_else(|| name(wanted), |column| dialect.exact(&column.name))
         };
-        let (producer, place) = (column("producer"), column("place"));
-        let table = dialect.table(&found.schema, &found.table);
+        let (producer, place) = (named(&positions, "producer"), named(&positions, "place"));
+        let table = dialect.table(&positions.schema, &positions.table);
+        let [of, at, row, content, cause] =
+            ["producer", "place", "refused_row", "content", "cause"].map(|of| named(&refusals, of));
+        let refused = dialect.table(&refusals.schema, &refusals.table);
         Ok(PositionTable {
             advance: format!("UPDATE {table} SET {place} = ? WHERE {producer} = ? AND {place} < ?"),
             lock: format!("UPDATE {table} SET {place} = {place} WHERE {producer} = ?"),
             insert: format!("INSERT INTO {table} ({producer}, {place}) VALUES (?, ?)"),
             select: format!("SELECT {place} FROM {table} WHERE {producer} = ?"),
+            forget: format!("DELETE FROM {refused} WHERE {of} = ?"),
+            keep: format!(
+                "INSERT INTO {refused} ({of}, {at}, {row}, {content}, {cause}) VALUES (?, ?, ?, ?, ?)"
+            ),
+            recall: format!(
+                "SELECT r.{row}, r.{content}, r.{cause} FROM {refused} r JOIN {table} p ON p.{producer} = r.{of} AND p.{place} = r.{at} \
+                 WHERE r.{of} = ? ORDER BY r.{row}"
+            ),
         })
+    }
+
+    /// A table beside those that are written to, made where it is missing.
+    async fn beside(
+        &self,
+        session: &mut JdbcSession,
+        dialect: &'static JdbcDialect,
+        schema: &str,
+        name: &str,
+        columns: &str,
+    ) -> Result<JdbcTable, Error> {
+        let found = table(session, schema, name).await?;
+        if found.columns.is_some() {
+            return Ok(found);
+        }
+        let made = (dialect.plan.identifier)(name);
+        let place = match schema {
+            "" => made,
+            schema => format!("{}.{made}", dialect.exact(schema)),
+        };
+        let statement = format!("CREATE TABLE {place} ({columns})");
+        let made = session.run(&[&statement]).await;
+        let Err(failed) = made else {
+            return table(session, schema, name).await;
+        };
+        // Another may have been quicker.
+        let why = session.told(failed, &place, "CREATE");
+        *session = JdbcSession::open(&self.worker).await?;
+        let found = table(session, schema, name).await?;
+        match (found.columns.is_some(), why.class()) {
+            (true, _) => Ok(found),
+            (false, Class::Transient) => Err(why),
+            (false, _) => Err(Error::new(Class::Configuration, "jdbc.no-positions")
+                .with("table", &place)
+                .with("user", &self.worker.login.user)
+                .with("statement", statement)
+                .caused_by(why)),
+        }
     }
 
     /// The name that the position is kept under; empty for none.
@@ -242,7 +294,32 @@ impl JdbcSink {
         let answer: WrittenAnswer = session.read(&answer)?;
         let doing = self.worker.doing(table, rights);
         let said = answer.rejected.iter();
-        rejected.extend(said.map(|(row, said)| (*row, told(said, doing))));
+        let refused: Vec<Refused> = said.map(|(row, said)| (*row, told(said, doing))).collect();
+        if !refused.is_empty() {
+            let request = plan.keep_refused(&producer, delivery.position, &ready, &refused);
+            let kept = session.ask(request.to_string().as_bytes()).await;
+            kept.map_err(|failed| session.told(failed, REFUSED_TABLE, REFUSED_RIGHTS))?;
+            rejected.extend(refused);
+        }
+        if answer.known {
+            let request = json!({
+                "do": "recalled", "producer": producer, "select": plan.positions.recall,
+            });
+            let recalled = session.ask(request.to_string().as_bytes()).await;
+            let recalled =
+                recalled.map_err(|failed| session.told(failed, REFUSED_TABLE, REFUSED_RIGHTS))?;
+            let recalled: RecalledAnswer = session.read(&recalled)?;
+            let records = recalled
+                .rows
+                .into_iter()
+                .map(|(row, content, cause)| RefusedRecord {
+                    row,
+                    content,
+                    cause,
+                });
+            let rows = ready.iter().map(|row| (row.row, row.content()));
+            rejected.extend(RefusedRecord::recalled(records.collect(), rows));
+        }
         rejected.sort_by_key(|(row, _)| *row);
         self.open = Some((session, plan));
         Ok(Written { rejected })
@@ -362,6 +439,32 @@ impl Plan {
         }))
     }
 
+    /// The request that keeps the refused rows and ends the transaction.
+    fn keep_refused(
+        &self,
+        producer: &str,
+        position: u64,
+        ready: &[Ready],
+        refused: &[Refused],
+    ) -> serde_json::Value {
+        let content = |row: usize| {
+            let at = ready.binary_search_by_key(&row, |ready| ready.row);
+            at.map_or_else(|_| String::new(), |at| ready[at].content())
+        };
+        // Rows that need not be recognised when they come again are not kept.
+        let records = match producer.is_empty() {
+            true => Vec::new(),
+            false => RefusedRecord::of(refused, content),
+        };
+        let rows = records
+            .into_iter()
+            .map(|record| json!([record.row, record.content, record.cause]));
+        json!({
+            "do": "keep", "producer": producer, "position": position.to_string(), "forget": self.positions.forget,
+            "insert": self.positions.keep, "rows": rows.collect::<Vec<_>>(),
+        })
+    }
+
     /// The request that writes rows and their position.
     fn request(&self, producer: &str, position: u64, rows: &[Ready]) -> String {
         let head = json!({
@@ -408,7 +511,9 @@ impl Plan {
     fn group(&self, rows: &[Ready], last: &HashMap<&str, usize>, begin: usize, out: &mut String) {
         let mut groups: Vec<(Op, &[String], Vec<&Ready>)> = Vec::new();
         for (at, row) in rows.iter().enumerate() {
-            if row.op != Op::Insert && last.get(row.key.as_str()) != Some(&(begin + at)) {
+            // A row that takes the place of a deleted one keeps none of its values.
+            let counts = matches!(row.op, Op::Insert | Op::Delete);
+            if !counts && last.get(row.key.as_str()) != Some(&(begin + at)) {
                 continue;
             }
             // A row of which not all values are known is no whole row.

@@ -13,6 +13,7 @@ use super::link::{Link, MysqlServer, closed};
 use super::values::{MysqlCells, Target, made_for};
 use super::wire::{identifier, literal};
 use crate::change::plan::{Dialect, Halving, Refused, RowRequests, WriteColumns};
+use crate::change::refusal::{REFUSED_TABLE, RefusedRecord, content_of, insertions};
 use crate::change::{Op, Write};
 
 /// Writes to one table.
@@ -31,6 +32,7 @@ struct Plan {
     /// The table, as it is written in SQL.
     table: String,
     positions: String,
+    refusals: String,
     written: WriteColumns<Target>,
 }
 
@@ -50,6 +52,26 @@ struct Ready {
     key: String,
     /// Columns that keep the value they have.
     kept: Vec<String>,
+}
+
+impl Ready {
+    fn content(&self) -> String {
+        content_of(self.op, self.values.join(","))
+    }
+}
+
+/// The producer of a delivery and its position, as they are written in SQL.
+struct Origin {
+    /// Empty for none.
+    producer: String,
+    position: u64,
+}
+
+/// A table that is kept beside those that are written to.
+struct BesideTable {
+    name: String,
+    columns: String,
+    rights: &'static str,
 }
 
 impl MysqlSink {
@@ -107,14 +129,37 @@ impl MysqlSink {
                 .with("engine", engine));
         }
         let written = WriteColumns::plan(&DIALECT, options, &self.schema, &table, &found)?;
-        let positions = format!("{}.`busbar_position`", identifier(schema));
         let plan = Plan {
             table,
-            positions,
+            positions: format!("{}.`busbar_position`", identifier(schema)),
+            refusals: format!("{}.`{REFUSED_TABLE}`", identifier(schema)),
             written,
         };
         self.check_key(link, &plan, schema, name).await?;
-        self.ensure_positions(link, schema, &plan.positions).await?;
+        let producer = format!(
+            "producer varchar({PRODUCER_CHARS_MAX}) character set utf8mb4 collate utf8mb4_bin"
+        );
+        let beside = [
+            BesideTable {
+                name: plan.positions.clone(),
+                columns: format!(
+                    "({producer} PRIMARY KEY, position bigint unsigned NOT NULL) ENGINE=InnoDB"
+                ),
+                rights: "SELECT, INSERT, UPDATE",
+            },
+            BesideTable {
+                name: plan.refusals.clone(),
+                columns: format!(
+                    "({producer} NOT NULL, position bigint unsigned NOT NULL, refused_row bigint unsigned NOT NULL, \
+                     content char(16) NOT NULL, cause longtext character set utf8mb4 NOT NULL, \
+                     PRIMARY KEY (producer, refused_row)) ENGINE=InnoDB"
+                ),
+                rights: "SELECT, INSERT, DELETE",
+            },
+        ];
+        for table in beside {
+            self.ensure_beside(link, schema, &table).await?;
+        }
         Ok(plan)
     }
 
@@ -172,41 +217,36 @@ impl MysqlSink {
         format!("CREATE TABLE IF NOT EXISTS {table} ({columns}) ENGINE=InnoDB")
     }
 
-    /// The table with the positions of producers, made where it is missing.
-    async fn ensure_positions(
+    /// Makes the table where it is missing.
+    async fn ensure_beside(
         &self,
         link: &mut Link,
         schema: &str,
-        positions: &str,
+        beside: &BesideTable,
     ) -> Result<(), Error> {
-        let look = format!("SELECT position FROM {positions} LIMIT 0");
-        let doing = self.server.doing(positions, "SELECT, INSERT, UPDATE");
+        let (table, columns, rights) = (&beside.name, &beside.columns, beside.rights);
+        let look = format!("SELECT position FROM {table} LIMIT 0");
+        let doing = self.server.doing(table, rights);
         match link.run(&look).await {
             Ok(_) => return Ok(()),
             Err(failed) if failed.number() == 1146 => {}
             Err(failed) if failed.number() == 1142 => {}
             Err(failed) => return Err(failed.told(doing)),
         }
-        let columns = format!(
-            "(producer varchar({PRODUCER_CHARS_MAX}) character set utf8mb4 collate utf8mb4_bin PRIMARY KEY, position bigint unsigned NOT NULL) ENGINE=InnoDB"
-        );
         match link
-            .run(&format!("CREATE TABLE IF NOT EXISTS {positions} {columns}"))
+            .run(&format!("CREATE TABLE IF NOT EXISTS {table} {columns}"))
             .await
         {
             Ok(_) => Ok(()),
             Err(failed) if matches!(failed.number(), 1142 | 1044) => {
-                let grant = format!(
-                    "GRANT SELECT, INSERT, UPDATE ON {positions} TO '{}'",
-                    self.server.user
-                );
+                let grant = format!("GRANT {rights} ON {table} TO '{}'", self.server.user);
                 Err(Error::new(Class::Configuration, "mysql.no-positions")
-                    .with("table", positions)
+                    .with("table", table)
                     .with("database", schema)
                     .with("user", &self.server.user)
                     .with(
                         "statement",
-                        format!("CREATE TABLE {positions} {columns}; {grant}"),
+                        format!("CREATE TABLE {table} {columns}; {grant}"),
                     ))
             }
             Err(failed) => Err(failed.told(doing)),
@@ -236,30 +276,30 @@ impl MysqlSink {
         let (Some(mut link), Some(plan)) = (self.link.take(), self.plan.clone()) else {
             return Err(closed(&self.server.address));
         };
-        let producer = self.producer(&delivery.producer)?;
+        let from = Origin {
+            producer: self.producer(&delivery.producer)?,
+            position: delivery.position,
+        };
         let (ready, mut rejected) = plan.ready(delivery, self.options.mode.into())?;
-        let written =
-            match transaction(&mut link, &plan, &producer, delivery.position, &ready).await {
-                Err(failed) if failed.is_about_rows() => match link.run("ROLLBACK").await {
-                    Ok(_) => {
-                        let told = |failed: Failed| {
-                            failed.told(self.server.doing(&plan.table, self.options.rights()))
-                        };
-                        in_pieces(
-                            &mut link,
-                            &plan,
-                            &producer,
-                            delivery.position,
-                            &ready,
-                            &mut rejected,
-                            told,
-                        )
-                        .await
-                    }
-                    Err(failed) => Err(failed),
-                },
-                other => other,
-            };
+        let written = match transaction(&mut link, &plan, &from, &ready).await {
+            Err(failed) if failed.is_about_rows() => match link.run("ROLLBACK").await {
+                Ok(_) => {
+                    let told = |failed: Failed| {
+                        failed.told(self.server.doing(&plan.table, self.options.rights()))
+                    };
+                    in_pieces(&mut link, &plan, &from, &ready, &mut rejected, told).await
+                }
+                Err(failed) => Err(failed),
+            },
+            other => other,
+        };
+        let written = match written {
+            Ok(false) => {
+                let recalled = recall(&mut link, &plan, &from, &ready).await;
+                recalled.map(|refused| rejected.extend(refused))
+            }
+            other => other.map(drop),
+        };
         match written {
             Ok(()) => {
                 self.link = Some(link);
@@ -315,12 +355,8 @@ impl Sink for MysqlSink {
 }
 
 /// Begins a transaction and notes the position; false when it is known already.
-async fn begin(
-    link: &mut Link,
-    plan: &Plan,
-    producer: &str,
-    position: u64,
-) -> Result<bool, Failed> {
+async fn begin(link: &mut Link, plan: &Plan, from: &Origin) -> Result<bool, Failed> {
+    let Origin { producer, position } = from;
     if producer.is_empty() {
         link.run("BEGIN").await?;
         return Ok(true);
@@ -334,36 +370,33 @@ async fn begin(
     Ok(begun.last().is_some_and(|answer| answer.affected > 0))
 }
 
+/// Writes rows and position; false when the position was known already.
 async fn transaction(
     link: &mut Link,
     plan: &Plan,
-    producer: &str,
-    position: u64,
+    from: &Origin,
     ready: &[Ready],
-) -> Result<(), Failed> {
-    let end = match begin(link, plan, producer, position).await? {
-        true => {
-            plan.apply(link, ready).await?;
-            "COMMIT"
-        }
-        false => "ROLLBACK",
-    };
-    link.run(end).await.map(drop)
+) -> Result<bool, Failed> {
+    if !begin(link, plan, from).await? {
+        return link.run("ROLLBACK").await.map(|_| false);
+    }
+    plan.apply(link, ready).await?;
+    link.run("COMMIT").await.map(|_| true)
 }
 
 /// The same, where some rows are at fault: they are found by halving, and all others are written with the position.
 async fn in_pieces(
     link: &mut Link,
     plan: &Plan,
-    producer: &str,
-    position: u64,
+    from: &Origin,
     ready: &[Ready],
     rejected: &mut Vec<Refused>,
     told: impl Fn(Failed) -> Error,
-) -> Result<(), Failed> {
-    if !begin(link, plan, producer, position).await? {
-        return link.run("ROLLBACK").await.map(drop);
+) -> Result<bool, Failed> {
+    if !begin(link, plan, from).await? {
+        return link.run("ROLLBACK").await.map(|_| false);
     }
+    let mut refused = Vec::new();
     let mut halving = Halving::new(ready);
     while let Some(rows) = halving.part() {
         link.run("SAVEPOINT busbar").await?;
@@ -372,13 +405,77 @@ async fn in_pieces(
             Err(failed) if failed.is_about_rows() => {
                 link.run("ROLLBACK TO SAVEPOINT busbar").await?;
                 if let Some(one) = halving.refused(rows) {
-                    rejected.push((one.row, told(failed)));
+                    refused.push((one.row, told(failed)));
                 }
             }
             Err(failed) => return Err(failed),
         }
     }
-    link.run("COMMIT").await.map(drop)
+    if !from.producer.is_empty() {
+        keep_refused(link, plan, from, ready, &refused).await?;
+    }
+    link.run("COMMIT").await?;
+    rejected.append(&mut refused);
+    Ok(true)
+}
+
+/// Keeps the refused rows within the transaction that is open.
+async fn keep_refused(
+    link: &mut Link,
+    plan: &Plan,
+    from: &Origin,
+    ready: &[Ready],
+    refused: &[Refused],
+) -> Result<(), Failed> {
+    let Origin { producer, position } = from;
+    let table = &plan.refusals;
+    link.run(&format!("DELETE FROM {table} WHERE producer = {producer}"))
+        .await?;
+    let content = |row: usize| {
+        let at = ready.binary_search_by_key(&row, |ready| ready.row);
+        at.map_or_else(|_| String::new(), |at| ready[at].content())
+    };
+    let records = RefusedRecord::of(refused, content);
+    let rows = records.iter().map(|record| {
+        format!(
+            "({producer}, {position}, {}, {}, {})",
+            record.row,
+            literal(&record.content),
+            literal(&record.cause)
+        )
+    });
+    let head =
+        format!("INSERT INTO {table} (producer, position, refused_row, content, cause) VALUES");
+    for statement in insertions(&head, rows, STATEMENT_BYTES) {
+        link.run(&statement).await?;
+    }
+    Ok(())
+}
+
+/// The rows of a delivery that comes again that were refused the last time.
+async fn recall(
+    link: &mut Link,
+    plan: &Plan,
+    from: &Origin,
+    ready: &[Ready],
+) -> Result<Vec<Refused>, Failed> {
+    let sql = format!(
+        "SELECT r.refused_row, r.content, r.cause FROM {} r JOIN {} p ON p.producer = r.producer AND p.position = r.position \
+         WHERE r.producer = {} ORDER BY r.refused_row",
+        plan.refusals, plan.positions, from.producer
+    );
+    let answers = link.run(&sql).await?;
+    let records = answers.first().map_or_else(Vec::new, |answer| {
+        let text = |row, column| answer.text(row, column).unwrap_or_default().to_owned();
+        let records = (0..answer.rows.len()).map(|row| RefusedRecord {
+            row: text(row, 0).parse().unwrap_or_default(),
+            content: text(row, 1),
+            cause: text(row, 2),
+        });
+        records.collect()
+    });
+    let rows = ready.iter().map(|row| (row.row, row.content()));
+    Ok(RefusedRecord::recalled(records, rows))
 }
 
 impl Plan {
@@ -464,7 +561,9 @@ impl Plan {
     ) -> Result<(), Failed> {
         let mut groups: Vec<(Op, Vec<&Ready>)> = Vec::new();
         for (at, row) in rows.iter().enumerate() {
-            if row.op != Op::Insert && last.get(row.key.as_str()) != Some(&(begin + at)) {
+            // A row that takes the place of a deleted one keeps none of its values.
+            let counts = matches!(row.op, Op::Insert | Op::Delete);
+            if !counts && last.get(row.key.as_str()) != Some(&(begin + at)) {
                 continue;
             }
             // A row of which not all values are known is no whole row.

@@ -40,3 +40,5 @@ pub const OVERLAP_ROWS_MAX: usize = 1_000_000;
 /// Transactions of tables that are still being read that are remembered until a chunk has seen them. Only as many as there are
 /// sessions can be in the log and not yet to be seen.
 pub const PASSED_MAX: usize = 16_384;
+/// Bytes of one statement with several refused rows, unless one row has more.
+pub const STATEMENT_BYTES: usize = 512 << 10;

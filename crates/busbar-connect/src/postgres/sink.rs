@@ -9,10 +9,12 @@ use busbar_event::{Class, Error};
 
 use super::copy::{Cells, Target};
 use super::failure::Failed;
+use super::limits::STATEMENT_BYTES;
 use super::link::{Link, Server};
 use super::types::made_for;
 use super::wire::{identifier, literal};
 use crate::change::plan::{Dialect, Halving, Refused, RowRequests, WriteColumns};
+use crate::change::refusal::{REFUSED_TABLE, RefusedRecord, content_of, insertions};
 use crate::change::{Op, Write};
 
 /// Writes to one table.
@@ -31,6 +33,7 @@ struct Plan {
     /// The table, as it is written in SQL.
     table: String,
     positions: String,
+    refusals: String,
     written: WriteColumns<Target>,
 }
 
@@ -50,6 +53,19 @@ struct Ready {
     key: Vec<u8>,
     /// Columns that keep the value they have.
     kept: Vec<String>,
+}
+
+impl Ready {
+    fn content(&self) -> String {
+        content_of(self.op, &self.line)
+    }
+}
+
+/// A table that is kept beside those that are written to.
+struct BesideTable {
+    name: String,
+    columns: &'static str,
+    rights: &'static str,
 }
 
 const STAGE: &str = "pg_temp.busbar_rows";
@@ -99,10 +115,27 @@ impl PostgresSink {
             .map_err(|failed| failed.told(doing))?;
         let written = WriteColumns::plan(&DIALECT, options, &self.schema, &table, &found)?;
         let positions = format!("{}.busbar_position", identifier(schema));
-        self.ensure_positions(link, &positions).await?;
+        let refusals = format!("{}.{REFUSED_TABLE}", identifier(schema));
+        let beside = [
+            BesideTable {
+                name: positions.clone(),
+                columns: "producer text PRIMARY KEY, position bigint NOT NULL",
+                rights: "SELECT, INSERT, UPDATE",
+            },
+            BesideTable {
+                name: refusals.clone(),
+                columns: "producer text, position bigint NOT NULL, refused_row bigint, content text NOT NULL, \
+                          cause text NOT NULL, PRIMARY KEY (producer, refused_row)",
+                rights: "SELECT, INSERT, DELETE",
+            },
+        ];
+        for table in beside {
+            self.ensure_beside(link, &table).await?;
+        }
         let plan = Plan {
             table,
             positions,
+            refusals,
             written,
         };
         if !plan.written.key.is_empty() {
@@ -125,15 +158,17 @@ impl PostgresSink {
         format!("CREATE TABLE IF NOT EXISTS {table} ({columns})")
     }
 
-    /// The table with the positions of producers, made where it is missing.
-    async fn ensure_positions(&self, link: &mut Link, positions: &str) -> Result<(), Error> {
-        let name = literal(positions);
+    /// Makes the table where it is missing, and sees that it may be used.
+    async fn ensure_beside(&self, link: &mut Link, beside: &BesideTable) -> Result<(), Error> {
+        let (table, rights) = (&beside.name, beside.rights);
+        let name = literal(table);
+        let may = rights.split(", ");
+        let may = may.map(|right| format!("has_table_privilege({name}, '{right}')"));
         let exists = format!(
-            "SELECT to_regclass({name}) IS NOT NULL, CASE WHEN to_regclass({name}) IS NOT NULL THEN \
-             has_table_privilege({name}, 'SELECT') AND has_table_privilege({name}, 'INSERT') \
-             AND has_table_privilege({name}, 'UPDATE') END"
+            "SELECT to_regclass({name}) IS NOT NULL, CASE WHEN to_regclass({name}) IS NOT NULL THEN {} END",
+            may.collect::<Vec<_>>().join(" AND ")
         );
-        let doing = self.server.doing(positions, "SELECT, INSERT, UPDATE");
+        let doing = self.server.doing(table, rights);
         let there = link
             .run(&exists)
             .await
@@ -145,24 +180,23 @@ impl PostgresSink {
                 false => Err(
                     Error::new(Class::Configuration, "postgres.rights-positions")
                         .with("user", &self.server.user)
-                        .with("table", positions),
+                        .with("table", table)
+                        .with("rights", rights),
                 ),
             };
         }
-        let made = format!(
-            "CREATE TABLE IF NOT EXISTS {positions} (producer text PRIMARY KEY, position bigint NOT NULL)"
-        );
+        let made = format!("CREATE TABLE IF NOT EXISTS {table} ({})", beside.columns);
         match link.run(&made).await {
             Ok(_) => Ok(()),
             // Two sinks make it at the same time, and one of them fails in the catalogue.
             Err(failed) if matches!(failed.code(), "23505" | "42P07") => Ok(()),
             Err(failed) if failed.code() == "42501" => {
                 let grant = format!(
-                    "GRANT SELECT, INSERT, UPDATE ON {positions} TO {}",
+                    "GRANT {rights} ON {table} TO {}",
                     identifier(&self.server.user)
                 );
                 Err(Error::new(Class::Configuration, "postgres.no-positions")
-                    .with("table", positions)
+                    .with("table", table)
                     .with("user", &self.server.user)
                     .with(
                         "statement",
@@ -196,6 +230,13 @@ impl PostgresSink {
                     .await
             }
             other => other,
+        };
+        let written = match written {
+            Ok(false) => {
+                let recalled = self.recall(&mut link, &plan, delivery, &ready).await;
+                recalled.map(|refused| rejected.extend(refused))
+            }
+            other => other.map(drop),
         };
         match written {
             Ok(()) => {
@@ -241,21 +282,19 @@ impl PostgresSink {
         Ok(begun.last().is_some_and(|answer| answer.count() == 1))
     }
 
+    /// Writes rows and position; false when the position was known already.
     async fn transaction(
         &self,
         link: &mut Link,
         plan: &Plan,
         delivery: &Delivery,
         ready: &[Ready],
-    ) -> Result<(), Failed> {
-        let end = match self.begin(link, plan, delivery).await? {
-            true => {
-                plan.apply(link, ready).await?;
-                "COMMIT"
-            }
-            false => "ROLLBACK",
-        };
-        link.run(end).await.map(drop)
+    ) -> Result<bool, Failed> {
+        if !self.begin(link, plan, delivery).await? {
+            return link.run("ROLLBACK").await.map(|_| false);
+        }
+        plan.apply(link, ready).await?;
+        link.run("COMMIT").await.map(|_| true)
     }
 
     /// The same, where some rows are at fault: they are found by halving, and all others are written with the position.
@@ -266,10 +305,11 @@ impl PostgresSink {
         delivery: &Delivery,
         ready: &[Ready],
         rejected: &mut Vec<Refused>,
-    ) -> Result<(), Failed> {
+    ) -> Result<bool, Failed> {
         if !self.begin(link, plan, delivery).await? {
-            return link.run("ROLLBACK").await.map(drop);
+            return link.run("ROLLBACK").await.map(|_| false);
         }
+        let mut refused = Vec::new();
         let mut halving = Halving::new(ready);
         while let Some(rows) = halving.part() {
             link.run("SAVEPOINT busbar").await?;
@@ -280,13 +320,82 @@ impl PostgresSink {
                         .await?;
                     if let Some(one) = halving.refused(rows) {
                         let doing = self.server.doing(&plan.table, self.options.rights());
-                        rejected.push((one.row, failed.told(doing)));
+                        refused.push((one.row, failed.told(doing)));
                     }
                 }
                 Err(failed) => return Err(failed),
             }
         }
-        link.run("COMMIT").await.map(drop)
+        if !delivery.producer.is_empty() {
+            self.keep_refused(link, plan, delivery, ready, &refused)
+                .await?;
+        }
+        link.run("COMMIT").await?;
+        rejected.append(&mut refused);
+        Ok(true)
+    }
+
+    /// Keeps the refused rows within the transaction that is open.
+    async fn keep_refused(
+        &self,
+        link: &mut Link,
+        plan: &Plan,
+        delivery: &Delivery,
+        ready: &[Ready],
+        refused: &[Refused],
+    ) -> Result<(), Failed> {
+        let (table, producer) = (&plan.refusals, self.producer(&delivery.producer));
+        link.run(&format!("DELETE FROM {table} WHERE producer = {producer}"))
+            .await?;
+        let content = |row: usize| {
+            let at = ready.binary_search_by_key(&row, |ready| ready.row);
+            at.map_or_else(|_| String::new(), |at| ready[at].content())
+        };
+        let records = RefusedRecord::of(refused, content);
+        let rows = records.iter().map(|record| {
+            format!(
+                "({producer}, {}, {}, {}, {})",
+                delivery.position,
+                record.row,
+                literal(&record.content),
+                literal(&record.cause)
+            )
+        });
+        let head =
+            format!("INSERT INTO {table} (producer, position, refused_row, content, cause) VALUES");
+        for statement in insertions(&head, rows, STATEMENT_BYTES) {
+            link.run(&statement).await?;
+        }
+        Ok(())
+    }
+
+    /// The rows of a delivery that comes again that were refused the last time.
+    async fn recall(
+        &self,
+        link: &mut Link,
+        plan: &Plan,
+        delivery: &Delivery,
+        ready: &[Ready],
+    ) -> Result<Vec<Refused>, Failed> {
+        let sql = format!(
+            "SELECT r.refused_row, r.content, r.cause FROM {} r JOIN {} p ON p.producer = r.producer AND p.position = r.position \
+             WHERE r.producer = {} ORDER BY r.refused_row",
+            plan.refusals,
+            plan.positions,
+            self.producer(&delivery.producer)
+        );
+        let answers = link.run(&sql).await?;
+        let records = answers.first().map_or_else(Vec::new, |answer| {
+            let text = |row, column| answer.text(row, column).unwrap_or_default().to_owned();
+            let records = (0..answer.rows.len()).map(|row| RefusedRecord {
+                row: text(row, 0).parse().unwrap_or_default(),
+                content: text(row, 1),
+                cause: text(row, 2),
+            });
+            records.collect()
+        });
+        let rows = ready.iter().map(|row| (row.row, row.content()));
+        Ok(RefusedRecord::recalled(records, rows))
     }
 
     async fn known(&mut self, producer: &str) -> Result<Option<u64>, Error> {
@@ -442,7 +551,8 @@ impl Plan {
         }
         let mut groups: Vec<(Op, &[String], Vec<&Ready>)> = Vec::new();
         for (at, row) in rows.iter().enumerate() {
-            if last.get(&row.key[..]) != Some(&(begin + at)) {
+            // A row that takes the place of a deleted one keeps none of its values.
+            if row.op != Op::Delete && last.get(&row.key[..]) != Some(&(begin + at)) {
                 continue;
             }
             match groups

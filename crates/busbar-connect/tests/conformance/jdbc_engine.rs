@@ -53,6 +53,8 @@ pub struct Engine {
     pub connector: Arc<dyn Connector>,
     /// The options of every connection to it.
     login: String,
+    /// The file of a connection that does nothing by itself.
+    pub options: String,
     _open: Option<Box<dyn Source>>,
 }
 
@@ -71,6 +73,7 @@ impl Engine {
             folder,
             runtime: Runtime::new().expect("a runtime"),
             connector: Arc::clone(busbar_connect::registry().get("jdbc").expect("registered")),
+            options: format!("jdbc:\n{login}"),
             login,
             _open: None,
         };

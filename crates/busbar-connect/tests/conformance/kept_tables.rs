@@ -15,8 +15,9 @@ use busbar_table::{
 use serde_json::json;
 
 use crate::database_lookups::{connection, world};
+use crate::jdbc_engine::Engine;
 use crate::servers::{Cut, DatabaseServer, mariadb, postgres};
-use crate::world::World;
+use crate::world::{World, project};
 
 const KEYED: &str = "key: [k]\ncolumns: [{ name: k, type: text }, { name: v, type: int }]\n";
 const LOOSE: &str = "key: [k]\n";
@@ -50,6 +51,17 @@ impl Twins {
             ("tables/there.yaml", &there),
             ("tables/here.yaml", &here),
         ]);
+    }
+
+    /// The same table after the process was killed.
+    fn again(&self) -> Twins {
+        let twins = Twins {
+            world: world(),
+            database: self.database.clone(),
+            ..*self
+        };
+        twins.apply(self.server.port, self.rest);
+        twins
     }
 
     fn there(&self) -> Arc<dyn Table> {
@@ -324,4 +336,254 @@ fn a_table_that_is_not_to_be_made_says_the_statement() {
         assert_eq!(all(&*table, &Scan::default()), ["a|1"]);
         assert_eq!(twins.rest, KEYED);
     }
+}
+
+/// What the server refuses is told again where it may not have been noted: the process died between the write and the note.
+#[test]
+fn rows_that_the_server_refuses_are_named_again_after_a_crash() {
+    each(
+        "columns: [{ name: k, type: text }, { name: v, type: int }]\n",
+        |twins| {
+            twins.server.run(
+                &twins.database,
+                "create table kept (k varchar(100), v bigint, check (v < 100))",
+            );
+            let given = rows(&[
+                ("a", Some(1)),
+                ("b", Some(500)),
+                ("c", Some(3)),
+                ("b", Some(500)),
+            ]);
+            let named = |applied: &Applied| -> Vec<(usize, String)> {
+                let rejected = applied.rejected.iter();
+                rejected
+                    .map(|one| (one.row, one.cause.to_string()))
+                    .collect()
+            };
+            let first = put(&*twins.there(), &given, Some(3));
+            assert!(!first.duplicate);
+            let told = named(&first);
+            assert_eq!(told.iter().map(|(row, _)| *row).collect::<Vec<_>>(), [1, 3]);
+            let twins = twins.again();
+            let again = put(&*twins.there(), &given, Some(3));
+            assert!(again.duplicate);
+            assert_eq!((named(&again), again.put), (told.clone(), 0));
+            // Cut otherwise: the rows of a delivery before come along, or only some of these.
+            let more = rows(&[
+                ("z", Some(9)),
+                ("a", Some(1)),
+                ("b", Some(500)),
+                ("c", Some(3)),
+                ("b", Some(500)),
+            ]);
+            let again = named(&put(&*twins.there(), &more, Some(3)));
+            assert_eq!(
+                again.iter().map(|(row, _)| *row).collect::<Vec<_>>(),
+                [2, 4]
+            );
+            let part = named(&put(&*twins.there(), &given.slice(0, 2), Some(2)));
+            assert_eq!(part, told[..1]);
+            // The next delivery has none of them, nor has it when it comes again.
+            for _ in 0..2 {
+                assert_eq!(
+                    named(&put(&*twins.there(), &rows(&[("b", Some(5))]), Some(4))),
+                    []
+                );
+            }
+            // Without a key each write adds rows, so what came again has added none.
+            let table = twins.there();
+            assert_eq!(all(&*table, &Scan::default()), ["a|1", "b|5", "c|3"]);
+        },
+    );
+}
+
+#[test]
+fn a_row_in_the_place_of_a_deleted_one_keeps_none_of_its_values() {
+    const THREE: &str = "key: [k]\ncolumns: [{ name: k, type: text }, { name: v, type: int }, { name: w, type: int }]\n";
+    each(THREE, |twins| {
+        for table in twins.both() {
+            let texts = |keys: &[&str]| Arc::new(StringArray::from(keys.to_vec())) as ArrayRef;
+            let first = batch(vec![
+                ("k", texts(&["a", "b"])),
+                ("w", Arc::new(Int64Array::from(vec![1, 2]))),
+            ]);
+            put(&*table, &first, Some(1));
+            let second = rows(&[("a", None), ("a", Some(7)), ("b", Some(8))]);
+            let deletes = BooleanArray::from(vec![true, false, false]);
+            let applied = table.write(&Write {
+                rows: &second,
+                deletes: Some(&deletes),
+                position: Some(&ProducerPosition::new("flow:f/0", 2)),
+            });
+            applied.expect("it is written");
+            assert_eq!(all(&*table, &Scan::default()), ["a|7|null", "b|8|2"]);
+        }
+    });
+}
+
+/// The replica here is a database with other rows, so that it shows who answers.
+#[test]
+fn reads_go_to_the_replica_and_to_the_main_database_while_it_is_away() {
+    for server in [postgres(), mariadb()] {
+        let world = world();
+        let (main, copy) = (server.database(""), server.database(""));
+        let cut = Cut::before(server.port);
+        world.apply(&[
+            (
+                "connections/db.yaml",
+                &connection(server, server.port, &main, ""),
+            ),
+            (
+                "connections/copy.yaml",
+                &connection(server, cut.port, &copy, ""),
+            ),
+            (
+                "tables/there.yaml",
+                &format!("relational: {{ connection: db, replica: copy, table: kept }}\n{KEYED}"),
+            ),
+        ]);
+        let made = "create table kept (k varchar(100) primary key, v bigint)";
+        server.run(
+            &copy,
+            &format!("{made}; insert into kept values ('copy', 1)"),
+        );
+        let table = world.tables.table("there").expect("a table");
+        put(
+            &*table,
+            &rows(&[("main", Some(2)), ("other", Some(3))]),
+            Some(1),
+        );
+        let answers = || {
+            let keys: ArrayRef = Arc::new(StringArray::from(vec!["copy", "main"]));
+            let lookup = Lookup {
+                keys: &[keys],
+                columns: &[1],
+            };
+            let found = table.lookup(&lookup).expect("an answer");
+            let asked = table.query("select k from kept order by k", &[], 10);
+            (
+                all(&*table, &Scan::default()),
+                table.rows().expect("an answer"),
+                [found.places.is_valid(0), found.places.is_valid(1)],
+                asked.expect("an answer"),
+            )
+        };
+        let of_copy = (
+            vec!["copy|1".to_owned()],
+            1,
+            [true, false],
+            r#"[{"k":"copy"}]"#.to_owned(),
+        );
+        assert_eq!(answers(), of_copy);
+        // What decides a write is asked where it is written.
+        assert_eq!(table.position("flow:f/0").expect("an answer"), Some(1));
+        assert!(put(&*table, &rows(&[("main", Some(2))]), Some(1)).duplicate);
+        cut.cut();
+        let of_main = (
+            vec!["main|2".to_owned(), "other|3".to_owned()],
+            2,
+            [false, true],
+            r#"[{"k":"main"},{"k":"other"}]"#.to_owned(),
+        );
+        assert_eq!(answers(), of_main);
+        put(&*table, &rows(&[("other", Some(4))]), Some(2));
+        cut.join();
+        assert_eq!(answers(), of_copy);
+    }
+}
+
+/// A node may start while the replica is away.
+#[test]
+fn a_replica_that_was_never_there_holds_nothing_up() {
+    let server = postgres();
+    let world = world();
+    let main = server.database("");
+    let nobody = crate::peers::free_port();
+    world.apply(&[
+        (
+            "connections/db.yaml",
+            &connection(server, server.port, &main, ""),
+        ),
+        (
+            "connections/copy.yaml",
+            &connection(server, nobody, &main, ""),
+        ),
+        (
+            "tables/there.yaml",
+            &format!("relational: {{ connection: db, replica: copy, table: kept }}\n{KEYED}"),
+        ),
+    ]);
+    let table = world.tables.table("there").expect("a table");
+    put(&*table, &rows(&[("a", Some(2))]), Some(1));
+    assert_eq!(all(&*table, &Scan::default()), ["a|2"]);
+}
+
+/// Behind a driver no tables are made; one that is there is written and read.
+#[test]
+fn a_table_behind_a_jdbc_driver_is_kept_alike() {
+    let engine = Engine::start("postgres");
+    engine.run("create table kept (k varchar(100) primary key, v bigint, check (v < 100))");
+    let world = World::new(Arc::new(engine.folder));
+    let spec = format!("relational: {{ connection: db, table: kept }}\n{KEYED}");
+    let missing = format!("relational: {{ connection: db, table: missing }}\n{KEYED}");
+    world.apply(&[
+        ("connections/db.yaml", &engine.options),
+        ("tables/there.yaml", &spec),
+        ("tables/missing.yaml", &missing),
+    ]);
+    let table = world.tables.table("there").expect("a table");
+    let given = rows(&[("a", Some(1)), ("b", Some(500)), ("c", None)]);
+    for duplicate in [false, true] {
+        let applied = put(&*table, &given, Some(3));
+        let named: Vec<usize> = applied.rejected.iter().map(|one| one.row).collect();
+        assert_eq!((applied.duplicate, named), (duplicate, vec![1]));
+    }
+    assert_eq!(table.position("flow:f/0").expect("an answer"), Some(3));
+    let second = rows(&[("a", None), ("c", Some(7))]);
+    let deletes = BooleanArray::from(vec![true, false]);
+    let applied = table.write(&Write {
+        rows: &second,
+        deletes: Some(&deletes),
+        position: None,
+    });
+    assert_eq!(applied.expect("it is written").deleted, 1);
+    assert_eq!(all(&*table, &Scan::default()), ["c|7"]);
+    let missing = world.tables.table("missing").expect("a table");
+    let refused = missing.apply(&given, None).expect_err("there is no table");
+    assert_eq!(refused.code(), "table.database-makes-none");
+}
+
+#[test]
+fn a_connection_that_is_missing_or_no_database_is_found_by_the_check() {
+    let files = [
+        (
+            "connections/pg.yaml",
+            "postgres: { address: '127.0.0.1:1', database: d, user: u }\n",
+        ),
+        (
+            "connections/web.yaml",
+            "http: { url: 'http://127.0.0.1:1/' }\n",
+        ),
+        (
+            "tables/a.yaml",
+            "relational: { connection: pq }\nkey: [k]\n",
+        ),
+        (
+            "tables/b.yaml",
+            "relational: { connection: pg, replica: web }\nkey: [k]\n",
+        ),
+        (
+            "tables/c.yaml",
+            "relational: { connection: pg }\nkey: [k]\n",
+        ),
+    ];
+    let bad = busbar_flow::check(&project(&files), &busbar_connect::registry());
+    let said: Vec<_> = bad.iter().map(|bad| bad.error().code()).collect();
+    assert_eq!(
+        said,
+        ["table.no-connection", "table.connection-kind"],
+        "{bad:?}"
+    );
+    let shown = bad[0].to_string();
+    assert!(shown.contains("pg"), "{shown}");
 }

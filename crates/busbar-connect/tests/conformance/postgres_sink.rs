@@ -379,7 +379,7 @@ fn what_is_wrong_is_said_with_the_statement_that_mends_it() {
         message.contains("CREATE TABLE \"public\".busbar_position"),
         "{message}"
     );
-    server.run(&database, "create table busbar_position (producer text primary key, position bigint not null); grant all on busbar_position to weak");
+    server.run(&database, "create table busbar_position (producer text primary key, position bigint not null); grant all on busbar_position, busbar_refused to weak");
     let weak =
         connection(server, &database, "table: closed").replace("user: postgres", "user: weak");
     let (_, code, message) = of(weak, id());

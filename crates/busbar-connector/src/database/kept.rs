@@ -149,14 +149,19 @@ impl KeptTable {
             names.collect()
         });
         let table = self.arranged(found);
-        let remote = |open: &Arc<AskedDatabase>, database: &Arc<dyn SqlDatabase>| {
-            RemoteTable::of(&self.name, open, database, table.clone(), &self.key)
+        let remote = |open: &Arc<AskedDatabase>, database: &Arc<dyn SqlDatabase>, table| {
+            RemoteTable::of(&self.name, open, database, table, &self.key)
         };
+        let mut copy = table.clone();
+        if self.place.path.len() == 1 {
+            // The replica's own schema or database, which may have another name.
+            copy.path.drain(..copy.path.len().saturating_sub(1));
+        }
         Ok(SettledTable {
-            main: remote(&open, &database),
+            main: remote(&open, &database, table.clone()),
             replica: replica
                 .zip(copied)
-                .map(|(open, database)| remote(&open, &database)),
+                .map(|(open, database)| remote(&open, &database, copy)),
             schema: table.schema(),
             open,
             database,

@@ -85,11 +85,7 @@ impl KeptTable {
         writer.lead_to(&settled.open);
         if let Some(at) = write.position {
             let known = self.position_of(&mut writer, &settled, &at.producer)?;
-            if known.is_some_and(|known| known >= at.position) {
-                self.counters.duplicates.fetch_add(1, Ordering::Relaxed);
-                applied.duplicate = true;
-                return Ok(applied);
-            }
+            applied.duplicate = known.is_some_and(|known| known >= at.position);
         }
         let position = write.position;
         let delivery = Delivery {
@@ -102,6 +98,7 @@ impl KeptTable {
         let written = self.deliver(&mut writer, &settled, changes, delivery);
         if let Some(at) = position {
             match &written {
+                Ok(_) if applied.duplicate => {}
                 Ok(_) => writer.note(&at.producer, at.position),
                 // It may have been kept all the same.
                 Err(_) => drop(writer.positions.remove(&*at.producer)),
@@ -114,6 +111,12 @@ impl KeptTable {
                 self.forget();
             }
         })?;
+        if applied.duplicate {
+            // The sink has written nothing, and has named the rows that the database refused before.
+            self.counters.duplicates.fetch_add(1, Ordering::Relaxed);
+            self.name_refused(write.rows.num_rows(), &mut applied, written);
+            return Ok(applied);
+        }
         let refused: HashSet<usize> = written.rejected.iter().map(|(row, _)| *row).collect();
         let kept = (0..typed.rows).filter(|row| !refused.contains(row));
         let deleted = kept.clone().filter(|row| typed.is_delete(*row)).count();

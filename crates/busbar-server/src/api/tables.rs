@@ -27,10 +27,14 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 struct TableView {
     /// Its name.
     name: String,
-    /// `hot` (in memory), `relational` (SQLite) or `wide` (cells on disk).
+    /// `hot` (in memory), `relational` (SQLite, or a table of a database) or `wide` (cells on disk).
     kind: &'static str,
-    /// Rows it has now.
-    rows: u64,
+    /// Rows it has now; none where they cannot be counted.
+    rows: Option<u64>,
+    /// Why they cannot be counted: its database does not answer, for example.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    error: Option<Error>,
     /// Columns of the key.
     key: Vec<String>,
     /// Columns; none until a flow without declared columns writes to it.
@@ -82,16 +86,15 @@ struct Tables {
 #[utoipa::path(get, path = "/api/v1/tables", tag = "tables",
     responses((status = 200, description = "The tables.", body = Tables)))]
 async fn list(State(app): State<Arc<App>>, Caller(caller): Caller) -> Answer<Json<Tables>> {
-    let tables = blocking(move || {
-        app.tables
-            .names()
-            .iter()
-            .filter(|name| caller.may_read_table(name))
-            .filter_map(|name| app.tables.table(name))
-            .map(|table| view(&app, &*table))
-            .collect::<Result<Vec<_>, _>>()
-    })
-    .await?;
+    let names = app.tables.names();
+    let read = names.iter().filter(|name| caller.may_read_table(name));
+    let tables = read.filter_map(|name| app.tables.table(name));
+    // Side by side: several databases may be slow or away.
+    let views = tables.map(|table| {
+        let app = Arc::clone(&app);
+        blocking(move || Ok(view(&app, &*table)))
+    });
+    let tables = futures::future::try_join_all(views).await?;
     Ok(Json(Tables { tables }))
 }
 
@@ -109,26 +112,29 @@ async fn one(
         .tables
         .table(&name)
         .ok_or_else(|| Refusal::unknown("server.unknown-table", &name))?;
-    Ok(Json(blocking(move || view(&app, &*table)).await?))
+    Ok(Json(blocking(move || Ok(view(&app, &*table))).await?))
 }
 
-fn view(app: &App, table: &dyn Table) -> Result<TableView, Error> {
+fn view(app: &App, table: &dyn Table) -> TableView {
     let spec = app.tables.spec(table.name());
-    let hot = match spec.as_ref().and_then(|spec| spec.hot.as_ref()) {
-        Some(hot) => Some(hot_rows(app, table, hot)?),
-        None => None,
+    let hot = spec.as_ref().and_then(|spec| spec.hot.as_ref());
+    let (hot, failed) = match hot.map(|hot| hot_rows(app, table, hot)).transpose() {
+        Ok(hot) => (hot, None),
+        Err(error) => (None, Some(error)),
     };
-    Ok(TableView {
+    let counted = table.rows();
+    TableView {
         name: table.name().to_owned(),
         kind: table.engine(),
-        rows: table.rows()?,
+        rows: counted.as_ref().ok().copied(),
+        error: counted.err().or(failed),
         key: table.key().to_vec(),
         columns: fields(&table.schema()),
         hot,
         spec: spec
             .and_then(|spec| serde_json::to_value(spec).ok())
             .unwrap_or_default(),
-    })
+    }
 }
 
 fn hot_rows(app: &App, table: &dyn Table, spec: &HotSpec) -> Result<HotRows, Error> {

@@ -136,6 +136,8 @@ final class JdbcSession {
             case "columns": JdbcTables.columns(connection, product, (String) frame.get("schema"), (String) frame.get("table"), out); break;
             case "known": known(frame, seconds, out); break;
             case "write": write(frame, seconds, out); break;
+            case "keep": keep(frame, seconds, out); break;
+            case "recalled": recalled(frame, seconds, out); break;
             default: throw new JdbcFault("worker", "configuration", what);
         }
     }
@@ -299,15 +301,20 @@ final class JdbcSession {
         }
     }
 
-    /** Writes rows and how far their producer has come, all in one transaction; answers which rows were refused. */
+    /**
+     * Writes rows and how far their producer has come, all in one transaction; answers which rows were refused. If there
+     * are any the transaction stays open: {@link #keep} ends it.
+     */
     private void write(Map<String, Object> frame, int seconds, StringBuilder out) throws SQLException {
         endReading();
         connection.setAutoCommit(false);
         List<Part> parts = new ArrayList<>();
         for (Object part : (List<?>) frame.get("parts")) parts.add(new Part(JdbcWorker.object(part)));
         StringBuilder rejected = new StringBuilder();
+        boolean begun = false;
         try {
-            if (begin(frame, seconds)) {
+            begun = begin(frame, seconds);
+            if (begun) {
                 for (Part part : parts) part.execute(0, part.rows.size(), seconds);
                 connection.commit();
             }
@@ -316,14 +323,54 @@ final class JdbcSession {
             connection.rollback();
             if (!fault.isAboutRows() || late) throw fault;
             // Some rows are at fault: they are found by halving, and all others are written with the position.
-            if (begin(frame, seconds)) {
+            begun = begin(frame, seconds);
+            if (begun) {
                 for (Part part : parts) part.halve(0, part.rows.size(), seconds, rejected);
-                connection.commit();
+                if (rejected.length() == 0) connection.commit();
             }
         } finally {
             for (Part part : parts) part.close();
         }
-        out.append("{\"rejected\":[").append(rejected).append("]}");
+        out.append("{\"known\":").append(!begun).append(",\"rejected\":[").append(rejected).append("]}");
+    }
+
+    /** Keeps the rows that were refused in the transaction that {@link #write} has left open, and commits it. */
+    private void keep(Map<String, Object> frame, int seconds, StringBuilder out) throws SQLException {
+        String producer = (String) frame.get("producer");
+        List<?> rows = (List<?>) frame.get("rows");
+        if (!rows.isEmpty()) {
+            update((String) frame.get("forget"), seconds, producer);
+            BigDecimal position = new BigDecimal((String) frame.get("position"));
+            for (Object each : rows) {
+                List<?> row = (List<?>) each;
+                BigDecimal number = BigDecimal.valueOf((Long) row.get(0));
+                update((String) frame.get("insert"), seconds, producer, position, number, row.get(1), row.get(2));
+            }
+        }
+        connection.commit();
+        out.append("{}");
+    }
+
+    /** The rows that were refused with the last position of a producer. */
+    private void recalled(Map<String, Object> frame, int seconds, StringBuilder out) throws SQLException {
+        connection.setAutoCommit(false);
+        out.append("{\"rows\":[");
+        try (PreparedStatement statement = connection.prepareStatement((String) frame.get("select"))) {
+            limit(statement, seconds);
+            statement.setString(1, (String) frame.get("producer"));
+            running = statement;
+            try (ResultSet found = statement.executeQuery()) {
+                for (boolean first = true; found.next(); first = false) {
+                    out.append(first ? "[" : ",[").append(found.getBigDecimal(1).toBigInteger()).append(',');
+                    Json.write(found.getString(2), out);
+                    out.append(',');
+                    Json.write(found.getString(3), out);
+                    out.append(']');
+                }
+            }
+        }
+        connection.commit();
+        out.append("]}");
     }
 
     /** Notes the position; false when it is known already, with the rows before it. */
