@@ -172,7 +172,10 @@ export type Change = Fields<Api.ChangeView, 'path'> & {
   meaning?: boolean;
 };
 
-export type TableSummary = Fields<Api.TableView, 'name' | 'kind' | 'rows' | 'key'> & {
+export type TableSummary = Fields<Api.TableView, 'name' | 'kind' | 'key'> & {
+  /** Null where they cannot be counted; `error` says why. */
+  rows: number | null;
+  error: FlowSummary['error'];
   columns: Field[];
   /** As the file says it: `10m`. */
   ttl?: string | null;

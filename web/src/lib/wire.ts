@@ -522,6 +522,7 @@ function table(v: Raw): TableSummary {
     name: str(v.name),
     kind: str(v.kind),
     rows: isNumber(v.rows) ? num(v.rows) : null,
+    error: problem(v.error),
     key: strings(v.key),
     columns: fields(v.columns),
     ttl: shown(object(object(v.spec).hot).ttl),

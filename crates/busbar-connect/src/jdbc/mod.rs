@@ -83,9 +83,9 @@ pub struct Jdbc {
 /// 18 digits.
 ///
 /// As a sink: exactly once. Each delivery is one transaction that also notes how far its producer has come, in the table
-/// `busbar_position` of the same schema. A row that the database refuses becomes a dead letter and the others of its
-/// delivery are written. Types are compared when the sink is opened; where values would be rounded or cut, it is refused
-/// unless `lossy` is on.
+/// `busbar_position` of the same schema. A row that the database refuses becomes a dead letter (kept in `busbar_refused`
+/// beside it until the next position) and the others of its delivery are written. Types are compared when the sink is
+/// opened; where values would be rounded or cut, it is refused unless `lossy` is on.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Options {

@@ -33,7 +33,7 @@ struct TableView {
     rows: Option<u64>,
     /// Why they cannot be counted: its database does not answer, for example.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<super::Problem>)]
     error: Option<Error>,
     /// Columns of the key.
     key: Vec<String>,

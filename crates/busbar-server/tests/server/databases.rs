@@ -10,6 +10,31 @@ const CONNECTION: (&str, &str) = (
     "postgres: { address: '127.0.0.1:1', database: his, user: busbar, sessions: 3 }\n",
 );
 
+/// One table of a database that is away holds no other up.
+#[test]
+fn tables_are_listed_while_a_database_is_away() {
+    let (world, ann) = with_admin(&[
+        CONNECTION,
+        (
+            "tables/away.yaml",
+            "relational: { connection: his }\nkey: [id]\ncolumns: [{ name: id, type: int }]\n",
+        ),
+        ("tables/here.yaml", "relational: {}\nkey: [id]\n"),
+    ]);
+    let shown = as_user(&world, "GET", "/api/v1/tables", &ann, &Value::Null).json();
+    let [away, here] = [&shown["tables"][0], &shown["tables"][1]];
+    assert_eq!(
+        (&away["name"], &away["rows"]),
+        (&json!("away"), &Value::Null)
+    );
+    assert_eq!(away["error"]["code"], "postgres.unreachable", "{shown}");
+    assert_eq!(away["columns"][0]["name"], "id");
+    assert_eq!((&here["name"], &here["rows"]), (&json!("here"), &json!(0)));
+    assert!(here.get("error").is_none(), "{shown}");
+    let one = as_user(&world, "GET", "/api/v1/tables/away", &ann, &Value::Null).json();
+    assert_eq!(one["error"]["code"], "postgres.unreachable", "{one}");
+}
+
 #[test]
 fn operators_and_those_whose_rules_name_a_table_may_query_it() {
     let (world, ann) = with_admin(&[CONNECTION]);
