@@ -127,12 +127,12 @@ impl Error {
     /// The error of an [`Error::record`]; none if this program does not know its code.
     pub fn recorded(record: &str) -> Option<Error> {
         #[derive(serde::Deserialize)]
-        struct Record {
+        struct ErrorRecord {
             class: Class,
             code: String,
             args: std::collections::BTreeMap<String, String>,
         }
-        let record: Record = serde_json::from_str(record).ok()?;
+        let record: ErrorRecord = serde_json::from_str(record).ok()?;
         let (code, names) = messages::known(&record.code)?;
         let error = Error::new(record.class, code);
         Some(

@@ -61,14 +61,14 @@ impl Ready {
 }
 
 /// The producer of a delivery and its position, as they are written in SQL.
-struct Origin {
+struct WriteOrigin {
     /// Empty for none.
     producer: String,
     position: u64,
 }
 
 /// A table that is kept beside those that are written to.
-struct BesideTable {
+struct MysqlBeside {
     name: String,
     columns: String,
     rights: &'static str,
@@ -140,14 +140,14 @@ impl MysqlSink {
             "producer varchar({PRODUCER_CHARS_MAX}) character set utf8mb4 collate utf8mb4_bin"
         );
         let beside = [
-            BesideTable {
+            MysqlBeside {
                 name: plan.positions.clone(),
                 columns: format!(
                     "({producer} PRIMARY KEY, position bigint unsigned NOT NULL) ENGINE=InnoDB"
                 ),
                 rights: "SELECT, INSERT, UPDATE",
             },
-            BesideTable {
+            MysqlBeside {
                 name: plan.refusals.clone(),
                 columns: format!(
                     "({producer} NOT NULL, position bigint unsigned NOT NULL, refused_row bigint unsigned NOT NULL, \
@@ -222,7 +222,7 @@ impl MysqlSink {
         &self,
         link: &mut Link,
         schema: &str,
-        beside: &BesideTable,
+        beside: &MysqlBeside,
     ) -> Result<(), Error> {
         let (table, columns, rights) = (&beside.name, &beside.columns, beside.rights);
         let look = format!("SELECT position FROM {table} LIMIT 0");
@@ -276,7 +276,7 @@ impl MysqlSink {
         let (Some(mut link), Some(plan)) = (self.link.take(), self.plan.clone()) else {
             return Err(closed(&self.server.address));
         };
-        let from = Origin {
+        let from = WriteOrigin {
             producer: self.producer(&delivery.producer)?,
             position: delivery.position,
         };
@@ -355,8 +355,8 @@ impl Sink for MysqlSink {
 }
 
 /// Begins a transaction and notes the position; false when it is known already.
-async fn begin(link: &mut Link, plan: &Plan, from: &Origin) -> Result<bool, Failed> {
-    let Origin { producer, position } = from;
+async fn begin(link: &mut Link, plan: &Plan, from: &WriteOrigin) -> Result<bool, Failed> {
+    let WriteOrigin { producer, position } = from;
     if producer.is_empty() {
         link.run("BEGIN").await?;
         return Ok(true);
@@ -374,7 +374,7 @@ async fn begin(link: &mut Link, plan: &Plan, from: &Origin) -> Result<bool, Fail
 async fn transaction(
     link: &mut Link,
     plan: &Plan,
-    from: &Origin,
+    from: &WriteOrigin,
     ready: &[Ready],
 ) -> Result<bool, Failed> {
     if !begin(link, plan, from).await? {
@@ -388,7 +388,7 @@ async fn transaction(
 async fn in_pieces(
     link: &mut Link,
     plan: &Plan,
-    from: &Origin,
+    from: &WriteOrigin,
     ready: &[Ready],
     rejected: &mut Vec<Refused>,
     told: impl Fn(Failed) -> Error,
@@ -423,11 +423,11 @@ async fn in_pieces(
 async fn keep_refused(
     link: &mut Link,
     plan: &Plan,
-    from: &Origin,
+    from: &WriteOrigin,
     ready: &[Ready],
     refused: &[Refused],
 ) -> Result<(), Failed> {
-    let Origin { producer, position } = from;
+    let WriteOrigin { producer, position } = from;
     let table = &plan.refusals;
     link.run(&format!("DELETE FROM {table} WHERE producer = {producer}"))
         .await?;
@@ -456,7 +456,7 @@ async fn keep_refused(
 async fn recall(
     link: &mut Link,
     plan: &Plan,
-    from: &Origin,
+    from: &WriteOrigin,
     ready: &[Ready],
 ) -> Result<Vec<Refused>, Failed> {
     let sql = format!(
