@@ -28,10 +28,11 @@ use busbar_log::Clock;
 use serde::Serialize;
 
 pub use breaker::{Admitted, Breaker, BreakerState, CallTrial};
+pub use busbar_table::{ColumnSpec, Found};
 pub use database::{
-    AskedDatabase, ColumnType, DatabaseStatus, Databases, KeptTable, PoolUse, Pooled, RemoteTable,
-    SessionPool, SqlColumn, SqlCompares, SqlDatabase, SqlPart, SqlRows, SqlStatement, SqlTable,
-    SqlValue, TextColumns, number_kind,
+    AskedDatabase, ColumnType, DatabaseStatus, Databases, KeptTable, KeyedLayout, KeyedStore, PoolUse,
+    Pooled, RemoteTable, SessionPool, SqlColumn, SqlCompares, SqlDatabase, SqlPart, SqlRows,
+    SqlStatement, SqlTable, SqlValue, TextColumns, number_kind,
 };
 pub use retry::{Backoff, Outcome, deliver};
 pub use rows::{KeyOrder, OrderedRows, ReadColumn, TableRead, TextRow};
@@ -354,6 +355,26 @@ pub trait Connector: Send + Sync {
         spec: &'a ConnectionSpec,
         context: ServiceContext,
     ) -> Work<'a, Result<Arc<dyn SqlDatabase>, Error>> {
+        let _ = context;
+        lacks(spec, "connect.no-database")
+    }
+
+    /// Whether this connection leads to rows that are looked up by their keys, and to no database that answers SQL: see
+    /// [`Connector::store`].
+    fn keeps_rows(&self, spec: &ConnectionSpec) -> bool {
+        let _ = spec;
+        false
+    }
+
+    /// The store of a connection. Opens no session yet.
+    ///
+    /// # Errors
+    /// *Configuration*, for a kind that is none, or options that cannot be used.
+    fn store<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        context: ServiceContext,
+    ) -> Work<'a, Result<Arc<dyn KeyedStore>, Error>> {
         let _ = context;
         lacks(spec, "connect.no-database")
     }

@@ -34,5 +34,11 @@ pub const STREAMS_MAX: usize = 256;
 pub const SURVEYED_KEYS_MAX: usize = 10_000;
 /// Keys that are asked for at a time.
 pub const SCAN_KEYS: usize = 1_000;
+/// Rows that are looked up at a time.
+pub const FIND_KEYS_MAX: usize = 1_000;
+/// Keys that reading all rows of a name may come across: each is kept until the end, for the server may name it twice.
+pub const SCANNED_KEYS_MAX: usize = 5_000_000;
+/// Names of rows that a connection may have.
+pub const TABLES_MAX: usize = 256;
 /// Bits of a position for the number of an entry within its millisecond; the rest is for the millisecond.
 pub const SEQUENCE_BITS: u32 = 22;

@@ -236,6 +236,21 @@ impl RedisLink {
         Ok(replies)
     }
 
+    /// The same, with the bytes of all their values.
+    ///
+    /// # Errors
+    /// As [`RedisLink::reply`].
+    pub async fn run_sized(&mut self, commands: &Commands) -> Result<(Vec<Reply>, usize), Error> {
+        self.send(commands);
+        let (mut replies, mut bytes) = (Vec::with_capacity(commands.count()), 0);
+        while replies.len() < commands.count() {
+            let (reply, size) = self.sized_reply().await?;
+            bytes += size;
+            replies.push(reply);
+        }
+        Ok((replies, bytes))
+    }
+
     /// Ends the session in good order.
     pub async fn close(mut self) {
         let _ = timeout(GOODBYE_MAX, self.socket.shutdown()).await;

@@ -1,5 +1,5 @@
 //! `redis`: a Redis server, or one that speaks its protocol, such as Valkey. Rows are written under keys; entries of streams
-//! are read.
+//! are read, and hashes are looked up.
 //!
 //! ```yaml
 //! redis:
@@ -9,20 +9,24 @@
 //! ```
 
 mod failure;
+mod key;
 mod limits;
 mod link;
 mod sink;
 mod source;
+mod store;
 mod survey;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use busbar_bus::Span;
-use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Template, TemplatePart, Value};
+use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Template, Value};
+use busbar_connector::limits::{POOL_SESSIONS, POOL_SESSIONS_MAX};
 use busbar_connector::{
-    Connector, Guarantee, LiteralSecret, Roles, Sink, SinkContext, Source, SourceContext, Survey,
-    Work,
+    ColumnSpec, Connector, Guarantee, KeyedStore, LiteralSecret, Roles, ServiceContext, Sink,
+    SinkContext, Source, SourceContext, Survey, Work,
 };
 use busbar_event::{Class, Error};
 use schemars::JsonSchema;
@@ -32,9 +36,11 @@ use crate::places::Places;
 use crate::secret::{self, Secret, refuse_placeholder};
 use crate::tls::Tls;
 use crate::topic::TopicTemplate;
+use key::RedisKey;
 use link::RedisServer;
 use sink::RedisSink;
 use source::RedisSource;
+use store::RedisStore;
 
 /// The connector.
 pub struct Redis {
@@ -68,6 +74,12 @@ struct Options {
     /// How long a command may take.
     #[serde(default = "half_a_minute")]
     timeout: Span,
+    /// The most sessions that are open at a time for look-ups.
+    #[serde(default = "pool_sessions")]
+    sessions: u16,
+    /// Hashes that flows look up and queries read, by the name that they have behind the connection's: `cache.patient`.
+    #[serde(default)]
+    tables: BTreeMap<String, RowsOptions>,
     /// Streams to read; makes the connection a source.
     read: Option<ReadOptions>,
     /// Where rows are written; makes the connection a sink.
@@ -115,6 +127,16 @@ struct WriteOptions {
     producer: Option<String>,
 }
 
+/// Hashes whose keys are made alike: a row each.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RowsOptions {
+    /// The key of a row, with columns in it: `patient:${id}`. By these columns rows are looked up.
+    key: String,
+    /// The columns: those of the key, and fields of the hashes. A row has NULL for a field that its hash lacks.
+    columns: Vec<ColumnSpec>,
+}
+
 /// What is kept under a key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -130,8 +152,46 @@ enum Kind {
     Stream,
 }
 
+fn pool_sessions() -> u16 {
+    POOL_SESSIONS
+}
+
 fn half_a_minute() -> Span {
     Span::from_micros(30_000_000)
+}
+
+impl RowsOptions {
+    fn row_key(&self) -> Result<RedisKey, Error> {
+        let template = Template::parse(&self.key).map_err(|(_, error)| error)?;
+        Ok(RedisKey::new(&template))
+    }
+
+    /// What is wrong with it: the option, and why.
+    fn refusal(&self, name: &str) -> Option<(&'static str, Error)> {
+        let refuse = |option, code| {
+            let error = Error::new(Class::Configuration, code);
+            Some((option, error.with("table", name)))
+        };
+        let key = match self.row_key() {
+            Ok(key) => key,
+            Err(error) => return Some(("key", error)),
+        };
+        let mut names: Vec<&str> = self.columns.iter().map(|one| one.name.as_str()).collect();
+        names.sort_unstable();
+        let is_column = |column: &str| names.binary_search(&column).is_ok();
+        let twice = names.windows(2).any(|pair| pair[0] == pair[1]);
+        let mut of_key: Vec<&str> = key.columns().collect();
+        of_key.sort_unstable();
+        let key_twice = of_key.windows(2).any(|pair| pair[0] == pair[1]);
+        match () {
+            () if !key.begins_with_text() || of_key.is_empty() => refuse("key", "redis.table-key"),
+            () if key.is_ambiguous() || key_twice => refuse("key", "redis.table-key"),
+            () if twice || !of_key.iter().all(|column| is_column(column)) => {
+                refuse("columns", "redis.table-columns")
+            }
+            () => None,
+        }
+    }
 }
 
 impl WriteOptions {
@@ -153,7 +213,7 @@ impl WriteOptions {
         };
         let kind = self.kind;
         let keyed = matches!(kind, Kind::Hash | Kind::Value);
-        let begins = matches!(template.parts().first(), Some(TemplatePart::Literal(_)));
+        let begins = RedisKey::new(&template).begins_with_text();
         match () {
             () if self.key.is_empty() => refuse("key", "redis.key-empty"),
             () if keyed && template.literal().is_some() => refuse("key", "redis.key-fixed"),
@@ -215,7 +275,27 @@ impl Redis {
                 .check(file)
                 .map_err(|code| refuse("password", code))?;
         }
+        if options.sessions == 0 || options.sessions > POOL_SESSIONS_MAX {
+            let error = Error::new(Class::Configuration, "database.sessions");
+            let error = error.with("most", POOL_SESSIONS_MAX);
+            return Err(spec.options.diagnostic("sessions", error));
+        }
+        if options.tables.len() > limits::TABLES_MAX {
+            let error = Error::new(Class::Configuration, "redis.tables");
+            let error = error.with("most", limits::TABLES_MAX);
+            return Err(spec.options.diagnostic("tables", error));
+        }
+        for (name, rows) in &options.tables {
+            if let Some((option, error)) = rows.refusal(name) {
+                let path = ["tables", name, option].map(str::to_owned);
+                return Err(match spec.options.at(&path) {
+                    Some(node) => spec.options.diagnostic_at(node, error),
+                    None => spec.options.diagnostic("tables", error),
+                });
+            }
+        }
         match (&options.read, &options.write) {
+            (None, None) if !options.tables.is_empty() => {}
             (None, None) | (Some(_), Some(_)) => return Err(refuse("write", "redis.no-role")),
             (Some(read), None) => {
                 let count = read.streams.len();
@@ -295,6 +375,27 @@ impl Connector for Redis {
             shown: secret::HIDDEN.into(),
         });
         secret.into_iter().collect()
+    }
+
+    fn keeps_rows(&self, spec: &ConnectionSpec) -> bool {
+        let options = self.options(spec);
+        options.is_ok_and(|options| !options.tables.is_empty())
+    }
+
+    fn store<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        context: ServiceContext,
+    ) -> Work<'a, Result<Arc<dyn KeyedStore>, Error>> {
+        Box::pin(async move {
+            let options = self
+                .options(spec)
+                .map_err(|refused| refused.error().clone())?;
+            let server = self.server(&options, &context.project_dir)?;
+            let (name, tables) = (&context.name, &options.tables);
+            let store = RedisStore::new(name, server, options.sessions, tables)?;
+            Ok(Arc::new(store) as Arc<dyn KeyedStore>)
+        })
     }
 
     fn guarantee(&self) -> Guarantee {

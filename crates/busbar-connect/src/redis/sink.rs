@@ -6,11 +6,11 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, SchemaRef};
-use busbar_catalog::TemplatePart;
 use busbar_connector::{Delivery, Sink, SinkContext, Work, Written};
 use busbar_event::{Class, Error};
 
 use super::failure::told;
+use super::key::RedisKey;
 use super::limits::SCAN_KEYS;
 use super::link::{RedisLink, RedisServer, closed};
 use super::wire::{Commands, Reply};
@@ -36,7 +36,9 @@ pub struct RedisSink {
 #[derive(Clone)]
 struct Plan {
     kind: Kind,
-    key: Vec<KeyPart>,
+    key: RedisKey,
+    /// Places of the columns of the key, in its order.
+    key_places: Vec<usize>,
     /// All keys that there can be, as the server's own pattern.
     pattern: String,
     /// Names and places of the columns that are kept.
@@ -46,13 +48,6 @@ struct Plan {
     ttl_millis: Option<u64>,
     max: Option<u64>,
     delete: bool,
-}
-
-#[derive(Clone)]
-enum KeyPart {
-    Literal(Vec<u8>),
-    /// The place of a column, and its name.
-    Column(usize, String),
 }
 
 /// The name of a field, and its value where there is one.
@@ -327,25 +322,9 @@ impl Plan {
                     .with("there", there.join(", "))
             })
         };
-        let (mut key, mut pattern) = (Vec::new(), String::new());
-        for part in options.template()?.parts() {
-            match part {
-                TemplatePart::Literal(text) => {
-                    for c in text.chars() {
-                        if matches!(c, '*' | '?' | '[' | ']' | '\\') {
-                            pattern.push('\\');
-                        }
-                        pattern.push(c);
-                    }
-                    key.push(KeyPart::Literal(text.clone().into_bytes()));
-                }
-                TemplatePart::Variable { variable, .. } => {
-                    pattern.push('*');
-                    let name = variable.name().into_owned();
-                    key.push(KeyPart::Column(place("key", &name)?, name));
-                }
-            }
-        }
+        let key = RedisKey::new(&options.template()?);
+        let key_places = key.columns().map(|name| place("key", name));
+        let key_places = key_places.collect::<Result<Vec<_>, _>>()?;
         let special = |option, column: &Option<String>| {
             let column = column.as_deref();
             column.map(|column| place(option, column)).transpose()
@@ -358,8 +337,9 @@ impl Plan {
             .map(|(at, field)| (field.name().clone(), at));
         Ok(Plan {
             kind: options.kind,
+            pattern: key.pattern(),
             key,
-            pattern,
+            key_places,
             columns: columns.collect(),
             change,
             unchanged,
@@ -385,10 +365,8 @@ impl Plan {
         let cell = |(name, at): &(String, usize)| TextCells::new(name, rows.column(*at));
         let cells = self.columns.iter().map(cell);
         let cells = cells.collect::<Result<Vec<_>, _>>()?;
-        let key = self.key.iter().map(|part| match part {
-            KeyPart::Literal(_) => Ok(None),
-            KeyPart::Column(at, name) => TextCells::new(name, rows.column(*at)).map(Some),
-        });
+        let key = self.key.columns().zip(&self.key_places);
+        let key = key.map(|(name, at)| TextCells::new(name, rows.column(*at)));
         let key = key.collect::<Result<Vec<_>, _>>()?;
         let texts = |place: Option<usize>| {
             let column = place.map(|at| cast(rows.column(at), &DataType::Utf8));
@@ -432,10 +410,11 @@ impl Plan {
                 }
                 _ => {}
             }
-            let key = match self.key_of(&key, row) {
+            let key = match self.key.of(key.iter().map(|cells| cells.get(row))) {
                 Ok(key) => key,
-                Err(error) => {
-                    ready.rejected.push((row, error));
+                Err(name) => {
+                    let error = Error::new(Class::Permanent, "connect.key-null");
+                    ready.rejected.push((row, error.with("column", name)));
                     continue;
                 }
             };
@@ -458,24 +437,6 @@ impl Plan {
             ready.rows.extend(std::iter::repeat_n(row, count));
         }
         Ok(ready)
-    }
-
-    fn key_of(&self, cells: &[Option<TextCells>], row: usize) -> Result<Vec<u8>, Error> {
-        let mut key = Vec::new();
-        for (part, cells) in self.key.iter().zip(cells) {
-            match (part, cells) {
-                (KeyPart::Column(_, name), Some(cells)) => match cells.get(row) {
-                    Some(value) => key.extend_from_slice(&value),
-                    None => {
-                        let error = Error::new(Class::Permanent, "connect.key-null");
-                        return Err(error.with("column", name));
-                    }
-                },
-                (KeyPart::Literal(text), _) => key.extend_from_slice(text),
-                (KeyPart::Column(..), None) => {}
-            }
-        }
-        Ok(key)
     }
 
     /// Adds the commands that put a row under its key.

@@ -40,7 +40,7 @@ const IN: (&str, &str) = (
 const OUT: (&str, &str) = ("streams/out.yaml", "topics: out/#\n");
 
 /// A world with a flow that has one step.
-fn joined(connection: &str, join: &str) -> World {
+pub fn joined(connection: &str, join: &str) -> World {
     let world = world();
     let flow = flow(join);
     world.apply(&[
@@ -56,13 +56,13 @@ fn flow(join: &str) -> String {
     format!("from: in\nsteps:\n  - join: {{ {join} }}\nto:\n  - stream: out\n    topic: out/x\n")
 }
 
-fn send(world: &World, rows: &[Json]) {
+pub fn send(world: &World, rows: &[Json]) {
     let rows: Vec<String> = rows.iter().map(Json::to_string).collect();
     world.publish("in/x", &rows);
 }
 
 /// The results, once there are so many, by `n`.
-fn results(world: &World, count: usize) -> Vec<Json> {
+pub fn results(world: &World, count: usize) -> Vec<Json> {
     let mut rows = eventually("the results", || match world.events("out") {
         rows if rows.len() >= count => Ok(rows.iter().map(|row| row.json()).collect::<Vec<_>>()),
         rows => Err(format!(
@@ -76,7 +76,7 @@ fn results(world: &World, count: usize) -> Vec<Json> {
     rows
 }
 
-fn counted(world: &World) -> DatabaseStatus {
+pub fn counted(world: &World) -> DatabaseStatus {
     world.databases.get("db").expect("a database").status()
 }
 

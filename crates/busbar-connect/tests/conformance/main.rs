@@ -43,6 +43,7 @@ mod redis_subject;
 mod s3;
 mod s3_peer;
 mod s3_server;
+mod redis_tables;
 mod servers;
 mod sinks;
 mod sources;

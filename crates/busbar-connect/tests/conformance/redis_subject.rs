@@ -12,8 +12,25 @@ pub fn subject() -> Subject {
             "redis: { address: '127.0.0.1:1', write: { key: a, as: stream, max: 1000 } }\n",
             "redis: { address: '127.0.0.1:1', write: { key: a, as: set, delete: true } }\n",
             "redis: { address: '127.0.0.1:1', read: { streams: [a, b], payload: data, new_only: true } }\ntopic: a/${stream}\n",
+            "redis: { address: '127.0.0.1:1', sessions: 2, tables: { p: { key: 'p:${a}:${b}', columns: [{ name: a, type: int }, { name: b, type: text }, { name: c, type: json }] } } }\n",
         ],
         wrong: vec![
+            (
+                "redis: { address: 'a:1', tables: { p: { key: '${a}', columns: [{ name: a, type: int }] } } }\n",
+                "${a}",
+            ),
+            (
+                "redis: { address: 'a:1', tables: { p: { key: 'p${a}${b}', columns: [{ name: a, type: int }, { name: b, type: int }] } } }\n",
+                "p${a}${b}",
+            ),
+            (
+                "redis: { address: 'a:1', tables: { p: { key: 'p${a}', columns: [{ name: b, type: int }] } } }\n",
+                "b",
+            ),
+            (
+                "redis: { address: 'a:1', sessions: 0, tables: { p: { key: 'p${a}', columns: [{ name: a, type: int }] } } }\n",
+                "0",
+            ),
             ("redis: { write: { key: 'a:${id}' } }\n", "address"),
             (
                 "redis: { address: here, write: { key: 'a:${id}' } }\n",

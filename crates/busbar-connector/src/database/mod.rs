@@ -9,11 +9,14 @@
 //! | a `call` of a statement | [`SqlForm`](crate::SqlForm) and [`SqlService`](crate::SqlService) |
 //! | sessions that are used again, and their number | [`SessionPool`] |
 //! | rows that come as texts | [`TextColumns`] |
+//!
+//! A connector to a store that knows no SQL implements [`KeyedStore`] instead: its rows are found by their keys alone.
 
 mod columns;
 mod kept;
 mod kept_query;
 mod kept_write;
+mod keyed;
 mod open;
 mod pool;
 mod statement;
@@ -30,6 +33,7 @@ use crate::Work;
 
 pub use columns::TextColumns;
 pub use kept::KeptTable;
+pub use keyed::{KeyedLayout, KeyedStore};
 pub use open::{AskedDatabase, DatabaseStatus, Databases};
 pub use pool::{PoolUse, Pooled, SessionPool};
 pub use statement::{SqlPart, SqlStatement, SqlValue};

@@ -16,7 +16,8 @@ use serde::Serialize;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::OnceCell;
 
-use super::{PoolUse, RemoteTable, SqlDatabase};
+use super::keyed::KeyedTable;
+use super::{KeyedStore, PoolUse, RemoteTable, SqlDatabase};
 use crate::limits::DATABASE_THREADS;
 use crate::{Connector, Connectors, ServiceContext, Sink, SinkContext};
 
@@ -43,6 +44,7 @@ pub struct AskedDatabase {
     context: ServiceContext,
     handle: Handle,
     database: OnceCell<Arc<dyn SqlDatabase>>,
+    store: OnceCell<Arc<dyn KeyedStore>>,
     pub(super) counts: DatabaseCounts,
 }
 
@@ -110,8 +112,9 @@ impl Databases {
         let mut before = std::mem::take(&mut *open);
         for (name, spec) in connections {
             let connector = self.inner.connectors.get(&spec.kind);
-            let Some(connector) = connector.filter(|known| known.is_database() && spec.enabled)
-            else {
+            let is_asked =
+                |known: &&Arc<dyn Connector>| known.is_database() || known.keeps_rows(spec);
+            let Some(connector) = connector.filter(is_asked).filter(|_| spec.enabled) else {
                 continue;
             };
             let same = before.remove(name).filter(|known| known.leads_to(spec));
@@ -126,6 +129,7 @@ impl Databases {
                     },
                     handle: self.inner.handle.clone(),
                     database: OnceCell::new(),
+                    store: OnceCell::new(),
                     counts: DatabaseCounts::default(),
                 })
             });
@@ -161,7 +165,10 @@ impl Databases {
     /// As [`SqlDatabase::describe`].
     pub fn table(&self, name: &str) -> Result<Option<Arc<dyn Table>>, Error> {
         match self.find(name) {
-            Some((database, path)) => RemoteTable::open(name, &database, path),
+            Some((database, path)) if database.connector.is_database() => {
+                RemoteTable::open(name, &database, path)
+            }
+            Some((database, path)) => KeyedTable::open(name, &database, &path),
             None => Ok(None),
         }
     }
@@ -201,10 +208,11 @@ impl AskedDatabase {
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let counts = &self.counts;
         DatabaseStatus {
-            pool: self
-                .database
-                .get()
-                .map_or_else(PoolUse::default, |open| open.pool()),
+            pool: match (self.database.get(), self.store.get()) {
+                (Some(open), _) => open.pool(),
+                (_, Some(open)) => open.pool(),
+                (None, None) => PoolUse::default(),
+            },
             statements: count(&counts.statements),
             failures: count(&counts.failures),
             keys: count(&counts.keys),
@@ -252,6 +260,15 @@ impl AskedDatabase {
         self.connector.sink(&spec, context).await
     }
 
+    /// Its other side, for one that answers no SQL. Opens no session.
+    ///
+    /// # Errors
+    /// As [`AskedDatabase::database`].
+    pub async fn store(&self) -> Result<Arc<dyn KeyedStore>, Error> {
+        let open = || self.connector.store(&self.spec, self.context.clone());
+        self.store.get_or_try_init(open).await.cloned()
+    }
+
     /// Does work with it on the threads of the databases. Dropped, it is given up.
     ///
     /// # Errors
@@ -297,7 +314,7 @@ impl AskedDatabase {
         &self.handle
     }
 
-    fn counted<T>(&self, done: Result<T, Error>) -> Result<T, Error> {
+    pub(super) fn counted<T>(&self, done: Result<T, Error>) -> Result<T, Error> {
         self.counts.statements.fetch_add(1, Ordering::Relaxed);
         if done.is_err() {
             self.counts.failures.fetch_add(1, Ordering::Relaxed);

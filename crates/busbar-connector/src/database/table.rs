@@ -467,6 +467,6 @@ fn constant(constant: &Constant) -> SqlValue {
     }
 }
 
-fn of_arrow(cause: arrow::error::ArrowError) -> Error {
+pub(super) fn of_arrow(cause: arrow::error::ArrowError) -> Error {
     Error::new(Class::Permanent, "database.rows").caused_by(cause)
 }
