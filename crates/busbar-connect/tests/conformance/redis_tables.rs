@@ -43,7 +43,7 @@ fn hashes_are_looked_up_by_the_columns_of_their_keys() {
         &format!(
             "hset {name}:n:1 name 张三 weight 61.25 born 1990-02-28T00:00:00Z ok true\n\
              hset {name}:n:2 other 1\n\
-             hset {name}:s:1 name it's born '2001-01-01 08:00:00' ok 0\n\
+             hset {name}:s:1 name \"it's\" born '2001-01-01 08:00:00' ok 0\n\
              hset {name}:x:1 weight heavy\n\
              set {name}:y:1 text\n"
         ),
