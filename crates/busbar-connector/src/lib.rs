@@ -30,9 +30,9 @@ use serde::Serialize;
 pub use breaker::{Admitted, Breaker, BreakerState, CallTrial};
 pub use busbar_table::{ColumnSpec, Found};
 pub use database::{
-    AskedDatabase, ColumnType, DatabaseStatus, Databases, KeptTable, KeyedLayout, KeyedStore, PoolUse,
-    Pooled, RemoteTable, SessionPool, SqlColumn, SqlCompares, SqlDatabase, SqlPart, SqlRows,
-    SqlStatement, SqlTable, SqlValue, TextColumns, number_kind,
+    AskedDatabase, ColumnType, DatabaseStatus, Databases, KeptTable, KeyedLayout, KeyedStore,
+    PoolUse, Pooled, RemoteTable, SessionPool, SqlColumn, SqlCompares, SqlDatabase, SqlPart,
+    SqlRows, SqlStatement, SqlTable, SqlValue, TextColumns, number_kind,
 };
 pub use retry::{Backoff, Outcome, deliver};
 pub use rows::{KeyOrder, OrderedRows, ReadColumn, TableRead, TextRow};
