@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use support::node::{Node, free_address};
@@ -18,7 +18,15 @@ struct Hospital {
     node: Node,
     his: u16,
     nis: u16,
+    lis: Child,
     folder: tempfile::TempDir,
+}
+
+impl Drop for Hospital {
+    fn drop(&mut self) {
+        let _ = self.lis.kill();
+        let _ = self.lis.wait();
+    }
 }
 
 fn example() -> PathBuf {
@@ -39,8 +47,7 @@ impl Hospital {
             .stdin(Stdio::null())
             .status();
         assert!(started.expect("the script runs").success());
-        // It ends with this process.
-        Command::new("python3")
+        let lis_process = Command::new("python3")
             .arg(example().join("lis.py"))
             .arg(lis.to_string())
             .arg(folder.path().join("lis.hl7"))
@@ -73,6 +80,7 @@ impl Hospital {
             node,
             his,
             nis,
+            lis: lis_process,
             folder,
         }
     }

@@ -1570,15 +1570,16 @@ export interface Sums {
 export interface TableView {
   /** Columns; none until a flow without declared columns writes to it. */
   columns: Field[];
+  error?: Problem | null;
   hot?: HotRows | null;
   /** Columns of the key. */
   key: string[];
-  /** `hot` (in memory), `relational` (SQLite) or `wide` (cells on disk). */
+  /** `hot` (in memory), `relational` (SQLite, or a table of a database) or `wide` (cells on disk). */
   kind: string;
   /** Its name. */
   name: string;
-  /** Rows it has now. */
-  rows: number;
+  /** Rows it has now; none where they cannot be counted. */
+  rows?: number | null;
   /** Its settings, as in its file. */
   spec: Record<string, unknown>;
 }

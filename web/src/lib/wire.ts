@@ -522,7 +522,7 @@ function table(v: Raw): TableSummary {
     name: str(v.name),
     kind: str(v.kind),
     rows: isNumber(v.rows) ? num(v.rows) : null,
-    error: problem(v.error),
+    error: problemIn(v.error),
     key: strings(v.key),
     columns: fields(v.columns),
     ttl: shown(object(object(v.spec).hot).ttl),
@@ -541,7 +541,7 @@ const hotRows = (v: Raw): TableSummary['hot'] => ({
         moved: num(v.moves.moved),
         rejected: num(v.moves.rejected),
         lag_s: num(v.moves.lag_s),
-        error: problem(v.moves.error),
+        error: problemIn(v.moves.error),
       }
     : null,
 });

@@ -50,7 +50,7 @@ struct BulkItem {
 }
 
 /// What became of one row.
-enum Fate {
+enum DocumentFate {
     Written,
     Again(Error),
     Never(Error),
@@ -163,14 +163,14 @@ impl ElasticSink {
                 continue;
             }
             match self.fate(&action, item.into_values().next()) {
-                Fate::Written => {}
-                Fate::Never(error) => self.progress.rejected.push((action.row, error)),
-                Fate::Again(error) => {
+                DocumentFate::Written => {}
+                DocumentFate::Never(error) => self.progress.rejected.push((action.row, error)),
+                DocumentFate::Again(error) => {
                     again.get_or_insert(error);
                     waiting.insert(document);
                     left.push(action);
                 }
-                Fate::Stop(error) => {
+                DocumentFate::Stop(error) => {
                     stopped.get_or_insert(error);
                     waiting.insert(document);
                     left.push(action);
@@ -185,10 +185,10 @@ impl ElasticSink {
         }
     }
 
-    fn fate(&self, action: &DocumentAction, item: Option<BulkItem>) -> Fate {
+    fn fate(&self, action: &DocumentAction, item: Option<BulkItem>) -> DocumentFate {
         let Some(item) = item else {
             let error = Error::new(Class::Transient, "elastic.for-now");
-            return Fate::Again(
+            return DocumentFate::Again(
                 error
                     .with("url", &self.link.url)
                     .with("index", &action.index)
@@ -196,20 +196,20 @@ impl ElasticSink {
             );
         };
         match (item.status, action.verb) {
-            (200..=299, _) => return Fate::Written,
+            (200..=299, _) => return DocumentFate::Written,
             // It is not there, as is wanted.
-            (404, ElasticMode::Delete) => return Fate::Written,
+            (404, ElasticMode::Delete) => return DocumentFate::Written,
             // It is there; or a newer one is.
-            (409, ElasticMode::Create) => return Fate::Written,
-            (409, _) if action.versioned => return Fate::Written,
+            (409, ElasticMode::Create) => return DocumentFate::Written,
+            (409, _) if action.versioned => return DocumentFate::Written,
             _ => {}
         }
         let refusal = item.error.unwrap_or_default();
         let error = refusal.error(item.status, RefusedPart::Row, &self.link.url, &action.index);
         match error.class() {
-            Class::Transient => Fate::Again(error),
-            Class::Permanent => Fate::Never(error),
-            Class::Configuration => Fate::Stop(error),
+            Class::Transient => DocumentFate::Again(error),
+            Class::Permanent => DocumentFate::Never(error),
+            Class::Configuration => DocumentFate::Stop(error),
         }
     }
 
