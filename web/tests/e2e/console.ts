@@ -120,7 +120,7 @@ export const PAGES = [
   'streams/inbox',
   'flows/meter-alarm',
   'flows/meter-billing',
-  'processes/horn-route',
+  'processes/meter-alarm',
   'orchestrations/leave',
   'plugins/loud',
   'tables/meter_readings',

@@ -48,6 +48,7 @@ const MORE: Record<string, (ports: { erp: number }) => string> = {
     'description: Leave that a person grants.\ninput: { who: { type: text, required: true } }\nkey: ${who}\nparts:\n- name: grant\n  person: { title: "May ${who} leave?", form: { granted: { type: bool, required: true }, note: text } }\nanswer: granted, note\n',
   // A plug-in, and what it makes.
   'streams/horn.yaml': () => 'topics: horn/#\nformat: json\n',
+  'streams/crate.yaml': () => 'topics: crate/#\nformat: json\nschema: { db: int }\n',
   'flows/loud.yaml': () => 'from: horn\nsteps:\n  - script: loud\nto:\n  - topic: loud/${subject}\n',
   'plugins/loud/plugin.yaml': () =>
     'language: javascript\ndescription: Doubles what is loud.\ntests:\n  - given:\n      - { topic: horn/a, payload: { db: 2 } }\n    expect:\n      - { payload: { db: 4 } }\n',

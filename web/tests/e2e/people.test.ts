@@ -19,7 +19,7 @@ test('the language is switched, remembered, and complete', async ({ page }) => {
     const codes = await page.locator('main code').allInnerTexts();
     const words = shown.split(/\s+/).filter((text) => !codes.includes(text));
     expect(words.filter((text) => text in catalogue)).toEqual([]);
-    if (!/^(flows|project|api)/.test(path)) expect(shown).not.toMatch(/\{\w+\}/);
+    if (!/^(flows|processes|project|api)/.test(path)) expect(shown).not.toMatch(/\{\w+\}/);
   }
   await page.locator('[data-language="en"]').click();
   await visit(page, '#/');

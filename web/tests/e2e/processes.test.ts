@@ -2,7 +2,7 @@ import { accessible, expect, fits, open, test, visit } from './console';
 
 const SORTED = `<esbprocess name="sorted">
   <inendpoints>
-    <inendpoint name="parts" stream="horn"><outbounds><nexthop>priced</nexthop></outbounds></inendpoint>
+    <inendpoint name="parts" stream="crate"><outbounds><nexthop>priced</nexthop></outbounds></inendpoint>
   </inendpoints>
   <mediations>
     <mediation name="priced" step="where">
@@ -46,7 +46,7 @@ test('a process is imported, drawn with live counts, changed and deployed again'
   await expect(page.getByRole('heading', { level: 1 })).toHaveText('sorted');
 
   await node.events(
-    ['5', '500', '0', '7'].map((key) => JSON.stringify({ topic: 'horn/e2e', key, payload: { db: 1 } })),
+    ['5', '500', '0', '7'].map((key) => JSON.stringify({ topic: 'crate/e2e', key, payload: { db: 1 } })),
   );
   const counts = (name: string) =>
     page.locator(`[data-part="${name}"] td.num`).evaluateAll((cells) => cells.map((c) => c.textContent));
@@ -69,7 +69,7 @@ test('a process is imported, drawn with live counts, changed and deployed again'
   );
   await page.locator('[data-deploy]').click();
   await expect(page.locator('[data-part="by worth"]')).toBeVisible();
-  await node.events([JSON.stringify({ topic: 'horn/e2e', key: '8', payload: { db: 1 } })]);
+  await node.events([JSON.stringify({ topic: 'crate/e2e', key: '8', payload: { db: 1 } })]);
   await expect.poll(() => counts('dear')).toEqual(['2', '2', '0', '0']);
 
   await visit(page, '#/processes');
