@@ -65,13 +65,14 @@ impl RefusedRecord {
     }
 }
 
-/// Statements that insert rows, written in SQL, of about so many bytes each.
+/// Statements that insert rows, written in SQL, of at most so many bytes each where they have more than one row.
 pub fn insertions(head: &str, rows: impl Iterator<Item = String>, bytes: usize) -> Vec<String> {
+    const BETWEEN: &str = ", ";
     let mut statements: Vec<String> = Vec::new();
     for row in rows {
         match statements.last_mut() {
-            Some(last) if last.len() + row.len() < bytes => {
-                last.push_str(", ");
+            Some(last) if last.len() + BETWEEN.len() + row.len() <= bytes => {
+                last.push_str(BETWEEN);
                 last.push_str(&row);
             }
             _ => statements.push(format!("{head} {row}")),
