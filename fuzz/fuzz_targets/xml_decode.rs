@@ -53,8 +53,8 @@ fuzz_target!(|data: &[u8]| {
             "an inferred schema reads its sample"
         );
     }
-    if good {
-        let text = std::str::from_utf8(data).expect("only UTF-8 is read");
+    // Documents in other encodings are read, too; this looks for the bytes of a document type.
+    if good && let Ok(text) = std::str::from_utf8(data) {
         assert!(
             !text.contains("<!DOCTYPE")
                 || text.contains("<!--")
