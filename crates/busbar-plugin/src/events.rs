@@ -1,5 +1,7 @@
 //! Events as they are given to the workers of a plug-in, and the JSON in which most workers take them.
 
+use std::io::Write as _;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use busbar_event::Micros;
@@ -225,7 +227,8 @@ impl GivenEvents {
                 write_json_text(key, out);
             }
             out.extend_from_slice(b",\"time\":");
-            out.extend_from_slice(parts.time.to_string().as_bytes());
+            // A vector takes whatever is written.
+            let _ = write!(out, "{}", parts.time);
             out.extend_from_slice(b",\"tags\":");
             self.write_tags(event, out);
             let body = self.body_of(event);
