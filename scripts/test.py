@@ -278,6 +278,8 @@ def phase_protocol(tally, _):
     command(tally, "protocol tests: rain_gauges.py", [python, "tests/protocol/rain_gauges.py", BUSBAR])
     grpc = tools_of_python("grpc", "grpcio==1.85.3", "protobuf==7.36.2")
     counted(tally, "protocol tests: calls.py", run([grpc, "tests/protocol/calls.py", BUSBAR]))
+    zeep = tools_of_python("zeep", "zeep==4.3.3")
+    counted(tally, "protocol tests: soap.py", run([zeep, "tests/protocol/soap.py", BUSBAR]))
     clients = [of_npm("amqpjs"), lapin()]
     if classpath := of_maven("amqpjava", "com.rabbitmq:amqp-client:5.37.1", "org.slf4j:slf4j-api:2.0.17"):
         clients.append(classpath)

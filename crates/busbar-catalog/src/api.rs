@@ -1,14 +1,14 @@
 //! `apis/<name>.yaml`: a query, a flow or an orchestration as a resource of the web.
 
 use busbar_bus::Span;
-use busbar_event::format::SchemaSpec;
-use busbar_event::{Class, Error, topic};
+use busbar_event::format::{Decoder, FormatSpec, JsonOptions, SchemaSpec, XmlOptions, is_xml_name};
+use busbar_event::{Class, Error, quote, topic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{
-    API_IN_FLIGHT_DEFAULT, API_IN_FLIGHT_MAX, API_PARAMETERS_MAX, API_WAIT_SECONDS_DEFAULT,
-    API_WAIT_SECONDS_MAX, EXPRESSION_BYTES_MAX,
+    API_IN_FLIGHT_DEFAULT, API_IN_FLIGHT_MAX, API_PARAMETERS_MAX, API_URI_BYTES_MAX,
+    API_WAIT_SECONDS_DEFAULT, API_WAIT_SECONDS_MAX, EXPRESSION_BYTES_MAX,
 };
 use crate::{Diagnostic, PathItem, Source};
 
@@ -45,6 +45,9 @@ pub struct ApiSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1024))]
     pub in_flight: Option<u16>,
+    /// With `request`: it is a web service of SOAP as well, at `/services/NAME`, where its WSDL is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soap: Option<Box<SoapSpec>>,
     /// `false`: every call is refused with 404.
     #[serde(default = "yes")]
     pub enabled: bool,
@@ -69,6 +72,24 @@ pub struct ApiRequest {
     /// The field of the payloads that identifies the request, in the event and in the reply: for systems that keep no tags.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+}
+
+/// A web service with one operation. Its request has an element for each parameter, and its answer one for each column of the reply.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SoapSpec {
+    /// The columns of the reply with their types and, where it is another than the name, the path in the payload. Replies that
+    /// are XML documents are read as XML, all others as JSON.
+    pub answer: SchemaSpec,
+    /// The namespace of the service's elements; without it `urn:busbar:NAME`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The name of the operation and of its element; without it the name of the API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
+    /// The URL that the WSDL tells callers, for a node behind a proxy; without it the one that the WSDL was asked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
 }
 
 /// What an API does.
@@ -145,10 +166,14 @@ impl ApiSpec {
         let misplaced = [
             ("rows", self.rows.is_some() && !is_query),
             ("within", self.within.is_some() && is_query),
+            ("soap", self.soap.is_some() && self.request.is_none()),
         ];
         if let Some((key, _)) = misplaced.iter().find(|(_, wrong)| *wrong) {
             let error = new("catalog.api-key").with("key", key);
             return Err(source.diagnostic_at_key(&[], key, error));
+        }
+        if let Some(soap) = &self.soap {
+            soap.check(source)?;
         }
         match work {
             ApiWork::Query(text) => {
@@ -195,6 +220,73 @@ impl ApiSpec {
             }
             ApiWork::Orchestration(_) => Ok(()),
         }
+    }
+}
+
+impl SoapSpec {
+    /// The name of the operation of the API `api`.
+    pub fn operation<'a>(&'a self, api: &'a str) -> &'a str {
+        self.operation.as_deref().unwrap_or(api)
+    }
+
+    /// The namespace of the elements of the API `api`.
+    pub fn namespace(&self, api: &str) -> String {
+        let default = || format!("urn:busbar:{api}");
+        self.namespace.clone().unwrap_or_else(default)
+    }
+
+    fn check(&self, source: &Source) -> Result<(), Diagnostic> {
+        let wrong = |key: &'static str, code, name: &str| {
+            let error = Error::new(Class::Configuration, code)
+                .with("name", quote(name))
+                .with("most", API_URI_BYTES_MAX);
+            source.diagnostic(&["soap".into(), key.into()], None, error)
+        };
+        let is_uri = |text: &str| {
+            !text.is_empty()
+                && text.len() <= API_URI_BYTES_MAX
+                && !text.contains(|c: char| c.is_whitespace() || c.is_control())
+        };
+        if let Some(name) = &self.operation
+            // Its parameters are found by a dotted path.
+            && (!is_xml_name(name) || name.contains('.'))
+        {
+            return Err(wrong("operation", "catalog.api-operation", name));
+        }
+        if let Some(name) = self.namespace.as_ref().filter(|name| !is_uri(name)) {
+            return Err(wrong("namespace", "catalog.api-namespace", name));
+        }
+        let is_url = |text: &str| {
+            let mut schemes = ["http://", "https://"].iter();
+            is_uri(text)
+                && schemes.any(|scheme| text.len() > scheme.len() && text.starts_with(scheme))
+        };
+        if let Some(url) = self.address.as_ref().filter(|url| !is_url(url)) {
+            return Err(wrong("address", "catalog.api-address", url));
+        }
+        if self.answer.0.is_empty() {
+            return Err(wrong("answer", "catalog.api-answer", ""));
+        }
+        let names: Vec<&str> = self.answer.0.iter().map(|f| f.name.as_str()).collect();
+        let columns: Vec<usize> = (0..names.len()).collect();
+        let readable = || {
+            let schema = self.answer.schema()?;
+            for name in &names {
+                if !is_xml_name(name) {
+                    let error = Error::new(Class::Configuration, "event.xml-name");
+                    return Err(error.with("name", quote(name)));
+                }
+            }
+            for format in [
+                FormatSpec::Json(JsonOptions::default()),
+                FormatSpec::Xml(XmlOptions::default()),
+            ] {
+                Decoder::new(&format, &schema, &columns)?;
+            }
+            Ok(())
+        };
+        let path = ["soap".into(), "answer".into()];
+        readable().map_err(|error: Error| source.diagnostic(&path, None, error))
     }
 }
 

@@ -50,6 +50,8 @@ pub const API_IN_FLIGHT_MAX: u16 = 1024;
 pub const API_WAIT_SECONDS_DEFAULT: u64 = 30;
 /// Seconds that the file of an API may let its callers wait.
 pub const API_WAIT_SECONDS_MAX: u64 = 300;
+/// Bytes of the namespace and of the address of a web service.
+pub const API_URI_BYTES_MAX: usize = 1024;
 /// Bytes of one expression or query in a flow.
 pub const EXPRESSION_BYTES_MAX: usize = 64 << 10;
 /// Bytes of the longest frame that a gateway of a project may be set to.

@@ -62,6 +62,11 @@ impl Refusal {
         self
     }
 
+    /// The status of the answer.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// The error.
     pub(crate) fn error(&self) -> &Error {
         &self.error

@@ -526,5 +526,7 @@ mod tests {
         assert!(!is_open(&Method::GET, "/metrics"));
         assert!(!is_open(&Method::GET, "/api/v1/users"));
         assert!(!is_open(&Method::DELETE, "/api/v1/users"));
+        assert!(!is_open(&Method::GET, "/apis/levels"));
+        assert!(!is_open(&Method::GET, "/services/double"));
     }
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use busbar_event::format::xml_encoding;
-use encoding_rs::UTF_8;
+use encoding_rs::{Encoding, UTF_8};
 
 use crate::fault::{DocumentFault, DocumentFaultKind};
 use crate::limits::DOCUMENT_BYTES_MAX;
@@ -13,12 +13,29 @@ use crate::limits::DOCUMENT_BYTES_MAX;
 /// # Errors
 /// The encoding is not known, or the bytes do not fit it.
 pub fn document_text(bytes: &[u8]) -> Result<Cow<'_, str>, DocumentFault> {
+    document_text_in(bytes, None)
+}
+
+/// A document's text, with the encoding that was said beside it, as the `charset` of its media type. That holds before what the
+/// document declares, and a byte order mark holds before both.
+///
+/// # Errors
+/// As [`document_text`].
+pub fn document_text_in<'b>(
+    bytes: &'b [u8],
+    charset: Option<&str>,
+) -> Result<Cow<'b, str>, DocumentFault> {
     let fault = |kind| DocumentFault::at(kind, "", 0);
     if bytes.len() > DOCUMENT_BYTES_MAX {
         return Err(fault(DocumentFaultKind::Large));
     }
-    let encoding =
-        xml_encoding(bytes).map_err(|name| fault(DocumentFaultKind::Encoding(name.to_owned())))?;
+    let unknown = |name: &str| fault(DocumentFaultKind::Encoding(name.to_owned()));
+    let encoding = match charset {
+        Some(name) if Encoding::for_bom(bytes).is_none() => {
+            Encoding::for_label(name.as_bytes()).ok_or_else(|| unknown(name))?
+        }
+        _ => xml_encoding(bytes).map_err(unknown)?,
+    };
     let (text, _, malformed) = encoding.decode(bytes);
     if !malformed {
         return Ok(text);
@@ -58,6 +75,25 @@ mod tests {
         ] {
             assert_eq!(document_text(bytes).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn a_media_type_says_the_encoding() {
+        let (gb, _, _) = encoding_rs::GB18030.encode("<a>水</a>");
+        for (bytes, charset, text) in [
+            (&gb[..], Some("GB18030"), "<a>水</a>"),
+            (
+                b"<?xml version='1.0' encoding='GBK'?><a>\xe9</a>",
+                Some("iso-8859-1"),
+                "<?xml version='1.0' encoding='GBK'?><a>é</a>",
+            ),
+            ("\u{feff}<a>水</a>".as_bytes(), Some("GB18030"), "<a>水</a>"),
+            ("<a>水</a>".as_bytes(), None, "<a>水</a>"),
+        ] {
+            assert_eq!(document_text_in(bytes, charset).unwrap(), text);
+        }
+        let fault = document_text_in(b"<a/>", Some("EBCDIC")).unwrap_err();
+        assert_eq!(fault.kind, DocumentFaultKind::Encoding("EBCDIC".into()));
     }
 
     #[test]

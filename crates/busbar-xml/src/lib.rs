@@ -18,7 +18,7 @@ mod read;
 mod xpath;
 
 pub use document::{NodeAt, NodeKind, XmlDocument};
-pub use encoding::document_text;
+pub use encoding::{document_text, document_text_in};
 pub use fault::{DocumentFault, DocumentFaultKind};
 pub use native::{NativeFault, NativeLibraries, StyleSheet, XmlSchema};
 pub use xpath::{

@@ -26,6 +26,8 @@ export interface ApiView {
   path: string;
   /** Calls refused. */
   refused_total: number;
+  /** Where it is called as a web service: `/services/NAME`, with its WSDL at `?wsdl`. Absent where its file has no `soap`. */
+  service?: string | null;
   /** What it does: `query`, `request` or `orchestration`. */
   work: string;
 }

@@ -38,7 +38,7 @@ pub use scan::is_json;
 pub use schema::{FieldSpec, FieldType, SchemaSpec, TimeUnit, exact, source_name};
 pub use spec::{CsvOptions, FormatSpec, JsonOptions, XmlOptions};
 pub use xml_text::{continues_xml_name, is_xml_name, starts_xml_name, xml_encoding};
-pub use xml_write::{XmlDocuments, XmlEncoder};
+pub use xml_write::{XmlDocuments, XmlEncoder, write_xml_text};
 
 #[cfg(test)]
 mod tests;

@@ -84,7 +84,7 @@ impl XmlEncoder {
         let mut attribute = String::new();
         if let Some(namespace) = namespace {
             attribute.push_str(" xmlns=\"");
-            if !escape(namespace, true, &mut attribute) {
+            if !write_xml_text(namespace, true, &mut attribute) {
                 return Err(wrong("event.xml-name", "name", namespace));
             }
             attribute.push('"');
@@ -345,7 +345,7 @@ fn write_text(
     let fits = match json.as_bytes().first() {
         Some(b'{' | b'[') => return Err(unfit(column, "event.xml-write-shape", "")),
         Some(b'"') => match json_unquote(json) {
-            Some(text) => escape(&text, is_attribute, out),
+            Some(text) => write_xml_text(&text, is_attribute, out),
             None => false,
         },
         _ => {
@@ -461,7 +461,7 @@ fn write_object(
 }
 
 /// Appends text with what has a meaning in XML escaped; false if XML lacks one of its characters.
-fn escape(text: &str, is_attribute: bool, out: &mut String) -> bool {
+pub fn write_xml_text(text: &str, is_attribute: bool, out: &mut String) -> bool {
     let mut from = 0;
     for (at, byte) in text.bytes().enumerate() {
         let escaped = match byte {

@@ -31,6 +31,9 @@ struct ApiView {
     name: String,
     /// Where it is called: `/apis/NAME`. Its OpenAPI document is below, at `openapi.json`.
     path: String,
+    /// Where it is called as a web service: `/services/NAME`, with its WSDL at `?wsdl`. Absent where its file has no `soap`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<String>,
     /// What it is for.
     description: Option<String>,
     /// What it does: `query`, `request` or `orchestration`.
@@ -57,6 +60,7 @@ async fn list(State(app): State<Arc<App>>, Caller(caller): Caller) -> Json<ApiLi
         let counts = &api.counts;
         ApiView {
             path: format!("/apis/{name}"),
+            service: api.spec.soap.as_ref().map(|_| format!("/services/{name}")),
             description: api.spec.description.clone(),
             work: match api.spec.work() {
                 Some(ApiWork::Request(_)) => "request",

@@ -17,11 +17,12 @@ use busbar_event::{Class, Error};
 use busbar_orchestrate::InstanceStatus;
 use busbar_sql::{QueryOptions, Relations};
 use serde_json::json;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::sql::objects;
 use super::{Json, Path, json_bytes, method_not_allowed, read};
 use crate::answer::{Answer, Refusal};
-use crate::apis::{GivenParameters, RunningApi, document};
+use crate::apis::{ApiReply, GivenParameters, RunningApi, document};
 use crate::app::App;
 use crate::events::parse::{Common, Layout, Parsed};
 use crate::guard::Caller;
@@ -36,7 +37,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
 }
 
 /// The API of this name, if the caller may call it.
-fn find(app: &App, caller: &Principal, name: &str) -> Answer<Arc<RunningApi>> {
+pub(super) fn find(app: &App, caller: &Principal, name: &str) -> Answer<Arc<RunningApi>> {
     let api = app.apis.find(name);
     let role = api.as_ref().map_or(Role::Operator, |api| api.role());
     // Whether there is one of this name is nobody's business, so it is asked first.
@@ -61,7 +62,7 @@ async fn describe(
     Ok(Json(document(&name, &api.spec)).into_response())
 }
 
-async fn refused_method((method, uri): (Method, Uri), allowed: &'static str) -> Refusal {
+pub(super) async fn refused_method((method, uri): (Method, Uri), allowed: &'static str) -> Refusal {
     let refusal = method_not_allowed(method, uri).await;
     refusal.with_header(header::ALLOW, HeaderValue::from_static(allowed))
 }
@@ -105,25 +106,24 @@ async fn answer(
             return Err(refused_method((method, parts.uri), allowed).await);
         }
     };
-    let Ok(_call) = Arc::clone(&api.calls).try_acquire_owned() else {
-        let error = Error::new(Class::Transient, "server.api-busy")
-            .with("name", name)
-            .with("most", api.spec.calls_max());
-        return Err(error.into());
-    };
+    let _call = turn(api, name)?;
     match work {
         ApiWork::Query(text) => query(app, api, text, &given).await,
-        ApiWork::Request(request) => {
-            let rate = app.config.limits.publish_rate;
-            link.admit_events(1, rate).map_err(|seconds| {
-                Error::new(Class::Transient, "server.publish-rate")
-                    .with("rate", rate)
-                    .with("seconds", seconds)
-            })?;
-            ask(app, api, request, given, caller).await
-        }
+        ApiWork::Request(request) => Ok(answered(
+            ask(app, api, request, given, (caller, link)).await?,
+        )),
         ApiWork::Orchestration(name) => begin(app, api, name, given).await,
     }
+}
+
+/// One of the calls that may be under way at the same time.
+pub(super) fn turn(api: &RunningApi, name: &str) -> Result<OwnedSemaphorePermit, Error> {
+    let turn = Arc::clone(&api.calls).try_acquire_owned();
+    turn.map_err(|_| {
+        Error::new(Class::Transient, "server.api-busy")
+            .with("name", name)
+            .with("most", api.spec.calls_max())
+    })
 }
 
 /// The rows of a query, each as an object.
@@ -154,14 +154,28 @@ async fn query(
     Ok(json_bytes(out))
 }
 
+/// A request that is stored.
+pub(super) struct StoredRequest {
+    /// What identifies it.
+    pub(super) id: String,
+    /// None where no reply has come in time.
+    pub(super) reply: Option<ApiReply>,
+}
+
 /// Publishes a request and waits for the reply.
-async fn ask(
+pub(super) async fn ask(
     app: &App,
     api: &RunningApi,
     request: &ApiRequest,
     given: GivenParameters,
-    caller: &Principal,
-) -> Answer<Response> {
+    (caller, link): (&Principal, &Link),
+) -> Answer<StoredRequest> {
+    let rate = app.config.limits.publish_rate;
+    link.admit_events(1, rate).map_err(|seconds| {
+        Error::new(Class::Transient, "server.publish-rate")
+            .with("rate", rate)
+            .with("seconds", seconds)
+    })?;
     // Before the request is published, so that no reply is missed however fast it comes.
     let mut wait = app.apis.waits.begin()?;
     let GivenParameters(mut payload) = given;
@@ -192,9 +206,18 @@ async fn ask(
     if let Some((_, error)) = outcome.rejected.into_iter().next() {
         return Err(error.into());
     }
-    let Some(reply) = wait.reply(api.spec.wait()).await else {
-        let body = Json(json!({ "request": wait.id }));
-        return Ok((StatusCode::ACCEPTED, body).into_response());
+    let reply = wait.reply(api.spec.wait()).await;
+    Ok(StoredRequest {
+        id: wait.id.clone(),
+        reply,
+    })
+}
+
+/// The reply in the form that its sender gave it.
+fn answered(stored: StoredRequest) -> Response {
+    let Some(reply) = stored.reply else {
+        let body = Json(json!({ "request": stored.id }));
+        return (StatusCode::ACCEPTED, body).into_response();
     };
     let is_json = || serde_json::from_slice::<serde::de::IgnoredAny>(&reply.payload).is_ok();
     let said = reply.content_type.as_deref();
@@ -205,7 +228,7 @@ async fn ask(
             false => "application/octet-stream",
         })
     });
-    Ok(([(header::CONTENT_TYPE, kind)], reply.payload).into_response())
+    ([(header::CONTENT_TYPE, kind)], reply.payload).into_response()
 }
 
 /// Starts an instance, or finds the one that has the key already, and waits for its end.

@@ -25,6 +25,7 @@ mod plugins;
 mod processes;
 mod project;
 mod search;
+mod services;
 mod session;
 mod socket;
 mod sql;
@@ -119,7 +120,7 @@ pub(crate) fn routes() -> (Router<Arc<App>>, Document) {
         .split_for_parts();
     complete(&mut document);
     // Each of the project's APIs describes itself.
-    let router = router.merge(call::routes());
+    let router = router.merge(call::routes()).merge(services::routes());
     (
         router.method_not_allowed_fallback(method_not_allowed),
         document,

@@ -1,8 +1,10 @@
-//! The project's APIs: queries, flows and orchestrations that answer HTTP requests at `/apis/NAME`.
+//! The project's APIs: queries, flows and orchestrations that answer HTTP requests at `/apis/NAME`, and web
+//! services at `/services/NAME`.
 
 mod document;
 mod parameters;
 mod replies;
+mod soap;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,7 +22,9 @@ use tokio::task::JoinHandle;
 
 pub(crate) use document::document;
 pub(crate) use parameters::GivenParameters;
+pub(crate) use replies::ApiReply;
 use replies::{ReplyReader, ReplyWaits};
+pub(crate) use soap::{EnvelopeVersion, SoapCall, WebFault, WebService};
 
 /// The APIs that run.
 pub(crate) struct Apis {
@@ -68,9 +72,9 @@ impl ApiCounts {
     }
 }
 
-/// Whether a path is that of an API, not of the node's own.
+/// Whether a path is that of an API or a web service, not of the node's own.
 pub(crate) fn is_call(path: &str) -> bool {
-    path.starts_with("/apis/")
+    path.starts_with("/apis/") || path.starts_with("/services/")
 }
 
 impl RunningApi {

@@ -26,8 +26,7 @@ impl GivenParameters {
                 _ => serde_json::from_str(&text).map_err(|_| wrong(field))?,
             };
             if given.insert(name, value).is_some() {
-                let error = Error::new(Class::Permanent, "server.api-parameter-twice");
-                return Err(error.with("name", &field.name));
+                return Err(twice(field));
             }
         }
         GivenParameters::checked(fields, given)
@@ -49,7 +48,11 @@ impl GivenParameters {
         GivenParameters::checked(fields, given)
     }
 
-    fn checked(
+    /// The parameters of these values, of which each has the name of a parameter.
+    ///
+    /// # Errors
+    /// As [`GivenParameters::from_url`].
+    pub(crate) fn checked(
         fields: &[FieldSpec],
         mut given: Map<String, Json>,
     ) -> Result<GivenParameters, Error> {
@@ -99,7 +102,8 @@ pub(crate) fn type_name(field_type: FieldType) -> &'static str {
     }
 }
 
-fn find<'a>(fields: &'a [FieldSpec], name: &str) -> Result<&'a FieldSpec, Error> {
+/// The parameter of this name.
+pub(crate) fn find<'a>(fields: &'a [FieldSpec], name: &str) -> Result<&'a FieldSpec, Error> {
     fields
         .iter()
         .find(|field| field.name == name)
@@ -137,10 +141,16 @@ fn fitting(field: &FieldSpec, value: Json) -> Result<Json, Error> {
     }
 }
 
-fn wrong(field: &FieldSpec) -> Error {
+/// A value is not of the parameter's type.
+pub(crate) fn wrong(field: &FieldSpec) -> Error {
     Error::new(Class::Permanent, "server.api-parameter")
         .with("name", &field.name)
         .with("type", type_name(field.field_type))
+}
+
+/// A parameter is given twice.
+pub(crate) fn twice(field: &FieldSpec) -> Error {
+    Error::new(Class::Permanent, "server.api-parameter-twice").with("name", &field.name)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod plugins;
 mod processes;
 mod publish;
 mod roles;
+mod services;
 mod subscribe;
 mod support;
 mod tables;
