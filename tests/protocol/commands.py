@@ -144,6 +144,7 @@ def case_groups_without_a_command_list(world):
     for group, words in (
         ("flows", ("rain-alarm", "运行中")), ("dead-letters", ("No dead letters", "没有死信")),
         ("user", ("No users", "没有用户")), ("token", ("No tokens", "没有令牌")),
+        ("apis", ("No APIs", "没有可调用的 API")),
     ):
         got, out, err = world.run(group, **at)
         assert got == 0 and words[0] in out and err == "", (group, out, err)
@@ -157,6 +158,22 @@ def case_groups_without_a_command_list(world):
     for words in ({}, CHINESE):
         got, _, err = world.run("token", "add", "ci", **at, **words)
         assert got == 1 and "busbar user add" in err, (got, err)
+    node.stop()
+
+
+def case_apis_are_listed_and_described(world):
+    api = "parameters: { site: text }\nquery: select level_mm from rain where site = $site\ndescription: Levels of a site\n"
+    node = world.start(world.project(streams__rain=STREAM, apis__levels=api))
+    at = {"BUSBAR_NODE": node.url}
+    got, out, err = world.run("apis", **at)
+    assert got == 0 and all(word in out for word in ("levels", "query", "Levels of a site")), (got, out, err)
+    got, out, err = world.run("apis", **at, **CHINESE)
+    assert got == 0 and "说明" in out, (got, out, err)
+    got, out, err = world.run("apis", "describe", "levels", **at)
+    parameters = json.loads(out)["paths"]["/apis/levels"]["get"]["parameters"]
+    assert got == 0 and [parameter["name"] for parameter in parameters] == ["site"], (got, out, err)
+    got, _, err = world.run("apis", "describe", "nosuch", **at)
+    assert got != 0 and "nosuch" in err, (got, err)
     node.stop()
 
 

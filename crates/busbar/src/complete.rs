@@ -46,6 +46,11 @@ pub fn flows() -> Vec<CompletionCandidate> {
     candidates("/api/v1/flows", "flows", "name", "state")
 }
 
+/// Names of APIs.
+pub fn apis() -> Vec<CompletionCandidate> {
+    candidates("/api/v1/apis", "apis", "name", "description")
+}
+
 /// Names of orchestrations.
 pub fn orchestrations() -> Vec<CompletionCandidate> {
     candidates(

@@ -27,7 +27,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use client::NodeArgs;
 use commands::{
-    apply, audit, check, compare, connections, dead_letters, doctor, flows, gateways,
+    apis, apply, audit, check, compare, connections, dead_letters, doctor, flows, gateways,
     orchestrations, plugins, process, pull, reference, run, schema, sql, tap, test, top, users,
 };
 use exit::Failure;
@@ -71,6 +71,7 @@ enum Command {
     Sql(sql::SqlArgs),
     Tap(tap::TapArgs),
     Top(top::TopArgs),
+    Apis(apis::ApisArgs),
     Connections(connections::ConnectionsArgs),
     Compare(compare::CompareArgs),
     Flows(flows::FlowsArgs),
@@ -140,6 +141,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Sql(args) => sql::run(args, node, json),
         Command::Tap(args) => tap::run(args, node, json),
         Command::Top(args) => top::run(args, node, json),
+        Command::Apis(args) => apis::run(args, node, json),
         Command::Connections(args) => connections::run(args, node, json),
         Command::Compare(args) => compare::run(args, node, json),
         Command::Flows(args) => flows::run(args, node, json),

@@ -1,5 +1,6 @@
 //! One file a command.
 
+pub mod apis;
 pub mod apply;
 pub mod audit;
 mod bounded;
