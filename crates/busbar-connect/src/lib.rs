@@ -5,6 +5,7 @@
 
 mod cells;
 mod change;
+mod clickhouse;
 mod elastic;
 mod file;
 mod grpc;
@@ -41,7 +42,8 @@ pub fn registry() -> Connectors {
 /// The same, with folders outside the project whose files connections may use.
 pub fn registry_with(places: &Places) -> Connectors {
     Connectors::new([
-        Arc::new(elastic::Elastic::new(places.clone())) as Arc<dyn Connector>,
+        Arc::new(clickhouse::ClickHouse::new(places.clone())) as Arc<dyn Connector>,
+        Arc::new(elastic::Elastic::new(places.clone())),
         Arc::new(file::File::new(places.clone())),
         Arc::new(grpc::Grpc::new(places.clone())),
         Arc::new(host::Host),

@@ -153,6 +153,13 @@ pub trait Sink: Send {
         Box::pin(async { Ok(None) })
     }
 
+    /// The same, and where a producer's input is to be cut besides: for sinks that know some rows only when they come again
+    /// in the same delivery.
+    fn cuts<'a>(&'a mut self, producer: &'a str) -> Work<'a, Result<Vec<u64>, Error>> {
+        let position = self.position(producer);
+        Box::pin(async move { Ok(position.await?.into_iter().collect()) })
+    }
+
     /// Called once, before the sink is dropped in good order.
     fn close(&mut self) -> Work<'_, Result<(), Error>> {
         Box::pin(async { Ok(()) })

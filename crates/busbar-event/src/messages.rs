@@ -109,6 +109,7 @@ areas![
     "bus",
     "catalog",
     "cli",
+    "clickhouse",
     "connect",
     "database",
     "elastic",

@@ -147,7 +147,7 @@ impl Writer {
             }
             To::Sink(open) => {
                 let sink = open.open().await?;
-                sink.position(&self.producer).await?.into_iter().collect()
+                sink.cuts(&self.producer).await?
             }
         };
         known.retain(|position| *position > committed);

@@ -15,6 +15,7 @@ use super::plan::Refused;
 pub const REFUSED_TABLE: &str = "busbar_refused";
 
 /// A refused row as its table keeps it.
+#[derive(Clone)]
 pub struct RefusedRecord {
     /// Its number in the delivery.
     pub row: usize,

@@ -3,6 +3,8 @@
 //! A connector without a row in [`subjects`] fails the suite.
 
 mod calls;
+mod clickhouse;
+mod clickhouse_peer;
 mod database_calls;
 mod database_lookups;
 mod database_queries;

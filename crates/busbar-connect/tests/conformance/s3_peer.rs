@@ -256,7 +256,7 @@ fn etag(body: &[u8]) -> String {
 }
 
 /// Without percent-encoding.
-fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((first, behind)) = rest.split_first() {

@@ -116,6 +116,7 @@ impl DatabaseServer {
                     }),
                 "kafka" => crate::kafka_server::answers(self.port),
                 "moto" => self.get("/moto-api/"),
+                "clickhouse" => self.get("/ping"),
                 "elasticsearch" => self.get("/_cluster/health?wait_for_status=yellow&timeout=1s"),
                 _ => self.client("", "select 1"),
             };
@@ -336,6 +337,12 @@ pub fn redis() -> &'static DatabaseServer {
 /// A stand-in for S3 that others wrote.
 pub fn moto() -> DatabaseServer {
     server_that_starts(|| start_at("moto", "install-moto", free_port(), &[]))
+}
+
+/// The engine of ClickHouse in a process of Python.
+pub fn clickhouse() -> DatabaseServer {
+    let install = "install-clickhouse";
+    server_that_starts(|| start_at("clickhouse", install, free_port(), &[]))
 }
 
 /// An Elasticsearch. Takes half a minute.

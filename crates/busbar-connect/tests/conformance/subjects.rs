@@ -58,6 +58,7 @@ impl Subject {
 
 pub fn subjects() -> Vec<Subject> {
     vec![
+        crate::clickhouse_peer::subject(),
         crate::elastic_peer::subject(),
         Subject {
             kind: "file",

@@ -117,8 +117,46 @@ impl InputReader {
                 }
             }
         }
-        let gathered = self.gather()?;
+        let whole = self.whole();
+        self.fetch(whole).await;
+        let gathered = self.gather(whole)?;
         Ok(Next::Stretch(self.cut(gathered)))
+    }
+
+    /// Up to which offset rows come in one stretch where the log holds them: an output that knows a batch without keeping its
+    /// position with the rows recognises it only as a whole.
+    fn whole(&self) -> u64 {
+        let base = self.position();
+        let mut cuts = self.cuts.range(base + self.ticked + 1..);
+        let cut = cuts.next().map_or(base, |cut| *cut - self.ticked);
+        let tick = self.ticks.front().map_or(u64::MAX, |tick| tick.offset);
+        let most = base + BATCH_ROWS_MAX as u64;
+        Some(cut.min(tick))
+            .filter(|end| *end <= most)
+            .unwrap_or(base)
+    }
+
+    /// Reads what is missing up to an offset, as far as it can be read now. What went wrong is found again when this is all
+    /// there is to do.
+    async fn fetch(&mut self, end: u64) {
+        let mut bytes: usize = self.rest.iter().map(|part| part.batch.bytes()).sum();
+        while self.cursor.position() < end
+            && self.cursor.lag() > 0
+            && bytes <= BATCH_BYTES_MAX
+            && self.gap.is_none()
+        {
+            match self.cursor.next().await {
+                Ok(Item::Chunk(chunk)) => {
+                    bytes += chunk.batch.bytes();
+                    self.rest.push_back(Stretch {
+                        base: chunk.base,
+                        batch: chunk.batch,
+                    });
+                }
+                Ok(Item::Gap(gap)) => self.gap = Some((gap.resume - gap.from, gap.cause)),
+                Err(_) => break,
+            }
+        }
     }
 
     /// Gives rows back, to be read again.
@@ -139,14 +177,15 @@ impl InputReader {
         self.cursor.seek(position);
     }
 
-    /// Puts together what is there already, up to a full batch.
-    fn gather(&mut self) -> Result<Stretch, Error> {
+    /// Puts together what is there already, up to a full batch, and at least up to `whole`.
+    fn gather(&mut self, whole: u64) -> Result<Stretch, Error> {
         let Some(first) = self.rest.pop_front() else {
             return Err(stopped());
         };
         let (mut rows, mut bytes) = (first.batch.rows(), first.batch.bytes());
+        let mut end = first.end();
         let mut all = vec![first];
-        while rows < GATHER_ROWS && bytes < BATCH_BYTES_MAX {
+        while (rows < GATHER_ROWS || end < whole) && bytes < BATCH_BYTES_MAX {
             let next = match self.rest.pop_front() {
                 Some(next) => next,
                 None if self.gap.is_some() => break,
@@ -163,9 +202,18 @@ impl InputReader {
                     Ok(None) | Err(_) => break,
                 },
             };
-            let fits = rows + next.batch.rows() <= BATCH_ROWS_MAX
-                && bytes + next.batch.bytes() <= BATCH_BYTES_MAX
-                && all.last().is_some_and(|last| last.end() == next.base)
+            // The rows behind `whole` are cut off again.
+            let rows_most = match end < whole {
+                true => 2 * BATCH_ROWS_MAX,
+                false => BATCH_ROWS_MAX,
+            };
+            let bytes_most = match end < whole {
+                true => 2 * BATCH_BYTES_MAX,
+                false => BATCH_BYTES_MAX,
+            };
+            let fits = rows + next.batch.rows() <= rows_most
+                && bytes + next.batch.bytes() <= bytes_most
+                && end == next.base
                 && same_body(&all[0].batch, &next.batch);
             if !fits {
                 self.rest.push_front(next);
@@ -173,6 +221,7 @@ impl InputReader {
             }
             rows += next.batch.rows();
             bytes += next.batch.bytes();
+            end = next.end();
             all.push(next);
         }
         let base = all[0].base;
@@ -222,5 +271,77 @@ fn same_body(a: &Batch, b: &Batch) -> bool {
         (Body::Payload(_), Body::Payload(_)) => true,
         (Body::Columns(a), Body::Columns(b)) => a.data_type() == b.data_type(),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use busbar_bus::{Bus, BusOptions, INBOX};
+    use busbar_event::{BatchBuilder, Flags, Row};
+    use busbar_log::{Log, LogOptions, SystemClock, sim::SimDisk};
+
+    use super::*;
+
+    fn rows(count: usize) -> Batch {
+        let mut builder = BatchBuilder::new();
+        let topic = builder.topic_id("t");
+        for _ in 0..count {
+            builder.push(Row {
+                topic,
+                key: None,
+                time: 1,
+                client: None,
+                flags: Flags::default(),
+                tags: &[],
+                payload: b"x",
+            });
+        }
+        builder.finish()
+    }
+
+    /// The log merges what was appended, so that it comes in other chunks after a restart.
+    #[tokio::test]
+    async fn what_an_output_may_know_comes_as_a_whole_whatever_the_chunks() {
+        let clock = Arc::new(SystemClock);
+        let disk = Arc::new(SimDisk::new(0));
+        let log = Log::open(disk, Path::new("/test"), LogOptions::default(), clock);
+        let bus = Bus::open(log.expect("a log"), BusOptions::default()).expect("a bus");
+        let partition = Arc::clone(&bus.stream(INBOX).expect("a stream").partitions()[0]);
+        for count in [GATHER_ROWS, 100, 100, BATCH_ROWS_MAX] {
+            let appended = partition.append_rows(rows(count), None);
+            appended.await.expect("appended");
+        }
+        let first = GATHER_ROWS as u64;
+        let most = BATCH_ROWS_MAX as u64;
+        for (position, cuts, expected) in [
+            (0, vec![], first),
+            (0, vec![first + 60], first + 60),
+            (0, vec![first + 60, first + 90], first + 60),
+            (0, vec![most], most),
+            (1, vec![first + 200], first + 200),
+            // No batch had so many rows.
+            (0, vec![most + 1], first),
+            // Behind the end of the log.
+            (
+                first + 200 + most - 5,
+                vec![first + 200 + most + 5],
+                first + 200 + most,
+            ),
+        ] {
+            let cuts: BTreeSet<u64> = cuts.into_iter().collect();
+            let shown = format!("{position} {cuts:?}");
+            let mut input = InputReader::new(&partition, position, cuts, VecDeque::new(), 0);
+            let Next::Stretch(stretch) = input.next().await.expect("rows") else {
+                panic!("no rows: {shown}");
+            };
+            assert_eq!(
+                (stretch.base, stretch.end()),
+                (position, expected),
+                "{shown}"
+            );
+            assert_eq!(input.position(), expected, "{shown}");
+        }
     }
 }

@@ -1,0 +1,14 @@
+//! Every bound of the ClickHouse connector, units last.
+
+use std::time::Duration;
+
+/// Bytes of an answer: a page of rows.
+pub const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// The shortest pause between two runs of a statement.
+pub const EVERY_MIN: Duration = Duration::from_millis(100);
+/// Rows that are asked for at a time.
+pub const PAGE_ROWS_MAX: usize = 100_000;
+/// Characters of the server's message that are shown.
+pub const REASON_CHARS_MAX: usize = 300;
+/// Inserts that a table is to remember, in the statement that makes it remember them.
+pub const WINDOW_INSERTS: usize = 1000;
