@@ -153,8 +153,8 @@ pub trait Sink: Send {
         Box::pin(async { Ok(None) })
     }
 
-    /// The same, and where a producer's input is to be cut besides: for sinks that know some rows only when they come again
-    /// in the same delivery.
+    /// Where a producer's input is to be cut after a start: at its position, and at the end of a delivery that may be there, for a
+    /// sink that recognises a delivery only as a whole.
     fn cuts<'a>(&'a mut self, producer: &'a str) -> Work<'a, Result<Vec<u64>, Error>> {
         let position = self.position(producer);
         Box::pin(async move { Ok(position.await?.into_iter().collect()) })

@@ -18,7 +18,7 @@ pub struct TableColumn {
 
 /// What a column keeps.
 #[derive(Clone, Debug, PartialEq)]
-enum Keeps {
+enum ColumnKeeps {
     /// Whole numbers from the first to the second.
     Int(i128, i128),
     /// Numbers of 32 or 64 bits.
@@ -42,14 +42,14 @@ pub struct ColumnWriter {
     /// The place in the flow's rows.
     at: usize,
     name: String,
-    keeps: Keeps,
+    keeps: ColumnKeeps,
     nullable: bool,
 }
 
 const SECOND: i64 = 1_000_000;
 
 impl TableColumn {
-    fn keeps(&self) -> (Keeps, bool) {
+    fn keeps(&self) -> (ColumnKeeps, bool) {
         let mut kind = self.kind.as_str();
         let mut nullable = false;
         for wrapper in ["LowCardinality(", "Nullable("] {
@@ -62,32 +62,32 @@ impl TableColumn {
         let mut arguments = arguments.trim_end_matches(')').split(',');
         let mut argument = || arguments.next().and_then(|text| text.trim().parse().ok());
         let keeps = match name {
-            "Int8" => Keeps::Int(i8::MIN.into(), i8::MAX.into()),
-            "Int16" => Keeps::Int(i16::MIN.into(), i16::MAX.into()),
-            "Int32" => Keeps::Int(i32::MIN.into(), i32::MAX.into()),
-            "Int64" => Keeps::Int(i64::MIN.into(), i64::MAX.into()),
-            "Int128" | "Int256" => Keeps::Int(i128::MIN, i128::MAX),
-            "UInt8" => Keeps::Int(0, u8::MAX.into()),
-            "UInt16" => Keeps::Int(0, u16::MAX.into()),
-            "UInt32" => Keeps::Int(0, u32::MAX.into()),
-            "UInt64" => Keeps::Int(0, u64::MAX.into()),
-            "UInt128" | "UInt256" => Keeps::Int(0, i128::MAX),
-            "Float32" => Keeps::Float(32),
-            "Float64" => Keeps::Float(64),
-            "Bool" => Keeps::Bool,
-            "String" => Keeps::Bytes,
-            "UUID" | "IPv4" | "IPv6" | "Enum8" | "Enum16" => Keeps::Form,
-            "Decimal" => Keeps::Decimal(argument().unwrap_or(10), argument().unwrap_or(0)),
-            "DateTime" => Keeps::Time(0, 0, i64::from(u32::MAX) * SECOND),
+            "Int8" => ColumnKeeps::Int(i8::MIN.into(), i8::MAX.into()),
+            "Int16" => ColumnKeeps::Int(i16::MIN.into(), i16::MAX.into()),
+            "Int32" => ColumnKeeps::Int(i32::MIN.into(), i32::MAX.into()),
+            "Int64" => ColumnKeeps::Int(i64::MIN.into(), i64::MAX.into()),
+            "Int128" | "Int256" => ColumnKeeps::Int(i128::MIN, i128::MAX),
+            "UInt8" => ColumnKeeps::Int(0, u8::MAX.into()),
+            "UInt16" => ColumnKeeps::Int(0, u16::MAX.into()),
+            "UInt32" => ColumnKeeps::Int(0, u32::MAX.into()),
+            "UInt64" => ColumnKeeps::Int(0, u64::MAX.into()),
+            "UInt128" | "UInt256" => ColumnKeeps::Int(0, i128::MAX),
+            "Float32" => ColumnKeeps::Float(32),
+            "Float64" => ColumnKeeps::Float(64),
+            "Bool" => ColumnKeeps::Bool,
+            "String" => ColumnKeeps::Bytes,
+            "UUID" | "IPv4" | "IPv6" | "Enum8" | "Enum16" => ColumnKeeps::Form,
+            "Decimal" => ColumnKeeps::Decimal(argument().unwrap_or(10), argument().unwrap_or(0)),
+            "DateTime" => ColumnKeeps::Time(0, 0, i64::from(u32::MAX) * SECOND),
             // 1900 to 2261, which is the least of what its precisions reach to.
-            "DateTime64" => Keeps::Time(
+            "DateTime64" => ColumnKeeps::Time(
                 argument().unwrap_or(3),
                 -2_208_988_800 * SECOND,
                 9_183_110_400 * SECOND,
             ),
-            "Date" => Keeps::Day(0, u16::MAX.into()),
-            "Date32" => Keeps::Day(-25_567, 120_529),
-            _ => Keeps::Other,
+            "Date" => ColumnKeeps::Day(0, u16::MAX.into()),
+            "Date32" => ColumnKeeps::Day(-25_567, 120_529),
+            _ => ColumnKeeps::Other,
         };
         (keeps, nullable)
     }
@@ -108,19 +108,20 @@ impl ColumnWriter {
             other => other,
         };
         let fits = match (from, &keeps) {
-            (_, Keeps::Other) => false,
-            (_, Keeps::Bytes) | (DataType::Null, _) => true,
-            (DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View, Keeps::Form) => true,
-            (DataType::Boolean, Keeps::Bool) => true,
-            (DataType::Float32, Keeps::Float(_)) | (DataType::Float64, Keeps::Float(64)) => true,
-            (from, Keeps::Int(..)) => from.is_integer(),
-            (DataType::Decimal128(digits, scale), Keeps::Decimal(most, behind)) => {
+            (_, ColumnKeeps::Other) => false,
+            (_, ColumnKeeps::Bytes) | (DataType::Null, _) => true,
+            (DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View, ColumnKeeps::Form) => true,
+            (DataType::Boolean, ColumnKeeps::Bool) => true,
+            (DataType::Float32, ColumnKeeps::Float(_))
+            | (DataType::Float64, ColumnKeeps::Float(64)) => true,
+            (from, ColumnKeeps::Int(..)) => from.is_integer(),
+            (DataType::Decimal128(digits, scale), ColumnKeeps::Decimal(most, behind)) => {
                 let (digits, scale) = (i64::from(*digits), i64::from(*scale));
                 scale <= i64::from(*behind)
                     && digits - scale <= i64::from(*most) - i64::from(*behind)
             }
-            (DataType::Timestamp(..), Keeps::Time(..)) => true,
-            (DataType::Date32, Keeps::Day(..)) => true,
+            (DataType::Timestamp(..), ColumnKeeps::Time(..)) => true,
+            (DataType::Date32, ColumnKeeps::Day(..)) => true,
             _ => false,
         };
         if !fits {
@@ -153,13 +154,13 @@ impl ColumnWriter {
     /// *Configuration*.
     pub fn values(&self, column: &ArrayRef) -> Result<ColumnValues<'_>, Error> {
         let numbers = match (&self.keeps, column.data_type()) {
-            (Keeps::Int(..), DataType::Int64) => None,
-            (Keeps::Int(..), _) => Some(cast(column, &DataType::Decimal128(38, 0))),
-            (Keeps::Time(..), _) => {
+            (ColumnKeeps::Int(..), DataType::Int64) => None,
+            (ColumnKeeps::Int(..), _) => Some(cast(column, &DataType::Decimal128(38, 0))),
+            (ColumnKeeps::Time(..), _) => {
                 let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
                 Some(cast(column, &micros))
             }
-            (Keeps::Day(..), _) => Some(cast(column, &DataType::Int64)),
+            (ColumnKeeps::Day(..), _) => Some(cast(column, &DataType::Int64)),
             _ => None,
         };
         let numbers = numbers.transpose().map_err(|why| {
@@ -204,7 +205,7 @@ impl ColumnValues<'_> {
             return Ok(());
         };
         let kept = match self.of.keeps {
-            Keeps::Int(least, most) => {
+            ColumnKeeps::Int(least, most) => {
                 let number = match self.numbers.data_type() {
                     DataType::Int64 => {
                         i128::from(self.numbers.as_primitive::<Int64Type>().value(row))
@@ -213,7 +214,7 @@ impl ColumnValues<'_> {
                 };
                 (least..=most).contains(&number)
             }
-            Keeps::Time(digits, first, last) => {
+            ColumnKeeps::Time(digits, first, last) => {
                 let micros = self
                     .numbers
                     .as_primitive::<TimestampMicrosecondType>()
@@ -221,7 +222,7 @@ impl ColumnValues<'_> {
                 let step = 10_i64.pow(6_u32.saturating_sub(digits));
                 (first..=last).contains(&micros) && micros % step == 0
             }
-            Keeps::Day(first, last) => {
+            ColumnKeeps::Day(first, last) => {
                 let day = self.numbers.as_primitive::<Int64Type>().value(row);
                 (i64::from(first)..=i64::from(last)).contains(&day)
             }
