@@ -36,7 +36,7 @@ pub fn subject() -> Subject {
             ),
             (
                 "clickhouse: { url: 'http://a', write: { table: t, positions: '' } }\n",
-                "positions",
+                "''",
             ),
             (
                 "clickhouse: { url: 'http://a', password: pp, write: { table: t } }\n",
