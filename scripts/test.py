@@ -280,6 +280,8 @@ def phase_protocol(tally, _):
     counted(tally, "protocol tests: calls.py", run([grpc, "tests/protocol/calls.py", BUSBAR]))
     zeep = tools_of_python("zeep", "zeep==4.3.3")
     counted(tally, "protocol tests: soap.py", run([zeep, "tests/protocol/soap.py", BUSBAR]))
+    spyne = tools_of_python("spyne", "spyne==2.14.0", "lxml==6.1.3")
+    counted(tally, "protocol tests: soap_spyne.py", run([spyne, "tests/protocol/soap_spyne.py", BUSBAR]))
     clients = [of_npm("amqpjs"), lapin()]
     if classpath := of_maven("amqpjava", "com.rabbitmq:amqp-client:5.37.1", "org.slf4j:slf4j-api:2.0.17"):
         clients.append(classpath)

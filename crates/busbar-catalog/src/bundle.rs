@@ -81,6 +81,18 @@ impl Kind {
         }
     }
 
+    /// Whether a path is that of a file in the folder of one resource, such as `connections/his/his.wsdl`: it belongs to the
+    /// resource and is none itself.
+    pub fn is_part(self, path: &str) -> bool {
+        match self {
+            Kind::Connection => path.matches('/').count() > 1,
+            Kind::Plugin => {
+                !path.ends_with(&format!("/{}", Kind::PLUGIN_FILE)) || path.matches('/').count() > 2
+            }
+            _ => false,
+        }
+    }
+
     /// The path of a resource's file.
     pub fn path(self, name: &str) -> String {
         match self {
@@ -124,7 +136,8 @@ impl Bundle {
         for folder in Kind::FOLDERS.iter().map(|k| k.folder()).chain(LATER) {
             reader.folder(&dir.join(folder), folder);
         }
-        reader.plugins(&dir.join(Kind::Plugin.folder()));
+        reader.parts(dir, Kind::Connection);
+        reader.parts(dir, Kind::Plugin);
         if reader.bad.is_empty() {
             Ok((reader.bundle, reader.ignored))
         } else {
@@ -157,6 +170,18 @@ impl Bundle {
             .into_iter()
             .find(|k| k.folder() == folder)
             .ok_or_else(|| new("catalog.path"))?;
+        if kind == Kind::Connection
+            && let Some((name, file)) = file.split_once('/')
+        {
+            check_name(name)?;
+            let is_allowed = file.len() <= PLUGIN_PATH_BYTES_MAX
+                && file.split('/').all(is_plugin_file)
+                && is_connection_file(file);
+            return match is_allowed {
+                true => Ok((Kind::Connection, name)),
+                false => Err(new("catalog.connection-file").with("max", PLUGIN_PATH_BYTES_MAX)),
+            };
+        }
         let name = file
             .strip_suffix(".yaml")
             .or_else(|| file.strip_suffix(".yml"))
@@ -213,7 +238,8 @@ impl FolderStamp {
             // An unreadable folder is told from an empty one.
             add(folder);
         }
-        let mut open = vec![(dir.join(Kind::Plugin.folder()), 0)];
+        let kinds = [Kind::Connection, Kind::Plugin];
+        let mut open: Vec<(PathBuf, usize)> = kinds.map(|k| (dir.join(k.folder()), 0)).into();
         while let Some((folder, depth)) = open.pop() {
             for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
                 if is_plugin_file(&entry.file_name().to_string_lossy()) {
@@ -228,6 +254,8 @@ impl FolderStamp {
             add(folder);
         }
         files.sort_unstable();
+        // Files beside the folders of connections have been found twice.
+        files.dedup();
         FolderStamp(files)
     }
 }
@@ -263,6 +291,13 @@ fn is_plugin_file(name: &str) -> bool {
         && !["__pycache__", "node_modules"].contains(&name)
 }
 
+/// Whether a name within a connection's folder ends as a file of such a folder does.
+fn is_connection_file(name: &str) -> bool {
+    [".wsdl", ".xsd"]
+        .iter()
+        .any(|ending| name.ends_with(ending))
+}
+
 /// Whether a file of a resource folder is read as a resource.
 fn is_resource(name: &str) -> bool {
     name.ends_with(".yaml") || name.ends_with(".yml")
@@ -294,7 +329,9 @@ impl Reader {
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let path = format!("{folder}/{name}");
-            if is_beside(&name) {
+            let is_folder = || entry.path().is_dir();
+            if is_beside(&name) || (folder == Kind::Connection.folder() && is_folder()) {
+                // Files of a connection are read with their folder.
             } else if is_resource(&name) || LATER.contains(&folder) {
                 self.file(&entry.path(), path);
             } else if self.ignored.len() < DIAGNOSTICS_MAX {
@@ -305,9 +342,9 @@ impl Reader {
         }
     }
 
-    /// The folders of plug-ins, with what is in them.
-    fn plugins(&mut self, dir: &Path) {
-        let mut open = vec![(dir.to_owned(), Kind::Plugin.folder().to_owned(), 0)];
+    /// The folders of resources of a kind, with what is in them.
+    fn parts(&mut self, dir: &Path, kind: Kind) {
+        let mut open = vec![(dir.join(kind.folder()), kind.folder().to_owned(), 0)];
         while let Some((dir, shown, depth)) = open.pop() {
             let Ok(entries) = std::fs::read_dir(&dir) else {
                 continue;
@@ -328,8 +365,14 @@ impl Reader {
                             self.refuse(&path, error);
                         }
                     }
-                } else if depth > 0 {
+                } else if depth > 0 && (kind == Kind::Plugin || is_connection_file(&name)) {
                     self.file(&entry.path(), path);
+                } else if depth > 0 && self.ignored.len() < DIAGNOSTICS_MAX {
+                    let error = Error::new(Class::Configuration, "catalog.connection-file")
+                        .with("path", &path)
+                        .with("max", PLUGIN_PATH_BYTES_MAX);
+                    self.ignored
+                        .push(Diagnostic::new(&path, "", 0..0, error).warning());
                 }
             }
         }
@@ -405,6 +448,10 @@ mod tests {
             Bundle::classify("plugins/rain/lib/a.js").unwrap(),
             (Kind::Plugin, "rain")
         );
+        assert_eq!(
+            Bundle::classify("connections/his/types/a.xsd").unwrap(),
+            (Kind::Connection, "his")
+        );
         for (bad, code) in [
             ("../x.yaml", "catalog.path"),
             ("flows/../x.yaml", "catalog.name"),
@@ -417,6 +464,9 @@ mod tests {
             ("plugins/x//y.js", "catalog.plugin-path"),
             ("plugins/x/y z.js", "catalog.plugin-path"),
             ("plugins/X/y.js", "catalog.name"),
+            ("connections/his/a.txt", "catalog.connection-file"),
+            ("connections/his/../a.xsd", "catalog.connection-file"),
+            ("connections/His/a.xsd", "catalog.name"),
             ("etc", "catalog.path"),
         ] {
             assert_eq!(Bundle::classify(bad).unwrap_err().code(), code, "{bad}");
@@ -446,6 +496,43 @@ mod tests {
         ];
         assert_eq!(named, expected);
         assert!(!crate::has_errors(&ignored));
+    }
+
+    #[test]
+    fn files_of_a_connection_belong_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("connections/his");
+        std::fs::create_dir_all(folder.join("types")).unwrap();
+        std::fs::write(folder.with_extension("yaml"), "soap: { wsdl: a.wsdl }\n").unwrap();
+        let before = FolderStamp::take(dir.path());
+        std::fs::write(folder.join("a.wsdl"), "<a/>").unwrap();
+        std::fs::write(folder.join("types/b.xsd"), "<b/>").unwrap();
+        std::fs::write(folder.join("notes.txt"), "").unwrap();
+        assert_ne!(FolderStamp::take(dir.path()), before);
+        let (bundle, ignored) = Bundle::read(dir.path()).unwrap();
+        let codes: Vec<_> = ignored.iter().map(|one| one.error().code()).collect();
+        assert_eq!(codes, ["catalog.connection-file"]);
+        let files = |bundle: &Bundle| {
+            let (project, bad) = crate::Project::parse(bundle.clone());
+            assert!(bad.is_empty(), "{bad:?}");
+            project
+        };
+        let old = files(&bundle);
+        let known: Vec<_> = old.connections["his"].spec.files.keys().collect();
+        assert_eq!(known, ["a.wsdl", "types/b.xsd"]);
+        // Another text of such a file is another connection.
+        let mut other = bundle.clone();
+        other
+            .files
+            .insert("connections/his/a.wsdl".into(), "<c/>".into());
+        let changed = crate::changes(&old, &files(&other));
+        let changed: Vec<_> = changed.iter().map(|one| (one.kind, &*one.name)).collect();
+        assert_eq!(changed, [(Kind::Connection, "his")]);
+        // Alone they say nothing.
+        other.files.remove("connections/his.yaml");
+        let (_, bad) = crate::Project::parse(other);
+        let codes: Vec<_> = bad.iter().map(|one| one.error().code()).collect();
+        assert_eq!(codes, ["catalog.connection-alone"]);
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! `connections/<name>.yaml`: another system, and how to reach it.
 
-use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use serde::de::DeserializeOwned;
+use serde::{Serialize, Serializer};
 
 use busbar_event::{Class, Error};
 
@@ -28,6 +31,20 @@ pub struct ConnectionSpec {
     pub topic: Option<String>,
     /// `false`: the connection is kept but not opened.
     pub enabled: bool,
+    /// The files in the connection's folder, `connections/NAME/`, by their paths within it.
+    #[serde(skip_serializing_if = "has_no_files", serialize_with = "files_as_map")]
+    pub files: Arc<BTreeMap<String, String>>,
+}
+
+fn files_as_map<S: Serializer>(
+    files: &Arc<BTreeMap<String, String>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    files.as_ref().serialize(serializer)
+}
+
+fn has_no_files(files: &Arc<BTreeMap<String, String>>) -> bool {
+    files.is_empty()
 }
 
 /// The options of a connection, not yet typed: their type belongs to the connector.
@@ -130,6 +147,7 @@ impl ConnectionSpec {
             },
             topic: common(source, "topic")?,
             enabled: common(source, "enabled")?.unwrap_or(true),
+            files: Arc::default(),
         })
     }
 

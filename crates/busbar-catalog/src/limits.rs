@@ -70,6 +70,8 @@ pub const XSD_FILES_MAX: usize = 256;
 pub const XSD_DERIVATIONS_MAX: usize = 64;
 /// Declarations of an XML Schema that are looked at for its columns, each as often as it is used.
 pub const XSD_STEPS_MAX: usize = 200_000;
+/// Deepest nesting of complex types in an element whose documents are written or read.
+pub const SHAPE_DEPTH_MAX: usize = 128;
 /// Diagnostics reported for one project; what is beyond is counted, not listed.
 pub const DIAGNOSTICS_MAX: usize = 200;
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use busbar_bus::StreamSpec;
 use busbar_event::tags::{RELAY_TO, STORE};
@@ -81,8 +82,8 @@ impl Project {
         if kind == Kind::Config {
             return Config::check_file(text);
         }
-        if kind == Kind::Plugin && path != kind.path(name) {
-            // It belongs to the plug-in's own file.
+        if kind.is_part(path) {
+            // It belongs to the file of the plug-in or connection.
             return Ok(());
         }
         let source = Source::parse(path, text)?;
@@ -90,12 +91,11 @@ impl Project {
         let twice = match kind {
             Kind::Stream => insert(&mut self.streams, name, source.read()?, source),
             Kind::Table => insert(&mut self.tables, name, source.read()?, source),
-            Kind::Connection => insert(
-                &mut self.connections,
-                name,
-                ConnectionSpec::read(&source)?,
-                source,
-            ),
+            Kind::Connection => {
+                let mut spec = ConnectionSpec::read(&source)?;
+                spec.files = Arc::new(files_of(kind, &name, bundle));
+                insert(&mut self.connections, name, spec, source)
+            }
             Kind::Gateway => {
                 let spec: GatewaySpec = source.read()?;
                 spec.check(&source)?;
@@ -190,29 +190,44 @@ fn read_plugin(name: &str, source: &Source, bundle: &Bundle) -> Result<Package, 
     let spec: PluginSpec = source.read()?;
     spec.check()
         .map_err(|(key, error)| source.diagnostic_about(Some(key), error))?;
-    let folder = format!("{}/{name}/", Kind::Plugin.folder());
-    let files = bundle.files.iter().filter_map(|(path, text)| {
-        let file = path.strip_prefix(&folder)?;
-        (file != Kind::PLUGIN_FILE).then(|| (file.to_owned(), text.clone()))
-    });
-    Ok(Package {
-        spec,
-        files: files.collect(),
-    })
+    let mut files = files_of(Kind::Plugin, name, bundle);
+    files.remove(Kind::PLUGIN_FILE);
+    Ok(Package { spec, files })
 }
 
-/// Files in folders of plug-ins without a file that says what the plug-in is.
+/// The files in the folder of a resource, by their paths within it.
+fn files_of(kind: Kind, name: &str, bundle: &Bundle) -> BTreeMap<String, String> {
+    let folder = format!("{}/{name}/", kind.folder());
+    let files = bundle.files.range(folder.clone()..);
+    let files = files.map_while(|(path, text)| Some((path.strip_prefix(&folder)?, text)));
+    files
+        .map(|(file, text)| (file.to_owned(), text.clone()))
+        .collect()
+}
+
+/// Files in folders of plug-ins and connections without a file that says what the plug-in or connection is.
 fn lonely_files(project: &Project, bundle: &Bundle) -> Vec<Diagnostic> {
     let mut told = BTreeSet::new();
     let mut bad = Vec::new();
     for path in bundle.files.keys() {
-        let Ok((Kind::Plugin, name)) = Bundle::classify(path) else {
+        let Ok((kind, name)) = Bundle::classify(path) else {
             continue;
         };
-        let own = Kind::Plugin.path(name);
-        let known = project.plugins.contains_key(name) || bundle.files.contains_key(&own);
-        if !known && told.insert(name) {
-            let error = Error::new(Class::Configuration, "catalog.plugin-file").with("file", own);
+        let (code, is_known) = match kind {
+            Kind::Plugin => ("catalog.plugin-file", project.plugins.contains_key(name)),
+            Kind::Connection => (
+                "catalog.connection-alone",
+                project.connections.contains_key(name)
+                    || bundle
+                        .files
+                        .contains_key(&format!("connections/{name}.yml")),
+            ),
+            _ => continue,
+        };
+        let own = kind.path(name);
+        let is_known = is_known || !kind.is_part(path) || bundle.files.contains_key(&own);
+        if !is_known && told.insert((kind, name)) {
+            let error = Error::new(Class::Configuration, code).with("file", own);
             bad.push(Diagnostic::new(path, "", 0..0, error));
         }
     }

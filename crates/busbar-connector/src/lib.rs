@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use busbar_catalog::{CallSpec, ConnectionSpec, Diagnostic, Project};
 use busbar_event::{Batch, Error};
 use busbar_log::Clock;
@@ -317,6 +317,15 @@ pub trait Connector: Send + Sync {
     fn warnings(&self, spec: &ConnectionSpec, project: &Project) -> Vec<Diagnostic> {
         let _ = (spec, project);
         Vec::new()
+    }
+
+    /// Checks the columns of rows that a flow writes to the connection. Opens nothing.
+    ///
+    /// # Errors
+    /// *Configuration*: a column that the other side does not know, whose type does not fit, or that is missing.
+    fn check_rows(&self, spec: &ConnectionSpec, columns: &Schema) -> Result<(), Error> {
+        let _ = (spec, columns);
+        Ok(())
     }
 
     /// The secrets that stand in the connection's file.

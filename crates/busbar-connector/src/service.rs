@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::Schema;
 use busbar_catalog::PathItem;
 use busbar_event::Error;
 use busbar_event::format::SchemaSpec;
@@ -30,6 +31,15 @@ pub trait Service: Send + Sync {
 pub trait CallForm: Send + Sync {
     /// What is done with values that become part of a text.
     fn escapes(&self) -> CallEscapes;
+
+    /// Checks the columns that a step sends, of which there are none where it has no `send`.
+    ///
+    /// # Errors
+    /// A column that the other side does not know, whose type does not fit, or that is missing.
+    fn check_sent(&self, columns: &Schema) -> Result<(), CallFault> {
+        let _ = columns;
+        Ok(())
+    }
 
     /// The columns of the answer as [`CallForm::answer`] gives them: JSON objects with these fields.
     fn columns(&self, declared: &SchemaSpec) -> SchemaSpec {

@@ -20,19 +20,20 @@ pub struct CallSpec {
     /// The connection that says where the service is.
     pub connection: String,
     /// With `http`: the method. Without it GET, or POST where there is a body. With `grpc`: the service and the method,
-    /// `package.Service/Method`.
+    /// `package.Service/Method`. With `soap` and a WSDL: the operation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
     /// With `http`: what is put behind the connection's address, with a query if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// With `soap`: the SOAPAction.
+    /// With `soap` and without a WSDL: the SOAPAction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<String>,
     /// Headers of the request, besides those of the connection.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
-    /// The columns that are sent, a list as after SQL's `SELECT`: as a JSON object, or as the fields of the message.
+    /// The columns that are sent, a list as after SQL's `SELECT`: as a JSON object, as the fields of the message, or as the
+    /// elements of an operation's message, named by their paths (`name.family`, `@id`) or by these with `_` between the names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub send: Option<String>,
     /// In place of `send`: the text of the body. With `soap` what is in the body of the envelope.

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Component as PathPart, Path, PathBuf};
+use std::sync::Arc;
 
 use busbar_event::{Class, Error, quote};
 use busbar_xml::{NodeAt, NodeKind, XmlDocument, document_text};
@@ -29,12 +30,23 @@ pub(super) struct Component {
 /// The namespace and the local name of what a schema declares.
 pub(super) type DeclaredName = (String, String);
 
+/// A schema: the root of a file, or an element within another document.
 #[derive(Debug)]
 struct XsdFile {
     path: String,
-    document: XmlDocument,
+    document: Arc<XmlDocument>,
+    root: NodeAt,
     /// The namespace of what it declares.
     target: String,
+}
+
+/// A schema that is to be read.
+#[derive(Debug)]
+pub(super) enum XsdPart {
+    /// A file, and the namespace of the schema that includes it.
+    File(PathBuf, Option<String>),
+    /// An element of a document, which is in the file of this path.
+    Element(PathBuf, Arc<XmlDocument>, NodeAt),
 }
 
 /// A schema with all files that it includes.
@@ -52,27 +64,51 @@ impl XsdFiles {
     /// Reads a schema and what it includes and imports, which must lie in the folder of its file.
     pub fn read(file: &Path) -> Result<XsdFiles, Error> {
         let folder = file.parent().unwrap_or(Path::new(""));
+        let name = PathBuf::from(file.file_name().unwrap_or_default());
+        XsdFiles::of(vec![XsdPart::File(name, None)], &|path| {
+            read_document(folder, path)
+        })
+    }
+
+    /// Reads schemas and what they include and import, with the files that `read` gives. Of several schemas in documents, each
+    /// may use what the others declare.
+    pub fn of(
+        mut waiting: Vec<XsdPart>,
+        read: &dyn Fn(&Path) -> Result<XmlDocument, Error>,
+    ) -> Result<XsdFiles, Error> {
         let mut files = XsdFiles {
             files: Vec::new(),
             declared: HashMap::new(),
             substitutes: HashMap::new(),
             roots: Vec::new(),
         };
-        let name = PathBuf::from(file.file_name().unwrap_or_default());
         let mut seen: HashSet<(PathBuf, String)> = HashSet::new();
-        // Files that are still to be read, and the namespace of the one that includes each.
-        let mut waiting: Vec<(PathBuf, Option<String>)> = vec![(name, None)];
-        while let Some((path, includer)) = waiting.pop() {
-            let document = read_document(folder, &path)?;
+        // Namespaces of schemas within documents: what imports one of them needs no file.
+        let mut here: HashSet<String> = HashSet::new();
+        for part in &waiting {
+            if let XsdPart::Element(_, document, root) = part {
+                let target = attribute(document, *root, "targetNamespace");
+                here.insert(target.unwrap_or_default().to_owned());
+            }
+        }
+        while let Some(part) = waiting.pop() {
+            let (path, document, root, includer) = match part {
+                XsdPart::File(path, includer) => {
+                    let document = Arc::new(read(&path)?);
+                    let root = document.element();
+                    let root = root.filter(|root| is_xsd(&document, *root, "schema"));
+                    let root =
+                        root.ok_or_else(|| wrong("xsd.no-schema", &path.display().to_string()))?;
+                    (path, document, root, Some(includer))
+                }
+                XsdPart::Element(path, document, root) => (path, document, root, None),
+            };
             let shown = path.display().to_string();
-            let root = document
-                .element()
-                .filter(|root| is_xsd(&document, *root, "schema"))
-                .ok_or_else(|| wrong("xsd.no-schema", &shown))?;
             let own = attribute(&document, root, "targetNamespace").map(str::to_owned);
             // A file without a namespace that is included gets that of the file that includes it.
-            let target = own.or(includer).unwrap_or_default();
-            if !seen.insert((path.clone(), target.clone())) {
+            let is_file = includer.is_some();
+            let target = own.or(includer.flatten()).unwrap_or_default();
+            if is_file && !seen.insert((path.clone(), target.clone())) {
                 continue;
             }
             if files.files.len() == XSD_FILES_MAX {
@@ -88,12 +124,15 @@ impl XsdFiles {
                 match (kind, location) {
                     ("redefine" | "override", _) => return Err(wrong("xsd.redefine", &shown)),
                     ("include", Some(location)) => {
-                        waiting.push((within(&path, location)?, Some(target.clone())));
+                        let file = within(&path, location)?;
+                        waiting.push(XsdPart::File(file, Some(target.clone())));
                     }
-                    ("import", Some(location))
-                        if attribute(&document, child, "namespace") != Some(XML) =>
-                    {
-                        waiting.push((within(&path, location)?, None));
+                    ("import", Some(location)) => {
+                        let namespace = attribute(&document, child, "namespace");
+                        let namespace = namespace.unwrap_or_default();
+                        if namespace != XML && !here.contains(namespace) {
+                            waiting.push(XsdPart::File(within(&path, location)?, None));
+                        }
                     }
                     _ => {}
                 }
@@ -103,11 +142,12 @@ impl XsdFiles {
         Ok(files)
     }
 
-    fn add(&mut self, path: String, document: XmlDocument, root: NodeAt, target: String) {
+    fn add(&mut self, path: String, document: Arc<XmlDocument>, root: NodeAt, target: String) {
         let number = self.files.len();
         self.files.push(XsdFile {
             path,
             document,
+            root,
             target,
         });
         let children: Vec<NodeAt> = self.files[number].document.children(root).collect();
@@ -189,6 +229,25 @@ impl XsdFiles {
         Ok((namespace, local.to_owned()))
     }
 
+    /// The element that is declared by this name.
+    pub fn element(&self, namespace: &str, local: &str) -> Option<Component> {
+        let name = (namespace.to_owned(), local.to_owned());
+        self.declared.get(&(Declared::Element, name)).copied()
+    }
+
+    /// The namespace of an element in documents, by its declaration: that of its schema where it is declared by name, or
+    /// where elements within types have one.
+    pub fn namespace_of(&self, element: Component) -> &str {
+        let file = &self.files[element.file];
+        let is_global = file.document.parent(element.node) == Some(file.root);
+        let form = self.attribute(element, "form");
+        let form = form.or_else(|| attribute(&file.document, file.root, "elementFormDefault"));
+        match is_global || form == Some("qualified") {
+            true => &file.target,
+            false => "",
+        }
+    }
+
     /// What a name stands for.
     pub fn declared(
         &self,
@@ -230,7 +289,11 @@ impl XsdFiles {
     }
 }
 
-fn attribute<'d>(document: &'d XmlDocument, element: NodeAt, name: &str) -> Option<&'d str> {
+pub(super) fn attribute<'d>(
+    document: &'d XmlDocument,
+    element: NodeAt,
+    name: &str,
+) -> Option<&'d str> {
     let mut all = document.attributes(element);
     all.find(|node| document.namespace(*node).is_empty() && document.local_name(*node) == name)
         .map(|node| document.value(node).trim())
@@ -241,7 +304,7 @@ fn is_xsd(document: &XmlDocument, node: NodeAt, kind: &str) -> bool {
 }
 
 /// The path of a file that another one names, within their folder.
-fn within(from: &Path, location: &str) -> Result<PathBuf, Error> {
+pub(super) fn within(from: &Path, location: &str) -> Result<PathBuf, Error> {
     let refused = || wrong("xsd.outside", location);
     if location.contains("://") || location.contains('\\') {
         return Err(refused());

@@ -17,12 +17,14 @@
 mod columns;
 mod load;
 mod particle;
+mod shape;
 mod simple;
 #[cfg(test)]
 mod tests;
 mod write;
 
 pub use columns::{XsdColumns, columns_of_xsd};
+pub use shape::{ShapeAttribute, ShapeContent, ShapeElement, ShapeType, XsdSchemas, XsdShape};
 pub use write::{table_columns, xsd_of};
 
 use busbar_event::{Class, Error, quote};

@@ -11,6 +11,8 @@ use crate::limits::XSD_DERIVATIONS_MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SimpleOf {
     pub field_type: FieldType,
+    /// The type of XML Schema's own that it is derived from.
+    pub built_in: &'static str,
     /// No value is empty or white space alone, which is read as none.
     pub is_filled: bool,
     /// White space around a value does not count.
@@ -23,6 +25,7 @@ pub(super) struct SimpleOf {
 
 pub(super) const ANY_SIMPLE: SimpleOf = SimpleOf {
     field_type: FieldType::Text,
+    built_in: "string",
     is_filled: false,
     collapses: false,
     is_empty: false,
@@ -37,7 +40,7 @@ pub(super) fn built_in(local: &str) -> Option<SimpleOf> {
         collapses,
         ..ANY_SIMPLE
     };
-    Some(match local {
+    let found = match local {
         "boolean" => of(FieldType::Bool, true, true),
         "integer" | "nonNegativeInteger" | "nonPositiveInteger" | "positiveInteger"
         | "negativeInteger" | "long" | "int" | "short" | "byte" | "unsignedLong"
@@ -55,8 +58,35 @@ pub(super) fn built_in(local: &str) -> Option<SimpleOf> {
         "token" | "anyURI" | "base64Binary" | "hexBinary" => of(FieldType::Text, false, true),
         "string" | "normalizedString" | "anySimpleType" | "anyAtomicType" => ANY_SIMPLE,
         _ => return None,
+    };
+    let built_in = NAMES.iter().find(|name| **name == local);
+    Some(SimpleOf {
+        built_in: built_in.copied().unwrap_or(match found.field_type {
+            FieldType::Int => "integer",
+            FieldType::Text if found.collapses => "token",
+            _ => "string",
+        }),
+        ..found
     })
 }
+
+/// The types whose values are written in a way of their own.
+const NAMES: [&str; 14] = [
+    "boolean",
+    "decimal",
+    "float",
+    "double",
+    "dateTime",
+    "date",
+    "time",
+    "duration",
+    "gYear",
+    "gYearMonth",
+    "gMonthDay",
+    "gMonth",
+    "gDay",
+    "base64Binary",
+];
 
 impl XsdFiles {
     /// The simple type of a name.

@@ -33,6 +33,7 @@ use crate::tls::Tls;
 pub(crate) use client::{HttpClient, Remote};
 pub(crate) use rest::{check_head, check_headers, refused_answer, status_class};
 use sink::HttpSink;
+pub(crate) use sink::idempotency_key;
 
 /// The connector.
 pub struct Http {

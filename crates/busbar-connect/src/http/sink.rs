@@ -164,7 +164,7 @@ impl Sender {
         rows: Range<usize>,
     ) -> Result<Vec<(usize, Error)>, Error> {
         let payloads = delivery.events.payloads();
-        let key = key(delivery, &rows);
+        let key = idempotency_key(delivery, &rows);
         let mut body: Vec<u8> = Vec::new();
         let mut rejected = Vec::new();
         if self.body == Body::Event {
@@ -282,7 +282,7 @@ fn trust(options: &Options, context: &SinkContext, places: &Places) -> Result<Tl
 }
 
 /// The idempotency key: equal exactly for the same rows of the same delivery.
-fn key(delivery: &Delivery, rows: &Range<usize>) -> String {
+pub(crate) fn idempotency_key(delivery: &Delivery, rows: &Range<usize>) -> String {
     let (from, to) = (delivery.first + rows.start, delivery.first + rows.end);
     let key = format!("{}-{}-{from}-{to}", delivery.producer, delivery.position);
     key.chars()

@@ -1,19 +1,26 @@
 //! SOAP: envelopes, faults, and answers as columns.
 
-use busbar_catalog::CallSpec;
+use std::borrow::Cow;
+
+use arrow::datatypes::Schema;
+use busbar_catalog::{CallSpec, XsdShape};
 use busbar_connector::{
     CallEscapes, CallFault, CallForm, CallParts, Escape, ServiceAnswer, ServiceRequest,
 };
-use busbar_event::format::{FieldType, SchemaSpec, natural_type, write_json_text};
+use busbar_event::format::{SchemaSpec, write_json_text};
 use busbar_event::{Class, Error, quote};
 use busbar_xml::{
-    DocumentFault, DocumentFaultKind, NodeAt, NodeKind, XPath, XPathNames, XPathType, XmlDocument,
-    document_text,
+    DocumentFault, DocumentFaultKind, NodeAt, NodeKind, XPath, XPathNames, XmlDocument,
+    document_text_in,
 };
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, header};
 
-use super::{SoapOptions, SoapVersion};
+use super::answer::{AnswerColumn, target_of};
+use super::message::{ColumnFault, MessageWriter};
+use super::token::BODY;
+use super::wsdl::WsdlOperation;
+use super::{SoapOptions, SoapSide, SoapVersion};
 use crate::http::{check_head, check_headers, refused_answer, shown_url, status_class};
 
 /// The form of a step.
@@ -21,28 +28,61 @@ pub(super) struct SoapForm {
     version: SoapVersion,
     action: String,
     shown: String,
-    columns: Vec<(String, XPath)>,
+    columns: Vec<AnswerColumn>,
+    operation: Option<FormOperation>,
 }
+
+/// An operation of a WSDL, as a step calls it.
+struct FormOperation {
+    writer: MessageWriter,
+    /// What is in the body of an answer; none where there is no answer.
+    output: Option<XsdShape>,
+}
+
+/// What WS-Security calls a login that is refused.
+const LOGIN_FAULTS: [&str; 5] = [
+    "FailedAuthentication",
+    "InvalidSecurity",
+    "InvalidSecurityToken",
+    "FailedCheck",
+    "UnsupportedSecurityToken",
+];
 
 impl SoapForm {
     /// Checks a step.
     ///
     /// # Errors
     /// What does not fit, and where.
-    pub fn new(options: &SoapOptions, call: &CallSpec) -> Result<SoapForm, CallFault> {
+    pub fn new(
+        options: &SoapOptions,
+        side: &SoapSide,
+        call: &CallSpec,
+    ) -> Result<SoapForm, CallFault> {
         let fault = |key, code| CallFault::at(key, Error::new(Class::Configuration, code));
-        for (key, value) in [("method", &call.method), ("path", &call.path)] {
-            if value.is_some() {
-                return Err(fault(key, "connect.soap-not-rest"));
-            }
-        }
-        if call.send.is_some() {
-            return Err(fault("send", "connect.soap-send"));
-        }
-        if call.body.is_none() {
-            return Err(fault("body", "connect.soap-body"));
+        if call.path.is_some() {
+            return Err(fault("path", "connect.soap-not-rest"));
         }
         check_headers(call)?;
+        let operation = match (&call.method, &side.wsdl) {
+            (Some(_), None) => return Err(fault("method", "connect.soap-no-wsdl")),
+            (Some(name), Some(_)) => {
+                let found = side.operation(name);
+                Some(found.map_err(|wrong| at("method", wrong))?)
+            }
+            (None, _) => None,
+        };
+        match &operation {
+            None if call.send.is_some() && side.wsdl.is_some() => {
+                return Err(fault("send", "connect.soap-send-method"));
+            }
+            None if call.send.is_some() => return Err(fault("send", "connect.soap-send")),
+            None if call.body.is_none() => return Err(fault("body", "connect.soap-body")),
+            Some(_) if call.body.is_some() => return Err(fault("body", "connect.soap-columns")),
+            Some(_) if call.action.is_some() => {
+                return Err(fault("action", "connect.soap-action-known"));
+            }
+            _ => {}
+        }
         let action = call.action.clone().unwrap_or_default();
         if action.contains(|c: char| c.is_control() || c == '"') {
             return Err(fault("action", "connect.soap-action"));
@@ -57,14 +97,69 @@ impl SoapForm {
             let path = field.path.as_deref().unwrap_or(&field.name);
             let compiled = XPath::compile(path, &names);
             let path = compiled.map_err(|fault| CallFault::at("answer", fault.error(path)))?;
-            columns.push((field.name.clone(), path));
+            let target = match operation.as_ref().map(|operation| &operation.output) {
+                None => None,
+                Some(None) => return Err(fault("answer", "connect.soap-one-way")),
+                Some(Some(output)) => {
+                    target_of(output, field).map_err(|wrong| at("answer", wrong))?
+                }
+            };
+            columns.push(AnswerColumn {
+                name: field.name.clone(),
+                path,
+                target,
+                field_type: operation.as_ref().map(|_| field.field_type),
+            });
         }
-        Ok(SoapForm {
-            version: options.version,
-            action,
-            shown: shown_url(&options.url),
-            columns,
+        Ok(match operation {
+            Some(operation) => SoapForm {
+                columns,
+                ..SoapForm::of(operation, side)
+            },
+            None => SoapForm {
+                version: side.version,
+                action,
+                shown: shown_url(&side.url),
+                columns,
+                operation: None,
+            },
         })
+    }
+
+    /// The form of calls of an operation of which no answer is read.
+    pub fn of(operation: WsdlOperation, side: &SoapSide) -> SoapForm {
+        SoapForm {
+            version: side.version,
+            action: operation.action,
+            shown: shown_url(&side.url),
+            columns: Vec::new(),
+            operation: Some(FormOperation {
+                writer: MessageWriter::new(operation.input),
+                output: operation.output,
+            }),
+        }
+    }
+
+    /// The address, for messages.
+    pub fn shown_url(&self) -> &str {
+        &self.shown
+    }
+
+    /// Whether a column of this name is part of the operation's message.
+    pub fn sends(&self, name: &str) -> bool {
+        let operation = self.operation.as_ref();
+        operation.is_some_and(|operation| operation.writer.has(name))
+    }
+
+    /// Checks the columns that are sent.
+    ///
+    /// # Errors
+    /// One that the message does not have, whose type does not fit, or that is missing.
+    pub fn check_columns(&self, columns: &Schema) -> Result<(), ColumnFault> {
+        match &self.operation {
+            Some(operation) => operation.writer.check(columns),
+            None => Ok(()),
+        }
     }
 
     /// The fault in an answer, or what its body holds.
@@ -86,7 +181,7 @@ impl SoapForm {
         let is_fault = tree.local_name(content) == "Fault"
             && tree.namespace(content) == tree.namespace(envelope);
         if !is_fault {
-            return Ok(content);
+            return self.expected(tree, content);
         }
         let text = |place: Option<NodeAt>| place.map(|place| tree.value(place).trim().to_owned());
         let within = |outer, inner| tree.child(tree.child(content, outer)?, inner);
@@ -103,28 +198,60 @@ impl SoapForm {
             Some("Server" | "Receiver") => Class::Transient,
             _ => Class::Permanent,
         };
-        Err(Error::new(class, "connect.soap-fault")
+        // The finer code of SOAP 1.2 stands within the first one.
+        let inner = tree.child(content, "Code").and_then(|outer| {
+            let inner = tree.child(outer, "Subcode")?;
+            Some(tree.value(tree.child(inner, "Value")?).trim())
+        });
+        let is_login = [Some(code.as_str()), inner]
+            .into_iter()
+            .flatten()
+            .any(|code| {
+                let local = code.rsplit(':').next().unwrap_or(code);
+                LOGIN_FAULTS.contains(&local)
+            });
+        let (class, name) = match is_login {
+            true => (Class::Permanent, "connect.soap-login"),
+            false => (class, "connect.soap-fault"),
+        };
+        Err(Error::new(class, name)
             .with("url", &self.shown)
             .with("code", quote(&code))
             .with("said", quote(&why.unwrap_or_default())))
     }
 
+    /// The content of an answer, if it is the element that the WSDL says.
+    fn expected(&self, tree: &XmlDocument, content: NodeAt) -> Result<NodeAt, Error> {
+        let output = self
+            .operation
+            .as_ref()
+            .and_then(|known| known.output.as_ref());
+        let Some(root) = output.map(|output| &output.root) else {
+            return Ok(content);
+        };
+        let found = (tree.namespace(content), tree.local_name(content));
+        if found == (root.namespace.as_str(), root.name.as_str()) {
+            return Ok(content);
+        }
+        let shown = |(namespace, name): (&str, &str)| quote(&format!("{{{namespace}}}{name}"));
+        Err(Error::new(Class::Permanent, "connect.soap-other")
+            .with("url", &self.shown)
+            .with("found", shown(found))
+            .with("expected", shown((&root.namespace, &root.name))))
+    }
+
     /// The columns as a JSON object.
     fn object(&self, tree: &XmlDocument, content: NodeAt) -> Result<Bytes, Error> {
         let mut json = Vec::new();
-        for (name, path) in &self.columns {
+        let output = self
+            .operation
+            .as_ref()
+            .and_then(|known| known.output.as_ref());
+        for column in &self.columns {
             json.push(if json.is_empty() { b'{' } else { b',' });
-            write_json_text(name, &mut json);
+            write_json_text(&column.name, &mut json);
             json.push(b':');
-            match found(path, tree, content)?.filter(|text| !text.is_empty()) {
-                None => json.extend_from_slice(b"null"),
-                Some(text) => match natural_type(&text) {
-                    FieldType::Bool | FieldType::Int | FieldType::Float => {
-                        json.extend_from_slice(text.as_bytes());
-                    }
-                    _ => write_json_text(&text, &mut json),
-                },
-            }
+            column.write(tree, content, output, &mut json)?;
         }
         if json.is_empty() {
             json.push(b'{');
@@ -134,21 +261,28 @@ impl SoapForm {
     }
 }
 
-/// The text that a path leads to; none if it leads to nothing.
-fn found(path: &XPath, tree: &XmlDocument, content: NodeAt) -> Result<Option<String>, Error> {
-    let text = match path.returns() {
-        XPathType::Nodes => {
-            let nodes = path.nodes(tree, content).map_err(|fault| fault.error())?;
-            nodes.first().map(|node| tree.value(*node).into())
-        }
-        _ => Some(path.text(tree, content).map_err(|fault| fault.error())?),
-    };
-    Ok(text.map(|text| text.trim().to_owned()))
+/// The fault of a step at a key.
+fn at(key: &'static str, wrong: ColumnFault) -> CallFault {
+    CallFault {
+        help: wrong.help,
+        ..CallFault::at(key, wrong.error)
+    }
 }
 
-/// An answer or a body as a document.
-fn document(bytes: &[u8]) -> Result<XmlDocument, DocumentFault> {
-    XmlDocument::of(&document_text(bytes)?)
+/// An answer as a document, in the encoding that its media type says.
+fn document(answer: &ServiceAnswer) -> Result<XmlDocument, DocumentFault> {
+    let kind = media_type(answer);
+    let charset = kind.split(';').skip(1).find_map(|part| {
+        let (name, value) = part.split_once('=')?;
+        let is_charset = name.trim().eq_ignore_ascii_case("charset");
+        is_charset.then(|| value.trim().trim_matches('"'))
+    });
+    XmlDocument::of(&document_text_in(&answer.body, charset)?)
+}
+
+fn media_type(answer: &ServiceAnswer) -> Cow<'_, str> {
+    let kind = answer.headers.get(header::CONTENT_TYPE);
+    String::from_utf8_lossy(kind.map_or(&[][..], |kind| kind.as_bytes()))
 }
 
 impl CallForm for SoapForm {
@@ -157,6 +291,11 @@ impl CallForm for SoapForm {
             path: Escape::Percent,
             body: Escape::Xml,
         }
+    }
+
+    fn check_sent(&self, columns: &Schema) -> Result<(), CallFault> {
+        self.check_columns(columns)
+            .map_err(|wrong| at("send", wrong))
     }
 
     fn columns(&self, declared: &SchemaSpec) -> SchemaSpec {
@@ -170,8 +309,20 @@ impl CallForm for SoapForm {
     }
 
     fn request(&self, parts: CallParts) -> Result<ServiceRequest, Error> {
-        let content = parts.body.unwrap_or_default();
-        let content = String::from_utf8_lossy(&content);
+        let body = parts.body.unwrap_or_default();
+        let content = match &self.operation {
+            None => String::from_utf8_lossy(&body).into_owned(),
+            Some(operation) => {
+                let row = match body.is_empty() {
+                    true => Ok(serde_json::Map::new()),
+                    false => serde_json::from_slice(&body),
+                };
+                let row = row.map_err(|why| {
+                    Error::new(Class::Permanent, "connect.soap-row").caused_by(why)
+                })?;
+                operation.writer.write(row)?
+            }
+        };
         let mut headers = parts.headers;
         let kind = match self.version {
             SoapVersion::One => {
@@ -193,7 +344,7 @@ impl CallForm for SoapForm {
         check_head("", &headers)?;
         let namespace = self.version.namespace();
         let body = format!(
-            "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<soap:Envelope xmlns:soap=\"{namespace}\"><soap:Body>{content}</soap:Body></soap:Envelope>"
+            "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<soap:Envelope xmlns:soap=\"{namespace}\">{BODY}{content}</soap:Body></soap:Envelope>"
         );
         Ok(ServiceRequest {
             method: "POST".into(),
@@ -205,12 +356,25 @@ impl CallForm for SoapForm {
     }
 
     fn answer(&self, answer: ServiceAnswer) -> Result<Bytes, Error> {
-        let tree = document(&answer.body);
         let refusal = status_class(answer.status);
+        if refusal.is_none()
+            && media_type(&answer)
+                .trim()
+                .to_ascii_lowercase()
+                .starts_with("multipart/")
+        {
+            let error = Error::new(Class::Permanent, "connect.soap-attachments");
+            return Err(error.with("url", &self.shown));
+        }
+        let tree = document(&answer);
         match (tree, refusal) {
             // A fault comes with status 500 and says more than that.
             (Ok(tree), refusal) => match (self.content(&tree), refusal) {
-                (Err(fault), _) if fault.code() == "connect.soap-fault" => Err(fault),
+                (Err(fault), _)
+                    if matches!(fault.code(), "connect.soap-fault" | "connect.soap-login") =>
+                {
+                    Err(fault)
+                }
                 (_, Some(class)) => Err(refused_answer(class, &self.shown, &answer)),
                 (content, None) => self.object(&tree, content?),
             },
@@ -218,6 +382,10 @@ impl CallForm for SoapForm {
             // One-way operations answer with nothing.
             (Err(_), None) if answer.body.is_empty() => Ok(Bytes::from_static(b"{}")),
             (Err(fault), None) => {
+                if let DocumentFaultKind::Encoding(_) | DocumentFaultKind::Bytes(_) = fault.kind {
+                    let error = Error::new(Class::Permanent, "connect.soap-encoding");
+                    return Err(error.with("url", &self.shown).caused_by(fault.error()));
+                }
                 let code = match fault.kind {
                     DocumentFaultKind::DocumentType | DocumentFaultKind::Entity => {
                         "connect.soap-declares"
@@ -258,11 +426,24 @@ impl CallForm for SoapForm {
 mod tests {
     use super::*;
 
+    fn made(options: &str, step: &str) -> Result<SoapForm, CallFault> {
+        let options: SoapOptions = serde_json::from_str(options).expect("options");
+        let side = SoapSide {
+            url: "http://a/b".into(),
+            version: options.version.unwrap_or_default(),
+            wsdl: None,
+        };
+        SoapForm::new(
+            &options,
+            &side,
+            &serde_json::from_str(step).expect("a step"),
+        )
+    }
+
     fn form(version: &str, step: &str) -> Result<SoapForm, CallFault> {
         let options =
             format!(r#"{{"url":"http://a/b","version":"{version}","namespaces":{{"w":"urn:w"}}}}"#);
-        let options: SoapOptions = serde_json::from_str(&options).expect("options");
-        SoapForm::new(&options, &serde_json::from_str(step).expect("a step"))
+        made(&options, step)
     }
 
     const STEP: &str = r#"{"connection":"a","action":"urn:w/Get","body":"<Get/>",
@@ -280,12 +461,11 @@ mod tests {
             ("concat(name(), '-', list/item[2]/v)", r#"{"b":"r-two"}"#),
         ] {
             let options = r#"{"url":"http://a/b","namespaces":{"w":"urn:w","s":"http://schemas.xmlsoap.org/soap/envelope/"}}"#;
-            let options: SoapOptions = serde_json::from_str(options).expect("options");
             let step = format!(
                 r#"{{"connection":"a","body":"x","answer":{{"b":{{"type":"text","path":"{path}"}}}}}}"#
             );
-            let form = SoapForm::new(&options, &serde_json::from_str(&step).expect("a step"))
-                .unwrap_or_else(|fault| panic!("{path}: {}", fault.error));
+            let form =
+                made(options, &step).unwrap_or_else(|fault| panic!("{path}: {}", fault.error));
             let read = form
                 .answer(envelope(SoapVersion::One, answer))
                 .expect("columns");
@@ -404,6 +584,33 @@ mod tests {
             ),
             (raw(200, "<html>"), Class::Permanent, "connect.soap-not-xml"),
             (
+                ServiceAnswer {
+                    headers: [(header::CONTENT_TYPE, "text/xml; charset=EBCDIC")]
+                        .map(|(name, value)| (name, header::HeaderValue::from_static(value)))
+                        .into_iter()
+                        .collect(),
+                    ..raw(200, "<a/>")
+                },
+                Class::Permanent,
+                "connect.soap-encoding",
+            ),
+            (
+                ServiceAnswer {
+                    headers: [(header::CONTENT_TYPE, "Multipart/Related; type=\"text/xml\"")]
+                        .map(|(name, value)| (name, header::HeaderValue::from_static(value)))
+                        .into_iter()
+                        .collect(),
+                    ..raw(200, "--a")
+                },
+                Class::Permanent,
+                "connect.soap-attachments",
+            ),
+            (
+                one("wsse:FailedAuthentication"),
+                Class::Permanent,
+                "connect.soap-login",
+            ),
+            (
                 raw(200, "<!DOCTYPE a><a/>"),
                 Class::Permanent,
                 "connect.soap-declares",
@@ -423,6 +630,10 @@ mod tests {
         for (step, code) in [
             (r#"{"connection":"a"}"#, "connect.soap-body"),
             (r#"{"connection":"a","send":"*"}"#, "connect.soap-send"),
+            (
+                r#"{"connection":"a","method":"Get","send":"*"}"#,
+                "connect.soap-no-wsdl",
+            ),
             (
                 r#"{"connection":"a","body":"x","path":"/a"}"#,
                 "connect.soap-not-rest",

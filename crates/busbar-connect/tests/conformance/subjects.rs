@@ -221,25 +221,7 @@ pub fn subjects() -> Vec<Subject> {
         crate::postgres_subject::subject(),
         crate::redis_subject::subject(),
         crate::s3_peer::subject(),
-        Subject {
-            kind: "soap",
-            good: vec![
-                "soap: { url: 'http://127.0.0.1:1/x' }\n",
-                "soap: { url: 'https://127.0.0.1:1/x', version: '1.2', namespaces: { w: 'urn:w' }, headers: { A: { env: B } }, tls: { ca: ca.pem }, timeout: 5s }\n",
-            ],
-            wrong: vec![
-                ("soap: {}\n", "url"),
-                ("soap: { url: /only/a/path }\n", "/only/a/path"),
-                ("soap: { url: 'http://a', version: '2' }\n", "2"),
-                ("soap: { url: 'http://a', timeout: 1h }\n", "1h"),
-                ("soap: { url: 'http://a', headers: { Host: b } }\n", "Host"),
-            ],
-            secret: vec![
-                "soap: { url: 'http://127.0.0.1:PORT/x?token=SECRET', headers: { Authorization: Bearer SECRET } }\n",
-            ],
-            supply: None,
-            taker: None,
-        },
+        crate::soap_subject::subject(),
     ]
 }
 

@@ -188,7 +188,11 @@ pub fn project(files: &[(&str, &str)]) -> Project {
 pub fn spec(text: &str) -> ConnectionSpec {
     let source = busbar_catalog::Source::parse("connections/x.yaml", text);
     let source = source.unwrap_or_else(|bad| panic!("{bad}: {text}"));
-    ConnectionSpec::read(&source).unwrap_or_else(|bad| panic!("{bad}: {text}"))
+    let mut spec = ConnectionSpec::read(&source).unwrap_or_else(|bad| panic!("{bad}: {text}"));
+    let files = crate::soap_subject::FILES;
+    let files = files.map(|(path, text)| (path.to_owned(), text.to_owned()));
+    spec.files = std::sync::Arc::new(files.into());
+    spec
 }
 
 pub fn now() -> i64 {

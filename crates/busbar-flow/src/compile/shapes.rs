@@ -103,17 +103,40 @@ impl Compiler<'_> {
                 }
                 TopicShape::Own
             }
-            // What was made of several events is from no topic; a connection that asks for one gets the flow's name.
-            OutputTarget::Connection(_) if derived && !has_topic => {
-                let name = self.known_as.replace('$', "$$");
-                template(self, "connection", &name, true).map_or(TopicShape::Own, TopicShape::Made)
+            OutputTarget::Connection(connection) => {
+                self.connection_takes(i, connection, schema);
+                // What was made of several events is from no topic; a connection that asks for one gets the flow's name.
+                match derived && !has_topic {
+                    true => {
+                        let name = self.known_as.replace('$', "$$");
+                        template(self, "connection", &name, true)
+                            .map_or(TopicShape::Own, TopicShape::Made)
+                    }
+                    false => TopicShape::Own,
+                }
             }
-            OutputTarget::Connection(_) => TopicShape::Own,
         };
         Shape {
             topic,
             key,
             columns,
+        }
+    }
+
+    /// Whether a connection can take these columns.
+    fn connection_takes(&mut self, i: usize, name: &str, schema: &Schema) {
+        let Some(known) = self.world.services.get(name) else {
+            return;
+        };
+        let all: Vec<usize> = (0..schema.fields().len()).collect();
+        let columns = table_schema(schema, &all);
+        if let Err(error) = known.connector.check_rows(&known.spec, &columns) {
+            let path = [
+                PathItem::Key("to"),
+                PathItem::Index(i),
+                PathItem::Key("connection"),
+            ];
+            self.bad.push(self.source.diagnostic(&path, None, error));
         }
     }
 

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{BinaryArray, RecordBatch, StructArray};
-use arrow::datatypes::{Fields, SchemaRef};
+use arrow::datatypes::{Fields, Schema, SchemaRef};
 use busbar_catalog::CallSpec;
-use busbar_connector::{CallForm, CallParts, Escape, ServiceRequest, SqlForm, SqlStatement};
+use busbar_connector::{
+    CallFault, CallForm, CallParts, Escape, ServiceRequest, SqlForm, SqlStatement,
+};
 use busbar_event::format::{Decoder, FormatSpec, encode_json};
 use busbar_event::{Class, Error};
 use busbar_sql::{Failed, Projection};
@@ -78,12 +80,7 @@ impl CallMaker {
             false if spec.rows.is_some() => return no_statement("rows"),
             false => known.connector.call_form(&known.spec, spec),
         };
-        let form = form.map_err(|fault| Wrong {
-            path: fault.path,
-            span: fault.span,
-            error: fault.error,
-            help: fault.help,
-        })?;
+        let form = form.map_err(of_form)?;
         let escapes = form.escapes();
         if spec.send.is_some() && spec.body.is_some() {
             let error = Error::new(Class::Configuration, "flow.call-send-or-body");
@@ -115,6 +112,13 @@ impl CallMaker {
             }
             (None, None) => CallBody::None,
         };
+        if spec.body.is_none() && !known.connector.is_database() {
+            let sent = match &body {
+                CallBody::Columns(columns) => columns.schema(),
+                _ => Arc::new(Schema::empty()),
+            };
+            form.check_sent(&sent).map_err(of_form)?;
+        }
         let wrong = |error| Wrong::new(error).at("answer");
         Ok(CallMaker {
             declared: spec.answer.schema().map_err(wrong)?,
@@ -265,6 +269,15 @@ impl FilledCall<'_> {
             body,
             statement: self.statements.as_ref().map(|all| all[row].clone()),
         })
+    }
+}
+
+fn of_form(fault: CallFault) -> Wrong {
+    Wrong {
+        path: fault.path,
+        span: fault.span,
+        error: fault.error,
+        help: fault.help,
     }
 }
 
