@@ -16,6 +16,7 @@ mod json;
 mod kafka;
 pub mod limits;
 mod mllp;
+mod mongo;
 mod mqtt;
 mod mysql;
 mod places;
@@ -51,6 +52,7 @@ pub fn registry_with(places: &Places) -> Connectors {
         Arc::new(jdbc::Jdbc::new(places.clone())),
         Arc::new(kafka::Kafka::new(places.clone())),
         Arc::new(mllp::Mllp::new(places.clone())),
+        Arc::new(mongo::Mongo::new(places.clone())),
         Arc::new(mqtt::Mqtt::new(places.clone())),
         Arc::new(mysql::Mysql::new(places.clone())),
         Arc::new(postgres::Postgres::new(places.clone())),

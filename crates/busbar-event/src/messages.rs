@@ -121,6 +121,7 @@ areas![
     "kafka",
     "log",
     "mllp",
+    "mongodb",
     "mqtt",
     "mysql",
     "orchestrate",

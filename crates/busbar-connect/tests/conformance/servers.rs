@@ -117,6 +117,7 @@ impl DatabaseServer {
                 "kafka" => crate::kafka_server::answers(self.port),
                 "moto" => self.get("/moto-api/"),
                 "clickhouse" => self.get("/ping"),
+                "mongodb" | "mongodb-set" => self.client("admin", "c.admin.command('ping')"),
                 "elasticsearch" => self.get("/_cluster/health?wait_for_status=yellow&timeout=1s"),
                 _ => self.client("", "select 1"),
             };
@@ -242,6 +243,25 @@ impl DatabaseServer {
                 command.args(["-e", "--raw", "-p", &port]);
                 command
             }
+            "mongodb" | "mongodb-set" => {
+                let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+                let cache = cache.unwrap_or_else(|| {
+                    PathBuf::from(std::env::var_os("HOME").expect("a home")).join(".cache")
+                });
+                let python = cache.join("busbar/mongodb-1.47.0/python/bin/python");
+                let mut command = Command::new(python);
+                let begin = "import sys, bson, datetime, json, pymongo\n\
+                             user = open(sys.argv[3]).read().split() if len(sys.argv) > 3 else [None, None]\n\
+                             c = pymongo.MongoClient('127.0.0.1', int(sys.argv[1]), directConnection=True, username=user[0], password=user[1])\n\
+                             db = c[sys.argv[2]]\n\
+                             exec(sys.stdin.read())";
+                command.args(["-c", begin, &port, database]);
+                let user = self.folder.join("user");
+                if user.exists() {
+                    command.arg(user);
+                }
+                command
+            }
             _ => {
                 let mut command = Command::new("mariadb");
                 command.args([
@@ -349,6 +369,25 @@ pub fn clickhouse() -> DatabaseServer {
 pub fn elasticsearch() -> DatabaseServer {
     let install = "install-elasticsearch";
     server_that_starts(|| start_at("elasticsearch", install, free_port(), &[]))
+}
+
+/// A server that speaks MongoDB's protocol and stands alone, which others wrote.
+pub fn mongodb() -> &'static DatabaseServer {
+    static SERVER: OnceLock<DatabaseServer> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        server_that_starts(|| start_at("mongodb", "install-mongodb", free_port(), &[]))
+    })
+}
+
+/// The replica set of all tests, of the tests' own.
+pub fn mongodb_set() -> &'static DatabaseServer {
+    static SERVER: OnceLock<DatabaseServer> = OnceLock::new();
+    SERVER.get_or_init(|| own_mongodb_set(&[]))
+}
+
+/// One of its own, for a test that makes it fail or needs a user.
+pub fn own_mongodb_set(files: &[(&str, &[u8])]) -> DatabaseServer {
+    server_that_starts(|| start_at("mongodb-set", "install-mongodb", free_port(), files))
 }
 
 /// One of its own, for a test that kills it or needs other settings, with files in its folder.

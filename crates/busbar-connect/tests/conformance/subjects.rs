@@ -170,6 +170,7 @@ pub fn subjects() -> Vec<Subject> {
         },
         crate::kafka_subject::subject(),
         crate::mllp_subject::subject(),
+        crate::mongo_subject::subject(),
         Subject {
             kind: "mqtt",
             good: vec![
