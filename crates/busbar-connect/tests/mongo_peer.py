@@ -7,6 +7,7 @@ The command {busbarPeer: 1, ...} sets what a test needs: writable, forgetOplog, 
 """
 
 import base64
+import bisect
 import copy
 import hashlib
 import hmac
@@ -361,14 +362,13 @@ def place_of(given):
     return int(data[2:18], 16), int(data[18:26], 16)
 
 
-def events_after(place):
-    """Each event with its token; within its time they are numbered from 1."""
-    last, number = None, 0
-    for ts, event in oplog:
-        number = number + 1 if ts == last else 1
-        last = ts
-        if (ts, number) > place:
-            yield (ts, number), event
+def begin_at(place):
+    """The index of the first event behind a place, and how many of its time are before it."""
+    at = bisect.bisect_left(oplog, place[0], key=lambda entry: entry[0])
+    number = 0
+    while at < len(oplog) and oplog[at][0] == place[0] and number < place[1]:
+        at, number = at + 1, number + 1
+    return at, number
 
 
 def stream(command, db):
@@ -387,21 +387,24 @@ def stream(command, db):
 
 def changes(cursor, most):
     batch = []
-    for place, event in events_after(cursor["place"]):
+    at, number = begin_at(cursor["place"])
+    last = cursor["place"][0]
+    while at < len(oplog):
         if len(batch) >= most:
             return batch
+        ts, event = oplog[at]
+        number = number + 1 if ts == last else 1
+        last, place, at = ts, (ts, number), at + 1
         cursor["place"] = place
         if event["ns"]["db"] != cursor["db"] or not matches(event, cursor["match"]):
             continue
         event = {"_id": token(*place), **event}
         if not cursor["before"]:
             event.pop("fullDocumentBeforeChange", None)
-        if "fullDocument" in event:
+        if event["operationType"] == "update":
             # What is there now, as "updateLookup" has it.
             held = collection(cursor["db"], event["ns"]["coll"])
-            now = held and held["docs"].get(keyed(event["documentKey"]["_id"]))
-            if event["operationType"] == "update":
-                event["fullDocument"] = now
+            event["fullDocument"] = held and held["docs"].get(keyed(event["documentKey"]["_id"]))
         batch.append(event)
     cursor["place"] = (clock[0], 0xFFFFFFFF)
     return batch

@@ -534,7 +534,7 @@ impl FollowedCollection {
             .as_ref()
             .is_none_or(|window| known(&window.after));
         match sortable(key).filter(|_| known(&progress.last) && after) {
-            None => !(progress.last.is_none() && !progress.done),
+            None => progress.last.is_some() || progress.done,
             Some(key) => publishes(
                 Some(&[Order::Bytes]),
                 progress,

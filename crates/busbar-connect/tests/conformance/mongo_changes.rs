@@ -96,10 +96,10 @@ fn snapshot_and_changes_together_are_what_is_there() {
     // Keys of several types; the order of some is not known here.
     server.run(
         &database,
-        "db.t.insert_many([{'_id': n, 'v': 1} for n in range(2500)])\n\
-         db.t.insert_many([{'_id': 's%d' % n, 'v': 1} for n in range(1500)])\n\
-         db.t.insert_many([{'_id': {'a': n}, 'v': 1} for n in range(300)])\n\
-         db.t.insert_many([{'_id': bson.ObjectId(), 'v': 1} for n in range(700)])",
+        "db.t.insert_many([{'_id': n, 'v': 1} for n in range(1500)])\n\
+         db.t.insert_many([{'_id': 's%d' % n, 'v': 1} for n in range(800)])\n\
+         db.t.insert_many([{'_id': {'a': n}, 'v': 1} for n in range(200)])\n\
+         db.t.insert_many([{'_id': bson.ObjectId(), 'v': 1} for n in range(400)])",
     );
     let mut world = world();
     let text = connection(&server, &database, "collections: [t]");
