@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 
 use super::follow::ValueShape;
+use super::json::json_text;
 use super::wire::Reader;
 
 /// The type of a column, with what it takes to read its values.
@@ -57,8 +58,10 @@ pub enum BinlogType {
     Timestamp {
         digits: usize,
     },
-    /// MySQL's binary form of JSON, which is not read.
-    Json,
+    /// MySQL's binary form of JSON, with its length in so many bytes before it.
+    Json {
+        length: usize,
+    },
     /// A type that is not known.
     Other(u8),
 }
@@ -117,10 +120,9 @@ impl BinlogType {
                 pad: 0,
                 of_type: TextType::Geometry,
             },
-            245 => {
-                measures.u8()?;
-                BinlogType::Json
-            }
+            245 => BinlogType::Json {
+                length: measures.u8()?.into(),
+            },
             254 => {
                 let (first, second) = (measures.u8()?, measures.u8()?);
                 match first {
@@ -260,7 +262,7 @@ impl BinlogType {
             BinlogType::Time { .. } => "time",
             BinlogType::DateTime { .. } => "datetime",
             BinlogType::Timestamp { .. } => "timestamp",
-            BinlogType::Json => "json",
+            BinlogType::Json { .. } => "json",
             BinlogType::Other(_) => "other",
         }
     }
@@ -355,7 +357,11 @@ pub fn cell(kind: &BinlogType, reader: &mut Reader) -> Option<Bytes> {
             fraction(*digits, reader, &mut out)?;
         }
         BinlogType::Time { digits } => time(*digits, reader, &mut out)?,
-        BinlogType::Json | BinlogType::Other(_) => return None,
+        BinlogType::Json { length } => {
+            let length = usize::try_from(reader.number(*length)?).ok()?;
+            return json_text(&reader.bytes(length)?);
+        }
+        BinlogType::Other(_) => return None,
     }
     Some(out.into())
 }
@@ -403,7 +409,7 @@ fn time(digits: usize, reader: &mut Reader, out: &mut String) -> Option<()> {
 }
 
 /// Nine digits in four bytes, the rest in as few as they take; all bits turned for a negative number, the first always.
-fn decimal(digits: usize, scale: usize, reader: &mut Reader, out: &mut String) -> Option<()> {
+pub fn decimal(digits: usize, scale: usize, reader: &mut Reader, out: &mut String) -> Option<()> {
     const BYTES: [usize; 10] = [0, 1, 1, 2, 2, 3, 3, 4, 4, 4];
     let whole = digits.checked_sub(scale)?;
     let size = whole / 9 * 4 + BYTES[whole % 9] + scale / 9 * 4 + BYTES[scale % 9];

@@ -362,11 +362,6 @@ pub async fn tables(
                     .with("column", text(row, 0))
                     .with("charset", text(row, 3)));
             }
-            if text(row, 1) == "json" && !link.version.contains("MariaDB") {
-                return Err(refuse(server, "mysql.json-column")
-                    .with("table", &quoted)
-                    .with("column", text(row, 0)));
-            }
             if let Ok(place) = text(row, 4).parse::<usize>() {
                 key.push((place, row));
             }

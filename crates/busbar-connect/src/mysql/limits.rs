@@ -27,6 +27,10 @@ pub const CHUNK_BYTES: usize = 8 << 20;
 pub const TABLES_MAX: usize = 10_000;
 /// Descriptions of tables in the log that are remembered.
 pub const MAPS_MAX: usize = 4_096;
+/// Objects and arrays of a JSON document within each other, as many as the server allows.
+pub const JSON_DEPTH_MAX: usize = 100;
+/// Characters that the text of a JSON document has at most for each byte of its binary form.
+pub const JSON_TEXT_FACTOR: usize = 8;
 /// How often the source looks at how far the server is.
 pub const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// Pause before the next look at a server that has sent nothing.

@@ -18,6 +18,7 @@ mod changes;
 mod database;
 mod failure;
 mod follow;
+mod json;
 mod limits;
 mod link;
 mod origin;

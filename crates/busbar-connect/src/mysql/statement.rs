@@ -39,6 +39,12 @@ impl LogStatement {
         });
         match first.to_ascii_uppercase().as_str() {
             "BEGIN" | "START" => LogStatement::Begin,
+            // What is prepared has an event of its own, and what becomes of it later, too.
+            "XA" => match words.next().as_deref() {
+                Some("START" | "BEGIN") => LogStatement::Begin,
+                Some("END") => LogStatement::Savepoint,
+                _ => LogStatement::Other,
+            },
             "COMMIT" => LogStatement::Commit,
             "ROLLBACK" => match words.next() {
                 None => LogStatement::Rollback,
@@ -160,6 +166,9 @@ mod tests {
         for (sql, expected) in [
             ("BEGIN", LogStatement::Begin),
             ("start transaction", LogStatement::Begin),
+            ("XA START X'62',X'',1", LogStatement::Begin),
+            ("XA END X'62',X'',1", LogStatement::Savepoint),
+            ("XA ROLLBACK X'62',X'',1", LogStatement::Other),
             ("COMMIT", LogStatement::Commit),
             ("ROLLBACK", LogStatement::Rollback),
             ("ROLLBACK TO `a`", LogStatement::Savepoint),

@@ -218,6 +218,10 @@ impl DatabaseServer {
     /// Runs statements; what is wrong with them as the client says it.
     pub fn client(&self, database: &str, sql: &str) -> Result<String, String> {
         let port = self.port.to_string();
+        let sql = match self.what {
+            "mysql8" => with_sequences(sql),
+            _ => sql.to_owned(),
+        };
         let mut command = match self.what {
             "postgres" => {
                 let mut command = Command::new("psql");
@@ -323,6 +327,23 @@ impl DatabaseServer {
     }
 }
 
+/// MySQL has none of MariaDB's tables `seq_1_to_N`: a query that gives the same rows.
+fn with_sequences(sql: &str) -> String {
+    let mut parts = sql.split("seq_1_to_");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let digits = part.bytes().take_while(u8::is_ascii_digit).count();
+        let (last, rest) = part.split_at(digits);
+        text.push_str(&format!(
+            "(with recursive s (seq) as (select 1 union all select seq + 1 from s where seq < {last}) select seq from s) s{rest}"
+        ));
+    }
+    match text.len() == sql.len() {
+        true => text,
+        false => format!("set cte_max_recursion_depth = 1000000; {text}"),
+    }
+}
+
 /// One of a test's own goes with its data; those of all tests go with the process.
 impl Drop for DatabaseServer {
     fn drop(&mut self) {
@@ -342,10 +363,15 @@ pub fn postgres() -> &'static DatabaseServer {
     SERVER.get_or_init(|| start("postgres"))
 }
 
-/// The MariaDB of all tests.
+/// The MariaDB of all tests; a MySQL 8 where `BUSBAR_MYSQL` is `mysql8`.
 pub fn mariadb() -> &'static DatabaseServer {
     static SERVER: OnceLock<DatabaseServer> = OnceLock::new();
-    SERVER.get_or_init(|| start("mariadb"))
+    SERVER.get_or_init(own_mariadb)
+}
+
+/// Whether `mariadb` is a MySQL 8.
+pub fn is_mysql8() -> bool {
+    std::env::var("BUSBAR_MYSQL").is_ok_and(|what| what == "mysql8")
 }
 
 /// The Redis of all tests.
@@ -397,7 +423,10 @@ pub fn own_redis(files: &[(&str, &[u8])]) -> DatabaseServer {
 
 /// One of its own, for a test that kills it.
 pub fn own_mariadb() -> DatabaseServer {
-    start("mariadb")
+    match is_mysql8() {
+        true => server_that_starts(|| start_at("mysql8", "install-mysql8", free_port(), &[])),
+        false => start("mariadb"),
+    }
 }
 
 /// One of its own, for a test that kills it.
