@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch, StructArray};
 use busbar_catalog::{CallRows, CallSpec};
-use busbar_event::format::encode_json;
+use busbar_event::format::{FieldType, encode_json};
 use busbar_event::{Class, Error};
 use bytes::Bytes;
 use http::HeaderMap;
@@ -22,6 +22,8 @@ pub struct SqlForm {
     rows: CallRows,
     /// The columns that are read from the answer, as the database names them.
     declared: Vec<(String, ColumnType)>,
+    /// Those of them that are JSON.
+    documents: Vec<String>,
 }
 
 impl SqlForm {
@@ -54,6 +56,10 @@ impl SqlForm {
             .answer
             .schema()
             .map_err(|error| CallFault::at("answer", error))?;
+        let documents = call.answer.0.iter();
+        let documents = documents.filter(|spec| spec.field_type == FieldType::Json);
+        let documents = documents.map(|spec| spec.path.as_ref().unwrap_or(&spec.name).clone());
+        let documents = documents.collect();
         let columns = columns.fields().iter().zip(&call.answer.0);
         let declared = columns.filter_map(|(field, spec)| {
             let name = spec.path.as_ref().unwrap_or(&spec.name);
@@ -62,7 +68,22 @@ impl SqlForm {
         Ok(SqlForm {
             rows: call.rows.unwrap_or_default(),
             declared: declared.collect(),
+            documents,
         })
+    }
+
+    /// Puts the objects and lists in the place of texts that hold them: databases give JSON as text.
+    fn read_documents(&self, row: &mut Json) {
+        for name in &self.documents {
+            let value = row.get_mut(name);
+            let Some(value @ Json::String(_)) = value else {
+                continue;
+            };
+            let text = value.as_str().unwrap_or_default();
+            if let Ok(document @ (Json::Object(_) | Json::Array(_))) = serde_json::from_str(text) {
+                *value = document;
+            }
+        }
     }
 }
 
@@ -106,7 +127,10 @@ impl CallForm for SqlForm {
                 Err(wrong("flow.call-many-rows").with("rows", rows.len()))
             }
             CallRows::One => match rows.pop() {
-                Some(row) => Ok(row.to_string().into()),
+                Some(mut row) => {
+                    self.read_documents(&mut row);
+                    Ok(row.to_string().into())
+                }
                 None => Ok(Bytes::from_static(b"{}")),
             },
         }
@@ -242,6 +266,23 @@ mod tests {
             answer(&many, r#"[{"a":1},{"a":2}]"#).unwrap(),
             r#"{"rows":[{"a":1},{"a":2}]}"#
         );
+    }
+
+    #[test]
+    fn a_column_that_is_json_takes_the_document_in_a_text() {
+        let documents =
+            form(", \"statement\": \"x\", \"answer\": {\"a\": \"json\", \"b\": \"text\"}");
+        let documents = documents.unwrap();
+        for (given, read) in [
+            (r#"[{"a":"[{\"n\": 1.10}]"}]"#, r#"{"a":[{"n":1.10}]}"#),
+            (r#"[{"a":{"n":1},"b":"{}"}]"#, r#"{"a":{"n":1},"b":"{}"}"#),
+            // What is no object and no list stays the text that it is.
+            (r#"[{"a":"12"}]"#, r#"{"a":"12"}"#),
+            (r#"[{"a":"[1"}]"#, r#"{"a":"[1"}"#),
+            (r#"[{"a":null}]"#, r#"{"a":null}"#),
+        ] {
+            assert_eq!(answer(&documents, given).unwrap(), read);
+        }
     }
 
     #[test]

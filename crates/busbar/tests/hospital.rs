@@ -56,7 +56,14 @@ impl Hospital {
             .spawn()
             .expect("python3 runs");
         let mut files = Vec::new();
-        for part in ["connections", "streams", "flows", "tables"] {
+        for part in [
+            "connections",
+            "streams",
+            "flows",
+            "tables",
+            "plugins/card",
+            "apis",
+        ] {
             for entry in std::fs::read_dir(example().join(part)).expect("a folder") {
                 let path = entry.expect("a file").path();
                 let name = path.file_name().expect("a name").to_string_lossy();
@@ -158,6 +165,37 @@ impl Hospital {
         }
     }
 
+    /// What the web service says of a patient.
+    fn asks_by_soap(&self, patient: u32) -> String {
+        let envelope = format!(
+            "<e:Envelope xmlns:e=\"http://schemas.xmlsoap.org/soap/envelope/\"><e:Body><GetPatient \
+             xmlns=\"urn:example:hospital\"><pid>{patient}</pid></GetPatient></e:Body></e:Envelope>"
+        );
+        self.node
+            .post_text("/services/patient", "text/xml", &envelope)
+    }
+
+    /// Waits until the newest page for the screen of a patient is this one.
+    fn shows(&self, patient: u32, expected: &str) {
+        let begun = Instant::now();
+        let query = format!(
+            "select payload from card where topic = 'card/{patient}' order by time desc, \"offset\" desc limit 1"
+        );
+        loop {
+            let shown = self.node.sql(&query);
+            let shown = shown.first().and_then(|row| row[0].as_str());
+            if shown == Some(expected) {
+                return;
+            }
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "{patient}: not {expected}, {shown:?}\n{}",
+                self.node.output()
+            );
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+
     /// Waits until the NIS answers so; how long it took.
     fn becomes(&self, sql: &str, expected: &str) -> Duration {
         let begun = Instant::now();
@@ -227,6 +265,23 @@ fn the_nis_follows_the_his() {
             [1004, "王五", "O", 0, "0.00"]
         ])
     );
+    // And the screen at the bed has the page that the style sheet makes of it.
+    hospital.shows(
+        1001,
+        "<article id=\"p1001\"><h1>张三丰（男）</h1><p>A1 01 床</p><ol><li>头孢曲松，1 g，qd</li></ol>\
+         <p>费用 320.40 元</p></article>\n",
+    );
+    // Others ask for it by SOAP.
+    let asked = hospital.asks_by_soap(1001);
+    for part in [
+        "<known>true</known>",
+        "<name>张三丰</name>",
+        "<charged>320.40</charged>",
+    ] {
+        assert!(asked.contains(part), "{part}: {asked}");
+    }
+    let unknown = hospital.asks_by_soap(404);
+    assert!(unknown.contains("<known>false</known>"), "{unknown}");
     // A key that changes, while the node is away.
     hospital.node.kill();
     hospital.change("update Patient set ID = 2004 where ID = 1004; delete from Charge");

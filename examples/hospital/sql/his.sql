@@ -18,7 +18,8 @@ CREATE TABLE Orders (
   Dose varchar(20),
   Frequency varchar(20),
   State char(1) NOT NULL DEFAULT 'N', -- N new, D done, X cancelled
-  OrderedAt datetime NOT NULL
+  OrderedAt datetime NOT NULL,
+  KEY (PatientID)
 );
 CREATE TABLE Charge (
   ChargeNo bigint PRIMARY KEY,
@@ -27,7 +28,8 @@ CREATE TABLE Charge (
   Quantity int NOT NULL,
   UnitPrice decimal(10,2) NOT NULL,
   Amount decimal(12,2) NOT NULL,
-  ChargedAt datetime NOT NULL
+  ChargedAt datetime NOT NULL,
+  KEY (PatientID)
 );
 INSERT INTO Patient VALUES
   (1001, '张三', '1', '1980-02-29', '13800000001', 'ICU', '01', '2026-11-20 08:30:00'),

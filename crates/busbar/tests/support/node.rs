@@ -138,6 +138,16 @@ impl Node {
             .unwrap_or_else(|why| panic!("POST {path}: {why}"));
     }
 
+    /// Posts a text, which must be taken; the answer.
+    pub fn post_text(&self, path: &str, content_type: &str, text: &str) -> String {
+        let request = agent().post(format!("http://{}{path}", self.http));
+        let answer = request.header("content-type", content_type).send(text);
+        let mut answer =
+            answer.unwrap_or_else(|why| panic!("POST {path}: {why}\n{}", self.output()));
+        let text = answer.body_mut().read_to_string();
+        text.unwrap_or_else(|why| panic!("POST {path}: {why}"))
+    }
+
     /// Deletes something that is there.
     pub fn delete(&self, path: &str, (user, password): (&str, &str)) {
         let request = agent()
