@@ -372,6 +372,44 @@ def case_dead_letters_are_listed_inspected_and_sent_again(world):
     node.stop()
 
 
+def case_a_message_is_found_followed_and_sent_again(world):
+    alarms = "topics: alarm/+/rain\nformat: json\nschema: { site: text, level_mm: float }\n"
+    node = world.start(world.project(streams__rain=STREAM, streams__alarms=alarms, flows__rain_alarm=FLOW))
+    at = {"BUSBAR_NODE": node.url}
+    for level in (12, 61):
+        assert node.publish({"topic": "gauge/g1/rain", "key": f"k{level}", "payload": {"site": "a", "level_mm": level}}).status == 200
+
+    def found(*args):
+        return json.loads(world.run("trace", "find", "--json", *args, **at)[1])["events"]
+
+    wait_for("the alarm", lambda: found("--stream", "alarms"))
+    assert [event["offset"] for event in found("--key", "k12", "--stream", "rain")] == [0]
+    assert len(found("gauge", "--limit", "1")) == 1
+    got, out, err = world.run("trace", "find", "61", **at)
+    assert got == 0 and "rain/0@1" in out and "alarms/0@0" in out, (out, err)
+    got, out, _ = world.run("trace", "find", "nothing-has-this", **at, **CHINESE)
+    assert got == 0 and "没有符合条件的消息" in out, out
+    # What a condition leaves out, and what goes on to another stream.
+    got, out, err = world.run("trace", "show", "rain/0@0", **at)
+    assert got == 0 and "left out" in out and "did not come here" in out, (out, err)
+    got, out, err = world.run("trace", "show", "rain/0@1", **at)
+    assert got == 0 and "alarm/a/rain  alarms/0@0" in out and "rain-alarm, version 1" in out, (out, err)
+    # The event that came of it is followed, too.
+    assert out.count("alarms/0@0") == 2, out
+    assert "left out" not in out and "被过滤" in world.run("trace", "show", "rain/0@0", **at, **CHINESE)[1], out
+    got, out, _ = world.run("trace", "show", "rain/0@1", "--hops", "0", "--json", **at)
+    traced = json.loads(out)
+    assert len(traced["traces"]) == 1 and traced["left"] == 1, traced
+    got, out, err = world.run("trace", "resend", "rain/0@0", "--flow", "rain-alarm", "--payload", '{"site":"b","level_mm":70}', **at)
+    assert got == 0 and "Sent again: 1" in out, (out, err)
+    wait_for("the second alarm", lambda: len(found("--stream", "alarms")) == 2)
+    assert found("--stream", "alarms")[0]["topic"] == "alarm/b/rain"
+    for place, code in (("rain", 2), ("rain/0@99", 1)):
+        got, out, err = world.run("trace", "show", place, **at)
+        assert got == code and out == "" and "rain" in err, (place, got, out, err)
+    node.stop()
+
+
 def case_a_login_is_kept_and_given_back(world):
     node = world.start(world.project(streams__rain=STREAM))
     at = {"BUSBAR_NODE": node.url}

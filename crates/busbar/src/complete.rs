@@ -61,6 +61,11 @@ pub fn orchestrations() -> Vec<CompletionCandidate> {
     )
 }
 
+/// Names of streams.
+pub fn streams() -> Vec<CompletionCandidate> {
+    candidates("/api/v1/streams", "streams", "name", "topics")
+}
+
 /// Names of plug-ins.
 pub fn plugins() -> Vec<CompletionCandidate> {
     candidates("/api/v1/plugins", "plugins", "name", "state")

@@ -28,7 +28,8 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use client::NodeArgs;
 use commands::{
     apis, apply, audit, check, compare, connections, dead_letters, doctor, flows, gateways,
-    orchestrations, plugins, process, pull, reference, run, schema, sql, tap, test, top, users,
+    orchestrations, plugins, process, pull, reference, run, schema, sql, tap, test, top, trace,
+    users,
 };
 use exit::Failure;
 
@@ -79,6 +80,7 @@ enum Command {
     Orchestrations(orchestrations::OrchestrationsArgs),
     Plugin(plugins::PluginArgs),
     Process(process::ProcessArgs),
+    Trace(trace::TraceArgs),
     Replay(flows::ReplayArgs),
     Explain(flows::ExplainArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
@@ -147,6 +149,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Flows(args) => flows::run(args, node, json),
         Command::Gateways(args) => gateways::run(args, node, json),
         Command::Orchestrations(args) => orchestrations::run(args, node, json),
+        Command::Trace(args) => trace::run(args, node, json),
         Command::Replay(args) => flows::replay(args, node, json),
         Command::Explain(args) => flows::explain(args, node, json),
         Command::DeadLetters(args) => dead_letters::run(args, node, json),

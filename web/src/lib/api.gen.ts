@@ -8,6 +8,16 @@ export interface ApiList {
   apis: ApiView[];
 }
 
+/** A parameter of an API. */
+export interface ApiParameter {
+  /** Its name. */
+  name: string;
+  /** Whether each call must give it. */
+  required: boolean;
+  /** Its type. */
+  type: string;
+}
+
 /** An API of the project in short. Counts are since the node started. */
 export interface ApiView {
   /** Calls answered with what was asked for. */
@@ -18,16 +28,34 @@ export interface ApiView {
   failed_total: number;
   /** Calls under way. */
   in_flight: number;
+  /** Calls at the same time at most. */
+  in_flight_max: number;
+  last_call?: LastCall | null;
+  last_failure?: LastCall | null;
   /** Calls answered with 202: the reply or the end had not come in time. */
   late_total: number;
+  /** The methods that it answers. */
+  methods: string[];
   /** Its name. */
   name: string;
+  /** The orchestration that it starts instances of. */
+  orchestration?: string | null;
+  /** What callers give. */
+  parameters: ApiParameter[];
   /** Where it is called: `/apis/NAME`. Its OpenAPI document is below, at `openapi.json`. */
   path: string;
   /** Calls refused. */
   refused_total: number;
+  /** The stream with the replies to them. */
+  reply?: string | null;
+  /** The role that may call it where no rules of a user or token say so: `viewer` or `operator`. */
+  role: string;
   /** Where it is called as a web service: `/services/NAME`, with its WSDL at `?wsdl`. Absent where its file has no `soap`. */
   service?: string | null;
+  /** The topic of the events that it publishes. */
+  topic?: string | null;
+  /** How long a caller waits for a reply or for the end of an instance, in seconds; absent where it asks a query. */
+  within_s?: number | null;
   /** What it does: `query`, `request` or `orchestration`. */
   work: string;
 }
@@ -557,6 +585,8 @@ export type FlowDetail = FlowSummary & {
   conservation: ConservationView;
   /** Its inputs, steps and outputs. */
   graph: Graph;
+  /** Its steps `map` as in its file, by their ids in the graph; only where one flow is asked for. */
+  mappings?: Record<string, Record<string, unknown>>;
   /** Events that retention or damage took before it could read them. */
   missed: number;
   /** The text of its file; only where one flow is asked for. */
@@ -836,6 +866,15 @@ export interface InstanceView {
   status: string;
   /** The version that it runs. */
   version: number;
+}
+
+/** A call of an API that has ended. */
+export interface LastCall {
+  error?: Problem | null;
+  /** The HTTP status of the answer. */
+  status: number;
+  /** When. */
+  time: string;
 }
 
 /** A dead letter. */
@@ -1299,6 +1338,10 @@ export interface Resend {
   offset: number;
   /** The partition. */
   partition: number;
+  /** The same in base64. */
+  payload_base64?: string | null;
+  /** With `event`: a payload in place of the event's own, as text. */
+  payload_text?: string | null;
   /** The stream that holds the event. */
   stream: string;
   /**
@@ -1726,6 +1769,8 @@ export interface TraceView {
   flows: FlowTraceView[];
   /** Flows beyond the first 32; ask for each of them by its name. */
   flows_left: string[];
+  /** What the orchestrations make of it that read its stream, as they run now; for those who may read everything. */
+  orchestrations: TracedStartView[];
   /** Events of other streams that were read to find results, at most 262144 for each flow. */
   searched: number;
 }
@@ -1765,6 +1810,21 @@ export interface TracedOutputView {
   recorded: EventView[];
   /** Rows that it takes, for a table or a connection. */
   rows: unknown[];
+}
+
+/** What an orchestration makes of an event. */
+export interface TracedStartView {
+  /** What says which instances it is for, where they wait for it. */
+  by?: string | null;
+  error?: Problem | null;
+  /** The business key of the instance that it starts, or that was there before. */
+  key?: string | null;
+  /** The orchestration. */
+  orchestration: string;
+  /** The part in which instances wait for it; absent where it starts an instance. */
+  part?: string | null;
+  /** What the instance is at; absent where it is not kept any more. */
+  status?: string | null;
 }
 
 /** What a step made of an event. */

@@ -18,6 +18,7 @@ export const pages: Page[] = [
   { page: 'flows', name: 'nav.flows', icon: 'flows', quick: true },
   { page: 'processes', name: 'nav.processes', icon: 'processes' },
   { page: 'orchestrations', name: 'nav.orchestrations', icon: 'orchestrations' },
+  { page: 'apis', name: 'nav.apis', icon: 'apis' },
   { page: 'plugins', name: 'nav.plugins', icon: 'plugins' },
   { page: 'tables', name: 'nav.tables', icon: 'tables' },
   { page: 'sql', name: 'nav.sql', icon: 'sql', quick: true },
@@ -44,6 +45,10 @@ const views: Record<string, { list: Lazy; detail?: Lazy }> = {
   orchestrations: {
     list: () => import('../pages/Orchestrations.svelte'),
     detail: () => import('../pages/Orchestration.svelte'),
+  },
+  apis: {
+    list: () => import('../pages/Apis.svelte'),
+    detail: () => import('../pages/PublishedApi.svelte'),
   },
   trace: { list: () => import('../pages/Trace.svelte'), detail: () => import('../pages/TraceEvent.svelte') },
   plugins: { list: () => import('../pages/Plugins.svelte'), detail: () => import('../pages/Plugin.svelte') },

@@ -5,10 +5,21 @@ import type { ApiProblem, BusEvent } from './types';
 export interface Trace {
   event: BusEvent;
   flows: TracedFlow[];
+  orchestrations: TracedStart[];
   /** Flows that were not computed, because there are many. */
   flows_left: string[];
   /** Events that were read to find results. */
   searched: number;
+}
+
+/** What an orchestration makes of an event: it starts an instance, or instances wait for it in a part. */
+export interface TracedStart {
+  orchestration: string;
+  part: string | null;
+  key: string | null;
+  by: string | null;
+  status: string | null;
+  error: ApiProblem | null;
 }
 
 export interface TracedFlow {
@@ -93,6 +104,14 @@ export function readTrace(answer: unknown): Trace {
         cause_zh: str(letter.cause_zh),
         open: letter.open === true,
       })),
+    })),
+    orchestrations: objects(v.orchestrations).map((start) => ({
+      orchestration: str(start.orchestration),
+      part: opt(start.part),
+      key: opt(start.key),
+      by: opt(start.by),
+      status: opt(start.status),
+      error: problemIn(start.error) ?? null,
     })),
     flows_left: strings(v.flows_left),
     searched: num(v.searched),

@@ -159,7 +159,25 @@ export type FlowDetail = FlowSummary &
     graph: { nodes: FlowNode[]; edges: FlowEdge[] };
     conservation: Conservation;
     source?: string;
+    /** Its steps `map`, by their ids in the graph; only where the flow was asked for by its name. */
+    mappings?: Record<string, Mapping>;
   };
+
+/** A step `map`. */
+export interface Mapping {
+  fields: MappedField[];
+  /** Whether other columns pass, but for those in `drop`. */
+  keep: boolean;
+  drop: string[];
+}
+
+export interface MappedField {
+  name: string;
+  /** The columns that it is made of; none of a constant. */
+  from: string[];
+  /** What is done to them, in order: the key in the file, and its value as text. */
+  done: { key: string; value: string }[];
+}
 
 export type Version = Fields<Api.VersionView, 'version' | 'time'> & {
   by?: string | null;
@@ -207,6 +225,28 @@ export type OrchestrationSummary = Fields<Api.OrchestrationView, 'name' | 'enabl
   /** By state. */
   instances: Record<string, number>;
 };
+
+/** An API that the project publishes. */
+export type ApiSummary = Fields<Api.ApiView, 'name' | 'path' | 'work' | 'methods' | 'role'> & {
+  description: string | null;
+  orchestration: string | null;
+  topic: string | null;
+  reply: string | null;
+  /** Where it is called as a web service, and where that is described; null where it is none. */
+  service: string | null;
+  wsdl: string | null;
+  parameters: Fields<Api.ApiParameter, 'name' | 'type' | 'required'>[];
+  /** How long a caller waits, in seconds. */
+  within: number | null;
+  inFlight: number;
+  inFlightMax: number;
+  counts: Record<'answered' | 'late' | 'refused' | 'failed', number>;
+  last: ApiCall | null;
+  failure: ApiCall | null;
+};
+
+/** A call of such an API that has ended. */
+export type ApiCall = Fields<Api.LastCall, 'time' | 'status'> & { error: ApiProblem | null };
 
 export type InstanceSummary = Fields<
   Api.InstanceView,

@@ -5,6 +5,8 @@
 import { Exact, isNumber, parse } from './json';
 import { text } from './payload';
 import type {
+  ApiCall,
+  ApiSummary,
   AuditEntry,
   BusEvent,
   Change,
@@ -22,6 +24,8 @@ import type {
   InstanceDetail,
   InstanceSummary,
   Live,
+  MappedField,
+  Mapping,
   OrchestrationSummary,
   Overview,
   PluginDetail,
@@ -311,6 +315,42 @@ export const readOrchestrations = (v: unknown): OrchestrationSummary[] =>
     instances: Object.fromEntries(Object.entries(object(one.instances)).map(([k, n]) => [k, num(n)])),
   }));
 
+export const API_COUNTS = ['answered', 'late', 'refused', 'failed'] as const;
+
+const apiCall = (v: unknown): ApiCall | null =>
+  isObject(v) ? { time: str(v.time), status: num(v.status), error: problemIn(v.error) ?? null } : null;
+
+export const readApis = (v: unknown): ApiSummary[] =>
+  list(v, 'apis').map((one) => ({
+    name: str(one.name),
+    path: str(one.path),
+    description: opt(one.description),
+    work: str(one.work),
+    orchestration: opt(one.orchestration),
+    topic: opt(one.topic),
+    reply: opt(one.reply),
+    service: opt(one.service),
+    wsdl: typeof one.service === 'string' ? `${one.service}?wsdl` : null,
+    methods: strings(one.methods),
+    role: str(one.role),
+    parameters: objects(one.parameters).map((p) => ({
+      name: str(p.name),
+      type: str(p.type),
+      required: p.required === true,
+    })),
+    within: one.within_s === undefined ? null : num(one.within_s),
+    inFlight: num(one.in_flight),
+    inFlightMax: num(one.in_flight_max),
+    counts: {
+      answered: num(one.answered_total),
+      late: num(one.late_total),
+      refused: num(one.refused_total),
+      failed: num(one.failed_total),
+    },
+    last: apiCall(one.last_call),
+    failure: apiCall(one.last_failure),
+  }));
+
 const failureOf = (v: unknown): string | null => opt(object(v).message);
 
 const instance = (one: Raw): InstanceSummary => ({
@@ -407,6 +447,53 @@ export function readImported(answer: unknown): { flow: string; paths: string[] }
   return { flow: str(v.flow), paths: objects(v.changes).map((change) => str(change.path)) };
 }
 
+/** What a field of a `map` step may do to a value, in the order in which it is done. */
+const MAPPED = [
+  'value',
+  'with',
+  'part',
+  'codes',
+  'otherwise',
+  'date',
+  'plus',
+  'minus',
+  'years_until',
+  'format',
+  'type',
+  'default',
+];
+
+function mapping(v: Raw): Mapping {
+  const fields = Object.entries(object(v.fields)).map(([name, made]): MappedField => {
+    if (typeof made === 'string') return { name, from: [made], done: [] };
+    const field = object(made);
+    const shownAs = (value: unknown): string =>
+      isObject(value)
+        ? Object.entries(value)
+            .map(([code, to]) => `${code} → ${str(to)}`)
+            .join(', ')
+        : typeof value === 'boolean'
+          ? String(value)
+          : str(value);
+    return {
+      name,
+      from: [
+        ...new Set([
+          ...strings(field.from),
+          ...strings(field.join),
+          ...strings(field.split),
+          ...strings(field.years_until),
+        ]),
+      ],
+      done: MAPPED.filter((key) => field[key] !== undefined).map((key) => ({
+        key,
+        value: shownAs(field[key]),
+      })),
+    };
+  });
+  return { fields, keep: v.keep === true, drop: strings(v.drop) };
+}
+
 export function readFlow(answer: unknown): FlowDetail {
   const v = object(answer);
   const graph = object(v.graph);
@@ -470,6 +557,11 @@ export function readFlow(answer: unknown): FlowDetail {
     })),
   };
   if (typeof v.source === 'string') detail.source = v.source;
+  // What comes each second has none, and must not hide those that are known.
+  if (isObject(v.mappings))
+    detail.mappings = Object.fromEntries(
+      Object.entries(v.mappings).map(([id, map]) => [id, mapping(object(map))]),
+    );
   return detail;
 }
 

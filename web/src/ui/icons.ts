@@ -5,6 +5,7 @@ export const icons = {
   flows: 'M2 3h4v3H2zM10 10h4v3h-4zM10 3h4v3h-4zM6 4.5h4M4 6v5.5h6',
   processes: 'M1.5 6h3.5v4H1.5zM11 6h3.5v4H11zM8 5.2 10.8 8 8 10.8 5.2 8zM5 8h.2M10.8 8h.2',
   orchestrations: 'M2 3h4v3H2zM6 4.5h6.5V7M10.5 7h4v3h-4zM12.5 10v2.5H6M2 11h4v3H2z',
+  apis: 'M8 2a6 6 0 1 0 0 12A6 6 0 0 0 8 2zM2 8h12M5.5 5.5 3 8l2.5 2.5M10.5 5.5 13 8l-2.5 2.5',
   trace: 'M3 3.5h.2M3 8h.2M3 12.5h.2M3 4.5v2.5M3 9v2.5M6 3.5h7M6 8h4.5M6 12.5h7',
   plugins: 'M3 6h2.2a1.6 1.6 0 1 1 3.1 0H11v2.7a1.6 1.6 0 1 1 0 3.1V14H3z',
   tables: 'M2 3h12v10H2zM2 6.5h12M6.5 6.5V13',

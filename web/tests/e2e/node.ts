@@ -46,6 +46,17 @@ const MORE: Record<string, (ports: { erp: number }) => string> = {
   // Waits for a person.
   'orchestrations/leave.yaml': () =>
     'description: Leave that a person grants.\ninput: { who: { type: text, required: true } }\nkey: ${who}\nparts:\n- name: grant\n  person: { title: "May ${who} leave?", form: { granted: { type: bool, required: true }, note: text } }\nanswer: granted, note\n',
+  // A mapping that is drawn.
+  'flows/crates.yaml': () =>
+    "from: crate\nsteps:\n  - map:\n      fields: { loud: db, size: { from: db, codes: { '1': small, '2': large }, otherwise: other }, age: { from: time, years_until: time }, unit: { value: dB } }\nto:\n  - topic: shelf/crates\n",
+  // APIs: a query, and a request that a flow replies to.
+  'streams/twice.yaml': () => 'topics: twice/ask\nformat: json\nschema: { n: int }\n',
+  'streams/twice-reply.yaml': () => 'topics: twice/reply\nformat: json\n',
+  'flows/twice.yaml': () => 'from: twice\nsteps:\n  - select: n * 2 as twice\nto:\n  - topic: twice/reply\n',
+  'apis/twice.yaml': () =>
+    'description: Doubles a number.\nparameters: { n: { type: int, required: true } }\nrequest: { topic: twice/ask, reply: twice-reply }\nwithin: 2m\n',
+  'apis/horns.yaml': () =>
+    'description: Horns that were heard.\nparameters: { least: { type: float, required: true } }\nquery: select payload from horn where cast(key as double) >= $least\n',
   // A plug-in, and what it makes.
   'streams/horn.yaml': () => 'topics: horn/#\nformat: json\n',
   'streams/crate.yaml': () => 'topics: crate/#\nformat: json\nschema: { db: int }\n',

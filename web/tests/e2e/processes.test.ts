@@ -75,3 +75,22 @@ test('a process is imported, drawn with live counts, changed and deployed again'
   await visit(page, '#/processes');
   await expect(page.getByRole('link', { name: 'sorted' })).toBeVisible();
 });
+
+test('a mapping is drawn with a line from each column to its fields', async ({ page }) => {
+  await open(page, '#/flows/crates');
+  const map = page.locator('[data-mapping]');
+  await expect(map.locator('[data-line]')).toHaveCount(3);
+  await expect(map.locator('[data-line="db→size"]')).toBeAttached();
+  await expect(map.locator('[data-field="size"]')).toContainText(
+    'codes 1 → small, 2 → large · otherwise other',
+  );
+  await expect(map.locator('[data-field="unit"]')).toContainText('constant dB');
+  // It stays when the counts of the next second come.
+  await expect(page.locator('[data-live="lag"]')).toBeVisible();
+  await accessible(page);
+  await fits(page);
+  if (process.env.SHOTS) await page.screenshot({ path: `${process.env.SHOTS}/map.png`, fullPage: true });
+  await page.setViewportSize({ width: 390, height: 844 });
+  await fits(page);
+  if (process.env.SHOTS) await map.screenshot({ path: `${process.env.SHOTS}/map-phone.png` });
+});

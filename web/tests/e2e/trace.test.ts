@@ -59,4 +59,32 @@ test('a message is found by its content, followed through each step, and sent ag
   await page.locator('[data-confirm]').click();
   await expect(page.getByText('doses: 1 row sent again, 0 failed')).toBeVisible();
   await expect.poll(() => end('given')).toBe(2);
+
+  // The whole event, with another payload.
+  await doses.locator('[data-resend="event"]').click();
+  const payload = page.locator('textarea[name="payload"]');
+  await expect(payload).toHaveValue(/"mg": ?250/);
+  await payload.fill('{"patient":"p-4711","mg":500}');
+  await page.locator('[data-confirm]').click();
+  await expect.poll(() => end('given')).toBe(3);
+  const last = await page.request.get(`${node.url}/api/v1/streams/given/events?from=2`);
+  expect(await last.text()).toContain('"grams":0.5');
+
+  // What another version of the flow makes of it.
+  node.write(
+    'flows/doses.yaml',
+    'from: dose\nsteps:\n  - where: mg > 1000\n  - select: patient, mg / 1000 as grams\nto:\n  - topic: given/${patient}\nprocess: { in: [doses], mediations: [taken, in grams], out: [given] }\n',
+  );
+  const versions = async (): Promise<number> => {
+    const answer = await page.request.get(`${node.url}/api/v1/flows/doses/versions`);
+    return ((await answer.json()) as { versions: unknown[] }).versions.length;
+  };
+  await expect.poll(versions).toBe(2);
+  await doses.locator('[data-versions]').click();
+  const choice = doses.getByLabel('Other version');
+  await choice.selectOption({ index: 0 });
+  await expect(doses.locator('[data-trace-step="step:0"]')).toHaveAttribute('data-fate', 'filtered');
+  await choice.selectOption({ index: 1 });
+  await expect(doses.locator('[data-trace-step="step:0"]')).toHaveAttribute('data-fate', 'passed');
+  await accessible(page);
 });

@@ -212,6 +212,14 @@ impl OrchestrationPlan {
 }
 
 impl OrchestrationReader {
+    /// The business key of the instance that an event starts, by the values that were taken from it.
+    ///
+    /// # Errors
+    /// Values that make no key.
+    pub fn key(&self, values: &ValueMap) -> Result<String, Error> {
+        self.plan.start(values).map(|(key, _)| key)
+    }
+
     /// What is made of a batch: an event that cannot be read, for which an expression fails, or that starts no instance as it
     /// is, does not fit. A batch that cannot be read at all is read event by event.
     ///

@@ -57,11 +57,7 @@ impl Runtime {
         payload: &[u8],
         by: &str,
     ) -> Result<Redriven, Error> {
-        if payload.len() > DEAD_EDIT_BYTES_MAX {
-            return Err(Error::new(Class::Permanent, "flow.edit-large")
-                .with("bytes", payload.len())
-                .with("max", DEAD_EDIT_BYTES_MAX));
-        }
+        check_edited(payload)?;
         let filter = DeadFilter {
             ids: Some(vec![id]),
             ..DeadFilter::default()
@@ -438,4 +434,14 @@ async fn tries(
             }
         })
         .await
+}
+
+/// Checks the size of a payload that somebody has edited.
+pub(super) fn check_edited(payload: &[u8]) -> Result<(), Error> {
+    if payload.len() > DEAD_EDIT_BYTES_MAX {
+        return Err(Error::new(Class::Permanent, "flow.edit-large")
+            .with("bytes", payload.len())
+            .with("max", DEAD_EDIT_BYTES_MAX));
+    }
+    Ok(())
 }

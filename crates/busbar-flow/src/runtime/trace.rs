@@ -6,14 +6,15 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{BinaryArray, RecordBatch};
 use busbar_bus::{Bus, StreamPartition};
 use busbar_catalog::{Project, StepSpec, node_names};
-use busbar_event::{Batch, Class, Error};
+use busbar_event::{Batch, Body, Class, Error};
 use futures::executor::block_on;
 use serde_json::Value as Json;
 
 use super::Runtime;
+use super::redrive::check_edited;
 use super::trim::is_of_results;
 use crate::blocking::blocking;
 use crate::chain::{Computed, Place, StationTrace, StepFate};
@@ -37,6 +38,21 @@ pub struct EventAt {
     pub offset: u64,
     /// The event: a batch of one.
     pub event: Batch,
+}
+
+impl EventAt {
+    /// The event with another payload.
+    ///
+    /// # Errors
+    /// `flow.edit-large`.
+    pub fn with_payload(self, payload: &[u8]) -> Result<EventAt, Error> {
+        check_edited(payload)?;
+        let body = Body::Payload(BinaryArray::from_vec(vec![payload]));
+        Ok(EventAt {
+            event: self.event.with_body(body)?,
+            ..self
+        })
+    }
 }
 
 /// What a flow makes of an event.

@@ -76,8 +76,10 @@ async fn call(
 ) -> Answer<Response> {
     let api = find(&app, &caller, &name)?;
     let answer = answer(&app, &api, &name, (&caller, &link), request).await;
+    let refused = answer.as_ref().err().map(|refusal| refusal.error().clone());
     let response = answer.unwrap_or_else(Refusal::into_response);
-    api.counts.count(response.status());
+    let now = app.bus.clock().now_micros();
+    api.counts.count(now, response.status(), refused);
     Ok(response)
 }
 

@@ -465,6 +465,22 @@ struct Edited {
     payload_base64: Option<String>,
 }
 
+/// The payload that a request gives in one of its two fields; none where it gives neither.
+pub(super) fn edited_payload(
+    text: Option<String>,
+    base64: Option<String>,
+) -> Answer<Option<Vec<u8>>> {
+    match (text, base64) {
+        (Some(_), Some(_)) => Err(bad_field("payload_base64")),
+        (Some(text), None) => Ok(Some(text.into_bytes())),
+        (None, Some(text)) => {
+            let bytes = STANDARD.decode(text);
+            Ok(Some(bytes.map_err(|_| bad_field("payload_base64"))?))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
 /// Send one dead letter through the present version of its flow again, with another payload if one is given.
 ///
 /// The letter keeps its own payload, and who sent it.
@@ -481,15 +497,7 @@ async fn redrive_one(
     OptionalBody(edited): OptionalBody<Edited>,
 ) -> Answer<Json<Redriven>> {
     actor.caller.require(Role::Operator)?;
-    let payload = match (edited.payload_text, edited.payload_base64) {
-        (Some(_), Some(_)) => return Err(bad_field("payload_base64")),
-        (Some(text), None) => Some(text.into_bytes()),
-        (None, Some(text)) => {
-            let bytes = STANDARD.decode(text);
-            Some(bytes.map_err(|_| bad_field("payload_base64"))?)
-        }
-        (None, None) => None,
-    };
+    let payload = edited_payload(edited.payload_text, edited.payload_base64)?;
     let letter = find(&app, &actor.caller, &id).await?;
     if letter.closed.is_some() {
         return Err(Refusal::new(

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use busbar_access::{Principal, Role};
-use busbar_catalog::text_diff;
+use busbar_catalog::{StepSpec, text_diff};
 use busbar_event::{Class, Error};
 use busbar_flow::ReplayFrom;
 use serde::{Deserialize, Serialize};
+use serde_json::value::to_raw_value;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -80,6 +81,14 @@ async fn one(
     };
     let mut detail = flow_detail(status, app.bus.clock().now_micros());
     let project = app.runtime.project().await;
+    if let Some(parsed) = project.flows.get(&name) {
+        let steps = parsed.spec.all_steps().into_iter().enumerate();
+        let mappings = steps.filter_map(|(number, at)| match at.spec {
+            StepSpec::Map(map) => Some((format!("step:{number}"), to_raw_value(map).ok()?)),
+            _ => None,
+        });
+        detail.mappings = mappings.collect();
+    }
     detail.source = file_of(&project.bundle.files, &name).map(|(_, text)| text.to_owned());
     Ok(Json(detail))
 }

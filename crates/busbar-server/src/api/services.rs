@@ -107,7 +107,9 @@ impl ServiceNode<'_> {
         let counted = answer
             .as_ref()
             .map_or_else(WebFault::counted, |_| StatusCode::OK);
-        self.api.counts.count(counted);
+        let refused = answer.as_ref().err().map(|fault| fault.error().clone());
+        let now = self.app.bus.clock().now_micros();
+        self.api.counts.count(now, counted, refused);
         let (status, content, retry) = match answer {
             Ok(content) => (StatusCode::OK, content, None),
             Err(fault) => (

@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::dead_letters::edited_payload;
 use super::views::EventView;
 use super::{Json, JsonBody, Query, blocking};
 use crate::actor::Actor;
@@ -59,10 +60,35 @@ struct TraceView {
     event: Box<RawValue>,
     /// What each flow makes of it, by name.
     flows: Vec<FlowTraceView>,
+    /// What the orchestrations make of it that read its stream, as they run now; for those who may read everything.
+    orchestrations: Vec<TracedStartView>,
     /// Flows beyond the first 32; ask for each of them by its name.
     flows_left: Vec<String>,
     /// Events of other streams that were read to find results, at most 262144 for each flow.
     searched: u64,
+}
+
+/// What an orchestration makes of an event.
+#[derive(Serialize, utoipa::ToSchema)]
+struct TracedStartView {
+    /// The orchestration.
+    orchestration: String,
+    /// The part in which instances wait for it; absent where it starts an instance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    part: Option<String>,
+    /// The business key of the instance that it starts, or that was there before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    /// What says which instances it is for, where they wait for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
+    /// What the instance is at; absent where it is not kept any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
+    /// Why the event does not fit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<super::Problem>)]
+    error: Option<Error>,
 }
 
 /// What a flow makes of an event.
@@ -226,8 +252,22 @@ async fn trace(
         }
         flows.push(view);
     }
+    let mut orchestrations = Vec::new();
+    if query.flow.is_none() && rights::check_all(&caller, "orchestrations").is_ok() {
+        let (of, event) = (Arc::clone(&app), event.clone());
+        let traced = blocking(move || of.orchestrations.trace(&event.stream, &event.event)).await?;
+        orchestrations.extend(traced.into_iter().map(|traced| TracedStartView {
+            orchestration: traced.orchestration,
+            part: traced.part,
+            key: traced.key,
+            by: traced.by,
+            status: traced.status.map(|status| status.as_str()),
+            error: traced.error,
+        }));
+    }
     Ok(Json(TraceView {
         event: shown(&event),
+        orchestrations,
         flows,
         flows_left: left,
         searched,
@@ -452,6 +492,10 @@ struct Resend {
     /// The version of the project that computes what comes before; the one that ran at the time of the event when absent. What
     /// is behind is the flow as it runs.
     version: Option<u64>,
+    /// With `event`: a payload in place of the event's own, as text.
+    payload_text: Option<String>,
+    /// The same in base64.
+    payload_base64: Option<String>,
 }
 
 /// What was sent again.
@@ -466,7 +510,7 @@ struct ResentView {
 /// Resend an event from a step of a flow.
 ///
 /// The flow as it runs works on the event, or on the rows that came to a step, once more, and its outputs get the results. A
-/// flow with state takes whole events only.
+/// flow with state takes whole events only. A whole event may have another payload; the stream keeps the event's own.
 #[utoipa::path(post, path = "/api/v1/trace/resend", tag = "events", request_body = Resend,
     responses((status = 200, description = "What was sent.", body = ResentView)))]
 async fn resend(
@@ -479,7 +523,11 @@ async fn resend(
         Error::new(Class::Permanent, "server.bad-resend")
             .with("from", busbar_event::quote(&body.from))
     })?;
-    let event = event_at(
+    let payload = edited_payload(body.payload_text, body.payload_base64)?;
+    if payload.is_some() && from != ResendFrom::Event {
+        return Err(Error::new(Class::Permanent, "server.resend-payload").into());
+    }
+    let mut event = event_at(
         &app,
         &actor.caller,
         &body.stream,
@@ -487,6 +535,10 @@ async fn resend(
         body.offset,
     )
     .await?;
+    let edited = payload.is_some();
+    if let Some(payload) = payload {
+        event = event.with_payload(&payload)?;
+    }
     let micros = event.event.times()[0];
     let (_, then) = Then::default()
         .version_of(&app, &body.flow, micros, body.version)
@@ -498,6 +550,7 @@ async fn resend(
         ("partition", body.partition.to_string()),
         ("offset", body.offset.to_string()),
         ("count", resent.sent.to_string()),
+        ("edited", edited.to_string()),
     ];
     actor
         .record(&app, Action::EventResend, body.flow, &detail)

@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 pub(crate) use document::document;
-pub(crate) use parameters::GivenParameters;
+pub(crate) use parameters::{GivenParameters, type_name};
 pub(crate) use replies::ApiReply;
 use replies::{ReplyReader, ReplyWaits};
 pub(crate) use soap::{EnvelopeVersion, SoapCall, WebFault, WebService};
@@ -56,11 +56,33 @@ pub(crate) struct ApiCounts {
     pub(crate) refused: AtomicU64,
     /// Failed within the node.
     pub(crate) failed: AtomicU64,
+    last: Mutex<LastCalls>,
+}
+
+/// The calls of an API that ended last.
+#[derive(Clone, Default)]
+pub(crate) struct LastCalls {
+    /// The last one: when, in microseconds since 1970, and the status of its answer.
+    pub(crate) call: Option<(i64, StatusCode)>,
+    /// The last one that was refused or failed: when, the status, and why.
+    pub(crate) failure: Option<(i64, StatusCode, Error)>,
 }
 
 impl ApiCounts {
-    /// Counts a call by the status of its answer.
-    pub(crate) fn count(&self, status: StatusCode) {
+    /// The calls that ended last.
+    pub(crate) fn last(&self) -> LastCalls {
+        self.last.lock().clone()
+    }
+
+    /// Counts a call that ended at `now`, in microseconds since 1970, by the status of its answer.
+    pub(crate) fn count(&self, now: i64, status: StatusCode, refused: Option<Error>) {
+        {
+            let mut last = self.last.lock();
+            last.call = Some((now, status));
+            if let Some(error) = refused {
+                last.failure = Some((now, status, error));
+            }
+        }
         let counter = match status {
             StatusCode::ACCEPTED => &self.late,
             status if status.is_client_error() => &self.refused,

@@ -29,13 +29,18 @@ impl LetterDesk {
     pub fn set(&self, running: RunningOrchestrations) {
         *self.0.lock() = Some(running);
     }
+
+    /// What runs; none before the first project with orchestrations.
+    pub fn running(&self) -> Option<RunningOrchestrations> {
+        self.0.lock().clone()
+    }
 }
 
 impl LetterTaker for LetterDesk {
     fn take(&self, letter: UnfitLetter) -> BoxFuture<'_, Result<bool, Error>> {
         async move {
             let stopped = || Error::new(Class::Transient, "orchestrate.stopped");
-            let running = self.0.lock().clone().ok_or_else(stopped)?;
+            let running = self.running().ok_or_else(stopped)?;
             running.take(letter).await
         }
         .boxed()

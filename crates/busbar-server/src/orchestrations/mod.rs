@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use busbar_bus::Bus;
 use busbar_catalog::{OrchestrationSpec, Project};
-use busbar_event::{BatchBuilder, Class, Error, Flags, Row};
-use busbar_flow::{LetterTaker, Runtime};
+use busbar_event::{Batch, BatchBuilder, Class, Error, Flags, Row};
+use busbar_flow::{LetterTaker, ReadFor, Runtime};
 use busbar_orchestrate::{
-    DiskStore, Executor, ExecutorOptions, Notices, PartFailure, RulesCompiler,
+    DiskStore, Executor, ExecutorOptions, InstanceStatus, Notices, PartFailure, RulesCompiler,
 };
 use parking_lot::Mutex;
 use serde_json::json;
@@ -33,6 +33,22 @@ pub(crate) struct Orchestrations {
     /// What starts instances.
     tasks: Mutex<Vec<JoinHandle<()>>>,
     desk: Arc<LetterDesk>,
+}
+
+/// What an orchestration makes of an event.
+pub(crate) struct TracedStart {
+    /// The orchestration.
+    pub(crate) orchestration: String,
+    /// The part in which instances wait for the event; none where it starts an instance.
+    pub(crate) part: Option<String>,
+    /// The business key of the instance that it starts, or that was there.
+    pub(crate) key: Option<String>,
+    /// What says which instances it is for, where they wait for it.
+    pub(crate) by: Option<String>,
+    /// What the instance is at; none where there is none any more.
+    pub(crate) status: Option<InstanceStatus>,
+    /// Why the event does not fit.
+    pub(crate) error: Option<Error>,
 }
 
 impl Orchestrations {
@@ -113,8 +129,48 @@ impl Orchestrations {
         self.specs.lock().clone()
     }
 
+    /// What the orchestrations as they run make of an event of a stream.
+    ///
+    /// # Errors
+    /// What may be otherwise the next time.
+    pub(crate) fn trace(&self, stream: &str, event: &Batch) -> Result<Vec<TracedStart>, Error> {
+        let Some(running) = self.desk.running() else {
+            return Ok(Vec::new());
+        };
+        let readers = readers::readers(&running.specs, &running.compiler, stream)?;
+        let mut all = Vec::new();
+        for (orchestration, mut reader) in readers {
+            let part = match &reader.read_for {
+                ReadFor::Start => None,
+                ReadFor::Part(part) => Some(part.clone()),
+            };
+            let of = |key, by, status, error| TracedStart {
+                orchestration: orchestration.clone(),
+                part: part.clone(),
+                key,
+                by,
+                status,
+                error,
+            };
+            let read = reader.read(event)?;
+            for event in read.taken {
+                if part.is_some() {
+                    all.push(of(None, Some(event.by), None, None));
+                    continue;
+                }
+                let key = reader.key(&event.values)?;
+                let instance = running.executor.instance(&orchestration, &key)?;
+                let status = instance.map(|instance| instance.status);
+                all.push(of(Some(key), None, status, None));
+            }
+            let unfit = read.unfit.into_iter();
+            all.extend(unfit.map(|(_, error)| of(None, None, None, Some(error))));
+        }
+        Ok(all)
+    }
+
     /// Instances by orchestration and status.
-    pub(crate) fn counts(&self) -> BTreeMap<(String, busbar_orchestrate::InstanceStatus), u64> {
+    pub(crate) fn counts(&self) -> BTreeMap<(String, InstanceStatus), u64> {
         let executor = self.executor.get();
         executor.map(Executor::counts).unwrap_or_default()
     }

@@ -7,6 +7,7 @@ use busbar_connector::Guarantee;
 use busbar_event::{Error, Micros, time};
 use busbar_flow::{Counters, Edge, FlowState, FlowStatus, NodeStatus};
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use crate::rights;
 
@@ -106,6 +107,10 @@ pub(crate) struct FlowDetail {
     /// The text of its file; only where one flow is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) source: Option<String>,
+    /// Its steps `map` as in its file, by their ids in the graph; only where one flow is asked for.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, Object>)]
+    pub(crate) mappings: BTreeMap<String, Box<RawValue>>,
 }
 
 impl FlowDetail {
@@ -305,6 +310,7 @@ pub(crate) fn flow_detail(status: FlowStatus, now: Micros) -> FlowDetail {
             })
             .collect(),
         source: None,
+        mappings: BTreeMap::new(),
         graph: Graph {
             nodes: status.nodes.into_iter().map(node).collect(),
             edges,

@@ -90,6 +90,14 @@ fn a_query_answers_with_rows_for_its_parameters() {
     let levels = levels.unwrap();
     let counts = ["in_flight", "answered_total", "refused_total"].map(|key| levels[key].clone());
     assert_eq!(counts, [0, 4, 3].map(Value::from), "{levels:#}");
+    // The last call, and why one was refused.
+    assert_eq!(levels["last_call"]["status"], 400, "{levels:#}");
+    let failure = &levels["last_failure"];
+    assert_eq!(failure["time"], levels["last_call"]["time"], "{levels:#}");
+    assert_eq!(failure["error"]["code"], "server.api-parameter-unknown");
+    assert_eq!(levels["methods"], json!(["GET", "POST"]));
+    let site = json!({"name": "site", "type": "text", "required": true});
+    assert_eq!(levels["parameters"][0], site);
     let metrics = world.get("/metrics").body;
     let line = r#"busbar_api_calls_total{api="levels",outcome="answered"} 4"#;
     assert!(metrics.contains(line), "{metrics}");

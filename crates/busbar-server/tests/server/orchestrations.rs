@@ -56,6 +56,16 @@ fn an_instance_waits_for_its_event_and_its_caller_is_told_the_key_in_time() {
     world.publish("paid", json!({"id": "k", "sum": 3}));
     let done = instance(&world, "order", "k", |one| one["status"] == "done");
     assert_eq!(done["answer"], json!({"total": 7}), "{done:#}");
+    // What an event does to instances is part of its way.
+    world.publish("placed", json!({"id": "p", "n": 1}));
+    instance(&world, "order", "p", |one| one["status"] == "running");
+    let placed = world.get_json("/api/v1/trace?stream=placed&partition=0&offset=0");
+    let wanted = json!([{"orchestration": "order", "key": "p", "status": "running"}]);
+    assert_eq!(placed["orchestrations"], wanted, "{placed:#}");
+    let paid = world.get_json("/api/v1/trace?stream=paid&partition=0&offset=1");
+    let wanted = json!({"orchestration": "order", "part": "payment", "by": "k"});
+    let found = paid["orchestrations"].as_array().unwrap();
+    assert!(found.contains(&wanted), "{paid:#}");
     // The same call again finds the instance and its answer.
     let found = call("k");
     let (found, status) = (found.json(), found.status);

@@ -207,6 +207,30 @@ fn a_trace_is_of_the_version_that_ran_then_and_a_resend_goes_through_what_runs_n
 }
 
 #[test]
+fn an_event_is_sent_again_with_another_payload() {
+    let world = World::new(PROJECT);
+    world.publish("meter/m7/reading", json!({ "kw": 1 }));
+    world.until("/api/v1/flows/alarm", |flow| flow["in"] == 1);
+    let resend = |from: &str, payload: &str| {
+        let body = json!({
+            "stream": "meter", "partition": 0, "offset": 0, "flow": "alarm", "from": from, "payload_text": payload
+        });
+        world.post("/api/v1/trace/resend", &body)
+    };
+    assert_eq!(resend("step:0", "{}").code(), "server.resend-payload");
+    // What cannot be read dies, and the sender is told.
+    let broken = resend("event", "{");
+    assert_eq!(broken.json(), json!({ "sent": 0, "died": 1 }), "{broken:?}");
+    let sent = resend("event", "{\"kw\":7}");
+    assert_eq!(sent.json(), json!({ "sent": 1, "died": 0 }), "{sent:?}");
+    wait_for(&world, "alarms", 1);
+    let rows = world.sql("select topic, watts from alarms");
+    assert_eq!(json!(rows), json!([["alarm/m7", 7000.0]]));
+    // The stream keeps what came.
+    assert_eq!(trace(&world, "meter", 0)["event"]["payload"]["kw"], 1);
+}
+
+#[test]
 fn what_depends_on_other_events_is_told_from_the_log() {
     let once = "from: meter\nsteps:\n  - where: kw > 0\n  - dedupe: { by: [kw], within: 1h }\n  - select: kw\nto:\n  - stream: alarms\n    topic: alarm/x\n";
     let files: Vec<(&str, &str)> = PROJECT

@@ -224,7 +224,7 @@ fn redriven(answer: &Value, json: bool) {
 }
 
 /// The bytes of a file, or of standard input for `-`.
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let done = match path == Path::new("-") {
         true => std::io::stdin().read_to_end(&mut bytes).map(drop),

@@ -22,5 +22,6 @@ pub mod sql;
 pub mod tap;
 pub mod test;
 pub mod top;
+pub mod trace;
 pub mod users;
 mod watch;

@@ -84,6 +84,11 @@ impl WebFault {
         }
     }
 
+    /// What is wrong.
+    pub(crate) fn error(&self) -> &Error {
+        &self.error
+    }
+
     /// The error, where calling again later may succeed.
     pub(crate) fn passing(&self) -> Option<&Error> {
         Some(&self.error).filter(|_| self.kind == WebFaultKind::Server && self.request.is_none())
