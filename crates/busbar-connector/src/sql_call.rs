@@ -1,5 +1,6 @@
 //! `call` of a statement: its rows as the answer.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch, StructArray};
@@ -9,6 +10,7 @@ use busbar_event::{Class, Error};
 use bytes::Bytes;
 use http::HeaderMap;
 use serde_json::Value as Json;
+use serde_json::value::RawValue;
 
 use crate::Work;
 use crate::database::{AskedDatabase, ColumnType};
@@ -72,18 +74,24 @@ impl SqlForm {
         })
     }
 
-    /// Puts the objects and lists in the place of texts that hold them: databases give JSON as text.
-    fn read_documents(&self, row: &mut Json) {
+    /// A row with objects and lists in the place of texts that hold them: databases give JSON as text. All other values stay as
+    /// they are, digit by digit.
+    fn with_documents(&self, row: &str) -> Result<String, serde_json::Error> {
+        let mut row: BTreeMap<String, Box<RawValue>> = serde_json::from_str(row)?;
         for name in &self.documents {
-            let value = row.get_mut(name);
-            let Some(value @ Json::String(_)) = value else {
+            let Some(value) = row.get_mut(name) else {
                 continue;
             };
-            let text = value.as_str().unwrap_or_default();
-            if let Ok(document @ (Json::Object(_) | Json::Array(_))) = serde_json::from_str(text) {
+            let Ok(text) = serde_json::from_str::<String>(value.get()) else {
+                continue;
+            };
+            if text.trim_start().starts_with(['{', '['])
+                && let Ok(document) = RawValue::from_string(text)
+            {
                 *value = document;
             }
         }
+        serde_json::to_string(&row)
     }
 }
 
@@ -115,22 +123,20 @@ impl CallForm for SqlForm {
 
     fn answer(&self, answer: ServiceAnswer) -> Result<Bytes, Error> {
         let wrong = |code| Error::new(Class::Permanent, code);
-        let body: Json = serde_json::from_slice(&answer.body)
-            .map_err(|cause| wrong("flow.call-answer").caused_by(cause))?;
-        let Json::Array(mut rows) = body else {
+        let unreadable = |cause| wrong("flow.call-answer").caused_by(cause);
+        let body: &RawValue = serde_json::from_slice(&answer.body).map_err(unreadable)?;
+        if !body.get().starts_with('[') {
             // Not rows, but how many were changed.
             return Ok(answer.body);
-        };
+        }
+        let rows: Vec<&RawValue> = serde_json::from_str(body.get()).map_err(unreadable)?;
         match self.rows {
-            CallRows::Many => Ok(serde_json::json!({ "rows": rows }).to_string().into()),
+            CallRows::Many => Ok(format!("{{\"rows\":{body}}}").into()),
             CallRows::One if rows.len() > 1 => {
                 Err(wrong("flow.call-many-rows").with("rows", rows.len()))
             }
-            CallRows::One => match rows.pop() {
-                Some(mut row) => {
-                    self.read_documents(&mut row);
-                    Ok(row.to_string().into())
-                }
+            CallRows::One => match rows.first() {
+                Some(row) => Ok(self.with_documents(row.get()).map_err(unreadable)?.into()),
                 None => Ok(Bytes::from_static(b"{}")),
             },
         }
@@ -274,7 +280,7 @@ mod tests {
             form(", \"statement\": \"x\", \"answer\": {\"a\": \"json\", \"b\": \"text\"}");
         let documents = documents.unwrap();
         for (given, read) in [
-            (r#"[{"a":"[{\"n\": 1.10}]"}]"#, r#"{"a":[{"n":1.10}]}"#),
+            (r#"[{"a":"[{\"n\": 1.10}]"}]"#, r#"{"a":[{"n": 1.10}]}"#),
             (r#"[{"a":{"n":1},"b":"{}"}]"#, r#"{"a":{"n":1},"b":"{}"}"#),
             // What is no object and no list stays the text that it is.
             (r#"[{"a":"12"}]"#, r#"{"a":"12"}"#),
