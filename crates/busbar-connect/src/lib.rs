@@ -9,6 +9,7 @@ mod clickhouse;
 mod elastic;
 mod file;
 mod grpc;
+mod hbase;
 mod host;
 mod http;
 mod jdbc;
@@ -47,6 +48,7 @@ pub fn registry_with(places: &Places) -> Connectors {
         Arc::new(elastic::Elastic::new(places.clone())),
         Arc::new(file::File::new(places.clone())),
         Arc::new(grpc::Grpc::new(places.clone())),
+        Arc::new(hbase::Hbase::new(places.clone())),
         Arc::new(host::Host),
         Arc::new(http::Http::new(places.clone())),
         Arc::new(jdbc::Jdbc::new(places.clone())),

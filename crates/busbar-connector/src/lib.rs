@@ -28,11 +28,12 @@ use busbar_log::Clock;
 use serde::Serialize;
 
 pub use breaker::{Admitted, Breaker, BreakerState, CallTrial};
+pub use busbar_table::wide::{CellBytes, CellFamily, CellGuard, CellMutation, CellRead, CellRow};
 pub use busbar_table::{ColumnSpec, Found};
 pub use database::{
-    AskedDatabase, ColumnType, DatabaseStatus, Databases, KeptTable, KeyedLayout, KeyedStore,
-    PoolUse, Pooled, RemoteTable, SessionPool, SqlColumn, SqlCompares, SqlDatabase, SqlPart,
-    SqlRows, SqlStatement, SqlTable, SqlValue, TextColumns, number_kind,
+    AskedDatabase, CellDatabase, CellScanner, ColumnType, DatabaseStatus, Databases, KeptTable,
+    KeyedLayout, KeyedStore, PoolUse, Pooled, RemoteTable, SessionPool, SqlColumn, SqlCompares,
+    SqlDatabase, SqlPart, SqlRows, SqlStatement, SqlTable, SqlValue, TextColumns, number_kind,
 };
 pub use retry::{Backoff, Outcome, deliver};
 pub use rows::{KeyOrder, OrderedRows, ReadColumn, TableRead, TextRow};
@@ -393,6 +394,24 @@ pub trait Connector: Send + Sync {
     ) -> Work<'a, Result<Arc<dyn KeyedStore>, Error>> {
         let _ = context;
         lacks(spec, "connect.no-database")
+    }
+
+    /// Whether connections of this kind lead to a system that keeps cells: see [`Connector::cells`].
+    fn keeps_cells(&self) -> bool {
+        false
+    }
+
+    /// The system of a connection that keeps the cells of wide tables. Opens no session yet.
+    ///
+    /// # Errors
+    /// *Configuration*, for a kind that is none, or options that cannot be used.
+    fn cells<'a>(
+        &'a self,
+        spec: &'a ConnectionSpec,
+        context: ServiceContext,
+    ) -> Work<'a, Result<Arc<dyn CellDatabase>, Error>> {
+        let _ = context;
+        lacks(spec, "connect.no-cells")
     }
 
     /// How a `call` step speaks to the service. Opens nothing.

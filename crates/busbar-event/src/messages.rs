@@ -116,6 +116,7 @@ areas![
     "event",
     "flow",
     "gateway",
+    "hbase",
     "help",
     "jdbc",
     "kafka",

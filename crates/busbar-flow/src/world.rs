@@ -17,7 +17,7 @@ use crate::operator::KnownPlugin;
 use crate::orchestration::check_orchestrations;
 use crate::reader::Input;
 use crate::services::known_services;
-use busbar_connector::Connectors;
+use busbar_connector::{Connector, Connectors};
 
 /// Checks everything that can be checked without running: types of expressions, columns of tables, options
 /// of connections. Fields and topology are checked by [`Project::parse`] before.
@@ -182,20 +182,28 @@ impl World {
     }
 }
 
-/// Connections that tables are to be kept in and that there are not, or that lead to no database.
+/// Connections that tables are to be kept in and that there are not, or that lead to nothing that keeps such tables.
 fn unknown_databases(project: &Project, connectors: &Connectors) -> Vec<Diagnostic> {
     let mut bad = Vec::new();
     for (name, table) in &project.tables {
-        let Some(relational) = &table.spec.relational else {
-            continue;
-        };
-        let named = [
-            ("connection", &relational.connection),
-            ("replica", &relational.replica),
-        ];
-        for (option, connection) in named {
+        let (relational, wide) = (&table.spec.relational, &table.spec.wide);
+        let relational = relational.iter().flat_map(|relational| {
+            let named = [
+                ("connection", &relational.connection),
+                ("replica", &relational.replica),
+            ];
+            named.map(|(option, connection)| ("relational", option, connection))
+        });
+        let wide = wide
+            .iter()
+            .map(|wide| ("wide", "connection", &wide.connection));
+        for (engine, option, connection) in relational.chain(wide) {
             let Some(connection) = connection else {
                 continue;
+            };
+            let keeps = |connector: &dyn Connector| match engine {
+                "wide" => connector.keeps_cells(),
+                _ => connector.is_database(),
             };
             let known = project.connections.get(connection).map(|known| &known.spec);
             let new = |code| {
@@ -205,7 +213,7 @@ fn unknown_databases(project: &Project, connectors: &Connectors) -> Vec<Diagnost
             };
             let error = match known {
                 Some(spec) => match connectors.get(&spec.kind) {
-                    Some(connector) if !connector.is_database() => {
+                    Some(connector) if !keeps(&**connector) => {
                         new("table.connection-kind").with("kind", &spec.kind)
                     }
                     Some(_) if !spec.enabled => new("table.no-connection"),
@@ -219,7 +227,7 @@ fn unknown_databases(project: &Project, connectors: &Connectors) -> Vec<Diagnost
                 Some(_) => None,
                 None => suggest(connection, names),
             };
-            let place = ["relational".into(), option.into()];
+            let place = [engine.into(), option.into()];
             let diagnostic = table.source.diagnostic(&place, None, error);
             bad.push(diagnostic.with_help(help));
         }

@@ -1,4 +1,4 @@
-//! What makes relational tables that are kept in databases: this crate knows no connection.
+//! What makes tables that are kept in other systems: this crate knows no connection.
 
 use std::sync::Arc;
 
@@ -6,8 +6,9 @@ use arrow::datatypes::SchemaRef;
 use busbar_event::Error;
 
 use crate::Table;
+use crate::wide::CellStore;
 
-/// Makes tables that are kept in databases.
+/// Makes tables that are kept in databases, and leads to what keeps cells.
 pub trait DatabaseTables: Send + Sync {
     /// A table with the declared columns, none if they are those of its flows. The database is asked when the table is first
     /// used, so that a node starts while its database is down.
@@ -21,6 +22,9 @@ pub trait DatabaseTables: Send + Sync {
         declared: &SchemaRef,
         key: &[String],
     ) -> Result<Arc<dyn Table>, Error>;
+
+    /// What keeps the cells of a wide table, by the name of its connection. It is asked when it is first used.
+    fn cells(&self, table: &str, connection: &str) -> Arc<dyn CellStore>;
 }
 
 /// Where a table of a database is.

@@ -7,7 +7,7 @@
 //! | [`Hot`] | memory, and a journal in the log | rows until their time to live is over, bounded in rows and bytes | as it was at the last write |
 //! | [`Relational`] | one SQLite file | everything | as it was at the last commit |
 //! | [`DatabaseTables`] | a table of PostgreSQL, MySQL or another database | everything | as the database keeps it |
-//! | [`Wide`] | one log-structured merge tree | versions of cells until their time to live is over | as it was at the last commit |
+//! | [`Wide`] | one log-structured merge tree, or a table of HBase | versions of cells until their time to live is over | as it was at the last commit |
 //!
 //! All sit behind [`Table`] and pass the same conformance suite (`tests/conformance.rs`). Rows move
 //! in and out as Arrow record batches; there is no call for a single row.

@@ -110,6 +110,30 @@ pub const WIDE_CALL_ROWS_MAX: usize = 10_000;
 /// Bytes of cells that one call answers with.
 pub const WIDE_CALL_BYTES_MAX: usize = 16 << 20;
 
+/// A large wide table is not counted again before this many times as long as counting it took has passed.
+pub const WIDE_COUNT_PAUSE: u32 = 50;
+
+/// Bytes of the name of a table that keeps cells in another system, with its namespace.
+pub const WIDE_PLACE_BYTES_MAX: usize = 200;
+
+/// How long the columns of a wide table are not asked for again, after the system that keeps its cells did not answer.
+pub const WIDE_ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Rows that are asked for at a time by their keys, of a system that keeps cells.
+pub const WIDE_FETCH_ROWS: usize = 256;
+
+/// Bytes of the changes of one commit in a system that keeps cells.
+pub const WIDE_REDO_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes of one piece of such changes.
+pub const WIDE_REDO_CHUNK_BYTES: usize = 1 << 20;
+
+/// How far the time of writing that a system keeps may be behind the latest one, in milliseconds.
+pub const WIDE_CLOCK_MS: i64 = 1_000;
+
+/// How often a change with a condition is tried, where other programs change the same row meanwhile.
+pub const WIDE_TRIES_MAX: usize = 16;
+
 const _: () = assert!(WIDE_FAMILIES_MAX <= WIDE_FAMILIES_EVER_MAX);
 const _: () = assert!(HOT_CHUNK_ROWS.is_power_of_two());
 const _: () = assert!(HOT_ROWS_MAX_DEFAULT <= HOT_ROWS_MAX);

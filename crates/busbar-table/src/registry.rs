@@ -81,7 +81,7 @@ impl Tables {
         Ok(self)
     }
 
-    /// Keeps relational tables that name a connection in the database it leads to.
+    /// Keeps tables that name a connection in the system it leads to.
     #[must_use]
     pub fn with_databases(mut self, databases: Arc<dyn DatabaseTables>) -> Self {
         self.databases = Some(databases);
@@ -220,6 +220,14 @@ impl Tables {
         self.open.read().get(name).map(|open| open.spec.clone())
     }
 
+    fn databases(&self, table: &str, connection: &str) -> Result<&dyn DatabaseTables, Error> {
+        self.databases.as_deref().ok_or_else(|| {
+            Error::new(Class::Configuration, "table.no-connection")
+                .with("table", table)
+                .with("connection", connection)
+        })
+    }
+
     fn make(&self, name: &str, spec: &TableSpec, before: Option<&Open>) -> Result<Kept, Error> {
         let schema = spec.schema(name)?;
         let before = before.filter(|before| before.spec.key == spec.key);
@@ -265,11 +273,7 @@ impl Tables {
                 Ok(Kept::Relational(Arc::new(table)))
             }
             Engine::Database(place) => {
-                let databases = self.databases.as_ref().ok_or_else(|| {
-                    Error::new(Class::Configuration, "table.no-connection")
-                        .with("table", name)
-                        .with("connection", &place.connection)
-                })?;
+                let databases = self.databases(name, &place.connection)?;
                 let table = databases.open(name, &place, &schema, &spec.key)?;
                 Ok(Kept::Database(table))
             }
@@ -278,13 +282,24 @@ impl Tables {
                     kept: Kept::Wide(table),
                     ..
                 }) = before
+                    && table.place() == options.place.as_ref()
                 {
                     table.check_options(&options)?;
                     table.declare(&schema)?;
                     return Ok(Kept::Wide(Arc::clone(table)));
                 }
-                let store = Arc::clone(&self.wide);
-                let table = Wide::open(name, &schema, &spec.key, options, store)?;
+                let table = match options.place.clone() {
+                    None => {
+                        let store = Arc::clone(&self.wide);
+                        Wide::open(name, &schema, &spec.key, options, store)?
+                    }
+                    Some(place) => {
+                        let databases = self.databases(name, &place.connection)?;
+                        let store = databases.cells(name, &place.connection);
+                        let clock = Arc::clone(&self.clock);
+                        Wide::elsewhere(name, &schema, &spec.key, options, place, store, clock)?
+                    }
+                };
                 Ok(Kept::Wide(Arc::new(table)))
             }
         }

@@ -12,8 +12,9 @@ use crate::DatabasePlace;
 use crate::columns::{ColumnType, check_columns, row_number};
 use crate::limits::{
     HOT_BYTES_MAX_DEFAULT, HOT_ROWS_MAX, HOT_ROWS_MAX_DEFAULT, NAME_BYTES_MAX, WIDE_FAMILIES_MAX,
-    WIDE_VERSIONS_MAX,
+    WIDE_PLACE_BYTES_MAX, WIDE_VERSIONS_MAX,
 };
+use crate::wide::CellPlace;
 
 /// A table as its file describes it: exactly one of `hot`, `relational` and `wide`, a key, columns.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -25,7 +26,7 @@ pub struct TableSpec {
     /// Keep the rows in a SQLite file, or in a table of a database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relational: Option<RelationalSpec>,
-    /// Keep the rows as cells on disk, with versions, any number of columns and a time to live for each family.
+    /// Keep the rows as cells, on disk or in HBase, with versions, any number of columns and a time to live for each family.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wide: Option<WideSpec>,
     /// Columns that say which row a write replaces. Without a key the table only grows.
@@ -102,10 +103,21 @@ pub struct RelationalSpec {
     pub create: Option<bool>,
 }
 
-/// Rows of cells on disk. A cell has a row, a family, a qualifier, a time and a value.
+/// Rows of cells, on the node's disk or, with `connection`, in a table of HBase. A cell has a row, a family, a qualifier, a time
+/// and a value.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WideSpec {
+    /// The connection to the system that keeps the cells. Without it they are on the node's disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<String>,
+    /// The table there, as `table` or `namespace:table`; by default the name of this table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+    /// Makes the table and its families there where they are missing; `true` if not given. With `false` the error says what is
+    /// missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub create: Option<bool>,
     /// One to four families. A column `family.qualifier` belongs to that family, any other one to the first. Without them
     /// there is one, `d`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -152,6 +164,8 @@ pub(crate) struct WideOptions {
     /// Number of leading key columns that the salt is made of.
     pub salted: usize,
     pub time: Option<String>,
+    /// Where the cells are, if not on the node's disk.
+    pub place: Option<CellPlace>,
 }
 
 /// [`FamilySpec`] with its defaults filled in.
@@ -405,7 +419,37 @@ impl WideSpec {
             families,
             salted: self.salt.len(),
             time: self.time.clone(),
+            place: self.place(name)?,
         })
+    }
+
+    fn place(&self, name: &str) -> Result<Option<CellPlace>, Error> {
+        let new = |code| Error::new(Class::Configuration, code).with("table", name);
+        let Some(connection) = &self.connection else {
+            let only_there = [
+                ("table", self.table.is_some()),
+                ("create", self.create.is_some()),
+            ];
+            return match only_there.iter().find(|(_, given)| *given) {
+                Some((option, _)) => Err(new("table.needs-connection").with("option", option)),
+                None => Ok(None),
+            };
+        };
+        let table = self.table.as_deref().unwrap_or(name);
+        let fits = |part: &str| {
+            let is_begin = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            let is_name = |c: char| is_begin(c) || c == '-' || c == '.';
+            part.starts_with(is_begin) && part.chars().all(is_name)
+        };
+        let is_path = table.split(':').count() <= 2 && table.split(':').all(fits);
+        if !is_path || table.len() > WIDE_PLACE_BYTES_MAX {
+            return Err(new("table.cells-path").with("path", busbar_event::quote(table)));
+        }
+        Ok(Some(CellPlace {
+            connection: connection.clone(),
+            table: table.to_owned(),
+            create: self.create.unwrap_or(true),
+        }))
     }
 }
 

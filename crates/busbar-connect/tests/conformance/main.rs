@@ -13,6 +13,8 @@ mod elastic_peer;
 mod elastic_server;
 mod file_sink;
 mod file_source;
+mod hbase_peer;
+mod hbase_server;
 mod http;
 mod jdbc_database;
 mod jdbc_engine;

@@ -119,6 +119,7 @@ impl DatabaseServer {
                 "clickhouse" => self.get("/ping"),
                 "mongodb" | "mongodb-set" => self.client("admin", "c.admin.command('ping')"),
                 "elasticsearch" => self.get("/_cluster/health?wait_for_status=yellow&timeout=1s"),
+                "hbase" => crate::hbase_server::answers(self.port),
                 _ => self.client("", "select 1"),
             };
             answered.map(|_| Ok(()))
@@ -414,6 +415,13 @@ pub fn mongodb_set() -> &'static DatabaseServer {
 /// One of its own, for a test that makes it fail or needs a user.
 pub fn own_mongodb_set(files: &[(&str, &[u8])]) -> DatabaseServer {
     server_that_starts(|| start_at("mongodb-set", "install-mongodb", free_port(), files))
+}
+
+/// The HBase of all tests. Takes half a minute.
+pub fn hbase() -> &'static DatabaseServer {
+    static SERVER: OnceLock<DatabaseServer> = OnceLock::new();
+    let install = "install-hbase";
+    SERVER.get_or_init(|| server_that_starts(|| start_at("hbase", install, free_port(), &[])))
 }
 
 /// One of its own, for a test that kills it or needs other settings, with files in its folder.

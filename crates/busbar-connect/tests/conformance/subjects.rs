@@ -60,6 +60,7 @@ pub fn subjects() -> Vec<Subject> {
     vec![
         crate::clickhouse_peer::subject(),
         crate::elastic_peer::subject(),
+        crate::hbase_peer::subject(),
         Subject {
             kind: "file",
             good: vec![

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use busbar_event::{Class, Error};
+use busbar_table::wide::CellStore;
 use busbar_table::{
     Applied, Capabilities, Condition, DatabasePlace, DatabaseTables, Found, Lookup, Rows, Scan,
     Stats, Table, Write, merge_columns,
@@ -14,6 +15,7 @@ use busbar_table::{
 use parking_lot::{Mutex, RwLock};
 use serde_json::Value as Json;
 
+use super::cells::AskedCells;
 use super::kept_write::KeptWriter;
 use super::open::AskedDatabase;
 use super::{ColumnType, Databases, RemoteTable, SqlColumn, SqlCompares, SqlDatabase};
@@ -81,6 +83,14 @@ impl DatabaseTables for Databases {
             writer: Mutex::default(),
             counters: KeptCounters::default(),
         }))
+    }
+
+    fn cells(&self, table: &str, connection: &str) -> Arc<dyn CellStore> {
+        Arc::new(AskedCells {
+            databases: self.clone(),
+            table: table.to_owned(),
+            connection: connection.to_owned(),
+        })
     }
 }
 

@@ -10,8 +10,10 @@
 //! | sessions that are used again, and their number | [`SessionPool`] |
 //! | rows that come as texts | [`TextColumns`] |
 //!
-//! A connector to a store that knows no SQL implements [`KeyedStore`] instead: its rows are found by their keys alone.
+//! A connector to a store that knows no SQL implements [`KeyedStore`] instead: its rows are found by their keys alone. One to a
+//! system of families, qualifiers and versions implements [`CellDatabase`]: wide tables can be kept there.
 
+mod cells;
 mod columns;
 mod kept;
 mod kept_query;
@@ -31,6 +33,7 @@ pub use busbar_table::ColumnType;
 
 use crate::Work;
 
+pub use cells::{CellDatabase, CellScanner};
 pub use columns::TextColumns;
 pub use kept::KeptTable;
 pub use keyed::{KeyedLayout, KeyedStore};

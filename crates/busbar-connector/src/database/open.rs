@@ -17,7 +17,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::OnceCell;
 
 use super::keyed::KeyedTable;
-use super::{KeyedStore, PoolUse, RemoteTable, SqlDatabase};
+use super::{CellDatabase, KeyedStore, PoolUse, RemoteTable, SqlDatabase};
 use crate::limits::DATABASE_THREADS;
 use crate::{Connector, Connectors, ServiceContext, Sink, SinkContext};
 
@@ -45,6 +45,7 @@ pub struct AskedDatabase {
     handle: Handle,
     database: OnceCell<Arc<dyn SqlDatabase>>,
     store: OnceCell<Arc<dyn KeyedStore>>,
+    cells: OnceCell<Arc<dyn CellDatabase>>,
     pub(super) counts: DatabaseCounts,
 }
 
@@ -112,8 +113,9 @@ impl Databases {
         let mut before = std::mem::take(&mut *open);
         for (name, spec) in connections {
             let connector = self.inner.connectors.get(&spec.kind);
-            let is_asked =
-                |known: &&Arc<dyn Connector>| known.is_database() || known.keeps_rows(spec);
+            let is_asked = |known: &&Arc<dyn Connector>| {
+                known.is_database() || known.keeps_cells() || known.keeps_rows(spec)
+            };
             let Some(connector) = connector.filter(is_asked).filter(|_| spec.enabled) else {
                 continue;
             };
@@ -130,6 +132,7 @@ impl Databases {
                     handle: self.inner.handle.clone(),
                     database: OnceCell::new(),
                     store: OnceCell::new(),
+                    cells: OnceCell::new(),
                     counts: DatabaseCounts::default(),
                 })
             });
@@ -168,6 +171,8 @@ impl Databases {
             Some((database, path)) if database.connector.is_database() => {
                 RemoteTable::open(name, &database, path)
             }
+            // Its tables are read as wide tables only.
+            Some((database, _)) if database.connector.keeps_cells() => Ok(None),
             Some((database, path)) => KeyedTable::open(name, &database, &path),
             None => Ok(None),
         }
@@ -208,10 +213,11 @@ impl AskedDatabase {
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let counts = &self.counts;
         DatabaseStatus {
-            pool: match (self.database.get(), self.store.get()) {
-                (Some(open), _) => open.pool(),
-                (_, Some(open)) => open.pool(),
-                (None, None) => PoolUse::default(),
+            pool: match (self.database.get(), self.store.get(), self.cells.get()) {
+                (Some(open), _, _) => open.pool(),
+                (_, Some(open), _) => open.pool(),
+                (_, _, Some(open)) => open.pool(),
+                (None, None, None) => PoolUse::default(),
             },
             statements: count(&counts.statements),
             failures: count(&counts.failures),
@@ -267,6 +273,15 @@ impl AskedDatabase {
     pub async fn store(&self) -> Result<Arc<dyn KeyedStore>, Error> {
         let open = || self.connector.store(&self.spec, self.context.clone());
         self.store.get_or_try_init(open).await.cloned()
+    }
+
+    /// Its other side, for one that keeps cells. Opens no session.
+    ///
+    /// # Errors
+    /// As [`AskedDatabase::database`].
+    pub async fn cells(&self) -> Result<Arc<dyn CellDatabase>, Error> {
+        let open = || self.connector.cells(&self.spec, self.context.clone());
+        self.cells.get_or_try_init(open).await.cloned()
     }
 
     /// Does work with it on the threads of the databases. Dropped, it is given up.

@@ -27,7 +27,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 struct TableView {
     /// Its name.
     name: String,
-    /// `hot` (in memory), `relational` (SQLite, or a table of a database) or `wide` (cells on disk).
+    /// `hot` (in memory), `relational` (SQLite, or a table of a database) or `wide` (cells on disk or in HBase).
     kind: &'static str,
     /// Rows it has now; none where they cannot be counted.
     rows: Option<u64>,

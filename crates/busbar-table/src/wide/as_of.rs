@@ -46,8 +46,9 @@ pub(super) fn find(table: &Wide, lookup: &Lookup<'_>, times: &[i64]) -> Result<F
     }
     asked.sort_unstable();
 
-    let picture = table.store.picture(&table.name)?;
-    let now = table.store.clock().now_micros();
+    let mut picture = table.keeper.picture(&table.name)?;
+    picture.expect(|| Ok(asked.iter().map(|one| one.0.clone()).collect()))?;
+    let now = table.keeper.clock().now_micros();
     let mut cells = RowOfCells::new(&layout, lookup.columns);
     let mut builders = builders(&schema);
     let (mut places, mut rows) = (vec![None; count], 0_u32);
@@ -60,7 +61,7 @@ pub(super) fn find(table: &Wide, lookup: &Lookup<'_>, times: &[i64]) -> Result<F
         let key = values(same[0].2);
         let range = form.row(&key)?;
         let mut past = Past::new(same.iter().map(|(_, Reverse(time), _)| *time).collect());
-        let paused = Paused::new(picture.range((range.start, range.end)));
+        let paused = Paused::new(picture.range(range, &layout, &wanted)?);
         paused
             .resume(&layout, &wanted, now)
             .row(&mut row, &mut past)?;

@@ -1,4 +1,4 @@
-//! FragmentCells, and the fragments in which they are stored.
+//! Cells, and the fragments in which they are stored.
 
 use std::borrow::Cow;
 
@@ -43,6 +43,18 @@ impl CellValue {
         self.kind() == kind
     }
 
+    /// The bytes of [`StoredCell::to_bytes`].
+    pub(super) fn to_stored(&self) -> Vec<u8> {
+        let mut fragment = Vec::new();
+        FragmentWriter::new(&mut fragment).value(&[], self);
+        let cell = match Fragment::read(&fragment) {
+            Ok(Fragment::Put(mut cells)) => cells.next().and_then(Result::ok),
+            _ => None,
+        };
+        cell.map(|(_, stored)| stored.to_bytes())
+            .unwrap_or_default()
+    }
+
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Bool(_) => 1,
@@ -70,6 +82,36 @@ const BINARY: u8 = 6;
 const JSON: u8 = 7;
 
 impl<'a> StoredCell<'a> {
+    /// The cell of [`StoredCell::to_bytes`]; none for bytes that are not of this form.
+    pub fn read(bytes: &'a [u8]) -> Option<Self> {
+        let (tag, bytes) = bytes.split_first()?;
+        let fits = match *tag {
+            NULL => bytes.is_empty(),
+            BOOL => bytes.len() == 1,
+            INT | FLOAT | TIME => bytes.len() == 8,
+            TEXT | JSON => std::str::from_utf8(bytes).is_ok(),
+            BINARY => true,
+            _ => false,
+        };
+        fits.then_some(Self { tag: *tag, bytes })
+    }
+
+    /// The tag and the bytes of the value.
+    pub fn to_bytes(self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(1 + self.bytes.len());
+        bytes.push(self.tag);
+        bytes.extend_from_slice(self.bytes);
+        bytes
+    }
+
+    /// What a cell that was deleted or set to null is stored as.
+    pub fn null() -> StoredCell<'static> {
+        StoredCell {
+            tag: NULL,
+            bytes: &[],
+        }
+    }
+
     pub fn is_null(self) -> bool {
         self.tag == NULL
     }
@@ -132,7 +174,7 @@ impl<'a> StoredCell<'a> {
 const PUT: u8 = 0;
 const DELETE: u8 = 1;
 
-/// FragmentCells that were written together into one family of one row, or the deletion of that family.
+/// Cells that were written together into one family of one row, or the deletion of that family.
 ///
 /// `PUT`, then for each cell: length of the qualifier (varint), qualifier, tag, and for a tag other than null the length
 /// (varint) and bytes of the value. A deletion is `DELETE` alone.
@@ -193,6 +235,10 @@ impl<'a> FragmentWriter<'a> {
         self.cell(qualifier, BINARY, value);
     }
 
+    pub fn stored(&mut self, qualifier: &[u8], cell: StoredCell<'_>) {
+        self.cell(qualifier, cell.tag, cell.bytes);
+    }
+
     pub fn value(&mut self, qualifier: &[u8], value: &CellValue) {
         match value {
             CellValue::Bool(value) => self.bool(qualifier, *value),
@@ -215,7 +261,7 @@ pub(super) fn write_deletion(out: &mut Vec<u8>) {
 /// A fragment as it lies in the store.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fragment<'a> {
-    /// FragmentCells.
+    /// Cells.
     Put(FragmentCells<'a>),
     /// Everything older in the family is deleted.
     Delete,

@@ -1,4 +1,4 @@
-//! RowScan and changing single cells.
+//! Reading and changing single cells.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -7,16 +7,18 @@ use std::sync::atomic::Ordering;
 use busbar_event::{Class, Error};
 use hashbrown::HashMap;
 
-use super::Wide;
 use super::cell::{CellValue, FragmentWriter, StoredCell, write_deletion};
 use super::json::fit;
+use super::keeper::WideCommit;
+use super::kept_rows::check_time;
 use super::key::{KeyLayout, KeyRange};
 use super::layout::WideLayout;
+use super::outside::CellGuard;
 use super::read::{Paused, TakeCells, WantedCells, WantedFamily, damaged};
-use super::store::CellCommit;
 use super::write::{Stamps, check_qualifier, key_too_large};
+use super::{Stamper, Wide};
 use crate::columns::column_type_error;
-use crate::limits::{WIDE_CALL_BYTES_MAX, WIDE_CALL_ROWS_MAX, WIDE_KEY_BYTES_MAX};
+use crate::limits::{WIDE_CALL_BYTES_MAX, WIDE_CALL_ROWS_MAX, WIDE_KEY_BYTES_MAX, WIDE_TRIES_MAX};
 use crate::table::Compare;
 
 /// Which cells of a row are asked for.
@@ -136,16 +138,25 @@ impl Wide {
         keys: &[Vec<CellValue>],
         select: &CellSelect,
     ) -> Result<Vec<Option<RowCells>>, Error> {
+        self.settle()?;
+        self.get_rows(keys, select)
+    }
+
+    fn get_rows(
+        &self,
+        keys: &[Vec<CellValue>],
+        select: &CellSelect,
+    ) -> Result<Vec<Option<RowCells>>, Error> {
         self.check_call(keys.len())?;
         let layout = self.layout();
         let form = self.form(&layout)?;
         let asked = Asked::new(self, &layout, select, &[])?;
-        let picture = self.store.picture(&self.name)?;
-        let now = self.store.clock().now_micros();
+        let mut picture = self.keeper.picture(&self.name)?;
+        picture.expect(|| keys.iter().map(|key| row_key(form, key)).collect())?;
+        let now = self.keeper.clock().now_micros();
         let (mut rows, mut bytes) = (Vec::with_capacity(keys.len()), 0);
         for key in keys {
-            let range = form.row(key)?;
-            let paused = Paused::new(picture.range((range.start, range.end)));
+            let paused = Paused::new(picture.range(form.row(key)?, &layout, &asked.wanted)?);
             let mut reader = paused.resume(&layout, &asked.wanted, now);
             let (mut row, mut cells) = (Vec::new(), CellsOfRow::new(&layout));
             let is_there = reader.row(&mut row, &mut cells)?;
@@ -166,12 +177,13 @@ impl Wide {
     pub fn scan_cells(&self, scan: &CellScan) -> Result<CellScanned, Error> {
         let limit = scan.limit.unwrap_or(WIDE_CALL_ROWS_MAX);
         self.check_call(limit)?;
+        self.settle()?;
         let layout = self.layout();
         let form = self.form(&layout)?;
         let asked = Asked::new(self, &layout, &scan.select, &scan.filters)?;
         let range = scan_range(form, scan)?;
-        let now = self.store.clock().now_micros();
-        let paused = Paused::new(super::scan::open(self, range)?);
+        let now = self.keeper.clock().now_micros();
+        let paused = Paused::new(super::scan::open(self, range, &layout, &asked.wanted)?);
         let mut reader = paused.resume(&layout, &asked.wanted, now);
         let mut scanned = CellScanned::default();
         let (mut row, mut bytes, mut looked_at) = (Vec::new(), 0, 0);
@@ -206,18 +218,51 @@ impl Wide {
     /// As [`Wide::get`]; or a value that does not fit the column that holds the cell.
     pub fn change(&self, rows: &[RowChange]) -> Result<Vec<bool>, Error> {
         self.check_call(rows.len())?;
+        self.settle()?;
         let mut writer = self.writer.lock();
+        for tried in 0..WIDE_TRIES_MAX {
+            if let Some(changed) = self.try_change(rows, &mut writer, tried)? {
+                drop(writer);
+                self.keeper.sync()?;
+                self.counters.put.fetch_add(changed.put, Ordering::Relaxed);
+                self.counters
+                    .deleted
+                    .fetch_add(changed.deleted, Ordering::Relaxed);
+                self.sweep_after(changed.fragments);
+                return Ok(changed.done);
+            }
+        }
+        Err(self.contended())
+    }
+
+    /// None if somebody else changed the row meanwhile.
+    fn try_change(
+        &self,
+        rows: &[RowChange],
+        writer: &mut Stamper,
+        tried: usize,
+    ) -> Result<Option<Changed>, Error> {
         let layout = self.layout();
         let form = self.form(&layout)?;
-        let mut commit = self.store.begin(&self.name)?;
+        let mut commit = self.keeper.begin(&self.name)?;
         let mut done = Vec::with_capacity(rows.len());
         let (mut put, mut deleted) = (0, 0);
-        let mut stamps = Stamps::begin(&mut writer, self);
+        let mut stamps = Stamps::begin(writer, self);
         for row in rows {
-            let fits = row.only_if.is_empty() || self.fits(&layout, form, row)?;
+            let fits = match row.only_if.first() {
+                None => true,
+                Some(first) => {
+                    let (fits, seen) = self.fits(&layout, form, row)?;
+                    commit.guard(|| guard(&layout, &first.column, seen.as_ref(), tried));
+                    fits
+                }
+            };
             done.push(fits);
             if !fits {
                 continue;
+            }
+            if let Some(time) = row.time.filter(|_| !self.keeper.has_early_times()) {
+                check_time(time)?;
             }
             let key = row_key(form, &row.key)?;
             let is_put = write_row(self, &layout, &key, row, &mut stamps, &mut commit)?;
@@ -225,14 +270,20 @@ impl Wide {
             deleted += u64::from(!is_put);
         }
         let fragments = stamps.finish(&mut commit);
-        self.store.commit(commit)?;
+        if !self.keeper.commit(commit)? {
+            return Ok(None);
+        }
         self.counters.writes.fetch_add(1, Ordering::Relaxed);
-        drop(writer);
-        self.store.sync()?;
-        self.counters.put.fetch_add(put, Ordering::Relaxed);
-        self.counters.deleted.fetch_add(deleted, Ordering::Relaxed);
-        self.sweep_after(fragments);
-        Ok(done)
+        Ok(Some(Changed {
+            done,
+            put,
+            deleted,
+            fragments,
+        }))
+    }
+
+    fn contended(&self) -> Error {
+        Error::new(Class::Transient, "table.wide-contended").with("table", &self.name)
     }
 
     /// Adds to cells, all or nothing, durable when it returns. The answer is what each cell holds then.
@@ -241,11 +292,33 @@ impl Wide {
     /// As [`Wide::change`]; a cell that holds no whole number, or a sum beyond 64 bits.
     pub fn increment(&self, sums: &[Increment]) -> Result<Vec<i64>, Error> {
         self.check_call(sums.len())?;
+        self.settle()?;
         let mut writer = self.writer.lock();
+        for tried in 0..WIDE_TRIES_MAX {
+            if let Some((answers, fragments)) = self.try_increment(sums, &mut writer, tried)? {
+                drop(writer);
+                self.keeper.sync()?;
+                self.counters
+                    .put
+                    .fetch_add(sums.len() as u64, Ordering::Relaxed);
+                self.sweep_after(fragments);
+                return Ok(answers);
+            }
+        }
+        Err(self.contended())
+    }
+
+    /// The sums and how many fragments were written; none if somebody else changed the row meanwhile.
+    fn try_increment(
+        &self,
+        sums: &[Increment],
+        writer: &mut Stamper,
+        tried: usize,
+    ) -> Result<Option<(Vec<i64>, u64)>, Error> {
         let layout = self.layout();
         let form = self.form(&layout)?;
-        let mut commit = self.store.begin(&self.name)?;
-        let mut stamps = Stamps::begin(&mut writer, self);
+        let mut commit = self.keeper.begin(&self.name)?;
+        let mut stamps = Stamps::begin(writer, self);
         // A cell that stands there twice is added to twice.
         let mut known: HashMap<(Vec<u8>, usize, String), i64> = HashMap::new();
         let mut answers = Vec::with_capacity(sums.len());
@@ -255,7 +328,12 @@ impl Wide {
             let id = (key, family, qualifier.to_owned());
             let before = match known.get(&id) {
                 Some(before) => *before,
-                None => self.counter(&layout, sum)?,
+                None => {
+                    let seen = self.counter(&layout, sum)?;
+                    let value = seen.map(CellValue::Int);
+                    commit.guard(|| guard(&layout, &sum.column, value.as_ref(), tried));
+                    seen.unwrap_or(0)
+                }
             };
             let after = before.checked_add(sum.by).ok_or_else(|| {
                 Error::new(Class::Permanent, "table.wide-sum")
@@ -271,28 +349,26 @@ impl Wide {
             answers.push(after);
         }
         let fragments = stamps.finish(&mut commit);
-        self.store.commit(commit)?;
+        if !self.keeper.commit(commit)? {
+            return Ok(None);
+        }
         self.counters.writes.fetch_add(1, Ordering::Relaxed);
-        drop(writer);
-        self.store.sync()?;
-        self.counters
-            .put
-            .fetch_add(sums.len() as u64, Ordering::Relaxed);
-        self.sweep_after(fragments);
-        Ok(answers)
+        Ok(Some((answers, fragments)))
     }
 
-    /// What the cell of an increment holds; 0 if there is none.
-    fn counter(&self, layout: &WideLayout, sum: &Increment) -> Result<i64, Error> {
+    /// What the cell of an increment holds; none if it does not exist.
+    fn counter(&self, layout: &WideLayout, sum: &Increment) -> Result<Option<i64>, Error> {
         let select = CellSelect {
             columns: vec![sum.column.clone()],
             versions: None,
         };
-        let found = self.get(std::slice::from_ref(&sum.key), &select)?.pop();
+        let found = self
+            .get_rows(std::slice::from_ref(&sum.key), &select)?
+            .pop();
         let cell = found.flatten().and_then(|row| row.cells.into_iter().next());
         match cell.map(|cell| cell.value) {
-            None => Ok(0),
-            Some(CellValue::Int(value)) => Ok(value),
+            None => Ok(None),
+            Some(CellValue::Int(value)) => Ok(Some(value)),
             Some(value) => {
                 let (family, qualifier) = layout.cell(&sum.column);
                 let column = format!("{}.{qualifier}", layout.families[family].name);
@@ -304,7 +380,13 @@ impl Wide {
         }
     }
 
-    fn fits(&self, layout: &WideLayout, form: &KeyLayout, row: &RowChange) -> Result<bool, Error> {
+    /// Whether the conditions of a row fit, and what the cell of the first one holds.
+    fn fits(
+        &self,
+        layout: &WideLayout,
+        form: &KeyLayout,
+        row: &RowChange,
+    ) -> Result<(bool, Option<CellValue>), Error> {
         let nothing = CellSelect {
             columns: Vec::new(),
             versions: None,
@@ -312,13 +394,15 @@ impl Wide {
         let mut asked = Asked::new(self, layout, &nothing, &row.only_if)?;
         asked.wanted = asked.only_filters(layout);
         let range = form.row(&row.key)?;
-        let now = self.store.clock().now_micros();
-        let paused = Paused::new(super::scan::open(self, range)?);
+        let now = self.keeper.clock().now_micros();
+        let paused = Paused::new(super::scan::open(self, range, layout, &asked.wanted)?);
         let mut reader = paused.resume(layout, &asked.wanted, now);
         let mut cells = CellsOfRow::new(layout);
         reader.row(&mut Vec::new(), &mut cells)?;
         let cells = cells.finish();
-        Ok(asked.filters.iter().all(|filter| filter.fits(&cells)))
+        let fits = asked.filters.iter().all(|filter| filter.fits(&cells));
+        let first = asked.filters.first().and_then(|filter| filter.cell(&cells));
+        Ok((fits, first.map(|cell| cell.value.clone())))
     }
 
     pub(super) fn form<'a>(&self, layout: &'a WideLayout) -> Result<&'a KeyLayout, Error> {
@@ -355,6 +439,28 @@ impl Wide {
     }
 }
 
+/// What was done to rows.
+struct Changed {
+    /// Whether the conditions of each row did fit.
+    done: Vec<bool>,
+    put: u64,
+    deleted: u64,
+    fragments: u64,
+}
+
+/// The cell of a column still holds what was seen. One that was not seen may not exist or hold null: the first is tried first.
+fn guard(layout: &WideLayout, column: &str, seen: Option<&CellValue>, tried: usize) -> CellGuard {
+    let (family, qualifier) = layout.cell(column);
+    CellGuard {
+        family: layout.families[family].name.as_str().into(),
+        qualifier: qualifier.as_bytes().to_vec(),
+        value: match seen {
+            Some(value) => Some(value.to_stored()),
+            None => (tried % 2 == 1).then(|| StoredCell::null().to_bytes()),
+        },
+    }
+}
+
 /// Writes the changes of one row; whether it puts something.
 fn write_row(
     table: &Wide,
@@ -362,7 +468,7 @@ fn write_row(
     key: &[u8],
     row: &RowChange,
     stamps: &mut Stamps<'_>,
-    commit: &mut CellCommit,
+    commit: &mut WideCommit,
 ) -> Result<bool, Error> {
     let (mut entry, mut value) = (Vec::new(), Vec::new());
     let mut put = |family: usize, value: &[u8], stamps: &mut Stamps<'_>| {
@@ -578,11 +684,13 @@ fn want(family: &mut WantedFamily, qualifier: &str) {
 }
 
 impl CellTest {
+    fn cell<'a>(&self, cells: &'a [Cell]) -> Option<&'a Cell> {
+        let mut cells = cells.iter();
+        cells.find(|cell| cell.family == self.family && cell.qualifier == self.qualifier)
+    }
+
     fn fits(&self, cells: &[Cell]) -> bool {
-        let cell = cells
-            .iter()
-            .find(|cell| cell.family == self.family && cell.qualifier == self.qualifier);
-        match (cell, &self.value) {
+        match (self.cell(cells), &self.value) {
             (None, None) => self.compare == Compare::Equal,
             (Some(cell), Some(value)) => compare(&cell.value, self.compare, value),
             _ => false,

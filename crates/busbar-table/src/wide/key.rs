@@ -182,6 +182,28 @@ pub(super) struct KeyRange {
     pub end: Bound<Vec<u8>>,
 }
 
+impl KeyRange {
+    /// The key of the one row that it is the range of.
+    pub fn row(&self) -> Option<&[u8]> {
+        match (&self.start, &self.end) {
+            (Bound::Included(key), Bound::Excluded(end)) => {
+                let (last, rest) = end.split_last()?;
+                (*last == u8::MAX && rest == key.as_slice()).then_some(key)
+            }
+            _ => None,
+        }
+    }
+
+    /// The first key, and the one behind the last; empty where there is no bound.
+    pub fn bytes(&self) -> (Vec<u8>, Vec<u8>) {
+        let of = |bound: &Bound<Vec<u8>>| match bound {
+            Bound::Included(key) | Bound::Excluded(key) => key.clone(),
+            Bound::Unbounded => Vec::new(),
+        };
+        (of(&self.start), of(&self.end))
+    }
+}
+
 impl Default for KeyRange {
     fn default() -> Self {
         Self {

@@ -1,13 +1,19 @@
-//! The wide engine: rows of cells on disk.
+//! The wide engine: rows of cells.
 
 mod as_of;
 mod cell;
 mod cells;
 mod json;
+mod keeper;
+mod kept;
+mod kept_rows;
 mod key;
 mod layout;
+mod outside;
 mod read;
+mod redo;
 mod scan;
+mod settle;
 mod store;
 mod sweep;
 mod write;
@@ -15,14 +21,15 @@ mod write;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::datatypes::{Schema, SchemaRef};
 use busbar_event::{Class, Error};
+use busbar_log::Clock;
 use parking_lot::{Mutex, RwLock};
 
 use crate::columns;
-use crate::limits::{WIDE_COUNT_EVERY, WIDE_COUNT_ROWS, WIDE_FAMILIES_EVER_MAX};
+use crate::limits::{WIDE_COUNT_EVERY, WIDE_COUNT_PAUSE, WIDE_COUNT_ROWS, WIDE_FAMILIES_EVER_MAX};
 use crate::spec::{WideOptions, check_key_type};
 use crate::table::{
     Applied, Capabilities, Found, LooksBack, Lookup, Rows, Scan, Stats, Table, Write,
@@ -32,11 +39,18 @@ pub use cell::CellValue;
 pub use cells::{
     Cell, CellChange, CellFilter, CellScan, CellScanned, CellSelect, Increment, RowCells, RowChange,
 };
+use keeper::WideKeeper;
+use kept::KeptCells;
 use layout::{StoredLayout, WideLayout};
+pub use outside::{
+    CellBytes, CellFamily, CellGuard, CellMutation, CellPlace, CellRead, CellRow, CellRows,
+    CellStore, FamilyRead,
+};
+use settle::Settling;
 pub(crate) use store::WideStore;
 use sweep::Sweeper;
 
-/// Rows of cells on disk, by a row key that is made of the key's columns.
+/// Rows of cells, on disk or in another system, by a row key that is made of the key's columns.
 ///
 /// A cell has a row, a family, a qualifier, a time and a value. A family keeps the newest versions of each cell, for as
 /// long as its time to live. As a [`Table`] it shows the newest version of each cell: a column `family.qualifier`, or
@@ -44,19 +58,23 @@ use sweep::Sweeper;
 /// As cells it is read and changed by [`Wide::get`], [`Wide::scan_cells`], [`Wide::change`] and [`Wide::increment`].
 ///
 /// * **Storage.** The cells of one write to one family of one row are one entry of a log-structured merge tree (see the
-///   `read` module for its key and `cell` for its value). NoCells is read before it is written. What is replaced, deleted
-///   or expired is left out when rows are read and removed in the background, while files are merged and by a sweep.
+///   `read` module for its key and `cell` for its value). Nothing is read before it is written. What is replaced, deleted
+///   or expired is left out when rows are read and removed in the background, while files are merged and by a sweep. In
+///   another system each cell is one there (see the `kept_rows` module), and that system removes what nobody can see.
 /// * **Order.** Of two cells the one with the later time is the newer, whichever was written first; with equal times it is
 ///   the one written last. A deletion hides what is older than it, also when it is written later.
-/// * **Exactly once.** The rows of a write and its position are one commit, synced before the write returns.
-/// * **RowScan** sees the table as it was when the reading began; it neither waits for writers nor holds them up.
+/// * **Exactly once.** The rows of a write and its position are one commit, synced before the write returns. See the `kept`
+///   module for how that is so in another system.
+/// * **Reading** sees the table as it was when the reading began; it neither waits for writers nor holds them up. In another
+///   system it sees each row as it was at one moment.
 pub struct Wide {
     name: String,
     key: Vec<String>,
-    store: Arc<WideStore>,
+    keeper: WideKeeper,
     options: RwLock<WideOptions>,
-    /// Whether the table's file names its columns.
-    declared: RwLock<bool>,
+    /// The columns that the table's file names; none if it names none.
+    declared: RwLock<SchemaRef>,
+    settling: Settling,
     layout: RwLock<Arc<WideLayout>>,
     writer: Mutex<Stamper>,
     counters: WideCounters,
@@ -87,10 +105,11 @@ struct RowCount {
     rows: u64,
     writes: u64,
     at: Instant,
+    took: Duration,
 }
 
 impl Wide {
-    /// Opens the table, or makes it.
+    /// Opens the table in the node's own store, or makes it.
     pub(crate) fn open(
         name: &str,
         declared: &SchemaRef,
@@ -103,7 +122,8 @@ impl Wide {
             Some(text) => serde_json::from_slice(text).map_err(|cause| damaged(name, cause))?,
             None => StoredLayout::default(),
         };
-        let stored = agreed(name, stored, key, &options, &store)?;
+        let keeper = WideKeeper::Own(Arc::clone(&store));
+        let stored = agreed(name, stored, key, &options, &keeper)?;
         let writer = match store.meta(&format!("s/{name}"))? {
             Some(kept) if kept.len() == 16 => Stamper {
                 number: big_endian(&kept[..8]),
@@ -114,35 +134,88 @@ impl Wide {
                 time: i64::MIN,
             },
         };
+        Self::with(name, declared, key, options, stored, writer, keeper)
+    }
+
+    fn with(
+        name: &str,
+        declared: &SchemaRef,
+        key: &[String],
+        options: WideOptions,
+        stored: StoredLayout,
+        writer: Stamper,
+        keeper: WideKeeper,
+    ) -> Result<Self, Error> {
         let layout = WideLayout::new(name, stored, &options)?;
         let table = Self {
             name: name.to_owned(),
             key: key.to_vec(),
             options: RwLock::new(options),
-            declared: RwLock::new(false),
+            declared: RwLock::new(Arc::new(Schema::empty())),
+            settling: Settling::default(),
             layout: RwLock::new(Arc::new(layout)),
             writer: Mutex::new(writer),
             counters: WideCounters::default(),
             counted: Mutex::default(),
             sweeper: Sweeper::default(),
-            store,
+            keeper,
         };
         table.declare(declared)?;
         Ok(table)
     }
 
+    /// Opens a table whose cells another system keeps. That is asked when the table is first used, so that a node starts while
+    /// it is down.
+    pub(crate) fn elsewhere(
+        name: &str,
+        declared: &SchemaRef,
+        key: &[String],
+        options: WideOptions,
+        place: CellPlace,
+        store: Arc<dyn CellStore>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, Error> {
+        let stored = StoredLayout {
+            salted: options.salted,
+            first: options.families[0].name.clone(),
+            ..StoredLayout::default()
+        };
+        let writer = Stamper {
+            number: 0,
+            time: i64::MIN,
+        };
+        let kept = KeptCells::new(name, place, store, clock);
+        let keeper = WideKeeper::Other(Arc::new(kept));
+        Self::with(name, declared, key, options, stored, writer, keeper)
+    }
+
+    /// Where the cells are, if another system keeps them.
+    pub(crate) fn place(&self) -> Option<&CellPlace> {
+        match &self.keeper {
+            WideKeeper::Own(_) => None,
+            WideKeeper::Other(kept) => Some(kept.place()),
+        }
+    }
+
     /// Take the columns that the table's file declares now.
     pub(crate) fn declare(&self, declared: &SchemaRef) -> Result<(), Error> {
         self.widen(declared, false)?;
-        *self.declared.write() = !declared.fields().is_empty();
+        *self.declared.write() = Arc::clone(declared);
         self.note_ttls();
         Ok(())
+    }
+
+    fn is_declared(&self) -> bool {
+        !self.declared.read().fields().is_empty()
     }
 
     /// Whether the table can go on with these options.
     pub(crate) fn check_options(&self, options: &WideOptions) -> Result<(), Error> {
         let stored = self.layout().stored.clone();
-        let stored = agreed(&self.name, stored, &self.key, options, &self.store)?;
+        let stored = match self.is_settled() {
+            true => agreed(&self.name, stored, &self.key, options, &self.keeper)?,
+            false => stored,
+        };
         WideLayout::new(&self.name, stored, options).map(drop)
     }
 
@@ -152,13 +225,16 @@ impl Wide {
         if *self.options.read() == options {
             return Ok(());
         }
-        let stored = agreed(
-            &self.name,
-            before.stored.clone(),
-            &self.key,
-            &options,
-            &self.store,
-        )?;
+        let stored = before.stored.clone();
+        if let WideKeeper::Other(kept) = &self.keeper {
+            // What it has to do for them is asked of the other system when the table is used next.
+            let layout = WideLayout::new(&self.name, stored, &options)?;
+            kept.unsettle();
+            *self.options.write() = options;
+            *self.layout.write() = Arc::new(layout);
+            return Ok(());
+        }
+        let stored = agreed(&self.name, stored, &self.key, &options, &self.keeper)?;
         let layout = WideLayout::new(&self.name, stored, &options)?;
         self.keep(&layout)?;
         *self.options.write() = options;
@@ -168,11 +244,14 @@ impl Wide {
     }
 
     fn note_ttls(&self) {
+        let WideKeeper::Own(store) = &self.keeper else {
+            return;
+        };
         let mut ttls = [None; WIDE_FAMILIES_EVER_MAX];
         for family in &self.layout().families {
             ttls[usize::from(family.number)] = family.ttl_us;
         }
-        self.store.set_ttls(&self.name, ttls);
+        store.set_ttls(&self.name, ttls);
     }
 
     fn layout(&self) -> Arc<WideLayout> {
@@ -224,10 +303,15 @@ impl Wide {
         if base.fields() == before.base().fields() {
             return Ok(());
         }
-        scan::check_widened(self, &before, &base)?;
+        let is_settled = self.is_settled();
+        if is_settled {
+            scan::check_widened(self, &before, &base)?;
+        }
         let stored = before.widened(&self.key, &base);
         let layout = WideLayout::new(&self.name, stored, &self.options.read())?;
-        self.keep(&layout)?;
+        if is_settled {
+            self.keep(&layout)?;
+        }
         *self.layout.write() = Arc::new(layout);
         Ok(())
     }
@@ -235,31 +319,34 @@ impl Wide {
     fn keep(&self, layout: &WideLayout) -> Result<(), Error> {
         let text =
             serde_json::to_vec(&layout.stored).map_err(|cause| damaged(&self.name, cause))?;
-        let mut commit = self.store.begin(&self.name)?;
-        commit.put_meta(&format!("l/{}", self.name), &text);
-        self.store.commit(commit)?;
-        self.store.sync()
-    }
-
-    fn position_key(&self, producer: &str) -> String {
-        format!("p/{}/{producer}", self.name)
+        if let WideKeeper::Other(kept) = &self.keeper {
+            kept.set_names(&layout.stored.families);
+        }
+        let mut commit = self.keeper.begin(&self.name)?;
+        commit.put_layout(&self.name, &text);
+        self.keeper.commit(commit)?;
+        self.keeper.sync()
     }
 
     fn count(&self) -> Result<u64, Error> {
+        self.settle()?;
         let writes = self.counters.writes.load(Ordering::Relaxed);
         let mut counted = self.counted.lock();
         if let Some(last) = *counted {
-            let is_fresh = last.at.elapsed() < WIDE_COUNT_EVERY && last.rows > WIDE_COUNT_ROWS;
+            let pause = WIDE_COUNT_EVERY.max(last.took * WIDE_COUNT_PAUSE);
+            let is_fresh = last.at.elapsed() < pause && last.rows > WIDE_COUNT_ROWS;
             let expires = self.layout().families.iter().any(|f| f.ttl_us.is_some());
             if is_fresh || (last.writes == writes && !expires) {
                 return Ok(last.rows);
             }
         }
+        let began = Instant::now();
         let rows = scan::count(self)?;
         *counted = Some(RowCount {
             rows,
             writes,
             at: Instant::now(),
+            took: began.elapsed(),
         });
         Ok(rows)
     }
@@ -271,7 +358,7 @@ fn agreed(
     mut stored: StoredLayout,
     key: &[String],
     options: &WideOptions,
-    store: &WideStore,
+    keeper: &WideKeeper,
 ) -> Result<StoredLayout, Error> {
     let first = &options.families[0].name;
     let kept: Vec<&str> = stored.key.iter().map(|(name, _)| name.as_str()).collect();
@@ -280,7 +367,7 @@ fn agreed(
         && stored.salted == options.salted
         && stored.first == *first;
     if !is_new && !same {
-        if store.picture(name)?.range(..).next().is_some() {
+        if keeper.has_rows(name)? {
             let code = if kept.is_empty() || kept == key {
                 "table.wide-changed"
             } else {
@@ -290,7 +377,7 @@ fn agreed(
                 .with("table", name)
                 .with("kept", kept.join(", "))
                 .with("given", key.join(", "))
-                .with("file", store.folder().display()));
+                .with("file", keeper.shown()));
         }
         stored = StoredLayout::default();
     }
@@ -323,11 +410,12 @@ impl Table for Wide {
             is_durable: true,
             waits_for_disk: true,
             lookup_waits: true,
-            can_be_held_up: false,
+            can_be_held_up: self.place().is_some(),
         }
     }
 
     fn schema(&self) -> SchemaRef {
+        self.settle_for_schema();
         Arc::clone(&self.layout().schema)
     }
 
@@ -342,25 +430,32 @@ impl Table for Wide {
     }
 
     fn evolve(&self, schema: &Schema) -> Result<(), Error> {
-        let declared = *self.declared.read();
-        self.widen(schema, declared)
+        match self.settle() {
+            // The columns are known; the rows wait until the other system answers.
+            Err(error) if error.class() == Class::Transient && self.is_declared() => {}
+            settled => settled?,
+        }
+        self.widen(schema, self.is_declared())
     }
 
     fn check(&self, schema: &Schema) -> Result<(), Error> {
+        self.settle_for_schema();
         let layout = self.layout();
-        self.merged(&layout, schema, *self.declared.read())
-            .map(drop)
+        self.merged(&layout, schema, self.is_declared()).map(drop)
     }
 
     fn write(&self, write: &Write<'_>) -> Result<Applied, Error> {
+        self.settle()?;
         write::rows(self, write)
     }
 
     fn scan(&self, scan: &Scan) -> Result<Rows, Error> {
+        self.settle()?;
         scan::rows(self, scan)
     }
 
     fn lookup(&self, lookup: &Lookup<'_>) -> Result<Found, Error> {
+        self.settle()?;
         scan::find(self, lookup)
     }
 
@@ -373,6 +468,7 @@ impl Table for Wide {
     }
 
     fn lookup_as_of(&self, lookup: &Lookup<'_>, times: &[i64]) -> Result<Found, Error> {
+        self.settle()?;
         as_of::find(self, lookup, times)
     }
 
@@ -381,15 +477,15 @@ impl Table for Wide {
     }
 
     fn position(&self, producer: &str) -> Result<Option<u64>, Error> {
-        let kept = self.store.meta(&self.position_key(producer))?;
-        Ok(kept.map(|bytes| big_endian(&bytes)))
+        self.settle()?;
+        self.keeper.position(&self.name, producer)
     }
 
     fn stats(&self) -> Result<Stats, Error> {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Ok(Stats {
             rows: self.rows()?,
-            bytes: self.store.bytes(&self.name)?,
+            bytes: self.keeper.bytes(&self.name)?,
             put: load(&self.counters.put),
             deleted: load(&self.counters.deleted),
             rejected: load(&self.counters.rejected),
@@ -403,7 +499,7 @@ impl fmt::Debug for Wide {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wide")
             .field("name", &self.name)
-            .field("folder", &self.store.folder())
+            .field("place", &self.keeper.shown())
             .finish_non_exhaustive()
     }
 }

@@ -4,8 +4,8 @@ use busbar_event::{Class, Error};
 use hashbrown::HashMap;
 
 use super::cell::{Fragment, StoredCell};
+use super::keeper::Fragments;
 use super::layout::{FamilyLayout, WideLayout};
-use super::store::failed;
 
 /// What follows the row in the key of a fragment: family (1 byte), time and number (8 bytes each, big-endian, inverted, so
 /// that the newest comes first).
@@ -77,7 +77,7 @@ pub(super) trait TakeCells {
 
 /// Reads rows in the order of their keys.
 pub(super) struct RowReader<'a> {
-    fragments: fjall::Iter,
+    fragments: Fragments,
     layout: &'a WideLayout,
     wanted: &'a WantedCells,
     /// Microseconds since 1970, by which cells have expired.
@@ -88,12 +88,12 @@ pub(super) struct RowReader<'a> {
 
 /// Keeps a reader's place while nobody reads.
 pub(super) struct Paused {
-    fragments: fjall::Iter,
+    fragments: Fragments,
     next: Option<(fjall::Slice, fjall::Slice)>,
 }
 
 impl Paused {
-    pub fn new(fragments: fjall::Iter) -> Self {
+    pub fn new(fragments: Fragments) -> Self {
         Self {
             fragments,
             next: None,
@@ -128,10 +128,7 @@ impl RowReader<'_> {
     fn pull(&mut self) -> Result<Option<(fjall::Slice, fjall::Slice)>, Error> {
         match self.next.take() {
             Some(pair) => Ok(Some(pair)),
-            None => match self.fragments.next() {
-                Some(guard) => guard.into_inner().map(Some).map_err(failed),
-                None => Ok(None),
-            },
+            None => self.fragments.next().transpose(),
         }
     }
 

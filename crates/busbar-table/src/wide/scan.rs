@@ -1,4 +1,4 @@
-//! RowScan rows as columns.
+//! Reading rows as columns.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use serde_json::Map;
 
 use super::Wide;
 use super::cell::{CellValue, StoredCell};
+use super::keeper::Fragments;
 use super::key::KeyRange;
 use super::layout::{WideColumn, WideLayout};
 use super::read::{Paused, TakeCells, WantedCells, WantedFamily, damaged};
@@ -36,12 +37,13 @@ pub(super) fn rows(table: &Wide, scan: &Scan) -> Result<Rows, Error> {
     };
     let range = key.range(&layout.key_places, &scan.conditions);
     let is_limited = scan.conditions.is_empty();
+    let wanted = wanted(&layout, &columns);
     let reading = RowScan {
-        paused: Some(Paused::new(open(table, range)?)),
-        wanted: wanted(&layout, &columns),
+        paused: Some(Paused::new(open(table, range, &layout, &wanted)?)),
+        wanted,
         columns,
         schema: Arc::clone(&projected),
-        now: table.store.clock().now_micros(),
+        now: table.keeper.clock().now_micros(),
         left: scan.limit.filter(|_| is_limited).unwrap_or(usize::MAX),
         layout,
     };
@@ -59,18 +61,29 @@ pub(super) fn find(table: &Wide, lookup: &Lookup<'_>) -> Result<Found, Error> {
     let mut builders = builders(&schema);
     let key = lookup.keys.iter().zip(form.types());
     let key: Vec<Typed<'_>> = key.map(|(array, kind)| Typed::new(*kind, array)).collect();
-    let picture = table.store.picture(&table.name)?;
-    let now = table.store.clock().now_micros();
-    let (mut found, mut rows) = (Vec::with_capacity(lookup.keys[0].len()), 0_u32);
+    let count = lookup.keys[0].len();
+    let is_whole = |at: usize| lookup.keys.iter().all(|column| column.is_valid(at));
+    let values =
+        |at: usize| -> Vec<CellValue> { key.iter().map(|column| column.value(at)).collect() };
+    let mut picture = table.keeper.picture(&table.name)?;
+    picture.expect(|| {
+        let whole = (0..count).filter(|at| is_whole(*at));
+        let keys = whole.map(|at| {
+            let mut key = Vec::new();
+            form.encode(&values(at), &mut key).map(|()| key)
+        });
+        keys.collect()
+    })?;
+    let now = table.keeper.clock().now_micros();
+    let (mut found, mut rows) = (Vec::with_capacity(count), 0_u32);
     let mut row = Vec::new();
-    for at in 0..lookup.keys[0].len() {
-        if lookup.keys.iter().any(|column| column.is_null(at)) {
+    for at in 0..count {
+        if !is_whole(at) {
             found.push(None);
             continue;
         }
-        let values: Vec<CellValue> = key.iter().map(|column| column.value(at)).collect();
-        let range = form.row(&values)?;
-        let paused = Paused::new(picture.range((range.start, range.end)));
+        let values = values(at);
+        let paused = Paused::new(picture.range(form.row(&values)?, &layout, &wanted)?);
         cells.begin();
         if paused
             .resume(&layout, &wanted, now)
@@ -100,8 +113,8 @@ pub(super) fn count(table: &Wide) -> Result<u64, Error> {
     }
     let layout = table.layout();
     let wanted = wanted(&layout, &[]);
-    let now = table.store.clock().now_micros();
-    let paused = Paused::new(open(table, KeyRange::default())?);
+    let now = table.keeper.clock().now_micros();
+    let paused = Paused::new(open(table, KeyRange::default(), &layout, &wanted)?);
     let mut reader = paused.resume(&layout, &wanted, now);
     let (mut rows, mut key) = (0, Vec::new());
     while reader.row(&mut key, &mut NoCells)? {
@@ -140,8 +153,8 @@ pub(super) fn check_widened(table: &Wide, layout: &WideLayout, next: &Schema) ->
     }
     let mut wanted = wanted(layout, &columns);
     wanted.versions = u32::MAX;
-    let now = table.store.clock().now_micros();
-    let paused = Paused::new(open(table, KeyRange::default())?);
+    let now = table.keeper.clock().now_micros();
+    let paused = Paused::new(open(table, KeyRange::default(), layout, &wanted)?);
     let mut reader = paused.resume(layout, &wanted, now);
     let (mut key, mut found) = (Vec::new(), TooLarge(BTreeSet::new()));
     while reader.row(&mut key, &mut found)? {}
@@ -156,9 +169,14 @@ pub(super) fn check_widened(table: &Wide, layout: &WideLayout, next: &Schema) ->
 }
 
 /// The fragments of the rows in a range.
-pub(super) fn open(table: &Wide, range: KeyRange) -> Result<fjall::Iter, Error> {
-    let picture = table.store.picture(&table.name)?;
-    Ok(picture.range((range.start, range.end)))
+pub(super) fn open(
+    table: &Wide,
+    range: KeyRange,
+    layout: &WideLayout,
+    wanted: &WantedCells,
+) -> Result<Fragments, Error> {
+    let mut picture = table.keeper.picture(&table.name)?;
+    picture.range(range, layout, wanted)
 }
 
 /// The newest version of the cells that these columns hold.

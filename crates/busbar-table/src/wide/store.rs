@@ -54,7 +54,7 @@ pub(super) struct CellCommit {
 }
 
 /// A table as it was at one moment.
-pub(super) struct Picture {
+pub(super) struct StoredPicture {
     snapshot: Snapshot,
     cells: Keyspace,
 }
@@ -164,9 +164,9 @@ impl WideStore {
     ///
     /// # Errors
     /// What the disk says.
-    pub(super) fn picture(&self, table: &str) -> Result<Picture, Error> {
+    pub(super) fn picture(&self, table: &str) -> Result<StoredPicture, Error> {
         let (opened, cells) = self.cells(table)?;
-        Ok(Picture {
+        Ok(StoredPicture {
             snapshot: opened.database.snapshot(),
             cells,
         })
@@ -229,7 +229,7 @@ impl CellCommit {
     }
 }
 
-impl Picture {
+impl StoredPicture {
     /// Fragments whose keys are in the range, in order.
     pub fn range(&self, range: impl std::ops::RangeBounds<Vec<u8>>) -> fjall::Iter {
         self.snapshot.range(&self.cells, range)

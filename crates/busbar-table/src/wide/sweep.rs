@@ -8,6 +8,7 @@ use hashbrown::HashMap;
 
 use super::Wide;
 use super::cell::Fragment;
+use super::keeper::WideKeeper;
 use super::layout::{FamilyLayout, WideLayout};
 use super::read::{Stamp, damaged, has_expired};
 use super::store::{WideStore, failed};
@@ -39,6 +40,10 @@ impl Wide {
     /// Notes fragments that were written, and sweeps in the background when there are many: as many as there were after
     /// the last sweep, so that the work stays a constant share of the writing.
     pub(super) fn sweep_after(&self, fragments: u64) {
+        let WideKeeper::Own(store) = &self.keeper else {
+            // The other system removes what is dead.
+            return;
+        };
         let sweeper = &self.sweeper;
         let written = sweeper.written.fetch_add(fragments, Ordering::Relaxed) + fragments;
         let left = sweeper.state.left.load(Ordering::Relaxed);
@@ -48,7 +53,7 @@ impl Wide {
             return;
         }
         sweeper.written.store(0, Ordering::Relaxed);
-        let (store, layout) = (Arc::clone(&self.store), self.layout());
+        let (store, layout) = (Arc::clone(store), self.layout());
         let (name, state) = (self.name.clone(), Arc::clone(&sweeper.state));
         let spawned = std::thread::Builder::new()
             .name("busbar-wide-sweep".to_owned())
@@ -65,13 +70,16 @@ impl Wide {
         }
     }
 
-    /// Removes at once what nobody can see any more; how many fragments are left.
+    /// Removes at once what nobody can see any more; how many fragments are left. Another system does so by itself.
     ///
     /// # Errors
     /// What the disk says.
     pub fn remove_dead(&self) -> Result<u64, Error> {
+        let WideKeeper::Own(store) = &self.keeper else {
+            return Ok(0);
+        };
         let go_on = AtomicBool::new(false);
-        sweep(&self.store, &self.name, &self.layout(), &go_on)
+        sweep(store, &self.name, &self.layout(), &go_on)
     }
 }
 

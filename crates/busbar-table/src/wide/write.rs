@@ -13,9 +13,10 @@ use hashbrown::hash_map::EntryRef;
 
 use super::cell::{CellValue, FragmentWriter, write_deletion};
 use super::json::cell_value;
+use super::keeper::WideCommit;
+use super::kept_rows::check_time;
 use super::layout::{WideColumn, WideLayout};
 use super::read::Stamp;
-use super::store::CellCommit;
 use super::{Stamper, Wide};
 use crate::columns::{self, ColumnType, TypedRows, type_of};
 use crate::limits::{WIDE_KEY_BYTES_MAX, WIDE_QUALIFIER_BYTES_MAX};
@@ -38,14 +39,13 @@ pub(super) fn rows(table: &Wide, write: &Write<'_>) -> Result<Applied, Error> {
     let source = CellSource::new(&layout, &rows);
 
     let mut writer = table.writer.lock();
-    let mut commit = table.store.begin(&table.name)?;
+    let mut commit = table.keeper.begin(&table.name)?;
     let is_duplicate = match write.position {
         None => false,
         Some(at) => {
-            let producer = table.position_key(&at.producer);
-            commit.put_meta(&producer, &at.position.to_be_bytes());
-            let known = table.store.meta(&producer)?;
-            known.is_some_and(|known| at.position <= super::big_endian(&known))
+            commit.put_position(&table.name, &at.producer, at.position);
+            let known = table.keeper.position(&table.name, &at.producer)?;
+            known.is_some_and(|known| at.position <= known)
         }
     };
     let mut stamps = Stamps::begin(&mut writer, table);
@@ -58,12 +58,18 @@ pub(super) fn rows(table: &Wide, write: &Write<'_>) -> Result<Applied, Error> {
         row_key.clear();
         form.encode(&values, &mut row_key)?;
         let is_delete = rows.is_delete(row);
+        let time = source.time.and_then(|times| {
+            let at = times.is_valid(row).then(|| times.value(row));
+            at.filter(|_| !is_delete)
+        });
+        let early = time.filter(|_| !table.keeper.has_early_times());
         let checked = if row_key.len() > WIDE_KEY_BYTES_MAX {
             Err(key_too_large(row_key.len()))
         } else if is_delete {
             Ok(Vec::new())
         } else {
-            source.free_cells(&layout, row)
+            let checked = check_time(early.unwrap_or(0));
+            checked.and_then(|()| source.free_cells(&layout, row))
         };
         let free = match checked {
             Ok(free) => free,
@@ -75,10 +81,6 @@ pub(super) fn rows(table: &Wide, write: &Write<'_>) -> Result<Applied, Error> {
         if is_duplicate {
             continue;
         }
-        let time = source.time.and_then(|times| {
-            let at = times.is_valid(row).then(|| times.value(row));
-            at.filter(|_| !is_delete)
-        });
         let mut put = |family: u8, value: &[u8], stamps: &mut Stamps<'_>| {
             entry.clear();
             entry.extend_from_slice(&row_key);
@@ -140,14 +142,14 @@ pub(super) fn rows(table: &Wide, write: &Write<'_>) -> Result<Applied, Error> {
         table.counters.duplicates.fetch_add(1, Ordering::Relaxed);
         applied.duplicate = true;
         // The write that was there first may not be synced yet.
-        table.store.sync()?;
+        table.keeper.sync()?;
         return Ok(applied);
     }
     let fragments = stamps.finish(&mut commit);
-    table.store.commit(commit)?;
+    table.keeper.commit(commit)?;
     table.counters.writes.fetch_add(1, Ordering::Relaxed);
     drop(writer);
-    table.store.sync()?;
+    table.keeper.sync()?;
     let add = |counter: &std::sync::atomic::AtomicU64, n: usize| {
         counter.fetch_add(n as u64, Ordering::Relaxed);
     };
@@ -176,7 +178,7 @@ impl<'a> Stamps<'a> {
     /// Begins a commit. The clock may have been set back: times of writing never go back, or what is written now would
     /// count as older than what it replaces.
     pub fn begin(writer: &'a mut Stamper, table: &Wide) -> Self {
-        writer.time = writer.time.max(table.store.clock().now_micros());
+        writer.time = table.keeper.next_time(writer.time);
         Self {
             first: writer.number,
             table: table.name.clone(),
@@ -195,10 +197,8 @@ impl<'a> Stamps<'a> {
     }
 
     /// Notes how far the numbers have come; how many there are in this commit.
-    pub fn finish(self, commit: &mut CellCommit) -> u64 {
-        let mut both = self.writer.number.to_be_bytes().to_vec();
-        both.extend_from_slice(&self.writer.time.to_be_bytes());
-        commit.put_meta(&format!("s/{}", self.table), &both);
+    pub fn finish(self, commit: &mut WideCommit) -> u64 {
+        commit.put_stamper(&self.table, self.writer.number, self.writer.time);
         self.writer.number - self.first
     }
 }

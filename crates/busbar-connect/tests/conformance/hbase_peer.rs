@@ -1,0 +1,124 @@
+//! What `hbase` does when the other side is none, or behaves badly: a server that answers with given bytes.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::path::Path;
+
+use busbar_event::{Class, Error};
+
+use crate::subjects::Subject;
+use crate::world::spec;
+
+pub fn subject() -> Subject {
+    Subject {
+        kind: "hbase",
+        good: vec![
+            "hbase: { address: '127.0.0.1:9090' }\n",
+            "hbase: { address: 'hbase.example:9090', framed: true, timeout: 5s, sessions: 2, tls: { ca: ca.pem } }\n",
+        ],
+        wrong: vec![
+            ("hbase: { framed: true }\n", "address"),
+            ("hbase: { address: hbase.example }\n", "hbase.example"),
+            ("hbase: { address: 'a:0' }\n", "a:0"),
+            ("hbase: { address: 'a:1', timeout: 0s }\n", "0s"),
+            ("hbase: { address: 'a:1', sessions: 65 }\n", "65"),
+            ("hbase: { address: 'a:1', framed: 3.5 }\n", "3.5"),
+            ("hbase: { address: '${HOST}:1' }\n", "${HOST}:1"),
+            (
+                "hbase: { address: 'a:1', tls: { ca: ../../ca.pem } }\n",
+                "{",
+            ),
+        ],
+        secret: vec![],
+        supply: None,
+        taker: None,
+    }
+}
+
+/// What becomes of a survey where the other side answers each call with these bytes, and then closes.
+fn answered(answers: &'static [&'static [u8]], more: &str) -> Result<String, Error> {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept()?;
+        let mut bytes = [0; 4096];
+        for answer in answers {
+            if socket.read(&mut bytes)? == 0 {
+                break;
+            }
+            socket.write_all(answer)?;
+        }
+        // Whoever waits for more than an answer of length 0 waits.
+        if answers.last().is_some_and(|last| last.is_empty()) {
+            while socket.read(&mut bytes)? > 0 {}
+        }
+        Ok::<(), std::io::Error>(())
+    });
+    let registry = busbar_connect::registry();
+    let spec = spec(&format!(
+        "hbase: {{ address: '127.0.0.1:{port}', {more} }}\n"
+    ));
+    let connector = registry.get(&spec.kind).expect("registered");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let survey = runtime.block_on(connector.survey(&spec, Path::new("/").into(), false));
+    survey.map(|survey| survey.server)
+}
+
+/// `getThriftServerType` answers TWO.
+const TWO: &[u8] = b"\x80\x01\0\x02\0\0\0\x13getThriftServerType\0\0\0\0\x08\0\0\0\0\0\x02\0";
+/// The same with its length before it.
+const FRAMED_TWO: &[u8] =
+    b"\0\0\0\x27\x80\x01\0\x02\0\0\0\x13getThriftServerType\0\0\0\0\x08\0\0\0\0\0\x02\0";
+/// Its beginning.
+const PART: &[u8] = b"\x80\x01\0\x02\0\0\0\x13getThr";
+/// A server of the first kind.
+const ONE: &[u8] = b"\x80\x01\0\x02\0\0\0\x13getThriftServerType\0\0\0\0\x08\0\0\0\0\0\x01\0";
+/// A server that does not know the method.
+const UNKNOWN: &[u8] = b"\x80\x01\0\x03\0\0\0\x13getThriftServerType\0\0\0\0\x0b\0\x01\0\0\0\x14Invalid method name!\x08\0\x02\0\0\0\x01\0";
+/// No tables.
+const NONE: &[u8] = b"\x80\x01\0\x02\0\0\0\x01n\0\0\0\0\x0f\0\0\x0c\0\0\0\0\0";
+const FRAMED_NONE: &[u8] = b"\0\0\0\x16\x80\x01\0\x02\0\0\0\x01n\0\0\0\0\x0f\0\0\x0c\0\0\0\0\0";
+/// HBase itself does not answer the server; this may be tried again.
+const DOWN: &[u8] =
+    b"\x80\x01\0\x02\0\0\0\x01n\0\0\0\0\x0c\0\x01\x0b\0\x01\0\0\0\x0aNo master.\x02\0\x02\x01\0\0";
+/// A list of more values than any answer has.
+const LARGE: &[u8] = b"\x80\x01\0\x02\0\0\0\x01n\0\0\0\0\x0f\0\0\x0c\x7f\xff\xff\xff";
+
+#[test]
+fn each_answer_that_is_none_has_its_error() {
+    use Class::{Configuration, Permanent, Transient};
+    let plain = answered(&[TWO, NONE], "framed: false");
+    assert_eq!(plain.expect("a server"), "HBase, Thrift 2");
+    let framed = answered(&[FRAMED_TWO, FRAMED_NONE], "framed: true");
+    assert_eq!(framed.expect("a server"), "HBase, Thrift 2");
+    let cases: [(&'static [&'static [u8]], &str, Class, &str); 9] = [
+        (&[], "framed: false", Transient, "hbase.closed"),
+        (&[PART], "framed: false", Transient, "hbase.closed"),
+        (&[b""], "timeout: 1s", Transient, "hbase.silent"),
+        (
+            &[b"HTTP/1.1 400 Bad Request\r\n\r\n"],
+            "framed: false",
+            Transient,
+            "hbase.strange",
+        ),
+        (&[FRAMED_TWO], "framed: false", Transient, "hbase.strange"),
+        (
+            &[ONE],
+            "framed: false",
+            Configuration,
+            "hbase.other-service",
+        ),
+        (
+            &[UNKNOWN],
+            "framed: false",
+            Configuration,
+            "hbase.other-service",
+        ),
+        (&[TWO, DOWN], "framed: false", Transient, "hbase.for-now"),
+        (&[TWO, LARGE], "framed: false", Permanent, "hbase.too-large"),
+    ];
+    for (answers, more, class, code) in cases {
+        let error = answered(answers, more).expect_err("no server");
+        assert_eq!((error.class(), error.code()), (class, code), "{answers:?}");
+    }
+}

@@ -1,0 +1,234 @@
+//! Cells of wide tables in the node's own store, and what is removed there in the background.
+
+mod cases;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
+use busbar_log::ManualClock;
+use busbar_table::wide::{CellValue, RowChange};
+use busbar_table::{Table as _, Tables, Wide, Write};
+use cases::{SECOND, all, key, put, specs, wide_cases};
+use proptest::prelude::*;
+
+struct Bench {
+    tables: Tables,
+    clock: Arc<ManualClock>,
+    folder: tempfile::TempDir,
+    /// The time at which it began, in microseconds since 1970.
+    start: i64,
+}
+
+impl Bench {
+    fn new(spec: &str) -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let start = 1_000 * SECOND;
+        let clock = Arc::new(ManualClock::new(start));
+        let tables = open(folder.path(), &clock, spec).unwrap();
+        Bench {
+            tables,
+            clock,
+            folder,
+            start,
+        }
+    }
+
+    fn table(&self) -> Arc<Wide> {
+        self.tables.wide("t").unwrap()
+    }
+
+    fn apply(&self, spec: &str) -> Result<(), busbar_event::Error> {
+        self.tables.apply(&specs(spec))
+    }
+
+    fn restarted(self, spec: &str) -> Bench {
+        drop(self.tables);
+        let tables = open(self.folder.path(), &self.clock, spec).unwrap();
+        Bench { tables, ..self }
+    }
+}
+
+fn open(
+    folder: &Path,
+    clock: &Arc<ManualClock>,
+    spec: &str,
+) -> Result<Tables, busbar_event::Error> {
+    let tables = Tables::open(folder, Arc::clone(clock) as _)?;
+    tables.apply(&specs(spec))?;
+    Ok(tables)
+}
+
+macro_rules! test {
+    ($name:ident) => {
+        #[test]
+        fn $name() {
+            cases::$name();
+        }
+    };
+}
+wide_cases!(test);
+
+#[test]
+fn specs_that_make_no_sense_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(0));
+    for (spec, code) in [
+        (r#"{"wide": {}}"#, "table.wide-key"),
+        (
+            r#"{"wide": {"salt": ["b"]}, "key": ["a", "b"]}"#,
+            "table.wide-salt",
+        ),
+        (
+            r#"{"wide": {"families": [{"name": "A"}]}, "key": ["a"]}"#,
+            "table.wide-family-name",
+        ),
+        (
+            r#"{"wide": {"families": [{"name": "a"}, {"name": "a"}]}, "key": ["k"]}"#,
+            "table.wide-family-twice",
+        ),
+        (
+            r#"{"wide": {"families": [{"name": "a", "versions": 0}]}, "key": ["k"]}"#,
+            "table.wide-versions",
+        ),
+        (
+            r#"{"wide": {"families": [{"name": "a", "ttl": "soon"}]}, "key": ["k"]}"#,
+            "table.ttl",
+        ),
+        (
+            r#"{"wide": {"families": [{"name": "k", "free": true}]}, "key": ["k"]}"#,
+            "table.wide-free-column",
+        ),
+        (
+            r#"{"wide": {"families": [{"name":"a"},{"name":"b"},{"name":"c"},{"name":"d"},{"name":"e"}]}, "key": ["k"]}"#,
+            "table.wide-families",
+        ),
+        (
+            r#"{"wide": {}, "hot": {}, "key": ["k"]}"#,
+            "table.one-engine",
+        ),
+        (
+            r#"{"wide": {"time": "k"}, "key": ["k"], "columns": [{"name": "k", "type": "text"}]}"#,
+            "table.wide-time",
+        ),
+    ] {
+        let refused = open(folder.path(), &clock, spec).unwrap_err();
+        assert_eq!(refused.code(), code, "{spec}");
+    }
+}
+
+/// Time, number, value.
+type Written = (i64, u64, Option<i64>);
+
+/// What a table of cells holds, in the plainest way: every cell ever written, and every deletion.
+#[derive(Default)]
+struct Model {
+    /// By row and qualifier; without a value it is a deletion.
+    cells: BTreeMap<(u8, u8), Vec<Written>>,
+    rows: BTreeMap<u8, Vec<(i64, u64)>>,
+    number: u64,
+}
+
+impl Model {
+    fn get(&self, row: u8, versions: usize) -> Vec<(u8, i64)> {
+        let gone = self.rows.get(&row).and_then(|d| d.iter().max()).copied();
+        let mut found = Vec::new();
+        for ((its, qualifier), cells) in &self.cells {
+            let mut cells = cells.clone();
+            cells.sort_by_key(|(time, number, _)| std::cmp::Reverse((*time, *number)));
+            let live = cells.iter().take_while(|(time, number, value)| {
+                value.is_some() && Some((*time, *number)) > gone
+            });
+            if *its == row {
+                found.extend(
+                    live.take(versions)
+                        .map(|cell| (*qualifier, cell.2.unwrap())),
+                );
+            }
+        }
+        found
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Put(u8, u8, i64, Option<i64>),
+    DeleteRow(u8),
+    Restart,
+    Sweep,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let time = prop::option::of(900i64..1_100);
+    let step = prop_oneof![
+        8 => (0u8..3, 0u8..3, any::<i64>(), time).prop_map(|(r, q, v, t)| Step::Put(r, q, v, t)),
+        2 => (0u8..3).prop_map(Step::DeleteRow),
+        1 => Just(Step::Restart),
+        2 => Just(Step::Sweep),
+    ];
+    prop::collection::vec(step, 1..40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Whatever is written, deleted, stamped with times of its own and written again after a restart, rows hold what a
+    /// list of all that happened says.
+    #[test]
+    fn a_table_holds_what_happened(steps in steps()) {
+        let spec = r#"{"wide": {"families": [{"name": "m", "versions": 2}]}, "key": ["rig", "n"],
+            "columns": [{"name": "rig", "type": "text"}, {"name": "n", "type": "int"}]}"#;
+        let mut bench = Bench::new(spec);
+        let mut model = Model::default();
+        for step in steps {
+            model.number += 1;
+            let now = 1_000 * SECOND;
+            match step {
+                Step::Put(r, q, v, time) => {
+                    let time = time.map(|time| time * SECOND);
+                    let change = RowChange {
+                        time,
+                        ..put("r", i64::from(r), &[(&format!("q{q}"), CellValue::Int(v))])
+                    };
+                    bench.table().change(&[change]).unwrap();
+                    let cell = (time.unwrap_or(now), model.number, Some(v));
+                    model.cells.entry((r, q)).or_default().push(cell);
+                }
+                Step::DeleteRow(r) => {
+                    let batch = RecordBatch::try_from_iter([
+                        ("rig", Arc::new(StringArray::from(vec!["r"])) as ArrayRef),
+                        ("n", Arc::new(Int64Array::from(vec![i64::from(r)]))),
+                    ]).unwrap();
+                    let deletes = BooleanArray::from(vec![true]);
+                    let write = Write { rows: &batch, deletes: Some(&deletes), position: None };
+                    bench.table().write(&write).unwrap();
+                    model.rows.entry(r).or_default().push((now, model.number));
+                }
+                Step::Restart => bench = bench.restarted(spec),
+                Step::Sweep => {
+                    bench.table().remove_dead().unwrap();
+                    // What a deletion hid is gone with the deletion, which hides nothing later any more.
+                    for row in 0..3 {
+                        if let Some(gone) = model.rows.remove(&row).and_then(|d| d.into_iter().max()) {
+                            for ((its, _), cells) in &mut model.cells {
+                                if *its == row {
+                                    cells.retain(|(time, number, _)| (*time, *number) > gone);
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+            for row in 0..3u8 {
+                let found = bench.table().get(&[key("r", i64::from(row))], &all(2)).unwrap().pop().unwrap();
+                let cells = found.into_iter().flat_map(|row| row.cells);
+                let found: Vec<(u8, i64)> = cells.map(|cell| match cell.value {
+                    CellValue::Int(value) => (cell.qualifier.as_bytes()[1] - b'0', value),
+                    other => panic!("{other:?}"),
+                }).collect();
+                prop_assert_eq!(found, model.get(row, 2));
+            }
+        }
+    }
+}
