@@ -154,7 +154,7 @@ fn cut_connections_lose_and_repeat_nothing() {
         while let Err(error) = bench.table().apply(&batch(at), Some(&position)) {
             assert_eq!(error.class(), Class::Transient, "{error:?}");
             failures += 1;
-            if failures % 3 == 0 {
+            if failures.is_multiple_of(3) {
                 bench = bench.restarted(PAIRS);
             }
         }

@@ -6,6 +6,7 @@ use busbar_event::{Class, Error};
 use busbar_table::wide::{
     CellFamily, CellGuard, CellMutation, CellRead, CellRow, CellRows, CellStore,
 };
+use parking_lot::RwLock;
 
 use super::open::AskedDatabase;
 use super::{Databases, PoolUse};
@@ -71,6 +72,8 @@ pub(super) struct AskedCells {
     /// The table of this node, for errors.
     pub table: String,
     pub connection: String,
+    /// Where tables were prepared last.
+    pub prepared: RwLock<Option<Arc<AskedDatabase>>>,
 }
 
 impl AskedCells {
@@ -90,7 +93,15 @@ impl CellStore for AskedCells {
         open.wait(async move {
             let cells = asked.cells().await?;
             cells.prepare(&table, &families, create).await
-        })
+        })?;
+        *self.prepared.write() = Some(open);
+        Ok(())
+    }
+
+    fn is_same(&self) -> bool {
+        let prepared = self.prepared.read();
+        let now = self.databases.get(&self.connection);
+        matches!((&*prepared, now), (Some(before), Some(now)) if Arc::ptr_eq(before, &now))
     }
 
     fn get(&self, table: &str, keys: Vec<Vec<u8>>, read: CellRead) -> Result<Vec<CellRow>, Error> {

@@ -90,6 +90,7 @@ impl DatabaseTables for Databases {
             databases: self.clone(),
             table: table.to_owned(),
             connection: connection.to_owned(),
+            prepared: RwLock::default(),
         })
     }
 }

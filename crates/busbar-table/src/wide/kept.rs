@@ -125,7 +125,7 @@ impl KeptCells {
 
     /// Whether everything that was committed is in the table, and what is known of it here holds.
     pub fn is_settled(&self) -> bool {
-        self.is_settled.load(Ordering::Acquire)
+        self.is_settled.load(Ordering::Acquire) && self.store.is_same()
     }
 
     /// It is settled anew before it is used again.

@@ -24,6 +24,9 @@ pub trait CellStore: Send + Sync {
     /// *Configuration*: the table or a family is missing and may not be made. *Transient*: the system does not answer.
     fn prepare(&self, table: &str, families: &[CellFamily], create: bool) -> Result<(), Error>;
 
+    /// Whether it leads to the same system as when a table was prepared last. If not, all tables are prepared again.
+    fn is_same(&self) -> bool;
+
     /// Rows by their keys: one for each key, in that order, without cells if there is no such row.
     ///
     /// # Errors

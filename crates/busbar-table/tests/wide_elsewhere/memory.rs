@@ -126,6 +126,10 @@ impl CellStore for MemoryCells {
         fails.map_or(Ok(()), |_| Err(lost()))
     }
 
+    fn is_same(&self) -> bool {
+        true
+    }
+
     fn get(&self, table: &str, keys: Vec<Vec<u8>>, read: CellRead) -> Result<Vec<CellRow>, Error> {
         let tables = self.tables.lock();
         let table = &tables[table];

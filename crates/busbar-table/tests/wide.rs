@@ -1,5 +1,6 @@
 //! Cells of wide tables in the node's own store, and what is removed there in the background.
 
+#[path = "wide/cases.rs"]
 mod cases;
 
 use std::collections::BTreeMap;
