@@ -6,6 +6,7 @@ use arrow::datatypes::SchemaRef;
 use busbar_event::Error;
 
 use crate::Table;
+use crate::spec::DatabasePlace;
 use crate::wide::CellStore;
 
 /// Makes tables that are kept in databases, and leads to what keeps cells.
@@ -25,17 +26,4 @@ pub trait DatabaseTables: Send + Sync {
 
     /// What keeps the cells of a wide table, by the name of its connection. It is asked when it is first used.
     fn cells(&self, table: &str, connection: &str) -> Arc<dyn CellStore>;
-}
-
-/// Where a table of a database is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DatabasePlace {
-    /// The connection that writes go to.
-    pub connection: String,
-    /// The connection that reads go to, if it is another one.
-    pub replica: Option<String>,
-    /// The table, or its schema and the table.
-    pub path: Vec<String>,
-    /// Whether the table and its columns are made where they are missing.
-    pub create: bool,
 }

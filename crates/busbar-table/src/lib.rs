@@ -36,12 +36,15 @@ mod table;
 pub mod wide;
 
 pub use columns::{ColumnType, TypedRows, canonical_schema, merge_columns, typed_rows};
-pub use database::{DatabasePlace, DatabaseTables};
+pub use database::DatabaseTables;
 pub use hot::Hot;
 pub use position::ProducerPosition;
 pub use registry::{Staged, Tables};
 pub use relational::Relational;
-pub use spec::{ColumnSpec, FamilySpec, HotSpec, RelationalSpec, TableSpec, WhenFull, WideSpec};
+pub use spec::{
+    CellPlace, ColumnSpec, DatabasePlace, FamilySpec, HotSpec, RelationalSpec, TableSpec, WhenFull,
+    WideSpec,
+};
 pub use stand_in::StandIn;
 pub use table::{
     Applied, Capabilities, Compare, Condition, Constant, Found, LooksBack, Lookup, Rejected, Rows,

@@ -8,13 +8,11 @@ use busbar_event::{Class, Error, Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::DatabasePlace;
 use crate::columns::{ColumnType, check_columns, row_number};
 use crate::limits::{
     HOT_BYTES_MAX_DEFAULT, HOT_ROWS_MAX, HOT_ROWS_MAX_DEFAULT, NAME_BYTES_MAX, WIDE_FAMILIES_MAX,
     WIDE_PLACE_BYTES_MAX, WIDE_VERSIONS_MAX,
 };
-use crate::wide::CellPlace;
 
 /// A table as its file describes it: exactly one of `hot`, `relational` and `wide`, a key, columns.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -166,6 +164,30 @@ pub(crate) struct WideOptions {
     pub time: Option<String>,
     /// Where the cells are, if not on the node's disk.
     pub place: Option<CellPlace>,
+}
+
+/// Where a table of a database is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatabasePlace {
+    /// The connection that writes go to.
+    pub connection: String,
+    /// The connection that reads go to, if it is another one.
+    pub replica: Option<String>,
+    /// The table, or its schema and the table.
+    pub path: Vec<String>,
+    /// Whether the table and its columns are made where they are missing.
+    pub create: bool,
+}
+
+/// Where the cells of a table are, if they are not in the node's own store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CellPlace {
+    /// The connection to the other system.
+    pub connection: String,
+    /// The table there, with its namespace if it has one: `ns:table`.
+    pub table: String,
+    /// Whether the table and its families are made where they are missing.
+    pub create: bool,
 }
 
 /// [`FamilySpec`] with its defaults filled in.

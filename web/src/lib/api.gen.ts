@@ -1619,7 +1619,7 @@ export interface TableView {
   hot?: HotRows | null;
   /** Columns of the key. */
   key: string[];
-  /** `hot` (in memory), `relational` (SQLite, or a table of a database) or `wide` (cells on disk). */
+  /** `hot` (in memory), `relational` (SQLite, or a table of a database) or `wide` (cells on disk or in HBase). */
   kind: string;
   /** Its name. */
   name: string;

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::limits::{ANSWER_BYTES_MAX, CONNECT_MAX, READ_BYTES};
-use super::wire::{MessageEnd, Unreadable};
+use super::wire::{MessageEnd, ThriftUnreadable};
 use crate::places::Places;
 use crate::tls::{self, Tls};
 
@@ -130,7 +130,7 @@ impl HbaseLink {
         loop {
             match end.find(&self.buffer) {
                 Ok(Some(length)) if framed.is_some_and(|framed| framed != length) => {
-                    return Err(self.unreadable(Unreadable::Strange));
+                    return Err(self.unreadable(ThriftUnreadable::Strange));
                 }
                 Ok(Some(length)) => return Ok(self.buffer.split_to(length)),
                 Ok(None) => self.more().await?,
@@ -151,10 +151,10 @@ impl HbaseLink {
         }
     }
 
-    fn unreadable(&self, why: Unreadable) -> Error {
+    fn unreadable(&self, why: ThriftUnreadable) -> Error {
         match why {
-            Unreadable::Strange => Error::new(Class::Transient, "hbase.strange"),
-            Unreadable::TooLarge => {
+            ThriftUnreadable::Strange => Error::new(Class::Transient, "hbase.strange"),
+            ThriftUnreadable::TooLarge => {
                 Error::new(Class::Permanent, "hbase.too-large").with("most", ANSWER_BYTES_MAX)
             }
         }

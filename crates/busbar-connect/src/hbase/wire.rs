@@ -101,7 +101,7 @@ impl ThriftWriter {
 
 /// Why an answer cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unreadable {
+pub enum ThriftUnreadable {
     /// It is no answer of this protocol.
     Strange,
     /// It is larger than is taken.
@@ -113,11 +113,11 @@ pub enum Unreadable {
 pub struct MessageEnd {
     at: usize,
     begun: bool,
-    open: Vec<Open>,
+    open: Vec<OpenValue>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Open {
+enum OpenValue {
     Struct,
     Value(u8),
     /// So many values are to come, of these types in turn.
@@ -129,57 +129,57 @@ impl MessageEnd {
     ///
     /// # Errors
     /// Bytes of another protocol, or too many of them.
-    pub fn find(&mut self, bytes: &[u8]) -> Result<Option<usize>, Unreadable> {
+    pub fn find(&mut self, bytes: &[u8]) -> Result<Option<usize>, ThriftUnreadable> {
         if !self.begun {
             let Some(head) = bytes.first_chunk::<8>() else {
                 return Ok(None);
             };
             let (first, name) = (be32(&head[..4]), be32(&head[4..]));
             if first & 0xffff_0000 != VERSION || name > 1_000 {
-                return Err(Unreadable::Strange);
+                return Err(ThriftUnreadable::Strange);
             }
             self.at = 12 + name as usize;
             self.begun = true;
-            self.open.push(Open::Struct);
+            self.open.push(OpenValue::Struct);
         }
         while let Some(open) = self.open.pop() {
             if !self.step(open, bytes)? {
                 self.open.push(open);
                 return match bytes.len() > ANSWER_BYTES_MAX {
-                    true => Err(Unreadable::TooLarge),
+                    true => Err(ThriftUnreadable::TooLarge),
                     false => Ok(None),
                 };
             }
             if self.open.len() > DEPTH_MAX {
-                return Err(Unreadable::Strange);
+                return Err(ThriftUnreadable::Strange);
             }
         }
         Ok(Some(self.at))
     }
 
     /// Takes the next part of what is open; false if its bytes are not there yet.
-    fn step(&mut self, open: Open, bytes: &[u8]) -> Result<bool, Unreadable> {
+    fn step(&mut self, open: OpenValue, bytes: &[u8]) -> Result<bool, ThriftUnreadable> {
         let rest = bytes.get(self.at..).unwrap_or_default();
         let counted = |count: u32| match count as usize > ANSWER_BYTES_MAX {
-            true => Err(Unreadable::TooLarge),
+            true => Err(ThriftUnreadable::TooLarge),
             false => Ok(count),
         };
         match open {
-            Open::Struct => match rest {
+            OpenValue::Struct => match rest {
                 [kind::STOP, ..] => self.at += 1,
                 [of, _, _, ..] => {
                     self.at += 3;
-                    self.open.push(Open::Struct);
-                    self.open.push(Open::Value(*of));
+                    self.open.push(OpenValue::Struct);
+                    self.open.push(OpenValue::Value(*of));
                 }
                 _ => return Ok(false),
             },
-            Open::Items(_, 0) => {}
-            Open::Items([of, other], left) => {
-                self.open.push(Open::Items([other, of], left - 1));
-                self.open.push(Open::Value(of));
+            OpenValue::Items(_, 0) => {}
+            OpenValue::Items([of, other], left) => {
+                self.open.push(OpenValue::Items([other, of], left - 1));
+                self.open.push(OpenValue::Value(of));
             }
-            Open::Value(of) => {
+            OpenValue::Value(of) => {
                 let length = match of {
                     kind::BOOL | kind::BYTE => 1,
                     kind::I16 => 2,
@@ -190,7 +190,7 @@ impl MessageEnd {
                         None => return Ok(false),
                     },
                     kind::STRUCT => {
-                        self.open.push(Open::Struct);
+                        self.open.push(OpenValue::Struct);
                         0
                     }
                     kind::LIST | kind::SET => {
@@ -198,7 +198,7 @@ impl MessageEnd {
                             return Ok(false);
                         };
                         let count = counted(be32(&head[1..]))?;
-                        self.open.push(Open::Items([head[0]; 2], count.into()));
+                        self.open.push(OpenValue::Items([head[0]; 2], count.into()));
                         5
                     }
                     kind::MAP => {
@@ -207,10 +207,10 @@ impl MessageEnd {
                         };
                         let count = counted(be32(&head[2..]))?;
                         self.open
-                            .push(Open::Items([head[0], head[1]], 2 * u64::from(count)));
+                            .push(OpenValue::Items([head[0], head[1]], 2 * u64::from(count)));
                         6
                     }
-                    _ => return Err(Unreadable::Strange),
+                    _ => return Err(ThriftUnreadable::Strange),
                 };
                 if rest.len() < length {
                     return Ok(false);
@@ -446,17 +446,17 @@ mod tests {
     #[test]
     fn what_is_no_answer_is_refused() {
         let find = |bytes: &[u8]| MessageEnd::default().find(bytes);
-        assert_eq!(find(b"HTTP/1.1 400 Bad"), Err(Unreadable::Strange));
+        assert_eq!(find(b"HTTP/1.1 400 Bad"), Err(ThriftUnreadable::Strange));
         let mut reply = reply();
         let head = 15;
         assert_eq!(reply[head], kind::LIST);
         // A count that no answer has, a type that there is not, and structures within structures.
         let large = [&reply[..head + 4], &[0x7f; 4]].concat();
-        assert_eq!(find(&large), Err(Unreadable::TooLarge));
+        assert_eq!(find(&large), Err(ThriftUnreadable::TooLarge));
         let deep = [&reply[..head], &[kind::STRUCT, 0, 1].repeat(100)].concat();
-        assert_eq!(find(&deep), Err(Unreadable::Strange));
+        assert_eq!(find(&deep), Err(ThriftUnreadable::Strange));
         reply[head] = 9;
-        assert_eq!(find(&reply), Err(Unreadable::Strange));
+        assert_eq!(find(&reply), Err(ThriftUnreadable::Strange));
         reply.truncate(head);
         assert_eq!(numbers(&reply), Err(ThriftFault::Strange));
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use busbar_event::{Class, Error};
 
 use crate::subjects::Subject;
-use crate::world::spec;
+use crate::world::{project, spec};
 
 pub fn subject() -> Subject {
     Subject {
@@ -121,4 +121,35 @@ fn each_answer_that_is_none_has_its_error() {
         let error = answered(answers, more).expect_err("no server");
         assert_eq!((error.class(), error.code()), (class, code), "{answers:?}");
     }
+}
+
+#[test]
+fn the_connection_of_a_wide_table_is_checked() {
+    let table = |name: &str, connection: &str| {
+        let text = format!("wide: {{ connection: {connection} }}\nkey: [k]\n");
+        (format!("tables/{name}.yaml"), text)
+    };
+    let tables = [
+        table("a", "hbase"),
+        table("b", "web"),
+        table("c", "cluster"),
+    ];
+    let mut files = vec![
+        (
+            "connections/cluster.yaml",
+            "hbase: { address: '127.0.0.1:1' }\n",
+        ),
+        (
+            "connections/web.yaml",
+            "http: { url: 'http://127.0.0.1:1/' }\n",
+        ),
+    ];
+    files.extend(tables.iter().map(|(path, text)| (&**path, &**text)));
+    let bad = busbar_flow::check(&project(&files), &busbar_connect::registry());
+    let said: Vec<_> = bad.iter().map(|bad| bad.error().code()).collect();
+    assert_eq!(
+        said,
+        ["table.no-connection", "table.connection-kind"],
+        "{bad:?}"
+    );
 }

@@ -27,11 +27,11 @@ use parking_lot::{Mutex, RwLock};
 
 use super::kept_rows::{FamilyNames, mutations};
 use super::outside::{
-    CellBytes, CellFamily, CellGuard, CellMutation, CellPlace, CellRead, CellRow, CellStore,
-    FamilyRead,
+    CellBytes, CellFamily, CellGuard, CellMutation, CellRead, CellRow, CellStore, FamilyRead,
 };
 use super::redo::{JournalHead, read_redo, write_redo};
 use crate::limits::{WIDE_CLOCK_MS, WIDE_REDO_BYTES_MAX, WIDE_REDO_CHUNK_BYTES};
+use crate::spec::CellPlace;
 
 const STATE_TABLE: &str = "busbar_state";
 const STATE_FAMILY: &str = "s";

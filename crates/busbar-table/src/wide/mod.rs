@@ -30,7 +30,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::columns;
 use crate::limits::{WIDE_COUNT_EVERY, WIDE_COUNT_PAUSE, WIDE_COUNT_ROWS, WIDE_FAMILIES_EVER_MAX};
-use crate::spec::{WideOptions, check_key_type};
+use crate::spec::{CellPlace, WideOptions, check_key_type};
 use crate::table::{
     Applied, Capabilities, Found, LooksBack, Lookup, Rows, Scan, Stats, Table, Write,
 };
@@ -43,8 +43,8 @@ use keeper::WideKeeper;
 use kept::KeptCells;
 use layout::{StoredLayout, WideLayout};
 pub use outside::{
-    CellBytes, CellFamily, CellGuard, CellMutation, CellPlace, CellRead, CellRow, CellRows,
-    CellStore, FamilyRead,
+    CellBytes, CellFamily, CellGuard, CellMutation, CellRead, CellRow, CellRows, CellStore,
+    FamilyRead,
 };
 use settle::Settling;
 pub(crate) use store::WideStore;

@@ -5,17 +5,6 @@ use std::time::Duration;
 
 use busbar_event::Error;
 
-/// Where the cells of a table are, if they are not in the node's own store.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CellPlace {
-    /// The connection to the other system.
-    pub connection: String,
-    /// The table there, with its namespace if it has one: `ns:table`.
-    pub table: String,
-    /// Whether the table and its families are made where they are missing.
-    pub create: bool,
-}
-
 /// Keeps cells in another system. A row is atomic by itself; nothing else is. Calls block.
 pub trait CellStore: Send + Sync {
     /// Sees to it that a table has these families, with their versions and times to live. It may have others.
