@@ -35,8 +35,8 @@ pub struct Hbase {
 }
 
 /// An HBase cluster of version 2.1 and newer, through its Thrift 2 server (`hbase thrift2 start`) with the binary protocol.
-/// Wide tables whose file names the connection are kept in it: see `wide`. The server asks for no password; who reaches it may do
-/// what the server's own user may.
+/// Wide tables whose file names the connection are kept in it, each write exactly once: see `wide`. The server asks for no
+/// password; who reaches it may do what the server's own user may.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Options {
