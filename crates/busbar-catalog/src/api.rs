@@ -72,6 +72,13 @@ pub struct ApiRequest {
     /// The field of the payloads that identifies the request, in the event and in the reply: for systems that keep no tags.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    /// The field of the replies, in JSON, that says the status of the answer, from 200 to 599: 200 where it is null. From 400 on
+    /// a web service answers with a fault, of the caller below 500.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// The field of the replies, in JSON, that is the text of such a fault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// A web service with one operation. Its request has an element for each parameter, and its answer one for each column of the reply.

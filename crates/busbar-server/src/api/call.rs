@@ -111,9 +111,10 @@ async fn answer(
     let _call = turn(api, name)?;
     match work {
         ApiWork::Query(text) => query(app, api, text, &given).await,
-        ApiWork::Request(request) => Ok(answered(
-            ask(app, api, request, given, (caller, link)).await?,
-        )),
+        ApiWork::Request(request) => {
+            let stored = ask(app, api, request, given, (caller, link)).await?;
+            Ok(answered(request, stored)?)
+        }
         ApiWork::Orchestration(name) => begin(app, api, name, given).await,
     }
 }
@@ -216,11 +217,12 @@ pub(super) async fn ask(
 }
 
 /// The reply in the form that its sender gave it.
-fn answered(stored: StoredRequest) -> Response {
+fn answered(request: &ApiRequest, stored: StoredRequest) -> Result<Response, Error> {
     let Some(reply) = stored.reply else {
         let body = Json(json!({ "request": stored.id }));
-        return (StatusCode::ACCEPTED, body).into_response();
+        return Ok((StatusCode::ACCEPTED, body).into_response());
     };
+    let status = reply.status(request)?;
     let is_json = || serde_json::from_slice::<serde::de::IgnoredAny>(&reply.payload).is_ok();
     let said = reply.content_type.as_deref();
     let kind = said.and_then(|kind| HeaderValue::from_str(kind).ok());
@@ -230,7 +232,7 @@ fn answered(stored: StoredRequest) -> Response {
             false => "application/octet-stream",
         })
     });
-    ([(header::CONTENT_TYPE, kind)], reply.payload).into_response()
+    Ok((status, [(header::CONTENT_TYPE, kind)], reply.payload).into_response())
 }
 
 /// Starts an instance, or finds the one that has the key already, and waits for its end.

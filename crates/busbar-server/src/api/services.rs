@@ -168,6 +168,14 @@ impl ServiceNode<'_> {
                 .with("stream", &request.reply);
             return Err(WebFault::late(error, stored.id));
         };
+        match reply.status(request) {
+            Ok(status) if status.is_client_error() || status.is_server_error() => {
+                let reason = reply.field(request.reason.as_deref());
+                return Err(WebFault::refused(status, reason, stored.id));
+            }
+            Ok(_) => {}
+            Err(cause) => return Err(WebFault::reply(cause, stored.id)),
+        }
         let answer = self.service.answer(&reply);
         answer.map_err(|cause| WebFault::reply(cause, stored.id))
     }

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use busbar_bus::{Cursor, Item};
+use busbar_catalog::ApiRequest;
 use busbar_event::format::{JsonParts, json_unquote};
 use busbar_event::tags::{REQUEST, reserved};
-use busbar_event::{Batch, Class, Error};
+use busbar_event::{Batch, Class, Error, quote};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -27,6 +29,39 @@ pub(crate) struct ApiReply {
     /// The media type of the payload, where its sender said one.
     pub(crate) content_type: Option<String>,
     pub(crate) payload: Bytes,
+}
+
+impl ApiReply {
+    /// The status that the reply says.
+    ///
+    /// # Errors
+    /// *Permanent*: it is none from 200 to 599.
+    pub(crate) fn status(&self, request: &ApiRequest) -> Result<StatusCode, Error> {
+        let Some(said) = self.field(request.status.as_deref()) else {
+            return Ok(StatusCode::OK);
+        };
+        let number = said.parse().ok().filter(|code| (200..=599).contains(code));
+        let status = number.and_then(|code: u16| StatusCode::from_u16(code).ok());
+        status.ok_or_else(|| {
+            Error::new(Class::Permanent, "server.api-status")
+                .with("field", request.status.as_deref().unwrap_or_default())
+                .with("value", quote(&said))
+        })
+    }
+
+    /// What the payload says in a field, as text; none where it is null or missing, or the payload is no JSON.
+    pub(crate) fn field(&self, name: Option<&str>) -> Option<String> {
+        let (name, text) = (name?, std::str::from_utf8(&self.payload).ok()?);
+        let mut found = None;
+        let walked = JsonParts::new(text).object(|key, place| {
+            if json_unquote(key).is_some_and(|key| key == name) {
+                let value = &text[place];
+                let unquoted = json_unquote(value).map(|value| value.into_owned());
+                found = unquoted.or_else(|| (value != "null").then(|| value.to_owned()));
+            }
+        });
+        walked.ok().and(found)
+    }
 }
 
 /// Requests that wait for replies.

@@ -391,3 +391,56 @@ fn a_service_that_cannot_work_is_refused_with_its_place() {
         );
     }
 }
+
+#[test]
+fn a_flow_says_that_it_refuses_a_request() {
+    let world = World::new(&[
+        (
+            "streams/asked.yaml",
+            "topics: judge/ask\nformat: json\nschema: { n: int }\n",
+        ),
+        ("streams/told.yaml", "topics: judge/told\n"),
+        (
+            "flows/judge.yaml",
+            "from: asked\nsteps:\n- select: >\n    n, case when n < 0 then 404 when n = 0 then 503 when n > 9 then 42 end as code,\n    case when n < 0 then 'no <such> number' end as why\nto:\n- topic: judge/told\n",
+        ),
+        (
+            "apis/judge.yaml",
+            "parameters: { n: int }\nrequest: { topic: judge/ask, reply: told, status: code, reason: why }\nwithin: 5min\n\
+             soap: { answer: { n: int } }\n",
+        ),
+    ]);
+    let asked = |n: i64| {
+        let body = format!("<judge xmlns=\"urn:busbar:judge\"><n>{n}</n></judge>");
+        let plain = world.post_text("/apis/judge", "application/json", &format!("{{\"n\":{n}}}"));
+        let both = [ONE, TWO].map(|version| call(&world, "judge", &envelope(version, &body)));
+        (plain, both)
+    };
+    let (plain, both) = asked(3);
+    assert_eq!((plain.status, plain.body.contains("\"n\":3")), (200, true));
+    assert!(
+        both.iter().all(|answer| within(answer, "n") == "3"),
+        "{both:?}"
+    );
+    // What it says is the text of the fault, in the words of both versions.
+    let (plain, [one, two]) = asked(-1);
+    assert_eq!((plain.status, plain.body.contains("<such>")), (404, true));
+    assert_eq!((one.status, two.status), (500, 400));
+    assert_eq!(within(&one, "faultcode"), "soap:Client");
+    assert_eq!(within(&two, "soap:Value"), "soap:Sender");
+    for answer in [&one, &two] {
+        assert_eq!(within(answer, "code"), "server.soap-refused");
+        assert_eq!(within(answer, "message"), "no &lt;such&gt; number");
+    }
+    let (plain, [one, two]) = asked(0);
+    assert_eq!((plain.status, one.status, two.status), (503, 500, 500));
+    assert_eq!(within(&one, "faultcode"), "soap:Server");
+    assert!(within(&two, "message").contains("503"), "{two:?}");
+    // What is no status is no answer.
+    let (plain, [one, _]) = asked(10);
+    assert!(
+        plain.status >= 400 && plain.body.contains("server.api-status"),
+        "{plain:?}"
+    );
+    assert_eq!(within(&one, "code"), "server.soap-reply");
+}

@@ -15,6 +15,8 @@ const DETAIL: &str = "urn:busbar:error";
 pub(crate) struct WebFault {
     kind: WebFaultKind,
     error: Error,
+    /// What is said in place of the error's own text.
+    reason: Option<String>,
     /// What led to it.
     cause: Option<Error>,
     /// What identifies the request, where it is stored.
@@ -71,10 +73,26 @@ impl WebFault {
         }
     }
 
+    /// The reply says that the request is refused, with the text that it gives for it.
+    pub(crate) fn refused(status: StatusCode, reason: Option<String>, request: String) -> WebFault {
+        let kind = match status.is_client_error() {
+            true => WebFaultKind::Client,
+            false => WebFaultKind::Server,
+        };
+        let error = Error::new(Class::Permanent, "server.soap-refused");
+        WebFault {
+            reason,
+            request: Some(request),
+            counted: status,
+            ..WebFault::of(kind, error.with("status", status.as_u16()))
+        }
+    }
+
     fn of(kind: WebFaultKind, error: Error) -> WebFault {
         WebFault {
             kind,
             error,
+            reason: None,
             cause: None,
             request: None,
             counted: match kind {
@@ -154,6 +172,9 @@ impl WebFault {
 
     /// What is wrong, as text in XML.
     fn message(&self, language: Language) -> String {
+        if let Some(reason) = &self.reason {
+            return text(reason);
+        }
         let own = self.error.message(language);
         match &self.cause {
             Some(cause) => text(&format!("{own}: {}", cause.message(language))),
