@@ -3,7 +3,8 @@ reads, in the parts that the connector uses. The documents are read and written 
 
     mongo_peer.py PORT [USER PASSWORD]
 
-The command {busbarPeer: 1, ...} sets what a test needs: writable, forgetOplog, failNext: {command, code, labels, after}.
+The command {busbarPeer: 1, ...} sets what a test needs: writable, forgetOplog, failNext: {command, code, labels, after}, and
+churn: a collection whose documents are changed before and after each snapshot read of it.
 """
 
 import base64
@@ -12,6 +13,7 @@ import copy
 import hashlib
 import hmac
 import os
+import random
 import re
 import socketserver
 import struct
@@ -29,7 +31,8 @@ PORT = int(sys.argv[1])
 USER, PASSWORD = (sys.argv[2], sys.argv[3]) if len(sys.argv) > 3 else (None, None)
 
 lock = threading.Condition()
-state = {"writable": True, "fail": None}
+state = {"writable": True, "fail": None, "churn": None}
+chance = random.Random(7)
 databases = {}  # name -> collection -> {"docs": {key: doc}, "written": {key: ts}, "indexes": [...], "validator": None}
 oplog = []  # (ts, event)
 oldest = 0
@@ -330,9 +333,27 @@ def keep(cursor):
     return next_cursor[0]
 
 
+def churn(db, name):
+    """Changes, deletes and adds documents at random."""
+    for turn in range(40):
+        writes = Writes()
+        key = chance.choice(list(writes.docs(db, name)))
+        query = {"_id": writes.docs(db, name)[key]["_id"]}
+        if turn % 9 == 0:
+            delete(writes, db, name, {"q": query, "limit": 1})
+        elif turn % 5 == 0:
+            insert(writes, db, name, {"_id": "n%d" % tick(), "v": 1})
+        else:
+            update(writes, db, name, {"q": query, "u": {"$set": {"v": tick() & 0xFFFFFFF}}})
+        writes.commit()
+
+
 def find(command, db):
     known = transaction(command)
     name = command["find"]
+    snapshot = command.get("readConcern", {}).get("level") == "snapshot" and not known
+    if snapshot and state["churn"] == name:
+        churn(db, name)
     docs = known["writes"].docs(db, name) if known else (collection(db, name) or {"docs": {}})["docs"]
     found = [doc for doc in docs.values() if matches(doc, command.get("filter", {}))]
     for field, way in reversed(list(command.get("sort", {}).items())):
@@ -347,8 +368,10 @@ def find(command, db):
         tops = {field.split(".")[0] for field in wanted}
         found = [{k: v for k, v in doc.items() if k in tops} for doc in found]
     more = {}
-    if command.get("readConcern", {}).get("level") == "snapshot" and not known:
+    if snapshot:
         more["atClusterTime"] = stamp(clock[0])
+        if state["churn"] == name:
+            churn(db, name)
     size = len(found) if command.get("singleBatch") else command.get("batchSize", 101)
     return page("%s.%s" % (db, name), found, size, more)
 
@@ -495,6 +518,7 @@ def dispatch(command, word, db):
     if word == "busbarPeer":
         state["writable"] = command.get("writable", state["writable"])
         state["fail"] = command.get("failNext", state["fail"])
+        state["churn"] = command.get("churn", state["churn"])
         if command.get("forgetOplog"):
             oplog.clear()
             oldest = tick()

@@ -99,7 +99,8 @@ fn snapshot_and_changes_together_are_what_is_there() {
         "db.t.insert_many([{'_id': n, 'v': 1} for n in range(1500)])\n\
          db.t.insert_many([{'_id': 's%d' % n, 'v': 1} for n in range(800)])\n\
          db.t.insert_many([{'_id': {'a': n}, 'v': 1} for n in range(200)])\n\
-         db.t.insert_many([{'_id': bson.ObjectId(), 'v': 1} for n in range(400)])",
+         db.t.insert_many([{'_id': bson.ObjectId(), 'v': 1} for n in range(400)])\n\
+         c.admin.command({'busbarPeer': 1, 'churn': 't'})",
     );
     let mut world = world();
     let text = connection(&server, &database, "collections: [t]");
