@@ -7,6 +7,8 @@ use std::sync::Arc;
 use busbar_event::{Class, Error, Language};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
+use crate::shown::without_secrets;
+
 /// How bad a [`Diagnostic`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
@@ -116,6 +118,18 @@ impl Diagnostic {
         self.severity
     }
 
+    /// The text of the file without secrets. Columns may be called as secrets are, and what their types are is none.
+    fn shown(&self) -> String {
+        let of_columns = ["flows/", "streams/", "tables/"];
+        match of_columns
+            .iter()
+            .any(|folder| self.file.starts_with(folder))
+        {
+            true => self.text.to_string(),
+            false => without_secrets(&self.text),
+        }
+    }
+
     /// The diagnostic as `miette` prints it, in a language.
     pub fn printed(&self, language: Language) -> Printed {
         let mut message = self.message(language);
@@ -128,7 +142,7 @@ impl Diagnostic {
             help: self.help.as_ref().map(|h| h.message(language)),
             code: self.error.code(),
             severity: self.severity,
-            source: miette::NamedSource::new(&*self.file, self.text.to_string()),
+            source: miette::NamedSource::new(&*self.file, self.shown()),
             // Of a place of several lines only the first is marked. An empty span would print no caret.
             span: (self.span.start, self.first_line().len().max(1)),
         }

@@ -29,6 +29,7 @@ mod process;
 mod project;
 pub mod schema;
 mod settings;
+mod shown;
 mod step;
 mod template;
 mod topology;
