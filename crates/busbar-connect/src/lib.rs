@@ -27,6 +27,7 @@ mod s3;
 mod scram;
 mod secret;
 mod soap;
+mod sqlserver;
 mod tls;
 mod topic;
 
@@ -61,5 +62,6 @@ pub fn registry_with(places: &Places) -> Connectors {
         Arc::new(redis::Redis::new(places.clone())),
         Arc::new(s3::S3::new(places.clone())),
         Arc::new(soap::Soap::new(places.clone())),
+        Arc::new(sqlserver::Sqlserver::new(places.clone())),
     ])
 }

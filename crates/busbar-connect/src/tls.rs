@@ -58,6 +58,19 @@ pub async fn client_config(
     client_config_as(tls, None, project, places).await
 }
 
+/// The same, in these versions of the protocol.
+///
+/// # Errors
+/// As [`client_config`].
+pub async fn client_config_of(
+    tls: &Tls,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    project: &Path,
+    places: &Places,
+) -> Result<Arc<rustls::ClientConfig>, Error> {
+    client_config_with(tls, None, versions, project, places).await
+}
+
 /// The same, and who the client is.
 ///
 /// # Errors
@@ -65,6 +78,16 @@ pub async fn client_config(
 pub async fn client_config_as(
     tls: &Tls,
     pem: Option<ClientPem>,
+    project: &Path,
+    places: &Places,
+) -> Result<Arc<rustls::ClientConfig>, Error> {
+    client_config_with(tls, pem, rustls::DEFAULT_VERSIONS, project, places).await
+}
+
+async fn client_config_with(
+    tls: &Tls,
+    pem: Option<ClientPem>,
+    versions: &[&'static rustls::SupportedProtocolVersion],
     project: &Path,
     places: &Places,
 ) -> Result<Arc<rustls::ClientConfig>, Error> {
@@ -98,7 +121,7 @@ pub async fn client_config_as(
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .map_err(|why| unusable(&why))?
         .with_root_certificates(roots);
     Ok(Arc::new(match identity {

@@ -133,6 +133,7 @@ areas![
     "s3",
     "server",
     "sql",
+    "sqlserver",
     "table",
     "xml",
     "xsd",

@@ -54,7 +54,7 @@ use database::JdbcDatabase;
 use dialect::JdbcDialectName;
 use poll::JdbcPollSource;
 use query::JdbcQuerySource;
-use schedule::CronTimes;
+pub(crate) use schedule::{CronTimes, JdbcSchedule};
 use sink::JdbcSink;
 use worker::{JdbcLogin, JdbcWorker};
 

@@ -3,6 +3,7 @@
 //! A connector without a row in [`subjects`] fails the suite.
 
 mod calls;
+mod captured_peer;
 mod clickhouse;
 mod clickhouse_peer;
 mod database_calls;
@@ -58,8 +59,11 @@ mod soap;
 mod soap_sink;
 mod soap_subject;
 mod sources;
+mod sqlserver;
+mod sqlserver_server;
 mod subjects;
 mod surveys;
+mod tds_peer;
 mod tls;
 mod world;
 

@@ -118,6 +118,9 @@ impl DatabaseServer {
                 "moto" => self.get("/moto-api/"),
                 "clickhouse" => self.get("/ping"),
                 "mongodb" | "mongodb-set" => self.client("admin", "c.admin.command('ping')"),
+                "sqlserver" => TcpStream::connect(("127.0.0.1", self.port))
+                    .map(|_| String::new())
+                    .map_err(|why| why.to_string()),
                 "elasticsearch" => self.get("/_cluster/health?wait_for_status=yellow&timeout=1s"),
                 "hbase" => crate::hbase_server::answers(self.port),
                 _ => self.client("", "select 1"),
@@ -390,6 +393,11 @@ pub fn moto() -> DatabaseServer {
 pub fn clickhouse() -> DatabaseServer {
     let install = "install-clickhouse";
     server_that_starts(|| start_at("clickhouse", install, free_port(), &[]))
+}
+
+/// A stand-in for SQL Server that others wrote, of the test that asks for it; building it takes minutes.
+pub fn sqlserver() -> DatabaseServer {
+    server_that_starts(|| start_at("sqlserver", "install-sqlserver", free_port(), &[]))
 }
 
 /// An Elasticsearch. Takes half a minute.

@@ -1,0 +1,653 @@
+//! Changes as they are committed, from the tables of `cdc` or by change tracking, behind a snapshot of what was there before.
+//! Positions are places in the log, or versions and one.
+//!
+//! A look asks how far the server is. Where it is further than the last time, one batch of statements reads the first page of
+//! each table's changes up to there, and they are taken in the order in which they were made. The next pause is twice as
+//! long as the one before, while nothing comes.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use busbar_connector::{Polled, Source, SourceContext, Work};
+use busbar_event::{ARRIVAL, Class, Error};
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::failure::MssqlFailed;
+use super::follow::{self, MssqlFollowed};
+use super::limits::{
+    CHUNK_BYTES, CHUNK_ROWS, CHUNK_ROWS_FIRST, IDLE_FIRST, LOOK_TRANSACTIONS, LOOK_VERSIONS,
+    STATUS_EVERY,
+};
+use super::link::{MssqlLink, MssqlServer};
+use super::lsn::MssqlLsn;
+use super::pages::{ChangePages, MssqlChange, MssqlOperation};
+use super::token::TdsColumn;
+use super::{MssqlFollow, MssqlFollowBy, row};
+use crate::change::begin::BeginTables;
+use crate::change::collect::{Collector, Table};
+use crate::change::event;
+use crate::change::snapshot::{Progress, Window, publishes};
+use crate::topic::TopicTemplate;
+
+/// Follows the changes of a database.
+pub struct MssqlChanges {
+    server: MssqlServer,
+    by: MssqlFollowBy,
+    /// The session, unless a statement is under way or was left in the middle.
+    sql: Option<MssqlLink>,
+    tables: Vec<MssqlFollowing>,
+    collector: Collector,
+    /// Changes up to a place that are being taken.
+    taking: Option<Taking>,
+    /// The longest pause between two looks.
+    every: Duration,
+    pause: Duration,
+    next_status: Instant,
+    lag: Option<u64>,
+}
+
+/// A table and how far its snapshot has come.
+struct MssqlFollowing {
+    followed: MssqlFollowed,
+    table: Table,
+    window: Option<Window<u64>>,
+    /// Rows of the next chunk.
+    rows: usize,
+    /// Which of the tables with its captured changes is read.
+    instance: Option<String>,
+    /// Changes up to here are in the rows that its snapshot reads, so that nobody asks for them.
+    since: u64,
+    /// The row as it was before the update that follows.
+    before: Option<Vec<Option<Bytes>>>,
+}
+
+struct Taking {
+    pages: Vec<ChangePages>,
+    to: u64,
+    /// The place of the transaction that is open.
+    open: Option<u64>,
+}
+
+impl MssqlChanges {
+    /// Checks the server and begins at its end, or where it was.
+    pub(super) async fn open(
+        server: MssqlServer,
+        options: &MssqlFollow,
+        topic: &TopicTemplate,
+        context: SourceContext,
+    ) -> Result<MssqlChanges, Error> {
+        let mut collector = Collector::new(options.generation, context.resume.clone());
+        let mut sql = server.open().await?;
+        let end = follow::end(&server, &mut sql, options.by).await?;
+        let followed = follow::tables(&server, &mut sql, options).await?;
+        if options.by == MssqlFollowBy::Tracking {
+            for table in &followed {
+                let oldest = sql.run(&follow::oldest_tracked(table)).await;
+                let oldest = oldest.map_err(|failed| {
+                    failed.told(server.doing(&table.quoted(), "VIEW CHANGE TRACKING"))
+                })?;
+                follow::tracked(
+                    &server,
+                    table,
+                    &oldest.into_iter().next().unwrap_or_default(),
+                )?;
+            }
+        }
+        let known = collector.position();
+        if known == 0 {
+            collector.advance(end);
+        }
+        let mut source = MssqlChanges {
+            server,
+            by: options.by,
+            sql: Some(sql),
+            tables: Vec::new(),
+            collector,
+            taking: None,
+            every: options.every.as_duration(),
+            pause: IDLE_FIRST,
+            next_status: Instant::now(),
+            lag: None,
+        };
+        source.collector.hand_on_position();
+        let begin = BeginTables {
+            topic,
+            snapshot: options.snapshot,
+            generation: options.generation,
+            again: &options.again,
+        };
+        for followed in followed {
+            let (schema, name) = (&followed.schema, &followed.name);
+            let table = begin.begin(&mut source.collector, &context, schema, name);
+            let since = if table.has_begun() { 0 } else { end };
+            source.tables.push(MssqlFollowing {
+                followed,
+                table,
+                window: None,
+                rows: CHUNK_ROWS_FIRST,
+                instance: None,
+                since,
+                before: None,
+            });
+        }
+        if known > end {
+            return Err(source.lost("-", end));
+        }
+        Ok(source)
+    }
+
+    async fn next(&mut self) -> Result<Polled, Error> {
+        loop {
+            if let Some(polling) = self.collector.pop() {
+                return Ok(Polled::Batch(polling));
+            }
+            if self.taking.is_some() {
+                self.take().await?;
+                continue;
+            }
+            self.close_windows();
+            if self.read_snapshot().await? || self.look().await? {
+                self.pause = IDLE_FIRST;
+                continue;
+            }
+            // So that a restart does not read again what was about other tables.
+            self.status().await?;
+            if self.collector.is_full() {
+                continue;
+            }
+            let pause = self.pause.min(self.every);
+            self.pause = (pause * 2).min(self.every);
+            return Ok(Polled::Idle(pause));
+        }
+    }
+
+    /// The session; put back by the caller once its answer is there.
+    async fn session(&mut self) -> Result<MssqlLink, Error> {
+        match self.sql.take().filter(MssqlLink::usable) {
+            Some(link) => Ok(link),
+            None => self.server.open().await,
+        }
+    }
+
+    fn told(&self, failed: MssqlFailed) -> Error {
+        match self.by {
+            MssqlFollowBy::Cdc => follow::capture_told(&self.server, failed),
+            MssqlFollowBy::Tracking => failed.told(self.server.doing("", "")),
+        }
+    }
+
+    /// Asks whether there are changes, and reads the first of them; whether there are.
+    async fn look(&mut self) -> Result<bool, Error> {
+        let from = self.collector.position();
+        let mut sql = self.session().await?;
+        let asked = match self.by {
+            MssqlFollowBy::Cdc => format!(
+                "SELECT MAX(start_lsn) FROM (SELECT TOP ({LOOK_TRANSACTIONS}) start_lsn FROM cdc.lsn_time_mapping \
+                 WHERE start_lsn > {} ORDER BY start_lsn) AS x",
+                MssqlLsn::of(from).literal()
+            ),
+            MssqlFollowBy::Tracking => "SELECT CHANGE_TRACKING_CURRENT_VERSION()".to_owned(),
+        };
+        let answers = sql.run(&asked).await.map_err(|failed| self.told(failed))?;
+        let answer = answers.into_iter().next().unwrap_or_default();
+        let to = follow::place(&self.server, self.by, &answer)?;
+        let Some(to) = to.filter(|to| *to > from) else {
+            self.sql = Some(sql);
+            return Ok(false);
+        };
+        let mut to = to;
+        if self.by == MssqlFollowBy::Tracking {
+            to = to.min(from + LOOK_VERSIONS);
+        }
+        // A table whose changes are captured anew is read to the place where the new capture begins, and from there on in it.
+        for table in &self.tables {
+            for instance in &table.followed.instances {
+                let start = instance.start.number().unwrap_or(0);
+                if start > from {
+                    to = to.min(start);
+                }
+            }
+        }
+        let mut pages = Vec::with_capacity(self.tables.len());
+        for at in 0..self.tables.len() {
+            pages.push(self.pages(&mut sql, at, from, to).await?);
+        }
+        let mut batch: Vec<_> = pages.iter().map(ChangePages::statement).collect();
+        let checks: Vec<_> = self.tables.iter().map(|table| self.oldest(table)).collect();
+        batch.extend(checks);
+        let answers = sql
+            .run(&batch.join(";\n"))
+            .await
+            .map_err(|failed| self.told(failed))?;
+        if answers.len() != batch.len() {
+            return Err(super::link::strange(
+                &self.server.address,
+                "another number of answers",
+            ));
+        }
+        let mut answers = answers.into_iter();
+        for (pages, answer) in pages.iter_mut().zip(&mut answers) {
+            pages.take(answer);
+        }
+        // What was removed before it was read is known only behind the reading.
+        for (at, answer) in answers.enumerate() {
+            let oldest = match self.by {
+                MssqlFollowBy::Cdc => {
+                    follow::place(&self.server, self.by, &answer)?.unwrap_or(u64::MAX)
+                }
+                MssqlFollowBy::Tracking => {
+                    follow::tracked(&self.server, &self.tables[at].followed, &answer)?
+                }
+            };
+            let following = &self.tables[at];
+            if oldest > from.max(following.since) && following.table.has_begun() {
+                let table = self.tables[at].followed.quoted();
+                return Err(self.lost(&table, oldest));
+            }
+        }
+        self.sql = Some(sql);
+        self.taking = Some(Taking {
+            pages,
+            to,
+            open: None,
+        });
+        Ok(true)
+    }
+
+    /// The statement that says from which place on the changes of a table are there.
+    fn oldest(&self, table: &MssqlFollowing) -> String {
+        match self.by {
+            MssqlFollowBy::Tracking => follow::oldest_tracked(&table.followed),
+            MssqlFollowBy::Cdc => format!(
+                "SELECT MIN(c.start_lsn) FROM cdc.change_tables c JOIN sys.tables t ON t.object_id = c.source_object_id \
+                 JOIN sys.schemas s ON s.schema_id = t.schema_id WHERE s.name = {} AND t.name = {}",
+                super::wire::literal(&table.followed.schema),
+                super::wire::literal(&table.followed.name)
+            ),
+        }
+    }
+
+    /// What reads the changes of a table. Says that its columns are others where its changes are captured anew.
+    async fn pages(
+        &mut self,
+        sql: &mut MssqlLink,
+        at: usize,
+        from: u64,
+        to: u64,
+    ) -> Result<ChangePages, Error> {
+        let table = &mut self.tables[at];
+        if self.by == MssqlFollowBy::Tracking {
+            return Ok(ChangePages::tracked(at, &table.followed, from, to));
+        }
+        let instances = &table.followed.instances;
+        let reached = |start: MssqlLsn| start.number().is_some_and(|start| start <= from);
+        let instance = instances
+            .iter()
+            .rev()
+            .find(|instance| reached(instance.start));
+        let Some(instance) = instance.or(instances.first()).cloned() else {
+            return Err(follow::not_captured(
+                &self.server,
+                &table.followed.schema,
+                &table.followed.name,
+            ));
+        };
+        if table.instance.as_ref() != Some(&instance.table) {
+            let columns = follow::captured_columns(sql, &instance).await;
+            let columns = columns.map_err(|failed| follow::capture_told(&self.server, failed))?;
+            let names = |columns: &[TdsColumn]| {
+                columns
+                    .iter()
+                    .map(|column| column.name.clone())
+                    .collect::<Vec<_>>()
+            };
+            let is_other =
+                table.instance.is_some() && names(&columns) != names(&table.followed.columns);
+            let key: Option<Vec<_>> = table
+                .followed
+                .key_names()
+                .map(|key| columns.iter().position(|column| column.name == key))
+                .collect();
+            let key = key.ok_or_else(|| {
+                Error::new(Class::Configuration, "sqlserver.no-identity")
+                    .with("address", &self.server.address)
+                    .with("table", table.followed.quoted())
+            })?;
+            table.followed.key = key;
+            table.followed.columns = columns;
+            table.instance = Some(instance.table.clone());
+            if is_other && table.table.has_begun() {
+                let described = table
+                    .followed
+                    .columns
+                    .iter()
+                    .enumerate()
+                    .map(|(at, column)| {
+                        let of = format!("\"{}\"", column.of.sql());
+                        (column.name.clone(), of, table.followed.key.contains(&at))
+                    });
+                let mut payload = Vec::new();
+                event::schema(described, &mut payload);
+                // A transaction of its own, at the place that everything before it has reached.
+                self.collector
+                    .begin(from, MssqlLsn::of(from).to_string(), String::new(), ARRIVAL);
+                self.collector.push(&table.table.topic, None, payload);
+                self.collector.commit(from);
+            }
+        }
+        let columns = &self.tables[at].followed.columns;
+        Ok(ChangePages::captured(at, &instance, columns, from, to))
+    }
+
+    /// Takes changes until there is something to hand on.
+    async fn take(&mut self) -> Result<(), Error> {
+        loop {
+            let Some(taking) = &mut self.taking else {
+                return Ok(());
+            };
+            if let Some(wanting) = taking.pages.iter().position(ChangePages::wants) {
+                let statement = taking.pages[wanting].statement();
+                let mut sql = self.session().await?;
+                let answers = sql
+                    .run(&statement)
+                    .await
+                    .map_err(|failed| self.told(failed))?;
+                self.sql = Some(sql);
+                let answer = answers.into_iter().next().unwrap_or_default();
+                if let Some(taking) = &mut self.taking {
+                    taking.pages[wanting].take(answer);
+                }
+                continue;
+            }
+            let mut first: Option<(u64, Bytes, usize)> = None;
+            for (at, pages) in taking.pages.iter().enumerate() {
+                if let Some((place, within)) = pages.next(&self.server, self.by)?
+                    && first
+                        .as_ref()
+                        .is_none_or(|(p, w, _)| (place, &within) < (*p, w))
+                {
+                    first = Some((place, within, at));
+                }
+            }
+            let Some((place, _, at)) = first else {
+                let to = taking.to;
+                if let Some(open) = taking.open.take() {
+                    self.collector.commit(open);
+                }
+                self.taking = None;
+                self.collector.advance(to);
+                self.collector.hand_on();
+                return Ok(());
+            };
+            if taking.open != Some(place) {
+                if let Some(open) = taking.open.replace(place) {
+                    self.collector.commit(open);
+                }
+                let shown = match self.by {
+                    MssqlFollowBy::Cdc => MssqlLsn::of(place).to_string(),
+                    MssqlFollowBy::Tracking => (place - 1).to_string(),
+                };
+                self.collector.begin(place, shown.clone(), shown, ARRIVAL);
+            }
+            let change = taking.pages[at].pop(&self.server, self.by)?;
+            if let Some(change) = change {
+                let pages = &taking.pages[at];
+                let table = &mut self.tables[pages.table];
+                publish(&mut self.collector, table, pages, change);
+            }
+            if self.collector.is_full() {
+                self.collector.hand_on();
+                return Ok(());
+            }
+        }
+    }
+
+    /// Looks at how far the server is, from time to time.
+    async fn status(&mut self) -> Result<(), Error> {
+        if Instant::now() < self.next_status {
+            return Ok(());
+        }
+        self.next_status = Instant::now() + STATUS_EVERY;
+        self.collector.hand_on_position();
+        let mut sql = self.session().await?;
+        let end = follow::end(&self.server, &mut sql, self.by).await?;
+        if self.by == MssqlFollowBy::Cdc {
+            for table in &mut self.tables {
+                let (schema, name) = (&table.followed.schema, &table.followed.name);
+                table.followed.instances =
+                    follow::captured(&self.server, &mut sql, schema, name).await?;
+            }
+            let behind = format!(
+                "SELECT COUNT(*) FROM cdc.lsn_time_mapping WHERE start_lsn > {}",
+                MssqlLsn::of(self.collector.position()).literal()
+            );
+            let answers = sql.run(&behind).await.map_err(|failed| self.told(failed))?;
+            self.lag = answers
+                .first()
+                .and_then(|answer| answer.text(0, 0)?.parse().ok());
+        } else {
+            self.lag = Some(end.saturating_sub(self.collector.position()));
+        }
+        self.sql = Some(sql);
+        // A database that was put back to an earlier state.
+        if end < self.collector.position() {
+            return Err(self.lost("-", end));
+        }
+        Ok(())
+    }
+
+    fn lost(&self, table: &str, oldest: u64) -> Error {
+        let shown = |place: u64| match self.by {
+            MssqlFollowBy::Cdc => MssqlLsn::of(place).to_string(),
+            MssqlFollowBy::Tracking => place.saturating_sub(1).to_string(),
+        };
+        Error::new(Class::Configuration, "sqlserver.position-lost")
+            .with("address", &self.server.address)
+            .with("table", table)
+            .with("place", shown(self.collector.position()))
+            .with("there", shown(oldest))
+    }
+
+    fn close_windows(&mut self) {
+        let position = self.collector.position();
+        for table in &mut self.tables {
+            table.window = table.window.take().filter(|window| position < window.high);
+        }
+    }
+
+    /// Reads a chunk of a snapshot, if one is due; whether it has.
+    async fn read_snapshot(&mut self) -> Result<bool, Error> {
+        if self.tables.iter().any(|table| table.window.is_some()) {
+            return Ok(false);
+        }
+        let unread = |table: &MssqlFollowing| !table.table.progress.done;
+        let Some(at) = self.tables.iter().position(unread) else {
+            return Ok(false);
+        };
+        let mut sql = self.session().await?;
+        let MssqlFollowing {
+            followed,
+            table,
+            rows,
+            ..
+        } = &self.tables[at];
+        let after = table.progress.last.clone();
+        let chunk = follow::chunk(
+            &self.server,
+            &mut sql,
+            self.by,
+            followed,
+            after.as_deref(),
+            *rows,
+        )
+        .await;
+        let chunk =
+            chunk.map_err(|failed| failed.told(self.server.doing(&followed.quoted(), "SELECT")))?;
+        self.sql = Some(sql);
+        let MssqlFollowing {
+            followed,
+            table,
+            rows,
+            window,
+            ..
+        } = &mut self.tables[at];
+        let found = &chunk.answer.rows;
+        let mut keys = HashSet::new();
+        if followed.order.is_none() {
+            keys.extend(found.iter().map(|row| followed.key_of(row)));
+        }
+        let mut payload = Vec::new();
+        for values in found {
+            payload.clear();
+            row::write_change("read", &chunk.answer.columns, values, None, &mut payload);
+            self.collector
+                .push_read(table, Some(&shown(&followed.key_of(values))), &payload);
+        }
+        let text = |value: &Bytes| String::from_utf8_lossy(value).into_owned();
+        let last = found
+            .last()
+            .map(|row| followed.key_of(row).iter().map(text).collect());
+        let progress = Progress {
+            last: last.or(after.clone()),
+            done: chunk.last,
+        };
+        self.collector.hand_on();
+        self.collector.end_read(table, Some(progress));
+        let bytes: usize = found.iter().flatten().flatten().map(Bytes::len).sum();
+        let per_row = bytes / found.len().max(1) + 1;
+        *rows = (CHUNK_BYTES / per_row).clamp(1, CHUNK_ROWS);
+        *window = Some(Window {
+            after,
+            seen: chunk.seen,
+            high: chunk.seen,
+            keys,
+        });
+        Ok(true)
+    }
+}
+
+/// Publishes a change, unless a chunk of the snapshot has it or will have it.
+fn publish(
+    collector: &mut Collector,
+    table: &mut MssqlFollowing,
+    pages: &ChangePages,
+    change: MssqlChange,
+) {
+    let MssqlChange {
+        place,
+        operation,
+        row,
+        key,
+        ..
+    } = change;
+    let before = table.before.take();
+    let mut push = |change: &str,
+                    columns: &[TdsColumn],
+                    row: &[Option<Bytes>],
+                    key: &[Bytes],
+                    before: Option<&[Option<Bytes>]>| {
+        let followed = &table.followed;
+        let progress = &table.table.progress;
+        let filtered = !table.table.resumed && (!progress.done || table.window.is_some());
+        let has = |seen: &u64| place <= *seen;
+        if filtered
+            && !publishes(
+                followed.order.as_deref(),
+                progress,
+                table.window.as_ref(),
+                key,
+                has,
+            )
+        {
+            return;
+        }
+        let mut payload = Vec::new();
+        row::write_change(change, columns, row, before, &mut payload);
+        collector.push(&table.table.topic, Some(shown(key)), payload);
+    };
+    let followed = &table.followed;
+    match operation {
+        MssqlOperation::Before => {
+            table.before = Some(row);
+            return;
+        }
+        MssqlOperation::Delete if row.iter().all(Option::is_none) => {
+            let values: Vec<_> = key
+                .iter()
+                .map(|value| value.clone().unwrap_or_default())
+                .collect();
+            push("delete", pages.key_columns(), &key, &values, None);
+        }
+        MssqlOperation::Delete => push(
+            "delete",
+            pages.columns(),
+            &row,
+            &followed.key_of(&row),
+            None,
+        ),
+        MssqlOperation::Insert => push(
+            "insert",
+            pages.columns(),
+            &row,
+            &followed.key_of(&row),
+            None,
+        ),
+        MssqlOperation::Update => {
+            let key = followed.key_of(&row);
+            match &before {
+                // Whoever keeps rows by key has to let go of the old one.
+                Some(before) if followed.key_of(before) != key => {
+                    push(
+                        "delete",
+                        pages.columns(),
+                        before,
+                        &followed.key_of(before),
+                        None,
+                    );
+                    push("insert", pages.columns(), &row, &key, None);
+                }
+                before => push("update", pages.columns(), &row, &key, before.as_deref()),
+            }
+        }
+    }
+    collector.count();
+}
+
+/// A key as that of an event.
+fn shown(key: &[Bytes]) -> String {
+    let values: Vec<_> = key
+        .iter()
+        .map(|value| String::from_utf8_lossy(value))
+        .collect();
+    values.join(",")
+}
+
+impl Source for MssqlChanges {
+    fn poll(&mut self) -> Work<'_, Result<Polled, Error>> {
+        Box::pin(self.next())
+    }
+
+    fn committed(&mut self, part: &str, position: u64) {
+        self.collector.note_committed(part, position);
+    }
+
+    fn forgotten(&mut self) -> Vec<Arc<str>> {
+        self.collector.forgotten()
+    }
+
+    fn lag_events(&self) -> BTreeMap<Arc<str>, u64> {
+        let lag = self.lag.map(|lag| (Arc::from("stream"), lag));
+        lag.into_iter().collect()
+    }
+
+    fn close(&mut self) -> Work<'_, Result<(), Error>> {
+        Box::pin(async {
+            if let Some(link) = self.sql.take() {
+                link.close().await;
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,235 @@
+//! Changes of several tables in the order in which they were made, read in pages.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use busbar_event::Error;
+use bytes::Bytes;
+
+use super::MssqlFollowBy;
+use super::follow::{self, CaptureInstance, MssqlFollowed, behind, list};
+use super::limits::CHANGE_ROWS;
+use super::link::{MssqlAnswer, MssqlServer};
+use super::lsn::MssqlLsn;
+use super::token::TdsColumn;
+use super::wire::{bytes_literal, identifier};
+
+/// What comes before the columns of the table: place, number within the transaction and operation; or version, operation
+/// and key.
+const CAPTURED: usize = 3;
+const TRACKED: usize = 2;
+
+/// Changes of one table between two places.
+pub struct ChangePages {
+    /// Which of the tables.
+    pub table: usize,
+    select: String,
+    order: Vec<String>,
+    /// Which columns of the answer the order is by.
+    by: Vec<usize>,
+    condition: String,
+    /// What is before the table's own columns.
+    skip: usize,
+    columns: Arc<[TdsColumn]>,
+    rows: VecDeque<Vec<Option<Bytes>>>,
+    /// The values of the order of the last row, as they are written in SQL.
+    last: Option<Vec<String>>,
+    /// There may be more behind the rows at hand.
+    more: bool,
+}
+
+/// A change of a row.
+pub struct MssqlChange {
+    /// The place of its transaction, as one number.
+    pub place: u64,
+    pub operation: MssqlOperation,
+    /// The values of the table's own columns; of a deleted row that was tracked there are none.
+    pub row: Vec<Option<Bytes>>,
+    /// The key, where only that is known beside.
+    pub key: Vec<Option<Bytes>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MssqlOperation {
+    Insert,
+    Delete,
+    /// The row as it was before an update that follows.
+    Before,
+    Update,
+}
+
+impl ChangePages {
+    /// Captured changes behind a place and up to another.
+    pub fn captured(
+        at: usize,
+        instance: &CaptureInstance,
+        columns: &[TdsColumn],
+        from: u64,
+        to: u64,
+    ) -> ChangePages {
+        let order = ["[__$start_lsn]", "[__$seqval]", "[__$operation]"].map(str::to_owned);
+        let own = list(columns.iter().map(|column| column.name.as_str()), "");
+        ChangePages {
+            table: at,
+            select: format!("{}, {own} FROM {}", order.join(", "), instance.table),
+            condition: format!(
+                "[__$start_lsn] > {} AND [__$start_lsn] <= {}",
+                MssqlLsn::of(from).literal(),
+                MssqlLsn::of(to).literal()
+            ),
+            order: order.into(),
+            by: vec![0, 1, 2],
+            skip: CAPTURED,
+            columns: Arc::from([]),
+            rows: VecDeque::new(),
+            last: None,
+            more: true,
+        }
+    }
+
+    /// Tracked changes behind a version and up to another; of each row the last one, with the row as it is.
+    pub fn tracked(at: usize, table: &MssqlFollowed, from: u64, to: u64) -> ChangePages {
+        let keys: Vec<_> = table.key_names().map(identifier).collect();
+        let same: Vec<_> = keys
+            .iter()
+            .map(|key| format!("t.{key} = c.{key}"))
+            .collect();
+        let mut order = vec!["c.SYS_CHANGE_VERSION".to_owned()];
+        order.extend(keys.iter().map(|key| format!("c.{key}")));
+        let quoted = table.quoted();
+        let select = format!(
+            "c.SYS_CHANGE_VERSION, c.SYS_CHANGE_OPERATION, {}, {} FROM CHANGETABLE(CHANGES {quoted}, {}) AS c \
+             LEFT JOIN {quoted} AS t ON {}",
+            list(table.key_names(), "c."),
+            list(
+                table.columns.iter().map(|column| column.name.as_str()),
+                "t."
+            ),
+            from - 1,
+            same.join(" AND ")
+        );
+        let mut by = vec![0];
+        by.extend((0..keys.len()).map(|at| TRACKED + at));
+        ChangePages {
+            table: at,
+            select,
+            condition: format!("c.SYS_CHANGE_VERSION <= {}", to - 1),
+            order,
+            by,
+            skip: TRACKED + keys.len(),
+            columns: Arc::from([]),
+            rows: VecDeque::new(),
+            last: None,
+            more: true,
+        }
+    }
+
+    /// The statement that reads the next page.
+    pub fn statement(&self) -> String {
+        let behind = match &self.last {
+            None => String::new(),
+            Some(last) => format!(" AND ({})", behind(&self.order, last)),
+        };
+        format!(
+            "SELECT TOP ({CHANGE_ROWS}) {} WHERE {}{behind} ORDER BY {}",
+            self.select,
+            self.condition,
+            self.order.join(", ")
+        )
+    }
+
+    /// Takes the page that it answered.
+    pub fn take(&mut self, answer: MssqlAnswer) {
+        self.more = answer.rows.len() >= CHANGE_ROWS;
+        self.columns = answer.columns;
+        if let Some(last) = answer.rows.last() {
+            let values = self.by.iter().map(|at| match (&last[*at], *at) {
+                (Some(value), at) => self.columns[at].of.literal(value),
+                (None, _) => bytes_literal(&[]),
+            });
+            self.last = Some(values.collect());
+        }
+        self.rows.extend(answer.rows);
+    }
+
+    /// Whether a page is to be read before the next change is known.
+    pub fn wants(&self) -> bool {
+        self.rows.is_empty() && self.more
+    }
+
+    /// The columns of the table's own.
+    pub fn columns(&self) -> &[TdsColumn] {
+        self.columns.get(self.skip..).unwrap_or_default()
+    }
+
+    /// The columns of the key, where they are sent beside.
+    pub fn key_columns(&self) -> &[TdsColumn] {
+        self.columns.get(TRACKED..self.skip).unwrap_or_default()
+    }
+
+    /// Where the next change stands, among those of all tables.
+    pub fn next(
+        &self,
+        server: &MssqlServer,
+        by: MssqlFollowBy,
+    ) -> Result<Option<(u64, Bytes)>, Error> {
+        let Some(row) = self.rows.front() else {
+            return Ok(None);
+        };
+        let place = self.place(server, by, row)?;
+        let within = match by {
+            MssqlFollowBy::Cdc => row[1].clone().unwrap_or_default(),
+            MssqlFollowBy::Tracking => Bytes::new(),
+        };
+        Ok(Some((place, within)))
+    }
+
+    fn place(
+        &self,
+        server: &MssqlServer,
+        by: MssqlFollowBy,
+        row: &[Option<Bytes>],
+    ) -> Result<u64, Error> {
+        let value = row.first().cloned().flatten().unwrap_or_default();
+        match by {
+            MssqlFollowBy::Cdc => follow::number(server, &value),
+            MssqlFollowBy::Tracking => {
+                let text = std::str::from_utf8(&value).unwrap_or_default();
+                Ok(text.parse::<u64>().unwrap_or(0) + 1)
+            }
+        }
+    }
+
+    /// Takes the next change. None for one that says nothing: a row that was deleted again meanwhile.
+    pub fn pop(
+        &mut self,
+        server: &MssqlServer,
+        by: MssqlFollowBy,
+    ) -> Result<Option<MssqlChange>, Error> {
+        let Some(mut row) = self.rows.pop_front() else {
+            return Ok(None);
+        };
+        let place = self.place(server, by, &row)?;
+        let said = |at: usize| row.get(at).cloned().flatten().unwrap_or_default();
+        let operation = match (by, &said(if by == MssqlFollowBy::Cdc { 2 } else { 1 })[..]) {
+            (MssqlFollowBy::Cdc, b"1") | (MssqlFollowBy::Tracking, b"D") => MssqlOperation::Delete,
+            (MssqlFollowBy::Cdc, b"2") | (MssqlFollowBy::Tracking, b"I") => MssqlOperation::Insert,
+            (MssqlFollowBy::Cdc, b"3") => MssqlOperation::Before,
+            _ => MssqlOperation::Update,
+        };
+        let own = row.split_off(self.skip.min(row.len()));
+        let key = row.split_off(TRACKED.min(row.len()));
+        if by == MssqlFollowBy::Tracking
+            && operation != MssqlOperation::Delete
+            && own.iter().all(Option::is_none)
+        {
+            return Ok(None);
+        }
+        Ok(Some(MssqlChange {
+            place,
+            operation,
+            row: own,
+            key,
+        }))
+    }
+}

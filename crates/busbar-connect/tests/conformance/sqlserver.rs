@@ -1,0 +1,353 @@
+//! What `sqlserver` does with a server that a test scripts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use busbar_connector::{Polled, Source, SourceContext};
+use busbar_event::{Class, Error, Language};
+use serde_json::json;
+
+use crate::captured_peer::captured_peer;
+use crate::source_context;
+use crate::tds_peer::{TdsCell, TdsPeer, TdsReply, tokens};
+use crate::world::{World, eventually, spec};
+
+fn connection(port: u16, more: &str) -> String {
+    format!("sqlserver: {{ address: '127.0.0.1:{port}', database: d, user: u, {more} }}\n")
+}
+
+async fn open(text: &str) -> Result<Box<dyn Source>, Error> {
+    open_with(text, source_context(Path::new("/"))).await
+}
+
+async fn open_with(text: &str, context: SourceContext) -> Result<Box<dyn Source>, Error> {
+    let registry = busbar_connect::registry();
+    let connector = registry.get("sqlserver").expect("registered");
+    connector.source(&spec(text), context).await
+}
+
+/// The payloads that come until there are so many, or an error.
+async fn payloads(source: &mut dyn Source, count: usize) -> Result<Vec<serde_json::Value>, Error> {
+    let mut found = Vec::new();
+    while found.len() < count {
+        match source.poll().await? {
+            Polled::Batch(polling) => {
+                let all = polling.batch.payloads();
+                let rows =
+                    (0..polling.batch.rows()).map(|row| serde_json::from_slice(all.value(row)));
+                found.extend(rows.map(|row| row.expect("JSON")));
+            }
+            Polled::Idle(wait) => tokio::time::sleep(wait).await,
+            Polled::End => break,
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn a_statement_goes_on_where_it_ended() {
+    let peer = TdsPeer::new(|sql| {
+        let from: i64 = match sql.strip_prefix("DECLARE @position bigint = ") {
+            Some(rest) => rest
+                .split(';')
+                .next()
+                .expect("a value")
+                .parse()
+                .expect("a number"),
+            None => panic!("{sql}"),
+        };
+        assert!(
+            sql.ends_with("; select id, name, raw from t where id > @position"),
+            "{sql}"
+        );
+        let rows = (from + 1..=5).map(|id| {
+            let name = if id == 2 {
+                TdsCell::Null
+            } else {
+                "it's 雨".into()
+            };
+            vec![TdsCell::Int(id), name, TdsCell::Bytes(vec![0, 255])]
+        });
+        let columns = vec![
+            ("id", TdsCell::Int(0)),
+            ("name", "".into()),
+            ("raw", TdsCell::Bytes(vec![])),
+        ];
+        // Rows beyond one packet.
+        vec![TdsReply::Count(0), TdsReply::Rows(columns, rows.collect())]
+    });
+    let query = "query: { statement: select id, name, raw from t where id > @position, position: id, start: '2', every: 100ms }";
+    let text = connection(
+        peer.port,
+        &query.replace(
+            "select id, name, raw from t where id > @position",
+            "'select id, name, raw from t where id > @position'",
+        ),
+    );
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let found = runtime.block_on(async { payloads(open(&text).await?.as_mut(), 3).await });
+    let row = |id: i64| json!({ "id": id, "name": "it's 雨", "raw": "0x00ff" });
+    assert_eq!(found.expect("rows"), [row(3), row(4), row(5)]);
+}
+
+/// Whatever the other side sends: an error of its class, within the bounds.
+#[test]
+fn what_is_not_of_the_protocol_is_refused() {
+    let columns = || {
+        vec![
+            ("id", TdsCell::Int(0)),
+            ("name", "".into()),
+            ("b", TdsCell::Bytes(vec![])),
+        ]
+    };
+    let row = || {
+        vec![
+            TdsCell::Int(7),
+            TdsCell::from("abc"),
+            TdsCell::Bytes(vec![1; 40]),
+        ]
+    };
+    let good = tokens(&[
+        TdsReply::Rows(columns(), vec![row(), row()]),
+        TdsReply::Error(50_000, "x"),
+    ]);
+    let peer = TdsPeer::new(|_| Vec::new());
+    let text = connection(
+        peer.port,
+        "query: { statement: s, every: 1h }, timeout: 60s",
+    );
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let mut state = 0x5eed_u64;
+    let mut refused = 0;
+    for round in 0..400 {
+        let mut bytes = good.clone();
+        for _ in 0..1 + round % 3 {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            let at = (state >> 33) as usize % bytes.len();
+            bytes[at] = (state >> 11) as u8;
+        }
+        if round % 7 == 0 {
+            bytes.truncate(bytes.len() * (round % 50) / 50 + 1);
+        }
+        let mut bytes = Some(bytes);
+        peer.twist(move |_| bytes.take());
+        let polled = runtime.block_on(async { open(&text).await?.poll().await });
+        if let Err(error) = polled {
+            refused += 1;
+            assert!(error.code().starts_with("sqlserver."), "{error:?}");
+            assert_ne!(error.code(), "sqlserver.silent", "round {round}");
+        }
+    }
+    assert!(refused > 300, "{refused}");
+}
+
+#[test]
+fn what_is_missing_is_said_with_the_statement_that_makes_it() {
+    let (peer, table) = captured_peer();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let by = |by: &str| connection(peer.port, &format!("follow: {{ tables: [t], by: {by} }}"));
+    let refused = |text: &str| {
+        let opened = runtime.block_on(open(text));
+        let error = opened.err().expect("it is refused");
+        let message = error.message(Language::En);
+        (error.code().to_owned(), error.class(), message)
+    };
+    let idle = refused(&by("cdc"));
+    assert_eq!(
+        (idle.0.as_str(), idle.1),
+        ("sqlserver.capture-idle", Class::Transient)
+    );
+    assert!(idle.2.contains("sp_cdc_start_job"), "{}", idle.2);
+    for (word, number, method, code, statement) in [
+        (
+            "cdc.lsn_time_mapping",
+            208,
+            "cdc",
+            "sqlserver.capture-off",
+            "EXEC sys.sp_cdc_enable_db",
+        ),
+        (
+            "cdc.change_tables",
+            229,
+            "cdc",
+            "sqlserver.capture-rights",
+            "GRANT SELECT ON SCHEMA::cdc TO [u]",
+        ),
+        ("KEY_COLUMN_USAGE", 1205, "cdc", "sqlserver.for-now", "1205"),
+    ] {
+        let mut there = table.lock();
+        there.commit(&[(1, Some("a"))]);
+        there.capture(0);
+        there.fails = Some((word, number));
+        drop(there);
+        let (found, _, message) = refused(&by(method));
+        assert_eq!(found, code);
+        assert!(message.contains(statement), "{message}");
+    }
+    table.lock().fails = None;
+    let user = by("cdc").replace("user: u", "user: no_user");
+    assert_eq!(refused(&user).0, "sqlserver.credentials");
+    let tls = by("cdc").replace("user: u", "user: u, trust_certificate: true");
+    assert_eq!(refused(&tls).0, "sqlserver.no-tls");
+}
+
+/// What was cleaned up before it was read is an alarm; the table taken anew is the way out.
+#[test]
+fn a_position_that_is_gone_is_told() {
+    for by in ["cdc", "tracking"] {
+        let (peer, table) = captured_peer();
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        table.lock().commit(&[(1, Some("a"))]);
+        table.lock().capture(0);
+        let text = connection(
+            peer.port,
+            &format!("follow: {{ tables: [t], by: {by}, every: 20ms }}"),
+        );
+        let error = runtime.block_on(async {
+            let mut source = open(&text).await.expect("it opens");
+            let first = payloads(source.as_mut(), 1).await.expect("a row");
+            assert_eq!(first, [json!({ "change": "read", "id": 1, "name": "a" })]);
+            let mut there = table.lock();
+            there.commit(&[(2, Some("b"))]);
+            there.commit(&[(3, Some("c"))]);
+            there.capture(0);
+            there.oldest = 3;
+            drop(there);
+            payloads(source.as_mut(), 1)
+                .await
+                .expect_err("changes are gone")
+        });
+        assert_eq!(
+            (error.code(), error.class()),
+            ("sqlserver.position-lost", Class::Configuration)
+        );
+        let told = error.message(Language::En);
+        assert!(
+            told.contains("\"again\"") && told.contains("[dbo].[t]"),
+            "{told}"
+        );
+    }
+}
+
+/// Numbers by chance, the same ones for each seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, most: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % most
+    }
+}
+
+/// Changes are made while the snapshot is read and after it; the node is killed and the connections are cut in between. In the
+/// end the table is what the events say, and no change has come twice.
+#[test]
+fn snapshot_and_changes_are_joined_although_the_node_is_killed() {
+    for by in ["cdc", "tracking"] {
+        followed_through_kills(by);
+    }
+}
+
+const STREAM: (&str, &str) = ("streams/in.yaml", "topics: change/#\n");
+
+fn followed_through_kills(by: &str) {
+    let (peer, table) = captured_peer();
+    let rows: Vec<_> = (0..6000).map(|id| (id * 2, Some("first"))).collect();
+    table.lock().commit(&rows);
+    table.lock().capture(0);
+    let text = connection(
+        peer.port,
+        &format!("follow: {{ tables: [t], by: {by}, every: 40ms }}"),
+    );
+    let files = [STREAM, ("connections/c.yaml", text.as_str())];
+    let mut world = World::new(Arc::new(tempfile::tempdir().expect("a folder")));
+    world.apply(&files);
+    let mut dice = Dice(0xcafe_f00d_1234);
+    for round in 0..24 {
+        for _ in 0..12 {
+            let changes: Vec<_> = (0..1 + dice.below(5))
+                .map(|_| (dice.below(12_200) as i64, dice.below(4) > 0))
+                .collect();
+            let name = format!("r{round}-{}", dice.below(1000));
+            let changes: Vec<_> = changes
+                .iter()
+                .map(|(id, there)| (*id, there.then_some(name.as_str())))
+                .collect();
+            table.lock().commit(&changes);
+            table.lock().capture(dice.below(20) as u32);
+        }
+        if round == 9 {
+            // One that is larger than a page and than a batch.
+            let large: Vec<_> = (0..5000).map(|id| (id + 20_000, Some("large"))).collect();
+            table.lock().commit(&large);
+        }
+        crate::world::rest(dice.below(60));
+        match dice.below(4) {
+            0 => peer.cut(),
+            1 => {
+                world = world.restart();
+                world.apply(&files);
+            }
+            _ => {}
+        }
+    }
+    table.lock().capture(0);
+    let wanted = table.lock().rows.clone();
+    let told = |world: &World| {
+        let mut rows = BTreeMap::new();
+        for event in world.events("in") {
+            let event = event.json();
+            let id = event["id"].as_i64().expect("a key");
+            match event["change"].as_str().expect("a change") {
+                "delete" => drop(rows.remove(&id)),
+                _ => drop(rows.insert(id, event["name"].as_str().expect("a name").to_owned())),
+            }
+        }
+        rows
+    };
+    eventually("the table as it is", || match told(&world) {
+        rows if rows == wanted => Ok(()),
+        rows => {
+            let other = wanted.iter().find(|(id, name)| rows.get(id) != Some(name));
+            Err(format!(
+                "{by}: {} of {} {other:?} {:?}",
+                rows.len(),
+                wanted.len(),
+                world.source("c")
+            ))
+        }
+    });
+    let mut seen = BTreeSet::new();
+    let mut updates = 0;
+    for event in world.events("in") {
+        let tag = |name: &str| {
+            event
+                .tags
+                .iter()
+                .find(|(tag, _)| tag == name)
+                .map(|(_, value)| value.clone())
+        };
+        if let Some(transaction) = tag("transaction") {
+            let sequence: u64 = tag("sequence")
+                .expect("a number")
+                .parse()
+                .expect("a number");
+            assert!(
+                seen.insert((transaction, sequence)),
+                "{by}: twice {}",
+                event.text()
+            );
+        }
+        let event = event.json();
+        if by == "cdc" && event["change"] == "update" {
+            updates += 1;
+            assert!(event["before"]["name"].is_string(), "{event}");
+        }
+    }
+    assert!(by != "cdc" || updates > 50, "{updates}");
+}
