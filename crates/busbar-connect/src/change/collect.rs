@@ -214,12 +214,24 @@ impl Collector {
         self.spill();
     }
 
+    /// Counts a change of a transaction that may have other changes when it comes again. The caller ends it in parts once
+    /// [`Collector::holds_much`].
+    pub fn count_only(&mut self) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.seen += 1;
+        }
+    }
+
+    /// Whether as much of the transaction under way is held as may be.
+    pub fn holds_much(&self) -> bool {
+        self.transaction.as_ref().is_some_and(|transaction| {
+            transaction.rows.len() >= TRANSACTION_ROWS || transaction.bytes >= TRANSACTION_BYTES
+        })
+    }
+
     /// Hands on rows of a transaction that is too large to be held until its end.
     fn spill(&mut self) {
-        let large = self.transaction.as_ref().is_some_and(|transaction| {
-            transaction.rows.len() >= TRANSACTION_ROWS || transaction.bytes >= TRANSACTION_BYTES
-        });
-        if large {
+        if self.holds_much() {
             self.hand_on();
             let Some(transaction) = &mut self.transaction else {
                 return;

@@ -57,6 +57,8 @@ struct MssqlFollowing {
     rows: usize,
     /// Which of the tables with its captured changes is read.
     instance: Option<String>,
+    /// The event that says that the columns are others; it comes before the next change.
+    other: Option<Vec<u8>>,
     /// Changes up to here are in the rows that its snapshot reads, so that nobody asks for them.
     since: u64,
     /// The row as it was before the update that follows.
@@ -128,6 +130,7 @@ impl MssqlChanges {
                 window: None,
                 rows: CHUNK_ROWS_FIRST,
                 instance: None,
+                other: None,
                 since,
                 before: None,
             });
@@ -234,9 +237,7 @@ impl MssqlChanges {
         // What was removed before it was read is known only behind the reading.
         for (at, answer) in answers.enumerate() {
             let oldest = match self.by {
-                MssqlFollowBy::Cdc => {
-                    follow::place(&self.server, self.by, &answer)?.unwrap_or(u64::MAX)
-                }
+                MssqlFollowBy::Cdc => follow::place(&self.server, self.by, &answer)?.unwrap_or(0),
                 MssqlFollowBy::Tracking => {
                     follow::tracked(&self.server, &self.tables[at].followed, &answer)?
                 }
@@ -330,11 +331,7 @@ impl MssqlChanges {
                     });
                 let mut payload = Vec::new();
                 event::schema(described, &mut payload);
-                // A transaction of its own, at the place that everything before it has reached.
-                self.collector
-                    .begin(from, MssqlLsn::of(from).to_string(), String::new(), ARRIVAL);
-                self.collector.push(&table.table.topic, None, payload);
-                self.collector.commit(from);
+                table.other = Some(payload);
             }
         }
         let columns = &self.tables[at].followed.columns;
@@ -385,17 +382,19 @@ impl MssqlChanges {
                 if let Some(open) = taking.open.replace(place) {
                     self.collector.commit(open);
                 }
-                let shown = match self.by {
-                    MssqlFollowBy::Cdc => MssqlLsn::of(place).to_string(),
-                    MssqlFollowBy::Tracking => (place - 1).to_string(),
-                };
-                self.collector.begin(place, shown.clone(), shown, ARRIVAL);
+                begin(&mut self.collector, self.by, place);
             }
             let change = taking.pages[at].pop(&self.server, self.by)?;
             if let Some(change) = change {
                 let pages = &taking.pages[at];
                 let table = &mut self.tables[pages.table];
-                publish(&mut self.collector, table, pages, change);
+                publish(&mut self.collector, self.by, table, pages, change);
+            }
+            // A tracked row that is changed again has a new version, so that the rows of the old one are not numbered alike when
+            // they are read again after a restart. What is behind the version before comes again then.
+            if self.by == MssqlFollowBy::Tracking && self.collector.holds_much() {
+                self.collector.commit(place - 1);
+                begin(&mut self.collector, self.by, place);
             }
             if self.collector.is_full() {
                 self.collector.hand_on();
@@ -528,9 +527,19 @@ impl MssqlChanges {
     }
 }
 
+/// Begins a transaction of this place.
+fn begin(collector: &mut Collector, by: MssqlFollowBy, place: u64) {
+    let shown = match by {
+        MssqlFollowBy::Cdc => MssqlLsn::of(place).to_string(),
+        MssqlFollowBy::Tracking => (place - 1).to_string(),
+    };
+    collector.begin(place, shown.clone(), shown, ARRIVAL);
+}
+
 /// Publishes a change, unless a chunk of the snapshot has it or will have it.
 fn publish(
     collector: &mut Collector,
+    by: MssqlFollowBy,
     table: &mut MssqlFollowing,
     pages: &ChangePages,
     change: MssqlChange,
@@ -543,6 +552,9 @@ fn publish(
         ..
     } = change;
     let before = table.before.take();
+    if let Some(other) = table.other.take() {
+        collector.push(&table.table.topic, None, other);
+    }
     let mut push = |change: &str,
                     columns: &[TdsColumn],
                     row: &[Option<Bytes>],
@@ -612,7 +624,10 @@ fn publish(
             }
         }
     }
-    collector.count();
+    match by {
+        MssqlFollowBy::Cdc => collector.count(),
+        MssqlFollowBy::Tracking => collector.count_only(),
+    }
 }
 
 /// A key as that of an event.

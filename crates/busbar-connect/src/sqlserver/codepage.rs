@@ -46,7 +46,7 @@ fn by_language(language: u32) -> &'static Encoding {
         0x041f | 0x042c | 0x0443 => encoding_rs::WINDOWS_1254,
         0x040d => encoding_rs::WINDOWS_1255,
         0x0401 | 0x0420 | 0x0429 | 0x0480 => encoding_rs::WINDOWS_1256,
-        0x0425 | 0x0426 | 0x0427 => encoding_rs::WINDOWS_1257,
+        0x0425..=0x0427 => encoding_rs::WINDOWS_1257,
         _ => encoding_rs::WINDOWS_1252,
     }
 }

@@ -177,7 +177,10 @@ pub async fn captured(
     let instances = rows.filter_map(|row| {
         Some(CaptureInstance {
             table: qualified("cdc", &format!("{}_CT", answer.text(row, 0)?)),
-            start: MssqlLsn::read(answer.bytes(row, 1)?)?,
+            // None until the capture job has run for the first time.
+            start: answer
+                .bytes(row, 1)
+                .map_or(Some(MssqlLsn::default()), MssqlLsn::read)?,
         })
     });
     Ok(instances.collect())

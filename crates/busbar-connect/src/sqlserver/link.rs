@@ -16,7 +16,8 @@ use super::limits::{
     ANSWER_BYTES_MAX, CONNECT_MAX, GOODBYE_MAX, PACKET_BYTES, PACKET_BYTES_MAX, READ_BYTES,
     TOKEN_BYTES_MAX,
 };
-use super::token::{self, MssqlError, TdsColumn, TdsReader, TdsToken, Unread};
+use super::reader::{TdsReader, Unread};
+use super::token::{self, MssqlError, TdsColumn, TdsToken};
 use super::tunnel::{self, TdsTunnel};
 use super::wire::{self, HEADER, LAST, TdsLogin, encryption, kind};
 use crate::places::Places;

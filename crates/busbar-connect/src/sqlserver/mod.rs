@@ -22,6 +22,7 @@ mod link;
 mod lsn;
 mod pages;
 mod query;
+mod reader;
 mod row;
 mod rows;
 mod sink;

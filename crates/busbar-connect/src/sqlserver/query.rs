@@ -13,7 +13,7 @@ use super::failure::MssqlFailed;
 use super::limits::{CHUNK_BYTES, OVERLAP_ROWS_MAX};
 use super::link::{MssqlFetched, MssqlHead, MssqlLink, MssqlServer};
 use super::token::TdsColumn;
-use super::value::Positions;
+use super::value::MssqlPositions;
 use super::wire::literal;
 use super::{MssqlOverlap, MssqlQuery};
 use crate::change::attempt;
@@ -254,10 +254,10 @@ fn first(start: &str) -> (String, String) {
 
 /// The value less the overlap; none where it does not fit the type.
 fn overlapped(overlap: &MssqlOverlap, kind: &str, value: &str) -> Option<String> {
-    let of = Positions::of(kind);
+    let of = MssqlPositions::of(kind);
     match overlap {
-        MssqlOverlap::Number(by) if of == Positions::Number => Some(format!("{value} - {by}")),
-        MssqlOverlap::Time(span) if of == Positions::Time => {
+        MssqlOverlap::Number(by) if of == MssqlPositions::Number => Some(format!("{value} - {by}")),
+        MssqlOverlap::Time(span) if of == MssqlPositions::Time => {
             let seconds = span.as_duration().as_millis().div_ceil(1000);
             Some(format!("DATEADD(second, -{seconds}, {value})"))
         }

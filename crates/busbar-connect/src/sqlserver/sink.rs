@@ -625,7 +625,8 @@ impl MssqlPlan {
         let mut bytes = 0;
         for row in rows {
             let one = match op {
-                Op::Delete => format!("({})", self.same(row)),
+                Op::Delete if self.written.key.len() == 1 => row.key.clone(),
+                Op::Delete => format!("({})", row.key),
                 Op::Update => self.update(row),
                 _ => format!("({})", row.values.join(", ")),
             };
@@ -653,7 +654,18 @@ impl MssqlPlan {
         let table = &self.table;
         let columns = self.list(|_| true);
         match op {
-            Op::Delete => format!("DELETE FROM {table} WHERE {}", parts.join(" OR ")),
+            Op::Delete => {
+                let key = self.key_list();
+                let rows = parts.join(", ");
+                match self.written.key.len() {
+                    1 => format!("DELETE FROM {table} WHERE {key} IN ({rows})"),
+                    _ => format!(
+                        "DELETE t FROM {table} AS t JOIN (VALUES {rows}) AS s ({}) ON {}",
+                        key,
+                        self.pairs(|at| self.written.key.contains(&at), "t", " AND ")
+                    ),
+                }
+            }
             Op::Update => parts.join("; "),
             Op::Upsert => {
                 let rows = format!("(VALUES {}) AS s ({columns})", parts.join(", "));
@@ -696,6 +708,15 @@ impl MssqlPlan {
             format!("{of}.{name} = s.{name}")
         });
         pairs.collect::<Vec<_>>().join(between)
+    }
+
+    /// The columns of the key in its own order, which is that of [`MssqlReady::key`].
+    fn key_list(&self) -> String {
+        let key = self.written.key.iter();
+        let key: Vec<_> = key
+            .map(|at| identifier(&self.written.columns[*at].1.name))
+            .collect();
+        key.join(", ")
     }
 
     /// The condition that is true for the row with this key.

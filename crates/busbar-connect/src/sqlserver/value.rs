@@ -8,7 +8,7 @@ use bytes::Bytes;
 use encoding_rs::Encoding;
 
 use super::codepage;
-use super::token::{TdsReader, Unread, utf16};
+use super::reader::{TdsReader, Unread, utf16};
 
 /// The type of a column.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +67,7 @@ enum LengthForm {
 
 /// What values are, as positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Positions {
+pub enum MssqlPositions {
     Number,
     Time,
     Other,
@@ -326,13 +326,13 @@ impl TdsType {
     }
 }
 
-impl Positions {
+impl MssqlPositions {
     /// What values of a type are, as it is written in SQL.
-    pub fn of(kind: &str) -> Positions {
+    pub fn of(kind: &str) -> MssqlPositions {
         match kind.split('(').next().unwrap_or_default() {
-            "bigint" | "decimal" | "float" => Positions::Number,
-            "datetime" | "datetime2" | "datetimeoffset" | "date" => Positions::Time,
-            _ => Positions::Other,
+            "bigint" | "decimal" | "float" => MssqlPositions::Number,
+            "datetime" | "datetime2" | "datetimeoffset" | "date" => MssqlPositions::Time,
+            _ => MssqlPositions::Other,
         }
     }
 }

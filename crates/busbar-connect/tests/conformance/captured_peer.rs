@@ -21,6 +21,8 @@ pub struct CapturedTable {
     captured: u32,
     /// Behind this transaction changes are kept.
     pub oldest: u32,
+    /// Behind this transaction changes are captured once more, with a column `note`.
+    pub second: Option<u32>,
     /// An error for statements that contain a word.
     pub fails: Option<(&'static str, i32)>,
 }
@@ -77,18 +79,20 @@ impl CapturedTable {
             TdsReply::Rows(vec![("COLUMN_NAME", "".into())], vec![vec!["id".into()]])
         } else if sql.contains("SELECT TOP 0 * FROM [dbo].[t]") {
             TdsReply::Rows(own().into(), Vec::new())
-        } else if sql.contains("SELECT TOP 0 * FROM [cdc].[dbo_t_CT]") {
+        } else if sql.contains("SELECT TOP 0 * FROM [cdc].[dbo_t") {
             let mut columns = vec![("__$start_lsn", bytes()), ("__$operation", TdsCell::Int(0))];
             columns.extend(own());
+            if sql.contains("dbo_t2_CT") {
+                columns.push(("note", "".into()));
+            }
             TdsReply::Rows(columns, Vec::new())
         } else if sql.contains("MIN(c.start_lsn)") {
             one(place(self.oldest))
         } else if sql.contains("cdc.change_tables") {
-            let row = vec!["dbo_t".into(), place(self.oldest)];
-            TdsReply::Rows(
-                vec![("capture_instance", "".into()), ("start_lsn", bytes())],
-                vec![row],
-            )
+            let mut instances = vec![vec!["dbo_t".into(), place(self.oldest)]];
+            instances.extend(self.second.map(|start| vec!["dbo_t2".into(), place(start)]));
+            let columns = vec![("capture_instance", "".into()), ("start_lsn", bytes())];
+            TdsReply::Rows(columns, instances)
         } else if sql.contains("lsn_time_mapping") {
             let from = log_place(sql, "start_lsn > 0x").unwrap_or(0);
             let last = self.captured.min(from.saturating_add(top.min(1000) as u32));
@@ -99,7 +103,7 @@ impl CapturedTable {
                 true => one(place(last)),
                 false => TdsReply::Rows(vec![("", bytes())], vec![vec![TdsCell::Null]]),
             }
-        } else if sql.contains("[cdc].[dbo_t_CT]") {
+        } else if sql.contains("[cdc].[dbo_t") {
             let from = log_place(sql, "[__$start_lsn] > 0x").expect("a place");
             let to = log_place(sql, "[__$start_lsn] <= 0x").expect("a place");
             let behind = sql.split_once("[__$seqval] = 0x").map(|(_, rest)| {
@@ -116,19 +120,21 @@ impl CapturedTable {
                     && *at <= to
                     && behind.is_none_or(|behind| (*at, *within, *operation) > behind)
             });
+            let second = sql.contains("dbo_t2_CT");
             let rows = rows.take(top).map(|(at, within, operation, id, name)| {
-                let id = TdsCell::Int(*id);
-                vec![
-                    place(*at),
-                    place(*within),
-                    TdsCell::Int(*operation),
-                    id,
-                    TdsCell::Text(name.clone()),
-                ]
+                let mut row = vec![place(*at), place(*within), TdsCell::Int(*operation)];
+                row.extend([TdsCell::Int(*id), TdsCell::Text(name.clone())]);
+                if second {
+                    row.push("new".into());
+                }
+                row
             });
             let rows = rows.collect();
             let mut columns = vec![("l", bytes()), ("s", bytes()), ("o", TdsCell::Int(0))];
             columns.extend(own());
+            if second {
+                columns.push(("note", "".into()));
+            }
             TdsReply::Rows(columns, rows)
         } else if sql.contains("CHANGE_TRACKING_CURRENT_VERSION") {
             one(TdsCell::Int(self.last.into()))

@@ -210,12 +210,13 @@ fn a_position_that_is_gone_is_told() {
             let mut source = open(&text).await.expect("it opens");
             let first = payloads(source.as_mut(), 1).await.expect("a row");
             assert_eq!(first, [json!({ "change": "read", "id": 1, "name": "a" })]);
-            let mut there = table.lock();
-            there.commit(&[(2, Some("b"))]);
-            there.commit(&[(3, Some("c"))]);
-            there.capture(0);
-            there.oldest = 3;
-            drop(there);
+            {
+                let mut there = table.lock();
+                there.commit(&[(2, Some("b"))]);
+                there.commit(&[(3, Some("c"))]);
+                there.capture(0);
+                there.oldest = 3;
+            }
             payloads(source.as_mut(), 1)
                 .await
                 .expect_err("changes are gone")
@@ -232,10 +233,107 @@ fn a_position_that_is_gone_is_told() {
     }
 }
 
-/// Numbers by chance, the same ones for each seed.
-struct Dice(u64);
+/// The old capture is read up to the place where the new one begins.
+#[test]
+fn a_second_capture_takes_over_where_it_begins() {
+    let (peer, table) = captured_peer();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    table.lock().commit(&[(1, Some("a"))]);
+    table.lock().capture(0);
+    let text = connection(
+        peer.port,
+        "follow: { tables: [t], snapshot: false, every: 20ms }",
+    );
+    let found = runtime.block_on(async {
+        let mut source = open(&text).await.expect("it opens");
+        {
+            let mut there = table.lock();
+            there.commit(&[(2, Some("b"))]);
+            there.second = Some(2);
+            there.commit(&[(3, Some("c"))]);
+            there.commit(&[(3, Some("d"))]);
+            there.capture(2);
+        }
+        let mut found = payloads(source.as_mut(), 1).await.expect("a row");
+        // Read again, the table has two captures.
+        drop(source);
+        let mut resume = busbar_connector::Resume::default();
+        resume.positions.insert("stream".into(), lsn(2));
+        let context = SourceContext {
+            resume,
+            ..source_context(Path::new("/"))
+        };
+        let mut source = open_with(&text, context).await.expect("it opens");
+        table.lock().capture(0);
+        found.extend(payloads(source.as_mut(), 2).await.expect("rows"));
+        found
+    });
+    assert_eq!(
+        found[0],
+        json!({ "change": "insert", "id": 2, "name": "b" })
+    );
+    assert_eq!(
+        found[1],
+        json!({ "change": "insert", "id": 3, "name": "c", "note": "new" })
+    );
+    assert_eq!(
+        found[2]["before"],
+        json!({ "id": 3, "name": "c", "note": "new" })
+    );
+}
 
-impl Dice {
+/// The position of a place in the log of the stand-in.
+fn lsn(transaction: u64) -> u64 {
+    0x20 << 38 | transaction << 12 | 1
+}
+
+/// The columns change while the table is followed: the event `schema` says so before the first row that has the new ones.
+#[test]
+fn other_columns_are_told_before_the_first_row_with_them() {
+    let (peer, table) = captured_peer();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    table.lock().commit(&[(1, Some("a"))]);
+    table.lock().capture(0);
+    let text = connection(
+        peer.port,
+        "follow: { tables: [t], snapshot: false, every: 20ms }",
+    );
+    let found = runtime.block_on(async {
+        let mut source = open(&text).await.expect("it opens");
+        let mut found = Vec::new();
+        table.lock().commit(&[(2, Some("b"))]);
+        table.lock().capture(0);
+        found.extend(payloads(source.as_mut(), 1).await.expect("a row"));
+        table.lock().second = Some(2);
+        // The source looks for new captures from time to time: rows come from the old one until then.
+        for id in 3.. {
+            {
+                let mut there = table.lock();
+                there.commit(&[(id, Some("c"))]);
+                there.capture(0);
+            }
+            found.extend(payloads(source.as_mut(), 1).await.expect("a row"));
+            if found.iter().any(|event| event["note"] == "new") {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+        found
+    });
+    let at = found.iter().position(|event| event["note"] == "new");
+    let at = at.expect("a row of the new capture");
+    assert_eq!(found[at - 1]["change"], "schema", "{found:?}");
+    let columns = found[at - 1]["columns"].as_array().expect("columns");
+    let columns = columns
+        .iter()
+        .map(|column| column["name"].as_str().unwrap_or_default());
+    assert_eq!(columns.collect::<Vec<_>>(), ["id", "name", "note"]);
+}
+
+/// Numbers by chance, the same ones for each seed.
+struct MssqlChance(u64);
+
+impl MssqlChance {
     fn below(&mut self, most: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -267,7 +365,7 @@ fn followed_through_kills(by: &str) {
     let files = [STREAM, ("connections/c.yaml", text.as_str())];
     let mut world = World::new(Arc::new(tempfile::tempdir().expect("a folder")));
     world.apply(&files);
-    let mut dice = Dice(0xcafe_f00d_1234);
+    let mut dice = MssqlChance(0xcafe_f00d_1234);
     for round in 0..24 {
         for _ in 0..12 {
             let changes: Vec<_> = (0..1 + dice.below(5))
