@@ -151,13 +151,12 @@ impl MssqlChanges {
                 continue;
             }
             self.close_windows();
-            if self.read_snapshot().await? || self.look().await? {
-                self.pause = IDLE_FIRST;
-                continue;
-            }
-            // So that a restart does not read again what was about other tables.
             self.status().await?;
             if self.collector.is_full() {
+                continue;
+            }
+            if self.read_snapshot().await? || self.look().await? {
+                self.pause = IDLE_FIRST;
                 continue;
             }
             let pause = self.pause.min(self.every);
@@ -409,6 +408,7 @@ impl MssqlChanges {
             return Ok(());
         }
         self.next_status = Instant::now() + STATUS_EVERY;
+        // So that a restart does not read again what was about other tables.
         self.collector.hand_on_position();
         let mut sql = self.session().await?;
         let end = follow::end(&self.server, &mut sql, self.by).await?;
