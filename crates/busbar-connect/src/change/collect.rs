@@ -20,6 +20,8 @@ pub struct Collector {
     resume: Resume,
     /// Kept with the position of `stream`.
     pub note: Vec<u8>,
+    /// What the names of producers begin with whose writes are left out.
+    without: Vec<String>,
     transaction: Option<Transaction>,
     /// Rows of whole transactions, not handed on yet, with the place behind the transaction of each.
     builder: BatchBuilder,
@@ -51,6 +53,8 @@ struct Transaction {
     shown: String,
     id: String,
     time: Micros,
+    /// The producer that wrote it, if it is one of those whose writes are left out.
+    producer: Option<String>,
     /// Changes seen, with those that are not published.
     seen: u64,
     rows: Vec<Change>,
@@ -116,6 +120,7 @@ impl Collector {
         Collector {
             over: large.take(LARGE_TRANSACTIONS_MAX).collect(),
             note: resume.note(&part).to_vec(),
+            without: Vec::new(),
             prefix,
             part,
             resume,
@@ -177,11 +182,36 @@ impl Collector {
             shown,
             id,
             time,
+            producer: None,
             seen: 0,
             rows: Vec::new(),
             bytes: 0,
             large: before.map(|before| (part.as_str().into(), *before)),
         });
+    }
+
+    /// Leaves out what sinks of these names have written; see [`Collector::publishes`].
+    pub fn leave_out(&mut self, without: &[String]) {
+        self.without = without.iter().map(|name| format!("{name}/")).collect();
+    }
+
+    /// A sink has written the transaction under way, on behalf of this producer.
+    pub fn written_by(&mut self, producer: &str) {
+        let left_out = self.without.iter().any(|name| producer.starts_with(name));
+        if let Some(transaction) = self.transaction.as_mut().filter(|_| left_out) {
+            transaction.producer = Some(producer.to_owned());
+        }
+    }
+
+    /// Whether a change of the transaction under way is published. Of a transaction that is left out only deletes are: each
+    /// goes back to the side that it came from. Most often nothing is there any more; a row that an older change from here
+    /// brought back in the meantime is deleted.
+    pub fn publishes(&self, change: &str) -> bool {
+        change == "delete"
+            || self
+                .transaction
+                .as_ref()
+                .is_none_or(|transaction| transaction.producer.is_none())
     }
 
     /// Adds an event to the transaction.
@@ -413,13 +443,18 @@ fn push_rows(builder: &mut BatchBuilder, transaction: &mut Transaction) {
             ("transaction", transaction.id.as_str()),
             ("position", &transaction.shown),
             ("sequence", &number),
+            ("producer", transaction.producer.as_deref().unwrap_or("")),
         ];
+        let tags = match transaction.producer {
+            Some(_) => &tags[..],
+            None => &tags[..3],
+        };
         let topic = builder.topic_id(&change.topic);
         builder.push(plain(
             topic,
             change.key.as_deref(),
             transaction.time,
-            &tags,
+            tags,
             &change.payload,
         ));
     }

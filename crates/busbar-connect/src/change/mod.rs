@@ -30,6 +30,14 @@ pub struct Write {
     /// A column that names the columns of a row that keep their value, as a JSON list or with commas. Change sources
     /// write it for large values that the database did not repeat.
     pub unchanged: Option<String>,
+    /// A column that grows with each change of a row: a time or a number. A row takes the place of the one there only where
+    /// its value is greater, and deletes it only where the one there is not greater than that of the deleted row. Two tables
+    /// that are kept in step both ways need it on both sides. A row without a value, and `truncate`, become dead letters.
+    pub newer: Option<String>,
+    /// With `newer`: a row with an equal value takes the place of the one there, too. On exactly one of two sides, so that
+    /// both come to the same row.
+    #[serde(default)]
+    pub or_equal: bool,
     /// Makes the table where it is missing, with the columns of the flow and `key` as its primary key.
     #[serde(default)]
     pub create: bool,
@@ -78,8 +86,19 @@ impl Write {
         if !is_table_name(&self.table) {
             return Some("connect.table-name");
         }
+        let puts = self.change.is_some() || self.mode == Mode::Upsert;
+        match &self.newer {
+            Some(newer) if !puts || self.key.contains(newer) => return Some("connect.newer-mode"),
+            None if self.or_equal => return Some("connect.newer-equal"),
+            _ => {}
+        }
         let keyless = self.key.is_empty() && (self.mode != Mode::Insert || self.change.is_some());
         keyless.then_some("connect.key-needed")
+    }
+
+    /// How a row there is compared with the one that comes: it gives way where this holds, `there OPERATOR new`.
+    pub fn gives_way(&self) -> &'static str {
+        if self.or_equal { "<=" } else { "<" }
     }
 
     /// The rights that it takes.

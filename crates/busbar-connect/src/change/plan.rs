@@ -45,6 +45,8 @@ pub struct WriteColumns<T> {
     pub columns: Vec<(usize, T)>,
     /// Places of the key among `columns`.
     pub key: Vec<usize>,
+    /// The place among `columns` of the one that grows with each change of a row.
+    pub newer: Option<usize>,
     change: Option<usize>,
     unchanged: Option<usize>,
 }
@@ -155,8 +157,15 @@ impl<T: TargetColumn> WriteColumns<T> {
             let place = columns.iter().position(|(_, target)| target.name() == key);
             place.ok_or_else(|| flow_column("key", key))
         });
+        let newer = options.newer.iter().map(|newer| {
+            let place = columns
+                .iter()
+                .position(|(_, target)| target.name() == newer);
+            place.ok_or_else(|| flow_column("newer", newer))
+        });
         Ok(WriteColumns {
             key: key.collect::<Result<_, _>>()?,
+            newer: newer.collect::<Result<Vec<_>, _>>()?.pop(),
             columns,
             change,
             unchanged,
@@ -190,13 +199,21 @@ impl<T: TargetColumn> WriteColumns<T> {
         })
     }
 
-    /// Refuses a row whose key has no value in one of its columns.
+    /// Refuses a row whose key has no value in one of its columns, and what cannot be compared by `newer`.
     ///
     /// # Errors
     /// *Permanent*.
     pub fn check_key(&self, op: Op, is_null: impl Fn(usize) -> bool) -> Result<(), Error> {
-        if matches!(op, Op::Truncate | Op::Nothing) {
-            return Ok(());
+        match (op, self.newer) {
+            (Op::Nothing, _) | (Op::Truncate, None) => return Ok(()),
+            (Op::Truncate, Some(_)) => {
+                return Err(Error::new(Class::Permanent, "connect.newer-truncate"));
+            }
+            (_, Some(newer)) if is_null(newer) => {
+                return Err(Error::new(Class::Permanent, "connect.newer-null")
+                    .with("column", self.columns[newer].1.name()));
+            }
+            _ => {}
         }
         match self.key.iter().find(|at| is_null(**at)) {
             None => Ok(()),

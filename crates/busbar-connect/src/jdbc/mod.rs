@@ -344,6 +344,13 @@ impl Options {
                 return Some(("poll", every()));
             }
         }
+        if self
+            .write
+            .as_ref()
+            .is_some_and(|write| write.newer.is_some())
+        {
+            return wrong("write", "jdbc.no-newer");
+        }
         let write = self.write.as_ref().and_then(Write::check);
         write.and_then(|code| wrong("write", code))
     }

@@ -18,6 +18,7 @@ use super::follow::{self, BinlogTable, DescribedColumn, Logs};
 use super::limits::{CHUNK_ROWS_FIRST, IDLE, MAPS_MAX, POLL_MAX, SILENCE_MAX, STATUS_EVERY};
 use super::link::{Link, MysqlServer, Start};
 use super::origin::Origin;
+use super::sink::POSITIONS_TABLE;
 use super::statement::LogStatement;
 use super::{MySqlFollow, ZeroDates, row};
 use crate::change::begin::BeginTables;
@@ -90,6 +91,7 @@ impl MySqlChanges {
         context: SourceContext,
     ) -> Result<MySqlChanges, Error> {
         let mut collector = Collector::new(options.generation, context.resume.clone());
+        collector.leave_out(&options.without);
         let mut sql = server.open().await?;
         follow::check(&server, &mut sql).await?;
         let followed = follow::tables(&server, &mut sql, options).await?;
@@ -484,7 +486,25 @@ impl MySqlChanges {
         Ok(())
     }
 
+    /// A sink begins its transaction with the position of its producer.
+    fn producer(&mut self, rows: &LoggedRows) {
+        let Some(Known { map, .. }) = self.maps.get(&rows.table) else {
+            return;
+        };
+        if map.name != POSITIONS_TABLE {
+            return;
+        }
+        let images = rows.images(&map.columns).unwrap_or_default();
+        let image = images.first();
+        let image = image.map(|(first, second)| second.as_ref().unwrap_or(first));
+        if let Some(ImageValue::Text(producer)) = image.and_then(|image| image.first()) {
+            self.collector
+                .written_by(&String::from_utf8_lossy(producer));
+        }
+    }
+
     fn rows(&mut self, rows: &LoggedRows) -> Result<(), Error> {
+        self.producer(rows);
         let Some(Known {
             map,
             columns,
@@ -513,6 +533,9 @@ impl MySqlChanges {
                         before: Option<&[ImageValue]>| {
             let key = row::key(&map.key, image);
             *early |= !table.progress.done;
+            if !collector.publishes(change) {
+                return;
+            }
             let filtered = !table.resumed && (!table.progress.done || window.is_some());
             if filtered
                 && !publishes(

@@ -112,6 +112,10 @@ struct Options {
 struct MySqlFollow {
     /// The tables, as `database.table`, or `table` in the connection's database. Each has a primary key.
     tables: Vec<String>,
+    /// Names of connections whose writes do not come in, of those with `newer`: what Busbar itself has written through them
+    /// from the other one of two tables that are kept in step both ways. What they deleted comes in, with the tag `producer`.
+    #[serde(default)]
+    without: Vec<String>,
     /// Whether what is in the tables comes before their changes.
     #[serde(default = "yes")]
     snapshot: bool,

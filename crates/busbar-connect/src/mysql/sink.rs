@@ -16,6 +16,9 @@ use crate::change::plan::{Dialect, Halving, Refused, RowRequests, WriteColumns};
 use crate::change::refusal::{REFUSED_TABLE, RefusedRecord, content_of, insertions};
 use crate::change::{Op, Write};
 
+/// The table that keeps how far producers have come.
+pub(super) const POSITIONS_TABLE: &str = "busbar_position";
+
 /// Writes to one table.
 pub struct MysqlSink {
     server: MysqlServer,
@@ -34,6 +37,8 @@ struct Plan {
     positions: String,
     refusals: String,
     written: WriteColumns<Target>,
+    /// `there OPERATOR new`: whether a row gives way to one that comes.
+    gives_way: &'static str,
 }
 
 const DIALECT: Dialect = Dialect {
@@ -131,9 +136,10 @@ impl MysqlSink {
         let written = WriteColumns::plan(&DIALECT, options, &self.schema, &table, &found)?;
         let plan = Plan {
             table,
-            positions: format!("{}.`busbar_position`", identifier(schema)),
+            positions: format!("{}.`{POSITIONS_TABLE}`", identifier(schema)),
             refusals: format!("{}.`{REFUSED_TABLE}`", identifier(schema)),
             written,
+            gives_way: options.gives_way(),
         };
         self.check_key(link, &plan, schema, name).await?;
         let producer = format!(
@@ -589,11 +595,51 @@ impl Plan {
         Ok(())
     }
 
+    /// What is set where a row with the key is there. Each column is assigned in turn, so that the one that is compared
+    /// comes last.
+    fn assignments(&self, mut columns: Vec<usize>) -> String {
+        let name = |at: usize| identifier(&self.written.columns[at].1.name);
+        let new = self.written.newer.map(|at| {
+            columns.retain(|column| *column != at);
+            columns.push(at);
+            format!(
+                "{0} IS NULL OR {0} {1} VALUES({0})",
+                name(at),
+                self.gives_way
+            )
+        });
+        let set: Vec<_> = columns
+            .into_iter()
+            .map(|at| match &new {
+                None => format!("{0} = VALUES({0})", name(at)),
+                Some(new) => format!("{0} = IF({new}, VALUES({0}), {0})", name(at)),
+            })
+            .collect();
+        set.join(", ")
+    }
+
     async fn send(&self, link: &mut Link, op: Op, rows: &[&Ready]) -> Result<(), Failed> {
         let table = &self.table;
         let is_key = |at: usize| self.written.key.contains(&at);
         let name = |at: usize| identifier(&self.written.columns[at].1.name);
+        let same = |row: &Ready| {
+            let same = self.written.key.iter();
+            let same: Vec<_> = same
+                .map(|at| format!("{} = {}", name(*at), row.values[*at]))
+                .collect();
+            same.join(" AND ")
+        };
+        // Only a row that is not newer is changed or deleted.
+        let unless_newer = |row: &Ready, than: &str| match self.written.newer {
+            None => String::new(),
+            Some(at) => format!(
+                " AND ({0} IS NULL OR {0} {than} {1})",
+                name(at),
+                row.values[at]
+            ),
+        };
         let (head, tail, between) = match op {
+            Op::Delete if self.written.newer.is_some() => (String::new(), String::new(), "; "),
             Op::Delete => (
                 format!(
                     "DELETE FROM {table} WHERE ({}) IN (",
@@ -618,12 +664,8 @@ impl Plan {
                 } else {
                     rest
                 };
-                let set: Vec<_> = set
-                    .into_iter()
-                    .map(|at| format!("{0} = VALUES({0})", name(at)))
-                    .collect();
                 let tail = match op {
-                    Op::Upsert => format!(" ON DUPLICATE KEY UPDATE {}", set.join(", ")),
+                    Op::Upsert => format!(" ON DUPLICATE KEY UPDATE {}", self.assignments(set)),
                     _ => String::new(),
                 };
                 (
@@ -636,6 +678,11 @@ impl Plan {
         let mut sql = head.clone();
         for row in rows {
             let one = match op {
+                Op::Delete if self.written.newer.is_some() => format!(
+                    "DELETE FROM {table} WHERE {}{}",
+                    same(row),
+                    unless_newer(row, "<=")
+                ),
                 Op::Delete => format!("({})", row.key),
                 Op::Update => {
                     let set = (0..self.written.columns.len()).filter(|at| {
@@ -647,16 +694,11 @@ impl Plan {
                     if set.is_empty() {
                         continue;
                     }
-                    let same: Vec<_> = self
-                        .written
-                        .key
-                        .iter()
-                        .map(|at| format!("{} = {}", name(*at), row.values[*at]))
-                        .collect();
                     format!(
-                        "UPDATE {table} SET {} WHERE {}",
+                        "UPDATE {table} SET {} WHERE {}{}",
                         set.join(", "),
-                        same.join(" AND ")
+                        same(row),
+                        unless_newer(row, self.gives_way)
                     )
                 }
                 _ => format!("({})", row.values.join(", ")),

@@ -17,7 +17,7 @@ use super::limits::{
     WINDOW_POLL,
 };
 use super::link::{Answer, Fetched, Link, Server};
-use super::pgoutput::{self, FollowEvent, Frame, Lsn, Relation, Tuple, Value};
+use super::pgoutput::{self, FollowEvent, Frame, Lsn, MESSAGE_PREFIX, Relation, Tuple, Value};
 use super::row;
 use super::snapshot::{self, Seen};
 use super::wire::{identifier, literal};
@@ -86,6 +86,7 @@ impl ChangeSource {
         context: SourceContext,
     ) -> Result<ChangeSource, Error> {
         let mut collector = Collector::new(options.generation, context.resume.clone());
+        collector.leave_out(&options.without);
         let known = Lsn(collector.position());
         let name = options
             .slot
@@ -104,8 +105,12 @@ impl ChangeSource {
         let identity = follow::identify(&server, &mut stream, identity, known).await?;
         collector.note = identity.to_bytes();
         let position = begin_at(&server, &mut sql, options, &name, known).await?;
+        let messages = match options.without.is_empty() {
+            true => "",
+            false => follow::messages(&server, &mut sql).await?,
+        };
         let start = format!(
-            "START_REPLICATION SLOT {} LOGICAL {position} (proto_version '1', publication_names {})",
+            "START_REPLICATION SLOT {} LOGICAL {position} (proto_version '1', publication_names {}{messages})",
             identifier(&name),
             literal(&identifier(&publication)),
         );
@@ -315,7 +320,11 @@ impl ChangeSource {
                 }
                 self.collector.count();
             }
-            FollowEvent::Other => {}
+            FollowEvent::Message { prefix, content } if prefix == MESSAGE_PREFIX => {
+                let producer = String::from_utf8_lossy(&content);
+                self.collector.written_by(&producer);
+            }
+            FollowEvent::Message { .. } | FollowEvent::Other => {}
         }
         Ok(())
     }
@@ -475,6 +484,9 @@ impl ChangeSource {
             ..
         } = &self.tables[*at];
         self.early |= !table.progress.done;
+        if !self.collector.publishes(change) {
+            return;
+        }
         if !table.resumed && (!table.progress.done || window.is_some()) {
             let key: Vec<Bytes> = match followed.key.is_empty() {
                 true => Vec::new(),

@@ -41,6 +41,9 @@ impl Followed {
     }
 }
 
+/// The first version whose streams of changes have messages.
+const MESSAGES_SINCE: u32 = 140_000;
+
 /// What the server is, to see that it is the same one the next time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -275,6 +278,21 @@ pub async fn publish(
         Ok(_) => Ok(()),
         Err(failed) if failed.code() == "42501" => Err(needed()),
         Err(failed) => Err(told(failed)),
+    }
+}
+
+/// The option that lets messages come with the changes.
+///
+/// # Errors
+/// *Configuration*: the server is too old for it.
+pub async fn messages(server: &Server, link: &mut Link) -> Result<&'static str, Error> {
+    let answers = link.run("SHOW server_version_num").await;
+    let answers = answers.map_err(|failed| failed.told(server.doing("", "")))?;
+    let version = answers.first().and_then(|answer| answer.text(0, 0));
+    let version = version.and_then(|version| version.parse().ok());
+    match version.unwrap_or(0) >= MESSAGES_SINCE {
+        true => Ok(", messages 'true'"),
+        false => Err(refuse(server, "postgres.no-messages")),
     }
 }
 

@@ -119,6 +119,10 @@ struct Options {
 pub(super) struct Follow {
     /// The tables, as `schema.table`, or `table` in the schema `public`.
     tables: Vec<String>,
+    /// Names of connections whose writes do not come in, of those with `newer` (version 14 or newer): what Busbar itself has written through them
+    /// from the other one of two tables that are kept in step both ways. What they deleted comes in, with the tag `producer`.
+    #[serde(default)]
+    without: Vec<String>,
     /// Whether what is in the tables comes before their changes.
     #[serde(default = "yes")]
     snapshot: bool,

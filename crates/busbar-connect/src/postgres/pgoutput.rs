@@ -9,6 +9,9 @@ use super::wire::{Column, Reader};
 /// Microseconds from 1970 to 2000, where the server's times begin.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
 
+/// The prefix of the messages that say which producer has written a transaction.
+pub const MESSAGE_PREFIX: &str = "busbar";
+
 /// A place in the server's write-ahead log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);
@@ -66,7 +69,12 @@ pub enum FollowEvent {
     Truncate {
         tables: Vec<u32>,
     },
-    /// Origins, types and messages, which say nothing about rows.
+    /// What a session has written to the log itself, within a transaction.
+    Message {
+        prefix: String,
+        content: Bytes,
+    },
+    /// Origins and types, which say nothing about rows, and messages outside of transactions.
     Other,
 }
 
@@ -183,7 +191,16 @@ pub fn event(body: &Bytes) -> Option<FollowEvent> {
             let tables = (0..count).map(|_| reader.u32()).collect::<Option<_>>()?;
             FollowEvent::Truncate { tables }
         }
-        b'O' | b'Y' | b'M' => FollowEvent::Other,
+        b'M' => {
+            let transactional = reader.u8()? == 1;
+            reader.u64()?;
+            let (prefix, content) = (reader.text()?, reader.value()??);
+            match transactional {
+                true => FollowEvent::Message { prefix, content },
+                false => FollowEvent::Other,
+            }
+        }
+        b'O' | b'Y' => FollowEvent::Other,
         _ => return None,
     })
 }
@@ -251,6 +268,22 @@ mod tests {
         );
         for strange in ["", "16", "16/", "x/1", "1/100000000"] {
             assert_eq!(Lsn::parse(strange), None, "{strange}");
+        }
+    }
+
+    #[test]
+    fn a_message_says_who_has_written() {
+        let body = b"M\x01\0\0\0\0\0\0\0\x07busbar\0\0\0\0\x03a/b";
+        let Some(FollowEvent::Message { prefix, content }) = event(&Bytes::from_static(body))
+        else {
+            panic!("not a message");
+        };
+        assert_eq!((prefix.as_str(), &content[..]), ("busbar", &b"a/b"[..]));
+        for end in 0..body.len() {
+            assert!(
+                event(&Bytes::copy_from_slice(&body[..end])).is_none(),
+                "{end}"
+            );
         }
     }
 

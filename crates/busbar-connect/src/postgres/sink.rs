@@ -11,6 +11,7 @@ use super::copy::{Cells, Target};
 use super::failure::Failed;
 use super::limits::STATEMENT_BYTES;
 use super::link::{Link, Server};
+use super::pgoutput::MESSAGE_PREFIX;
 use super::types::made_for;
 use super::wire::{identifier, literal};
 use crate::change::plan::{Dialect, Halving, Refused, RowRequests, WriteColumns};
@@ -35,6 +36,8 @@ struct Plan {
     positions: String,
     refusals: String,
     written: WriteColumns<Target>,
+    /// `there OPERATOR new`: whether a row gives way to one that comes.
+    gives_way: &'static str,
 }
 
 const DIALECT: Dialect = Dialect {
@@ -137,6 +140,7 @@ impl PostgresSink {
             positions,
             refusals,
             written,
+            gives_way: options.gives_way(),
         };
         if !plan.written.key.is_empty() {
             let stage = format!(
@@ -271,8 +275,16 @@ impl PostgresSink {
             link.run("BEGIN").await?;
             return Ok(true);
         }
+        // Whoever follows the changes sees in the log who has written them; the table of positions is not followed.
+        let told = match plan.written.newer {
+            None => String::new(),
+            Some(_) => format!(
+                "SELECT pg_logical_emit_message(true, '{MESSAGE_PREFIX}', {}); ",
+                self.producer(&delivery.producer)
+            ),
+        };
         let begun = format!(
-            "BEGIN; INSERT INTO {positions} AS p VALUES ({producer}, {position}) ON CONFLICT (producer) \
+            "BEGIN; {told}INSERT INTO {positions} AS p VALUES ({producer}, {position}) ON CONFLICT (producer) \
              DO UPDATE SET position = excluded.position WHERE p.position < excluded.position",
             positions = plan.positions,
             producer = self.producer(&delivery.producer),
@@ -595,22 +607,39 @@ impl Plan {
                 .collect();
             set.join(", ")
         };
+        // Only a row that is not newer is changed or deleted.
+        let unless_newer = |begin: &str, than: &str, from: &str| match self.written.newer {
+            None => String::new(),
+            Some(at) => format!(
+                "{begin} (t.{0} IS NULL OR t.{0} {than} {from}.{0})",
+                name(at)
+            ),
+        };
         match op {
-            Op::Delete => format!("DELETE FROM {table} t USING {STAGE} s WHERE {same}"),
+            Op::Delete => format!(
+                "DELETE FROM {table} t USING {STAGE} s WHERE {same}{}",
+                unless_newer(" AND", "<=", "s")
+            ),
             // A row of which not all values are known is no whole row.
             _ if op == Op::Update || !kept.is_empty() => match set("s") {
                 set if set.is_empty() => "SELECT 0".into(),
-                set => format!("UPDATE {table} t SET {set} FROM {STAGE} s WHERE {same}"),
+                set => format!(
+                    "UPDATE {table} t SET {set} FROM {STAGE} s WHERE {same}{}",
+                    unless_newer(" AND", self.gives_way, "s")
+                ),
             },
             _ => {
                 let all = self.list(|_| true);
                 let key = self.list(is_key);
                 let what = match set("excluded") {
                     set if set.is_empty() => "NOTHING".into(),
-                    set => format!("UPDATE SET {set}"),
+                    set => format!(
+                        "UPDATE SET {set}{}",
+                        unless_newer(" WHERE", self.gives_way, "excluded")
+                    ),
                 };
                 format!(
-                    "INSERT INTO {table} ({all}) SELECT {all} FROM {STAGE} ON CONFLICT ({key}) DO {what}"
+                    "INSERT INTO {table} AS t ({all}) SELECT {all} FROM {STAGE} ON CONFLICT ({key}) DO {what}"
                 )
             }
         }

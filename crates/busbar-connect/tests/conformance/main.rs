@@ -2,6 +2,7 @@
 //!
 //! A connector without a row in [`subjects`] fails the suite.
 
+mod both_ways;
 mod calls;
 mod captured_peer;
 mod clickhouse;

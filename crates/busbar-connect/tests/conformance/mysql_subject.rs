@@ -7,11 +7,23 @@ pub fn subject() -> Subject {
     Subject {
         kind: "mysql",
         good: vec![
-            "mysql: { address: '127.0.0.1:1', database: d, user: u, follow: { tables: [t, a.u], snapshot: false, zero_dates: none, server_id: 7, generation: 2, again: { d.t: 1 } } }\ntopic: a/${table}\n",
+            "mysql: { address: '127.0.0.1:1', database: d, user: u, follow: { tables: [t, a.u], snapshot: false, zero_dates: none, server_id: 7, generation: 2, without: [x], again: { d.t: 1 } } }\ntopic: a/${table}\n",
             "mysql: { address: '127.0.0.1:1', database: d, user: u, write: { table: t } }\n",
-            "mysql: { address: '127.0.0.1:1', database: d, user: u, password: { env: P }, tls: { ca: ca.pem }, timeout: 5s, write: { table: a.t, mode: upsert, key: [id], create: true, lossy: true, producer: n } }\n",
+            "mysql: { address: '127.0.0.1:1', database: d, user: u, password: { env: P }, tls: { ca: ca.pem }, timeout: 5s, write: { table: a.t, mode: upsert, key: [id], newer: at, or_equal: true, create: true, lossy: true, producer: n } }\n",
         ],
         wrong: vec![
+            (
+                "mysql: { address: 'a:1', database: d, user: u, write: { table: t, newer: at } }\n",
+                "newer",
+            ),
+            (
+                "mysql: { address: 'a:1', database: d, user: u, write: { table: t, mode: upsert, key: [at], newer: at } }\n",
+                "newer",
+            ),
+            (
+                "mysql: { address: 'a:1', database: d, user: u, write: { table: t, or_equal: true } }\n",
+                "or_equal",
+            ),
             (
                 "mysql: { address: 'a:1', database: d, user: u, follow: { tables: [] } }\n",
                 "tables",

@@ -9,12 +9,24 @@ pub fn subject() -> Subject {
         good: vec![
             "postgres: { address: '127.0.0.1:1', database: d, user: u, sessions: 2 }\n",
             "postgres: { address: '127.0.0.1:1', database: d, user: u, query: { statement: 'select 1', every: 1m, position: id, start: '0', overlap: 100 } }\ntopic: q/${connection}\n",
-            "postgres: { address: '127.0.0.1:1', database: d, user: u, follow: { tables: [t, a.u], snapshot: false, slot: s, publication: p, create: false, generation: 2, again: { public.t: 1 } } }\ntopic: a/${schema}/${table}\n",
+            "postgres: { address: '127.0.0.1:1', database: d, user: u, follow: { tables: [t, a.u], snapshot: false, slot: s, publication: p, create: false, without: [x], generation: 2, again: { public.t: 1 } } }\ntopic: a/${schema}/${table}\n",
             "postgres: { address: '127.0.0.1:1', database: d, user: u, write: { table: t } }\n",
-            "postgres: { address: '127.0.0.1:1', database: d, user: u, password: { env: P }, tls: { ca: ca.pem }, timeout: 5s, write: { table: a.t, mode: upsert, key: [id], create: true, lossy: true, producer: n } }\n",
+            "postgres: { address: '127.0.0.1:1', database: d, user: u, password: { env: P }, tls: { ca: ca.pem }, timeout: 5s, write: { table: a.t, mode: upsert, key: [id], newer: at, or_equal: true, create: true, lossy: true, producer: n } }\n",
             "postgres: { address: '127.0.0.1:1', database: d, user: u, password: { file: p }, write: { table: t, change: c, key: [id], unchanged: k } }\n",
         ],
         wrong: vec![
+            (
+                "postgres: { address: 'a:1', database: d, user: u, write: { table: t, newer: at } }\n",
+                "newer",
+            ),
+            (
+                "postgres: { address: 'a:1', database: d, user: u, write: { table: t, mode: upsert, key: [at], newer: at } }\n",
+                "newer",
+            ),
+            (
+                "postgres: { address: 'a:1', database: d, user: u, write: { table: t, or_equal: true } }\n",
+                "or_equal",
+            ),
             (
                 "postgres: { address: 'a:1', database: d, user: u, query: { statement: s, position: p } }\n",
                 "position",

@@ -1,0 +1,283 @@
+//! Two tables of different databases that are kept in step both ways.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, StringArray};
+
+use crate::postgres_sink::{rows, write};
+use crate::servers::{DatabaseServer, mariadb, postgres};
+use crate::world::{World, eventually, rest};
+
+/// Times that the node is killed while both sides change.
+const KILLS: u64 = 8;
+
+/// One of the two sides.
+struct Side {
+    /// Written into each row that a program changes here.
+    name: char,
+    server: &'static DatabaseServer,
+    database: String,
+}
+
+impl Side {
+    fn run(&self, sql: &str) -> String {
+        self.server.run(&self.database, sql)
+    }
+
+    /// Runs a statement as a program does that tries again after a deadlock.
+    fn change(&self, sql: &str) {
+        eventually("a change", || self.server.client(&self.database, sql));
+    }
+
+    /// All rows, in an order that both databases have.
+    fn rows(&self) -> String {
+        self.run(match self.name {
+            'a' => "select concat_ws('|', id, name, side, timestampdiff(second, '2024-01-01', changed)) from patient order by id",
+            _ => "select concat_ws('|', id, name, side, extract(epoch from changed - '2024-01-01')::int) from patient order by id",
+        })
+    }
+
+    /// Changes and deletes rows; the other side changes and deletes some of the same.
+    fn change_and_delete(&self, round: u64) {
+        let Side { name, .. } = self;
+        let (step, second, deleted) = match name {
+            'a' => ("1 + id % 3", "second", round % 11),
+            _ => ("1 + id % 2", "'1 second'", (round + 1) % 11),
+        };
+        // Each side moves rows to keys of its own.
+        let moved = 1000 * (round + 1) + if *name == 'b' { 500 } else { 0 };
+        let later = match name {
+            'a' => format!("changed + interval ({step}) {second}"),
+            _ => format!("changed + interval {second} * ({step})"),
+        };
+        let modulus = round % 5;
+        self.change(&format!(
+            "update patient set name = concat('{name}', '{round}', '张'), side = '{name}', changed = {later} where id % 5 = {modulus}"
+        ));
+        self.change(&format!("delete from patient where id % 11 = {deleted}"));
+        self.change(&format!(
+            "update patient set id = id + {moved}, side = '{name}', changed = {later} where id = {}",
+            20 + 3 * round
+        ));
+    }
+
+    /// Adds rows under keys that were deleted; the other side adds the same keys.
+    fn add(&self, round: u64) {
+        let Side { name, .. } = self;
+        let (modulus, base) = (round % 7, round * 1000 + 500);
+        self.change(&match name {
+            'a' => format!(
+                "insert ignore into patient select seq, '+a{round}', 'a', '2024-01-01' + interval {base} + seq % 3 second from seq_1_to_300 where seq % 7 = {modulus}"
+            ),
+            _ => format!(
+                "insert into patient select s, '+b{round}', 'b', timestamp '2024-01-01' + interval '1 second' * ({base} + s % 2) \
+                 from generate_series(1, 300) s where s % 7 = {modulus} on conflict do nothing"
+            ),
+        });
+    }
+}
+
+/// The files of the pair.
+fn files(sides: &[Side; 2]) -> Vec<(String, String)> {
+    let mut files = Vec::new();
+    for (from, to) in [(&sides[0], &sides[1]), (&sides[1], &sides[0])] {
+        let login = |side: &Side| {
+            let (kind, user) = match side.name {
+                'a' => ("mysql", "user: root"),
+                _ => ("postgres", "user: postgres, password: secret"),
+            };
+            let (port, database) = (side.server.port, &side.database);
+            format!("{kind}: {{ address: '127.0.0.1:{port}', database: {database}, {user}")
+        };
+        let (source, target) = (from.name, to.name);
+        let or_equal = target == 'b';
+        files.push((
+            format!("connections/{source}.yaml"),
+            format!("{}, follow: {{ tables: [patient], without: [to_{source}] }} }}\ntopic: {source}/${{table}}\n", login(from)),
+        ));
+        files.push((
+            format!("connections/to_{target}.yaml"),
+            format!("{}, write: {{ table: patient, key: [id], change: change, newer: changed, or_equal: {or_equal} }} }}\n", login(to)),
+        ));
+        files.push((
+            format!("streams/from_{source}.yaml"),
+            format!("topics: {source}/#\nformat: json\nschema: {{ change: text, id: int, name: text, side: text, changed: text }}\n"),
+        ));
+        files.push((
+            format!("flows/{source}_to_{target}.yaml"),
+            format!("from: from_{source}\nsteps:\n  - select: change, id, name, side, changed\nto:\n  - connection: to_{target}\n"),
+        ));
+    }
+    files
+}
+
+/// What differs first.
+fn difference(a: &str, b: &str) -> Result<(), String> {
+    let mut text = String::new();
+    for line in a
+        .lines()
+        .filter(|line| !b.lines().any(|other| other == *line))
+    {
+        let _ = write!(text, "a: {line}; ");
+    }
+    for line in b
+        .lines()
+        .filter(|line| !a.lines().any(|other| other == *line))
+    {
+        let _ = write!(text, "b: {line}; ");
+    }
+    match text.is_empty() {
+        true => Ok(()),
+        false => Err(text),
+    }
+}
+
+#[test]
+fn two_tables_are_kept_in_step_both_ways_through_kills() {
+    let sides = [
+        Side {
+            name: 'a',
+            server: mariadb(),
+            database: mariadb().database(
+                "create table patient (id bigint primary key, name varchar(50), side char(1), changed datetime(6)); \
+                 insert into patient select seq, concat('p', seq), 'a', '2024-01-01' from seq_1_to_300",
+            ),
+        },
+        Side {
+            name: 'b',
+            server: postgres(),
+            database: postgres().database(
+                "create table patient (id bigint primary key, name text, side text, changed timestamp); \
+                 alter table patient replica identity full; \
+                 insert into patient select s, 'q' || s, 'b', timestamp '2024-01-01' + interval '1 second' * (s % 2) from generate_series(290, 310) s",
+            ),
+        },
+    ];
+    let files = files(&sides);
+    let files: Vec<_> = files
+        .iter()
+        .map(|(path, text)| (path.as_str(), text.as_str()))
+        .collect();
+    let mut world = World::new(Arc::new(tempfile::tempdir().expect("a folder")));
+    world.apply(&files);
+    let same = || difference(&sides[0].rows(), &sides[1].rows());
+    eventually("the rows of both snapshots on both sides", same);
+    for round in 1..=KILLS {
+        let changing: [fn(&Side, u64); 2] = [Side::change_and_delete, Side::add];
+        world = std::thread::scope(|scope| {
+            let writers = scope.spawn(|| {
+                for change in changing {
+                    std::thread::scope(|scope| {
+                        for side in &sides {
+                            scope.spawn(move || change(side, round));
+                        }
+                    });
+                }
+            });
+            rest(round * 61 % 200);
+            let world = world.restart();
+            world.apply(&files);
+            writers.join().expect("the changes");
+            world
+        });
+    }
+    // What comes behind everything else says that everything else has come.
+    for (number, side) in sides.iter().enumerate() {
+        let id = 99_000 + number;
+        side.change(&format!(
+            "insert into patient values ({id}, 'last', '{}', '2030-01-01')",
+            side.name
+        ));
+    }
+    eventually("the last rows on both sides", || {
+        let last = |side: &Side| side.run("select count(*) from patient where id >= 99000");
+        match (last(&sides[0]), last(&sides[1])) {
+            (a, b) if a == "2" && b == "2" => Ok(()),
+            other => Err(format!(
+                "{other:?}: {:?} {:?}",
+                world.source("a"),
+                world.source("b")
+            )),
+        }
+    });
+    eventually("the same rows on both sides", same);
+    let mut returned = 0;
+    for side in &sides {
+        for event in world.events(&format!("from_{}", side.name)) {
+            let json = event.json();
+            let from_here = json["side"] == side.name.to_string();
+            let marked = event.tags.iter().any(|(name, _)| name == "producer");
+            match json["change"].as_str() {
+                Some("delete") => returned += u32::from(marked),
+                Some("read") => assert!(!marked, "{event:?}"),
+                _ => assert!(from_here && !marked, "came back: {event:?}"),
+            }
+        }
+    }
+    assert!(returned > 0, "no delete was recognised");
+    // Both sides have won.
+    let rows = sides[0].rows();
+    for side in ["|a|", "|b|"] {
+        assert!(rows.contains(side), "{rows}");
+    }
+}
+
+#[test]
+fn a_row_gives_way_only_to_a_newer_one() {
+    let table = "create table t (id int primary key, name varchar(9), at int); insert into t values (1, 'there', 5), (2, 'there', 5), (3, 'there', null)";
+    let changes = [
+        // Older, equal and newer; no value there; none there.
+        ("update", 1, "old", Some(4)),
+        ("update", 2, "same", Some(5)),
+        ("update", 3, "new", Some(1)),
+        ("insert", 4, "new", Some(1)),
+        // What cannot be compared is refused.
+        ("update", 5, "none", None),
+        ("truncate", 0, "", None),
+    ];
+    for (server, kind) in [(mariadb(), "mysql"), (postgres(), "postgres")] {
+        for (or_equal, second) in [(false, "there"), (true, "same")] {
+            let database = server.database(table);
+            let user = if kind == "mysql" {
+                "root"
+            } else {
+                "postgres, password: secret"
+            };
+            let text = format!(
+                "{kind}: {{ address: '127.0.0.1:{}', database: {database}, user: {user}, write: {{ table: t, key: [id], change: change, newer: at, or_equal: {or_equal} }} }}\n",
+                server.port
+            );
+            let delivery = |position, of: &[(&str, i64, &str, Option<i64>)]| {
+                let column = |pick: fn(&(&str, i64, &str, Option<i64>)) -> Option<i64>| {
+                    Arc::new(of.iter().map(pick).collect::<Int64Array>()) as ArrayRef
+                };
+                let texts = |texts: Vec<&str>| Arc::new(StringArray::from(texts)) as ArrayRef;
+                rows(
+                    position,
+                    vec![
+                        ("change", texts(of.iter().map(|row| row.0).collect())),
+                        ("id", column(|row| Some(row.1))),
+                        ("name", texts(of.iter().map(|row| row.2).collect())),
+                        ("at", column(|row| row.3)),
+                    ],
+                )
+            };
+            let there = || server.run(&database, "select concat(id, name, at) from t order by id");
+            assert_eq!(
+                write(&text, &delivery(1, &changes)).unwrap(),
+                [4, 5],
+                "{kind}"
+            );
+            assert_eq!(
+                there(),
+                format!("1there5\n2{second}5\n3new1\n4new1"),
+                "{kind}"
+            );
+            // A delete is of the row as it was: 1 has been changed since, 2 has not.
+            let deletes = [("delete", 1, "x", Some(4)), ("delete", 2, "x", Some(5))];
+            assert_eq!(write(&text, &delivery(2, &deletes)).unwrap(), [0; 0]);
+            assert_eq!(there(), "1there5\n3new1\n4new1", "{kind}");
+        }
+    }
+}
