@@ -202,6 +202,18 @@ impl Delivery {
 pub struct Written {
     /// Rows that will never be taken, and why.
     pub rejected: Vec<(usize, Error)>,
+    /// Rows that were not written because the other side has changed the same row, and its change counts.
+    pub conflicts: u64,
+}
+
+impl Written {
+    /// All rows but these are written.
+    pub fn of(rejected: Vec<(usize, Error)>) -> Written {
+        Written {
+            rejected,
+            conflicts: 0,
+        }
+    }
 }
 
 /// What a sink promises across a crash.

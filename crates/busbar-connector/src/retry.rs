@@ -63,6 +63,8 @@ impl Backoff {
 pub struct Outcome {
     /// Rows that will never be taken, and why, in the order of the rows.
     pub rejected: Vec<(usize, Error)>,
+    /// Rows that gave way to those on the other side: see [`crate::Written::conflicts`].
+    pub conflicts: u64,
 }
 
 /// Writes every row that can be written: waits and tries again while the sink fails for the moment, and
@@ -99,6 +101,7 @@ where
         };
         match sink.write(this).await {
             Ok(written) => {
+                outcome.conflicts += written.conflicts;
                 let rejected = written.rejected.into_iter();
                 outcome.rejected.extend(
                     rejected

@@ -1,5 +1,5 @@
-//! What became of every event: `in + added = out + filtered + taken + late + dead + held + overwritten`, at each node
-//! and for the flow.
+//! What became of every event: `in + added = out + filtered + taken + late + dead + held + overwritten +
+//! conflicts`, at each node and for the flow.
 //!
 //! One lock a batch, not one an event: a batch's counts are put in together, so that whoever looks sees the
 //! equation hold at any moment.
@@ -31,6 +31,9 @@ pub struct Counters {
     /// Rows of a table that a later row with the same key replaced within the same batch; for the flow,
     /// those that nothing else of the flow kept.
     pub overwritten: u64,
+    /// Rows that an output did not write because the row on the other side was changed there, and that change counts; for
+    /// the flow, those that every output left so.
+    pub conflicts: u64,
 }
 
 impl Counters {
@@ -43,17 +46,20 @@ impl Counters {
             + i128::from(self.late)
             + i128::from(self.dead)
             + i128::from(self.held)
-            + i128::from(self.overwritten);
+            + i128::from(self.overwritten)
+            + i128::from(self.conflicts);
         i64::try_from(came - went).unwrap_or(i64::MAX)
     }
 
     fn settle(&mut self, settled: Settled) {
         let dead = settled.dead.min(settled.rows);
         let overwritten = settled.overwritten.min(settled.rows - dead);
+        let conflicts = settled.conflicts.min(settled.rows - dead - overwritten);
         self.held = self.held.saturating_sub(settled.rows);
-        self.out += settled.rows - dead - overwritten;
+        self.out += settled.rows - dead - overwritten - conflicts;
         self.dead += dead;
         self.overwritten += overwritten;
+        self.conflicts += conflicts;
     }
 
     fn add(&mut self, delta: &Counters) {
@@ -66,6 +72,7 @@ impl Counters {
         self.taken += delta.taken;
         self.late += delta.late;
         self.overwritten += delta.overwritten;
+        self.conflicts += delta.conflicts;
     }
 
     fn subtract(&mut self, delta: &Counters) {
@@ -78,6 +85,7 @@ impl Counters {
         self.taken = self.taken.saturating_sub(delta.taken);
         self.late = self.late.saturating_sub(delta.late);
         self.overwritten = self.overwritten.saturating_sub(delta.overwritten);
+        self.conflicts = self.conflicts.saturating_sub(delta.conflicts);
     }
 }
 
@@ -90,6 +98,8 @@ pub(crate) struct Settled {
     pub dead: u64,
     /// Those of them that a later row of the same batch replaced.
     pub overwritten: u64,
+    /// Those of them that gave way to rows on the other side.
+    pub conflicts: u64,
 }
 
 /// What a batch changes at some nodes and in the flow.
@@ -332,6 +342,7 @@ mod tests {
             rows,
             dead,
             overwritten: 0,
+            conflicts: 0,
         };
         tally.settle(1, settled(9, 2));
         tally.settle_flow(settled(9, 2));
@@ -342,6 +353,21 @@ mod tests {
         bad.nodes[1].1.held = 8;
         tally.add(&bad);
         assert_eq!(tally.read().difference(), 1);
+        // Rows that were replaced or gave way went nowhere.
+        let tally = Tally::new(2);
+        tally.add(&good);
+        let settled_all = Settled {
+            rows: 9,
+            dead: 2,
+            overwritten: 1,
+            conflicts: 3,
+        };
+        tally.settle(1, settled_all);
+        tally.settle_flow(settled_all);
+        tally.moved(10, good.events);
+        let read = tally.read();
+        assert_eq!(read.difference(), 0);
+        assert_eq!((read.flow.out, read.flow.conflicts), (3, 3));
         // A row that went out twice.
         let tally = Tally::new(2);
         tally.add(&good);

@@ -75,6 +75,8 @@ pub(crate) struct Written {
     pub refused: Refusals,
     /// Rows that a later row of the same write replaced.
     pub overwritten: u64,
+    /// Rows that gave way to those on the other side.
+    pub conflicts: u64,
 }
 
 impl Writer {
@@ -237,6 +239,7 @@ impl Writer {
                             return Ok(Written {
                                 refused: refused.map(|r| (r.row, r.cause)).collect(),
                                 overwritten: applied.overwritten as u64,
+                                conflicts: 0,
                             });
                         }
                         Err(error) if error.class() == Class::Transient => wait(error).await?,
@@ -266,6 +269,7 @@ impl Writer {
                 Ok(Written {
                     refused: outcome.rejected,
                     overwritten: 0,
+                    conflicts: outcome.conflicts,
                 })
             }
             _ => Err(mismatch()),

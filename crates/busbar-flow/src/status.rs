@@ -111,7 +111,7 @@ pub struct Edge {
     pub case: Option<String>,
 }
 
-/// The equation `in + added = out + filtered + taken + late + dead + held + overwritten`.
+/// The equation `in + added = out + filtered + taken + late + dead + held + overwritten + conflicts`.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Conservation {
     /// Its terms for the flow as a whole.

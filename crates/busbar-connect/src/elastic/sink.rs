@@ -99,7 +99,7 @@ impl ElasticSink {
         }
         let mut rejected = std::mem::take(&mut self.progress).rejected;
         rejected.sort_by_key(|(row, _)| *row);
-        Ok(Written { rejected })
+        Ok(Written::of(rejected))
     }
 
     /// Sends as many of the open actions as fit into one request.

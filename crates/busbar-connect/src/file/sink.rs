@@ -121,7 +121,7 @@ impl Target {
                 return Err(error);
             }
         }
-        Ok(Written { rejected })
+        Ok(Written::of(rejected))
     }
 }
 

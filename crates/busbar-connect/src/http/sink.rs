@@ -132,7 +132,7 @@ impl Sender {
         }
         let mut rejected = std::mem::take(&mut *progress).rejected;
         rejected.sort_by_key(|(row, _)| *row);
-        Ok(Written { rejected })
+        Ok(Written::of(rejected))
     }
 
     /// Splits the rows of a delivery into requests within the bounds; the first request is last.

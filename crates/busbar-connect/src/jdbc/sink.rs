@@ -322,7 +322,7 @@ impl JdbcSink {
         }
         rejected.sort_by_key(|(row, _)| *row);
         self.open = Some((session, plan));
-        Ok(Written { rejected })
+        Ok(Written::of(rejected))
     }
 
     async fn known(&mut self, producer: &str) -> Result<Option<u64>, Error> {

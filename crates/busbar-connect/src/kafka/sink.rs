@@ -147,7 +147,7 @@ impl KafkaSink {
             rejected.sort_by_key(|(row, _)| *row);
             let mut seen = BTreeSet::new();
             rejected.retain(|(row, _)| seen.insert(*row));
-            return Ok(Written { rejected });
+            return Ok(Written::of(rejected));
         }
     }
 }

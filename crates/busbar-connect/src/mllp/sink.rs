@@ -104,9 +104,7 @@ impl MllpSink {
             }
             self.progress.next += 1;
         }
-        Ok(Written {
-            rejected: std::mem::take(&mut self.progress).rejected,
-        })
+        Ok(Written::of(std::mem::take(&mut self.progress).rejected))
     }
 
     /// Sends one message and waits until it is taken.

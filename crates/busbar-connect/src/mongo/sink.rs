@@ -177,7 +177,7 @@ impl MongoSink {
         // Only a session whose last command was answered is used again.
         self.link = Some(link);
         rejected.sort_by_key(|(row, _)| *row);
-        Ok(Written { rejected })
+        Ok(Written::of(rejected))
     }
 
     /// Writes the rows in one transaction without those that the server refuses: a refusal ends the transaction, which is

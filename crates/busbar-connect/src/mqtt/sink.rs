@@ -207,7 +207,7 @@ impl MqttSink {
         let mut rejected = std::mem::take(&mut self.progress).rejected;
         rejected.sort_by_key(|(row, _)| *row);
         rejected.dedup_by_key(|(row, _)| *row);
-        Ok(Written { rejected })
+        Ok(Written::of(rejected))
     }
 
     /// Appends the PUBLISH of a row and returns its packet id; `None` when the row has expired.

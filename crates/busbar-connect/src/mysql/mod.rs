@@ -27,6 +27,7 @@ mod rows;
 mod sink;
 mod statement;
 mod survey;
+mod table_columns;
 mod values;
 mod wire;
 

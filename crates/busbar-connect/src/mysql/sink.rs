@@ -10,6 +10,7 @@ use busbar_event::{Class, Error};
 use super::failure::Failed;
 use super::limits::{PRODUCER_CHARS_MAX, STATEMENT_BYTES};
 use super::link::{Link, MysqlServer, closed};
+use super::table_columns::table_columns;
 use super::values::{MysqlCells, Target, made_for};
 use super::wire::{identifier, literal};
 use crate::change::plan::{Dialect, Halving, Refused, RowRequests, WriteColumns};
@@ -18,6 +19,9 @@ use crate::change::{Op, Write};
 
 /// The table that keeps how far producers have come.
 pub(super) const POSITIONS_TABLE: &str = "busbar_position";
+
+/// The variable of a session that counts rows that gave way to those there.
+const CONFLICTS: &str = "@busbar_conflicts";
 
 /// Writes to one table.
 pub struct MysqlSink {
@@ -300,17 +304,24 @@ impl MysqlSink {
             other => other,
         };
         let written = match written {
-            Ok(false) => {
+            Ok(None) => {
                 let recalled = recall(&mut link, &plan, &from, &ready).await;
-                recalled.map(|refused| rejected.extend(refused))
+                recalled.map(|refused| {
+                    rejected.extend(refused);
+                    0
+                })
             }
-            other => other.map(drop),
+            Ok(Some(conflicts)) => Ok(conflicts),
+            Err(failed) => Err(failed),
         };
         match written {
-            Ok(()) => {
+            Ok(conflicts) => {
                 self.link = Some(link);
                 rejected.sort_by_key(|(row, _)| *row);
-                Ok(Written { rejected })
+                Ok(Written {
+                    rejected,
+                    conflicts,
+                })
             }
             Err(failed) => {
                 let error = failed.told(self.server.doing(&plan.table, self.options.rights()));
@@ -376,18 +387,18 @@ async fn begin(link: &mut Link, plan: &Plan, from: &WriteOrigin) -> Result<bool,
     Ok(begun.last().is_some_and(|answer| answer.affected > 0))
 }
 
-/// Writes rows and position; false when the position was known already.
+/// Writes rows and position, and answers how many rows gave way; `None` when the position was known already.
 async fn transaction(
     link: &mut Link,
     plan: &Plan,
     from: &WriteOrigin,
     ready: &[Ready],
-) -> Result<bool, Failed> {
+) -> Result<Option<u64>, Failed> {
     if !begin(link, plan, from).await? {
-        return link.run("ROLLBACK").await.map(|_| false);
+        return link.run("ROLLBACK").await.map(|_| None);
     }
-    plan.apply(link, ready).await?;
-    link.run("COMMIT").await.map(|_| true)
+    let conflicts = plan.counted(link, ready).await?;
+    link.run("COMMIT").await.map(|_| Some(conflicts))
 }
 
 /// The same, where some rows are at fault: they are found by halving, and all others are written with the position.
@@ -398,16 +409,17 @@ async fn in_pieces(
     ready: &[Ready],
     rejected: &mut Vec<Refused>,
     told: impl Fn(Failed) -> Error,
-) -> Result<bool, Failed> {
+) -> Result<Option<u64>, Failed> {
     if !begin(link, plan, from).await? {
-        return link.run("ROLLBACK").await.map(|_| false);
+        return link.run("ROLLBACK").await.map(|_| None);
     }
+    let mut conflicts = 0;
     let mut refused = Vec::new();
     let mut halving = Halving::new(ready);
     while let Some(rows) = halving.part() {
         link.run("SAVEPOINT busbar").await?;
-        match plan.apply(link, rows).await {
-            Ok(()) => {}
+        match plan.counted(link, rows).await {
+            Ok(more) => conflicts += more,
             Err(failed) if failed.is_about_rows() => {
                 link.run("ROLLBACK TO SAVEPOINT busbar").await?;
                 if let Some(one) = halving.refused(rows) {
@@ -422,7 +434,7 @@ async fn in_pieces(
     }
     link.run("COMMIT").await?;
     rejected.append(&mut refused);
-    Ok(true)
+    Ok(Some(conflicts))
 }
 
 /// Keeps the refused rows within the transaction that is open.
@@ -533,7 +545,18 @@ impl Plan {
         }))
     }
 
-    /// Writes rows within the transaction that is open.
+    /// Writes rows within the transaction that is open, and answers how many gave way to rows there.
+    async fn counted(&self, link: &mut Link, rows: &[Ready]) -> Result<u64, Failed> {
+        if self.written.newer.is_none() {
+            return self.apply(link, rows).await.map(|()| 0);
+        }
+        link.run(&format!("SET {CONFLICTS} = 0")).await?;
+        self.apply(link, rows).await?;
+        let counted = link.run(&format!("SELECT {CONFLICTS}")).await?;
+        let counted = counted.first().and_then(|answer| answer.text(0, 0));
+        Ok(counted.and_then(|count| count.parse().ok()).unwrap_or(0))
+    }
+
     async fn apply(&self, link: &mut Link, rows: &[Ready]) -> Result<(), Failed> {
         // Of several rows with one key the last one counts. A row that keeps values of the one before it waits for it.
         let mut last: HashMap<&str, usize> = HashMap::new();
@@ -596,7 +619,8 @@ impl Plan {
     }
 
     /// What is set where a row with the key is there. Each column is assigned in turn, so that the one that is compared
-    /// comes last.
+    /// comes last. There rows that give way and are not the same are counted: only here the values that came have the types
+    /// of the columns.
     fn assignments(&self, mut columns: Vec<usize>) -> String {
         let name = |at: usize| identifier(&self.written.columns[at].1.name);
         let new = self.written.newer.map(|at| {
@@ -608,10 +632,21 @@ impl Plan {
                 self.gives_way
             )
         });
+        let same: Vec<_> = columns
+            .iter()
+            .map(|at| format!("{0} <=> VALUES({0})", name(*at)))
+            .collect();
         let set: Vec<_> = columns
             .into_iter()
             .map(|at| match &new {
                 None => format!("{0} = VALUES({0})", name(at)),
+                Some(new) if Some(at) == self.written.newer => {
+                    let same = format!("({})", same.join(" AND "));
+                    format!(
+                        "{0} = IF({new}, VALUES({0}), IF({same}, {0}, IF(({CONFLICTS} := {CONFLICTS} + 1) IS NULL, NULL, {0})))",
+                        name(at)
+                    )
+                }
                 Some(new) => format!("{0} = IF({new}, VALUES({0}), {0})", name(at)),
             })
             .collect();
@@ -679,7 +714,7 @@ impl Plan {
         for row in rows {
             let one = match op {
                 Op::Delete if self.written.newer.is_some() => format!(
-                    "DELETE FROM {table} WHERE {}{}",
+                    "DELETE FROM {table} WHERE {0}{1}; SET {CONFLICTS} = {CONFLICTS} + (SELECT COUNT(*) FROM {table} WHERE {0})",
                     same(row),
                     unless_newer(row, "<=")
                 ),
@@ -694,8 +729,18 @@ impl Plan {
                     if set.is_empty() {
                         continue;
                     }
+                    // A row that is as new as the one that came is the same, or was written just now.
+                    let newer = match self.written.newer {
+                        None => String::new(),
+                        Some(at) => format!(
+                            "; SET {CONFLICTS} = {CONFLICTS} + (SELECT COUNT(*) FROM {table} WHERE {} AND {} > {})",
+                            same(row),
+                            name(at),
+                            row.values[at]
+                        ),
+                    };
                     format!(
-                        "UPDATE {table} SET {} WHERE {}{}",
+                        "UPDATE {table} SET {} WHERE {}{}{newer}",
                         set.join(", "),
                         same(row),
                         unless_newer(row, self.gives_way)
@@ -720,40 +765,4 @@ impl Plan {
         }
         Ok(())
     }
-}
-
-/// The engine of a table and its columns that can be written; `None` when there is no such table.
-async fn table_columns(
-    link: &mut Link,
-    schema: &str,
-    table: &str,
-) -> Result<Option<(String, Vec<Target>)>, Failed> {
-    let there = format!(
-        "table_schema = {} AND table_name = {}",
-        literal(schema),
-        literal(table)
-    );
-    let sql = format!(
-        "SELECT engine FROM information_schema.tables WHERE {there}; \
-         SELECT column_name, data_type, column_type, COALESCE(datetime_precision, numeric_scale) FROM information_schema.columns \
-         WHERE {there} AND extra NOT LIKE '%GENERATED%' ORDER BY ordinal_position"
-    );
-    let answers = link.run(&sql).await?;
-    let (Some(tables), Some(columns)) = (answers.first(), answers.get(1)) else {
-        return Ok(None);
-    };
-    let Some(engine) = tables.text(0, 0) else {
-        return Ok(None);
-    };
-    let columns = (0..columns.rows.len()).map(|row| {
-        let text = |column| columns.text(row, column).unwrap_or_default();
-        Target {
-            name: text(0).to_owned(),
-            kind: text(1).to_lowercase(),
-            shown: text(2).to_owned(),
-            scale: text(3).parse().ok(),
-            lossy: false,
-        }
-    });
-    Ok(Some((engine.to_owned(), columns.collect())))
 }

@@ -236,17 +236,24 @@ impl PostgresSink {
             other => other,
         };
         let written = match written {
-            Ok(false) => {
+            Ok(None) => {
                 let recalled = self.recall(&mut link, &plan, delivery, &ready).await;
-                recalled.map(|refused| rejected.extend(refused))
+                recalled.map(|refused| {
+                    rejected.extend(refused);
+                    0
+                })
             }
-            other => other.map(drop),
+            Ok(Some(conflicts)) => Ok(conflicts),
+            Err(failed) => Err(failed),
         };
         match written {
-            Ok(()) => {
+            Ok(conflicts) => {
                 self.link = Some(link);
                 rejected.sort_by_key(|(row, _)| *row);
-                Ok(Written { rejected })
+                Ok(Written {
+                    rejected,
+                    conflicts,
+                })
             }
             Err(failed) => {
                 let error = failed.told(self.server.doing(&plan.table, self.options.rights()));
@@ -294,19 +301,19 @@ impl PostgresSink {
         Ok(begun.last().is_some_and(|answer| answer.count() == 1))
     }
 
-    /// Writes rows and position; false when the position was known already.
+    /// Writes rows and position, and answers how many rows gave way; `None` when the position was known already.
     async fn transaction(
         &self,
         link: &mut Link,
         plan: &Plan,
         delivery: &Delivery,
         ready: &[Ready],
-    ) -> Result<bool, Failed> {
+    ) -> Result<Option<u64>, Failed> {
         if !self.begin(link, plan, delivery).await? {
-            return link.run("ROLLBACK").await.map(|_| false);
+            return link.run("ROLLBACK").await.map(|_| None);
         }
-        plan.apply(link, ready).await?;
-        link.run("COMMIT").await.map(|_| true)
+        let conflicts = plan.apply(link, ready).await?;
+        link.run("COMMIT").await.map(|_| Some(conflicts))
     }
 
     /// The same, where some rows are at fault: they are found by halving, and all others are written with the position.
@@ -317,16 +324,20 @@ impl PostgresSink {
         delivery: &Delivery,
         ready: &[Ready],
         rejected: &mut Vec<Refused>,
-    ) -> Result<bool, Failed> {
+    ) -> Result<Option<u64>, Failed> {
         if !self.begin(link, plan, delivery).await? {
-            return link.run("ROLLBACK").await.map(|_| false);
+            return link.run("ROLLBACK").await.map(|_| None);
         }
+        let mut conflicts = 0;
         let mut refused = Vec::new();
         let mut halving = Halving::new(ready);
         while let Some(rows) = halving.part() {
             link.run("SAVEPOINT busbar").await?;
             match plan.apply(link, rows).await {
-                Ok(()) => link.run("RELEASE SAVEPOINT busbar").await.map(drop)?,
+                Ok(more) => {
+                    conflicts += more;
+                    link.run("RELEASE SAVEPOINT busbar").await?;
+                }
                 Err(failed) if failed.is_about_rows() => {
                     link.run("ROLLBACK TO SAVEPOINT busbar; RELEASE SAVEPOINT busbar")
                         .await?;
@@ -344,7 +355,7 @@ impl PostgresSink {
         }
         link.run("COMMIT").await?;
         rejected.append(&mut refused);
-        Ok(true)
+        Ok(Some(conflicts))
     }
 
     /// Keeps the refused rows within the transaction that is open.
@@ -506,8 +517,8 @@ impl Plan {
         }))
     }
 
-    /// Writes rows within the transaction that is open.
-    async fn apply(&self, link: &mut Link, rows: &[Ready]) -> Result<(), Failed> {
+    /// Writes rows within the transaction that is open, and answers how many gave way to rows there.
+    async fn apply(&self, link: &mut Link, rows: &[Ready]) -> Result<u64, Failed> {
         if self.written.key.is_empty() {
             for rows in rows.split_inclusive(|row| row.op == Op::Truncate) {
                 self.copy(
@@ -520,8 +531,9 @@ impl Plan {
                     link.run(&format!("TRUNCATE {}", self.table)).await?;
                 }
             }
-            return Ok(());
+            return Ok(0);
         }
+        let mut conflicts = 0;
         // Of several rows with one key the last one counts. A row that keeps values of the one before it waits for it.
         let mut last: HashMap<&[u8], usize> = HashMap::new();
         let mut begin = 0;
@@ -535,7 +547,7 @@ impl Plan {
                 }
             };
             if cut {
-                self.flush(link, &rows[begin..at], &last, begin).await?;
+                conflicts += self.flush(link, &rows[begin..at], &last, begin).await?;
                 last.clear();
                 begin = at;
             }
@@ -546,21 +558,22 @@ impl Plan {
             }
             last.insert(&row.key, at);
         }
-        self.flush(link, rows.get(begin..).unwrap_or_default(), &last, begin)
-            .await
+        let rest = rows.get(begin..).unwrap_or_default();
+        Ok(conflicts + self.flush(link, rest, &last, begin).await?)
     }
 
-    /// Writes the last row of each key.
+    /// Writes the last row of each key, and answers how many gave way to rows there.
     async fn flush(
         &self,
         link: &mut Link,
         rows: &[Ready],
         last: &HashMap<&[u8], usize>,
         begin: usize,
-    ) -> Result<(), Failed> {
+    ) -> Result<u64, Failed> {
         if rows.first().is_some_and(|row| row.op == Op::Insert) {
-            return self.copy(link, &self.table, rows.iter()).await;
+            return self.copy(link, &self.table, rows.iter()).await.map(|()| 0);
         }
+        let mut conflicts = 0;
         let mut groups: Vec<(Op, &[String], Vec<&Ready>)> = Vec::new();
         for (at, row) in rows.iter().enumerate() {
             // A row that takes the place of a deleted one keeps none of its values.
@@ -580,11 +593,45 @@ impl Plan {
         for (op, kept, mut rows) in groups {
             // Locks are taken in one order, so that two writers do not wait for each other.
             rows.sort_by(|a, b| a.key.cmp(&b.key));
-            self.copy(link, STAGE, rows.into_iter()).await?;
-            link.run(&format!("{}; TRUNCATE {STAGE}", self.statement(op, kept)))
-                .await?;
+            self.copy(link, STAGE, rows.iter().copied()).await?;
+            let statement = self.statement(op, kept);
+            if self.written.newer.is_none() {
+                link.run(&format!("{statement}; TRUNCATE {STAGE}")).await?;
+                continue;
+            }
+            let done = link.run(&statement).await?;
+            if done.last().map_or(0, |done| done.count()) < rows.len() as u64 {
+                let different = link.run(&self.different(op, kept)).await?;
+                let count = different.first().and_then(|answer| answer.text(0, 0));
+                conflicts += count.and_then(|count| count.parse().ok()).unwrap_or(0);
+            }
+            link.run(&format!("TRUNCATE {STAGE}")).await?;
         }
-        Ok(())
+        Ok(conflicts)
+    }
+
+    /// The statement that counts the rows of the stage that are not in the table as they came, after they were written: those
+    /// that gave way. A deleted row is not to be there at all.
+    fn different(&self, op: Op, kept: &[String]) -> String {
+        let table = &self.table;
+        let name = |at: usize| identifier(&self.written.columns[at].1.name);
+        let is_key = |at: &usize| self.written.key.contains(at);
+        let key = self.written.key.iter();
+        let same: Vec<_> = key.map(|at| format!("t.{0} = s.{0}", name(*at))).collect();
+        // Not every type can be compared, but each has a text.
+        let columns = (0..self.written.columns.len())
+            .filter(|at| !is_key(at) && !kept.contains(&self.written.columns[*at].1.name));
+        let differs: Vec<_> = columns
+            .map(|at| format!("t.{0}::text IS DISTINCT FROM s.{0}::text", name(at)))
+            .collect();
+        let there = match op {
+            Op::Delete => String::new(),
+            _ => format!(" AND ({})", differs.join(" OR ")),
+        };
+        format!(
+            "SELECT count(*) FROM {STAGE} s JOIN {table} t ON {}{there}",
+            same.join(" AND ")
+        )
     }
 
     /// The statement that takes the rows over from the stage.

@@ -153,7 +153,7 @@ impl RedisSink {
                 // Written before; which rows the server refused then is found again.
                 let rejected = self.refused_before(&mut link, &ready).await?;
                 self.keep(link, producer, known);
-                return Ok(Written { rejected });
+                return Ok(Written::of(rejected));
             }
             if ready.truncate {
                 self.truncate(&mut link).await?;
@@ -194,9 +194,7 @@ impl RedisSink {
                     let position = self.watched_position(&watching)?;
                     self.last = Some((Arc::clone(producer), delivery.position));
                     self.keep(link, producer, position);
-                    return Ok(Written {
-                        rejected: self.rejected(ready, &results),
-                    });
+                    return Ok(Written::of(self.rejected(ready, &results)));
                 }
                 Reply::Refused(said) => {
                     link.close().await;

@@ -80,9 +80,7 @@ impl SoapSink {
             self.progress.next += 1;
             self.progress.faults = 0;
         }
-        Ok(Written {
-            rejected: std::mem::take(&mut self.progress).rejected,
-        })
+        Ok(Written::of(std::mem::take(&mut self.progress).rejected))
     }
 
     /// Sends a row; returns why it is refused for good.

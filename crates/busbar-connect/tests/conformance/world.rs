@@ -149,6 +149,13 @@ impl World {
         connection.and_then(|c| c.source).expect("a source")
     }
 
+    /// Rows of a flow that gave way to those on the other side.
+    pub fn conflicts(&self, flow: &str) -> u64 {
+        let all = self.flows.status();
+        let flow = all.iter().find(|one| one.name == flow).expect("the flow");
+        flow.conservation.counters.conflicts
+    }
+
     /// Every event of a stream, in order.
     pub fn events(&self, stream: &str) -> Vec<Event> {
         let stream = self.bus.stream(stream).expect("the stream");

@@ -90,6 +90,8 @@ struct Answer {
     refused: Refusals,
     /// Rows that a later row of the same batch replaced.
     overwritten: u64,
+    /// Rows that gave way to those on the other side.
+    conflicts: u64,
     /// It took none of them, and this is why.
     none: Option<Error>,
 }
@@ -148,6 +150,7 @@ impl Leaving {
                 rows: sent as u64,
                 dead: refused as u64,
                 overwritten: answer.overwritten,
+                conflicts: answer.conflicts,
             };
             settled.push((self.shared.output_node(*output), done));
             lost_most = lost_most.max(refused + prepared.dead.len());
@@ -221,8 +224,9 @@ impl Leaving {
                 .map_err(NotLanded::Stopped)?;
         }
         self.surroundings.dead.close(&closed);
-        // What every output overwrote is kept nowhere; of what only some did, nothing is said.
+        // What every output overwrote, or left as it was there, is kept nowhere; of what only some did, nothing is said.
         let overwritten = settled.iter().map(|(_, done)| done.overwritten).min();
+        let conflicts = settled.iter().map(|(_, done)| done.conflicts).min();
         for (node, done) in settled {
             self.shared.tally.settle(node, done);
         }
@@ -234,6 +238,7 @@ impl Leaving {
                     rows: self.rows as u64,
                     dead: lost,
                     overwritten: overwritten.unwrap_or(0),
+                    conflicts: conflicts.unwrap_or(0),
                 }),
             }
         }
@@ -294,6 +299,7 @@ impl Leaving {
                 Ok(written) => answers.push(Answer {
                     refused: written.refused,
                     overwritten: written.overwritten,
+                    conflicts: written.conflicts,
                     none: None,
                 }),
                 Err(error) if error.class() != Class::Permanent || error.code() == STOPPED => {
@@ -305,6 +311,7 @@ impl Leaving {
                     answers.push(Answer {
                         refused: Refusals::new(),
                         overwritten: 0,
+                        conflicts: 0,
                         none: Some(error),
                     });
                 }

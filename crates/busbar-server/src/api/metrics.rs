@@ -430,7 +430,10 @@ fn flows(page: &mut Page, app: &App) {
             ("filtered", counters.filtered),
             ("dead", counters.dead),
             ("held", counters.held),
+            ("taken", counters.taken),
+            ("late", counters.late),
             ("overwritten", counters.overwritten),
+            ("conflicts", counters.conflicts),
         ] {
             page.sample(
                 "busbar_flow_events",

@@ -87,6 +87,9 @@ struct Counts {
     /// Rows of a table that a later row with the same key replaced within the same batch; for the flow,
     /// those that nothing else of the flow kept.
     overwritten: u64,
+    /// Rows that an output did not write because the row on the other side was changed there, and that change counts; for
+    /// the flow, those that every output left so.
+    conflicts: u64,
 }
 
 /// A flow.
@@ -96,7 +99,7 @@ pub(crate) struct FlowDetail {
     pub(crate) summary: FlowSummary,
     /// Its inputs, steps and outputs.
     graph: Graph,
-    /// The equation `in + added = out + filtered + taken + late + dead + held + overwritten`.
+    /// The equation `in + added = out + filtered + taken + late + dead + held + overwritten + conflicts`.
     conservation: ConservationView,
     /// Events that retention or damage took before it could read them.
     missed: u64,
@@ -347,6 +350,7 @@ fn counts(counters: &Counters) -> Counts {
         taken: counters.taken,
         late: counters.late,
         overwritten: counters.overwritten,
+        conflicts: counters.conflicts,
     }
 }
 

@@ -1,0 +1,42 @@
+//! The columns of a table, as the server lists them.
+
+use super::failure::Failed;
+use super::link::Link;
+use super::values::Target;
+use super::wire::literal;
+
+/// The engine of a table and its columns that can be written; `None` when there is no such table.
+pub(super) async fn table_columns(
+    link: &mut Link,
+    schema: &str,
+    table: &str,
+) -> Result<Option<(String, Vec<Target>)>, Failed> {
+    let there = format!(
+        "table_schema = {} AND table_name = {}",
+        literal(schema),
+        literal(table)
+    );
+    let sql = format!(
+        "SELECT engine FROM information_schema.tables WHERE {there}; \
+         SELECT column_name, data_type, column_type, COALESCE(datetime_precision, numeric_scale) FROM information_schema.columns \
+         WHERE {there} AND extra NOT LIKE '%GENERATED%' ORDER BY ordinal_position"
+    );
+    let answers = link.run(&sql).await?;
+    let (Some(tables), Some(columns)) = (answers.first(), answers.get(1)) else {
+        return Ok(None);
+    };
+    let Some(engine) = tables.text(0, 0) else {
+        return Ok(None);
+    };
+    let columns = (0..columns.rows.len()).map(|row| {
+        let text = |column| columns.text(row, column).unwrap_or_default();
+        Target {
+            name: text(0).to_owned(),
+            kind: text(1).to_lowercase(),
+            shown: text(2).to_owned(),
+            scale: text(3).parse().ok(),
+            lossy: false,
+        }
+    });
+    Ok(Some((engine.to_owned(), columns.collect())))
+}
