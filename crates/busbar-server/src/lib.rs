@@ -18,6 +18,7 @@ mod backing;
 mod body;
 mod camera;
 mod compare;
+mod copy_table;
 mod counts;
 mod deploy;
 mod events;

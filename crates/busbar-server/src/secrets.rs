@@ -57,6 +57,7 @@ pub(crate) fn unmasked(
             let Some(node) = connection.spec.options.at(&secret.path) else {
                 continue;
             };
+            let before = before.or_else(|| same_login(connection, running));
             match before.and_then(|before| written(before, &secret, connectors)) {
                 Some(written) => replacements.push((node.span.clone(), written)),
                 None => {
@@ -74,6 +75,22 @@ pub(crate) fn unmasked(
         true => Ok(Bundle { files }),
         false => Err(bad),
     }
+}
+
+/// A connection that runs and leads to the same server as the same user: a new one has the same secrets.
+fn same_login<'a>(
+    connection: &Parsed<ConnectionSpec>,
+    running: &'a Project,
+) -> Option<&'a Parsed<ConnectionSpec>> {
+    let login = |connection: &Parsed<ConnectionSpec>| {
+        let options = connection.spec.options.to_json();
+        let [address, user] =
+            ["address", "user"].map(|key| options[key].as_str().map(str::to_owned));
+        Some((connection.spec.kind.clone(), address?, user?))
+    };
+    let wanted = login(connection)?;
+    let mut running = running.connections.values();
+    running.find(|known| login(known).as_ref() == Some(&wanted))
 }
 
 /// A secret of a connection as its file has it, if it is shown as `secret` is.
@@ -192,12 +209,13 @@ mod tests {
             "Bearer s3cr3t\n"
         );
 
-        // A connection of another name has no secret to put back.
-        let mut sent = BTreeMap::new();
-        sent.insert(
-            "connections/new.yaml".into(),
-            shown["connections/m.yaml"].clone(),
-        );
+        // A new connection has the secrets of one to the same server as the same user, and of no other.
+        let path = "connections/new.yaml".to_owned();
+        let sent = BTreeMap::from([(path.clone(), shown["connections/m.yaml"].clone())]);
+        let whole = unmasked(Bundle { files: sent }, &running, &connectors).unwrap();
+        assert!(whole.files[&path].contains("hunter2"), "{whole:?}");
+        let other = shown["connections/m.yaml"].replace("a:1", "b:1");
+        let sent = BTreeMap::from([(path, other)]);
         let bad = unmasked(Bundle { files: sent }, &running, &connectors).unwrap_err();
         assert_eq!(bad[0].error().code(), "server.hidden-secret");
         assert_eq!(Kind::Connection.path("new"), bad[0].file());

@@ -27,9 +27,9 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use client::NodeArgs;
 use commands::{
-    apis, apply, audit, check, compare, connections, dead_letters, doctor, flows, gateways,
-    orchestrations, plugins, process, pull, reference, run, schema, sql, tap, test, top, trace,
-    users,
+    apis, apply, audit, check, compare, connections, copy_table, dead_letters, doctor, flows,
+    gateways, orchestrations, plugins, process, pull, reference, run, schema, sql, tap, test, top,
+    trace, users,
 };
 use exit::Failure;
 
@@ -75,6 +75,7 @@ enum Command {
     Apis(apis::ApisArgs),
     Connections(connections::ConnectionsArgs),
     Compare(compare::CompareArgs),
+    CopyTable(copy_table::CopyTableArgs),
     Flows(flows::FlowsArgs),
     Gateways(gateways::GatewaysArgs),
     Orchestrations(orchestrations::OrchestrationsArgs),
@@ -146,6 +147,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Apis(args) => apis::run(args, node, json),
         Command::Connections(args) => connections::run(args, node, json),
         Command::Compare(args) => compare::run(args, node, json),
+        Command::CopyTable(args) => copy_table::run(args, node, json),
         Command::Flows(args) => flows::run(args, node, json),
         Command::Gateways(args) => gateways::run(args, node, json),
         Command::Orchestrations(args) => orchestrations::run(args, node, json),

@@ -109,11 +109,29 @@ impl Site {
 
     /// What `busbar compare --json` answers, and its exit code.
     fn compare(&self, args: &[&str]) -> (Value, i32) {
+        self.busbar(&[&["compare", "--json"], args].concat())
+    }
+
+    /// Waits until two tables are the same, with so many rows.
+    fn same(&self, a: &str, b: &str, rows: u64) {
+        let begun = Instant::now();
+        loop {
+            let (found, code) = self.compare(&[a, b]);
+            if code == 0 && found["rows_b"] == rows {
+                return;
+            }
+            let connections = self.node.get_json("/api/v1/connections");
+            assert!(begun.elapsed() < PATIENCE, "{found} {connections}");
+            std::thread::park_timeout(Duration::from_millis(200));
+        }
+    }
+
+    /// What a command answers as JSON, and its exit code.
+    fn busbar(&self, args: &[&str]) -> (Value, i32) {
         let output = self
             .node
             .command()
             .env("BUSBAR_NODE", format!("http://{}", self.node.http))
-            .args(["compare", "--json"])
             .args(args)
             .output()
             .expect("the program runs");
@@ -297,4 +315,103 @@ fn tables_of_unlike_systems_are_compared_and_put_right() {
             "{args:?} {refused}"
         );
     }
+}
+
+#[test]
+fn a_table_is_copied_and_kept_in_step_by_the_files_of_the_plan() {
+    let site = Site::open();
+    let maria = |sql: &str| {
+        site.in_maria(sql)
+            .unwrap_or_else(|why| panic!("{why}: {sql}"))
+    };
+    let pg = |sql: &str| site.in_pg(sql).unwrap_or_else(|why| panic!("{why}: {sql}"));
+    maria(
+        "create database d character set utf8mb4; use d; \
+         create table patient (ID bigint primary key, `key` varchar(40), `time` time, born date, seen datetime(6), changed timestamp null, \
+         money decimal(12,4), big bigint unsigned, ok tinyint(1), x double, raw varbinary(9), kind enum('in','out'), `a b` text); \
+         insert into patient values (1, '张三', '-01:02:03', '1999-12-31', '2024-02-29 01:02:03.000004', '2024-01-02 03:04:05', \
+         -1.5, 18446744073709551615, 1, 0.1, x'00ff', 'in', 'a'), (2, null, null, null, null, null, null, null, null, null, null, null, null); \
+         create table visit (id bigint primary key, note text, at datetime(6)); \
+         insert into visit values (1, 'a', '2024-01-01'), (2, 'b', '2024-01-01'); create table narrow (id int primary key, x double)",
+    );
+    pg("create table narrow (id int primary key, x real)");
+    let project = site.node.project();
+    let project = project.to_str().expect("a path");
+    let plan = |args: &[&str]| {
+        let all = [&["copy-table", "--json", "--project", project], args].concat();
+        site.busbar(&all)
+    };
+    let apply = || {
+        let (answer, code) = site.busbar(&["apply", "--json", project]);
+        assert_eq!(code, 0, "{answer}");
+    };
+    // One way, to a table that is made.
+    let (planned, code) = plan(&["m:patient", "p"]);
+    assert_eq!(
+        (code, &planned["statements"]),
+        (0, &serde_json::json!([])),
+        "{planned}"
+    );
+    apply();
+    site.same("m:patient", "p:patient", 2);
+    maria(
+        "use d; insert into patient (ID, `key`, born) values (3, 'new', '2000-01-01'); \
+         update patient set `key` = 'other', money = 7, raw = x'01' where ID = 2; delete from patient where ID = 1; \
+         update patient set ID = 30 where ID = 3; insert into patient (ID, big) values (4, 5)",
+    );
+    site.same("m:patient", "p:patient", 3);
+    let types = pg(
+        "select string_agg(data_type, ',' order by ordinal_position) from information_schema.columns where table_name = 'patient'",
+    );
+    assert_eq!(
+        types,
+        "bigint,text,text,date,timestamp with time zone,timestamp with time zone,numeric,numeric,bigint,double precision,bytea,text,text"
+    );
+    // What cannot be, is refused with its reason, and nothing is written.
+    for (args, refused) in [
+        (&["m:patient", "p"][..], "server.copy-exists"),
+        (&["m:narrow", "p"], "server.copy-lossy"),
+        (&["m:narrow", "m:narrow"], "server.copy-same"),
+        (
+            &["m:visit", "p", "--both-ways", "--version", "note"],
+            "server.copy-version",
+        ),
+    ] {
+        let (planned, code) = plan(args);
+        let codes = planned["refusals"].as_array().expect("refusals").iter();
+        let codes: Vec<_> = codes.map(|refusal| &refusal["code"]).collect();
+        assert!(
+            code == 1 && codes.contains(&&Value::from(refused)),
+            "{planned}"
+        );
+        assert_eq!(planned["files"], serde_json::json!({}), "{planned}");
+    }
+    // Both ways: the statements are run first.
+    let both = ["m:visit", "p", "--both-ways", "--version", "at"];
+    let (planned, code) = plan(&both);
+    assert_eq!(code, 1, "{planned}");
+    assert!(!site.node.project().join("flows/visit.yaml").exists());
+    for needed in planned["statements"].as_array().expect("statements") {
+        assert_eq!(needed["connection"], "p");
+        pg(needed["statement"].as_str().expect("a statement"));
+    }
+    let (planned, code) = plan(&both);
+    assert_eq!(
+        (code, &planned["exists"]),
+        (0, &Value::Bool(true)),
+        "{planned}"
+    );
+    apply();
+    site.same("m:visit", "p:visit", 2);
+    pg(
+        "update visit set note = 'from p', at = '2024-01-02 00:00:00.5+00' where id = 1; insert into visit values (3, 'p', '2024-01-01 00:00:00+00')",
+    );
+    maria(
+        "use d; update visit set note = 'late', at = '2024-01-03' where id = 2; insert into visit values (4, 'm', '2024-01-01')",
+    );
+    site.same("m:visit", "p:visit", 4);
+    site.same("p:visit", "m:visit", 4);
+    assert_eq!(maria("select note from d.visit where id = 1"), "from p");
+    pg("delete from visit where id = 4");
+    site.same("m:visit", "p:visit", 3);
 }

@@ -372,10 +372,84 @@ export type ConservationView = Counts & {
   difference: number;
 };
 
+/** A column of the copy. */
+export interface CopyColumnView {
+  /** Its type in the first table. */
+  from: string;
+  /** Whether it is one of the key. */
+  key: boolean;
+  /** Its name. */
+  name: string;
+  /** Its type in the second one. */
+  to: string;
+}
+
+/** What would be written to the project. Nothing has been changed. */
+export interface CopyPlanned {
+  /** The columns. */
+  columns: CopyColumnView[];
+  /** What a check of the project with these files says, with file, line and column. */
+  diagnostics: DiagnosticView[];
+  /** Whether the second table is there already. */
+  exists: boolean;
+  /**
+   * Paths and texts of the files, to be added to the project. In place of a secret stands `(hidden)`; when they are
+   * applied it is that of the connection which the tables were named by.
+   */
+  files: Record<string, string>;
+  /** The first table. */
+  from: string;
+  /** What the files are called. */
+  name: string;
+  /** Why the copy cannot be made; then there are no files. */
+  refusals: Problem[];
+  /** Which connection has the secrets of a file, by the file's path. */
+  secrets: Record<string, string>;
+  /** What has to be run in the databases first. */
+  statements: CopyStatement[];
+  /** The second table. */
+  to: string;
+  /** What one should know before. */
+  warnings: Problem[];
+}
+
+/** What has to be run in a database. */
+export interface CopyStatement {
+  /** The connection that leads to the database. */
+  connection: string;
+  /** The statement, or a setting of the server. */
+  statement: string;
+  /** What it is for. */
+  why: Problem;
+}
+
+/** A table to copy and to keep in step. */
+export interface CopyTable {
+  /** Changes of the second table come back to the first. Of two changes of one row the later one stays. */
+  both_ways?: boolean;
+  /** The table: `CONNECTION:TABLE` or `CONNECTION:SCHEMA.TABLE`. */
+  from: string;
+  /** Columns that tell rows apart; by default the primary key. */
+  key?: string[];
+  /** Lets values be rounded or cut where the second table's columns cannot hold them whole. */
+  lossy?: boolean;
+  /** What the files are called; by default like the second table. */
+  name?: string | null;
+  /** Where to: the same, or a connection alone for a table of the same name. A table that is not there is made. */
+  to: string;
+  /** With `both_ways`: the column that grows with each change of a row, a time or a number. */
+  version?: string | null;
+}
+
 /** What became of events. */
 export interface Counts {
   /** Rows that were made beyond those that came: results of queries and windows. */
   added: number;
+  /**
+   * Rows that an output did not write because the row on the other side was changed there, and that change counts; for
+   * the flow, those that every output left so.
+   */
+  conflicts: number;
   /** Events that became dead letters. */
   dead: number;
   /** Events that a condition left out. */
@@ -581,7 +655,7 @@ export interface Files {
 
 /** A flow. */
 export type FlowDetail = FlowSummary & {
-  /** The equation `in + added = out + filtered + taken + late + dead + held + overwritten`. */
+  /** The equation `in + added = out + filtered + taken + late + dead + held + overwritten + conflicts`. */
   conservation: ConservationView;
   /** Its inputs, steps and outputs. */
   graph: Graph;

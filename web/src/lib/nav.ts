@@ -60,6 +60,7 @@ const views: Record<string, { list: Lazy; detail?: Lazy }> = {
     list: () => import('../pages/Connections.svelte'),
     detail: () => import('../pages/Connection.svelte'),
   },
+  'copy-table': { list: () => import('../pages/CopyTable.svelte') },
   publish: { list: () => import('../pages/Publish.svelte') },
   project: { list: () => import('../pages/Project.svelte') },
   users: { list: () => import('../pages/Users.svelte') },

@@ -104,7 +104,17 @@ export type FlowEdge = Pick<Api.EdgeView, 'from' | 'to' | 'case' | 'watermark'> 
 
 export type Conservation = Fields<
   Api.ConservationView,
-  'in' | 'added' | 'out' | 'filtered' | 'taken' | 'late' | 'dead' | 'held' | 'overwritten' | 'balanced'
+  | 'in'
+  | 'added'
+  | 'out'
+  | 'filtered'
+  | 'taken'
+  | 'late'
+  | 'dead'
+  | 'held'
+  | 'overwritten'
+  | 'conflicts'
+  | 'balanced'
 >;
 
 /** A cursor of a flow on one partition. */
@@ -300,6 +310,22 @@ export interface TableThere {
   /** An estimate; null where the other side has none. */
   rows: number | null;
   columns: { name: string; type: string; key: boolean }[];
+}
+
+/** The copy of a table to another database, as it would be made. */
+export interface CopyPlan {
+  name: string;
+  from: string;
+  to: string;
+  /** Whether the second table is there. */
+  exists: boolean;
+  /** Texts by path; none where something is refused. */
+  files: Record<string, string>;
+  columns: { name: string; from: string; to: string; key: boolean }[];
+  refusals: ApiProblem[];
+  warnings: ApiProblem[];
+  statements: { connection: string; statement: string; why: ApiProblem }[];
+  diagnostics: Diagnostic[];
 }
 
 export type GatewaySummary = Fields<

@@ -6,12 +6,14 @@ import { Exact, isNumber, parse } from './json';
 import { text } from './payload';
 import type {
   ApiCall,
+  ApiProblem,
   ApiSummary,
   AuditEntry,
   BusEvent,
   Change,
   ConnectionDetail,
   ConnectionSummary,
+  CopyPlan,
   DatabaseUse,
   DeadGroup,
   DeadLetter,
@@ -77,6 +79,8 @@ function parsed(data: string): Raw | null {
 
 export const problemIn = (v: unknown): FlowSummary['error'] =>
   isObject(v) && typeof v.message === 'string' ? (v as unknown as FlowSummary['error']) : null;
+
+const problems = (v: unknown): ApiProblem[] => objects(v).flatMap((one) => problemIn(one) ?? []);
 
 function stream(v: Raw): StreamSummary {
   return {
@@ -297,6 +301,31 @@ export const readTablesThere = (v: unknown): TableThere[] =>
     columns: objects(one.columns).map((c) => ({ name: str(c.name), type: str(c.type), key: c.key === true })),
   }));
 
+export function readCopyPlan(answer: unknown): CopyPlan {
+  const v = object(answer);
+  const texts = Object.entries(object(v.files));
+  return {
+    name: str(v.name),
+    from: str(v.from),
+    to: str(v.to),
+    exists: v.exists === true,
+    files: Object.fromEntries(texts.filter((e): e is [string, string] => typeof e[1] === 'string')),
+    columns: objects(v.columns).map((c) => ({
+      name: str(c.name),
+      from: str(c.from),
+      to: str(c.to),
+      key: c.key === true,
+    })),
+    refusals: problems(v.refusals),
+    warnings: problems(v.warnings),
+    statements: objects(v.statements).flatMap((s) => {
+      const why = problemIn(s.why);
+      return why ? [{ connection: str(s.connection), statement: str(s.statement), why }] : [];
+    }),
+    diagnostics: objects(v.diagnostics).map(diagnostic),
+  };
+}
+
 export const INSTANCE_STATES = [
   'running',
   'failing',
@@ -508,8 +537,10 @@ export function readFlow(answer: unknown): FlowDetail {
     taken: num(c.taken),
     late: num(c.late),
     overwritten: num(c.overwritten),
+    conflicts: num(c.conflicts),
   };
-  const accounted = sum.out + sum.filtered + sum.taken + sum.late + sum.dead + sum.held + sum.overwritten;
+  const accounted =
+    sum.out + sum.filtered + sum.taken + sum.late + sum.dead + sum.held + sum.overwritten + sum.conflicts;
   const balanced = typeof c.balanced === 'boolean' ? c.balanced : sum.in + sum.added === accounted;
   const nodes = objects(graph.nodes);
   const byId = new Map(nodes.map((n) => [str(n.id), n]));

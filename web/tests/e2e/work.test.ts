@@ -320,6 +320,96 @@ test('gateways are listed; a connection has a page, is tested and says what it c
   await accessible(page);
 });
 
+test('a table is planned to be copied and kept in step, and the files of the plan are written', async ({
+  page,
+}) => {
+  // The databases are the test's own words: what a node plans with real ones is tested with the command line.
+  const connection = (name: string, kind: string) => ({
+    name,
+    kind,
+    direction: 'service',
+    state: 'idle',
+    flows: [],
+  });
+  const answers: Record<string, unknown> = {
+    connections: { connections: [connection('his', 'mysql'), connection('nis', 'postgres')] },
+    'connections/his/tables': {
+      server: 'MariaDB 10.11',
+      tables: [
+        {
+          schema: 'his',
+          name: 'patient',
+          rows: 3,
+          columns: [
+            { name: 'id', type: 'bigint(20)', key: true },
+            { name: 'changed', type: 'datetime(6)', key: false },
+          ],
+        },
+      ],
+    },
+  };
+  const why = { class: 'configuration', code: 'x', message: 'Run this:', message_zh: '请执行：' };
+  const planned = {
+    name: 'patient',
+    from: 'his:his.patient',
+    to: 'nis:public.patient',
+    exists: false,
+    files: {
+      'flows/patient.yaml': 'from: patient_changes\n',
+      'streams/patient_changes.yaml': 'topics: patient/changes\n',
+    },
+    columns: [
+      { name: 'id', from: 'bigint(20)', to: 'bigint', key: true },
+      { name: 'changed', from: 'datetime(6)', to: 'timestamp with time zone', key: false },
+    ],
+    refusals: [],
+    warnings: [],
+    statements: [{ connection: 'nis', statement: 'CREATE TABLE "public"."patient" ("id" bigint)', why }],
+    diagnostics: [],
+  };
+  for (const [path, answer] of Object.entries(answers))
+    await page.route(`**/api/v1/${path}`, (route) => route.fulfill({ json: answer }));
+  const asked: Record<string, unknown>[] = [];
+  const answered = (path: string, answer: unknown) =>
+    page.route(`**/api/v1/${path}`, async (route) => {
+      asked.push(route.request().postDataJSON());
+      await route.fulfill({ json: answer });
+    });
+  const ready = { ...planned, exists: true, statements: [] };
+  await page.route('**/api/v1/copy-table', async (route) => {
+    await route.fulfill({ json: asked.length === 0 ? planned : ready });
+    asked.push(route.request().postDataJSON());
+  });
+  await answered('apply', { diagnostics: [], changes: [], version: 2, applied: null });
+
+  await open(page, '#/connections');
+  await page.locator('[data-copy]').click();
+  await page.locator('[name="from"]').selectOption('his');
+  await page.locator('[name="table"]').selectOption('his.patient');
+  await page.locator('[name="to"]').selectOption('nis');
+  await page.getByLabel(/Both ways/).check();
+  await page.locator('[name="version"]').selectOption('changed');
+  await page.locator('[data-plan]').click();
+  await expect(page.locator('[data-statements]')).toContainText('CREATE TABLE');
+  expect(asked[0]).toMatchObject({ from: 'his:his.patient', to: 'nis', both_ways: true, version: 'changed' });
+  await page.getByRole('button', { name: 'streams/patient_changes.yaml' }).click();
+  await expect(page.getByText('topics: patient/changes')).toBeVisible();
+  await accessible(page);
+  await page.setViewportSize({ width: 380, height: 800 });
+  await accessible(page);
+  expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBeLessThanOrEqual(380);
+  // Nothing is written before the databases are ready.
+  await expect(page.locator('[data-write]')).toBeDisabled();
+  await page.locator('[data-plan]').click();
+  await expect(page.locator('[data-statements]')).toHaveCount(0);
+  await page.locator('[data-write]').click();
+  await expect(page.locator('[data-written]')).toBeVisible();
+  // All files of the project that runs are sent with those of the plan.
+  const files = asked[2]!.files as Record<string, string>;
+  expect(files).toMatchObject(planned.files);
+  expect(Object.keys(files)).toContain('streams/meter.yaml');
+});
+
 test('an instance of an orchestration shows what it waits for, takes a form, and has a history', async ({
   page,
   node,

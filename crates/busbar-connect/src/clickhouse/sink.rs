@@ -313,7 +313,7 @@ impl ClickHouseSink {
             rejected.append(&mut refused);
         }
         rejected.sort_by_key(|(row, _)| *row);
-        Ok(Written { rejected })
+        Ok(Written::of(rejected))
     }
 
     /// The rows as TabSeparated; those that the columns do not keep as they are go to `rejected`.

@@ -8,6 +8,7 @@ mod call;
 mod cells;
 mod compare;
 mod connections;
+mod copy_table;
 mod dead_letters;
 mod events;
 mod flows;
@@ -90,6 +91,7 @@ pub(crate) fn routes() -> (Router<Arc<App>>, Document) {
         .merge(bounded::routes())
         .merge(compare::routes())
         .merge(connections::routes())
+        .merge(copy_table::routes())
         .merge(dead_letters::routes())
         .merge(events::routes())
         .merge(flows::routes())

@@ -7,6 +7,7 @@ mod bounded;
 pub mod check;
 pub mod compare;
 pub mod connections;
+pub mod copy_table;
 pub mod dead_letters;
 pub mod doctor;
 pub mod flows;

@@ -187,7 +187,7 @@ fn with_secrets(text: &str, local: &str) -> String {
 }
 
 /// Puts a file in the place of the one that is there. A node that runs the folder sees the old text or the new one.
-fn write(path: &Path, contents: &[u8]) -> std::io::Result<()> {
+pub(super) fn write(path: &Path, contents: &[u8]) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
@@ -201,7 +201,7 @@ fn write(path: &Path, contents: &[u8]) -> std::io::Result<()> {
     std::fs::rename(&new, path)
 }
 
-fn disk(code: &'static str, path: &str, why: std::io::Error) -> Failure {
+pub(super) fn disk(code: &'static str, path: &str, why: std::io::Error) -> Failure {
     let error = Error::new(Class::Configuration, code).with("path", path);
     Failure::new(exit::IO, error.caused_by(why))
 }

@@ -1,0 +1,251 @@
+//! The files of a copy, as they are written to the project.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value, json};
+
+use super::value::{CopiedValue, CopyDatabase, CopyFit};
+
+/// A column of one way.
+#[derive(Clone, Debug)]
+pub(crate) struct CopiedColumn {
+    pub name: String,
+    pub value: CopiedValue,
+    pub fit: CopyFit,
+    pub key: bool,
+}
+
+/// One way: from the changes of a table to another table.
+pub(crate) struct CopyWay<'a> {
+    /// What its files are called: `patient`, `patient_back`.
+    pub name: &'a str,
+    /// The connections' options that say where both are, without what they are used for.
+    pub from: &'a CopyEnd,
+    pub to: &'a CopyEnd,
+    pub columns: &'a [CopiedColumn],
+    /// The column that says which change is the later one, and whether an equal one counts as later.
+    pub newer: Option<(&'a str, bool)>,
+    /// The connection whose writes are left out.
+    pub without: Option<&'a str>,
+    pub create: bool,
+    pub lossy: bool,
+}
+
+/// Where a table is.
+pub(crate) struct CopyEnd {
+    pub database: CopyDatabase,
+    pub kind: String,
+    /// The connection that says how it is reached.
+    pub connection: String,
+    /// Its options, with secrets hidden.
+    pub options: Map<String, Value>,
+    pub schema: String,
+    pub table: String,
+}
+
+impl CopyEnd {
+    /// The table, as it is written in SQL.
+    pub fn in_sql(&self) -> String {
+        let name = |name| self.database.identifier(name);
+        format!("{}.{}", name(&self.schema), name(&self.table))
+    }
+
+    fn path(&self) -> String {
+        format!("{}.{}", self.schema, self.table)
+    }
+
+    /// A connection to the same database, used for this.
+    fn connection(&self, about: &str, used: &str, options: &Value) -> String {
+        let mut text = format!("# {about}\n{}:\n", self.kind);
+        for (key, value) in &self.options {
+            // Writing to memory does not fail.
+            let _ = writeln!(text, "  {key}: {}", flow_style(value));
+        }
+        let _ = writeln!(text, "  {used}: {}", flow_style(options));
+        text
+    }
+}
+
+/// The name of the connection that a way reads, and of that which it writes.
+pub(crate) fn changes_of(name: &str) -> String {
+    format!("{name}_changes")
+}
+
+/// The name of the connection that a way writes.
+pub(crate) fn rows_of(name: &str) -> String {
+    format!("{name}_rows")
+}
+
+/// Names that events have besides their payload's, and of what a change says of itself.
+const TAKEN: [&str; 4] = ["topic", "key", "time", "tags"];
+
+impl CopyWay<'_> {
+    /// Paths and texts of its files.
+    pub fn files(&self) -> BTreeMap<String, String> {
+        let (from, to) = (self.from.path(), self.to.path());
+        let (changes, rows) = (changes_of(self.name), rows_of(self.name));
+        let topic = format!("{}/changes", self.name);
+        let mut follow = json!({ "tables": [from] });
+        if let Some(without) = self.without {
+            follow["without"] = json!([without]);
+        }
+        let about = format!("The changes of {}:{from}.", self.from.connection);
+        let source = self.from.connection(&about, "follow", &follow);
+        let key = self.columns.iter().filter(|column| column.key);
+        let key: Vec<_> = key.map(|column| &column.name).collect();
+        let mut write = json!({ "table": to, "key": key, "change": "change" });
+        if self.repeats_not() {
+            write["unchanged"] = json!("unchanged");
+        }
+        if let Some((newer, or_equal)) = self.newer {
+            write["newer"] = json!(newer);
+            write["or_equal"] = json!(or_equal);
+        }
+        for (option, is) in [("create", self.create), ("lossy", self.lossy)] {
+            if is {
+                write[option] = json!(true);
+            }
+        }
+        let about = format!("Rows for {}:{to}.", self.to.connection);
+        let sink = self.to.connection(&about, "write", &write);
+        BTreeMap::from([
+            (
+                format!("connections/{changes}.yaml"),
+                format!("{source}topic: {}\n", flow_style(&json!(topic))),
+            ),
+            (format!("connections/{rows}.yaml"), sink),
+            (format!("streams/{changes}.yaml"), self.stream(&topic)),
+            (format!("flows/{}.yaml", self.name), self.flow()),
+        ])
+    }
+
+    /// Whether the database leaves out large values that did not change.
+    fn repeats_not(&self) -> bool {
+        self.from.database == CopyDatabase::Postgres
+    }
+
+    fn stream(&self, topic: &str) -> String {
+        let mut text = format!(
+            "# Changes of {}:{}.\ntopics: {}\nformat: json\nschema:\n  - {{ name: change, type: text }}\n",
+            self.from.connection,
+            self.from.path(),
+            flow_style(&json!(topic))
+        );
+        if self.repeats_not() {
+            text.push_str("  - { name: unchanged, type: json }\n");
+        }
+        for column in self.columns {
+            let field = match column.fit {
+                CopyFit::AsText => "text",
+                _ => column.value.field().as_str(),
+            };
+            let name = flow_style(&json!(self.field(&column.name)));
+            let path = match TAKEN.contains(&column.name.as_str()) {
+                true => format!(", path: {}", flow_style(&json!(column.name))),
+                false => String::new(),
+            };
+            let _ = writeln!(text, "  - {{ name: {name}, type: {field}{path} }}");
+        }
+        text
+    }
+
+    /// What the stream calls a column.
+    fn field(&self, column: &str) -> String {
+        let mut field = column.to_owned();
+        if TAKEN.contains(&column) {
+            field = format!("column_{column}");
+            while self.columns.iter().any(|other| other.name == field) {
+                field.push('_');
+            }
+        }
+        field
+    }
+
+    fn flow(&self) -> String {
+        let quoted = |name: &str| CopyDatabase::Postgres.identifier(name);
+        let mut select = vec!["change".to_owned()];
+        if self.repeats_not() {
+            select.push("unchanged".into());
+        }
+        for column in self.columns {
+            let field = quoted(&self.field(&column.name));
+            let computed = match column.fit {
+                CopyFit::AsText => field.clone(),
+                CopyFit::AsBool => format!("{field} <> 0"),
+                _ => column.value.computed(&field),
+            };
+            select.push(match computed == quoted(&column.name) {
+                true => computed,
+                false => format!("{computed} as {}", quoted(&column.name)),
+            });
+        }
+        format!(
+            "# Keeps {}:{} in step with {}:{}.\nfrom: {}\nsteps:\n  - select: >-\n      {}\nto:\n  - connection: {}\n",
+            self.to.connection,
+            self.to.path(),
+            self.from.connection,
+            self.from.path(),
+            changes_of(self.name),
+            select.join(",\n      "),
+            rows_of(self.name)
+        )
+    }
+
+    /// The statement that makes the table that is written to.
+    pub fn made(&self) -> String {
+        let database = self.to.database;
+        let columns = self.columns.iter().map(|column| {
+            let name = database.identifier(&column.name);
+            format!("{name} {}", column.value.made(database, column.key))
+        });
+        let key = self.columns.iter().filter(|column| column.key);
+        let key: Vec<_> = key
+            .map(|column| database.identifier(&column.name))
+            .collect();
+        let columns = columns.chain([format!("PRIMARY KEY ({})", key.join(", "))]);
+        let columns: Vec<_> = columns.collect();
+        let engine = match database {
+            CopyDatabase::Postgres => "",
+            CopyDatabase::MySql => " ENGINE=InnoDB",
+        };
+        format!(
+            "CREATE TABLE {} ({}){engine}",
+            self.to.in_sql(),
+            columns.join(", ")
+        )
+    }
+}
+
+/// A value as YAML on one line. JSON is YAML; plain words need no quotes.
+fn flow_style(value: &Value) -> String {
+    match value {
+        Value::Object(members) => {
+            let members = members.iter();
+            let members: Vec<_> = members
+                .map(|(key, value)| format!("{key}: {}", flow_style(value)))
+                .collect();
+            match members.is_empty() {
+                true => "{}".into(),
+                false => format!("{{ {} }}", members.join(", ")),
+            }
+        }
+        Value::Array(values) => {
+            let values: Vec<_> = values.iter().map(flow_style).collect();
+            format!("[{}]", values.join(", "))
+        }
+        Value::String(text) if is_plain(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Whether a text is itself in YAML without quotes.
+fn is_plain(text: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b"_./-".contains(&b);
+    text.bytes().next().is_some_and(|b| b.is_ascii_alphabetic())
+        && text.bytes().all(word)
+        && !matches!(
+            text.to_lowercase().as_str(),
+            "true" | "false" | "yes" | "no" | "on" | "off" | "null" | "y" | "n"
+        )
+}

@@ -1,0 +1,459 @@
+//! A table that is copied to another database and kept in step: which files of the project do it, and what the databases
+//! need first.
+
+mod files;
+mod settings;
+mod value;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use busbar_connector::{SurveyedColumn, SurveyedTable};
+use busbar_event::{Class, Error};
+use serde_json::{Map, Value, json};
+
+use crate::app::App;
+use files::{CopiedColumn, CopyEnd, CopyWay, changes_of, rows_of};
+use value::{CopiedValue, CopyDatabase, CopyFit};
+
+pub(crate) use settings::NeededStatement;
+
+/// What is asked for.
+#[derive(Debug)]
+pub(crate) struct CopyRequest {
+    /// `CONNECTION:SCHEMA.TABLE` or `CONNECTION:TABLE`.
+    pub from: String,
+    /// The same; or `CONNECTION` alone for a table of the same name.
+    pub to: String,
+    /// What the files are called; by default like the table.
+    pub name: Option<String>,
+    pub both_ways: bool,
+    /// By default the primary key.
+    pub key: Vec<String>,
+    /// The column that grows with each change of a row.
+    pub version: Option<String>,
+    pub lossy: bool,
+}
+
+/// What would be written, and what stands against it.
+#[derive(Debug, Default)]
+pub(crate) struct CopyPlan {
+    pub name: String,
+    /// The two tables, by connection and full name.
+    pub from: String,
+    pub to: String,
+    /// Paths and texts. In place of a secret stands what is shown of it.
+    pub files: BTreeMap<String, String>,
+    /// The connection that has the secrets of a file.
+    pub secrets: BTreeMap<String, String>,
+    pub columns: Vec<PlannedColumn>,
+    /// The table that is written to is there.
+    pub exists: bool,
+    /// Why the copy cannot be; nothing is to be written while there are some.
+    pub refusals: Vec<Error>,
+    /// What one should know.
+    pub warnings: Vec<Error>,
+    pub statements: Vec<NeededStatement>,
+}
+
+/// A column of the copy.
+#[derive(Debug)]
+pub(crate) struct PlannedColumn {
+    pub name: String,
+    pub from: String,
+    pub to: String,
+    pub key: bool,
+}
+
+fn refusal(code: &'static str) -> Error {
+    Error::new(Class::Configuration, code)
+}
+
+/// Plans a copy. Reads what is in the two databases, and changes nothing.
+///
+/// # Errors
+/// A connection or the table to copy that is not there, and what the databases say.
+pub(crate) async fn plan(app: &App, asked: &CopyRequest) -> Result<CopyPlan, Error> {
+    let (from, source) = find(app, &asked.from, None).await?;
+    let (to, target) = find(app, &asked.to, Some(&from.table)).await?;
+    let Some(source) = source else {
+        return Err(refusal("server.compare-no-table").with("table", &asked.from));
+    };
+    let mut plan = CopyPlan {
+        name: asked.name.clone().unwrap_or_else(|| named(&to.table)),
+        from: format!("{}:{}.{}", from.connection, from.schema, from.table),
+        to: format!("{}:{}.{}", to.connection, to.schema, to.table),
+        exists: target.is_some(),
+        ..CopyPlan::default()
+    };
+    busbar_catalog::check_name(&plan.name)?;
+    if plan.from == plan.to {
+        plan.refusals
+            .push(refusal("server.copy-same").with("table", &plan.from));
+    }
+    let key = plan.key(asked, &source);
+    let columns = plan.way(
+        (&from, &source.columns),
+        (&to, target.as_ref()),
+        &key,
+        asked.lossy,
+    );
+    plan.columns = shown(&source, &to, target.as_ref(), &columns);
+    let newer = plan.version(asked, &from, &source);
+    let back_name = format!("{}_back", plan.name);
+    let ways = if asked.both_ways {
+        let there = match &target {
+            Some(target) => target.columns.clone(),
+            None => made_columns(to.database, &columns),
+        };
+        let back = plan.way((&to, &there), (&from, Some(&source)), &key, asked.lossy);
+        Some(back)
+    } else {
+        None
+    };
+    let name = plan.name.clone();
+    let (out_of_here, out_of_there) = (rows_of(&name), rows_of(&back_name));
+    let forth = CopyWay {
+        name: &name,
+        from: &from,
+        to: &to,
+        columns: &columns,
+        newer: newer.as_deref().map(|newer| (newer, true)),
+        without: asked.both_ways.then_some(out_of_there.as_str()),
+        // In both ways the table is followed, too, and has to be there before the files are.
+        create: target.is_none() && !asked.both_ways,
+        lossy: asked.lossy,
+    };
+    plan.add(&forth);
+    if let Some(columns) = &ways {
+        plan.add(&CopyWay {
+            name: &back_name,
+            from: &to,
+            to: &from,
+            columns,
+            newer: newer.as_deref().map(|newer| (newer, false)),
+            without: Some(&out_of_here),
+            create: false,
+            lossy: asked.lossy,
+        });
+        if target.is_none() {
+            let made = NeededStatement::new(&to, forth.made(), "server.copy-why-table");
+            plan.statements.push(made);
+        }
+    }
+    let other_key = source.columns.iter().filter(|column| column.key);
+    let other_key: BTreeSet<_> = other_key.map(|column| column.name.as_str()).collect();
+    let other_key = other_key != key.iter().map(String::as_str).collect();
+    let followed = [(&from, true), (&to, asked.both_ways)];
+    for (end, _) in followed.into_iter().filter(|(_, followed)| *followed) {
+        match settings::needed(app, end, asked.both_ways || other_key).await {
+            Ok(needed) => plan.statements.extend(needed),
+            Err(error) => plan.warnings.push(error),
+        }
+    }
+    plan.check_paths(app).await;
+    if !plan.refusals.is_empty() {
+        plan.files.clear();
+        plan.secrets.clear();
+    }
+    Ok(plan)
+}
+
+impl CopyPlan {
+    /// The columns that tell rows apart.
+    fn key(&mut self, asked: &CopyRequest, source: &SurveyedTable) -> Vec<String> {
+        let mut key = asked.key.clone();
+        let own = source.columns.iter().filter(|column| column.key);
+        let own: Vec<_> = own.map(|column| column.name.clone()).collect();
+        if own.is_empty() {
+            self.refusals
+                .push(refusal("server.copy-no-key").with("table", &self.from));
+        }
+        if key.is_empty() {
+            key = own;
+        }
+        for name in &key {
+            if !source.columns.iter().any(|column| column.name == *name) {
+                self.refusals.push(no_column(&self.from, name, source));
+            }
+        }
+        key
+    }
+
+    /// The column that says which change of a row is the later one, for both ways.
+    fn version(
+        &mut self,
+        asked: &CopyRequest,
+        from: &CopyEnd,
+        source: &SurveyedTable,
+    ) -> Option<String> {
+        let version = match (&asked.version, asked.both_ways) {
+            (None, true) => {
+                self.refusals
+                    .push(refusal("server.copy-version-needed").with("table", &self.from));
+                return None;
+            }
+            (Some(_), false) => {
+                self.refusals.push(refusal("server.copy-version-one-way"));
+                return None;
+            }
+            (version, _) => version.clone()?,
+        };
+        let Some(column) = source.columns.iter().find(|column| column.name == version) else {
+            self.refusals.push(no_column(&self.from, &version, source));
+            return None;
+        };
+        let value = CopiedValue::of(from.database, &column.kind);
+        let grows = matches!(
+            value,
+            Some(
+                CopiedValue::Whole
+                    | CopiedValue::Moment
+                    | CopiedValue::Local
+                    | CopiedValue::Number(..)
+            )
+        );
+        if !grows || column.key {
+            let error = refusal("server.copy-version")
+                .with("column", &column.name)
+                .with("kind", &column.kind);
+            self.refusals.push(error);
+        }
+        Some(version)
+    }
+
+    /// How the columns of a table go to another one, which is made where it is not there.
+    fn way(
+        &mut self,
+        (from, columns): (&CopyEnd, &[SurveyedColumn]),
+        (to, target): (&CopyEnd, Option<&SurveyedTable>),
+        key: &[String],
+        lossy: bool,
+    ) -> Vec<CopiedColumn> {
+        let table = format!("{}:{}.{}", to.connection, to.schema, to.table);
+        let mut copied = Vec::new();
+        for column in columns {
+            let about = |code| {
+                refusal(code)
+                    .with("column", &column.name)
+                    .with("kind", &column.kind)
+                    .with("table", &table)
+            };
+            // What a change says of itself.
+            let is_taken = matches!(column.name.as_str(), "change" | "before" | "unchanged");
+            if is_taken || column.name.contains('.') {
+                self.refusals.push(about("server.copy-name"));
+                continue;
+            }
+            let Some(value) = CopiedValue::of(from.database, &column.kind) else {
+                self.refusals.push(about("server.copy-type"));
+                continue;
+            };
+            let is_key = key.contains(&column.name);
+            let mut fit = CopyFit::Whole;
+            match target {
+                None if value.becomes_text(&column.kind) => {
+                    self.warnings.push(about("server.copy-text"));
+                }
+                None => {}
+                Some(target) => {
+                    let Some(there) = column_there(to.database, target, &column.name) else {
+                        let made = value.made(to.database, is_key);
+                        let name = to.database.identifier(&column.name);
+                        let statement =
+                            format!("ALTER TABLE {} ADD COLUMN {name} {made}", to.in_sql());
+                        let why = "server.copy-why-column";
+                        self.statements
+                            .push(NeededStatement::new(to, statement, why));
+                        copied.push(CopiedColumn {
+                            name: column.name.clone(),
+                            value,
+                            fit,
+                            key: is_key,
+                        });
+                        continue;
+                    };
+                    fit = value.fit(&column.kind, to.database, &there.kind);
+                    let about = |code| about(code).with("to", &there.kind);
+                    match fit {
+                        CopyFit::Never => self.refusals.push(about("server.copy-never")),
+                        CopyFit::Lossy if !lossy => self.refusals.push(about("server.copy-lossy")),
+                        CopyFit::Lossy => self.warnings.push(about("server.copy-rounded")),
+                        _ => {}
+                    }
+                    if is_key != there.key {
+                        let own = target.columns.iter().filter(|column| column.key);
+                        let error = refusal("server.copy-target-key")
+                            .with("table", &table)
+                            .with("key", key.join(", "))
+                            .with("there", names(own));
+                        if !self
+                            .refusals
+                            .iter()
+                            .any(|known| known.code() == error.code())
+                        {
+                            self.refusals.push(error);
+                        }
+                    }
+                }
+            }
+            copied.push(CopiedColumn {
+                name: column.name.clone(),
+                value,
+                fit,
+                key: is_key,
+            });
+        }
+        copied
+    }
+
+    fn add(&mut self, way: &CopyWay) {
+        let files = way.files();
+        for (path, end) in [
+            (changes_of(way.name), way.from),
+            (rows_of(way.name), way.to),
+        ] {
+            self.secrets
+                .insert(format!("connections/{path}.yaml"), end.connection.clone());
+        }
+        self.files.extend(files);
+    }
+
+    /// Files that are there already are not written over.
+    async fn check_paths(&mut self, app: &App) {
+        let running = app.runtime.project().await;
+        for path in self.files.keys() {
+            if running.bundle.files.contains_key(path) {
+                self.refusals
+                    .push(refusal("server.copy-exists").with("path", path));
+            }
+        }
+    }
+}
+
+/// The columns of a table that does not exist yet.
+fn made_columns(database: CopyDatabase, columns: &[CopiedColumn]) -> Vec<SurveyedColumn> {
+    let columns = columns.iter().map(|column| SurveyedColumn {
+        name: column.name.clone(),
+        kind: column.value.made(database, column.key),
+        key: column.key,
+    });
+    columns.collect()
+}
+
+/// The columns as they are shown: their types here and there.
+fn shown(
+    source: &SurveyedTable,
+    to: &CopyEnd,
+    target: Option<&SurveyedTable>,
+    columns: &[CopiedColumn],
+) -> Vec<PlannedColumn> {
+    let columns = columns.iter().map(|column| {
+        let mut own = source.columns.iter();
+        let own = own.find(|own| own.name == column.name);
+        let there = target.and_then(|target| column_there(to.database, target, &column.name));
+        PlannedColumn {
+            name: column.name.clone(),
+            from: own.map(|own| own.kind.clone()).unwrap_or_default(),
+            to: there.map_or_else(
+                || column.value.made(to.database, column.key),
+                |there| there.kind.clone(),
+            ),
+            key: column.key,
+        }
+    });
+    columns.collect()
+}
+
+/// A column of a table that is there, by its name as the database tells names apart.
+fn column_there<'a>(
+    database: CopyDatabase,
+    table: &'a SurveyedTable,
+    name: &str,
+) -> Option<&'a SurveyedColumn> {
+    let mut columns = table.columns.iter();
+    columns.find(|column| match database {
+        CopyDatabase::Postgres => column.name == name,
+        CopyDatabase::MySql => column.name.eq_ignore_ascii_case(name),
+    })
+}
+
+fn names<'a>(columns: impl Iterator<Item = &'a SurveyedColumn>) -> String {
+    let names: Vec<_> = columns.map(|column| column.name.as_str()).collect();
+    match names.is_empty() {
+        true => "-".into(),
+        false => names.join(", "),
+    }
+}
+
+fn no_column(table: &str, name: &str, source: &SurveyedTable) -> Error {
+    refusal("server.compare-no-column")
+        .with("column", name)
+        .with("table", table)
+        .with("there", names(source.columns.iter()))
+}
+
+/// A name of files made of a table's.
+fn named(table: &str) -> String {
+    let name: String = table
+        .to_lowercase()
+        .chars()
+        .map(|c| match c {
+            'a'..='z' | '0'..='9' | '_' | '-' => c,
+            _ => '_',
+        })
+        .collect();
+    match name.starts_with(|c: char| c.is_ascii_lowercase()) {
+        true => name,
+        false => format!("t{name}"),
+    }
+}
+
+/// One of the two tables, and its columns where it exists.
+async fn find(
+    app: &App,
+    named: &str,
+    same: Option<&str>,
+) -> Result<(CopyEnd, Option<SurveyedTable>), Error> {
+    let (connection, table) = named.split_once(':').unwrap_or((named, ""));
+    let (connector, spec) = app.runtime.connector_of(connection)?;
+    let Some(database) = CopyDatabase::of(&spec.kind) else {
+        return Err(refusal("server.copy-kind")
+            .with("connection", connection)
+            .with("kind", &spec.kind));
+    };
+    let table = match (table.is_empty(), same) {
+        (true, Some(same)) => same,
+        (true, None) => return Err(refusal("server.copy-table").with("text", named)),
+        (false, _) => table,
+    };
+    let mut options = match spec.options.to_json() {
+        Value::Object(options) => options,
+        _ => Map::new(),
+    };
+    let own = match database {
+        CopyDatabase::Postgres => "public",
+        CopyDatabase::MySql => options["database"].as_str().unwrap_or_default(),
+    };
+    let (schema, table) = table.split_once('.').unwrap_or((own, table));
+    let (schema, table) = (schema.to_owned(), table.to_owned());
+    for used in ["follow", "query", "write", "sessions"] {
+        options.remove(used);
+    }
+    for secret in connector.secrets(&spec) {
+        if let [key] = &secret.path[..] {
+            options.insert(key.clone(), json!(secret.shown));
+        }
+    }
+    let survey = app.runtime.survey(connection, true).await?;
+    let mut tables = survey.tables.into_iter();
+    let found = tables.find(|one| one.schema == schema && one.name == table);
+    let end = CopyEnd {
+        database,
+        kind: spec.kind.clone(),
+        connection: connection.to_owned(),
+        options,
+        schema,
+        table,
+    };
+    Ok((end, found))
+}

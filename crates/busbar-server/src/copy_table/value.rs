@@ -1,0 +1,403 @@
+//! How the values of a column go from one database to another.
+
+use busbar_event::format::FieldType;
+
+/// A database that tables are copied from and to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CopyDatabase {
+    Postgres,
+    MySql,
+}
+
+impl CopyDatabase {
+    /// The database of a kind of connection.
+    pub fn of(kind: &str) -> Option<CopyDatabase> {
+        match kind {
+            "postgres" => Some(CopyDatabase::Postgres),
+            "mysql" => Some(CopyDatabase::MySql),
+            _ => None,
+        }
+    }
+
+    /// A name as an identifier.
+    pub fn identifier(self, name: &str) -> String {
+        match self {
+            CopyDatabase::Postgres => format!("\"{}\"", name.replace('"', "\"\"")),
+            CopyDatabase::MySql => format!("`{}`", name.replace('`', "``")),
+        }
+    }
+}
+
+/// What a column holds, as flows see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CopiedValue {
+    Bool,
+    /// Whole numbers of 64 bits.
+    Whole,
+    /// Whole numbers of 64 bits without sign.
+    Unsigned,
+    Float,
+    /// Digits altogether, and behind the point.
+    Number(u8, i8),
+    Day,
+    /// A point in time.
+    Moment,
+    /// A day and a time without a zone, taken as UTC.
+    Local,
+    Bytes,
+    Json,
+    Text,
+}
+
+/// How values fit a column that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CopyFit {
+    /// They are written as they are.
+    Whole,
+    /// They are written as texts, which the database reads.
+    AsText,
+    /// Numbers become truth values.
+    AsBool,
+    /// Some would be rounded or cut.
+    Lossy,
+    Never,
+}
+
+/// The digits of a decimal number that a flow computes with.
+const DIGITS_MAX: u8 = 38;
+
+/// The word of a type and the numbers in its parentheses.
+fn parts(kind: &str) -> (String, Vec<i32>) {
+    let kind = kind.to_lowercase();
+    let word = kind.split(['(', ' ', '[']).next().unwrap_or_default();
+    let inner = kind.split_once('(').and_then(|(_, rest)| {
+        let (inner, _) = rest.split_once(')')?;
+        Some(inner.to_owned())
+    });
+    let numbers = inner.iter().flat_map(|inner| inner.split(','));
+    let numbers = numbers.filter_map(|number| number.trim().parse().ok());
+    (word.to_owned(), numbers.collect())
+}
+
+fn is_text(word: &str) -> bool {
+    matches!(
+        word,
+        "char"
+            | "character"
+            | "varchar"
+            | "text"
+            | "tinytext"
+            | "mediumtext"
+            | "longtext"
+            | "bpchar"
+    )
+}
+
+impl CopiedValue {
+    /// What a column of a type holds, as the database writes the type; none where changes do not carry its values.
+    pub fn of(database: CopyDatabase, kind: &str) -> Option<CopiedValue> {
+        let (word, numbers) = parts(kind);
+        let lower = kind.to_lowercase();
+        // An array of whatever is a text.
+        if lower.contains('[') {
+            return Some(CopiedValue::Text);
+        }
+        Some(match word.as_str() {
+            "bool" | "boolean" => CopiedValue::Bool,
+            "bigint" if lower.contains("unsigned") => CopiedValue::Unsigned,
+            "tinyint" | "smallint" | "mediumint" | "int" | "integer" | "bigint" | "year"
+            | "smallserial" | "serial" | "bigserial" => CopiedValue::Whole,
+            "real" | "float" | "double" => CopiedValue::Float,
+            "decimal" | "numeric" => {
+                let digits = numbers
+                    .first()
+                    .and_then(|digits| u8::try_from(*digits).ok());
+                let scale = numbers.get(1).copied().unwrap_or(0);
+                match (digits, i8::try_from(scale)) {
+                    (Some(digits), Ok(scale)) if digits <= DIGITS_MAX && scale >= 0 => {
+                        CopiedValue::Number(digits, scale)
+                    }
+                    _ => CopiedValue::Text,
+                }
+            }
+            "date" => CopiedValue::Day,
+            "datetime" => CopiedValue::Local,
+            "timestamp" if lower.contains("without") => CopiedValue::Local,
+            "timestamp" => CopiedValue::Moment,
+            "bytea" | "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => {
+                CopiedValue::Bytes
+            }
+            "bit" if database == CopyDatabase::MySql => CopiedValue::Bytes,
+            "json" | "jsonb" if database == CopyDatabase::Postgres => CopiedValue::Json,
+            "geometry" | "point" | "linestring" | "polygon" | "multipoint" | "multilinestring"
+            | "multipolygon" | "geometrycollection" | "geomcollection"
+                if database == CopyDatabase::MySql =>
+            {
+                return None;
+            }
+            _ => CopiedValue::Text,
+        })
+    }
+
+    /// Whether the type says more than the text that its values become: a time of day, a list, a document.
+    pub fn becomes_text(self, kind: &str) -> bool {
+        matches!(self, CopiedValue::Json | CopiedValue::Text) && !is_text(&parts(kind).0)
+    }
+
+    /// The type of the column of the stream.
+    pub fn field(self) -> FieldType {
+        match self {
+            CopiedValue::Bool => FieldType::Bool,
+            CopiedValue::Whole => FieldType::Int,
+            CopiedValue::Float => FieldType::Float,
+            CopiedValue::Moment => FieldType::Time,
+            CopiedValue::Json => FieldType::Json,
+            CopiedValue::Unsigned
+            | CopiedValue::Number(..)
+            | CopiedValue::Day
+            | CopiedValue::Local
+            | CopiedValue::Bytes
+            | CopiedValue::Text => FieldType::Text,
+        }
+    }
+
+    /// What a flow makes of the column of the stream, as SQL.
+    pub fn computed(self, column: &str) -> String {
+        match self {
+            CopiedValue::Unsigned => format!("cast({column} as decimal(20, 0))"),
+            CopiedValue::Number(digits, scale) => {
+                format!("cast({column} as decimal({digits}, {scale}))")
+            }
+            CopiedValue::Day => format!("cast({column} as date)"),
+            CopiedValue::Local => format!("cast({column} as timestamp(6))"),
+            // `\x00ff` or `0x00ff`
+            CopiedValue::Bytes => format!("decode(substr({column}, 3), 'hex')"),
+            _ => column.to_owned(),
+        }
+    }
+
+    /// The type of a column that is made for the values, as the sinks of the database make it.
+    pub fn made(self, database: CopyDatabase, key: bool) -> String {
+        let mysql = database == CopyDatabase::MySql;
+        match self {
+            CopiedValue::Bool => "boolean".into(),
+            CopiedValue::Whole => "bigint".into(),
+            CopiedValue::Unsigned if mysql => "decimal(20,0)".into(),
+            CopiedValue::Unsigned => "numeric(20,0)".into(),
+            CopiedValue::Float if mysql => "double".into(),
+            CopiedValue::Float => "double precision".into(),
+            CopiedValue::Number(digits, scale) if mysql => format!("decimal({digits},{scale})"),
+            CopiedValue::Number(digits, scale) => format!("numeric({digits},{scale})"),
+            CopiedValue::Day => "date".into(),
+            CopiedValue::Moment | CopiedValue::Local if mysql => "datetime(6)".into(),
+            CopiedValue::Moment | CopiedValue::Local => "timestamp with time zone".into(),
+            CopiedValue::Bytes if !mysql => "bytea".into(),
+            CopiedValue::Bytes if key => "varbinary(255)".into(),
+            CopiedValue::Bytes => "longblob".into(),
+            CopiedValue::Json | CopiedValue::Text if !mysql => "text".into(),
+            _ if key => "varchar(255) character set utf8mb4 collate utf8mb4_bin".into(),
+            _ => "longtext character set utf8mb4".into(),
+        }
+    }
+
+    /// How values of a column of the type `from` fit a column of the type `to` that is there.
+    pub fn fit(self, from: &str, database: CopyDatabase, to: &str) -> CopyFit {
+        use CopiedValue::{
+            Bool, Bytes, Day, Float, Json, Local, Moment, Number, Text, Unsigned, Whole,
+        };
+        let (word, numbers) = parts(to);
+        if is_text(&word) && !to.contains('[') {
+            return match self {
+                Bytes => CopyFit::Never,
+                _ => CopyFit::Whole,
+            };
+        }
+        let Some(there) = CopiedValue::of(database, to) else {
+            return CopyFit::Never;
+        };
+        // `numeric` without measures holds whatever number there is.
+        let unbounded = matches!(word.as_str(), "numeric" | "decimal") && numbers.is_empty();
+        let single = matches!(word.as_str(), "real" | "float");
+        match (self, there) {
+            (Bool, Bool) | (Whole, Whole) | (Day, Day | Moment | Local) | (Bytes, Bytes) => {
+                CopyFit::Whole
+            }
+            (Bool, Whole) if database == CopyDatabase::MySql => CopyFit::Whole,
+            (Whole, Bool) if from.to_lowercase().starts_with("tinyint(1)") => CopyFit::AsBool,
+            (Whole, Number(_, scale)) if scale >= 0 => CopyFit::Whole,
+            (Unsigned, Whole | Unsigned) | (Whole, Unsigned) => CopyFit::AsText,
+            (Whole | Unsigned | Number(..), Float) => CopyFit::Lossy,
+            (Unsigned, Number(..)) => CopyFit::Whole,
+            (Whole | Unsigned | Number(..) | Float, Text) if unbounded => CopyFit::Whole,
+            (Number(_, scale), Number(_, more)) if scale <= more => CopyFit::Whole,
+            (Number(..) | Float, Number(..)) => CopyFit::Lossy,
+            (Float, Float) if single => CopyFit::Lossy,
+            (Float, Float) => CopyFit::Whole,
+            (Moment | Local, Moment | Local) => {
+                let most = if database == CopyDatabase::MySql {
+                    0
+                } else {
+                    6
+                };
+                match numbers.first().copied().unwrap_or(most) >= 6 {
+                    true => CopyFit::Whole,
+                    false => CopyFit::Lossy,
+                }
+            }
+            (Moment | Local, Day) => CopyFit::Lossy,
+            (Text | Json, Float) => CopyFit::Lossy,
+            (Text | Json, Bytes) => CopyFit::Never,
+            (Text | Json, _) => CopyFit::Whole,
+            (_, Json) => CopyFit::Never,
+            _ => CopyFit::Never,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_go_as_the_documented_table_says() {
+        use CopiedValue::*;
+        use CopyDatabase::{MySql, Postgres};
+        for (database, kind, value, made) in [
+            (MySql, "tinyint(1)", Some(Whole), "bigint"),
+            (MySql, "int(10) unsigned", Some(Whole), "bigint"),
+            (
+                MySql,
+                "bigint(20) unsigned",
+                Some(Unsigned),
+                "numeric(20,0)",
+            ),
+            (MySql, "decimal(10,2)", Some(Number(10, 2)), "numeric(10,2)"),
+            (MySql, "decimal(65,30)", Some(Text), "text"),
+            (MySql, "varchar(50)", Some(Text), "text"),
+            (MySql, "enum('a','b')", Some(Text), "text"),
+            (
+                MySql,
+                "datetime(6)",
+                Some(Local),
+                "timestamp with time zone",
+            ),
+            (MySql, "date", Some(Day), "date"),
+            (MySql, "time", Some(Text), "text"),
+            (MySql, "float", Some(Float), "double precision"),
+            (MySql, "varbinary(16)", Some(Bytes), "bytea"),
+            (MySql, "json", Some(Text), "text"),
+            (MySql, "point", None, ""),
+            (Postgres, "boolean", Some(Bool), "boolean"),
+            (
+                Postgres,
+                "numeric",
+                Some(Text),
+                "longtext character set utf8mb4",
+            ),
+            (
+                Postgres,
+                "numeric(12,3)",
+                Some(Number(12, 3)),
+                "decimal(12,3)",
+            ),
+            (
+                Postgres,
+                "integer[]",
+                Some(Text),
+                "longtext character set utf8mb4",
+            ),
+            (
+                Postgres,
+                "timestamp(3) without time zone",
+                Some(Local),
+                "datetime(6)",
+            ),
+            (
+                Postgres,
+                "jsonb",
+                Some(Json),
+                "longtext character set utf8mb4",
+            ),
+            (Postgres, "double precision", Some(Float), "double"),
+            (Postgres, "bytea", Some(Bytes), "longblob"),
+        ] {
+            let found = CopiedValue::of(database, kind);
+            assert_eq!(found, value, "{kind}");
+            let other = match database {
+                MySql => Postgres,
+                Postgres => MySql,
+            };
+            let there = found.map_or_else(String::new, |value| value.made(other, false));
+            assert_eq!(there, made, "{kind}");
+        }
+    }
+
+    #[test]
+    fn what_would_lose_something_is_refused() {
+        use CopyDatabase::{MySql, Postgres};
+        for (from, kind, to, there, fit) in [
+            (MySql, "int(11)", Postgres, "integer", CopyFit::Whole),
+            (
+                MySql,
+                "int(11)",
+                Postgres,
+                "double precision",
+                CopyFit::Lossy,
+            ),
+            (MySql, "tinyint(1)", Postgres, "boolean", CopyFit::AsBool),
+            (MySql, "int(11)", Postgres, "boolean", CopyFit::Never),
+            (
+                MySql,
+                "decimal(10,3)",
+                Postgres,
+                "numeric(10,2)",
+                CopyFit::Lossy,
+            ),
+            (MySql, "decimal(10,3)", Postgres, "numeric", CopyFit::Whole),
+            (
+                MySql,
+                "datetime",
+                Postgres,
+                "timestamp(3) with time zone",
+                CopyFit::Lossy,
+            ),
+            (
+                Postgres,
+                "timestamp with time zone",
+                MySql,
+                "datetime",
+                CopyFit::Lossy,
+            ),
+            (
+                Postgres,
+                "timestamp with time zone",
+                MySql,
+                "datetime(6)",
+                CopyFit::Whole,
+            ),
+            (
+                Postgres,
+                "numeric(20,0)",
+                MySql,
+                "bigint(20) unsigned",
+                CopyFit::Never,
+            ),
+            (Postgres, "text", MySql, "varchar(50)", CopyFit::Whole),
+            (Postgres, "text", MySql, "enum('a','b')", CopyFit::Whole),
+            (Postgres, "double precision", MySql, "float", CopyFit::Lossy),
+            (Postgres, "bytea", MySql, "longtext", CopyFit::Never),
+            (Postgres, "boolean", MySql, "tinyint(1)", CopyFit::Whole),
+            (Postgres, "date", MySql, "date", CopyFit::Whole),
+            (
+                Postgres,
+                "timestamp without time zone",
+                MySql,
+                "date",
+                CopyFit::Lossy,
+            ),
+        ] {
+            let value = CopiedValue::of(from, kind).expect("a value");
+            assert_eq!(value.fit(kind, to, there), fit, "{kind} to {there}");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! `busbar copy-table`: the files that copy a table to another database and keep it in step.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use busbar_catalog::{Bundle, Source, Value as Scalar};
+use busbar_event::{Class, Error};
+use serde_json::{Value, json};
+
+use crate::client::NodeArgs;
+use crate::commands::pull;
+use crate::exit::{self, Failure};
+use crate::say;
+
+/// What stands in place of a secret in a node's answer.
+const HIDDEN: &str = "(hidden)";
+
+/// Copy a table to another database and keep it in step: write the files that do it.
+///
+/// A table is written CONNECTION:TABLE or CONNECTION:SCHEMA.TABLE. A second table that is not there is made. The files are
+/// written to the project's folder; `busbar apply` sends them to the node, unless it runs that folder.
+#[derive(Debug, clap::Args)]
+pub struct CopyTableArgs {
+    /// The table to copy.
+    from: String,
+    /// Where to; a connection alone for a table of the same name.
+    to: String,
+    /// The project's folder.
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    project: PathBuf,
+    /// What the files are called; by default like the second table.
+    #[arg(long)]
+    name: Option<String>,
+    /// Bring changes of the second table back to the first, too.
+    #[arg(long, requires = "version")]
+    both_ways: bool,
+    /// With --both-ways: the column that grows with each change of a row, a time or a number.
+    #[arg(long, value_name = "COLUMN")]
+    version: Option<String>,
+    /// Columns that tell rows apart; by default the primary key.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    key: Vec<String>,
+    /// Let values be rounded or cut where the second table's columns cannot hold them whole.
+    #[arg(long)]
+    lossy: bool,
+    /// Say what would be written, and write nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Asks the node for the plan, and writes its files.
+pub fn run(args: &CopyTableArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
+    let asked = json!({
+        "from": args.from, "to": args.to, "name": args.name, "both_ways": args.both_ways,
+        "key": args.key, "version": args.version, "lossy": args.lossy,
+    });
+    let plan = node.post("/api/v1/copy-table", &asked)?;
+    if json {
+        println!("{plan}");
+    } else {
+        tell(&plan, args.dry_run);
+    }
+    let refusals = plan["refusals"].as_array().map_or(0, Vec::len);
+    let wrong = list(&plan["diagnostics"])
+        .iter()
+        .filter(|diagnostic| diagnostic["severity"] == "error")
+        .count();
+    if refusals + wrong > 0 {
+        let error = Error::new(Class::Configuration, "cli.copy-refused");
+        let error = error.with("count", refusals + wrong);
+        return Err(Failure::new(exit::FOUND, error).answered());
+    }
+    if args.dry_run {
+        return Ok(());
+    }
+    // A node that runs the folder would begin at once, before its databases are ready.
+    if !list(&plan["statements"]).is_empty() {
+        let error = Error::new(Class::Configuration, "cli.copy-statements");
+        return Err(Failure::new(exit::FOUND, error).answered());
+    }
+    let files = files(&plan, node)?;
+    let mut files: Vec<_> = with_secrets(&args.project, &plan, files)
+        .into_iter()
+        .collect();
+    // A node that runs the folder may look at any moment: flows come behind what they name.
+    files.sort_by_key(|(path, _)| path.starts_with("flows/"));
+    for (path, text) in files {
+        pull::write(&args.project.join(&path), text.as_bytes())
+            .map_err(|why| pull::disk("cli.pull-write", &path, why))?;
+    }
+    if !json {
+        println!(
+            "{}",
+            say::line(
+                "cli.copy-written",
+                &[
+                    ("from", say::cell(&plan["from"])),
+                    ("to", say::cell(&plan["to"]))
+                ]
+            )
+        );
+    }
+    Ok(())
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn tell(plan: &Value, dry_run: bool) {
+    say::list(
+        &plan["columns"],
+        &["name", "from", "to", "key"],
+        "cli.compare-no-rows",
+    );
+    for refusal in list(&plan["refusals"]) {
+        eprintln!("{}", say::told(refusal));
+    }
+    for warning in list(&plan["warnings"]) {
+        eprintln!("{}", say::told(warning));
+    }
+    for diagnostic in list(&plan["diagnostics"]) {
+        let place = ["file", "line", "column"].map(|member| say::cell(&diagnostic[member]));
+        eprintln!("{}: {}", place.join(":"), say::told(diagnostic));
+    }
+    for needed in list(&plan["statements"]) {
+        println!("{}", say::told(&needed["why"]));
+        println!("  {}", say::cell(&needed["statement"]));
+    }
+    for (path, text) in plan["files"].as_object().into_iter().flatten() {
+        println!(
+            "{}",
+            say::line("cli.apply-added", &[("path", path.clone())])
+        );
+        if dry_run {
+            for line in text.as_str().unwrap_or_default().lines() {
+                println!("    {line}");
+            }
+        }
+    }
+}
+
+/// Paths and texts of a plan. A path decides where this program writes, so each is checked.
+fn files(plan: &Value, node: &NodeArgs) -> Result<BTreeMap<String, String>, Failure> {
+    let unfit = || {
+        let error = Error::new(Class::Permanent, "cli.pull-answer").with("node", node.url());
+        Failure::new(exit::UNAVAILABLE, error)
+    };
+    let mut files = BTreeMap::new();
+    for (path, text) in plan["files"].as_object().ok_or_else(unfit)? {
+        Bundle::classify(path).map_err(|_| unfit())?;
+        if path.split('/').any(|part| part.is_empty() || part == "..") {
+            return Err(unfit());
+        }
+        files.insert(path.clone(), text.as_str().ok_or_else(unfit)?.to_owned());
+    }
+    Ok(files)
+}
+
+/// The files with the secrets that stand in the folder's own files. One that is not there stays hidden: the node puts it
+/// in when the files are applied.
+fn with_secrets(
+    project: &Path,
+    plan: &Value,
+    mut files: BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    for (path, connection) in plan["secrets"].as_object().into_iter().flatten() {
+        let Some(text) = files.get_mut(path).filter(|text| text.contains(HIDDEN)) else {
+            continue;
+        };
+        let known = format!(
+            "connections/{}.yaml",
+            connection.as_str().unwrap_or_default()
+        );
+        let own = std::fs::read_to_string(project.join(&known));
+        let password = own.ok().and_then(|own| password(&known, &own));
+        if let Some(password) = password {
+            let hidden = Value::from(HIDDEN).to_string();
+            *text = text.replace(&hidden, &Value::from(password).to_string());
+        }
+    }
+    files
+}
+
+/// The password in the file of a connection.
+fn password(path: &str, text: &str) -> Option<String> {
+    let source = Source::parse(path, text).ok()?;
+    let Scalar::Map(entries) = &source.root().value else {
+        return None;
+    };
+    entries.iter().find_map(|(_, options)| {
+        let node = options.child("password".into())?;
+        match &node.value {
+            Scalar::Text(text) => Some(text.clone()),
+            _ => None,
+        }
+    })
+}
