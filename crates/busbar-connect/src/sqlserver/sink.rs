@@ -296,7 +296,7 @@ impl MssqlSink {
             Ok(()) => {
                 self.link = Some(link);
                 rejected.sort_by_key(|(row, _)| *row);
-                Ok(Written { rejected })
+                Ok(Written::of(rejected))
             }
             Err(failed) => {
                 let error = failed.told(self.server.doing(&plan.table, self.options.rights()));
