@@ -3,6 +3,7 @@
 //! A connector reads its options, opens a source or a sink, and classifies each failure: transient, permanent or
 //! configuration. Connectors do not retry, batch, count, or know who uses them; `busbar-flow` does that around them.
 
+mod cassandra;
 mod cells;
 mod change;
 mod clickhouse;
@@ -24,6 +25,7 @@ mod places;
 mod postgres;
 mod redis;
 mod s3;
+mod schedule;
 mod scram;
 mod secret;
 mod soap;
@@ -45,7 +47,8 @@ pub fn registry() -> Connectors {
 /// The same, with folders outside the project whose files connections may use.
 pub fn registry_with(places: &Places) -> Connectors {
     Connectors::new([
-        Arc::new(clickhouse::ClickHouse::new(places.clone())) as Arc<dyn Connector>,
+        Arc::new(cassandra::Cassandra::new(places.clone())) as Arc<dyn Connector>,
+        Arc::new(clickhouse::ClickHouse::new(places.clone())),
         Arc::new(elastic::Elastic::new(places.clone())),
         Arc::new(file::File::new(places.clone())),
         Arc::new(grpc::Grpc::new(places.clone())),

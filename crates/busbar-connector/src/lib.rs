@@ -375,6 +375,11 @@ pub trait Connector: Send + Sync {
         false
     }
 
+    /// Whether relational tables can be kept in such a database.
+    fn keeps_tables(&self) -> bool {
+        self.is_database()
+    }
+
     /// The database of a connection. Opens no session yet.
     ///
     /// # Errors

@@ -107,6 +107,7 @@ macro_rules! areas {
 areas![
     "access",
     "bus",
+    "cassandra",
     "catalog",
     "cli",
     "clickhouse",

@@ -203,7 +203,7 @@ fn unknown_databases(project: &Project, connectors: &Connectors) -> Vec<Diagnost
             };
             let keeps = |connector: &dyn Connector| match engine {
                 "wide" => connector.keeps_cells(),
-                _ => connector.is_database(),
+                _ => connector.keeps_tables(),
             };
             let known = project.connections.get(connection).map(|known| &known.spec);
             let new = |code| {

@@ -24,7 +24,6 @@ mod poll;
 mod query;
 mod row;
 mod rows;
-mod schedule;
 mod session;
 mod sink;
 mod survey;
@@ -48,13 +47,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::change::{Write, is_table_name};
 use crate::places::{PathRefused, Places};
+use crate::schedule::CronTimes;
 use crate::secret::{self, Secret, refuse_placeholder};
 use crate::topic::TopicTemplate;
 use database::JdbcDatabase;
 use dialect::JdbcDialectName;
 use poll::JdbcPollSource;
 use query::JdbcQuerySource;
-pub(crate) use schedule::{CronTimes, JdbcSchedule};
 use sink::JdbcSink;
 use worker::{JdbcLogin, JdbcWorker};
 

@@ -12,12 +12,12 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::QueryOptions;
 use super::limits::OVERLAP_ROWS_MAX;
 use super::row::{is_null, write_object};
-use super::schedule::{CronTimes, JdbcSchedule};
 use super::session::{JdbcColumn, JdbcPage, JdbcParameter, JdbcSession};
 use super::types::jdbc;
 use super::worker::JdbcWorker;
 use crate::change::attempt;
 use crate::change::plan::names;
+use crate::schedule::{CronTimes, RunSchedule};
 use crate::topic::TopicTemplate;
 
 /// Runs a statement at intervals.
@@ -32,7 +32,7 @@ pub struct JdbcQuerySource {
     place: QueryPlace,
     /// Behind the last batch.
     position: u64,
-    schedule: JdbcSchedule,
+    schedule: RunSchedule,
     builder: BatchBuilder,
     /// Rows of the last run and of this one, to tell those of the overlap that came before.
     before: HashSet<u64>,
@@ -219,12 +219,12 @@ impl JdbcQuerySource {
 }
 
 /// When the statement is run.
-fn schedule(options: &QueryOptions, context: &SourceContext) -> JdbcSchedule {
+fn schedule(options: &QueryOptions, context: &SourceContext) -> RunSchedule {
     match options.at.as_deref().and_then(CronTimes::read) {
-        Some(times) => JdbcSchedule::at(times, Arc::clone(&context.clock)),
+        Some(times) => RunSchedule::at(times, Arc::clone(&context.clock)),
         None => {
             let every = options.every.unwrap_or_else(super::ten_seconds);
-            JdbcSchedule::every(every.as_duration())
+            RunSchedule::every(every.as_duration())
         }
     }
 }

@@ -48,8 +48,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::change::{Write, is_table_name, table_name};
-use crate::jdbc::CronTimes;
 use crate::places::Places;
+use crate::schedule::CronTimes;
 use crate::secret::{self, Secret, refuse_placeholder};
 use crate::tls::Tls;
 use crate::topic::TopicTemplate;

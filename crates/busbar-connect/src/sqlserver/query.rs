@@ -18,7 +18,7 @@ use super::wire::literal;
 use super::{MssqlOverlap, MssqlQuery};
 use crate::change::attempt;
 use crate::change::plan::names;
-use crate::jdbc::{CronTimes, JdbcSchedule};
+use crate::schedule::{CronTimes, RunSchedule};
 use crate::topic::TopicTemplate;
 
 /// Runs a statement at intervals or at times of the day.
@@ -32,7 +32,7 @@ pub struct MssqlQuerySource {
     place: MssqlPlace,
     /// Behind the last batch.
     position: u64,
-    schedule: JdbcSchedule,
+    schedule: RunSchedule,
     builder: BatchBuilder,
     /// Rows of the last run and of this one, to tell those of the overlap that came before.
     before: HashSet<u64>,
@@ -62,10 +62,10 @@ impl MssqlQuerySource {
         topic.write(|_| Some(context.name.to_string()), &mut written);
         let place = serde_json::from_slice(context.resume.note("")).unwrap_or_default();
         let schedule = match options.at.as_deref().and_then(CronTimes::read) {
-            Some(times) => JdbcSchedule::at(times, Arc::clone(&context.clock)),
+            Some(times) => RunSchedule::at(times, Arc::clone(&context.clock)),
             None => {
                 let every = options.every.unwrap_or_else(super::ten_seconds);
-                JdbcSchedule::every(every.as_duration())
+                RunSchedule::every(every.as_duration())
             }
         };
         Ok(MssqlQuerySource {

@@ -5,6 +5,9 @@
 mod both_ways;
 mod calls;
 mod captured_peer;
+mod cassandra;
+mod cassandra_peer;
+mod cassandra_server;
 mod clickhouse;
 mod clickhouse_peer;
 mod database_calls;

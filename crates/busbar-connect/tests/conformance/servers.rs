@@ -121,6 +121,7 @@ impl DatabaseServer {
                 "sqlserver" => TcpStream::connect(("127.0.0.1", self.port))
                     .map(|_| String::new())
                     .map_err(|why| why.to_string()),
+                "cassandra" => crate::cassandra_server::answers(self.port),
                 "elasticsearch" => self.get("/_cluster/health?wait_for_status=yellow&timeout=1s"),
                 "hbase" => crate::hbase_server::answers(self.port),
                 _ => self.client("", "select 1"),
@@ -398,6 +399,12 @@ pub fn clickhouse() -> DatabaseServer {
 /// A stand-in for SQL Server that others wrote, of the test that asks for it; building it takes minutes.
 pub fn sqlserver() -> DatabaseServer {
     server_that_starts(|| start_at("sqlserver", "install-sqlserver", free_port(), &[]))
+}
+
+/// A Cassandra with files in its folder. Takes half a minute.
+pub fn cassandra(files: &[(&str, &[u8])]) -> DatabaseServer {
+    let install = "install-cassandra";
+    server_that_starts(|| start_at("cassandra", install, free_port(), files))
 }
 
 /// An Elasticsearch. Takes half a minute.

@@ -58,6 +58,7 @@ impl Subject {
 
 pub fn subjects() -> Vec<Subject> {
     vec![
+        crate::cassandra_peer::subject(),
         crate::clickhouse_peer::subject(),
         crate::elastic_peer::subject(),
         crate::hbase_peer::subject(),

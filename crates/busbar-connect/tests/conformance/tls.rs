@@ -19,13 +19,13 @@ use crate::world::{eventually, spec};
 use crate::{service_context, sink_context, source_context};
 
 /// An authority, and a server's certificate for some names that it has signed, as files.
-struct Site {
+pub struct Site {
     folder: tempfile::TempDir,
     runtime: Runtime,
 }
 
 impl Site {
-    fn new(names: &[&str]) -> Site {
+    pub fn new(names: &[&str]) -> Site {
         let folder = tempfile::tempdir().expect("a folder");
         let write = |name: &str, text: String| {
             std::fs::write(folder.path().join(name), text).expect("written");
@@ -55,7 +55,7 @@ impl Site {
         }
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.folder.path()
     }
 

@@ -61,6 +61,19 @@ pub trait SqlDatabase: Send + Sync {
     /// somebody must change something first, such as a table that is not there.
     fn run<'a>(&'a self, statement: &'a SqlStatement) -> Work<'a, Result<Box<dyn SqlRows>, Error>>;
 
+    /// Finds the rows that have these values in columns of a table, with other columns of it, in the place of
+    /// [`SqlDatabase::run`]: for a database whose statements find the rows of one key each. None for any other.
+    fn find<'a>(
+        &'a self,
+        table: &'a SqlTable,
+        key: &'a [usize],
+        values: &'a [Vec<SqlValue>],
+        columns: &'a [usize],
+    ) -> Option<Work<'a, Result<Vec<RecordBatch>, Error>>> {
+        let _ = (table, key, values, columns);
+        None
+    }
+
     /// What ends a statement so that it answers with at most so many rows.
     fn limited(&self, rows: usize) -> String {
         format!(" LIMIT {rows}")

@@ -24,7 +24,7 @@ pub struct RemoteTable {
     name: String,
     open: Arc<AskedDatabase>,
     database: Arc<dyn SqlDatabase>,
-    table: SqlTable,
+    table: Arc<SqlTable>,
     schema: SchemaRef,
     key: Vec<String>,
 }
@@ -51,7 +51,7 @@ impl RemoteTable {
                 open: Arc::clone(open),
                 database,
                 schema: table.schema(),
-                table,
+                table: Arc::new(table),
                 key: Vec::new(),
             }) as Arc<dyn Table>
         }))
@@ -70,7 +70,7 @@ impl RemoteTable {
             open: Arc::clone(open),
             database: Arc::clone(database),
             schema: table.schema(),
-            table,
+            table: Arc::new(table),
             key: key.to_vec(),
         }
     }
@@ -194,6 +194,25 @@ impl RemoteTable {
         Ok(self.statement(parts, schema))
     }
 
+    /// The rows of keys: a column of keys each, none of them null.
+    fn find(
+        &self,
+        key: &[usize],
+        columns: &[usize],
+        values: Vec<Vec<SqlValue>>,
+    ) -> Result<Vec<RecordBatch>, Error> {
+        let statement = self.lookup_statement(key, columns, &values)?;
+        let (database, table) = (Arc::clone(&self.database), Arc::clone(&self.table));
+        let (key, columns) = (key.to_vec(), columns.to_vec());
+        let found = self.open.wait(async move {
+            match database.find(&table, &key, &values, &columns) {
+                Some(found) => found.await.map(Some),
+                None => Ok(None),
+            }
+        })?;
+        found.map_or_else(|| self.all(statement), Ok)
+    }
+
     /// All rows of a statement.
     pub(super) fn all(&self, statement: SqlStatement) -> Result<Vec<RecordBatch>, Error> {
         let database = Arc::clone(&self.database);
@@ -253,7 +272,7 @@ impl Table for RemoteTable {
             name: self.name.clone(),
             open: Arc::clone(&self.open),
             database: Arc::clone(&self.database),
-            table: self.table.clone(),
+            table: Arc::clone(&self.table),
             schema: Arc::clone(&self.schema),
             key: key.to_vec(),
         }))
@@ -374,7 +393,7 @@ impl Table for RemoteTable {
                 SqlValue::of_column(&column, self.schema.field(*place).name())
             });
             let values = values.collect::<Result<Vec<_>, Error>>()?;
-            for batch in self.all(self.lookup_statement(&key, &columns, &values)?)? {
+            for batch in self.find(&key, &columns, values)? {
                 let own: Vec<ArrayRef> = batch.columns()[..key.len()].to_vec();
                 let own = converter.convert_columns(&own).map_err(of_arrow)?;
                 for (row, key) in own.iter().enumerate() {

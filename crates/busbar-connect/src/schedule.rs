@@ -15,7 +15,7 @@ const MINUTE_MICROS: i64 = 60_000_000;
 const DAY_MINUTES: i64 = 24 * 60;
 
 /// When a statement is run next.
-pub enum JdbcSchedule {
+pub enum RunSchedule {
     Every {
         every: Duration,
         due: Instant,
@@ -41,18 +41,18 @@ pub struct CronTimes {
     either_day: bool,
 }
 
-impl JdbcSchedule {
+impl RunSchedule {
     /// At once, and then at intervals.
-    pub fn every(every: Duration) -> JdbcSchedule {
-        JdbcSchedule::Every {
+    pub fn every(every: Duration) -> RunSchedule {
+        RunSchedule::Every {
             every,
             due: Instant::now(),
         }
     }
 
     /// At the next time that fits.
-    pub fn at(times: CronTimes, clock: Arc<dyn Clock>) -> JdbcSchedule {
-        JdbcSchedule::At {
+    pub fn at(times: CronTimes, clock: Arc<dyn Clock>) -> RunSchedule {
+        RunSchedule::At {
             due: times.next(clock.now_micros()),
             times,
             clock,
@@ -62,8 +62,8 @@ impl JdbcSchedule {
     /// How long it is until then; nothing when it is due.
     pub fn wait(&self) -> Duration {
         match self {
-            JdbcSchedule::Every { due, .. } => due.saturating_duration_since(Instant::now()),
-            JdbcSchedule::At { clock, due, .. } => {
+            RunSchedule::Every { due, .. } => due.saturating_duration_since(Instant::now()),
+            RunSchedule::At { clock, due, .. } => {
                 let micros = due.saturating_sub(clock.now_micros());
                 Duration::from_micros(u64::try_from(micros).unwrap_or(0)).min(LOOK_AGAIN)
             }
@@ -73,8 +73,8 @@ impl JdbcSchedule {
     /// It has run.
     pub fn ran(&mut self) {
         match self {
-            JdbcSchedule::Every { every, due } => *due = Instant::now() + *every,
-            JdbcSchedule::At { times, clock, due } => *due = times.next(clock.now_micros()),
+            RunSchedule::Every { every, due } => *due = Instant::now() + *every,
+            RunSchedule::At { times, clock, due } => *due = times.next(clock.now_micros()),
         }
     }
 }
