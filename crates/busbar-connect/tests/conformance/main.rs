@@ -139,8 +139,9 @@ fn what_is_wrong_is_refused_where_it_stands() {
                 .check(&spec(good))
                 .unwrap_or_else(|bad| panic!("{bad}: {good}"));
             let any = roles.source || roles.sink || roles.service;
-            // One whose rows are only looked up has no other part in flows.
-            let asked = row.connector().keeps_rows(&spec(good));
+            // One whose rows or cells are only looked up has no other part in flows.
+            let connector = row.connector();
+            let asked = connector.keeps_rows(&spec(good)) || connector.keeps_cells();
             assert!(any || asked, "{good}");
         }
         let unknown = format!("{}: {{ no_such_option: 1 }}\n", row.kind);
