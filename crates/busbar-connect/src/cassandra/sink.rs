@@ -168,7 +168,7 @@ impl CassandraSink {
         if !producer.is_empty() && delivery.position <= noted.done {
             self.noted = Some(noted);
             rejected.sort_by_key(|(row, _)| *row);
-            return Ok(Written { rejected });
+            return Ok(Written::of(rejected));
         }
         let rows = delivery.rows.num_rows() as u64;
         let now = self.clock.now_micros();
@@ -183,7 +183,7 @@ impl CassandraSink {
         self.send(link, &plan, &ready, &mut rejected).await?;
         self.noted = Some(note);
         rejected.sort_by_key(|(row, _)| *row);
-        Ok(Written { rejected })
+        Ok(Written::of(rejected))
     }
 
     fn told(&self, link: &CassandraLink, plan: &CassandraPlan, failed: CqlFailed) -> Error {
