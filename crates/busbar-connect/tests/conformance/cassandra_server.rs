@@ -125,6 +125,9 @@ impl Cluster {
     }
 }
 
+/// What is tested, and the test.
+type ClusterTest = (&'static str, fn(&Cluster));
+
 #[test]
 #[ignore = "make test-servers"]
 fn rows_are_written_found_and_read() {
@@ -138,7 +141,7 @@ fn rows_are_written_found_and_read() {
     let replication = "{'class': 'SimpleStrategy', 'replication_factor': 1}";
     let keyspace = format!("CREATE KEYSPACE plant WITH replication = {replication}");
     cluster.run("", &[&keyspace]);
-    let parts: [(&str, fn(&Cluster)); 10] = [
+    let parts: [ClusterTest; 10] = [
         ("values", values_come_back_as_they_were),
         ("refusals", refused_rows_are_told),
         ("changes", changes_are_followed),
