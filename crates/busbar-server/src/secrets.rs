@@ -47,7 +47,6 @@ pub(crate) fn unmasked(
     let mut files = sent.files;
     let mut bad = Vec::new();
     for (name, connection) in &project.connections {
-        let before = running.connections.get(name);
         let mut replacements = Vec::new();
         for secret in secrets(&connection.spec, connectors) {
             // Only a value that is hidden shows itself in full.
@@ -57,8 +56,15 @@ pub(crate) fn unmasked(
             let Some(node) = connection.spec.options.at(&secret.path) else {
                 continue;
             };
-            let before = before.or_else(|| same_login(connection, running));
-            match before.and_then(|before| written(before, &secret, connectors)) {
+            // A secret is sent to no other server than before, and not as another user.
+            let is_there = |known: &&Parsed<ConnectionSpec>| {
+                place(&known.spec, connectors) == place(&connection.spec, connectors)
+            };
+            let own = running.connections.get(name).into_iter();
+            let others = running.connections.values();
+            let others = others.filter(|known| has_login(&known.spec));
+            let mut known = own.chain(others).filter(is_there);
+            match known.find_map(|known| written(known, &secret, connectors)) {
                 Some(written) => replacements.push((node.span.clone(), written)),
                 None => {
                     let error = Error::new(Class::Configuration, "server.hidden-secret");
@@ -77,20 +83,51 @@ pub(crate) fn unmasked(
     }
 }
 
-/// A connection that runs and leads to the same server as the same user: a new one has the same secrets.
-fn same_login<'a>(
-    connection: &Parsed<ConnectionSpec>,
-    running: &'a Project,
-) -> Option<&'a Parsed<ConnectionSpec>> {
-    let login = |connection: &Parsed<ConnectionSpec>| {
-        let options = connection.spec.options.to_json();
-        let [address, user] =
-            ["address", "user"].map(|key| options[key].as_str().map(str::to_owned));
-        Some((connection.spec.kind.clone(), address?, user?))
-    };
-    let wanted = login(connection)?;
-    let mut running = running.connections.values();
-    running.find(|known| login(known).as_ref() == Some(&wanted))
+/// Options that say which server gets the secrets of a connection, as which user, and who else could read them on the way.
+const PLACE: [&str; 10] = [
+    "address",
+    "addresses",
+    "brokers",
+    "class",
+    "driver",
+    "port",
+    "tls",
+    "trust_certificate",
+    "url",
+    "wsdl",
+];
+
+/// Where the secrets of a connection go: its kind, its user, the values of [`PLACE`], and the files that say the address.
+fn place(spec: &ConnectionSpec, connectors: &Connectors) -> (String, Vec<serde_json::Value>) {
+    let options = spec.options.to_json();
+    let secrets = secrets(spec, connectors);
+    let mut place: Vec<serde_json::Value> = PLACE
+        .iter()
+        .map(|key| {
+            // An address with a secret in it is compared without it.
+            let secret = secrets.iter().find(|secret| secret.path[..] == [*key]);
+            secret.map_or_else(
+                || options[*key].clone(),
+                |secret| secret.shown.clone().into(),
+            )
+        })
+        .collect();
+    place.push(match options["user"].is_object() {
+        // The password stands beside the name.
+        true => options["user"]["name"].clone(),
+        false => options["user"].clone(),
+    });
+    if options["url"].is_null() && !options["wsdl"].is_null() {
+        let files = spec.files.values();
+        place.extend(files.map(|text| serde_json::Value::from(text.as_str())));
+    }
+    (spec.kind.clone(), place)
+}
+
+/// Whether a connection says as whom it logs in where: a new one that says the same has the same secrets.
+fn has_login(spec: &ConnectionSpec) -> bool {
+    let options = spec.options.to_json();
+    options["address"].is_string() && options["user"].is_string()
 }
 
 /// A secret of a connection as its file has it, if it is shown as `secret` is.
@@ -105,8 +142,12 @@ fn written(
     let raw = connection.source.text().get(node.span.clone())?;
     let in_quotes = |quote: char| raw.len() > 1 && raw.starts_with(quote) && raw.ends_with(quote);
     match &node.value {
-        // A block of lines, or defined elsewhere: written anew on one line.
-        Value::Text(text) if raw != text && !in_quotes('"') && !in_quotes('\'') => {
+        // A block of lines, or defined elsewhere, or with characters that end a plain text within braces: written anew.
+        Value::Text(text)
+            if !in_quotes('"')
+                && !in_quotes('\'')
+                && (raw != text || raw.contains([',', '[', ']', '{', '}'])) =>
+        {
             Some(quoted(text))
         }
         _ => Some(raw.to_owned()),
@@ -219,5 +260,40 @@ mod tests {
         let bad = unmasked(Bundle { files: sent }, &running, &connectors).unwrap_err();
         assert_eq!(bad[0].error().code(), "server.hidden-secret");
         assert_eq!(Kind::Connection.path("new"), bad[0].file());
+    }
+
+    #[test]
+    fn a_secret_goes_to_no_other_server() {
+        let connectors = busbar_connect::registry();
+        let tls = MQTT.replace("  user: u", "  tls: {}\n  user: u");
+        let running = project(&[("connections/m.yaml", &tls), ("connections/h.yaml", HTTP)]);
+        let shown = masked(&running, &connectors);
+        for (path, from, to) in [
+            ("connections/m.yaml", "address: a:1", "address: b:1"),
+            ("connections/m.yaml", "user: u", "user: v"),
+            ("connections/m.yaml", "  tls: {}\n", ""),
+            ("connections/h.yaml", "https://x/", "https://z/"),
+        ] {
+            let mut sent = shown.clone();
+            let changed = shown[path].replace(from, to);
+            assert_ne!(changed, shown[path]);
+            sent.insert(path.into(), changed);
+            let bad = unmasked(Bundle { files: sent }, &running, &connectors).unwrap_err();
+            assert_eq!(bad[0].error().code(), "server.hidden-secret", "{to}");
+        }
+    }
+
+    #[test]
+    fn a_secret_stays_whole_within_braces() {
+        let connectors = busbar_connect::registry();
+        let running = project(&[("connections/m.yaml", &MQTT.replace("hunter2", "hun,ter2"))]);
+        let path = "connections/m.yaml".to_owned();
+        let text = "mqtt: { address: 'a:1', user: u, password: (hidden), subscribe: [x] }\n";
+        let sent = BTreeMap::from([(path, text.to_owned())]);
+        let whole = unmasked(Bundle { files: sent }, &running, &connectors).unwrap();
+        let (whole, bad) = Project::parse(whole);
+        assert!(bad.is_empty(), "{bad:?}");
+        let node = whole.connections["m"].spec.options.at(&["password".into()]);
+        assert_eq!(node.unwrap().to_json(), "hun,ter2");
     }
 }
