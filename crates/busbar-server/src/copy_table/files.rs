@@ -51,6 +51,19 @@ impl CopyEnd {
         format!("{}.{}", name(&self.schema), name(&self.table))
     }
 
+    /// Whether both are one table, whichever connections lead to it.
+    pub fn is_same(&self, other: &CopyEnd) -> bool {
+        let within: &[&str] = match self.database {
+            CopyDatabase::Postgres => &["address", "database"],
+            // A schema is a database.
+            CopyDatabase::MySql => &["address"],
+        };
+        let is_same = |key: &&str| self.options.get(*key) == other.options.get(*key);
+        self.database == other.database
+            && (self.connection == other.connection || within.iter().all(is_same))
+            && (&self.schema, &self.table) == (&other.schema, &other.table)
+    }
+
     fn path(&self) -> String {
         format!("{}.{}", self.schema, self.table)
     }

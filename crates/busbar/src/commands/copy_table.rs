@@ -84,6 +84,15 @@ pub fn run(args: &CopyTableArgs, node: &NodeArgs, json: bool) -> Result<(), Fail
         .collect();
     // A node that runs the folder may look at any moment: flows come behind what they name.
     files.sort_by_key(|(path, _)| path.starts_with("flows/"));
+    // The node may not know yet what stands in the folder.
+    let other = files.iter().find(|(path, text)| {
+        let path = args.project.join(path);
+        path.exists() && std::fs::read(&path).ok().as_deref() != Some(text.as_bytes())
+    });
+    if let Some((path, _)) = other {
+        let error = Error::new(Class::Configuration, "server.copy-exists").with("path", path);
+        return Err(Failure::new(exit::FOUND, error));
+    }
     for (path, text) in files {
         pull::write(&args.project.join(&path), text.as_bytes())
             .map_err(|why| pull::disk("cli.pull-write", &path, why))?;
