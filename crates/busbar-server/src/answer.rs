@@ -113,6 +113,8 @@ pub(crate) fn status_of(error: &Error) -> StatusCode {
         "access.user-exists" | "access.last-admin" | "server.flow-exists" => StatusCode::CONFLICT,
         "access.unknown-user" | "access.unknown-token" => StatusCode::NOT_FOUND,
         "log.full" | "bus.disk-full" => StatusCode::INSUFFICIENT_STORAGE,
+        // What the caller sent was right; the flow's reply is not.
+        "server.api-status" => StatusCode::INTERNAL_SERVER_ERROR,
         _ => match error.class() {
             Class::Transient => StatusCode::SERVICE_UNAVAILABLE,
             Class::Permanent => StatusCode::BAD_REQUEST,

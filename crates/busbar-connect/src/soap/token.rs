@@ -124,8 +124,8 @@ impl Service for SoapService {
                 None => self.client.exchange(request).await?,
                 Some(_) => self.client.exchange(&self.signed(request)?).await?,
             };
-            // A fault that comes with a status of success may repeat the password, too.
-            if self.user.is_some() && memmem::find(&answer.body, b"Fault>").is_some() {
+            // A fault that comes with a status of success may repeat a password or a header, too.
+            if memmem::find(&answer.body, b"Fault>").is_some() {
                 answer.body = self.client.without_secrets(answer.body);
             }
             Ok(answer)
