@@ -1,7 +1,8 @@
 //! Changes as they are committed, from the change stream, behind a snapshot of what was there before.
 //!
 //! Positions are times of the cluster; the note beside them is the token by which the stream goes on. Changes of one
-//! transaction have the same time: they are handed on together, once a change of another time or nothing follows.
+//! transaction have the same time: they are handed on together, once a change of another time or nothing follows; where the
+//! changes of several sets are merged, once all sets have passed that time.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -207,7 +208,9 @@ impl MongoFollower {
             self.begin_stream().await?;
             return Ok(true);
         };
-        let waits = self.open.is_none() && self.collections.iter().all(|one| one.window.is_none());
+        let sharded = stream.link.about.sharded;
+        let waits = (self.open.is_none() || sharded)
+            && self.collections.iter().all(|one| one.window.is_none());
         let wait = match waits {
             true => AWAIT
                 .min(self.server.timeout / 2)
@@ -226,6 +229,8 @@ impl MongoFollower {
         let any = answer.document().list("cursor.nextBatch").next().is_some();
         match any {
             true => self.take(&answer)?,
+            // A set whose changes of this time have not come yet: behind a commit of the others they would count as known.
+            false if sharded && !self.has_passed(&answer) => {}
             false => {
                 self.close();
                 self.pass(&answer);
@@ -239,6 +244,13 @@ impl MongoFollower {
         self.collector.hand_on();
         self.stream = Some(stream);
         Ok(any)
+    }
+
+    /// Whether the stream has passed the time of the changes that were taken last.
+    fn has_passed(&self, answer: &MongoAnswer) -> bool {
+        let Some(open) = self.open else { return true };
+        let token = answer.document().document("cursor.postBatchResumeToken");
+        token.and_then(token_time).is_some_and(|time| time > open)
     }
 
     /// Nothing more came: the stream has passed all that is before the token of the answer.
@@ -415,7 +427,20 @@ impl MongoFollower {
         let answer = link.run(&find.finish(), None).await;
         let answer = answer.map_err(|failed| self.told(failed))?;
         let document = answer.document();
-        let id = document.number("cursor.id").unwrap_or(0);
+        let mut id = document.number("cursor.id").unwrap_or(0);
+        let mut behind = None;
+        if id != 0 && after.is_some() && document.documents("cursor.firstBatch").nth(1).is_none() {
+            // The document that was read before leaves no room in the answer for a large one behind it.
+            let mut more = BsonWriter::new();
+            more.long("getMore", id);
+            more.text("collection", &self.collections[at].name);
+            more.int("batchSize", 1);
+            more.text("$db", &self.server.database);
+            let answer = link.run(&more.finish(), None).await;
+            let answer = answer.map_err(|failed| self.told(failed))?;
+            id = answer.document().number("cursor.id").unwrap_or(0);
+            behind = Some(answer);
+        }
         if id != 0 {
             // The chunk ends where the answer was full.
             let mut kill = self
@@ -436,7 +461,10 @@ impl MongoFollower {
             // It would come behind changes that it has not seen.
             return Ok(false);
         }
-        let found: Vec<_> = document.documents("cursor.firstBatch").collect();
+        let mut found: Vec<_> = document.documents("cursor.firstBatch").collect();
+        if let Some(answer) = &behind {
+            found.extend(answer.document().documents("cursor.nextBatch"));
+        }
         let is_last = id == 0 && i32::try_from(found.len()).is_ok_and(|count| count < limit);
         let before = after.as_deref().and_then(BsonDocument::read);
         let before = before.and_then(|before| before.element("_id"));

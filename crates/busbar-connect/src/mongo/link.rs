@@ -60,6 +60,8 @@ pub struct MongoAbout {
     pub writable: bool,
     /// It is one of a replica set, or leads to such: transactions and change streams are there.
     pub replicated: bool,
+    /// It leads to several sets, whose changes it merges.
+    pub sharded: bool,
     /// Bytes of a document that it takes.
     pub document_bytes: usize,
     primary: Option<String>,
@@ -267,9 +269,11 @@ impl MongoServer {
 impl MongoAbout {
     fn of(hello: BsonDocument<'_>) -> MongoAbout {
         let bytes = hello.number("maxBsonObjectSize");
+        let sharded = hello.text("msg") == Some("isdbgrid");
         MongoAbout {
             writable: hello.is("isWritablePrimary") || hello.is("ismaster"),
-            replicated: hello.text("setName").is_some() || hello.text("msg") == Some("isdbgrid"),
+            replicated: hello.text("setName").is_some() || sharded,
+            sharded,
             document_bytes: bytes
                 .and_then(|bytes| usize::try_from(bytes).ok())
                 .map_or(DOCUMENT_BYTES_MAX, |bytes| bytes.min(DOCUMENT_BYTES_MAX)),

@@ -406,11 +406,12 @@ impl MongoSink {
             return Err(link.strange("a refused row that was not sent"));
         }
         match document.document("writeConcernError") {
-            Some(why) if errors.is_empty() => {
+            // The rows that are not refused may be lost with this server.
+            Some(why) => {
                 let doing = self.server.doing(&self.options.collection, RIGHTS);
                 Err(MongoRefusal::of(why).told(MongoPart::Command, doing))
             }
-            _ => Ok(errors),
+            None => Ok(errors),
         }
     }
 
@@ -434,7 +435,9 @@ impl MongoSink {
         while at < rows.len() {
             // The rows of a command may be written in another order: each document is in it once.
             let mut keys: HashSet<&[u8]> = HashSet::new();
-            let count = group(&rows[at..], |_, change| keys.insert(&change.key));
+            let count = group(&rows[at..], |_, change| {
+                change.verb == ChangeVerb::Insert || keys.insert(&change.key)
+            });
             let part = &rows[at..at + count];
             for (within, refusal) in self.send(link, part, None).await? {
                 let error = self.row_error(&refusal);

@@ -221,8 +221,14 @@ impl MongoStore {
             .ok_or_else(|| Error::new(Class::Configuration, "mongodb.no-table").with("table", name))
     }
 
-    /// The answer to a command that changes nothing. A session that was lost while it was not used is replaced by a new one.
-    async fn ask(&self, command: &[u8], collection: &str) -> Result<MongoAnswer, Error> {
+    /// The answer to a command. A session that was lost while it was not used is replaced by a new one, where the command may be
+    /// sent again.
+    async fn ask(
+        &self,
+        command: &[u8],
+        collection: &str,
+        again: bool,
+    ) -> Result<MongoAnswer, Error> {
         loop {
             let mut session = self.pool.take(|| self.server.open()).await?;
             let told = |failed: MongoFailure| failed.told(self.server.doing(collection, "find"));
@@ -242,7 +248,7 @@ impl MongoStore {
                 Err(failed) => {
                     // The others were opened to the same server.
                     self.pool.forget();
-                    if session.is_new {
+                    if session.is_new || !again {
                         return Err(told(failed));
                     }
                 }
@@ -327,6 +333,8 @@ fn documents(answer: &MongoAnswer) -> impl Iterator<Item = BsonDocument<'_>> {
 struct FoundCursor {
     collection: String,
     command: Option<Vec<u8>>,
+    /// Pieces have come: one that was sent and did not arrive is not sent again.
+    begun: bool,
     /// The next piece is as large as this.
     batch: i32,
 }
@@ -337,6 +345,7 @@ impl FoundCursor {
         FoundCursor {
             collection,
             command: Some(find.finish()),
+            begun: false,
             batch: BATCH_FIRST,
         }
     }
@@ -345,7 +354,8 @@ impl FoundCursor {
         let Some(command) = self.command.take() else {
             return Ok(None);
         };
-        let answer = store.ask(&command, &self.collection).await?;
+        let answer = store.ask(&command, &self.collection, !self.begun).await?;
+        self.begun = true;
         let id = answer.document().number("cursor.id").unwrap_or(0);
         if id != 0 {
             self.batch = (self.batch * 2).min(BATCH_MAX);
