@@ -61,6 +61,8 @@ struct Transaction {
     bytes: usize,
     /// The part of its own, and the position up to which its rows were committed before.
     large: Option<(Arc<str>, u64)>,
+    /// What comes before the numbers of its rows in positions of that part.
+    attempt: u64,
 }
 
 struct Change {
@@ -187,7 +189,17 @@ impl Collector {
             rows: Vec::new(),
             bytes: 0,
             large: before.map(|before| (part.as_str().into(), *before)),
+            attempt: 0,
         });
+    }
+
+    /// The transaction that has begun may have other changes when it comes again, so that their numbers would not be those of
+    /// before: of a large one all rows come again then, behind those that were committed.
+    pub fn number_anew(&mut self, now_micros: i64) {
+        if let Some(transaction) = &mut self.transaction {
+            let known = transaction.large.as_ref().map_or(0, |(_, known)| *known);
+            transaction.attempt = super::attempt(now_micros, known);
+        }
     }
 
     /// Leaves out what sinks of these names have written; see [`Collector::publishes`].
@@ -223,7 +235,7 @@ impl Collector {
         if transaction
             .large
             .as_ref()
-            .is_some_and(|(_, known)| number <= *known)
+            .is_some_and(|(_, known)| transaction.attempt + number <= *known)
         {
             return;
         }
@@ -244,16 +256,8 @@ impl Collector {
         self.spill();
     }
 
-    /// Counts a change of a transaction that may have other changes when it comes again. The caller ends it in parts once
-    /// [`Collector::holds_much`].
-    pub fn count_only(&mut self) {
-        if let Some(transaction) = &mut self.transaction {
-            transaction.seen += 1;
-        }
-    }
-
     /// Whether as much of the transaction under way is held as may be.
-    pub fn holds_much(&self) -> bool {
+    fn holds_much(&self) -> bool {
         self.transaction.as_ref().is_some_and(|transaction| {
             transaction.rows.len() >= TRANSACTION_ROWS || transaction.bytes >= TRANSACTION_BYTES
         })
@@ -284,7 +288,7 @@ impl Collector {
         let numbers: Vec<_> = transaction
             .rows
             .iter()
-            .map(|change| change.number)
+            .map(|change| transaction.attempt + change.number)
             .collect();
         if numbers.is_empty() {
             return;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use busbar_connector::{Polled, Source, SourceContext, Work};
 use busbar_event::{ARRIVAL, Class, Error};
+use busbar_log::Clock;
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -20,9 +21,9 @@ use super::limits::{
     CHUNK_BYTES, CHUNK_ROWS, CHUNK_ROWS_FIRST, IDLE_FIRST, LOOK_TRANSACTIONS, LOOK_VERSIONS,
     STATUS_EVERY,
 };
-use super::link::{MssqlLink, MssqlServer};
+use super::link::{MssqlAnswer, MssqlLink, MssqlServer};
 use super::lsn::MssqlLsn;
-use super::pages::{ChangePages, MssqlChange, MssqlOperation};
+use super::pages::{ChangePages, MssqlChange, MssqlOperation, MssqlWithin};
 use super::token::TdsColumn;
 use super::{MssqlFollow, MssqlFollowBy, row};
 use crate::change::begin::BeginTables;
@@ -39,6 +40,7 @@ pub struct MssqlChanges {
     sql: Option<MssqlLink>,
     tables: Vec<MssqlFollowing>,
     collector: Collector,
+    clock: Arc<dyn Clock>,
     /// Changes up to a place that are being taken.
     taking: Option<Taking>,
     /// The longest pause between two looks.
@@ -107,6 +109,7 @@ impl MssqlChanges {
             sql: Some(sql),
             tables: Vec::new(),
             collector,
+            clock: Arc::clone(&context.clock),
             taking: None,
             every: options.every.as_duration(),
             pause: IDLE_FIRST,
@@ -201,7 +204,7 @@ impl MssqlChanges {
         };
         let mut to = to;
         if self.by == MssqlFollowBy::Tracking {
-            to = to.min(from + LOOK_VERSIONS);
+            to = to.min(from.saturating_add(LOOK_VERSIONS));
         }
         // A table whose changes are captured anew is read to the place where the new capture begins, and from there on in it.
         for table in &self.tables {
@@ -235,17 +238,7 @@ impl MssqlChanges {
         }
         // What was removed before it was read is known only behind the reading.
         for (at, answer) in answers.enumerate() {
-            let oldest = match self.by {
-                MssqlFollowBy::Cdc => follow::place(&self.server, self.by, &answer)?.unwrap_or(0),
-                MssqlFollowBy::Tracking => {
-                    follow::tracked(&self.server, &self.tables[at].followed, &answer)?
-                }
-            };
-            let following = &self.tables[at];
-            if oldest > from.max(following.since) && following.table.has_begun() {
-                let table = self.tables[at].followed.quoted();
-                return Err(self.lost(&table, oldest));
-            }
+            self.check_kept(at, &answer, from)?;
         }
         self.sql = Some(sql);
         self.taking = Some(Taking {
@@ -254,6 +247,19 @@ impl MssqlChanges {
             open: None,
         });
         Ok(true)
+    }
+
+    /// Sees that the changes of a table behind a place are all there, by the answer to [`MssqlChanges::oldest`].
+    fn check_kept(&self, at: usize, answer: &MssqlAnswer, from: u64) -> Result<(), Error> {
+        let following = &self.tables[at];
+        let oldest = match self.by {
+            MssqlFollowBy::Cdc => follow::place(&self.server, self.by, answer)?.unwrap_or(0),
+            MssqlFollowBy::Tracking => follow::tracked(&self.server, &following.followed, answer)?,
+        };
+        match oldest > from.max(following.since) && following.table.has_begun() {
+            false => Ok(()),
+            true => Err(self.lost(&following.followed.quoted(), oldest)),
+        }
     }
 
     /// The statement that says from which place on the changes of a table are there.
@@ -344,20 +350,25 @@ impl MssqlChanges {
                 return Ok(());
             };
             if let Some(wanting) = taking.pages.iter().position(ChangePages::wants) {
-                let statement = taking.pages[wanting].statement();
+                let pages = &taking.pages[wanting];
+                let (at, reached, statement) = (pages.table, pages.reached(), pages.statement());
+                // Whoever takes the changes may have been held up for longer than the server keeps them.
+                let statement = format!("{statement};\n{}", self.oldest(&self.tables[at]));
                 let mut sql = self.session().await?;
                 let answers = sql
                     .run(&statement)
                     .await
                     .map_err(|failed| self.told(failed))?;
                 self.sql = Some(sql);
-                let answer = answers.into_iter().next().unwrap_or_default();
+                let mut answers = answers.into_iter();
+                let page = answers.next().unwrap_or_default();
+                self.check_kept(at, &answers.next().unwrap_or_default(), reached)?;
                 if let Some(taking) = &mut self.taking {
-                    taking.pages[wanting].take(answer);
+                    taking.pages[wanting].take(page);
                 }
                 continue;
             }
-            let mut first: Option<(u64, Bytes, usize)> = None;
+            let mut first: Option<(u64, MssqlWithin, usize)> = None;
             for (at, pages) in taking.pages.iter().enumerate() {
                 if let Some((place, within)) = pages.next(&self.server, self.by)?
                     && first
@@ -382,18 +393,16 @@ impl MssqlChanges {
                     self.collector.commit(open);
                 }
                 begin(&mut self.collector, self.by, place);
+                if self.by == MssqlFollowBy::Tracking {
+                    // A row that is changed again has a new version: the transaction comes without it the next time.
+                    self.collector.number_anew(self.clock.now_micros());
+                }
             }
             let change = taking.pages[at].pop(&self.server, self.by)?;
             if let Some(change) = change {
                 let pages = &taking.pages[at];
                 let table = &mut self.tables[pages.table];
-                publish(&mut self.collector, self.by, table, pages, change);
-            }
-            // A tracked row that is changed again has a new version, so that the rows of the old one are not numbered alike when
-            // they are read again after a restart. What is behind the version before comes again then.
-            if self.by == MssqlFollowBy::Tracking && self.collector.holds_much() {
-                self.collector.commit(place - 1);
-                begin(&mut self.collector, self.by, place);
+                publish(&mut self.collector, table, pages, change);
             }
             if self.collector.is_full() {
                 self.collector.hand_on();
@@ -501,13 +510,12 @@ impl MssqlChanges {
         for values in found {
             payload.clear();
             row::write_change("read", &chunk.answer.columns, values, None, &mut payload);
+            let key = followed.key_texts(&followed.key_of(values));
             self.collector
-                .push_read(table, Some(&shown(&followed.key_of(values))), &payload);
+                .push_read(table, Some(&key.join(",")), &payload);
         }
-        let text = |value: &Bytes| String::from_utf8_lossy(value).into_owned();
-        let last = found
-            .last()
-            .map(|row| followed.key_of(row).iter().map(text).collect());
+        let last = found.last();
+        let last = last.map(|row| followed.key_texts(&followed.key_of(row)));
         let progress = Progress {
             last: last.or(after.clone()),
             done: chunk.last,
@@ -531,7 +539,7 @@ impl MssqlChanges {
 fn begin(collector: &mut Collector, by: MssqlFollowBy, place: u64) {
     let shown = match by {
         MssqlFollowBy::Cdc => MssqlLsn::of(place).to_string(),
-        MssqlFollowBy::Tracking => (place - 1).to_string(),
+        MssqlFollowBy::Tracking => place.saturating_sub(1).to_string(),
     };
     collector.begin(place, shown.clone(), shown, ARRIVAL);
 }
@@ -539,7 +547,6 @@ fn begin(collector: &mut Collector, by: MssqlFollowBy, place: u64) {
 /// Publishes a change, unless a chunk of the snapshot has it or will have it.
 fn publish(
     collector: &mut Collector,
-    by: MssqlFollowBy,
     table: &mut MssqlFollowing,
     pages: &ChangePages,
     change: MssqlChange,
@@ -577,7 +584,8 @@ fn publish(
         }
         let mut payload = Vec::new();
         row::write_change(change, columns, row, before, &mut payload);
-        collector.push(&table.table.topic, Some(shown(key)), payload);
+        let key = followed.key_texts(key).join(",");
+        collector.push(&table.table.topic, Some(key), payload);
     };
     let followed = &table.followed;
     match operation {
@@ -624,19 +632,7 @@ fn publish(
             }
         }
     }
-    match by {
-        MssqlFollowBy::Cdc => collector.count(),
-        MssqlFollowBy::Tracking => collector.count_only(),
-    }
-}
-
-/// A key as that of an event.
-fn shown(key: &[Bytes]) -> String {
-    let values: Vec<_> = key
-        .iter()
-        .map(|value| String::from_utf8_lossy(value))
-        .collect();
-    values.join(",")
+    collector.count();
 }
 
 impl Source for MssqlChanges {

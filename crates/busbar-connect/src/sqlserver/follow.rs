@@ -59,6 +59,15 @@ impl MssqlFollowed {
         self.key.iter().map(|at| self.columns[*at].name.as_str())
     }
 
+    /// The values of a key as texts.
+    pub fn key_texts(&self, key: &[Bytes]) -> Vec<String> {
+        let columns = self.key.iter().map(|at| &self.columns[*at]);
+        let texts = columns
+            .zip(key)
+            .map(|(column, value)| column.of.text(value));
+        texts.collect()
+    }
+
     /// The key of a row.
     pub fn key_of(&self, row: &[Option<Bytes>]) -> Vec<Bytes> {
         let value = |at: &usize| row.get(*at).cloned().flatten().unwrap_or_default();
@@ -250,7 +259,7 @@ pub fn place(
         MssqlFollowBy::Tracking => Ok(answer
             .text(0, 0)
             .and_then(|text| text.parse::<u64>().ok())
-            .map(|version| version + 1)),
+            .map(|version| version.saturating_add(1))),
         MssqlFollowBy::Cdc => number(server, value).map(Some),
     }
 }
@@ -318,7 +327,7 @@ pub async fn chunk(
                 .key
                 .iter()
                 .zip(after)
-                .map(|(at, value)| table.columns[*at].of.literal(value.as_bytes()))
+                .map(|(at, value)| table.columns[*at].of.literal_of_text(value))
                 .collect();
             format!("WHERE {}", behind(&order, &last))
         }

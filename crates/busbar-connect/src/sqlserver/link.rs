@@ -187,6 +187,9 @@ impl MssqlServer {
         link.send(kind::PRELOGIN, &wire::prelogin(wanted)).await?;
         while !link.whole {
             link.packet().await?;
+            if link.answer.len() > PACKET_BYTES_MAX {
+                return Err(strange(address, "a greeting of another form").into());
+            }
         }
         let answered = wire::prelogin_answer(&link.answer);
         link.answer.clear();
@@ -344,7 +347,9 @@ impl MssqlLink {
         while read < bytes {
             match self.token().await? {
                 Some(TdsToken::Row(row)) => {
-                    read += row.iter().flatten().map(Bytes::len).sum::<usize>() + row.len() * 8;
+                    // A row without columns takes memory, too.
+                    read +=
+                        row.iter().flatten().map(Bytes::len).sum::<usize>() + (row.len() + 1) * 8;
                     rows.push(row);
                 }
                 Some(TdsToken::Done(_)) | None => return Ok(MssqlFetched::All),
@@ -425,6 +430,11 @@ impl MssqlLink {
                             }
                             TdsToken::Error(error) => {
                                 self.failure.get_or_insert_with(|| error.clone());
+                            }
+                            TdsToken::Done(done) if done.failed && self.failure.is_none() => {
+                                return Err(
+                                    strange(&self.address, "a failure without its reason").into()
+                                );
                             }
                             _ => {}
                         }

@@ -252,8 +252,11 @@ impl Sqlserver {
             let error = error.with("most_s", limits::TIMEOUT_MAX.as_secs());
             return Err(spec.options.diagnostic("timeout", error));
         }
-        if let Some(ca) = options.tls.as_ref().and_then(|tls| tls.ca.as_deref()) {
-            self.places.check(ca).map_err(|code| refuse("tls", code))?;
+        if let Some(tls) = &options.tls {
+            if let Some(ca) = tls.ca.as_deref() {
+                self.places.check(ca).map_err(|code| refuse("tls", code))?;
+            }
+            // Nothing would be checked although "tls" asks for it.
             if options.trust_certificate {
                 return Err(refuse("trust_certificate", "sqlserver.trust"));
             }

@@ -14,9 +14,9 @@ use super::lsn::MssqlLsn;
 use super::token::TdsColumn;
 use super::wire::{bytes_literal, identifier};
 
-/// What comes before the columns of the table: place, number within the transaction and operation; or version, operation
+/// What comes before the columns of the table: place, two numbers within the transaction and operation; or version, operation
 /// and key.
-const CAPTURED: usize = 3;
+const CAPTURED: usize = 4;
 const TRACKED: usize = 2;
 
 /// Changes of one table between two places.
@@ -34,9 +34,14 @@ pub struct ChangePages {
     rows: VecDeque<Vec<Option<Bytes>>>,
     /// The values of the order of the last row, as they are written in SQL.
     last: Option<Vec<String>>,
+    /// The place of the last change that was taken; before the first one, behind which place changes are read.
+    reached: u64,
     /// There may be more behind the rows at hand.
     more: bool,
 }
+
+/// Where a change stands within its transaction: the number of its command, and its place in the log.
+pub type MssqlWithin = (i64, Bytes);
 
 /// A change of a row.
 pub struct MssqlChange {
@@ -67,7 +72,14 @@ impl ChangePages {
         from: u64,
         to: u64,
     ) -> ChangePages {
-        let order = ["[__$start_lsn]", "[__$seqval]", "[__$operation]"].map(str::to_owned);
+        // The unique index of the table. By `__$seqval` alone, an update of keys deletes rows behind those that take their place.
+        let order = [
+            "[__$start_lsn]",
+            "[__$command_id]",
+            "[__$seqval]",
+            "[__$operation]",
+        ]
+        .map(str::to_owned);
         let own = list(columns.iter().map(|column| column.name.as_str()), "");
         ChangePages {
             table: at,
@@ -78,11 +90,12 @@ impl ChangePages {
                 MssqlLsn::of(to).literal()
             ),
             order: order.into(),
-            by: vec![0, 1, 2],
+            by: vec![0, 1, 2, 3],
             skip: CAPTURED,
             columns: Arc::from([]),
             rows: VecDeque::new(),
             last: None,
+            reached: from,
             more: true,
         }
     }
@@ -120,6 +133,7 @@ impl ChangePages {
             columns: Arc::from([]),
             rows: VecDeque::new(),
             last: None,
+            reached: from,
             more: true,
         }
     }
@@ -157,6 +171,11 @@ impl ChangePages {
         self.rows.is_empty() && self.more
     }
 
+    /// Changes behind this place have not been taken.
+    pub fn reached(&self) -> u64 {
+        self.reached
+    }
+
     /// The columns of the table's own.
     pub fn columns(&self) -> &[TdsColumn] {
         self.columns.get(self.skip..).unwrap_or_default()
@@ -172,14 +191,19 @@ impl ChangePages {
         &self,
         server: &MssqlServer,
         by: MssqlFollowBy,
-    ) -> Result<Option<(u64, Bytes)>, Error> {
+    ) -> Result<Option<(u64, MssqlWithin)>, Error> {
         let Some(row) = self.rows.front() else {
             return Ok(None);
         };
         let place = self.place(server, by, row)?;
+        let value = |at: usize| row.get(at).cloned().flatten().unwrap_or_default();
         let within = match by {
-            MssqlFollowBy::Cdc => row[1].clone().unwrap_or_default(),
-            MssqlFollowBy::Tracking => Bytes::new(),
+            MssqlFollowBy::Cdc => {
+                let command = value(1);
+                let command = std::str::from_utf8(&command).unwrap_or_default();
+                (command.parse().unwrap_or(0), value(2))
+            }
+            MssqlFollowBy::Tracking => MssqlWithin::default(),
         };
         Ok(Some((place, within)))
     }
@@ -195,7 +219,7 @@ impl ChangePages {
             MssqlFollowBy::Cdc => follow::number(server, &value),
             MssqlFollowBy::Tracking => {
                 let text = std::str::from_utf8(&value).unwrap_or_default();
-                Ok(text.parse::<u64>().unwrap_or(0) + 1)
+                Ok(text.parse::<u64>().unwrap_or(0).saturating_add(1))
             }
         }
     }
@@ -210,8 +234,9 @@ impl ChangePages {
             return Ok(None);
         };
         let place = self.place(server, by, &row)?;
+        self.reached = place;
         let said = |at: usize| row.get(at).cloned().flatten().unwrap_or_default();
-        let operation = match (by, &said(if by == MssqlFollowBy::Cdc { 2 } else { 1 })[..]) {
+        let operation = match (by, &said(if by == MssqlFollowBy::Cdc { 3 } else { 1 })[..]) {
             (MssqlFollowBy::Cdc, b"1") | (MssqlFollowBy::Tracking, b"D") => MssqlOperation::Delete,
             (MssqlFollowBy::Cdc, b"2") | (MssqlFollowBy::Tracking, b"I") => MssqlOperation::Insert,
             (MssqlFollowBy::Cdc, b"3") => MssqlOperation::Before,

@@ -34,6 +34,8 @@ pub enum TdsToken {
 pub struct TdsDone {
     /// More answers follow.
     pub more: bool,
+    /// The statement failed.
+    pub failed: bool,
     /// Rows that were changed or sent, where they are counted.
     pub count: Option<u64>,
 }
@@ -75,12 +77,14 @@ pub fn token(reader: &mut TdsReader<'_>, columns: &[TdsColumn]) -> Result<TdsTok
             }
             TdsToken::Row(row)
         }
-        0xfd..=0xff => {
+        kind @ 0xfd..=0xff => {
             let status = reader.u16()?;
             reader.u16()?;
             let count = u64::from_le_bytes(reader.array()?);
             TdsToken::Done(TdsDone {
                 more: status & 1 != 0,
+                // A failure within a procedure (0xff) may have been caught there.
+                failed: kind != 0xff && status & 0x102 != 0,
                 count: (status & 0x10 != 0).then_some(count),
             })
         }

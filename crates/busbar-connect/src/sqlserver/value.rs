@@ -307,6 +307,23 @@ impl TdsType {
         }
     }
 
+    /// A value as text: bytes are `0x00ff`, everything else is as it was sent.
+    pub fn text(&self, value: &[u8]) -> String {
+        match self.shape {
+            ValueForm::Bytes => super::wire::bytes_literal(value),
+            _ => String::from_utf8_lossy(value).into_owned(),
+        }
+    }
+
+    /// A value that [`TdsType::text`] has written, as it is written in SQL.
+    pub fn literal_of_text(&self, text: &str) -> String {
+        let is_hex = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        match self.shape {
+            ValueForm::Bytes if text.strip_prefix("0x").is_some_and(is_hex) => text.to_owned(),
+            _ => self.literal(text.as_bytes()),
+        }
+    }
+
     /// A value as it is written in SQL.
     pub fn literal(&self, value: &[u8]) -> String {
         let text = String::from_utf8_lossy(value);
@@ -317,6 +334,15 @@ impl TdsType {
             | ValueForm::DateTime2 { .. }
             | ValueForm::DateTimeOffset { .. } => {
                 format!("CAST(N'{}' AS {})", text.replacen(' ', "T", 1), self.sql())
+            }
+            // Some collations order texts of single bytes in another way than texts in Unicode: rows are compared with this as they
+            // are ordered.
+            ValueForm::Text(_) if text.is_ascii() => {
+                let written = super::wire::literal(&text);
+                match written.strip_prefix('N') {
+                    Some(plain) => plain.to_owned(),
+                    None => written,
+                }
             }
             ValueForm::Nothing | ValueForm::Unicode | ValueForm::Text(_) | ValueForm::Variant => {
                 super::wire::literal(&text)
@@ -457,7 +483,8 @@ fn written(shape: ValueForm, bytes: &[u8]) -> Option<Vec<u8>> {
             let (time, day) = rest.split_at_checked(rest.len().checked_sub(3)?)?;
             let ticks = 10_i64.pow(scale.into());
             // Kept in UTC, shown where it was.
-            let time = i64::try_from(unsigned(time)?).ok()? + offset * 60 * ticks;
+            let time = i64::try_from(unsigned(time)?).ok()?;
+            let time = time.checked_add(offset * 60 * ticks)?;
             let day = i64::try_from(unsigned(day)?).ok()? + time.div_euclid(86_400 * ticks);
             let time = time.rem_euclid(86_400 * ticks).unsigned_abs();
             let sign = if offset < 0 { '-' } else { '+' };
@@ -666,8 +693,31 @@ mod tests {
                 &[1; 18],
             ),
             (ValueForm::Guid, &[1]),
+            (
+                ValueForm::DateTimeOffset { scale: 7 },
+                &[
+                    0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f, 0, 0, 0, 0x48, 0x03,
+                ],
+            ),
         ] {
             assert_eq!(written(shape, bytes), None, "{shape:?} {bytes:?}");
         }
+    }
+
+    #[test]
+    fn a_key_is_kept_as_text_and_compared_as_it_was() {
+        let of = |shape| TdsType {
+            shape,
+            length: LengthForm::Short,
+        };
+        let bytes = of(ValueForm::Bytes);
+        // No text is made of these bytes: two keys would be the same.
+        assert_eq!(bytes.text(&[0x80, 0xff]), "0x80ff");
+        assert_eq!(bytes.literal_of_text("0x80ff"), "0x80ff");
+        assert_eq!(bytes.literal_of_text("0x1;"), "0x3078313b");
+        let latin = of(ValueForm::Text(encoding_rs::WINDOWS_1252));
+        assert_eq!(latin.literal_of_text("A-1"), "'A-1'");
+        assert_eq!(latin.literal_of_text("é'"), "N'é'''");
+        assert_eq!(of(ValueForm::Unicode).literal_of_text("A-1"), "N'A-1'");
     }
 }

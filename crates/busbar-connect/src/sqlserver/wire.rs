@@ -186,10 +186,11 @@ pub fn qualified(schema: &str, table: &str) -> String {
     format!("{}.{}", identifier(schema), identifier(table))
 }
 
-/// A text as a literal. In SQL Server a backslash at the end of a line is no part of a text, nor is the end of the line.
+/// A text as a literal. In SQL Server a backslash at the end of a line is no part of a text, nor is the end of the line. The
+/// first piece is an `nvarchar(max)`, because pieces of at most 4,000 characters would together be cut to 4,000.
 pub fn literal(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 3);
-    let folds = text.contains("\\\n") || text.contains("\\\r\n");
+    let folds = text.contains("\\\n") || text.contains("\\\r");
     out.push_str(if folds { "(CAST(N'" } else { "N'" });
     let mut chars = text.chars().peekable();
     let mut open = folds;
@@ -234,6 +235,8 @@ mod tests {
             ("it's 雨", "N'it''s 雨'"),
             ("a\\b", "N'a\\b'"),
             ("a\\\nb", "(CAST(N'a\\' AS nvarchar(max)) + N'\nb')"),
+            // As messages of HL7 have it, whose segments end with a carriage return alone.
+            ("a\\\rb", "(CAST(N'a\\' AS nvarchar(max)) + N'\rb')"),
             (
                 "a\\\r\nb\\\nc",
                 "(CAST(N'a\\' AS nvarchar(max)) + N'\r\nb\\' + N'\nc')",

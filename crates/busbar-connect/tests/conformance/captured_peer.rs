@@ -122,7 +122,13 @@ impl CapturedTable {
             });
             let second = sql.contains("dbo_t2_CT");
             let rows = rows.take(top).map(|(at, within, operation, id, name)| {
-                let mut row = vec![place(*at), place(*within), TdsCell::Int(*operation)];
+                let command = TdsCell::Int(i64::from(*within));
+                let mut row = vec![
+                    place(*at),
+                    command,
+                    place(*within),
+                    TdsCell::Int(*operation),
+                ];
                 row.extend([TdsCell::Int(*id), TdsCell::Text(name.clone())]);
                 if second {
                     row.push("new".into());
@@ -130,7 +136,12 @@ impl CapturedTable {
                 row
             });
             let rows = rows.collect();
-            let mut columns = vec![("l", bytes()), ("s", bytes()), ("o", TdsCell::Int(0))];
+            let mut columns = vec![
+                ("l", bytes()),
+                ("c", TdsCell::Int(0)),
+                ("s", bytes()),
+                ("o", TdsCell::Int(0)),
+            ];
             columns.extend(own());
             if second {
                 columns.push(("note", "".into()));

@@ -353,6 +353,39 @@ fn snapshot_and_changes_are_joined_although_the_node_is_killed() {
 
 const STREAM: (&str, &str) = ("streams/in.yaml", "topics: change/#\n");
 
+/// Its rows are appended in several batches, of which none may count as known because of the one before.
+#[test]
+fn a_tracked_transaction_of_several_batches_comes_whole() {
+    const ROWS: i64 = 36_000;
+    let (peer, table) = captured_peer();
+    table.lock().commit(&[(0, Some("first"))]);
+    let text = connection(
+        peer.port,
+        "follow: { tables: [t], by: tracking, every: 20ms }",
+    );
+    let files = [STREAM, ("connections/c.yaml", text.as_str())];
+    let world = World::new(Arc::new(tempfile::tempdir().expect("a folder")));
+    world.apply(&files);
+    let come = |wanted: usize| {
+        eventually("the rows", || match world.events("in").len() {
+            count if count >= wanted => Ok(()),
+            count => Err(format!("{count} of {wanted} {:?}", world.source("c"))),
+        });
+    };
+    come(1);
+    table.lock().commit(&[(0, Some("second"))]);
+    come(2);
+    let large: Vec<_> = (1..=ROWS).map(|id| (id, Some("large"))).collect();
+    table.lock().commit(&large);
+    come(2 + large.len());
+    let ids: BTreeSet<_> = world
+        .events("in")
+        .iter()
+        .filter_map(|event| event.json()["id"].as_i64())
+        .collect();
+    assert!(ids.into_iter().eq(0..=ROWS));
+}
+
 fn followed_through_kills(by: &str) {
     let (peer, table) = captured_peer();
     let rows: Vec<_> = (0..6000).map(|id| (id * 2, Some("first"))).collect();
