@@ -57,6 +57,8 @@ struct FollowedCollection {
     window: Option<Window<u64>>,
     /// Documents of the next chunk.
     rows: i32,
+    /// The server does not order texts by their bytes here, or does not say how.
+    collated: bool,
 }
 
 struct ChangeCursor {
@@ -98,6 +100,7 @@ impl MongoFollower {
             let error = Error::new(Class::Configuration, "mongodb.no-changes");
             return Err(error.with("address", source.server.doing("", "").address));
         }
+        let plain = source.plain_collections().await?;
         let begin = BeginTables {
             topic: &topic,
             snapshot: source.options.snapshot,
@@ -113,6 +116,7 @@ impl MongoFollower {
             let database = source.server.database.to_string();
             let table = begin.begin(&mut source.collector, &source.context, &database, &name);
             source.collections.push(FollowedCollection {
+                collated: !plain.contains(&name),
                 name,
                 table,
                 window: None,
@@ -121,6 +125,38 @@ impl MongoFollower {
         }
         source.collector.hand_on_position();
         Ok(source)
+    }
+
+    /// The collections in which the server orders texts by their bytes.
+    async fn plain_collections(&mut self) -> Result<HashSet<String>, Error> {
+        let mut link = self.server.open().await?;
+        let mut list = BsonWriter::new();
+        list.int("listCollections", 1);
+        list.open("filter");
+        list.open("name");
+        list.open_array("$in");
+        for (at, name) in self.options.collections.iter().enumerate() {
+            list.text(&at.to_string(), name);
+        }
+        for _ in 0..3 {
+            list.close();
+        }
+        list.open("cursor");
+        list.int("batchSize", CHANGES);
+        list.close();
+        list.text("$db", &self.server.database);
+        let answer = match link.run(&list.finish(), None).await {
+            Ok(answer) => answer,
+            // Whoever may not ask gets changes that a chunk has, too: without the order none can be left out.
+            Err(MongoFailure::Refused(_)) => return Ok(HashSet::new()),
+            Err(failed) => return Err(self.told(failed)),
+        };
+        let found = answer.document().documents("cursor.firstBatch");
+        let plain = found.filter(|one| one.get("options.collation").is_none());
+        let names = plain.filter_map(|one| one.text("name").map(str::to_owned));
+        let names = names.collect();
+        self.reader = Some(link);
+        Ok(names)
     }
 
     fn lost(&self, said: &str) -> Error {
@@ -474,6 +510,7 @@ impl MongoFollower {
             table,
             window,
             rows,
+            collated,
         } = &mut self.collections[at];
         let (mut last, mut bytes) = (None, 0);
         for document in found {
@@ -494,7 +531,7 @@ impl MongoFollower {
         let progress = Progress {
             last: match last {
                 Some(key) => Some(vec![
-                    sortable(&key).unwrap_or_default(),
+                    sortable(&key, *collated).unwrap_or_default(),
                     hex(&key.alone("_id")),
                 ]),
                 None => table.progress.last.clone(),
@@ -561,7 +598,7 @@ impl FollowedCollection {
             .window
             .as_ref()
             .is_none_or(|window| known(&window.after));
-        match sortable(key).filter(|_| known(&progress.last) && after) {
+        match sortable(key, self.collated).filter(|_| known(&progress.last) && after) {
             None => progress.last.is_some() || progress.done,
             Some(key) => publishes(
                 Some(&[Order::Bytes]),
@@ -574,8 +611,9 @@ impl FollowedCollection {
     }
 }
 
-/// A text that is ordered as the server orders keys; none for types whose order takes more than their bytes.
-fn sortable(key: &BsonElement<'_>) -> Option<String> {
+/// A text that is ordered as the server orders keys; none for types whose order takes more than their bytes, as that of texts in a
+/// collection with a collation.
+fn sortable(key: &BsonElement<'_>, collated: bool) -> Option<String> {
     // Kinds in the server's order.
     let (of, bytes) = match key.value {
         #[allow(
@@ -593,7 +631,7 @@ fn sortable(key: &BsonElement<'_>) -> Option<String> {
             reason = "moved so that negative numbers come first"
         )]
         BsonValue::Long(number) => (1, ((number ^ i64::MIN) as u64).to_be_bytes().to_vec()),
-        BsonValue::Text(text) => (2, text.as_bytes().to_vec()),
+        BsonValue::Text(text) if !collated => (2, text.as_bytes().to_vec()),
         BsonValue::ObjectId(bytes) => (5, bytes.to_vec()),
         BsonValue::Bool(value) => (6, vec![value.into()]),
         #[allow(
@@ -689,9 +727,17 @@ mod tests {
         writer.date("12", 7);
         let bytes = writer.finish();
         let document = BsonDocument::read(&bytes).expect("a document");
-        let all: Vec<_> = document.elements().map(|key| sortable(&key)).collect();
+        let all: Vec<_> = document
+            .elements()
+            .map(|key| sortable(&key, false))
+            .collect();
         assert!(all.iter().all(Option::is_some));
         assert!(all.is_sorted(), "{all:?}");
+        // "B" is behind "a" there.
+        for key in document.elements() {
+            let is_text = matches!(key.value, BsonValue::Text(_));
+            assert_eq!(sortable(&key, true).is_none(), is_text, "{}", key.name);
+        }
     }
 
     #[test]
