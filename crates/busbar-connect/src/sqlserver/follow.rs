@@ -7,7 +7,8 @@ use busbar_event::{Class, Error};
 use bytes::Bytes;
 
 use super::failure::MssqlFailed;
-use super::link::{MssqlAnswer, MssqlLink, MssqlServer};
+use super::limits::CHUNK_BYTES_MAX;
+use super::link::{MssqlAnswer, MssqlFetched, MssqlHead, MssqlLink, MssqlServer, strange};
 use super::lsn::MssqlLsn;
 use super::sink::DEFAULT_SCHEMA;
 use super::token::TdsColumn;
@@ -305,7 +306,8 @@ pub fn oldest_tracked(table: &MssqlFollowed) -> String {
     )
 }
 
-/// Reads the rows behind a key, as many as a chunk has.
+/// Reads the rows behind a key, as many as a chunk has. Where they are too large for that, the chunk has fewer and the session is
+/// not used again.
 ///
 /// # Errors
 /// Why it failed.
@@ -338,10 +340,22 @@ pub async fn chunk(
         table.quoted(),
         order.join(", ")
     );
-    let answer = link.run(&sql).await?.into_iter().next().unwrap_or_default();
+    link.begin(&sql).await?;
+    let MssqlHead::Rows(columns) = link.head().await? else {
+        return Err(strange(&server.address, "another number of answers").into());
+    };
+    let mut found = Vec::new();
+    let fetched = link.fetch(CHUNK_BYTES_MAX, &mut found).await?;
+    if fetched == MssqlFetched::All {
+        // A failure behind the rows is one of the chunk.
+        while !matches!(link.head().await?, MssqlHead::End) {}
+    }
     Ok(MssqlChunk {
-        last: answer.rows.len() < rows,
-        answer,
+        last: fetched == MssqlFetched::All && found.len() < rows,
+        answer: MssqlAnswer {
+            columns,
+            rows: found,
+        },
         seen,
     })
 }

@@ -31,6 +31,8 @@ pub const CHUNK_ROWS_FIRST: usize = 1_024;
 pub const CHUNK_ROWS: usize = 8_192;
 /// Bytes that a chunk or a page should have, by those of the one before.
 pub const CHUNK_BYTES: usize = 8 << 20;
+/// Bytes at which a chunk ends although more rows were asked for.
+pub const CHUNK_BYTES_MAX: usize = 4 * CHUNK_BYTES;
 /// Rows of a page of changes of one table.
 pub const CHANGE_ROWS: usize = 1_024;
 /// Transactions that one look at the changes takes.
