@@ -278,10 +278,10 @@ fn read_result(mut body: CqlBody) -> Result<CqlAnswer, CqlUnreadable> {
         2 => {
             let head = body.head(false)?;
             let count = body.count(usize::MAX)?;
-            // Each cell takes four bytes, so that no count is believed that the body cannot hold.
+            // Each cell takes four bytes, so that no count is believed that the body cannot hold. No row is without columns.
             let least = count.checked_mul(4 * head.columns.len().max(1));
             let fits = least.is_some_and(|least| least <= body.0.len());
-            if !fits && (count > 0 && !head.columns.is_empty()) {
+            if !fits {
                 return Err(STRANGE);
             }
             Ok(CqlAnswer::Rows(CqlRows {
@@ -542,6 +542,12 @@ mod tests {
         let at = many.len() - 24 - 4;
         many[at..at + 4].copy_from_slice(&i32::MAX.to_be_bytes());
         strange(framed(8, &many));
+        // Rows without columns.
+        let mut none = Vec::new();
+        for number in [2_i32, 1 | 4, 0, i32::MAX] {
+            none.extend_from_slice(&number.to_be_bytes());
+        }
+        strange(framed(8, &none));
         let mut deep = Vec::new();
         for number in [2_i32, 1, 1] {
             deep.extend_from_slice(&number.to_be_bytes());

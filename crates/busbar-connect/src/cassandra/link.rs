@@ -263,6 +263,10 @@ impl CassandraLink {
             let Some(answered) = place.and_then(|place| answers.get_mut(place)) else {
                 return Err(strange(&self.address, "an answer to no request"));
             };
+            if matches!(&answer, CqlAnswer::Refused(refusal) if refusal.is_unprepared()) {
+                // Asked again, it would be refused again: all statements are prepared anew.
+                self.prepared.clear();
+            }
             *answered = Some(answer);
             free.push(number);
             left -= 1;

@@ -42,7 +42,9 @@ impl WriteNote {
     /// The note of a delivery: this one where it comes again with the same rows, else one whose time is behind all that were
     /// written before.
     pub fn next(&self, position: u64, rows: u64, content: i64, now_micros: i64) -> WriteNote {
-        if (position, rows, content) == (self.position, self.rows, self.content) {
+        // Rows that need not be recognised are written anew, also where they are the same.
+        let is_kept = !self.producer.is_empty();
+        if is_kept && (position, rows, content) == (self.position, self.rows, self.content) {
             return self.clone();
         }
         let behind = self.time.saturating_add(self.rows.max(1) as i64);
@@ -247,5 +249,11 @@ mod tests {
         );
         let part = two.next(15, 1, 80, 5);
         assert_eq!((part.done, part.position, part.time), (10, 15, 1_000_008));
+        // Nobody keeps how far an unnamed one has come: the same rows count again.
+        let unnamed = WriteNote {
+            producer: "".into(),
+            ..one
+        };
+        assert_eq!(unnamed.next(10, 5, 77, 5).time, 1_000_005);
     }
 }

@@ -1,9 +1,11 @@
 //! Which columns of a flow are written to which columns of a table, and what each row asks for.
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Schema};
-use busbar_event::{Class, Error};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use busbar_event::{Class, Error, time};
 
 use super::{Op, Write, kept};
 
@@ -55,6 +57,8 @@ pub struct WriteColumns<T> {
 pub struct RowRequests {
     change: Option<ArrayRef>,
     unchanged: Option<ArrayRef>,
+    /// The values of the column that grows with each change of a row, as whole numbers in the same order.
+    newer: Option<ArrayRef>,
     mode: Op,
 }
 
@@ -195,6 +199,9 @@ impl<T: TargetColumn> WriteColumns<T> {
         Ok(RowRequests {
             change: text(self.change)?,
             unchanged: text(self.unchanged)?,
+            newer: self
+                .newer
+                .and_then(|at| ordered(rows.column(self.columns[at].0))),
             mode,
         })
     }
@@ -235,6 +242,12 @@ impl RowRequests {
         }
     }
 
+    /// What a row is compared by, where its order is known here.
+    pub fn newer(&self, row: usize) -> Option<i64> {
+        let newer = self.newer.as_ref().filter(|newer| !newer.is_null(row))?;
+        Some(newer.as_primitive::<Int64Type>().value(row))
+    }
+
     /// Columns of a row that keep their value.
     pub fn kept(&self, row: usize) -> Vec<String> {
         let unchanged = self.unchanged.as_ref();
@@ -255,6 +268,42 @@ impl RowRequests {
             }
         }
         (ready, refused)
+    }
+}
+
+/// Whether of two rows with one key, each with what is done with it and what it is compared by, the second one alone comes to
+/// the same as both. Otherwise the first one may be the newer and is written before the second one is compared with it.
+pub fn takes_over(before: (Op, Option<i64>), row: (Op, Option<i64>)) -> bool {
+    match (before, row) {
+        // Deletes are made in any case, before what takes the place of the row.
+        ((Op::Delete, _), _) => true,
+        ((_, Some(before)), (Op::Delete, Some(deleted))) => before <= deleted,
+        ((_, Some(before)), (_, Some(new))) => before < new,
+        _ => false,
+    }
+}
+
+/// A column as whole numbers in the order of its values; none for a type, and null for a value, whose order the database may see
+/// otherwise.
+fn ordered(column: &ArrayRef) -> Option<ArrayRef> {
+    match column.data_type() {
+        DataType::Timestamp(..) | DataType::Date32 => cast(column, &DataType::Int64).ok(),
+        of if of.is_integer() => cast(column, &DataType::Int64).ok(),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
+            let texts = cast(column, &DataType::Utf8).ok()?;
+            let times = texts.as_string::<i32>().iter();
+            let times = times.map(|text| text.and_then(time_of));
+            Some(Arc::new(times.collect::<Int64Array>()))
+        }
+        _ => None,
+    }
+}
+
+/// The time that a text says with `Z` or without, in microseconds. Those with an offset have another order as texts.
+fn time_of(text: &str) -> Option<i64> {
+    match text.get(19..)?.contains(['+', '-']) {
+        true => None,
+        false => time::parse(text).or_else(|| time::parse(&format!("{text}Z"))),
     }
 }
 
@@ -311,5 +360,43 @@ mod tests {
         }
         let good: Vec<u32> = (0..21).filter(|row| !bad.contains(row)).collect();
         assert_eq!((written, refused), (good, bad.to_vec()));
+    }
+
+    #[test]
+    fn a_row_takes_over_only_where_it_is_known_to_be_newer() {
+        use Op::{Delete, Upsert};
+        for (before, row, expected) in [
+            ((Upsert, Some(1)), (Upsert, Some(2)), true),
+            ((Upsert, Some(2)), (Upsert, Some(2)), false),
+            ((Upsert, Some(3)), (Upsert, Some(2)), false),
+            ((Upsert, Some(2)), (Delete, Some(2)), true),
+            ((Upsert, Some(3)), (Delete, Some(2)), false),
+            ((Upsert, None), (Upsert, Some(2)), false),
+            ((Upsert, Some(1)), (Upsert, None), false),
+            ((Delete, Some(9)), (Upsert, Some(2)), true),
+        ] {
+            assert_eq!(takes_over(before, row), expected, "{before:?} {row:?}");
+        }
+    }
+
+    #[test]
+    fn the_order_of_numbers_and_times_is_known() {
+        let texts = [
+            "2024-02-29T23:59:59Z",
+            "2024-03-01 00:00:00.5",
+            "2024-03-01T00:00:00+01:00",
+            "9",
+        ];
+        let texts: ArrayRef = Arc::new(arrow::array::StringArray::from(texts.to_vec()));
+        let times = ordered(&texts).expect("texts");
+        let times: Vec<_> = times.as_primitive::<Int64Type>().iter().collect();
+        assert!(times[0].is_some() && times[0] < times[1], "{times:?}");
+        assert_eq!(times[2..], [None, None]);
+        let numbers: ArrayRef = Arc::new(arrow::array::UInt64Array::from(vec![7, u64::MAX]));
+        let numbers = ordered(&numbers).expect("numbers");
+        let numbers: Vec<_> = numbers.as_primitive::<Int64Type>().iter().collect();
+        assert_eq!(numbers, [Some(7), None]);
+        let decimals: ArrayRef = Arc::new(arrow::array::Float64Array::from(vec![1.0]));
+        assert!(ordered(&decimals).is_none());
     }
 }

@@ -71,7 +71,7 @@ impl ClickHouseLink {
             path.push_str("&param_");
             Escape::Percent.write(name, &mut path);
             path.push('=');
-            Escape::Percent.write(value, &mut path);
+            Escape::Percent.write(&escaped(value), &mut path);
         }
         // Where there are data, they are the body.
         let rows = !data.is_empty();
@@ -173,6 +173,13 @@ fn told(number: Option<u32>, status: u16) -> (Class, &'static str) {
     }
 }
 
+/// The value of a parameter, which the server reads as a field of TabSeparated: unescaped it would take `C:\new` for another
+/// text, and refuse one with a tab.
+fn escaped(value: &str) -> String {
+    let value = value.replace('\\', "\\\\");
+    value.replace('\t', "\\t").replace('\n', "\\n")
+}
+
 /// A name in a statement.
 pub fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('\\', "\\\\").replace('`', "\\`"))
@@ -186,6 +193,13 @@ pub fn literal(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parameters_come_as_they_are() {
+        assert_eq!(escaped("C:\\new"), r"C:\\new");
+        assert_eq!(escaped("a\tb\nc"), r"a\tb\nc");
+        assert_eq!(escaped("\\N"), r"\\N");
+    }
 
     #[test]
     fn what_a_refusal_is_decides_what_is_done() {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 /// The socket's buffer grows in steps of this size.
 pub const READ_BYTES: usize = 64 << 10;
-/// Bytes of one answer of the server.
-pub const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Bytes of one answer of the server: more than a row of `busbar_state` has, which holds up to 64 MiB of changes.
+pub const ANSWER_BYTES_MAX: usize = 80 << 20;
 /// How deep an answer may be nested: tables, families, attributes.
 pub const DEPTH_MAX: usize = 32;
 /// How long a connection may take to be opened.
@@ -16,8 +16,8 @@ pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 pub const REST_MAX: Duration = Duration::from_secs(5);
 /// Rows that are changed by one call.
 pub const CHANGE_ROWS_MAX: usize = 4_096;
-/// Bytes of changes after which a call takes no further row.
-pub const CHANGE_BYTES: usize = 2 << 20;
+/// Bytes of changes after which a call takes no further row: a framed server takes calls of 2 MB unless it is told otherwise.
+pub const CHANGE_BYTES: usize = 1 << 20;
 /// Rows that a scan asks for first; more with each answer that is small, fewer after a large one.
 pub const SCAN_ROWS_FIRST: usize = 256;
 /// Rows that a scan asks for at a time.

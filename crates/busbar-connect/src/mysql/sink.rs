@@ -13,7 +13,7 @@ use super::link::{Link, MysqlServer, closed};
 use super::table_columns::table_columns;
 use super::values::{MysqlCells, Target, made_for};
 use super::wire::{identifier, literal};
-use crate::change::plan::{Dialect, Halving, Refused, RowRequests, WriteColumns};
+use crate::change::plan::{Dialect, Halving, Refused, RowRequests, WriteColumns, takes_over};
 use crate::change::refusal::{REFUSED_TABLE, RefusedRecord, content_of, insertions};
 use crate::change::{Op, Write};
 
@@ -61,6 +61,8 @@ struct Ready {
     key: String,
     /// Columns that keep the value they have.
     kept: Vec<String>,
+    /// What it is compared by, where the order is known here.
+    newer: Option<i64>,
 }
 
 impl Ready {
@@ -542,6 +544,7 @@ impl Plan {
             values,
             key,
             kept: asked.kept(row),
+            newer: asked.newer(row),
         }))
     }
 
@@ -558,12 +561,12 @@ impl Plan {
     }
 
     async fn apply(&self, link: &mut Link, rows: &[Ready]) -> Result<(), Failed> {
-        // Of several rows with one key the last one counts. A row that keeps values of the one before it waits for it.
+        // Of several rows with one key the last one counts, unless it waits for the one before it.
         let mut last: HashMap<&str, usize> = HashMap::new();
         let mut begin = 0;
         for (at, row) in rows.iter().enumerate() {
-            if row.op == Op::Truncate || !row.kept.is_empty() && last.contains_key(row.key.as_str())
-            {
+            let before = last.get(row.key.as_str()).map(|before| &rows[*before]);
+            if row.op == Op::Truncate || before.is_some_and(|before| self.waits(before, row)) {
                 self.flush(link, &rows[begin..at], &last, begin).await?;
                 last.clear();
                 begin = at;
@@ -578,6 +581,13 @@ impl Plan {
         }
         self.flush(link, rows.get(begin..).unwrap_or_default(), &last, begin)
             .await
+    }
+
+    /// Whether a row waits until the one before it with its key is written: it keeps values of it, or is compared with it.
+    fn waits(&self, before: &Ready, row: &Ready) -> bool {
+        let is_compared = self.written.newer.is_some();
+        !row.kept.is_empty()
+            || is_compared && !takes_over((before.op, before.newer), (row.op, row.newer))
     }
 
     /// Writes the last row of each key.

@@ -14,7 +14,7 @@ use super::link::{Link, Server};
 use super::pgoutput::MESSAGE_PREFIX;
 use super::types::made_for;
 use super::wire::{identifier, literal};
-use crate::change::plan::{Dialect, Halving, Refused, RowRequests, WriteColumns};
+use crate::change::plan::{Dialect, Halving, Refused, RowRequests, WriteColumns, takes_over};
 use crate::change::refusal::{REFUSED_TABLE, RefusedRecord, content_of, insertions};
 use crate::change::{Op, Write};
 
@@ -56,6 +56,8 @@ struct Ready {
     key: Vec<u8>,
     /// Columns that keep the value they have.
     kept: Vec<String>,
+    /// What it is compared by, where the order is known here.
+    newer: Option<i64>,
 }
 
 impl Ready {
@@ -514,6 +516,7 @@ impl Plan {
             line,
             key,
             kept: asked.kept(row),
+            newer: asked.newer(row),
         }))
     }
 
@@ -534,15 +537,16 @@ impl Plan {
             return Ok(0);
         }
         let mut conflicts = 0;
-        // Of several rows with one key the last one counts. A row that keeps values of the one before it waits for it.
+        // Of several rows with one key the last one counts, unless it waits for the one before it.
         let mut last: HashMap<&[u8], usize> = HashMap::new();
         let mut begin = 0;
         for (at, row) in rows.iter().enumerate() {
             let differs = row.op == Op::Insert || rows[begin].op == Op::Insert;
+            let before = last.get(&row.key[..]).map(|before| &rows[*before]);
             let cut = match row.op {
                 Op::Truncate => true,
                 _ => {
-                    (!row.kept.is_empty() && last.contains_key(&row.key[..]))
+                    before.is_some_and(|before| self.waits(before, row))
                         || differs && row.op != rows[begin].op
                 }
             };
@@ -560,6 +564,13 @@ impl Plan {
         }
         let rest = rows.get(begin..).unwrap_or_default();
         Ok(conflicts + self.flush(link, rest, &last, begin).await?)
+    }
+
+    /// Whether a row waits until the one before it with its key is written: it keeps values of it, or is compared with it.
+    fn waits(&self, before: &Ready, row: &Ready) -> bool {
+        let is_compared = self.written.newer.is_some();
+        !row.kept.is_empty()
+            || is_compared && !takes_over((before.op, before.newer), (row.op, row.newer))
     }
 
     /// Writes the last row of each key, and answers how many gave way to rows there.

@@ -320,6 +320,13 @@ impl Sqlserver {
                 return Err(refuse("query", "sqlserver.query-at"));
             }
         }
+        let newer = options
+            .write
+            .as_ref()
+            .and_then(|write| write.newer.as_ref());
+        if newer.is_some() {
+            return Err(refuse("write", "sqlserver.no-newer"));
+        }
         match options.write.as_ref().and_then(Write::check) {
             Some(code) => Err(refuse("write", code)),
             None => Ok(options),

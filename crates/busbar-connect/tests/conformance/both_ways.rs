@@ -303,6 +303,15 @@ fn a_row_gives_way_only_to_a_newer_one() {
             let same = [("update", 1, "there", Some(5)), ("update", 3, "x", None)];
             assert_eq!(write(&text, &delivery(3, &same)), (vec![1], 0), "{kind}");
             assert_eq!(write(&text, &delivery(2, &deletes)), (vec![], 0), "{kind}");
+            // Of rows that come together the newer one stays, too, whichever comes last.
+            let together = [
+                ("update", 1, "late", Some(7)),
+                ("update", 3, "late", Some(9)),
+                ("update", 1, "early", Some(6)),
+                ("delete", 3, "x", Some(8)),
+            ];
+            assert_eq!(write(&text, &delivery(4, &together)), (vec![], 2), "{kind}");
+            assert_eq!(there(), "1late7\n3late9\n4new1", "{kind}");
         }
     }
 }

@@ -8,7 +8,7 @@ use busbar_table::wide::{
 };
 use parking_lot::RwLock;
 
-use super::open::AskedDatabase;
+use super::open::{AskedDatabase, over};
 use super::{Databases, PoolUse};
 use crate::Work;
 use crate::limits::ROWS_AHEAD_MAX;
@@ -128,7 +128,7 @@ impl CellStore for AskedCells {
                 let cells = asked.cells().await?;
                 let mut rows = cells.scan(&table, from, to, &read).await?;
                 while let Some(some) = rows.next().await? {
-                    if sender.send(Ok(some)).await.is_err() {
+                    if sender.send(Ok(Some(some))).await.is_err() {
                         break;
                     }
                 }
@@ -139,12 +139,19 @@ impl CellStore for AskedCells {
                 ended = read_all => ended,
                 () = sender.closed() => Ok(()),
             };
-            if let Err(error) = asked.counted(ended) {
-                let _ = sender.send(Err(error)).await;
-            }
+            let ended = asked.counted(ended);
+            let _ = sender.send(ended.map(|()| None)).await;
         });
+        let mut is_over = false;
         Ok(Box::new(std::iter::from_fn(move || {
-            receiver.blocking_recv()
+            if is_over {
+                return None;
+            }
+            // Without a word that it is the end the reading was given up, and rows are missing.
+            let next = receiver.blocking_recv().unwrap_or_else(|| Err(over()));
+            let next = next.transpose();
+            is_over = !matches!(next, Some(Ok(_)));
+            next
         })))
     }
 

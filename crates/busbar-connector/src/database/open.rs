@@ -352,6 +352,6 @@ impl fmt::Debug for AskedDatabase {
 }
 
 /// The node is being stopped.
-fn over() -> Error {
+pub(super) fn over() -> Error {
     Error::new(Class::Transient, "database.stopped")
 }

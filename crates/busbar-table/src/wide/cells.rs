@@ -249,11 +249,15 @@ impl Wide {
         let (mut put, mut deleted) = (0, 0);
         let mut stamps = Stamps::begin(writer, self);
         for row in rows {
+            let key = row_key(form, &row.key)?;
             let fits = match row.only_if.first() {
                 None => true,
                 Some(first) => {
                     let (fits, seen) = self.fits(&layout, form, row)?;
-                    commit.guard(|| guard(&layout, &first.column, seen.as_ref(), tried));
+                    if fits {
+                        let seen = seen.as_ref();
+                        commit.guard(&key, || guard(&layout, &first.column, seen, tried));
+                    }
                     fits
                 }
             };
@@ -264,7 +268,6 @@ impl Wide {
             if let Some(time) = row.time.filter(|_| !self.keeper.has_early_times()) {
                 check_time(time)?;
             }
-            let key = row_key(form, &row.key)?;
             let is_put = write_row(self, &layout, &key, row, &mut stamps, &mut commit)?;
             put += u64::from(is_put);
             deleted += u64::from(!is_put);
@@ -331,7 +334,8 @@ impl Wide {
                 None => {
                     let seen = self.counter(&layout, sum)?;
                     let value = seen.map(CellValue::Int);
-                    commit.guard(|| guard(&layout, &sum.column, value.as_ref(), tried));
+                    let value = value.as_ref();
+                    commit.guard(&id.0, || guard(&layout, &sum.column, value, tried));
                     seen.unwrap_or(0)
                 }
             };

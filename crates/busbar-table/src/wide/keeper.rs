@@ -208,10 +208,11 @@ impl WideCommit {
         }
     }
 
-    /// The changes are made only if a cell still holds what was seen: for other systems, which others may change meanwhile.
-    pub fn guard(&mut self, guard: impl FnOnce() -> CellGuard) {
+    /// The changes are made only if a cell of a row still holds what was seen: for other systems, which others may change
+    /// meanwhile, and only where this row is all that changes.
+    pub fn guard(&mut self, key: &[u8], guard: impl FnOnce() -> CellGuard) {
         if let Self::Other(commit) = self {
-            commit.guard = Some(guard());
+            commit.guard = Some((key.to_vec(), guard()));
         }
     }
 }

@@ -74,8 +74,8 @@ pub(super) struct KeptCommit {
     pub position: Option<(String, u64)>,
     /// The time of writing, in microseconds since 1970.
     pub written: i64,
-    /// What must still be so in the other system.
-    pub guard: Option<CellGuard>,
+    /// What must still be so in the other system, and the key of the row that it is about.
+    pub guard: Option<(Vec<u8>, CellGuard)>,
 }
 
 impl KeptCells {
@@ -277,6 +277,9 @@ impl KeptCells {
         }
         if let Some(layout) = commit.layout {
             let time_ms = self.next_time() / 1_000;
+            // One that follows has no earlier time, also after a restart with a clock that was set back; with the same time it
+            // takes the place of this one.
+            self.note_time(time_ms - 1)?;
             let row = CellMutation {
                 key: self.state_key("l"),
                 deleted: Vec::new(),
@@ -290,7 +293,7 @@ impl KeptCells {
         }
         self.note_time(latest)?;
         match (commit.position, commit.guard) {
-            (None, Some(guard)) if rows.len() == 1 => {
+            (None, Some((key, guard))) if rows.len() == 1 && rows[0].key == key => {
                 let table = &self.place.table;
                 self.store.change_if(table, guard, rows.swap_remove(0))
             }
@@ -356,20 +359,31 @@ impl KeptCells {
                 .chain([state_cell(HEAD.to_vec(), time_ms, head.to_bytes())])
                 .collect(),
         };
+        // Whoever reads meanwhile must not take the changes for those of a commit that was left unfinished: the table counts
+        // as settled until something fails.
+        let done = self.make(producer, head, row, rows).inspect_err(|_| {
+            // It is not known here what the other system has.
+            self.unsettle();
+        })?;
+        self.state.lock().heads.insert(producer.to_owned(), done);
+        Ok(())
+    }
+
+    /// Puts changes into the row of a producer, makes them, and notes that they have been made.
+    fn make(
+        &self,
+        producer: &str,
+        head: JournalHead,
+        row: CellMutation,
+        rows: Vec<CellMutation>,
+    ) -> Result<JournalHead, Error> {
         let before = self.state.lock().heads.get(producer).copied();
-        // Until the end it is not known here what the other system has.
-        self.unsettle();
-        if !self
-            .store
-            .change_if(&self.state_table, head_guard(before), row)?
-        {
+        let guard = head_guard(before);
+        if !self.store.change_if(&self.state_table, guard, row)? {
             return Err(self.unknown());
         }
         self.store.change(&self.place.table, rows)?;
-        let done = self.done(producer, head)?;
-        self.state.lock().heads.insert(producer.to_owned(), done);
-        self.set_settled();
-        Ok(())
+        self.done(producer, head)
     }
 
     /// Notes that the changes of a position have been made.

@@ -221,6 +221,8 @@ impl Wide {
 
     /// Goes on with these options.
     pub(crate) fn reconfigure(&self, options: WideOptions) -> Result<(), Error> {
+        // A commit or a look at the other system that is under way goes by the options before.
+        let _writer = self.writer.lock();
         let before = self.layout();
         if *self.options.read() == options {
             return Ok(());

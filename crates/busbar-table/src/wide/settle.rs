@@ -43,17 +43,19 @@ impl Wide {
         if kept.is_settled() {
             return Ok(());
         }
-        let options = self.options.read().clone();
-        let families = options.families.iter().map(|family| CellFamily {
-            name: family.name.as_str().into(),
-            versions: family.versions,
-            ttl: family
-                .ttl_us
-                .map(|us| Duration::from_micros(us.unsigned_abs())),
-        });
-        let text = kept.settle(&families.collect::<Vec<_>>())?;
         {
+            // A commit that is under way would be taken for one that was left unfinished, and options that change meanwhile would
+            // not be asked for.
             let _writer = self.writer.lock();
+            let options = self.options.read().clone();
+            let families = options.families.iter().map(|family| CellFamily {
+                name: family.name.as_str().into(),
+                versions: family.versions,
+                ttl: family
+                    .ttl_us
+                    .map(|us| Duration::from_micros(us.unsigned_abs())),
+            });
+            let text = kept.settle(&families.collect::<Vec<_>>())?;
             let mut stored = match &text {
                 Some(text) => {
                     serde_json::from_slice(text).map_err(|why| damaged(&self.name, why))?

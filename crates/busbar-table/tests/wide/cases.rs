@@ -218,6 +218,12 @@ pub fn a_row_changes_only_if_its_conditions_fit() {
         [true]
     );
     assert_eq!(shown(row(&table, "a", 1, &all(1))), ["m.temp=2.0"]);
+    // One that does not fit is left as it is, and the others are changed.
+    let other = put("b", 1, &[("temp", CellValue::Float(5.0))]);
+    let unfit = guarded(3.0, Some(CellValue::Float(9.0)));
+    assert_eq!(table.change(&[unfit, other]).unwrap(), [false, true]);
+    assert_eq!(shown(row(&table, "a", 1, &all(1))), ["m.temp=2.0"]);
+    assert_eq!(shown(row(&table, "b", 1, &all(1))), ["m.temp=5.0"]);
     // Of many who try at once exactly one finds what it expects.
     let won: usize = std::thread::scope(|scope| {
         let tries = (0..8).map(|n| {

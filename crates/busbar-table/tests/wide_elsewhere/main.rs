@@ -182,6 +182,21 @@ fn a_producer_that_goes_on_elsewhere_is_not_overwritten() {
     assert_eq!(versions(&old, "d"), Some(vec![2]));
 }
 
+/// Whoever reads while the changes of a write are made does not take them for those of one that was left unfinished.
+#[test]
+fn reading_does_not_disturb_a_write_that_is_under_way() {
+    let bench = Bench::new(PAIRS);
+    let table = bench.table();
+    assert!(!try_write(&table, 1).unwrap());
+    let reader = Arc::clone(&table);
+    bench
+        .cells
+        .before_next_change("ns:cells", move || assert_eq!(reader.rows().unwrap(), 3));
+    assert!(!try_write(&table, 2).unwrap());
+    assert!(bench.cells.has_called(), "it was read meanwhile");
+    assert_eq!(versions(&table, "d"), Some(vec![2]));
+}
+
 #[test]
 fn a_system_that_does_not_answer_holds_up_no_start() {
     let bench = Bench::new(cases::RIGS);

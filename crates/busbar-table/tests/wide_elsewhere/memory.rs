@@ -12,7 +12,11 @@ use parking_lot::Mutex;
 pub struct MemoryCells {
     tables: Mutex<BTreeMap<String, Stored>>,
     failing: Mutex<Failing>,
+    /// A table, and what is called before its rows are changed the next time.
+    before_change: Mutex<Option<(String, Call)>>,
 }
+
+type Call = Box<dyn FnOnce() + Send>;
 
 /// The call that fails, from 0 on, of those that change something, and how many of its rows are changed before.
 #[derive(Default)]
@@ -47,6 +51,16 @@ impl MemoryCells {
             at: Some((call, done)),
             ..Failing::default()
         };
+    }
+
+    /// Calls something before rows of a table are changed the next time.
+    pub fn before_next_change(&self, table: &str, call: impl FnOnce() + Send + 'static) {
+        *self.before_change.lock() = Some((table.to_owned(), Box::new(call)));
+    }
+
+    /// Whether that was called.
+    pub fn has_called(&self) -> bool {
+        self.before_change.lock().is_none()
     }
 
     pub fn has_failed(&self) -> bool {
@@ -161,6 +175,13 @@ impl CellStore for MemoryCells {
     }
 
     fn change(&self, table: &str, rows: Vec<CellMutation>) -> Result<(), Error> {
+        let before = self
+            .before_change
+            .lock()
+            .take_if(|before| before.0 == table);
+        if let Some((_, call)) = before {
+            call();
+        }
         let fails = self.fails();
         let mut tables = self.tables.lock();
         let table = tables.get_mut(table).expect("the table is there");
