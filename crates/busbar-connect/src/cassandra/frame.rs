@@ -10,8 +10,8 @@ use super::limits::{ANSWER_BYTES_MAX, COLUMNS_MAX, DEPTH_MAX};
 const VERSION: u8 = 4;
 const HEADER_BYTES: usize = 9;
 
-/// A request.
-#[derive(Clone, Debug)]
+/// A request. Not shown: it may hold a password.
+#[derive(Clone)]
 pub struct CqlRequest {
     kind: u8,
     pub body: Vec<u8>,

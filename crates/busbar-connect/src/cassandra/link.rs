@@ -25,8 +25,7 @@ use super::limits::{
 use crate::places::Places;
 use crate::tls::{self, Tls};
 
-/// Where the servers are, and who asks.
-#[derive(Debug)]
+/// Where the servers are, and who asks. Not shown, because of the password.
 pub struct CassandraServer {
     /// Host and port of each.
     pub addresses: Vec<String>,
