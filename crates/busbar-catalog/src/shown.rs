@@ -17,7 +17,7 @@ const SECRET_KEYS: [&str; 9] = [
 pub(crate) fn without_secrets(text: &str) -> String {
     let mut shown = text.as_bytes().to_vec();
     let mut from = 0;
-    let mut open: Option<OpenValue> = None;
+    let mut open: Option<UnclosedSecret> = None;
     for line in text.split_inclusive('\n') {
         let content = line.trim();
         let indent = line.len() - line.trim_start().len();
@@ -35,7 +35,7 @@ pub(crate) fn without_secrets(text: &str) -> String {
             if let Some(column) = secret_key(&line[..colon]) {
                 let (begin, end) = value(line, colon);
                 shown[from + begin..from + end].fill(b'*');
-                open = OpenValue::of(column, line[begin..].trim());
+                open = UnclosedSecret::of(column, line[begin..].trim());
             }
         }
         from += line.len();
@@ -46,16 +46,16 @@ pub(crate) fn without_secrets(text: &str) -> String {
 
 /// A secret whose value may go on in the lines behind it.
 #[derive(Clone, Copy)]
-struct OpenValue {
+struct UnclosedSecret {
     /// The column of its key: lines of the value are indented deeper.
     column: usize,
     /// Whatever these lines hold is the secret: they are a block or within quotes.
     is_text: bool,
 }
 
-impl OpenValue {
+impl UnclosedSecret {
     /// The value of the key at `column` whose first line is `begun`; none if it ends in this line.
-    fn of(column: usize, begun: &str) -> Option<OpenValue> {
+    fn of(column: usize, begun: &str) -> Option<UnclosedSecret> {
         let is_text = match begun.chars().next() {
             Some('{' | '[') => return None,
             Some('"' | '\'') if closing(begun).is_some() => return None,
@@ -65,7 +65,7 @@ impl OpenValue {
                 .split_whitespace()
                 .any(|word| word.starts_with(['|', '>'])),
         };
-        Some(OpenValue { column, is_text })
+        Some(UnclosedSecret { column, is_text })
     }
 
     fn goes_on(self, indent: usize, content: &str) -> bool {

@@ -42,6 +42,7 @@ pub fn told(fault: ThriftFault, address: &str, table: &str) -> Error {
 
 /// HBase names a table that it does not have, and says nothing else.
 fn is_name(said: &str, table: &str) -> bool {
+    let said = said.lines().next().unwrap_or_default();
     let said = said.trim().trim_matches('\'');
     said == table || said.strip_prefix("default:") == Some(table)
 }

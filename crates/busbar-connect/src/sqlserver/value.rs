@@ -671,7 +671,7 @@ mod tests {
             ),
             (
                 ValueForm::Unicode,
-                &[0x96, 0xe8, 0x3d, 0xd8, 0x00, 0xde],
+                &[0xe8, 0x96, 0x3d, 0xd8, 0x00, 0xde],
                 "雨😀",
             ),
             (ValueForm::Text(gbk), &[0xd3, 0xea], "雨"),
