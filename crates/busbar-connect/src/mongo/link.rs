@@ -23,7 +23,7 @@ use crate::scram::{Scram, ScramHash};
 use crate::tls::{self, Tls};
 
 /// The servers of a set, and who asks.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct MongoServer {
     /// Some of them; the others are named by these.
     pub addresses: Vec<String>,

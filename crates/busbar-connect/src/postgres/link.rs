@@ -20,7 +20,7 @@ use crate::scram::{Scram, ScramHash};
 use crate::tls::{self, Tls};
 
 /// Where a server is, and who asks.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Server {
     pub address: Arc<str>,
     pub database: Arc<str>,

@@ -24,7 +24,7 @@ use crate::places::Places;
 use crate::tls::{self, Tls};
 
 /// Where a server is, and who asks.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct MssqlServer {
     pub address: Arc<str>,
     pub database: Arc<str>,
