@@ -18,7 +18,7 @@ use crate::places::Places;
 use crate::tls::{self, Tls};
 
 /// Where a server is, and who asks.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RedisServer {
     pub address: Arc<str>,
     pub database: u32,

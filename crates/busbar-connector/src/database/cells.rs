@@ -8,7 +8,7 @@ use busbar_table::wide::{
 };
 use parking_lot::RwLock;
 
-use super::open::{AskedDatabase, over};
+use super::open::{AskedDatabase, until_end};
 use super::{Databases, PoolUse};
 use crate::Work;
 use crate::limits::ROWS_AHEAD_MAX;
@@ -121,7 +121,7 @@ impl CellStore for AskedCells {
         read: CellRead,
     ) -> Result<CellRows, Error> {
         let open = self.open()?;
-        let (sender, mut receiver) = tokio::sync::mpsc::channel(ROWS_AHEAD_MAX);
+        let (sender, receiver) = tokio::sync::mpsc::channel(ROWS_AHEAD_MAX);
         let (asked, table) = (Arc::clone(&open), table.to_owned());
         open.handle().spawn(async move {
             let read_all = async {
@@ -142,17 +142,7 @@ impl CellStore for AskedCells {
             let ended = asked.counted(ended);
             let _ = sender.send(ended.map(|()| None)).await;
         });
-        let mut is_over = false;
-        Ok(Box::new(std::iter::from_fn(move || {
-            if is_over {
-                return None;
-            }
-            // Without a word that it is the end the reading was given up, and rows are missing.
-            let next = receiver.blocking_recv().unwrap_or_else(|| Err(over()));
-            let next = next.transpose();
-            is_over = !matches!(next, Some(Ok(_)));
-            next
-        })))
+        Ok(Box::new(until_end(receiver)))
     }
 
     fn change(&self, table: &str, rows: Vec<CellMutation>) -> Result<(), Error> {

@@ -9,7 +9,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use busbar_event::{Class, Error};
 use busbar_table::{Applied, Capabilities, Found, Lookup, Rows, Scan, Stats, Table, Write};
 
-use super::open::AskedDatabase;
+use super::open::{AskedDatabase, until_end};
 use super::{PoolUse, SqlRows};
 use crate::Work;
 use crate::limits::ROWS_AHEAD_MAX;
@@ -152,7 +152,7 @@ impl Table for KeyedTable {
             Some(limit) if scan.conditions.is_empty() => limit,
             _ => usize::MAX,
         };
-        let (sender, mut receiver) = tokio::sync::mpsc::channel(ROWS_AHEAD_MAX);
+        let (sender, receiver) = tokio::sync::mpsc::channel(ROWS_AHEAD_MAX);
         let open = Arc::clone(&self.open);
         let (store, name) = (Arc::clone(&self.store), Arc::clone(&self.rows));
         self.open.handle().spawn(async move {
@@ -161,7 +161,7 @@ impl Table for KeyedTable {
                 while let Some(batch) = rows.next().await? {
                     let enough = batch.num_rows() >= left;
                     left -= batch.num_rows().min(left);
-                    if sender.send(Ok(batch)).await.is_err() || enough {
+                    if sender.send(Ok(Some(batch))).await.is_err() || enough {
                         break;
                     }
                 }
@@ -172,12 +172,10 @@ impl Table for KeyedTable {
                 ended = read => ended,
                 () = sender.closed() => Ok(()),
             };
-            if let Err(error) = open.counted(ended) {
-                let _ = sender.send(Err(error)).await;
-            }
+            let ended = open.counted(ended);
+            let _ = sender.send(ended.map(|()| None)).await;
         });
-        let batches = std::iter::from_fn(move || receiver.blocking_recv());
-        Ok(Rows::new(Arc::new(schema), batches))
+        Ok(Rows::new(Arc::new(schema), until_end(receiver)))
     }
 
     fn lookup(&self, lookup: &Lookup<'_>) -> Result<Found, Error> {

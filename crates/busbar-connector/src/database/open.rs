@@ -351,7 +351,44 @@ impl fmt::Debug for AskedDatabase {
     }
 }
 
+/// What comes over the channel up to the word that it is the end, `Ok(None)`. Without that word the reading was given up, and
+/// rows are missing: a transient error.
+pub(super) fn until_end<T>(
+    mut receiver: tokio::sync::mpsc::Receiver<Result<Option<T>, Error>>,
+) -> impl Iterator<Item = Result<T, Error>> {
+    let mut is_over = false;
+    std::iter::from_fn(move || {
+        if is_over {
+            return None;
+        }
+        let next = receiver.blocking_recv().unwrap_or_else(|| Err(over()));
+        let next = next.transpose();
+        is_over = !matches!(next, Some(Ok(_)));
+        next
+    })
+}
+
 /// The node is being stopped.
-pub(super) fn over() -> Error {
+fn over() -> Error {
     Error::new(Class::Transient, "database.stopped")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_end_without_a_word_are_an_error() {
+        let (sender, receiver) = tokio::sync::mpsc::channel(4);
+        sender.try_send(Ok(Some(1))).expect("room");
+        sender.try_send(Ok(None)).expect("room");
+        drop(sender);
+        let rows: Result<Vec<i32>, Error> = until_end(receiver).collect();
+        assert_eq!(rows.expect("whole"), [1]);
+        let (sender, receiver) = tokio::sync::mpsc::channel(4);
+        sender.try_send(Ok(Some(1))).expect("room");
+        drop(sender);
+        let rows: Result<Vec<i32>, Error> = until_end(receiver).collect();
+        assert_eq!(rows.expect_err("cut").code(), "database.stopped");
+    }
 }

@@ -15,7 +15,7 @@ use busbar_table::{
     Stats, Table, Write,
 };
 
-use super::open::AskedDatabase;
+use super::open::{AskedDatabase, until_end};
 use super::{SqlCompares, SqlDatabase, SqlPart, SqlStatement, SqlTable, SqlValue};
 use crate::limits::{LOOKUP_KEYS_MAX, ROWS_AHEAD_MAX};
 
@@ -316,14 +316,14 @@ impl Table for RemoteTable {
             .columns
             .clone()
             .unwrap_or_else(|| Arc::new(Schema::empty()));
-        let (sender, mut receiver) = tokio::sync::mpsc::channel(ROWS_AHEAD_MAX);
+        let (sender, receiver) = tokio::sync::mpsc::channel(ROWS_AHEAD_MAX);
         let open = Arc::clone(&self.open);
         let database = Arc::clone(&self.database);
         self.open.handle().spawn(async move {
             let read = async {
                 let mut rows = database.run(&statement).await?;
                 while let Some(batch) = rows.next().await? {
-                    if sender.send(Ok(batch)).await.is_err() {
+                    if sender.send(Ok(Some(batch))).await.is_err() {
                         break;
                     }
                 }
@@ -335,13 +335,12 @@ impl Table for RemoteTable {
                 () = sender.closed() => Ok(()),
             };
             open.counts.statements.fetch_add(1, Ordering::Relaxed);
-            if let Err(error) = ended {
+            if ended.is_err() {
                 open.counts.failures.fetch_add(1, Ordering::Relaxed);
-                let _ = sender.send(Err(error)).await;
             }
+            let _ = sender.send(ended.map(|()| None)).await;
         });
-        let batches = std::iter::from_fn(move || receiver.blocking_recv());
-        Ok(Rows::new(schema, batches))
+        Ok(Rows::new(schema, until_end(receiver)))
     }
 
     fn lookup(&self, lookup: &Lookup<'_>) -> Result<Found, Error> {
