@@ -113,11 +113,11 @@ impl HbaseLink {
     async fn exchange(&mut self, call: &[u8]) -> Result<BytesMut, Error> {
         let address = Arc::clone(&self.address);
         let closed = |why| closed(&address).caused_by(why);
-        if self.framed {
-            let length = (call.len() as u32).to_be_bytes();
-            self.socket.write_all(&length).await.map_err(closed)?;
-        }
-        self.socket.write_all(call).await.map_err(closed)?;
+        // One packet: without Nagle's algorithm the length would travel alone.
+        let length = (call.len() as u32).to_be_bytes();
+        let length = if self.framed { &length[..] } else { &[] };
+        let sent = self.socket.write_all_buf(&mut length.chain(call)).await;
+        sent.map_err(closed)?;
         self.socket.flush().await.map_err(closed)?;
         let mut framed = None;
         if self.framed {

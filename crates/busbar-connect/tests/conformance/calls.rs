@@ -258,6 +258,9 @@ fn says_once(said: &'static str) -> u16 {
             let mut request = [0; 4096];
             let _ = std::io::Read::read(&mut stream, &mut request);
             let _ = stream.write_all(said.as_bytes());
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            // A socket that is closed before all was read resets the connection.
+            while std::io::Read::read(&mut stream, &mut request).is_ok_and(|read| read > 0) {}
         }
     });
     port

@@ -1,7 +1,7 @@
 //! What `hbase` does when the other side is none, or behaves badly: a server that answers with given bytes.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 use std::path::Path;
 
 use busbar_event::{Class, Error};
@@ -48,10 +48,12 @@ fn answered(answers: &'static [&'static [u8]], more: &str) -> Result<String, Err
             }
             socket.write_all(answer)?;
         }
-        // Whoever waits for more than an answer of length 0 waits.
-        if answers.last().is_some_and(|last| last.is_empty()) {
-            while socket.read(&mut bytes)? > 0 {}
+        // Whoever waits for more than an answer of length 0 waits; all others read the end. What is still
+        // sent is read, since a socket that is closed before that resets the connection.
+        if answers.last().is_none_or(|last| !last.is_empty()) {
+            socket.shutdown(Shutdown::Write)?;
         }
+        while socket.read(&mut bytes)? > 0 {}
         Ok::<(), std::io::Error>(())
     });
     let registry = busbar_connect::registry();
