@@ -46,6 +46,11 @@ pub trait CallForm: Send + Sync {
         declared.clone()
     }
 
+    /// Whether a refusal of a request can be read into columns.
+    fn reads_faults(&self) -> bool {
+        false
+    }
+
     /// Makes a request.
     ///
     /// # Errors

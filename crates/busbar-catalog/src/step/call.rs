@@ -50,6 +50,12 @@ pub struct CallSpec {
     /// messages, an XPath in XML, the column's name in a row. Without any, answers are only taken note of.
     #[serde(default, skip_serializing_if = "no_columns")]
     pub answer: SchemaSpec,
+    /// With `soap`: the columns that are read from a fault of the sender, in which case the event goes on and does not become a dead
+    /// letter. `path` is an XPath from the element `Fault` on: `faultcode`, `faultstring` and `detail` in SOAP 1.1, `Code/Value` and
+    /// `Reason/Text` in 1.2. In an answer that is no fault these columns are null, and in a fault those of the answer, so that none
+    /// of them is `required`.
+    #[serde(default, skip_serializing_if = "no_columns")]
+    pub fault: SchemaSpec,
     /// How many requests of one task are under way at a time, 64 at most and without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 64))]
@@ -59,6 +65,14 @@ pub struct CallSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub tries: Option<u32>,
+}
+
+impl CallSpec {
+    /// The columns that the step adds.
+    pub fn columns(&self) -> SchemaSpec {
+        let all = self.answer.0.iter().chain(&self.fault.0);
+        SchemaSpec(all.cloned().collect())
+    }
 }
 
 /// How many rows a statement answers with.

@@ -235,6 +235,12 @@ impl XsdFiles {
         self.declared.get(&(Declared::Element, name)).copied()
     }
 
+    /// The type of a name that the schemas declare.
+    pub fn type_of_name(&self, namespace: &str, local: &str) -> Option<Component> {
+        let name = (namespace.to_owned(), local.to_owned());
+        self.declared.get(&(Declared::Type, name)).copied()
+    }
+
     /// The namespace of an element in documents, by its declaration: that of its schema where it is declared by name, or
     /// where elements within types have one.
     pub fn namespace_of(&self, element: Component) -> &str {

@@ -54,6 +54,14 @@ pub(super) struct ContentReader<'x> {
     pub steps: usize,
 }
 
+/// A type of XML Schema itself.
+fn of_xml_schema(local: &str) -> Option<TypeOf> {
+    match local {
+        "anyType" => Some(TypeOf::Any),
+        local => built_in(local).map(TypeOf::Simple),
+    }
+}
+
 impl ContentReader<'_> {
     fn step(&mut self, at: Component) -> Result<(), Error> {
         self.steps += 1;
@@ -77,11 +85,8 @@ impl ContentReader<'_> {
         if let Some(name) = files.attribute(element, "type") {
             let (namespace, local) = files.name(element, name)?;
             if namespace == XSD {
-                return match (local.as_str(), built_in(&local)) {
-                    ("anyType", _) => Ok(TypeOf::Any),
-                    (_, Some(simple)) => Ok(TypeOf::Simple(simple)),
-                    _ => Err(files.at(element, "xsd.unknown", name)),
-                };
+                let known = of_xml_schema(&local);
+                return known.ok_or_else(|| files.at(element, "xsd.unknown", name));
             }
             let declared = files.declared(Declared::Type, element, name)?;
             return self.of_type(declared);
@@ -97,6 +102,15 @@ impl ContentReader<'_> {
             }
             None => Ok(TypeOf::Any),
         }
+    }
+
+    /// The type of a name; none if there is none.
+    pub fn type_named(&self, namespace: &str, local: &str) -> Result<Option<TypeOf>, Error> {
+        if namespace == XSD {
+            return Ok(of_xml_schema(local));
+        }
+        let declared = self.files.type_of_name(namespace, local);
+        declared.map(|declared| self.of_type(declared)).transpose()
     }
 
     fn of_type(&self, declared: Component) -> Result<TypeOf, Error> {

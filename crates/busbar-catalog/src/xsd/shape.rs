@@ -118,20 +118,54 @@ impl XsdSchemas {
         let Some(element) = self.files.element(namespace, name) else {
             return Ok(None);
         };
-        let mut walk = ShapeWalk {
-            reader: ContentReader {
-                files: &self.files,
-                steps: 0,
-            },
-            known: HashMap::new(),
-            types: Vec::new(),
-            depth: 0,
-        };
+        let mut walk = ShapeWalk::new(&self.files);
         let root = walk.element(element)?;
         Ok(Some(XsdShape {
             root,
             types: walk.types,
         }))
+    }
+}
+
+impl XsdSchemas {
+    /// The shape of an element that no schema declares, such as those around the parts of a message: one with an element in no
+    /// namespace for each part, given by its name and the namespace and name of its type.
+    ///
+    /// # Errors
+    /// *Configuration*: there is no such type, or what is wrong with it.
+    pub fn shape_of_parts(
+        &self,
+        (namespace, name): (&str, &str),
+        parts: &[(String, (String, String))],
+    ) -> Result<XsdShape, Error> {
+        let mut walk = ShapeWalk::new(&self.files);
+        // The one around comes first.
+        walk.types.push(ShapeType::default());
+        let mut elements = Vec::with_capacity(parts.len());
+        for (part, (namespace, local)) in parts {
+            let named = walk.reader.type_named(namespace, local)?;
+            let unknown = || wrong("xsd.unknown-type", local).with("namespace", namespace);
+            elements.push(ShapeElement {
+                name: part.clone(),
+                namespace: String::new(),
+                content: walk.content(named.ok_or_else(unknown)?)?,
+                is_required: true,
+                is_repeated: false,
+                is_nillable: false,
+            });
+        }
+        walk.types[0].elements = elements;
+        Ok(XsdShape {
+            root: ShapeElement {
+                name: name.to_owned(),
+                namespace: namespace.to_owned(),
+                content: ShapeContent::Complex(0),
+                is_required: true,
+                is_repeated: false,
+                is_nillable: false,
+            },
+            types: walk.types,
+        })
     }
 }
 
@@ -144,7 +178,24 @@ struct ShapeWalk<'x> {
     depth: usize,
 }
 
-impl ShapeWalk<'_> {
+impl<'x> ShapeWalk<'x> {
+    fn new(files: &'x XsdFiles) -> ShapeWalk<'x> {
+        ShapeWalk {
+            reader: ContentReader { files, steps: 0 },
+            known: HashMap::new(),
+            types: Vec::new(),
+            depth: 0,
+        }
+    }
+
+    fn content(&mut self, of: TypeOf) -> Result<ShapeContent, Error> {
+        Ok(match of {
+            TypeOf::Simple(simple) => ShapeContent::Value(simple.field_type, simple.built_in),
+            TypeOf::Complex(complex) => self.complex(complex)?,
+            TypeOf::Any => ShapeContent::Any,
+        })
+    }
+
     fn element(&mut self, declaration: Component) -> Result<ShapeElement, Error> {
         let files = self.reader.files;
         let is_true = |name| matches!(files.attribute(declaration, name), Some("true" | "1"));
@@ -154,10 +205,9 @@ impl ShapeWalk<'_> {
                 .unwrap_or("")
                 .to_owned(),
             namespace: files.namespace_of(declaration).to_owned(),
-            content: match self.reader.type_of(declaration, 0)? {
-                TypeOf::Simple(simple) => ShapeContent::Value(simple.field_type, simple.built_in),
-                TypeOf::Complex(complex) => self.complex(complex)?,
-                TypeOf::Any => ShapeContent::Any,
+            content: {
+                let of = self.reader.type_of(declaration, 0)?;
+                self.content(of)?
             },
             is_required: true,
             is_repeated: false,

@@ -331,7 +331,7 @@ impl HttpClient {
     /// What is shown of a refusal must not repeat what was sent in secret.
     pub(crate) fn without_secrets(&self, body: Bytes) -> Bytes {
         let text = String::from_utf8_lossy(&body);
-        if !self.secrets.iter().any(|secret| text.contains(secret)) {
+        if !self.repeats_secret(&text) {
             return body;
         }
         let hidden = self.secrets.iter();
@@ -339,6 +339,11 @@ impl HttpClient {
             text.replace(secret, HIDDEN)
         });
         hidden.into()
+    }
+
+    /// Whether a text holds what was sent in secret.
+    pub(crate) fn repeats_secret(&self, text: &str) -> bool {
+        self.secrets.iter().any(|secret| text.contains(secret))
     }
 
     /// There was no whole answer, and why.

@@ -1,6 +1,6 @@
 //! Answers of operations: where columns stand in them, and their values as JSON.
 
-use busbar_catalog::{ShapeContent, ShapeElement, XsdShape};
+use busbar_catalog::{ShapeContent, ShapeElement, ShapeType, XsdShape};
 use busbar_event::format::{FieldSpec, FieldType, natural_type, write_json_text};
 use busbar_event::{Class, Error, quote};
 use busbar_xml::{NodeAt, NodeKind, XPath, XPathType, XmlDocument};
@@ -195,7 +195,7 @@ impl AnswerColumn {
                 return Ok(());
             }
         };
-        let (Some(FieldType::Json), Some(shape)) = (self.field_type, shape) else {
+        let Some(FieldType::Json) = self.field_type else {
             let first = nodes.first().map(|node| tree.value(*node));
             self.scalar(first.unwrap_or_default(), json);
             return Ok(());
@@ -204,7 +204,8 @@ impl AnswerColumn {
             Some(target) => (target.content, target.is_repeated),
             None => (ShapeContent::Any, nodes.len() > 1),
         };
-        let reader = ShapeReader { tree, shape };
+        let types = shape.map_or(&[][..], |shape| &shape.types);
+        let reader = ShapeReader { tree, types };
         match (is_list, nodes.first()) {
             (true, _) => reader.list(&nodes, content, json),
             (false, Some(node)) => reader.value(*node, content, json),
@@ -249,10 +250,10 @@ fn number(text: &str) -> Option<String> {
     number.is_finite().then(|| number.to_string())
 }
 
-/// Elements as JSON, by the schema.
+/// Elements as JSON, by the schema where there is one.
 struct ShapeReader<'a> {
     tree: &'a XmlDocument,
-    shape: &'a XsdShape,
+    types: &'a [ShapeType],
 }
 
 impl ShapeReader<'_> {
@@ -273,7 +274,7 @@ impl ShapeReader<'_> {
             ShapeContent::Value(field_type, _) => {
                 return write_scalar(tree.value(node).trim(), Some(field_type), json);
             }
-            ShapeContent::Complex(number) => self.shape.types.get(number),
+            ShapeContent::Complex(number) => self.types.get(number),
             ShapeContent::Any => None,
         };
         let elements: Vec<NodeAt> = tree

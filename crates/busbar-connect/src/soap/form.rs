@@ -1,24 +1,21 @@
 //! SOAP: envelopes, faults, and answers as columns.
 
-use std::borrow::Cow;
-
 use arrow::datatypes::Schema;
-use busbar_catalog::{CallSpec, XsdShape};
+use busbar_catalog::CallSpec;
 use busbar_connector::{
     CallEscapes, CallFault, CallForm, CallParts, Escape, ServiceAnswer, ServiceRequest,
 };
-use busbar_event::format::{SchemaSpec, write_json_text};
+use busbar_event::format::{FieldSpec, SchemaSpec, write_json_text};
 use busbar_event::{Class, Error, quote};
-use busbar_xml::{
-    DocumentFault, DocumentFaultKind, NodeAt, NodeKind, XPath, XPathNames, XmlDocument,
-    document_text_in,
-};
+use busbar_xml::{DocumentFaultKind, NodeAt, NodeKind, XPath, XPathNames, XmlDocument};
 use bytes::Bytes;
-use http::{HeaderMap, header};
+use http::HeaderMap;
 
 use super::answer::{AnswerColumn, target_of};
-use super::message::{ColumnFault, MessageWriter};
-use super::token::BODY;
+use super::fault::{answer_text, fault_error, fault_in, is_page, media_type};
+use super::message::ColumnFault;
+use super::operation::{FormOperation, WrittenMessage};
+use super::token::{BODY, HEADER_END};
 use super::wsdl::WsdlOperation;
 use super::{SoapOptions, SoapSide, SoapVersion};
 use crate::http::{check_head, check_headers, refused_answer, shown_url, status_class};
@@ -29,24 +26,16 @@ pub(super) struct SoapForm {
     action: String,
     shown: String,
     columns: Vec<AnswerColumn>,
+    /// Columns that are read from a fault. Where there are any, a fault of the sender is an answer.
+    faults: Vec<AnswerColumn>,
     operation: Option<FormOperation>,
 }
 
-/// An operation of a WSDL, as a step calls it.
-struct FormOperation {
-    writer: MessageWriter,
-    /// What is in the body of an answer; none where there is no answer.
-    output: Option<XsdShape>,
+/// What the body of an answer holds.
+enum AnswerContent {
+    Answer(NodeAt),
+    Fault(NodeAt),
 }
-
-/// What WS-Security calls a login that is refused.
-const LOGIN_FAULTS: [&str; 5] = [
-    "FailedAuthentication",
-    "InvalidSecurity",
-    "InvalidSecurityToken",
-    "FailedCheck",
-    "UnsupportedSecurityToken",
-];
 
 impl SoapForm {
     /// Checks a step.
@@ -87,16 +76,19 @@ impl SoapForm {
         if action.contains(|c: char| c.is_control() || c == '"') {
             return Err(fault("action", "connect.soap-action"));
         }
-        let mut columns = Vec::new();
         // A name without a prefix is of any namespace here: people write paths as they read the document.
         let names = XPathNames {
             prefixes: options.namespaces.clone().into_iter().collect(),
             bare_is_any: true,
         };
-        for field in &call.answer.0 {
+        let compiled = |key, field: &FieldSpec| {
             let path = field.path.as_deref().unwrap_or(&field.name);
             let compiled = XPath::compile(path, &names);
-            let path = compiled.map_err(|fault| CallFault::at("answer", fault.error(path)))?;
+            compiled.map_err(|fault| CallFault::at(key, fault.error(path)))
+        };
+        let mut columns = Vec::new();
+        for field in &call.answer.0 {
+            let path = compiled("answer", field)?;
             let target = match operation.as_ref().map(|operation| &operation.output) {
                 None => None,
                 Some(None) => return Err(fault("answer", "connect.soap-one-way")),
@@ -111,9 +103,19 @@ impl SoapForm {
                 field_type: operation.as_ref().map(|_| field.field_type),
             });
         }
+        let mut faults = Vec::new();
+        for field in &call.fault.0 {
+            faults.push(AnswerColumn {
+                name: field.name.clone(),
+                path: compiled("fault", field)?,
+                target: None,
+                field_type: Some(field.field_type),
+            });
+        }
         Ok(match operation {
             Some(operation) => SoapForm {
                 columns,
+                faults,
                 ..SoapForm::of(operation, side)
             },
             None => SoapForm {
@@ -121,22 +123,22 @@ impl SoapForm {
                 action,
                 shown: shown_url(&side.url),
                 columns,
+                faults,
                 operation: None,
             },
         })
     }
 
     /// The form of calls of an operation of which no answer is read.
-    pub fn of(operation: WsdlOperation, side: &SoapSide) -> SoapForm {
+    pub fn of(mut operation: WsdlOperation, side: &SoapSide) -> SoapForm {
+        let action = std::mem::take(&mut operation.action);
         SoapForm {
             version: side.version,
-            action: operation.action,
+            action,
             shown: shown_url(&side.url),
             columns: Vec::new(),
-            operation: Some(FormOperation {
-                writer: MessageWriter::new(operation.input),
-                output: operation.output,
-            }),
+            faults: Vec::new(),
+            operation: Some(FormOperation::new(operation)),
         }
     }
 
@@ -148,7 +150,7 @@ impl SoapForm {
     /// Whether a column of this name is part of the operation's message.
     pub fn sends(&self, name: &str) -> bool {
         let operation = self.operation.as_ref();
-        operation.is_some_and(|operation| operation.writer.has(name))
+        operation.is_some_and(|operation| operation.has(name))
     }
 
     /// Checks the columns that are sent.
@@ -157,15 +159,15 @@ impl SoapForm {
     /// One that the message does not have, whose type does not fit, or that is missing.
     pub fn check_columns(&self, columns: &Schema) -> Result<(), ColumnFault> {
         match &self.operation {
-            Some(operation) => operation.writer.check(columns),
+            Some(operation) => operation.check(columns),
             None => Ok(()),
         }
     }
 
     /// The fault in an answer, or what its body holds.
-    fn content(&self, tree: &XmlDocument) -> Result<NodeAt, Error> {
+    fn content(&self, tree: &XmlDocument) -> Result<AnswerContent, Error> {
         let strange = || {
-            let error = Error::new(Class::Permanent, "connect.soap-no-envelope");
+            let error = Error::new(Class::Transient, "connect.soap-no-envelope");
             error.with("url", &self.shown)
         };
         let envelope = tree.element().ok_or_else(strange)?;
@@ -173,51 +175,15 @@ impl SoapForm {
             return Err(strange());
         }
         let body = tree.child(envelope, "Body").ok_or_else(strange)?;
+        if let Some(fault) = fault_in(tree) {
+            return Ok(AnswerContent::Fault(fault));
+        }
         // An empty body answers that there is nothing to say.
         let mut elements = tree
             .children(body)
             .filter(|node| tree.kind(*node) == NodeKind::Element);
         let content = elements.next().unwrap_or(body);
-        let is_fault = tree.local_name(content) == "Fault"
-            && tree.namespace(content) == tree.namespace(envelope);
-        if !is_fault {
-            return self.expected(tree, content);
-        }
-        let text = |place: Option<NodeAt>| place.map(|place| tree.value(place).trim().to_owned());
-        let within = |outer, inner| tree.child(tree.child(content, outer)?, inner);
-        let code = text(within("Code", "Value")).or_else(|| text(tree.child(content, "faultcode")));
-        let why =
-            text(within("Reason", "Text")).or_else(|| text(tree.child(content, "faultstring")));
-        let code = code.unwrap_or_default();
-        // `soap:Server.Busy`: a prefix before it, and finer distinctions behind.
-        let kind = code
-            .rsplit(':')
-            .next()
-            .and_then(|code| code.split('.').next());
-        let class = match kind {
-            Some("Server" | "Receiver") => Class::Transient,
-            _ => Class::Permanent,
-        };
-        // The finer code of SOAP 1.2 stands within the first one.
-        let inner = tree.child(content, "Code").and_then(|outer| {
-            let inner = tree.child(outer, "Subcode")?;
-            Some(tree.value(tree.child(inner, "Value")?).trim())
-        });
-        let is_login = [Some(code.as_str()), inner]
-            .into_iter()
-            .flatten()
-            .any(|code| {
-                let local = code.rsplit(':').next().unwrap_or(code);
-                LOGIN_FAULTS.contains(&local)
-            });
-        let (class, name) = match is_login {
-            true => (Class::Permanent, "connect.soap-login"),
-            false => (class, "connect.soap-fault"),
-        };
-        Err(Error::new(class, name)
-            .with("url", &self.shown)
-            .with("code", quote(&code))
-            .with("said", quote(&why.unwrap_or_default())))
+        self.expected(tree, content).map(AnswerContent::Answer)
     }
 
     /// The content of an answer, if it is the element that the WSDL says.
@@ -240,24 +206,44 @@ impl SoapForm {
             .with("expected", shown((&root.namespace, &root.name))))
     }
 
-    /// The columns as a JSON object.
-    fn object(&self, tree: &XmlDocument, content: NodeAt) -> Result<Bytes, Error> {
+    /// The columns as a JSON object; those of a fault are null in an answer, and the others in a fault.
+    fn object(&self, tree: &XmlDocument, content: AnswerContent) -> Result<Bytes, Error> {
         let mut json = Vec::new();
         let output = self
             .operation
             .as_ref()
             .and_then(|known| known.output.as_ref());
-        for column in &self.columns {
+        let (answer, fault) = match content {
+            AnswerContent::Answer(answer) => (Some(answer), None),
+            AnswerContent::Fault(fault) => (None, Some(fault)),
+        };
+        let columns = self.columns.iter().map(|column| (column, answer, output));
+        let faults = self.faults.iter().map(|column| (column, fault, None));
+        for (column, place, shape) in columns.chain(faults) {
             json.push(if json.is_empty() { b'{' } else { b',' });
             write_json_text(&column.name, &mut json);
             json.push(b':');
-            column.write(tree, content, output, &mut json)?;
+            match place {
+                Some(place) => column.write(tree, place, shape, &mut json)?,
+                None => json.extend_from_slice(b"null"),
+            }
         }
         if json.is_empty() {
             json.push(b'{');
         }
         json.push(b'}');
         Ok(json.into())
+    }
+
+    /// What became of a call that was answered with a fault.
+    fn refused(&self, tree: &XmlDocument, fault: NodeAt) -> Result<Bytes, Error> {
+        let error = fault_error(tree, fault, &self.shown);
+        let is_of_sender =
+            error.class() == Class::Permanent && error.code() == "connect.soap-fault";
+        match is_of_sender && !self.faults.is_empty() {
+            true => self.object(tree, AnswerContent::Fault(fault)),
+            false => Err(error),
+        }
     }
 }
 
@@ -267,22 +253,6 @@ fn at(key: &'static str, wrong: ColumnFault) -> CallFault {
         help: wrong.help,
         ..CallFault::at(key, wrong.error)
     }
-}
-
-/// An answer as a document, in the encoding that its media type says.
-fn document(answer: &ServiceAnswer) -> Result<XmlDocument, DocumentFault> {
-    let kind = media_type(answer);
-    let charset = kind.split(';').skip(1).find_map(|part| {
-        let (name, value) = part.split_once('=')?;
-        let is_charset = name.trim().eq_ignore_ascii_case("charset");
-        is_charset.then(|| value.trim().trim_matches('"'))
-    });
-    XmlDocument::of(&document_text_in(&answer.body, charset)?)
-}
-
-fn media_type(answer: &ServiceAnswer) -> Cow<'_, str> {
-    let kind = answer.headers.get(header::CONTENT_TYPE);
-    String::from_utf8_lossy(kind.map_or(&[][..], |kind| kind.as_bytes()))
 }
 
 impl CallForm for SoapForm {
@@ -298,6 +268,10 @@ impl CallForm for SoapForm {
             .map_err(|wrong| at("send", wrong))
     }
 
+    fn reads_faults(&self) -> bool {
+        true
+    }
+
     fn columns(&self, declared: &SchemaSpec) -> SchemaSpec {
         // Paths have been followed when the object is made.
         let fields = declared.0.iter().cloned();
@@ -310,18 +284,19 @@ impl CallForm for SoapForm {
 
     fn request(&self, parts: CallParts) -> Result<ServiceRequest, Error> {
         let body = parts.body.unwrap_or_default();
-        let content = match &self.operation {
-            None => String::from_utf8_lossy(&body).into_owned(),
-            Some(operation) => {
-                let row = match body.is_empty() {
-                    true => Ok(serde_json::Map::new()),
-                    false => serde_json::from_slice(&body),
-                };
-                let row = row.map_err(|why| {
-                    Error::new(Class::Permanent, "connect.soap-row").caused_by(why)
-                })?;
-                operation.writer.write(row)?
-            }
+        let WrittenMessage {
+            header,
+            body: content,
+        } = match &self.operation {
+            None => WrittenMessage {
+                header: String::new(),
+                body: String::from_utf8_lossy(&body).into_owned(),
+            },
+            Some(operation) => operation.write(&body)?,
+        };
+        let header = match header.is_empty() {
+            true => header,
+            false => format!("<soap:Header>{header}{HEADER_END}"),
         };
         let mut headers = parts.headers;
         let kind = match self.version {
@@ -344,7 +319,7 @@ impl CallForm for SoapForm {
         check_head("", &headers)?;
         let namespace = self.version.namespace();
         let body = format!(
-            "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<soap:Envelope xmlns:soap=\"{namespace}\">{BODY}{content}</soap:Body></soap:Envelope>"
+            "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<soap:Envelope xmlns:soap=\"{namespace}\">{header}{BODY}{content}</soap:Body></soap:Envelope>"
         );
         Ok(ServiceRequest {
             method: "POST".into(),
@@ -366,15 +341,15 @@ impl CallForm for SoapForm {
             let error = Error::new(Class::Permanent, "connect.soap-attachments");
             return Err(error.with("url", &self.shown));
         }
-        let tree = document(&answer);
+        if refusal.is_none() && is_page(&answer) {
+            let error = Error::new(Class::Transient, "connect.soap-page");
+            return Err(error.with("url", &self.shown));
+        }
+        let tree = answer_text(&answer).and_then(|text| XmlDocument::of(&text));
         match (tree, refusal) {
-            // A fault comes with status 500 and says more than that.
             (Ok(tree), refusal) => match (self.content(&tree), refusal) {
-                (Err(fault), _)
-                    if matches!(fault.code(), "connect.soap-fault" | "connect.soap-login") =>
-                {
-                    Err(fault)
-                }
+                // A fault comes with status 500 and says more than that.
+                (Ok(AnswerContent::Fault(fault)), _) => self.refused(&tree, fault),
                 (_, Some(class)) => Err(refused_answer(class, &self.shown, &answer)),
                 (content, None) => self.object(&tree, content?),
             },
@@ -386,16 +361,17 @@ impl CallForm for SoapForm {
                     let error = Error::new(Class::Permanent, "connect.soap-encoding");
                     return Err(error.with("url", &self.shown).caused_by(fault.error()));
                 }
-                let code = match fault.kind {
+                let (class, code) = match fault.kind {
                     DocumentFaultKind::DocumentType | DocumentFaultKind::Entity => {
-                        "connect.soap-declares"
+                        (Class::Permanent, "connect.soap-declares")
                     }
                     DocumentFaultKind::Deep
                     | DocumentFaultKind::Nodes
-                    | DocumentFaultKind::Large => "connect.soap-deep",
-                    _ => "connect.soap-not-xml",
+                    | DocumentFaultKind::Large => (Class::Permanent, "connect.soap-deep"),
+                    // Not what the service says, or not all of it.
+                    _ => (Class::Transient, "connect.soap-not-xml"),
                 };
-                Err(Error::new(Class::Permanent, code).with("url", &self.shown))
+                Err(Error::new(class, code).with("url", &self.shown))
             }
         }
     }
@@ -424,6 +400,8 @@ impl CallForm for SoapForm {
 
 #[cfg(test)]
 mod tests {
+    use http::header;
+
     use super::*;
 
     fn made(options: &str, step: &str) -> Result<SoapForm, CallFault> {
@@ -578,11 +556,32 @@ mod tests {
                 "connect.http-refused",
             ),
             (
-                raw(200, "<html/>"),
-                Class::Permanent,
+                raw(200, "<levels/>"),
+                Class::Transient,
                 "connect.soap-no-envelope",
             ),
-            (raw(200, "<html>"), Class::Permanent, "connect.soap-not-xml"),
+            (
+                raw(200, "<s:Envelope"),
+                Class::Transient,
+                "connect.soap-not-xml",
+            ),
+            (raw(200, "<html/>"), Class::Transient, "connect.soap-page"),
+            (
+                raw(200, "\u{feff}\n<!DOCTYPE HTML><title>Log in</title>"),
+                Class::Transient,
+                "connect.soap-page",
+            ),
+            (
+                ServiceAnswer {
+                    headers: [(header::CONTENT_TYPE, "Text/HTML; charset=utf-8")]
+                        .map(|(name, value)| (name, header::HeaderValue::from_static(value)))
+                        .into_iter()
+                        .collect(),
+                    ..raw(200, "Log in")
+                },
+                Class::Transient,
+                "connect.soap-page",
+            ),
             (
                 ServiceAnswer {
                     headers: [(header::CONTENT_TYPE, "text/xml; charset=EBCDIC")]
@@ -623,6 +622,59 @@ mod tests {
                 assert!(error.to_string().contains("no such station"), "{error}");
             }
         }
+    }
+
+    #[test]
+    fn a_fault_of_the_sender_is_data_where_a_step_reads_it() {
+        let of = |version: &str, columns: &str| {
+            let step = format!(
+                r#"{{"connection":"a","body":"x","answer":{{"level":"float"}},"fault":{{{columns}}}}}"#
+            );
+            form(version, &step).expect("it fits")
+        };
+        let one = of(
+            "1.1",
+            r#""faultcode":"text","why":{"type":"text","path":"faultstring"},"detail":"json""#,
+        );
+        let fault = |code: &str| ServiceAnswer {
+            status: 500,
+            ..envelope(
+                SoapVersion::One,
+                &format!(
+                    "<s:Fault><faultcode>s:{code}</faultcode><faultstring>no such bed</faultstring><detail><bed xmlns='urn:w'>7</bed><full>true</full></detail></s:Fault>"
+                ),
+            )
+        };
+        let read = one.answer(fault("Client.NoBed")).expect("columns");
+        assert_eq!(
+            read,
+            r#"{"level":null,"faultcode":"s:Client.NoBed","why":"no such bed","detail":{"bed":7,"full":true}}"#
+        );
+        let read = one.answer(envelope(SoapVersion::One, "<r><level>1.5</level></r>"));
+        assert_eq!(
+            read.expect("columns"),
+            r#"{"level":1.5,"faultcode":null,"why":null,"detail":null}"#
+        );
+        // That of the receiver is tried again, and a login that is refused is nothing of the row.
+        let error = one.answer(fault("Server")).expect_err("to try again");
+        assert_eq!(
+            (error.class(), error.code()),
+            (Class::Transient, "connect.soap-fault")
+        );
+        let error = one
+            .answer(fault("FailedAuthentication"))
+            .expect_err("refused");
+        assert_eq!(error.code(), "connect.soap-login");
+        let two = of(
+            "1.2",
+            r#""code":{"type":"text","path":"Code/Subcode/Value"},"why":{"type":"text","path":"Reason/Text"}"#,
+        );
+        let content = "<s:Fault><s:Code><s:Value>s:Sender</s:Value><s:Subcode><s:Value>NoBed</s:Value></s:Subcode></s:Code><s:Reason><s:Text xml:lang='en'>full</s:Text></s:Reason></s:Fault>";
+        let read = two.answer(envelope(SoapVersion::Two, content));
+        assert_eq!(
+            read.expect("columns"),
+            r#"{"level":null,"code":"NoBed","why":"full"}"#
+        );
     }
 
     #[test]

@@ -6,9 +6,11 @@
 //! ```
 
 mod answer;
+mod fault;
 mod form;
 mod limits;
 mod message;
+mod operation;
 mod sink;
 mod token;
 mod wsdl;
@@ -44,12 +46,13 @@ pub struct Soap {
 
 /// Is asked by `call` steps over SOAP, a document in an envelope for each event. With `wsdl`, steps name an operation as their
 /// `method` and the columns of its message under `send`, which are checked by the types of the WSDL; with `write`, rows of flows
-/// are sent to an operation, one call for each row, in order. A WSDL is document/literal, and all files that it names lie beside
-/// it.
+/// are sent to an operation, one call for each row, in order. The messages of a WSDL are literal, in the style document or rpc; an
+/// element of an operation's header has the columns `header.NAME.PATH`. All files that a WSDL names lie beside it.
 ///
 /// At least once: a request whose answer is lost is sent again with the same `Idempotency-Key`. Faults of the receiver
-/// (`Server`, `Receiver`) are tried again; after any other fault the event becomes a dead letter. Statuses without a fault count as with
-/// `http`.
+/// (`Server`, `Receiver`) are tried again; after any other fault the event becomes a dead letter, or goes on with the columns that
+/// the step reads from it under `fault`. Statuses without a fault count as with `http`. An answer with status 200 that is no
+/// envelope is tried again, too; when a web page has come five times for a row, a flow that writes stops and says so.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct SoapOptions {

@@ -105,6 +105,12 @@ impl SoapSink {
             return Ok(None);
         };
         let is_fault = error.code() == "connect.soap-fault";
+        let is_page = error.code() == "connect.soap-page";
+        let is_strange = is_page
+            || matches!(
+                error.code(),
+                "connect.soap-no-envelope" | "connect.soap-not-xml"
+            );
         if !is_fault && matches!(status, 300..=399 | 401 | 403 | 404 | 405 | 407 | 501) {
             // Every row would be refused.
             return Err(refused_answer(
@@ -115,14 +121,20 @@ impl SoapSink {
         }
         if error.code() == "connect.soap-login" {
             // So would be this.
-            let stops = Error::new(Class::Configuration, "connect.soap-login");
-            let arguments = error.args().iter();
-            return Err(arguments.fold(stops, |error, (name, value)| error.with(name, value)));
+            return Err(stops(&error));
         }
-        if is_fault && error.class() == Class::Transient && !self.form.is_unavailable(&kept) {
+        if (is_fault || is_strange)
+            && error.class() == Class::Transient
+            && !self.form.is_unavailable(&kept)
+        {
             self.progress.faults += 1;
             if self.progress.faults >= FAULTS_MAX {
-                return Ok(Some(error));
+                self.progress.faults = 0;
+                return match is_page {
+                    // Something stands between, and every row would come to it.
+                    true => Err(stops(&error)),
+                    false => Ok(Some(error)),
+                };
             }
         }
         match error.class() {
@@ -130,6 +142,13 @@ impl SoapSink {
             _ => Err(error),
         }
     }
+}
+
+/// The same error as one that somebody must do something about first.
+fn stops(error: &Error) -> Error {
+    let stops = Error::new(Class::Configuration, error.code());
+    let arguments = error.args().iter();
+    arguments.fold(stops, |error, (name, value)| error.with(name, value))
 }
 
 impl Sink for SoapSink {

@@ -8,14 +8,19 @@ use busbar_connector::{Service, ServiceAnswer, ServiceContext, ServiceRequest, W
 use busbar_event::format::write_xml_text;
 use busbar_event::{Class, Error, time};
 use busbar_log::Clock;
+use busbar_xml::XmlDocument;
+use bytes::Bytes;
+use http::{HeaderValue, header};
 use memchr::memmem;
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
 use ring::rand::{SecureRandom, SystemRandom};
 
+use super::fault::{self, answer_text, fault_in, may_hold_fault};
 use super::limits::NONCE_BYTES;
 use super::{SoapUser, SoapVersion};
-use crate::http::{HttpClient, Remote};
+use crate::http::{HttpClient, Remote, status_class};
 use crate::places::Places;
+use crate::secret::HIDDEN;
 
 /// Sends envelopes to one address.
 pub(super) struct SoapService {
@@ -35,6 +40,8 @@ struct UserToken {
 
 /// Where the header of an envelope goes: before this.
 pub(super) const BODY: &str = "<soap:Body>";
+/// How the header of an envelope ends that has one.
+pub(super) const HEADER_END: &str = "</soap:Header>";
 
 const SECURITY: &str =
     "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd";
@@ -91,6 +98,45 @@ impl SoapService {
         })
     }
 
+    /// Hides what was sent in secret where a fault or a refusal repeats it, in whatever encoding and by whatever references. The
+    /// client has looked at bytes only, and not at those of an answer with a status of success.
+    fn hide(&self, answer: &mut ServiceAnswer) {
+        if status_class(answer.status).is_none() && !may_hold_fault(&answer.body) {
+            return;
+        }
+        // What cannot be read is not shown either.
+        let Ok(text) = answer_text(answer) else {
+            return;
+        };
+        let is_own = text.as_bytes() == &answer.body[..];
+        let body = self
+            .client
+            .without_secrets(Bytes::from(text.into_owned().into_bytes()));
+        if !is_own {
+            let kind = HeaderValue::from_static("text/xml; charset=utf-8");
+            answer.headers.insert(header::CONTENT_TYPE, kind);
+        }
+        answer.body = body;
+        let Ok(tree) = XmlDocument::of(&String::from_utf8_lossy(&answer.body)) else {
+            return;
+        };
+        if !self.client.repeats_secret(tree.value(tree.root())) {
+            return;
+        }
+        let mut code = String::new();
+        let fault = fault_in(&tree);
+        write_xml_text(
+            fault.map_or("", |fault| fault::code(&tree, fault)),
+            false,
+            &mut code,
+        );
+        let namespace = self.version.namespace();
+        let fault = format!(
+            "<soap:Envelope xmlns:soap=\"{namespace}\">{BODY}<soap:Fault><faultcode>{code}</faultcode><faultstring>{HIDDEN}</faultstring></soap:Fault></soap:Body></soap:Envelope>"
+        );
+        answer.body = self.client.without_secrets(fault.into());
+    }
+
     /// The request with the token of the user. Each request has one of its own.
     fn signed(&self, request: &ServiceRequest) -> Result<ServiceRequest, Error> {
         let mut request = request.clone();
@@ -101,10 +147,15 @@ impl SoapService {
         SystemRandom::new()
             .fill(&mut nonce)
             .map_err(|_| Error::new(Class::Transient, "connect.soap-random"))?;
-        let header = user.header(&nonce, &created(self.clock.now_micros()), self.version)?;
-        let Some(at) = memmem::find(&request.body, BODY.as_bytes()) else {
+        let mut header = user.header(&nonce, &created(self.clock.now_micros()), self.version)?;
+        let Some(mut at) = memmem::find(&request.body, BODY.as_bytes()) else {
             return Ok(request);
         };
+        match request.body[..at].ends_with(HEADER_END.as_bytes()) {
+            // Beside the others.
+            true => at -= HEADER_END.len(),
+            false => header = format!("<soap:Header>{header}{HEADER_END}"),
+        }
         let mut body = Vec::with_capacity(request.body.len() + header.len());
         body.extend_from_slice(&request.body[..at]);
         body.extend_from_slice(header.as_bytes());
@@ -124,17 +175,14 @@ impl Service for SoapService {
                 None => self.client.exchange(request).await?,
                 Some(_) => self.client.exchange(&self.signed(request)?).await?,
             };
-            // A fault that comes with a status of success may repeat a password or a header, too.
-            if memmem::find(&answer.body, b"Fault>").is_some() {
-                answer.body = self.client.without_secrets(answer.body);
-            }
+            self.hide(&mut answer);
             Ok(answer)
         })
     }
 }
 
 impl UserToken {
-    /// The header of an envelope that says who asks.
+    /// The element in the header of an envelope that says who asks.
     fn header(&self, nonce: &[u8], created: &str, version: SoapVersion) -> Result<String, Error> {
         let mut name = String::new();
         let mut password = String::new();
@@ -156,7 +204,7 @@ impl UserToken {
         };
         let nonce = BASE64.encode(nonce);
         Ok(format!(
-            "<soap:Header><wsse:Security xmlns:wsse=\"{SECURITY}\" xmlns:wsu=\"{UTILITY}\" soap:mustUnderstand=\"{must}\"><wsse:UsernameToken><wsse:Username>{name}</wsse:Username><wsse:Password Type=\"{PROFILE}#{kind}\">{password}</wsse:Password><wsse:Nonce EncodingType=\"{ENCODING}#Base64Binary\">{nonce}</wsse:Nonce><wsu:Created>{created}</wsu:Created></wsse:UsernameToken></wsse:Security></soap:Header>"
+            "<wsse:Security xmlns:wsse=\"{SECURITY}\" xmlns:wsu=\"{UTILITY}\" soap:mustUnderstand=\"{must}\"><wsse:UsernameToken><wsse:Username>{name}</wsse:Username><wsse:Password Type=\"{PROFILE}#{kind}\">{password}</wsse:Password><wsse:Nonce EncodingType=\"{ENCODING}#Base64Binary\">{nonce}</wsse:Nonce><wsu:Created>{created}</wsu:Created></wsse:UsernameToken></wsse:Security>"
         ))
     }
 }

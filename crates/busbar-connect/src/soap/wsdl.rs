@@ -27,10 +27,38 @@ pub(super) struct Wsdl {
 pub(super) struct WsdlOperation {
     /// The SOAPAction.
     pub action: String,
+    /// The elements that the header of a request may have.
+    pub headers: Vec<XsdShape>,
     /// What is in the body of a request.
     pub input: XsdShape,
     /// What is in the body of an answer; none where there is no answer.
     pub output: Option<XsdShape>,
+}
+
+/// How an operation is sent.
+#[derive(Default)]
+struct BoundOperation {
+    action: String,
+    /// The parts are elements of a type within one that has the name of the operation; else one part is the element itself.
+    is_rpc: bool,
+    input: BoundMessage,
+    output: BoundMessage,
+}
+
+/// Where the parts of a message go.
+#[derive(Default)]
+struct BoundMessage {
+    /// The namespace of the element around the parts, in the style rpc.
+    namespace: String,
+    /// The parts in the body, where they are named.
+    parts: Option<Vec<String>>,
+    headers: Vec<BoundHeader>,
+}
+
+/// A part of a message that goes into the header.
+struct BoundHeader {
+    message: WsdlPlace,
+    part: String,
 }
 
 struct WsdlFile {
@@ -165,7 +193,7 @@ impl Wsdl {
     /// An operation of the port; none if it has none of this name.
     ///
     /// # Errors
-    /// *Configuration*: why it cannot be called, such as another style than document/literal.
+    /// *Configuration*: why it cannot be called, such as one whose messages are encoded.
     pub fn operation(&self, name: &str) -> Result<Option<WsdlOperation>, Error> {
         let of_name =
             |at: &WsdlPlace| self.is(*at, "operation") && self.attribute(*at, "name") == Some(name);
@@ -176,29 +204,37 @@ impl Wsdl {
         if bound.next().is_some() {
             return Err(wrong("connect.wsdl-overloaded", name));
         }
-        let action = self.bound(name, at)?;
+        let bound = self.bound(name, at)?;
         let port_type = self.attribute(self.binding, "type").unwrap_or_default();
         let port_type = self.named("portType", self.binding, port_type)?;
         let mut all = self.below(port_type).into_iter().filter(of_name);
         let at = all.next();
         let at = at.ok_or_else(|| self.unknown(port_type, "operation", name))?;
-        let Some(input) = self.message(name, at, "input")? else {
+        let Some(input) = self.message(name, at, "input", &bound)? else {
             return Err(wrong("connect.wsdl-parts", name));
         };
+        let headers = bound.input.headers.iter();
         Ok(Some(WsdlOperation {
-            action,
+            headers: headers
+                .map(|header| self.header(name, header))
+                .collect::<Result<_, Error>>()?,
             input,
-            output: self.message(name, at, "output")?,
+            output: self.message(name, at, "output", &bound)?,
+            action: bound.action,
         }))
     }
 
-    /// Checks how an operation is sent; returns the SOAPAction.
-    fn bound(&self, name: &str, operation: WsdlPlace) -> Result<String, Error> {
+    /// How an operation is sent.
+    fn bound(&self, name: &str, operation: WsdlPlace) -> Result<BoundOperation, Error> {
         let document = &self.files[operation.file].document;
         let is_soap = |at: WsdlPlace, local: &str| {
             let namespace = document.namespace(at.node);
             BINDINGS.iter().any(|(known, _)| *known == namespace)
                 && document.local_name(at.node) == local
+        };
+        let style_error = |style: &str| {
+            let error = wrong("connect.wsdl-style", name);
+            error.with("style", quote(style))
         };
         let mut style = None;
         for at in self.below(self.binding) {
@@ -206,66 +242,123 @@ impl Wsdl {
                 style = self.attribute(at, "style");
             }
         }
-        let mut action = String::new();
-        let mut rpc = None;
+        let mut bound = BoundOperation::default();
         for at in self.below(operation) {
             if is_soap(at, "operation") {
                 style = self.attribute(at, "style").or(style);
                 let given = self.attribute(at, "soapAction").unwrap_or_default();
-                action = given.to_owned();
+                bound.action = given.to_owned();
             }
-            let is_input = self.is(at, "input");
-            if !is_input && !self.is(at, "output") {
-                continue;
-            }
+            let message = match (self.is(at, "input"), self.is(at, "output")) {
+                (true, _) => &mut bound.input,
+                (_, true) => &mut bound.output,
+                _ => continue,
+            };
             for part in self.below(at) {
+                let (is_body, is_header) = (is_soap(part, "body"), is_soap(part, "header"));
                 if document.namespace(part.node) == MIME {
                     return Err(wrong("connect.wsdl-attachments", name));
                 }
-                if is_input && is_soap(part, "header") {
-                    let header = self.attribute(part, "part").unwrap_or_default();
-                    let error = wrong("connect.wsdl-header", name);
-                    return Err(error.with("header", quote(header)));
+                if (is_body || is_header) && self.attribute(part, "use") == Some("encoded") {
+                    return Err(style_error("encoded"));
                 }
-                if is_soap(part, "body") && self.attribute(part, "use") == Some("encoded") {
-                    rpc = Some("encoded");
+                if is_body {
+                    let namespace = self.attribute(part, "namespace").unwrap_or_default();
+                    namespace.clone_into(&mut message.namespace);
+                    let parts = self.attribute(part, "parts");
+                    message.parts =
+                        parts.map(|names| names.split_whitespace().map(str::to_owned).collect());
+                }
+                if is_header {
+                    let of = self.attribute(part, "message").unwrap_or_default();
+                    let header = self.attribute(part, "part").unwrap_or_default();
+                    message.headers.push(BoundHeader {
+                        message: self.named("message", part, of)?,
+                        part: header.to_owned(),
+                    });
                 }
             }
         }
-        if let Some(found) = rpc.or(style.filter(|style| *style != "document")) {
-            let error = wrong("connect.wsdl-style", name);
-            return Err(error.with("style", quote(found)));
-        }
-        Ok(action)
+        bound.is_rpc = match style.unwrap_or("document") {
+            "document" => false,
+            "rpc" => true,
+            other => return Err(style_error(other)),
+        };
+        Ok(bound)
     }
 
-    /// The shape of a message of an operation: the element of its one part.
+    /// The shape of a header: the element of its part.
+    fn header(&self, name: &str, header: &BoundHeader) -> Result<XsdShape, Error> {
+        let mut parts = self.below(header.message).into_iter();
+        let part = parts.find(|at| {
+            self.is(*at, "part") && self.attribute(*at, "name") == Some(header.part.as_str())
+        });
+        let part = part.ok_or_else(|| self.unknown(header.message, "part", &header.part))?;
+        let Some(element) = self.attribute(part, "element") else {
+            let error = wrong("connect.wsdl-header", name);
+            return Err(error.with("header", quote(&header.part)));
+        };
+        self.element(part, element)
+    }
+
+    /// The shape of a message of an operation: the element of its one part, or one around its parts.
     fn message(
         &self,
         name: &str,
         operation: WsdlPlace,
         direction: &str,
+        bound: &BoundOperation,
     ) -> Result<Option<XsdShape>, Error> {
         let mut all = self.below(operation).into_iter();
         let Some(at) = all.find(|at| self.is(*at, direction)) else {
             return Ok(None);
         };
+        let (sent, root) = match direction {
+            "input" => (&bound.input, name.to_owned()),
+            _ => (&bound.output, format!("{name}Response")),
+        };
         let message = self.attribute(at, "message").unwrap_or_default();
         let message = self.named("message", at, message)?;
+        let is_in_body = |part: &WsdlPlace| {
+            let own = self.attribute(*part, "name").unwrap_or_default();
+            match &sent.parts {
+                Some(parts) => parts.iter().any(|part| part == own),
+                None => !sent
+                    .headers
+                    .iter()
+                    .any(|header| header.message == message && header.part == own),
+            }
+        };
         let parts = self.below(message).into_iter();
-        let parts: Vec<WsdlPlace> = parts.filter(|at| self.is(*at, "part")).collect();
+        let parts = parts.filter(|at| self.is(*at, "part"));
+        let parts: Vec<WsdlPlace> = parts.filter(is_in_body).collect();
+        if bound.is_rpc {
+            let typed = parts.iter().map(|part| {
+                let of = self.attribute(*part, "type")?;
+                let own = self.attribute(*part, "name")?;
+                Some((own.to_owned(), self.qualified(*part, of)))
+            });
+            let typed: Option<Vec<_>> = typed.collect();
+            let typed = typed.ok_or_else(|| wrong("connect.wsdl-rpc-parts", name))?;
+            let shape = self
+                .schemas
+                .shape_of_parts((&sent.namespace, &root), &typed)?;
+            return Ok(Some(shape));
+        }
         let [part] = parts[..] else {
             return Err(wrong("connect.wsdl-parts", name));
         };
         let Some(element) = self.attribute(part, "element") else {
             return Err(wrong("connect.wsdl-parts", name));
         };
-        let (namespace, local) = self.qualified(part, element);
+        self.element(part, element).map(Some)
+    }
+
+    /// The shape of an element that a part names.
+    fn element(&self, part: WsdlPlace, name: &str) -> Result<XsdShape, Error> {
+        let (namespace, local) = self.qualified(part, name);
         let shape = self.schemas.shape(&namespace, &local)?;
-        match shape {
-            Some(shape) => Ok(Some(shape)),
-            None => Err(self.unknown(part, "element", element)),
-        }
+        shape.ok_or_else(|| self.unknown(part, "element", name))
     }
 
     /// The elements of WSDL of one kind that stand directly in the files.

@@ -70,6 +70,19 @@ fn rows_of_a_sink_are_checked_and_faults_of_the_service_end() {
     assert_eq!(rejected[0].0, 1);
     assert!(rejected[0].1.to_string().contains("division by zero"));
     assert_eq!(failing.load(Ordering::SeqCst), 5);
+    // A proxy's login page: the row is sent five times, and then the flow stops with all rows there.
+    let before = web.requests().len();
+    web.answer(|_| Some((200, "", b"<!DOCTYPE html><title>Log in</title>".to_vec())));
+    let rows = delivery("rows", &["a", "b"], 6);
+    for attempt in 1..=5 {
+        let error = runtime.block_on(sink.write(&rows)).expect_err("a page");
+        let class = match attempt {
+            5 => Class::Configuration,
+            _ => Class::Transient,
+        };
+        assert_eq!((error.class(), error.code()), (class, "connect.soap-page"));
+    }
+    assert_eq!(web.requests().len() - before, 5);
     // Nobody is let in: no row is thrown away.
     for (status, body) in [
         (401, Vec::new()),

@@ -7,9 +7,10 @@ use crate::subjects::{Subject, Taker};
 use crate::world::eventually;
 
 /// The files in the folder of the connections of these tests.
-pub const FILES: [(&str, &str); 4] = [
+pub const FILES: [(&str, &str); 5] = [
     ("rows.wsdl", include_str!("wsdl/rows.wsdl")),
     ("ward.wsdl", include_str!("wsdl/ward.wsdl")),
+    ("desk.wsdl", include_str!("wsdl/desk.wsdl")),
     ("parts/types.wsdl", include_str!("wsdl/types.wsdl")),
     ("parts/ward.xsd", include_str!("wsdl/ward.xsd")),
 ];

@@ -122,8 +122,7 @@ impl PlanCompiler<'_> {
         let plan = match (spec.kind().map(|(kind, _)| kind), action) {
             (Some(PartKind::Call(call)), _) => {
                 let plan = self.call(call, &before).map_err(|w| w.at("call"))?;
-                let answer = &call.answer;
-                add_declared(scope, answer).map_err(|w| w.at("answer").at("call"))?;
+                add_declared(scope, &call.columns()).map_err(|w| w.at("answer").at("call"))?;
                 let after = schema_of(scope);
                 let undo = spec
                     .compensate

@@ -120,9 +120,19 @@ impl CallMaker {
             form.check_sent(&sent).map_err(of_form)?;
         }
         let wrong = |error| Wrong::new(error).at("answer");
+        let columns = spec.columns();
+        if !spec.fault.0.is_empty() {
+            let refused = |code| Wrong::new(Error::new(Class::Configuration, code));
+            if !form.reads_faults() {
+                return Err(refused("flow.call-no-faults").at("fault"));
+            }
+            if columns.0.iter().any(|column| column.required) {
+                return Err(refused("flow.call-fault-required").at("fault"));
+            }
+        }
         Ok(CallMaker {
-            declared: spec.answer.schema().map_err(wrong)?,
-            answer: form.columns(&spec.answer).schema().map_err(wrong)?,
+            declared: columns.schema().map_err(wrong)?,
+            answer: form.columns(&columns).schema().map_err(wrong)?,
             line: known.line.clone(),
             connection: name.as_str().into(),
             form,
