@@ -1,7 +1,9 @@
 //! `apis/<name>.yaml`: a query, a flow or an orchestration as a resource of the web.
 
 use busbar_bus::Span;
-use busbar_event::format::{Decoder, FormatSpec, JsonOptions, SchemaSpec, XmlOptions, is_xml_name};
+use busbar_event::format::{
+    Decoder, FieldType, FormatSpec, JsonOptions, SchemaSpec, XmlOptions, is_xml_name,
+};
 use busbar_event::{Class, Error, quote, topic};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -94,9 +96,33 @@ pub struct SoapSpec {
     /// The name of the operation and of its element; without it the name of the API.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,
+    /// How the messages are made. In the style `rpc` all parameters and columns are `required` and none is `json`.
+    #[serde(default, skip_serializing_if = "SoapStyle::is_document")]
+    pub style: SoapStyle,
+    /// The parameters that stand in the header of the envelope, each an element of the service's namespace, in place of the body.
+    /// None of them is `json`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<String>,
     /// The URL that the WSDL tells callers, for a node behind a proxy; without it the one that the WSDL was asked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
+}
+
+/// How messages of a web service are made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SoapStyle {
+    /// Document/literal, wrapped: one element of the schema.
+    #[default]
+    Document,
+    /// Rpc/literal: parts with types.
+    Rpc,
+}
+
+impl SoapStyle {
+    fn is_document(&self) -> bool {
+        *self == SoapStyle::Document
+    }
 }
 
 /// What an API does.
@@ -180,7 +206,7 @@ impl ApiSpec {
             return Err(source.diagnostic_at_key(&[], key, error));
         }
         if let Some(soap) = &self.soap {
-            soap.check(source)?;
+            soap.check(&self.parameters, source)?;
         }
         match work {
             ApiWork::Query(text) => {
@@ -242,7 +268,7 @@ impl SoapSpec {
         self.namespace.clone().unwrap_or_else(default)
     }
 
-    fn check(&self, source: &Source) -> Result<(), Diagnostic> {
+    fn check(&self, parameters: &SchemaSpec, source: &Source) -> Result<(), Diagnostic> {
         let wrong = |key: &'static str, code, name: &str| {
             let error = Error::new(Class::Configuration, code)
                 .with("name", quote(name))
@@ -270,6 +296,37 @@ impl SoapSpec {
         };
         if let Some(url) = self.address.as_ref().filter(|url| !is_url(url)) {
             return Err(wrong("address", "catalog.api-address", url));
+        }
+        for (at, name) in self.headers.iter().enumerate() {
+            let mut fields = parameters.0.iter();
+            let field = fields.find(|field| field.name == *name);
+            if field.is_none() || self.headers[..at].contains(name) {
+                return Err(wrong("headers", "catalog.api-no-parameter", name));
+            }
+            if field.is_some_and(|field| field.field_type == FieldType::Json) {
+                return Err(wrong("headers", "catalog.api-soap-json", name));
+            }
+            // They are elements of one schema.
+            if let Some(operation) = &self.operation
+                && name
+                    .strip_prefix(operation.as_str())
+                    .is_some_and(|rest| matches!(rest, "" | "Response"))
+            {
+                return Err(wrong("headers", "catalog.api-header-name", name));
+            }
+        }
+        if self.style == SoapStyle::Rpc {
+            let body = parameters.0.iter();
+            let body = body.filter(|field| !self.headers.contains(&field.name));
+            let parts = body.chain(&self.answer.0);
+            for field in parts {
+                if !field.required {
+                    return Err(wrong("style", "catalog.api-rpc-required", &field.name));
+                }
+                if field.field_type == FieldType::Json {
+                    return Err(wrong("style", "catalog.api-soap-json", &field.name));
+                }
+            }
         }
         if self.answer.0.is_empty() {
             return Err(wrong("answer", "catalog.api-answer", ""));

@@ -136,6 +136,14 @@ pub const PAGE_TOPICS_MAX: usize = 1_000;
 
 /// Calls of APIs that wait for replies at the same time.
 pub const API_WAITS_MAX: usize = 16 << 10;
+/// Requests that look for replies in the log at a time; others wait for their turn.
+pub const API_ANSWERS_MAX: usize = 4;
+/// Events that one request looks at to find a reply.
+pub const API_ANSWER_SCAN_EVENTS_MAX: u64 = 1 << 20;
+/// Bytes of a stream that it reads at a time.
+pub(crate) const API_ANSWER_READ_BYTES: usize = 1 << 20;
+/// How much earlier than its request a reply may say that it is, in microseconds: clocks are set.
+pub(crate) const REPLY_CLOCK_MICROS: i64 = 60_000_000;
 /// Wait of a reader of replies after they could not be read.
 pub(crate) const REPLY_RETRY_MILLIS: u64 = 500;
 

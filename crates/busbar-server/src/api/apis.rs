@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use busbar_access::Principal;
 use busbar_catalog::ApiWork;
 use busbar_event::format::FieldSpec;
 use busbar_event::{Error, time};
@@ -42,13 +43,13 @@ struct ApiView {
     description: Option<String>,
     /// What it does: `query`, `request` or `orchestration`.
     work: &'static str,
-    /// The orchestration that it starts instances of.
+    /// The orchestration that it starts instances of; for those who may read everything.
     #[serde(skip_serializing_if = "Option::is_none")]
     orchestration: Option<String>,
-    /// The topic of the events that it publishes.
+    /// The topic of the events that it publishes; for those who may read everything.
     #[serde(skip_serializing_if = "Option::is_none")]
     topic: Option<String>,
-    /// The stream with the replies to them.
+    /// The stream with the replies to them; for those who may read it.
     #[serde(skip_serializing_if = "Option::is_none")]
     reply: Option<String>,
     /// The methods that it answers.
@@ -75,7 +76,7 @@ struct ApiView {
     /// The last call that has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_call: Option<LastCall>,
-    /// The last call that was refused or failed.
+    /// The last call that was refused or failed, which may have been another caller's; for those who may read everything.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_failure: Option<LastCall>,
 }
@@ -112,11 +113,12 @@ async fn list(State(app): State<Arc<App>>, Caller(caller): Caller) -> Json<ApiLi
     let running = app.apis.running().into_iter();
     let mine = running.filter(|(name, api)| caller.may_call(name, api.role()));
     Json(ApiList {
-        apis: mine.map(|(name, api)| view(name, &api)).collect(),
+        apis: mine.map(|(name, api)| view(name, &api, &caller)).collect(),
     })
 }
 
-fn view(name: String, api: &RunningApi) -> ApiView {
+fn view(name: String, api: &RunningApi, caller: &Principal) -> ApiView {
+    let sees_all = caller.may_read_all();
     let (spec, counts) = (&api.spec, &api.counts);
     let work = spec.work();
     let is_query = matches!(work, Some(ApiWork::Query(_)));
@@ -154,17 +156,19 @@ fn view(name: String, api: &RunningApi) -> ApiView {
             .map(|(micros, status)| call((micros, status, None))),
         last_failure: last
             .failure
+            .filter(|_| sees_all)
             .map(|(micros, status, error)| call((micros, status, Some(error)))),
     };
     match work {
         Some(ApiWork::Request(request)) => {
             view.work = "request";
-            view.topic = Some(request.topic.clone());
-            view.reply = Some(request.reply.clone());
+            view.topic = sees_all.then(|| request.topic.clone());
+            let reply = caller.may_read_stream(&request.reply);
+            view.reply = reply.then(|| request.reply.clone());
         }
         Some(ApiWork::Orchestration(name)) => {
             view.work = "orchestration";
-            view.orchestration = Some(name.to_owned());
+            view.orchestration = sees_all.then(|| name.to_owned());
         }
         Some(ApiWork::Query(_)) | None => {}
     }

@@ -12,21 +12,22 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use busbar_access::{Principal, Role};
 use busbar_catalog::{ApiRequest, ApiWork};
+use busbar_connector::Escape;
 use busbar_event::tags::{REQUEST, reserved};
 use busbar_event::{Class, Error};
 use busbar_orchestrate::InstanceStatus;
 use busbar_sql::{QueryOptions, Relations};
 use serde_json::json;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::sql::objects;
-use super::{Json, Path, json_bytes, method_not_allowed, read};
+use super::{Json, Path, PathPair, blocking, json_bytes, method_not_allowed, read};
 use crate::answer::{Answer, Refusal};
-use crate::apis::{ApiReply, GivenParameters, RunningApi, document};
+use crate::apis::{ApiReply, GivenParameters, RunningApi, asked_at, document, find_reply};
 use crate::app::App;
 use crate::events::parse::{Common, Layout, Parsed};
 use crate::guard::Caller;
-use crate::limits::SQL_ROWS_DEFAULT;
+use crate::limits::{API_ANSWERS_MAX, SQL_ROWS_DEFAULT};
 use crate::peer::Link;
 
 /// The routes of all APIs. Each describes itself, so that they are absent from the document of the node's own API.
@@ -34,6 +35,13 @@ pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/apis/{name}", any(call))
         .route("/apis/{name}/openapi.json", any(describe))
+        .route("/apis/{name}/answers/{id}", any(later))
+}
+
+/// An answer, and whether what was asked for had not come in time.
+struct CallAnswer {
+    response: Response,
+    is_late: bool,
 }
 
 /// The API of this name, if the caller may call it.
@@ -77,10 +85,58 @@ async fn call(
     let api = find(&app, &caller, &name)?;
     let answer = answer(&app, &api, &name, (&caller, &link), request).await;
     let refused = answer.as_ref().err().map(|refusal| refusal.error().clone());
-    let response = answer.unwrap_or_else(Refusal::into_response);
+    let CallAnswer { response, is_late } = answer.unwrap_or_else(|refusal| CallAnswer {
+        response: refusal.into_response(),
+        is_late: false,
+    });
     let now = app.bus.clock().now_micros();
-    api.counts.count(now, response.status(), refused);
+    api.counts.count(now, (response.status(), is_late), refused);
     Ok(response)
+}
+
+/// The searches for replies that may be under way now.
+static ANSWERS: Semaphore = Semaphore::const_new(API_ANSWERS_MAX);
+
+/// What a caller who did not wait for it asks for afterwards: the reply to a request, or what an instance has come to.
+async fn later(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    PathPair(name, id): PathPair,
+    method: Method,
+    uri: Uri,
+) -> Answer<Response> {
+    let api = find(&app, &caller, &name)?;
+    if !matches!(method, Method::GET | Method::HEAD) {
+        return Err(refused_method((method, uri), "GET").await);
+    }
+    let unknown = || Refusal::unknown("server.unknown-answer", &id);
+    match api.spec.work() {
+        Some(ApiWork::Request(request)) => {
+            let since = asked_at(&id).ok_or_else(unknown)?;
+            let stream = app.bus.stream(&request.reply).ok_or_else(unknown)?;
+            // It is never closed.
+            let _turn = ANSWERS.acquire().await;
+            let (of, wanted) = (request.clone(), id.clone());
+            let find = move || find_reply(&stream, &of, (&wanted, since));
+            let reply = blocking(find).await?;
+            let stored = StoredRequest { id, reply };
+            Ok(answered(&name, request, stored)?.response)
+        }
+        Some(ApiWork::Orchestration(of)) => {
+            let executor = app.orchestrations.executor(of)?.clone();
+            let (of, key) = (of.to_owned(), id.clone());
+            let instance = blocking(move || executor.instance(&of, &key)).await?;
+            let instance = instance.ok_or_else(unknown)?;
+            let mut answer =
+                json!({ "key": id, "existed": true, "status": instance.status.as_str() });
+            if instance.status.has_ended() {
+                answer["answer"] = instance.answer.unwrap_or_default();
+                answer["failure"] = json!(instance.failure);
+            }
+            Ok(instance_answer(&name, &id, instance.status, answer).response)
+        }
+        Some(ApiWork::Query(_)) | None => Err(unknown()),
+    }
 }
 
 async fn answer(
@@ -89,7 +145,7 @@ async fn answer(
     name: &str,
     (caller, link): (&Principal, &Link),
     request: Request,
-) -> Answer<Response> {
+) -> Answer<CallAnswer> {
     let Some(work) = api.spec.work() else {
         return Err(Refusal::unknown("server.unknown-api", name));
     };
@@ -110,12 +166,15 @@ async fn answer(
     };
     let _call = turn(api, name)?;
     match work {
-        ApiWork::Query(text) => query(app, api, text, &given).await,
+        ApiWork::Query(text) => Ok(CallAnswer {
+            response: query(app, api, text, &given).await?,
+            is_late: false,
+        }),
         ApiWork::Request(request) => {
             let stored = ask(app, api, request, given, (caller, link)).await?;
-            Ok(answered(request, stored)?)
+            Ok(answered(name, request, stored)?)
         }
-        ApiWork::Orchestration(name) => begin(app, api, name, given).await,
+        ApiWork::Orchestration(of) => begin(app, (name, api), of, given).await,
     }
 }
 
@@ -180,7 +239,7 @@ pub(super) async fn ask(
             .with("seconds", seconds)
     })?;
     // Before the request is published, so that no reply is missed however fast it comes.
-    let mut wait = app.apis.waits.begin()?;
+    let mut wait = app.apis.waits.begin(app.bus.clock().now_micros())?;
     let GivenParameters(mut payload) = given;
     let key = request.key.as_ref().and_then(|key| payload.get(key));
     let key = key.filter(|key| !key.is_null()).map(|key| match key {
@@ -217,10 +276,9 @@ pub(super) async fn ask(
 }
 
 /// The reply in the form that its sender gave it.
-fn answered(request: &ApiRequest, stored: StoredRequest) -> Result<Response, Error> {
+fn answered(name: &str, request: &ApiRequest, stored: StoredRequest) -> Result<CallAnswer, Error> {
     let Some(reply) = stored.reply else {
-        let body = Json(json!({ "request": stored.id }));
-        return Ok((StatusCode::ACCEPTED, body).into_response());
+        return Ok(accepted(name, &stored.id, json!({ "request": stored.id })));
     };
     let status = reply.status(request)?;
     let is_json = || serde_json::from_slice::<serde::de::IgnoredAny>(&reply.payload).is_ok();
@@ -232,35 +290,66 @@ fn answered(request: &ApiRequest, stored: StoredRequest) -> Result<Response, Err
             false => "application/octet-stream",
         })
     });
-    Ok((status, [(header::CONTENT_TYPE, kind)], reply.payload).into_response())
+    Ok(CallAnswer {
+        response: (status, [(header::CONTENT_TYPE, kind)], reply.payload).into_response(),
+        is_late: false,
+    })
+}
+
+/// The answer to a caller for whom there is nothing yet, with the place where it will be.
+fn accepted(name: &str, id: &str, body: serde_json::Value) -> CallAnswer {
+    let mut place = format!("/apis/{name}/answers/");
+    Escape::Percent.write(id, &mut place);
+    let mut response = (StatusCode::ACCEPTED, Json(body)).into_response();
+    if let Ok(place) = HeaderValue::from_str(&place) {
+        response.headers_mut().insert(header::LOCATION, place);
+    }
+    CallAnswer {
+        response,
+        is_late: true,
+    }
+}
+
+/// The answer of an instance, by what it is at.
+fn instance_answer(
+    name: &str,
+    key: &str,
+    status: InstanceStatus,
+    body: serde_json::Value,
+) -> CallAnswer {
+    let code = match status {
+        InstanceStatus::Done => StatusCode::OK,
+        status if status.has_ended() => StatusCode::CONFLICT,
+        _ => return accepted(name, key, body),
+    };
+    CallAnswer {
+        response: (code, Json(body)).into_response(),
+        is_late: false,
+    }
 }
 
 /// Starts an instance, or finds the one that has the key already, and waits for its end.
 async fn begin(
     app: &App,
-    api: &RunningApi,
-    name: &str,
+    (name, api): (&str, &RunningApi),
+    of: &str,
     given: GivenParameters,
-) -> Answer<Response> {
-    let executor = app.orchestrations.executor(name)?.clone();
+) -> Answer<CallAnswer> {
+    let executor = app.orchestrations.executor(of)?.clone();
     let given = given.0.into_iter().filter(|(_, value)| !value.is_null());
-    let started = executor.begin(name, given.collect()).await?;
+    let started = executor.begin(of, given.collect()).await?;
     let mut answer = json!({
         "key": started.key,
         "existed": started.existed,
         "status": started.status.as_str(),
     });
-    let ended = executor.ended(name, &started.key);
+    let ended = executor.ended(of, &started.key);
     let Ok(ended) = tokio::time::timeout(api.spec.wait(), ended).await else {
-        return Ok((StatusCode::ACCEPTED, Json(answer)).into_response());
+        return Ok(accepted(name, &started.key, answer));
     };
     let ended = ended?;
-    let status = match ended.status {
-        InstanceStatus::Done => StatusCode::OK,
-        _ => StatusCode::CONFLICT,
-    };
     answer["status"] = ended.status.as_str().into();
     answer["answer"] = ended.answer.unwrap_or_default();
     answer["failure"] = json!(ended.failure);
-    Ok((status, Json(answer)).into_response())
+    Ok(instance_answer(name, &started.key, ended.status, answer))
 }

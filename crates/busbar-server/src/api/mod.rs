@@ -300,6 +300,23 @@ impl axum::extract::FromRequestParts<Arc<App>> for Path {
     }
 }
 
+/// The two variable parts of a path.
+pub(crate) struct PathPair(pub(crate) String, pub(crate) String);
+
+impl axum::extract::FromRequestParts<Arc<App>> for PathPair {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(
+        parts: &mut axum::http::request::Parts,
+        app: &Arc<App>,
+    ) -> Answer<Self> {
+        axum::extract::Path::from_request_parts(parts, app)
+            .await
+            .map(|axum::extract::Path((one, other))| PathPair(one, other))
+            .map_err(|_| Refusal::from(Error::new(Class::Permanent, "server.bad-path")))
+    }
+}
+
 /// A JSON answer.
 pub(crate) struct Json<T>(pub(crate) T);
 

@@ -394,23 +394,6 @@ async fn begin(
     Ok((status, Json(answer)).into_response())
 }
 
-/// The orchestration and the business key of a path.
-pub(crate) struct InstancePath(String, String);
-
-impl axum::extract::FromRequestParts<Arc<App>> for InstancePath {
-    type Rejection = Refusal;
-
-    async fn from_request_parts(
-        parts: &mut axum::http::request::Parts,
-        app: &Arc<App>,
-    ) -> Answer<Self> {
-        axum::extract::Path::from_request_parts(parts, app)
-            .await
-            .map(|axum::extract::Path((name, key))| InstancePath(name, key))
-            .map_err(|_| Refusal::from(Error::new(Class::Permanent, "server.bad-path")))
-    }
-}
-
 /// One instance with its history.
 #[utoipa::path(get, path = "/api/v1/orchestrations/{name}/instances/{key}", tag = "orchestrations",
     params(
@@ -421,7 +404,7 @@ impl axum::extract::FromRequestParts<Arc<App>> for InstancePath {
 async fn instance(
     State(app): State<Arc<App>>,
     Caller(caller): Caller,
-    InstancePath(name, key): InstancePath,
+    PathPair(name, key): PathPair,
 ) -> Answer<Json<InstanceDetail>> {
     rights::check_all(&caller, &name)?;
     blocking(move || detail(&app, &name, &key)).await.map(Json)
@@ -480,7 +463,7 @@ struct InstanceOrder {
 async fn order(
     State(app): State<Arc<App>>,
     actor: Actor,
-    InstancePath(name, key): InstancePath,
+    PathPair(name, key): PathPair,
     JsonBody(body): JsonBody<InstanceOrder>,
 ) -> Answer<Json<InstanceDetail>> {
     actor.caller.require(Role::Operator)?;

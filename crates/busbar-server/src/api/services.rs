@@ -106,19 +106,20 @@ impl ServiceNode<'_> {
         };
         let counted = answer
             .as_ref()
-            .map_or_else(WebFault::counted, |_| StatusCode::OK);
+            .map_or_else(WebFault::counted, |_| (StatusCode::OK, false));
         let refused = answer.as_ref().err().map(|fault| fault.error().clone());
         let now = self.app.bus.clock().now_micros();
         self.api.counts.count(now, counted, refused);
-        let (status, content, retry) = match answer {
-            Ok(content) => (StatusCode::OK, content, None),
+        let (status, header, content, retry) = match answer {
+            Ok(content) => (StatusCode::OK, String::new(), content, None),
             Err(fault) => (
                 fault.status(version),
+                fault.header_written(version),
                 fault.written(version),
                 fault.passing().and_then(retry_after),
             ),
         };
-        let mut response = (status, version.envelope(&content)).into_response();
+        let mut response = (status, version.envelope(&header, &content)).into_response();
         let kind = HeaderValue::from_static(version.media_type());
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
         if let Some(seconds) = retry {

@@ -25,6 +25,7 @@ use crate::audit::Action;
 use crate::events::render::{self, Place};
 use crate::guard::Caller;
 use crate::limits::{SUBSCRIPTION_READ_BYTES, TRACE_FLOWS_MAX, TRACES_MAX};
+use crate::orchestrations::TracedStart;
 use crate::rights;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
@@ -62,6 +63,10 @@ struct TraceView {
     flows: Vec<FlowTraceView>,
     /// What the orchestrations make of it that read its stream, as they run now; for those who may read everything.
     orchestrations: Vec<TracedStartView>,
+    /// Why nothing could be said of orchestrations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<super::Problem>)]
+    orchestrations_error: Option<Error>,
     /// Flows beyond the first 32; ask for each of them by its name.
     flows_left: Vec<String>,
     /// Events of other streams that were read to find results, at most 262144 for each flow.
@@ -252,22 +257,20 @@ async fn trace(
         }
         flows.push(view);
     }
-    let mut orchestrations = Vec::new();
+    let (mut orchestrations, mut orchestrations_error) = (Vec::new(), None);
     if query.flow.is_none() && rights::check_all(&caller, "orchestrations").is_ok() {
         let (of, event) = (Arc::clone(&app), event.clone());
-        let traced = blocking(move || of.orchestrations.trace(&event.stream, &event.event)).await?;
-        orchestrations.extend(traced.into_iter().map(|traced| TracedStartView {
-            orchestration: traced.orchestration,
-            part: traced.part,
-            key: traced.key,
-            by: traced.by,
-            status: traced.status.map(|status| status.as_str()),
-            error: traced.error,
-        }));
+        let traced = blocking(move || of.orchestrations.trace(&event.stream, &event.event));
+        // What flows make of it is known all the same.
+        match traced.await {
+            Ok(traced) => orchestrations.extend(traced.into_iter().map(TracedStartView::new)),
+            Err(refusal) => orchestrations_error = Some(refusal.error().clone()),
+        }
     }
     Ok(Json(TraceView {
         event: shown(&event),
         orchestrations,
+        orchestrations_error,
         flows,
         flows_left: left,
         searched,
@@ -374,6 +377,19 @@ impl Then {
         .await?;
         self.projects.insert(version, read.clone());
         Ok(read)
+    }
+}
+
+impl TracedStartView {
+    fn new(traced: TracedStart) -> TracedStartView {
+        TracedStartView {
+            orchestration: traced.orchestration,
+            part: traced.part,
+            key: traced.key,
+            by: traced.by,
+            status: traced.status.map(|status| status.as_str()),
+            error: traced.error,
+        }
     }
 }
 

@@ -28,6 +28,26 @@ pub(crate) fn document(name: &str, spec: &ApiSpec) -> Json {
         });
         paths.insert("get".to_owned(), in_url);
     }
+    let mut all = Map::new();
+    all.insert(format!("/apis/{name}"), paths.into());
+    if let Some((id, words)) = match spec.work() {
+        Some(ApiWork::Request(_)) => Some(("request", "What the answer 202 says of the request.")),
+        Some(ApiWork::Orchestration(_)) => Some(("key", "The key of the instance.")),
+        Some(ApiWork::Query(_)) | None => None,
+    } {
+        let later = json!({
+            "operationId": format!("answer_{name}"),
+            "summary": "The answer to a call for which the caller did not wait.",
+            "parameters": [{
+                "name": id, "in": "path", "required": true, "description": words, "schema": { "type": "string" },
+            }],
+            "responses": responses(spec),
+        });
+        all.insert(
+            format!("/apis/{name}/answers/{{{id}}}"),
+            json!({ "get": later }),
+        );
+    }
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -35,7 +55,7 @@ pub(crate) fn document(name: &str, spec: &ApiSpec) -> Json {
             "description": spec.description.clone().unwrap_or_default(),
             "version": "1",
         },
-        "paths": { format!("/apis/{name}"): paths },
+        "paths": all,
         "components": {
             "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
             "schemas": { "Refused": {

@@ -2,6 +2,7 @@
 //! services at `/services/NAME`.
 
 mod document;
+mod late;
 mod parameters;
 mod replies;
 mod soap;
@@ -21,6 +22,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 pub(crate) use document::document;
+pub(crate) use late::{asked_at, find_reply};
 pub(crate) use parameters::{GivenParameters, type_name};
 pub(crate) use replies::ApiReply;
 use replies::{ReplyReader, ReplyWaits};
@@ -50,7 +52,7 @@ pub(crate) struct RunningApi {
 pub(crate) struct ApiCounts {
     /// Answered with what was asked for.
     pub(crate) answered: AtomicU64,
-    /// Answered with 202: the reply or the end had not come in time.
+    /// Answered without it: the reply or the end had not come in time.
     pub(crate) late: AtomicU64,
     /// Refused: a wrong parameter, too many at the same time.
     pub(crate) refused: AtomicU64,
@@ -74,8 +76,13 @@ impl ApiCounts {
         self.last.lock().clone()
     }
 
-    /// Counts a call that ended at `now`, in microseconds since 1970, by the status of its answer.
-    pub(crate) fn count(&self, now: i64, status: StatusCode, refused: Option<Error>) {
+    /// Counts a call that ended at `now`, in microseconds since 1970: as late, or by the status of its answer.
+    pub(crate) fn count(
+        &self,
+        now: i64,
+        (status, is_late): (StatusCode, bool),
+        refused: Option<Error>,
+    ) {
         {
             let mut last = self.last.lock();
             last.call = Some((now, status));
@@ -84,7 +91,7 @@ impl ApiCounts {
             }
         }
         let counter = match status {
-            StatusCode::ACCEPTED => &self.late,
+            _ if is_late => &self.late,
             status if status.is_client_error() => &self.refused,
             StatusCode::SERVICE_UNAVAILABLE => &self.refused,
             status if status.is_server_error() => &self.failed,

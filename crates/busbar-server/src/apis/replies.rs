@@ -32,6 +32,16 @@ pub(crate) struct ApiReply {
 }
 
 impl ApiReply {
+    /// An event as a reply.
+    pub(crate) fn of(batch: &Batch, row: usize) -> ApiReply {
+        let mut tags = batch.tags(row);
+        let content_type = tags.find(|(name, _)| *name == reserved::CONTENT_TYPE);
+        ApiReply {
+            content_type: content_type.map(|(_, kind)| kind.to_owned()),
+            payload: Bytes::from(batch.event(row).payload.into_owned()),
+        }
+    }
+
     /// The status that the reply says.
     ///
     /// # Errors
@@ -94,12 +104,13 @@ impl ReplyWaits {
         })
     }
 
-    /// Waits for the reply to a request that is not yet published.
+    /// Waits for the reply to a request that is not yet published, and is made at `now`, in microseconds since 1970.
     ///
     /// # Errors
     /// When [`API_WAITS_MAX`] wait already.
-    pub(crate) fn begin(self: &Arc<Self>) -> Result<ReplyWait, Error> {
-        let id = format!("{}-{}", self.run, random::<16>()?);
+    pub(crate) fn begin(self: &Arc<Self>, now: i64) -> Result<ReplyWait, Error> {
+        // The time says from where on the reply is looked for when it comes late.
+        let id = format!("{}-{:x}-{}", self.run, now.max(0), random::<16>()?);
         let (sender, reply) = oneshot::channel();
         let mut waiting = self.waiting.lock();
         if waiting.len() >= API_WAITS_MAX {
@@ -135,35 +146,18 @@ impl ReplyWaits {
         if fields.is_empty() && !batch.has_tags() {
             return;
         }
-        let payloads = (!fields.is_empty()).then(|| batch.payloads());
         for row in 0..batch.rows() {
-            let by_tag = batch.tags(row).find_map(|(name, value)| match name {
-                REQUEST => Some(value.to_owned()),
-                reserved::CORRELATION_DATA => {
-                    let bytes = STANDARD.decode(value).ok()?;
-                    String::from_utf8(bytes).ok()
-                }
-                _ => None,
-            });
-            let is_own = |id: &String| id.starts_with(&self.run);
-            let id = by_tag.filter(is_own).or_else(|| {
-                let payload = payloads.as_ref()?.value(row);
-                by_field(payload, fields).filter(is_own)
-            });
-            let Some(id) = id else { continue };
+            let is_own = |id: &str| id.starts_with(&self.run);
+            let Some(id) = request_of(batch, row, fields, is_own) else {
+                continue;
+            };
             let Some(sender) = self.waiting.lock().remove(&id) else {
                 self.late.fetch_add(1, Ordering::Relaxed);
                 tracing::info!(request = id, "a reply is late: nobody waits for it");
                 continue;
             };
-            let mut tags = batch.tags(row);
-            let content_type = tags.find(|(name, _)| *name == reserved::CONTENT_TYPE);
-            let reply = ApiReply {
-                content_type: content_type.map(|(_, kind)| kind.to_owned()),
-                payload: Bytes::from(batch.event(row).payload.into_owned()),
-            };
             // Whoever waited may have gone just now.
-            match sender.send(reply) {
+            match sender.send(ApiReply::of(batch, row)) {
                 Ok(()) => self.answered.fetch_add(1, Ordering::Relaxed),
                 Err(_) => self.late.fetch_add(1, Ordering::Relaxed),
             };
@@ -213,6 +207,29 @@ impl ReplyReader {
             }
         }
     }
+}
+
+/// The request that an event replies to, by its tags or by one of the fields of its payload, if it is one that is `wanted`.
+pub(super) fn request_of(
+    batch: &Batch,
+    row: usize,
+    fields: &BTreeSet<String>,
+    wanted: impl Fn(&str) -> bool,
+) -> Option<String> {
+    let by_tag = batch.tags(row).find_map(|(name, value)| match name {
+        REQUEST => Some(value.to_owned()),
+        reserved::CORRELATION_DATA => {
+            let bytes = STANDARD.decode(value).ok()?;
+            String::from_utf8(bytes).ok()
+        }
+        _ => None,
+    });
+    by_tag.filter(|id| wanted(id)).or_else(|| {
+        if fields.is_empty() {
+            return None;
+        }
+        by_field(batch.payloads().value(row), fields).filter(|id| wanted(id))
+    })
 }
 
 /// The text in the first of the fields that a JSON object has.
@@ -266,7 +283,7 @@ mod tests {
         let waits = Arc::new(ReplyWaits::new().unwrap());
         let fields = BTreeSet::from(["re".to_owned()]);
         for way in 0..3 {
-            let mut wait = waits.begin().unwrap();
+            let mut wait = waits.begin(1).unwrap();
             let id = wait.id.clone();
             let encoded = STANDARD.encode(&id);
             let of_another = "00-11".to_owned();
@@ -291,7 +308,7 @@ mod tests {
     #[tokio::test]
     async fn a_wait_that_ends_leaves_nothing_behind() {
         let waits = Arc::new(ReplyWaits::new().unwrap());
-        let mut wait = waits.begin().unwrap();
+        let mut wait = waits.begin(1).unwrap();
         assert_eq!(wait.reply(Duration::from_millis(1)).await, None);
         let id = wait.id.clone();
         drop(wait);

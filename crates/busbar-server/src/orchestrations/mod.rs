@@ -129,10 +129,10 @@ impl Orchestrations {
         self.specs.lock().clone()
     }
 
-    /// What the orchestrations as they run make of an event of a stream.
+    /// What the orchestrations as they run make of an event of a stream. What is known of none of them is its error.
     ///
     /// # Errors
-    /// What may be otherwise the next time.
+    /// The readers of the stream cannot be made.
     pub(crate) fn trace(&self, stream: &str, event: &Batch) -> Result<Vec<TracedStart>, Error> {
         let Some(running) = self.desk.running() else {
             return Ok(Vec::new());
@@ -152,16 +152,30 @@ impl Orchestrations {
                 status,
                 error,
             };
-            let read = reader.read(event)?;
+            let read = match reader.read(event) {
+                Ok(read) => read,
+                Err(error) => {
+                    all.push(of(None, None, None, Some(error)));
+                    continue;
+                }
+            };
             for event in read.taken {
                 if part.is_some() {
                     all.push(of(None, Some(event.by), None, None));
                     continue;
                 }
-                let key = reader.key(&event.values)?;
-                let instance = running.executor.instance(&orchestration, &key)?;
-                let status = instance.map(|instance| instance.status);
-                all.push(of(Some(key), None, status, None));
+                let key = match reader.key(&event.values) {
+                    Ok(key) => key,
+                    Err(error) => {
+                        all.push(of(None, None, None, Some(error)));
+                        continue;
+                    }
+                };
+                // The key is known also where the store cannot be read.
+                all.push(match running.executor.instance(&orchestration, &key) {
+                    Ok(instance) => of(Some(key), None, instance.map(|found| found.status), None),
+                    Err(error) => of(Some(key), None, None, Some(error)),
+                });
             }
             let unfit = read.unfit.into_iter();
             all.extend(unfit.map(|(_, error)| of(None, None, None, Some(error))));

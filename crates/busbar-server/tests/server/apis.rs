@@ -33,6 +33,19 @@ const FILES: &[(&str, &str)] = &[
          request: { topic: double/ask, reply: told }\nwithin: 5min\n",
     ),
     (
+        "flows/take.yaml",
+        "from: taking\nsteps:\n- select: 202 as code\nto:\n- topic: double/told\n",
+    ),
+    (
+        "streams/taking.yaml",
+        "topics: take/ask\nformat: json\nschema: { n: int }\n",
+    ),
+    (
+        "apis/taken.yaml",
+        "parameters: { n: { type: int, required: true } }\n\
+         request: { topic: take/ask, reply: told, status: code }\nwithin: 5min\n",
+    ),
+    (
         "apis/silent.yaml",
         "parameters: { n: int }\n\
          request: { topic: silent/ask, key: n, reply: told, id: re }\nwithin: 200ms\n",
@@ -122,6 +135,17 @@ fn a_flow_answers_by_request_and_reply() {
     let stored = world.sql("select payload from inbox where topic = 'silent/ask'");
     let payload: Value = serde_json::from_str(stored[0][0].as_str().unwrap()).unwrap();
     assert_eq!(payload, json!({"n": 7, "re": late.json()["request"]}));
+    // A reply that says 202 by itself is not late.
+    let busy = world.post("/apis/taken", &json!({"n": 1}));
+    assert_eq!((busy.status, busy.json()), (202, json!({"code": 202})));
+    let list = world.get_json("/api/v1/apis");
+    let of = |name: &str| {
+        let all = list["apis"].as_array().unwrap().iter();
+        let one = all.clone().find(|one| one["name"] == name).unwrap();
+        (one["answered_total"].clone(), one["late_total"].clone())
+    };
+    assert_eq!(of("taken"), (json!(1), json!(0)));
+    assert_eq!(of("silent"), (json!(0), json!(1)));
 }
 
 #[test]
@@ -161,6 +185,14 @@ fn an_orchestration_answers_with_what_its_instance_gives() {
         });
         assert_eq!((answer.status, answer.json()), (200, wanted));
     }
+    // Whoever did not wait asks by the key.
+    let later = world.get("/apis/add/answers/k");
+    let wanted = json!({
+        "key": "k", "existed": true, "status": "done", "answer": {"m": 5}, "failure": null,
+    });
+    assert_eq!((later.status, later.json()), (200, wanted));
+    let none = world.get("/apis/add/answers/another");
+    assert_eq!((none.status, &*none.code()), (404, "server.unknown-answer"));
 }
 
 #[test]
@@ -191,8 +223,25 @@ fn who_may_call_is_said_by_the_rules() {
         let answer = as_user(&world, "POST", path, who, body);
         assert_eq!(answer.status, status, "{path}: {answer:?}");
     }
+    // Topics, streams and what went wrong for others are for those who may read them.
+    let shown = |who: &str| {
+        let list = as_user(&world, "GET", "/api/v1/apis", who, &json!({})).json();
+        let all = list["apis"].as_array().unwrap().clone();
+        let one = all.into_iter().find(|one| one["name"] == "double").unwrap();
+        ["topic", "reply", "last_failure"].map(|name| one.get(name).is_some())
+    };
+    let refused = as_user(&world, "POST", "/apis/double", &ann, &json!({"m": 1}));
+    assert_eq!(refused.status, 400);
+    assert_eq!(shown(&ann), [true; 3]);
+    let reader = add(
+        "rob",
+        "operator",
+        json!({"call": ["api:double"], "read": ["stream:told"]}),
+    );
+    assert_eq!(shown(&reader), [false, true, false]);
     // Nothing below /apis is open without a login.
     for path in [
+        "/apis/double/answers/x",
         "/apis/levels?site=a",
         "/apis/levels/openapi.json",
         "/apis/none",
@@ -212,6 +261,14 @@ fn a_request_outlives_the_node_and_its_reply_is_read_from_the_stream() {
     let mut world = World::new(FILES);
     let late = world.post("/apis/silent", &json!({"n": 7}));
     assert_eq!(late.status, 202, "{late:?}");
+    let id = late.json()["request"].as_str().unwrap().to_owned();
+    let place = format!("/apis/silent/answers/{id}");
+    assert_eq!(late.headers["location"], place);
+    let none_yet = world.get(&place);
+    assert_eq!(
+        (none_yet.status, none_yet.json()),
+        (202, json!({"request": id}))
+    );
     world.restart();
     // The request is there after the restart, with what its reply is known by.
     let asked = world.sql("select tags['busbar-request'] from inbox where topic = 'silent/ask'");
@@ -225,6 +282,22 @@ fn a_request_outlives_the_node_and_its_reply_is_read_from_the_stream() {
         "select payload from told where tags['busbar-request'] = '{id}'"
     ));
     assert_eq!(told, json!([["{\"x\":3}"]]));
+    // The caller fetches it: the first one by its tag, and another request's by the field, among many events.
+    let answer = world.get(&place);
+    assert_eq!((answer.status, answer.json()), (200, json!({"x": 3})));
+    let late = world.post("/apis/silent", &json!({"n": 8}));
+    let other = late.json()["request"].clone();
+    for n in 0..50 {
+        world.publish("double/told", json!({"re": format!("{n}-1-2"), "x": n}));
+    }
+    world.publish("double/told", json!({"re": other, "x": 4}));
+    world.publish("double/told", json!({"re": other, "x": 5}));
+    let answer = world.get(&format!("/apis/silent/answers/{}", other.as_str().unwrap()));
+    assert_eq!((answer.status, answer.json()["x"].clone()), (200, json!(4)));
+    for id in ["x", "k'", &id[1..]] {
+        let none = world.get(&format!("/apis/silent/answers/{id}"));
+        assert_eq!((none.status, &*none.code()), (404, "server.unknown-answer"));
+    }
     // A caller of the run that is now is not answered by it.
     let answer = world.post("/apis/double", &json!({"n": 8}));
     assert_eq!(answer.json(), json!({"twice": 16}));

@@ -53,6 +53,13 @@ const FILES: &[(&str, &str)] = &[
          soap: { answer: { twice: int } }\n",
     ),
     (
+        "apis/parts.yaml",
+        "parameters: { n: { type: int, required: true }, note: { type: text, required: true }, wet: bool }\n\
+         request: { topic: double/ask, reply: told }\nwithin: 5min\n\
+         soap: { style: rpc, operation: Parts, headers: [wet],\n\
+         \x20 answer: { twice: { type: int, required: true }, note: { type: text, required: true } } }\n",
+    ),
+    (
         "apis/plain.yaml",
         "parameters: { n: int }\nrequest: { topic: double/ask, reply: told }\n",
     ),
@@ -213,6 +220,12 @@ fn what_does_not_fit_is_a_fault_of_the_caller() {
         );
         assert!(!answer.body.contains("<detail>"), "{answer:?}");
     }
+    // In the newer version a header of the answer says which one it was.
+    let two = headed(security).replace(ONE, TWO);
+    let answer = call(&world, "double", &two);
+    assert_eq!(within(&answer, "soap:Value"), "soap:MustUnderstand");
+    let named = "<soap:Header><soap:NotUnderstood xmlns:not=\"urn:s\" qname=\"not:Security\"/></soap:Header><soap:Body>";
+    assert!(answer.body.contains(named), "{answer:?}");
     // Headers that others shall understand, or that need not be understood, are passed over.
     let other =
         "<s:a xmlns:s='urn:s' e:mustUnderstand='1' e:actor='urn:other'/><s:b xmlns:s='urn:s'/>";
@@ -230,6 +243,60 @@ fn what_does_not_fit_is_a_fault_of_the_caller() {
     let put = world.request("PUT", "/services/double", &[], b"");
     assert_eq!((put.status, &*put.headers["allow"]), (405, "GET, POST"));
     assert_eq!(world.sql("select count(*) from asked"), json!([[1]]));
+}
+
+#[test]
+fn parts_have_types_and_parameters_stand_in_the_header() {
+    let world = World::new(FILES);
+    let wsdl = world.get("/services/parts?wsdl").body;
+    for part in [
+        "<soap12:binding style=\"rpc\"",
+        "<wsdl:part name=\"n\" type=\"xs:long\"/>",
+        "<soap:header message=\"tns:PartsHeader\" part=\"wet\" use=\"literal\"/><soap:body use=\"literal\" namespace=\"urn:busbar:parts\"/>",
+        "<wsdl:part name=\"wet\" element=\"tns:wet\"/>",
+        "<xs:element name=\"wet\" type=\"xs:boolean\" nillable=\"true\"/>",
+    ] {
+        assert!(wsdl.contains(part), "{part}: {wsdl}");
+    }
+    let message = |version: &str, header: &str, body: &str| {
+        format!(
+            "<e:Envelope xmlns:e=\"{version}\" xmlns:p=\"urn:busbar:parts\"><e:Header>{header}</e:Header><e:Body><p:Parts>{body}</p:Parts></e:Body></e:Envelope>"
+        )
+    };
+    // It must be understood, and is.
+    let wet = "<p:wet e:mustUnderstand=\"1\">true</p:wet>";
+    for version in [ONE, TWO] {
+        let answer = call(&world, "parts", &message(version, wet, "<n>4</n><note/>"));
+        let told = "<rpc:PartsResponse xmlns:rpc=\"urn:busbar:parts\"><twice>8</twice><note/></rpc:PartsResponse>";
+        assert!(answer.body.contains(told), "{answer:?}");
+    }
+    let asked = world.sql("select n, note, wet from asked");
+    assert_eq!(asked, json!([[4, "", true], [4, "", true]]));
+    for (header, body, code) in [
+        (
+            "<p:wet>perhaps</p:wet>",
+            "<n>4</n><note/>",
+            "server.api-parameter",
+        ),
+        (
+            &*wet.repeat(2),
+            "<n>4</n><note/>",
+            "server.api-parameter-twice",
+        ),
+        (
+            "",
+            "<n>4</n><note/><wet>true</wet>",
+            "server.api-parameter-unknown",
+        ),
+        ("", "<n>4</n>", "server.api-parameter-missing"),
+    ] {
+        let answer = call(&world, "parts", &message(ONE, header, body));
+        assert_eq!(within(&answer, "code"), code, "{answer:?}");
+    }
+    // One of another namespace is not that of the service.
+    let other = "<wet xmlns=\"urn:other\" e:mustUnderstand=\"1\">true</wet>";
+    let answer = call(&world, "parts", &message(ONE, other, "<n>4</n><note/>"));
+    assert_eq!(within(&answer, "faultcode"), "soap:MustUnderstand");
 }
 
 #[test]
@@ -369,6 +436,33 @@ fn a_service_that_cannot_work_is_refused_with_its_place() {
             "apis/w.yaml",
             format!("{ask} {{ answer: {{ a: int }}, namespace: a b }}\n"),
             "catalog.api-namespace",
+        ),
+        (
+            "apis/w.yaml",
+            format!("{ask} {{ answer: {{ a: int }}, style: rpc }}\n"),
+            "catalog.api-rpc-required",
+        ),
+        (
+            "apis/w.yaml",
+            format!("{ask} {{ answer: {{ a: {{ type: json, required: true }} }}, style: rpc }}\n"),
+            "catalog.api-soap-json",
+        ),
+        (
+            "apis/w.yaml",
+            format!("{ask} {{ answer: {{ a: int }}, headers: [b] }}\n"),
+            "catalog.api-no-parameter",
+        ),
+        (
+            "apis/w.yaml",
+            format!("parameters: {{ b: json }}\n{ask} {{ answer: {{ a: int }}, headers: [b] }}\n"),
+            "catalog.api-soap-json",
+        ),
+        (
+            "apis/w.yaml",
+            format!(
+                "parameters: {{ b: int }}\n{ask} {{ answer: {{ a: int }}, headers: [b], operation: b }}\n"
+            ),
+            "catalog.api-header-name",
         ),
         (
             "apis/w.yaml",

@@ -38,11 +38,15 @@ impl EnvelopeVersion {
         }
     }
 
-    /// An envelope around what its body holds, which is XML already.
-    pub(crate) fn envelope(self, body: &str) -> String {
+    /// An envelope around what its header and its body hold, which is XML already.
+    pub(crate) fn envelope(self, header: &str, body: &str) -> String {
         let namespace = self.namespace();
+        let header = match header {
+            "" => String::new(),
+            header => format!("<soap:Header>{header}</soap:Header>"),
+        };
         format!(
-            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<soap:Envelope xmlns:soap=\"{namespace}\"><soap:Body>{body}</soap:Body></soap:Envelope>"
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<soap:Envelope xmlns:soap=\"{namespace}\">{header}<soap:Body>{body}</soap:Body></soap:Envelope>"
         )
     }
 
@@ -114,7 +118,7 @@ struct Message<'m> {
 
 impl Message<'_> {
     fn given(&self, service: &WebService<'_>) -> Result<GivenParameters, WebFault> {
-        self.check_headers()?;
+        self.check_headers(service)?;
         let operation = self.operation(service).ok_or_else(|| {
             let error = Error::new(Class::Permanent, "server.soap-body")
                 .with("name", service.operation)
@@ -125,8 +129,16 @@ impl Message<'_> {
             .map_err(WebFault::client)
     }
 
-    /// No header must be understood, for none is.
-    fn check_headers(&self) -> Result<(), WebFault> {
+    /// Whether a block of the header is one of the service's parameters.
+    fn is_parameter(&self, service: &WebService<'_>, block: NodeAt) -> bool {
+        let mut fields = service.parameters.iter();
+        self.tree.namespace(block) == service.namespace
+            && fields
+                .any(|field| service.is_header(field) && field.name == self.tree.local_name(block))
+    }
+
+    /// No header must be understood but those of the service.
+    fn check_headers(&self, service: &WebService<'_>) -> Result<(), WebFault> {
         let Some(header) = self.part("Header") else {
             return Ok(());
         };
@@ -134,10 +146,14 @@ impl Message<'_> {
             let attribute = |name| self.attribute(block, self.version.namespace(), name);
             let must = attribute("mustUnderstand").is_some_and(|must| matches!(must, "1" | "true"));
             let role = attribute("actor").or_else(|| attribute("role"));
-            if must && self.version.is_own_role(role.unwrap_or_default()) {
-                let name = quote(self.tree.local_name(block));
+            if must
+                && self.version.is_own_role(role.unwrap_or_default())
+                && !self.is_parameter(service, block)
+            {
+                let (namespace, local) = (self.tree.namespace(block), self.tree.local_name(block));
                 let error = Error::new(Class::Permanent, "server.soap-header");
-                return Err(WebFault::header(error.with("name", name)));
+                let error = error.with("name", quote(local));
+                return Err(WebFault::header(error, (namespace, local)));
             }
         }
         Ok(())
@@ -157,8 +173,8 @@ impl Message<'_> {
         service: &WebService<'_>,
         operation: NodeAt,
     ) -> Result<GivenParameters, Error> {
-        let fields = service.parameters;
-        let mut given = Map::new();
+        let fields = &service.in_body();
+        let mut given = self.header_parameters(service)?;
         // Parameters of JSON that are not nil; such an element may come several times.
         let mut of_json: Vec<&FieldSpec> = Vec::new();
         for element in self.elements(operation) {
@@ -168,8 +184,7 @@ impl Message<'_> {
                 true => find(fields, name)?,
                 false => find(fields, &format!("{{{namespace}}}{name}"))?,
             };
-            let nil = self.attribute(element, SCHEMA_INSTANCE, "nil");
-            let is_nil = nil.is_some_and(|nil| matches!(nil, "1" | "true"));
+            let is_nil = self.is_nil(element);
             let is_json = field.field_type == FieldType::Json;
             if is_json && !is_nil {
                 if !of_json.iter().any(|known| known.name == field.name) {
@@ -191,7 +206,33 @@ impl Message<'_> {
                 given.insert(field.name.clone(), value);
             }
         }
-        GivenParameters::checked(fields, given)
+        GivenParameters::checked(service.parameters, given)
+    }
+
+    /// The parameters that stand in the header.
+    fn header_parameters(&self, service: &WebService<'_>) -> Result<Map<String, Json>, Error> {
+        let fields = service.in_header();
+        let mut given = Map::new();
+        let blocks = self.part("Header").into_iter();
+        for block in blocks.flat_map(|header| self.elements(header)) {
+            if !self.is_parameter(service, block) {
+                continue;
+            }
+            let field = find(&fields, self.tree.local_name(block))?;
+            let value = match self.is_nil(block) {
+                true => Json::Null,
+                false => self.value(field, block)?,
+            };
+            if given.insert(field.name.clone(), value).is_some() {
+                return Err(twice(field));
+            }
+        }
+        Ok(given)
+    }
+
+    fn is_nil(&self, element: NodeAt) -> bool {
+        let nil = self.attribute(element, SCHEMA_INSTANCE, "nil");
+        nil.is_some_and(|nil| matches!(nil, "1" | "true"))
     }
 
     /// The value of a parameter that is no JSON.

@@ -5,7 +5,7 @@ use busbar_event::messages::Language;
 use busbar_event::{Class, Error};
 
 use super::envelope::EnvelopeVersion;
-use super::wsdl::text;
+use super::wsdl::{attribute, text};
 use crate::answer::Refusal;
 
 /// The namespace of the details of faults.
@@ -21,8 +21,12 @@ pub(crate) struct WebFault {
     cause: Option<Error>,
     /// What identifies the request, where it is stored.
     request: Option<String>,
+    /// The header that is not understood: its namespace and name.
+    misunderstood: Option<(String, String)>,
     /// How the call is counted.
     counted: StatusCode,
+    /// No reply has come in time.
+    is_late: bool,
 }
 
 /// Whose fault it is.
@@ -45,8 +49,11 @@ impl WebFault {
     }
 
     /// A header must be understood and is not.
-    pub(crate) fn header(error: Error) -> WebFault {
-        WebFault::of(WebFaultKind::Header, error)
+    pub(crate) fn header(error: Error, (namespace, local): (&str, &str)) -> WebFault {
+        WebFault {
+            misunderstood: Some((namespace.to_owned(), local.to_owned())),
+            ..WebFault::of(WebFaultKind::Header, error)
+        }
     }
 
     /// What the caller sent does not fit.
@@ -59,6 +66,7 @@ impl WebFault {
         WebFault {
             request: Some(request),
             counted: StatusCode::ACCEPTED,
+            is_late: true,
             ..WebFault::of(WebFaultKind::Server, error)
         }
     }
@@ -95,6 +103,8 @@ impl WebFault {
             reason: None,
             cause: None,
             request: None,
+            misunderstood: None,
+            is_late: false,
             counted: match kind {
                 WebFaultKind::Server => StatusCode::INTERNAL_SERVER_ERROR,
                 _ => StatusCode::BAD_REQUEST,
@@ -112,9 +122,9 @@ impl WebFault {
         Some(&self.error).filter(|_| self.kind == WebFaultKind::Server && self.request.is_none())
     }
 
-    /// The status that the call is counted by.
-    pub(crate) fn counted(&self) -> StatusCode {
-        self.counted
+    /// What the call is counted by: the status, and whether the reply had not come in time.
+    pub(crate) fn counted(&self) -> (StatusCode, bool) {
+        (self.counted, self.is_late)
     }
 
     /// The status of its answer.
@@ -122,6 +132,18 @@ impl WebFault {
         match (version, self.kind) {
             (EnvelopeVersion::Two, WebFaultKind::Client) => StatusCode::BAD_REQUEST,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The elements that the header of the envelope holds: in SOAP 1.2 the one that names the header that is not understood.
+    pub(crate) fn header_written(&self, version: EnvelopeVersion) -> String {
+        match (&self.misunderstood, version) {
+            (Some((namespace, local)), EnvelopeVersion::Two) => format!(
+                "<soap:NotUnderstood xmlns:not=\"{}\" qname=\"not:{}\"/>",
+                attribute(namespace),
+                attribute(local)
+            ),
+            _ => String::new(),
         }
     }
 

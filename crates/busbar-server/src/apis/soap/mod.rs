@@ -1,11 +1,11 @@
-//! Web services: an API by request and reply that is called with SOAP 1.1 and 1.2, document/literal.
+//! Web services: an API by request and reply that is called with SOAP 1.1 and 1.2, document/literal or rpc/literal.
 
 mod envelope;
 mod fault;
 mod wsdl;
 
 use arrow::array::{Array as _, BinaryArray, StructArray};
-use busbar_catalog::{ApiRequest, ApiSpec, SoapSpec};
+use busbar_catalog::{ApiRequest, ApiSpec, SoapSpec, SoapStyle};
 use busbar_event::format::{
     Decoder, FieldSpec, FormatSpec, JsonOptions, SchemaSpec, XmlEncoder, XmlOptions,
 };
@@ -14,6 +14,7 @@ use busbar_event::{Class, Error};
 use super::replies::ApiReply;
 pub(crate) use envelope::{EnvelopeVersion, SoapCall};
 pub(crate) use fault::WebFault;
+use wsdl::attribute;
 
 /// An API as a web service with one operation.
 pub(crate) struct WebService<'a> {
@@ -44,6 +45,25 @@ impl<'a> WebService<'a> {
         self.soap.address.as_deref()
     }
 
+    /// Whether a parameter stands in the header.
+    fn is_header(&self, field: &FieldSpec) -> bool {
+        self.soap.headers.contains(&field.name)
+    }
+
+    /// The parameters in the body.
+    fn in_body(&self) -> Vec<FieldSpec> {
+        let all = self.parameters.iter();
+        all.filter(|field| !self.is_header(field))
+            .cloned()
+            .collect()
+    }
+
+    /// The parameters in the header.
+    fn in_header(&self) -> Vec<FieldSpec> {
+        let all = self.parameters.iter();
+        all.filter(|field| self.is_header(field)).cloned().collect()
+    }
+
     /// The name of the element of answers.
     fn response(&self) -> String {
         format!("{}Response", self.operation)
@@ -69,7 +89,10 @@ impl<'a> WebService<'a> {
         }
         let names = self.soap.answer.0.iter().map(|field| field.name.as_str());
         let names: Vec<&str> = names.collect();
-        let encoder = XmlEncoder::new(&self.response(), Some(&self.namespace), None, &names)?;
+        let response = self.response();
+        // The parts of an rpc message are in no namespace.
+        let namespace = Some(self.namespace.as_str()).filter(|_| !self.is_rpc());
+        let encoder = XmlEncoder::new(&response, namespace, None, &names)?;
         let mut documents = encoder.encode(&StructArray::from(decoded.columns));
         if let Some((_, error)) = documents.refused.pop() {
             return Err(error);
@@ -79,7 +102,22 @@ impl<'a> WebService<'a> {
             false => std::str::from_utf8(documents.payloads.value(0)).ok(),
         };
         let within = || Error::new(Class::Transient, "server.failed-within");
-        written.map(str::to_owned).ok_or_else(within)
+        let written = written.ok_or_else(within)?;
+        if !self.is_rpc() {
+            return Ok(written.to_owned());
+        }
+        let inner = written.strip_prefix(&format!("<{response}"));
+        let inner = inner.and_then(|inner| inner.strip_suffix(&format!("</{response}>")));
+        let namespace = attribute(&self.namespace);
+        inner
+            .map(|inner| {
+                format!("<rpc:{response} xmlns:rpc=\"{namespace}\"{inner}</rpc:{response}>")
+            })
+            .ok_or_else(within)
+    }
+
+    fn is_rpc(&self) -> bool {
+        self.soap.style == SoapStyle::Rpc
     }
 }
 

@@ -7,8 +7,8 @@ use busbar_event::format::{FieldSpec, FieldType, write_xml_text};
 use super::WebService;
 
 impl WebService<'_> {
-    /// The WSDL 1.1 document, which tells callers that the service is at `address`: one operation, document/literal and wrapped,
-    /// with a port for each version of SOAP.
+    /// The WSDL 1.1 document, which tells callers that the service is at `address`: one operation, document/literal and wrapped
+    /// or rpc/literal, with a port for each version of SOAP.
     pub(crate) fn wsdl(&self, address: &str) -> String {
         let (operation, response) = (self.operation, self.response());
         let namespace = attribute(&self.namespace);
@@ -29,19 +29,40 @@ impl WebService<'_> {
     <xs:schema targetNamespace="{namespace}" elementFormDefault="qualified">
 "#
         );
-        element(operation, self.parameters, &mut out);
-        element(&response, &self.soap.answer.0, &mut out);
+        let headers = self.in_header();
+        for field in &headers {
+            let (name, kind) = (&field.name, xsd_type(field.field_type));
+            let _ = writeln!(
+                out,
+                "      <xs:element name=\"{name}\" type=\"{kind}\" nillable=\"true\"/>"
+            );
+        }
+        if !self.is_rpc() {
+            element(operation, &self.in_body(), &mut out);
+            element(&response, &self.soap.answer.0, &mut out);
+        }
+        out.push_str("    </xs:schema>\n  </wsdl:types>\n");
+        self.message(operation, &self.in_body(), &mut out);
+        self.message(&response, &self.soap.answer.0, &mut out);
+        let mut header_parts = String::new();
+        if !headers.is_empty() {
+            let _ = writeln!(out, "  <wsdl:message name=\"{operation}Header\">");
+            for field in &headers {
+                let name = &field.name;
+                let _ = writeln!(
+                    out,
+                    "    <wsdl:part name=\"{name}\" element=\"tns:{name}\"/>"
+                );
+                let _ = write!(
+                    header_parts,
+                    "<PREFIX:header message=\"tns:{operation}Header\" part=\"{name}\" use=\"literal\"/>"
+                );
+            }
+            out.push_str("  </wsdl:message>\n");
+        }
         let _ = write!(
             out,
-            r#"    </xs:schema>
-  </wsdl:types>
-  <wsdl:message name="{operation}">
-    <wsdl:part name="parameters" element="tns:{operation}"/>
-  </wsdl:message>
-  <wsdl:message name="{response}">
-    <wsdl:part name="parameters" element="tns:{response}"/>
-  </wsdl:message>
-  <wsdl:portType name="{operation}PortType">
+            r#"  <wsdl:portType name="{operation}PortType">
     <wsdl:operation name="{operation}">
       <wsdl:input message="tns:{operation}"/>
       <wsdl:output message="tns:{response}"/>
@@ -49,15 +70,20 @@ impl WebService<'_> {
   </wsdl:portType>
 "#
         );
+        let (style, of_body) = match self.is_rpc() {
+            true => ("rpc", format!(" namespace=\"{namespace}\"")),
+            false => ("document", String::new()),
+        };
         for (prefix, version) in [("soap", "Soap11"), ("soap12", "Soap12")] {
+            let header_parts = header_parts.replace("PREFIX", prefix);
             let _ = write!(
                 out,
                 r#"  <wsdl:binding name="{operation}{version}" type="tns:{operation}PortType">
-    <{prefix}:binding style="document" transport="http://schemas.xmlsoap.org/soap/http"/>
+    <{prefix}:binding style="{style}" transport="http://schemas.xmlsoap.org/soap/http"/>
     <wsdl:operation name="{operation}">
-      <{prefix}:operation soapAction="" style="document"/>
-      <wsdl:input><{prefix}:body use="literal"/></wsdl:input>
-      <wsdl:output><{prefix}:body use="literal"/></wsdl:output>
+      <{prefix}:operation soapAction="" style="{style}"/>
+      <wsdl:input>{header_parts}<{prefix}:body use="literal"{of_body}/></wsdl:input>
+      <wsdl:output><{prefix}:body use="literal"{of_body}/></wsdl:output>
     </wsdl:operation>
   </wsdl:binding>
 "#
@@ -78,6 +104,38 @@ impl WebService<'_> {
         );
         out
     }
+
+    /// Declares a message: one part that is an element, or a part for each field.
+    fn message(&self, name: &str, fields: &[FieldSpec], out: &mut String) {
+        let _ = writeln!(out, "  <wsdl:message name=\"{name}\">");
+        match self.is_rpc() {
+            true => {
+                for field in fields {
+                    let (part, kind) = (&field.name, xsd_type(field.field_type));
+                    let _ = writeln!(out, "    <wsdl:part name=\"{part}\" type=\"{kind}\"/>");
+                }
+            }
+            false => {
+                let _ = writeln!(
+                    out,
+                    "    <wsdl:part name=\"parameters\" element=\"tns:{name}\"/>"
+                );
+            }
+        }
+        out.push_str("  </wsdl:message>\n");
+    }
+}
+
+/// The type of XML Schema of values of a type.
+fn xsd_type(field_type: FieldType) -> &'static str {
+    match field_type {
+        FieldType::Bool => "xs:boolean",
+        FieldType::Int => "xs:long",
+        FieldType::Float => "xs:double",
+        FieldType::Text => "xs:string",
+        FieldType::Time => "xs:dateTime",
+        FieldType::Json => "xs:anyType",
+    }
 }
 
 /// Declares an element with an element in it for each field.
@@ -91,18 +149,15 @@ fn element(name: &str, fields: &[FieldSpec], out: &mut String) {
             true => "",
             false => " minOccurs=\"0\" nillable=\"true\"",
         };
-        let (kind, repeated) = match field.field_type {
-            FieldType::Bool => ("boolean", ""),
-            FieldType::Int => ("long", ""),
-            FieldType::Float => ("double", ""),
-            FieldType::Text => ("string", ""),
-            FieldType::Time => ("dateTime", ""),
-            // An array is its element several times.
-            FieldType::Json => ("anyType", " maxOccurs=\"unbounded\""),
+        // An array is its element several times.
+        let repeated = match field.field_type {
+            FieldType::Json => " maxOccurs=\"unbounded\"",
+            _ => "",
         };
+        let kind = xsd_type(field.field_type);
         let _ = writeln!(
             out,
-            "            <xs:element name=\"{}\" type=\"xs:{kind}\"{optional}{repeated}/>",
+            "            <xs:element name=\"{}\" type=\"{kind}\"{optional}{repeated}/>",
             field.name
         );
     }
@@ -114,7 +169,8 @@ pub(super) fn text(words: &str) -> String {
     escaped(words, false)
 }
 
-fn attribute(words: &str) -> String {
+/// Words as the value of an attribute.
+pub(super) fn attribute(words: &str) -> String {
     escaped(words, true)
 }
 
