@@ -59,6 +59,14 @@ pub struct NodeArgs {
     answer_max: Option<Duration>,
 }
 
+/// What an API of the project answered.
+pub struct ApiAnswer {
+    /// The status of HTTP.
+    pub status: u16,
+    /// The body.
+    pub text: String,
+}
+
 /// Largest answer that is read into memory, in bytes.
 const ANSWER_BYTES_MAX: u64 = 1 << 30;
 /// How long opening a connection may take.
@@ -131,6 +139,28 @@ impl NodeArgs {
     pub fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         let request = self.agent()?.post(self.place(path)?);
         self.read(self.authorized(request)?.send_json(body))
+    }
+
+    /// POST of a JSON body to an API of the project, or GET without one. The answer may be anything, with any status.
+    ///
+    /// # Errors
+    /// When the node is not there or refuses.
+    pub fn ask(&self, path: &str, body: Option<&Value>) -> Result<ApiAnswer, Failure> {
+        let (agent, place) = (self.agent()?, self.place(path)?);
+        let (status, text) = self.text(match body {
+            Some(body) => self.authorized(agent.post(place))?.send_json(body),
+            None => self.authorized(agent.get(place))?.call(),
+        })?;
+        if !status.is_success()
+            && let Ok(value) = serde_json::from_str::<Value>(&text)
+            && value["error"]["message"].is_string()
+        {
+            return Err(self.refused(status.as_u16(), &value));
+        }
+        Ok(ApiAnswer {
+            status: status.as_u16(),
+            text,
+        })
     }
 
     /// DELETE.
@@ -249,10 +279,11 @@ impl NodeArgs {
         })
     }
 
-    fn read(
+    /// The status of an answer, and all of its text.
+    fn text(
         &self,
         answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
-    ) -> Result<Value, Failure> {
+    ) -> Result<(ureq::http::StatusCode, String), Failure> {
         let mut answer = answer.map_err(|why| self.unreachable(why))?;
         let status = answer.status();
         let text = answer
@@ -261,6 +292,14 @@ impl NodeArgs {
             .limit(ANSWER_BYTES_MAX)
             .read_to_string()
             .map_err(|why| self.unreachable(why))?;
+        Ok((status, text))
+    }
+
+    fn read(
+        &self,
+        answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<Value, Failure> {
+        let (status, text) = self.text(answer)?;
         let value: Value = if text.is_empty() {
             Value::Null
         } else {
@@ -276,6 +315,11 @@ impl NodeArgs {
         if status.is_success() {
             return Ok(value);
         }
+        Err(self.refused(status.as_u16(), &value))
+    }
+
+    /// Why a node refuses, by the body of its answer.
+    fn refused(&self, status: u16, value: &Value) -> Failure {
         let refused = &value["error"];
         if refused["code"] == "access.refused"
             && let Some(login) = self.stored_login()
@@ -283,15 +327,14 @@ impl NodeArgs {
             let error = Error::new(Class::Permanent, "cli.stale-login")
                 .with("name", login.user)
                 .with("node", self.url());
-            return Err(Failure::new(exit::DENIED, error).with_told(refused.clone()));
+            return Failure::new(exit::DENIED, error).with_told(refused.clone());
         }
         if !refused["message"].is_string() {
             // A proxy in between, or a node that stops.
             let error = Error::new(Class::Transient, "cli.no-message").with("node", self.url());
-            let error = error.with("status", status.as_u16());
-            return Err(Failure::new(exit::UNAVAILABLE, error));
+            return Failure::new(exit::UNAVAILABLE, error.with("status", status));
         }
-        Err(refusal(status.as_u16(), refused))
+        refusal(status, refused)
     }
 
     fn unreachable(&self, why: ureq::Error) -> Failure {

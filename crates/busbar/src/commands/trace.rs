@@ -272,6 +272,7 @@ fn told(trace: &Value) -> String {
         say::cell(&event["topic"]),
         payload(event)
     );
+    told_why(&mut text, &trace["orchestrations_error"]);
     for start in trace["orchestrations"].as_array().into_iter().flatten() {
         let args = ["orchestration", "key", "status", "part", "by"];
         let args = args.map(|name| (name, say::cell(&start[name])));
