@@ -6,6 +6,8 @@ export interface Trace {
   event: BusEvent;
   flows: TracedFlow[];
   orchestrations: TracedStart[];
+  /** Why nothing could be said of orchestrations. */
+  orchestrations_error: ApiProblem | null;
   /** Flows that were not computed, because there are many. */
   flows_left: string[];
   /** Events that were read to find results. */
@@ -113,6 +115,7 @@ export function readTrace(answer: unknown): Trace {
       status: opt(start.status),
       error: problemIn(start.error) ?? null,
     })),
+    orchestrations_error: problemIn(v.orchestrations_error) ?? null,
     flows_left: strings(v.flows_left),
     searched: num(v.searched),
   };

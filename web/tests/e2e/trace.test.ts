@@ -1,5 +1,12 @@
 import { accessible, expect, fits, open, test } from './console';
 
+/** A promise, and what keeps it. */
+function gateway(): { passed: Promise<void>; open: () => void } {
+  let open = (): void => undefined;
+  const passed = new Promise<void>((resolve) => (open = resolve));
+  return { passed, open };
+}
+
 test('a message is found by its content, followed through each step, and sent again', async ({
   page,
   node,
@@ -87,4 +94,40 @@ test('a message is found by its content, followed through each step, and sent ag
   await choice.selectOption({ index: 1 });
   await expect(doses.locator('[data-trace-step="step:0"]')).toHaveAttribute('data-fate', 'passed');
   await accessible(page);
+});
+
+test('an answer for an event that was left is not shown at the next one', async ({ page, node }) => {
+  for (const name of ['early', 'later'])
+    node.write(`streams/${name}.yaml`, `topics: ${name}/+\nformat: json\nschema: { n: int }\n`);
+  node.write('flows/of-early.yaml', 'from: early\nsteps:\n  - where: n > 0\nto:\n  - topic: out/early\n');
+  await expect
+    .poll(async () => (await page.request.get(`${node.url}/api/v1/flows/of-early`)).status())
+    .toBe(200);
+  await node.lines('early/a', ['{"n":1}']);
+  await node.lines('later/a', ['{"n":2}']);
+
+  // The way of the first event with a chosen version is asked for, and answered when the page shows the second one.
+  const gate = gateway();
+  const asked = gateway();
+  const answered = gateway();
+  await page.route(/\/api\/v1\/trace\?.*version=/, async (route) => {
+    asked.open();
+    await gate.passed;
+    await route.continue().catch(() => undefined);
+    answered.open();
+  });
+  await open(page, '#/trace/early/0/0');
+  const flow = page.locator('[data-trace-flow="of-early"]');
+  await flow.locator('[data-versions]').click();
+  await flow.getByLabel('Other version').selectOption({ index: 0 });
+  await flow.getByLabel('Other version').dispatchEvent('change');
+  await asked.passed;
+  await page.evaluate(() => (location.hash = '#/trace/later/0/0'));
+  await expect(page.locator('[data-hop="later"]')).toBeVisible();
+  await expect(page.locator('[data-hop="early"]')).toHaveCount(0);
+  gate.open();
+  await answered.passed;
+  await page.request.get(`${node.url}/api/v1/flows/of-early`);
+  await expect(page.locator('[data-hop]')).toHaveCount(1);
+  await expect(page.locator('[data-hop="later"]')).toBeVisible();
 });
