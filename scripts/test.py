@@ -287,6 +287,10 @@ def phase_protocol(tally, _):
     counted(tally, "protocol tests: soap.py", run([zeep, "tests/protocol/soap.py", BUSBAR]))
     spyne = tools_of_python("spyne", "spyne==2.14.0", "lxml==6.1.3")
     counted(tally, "protocol tests: soap_spyne.py", run([spyne, "tests/protocol/soap_spyne.py", BUSBAR]))
+    if classpath := of_pom("cxf", "cxf-rt-frontend-jaxws-4.1.3.jar"):
+        counted(tally, "protocol tests: soap_cxf.py", run([python, "tests/protocol/soap_cxf.py", BUSBAR, classpath]))
+    else:
+        tally.skip("Apache CXF", "java and mvn are needed")
     clients = [of_npm("amqpjs"), lapin()]
     if classpath := of_maven("amqpjava", "com.rabbitmq:amqp-client:5.37.1", "org.slf4j:slf4j-api:2.0.17"):
         clients.append(classpath)
@@ -295,7 +299,7 @@ def phase_protocol(tally, _):
     python = tools_of_python("pika", "pika==1.4.4", "paho-mqtt==2.1.0")
     counted(tally, "protocol tests: amqp.py", run([python, "tests/protocol/amqp.py", BUSBAR, *clients]))
     clients = []
-    if classpath := qpid_jms():
+    if classpath := of_pom("amqpjms", "qpid-jms-client-1.12.1.jar"):
         clients.append(classpath)
     else:
         tally.skip("Qpid JMS", "java and mvn are needed")
@@ -419,18 +423,19 @@ def of_maven(name, *artifacts):
     return f"{home}/*"
 
 
-def qpid_jms():
-    """The class path of Qpid JMS, kept in the cache; none without Java and Maven."""
-    if not (shutil.which("java") and shutil.which("mvn")):
+def of_pom(name, jar):
+    """The class path of a Java library and all that it needs, by tests/protocol/NAME/pom.xml, kept in the cache; none without
+    Java and Maven."""
+    if not (shutil.which("javac") and shutil.which("mvn")):
         return None
-    home = CACHE / "amqpjms"
-    if not (home / "lib" / "qpid-jms-client-1.12.1.jar").exists():
+    home = CACHE / name
+    if not (home / "lib" / jar).exists():
         home.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / "tests" / "protocol" / "amqpjms" / "pom.xml", home / "pom.xml")
-        get = ["mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={home / 'lib'}"]
+        shutil.copyfile(ROOT / "tests" / "protocol" / name / "pom.xml", home / "pom.xml")
+        get = ["mvn", "-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={home / 'lib'}"]
         code, output = run(get, cwd=home, quiet=True)
         if code != 0:
-            raise Missing(f"Qpid JMS could not be fetched: {output.strip()[-300:]}")
+            raise Missing(f"{jar} could not be fetched: {output.strip()[-300:]}")
     return f"{home / 'lib'}/*"
 
 
