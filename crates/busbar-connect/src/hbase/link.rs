@@ -116,7 +116,10 @@ impl HbaseLink {
         // One packet: without Nagle's algorithm the length would travel alone.
         let length = (call.len() as u32).to_be_bytes();
         let length = if self.framed { &length[..] } else { &[] };
-        let sent = self.socket.write_all_buf(&mut Buf::chain(length, call)).await;
+        let sent = self
+            .socket
+            .write_all_buf(&mut Buf::chain(length, call))
+            .await;
         sent.map_err(closed)?;
         self.socket.flush().await.map_err(closed)?;
         let mut framed = None;
