@@ -10,6 +10,7 @@ use std::sync::Arc;
 use busbar_connector::{Polling, Position, Resume};
 use busbar_event::{ARRIVAL, BatchBuilder, Flags, Micros, Row};
 
+use super::Echoed;
 use super::snapshot::Progress;
 use crate::limits::{LARGE_TRANSACTIONS_MAX, TRANSACTION_BYTES, TRANSACTION_ROWS};
 
@@ -22,6 +23,8 @@ pub struct Collector {
     pub note: Vec<u8>,
     /// What the names of producers begin with whose writes are left out.
     without: Vec<String>,
+    /// Which of these come in all the same.
+    echo: Echoed,
     transaction: Option<Transaction>,
     /// Rows of whole transactions, not handed on yet, with the place behind the transaction of each.
     builder: BatchBuilder,
@@ -123,6 +126,7 @@ impl Collector {
             over: large.take(LARGE_TRANSACTIONS_MAX).collect(),
             note: resume.note(&part).to_vec(),
             without: Vec::new(),
+            echo: Echoed::default(),
             prefix,
             part,
             resume,
@@ -202,28 +206,34 @@ impl Collector {
         }
     }
 
-    /// Leaves out what sinks of these names have written; see [`Collector::publishes`].
-    pub fn leave_out(&mut self, without: &[String]) {
+    /// Leaves out what sinks of these names have written; see [`Collector::published`].
+    pub fn leave_out(&mut self, without: &[String], echo: Echoed) {
         self.without = without.iter().map(|name| format!("{name}/")).collect();
+        self.echo = echo;
     }
 
-    /// A sink has written the transaction under way, on behalf of this producer.
+    /// What follows in the transaction under way was written on behalf of this producer.
     pub fn written_by(&mut self, producer: &str) {
         let left_out = self.without.iter().any(|name| producer.starts_with(name));
-        if let Some(transaction) = self.transaction.as_mut().filter(|_| left_out) {
-            transaction.producer = Some(producer.to_owned());
+        if let Some(transaction) = &mut self.transaction {
+            transaction.producer = left_out.then(|| producer.to_owned());
         }
     }
 
-    /// Whether a change of the transaction under way is published. Of a transaction that is left out only deletes are: each
-    /// goes back to the side that it came from. Most often nothing is there any more; a row that an older change from here
-    /// brought back in the meantime is deleted.
-    pub fn publishes(&self, change: &str) -> bool {
-        change == "delete"
-            || self
-                .transaction
-                .as_ref()
-                .is_none_or(|transaction| transaction.producer.is_none())
+    /// What a change of the transaction under way is published as, if it is. Of a transaction that is left out deletes go back
+    /// to the side that they came from: most often nothing is there any more; a row that an older change from here brought
+    /// back in the meantime is deleted.
+    pub fn published<'a>(&self, change: &'a str) -> Option<&'a str> {
+        let transaction = self.transaction.as_ref();
+        match transaction.and_then(|transaction| transaction.producer.as_ref()) {
+            None => Some(change),
+            Some(_) => match (self.echo, change) {
+                (Echoed::None, _) => None,
+                (_, "delete") => Some(change),
+                (Echoed::Deletes, _) => None,
+                (Echoed::Returned, _) => Some("returned"),
+            },
+        }
     }
 
     /// Adds an event to the transaction.

@@ -4,12 +4,15 @@ pub mod begin;
 pub mod collect;
 pub mod event;
 pub mod plan;
+pub mod prefer;
 pub mod refusal;
 pub mod snapshot;
 
 use busbar_event::{Class, Error};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use prefer::{Prefer, PreferredRow};
 
 /// How rows are written.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -38,6 +41,9 @@ pub struct Write {
     /// both come to the same row.
     #[serde(default)]
     pub or_equal: bool,
+    /// Instead of `newer`: the rows of one of two sides win, whatever their versions are. Both sides name the same side, one
+    /// with `row: there`, the other with `row: coming`.
+    pub prefer: Option<Prefer>,
     /// Makes the table where it is missing, with the columns of the flow and `key` as its primary key.
     #[serde(default)]
     pub create: bool,
@@ -73,6 +79,23 @@ pub enum Op {
     Delete,
     Truncate,
     Nothing,
+    /// Adds it where there is none with its key.
+    Read,
+    /// Puts it in the place of one that has the version that it had on the other side.
+    Returned,
+}
+
+/// Which of the changes that a source leaves out come in all the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Echoed {
+    /// Deletes, for sinks with `newer`.
+    #[default]
+    Deletes,
+    /// None.
+    None,
+    /// All: deletes, and what was inserted or updated as `returned`.
+    Returned,
 }
 
 impl Write {
@@ -92,6 +115,12 @@ impl Write {
             None if self.or_equal => return Some("connect.newer-equal"),
             _ => {}
         }
+        if let Some(prefer) = &self.prefer {
+            let is_taken = self.newer.is_some() || self.key.contains(&prefer.version);
+            if is_taken || self.change.is_none() || prefer.version == prefer.was {
+                return Some("connect.prefer-mode");
+            }
+        }
         let keyless = self.key.is_empty() && (self.mode != Mode::Insert || self.change.is_some());
         keyless.then_some("connect.key-needed")
     }
@@ -99,6 +128,11 @@ impl Write {
     /// How a row there is compared with the one that comes: it gives way where this holds, `there OPERATOR new`.
     pub fn gives_way(&self) -> &'static str {
         if self.or_equal { "<=" } else { "<" }
+    }
+
+    /// Whether whoever follows the table is told which changes are this sink's.
+    pub fn is_told(&self) -> bool {
+        self.newer.is_some() || self.prefer.is_some()
     }
 
     /// The rights that it takes.

@@ -7,7 +7,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use busbar_event::{Class, Error, time};
 
-use super::{Op, Write, kept};
+use super::{Op, PreferredRow, Write, kept};
 
 /// How a column's values fit a column of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +49,31 @@ pub struct WriteColumns<T> {
     pub key: Vec<usize>,
     /// The place among `columns` of the one that grows with each change of a row.
     pub newer: Option<usize>,
+    /// Which rows win, by which column among `columns`, and the place in the rows of what it was before.
+    pub prefer: Option<PreferColumns>,
     change: Option<usize>,
     unchanged: Option<usize>,
+}
+
+/// By what rows are compared where one side wins.
+#[derive(Clone, Copy)]
+pub struct PreferColumns {
+    pub row: PreferredRow,
+    pub version: usize,
+    pub was: usize,
+}
+
+/// Refuses values that do not fit a column.
+fn check_fit<T: TargetColumn>(field: &Field, target: &T, lossy: bool) -> Result<(), Error> {
+    let code = match target.fit(field.data_type()) {
+        Fit::Never => "connect.type-never",
+        Fit::Lossy if !lossy => "connect.type-lossy",
+        _ => return Ok(()),
+    };
+    Err(Error::new(Class::Configuration, code)
+        .with("column", field.name())
+        .with("from", field.data_type())
+        .with("to", target.shown()))
 }
 
 /// What the rows of a delivery ask for.
@@ -59,6 +82,7 @@ pub struct RowRequests {
     unchanged: Option<ArrayRef>,
     /// The values of the column that grows with each change of a row, as whole numbers in the same order.
     newer: Option<ArrayRef>,
+    prefer: Option<(PreferredRow, ArrayRef)>,
     mode: Op,
 }
 
@@ -74,7 +98,8 @@ impl Dialect {
     /// The columns of a table that is made for a flow, as they stand in its statement.
     pub fn definitions(&self, options: &Write, schema: &Schema) -> String {
         let special = |name: &String| {
-            Some(name) == options.change.as_ref() || Some(name) == options.unchanged.as_ref()
+            let was = options.prefer.as_ref().map(|prefer| &prefer.was);
+            [options.change.as_ref(), options.unchanged.as_ref(), was].contains(&Some(name))
         };
         let fields = schema.fields().iter();
         let mut columns: Vec<_> = fields
@@ -126,9 +151,11 @@ impl<T: TargetColumn> WriteColumns<T> {
         };
         let change = place(&options.change, "change")?;
         let unchanged = place(&options.unchanged, "unchanged")?;
+        let was = options.prefer.as_ref().map(|prefer| prefer.was.clone());
+        let was = place(&was, "was")?;
         let mut columns: Vec<(usize, T)> = Vec::new();
         for (at, field) in schema.fields().iter().enumerate() {
-            if Some(at) == change || Some(at) == unchanged {
+            if [change, unchanged, was].contains(&Some(at)) {
                 continue;
             }
             let mut targets = found.iter();
@@ -144,17 +171,7 @@ impl<T: TargetColumn> WriteColumns<T> {
                         format!("ALTER TABLE {table} ADD COLUMN {statement}"),
                     ));
             };
-            let code = match target.fit(field.data_type()) {
-                Fit::Never => "connect.type-never",
-                Fit::Lossy if !options.lossy => "connect.type-lossy",
-                _ => "",
-            };
-            if !code.is_empty() {
-                return Err(Error::new(Class::Configuration, code)
-                    .with("column", field.name())
-                    .with("from", field.data_type())
-                    .with("to", target.shown()));
-            }
+            check_fit(field, target, options.lossy)?;
             columns.push((at, target.taken(field.name(), options.lossy)));
         }
         let key = options.key.iter().map(|key| {
@@ -167,13 +184,34 @@ impl<T: TargetColumn> WriteColumns<T> {
                 .position(|(_, target)| target.name() == newer);
             place.ok_or_else(|| flow_column("newer", newer))
         });
+        let prefer = match (&options.prefer, was) {
+            (Some(prefer), Some(was)) => {
+                let version = columns
+                    .iter()
+                    .position(|(_, target)| target.name() == prefer.version)
+                    .ok_or_else(|| flow_column("version", &prefer.version))?;
+                check_fit(schema.field(was), &columns[version].1, false)?;
+                Some(PreferColumns {
+                    row: prefer.row,
+                    version,
+                    was,
+                })
+            }
+            _ => None,
+        };
         Ok(WriteColumns {
+            prefer,
             key: key.collect::<Result<_, _>>()?,
             newer: newer.collect::<Result<Vec<_>, _>>()?.pop(),
             columns,
             change,
             unchanged,
         })
+    }
+
+    /// Whether rows of one key are written one by one, the second one compared with what the first one comes to.
+    pub fn compares(&self, op: Op) -> bool {
+        self.prefer.is_some_and(|prefer| prefer.row.compares(op))
     }
 
     /// Names of columns, as they are written in SQL, with commas between them.
@@ -202,17 +240,23 @@ impl<T: TargetColumn> WriteColumns<T> {
             newer: self
                 .newer
                 .and_then(|at| ordered(rows.column(self.columns[at].0))),
+            prefer: self
+                .prefer
+                .map(|prefer| (prefer.row, Arc::clone(rows.column(prefer.was)))),
             mode,
         })
     }
 
-    /// Refuses a row whose key has no value in one of its columns, and what cannot be compared by `newer`.
+    /// Refuses a row whose key has no value in one of its columns, and what cannot be compared by `newer` or `prefer`.
     ///
     /// # Errors
     /// *Permanent*.
     pub fn check_key(&self, op: Op, is_null: impl Fn(usize) -> bool) -> Result<(), Error> {
         match (op, self.newer) {
-            (Op::Nothing, _) | (Op::Truncate, None) => return Ok(()),
+            (Op::Nothing, _) => return Ok(()),
+            (Op::Truncate, None) if self.prefer.is_none_or(|prefer| !prefer.row.compares(op)) => {
+                return Ok(());
+            }
             (Op::Truncate, Some(_)) => {
                 return Err(Error::new(Class::Permanent, "connect.newer-truncate"));
             }
@@ -221,6 +265,15 @@ impl<T: TargetColumn> WriteColumns<T> {
                     .with("column", self.columns[newer].1.name()));
             }
             _ => {}
+        }
+        if let Some(prefer) = self.prefer.filter(|prefer| prefer.row.compares(op)) {
+            if op == Op::Truncate {
+                return Err(Error::new(Class::Permanent, "connect.newer-truncate"));
+            }
+            if is_null(prefer.version) {
+                return Err(Error::new(Class::Permanent, "connect.prefer-null")
+                    .with("column", self.columns[prefer.version].1.name()));
+            }
         }
         match self.key.iter().find(|at| is_null(**at)) {
             None => Ok(()),
@@ -236,10 +289,27 @@ impl RowRequests {
     /// # Errors
     /// *Permanent*: the row says something that is not known.
     pub fn op(&self, row: usize) -> Result<Op, Error> {
-        match &self.change {
-            None => Ok(self.mode),
-            Some(change) => Op::of(text(change, row).unwrap_or_default()),
+        let Some(change) = &self.change else {
+            return Ok(self.mode);
+        };
+        let change = text(change, row).unwrap_or_default();
+        let Some((preferred, was)) = &self.prefer else {
+            return Op::of(change);
+        };
+        match (preferred, change) {
+            (PreferredRow::There, "read") => Ok(Op::Read),
+            (PreferredRow::There, "update") if was.is_null(row) => {
+                Err(Error::new(Class::Permanent, "connect.prefer-was"))
+            }
+            (PreferredRow::Coming, "returned") => Ok(Op::Returned),
+            _ => Op::of(change),
         }
+    }
+
+    /// Whether there was no row before this one.
+    pub fn is_new(&self, row: usize) -> bool {
+        let was = self.prefer.as_ref();
+        was.is_none_or(|(_, was)| was.is_null(row))
     }
 
     /// What a row is compared by, where its order is known here.

@@ -343,11 +343,7 @@ impl Options {
                 return Some(("poll", every()));
             }
         }
-        if self
-            .write
-            .as_ref()
-            .is_some_and(|write| write.newer.is_some())
-        {
+        if self.write.as_ref().is_some_and(Write::is_told) {
             return wrong("write", "jdbc.no-newer");
         }
         let write = self.write.as_ref().and_then(Write::check);

@@ -562,7 +562,8 @@ impl Plan {
                 let set: Vec<usize> = set.collect();
                 self.dialect.update(&self.table, &columns, key, &set)?
             }
-            Op::Truncate | Op::Nothing => return None,
+            // Without `prefer` there are no rows that are compared.
+            Op::Truncate | Op::Nothing | Op::Read | Op::Returned => return None,
         })
     }
 

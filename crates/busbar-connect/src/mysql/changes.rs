@@ -91,7 +91,7 @@ impl MySqlChanges {
         context: SourceContext,
     ) -> Result<MySqlChanges, Error> {
         let mut collector = Collector::new(options.generation, context.resume.clone());
-        collector.leave_out(&options.without);
+        collector.leave_out(&options.without, options.echo);
         let mut sql = server.open().await?;
         follow::check(&server, &mut sql).await?;
         let followed = follow::tables(&server, &mut sql, options).await?;
@@ -533,9 +533,9 @@ impl MySqlChanges {
                         before: Option<&[ImageValue]>| {
             let key = row::key(&map.key, image);
             *early |= !table.progress.done;
-            if !collector.publishes(change) {
+            let Some(change) = collector.published(change) else {
                 return;
-            }
+            };
             let filtered = !table.resumed && (!table.progress.done || window.is_some());
             if filtered
                 && !publishes(

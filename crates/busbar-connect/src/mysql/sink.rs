@@ -1,5 +1,8 @@
 //! Writes rows to a table, each delivery in one transaction together with the producer's position.
 
+mod prefer;
+mod refused;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -14,8 +17,9 @@ use super::table_columns::table_columns;
 use super::values::{MysqlCells, Target, made_for};
 use super::wire::{identifier, literal};
 use crate::change::plan::{Dialect, Halving, Refused, RowRequests, WriteColumns, takes_over};
-use crate::change::refusal::{REFUSED_TABLE, RefusedRecord, content_of, insertions};
+use crate::change::refusal::{REFUSED_TABLE, content_of};
 use crate::change::{Op, Write};
+use refused::{keep_refused, recall};
 
 /// The table that keeps how far producers have come.
 pub(super) const POSITIONS_TABLE: &str = "busbar_position";
@@ -63,6 +67,9 @@ struct Ready {
     kept: Vec<String>,
     /// What it is compared by, where the order is known here.
     newer: Option<i64>,
+    /// The version that the change was made on, and whether there was no row before it.
+    was: String,
+    is_new: bool,
 }
 
 impl Ready {
@@ -399,7 +406,9 @@ async fn transaction(
     if !begin(link, plan, from).await? {
         return link.run("ROLLBACK").await.map(|_| None);
     }
-    let conflicts = plan.counted(link, ready).await?;
+    let mut anew = Vec::new();
+    let conflicts = plan.counted(link, ready, &mut anew).await?;
+    plan.end(link, from, &anew).await?;
     link.run("COMMIT").await.map(|_| Some(conflicts))
 }
 
@@ -416,13 +425,15 @@ async fn in_pieces(
         return link.run("ROLLBACK").await.map(|_| None);
     }
     let mut conflicts = 0;
-    let mut refused = Vec::new();
+    let (mut refused, mut anew) = (Vec::new(), Vec::new());
     let mut halving = Halving::new(ready);
     while let Some(rows) = halving.part() {
         link.run("SAVEPOINT busbar").await?;
-        match plan.counted(link, rows).await {
+        let known = anew.len();
+        match plan.counted(link, rows, &mut anew).await {
             Ok(more) => conflicts += more,
             Err(failed) if failed.is_about_rows() => {
+                anew.truncate(known);
                 link.run("ROLLBACK TO SAVEPOINT busbar").await?;
                 if let Some(one) = halving.refused(rows) {
                     refused.push((one.row, told(failed)));
@@ -434,68 +445,10 @@ async fn in_pieces(
     if !from.producer.is_empty() {
         keep_refused(link, plan, from, ready, &refused).await?;
     }
+    plan.end(link, from, &anew).await?;
     link.run("COMMIT").await?;
     rejected.append(&mut refused);
     Ok(Some(conflicts))
-}
-
-/// Keeps the refused rows within the transaction that is open.
-async fn keep_refused(
-    link: &mut Link,
-    plan: &Plan,
-    from: &WriteOrigin,
-    ready: &[Ready],
-    refused: &[Refused],
-) -> Result<(), Failed> {
-    let WriteOrigin { producer, position } = from;
-    let table = &plan.refusals;
-    link.run(&format!("DELETE FROM {table} WHERE producer = {producer}"))
-        .await?;
-    let content = |row: usize| {
-        let at = ready.binary_search_by_key(&row, |ready| ready.row);
-        at.map_or_else(|_| String::new(), |at| ready[at].content())
-    };
-    let records = RefusedRecord::of(refused, content);
-    let rows = records.iter().map(|record| {
-        format!(
-            "({producer}, {position}, {}, {}, {})",
-            record.row,
-            literal(&record.content),
-            literal(&record.cause)
-        )
-    });
-    let head =
-        format!("INSERT INTO {table} (producer, position, refused_row, content, cause) VALUES");
-    for statement in insertions(&head, rows, STATEMENT_BYTES) {
-        link.run(&statement).await?;
-    }
-    Ok(())
-}
-
-/// The rows of a delivery that comes again that were refused the last time.
-async fn recall(
-    link: &mut Link,
-    plan: &Plan,
-    from: &WriteOrigin,
-    ready: &[Ready],
-) -> Result<Vec<Refused>, Failed> {
-    let sql = format!(
-        "SELECT r.refused_row, r.content, r.cause FROM {} r JOIN {} p ON p.producer = r.producer AND p.position = r.position \
-         WHERE r.producer = {} ORDER BY r.refused_row",
-        plan.refusals, plan.positions, from.producer
-    );
-    let answers = link.run(&sql).await?;
-    let records = answers.first().map_or_else(Vec::new, |answer| {
-        let text = |row, column| answer.text(row, column).unwrap_or_default().to_owned();
-        let records = (0..answer.rows.len()).map(|row| RefusedRecord {
-            row: text(row, 0).parse().unwrap_or_default(),
-            content: text(row, 1),
-            cause: text(row, 2),
-        });
-        records.collect()
-    });
-    let rows = ready.iter().map(|row| (row.row, row.content()));
-    Ok(RefusedRecord::recalled(records, rows))
 }
 
 impl Plan {
@@ -513,9 +466,14 @@ impl Plan {
             .iter()
             .map(|(at, target)| MysqlCells::new(rows.column(*at), target));
         let cells = cells.collect::<Result<Vec<_>, _>>()?;
+        let was = self.written.prefer.map(|prefer| {
+            let version = &self.written.columns[prefer.version].1;
+            MysqlCells::new(rows.column(prefer.was), version)
+        });
+        let was = was.transpose()?;
         let asked = self.written.asked(rows, mode)?;
         Ok(RowRequests::ready(rows.num_rows(), |row| {
-            self.row(row, &cells, &asked)
+            self.row(row, &cells, was.as_ref(), &asked)
         }))
     }
 
@@ -523,6 +481,7 @@ impl Plan {
         &self,
         row: usize,
         cells: &[MysqlCells],
+        was: Option<&MysqlCells>,
         asked: &RowRequests,
     ) -> Result<Option<Ready>, Error> {
         let op = asked.op(row)?;
@@ -536,6 +495,17 @@ impl Plan {
             values.push(value);
         }
         self.written.check_key(op, |at| cells[at].is_null(row))?;
+        let mut version_was = String::new();
+        if let (Some(prefer), Some(was)) = (self.written.prefer, was) {
+            match op {
+                // The deleted row is the one that the change was made on.
+                Op::Delete => version_was.clone_from(&values[prefer.version]),
+                _ => {
+                    let version = &self.written.columns[prefer.version].1;
+                    was.write(row, version, &mut version_was)?;
+                }
+            }
+        }
         let key = self.written.key.iter().map(|at| values[*at].as_str());
         let key = key.collect::<Vec<_>>().join(", ");
         Ok(Some(Ready {
@@ -545,29 +515,61 @@ impl Plan {
             key,
             kept: asked.kept(row),
             newer: asked.newer(row),
+            was: version_was,
+            is_new: asked.is_new(row),
         }))
     }
 
-    /// Writes rows within the transaction that is open, and answers how many gave way to rows there.
-    async fn counted(&self, link: &mut Link, rows: &[Ready]) -> Result<u64, Failed> {
+    /// Writes rows within the transaction that is open, and answers how many gave way to rows there. Which of these are to be
+    /// written anew before its end is added to `anew`.
+    async fn counted(
+        &self,
+        link: &mut Link,
+        rows: &[Ready],
+        anew: &mut Vec<String>,
+    ) -> Result<u64, Failed> {
         if self.written.newer.is_none() {
-            return self.apply(link, rows).await.map(|()| 0);
+            let known = anew.len();
+            self.apply(link, rows, anew).await?;
+            return Ok((anew.len() - known) as u64);
         }
         link.run(&format!("SET {CONFLICTS} = 0")).await?;
-        self.apply(link, rows).await?;
+        self.apply(link, rows, anew).await?;
         let counted = link.run(&format!("SELECT {CONFLICTS}")).await?;
         let counted = counted.first().and_then(|answer| answer.text(0, 0));
         Ok(counted.and_then(|count| count.parse().ok()).unwrap_or(0))
     }
 
-    async fn apply(&self, link: &mut Link, rows: &[Ready]) -> Result<(), Failed> {
+    /// What comes before the end of a transaction.
+    async fn end(
+        &self,
+        link: &mut Link,
+        from: &WriteOrigin,
+        anew: &[String],
+    ) -> Result<(), Failed> {
+        match self.written.prefer {
+            None => Ok(()),
+            Some(prefer) => {
+                let is_told = !from.producer.is_empty();
+                self.write_anew(link, prefer, anew, is_told).await
+            }
+        }
+    }
+
+    async fn apply(
+        &self,
+        link: &mut Link,
+        rows: &[Ready],
+        anew: &mut Vec<String>,
+    ) -> Result<(), Failed> {
         // Of several rows with one key the last one counts, unless it waits for the one before it.
         let mut last: HashMap<&str, usize> = HashMap::new();
         let mut begin = 0;
         for (at, row) in rows.iter().enumerate() {
             let before = last.get(row.key.as_str()).map(|before| &rows[*before]);
             if row.op == Op::Truncate || before.is_some_and(|before| self.waits(before, row)) {
-                self.flush(link, &rows[begin..at], &last, begin).await?;
+                self.flush(link, &rows[begin..at], &last, begin, anew)
+                    .await?;
                 last.clear();
                 begin = at;
             }
@@ -579,14 +581,15 @@ impl Plan {
             }
             last.insert(&row.key, at);
         }
-        self.flush(link, rows.get(begin..).unwrap_or_default(), &last, begin)
-            .await
+        let rest = rows.get(begin..).unwrap_or_default();
+        self.flush(link, rest, &last, begin, anew).await
     }
 
     /// Whether a row waits until the one before it with its key is written: it keeps values of it, or is compared with it.
     fn waits(&self, before: &Ready, row: &Ready) -> bool {
         let is_compared = self.written.newer.is_some();
         !row.kept.is_empty()
+            || self.written.compares(row.op)
             || is_compared && !takes_over((before.op, before.newer), (row.op, row.newer))
     }
 
@@ -597,6 +600,7 @@ impl Plan {
         rows: &[Ready],
         last: &HashMap<&str, usize>,
         begin: usize,
+        anew: &mut Vec<String>,
     ) -> Result<(), Failed> {
         let mut groups: Vec<(Op, Vec<&Ready>)> = Vec::new();
         for (at, row) in rows.iter().enumerate() {
@@ -606,7 +610,8 @@ impl Plan {
                 continue;
             }
             // A row of which not all values are known is no whole row.
-            let op = if row.op == Op::Upsert && !row.kept.is_empty() {
+            let is_part = row.op == Op::Upsert && !row.kept.is_empty();
+            let op = if is_part && !self.written.compares(row.op) {
                 Op::Update
             } else {
                 row.op
@@ -623,7 +628,10 @@ impl Plan {
                 // Locks are taken in one order, so that two writers do not wait for each other.
                 rows.sort_by(|a, b| a.key.cmp(&b.key));
             }
-            self.send(link, op, &rows).await?;
+            match self.written.prefer.filter(|prefer| prefer.row.compares(op)) {
+                Some(prefer) => self.compared(link, prefer, op, &rows, anew).await?,
+                None => self.send(link, op, &rows).await?,
+            }
         }
         Ok(())
     }
@@ -663,17 +671,20 @@ impl Plan {
         set.join(", ")
     }
 
+    /// The condition for the row with the key of one that comes.
+    fn same(&self, row: &Ready) -> String {
+        let key = self.written.key.iter().map(|at| {
+            let name = identifier(&self.written.columns[*at].1.name);
+            format!("{name} = {}", row.values[*at])
+        });
+        key.collect::<Vec<_>>().join(" AND ")
+    }
+
     async fn send(&self, link: &mut Link, op: Op, rows: &[&Ready]) -> Result<(), Failed> {
         let table = &self.table;
         let is_key = |at: usize| self.written.key.contains(&at);
         let name = |at: usize| identifier(&self.written.columns[at].1.name);
-        let same = |row: &Ready| {
-            let same = self.written.key.iter();
-            let same: Vec<_> = same
-                .map(|at| format!("{} = {}", name(*at), row.values[*at]))
-                .collect();
-            same.join(" AND ")
-        };
+        let same = |row: &Ready| self.same(row);
         // Only a row that is not newer is changed or deleted.
         let unless_newer = |row: &Ready, than: &str| match self.written.newer {
             None => String::new(),

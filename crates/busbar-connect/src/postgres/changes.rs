@@ -86,7 +86,7 @@ impl ChangeSource {
         context: SourceContext,
     ) -> Result<ChangeSource, Error> {
         let mut collector = Collector::new(options.generation, context.resume.clone());
-        collector.leave_out(&options.without);
+        collector.leave_out(&options.without, options.echo);
         let known = Lsn(collector.position());
         let name = options
             .slot
@@ -484,9 +484,9 @@ impl ChangeSource {
             ..
         } = &self.tables[*at];
         self.early |= !table.progress.done;
-        if !self.collector.publishes(change) {
+        let Some(change) = self.collector.published(change) else {
             return;
-        }
+        };
         if !table.resumed && (!table.progress.done || window.is_some()) {
             let key: Vec<Bytes> = match followed.key.is_empty() {
                 true => Vec::new(),

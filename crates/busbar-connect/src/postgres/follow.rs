@@ -12,7 +12,7 @@ use super::types::oid;
 use super::wire::{Column, identifier, literal};
 use crate::change::plan::names;
 use crate::change::snapshot::Order;
-use crate::change::table_name;
+use crate::change::{Echoed, table_name};
 
 /// A table that is followed.
 #[derive(Clone, Debug)]
@@ -170,6 +170,10 @@ pub async fn tables(
         // Updates and deletes of such a table would be refused as soon as it is published.
         if text(0, 3) == "n" || text(0, 3) == "d" && key.is_empty() {
             return Err(refuse(server, "postgres.no-identity").with("table", &quoted));
+        }
+        // What returns says which version it was made on.
+        if options.echo == Echoed::Returned && text(0, 3) != "f" {
+            return Err(refuse(server, "postgres.echo-identity").with("table", &quoted));
         }
         let order = key
             .iter()

@@ -42,7 +42,7 @@ use busbar_event::{Class, Error};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::change::{Write, is_table_name, table_name};
+use crate::change::{Echoed, Write, is_table_name, table_name};
 use crate::places::Places;
 use crate::secret::{self, Secret, refuse_placeholder};
 use crate::tls::Tls;
@@ -123,6 +123,10 @@ pub(super) struct Follow {
     /// from the other one of two tables that are kept in step both ways. What they deleted comes in, with the tag `producer`.
     #[serde(default)]
     without: Vec<String>,
+    /// Which changes of these come in all the same: `deletes` where both sides write with `newer`. Where one side is preferred,
+    /// `returned` for that side and `none` for the other.
+    #[serde(default)]
+    echo: Echoed,
     /// Whether what is in the tables comes before their changes.
     #[serde(default = "yes")]
     snapshot: bool,

@@ -1,5 +1,7 @@
 //! Writes rows to a table, each delivery in one transaction together with the producer's position.
 
+mod prefer;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -145,8 +147,12 @@ impl PostgresSink {
             gives_way: options.gives_way(),
         };
         if !plan.written.key.is_empty() {
+            let was = plan.written.prefer.map_or_else(String::new, |prefer| {
+                let version = &plan.written.columns[prefer.version].1.name;
+                format!(", {} AS {}", identifier(version), prefer::WAS)
+            });
             let stage = format!(
-                "CREATE TEMP TABLE busbar_rows ON COMMIT DELETE ROWS AS SELECT {} FROM {} WITH NO DATA",
+                "CREATE TEMP TABLE busbar_rows ON COMMIT DELETE ROWS AS SELECT {}{was} FROM {} WITH NO DATA",
                 plan.list(|_| true),
                 plan.table
             );
@@ -220,6 +226,14 @@ impl PostgresSink {
         ))
     }
 
+    /// Whom whoever follows the table is told to have written, as it stands in SQL; empty for nobody.
+    fn told(&self, delivery: &Delivery) -> String {
+        match self.options.is_told() && !delivery.producer.is_empty() {
+            true => self.producer(&delivery.producer),
+            false => String::new(),
+        }
+    }
+
     async fn deliver(&mut self, delivery: &Delivery) -> Result<Written, Error> {
         self.session().await?;
         let (Some(mut link), Some(plan)) = (self.link.take(), self.plan.clone()) else {
@@ -285,9 +299,9 @@ impl PostgresSink {
             return Ok(true);
         }
         // Whoever follows the changes sees in the log who has written them; the table of positions is not followed.
-        let told = match plan.written.newer {
-            None => String::new(),
-            Some(_) => format!(
+        let told = match self.options.is_told() {
+            false => String::new(),
+            true => format!(
                 "SELECT pg_logical_emit_message(true, '{MESSAGE_PREFIX}', {}); ",
                 self.producer(&delivery.producer)
             ),
@@ -314,7 +328,7 @@ impl PostgresSink {
         if !self.begin(link, plan, delivery).await? {
             return link.run("ROLLBACK").await.map(|_| None);
         }
-        let conflicts = plan.apply(link, ready).await?;
+        let conflicts = plan.apply(link, ready, &self.told(delivery)).await?;
         link.run("COMMIT").await.map(|_| Some(conflicts))
     }
 
@@ -335,7 +349,7 @@ impl PostgresSink {
         let mut halving = Halving::new(ready);
         while let Some(rows) = halving.part() {
             link.run("SAVEPOINT busbar").await?;
-            match plan.apply(link, rows).await {
+            match plan.apply(link, rows, &self.told(delivery)).await {
                 Ok(more) => {
                     conflicts += more;
                     link.run("RELEASE SAVEPOINT busbar").await?;
@@ -477,9 +491,14 @@ impl Plan {
             .iter()
             .map(|(at, target)| Cells::new(rows.column(*at), target));
         let cells = cells.collect::<Result<Vec<_>, _>>()?;
+        let was = self.written.prefer.map(|prefer| {
+            let version = &self.written.columns[prefer.version].1;
+            Cells::new(rows.column(prefer.was), version)
+        });
+        let was = was.transpose()?;
         let asked = self.written.asked(rows, mode)?;
         Ok(RowRequests::ready(rows.num_rows(), |row| {
-            self.row(row, &cells, &asked)
+            self.row(row, &cells, was.as_ref(), &asked)
         }))
     }
 
@@ -487,6 +506,7 @@ impl Plan {
         &self,
         row: usize,
         cells: &[Cells],
+        was: Option<&Cells>,
         asked: &RowRequests,
     ) -> Result<Option<Ready>, Error> {
         let op = asked.op(row)?;
@@ -502,6 +522,15 @@ impl Plan {
             let begin = line.len();
             cells.write(row, target, &mut line)?;
             ends.push(begin..line.len());
+        }
+        if let (Some(prefer), Some(was)) = (self.written.prefer, was) {
+            let version = &self.written.columns[prefer.version].1;
+            line.push(b'\t');
+            match op {
+                // The deleted row is the one that the change was made on.
+                Op::Delete => cells[prefer.version].write(row, version, &mut line)?,
+                _ => was.write(row, version, &mut line)?,
+            }
         }
         line.push(b'\n');
         self.written.check_key(op, |at| cells[at].is_null(row))?;
@@ -521,7 +550,7 @@ impl Plan {
     }
 
     /// Writes rows within the transaction that is open, and answers how many gave way to rows there.
-    async fn apply(&self, link: &mut Link, rows: &[Ready]) -> Result<u64, Failed> {
+    async fn apply(&self, link: &mut Link, rows: &[Ready], producer: &str) -> Result<u64, Failed> {
         if self.written.key.is_empty() {
             for rows in rows.split_inclusive(|row| row.op == Op::Truncate) {
                 self.copy(
@@ -551,7 +580,8 @@ impl Plan {
                 }
             };
             if cut {
-                conflicts += self.flush(link, &rows[begin..at], &last, begin).await?;
+                let rows = &rows[begin..at];
+                conflicts += self.flush(link, rows, &last, begin, producer).await?;
                 last.clear();
                 begin = at;
             }
@@ -563,13 +593,14 @@ impl Plan {
             last.insert(&row.key, at);
         }
         let rest = rows.get(begin..).unwrap_or_default();
-        Ok(conflicts + self.flush(link, rest, &last, begin).await?)
+        Ok(conflicts + self.flush(link, rest, &last, begin, producer).await?)
     }
 
     /// Whether a row waits until the one before it with its key is written: it keeps values of it, or is compared with it.
     fn waits(&self, before: &Ready, row: &Ready) -> bool {
         let is_compared = self.written.newer.is_some();
         !row.kept.is_empty()
+            || self.written.compares(row.op)
             || is_compared && !takes_over((before.op, before.newer), (row.op, row.newer))
     }
 
@@ -580,6 +611,7 @@ impl Plan {
         rows: &[Ready],
         last: &HashMap<&[u8], usize>,
         begin: usize,
+        producer: &str,
     ) -> Result<u64, Failed> {
         if rows.first().is_some_and(|row| row.op == Op::Insert) {
             return self.copy(link, &self.table, rows.iter()).await.map(|()| 0);
@@ -605,6 +637,11 @@ impl Plan {
             // Locks are taken in one order, so that two writers do not wait for each other.
             rows.sort_by(|a, b| a.key.cmp(&b.key));
             self.copy(link, STAGE, rows.iter().copied()).await?;
+            if let Some(prefer) = self.written.prefer.filter(|prefer| prefer.row.compares(op)) {
+                conflicts += self.compared(link, prefer, (op, kept), producer).await?;
+                link.run(&format!("TRUNCATE {STAGE}")).await?;
+                continue;
+            }
             let statement = self.statement(op, kept);
             if self.written.newer.is_none() {
                 link.run(&format!("{statement}; TRUNCATE {STAGE}")).await?;
@@ -657,14 +694,7 @@ impl Plan {
             .map(|at| format!("t.{0} = s.{0}", name(*at)))
             .collect();
         let same = same.join(" AND ");
-        let set = |from: &str| {
-            let rest = (0..self.written.columns.len())
-                .filter(|at| !is_key(*at) && !kept.contains(&self.written.columns[*at].1.name));
-            let set: Vec<_> = rest
-                .map(|at| format!("{0} = {from}.{0}", name(at)))
-                .collect();
-            set.join(", ")
-        };
+        let set = |from: &str| self.set(kept, from);
         // Only a row that is not newer is changed or deleted.
         let unless_newer = |begin: &str, than: &str, from: &str| match self.written.newer {
             None => String::new(),
@@ -703,6 +733,17 @@ impl Plan {
         }
     }
 
+    /// The assignments of all columns that are not of the key and not kept, from the columns of a relation.
+    fn set(&self, kept: &[String], from: &str) -> String {
+        let columns = self.written.columns.iter().enumerate();
+        let set = columns
+            .filter(|(at, (_, target))| {
+                !self.written.key.contains(at) && !kept.contains(&target.name)
+            })
+            .map(|(_, (_, target))| format!("{0} = {from}.{0}", identifier(&target.name)));
+        set.collect::<Vec<_>>().join(", ")
+    }
+
     async fn copy(
         &self,
         link: &mut Link,
@@ -713,7 +754,11 @@ impl Plan {
         if data.is_empty() {
             return Ok(());
         }
-        let sql = format!("COPY {to} ({}) FROM STDIN", self.list(|_| true));
+        let was = match self.written.prefer {
+            Some(_) => format!(", {}", prefer::WAS),
+            None => String::new(),
+        };
+        let sql = format!("COPY {to} ({}{was}) FROM STDIN", self.list(|_| true));
         link.copy_in(&sql, &data).await.map(drop)
     }
 }

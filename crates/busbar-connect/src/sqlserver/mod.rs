@@ -320,11 +320,7 @@ impl Sqlserver {
                 return Err(refuse("query", "sqlserver.query-at"));
             }
         }
-        let newer = options
-            .write
-            .as_ref()
-            .and_then(|write| write.newer.as_ref());
-        if newer.is_some() {
+        if options.write.as_ref().is_some_and(Write::is_told) {
             return Err(refuse("write", "sqlserver.no-newer"));
         }
         match options.write.as_ref().and_then(Write::check) {
