@@ -151,6 +151,17 @@ pub struct OutputSpec {
     pub key: Option<String>,
     /// For topics: retain the last event of each topic for later subscribers.
     pub retain: bool,
+    /// For tables: the columns that say what is done with each row.
+    pub change: Option<OutputChange>,
+}
+
+/// The columns of results that say what is done with each row of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputChange {
+    /// What is done: `insert`, `update`, `delete` and so on.
+    pub change: String,
+    /// Which columns keep their value.
+    pub unchanged: Option<String>,
 }
 
 /// The target of an [`OutputSpec`].
@@ -209,6 +220,15 @@ struct OutputFile {
     /// Retain the last event of each topic for later subscribers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     retain: Option<bool>,
+    /// For tables: a column that says for each row what is done, as change sources write it. `insert`, `read`, `update` and
+    /// `upsert` put the row, `delete` deletes the one with its key, `truncate` empties the table, `schema` is ignored. The
+    /// column is not written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    change: Option<String>,
+    /// With `change`: a column that names the columns of a row that keep their value, as a JSON list or with commas. It is not
+    /// written either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unchanged: Option<String>,
     /// The name by which the output is known when the file changes: with another name it begins anew. Without one it is
     /// known by its kind and target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -239,18 +259,34 @@ impl TryFrom<OutputFile> for OutputSpec {
         if !events && (file.key.is_some() || retain.is_some()) {
             return Err("`key` and `retain` belong to outputs to a stream or topic");
         }
+        if !matches!(target, OutputTarget::Table(_)) && file.change.is_some() {
+            return Err(
+                "`change` belongs to outputs to a table; a connection has its own in `write`",
+            );
+        }
+        if file.change.is_none() && file.unchanged.is_some() {
+            return Err("`unchanged` needs `change`");
+        }
+        let unchanged = file.unchanged;
+        let change = file.change;
         Ok(OutputSpec {
             name: file.name,
             target,
             key: file.key,
             retain: retain.unwrap_or(false),
+            change: change.map(|change| OutputChange { change, unchanged }),
         })
     }
 }
 
 impl From<OutputSpec> for OutputFile {
     fn from(spec: OutputSpec) -> Self {
+        let (change, unchanged) = spec
+            .change
+            .map_or((None, None), |of| (Some(of.change), of.unchanged));
         let mut file = OutputFile {
+            change,
+            unchanged,
             key: spec.key,
             retain: spec.retain.then_some(true),
             name: spec.name,

@@ -47,8 +47,8 @@ pub use config::{
 pub use connection::{ConnectionOptions, ConnectionSpec};
 pub use diagnostic::{Diagnostic, Printed, Severity, has_errors, suggest};
 pub use flow::{
-    Expect, ExpectDead, ExpectEvent, ExpectLetter, FlowSpec, Given, OutputSpec, OutputTarget,
-    ProcessNames, RelayBy, Start, TestSpec,
+    Expect, ExpectDead, ExpectEvent, ExpectLetter, FlowSpec, Given, OutputChange, OutputSpec,
+    OutputTarget, ProcessNames, RelayBy, Start, TestSpec,
 };
 pub use flow_names::node_names;
 pub use gateway::{

@@ -10,12 +10,12 @@ mod stages;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use busbar_bus::EventTimes;
-use busbar_catalog::{ConnectionSpec, Diagnostic, FlowSpec, OutputTarget, Source};
+use busbar_catalog::{ConnectionSpec, Diagnostic, FlowSpec, OutputChange, OutputTarget, Source};
 use busbar_event::topic::Filter;
 use busbar_event::{Error, hash::fnv1a};
-use busbar_table::Table;
+use busbar_table::{ChangeColumns, Table};
 
 use crate::chain::{Chain, ChainEnd, ChainSource, Itself, Station, StepFate, StepPart};
 use crate::event_time::EventTime;
@@ -172,6 +172,8 @@ pub(crate) struct OutputPlan {
     pub takes: Option<usize>,
     pub target: Target,
     pub retain: bool,
+    /// For tables: what says what is done with each row.
+    pub change: Option<ChangeColumns>,
     /// It has a cursor of its own: another system, or a file that other programs can hold.
     pub apart: bool,
 }
@@ -459,6 +461,28 @@ struct Compiler<'a> {
     warnings: Vec<Diagnostic>,
 }
 
+fn change_columns(of: &OutputChange) -> ChangeColumns {
+    ChangeColumns {
+        change: of.change.as_str().into(),
+        unchanged: of.unchanged.as_deref().map(Arc::from),
+    }
+}
+
+impl OutputPlan {
+    /// The columns that are written to the table, of those that the output takes.
+    pub fn table_schema(&self, schema: &Schema, columns: &[usize]) -> Schema {
+        written(self.change.as_ref(), schema, columns)
+    }
+}
+
+/// The columns that are written to a table, of those that an output takes.
+fn written(change: Option<&ChangeColumns>, schema: &Schema, columns: &[usize]) -> Schema {
+    let is_written =
+        |column: &&usize| change.is_none_or(|change| !change.has(schema.field(**column).name()));
+    let columns: Vec<usize> = columns.iter().filter(is_written).copied().collect();
+    table_schema(schema, &columns)
+}
+
 impl Compiler<'_> {
     fn outputs(&mut self) -> Vec<OutputPlan> {
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
@@ -497,6 +521,7 @@ impl Compiler<'_> {
                 takes: Some(i),
                 target,
                 retain: output.retain,
+                change: output.change.as_ref().map(change_columns),
                 apart,
             });
         }

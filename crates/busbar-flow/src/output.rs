@@ -4,12 +4,13 @@ use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use busbar_bus::{Bus, Stream, StreamPartition};
 use busbar_catalog::ConnectionSpec;
 use busbar_event::{Class, Error};
 use busbar_log::Clock;
-use busbar_table::{ProducerPosition, Table};
+use busbar_table::{Applied, ChangeColumns, ProducerPosition, Table};
 
 use crate::blocking::blocking;
 use crate::outgoing::{Outgoing, pieces};
@@ -32,7 +33,8 @@ enum To {
     Parts(Arc<Stream>),
     /// One partition of a stream of the flow's own.
     Partition(Arc<StreamPartition>),
-    Table(Arc<dyn Table>),
+    /// What says what is done with each row, if something does.
+    Table(Arc<dyn Table>, Option<ChangeColumns>),
     Sink(Box<OpenSink>),
 }
 
@@ -112,11 +114,15 @@ impl Writer {
         }
     }
 
-    pub fn table(table: Arc<dyn Table>, producer: Arc<str>) -> Writer {
+    pub fn table(
+        table: Arc<dyn Table>,
+        change: Option<ChangeColumns>,
+        producer: Arc<str>,
+    ) -> Writer {
         Writer {
             producer,
             in_pieces: false,
-            to: To::Table(table),
+            to: To::Table(table, change),
         }
     }
 
@@ -140,7 +146,7 @@ impl Writer {
                 let position = partition.producer_position(&self.producer);
                 position.into_iter().collect()
             }
-            To::Table(table) => {
+            To::Table(table, _) => {
                 let (table, producer) = (Arc::clone(table), Arc::clone(&self.producer));
                 blocking(move || table.position(&producer))
                     .await?
@@ -221,17 +227,18 @@ impl Writer {
                 }
                 Ok(Written::default())
             }
-            (To::Table(table), Outgoing::Rows(rows)) => {
+            (To::Table(table, change), Outgoing::Rows(rows)) => {
                 if rows.num_rows() == 0 {
                     return Ok(Written::default());
                 }
                 let at = ProducerPosition::new(Arc::clone(&self.producer), position);
                 loop {
                     let applied = if !table.capabilities().waits_for_disk {
-                        table.apply(rows, Some(&at))
+                        apply(&**table, change.as_ref(), rows, &at)
                     } else {
                         let (table, rows, at) = (Arc::clone(table), rows.clone(), at.clone());
-                        blocking(move || table.apply(&rows, Some(&at))).await
+                        let change = change.clone();
+                        blocking(move || apply(&*table, change.as_ref(), &rows, &at)).await
                     };
                     match applied {
                         Ok(applied) => {
@@ -284,6 +291,18 @@ impl Writer {
         {
             tracing::warn!(connection = %open.name, %error, "closing the sink failed");
         }
+    }
+}
+
+fn apply(
+    table: &dyn Table,
+    change: Option<&ChangeColumns>,
+    rows: &RecordBatch,
+    at: &ProducerPosition,
+) -> Result<Applied, Error> {
+    match change {
+        Some(change) => change.write(table, rows, Some(at)),
+        None => table.apply(rows, Some(at)),
     }
 }
 

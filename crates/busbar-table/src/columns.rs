@@ -49,6 +49,19 @@ const EXTENSION_KEY: &str = "ARROW:extension:name";
 const EXTENSION_JSON: &str = "arrow.json";
 
 impl ColumnType {
+    /// As a table's file writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bool => "bool",
+            Self::Int => "int",
+            Self::Float => "float",
+            Self::Text => "text",
+            Self::Time => "time",
+            Self::Binary => "binary",
+            Self::Json => "json",
+        }
+    }
+
     /// The column that keeps `field`; none for a type that a table cannot keep.
     ///
     /// Unsigned and small whole numbers become `int`, decimals `float`, dates and times of day

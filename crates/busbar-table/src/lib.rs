@@ -22,6 +22,7 @@
 //!
 //! This crate knows no stream, no topic, no flow and no SQL beyond what SQLite is asked.
 
+mod changes;
 mod columns;
 mod database;
 mod hot;
@@ -35,6 +36,7 @@ mod stand_in;
 mod table;
 pub mod wide;
 
+pub use changes::ChangeColumns;
 pub use columns::{ColumnType, TypedRows, canonical_schema, merge_columns, typed_rows};
 pub use database::DatabaseTables;
 pub use hot::Hot;

@@ -379,7 +379,16 @@ fn out_endpoint(
     element: &ProcessElement,
     document: ProcessDocument<'_>,
 ) -> Result<OutEndpoint, Diagnostic> {
-    let keys = ["stream", "topic", "table", "connection", "relay", "key"];
+    let keys = [
+        "stream",
+        "topic",
+        "table",
+        "connection",
+        "relay",
+        "key",
+        "change",
+        "unchanged",
+    ];
     let known = [&["name", "known-as", "retain"], &keys[..]].concat();
     element.only(&known, &["inbounds"], document)?;
     let mut output = serde_json::Map::new();

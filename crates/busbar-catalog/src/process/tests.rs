@@ -5,7 +5,9 @@ use proptest::prelude::*;
 
 use super::{flow_file, flow_of, process_of};
 use crate::diagnostic::Diagnostic;
-use crate::flow::{FlowSpec, OutputSpec, OutputTarget, ProcessNames, Start, TestSpec};
+use crate::flow::{
+    FlowSpec, OutputChange, OutputSpec, OutputTarget, ProcessNames, Start, TestSpec,
+};
 use crate::flow_names::{mediations, node_names};
 use crate::step::{
     AggregateSpec, DedupeSpec, MemberCount, RouteCase, RouteCondition, RouteDefault, RouteMatch,
@@ -108,6 +110,7 @@ fn flow() -> impl Strategy<Value = FlowSpec> {
             target,
             key: None,
             retain: false,
+            change: None,
         };
         let topic = OutputSpec {
             key,
@@ -121,6 +124,10 @@ fn flow() -> impl Strategy<Value = FlowSpec> {
         // It has no name, and is known by its target.
         let table = OutputSpec {
             name: None,
+            change: Some(OutputChange {
+                change: "change".to_owned(),
+                unchanged: Some("unchanged".to_owned()),
+            }),
             ..output("", OutputTarget::Table("o2".to_owned()))
         };
         vec![topic, output("o1", stream), table]

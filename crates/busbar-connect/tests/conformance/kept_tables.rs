@@ -19,6 +19,9 @@ use crate::jdbc_engine::Engine;
 use crate::servers::{Cut, DatabaseServer, mariadb, postgres};
 use crate::world::{World, project};
 
+#[path = "../../../busbar-table/tests/conformance/changes.rs"]
+mod changes;
+
 const KEYED: &str = "key: [k]\ncolumns: [{ name: k, type: text }, { name: v, type: int }]\n";
 const LOOSE: &str = "key: [k]\n";
 
@@ -117,6 +120,12 @@ fn put(table: &dyn Table, rows: &RecordBatch, at: Option<u64>) -> Applied {
     let position = at.map(|at| ProducerPosition::new("flow:f/0", at));
     let applied = table.apply(rows, position.as_ref());
     applied.unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+fn a_stream_of_changes_keeps_a_table_in_step() {
+    const REST: &str = "key: [k]\ncolumns: [{ name: k, type: text }, { name: v, type: int }, { name: w, type: text }]\n";
+    each(REST, |twins| changes::followed(&*twins.there()));
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! What each output takes of a flow's results.
 
+use std::sync::Arc;
+
 use arrow::compute::can_cast_types;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use busbar_catalog::{OutputSpec, OutputTarget, PathItem, Template, suggest};
 use busbar_event::{Class, Error};
 
 use super::branch::{BranchColumns, BranchEnd};
-use super::{Compiler, Shape, TopicShape};
+use super::{Compiler, Shape, TopicShape, change_columns, written};
 use crate::reader::{BODY, ENVELOPE, is_envelope};
 use crate::render::Renderer;
 
@@ -88,7 +90,7 @@ impl Compiler<'_> {
                 }
             }
             OutputTarget::Table(name) => {
-                columns = self.table(i, name, schema, projected);
+                columns = self.table(i, name, output, schema, projected);
                 TopicShape::Own
             }
             OutputTarget::Relay(_) => {
@@ -169,12 +171,26 @@ impl Compiler<'_> {
     }
 
     /// The columns a table takes of the results.
-    fn table(&mut self, i: usize, name: &str, schema: &Schema, projected: bool) -> Vec<usize> {
+    fn table(
+        &mut self,
+        i: usize,
+        name: &str,
+        output: &OutputSpec,
+        schema: &Schema,
+        projected: bool,
+    ) -> Vec<usize> {
+        let change = output.change.as_ref().map(change_columns);
         let Some(table) = self.world.tables.get(name) else {
             return Vec::new();
         };
         let declared = table.schema();
         let wanted = |field: &Field| {
+            if change
+                .as_ref()
+                .is_some_and(|change| change.has(field.name()))
+            {
+                return true;
+            }
             if matches!(field.data_type(), DataType::Map(..)) {
                 return false;
             }
@@ -210,7 +226,27 @@ impl Compiler<'_> {
                 return columns;
             }
         }
-        if let Err(error) = table.check(&table_schema(schema, &columns)) {
+        if let Some(change) = &change {
+            let missing = |column: &&Arc<str>| {
+                let found = schema.field_with_name(column);
+                !found.is_ok_and(|field| can_cast_types(field.data_type(), &DataType::Utf8))
+            };
+            let mut says = [Some(&change.change), change.unchanged.as_ref()]
+                .into_iter()
+                .flatten();
+            let refuse = |code| Error::new(Class::Configuration, code).with("table", name);
+            let error = match (table.key().is_empty(), says.find(missing)) {
+                (true, _) => Some(refuse("flow.table-change-key")),
+                (_, column) => {
+                    column.map(|column| refuse("flow.table-change").with("column", column))
+                }
+            };
+            if let Some(error) = error {
+                self.bad.push(self.source.diagnostic(&path, None, error));
+                return columns;
+            }
+        }
+        if let Err(error) = table.check(&written(change.as_ref(), schema, &columns)) {
             self.bad.push(self.source.diagnostic(&path, None, error));
         }
         columns

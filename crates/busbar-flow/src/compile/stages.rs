@@ -490,6 +490,7 @@ impl StagePlans<'_> {
             takes,
             target,
             retain: false,
+            change: None,
             apart: false,
         });
     }

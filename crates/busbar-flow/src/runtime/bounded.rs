@@ -204,6 +204,7 @@ impl Runtime {
             target: OutputTarget::Table(into),
             key: None,
             retain: false,
+            change: None,
         }];
         let world = World::of_bus(&options.bus, &options.tables, project, &options.connectors)?;
         let plan = match compile(name, &spec, &parsed.source, &world) {

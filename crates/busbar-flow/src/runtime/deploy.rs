@@ -334,7 +334,7 @@ impl Runtime {
                             let output = &plan.outputs[output];
                             if let Some(shape) = input.shape(output) {
                                 let schema = input.schema(output);
-                                table.evolve(&table_schema(schema, &shape.columns))?;
+                                table.evolve(&output.table_schema(schema, &shape.columns))?;
                             }
                         }
                     }
@@ -469,6 +469,7 @@ impl Runtime {
                 let table = options.tables.table(name);
                 Writer::table(
                     table.ok_or_else(|| gone("catalog.unknown-table", name))?,
+                    plan.outputs[output].change.clone(),
                     producer,
                 )
             }

@@ -75,6 +75,7 @@ fn both(
         target: OutputTarget::Table(INTO.to_owned()),
         key: None,
         retain: false,
+        change: None,
     }];
     let into = TableSpec {
         hot: Some(Default::default()),

@@ -31,5 +31,6 @@ mod scripts;
 mod starts;
 mod state;
 mod stateful;
+mod table_changes;
 mod times;
 mod windows_in_sql;

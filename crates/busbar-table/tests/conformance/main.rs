@@ -1,5 +1,6 @@
 //! What every engine promises, asked of each. A new engine is one more line in [`ENGINES`].
 
+mod changes;
 mod files;
 mod lookups;
 
@@ -72,6 +73,7 @@ fn each(rest: &str, case: impl Fn(Bench)) {
 
 const KEYED: &str =
     r#""key": ["k"], "columns": [{"name": "k", "type": "text"}, {"name": "v", "type": "int"}]"#;
+const WIDER: &str = r#""key": ["k"], "columns": [{"name": "k", "type": "text"}, {"name": "v", "type": "int"}, {"name": "w", "type": "text"}]"#;
 const LOOSE: &str = r#""key": ["k"]"#;
 const GROWING: &str = r#""columns": [{"name": "k", "type": "text"}, {"name": "v", "type": "int"}]"#;
 
@@ -150,6 +152,13 @@ fn deletions_and_puts_keep_their_order() {
         assert_eq!((applied.put, applied.deleted), (2, 3));
         assert_eq!(all(&table), pairs(&[("b", 9)]));
         assert_eq!(table.rows().unwrap(), 1);
+    });
+}
+
+#[test]
+fn a_stream_of_changes_keeps_a_table_in_step() {
+    each(WIDER, |bench| {
+        changes::followed(&*bench.table());
     });
 }
 
