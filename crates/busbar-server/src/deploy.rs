@@ -159,6 +159,34 @@ impl Deployer {
         self.deploy_locked(wanted, dry_run).await
     }
 
+    /// Deploys the project that runs with more files; a path that is there already is refused.
+    pub(crate) async fn add(
+        &self,
+        files: BTreeMap<String, String>,
+        author: &str,
+        note: &str,
+        dry_run: bool,
+    ) -> Result<Deployed, NotDeployed> {
+        let _one = self.one.lock().await;
+        let running = self.target.runtime.project().await;
+        let known = &running.bundle.files;
+        if let Some(path) = files.keys().find(|path| known.contains_key(*path)) {
+            let error = Error::new(Class::Configuration, "server.apply-exists").with("path", path);
+            return Err(NotDeployed::Failed(error));
+        }
+        let added = unmasked(Bundle { files }, &running, &self.target.connectors);
+        let mut bundle = added.map_err(NotDeployed::Wrong)?;
+        bundle.files.extend(known.clone());
+        let wanted = Deployment {
+            bundle,
+            author,
+            note,
+            folder: None,
+            replay: false,
+        };
+        self.deploy_locked(wanted, dry_run).await
+    }
+
     /// Deploys the files of the project's folder. When they do not check everything goes on as it was, and
     /// [`Deployer::refused`] tells what is wrong until they do.
     pub(crate) async fn save(

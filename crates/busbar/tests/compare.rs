@@ -332,9 +332,14 @@ fn a_table_is_copied_and_kept_in_step_by_the_files_of_the_plan() {
          insert into patient values (1, '张三', '-01:02:03', '1999-12-31', '2024-02-29 01:02:03.000004', '2024-01-02 03:04:05', \
          -1.5, 18446744073709551615, 1, 0.1, x'00ff', 'in', 'a'), (2, null, null, null, null, null, null, null, null, null, null, null, null); \
          create table visit (id bigint primary key, note text, at datetime(6)); \
-         insert into visit values (1, 'a', '2024-01-01'), (2, 'b', '2024-01-01'); create table narrow (id int primary key, x double)",
+         insert into visit values (1, 'a', '2024-01-01'), (2, 'b', '2024-01-01'); create table narrow (id int primary key, x double); \
+         create table flag (id int primary key, ok tinyint(1)); create table code (id int primary key, x varchar(9)); \
+         create table odd (id int primary key, `a\nb` int)",
     );
-    pg("create table narrow (id int primary key, x real)");
+    pg(
+        "create table narrow (id int primary key, x real); create table flag (id int primary key, ok boolean); \
+        create table code (id int primary key, x int)",
+    );
     let project = site.node.project();
     let project = project.to_str().expect("a path");
     let plan = |args: &[&str]| {
@@ -372,6 +377,13 @@ fn a_table_is_copied_and_kept_in_step_by_the_files_of_the_plan() {
         (&["m:patient", "p"][..], "server.copy-exists"),
         (&["m:narrow", "p"], "server.copy-lossy"),
         (&["m:narrow", "m:narrow"], "server.copy-same"),
+        (&["m:flag", "p"], "server.copy-lossy"),
+        (&["m:code", "p"], "server.copy-lossy"),
+        (&["m:odd", "p"], "server.copy-control"),
+        (
+            &["m:visit", "hot", "--both-ways", "--version", "at"],
+            "server.copy-own-both",
+        ),
         (
             &["m:visit", "p", "--both-ways", "--version", "note"],
             "server.copy-version",
@@ -414,4 +426,49 @@ fn a_table_is_copied_and_kept_in_step_by_the_files_of_the_plan() {
     assert_eq!(maria("select note from d.visit where id = 1"), "from p");
     pg("delete from visit where id = 4");
     site.same("m:visit", "p:visit", 3);
+    // To tables of the node, with deletes.
+    for engine in ["hot", "relational", "wide"] {
+        let (planned, code) = plan(&["m:visit", &format!("{engine}:visit_{engine}")]);
+        assert_eq!(code, 0, "{planned}");
+    }
+    apply();
+    let kept = ["visit_hot", "visit_relational", "visit_wide"];
+    for table in kept {
+        site.same("m:visit", table, 3);
+    }
+    maria(
+        "use d; delete from visit where id = 1; update visit set id = 20, at = '2024-01-05' where id = 2; \
+         insert into visit values (5, 'n', '2024-01-06')",
+    );
+    for table in kept {
+        site.same("m:visit", table, 3);
+    }
+    // A side that wins.
+    maria(
+        "use d; create table ward (id bigint primary key, name text, at datetime(6)); insert into ward values (1, 'a', '2024-01-01')",
+    );
+    let wins = [
+        "m:ward",
+        "p",
+        "--both-ways",
+        "--version",
+        "at",
+        "--wins",
+        "second",
+    ];
+    let (planned, _) = plan(&wins);
+    for needed in planned["statements"].as_array().expect("statements") {
+        pg(needed["statement"].as_str().expect("a statement"));
+    }
+    let (planned, code) = plan(&wins);
+    assert_eq!(code, 0, "{planned}");
+    apply();
+    site.same("m:ward", "p:ward", 1);
+    maria("update d.ward set name = 'from m', at = '2024-01-02' where id = 1");
+    site.same("m:ward", "p:ward", 1);
+    pg(
+        "insert into ward values (2, 'p', '2024-01-01 00:00:00+00'); update ward set name = 'from p', at = '2024-01-03 00:00:00+00' where id = 1",
+    );
+    site.same("m:ward", "p:ward", 2);
+    assert_eq!(maria("select name from d.ward where id = 1"), "from p");
 }

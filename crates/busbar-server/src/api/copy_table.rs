@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use super::{Json, JsonBody};
 use crate::answer::Answer;
 use crate::app::App;
-use crate::copy_table::{CopyPlan, CopyRequest, plan};
+use crate::copy_table::{CopyPlan, CopyRequest, CopySide, plan};
 use crate::deploy::NotDeployed;
 use crate::guard::Caller;
 use crate::rights;
@@ -29,11 +29,12 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 struct CopyTable {
     /// The table: `CONNECTION:TABLE` or `CONNECTION:SCHEMA.TABLE`.
     from: String,
-    /// Where to: the same, or a connection alone for a table of the same name. A table that is not there is made.
+    /// Where to: the same, or a connection alone for a table of the same name; `hot:NAME`, `relational:NAME`, `wide:NAME` or a
+    /// name alone for a table of the node. A table that is not there is made.
     to: String,
     /// What the files are called; by default like the second table.
     name: Option<String>,
-    /// Changes of the second table come back to the first. Of two changes of one row the later one stays.
+    /// Changes of the second table come back to the first.
     #[serde(default)]
     both_ways: bool,
     /// Columns that tell rows apart; by default the primary key.
@@ -41,6 +42,8 @@ struct CopyTable {
     key: Vec<String>,
     /// With `both_ways`: the column that grows with each change of a row, a time or a number.
     version: Option<String>,
+    /// With `both_ways`: the table whose rows stay where both sides have changed them; without it the later change stays.
+    wins: Option<CopySide>,
     /// Lets values be rounded or cut where the second table's columns cannot hold them whole.
     #[serde(default)]
     lossy: bool,
@@ -104,8 +107,8 @@ struct CopyStatement {
 
 /// Plan the copy of a table to another database that is kept in step.
 ///
-/// Tables of PostgreSQL, MySQL and MariaDB. Answers with the files of the project that do it: connections that follow and
-/// write, streams and flows, checked together with the project that runs. `POST /api/v1/apply` writes them.
+/// Tables of PostgreSQL, MySQL and MariaDB, and to tables of the node. Answers with the files of the project that do it: connections that follow and
+/// write, streams and flows, checked together with the project that runs. `POST /api/v1/apply` with `add` writes them.
 #[utoipa::path(post, path = "/api/v1/copy-table", tag = "tables", request_body = CopyTable,
     responses((status = 200, description = "The plan.", body = CopyPlanned)))]
 async fn copy_table(
@@ -123,6 +126,7 @@ async fn copy_table(
         both_ways: asked.both_ways,
         key: asked.key,
         version: asked.version,
+        wins: asked.wins,
         lossy: asked.lossy,
     };
     let plan = plan(&app, &asked).await?;
@@ -158,9 +162,8 @@ async fn checked(app: &App, plan: &CopyPlan, author: &str) -> Answer<Vec<Diagnos
     if plan.files.is_empty() {
         return Ok(Vec::new());
     }
-    let mut bundle = app.runtime.project().await.bundle.clone();
-    bundle.files.extend(plan.files.clone());
-    let deployed = app.deployer.deploy(bundle, author, "", (true, false)).await;
+    let files = plan.files.clone();
+    let deployed = app.deployer.add(files, author, "", true).await;
     let mut diagnostics = match deployed {
         Ok(deployed) => deployed.diagnostics,
         Err(NotDeployed::Wrong(diagnostics)) => diagnostics,

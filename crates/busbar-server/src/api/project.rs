@@ -36,6 +36,10 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 struct Apply {
     /// Path in the project (`flows/rain.yaml`) and text. What is not among them is removed.
     files: BTreeMap<String, String>,
+    /// Add the files to those that run and remove none. A path that is there already is refused, so that nobody's change is
+    /// lost.
+    #[serde(default)]
+    add: bool,
     /// Only check, and say what would change.
     #[serde(default)]
     dry_run: bool,
@@ -164,16 +168,21 @@ async fn apply(
     })?;
     // The answer compares with all files that run now.
     rights::check_all(caller, "project")?;
-    let bundle = Bundle { files: body.files };
-    let deployed = app
-        .deployer
-        .deploy(
-            bundle,
-            caller.name(),
-            &body.note,
-            (body.dry_run, body.replay),
-        )
-        .await;
+    let deployed = match body.add {
+        true => {
+            let (files, author) = (body.files, caller.name());
+            app.deployer
+                .add(files, author, &body.note, body.dry_run)
+                .await
+        }
+        false => {
+            let bundle = Bundle { files: body.files };
+            let how = (body.dry_run, body.replay);
+            app.deployer
+                .deploy(bundle, caller.name(), &body.note, how)
+                .await
+        }
+    };
     if let Ok(deployed) = &deployed
         && let Some(version) = deployed.version
     {

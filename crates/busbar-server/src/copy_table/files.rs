@@ -22,14 +22,46 @@ pub(crate) struct CopyWay<'a> {
     pub name: &'a str,
     /// The connections' options that say where both are, without what they are used for.
     pub from: &'a CopyEnd,
-    pub to: &'a CopyEnd,
+    pub to: CopyTo<'a>,
     pub columns: &'a [CopiedColumn],
-    /// The column that says which change is the later one, and whether an equal one counts as later.
-    pub newer: Option<(&'a str, bool)>,
+    /// Which row stays where both sides have changed it.
+    pub rule: Option<CopyRule<'a>>,
     /// The connection whose writes are left out.
     pub without: Option<&'a str>,
     pub create: bool,
     pub lossy: bool,
+}
+
+/// Which row stays where both sides have changed it.
+#[derive(Clone, Copy)]
+pub(crate) enum CopyRule<'a> {
+    /// The one with the greater value of a column; an equal one, too, where it is so said.
+    Newer(&'a str, bool),
+    /// The one of the preferred side, which the way comes from or goes to. The column tells versions of a row apart.
+    Prefer(&'a str, PreferredEnd),
+}
+
+/// Which end of a way the preferred side is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PreferredEnd {
+    From,
+    To,
+}
+
+/// The table that a way goes to.
+#[derive(Clone, Copy)]
+pub(crate) enum CopyTo<'a> {
+    Database(&'a CopyEnd),
+    /// One of the node's own.
+    Own(&'a OwnTable),
+}
+
+/// A table of the node.
+pub(crate) struct OwnTable {
+    pub name: String,
+    /// `hot`, `relational` or `wide`.
+    pub engine: &'static str,
+    pub exists: bool,
 }
 
 /// Where a table is.
@@ -96,41 +128,90 @@ const TAKEN: [&str; 4] = ["topic", "key", "time", "tags"];
 impl CopyWay<'_> {
     /// Paths and texts of its files.
     pub fn files(&self) -> BTreeMap<String, String> {
-        let (from, to) = (self.from.path(), self.to.path());
-        let (changes, rows) = (changes_of(self.name), rows_of(self.name));
+        let from = self.from.path();
+        let changes = changes_of(self.name);
         let topic = format!("{}/changes", self.name);
         let mut follow = json!({ "tables": [from] });
         if let Some(without) = self.without {
             follow["without"] = json!([without]);
         }
+        match self.rule {
+            Some(CopyRule::Prefer(_, PreferredEnd::From)) => follow["echo"] = json!("returned"),
+            Some(CopyRule::Prefer(_, PreferredEnd::To)) => follow["echo"] = json!("none"),
+            _ => {}
+        }
         let about = format!("The changes of {}:{from}.", self.from.connection);
         let source = self.from.connection(&about, "follow", &follow);
+        let to = match self.to {
+            CopyTo::Database(to) => Some((
+                format!("connections/{}.yaml", rows_of(self.name)),
+                self.sink(to),
+            )),
+            CopyTo::Own(table) if table.exists => None,
+            CopyTo::Own(table) => {
+                Some((format!("tables/{}.yaml", table.name), self.own_table(table)))
+            }
+        };
+        let files = BTreeMap::from([
+            (
+                format!("connections/{changes}.yaml"),
+                format!("{source}topic: {}\n", flow_style(&json!(topic))),
+            ),
+            (format!("streams/{changes}.yaml"), self.stream(&topic)),
+            (format!("flows/{}.yaml", self.name), self.flow()),
+        ]);
+        files.into_iter().chain(to).collect()
+    }
+
+    fn key(&self) -> Vec<&str> {
         let key = self.columns.iter().filter(|column| column.key);
-        let key: Vec<_> = key.map(|column| &column.name).collect();
-        let mut write = json!({ "table": to, "key": key, "change": "change" });
+        key.map(|column| column.name.as_str()).collect()
+    }
+
+    /// The connection that writes.
+    fn sink(&self, to: &CopyEnd) -> String {
+        let mut write = json!({ "table": to.path(), "key": self.key(), "change": "change" });
         if self.repeats_not() {
             write["unchanged"] = json!("unchanged");
         }
-        if let Some((newer, or_equal)) = self.newer {
-            write["newer"] = json!(newer);
-            write["or_equal"] = json!(or_equal);
+        match self.rule {
+            Some(CopyRule::Newer(newer, or_equal)) => {
+                write["newer"] = json!(newer);
+                write["or_equal"] = json!(or_equal);
+            }
+            Some(CopyRule::Prefer(version, end)) => {
+                let row = match end {
+                    PreferredEnd::From => "coming",
+                    PreferredEnd::To => "there",
+                };
+                let was = self.was(version);
+                write["prefer"] = json!({ "row": row, "version": version, "was": was });
+            }
+            None => {}
         }
         for (option, is) in [("create", self.create), ("lossy", self.lossy)] {
             if is {
                 write[option] = json!(true);
             }
         }
-        let about = format!("Rows for {}:{to}.", self.to.connection);
-        let sink = self.to.connection(&about, "write", &write);
-        BTreeMap::from([
-            (
-                format!("connections/{changes}.yaml"),
-                format!("{source}topic: {}\n", flow_style(&json!(topic))),
-            ),
-            (format!("connections/{rows}.yaml"), sink),
-            (format!("streams/{changes}.yaml"), self.stream(&topic)),
-            (format!("flows/{}.yaml", self.name), self.flow()),
-        ])
+        let about = format!("Rows for {}:{}.", to.connection, to.path());
+        to.connection(&about, "write", &write)
+    }
+
+    /// The file of a table of the node.
+    fn own_table(&self, table: &OwnTable) -> String {
+        let from = format!("{}:{}", self.from.connection, self.from.path());
+        let key = flow_style(&json!(self.key()));
+        let mut text = format!(
+            "# A copy of {from}.\n{}: {{}}\nkey: {key}\ncolumns:\n",
+            table.engine
+        );
+        for column in self.columns {
+            let name = flow_style(&json!(column.name));
+            let kind = column.value.kept(self.lossy).as_str();
+            let _ = writeln!(text, "  - {{ name: {name}, type: {kind} }}");
+        }
+        text
     }
 
     /// Whether the database leaves out large values that did not change.
@@ -159,8 +240,30 @@ impl CopyWay<'_> {
                 false => String::new(),
             };
             let _ = writeln!(text, "  - {{ name: {name}, type: {field}{path} }}");
+            if let Some(was) = self.was_of(column) {
+                let path = flow_style(&json!(format!("before.{}", column.name)));
+                let was = flow_style(&json!(was));
+                let _ = writeln!(text, "  - {{ name: {was}, type: {field}, path: {path} }}");
+            }
         }
         text
+    }
+
+    /// What the flow calls the value of a column before a change.
+    fn was(&self, column: &str) -> String {
+        let mut was = format!("{column}_was");
+        while self.columns.iter().any(|other| other.name == was) {
+            was.push('_');
+        }
+        was
+    }
+
+    /// The same, where the way needs it of this column.
+    fn was_of(&self, column: &CopiedColumn) -> Option<String> {
+        match self.rule {
+            Some(CopyRule::Prefer(version, _)) if version == column.name => Some(self.was(version)),
+            _ => None,
+        }
     }
 
     /// What the stream calls a column.
@@ -181,41 +284,61 @@ impl CopyWay<'_> {
         if self.repeats_not() {
             select.push("unchanged".into());
         }
-        for column in self.columns {
-            let field = quoted(&self.field(&column.name));
+        let computed = |column: &CopiedColumn, field: &str, name: &str| {
+            let field = quoted(field);
             let computed = match column.fit {
-                CopyFit::AsText => field.clone(),
+                _ if matches!(self.to, CopyTo::Own(_)) => {
+                    column.value.computed_to_keep(&field, self.lossy)
+                }
+                CopyFit::AsText => field,
                 CopyFit::AsBool => format!("{field} <> 0"),
                 _ => column.value.computed(&field),
             };
-            select.push(match computed == quoted(&column.name) {
+            match computed == quoted(name) {
                 true => computed,
-                false => format!("{computed} as {}", quoted(&column.name)),
-            });
+                false => format!("{computed} as {}", quoted(name)),
+            }
+        };
+        for column in self.columns {
+            select.push(computed(column, &self.field(&column.name), &column.name));
+            if let Some(was) = self.was_of(column) {
+                select.push(computed(column, &was, &was));
+            }
         }
+        let (to, output) = match self.to {
+            CopyTo::Database(to) => (
+                format!("{}:{}", to.connection, to.path()),
+                format!("  - connection: {}\n", rows_of(self.name)),
+            ),
+            CopyTo::Own(table) => {
+                let unchanged = match self.repeats_not() {
+                    true => "    unchanged: unchanged\n",
+                    false => "",
+                };
+                (
+                    table.name.clone(),
+                    format!("  - table: {}\n    change: change\n{unchanged}", table.name),
+                )
+            }
+        };
         format!(
-            "# Keeps {}:{} in step with {}:{}.\nfrom: {}\nsteps:\n  - select: >-\n      {}\nto:\n  - connection: {}\n",
-            self.to.connection,
-            self.to.path(),
+            "# Keeps {to} in step with {}:{}.\nfrom: {}\nsteps:\n  - select: >-\n      {}\nto:\n{output}",
             self.from.connection,
             self.from.path(),
             changes_of(self.name),
             select.join(",\n      "),
-            rows_of(self.name)
         )
     }
 
-    /// The statement that makes the table that is written to.
-    pub fn made(&self) -> String {
-        let database = self.to.database;
+    /// The statement that makes a table of a database that is written to.
+    pub fn made(&self, to: &CopyEnd) -> String {
+        let database = to.database;
         let columns = self.columns.iter().map(|column| {
             let name = database.identifier(&column.name);
             format!("{name} {}", column.value.made(database, column.key))
         });
-        let key = self.columns.iter().filter(|column| column.key);
-        let key: Vec<_> = key
-            .map(|column| database.identifier(&column.name))
-            .collect();
+        let key = self.key().into_iter().map(|name| database.identifier(name));
+        let key: Vec<_> = key.collect();
         let columns = columns.chain([format!("PRIMARY KEY ({})", key.join(", "))]);
         let columns: Vec<_> = columns.collect();
         let engine = match database {
@@ -224,7 +347,7 @@ impl CopyWay<'_> {
         };
         format!(
             "CREATE TABLE {} ({}){engine}",
-            self.to.in_sql(),
+            to.in_sql(),
             columns.join(", ")
         )
     }

@@ -2,6 +2,7 @@
 //! need first.
 
 mod files;
+mod own;
 mod settings;
 mod value;
 
@@ -9,10 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use busbar_connector::{SurveyedColumn, SurveyedTable};
 use busbar_event::{Class, Error};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::app::App;
-use files::{CopiedColumn, CopyEnd, CopyWay, changes_of, rows_of};
+use files::{CopiedColumn, CopyEnd, CopyRule, CopyTo, CopyWay, PreferredEnd, changes_of, rows_of};
 use value::{CopiedValue, CopyDatabase, CopyFit};
 
 pub(crate) use settings::NeededStatement;
@@ -31,7 +33,17 @@ pub(crate) struct CopyRequest {
     pub key: Vec<String>,
     /// The column that grows with each change of a row.
     pub version: Option<String>,
+    /// The side whose rows stay where both have changed them; without it the later change stays.
+    pub wins: Option<CopySide>,
     pub lossy: bool,
+}
+
+/// One of the two tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum CopySide {
+    First,
+    Second,
 }
 
 /// What would be written, and what stands against it.
@@ -74,10 +86,13 @@ fn refusal(code: &'static str) -> Error {
 /// A connection or the table to copy that is not there, and what the databases say.
 pub(crate) async fn plan(app: &App, asked: &CopyRequest) -> Result<CopyPlan, Error> {
     let (from, source) = find(app, &asked.from, None).await?;
-    let (to, target) = find(app, &asked.to, Some(&from.table)).await?;
     let Some(source) = source else {
         return Err(refusal("server.compare-no-table").with("table", &asked.from));
     };
+    if let Some(table) = own::find(app, &asked.to, &from.table).await? {
+        return own::plan(app, asked, (&from, &source), table).await;
+    }
+    let (to, target) = find(app, &asked.to, Some(&from.table)).await?;
     let mut plan = CopyPlan {
         name: asked.name.clone().unwrap_or_else(|| named(&to.table)),
         from: format!("{}:{}.{}", from.connection, from.schema, from.table),
@@ -99,7 +114,8 @@ pub(crate) async fn plan(app: &App, asked: &CopyRequest) -> Result<CopyPlan, Err
         asked.lossy,
     );
     plan.columns = shown(&source, &to, target.as_ref(), &columns);
-    let newer = plan.version(asked, &from, &source);
+    plan.check_names([&from.schema, &from.table, &to.schema, &to.table], &source);
+    let version = plan.version(asked, &from, &source);
     let back_name = format!("{}_back", plan.name);
     let ways = if asked.both_ways {
         let there = match &target {
@@ -116,9 +132,11 @@ pub(crate) async fn plan(app: &App, asked: &CopyRequest) -> Result<CopyPlan, Err
     let forth = CopyWay {
         name: &name,
         from: &from,
-        to: &to,
+        to: CopyTo::Database(&to),
         columns: &columns,
-        newer: newer.as_deref().map(|newer| (newer, true)),
+        rule: version
+            .as_deref()
+            .map(|version| rule(version, asked.wins, CopySide::First)),
         without: asked.both_ways.then_some(out_of_there.as_str()),
         // In both ways the table is followed, too, and has to be there before the files are.
         create: target.is_none() && !asked.both_ways,
@@ -129,37 +147,62 @@ pub(crate) async fn plan(app: &App, asked: &CopyRequest) -> Result<CopyPlan, Err
         plan.add(&CopyWay {
             name: &back_name,
             from: &to,
-            to: &from,
+            to: CopyTo::Database(&from),
             columns,
-            newer: newer.as_deref().map(|newer| (newer, false)),
+            rule: version
+                .as_deref()
+                .map(|version| rule(version, asked.wins, CopySide::Second)),
             without: Some(&out_of_here),
             create: false,
             lossy: asked.lossy,
         });
         if target.is_none() {
-            let made = NeededStatement::new(&to, forth.made(), "server.copy-why-table");
+            let made = NeededStatement::new(&to, forth.made(&to), "server.copy-why-table");
             plan.statements.push(made);
         }
     }
-    let other_key = source.columns.iter().filter(|column| column.key);
-    let other_key: BTreeSet<_> = other_key.map(|column| column.name.as_str()).collect();
-    let other_key = other_key != key.iter().map(String::as_str).collect();
-    let followed = [(&from, true), (&to, asked.both_ways)];
-    for (end, _) in followed.into_iter().filter(|(_, followed)| *followed) {
-        match settings::needed(app, end, asked.both_ways || other_key).await {
-            Ok(needed) => plan.statements.extend(needed),
-            Err(error) => plan.warnings.push(error),
-        }
+    let whole = asked.both_ways || is_other_key(&source, &key);
+    let followed = [Some(&from), asked.both_ways.then_some(&to)];
+    for end in followed.into_iter().flatten() {
+        plan.needs(app, end, whole).await;
     }
-    plan.check_paths(app).await;
-    if !plan.refusals.is_empty() {
-        plan.files.clear();
-        plan.secrets.clear();
-    }
+    plan.ended(app).await;
     Ok(plan)
 }
 
+/// Whether rows are told apart by other columns than the primary key.
+fn is_other_key(source: &SurveyedTable, key: &[String]) -> bool {
+    let own = source.columns.iter().filter(|column| column.key);
+    let own: BTreeSet<_> = own.map(|column| column.name.as_str()).collect();
+    own != key.iter().map(String::as_str).collect()
+}
+
+/// Which row stays at the end of the way that comes from a side.
+fn rule(version: &str, wins: Option<CopySide>, from: CopySide) -> CopyRule<'_> {
+    match wins {
+        // Of equal ones the first table's stays.
+        None => CopyRule::Newer(version, from == CopySide::First),
+        Some(wins) if wins == from => CopyRule::Prefer(version, PreferredEnd::From),
+        Some(_) => CopyRule::Prefer(version, PreferredEnd::To),
+    }
+}
+
 impl CopyPlan {
+    /// Names with characters that end a line would become text of the files.
+    fn check_names<const N: usize>(&mut self, names: [&String; N], source: &SurveyedTable) {
+        let names = names.into_iter();
+        let names = names.chain(source.columns.iter().map(|column| &column.name));
+        let unfit = |name: &&String| {
+            name.chars()
+                .any(|c| c.is_control() || matches!(c, '\u{85}' | '\u{2028}' | '\u{2029}'))
+        };
+        for name in names.filter(unfit) {
+            let shown = busbar_event::quote(name);
+            self.refusals
+                .push(refusal("server.copy-control").with("name", shown));
+        }
+    }
+
     /// The columns that tell rows apart.
     fn key(&mut self, asked: &CopyRequest, source: &SurveyedTable) -> Vec<String> {
         let mut key = asked.key.clone();
@@ -195,6 +238,10 @@ impl CopyPlan {
             }
             (Some(_), false) => {
                 self.refusals.push(refusal("server.copy-version-one-way"));
+                return None;
+            }
+            (None, false) if asked.wins.is_some() => {
+                self.refusals.push(refusal("server.copy-wins-one-way"));
                 return None;
             }
             (version, _) => version.clone()?,
@@ -239,9 +286,7 @@ impl CopyPlan {
                     .with("kind", &column.kind)
                     .with("table", &table)
             };
-            // What a change says of itself.
-            let is_taken = matches!(column.name.as_str(), "change" | "before" | "unchanged");
-            if is_taken || column.name.contains('.') {
+            if is_taken(&column.name) {
                 self.refusals.push(about("server.copy-name"));
                 continue;
             }
@@ -277,8 +322,12 @@ impl CopyPlan {
                     let about = |code| about(code).with("to", &there.kind);
                     match fit {
                         CopyFit::Never => self.refusals.push(about("server.copy-never")),
-                        CopyFit::Lossy if !lossy => self.refusals.push(about("server.copy-lossy")),
-                        CopyFit::Lossy => self.warnings.push(about("server.copy-rounded")),
+                        CopyFit::Lossy | CopyFit::AsBool if !lossy => {
+                            self.refusals.push(about("server.copy-lossy"));
+                        }
+                        CopyFit::Lossy | CopyFit::AsBool => {
+                            self.warnings.push(about("server.copy-rounded"))
+                        }
                         _ => {}
                     }
                     if is_key != there.key {
@@ -309,14 +358,33 @@ impl CopyPlan {
 
     fn add(&mut self, way: &CopyWay) {
         let files = way.files();
-        for (path, end) in [
-            (changes_of(way.name), way.from),
-            (rows_of(way.name), way.to),
-        ] {
+        let to = match way.to {
+            CopyTo::Database(to) => Some((rows_of(way.name), to)),
+            CopyTo::Own(_) => None,
+        };
+        let ends = [Some((changes_of(way.name), way.from)), to];
+        for (path, end) in ends.into_iter().flatten() {
             self.secrets
                 .insert(format!("connections/{path}.yaml"), end.connection.clone());
         }
         self.files.extend(files);
+    }
+
+    /// What the database of a table needs so that it can be followed.
+    async fn needs(&mut self, app: &App, end: &CopyEnd, whole_before: bool) {
+        match settings::needed(app, end, whole_before).await {
+            Ok(needed) => self.statements.extend(needed),
+            Err(error) => self.warnings.push(error),
+        }
+    }
+
+    /// Leaves nothing to be written where something is refused.
+    async fn ended(&mut self, app: &App) {
+        self.check_paths(app).await;
+        if !self.refusals.is_empty() {
+            self.files.clear();
+            self.secrets.clear();
+        }
     }
 
     /// Files that are there already are not written over.
@@ -329,6 +397,11 @@ impl CopyPlan {
             }
         }
     }
+}
+
+/// Whether changes use the name of a column themselves, or it has a dot.
+fn is_taken(column: &str) -> bool {
+    matches!(column, "change" | "before" | "unchanged") || column.contains('.')
 }
 
 /// The columns of a table that does not exist yet.

@@ -1,6 +1,7 @@
 //! How the values of a column go from one database to another.
 
 use busbar_event::format::FieldType;
+use busbar_table::ColumnType;
 
 /// A database that tables are copied from and to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +57,7 @@ pub(crate) enum CopyFit {
     Whole,
     /// They are written as texts, which the database reads.
     AsText,
-    /// Numbers become truth values.
+    /// Numbers become truth values: all but 0 the same one.
     AsBool,
     /// Some would be rounded or cut.
     Lossy,
@@ -176,6 +177,35 @@ impl CopiedValue {
         }
     }
 
+    /// The type of a column of a table of the node. Numbers that are not of 64 bits are texts with all their digits, unless
+    /// they may be rounded.
+    pub fn kept(self, lossy: bool) -> ColumnType {
+        match self {
+            CopiedValue::Bool => ColumnType::Bool,
+            CopiedValue::Whole => ColumnType::Int,
+            CopiedValue::Float => ColumnType::Float,
+            CopiedValue::Unsigned | CopiedValue::Number(..) if lossy => ColumnType::Float,
+            CopiedValue::Moment | CopiedValue::Local => ColumnType::Time,
+            CopiedValue::Bytes => ColumnType::Binary,
+            CopiedValue::Json => ColumnType::Json,
+            CopiedValue::Unsigned
+            | CopiedValue::Number(..)
+            | CopiedValue::Day
+            | CopiedValue::Text => ColumnType::Text,
+        }
+    }
+
+    /// What a flow makes of the column of the stream for a table of the node.
+    pub fn computed_to_keep(self, column: &str, lossy: bool) -> String {
+        match (self, self.kept(lossy)) {
+            (CopiedValue::Local | CopiedValue::Bytes, _) => self.computed(column),
+            (_, ColumnType::Float) if self != CopiedValue::Float => {
+                format!("cast({column} as double)")
+            }
+            _ => column.to_owned(),
+        }
+    }
+
     /// The type of a column that is made for the values, as the sinks of the database make it.
     pub fn made(self, database: CopyDatabase, key: bool) -> String {
         let mysql = database == CopyDatabase::MySql;
@@ -245,9 +275,19 @@ impl CopiedValue {
                 }
             }
             (Moment | Local, Day) => CopyFit::Lossy,
-            (Text | Json, Float) => CopyFit::Lossy,
             (Text | Json, Bytes) => CopyFit::Never,
-            (Text | Json, _) => CopyFit::Whole,
+            // A text of the same type there, or a document for a document; other texts may say something else, or nothing.
+            (Text, Text) if parts(from).0 == word => CopyFit::Whole,
+            (Text, Text)
+                if unbounded && matches!(parts(from).0.as_str(), "numeric" | "decimal") =>
+            {
+                CopyFit::Whole
+            }
+            (Text | Json, Json) if matches!(parts(from).0.as_str(), "json" | "jsonb") => {
+                CopyFit::Whole
+            }
+            (Json, Text) if matches!(word.as_str(), "json" | "jsonb") => CopyFit::Whole,
+            (Text | Json, _) => CopyFit::Lossy,
             (_, Json) => CopyFit::Never,
             _ => CopyFit::Never,
         }
@@ -383,7 +423,37 @@ mod tests {
                 CopyFit::Never,
             ),
             (Postgres, "text", MySql, "varchar(50)", CopyFit::Whole),
-            (Postgres, "text", MySql, "enum('a','b')", CopyFit::Whole),
+            (Postgres, "text", MySql, "enum('a','b')", CopyFit::Lossy),
+            (Postgres, "text", MySql, "int", CopyFit::Lossy),
+            (
+                MySql,
+                "varchar(9)",
+                Postgres,
+                "numeric(9,2)",
+                CopyFit::Lossy,
+            ),
+            (
+                MySql,
+                "varchar(9)",
+                Postgres,
+                "timestamp without time zone",
+                CopyFit::Lossy,
+            ),
+            (MySql, "varchar(36)", Postgres, "uuid", CopyFit::Lossy),
+            (Postgres, "uuid", Postgres, "uuid", CopyFit::Whole),
+            (
+                MySql,
+                "time",
+                Postgres,
+                "time without time zone",
+                CopyFit::Whole,
+            ),
+            (MySql, "decimal(65,30)", Postgres, "numeric", CopyFit::Whole),
+            (MySql, "json", Postgres, "jsonb", CopyFit::Whole),
+            (Postgres, "jsonb", MySql, "json", CopyFit::Whole),
+            (MySql, "longtext", Postgres, "jsonb", CopyFit::Lossy),
+            (Postgres, "numeric", Postgres, "numeric", CopyFit::Whole),
+            (MySql, "tinyint(1)", Postgres, "boolean", CopyFit::AsBool),
             (Postgres, "double precision", MySql, "float", CopyFit::Lossy),
             (Postgres, "bytea", MySql, "longtext", CopyFit::Never),
             (Postgres, "boolean", MySql, "tinyint(1)", CopyFit::Whole),

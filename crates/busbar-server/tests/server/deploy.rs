@@ -46,6 +46,29 @@ fn apply(world: &World, files: &[(&str, &str)]) -> Value {
 }
 
 #[test]
+fn files_are_added_to_those_that_run_and_replace_none() {
+    let (one, two) = (flow(1), flow(2));
+    let world = World::new(&[STREAM, ("flows/a.yaml", &one)]);
+    let add = |path: &str, text: &str, dry_run: bool| {
+        let files = serde_json::Map::from_iter([(path.to_owned(), Value::from(text))]);
+        let body = json!({ "files": files, "add": true, "dry_run": dry_run });
+        world.post("/api/v1/apply", &body)
+    };
+    assert_eq!(add("flows/b.yaml", &two, true).status, 200);
+    assert_eq!(files(&world)["flows/b.yaml"], Value::Null);
+    assert_eq!(add("flows/b.yaml", &two, false).status, 200);
+    let running = files(&world);
+    assert_eq!(
+        (&running["flows/a.yaml"], &running["flows/b.yaml"]),
+        (&Value::from(one.as_str()), &Value::from(two.as_str()))
+    );
+    // What somebody else has added meanwhile stays as it is.
+    let refused = add("flows/b.yaml", &one, false);
+    assert_eq!(refused.json()["error"]["code"], "server.apply-exists");
+    assert_eq!(files(&world), running);
+}
+
+#[test]
 fn what_was_applied_outlives_a_restart_until_the_folder_changes() {
     let (one, two, three) = (flow(1), flow(2), flow(3));
     let first = [STREAM, ("flows/a.yaml", &one), ("flows/b.yaml", &one)];

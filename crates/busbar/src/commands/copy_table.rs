@@ -23,7 +23,7 @@ const HIDDEN: &str = "(hidden)";
 pub struct CopyTableArgs {
     /// The table to copy.
     from: String,
-    /// Where to; a connection alone for a table of the same name.
+    /// Where to; a connection alone for a table of the same name, hot:NAME, relational:NAME or wide:NAME for a table of the node.
     to: String,
     /// The project's folder.
     #[arg(long, default_value = ".", value_name = "DIR")]
@@ -37,6 +37,9 @@ pub struct CopyTableArgs {
     /// With --both-ways: the column that grows with each change of a row, a time or a number.
     #[arg(long, value_name = "COLUMN")]
     version: Option<String>,
+    /// With --both-ways: the table whose rows stay where both sides have changed them; without it the later change stays.
+    #[arg(long, requires = "both_ways", value_parser = ["first", "second"])]
+    wins: Option<String>,
     /// Columns that tell rows apart; by default the primary key.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     key: Vec<String>,
@@ -52,7 +55,7 @@ pub struct CopyTableArgs {
 pub fn run(args: &CopyTableArgs, node: &NodeArgs, json: bool) -> Result<(), Failure> {
     let asked = json!({
         "from": args.from, "to": args.to, "name": args.name, "both_ways": args.both_ways,
-        "key": args.key, "version": args.version, "lossy": args.lossy,
+        "key": args.key, "version": args.version, "wins": args.wins, "lossy": args.lossy,
     });
     let plan = node.post("/api/v1/copy-table", &asked)?;
     if json {
@@ -92,6 +95,12 @@ pub fn run(args: &CopyTableArgs, node: &NodeArgs, json: bool) -> Result<(), Fail
     if let Some((path, _)) = other {
         let error = Error::new(Class::Configuration, "server.copy-exists").with("path", path);
         return Err(Failure::new(exit::FOUND, error));
+    }
+    let hidden = files.iter().filter(|(_, text)| text.contains(HIDDEN));
+    let hidden: Vec<_> = hidden.map(|(path, _)| path.as_str()).collect();
+    if !hidden.is_empty() {
+        let args = [("files", hidden.join(", "))];
+        eprintln!("{}", say::line("cli.pull-hidden", &args));
     }
     for (path, text) in files {
         pull::write(&args.project.join(&path), text.as_bytes())
@@ -177,12 +186,12 @@ fn with_secrets(
         let Some(text) = files.get_mut(path).filter(|text| text.contains(HIDDEN)) else {
             continue;
         };
-        let known = format!(
-            "connections/{}.yaml",
-            connection.as_str().unwrap_or_default()
-        );
-        let own = std::fs::read_to_string(project.join(&known));
-        let password = own.ok().and_then(|own| password(&known, &own));
+        let connection = connection.as_str().unwrap_or_default();
+        let password = ["yaml", "yml"].into_iter().find_map(|ending| {
+            let known = format!("connections/{connection}.{ending}");
+            let own = std::fs::read_to_string(project.join(&known)).ok()?;
+            password(&known, &own)
+        });
         if let Some(password) = password {
             let hidden = Value::from(HIDDEN).to_string();
             *text = text.replace(&hidden, &Value::from(password).to_string());
