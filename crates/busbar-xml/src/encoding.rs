@@ -36,6 +36,13 @@ pub fn document_text_in<'b>(
         }
         _ => xml_encoding(bytes).map_err(unknown)?,
     };
+    if encoding == UTF_8 {
+        // Checked and not copied; what is wrong with it is found below.
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+        if let Ok(text) = std::str::from_utf8(bytes) {
+            return Ok(Cow::Borrowed(text));
+        }
+    }
     let (text, _, malformed) = encoding.decode(bytes);
     if !malformed {
         return Ok(text);

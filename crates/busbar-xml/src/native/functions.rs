@@ -74,9 +74,19 @@ macro_rules! library {
     };
 }
 
+/// What libxml2 and libxslt give memory back with.
+pub(super) type Free = unsafe extern "C" fn(*mut c_void);
+/// What they take memory with.
+pub(super) type Malloc = unsafe extern "C" fn(usize) -> *mut c_void;
+/// What they make it larger with.
+pub(super) type Realloc = unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void;
+/// What they copy a text with.
+pub(super) type Strdup = unsafe extern "C" fn(*const c_char) -> *mut c_char;
+
 library! {
     /// libxml2.
     LibXml {
+        xmlMemSetup(Free, Malloc, Realloc, Strdup) -> c_int;
         xmlInitParser();
         xmlReadMemory(*const c_char, c_int, *const c_char, *const c_char, c_int) -> *mut c_void;
         xmlFreeDoc(*mut c_void);

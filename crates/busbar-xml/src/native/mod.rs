@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::{Mutex, OnceLock};
 
 use busbar_event::{Class, Error};
+use libmimalloc_sys::{mi_free, mi_malloc, mi_realloc};
 
 use functions::{LibExslt, LibXml, LibXslt};
 
@@ -80,6 +81,9 @@ impl NativeLibraries {
         // SAFETY: the functions are those of the libraries' headers; `fprintf` takes the file that it is given.
         unsafe {
             let write = libc::fprintf as *const c_void;
+            // A transformation takes and gives back hundreds of pieces of memory, which is a third of its time with the C
+            // library's allocator. Before anything is taken.
+            (xml.xmlMemSetup)(mi_free, mi_malloc, mi_realloc, copy_text);
             (xml.xmlInitParser)();
             let _ = LOADER.set((xml.xmlGetExternalEntityLoader)());
             (xml.xmlSetExternalEntityLoader)(load_own);
@@ -266,6 +270,19 @@ impl NativeFault {
                 line: u32::try_from((*error).line).ok().filter(|line| *line > 0),
             }
         }
+    }
+}
+
+/// A copy of a text that ends with a zero; null without memory.
+unsafe extern "C" fn copy_text(text: *const c_char) -> *mut c_char {
+    // SAFETY: the library gives such a text; the copy is as long as it with its zero.
+    unsafe {
+        let bytes = CStr::from_ptr(text).to_bytes_with_nul();
+        let copy = mi_malloc(bytes.len()).cast::<u8>();
+        if !copy.is_null() {
+            copy.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        }
+        copy.cast()
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::ffi::{CStr, CString, c_void};
 
+use libmimalloc_sys::mi_free;
+
 use super::functions::{LibXml, XmlError};
 use super::{NativeFault, NativeLibraries, refuse_document_type, take_refused};
 
@@ -127,7 +129,7 @@ unsafe extern "C" fn note(faults: *mut c_void, error: *const XmlError) {
             let path = (faults.xml.xmlGetNodePath)(node);
             if !path.is_null() {
                 let text = CStr::from_ptr(path).to_string_lossy().into_owned();
-                libc::free(path.cast());
+                mi_free(path.cast());
                 if fault.file.as_deref() == Some("document") {
                     fault.message = format!("{text}: {}", fault.message);
                 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::ffi::{CString, c_void};
 
+use libmimalloc_sys::mi_free;
+
 use super::functions::LibXslt;
 use super::{NativeFault, NativeLibraries, refuse_document_type, take_refused};
 use crate::{XPath, XPathNames, XmlDocument, document_text};
@@ -125,8 +127,8 @@ impl<'l> StyleSheet<'l> {
                 true => Vec::new(),
                 false => std::slice::from_raw_parts(text.cast::<u8>(), length as usize).to_vec(),
             };
-            // The library allocates with the C library's functions.
-            libc::free(text.cast());
+            // The library allocates with this allocator's functions.
+            mi_free(text.cast());
             Ok((bytes, said))
         }
     }
