@@ -1,8 +1,9 @@
-//! `apis/<name>.yaml`: a query, a flow or an orchestration as a resource of the web.
+//! `apis/<name>.yaml`: a query, a flow or an orchestration as a resource of the web, and resources of FHIR.
 
 use busbar_bus::Span;
 use busbar_event::format::{
-    Decoder, FieldType, FormatSpec, JsonOptions, SchemaSpec, XmlOptions, is_xml_name,
+    Decoder, FieldType, FormatSpec, JsonOptions, RESOURCE_TYPES, SchemaSpec, XmlOptions,
+    is_resource_type, is_xml_name,
 };
 use busbar_event::{Class, Error, quote, topic};
 use schemars::JsonSchema;
@@ -14,8 +15,8 @@ use crate::limits::{
 };
 use crate::{Diagnostic, PathItem, Source};
 
-/// Answers HTTP requests at `/apis/NAME`. Besides its parameters it has one of `query`, `request` and `orchestration`. It reads
-/// and writes with the rights of the project: who may call it is all that is checked.
+/// Answers HTTP requests at `/apis/NAME`. Besides its parameters it has one of `query`, `request`, `orchestration` and `fhir`.
+/// It reads and writes with the rights of the project: who may call it is all that is checked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApiSpec {
@@ -35,6 +36,10 @@ pub struct ApiSpec {
     /// Starts an instance of this orchestration with the parameters as its input, and answers with what the instance gives. POST.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub orchestration: Option<String>,
+    /// Takes resources of FHIR R4 at `/apis/NAME/TYPE` and `/apis/NAME/TYPE/ID`, Bundles at `/apis/NAME`, and says so at
+    /// `/apis/NAME/metadata`. It has no parameters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fhir: Option<Box<FhirSpec>>,
     /// How long a caller waits for a reply or for the end of an instance, 5 min at most; without it 30 s. Then the answer is 202
     /// with what identifies the request or the instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,6 +86,22 @@ pub struct ApiRequest {
     /// The field of the replies, in JSON, that is the text of such a fault.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// Resources of FHIR R4 that are taken in JSON. Each is checked in its form, published as an event with its id as the key, and
+/// answered when it is stored; the tag `change` says what is done with it: `insert` (POST, with an id that the node gives),
+/// `upsert` (PUT) or `delete`, of which the payload has type and id only. What is refused is answered with an `OperationOutcome`
+/// that says where. Resources are not read and not searched, so that conditions (`If-None-Exist`, `If-Match`, `PUT TYPE?…`) are
+/// refused. Entries of a Bundle of type `batch` are taken or refused one by one; those of a `transaction` are taken if all are
+/// good, and references to the `urn:uuid:` of one that is created are changed to its id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FhirSpec {
+    /// Where the events go: a resource of type `Patient` to `TOPIC/Patient`.
+    pub topic: String,
+    /// The types of resources that are taken; without it all of R4.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub types: Vec<String>,
 }
 
 /// A web service with one operation. Its request has an element for each parameter, and its answer one for each column of the reply.
@@ -134,15 +155,22 @@ pub enum ApiWork<'a> {
     Request(&'a ApiRequest),
     /// `orchestration`.
     Orchestration(&'a str),
+    /// `fhir`.
+    Fhir(&'a FhirSpec),
 }
 
 impl ApiSpec {
     /// What it does; none where the file does not say exactly one thing.
     pub fn work(&self) -> Option<ApiWork<'_>> {
-        match (&self.query, &self.request, &self.orchestration) {
-            (Some(query), None, None) => Some(ApiWork::Query(query)),
-            (None, Some(request), None) => Some(ApiWork::Request(request)),
-            (None, None, Some(name)) => Some(ApiWork::Orchestration(name)),
+        let works = [
+            self.query.as_deref().map(ApiWork::Query),
+            self.request.as_deref().map(ApiWork::Request),
+            self.orchestration.as_deref().map(ApiWork::Orchestration),
+            self.fhir.as_deref().map(ApiWork::Fhir),
+        ];
+        let mut works = works.into_iter().flatten();
+        match (works.next(), works.next()) {
+            (Some(work), None) => Some(work),
             _ => None,
         }
     }
@@ -198,7 +226,14 @@ impl ApiSpec {
         let is_query = matches!(work, ApiWork::Query(_));
         let misplaced = [
             ("rows", self.rows.is_some() && !is_query),
-            ("within", self.within.is_some() && is_query),
+            (
+                "within",
+                self.within.is_some() && (is_query || self.fhir.is_some()),
+            ),
+            (
+                "parameters",
+                !self.parameters.0.is_empty() && self.fhir.is_some(),
+            ),
             ("soap", self.soap.is_some() && self.request.is_none()),
         ];
         if let Some((key, _)) = misplaced.iter().find(|(_, wrong)| *wrong) {
@@ -252,6 +287,20 @@ impl ApiSpec {
                 Ok(())
             }
             ApiWork::Orchestration(_) => Ok(()),
+            ApiWork::Fhir(fhir) => {
+                topic::check(&fhir.topic)
+                    .map_err(|error| at(&["fhir".into(), "topic".into()], error))?;
+                let mut types = fhir.types.iter();
+                match types.find(|name| !is_resource_type(name)) {
+                    None => Ok(()),
+                    Some(name) => {
+                        let error = new("event.fhir-unknown-type").with("detail", quote(name));
+                        let help = crate::suggest(name, RESOURCE_TYPES);
+                        let path = ["fhir".into(), "types".into()];
+                        Err(at(&path, error).with_help(help))
+                    }
+                }
+            }
         }
     }
 }

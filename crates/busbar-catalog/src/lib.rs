@@ -36,7 +36,7 @@ mod topology;
 mod tree;
 mod xsd;
 
-pub use api::{ApiRequest, ApiSpec, ApiWork, SoapSpec, SoapStyle};
+pub use api::{ApiRequest, ApiSpec, ApiWork, FhirSpec, SoapSpec, SoapStyle};
 pub use bundle::{Bundle, FolderStamp, Kind};
 pub use busbar_bus::{Size, Span};
 pub use change::{Change, ChangeKind, FileChange, canonical, changes, file_changes, text_diff};

@@ -8,6 +8,7 @@ mod cells;
 mod change;
 mod clickhouse;
 mod elastic;
+mod fhir;
 mod file;
 mod grpc;
 mod hbase;
@@ -50,6 +51,7 @@ pub fn registry_with(places: &Places) -> Connectors {
         Arc::new(cassandra::Cassandra::new(places.clone())) as Arc<dyn Connector>,
         Arc::new(clickhouse::ClickHouse::new(places.clone())),
         Arc::new(elastic::Elastic::new(places.clone())),
+        Arc::new(fhir::Fhir::new(places.clone())),
         Arc::new(file::File::new(places.clone())),
         Arc::new(grpc::Grpc::new(places.clone())),
         Arc::new(hbase::Hbase::new(places.clone())),

@@ -45,6 +45,10 @@ pub const HL7_SEGMENTS_MAX: usize = 65_536;
 pub const HL7_PLACE_MAX: usize = 9_999;
 /// Most fields, repetitions, components and subcomponents of an HL7 message that is made, empty ones included.
 pub const HL7_PLACES_MAX: usize = 1 << 20;
+/// The last element of a list that a path of FHIR may name, counted from zero.
+pub const FHIR_ITEM_MAX: usize = 999;
+/// Bytes of the name of an element of FHIR, with its quotes. The longest of R4 has half as many.
+pub const FHIR_NAME_BYTES_MAX: usize = 128;
 /// How often an event may be relayed, or pass a bridge to another broker; one more time is a cycle.
 pub const HOPS_MAX: u32 = 16;
 /// Most characters of a payload or value quoted in an error.

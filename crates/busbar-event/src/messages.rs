@@ -115,6 +115,7 @@ areas![
     "database",
     "elastic",
     "event",
+    "fhir",
     "flow",
     "gateway",
     "hbase",

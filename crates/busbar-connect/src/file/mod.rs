@@ -228,7 +228,9 @@ fn fit(spec: &ConnectionSpec, options: &Options, project: &Project) -> Vec<Diagn
     let streams = streams
         .iter()
         .filter_map(|name| Some((name, project.streams.get(name)?)));
-    let other = streams.filter(|(_, stream)| !matches!(stream.spec.format, FormatSpec::Json(_)));
+    let other = streams.filter(|(_, stream)| {
+        !matches!(stream.spec.format, FormatSpec::Json(_) | FormatSpec::Fhir)
+    });
     other
         .map(|(name, _)| {
             let error = new("connect.file-format").with("format", brings);

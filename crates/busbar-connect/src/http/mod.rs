@@ -31,7 +31,8 @@ use crate::places::Places;
 use crate::secret::{self, Secret, refuse_placeholder};
 use crate::tls::Tls;
 pub(crate) use client::{HttpClient, Remote};
-pub(crate) use rest::{check_head, check_headers, refused_answer, status_class};
+pub(crate) use refusal::asked_pause;
+pub(crate) use rest::{RestForm, check_head, check_headers, refused_answer, status_class};
 use sink::HttpSink;
 pub(crate) use sink::idempotency_key;
 

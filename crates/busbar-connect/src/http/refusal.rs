@@ -26,13 +26,17 @@ pub(crate) fn refused(
         .with("status", status)
         .with("reason", reason.unwrap_or_default())
         .with("said", said);
-    let asked = match status {
-        429 | 503 => retry_after(headers, now),
-        _ => None,
-    };
-    match asked {
+    match asked_pause(status, headers, now) {
         Some(wait) => error.with_retry_after(wait),
         None => error,
+    }
+}
+
+/// The pause that an answer asks for, where its status lets it.
+pub(crate) fn asked_pause(status: u16, headers: &HeaderMap, now: Micros) -> Option<Duration> {
+    match status {
+        429 | 503 => retry_after(headers, now),
+        _ => None,
     }
 }
 

@@ -13,7 +13,7 @@ use super::{MANAGED, shown_url};
 use crate::limits::{CALL_HEAD_BYTES_MAX, HTTP_EXCERPT_BYTES_MAX};
 
 /// The form of a step.
-pub(super) struct RestForm {
+pub(crate) struct RestForm {
     method: Method,
     /// The address without its query, for messages.
     shown: String,

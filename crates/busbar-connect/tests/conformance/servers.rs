@@ -122,6 +122,7 @@ impl DatabaseServer {
                     .map(|_| String::new())
                     .map_err(|why| why.to_string()),
                 "cassandra" => crate::cassandra_server::answers(self.port),
+                "hapi" => self.get("/fhir/metadata"),
                 "elasticsearch" => self.get("/_cluster/health?wait_for_status=yellow&timeout=1s"),
                 "hbase" => crate::hbase_server::answers(self.port),
                 _ => self.client("", "select 1"),
@@ -411,6 +412,11 @@ pub fn cassandra(files: &[(&str, &[u8])]) -> DatabaseServer {
 pub fn elasticsearch() -> DatabaseServer {
     let install = "install-elasticsearch";
     server_that_starts(|| start_at("elasticsearch", install, free_port(), &[]))
+}
+
+/// HAPI's server of FHIR. Takes some seconds.
+pub fn hapi() -> DatabaseServer {
+    server_that_starts(|| start_at("hapi", "install-hapi", free_port(), &[]))
 }
 
 /// A server that speaks MongoDB's protocol and stands alone, which others wrote.

@@ -62,6 +62,7 @@ pub fn subjects() -> Vec<Subject> {
         crate::clickhouse_peer::subject(),
         crate::elastic_peer::subject(),
         crate::hbase_peer::subject(),
+        crate::fhir_peer::subject(),
         Subject {
             kind: "file",
             good: vec![

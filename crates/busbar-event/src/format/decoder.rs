@@ -7,6 +7,7 @@ use arrow::datatypes::{DataType, Field, SchemaRef};
 
 use super::column::Column;
 use super::csv::{CsvDecoder, CsvFault};
+use super::fhir::{FhirDecoder, FhirReject};
 use super::hl7::{Hl7Decoder, Hl7Reject};
 use super::json::{JsonDecoder, Problem, Reject};
 use super::scan::Fault;
@@ -35,6 +36,7 @@ enum Kind {
     Csv(Box<CsvDecoder>),
     Xml(Box<(XmlReader, JsonDecoder)>),
     Hl7(Box<Hl7Decoder>),
+    Fhir(Box<FhirDecoder>),
 }
 
 /// What became of the payloads of a batch.
@@ -70,6 +72,10 @@ impl Decoder {
             Error::new(Class::Configuration, "event.schema-type")
                 .with("field", crate::quote(field.name()))
                 .with("type", field.data_type())
+        };
+        let path = |field| -> &str {
+            let field: &Field = field;
+            field.metadata().get(META_PATH).unwrap_or(field.name())
         };
         let mut columns = Vec::new();
         if *format != FormatSpec::Raw {
@@ -140,12 +146,12 @@ impl Decoder {
                 Kind::Csv(Box::new(decoder))
             }
             FormatSpec::Hl7(options) => {
-                let path = |field| -> &str {
-                    let field: &Field = field;
-                    field.metadata().get(META_PATH).unwrap_or(field.name())
-                };
                 let paths: Vec<&str> = projected.fields().iter().map(|f| path(f)).collect();
                 Kind::Hl7(Box::new(Hl7Decoder::new(options, &columns, &paths)?))
+            }
+            FormatSpec::Fhir => {
+                let paths: Vec<&str> = projected.fields().iter().map(|f| path(f)).collect();
+                Kind::Fhir(Box::new(FhirDecoder::new(&columns, &paths)?))
             }
         };
         Ok(Decoder {
@@ -232,6 +238,11 @@ impl Decoder {
                 Ok(()) => Ok(()),
                 Err(reject) => Err(self.json_error(reject, payload)),
             },
+            Kind::Fhir(fhir) => {
+                let text = std::str::from_utf8(payload).unwrap_or_default();
+                let read = fhir.row(text, &mut self.columns);
+                read.map_err(|reject| self.fhir_error(reject))
+            }
             Kind::Csv(csv) => match csv.row(payload, &mut self.columns) {
                 Ok(()) => Ok(()),
                 Err(fault) => Err(self.csv_error(fault)),
@@ -289,6 +300,16 @@ impl Decoder {
         match &self.kind {
             Kind::Hl7(hl7) => error.with("path", hl7.path(column).to_string()),
             _ => error,
+        }
+    }
+
+    #[cold]
+    fn fhir_error(&self, reject: FhirReject) -> Error {
+        match reject {
+            FhirReject::Json(bad) => Error::new(Class::Permanent, "event.fhir-json")
+                .with("detail", format!("byte {}: {}", bad.at, bad.why)),
+            FhirReject::NoResource => Error::new(Class::Permanent, "event.fhir-no-type"),
+            FhirReject::Field(column, problem) => self.member_error(column, problem),
         }
     }
 

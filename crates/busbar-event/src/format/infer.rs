@@ -92,6 +92,9 @@ fn see(format: &FormatSpec, sample: &BinaryArray, fields: &mut Found) -> Result<
             };
             (0..rows).filter(|row| is_read(*row)).count()
         }
+        FormatSpec::Fhir => (0..rows)
+            .filter(|row| json(sample.value(*row), &JsonOptions::default(), fields).is_ok())
+            .count(),
         FormatSpec::Hl7(options) => {
             let mut reader = Hl7Reader::new(options)?;
             let mut is_read = |row: usize| match reader.read(sample.value(row)) {

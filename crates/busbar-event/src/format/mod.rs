@@ -8,6 +8,7 @@ mod cell;
 mod column;
 mod csv;
 mod decoder;
+mod fhir;
 mod hl7;
 mod infer;
 mod json;
@@ -26,6 +27,10 @@ mod xml_write;
 pub use cell::natural_type;
 pub use csv::{CsvCell, csv_cells, csv_names, write_csv_cell};
 pub use decoder::{Decoded, Decoder, Rejected};
+pub use fhir::{
+    FhirFault, FhirFound, FhirHead, FhirPath, FhirWriter, RESOURCE_TYPES, check_resource,
+    is_fhir_id, is_resource_type,
+};
 pub use hl7::{
     Hl7Answer, Hl7Charset, Hl7Message, Hl7Options, Hl7Path, Hl7Reader, Hl7Refusal, Hl7Separators,
     Hl7Value, Hl7Writer, Hl7Zone,

@@ -24,6 +24,8 @@ pub enum FormatSpec {
     Xml(XmlOptions),
     /// A message of HL7 version 2 in each payload.
     Hl7(Hl7Options),
+    /// A resource of FHIR in JSON in each payload.
+    Fhir,
 }
 
 /// Options of JSON payloads.
@@ -77,6 +79,7 @@ impl FormatSpec {
             FormatSpec::Csv(_) => "csv",
             FormatSpec::Xml(_) => "xml",
             FormatSpec::Hl7(_) => "hl7",
+            FormatSpec::Fhir => "fhir",
         }
     }
 }
@@ -110,7 +113,7 @@ impl Serialize for FormatSpec {
     }
 }
 
-const NAMES: &[&str] = &["raw", "json", "csv", "xml", "hl7"];
+const NAMES: &[&str] = &["raw", "json", "csv", "xml", "hl7", "fhir"];
 
 impl<'de> Deserialize<'de> for FormatSpec {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -119,7 +122,7 @@ impl<'de> Deserialize<'de> for FormatSpec {
             type Value = FormatSpec;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("raw, json, csv, xml or hl7, or one of them with options")
+                f.write_str("raw, json, csv, xml, hl7 or fhir, or one of them with options")
             }
 
             fn visit_str<E: de::Error>(self, name: &str) -> Result<FormatSpec, E> {
@@ -129,6 +132,7 @@ impl<'de> Deserialize<'de> for FormatSpec {
                     "csv" => Ok(FormatSpec::Csv(CsvOptions::default())),
                     "xml" => Ok(FormatSpec::Xml(XmlOptions::default())),
                     "hl7" => Ok(FormatSpec::Hl7(Hl7Options::default())),
+                    "fhir" => Ok(FormatSpec::Fhir),
                     other => Err(E::unknown_variant(other, NAMES)),
                 }
             }
@@ -138,12 +142,15 @@ impl<'de> Deserialize<'de> for FormatSpec {
                     return Err(de::Error::invalid_length(0, &self));
                 };
                 let format = match name.as_str() {
-                    "raw" => {
+                    "raw" | "fhir" => {
                         #[derive(serde::Deserialize)]
                         #[serde(deny_unknown_fields)]
                         struct NoOptions {}
                         map.next_value::<Option<NoOptions>>()?;
-                        FormatSpec::Raw
+                        match name.as_str() {
+                            "raw" => FormatSpec::Raw,
+                            _ => FormatSpec::Fhir,
+                        }
                     }
                     "json" => FormatSpec::Json(map.next_value::<Option<_>>()?.unwrap_or_default()),
                     "csv" => FormatSpec::Csv(map.next_value::<Option<_>>()?.unwrap_or_default()),
@@ -217,6 +224,7 @@ mod tests {
                 }),
             ),
             ("\"hl7\"", FormatSpec::Hl7(Hl7Options::default())),
+            ("\"fhir\"", FormatSpec::Fhir),
             (
                 r#"{"hl7":{"charset":"GB18030","zone":"+08:00"}}"#,
                 FormatSpec::Hl7(Hl7Options {
@@ -242,6 +250,7 @@ mod tests {
             "\"yaml\"",
             "{}",
             r#"{"raw":{"a":1}}"#,
+            r#"{"fhir":{"a":1}}"#,
             r#"{"csv":{"delimiter":";;"}}"#,
             r#"{"csv":{"separator":";"}}"#,
             r#"{"csv":{},"json":{}}"#,

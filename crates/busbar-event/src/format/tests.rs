@@ -10,6 +10,7 @@ use crate::{Body, testing};
 
 mod csv;
 mod exact;
+mod fhir;
 mod hl7;
 mod xml;
 

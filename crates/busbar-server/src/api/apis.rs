@@ -41,7 +41,7 @@ struct ApiView {
     service: Option<String>,
     /// What it is for.
     description: Option<String>,
-    /// What it does: `query`, `request` or `orchestration`.
+    /// What it does: `query`, `request`, `orchestration` or `fhir`.
     work: &'static str,
     /// The orchestration that it starts instances of; for those who may read everything.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,7 +58,7 @@ struct ApiView {
     role: &'static str,
     /// What callers give.
     parameters: Vec<ApiParameter>,
-    /// How long a caller waits for a reply or for the end of an instance, in seconds; absent where it asks a query.
+    /// How long a caller waits for a reply or for the end of an instance, in seconds; absent where it waits for neither.
     #[serde(skip_serializing_if = "Option::is_none")]
     within_s: Option<f64>,
     /// Calls under way.
@@ -121,7 +121,7 @@ fn view(name: String, api: &RunningApi, caller: &Principal) -> ApiView {
     let sees_all = caller.may_read_all();
     let (spec, counts) = (&api.spec, &api.counts);
     let work = spec.work();
-    let is_query = matches!(work, Some(ApiWork::Query(_)));
+    let waits = !matches!(work, Some(ApiWork::Query(_) | ApiWork::Fhir(_)));
     let last = counts.last();
     let call = |(micros, status, error): (i64, StatusCode, Option<Error>)| LastCall {
         time: time::text(micros),
@@ -137,14 +137,14 @@ fn view(name: String, api: &RunningApi, caller: &Principal) -> ApiView {
         orchestration: None,
         topic: None,
         reply: None,
-        methods: if is_query {
-            &["GET", "POST"]
-        } else {
-            &["POST"]
+        methods: match work {
+            Some(ApiWork::Query(_)) => &["GET", "POST"],
+            Some(ApiWork::Fhir(_)) => &["POST", "PUT", "DELETE"],
+            _ => &["POST"],
         },
         role: api.role().as_str(),
         parameters: spec.parameters.0.iter().map(ApiParameter::new).collect(),
-        within_s: (!is_query).then(|| spec.wait().as_secs_f64()),
+        within_s: waits.then(|| spec.wait().as_secs_f64()),
         in_flight: api.in_flight(),
         in_flight_max: spec.calls_max(),
         answered_total: counts.answered.load(Ordering::Relaxed),
@@ -169,6 +169,10 @@ fn view(name: String, api: &RunningApi, caller: &Principal) -> ApiView {
         Some(ApiWork::Orchestration(name)) => {
             view.work = "orchestration";
             view.orchestration = sees_all.then(|| name.to_owned());
+        }
+        Some(ApiWork::Fhir(fhir)) => {
+            view.work = "fhir";
+            view.topic = Some(format!("{}/+", fhir.topic));
         }
         Some(ApiWork::Query(_)) | None => {}
     }

@@ -20,6 +20,7 @@ use busbar_sql::{QueryOptions, Relations};
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::fhir::FhirNode;
 use super::sql::objects;
 use super::{Json, Path, PathPair, blocking, json_bytes, method_not_allowed, read};
 use crate::answer::{Answer, Refusal};
@@ -135,7 +136,7 @@ async fn later(
             }
             Ok(instance_answer(&name, &id, instance.status, answer).response)
         }
-        Some(ApiWork::Query(_)) | None => Err(unknown()),
+        Some(ApiWork::Query(_) | ApiWork::Fhir(_)) | None => Err(unknown()),
     }
 }
 
@@ -149,6 +150,20 @@ async fn answer(
     let Some(work) = api.spec.work() else {
         return Err(Refusal::unknown("server.unknown-api", name));
     };
+    if let ApiWork::Fhir(fhir) = work {
+        let node = FhirNode {
+            app,
+            api,
+            fhir,
+            name,
+            caller,
+            link,
+        };
+        return Ok(CallAnswer {
+            response: node.base(request).await,
+            is_late: false,
+        });
+    }
     let fields = &api.spec.parameters.0;
     let is_query = matches!(work, ApiWork::Query(_));
     let (parts, body) = request.into_parts();
@@ -175,6 +190,8 @@ async fn answer(
             Ok(answered(name, request, stored)?)
         }
         ApiWork::Orchestration(of) => begin(app, (name, api), of, given).await,
+        // Answered above.
+        ApiWork::Fhir(_) => Err(Refusal::unknown("server.unknown-api", name)),
     }
 }
 

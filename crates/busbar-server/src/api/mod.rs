@@ -11,6 +11,7 @@ mod connections;
 mod copy_table;
 mod dead_letters;
 mod events;
+mod fhir;
 mod flows;
 mod gateways;
 mod handshake;
@@ -122,7 +123,10 @@ pub(crate) fn routes() -> (Router<Arc<App>>, Document) {
         .split_for_parts();
     complete(&mut document);
     // Each of the project's APIs describes itself.
-    let router = router.merge(call::routes()).merge(services::routes());
+    let router = router
+        .merge(call::routes())
+        .merge(fhir::routes())
+        .merge(services::routes());
     (
         router.method_not_allowed_fallback(method_not_allowed),
         document,

@@ -1,8 +1,10 @@
 //! The OpenAPI document of one API, for gateways and for those who write clients.
 
-use busbar_catalog::{ApiSpec, ApiWork};
+use busbar_catalog::{ApiSpec, ApiWork, FhirSpec};
 use busbar_event::format::{FieldSpec, FieldType};
 use serde_json::{Map, Value as Json, json};
+
+use super::FHIR_JSON;
 
 /// The document of the API `name`.
 pub(crate) fn document(name: &str, spec: &ApiSpec) -> Json {
@@ -29,11 +31,14 @@ pub(crate) fn document(name: &str, spec: &ApiSpec) -> Json {
         paths.insert("get".to_owned(), in_url);
     }
     let mut all = Map::new();
-    all.insert(format!("/apis/{name}"), paths.into());
+    match spec.work() {
+        Some(ApiWork::Fhir(fhir)) => resources(name, fhir, &mut all),
+        _ => drop(all.insert(format!("/apis/{name}"), paths.into())),
+    }
     if let Some((id, words)) = match spec.work() {
         Some(ApiWork::Request(_)) => Some(("request", "What the answer 202 says of the request.")),
         Some(ApiWork::Orchestration(_)) => Some(("key", "The key of the instance.")),
-        Some(ApiWork::Query(_)) | None => None,
+        Some(ApiWork::Query(_) | ApiWork::Fhir(_)) | None => None,
     } {
         let later = json!({
             "operationId": format!("answer_{name}"),
@@ -72,6 +77,46 @@ pub(crate) fn document(name: &str, spec: &ApiSpec) -> Json {
         },
         "security": [{ "token": [] }, {}],
     })
+}
+
+/// The paths of an API that takes resources.
+fn resources(name: &str, fhir: &FhirSpec, paths: &mut Map<String, Json>) {
+    let answer = |description: &str| json!({ "description": description });
+    let refused = json!({
+        "description": "An OperationOutcome that says what is refused, and where.",
+        "content": { FHIR_JSON: { "schema": { "type": "object" } } },
+    });
+    let body =
+        json!({ "required": true, "content": { FHIR_JSON: { "schema": { "type": "object" } } } });
+    let kind = match fhir.types.as_slice() {
+        [] => json!({ "type": "string" }),
+        types => json!({ "type": "string", "enum": types }),
+    };
+    let kind = json!({ "name": "type", "in": "path", "required": true, "schema": kind });
+    let id =
+        json!({ "name": "id", "in": "path", "required": true, "schema": { "type": "string" } });
+    let mut add = |path: &str, operations: Json| {
+        paths.insert(format!("/apis/{name}{path}"), operations);
+    };
+    let post = |done: &str, status: &str| json!({ "requestBody": body, "responses": { status: answer(done), "400": refused } });
+    add(
+        "",
+        json!({ "post": post("A Bundle that says what became of each entry.", "200") }),
+    );
+    add(
+        "/metadata",
+        json!({ "get": { "responses": { "200": answer("The CapabilityStatement.") } } }),
+    );
+    add(
+        "/{type}",
+        json!({ "parameters": [kind], "post": post("The resource is stored; Location says its id.", "201") }),
+    );
+    let delete =
+        json!({ "responses": { "204": answer("The deletion is stored."), "400": refused } });
+    add(
+        "/{type}/{id}",
+        json!({ "parameters": [kind, id], "put": post("The resource is stored.", "200"), "delete": delete }),
+    );
 }
 
 fn responses(spec: &ApiSpec) -> Json {

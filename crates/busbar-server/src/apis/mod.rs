@@ -2,6 +2,7 @@
 //! services at `/services/NAME`.
 
 mod document;
+mod fhir;
 mod late;
 mod parameters;
 mod replies;
@@ -22,10 +23,13 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 pub(crate) use document::document;
+pub(crate) use fhir::{
+    FHIR_JSON, FhirResources, Refused, Taken, TakenChange, entry_answer, member, member_text, refer,
+};
 pub(crate) use late::{asked_at, find_reply};
 pub(crate) use parameters::{GivenParameters, type_name};
 pub(crate) use replies::ApiReply;
-use replies::{ReplyReader, ReplyWaits};
+use replies::{ReplyReader, ReplyWaits, random};
 pub(crate) use soap::{EnvelopeVersion, SoapCall, WebFault, WebService};
 
 /// The APIs that run.

@@ -245,7 +245,7 @@ fn by_field(payload: &[u8], fields: &BTreeSet<String>) -> Option<String> {
 }
 
 /// Random bytes in hexadecimal digits.
-fn random<const N: usize>() -> Result<String, Error> {
+pub(crate) fn random<const N: usize>() -> Result<String, Error> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes)
         .map_err(|cause| Error::new(Class::Transient, "server.no-random").with("why", cause))?;

@@ -5,6 +5,7 @@ mod apis;
 mod cells;
 mod databases;
 mod deploy;
+mod fhir;
 mod flows;
 mod gateways;
 mod live;
