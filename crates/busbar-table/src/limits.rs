@@ -83,6 +83,24 @@ pub const WIDE_VERSIONS_MAX: u32 = 10_000;
 /// Bytes of files of wide tables that are kept in memory, over all tables.
 pub const WIDE_CACHE_BYTES: u64 = 64 << 20;
 
+/// Bytes of a fragment that is kept apart from the others.
+pub const WIDE_APART_BYTES: u32 = 512;
+
+/// Bytes of rows of wide tables that were read lately and are kept in memory, over all tables.
+pub const WIDE_ROWS_CACHED_BYTES: usize = 64 << 20;
+
+/// Bytes of a row that is kept in memory.
+pub const WIDE_ROW_CACHED_BYTES_MAX: usize = 64 << 10;
+
+/// How long a reader waits for a row in memory that is being changed, before it reads the files.
+pub const WIDE_ROW_WAIT: Duration = Duration::from_millis(2);
+
+/// How often it looks meanwhile.
+pub const WIDE_ROW_LOOK: Duration = Duration::from_micros(50);
+
+/// Parts of the rows that are kept in memory, each with a lock of its own.
+pub const WIDE_ROW_CACHE_SHARDS: usize = 64;
+
 /// How long a start waits for another process that still has the wide tables open.
 pub const WIDE_LOCK_WAIT: Duration = Duration::from_secs(20);
 

@@ -233,3 +233,57 @@ proptest! {
         }
     }
 }
+
+/// Rows are kept in memory while they are written: whoever reads sees what was written before, never older than what was seen
+/// before, and rows that were changed together as they were at one moment.
+#[test]
+fn who_reads_while_rows_are_written_sees_each_moment_whole() {
+    const CHANGES: i64 = 2_000;
+    let spec = r#"{"wide": {}, "key": ["rig", "n"],
+        "columns": [{"name": "rig", "type": "text"}, {"name": "n", "type": "int"}]}"#;
+    let bench = Bench::new(spec);
+    let table = bench.table();
+    let value = |row: &busbar_table::wide::RowCells| match row.cells[0].value {
+        CellValue::Int(value) => value,
+        ref other => panic!("{other:?}"),
+    };
+    let read = |keys: &[i64]| -> Vec<i64> {
+        let keys: Vec<_> = keys.iter().map(|n| key("r", *n)).collect();
+        let rows = table.get(&keys, &all(1)).unwrap();
+        rows.iter()
+            .map(|row| row.as_ref().map_or(0, value))
+            .collect()
+    };
+    let change = |at: i64| {
+        let rows = [1, 2].map(|n| put("r", n, &[("v", CellValue::Int(at))]));
+        table.change(&rows).unwrap();
+    };
+    change(1);
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut seen = 0;
+                    while seen < CHANGES {
+                        let both = read(&[1, 2]);
+                        assert_eq!(both[0], both[1]);
+                        assert!(both[0] >= seen, "{both:?} after {seen}");
+                        let one = read(&[1])[0];
+                        assert!(one >= both[0], "{one} after {both:?}");
+                        seen = one;
+                        if seen % 100 == 0 {
+                            table.remove_dead().unwrap();
+                        }
+                    }
+                })
+            })
+            .collect();
+        for at in 2..=CHANGES {
+            change(at);
+            assert_eq!(read(&[2]), [at], "it was written before");
+        }
+        for reader in readers {
+            reader.join().unwrap();
+        }
+    });
+}

@@ -46,7 +46,7 @@ pub(super) fn find(table: &Wide, lookup: &Lookup<'_>, times: &[i64]) -> Result<F
     }
     asked.sort_unstable();
 
-    let mut picture = table.keeper.picture(&table.name)?;
+    let mut picture = table.keeper.picture(&table.name, asked.len())?;
     picture.expect(|| Ok(asked.iter().map(|one| one.0.clone()).collect()))?;
     let now = table.keeper.clock().now_micros();
     let mut cells = RowOfCells::new(&layout, lookup.columns);

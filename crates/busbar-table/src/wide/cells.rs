@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 
 use super::cell::{CellValue, FragmentWriter, StoredCell, write_deletion};
 use super::json::fit;
-use super::keeper::WideCommit;
+use super::keeper::{WideCommit, WideCommitted};
 use super::kept_rows::check_time;
 use super::key::{KeyLayout, KeyRange};
 use super::layout::WideLayout;
@@ -151,7 +151,7 @@ impl Wide {
         let layout = self.layout();
         let form = self.form(&layout)?;
         let asked = Asked::new(self, &layout, select, &[])?;
-        let mut picture = self.keeper.picture(&self.name)?;
+        let mut picture = self.keeper.picture(&self.name, keys.len())?;
         picture.expect(|| keys.iter().map(|key| row_key(form, key)).collect())?;
         let now = self.keeper.clock().now_micros();
         let (mut rows, mut bytes) = (Vec::with_capacity(keys.len()), 0);
@@ -221,9 +221,9 @@ impl Wide {
         self.settle()?;
         let mut writer = self.writer.lock();
         for tried in 0..WIDE_TRIES_MAX {
-            if let Some(changed) = self.try_change(rows, &mut writer, tried)? {
+            if let Some((changed, committed)) = self.try_change(rows, &mut writer, tried)? {
                 drop(writer);
-                self.keeper.sync()?;
+                self.keeper.sync(committed)?;
                 self.counters.put.fetch_add(changed.put, Ordering::Relaxed);
                 self.counters
                     .deleted
@@ -241,7 +241,7 @@ impl Wide {
         rows: &[RowChange],
         writer: &mut Stamper,
         tried: usize,
-    ) -> Result<Option<Changed>, Error> {
+    ) -> Result<Option<(Changed, WideCommitted)>, Error> {
         let layout = self.layout();
         let form = self.form(&layout)?;
         let mut commit = self.keeper.begin(&self.name)?;
@@ -273,16 +273,17 @@ impl Wide {
             deleted += u64::from(!is_put);
         }
         let fragments = stamps.finish(&mut commit);
-        if !self.keeper.commit(commit)? {
+        let Some(committed) = self.keeper.commit(commit, &self.layout())? else {
             return Ok(None);
-        }
+        };
         self.counters.writes.fetch_add(1, Ordering::Relaxed);
-        Ok(Some(Changed {
+        let changed = Changed {
             done,
             put,
             deleted,
             fragments,
-        }))
+        };
+        Ok(Some((changed, committed)))
     }
 
     fn contended(&self) -> Error {
@@ -298,9 +299,10 @@ impl Wide {
         self.settle()?;
         let mut writer = self.writer.lock();
         for tried in 0..WIDE_TRIES_MAX {
-            if let Some((answers, fragments)) = self.try_increment(sums, &mut writer, tried)? {
+            if let Some(added) = self.try_increment(sums, &mut writer, tried)? {
+                let (answers, fragments, committed) = added;
                 drop(writer);
-                self.keeper.sync()?;
+                self.keeper.sync(committed)?;
                 self.counters
                     .put
                     .fetch_add(sums.len() as u64, Ordering::Relaxed);
@@ -311,13 +313,13 @@ impl Wide {
         Err(self.contended())
     }
 
-    /// The sums and how many fragments were written; none if somebody else changed the row meanwhile.
+    /// The sums, how many fragments were written, and the commit; none if somebody else changed the row meanwhile.
     fn try_increment(
         &self,
         sums: &[Increment],
         writer: &mut Stamper,
         tried: usize,
-    ) -> Result<Option<(Vec<i64>, u64)>, Error> {
+    ) -> Result<Option<(Vec<i64>, u64, WideCommitted)>, Error> {
         let layout = self.layout();
         let form = self.form(&layout)?;
         let mut commit = self.keeper.begin(&self.name)?;
@@ -353,11 +355,11 @@ impl Wide {
             answers.push(after);
         }
         let fragments = stamps.finish(&mut commit);
-        if !self.keeper.commit(commit)? {
+        let Some(committed) = self.keeper.commit(commit, &self.layout())? else {
             return Ok(None);
-        }
+        };
         self.counters.writes.fetch_add(1, Ordering::Relaxed);
-        Ok(Some((answers, fragments)))
+        Ok(Some((answers, fragments, committed)))
     }
 
     /// What the cell of an increment holds; none if it does not exist.

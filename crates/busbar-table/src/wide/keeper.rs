@@ -12,7 +12,8 @@ use super::key::KeyRange;
 use super::layout::WideLayout;
 use super::outside::{CellGuard, CellRead, CellRow, FamilyRead};
 use super::read::{WantedCells, WantedFamily};
-use super::store::{CellCommit, StoredPicture, WideStore, failed};
+use super::row_cache::CachedFragments;
+use super::store::{CellCommit, StoredPicture, Undurable, WideStore, failed};
 use crate::limits::WIDE_FETCH_ROWS;
 
 /// What keeps the cells of a table.
@@ -30,6 +31,14 @@ pub(super) enum WideCommit {
     Other(KeptCommit),
 }
 
+/// Changes that were made.
+#[must_use]
+pub(super) enum WideCommitted {
+    /// They may not be durable yet.
+    Own(Undurable),
+    Other,
+}
+
 /// A table as it was at one moment. Of another system only each row is.
 pub(super) enum Picture {
     Own(StoredPicture),
@@ -38,7 +47,10 @@ pub(super) enum Picture {
 
 /// Fragments in the order of their keys.
 pub(super) enum Fragments {
+    /// Those of files.
     Own(fjall::Iter),
+    /// Those of a row, and more of them in files.
+    Row(CachedFragments, usize, Option<fjall::Iter>),
     Other(KeptFragments),
 }
 
@@ -112,18 +124,18 @@ impl WideKeeper {
     /// What the disk says.
     pub fn has_rows(&self, table: &str) -> Result<bool, Error> {
         match self {
-            Self::Own(store) => Ok(store.picture(table)?.range(..).next().is_some()),
+            Self::Own(store) => Ok(store.all(table)?.next().is_some()),
             Self::Other(kept) => kept.has_rows(),
         }
     }
 
-    /// The table as it is now.
+    /// The table as it is now, of which so many rows or ranges of rows will be read.
     ///
     /// # Errors
     /// What the disk says.
-    pub fn picture(&self, table: &str) -> Result<Picture, Error> {
+    pub fn picture(&self, table: &str, reads: usize) -> Result<Picture, Error> {
         Ok(match self {
-            Self::Own(store) => Picture::Own(store.picture(table)?),
+            Self::Own(store) => Picture::Own(store.picture(table, reads)?),
             Self::Other(kept) => Picture::Other(Fetching {
                 kept: Arc::clone(kept),
                 keys: Vec::new(),
@@ -144,26 +156,46 @@ impl WideKeeper {
         })
     }
 
-    /// Makes the changes of a commit; false if its guard did not fit. In the node's own store they are not durable before
+    /// Makes the changes of a commit; none if its guard did not fit. In the node's own store they are not durable before
     /// [`WideKeeper::sync`] has returned.
     ///
     /// # Errors
     /// What the disk says; then nothing has changed. As of [`KeptCells::commit`].
-    pub fn commit(&self, commit: WideCommit) -> Result<bool, Error> {
+    pub fn commit(
+        &self,
+        commit: WideCommit,
+        layout: &WideLayout,
+    ) -> Result<Option<WideCommitted>, Error> {
         match (self, commit) {
-            (Self::Own(store), WideCommit::Own(commit)) => store.commit(commit).map(|()| true),
-            (Self::Other(kept), WideCommit::Other(commit)) => kept.commit(commit),
+            (Self::Own(store), WideCommit::Own(commit)) => {
+                let committed = store.commit(commit, layout)?;
+                Ok(Some(WideCommitted::Own(committed)))
+            }
+            (Self::Other(kept), WideCommit::Other(commit)) => {
+                Ok(kept.commit(commit)?.then_some(WideCommitted::Other))
+            }
             _ => Err(super::read::damaged()),
+        }
+    }
+
+    /// Makes a commit durable, and those before it.
+    ///
+    /// # Errors
+    /// What the disk says; then it is not known whether the commits are durable.
+    pub fn sync(&self, commit: WideCommitted) -> Result<(), Error> {
+        match (self, commit) {
+            (Self::Own(store), WideCommitted::Own(commit)) => store.sync(commit),
+            _ => Ok(()),
         }
     }
 
     /// Makes every commit so far durable.
     ///
     /// # Errors
-    /// What the disk says; then it is not known whether the commits are durable.
-    pub fn sync(&self) -> Result<(), Error> {
+    /// As of [`WideKeeper::sync`].
+    pub fn sync_all(&self) -> Result<(), Error> {
         match self {
-            Self::Own(store) => store.sync(),
+            Self::Own(store) => store.sync_all(),
             Self::Other(_) => Ok(()),
         }
     }
@@ -246,7 +278,11 @@ impl Picture {
         wanted: &WantedCells,
     ) -> Result<Fragments, Error> {
         match self {
-            Self::Own(picture) => Ok(Fragments::Own(picture.range((range.start, range.end)))),
+            Self::Own(picture) if range.row().is_some() => {
+                let (found, more) = picture.row(range, layout)?;
+                Ok(Fragments::Row(found, 0, more))
+            }
+            Self::Own(picture) => Ok(Fragments::Own(picture.range(range))),
             Self::Other(fetching) => fetching.range(&range, layout, wanted).map(Fragments::Other),
         }
     }
@@ -304,6 +340,16 @@ impl Iterator for Fragments {
                 let guard = fragments.next()?;
                 Some(guard.into_inner().map_err(failed))
             }
+            Self::Row(found, at, more) => match found.get(*at) {
+                Some(entry) => {
+                    *at += 1;
+                    Some(Ok(entry.clone()))
+                }
+                None => {
+                    let guard = more.as_mut()?.next()?;
+                    Some(guard.into_inner().map_err(failed))
+                }
+            },
             Self::Other(fragments) => fragments.next(),
         }
     }

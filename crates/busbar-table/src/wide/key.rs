@@ -102,6 +102,7 @@ impl KeyLayout {
         Ok(KeyRange {
             start: Bound::Included(start),
             end: Bound::Excluded(end),
+            is_row: true,
         })
     }
 
@@ -123,6 +124,7 @@ impl KeyLayout {
         Ok(KeyRange {
             end: after(&start),
             start: Bound::Included(start),
+            is_row: false,
         })
     }
 
@@ -180,16 +182,15 @@ impl KeyLayout {
 pub(super) struct KeyRange {
     pub start: Bound<Vec<u8>>,
     pub end: Bound<Vec<u8>>,
+    /// It is that of one row, whose key is the start.
+    is_row: bool,
 }
 
 impl KeyRange {
     /// The key of the one row that it is the range of.
     pub fn row(&self) -> Option<&[u8]> {
-        match (&self.start, &self.end) {
-            (Bound::Included(key), Bound::Excluded(end)) => {
-                let (last, rest) = end.split_last()?;
-                (*last == u8::MAX && rest == key.as_slice()).then_some(key)
-            }
+        match &self.start {
+            Bound::Included(key) => self.is_row.then_some(key),
             _ => None,
         }
     }
@@ -209,6 +210,7 @@ impl Default for KeyRange {
         Self {
             start: Bound::Unbounded,
             end: Bound::Unbounded,
+            is_row: false,
         }
     }
 }
@@ -365,6 +367,18 @@ mod tests {
         }
         let short = layout(2).prefix(&[CellValue::Text("rig".into())]);
         assert_eq!(short.unwrap_err().code(), "table.wide-salted");
+    }
+
+    #[test]
+    fn only_the_range_of_a_row_is_that_of_a_row() {
+        let values = [CellValue::Text("rig".into()), CellValue::Int(1)];
+        let row = layout(0).row(&values).unwrap();
+        assert_eq!(row.row(), Some(key(0, "rig", 1).as_slice()));
+        // The same bounds, as a range that somebody asks for may have them.
+        let mut range = layout(0).prefix(&values).unwrap();
+        range.start.clone_from(&row.start);
+        range.end.clone_from(&row.end);
+        assert_eq!(range.row(), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a table's cells mean: its key, families and columns.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use busbar_event::{Class, Error};
@@ -27,9 +28,14 @@ pub(super) struct StoredLayout {
     pub columns: Vec<(String, ColumnType)>,
 }
 
+/// How many layouts were made.
+static MADE: AtomicU64 = AtomicU64::new(0);
+
 /// The same, ready for use.
 #[derive(Debug)]
 pub(super) struct WideLayout {
+    /// Another one for each layout of this process.
+    pub number: u64,
     pub stored: StoredLayout,
     /// The columns in the order in which they were declared or came, then one JSON column for each free family.
     pub schema: SchemaRef,
@@ -127,6 +133,7 @@ impl WideLayout {
         let key_places = stored.key.iter().filter_map(|(name, _)| place(name));
         let key_places = key_places.collect();
         Ok(Self {
+            number: MADE.fetch_add(1, Ordering::Relaxed),
             schema: Arc::new(Schema::new(fields)),
             stored,
             key,
@@ -201,4 +208,24 @@ fn cell_of<'a>(families: &[FamilyLayout], column: &'a str) -> (usize, &'a str) {
         (!qualifier.is_empty()).then_some((place, qualifier))
     });
     named.unwrap_or((0, column))
+}
+
+#[cfg(test)]
+impl WideLayout {
+    /// That of a table with one family, which keeps one version.
+    pub fn plain() -> Self {
+        let family = crate::spec::FamilyOptions {
+            name: "m".into(),
+            versions: 1,
+            ttl_us: None,
+            free: false,
+        };
+        let options = WideOptions {
+            families: vec![family],
+            salted: 0,
+            time: None,
+            place: None,
+        };
+        Self::new("t", StoredLayout::default(), &options).unwrap()
+    }
 }

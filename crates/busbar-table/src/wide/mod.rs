@@ -12,6 +12,7 @@ mod layout;
 mod outside;
 mod read;
 mod redo;
+mod row_cache;
 mod scan;
 mod settle;
 mod store;
@@ -326,8 +327,10 @@ impl Wide {
         }
         let mut commit = self.keeper.begin(&self.name)?;
         commit.put_layout(&self.name, &text);
-        self.keeper.commit(commit)?;
-        self.keeper.sync()
+        match self.keeper.commit(commit, layout)? {
+            Some(committed) => self.keeper.sync(committed),
+            None => Ok(()),
+        }
     }
 
     fn count(&self) -> Result<u64, Error> {

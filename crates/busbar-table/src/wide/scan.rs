@@ -65,7 +65,7 @@ pub(super) fn find(table: &Wide, lookup: &Lookup<'_>) -> Result<Found, Error> {
     let is_whole = |at: usize| lookup.keys.iter().all(|column| column.is_valid(at));
     let values =
         |at: usize| -> Vec<CellValue> { key.iter().map(|column| column.value(at)).collect() };
-    let mut picture = table.keeper.picture(&table.name)?;
+    let mut picture = table.keeper.picture(&table.name, count)?;
     picture.expect(|| {
         let whole = (0..count).filter(|at| is_whole(*at));
         let keys = whole.map(|at| {
@@ -175,7 +175,7 @@ pub(super) fn open(
     layout: &WideLayout,
     wanted: &WantedCells,
 ) -> Result<Fragments, Error> {
-    let mut picture = table.keeper.picture(&table.name)?;
+    let mut picture = table.keeper.picture(&table.name, 1)?;
     picture.range(range, layout, wanted)
 }
 

@@ -3,6 +3,7 @@
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use busbar_event::{Class, Error};
@@ -11,13 +12,22 @@ use fjall::compaction::filter::{
     CompactionFilter, CompactionFilterResult, Context, Factory, ItemAccessor, Verdict,
 };
 use fjall::{
-    Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable as _,
-    Snapshot,
+    Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, OwnedWriteBatch, PersistMode,
+    Readable as _, Slice, Snapshot,
 };
 use hashbrown::HashMap;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
-use crate::limits::{WIDE_CACHE_BYTES, WIDE_FAMILIES_EVER_MAX, WIDE_LOCK_WAIT};
+use super::kept_rows::FragmentEntry;
+use super::key::KeyRange;
+use super::layout::WideLayout;
+use super::read::Stamp;
+use super::row_cache::{Cached, CachedFragments, RowCache, RowsOf};
+use super::sweep::{LiveRow, Seen};
+use crate::limits::{
+    WIDE_APART_BYTES, WIDE_CACHE_BYTES, WIDE_FAMILIES_EVER_MAX, WIDE_LOCK_WAIT,
+    WIDE_ROW_CACHED_BYTES_MAX, WIDE_ROW_LOOK, WIDE_ROW_WAIT,
+};
 
 /// The keyspace of what is kept beside the cells. No table can have this name.
 const META: &str = "_meta";
@@ -38,25 +48,56 @@ pub(crate) struct WideStore {
     ttls: Ttls,
     /// None after a failed write, until it is opened again: a database that could not write accepts nothing more.
     open: RwLock<Option<Arc<Opened>>>,
+    rows: RowCache,
+    /// Numbers that tables were given.
+    numbered: AtomicU32,
 }
 
 struct Opened {
     database: Database,
     meta: Keyspace,
-    tables: RwLock<HashMap<String, Keyspace>>,
+    tables: RwLock<HashMap<String, Arc<StoredTable>>>,
+    /// Commits so far.
+    committed: AtomicU64,
+    /// How many of them are durable. Held while they are made so: who waits for it finds its own commit durable, most often.
+    durable: Mutex<u64>,
+}
+
+struct StoredTable {
+    /// What [`RowCache`] knows it by: another one after the database was opened again.
+    number: u32,
+    cells: Keyspace,
+    /// Twice the number of changes so far, and one more while one is made, until [`RowCache`] has it too.
+    changes: AtomicU64,
 }
 
 /// Changes that are made together.
 pub(super) struct CellCommit {
     opened: Arc<Opened>,
-    cells: Keyspace,
+    table: Arc<StoredTable>,
     batch: OwnedWriteBatch,
+    /// Fragments that are put.
+    put: Vec<FragmentEntry>,
+    /// Keys of fragments that are removed.
+    removed: Vec<Slice>,
+}
+
+/// A commit that is visible, and may not be durable yet.
+#[must_use]
+pub(super) struct Undurable {
+    opened: Arc<Opened>,
+    number: u64,
 }
 
 /// A table as it was at one moment.
 pub(super) struct StoredPicture {
-    snapshot: Snapshot,
-    cells: Keyspace,
+    store: Arc<WideStore>,
+    opened: Arc<Opened>,
+    table: Arc<StoredTable>,
+    /// None as long as it need not be taken: where one row is read, it is as it was at one moment in any case.
+    snapshot: Option<Snapshot>,
+    /// Rows in memory that no later change has changed are those of this moment; none is if the table was being changed.
+    until: Option<u64>,
 }
 
 impl WideStore {
@@ -67,6 +108,8 @@ impl WideStore {
             clock,
             ttls: Ttls::default(),
             open: RwLock::default(),
+            rows: RowCache::default(),
+            numbered: AtomicU32::new(0),
         }
     }
 
@@ -126,24 +169,38 @@ impl WideStore {
                 opened => break opened.map_err(failed)?,
             }
         };
-        let meta = keyspace(&database, META)?;
+        let meta = database.keyspace(META, KeyspaceCreateOptions::default);
+        let meta = meta.map_err(failed)?;
         Ok(Opened {
             database,
             meta,
             tables: RwLock::default(),
+            committed: AtomicU64::new(0),
+            durable: Mutex::new(0),
         })
     }
 
-    fn cells(&self, table: &str) -> Result<(Arc<Opened>, Keyspace), Error> {
+    fn table(&self, table: &str) -> Result<(Arc<Opened>, Arc<StoredTable>), Error> {
         let opened = self.opened()?;
         let known = opened.tables.read().get(table).cloned();
-        if let Some(cells) = known {
-            return Ok((opened, cells));
+        if let Some(known) = known {
+            return Ok((opened, known));
         }
-        let cells = keyspace(&opened.database, table)?;
-        let name = table.to_owned();
-        opened.tables.write().insert(name, cells.clone());
-        Ok((opened, cells))
+        let cells = opened.database.keyspace(table, cells_options);
+        let cells = cells.map_err(failed)?;
+        let mut tables = opened.tables.write();
+        let number = self.numbered.fetch_add(1, Ordering::Relaxed);
+        let made = tables.entry(table.to_owned()).or_insert_with(|| {
+            let changes = AtomicU64::new(0);
+            Arc::new(StoredTable {
+                number,
+                cells,
+                changes,
+            })
+        });
+        let made = Arc::clone(made);
+        drop(tables);
+        Ok((opened, made))
     }
 
     /// What is kept beside the cells under a key.
@@ -156,19 +213,45 @@ impl WideStore {
     }
 
     /// Bytes on disk.
-    pub(super) fn bytes(&self, table: &str) -> Result<u64, Error> {
-        Ok(self.cells(table)?.1.disk_space())
-    }
-
-    /// The table as it is now.
     ///
     /// # Errors
     /// What the disk says.
-    pub(super) fn picture(&self, table: &str) -> Result<StoredPicture, Error> {
-        let (opened, cells) = self.cells(table)?;
+    pub(super) fn bytes(&self, table: &str) -> Result<u64, Error> {
+        Ok(self.table(table)?.1.cells.disk_space())
+    }
+
+    /// All fragments of a table as it is now, in the order of their keys.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(super) fn all(&self, table: &str) -> Result<fjall::Iter, Error> {
+        let (opened, table) = self.table(table)?;
+        Ok(opened.database.snapshot().iter(&table.cells))
+    }
+
+    /// The table as it is now, of which so many rows or ranges of rows will be read.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(super) fn picture(
+        self: &Arc<Self>,
+        table: &str,
+        reads: usize,
+    ) -> Result<StoredPicture, Error> {
+        let (opened, table) = self.table(table)?;
+        let before = table.changes.load(Ordering::SeqCst);
+        let snapshot = (reads > 1).then(|| opened.database.snapshot());
+        let after = table.changes.load(Ordering::SeqCst);
+        let until = match snapshot {
+            Some(_) => (before == after && before.is_multiple_of(2)).then_some(before),
+            None => None,
+        };
         Ok(StoredPicture {
-            snapshot: opened.database.snapshot(),
-            cells,
+            store: Arc::clone(self),
+            opened,
+            table,
+            snapshot,
+            until,
         })
     }
 
@@ -177,51 +260,127 @@ impl WideStore {
     /// # Errors
     /// What the disk says.
     pub(super) fn begin(&self, table: &str) -> Result<CellCommit, Error> {
-        let (opened, cells) = self.cells(table)?;
+        let (opened, table) = self.table(table)?;
         let batch = opened.database.batch();
         Ok(CellCommit {
             opened,
-            cells,
+            table,
             batch,
+            put: Vec::new(),
+            removed: Vec::new(),
         })
     }
 
-    /// Makes the changes of a commit. They are not durable before [`WideStore::sync`] has returned.
+    /// Makes the changes of a commit. They are not durable before [`WideStore::sync`] has returned. Callers make those of one
+    /// table one after another.
     ///
     /// # Errors
     /// What the disk says; then nothing has changed.
-    pub(super) fn commit(&self, commit: CellCommit) -> Result<(), Error> {
-        let CellCommit { opened, batch, .. } = commit;
+    pub(super) fn commit(
+        &self,
+        commit: CellCommit,
+        layout: &WideLayout,
+    ) -> Result<Undurable, Error> {
+        let CellCommit {
+            opened,
+            table,
+            batch,
+            put,
+            ..
+        } = commit;
+        let of = table.rows(layout);
+        self.rows.begin_change(of, &put);
+        let changed = table.changes.fetch_add(1, Ordering::SeqCst) + 2;
         let done = batch.commit();
-        drop(opened);
+        match done {
+            Ok(()) => {
+                let now = self.clock.now_micros();
+                self.rows.end_change(of, &put, changed, layout, now);
+            }
+            Err(_) => self.rows.abandon_change(of, &put),
+        }
+        table.changes.fetch_add(1, Ordering::SeqCst);
+        let number = opened.committed.fetch_add(1, Ordering::SeqCst) + 1;
+        self.settle(done)?;
+        Ok(Undurable { opened, number })
+    }
+
+    /// Makes the removals of a commit. They become durable with what is committed next.
+    ///
+    /// # Errors
+    /// What the disk says; then nothing has changed.
+    pub(super) fn remove(&self, commit: CellCommit, layout: &WideLayout) -> Result<(), Error> {
+        let done = commit.batch.commit();
+        let keys = commit.removed.iter().filter_map(|key| Stamp::of(key));
+        for (row, _) in keys {
+            self.rows.forget(commit.table.rows(layout), row);
+        }
         self.settle(done)
+    }
+
+    /// Makes a commit durable, and every one before it.
+    ///
+    /// # Errors
+    /// What the disk says; then it is not known whether the commits are durable.
+    pub(super) fn sync(&self, commit: Undurable) -> Result<(), Error> {
+        let Undurable { opened, number } = commit;
+        self.settle(opened.make_durable(number))
     }
 
     /// Makes every commit so far durable.
     ///
     /// # Errors
-    /// What the disk says; then it is not known whether the commits are durable.
-    pub(super) fn sync(&self) -> Result<(), Error> {
-        let done = self.opened()?.database.persist(PersistMode::SyncData);
-        self.settle(done)
+    /// As of [`WideStore::sync`].
+    pub(super) fn sync_all(&self) -> Result<(), Error> {
+        let opened = self.opened()?;
+        let number = opened.committed.load(Ordering::SeqCst);
+        self.settle(opened.make_durable(number))
     }
 
     fn settle(&self, done: fjall::Result<()>) -> Result<(), Error> {
         done.map_err(|cause| {
             // It does not take anything more. What it had synced is there when it is opened again.
             *self.open.write() = None;
+            self.rows.clear();
             failed(cause)
         })
     }
 }
 
+impl Opened {
+    /// Makes so many commits durable. One call of the disk serves all who have committed until it begins.
+    fn make_durable(&self, number: u64) -> fjall::Result<()> {
+        let mut durable = self.durable.lock();
+        if *durable >= number {
+            return Ok(());
+        }
+        let committed = self.committed.load(Ordering::SeqCst);
+        self.database.persist(PersistMode::SyncData)?;
+        *durable = committed;
+        Ok(())
+    }
+}
+
+impl StoredTable {
+    fn rows(&self, layout: &WideLayout) -> RowsOf {
+        RowsOf {
+            table: self.number,
+            layout: layout.number,
+        }
+    }
+}
+
 impl CellCommit {
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
-        self.batch.insert(&self.cells, key, value);
+        let (key, value) = (Slice::from(key), Slice::from(value));
+        self.batch
+            .insert(&self.table.cells, key.clone(), value.clone());
+        self.put.push((key, value));
     }
 
-    pub fn remove(&mut self, key: &[u8]) {
-        self.batch.remove(&self.cells, key);
+    pub fn remove(&mut self, key: &Slice) {
+        self.batch.remove(&self.table.cells, key.clone());
+        self.removed.push(key.clone());
     }
 
     pub fn put_meta(&mut self, key: &str, value: &[u8]) {
@@ -230,15 +389,90 @@ impl CellCommit {
 }
 
 impl StoredPicture {
+    fn snapshot(&mut self) -> &Snapshot {
+        let opened = &self.opened;
+        self.snapshot
+            .get_or_insert_with(|| opened.database.snapshot())
+    }
+
     /// Fragments whose keys are in the range, in order.
-    pub fn range(&self, range: impl std::ops::RangeBounds<Vec<u8>>) -> fjall::Iter {
-        self.snapshot.range(&self.cells, range)
+    pub fn range(&mut self, range: KeyRange) -> fjall::Iter {
+        let table = Arc::clone(&self.table);
+        self.snapshot()
+            .range(&table.cells, (range.start, range.end))
+    }
+
+    /// The fragments of a row, if they are in memory.
+    fn cached(&self, of: RowsOf, row: &[u8]) -> Option<CachedFragments> {
+        let until = match (&self.snapshot, self.until) {
+            (None, _) => None,
+            (Some(_), Some(until)) => Some(until),
+            (Some(_), None) => return None,
+        };
+        let rows = &self.store.rows;
+        let mut waited = Duration::ZERO;
+        loop {
+            match rows.get(of, row, until) {
+                Cached::Row(found) => return Some(found),
+                // A commit takes microseconds, reading a row that is changed over and over from the files more than that.
+                Cached::Changing if waited < WIDE_ROW_WAIT => {
+                    std::thread::park_timeout(WIDE_ROW_LOOK);
+                    waited += WIDE_ROW_LOOK;
+                }
+                Cached::Changing | Cached::Nothing => return None,
+            }
+        }
+    }
+
+    /// The fragments of a row that can be seen, and more of them that are still to be read where they are too many to be kept
+    /// in memory.
+    ///
+    /// # Errors
+    /// What the disk says, or a fragment that cannot be read.
+    pub fn row(
+        &mut self,
+        range: KeyRange,
+        layout: &WideLayout,
+    ) -> Result<(CachedFragments, Option<fjall::Iter>), Error> {
+        let (store, table) = (Arc::clone(&self.store), Arc::clone(&self.table));
+        let of = table.rows(layout);
+        let row = range.row().unwrap_or_default().to_vec();
+        if let Some(found) = self.cached(of, &row) {
+            return Ok((found, None));
+        }
+        let loading = store.rows.load(of, &row);
+        // A picture that was taken before must not lack what has been written until now; what is written from now on is taken.
+        let changes = table.changes.load(Ordering::SeqCst);
+        let is_now = self.snapshot.is_none() || self.until == Some(changes);
+        let loading = loading.filter(|_| is_now);
+        let now = store.clock.now_micros();
+        let (mut live, mut found, mut bytes) = (LiveRow::new(layout, now), Vec::new(), 0);
+        let mut fragments = self.range(range);
+        for guard in fragments.by_ref() {
+            let (key, value) = guard.into_inner().map_err(failed)?;
+            if live.look(&key, &value)? == Seen::Dead {
+                continue;
+            }
+            bytes += key.len() + value.len();
+            // Copies: what the files' cache hands out holds whole blocks.
+            found.push((Slice::from(&*key), Slice::from(&*value)));
+            if bytes > WIDE_ROW_CACHED_BYTES_MAX {
+                return Ok((found.into(), Some(fragments)));
+            }
+        }
+        let found: CachedFragments = found.into();
+        if let Some(loading) = loading {
+            let changed = table.changes.load(Ordering::SeqCst).next_multiple_of(2);
+            loading.keep(&found, changed, layout, now);
+        }
+        Ok((found, None))
     }
 }
 
-fn keyspace(database: &Database, name: &str) -> Result<Keyspace, Error> {
-    let made = database.keyspace(name, KeyspaceCreateOptions::default);
-    made.map_err(failed)
+/// Large values are in files of their own, so that merging the others does not write them again.
+fn cells_options() -> KeyspaceCreateOptions {
+    let apart = KvSeparationOptions::default().separation_threshold(WIDE_APART_BYTES);
+    KeyspaceCreateOptions::default().with_kv_separation(Some(apart))
 }
 
 /// Disks fill up and are cleared again: whoever meets such an error tries again.
@@ -294,7 +528,6 @@ mod tests {
 
     use busbar_log::ManualClock;
 
-    use super::super::read::Stamp;
     use super::*;
 
     #[test]
@@ -317,17 +550,18 @@ mod tests {
             .push(&mut key);
             commit.put(&key, b"");
         }
-        store.commit(commit).unwrap();
+        let committed = store.commit(commit, &WideLayout::plain()).unwrap();
+        store.sync(committed).unwrap();
         let left = || {
-            let all = store.picture("t").unwrap().range(..);
+            let all = store.all("t").unwrap();
             let keys = all.map(|guard| guard.key().unwrap());
             let stamps = keys.map(|key| Stamp::of(&key).map(|(_, it)| (it.family, it.time)));
             stamps.map(Option::unwrap).collect::<Vec<_>>()
         };
         assert_eq!(left(), [(0, 10), (1, 90), (1, 10), (2, 10)]);
-        let (_, cells) = store.cells("t").unwrap();
-        cells.rotate_memtable_and_wait().unwrap();
-        cells.major_compact().unwrap();
+        let (_, table) = store.table("t").unwrap();
+        table.cells.rotate_memtable_and_wait().unwrap();
+        table.cells.major_compact().unwrap();
         assert_eq!(left(), [(0, 10), (1, 90), (2, 10)]);
     }
 }

@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use super::Wide;
 use super::cell::Fragment;
 use super::keeper::WideKeeper;
-use super::layout::{FamilyLayout, WideLayout};
+use super::layout::WideLayout;
 use super::read::{Stamp, damaged, has_expired};
 use super::store::{WideStore, failed};
 use crate::limits::{WIDE_SWEEP_COMMIT, WIDE_SWEEP_FRAGMENTS};
@@ -93,42 +93,41 @@ fn sweep(
 ) -> Result<u64, Error> {
     let now = store.clock().now_micros();
     let (mut row, mut left) = (Vec::new(), 0);
-    let mut families: Vec<Swept> = Vec::new();
-    let mut dead: Vec<fjall::Slice> = Vec::new();
-    for guard in store.picture(name)?.range(..) {
+    let mut live = LiveRow::new(layout, now);
+    // What a deletion hides is removed with it.
+    let (mut dead, mut deletions): (Vec<fjall::Slice>, Vec<fjall::Slice>) = Default::default();
+    for guard in store.all(name)? {
         let (key, value) = guard.into_inner().map_err(failed)?;
-        let (its, stamp) = Stamp::of(&key).ok_or_else(damaged)?;
+        let (its, _) = Stamp::of(&key).ok_or_else(damaged)?;
         if its != row.as_slice() {
-            for swept in families.drain(..) {
-                left += swept.finish(&mut dead);
-            }
             row.clear();
             row.extend_from_slice(its);
-            families.resize_with(layout.families.len(), Swept::default);
+            live.begin();
+            dead.append(&mut deletions);
             if dead.len() >= WIDE_SWEEP_COMMIT {
-                remove(store, name, &mut dead)?;
+                remove(store, name, layout, &mut dead)?;
                 if must_end.load(Ordering::Relaxed) {
                     return Ok(left);
                 }
             }
         }
-        match layout.family(stamp.family) {
-            Some(place) => {
-                let family = &layout.families[place];
-                families[place].fragment(family, stamp, now, key, &value)?;
-            }
-            // The table's file names the family no longer, and may do so again.
-            None => left += 1,
+        match live.look(&key, &value)? {
+            Seen::Live => left += 1,
+            Seen::Deletion => deletions.push(key),
+            Seen::Dead => dead.push(key),
         }
     }
-    for swept in families {
-        left += swept.finish(&mut dead);
-    }
-    remove(store, name, &mut dead)?;
+    dead.append(&mut deletions);
+    remove(store, name, layout, &mut dead)?;
     Ok(left)
 }
 
-fn remove(store: &WideStore, name: &str, dead: &mut Vec<fjall::Slice>) -> Result<(), Error> {
+fn remove(
+    store: &WideStore,
+    name: &str,
+    layout: &WideLayout,
+    dead: &mut Vec<fjall::Slice>,
+) -> Result<(), Error> {
     if dead.is_empty() {
         return Ok(());
     }
@@ -136,44 +135,79 @@ fn remove(store: &WideStore, name: &str, dead: &mut Vec<fjall::Slice>) -> Result
     for key in dead.drain(..) {
         commit.remove(&key);
     }
-    store.commit(commit)
+    store.remove(commit, layout)
 }
 
-/// What a sweep knows of one family of one row.
+/// Tells which fragments of a row can still be seen. It is shown them in the order of their keys.
+pub(super) struct LiveRow<'a> {
+    layout: &'a WideLayout,
+    now: i64,
+    /// For each family of the layout.
+    families: Vec<LiveFamily>,
+}
+
+/// What can be seen of a fragment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// A cell of it, or that the row is there. Also a fragment of a family that the table's file names no longer, since it may
+    /// do so again.
+    Live,
+    /// It is a deletion, which hides what is older.
+    Deletion,
+    /// Nothing, for good.
+    Dead,
+}
+
 #[derive(Default)]
-struct Swept {
-    /// The newest deletion.
-    deletion: Option<fjall::Slice>,
+struct LiveFamily {
     is_over: bool,
+    is_there: bool,
     versions: HashMap<Vec<u8>, u32>,
-    puts: u64,
-    dead: Vec<fjall::Slice>,
 }
 
-impl Swept {
-    fn fragment(
-        &mut self,
-        family: &FamilyLayout,
-        stamp: Stamp,
-        now: i64,
-        key: fjall::Slice,
-        value: &[u8],
-    ) -> Result<(), Error> {
-        if self.is_over || has_expired(family, stamp.time, now) {
-            self.is_over = true;
-            self.dead.push(key);
-            return Ok(());
+impl<'a> LiveRow<'a> {
+    /// `now` is in microseconds since 1970.
+    pub fn new(layout: &'a WideLayout, now: i64) -> Self {
+        let families = layout.families.iter();
+        Self {
+            layout,
+            now,
+            families: families.map(|_| LiveFamily::default()).collect(),
+        }
+    }
+
+    /// Goes on with another row.
+    pub fn begin(&mut self) {
+        for family in &mut self.families {
+            family.is_over = false;
+            family.is_there = false;
+            family.versions.clear();
+        }
+    }
+
+    /// Looks at the next fragment.
+    ///
+    /// # Errors
+    /// A fragment that cannot be read.
+    pub fn look(&mut self, key: &[u8], value: &[u8]) -> Result<Seen, Error> {
+        let (_, stamp) = Stamp::of(key).ok_or_else(damaged)?;
+        let Some(place) = self.layout.family(stamp.family) else {
+            return Ok(Seen::Live);
+        };
+        let (family, seen) = (&self.layout.families[place], &mut self.families[place]);
+        if seen.is_over || has_expired(family, stamp.time, self.now) {
+            seen.is_over = true;
+            return Ok(Seen::Dead);
         }
         let Fragment::Put(cells) = Fragment::read(value)? else {
-            self.is_over = true;
-            self.deletion = Some(key);
-            return Ok(());
+            seen.is_over = true;
+            return Ok(Seen::Deletion);
         };
         // The newest fragment shows that the row is there, whatever it holds.
-        let mut is_live = self.puts == 0;
+        let mut is_live = !std::mem::replace(&mut seen.is_there, true);
         for cell in cells {
             let (qualifier, value) = cell?;
-            let versions = self.versions.entry_ref(qualifier).or_insert(0);
+            let versions = seen.versions.entry_ref(qualifier).or_insert(0);
             if *versions < family.versions {
                 is_live = true;
                 *versions = if value.is_null() {
@@ -183,18 +217,6 @@ impl Swept {
                 };
             }
         }
-        if is_live {
-            self.puts += 1;
-        } else {
-            self.dead.push(key);
-        }
-        Ok(())
-    }
-
-    /// Adds the dead fragments to `dead`; how many are left. What a deletion hides is removed with it.
-    fn finish(mut self, dead: &mut Vec<fjall::Slice>) -> u64 {
-        dead.append(&mut self.dead);
-        dead.extend(self.deletion);
-        self.puts
+        Ok(if is_live { Seen::Live } else { Seen::Dead })
     }
 }

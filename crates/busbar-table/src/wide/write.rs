@@ -142,14 +142,16 @@ pub(super) fn rows(table: &Wide, write: &Write<'_>) -> Result<Applied, Error> {
         table.counters.duplicates.fetch_add(1, Ordering::Relaxed);
         applied.duplicate = true;
         // The write that was there first may not be synced yet.
-        table.keeper.sync()?;
+        table.keeper.sync_all()?;
         return Ok(applied);
     }
     let fragments = stamps.finish(&mut commit);
-    table.keeper.commit(commit)?;
+    let committed = table.keeper.commit(commit, &table.layout())?;
     table.counters.writes.fetch_add(1, Ordering::Relaxed);
     drop(writer);
-    table.keeper.sync()?;
+    if let Some(committed) = committed {
+        table.keeper.sync(committed)?;
+    }
     let add = |counter: &std::sync::atomic::AtomicU64, n: usize| {
         counter.fetch_add(n as u64, Ordering::Relaxed);
     };
