@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Measures wide tables with the workloads of YCSB, beside HBase on the same machine in the same run:
+
+    scripts/bench_wide.py YCSB [--rows N] [--hbase-rows N] [--threads N] [--seconds N] [--folder DIR] [WHAT ...]
+
+YCSB is the example of that name (cargo build --release -p busbar-table --example ycsb). WHAT is load, a to f, half (each workload at
+half the rate that it reached, for latencies) and hbase (the same on HBase with its own client); all when absent. Rows have 10
+fields of 100 bytes. Busbar's writes are on the disk when they return; HBase, on a local file system, leaves that to the system. Its
+server gets 4 GB of memory and the optimising compiler. A folder is kept, and so are the rates in it: what is loaded once can be
+measured in several runs.
+"""
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "busbar"
+HBASE = CACHE / "hbase-2.6.1"
+WORKLOADS = "abcdef"
+START = 120
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def shown(who, report):
+    times = {kind: report[kind] for kind in ("read_ms", "write_ms", "scan_ms") if kind in report}
+    times = "; ".join(f"{kind[:-3]} p50 {t[0]:.2f} p99 {t[1]:.2f} p99.9 {t[2]:.2f} longest {t[3]:.1f} ms" for kind, t in times.items())
+    cpu = f", {report['processor_seconds']} s of processor" if "processor_seconds" in report else ""
+    lost = f", {report['missing']} MISSING" if report["missing"] else ""
+    print(f"{who} {report['what']}: {report['per_second']:,.0f}/s in {report['seconds']:.1f} s{cpu}; {times}{lost}", flush=True)
+    return report
+
+
+def run(*command):
+    done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+class HbaseServer:
+    """HBase with its Thrift 2 server; ended with its data."""
+
+    def __init__(self, folder):
+        subprocess.run([HERE / "servers", "install-hbase"], check=True)
+        self.folder, self.port = folder, free_port()
+        env = {**os.environ, "BUSBAR_HBASE_JAVA": "-Xmx4g", "BUSBAR_HBASE_TIER": "4"}
+        command = [HERE / "servers", "hbase", folder, str(self.port), str(os.getpid())]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=env, start_new_session=True)
+        end = time.monotonic() + START
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return
+            except OSError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
+
+    def native(self, *args):
+        classes = f"{self.folder}/conf:{HBASE}/lib/*"
+        opens = [f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in ("java.nio", "java.lang", "sun.nio.ch", "jdk.internal.misc")]
+        quiet = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-Djava.net.preferIPv4Stack=true"]
+        return run("java", *opens, *quiet, "-cp", classes, HERE / "Ycsb.java", *args)
+
+    def end(self):
+        os.killpg(self.process.pid, 15)
+        self.process.wait()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ycsb", type=Path)
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--hbase-rows", type=int, default=1_000_000)
+    parser.add_argument("--threads", type=int, default=16)
+    parser.add_argument("--seconds", type=int, default=20)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("what", nargs="*")
+    args = parser.parse_intermixed_args()
+    what = args.what or ["load", *WORKLOADS, "half", "hbase"]
+    with tempfile.TemporaryDirectory() as made:
+        folder = args.folder or Path(made)
+        folder.mkdir(exist_ok=True)
+        rates_file = folder / "rates.json"
+        rates = json.loads(rates_file.read_text()) if rates_file.exists() else {}
+
+        def busbar(workload, *rate):
+            return run(args.ycsb, folder / "tables", args.rows, workload, args.threads, args.seconds, *rate)
+
+        if "load" in what:
+            shown("busbar", run(args.ycsb, folder / "tables", args.rows, "load", 2, 0))
+        for workload in (w for w in WORKLOADS if w in what):
+            rates[workload] = shown("busbar", busbar(workload))["per_second"]
+            rates_file.write_text(json.dumps(rates))
+        if "half" in what:
+            for workload, rate in rates.items():
+                shown("busbar at half load", busbar(workload, int(rate / 2)))
+        if "hbase" in what:
+            server = HbaseServer(f"{made}/hbase")
+            try:
+                shown("hbase", server.native(args.hbase_rows, "load", 4, 0))
+                for workload in WORKLOADS:
+                    shown("hbase", server.native(args.hbase_rows, workload, args.threads, args.seconds))
+            finally:
+                server.end()
+
+
+main()
