@@ -13,7 +13,8 @@ use bytes::BytesMut;
 use super::calls::{self, DescribedTable, family_settings};
 use super::failure::told;
 use super::limits::{
-    CHANGE_BYTES, CHANGE_ROWS_MAX, REST_MAX, SCAN_BYTES, SCAN_ROWS_FIRST, SCAN_ROWS_MAX,
+    CHANGE_BYTES, CHANGE_ROWS_MAX, FRAME_BYTES, REST_MAX, SCAN_BYTES, SCAN_ROWS_FIRST,
+    SCAN_ROWS_MAX,
 };
 use super::link::{HbaseLink, HbaseServer};
 use super::wire::ThriftFault;
@@ -49,7 +50,7 @@ impl HbaseCells {
                 Err(error) if !pooled.is_new && error.code() == "hbase.closed" => {
                     self.pool.forget();
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(self.cut_off(call, error)),
             }
         }
     }
@@ -66,9 +67,22 @@ impl HbaseCells {
                 self.pool.forget();
                 continue;
             }
-            let answer = pooled.session.call(call).await?;
+            let answer = pooled.session.call(call).await;
+            let answer = answer.map_err(|error| self.cut_off(call, error))?;
             pooled.give_back();
             return Ok(answer);
+        }
+    }
+
+    /// Why a call failed: a framed server says of one that is too large for it only that it closes the connection.
+    fn cut_off(&self, call: &[u8], error: Error) -> Error {
+        match error.code() {
+            "hbase.closed" if self.server.framed && call.len() > FRAME_BYTES => {
+                Error::new(Class::Configuration, "hbase.frame")
+                    .with("address", &self.server.address)
+                    .with("bytes", call.len())
+            }
+            _ => error,
         }
     }
 
@@ -183,11 +197,10 @@ impl HbaseCells {
         while !rest.is_empty() {
             let mut bytes = 0;
             let fitting = rest.iter().take(CHANGE_ROWS_MAX).take_while(|row| {
-                let fits = bytes < CHANGE_BYTES;
                 bytes += size_of_changes(row);
-                fits
+                bytes <= CHANGE_BYTES
             });
-            let (some, after) = rest.split_at(fitting.count());
+            let (some, after) = rest.split_at(fitting.count().max(1));
             rest = after;
             let with = |has: fn(&CellMutation) -> bool| {
                 let rows = some.iter().filter(|row| has(row));

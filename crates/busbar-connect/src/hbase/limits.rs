@@ -16,7 +16,9 @@ pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 pub const REST_MAX: Duration = Duration::from_secs(5);
 /// Rows that are changed by one call.
 pub const CHANGE_ROWS_MAX: usize = 4_096;
-/// Bytes of changes after which a call takes no further row: a framed server takes calls of 2 MB unless it is told otherwise.
+/// Bytes of a call that every framed server takes: 2 MB unless it is told otherwise.
+pub const FRAME_BYTES: usize = 2 << 20;
+/// Bytes of changes that one call makes, where they are not those of one row.
 pub const CHANGE_BYTES: usize = 1 << 20;
 /// Rows that a scan asks for first; more with each answer that is small, fewer after a large one.
 pub const SCAN_ROWS_FIRST: usize = 256;
@@ -26,3 +28,5 @@ pub const SCAN_ROWS_MAX: usize = 16_384;
 pub const SCAN_BYTES: usize = 1 << 20;
 /// Tables that are listed.
 pub const SURVEYED_TABLES_MAX: usize = 10_000;
+
+const _: () = assert!(CHANGE_BYTES * 3 / 2 < FRAME_BYTES);

@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener};
 use std::path::Path;
 
+use busbar_connector::{CellBytes, CellMutation};
 use busbar_event::{Class, Error};
 
 use crate::subjects::Subject;
@@ -154,4 +155,60 @@ fn the_connection_of_a_wide_table_is_checked() {
         ["table.no-connection", "table.connection-kind"],
         "{bad:?}"
     );
+}
+
+/// A server with frames of 2 MB closes the connection of whoever sends a larger one, and does so each time.
+#[test]
+fn calls_that_a_framed_server_does_not_take_are_refused_with_its_setting() {
+    const FRAME: usize = 2 << 20;
+    const NOTHING: &[u8] = b"\0\0\0\x0e\x80\x01\0\x02\0\0\0\x01n\0\0\0\0\0";
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            let mut socket = socket?;
+            let mut length = [0; 4];
+            while socket.read_exact(&mut length).is_ok() {
+                let length = u32::from_be_bytes(length) as usize;
+                if length > FRAME {
+                    break;
+                }
+                std::io::copy(&mut (&mut socket).take(length as u64), &mut std::io::sink())?;
+                socket.write_all(NOTHING)?;
+            }
+        }
+        Ok::<(), std::io::Error>(())
+    });
+    let row = |key: &str, bytes: usize| CellMutation {
+        key: key.into(),
+        cells: vec![CellBytes {
+            family: "f".into(),
+            qualifier: b"q".to_vec(),
+            time_ms: 1,
+            value: vec![7; bytes],
+        }],
+        ..CellMutation::default()
+    };
+    let registry = busbar_connect::registry();
+    let spec = spec(&format!(
+        "hbase: {{ address: '127.0.0.1:{port}', framed: true }}\n"
+    ));
+    let connector = registry.get(&spec.kind).expect("registered");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let context = crate::service_context(Path::new("/"));
+        let cells = connector.cells(&spec, context).await.expect("cells");
+        // What fits one by one is split into calls that fit.
+        let rows = [900_000, 900_000, 200_000, 1_900_000, 1_000].map(|bytes| row("a", bytes));
+        cells.change("t", rows.to_vec()).await.expect("it is taken");
+        for rows in [vec![row("a", FRAME)], vec![row("a", FRAME), row("b", 1)]] {
+            let refused = cells.change("t", rows).await.expect_err("too large");
+            assert_eq!(
+                (refused.class(), refused.code()),
+                (Class::Configuration, "hbase.frame")
+            );
+            assert!(refused.to_string().contains("max_frame_size_in_mb"));
+        }
+        cells.change("t", vec![row("a", 1)]).await.expect("small");
+    });
 }

@@ -72,7 +72,8 @@ pub(super) struct AskedCells {
     /// The table of this node, for errors.
     pub table: String,
     pub connection: String,
-    /// Where tables were prepared last.
+    /// Where tables were prepared last. All calls go there, so that those of one commit do not go to two systems when the
+    /// connection changes meanwhile; [`CellStore::is_same`] then says so before the next one.
     pub prepared: RwLock<Option<Arc<AskedDatabase>>>,
 }
 
@@ -83,6 +84,12 @@ impl AskedCells {
                 .with("table", &self.table)
                 .with("connection", &self.connection)
         })
+    }
+
+    /// Where tables were prepared.
+    fn prepared(&self) -> Result<Arc<AskedDatabase>, Error> {
+        let prepared = self.prepared.read().clone();
+        prepared.map_or_else(|| self.open(), Ok)
     }
 }
 
@@ -105,7 +112,7 @@ impl CellStore for AskedCells {
     }
 
     fn get(&self, table: &str, keys: Vec<Vec<u8>>, read: CellRead) -> Result<Vec<CellRow>, Error> {
-        let open = self.open()?;
+        let open = self.prepared()?;
         let (asked, table) = (Arc::clone(&open), table.to_owned());
         open.wait(async move {
             let cells = asked.cells().await?;
@@ -120,7 +127,7 @@ impl CellStore for AskedCells {
         to: Vec<u8>,
         read: CellRead,
     ) -> Result<CellRows, Error> {
-        let open = self.open()?;
+        let open = self.prepared()?;
         let (sender, receiver) = tokio::sync::mpsc::channel(ROWS_AHEAD_MAX);
         let (asked, table) = (Arc::clone(&open), table.to_owned());
         open.handle().spawn(async move {
@@ -146,7 +153,7 @@ impl CellStore for AskedCells {
     }
 
     fn change(&self, table: &str, rows: Vec<CellMutation>) -> Result<(), Error> {
-        let open = self.open()?;
+        let open = self.prepared()?;
         let (asked, table) = (Arc::clone(&open), table.to_owned());
         open.wait(async move {
             let cells = asked.cells().await?;
@@ -155,7 +162,7 @@ impl CellStore for AskedCells {
     }
 
     fn change_if(&self, table: &str, guard: CellGuard, row: CellMutation) -> Result<bool, Error> {
-        let open = self.open()?;
+        let open = self.prepared()?;
         let (asked, table) = (Arc::clone(&open), table.to_owned());
         open.wait(async move {
             let cells = asked.cells().await?;

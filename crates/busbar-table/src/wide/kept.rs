@@ -6,7 +6,7 @@
 //! | --- | --- | --- |
 //! | `<table>/l` | `l` | [`super::layout::StoredLayout`], JSON |
 //! | `<table>/p/<producer>` | `h` | [`JournalHead`]: the producer's last position |
-//! | | `r00000000`, … | the changes of that position, until they are made |
+//! | | `r00000000`, … | the changes of that position, until they are made; then they are deleted |
 //! | `<table>/c` | `c` | a time of writing, in milliseconds since 1970: at most [`WIDE_CLOCK_MS`] before the latest one |
 //!
 //! **All or nothing, and exactly once.** The other system changes one row at a time. So the changes of a write are first put
@@ -14,6 +14,9 @@
 //! row says that they are. Each change has its time in it, so making it twice does no harm: whoever finds a row with changes that
 //! may not have been made makes them, before anything else is read or written. A change of one row without a position needs none
 //! of this.
+//!
+//! **Conditions.** Such a system checks a cell of one row and changes that row. A call whose conditions fit and which changes other
+//! rows, too, is refused: what others write between the check and the change would go unnoticed.
 //!
 //! **One writer.** A producer's row is only replaced if it is still what this process wrote or read last.
 
@@ -200,7 +203,7 @@ impl KeptCells {
             self.store.change(&self.place.table, changes)?;
             head = self.done(producer, head)?;
         }
-        known.latest_ms = known.latest_ms.max(head.time_ms);
+        known.latest_ms = known.latest_ms.max(head.time_ms + 1);
         known.heads.insert(producer.to_owned(), head);
         Ok(())
     }
@@ -291,13 +294,18 @@ impl KeptCells {
         if rows.is_empty() && commit.position.is_none() {
             return Ok(true);
         }
-        self.note_time(latest)?;
+        let is_one = commit.position.is_none() && rows.len() == 1;
+        // What says that the changes of a journal have been made is later than they are.
+        self.note_time(if is_one { latest } else { latest + 1 })?;
         match (commit.position, commit.guard) {
             (None, Some((key, guard))) if rows.len() == 1 && rows[0].key == key => {
                 let table = &self.place.table;
                 self.store.change_if(table, guard, rows.swap_remove(0))
             }
-            (None, _) if rows.len() == 1 => {
+            (None, Some(_)) => Err(Error::new(Class::Permanent, "table.wide-guards")
+                .with("table", &self.name)
+                .with("connection", &self.place.connection)),
+            (None, None) if rows.len() == 1 => {
                 self.store.change(&self.place.table, rows).map(|()| true)
             }
             (position, _) => {
@@ -386,13 +394,13 @@ impl KeptCells {
         self.done(producer, head)
     }
 
-    /// Notes that the changes of a position have been made.
+    /// Notes that the changes of a position have been made, and deletes them.
     fn done(&self, producer: &str, head: JournalHead) -> Result<JournalHead, Error> {
         let done = JournalHead { chunks: 0, ..head };
         let row = CellMutation {
             key: self.state_key(&format!("p/{producer}")),
-            deleted: Vec::new(),
-            cells: vec![state_cell(HEAD.to_vec(), head.time_ms, done.to_bytes())],
+            deleted: vec![(STATE_FAMILY.into(), head.time_ms)],
+            cells: vec![state_cell(HEAD.to_vec(), head.time_ms + 1, done.to_bytes())],
         };
         match self
             .store

@@ -104,6 +104,9 @@ fn push_fragments(row: &CellRow, names: &[Arc<str>], out: &mut Vec<FragmentEntry
     }
 }
 
+/// A row's place, a family, a time in milliseconds and a qualifier.
+type OwnCell<'a> = (usize, u8, i64, &'a [u8]);
+
 /// Fragments as changes of rows, and the latest time among those without a time of their own, in milliseconds.
 ///
 /// Fragments of one family of one row that have the time of writing `written` (microseconds) get a millisecond each, in their
@@ -111,15 +114,17 @@ fn push_fragments(row: &CellRow, names: &[Arc<str>], out: &mut Vec<FragmentEntry
 ///
 /// # Errors
 /// A time before 1970, which the other system may not have.
-pub(super) fn mutations(
-    entries: &[(Vec<u8>, Vec<u8>)],
+pub(super) fn mutations<'a>(
+    entries: &'a [(Vec<u8>, Vec<u8>)],
     names: &[Arc<str>],
     written: i64,
 ) -> Result<(Vec<CellMutation>, i64), Error> {
     let first = written.div_euclid(MILLI);
     let (mut rows, mut latest) = (Vec::<CellMutation>::new(), first);
-    let mut places: HashMap<&[u8], usize> = HashMap::with_capacity(entries.len());
+    let mut places: HashMap<&'a [u8], usize> = HashMap::with_capacity(entries.len());
     let mut times: HashMap<(usize, u8), i64> = HashMap::with_capacity(entries.len());
+    // Cells with times of their own, which another fragment may put again.
+    let mut own: HashMap<OwnCell<'a>, usize> = HashMap::new();
     for (entry, fragment) in entries {
         let (key, stamp) = Stamp::of(entry).ok_or_else(damaged)?;
         let name = names
@@ -149,20 +154,23 @@ pub(super) fn mutations(
             row.deleted.push((name, time_ms));
             continue;
         };
-        let before = row.cells.len();
-        let mut put = |qualifier: &[u8], value: Vec<u8>| {
-            let same = row.cells[..before].iter_mut().find(|cell| {
-                cell.time_ms == time_ms && cell.family == name && cell.qualifier == qualifier
-            });
-            match same {
-                Some(cell) => cell.value = value,
-                None => row.cells.push(CellBytes {
-                    family: Arc::clone(&name),
-                    qualifier: qualifier.to_vec(),
-                    time_ms,
-                    value,
-                }),
+        let mut put = |qualifier: &'a [u8], value: Vec<u8>| {
+            if is_own_time {
+                let next = row.cells.len();
+                let at = *own
+                    .entry((place, stamp.family, time_ms, qualifier))
+                    .or_insert(next);
+                if at < next {
+                    row.cells[at].value = value;
+                    return;
+                }
             }
+            row.cells.push(CellBytes {
+                family: Arc::clone(&name),
+                qualifier: qualifier.to_vec(),
+                time_ms,
+                value,
+            });
         };
         put(&[], Vec::new());
         for cell in cells {

@@ -10,8 +10,12 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use busbar_event::{Class, Error};
 use busbar_log::ManualClock;
-use busbar_table::wide::{CellStore, CellValue, RowChange};
-use busbar_table::{DatabasePlace, DatabaseTables, ProducerPosition, Table, Tables, Wide, Write};
+use busbar_table::wide::{
+    CellFilter, CellRead, CellStore, CellValue, FamilyRead, Increment, RowChange,
+};
+use busbar_table::{
+    Compare, DatabasePlace, DatabaseTables, ProducerPosition, Table, Tables, Wide, Write,
+};
 use cases::{PAIRS, SECOND, key, rows, specs, versions, wide_cases};
 use memory::MemoryCells;
 
@@ -162,6 +166,59 @@ fn whatever_fails_each_change_is_made_once() {
     }
     // Both tables, the layout, the time, and three calls for each write at least.
     assert!(failed >= 6 * 12, "{failed}");
+}
+
+/// What the row of a producer keeps until its changes are made is not kept for ever.
+#[test]
+fn changes_that_were_made_are_not_kept() {
+    let bench = Bench::new(PAIRS);
+    for at in 1..=2 {
+        assert!(!try_write(&bench.table(), at).unwrap());
+        let read = CellRead {
+            families: vec![FamilyRead {
+                name: "s".into(),
+                qualifiers: None,
+            }],
+            versions: 1,
+        };
+        let key = b"ns:cells/p/flow:f/0".to_vec();
+        let rows = bench.cells.get("ns:busbar_state", vec![key], read).unwrap();
+        let left = rows[0].cells.iter().map(|cell| cell.qualifier.as_slice());
+        assert_eq!(left.collect::<Vec<_>>(), [b"h"]);
+    }
+}
+
+/// The other system checks one row and changes it: with others beside it the check would not hold.
+#[test]
+fn conditions_beside_other_rows_are_refused() {
+    let bench = Bench::new(cases::RIGS);
+    let table = bench.table();
+    let with = |n: i64, only_if: Vec<CellFilter>| RowChange {
+        only_if,
+        ..cases::put("a", n, &[("temp", CellValue::Float(1.0))])
+    };
+    let is_none = || CellFilter {
+        column: "temp".to_owned(),
+        compare: Compare::Equal,
+        value: None,
+    };
+    for other in [vec![], vec![is_none()]] {
+        let refused = table.change(&[with(1, vec![is_none()]), with(2, other)]);
+        assert_eq!(refused.unwrap_err().code(), "table.wide-guards");
+    }
+    let sum = |n: i64| Increment {
+        key: key("a", n),
+        column: "m.count".to_owned(),
+        by: 1,
+    };
+    let refused = table.increment(&[sum(1), sum(2)]).unwrap_err();
+    assert_eq!(
+        (refused.code(), refused.class()),
+        ("table.wide-guards", Class::Permanent)
+    );
+    assert_eq!(table.rows().unwrap(), 0, "nothing was changed");
+    assert_eq!(table.change(&[with(1, vec![is_none()])]).unwrap(), [true]);
+    assert_eq!(table.increment(&[sum(1), sum(1)]).unwrap(), [1, 2]);
 }
 
 /// A node that was taken for dead, and writes on, is told so by the row of its producer.
