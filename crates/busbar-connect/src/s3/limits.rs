@@ -4,6 +4,8 @@
 pub const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Bytes of an object that are read at a time. A line has fewer.
 pub const PIECE_BYTES: usize = 4 << 20;
+/// Compressed bytes that are decompressed at a time: gzip makes up to about a thousand times as many of them.
+pub const GZIP_FED_BYTES: usize = 4 << 10;
 /// Objects that are listed at a time, as the service limits it.
 pub const LISTED_MAX: usize = 1_000;
 /// Bytes of an object's key, as the service limits it.

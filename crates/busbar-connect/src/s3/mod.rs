@@ -10,6 +10,7 @@
 //!   write: { prefix: alarms/ }
 //! ```
 
+mod gzip;
 mod limits;
 mod link;
 mod sign;
@@ -53,9 +54,10 @@ pub struct S3 {
 /// different prefixes. A payload that is text but not JSON is written as a JSON string; one that is not even text becomes a
 /// dead letter.
 ///
-/// As a source: the lines of objects in the order of their keys, at least once. An object with a smaller key than one that
-/// has been read does not come, so that keys must grow, as those with a time in front do. What was not read of an object
-/// that is replaced or removed meanwhile is lost, and an error says so.
+/// As a source: the lines of objects in the order of their keys, at least once. Objects whose keys end with `.gz` are
+/// decompressed. An object with a smaller key than one that has been read does not come, so that keys must grow, as those
+/// with a time in front do. What was not read of an object that is replaced or removed meanwhile is lost, and an error says
+/// so.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct S3Options {
@@ -99,6 +101,20 @@ struct S3Read {
 struct S3Write {
     /// What the keys of the objects begin with, such as `alarms/`.
     prefix: String,
+    /// How objects are compressed. Give another prefix with another one.
+    #[serde(default)]
+    compression: ObjectCompression,
+}
+
+/// How objects are compressed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum ObjectCompression {
+    /// Not at all.
+    #[default]
+    None,
+    /// gzip; the keys end with `.ndjson.gz`.
+    Gzip,
 }
 
 fn first_region() -> String {
@@ -291,7 +307,7 @@ impl Connector for S3 {
                 clock: context.clock,
             };
             let link = S3Link::open(&options, &with, &self.places).await?;
-            Ok(Box::new(S3Sink::new(link, write.prefix)?) as Box<dyn Sink>)
+            Ok(Box::new(S3Sink::new(link, write)?) as Box<dyn Sink>)
         })
     }
 }

@@ -11,15 +11,23 @@ use busbar_event::{Class, Error};
 use bytes::Bytes;
 use ring::rand::{SecureRandom, SystemRandom};
 
+use super::gzip::compressed;
 use super::limits::{ATTEMPT_DIGITS, KEY_BYTES_MAX, POSITION_DIGITS};
 use super::link::{ObjectMark, S3Link};
+use super::{ObjectCompression, S3Write};
 use crate::json::json_text;
+
+const PLAIN: &str = ".ndjson";
+const GZIP: &str = ".ndjson.gz";
 
 /// Writes objects.
 pub struct S3Sink {
     link: S3Link,
     /// Before the names of producers.
     prefix: String,
+    /// What the keys of objects end with, and what other objects would.
+    suffixes: [&'static str; 2],
+    compression: ObjectCompression,
     /// What the objects of this sink say it is called.
     writer: String,
     row: Option<ObjectRow>,
@@ -45,8 +53,9 @@ struct ObjectName {
 }
 
 impl ObjectName {
-    fn read(text: &str) -> Option<ObjectName> {
-        let (from, attempt) = text.strip_suffix(".ndjson")?.split_once('-')?;
+    /// The name of an object whose key ends so.
+    fn read(text: &str, suffix: &str) -> Option<ObjectName> {
+        let (from, attempt) = text.strip_suffix(suffix)?.split_once('-')?;
         let digits = (from.len(), attempt.len());
         if digits != (POSITION_DIGITS, ATTEMPT_DIGITS) {
             return None;
@@ -57,9 +66,9 @@ impl ObjectName {
         })
     }
 
-    fn key(self, folder: &str) -> String {
+    fn key(self, folder: &str, suffix: &str) -> String {
         format!(
-            "{folder}{:0POSITION_DIGITS$}-{:0ATTEMPT_DIGITS$}.ndjson",
+            "{folder}{:0POSITION_DIGITS$}-{:0ATTEMPT_DIGITS$}{suffix}",
             self.from, self.attempt
         )
     }
@@ -82,14 +91,19 @@ impl ObjectName {
 impl S3Sink {
     /// # Errors
     /// *Transient*: the system has no random number.
-    pub(super) fn new(link: S3Link, prefix: String) -> Result<S3Sink, Error> {
+    pub(super) fn new(link: S3Link, write: S3Write) -> Result<S3Sink, Error> {
         let mut random = [0; 8];
         SystemRandom::new()
             .fill(&mut random)
             .map_err(|_| Error::new(Class::Transient, "connect.failed-within"))?;
         Ok(S3Sink {
             link,
-            prefix,
+            prefix: write.prefix,
+            suffixes: match write.compression {
+                ObjectCompression::None => [PLAIN, GZIP],
+                ObjectCompression::Gzip => [GZIP, PLAIN],
+            },
+            compression: write.compression,
             writer: format!("{:016x}", u64::from_le_bytes(random)),
             row: None,
         })
@@ -141,10 +155,13 @@ impl S3Sink {
         row.open = Some(position);
         // Kept when this is given up.
         let row = self.row.insert(row);
-        let body = Bytes::from(body);
+        let body = match self.compression {
+            ObjectCompression::None => Bytes::from(body),
+            ObjectCompression::Gzip => compressed(&body),
+        };
         loop {
             // A delivery of which nothing is left is noted too.
-            let key = row.next.key(&row.folder);
+            let key = row.next.key(&row.folder, self.suffixes[0]);
             if self.link.create(&key, &mark, body.clone()).await? {
                 break;
             }
@@ -173,17 +190,22 @@ impl S3Sink {
             from: 0,
             attempt: 0,
         };
-        let key_bytes = next.key(&folder).len();
+        let key_bytes = next.key(&folder, self.suffixes[0]).len();
         if key_bytes > KEY_BYTES_MAX {
             return Err(Error::new(Class::Configuration, "s3.key-long")
-                .with("key", next.key(&folder))
+                .with("key", next.key(&folder, self.suffixes[0]))
                 .with("most", KEY_BYTES_MAX));
         }
         if let Some(last) = self.last(&folder).await? {
-            next = last.behind(self.link.mark(&last.key(&folder)).await?.position);
+            next = last.behind(
+                self.link
+                    .mark(&last.key(&folder, self.suffixes[0]))
+                    .await?
+                    .position,
+            );
         }
         loop {
-            let key = next.key(&folder);
+            let key = next.key(&folder, self.suffixes[0]);
             let mark = ObjectMark {
                 position: next.from,
                 writer: self.writer.clone(),
@@ -215,11 +237,21 @@ impl S3Sink {
                 .link
                 .list(folder, &after.unwrap_or_default(), true)
                 .await?;
-            let names = objects.iter().filter_map(|object| {
-                let name = object.key.strip_prefix(folder)?;
-                ObjectName::read(name)
-            });
-            Ok::<_, Error>((names.max(), more))
+            let named = |suffix| {
+                let names = objects.iter().filter_map(move |object| {
+                    let name = object.key.strip_prefix(folder)?;
+                    ObjectName::read(name, suffix)
+                });
+                names.max()
+            };
+            let [ours, others] = self.suffixes.map(named);
+            // A request of the process before might still add one of those.
+            if let Some(other) = others {
+                return Err(Error::new(Class::Configuration, "s3.other-compression")
+                    .with("bucket", &self.link.bucket)
+                    .with("key", other.key(folder, self.suffixes[1])));
+            }
+            Ok::<_, Error>((ours, more))
         };
         let (mut found, more) = listed(None).await?;
         let Some(first) = found.filter(|_| more) else {

@@ -1,5 +1,6 @@
 //! What `s3` does beside what all sinks and sources do.
 
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -300,4 +301,105 @@ fn an_object_that_changes_while_it_is_read_is_not_read_on() {
         let next = batch(reading.as_mut()).await.unwrap().expect("a batch");
         assert_eq!(next.batch.payloads().value(0), b"behind");
     });
+}
+
+fn gzip(text: &str) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(text.as_bytes()).expect("memory");
+    encoder.finish().expect("memory")
+}
+
+#[test]
+fn compressed_objects_are_read_line_by_line() {
+    let peer = S3Peer::new();
+    let long = "x".repeat(3 << 20);
+    let put = |key: &str, body: Vec<u8>| {
+        peer.store.lock().all.insert(key.to_owned(), body);
+    };
+    // Members that follow each other, the first of which ends within a line.
+    let members = [
+        format!("{long}\n{long}\r\n{}", &long[1..]),
+        "y\nlast".to_owned(),
+    ];
+    put("in/1.gz", members.map(|text| gzip(&text)).concat());
+    put("in/2.gz", gzip(&numbered(0..2).join("\n")));
+    let whole = gzip(&numbered(0..1_000).join("\n"));
+    put("in/3.gz", whole[..whole.len() - 1].to_vec());
+    put("in/4.gz", b"plain\n".to_vec());
+    put("in/5", b"behind".to_vec());
+    Runtime::new().expect("a runtime").block_on(async {
+        for again in [true, false] {
+            let (mut lengths, mut failed) = (Vec::new(), Vec::new());
+            let mut reading = source(&peer, Resume::default()).await;
+            loop {
+                let next = match batch(reading.as_mut()).await {
+                    Ok(None) => break,
+                    Ok(Some(next)) => next,
+                    Err(error) => {
+                        assert_eq!(error.class(), Class::Permanent, "{error}");
+                        failed.push(error.code());
+                        continue;
+                    }
+                };
+                let payloads = next.batch.payloads();
+                lengths.extend((0..next.batch.rows()).map(|row| payloads.value(row).len()));
+                if again {
+                    // A start after each batch goes on behind it.
+                    reading = source(&peer, resumed(&next)).await;
+                }
+            }
+            assert_eq!(lengths, [3 << 20, 3 << 20, 3 << 20, 4, 7, 7, 6]);
+            assert_eq!(failed, ["s3.gzip", "s3.gzip"]);
+        }
+    });
+}
+
+#[test]
+fn a_compressed_line_without_an_end_is_not_kept_in_memory() {
+    let peer = S3Peer::new();
+    let body = gzip(&"x".repeat(64 << 20));
+    assert!(body.len() < 100_000);
+    peer.store.lock().all.insert("in/1.gz".to_owned(), body);
+    Runtime::new().expect("a runtime").block_on(async {
+        let mut reading = source(&peer, Resume::default()).await;
+        let refused = batch(reading.as_mut()).await.expect_err("too long");
+        assert_eq!(refused.code(), "s3.line-long");
+    });
+}
+
+#[test]
+fn deliveries_are_compressed_where_that_is_asked_for() {
+    let peer = S3Peer::new();
+    let connect = async |more: &str| {
+        let spec = spec(&peer.connection(&format!("write: {{ prefix: out/{more} }}")));
+        let registry = busbar_connect::registry();
+        let connector = registry.get("s3").expect("registered");
+        let sink = connector.sink(&spec, sink_context(Path::new("/"))).await;
+        sink.expect("it opens")
+    };
+    Runtime::new().expect("a runtime").block_on(async {
+        let mut sink = connect(", compression: gzip").await;
+        let rows = delivery("t", &numbered(0..500), 500);
+        for _ in 0..2 {
+            sink.write(&rows).await.expect("written");
+        }
+        let mut again = connect(", compression: gzip").await;
+        let position = again.position(&rows.producer).await.expect("it answers");
+        assert_eq!(position, Some(500));
+        let refused = connect("").await.position(&rows.producer).await;
+        assert_eq!(
+            refused.expect_err("compressed").code(),
+            "s3.other-compression"
+        );
+    });
+    let store = peer.store.lock();
+    let mut lines = String::new();
+    for (key, body) in &store.all {
+        assert!(key.ends_with(".ndjson.gz"), "{key}");
+        if !body.is_empty() {
+            let mut decoder = flate2::read::MultiGzDecoder::new(body.as_slice());
+            decoder.read_to_string(&mut lines).expect("gzip");
+        }
+    }
+    assert_eq!(lines.lines().collect::<Vec<_>>(), numbered(0..500));
 }

@@ -21,8 +21,9 @@ fn connection(server: &DatabaseServer, more: &str) -> String {
     )
 }
 
-async fn sink(server: &DatabaseServer) -> Box<dyn Sink> {
-    let spec = spec(&connection(server, "write: { prefix: 'a b/ü+&=/' }"));
+async fn sink(server: &DatabaseServer, compression: &str) -> Box<dyn Sink> {
+    let write = format!("write: {{ prefix: 'a b/ü+&=/', compression: {compression} }}");
+    let spec = spec(&connection(server, &write));
     let registry = busbar_connect::registry();
     let connector = registry.get("s3").expect("registered");
     let sink = connector.sink(&spec, sink_context(Path::new("/"))).await;
@@ -32,13 +33,19 @@ async fn sink(server: &DatabaseServer) -> Box<dyn Sink> {
 /// Each row once over new starts, and read back in order.
 #[test]
 fn rows_are_written_once_and_read_back() {
+    for compression in ["none", "gzip"] {
+        written_and_read_back(compression);
+    }
+}
+
+fn written_and_read_back(compression: &str) {
     let server = moto();
     server.request("PUT", "/events", "").expect("a bucket");
     let runtime = Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let mut known = 0;
         for end in [700, 1_400, 1_500] {
-            let mut sink = sink(&server).await;
+            let mut sink = sink(&server, compression).await;
             let position = sink.position(PRODUCER).await.expect("it answers");
             assert_eq!(position.unwrap_or(0), known);
             for (from, position) in [(known, known + 50), (known + 50, end)] {
@@ -79,7 +86,7 @@ fn a_bucket_that_is_not_there_is_told() {
     let server = moto();
     let refused = Runtime::new().expect("a runtime").block_on(async {
         let rows = delivery("t", &numbered(0..1), 1);
-        let mut sink = sink(&server).await;
+        let mut sink = sink(&server, "none").await;
         sink.write(&rows).await.expect_err("no bucket")
     });
     assert_eq!(refused.code(), "s3.no-bucket");
