@@ -2,7 +2,7 @@
 #
 #   make run       build everything and watch this machine at http://127.0.0.1:8080
 #   make test      the whole proof, from format to browser
-#   make test-servers  tests with servers that start slowly: Cassandra, ClickHouse, Elasticsearch, HBase, MySQL 8
+#   make test-servers  tests with servers that start slowly: Cassandra, ClickHouse, Elasticsearch, HBase, MySQL 8, Kafka with three brokers
 #   make check     the quick half of it: format, lints, unit tests of the light crates
 #   make bench     the table of docs/PERFORMANCE.md, measured here
 #   make web       the console alone

@@ -19,8 +19,8 @@ class Peer:
         self.config = {"bootstrap.servers": address, "log_level": 0}
         self.admin = AdminClient(self.config)
 
-    def create(self, topic, partitions=1, config=None):
-        new = NewTopic(topic, num_partitions=partitions, replication_factor=1, config=config or {})
+    def create(self, topic, partitions=1, config=None, replicas=1):
+        new = NewTopic(topic, num_partitions=partitions, replication_factor=replicas, config=config or {})
         self.admin.create_topics([new])[topic].result(PATIENCE)
         # Where a client sees it and it has leaders.
         until = time.monotonic() + PATIENCE
@@ -35,6 +35,11 @@ class Peer:
         from confluent_kafka.admin import NewPartitions
 
         self.admin.create_partitions([NewPartitions(topic, partitions)])[topic].result(PATIENCE)
+
+    def leaders(self, topic):
+        """The broker that leads each partition."""
+        found = self.admin.list_topics(topic, timeout=PATIENCE).topics[topic].partitions
+        return [found[number].leader for number in sorted(found)]
 
     def delete(self, topic):
         self.admin.delete_topics([topic])[topic].result(PATIENCE)

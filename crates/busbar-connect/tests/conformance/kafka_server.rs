@@ -27,7 +27,7 @@ pub struct KafkaTestServer {
 }
 
 /// Ports that no outgoing connection takes while the server starts, others with each call.
-fn ports(count: usize) -> Vec<u16> {
+pub fn ports(count: usize) -> Vec<u16> {
     static CALLS: AtomicU32 = AtomicU32::new(0);
     let call = CALLS.fetch_add(1, Ordering::Relaxed);
     let from = 16_000 + ((std::process::id() + call * 37) % 160) as u16 * 100;

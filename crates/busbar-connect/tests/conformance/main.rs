@@ -31,6 +31,7 @@ mod jdbc_source;
 mod jdbc_subject;
 mod jdbc_types;
 mod jdbc_worker;
+mod kafka_cluster;
 mod kafka_kills;
 mod kafka_lost_end;
 mod kafka_server;
