@@ -83,6 +83,10 @@ pub const TRANSACTION_ROWS: usize = 8_192;
 pub const TRANSACTION_BYTES: usize = 4 << 20;
 /// Large transactions whose parts are remembered until the stream has passed them.
 pub const LARGE_TRANSACTIONS_MAX: usize = 1_024;
+/// How long a source may stand still while the other side goes on, before it is an alarm.
+pub const STILL_MAX: Duration = Duration::from_secs(60);
+/// Bytes by which the other side's log has to grow meanwhile.
+pub const STILL_BYTES: u64 = 16 << 20;
 /// Bytes of an answer to a `call` step. A larger one is refused.
 pub const CALL_ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a request's address and headers.

@@ -7,6 +7,7 @@
 
 mod breaker;
 mod database;
+mod health;
 pub mod limits;
 mod retry;
 mod rows;
@@ -23,7 +24,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use busbar_catalog::{CallSpec, ConnectionSpec, Diagnostic, Project};
-use busbar_event::{Batch, Error};
+use busbar_event::{Batch, Class, Error};
 use busbar_log::Clock;
 use serde::Serialize;
 
@@ -35,6 +36,7 @@ pub use database::{
     KeyedLayout, KeyedStore, PoolUse, Pooled, RemoteTable, SessionPool, SqlColumn, SqlCompares,
     SqlDatabase, SqlPart, SqlRows, SqlStatement, SqlTable, SqlValue, TextColumns, number_kind,
 };
+pub use health::{SnapshotState, SnapshotStatus};
 pub use retry::{Backoff, Outcome, deliver};
 pub use rows::{KeyOrder, OrderedRows, ReadColumn, TableRead, TextRow};
 pub use service::{
@@ -76,6 +78,25 @@ pub trait Source: Send {
     /// How many events of each part there are on the other side that have not come, if the other side counts them.
     fn lag_events(&self) -> BTreeMap<Arc<str>, u64> {
         BTreeMap::new()
+    }
+
+    /// What somebody should look at although the source runs: it stands still while the other side goes on, something was
+    /// missed. Each is there for as long as it is so.
+    fn alarms(&self) -> Vec<Error> {
+        Vec::new()
+    }
+
+    /// How far snapshots of tables have come, by table.
+    fn snapshots(&self) -> Vec<SnapshotStatus> {
+        Vec::new()
+    }
+
+    /// Takes the snapshot of a table anew, behind an event that empties it, while changes of the other tables go on.
+    ///
+    /// # Errors
+    /// *Configuration*: the source takes no snapshots, or does not follow this table.
+    fn take_anew(&mut self, table: &str) -> Result<(), Error> {
+        Err(Error::new(Class::Configuration, "connect.no-snapshot").with("table", table))
     }
 
     /// Called once, before the source is dropped in good order.

@@ -12,17 +12,18 @@ use busbar_log::{Change, Store};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::limits::{BATCH_ROWS_MAX, DRAIN_TIMEOUT, LAG_EVERY};
+use crate::limits::{BATCH_ROWS_MAX, DRAIN_TIMEOUT, LAG_EVERY, SNAPSHOT_ASKED_MAX};
 use busbar_connector::{
-    Backoff, Connector, Polled, Polling, Position, Resume, Source, SourceContext,
+    Backoff, Connector, Polled, Polling, Position, Resume, SnapshotStatus, Source, SourceContext,
 };
 
 /// A source that runs.
 pub struct SourceDriver {
     stop: watch::Sender<bool>,
+    asks: mpsc::Sender<AskedSnapshot>,
     task: Option<JoinHandle<()>>,
     status: Arc<Mutex<SourceStatus>>,
 }
@@ -47,7 +48,16 @@ pub struct SourceStatus {
     /// How many events of each part there are on the other side that have not come, if the other side counts them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub lag_events: BTreeMap<String, u64>,
+    /// What somebody should look at although it runs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub alarms: Vec<Error>,
+    /// How far snapshots of tables have come, by table.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<SnapshotStatus>,
 }
+
+/// A table whose snapshot is to be taken anew, and where the answer goes.
+type AskedSnapshot = (String, oneshot::Sender<Result<(), Error>>);
 
 impl SourceDriver {
     /// Begins to drive the source of a connection. Its committed positions are kept in `store`.
@@ -60,6 +70,7 @@ impl SourceDriver {
         project_dir: Arc<Path>,
     ) -> SourceDriver {
         let (stop, stopped) = watch::channel(false);
+        let (asks, asked) = mpsc::channel(SNAPSHOT_ASKED_MAX);
         let status = Arc::new(Mutex::new(SourceStatus {
             state: "starting",
             ..Default::default()
@@ -72,11 +83,13 @@ impl SourceDriver {
             store,
             project_dir,
             stopped,
+            asked,
             status: Arc::clone(&status),
         };
         let task = tokio::spawn(driving.run());
         SourceDriver {
             stop,
+            asks,
             task: Some(task),
             status,
         }
@@ -85,6 +98,11 @@ impl SourceDriver {
     /// How it is.
     pub fn status(&self) -> SourceStatus {
         self.status.lock().clone()
+    }
+
+    /// A way to ask for the snapshot of a table anew: the answer says whether it is begun soon, or why not.
+    pub fn asks(&self) -> mpsc::Sender<AskedSnapshot> {
+        self.asks.clone()
     }
 
     /// Lets it finish what it has begun, and ends it.
@@ -115,6 +133,7 @@ struct Driving {
     store: Store,
     project_dir: Arc<Path>,
     stopped: watch::Receiver<bool>,
+    asked: mpsc::Receiver<AskedSnapshot>,
     status: Arc<Mutex<SourceStatus>>,
 }
 
@@ -170,13 +189,17 @@ impl Driving {
                     source.close().await?;
                     return Ok(Ended::Stopped);
                 }
+                Some((table, answer)) = self.asked.recv() => {
+                    // Whoever asked may have gone.
+                    let _ = answer.send(source.take_anew(&table));
+                    counted = None;
+                    continue;
+                }
                 polled = source.poll() => polled,
             };
             self.status.lock().lag_bytes = source.lag_bytes();
             if counted.is_none_or(|at| at.elapsed() >= LAG_EVERY) {
-                let events = source.lag_events().into_iter();
-                let events = events.map(|(part, events)| (part.to_string(), events));
-                self.status.lock().lag_events = events.collect();
+                self.look(source.as_ref());
                 counted = Some(Instant::now());
             }
             match polled {
@@ -215,6 +238,21 @@ impl Driving {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Notes how the source is beyond what it brings.
+    fn look(&self, source: &dyn Source) {
+        let events = source.lag_events().into_iter();
+        let events = events.map(|(part, events)| (part.to_string(), events));
+        let (events, alarms, snapshots) = (events.collect(), source.alarms(), source.snapshots());
+        let mut status = self.status.lock();
+        let codes: Vec<_> = status.alarms.iter().map(Error::code).collect();
+        for alarm in alarms.iter().filter(|alarm| !codes.contains(&alarm.code())) {
+            tracing::warn!(connection = %self.name, %alarm, "an alarm of a connection");
+        }
+        status.lag_events = events;
+        status.alarms = alarms;
+        status.snapshots = snapshots;
     }
 
     /// Appends a batch, for as long as it takes; false when it was told to stop before it could.

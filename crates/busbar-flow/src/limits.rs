@@ -16,6 +16,10 @@ pub const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
 pub const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a source is asked how many events have not come.
 pub const LAG_EVERY: Duration = Duration::from_millis(500);
+/// Requests for snapshots of one connection that wait until its source takes them.
+pub const SNAPSHOT_ASKED_MAX: usize = 16;
+/// How long such a request waits for a source that is being opened.
+pub const SNAPSHOT_ASKED_WAIT: Duration = Duration::from_secs(10);
 /// How long a flow has to finish what it has begun before it is cut off; its outputs then come again.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Rows a hot-deployed version is tried on before it takes over.

@@ -331,6 +331,8 @@ export interface ComparedRange {
 
 /** A connection. */
 export interface ConnectionView {
+  /** What somebody should look at although it runs: it stands still while the other side goes on, changes may be missing. */
+  alarms: Problem[];
   database?: AskedView | null;
   /** `source`, `sink`, `both`, or `service` for one that `call` steps ask and nobody writes to. */
   direction: string;
@@ -354,6 +356,8 @@ export interface ConnectionView {
   /** Events it brought, or rows written to it, in the last second. */
   rate: number;
   service?: CalledView | null;
+  /** Snapshots of tables that a source takes or has taken, by table. */
+  snapshots: SnapshotView[];
   /** `starting`, `running`, `retrying`, `ended`, `stopped`, `disabled`, or `idle` (nobody writes to it). */
   state: string;
 }
@@ -1621,6 +1625,29 @@ export interface Session {
   user?: string | null;
   /** Whether the node has users, so that a login is needed. */
   users: boolean;
+}
+
+/** A table whose snapshot is to be taken anew. */
+export interface SnapshotAsked {
+  /** The table, as `schema.table`. */
+  table: string;
+}
+
+/** The snapshot of a table. */
+export interface SnapshotView {
+  /** Rows that the other side counted. */
+  counted?: number | null;
+  /** Rows that are there by what was sent, at the moment when the other side counted. */
+  expected?: number | null;
+  /** Rows that were read and sent. */
+  rows: number;
+  /**
+   * `reading`; `counting`: all rows were read, and the other side counts them; `equal` and `different`: as many rows as it
+   * counted are there by what was sent, or not; `uncompared`: that is not known.
+   */
+  state: string;
+  /** The table. */
+  table: string;
 }
 
 /** A range of bytes in a text. */

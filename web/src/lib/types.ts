@@ -228,6 +228,8 @@ export type ConnectionSummary = Fields<
     /** Of each part, where the other side counts events. */
     lag_events?: { part: string; count: number }[];
     error?: ApiProblem | null;
+    /** What somebody should look at although it runs. */
+    alarms: ApiProblem[];
   };
 
 export type OrchestrationSummary = Fields<Api.OrchestrationView, 'name' | 'enabled'> & {
@@ -295,7 +297,18 @@ export type InstanceDetail = InstanceSummary & {
 };
 
 /** A connection with the flows that write to it or ask it. */
-export type ConnectionDetail = ConnectionSummary & { flows: string[]; database: DatabaseUse | null };
+export type ConnectionDetail = ConnectionSummary & {
+  flows: string[];
+  database: DatabaseUse | null;
+  snapshots: SnapshotOfTable[];
+};
+
+/** How far a source has read what was in a table before its changes came. */
+export type SnapshotOfTable = Fields<Api.SnapshotView, 'table' | 'state' | 'rows'> & {
+  /** Null where that is not known. */
+  expected: number | null;
+  counted: number | null;
+};
 
 /** What is asked of a database, since the node began. */
 export type DatabaseUse = Fields<

@@ -34,6 +34,7 @@ import type {
   PluginLine,
   PluginSummary,
   Rules,
+  SnapshotOfTable,
   StreamDetail,
   StreamSummary,
   TableSummary,
@@ -132,6 +133,7 @@ function connection(v: Raw): ConnectionSummary {
       count: num(count),
     })),
     error: problemIn(v.error),
+    alarms: problems(v.alarms),
   };
 }
 
@@ -274,8 +276,23 @@ export const readConnections = (v: unknown): ConnectionSummary[] => list(v, 'con
 export function readConnection(v: unknown, name: string): ConnectionDetail | null {
   const found = list(v, 'connections').find((one) => one.name === name);
   return found
-    ? { ...connection(found), flows: strings(found.flows), database: databaseUse(found.database) }
+    ? {
+        ...connection(found),
+        flows: strings(found.flows),
+        database: databaseUse(found.database),
+        snapshots: objects(found.snapshots).map(snapshotOfTable),
+      }
     : null;
+}
+
+function snapshotOfTable(v: Raw): SnapshotOfTable {
+  return {
+    table: str(v.table),
+    state: str(v.state),
+    rows: num(v.rows),
+    expected: isNumber(v.expected) ? num(v.expected) : null,
+    counted: isNumber(v.counted) ? num(v.counted) : null,
+  };
 }
 
 function databaseUse(v: unknown): DatabaseUse | null {

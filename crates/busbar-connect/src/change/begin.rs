@@ -42,7 +42,9 @@ impl BeginTables<'_> {
             // Rows that are gone since the snapshot before are known by their absence only.
             let mut emptied = Vec::new();
             event::truncate(&mut emptied);
-            let anew = !table.has_begun() && (self.generation > 0 || again > 0);
+            let anew =
+                table.progress.empties || !table.has_begun() && (self.generation > 0 || again > 0);
+            table.progress.empties = false;
             collector.begin_snapshot(&mut table, anew.then_some(&emptied));
         }
         table

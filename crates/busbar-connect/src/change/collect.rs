@@ -7,10 +7,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use busbar_connector::{Polling, Position, Resume};
-use busbar_event::{ARRIVAL, BatchBuilder, Flags, Micros, Row};
+use busbar_connector::{Polling, Position, Resume, SnapshotState, SnapshotStatus};
+use busbar_event::{ARRIVAL, BatchBuilder, Class, Error, Flags, Micros, Row};
 
 use super::Echoed;
+use super::count::RowCount;
+use super::event;
 use super::snapshot::Progress;
 use crate::limits::{LARGE_TRANSACTIONS_MAX, TRANSACTION_BYTES, TRANSACTION_ROWS};
 
@@ -41,6 +43,8 @@ pub struct Collector {
 
 /// The snapshot of a table, as far as it has come.
 pub struct Table {
+    /// As its source's options name it in full.
+    pub name: String,
     pub topic: Arc<str>,
     part: Arc<str>,
     /// Behind the last batch of its snapshot.
@@ -48,6 +52,11 @@ pub struct Table {
     pub progress: Progress,
     /// Its snapshot was interrupted: what the chunks before saw is not known any more.
     pub resumed: bool,
+    pub count: RowCount,
+    /// Its snapshot is taken, or was.
+    is_taken: bool,
+    /// Its snapshot is to be taken anew.
+    is_asked: bool,
 }
 
 struct Transaction {
@@ -92,14 +101,87 @@ impl Table {
         let known = collector.resume.position(&part);
         let mut progress: Progress =
             serde_json::from_slice(collector.resume.note(&part)).unwrap_or_default();
-        progress.done |= !snapshot;
+        let is_taken = snapshot || progress.asked;
+        progress.done |= !is_taken;
+        let resumed = known > 0 && !progress.done;
+        let mut count = RowCount::default();
+        if resumed && !progress.empties {
+            count.lose();
+        }
         Table {
+            name: name.to_owned(),
             topic: topic.into(),
             position: super::attempt(now_micros, known),
-            resumed: known > 0 && !progress.done,
+            resumed,
             progress,
             part,
+            count,
+            is_taken,
+            is_asked: false,
         }
+    }
+
+    /// Asks for the snapshot of one of these tables anew; see [`Collector::begin_asked`].
+    ///
+    /// # Errors
+    /// *Configuration*: it is none of them.
+    pub fn ask<'a>(tables: impl Iterator<Item = &'a mut Table>, name: &str) -> Result<(), Error> {
+        let mut there = Vec::new();
+        for table in tables {
+            if table.name == name {
+                table.is_asked = true;
+                return Ok(());
+            }
+            there.push(table.name.as_str());
+        }
+        let error = Error::new(Class::Configuration, "connect.not-followed");
+        Err(error
+            .with("table", busbar_event::quote(name))
+            .with("there", there.join(", ")))
+    }
+
+    /// Whether something is known of it from before.
+    pub fn is_known(&self) -> bool {
+        self.progress.done || self.resumed
+    }
+
+    /// How far its snapshot has come, if there is one.
+    pub fn status(&self) -> Option<SnapshotStatus> {
+        let compared = self.progress.compared.as_ref();
+        let state = match compared {
+            _ if !self.progress.done => SnapshotState::Reading,
+            _ if self.count.is_counting() => SnapshotState::Counting,
+            Some(compared) => compared.state(),
+            None => SnapshotState::Uncompared,
+        };
+        self.is_taken.then(|| SnapshotStatus {
+            table: self.name.clone(),
+            state,
+            rows: self.progress.rows,
+            expected: compared.and_then(|compared| compared.expected),
+            counted: compared.and_then(|compared| compared.counted),
+        })
+    }
+
+    /// What should be looked at.
+    pub fn alarms(&self, connection: &str) -> Vec<Error> {
+        let alarm = |code| {
+            Error::new(Class::Configuration, code)
+                .with("connection", connection)
+                .with("table", &self.name)
+        };
+        let mut alarms = Vec::new();
+        if self.progress.missed {
+            alarms.push(alarm("connect.changes-missed"));
+        }
+        if let Some(compared) = self.progress.compared.as_ref().filter(|one| one.differs) {
+            let number = |number: Option<String>| number.unwrap_or_else(|| "-".into());
+            let expected = number(compared.expected.map(|expected| expected.to_string()));
+            let counted = number(compared.counted.map(|counted| counted.to_string()));
+            let differs = alarm("connect.snapshot-differs");
+            alarms.push(differs.with("expected", expected).with("counted", counted));
+        }
+        alarms
     }
 
     /// Whether anything of it has been published.
@@ -384,13 +466,74 @@ impl Collector {
     pub fn begin_snapshot(&mut self, table: &mut Table, emptied: Option<&[u8]>) {
         self.hand_on();
         if let Some(payload) = emptied {
-            self.push_read(table, None, payload);
+            self.push_of_table(table, None, payload);
         }
         self.end_read(table, None);
     }
 
+    /// Begins the snapshot of a table anew if it was asked for: `true` if so. Not while a transaction is under way, whose
+    /// changes would come behind the event that empties the table.
+    pub fn begin_asked(&mut self, table: &mut Table) -> bool {
+        if self.transaction.is_some() || !std::mem::take(&mut table.is_asked) {
+            return false;
+        }
+        self.hand_on();
+        table.is_taken = true;
+        table.resumed = false;
+        table.count = RowCount::default();
+        table.progress = Progress {
+            asked: true,
+            empties: true,
+            ..Progress::default()
+        };
+        // What was asked for is kept before the table is emptied: after a crash between them it is emptied, too.
+        self.end_read(table, None);
+        table.progress.empties = false;
+        let mut emptied = Vec::new();
+        event::truncate(&mut emptied);
+        self.begin_snapshot(table, Some(&emptied));
+        true
+    }
+
+    /// Notes what came of counting the rows of a table, once that is known. `is_settled`: no change is awaited that the
+    /// database may have counted. What kept it from counting, if something did.
+    pub fn end_count(&mut self, table: &mut Table, is_settled: bool) -> Option<Error> {
+        let (compared, failed) = table.count.take(is_settled)?;
+        let (expected, counted) = (compared.expected, compared.counted);
+        match compared.differs {
+            true => tracing::warn!(table = table.name, expected, counted, "a snapshot differs"),
+            false => tracing::info!(table = table.name, expected, counted, "a snapshot is whole"),
+        }
+        table.progress.compared = Some(compared);
+        self.hand_on();
+        self.end_read(table, None);
+        failed
+    }
+
+    /// Notes that changes of a table may be missing.
+    pub fn note_missed(&mut self, table: &mut Table) {
+        if !std::mem::replace(&mut table.progress.missed, true) {
+            self.hand_on();
+            self.end_read(table, None);
+        }
+    }
+
+    /// Grows with everything that is taken.
+    pub fn taken(&self) -> u64 {
+        let seen = self
+            .transaction
+            .as_ref()
+            .map_or(0, |transaction| transaction.seen);
+        self.position.wrapping_add(seen)
+    }
+
     /// Adds a row that a snapshot read. What is handed on already is handed on first.
     pub fn push_read(&mut self, table: &mut Table, key: Option<&str>, payload: &[u8]) {
+        table.progress.rows += 1;
+        self.push_of_table(table, key, payload);
+    }
+
+    fn push_of_table(&mut self, table: &mut Table, key: Option<&str>, payload: &[u8]) {
         self.hand_on();
         let topic = self.builder.topic_id(&table.topic);
         self.builder.push(plain(topic, key, ARRIVAL, &[], payload));
@@ -402,7 +545,8 @@ impl Collector {
     /// Hands on the rows that a snapshot read, with how far it has come.
     pub fn end_read(&mut self, table: &mut Table, progress: Option<Progress>) {
         if let Some(progress) = progress {
-            table.progress = progress;
+            table.progress.last = progress.last;
+            table.progress.done = progress.done;
         }
         table.position += 1;
         self.queue.push_back(Polling {

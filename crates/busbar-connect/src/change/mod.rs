@@ -2,11 +2,14 @@
 
 pub mod begin;
 pub mod collect;
+pub mod count;
 pub mod event;
+pub mod held;
 pub mod plan;
 pub mod prefer;
 pub mod refusal;
 pub mod snapshot;
+pub mod watch;
 
 use busbar_event::{Class, Error};
 use schemars::JsonSchema;

@@ -14,6 +14,8 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::count::Compared;
+
 /// How far a table has been read. Kept as JSON with the position of its part.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
@@ -23,6 +25,37 @@ pub struct Progress {
     /// All of it.
     #[serde(default)]
     pub done: bool,
+    /// It was asked for while the source ran, whatever the options say.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub asked: bool,
+    /// The event that empties the table comes first.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub empties: bool,
+    /// Rows that were read.
+    #[serde(default)]
+    pub rows: u64,
+    /// What came of comparing their number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compared: Option<Compared>,
+    /// Changes of the table may be missing since.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub missed: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it so")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+impl Progress {
+    /// Read up to a key, or all of it.
+    pub fn up_to(last: Option<Vec<String>>, done: bool) -> Progress {
+        Progress {
+            last,
+            done,
+            ..Progress::default()
+        }
+    }
 }
 
 /// How values of a column are ordered.
@@ -63,6 +96,17 @@ fn compare(
     Some(found)
 }
 
+/// Whether a key is behind another one; `None` where that is not known here.
+pub fn is_behind(order: Option<&[Order]>, key: &[Bytes], other: &[String]) -> Option<bool> {
+    compare(order, key, other).map(|ordering| ordering == Ordering::Greater)
+}
+
+/// Whether the row of a key will be read by a later chunk, as far as that is known here.
+pub fn will_be_read(order: Option<&[Order]>, progress: &Progress, key: &[Bytes]) -> bool {
+    let last = progress.last.as_deref().unwrap_or_default();
+    !progress.done && (last.is_empty() || is_behind(order, key, last) == Some(true))
+}
+
 fn number(text: &[u8]) -> Option<i128> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
@@ -75,21 +119,16 @@ pub fn publishes<S>(
     key: &[Bytes],
     has: impl Fn(&S) -> bool,
 ) -> bool {
-    let last = progress.last.as_deref().unwrap_or_default();
-    if !progress.done && (last.is_empty() || compare(order, key, last) == Some(Ordering::Greater)) {
-        // It will be read.
+    if will_be_read(order, progress, key) {
         return false;
     }
     let Some(window) = window else { return true };
-    let behind = |after: &Vec<String>| {
-        compare(order, key, after).map(|ordering| ordering == Ordering::Greater)
-    };
     let inside = match &window.after {
         // Without a key all of the table is one chunk.
         _ if key.is_empty() => true,
         _ if order.is_none() => window.keys.contains(key),
         None => true,
-        Some(after) => behind(after).unwrap_or(false),
+        Some(after) => is_behind(order, key, after).unwrap_or(false),
     };
     !(inside && has(&window.seen))
 }
@@ -101,9 +140,8 @@ mod tests {
     #[test]
     fn a_change_is_published_unless_a_chunk_has_it_or_will_have_it() {
         let key = |key: &'static str| vec![Bytes::from_static(key.as_bytes())];
-        let progress = |last: Option<&str>, done| Progress {
-            last: last.map(|last| vec![last.to_owned()]),
-            done,
+        let progress = |last: Option<&str>, done| {
+            Progress::up_to(last.map(|last| vec![last.to_owned()]), done)
         };
         let window = Window {
             after: Some(vec!["10".into()]),

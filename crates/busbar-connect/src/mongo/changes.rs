@@ -528,16 +528,14 @@ impl MongoFollower {
             self.collector
                 .push_read(table, Some(&text_of(&key)), &payload);
         }
-        let progress = Progress {
-            last: match last {
-                Some(key) => Some(vec![
-                    sortable(&key, *collated).unwrap_or_default(),
-                    hex(&key.alone("_id")),
-                ]),
-                None => table.progress.last.clone(),
-            },
-            done: is_last,
+        let last = match last {
+            Some(key) => Some(vec![
+                sortable(&key, *collated).unwrap_or_default(),
+                hex(&key.alone("_id")),
+            ]),
+            None => table.progress.last.clone(),
         };
+        let progress = Progress::up_to(last, is_last);
         *window = Some(Window {
             after: table.progress.last.clone(),
             seen,

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use busbar_connector::{Polled, Source, SourceContext, Work};
+use busbar_connector::{Polled, SnapshotStatus, Source, SourceContext, Work};
 use busbar_event::{Class, Error};
 use bytes::Bytes;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -19,12 +19,16 @@ use super::limits::{CHUNK_ROWS_FIRST, IDLE, MAPS_MAX, POLL_MAX, SILENCE_MAX, STA
 use super::link::{Link, MysqlServer, Start};
 use super::origin::Origin;
 use super::sink::POSITIONS_TABLE;
+use super::snapshot::{self, Passed};
 use super::statement::LogStatement;
 use super::{MySqlFollow, ZeroDates, row};
 use crate::change::begin::BeginTables;
 use crate::change::collect::{Collector, Table};
+use crate::change::count::RowChange;
 use crate::change::event;
-use crate::change::snapshot::{Progress, Window, publishes};
+use crate::change::held::HeldChunk;
+use crate::change::snapshot::{Progress, will_be_read};
+use crate::change::watch::{Looked, Watch};
 use crate::topic::TopicTemplate;
 
 /// Follows the changes of a database.
@@ -56,20 +60,25 @@ pub struct MySqlChanges {
     begun: bool,
     /// The server's seconds of the last event.
     time: u32,
-    /// The transaction under way has a change of a table that is still being read.
-    early: bool,
-    /// Behind the last such transaction. A chunk that saw less is read again.
-    wanted: u64,
+    /// The transaction under way has a change of a followed table, the last one of this row: the place of the table and the
+    /// key, where there is one.
+    changed: Option<Option<(usize, Vec<Bytes>)>>,
+    /// Transactions that have passed. A chunk that saw less is read again.
+    passed: Passed,
     next_look: Instant,
     heard: Instant,
     lag_bytes: Option<u64>,
+    watch: Watch,
+    /// The log is soon to be removed where it is read.
+    short: Option<Error>,
 }
 
 /// A table and how far its snapshot has come.
 struct BinlogFollow {
     followed: BinlogTable,
     table: Table,
-    window: Option<Window<u64>>,
+    /// The last chunk, until the stream has passed what it saw.
+    held: Option<HeldChunk>,
     /// Rows of the next chunk.
     rows: usize,
     /// The columns of the last change, to see that they are others.
@@ -150,11 +159,13 @@ impl MySqlChanges {
             checksums: false,
             begun: false,
             time: 0,
-            early: false,
-            wanted: 0,
+            changed: None,
+            passed: Passed::default(),
             next_look: now,
             heard: now,
             lag_bytes: None,
+            watch: Watch::new(now),
+            short: None,
             context,
         };
         let begin = BeginTables {
@@ -169,7 +180,7 @@ impl MySqlChanges {
             source.tables.push(BinlogFollow {
                 followed,
                 table,
-                window: None,
+                held: None,
                 rows: CHUNK_ROWS_FIRST,
                 columns: None,
             });
@@ -184,7 +195,8 @@ impl MySqlChanges {
                 return Ok(Polled::Batch(polling));
             }
             self.look().await?;
-            self.close_windows();
+            self.begin_asked();
+            self.let_go();
             if self.collector.is_full() || self.read_snapshot().await? {
                 continue;
             }
@@ -264,18 +276,21 @@ impl MySqlChanges {
             None => self.origin.place(self.collector.position()),
         };
         self.lag_bytes = Some(self.logs.behind(place));
-        if self.logs.files.len() > 2
-            && self
-                .logs
-                .files
-                .first()
-                .is_some_and(|(oldest, _)| *oldest == place.file)
-        {
-            tracing::warn!(
-                connection = %self.context.name, file = self.logs.name(place.file),
-                "the database will soon remove what this connection has not read; keep its binary log longer"
-            );
-        }
+        let oldest = self.logs.files.first().map(|(oldest, _)| *oldest);
+        self.short = (self.logs.files.len() > 2 && oldest == Some(place.file)).then(|| {
+            Error::new(Class::Configuration, "mysql.log-short")
+                .with("address", &self.server.address)
+                .with("place", shown(&self.logs, place))
+        });
+        let reading = self.tables.iter().filter(|table| !table.is_read());
+        let read = self.tables.iter().map(|table| table.table.progress.rows);
+        let looked = Looked {
+            taken: self.collector.taken(),
+            there: self.origin.position(self.logs.end()),
+            reading: (reading.count() > 0).then(|| read.sum()),
+            kept_from: None,
+        };
+        self.watch.look(Instant::now(), looked);
         Ok(())
     }
 
@@ -334,7 +349,7 @@ impl MySqlChanges {
     fn begin(&mut self, id: String) {
         let time = i64::from(self.time) * 1_000_000;
         let shown = shown(&self.logs, self.place);
-        self.early = false;
+        self.changed = None;
         if let Some(origin) = self.taken_over.take() {
             self.origin = origin;
         }
@@ -345,8 +360,8 @@ impl MySqlChanges {
 
     fn commit(&mut self) {
         let position = self.origin.position(self.place);
-        if std::mem::take(&mut self.early) {
-            self.wanted = position;
+        if let Some(row) = self.changed.take() {
+            self.pass(position, row);
         }
         self.origin.pass(&std::mem::take(&mut self.gtid));
         // What was handed on before is of the transactions before.
@@ -358,6 +373,19 @@ impl MySqlChanges {
         if self.maps.len() > MAPS_MAX {
             self.maps.clear();
         }
+    }
+
+    /// A transaction with changes of followed tables has passed; the next chunk has to see it.
+    fn pass(&mut self, position: u64, row: Option<(usize, Vec<Bytes>)>) {
+        let row = row.map(|(at, key)| self.tables[at].followed.locking(&key));
+        let number = self.number().map(str::to_owned);
+        self.passed.pass(position, number, row);
+    }
+
+    /// MySQL's number of the transaction under way, if it has one; these begin with one.
+    fn number(&self) -> Option<&str> {
+        let has_number = self.gtid.contains(':') && !self.gtid.ends_with(":0");
+        has_number.then_some(&*self.gtid)
     }
 
     /// A statement as text: it begins or ends a transaction, defines a table, or empties one.
@@ -396,17 +424,21 @@ impl MySqlChanges {
     fn emptied(&mut self, schema: &str, name: &str) {
         let table = self
             .tables
-            .iter()
+            .iter_mut()
             .find(|table| table.followed.schema == schema && table.followed.name == name);
-        let Some(BinlogFollow { table, .. }) = table else {
+        let Some(BinlogFollow { table, held, .. }) = table else {
             return;
         };
-        if table.has_begun() {
+        if table.has_begun() || held.is_some() {
             let mut payload = Vec::new();
             event::truncate(&mut payload);
             self.collector.push(&table.topic, None, payload);
         }
-        self.early |= !table.progress.done;
+        table.count.emptied();
+        if let Some(held) = held {
+            held.empty();
+        }
+        self.changed.get_or_insert(None);
     }
 
     fn table(&mut self, raw: &Bytes) -> Result<(), Error> {
@@ -505,6 +537,7 @@ impl MySqlChanges {
 
     fn rows(&mut self, rows: &LoggedRows) -> Result<(), Error> {
         self.producer(rows);
+        let lacks_number = self.number().is_none() && !self.stream.version.contains("MariaDB");
         let Some(Known {
             map,
             columns,
@@ -521,32 +554,41 @@ impl MySqlChanges {
         let BinlogFollow {
             followed,
             table,
-            window,
+            held,
             ..
-        } = &self.tables[*at];
-        let place = self.origin.position(self.place);
-        let early = &mut self.early;
-        let has = |seen: &u64| place <= *seen;
+        } = &mut self.tables[*at];
+        let changed = &mut self.changed;
+        changed.get_or_insert(None);
         let mut push = |collector: &mut Collector,
                         change: &str,
                         image: &[ImageValue],
                         before: Option<&[ImageValue]>| {
             let key = row::key(&map.key, image);
-            *early |= !table.progress.done;
+            if lacks_number {
+                *changed = Some(Some((*at, key.clone())));
+            }
+            let row_change = RowChange::of(change);
             let Some(change) = collector.published(change) else {
+                // The database counts it nevertheless.
+                table.count.lose();
                 return;
             };
-            let filtered = !table.resumed && (!table.progress.done || window.is_some());
-            if filtered
-                && !publishes(
-                    followed.order.as_deref(),
-                    &table.progress,
-                    window.as_ref(),
-                    &key,
-                    has,
-                )
-            {
+            let order = followed.order.as_deref();
+            let progress = held.as_ref().map_or(&table.progress, HeldChunk::progress);
+            let is_read = progress.done;
+            if will_be_read(order, progress, &key) {
                 return;
+            }
+            let inside = held.as_mut().map_or(order.map(|_| false), |held| {
+                held.change(order, &key, row_change == RowChange::Removed)
+            });
+            match inside {
+                // It is counted with the rows of the chunk.
+                Some(true) if !is_read => {}
+                Some(false) if !is_read => table.count.changed(row_change),
+                Some(_) if held.is_some() => table.count.perhaps_changed(row_change),
+                None if !is_read || held.is_some() => table.count.lose(),
+                _ => {}
             }
             let mut payload = Vec::new();
             row::write_change(change, columns, image, before, self.zero, &mut payload);
@@ -576,25 +618,46 @@ impl MySqlChanges {
         Ok(())
     }
 
-    fn close_windows(&mut self) {
+    /// Begins the snapshots that were asked for.
+    fn begin_asked(&mut self) {
+        for BinlogFollow { table, held, .. } in &mut self.tables {
+            if self.collector.begin_asked(table) {
+                *held = None;
+            }
+        }
+    }
+
+    /// Publishes what is left of chunks once the stream has passed what they saw.
+    fn let_go(&mut self) {
         if self.collector.in_transaction() {
             return;
         }
         let position = self.collector.position();
-        for table in &mut self.tables {
-            if table
-                .window
-                .as_ref()
-                .is_some_and(|window| position >= window.high)
-            {
-                table.window = None;
+        for at in 0..self.tables.len() {
+            let BinlogFollow { table, held, .. } = &mut self.tables[at];
+            if let Some(chunk) = held.take_if(|held| held.is_passed(position)) {
+                // The stream is to go on behind it after a crash: what it left out for this chunk does not come again then.
+                self.collector.hand_on_position();
+                for row in chunk.rows() {
+                    self.collector
+                        .push_read(table, Some(&row.key), &row.payload);
+                }
+                // The rows of the last one are counted as they were read, like those that the database counts.
+                if !chunk.progress().done {
+                    table.count.read(chunk.there());
+                }
+                self.collector
+                    .end_read(table, Some(chunk.progress().clone()));
+            }
+            if let Some(failed) = self.collector.end_count(table, held.is_none()) {
+                tracing::warn!(connection = %self.context.name, error = %failed, "the rows of a table were not counted");
             }
         }
     }
 
     /// Reads a chunk of a snapshot, if one is due; whether it has.
     async fn read_snapshot(&mut self) -> Result<bool, Error> {
-        let waits = self.tables.iter().any(|table| table.window.is_some());
+        let waits = self.tables.iter().any(|table| table.held.is_some());
         if self.taken_over.is_some() {
             // What a chunk saw is compared with positions of this server only.
             return Ok(false);
@@ -602,38 +665,34 @@ impl MySqlChanges {
         if waits || self.collector.in_transaction() {
             return Ok(false);
         }
-        let Some(at) = self
-            .tables
-            .iter()
-            .position(|table| !table.table.progress.done)
-        else {
+        let Some(at) = self.tables.iter().position(|table| !table.is_read()) else {
             return Ok(false);
         };
         let mut sql = self.session().await?;
         let BinlogFollow {
             followed,
             table,
+            held,
             rows,
-            ..
-        } = &self.tables[at];
-        let after = table.progress.last.clone();
-        let chunk = follow::chunk(&self.server, &mut sql, followed, after.as_deref(), *rows).await;
-        let chunk =
-            chunk.map_err(|failed| failed.told(self.server.doing(&followed.quoted(), "SELECT")))?;
-        self.sql = Some(sql);
-        let seen = self.origin.position(chunk.seen);
-        if seen < self.wanted {
-            // The server sends a transaction to readers of its log before it shows it to others. The chunk would come behind the
-            // change, and with the state before.
-            return Ok(false);
-        }
-        let BinlogFollow {
-            followed,
-            table,
-            rows,
-            window,
             ..
         } = &mut self.tables[at];
+        let after = table.progress.last.clone();
+        let origin = &self.origin;
+        let read = (&*followed, after.as_deref(), *rows);
+        let chunk = snapshot::chunk(
+            &self.server,
+            &mut sql,
+            &mut self.passed,
+            |place| origin.position(place),
+            read,
+        );
+        let chunk = chunk
+            .await
+            .map_err(|failed| failed.told(self.server.doing(&followed.quoted(), "SELECT")))?;
+        let Some(chunk) = chunk else {
+            self.sql = Some(sql);
+            return Ok(false);
+        };
         let found = &chunk.answer.rows;
         let key = |row: &[Option<Bytes>]| -> Vec<Bytes> {
             followed
@@ -642,38 +701,37 @@ impl MySqlChanges {
                 .map(|at| row[*at].clone().unwrap_or_default())
                 .collect()
         };
-        let mut keys = HashSet::new();
-        if followed.order.is_none() {
-            keys.extend(found.iter().map(|row| key(row)));
-        }
-        let mut payload = Vec::new();
-        for values in found {
-            payload.clear();
-            row::write_read(&followed.columns, values, self.zero, &mut payload);
-            let key = key(values);
-            let key: Vec<_> = key
-                .iter()
-                .map(|value| String::from_utf8_lossy(value))
-                .collect();
-            self.collector
-                .push_read(table, Some(&key.join(",")), &payload);
-        }
         let text = |value: &Bytes| String::from_utf8_lossy(value).into_owned();
         let last = found.last().map(|row| key(row).iter().map(text).collect());
-        let progress = Progress {
-            last: last.or(after.clone()),
-            done: chunk.last,
-        };
-        self.collector.hand_on();
-        self.collector.end_read(table, Some(progress));
-        *rows = follow::next_rows(&chunk.answer);
-        *window = Some(Window {
-            after,
-            seen,
-            high: seen,
-            keys,
-        });
+        let progress = Progress::up_to(last.or(after.clone()), chunk.last);
+        let mut waiting = HeldChunk::new(after, origin.position(chunk.high), progress);
+        for values in found {
+            let mut payload = Vec::new();
+            row::write_read(&followed.columns, values, self.zero, &mut payload);
+            let parts = key(values);
+            let shown: Vec<_> = parts.iter().map(text).collect();
+            waiting.push(parts, shown.join(","), payload);
+        }
+        *rows = snapshot::next_rows(&chunk.answer);
+        match chunk.last {
+            true => {
+                table.count.read(found.len() as u64);
+                table
+                    .count
+                    .count(snapshot::count(sql, self.server.clone(), followed.quoted()));
+            }
+            false => self.sql = Some(sql),
+        }
+        *held = Some(waiting);
         Ok(true)
+    }
+}
+
+impl BinlogFollow {
+    /// Whether all chunks of its snapshot have been read.
+    fn is_read(&self) -> bool {
+        let held = self.held.as_ref();
+        held.map_or(&self.table.progress, HeldChunk::progress).done
     }
 }
 
@@ -692,6 +750,25 @@ impl Source for MySqlChanges {
 
     fn lag_bytes(&self) -> Option<u64> {
         self.lag_bytes
+    }
+
+    fn alarms(&self) -> Vec<Error> {
+        let connection = &self.context.name;
+        let tables = self.tables.iter();
+        let mut alarms = self.watch.alarms(connection, &self.server.address);
+        alarms.extend(self.short.clone());
+        alarms.extend(tables.flat_map(|table| table.table.alarms(connection)));
+        alarms
+    }
+
+    fn snapshots(&self) -> Vec<SnapshotStatus> {
+        let tables = self.tables.iter();
+        tables.filter_map(|table| table.table.status()).collect()
+    }
+
+    fn take_anew(&mut self, table: &str) -> Result<(), Error> {
+        let tables = self.tables.iter_mut().map(|table| &mut table.table);
+        Table::ask(tables, table)
     }
 }
 

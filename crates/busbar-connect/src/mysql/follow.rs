@@ -9,8 +9,7 @@ use bytes::Bytes;
 use super::MySqlFollow;
 use super::binlog::LogPlace;
 use super::failure::Failed;
-use super::limits::{CHUNK_BYTES, CHUNK_ROWS};
-use super::link::{Answer, Link, MysqlServer};
+use super::link::{Link, MysqlServer};
 use super::wire::{identifier, literal};
 use crate::change::snapshot::Order;
 use crate::change::table_name;
@@ -99,11 +98,7 @@ impl BinlogTable {
             .collect();
         let mut sql = format!("SELECT {} FROM {}", columns.join(", "), self.quoted());
         if let Some(after) = after {
-            let value = |at: usize| match self.columns[self.key[at]].shape {
-                ValueShape::Number | ValueShape::Bits(_) => after[at].clone(),
-                ValueShape::Bytes => format!("X'{}'", after[at].trim_start_matches("0x")),
-                _ => literal(&after[at]),
-            };
+            let value = |at: usize| self.key_value(at, &after[at]);
             // Written out, so that the index is used.
             let behind = (0..key.len()).map(|last| {
                 let same = (0..last)
@@ -118,6 +113,39 @@ impl BinlogTable {
         }
         sql.push_str(&format!(" ORDER BY {} LIMIT {rows}", key.join(", ")));
         sql
+    }
+}
+
+impl BinlogTable {
+    /// A value of the key, as it is written in SQL.
+    fn key_value(&self, at: usize, text: &str) -> String {
+        match self.columns[self.key[at]].shape {
+            ValueShape::Number | ValueShape::Bits(_) => text.to_owned(),
+            ValueShape::Bytes => format!("X'{}'", text.trim_start_matches("0x")),
+            _ => literal(text),
+        }
+    }
+
+    /// The statement that asks for the row of a key once nobody changes it.
+    pub fn locking(&self, key: &[Bytes]) -> String {
+        let same = self
+            .key
+            .iter()
+            .zip(key)
+            .enumerate()
+            .map(|(at, (column, text))| {
+                let name = identifier(&self.columns[*column].name);
+                format!(
+                    "{name} = {}",
+                    self.key_value(at, &String::from_utf8_lossy(text))
+                )
+            });
+        let same: Vec<_> = same.collect();
+        let quoted = self.quoted();
+        format!(
+            "SELECT 1 FROM {quoted} WHERE {} LOCK IN SHARE MODE",
+            same.join(" AND ")
+        )
     }
 }
 
@@ -199,6 +227,14 @@ pub async fn check(server: &MysqlServer, link: &mut Link) -> Result<(), Error> {
     {
         if text(column) != wanted {
             return Err(setting(server, variable, wanted, text(column)));
+        }
+    }
+    if !link.version.contains("MariaDB") {
+        let answers = link.run("SELECT @@binlog_order_commits, @@gtid_mode").await;
+        let answers = answers.map_err(told)?;
+        let text = |column| answers.first().and_then(|answer| answer.text(0, column));
+        if text(0) != Some("1") && text(1) != Some("ON") {
+            return Err(setting(server, "binlog_order_commits", "ON", "OFF"));
         }
     }
     // A server without it is too old to say the names of columns.
@@ -430,64 +466,4 @@ fn shape(kind: &str, whole: &str) -> ValueShape {
         "timestamp" => ValueShape::Timestamp,
         _ => ValueShape::Text,
     }
-}
-
-/// A chunk of a table as it was read.
-pub struct Chunk {
-    pub answer: Answer,
-    /// The place in the log up to which it saw everything. MariaDB says it exactly; elsewhere it may have seen more.
-    pub seen: LogPlace,
-    /// Nothing is behind it.
-    pub last: bool,
-}
-
-/// Reads the rows behind a key, at most so many.
-///
-/// # Errors
-/// Why it failed.
-pub async fn chunk(
-    server: &MysqlServer,
-    link: &mut Link,
-    table: &BinlogTable,
-    after: Option<&[String]>,
-    rows: usize,
-) -> Result<Chunk, Failed> {
-    let begun = link
-        .run("START TRANSACTION WITH CONSISTENT SNAPSHOT; SHOW STATUS LIKE 'binlog_snapshot_%'")
-        .await?;
-    let status = begun.get(1).cloned().unwrap_or_default();
-    let of = |name: &str| {
-        let row = (0..status.rows.len()).find(|row| {
-            status
-                .text(*row, 0)
-                .is_some_and(|there| there.eq_ignore_ascii_case(name))
-        });
-        row.and_then(|row| status.text(row, 1))
-    };
-    let file = of("binlog_snapshot_file").and_then(|file| file.rsplit_once('.')?.1.parse().ok());
-    let byte = of("binlog_snapshot_position").and_then(|byte| byte.parse().ok());
-    let mut sql = table.statement(after, rows);
-    let seen = match (file, byte) {
-        (Some(file), Some(byte)) => LogPlace { file, byte },
-        // MySQL does not say what a snapshot saw, and a transaction is in the log before others see it. Reading with locks
-        // waits for such a transaction, so that everything up to the end of the log is seen.
-        _ => {
-            link.run("COMMIT; SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION")
-                .await?;
-            sql.push_str(" LOCK IN SHARE MODE");
-            logs(server, link).await?.end()
-        }
-    };
-    let answers = link.run(&sql).await?;
-    link.run("COMMIT").await?;
-    let answer = answers.into_iter().next().unwrap_or_default();
-    let last = answer.rows.len() < rows;
-    Ok(Chunk { answer, seen, last })
-}
-
-/// How many rows the next chunk has, so that it stays within its bytes.
-pub fn next_rows(answer: &Answer) -> usize {
-    let bytes: usize = answer.rows.iter().flatten().flatten().map(Bytes::len).sum();
-    let each = bytes / answer.rows.len().max(1) + 1;
-    (CHUNK_BYTES / each).clamp(1, CHUNK_ROWS)
 }

@@ -23,6 +23,13 @@ pub const CHUNK_ROWS_FIRST: usize = 1_024;
 pub const CHUNK_ROWS: usize = 8_192;
 /// Bytes that a chunk should have, by those of the chunk before.
 pub const CHUNK_BYTES: usize = 8 << 20;
+/// Transactions that are remembered until a chunk has seen them. Only as many as there are sessions can be in the log and not
+/// yet to be seen.
+pub const PASSED_MAX: usize = 4_096;
+/// How long a chunk waits for the transaction of a row to be over before the stream goes on and it is tried again.
+pub const LOCK_WAIT_MAX: Duration = Duration::from_secs(1);
+/// How long the server may take to count the rows of a table at the end of its snapshot.
+pub const COUNT_MAX: Duration = Duration::from_secs(15 * 60);
 /// Tables that one change source follows.
 pub const TABLES_MAX: usize = 10_000;
 /// Descriptions of tables in the log that are remembered.

@@ -276,6 +276,11 @@ impl MysqlServer {
 }
 
 impl Link {
+    /// Lets statements take as long.
+    pub fn wait_for(&mut self, most: Duration) {
+        self.timeout = most;
+    }
+
     /// Whether it may be used: no statement was left in the middle.
     pub fn usable(&self) -> bool {
         !self.busy

@@ -25,6 +25,7 @@ mod origin;
 mod row;
 mod rows;
 mod sink;
+mod snapshot;
 mod statement;
 mod survey;
 mod table_columns;

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use busbar_connector::{Polled, Source, SourceContext, Work};
+use busbar_connector::{Polled, SnapshotStatus, Source, SourceContext, Work};
 use busbar_event::{Class, Error};
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -23,8 +23,10 @@ use super::snapshot::{self, Seen};
 use super::wire::{identifier, literal};
 use crate::change::begin::BeginTables;
 use crate::change::collect::{Collector, Table};
+use crate::change::count::RowChange;
 use crate::change::event;
 use crate::change::snapshot::{Progress, Window, publishes};
+use crate::change::watch::{Looked, Watch};
 use crate::topic::TopicTemplate;
 
 /// Follows the changes of a database.
@@ -32,6 +34,7 @@ pub struct ChangeSource {
     server: Server,
     context: SourceContext,
     slot: String,
+    publication: String,
     /// The session that changes come through.
     stream: Link,
     /// The session for snapshots and for looking at the server.
@@ -40,9 +43,10 @@ pub struct ChangeSource {
     relations: HashMap<u32, Known>,
     /// The number of the transaction under way.
     transaction: u32,
-    /// It has a change of a table that is still being read.
-    early: bool,
-    /// Transactions with such changes. A chunk that saw one of them less is read again.
+    /// It has a change of a followed table.
+    changed: bool,
+    /// Transactions with such changes that not everybody has seen yet, as far as is known. A chunk without one of them is read
+    /// again.
     passed: VecDeque<u32>,
     collector: Collector,
     /// Committed at the last status.
@@ -55,6 +59,9 @@ pub struct ChangeSource {
     /// A change was taken and not worked through.
     torn: bool,
     lag_bytes: Option<u64>,
+    watch: Watch,
+    /// What the last look at the server has found.
+    found: Vec<Error>,
 }
 
 /// A table and how far its snapshot has come.
@@ -98,7 +105,8 @@ impl ChangeSource {
             .unwrap_or_else(|| default_name(&context.name));
         let mut sql = server.open().await?;
         let followed = follow::tables(&server, &mut sql, options).await?;
-        follow::publish(&server, &mut sql, options, &publication, &followed).await?;
+        let published =
+            follow::publish(&server, &mut sql, options, &publication, &followed).await?;
         let opened = server.open_replication().await;
         let mut stream = opened.map_err(|failed| follow::replication_told(&server, failed))?;
         let identity = Identity::from_bytes(&collector.note);
@@ -123,12 +131,13 @@ impl ChangeSource {
         let mut source = ChangeSource {
             server,
             slot: name,
+            publication,
             stream,
             sql: Some(sql),
             tables: Vec::new(),
             relations: HashMap::new(),
             transaction: 0,
-            early: false,
+            changed: false,
             passed: VecDeque::new(),
             collector,
             settling: known,
@@ -138,6 +147,8 @@ impl ChangeSource {
             reply_wanted: false,
             torn: false,
             lag_bytes: None,
+            watch: Watch::new(now),
+            found: Vec::new(),
             context,
         };
         let begin = BeginTables {
@@ -148,7 +159,11 @@ impl ChangeSource {
         };
         for followed in followed {
             let (schema, name) = (&followed.schema, &followed.name);
-            let table = begin.begin(&mut source.collector, &source.context, schema, name);
+            let mut table = begin.begin(&mut source.collector, &source.context, schema, name);
+            // It was followed before, and its changes did not come while it was not published.
+            if published.contains(&table.name) && known > Lsn::default() && table.is_known() {
+                source.collector.note_missed(&mut table);
+            }
             source.tables.push(Following {
                 followed,
                 table,
@@ -170,6 +185,7 @@ impl ChangeSource {
                 return Ok(Polled::Batch(polling));
             }
             self.keep_in_touch().await?;
+            self.begin_asked();
             self.close_windows();
             if self.collector.is_full() || self.read_snapshot().await? {
                 continue;
@@ -242,16 +258,43 @@ impl ChangeSource {
         let Some(slot) = follow::slot(&self.server, &mut sql, &self.slot).await? else {
             return Err(gone(&self.server, &self.slot));
         };
+        let published = follow::published(&self.server, &mut sql, &self.publication).await?;
         self.sql = Some(sql);
+        if let Some(seen) = Seen::parse(&slot.seen) {
+            self.passed.retain(|transaction| !seen.has(*transaction));
+        }
         self.lag_bytes = Some(slot.end.0.saturating_sub(self.collector.position()));
+        let reading = self
+            .tables
+            .iter()
+            .filter(|table| !table.table.progress.done);
+        let read = self.tables.iter().map(|table| table.table.progress.rows);
+        let looked = Looked {
+            taken: self.collector.taken(),
+            there: slot.end.0,
+            reading: (reading.count() > 0).then(|| read.sum()),
+            kept_from: Some(slot.kept_from.0),
+        };
+        self.watch.look(Instant::now(), looked);
+        self.found.clear();
+        let alarm = |code| {
+            let error = Error::new(Class::Configuration, code);
+            error.with("address", &self.server.address)
+        };
         let held = slot.end.0.saturating_sub(slot.confirmed.0);
         if let Some(left) = slot.left
             && u64::try_from(left).unwrap_or(0) < held / 3
         {
-            tracing::warn!(
-                connection = %self.context.name, slot = self.slot, held_bytes = held, left_bytes = left,
-                "the database will soon remove what this connection has not read; raise max_slot_wal_keep_size"
-            );
+            let short = alarm("postgres.slot-short").with("slot", &self.slot);
+            self.found.push(short.with("held", held).with("left", left));
+        }
+        for Following { table, .. } in &mut self.tables {
+            if !published.contains(&table.name) {
+                self.collector.note_missed(table);
+                let alarm = alarm("postgres.not-published");
+                let alarm = alarm.with("publication", &self.publication);
+                self.found.push(alarm.with("table", &table.name));
+            }
         }
         Ok(())
     }
@@ -286,12 +329,12 @@ impl ChangeSource {
                 transaction,
             } => {
                 self.transaction = transaction;
-                self.early = false;
+                self.changed = false;
                 self.collector
                     .begin(commit.0, commit.to_string(), transaction.to_string(), time);
             }
             FollowEvent::Commit { end } => {
-                if std::mem::take(&mut self.early) {
+                if std::mem::take(&mut self.changed) {
                     self.passed.truncate(PASSED_MAX - 1);
                     self.passed.push_front(self.transaction);
                 }
@@ -308,13 +351,12 @@ impl ChangeSource {
             FollowEvent::Truncate { tables } => {
                 for table in tables {
                     let known = self.relations.get(&table).and_then(|known| known.table);
-                    if let Some(table) = known
-                        .map(|at| &self.tables[at].table)
-                        .filter(|table| table.has_begun())
-                    {
+                    let table = known.map(|at| &mut self.tables[at].table);
+                    if let Some(table) = table.filter(|table| table.has_begun()) {
                         let mut payload = Vec::new();
                         event::truncate(&mut payload);
-                        self.early |= !table.progress.done;
+                        self.changed = true;
+                        table.count.emptied();
                         self.collector.push(&table.topic, None, payload);
                     }
                 }
@@ -482,9 +524,12 @@ impl ChangeSource {
             table,
             window,
             ..
-        } = &self.tables[*at];
-        self.early |= !table.progress.done;
+        } = &mut self.tables[*at];
+        self.changed = true;
+        let row_change = RowChange::of(change);
         let Some(change) = self.collector.published(change) else {
+            // The database counts it nevertheless.
+            table.count.lose();
             return;
         };
         if !table.resumed && (!table.progress.done || window.is_some()) {
@@ -506,6 +551,13 @@ impl ChangeSource {
                 return;
             }
         }
+        match window {
+            // Rows whose place in the order is not known may be read again, or were in the chunk.
+            _ if table.progress.done && window.is_none() => {}
+            _ if followed.order.is_none() => table.count.lose(),
+            Some(window) if table.progress.done && !window.seen.has(self.transaction) => {}
+            _ => table.count.changed(row_change),
+        }
         let (mut key, mut payload) = (String::new(), Vec::new());
         row::write_change(change, relation, tuple, before, &mut key, &mut payload);
         let key = (!followed.key.is_empty()).then_some(key);
@@ -524,6 +576,20 @@ impl ChangeSource {
                 .is_some_and(|window| position >= window.high)
             {
                 table.window = None;
+            }
+            let is_settled = table.window.is_none();
+            if let Some(failed) = self.collector.end_count(&mut table.table, is_settled) {
+                tracing::warn!(connection = %self.context.name, error = %failed, "the rows of a table were not counted");
+            }
+        }
+    }
+
+    /// Begins the snapshots that were asked for.
+    fn begin_asked(&mut self) {
+        for following in &mut self.tables {
+            if self.collector.begin_asked(&mut following.table) {
+                following.window = None;
+                following.reading = None;
             }
         }
     }
@@ -572,8 +638,11 @@ impl ChangeSource {
         let after = self.tables[at].table.progress.last.clone();
         let followed = &self.tables[at].followed;
         let chunk = snapshot::chunk(&mut sql, followed, after.as_deref()).await?;
-        self.sql = Some(sql);
         if self.is_late(&chunk.seen) {
+            if chunk.last {
+                sql.run("COMMIT").await?;
+            }
+            self.sql = Some(sql);
             return Ok(false);
         }
         let followed = &self.tables[at].followed;
@@ -585,11 +654,12 @@ impl ChangeSource {
         let last = rows.last().map(|row| snapshot::key(followed, row));
         let text = |value: &Bytes| String::from_utf8_lossy(value).into_owned();
         let last = last.map(|key| key.iter().map(text).collect());
-        let progress = Progress {
-            last: last.or(after.clone()),
-            done: chunk.last,
-        };
+        let progress = Progress::up_to(last.or(after.clone()), chunk.last);
         self.publish(at, &chunk.answer, Some(progress));
+        match chunk.last {
+            true => self.count(at, sql),
+            false => self.sql = Some(sql),
+        }
         self.tables[at].window = Some(Window {
             after,
             seen: chunk.seen,
@@ -629,10 +699,7 @@ impl ChangeSource {
                 Fetched::Part => {}
             }
         };
-        let progress = whole.then_some(Progress {
-            last: None,
-            done: true,
-        });
+        let progress = whole.then(|| Progress::up_to(None, true));
         self.publish(at, &answer, progress);
         if whole {
             self.tables[at].window = Some(Window {
@@ -641,12 +708,22 @@ impl ChangeSource {
                 high: reading.high.0,
                 keys: HashSet::new(),
             });
-            reading.link.close().await;
+            reading.link.finish().await?;
+            self.count(at, reading.link);
             self.status(true).await?;
         } else {
             self.tables[at].reading = Some(reading);
         }
         Ok(true)
+    }
+
+    /// Lets the server count the rows of a table, in the transaction that read the last of them.
+    fn count(&mut self, at: usize, link: Link) {
+        let Following {
+            followed, table, ..
+        } = &mut self.tables[at];
+        let counting = snapshot::count(link, self.server.clone(), followed.quoted());
+        table.count.count(counting);
     }
 
     /// Hands on rows that a snapshot read, with how far it has come.
@@ -663,6 +740,7 @@ impl ChangeSource {
             let key = (!followed.key.is_empty()).then_some(key.as_str());
             self.collector.push_read(table, key, &payload);
         }
+        table.count.read(answer.rows.len() as u64);
         self.collector.hand_on();
         self.collector.end_read(table, progress);
     }
@@ -683,6 +761,25 @@ impl Source for ChangeSource {
 
     fn lag_bytes(&self) -> Option<u64> {
         self.lag_bytes
+    }
+
+    fn alarms(&self) -> Vec<Error> {
+        let connection = &self.context.name;
+        let tables = self.tables.iter();
+        let mut alarms = self.watch.alarms(connection, &self.server.address);
+        alarms.extend(self.found.iter().cloned());
+        alarms.extend(tables.flat_map(|table| table.table.alarms(connection)));
+        alarms
+    }
+
+    fn snapshots(&self) -> Vec<SnapshotStatus> {
+        let tables = self.tables.iter();
+        tables.filter_map(|table| table.table.status()).collect()
+    }
+
+    fn take_anew(&mut self, table: &str) -> Result<(), Error> {
+        let tables = self.tables.iter_mut().map(|table| &mut table.table);
+        Table::ask(tables, table)
     }
 
     fn close(&mut self) -> Work<'_, Result<(), Error>> {

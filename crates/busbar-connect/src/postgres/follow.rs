@@ -1,13 +1,14 @@
 //! Makes sure that a database can be followed: its log, publication, slot and tables. What may not be made here is
 //! refused with the statement that makes it.
 
+use std::collections::HashSet;
+
 use busbar_event::{Class, Error};
 
 use super::Follow;
 use super::failure::Failed;
 use super::link::{Link, Server};
 use super::pgoutput::Lsn;
-
 use super::types::oid;
 use super::wire::{Column, identifier, literal};
 use crate::change::plan::names;
@@ -209,7 +210,32 @@ fn order(of: u32, collation: &str) -> Option<Order> {
     }
 }
 
-/// Checks the log's level and that the publication has the tables; makes it or adds them where that is allowed.
+/// The tables of a publication, as `schema.table`; none where it is not there.
+///
+/// # Errors
+/// Why they cannot be read.
+pub async fn published(
+    server: &Server,
+    link: &mut Link,
+    publication: &str,
+) -> Result<HashSet<String>, Error> {
+    let sql = format!(
+        "SELECT schemaname || '.' || tablename FROM pg_publication_tables WHERE pubname = {}",
+        literal(publication)
+    );
+    let answers = link.run(&sql).await;
+    let answers = answers.map_err(|failed| failed.told(server.doing("", "")))?;
+    let rows = answers
+        .first()
+        .map_or(&[][..], |answer| answer.rows.as_slice());
+    let names = rows.iter().filter_map(|row| row.first()?.as_deref());
+    Ok(names
+        .map(|name| String::from_utf8_lossy(name).into_owned())
+        .collect())
+}
+
+/// Checks the log's level and that the publication has the tables; makes it or adds them where that is allowed. Those that
+/// were added.
 ///
 /// # Errors
 /// *Configuration*, with the statement to run.
@@ -219,7 +245,7 @@ pub async fn publish(
     options: &Follow,
     publication: &str,
     tables: &[Followed],
-) -> Result<(), Error> {
+) -> Result<Vec<String>, Error> {
     let told = |failed: Failed| failed.told(server.doing("", ""));
     let level = link.run("SHOW wal_level").await.map_err(told)?;
     let level = level
@@ -230,27 +256,21 @@ pub async fn publish(
     if level != "logical" {
         return Err(refuse(server, "postgres.wal-level").with("level", level));
     }
-    let name = literal(publication);
+    let published = published(server, link, publication).await?;
     let sql = format!(
-        "SELECT schemaname || '.' || tablename FROM pg_publication_tables WHERE pubname = {name}; \
-         SELECT 1 FROM pg_publication WHERE pubname = {name}"
+        "SELECT 1 FROM pg_publication WHERE pubname = {}",
+        literal(publication)
     );
     let answers = link.run(&sql).await.map_err(told)?;
-    let published: Vec<_> = answers
+    let exists = answers
         .first()
-        .map(|answer| {
-            (0..answer.rows.len())
-                .filter_map(|row| answer.text(row, 0))
-                .collect()
-        })
-        .unwrap_or_default();
-    let exists = answers.get(1).is_some_and(|answer| !answer.rows.is_empty());
+        .is_some_and(|answer| !answer.rows.is_empty());
     let missing: Vec<_> = tables
         .iter()
-        .filter(|table| !published.contains(&table.shown().as_str()))
+        .filter(|table| !published.contains(&table.shown()))
         .collect();
     if exists && missing.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let list: Vec<_> = missing.iter().map(|table| table.quoted()).collect();
     let statement = match exists {
@@ -279,7 +299,7 @@ pub async fn publish(
         return Err(needed());
     }
     match link.run(&statement).await {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(missing.iter().map(|table| table.shown()).collect()),
         Err(failed) if failed.code() == "42501" => Err(needed()),
         Err(failed) => Err(told(failed)),
     }
@@ -305,9 +325,14 @@ pub async fn messages(server: &Server, link: &mut Link) -> Result<&'static str, 
 pub struct Slot {
     /// How far the server has been told that everything is kept.
     pub confirmed: Lsn,
-    /// Bytes of the log that are kept for it, and that are left before it is lost, if that is limited.
+    /// From where on the log is kept for it.
+    pub kept_from: Lsn,
+    /// The end of the log.
     pub end: Lsn,
+    /// Bytes that are left before it is lost, if that is limited.
     pub left: Option<i64>,
+    /// Which transactions others see by now, as the server writes it.
+    pub seen: String,
 }
 
 /// Looks at the slot; `None` when there is none.
@@ -318,7 +343,7 @@ pub async fn slot(server: &Server, link: &mut Link, name: &str) -> Result<Option
     // The columns that tell a lost slot came with version 13.
     let sql = format!(
         "SELECT s.plugin, s.database, to_jsonb(s) ->> 'wal_status', s.confirmed_flush_lsn, \
-         pg_current_wal_flush_lsn(), to_jsonb(s) ->> 'safe_wal_size' \
+         pg_current_wal_flush_lsn(), to_jsonb(s) ->> 'safe_wal_size', s.restart_lsn, pg_current_snapshot() \
          FROM pg_replication_slots s WHERE s.slot_name = {}",
         literal(name)
     );
@@ -344,6 +369,8 @@ pub async fn slot(server: &Server, link: &mut Link, name: &str) -> Result<Option
         confirmed: confirmed.unwrap_or_default(),
         end: Lsn::parse(text(4)).unwrap_or_default(),
         left: answer.text(0, 5).and_then(|left| left.parse().ok()),
+        kept_from: Lsn::parse(text(6)).or(confirmed).unwrap_or_default(),
+        seen: text(7).to_owned(),
     }))
 }
 

@@ -21,6 +21,8 @@ pub const CHUNK_ROWS: usize = 8_192;
 pub const CHUNK_BYTES: usize = 8 << 20;
 /// Rows that the server is asked for at a time.
 pub const FETCH_ROWS: u32 = 1_024;
+/// How long the server may take to count the rows of a table at the end of its snapshot.
+pub const COUNT_MAX: Duration = Duration::from_secs(15 * 60);
 /// Tables that one change source follows.
 pub const TABLES_MAX: usize = 10_000;
 /// How often the server is told how far the source has come, and asked how far it is itself.

@@ -1,12 +1,13 @@
 //! Reading what was in a table before its changes came: chunks by key, each in a transaction of its own whose snapshot says
 //! which transactions it saw.
 
+use busbar_event::Error;
 use bytes::Bytes;
 
 use super::failure::Failed;
 use super::follow::Followed;
-use super::limits::{CHUNK_BYTES, CHUNK_ROWS, FETCH_ROWS};
-use super::link::{Answer, Fetched, Link};
+use super::limits::{CHUNK_BYTES, CHUNK_ROWS, COUNT_MAX, FETCH_ROWS};
+use super::link::{Answer, Fetched, Link, Server};
 use super::pgoutput::Lsn;
 use super::wire::identifier;
 
@@ -23,7 +24,7 @@ pub struct Chunk {
     pub answer: Answer,
     pub seen: Seen,
     pub high: Lsn,
-    /// Nothing is behind it.
+    /// Nothing is behind it. Its transaction is still open then.
     pub last: bool,
 }
 
@@ -123,14 +124,34 @@ pub async fn chunk(
         }
     };
     link.finish().await?;
-    link.run("COMMIT").await?;
     let last = whole && answer.rows.len() < CHUNK_ROWS;
+    if !last {
+        link.run("COMMIT").await?;
+    }
     Ok(Chunk {
         answer,
         seen,
         high,
         last,
     })
+}
+
+/// Counts the rows of a table in the transaction that read the last of them.
+///
+/// # Errors
+/// Why it failed.
+pub async fn count(mut link: Link, server: Server, quoted: String) -> Result<u64, Error> {
+    link.wait_for(COUNT_MAX);
+    let millis = COUNT_MAX.as_millis();
+    let sql =
+        format!("SET LOCAL statement_timeout = {millis}; SELECT count(*) FROM {quoted}; COMMIT");
+    let counted = link.run(&sql).await;
+    let counted = counted.map_err(|failed| failed.told(server.doing(&quoted, "SELECT")))?;
+    let text = counted.get(1).and_then(|answer| answer.text(0, 0));
+    let number = text.and_then(|counted| counted.parse().ok());
+    let number = number.ok_or_else(|| link.strange("a number of rows of another form"));
+    link.close().await;
+    number
 }
 
 /// Bytes of the values that were read.

@@ -516,10 +516,7 @@ impl MssqlChanges {
         }
         let last = found.last();
         let last = last.map(|row| followed.key_texts(&followed.key_of(row)));
-        let progress = Progress {
-            last: last.or(after.clone()),
-            done: chunk.last,
-        };
+        let progress = Progress::up_to(last.or(after.clone()), chunk.last);
         self.collector.hand_on();
         self.collector.end_read(table, Some(progress));
         let bytes: usize = found.iter().flatten().flatten().map(Bytes::len).sum();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use busbar_connector::SnapshotState;
 use busbar_event::{Class, Language};
 use busbar_flow::SourceStatus;
 
@@ -13,24 +14,24 @@ use crate::world::{Event, World, eventually, rest};
 pub const STREAM: (&str, &str) = ("streams/in.yaml", "topics: in/#\n");
 
 /// A database with a slot that is dropped at the end.
-struct Followed<'a> {
-    server: &'a DatabaseServer,
-    database: String,
+pub struct Followed<'a> {
+    pub server: &'a DatabaseServer,
+    pub database: String,
 }
 
 impl Followed<'_> {
-    fn new<'a>(server: &'a DatabaseServer, sql: &str) -> Followed<'a> {
+    pub fn new<'a>(server: &'a DatabaseServer, sql: &str) -> Followed<'a> {
         Followed {
             server,
             database: server.database(sql),
         }
     }
 
-    fn run(&self, sql: &str) -> String {
+    pub fn run(&self, sql: &str) -> String {
         self.server.run(&self.database, sql)
     }
 
-    fn connection(&self, follow: &str) -> String {
+    pub fn connection(&self, follow: &str) -> String {
         format!(
             "postgres: {{ address: '127.0.0.1:{}', database: {}, user: postgres, password: secret, follow: {{ slot: s_{1}, {follow} }} }}\ntopic: in/${{table}}\n",
             self.server.port, self.database
@@ -208,7 +209,7 @@ fn values_come_without_loss() {
 }
 
 /// Rows with a version that grows by one with each change; a writer that changes them at random.
-const VERSIONED: &str = "create table v (id bigint primary key, n bigint not null, filler text); \
+pub const VERSIONED: &str = "create table v (id bigint primary key, n bigint not null, filler text); \
      insert into v select i, 1, repeat('f', 50) from generate_series(1, 30000) i; \
      create table w (id text primary key, n bigint not null); insert into w select md5(i::text), 1 from generate_series(1, 9000) i; \
      create procedure change(count int) language plpgsql as $$ declare at bigint; begin \
@@ -307,6 +308,14 @@ fn a_snapshot_joins_the_stream_without_gap_or_duplicate() {
     });
     same(&db, &world, "v", "id");
     same(&db, &world, "w", "'\"' || id || '\"'");
+    for table in ["public.v", "public.w"] {
+        eventually("the rows to be counted", || {
+            match world.snapshot("c", table) {
+                status if status.state == SnapshotState::Equal => Ok(()),
+                status => Err(format!("{status:?}")),
+            }
+        });
+    }
     // Each version once, and each next one after it: nothing is missing and nothing comes twice.
     for table in ["v", "w"] {
         for (id, versions) in folded(&world.events("in"), table).1 {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use arrow::array::{BinaryArray, StringArray};
 use busbar_bus::{Bus, BusOptions};
 use busbar_catalog::{Bundle, ConnectionSpec, Project};
-use busbar_connector::Databases;
+use busbar_connector::{Databases, SnapshotStatus};
 use busbar_event::{Batch, Body, Envelope};
 use busbar_flow::SourceStatus;
 use busbar_flow::{Runtime, RuntimeOptions};
@@ -147,6 +147,26 @@ impl World {
         let all = self.flows.connections();
         let connection = all.into_iter().find(|c| c.name == name);
         connection.and_then(|c| c.source).expect("a source")
+    }
+
+    /// The snapshot of a table of a source.
+    pub fn snapshot(&self, name: &str, table: &str) -> SnapshotStatus {
+        let all = self.source(name).snapshots;
+        let found = all.iter().find(|one| one.table == table);
+        let none = || panic!("no snapshot of {table}: {:?}", self.source(name));
+        found.cloned().unwrap_or_else(none)
+    }
+
+    /// Asks for the snapshot of a table anew.
+    pub fn take_anew(&self, name: &str, table: &str) {
+        let asked = self.tokio.block_on(self.flows.snapshot(name, table));
+        asked.unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    /// The codes of a source's alarms.
+    pub fn alarms(&self, name: &str) -> Vec<&'static str> {
+        let alarms = self.source(name).alarms;
+        alarms.iter().map(busbar_event::Error::code).collect()
     }
 
     /// Rows of a flow that gave way to those on the other side.

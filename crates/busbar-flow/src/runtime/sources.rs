@@ -6,8 +6,11 @@ use busbar_catalog::{ConnectionSpec, Kind, Project, canonical};
 use busbar_connector::{Connector, Survey};
 use busbar_event::{Class, Error};
 
+use tokio::sync::oneshot;
+
 use super::{Connected, Runtime};
 use crate::drive::SourceDriver;
+use crate::limits::SNAPSHOT_ASKED_WAIT;
 
 impl Runtime {
     /// Ends the sources of connections that are gone or mean something else.
@@ -104,6 +107,32 @@ impl Runtime {
             None => {
                 Err(Error::new(Class::Configuration, "connect.no-survey").with("kind", &spec.kind))
             }
+        }
+    }
+
+    /// Asks the source of a connection to take the snapshot of a table anew.
+    ///
+    /// # Errors
+    /// No such connection, one whose source does not run, and what the source says.
+    pub async fn snapshot(&self, name: &str, table: &str) -> Result<(), Error> {
+        let asks = {
+            let sources = self.inner.sources.lock();
+            let Some(connected) = sources.get(name) else {
+                return Err(
+                    Error::new(Class::Configuration, "flow.no-connection").with("connection", name)
+                );
+            };
+            connected.driver.as_ref().map(SourceDriver::asks)
+        };
+        let away = || Error::new(Class::Transient, "connect.source-away").with("connection", name);
+        let (answer, answered) = oneshot::channel();
+        let asks = asks.ok_or_else(away)?;
+        asks.try_send((table.to_owned(), answer))
+            .map_err(|_| away())?;
+        match tokio::time::timeout(SNAPSHOT_ASKED_WAIT, answered).await {
+            Ok(Ok(answer)) => answer,
+            // It was stopped, or is not open. A request that is taken later does what was asked for.
+            Ok(Err(_)) | Err(_) => Err(away()),
         }
     }
 

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use busbar_access::Role;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Json, Path};
+use super::{Json, JsonBody, Path};
 use crate::answer::Answer;
 use crate::app::App;
 use crate::guard::Caller;
@@ -19,6 +20,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(list))
         .routes(routes!(test))
+        .routes(routes!(snapshot))
         .routes(routes!(tables))
 }
 
@@ -129,6 +131,33 @@ async fn tables(
         server: survey.server,
         tables: tables.collect(),
     }))
+}
+
+/// A table whose snapshot is to be taken anew.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+struct SnapshotAsked {
+    /// The table, as `schema.table`.
+    table: String,
+}
+
+/// Take the snapshot of a table anew, while the changes of others go on.
+///
+/// Whoever keeps its rows by key first forgets those that there are, as with `TRUNCATE`, and then gets all that are in the
+/// table. How far it has come is told with the connection.
+#[utoipa::path(post, path = "/api/v1/connections/{name}/snapshot", tag = "connections",
+    params(("name" = String, Path, description = "The connection's name.")),
+    request_body = SnapshotAsked,
+    responses((status = 204, description = "It begins.")))]
+async fn snapshot(
+    State(app): State<Arc<App>>,
+    Caller(caller): Caller,
+    Path(name): Path,
+    JsonBody(asked): JsonBody<SnapshotAsked>,
+) -> Answer<StatusCode> {
+    caller.require(Role::Operator)?;
+    app.runtime.snapshot(&name, &asked.table).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// All connections.

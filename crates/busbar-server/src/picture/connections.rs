@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use busbar_access::Principal;
-use busbar_connector::BreakerState;
+use busbar_connector::{BreakerState, SnapshotState, SnapshotStatus};
 use busbar_event::Error;
 use busbar_flow::{ConnectionStatus, FlowStatus};
 use serde::Serialize;
@@ -34,6 +34,11 @@ pub(crate) struct ConnectionView {
     lag_bytes: Option<u64>,
     /// Events of each part that a source has yet to bring, if the other side counts them: of each partition of Kafka.
     lag_events: BTreeMap<String, u64>,
+    /// Snapshots of tables that a source takes or has taken, by table.
+    snapshots: Vec<SnapshotView>,
+    /// What somebody should look at although it runs: it stands still while the other side goes on, changes may be missing.
+    #[schema(value_type = Vec<crate::problem::Problem>)]
+    alarms: Vec<Error>,
     /// Flows that write to it or ask it.
     flows: Vec<String>,
     /// The service behind it, where `call` steps ask one.
@@ -43,6 +48,40 @@ pub(crate) struct ConnectionView {
     /// Why it does not get on.
     #[schema(value_type = Option<crate::problem::Problem>)]
     error: Option<Error>,
+}
+
+/// The snapshot of a table.
+#[derive(Clone, Serialize, utoipa::ToSchema)]
+pub(crate) struct SnapshotView {
+    /// The table.
+    table: String,
+    /// `reading`; `counting`: all rows were read, and the other side counts them; `equal` and `different`: as many rows as it
+    /// counted are there by what was sent, or not; `uncompared`: that is not known.
+    state: &'static str,
+    /// Rows that were read and sent.
+    rows: u64,
+    /// Rows that are there by what was sent, at the moment when the other side counted.
+    expected: Option<i64>,
+    /// Rows that the other side counted.
+    counted: Option<u64>,
+}
+
+impl From<SnapshotStatus> for SnapshotView {
+    fn from(status: SnapshotStatus) -> SnapshotView {
+        SnapshotView {
+            table: status.table,
+            state: match status.state {
+                SnapshotState::Reading => "reading",
+                SnapshotState::Counting => "counting",
+                SnapshotState::Equal => "equal",
+                SnapshotState::Different => "different",
+                SnapshotState::Uncompared => "uncompared",
+            },
+            rows: status.rows,
+            expected: status.expected,
+            counted: status.counted,
+        }
+    }
 }
 
 /// A service that `call` steps ask.
@@ -141,7 +180,12 @@ pub(crate) fn connection_view(
         None if error.is_some() || is_open => "retrying",
         None => "running",
     };
+    let (alarms, snapshots) = source.as_ref().map_or_else(Default::default, |source| {
+        (source.alarms.clone(), source.snapshots.clone())
+    });
     ConnectionView {
+        alarms,
+        snapshots: snapshots.into_iter().map(SnapshotView::from).collect(),
         direction: match (connection.roles.source, connection.roles.sink) {
             (true, true) => "both",
             (true, false) => "source",

@@ -24,6 +24,14 @@ enum ConnectionsCommand {
         #[arg(add = ArgValueCandidates::new(complete::connections))]
         connection: String,
     },
+    /// Take the snapshot of a followed table anew, while the changes of others go on.
+    Snapshot {
+        /// The connection.
+        #[arg(add = ArgValueCandidates::new(complete::connections))]
+        connection: String,
+        /// The table, as schema.table.
+        table: String,
+    },
     /// List the tables of a connection's database.
     Tables {
         /// The connection.
@@ -45,6 +53,9 @@ pub fn run(args: &ConnectionsArgs, node: &NodeArgs, json: bool) -> Result<(), Fa
         ConnectionsCommand::Test { connection } => {
             node.post(&path(connection, "test"), &json!({}))?
         }
+        ConnectionsCommand::Snapshot { connection, table } => {
+            node.post(&path(connection, "snapshot"), &json!({ "table": table }))?
+        }
         ConnectionsCommand::Tables { connection, .. } => node.get(&path(connection, "tables"))?,
     };
     if json {
@@ -65,6 +76,27 @@ pub fn run(args: &ConnectionsArgs, node: &NodeArgs, json: bool) -> Result<(), Fa
             ];
             let connections = Value::Array(with_lag(&answer["connections"]));
             say::list(&connections, &columns, "cli.no-connections");
+            let snapshots = with_connection(&answer["connections"], "snapshots");
+            if !snapshots.is_empty() {
+                let columns = [
+                    "connection",
+                    "table",
+                    "state",
+                    "rows",
+                    "expected",
+                    "counted",
+                ];
+                println!();
+                say::list(&Value::Array(snapshots), &columns, "cli.no-connections");
+            }
+            for alarm in with_connection(&answer["connections"], "alarms") {
+                let text = |member: &str| say::cell(&alarm[member]);
+                println!("{}: {}", text("connection"), say::told(&alarm));
+            }
+        }
+        ConnectionsCommand::Snapshot { connection, table } => {
+            let args = [("connection", connection.clone()), ("table", table.clone())];
+            println!("{}", say::line("cli.snapshot-begins", &args));
         }
         ConnectionsCommand::Test { connection } => {
             let text = |member: &str| say::cell(&answer[member]);
@@ -107,6 +139,21 @@ fn with_lag(connections: &Value) -> Vec<Value> {
                 false => counts.into_iter().sum::<u64>().into(),
             };
             connection
+        })
+        .collect()
+}
+
+/// What all connections have under a name, each with its connection.
+fn with_connection(connections: &Value, member: &str) -> Vec<Value> {
+    let connections = connections.as_array().into_iter().flatten();
+    connections
+        .flat_map(|connection| {
+            let all = connection[member].as_array().into_iter().flatten();
+            all.map(|one| {
+                let mut one = one.clone();
+                one["connection"] = connection["name"].clone();
+                one
+            })
         })
         .collect()
 }

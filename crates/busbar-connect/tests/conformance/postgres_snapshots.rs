@@ -1,0 +1,242 @@
+//! Snapshots that are asked for while changes come, and what is told of them, with PostgreSQL.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use busbar_connector::SnapshotState;
+
+use crate::mysql_changes::each_version_once;
+use crate::postgres_changes::{Followed, STREAM, VERSIONED, apply, events, running};
+use crate::servers::{DatabaseServer, postgres};
+use crate::world::{World, eventually};
+
+fn world() -> World {
+    World::new(Arc::new(tempfile::tempdir().expect("a folder")))
+}
+
+/// The files of a flow that keeps the table `v` of a source in step with `w` of a database of PostgreSQL.
+pub fn kept_in_step<'a>(connection: &'a str, write: &'a str) -> [(&'a str, &'a str); 4] {
+    [
+        (
+            "streams/in.yaml",
+            "topics: in/#\nformat: json\nschema: { change: text, id: int, n: int }\n",
+        ),
+        ("connections/c.yaml", connection),
+        ("connections/there.yaml", write),
+        (
+            "flows/copy.yaml",
+            "from: in\nsteps:\n  - where: topic_part(topic, 2) = 'v'\n  - select: change, id, n\nto:\n  - connection: there\n",
+        ),
+    ]
+}
+
+/// The sink of that flow.
+pub fn target(server: &DatabaseServer, database: &str) -> String {
+    format!(
+        "postgres: {{ address: '127.0.0.1:{}', database: {database}, user: postgres, password: secret, write: {{ table: w, key: [id], change: change }} }}\n",
+        server.port
+    )
+}
+
+/// Asks for the snapshot of `v` while `write` changes rows, with rows in the target that are not in the source, through
+/// kills, until both are the same. `there` says what is in the source.
+pub fn taken_anew(
+    mut world: World,
+    files: &[(&str, &str)],
+    target: &str,
+    table: &str,
+    write: impl Fn(u64) + Sync,
+    there: impl Fn() -> String,
+) -> World {
+    world.apply(files);
+    let read = |world: &World| match world.source("c").snapshots.first() {
+        Some(status) if status.state != SnapshotState::Reading => Ok(()),
+        _ => Err(format!("{:?}", world.source("c"))),
+    };
+    eventually("the first snapshot", || read(&world));
+    for round in 0..4_u64 {
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut seed = 100 * round + 1;
+                while !done.load(Ordering::SeqCst) {
+                    write(seed);
+                    seed += 1;
+                }
+            });
+            postgres().run(
+                target,
+                "insert into w select -i, 7 from generate_series(1, 50) i on conflict do nothing; delete from w where id % 3 = 1",
+            );
+            world.take_anew("c", table);
+            let begun = || {
+                let events = world.events("in");
+                let anew = events
+                    .iter()
+                    .filter(|event| event.text().contains("truncate"));
+                anew.count() as u64
+            };
+            eventually("its begin", || match begun() {
+                anew if anew > round => Ok(()),
+                anew => Err(format!("{anew} {:?}", world.source("c"))),
+            });
+            if round % 2 == 1 {
+                // Wherever it is.
+                world = std::mem::replace(&mut world, self::world()).restart();
+                world.apply(files);
+            }
+            eventually("the snapshot", || read(&world));
+            done.store(true, Ordering::SeqCst);
+        });
+        let wanted = there();
+        let rows = "select coalesce(string_agg(id || '|' || n, ',' order by id), '') from w";
+        eventually("the same rows", || match postgres().run(target, rows) {
+            found if found == wanted => Ok(()),
+            found => Err(format!(
+                "{} and {} bytes {:?} {:?}",
+                found.len(),
+                wanted.len(),
+                world.source("c"),
+                world.flows.status()
+            )),
+        });
+    }
+    world
+}
+
+#[test]
+fn a_snapshot_that_is_asked_for_leaves_the_target_as_the_source_is() {
+    let db = Followed::new(postgres(), VERSIONED);
+    let target_database =
+        postgres().database("create table w (id bigint primary key, n bigint not null)");
+    let connection = db.connection("tables: [v, w]");
+    let write = target(postgres(), &target_database);
+    let files = kept_in_step(&connection, &write);
+    let world = taken_anew(
+        world(),
+        &files,
+        &target_database,
+        "public.v",
+        |_| drop(db.run("call change(100)")),
+        || db.run("select string_agg(id || '|' || n, ',' order by id) from v"),
+    );
+    // The other table went on, and its rows did not come again.
+    let events = world.events("in");
+    let read = |topic: &str| {
+        let of = events.iter().filter(|event| event.topic == topic);
+        of.filter(|event| event.text().contains("\"read\"")).count()
+    };
+    assert!(
+        read("in/w") <= 9_000 && read("in/v") > 60_000,
+        "{}",
+        read("in/w")
+    );
+    let asked = world
+        .tokio
+        .block_on(world.flows.snapshot("c", "public.other"));
+    let refused = asked.expect_err("it is not followed");
+    assert_eq!(refused.code(), "connect.not-followed");
+    assert!(
+        refused.to_string().contains("public.v, public.w"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn between_two_snapshots_each_version_comes_once() {
+    let db = Followed::new(postgres(), VERSIONED);
+    let world = world();
+    apply(&world, &db.connection("tables: [v]"));
+    let read = |least: usize| {
+        eventually("the snapshot", || {
+            let begun = world.events("in");
+            let anew = begun
+                .iter()
+                .filter(|event| event.text().contains("truncate"))
+                .count();
+            match world.snapshot("c", "public.v") {
+                status if status.state == SnapshotState::Equal && anew >= least => Ok(status),
+                status => Err(format!("{status:?}")),
+            }
+        })
+    };
+    let first = read(0);
+    assert_eq!(
+        (first.rows, first.expected, first.counted),
+        (30_000, Some(30_000), Some(30_000))
+    );
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                db.run("call change(100)");
+            }
+        });
+        world.take_anew("c", "public.v");
+        read(1);
+        done.store(true, Ordering::SeqCst);
+    });
+    let events = world.events("in");
+    let anew = events
+        .iter()
+        .position(|event| event.text().contains("truncate"));
+    each_version_once(&events[anew.expect("it was emptied")..], "v");
+}
+
+#[test]
+fn a_table_that_is_not_published_any_more_is_an_alarm_until_it_is_read_anew() {
+    let db = Followed::new(
+        postgres(),
+        "create table t (id int primary key); create table u (id int primary key); insert into t values (1), (2)",
+    );
+    let mut world = world();
+    let connection = db.connection("tables: [t, u]");
+    apply(&world, &connection);
+    events(&world, 2);
+    running(&world);
+    assert_eq!(world.alarms("c"), Vec::<&str>::new());
+    db.run("alter publication busbar_c drop table t; delete from t where id = 1; insert into t values (3)");
+    let alarms = |world: &World, wanted: &[&str]| {
+        eventually("the alarms", || match world.alarms("c") {
+            found if found == wanted => Ok(()),
+            found => Err(format!("{found:?}")),
+        });
+    };
+    alarms(
+        &world,
+        &["postgres.not-published", "connect.changes-missed"],
+    );
+    let said = world.source("c").alarms[0].message(busbar_event::Language::En);
+    assert!(
+        said.contains("ALTER PUBLICATION \"busbar_c\" ADD TABLE public.t"),
+        "{said}"
+    );
+    // Published again, but what was missed stays missed, also after a restart.
+    db.run("alter publication busbar_c add table t");
+    alarms(&world, &["connect.changes-missed"]);
+    world = world.restart();
+    apply(&world, &connection);
+    alarms(&world, &["connect.changes-missed"]);
+    world.take_anew("c", "public.t");
+    alarms(&world, &[]);
+    let text: Vec<_> = events(&world, 5)[2..]
+        .iter()
+        .map(|event| event.text())
+        .collect();
+    let expected = [
+        r#"{"change":"truncate"}"#,
+        r#"{"change":"read","id":2}"#,
+        r#"{"change":"read","id":3}"#,
+    ];
+    assert_eq!(text, expected.map(str::to_owned));
+    // While the connection is away, it is found when it comes back.
+    world.apply(&[STREAM]);
+    db.run("alter publication busbar_c drop table u; insert into u values (7)");
+    apply(&world, &connection);
+    alarms(&world, &["connect.changes-missed"]);
+    assert!(
+        world.source("c").alarms[0].to_string().contains("public.u"),
+        "{:?}",
+        world.source("c")
+    );
+}
