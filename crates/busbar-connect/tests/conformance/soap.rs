@@ -212,7 +212,8 @@ fn parts_of_rpc_and_elements_of_the_header_are_columns() {
             body: Some(row.as_bytes().to_vec().into()),
             ..CallParts::default()
         });
-        let sent = service.exchange(&request.expect("a request"));
+        let request = request.expect("a request");
+        let sent = service.exchange(&request);
         runtime.block_on(sent).expect("an answer");
     }
     let came: Vec<String> = web.requests().iter().map(|one| one.text()).collect();
