@@ -65,8 +65,8 @@ struct Transaction {
     shown: String,
     id: String,
     time: Micros,
-    /// The producer that wrote it, if it is one of those whose writes are left out.
-    producer: Option<String>,
+    /// The producer that writes what follows, if it is one of those whose writes are left out.
+    producer: Option<Arc<str>>,
     /// Changes seen, with those that are not published.
     seen: u64,
     rows: Vec<Change>,
@@ -81,6 +81,8 @@ struct Change {
     topic: Arc<str>,
     number: u64,
     key: Option<String>,
+    /// The producer that wrote it, if it is one of those whose writes are left out.
+    producer: Option<Arc<str>>,
     payload: Vec<u8>,
 }
 
@@ -298,7 +300,7 @@ impl Collector {
     pub fn written_by(&mut self, producer: &str) {
         let left_out = self.without.iter().any(|name| producer.starts_with(name));
         if let Some(transaction) = &mut self.transaction {
-            transaction.producer = left_out.then(|| producer.to_owned());
+            transaction.producer = left_out.then(|| producer.into());
         }
     }
 
@@ -336,6 +338,7 @@ impl Collector {
             topic: Arc::clone(topic),
             number,
             key,
+            producer: transaction.producer.clone(),
             payload,
         });
     }
@@ -601,9 +604,9 @@ fn push_rows(builder: &mut BatchBuilder, transaction: &mut Transaction) {
             ("transaction", transaction.id.as_str()),
             ("position", &transaction.shown),
             ("sequence", &number),
-            ("producer", transaction.producer.as_deref().unwrap_or("")),
+            ("producer", change.producer.as_deref().unwrap_or("")),
         ];
-        let tags = match transaction.producer {
+        let tags = match change.producer {
             Some(_) => &tags[..],
             None => &tags[..3],
         };
