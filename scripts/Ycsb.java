@@ -142,7 +142,8 @@ public class Ycsb {
           if (!admin.tableExists(NAME)) admin.createTable(TableDescriptorBuilder.newBuilder(NAME).setColumnFamily(family).build());
         }
       }
-      long began = System.nanoTime(), until = began + seconds * 1_000_000_000L;
+      var system = (com.sun.management.OperatingSystemMXBean) java.lang.management.ManagementFactory.getOperatingSystemMXBean();
+      long processor = system.getProcessCpuTime(), began = System.nanoTime(), until = began + seconds * 1_000_000_000L;
       List<Thread> running = new ArrayList<>();
       for (int number = 0; number < threads; number++) {
         Times read = new Times(), write = new Times(), scan = new Times();
@@ -202,10 +203,10 @@ public class Ycsb {
         thread.start();
       }
       for (Thread thread : running) thread.join();
-      double took = (System.nanoTime() - began) / 1e9;
+      double took = (System.nanoTime() - began) / 1e9, used = (system.getProcessCpuTime() - processor) / 1e9;
       StringBuilder report = new StringBuilder();
       report.append("{\"what\": \"").append(what).append("\", \"operations\": ").append(operations).append(", \"seconds\": ").append(took);
-      report.append(", \"per_second\": ").append(Math.round(operations.get() / took)).append(", \"missing\": ").append(missing);
+      report.append(", \"per_second\": ").append(Math.round(operations.get() / took)).append(", \"processor_seconds\": ").append(used).append(", \"missing\": ").append(missing);
       if (reads.stream().anyMatch(times -> times.count > 0)) report.append(", \"read_ms\": ").append(percentiles(reads));
       if (writes.stream().anyMatch(times -> times.count > 0)) report.append(", \"write_ms\": ").append(percentiles(writes));
       if (scans.stream().anyMatch(times -> times.count > 0)) report.append(", \"scan_ms\": ").append(percentiles(scans));

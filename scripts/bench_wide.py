@@ -7,7 +7,7 @@ YCSB is the example of that name (cargo build --release -p busbar-table --exampl
 half the rate that it reached, for latencies) and hbase (the same on HBase with its own client); all when absent. Rows have 10
 fields of 100 bytes. Busbar's writes are on the disk when they return; HBase, on a local file system, leaves that to the system. Its
 server gets 4 GB of memory and the optimising compiler. A folder is kept, and so are the rates in it: what is loaded once can be
-measured in several runs.
+measured in several runs. Seconds of the processor are those of clients and servers together.
 """
 
 import argparse
@@ -32,12 +32,25 @@ def free_port():
         return s.getsockname()[1]
 
 
+def processor_seconds(group):
+    """Seconds of the processor that the processes of a group have used."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group:
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def shown(who, report):
     times = {kind: report[kind] for kind in ("read_ms", "write_ms", "scan_ms") if kind in report}
     times = "; ".join(f"{kind[:-3]} p50 {t[0]:.2f} p99 {t[1]:.2f} p99.9 {t[2]:.2f} longest {t[3]:.1f} ms" for kind, t in times.items())
-    cpu = f", {report['processor_seconds']} s of processor" if "processor_seconds" in report else ""
+    cpu = report["operations"] / report["processor_seconds"]
     lost = f", {report['missing']} MISSING" if report["missing"] else ""
-    print(f"{who} {report['what']}: {report['per_second']:,.0f}/s in {report['seconds']:.1f} s{cpu}; {times}{lost}", flush=True)
+    print(f"{who} {report['what']}: {report['per_second']:,.0f}/s in {report['seconds']:.1f} s, {cpu:,.0f} per second of processor; {times}{lost}", flush=True)
     return report
 
 
@@ -69,7 +82,10 @@ class HbaseServer:
         classes = f"{self.folder}/conf:{HBASE}/lib/*"
         opens = [f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in ("java.nio", "java.lang", "sun.nio.ch", "jdk.internal.misc")]
         quiet = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-Djava.net.preferIPv4Stack=true"]
-        return run("java", *opens, *quiet, "-cp", classes, HERE / "Ycsb.java", *args)
+        before = processor_seconds(self.process.pid)
+        report = run("java", *opens, *quiet, "-cp", classes, HERE / "Ycsb.java", *args)
+        report["processor_seconds"] += processor_seconds(self.process.pid) - before
+        return report
 
     def end(self):
         os.killpg(self.process.pid, 15)

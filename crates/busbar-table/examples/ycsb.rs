@@ -41,7 +41,7 @@ fn main() {
     let bench = Bench {
         table,
         rows,
-        threads,
+        inserting: (0..threads).map(|_| AtomicU64::new(u64::MAX)).collect(),
         next: AtomicU64::new(rows),
         zipfian: Zipfian::new(10_000_000_000, 26.469_028_201_783_02),
         latest: Zipfian::new(rows, zeta(rows)),
@@ -109,7 +109,8 @@ struct Bench {
     table: Arc<Wide>,
     /// Rows that were loaded.
     rows: u64,
-    threads: u64,
+    /// The number of the row that each thread inserts at the moment; the greatest number if it does not.
+    inserting: Vec<AtomicU64>,
     /// The number of the next row that is inserted.
     next: AtomicU64,
     zipfian: Zipfian,
@@ -165,7 +166,7 @@ impl Bench {
             let samples = match workload {
                 "a" if chance < 0.5 => self.update(&mut random, &mut timed),
                 "b" if chance < 0.05 => self.update(&mut random, &mut timed),
-                "d" | "e" if chance < 0.05 => self.insert(&mut random, &mut timed),
+                "d" | "e" if chance < 0.05 => self.insert(thread, &mut random, &mut timed),
                 "f" if chance < 0.5 => {
                     let number = self.chosen(&mut random);
                     self.read(number);
@@ -173,9 +174,7 @@ impl Bench {
                     &mut timed.writes
                 }
                 "d" => {
-                    // Those that are being inserted may not be there yet.
-                    let last =
-                        self.next.load(Ordering::Relaxed) - 1 - self.threads.min(self.rows - 1);
+                    let last = self.acknowledged() - 1;
                     self.read(last - self.latest.next(&mut random).min(last));
                     &mut timed.reads
                 }
@@ -232,13 +231,30 @@ impl Bench {
         self.change(number, vec![CellChange::Put(column, value)]);
     }
 
-    fn insert<'a>(&self, random: &mut Random, timed: &'a mut Timed) -> &'a mut Vec<u32> {
+    /// How many rows there are in any case.
+    fn acknowledged(&self) -> u64 {
+        // First what is there or being inserted, so that an insertion that begins meanwhile does not count.
+        let next = self.next.load(Ordering::SeqCst);
+        let inserting = self.inserting.iter().map(|row| row.load(Ordering::SeqCst));
+        inserting.fold(next, u64::min)
+    }
+
+    fn insert<'a>(
+        &self,
+        thread: u64,
+        random: &mut Random,
+        timed: &'a mut Timed,
+    ) -> &'a mut Vec<u32> {
         let fields = (0..FIELDS).map(|field| {
             let value = CellValue::Text(self.field(random).to_owned());
             CellChange::Put(field_name(field), value)
         });
         let fields = fields.collect();
-        self.change(self.next.fetch_add(1, Ordering::Relaxed), fields);
+        let inserting = &self.inserting[thread as usize];
+        // Not after the number is taken, when nobody would know of it.
+        inserting.store(self.next.load(Ordering::SeqCst), Ordering::SeqCst);
+        self.change(self.next.fetch_add(1, Ordering::SeqCst), fields);
+        inserting.store(u64::MAX, Ordering::SeqCst);
         &mut timed.writes
     }
 
