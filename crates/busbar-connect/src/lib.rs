@@ -7,6 +7,7 @@ mod cassandra;
 mod cells;
 mod change;
 mod clickhouse;
+mod driver;
 mod elastic;
 mod fhir;
 mod file;
@@ -22,6 +23,7 @@ mod mllp;
 mod mongo;
 mod mqtt;
 mod mysql;
+mod odbc;
 mod places;
 mod postgres;
 mod redis;
@@ -38,6 +40,7 @@ use std::sync::Arc;
 
 use busbar_connector::{Connector, Connectors};
 
+pub use odbc::{ODBC_HOST, run_odbc_host};
 pub use places::Places;
 
 /// Every connector there is, in alphabetical order. Connections use files of the project's folder only.
@@ -63,6 +66,7 @@ pub fn registry_with(places: &Places) -> Connectors {
         Arc::new(mongo::Mongo::new(places.clone())),
         Arc::new(mqtt::Mqtt::new(places.clone())),
         Arc::new(mysql::Mysql::new(places.clone())),
+        Arc::new(odbc::Odbc::new(places.clone())),
         Arc::new(postgres::Postgres::new(places.clone())),
         Arc::new(redis::Redis::new(places.clone())),
         Arc::new(s3::S3::new(places.clone())),

@@ -106,8 +106,12 @@ enum Command {
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some(busbar_plugin::XML_WORKER) {
-        return busbar_plugin::run_xml_worker(&arguments.next().unwrap_or_default());
+    match arguments.next().as_deref() {
+        Some(busbar_plugin::XML_WORKER) => {
+            return busbar_plugin::run_xml_worker(&arguments.next().unwrap_or_default());
+        }
+        Some(busbar_connect::ODBC_HOST) => return busbar_connect::run_odbc_host(),
+        _ => {}
     }
     complete::answer();
     let mut program = help::in_language(Cli::command(), say::language());

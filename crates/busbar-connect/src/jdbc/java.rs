@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use busbar_event::{Class, Error};
 use parking_lot::Mutex;
 
-use super::limits::COMPILE_MAX;
+use crate::driver::DriverLogin;
+use crate::driver::limits::COMPILE_MAX;
 
 /// The sources; the reader and writer of JSON is that of plug-ins.
 const SOURCES: [(&str, &str); 6] = [
@@ -29,6 +30,28 @@ const SOURCES: [(&str, &str); 6] = [
 
 /// What is to be installed where Java is missing.
 const PACKAGE: &str = "openjdk-17-jdk-headless";
+
+/// How the worker is started. Blocks: the first time on a machine for a second or two.
+///
+/// # Errors
+/// As [`find`] and [`classes`].
+pub fn command(login: &DriverLogin) -> Result<Command, Error> {
+    let mebibytes = login.memory >> 20;
+    let mut command = Command::new(find("java")?);
+    command
+        .arg(format!("-Xmx{mebibytes}m"))
+        .arg(format!("-XX:MaxDirectMemorySize={}m", mebibytes / 4 + 16))
+        .args(["-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError"])
+        // Its output is for frames.
+        .arg("-XX:+DisplayVMOutputToStderr")
+        .args(["-Duser.timezone=UTC", "-Dfile.encoding=UTF-8"])
+        // Else Derby writes a file into the project's folder.
+        .arg("-Dderby.stream.error.field=java.lang.System.err")
+        .arg("-cp")
+        .arg(classes()?)
+        .arg("busbar.JdbcWorker");
+    Ok(command)
+}
 
 /// A program of Java: in `JAVA_HOME`, or in the `PATH`.
 ///
@@ -55,7 +78,7 @@ fn find_in(program: &str, home: Option<PathBuf>, path: &OsStr) -> Result<PathBuf
 ///
 /// # Errors
 /// *Configuration*: there is no compiler, or no folder that can be written. *Transient*: the disk is full.
-pub fn classes() -> Result<PathBuf, Error> {
+fn classes() -> Result<PathBuf, Error> {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     // One compiler at a time.
     static MAKING: Mutex<()> = Mutex::new(());
@@ -122,7 +145,7 @@ fn compile(home: &Path, folder: &Path) -> Result<(), Error> {
     let output = std::fs::File::create(&said).map_err(|why| written(&said, why))?;
     let errors = output.try_clone().map_err(|why| written(&said, why))?;
     let failed = |why| {
-        let error = Error::new(Class::Transient, "jdbc.not-started");
+        let error = Error::new(Class::Transient, "driver.not-started");
         error.with("program", compiler.display()).caused_by(why)
     };
     let mut child = Command::new(&compiler)

@@ -13,56 +13,30 @@
 //! The drivers are loaded by a Java program, the worker, whose source is in `java`: it is compiled when it is first needed,
 //! and speaks with the node over its input and output. One process serves all that use the connection.
 
-mod cells;
-mod database;
-mod dialect;
-mod failure;
-mod frame;
 mod java;
-mod limits;
-mod poll;
-mod query;
-mod row;
-mod rows;
-mod session;
-mod sink;
-mod survey;
-mod types;
-mod worker;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Weak};
 
 use busbar_bus::Span;
-use busbar_catalog::{ConnectionSpec, Diagnostic, Node, Project, Value};
-use busbar_connector::{
-    Connector, Guarantee, LiteralSecret, OrderedRows, Roles, ServiceContext, Sink, SinkContext,
-    Source, SourceContext, SqlDatabase, Survey, TableRead, Work,
-};
 use busbar_event::{Class, Error, Size};
-use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use crate::change::{Write, is_table_name};
+use crate::change::Write;
+use crate::driver::{
+    self, Driven, DriverDialectName, DriverKind, DriverLogin, DriverUse, PollOptions, QueryOptions,
+    codes, limits,
+};
 use crate::places::{PathRefused, Places};
-use crate::schedule::CronTimes;
-use crate::secret::{self, Secret, refuse_placeholder};
-use crate::topic::TopicTemplate;
-use database::JdbcDatabase;
-use dialect::JdbcDialectName;
-use poll::JdbcPollSource;
-use query::JdbcQuerySource;
-use sink::JdbcSink;
-use worker::{JdbcLogin, JdbcWorker};
+use crate::secret::Secret;
 
 /// The connector.
-pub struct Jdbc {
-    places: Places,
-    /// Those that somebody uses.
-    workers: Mutex<Vec<Weak<JdbcWorker>>>,
-}
+pub type Jdbc = Driven<JdbcKind>;
+
+/// Which one it is.
+pub struct JdbcKind;
 
 /// Any database with a JDBC driver, whose jar the site provides. Java 11 or newer with its compiler has to be installed.
 ///
@@ -87,7 +61,7 @@ pub struct Jdbc {
 /// opened; where values would be rounded or cut, it is refused unless `lossy` is on.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Options {
+pub struct Options {
     /// The driver's jar, or several: inside the project's folder, or in one that `[files] allow` names.
     driver: Drivers,
     /// The driver's class. Not needed where the jar names it, as jars do since JDBC 4.
@@ -103,15 +77,15 @@ struct Options {
     #[serde(default)]
     properties: BTreeMap<String, Secret>,
     /// How the database writes SQL, where the driver's name for it says too little.
-    dialect: Option<JdbcDialectName>,
+    dialect: Option<DriverDialectName>,
     /// Memory of the Java program for its objects.
-    #[serde(default = "memory")]
+    #[serde(default = "driver::memory")]
     memory: Size,
     /// Connections to the database at most. Each source and each partition of a sink takes one.
-    #[serde(default = "sessions")]
+    #[serde(default = "driver::sessions")]
     sessions: usize,
     /// How long a statement may take.
-    #[serde(default = "half_a_minute")]
+    #[serde(default = "driver::half_a_minute")]
     timeout: Span,
     /// Tables whose changes come in; makes the connection a source.
     poll: Option<PollOptions>,
@@ -124,128 +98,12 @@ struct Options {
 /// One jar or several.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
-enum Drivers {
+pub enum Drivers {
     /// A path.
     One(String),
     /// Paths.
     Several(Vec<String>),
 }
-
-/// What is polled.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "Poll")]
-pub(super) struct PollOptions {
-    /// The tables.
-    tables: Vec<PolledTable>,
-    /// How often they are looked at.
-    #[serde(default = "ten_seconds")]
-    every: Span,
-    /// How far before the last version the next look begins, for rows that are committed late: a span for times, a number
-    /// for numbers. Rows that came with the look before are left out.
-    overlap: Option<JdbcOverlap>,
-    /// Whether what is in the tables comes before their changes.
-    #[serde(default = "yes")]
-    snapshot: bool,
-    /// A higher number begins anew, behind a `truncate` of each table.
-    #[serde(default)]
-    generation: u32,
-}
-
-/// A table that is polled.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct PolledTable {
-    /// The table, as `schema.table`, or `table` in the schema that the database takes by itself.
-    table: String,
-    /// The column with the version: a number or a time that grows with each change of a row. Rows without one are not seen.
-    version: String,
-    /// Columns that tell rows apart; by default the primary key.
-    #[serde(default)]
-    key: Vec<String>,
-}
-
-/// A statement that is run again and again.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "Query")]
-pub(super) struct QueryOptions {
-    /// The statement. With `position` it takes rows behind `?`, in the order of that column:
-    /// `select * from orders where id > ? order by id`.
-    statement: String,
-    /// How often it is run; 10 s unless this or `at` is set.
-    every: Option<Span>,
-    /// When it is run, in UTC and as cron writes it, with minute, hour, day, month and weekday: `0 3 * * *`.
-    at: Option<String>,
-    /// The column whose value in the last row is each `?` of the next run.
-    position: Option<String>,
-    /// The `?` of the first run: a number, or a time such as `2024-05-06T07:08:09Z`, or another text.
-    start: Option<String>,
-    /// How far before the last position the next run begins, for rows that were committed late: a span for times, a number
-    /// for numbers. Rows that came with the run before are left out.
-    overlap: Option<JdbcOverlap>,
-}
-
-/// How far runs overlap.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-#[schemars(rename = "Overlap")]
-pub(super) enum JdbcOverlap {
-    /// For numbers.
-    Number(u64),
-    /// For times.
-    Time(Span),
-}
-
-impl JdbcOverlap {
-    /// As the worker takes it: microseconds, or the number.
-    fn amount(&self) -> u64 {
-        match self {
-            JdbcOverlap::Number(number) => *number,
-            JdbcOverlap::Time(span) => span.as_micros().unsigned_abs(),
-        }
-    }
-
-    /// Whether it can be taken from values of a type.
-    fn suits(&self, kind: i32) -> bool {
-        use types::jdbc as of;
-        match self {
-            JdbcOverlap::Number(_) => matches!(
-                kind,
-                of::TINYINT | of::SMALLINT | of::INTEGER | of::BIGINT | of::NUMERIC
-            ),
-            JdbcOverlap::Time(_) => {
-                matches!(kind, of::DATE | of::TIMESTAMP | of::TIMESTAMP_WITH_TIMEZONE)
-            }
-        }
-    }
-}
-
-fn memory() -> Size {
-    Size::from_bytes(limits::MEMORY_BYTES)
-}
-
-fn sessions() -> usize {
-    limits::SESSIONS
-}
-
-fn half_a_minute() -> Span {
-    Span::from_micros(30_000_000)
-}
-
-fn ten_seconds() -> Span {
-    Span::from_micros(10_000_000)
-}
-
-fn yes() -> bool {
-    true
-}
-
-const DEFAULT_TOPIC: &str = "change/${connection}/${schema}/${table}";
-const OFFERED: [&str; 3] = ["connection", "schema", "table"];
-
-const QUERY_TOPIC: &str = "query/${connection}";
-const QUERY_OFFERED: [&str; 1] = ["connection"];
 
 impl Drivers {
     fn paths(&self) -> &[String] {
@@ -256,99 +114,105 @@ impl Drivers {
     }
 }
 
-impl Options {
-    /// The topic of events, if the connection is a source.
-    fn topic(&self, spec: &ConnectionSpec) -> Result<TopicTemplate, Diagnostic> {
-        match self.query {
-            Some(_) => TopicTemplate::read(spec, QUERY_TOPIC, &QUERY_OFFERED),
-            None => TopicTemplate::read(spec, DEFAULT_TOPIC, &OFFERED),
+impl DriverKind for JdbcKind {
+    type Options = Options;
+    const KIND: &'static str = "jdbc";
+    const ADDRESS: &'static str = "url";
+    const DRIVER: &'static str = "driver";
+
+    fn used(options: &Options) -> DriverUse {
+        DriverUse {
+            dialect: options.dialect,
+            memory: options.memory,
+            sessions: options.sessions,
+            timeout: options.timeout,
+            poll: options.poll.clone(),
+            query: options.query.clone(),
+            write: options.write.clone(),
         }
     }
 
-    /// What is wrong with it: the key, and the code of the error.
-    fn fault(&self, places: &Places) -> Option<(&'static str, Error)> {
+    fn secrets(options: &Options) -> Vec<(&'static str, &Secret)> {
+        let password = options.password.iter().map(|secret| ("password", secret));
+        let properties = options.properties.values();
+        password
+            .chain(properties.map(|secret| ("properties", secret)))
+            .collect()
+    }
+
+    fn fault(options: &Options, places: &Places) -> Option<(&'static str, Error)> {
         let wrong = |key, code| Some((key, Error::new(Class::Configuration, code)));
-        let paths = self.driver.paths();
+        let paths = options.driver.paths();
         if paths.is_empty() || paths.len() > limits::DRIVERS_MAX {
             return wrong("driver", "jdbc.no-driver");
         }
         if let Some(code) = paths.iter().find_map(|path| places.check(path).err()) {
             return wrong("driver", code);
         }
-        if !self.url.starts_with("jdbc:") {
+        if !options.url.starts_with("jdbc:") {
             return wrong("url", "jdbc.url");
         }
-        if has_password(&self.url) {
-            return wrong("url", "jdbc.url-password");
+        match has_password(&options.url) {
+            true => wrong("url", "jdbc.url-password"),
+            false => None,
         }
-        let secrets = self.password.iter().map(|secret| ("password", secret));
-        let properties = self.properties.values();
-        let properties = properties.map(|secret| ("properties", secret));
-        for (key, secret) in secrets.chain(properties) {
-            if let Some(Err(code)) = secret.file().map(|file| places.check(file)) {
-                return wrong(key, code);
-            }
-        }
-        let memory = self.memory.as_bytes();
-        if !(limits::MEMORY_BYTES_MIN..=limits::MEMORY_BYTES_MAX).contains(&memory) {
-            let error = Error::new(Class::Configuration, "jdbc.memory");
-            let error = error.with("least_mib", limits::MEMORY_BYTES_MIN >> 20);
-            return Some((
-                "memory",
-                error.with("most_mib", limits::MEMORY_BYTES_MAX >> 20),
-            ));
-        }
-        if self.sessions == 0 || self.sessions > limits::SESSIONS_MAX {
-            let error = Error::new(Class::Configuration, "jdbc.sessions-number");
-            return Some(("sessions", error.with("most", limits::SESSIONS_MAX)));
-        }
-        let timeout = self.timeout.as_duration();
-        if timeout.is_zero() || timeout > limits::TIMEOUT_MAX {
-            let error = Error::new(Class::Configuration, "jdbc.timeout");
-            return Some((
-                "timeout",
-                error.with("most_s", limits::TIMEOUT_MAX.as_secs()),
-            ));
-        }
-        if self.poll.is_some() && self.query.is_some() {
-            return wrong("query", "jdbc.two-sources");
-        }
-        let rare = |every: Span| every.as_duration() < limits::EVERY_MIN;
-        let every = || {
-            let error = Error::new(Class::Configuration, "jdbc.every");
-            error.with("least_ms", limits::EVERY_MIN.as_millis())
-        };
-        if let Some(query) = &self.query {
-            if query.position.is_some() != query.start.is_some()
-                || query.overlap.is_some() && query.position.is_none()
-            {
-                return wrong("query", "jdbc.query-position");
-            }
-            if query.every.is_some_and(rare) {
-                return Some(("query", every()));
-            }
-            let times = query.at.as_deref().map(CronTimes::read);
-            if times == Some(None) || times.is_some() && query.every.is_some() {
-                return wrong("query", "jdbc.query-at");
-            }
-        }
-        if let Some(poll) = &self.poll {
-            if poll.tables.is_empty() || poll.tables.len() > limits::TABLES_MAX {
-                return wrong("poll", "jdbc.no-tables");
-            }
-            if !poll.tables.iter().all(|table| is_table_name(&table.table)) {
-                return wrong("poll", "connect.table-name");
-            }
-            if rare(poll.every) {
-                return Some(("poll", every()));
-            }
-        }
-        if self.write.as_ref().is_some_and(Write::is_told) {
-            return wrong("write", "jdbc.no-newer");
-        }
-        let write = self.write.as_ref().and_then(Write::check);
-        write.and_then(|code| wrong("write", code))
     }
+
+    fn login(options: &Options, project: &Path, places: &Places) -> Result<DriverLogin, Error> {
+        let read = |secret: &Secret| secret.read(project, places);
+        let drivers = options.driver.paths().iter().map(|driver| {
+            let found = places.resolve(project, &project.join(driver));
+            found.map_err(|refused| match refused {
+                PathRefused::Outside(error) => error,
+                PathRefused::Io(why) => Error::new(Class::Configuration, "jdbc.driver-missing")
+                    .with("file", driver)
+                    .caused_by(why),
+            })
+        });
+        let drivers: Vec<_> = drivers.collect::<Result<_, _>>()?;
+        let password = options.password.as_ref().map(read).transpose()?;
+        let properties = options.properties.iter();
+        let properties = properties.map(|(name, secret)| Ok((name.clone(), read(secret)?)));
+        let properties: BTreeMap<_, _> = properties.collect::<Result<_, Error>>()?;
+        let user = Some(&options.user).filter(|user| !user.is_empty());
+        Ok(DriverLogin {
+            folder: project.to_path_buf(),
+            product: product(&options.url).map(str::to_owned),
+            start: json!({
+                "drivers": drivers, "class": options.class, "url": options.url, "user": user, "password": password,
+                "properties": properties, "codes": codes::by_number(),
+            }),
+            secrets: password
+                .into_iter()
+                .chain(properties.into_values())
+                .collect(),
+            url: options.url.clone(),
+            user: options.user.clone(),
+            none: "jdbc.driver",
+            program: java::command,
+            answers_at_input: false,
+            memory: options.memory.as_bytes(),
+            timeout: options.timeout.as_duration(),
+            sessions: options.sessions,
+        })
+    }
+
+    fn missing() -> Option<Error> {
+        let missing = ["java", "javac"].map(java::find);
+        missing.into_iter().find_map(Result::err)
+    }
+}
+
+/// What the database at an address is called; none where it does not say.
+fn product(url: &str) -> Option<&str> {
+    let kind = url.strip_prefix("jdbc:").unwrap_or(url);
+    Some(match kind.split(':').next()? {
+        "hsqldb" => "hsql",
+        "sqlserver" => "microsoft",
+        "mariadb" => "mysql",
+        "postgresql" | "kingbase8" | "kingbase" => "postgres",
+        other => other,
+    })
 }
 
 /// Whether an address seems to hold a password.
@@ -363,218 +227,6 @@ fn has_password(url: &str) -> bool {
         || small
             .strip_prefix("jdbc:oracle:thin:")
             .is_some_and(in_login)
-}
-
-impl Jdbc {
-    pub(crate) fn new(places: Places) -> Jdbc {
-        Jdbc {
-            places,
-            workers: Mutex::default(),
-        }
-    }
-
-    fn options(&self, spec: &ConnectionSpec) -> Result<Options, Diagnostic> {
-        for key in ["url", "user", "password"] {
-            refuse_placeholder(spec, &[key])?;
-        }
-        let options: Options = spec.options.read()?;
-        match options.fault(&self.places) {
-            None => Ok(options),
-            Some((key, error)) => Err(spec.options.diagnostic(key, error)),
-        }
-    }
-
-    fn opened(&self, spec: &ConnectionSpec) -> Result<Options, Error> {
-        self.options(spec)
-            .map_err(|refused| refused.error().clone())
-    }
-
-    /// The process for these options, shared with all that use it. Blocks on the disk for a moment.
-    fn worker(&self, options: &Options, project: &Arc<Path>) -> Result<Arc<JdbcWorker>, Error> {
-        let read = |secret: &Secret| secret.read(project, &self.places);
-        let drivers = options.driver.paths().iter().map(|driver| {
-            let found = self.places.resolve(project, &project.join(driver));
-            found.map_err(|refused| match refused {
-                PathRefused::Outside(error) => error,
-                PathRefused::Io(why) => Error::new(Class::Configuration, "jdbc.driver-missing")
-                    .with("file", driver)
-                    .caused_by(why),
-            })
-        });
-        let properties = options.properties.iter();
-        let properties = properties.map(|(name, secret)| Ok((name.clone(), read(secret)?)));
-        let login = JdbcLogin {
-            folder: project.to_path_buf(),
-            drivers: drivers.collect::<Result<_, _>>()?,
-            class: options.class.clone(),
-            url: options.url.clone(),
-            user: options.user.clone(),
-            password: options.password.as_ref().map(read).transpose()?,
-            properties: properties.collect::<Result<_, Error>>()?,
-            memory: options.memory.as_bytes(),
-            timeout: options.timeout.as_duration(),
-            sessions: options.sessions,
-        };
-        let mut workers = self.workers.lock();
-        workers.retain(|worker| worker.strong_count() > 0);
-        let known = workers.iter().filter_map(Weak::upgrade);
-        if let Some(worker) = known.into_iter().find(|worker| worker.login == login) {
-            return Ok(worker);
-        }
-        let worker = Arc::new(JdbcWorker::new(login));
-        workers.push(Arc::downgrade(&worker));
-        Ok(worker)
-    }
-}
-
-impl Connector for Jdbc {
-    fn kind(&self) -> &'static str {
-        "jdbc"
-    }
-
-    fn check(&self, spec: &ConnectionSpec) -> Result<Roles, Diagnostic> {
-        let options = self.options(spec)?;
-        options.topic(spec)?;
-        Ok(Roles {
-            source: options.poll.is_some() || options.query.is_some(),
-            sink: options.write.is_some(),
-            service: true,
-        })
-    }
-
-    fn schema(&self) -> serde_json::Value {
-        schemars::schema_for!(Options).to_value()
-    }
-
-    fn warnings(&self, spec: &ConnectionSpec, _: &Project) -> Vec<Diagnostic> {
-        let mut warnings = secret::warnings(spec, &self.secrets(spec));
-        let missing = ["java", "javac"].map(java::find);
-        if let Some(missing) = missing.into_iter().find_map(Result::err) {
-            warnings.push(spec.options.diagnostic("driver", missing).warning());
-        }
-        warnings
-    }
-
-    fn secrets(&self, spec: &ConnectionSpec) -> Vec<LiteralSecret> {
-        let literal = |node: &Node| !matches!(node.value, Value::Map(_) | Value::Null);
-        let secret = |path: &[&str]| LiteralSecret {
-            path: path.iter().map(|key| (*key).to_owned()).collect(),
-            shown: secret::HIDDEN.into(),
-        };
-        let mut secrets = Vec::new();
-        let options = spec.options.node();
-        if options.child("password".into()).is_some_and(literal) {
-            secrets.push(secret(&["password"]));
-        }
-        let Some(properties) = options.child("properties".into()) else {
-            return secrets;
-        };
-        let Value::Map(entries) = &properties.value else {
-            return secrets;
-        };
-        for (key, value) in entries {
-            let name = key.text.to_lowercase();
-            let hidden = ["password", "passwd", "pwd", "secret", "token"];
-            if literal(value) && hidden.iter().any(|word| name.contains(word)) {
-                secrets.push(secret(&["properties", &key.text]));
-            }
-        }
-        secrets
-    }
-
-    fn guarantee(&self) -> Guarantee {
-        Guarantee::ExactlyOnce
-    }
-
-    fn is_database(&self) -> bool {
-        true
-    }
-
-    fn database<'a>(
-        &'a self,
-        spec: &'a ConnectionSpec,
-        context: ServiceContext,
-    ) -> Work<'a, Result<Arc<dyn SqlDatabase>, Error>> {
-        Box::pin(async move {
-            let options = self.opened(spec)?;
-            let worker = self.worker(&options, &context.project_dir)?;
-            let database = JdbcDatabase::new(&context.name, worker, options.dialect);
-            Ok(Arc::new(database) as Arc<dyn SqlDatabase>)
-        })
-    }
-
-    fn survey<'a>(
-        &'a self,
-        spec: &'a ConnectionSpec,
-        project_dir: Arc<Path>,
-        tables: bool,
-    ) -> Work<'a, Result<Survey, Error>> {
-        Box::pin(async move {
-            let options = self.opened(spec)?;
-            let worker = self.worker(&options, &project_dir)?;
-            survey::survey(&worker, tables).await
-        })
-    }
-
-    fn read_table<'a>(
-        &'a self,
-        spec: &'a ConnectionSpec,
-        project_dir: Arc<Path>,
-        read: TableRead,
-    ) -> Work<'a, Result<Box<dyn OrderedRows>, Error>> {
-        Box::pin(async move {
-            let options = self.opened(spec)?;
-            let worker = self.worker(&options, &project_dir)?;
-            let rows = rows::JdbcRows::open(&worker, options.dialect, &read).await?;
-            Ok(Box::new(rows) as Box<dyn OrderedRows>)
-        })
-    }
-
-    fn source<'a>(
-        &'a self,
-        spec: &'a ConnectionSpec,
-        context: SourceContext,
-    ) -> Work<'a, Result<Box<dyn Source>, Error>> {
-        Box::pin(async move {
-            let options = self.opened(spec)?;
-            let topic = options
-                .topic(spec)
-                .map_err(|refused| refused.error().clone())?;
-            if options.poll.is_none() && options.query.is_none() {
-                let error = Error::new(Class::Configuration, "connect.no-source");
-                return Err(error.with("kind", "jdbc"));
-            }
-            let worker = self.worker(&options, &context.project_dir)?;
-            if let Some(poll) = options.poll {
-                let source =
-                    JdbcPollSource::open(worker, options.dialect, poll, &topic, context).await?;
-                return Ok(Box::new(source) as Box<dyn Source>);
-            }
-            let Some(query) = options.query else {
-                let error = Error::new(Class::Configuration, "connect.no-source");
-                return Err(error.with("kind", "jdbc"));
-            };
-            let source = JdbcQuerySource::open(worker, query, &topic, context).await?;
-            Ok(Box::new(source) as Box<dyn Source>)
-        })
-    }
-
-    fn sink<'a>(
-        &'a self,
-        spec: &'a ConnectionSpec,
-        context: SinkContext,
-    ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
-        Box::pin(async move {
-            let mut options = self.opened(spec)?;
-            let Some(write) = options.write.take() else {
-                let error = Error::new(Class::Configuration, "connect.no-sink");
-                return Err(error.with("kind", "jdbc"));
-            };
-            let worker = self.worker(&options, &context.project_dir)?;
-            let sink = JdbcSink::open(worker, options.dialect, write, context).await?;
-            Ok(Box::new(sink) as Box<dyn Sink>)
-        })
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::jdbc_engine::copy_drivers;
+use crate::driver_engine::copy_drivers;
 use crate::servers::{Cut, postgres};
 use crate::subjects::{Subject, Supply, Taker};
 

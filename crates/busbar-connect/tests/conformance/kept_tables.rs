@@ -15,7 +15,7 @@ use busbar_table::{
 use serde_json::json;
 
 use crate::database_lookups::{connection, world};
-use crate::jdbc_engine::Engine;
+use crate::driver_engine::Engine;
 use crate::servers::{Cut, DatabaseServer, mariadb, postgres};
 use crate::world::{World, project};
 
@@ -529,37 +529,39 @@ fn a_replica_that_was_never_there_holds_nothing_up() {
 
 /// Behind a driver no tables are made; one that is there is written and read.
 #[test]
-fn a_table_behind_a_jdbc_driver_is_kept_alike() {
-    let engine = Engine::start("postgres");
-    engine.run("create table kept (k varchar(100) primary key, v bigint, check (v < 100))");
-    let world = World::new(Arc::new(engine.folder));
-    let spec = format!("relational: {{ connection: db, table: kept }}\n{KEYED}");
-    let missing = format!("relational: {{ connection: db, table: missing }}\n{KEYED}");
-    world.apply(&[
-        ("connections/db.yaml", &engine.options),
-        ("tables/there.yaml", &spec),
-        ("tables/missing.yaml", &missing),
-    ]);
-    let table = world.tables.table("there").expect("a table");
-    let given = rows(&[("a", Some(1)), ("b", Some(500)), ("c", None)]);
-    for duplicate in [false, true] {
-        let applied = put(&*table, &given, Some(3));
-        let named: Vec<usize> = applied.rejected.iter().map(|one| one.row).collect();
-        assert_eq!((applied.duplicate, named), (duplicate, vec![1]));
+fn a_table_behind_a_driver_is_kept_alike() {
+    for name in ["postgres", "postgres-odbc"] {
+        let engine = Engine::start(name);
+        engine.run("create table kept (k varchar(100) primary key, v bigint, check (v < 100))");
+        let world = World::new(Arc::new(engine.folder));
+        let spec = format!("relational: {{ connection: db, table: kept }}\n{KEYED}");
+        let missing = format!("relational: {{ connection: db, table: missing }}\n{KEYED}");
+        world.apply(&[
+            ("connections/db.yaml", &engine.options),
+            ("tables/there.yaml", &spec),
+            ("tables/missing.yaml", &missing),
+        ]);
+        let table = world.tables.table("there").expect("a table");
+        let given = rows(&[("a", Some(1)), ("b", Some(500)), ("c", None)]);
+        for duplicate in [false, true] {
+            let applied = put(&*table, &given, Some(3));
+            let named: Vec<usize> = applied.rejected.iter().map(|one| one.row).collect();
+            assert_eq!((applied.duplicate, named), (duplicate, vec![1]));
+        }
+        assert_eq!(table.position("flow:f/0").expect("an answer"), Some(3));
+        let second = rows(&[("a", None), ("c", Some(7))]);
+        let deletes = BooleanArray::from(vec![true, false]);
+        let applied = table.write(&Write {
+            rows: &second,
+            deletes: Some(&deletes),
+            position: None,
+        });
+        assert_eq!(applied.expect("it is written").deleted, 1);
+        assert_eq!(all(&*table, &Scan::default()), ["c|7"]);
+        let missing = world.tables.table("missing").expect("a table");
+        let refused = missing.apply(&given, None).expect_err("there is no table");
+        assert_eq!(refused.code(), "table.database-makes-none");
     }
-    assert_eq!(table.position("flow:f/0").expect("an answer"), Some(3));
-    let second = rows(&[("a", None), ("c", Some(7))]);
-    let deletes = BooleanArray::from(vec![true, false]);
-    let applied = table.write(&Write {
-        rows: &second,
-        deletes: Some(&deletes),
-        position: None,
-    });
-    assert_eq!(applied.expect("it is written").deleted, 1);
-    assert_eq!(all(&*table, &Scan::default()), ["c|7"]);
-    let missing = world.tables.table("missing").expect("a table");
-    let refused = missing.apply(&given, None).expect_err("there is no table");
-    assert_eq!(refused.code(), "table.database-makes-none");
 }
 
 #[test]

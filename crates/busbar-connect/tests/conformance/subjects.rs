@@ -222,6 +222,7 @@ pub fn subjects() -> Vec<Subject> {
         },
         crate::jdbc_subject::subject(),
         crate::mysql_subject::subject(),
+        crate::odbc_subject::subject(),
         crate::postgres_subject::subject(),
         crate::redis_subject::subject(),
         crate::s3_peer::subject(),

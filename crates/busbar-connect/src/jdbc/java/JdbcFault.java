@@ -19,44 +19,8 @@ final class JdbcFault extends SQLException {
     final String kind;
     final String group;
 
-    /** Numbers of databases whose SQLSTATE says too little, as {@code product number...}. */
-    private static final Map<String, String> CODES = new HashMap<>();
-
-    private static void codes(String product, String kind, int... codes) {
-        for (int code : codes) CODES.put(product + code, kind);
-    }
-
-    static {
-        codes("oracle", "value", 1, 1400, 1401, 1407, 1426, 1438, 1722, 1839, 1840, 1841, 1843, 1847, 1858, 1861, 2290, 2291, 2292, 12899);
-        codes("oracle", "for-now", 18, 20, 28, 54, 60, 1012, 1013, 1033, 1034, 1089, 1090, 3113, 3114, 4020, 8177, 12170, 12514, 12516,
-            12519, 12520, 12528, 12537, 12541, 12543, 17002, 17008, 17410, 30006);
-        codes("oracle", "credentials", 1005, 1017, 28000, 28001);
-        codes("oracle", "table", 942);
-        codes("oracle", "column", 904);
-        codes("oracle", "rights", 1031, 1045);
-        codes("microsoft", "value", 220, 241, 242, 245, 248, 515, 547, 2601, 2627, 2628, 8114, 8115, 8152);
-        codes("microsoft", "for-now", 233, 921, 1204, 1205, 1222, 3906, 3960, 3961, 10053, 10054, 10060, 40197, 40501, 40613);
-        codes("microsoft", "credentials", 18452, 18456, 18488);
-        codes("microsoft", "table", 208);
-        codes("microsoft", "column", 207);
-        codes("microsoft", "rights", 229, 230, 262);
-        codes("mysql", "value", 1048, 1062, 1118, 1153, 1169, 1216, 1217, 1242, 1264, 1265, 1292, 1299, 1364, 1366, 1367, 1406, 1411, 1416,
-            1451, 1452, 1525, 1586, 1644, 1690, 3140, 3156, 3819, 3854, 4025);
-        codes("mysql", "for-now", 1021, 1030, 1037, 1038, 1040, 1041, 1053, 1077, 1114, 1158, 1159, 1160, 1161, 1180, 1203, 1205, 1206, 1213,
-            1226, 1290, 1317, 1836, 1927, 1969, 3024, 3572);
-        codes("mysql", "credentials", 1045, 1698);
-        codes("mysql", "table", 1146);
-        codes("mysql", "column", 1054);
-        codes("mysql", "rights", 1044, 1142, 1143, 1227);
-        // A file that another process has open, and databases that are being closed.
-        codes("h2", "for-now", 50200, 90007, 90008, 90020, 90028, 90067, 90098, 90121);
-        codes("h2", "table", 42102, 42103, 42104);
-        codes("h2", "column", 42122);
-        codes("h2", "rights", 90096);
-        codes("hsql", "table", -5501);
-        codes("hsql", "for-now", -451, -458, -1303, -4861);
-        codes("hsql", "credentials", -4000, -4001);
-    }
+    /** Numbers of databases whose SQLSTATE says too little, as the node knows them: {@code product number}. */
+    static final Map<String, Object> CODES = new HashMap<>();
 
     JdbcFault(String kind, String group, String said) {
         super(said);
@@ -112,7 +76,7 @@ final class JdbcFault extends SQLException {
 
     private static String kind(SQLException error, String product) {
         String state = error.getSQLState() == null ? "" : error.getSQLState();
-        String known = CODES.get(product + error.getErrorCode());
+        String known = (String) CODES.get(product + error.getErrorCode());
         // HSQLDB has one number for all that is missing, and says which.
         if (known != null && product.equals("hsql") && known.equals("table") && !state.equals("42501") && !state.startsWith("42S")) known = null;
         if (known != null) return known;

@@ -94,6 +94,7 @@ public final class JdbcWorker {
     }
 
     private static void start(Map<String, Object> frame) throws Exception {
+        JdbcFault.CODES.putAll(object(frame.get("codes")));
         List<?> jars = (List<?>) frame.get("drivers");
         URL[] urls = new URL[jars.size()];
         for (int i = 0; i < urls.length; i++) urls[i] = new File((String) jars.get(i)).toURI().toURL();

@@ -1,0 +1,353 @@
+//! The worker with the ODBC drivers: the node's own program, started anew, which loads the driver manager.
+//!
+//! Drivers are libraries in C. They may crash, leak or hang, which is why they are in no process with anything else: this one
+//! may be ended at any time, and what it had not committed is rolled back by the database. It takes requests from the socket
+//! at its input and answers there, a line of JSON each, as `driver::frame` says. Each session is one connection with a thread
+//! of its own, and has one request at a time.
+
+mod fault;
+mod handle;
+mod kind;
+mod library;
+mod limits;
+mod moment;
+mod parameters;
+mod rows;
+mod session;
+mod tables;
+mod write;
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use serde::Deserialize;
+
+use crate::driver::limits::PROTOCOL_VERSION;
+use fault::Fault;
+use handle::{Environment, Running};
+use library::Library;
+use limits::{END_MILLIS, OWN_BYTES, REQUEST_BYTES_MAX, STACK_BYTES};
+use rows::json;
+use session::{Session, Target};
+
+/// The argument by which the program becomes this worker.
+pub const ODBC_HOST: &str = "odbc_host";
+
+#[derive(Deserialize)]
+struct Start {
+    /// The driver manager's file.
+    library: String,
+    /// What the manager finds the driver and the database by, with the password.
+    connection: String,
+    /// What the database is called, where the address says so.
+    product: Option<String>,
+    /// Bytes of memory for the drivers.
+    memory: u64,
+    sessions: u64,
+}
+
+/// A frame of the node, as far as this thread reads it.
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(default)]
+    id: u64,
+    #[serde(default)]
+    session: u64,
+    #[serde(default)]
+    deadline_ms: u64,
+    #[serde(borrow, rename = "do", default)]
+    what: Cow<'a, str>,
+}
+
+/// What a session is asked for.
+struct Ask {
+    id: u64,
+    what: String,
+    frame: Vec<u8>,
+    deadline: Duration,
+}
+
+/// A session's thread.
+struct Worker {
+    asks: mpsc::Sender<Ask>,
+    running: Arc<Running>,
+    thread: JoinHandle<()>,
+}
+
+/// Runs the worker until the node ends it. The socket to the node is its input.
+pub fn run_odbc_host() -> ExitCode {
+    let Some(node) = node() else {
+        return ExitCode::FAILURE;
+    };
+    let Ok(input) = node.try_clone() else {
+        return ExitCode::FAILURE;
+    };
+    let mut input = BufReader::with_capacity(256 << 10, input);
+    let node: Node = Arc::new(Mutex::new(node));
+    let Some(first) = next_line(&mut input) else {
+        return ExitCode::FAILURE;
+    };
+    let (environment, target) = match start(&first) {
+        Ok(started) => started,
+        Err(fault) => {
+            let mut line = b"{\"type\":\"failed\",\"fault\":".to_vec();
+            json(&fault, &mut line);
+            send(&node, line);
+            return ExitCode::SUCCESS;
+        }
+    };
+    drop(first);
+    send(
+        &node,
+        format!(r#"{{"type":"ready","protocol":{PROTOCOL_VERSION}"#).into_bytes(),
+    );
+    let mut sessions: HashMap<u64, Worker> = HashMap::new();
+    while let Some(frame) = next_line(&mut input) {
+        let Ok(head) = serde_json::from_slice::<Head<'_>>(&frame) else {
+            break;
+        };
+        let (kind, number, what) = (head.kind.into_owned(), head.session, head.what.into_owned());
+        let (id, deadline) = (head.id, Duration::from_millis(head.deadline_ms));
+        match kind.as_str() {
+            "ask" => {
+                if !sessions.contains_key(&number) {
+                    let Some(worker) = Worker::start(&environment, &target, &node) else {
+                        break;
+                    };
+                    sessions.insert(number, worker);
+                }
+                if let Some(worker) = sessions.get(&number) {
+                    // A thread that has ended has ended this process.
+                    let _ = worker.asks.send(Ask {
+                        id,
+                        what,
+                        frame,
+                        deadline,
+                    });
+                }
+            }
+            "close" => {
+                if let Some(worker) = sessions.remove(&number) {
+                    worker.running.cancel();
+                }
+            }
+            "ping" => send(&node, b"{\"type\":\"pong\"".to_vec()),
+            _ => {}
+        }
+    }
+    // The node has gone, or wants this to end.
+    end(sessions)
+}
+
+/// Ends sessions in good order, and the process in any case. Nothing that drivers run at the end of a process is run.
+fn end(sessions: HashMap<u64, Worker>) -> ! {
+    let until = Instant::now() + Duration::from_millis(END_MILLIS);
+    let mut threads = Vec::new();
+    for worker in sessions.into_values() {
+        worker.running.cancel();
+        threads.push(worker.thread);
+    }
+    while Instant::now() < until && threads.iter().any(|thread| !thread.is_finished()) {
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+    // SAFETY: the process ends without running anything else.
+    unsafe { libc::_exit(0) }
+}
+
+/// Where answers go.
+type Node = Arc<Mutex<UnixStream>>;
+
+/// The socket at the process' input, which is nobody else's from now on: what drivers read is empty, and what they print goes
+/// to the log.
+fn node() -> Option<UnixStream> {
+    let input: OwnedFd = std::io::stdin().as_fd().try_clone_to_owned().ok()?;
+    let socket = UnixStream::from(input);
+    socket.peer_addr().ok()?;
+    let nothing = std::fs::File::open("/dev/null").ok()?;
+    // SAFETY: all of these are open files of this process.
+    let moved = unsafe { libc::dup2(nothing.as_raw_fd(), 0) >= 0 && libc::dup2(2, 1) >= 0 };
+    moved.then_some(socket)
+}
+
+fn next_line(input: &mut impl BufRead) -> Option<Vec<u8>> {
+    let mut line = Vec::new();
+    let most = REQUEST_BYTES_MAX as u64 + 1;
+    input
+        .by_ref()
+        .take(most)
+        .read_until(b'\n', &mut line)
+        .ok()?;
+    (line.pop() == Some(b'\n')).then_some(line)
+}
+
+/// Sends a frame, an object of JSON without its end.
+fn send(node: &Node, mut frame: Vec<u8>) {
+    frame.extend_from_slice(b"}\n");
+    if node.lock().write_all(&frame).is_err() {
+        // The node has gone.
+        // SAFETY: the process ends without running anything else.
+        unsafe { libc::_exit(1) }
+    }
+}
+
+/// Loads the driver manager, within the memory that there is for drivers.
+fn start(frame: &[u8]) -> Result<(Arc<Environment>, Arc<Target>), Fault> {
+    let start: Start =
+        serde_json::from_slice(frame).map_err(|why| Fault::new("worker", why.to_string()))?;
+    let stacks = start
+        .sessions
+        .saturating_add(2)
+        .saturating_mul(STACK_BYTES as u64);
+    let memory = start
+        .memory
+        .saturating_add(stacks)
+        .saturating_add(OWN_BYTES);
+    limit(libc::RLIMIT_DATA, memory);
+    // The memory of a process that has crashed would be a file with the password.
+    limit(libc::RLIMIT_CORE, 0);
+    let name = CString::new(start.library.as_str())
+        .map_err(|_| Fault::new("library", start.library.replace('\0', "")))?;
+    let library = Library::load(&name).map_err(|missing| Fault::new("library", missing.library))?;
+    let environment = Arc::new(Environment::new(library)?);
+    let target = Target {
+        string: start.connection.encode_utf16().collect(),
+        product: start.product.unwrap_or_default(),
+    };
+    Ok((environment, Arc::new(target)))
+}
+
+fn limit(resource: libc::__rlimit_resource_t, most: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: most,
+        rlim_max: most,
+    };
+    // SAFETY: the limit is valid for the call. One that is higher than what the process has is refused, and that one stays.
+    let _ = unsafe { libc::setrlimit(resource, &raw const limit) };
+}
+
+impl Worker {
+    fn start(environment: &Arc<Environment>, target: &Arc<Target>, node: &Node) -> Option<Worker> {
+        let (asks, incoming) = mpsc::channel::<Ask>();
+        let running = Arc::new(Running::default());
+        let (environment, target) = (Arc::clone(environment), Arc::clone(target));
+        let (node, of_session) = (Arc::clone(node), Arc::clone(&running));
+        let thread = Builder::new().stack_size(STACK_BYTES).spawn(move || {
+            let mut session = Session::new(environment, target, Arc::clone(&of_session));
+            for ask in incoming {
+                answer(&mut session, &ask, &of_session, &node);
+            }
+        });
+        Some(Worker {
+            asks,
+            running,
+            thread: thread.ok()?,
+        })
+    }
+}
+
+/// Does what a session is asked for, and answers.
+fn answer(session: &mut Session, ask: &Ask, running: &Arc<Running>, node: &Node) {
+    let mut line = format!(r#"{{"type":"answer","id":{},"result":"#, ask.id).into_bytes();
+    let head = line.len() - "\"result\":".len();
+    running.begin();
+    let seconds = usize::try_from(ask.deadline.as_secs())
+        .unwrap_or(usize::MAX)
+        .max(1);
+    let deadline = Deadline::set(ask.deadline, running);
+    let answered = session.answer(&ask.what, &ask.frame, seconds, &mut line);
+    drop(deadline);
+    if let Err(mut fault) = answered {
+        if running.is_late() {
+            fault = Fault::new("timeout", fault.said);
+        }
+        line.truncate(head);
+        line.extend_from_slice(b"\"fault\":");
+        json(&fault, &mut line);
+    }
+    send(node, line);
+}
+
+/// A request's deadline, after which its statement is given up. It is over when it is dropped.
+struct Deadline(u64);
+
+/// Those that are set, by number, and the thread that waits for them.
+#[derive(Default)]
+struct Clock {
+    deadlines: Mutex<(u64, HashMap<u64, (Instant, Arc<Running>)>)>,
+    changed: Condvar,
+}
+
+fn clock() -> &'static Clock {
+    static CLOCK: OnceLock<Clock> = OnceLock::new();
+    CLOCK.get_or_init(|| {
+        // The node kills the process where this thread is missing.
+        let _ = Builder::new()
+            .stack_size(STACK_BYTES)
+            .spawn(|| clock().run());
+        Clock::default()
+    })
+}
+
+impl Clock {
+    fn run(&self) {
+        let mut deadlines = self.deadlines.lock();
+        loop {
+            let now = Instant::now();
+            let late: Vec<u64> = deadlines
+                .1
+                .iter()
+                .filter(|(_, (at, _))| *at <= now)
+                .map(|(number, _)| *number)
+                .collect();
+            let late: Vec<_> = late
+                .iter()
+                .filter_map(|number| deadlines.1.remove(number))
+                .collect();
+            if !late.is_empty() {
+                // Requests begin and end while drivers give statements up.
+                parking_lot::MutexGuard::unlocked(&mut deadlines, || {
+                    late.iter().for_each(|(_, running)| running.cancel_late());
+                });
+                continue;
+            }
+            let next = deadlines.1.values().map(|(at, _)| *at).min();
+            match next {
+                Some(at) => drop(self.changed.wait_until(&mut deadlines, at)),
+                None => self.changed.wait(&mut deadlines),
+            }
+        }
+    }
+}
+
+impl Deadline {
+    fn set(after: Duration, running: &Arc<Running>) -> Deadline {
+        let clock = clock();
+        let mut deadlines = clock.deadlines.lock();
+        deadlines.0 += 1;
+        let number = deadlines.0;
+        let at = Instant::now()
+            .checked_add(after)
+            .unwrap_or_else(Instant::now);
+        deadlines.1.insert(number, (at, Arc::clone(running)));
+        clock.changed.notify_one();
+        Deadline(number)
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        clock().deadlines.lock().1.remove(&self.0);
+    }
+}
