@@ -212,14 +212,21 @@ impl DriverKind for OdbcKind {
         }
         let memory = options.memory.as_bytes();
         let product = driver(&pairs).and_then(address::product);
-        let mut keywords = pairs.iter().map(|(keyword, _)| keyword);
-        let is_protocol = |keyword: &String| keyword.eq_ignore_ascii_case("protocol");
-        if product == Some("postgres")
-            && !keywords.any(is_protocol)
-            && !options.properties.keys().any(is_protocol)
-        {
+        let needed = match product {
             // Else the driver ends the transaction when a statement fails, and with it the savepoint to go back to.
-            address::write("Protocol", "7.4-0", &mut whole);
+            Some("postgres") => Some(("Protocol", "7.4-0")),
+            // Else rows that have their values already are not counted as found.
+            Some("mysql") => Some(("Option", "2")),
+            _ => None,
+        };
+        if let Some((keyword, value)) = needed {
+            let mut said = pairs
+                .iter()
+                .map(|(said, _)| said)
+                .chain(options.properties.keys());
+            if !said.any(|said| said.eq_ignore_ascii_case(keyword)) {
+                address::write(keyword, value, &mut whole);
+            }
         }
         Ok(DriverLogin {
             folder: project.to_path_buf(),

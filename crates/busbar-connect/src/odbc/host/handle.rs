@@ -173,6 +173,11 @@ impl Connection {
         self.checked(set)
     }
 
+    /// Whether the driver has no functions for wide characters. The driver manager would cut each character to a byte.
+    fn is_narrow(&self) -> bool {
+        self.product == "sqlite"
+    }
+
     /// Whether each statement is a transaction of its own.
     pub fn set_autocommit(&self, on: bool) -> Result<(), Fault> {
         self.attribute(odbc::ATTR_AUTOCOMMIT, usize::from(on))
@@ -338,11 +343,28 @@ impl Statement {
 
     /// Has a statement prepared.
     pub fn prepare(&self, sql: &str) -> Result<(), Fault> {
+        let library = self.library();
+        self.stated(sql, library.SQLPrepare, library.SQLPrepareW)
+    }
+
+    /// Gives a statement to one of two functions: the first takes it in UTF-8, the second in UTF-16.
+    fn stated(
+        &self,
+        sql: &str,
+        narrow: unsafe extern "C" fn(Handle, *const u8, i32) -> i16,
+        wide: unsafe extern "C" fn(Handle, *const u16, i32) -> i16,
+    ) -> Result<(), Fault> {
+        if self.connection.is_narrow() {
+            let length = length(sql.len())?;
+            // SAFETY: the text is valid for the call, with its length.
+            let done = self.running(|| unsafe { narrow(self.handle, sql.as_ptr(), length) });
+            return done.map(drop);
+        }
         let sql: Vec<u16> = sql.encode_utf16().collect();
-        let length = length(&sql)?;
+        let length = length(sql.len())?;
         // SAFETY: the text is valid for the call, with its length.
-        self.running(|| unsafe { (self.library().SQLPrepareW)(self.handle, sql.as_ptr(), length) })
-            .map(drop)
+        let done = self.running(|| unsafe { wide(self.handle, sql.as_ptr(), length) });
+        done.map(drop)
     }
 
     /// Executes what is prepared.
@@ -354,13 +376,8 @@ impl Statement {
 
     /// Executes a statement without parameters.
     pub fn direct(&self, sql: &str) -> Result<(), Fault> {
-        let sql: Vec<u16> = sql.encode_utf16().collect();
-        let length = length(&sql)?;
-        // SAFETY: the text is valid for the call, with its length.
-        self.running(|| unsafe {
-            (self.library().SQLExecDirectW)(self.handle, sql.as_ptr(), length)
-        })
-        .map(drop)
+        let library = self.library();
+        self.stated(sql, library.SQLExecDirect, library.SQLExecDirectW)
     }
 
     /// The tables that fit: patterns but for the catalogue.
@@ -718,8 +735,8 @@ impl Argument {
     }
 }
 
-fn length(sql: &[u16]) -> Result<i32, Fault> {
-    i32::try_from(sql.len()).map_err(|_| Fault::new("refused", "the statement is too long"))
+fn length(units: usize) -> Result<i32, Fault> {
+    i32::try_from(units).map_err(|_| Fault::new("refused", "the statement is too long"))
 }
 
 /// What a function returned, or the failure.

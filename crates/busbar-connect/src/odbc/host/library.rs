@@ -56,6 +56,7 @@ library! {
         SQLDisconnect(Handle);
         SQLDriverConnectW(Handle, Handle, *const u16, i16, *mut u16, i16, *mut i16, u16);
         SQLEndTran(i16, Handle, i16);
+        SQLExecDirect(Handle, *const u8, i32);
         SQLExecDirectW(Handle, *const u16, i32);
         SQLExecute(Handle);
         SQLFetch(Handle);
@@ -65,6 +66,7 @@ library! {
         SQLGetDiagRecW(i16, Handle, i16, *mut u16, *mut i32, *mut u16, i16, *mut i16);
         SQLGetInfoW(Handle, u16, Handle, i16, *mut i16);
         SQLNumResultCols(Handle, *mut i16);
+        SQLPrepare(Handle, *const u8, i32);
         SQLPrepareW(Handle, *const u16, i32);
         SQLPrimaryKeysW(Handle, *const u16, i16, *const u16, i16, *const u16, i16);
         SQLRowCount(Handle, *mut isize);

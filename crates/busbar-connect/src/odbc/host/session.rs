@@ -30,6 +30,8 @@ pub struct Session {
     running: Arc<Running>,
     // Before the connection, which has to outlive its statements.
     reading: Option<Rows>,
+    /// Rows that may still come of it; not every driver keeps to the number that it is told.
+    left: usize,
     open: Option<Open>,
 }
 
@@ -123,6 +125,7 @@ impl Session {
             target,
             running,
             reading: None,
+            left: 0,
             open: None,
         }
     }
@@ -264,6 +267,7 @@ impl Session {
             return Ok(());
         }
         self.reading = Some(Rows::of(statement, open.abilities, query.fetch, bound)?);
+        self.left = query.most.unwrap_or(usize::MAX);
         self.page(query.rows, query.bytes, true, out)
     }
 
@@ -292,12 +296,13 @@ impl Session {
             if count > 0 {
                 out.push(b',');
             }
-            if !rows.next(out)? {
+            if self.left == 0 || !rows.next(out)? {
                 more = false;
                 out.truncate(out.len() - usize::from(count > 0));
                 break;
             }
             count += 1;
+            self.left -= 1;
         }
         out.extend_from_slice(b"],\"more\":");
         put(&more, out);
@@ -450,8 +455,12 @@ impl Session {
             self.opened()?.connection.rollback()?;
             return Ok(false);
         }
-        self.update(&write.insert, &[producer(), position()])?;
-        Ok(true)
+        match self.update(&write.insert, &[producer(), position()]) {
+            Ok(_) => Ok(true),
+            // It is there: another has made it meanwhile, or the driver counts rows that it did not have to change as none.
+            Err(fault) if fault.is_about_rows() => Err(Fault::new("for-now", fault.said)),
+            Err(fault) => Err(fault),
+        }
     }
 
     /// Keeps the rows that were refused in the transaction that [`Session::write`] has left open, and commits it.
