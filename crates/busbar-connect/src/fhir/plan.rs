@@ -145,7 +145,7 @@ impl FhirPlan {
                     Op::Nothing => return Ok(None),
                     Op::Truncate => return Err(wrong("fhir.truncate")),
                     Op::Delete => true,
-                    Op::Insert | Op::Upsert | Op::Update => false,
+                    Op::Insert | Op::Upsert | Op::Update | Op::Read | Op::Returned => false,
                 }
             }
         };
