@@ -20,9 +20,10 @@ import jakarta.xml.ws.soap.MTOM;
 import java.math.BigDecimal;
 import java.util.ArrayList;
 import java.util.List;
-import javax.xml.namespace.QName;
 import org.apache.cxf.binding.soap.Soap11;
+import org.apache.cxf.binding.soap.Soap12;
 import org.apache.cxf.binding.soap.SoapFault;
+import org.apache.cxf.binding.soap.SoapVersion;
 import org.w3c.dom.Document;
 import org.w3c.dom.Element;
 
@@ -71,8 +72,8 @@ public class Server {
     }
 
     /** A fault of the caller with a detail. */
-    static SoapFault nobody(long pid) {
-        SoapFault fault = new SoapFault("nobody has the number " + pid, Soap11.getInstance().getSender());
+    static SoapFault nobody(long pid, SoapVersion version) {
+        SoapFault fault = new SoapFault("nobody has the number " + pid, version.getSender());
         Element detail = fault.getOrCreateDetail();
         Document document = detail.getOwnerDocument();
         Element inner = document.createElementNS("urn:cxf:fault", "f:number");
@@ -89,7 +90,7 @@ public class Server {
                 @WebParam(name = "pid", targetNamespace = NAMESPACE) long pid,
                 @WebParam(name = "session", header = true, targetNamespace = NAMESPACE) Session session) {
             if (pid > 5) {
-                throw nobody(pid);
+                throw nobody(pid, Soap11.getInstance());
             }
             String who = session == null ? "nobody" : session.user + " " + session.id;
             return patient(pid, who + " <王> " + pid);
@@ -114,7 +115,7 @@ public class Server {
         @WebResult(name = "twice")
         public int twice(@WebParam(name = "n") int n) {
             if (n > 5) {
-                throw nobody(n);
+                throw nobody(n, Soap12.getInstance());
             }
             return 2 * n;
         }
