@@ -253,14 +253,21 @@ pub fn text_of(resource: &str, name: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn versions(
-        entries: &str,
-    ) -> Result<Vec<(String, String, &'static str, Option<String>)>, usize> {
+    /// Type and id, change and version of each.
+    fn versions(entries: &str) -> Result<Vec<String>, usize> {
         let text = format!(r#"{{"resourceType":"Bundle","type":"history","entry":[{entries}]}}"#);
         let page: Page<'_> = serde_json::from_str(&text).expect("a page");
         let versions = page.versions()?.into_iter();
         Ok(versions
-            .map(|v| (v.resource_type, v.id, v.change.as_str(), v.version))
+            .map(|v| {
+                let version = v.version.as_deref().unwrap_or("-");
+                format!(
+                    "{}/{} {} {version}",
+                    v.resource_type,
+                    v.id,
+                    v.change.as_str()
+                )
+            })
             .collect())
     }
 
@@ -274,24 +281,14 @@ mod tests {
                {"request":{"method":"DELETE","url":"http://x/fhir/Patient/c"},"response":{"etag":"W/\"2\""}},
                {"resource":{"resourceType":"Patient","id":"d"}}"#,
         );
-        let told = |id: &str, change, version: Option<&str>| {
-            (
-                "Patient".to_owned(),
-                id.to_owned(),
-                change,
-                version.map(str::to_owned),
-            )
-        };
-        assert_eq!(
-            read,
-            Ok(vec![
-                told("a", "update", Some("3")),
-                told("b", "insert", Some("1")),
-                told("a", "delete", Some("4")),
-                told("c", "delete", Some("2")),
-                told("d", "read", None),
-            ])
-        );
+        let told = [
+            "Patient/a update 3",
+            "Patient/b insert 1",
+            "Patient/a delete 4",
+            "Patient/c delete 2",
+            "Patient/d read -",
+        ];
+        assert_eq!(read, Ok(told.map(str::to_owned).to_vec()));
         for strange in [
             r#"{}"#,
             r#"{"resource":{"id":"a"}}"#,
