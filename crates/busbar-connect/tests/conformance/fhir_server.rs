@@ -35,21 +35,16 @@ fn write(
     position: u64,
     rows_: &[(&str, &str, &str)],
 ) -> Vec<(usize, String)> {
-    let column = |value: fn(&(&'static str, &'static str, &'static str)) -> &'static str,
-                  all: &[(&'static str, &'static str, &'static str)]| {
-        texts(&all.iter().map(value).collect::<Vec<_>>())
+    let column = |at: usize| {
+        let values = rows_.iter().map(|row| [row.0, row.1, row.2][at]);
+        texts(&values.collect::<Vec<_>>())
     };
-    // Texts of the test live as long as it does.
-    let all: Vec<(&'static str, &'static str, &'static str)> = rows_
-        .iter()
-        .map(|(a, b, c)| (leak(a), leak(b), leak(c)))
-        .collect();
     let delivery = rows(
         position,
         vec![
-            ("change", column(|row| row.0, &all)),
-            ("pid", column(|row| row.1, &all)),
-            ("family", column(|row| row.2, &all)),
+            ("change", column(0)),
+            ("pid", column(1)),
+            ("family", column(2)),
         ],
     );
     let text = connection(
@@ -66,10 +61,6 @@ fn write(
             .map(|(row, error)| (row, error.to_string()))
             .collect()
     })
-}
-
-fn leak(text: &str) -> &'static str {
-    Box::leak(text.to_owned().into_boxed_str())
 }
 
 #[test]
