@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Json, JsonBody, Path, Query, blocking};
+use super::{Json, JsonBody, Path, PathPair, Query, blocking};
 use crate::actor::Actor;
 use crate::answer::{Answer, Refusal};
 use crate::app::App;
