@@ -98,7 +98,8 @@ impl Part {
             parameters: parameters.to_vec(),
             statement: None,
             bound: Bound::default(),
-            arrays: true,
+            // SQLite's driver takes arrays, and loses bytes of all rows but the last.
+            arrays: taking != Taking::Sqlite,
         };
         let values = part.columns.iter().enumerate();
         let values =
