@@ -29,6 +29,13 @@ pub struct Diagnostic {
     severity: Severity,
 }
 
+/// What is wrong, without its place: for errors that are told where no file is shown.
+impl From<Diagnostic> for Error {
+    fn from(diagnostic: Diagnostic) -> Error {
+        Arc::unwrap_or_clone(diagnostic.error)
+    }
+}
+
 impl Diagnostic {
     /// An error about `span` (bytes of `text`) of `file`.
     pub fn new(file: &str, text: &str, span: Range<usize>, error: Error) -> Diagnostic {

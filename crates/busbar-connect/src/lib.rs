@@ -27,6 +27,7 @@ mod odbc;
 mod places;
 mod postgres;
 mod redis;
+mod relational;
 mod s3;
 mod schedule;
 mod scram;
@@ -39,6 +40,7 @@ mod topic;
 use std::sync::Arc;
 
 use busbar_connector::{Connector, Connectors};
+use busbar_event::{Class, Error};
 
 pub use odbc::{ODBC_HOST, run_odbc_host};
 pub use places::Places;
@@ -73,4 +75,14 @@ pub fn registry_with(places: &Places) -> Connectors {
         Arc::new(soap::Soap::new(places.clone())),
         Arc::new(sqlserver::Sqlserver::new(places.clone())),
     ])
+}
+
+/// A connection of this kind is no source with the options that it has.
+fn lacks_source(kind: &str) -> Error {
+    Error::new(Class::Configuration, "connect.no-source").with("kind", kind)
+}
+
+/// A connection of this kind is no sink with the options that it has.
+fn lacks_sink(kind: &str) -> Error {
+    Error::new(Class::Configuration, "connect.no-sink").with("kind", kind)
 }

@@ -77,6 +77,8 @@ pub const MLLP_STRANGERS_MAX: usize = 16;
 pub const MLLP_VALUES_MAX: usize = 1024;
 /// Characters of the reason in an answer that are shown.
 pub const MLLP_EXCERPT_CHARS_MAX: usize = 200;
+/// The longest timeout of a statement that may be configured for a SQL database with a protocol of its own.
+pub const STATEMENT_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Rows of a transaction that are published as one batch. A transaction with more is published in pieces.
 pub const TRANSACTION_ROWS: usize = 8_192;
 /// Bytes of these rows.

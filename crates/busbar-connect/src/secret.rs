@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::Path;
 
 use busbar_catalog::{ConnectionSpec, Diagnostic, Value};
-use busbar_connector::LiteralSecret;
+use busbar_connector::{HIDDEN, LiteralSecret};
 use busbar_event::{Class, Error, quote};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -93,9 +93,6 @@ fn read_file(path: &Path, project: &Path, places: &Places) -> Result<String, Err
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// What is shown in the place of a secret.
-pub(crate) const HIDDEN: &str = "(hidden)";
-
 /// The first part of a text that looks as if it were replaced by a variable, such as `{{env.TOKEN}}` or `${TOKEN}`.
 /// Nothing of the kind is replaced in options, so that it would be sent as it is.
 pub(crate) fn placeholder(text: &str) -> Option<&str> {
@@ -135,6 +132,23 @@ pub(crate) fn refuse_placeholder(spec: &ConnectionSpec, path: &[&str]) -> Result
             Err(spec.options.diagnostic_at(node, error))
         }
     }
+}
+
+/// The secrets that stand in the file at these places of the options.
+pub(crate) fn literals(spec: &ConnectionSpec, places: &[&[&str]]) -> Vec<LiteralSecret> {
+    let paths = places.iter().map(|place| {
+        let keys = place.iter().map(|key| (*key).to_owned());
+        keys.collect::<Vec<_>>()
+    });
+    let literal = |path: &Vec<String>| {
+        let node = spec.options.at(path);
+        node.is_some_and(|node| !matches!(node.value, Value::Map(_) | Value::Null))
+    };
+    let secrets = paths.filter(literal).map(|path| LiteralSecret {
+        path,
+        shown: HIDDEN.into(),
+    });
+    secrets.collect()
 }
 
 /// A warning about each secret that is written in the file.

@@ -326,6 +326,9 @@ impl Survey {
     }
 }
 
+/// What is shown in the place of a secret.
+pub const HIDDEN: &str = "(hidden)";
+
 /// A secret that stands in a connection's file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiteralSecret {

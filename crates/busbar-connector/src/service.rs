@@ -6,12 +6,12 @@ use arrow::datatypes::Schema;
 use busbar_catalog::PathItem;
 use busbar_event::Error;
 use busbar_event::format::SchemaSpec;
-use busbar_log::Clock;
+use busbar_log::{Clock, SystemClock};
 use bytes::Bytes;
 use http::HeaderMap;
 
-use crate::Work;
 use crate::database::SqlStatement;
+use crate::{SinkContext, SourceContext, Work};
 
 /// Carries requests to another system. Any number of requests may be under way at a time.
 pub trait Service: Send + Sync {
@@ -206,6 +206,37 @@ pub struct ServiceContext {
     pub project_dir: Arc<std::path::Path>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
+}
+
+impl ServiceContext {
+    /// For a look at the other side on which no events depend: without a name, by the system's clock.
+    pub fn unnamed(project_dir: Arc<std::path::Path>) -> ServiceContext {
+        ServiceContext {
+            name: "".into(),
+            project_dir,
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+impl From<&SourceContext> for ServiceContext {
+    fn from(context: &SourceContext) -> ServiceContext {
+        ServiceContext {
+            name: Arc::clone(&context.name),
+            project_dir: Arc::clone(&context.project_dir),
+            clock: Arc::clone(&context.clock),
+        }
+    }
+}
+
+impl From<&SinkContext> for ServiceContext {
+    fn from(context: &SinkContext) -> ServiceContext {
+        ServiceContext {
+            name: Arc::clone(&context.name),
+            project_dir: Arc::clone(&context.project_dir),
+            clock: Arc::clone(&context.clock),
+        }
+    }
 }
 
 /// What is wrong with a `call` step.

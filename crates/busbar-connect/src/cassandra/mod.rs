@@ -27,7 +27,7 @@ mod table;
 use std::sync::Arc;
 
 use busbar_bus::Span;
-use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Value};
+use busbar_catalog::{ConnectionSpec, Diagnostic, Project};
 use busbar_connector::limits::{POOL_SESSIONS, POOL_SESSIONS_MAX};
 use busbar_connector::{
     Connector, Guarantee, LiteralSecret, Roles, ServiceContext, Sink, SinkContext, Source,
@@ -44,6 +44,7 @@ use crate::schedule::{CronTimes, RunSchedule};
 use crate::secret::{self, Secret, refuse_placeholder};
 use crate::tls::Tls;
 use crate::topic::TopicTemplate;
+use crate::{lacks_sink, lacks_source};
 use database::CassandraDatabase;
 use link::CassandraServer;
 use sink::CassandraSink;
@@ -408,13 +409,7 @@ impl Connector for Cassandra {
     }
 
     fn secrets(&self, spec: &ConnectionSpec) -> Vec<LiteralSecret> {
-        let password = spec.options.node().child("password".into());
-        let literal = password.filter(|node| !matches!(node.value, Value::Map(_) | Value::Null));
-        let secret = literal.map(|_| LiteralSecret {
-            path: vec!["password".into()],
-            shown: secret::HIDDEN.into(),
-        });
-        secret.into_iter().collect()
+        secret::literals(spec, &[&["password"]])
     }
 
     fn guarantee(&self) -> Guarantee {
@@ -435,8 +430,7 @@ impl Connector for Cassandra {
         context: ServiceContext,
     ) -> Work<'a, Result<Arc<dyn SqlDatabase>, Error>> {
         Box::pin(async move {
-            let options = self.options(spec);
-            let options = options.map_err(|refused| refused.error().clone())?;
+            let options = self.options(spec)?;
             let server = self.server(&options, &context.project_dir)?;
             let database = CassandraDatabase::new(&context.name, server, options.sessions);
             Ok(Arc::new(database) as Arc<dyn SqlDatabase>)
@@ -450,8 +444,7 @@ impl Connector for Cassandra {
         tables: bool,
     ) -> Work<'a, Result<Survey, Error>> {
         Box::pin(async move {
-            let options = self.options(spec);
-            let options = options.map_err(|refused| refused.error().clone())?;
+            let options = self.options(spec)?;
             let server = self.server(&options, &project_dir)?;
             survey::survey(&server, tables).await
         })
@@ -463,14 +456,10 @@ impl Connector for Cassandra {
         context: SourceContext,
     ) -> Work<'a, Result<Box<dyn Source>, Error>> {
         Box::pin(async move {
-            let told = |refused: Diagnostic| refused.error().clone();
-            let options = self.options(spec).map_err(told)?;
+            let options = self.options(spec)?;
             let server = self.server(&options, &context.project_dir)?;
-            let Some(query) = options.query else {
-                let error = Error::new(Class::Configuration, "connect.no-source");
-                return Err(error.with("kind", self.kind()));
-            };
-            let topic = self.topic(spec).map_err(told)?;
+            let query = options.query.ok_or_else(|| lacks_source(self.kind()))?;
+            let topic = self.topic(spec)?;
             let source = CassandraSource::new(server, query, &topic, &context);
             Ok(Box::new(source) as Box<dyn Source>)
         })
@@ -482,13 +471,9 @@ impl Connector for Cassandra {
         context: SinkContext,
     ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
         Box::pin(async move {
-            let options = self.options(spec);
-            let options = options.map_err(|refused| refused.error().clone())?;
+            let options = self.options(spec)?;
             let server = self.server(&options, &context.project_dir)?;
-            let Some(write) = options.write else {
-                let error = Error::new(Class::Configuration, "connect.no-sink");
-                return Err(error.with("kind", self.kind()));
-            };
+            let write = options.write.ok_or_else(|| lacks_sink(self.kind()))?;
             Ok(Box::new(CassandraSink::new(server, write, &context)) as Box<dyn Sink>)
         })
     }

@@ -223,6 +223,20 @@ impl<T: TargetColumn> WriteColumns<T> {
         columns.join(", ")
     }
 
+    /// Whether the key is that of one of these unique indexes, given by names of columns: whether the database tells rows apart by
+    /// it, and by nothing less.
+    pub fn is_key_among(&self, indexes: impl IntoIterator<Item = Vec<String>>) -> bool {
+        let sorted = |names: Vec<String>| {
+            let mut names: Vec<_> = names.iter().map(|name| name.to_lowercase()).collect();
+            names.sort();
+            names
+        };
+        let key = self.key.iter();
+        let key = key.map(|at| self.columns[*at].1.name().to_owned());
+        let key = sorted(key.collect());
+        indexes.into_iter().any(|index| sorted(index) == key)
+    }
+
     /// What rows ask for; `mode` where no column says it.
     ///
     /// # Errors

@@ -27,8 +27,8 @@ use std::sync::{Arc, Weak};
 
 use busbar_catalog::{ConnectionSpec, Diagnostic, Node, Project, Value};
 use busbar_connector::{
-    Connector, Guarantee, LiteralSecret, OrderedRows, Roles, ServiceContext, Sink, SinkContext,
-    Source, SourceContext, SqlDatabase, Survey, TableRead, Work,
+    Connector, Guarantee, HIDDEN, LiteralSecret, OrderedRows, Roles, ServiceContext, Sink,
+    SinkContext, Source, SourceContext, SqlDatabase, Survey, TableRead, Work,
 };
 use busbar_event::{Class, Error};
 use parking_lot::Mutex;
@@ -173,7 +173,7 @@ impl<K: DriverKind> Connector for Driven<K> {
         let literal = |node: &Node| !matches!(node.value, Value::Map(_) | Value::Null);
         let secret = |path: &[&str]| LiteralSecret {
             path: path.iter().map(|key| (*key).to_owned()).collect(),
-            shown: secret::HIDDEN.into(),
+            shown: HIDDEN.into(),
         };
         let mut secrets = Vec::new();
         let options = spec.options.node();

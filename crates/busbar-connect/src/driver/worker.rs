@@ -386,7 +386,7 @@ impl DriverShared {
     fn hide(&self, text: &mut String) {
         for secret in &self.secrets {
             if text.contains(secret.as_str()) {
-                *text = text.replace(secret.as_str(), crate::secret::HIDDEN);
+                *text = text.replace(secret.as_str(), busbar_connector::HIDDEN);
             }
         }
     }

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use busbar_bus::Span;
-use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Template, Value};
+use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Template};
 use busbar_connector::{
     Connector, LiteralSecret, Roles, ServiceContext, Sink, SinkContext, Source, SourceContext,
     Survey, Work,
@@ -34,6 +34,7 @@ use crate::places::Places;
 use crate::secret::{self, Secret, refuse_placeholder};
 use crate::tls::Tls;
 use crate::topic::TopicTemplate;
+use crate::{lacks_sink, lacks_source};
 use link::ElasticLink;
 use sink::ElasticSink;
 use source::ElasticSource;
@@ -313,17 +314,7 @@ impl Connector for Elastic {
     }
 
     fn secrets(&self, spec: &ConnectionSpec) -> Vec<LiteralSecret> {
-        let literal = |key: &&str| {
-            let node = spec.options.node().child((*key).into());
-            node.is_some_and(|node| !matches!(node.value, Value::Map(_) | Value::Null))
-        };
-        let keys = ["password", "api_key"].into_iter().filter(literal);
-        let mut secrets: Vec<_> = keys
-            .map(|key| LiteralSecret {
-                path: vec![key.into()],
-                shown: secret::HIDDEN.into(),
-            })
-            .collect();
+        let mut secrets = secret::literals(spec, &[&["password"], &["api_key"]]);
         secrets.extend(crate::http::telling(
             spec,
             crate::http::address_secrets(spec),
@@ -338,13 +329,8 @@ impl Connector for Elastic {
         tables: bool,
     ) -> Work<'a, Result<Survey, Error>> {
         Box::pin(async move {
-            let options = self.options(spec);
-            let options = options.map_err(|refused| refused.error().clone())?;
-            let context = ServiceContext {
-                name: "".into(),
-                project_dir,
-                clock: Arc::new(busbar_log::SystemClock),
-            };
+            let options = self.options(spec)?;
+            let context = ServiceContext::unnamed(project_dir);
             let link = ElasticLink::open(&options, &context, &self.places).await?;
             survey::survey(&link, tables).await
         })
@@ -356,18 +342,13 @@ impl Connector for Elastic {
         context: SourceContext,
     ) -> Work<'a, Result<Box<dyn Source>, Error>> {
         Box::pin(async move {
-            let told = |refused: Diagnostic| refused.error().clone();
-            let options = self.options(spec).map_err(told)?;
-            let Some(read) = options.read.clone() else {
-                let error = Error::new(Class::Configuration, "connect.no-source");
-                return Err(error.with("kind", self.kind()));
-            };
-            let topic = self.topic(spec).map_err(told)?;
-            let with = ServiceContext {
-                name: Arc::clone(&context.name),
-                project_dir: Arc::clone(&context.project_dir),
-                clock: Arc::clone(&context.clock),
-            };
+            let options = self.options(spec)?;
+            let read = options
+                .read
+                .clone()
+                .ok_or_else(|| lacks_source(self.kind()))?;
+            let topic = self.topic(spec)?;
+            let with = ServiceContext::from(&context);
             let link = ElasticLink::open(&options, &with, &self.places).await?;
             Ok(Box::new(ElasticSource::new(link, read, topic, &context)) as Box<dyn Source>)
         })
@@ -379,17 +360,12 @@ impl Connector for Elastic {
         context: SinkContext,
     ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
         Box::pin(async move {
-            let told = |refused: Diagnostic| refused.error().clone();
-            let options = self.options(spec).map_err(told)?;
-            let Some(write) = options.write.clone() else {
-                let error = Error::new(Class::Configuration, "connect.no-sink");
-                return Err(error.with("kind", self.kind()));
-            };
-            let with = ServiceContext {
-                name: Arc::clone(&context.name),
-                project_dir: Arc::clone(&context.project_dir),
-                clock: Arc::clone(&context.clock),
-            };
+            let options = self.options(spec)?;
+            let write = options
+                .write
+                .clone()
+                .ok_or_else(|| lacks_sink(self.kind()))?;
+            let with = ServiceContext::from(&context);
             let link = ElasticLink::open(&options, &with, &self.places).await?;
             Ok(Box::new(ElasticSink::new(link, &write, &context.schema)?) as Box<dyn Sink>)
         })

@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::places::Places;
 use crate::topic::TopicTemplate;
+use crate::{lacks_sink, lacks_source};
 use sink::FileSink;
 use source::FileSource;
 
@@ -171,16 +172,9 @@ impl Connector for File {
         context: SourceContext,
     ) -> Work<'a, Result<Box<dyn Source>, Error>> {
         Box::pin(async move {
-            let options = self
-                .options(spec)
-                .map_err(|refused| refused.error().clone())?;
-            let topic = TopicTemplate::read(spec, DEFAULT_TOPIC, &OFFERED)
-                .map_err(|refused| refused.error().clone())?;
-            let Some(pattern) = options.read else {
-                return Err(
-                    Error::new(Class::Configuration, "connect.no-source").with("kind", "file")
-                );
-            };
+            let options = self.options(spec)?;
+            let topic = TopicTemplate::read(spec, DEFAULT_TOPIC, &OFFERED)?;
+            let pattern = options.read.ok_or_else(|| lacks_source(self.kind()))?;
             let (format, places) = (options.format, self.places.clone());
             let source = FileSource::new(&pattern, format, topic, places, context);
             Ok(Box::new(source) as Box<dyn Source>)
@@ -193,14 +187,8 @@ impl Connector for File {
         context: SinkContext,
     ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
         Box::pin(async move {
-            let options = self
-                .options(spec)
-                .map_err(|refused| refused.error().clone())?;
-            let Some(path) = options.write else {
-                return Err(
-                    Error::new(Class::Configuration, "connect.no-sink").with("kind", "file")
-                );
-            };
+            let options = self.options(spec)?;
+            let path = options.write.ok_or_else(|| lacks_sink(self.kind()))?;
             let csv = options.format == LineFormat::Csv;
             let sink = FileSink::open(&path, csv, self.places.clone(), context);
             sink.await.map(|sink| Box::new(sink) as Box<dyn Sink>)

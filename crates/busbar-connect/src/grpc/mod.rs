@@ -137,8 +137,7 @@ impl Connector for Grpc {
         context: ServiceContext,
     ) -> Work<'a, Result<Arc<dyn Service>, Error>> {
         Box::pin(async move {
-            let options = self.options(spec);
-            let options = options.map_err(|refused| refused.error().clone())?;
+            let options = self.options(spec)?;
             let remote = Remote {
                 url: &options.url,
                 headers: &options.headers,

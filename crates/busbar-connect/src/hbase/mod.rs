@@ -130,9 +130,7 @@ impl Connector for Hbase {
         tables: bool,
     ) -> Work<'a, Result<Survey, Error>> {
         Box::pin(async move {
-            let options = self
-                .options(spec)
-                .map_err(|refused| refused.error().clone())?;
+            let options = self.options(spec)?;
             survey::survey(&self.server(&options, &project_dir), tables).await
         })
     }
@@ -147,9 +145,7 @@ impl Connector for Hbase {
         context: ServiceContext,
     ) -> Work<'a, Result<Arc<dyn CellDatabase>, Error>> {
         Box::pin(async move {
-            let options = self
-                .options(spec)
-                .map_err(|refused| refused.error().clone())?;
+            let options = self.options(spec)?;
             let server = self.server(&options, &context.project_dir);
             let cells = HbaseCells::new(&context.name, server, options.sessions);
             Ok(Arc::new(cells) as Arc<dyn CellDatabase>)

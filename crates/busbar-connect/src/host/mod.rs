@@ -112,8 +112,7 @@ impl Connector for Host {
         context: SourceContext,
     ) -> Work<'a, Result<Box<dyn Source>, Error>> {
         Box::pin(async move {
-            let (options, topic) =
-                Host::options(spec).map_err(|refused| refused.error().clone())?;
+            let (options, topic) = Host::options(spec)?;
             Ok(Box::new(HostSource::new(options, topic, context)?) as Box<dyn Source>)
         })
     }

@@ -23,8 +23,9 @@ use tokio_rustls::TlsConnector;
 use super::{MANAGED, shown_url};
 use crate::limits::{CALL_IDLE_LONGEST, CALL_IDLE_MAX};
 use crate::places::Places;
-use crate::secret::{HIDDEN, Secret};
+use crate::secret::Secret;
 use crate::tls::{self, Tls};
+use busbar_connector::HIDDEN;
 
 /// Where a service is and how to reach it.
 pub(crate) struct Remote<'a> {

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use busbar_bus::Span;
 use busbar_catalog::{CallSpec, ConnectionSpec, Diagnostic, Project, Value};
 use busbar_connector::{
-    CallFault, CallForm, Connector, LiteralSecret, Roles, Service, ServiceContext, Sink,
+    CallFault, CallForm, Connector, HIDDEN, LiteralSecret, Roles, Service, ServiceContext, Sink,
     SinkContext, Work,
 };
 use busbar_event::{Class, Error};
@@ -218,7 +218,7 @@ pub(crate) fn address_secrets(spec: &ConnectionSpec) -> Vec<LiteralSecret> {
         {
             secrets.push(LiteralSecret {
                 path: vec!["headers".into(), name.text.clone()],
-                shown: secret::HIDDEN.into(),
+                shown: HIDDEN.into(),
             });
         }
     }
@@ -228,7 +228,7 @@ pub(crate) fn address_secrets(spec: &ConnectionSpec) -> Vec<LiteralSecret> {
     {
         secrets.push(LiteralSecret {
             path: vec!["url".into()],
-            shown: format!("{address}?{}", secret::HIDDEN),
+            shown: format!("{address}?{HIDDEN}"),
         });
     }
     secrets
@@ -289,8 +289,7 @@ impl Connector for Http {
         context: ServiceContext,
     ) -> Work<'a, Result<Arc<dyn Service>, Error>> {
         Box::pin(async move {
-            let options = self.options(spec);
-            let options = options.map_err(|refused| refused.error().clone())?;
+            let options = self.options(spec)?;
             let remote = Remote {
                 url: &options.url,
                 headers: &options.headers,
@@ -310,9 +309,7 @@ impl Connector for Http {
         context: SinkContext,
     ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
         Box::pin(async move {
-            let options = self
-                .options(spec)
-                .map_err(|refused| refused.error().clone())?;
+            let options = self.options(spec)?;
             // Reads a file with authorities, which must not keep others waiting.
             let places = self.places.clone();
             let opened =

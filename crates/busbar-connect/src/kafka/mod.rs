@@ -25,7 +25,7 @@ mod survey;
 use std::sync::Arc;
 
 use busbar_bus::Span;
-use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Template, Value};
+use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Template};
 use busbar_connector::{
     Connector, Guarantee, LiteralSecret, Roles, Sink, SinkContext, Source, SourceContext, Survey,
     Work,
@@ -38,6 +38,7 @@ use tokio::sync::OnceCell;
 use crate::places::Places;
 use crate::secret::{self, Secret, refuse_placeholder};
 use crate::topic::TopicTemplate;
+use crate::{lacks_sink, lacks_source};
 use server::{KafkaProof, KafkaServer, KafkaTls, Mechanism};
 use sink::KafkaSink;
 use source::KafkaSource;
@@ -360,14 +361,7 @@ impl Connector for Kafka {
     }
 
     fn secrets(&self, spec: &ConnectionSpec) -> Vec<LiteralSecret> {
-        let path = ["sasl".to_owned(), "password".to_owned()];
-        let password = spec.options.at(&path);
-        let literal = password.filter(|node| !matches!(node.value, Value::Map(_) | Value::Null));
-        let secret = literal.map(|_| LiteralSecret {
-            path: path.to_vec(),
-            shown: secret::HIDDEN.into(),
-        });
-        secret.into_iter().collect()
+        secret::literals(spec, &[&["sasl", "password"]])
     }
 
     fn guarantee(&self) -> Guarantee {
@@ -381,8 +375,7 @@ impl Connector for Kafka {
         tables: bool,
     ) -> Work<'a, Result<Survey, Error>> {
         Box::pin(async move {
-            let told = |refused: Diagnostic| refused.error().clone();
-            let options = self.options(spec).map_err(told)?;
+            let options = self.options(spec)?;
             let server = self.server(&options, &project_dir)?;
             survey::survey(&server, tables).await
         })
@@ -394,14 +387,10 @@ impl Connector for Kafka {
         context: SourceContext,
     ) -> Work<'a, Result<Box<dyn Source>, Error>> {
         Box::pin(async move {
-            let told = |refused: Diagnostic| refused.error().clone();
-            let options = self.options(spec).map_err(told)?;
+            let options = self.options(spec)?;
             let server = self.server(&options, &context.project_dir)?;
-            let Some(read) = options.read else {
-                let error = Error::new(Class::Configuration, "connect.no-source");
-                return Err(error.with("kind", "kafka"));
-            };
-            let topic = self.topic(spec).map_err(told)?;
+            let read = options.read.ok_or_else(|| lacks_source(self.kind()))?;
+            let topic = self.topic(spec)?;
             let source = KafkaSource::new(server, read, topic, context);
             Ok(Box::new(source) as Box<dyn Source>)
         })
@@ -413,13 +402,9 @@ impl Connector for Kafka {
         context: SinkContext,
     ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
         Box::pin(async move {
-            let told = |refused: Diagnostic| refused.error().clone();
-            let options = self.options(spec).map_err(told)?;
+            let options = self.options(spec)?;
             let server = self.server(&options, &context.project_dir)?;
-            let Some(write) = options.write else {
-                let error = Error::new(Class::Configuration, "connect.no-sink");
-                return Err(error.with("kind", "kafka"));
-            };
+            let write = options.write.ok_or_else(|| lacks_sink(self.kind()))?;
             let sink = KafkaSink::new(server, write, context)?;
             Ok(Box::new(sink) as Box<dyn Sink>)
         })

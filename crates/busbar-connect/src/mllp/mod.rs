@@ -57,8 +57,7 @@ impl Connector for Mllp {
         context: SinkContext,
     ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
         Box::pin(async move {
-            let options =
-                Options::read(spec, &self.places).map_err(|refused| refused.error().clone())?;
+            let options = Options::read(spec, &self.places)?;
             let sink = MllpSink::new(options, context, self.places.clone())?;
             Ok(Box::new(sink) as Box<dyn Sink>)
         })

@@ -32,7 +32,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use busbar_bus::Span;
-use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Value};
+use busbar_catalog::{ConnectionSpec, Diagnostic, Project};
 use busbar_connector::limits::{POOL_SESSIONS, POOL_SESSIONS_MAX};
 use busbar_connector::{
     ColumnSpec, Connector, Guarantee, KeyedStore, LiteralSecret, Roles, ServiceContext, Sink,
@@ -46,6 +46,7 @@ use crate::places::Places;
 use crate::secret::{self, Secret, refuse_placeholder};
 use crate::tls::Tls;
 use crate::topic::TopicTemplate;
+use crate::{lacks_sink, lacks_source};
 use changes::MongoFollower;
 use link::MongoServer;
 use query::MongoQuery;
@@ -519,13 +520,7 @@ impl Connector for Mongo {
     }
 
     fn secrets(&self, spec: &ConnectionSpec) -> Vec<LiteralSecret> {
-        let password = spec.options.node().child("password".into());
-        let literal = password.filter(|node| !matches!(node.value, Value::Map(_) | Value::Null));
-        let secret = literal.map(|_| LiteralSecret {
-            path: vec!["password".into()],
-            shown: secret::HIDDEN.into(),
-        });
-        secret.into_iter().collect()
+        secret::literals(spec, &[&["password"]])
     }
 
     fn keeps_rows(&self, spec: &ConnectionSpec) -> bool {
@@ -539,8 +534,7 @@ impl Connector for Mongo {
         context: ServiceContext,
     ) -> Work<'a, Result<Arc<dyn KeyedStore>, Error>> {
         Box::pin(async move {
-            let told = |refused: Diagnostic| refused.error().clone();
-            let options = self.options(spec).map_err(told)?;
+            let options = self.options(spec)?;
             let server = self.server(&options, &context.project_dir).await?;
             let (name, tables) = (&context.name, &options.tables);
             let store = MongoStore::new(name, server, options.sessions, tables);
@@ -559,8 +553,7 @@ impl Connector for Mongo {
         tables: bool,
     ) -> Work<'a, Result<Survey, Error>> {
         Box::pin(async move {
-            let told = |refused: Diagnostic| refused.error().clone();
-            let options = self.options(spec).map_err(told)?;
+            let options = self.options(spec)?;
             let server = self.server(&options, &project_dir).await?;
             survey::survey(&server, tables).await
         })
@@ -572,19 +565,15 @@ impl Connector for Mongo {
         context: SourceContext,
     ) -> Work<'a, Result<Box<dyn Source>, Error>> {
         Box::pin(async move {
-            let told = |refused: Diagnostic| refused.error().clone();
-            let options = self.options(spec).map_err(told)?;
+            let options = self.options(spec)?;
             let server = self.server(&options, &context.project_dir).await?;
-            let topic = self.topic(spec).map_err(told)?;
+            let topic = self.topic(spec)?;
             if let Some(read) = options.read {
                 return Ok(
                     Box::new(MongoQuery::new(server, read, topic, &context)?) as Box<dyn Source>
                 );
             }
-            let Some(follow) = options.follow else {
-                let error = Error::new(Class::Configuration, "connect.no-source");
-                return Err(error.with("kind", self.kind()));
-            };
+            let follow = options.follow.ok_or_else(|| lacks_source(self.kind()))?;
             let source = MongoFollower::open(server, follow, topic, context).await?;
             Ok(Box::new(source) as Box<dyn Source>)
         })
@@ -596,13 +585,9 @@ impl Connector for Mongo {
         context: SinkContext,
     ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
         Box::pin(async move {
-            let told = |refused: Diagnostic| refused.error().clone();
-            let options = self.options(spec).map_err(told)?;
+            let options = self.options(spec)?;
             let server = self.server(&options, &context.project_dir).await?;
-            let Some(write) = options.write else {
-                let error = Error::new(Class::Configuration, "connect.no-sink");
-                return Err(error.with("kind", self.kind()));
-            };
+            let write = options.write.ok_or_else(|| lacks_sink(self.kind()))?;
             let sink = MongoSink::open(server, write, context).await?;
             Ok(Box::new(sink) as Box<dyn Sink>)
         })

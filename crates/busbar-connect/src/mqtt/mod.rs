@@ -16,7 +16,7 @@ mod task;
 mod wire;
 
 use busbar_bus::Span;
-use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Value};
+use busbar_catalog::{ConnectionSpec, Diagnostic, Project};
 use busbar_connector::{
     Connector, LiteralSecret, Roles, Sink, SinkContext, Source, SourceContext, Work,
 };
@@ -30,6 +30,7 @@ use crate::places::Places;
 use crate::secret::{self, Secret, refuse_placeholder};
 use crate::tls::Tls;
 use crate::topic::TopicTemplate;
+use crate::{lacks_sink, lacks_source};
 use sink::MqttSink;
 use source::MqttSource;
 
@@ -214,13 +215,7 @@ impl Connector for Mqtt {
     }
 
     fn secrets(&self, spec: &ConnectionSpec) -> Vec<LiteralSecret> {
-        let password = spec.options.node().child("password".into());
-        let literal = password.filter(|node| !matches!(node.value, Value::Map(_) | Value::Null));
-        let secret = literal.map(|_| LiteralSecret {
-            path: vec!["password".into()],
-            shown: secret::HIDDEN.into(),
-        });
-        secret.into_iter().collect()
+        secret::literals(spec, &[&["password"]])
     }
 
     fn source<'a>(
@@ -229,13 +224,11 @@ impl Connector for Mqtt {
         context: SourceContext,
     ) -> Work<'a, Result<Box<dyn Source>, Error>> {
         Box::pin(async move {
-            let inner = |refused: Diagnostic| refused.error().clone();
-            let options = self.options(spec).map_err(inner)?;
+            let options = self.options(spec)?;
             if options.subscribe.is_empty() {
-                let error = Error::new(Class::Configuration, "connect.no-source");
-                return Err(error.with("kind", "mqtt"));
+                return Err(lacks_source(self.kind()));
             }
-            let topic = TopicTemplate::read(spec, "${topic}", &OFFERED).map_err(inner)?;
+            let topic = TopicTemplate::read(spec, "${topic}", &OFFERED)?;
             Ok(Box::new(MqttSource::new(
                 options,
                 topic,
@@ -251,13 +244,11 @@ impl Connector for Mqtt {
         context: SinkContext,
     ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
         Box::pin(async move {
-            let inner = |refused: Diagnostic| refused.error().clone();
-            let options = self.options(spec).map_err(inner)?;
+            let options = self.options(spec)?;
             if options.publish.is_none() {
-                let error = Error::new(Class::Configuration, "connect.no-sink");
-                return Err(error.with("kind", "mqtt"));
+                return Err(lacks_sink(self.kind()));
             }
-            let topic = Mqtt::publish_topic(spec, &options).map_err(inner)?;
+            let topic = Mqtt::publish_topic(spec, &options)?;
             Ok(
                 Box::new(MqttSink::new(options, topic, context, self.places.clone()))
                     as Box<dyn Sink>,

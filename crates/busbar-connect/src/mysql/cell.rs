@@ -351,7 +351,7 @@ pub fn cell(kind: &BinlogType, reader: &mut Reader) -> Option<Bytes> {
                 out.push_str("0000-00-00 00:00:00");
             } else {
                 let mut text = Vec::new();
-                crate::postgres::write_time(i64::try_from(seconds).ok()? * 1_000_000, &mut text);
+                crate::cells::write_time(i64::try_from(seconds).ok()? * 1_000_000, &mut text);
                 out.push_str(std::str::from_utf8(text.get(..19)?).ok()?);
             }
             fraction(*digits, reader, &mut out)?;

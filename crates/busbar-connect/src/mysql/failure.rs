@@ -3,43 +3,12 @@
 use busbar_event::{Class, Error};
 
 use super::wire::MysqlError;
+use crate::relational::{self, Doing, ServerSaid};
 
 /// Why a statement did not succeed.
-#[derive(Debug)]
-pub enum Failed {
-    /// The server said so; the session goes on.
-    Server(MysqlError),
-    /// The session is lost, or the server does not follow the protocol.
-    Lost(Error),
-}
-
-/// What was being done, for the statements that errors name.
-#[derive(Clone, Copy, Debug)]
-pub struct MysqlDoing<'a> {
-    pub address: &'a str,
-    pub user: &'a str,
-    pub database: &'a str,
-    /// The table, as it is written in SQL; empty without one.
-    pub table: &'a str,
-    /// The rights that it takes: `SELECT`, `INSERT, UPDATE`.
-    pub rights: &'a str,
-}
-
-impl From<Error> for Failed {
-    fn from(error: Error) -> Failed {
-        Failed::Lost(error)
-    }
-}
+pub type Failed = relational::Failed<MysqlError>;
 
 impl Failed {
-    /// The failure as people see it.
-    pub fn told(self, doing: MysqlDoing<'_>) -> Error {
-        match self {
-            Failed::Lost(error) => error,
-            Failed::Server(server) => told(&server, doing),
-        }
-    }
-
     /// The number of the server's error; 0 when the session was lost.
     pub fn number(&self) -> u16 {
         match self {
@@ -47,10 +16,15 @@ impl Failed {
             Failed::Lost(_) => 0,
         }
     }
+}
 
-    /// Whether only the rows at hand are at fault.
-    pub fn is_about_rows(&self) -> bool {
-        class_of(self.number()) == Class::Permanent
+impl ServerSaid for MysqlError {
+    fn class(&self) -> Class {
+        class_of(self.number)
+    }
+
+    fn told(&self, doing: Doing<'_>) -> Error {
+        told(self, doing)
     }
 }
 
@@ -90,7 +64,7 @@ pub fn class_of(number: u16) -> Class {
     }
 }
 
-fn told(server: &MysqlError, doing: MysqlDoing<'_>) -> Error {
+fn told(server: &MysqlError, doing: Doing<'_>) -> Error {
     let class = class_of(server.number);
     let new = |code| {
         Error::new(class, code)
@@ -124,7 +98,7 @@ mod tests {
 
     #[test]
     fn each_number_has_its_class() {
-        let doing = MysqlDoing {
+        let doing = Doing {
             address: "a:3306",
             user: "u",
             database: "d",

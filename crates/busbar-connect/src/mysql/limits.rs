@@ -12,8 +12,6 @@ pub const READ_BYTES: usize = 64 << 10;
 pub const STATEMENT_BYTES: usize = 512 << 10;
 /// How long a connection may take to be opened.
 pub const CONNECT_MAX: Duration = Duration::from_secs(15);
-/// The longest timeout of a statement that may be configured.
-pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// How long closing a connection in good order may take.
 pub const GOODBYE_MAX: Duration = Duration::from_secs(2);
 /// Characters of the name of a producer.

@@ -1,9 +1,10 @@
 //! One session with a server.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use busbar_connector::ColumnType;
+use busbar_connector::limits::ROWS_BYTES;
 use busbar_event::{Class, Error};
 use bytes::{Bytes, BytesMut};
 use rustls::pki_types::ServerName;
@@ -12,26 +13,19 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::auth::{self, SHA2};
-use super::failure::{Failed, MysqlDoing};
+use super::failure::Failed;
 use super::limits::{CONNECT_MAX, GOODBYE_MAX, READ_BYTES};
-use super::wire::{self, Reader, can, literal};
-use crate::places::Places;
+use super::wire::{self, MysqlError, Reader, can, literal};
+use crate::relational::session::{Selecting, SessionRow, StreamedSession};
+use crate::relational::{Doing, Server, SessionServer, SqlAnswer, SqlSession};
 use crate::tls::{self, Tls};
 
 /// Where a server is, and who asks.
-#[derive(Clone)]
-pub struct MysqlServer {
-    pub address: Arc<str>,
-    pub database: Arc<str>,
-    pub user: Arc<str>,
-    pub password: Option<String>,
-    pub tls: Option<Tls>,
-    /// How long a statement may take.
-    pub timeout: Duration,
-    /// Where files of the project are.
-    pub project: Arc<Path>,
-    pub places: Places,
-}
+pub type MysqlServer = Server<MysqlProtocol>;
+
+/// The protocol of MySQL and MariaDB.
+#[derive(Clone, Copy)]
+pub struct MysqlProtocol;
 
 /// A session.
 pub struct Link {
@@ -108,17 +102,6 @@ impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> MysqlSocket for T {}
 const MORE_RESULTS: u64 = 8;
 
 impl MysqlServer {
-    /// What errors of this server name.
-    pub fn doing<'a>(&'a self, table: &'a str, rights: &'a str) -> MysqlDoing<'a> {
-        MysqlDoing {
-            address: &self.address,
-            user: &self.user,
-            database: &self.database,
-            table,
-            rights,
-        }
-    }
-
     /// Opens a session for statements.
     ///
     /// # Errors
@@ -573,6 +556,109 @@ impl Link {
         Error::new(Class::Transient, "mysql.strange")
             .with("address", &self.address)
             .with("what", what)
+    }
+}
+
+impl SessionServer for MysqlServer {
+    type Session = Link;
+
+    async fn open(&self) -> Result<Link, Error> {
+        MysqlServer::open(self).await
+    }
+
+    fn doing<'a>(&'a self, table: &'a str, rights: &'a str) -> Doing<'a> {
+        MysqlServer::doing(self, table, rights)
+    }
+}
+
+impl SqlSession for Link {
+    type Said = MysqlError;
+    type Answer = Answer;
+
+    fn usable(&self) -> bool {
+        Link::usable(self)
+    }
+
+    async fn run(&mut self, sql: &str) -> Result<Vec<Answer>, Failed> {
+        Link::run(self, sql).await
+    }
+
+    async fn close(self) {
+        Link::close(self).await;
+    }
+}
+
+impl SqlAnswer for Answer {
+    fn rows(&self) -> &[SessionRow] {
+        &self.rows
+    }
+
+    fn into_rows(self) -> Vec<SessionRow> {
+        self.rows
+    }
+}
+
+impl StreamedSession for Link {
+    async fn select(&mut self, sql: &str) -> Result<Selecting, Failed> {
+        self.begin(sql).await?;
+        let mut affected = 0;
+        loop {
+            let mut columns = Vec::new();
+            match self.head(&mut columns, &mut affected).await? {
+                Head::Rows => {
+                    let named = columns.iter();
+                    let named = named.map(|column| (column.name.clone(), column.holds()));
+                    return Ok(Selecting::Rows(named.collect()));
+                }
+                Head::Done(true) => {}
+                Head::Done(false) => return Ok(Selecting::Done(affected)),
+            }
+        }
+    }
+
+    async fn rows(
+        &mut self,
+        columns: usize,
+        bytes: usize,
+        rows: &mut Vec<SessionRow>,
+    ) -> Result<bool, Failed> {
+        match self.fetch(columns, bytes, rows).await? {
+            Fetched::Part => return Ok(false),
+            Fetched::All(false) => return Ok(true),
+            // A procedure answers with more than its rows.
+            Fetched::All(true) => {}
+        }
+        loop {
+            let (mut columns, mut affected) = (Vec::new(), 0);
+            match self.head(&mut columns, &mut affected).await? {
+                Head::Done(false) => return Ok(true),
+                Head::Done(true) => {}
+                Head::Rows => loop {
+                    let mut rows = Vec::new();
+                    match self.fetch(columns.len(), ROWS_BYTES, &mut rows).await? {
+                        Fetched::Part => {}
+                        Fetched::All(true) => break,
+                        Fetched::All(false) => return Ok(true),
+                    }
+                },
+            }
+        }
+    }
+}
+
+impl SelectedColumn {
+    /// What values of the column are read as.
+    fn holds(&self) -> ColumnType {
+        const BYTES: u16 = 63;
+        match self.kind {
+            1 | 2 | 3 | 8 | 9 | 13 => ColumnType::Int,
+            4 | 5 => ColumnType::Float,
+            7 | 12 => ColumnType::Time,
+            16 => ColumnType::Binary,
+            245 => ColumnType::Json,
+            249..=254 if self.charset == BYTES => ColumnType::Binary,
+            _ => ColumnType::Text,
+        }
     }
 }
 

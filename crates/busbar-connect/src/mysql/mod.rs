@@ -36,8 +36,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use busbar_bus::Span;
-use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Value};
-use busbar_connector::limits::{POOL_SESSIONS, POOL_SESSIONS_MAX};
+use busbar_catalog::{ConnectionSpec, Diagnostic, Project};
 use busbar_connector::{
     Connector, Guarantee, LiteralSecret, OrderedRows, Roles, ServiceContext, Sink, SinkContext,
     Source, SourceContext, SqlDatabase, Survey, TableRead, Work,
@@ -46,14 +45,17 @@ use busbar_event::{Class, Error};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::change::{Echoed, Write, is_table_name, table_name};
+use crate::change::{Echoed, Write};
 use crate::places::Places;
+use crate::relational::LoginOptions;
+use crate::relational::login::{LoginCodes, check_followed, default_sessions, default_timeout};
 use crate::secret::{self, Secret, refuse_placeholder};
 use crate::tls::Tls;
 use crate::topic::TopicTemplate;
+use crate::{lacks_sink, lacks_source};
 use changes::MySqlChanges;
 use database::MysqlDatabase;
-use link::MysqlServer;
+use link::{MysqlProtocol, MysqlServer};
 use sink::MysqlSink;
 pub(crate) use values::made_for;
 
@@ -96,10 +98,10 @@ struct Options {
     /// TLS; `{}` trusts the usual authorities. A server that offers none is refused.
     tls: Option<Tls>,
     /// How long a statement may take.
-    #[serde(default = "half_a_minute")]
+    #[serde(default = "default_timeout")]
     timeout: Span,
     /// The most sessions that are open at a time for look-ups, queries and statements of flows.
-    #[serde(default = "eight")]
+    #[serde(default = "default_sessions")]
     #[schemars(range(min = 1, max = 64))]
     sessions: u16,
     /// Tables whose changes come in; makes the connection a source.
@@ -157,12 +159,24 @@ fn yes() -> bool {
     true
 }
 
-fn eight() -> u16 {
-    POOL_SESSIONS
-}
+const CODES: LoginCodes = LoginCodes {
+    address: "mysql.address",
+    timeout: "mysql.timeout",
+};
 
-fn half_a_minute() -> Span {
-    Span::from_micros(30_000_000)
+impl Options {
+    /// What names the server.
+    fn login(&self) -> LoginOptions<'_> {
+        LoginOptions {
+            address: &self.address,
+            database: &self.database,
+            user: &self.user,
+            password: self.password.as_ref(),
+            tls: self.tls.as_ref(),
+            timeout: self.timeout,
+            sessions: self.sessions,
+        }
+    }
 }
 
 impl Mysql {
@@ -179,52 +193,11 @@ impl Mysql {
             let error = Error::new(Class::Configuration, code);
             spec.options.diagnostic(key, error)
         };
-        let port = options.address.rsplit_once(':').and_then(|(host, port)| {
-            (!host.is_empty())
-                .then(|| port.parse::<u16>().ok())
-                .flatten()
-        });
-        if port.is_none_or(|port| port == 0) {
-            return Err(refuse("address", "mysql.address"));
-        }
-        let timeout = options.timeout.as_duration();
-        if timeout.is_zero() || timeout > limits::TIMEOUT_MAX {
-            let error = Error::new(Class::Configuration, "mysql.timeout");
-            let error = error.with("most_s", limits::TIMEOUT_MAX.as_secs());
-            return Err(spec.options.diagnostic("timeout", error));
-        }
-        if let Some(ca) = options.tls.as_ref().and_then(|tls| tls.ca.as_deref()) {
-            self.places.check(ca).map_err(|code| refuse("tls", code))?;
-        }
-        if let Some(file) = options.password.as_ref().and_then(Secret::file) {
-            self.places
-                .check(file)
-                .map_err(|code| refuse("password", code))?;
-        }
-        if options.sessions == 0 || options.sessions > POOL_SESSIONS_MAX {
-            let error = Error::new(Class::Configuration, "database.sessions");
-            let error = error.with("most", POOL_SESSIONS_MAX);
-            return Err(spec.options.diagnostic("sessions", error));
-        }
+        options.login().check(spec, &self.places, &CODES)?;
         if let Some(follow) = &options.follow {
-            let tables = &follow.tables;
-            if tables.is_empty() || tables.len() > limits::TABLES_MAX {
-                return Err(refuse("follow", "mysql.no-tables"));
-            }
-            if !tables.iter().all(|table| is_table_name(table)) {
-                return Err(refuse("follow", "connect.table-name"));
-            }
-            let shown = |table: &String| {
-                let (schema, name) = table_name(table, &options.database);
-                format!("{schema}.{name}")
-            };
-            let known = |again: &&String| !tables.iter().any(|table| shown(table) == **again);
-            if let Some(unknown) = follow.again.keys().find(known) {
-                let error = Error::new(Class::Configuration, "mysql.again");
-                return Err(spec
-                    .options
-                    .diagnostic("follow", error.with("table", unknown)));
-            }
+            let tables = (&follow.tables[..], &follow.again);
+            let codes = ["mysql.no-tables", "mysql.again"];
+            check_followed(spec, tables, &options.database, limits::TABLES_MAX, codes)?;
         }
         match options.write.as_ref().and_then(Write::check) {
             Some(code) => Err(refuse("write", code)),
@@ -232,26 +205,16 @@ impl Mysql {
         }
     }
 
-    /// Where the server is. Blocks on the disk when the password stands in a file.
-    fn server(
+    /// The options, and where the server is. Blocks on the disk when the password stands in a file.
+    fn opened(
         &self,
-        options: &Options,
+        spec: &ConnectionSpec,
         project: &Arc<std::path::Path>,
-    ) -> Result<MysqlServer, Error> {
-        let password = options.password.as_ref();
-        let password = password
-            .map(|secret| secret.read(project, &self.places))
-            .transpose()?;
-        Ok(MysqlServer {
-            address: options.address.as_str().into(),
-            database: options.database.as_str().into(),
-            user: options.user.as_str().into(),
-            password,
-            tls: options.tls.clone(),
-            timeout: options.timeout.as_duration(),
-            project: Arc::clone(project),
-            places: self.places.clone(),
-        })
+    ) -> Result<(Options, MysqlServer), Error> {
+        let options = self.options(spec)?;
+        let protocol = MysqlProtocol;
+        let server = options.login().server(protocol, project, &self.places)?;
+        Ok((options, server))
     }
 }
 
@@ -279,13 +242,7 @@ impl Connector for Mysql {
     }
 
     fn secrets(&self, spec: &ConnectionSpec) -> Vec<LiteralSecret> {
-        let password = spec.options.node().child("password".into());
-        let literal = password.filter(|node| !matches!(node.value, Value::Map(_) | Value::Null));
-        let secret = literal.map(|_| LiteralSecret {
-            path: vec!["password".into()],
-            shown: secret::HIDDEN.into(),
-        });
-        secret.into_iter().collect()
+        secret::literals(spec, &[&["password"]])
     }
 
     fn guarantee(&self) -> Guarantee {
@@ -302,10 +259,7 @@ impl Connector for Mysql {
         context: ServiceContext,
     ) -> Work<'a, Result<Arc<dyn SqlDatabase>, Error>> {
         Box::pin(async move {
-            let options = self
-                .options(spec)
-                .map_err(|refused| refused.error().clone())?;
-            let server = self.server(&options, &context.project_dir)?;
+            let (options, server) = self.opened(spec, &context.project_dir)?;
             let database = MysqlDatabase::new(&context.name, server, options.sessions);
             Ok(Arc::new(database) as Arc<dyn SqlDatabase>)
         })
@@ -318,10 +272,7 @@ impl Connector for Mysql {
         tables: bool,
     ) -> Work<'a, Result<Survey, Error>> {
         Box::pin(async move {
-            let options = self
-                .options(spec)
-                .map_err(|refused| refused.error().clone())?;
-            let server = self.server(&options, &project_dir)?;
+            let (_, server) = self.opened(spec, &project_dir)?;
             survey::survey(&server, tables).await
         })
     }
@@ -333,10 +284,7 @@ impl Connector for Mysql {
         read: TableRead,
     ) -> Work<'a, Result<Box<dyn OrderedRows>, Error>> {
         Box::pin(async move {
-            let options = self
-                .options(spec)
-                .map_err(|refused| refused.error().clone())?;
-            let server = self.server(&options, &project_dir)?;
+            let (_, server) = self.opened(spec, &project_dir)?;
             let rows = rows::MysqlRows::open(server, &read).await?;
             Ok(Box::new(rows) as Box<dyn OrderedRows>)
         })
@@ -348,14 +296,9 @@ impl Connector for Mysql {
         context: SourceContext,
     ) -> Work<'a, Result<Box<dyn Source>, Error>> {
         Box::pin(async move {
-            let inner = |refused: Diagnostic| refused.error().clone();
-            let options = self.options(spec).map_err(inner)?;
-            let topic = TopicTemplate::read(spec, DEFAULT_TOPIC, &OFFERED).map_err(inner)?;
-            let server = self.server(&options, &context.project_dir)?;
-            let Some(follow) = options.follow else {
-                let error = Error::new(Class::Configuration, "connect.no-source");
-                return Err(error.with("kind", "mysql"));
-            };
+            let (options, server) = self.opened(spec, &context.project_dir)?;
+            let topic = TopicTemplate::read(spec, DEFAULT_TOPIC, &OFFERED)?;
+            let follow = options.follow.ok_or_else(|| lacks_source(self.kind()))?;
             let source = MySqlChanges::open(server, &follow, &topic, context).await?;
             Ok(Box::new(source) as Box<dyn Source>)
         })
@@ -367,14 +310,8 @@ impl Connector for Mysql {
         context: SinkContext,
     ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
         Box::pin(async move {
-            let options = self
-                .options(spec)
-                .map_err(|refused| refused.error().clone())?;
-            let server = self.server(&options, &context.project_dir)?;
-            let Some(write) = options.write else {
-                let error = Error::new(Class::Configuration, "connect.no-sink");
-                return Err(error.with("kind", "mysql"));
-            };
+            let (options, server) = self.opened(spec, &context.project_dir)?;
+            let write = options.write.ok_or_else(|| lacks_sink(self.kind()))?;
             let sink = MysqlSink::open(server, write, context).await?;
             Ok(Box::new(sink) as Box<dyn Sink>)
         })

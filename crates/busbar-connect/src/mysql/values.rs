@@ -1,19 +1,12 @@
 //! Values of a flow as literals of SQL, and how types fit.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StructArray};
-use arrow::compute::cast;
-use arrow::datatypes::{
-    DataType, Field, Fields, Float32Type, Float64Type, TimeUnit, TimestampMicrosecondType,
-};
-use arrow::util::display::{ArrayFormatter, FormatOptions};
-use busbar_event::format::encode_json;
+use arrow::datatypes::{DataType, TimeUnit};
 use busbar_event::{Class, Error};
 
 use crate::change::plan::{Fit, TargetColumn};
-use crate::postgres::write_time;
+use crate::relational::literal::{LiteralCells, LiteralValue, fraction_digits};
 
 /// A column of a table that is written to.
 #[derive(Clone, Debug)]
@@ -166,135 +159,43 @@ pub fn made_for(from: &DataType, key: bool) -> String {
     }
 }
 
-/// One column of a batch, ready to be written.
-pub struct MysqlCells {
-    array: ArrayRef,
-    json: bool,
-}
-
-impl MysqlCells {
-    /// Prepares a column for its target.
-    ///
-    /// # Errors
-    /// *Configuration*: a type without literals, which [`fit`] has refused before.
-    pub fn new(column: &ArrayRef, target: &Target) -> Result<MysqlCells, Error> {
-        let to = |to: DataType| {
-            cast(column, &to).map_err(|why| {
-                Error::new(Class::Configuration, "connect.type-never")
-                    .with("column", &target.name)
-                    .with("from", column.data_type())
-                    .with("to", &target.shown)
-                    .caused_by(why)
-            })
-        };
-        let (array, json) = match column.data_type() {
-            DataType::Dictionary(_, values) => {
-                return MysqlCells::new(&to((**values).clone())?, target);
-            }
-            DataType::LargeUtf8 | DataType::Utf8View => (to(DataType::Utf8)?, false),
-            DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
-                (to(DataType::Binary)?, false)
-            }
-            DataType::Timestamp(..) => {
-                (to(DataType::Timestamp(TimeUnit::Microsecond, None))?, false)
-            }
-            DataType::Struct(_)
-            | DataType::List(_)
-            | DataType::LargeList(_)
-            | DataType::Map(..) => {
-                let field = Field::new("v", column.data_type().clone(), true);
-                let object =
-                    StructArray::new(Fields::from(vec![field]), vec![Arc::clone(column)], None);
-                let json: ArrayRef = Arc::new(encode_json(&object));
-                (json, true)
-            }
-            _ => (Arc::clone(column), false),
-        };
-        Ok(MysqlCells { array, json })
-    }
-
-    /// Whether a row has no value.
-    pub fn is_null(&self, row: usize) -> bool {
-        self.array.is_null(row)
-    }
-
-    /// Appends the literal of a row's value.
-    ///
-    /// # Errors
-    /// *Permanent*: the server would round or cut this value, or cannot hold it.
-    pub fn write(&self, row: usize, target: &Target, out: &mut String) -> Result<(), Error> {
-        if self.is_null(row) {
-            out.push_str("NULL");
-            return Ok(());
+/// Appends the literal of a row's value.
+///
+/// # Errors
+/// *Permanent*: the server would round or cut this value, or cannot hold it.
+pub fn write(
+    cells: &LiteralCells,
+    row: usize,
+    target: &Target,
+    out: &mut String,
+) -> Result<(), Error> {
+    let value = cells.value(row).map_err(|why| {
+        Error::new(Class::Permanent, "mysql.value-text")
+            .with("column", &target.name)
+            .caused_by(why)
+    })?;
+    match value {
+        LiteralValue::Null => out.push_str("NULL"),
+        LiteralValue::Bool(value) => out.push(if value { '1' } else { '0' }),
+        LiteralValue::Whole(text) | LiteralValue::Decimal(text) => out.push_str(&text),
+        LiteralValue::Float(value) => float(value, target, out)?,
+        LiteralValue::Text(text) => {
+            check_text(text, target)?;
+            quote(text, out);
         }
-        match self.array.data_type() {
-            DataType::Boolean => out.push(if self.array.as_boolean().value(row) {
-                '1'
-            } else {
-                '0'
-            }),
-            DataType::Utf8 => {
-                let text = self.array.as_string::<i32>().value(row);
-                check_text(text, target)?;
-                quote(text, out);
+        LiteralValue::Bytes(bytes) => {
+            out.push_str("X'");
+            for byte in bytes {
+                // Writing to memory does not fail.
+                let _ = write!(out, "{byte:02x}");
             }
-            DataType::Binary if self.json => {
-                let object = self.array.as_binary::<i32>().value(row);
-                // `{"v":…}`
-                let value = object
-                    .get(5..object.len().saturating_sub(1))
-                    .unwrap_or(b"null");
-                quote(&String::from_utf8_lossy(value), out);
-            }
-            DataType::Binary => {
-                out.push_str("X'");
-                for byte in self.array.as_binary::<i32>().value(row) {
-                    // Writing to memory does not fail.
-                    let _ = write!(out, "{byte:02x}");
-                }
-                out.push('\'');
-            }
-            DataType::Float32 => float(
-                f64::from(self.array.as_primitive::<Float32Type>().value(row)),
-                target,
-                out,
-            )?,
-            DataType::Float64 => float(
-                self.array.as_primitive::<Float64Type>().value(row),
-                target,
-                out,
-            )?,
-            DataType::Timestamp(..) => {
-                let mut text = Vec::new();
-                write_time(
-                    self.array
-                        .as_primitive::<TimestampMicrosecondType>()
-                        .value(row),
-                    &mut text,
-                );
-                // Without the zone, which is the session's.
-                let text = String::from_utf8_lossy(&text);
-                quote(text.split('+').next().unwrap_or_default(), out);
-            }
-            kind => {
-                let options = FormatOptions::default();
-                let text = ArrayFormatter::try_new(self.array.as_ref(), &options)
-                    .and_then(|formatter| formatter.value(row).try_to_string());
-                let text = text.map_err(|why| {
-                    Error::new(Class::Permanent, "mysql.value-text")
-                        .with("column", &target.name)
-                        .caused_by(why)
-                })?;
-                match kind.is_integer()
-                    || matches!(kind, DataType::Decimal128(..) | DataType::Decimal256(..))
-                {
-                    true => out.push_str(&text),
-                    false => quote(&text, out),
-                }
-            }
+            out.push('\'');
         }
-        Ok(())
+        // Without the zone, which is the session's.
+        LiteralValue::Time(text) | LiteralValue::Shown(text) => quote(&text, out),
+        LiteralValue::Json(text) => quote(&text, out),
     }
+    Ok(())
 }
 
 fn float(value: f64, target: &Target, out: &mut String) -> Result<(), Error> {
@@ -313,15 +214,7 @@ fn check_text(text: &str, target: &Target) -> Result<(), Error> {
     if target.lossy {
         return Ok(());
     }
-    let digits = || {
-        text.trim().split_once('.').map_or(0, |(_, digits)| {
-            digits
-                .trim_end_matches(['0', 'Z'])
-                .bytes()
-                .take_while(u8::is_ascii_digit)
-                .count()
-        })
-    };
+    let digits = || fraction_digits(text);
     let loses = match target.kind.as_str() {
         "date" => text.contains(':'),
         "decimal" | "datetime" | "timestamp" | "time" => {

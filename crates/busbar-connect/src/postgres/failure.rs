@@ -3,43 +3,12 @@
 use busbar_event::{Class, Error};
 
 use super::wire::ServerError;
+use crate::relational::{self, Doing, ServerSaid};
 
 /// Why a statement did not succeed.
-#[derive(Debug)]
-pub enum Failed {
-    /// The server said so; the session goes on.
-    Server(Box<ServerError>),
-    /// The session is lost, or the server does not follow the protocol.
-    Lost(Error),
-}
-
-/// What was being done, for the statements that errors name.
-#[derive(Clone, Copy, Debug)]
-pub struct Doing<'a> {
-    pub address: &'a str,
-    pub user: &'a str,
-    pub database: &'a str,
-    /// The table, as it is written in SQL; empty without one.
-    pub table: &'a str,
-    /// The rights that it takes: `SELECT`, `INSERT, UPDATE`.
-    pub rights: &'a str,
-}
-
-impl From<Error> for Failed {
-    fn from(error: Error) -> Failed {
-        Failed::Lost(error)
-    }
-}
+pub type Failed = relational::Failed<Box<ServerError>>;
 
 impl Failed {
-    /// The failure as people see it.
-    pub fn told(self, doing: Doing<'_>) -> Error {
-        match self {
-            Failed::Lost(error) => error,
-            Failed::Server(server) => told(&server, doing),
-        }
-    }
-
     /// The code of the server's error; empty when the session was lost.
     pub fn code(&self) -> &str {
         match self {
@@ -47,10 +16,15 @@ impl Failed {
             Failed::Lost(_) => "",
         }
     }
+}
 
-    /// Whether only the rows at hand are at fault.
-    pub fn is_about_rows(&self) -> bool {
-        matches!(self, Failed::Server(server) if class_of(&server.code) == Class::Permanent)
+impl ServerSaid for Box<ServerError> {
+    fn class(&self) -> Class {
+        class_of(&self.code)
+    }
+
+    fn told(&self, doing: Doing<'_>) -> Error {
+        told(self, doing)
     }
 }
 

@@ -10,8 +10,6 @@ pub const READ_BYTES: usize = 64 << 10;
 pub const WRITE_BYTES: usize = 256 << 10;
 /// How long a connection may take to be opened.
 pub const CONNECT_MAX: Duration = Duration::from_secs(15);
-/// The longest timeout of a statement that may be configured.
-pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// How long closing a connection in good order may take.
 pub const GOODBYE_MAX: Duration = Duration::from_secs(2);
 

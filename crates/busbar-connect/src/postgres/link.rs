@@ -1,6 +1,5 @@
 //! One session with a server.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,27 +11,20 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::auth::{SCRAM, md5_answer};
-use super::failure::{Doing, Failed};
+use super::failure::Failed;
 use super::limits::{CONNECT_MAX, GOODBYE_MAX, READ_BYTES, WRITE_BYTES};
-use super::wire::{self, Column, Message, Reader};
-use crate::places::Places;
+use super::wire::{self, Column, Message, Reader, ServerError};
+use crate::relational::session::SessionRow;
+use crate::relational::{self, Doing, SessionServer, SqlAnswer, SqlSession};
 use crate::scram::{Scram, ScramHash};
-use crate::tls::{self, Tls};
+use crate::tls;
 
 /// Where a server is, and who asks.
-#[derive(Clone)]
-pub struct Server {
-    pub address: Arc<str>,
-    pub database: Arc<str>,
-    pub user: Arc<str>,
-    pub password: Option<String>,
-    pub tls: Option<Tls>,
-    /// How long a statement may take.
-    pub timeout: Duration,
-    /// Where files of the project are.
-    pub project: Arc<Path>,
-    pub places: Places,
-}
+pub type Server = relational::Server<PostgresProtocol>;
+
+/// The protocol of PostgreSQL.
+#[derive(Clone, Copy)]
+pub struct PostgresProtocol;
 
 /// A session.
 pub struct Link {
@@ -84,17 +76,6 @@ trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for T {}
 
 impl Server {
-    /// What errors of this server name.
-    pub fn doing<'a>(&'a self, table: &'a str, rights: &'a str) -> Doing<'a> {
-        Doing {
-            address: &self.address,
-            user: &self.user,
-            database: &self.database,
-            table,
-            rights,
-        }
-    }
-
     /// Opens a session for statements.
     ///
     /// # Errors
@@ -194,6 +175,45 @@ impl Server {
         link.authenticate(self).await?;
         link.timeout = self.timeout.saturating_add(CONNECT_MAX);
         Ok(link)
+    }
+}
+
+impl SessionServer for Server {
+    type Session = Link;
+
+    async fn open(&self) -> Result<Link, Error> {
+        Server::open(self).await
+    }
+
+    fn doing<'a>(&'a self, table: &'a str, rights: &'a str) -> Doing<'a> {
+        Server::doing(self, table, rights)
+    }
+}
+
+impl SqlSession for Link {
+    type Said = Box<ServerError>;
+    type Answer = Answer;
+
+    fn usable(&self) -> bool {
+        Link::usable(self)
+    }
+
+    async fn run(&mut self, sql: &str) -> Result<Vec<Answer>, Failed> {
+        Link::run(self, sql).await
+    }
+
+    async fn close(self) {
+        Link::close(self).await;
+    }
+}
+
+impl SqlAnswer for Answer {
+    fn rows(&self) -> &[SessionRow] {
+        &self.rows
+    }
+
+    fn into_rows(self) -> Vec<SessionRow> {
+        self.rows
     }
 }
 

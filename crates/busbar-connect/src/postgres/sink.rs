@@ -1,12 +1,11 @@
-//! Writes rows to a table, each delivery in one transaction together with the producer's position.
+//! Writes rows to a table: how PostgreSQL does it.
 
 mod prefer;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
-use busbar_connector::{Delivery, Sink, SinkContext, Work, Written};
+use busbar_connector::Delivery;
 use busbar_event::{Class, Error};
 
 use super::copy::{Cells, Target};
@@ -16,30 +15,24 @@ use super::link::{Link, Server};
 use super::pgoutput::MESSAGE_PREFIX;
 use super::types::made_for;
 use super::wire::{identifier, literal};
-use crate::change::plan::{Dialect, Halving, Refused, RowRequests, WriteColumns, takes_over};
-use crate::change::refusal::{REFUSED_TABLE, RefusedRecord, content_of, insertions};
+use crate::change::plan::{Dialect, Refused, RowRequests, WriteColumns, takes_over};
+use crate::change::refusal::{REFUSED_TABLE, content_of};
 use crate::change::{Op, Write};
+use crate::relational::sink::{
+    BesideTable, RelationalSink, WriteOrigin, WritePlan, WriteRow, WriteServer, WriteTables,
+};
 
 /// Writes to one table.
-pub struct PostgresSink {
-    server: Server,
-    /// The connection's name, before the names of producers.
-    name: Arc<str>,
-    options: Write,
-    schema: SchemaRef,
-    link: Option<Link>,
-    plan: Option<Arc<Plan>>,
-}
+pub type PostgresSink = RelationalSink<Server>;
 
-/// How rows become statements; made once a session, from the table as it is.
-struct Plan {
-    /// The table, as it is written in SQL.
-    table: String,
-    positions: String,
-    refusals: String,
+/// How rows become statements.
+pub struct Plan {
+    tables: WriteTables,
     written: WriteColumns<Target>,
     /// `there OPERATOR new`: whether a row gives way to one that comes.
     gives_way: &'static str,
+    /// Whoever follows the table is told which changes are this sink's.
+    is_told: bool,
 }
 
 const DIALECT: Dialect = Dialect {
@@ -49,10 +42,10 @@ const DIALECT: Dialect = Dialect {
 };
 
 /// A row, ready to be sent.
-struct Ready {
+pub struct Ready {
     row: usize,
     op: Op,
-    /// The line of COPY with all columns, and how much of it there is before each column.
+    /// The line of COPY with all columns.
     line: Vec<u8>,
     /// The values of the key as they stand in the line.
     key: Vec<u8>,
@@ -62,77 +55,54 @@ struct Ready {
     newer: Option<i64>,
 }
 
-impl Ready {
+impl WriteRow for Ready {
+    fn row(&self) -> usize {
+        self.row
+    }
+
     fn content(&self) -> String {
         content_of(self.op, &self.line)
     }
 }
 
-/// A table that is kept beside those that are written to.
-struct BesideTable {
-    name: String,
-    columns: &'static str,
-    rights: &'static str,
-}
-
 const STAGE: &str = "pg_temp.busbar_rows";
 
-impl PostgresSink {
-    /// Opens a session and looks at the table, which is made where that is asked for.
-    pub(super) async fn open(
-        server: Server,
-        options: Write,
-        context: SinkContext,
-    ) -> Result<PostgresSink, Error> {
-        let mut sink = PostgresSink {
-            server,
-            name: context.name,
-            options,
-            schema: context.schema,
-            link: None,
-            plan: None,
-        };
-        sink.session().await?;
-        Ok(sink)
-    }
+impl WriteServer for Server {
+    type Plan = Plan;
 
-    /// The session, opened anew unless the one there is can be used.
-    async fn session(&mut self) -> Result<(), Error> {
-        if self.link.as_ref().is_some_and(Link::usable) && self.plan.is_some() {
-            return Ok(());
-        }
-        self.link = None;
-        let mut link = self.server.open().await?;
-        self.plan = Some(Arc::new(self.plan(&mut link).await?));
-        self.link = Some(link);
-        Ok(())
-    }
+    const PRODUCER_CHARS_MAX: Option<(usize, &'static str)> = None;
 
-    async fn plan(&self, link: &mut Link) -> Result<Plan, Error> {
-        let options = &self.options;
-        let (schema, name) = options.table_name("public");
-        let table = format!("{}.{}", identifier(schema), identifier(name));
-        let doing = self.server.doing(&table, options.rights());
+    async fn plan(
+        &self,
+        link: &mut Link,
+        options: &Write,
+        schema: &SchemaRef,
+    ) -> Result<Plan, Error> {
+        let (place, name) = options.table_name("public");
+        let table = format!("{}.{}", identifier(place), identifier(name));
+        let doing = self.doing(&table, options.rights());
         if options.create {
-            let made = self.made(&table);
+            let columns = DIALECT.definitions(options, schema);
+            let made = format!("CREATE TABLE IF NOT EXISTS {table} ({columns})");
             link.run(&made).await.map_err(|failed| failed.told(doing))?;
         }
         let found = table_columns(link, &table)
             .await
             .map_err(|failed| failed.told(doing))?;
-        let written = WriteColumns::plan(&DIALECT, options, &self.schema, &table, &found)?;
-        let positions = format!("{}.busbar_position", identifier(schema));
-        let refusals = format!("{}.{REFUSED_TABLE}", identifier(schema));
+        let written = WriteColumns::plan(&DIALECT, options, schema, &table, &found)?;
+        let positions = format!("{}.busbar_position", identifier(place));
+        let refusals = format!("{}.{REFUSED_TABLE}", identifier(place));
         let beside = [
             BesideTable {
                 name: positions.clone(),
-                columns: "producer text PRIMARY KEY, position bigint NOT NULL",
+                columns: "producer text PRIMARY KEY, position bigint NOT NULL".into(),
                 rights: "SELECT, INSERT, UPDATE",
             },
             BesideTable {
                 name: refusals.clone(),
                 columns: "producer text, position bigint NOT NULL, refused_row bigint, content text NOT NULL, \
-                          cause text NOT NULL, PRIMARY KEY (producer, refused_row)",
+                          cause text NOT NULL, PRIMARY KEY (producer, refused_row)"
+                    .into(),
                 rights: "SELECT, INSERT, DELETE",
             },
         ];
@@ -140,11 +110,14 @@ impl PostgresSink {
             self.ensure_beside(link, &table).await?;
         }
         let plan = Plan {
-            table,
-            positions,
-            refusals,
+            tables: WriteTables {
+                written: table,
+                positions,
+                refusals,
+            },
             written,
             gives_way: options.gives_way(),
+            is_told: options.is_told(),
         };
         if !plan.written.key.is_empty() {
             let was = plan.written.prefer.map_or_else(String::new, |prefer| {
@@ -154,22 +127,18 @@ impl PostgresSink {
             let stage = format!(
                 "CREATE TEMP TABLE busbar_rows ON COMMIT DELETE ROWS AS SELECT {}{was} FROM {} WITH NO DATA",
                 plan.list(|_| true),
-                plan.table
+                plan.tables.written
             );
-            let doing = self.server.doing(&plan.table, options.rights());
+            let doing = self.doing(&plan.tables.written, options.rights());
             link.run(&stage)
                 .await
                 .map_err(|failed| failed.told(doing))?;
         }
         Ok(plan)
     }
+}
 
-    /// The statement that makes the table.
-    fn made(&self, table: &str) -> String {
-        let columns = DIALECT.definitions(&self.options, &self.schema);
-        format!("CREATE TABLE IF NOT EXISTS {table} ({columns})")
-    }
-
+impl Server {
     /// Makes the table where it is missing, and sees that it may be used.
     async fn ensure_beside(&self, link: &mut Link, beside: &BesideTable) -> Result<(), Error> {
         let (table, rights) = (&beside.name, beside.rights);
@@ -180,7 +149,7 @@ impl PostgresSink {
             "SELECT to_regclass({name}) IS NOT NULL, CASE WHEN to_regclass({name}) IS NOT NULL THEN {} END",
             may.collect::<Vec<_>>().join(" AND ")
         );
-        let doing = self.server.doing(table, rights);
+        let doing = self.doing(table, rights);
         let there = link
             .run(&exists)
             .await
@@ -191,7 +160,7 @@ impl PostgresSink {
                 true => Ok(()),
                 false => Err(
                     Error::new(Class::Configuration, "postgres.rights-positions")
-                        .with("user", &self.server.user)
+                        .with("user", &self.user)
                         .with("table", table)
                         .with("rights", rights),
                 ),
@@ -203,13 +172,10 @@ impl PostgresSink {
             // Two sinks make it at the same time, and one of them fails in the catalogue.
             Err(failed) if matches!(failed.code(), "23505" | "42P07") => Ok(()),
             Err(failed) if failed.code() == "42501" => {
-                let grant = format!(
-                    "GRANT {rights} ON {table} TO {}",
-                    identifier(&self.server.user)
-                );
+                let grant = format!("GRANT {rights} ON {table} TO {}", identifier(&self.user));
                 Err(Error::new(Class::Configuration, "postgres.no-positions")
                     .with("table", table)
-                    .with("user", &self.server.user)
+                    .with("user", &self.user)
                     .with(
                         "statement",
                         format!("{}; {grant}", made.replace("IF NOT EXISTS ", "")),
@@ -218,278 +184,32 @@ impl PostgresSink {
             Err(failed) => Err(failed.told(doing)),
         }
     }
-
-    fn producer(&self, producer: &str) -> String {
-        literal(&format!(
-            "{}/{producer}",
-            self.options.producer.as_deref().unwrap_or(&self.name)
-        ))
-    }
-
-    /// Whom whoever follows the table is told to have written, as it stands in SQL; empty for nobody.
-    fn told(&self, delivery: &Delivery) -> String {
-        match self.options.is_told() && !delivery.producer.is_empty() {
-            true => self.producer(&delivery.producer),
-            false => String::new(),
-        }
-    }
-
-    async fn deliver(&mut self, delivery: &Delivery) -> Result<Written, Error> {
-        self.session().await?;
-        let (Some(mut link), Some(plan)) = (self.link.take(), self.plan.clone()) else {
-            return Err(Error::new(Class::Transient, "postgres.closed")
-                .with("address", &self.server.address));
-        };
-        // The session is put back only after everything went well or was undone.
-        let (ready, mut rejected) = plan.ready(delivery, self.options.mode.into())?;
-        let written = self.transaction(&mut link, &plan, delivery, &ready).await;
-        let written = match written {
-            Err(failed) if failed.is_about_rows() => {
-                self.undo(&mut link).await?;
-                self.in_pieces(&mut link, &plan, delivery, &ready, &mut rejected)
-                    .await
-            }
-            other => other,
-        };
-        let written = match written {
-            Ok(None) => {
-                let recalled = self.recall(&mut link, &plan, delivery, &ready).await;
-                recalled.map(|refused| {
-                    rejected.extend(refused);
-                    0
-                })
-            }
-            Ok(Some(conflicts)) => Ok(conflicts),
-            Err(failed) => Err(failed),
-        };
-        match written {
-            Ok(conflicts) => {
-                self.link = Some(link);
-                rejected.sort_by_key(|(row, _)| *row);
-                Ok(Written {
-                    rejected,
-                    conflicts,
-                })
-            }
-            Err(failed) => {
-                let error = failed.told(self.server.doing(&plan.table, self.options.rights()));
-                // The table may have changed; the next session looks at it anew. What this one began ends with it.
-                link.close().await;
-                Err(error)
-            }
-        }
-    }
-
-    async fn undo(&self, link: &mut Link) -> Result<(), Error> {
-        let undone = link.run("ROLLBACK").await;
-        undone
-            .map(drop)
-            .map_err(|failed| failed.told(self.server.doing("", "")))
-    }
-
-    /// Begins a transaction and notes the position; false when it is known already.
-    async fn begin(
-        &self,
-        link: &mut Link,
-        plan: &Plan,
-        delivery: &Delivery,
-    ) -> Result<bool, Failed> {
-        if delivery.producer.is_empty() {
-            link.run("BEGIN").await?;
-            return Ok(true);
-        }
-        // Whoever follows the changes sees in the log who has written them; the table of positions is not followed.
-        let told = match self.options.is_told() {
-            false => String::new(),
-            true => format!(
-                "SELECT pg_logical_emit_message(true, '{MESSAGE_PREFIX}', {}); ",
-                self.producer(&delivery.producer)
-            ),
-        };
-        let begun = format!(
-            "BEGIN; {told}INSERT INTO {positions} AS p VALUES ({producer}, {position}) ON CONFLICT (producer) \
-             DO UPDATE SET position = excluded.position WHERE p.position < excluded.position",
-            positions = plan.positions,
-            producer = self.producer(&delivery.producer),
-            position = delivery.position,
-        );
-        let begun = link.run(&begun).await?;
-        Ok(begun.last().is_some_and(|answer| answer.count() == 1))
-    }
-
-    /// Writes rows and position, and answers how many rows gave way; `None` when the position was known already.
-    async fn transaction(
-        &self,
-        link: &mut Link,
-        plan: &Plan,
-        delivery: &Delivery,
-        ready: &[Ready],
-    ) -> Result<Option<u64>, Failed> {
-        if !self.begin(link, plan, delivery).await? {
-            return link.run("ROLLBACK").await.map(|_| None);
-        }
-        let conflicts = plan.apply(link, ready, &self.told(delivery)).await?;
-        link.run("COMMIT").await.map(|_| Some(conflicts))
-    }
-
-    /// The same, where some rows are at fault: they are found by halving, and all others are written with the position.
-    async fn in_pieces(
-        &self,
-        link: &mut Link,
-        plan: &Plan,
-        delivery: &Delivery,
-        ready: &[Ready],
-        rejected: &mut Vec<Refused>,
-    ) -> Result<Option<u64>, Failed> {
-        if !self.begin(link, plan, delivery).await? {
-            return link.run("ROLLBACK").await.map(|_| None);
-        }
-        let mut conflicts = 0;
-        let mut refused = Vec::new();
-        let mut halving = Halving::new(ready);
-        while let Some(rows) = halving.part() {
-            link.run("SAVEPOINT busbar").await?;
-            match plan.apply(link, rows, &self.told(delivery)).await {
-                Ok(more) => {
-                    conflicts += more;
-                    link.run("RELEASE SAVEPOINT busbar").await?;
-                }
-                Err(failed) if failed.is_about_rows() => {
-                    link.run("ROLLBACK TO SAVEPOINT busbar; RELEASE SAVEPOINT busbar")
-                        .await?;
-                    if let Some(one) = halving.refused(rows) {
-                        let doing = self.server.doing(&plan.table, self.options.rights());
-                        refused.push((one.row, failed.told(doing)));
-                    }
-                }
-                Err(failed) => return Err(failed),
-            }
-        }
-        if !delivery.producer.is_empty() {
-            self.keep_refused(link, plan, delivery, ready, &refused)
-                .await?;
-        }
-        link.run("COMMIT").await?;
-        rejected.append(&mut refused);
-        Ok(Some(conflicts))
-    }
-
-    /// Keeps the refused rows within the transaction that is open.
-    async fn keep_refused(
-        &self,
-        link: &mut Link,
-        plan: &Plan,
-        delivery: &Delivery,
-        ready: &[Ready],
-        refused: &[Refused],
-    ) -> Result<(), Failed> {
-        let (table, producer) = (&plan.refusals, self.producer(&delivery.producer));
-        link.run(&format!("DELETE FROM {table} WHERE producer = {producer}"))
-            .await?;
-        let content = |row: usize| {
-            let at = ready.binary_search_by_key(&row, |ready| ready.row);
-            at.map_or_else(|_| String::new(), |at| ready[at].content())
-        };
-        let records = RefusedRecord::of(refused, content);
-        let rows = records.iter().map(|record| {
-            format!(
-                "({producer}, {}, {}, {}, {})",
-                delivery.position,
-                record.row,
-                literal(&record.content),
-                literal(&record.cause)
-            )
-        });
-        let head =
-            format!("INSERT INTO {table} (producer, position, refused_row, content, cause) VALUES");
-        for statement in insertions(&head, rows, STATEMENT_BYTES) {
-            link.run(&statement).await?;
-        }
-        Ok(())
-    }
-
-    /// The rows of a delivery that comes again that were refused the last time.
-    async fn recall(
-        &self,
-        link: &mut Link,
-        plan: &Plan,
-        delivery: &Delivery,
-        ready: &[Ready],
-    ) -> Result<Vec<Refused>, Failed> {
-        let sql = format!(
-            "SELECT r.refused_row, r.content, r.cause FROM {} r JOIN {} p ON p.producer = r.producer AND p.position = r.position \
-             WHERE r.producer = {} ORDER BY r.refused_row",
-            plan.refusals,
-            plan.positions,
-            self.producer(&delivery.producer)
-        );
-        let answers = link.run(&sql).await?;
-        let records = answers.first().map_or_else(Vec::new, |answer| {
-            let text = |row, column| answer.text(row, column).unwrap_or_default().to_owned();
-            let records = (0..answer.rows.len()).map(|row| RefusedRecord {
-                row: text(row, 0).parse().unwrap_or_default(),
-                content: text(row, 1),
-                cause: text(row, 2),
-            });
-            records.collect()
-        });
-        let rows = ready.iter().map(|row| (row.row, row.content()));
-        Ok(RefusedRecord::recalled(records, rows))
-    }
-
-    async fn known(&mut self, producer: &str) -> Result<Option<u64>, Error> {
-        self.session().await?;
-        let (Some(mut link), Some(plan)) = (self.link.take(), self.plan.clone()) else {
-            return Ok(None);
-        };
-        // Waits for a transaction of a session before that may still be under way.
-        let sql = format!(
-            "SELECT position FROM {} WHERE producer = {} FOR UPDATE",
-            plan.positions,
-            self.producer(producer)
-        );
-        let answer = link.run(&sql).await;
-        let answer = answer
-            .map_err(|failed| failed.told(self.server.doing(&plan.positions, "SELECT, UPDATE")))?;
-        self.link = Some(link);
-        let position = answer.first().and_then(|answer| answer.text(0, 0));
-        Ok(position.and_then(|position| position.parse().ok()))
-    }
 }
 
-impl Sink for PostgresSink {
-    fn write<'a>(&'a mut self, delivery: &'a Delivery) -> Work<'a, Result<Written, Error>> {
-        Box::pin(self.deliver(delivery))
+impl WritePlan for Plan {
+    type Session = Link;
+    type Row = Ready;
+
+    const SAVEPOINTS: bool = true;
+    const REFUSALS_BYTES: usize = STATEMENT_BYTES;
+
+    fn tables(&self) -> &WriteTables {
+        &self.tables
     }
 
-    fn position<'a>(&'a mut self, producer: &'a str) -> Work<'a, Result<Option<u64>, Error>> {
-        Box::pin(self.known(producer))
+    fn literal(text: &str) -> String {
+        literal(text)
     }
 
-    fn close(&mut self) -> Work<'_, Result<(), Error>> {
-        Box::pin(async {
-            if let Some(link) = self.link.take() {
-                link.close().await;
-            }
-            Ok(())
-        })
-    }
-}
-
-impl Plan {
-    /// Names of columns with commas between them.
-    fn list(&self, which: impl Fn(usize) -> bool) -> String {
-        self.written.list(&DIALECT, which)
+    fn known(&self, producer: &str) -> String {
+        let positions = &self.tables.positions;
+        format!("SELECT position FROM {positions} WHERE producer = {producer} FOR UPDATE")
     }
 
-    /// Rows as they are sent, and those that cannot be.
     fn ready(&self, delivery: &Delivery, mode: Op) -> Result<(Vec<Ready>, Vec<Refused>), Error> {
         let rows = &delivery.rows;
-        let cells = self
-            .written
-            .columns
-            .iter()
-            .map(|(at, target)| Cells::new(rows.column(*at), target));
+        let columns = self.written.columns.iter();
+        let cells = columns.map(|(at, target)| Cells::new(rows.column(*at), target));
         let cells = cells.collect::<Result<Vec<_>, _>>()?;
         let was = self.written.prefer.map(|prefer| {
             let version = &self.written.columns[prefer.version].1;
@@ -500,6 +220,91 @@ impl Plan {
         Ok(RowRequests::ready(rows.num_rows(), |row| {
             self.row(row, &cells, was.as_ref(), &asked)
         }))
+    }
+
+    async fn begin(&self, link: &mut Link, from: &WriteOrigin) -> Result<bool, Failed> {
+        let WriteOrigin { producer, position } = from;
+        if producer.is_empty() {
+            link.run("BEGIN").await?;
+            return Ok(true);
+        }
+        // Whoever follows the changes sees in the log who has written them; the table of positions is not followed.
+        let told = match self.is_told {
+            false => String::new(),
+            true => {
+                format!("SELECT pg_logical_emit_message(true, '{MESSAGE_PREFIX}', {producer}); ")
+            }
+        };
+        let begun = format!(
+            "BEGIN; {told}INSERT INTO {positions} AS p VALUES ({producer}, {position}) ON CONFLICT (producer) \
+             DO UPDATE SET position = excluded.position WHERE p.position < excluded.position",
+            positions = self.tables.positions,
+        );
+        let begun = link.run(&begun).await?;
+        Ok(begun.last().is_some_and(|answer| answer.count() == 1))
+    }
+
+    async fn apply(
+        &self,
+        link: &mut Link,
+        rows: &[Ready],
+        from: &WriteOrigin,
+        _: &mut Vec<String>,
+    ) -> Result<u64, Failed> {
+        // Whom whoever follows the table is told to have written; empty for nobody.
+        let producer = if self.is_told { &*from.producer } else { "" };
+        if self.written.key.is_empty() {
+            for rows in rows.split_inclusive(|row| row.op == Op::Truncate) {
+                self.copy(
+                    link,
+                    &self.tables.written,
+                    rows.iter().filter(|row| row.op != Op::Truncate),
+                )
+                .await?;
+                if rows.last().is_some_and(|row| row.op == Op::Truncate) {
+                    link.run(&format!("TRUNCATE {}", self.tables.written))
+                        .await?;
+                }
+            }
+            return Ok(0);
+        }
+        let mut conflicts = 0;
+        // Of several rows with one key the last one counts, unless it waits for the one before it.
+        let mut last: HashMap<&[u8], usize> = HashMap::new();
+        let mut begin = 0;
+        for (at, row) in rows.iter().enumerate() {
+            let differs = row.op == Op::Insert || rows[begin].op == Op::Insert;
+            let before = last.get(&row.key[..]).map(|before| &rows[*before]);
+            let cut = match row.op {
+                Op::Truncate => true,
+                _ => {
+                    before.is_some_and(|before| self.waits(before, row))
+                        || differs && row.op != rows[begin].op
+                }
+            };
+            if cut {
+                let rows = &rows[begin..at];
+                conflicts += self.flush(link, rows, &last, begin, producer).await?;
+                last.clear();
+                begin = at;
+            }
+            if row.op == Op::Truncate {
+                link.run(&format!("TRUNCATE {}", self.tables.written))
+                    .await?;
+                begin = at + 1;
+                continue;
+            }
+            last.insert(&row.key, at);
+        }
+        let rest = rows.get(begin..).unwrap_or_default();
+        Ok(conflicts + self.flush(link, rest, &last, begin, producer).await?)
+    }
+}
+
+impl Plan {
+    /// Names of columns with commas between them.
+    fn list(&self, which: impl Fn(usize) -> bool) -> String {
+        self.written.list(&DIALECT, which)
     }
 
     fn row(
@@ -549,53 +354,6 @@ impl Plan {
         }))
     }
 
-    /// Writes rows within the transaction that is open, and answers how many gave way to rows there.
-    async fn apply(&self, link: &mut Link, rows: &[Ready], producer: &str) -> Result<u64, Failed> {
-        if self.written.key.is_empty() {
-            for rows in rows.split_inclusive(|row| row.op == Op::Truncate) {
-                self.copy(
-                    link,
-                    &self.table,
-                    rows.iter().filter(|row| row.op != Op::Truncate),
-                )
-                .await?;
-                if rows.last().is_some_and(|row| row.op == Op::Truncate) {
-                    link.run(&format!("TRUNCATE {}", self.table)).await?;
-                }
-            }
-            return Ok(0);
-        }
-        let mut conflicts = 0;
-        // Of several rows with one key the last one counts, unless it waits for the one before it.
-        let mut last: HashMap<&[u8], usize> = HashMap::new();
-        let mut begin = 0;
-        for (at, row) in rows.iter().enumerate() {
-            let differs = row.op == Op::Insert || rows[begin].op == Op::Insert;
-            let before = last.get(&row.key[..]).map(|before| &rows[*before]);
-            let cut = match row.op {
-                Op::Truncate => true,
-                _ => {
-                    before.is_some_and(|before| self.waits(before, row))
-                        || differs && row.op != rows[begin].op
-                }
-            };
-            if cut {
-                let rows = &rows[begin..at];
-                conflicts += self.flush(link, rows, &last, begin, producer).await?;
-                last.clear();
-                begin = at;
-            }
-            if row.op == Op::Truncate {
-                link.run(&format!("TRUNCATE {}", self.table)).await?;
-                begin = at + 1;
-                continue;
-            }
-            last.insert(&row.key, at);
-        }
-        let rest = rows.get(begin..).unwrap_or_default();
-        Ok(conflicts + self.flush(link, rest, &last, begin, producer).await?)
-    }
-
     /// Whether a row waits until the one before it with its key is written: it keeps values of it, or is compared with it.
     fn waits(&self, before: &Ready, row: &Ready) -> bool {
         let is_compared = self.written.newer.is_some();
@@ -614,7 +372,10 @@ impl Plan {
         producer: &str,
     ) -> Result<u64, Failed> {
         if rows.first().is_some_and(|row| row.op == Op::Insert) {
-            return self.copy(link, &self.table, rows.iter()).await.map(|()| 0);
+            return self
+                .copy(link, &self.tables.written, rows.iter())
+                .await
+                .map(|()| 0);
         }
         let mut conflicts = 0;
         let mut groups: Vec<(Op, &[String], Vec<&Ready>)> = Vec::new();
@@ -661,7 +422,7 @@ impl Plan {
     /// The statement that counts the rows of the stage that are not in the table as they came, after they were written: those
     /// that gave way. A deleted row is not to be there at all.
     fn different(&self, op: Op, kept: &[String]) -> String {
-        let table = &self.table;
+        let table = &self.tables.written;
         let name = |at: usize| identifier(&self.written.columns[at].1.name);
         let is_key = |at: &usize| self.written.key.contains(at);
         let key = self.written.key.iter();
@@ -684,7 +445,7 @@ impl Plan {
 
     /// The statement that takes the rows over from the stage.
     fn statement(&self, op: Op, kept: &[String]) -> String {
-        let table = &self.table;
+        let table = &self.tables.written;
         let is_key = |at: usize| self.written.key.contains(&at);
         let name = |at: usize| identifier(&self.written.columns[at].1.name);
         let same: Vec<_> = self

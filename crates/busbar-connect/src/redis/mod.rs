@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use busbar_bus::Span;
-use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Template, Value};
+use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Template};
 use busbar_connector::limits::{POOL_SESSIONS, POOL_SESSIONS_MAX};
 use busbar_connector::{
     ColumnSpec, Connector, Guarantee, KeyedStore, LiteralSecret, Roles, ServiceContext, Sink,
@@ -36,6 +36,7 @@ use crate::places::Places;
 use crate::secret::{self, Secret, refuse_placeholder};
 use crate::tls::Tls;
 use crate::topic::TopicTemplate;
+use crate::{lacks_sink, lacks_source};
 use key::RedisKey;
 use link::RedisServer;
 use sink::RedisSink;
@@ -368,13 +369,7 @@ impl Connector for Redis {
     }
 
     fn secrets(&self, spec: &ConnectionSpec) -> Vec<LiteralSecret> {
-        let password = spec.options.node().child("password".into());
-        let literal = password.filter(|node| !matches!(node.value, Value::Map(_) | Value::Null));
-        let secret = literal.map(|_| LiteralSecret {
-            path: vec!["password".into()],
-            shown: secret::HIDDEN.into(),
-        });
-        secret.into_iter().collect()
+        secret::literals(spec, &[&["password"]])
     }
 
     fn keeps_rows(&self, spec: &ConnectionSpec) -> bool {
@@ -388,9 +383,7 @@ impl Connector for Redis {
         context: ServiceContext,
     ) -> Work<'a, Result<Arc<dyn KeyedStore>, Error>> {
         Box::pin(async move {
-            let options = self
-                .options(spec)
-                .map_err(|refused| refused.error().clone())?;
+            let options = self.options(spec)?;
             let server = self.server(&options, &context.project_dir)?;
             let (name, tables) = (&context.name, &options.tables);
             let store = RedisStore::new(name, server, options.sessions, tables)?;
@@ -409,9 +402,7 @@ impl Connector for Redis {
         tables: bool,
     ) -> Work<'a, Result<Survey, Error>> {
         Box::pin(async move {
-            let options = self
-                .options(spec)
-                .map_err(|refused| refused.error().clone())?;
+            let options = self.options(spec)?;
             let server = self.server(&options, &project_dir)?;
             survey::survey(&server, tables).await
         })
@@ -423,14 +414,10 @@ impl Connector for Redis {
         context: SourceContext,
     ) -> Work<'a, Result<Box<dyn Source>, Error>> {
         Box::pin(async move {
-            let told = |refused: Diagnostic| refused.error().clone();
-            let options = self.options(spec).map_err(told)?;
+            let options = self.options(spec)?;
             let server = self.server(&options, &context.project_dir)?;
-            let Some(read) = options.read else {
-                let error = Error::new(Class::Configuration, "connect.no-source");
-                return Err(error.with("kind", "redis"));
-            };
-            let topic = self.topic(spec).map_err(told)?;
+            let read = options.read.ok_or_else(|| lacks_source(self.kind()))?;
+            let topic = self.topic(spec)?;
             let source = RedisSource::open(server, read, topic, context).await?;
             Ok(Box::new(source) as Box<dyn Source>)
         })
@@ -442,13 +429,9 @@ impl Connector for Redis {
         context: SinkContext,
     ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
         Box::pin(async move {
-            let told = |refused: Diagnostic| refused.error().clone();
-            let options = self.options(spec).map_err(told)?;
+            let options = self.options(spec)?;
             let server = self.server(&options, &context.project_dir)?;
-            let Some(write) = options.write else {
-                let error = Error::new(Class::Configuration, "connect.no-sink");
-                return Err(error.with("kind", "redis"));
-            };
+            let write = options.write.ok_or_else(|| lacks_sink(self.kind()))?;
             let sink = RedisSink::open(server, write, context).await?;
             Ok(Box::new(sink) as Box<dyn Sink>)
         })

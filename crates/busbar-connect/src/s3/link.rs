@@ -79,7 +79,7 @@ impl S3Link {
             let (Some(access), Some(secret)) = (&given.access_key, &given.secret_key) else {
                 return Ok(None);
             };
-            Ok(Some(Signer {
+            Ok::<_, Error>(Some(Signer {
                 access_key: access.read(&project, &allowed)?,
                 secret_key: secret.read(&project, &allowed)?,
                 region: given.region,

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use busbar_bus::Span;
-use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Value};
+use busbar_catalog::{ConnectionSpec, Diagnostic, Project};
 use busbar_connector::{
     Connector, Guarantee, LiteralSecret, Roles, ServiceContext, Sink, SinkContext, Source,
     SourceContext, Survey, Work,
@@ -35,6 +35,7 @@ use crate::places::Places;
 use crate::secret::{self, Secret, refuse_placeholder};
 use crate::tls::Tls;
 use crate::topic::TopicTemplate;
+use crate::{lacks_sink, lacks_source};
 use link::S3Link;
 use sink::S3Sink;
 use source::S3Source;
@@ -225,13 +226,7 @@ impl Connector for S3 {
     }
 
     fn secrets(&self, spec: &ConnectionSpec) -> Vec<LiteralSecret> {
-        let node = spec.options.node().child("secret_key".into());
-        let literal = node.filter(|node| !matches!(node.value, Value::Map(_) | Value::Null));
-        let secret = literal.map(|_| LiteralSecret {
-            path: vec!["secret_key".into()],
-            shown: secret::HIDDEN.into(),
-        });
-        secret.into_iter().collect()
+        secret::literals(spec, &[&["secret_key"]])
     }
 
     fn guarantee(&self) -> Guarantee {
@@ -245,13 +240,8 @@ impl Connector for S3 {
         _: bool,
     ) -> Work<'a, Result<Survey, Error>> {
         Box::pin(async move {
-            let options = self.options(spec);
-            let options = options.map_err(|refused| refused.error().clone())?;
-            let context = ServiceContext {
-                name: "".into(),
-                project_dir,
-                clock: Arc::new(busbar_log::SystemClock),
-            };
+            let options = self.options(spec)?;
+            let context = ServiceContext::unnamed(project_dir);
             let link = S3Link::open(&options, &context, &self.places).await?;
             let prefix = match (&options.read, &options.write) {
                 (Some(read), _) => read.prefix.as_str(),
@@ -272,18 +262,13 @@ impl Connector for S3 {
         context: SourceContext,
     ) -> Work<'a, Result<Box<dyn Source>, Error>> {
         Box::pin(async move {
-            let told = |refused: Diagnostic| refused.error().clone();
-            let options = self.options(spec).map_err(told)?;
-            let Some(read) = options.read.clone() else {
-                let error = Error::new(Class::Configuration, "connect.no-source");
-                return Err(error.with("kind", self.kind()));
-            };
-            let topic = self.topic(spec).map_err(told)?;
-            let with = ServiceContext {
-                name: Arc::clone(&context.name),
-                project_dir: Arc::clone(&context.project_dir),
-                clock: Arc::clone(&context.clock),
-            };
+            let options = self.options(spec)?;
+            let read = options
+                .read
+                .clone()
+                .ok_or_else(|| lacks_source(self.kind()))?;
+            let topic = self.topic(spec)?;
+            let with = ServiceContext::from(&context);
             let link = S3Link::open(&options, &with, &self.places).await?;
             Ok(Box::new(S3Source::new(link, read, topic, &context)) as Box<dyn Source>)
         })
@@ -295,17 +280,12 @@ impl Connector for S3 {
         context: SinkContext,
     ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
         Box::pin(async move {
-            let told = |refused: Diagnostic| refused.error().clone();
-            let options = self.options(spec).map_err(told)?;
-            let Some(write) = options.write.clone() else {
-                let error = Error::new(Class::Configuration, "connect.no-sink");
-                return Err(error.with("kind", self.kind()));
-            };
-            let with = ServiceContext {
-                name: context.name,
-                project_dir: context.project_dir,
-                clock: context.clock,
-            };
+            let options = self.options(spec)?;
+            let write = options
+                .write
+                .clone()
+                .ok_or_else(|| lacks_sink(self.kind()))?;
+            let with = ServiceContext::from(&context);
             let link = S3Link::open(&options, &with, &self.places).await?;
             Ok(Box::new(S3Sink::new(link, write)?) as Box<dyn Sink>)
         })

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::Schema;
 use busbar_bus::Span;
-use busbar_catalog::{CallSpec, ConnectionSpec, Diagnostic, Project, Value};
+use busbar_catalog::{CallSpec, ConnectionSpec, Diagnostic, Project};
 use busbar_connector::{
     CallFault, CallForm, Connector, LiteralSecret, Roles, Service, ServiceContext, Sink,
     SinkContext, Work,
@@ -285,15 +285,7 @@ impl Connector for Soap {
 
     fn secrets(&self, spec: &ConnectionSpec) -> Vec<LiteralSecret> {
         let mut secrets = address_secrets(spec);
-        let path = vec!["user".to_owned(), "password".to_owned()];
-        if let Some(node) = spec.options.at(&path)
-            && !matches!(node.value, Value::Map(_))
-        {
-            secrets.push(LiteralSecret {
-                path,
-                shown: secret::HIDDEN.into(),
-            });
-        }
+        secrets.extend(secret::literals(spec, &[&["user", "password"]]));
         secrets
     }
 
@@ -326,8 +318,7 @@ impl Connector for Soap {
         context: ServiceContext,
     ) -> Work<'a, Result<Arc<dyn Service>, Error>> {
         Box::pin(async move {
-            let known = self.options(spec);
-            let (options, side) = known.map_err(|refused| refused.error().clone())?;
+            let (options, side) = self.options(spec)?;
             let service = self.open(&options, &side, &context).await?;
             Ok(Arc::new(service) as Arc<dyn Service>)
         })
@@ -339,15 +330,10 @@ impl Connector for Soap {
         context: SinkContext,
     ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
         Box::pin(async move {
-            let known = self.options(spec);
-            let (options, side) = known.map_err(|refused| refused.error().clone())?;
+            let (options, side) = self.options(spec)?;
             let form = Soap::written(&options, &side)?;
             self.check_rows(spec, &context.schema)?;
-            let service = ServiceContext {
-                name: context.name,
-                project_dir: context.project_dir,
-                clock: context.clock,
-            };
+            let service = ServiceContext::from(&context);
             let service = self.open(&options, &side, &service).await?;
             let sink = SoapSink::new(service, form, &context.schema);
             Ok(Box::new(sink) as Box<dyn Sink>)

@@ -3,47 +3,16 @@
 use busbar_event::{Class, Error};
 
 use super::token::MssqlError;
+use crate::relational::{Doing, Failed, ServerSaid};
 
 /// Why a statement did not succeed.
-#[derive(Debug)]
-pub enum MssqlFailed {
-    /// The server said so; the session goes on.
-    Server(MssqlError),
-    /// The session is lost, or the server does not follow the protocol.
-    Lost(Error),
-}
-
-/// What was being done, for the statements that errors name.
-#[derive(Clone, Copy, Debug)]
-pub struct MssqlDoing<'a> {
-    pub address: &'a str,
-    pub user: &'a str,
-    pub database: &'a str,
-    /// The table, as it is written in SQL; empty without one.
-    pub table: &'a str,
-    /// The rights that it takes: `SELECT`, `INSERT, UPDATE`.
-    pub rights: &'a str,
-}
-
-impl From<Error> for MssqlFailed {
-    fn from(error: Error) -> MssqlFailed {
-        MssqlFailed::Lost(error)
-    }
-}
+pub type MssqlFailed = Failed<MssqlError>;
 
 impl MssqlFailed {
-    /// The failure as people see it.
-    pub fn told(self, doing: MssqlDoing<'_>) -> Error {
-        match self {
-            MssqlFailed::Lost(error) => error,
-            MssqlFailed::Server(server) => told(&server, doing),
-        }
-    }
-
     /// A login that failed, as people see it: no row is at fault, whatever the number says.
-    pub fn told_of_login(self, doing: MssqlDoing<'_>) -> Error {
+    pub fn told_of_login(self, doing: Doing<'_>) -> Error {
         match self {
-            MssqlFailed::Server(server) if class_of(server.number) == Class::Permanent => {
+            Failed::Server(server) if server.class() == Class::Permanent => {
                 Error::new(Class::Configuration, "sqlserver.credentials")
                     .with("address", doing.address)
                     .with("user", doing.user)
@@ -57,14 +26,19 @@ impl MssqlFailed {
     /// The number of the server's error; 0 when the session was lost.
     pub fn number(&self) -> i32 {
         match self {
-            MssqlFailed::Server(server) => server.number,
-            MssqlFailed::Lost(_) => 0,
+            Failed::Server(server) => server.number,
+            Failed::Lost(_) => 0,
         }
     }
+}
 
-    /// Whether only the rows at hand are at fault.
-    pub fn is_about_rows(&self) -> bool {
-        class_of(self.number()) == Class::Permanent
+impl ServerSaid for MssqlError {
+    fn class(&self) -> Class {
+        class_of(self.number)
+    }
+
+    fn told(&self, doing: Doing<'_>) -> Error {
+        told(self, doing)
     }
 }
 
@@ -185,7 +159,7 @@ pub fn class_of(number: i32) -> Class {
     }
 }
 
-fn told(server: &MssqlError, doing: MssqlDoing<'_>) -> Error {
+fn told(server: &MssqlError, doing: Doing<'_>) -> Error {
     let class = class_of(server.number);
     let new = |code| {
         Error::new(class, code)
@@ -221,7 +195,7 @@ mod tests {
 
     #[test]
     fn each_number_has_its_class() {
-        let doing = MssqlDoing {
+        let doing = Doing {
             address: "a:1433",
             user: "u",
             database: "d",

@@ -16,6 +16,7 @@ use super::wire::{identifier, literal, qualified};
 use super::{MssqlFollow, MssqlFollowBy};
 use crate::change::snapshot::Order;
 use crate::change::table_name;
+use crate::relational::keyed_pages::behind;
 
 /// A table that is followed.
 pub struct MssqlFollowed {
@@ -82,18 +83,6 @@ pub fn list<'a>(names: impl Iterator<Item = &'a str>, of: &str) -> String {
         .map(|name| format!("{of}{}", identifier(name)))
         .collect();
     names.join(", ")
-}
-
-/// The condition of what is behind these values in the order of these expressions.
-pub fn behind(order: &[String], last: &[String]) -> String {
-    let ways = (0..order.len()).map(|at| {
-        let mut all: Vec<_> = (0..at)
-            .map(|at| format!("{} = {}", order[at], last[at]))
-            .collect();
-        all.push(format!("{} > {}", order[at], last[at]));
-        format!("({})", all.join(" AND "))
-    });
-    ways.collect::<Vec<_>>().join(" OR ")
 }
 
 /// The tables that the options name.

@@ -1,6 +1,5 @@
 //! One session with a server.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::failure::{MssqlDoing, MssqlFailed};
+use super::failure::MssqlFailed;
 use super::limits::{
     ANSWER_BYTES_MAX, CONNECT_MAX, GOODBYE_MAX, PACKET_BYTES, PACKET_BYTES_MAX, READ_BYTES,
     TOKEN_BYTES_MAX,
@@ -20,24 +19,18 @@ use super::reader::{TdsReader, Unread};
 use super::token::{self, MssqlError, TdsColumn, TdsToken};
 use super::tunnel::{self, TdsTunnel};
 use super::wire::{self, HEADER, LAST, TdsLogin, encryption, kind};
-use crate::places::Places;
-use crate::tls::{self, Tls};
+use crate::relational::session::{Selecting, SessionRow, StreamedSession};
+use crate::relational::{Doing, Server, SessionServer, SqlAnswer, SqlSession};
+use crate::tls;
 
 /// Where a server is, and who asks.
-#[derive(Clone)]
-pub struct MssqlServer {
-    pub address: Arc<str>,
-    pub database: Arc<str>,
-    pub user: Arc<str>,
-    pub password: Option<String>,
-    pub tls: Option<Tls>,
+pub type MssqlServer = Server<TdsProtocol>;
+
+/// The protocol of SQL Server.
+#[derive(Clone, Copy)]
+pub struct TdsProtocol {
     /// Any certificate is taken.
     pub trust: bool,
-    /// How long a statement may take.
-    pub timeout: Duration,
-    /// Where files of the project are.
-    pub project: Arc<Path>,
-    pub places: Places,
 }
 
 /// A session.
@@ -115,17 +108,6 @@ enum LoggedIn {
 }
 
 impl MssqlServer {
-    /// What errors of this server name.
-    pub fn doing<'a>(&'a self, table: &'a str, rights: &'a str) -> MssqlDoing<'a> {
-        MssqlDoing {
-            address: &self.address,
-            user: &self.user,
-            database: &self.database,
-            table,
-            rights,
-        }
-    }
-
     /// Opens a session for statements.
     ///
     /// # Errors
@@ -182,7 +164,7 @@ impl MssqlServer {
             busy: true,
             version: String::new(),
         };
-        let all = self.tls.is_some() || self.trust;
+        let all = self.tls.is_some() || self.protocol.trust;
         let wanted = if all { encryption::ON } else { encryption::OFF };
         link.send(kind::PRELOGIN, &wire::prelogin(wanted)).await?;
         while !link.whole {
@@ -267,7 +249,7 @@ impl MssqlServer {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|why| Error::new(Class::Configuration, "sqlserver.address").caused_by(why))?;
         let config = match &self.tls {
-            Some(tls) if !self.trust => {
+            Some(tls) if !self.protocol.trust => {
                 tls::client_config_of(tls, tunnel::VERSIONS, &self.project, &self.places).await?
             }
             _ => Arc::new(tunnel::any_certificate().map_err(|why| {
@@ -502,6 +484,85 @@ impl MssqlLink {
             Ok(Err(why)) => Err(closed(&self.address).caused_by(why).into()),
             Err(_) => Err(silent(&self.address, self.timeout).into()),
         }
+    }
+}
+
+impl SessionServer for MssqlServer {
+    type Session = MssqlLink;
+
+    async fn open(&self) -> Result<MssqlLink, Error> {
+        MssqlServer::open(self).await
+    }
+
+    fn doing<'a>(&'a self, table: &'a str, rights: &'a str) -> Doing<'a> {
+        MssqlServer::doing(self, table, rights)
+    }
+}
+
+impl SqlSession for MssqlLink {
+    type Said = MssqlError;
+    type Answer = MssqlAnswer;
+
+    fn usable(&self) -> bool {
+        MssqlLink::usable(self)
+    }
+
+    async fn run(&mut self, sql: &str) -> Result<Vec<MssqlAnswer>, MssqlFailed> {
+        MssqlLink::run(self, sql).await
+    }
+
+    async fn commit(&mut self) -> Result<(), MssqlFailed> {
+        self.run("COMMIT TRANSACTION").await.map(drop)
+    }
+
+    async fn roll_back(&mut self) -> Result<(), MssqlFailed> {
+        MssqlLink::roll_back(self).await
+    }
+
+    async fn close(self) {
+        MssqlLink::close(self).await;
+    }
+}
+
+impl SqlAnswer for MssqlAnswer {
+    fn rows(&self) -> &[SessionRow] {
+        &self.rows
+    }
+
+    fn into_rows(self) -> Vec<SessionRow> {
+        self.rows
+    }
+}
+
+impl StreamedSession for MssqlLink {
+    async fn select(&mut self, sql: &str) -> Result<Selecting, MssqlFailed> {
+        self.begin(sql).await?;
+        let mut affected = 0;
+        loop {
+            match self.head().await? {
+                MssqlHead::Rows(columns) => {
+                    let named = columns.iter();
+                    let named = named.map(|column| (column.name.clone(), column.of.kind()));
+                    return Ok(Selecting::Rows(named.collect()));
+                }
+                MssqlHead::Done(count) => affected += count,
+                MssqlHead::End => return Ok(Selecting::Done(affected)),
+            }
+        }
+    }
+
+    async fn rows(
+        &mut self,
+        _: usize,
+        bytes: usize,
+        rows: &mut Vec<SessionRow>,
+    ) -> Result<bool, MssqlFailed> {
+        let all = self.fetch(bytes, rows).await? == MssqlFetched::All;
+        if all {
+            // A failure behind rows fails the statement; other answers of a procedure are of no use.
+            while !matches!(self.head().await?, MssqlHead::End) {}
+        }
+        Ok(all)
     }
 }
 

@@ -37,8 +37,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use busbar_bus::Span;
-use busbar_catalog::{ConnectionSpec, Diagnostic, Project, Value};
-use busbar_connector::limits::{POOL_SESSIONS, POOL_SESSIONS_MAX};
+use busbar_catalog::{ConnectionSpec, Diagnostic, Project};
 use busbar_connector::{
     Connector, Guarantee, LiteralSecret, OrderedRows, Roles, ServiceContext, Sink, SinkContext,
     Source, SourceContext, SqlDatabase, Survey, TableRead, Work,
@@ -47,15 +46,18 @@ use busbar_event::{Class, Error};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::change::{Write, is_table_name, table_name};
+use crate::change::Write;
 use crate::places::Places;
+use crate::relational::LoginOptions;
+use crate::relational::login::{LoginCodes, check_followed, default_sessions, default_timeout};
 use crate::schedule::CronTimes;
 use crate::secret::{self, Secret, refuse_placeholder};
 use crate::tls::Tls;
 use crate::topic::TopicTemplate;
+use crate::{lacks_sink, lacks_source};
 use changes::MssqlChanges;
 use database::MssqlDatabase;
-use link::MssqlServer;
+use link::{MssqlServer, TdsProtocol};
 use query::MssqlQuerySource;
 use sink::{DEFAULT_SCHEMA, MssqlSink};
 
@@ -108,10 +110,10 @@ struct Options {
     #[serde(default)]
     trust_certificate: bool,
     /// How long a statement may take.
-    #[serde(default = "half_a_minute")]
+    #[serde(default = "default_timeout")]
     timeout: Span,
     /// The most sessions that are open at a time for look-ups, queries and statements of flows.
-    #[serde(default = "eight")]
+    #[serde(default = "default_sessions")]
     #[schemars(range(min = 1, max = 64))]
     sessions: u16,
     /// Tables whose changes come in; makes the connection a source.
@@ -206,15 +208,25 @@ fn ten_seconds() -> Span {
     Span::from_micros(10_000_000)
 }
 
-fn eight() -> u16 {
-    POOL_SESSIONS
-}
-
-fn half_a_minute() -> Span {
-    Span::from_micros(30_000_000)
-}
+const CODES: LoginCodes = LoginCodes {
+    address: "sqlserver.address",
+    timeout: "sqlserver.timeout",
+};
 
 impl Options {
+    /// What names the server.
+    fn login(&self) -> LoginOptions<'_> {
+        LoginOptions {
+            address: &self.address,
+            database: &self.database,
+            user: &self.user,
+            password: self.password.as_ref(),
+            tls: self.tls.as_ref(),
+            timeout: self.timeout,
+            sessions: self.sessions,
+        }
+    }
+
     /// The topic of events, if the connection is a source.
     fn topic(&self, spec: &ConnectionSpec) -> Result<TopicTemplate, Diagnostic> {
         match self.query {
@@ -238,64 +250,21 @@ impl Sqlserver {
             let error = Error::new(Class::Configuration, code);
             spec.options.diagnostic(key, error)
         };
-        let port = options.address.rsplit_once(':').and_then(|(host, port)| {
-            (!host.is_empty())
-                .then(|| port.parse::<u16>().ok())
-                .flatten()
-        });
-        if port.is_none_or(|port| port == 0) {
-            return Err(refuse("address", "sqlserver.address"));
-        }
-        let timeout = options.timeout.as_duration();
-        if timeout.is_zero() || timeout > limits::TIMEOUT_MAX {
-            let error = Error::new(Class::Configuration, "sqlserver.timeout");
-            let error = error.with("most_s", limits::TIMEOUT_MAX.as_secs());
-            return Err(spec.options.diagnostic("timeout", error));
-        }
-        if let Some(tls) = &options.tls {
-            if let Some(ca) = tls.ca.as_deref() {
-                self.places.check(ca).map_err(|code| refuse("tls", code))?;
-            }
-            // Nothing would be checked although "tls" asks for it.
-            if options.trust_certificate {
-                return Err(refuse("trust_certificate", "sqlserver.trust"));
-            }
-        }
-        if let Some(file) = options.password.as_ref().and_then(Secret::file) {
-            self.places
-                .check(file)
-                .map_err(|code| refuse("password", code))?;
-        }
-        if options.sessions == 0 || options.sessions > POOL_SESSIONS_MAX {
-            let error = Error::new(Class::Configuration, "database.sessions");
-            let error = error.with("most", POOL_SESSIONS_MAX);
-            return Err(spec.options.diagnostic("sessions", error));
+        options.login().check(spec, &self.places, &CODES)?;
+        // Nothing would be checked although "tls" asks for it.
+        if options.tls.is_some() && options.trust_certificate {
+            return Err(refuse("trust_certificate", "sqlserver.trust"));
         }
         if let Some(follow) = &options.follow {
-            let tables = &follow.tables;
-            if tables.is_empty() || tables.len() > limits::TABLES_MAX {
-                return Err(refuse("follow", "sqlserver.no-tables"));
-            }
-            if !tables.iter().all(|table| is_table_name(table)) {
-                return Err(refuse("follow", "connect.table-name"));
-            }
+            let tables = (&follow.tables[..], &follow.again);
+            let codes = ["sqlserver.no-tables", "sqlserver.again"];
+            check_followed(spec, tables, DEFAULT_SCHEMA, limits::TABLES_MAX, codes)?;
             let every = follow.every.as_duration();
             if every < limits::IDLE_FIRST || every > limits::EVERY_MAX {
                 let error = Error::new(Class::Configuration, "sqlserver.every")
                     .with("least_ms", limits::IDLE_FIRST.as_millis())
                     .with("most_s", limits::EVERY_MAX.as_secs());
                 return Err(spec.options.diagnostic("follow", error));
-            }
-            let shown = |table: &String| {
-                let (schema, name) = table_name(table, DEFAULT_SCHEMA);
-                format!("{schema}.{name}")
-            };
-            let unknown = |again: &&String| !tables.iter().any(|table| shown(table) == **again);
-            if let Some(unknown) = follow.again.keys().find(unknown) {
-                let error = Error::new(Class::Configuration, "sqlserver.again");
-                return Err(spec
-                    .options
-                    .diagnostic("follow", error.with("table", unknown)));
             }
         }
         if let Some(query) = &options.query {
@@ -329,38 +298,17 @@ impl Sqlserver {
         }
     }
 
-    /// Where the server is. Blocks on the disk when the password stands in a file.
-    fn server(
-        &self,
-        options: &Options,
-        project: &Arc<std::path::Path>,
-    ) -> Result<MssqlServer, Error> {
-        let password = options.password.as_ref();
-        let password = password
-            .map(|secret| secret.read(project, &self.places))
-            .transpose()?;
-        Ok(MssqlServer {
-            address: options.address.as_str().into(),
-            database: options.database.as_str().into(),
-            user: options.user.as_str().into(),
-            password,
-            tls: options.tls.clone(),
-            trust: options.trust_certificate,
-            timeout: options.timeout.as_duration(),
-            project: Arc::clone(project),
-            places: self.places.clone(),
-        })
-    }
-
-    /// The options and the server that they name.
+    /// The options, and where the server is. Blocks on the disk when the password stands in a file.
     fn opened(
         &self,
         spec: &ConnectionSpec,
         project: &Arc<std::path::Path>,
     ) -> Result<(Options, MssqlServer), Error> {
-        let options = self.options(spec);
-        let options = options.map_err(|refused| refused.error().clone())?;
-        let server = self.server(&options, project)?;
+        let options = self.options(spec)?;
+        let protocol = TdsProtocol {
+            trust: options.trust_certificate,
+        };
+        let server = options.login().server(protocol, project, &self.places)?;
         Ok((options, server))
     }
 }
@@ -389,13 +337,7 @@ impl Connector for Sqlserver {
     }
 
     fn secrets(&self, spec: &ConnectionSpec) -> Vec<LiteralSecret> {
-        let password = spec.options.node().child("password".into());
-        let literal = password.filter(|node| !matches!(node.value, Value::Map(_) | Value::Null));
-        let secret = literal.map(|_| LiteralSecret {
-            path: vec!["password".into()],
-            shown: secret::HIDDEN.into(),
-        });
-        secret.into_iter().collect()
+        secret::literals(spec, &[&["password"]])
     }
 
     fn guarantee(&self) -> Guarantee {
@@ -450,16 +392,12 @@ impl Connector for Sqlserver {
     ) -> Work<'a, Result<Box<dyn Source>, Error>> {
         Box::pin(async move {
             let (options, server) = self.opened(spec, &context.project_dir)?;
-            let topic = options.topic(spec);
-            let topic = topic.map_err(|refused| refused.error().clone())?;
+            let topic = options.topic(spec)?;
             if let Some(follow) = &options.follow {
                 let source = MssqlChanges::open(server, follow, &topic, context).await?;
                 return Ok(Box::new(source) as Box<dyn Source>);
             }
-            let Some(query) = options.query else {
-                let error = Error::new(Class::Configuration, "connect.no-source");
-                return Err(error.with("kind", "sqlserver"));
-            };
+            let query = options.query.ok_or_else(|| lacks_source(self.kind()))?;
             let source = MssqlQuerySource::open(server, query, &topic, context).await?;
             Ok(Box::new(source) as Box<dyn Source>)
         })
@@ -472,10 +410,7 @@ impl Connector for Sqlserver {
     ) -> Work<'a, Result<Box<dyn Sink>, Error>> {
         Box::pin(async move {
             let (options, server) = self.opened(spec, &context.project_dir)?;
-            let Some(write) = options.write else {
-                let error = Error::new(Class::Configuration, "connect.no-sink");
-                return Err(error.with("kind", "sqlserver"));
-            };
+            let write = options.write.ok_or_else(|| lacks_sink(self.kind()))?;
             let sink = MssqlSink::open(server, write, context).await?;
             Ok(Box::new(sink) as Box<dyn Sink>)
         })

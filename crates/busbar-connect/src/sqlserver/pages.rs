@@ -7,12 +7,13 @@ use busbar_event::Error;
 use bytes::Bytes;
 
 use super::MssqlFollowBy;
-use super::follow::{self, CaptureInstance, MssqlFollowed, behind, list};
+use super::follow::{self, CaptureInstance, MssqlFollowed, list};
 use super::limits::CHANGE_ROWS;
 use super::link::{MssqlAnswer, MssqlServer};
 use super::lsn::MssqlLsn;
 use super::token::TdsColumn;
 use super::wire::{bytes_literal, identifier};
+use crate::relational::keyed_pages::behind;
 
 /// What comes before the columns of the table: place, two numbers within the transaction and operation; or version, operation
 /// and key.

@@ -7,19 +7,14 @@ use super::failure::MssqlFailed;
 use super::limits::PAGE_ROWS;
 use super::link::{MssqlLink, MssqlServer};
 use super::wire::{identifier, literal, qualified};
+use crate::relational::keyed_pages::{KeyedPages, PageSql};
 
 /// Rows of one state of a table, read a page at a time.
 pub struct MssqlRows {
     server: MssqlServer,
-    link: MssqlLink,
     /// The table, as it is written in SQL.
     table: String,
-    columns: String,
-    /// How the columns of the key are compared.
-    key: Vec<(String, KeyOrder)>,
-    /// The key of the last row; none before the first one.
-    last: Option<Vec<Option<String>>>,
-    done: bool,
+    pages: KeyedPages<MssqlLink>,
 }
 
 impl MssqlRows {
@@ -33,6 +28,7 @@ impl MssqlRows {
                 false => name,
             }
         });
+        let columns = values.collect::<Vec<_>>().join(", ");
         let key = read.key.iter().zip(&read.columns).map(|(order, column)| {
             let name = identifier(&column.name);
             match order {
@@ -40,87 +36,40 @@ impl MssqlRows {
                 KeyOrder::Text => (binary(&format!("CAST({name} AS nvarchar(4000))")), *order),
             }
         });
-        let mut rows = MssqlRows {
-            link: server.open().await?,
-            table,
-            columns: values.collect::<Vec<_>>().join(", "),
-            key: key.collect(),
-            last: None,
-            done: false,
+        let from = table.clone();
+        let sql = PageSql {
+            rows: PAGE_ROWS,
+            statement: Box::new(move |behind, order| {
+                format!("SELECT TOP ({PAGE_ROWS}) {columns} FROM {from} {behind} ORDER BY {order}")
+            }),
+            text: |text| binary(&literal(text)),
+        };
+        let mut link = server.open().await?;
+        let isolated = isolate(&mut link, &table).await;
+        isolated.map_err(|failed| failed.told(server.doing(&table, "SELECT")))?;
+        Ok(MssqlRows {
+            pages: KeyedPages::new(link, key.collect(), sql),
             server,
-        };
-        // One state of the table where the database keeps versions of rows; where it does not, rows that are changed while they
-        // are read may come as they were or as they are.
-        let isolated = rows
-            .link
-            .run("SET TRANSACTION ISOLATION LEVEL SNAPSHOT; BEGIN TRANSACTION")
-            .await;
-        isolated.map_err(|failed| failed.told(rows.server.doing(&rows.table, "SELECT")))?;
-        let look = format!("SELECT TOP 0 * FROM {}", rows.table);
-        match rows.link.run(&look).await {
-            Ok(_) => {}
-            // 3952: the database does not allow it.
-            Err(MssqlFailed::Server(error)) if error.number == 3952 => {
-                rows.link
-                    .roll_back()
-                    .await
-                    .map_err(|failed| failed.told(rows.server.doing(&rows.table, "SELECT")))?;
-                let isolated = rows
-                    .link
-                    .run("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-                    .await;
-                isolated.map_err(|failed| failed.told(rows.server.doing(&rows.table, "SELECT")))?;
-            }
-            Err(failed) => return Err(failed.told(rows.server.doing(&rows.table, "SELECT"))),
-        }
-        Ok(rows)
+            table,
+        })
     }
+}
 
-    async fn read(&mut self) -> Result<Vec<TextRow>, MssqlFailed> {
-        if self.done {
-            return Ok(Vec::new());
+/// Shows one state of the table where the database keeps versions of rows; where it does not, rows that are changed while they are
+/// read may come as they were or as they are.
+async fn isolate(link: &mut MssqlLink, table: &str) -> Result<(), MssqlFailed> {
+    link.run("SET TRANSACTION ISOLATION LEVEL SNAPSHOT; BEGIN TRANSACTION")
+        .await?;
+    match link.run(&format!("SELECT TOP 0 * FROM {table}")).await {
+        Ok(_) => Ok(()),
+        // 3952: the database does not allow it.
+        Err(failed) if failed.number() == 3952 => {
+            link.roll_back().await?;
+            link.run("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+                .await
+                .map(drop)
         }
-        let order: Vec<_> = self.key.iter().map(|(key, _)| key.as_str()).collect();
-        let order = order.join(", ");
-        let behind = match &self.last {
-            None => String::new(),
-            Some(last) => format!("WHERE {}", self.behind(last)),
-        };
-        let sql = format!(
-            "SELECT TOP ({PAGE_ROWS}) {} FROM {} {behind} ORDER BY {order}",
-            self.columns, self.table
-        );
-        let answer = self.link.run(&sql).await?.into_iter().next();
-        let answer = answer.unwrap_or_default();
-        let text = |value: Option<bytes::Bytes>| {
-            value.map(|value| String::from_utf8_lossy(&value).into_owned())
-        };
-        let rows = answer.rows.into_iter();
-        let rows: Vec<TextRow> = rows
-            .map(|row| row.into_iter().map(text).collect())
-            .collect();
-        self.done = rows.len() < PAGE_ROWS;
-        self.last = rows.last().map(|row| row[..self.key.len()].to_vec());
-        Ok(rows)
-    }
-
-    /// The condition of rows behind a key. `(a, b) > (1, 2)` would not use the index.
-    fn behind(&self, last: &[Option<String>]) -> String {
-        let value = |at: usize| {
-            let text = last[at].as_deref().unwrap_or_default();
-            match self.key[at].1 {
-                KeyOrder::Number => text.to_owned(),
-                KeyOrder::Text => binary(&literal(text)),
-            }
-        };
-        let ways = (0..self.key.len()).map(|at| {
-            let mut all: Vec<_> = (0..at)
-                .map(|at| format!("{} = {}", self.key[at].0, value(at)))
-                .collect();
-            all.push(format!("{} > {}", self.key[at].0, value(at)));
-            format!("({})", all.join(" AND "))
-        });
-        ways.collect::<Vec<_>>().join(" OR ")
+        Err(failed) => Err(failed),
     }
 }
 
@@ -132,7 +81,7 @@ fn binary(text: &str) -> String {
 impl OrderedRows for MssqlRows {
     fn next(&mut self) -> Work<'_, Result<Vec<TextRow>, Error>> {
         Box::pin(async {
-            let read = self.read().await;
+            let read = self.pages.read().await;
             read.map_err(|failed| failed.told(self.server.doing(&self.table, "SELECT")))
         })
     }

@@ -1,38 +1,30 @@
-//! Writes rows to a table, each delivery in one transaction together with the producer's position.
+//! Writes rows to a table: how SQL Server does it.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use arrow::datatypes::SchemaRef;
-use busbar_connector::{Delivery, Sink, SinkContext, Work, Written};
+use busbar_connector::Delivery;
 use busbar_event::{Class, Error};
 
 use super::failure::MssqlFailed;
 use super::limits::{PRODUCER_CHARS_MAX, REFUSALS_BYTES, STATEMENT_BYTES, STATEMENT_ROWS};
-use super::link::{MssqlLink, MssqlServer, closed};
-use super::target::{MssqlCells, MssqlTarget, encoding, made_for, shown};
+use super::link::{MssqlLink, MssqlServer};
+use super::target::{self, MssqlTarget, encoding, made_for, shown};
 use super::wire::{identifier, literal, qualified};
-use crate::change::plan::{Dialect, Halving, Refused, RowRequests, WriteColumns};
-use crate::change::refusal::{REFUSED_TABLE, RefusedRecord, content_of, insertions};
+use crate::change::plan::{Dialect, Refused, WriteColumns};
+use crate::change::refusal::REFUSED_TABLE;
 use crate::change::{Op, Write};
+use crate::relational::literal::{LiteralRow, WriteStep};
+use crate::relational::sink::{
+    BesideTable, RelationalSink, WriteOrigin, WritePlan, WriteServer, WriteTables,
+};
 
 /// Writes to one table.
-pub struct MssqlSink {
-    server: MssqlServer,
-    /// The connection's name, before the names of producers.
-    name: Arc<str>,
-    options: Write,
-    schema: SchemaRef,
-    link: Option<MssqlLink>,
-    plan: Option<Arc<MssqlPlan>>,
-}
+pub type MssqlSink = RelationalSink<MssqlServer>;
 
-/// How rows become statements; made once a session, from the table as it is.
-struct MssqlPlan {
-    /// The table, as it is written in SQL.
-    table: String,
-    positions: String,
-    refusals: String,
+/// How rows become statements.
+pub struct MssqlPlan {
+    tables: WriteTables,
     written: WriteColumns<MssqlTarget>,
 }
 
@@ -45,111 +37,61 @@ const DIALECT: Dialect = Dialect {
     same: str::eq_ignore_ascii_case,
 };
 
-/// A row, ready to be sent.
-struct MssqlReady {
-    row: usize,
-    op: Op,
-    /// The literals of all columns.
-    values: Vec<String>,
-    /// Those of the key, with commas between them.
-    key: String,
-    /// Columns that keep the value they have.
-    kept: Vec<String>,
-}
+impl WriteServer for MssqlServer {
+    type Plan = MssqlPlan;
 
-impl MssqlReady {
-    fn content(&self) -> String {
-        content_of(self.op, self.values.join(","))
-    }
-}
+    const PRODUCER_CHARS_MAX: Option<(usize, &'static str)> =
+        Some((PRODUCER_CHARS_MAX, "sqlserver.producer-long"));
 
-/// The producer of a delivery and its position, as they are written in SQL.
-struct MssqlOrigin {
-    /// Empty for none.
-    producer: String,
-    position: u64,
-}
-
-/// A table that is kept beside those that are written to.
-struct MssqlBeside {
-    name: String,
-    columns: String,
-    rights: &'static str,
-}
-
-impl MssqlSink {
-    /// Opens a session and looks at the table, which is made where that is asked for.
-    pub(super) async fn open(
-        server: MssqlServer,
-        options: Write,
-        context: SinkContext,
-    ) -> Result<MssqlSink, Error> {
-        let mut sink = MssqlSink {
-            server,
-            name: context.name,
-            options,
-            schema: context.schema,
-            link: None,
-            plan: None,
-        };
-        sink.session().await?;
-        Ok(sink)
-    }
-
-    /// The session, opened anew unless the one there is can be used.
-    async fn session(&mut self) -> Result<(), Error> {
-        if self.link.as_ref().is_some_and(MssqlLink::usable) && self.plan.is_some() {
-            return Ok(());
-        }
-        self.link = None;
-        let mut link = self.server.open().await?;
+    async fn plan(
+        &self,
+        link: &mut MssqlLink,
+        options: &Write,
+        schema: &SchemaRef,
+    ) -> Result<MssqlPlan, Error> {
         // What is looked for before it is added stays missing until it is.
         let isolated = link
             .run("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
             .await;
-        isolated.map_err(|failed| failed.told(self.server.doing("", "")))?;
-        self.plan = Some(Arc::new(self.plan(&mut link).await?));
-        self.link = Some(link);
-        Ok(())
-    }
-
-    async fn plan(&self, link: &mut MssqlLink) -> Result<MssqlPlan, Error> {
-        let options = &self.options;
-        let (schema, name) = options.table_name(DEFAULT_SCHEMA);
-        let table = qualified(schema, name);
-        let doing = self.server.doing(&table, options.rights());
+        isolated.map_err(|failed| failed.told(self.doing("", "")))?;
+        let (place, name) = options.table_name(DEFAULT_SCHEMA);
+        let table = qualified(place, name);
+        let doing = self.doing(&table, options.rights());
         if options.create {
-            let made = self.made(&table);
+            let columns = DIALECT.definitions(options, schema);
+            let made = unless_there(&table, &format!("({columns})"));
             link.run(&made).await.map_err(|failed| failed.told(doing))?;
         }
-        let found = table_columns(link, schema, name)
+        let found = table_columns(link, place, name)
             .await
             .map_err(|failed| failed.told(doing))?;
         let Some(found) = found else {
             return Err(Error::new(Class::Configuration, "sqlserver.no-table")
-                .with("address", &self.server.address)
+                .with("address", &self.address)
                 .with("said", "-")
                 .with("number", 208)
                 .with("table", &table));
         };
-        let written = WriteColumns::plan(&DIALECT, options, &self.schema, &table, &found)?;
+        let written = WriteColumns::plan(&DIALECT, options, schema, &table, &found)?;
         let plan = MssqlPlan {
-            table,
-            positions: qualified(schema, "busbar_position"),
-            refusals: qualified(schema, REFUSED_TABLE),
+            tables: WriteTables {
+                written: table,
+                positions: qualified(place, "busbar_position"),
+                refusals: qualified(place, REFUSED_TABLE),
+            },
             written,
         };
-        self.check_key(link, &plan).await?;
+        self.check_key(link, &plan, options).await?;
         let producer =
             format!("producer nvarchar({PRODUCER_CHARS_MAX}) COLLATE Latin1_General_BIN2 NOT NULL");
         let beside = [
-            MssqlBeside {
-                name: plan.positions.clone(),
+            BesideTable {
+                name: plan.tables.positions.clone(),
                 columns: format!("({producer} PRIMARY KEY, position decimal(20,0) NOT NULL)"),
                 rights: "SELECT, INSERT, UPDATE",
             },
-            MssqlBeside {
-                name: plan.refusals.clone(),
+            BesideTable {
+                name: plan.tables.refusals.clone(),
                 columns: format!(
                     "({producer}, position decimal(20,0) NOT NULL, refused_row bigint NOT NULL, content char(16) NOT NULL, \
                      cause nvarchar(max) NOT NULL, PRIMARY KEY (producer, refused_row))"
@@ -158,57 +100,48 @@ impl MssqlSink {
             },
         ];
         for table in beside {
-            self.ensure_beside(link, schema, &table).await?;
+            self.ensure_beside(link, place, &table).await?;
         }
         Ok(plan)
     }
+}
 
+impl MssqlServer {
     /// Sees that the server tells rows apart by the key, and by nothing less.
-    async fn check_key(&self, link: &mut MssqlLink, plan: &MssqlPlan) -> Result<(), Error> {
+    async fn check_key(
+        &self,
+        link: &mut MssqlLink,
+        plan: &MssqlPlan,
+        options: &Write,
+    ) -> Result<(), Error> {
         if plan.written.key.is_empty() {
             return Ok(());
         }
+        let table = &plan.tables.written;
         let sql = format!(
             "SELECT i.index_id, c.name FROM sys.indexes i \
              JOIN sys.index_columns x ON x.object_id = i.object_id AND x.index_id = i.index_id \
              JOIN sys.columns c ON c.object_id = x.object_id AND c.column_id = x.column_id \
              WHERE i.object_id = OBJECT_ID({}) AND i.is_unique = 1 AND x.is_included_column = 0 ORDER BY i.index_id",
-            literal(&plan.table)
+            literal(table)
         );
-        let doing = self.server.doing(&plan.table, self.options.rights());
+        let doing = self.doing(table, options.rights());
         let answers = link.run(&sql).await.map_err(|failed| failed.told(doing))?;
-        let mut wanted: Vec<_> = plan
-            .written
-            .key
-            .iter()
-            .map(|at| plan.written.columns[*at].1.name.to_lowercase())
-            .collect();
-        wanted.sort();
         let mut indexes: BTreeMap<String, Vec<String>> = BTreeMap::new();
         if let Some(answer) = answers.first() {
             for row in 0..answer.rows.len() {
-                let text = |column| answer.text(row, column).unwrap_or_default();
-                let columns = indexes.entry(text(0).to_owned()).or_default();
-                columns.push(text(1).to_lowercase());
+                let text = |column| answer.text(row, column).unwrap_or_default().to_owned();
+                indexes.entry(text(0)).or_default().push(text(1));
             }
         }
-        let unique = indexes.values_mut().any(|there| {
-            there.sort();
-            *there == wanted
-        });
+        let unique = plan.written.is_key_among(indexes.into_values());
         match unique {
             true => Ok(()),
             false => Err(Error::new(Class::Configuration, "sqlserver.no-key")
-                .with("address", &self.server.address)
-                .with("table", &plan.table)
+                .with("address", &self.address)
+                .with("table", table)
                 .with("key", plan.list(|at| plan.written.key.contains(&at)))),
         }
-    }
-
-    /// The statement that makes the table.
-    fn made(&self, table: &str) -> String {
-        let columns = DIALECT.definitions(&self.options, &self.schema);
-        unless_there(table, &format!("({columns})"))
     }
 
     /// Makes the table where it is missing.
@@ -216,11 +149,11 @@ impl MssqlSink {
         &self,
         link: &mut MssqlLink,
         schema: &str,
-        beside: &MssqlBeside,
+        beside: &BesideTable,
     ) -> Result<(), Error> {
         let (table, columns, rights) = (&beside.name, &beside.columns, beside.rights);
         let look = format!("SELECT TOP 0 position FROM {table}");
-        let doing = self.server.doing(table, rights);
+        let doing = self.doing(table, rights);
         match link.run(&look).await {
             Ok(_) => return Ok(()),
             Err(failed) if failed.number() == 208 => {}
@@ -230,14 +163,11 @@ impl MssqlSink {
             Ok(_) => Ok(()),
             // 2760: the schema may not be altered.
             Err(failed) if matches!(failed.number(), 262 | 2760 | 229) => {
-                let grant = format!(
-                    "GRANT {rights} ON {table} TO {}",
-                    identifier(&self.server.user)
-                );
+                let grant = format!("GRANT {rights} ON {table} TO {}", identifier(&self.user));
                 Err(Error::new(Class::Configuration, "sqlserver.no-positions")
                     .with("table", table)
                     .with("database", schema)
-                    .with("user", &self.server.user)
+                    .with("user", &self.user)
                     .with(
                         "statement",
                         format!("CREATE TABLE {table} {columns}; {grant}"),
@@ -246,258 +176,86 @@ impl MssqlSink {
             Err(failed) => Err(failed.told(doing)),
         }
     }
-
-    /// The name that the position is kept under; empty for none.
-    fn producer(&self, producer: &str) -> Result<String, Error> {
-        if producer.is_empty() {
-            return Ok(String::new());
-        }
-        let producer = format!(
-            "{}/{producer}",
-            self.options.producer.as_deref().unwrap_or(&self.name)
-        );
-        match producer.chars().count() > PRODUCER_CHARS_MAX {
-            false => Ok(literal(&producer)),
-            true => Err(Error::new(Class::Configuration, "sqlserver.producer-long")
-                .with("producer", producer)),
-        }
-    }
-
-    async fn deliver(&mut self, delivery: &Delivery) -> Result<Written, Error> {
-        self.session().await?;
-        let (Some(mut link), Some(plan)) = (self.link.take(), self.plan.clone()) else {
-            return Err(closed(&self.server.address));
-        };
-        let from = MssqlOrigin {
-            producer: self.producer(&delivery.producer)?,
-            position: delivery.position,
-        };
-        let (ready, mut rejected) = plan.ready(delivery, self.options.mode.into())?;
-        let written = match transaction(&mut link, &plan, &from, &ready).await {
-            Err(failed) if failed.is_about_rows() => match link.roll_back().await {
-                Ok(()) => {
-                    let told = |failed: MssqlFailed| {
-                        failed.told(self.server.doing(&plan.table, self.options.rights()))
-                    };
-                    in_pieces(&mut link, &plan, &from, &ready, &mut rejected, told).await
-                }
-                Err(failed) => Err(failed),
-            },
-            other => other,
-        };
-        let written = match written {
-            Ok(false) => {
-                let recalled = recall(&mut link, &plan, &from, &ready).await;
-                recalled.map(|refused| rejected.extend(refused))
-            }
-            other => other.map(drop),
-        };
-        match written {
-            Ok(()) => {
-                self.link = Some(link);
-                rejected.sort_by_key(|(row, _)| *row);
-                Ok(Written::of(rejected))
-            }
-            Err(failed) => {
-                let error = failed.told(self.server.doing(&plan.table, self.options.rights()));
-                // The table may have changed; the next session looks at it anew. What this one began ends with it.
-                link.close().await;
-                Err(error)
-            }
-        }
-    }
-
-    async fn known(&mut self, producer: &str) -> Result<Option<u64>, Error> {
-        self.session().await?;
-        let (Some(mut link), Some(plan)) = (self.link.take(), self.plan.clone()) else {
-            return Ok(None);
-        };
-        // Waits for a transaction of a session before that may still be under way.
-        let producer = self.producer(producer)?;
-        let sql = format!(
-            "SELECT position FROM {} WITH (UPDLOCK, HOLDLOCK) WHERE producer = {producer}",
-            plan.positions
-        );
-        let answers = link.run(&sql).await;
-        let answers = answers
-            .map_err(|failed| failed.told(self.server.doing(&plan.positions, "SELECT, UPDATE")))?;
-        self.link = Some(link);
-        let position = answers.first().and_then(|answer| answer.text(0, 0));
-        Ok(position.and_then(|position| position.parse().ok()))
-    }
 }
 
-impl Sink for MssqlSink {
-    fn write<'a>(&'a mut self, delivery: &'a Delivery) -> Work<'a, Result<Written, Error>> {
-        Box::pin(self.deliver(delivery))
+impl WritePlan for MssqlPlan {
+    type Session = MssqlLink;
+    type Row = LiteralRow;
+
+    // A failure ends the whole transaction, of which some failures leave nothing to go back to.
+    const SAVEPOINTS: bool = false;
+    const REFUSALS_BYTES: usize = REFUSALS_BYTES;
+
+    fn tables(&self) -> &WriteTables {
+        &self.tables
     }
 
-    fn position<'a>(&'a mut self, producer: &'a str) -> Work<'a, Result<Option<u64>, Error>> {
-        Box::pin(self.known(producer))
+    fn literal(text: &str) -> String {
+        literal(text)
     }
 
-    fn close(&mut self) -> Work<'_, Result<(), Error>> {
-        Box::pin(async {
-            if let Some(link) = self.link.take() {
-                link.close().await;
-            }
-            Ok(())
-        })
-    }
-}
-
-/// Begins a transaction and notes the position; false when it is known already.
-async fn begin(
-    link: &mut MssqlLink,
-    plan: &MssqlPlan,
-    from: &MssqlOrigin,
-) -> Result<bool, MssqlFailed> {
-    let MssqlOrigin { producer, position } = from;
-    if producer.is_empty() {
-        link.run("BEGIN TRANSACTION").await?;
-        return Ok(true);
-    }
-    let table = &plan.positions;
-    let begun = format!(
-        "BEGIN TRANSACTION; SELECT position FROM {table} WITH (UPDLOCK, HOLDLOCK) WHERE producer = {producer}"
-    );
-    let begun = link.run(&begun).await?;
-    let rows = begun.iter().find(|answer| !answer.columns.is_empty());
-    let known = rows
-        .and_then(|answer| answer.text(0, 0))
-        .map(str::parse::<u64>);
-    let note = match known {
-        Some(Ok(known)) if known >= *position => return Ok(false),
-        Some(_) => format!("UPDATE {table} SET position = {position} WHERE producer = {producer}"),
-        None => format!("INSERT INTO {table} (producer, position) VALUES ({producer}, {position})"),
-    };
-    link.run(&note).await?;
-    Ok(true)
-}
-
-/// Writes rows and position; false when the position was known already.
-async fn transaction(
-    link: &mut MssqlLink,
-    plan: &MssqlPlan,
-    from: &MssqlOrigin,
-    ready: &[MssqlReady],
-) -> Result<bool, MssqlFailed> {
-    if !begin(link, plan, from).await? {
-        return link.roll_back().await.map(|()| false);
-    }
-    plan.apply(link, ready).await?;
-    link.run("COMMIT TRANSACTION").await.map(|_| true)
-}
-
-/// The same, where some rows are at fault: they are found by halving, and all others are written with the position. A failure
-/// ends the whole transaction, of which some failures leave nothing to go back to; what was written before is written again.
-async fn in_pieces(
-    link: &mut MssqlLink,
-    plan: &MssqlPlan,
-    from: &MssqlOrigin,
-    ready: &[MssqlReady],
-    rejected: &mut Vec<Refused>,
-    told: impl Fn(MssqlFailed) -> Error,
-) -> Result<bool, MssqlFailed> {
-    let mut refused = Vec::new();
-    let mut written: Vec<&[MssqlReady]> = Vec::new();
-    let mut open = false;
-    let mut halving = Halving::new(ready);
-    while let Some(rows) = halving.part() {
-        if !open {
-            if !begin(link, plan, from).await? {
-                return link.roll_back().await.map(|()| false);
-            }
-            for rows in &written {
-                plan.apply(link, rows).await?;
-            }
-            open = true;
-        }
-        match plan.apply(link, rows).await {
-            Ok(()) => written.push(rows),
-            Err(failed) if failed.is_about_rows() => {
-                link.roll_back().await?;
-                open = false;
-                if let Some(one) = halving.refused(rows) {
-                    refused.push((one.row, told(failed)));
-                }
-            }
-            Err(failed) => return Err(failed),
-        }
-    }
-    if !open {
-        if !begin(link, plan, from).await? {
-            return link.roll_back().await.map(|()| false);
-        }
-        for rows in &written {
-            plan.apply(link, rows).await?;
-        }
-    }
-    if !from.producer.is_empty() {
-        keep_refused(link, plan, from, ready, &refused).await?;
-    }
-    link.run("COMMIT TRANSACTION").await?;
-    rejected.append(&mut refused);
-    Ok(true)
-}
-
-/// Keeps the refused rows within the transaction that is open.
-async fn keep_refused(
-    link: &mut MssqlLink,
-    plan: &MssqlPlan,
-    from: &MssqlOrigin,
-    ready: &[MssqlReady],
-    refused: &[Refused],
-) -> Result<(), MssqlFailed> {
-    let MssqlOrigin { producer, position } = from;
-    let table = &plan.refusals;
-    link.run(&format!("DELETE FROM {table} WHERE producer = {producer}"))
-        .await?;
-    let content = |row: usize| {
-        let at = ready.binary_search_by_key(&row, |ready| ready.row);
-        at.map_or_else(|_| String::new(), |at| ready[at].content())
-    };
-    let records = RefusedRecord::of(refused, content);
-    let rows = records.iter().map(|record| {
+    fn known(&self, producer: &str) -> String {
+        let positions = &self.tables.positions;
         format!(
-            "({producer}, {position}, {}, {}, {})",
-            record.row,
-            literal(&record.content),
-            literal(&record.cause)
+            "SELECT position FROM {positions} WITH (UPDLOCK, HOLDLOCK) WHERE producer = {producer}"
         )
-    });
-    let head =
-        format!("INSERT INTO {table} (producer, position, refused_row, content, cause) VALUES");
-    for statement in insertions(&head, rows, REFUSALS_BYTES) {
-        link.run(&statement).await?;
     }
-    Ok(())
-}
 
-/// The rows of a delivery that comes again that were refused the last time.
-async fn recall(
-    link: &mut MssqlLink,
-    plan: &MssqlPlan,
-    from: &MssqlOrigin,
-    ready: &[MssqlReady],
-) -> Result<Vec<Refused>, MssqlFailed> {
-    let sql = format!(
-        "SELECT r.refused_row, r.content, r.cause FROM {} r JOIN {} p ON p.producer = r.producer AND p.position = r.position \
-         WHERE r.producer = {} ORDER BY r.refused_row",
-        plan.refusals, plan.positions, from.producer
-    );
-    let answers = link.run(&sql).await?;
-    let records = answers.first().map_or_else(Vec::new, |answer| {
-        let text = |row, column| answer.text(row, column).unwrap_or_default().to_owned();
-        let records = (0..answer.rows.len()).map(|row| RefusedRecord {
-            row: text(row, 0).parse().unwrap_or_default(),
-            content: text(row, 1),
-            cause: text(row, 2),
-        });
-        records.collect()
-    });
-    let rows = ready.iter().map(|row| (row.row, row.content()));
-    Ok(RefusedRecord::recalled(records, rows))
+    fn ready(
+        &self,
+        delivery: &Delivery,
+        mode: Op,
+    ) -> Result<(Vec<LiteralRow>, Vec<Refused>), Error> {
+        LiteralRow::ready(&self.written, delivery, mode, target::write)
+    }
+
+    async fn begin(&self, link: &mut MssqlLink, from: &WriteOrigin) -> Result<bool, MssqlFailed> {
+        let WriteOrigin { producer, position } = from;
+        if producer.is_empty() {
+            link.run("BEGIN TRANSACTION").await?;
+            return Ok(true);
+        }
+        let table = &self.tables.positions;
+        let begun = format!(
+            "BEGIN TRANSACTION; SELECT position FROM {table} WITH (UPDLOCK, HOLDLOCK) WHERE producer = {producer}"
+        );
+        let begun = link.run(&begun).await?;
+        let rows = begun.iter().find(|answer| !answer.columns.is_empty());
+        let known = rows
+            .and_then(|answer| answer.text(0, 0))
+            .map(str::parse::<u64>);
+        let note = match known {
+            Some(Ok(known)) if known >= *position => return Ok(false),
+            Some(_) => {
+                format!("UPDATE {table} SET position = {position} WHERE producer = {producer}")
+            }
+            None => {
+                format!("INSERT INTO {table} (producer, position) VALUES ({producer}, {position})")
+            }
+        };
+        link.run(&note).await?;
+        Ok(true)
+    }
+
+    async fn apply(
+        &self,
+        link: &mut MssqlLink,
+        rows: &[LiteralRow],
+        _: &WriteOrigin,
+        _: &mut Vec<String>,
+    ) -> Result<u64, MssqlFailed> {
+        for step in LiteralRow::steps(rows, &self.written) {
+            match step {
+                // TRUNCATE would end the transaction.
+                WriteStep::Empty => {
+                    let table = &self.tables.written;
+                    link.run(&format!("DELETE FROM {table}")).await?;
+                }
+                WriteStep::Rows(op, rows) => self.send(link, op, &rows).await?,
+            }
+        }
+        Ok(0)
+    }
 }
 
 impl MssqlPlan {
@@ -506,120 +264,11 @@ impl MssqlPlan {
         self.written.list(&DIALECT, which)
     }
 
-    /// Rows as they are sent, and those that cannot be.
-    fn ready(
-        &self,
-        delivery: &Delivery,
-        mode: Op,
-    ) -> Result<(Vec<MssqlReady>, Vec<Refused>), Error> {
-        let rows = &delivery.rows;
-        let cells = self
-            .written
-            .columns
-            .iter()
-            .map(|(at, target)| MssqlCells::new(rows.column(*at), target));
-        let cells = cells.collect::<Result<Vec<_>, _>>()?;
-        let asked = self.written.asked(rows, mode)?;
-        Ok(RowRequests::ready(rows.num_rows(), |row| {
-            self.row(row, &cells, &asked)
-        }))
-    }
-
-    fn row(
-        &self,
-        row: usize,
-        cells: &[MssqlCells],
-        asked: &RowRequests,
-    ) -> Result<Option<MssqlReady>, Error> {
-        let op = asked.op(row)?;
-        if op == Op::Nothing {
-            return Ok(None);
-        }
-        let mut values = Vec::with_capacity(cells.len());
-        for (cells, (_, target)) in cells.iter().zip(&self.written.columns) {
-            let mut value = String::new();
-            cells.write(row, target, &mut value)?;
-            values.push(value);
-        }
-        self.written.check_key(op, |at| cells[at].is_null(row))?;
-        let key = self.written.key.iter().map(|at| values[*at].as_str());
-        let key = key.collect::<Vec<_>>().join(", ");
-        Ok(Some(MssqlReady {
-            row,
-            op,
-            values,
-            key,
-            kept: asked.kept(row),
-        }))
-    }
-
-    /// Writes rows within the transaction that is open.
-    async fn apply(&self, link: &mut MssqlLink, rows: &[MssqlReady]) -> Result<(), MssqlFailed> {
-        // Of several rows with one key the last one counts. A row that keeps values of the one before it waits for it.
-        let mut last: HashMap<&str, usize> = HashMap::new();
-        let mut begin = 0;
-        for (at, row) in rows.iter().enumerate() {
-            if row.op == Op::Truncate || !row.kept.is_empty() && last.contains_key(row.key.as_str())
-            {
-                self.flush(link, &rows[begin..at], &last, begin).await?;
-                last.clear();
-                begin = at;
-            }
-            if row.op == Op::Truncate {
-                // TRUNCATE would end the transaction.
-                link.run(&format!("DELETE FROM {}", self.table)).await?;
-                begin = at + 1;
-                continue;
-            }
-            last.insert(&row.key, at);
-        }
-        self.flush(link, rows.get(begin..).unwrap_or_default(), &last, begin)
-            .await
-    }
-
-    /// Writes the last row of each key.
-    async fn flush(
-        &self,
-        link: &mut MssqlLink,
-        rows: &[MssqlReady],
-        last: &HashMap<&str, usize>,
-        begin: usize,
-    ) -> Result<(), MssqlFailed> {
-        let mut groups: Vec<(Op, Vec<&MssqlReady>)> = Vec::new();
-        for (at, row) in rows.iter().enumerate() {
-            // A row that takes the place of a deleted one keeps none of its values.
-            let counts = matches!(row.op, Op::Insert | Op::Delete);
-            if !counts && last.get(row.key.as_str()) != Some(&(begin + at)) {
-                continue;
-            }
-            // A row of which not all values are known is no whole row.
-            let op = if row.op == Op::Upsert && !row.kept.is_empty() {
-                Op::Update
-            } else {
-                row.op
-            };
-            match groups.iter_mut().find(|(known, _)| *known == op) {
-                Some((_, rows)) => rows.push(row),
-                None => groups.push((op, vec![row])),
-            }
-        }
-        // What is deleted first makes room for what takes its place.
-        groups.sort_by_key(|(op, _)| *op != Op::Delete);
-        for (op, mut rows) in groups {
-            if op != Op::Insert {
-                // Locks are taken in one order, so that two writers do not wait for each other.
-                rows.sort_by(|a, b| a.key.cmp(&b.key));
-            }
-            self.send(link, op, &rows).await?;
-        }
-        Ok(())
-    }
-
     async fn send(
         &self,
         link: &mut MssqlLink,
         op: Op,
-        rows: &[&MssqlReady],
+        rows: &[&LiteralRow],
     ) -> Result<(), MssqlFailed> {
         let mut parts: Vec<String> = Vec::new();
         let mut bytes = 0;
@@ -651,7 +300,7 @@ impl MssqlPlan {
 
     /// The statement for rows that are written in SQL.
     fn statement(&self, op: Op, parts: &[String]) -> String {
-        let table = &self.table;
+        let table = &self.tables.written;
         let columns = self.list(|_| true);
         match op {
             Op::Delete => {
@@ -710,7 +359,7 @@ impl MssqlPlan {
         pairs.collect::<Vec<_>>().join(between)
     }
 
-    /// The columns of the key in its own order, which is that of [`MssqlReady::key`].
+    /// The columns of the key in its own order, which is that of [`LiteralRow::key`].
     fn key_list(&self) -> String {
         let key = self.written.key.iter();
         let key: Vec<_> = key
@@ -720,7 +369,7 @@ impl MssqlPlan {
     }
 
     /// The condition that is true for the row with this key.
-    fn same(&self, row: &MssqlReady) -> String {
+    fn same(&self, row: &LiteralRow) -> String {
         let key = self.written.key.iter();
         let key = key.map(|at| {
             format!(
@@ -733,7 +382,7 @@ impl MssqlPlan {
     }
 
     /// The statement that changes a row; empty where nothing is changed.
-    fn update(&self, row: &MssqlReady) -> String {
+    fn update(&self, row: &LiteralRow) -> String {
         let columns = self.written.columns.iter().enumerate();
         let set = columns.filter(|(at, (_, target))| {
             !self.written.key.contains(at) && !row.kept.contains(&target.name)
@@ -745,7 +394,7 @@ impl MssqlPlan {
             true => String::new(),
             false => format!(
                 "UPDATE {} SET {} WHERE {}",
-                self.table,
+                self.tables.written,
                 set.join(", "),
                 self.same(row)
             ),

@@ -1,21 +1,14 @@
 //! Values of a flow as literals of Transact-SQL, and how types fit.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StructArray};
-use arrow::compute::cast;
-use arrow::datatypes::{
-    DataType, Field, Fields, Float32Type, Float64Type, TimeUnit, TimestampMicrosecondType,
-};
-use arrow::util::display::{ArrayFormatter, FormatOptions};
-use busbar_event::format::encode_json;
+use arrow::datatypes::{DataType, TimeUnit};
 use busbar_event::{Class, Error};
 use encoding_rs::Encoding;
 
 use super::wire::{bytes_literal, literal};
 use crate::change::plan::{Fit, TargetColumn};
-use crate::postgres::write_time;
+use crate::relational::literal::{LiteralCells, LiteralValue, fraction_digits};
 
 /// A column of a table that is written to.
 #[derive(Clone, Debug)]
@@ -206,148 +199,55 @@ pub fn encoding(kind: &str, charset: &str) -> Option<&'static Encoding> {
     }
 }
 
-/// One column of a batch, ready to be written.
-pub struct MssqlCells {
-    array: ArrayRef,
-    json: bool,
-}
-
-impl MssqlCells {
-    /// Prepares a column for its target.
-    ///
-    /// # Errors
-    /// *Configuration*: a type without literals, which [`fit`] has refused before.
-    pub fn new(column: &ArrayRef, target: &MssqlTarget) -> Result<MssqlCells, Error> {
-        let to = |to: DataType| {
-            cast(column, &to).map_err(|why| {
-                Error::new(Class::Configuration, "connect.type-never")
-                    .with("column", &target.name)
-                    .with("from", column.data_type())
-                    .with("to", &target.shown)
-                    .caused_by(why)
-            })
-        };
-        let (array, json) = match column.data_type() {
-            DataType::Dictionary(_, values) => {
-                return MssqlCells::new(&to((**values).clone())?, target);
-            }
-            DataType::LargeUtf8 | DataType::Utf8View => (to(DataType::Utf8)?, false),
-            DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
-                (to(DataType::Binary)?, false)
-            }
-            DataType::Timestamp(..) => {
-                (to(DataType::Timestamp(TimeUnit::Microsecond, None))?, false)
-            }
-            DataType::Struct(_)
-            | DataType::List(_)
-            | DataType::LargeList(_)
-            | DataType::Map(..) => {
-                let field = Field::new("v", column.data_type().clone(), true);
-                let object =
-                    StructArray::new(Fields::from(vec![field]), vec![Arc::clone(column)], None);
-                let json: ArrayRef = Arc::new(encode_json(&object));
-                (json, true)
-            }
-            _ => (Arc::clone(column), false),
-        };
-        Ok(MssqlCells { array, json })
-    }
-
-    /// Whether a row has no value.
-    pub fn is_null(&self, row: usize) -> bool {
-        self.array.is_null(row)
-    }
-
-    /// Appends the literal of a row's value.
-    ///
-    /// # Errors
-    /// *Permanent*: the server would round or cut this value, or cannot hold it.
-    pub fn write(&self, row: usize, target: &MssqlTarget, out: &mut String) -> Result<(), Error> {
-        if self.is_null(row) {
-            // Without its type it would be a whole number, which is not converted to each type.
+/// Appends the literal of a row's value.
+///
+/// # Errors
+/// *Permanent*: the server would round or cut this value, or cannot hold it.
+pub fn write(
+    cells: &LiteralCells,
+    row: usize,
+    target: &MssqlTarget,
+    out: &mut String,
+) -> Result<(), Error> {
+    let value = cells.value(row).map_err(|why| {
+        Error::new(Class::Permanent, "sqlserver.value-text")
+            .with("column", &target.name)
+            .caused_by(why)
+    })?;
+    match value {
+        // Without its type it would be a whole number, which is not converted to each type.
+        LiteralValue::Null => {
             let _ = write!(out, "CAST(NULL AS {})", target.cast());
-            return Ok(());
         }
-        match self.array.data_type() {
-            DataType::Boolean => out.push(if self.array.as_boolean().value(row) {
-                '1'
-            } else {
-                '0'
-            }),
-            DataType::Utf8 => {
-                let text = self.array.as_string::<i32>().value(row);
-                check_text(text, target)?;
-                let written = literal(text);
-                // A text of single bytes is compared with its like, so that an index is used.
-                match written.strip_prefix('N') {
-                    Some(plain) if target.encoding.is_some() && text.is_ascii() => {
-                        out.push_str(plain)
-                    }
-                    _ => out.push_str(&written),
-                }
-            }
-            DataType::Binary if self.json => {
-                let object = self.array.as_binary::<i32>().value(row);
-                // `{"v":…}`
-                let value = object
-                    .get(5..object.len().saturating_sub(1))
-                    .unwrap_or(b"null");
-                let text = String::from_utf8_lossy(value);
-                check_text(&text, target)?;
-                out.push_str(&literal(&text));
-            }
-            DataType::Binary => {
-                out.push_str(&bytes_literal(self.array.as_binary::<i32>().value(row)))
-            }
-            DataType::Float32 => float(
-                f64::from(self.array.as_primitive::<Float32Type>().value(row)),
-                target,
-                out,
-            )?,
-            DataType::Float64 => float(
-                self.array.as_primitive::<Float64Type>().value(row),
-                target,
-                out,
-            )?,
-            DataType::Timestamp(..) => {
-                let mut text = Vec::new();
-                write_time(
-                    self.array
-                        .as_primitive::<TimestampMicrosecondType>()
-                        .value(row),
-                    &mut text,
-                );
-                let text = String::from_utf8_lossy(&text);
-                let text = text
-                    .split('+')
-                    .next()
-                    .unwrap_or_default()
-                    .replacen(' ', "T", 1);
-                let zone = if target.kind == "datetimeoffset" {
-                    "+00:00"
-                } else {
-                    ""
-                };
-                let _ = write!(out, "N'{}{zone}'", rounded(&text, target));
-            }
-            kind => {
-                let options = FormatOptions::default();
-                let text = ArrayFormatter::try_new(self.array.as_ref(), &options)
-                    .and_then(|formatter| formatter.value(row).try_to_string());
-                let text = text.map_err(|why| {
-                    Error::new(Class::Permanent, "sqlserver.value-text")
-                        .with("column", &target.name)
-                        .caused_by(why)
-                })?;
-                match kind.is_integer() {
-                    true => out.push_str(&text),
-                    // Decimal numbers, too: those of several rows would become numbers of fewer digits.
-                    false => out.push_str(&literal(&text)),
-                }
+        LiteralValue::Bool(value) => out.push(if value { '1' } else { '0' }),
+        LiteralValue::Whole(text) => out.push_str(&text),
+        // As texts: decimal numbers of several rows would become numbers of fewer digits.
+        LiteralValue::Decimal(text) | LiteralValue::Shown(text) => out.push_str(&literal(&text)),
+        LiteralValue::Float(value) => float(value, target, out)?,
+        LiteralValue::Text(text) => {
+            check_text(text, target)?;
+            let written = literal(text);
+            // A text of single bytes is compared with its like, so that an index is used.
+            match written.strip_prefix('N') {
+                Some(plain) if target.encoding.is_some() && text.is_ascii() => out.push_str(plain),
+                _ => out.push_str(&written),
             }
         }
-        Ok(())
+        LiteralValue::Json(text) => {
+            check_text(&text, target)?;
+            out.push_str(&literal(&text));
+        }
+        LiteralValue::Bytes(bytes) => out.push_str(&bytes_literal(bytes)),
+        LiteralValue::Time(text) => {
+            let text = text.replacen(' ', "T", 1);
+            let zone = match target.kind.as_str() {
+                "datetimeoffset" => "+00:00",
+                _ => "",
+            };
+            let _ = write!(out, "N'{}{zone}'", rounded(&text, target));
+        }
     }
+    Ok(())
 }
 
 fn float(value: f64, target: &MssqlTarget, out: &mut String) -> Result<(), Error> {
@@ -366,15 +266,7 @@ fn check_text(text: &str, target: &MssqlTarget) -> Result<(), Error> {
     if target.lossy {
         return Ok(());
     }
-    let digits = || {
-        text.trim().split_once('.').map_or(0, |(_, digits)| {
-            digits
-                .trim_end_matches(['0', 'Z'])
-                .bytes()
-                .take_while(u8::is_ascii_digit)
-                .count()
-        })
-    };
+    let digits = || fraction_digits(text);
     let loses = match target.kind.as_str() {
         "date" => text.contains(':'),
         // Kept in steps of 1/300 s.

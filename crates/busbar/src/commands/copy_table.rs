@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use busbar_catalog::{Bundle, Source, Value as Scalar};
+use busbar_connector::HIDDEN;
 use busbar_event::{Class, Error};
 use serde_json::{Value, json};
 
@@ -11,9 +12,6 @@ use crate::client::NodeArgs;
 use crate::commands::pull;
 use crate::exit::{self, Failure};
 use crate::say;
-
-/// What stands in place of a secret in a node's answer.
-const HIDDEN: &str = "(hidden)";
 
 /// Copy a table to another database and keep it in step: write the files that do it.
 ///

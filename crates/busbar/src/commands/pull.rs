@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use busbar_catalog::Bundle;
+use busbar_connector::HIDDEN;
 use busbar_event::{Class, Error};
 use busbar_plugin::Package;
 use serde_json::json;
@@ -11,9 +12,6 @@ use serde_json::json;
 use crate::client::NodeArgs;
 use crate::exit::{self, Failure};
 use crate::say;
-
-/// What stands in place of a secret in a node's answer.
-const HIDDEN: &str = "(hidden)";
 
 /// Write the files of the project that a node runs into a folder.
 #[derive(Debug, clap::Args)]

@@ -12,7 +12,7 @@ impl Plan {
         link: &mut Link,
         prefer: PreferColumns,
         op: Op,
-        rows: &[&Ready],
+        rows: &[&LiteralRow],
         anew: &mut Vec<String>,
     ) -> Result<(), Failed> {
         let found = self.there(link, prefer, rows).await?;
@@ -40,14 +40,14 @@ impl Plan {
         &self,
         link: &mut Link,
         prefer: PreferColumns,
-        rows: &[&Ready],
+        rows: &[&LiteralRow],
     ) -> Result<Vec<RowThere>, Failed> {
         let version = identifier(&self.written.columns[prefer.version].1.name);
         let statements = rows.iter().map(|row| {
             format!(
                 "SELECT {version} <=> {} FROM {} WHERE {} FOR UPDATE",
                 row.was,
-                self.table,
+                self.tables.written,
                 self.same(row)
             )
         });
@@ -65,7 +65,7 @@ impl Plan {
 
     /// Writes rows once more as they are, so that whoever follows the table takes them for changes of this side. The log has
     /// only what differs, so that the version becomes another one and comes back.
-    pub(super) async fn write_anew(
+    pub(super) async fn again(
         &self,
         link: &mut Link,
         prefer: PreferColumns,
@@ -78,13 +78,13 @@ impl Plan {
         if is_told {
             let nobody = format!(
                 "INSERT INTO {} VALUES ({}, 1) ON DUPLICATE KEY UPDATE position = position + 1",
-                self.positions,
+                self.tables.positions,
                 literal(NOBODY)
             );
             link.run(&nobody).await?;
         }
         let column = &self.written.columns[prefer.version].1;
-        let (table, version) = (&self.table, identifier(&column.name));
+        let (table, version) = (&self.tables.written, identifier(&column.name));
         let other = match column.kind.as_str() {
             "date" | "datetime" | "timestamp" => {
                 format!("IF({version} = '2000-01-01', '2000-01-02', '2000-01-01')")

@@ -17,7 +17,7 @@ impl Plan {
         (op, kept): (Op, &[String]),
         producer: &str,
     ) -> Result<u64, Failed> {
-        let table = &self.table;
+        let table = &self.tables.written;
         let name = |at: usize| identifier(&self.written.columns[at].1.name);
         let version = name(prefer.version);
         let key = self.written.key.iter();
