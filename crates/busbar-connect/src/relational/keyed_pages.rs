@@ -49,11 +49,10 @@ impl<S: SqlSession> KeyedPages<S> {
             None => String::new(),
             Some(last) => {
                 let last = self.key.iter().zip(last).map(|((_, order), value)| {
-                    let value = value.as_deref().unwrap_or_default();
-                    match order {
+                    value.as_deref().map(|value| match order {
                         KeyOrder::Number => value.to_owned(),
                         KeyOrder::Text => (self.sql.text)(value),
-                    }
+                    })
                 });
                 format!("WHERE {}", behind(&order, &last.collect::<Vec<_>>()))
             }
@@ -74,14 +73,20 @@ impl<S: SqlSession> KeyedPages<S> {
     }
 }
 
-/// The condition of what is behind these values in the order of these expressions. `(a, b) > (1, 2)` would not use an index, nor
-/// do all databases know it.
-pub fn behind(order: &[String], last: &[String]) -> String {
+/// The condition of what is behind these values in the order of these expressions, in which NULL comes first. `(a, b) > (1, 2)`
+/// would not use an index, nor do all databases know it.
+pub fn behind(order: &[String], last: &[Option<String>]) -> String {
+    let same = |at: usize| match &last[at] {
+        Some(value) => format!("{} = {value}", order[at]),
+        None => format!("{} IS NULL", order[at]),
+    };
+    let more = |at: usize| match &last[at] {
+        Some(value) => format!("{} > {value}", order[at]),
+        None => format!("{} IS NOT NULL", order[at]),
+    };
     let ways = (0..order.len()).map(|at| {
-        let mut all: Vec<_> = (0..at)
-            .map(|at| format!("{} = {}", order[at], last[at]))
-            .collect();
-        all.push(format!("{} > {}", order[at], last[at]));
+        let mut all: Vec<_> = (0..at).map(same).collect();
+        all.push(more(at));
         format!("({})", all.join(" AND "))
     });
     ways.collect::<Vec<_>>().join(" OR ")

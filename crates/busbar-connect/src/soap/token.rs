@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use busbar_connector::{Service, ServiceAnswer, ServiceContext, ServiceRequest, Work};
+use busbar_connector::{HIDDEN, Service, ServiceAnswer, ServiceContext, ServiceRequest, Work};
 use busbar_event::format::write_xml_text;
 use busbar_event::{Class, Error, time};
 use busbar_log::Clock;
@@ -20,7 +20,6 @@ use super::limits::NONCE_BYTES;
 use super::{SoapUser, SoapVersion};
 use crate::http::{HttpClient, Remote, status_class};
 use crate::places::Places;
-use crate::secret::HIDDEN;
 
 /// Sends envelopes to one address.
 pub(super) struct SoapService {

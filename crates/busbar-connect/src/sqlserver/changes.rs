@@ -16,10 +16,10 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::failure::MssqlFailed;
-use super::follow::{self, MssqlFollowed};
+use super::follow::{self, CaptureInstance, MssqlFollowed};
 use super::limits::{
-    CHUNK_BYTES, CHUNK_ROWS, CHUNK_ROWS_FIRST, IDLE_FIRST, LOOK_TRANSACTIONS, LOOK_VERSIONS,
-    STATUS_EVERY,
+    CHANGE_BYTES_MAX, CHANGE_ROWS, CHUNK_BYTES, CHUNK_ROWS, CHUNK_ROWS_FIRST, IDLE_FIRST,
+    LOOK_TRANSACTIONS, LOOK_VERSIONS, STATUS_EVERY,
 };
 use super::link::{MssqlAnswer, MssqlLink, MssqlServer};
 use super::lsn::MssqlLsn;
@@ -58,7 +58,9 @@ struct MssqlFollowing {
     /// Rows of the next chunk.
     rows: usize,
     /// Which of the tables with its captured changes is read.
-    instance: Option<String>,
+    instance: Option<CaptureInstance>,
+    /// Rows of a page of its changes.
+    page_rows: usize,
     /// The event that says that the columns are others; it comes before the next change.
     other: Option<Vec<u8>>,
     /// Changes up to here are in the rows that its snapshot reads, so that nobody asks for them.
@@ -133,6 +135,7 @@ impl MssqlChanges {
                 window: None,
                 rows: CHUNK_ROWS_FIRST,
                 instance: None,
+                page_rows: CHANGE_ROWS,
                 other: None,
                 since,
                 before: None,
@@ -185,6 +188,35 @@ impl MssqlChanges {
 
     /// Asks whether there are changes, and reads the first of them; whether there are.
     async fn look(&mut self) -> Result<bool, Error> {
+        let looked = self.look_at_captures().await;
+        // A capture was made anew or removed since they were asked for.
+        if let Err(failed) = &looked
+            && follow::is_gone_by(failed.number())
+            && self.captures_anew().await?
+        {
+            return Ok(true);
+        }
+        looked.map_err(|failed| self.told(failed))
+    }
+
+    /// Asks which captures there are; whether they are others than before.
+    async fn captures_anew(&mut self) -> Result<bool, Error> {
+        if self.by == MssqlFollowBy::Tracking {
+            return Ok(false);
+        }
+        let mut sql = self.session().await?;
+        let mut others = false;
+        for table in &mut self.tables {
+            let (schema, name) = (&table.followed.schema, &table.followed.name);
+            let instances = follow::captured(&self.server, &mut sql, schema, name).await?;
+            others |= instances != table.followed.instances;
+            table.followed.instances = instances;
+        }
+        self.sql = Some(sql);
+        Ok(others)
+    }
+
+    async fn look_at_captures(&mut self) -> Result<bool, MssqlFailed> {
         let from = self.collector.position();
         let mut sql = self.session().await?;
         let asked = match self.by {
@@ -195,7 +227,7 @@ impl MssqlChanges {
             ),
             MssqlFollowBy::Tracking => "SELECT CHANGE_TRACKING_CURRENT_VERSION()".to_owned(),
         };
-        let answers = sql.run(&asked).await.map_err(|failed| self.told(failed))?;
+        let answers = sql.run(&asked).await?;
         let answer = answers.into_iter().next().unwrap_or_default();
         let to = follow::place(&self.server, self.by, &answer)?;
         let Some(to) = to.filter(|to| *to > from) else {
@@ -220,25 +252,26 @@ impl MssqlChanges {
             pages.push(self.pages(&mut sql, at, from, to).await?);
         }
         let mut batch: Vec<_> = pages.iter().map(ChangePages::statement).collect();
-        let checks: Vec<_> = self.tables.iter().map(|table| self.oldest(table)).collect();
-        batch.extend(checks);
-        let answers = sql
-            .run(&batch.join(";\n"))
-            .await
-            .map_err(|failed| self.told(failed))?;
-        if answers.len() != batch.len() {
-            return Err(super::link::strange(
-                &self.server.address,
-                "another number of answers",
-            ));
-        }
-        let mut answers = answers.into_iter();
-        for (pages, answer) in pages.iter_mut().zip(&mut answers) {
-            pages.take(answer);
-        }
         // What was removed before it was read is known only behind the reading.
-        for (at, answer) in answers.enumerate() {
-            self.check_kept(at, &answer, from)?;
+        let checks: Vec<_> = self.tables.iter().map(|table| self.oldest(table)).collect();
+        batch.extend(checks.iter().cloned());
+        let batch = batch.join(";\n");
+        let (mut answers, whole) = sql.run_within(&batch, CHANGE_BYTES_MAX).await?;
+        let cut = (!whole).then(|| answers.len().saturating_sub(1));
+        let mut kept = answers.split_off(pages.len().min(answers.len()));
+        if !whole {
+            sql = self.server.open().await?;
+            kept = sql.run(&checks.join(";\n")).await?;
+        }
+        if kept.len() != self.tables.len() {
+            return Err(self.other_answers().into());
+        }
+        for (at, (pages, answer)) in pages.iter_mut().zip(answers).enumerate() {
+            pages.take(answer, cut != Some(at));
+            self.tables[pages.table].page_rows = pages.asked();
+        }
+        for (at, answer) in kept.iter().enumerate() {
+            self.check_kept(at, answer, from)?;
         }
         self.sql = Some(sql);
         self.taking = Some(Taking {
@@ -247,6 +280,10 @@ impl MssqlChanges {
             open: None,
         });
         Ok(true)
+    }
+
+    fn other_answers(&self) -> Error {
+        super::link::strange(&self.server.address, "another number of answers")
     }
 
     /// Sees that the changes of a table behind a place are all there, by the answer to [`MssqlChanges::oldest`].
@@ -282,10 +319,12 @@ impl MssqlChanges {
         at: usize,
         from: u64,
         to: u64,
-    ) -> Result<ChangePages, Error> {
+    ) -> Result<ChangePages, MssqlFailed> {
         let table = &mut self.tables[at];
+        let page_rows = table.page_rows;
         if self.by == MssqlFollowBy::Tracking {
-            return Ok(ChangePages::tracked(at, &table.followed, from, to));
+            let pages = ChangePages::tracked(at, &table.followed, from, to);
+            return Ok(pages.asking(page_rows));
         }
         let instances = &table.followed.instances;
         let reached = |start: MssqlLsn| start.number().is_some_and(|start| start <= from);
@@ -294,53 +333,27 @@ impl MssqlChanges {
             .rev()
             .find(|instance| reached(instance.start));
         let Some(instance) = instance.or(instances.first()).cloned() else {
-            return Err(follow::not_captured(
-                &self.server,
-                &table.followed.schema,
-                &table.followed.name,
-            ));
+            let (schema, name) = (&table.followed.schema, &table.followed.name);
+            return Err(follow::not_captured(&self.server, schema, name).into());
         };
-        if table.instance.as_ref() != Some(&instance.table) {
-            let columns = follow::captured_columns(sql, &instance).await;
-            let columns = columns.map_err(|failed| follow::capture_told(&self.server, failed))?;
-            let names = |columns: &[TdsColumn]| {
-                columns
-                    .iter()
-                    .map(|column| column.name.clone())
-                    .collect::<Vec<_>>()
-            };
-            let is_other =
-                table.instance.is_some() && names(&columns) != names(&table.followed.columns);
-            let key: Option<Vec<_>> = table
+        if table.instance.as_ref() != Some(&instance) {
+            let columns = follow::captured_columns(sql, &instance).await?;
+            let before = table.instance.as_ref().map(|_| table.followed.described());
+            table
                 .followed
-                .key_names()
-                .map(|key| columns.iter().position(|column| column.name == key))
-                .collect();
-            let key = key.ok_or_else(|| {
-                Error::new(Class::Configuration, "sqlserver.no-identity")
-                    .with("address", &self.server.address)
-                    .with("table", table.followed.quoted())
-            })?;
-            table.followed.key = key;
-            table.followed.columns = columns;
-            table.instance = Some(instance.table.clone());
-            if is_other && table.table.has_begun() {
-                let described = table
-                    .followed
-                    .columns
-                    .iter()
-                    .enumerate()
-                    .map(|(at, column)| {
-                        let of = format!("\"{}\"", column.of.sql());
-                        (column.name.clone(), of, table.followed.key.contains(&at))
-                    });
+                .take_columns(columns)
+                .ok_or_else(|| follow::no_identity(&self.server, &table.followed.quoted()))?;
+            table.instance = Some(instance.clone());
+            let described = table.followed.described();
+            if before.is_some_and(|before| before != described) && table.table.has_begun() {
                 let mut payload = Vec::new();
-                event::schema(described, &mut payload);
+                event::schema(described.into_iter(), &mut payload);
                 table.other = Some(payload);
             }
         }
         let columns = &self.tables[at].followed.columns;
-        Ok(ChangePages::captured(at, &instance, columns, from, to))
+        let pages = ChangePages::captured(at, &instance, columns, from, to);
+        Ok(pages.asking(page_rows))
     }
 
     /// Takes changes until there is something to hand on.
@@ -352,19 +365,14 @@ impl MssqlChanges {
             if let Some(wanting) = taking.pages.iter().position(ChangePages::wants) {
                 let pages = &taking.pages[wanting];
                 let (at, reached, statement) = (pages.table, pages.reached(), pages.statement());
-                // Whoever takes the changes may have been held up for longer than the server keeps them.
-                let statement = format!("{statement};\n{}", self.oldest(&self.tables[at]));
-                let mut sql = self.session().await?;
-                let answers = sql
-                    .run(&statement)
+                let (page, whole, kept) = self
+                    .read_page(&statement, at)
                     .await
-                    .map_err(|failed| self.told(failed))?;
-                self.sql = Some(sql);
-                let mut answers = answers.into_iter();
-                let page = answers.next().unwrap_or_default();
-                self.check_kept(at, &answers.next().unwrap_or_default(), reached)?;
+                    .map_err(|failed| self.told_of_page(failed))?;
+                self.check_kept(at, &kept, reached)?;
                 if let Some(taking) = &mut self.taking {
-                    taking.pages[wanting].take(page);
+                    taking.pages[wanting].take(page, whole);
+                    self.tables[at].page_rows = taking.pages[wanting].asked();
                 }
                 continue;
             }
@@ -411,6 +419,43 @@ impl MssqlChanges {
         }
     }
 
+    /// Reads a page of changes, whether it is whole, and from which place on they are there, which is asked behind the reading:
+    /// whoever takes the changes may have been held up for longer than the server keeps them.
+    async fn read_page(
+        &mut self,
+        statement: &str,
+        at: usize,
+    ) -> Result<(MssqlAnswer, bool, MssqlAnswer), MssqlFailed> {
+        let oldest = self.oldest(&self.tables[at]);
+        let mut sql = self.session().await?;
+        let both = format!("{statement};\n{oldest}");
+        let (mut answers, whole) = sql.run_within(&both, CHANGE_BYTES_MAX).await?;
+        if !whole {
+            answers.truncate(1);
+            sql = self.server.open().await?;
+            answers.extend(sql.run(&oldest).await?);
+        }
+        self.sql = Some(sql);
+        let [page, kept] =
+            <[MssqlAnswer; 2]>::try_from(answers).map_err(|_| self.other_answers())?;
+        Ok((page, whole, kept))
+    }
+
+    /// Where a capture was removed while its changes were taken, they are looked for anew, behind the last position.
+    fn told_of_page(&self, failed: MssqlFailed) -> Error {
+        match failed {
+            MssqlFailed::Server(gone)
+                if self.by == MssqlFollowBy::Cdc && follow::is_gone_by(gone.number) =>
+            {
+                Error::new(Class::Transient, "sqlserver.for-now")
+                    .with("address", &self.server.address)
+                    .with("number", gone.number)
+                    .with("said", gone.message)
+            }
+            failed => self.told(failed),
+        }
+    }
+
     /// Looks at how far the server is, from time to time.
     async fn status(&mut self) -> Result<(), Error> {
         if Instant::now() < self.next_status {
@@ -419,14 +464,10 @@ impl MssqlChanges {
         self.next_status = Instant::now() + STATUS_EVERY;
         // So that a restart does not read again what was about other tables.
         self.collector.hand_on_position();
+        self.captures_anew().await?;
         let mut sql = self.session().await?;
         let end = follow::end(&self.server, &mut sql, self.by).await?;
         if self.by == MssqlFollowBy::Cdc {
-            for table in &mut self.tables {
-                let (schema, name) = (&table.followed.schema, &table.followed.name);
-                table.followed.instances =
-                    follow::captured(&self.server, &mut sql, schema, name).await?;
-            }
             let behind = format!(
                 "SELECT COUNT(*) FROM cdc.lsn_time_mapping WHERE start_lsn > {}",
                 MssqlLsn::of(self.collector.position()).literal()

@@ -8,7 +8,7 @@ use busbar_event::Error;
 
 use super::link::MssqlServer;
 use super::sink::DEFAULT_SCHEMA;
-use super::wire::{bytes_literal, identifier, literal};
+use super::wire::{bytes_literal, identifier, literal, plain};
 use crate::relational::selected::{CatalogueColumn, PooledServer};
 
 /// Sessions with a server, and what is asked over them.
@@ -80,10 +80,8 @@ fn written(value: &SqlValue, kind: Option<&str>) -> String {
             let text = value.text().unwrap_or_default().replacen(' ', "T", 1);
             format!("CAST(N'{text}' AS datetime2)")
         }
-        SqlValue::Text(text) => match literal(text).strip_prefix('N') {
-            Some(plain) if kind == Some(PLAIN) && text.is_ascii() => plain.to_owned(),
-            _ => literal(text),
-        },
+        SqlValue::Text(text) if kind == Some(PLAIN) && text.is_ascii() => plain(text),
+        SqlValue::Text(text) => literal(text),
     }
 }
 

@@ -70,6 +70,25 @@ impl MssqlFollowed {
         texts.collect()
     }
 
+    /// Takes other columns, among which those of the key must be; none where they are not.
+    pub fn take_columns(&mut self, columns: Arc<[TdsColumn]>) -> Option<()> {
+        let place = |key: &str| columns.iter().position(|column| column.name == key);
+        let key: Option<Vec<_>> = self.key_names().map(place).collect();
+        self.key = key?;
+        self.columns = columns;
+        Some(())
+    }
+
+    /// The columns as the event of other columns says them: name, type as JSON, and whether it is one of the key.
+    pub fn described(&self) -> Vec<(String, String, bool)> {
+        let columns = self.columns.iter().enumerate();
+        let described = columns.map(|(at, column)| {
+            let of = format!("\"{}\"", column.of.sql());
+            (column.name.clone(), of, self.key.contains(&at))
+        });
+        described.collect()
+    }
+
     /// The key of a row.
     pub fn key_of(&self, row: &[Option<Bytes>]) -> Vec<Bytes> {
         let value = |at: &usize| row.get(*at).cloned().flatten().unwrap_or_default();
@@ -127,11 +146,8 @@ pub async fn tables(
             .iter()
             .map(|key| columns.iter().position(|column| column.name == *key))
             .collect();
-        let key = key.filter(|key| !key.is_empty()).ok_or_else(|| {
-            Error::new(Class::Configuration, "sqlserver.no-identity")
-                .with("address", &server.address)
-                .with("table", &quoted)
-        })?;
+        let key = key.filter(|key| !key.is_empty());
+        let key = key.ok_or_else(|| no_identity(server, &quoted))?;
         let order = key.iter().map(|at| match columns[*at].of.kind() {
             ColumnType::Int => Some(Order::Number),
             ColumnType::Time if columns[*at].of.sql() != "datetimeoffset" => Some(Order::Bytes),
@@ -318,7 +334,7 @@ pub async fn chunk(
                 .key
                 .iter()
                 .zip(after)
-                .map(|(at, value)| table.columns[*at].of.literal_of_text(value))
+                .map(|(at, value)| Some(table.columns[*at].of.literal_of_text(value)))
                 .collect();
             format!("WHERE {}", behind(&order, &last))
         }
@@ -349,6 +365,11 @@ pub async fn chunk(
     })
 }
 
+/// Whether an error says that a table, or a column of it, is not there any more.
+pub fn is_gone_by(number: i32) -> bool {
+    matches!(number, 207 | 208)
+}
+
 /// What reading captured changes failed of.
 pub fn capture_told(server: &MssqlServer, failed: MssqlFailed) -> Error {
     match failed.number() {
@@ -360,6 +381,13 @@ pub fn capture_told(server: &MssqlServer, failed: MssqlFailed) -> Error {
             .with("user", &server.user),
         _ => failed.told(server.doing("", "")),
     }
+}
+
+/// A table has no primary key, or its columns are not captured.
+pub fn no_identity(server: &MssqlServer, table: &str) -> Error {
+    Error::new(Class::Configuration, "sqlserver.no-identity")
+        .with("address", &server.address)
+        .with("table", table)
 }
 
 /// Nothing is captured of a table.

@@ -31,8 +31,10 @@ pub const CHUNK_ROWS: usize = 8_192;
 pub const CHUNK_BYTES: usize = 8 << 20;
 /// Bytes at which a chunk ends although more rows were asked for.
 pub const CHUNK_BYTES_MAX: usize = 4 * CHUNK_BYTES;
-/// Rows of a page of changes of one table.
+/// The most rows of a page of changes of one table.
 pub const CHANGE_ROWS: usize = 1_024;
+/// Bytes at which reading changes ends although more rows were asked for.
+pub const CHANGE_BYTES_MAX: usize = 4 * CHUNK_BYTES;
 /// Transactions that one look at the changes takes.
 pub const LOOK_TRANSACTIONS: usize = 4_096;
 /// Versions that one look at tracked changes takes.

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use busbar_event::{Class, Error};
 use bytes::{Buf, Bytes, BytesMut};
+use encoding_rs::Encoding;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::codepage;
 use super::failure::MssqlFailed;
 use super::limits::{
     ANSWER_BYTES_MAX, CONNECT_MAX, GOODBYE_MAX, PACKET_BYTES, PACKET_BYTES_MAX, READ_BYTES,
@@ -52,6 +54,8 @@ pub struct MssqlLink {
     timeout: Duration,
     /// A statement is under way. Where its caller was dropped, it stays so, and the session is not used again.
     busy: bool,
+    /// In which encoding the database keeps texts of single bytes that are of no column; none where the server has not said it.
+    pub encoding: Option<&'static Encoding>,
     /// As the server says it: `16.0.4165`.
     pub version: String,
 }
@@ -162,6 +166,7 @@ impl MssqlServer {
             address: address.into(),
             timeout: CONNECT_MAX,
             busy: true,
+            encoding: None,
             version: String::new(),
         };
         let all = self.tls.is_some() || self.protocol.trust;
@@ -329,9 +334,7 @@ impl MssqlLink {
         while read < bytes {
             match self.token().await? {
                 Some(TdsToken::Row(row)) => {
-                    // A row without columns takes memory, too.
-                    read +=
-                        row.iter().flatten().map(Bytes::len).sum::<usize>() + (row.len() + 1) * 8;
+                    read += row_bytes(&row);
                     rows.push(row);
                 }
                 Some(TdsToken::Done(_)) | None => return Ok(MssqlFetched::All),
@@ -346,21 +349,39 @@ impl MssqlLink {
     /// # Errors
     /// The first that fails ends them.
     pub async fn run(&mut self, sql: &str) -> Result<Vec<MssqlAnswer>, MssqlFailed> {
+        let (answers, whole) = self.run_within(sql, ANSWER_BYTES_MAX).await?;
+        match whole {
+            true => Ok(answers),
+            false => Err(strange(&self.address, "more rows than are held at a time").into()),
+        }
+    }
+
+    /// The same until there are so many bytes of rows; whether those were all. Where they were not, the last answer lacks rows,
+    /// others are missing, and the session is not used again.
+    ///
+    /// # Errors
+    /// The first that fails ends them.
+    pub async fn run_within(
+        &mut self,
+        sql: &str,
+        bytes: usize,
+    ) -> Result<(Vec<MssqlAnswer>, bool), MssqlFailed> {
         self.begin(sql).await?;
         let mut answers = Vec::new();
+        let mut left = bytes;
         loop {
             match self.head().await? {
                 MssqlHead::Rows(columns) => {
                     let mut rows = Vec::new();
-                    if self.fetch(ANSWER_BYTES_MAX, &mut rows).await? == MssqlFetched::Part {
-                        return Err(
-                            strange(&self.address, "more rows than are held at a time").into()
-                        );
-                    }
+                    let fetched = self.fetch(left.max(1), &mut rows).await?;
+                    left = left.saturating_sub(rows.iter().map(|row| row_bytes(row)).sum());
                     answers.push(MssqlAnswer { columns, rows });
+                    if fetched == MssqlFetched::Part {
+                        return Ok((answers, false));
+                    }
                 }
                 MssqlHead::Done(_) => answers.push(MssqlAnswer::default()),
-                MssqlHead::End => return Ok(answers),
+                MssqlHead::End => return Ok((answers, true)),
             }
         }
     }
@@ -409,6 +430,9 @@ impl MssqlLink {
                             TdsToken::Transaction(mark) => self.transaction = *mark,
                             TdsToken::PacketBytes(bytes) => {
                                 self.packet_bytes = (*bytes).clamp(512, PACKET_BYTES_MAX);
+                            }
+                            TdsToken::Collation(collation) => {
+                                self.encoding = Some(codepage::of(*collation));
                             }
                             TdsToken::Error(error) => {
                                 self.failure.get_or_insert_with(|| error.clone());
@@ -564,6 +588,11 @@ impl StreamedSession for MssqlLink {
         }
         Ok(all)
     }
+}
+
+/// What a row takes; one without columns takes memory, too.
+pub fn row_bytes(row: &[Option<Bytes>]) -> usize {
+    row.iter().flatten().map(Bytes::len).sum::<usize>() + (row.len() + 1) * 8
 }
 
 /// An answer that is not of the protocol.

@@ -8,11 +8,11 @@ use bytes::Bytes;
 
 use super::MssqlFollowBy;
 use super::follow::{self, CaptureInstance, MssqlFollowed, list};
-use super::limits::CHANGE_ROWS;
-use super::link::{MssqlAnswer, MssqlServer};
+use super::limits::{CHANGE_ROWS, CHUNK_BYTES};
+use super::link::{MssqlAnswer, MssqlServer, row_bytes};
 use super::lsn::MssqlLsn;
 use super::token::TdsColumn;
-use super::wire::{bytes_literal, identifier};
+use super::wire::identifier;
 use crate::relational::keyed_pages::behind;
 
 /// What comes before the columns of the table: place, two numbers within the transaction and operation; or version, operation
@@ -33,8 +33,10 @@ pub struct ChangePages {
     skip: usize,
     columns: Arc<[TdsColumn]>,
     rows: VecDeque<Vec<Option<Bytes>>>,
-    /// The values of the order of the last row, as they are written in SQL.
-    last: Option<Vec<String>>,
+    /// The values of the order of the last row, as they are written in SQL; none for NULL.
+    last: Option<Vec<Option<String>>>,
+    /// Rows of the next page.
+    asked: usize,
     /// The place of the last change that was taken; before the first one, behind which place changes are read.
     reached: u64,
     /// There may be more behind the rows at hand.
@@ -96,6 +98,7 @@ impl ChangePages {
             columns: Arc::from([]),
             rows: VecDeque::new(),
             last: None,
+            asked: CHANGE_ROWS,
             reached: from,
             more: true,
         }
@@ -134,6 +137,7 @@ impl ChangePages {
             columns: Arc::from([]),
             rows: VecDeque::new(),
             last: None,
+            asked: CHANGE_ROWS,
             reached: from,
             more: true,
         }
@@ -146,25 +150,44 @@ impl ChangePages {
             Some(last) => format!(" AND ({})", behind(&self.order, last)),
         };
         format!(
-            "SELECT TOP ({CHANGE_ROWS}) {} WHERE {}{behind} ORDER BY {}",
+            "SELECT TOP ({}) {} WHERE {}{behind} ORDER BY {}",
+            self.asked,
             self.select,
             self.condition,
             self.order.join(", ")
         )
     }
 
-    /// Takes the page that it answered.
-    pub fn take(&mut self, answer: MssqlAnswer) {
-        self.more = answer.rows.len() >= CHANGE_ROWS;
+    /// Takes the page that it answered, or the rows of it that were read. The next one has as many rows as a page of their size
+    /// should have.
+    pub fn take(&mut self, answer: MssqlAnswer, whole: bool) {
+        let rows = answer.rows.len();
+        self.more = !whole || rows >= self.asked;
         self.columns = answer.columns;
         if let Some(last) = answer.rows.last() {
-            let values = self.by.iter().map(|at| match (&last[*at], *at) {
-                (Some(value), at) => self.columns[at].of.literal(value),
-                (None, _) => bytes_literal(&[]),
-            });
-            self.last = Some(values.collect());
+            let literal = |at: &usize| {
+                let value = last.get(*at)?.as_ref()?;
+                Some(self.columns.get(*at)?.of.literal(value))
+            };
+            self.last = Some(self.by.iter().map(literal).collect());
+            let bytes: usize = answer.rows.iter().map(|row| row_bytes(row)).sum();
+            self.asked = (CHUNK_BYTES / (bytes / rows + 1)).clamp(1, CHANGE_ROWS);
         }
         self.rows.extend(answer.rows);
+    }
+
+    /// The same table's changes were read before: their pages have about so many rows.
+    #[must_use]
+    pub fn asking(self, rows: usize) -> ChangePages {
+        ChangePages {
+            asked: rows,
+            ..self
+        }
+    }
+
+    /// Rows of the next page.
+    pub fn asked(&self) -> usize {
+        self.asked
     }
 
     /// Whether a page is to be read before the next change is known.

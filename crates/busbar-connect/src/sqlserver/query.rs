@@ -7,6 +7,7 @@ use std::sync::Arc;
 use busbar_connector::{Polled, Polling, Position, Source, SourceContext, Work};
 use busbar_event::{ARRIVAL, BatchBuilder, Class, Error, Flags, Row};
 use bytes::Bytes;
+use encoding_rs::Encoding;
 use serde::{Deserialize, Serialize};
 
 use super::failure::MssqlFailed;
@@ -14,7 +15,7 @@ use super::limits::{CHUNK_BYTES, OVERLAP_ROWS_MAX};
 use super::link::{MssqlFetched, MssqlHead, MssqlLink, MssqlServer};
 use super::token::TdsColumn;
 use super::value::MssqlPositions;
-use super::wire::literal;
+use super::wire::{literal, plain};
 use super::{MssqlOverlap, MssqlQuery};
 use crate::change::attempt;
 use crate::change::plan::names;
@@ -32,6 +33,8 @@ pub struct MssqlQuerySource {
     place: MssqlPlace,
     /// Behind the last batch.
     position: u64,
+    /// In which encoding the database keeps variables of single bytes.
+    encoding: Option<&'static Encoding>,
     schedule: RunSchedule,
     builder: BatchBuilder,
     /// Rows of the last run and of this one, to tell those of the overlap that came before.
@@ -70,6 +73,7 @@ impl MssqlQuerySource {
         };
         Ok(MssqlQuerySource {
             position: attempt(context.clock.now_micros(), context.resume.position("")),
+            encoding: link.encoding,
             server,
             options,
             topic: written,
@@ -217,7 +221,7 @@ impl MssqlQuerySource {
             };
             self.place = MssqlPlace {
                 value: Some(column.of.literal(value)),
-                kind: column.of.sql(),
+                kind: column.of.variable(value, self.encoding),
             };
         }
         if self.builder.is_empty() {
@@ -233,7 +237,8 @@ impl MssqlQuerySource {
     }
 }
 
-/// Type and value of the first `@position`: of what it looks like.
+/// Type and value of the first `@position`: of what it looks like. A text of ASCII is compared with a column of either kind of
+/// texts as that column compares, and by its index.
 fn first(start: &str) -> (String, String) {
     let is_time = start.len() >= 10
         && start.as_bytes()[..10]
@@ -247,6 +252,8 @@ fn first(start: &str) -> (String, String) {
         ("varbinary(8000)".into(), start.to_owned())
     } else if is_time {
         ("datetime2".into(), literal(&start.replacen(' ', "T", 1)))
+    } else if start.is_ascii() {
+        ("varchar(8000)".into(), plain(start))
     } else {
         ("nvarchar(4000)".into(), literal(start))
     }
@@ -291,8 +298,9 @@ mod tests {
             ("-12", "bigint", "-12"),
             ("0x00ff", "varbinary(8000)", "0x00ff"),
             ("2024-05-06 07:08:09", "datetime2", "N'2024-05-06T07:08:09'"),
-            ("AB-1", "nvarchar(4000)", "N'AB-1'"),
-            ("0x'; drop", "nvarchar(4000)", "N'0x''; drop'"),
+            ("AB-1", "varchar(8000)", "'AB-1'"),
+            ("0x'; drop", "varchar(8000)", "'0x''; drop'"),
+            ("雨", "nvarchar(4000)", "N'雨'"),
         ] {
             assert_eq!(first(start), (kind.into(), value.into()), "{start}");
         }

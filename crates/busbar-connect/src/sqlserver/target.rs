@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, TimeUnit};
 use busbar_event::{Class, Error};
 use encoding_rs::Encoding;
 
-use super::wire::{bytes_literal, literal};
+use super::wire::{bytes_literal, literal, plain};
 use crate::change::plan::{Fit, TargetColumn};
 use crate::relational::literal::{LiteralCells, LiteralValue, fraction_digits};
 
@@ -226,12 +226,11 @@ pub fn write(
         LiteralValue::Float(value) => float(value, target, out)?,
         LiteralValue::Text(text) => {
             check_text(text, target)?;
-            let written = literal(text);
             // A text of single bytes is compared with its like, so that an index is used.
-            match written.strip_prefix('N') {
-                Some(plain) if target.encoding.is_some() && text.is_ascii() => out.push_str(plain),
-                _ => out.push_str(&written),
-            }
+            out.push_str(&match target.encoding.is_some() && text.is_ascii() {
+                true => plain(text),
+                false => literal(text),
+            });
         }
         LiteralValue::Json(text) => {
             check_text(&text, target)?;

@@ -21,6 +21,8 @@ pub enum TdsToken {
     Transaction(u64),
     /// Packets have so many bytes from now on.
     PacketBytes(usize),
+    /// The database has this collation.
+    Collation([u8; 5]),
     /// Another server is to be asked.
     Elsewhere(String, u16),
     /// The login is accepted.
@@ -194,6 +196,10 @@ fn change(reader: &mut TdsReader<'_>) -> Result<TdsToken, Unread> {
         4 => match reader.short_text()?.parse() {
             Ok(bytes) => TdsToken::PacketBytes(bytes),
             Err(_) => TdsToken::Other,
+        },
+        7 => match reader.u8()? {
+            5 => TdsToken::Collation(reader.array()?),
+            _ => TdsToken::Other,
         },
         // A transaction begins.
         8 => {

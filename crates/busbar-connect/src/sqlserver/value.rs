@@ -307,6 +307,17 @@ impl TdsType {
         }
     }
 
+    /// The type of a variable that is compared with a column of it. A text of single bytes stays one where nothing of it is lost, since
+    /// variables are kept in the encoding of the database.
+    pub fn variable(&self, value: &[u8], database: Option<&'static Encoding>) -> String {
+        match self.shape {
+            ValueForm::Text(encoding) if value.is_ascii() || database == Some(encoding) => {
+                "varchar(8000)".into()
+            }
+            _ => self.sql(),
+        }
+    }
+
     /// A value as text: bytes are `0x00ff`, everything else is as it was sent.
     pub fn text(&self, value: &[u8]) -> String {
         match self.shape {
@@ -337,13 +348,7 @@ impl TdsType {
             }
             // Some collations order texts of single bytes in another way than texts in Unicode: rows are compared with this as they
             // are ordered.
-            ValueForm::Text(_) if text.is_ascii() => {
-                let written = super::wire::literal(&text);
-                match written.strip_prefix('N') {
-                    Some(plain) => plain.to_owned(),
-                    None => written,
-                }
-            }
+            ValueForm::Text(_) if text.is_ascii() => super::wire::plain(&text),
             ValueForm::Nothing | ValueForm::Unicode | ValueForm::Text(_) | ValueForm::Variant => {
                 super::wire::literal(&text)
             }

@@ -186,12 +186,26 @@ pub fn qualified(schema: &str, table: &str) -> String {
     format!("{}.{}", identifier(schema), identifier(table))
 }
 
-/// A text as a literal. In SQL Server a backslash at the end of a line is no part of a text, nor is the end of the line. The
-/// first piece is an `nvarchar(max)`, because pieces of at most 4,000 characters would together be cut to 4,000.
+/// A text as a literal of Unicode.
 pub fn literal(text: &str) -> String {
+    written(text, "N", "nvarchar(max)")
+}
+
+/// A text of ASCII as a literal of single bytes, with which columns of such are compared in their own order and by their index.
+pub fn plain(text: &str) -> String {
+    written(text, "", "varchar(max)")
+}
+
+/// In SQL Server a backslash at the end of a line is no part of a text, nor is the end of the line. The first of several pieces has
+/// a type without a bound, because pieces of shorter types would together be cut to 8,000 bytes.
+fn written(text: &str, begin: &str, whole: &str) -> String {
     let mut out = String::with_capacity(text.len() + 3);
     let folds = text.contains("\\\n") || text.contains("\\\r");
-    out.push_str(if folds { "(CAST(N'" } else { "N'" });
+    if folds {
+        out.push_str("(CAST(");
+    }
+    out.push_str(begin);
+    out.push('\'');
     let mut chars = text.chars().peekable();
     let mut open = folds;
     while let Some(char) = chars.next() {
@@ -200,18 +214,14 @@ pub fn literal(text: &str) -> String {
         }
         out.push(char);
         if char == '\\' && chars.peek().is_some_and(|next| matches!(next, '\n' | '\r')) {
-            out.push_str(if open {
-                "' AS nvarchar(max)) + N'"
-            } else {
-                "' + N'"
-            });
-            open = false;
+            out.push('\'');
+            if std::mem::take(&mut open) {
+                out.push_str(&format!(" AS {whole})"));
+            }
+            out.push_str(&format!(" + {begin}'"));
         }
     }
     out.push('\'');
-    if open {
-        out.push_str(" AS nvarchar(max))");
-    }
     if folds {
         out.push(')');
     }
@@ -243,6 +253,12 @@ mod tests {
             ),
         ] {
             assert_eq!(literal(text), expected, "{text:?}");
+        }
+        for (text, expected) in [
+            ("it's N'x", "'it''s N''x'"),
+            ("a\\\nb", "(CAST('a\\' AS varchar(max)) + '\nb')"),
+        ] {
+            assert_eq!(plain(text), expected, "{text:?}");
         }
         assert_eq!(identifier("a]b"), "[a]]b]");
         assert_eq!(bytes_literal(&[0, 255]), "0x00ff");

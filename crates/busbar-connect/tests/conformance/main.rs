@@ -76,6 +76,7 @@ mod soap_subject;
 mod sources;
 mod sqlserver;
 mod sqlserver_server;
+mod sqlserver_sink;
 mod subjects;
 mod surveys;
 mod tds_peer;

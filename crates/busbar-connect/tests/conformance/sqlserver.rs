@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use busbar_connector::{Polled, Source, SourceContext};
 use busbar_event::{Class, Error, Language};
+use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::captured_peer::captured_peer;
@@ -328,6 +329,313 @@ fn other_columns_are_told_before_the_first_row_with_them() {
         .iter()
         .map(|column| column["name"].as_str().unwrap_or_default());
     assert_eq!(columns.collect::<Vec<_>>(), ["id", "name", "note"]);
+}
+
+/// The old capture is removed as soon as there is a new one: it is looked for at once, and its columns are told.
+#[test]
+fn a_capture_that_is_removed_gives_way_to_the_new_one() {
+    let (peer, table) = captured_peer();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    table.lock().commit(&[(1, Some("a"))]);
+    table.lock().capture(0);
+    let text = connection(
+        peer.port,
+        "follow: { tables: [t], snapshot: false, every: 20ms }",
+    );
+    let found = runtime.block_on(async {
+        let mut source = open(&text).await?;
+        table.lock().commit(&[(2, Some("b"))]);
+        table.lock().capture(0);
+        let mut found = payloads(source.as_mut(), 1).await?;
+        {
+            let mut there = table.lock();
+            there.second = Some(2);
+            there.first_is_gone = true;
+            there.commit(&[(3, Some("c"))]);
+            there.capture(0);
+        }
+        found.extend(payloads(source.as_mut(), 2).await?);
+        Ok::<_, Error>(found)
+    });
+    let found = found.expect("it goes on in the new one");
+    assert_eq!(found[0]["id"], 2);
+    assert_eq!(found[1]["change"], "schema", "{found:?}");
+    assert_eq!(
+        found[2],
+        json!({ "change": "insert", "id": 3, "name": "c", "note": "new" })
+    );
+}
+
+/// Changes between the last position and the beginning of the new capture were in the one that was removed.
+#[test]
+fn a_capture_that_is_removed_too_early_is_told() {
+    let (peer, table) = captured_peer();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    table.lock().commit(&[(1, Some("a"))]);
+    table.lock().capture(0);
+    let text = connection(
+        peer.port,
+        "follow: { tables: [t], snapshot: false, every: 20ms }",
+    );
+    let error = runtime.block_on(async {
+        let mut source = open(&text).await.expect("it opens");
+        {
+            let mut there = table.lock();
+            there.commit(&[(2, Some("b"))]);
+            there.commit(&[(3, Some("c"))]);
+            there.second = Some(3);
+            there.first_is_gone = true;
+            there.commit(&[(4, Some("d"))]);
+            there.capture(0);
+        }
+        payloads(source.as_mut(), 1).await.expect_err("one is lost")
+    });
+    assert_eq!(error.code(), "sqlserver.position-lost");
+}
+
+/// The names stay, a type is another one.
+#[test]
+fn other_types_are_told_before_the_first_row_with_them() {
+    let (peer, table) = captured_peer();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    table.lock().commit(&[(1, Some("a"))]);
+    table.lock().capture(0);
+    table.lock().retyped = true;
+    let text = connection(
+        peer.port,
+        "follow: { tables: [t], snapshot: false, every: 20ms }",
+    );
+    let found = runtime.block_on(async {
+        let mut source = open(&text).await.expect("it opens");
+        table.lock().commit(&[(2, Some("b"))]);
+        table.lock().capture(0);
+        let mut found = payloads(source.as_mut(), 1).await.expect("a row");
+        {
+            let mut there = table.lock();
+            there.second = Some(2);
+            there.first_is_gone = true;
+            there.commit(&[(3, Some("c"))]);
+            there.capture(0);
+        }
+        found.extend(payloads(source.as_mut(), 2).await.expect("rows"));
+        found
+    });
+    assert_eq!(found[1]["change"], "schema", "{found:?}");
+    assert_eq!(found[1]["columns"][1]["type"], "varbinary(8000)");
+    assert_eq!(found[2]["name"], "0x63");
+}
+
+/// Rows of a transaction are as large as a page of them may not be: fewer are asked for, and all come.
+#[test]
+fn pages_of_large_rows_have_fewer() {
+    const ROWS: i64 = 600;
+    let (peer, table) = captured_peer();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    table.lock().commit(&[(0, Some("a"))]);
+    table.lock().capture(0);
+    let text = connection(
+        peer.port,
+        "follow: { tables: [t], snapshot: false, every: 20ms }",
+    );
+    let large = "雨".repeat(32_000);
+    let found = runtime.block_on(async {
+        let mut source = open(&text).await?;
+        let rows: Vec<_> = (1..=ROWS).map(|id| (id, Some(large.as_str()))).collect();
+        table.lock().commit(&rows);
+        table.lock().capture(0);
+        payloads(source.as_mut(), rows.len()).await
+    });
+    let ids = found.expect("all rows");
+    assert!(
+        ids.iter()
+            .map(|row| row["id"].as_i64())
+            .eq((1..=ROWS).map(Some))
+    );
+    let pages = table.lock().pages.clone();
+    let last = pages.last().expect("a page");
+    assert!(*last < 100, "{pages:?}");
+}
+
+/// Commands of which older servers have kept no numbers, more than a page of them.
+#[test]
+fn changes_without_numbers_of_commands_are_all_read() {
+    const ROWS: i64 = 2500;
+    let (peer, table) = captured_peer();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    table.lock().unnumbered = true;
+    table.lock().commit(&[(0, Some("a"))]);
+    table.lock().capture(0);
+    let text = connection(
+        peer.port,
+        "follow: { tables: [t], snapshot: false, every: 20ms }",
+    );
+    let found = runtime.block_on(async {
+        let mut source = open(&text).await?;
+        let rows: Vec<_> = (1..=ROWS).map(|id| (id, Some("b"))).collect();
+        table.lock().commit(&rows);
+        table.lock().commit(&[(-1, Some("last"))]);
+        table.lock().capture(0);
+        payloads(source.as_mut(), rows.len() + 1).await
+    });
+    let ids = found.expect("all rows");
+    let ids = ids.iter().map(|row| row["id"].as_i64());
+    assert!(ids.eq((1..=ROWS).chain([-1]).map(Some)));
+}
+
+/// An update of keys is a delete and an insert, whose places in the log may be the other way round.
+#[test]
+fn changes_come_in_the_order_of_their_commands() {
+    let (peer, table) = captured_peer();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    table.lock().commit(&[(1, Some("a"))]);
+    table.lock().capture(0);
+    let text = connection(
+        peer.port,
+        "follow: { tables: [t], snapshot: false, every: 20ms }",
+    );
+    let found = runtime.block_on(async {
+        let mut source = open(&text).await.expect("it opens");
+        table
+            .lock()
+            .commit_as(&[(2, 3, 2, 1, "b"), (1, 9, 1, 1, "a")]);
+        table.lock().capture(0);
+        payloads(source.as_mut(), 2).await.expect("rows")
+    });
+    let told = found
+        .iter()
+        .map(|row| (row["change"].as_str(), row["name"].as_str()));
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        [(Some("delete"), Some("a")), (Some("insert"), Some("b"))]
+    );
+}
+
+/// Changes are removed while they are read page by page.
+#[test]
+fn what_is_removed_between_two_pages_is_told() {
+    for by in ["cdc", "tracking"] {
+        let (peer, table) = captured_peer();
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        table.lock().commit(&[(0, Some("a"))]);
+        table.lock().capture(0);
+        let text = connection(
+            peer.port,
+            &format!("follow: {{ tables: [t], by: {by}, snapshot: false, every: 20ms }}"),
+        );
+        let error = runtime.block_on(async {
+            let mut source = open(&text).await.expect("it opens");
+            {
+                let mut there = table.lock();
+                for transaction in 0..4 {
+                    let rows: Vec<_> = (0..1000)
+                        .map(|id| (transaction * 1000 + id, Some("b")))
+                        .collect();
+                    there.commit(&rows);
+                }
+                there.capture(0);
+                there.cleaned = Some((there.pages.len() + 3, 5));
+            }
+            payloads(source.as_mut(), 4000)
+                .await
+                .expect_err("some were removed")
+        });
+        assert_eq!(
+            (error.code(), error.class()),
+            ("sqlserver.position-lost", Class::Configuration),
+            "{by}"
+        );
+    }
+}
+
+/// The statement's position is a text of single bytes, as is its column, whose index would not be used with another.
+#[test]
+fn a_position_of_single_bytes_is_compared_as_such() {
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let asking = Arc::clone(&asked);
+    let peer = TdsPeer::new(move |sql| {
+        let mut asked = asking.lock();
+        let row = ["it's b", "雨"].get(asked.len()).copied();
+        asked.push(sql.to_owned());
+        let rows = row.map(|name| vec![TdsCell::Plain(name)]);
+        let columns = vec![("name", TdsCell::Plain(""))];
+        vec![
+            TdsReply::Count(0),
+            TdsReply::Rows(columns, rows.into_iter().collect()),
+        ]
+    });
+    let text = connection(
+        peer.port,
+        "query: { statement: s, position: name, start: a, every: 100ms }",
+    );
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let found = runtime.block_on(async {
+        let mut source = open(&text).await?;
+        let found = payloads(source.as_mut(), 2).await?;
+        while asked.lock().len() < 3 {
+            if let Polled::Idle(wait) = source.poll().await? {
+                tokio::time::sleep(wait).await;
+            }
+        }
+        Ok::<_, Error>(found)
+    });
+    assert_eq!(
+        found.expect("rows"),
+        [json!({ "name": "it's b" }), json!({ "name": "雨" })]
+    );
+    let asked = asked.lock();
+    assert_eq!(
+        asked[..3],
+        [
+            "DECLARE @position varchar(8000) = 'a'; s",
+            "DECLARE @position varchar(8000) = 'it''s b'; s",
+            "DECLARE @position varchar(8000) = N'雨'; s",
+        ]
+    );
+}
+
+/// A snapshot goes on behind the last key of a chunk, compared as the column compares.
+#[test]
+fn chunks_begin_behind_keys_of_each_kind() {
+    for (key, more) in [
+        (TdsCell::Bytes(vec![1, 0xff]), "[id] > 0x01ff"),
+        (TdsCell::Plain("it's"), "[id] > 'it''s'"),
+        (TdsCell::Plain("雨"), "[id] > N'雨'"),
+        (TdsCell::from("雨"), "[id] > N'雨'"),
+        (TdsCell::Int(7), "[id] > 7"),
+    ] {
+        let second: Arc<Mutex<Option<String>>> = Arc::default();
+        let asking = Arc::clone(&second);
+        let (like, last) = (key.clone(), key.clone());
+        let peer = TdsPeer::new(move |sql| {
+            let one = |cell| TdsReply::Rows(vec![("", TdsCell::Int(0))], vec![vec![cell]]);
+            let columns = vec![("id", like.clone())];
+            if sql.contains("KEY_COLUMN_USAGE") {
+                let names = TdsReply::Rows(vec![("", "".into())], vec![vec!["id".into()]]);
+                vec![names, TdsReply::Rows(columns, Vec::new())]
+            } else if sql.contains("CHANGE_TRACKING") {
+                vec![one(TdsCell::Int(1))]
+            } else if sql.contains(" WHERE ") {
+                *asking.lock() = Some(sql.to_owned());
+                vec![TdsReply::Rows(columns, Vec::new())]
+            } else {
+                let rows = (0..1024).map(|_| vec![last.clone()]);
+                vec![TdsReply::Rows(columns, rows.collect())]
+            }
+        });
+        let text = connection(peer.port, "follow: { tables: [t], by: tracking }");
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(async {
+            let mut source = open(&text).await.expect("it opens");
+            while second.lock().is_none() {
+                source.poll().await.expect("it answers");
+            }
+        });
+        let second = second.lock().clone().unwrap_or_default();
+        assert!(
+            second.contains(&format!("WHERE ({more}) ORDER BY [id]")),
+            "{second}"
+        );
+    }
 }
 
 /// Numbers by chance, the same ones for each seed.

@@ -68,6 +68,8 @@ fn rows_are_written_read_and_looked_up() {
     let server = sqlserver();
     changes_are_followed_row_by_row(&server);
     many_rows_are_deleted(&server);
+    rows_are_told_apart_by_two_columns(&server);
+    a_long_text_stays_whole(&server);
     each_delivery_is_done_once(&server);
     a_refused_row_holds_no_other_up(&server);
     tables_are_made_and_surveyed(&server);
@@ -157,6 +159,68 @@ fn many_rows_are_deleted(server: &DatabaseServer) {
     assert_eq!(write(&text("upsert"), &ids(1)).unwrap(), [0; 0]);
     assert_eq!(write(&text("delete"), &ids(2)).unwrap(), [0; 0]);
     assert_eq!(values(server, "select count(*) from dbo.one"), ["0"]);
+}
+
+fn rows_are_told_apart_by_two_columns(server: &DatabaseServer) {
+    run(
+        server,
+        "create table dbo.two (id int not null, code varchar(10) not null, name nvarchar(10), primary key (id, code))",
+    );
+    let text = |mode: &str| {
+        connection(
+            server,
+            &format!(", write: {{ table: two, mode: {mode}, key: [id, code], producer: two }}"),
+        )
+    };
+    let two = |position, ids: &[i64], codes: &[&str], names: &[&str]| {
+        rows(
+            position,
+            vec![
+                ("id", ints(ids)),
+                ("code", texts(codes)),
+                ("name", texts(names)),
+            ],
+        )
+    };
+    let there = || {
+        values(
+            server,
+            "select id, code, name from dbo.two order by id, code",
+        )
+    };
+    let all = two(
+        1,
+        &[1, 1, 2, 2],
+        &["a", "b", "a", "it's"],
+        &["p", "q", "r", "s"],
+    );
+    assert_eq!(write(&text("upsert"), &all).unwrap(), [0; 0]);
+    let some = two(2, &[1, 2, 3], &["b", "it's", "a"], &["", "", ""]);
+    assert_eq!(write(&text("delete"), &some).unwrap(), [0; 0]);
+    assert_eq!(there(), ["1|a|p", "2|a|r"]);
+    let changed = two(3, &[1, 2], &["a", "b"], &["x", "y"]);
+    assert_eq!(write(&text("upsert"), &changed).unwrap(), [0; 0]);
+    assert_eq!(there(), ["1|a|x", "2|a|r", "2|b|y"]);
+}
+
+/// Its lines end with backslashes, so that it is written in pieces, which together are longer than a piece may be.
+fn a_long_text_stays_whole(server: &DatabaseServer) {
+    run(
+        server,
+        "create table dbo.long (id int not null primary key, text nvarchar(max))",
+    );
+    let line = format!("{}\\\n", "a".repeat(1200));
+    let long = line.repeat(8);
+    let text = connection(server, ", write: { table: long, producer: long }");
+    let delivery = rows(1, vec![("id", ints(&[1])), ("text", texts(&[&long]))]);
+    assert_eq!(write(&text, &delivery).unwrap(), [0; 0]);
+    assert_eq!(
+        values(
+            server,
+            "select len(text), len(replace(text, N'a', N'')) from dbo.long"
+        ),
+        [format!("{}|16", long.len())]
+    );
 }
 
 fn each_delivery_is_done_once(server: &DatabaseServer) {

@@ -79,8 +79,13 @@ pub enum TdsCell {
     Null,
     Int(i64),
     Text(String),
+    /// In the encoding of `Chinese_PRC_CI_AS`, which is that of the database, too.
+    Plain(&'static str),
     Bytes(Vec<u8>),
 }
+
+/// `Chinese_PRC_CI_AS`.
+const COLLATION: [u8; 5] = [4, 8, 0xd0, 0, 0];
 
 impl From<&str> for TdsCell {
     fn from(text: &str) -> TdsCell {
@@ -154,7 +159,11 @@ impl TdsPeerState {
                 0x12 => vec![1, 0, 6, 0, 1, 0xff, 2],
                 0x10 => match utf16(&body).contains("no_user") {
                     true => tokens(&[TdsReply::Error(18_456, "Login failed.")]),
-                    false => [&[0xad, 4, 0, 1, 0x74, 0, 0][..], &tokens(&[])].concat(),
+                    false => {
+                        let collation = [&[0xe3, 8, 0, 7, 5][..], &COLLATION, &[0]].concat();
+                        let accepted = [0xad, 4, 0, 1, 0x74, 0, 0];
+                        [&collation[..], &accepted, &tokens(&[])].concat()
+                    }
                 },
                 _ => {
                     let headers = u32::from_le_bytes(body[..4].try_into().ok()?) as usize;
@@ -233,6 +242,10 @@ pub fn tokens(replies: &[TdsReply]) -> Vec<u8> {
                     match like {
                         TdsCell::Int(_) | TdsCell::Null => out.extend([0x26, 8]),
                         TdsCell::Text(_) => out.extend([0xe7, 0x40, 0x1f, 9, 4, 0xd0, 0, 0x34]),
+                        TdsCell::Plain(_) => {
+                            out.extend([0xa7, 0x40, 0x1f]);
+                            out.extend(COLLATION);
+                        }
                         TdsCell::Bytes(_) => out.extend([0xa5, 0x40, 0x1f]),
                     }
                     out.push(name.encode_utf16().count() as u8);
@@ -252,6 +265,11 @@ pub fn tokens(replies: &[TdsReply]) -> Vec<u8> {
                                 let text = units(text);
                                 out.extend((text.len() as u16).to_le_bytes());
                                 out.extend(text);
+                            }
+                            (TdsCell::Plain(text), _) => {
+                                let (bytes, ..) = encoding_rs::GBK.encode(text);
+                                out.extend((bytes.len() as u16).to_le_bytes());
+                                out.extend(bytes.iter());
                             }
                             (TdsCell::Bytes(bytes), _) => {
                                 out.extend((bytes.len() as u16).to_le_bytes());
