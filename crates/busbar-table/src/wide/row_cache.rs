@@ -8,6 +8,7 @@
 
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashSet, HashTable};
 use parking_lot::Mutex;
@@ -27,6 +28,8 @@ const FRAGMENT_BYTES: usize = 96;
 pub(super) struct RowCache {
     shards: Box<[Mutex<Shard>]>,
     hasher: DefaultHashBuilder,
+    /// How often somebody began to read a row from the files.
+    loads: AtomicU64,
 }
 
 /// Fragments of a row that can still be seen, in the order of their keys.
@@ -85,8 +88,9 @@ struct CachedRow {
     is_used: bool,
 }
 
-#[derive(Default)]
 struct Loaded {
+    /// Which reading it is.
+    load: u64,
     written: Vec<FragmentEntry>,
     changed: u64,
 }
@@ -96,6 +100,7 @@ pub(super) struct Loading<'a> {
     cache: &'a RowCache,
     id: RowId,
     hash: u64,
+    load: u64,
     is_over: bool,
 }
 
@@ -105,6 +110,7 @@ impl Default for RowCache {
         Self {
             shards: shards.collect(),
             hasher: DefaultHashBuilder::default(),
+            loads: AtomicU64::new(0),
         }
     }
 }
@@ -168,11 +174,18 @@ impl RowCache {
         if shard.place(hash, of, key).is_some() || shard.loading.contains_key(&id) {
             return None;
         }
-        shard.loading.insert(id.clone(), Loaded::default());
+        let load = self.loads.fetch_add(1, Ordering::Relaxed);
+        let loaded = Loaded {
+            load,
+            written: Vec::new(),
+            changed: 0,
+        };
+        shard.loading.insert(id.clone(), loaded);
         Some(Loading {
             cache: self,
             id,
             hash,
+            load,
             is_over: false,
         })
     }
@@ -263,7 +276,7 @@ impl Loading<'_> {
         self.is_over = true;
         let mut shard = self.cache.shard(self.hash).lock();
         // It was let go of meanwhile.
-        let Some(loaded) = shard.loading.remove(&self.id) else {
+        let Some(loaded) = shard.end_load(&self.id, self.load) else {
             return;
         };
         let pruned = fragments.len();
@@ -282,7 +295,7 @@ impl Drop for Loading<'_> {
     fn drop(&mut self) {
         if !self.is_over {
             let mut shard = self.cache.shard(self.hash).lock();
-            shard.loading.remove(&self.id);
+            shard.end_load(&self.id, self.load);
         }
     }
 }
@@ -337,6 +350,12 @@ impl Shard {
             row.is_some_and(|row| row.id.of == of && *row.id.key == *key)
         };
         self.index.find(hash, is_it).copied()
+    }
+
+    /// What was written while a row was read; none if it was let go of, also where somebody else reads it now.
+    fn end_load(&mut self, id: &RowId, load: u64) -> Option<Loaded> {
+        let is_it = self.loading.get(id).is_some_and(|it| it.load == load);
+        is_it.then(|| self.loading.remove(id)).flatten()
     }
 
     fn insert(&mut self, cache: &RowCache, hash: u64, row: CachedRow) {
@@ -472,6 +491,15 @@ mod tests {
         cache.forget(OF, b"c");
         loading.keep(&[fragment("c", 1, 10)], 2, &layout, 9);
         assert!(!has(&cache, "c"), "it may have been read before it changed");
+        // Somebody else reads it meanwhile, who has a later picture.
+        let early = cache.load(OF, b"c").unwrap();
+        cache.forget(OF, b"c");
+        cache.end_change(OF, &[fragment("c", 2, 10)], 4, &layout, 9);
+        let late = cache.load(OF, b"c").unwrap();
+        early.keep(&[fragment("c", 1, 10)], 2, &layout, 9);
+        assert!(!has(&cache, "c"));
+        late.keep(&[fragment("c", 2, 10)], 4, &layout, 9);
+        assert!(has(&cache, "c"));
         drop(cache.load(OF, b"d").unwrap());
         assert!(cache.load(OF, b"d").is_some(), "reading failed");
     }
