@@ -38,7 +38,7 @@ export interface ApiView {
   methods: string[];
   /** Its name. */
   name: string;
-  /** The orchestration that it starts instances of. */
+  /** The orchestration that it starts instances of; for those who may read everything. */
   orchestration?: string | null;
   /** What callers give. */
   parameters: ApiParameter[];
@@ -46,17 +46,17 @@ export interface ApiView {
   path: string;
   /** Calls refused. */
   refused_total: number;
-  /** The stream with the replies to them. */
+  /** The stream with the replies to them; for those who may read it. */
   reply?: string | null;
   /** The role that may call it where no rules of a user or token say so: `viewer` or `operator`. */
   role: string;
   /** Where it is called as a web service: `/services/NAME`, with its WSDL at `?wsdl`. Absent where its file has no `soap`. */
   service?: string | null;
-  /** The topic of the events that it publishes. */
+  /** The topic of the events that it publishes; for those who may read everything. */
   topic?: string | null;
-  /** How long a caller waits for a reply or for the end of an instance, in seconds; absent where it asks a query. */
+  /** How long a caller waits for a reply or for the end of an instance, in seconds; absent where it waits for neither. */
   within_s?: number | null;
-  /** What it does: `query`, `request` or `orchestration`. */
+  /** What it does: `query`, `request`, `orchestration` or `fhir`. */
   work: string;
 }
 
@@ -78,6 +78,11 @@ export interface AppliedView {
 
 /** A project to run. */
 export interface Apply {
+  /**
+   * Add the files to those that run and remove none. A path that is there already is refused, so that nobody's change is
+   * lost.
+   */
+  add?: boolean;
   /** Only check, and say what would change. */
   dry_run?: boolean;
   /** Path in the project (`flows/rain.yaml`) and text. What is not among them is removed. */
@@ -417,6 +422,9 @@ export interface CopyPlanned {
   warnings: Problem[];
 }
 
+/** One of the two tables. */
+export type CopySide = "first" | "second";
+
 /** What has to be run in a database. */
 export interface CopyStatement {
   /** The connection that leads to the database. */
@@ -429,7 +437,7 @@ export interface CopyStatement {
 
 /** A table to copy and to keep in step. */
 export interface CopyTable {
-  /** Changes of the second table come back to the first. Of two changes of one row the later one stays. */
+  /** Changes of the second table come back to the first. */
   both_ways?: boolean;
   /** The table: `CONNECTION:TABLE` or `CONNECTION:SCHEMA.TABLE`. */
   from: string;
@@ -439,10 +447,14 @@ export interface CopyTable {
   lossy?: boolean;
   /** What the files are called; by default like the second table. */
   name?: string | null;
-  /** Where to: the same, or a connection alone for a table of the same name. A table that is not there is made. */
+  /**
+   * Where to: the same, or a connection alone for a table of the same name; `hot:NAME`, `relational:NAME`, `wide:NAME` or a
+   * name alone for a table of the node. A table that is not there is made.
+   */
   to: string;
   /** With `both_ways`: the column that grows with each change of a row, a time or a number. */
   version?: string | null;
+  wins?: CopySide | null;
 }
 
 /** What became of events. */
@@ -1872,6 +1884,7 @@ export interface TraceView {
   flows_left: string[];
   /** What the orchestrations make of it that read its stream, as they run now; for those who may read everything. */
   orchestrations: TracedStartView[];
+  orchestrations_error?: Problem | null;
   /** Events of other streams that were read to find results, at most 262144 for each flow. */
   searched: number;
 }
