@@ -264,7 +264,7 @@ pub fn joins(db: &DatabaseServer) {
     same(db, &database, &world, "w", "'\"', id, '\"'");
     eventually("the rows to be counted", || {
         match world.snapshot("c", &format!("{database}.v")) {
-            status if status.state == SnapshotState::Equal => Ok(()),
+            Some(status) if status.state == SnapshotState::Equal => Ok(()),
             status => Err(format!("{status:?}")),
         }
     });

@@ -23,7 +23,7 @@ fn a_snapshot_waits_for_no_lock_and_holds_none() {
     // A transaction that has changed every row and goes on until it is told.
     db.run(
         &database,
-        "create procedure hold() while not exists (select 1 from released) do do sleep(0.02); end while",
+        "delimiter //\ncreate procedure hold() while not exists (select 1 from released) do do sleep(0.02); end while//\ndelimiter ;\n",
     );
     let world = world();
     std::thread::scope(|scope| {
@@ -94,7 +94,7 @@ fn a_snapshot_that_is_asked_for_leaves_the_target_as_the_source_is() {
     world.take_anew("c", &format!("{database}.w"));
     eventually("its rows to be compared", || {
         match world.snapshot("c", &format!("{database}.w")) {
-            status if status.state == SnapshotState::Equal => Ok(()),
+            Some(status) if status.state == SnapshotState::Equal => Ok(()),
             status => Err(format!("{status:?}")),
         }
     });

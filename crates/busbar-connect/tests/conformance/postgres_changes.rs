@@ -311,7 +311,7 @@ fn a_snapshot_joins_the_stream_without_gap_or_duplicate() {
     for table in ["public.v", "public.w"] {
         eventually("the rows to be counted", || {
             match world.snapshot("c", table) {
-                status if status.state == SnapshotState::Equal => Ok(()),
+                Some(status) if status.state == SnapshotState::Equal => Ok(()),
                 status => Err(format!("{status:?}")),
             }
         });

@@ -149,12 +149,10 @@ impl World {
         connection.and_then(|c| c.source).expect("a source")
     }
 
-    /// The snapshot of a table of a source.
-    pub fn snapshot(&self, name: &str, table: &str) -> SnapshotStatus {
-        let all = self.source(name).snapshots;
-        let found = all.iter().find(|one| one.table == table);
-        let none = || panic!("no snapshot of {table}: {:?}", self.source(name));
-        found.cloned().unwrap_or_else(none)
+    /// The snapshot of a table of a source, once the source runs.
+    pub fn snapshot(&self, name: &str, table: &str) -> Option<SnapshotStatus> {
+        let mut all = self.source(name).snapshots.into_iter();
+        all.find(|one| one.table == table)
     }
 
     /// Asks for the snapshot of a table anew.
