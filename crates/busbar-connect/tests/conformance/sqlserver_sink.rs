@@ -141,9 +141,10 @@ fn rows_and_position_are_one_transaction() {
             (answered != lost + 1).then_some(bytes)
         });
         failed += u32::from(write(&text, &delivery).is_err());
+        let there = server.lock().there.clone();
         assert_eq!(
-            server.lock().there.position.is_some(),
-            server.lock().there.statements.len() == 1,
+            there.position.is_some(),
+            there.statements.len() == 1,
             "answer {lost}"
         );
         peer.twist(Some);
