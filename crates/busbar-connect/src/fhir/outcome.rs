@@ -1,7 +1,7 @@
 //! Refusals by class, with what the server's `OperationOutcome` says.
 
 use busbar_connector::ServiceAnswer;
-use busbar_event::{Class, Error, quote};
+use busbar_event::{Class, Error};
 use busbar_log::Clock as _;
 use serde::Deserialize;
 
@@ -82,12 +82,15 @@ pub fn said(body: &[u8]) -> String {
         Ok(told) if !told.is_empty() => told,
         _ => String::from_utf8_lossy(&body[..body.len().min(REASON_CHARS_MAX * 4)]).into_owned(),
     };
-    quote(
-        told.chars()
-            .take(REASON_CHARS_MAX)
-            .collect::<String>()
-            .trim(),
-    )
+    readable(&told)
+}
+
+/// Words of the server on one line, with the place of a fault, which [`busbar_event::quote`] would cut off.
+pub fn readable(told: &str) -> String {
+    let letters = told.trim().chars().take(REASON_CHARS_MAX);
+    letters
+        .map(|letter| if letter.is_control() { ' ' } else { letter })
+        .collect()
 }
 
 /// The data, the moment, or how things are set up.
