@@ -129,7 +129,7 @@ steps:
   - call:
       connection: parts
       method: put
-      send: n as "patient.id", 'p' || n as "patient.name", n > 2 as final
+      send: n as "patient.@id", 'p' || n as "patient.name", n > 2 as final
       answer:
         name: { type: text, path: patient/name }
         id: { type: int, path: patient/@id }
