@@ -71,6 +71,7 @@ mod s3_server;
 mod servers;
 mod sinks;
 mod soap;
+mod soap_headers;
 mod soap_sink;
 mod soap_subject;
 mod sources;
