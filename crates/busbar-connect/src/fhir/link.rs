@@ -35,7 +35,7 @@ pub struct FhirRequest {
 
 /// What a server says of itself, as far as it is read.
 #[derive(Debug, Deserialize)]
-pub struct Capabilities {
+pub struct FhirCapabilities {
     #[serde(rename = "resourceType")]
     resource_type: String,
     #[serde(rename = "fhirVersion")]
@@ -43,7 +43,7 @@ pub struct Capabilities {
     #[serde(default)]
     software: Software,
     #[serde(default)]
-    rest: Vec<Rest>,
+    rest: Vec<CapabilitiesRest>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -55,7 +55,7 @@ struct Software {
 }
 
 #[derive(Debug, Deserialize)]
-struct Rest {
+struct CapabilitiesRest {
     #[serde(default)]
     resource: Vec<RestResource>,
 }
@@ -75,10 +75,10 @@ struct SearchParameter {
     kind: String,
 }
 
-impl Capabilities {
+impl FhirCapabilities {
     /// None where the answer is none.
-    pub fn of(answer: &ServiceAnswer) -> Option<Capabilities> {
-        let said: Capabilities = serde_json::from_slice(&answer.body).ok()?;
+    pub fn of(answer: &ServiceAnswer) -> Option<FhirCapabilities> {
+        let said: FhirCapabilities = serde_json::from_slice(&answer.body).ok()?;
         (said.resource_type == "CapabilityStatement").then_some(said)
     }
 
@@ -179,7 +179,7 @@ impl FhirLink {
         if !(200..=299).contains(&answer.status) {
             return Err(refused(&answer, Refused::Request, &self.url));
         }
-        let said = Capabilities::of(&answer).ok_or_else(|| self.strange(&answer))?;
+        let said = FhirCapabilities::of(&answer).ok_or_else(|| self.strange(&answer))?;
         match said.fhir_version.starts_with("4.") {
             true => Ok(answer),
             false => Err(Error::new(Class::Configuration, "fhir.version")

@@ -39,7 +39,7 @@ use crate::places::Places;
 use crate::secret::{self, Secret};
 use crate::tls::Tls;
 use crate::topic::TopicTemplate;
-use link::{Capabilities, FhirLink};
+use link::{FhirCapabilities, FhirLink};
 use plan::FhirPlan;
 use sink::FhirSink;
 use source::FhirSource;
@@ -407,7 +407,7 @@ impl Connector for Fhir {
             };
             let link = FhirLink::open(&options, &context, &self.places).await?;
             let answer = link.capabilities().await?;
-            let said = Capabilities::of(&answer).ok_or_else(|| link.strange(&answer))?;
+            let said = FhirCapabilities::of(&answer).ok_or_else(|| link.strange(&answer))?;
             Ok(said.survey(tables))
         })
     }

@@ -11,11 +11,11 @@ use super::limits::{ISSUES_MAX, REASON_CHARS_MAX};
 #[derive(Debug, Default, Deserialize)]
 pub struct Outcome {
     #[serde(default)]
-    issue: Vec<Issue>,
+    issue: Vec<OutcomeIssue>,
 }
 
 #[derive(Debug, Default, Deserialize)]
-struct Issue {
+struct OutcomeIssue {
     #[serde(default)]
     severity: String,
     #[serde(default)]
@@ -50,8 +50,8 @@ pub enum Refused {
 impl Outcome {
     /// The errors as one line: what is wrong, and where.
     pub fn said(&self) -> String {
-        let is_error = |issue: &&Issue| matches!(issue.severity.as_str(), "error" | "fatal");
-        let mut issues: Vec<&Issue> = self.issue.iter().filter(is_error).collect();
+        let is_error = |issue: &&OutcomeIssue| matches!(issue.severity.as_str(), "error" | "fatal");
+        let mut issues: Vec<&OutcomeIssue> = self.issue.iter().filter(is_error).collect();
         if issues.is_empty() {
             issues = self.issue.iter().collect();
         }

@@ -107,7 +107,7 @@ impl FhirPlan {
     /// *Configuration*: columns whose type does not fit.
     pub fn actions(&self, delivery: &Delivery) -> Result<FhirActions, Error> {
         let rows = &delivery.rows;
-        let columns = Cells {
+        let columns = PlanCells {
             id: cells(self.id.as_deref(), rows)?,
             matches: cells(self.matches.as_deref(), rows)?,
             change: text_column(self.change, rows)?,
@@ -133,7 +133,7 @@ impl FhirPlan {
     fn action(
         &self,
         payload: &[u8],
-        cells: &Cells<'_>,
+        cells: &PlanCells<'_>,
         row: usize,
     ) -> Result<Option<FhirAction>, Error> {
         let wrong = |code| Error::new(Class::Permanent, code);
@@ -243,7 +243,7 @@ pub struct FhirActions {
     pub rejected: Vec<(usize, Error)>,
 }
 
-struct Cells<'a> {
+struct PlanCells<'a> {
     id: Option<PartCells<'a>>,
     matches: Option<PartCells<'a>>,
     change: Option<TextCells>,

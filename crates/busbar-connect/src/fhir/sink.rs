@@ -63,7 +63,7 @@ struct EntryAnswer<'a> {
 }
 
 /// What became of one row.
-enum Fate {
+enum EntryFate {
     Written,
     Again(Error),
     Never(Error),
@@ -265,9 +265,9 @@ impl FhirSink {
         let mut failed: Option<Error> = None;
         for (action, entry) in sent.into_iter().zip(entries) {
             match self.fate(&action, entry.response) {
-                Fate::Written => {}
-                Fate::Never(error) => self.progress.rejected.push((action.row, error)),
-                Fate::Again(error) => {
+                EntryFate::Written => {}
+                EntryFate::Never(error) => self.progress.rejected.push((action.row, error)),
+                EntryFate::Again(error) => {
                     // What somebody must change first is said first.
                     if failed
                         .as_ref()
@@ -286,7 +286,7 @@ impl FhirSink {
         }
     }
 
-    fn fate(&self, action: &FhirAction, response: Option<EntryAnswer<'_>>) -> Fate {
+    fn fate(&self, action: &FhirAction, response: Option<EntryAnswer<'_>>) -> EntryFate {
         let response = response.unwrap_or(EntryAnswer {
             status: String::new(),
             outcome: None,
@@ -295,12 +295,12 @@ impl FhirSink {
         let status = response.status.split(' ').next().unwrap_or_default();
         let Ok(status) = status.parse::<u16>() else {
             let error = Error::new(Class::Transient, "fhir.entry-silent");
-            return Fate::Again(error.with("url", &self.link.url));
+            return EntryFate::Again(error.with("url", &self.link.url));
         };
         match (status, action.method) {
-            (200..=299, _) => return Fate::Written,
+            (200..=299, _) => return EntryFate::Written,
             // It is not there, as is wanted.
-            (404 | 410, "DELETE") => return Fate::Written,
+            (404 | 410, "DELETE") => return EntryFate::Written,
             _ => {}
         }
         let outcome = response.outcome.map(|outcome| outcome.get());
@@ -309,8 +309,8 @@ impl FhirSink {
         let told = readable(&told);
         let error = refusal(status, told, Refused::Resource, &self.link.url);
         match error.class() {
-            Class::Permanent => Fate::Never(error),
-            Class::Transient | Class::Configuration => Fate::Again(error),
+            Class::Permanent => EntryFate::Never(error),
+            Class::Transient | Class::Configuration => EntryFate::Again(error),
         }
     }
 }

@@ -34,7 +34,7 @@ pub struct FhirSource {
     place: FhirPlace,
     /// Behind the last batch.
     position: u64,
-    round: Option<Round>,
+    round: Option<FhirRound>,
     /// What the server's clock is ahead of the node's, in microseconds.
     ahead: Option<i64>,
     builder: BatchBuilder,
@@ -49,7 +49,7 @@ struct FhirPlace {
 }
 
 /// What one round has left to read.
-struct Round {
+struct FhirRound {
     /// What changed from here, in microseconds since 1970, until there.
     from: Option<i64>,
     until: i64,
@@ -136,7 +136,7 @@ impl FhirSource {
     }
 
     /// Begins a round, unless no time has passed.
-    async fn begin(&mut self) -> Result<Option<Round>, Error> {
+    async fn begin(&mut self) -> Result<Option<FhirRound>, Error> {
         if self.ahead.is_none() {
             let answer = self.link.capabilities().await?;
             self.see_clock(&answer);
@@ -148,7 +148,7 @@ impl FhirSource {
         if self.place.from.is_some_and(|from| from >= until) {
             return Ok(None);
         }
-        Ok(Some(Round {
+        Ok(Some(FhirRound {
             from: self.place.from,
             until,
             types: self.options.types.iter().cloned().collect(),

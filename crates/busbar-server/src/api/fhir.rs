@@ -19,8 +19,8 @@ use super::call::{find, turn};
 use super::read;
 use crate::answer::{Answer, Refusal, retry_after};
 use crate::apis::{
-    FHIR_JSON, FhirResources, Refused, RunningApi, Taken, TakenChange, entry_answer, member,
-    member_text, refer,
+    FHIR_JSON, FhirResources, Refused, RunningApi, TakenChange, TakenResource, entry_answer,
+    member, member_text, refer,
 };
 use crate::app::App;
 use crate::events::parse::{Common, Layout, Parsed};
@@ -226,7 +226,7 @@ impl FhirNode<'_> {
             let taken = FhirResources(self.fhir).entry(entry);
             taken.map_err(|refused| refused.within(number))
         });
-        let mut results: Vec<Result<Taken, Refused>> = taken.collect();
+        let mut results: Vec<Result<TakenResource, Refused>> = taken.collect();
         if is_transaction {
             if let Some(place) = results.iter().position(Result::is_err) {
                 return match results.swap_remove(place) {
@@ -267,7 +267,7 @@ impl FhirNode<'_> {
     }
 
     /// Stores resources; those that are not, by their places.
-    async fn publish(&self, taken: &[Taken]) -> Result<Vec<(usize, Error)>, Refused> {
+    async fn publish(&self, taken: &[TakenResource]) -> Result<Vec<(usize, Error)>, Refused> {
         if taken.is_empty() {
             return Ok(Vec::new());
         }

@@ -20,7 +20,7 @@ pub(crate) struct FhirResources<'a>(pub(crate) &'a FhirSpec);
 
 impl FhirResources<'_> {
     /// What an entry of a Bundle asks for.
-    pub(crate) fn entry(&self, entry: &str) -> Result<Taken, Refused> {
+    pub(crate) fn entry(&self, entry: &str) -> Result<TakenResource, Refused> {
         let wrong = || Refused::permanent(StatusCode::BAD_REQUEST, "server.fhir-entry");
         let request = member(entry, "request").ok_or_else(wrong)?;
         let (method, url) = (member_text(request, "method"), member_text(request, "url"));
@@ -62,7 +62,7 @@ impl FhirResources<'_> {
         text: &str,
         kind: &str,
         id: Option<&str>,
-    ) -> Result<Taken, Refused> {
+    ) -> Result<TakenResource, Refused> {
         self.check_kind(kind)?;
         let head = check_resource(text)?;
         if head.resource_type != kind {
@@ -81,7 +81,7 @@ impl FhirResources<'_> {
             }
             None => (random::<16>().map_err(Refused::of)?, TakenChange::Create),
         };
-        Ok(Taken {
+        Ok(TakenResource {
             text: match change {
                 TakenChange::Create => with_id(text, &id),
                 _ => text.to_owned(),
@@ -92,13 +92,13 @@ impl FhirResources<'_> {
         })
     }
 
-    pub(crate) fn deleted(&self, kind: &str, id: &str) -> Result<Taken, Refused> {
+    pub(crate) fn deleted(&self, kind: &str, id: &str) -> Result<TakenResource, Refused> {
         self.check_kind(kind)?;
         if !is_fhir_id(id) {
             let error = Error::new(Class::Permanent, "event.fhir-id").with("detail", quote(id));
             return Err(Refused::new(StatusCode::BAD_REQUEST, error));
         }
-        Ok(Taken {
+        Ok(TakenResource {
             kind: kind.to_owned(),
             id: id.to_owned(),
             change: TakenChange::Delete,
@@ -154,7 +154,7 @@ pub(crate) struct Refused {
 }
 
 /// A resource that is taken, or deleted.
-pub(crate) struct Taken {
+pub(crate) struct TakenResource {
     pub(crate) kind: String,
     pub(crate) id: String,
     pub(crate) change: TakenChange,
@@ -274,7 +274,7 @@ pub(crate) fn entry_answer(answer: &Result<(StatusCode, String), Refused>) -> Va
 }
 
 /// Changes references to resources that a transaction creates, which are known by a `urn:uuid:`, to their ids.
-pub(crate) fn refer(entries: &[&str], results: &mut [Result<Taken, Refused>]) {
+pub(crate) fn refer(entries: &[&str], results: &mut [Result<TakenResource, Refused>]) {
     let mut known = std::collections::HashMap::new();
     for (entry, result) in entries.iter().zip(results.iter()) {
         let url = member_text(entry, "fullUrl").filter(|url| url.starts_with("urn:uuid:"));

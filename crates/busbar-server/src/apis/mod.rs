@@ -24,7 +24,8 @@ use tokio::task::JoinHandle;
 
 pub(crate) use document::document;
 pub(crate) use fhir::{
-    FHIR_JSON, FhirResources, Refused, Taken, TakenChange, entry_answer, member, member_text, refer,
+    FHIR_JSON, FhirResources, Refused, TakenChange, TakenResource, entry_answer, member,
+    member_text, refer,
 };
 pub(crate) use late::{asked_at, find_reply};
 pub(crate) use parameters::{GivenParameters, type_name};

@@ -13,13 +13,13 @@ pub struct FhirWriter {
 }
 
 #[derive(Debug)]
-enum FhirNode {
+enum FhirBranch {
     /// Nothing is here yet.
     Empty,
     /// A JSON text.
     Value(String),
-    Object(Vec<(String, FhirNode)>),
-    List(Vec<FhirNode>),
+    Object(Vec<(String, FhirBranch)>),
+    List(Vec<FhirBranch>),
 }
 
 impl FhirWriter {
@@ -33,7 +33,7 @@ impl FhirWriter {
         paths: impl IntoIterator<Item = &'p str>,
     ) -> Result<FhirWriter> {
         let mut parsed = Vec::new();
-        let mut tried = FhirNode::Empty;
+        let mut tried = FhirBranch::Empty;
         for text in paths {
             let wrong = |code| {
                 Error::new(Class::Configuration, code)
@@ -57,7 +57,7 @@ impl FhirWriter {
 
     /// A resource with these values, each as its JSON text, in the order of the paths. What has none is left out.
     pub fn resource<'v>(&self, values: impl IntoIterator<Item = Option<&'v str>>) -> Vec<u8> {
-        let mut root = FhirNode::Empty;
+        let mut root = FhirBranch::Empty;
         for (path, value) in self.paths.iter().zip(values) {
             if let Some(value) = value {
                 root.put(&path.steps, value);
@@ -65,7 +65,7 @@ impl FhirWriter {
         }
         let mut out = b"{\"resourceType\":".to_vec();
         write_json_text(&self.resource_type, &mut out);
-        if let FhirNode::Object(members) = &root {
+        if let FhirBranch::Object(members) = &root {
             for (name, member) in members {
                 out.push(b',');
                 write_json_text(name, &mut out);
@@ -78,12 +78,12 @@ impl FhirWriter {
     }
 }
 
-impl FhirNode {
+impl FhirBranch {
     /// Puts a value; false where something else is in its way.
     fn put(&mut self, steps: &[FhirStep], value: &str) -> bool {
         let Some((step, rest)) = steps.split_first() else {
-            let is_free = matches!(self, FhirNode::Empty);
-            *self = FhirNode::Value(value.to_owned());
+            let is_free = matches!(self, FhirBranch::Empty);
+            *self = FhirBranch::Value(value.to_owned());
             return is_free;
         };
         let Some(inner) = self.member(&step.name) else {
@@ -92,23 +92,23 @@ impl FhirNode {
         if let FhirWhich::Unsaid | FhirWhich::All = step.which {
             return inner.put(rest, value);
         }
-        if let FhirNode::Empty = inner {
-            *inner = FhirNode::List(Vec::new());
+        if let FhirBranch::Empty = inner {
+            *inner = FhirBranch::List(Vec::new());
         }
-        let FhirNode::List(list) = inner else {
+        let FhirBranch::List(list) = inner else {
             return false;
         };
         let at = match &step.which {
             FhirWhich::Where(members) => {
                 let place = list.iter().position(|element| element.has(members));
                 place.unwrap_or_else(|| {
-                    list.push(FhirNode::of(members));
+                    list.push(FhirBranch::of(members));
                     list.len() - 1
                 })
             }
             FhirWhich::Number(number) => {
                 while list.len() <= *number {
-                    list.push(FhirNode::Empty);
+                    list.push(FhirBranch::Empty);
                 }
                 *number
             }
@@ -117,48 +117,49 @@ impl FhirNode {
         list[at].put(rest, value)
     }
 
-    fn member(&mut self, name: &str) -> Option<&mut FhirNode> {
-        if let FhirNode::Empty = self {
-            *self = FhirNode::Object(Vec::new());
+    fn member(&mut self, name: &str) -> Option<&mut FhirBranch> {
+        if let FhirBranch::Empty = self {
+            *self = FhirBranch::Object(Vec::new());
         }
-        let FhirNode::Object(members) = self else {
+        let FhirBranch::Object(members) = self else {
             return None;
         };
         let place = members.iter().position(|(known, _)| known == name);
         let place = place.unwrap_or_else(|| {
-            members.push((name.to_owned(), FhirNode::Empty));
+            members.push((name.to_owned(), FhirBranch::Empty));
             members.len() - 1
         });
         members.get_mut(place).map(|(_, node)| node)
     }
 
-    fn of(members: &[(String, String)]) -> FhirNode {
+    fn of(members: &[(String, String)]) -> FhirBranch {
         let members = members.iter().map(|(name, text)| {
             let mut value = Vec::new();
             write_json_text(text, &mut value);
             let value = String::from_utf8(value).unwrap_or_default();
-            (name.clone(), FhirNode::Value(value))
+            (name.clone(), FhirBranch::Value(value))
         });
-        FhirNode::Object(members.collect())
+        FhirBranch::Object(members.collect())
     }
 
     fn has(&self, wanted: &[(String, String)]) -> bool {
-        let (FhirNode::Object(members), FhirNode::Object(wanted)) = (self, FhirNode::of(wanted))
+        let (FhirBranch::Object(members), FhirBranch::Object(wanted)) =
+            (self, FhirBranch::of(wanted))
         else {
             return false;
         };
         wanted.iter().all(|(name, wanted)| {
             members.iter().any(|(known, value)| {
-                matches!((value, wanted), (FhirNode::Value(value), FhirNode::Value(wanted)) if known == name && value == wanted)
+                matches!((value, wanted), (FhirBranch::Value(value), FhirBranch::Value(wanted)) if known == name && value == wanted)
             })
         })
     }
 
     fn write(&self, out: &mut Vec<u8>) {
         match self {
-            FhirNode::Empty => out.extend_from_slice(b"null"),
-            FhirNode::Value(value) => out.extend_from_slice(value.as_bytes()),
-            FhirNode::Object(members) => {
+            FhirBranch::Empty => out.extend_from_slice(b"null"),
+            FhirBranch::Value(value) => out.extend_from_slice(value.as_bytes()),
+            FhirBranch::Object(members) => {
                 for (at, (name, member)) in members.iter().enumerate() {
                     out.push(if at == 0 { b'{' } else { b',' });
                     write_json_text(name, out);
@@ -167,9 +168,11 @@ impl FhirNode {
                 }
                 out.push(b'}');
             }
-            FhirNode::List(list) => {
+            FhirBranch::List(list) => {
                 // Elements that were passed over because they have no value.
-                let there = list.iter().filter(|node| !matches!(node, FhirNode::Empty));
+                let there = list
+                    .iter()
+                    .filter(|node| !matches!(node, FhirBranch::Empty));
                 for (at, element) in there.enumerate() {
                     out.push(if at == 0 { b'[' } else { b',' });
                     element.write(out);
