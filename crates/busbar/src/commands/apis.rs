@@ -32,7 +32,7 @@ enum ApisCommand {
         #[arg(add = ArgValueCandidates::new(complete::apis))]
         api: String,
         /// Parameters, each as NAME=VALUE.
-        #[arg(value_name = "NAME=VALUE")]
+        #[arg(value_name = "PARAMETER")]
         parameters: Vec<String>,
         /// All parameters as one JSON object.
         #[arg(long, conflicts_with = "parameters")]
